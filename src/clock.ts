@@ -1,0 +1,23 @@
+/**
+ * Time as a dependency. Deadlines run on the monotonic reading; wall time appears only in what people read
+ * (logs, tokens). Ownership never uses either: there the database's `now()` is the only clock.
+ */
+export interface Clock {
+  /** Monotonic milliseconds; only differences mean anything. */
+  now(): number;
+  /** Wall clock, milliseconds since the epoch. */
+  wall(): number;
+  /** Calls `fn` once after `ms` milliseconds. The returned function cancels it and may be called at any time. */
+  after(ms: number, fn: () => void): () => void;
+}
+
+/** The process's own clock. Its timers do not keep the process alive. */
+export const systemClock: Clock = {
+  now: () => performance.now(),
+  wall: () => Date.now(),
+  after(ms, fn) {
+    const timer = setTimeout(fn, ms);
+    timer.unref();
+    return () => clearTimeout(timer);
+  },
+};

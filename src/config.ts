@@ -1,0 +1,247 @@
+import { z } from 'zod';
+
+/** One knob: its environment variable, default and meaning. The table in the README is made from these. */
+interface Knob {
+  variable: string;
+  default: number;
+  unit: 'ms' | 'bytes' | 'count';
+  description: string;
+}
+
+const ms = (variable: string, value: number, description: string): Knob => ({
+  variable: `HOLDFAST_${variable}_MS`,
+  default: value,
+  unit: 'ms',
+  description,
+});
+const bytes = (variable: string, value: number, description: string): Knob => ({
+  variable: `HOLDFAST_${variable}_BYTES`,
+  default: value,
+  unit: 'bytes',
+  description,
+});
+const count = (variable: string, value: number, description: string): Knob => ({
+  variable: `HOLDFAST_${variable}`,
+  default: value,
+  unit: 'count',
+  description,
+});
+
+/** Every wait by its name. These names are API: machines declare them, logs and errors name them. */
+export const deadlineKnobs = {
+  connect: ms('CONNECT', 10_000, 'An upstream handshake, all attempts together.'),
+  firstEvent: ms('FIRST_EVENT', 60_000, 'From the frame to the first upstream event that is not telemetry.'),
+  silence: ms('STREAM_SILENCE', 270_000, 'Between two upstream events; Codex gives up at 300 s.'),
+  turnBudget: ms('TURN_BUDGET', 7_200_000, 'A whole turn.'),
+  keepalive: ms('KEEPALIVE', 15_000, 'Between two SSE comments to a waiting client.'),
+  grace: ms('DISCONNECT_GRACE', 15_000, 'A running turn without a client, before it is cancelled.'),
+  idle: ms('IDLE_SOCKET', 900_000, 'An unused socket of a session reached by hard evidence.'),
+  softIdle: ms('SOFT_IDLE', 60_000, 'An unused socket of a session without hard evidence.'),
+  socketAge: ms('SOCKET_AGE', 3_000_000, 'Age at which an idle socket is rotated.'),
+  socketAgeJitter: ms('SOCKET_AGE_JITTER', 120_000, 'Spread of that age, either way.'),
+  onlyHolderAge: ms('ONLY_HOLDER_AGE', 3_480_000, 'The same for a socket that alone holds its conversation.'),
+  statusHold: ms('STATUS_HOLD', 2_000, 'How long the HTTP status waits for the first event once the frame was sent.'),
+  slowClient: ms('SLOW_CLIENT', 60_000, 'A client that does not read, before it is cut off.'),
+  requestHold: ms('REQUEST_HOLD', 30_000, 'Everything before the frame is sent, together.'),
+  startWait: ms('START_WAIT', 5_000, 'An unanswered start, before the client gets 503.'),
+  settleWait: ms('SETTLE_WAIT', 1_000, 'An unanswered settle, before the client gets its terminal anyway.'),
+  ownerWait: ms('OWNER_WAIT', 15_000, 'For a silent owner of a busy session to be declared dead, before 409.'),
+  ownerPoll: ms('OWNER_POLL', 1_000, 'Between two tries to declare that owner dead.'),
+  storeStatement: ms('STORE_STATEMENT', 2_000, 'One call to the database, before it counts as unanswered.'),
+  heartbeat: ms('HEARTBEAT', 3_000, 'Between two heartbeats of a worker.'),
+  lease: ms('LEASE', 10_000, 'What a heartbeat is good for, by the database clock.'),
+  selfFence: ms(
+    'SELF_FENCE',
+    8_000,
+    'Since the last confirmed heartbeat was sent, before a worker starts nothing more.',
+  ),
+  leaseMargin: ms('LEASE_MARGIN', 2_000, 'Lease that must be left for a frame to be sent.'),
+  drain: ms('DRAIN', 30_000, 'Running turns at shutdown, before they are cancelled.'),
+  lameDuck: ms('LAME_DUCK', 5_000, 'Between "not ready" and the end of admission at shutdown.'),
+  forwardConnect: ms('FORWARD_CONNECT', 150, 'Connecting to another worker.'),
+  forwardAccepted: ms('FORWARD_ACCEPTED', 500, 'Until another worker says that it took the request.'),
+} satisfies Record<string, Knob>;
+
+export const limitKnobs = {
+  queueLength: count('QUEUE_LENGTH', 8, 'Requests that may wait for one session.'),
+  sockets: count(
+    'MAX_SOCKETS',
+    10_000,
+    'Upstream sockets of one worker; idle ones are evicted first, busy ones never.',
+  ),
+  frameBytes: bytes(
+    'MAX_FRAME',
+    16_777_216,
+    'One frame to or from the upstream; a larger request goes over plain HTTP.',
+  ),
+  bodyBytes: bytes('MAX_BODY', 33_554_432, 'One request body, unpacked.'),
+  turnBufferBytes: bytes('TURN_BUFFER', 8_388_608, 'Events of one turn kept for a client that comes back.'),
+  transcriptBytes: bytes(
+    'MAX_TRANSCRIPT',
+    67_108_864,
+    'Items of one conversation; beyond it a session is not replayed.',
+  ),
+  retentionHours: count('RETENTION_HOURS', 24, 'How long sessions and turns nobody uses are kept.'),
+  poolSize: count('POOL_SIZE', 10, 'Database connections of one worker, beside the one of its heartbeat.'),
+} satisfies Record<string, Knob>;
+
+type Values<T> = { readonly [K in keyof T]: number };
+
+export interface Config {
+  server: { host: string; port: number };
+  databaseUrl: string | null;
+  dataDir: string;
+  upstream: { url: string; key: string | null; transport: 'auto' | 'websocket' | 'http' };
+  security: {
+    /** `kid:secret,...`; null: made and kept in the data directory. */
+    secrets: string | null;
+    apiKeys: readonly { tenant: string; key: string }[];
+    adminToken: string | null;
+  };
+  instancePolicy: 'forward' | 'reject';
+  logLevel: string;
+  deadlines: Values<typeof deadlineKnobs>;
+  limits: Values<typeof limitKnobs>;
+}
+
+/** The settings that are not numbers, for people. */
+export const settings = [
+  { variable: 'HOST', default: '127.0.0.1', description: 'Address to serve on.' },
+  { variable: 'PORT', default: '8787', description: 'Port to serve on; 0 takes a free one.' },
+  {
+    variable: 'DATABASE_URL',
+    default: 'embedded',
+    description: 'A PostgreSQL of 15 or newer, shared by any number of workers.',
+  },
+  {
+    variable: 'HOLDFAST_DATA_DIR',
+    default: '.holdfast',
+    description: 'Where the embedded database and its secrets live.',
+  },
+  {
+    variable: 'HOLDFAST_UPSTREAM_URL',
+    default: 'https://api.openai.com/v1',
+    description: 'The Responses API behind the bridge.',
+  },
+  {
+    variable: 'HOLDFAST_UPSTREAM_KEY',
+    default: 'none',
+    description: "Shared upstream key; without it the client's Authorization is passed through.",
+  },
+  {
+    variable: 'HOLDFAST_UPSTREAM_TRANSPORT',
+    default: 'auto',
+    description: '`auto` (WebSocket, else HTTP), `websocket` or `http`.',
+  },
+  {
+    variable: 'HOLDFAST_SECRETS',
+    default: 'generated',
+    description: 'Token secrets `kid:secret,...`: the first signs, all verify. Required with DATABASE_URL.',
+  },
+  {
+    variable: 'HOLDFAST_API_KEYS',
+    default: 'off',
+    description: '`tenant:key,...`; needs HOLDFAST_UPSTREAM_KEY. Required when HOST is not loopback.',
+  },
+  {
+    variable: 'HOLDFAST_ADMIN_TOKEN',
+    default: 'off',
+    description: 'Admin token; without it admin paths answer on loopback only.',
+  },
+  {
+    variable: 'HOLDFAST_INSTANCE_POLICY',
+    default: 'forward',
+    description: '`forward` or `reject` a request whose session another worker owns.',
+  },
+  { variable: 'HOLDFAST_LOG_LEVEL', default: 'info', description: '`trace` to `fatal`, or `silent`.' },
+] as const;
+
+/** A configuration that cannot work; the message lists every problem and holds no secret. */
+export class ConfigError extends Error {
+  override readonly name = 'ConfigError';
+}
+
+const optional = (value: string | undefined) => (value === undefined || value.trim() === '' ? null : value.trim());
+const isLoopback = (host: string) => host === 'localhost' || host === '::1' || /^127\./.test(host);
+
+const strings = z.object({
+  host: z.string(),
+  port: z.coerce.number('PORT must be a number').int().min(0).max(65_535),
+  upstreamUrl: z.url({ protocol: /^https?$/, error: 'HOLDFAST_UPSTREAM_URL must be an http(s) URL' }),
+  transport: z.enum(['auto', 'websocket', 'http'], 'HOLDFAST_UPSTREAM_TRANSPORT must be auto, websocket or http'),
+  policy: z.enum(['forward', 'reject'], 'HOLDFAST_INSTANCE_POLICY must be forward or reject'),
+});
+
+function numbers<T extends Record<string, Knob>>(knobs: T, env: NodeJS.ProcessEnv, problems: string[]): Values<T> {
+  const values: Record<string, number> = {};
+  for (const [name, knob] of Object.entries(knobs)) {
+    const text = optional(env[knob.variable]);
+    const value = text === null ? knob.default : Number(text);
+    if (!Number.isSafeInteger(value) || value < 0)
+      problems.push(`${knob.variable} must be a whole number of ${knob.unit}`);
+    values[name] = value;
+  }
+  return values as Values<T>;
+}
+
+function apiKeys(text: string | null, problems: string[]): { tenant: string; key: string }[] {
+  if (text === null) return [];
+  return text.split(',').map((entry, index) => {
+    const at = entry.indexOf(':');
+    const tenant = entry.slice(0, Math.max(0, at)).trim();
+    const key = entry.slice(at + 1).trim();
+    if (tenant === '' || key === '')
+      problems.push(`HOLDFAST_API_KEYS: entry ${index + 1} is not of the form tenant:key`);
+    return { tenant, key };
+  });
+}
+
+/** Reads and checks the whole configuration. Throws `ConfigError` naming every problem at once. */
+export function readConfig(env: NodeJS.ProcessEnv): Config {
+  const problems: string[] = [];
+  const parsed = strings.safeParse({
+    host: optional(env.HOST) ?? '127.0.0.1',
+    port: optional(env.PORT) ?? '8787',
+    upstreamUrl: optional(env.HOLDFAST_UPSTREAM_URL) ?? 'https://api.openai.com/v1',
+    transport: optional(env.HOLDFAST_UPSTREAM_TRANSPORT) ?? 'auto',
+    policy: optional(env.HOLDFAST_INSTANCE_POLICY) ?? 'forward',
+  });
+  if (!parsed.success) problems.push(...parsed.error.issues.map(({ message }) => message));
+  const deadlines = numbers(deadlineKnobs, env, problems);
+  const limits = numbers(limitKnobs, env, problems);
+  const keys = apiKeys(optional(env.HOLDFAST_API_KEYS), problems);
+  const databaseUrl = optional(env.DATABASE_URL);
+  const secrets = optional(env.HOLDFAST_SECRETS);
+  const upstreamKey = optional(env.HOLDFAST_UPSTREAM_KEY);
+  const host = parsed.data?.host ?? '127.0.0.1';
+  if (keys.length > 0 && upstreamKey === null) {
+    problems.push(
+      'HOLDFAST_API_KEYS needs HOLDFAST_UPSTREAM_KEY: otherwise the keys of this bridge would go to the provider',
+    );
+  }
+  if (!isLoopback(host) && keys.length === 0) {
+    problems.push(`HOST=${host} is reachable by others: set HOLDFAST_API_KEYS, or serve on a loopback address`);
+  }
+  if (databaseUrl !== null && secrets === null) {
+    problems.push('HOLDFAST_SECRETS is required with DATABASE_URL, and must be the same on every worker');
+  }
+  if (deadlines.selfFence >= deadlines.lease) problems.push('HOLDFAST_SELF_FENCE_MS must be below HOLDFAST_LEASE_MS');
+  if (deadlines.heartbeat * 2 > deadlines.selfFence) {
+    problems.push('HOLDFAST_HEARTBEAT_MS must be at most half of HOLDFAST_SELF_FENCE_MS');
+  }
+  if (problems.length > 0 || !parsed.success) {
+    throw new ConfigError(`The configuration cannot work:\n${problems.map((each) => `  - ${each}`).join('\n')}`);
+  }
+  const { port, upstreamUrl, transport, policy } = parsed.data;
+  return {
+    server: { host, port },
+    databaseUrl,
+    dataDir: optional(env.HOLDFAST_DATA_DIR) ?? '.holdfast',
+    upstream: { url: upstreamUrl.replace(/\/+$/, ''), key: upstreamKey, transport },
+    security: { secrets, apiKeys: keys, adminToken: optional(env.HOLDFAST_ADMIN_TOKEN) },
+    instancePolicy: policy,
+    logLevel: optional(env.HOLDFAST_LOG_LEVEL) ?? 'info',
+    deadlines,
+    limits,
+  };
+}

@@ -1,0 +1,302 @@
+/**
+ * The error catalogue. Each entry is API: `bridge_code`, the HTTP status, the OpenAI `type` and `code` clients act on,
+ * and what the client should do. Codex takes 400 and a 429 without Retry-After as final; 5xx it repeats for 30 s.
+ */
+interface CatalogueEntry {
+  status: number;
+  type: 'invalid_request_error' | 'server_error' | 'authentication_error' | 'permission_error' | 'rate_limit_error';
+  /** The canonical code where clients match one, else the bridge's own. */
+  code: string;
+  message: string;
+  /** `false` is sent as `x-should-retry: false`: repeating the same request cannot help. */
+  retry: boolean;
+  retryAfterSeconds?: number;
+  action: string;
+}
+
+export const catalogue = {
+  bridge_invalid_json: {
+    status: 400,
+    type: 'invalid_request_error',
+    code: 'invalid_json',
+    message: 'The request body is not valid JSON.',
+    retry: false,
+    action: 'Fix the request.',
+  },
+  bridge_invalid_request: {
+    status: 400,
+    type: 'invalid_request_error',
+    code: 'invalid_request',
+    message: 'The request is not valid.',
+    retry: false,
+    action: 'Fix the field named in `param`.',
+  },
+  bridge_unsupported_media_type: {
+    status: 415,
+    type: 'invalid_request_error',
+    code: 'unsupported_media_type',
+    message: 'The request body must be application/json, uncompressed or gzip, deflate, br or zstd.',
+    retry: false,
+    action: 'Send JSON.',
+  },
+  bridge_body_too_large: {
+    status: 413,
+    type: 'invalid_request_error',
+    code: 'request_too_large',
+    message: 'The request body is larger than this bridge accepts.',
+    retry: false,
+    action: 'Send less, or raise HOLDFAST_MAX_BODY_BYTES.',
+  },
+  bridge_not_found: {
+    status: 404,
+    type: 'invalid_request_error',
+    code: 'not_found',
+    message: 'This bridge does not serve that path.',
+    retry: false,
+    action: 'Check the base URL.',
+  },
+  bridge_method_not_allowed: {
+    status: 405,
+    type: 'invalid_request_error',
+    code: 'method_not_allowed',
+    message: 'That method is not allowed on this path.',
+    retry: false,
+    action: 'Use the method named in the Allow header.',
+  },
+  bridge_websocket_unsupported: {
+    status: 426,
+    type: 'invalid_request_error',
+    code: 'websocket_unsupported',
+    message: 'WebSocket clients are not supported; use HTTP.',
+    retry: false,
+    action: 'Use POST; Codex falls back by itself.',
+  },
+  bridge_unauthorized: {
+    status: 401,
+    type: 'authentication_error',
+    code: 'invalid_api_key',
+    message: 'Missing or unknown API key.',
+    retry: false,
+    action: 'Send a key this bridge knows.',
+  },
+  bridge_token_invalid: {
+    status: 400,
+    type: 'invalid_request_error',
+    code: 'bridge_token_invalid',
+    message: 'The turn-state token does not verify, or belongs to another tenant.',
+    retry: false,
+    action: 'Drop the token and start the turn again.',
+  },
+  bridge_session_expired: {
+    status: 400,
+    type: 'invalid_request_error',
+    code: 'previous_response_not_found',
+    message: 'The earlier response this request continues is gone and cannot be rebuilt exactly.',
+    retry: false,
+    action: 'Send the whole conversation without previous_response_id.',
+  },
+  bridge_wrong_instance: {
+    status: 409,
+    type: 'server_error',
+    code: 'bridge_wrong_instance',
+    message: 'Another live worker owns this conversation.',
+    retry: true,
+    retryAfterSeconds: 1,
+    action: 'Repeat after Retry-After.',
+  },
+  bridge_queue_full: {
+    status: 429,
+    type: 'rate_limit_error',
+    code: 'bridge_queue_full',
+    message: 'Too many requests wait for this conversation.',
+    retry: true,
+    retryAfterSeconds: 2,
+    action: 'Repeat after Retry-After.',
+  },
+  bridge_conflict: {
+    status: 503,
+    type: 'server_error',
+    code: 'bridge_conflict',
+    message: 'The conversation changed hands too often while this request was being placed.',
+    retry: true,
+    retryAfterSeconds: 1,
+    action: 'Repeat after Retry-After.',
+  },
+  bridge_store_unavailable: {
+    status: 503,
+    type: 'server_error',
+    code: 'bridge_store_unavailable',
+    message: 'The session store does not answer.',
+    retry: true,
+    retryAfterSeconds: 2,
+    action: 'Repeat after Retry-After.',
+  },
+  bridge_store_rejected: {
+    status: 500,
+    type: 'server_error',
+    code: 'bridge_store_rejected',
+    message: 'The session store refused to record this turn.',
+    retry: false,
+    action: 'Tell the operator; the log has the reason.',
+  },
+  bridge_lease_lapsed: {
+    status: 503,
+    type: 'server_error',
+    code: 'bridge_lease_lapsed',
+    message: 'This worker could not confirm its lease; nothing was sent.',
+    retry: true,
+    retryAfterSeconds: 1,
+    action: 'Repeat after Retry-After.',
+  },
+  bridge_draining: {
+    status: 503,
+    type: 'server_error',
+    code: 'bridge_draining',
+    message: 'This worker is shutting down.',
+    retry: true,
+    retryAfterSeconds: 1,
+    action: 'Repeat after Retry-After.',
+  },
+  bridge_overloaded: {
+    status: 503,
+    type: 'server_error',
+    code: 'bridge_overloaded',
+    message: 'This worker holds as many upstream connections as it may.',
+    retry: true,
+    retryAfterSeconds: 5,
+    action: 'Repeat after Retry-After.',
+  },
+  bridge_upstream_unreachable: {
+    status: 502,
+    type: 'server_error',
+    code: 'bridge_upstream_unreachable',
+    message: 'The upstream could not be reached in time.',
+    retry: true,
+    retryAfterSeconds: 1,
+    action: 'Repeat after Retry-After.',
+  },
+  bridge_upstream_lost: {
+    status: 502,
+    type: 'server_error',
+    code: 'bridge_upstream_lost',
+    message: 'The upstream connection was lost during the turn.',
+    retry: true,
+    action: 'Repeat the request.',
+  },
+  bridge_first_event_timeout: {
+    status: 504,
+    type: 'server_error',
+    code: 'bridge_first_event_timeout',
+    message: 'The upstream did not begin to answer in time.',
+    retry: true,
+    action: 'Repeat the request.',
+  },
+  bridge_stream_silent: {
+    status: 504,
+    type: 'server_error',
+    code: 'bridge_stream_silent',
+    message: 'The upstream fell silent during the turn.',
+    retry: true,
+    action: 'Repeat the request.',
+  },
+  bridge_turn_timeout: {
+    status: 504,
+    type: 'server_error',
+    code: 'bridge_turn_timeout',
+    message: 'The turn exceeded its time budget.',
+    retry: false,
+    action: 'Ask for less, or raise HOLDFAST_TURN_BUDGET_MS.',
+  },
+  bridge_frame_too_large: {
+    status: 413,
+    type: 'invalid_request_error',
+    code: 'bridge_frame_too_large',
+    message: 'The request does not fit into one upstream frame.',
+    retry: false,
+    action: 'Send less, or raise HOLDFAST_MAX_FRAME_BYTES.',
+  },
+  bridge_turn_cancelled: {
+    status: 409,
+    type: 'server_error',
+    code: 'bridge_turn_cancelled',
+    message: 'The turn was cancelled.',
+    retry: false,
+    action: 'Start a new turn.',
+  },
+  bridge_session_closed: {
+    status: 503,
+    type: 'server_error',
+    code: 'bridge_session_closed',
+    message: 'The session was closed by an operator.',
+    retry: true,
+    retryAfterSeconds: 1,
+    action: 'Repeat the request; a new session starts.',
+  },
+  bridge_not_supported: {
+    status: 503,
+    type: 'server_error',
+    code: 'bridge_not_supported',
+    message: 'This version cannot place the request beside the turn that is running.',
+    retry: true,
+    retryAfterSeconds: 2,
+    action: 'Repeat when the running turn has ended.',
+  },
+  bridge_internal: {
+    status: 500,
+    type: 'server_error',
+    code: 'bridge_internal',
+    message: 'The bridge failed unexpectedly.',
+    retry: true,
+    action: 'Repeat; tell the operator if it persists.',
+  },
+} satisfies Record<string, CatalogueEntry>;
+
+export type BridgeCode = keyof typeof catalogue;
+
+/** The body every error leaves in: OpenAI's envelope plus what Holdfast knows. */
+export interface ErrorEnvelope {
+  error: {
+    message: string;
+    type: string;
+    code: string;
+    param: string | null;
+    bridge_code: BridgeCode;
+    outcome: string | null;
+  };
+}
+
+/** A failure with a name. `detail` goes to the client and must hold no secret and no prompt. */
+export class BridgeError extends Error {
+  override readonly name = 'BridgeError';
+  readonly code: BridgeCode;
+  readonly entry: CatalogueEntry;
+  readonly param: string | null;
+  /** Seconds, as the Retry-After header will say; null sends none. */
+  readonly retryAfterSeconds: number | null;
+  /** What the resolver had decided, if it had. */
+  outcome: string | null = null;
+
+  constructor(
+    code: BridgeCode,
+    options: { detail?: string; param?: string; retryAfterSeconds?: number; cause?: unknown } = {},
+  ) {
+    const entry: CatalogueEntry = catalogue[code];
+    super(options.detail ? `${entry.message} ${options.detail}` : entry.message, { cause: options.cause });
+    this.code = code;
+    this.entry = entry;
+    this.param = options.param ?? null;
+    this.retryAfterSeconds = options.retryAfterSeconds ?? entry.retryAfterSeconds ?? null;
+  }
+
+  get status(): number {
+    return this.entry.status;
+  }
+
+  /** The error in OpenAI's envelope. */
+  envelope(): ErrorEnvelope {
+    const { type, code } = this.entry;
+    return {
+      error: { message: this.message, type, code, param: this.param, bridge_code: this.code, outcome: this.outcome },
+    };
+  }
+}

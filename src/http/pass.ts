@@ -1,0 +1,63 @@
+import { pipeline } from 'node:stream/promises';
+import type { Request, Response } from 'express';
+import { BridgeError } from '../errors.ts';
+import type { Caller } from '../session/port.ts';
+import { upstreamHeaders } from '../upstream/headers.ts';
+import { type UpstreamTarget, type UpstreamTransport, UpstreamUnreachable } from '../upstream/port.ts';
+import { clientHeaders } from './relay-answer.ts';
+
+export interface PassOptions {
+  transport: UpstreamTransport;
+  target: UpstreamTarget;
+  caller: Caller;
+  /** Path below the upstream's base URL, with query. */
+  path: string;
+  body: Buffer | null;
+  requestId: string;
+}
+
+/**
+ * Passes one call that opens no turn to the provider and streams its answer back. Throws `bridge_upstream_unreachable`
+ * when there is none; a client that goes away ends the call.
+ */
+export async function pass(req: Request, res: Response, options: PassOptions): Promise<void> {
+  const { transport, target, caller, path, body, requestId } = options;
+  const gone = new AbortController();
+  res.once('close', () => gone.abort());
+  const headers = upstreamHeaders({
+    client: flatHeaders(req.headers),
+    authorization: caller.upstreamAuthorization,
+    transport: 'http',
+  });
+  try {
+    const type = req.headers['content-type'];
+    const answer = await transport.call({
+      target,
+      method: req.method,
+      path,
+      headers: body && type ? { ...headers, 'content-type': type } : headers,
+      body,
+      signal: gone.signal,
+    });
+    const contentType = answer.headers['content-type'];
+    res.writeHead(answer.status, {
+      ...clientHeaders(answer.headers),
+      ...(contentType ? { 'content-type': contentType } : {}),
+      'x-request-id': requestId,
+    });
+    await pipeline(answer.body, res);
+  } catch (error) {
+    if (gone.signal.aborted || res.headersSent) return void res.destroy();
+    if (error instanceof UpstreamUnreachable) throw new BridgeError('bridge_upstream_unreachable', { cause: error });
+    throw error;
+  }
+}
+
+/** A request's headers as single lower-cased strings. */
+export function flatHeaders(headers: Request['headers']): Record<string, string> {
+  return Object.fromEntries(
+    Object.entries(headers).flatMap(([name, value]) =>
+      value === undefined ? [] : [[name, Array.isArray(value) ? value.join(', ') : value]],
+    ),
+  );
+}

@@ -1,0 +1,18 @@
+import type { ClientSink, TurnRequest } from '../session/port.ts';
+
+/** Whether this worker may be sent requests, and why not. */
+export interface Readiness {
+  ready: boolean;
+  reasons: readonly string[];
+}
+
+/** What the HTTP face asks of the bridge behind it. */
+export interface TurnService {
+  /** Takes a validated request; everything else reaches the client through its sink. Never throws. */
+  turn(request: TurnRequest, sink: ClientSink): void;
+  /** Whether a response id is known in this scope. Throws `StoreUnavailable`. */
+  knowsResponse(scope: string, responseId: string): Promise<boolean>;
+  readiness(): Promise<Readiness>;
+  /** While true, new turns are refused and connections are asked to close. */
+  readonly draining: boolean;
+}

@@ -1,0 +1,160 @@
+import type { Response } from 'express';
+import type { Clock } from '../clock.ts';
+import { BridgeError } from '../errors.ts';
+import type { AnswerHead, ClientSink } from '../session/port.ts';
+import type { UpstreamAnswer } from '../upstream/port.ts';
+import { watchConnection } from './connection.ts';
+import { headHeaders, sendError } from './envelope.ts';
+import { failedEvent, sequenceOf } from './failed-event.ts';
+import { relayAnswer } from './relay-answer.ts';
+
+export interface SseSinkOptions {
+  res: Response;
+  requestId: string;
+  clock: Clock;
+  /** Milliseconds between comments to a client that is shown nothing. */
+  keepaliveMs: number;
+  /** Milliseconds a client may go without reading before it is cut off. */
+  slowClientMs: number;
+}
+
+/**
+ * The client's end of a streamed answer. The status is held back, so that a failure that is known early has the right
+ * one; once it has left, every failure is one `response.failed`, since clients ignore a bare `error` event.
+ */
+export function createSseSink({ res, requestId, clock, keepaliveMs, slowClientMs }: SseSinkOptions): ClientSink {
+  const connection = watchConnection(res);
+  let head: AnswerHead | null = null;
+  let shown = false;
+  let created = false;
+  let sequence = -1;
+  let ended = false;
+  let stalled = false;
+  let held: string[] = [];
+  let stopKeepalive = () => {};
+  let stopPatience = () => {};
+  const drained: (() => void)[] = [];
+
+  res.on('drain', () => {
+    stalled = false;
+    stopPatience();
+    for (const listener of drained) listener();
+  });
+  connection.onGone(() => release());
+  connection.onDelivered(() => release());
+  const release = () => {
+    stopKeepalive();
+    stopPatience();
+  };
+
+  const keepalive = () => {
+    stopKeepalive();
+    if (ended) return;
+    stopKeepalive = clock.after(keepaliveMs, () => {
+      if (connection.open && !stalled) write(': keepalive\n\n');
+      keepalive();
+    });
+  };
+  const open = () => {
+    if (res.headersSent || !connection.open) return;
+    res.status(200).set({
+      'content-type': 'text/event-stream; charset=utf-8',
+      'cache-control': 'no-cache, no-transform',
+      'x-accel-buffering': 'no',
+      ...headHeaders(requestId, head),
+    });
+    res.flushHeaders();
+    const early = held;
+    held = [];
+    for (const text of early) write(text);
+    keepalive();
+  };
+  /** False once the client reads slower than it is written to; from then on its patience runs. */
+  const write = (text: string): boolean => {
+    if (!connection.open) return true;
+    if (res.write(text)) return true;
+    if (!stalled) {
+      stalled = true;
+      stopPatience = clock.after(slowClientMs, () => res.destroy());
+    }
+    return false;
+  };
+  const frame = (type: string, json: string) => `event: ${type}\ndata: ${json}\n\n`;
+  const fail = (error: { code: string; message: string; bridge_code?: string }, response?: object) => {
+    for (const event of failedEvent({ error, requestId, created, sequence, response }))
+      write(frame(event.type, event.json));
+    shown = true;
+    res.end();
+  };
+
+  return {
+    head: (given) => {
+      head = given;
+    },
+    event(type, json, telemetry) {
+      if (ended || !connection.open) return true;
+      if (telemetry && !res.headersSent) {
+        held.push(frame(type, json));
+        return true;
+      }
+      open();
+      shown ||= !telemetry;
+      created ||= type === 'response.created';
+      sequence = sequenceOf(json) ?? sequence;
+      keepalive();
+      return write(frame(type, json));
+    },
+    open,
+    end(type, json) {
+      if (ended) return;
+      ended = true;
+      stopKeepalive();
+      if (!connection.open) return;
+      open();
+      shown = true;
+      write(frame(type, json));
+      res.end();
+    },
+    fail(error) {
+      if (ended) return;
+      ended = true;
+      stopKeepalive();
+      if (!connection.open) return;
+      if (!res.headersSent) return sendError(res, error, requestId, head);
+      const { message, code } = error.envelope().error;
+      fail({ code, message, bridge_code: error.code });
+    },
+    relay(answer: UpstreamAnswer) {
+      if (ended) return;
+      ended = true;
+      stopKeepalive();
+      if (!connection.open) return;
+      if (!res.headersSent) return relayAnswer(res, answer, headHeaders(requestId, head));
+      const { code, message } = describe(answer);
+      fail({ code, message });
+    },
+    get attached() {
+      return connection.open;
+    },
+    get shown() {
+      return shown;
+    },
+    onGone: connection.onGone,
+    onDelivered: connection.onDelivered,
+    onDrain: (listener) => void drained.push(listener),
+  };
+}
+
+/** Code and message of a refusal that must become an event. */
+function describe(answer: UpstreamAnswer): { code: string; message: string } {
+  try {
+    const { error } = JSON.parse(answer.body.toString('utf8')) as {
+      error?: { code?: unknown; type?: unknown; message?: unknown };
+    };
+    const message = typeof error?.message === 'string' ? error.message : `The upstream answered ${answer.status}.`;
+    return { code: String(error?.code ?? error?.type ?? 'server_error'), message };
+  } catch {
+    const { code } = new BridgeError('bridge_upstream_lost').envelope().error;
+    return { code, message: `The upstream answered ${answer.status}.` };
+  }
+}

@@ -1,0 +1,55 @@
+import { type DestinationStream, type Logger, pino } from 'pino';
+
+export type { Logger };
+
+/** Never written, wherever they stand: credentials, tokens, and what people and models said. */
+const secret = [
+  'authorization',
+  'headers.authorization',
+  '*.authorization',
+  '*.headers.authorization',
+  'token',
+  '*.token',
+  'body',
+  '*.body',
+  'input',
+  '*.input',
+  'output',
+  '*.output',
+  'instructions',
+  '*.instructions',
+];
+
+/** @param destination defaults to standard output */
+export function createLogger(level: string, destination?: DestinationStream): Logger {
+  const options = { level, base: null, redact: { paths: secret, censor: '[redacted]' } };
+  return destination ? pino(options, destination) : pino(options);
+}
+
+/** Everything an operator asks about one turn. Times are milliseconds since the request was read. */
+export interface TurnLine {
+  request: string;
+  session: string | null;
+  epoch: number | null;
+  turn: string;
+  outcome: string;
+  shape: string;
+  form: string | null;
+  terminal: string;
+  fault: string | null;
+  upstreamStatus: number | null;
+  heldMs: number | null;
+  firstEventMs: number | null;
+  totalMs: number;
+  itemsFromClient: number;
+  itemsSent: number | null;
+  bytesFromClient: number;
+  bytesSent: number;
+  tokens: unknown;
+  tokenIgnored: string | null;
+}
+
+/** One line a turn. */
+export function turnLine(logger: Logger, line: TurnLine): void {
+  logger.info(line, 'turn');
+}

@@ -1,0 +1,97 @@
+import { mayBeParent, mayReattach, type Situation, sameIdempotencyKey } from '../situation.ts';
+import type { LocalSession } from '../types.ts';
+import { askOwner, create, expired, fork, queueBehind, type Row } from './row.ts';
+
+/** The actor of this scope that gave out this id and is still waiting for its settle to be answered. */
+function unsettledAt({ evidence, facts, bystanders }: Situation): LocalSession | null {
+  const { anchor, scope } = evidence;
+  for (const actor of facts.local.values()) {
+    if (!actor.unsettledResponseIds.includes(anchor ?? '')) continue;
+    // Compatible providers repeat ids: without the same scope an equal id means nothing.
+    if (actor.scope === scope) return actor;
+    if (actor.scope === undefined && bystanders.some(({ session }) => session.id === actor.sessionId)) return actor;
+  }
+  return null;
+}
+
+/** What is decided before any session is looked at: the token, the retry that names itself, and unknown anchors. */
+export const admissionRows: readonly Row[] = [
+  {
+    id: 'token_invalid',
+    outcome: 'token_invalid',
+    when: 'The turn-state token says it is ours and does not verify, or was issued to another tenant.',
+    does: 'Refused; nothing is opened.',
+    decide: ({ evidence }) =>
+      evidence.token.kind === 'invalid'
+        ? { do: 'refuse', outcome: 'token_invalid', code: 'bridge_token_invalid' }
+        : null,
+  },
+  {
+    id: 'same_idempotency_key',
+    outcome: 'reattached',
+    when: 'A turn of this scope runs here, or ended undelivered, for the same request with the same Idempotency-Key.',
+    does: 'The stream is shown from its start, then live; no second generation.',
+    decide(situation) {
+      const actor = situation.facts.idempotent;
+      if (!actor || (actor.scope ?? situation.evidence.scope) !== situation.evidence.scope) return null;
+      if (!sameIdempotencyKey(situation, actor) || !mayReattach(situation, actor)) return null;
+      return { do: 'reattach', outcome: 'reattached', sessionId: actor.sessionId, epoch: actor.epoch };
+    },
+  },
+  {
+    id: 'foreign_conversation',
+    outcome: 'expired_continuity',
+    when: 'The request names a provider-side conversation and would go out under a shared credential.',
+    does: 'Fails closed: nothing shows that the conversation belongs to this scope.',
+    decide: ({ evidence }) =>
+      evidence.passThrough === 'conversation' && !evidence.credentialIsClients ? expired : null,
+  },
+  {
+    id: 'anchor_unsettled',
+    outcome: 'live_reuse',
+    when: 'The anchor is the response of a turn here whose settle is still unanswered.',
+    does: 'Queued behind that settle; refused with Retry-After when the queue is full.',
+    decide(situation) {
+      const actor = situation.anchorUnknown ? unsettledAt(situation) : null;
+      return actor && queueBehind(actor);
+    },
+  },
+  {
+    id: 'anchor_unknown_owner_busy',
+    outcome: 'forwarded',
+    when: 'The anchor is unknown, but token or hard key name a session that is busy at another live worker.',
+    does: 'Forwarded there first: the anchor may be a turn that has not settled yet.',
+    decide(situation) {
+      const elsewhere = situation.bystanders.find(({ owner, busy }) => owner === 'answers' && busy);
+      return elsewhere ? askOwner(situation, elsewhere) : null;
+    },
+  },
+  {
+    id: 'anchor_unknown_shared_credential',
+    outcome: 'expired_continuity',
+    when: 'The anchor is unknown in this scope and the upstream credential is shared.',
+    does: 'Fails closed with the same bytes whether or not the id exists for someone else; nothing is sent upstream.',
+    decide: ({ evidence, anchorUnknown }) => (anchorUnknown && !evidence.credentialIsClients ? expired : null),
+  },
+  {
+    id: 'anchor_unknown_own_credential',
+    outcome: 'created',
+    when: "The anchor is unknown in this scope and the credential is the client's own.",
+    does: 'Sent unchanged in a session without keys, because the provider may know the id; its answer is relayed.',
+    decide: (situation) => (situation.anchorUnknown ? create(situation, 'created', [], null) : null),
+  },
+  {
+    id: 'anchor_not_a_parent',
+    outcome: 'expired_continuity',
+    when: 'The anchor is a turn that failed, was cancelled or was lost.',
+    does: 'Fails closed: such a turn is nobody’s parent.',
+    decide: ({ anchor }) => (anchor && !mayBeParent(anchor) ? expired : null),
+  },
+  {
+    id: 'anchor_without_session',
+    outcome: 'forked',
+    when: 'The anchor is known, but its session is closed or purged.',
+    does: 'A session of its own starts at that turn if its context is exact or stored upstream; else fails closed.',
+    decide: (situation) => (situation.anchor && !situation.candidate ? fork(situation) : null),
+  },
+];

@@ -1,0 +1,142 @@
+import type { BridgeCode } from '../errors.ts';
+import type { KeyRef, LookupResult, SessionRow, Shape, TurnRow } from '../store/port.ts';
+
+/** What the resolver decided: always in a header, the log and a metric. These names are API. */
+export type Outcome =
+  | 'created'
+  | 'live_reuse'
+  | 'stale_recovery'
+  | 'forwarded'
+  | 'forked'
+  | 'reattached'
+  | 'superseded'
+  | 'parallel_lane'
+  | 'passed_through'
+  | 'wrong_instance'
+  | 'expired_continuity'
+  | 'token_invalid'
+  | 'refused';
+
+/** What verification made of an `x-codex-turn-state` header. Only `invalid` is refused; `ignored` is logged and counted. */
+export type TokenEvidence =
+  | { kind: 'none' }
+  | { kind: 'ours'; sessionId: string; epoch: number }
+  | { kind: 'ignored'; reason: string }
+  | { kind: 'invalid'; reason: string };
+
+/** A request, decided once into typed evidence. Nothing downstream reads raw headers. */
+export interface Evidence {
+  scope: string;
+  credentialFp: string;
+  /** The upstream sees the client's own credential, so provider-side ids may pass unverified. */
+  credentialIsClients: boolean;
+  token: TokenEvidence;
+  /** `previous_response_id`. */
+  anchor: string | null;
+  /** The one hard key a request uses: thread id, else session header. */
+  hardKey: KeyRef | null;
+  /** `prompt_cache_key`: never a key; breaks ties between prefix matches. */
+  softKey: string | null;
+  idempotencyKey: string | null;
+  clientTurnId: string | null;
+  shape: Shape;
+  requestFp: string;
+  contextFp: string;
+  /** The upstream keeps this response (`store` is not false). */
+  store: boolean;
+  /** Why this request must go over plain HTTP, or null. */
+  passThrough: 'background' | 'conversation' | 'oversize' | 'no_websocket' | null;
+}
+
+/** What this worker's registry knows of a session that has an actor here. */
+export interface LocalSession {
+  sessionId: string;
+  /**
+   * The session's scope. Without it the session is only recognised through a row of the look-up: ids of unsettled
+   * responses must never be matched across scopes.
+   */
+  scope?: string;
+  epoch: number;
+  /** Dotted state of the session machine, e.g. `live.idle`. */
+  state: string;
+  /** Any state but idle or stale, or a turn is waiting. */
+  busy: boolean;
+  /** The id this very socket can continue from. */
+  socketAnchor: string | null;
+  /** Client attached to the running turn. */
+  clientAttached: boolean;
+  /** The running turn's buffer still holds event 0. */
+  bufferComplete: boolean;
+  activeRequestFp: string | null;
+  activeParentTurnId: string | null;
+  activeClientTurnId: string | null;
+  activeIdempotencyKey: string | null;
+  /** Response ids of ended turns whose settle is unanswered. */
+  unsettledResponseIds: readonly string[];
+  queueLength: number;
+  queueFull: boolean;
+}
+
+/** A fact learned by a failed attempt to carry out an earlier resolution of the same request. */
+export type AttemptFact =
+  | { kind: 'unreachable'; workerId: string }
+  /** The owner answered that it runs no actor of that session. `workerId`: who said so, if the row has moved since. */
+  | { kind: 'not_owner'; sessionId: string; workerId?: string }
+  | { kind: 'busy'; sessionId: string }
+  | { kind: 'lost_race'; sessionId: string }
+  | { kind: 'head_moved'; sessionId: string }
+  | { kind: 'key_taken' };
+
+export interface Facts {
+  me: string;
+  rows: LookupResult;
+  /** Actors of this worker by session id; an actor of another epoch than the row's is no live owner. */
+  local: ReadonlyMap<string, LocalSession>;
+  /** Whether the anchor's whole lineage can be rebuilt from stored items; null when there is no anchor row. */
+  anchorExact: boolean | null;
+  attempts: readonly AttemptFact[];
+  instancePolicy: 'forward' | 'reject';
+  /**
+   * The longest known ancestor in this scope whose transcript is the start of the request's input, with its session.
+   * The weakest evidence: looked at only when anchor, token and hard key name no session.
+   */
+  prefix?: { turn: TurnRow; session: SessionRow | null } | null;
+  /** The actor of this scope whose running (or undelivered) turn came with this request's Idempotency-Key. */
+  idempotent?: LocalSession | null;
+}
+
+/** Parent and expected head are fixed when a request is admitted and are part of the fenced start. */
+export interface Placement {
+  /** Turn the request continues, or null for a new root. */
+  parent: TurnRow | null;
+  expectedHead: string | null;
+}
+
+export type Decision =
+  | { do: 'refuse'; outcome: Outcome; code: BridgeCode; retryAfterSeconds?: number }
+  | {
+      do: 'create';
+      outcome: 'created' | 'forked' | 'parallel_lane' | 'passed_through';
+      keys: readonly KeyRef[];
+      parent: TurnRow | null;
+    }
+  | { do: 'use'; outcome: 'live_reuse' | 'passed_through'; sessionId: string; epoch: number; anchor: TurnRow | null }
+  | { do: 'queue'; outcome: 'live_reuse'; sessionId: string; epoch: number }
+  | {
+      do: 'claim';
+      outcome: 'stale_recovery' | 'passed_through';
+      session: SessionRow;
+      anchor: TurnRow | null;
+      ownOrphan: boolean;
+    }
+  | { do: 'forward'; outcome: 'forwarded'; session: SessionRow; workerId: string }
+  | {
+      do: 'await_owner';
+      outcome: 'stale_recovery';
+      session: SessionRow;
+      workerId: string;
+      /** What `bridge_wrong_instance` says when the wait ends without a verdict: the rest of the owner's lease. */
+      retryAfterSeconds?: number;
+    }
+  | { do: 'reattach'; outcome: 'reattached'; sessionId: string; epoch: number }
+  | { do: 'supersede'; outcome: 'superseded'; sessionId: string; epoch: number };

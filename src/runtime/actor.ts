@@ -1,0 +1,239 @@
+import {
+  type Actor,
+  type AnyStateMachine,
+  type ContextFrom,
+  createActor,
+  type EventFrom,
+  type InputFrom,
+  type SnapshotFrom,
+  type StateValue,
+} from 'xstate';
+import type { Clock } from '../clock.ts';
+import type { Effect, Program } from './program.ts';
+import { createTimers } from './timers.ts';
+
+/** What one attempt at a commit came to: a verdict, as an event of the machine, or no answer. */
+export type CommitAnswer<E> = { event: E } | { unknown: string };
+
+export interface ActorOptions<M extends AnyStateMachine> {
+  id: string;
+  /** Input of a new actor; ignored when `snapshot` is given. */
+  input?: InputFrom<M>;
+  /** A snapshot made by `rehydrate`: no entry action of its state runs. */
+  snapshot?: SnapshotFrom<M>;
+  /** Carries out one effect. Synchronous; events it sends are queued behind what already waits. */
+  perform(effect: Effect): void;
+  /** Makes one attempt at a commit. It is repeated, unchanged, until an attempt is answered. */
+  commit?(effect: Effect, attempt: number): Promise<CommitAnswer<EventFrom<M>>>;
+  clock: Clock;
+  /** Milliseconds of a declared deadline. */
+  durations(name: string): number;
+  inspect?: Parameters<typeof createActor>[1] extends { inspect?: infer I } ? I : never;
+  /** After each step, before its effects are performed. */
+  onStep?(snapshot: SnapshotFrom<M>, event: EventFrom<M> | null, effects: readonly Effect[]): void;
+  onStopped?(): void;
+  onError?(error: unknown): void;
+}
+
+/** A running durable actor. */
+export interface DurableActor<M extends AnyStateMachine> {
+  readonly id: string;
+  /** The real actor, for `subscribe`, `waitFor` and inspection. */
+  readonly xstate: Actor<M>;
+  readonly context: ContextFrom<M>;
+  /** Dotted path, e.g. `live.idle`; parallel regions are left out below their parent. */
+  readonly state: string;
+  readonly stopped: boolean;
+  snapshot(): SnapshotFrom<M>;
+  /** Queues an event. It is delivered at once unless a step or a commit is under way. */
+  send(event: EventFrom<M>): void;
+  /** Starts a running deadline again from now. */
+  touch(name: string): void;
+  /** Nothing is delivered, performed or repeated after this. Returns the events that were still waiting. */
+  stop(): EventFrom<M>[];
+  /** Resolves when nothing waits and no commit is unanswered, or the actor has stopped. */
+  idle(): Promise<void>;
+}
+
+/** The part of a machine snapshot that is the same for every machine. */
+interface Looked {
+  _nodes: { id: string }[];
+  status: string;
+  value: StateValue;
+  context: unknown;
+}
+
+interface Letter<E> {
+  event: E;
+  /** False once the deadline that wrote it has been left. */
+  current?: () => boolean;
+}
+
+const FIRST_REPEAT = 100;
+const SLOWEST_REPEAT = 1_000;
+
+/** Dotted path of a state value; a parallel state ends it, since below it there is no single path. */
+export function pathOf(value: unknown): string {
+  if (typeof value === 'string') return value;
+  const entries = Object.entries(value as Record<string, unknown>);
+  if (entries.length !== 1) return '';
+  const [name, rest] = entries[0]!;
+  const below = pathOf(rest);
+  return below === '' ? name : `${name}.${below}`;
+}
+
+/**
+ * Starts an actor whose effects are data.
+ *
+ * One step at a time: an event is given to the machine, the effects it yields are collected, and only when the step is
+ * over are they performed. A commit closes the mailbox until it is answered: only its verdict and the deadlines that the
+ * waiting states declare themselves are let through, ahead of everything else. Nothing is merged, dropped or rolled back.
+ */
+export function startActor<M extends AnyStateMachine>(program: Program<M>, options: ActorOptions<M>): DurableActor<M> {
+  const { clock } = options;
+  const letters: Letter<EventFrom<M>>[] = [];
+  const urgent: Letter<EventFrom<M>>[] = [];
+  const effects: Effect[] = [];
+  let pending: symbol | null = null;
+  let cancelRepeat: (() => void) | null = null;
+  let running = false;
+  let stopped = false;
+  let waiters: (() => void)[] = [];
+
+  const xstate = createActor(program.machine, {
+    id: options.id,
+    inspect: options.inspect,
+    ...(options.snapshot ? { snapshot: options.snapshot } : { input: options.input }),
+  } as never) as Actor<M>;
+
+  const timers = createTimers({
+    program,
+    clock,
+    durations: options.durations,
+    fire(type, current) {
+      const letter = { event: { type } as EventFrom<M>, current };
+      if (pending && timers.isOwn(type)) urgent.push(letter);
+      else letters.push(letter);
+      run();
+    },
+  });
+  const look = () => xstate.getSnapshot() as unknown as Looked;
+  const complain = (error: unknown) => options.onError?.(error);
+
+  function step(event: EventFrom<M> | null, act: () => void): void {
+    const yielded = program.record(act);
+    const snapshot = look();
+    timers.update(
+      snapshot._nodes.map(({ id }) => id),
+      snapshot.context,
+    );
+    effects.push(...yielded);
+    options.onStep?.(xstate.getSnapshot() as SnapshotFrom<M>, event, yielded);
+  }
+
+  function begin(effect: Effect): void {
+    if (pending) return complain(new Error(`${options.id}: ${effect.type} was yielded while a commit is unanswered`));
+    const mine = Symbol(effect.type);
+    pending = mine;
+    const attempt = (count: number) => {
+      const repeat = () => {
+        if (pending !== mine) return;
+        cancelRepeat = clock.after(Math.min(SLOWEST_REPEAT, FIRST_REPEAT * 2 ** count), () => attempt(count + 1));
+      };
+      options.commit!(effect, count).then(
+        (answer) => {
+          if (pending !== mine) return;
+          if (!('event' in answer)) return repeat();
+          pending = null;
+          urgent.unshift({ event: answer.event });
+          run();
+        },
+        (error) => {
+          complain(error);
+          repeat();
+        },
+      );
+    };
+    attempt(0);
+  }
+
+  function next(): Letter<EventFrom<M>> | undefined {
+    return urgent.shift() ?? (pending ? undefined : letters.shift());
+  }
+
+  function run(): void {
+    if (running || stopped) return;
+    running = true;
+    try {
+      for (;;) {
+        while (effects.length > 0 && !stopped) {
+          const effect = effects.shift()!;
+          try {
+            if (program.commits.has(effect.type)) begin(effect);
+            else options.perform(effect);
+          } catch (error) {
+            complain(error);
+          }
+        }
+        if (stopped) return;
+        if (look().status !== 'active') return void stop();
+        const letter = next();
+        if (!letter) break;
+        if (letter.current && !letter.current()) continue;
+        step(letter.event, () => xstate.send(letter.event));
+      }
+    } finally {
+      running = false;
+    }
+    if (!pending) release();
+  }
+
+  function release(): void {
+    const done = waiters;
+    waiters = [];
+    for (const resolve of done) resolve();
+  }
+
+  function stop(): EventFrom<M>[] {
+    if (stopped) return [];
+    stopped = true;
+    pending = null;
+    cancelRepeat?.();
+    timers.clear();
+    xstate.stop();
+    const left = [...urgent, ...letters].filter(({ current }) => !current).map(({ event }) => event);
+    urgent.length = letters.length = effects.length = 0;
+    release();
+    options.onStopped?.();
+    return left;
+  }
+
+  step(null, () => xstate.start());
+  const actor: DurableActor<M> = {
+    id: options.id,
+    xstate,
+    get context() {
+      return look().context as ContextFrom<M>;
+    },
+    get state() {
+      return pathOf(look().value);
+    },
+    get stopped() {
+      return stopped;
+    },
+    snapshot: () => xstate.getSnapshot() as SnapshotFrom<M>,
+    send(event) {
+      if (stopped) return;
+      letters.push({ event });
+      run();
+    },
+    touch: (name) => timers.touch(name),
+    stop,
+    idle: () =>
+      stopped || (!pending && !running && letters.length === 0)
+        ? Promise.resolve()
+        : new Promise((resolve) => waiters.push(resolve)),
+  };
+  queueMicrotask(run);
+  return actor;
+}

@@ -1,0 +1,6 @@
+/** The durable actor runtime: general over any XState machine whose effects are named. */
+export { type ActorOptions, type CommitAnswer, type DurableActor, pathOf, startActor } from './actor.ts';
+export { type LintFinding, lintMachine } from './lint.ts';
+export { type Deadline, defineProgram, type Effect, type Program, type ProgramOptions } from './program.ts';
+export { createRegistry, type Registry } from './registry.ts';
+export { type Persisted, persist, type RehydrateOptions, rehydrate } from './rehydrate.ts';

@@ -1,0 +1,42 @@
+/** The actors of one process, at most one per id: always that of the newest epoch. */
+export interface Registry<T> {
+  /** Adds an actor. An actor of an older epoch is stopped first; throws an Error when a newer or equal one is there. */
+  register(id: string, epoch: number, value: T): void;
+  get(id: string): T | undefined;
+  /** Only the actor of this very epoch: an older one is never used again. */
+  getExact(id: string, epoch: number): T | undefined;
+  /** Removes the actor if it is still the one of this epoch. */
+  remove(id: string, epoch: number): boolean;
+  values(): IterableIterator<T>;
+  readonly size: number;
+}
+
+/** @param stop called with an actor that a newer epoch replaces, before that one is added */
+export function createRegistry<T>({ stop }: { stop(older: T): void }): Registry<T> {
+  const entries = new Map<string, { epoch: number; value: T }>();
+  return {
+    register(id, epoch, value) {
+      const present = entries.get(id);
+      if (present && present.epoch >= epoch) {
+        throw new Error(`${id} has an actor of epoch ${present.epoch}; one of epoch ${epoch} may not replace it`);
+      }
+      if (present) {
+        entries.delete(id);
+        stop(present.value);
+      }
+      entries.set(id, { epoch, value });
+    },
+    get: (id) => entries.get(id)?.value,
+    getExact(id, epoch) {
+      const entry = entries.get(id);
+      return entry?.epoch === epoch ? entry.value : undefined;
+    },
+    remove: (id, epoch) => entries.get(id)?.epoch === epoch && entries.delete(id),
+    *values() {
+      for (const { value } of entries.values()) yield value;
+    },
+    get size() {
+      return entries.size;
+    },
+  };
+}

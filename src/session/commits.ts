@@ -1,0 +1,141 @@
+import type { SessionEvent } from '../../machines/session.ts';
+import type { Answer, Fence, KeyRef, RowFace, TurnResult, Writer } from '../store/port.ts';
+import type { Turn } from './turn.ts';
+
+/** What a commit needs to know of its session; read when the commit is made, the same for every repetition. */
+export interface CommitScene {
+  sessionId: string;
+  scope: string;
+  writer: Writer;
+  epoch: number;
+  upstreamId: string;
+  keys: readonly KeyRef[];
+  /** Turn the head of a new session starts at. */
+  forkHead: string | null;
+  face(): RowFace;
+}
+
+/** Facts sampled in the moment the verdict arrives. */
+export interface CommitFacts {
+  socketOpen(): boolean;
+  /** @param leaseLeftMs what the store said is left of the worker's lease */
+  leaseValid(leaseLeftMs: number): boolean;
+}
+
+export type CommitReply = { event: SessionEvent } | { unknown: string };
+
+const started = (facts: CommitFacts, leaseLeftMs: number): CommitReply => ({
+  event: { type: 'store.started', socketOpen: facts.socketOpen(), leaseValid: facts.leaseValid(leaseLeftMs) },
+});
+
+const noVerdict = (
+  answer: Extract<Answer<never>, { reason: string }>,
+  rowExists: boolean,
+  onRejected: (reason: string) => void,
+): CommitReply => {
+  if (answer.verdict === 'unknown') return { unknown: answer.reason };
+  onRejected(answer.reason);
+  return { event: { type: 'store.rejected', rowExists } };
+};
+
+const turnStart = (turn: Turn) => ({
+  id: turn.id,
+  parentTurnId: turn.parent?.id ?? null,
+  shape: turn.evidence.shape,
+  requestFp: turn.evidence.requestFp,
+  contextFp: turn.evidence.contextFp,
+  storedUpstream: turn.evidence.store,
+  credentialFp: turn.evidence.credentialFp,
+  clientTurnId: turn.evidence.clientTurnId,
+});
+
+/**
+ * The session's commits: each turns one fence call into one machine event. `unknown` is no verdict: the runtime makes
+ * the same call again with the same ids until it is answered.
+ */
+export function createCommits(
+  store: Fence,
+  scene: CommitScene,
+  facts: CommitFacts,
+  onRejected: (reason: string) => void,
+) {
+  const base = () => ({ ...scene.writer, sessionId: scene.sessionId, epoch: scene.epoch, face: scene.face() });
+
+  const settle = async (turnId: string, result: TurnResult, done: () => SessionEvent): Promise<CommitReply> => {
+    const answer = await store.settle({ ...base(), turnId, result });
+    switch (answer.verdict) {
+      case 'ok':
+      case 'already':
+        return { event: done() };
+      case 'branch':
+        return { event: { type: 'store.fenced' } };
+      default:
+        return noVerdict(answer, true, onRejected);
+    }
+  };
+
+  return {
+    async create(turn: Turn): Promise<CommitReply> {
+      const { scope, keys, upstreamId, forkHead: headTurnId } = scene;
+      const model = typeof turn.request.body.model === 'string' ? turn.request.body.model : null;
+      const answer = await store.create({
+        ...base(),
+        scope,
+        keys,
+        upstreamId,
+        model,
+        headTurnId,
+        turn: turnStart(turn),
+      });
+      switch (answer.verdict) {
+        case 'ok':
+        case 'already':
+          return started(facts, answer.leaseLeftMs);
+        case 'key_taken':
+        case 'fenced':
+          return { event: { type: 'store.not_created' } };
+        default:
+          return noVerdict(answer, false, onRejected);
+      }
+    },
+
+    async start(turn: Turn): Promise<CommitReply> {
+      const answer = await store.start({ ...base(), expectedHead: turn.expectedHead, turn: turnStart(turn) });
+      switch (answer.verdict) {
+        case 'ok':
+        case 'already':
+          return started(facts, answer.leaseLeftMs);
+        case 'head_moved':
+          return { event: { type: 'store.head_moved' } };
+        case 'busy':
+          return { event: { type: 'store.busy' } };
+        case 'ended':
+        case 'fenced':
+          return { event: { type: 'store.fenced' } };
+        default:
+          return noVerdict(answer, true, onRejected);
+      }
+    },
+
+    settle: (turn: Turn, result: TurnResult): Promise<CommitReply> =>
+      settle(turn.id, result, () => ({ type: 'store.settled', socketOpen: facts.socketOpen() })),
+
+    /** Ends an active turn of this epoch that no actor runs, so that the lane can start another. */
+    orphan: (turnId: string): Promise<CommitReply> =>
+      settle(turnId, bareResult('lost', null), () => ({ type: 'store.cleared' })),
+  };
+}
+
+/** A turn's end without content. */
+export function bareResult(state: TurnResult['state'], usage: unknown, error: unknown = null): TurnResult {
+  return {
+    state,
+    responseId: null,
+    items: null,
+    transcriptFp: null,
+    itemCount: null,
+    replay: 'never',
+    usage,
+    error,
+  };
+}

@@ -1,0 +1,30 @@
+import type { Turn } from './turn.ts';
+
+/** Tools whose use leaves no trace outside the conversation; anything else may have acted before the socket was lost. */
+const harmless = new Set([
+  'function',
+  'custom',
+  'namespace',
+  'tool_search',
+  'web_search',
+  'web_search_preview',
+  'file_search',
+]);
+
+/**
+ * Whether a turn whose socket was lost may be sent once more. Only if nothing beyond `response.created` and telemetry
+ * arrived, nothing was shown, no hosted tool could have acted, and the provider keeps no conversation of its own.
+ */
+export function mayResend(turn: Turn): boolean {
+  const { body } = turn.request;
+  if (turn.sawOutput || turn.stream.shown || turn.stream.finished) return false;
+  if (body.conversation != null || body.background === true) return false;
+  const tools = Array.isArray(body.tools) ? body.tools : [];
+  return tools.every((tool) => harmless.has(String((tool as { type?: unknown } | null)?.type)));
+}
+
+/** Whether the context can be sent whole: the client sent it so, or its lineage is known to be exact. */
+export function canSendFull(turn: Turn): boolean {
+  if (turn.continuation?.kind !== 'anchored') return true;
+  return turn.history !== null || turn.parent?.replay === 'exact';
+}

@@ -1,0 +1,67 @@
+import type { TurnResult, TurnRow } from '../store/port.ts';
+import { EMPTY, extend } from '../transcript/fingerprint.ts';
+import { replayClassOf } from '../transcript/replay.ts';
+import { shownItems } from '../transcript/shown.ts';
+import { bareResult } from './commits.ts';
+import type { Turn } from './turn.ts';
+
+/** Where a turn's row stands. */
+interface Lane {
+  sessionId: string;
+  scope: string;
+  epoch: number;
+  workerId: string;
+}
+
+/**
+ * What a turn leaves behind: the result to settle, and the row it becomes if it is a head.
+ * Only `completed` and `incomplete` turns have content; nothing can ever continue the others.
+ */
+export function turnResult(turn: Turn, lane: Lane): { result: TurnResult; row: TurnRow | null } {
+  const state = turn.ending?.state ?? 'lost';
+  const error = turn.ending?.error ?? (turn.ending?.fault ? { code: turn.ending.fault } : null);
+  if (state !== 'completed' && state !== 'incomplete')
+    return { result: bareResult(state, turn.usage, error), row: null };
+
+  const { evidence, parent, continuation } = turn;
+  const input = continuation?.items ?? [];
+  const shown = shownItems(turn.output, turn.hideEncrypted);
+  // A foreign anchor's lineage is not ours to know: what precedes these items has no fingerprint.
+  const unknownPast = evidence.anchor !== null && parent === null;
+  const pastKnown = parent === null || (parent.transcriptFp !== null && parent.itemCount !== null);
+  const transcriptFp = unknownPast || !pastKnown ? null : extend(extend(parent?.transcriptFp ?? EMPTY, input), shown);
+  const itemCount = transcriptFp === null ? null : (parent?.itemCount ?? 0) + input.length + shown.length;
+  const replay = unknownPast
+    ? 'anchor_only'
+    : replayClassOf({ input, output: turn.output, body: turn.request.body, parent: parent?.replay ?? null });
+  const result: TurnResult = {
+    state,
+    responseId: turn.responseId,
+    items: { input: JSON.stringify(input), output: JSON.stringify(turn.output) },
+    transcriptFp,
+    itemCount,
+    replay,
+    usage: turn.usage,
+    error,
+  };
+  const row: TurnRow = {
+    id: turn.id,
+    sessionId: lane.sessionId,
+    scope: lane.scope,
+    parentTurnId: parent?.id ?? null,
+    epoch: lane.epoch,
+    authorWorkerId: lane.workerId,
+    shape: evidence.shape,
+    state,
+    responseId: turn.responseId,
+    requestFp: evidence.requestFp,
+    contextFp: evidence.contextFp,
+    transcriptFp,
+    itemCount,
+    replay,
+    storedUpstream: evidence.store,
+    credentialFp: evidence.credentialFp,
+    clientTurnId: evidence.clientTurnId,
+  };
+  return { result, row };
+}

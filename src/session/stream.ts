@@ -1,0 +1,116 @@
+import type { BridgeError } from '../errors.ts';
+import type { UpstreamAnswer } from '../upstream/port.ts';
+import type { ClientSink } from './port.ts';
+
+type TerminalType = 'response.completed' | 'response.incomplete' | 'response.failed';
+
+interface Entry {
+  type: string;
+  json: string;
+  telemetry: boolean;
+}
+
+type Ending =
+  | { kind: 'end'; type: TerminalType; json: string }
+  | { kind: 'fail'; error: BridgeError }
+  | { kind: 'relay'; answer: UpstreamAnswer };
+
+export interface StreamOptions {
+  /** Bytes kept from event 0 for a client that comes back; beyond it the buffer is given up as a whole. */
+  bufferBytes: number;
+  /** The reader is slower than the writer, or has caught up again. */
+  onPressure(paused: boolean): void;
+}
+
+/**
+ * What one turn has to say, from event 0 to its one terminal, and whoever reads it at the moment.
+ * A later reader gets everything from the start, or is refused when the start is no longer kept.
+ */
+export interface TurnStream {
+  push(type: string, json: string, telemetry: boolean): void;
+  /** The terminal. Only the first is taken; returns whether this was it. */
+  finish(ending: Ending): boolean;
+  /** Replaces the reader: events from the start, then live. */
+  attach(sink: ClientSink): void;
+  /** Forgets buffered events when a turn is sent again unseen: nothing of the first attempt may be shown. */
+  rewind(): void;
+  /** Ends without a word: the reader now belongs to another stream. */
+  abandon(): void;
+  readonly sink: ClientSink;
+  readonly attached: boolean;
+  /** Whether any reader so far was shown an event. */
+  readonly shown: boolean;
+  /** The buffer still begins with event 0. */
+  readonly complete: boolean;
+  readonly finished: boolean;
+}
+
+/** @param first the client the turn was admitted for */
+export function createTurnStream(first: ClientSink, options: StreamOptions): TurnStream {
+  let sink = first;
+  let buffer: Entry[] | null = [];
+  let bytes = 0;
+  let shown = false;
+  let ending: Ending | { kind: 'abandoned' } | null = null;
+
+  const write = (entry: Entry) => {
+    if (!sink.attached) return;
+    if (!sink.event(entry.type, entry.json, entry.telemetry)) options.onPressure(true);
+    shown ||= sink.shown;
+  };
+  const close = () => {
+    if (ending?.kind === 'end') sink.end(ending.type, ending.json);
+    else if (ending?.kind === 'fail') sink.fail(ending.error);
+    else if (ending?.kind === 'relay') sink.relay(ending.answer);
+  };
+  const listen = (reader: ClientSink) => reader.onDrain(() => reader === sink && options.onPressure(false));
+  listen(first);
+
+  return {
+    push(type, json, telemetry) {
+      if (ending) return;
+      const entry = { type, json, telemetry };
+      if (buffer) {
+        bytes += json.length;
+        if (bytes > options.bufferBytes) buffer = null;
+        else buffer.push(entry);
+      }
+      write(entry);
+    },
+    finish(given) {
+      if (ending) return false;
+      ending = given;
+      close();
+      return true;
+    },
+    attach(reader) {
+      sink = reader;
+      listen(reader);
+      options.onPressure(false);
+      for (const entry of buffer ?? []) write(entry);
+      if (ending) close();
+    },
+    rewind() {
+      buffer = [];
+      bytes = 0;
+    },
+    abandon() {
+      ending ??= { kind: 'abandoned' };
+    },
+    get sink() {
+      return sink;
+    },
+    get attached() {
+      return sink.attached;
+    },
+    get shown() {
+      return shown;
+    },
+    get complete() {
+      return buffer !== null;
+    },
+    get finished() {
+      return ending !== null;
+    },
+  };
+}

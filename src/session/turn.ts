@@ -1,0 +1,180 @@
+import { type Actor, createActor } from 'xstate';
+import type { SessionFault } from '../../machines/session.ts';
+import { type TurnEvent, type TurnMachine, turnMachine } from '../../machines/turn.ts';
+import { BridgeError } from '../errors.ts';
+import type { AttemptFact, Evidence, Outcome } from '../resolve/types.ts';
+import type { TurnEnd, TurnRow } from '../store/port.ts';
+import type { Continuation, Item, WireForm } from '../transcript/types.ts';
+import type { UpstreamAnswer, UpstreamError } from '../upstream/port.ts';
+import type { ClientSink, TurnRequest } from './port.ts';
+import { createTurnStream, type TurnStream } from './stream.ts';
+
+/** How a turn ended and what its client is to be told. */
+export interface TurnEnding {
+  state: TurnEnd;
+  /** The terminal event as the client shall see it; null when the bridge or a refusal speaks instead. */
+  terminal: { type: 'response.completed' | 'response.incomplete' | 'response.failed'; json: string } | null;
+  fault: SessionFault | null;
+  answer: UpstreamAnswer | null;
+  error: UpstreamError | null;
+}
+
+/** Monotonic milliseconds of a turn's way, for its log line. */
+export interface TurnTimes {
+  received: number;
+  sent: number | null;
+  firstEvent: number | null;
+  ended: number | null;
+}
+
+/** One request on its way: what it asks, where it was placed, what came back. Owned by one session at a time. */
+export interface Turn {
+  readonly id: string;
+  readonly request: TurnRequest;
+  readonly evidence: Evidence;
+  readonly stream: TurnStream;
+  readonly actor: Actor<TurnMachine>;
+  /** Facts learned by failed placements; the resolver reads them. */
+  readonly attempts: AttemptFact[];
+  resolutions: number;
+  outcome: Outcome;
+
+  /** Row of the anchor, when the request has one that is known in its scope. */
+  anchor: TurnRow | null;
+  parent: TurnRow | null;
+  expectedHead: string | null;
+  continuation: Continuation | null;
+  /** Exact items of the parent's lineage; null when not needed, not loaded or not exact. */
+  history: readonly Item[] | null;
+  wire: WireForm | null;
+  /** The provider refused the anchor: it is not tried again for this turn. */
+  anchorRefused: boolean;
+
+  responseId: string | null;
+  output: Item[];
+  /** How many of `output` belong to steered predecessors of the running response. */
+  steeredOutput: number;
+  /** The bridge asked for encrypted reasoning that the client did not: it is kept for replays and not shown. */
+  hideEncrypted: boolean;
+  usage: unknown;
+  /** Something other than `response.created` and telemetry has arrived. */
+  sawOutput: boolean;
+  /** `response.created`, held back until a second event shows that the turn is really under way. */
+  heldCreated: { type: string; json: string } | null;
+  ending: TurnEnding | null;
+  readonly times: TurnTimes;
+  frameBytes: number;
+
+  /** Moves the turn's own machine. */
+  note(event: TurnEvent): void;
+  /** Ends the turn with an error of the bridge, unless it has ended. */
+  fail(error: BridgeError): void;
+  /** Its client reads another turn's stream from now on: nothing more is said here. */
+  handOver(): void;
+  /** Hands the prepared ending to the client, unless it has ended. */
+  deliver(): void;
+  /** Prepares the turn for its second create: nothing of the first attempt remains. */
+  rewind(): void;
+}
+
+export interface TurnOptions {
+  id: string;
+  request: TurnRequest;
+  evidence: Evidence;
+  sink: ClientSink;
+  bufferBytes: number;
+  onPressure(turn: Turn, paused: boolean): void;
+  /** Called once, when the turn's client has got its terminal (or can no longer get one). */
+  onFinished(turn: Turn): void;
+  inspect?: Parameters<typeof createActor<TurnMachine>>[1] extends infer O
+    ? O extends { inspect?: infer I }
+      ? I
+      : never
+    : never;
+}
+
+const endEvent: Record<TurnEnd, TurnEvent['type']> = {
+  completed: 'complete',
+  incomplete: 'end_incomplete',
+  failed: 'fail',
+  cancelled: 'cancel',
+  lost: 'lose',
+};
+
+/** A turn fresh from the HTTP face, placed nowhere yet. */
+export function createTurn(options: TurnOptions): Turn {
+  const { request, evidence } = options;
+  const actor = createActor(turnMachine, { input: { turnId: options.id }, inspect: options.inspect });
+  actor.start();
+  let finished = false;
+  const finish = (state: TurnEnd) => {
+    if (finished) return;
+    finished = true;
+    actor.send({ type: endEvent[state] } as TurnEvent);
+    actor.stop();
+    options.onFinished(turn);
+  };
+
+  const turn: Turn = {
+    id: options.id,
+    request,
+    evidence,
+    stream: createTurnStream(options.sink, {
+      bufferBytes: options.bufferBytes,
+      onPressure: (paused) => options.onPressure(turn, paused),
+    }),
+    actor,
+    attempts: [],
+    resolutions: 0,
+    outcome: 'refused',
+    anchor: null,
+    parent: null,
+    expectedHead: null,
+    continuation: null,
+    history: null,
+    wire: null,
+    anchorRefused: false,
+    responseId: null,
+    output: [],
+    steeredOutput: 0,
+    hideEncrypted: false,
+    usage: null,
+    sawOutput: false,
+    heldCreated: null,
+    ending: null,
+    times: { received: request.receivedAt, sent: null, firstEvent: null, ended: null },
+    frameBytes: 0,
+    note: (event) => actor.send(event),
+    fail(error) {
+      error.outcome ??= turn.outcome;
+      turn.ending ??= { state: 'failed', terminal: null, fault: null, answer: null, error: null };
+      if (turn.stream.finish({ kind: 'fail', error })) finish(turn.ending.state);
+    },
+    handOver() {
+      turn.stream.abandon();
+      finish('cancelled');
+    },
+    deliver() {
+      const { ending } = turn;
+      if (!ending || turn.stream.finished) return;
+      if (ending.terminal) turn.stream.finish({ kind: 'end', ...ending.terminal });
+      else if (ending.answer) turn.stream.finish({ kind: 'relay', answer: ending.answer });
+      else {
+        const error = new BridgeError(ending.fault ?? 'bridge_internal');
+        error.outcome = turn.outcome;
+        turn.stream.finish({ kind: 'fail', error });
+      }
+      finish(ending.state);
+    },
+    rewind() {
+      turn.responseId = null;
+      turn.output = [];
+      turn.steeredOutput = 0;
+      turn.sawOutput = false;
+      turn.heldCreated = null;
+      turn.stream.rewind();
+      actor.send({ type: 'commit' });
+    },
+  };
+  return turn;
+}

@@ -1,0 +1,55 @@
+import { createHash } from 'node:crypto';
+import { unlink } from 'node:fs/promises';
+import { connect, createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+/** Longest path a Unix socket may have on every system. */
+const MAX_SOCKET_PATH = 100;
+
+export class DataDirInUse extends Error {
+  override readonly name = 'DataDirInUse';
+}
+
+/** A socket path for a directory: inside it when that is short enough, else derived from it. Windows: a named pipe. */
+export function socketPath(dir: string, name: string): string {
+  const hash = createHash('sha256').update(join(dir, name)).digest('hex').slice(0, 24);
+  if (process.platform === 'win32') return `\\\\.\\pipe\\holdfast-${hash}`;
+  const inside = join(dir, `${name}.sock`);
+  return inside.length <= MAX_SOCKET_PATH ? inside : join(tmpdir(), `holdfast-${hash}.sock`);
+}
+
+/** How the other end of a socket path answered: `refused` proves that nobody listens, anything else proves nothing. */
+export function probe(path: string): Promise<'answered' | 'refused' | 'unclear'> {
+  return new Promise((resolve) => {
+    const socket = connect(path);
+    const settle = (result: 'answered' | 'refused' | 'unclear') => {
+      socket.destroy();
+      resolve(result);
+    };
+    socket.once('connect', () => settle('answered'));
+    socket.once('error', (error: NodeJS.ErrnoException) =>
+      settle(error.code === 'ECONNREFUSED' ? 'refused' : 'unclear'),
+    );
+  });
+}
+
+/**
+ * Listens on a Unix socket for as long as this process lives: the kernel, not a file, says whether it still does.
+ * A socket file whose listener is gone is replaced. Throws `DataDirInUse` when somebody listens.
+ */
+export async function listenAlone(path: string, inUse: string): Promise<{ close(): Promise<void> }> {
+  for (let attempt = 0; attempt < 5; attempt += 1) {
+    const server = createServer((socket) => socket.destroy());
+    server.unref();
+    const error = await new Promise<NodeJS.ErrnoException | null>((resolve) => {
+      server.once('error', resolve);
+      server.listen(path, () => resolve(null));
+    });
+    if (!error) return { close: () => new Promise((resolve) => server.close(() => resolve())) };
+    if (error.code !== 'EADDRINUSE') throw error;
+    if ((await probe(path)) === 'answered') throw new DataDirInUse(inUse);
+    await unlink(path).catch(() => {});
+  }
+  throw new DataDirInUse(inUse);
+}

@@ -1,0 +1,207 @@
+import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { chown, mkdir, open, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:net';
+import { join } from 'node:path';
+import { setTimeout as pause } from 'node:timers/promises';
+import { promisify } from 'node:util';
+import pg from 'pg';
+import type { Binaries, Unprivileged } from './binaries.ts';
+
+const run = promisify(execFile);
+
+/** A cluster on disk and how to run it. */
+export interface Cluster {
+  binaries: Binaries;
+  /** The data directory proper. */
+  dir: string;
+  logFile: string;
+  password: string;
+  /** User to run as; null runs as this process's own. */
+  user: Unprivileged | null;
+  /** Server settings, `name=value`. */
+  settings: readonly string[];
+}
+
+export interface RunningServer {
+  pid: number;
+  port: number;
+  /** Whether it was found running, left behind by a worker that was killed. */
+  adopted: boolean;
+}
+
+const READY_WITHIN_MS = 15_000;
+const START_ATTEMPTS = 5;
+
+export const urlOf = (port: number, password: string) => `postgres://holdfast:${password}@127.0.0.1:${port}/postgres`;
+
+/** A password kept beside the data: other users of the machine reach the port, not the database. */
+export async function loadOrCreateSecret(file: string, make: () => string): Promise<string> {
+  try {
+    const handle = await open(file, 'wx', 0o600);
+    const secret = make();
+    await handle.writeFile(secret);
+    await handle.sync();
+    await handle.close();
+    return secret;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+    return (await readFile(file, 'utf8')).trim();
+  }
+}
+
+/** Makes the cluster unless it is there. A half-made one never gets the final name. */
+export async function ensureCluster({ binaries, dir, password, user }: Cluster): Promise<void> {
+  if (await stat(join(dir, 'PG_VERSION')).catch(() => null)) return;
+  const draft = `${dir}.new`;
+  await rm(draft, { recursive: true, force: true });
+  await mkdir(draft, { recursive: true, mode: 0o700 });
+  const pwfile = join(draft, '..', `.pw-${randomBytes(8).toString('hex')}`);
+  await writeFile(pwfile, `${password}\n`, { mode: 0o600 });
+  try {
+    if (user) await Promise.all([chown(draft, user.uid, user.gid), chown(pwfile, user.uid, user.gid)]);
+    const options = ['-D', draft, '-U', 'holdfast', `--pwfile=${pwfile}`, '--auth=scram-sha-256'];
+    await run(binaries.initdb, [...options, '--encoding=UTF8', '--locale=C', '--no-instructions'], {
+      ...(user ?? {}),
+      cwd: draft,
+      env: { ...process.env, LC_ALL: 'C' },
+    });
+  } finally {
+    await rm(pwfile, { force: true });
+  }
+  await rename(draft, dir);
+}
+
+async function canConnect(port: number, password: string): Promise<'yes' | 'not_yet' | 'no'> {
+  const client = new pg.Client({ connectionString: urlOf(port, password), connectionTimeoutMillis: 2_000 });
+  client.on('error', () => {});
+  try {
+    await client.connect();
+    await client.end();
+    return 'yes';
+  } catch (error) {
+    // 57P03: the server is starting up, shutting down or recovering.
+    return (error as { code?: string }).code === '57P03' ? 'not_yet' : 'no';
+  }
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM';
+  }
+}
+
+/** A server of this cluster that a killed worker left running; null when there is none. Waits for one on its way down. */
+export async function findOrphan({ dir, password }: Cluster): Promise<RunningServer | null> {
+  const until = Date.now() + READY_WITHIN_MS;
+  while (Date.now() < until) {
+    const lines = (await readFile(join(dir, 'postmaster.pid'), 'utf8').catch(() => '')).split('\n');
+    const pid = Number(lines[0]);
+    const port = Number(lines[3]);
+    if (!Number.isInteger(pid) || pid <= 0 || !isAlive(pid)) return null;
+    const answer = Number.isInteger(port) && port > 0 ? await canConnect(port, password) : 'not_yet';
+    if (answer === 'yes') return { pid, port, adopted: true };
+    // A process id in a stale file may belong to anybody; one that refuses our port is not ours.
+    if (answer === 'no' && !(await looksLikePostgres(pid))) return null;
+    await pause(50);
+  }
+  return null;
+}
+
+async function looksLikePostgres(pid: number): Promise<boolean> {
+  if (process.platform !== 'linux') return true;
+  const command = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
+  return command.includes('postgres');
+}
+
+function freePort(): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const server = createServer();
+    server.once('error', reject);
+    server.listen(0, '127.0.0.1', () => {
+      const { port } = server.address() as { port: number };
+      server.close(() => resolve(port));
+    });
+  });
+}
+
+/** Starts the server on a free port, tries again when the port or a lock file was lost to somebody, and waits for it. */
+export async function startServer(cluster: Cluster): Promise<RunningServer> {
+  let last: Error | null = null;
+  for (let attempt = 0; attempt < START_ATTEMPTS; attempt += 1) {
+    const port = await freePort();
+    const child = await launch(cluster, port);
+    const outcome = await waitReady(child, port, cluster.password);
+    if (outcome === null) {
+      child.unref();
+      return { pid: child.pid!, port, adopted: false };
+    }
+    last = outcome;
+    await pause(100 * 2 ** attempt);
+  }
+  throw new Error(`The embedded PostgreSQL does not start; its log is ${cluster.logFile}.`, { cause: last });
+}
+
+async function launch({ binaries, dir, logFile, settings, user }: Cluster, port: number): Promise<ChildProcess> {
+  const log = await open(logFile, 'a', 0o600);
+  const fixed = ['listen_addresses=127.0.0.1', 'unix_socket_directories='];
+  const args = ['-D', dir, '-p', String(port), ...[...fixed, ...settings].flatMap((setting) => ['-c', setting])];
+  // A group of its own: a Ctrl-C in the terminal is for Holdfast, which then stops the server in order.
+  const child = spawn(binaries.postgres, args, {
+    ...(user ?? {}),
+    cwd: dir,
+    detached: true,
+    stdio: ['ignore', log.fd, log.fd],
+    env: { ...process.env, LC_ALL: 'C' },
+  });
+  child.once('spawn', () => void log.close());
+  child.once('error', () => void log.close().catch(() => {}));
+  return child;
+}
+
+/** Null when the server accepts connections, else why not. */
+async function waitReady(child: ChildProcess, port: number, password: string): Promise<Error | null> {
+  let failed: Error | null = null;
+  child.once('error', (error) => {
+    failed = error;
+  });
+  child.once('exit', (code) => {
+    failed ??= new Error(`it exited with ${code}`);
+  });
+  const until = Date.now() + READY_WITHIN_MS;
+  while (Date.now() < until) {
+    if (failed) return failed;
+    if ((await canConnect(port, password)) === 'yes') return null;
+    await pause(20);
+  }
+  child.kill('SIGQUIT');
+  return failed ?? new Error(`it did not accept connections within ${READY_WITHIN_MS} ms`);
+}
+
+/** Fast shutdown, then an immediate one when that takes too long. Resolves when the process is gone. */
+export async function stopServer(pid: number): Promise<void> {
+  for (const [signal, patience] of [
+    ['SIGINT', 10_000],
+    ['SIGQUIT', 5_000],
+    ['SIGKILL', 2_000],
+  ] as const) {
+    try {
+      process.kill(pid, signal);
+    } catch {
+      return;
+    }
+    const until = Date.now() + patience;
+    while (Date.now() < until) {
+      if (!isAlive(pid) || (await isZombie(pid))) return;
+      await pause(20);
+    }
+  }
+}
+
+async function isZombie(pid: number): Promise<boolean> {
+  if (process.platform !== 'linux') return false;
+  return /^State:\s+Z/m.test(await readFile(`/proc/${pid}/status`, 'utf8').catch(() => 'State: Z'));
+}

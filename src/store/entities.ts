@@ -1,0 +1,152 @@
+import { defineEntity, type InferEntity, p } from '@mikro-orm/core';
+
+/**
+ * The tables as MikroORM sees them. Ownership is never written through a unit-of-work flush: a flush leaves out what it
+ * believes unchanged, and an ownership write must name every column. A test holds these to the migrations.
+ */
+export const Meta = defineEntity({
+  name: 'Meta',
+  tableName: 'holdfast_meta',
+  properties: {
+    name: p.text().primary(),
+    value: p.text(),
+  },
+});
+
+export const Worker = defineEntity({
+  name: 'Worker',
+  tableName: 'worker',
+  checks: [{ name: 'worker_state_check', expression: `state in ('serving', 'draining', 'dead')` }],
+  properties: {
+    id: p.text().primary(),
+    internalUrl: p.text().nullable(),
+    livenessPath: p.text().nullable(),
+    state: p.text(),
+    version: p.text(),
+    heartbeatExpiresAt: p.datetime().columnType('timestamptz'),
+    createdAt: p.datetime().columnType('timestamptz').defaultRaw('now()'),
+  },
+});
+
+export const BridgeSession = defineEntity({
+  name: 'BridgeSession',
+  tableName: 'bridge_session',
+  indexes: [{ name: 'bridge_session_created_at_index', properties: ['createdAt'] }],
+  checks: [
+    {
+      name: 'bridge_session_state_check',
+      expression: `state in ('connecting', 'live', 'reconnecting', 'stale', 'closed')`,
+    },
+    { name: 'bridge_session_owner_check', expression: '(owner_worker_id is null) = (owner_nonce is null)' },
+    { name: 'bridge_session_active_check', expression: 'active_turn_id is null or owner_worker_id is not null' },
+  ],
+  properties: {
+    id: p.text().primary(),
+    scope: p.text(),
+    state: p.text(),
+    snapshot: p.json().nullable(),
+    machineVersion: p.integer(),
+    revision: p.bigint(),
+    ownerWorkerId: p.text().nullable(),
+    ownerNonce: p.text().nullable(),
+    epoch: p.bigint(),
+    activeTurnId: p.text().nullable(),
+    headTurnId: p.text().nullable(),
+    lostTurnId: p.text().nullable(),
+    upstreamId: p.text(),
+    model: p.text().nullable(),
+    anchorLost: p.boolean().defaultRaw('false'),
+    createdAt: p.datetime().columnType('timestamptz').defaultRaw('now()'),
+    updatedAt: p.datetime().columnType('timestamptz').defaultRaw('now()'),
+  },
+});
+
+export const SessionKey = defineEntity({
+  name: 'SessionKey',
+  tableName: 'session_key',
+  indexes: [{ name: 'session_key_session_id_index', properties: ['session'] }],
+  properties: {
+    scope: p.text().primary(),
+    kind: p.text().primary(),
+    hash: p.text().primary(),
+    session: () =>
+      p
+        .manyToOne(BridgeSession)
+        .deleteRule('cascade')
+        .updateRule('no action')
+        .foreignKeyName('session_key_session_id_foreign'),
+  },
+});
+
+export const Turn = defineEntity({
+  name: 'Turn',
+  tableName: 'turn',
+  uniques: [
+    { name: 'turn_response_id_unique', properties: ['scope', 'responseId'], where: 'response_id is not null' },
+    { name: 'turn_one_active_unique', properties: ['session'], where: `state = 'active'` },
+  ],
+  indexes: [
+    { name: 'turn_session_id_started_at_index', properties: ['session', 'startedAt'] },
+    { name: 'turn_parent_turn_id_index', properties: ['parentTurnId'] },
+  ],
+  checks: [
+    { name: 'turn_shape_check', expression: `shape in ('fresh', 'full', 'delta')` },
+    {
+      name: 'turn_state_check',
+      expression: `state in ('active', 'completed', 'incomplete', 'failed', 'cancelled', 'lost')`,
+    },
+    { name: 'turn_replay_check', expression: `replay in ('exact', 'anchor_only', 'never')` },
+    { name: 'turn_parent_check', expression: 'parent_turn_id <> id' },
+  ],
+  properties: {
+    id: p.text().primary(),
+    session: () =>
+      p
+        .manyToOne(BridgeSession)
+        .deleteRule('cascade')
+        .updateRule('no action')
+        .foreignKeyName('turn_session_id_foreign'),
+    scope: p.text(),
+    parentTurnId: p.text().nullable(),
+    epoch: p.bigint(),
+    authorWorkerId: p.text(),
+    shape: p.text(),
+    state: p.text(),
+    branched: p.boolean().defaultRaw('false'),
+    responseId: p.text().nullable(),
+    requestFp: p.text(),
+    contextFp: p.text(),
+    transcriptFp: p.text().nullable(),
+    itemCount: p.integer().nullable(),
+    replay: p.text(),
+    storedUpstream: p.boolean(),
+    credentialFp: p.text(),
+    clientTurnId: p.text().nullable(),
+    usage: p.json().columnType('json').nullable(),
+    error: p.json().columnType('json').nullable(),
+    startedAt: p.datetime().columnType('timestamptz').defaultRaw('now()'),
+    endedAt: p.datetime().columnType('timestamptz').nullable(),
+  },
+});
+
+export const TurnContent = defineEntity({
+  name: 'TurnContent',
+  tableName: 'turn_items',
+  properties: {
+    turn: () =>
+      p
+        .oneToOne(Turn)
+        .primary()
+        .deleteRule('cascade')
+        .updateRule('no action')
+        .foreignKeyName('turn_items_turn_id_foreign'),
+    input: p.blob(),
+    output: p.blob(),
+  },
+});
+
+export const entities = [Meta, Worker, BridgeSession, SessionKey, Turn, TurnContent];
+
+export type WorkerEntity = InferEntity<typeof Worker>;
+export type BridgeSessionEntity = InferEntity<typeof BridgeSession>;
+export type TurnEntity = InferEntity<typeof Turn>;

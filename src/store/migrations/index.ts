@@ -1,0 +1,8 @@
+import { Fence } from './fence.ts';
+import { Tables } from './tables.ts';
+
+/** Every migration, oldest first. A name that was released is never changed or reused. */
+export const migrationsList = [
+  { name: '0001-tables', class: Tables },
+  { name: '0002-fence', class: Fence },
+];

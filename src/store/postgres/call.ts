@@ -1,0 +1,27 @@
+import type { NoVerdict } from '../port.ts';
+import type { Executor, Statement } from './executor.ts';
+import { NoAnswer } from './outcome.ts';
+
+/**
+ * Carries out one call whose answer is a verdict. Never throws: no answer is `unknown`, and an error that the database
+ * reported, or parameters that cannot be written down, are `rejected`.
+ */
+export type Call = <Verdict>(
+  statement: Statement,
+  parameters: () => readonly unknown[] | Promise<readonly unknown[]>,
+) => Promise<Verdict | NoVerdict>;
+
+export function createCall(executor: Executor): Call {
+  return async <Verdict>(
+    statement: Statement,
+    parameters: () => readonly unknown[] | Promise<readonly unknown[]>,
+  ): Promise<Verdict | NoVerdict> => {
+    try {
+      const rows = await executor.run<{ answer: string }>(statement, await parameters());
+      return JSON.parse(rows[0]!.answer) as Verdict;
+    } catch (error) {
+      const reason = error instanceof Error ? error.message : String(error);
+      return { verdict: error instanceof NoAnswer ? 'unknown' : 'rejected', reason };
+    }
+  };
+}

@@ -1,0 +1,92 @@
+import { unpackItems } from '../items-codec.ts';
+import { type SessionReads, type SessionRow, StoreUnavailable, type TurnRow, type WorkerRow } from '../port.ts';
+import type { Executor, Statement } from './executor.ts';
+import { NoAnswer } from './outcome.ts';
+import { optionalText, text } from './parameters.ts';
+import { lineage } from './sql/lineage.ts';
+import { lookup } from './sql/lookup.ts';
+import { rowReads } from './sql/rows.ts';
+
+/** Rows of one statement. Throws `StoreUnavailable` when there was no answer. */
+export type Read = <Row>(statement: Statement, values: readonly unknown[]) => Promise<Row[]>;
+
+export function createRead(executor: Executor): Read {
+  return async <Row>(statement: Statement, values: readonly unknown[]) => {
+    try {
+      return await executor.run<Row>(statement, values);
+    } catch (error) {
+      if (error instanceof NoAnswer) throw new StoreUnavailable(error.message, { cause: error });
+      throw error;
+    }
+  };
+}
+
+interface LookupAnswer {
+  anchorTurn: TurnRow | null;
+  sessions: { anchor?: SessionRow; token?: SessionRow; keyed?: SessionRow };
+  heads: readonly TurnRow[];
+  owners: readonly WorkerRow[];
+}
+
+interface LineageRow {
+  turn: string;
+  input: Buffer | null;
+  output: Buffer | null;
+}
+
+const byId = <Row extends { id: string }>(rows: readonly Row[]) => new Map(rows.map((row) => [row.id, row]));
+
+/** Reads over PostgreSQL: one statement each, no locks. */
+export function createReads(read: Read): Omit<SessionReads, 'workers'> {
+  let knownPepper: string | null = null;
+
+  async function many<Row>(statement: Statement, values: readonly unknown[]): Promise<Row[]> {
+    const rows = await read<{ answer: string }>(statement, values);
+    return rows.map(({ answer }) => JSON.parse(answer) as Row);
+  }
+
+  return {
+    async lookup(query) {
+      const [answer] = await many<LookupAnswer>(lookup, [
+        text(query.scope),
+        optionalText(query.anchor),
+        optionalText(query.tokenSessionId),
+        query.hardKey?.kind ?? null,
+        query.hardKey?.hash ?? null,
+      ]);
+      const { anchorTurn, sessions, heads, owners } = answer!;
+      return {
+        anchor: anchorTurn && { turn: anchorTurn, session: sessions.anchor ?? null },
+        token: sessions.token ?? null,
+        keyed: sessions.keyed ?? null,
+        heads: byId(heads),
+        owners: byId(owners),
+      };
+    },
+
+    session: async (id) => (await many<SessionRow>(rowReads.session, [text(id)]))[0] ?? null,
+    turn: async (id) => (await many<TurnRow>(rowReads.turn, [text(id)]))[0] ?? null,
+    turnsOf: (sessionId, limit) => many<TurnRow>(rowReads.turnsOf, [text(sessionId), limit]),
+    sessions: (limit) => many<SessionRow>(rowReads.sessions, [limit]),
+
+    async lineage(scope, turnId) {
+      const rows = await read<LineageRow>(lineage, [text(scope), text(turnId)]);
+      return Promise.all(
+        rows.map(async ({ turn, input, output }) => ({
+          turn: JSON.parse(turn) as TurnRow,
+          input: input && (await unpackItems(input)),
+          output: output && (await unpackItems(output)),
+        })),
+      );
+    },
+
+    async pepper() {
+      if (knownPepper === null) {
+        const [row] = await read<{ answer: string }>(rowReads.pepper, []);
+        if (!row) throw new Error('the database has lost its pepper (holdfast_meta)');
+        knownPepper = row.answer;
+      }
+      return knownPepper;
+    },
+  };
+}

@@ -1,0 +1,172 @@
+import type { Item } from '../../transcript/types.ts';
+import { foldItems, inputItems, sealLine } from './digest.ts';
+import {
+  invalidEncryptedContent,
+  invalidRequest,
+  notFound,
+  previousResponseNotFound,
+  Refusal,
+} from './error-shapes.ts';
+import { type ConnectionCache, itemsBackwards, type Provider, type ResponseRecord } from './provider.ts';
+
+/** A request resolved against what the provider knows: exactly what its model is given. */
+export interface TurnContext {
+  previous: ResponseRecord | null;
+  /** Items this request adds. */
+  input: readonly Item[];
+  line: string;
+  count: number;
+  openCalls: ReadonlyMap<string, string>;
+  /** Estimated tokens: of everything, and of what the previous response had already read. */
+  tokens: number;
+  cachedTokens: number;
+  /** Sixteen hex digits over the effective context. */
+  digest: string;
+  /** The conversation the request belongs to. */
+  conversation: string | null;
+}
+
+const CALL_OF_OUTPUT: Record<string, string> = {
+  function_call_output: 'function_call',
+  custom_tool_call_output: 'custom_tool_call',
+};
+const CALLS = new Set(Object.values(CALL_OF_OUTPUT));
+
+/** About four bytes a token; only the proportions matter. */
+export const estimateTokens = (value: unknown): number => Math.ceil((JSON.stringify(value) ?? '').length / 4);
+
+/** The open calls after `items` follow those of `before`. Refuses an output whose call the context does not hold. */
+function pairCalls(
+  before: ReadonlyMap<string, string>,
+  items: readonly Item[],
+  known: (callId: string, type: string) => boolean,
+): Map<string, string> {
+  const open = new Map(before);
+  const seen = new Set<string>();
+  for (const item of items) {
+    const type = String(item.type);
+    const callId = String(item.call_id);
+    if (CALLS.has(type)) {
+      open.set(callId, type);
+      seen.add(callId);
+    }
+    const expected = CALL_OF_OUTPUT[type];
+    if (!expected) continue;
+    if (open.get(callId) !== expected && !seen.has(callId) && !known(callId, expected)) {
+      const what = expected === 'function_call' ? 'tool call found for function call output' : 'custom tool call found';
+      throw new Refusal(invalidRequest(`No ${what} with call_id ${callId}.`, 'input'));
+    }
+    open.delete(callId);
+  }
+  return open;
+}
+
+function findPrevious(
+  provider: Provider,
+  credential: string,
+  cache: ConnectionCache | null,
+  body: Readonly<Record<string, unknown>>,
+): ResponseRecord | null {
+  const { previous_response_id: anchor, conversation } = body;
+  if (conversation != null) {
+    if (anchor != null)
+      throw new Refusal(invalidRequest('Mutually exclusive parameters: previous_response_id, conversation.'));
+    return provider.conversation(credential, conversationId(conversation)!) ?? null;
+  }
+  if (anchor == null) return null;
+  if (typeof anchor !== 'string')
+    throw new Refusal(invalidRequest('previous_response_id must be a string.', 'previous_response_id'));
+  const cached = cache?.get(anchor);
+  const record = cached?.credential === credential ? cached : provider.stored(credential, anchor);
+  if (!record) throw new Refusal(previousResponseNotFound(anchor));
+  return record;
+}
+
+function conversationId(conversation: unknown): string | null {
+  if (conversation == null) return null;
+  return String(typeof conversation === 'object' ? (conversation as { id?: unknown }).id : conversation);
+}
+
+/**
+ * The effective context of a request: items of the chain it continues, then its own input. Instructions and tools are
+ * those of the request alone; they are not inherited.
+ *
+ * @throws Refusal as the provider would refuse: unknown anchor, foreign encrypted content, unanswered tool calls.
+ */
+export function resolveContext(options: {
+  provider: Provider;
+  credential: string;
+  cache: ConnectionCache | null;
+  body: Readonly<Record<string, unknown>>;
+  connection: number | null;
+  checkToolPairs: boolean;
+}): TurnContext {
+  const { provider, credential, body, connection } = options;
+  if (typeof body.model !== 'string')
+    throw new Refusal(invalidRequest("Missing required parameter: 'model'.", 'model'));
+  if (body.input != null && typeof body.input !== 'string' && !Array.isArray(body.input))
+    throw new Refusal(invalidRequest("Invalid type for 'input': expected a string or an array.", 'input'));
+  const previous = findPrevious(provider, credential, options.cache, body);
+
+  const input = inputItems(body.input).map((item) => {
+    if (item.type !== 'item_reference') return item;
+    const found = provider.item(credential, String(item.id));
+    if (!found) throw new Refusal(notFound(`Item with id '${String(item.id)}' not found.`));
+    return found;
+  });
+  for (const item of input)
+    if (typeof item.encrypted_content === 'string' && !provider.sealer.opens(credential, item.encrypted_content))
+      throw new Refusal(invalidEncryptedContent);
+
+  let openCalls: ReadonlyMap<string, string> = new Map();
+  if (options.checkToolPairs) {
+    const known = (callId: string, type: string) =>
+      [...itemsBackwards(previous)].some((item) => item.type === type && item.call_id === callId);
+    openCalls = pairCalls(previous?.openCalls ?? new Map(), input, known);
+    const [unanswered] = openCalls.keys();
+    if (unanswered !== undefined && body.generate !== false)
+      throw new Refusal(invalidRequest(`No tool output found for function call ${unanswered}.`, 'input'));
+  }
+
+  const line = foldItems(previous?.line ?? '', input);
+  const own = estimateTokens([body.instructions, body.tools]) + estimateTokens(input);
+  return {
+    previous,
+    input,
+    line,
+    count: (previous?.count ?? 0) + input.length,
+    openCalls,
+    tokens: (previous?.tokens ?? 0) + own,
+    cachedTokens: previous && previous.connection !== null && previous.connection === connection ? previous.tokens : 0,
+    digest: sealLine(line, body).slice(0, 16),
+    conversation: conversationId(body.conversation),
+  };
+}
+
+/** The record a finished response leaves. What a compaction item replaces is no longer part of the context. */
+export function recordOf(options: {
+  context: TurnContext;
+  credential: string;
+  connection: number | null;
+  response: Record<string, unknown>;
+}): ResponseRecord {
+  const { context, response } = options;
+  const output = response.output as readonly Item[];
+  const compaction = output.findLastIndex((item) => item.type === 'compaction');
+  const cut = compaction >= 0;
+  const kept = cut ? output.slice(compaction) : output;
+  return {
+    id: String(response.id),
+    credential: options.credential,
+    connection: options.connection,
+    parent: cut ? null : context.previous,
+    items: cut ? kept : [...context.input, ...output],
+    line: foldItems(cut ? '' : context.line, kept),
+    count: cut ? kept.length : context.count + output.length,
+    openCalls: pairCalls(cut ? new Map() : context.openCalls, kept, () => true),
+    tokens: (cut ? 0 : context.tokens) + estimateTokens(kept),
+    input: context.input,
+    response,
+    polled: 0,
+  };
+}

@@ -1,0 +1,121 @@
+import { createHash } from 'node:crypto';
+import type { Item } from '../../transcript/types.ts';
+
+/** Everything the simulated model is given. `instructions` and `tools` are those of the request itself. */
+export interface ModelContext {
+  items: readonly Item[];
+  instructions?: unknown;
+  tools?: unknown;
+  reasoning?: unknown;
+}
+
+/** JSON with sorted keys; members that are undefined are left out, as they would be on the wire. */
+function canonicalJson(value: unknown): string {
+  if (Array.isArray(value)) return `[${value.map(canonicalJson).join(',')}]`;
+  if (value === null || typeof value !== 'object') return JSON.stringify(value) ?? 'null';
+  const members = Object.entries(value)
+    .filter(([, member]) => member !== undefined)
+    .sort(([a], [b]) => (a < b ? -1 : 1))
+    .map(([key, member]) => `${JSON.stringify(key)}:${canonicalJson(member)}`);
+  return `{${members.join(',')}}`;
+}
+
+const TEXT_PARTS = new Set(['input_text', 'output_text', 'text']);
+
+function messageContent(content: unknown): unknown {
+  const parts: readonly unknown[] = Array.isArray(content) ? content : [{ type: 'input_text', text: content ?? '' }];
+  return parts.map((part) => {
+    const { type, text } = (part ?? {}) as Record<string, unknown>;
+    return TEXT_PARTS.has(String(type)) ? { text } : part;
+  });
+}
+
+/** The part of an item that is its identity: without server-made ids, status and annotations. */
+function identity(item: Item): unknown {
+  const { id: _id, status: _status, ...rest } = item;
+  switch (item.type ?? 'message') {
+    case 'message':
+      return ['message', item.role, messageContent(item.content)];
+    case 'function_call':
+      return ['function_call', item.call_id, item.name, item.arguments];
+    case 'custom_tool_call':
+      return ['custom_tool_call', item.call_id, item.name, item.input];
+    case 'function_call_output':
+    case 'custom_tool_call_output':
+      return [item.type, item.call_id, item.output];
+    case 'reasoning':
+      return ['reasoning', item.encrypted_content ?? { summary: item.summary ?? [] }];
+    default:
+      return rest;
+  }
+}
+
+/** The items a request's `input` stands for: a string is one user message. */
+export function inputItems(input: unknown): readonly Item[] {
+  if (typeof input === 'string') return [{ type: 'message', role: 'user', content: input }];
+  return Array.isArray(input) ? (input as Item[]) : [];
+}
+
+/** Extends a running hash by items, so that a chain of any length is digested in time proportional to what is new. */
+export function foldItems(line: string, items: readonly Item[]): string {
+  let hash = line;
+  for (const item of items)
+    hash = createHash('sha256')
+      .update(hash)
+      .update(canonicalJson(identity(item)))
+      .digest('hex');
+  return hash;
+}
+
+/** Hex SHA-256 of a folded line together with the request's own instructions, tools and reasoning configuration. */
+export function sealLine(line: string, context: Omit<ModelContext, 'items'>): string {
+  const tools = Array.isArray(context.tools) && context.tools.length === 0 ? null : (context.tools ?? null);
+  const fields = [context.instructions || null, tools, context.reasoning ?? null];
+  return createHash('sha256').update(line).update(canonicalJson(fields)).digest('hex');
+}
+
+/** Hex SHA-256 over the identity of every item, in order, and over instructions, tools and reasoning configuration. */
+export function contextDigest(context: ModelContext): string {
+  return sealLine(foldItems('', context.items), context);
+}
+
+/** What a test lists of a conversation: a string is a user message, a response stands for its output items. */
+export type ExpectedItem = string | Item | readonly Item[] | { readonly output: readonly unknown[] };
+
+export interface ExpectedContext extends Omit<ModelContext, 'items'> {
+  items: string | readonly ExpectedItem[];
+}
+
+function flatten(item: ExpectedItem): readonly Item[] {
+  if (typeof item === 'string' || Array.isArray(item)) return inputItems(item);
+  if ('output' in item && Array.isArray(item.output) && !('call_id' in item)) return item.output as Item[];
+  return [item as Item];
+}
+
+/**
+ * The digest the simulated model reports for this context: 16 hex digits, to be compared with `digestOf`.
+ *
+ * @example expectedDigest({ items: ['first', firstResponse, 'second'], instructions: 'Be brief.' })
+ */
+export function expectedDigest(context: ExpectedContext): string {
+  const items = typeof context.items === 'string' ? inputItems(context.items) : context.items.flatMap(flatten);
+  return contextDigest({ ...context, items }).slice(0, 16);
+}
+
+const IN_TEXT = /digest=([0-9a-f]{16})/;
+const IN_CALL = /^call_([0-9a-f]{16})_/;
+
+/**
+ * The digest in an answer: from a text, or from a response object's message text, else from its tool calls' ids.
+ * Null when there is none.
+ */
+export function digestOf(answer: string | { readonly output?: readonly unknown[] } | null | undefined): string | null {
+  if (typeof answer === 'string') return IN_TEXT.exec(answer)?.[1] ?? null;
+  let fromCall: string | null = null;
+  for (const item of (answer?.output ?? []) as Item[]) {
+    const found = item.type === 'message' ? IN_TEXT.exec(JSON.stringify(item.content))?.[1] : undefined;
+    if (found) return found;
+    if (typeof item.call_id === 'string') fromCall ??= IN_CALL.exec(item.call_id)?.[1] ?? null;
+  }
+  return fromCall;
+}

@@ -1,0 +1,87 @@
+/** A tool call the last user message asks the model to make. */
+interface CallDirective {
+  tool: 'function' | 'custom';
+  name: string;
+  /** JSON arguments of a function, free text of a custom tool. */
+  payload: string;
+}
+
+/**
+ * What a user message asks of the simulated model:
+ * - `[call:NAME {json}]` one function call; several side by side are parallel calls of one response
+ * - `[custom:NAME "text"]` (or bare text without brackets) a custom tool call
+ * - `[[call:a {..}][custom:b ..]]` one call per response, each after the output of the one before
+ * - `[say:TEXT]` words of the final message; `[deltas:N]` its number of deltas
+ */
+export interface Directives {
+  /** Calls of each round, in order. */
+  rounds: CallDirective[][];
+  say: string | null;
+  deltas: number | null;
+}
+
+const OPENING = /\[(\[)?(call|custom):([\w.-]+)|\[say:([^\]]*)\]|\[deltas:(\d+)\]/y;
+
+/** Index after the JSON value that starts at `from`, or -1. Strings may hold brackets and escaped quotes. */
+function endOfJson(text: string, from: number): number {
+  let depth = 0;
+  let quoted = false;
+  for (let i = from; i < text.length; i++) {
+    const char = text[i]!;
+    if (quoted) {
+      if (char === '\\') i += 1;
+      else if (char === '"') quoted = false;
+    } else if (char === '"') quoted = true;
+    else if (char === '{' || char === '[') depth += 1;
+    else if (char === '}' || char === ']') depth -= 1;
+    if (depth === 0 && !quoted) return i + 1;
+  }
+  return -1;
+}
+
+/** Reads the payload up to the directive's closing bracket. Null when the directive is not closed. */
+function readPayload(text: string, from: number): { payload: string; end: number } | null {
+  let at = from;
+  while (text[at] === ' ') at += 1;
+  const structured = text[at] === '{' || text[at] === '"';
+  const end = structured ? endOfJson(text, at) : text.indexOf(']', at);
+  if (end < 0) return null;
+  const raw = text.slice(at, end);
+  let close = end;
+  while (text[close] === ' ') close += 1;
+  if (text[close] !== ']') return null;
+  return { payload: raw.startsWith('"') ? JSON.parse(raw) : raw.trim(), end: close + 1 };
+}
+
+export function parseDirectives(text: string): Directives {
+  const found: Directives = { rounds: [], say: null, deltas: null };
+  let sequence = false;
+  let parallel: CallDirective[] | null = null;
+  let at = 0;
+  while (at < text.length) {
+    const previous = at;
+    OPENING.lastIndex = at;
+    const match = OPENING.exec(text);
+    if (match?.[4] !== undefined) found.say = match[4];
+    if (match?.[5] !== undefined) found.deltas = Number(match[5]);
+    const tool = match?.[2];
+    if (match && tool) {
+      const read = readPayload(text, OPENING.lastIndex);
+      if (read) {
+        if (match[1]) sequence = true;
+        const payload = tool === 'call' ? read.payload || '{}' : read.payload;
+        const call: CallDirective = { tool: tool === 'call' ? 'function' : 'custom', name: match[3]!, payload };
+        if (sequence || !parallel) found.rounds.push((parallel = [call]));
+        else parallel.push(call);
+        at = read.end;
+        if (sequence && text[at] === ']') {
+          sequence = false;
+          parallel = null;
+          at += 1;
+        }
+      }
+    } else if (match) at = OPENING.lastIndex;
+    if (at === previous) at += 1;
+  }
+  return found;
+}

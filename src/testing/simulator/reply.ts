@@ -1,0 +1,138 @@
+import type { Item } from '../../transcript/types.ts';
+import { estimateTokens, type TurnContext } from './context.ts';
+import { parseDirectives } from './directives.ts';
+import type { TurnFault } from './faults.ts';
+import { itemsBackwards, type Provider } from './provider.ts';
+
+/** What the model answers: finished output items, and how many deltas each text is cut into. */
+export interface Reply {
+  output: Item[];
+  deltas: number;
+}
+
+export interface ReplyOptions {
+  provider: Provider;
+  credential: string;
+  context: TurnContext;
+  body: Readonly<Record<string, unknown>>;
+  reasoning: boolean;
+  deltaCount: number;
+  faults: readonly TurnFault[];
+}
+
+function textOf(content: unknown): string {
+  if (typeof content === 'string') return content;
+  if (!Array.isArray(content)) return '';
+  return content.map((part) => String((part as { text?: unknown })?.text ?? '')).join('\n');
+}
+
+/** The last user message of the effective context, and the number of calls made since. */
+function lastAsk(context: TurnContext): { text: string; callsSince: number } {
+  let callsSince = 0;
+  function* backwards() {
+    yield* context.input.toReversed();
+    yield* itemsBackwards(context.previous);
+  }
+  for (const item of backwards()) {
+    const type = item.type ?? 'message';
+    if (type === 'function_call' || type === 'custom_tool_call') callsSince += 1;
+    if (type === 'message' && item.role === 'user') return { text: textOf(item.content), callsSince };
+  }
+  return { text: '', callsSince };
+}
+
+function compactionThreshold(body: Readonly<Record<string, unknown>>): number {
+  const management = body.context_management;
+  const entry = Array.isArray(management) ? management.find((one) => one?.type === 'compaction') : null;
+  return typeof entry?.compact_threshold === 'number' ? entry.compact_threshold : Number.POSITIVE_INFINITY;
+}
+
+const encryptedWanted = (body: Readonly<Record<string, unknown>>) =>
+  Array.isArray(body.include) && body.include.includes('reasoning.encrypted_content');
+
+/**
+ * The default model: calls the tools the last user message asks for, round by round, then answers with the digest of
+ * the whole context it was given. `reply`, `huge` and `steered` faults shape the answer.
+ */
+export function composeReply(options: ReplyOptions): Reply {
+  const { provider, credential, context, body, faults } = options;
+  const ask = lastAsk(context);
+  const directives = parseDirectives(ask.text);
+  const scripted = faults.find((fault) => fault.kind === 'reply')?.output;
+  const huge = faults.find((fault) => fault.kind === 'huge')?.bytes ?? 0;
+  const deltas = huge > 0 ? 1 : (directives.deltas ?? options.deltaCount);
+  const report = `digest=${context.digest} items=${context.count}`;
+
+  const message = (words: string): Item => ({
+    id: provider.id('msg'),
+    type: 'message',
+    status: 'completed',
+    role: 'assistant',
+    content: [
+      {
+        type: 'output_text',
+        text: `${words} ${report}${' '.repeat(huge)}`.padEnd(deltas, '.'),
+        annotations: [],
+        logprobs: [],
+      },
+    ],
+  });
+  const compaction = (): Item => ({
+    id: provider.id('cmp'),
+    type: 'compaction',
+    encrypted_content: provider.sealer.seal(credential, provider.id('cmpn')),
+  });
+
+  if (body.generate === false) return { output: [], deltas };
+  if (context.input.at(-1)?.type === 'compaction_trigger') return { output: [compaction()], deltas };
+
+  const output: Item[] = [];
+  if (context.tokens > compactionThreshold(body)) output.push(compaction());
+  if (options.reasoning) {
+    const summary = [{ type: 'summary_text', text: `Considered ${context.count} items.` }];
+    const reasoning: Record<string, unknown> = { id: provider.id('rs'), type: 'reasoning', summary };
+    if (encryptedWanted(body)) reasoning.encrypted_content = provider.sealer.seal(credential, provider.id('rsn'));
+    output.push(reasoning);
+  }
+  if (Array.isArray(scripted)) {
+    const finished = (scripted as readonly Item[]).map((item) => ({ id: provider.id('item'), ...item }));
+    return { output: [...output, ...finished], deltas };
+  }
+
+  let done = 0;
+  const round =
+    typeof scripted === 'string'
+      ? undefined
+      : directives.rounds.find((calls) => {
+          const due = done === ask.callsSince;
+          done += calls.length;
+          return due;
+        });
+  if (!round) {
+    const words = typeof scripted === 'string' ? scripted : (directives.say ?? 'Simulated answer.');
+    return { output: [...output, message(words)], deltas };
+  }
+  for (const { tool, name, payload } of round) {
+    const call_id = `call_${context.digest}_${provider.id('n').slice(2, 14)}`;
+    const common = { status: 'completed', call_id, name };
+    output.push(
+      tool === 'function'
+        ? { id: provider.id('fc'), type: 'function_call', ...common, arguments: payload }
+        : { id: provider.id('ctc'), type: 'custom_tool_call', ...common, input: payload },
+    );
+  }
+  return { output, deltas };
+}
+
+/** Token accounting of one response. */
+export function usageOf(context: TurnContext, output: readonly Item[]): Record<string, unknown> {
+  const reasoning = output.filter((item) => item.type === 'reasoning');
+  const out = output.length === 0 ? 0 : estimateTokens(output);
+  return {
+    input_tokens: context.tokens,
+    input_tokens_details: { cached_tokens: context.cachedTokens, cache_write_tokens: 0 },
+    output_tokens: out,
+    output_tokens_details: { reasoning_tokens: reasoning.length === 0 ? 0 : estimateTokens(reasoning) },
+    total_tokens: context.tokens + out,
+  };
+}

@@ -1,0 +1,92 @@
+import { createHash } from 'node:crypto';
+import { canonical, identity } from './identity.ts';
+import { normaliseInput } from './items.ts';
+import type { Fingerprint, Item, RequestBody } from './types.ts';
+
+const sha256 = (text: string): Fingerprint => createHash('sha256').update(text).digest('hex');
+
+/** The fingerprint of no items. */
+export const EMPTY: Fingerprint = sha256('');
+
+/** Continues a chain: each link hashes the one before it and one item, so order and every item count. */
+export function extend(from: Fingerprint, items: readonly Item[]): Fingerprint {
+  let link = from;
+  for (const item of items) link = sha256(`${link}\n${identity(item)}`);
+  return link;
+}
+
+/** Fingerprints of every prefix: entry n covers the first n items. */
+export function prefixesOf(items: readonly Item[]): Fingerprint[] {
+  const prefixes = [EMPTY];
+  for (const item of items) prefixes.push(extend(prefixes.at(-1)!, [item]));
+  return prefixes;
+}
+
+/** Fields that do not change what the model is given, or that are free to change between the turns of one line. */
+const ignored = new Set([
+  'type',
+  'input',
+  'previous_response_id',
+  'conversation',
+  'background',
+  'client_metadata',
+  'metadata',
+  'stream',
+  'stream_options',
+  'user',
+  'safety_identifier',
+  'prompt_cache_key',
+  'prompt_cache_retention',
+  'service_tier',
+  'max_output_tokens',
+  'max_tool_calls',
+  'temperature',
+  'top_p',
+  'top_logprobs',
+  'generate',
+]);
+
+/** Values the API assumes when a field is absent. */
+const defaults: Record<string, string> = {
+  tool_choice: canonical('auto'),
+  parallel_tool_calls: canonical(true),
+  truncation: canonical('disabled'),
+  store: canonical(true),
+  tools: canonical([]),
+  include: canonical([]),
+  text: canonical({ format: { type: 'text' } }),
+};
+
+function contextField(name: string, value: unknown): string {
+  if (name === 'include' && Array.isArray(value)) return canonical([...new Set(value.map(String))].sort());
+  return canonical(value);
+}
+
+/**
+ * Fingerprint of the fields that must be equal for a request to go out as a delta of another. A field nobody knows
+ * compares; a field at its default equals its absence.
+ */
+export function contextFingerprint(body: RequestBody): Fingerprint {
+  const fields: string[] = [];
+  for (const name of Object.keys(body).sort()) {
+    const value = body[name];
+    if (ignored.has(name) || value === null || value === undefined) continue;
+    const text = contextField(name, value);
+    if (text !== defaults[name] && text !== '{}') fields.push(`${name}=${text}`);
+  }
+  return sha256(fields.join('\n'));
+}
+
+/** Not part of what is asked for: how it is delivered, and stamps that change with every attempt. */
+const delivery = new Set(['type', 'stream', 'stream_options', 'client_metadata', 'input']);
+
+/** Two requests with equal fingerprints ask for the same generation. */
+export function requestFingerprint(body: RequestBody): Fingerprint {
+  const fields: string[] = [];
+  for (const name of Object.keys(body).sort()) {
+    const value = body[name];
+    if (delivery.has(name) || value === null || value === undefined) continue;
+    fields.push(`${name}=${contextField(name, value)}`);
+  }
+  return sha256(`${fields.join('\n')}\n${extend(EMPTY, normaliseInput(body.input))}`);
+}

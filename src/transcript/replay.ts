@@ -1,0 +1,89 @@
+import type { ReplayClass } from '../store/port.ts';
+import { typeOf } from './items.ts';
+import type { Item, RequestBody } from './types.ts';
+
+/** Items that say everything they are: sent again, they are the same context. Anything not listed is not exact. */
+const selfContained = new Set([
+  'message',
+  'function_call',
+  'function_call_output',
+  'custom_tool_call',
+  'custom_tool_call_output',
+  'local_shell_call',
+  'local_shell_call_output',
+  'apply_patch_call',
+  'apply_patch_call_output',
+  'tool_search_call',
+  'tool_search_output',
+  'additional_tools',
+  'compaction',
+]);
+
+const selfContainedParts = new Set(['input_text', 'output_text', 'text', 'refusal', 'summary_text', 'reasoning_text']);
+
+/** A picture or file is exact only when its bytes are in the item; an address or a file id may expire. */
+function isExactPart(part: unknown): boolean {
+  if (typeof part !== 'object' || part === null) return typeof part === 'string';
+  const { type, image_url: image, file_data: file, file_id: id, file_url: url } = part as Record<string, unknown>;
+  if (selfContainedParts.has(String(type))) return true;
+  if (type === 'input_image') return typeof image === 'string' && image.startsWith('data:') && id == null;
+  if (type === 'input_file') return typeof file === 'string' && id == null && url == null;
+  return false;
+}
+
+const partsOf = (value: unknown): unknown[] => (Array.isArray(value) ? value : []);
+
+function isExactItem(item: Item): boolean {
+  const type = typeOf(item);
+  if (type === 'reasoning') return typeof item.encrypted_content === 'string' && item.encrypted_content !== '';
+  if (!selfContained.has(type)) return false;
+  return [...partsOf(item.content), ...partsOf(item.output)].every(isExactPart);
+}
+
+/**
+ * Whether a turn's context can be said again: `exact` when its parent's can and every item it added says everything it
+ * is. A compaction item starts the effective context anew. A provider-side conversation can never be rebuilt.
+ */
+export function replayClassOf(turn: {
+  input: readonly Item[];
+  output: readonly Item[];
+  body: RequestBody;
+  parent: ReplayClass | null;
+}): ReplayClass {
+  if (turn.body.conversation != null) return 'never';
+  const items = effectiveContext([...turn.input, ...turn.output]);
+  const restarted = items[0] !== undefined && typeOf(items[0]) === 'compaction';
+  const inherited = restarted ? 'exact' : (turn.parent ?? 'exact');
+  if (inherited !== 'exact') return inherited;
+  return items.every(isExactItem) ? 'exact' : 'anchor_only';
+}
+
+/** The context starts at the last compaction item; without one it is everything. */
+export function effectiveContext(items: readonly Item[]): readonly Item[] {
+  const last = items.findLastIndex((item) => typeOf(item) === 'compaction');
+  return last <= 0 ? items : items.slice(last);
+}
+
+export interface ReplayTurn {
+  input: readonly Item[];
+  output: readonly Item[];
+  replay: ReplayClass;
+  /** The provider kept this response: its items' ids mean something there. */
+  storedUpstream: boolean;
+}
+
+export type Replay = { kind: 'exact'; items: readonly Item[] } | { kind: 'not_exact'; reason: string };
+
+/** Ids the server made for items it did not keep would be references to nothing. */
+function withoutServerIds(item: Item): Item {
+  const { id: _id, status: _status, ...rest } = item;
+  return rest;
+}
+
+/** The items of a lineage, root first, followed by new ones: the same context without an anchor, or no answer. */
+export function buildReplay(turns: readonly ReplayTurn[], newItems: readonly Item[]): Replay {
+  const last = turns.at(-1);
+  if (last && last.replay !== 'exact') return { kind: 'not_exact', reason: `the line is ${last.replay}` };
+  const items = turns.flatMap(({ input, output }) => [...input, ...output.map(withoutServerIds)]);
+  return { kind: 'exact', items: [...effectiveContext(items), ...newItems] };
+}

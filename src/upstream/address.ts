@@ -1,0 +1,26 @@
+/**
+ * The HTTP address of `path` (which may carry a query) below a provider's base URL. A query of the base URL itself,
+ * such as an API version, is kept. Throws `TypeError` for a base that is no http(s) URL, and for a path that leaves it:
+ * dot segments would otherwise reach addresses the credential was not meant for.
+ */
+export function httpAddress(baseUrl: string, path: string): URL {
+  const base = new URL(baseUrl);
+  if (base.protocol !== 'http:' && base.protocol !== 'https:') throw new TypeError('the upstream URL is not http(s)');
+  const prefix = base.pathname.replace(/\/+$/, '');
+  const [pathname = '', query = ''] = path.split(/\?(.*)/s);
+  const address = new URL(base);
+  address.hash = '';
+  address.pathname = prefix + pathname;
+  if (!pathname.startsWith('/') || address.pathname !== prefix + pathname || /%2e/i.test(pathname)) {
+    throw new TypeError('the path does not stay below the upstream URL');
+  }
+  for (const [name, value] of new URLSearchParams(query)) address.searchParams.append(name, value);
+  return address;
+}
+
+/** The WebSocket address of the same place: `https` becomes `wss`, `http` becomes `ws`. */
+export function webSocketAddress(baseUrl: string, path: string): URL {
+  const address = httpAddress(baseUrl, path);
+  address.protocol = address.protocol === 'https:' ? 'wss:' : 'ws:';
+  return address;
+}

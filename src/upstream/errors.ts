@@ -1,0 +1,180 @@
+import { systemClock } from '../clock.ts';
+import { canonicalCode, statusFor, typeFor } from './error-codes.ts';
+import type { UpstreamAnswer, UpstreamError } from './port.ts';
+import { retryAfterFromError, retryAfterFromHeaders, retryAfterFromMessage } from './retry-after.ts';
+
+type Fields = Readonly<Record<string, unknown>>;
+
+/** What one layer of an error says. Layers are merged from the inside out: the most specific word wins. */
+interface Layer {
+  status: number | null;
+  type: string | null;
+  code: string | null;
+  message: string | null;
+  param: string | null;
+  retryAfter: number | null;
+  raw: unknown;
+}
+
+const LONGEST_TEXT = 2000;
+const DEEPEST = 4;
+
+const isFields = (value: unknown): value is Fields =>
+  typeof value === 'object' && value !== null && !Array.isArray(value);
+const text = (value: unknown): string | null => (typeof value === 'string' && value.trim() !== '' ? value : null);
+const isAnswer = (value: Fields): boolean => typeof value.status === 'number' && Buffer.isBuffer(value.body);
+
+/** An error's status, or null: a number outside 400-599 is no error status, whatever field it stands in. */
+const status = (value: unknown): number | null => {
+  const parsed = typeof value === 'string' && /^\d{3}$/.test(value) ? Number(value) : value;
+  return typeof parsed === 'number' && Number.isInteger(parsed) && parsed >= 400 && parsed <= 599 ? parsed : null;
+};
+
+const says = (given: Partial<Layer>): Layer => ({
+  status: null,
+  type: null,
+  code: null,
+  message: null,
+  param: null,
+  retryAfter: null,
+  raw: null,
+  ...given,
+});
+
+const over = (inner: Layer, outer: Layer): Layer => ({
+  status: inner.status ?? outer.status,
+  type: inner.type ?? outer.type,
+  code: inner.code ?? outer.code,
+  message: inner.message ?? outer.message,
+  param: inner.param ?? outer.param,
+  retryAfter: outer.retryAfter ?? inner.retryAfter,
+  raw: inner.raw ?? outer.raw,
+});
+
+/** The JSON object a text is, or holds: an SSE body and a message that quotes a body both do. */
+function embeddedObject(value: string): Fields | null {
+  const from = value.indexOf('{');
+  const to = value.lastIndexOf('}');
+  if (from < 0 || to < from) return null;
+  try {
+    const parsed: unknown = JSON.parse(value.slice(from, to + 1));
+    return isFields(parsed) ? parsed : null;
+  } catch {
+    return null;
+  }
+}
+
+function ofText(value: string, now: number, depth: number): Layer {
+  const body = embeddedObject(value);
+  if (body) {
+    const found = ofFields(body, now, depth + 1);
+    if (found.message !== null || found.code !== null) return found;
+  }
+  if (/^\s*<(?:!doctype|html|head|body|\?xml)/i.test(value)) {
+    const title = /<title[^>]*>([^<]{1,300})/i.exec(value)?.[1];
+    const words = title ?? value.slice(0, 65_536).replace(/<(style|script)[\s\S]*?<\/\1>|<[^>]*>/gi, ' ');
+    return says({ message: text(words.replace(/\s+/g, ' ').trim().slice(0, LONGEST_TEXT)), raw: value });
+  }
+  return says({ message: text(value.trim().slice(0, LONGEST_TEXT)), raw: text(value) });
+}
+
+/** `{detail: [{loc, msg}]}`, as Python services answer a body that does not validate. */
+const ofList = (list: readonly unknown[]): string | null =>
+  text(
+    list
+      .map((entry) => (isFields(entry) ? text(entry.msg ?? entry.message) : text(entry)))
+      .filter((entry) => entry !== null)
+      .join('; '),
+  );
+
+/** The error object inside a frame, an envelope or a response; null when the fields are themselves the error. */
+function inside(value: Fields): unknown {
+  if (isFields(value.error)) return value.error;
+  if (isFields(value.response) && isFields(value.response.error)) return value.response.error;
+  if (isFields(value.detail)) return value.detail;
+  if (Array.isArray(value.errors) && isFields(value.errors[0])) return value.errors[0];
+  return null;
+}
+
+function ofFields(value: Fields, now: number, depth: number): Layer {
+  if (depth > DEEPEST) return says({});
+  const inner = inside(value);
+  const isFrame = value.type === 'error' || (typeof value.type === 'string' && value.type.startsWith('response.'));
+  const named = text(value.error);
+  const described = text(value.message) ?? text(value.error_description) ?? text(value.detail);
+  const code = text(value.code) ?? (described !== null ? named : null);
+  const message = described ?? named ?? (Array.isArray(value.detail) ? ofList(value.detail) : null);
+  const headers = isFields(value.headers) ? retryAfterFromHeaders(value.headers, now) : null;
+  const own = says({
+    status: status(value.status) ?? status(value.status_code) ?? status(value.code),
+    type: isFrame ? null : text(value.type),
+    code: code !== null && !/^\d+$/.test(code) ? code : null,
+    message,
+    param: text(value.param),
+    retryAfter: headers ?? retryAfterFromError(value, now),
+    raw: value,
+  });
+  if (inner !== null) return over(ofFields(inner as Fields, now, depth + 1), own);
+  const quoted = message !== null && own.code === null ? embeddedObject(message) : null;
+  if (!quoted) return own;
+  const { raw: _quotedRaw, ...found } = ofFields(quoted, now, depth + 1);
+  return over(says(found), own);
+}
+
+function ofAnswer(answer: UpstreamAnswer, now: number): Layer {
+  const found = ofText(answer.body.toString('utf8'), now, 0);
+  const fromHeaders = retryAfterFromHeaders(answer.headers, now);
+  // The line's own status is certain; one inside the body may be about something further upstream.
+  return { ...found, status: status(answer.status) ?? found.status, retryAfter: fromHeaders ?? found.retryAfter };
+}
+
+/**
+ * The one reading of an upstream error, whatever shape it came in: an `UpstreamAnswer`, a parsed or unparsed frame,
+ * a `response.failed` event, an HTTP envelope, a bare error object, text, HTML, or something thrown. Never throws.
+ *
+ * @param now wall clock in milliseconds, for waits that are given as a date
+ */
+export function normaliseError(given: unknown, now: number = systemClock.wall()): UpstreamError {
+  const layer =
+    typeof given === 'string'
+      ? ofText(given, now, 0)
+      : given instanceof Error
+        ? says({ message: text(given.message) })
+        : isFields(given)
+          ? isAnswer(given)
+            ? ofAnswer(given as unknown as UpstreamAnswer, now)
+            : ofFields(given, now, 0)
+          : says({ raw: given ?? null });
+  const code = canonicalCode(layer);
+  const httpStatus = layer.status ?? statusFor(code, layer.type) ?? 502;
+  const message = layer.message ?? `The upstream answered with an error (${httpStatus}).`;
+  return {
+    status: httpStatus,
+    type: layer.type ?? typeFor(httpStatus),
+    code,
+    message,
+    param: layer.param,
+    retryAfterSeconds: layer.retryAfter ?? retryAfterFromMessage(message),
+    raw: layer.raw,
+  };
+}
+
+/**
+ * An error frame as the HTTP answer a client would have got: the error object as received, in OpenAI's envelope.
+ * Missing fields are filled in, above all the canonical code that clients act on; none that is present is changed.
+ */
+export function upstreamAnswerOf(error: UpstreamError): UpstreamAnswer {
+  const raw: Record<string, unknown> = isFields(error.raw) ? { ...error.raw } : {};
+  // A frame that is itself the error has members of the frame among those of the error.
+  if (raw.type === 'error') for (const name of ['type', 'sequence_number', 'status', 'headers']) delete raw[name];
+  const body = {
+    ...raw,
+    message: raw.message ?? error.message,
+    type: raw.type ?? error.type,
+    param: raw.param ?? error.param,
+    code: raw.code ?? error.code,
+  };
+  const headers: Record<string, string> = { 'content-type': 'application/json' };
+  if (error.retryAfterSeconds !== null) headers['retry-after'] = String(Math.ceil(error.retryAfterSeconds));
+  return { status: error.status, headers, body: Buffer.from(JSON.stringify({ error: body })) };
+}

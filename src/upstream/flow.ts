@@ -1,0 +1,109 @@
+import type { ConnectionHandlers, UpstreamAnswer } from './port.ts';
+
+type Step =
+  | { kind: 'frame'; text: string }
+  | { kind: 'refused'; answer: UpstreamAnswer }
+  | { kind: 'closed'; code: number; reason: string };
+
+/** The receiving side of a connection: order, backpressure and the single `closed`, the same for every transport. */
+export interface FrameFlow {
+  readonly held: boolean;
+  attach(handlers: ConnectionHandlers): void;
+  frame(text: string): void;
+  refused(answer: UpstreamAnswer): void;
+  /** The connection is gone. Later calls change nothing. */
+  close(code: number, reason: string): void;
+  pause(): void;
+  resume(): void;
+  /** Frames are of no interest any more, waiting ones included; `closed` will still be told. */
+  mute(): void;
+}
+
+export interface FrameFlowOptions {
+  /** Stop or go on reading from the network. Frames that were already read wait here. */
+  hold(held: boolean): void;
+  /** The `error` frame that stands for a refusal when the reader has no handler for one. */
+  refusalFrame(answer: UpstreamAnswer): string;
+}
+
+/** A flow, held until a reader attaches. */
+export function createFrameFlow(options: FrameFlowOptions): FrameFlow {
+  let handlers: ConnectionHandlers | null = null;
+  let paused = false;
+  let muted = false;
+  let ended = false;
+  let told = false;
+  let draining = false;
+  let held = true;
+  let waiting: Step[] = [];
+
+  const give = (reader: ConnectionHandlers, step: Step) => {
+    if (step.kind === 'frame') {
+      if (!muted) reader.frame(step.text);
+    } else if (step.kind === 'refused') {
+      if (muted) return;
+      if (reader.refused) reader.refused(step.answer);
+      else reader.frame(options.refusalFrame(step.answer));
+    } else if (!told) {
+      told = true;
+      reader.closed({ code: step.code, reason: step.reason });
+    }
+  };
+
+  const drain = () => {
+    if (draining || !handlers) return;
+    draining = true;
+    let next = 0;
+    try {
+      while (next < waiting.length && (!paused || muted)) give(handlers, waiting[next++]!);
+    } finally {
+      draining = false;
+      waiting = waiting.slice(next);
+    }
+  };
+
+  const settle = () => {
+    drain();
+    const hold = !muted && (handlers === null || paused || waiting.length > 0);
+    if (hold === held) return;
+    held = hold;
+    options.hold(hold);
+  };
+
+  const arrive = (step: Step) => {
+    if (ended) return;
+    if (handlers && !paused && !draining && waiting.length === 0) return give(handlers, step);
+    waiting.push(step);
+    if (muted) drain();
+  };
+
+  return {
+    get held() {
+      return held;
+    },
+    attach(reader) {
+      handlers = reader;
+      settle();
+    },
+    frame(text) {
+      if (!muted) arrive({ kind: 'frame', text });
+    },
+    refused: (answer) => arrive({ kind: 'refused', answer }),
+    close(code, reason) {
+      arrive({ kind: 'closed', code, reason });
+      ended = true;
+    },
+    pause() {
+      paused = true;
+      settle();
+    },
+    resume() {
+      paused = false;
+      settle();
+    },
+    mute() {
+      muted = true;
+      settle();
+    },
+  };
+}

@@ -1,0 +1,71 @@
+import { refusalFrame } from './error-frame.ts';
+import type { UpstreamAnswer } from './port.ts';
+
+type Fields = Record<string, unknown>;
+
+const isFields = (value: unknown): value is Fields =>
+  typeof value === 'object' && value !== null && !Array.isArray(value);
+
+const ending: Readonly<Record<string, string>> = {
+  completed: 'response.completed',
+  incomplete: 'response.incomplete',
+  failed: 'response.failed',
+  // No event of this name exists; a cancelled response must never be continued from, like a failed one.
+  cancelled: 'response.failed',
+};
+
+const running: Readonly<Record<string, string>> = {
+  queued: 'response.queued',
+  in_progress: 'response.in_progress',
+};
+
+function parse(body: Buffer): Fields | null {
+  try {
+    const value: unknown = JSON.parse(body.toString('utf8'));
+    return isFields(value) ? value : null;
+  } catch {
+    return null;
+  }
+}
+
+/**
+ * A 2xx answer that is no event stream, as the frames a stream would have had.
+ *
+ * - A finished response: `response.created` (begun, nothing generated), its output items, and the terminal that
+ *   matches its status.
+ * - A background response (`queued`, `in_progress`): `response.created` and the event of that name, both with the
+ *   response object; no terminal follows, the end of the connection is the end of the turn.
+ * - Anything else is an `error` frame with status 502, or with the error's own.
+ */
+export function framesOfAnswer(answer: UpstreamAnswer): string[] {
+  const response = parse(answer.body);
+  const status = typeof response?.status === 'string' ? response.status : '';
+  const terminal = Object.hasOwn(ending, status) ? ending[status] : undefined;
+  const event = Object.hasOwn(running, status) ? running[status] : undefined;
+  if (response === null || typeof response.id !== 'string' || (terminal ?? event) === undefined) {
+    const unusable = { message: 'The upstream answered with something other than a response.' };
+    const body = response?.error ? answer.body : Buffer.from(JSON.stringify({ error: unusable }));
+    return [refusalFrame({ ...answer, status: 0, body })];
+  }
+  const events: Fields[] = [];
+  if (event !== undefined) {
+    events.push({ type: 'response.created', response }, { type: event, response });
+  } else {
+    const begun = {
+      ...response,
+      status: 'in_progress',
+      output: [],
+      usage: null,
+      error: null,
+      incomplete_details: null,
+    };
+    events.push({ type: 'response.created', response: begun });
+    const output: unknown[] = Array.isArray(response.output) ? response.output : [];
+    output.forEach((item, output_index) => {
+      events.push({ type: 'response.output_item.added', output_index, item });
+      events.push({ type: 'response.output_item.done', output_index, item });
+    });
+    events.push({ type: terminal, response });
+  }
+  return events.map((fields, sequence_number) => JSON.stringify({ ...fields, sequence_number }));
+}

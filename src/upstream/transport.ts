@@ -1,0 +1,76 @@
+import { Agent } from 'undici';
+import { type Clock, systemClock } from '../clock.ts';
+import { httpCall } from './http-call.ts';
+import { openExchange } from './http-connection.ts';
+import type { TransportLimits } from './limits.ts';
+import { createLiveConnections } from './live.ts';
+import { type UpstreamTransport, UpstreamUnreachable } from './port.ts';
+import { dialWebSocket } from './websocket.ts';
+
+export interface UpstreamTransportOptions {
+  clock?: Clock;
+  /** Longest message, event or JSON answer taken from a provider, bytes. */
+  maxIncomingBytes?: number;
+  /** HTTP connections to one provider; further exchanges wait for a free one within their own time. */
+  maxHttpConnections?: number;
+  /** TCP and TLS of one HTTP connection, ms. */
+  connectTimeoutMs?: number;
+  /** Longest silence in a `call`, before its headers and within its body, ms. Background tasks may answer late. */
+  callSilenceMs?: number;
+  /** How long a peer may take to answer a close frame, ms; also the longest `shutdown`. */
+  closeTimeoutMs?: number;
+}
+
+const REFUSAL_BYTES = 1024 * 1024;
+const REFUSAL_TIMEOUT_MS = 5_000;
+const TCP_KEEP_ALIVE_MS = 30_000;
+
+/**
+ * Everything this process says to providers: WebSockets through `ws`, HTTP through an undici agent of its own.
+ * After `shutdown` nothing is opened any more.
+ */
+export function createUpstreamTransport(options: UpstreamTransportOptions = {}): UpstreamTransport {
+  const clock = options.clock ?? systemClock;
+  const limits: TransportLimits = {
+    maxIncomingBytes: options.maxIncomingBytes ?? 64 * 1024 * 1024,
+    closeTimeoutMs: options.closeTimeoutMs ?? 2_000,
+    refusalBytes: REFUSAL_BYTES,
+    refusalTimeoutMs: REFUSAL_TIMEOUT_MS,
+    tcpKeepAliveMs: TCP_KEEP_ALIVE_MS,
+  };
+  const callSilenceMs = options.callSilenceMs ?? 600_000;
+  const agent = new Agent({
+    connections: options.maxHttpConnections ?? 2048,
+    pipelining: 1,
+    // One exchange a connection: over HTTP/2 a single lost connection would take many turns with it.
+    allowH2: false,
+    connect: { timeout: options.connectTimeoutMs ?? 10_000, keepAlive: true, keepAliveInitialDelay: TCP_KEEP_ALIVE_MS },
+  });
+  const live = createLiveConnections();
+  let stopped: Promise<void> | null = null;
+
+  async function stop(): Promise<void> {
+    live.closeAll();
+    const cancelKill = clock.after(limits.closeTimeoutMs, () => live.destroyAll());
+    await live.emptied();
+    cancelKill();
+    await agent.destroy();
+  }
+
+  return {
+    async dial(request) {
+      if (stopped) return { kind: 'failed', reason: 'shut down' };
+      return dialWebSocket(request, clock, limits, live);
+    },
+    exchange(request) {
+      const connection = openExchange(request, agent, clock, limits, live);
+      if (stopped) connection.close(1001, 'shut down');
+      return connection;
+    },
+    async call(call) {
+      if (stopped) throw new UpstreamUnreachable('shut down');
+      return httpCall(call, agent, callSilenceMs);
+    },
+    shutdown: () => (stopped ??= stop()),
+  };
+}

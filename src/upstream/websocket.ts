@@ -1,0 +1,151 @@
+import type { IncomingMessage } from 'node:http';
+import { WebSocket } from 'ws';
+import type { Clock } from '../clock.ts';
+import { webSocketAddress } from './address.ts';
+import { collectAnswer, flatHeaders, reasonOf } from './answer.ts';
+import { refusalFrame } from './error-frame.ts';
+import { createFrameFlow } from './flow.ts';
+import type { TransportLimits } from './limits.ts';
+import type { LiveConnections } from './live.ts';
+import type { DialRequest, DialResult, UpstreamAnswer, UpstreamConnection } from './port.ts';
+
+/** Reads the body of an answer that came in place of the upgrade, within its limits. */
+const readRefusal = (response: IncomingMessage, clock: Clock, limits: TransportLimits): Promise<UpstreamAnswer> =>
+  new Promise((resolve) => {
+    const collector = collectAnswer(response.statusCode ?? 502, flatHeaders(response.headers), limits.refusalBytes);
+    const finish = (complete: boolean) => {
+      cancel();
+      response.destroy();
+      resolve(collector.answer(complete));
+    };
+    const cancel = clock.after(limits.refusalTimeoutMs, () => finish(false));
+    response.on('data', (chunk: Buffer) => {
+      if (!collector.push(chunk)) finish(false);
+    });
+    response.on('end', () => finish(true));
+    response.on('error', () => finish(false));
+    response.on('close', () => finish(false));
+  });
+
+/** Close codes an endpoint may send; anything else would make the socket throw. */
+const sendable = (code: number): number =>
+  (code >= 1000 && code <= 1014 && ![1004, 1005, 1006].includes(code)) || (code >= 3000 && code <= 4999) ? code : 1000;
+
+/** A close frame carries at most 123 bytes of reason. */
+const shortened = (reason: string): string => {
+  let short = reason.slice(0, 123);
+  while (Buffer.byteLength(short) > 123) short = short.slice(0, -1);
+  return short;
+};
+
+function connectionOf(socket: WebSocket, clock: Clock, limits: TransportLimits, gone: () => void): UpstreamConnection {
+  let closing = false;
+  let fault = '';
+  let cancelKill: (() => void) | null = null;
+  const flow = createFrameFlow({ hold: (held) => (held ? socket.pause() : socket.resume()), refusalFrame });
+  socket.pause();
+
+  socket.on('message', (data: Buffer) => flow.frame(data.toString('utf8')));
+  socket.on('error', (error) => {
+    fault = reasonOf(error);
+  });
+  socket.on('close', (code, reason) => {
+    cancelKill?.();
+    gone();
+    flow.close(code, reason.toString('utf8') || fault);
+  });
+
+  return {
+    kind: 'websocket',
+    get open() {
+      return !closing && socket.readyState === WebSocket.OPEN;
+    },
+    attach: flow.attach,
+    send(frame) {
+      if (closing || socket.readyState !== WebSocket.OPEN) return false;
+      // A failed write also ends the connection, and is told as its `closed`.
+      socket.send(frame, { binary: false, compress: false }, () => {});
+      return true;
+    },
+    pause: flow.pause,
+    resume: flow.resume,
+    close(code = 1000, reason = '') {
+      if (closing) return;
+      closing = true;
+      // Reading must go on, or the peer's close frame would never be seen.
+      flow.mute();
+      if (socket.readyState === WebSocket.CLOSED) return;
+      cancelKill = clock.after(limits.closeTimeoutMs, () => socket.terminate());
+      socket.close(sendable(code), shortened(reason));
+    },
+  };
+}
+
+/**
+ * Opens a WebSocket to `{base}/responses` with exactly the given headers. Never throws, follows no redirect, offers no
+ * compression (it costs 15 to 30 times the work for frames of this size). An answer in place of the upgrade is read
+ * whole within its limits. The peer's pings are answered; whether a silent peer is dead is for the turn's deadlines.
+ *
+ * @param live what is open or being opened, for `shutdown`
+ */
+export function dialWebSocket(
+  request: DialRequest,
+  clock: Clock,
+  limits: TransportLimits,
+  live: LiveConnections,
+): Promise<DialResult> {
+  return new Promise((resolve) => {
+    let socket: WebSocket;
+    try {
+      socket = new WebSocket(webSocketAddress(request.target.baseUrl, '/responses'), {
+        headers: request.headers,
+        perMessageDeflate: false,
+        maxPayload: limits.maxIncomingBytes,
+        followRedirects: false,
+      });
+    } catch (error) {
+      resolve({ kind: 'failed', reason: reasonOf(error) });
+      return;
+    }
+    let settled = false;
+    let refusing = false;
+    let headers: Record<string, string> = {};
+    let connection: UpstreamConnection | null = null;
+    const gone = live.add({
+      close: () => (connection ? connection.close(1001, 'shutting down') : socket.terminate()),
+      destroy: () => socket.terminate(),
+    });
+    const settle = (result: DialResult) => {
+      if (settled) return;
+      settled = true;
+      cancelTimer();
+      resolve(result);
+      if (result.kind === 'open') return;
+      gone();
+      socket.terminate();
+    };
+    const failed = (reason: string) => {
+      if (!refusing) settle({ kind: 'failed', reason });
+    };
+    const cancelTimer = clock.after(request.timeoutMs, () =>
+      failed(`no answer to the upgrade within ${request.timeoutMs} ms`),
+    );
+    socket.on('upgrade', (response) => {
+      headers = flatHeaders(response.headers);
+      response.socket.setKeepAlive(true, limits.tcpKeepAliveMs);
+    });
+    socket.on('open', () => {
+      if (settled) return;
+      connection = connectionOf(socket, clock, limits, gone);
+      settle({ kind: 'open', connection, headers });
+    });
+    socket.on('unexpected-response', (_request, response) => {
+      // The status is known: from here the refusal's own limit applies, and nothing may turn it into a failure.
+      refusing = true;
+      cancelTimer();
+      void readRefusal(response, clock, limits).then((answer) => settle({ kind: 'refused', answer }));
+    });
+    socket.on('error', (error) => failed(reasonOf(error)));
+    socket.on('close', () => failed('closed during the upgrade'));
+  });
+}

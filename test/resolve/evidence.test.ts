@@ -1,0 +1,289 @@
+import { describe, expect, it } from 'vitest';
+import { rows } from '../../src/resolve/resolve.ts';
+import {
+  actor,
+  at,
+  decide,
+  expired,
+  key,
+  unreachable as lost,
+  mine,
+  OTHER,
+  ours,
+  sessionRow,
+  streaming,
+  t1,
+  t2,
+  theirs,
+  toHead,
+  toOlder,
+  turnRow,
+  worker,
+} from './support.ts';
+
+describe('the token', () => {
+  it('that is invalid is refused whatever else is known', () => {
+    const asked = { token: { kind: 'invalid', reason: 'signature' }, hardKey: key, passThrough: 'background' } as const;
+    expect(decide(asked, { keyed: sessionRow() })).toEqual({
+      row: 'token_invalid',
+      do: 'refuse',
+      outcome: 'token_invalid',
+      code: 'bridge_token_invalid',
+    });
+  });
+
+  it('finds its session at its epoch, and nothing at an older one', () => {
+    expect(decide({ token: ours }, { token: sessionRow() })).toMatchObject({ row: 'stale_recovery', do: 'claim' });
+    expect(decide({ token: { ...ours, epoch: 3 } }, { token: sessionRow() }).row).toBe('created');
+    expect(decide({ token: ours }, { token: null }).row).toBe('created');
+  });
+
+  it('is stronger than the hard key', () => {
+    const world = { token: sessionRow(), keyed: sessionRow({ id: 'keyed' }) };
+    expect(decide({ token: ours, hardKey: key }, world)).toMatchObject({ do: 'claim', session: { id: 's' } });
+    const old = { ...ours, epoch: 3 };
+    expect(decide({ token: old, hardKey: key }, world)).toMatchObject({ do: 'claim', session: { id: 'keyed' } });
+  });
+
+  it('of another system leaves the decision to the other evidence', () => {
+    const token = { kind: 'ignored', reason: 'foreign' } as const;
+    expect(decide({ token, hardKey: key }, { keyed: sessionRow() }).row).toBe('stale_recovery');
+  });
+});
+
+describe('nothing known', () => {
+  it('makes a session under the one hard key', () => {
+    expect(decide({})).toEqual({ row: 'created', do: 'create', outcome: 'created', keys: [], parent: null });
+    expect(decide({ hardKey: key })).toMatchObject({ row: 'created', keys: [key] });
+  });
+
+  it('holds for a closed session and for one of another scope', () => {
+    expect(decide({ hardKey: key }, { keyed: sessionRow({ state: 'closed' }) }).row).toBe('created');
+    expect(decide({ hardKey: key }, { keyed: sessionRow({ scope: 'globex' }) }).row).toBe('created');
+    const foreign = at(turnRow('t2', { scope: 'globex' }), sessionRow({ scope: 'globex' }));
+    expect(decide(toHead, { anchor: foreign }).row).toBe('anchor_unknown_shared_credential');
+  });
+});
+
+describe('an unknown anchor', () => {
+  it("goes upstream unchanged under the client's own credential, in a session without keys", () => {
+    const asked = { ...toHead, hardKey: key, credentialIsClients: true };
+    expect(decide(asked, { keyed: sessionRow() })).toEqual({
+      row: 'anchor_unknown_own_credential',
+      do: 'create',
+      outcome: 'created',
+      keys: [],
+      parent: null,
+    });
+    expect(decide({ ...asked, passThrough: 'background' })).toMatchObject({ outcome: 'passed_through', keys: [] });
+  });
+
+  it('fails closed under a shared credential, over plain HTTP too', () => {
+    expect(decide({ ...toHead, hardKey: key }, { keyed: sessionRow() })).toMatchObject(expired);
+    expect(decide({ ...toHead, passThrough: 'no_websocket' })).toMatchObject(expired);
+  });
+
+  it('waits behind the settle it may be the answer of, in its own scope only', () => {
+    const settling = actor({ state: 'live.settling', busy: true, unsettledResponseIds: ['resp_t2'] });
+    const queued = { row: 'anchor_unsettled', do: 'queue', sessionId: 's', epoch: 4 };
+    expect(decide(toHead, { local: [settling] })).toMatchObject(queued);
+    expect(decide(toHead, { local: [{ ...settling, scope: 'globex' }] })).toMatchObject(expired);
+    expect(decide(toHead, { local: [{ ...settling, queueFull: true }] })).toMatchObject({
+      do: 'refuse',
+      outcome: 'refused',
+      code: 'bridge_queue_full',
+    });
+    const { scope: _, ...unscoped } = settling;
+    expect(decide(toHead, { local: [unscoped] })).toMatchObject(expired);
+    expect(decide({ ...toHead, hardKey: key }, { local: [unscoped], keyed: sessionRow(mine) })).toMatchObject(queued);
+  });
+
+  it('is asked of the live worker at which its conversation is busy, then decided here', () => {
+    const asked = { ...toHead, hardKey: key };
+    const world = { keyed: sessionRow({ ...theirs, activeTurnId: 't3' }), owners: [worker()] };
+    expect(decide(asked, world)).toMatchObject({ row: 'anchor_unknown_owner_busy', do: 'forward', workerId: OTHER });
+    expect(decide(asked, { ...world, instancePolicy: 'reject' })).toMatchObject({ outcome: 'wrong_instance' });
+    expect(decide(asked, { ...world, attempts: [{ kind: 'not_owner', sessionId: 's' }] })).toMatchObject(expired);
+    expect(decide(asked, { ...world, keyed: sessionRow(theirs) })).toMatchObject(expired);
+  });
+});
+
+describe('an anchor', () => {
+  it('at the head is continued on the socket that holds it, exact or not', () => {
+    const world = { anchor: at(t2, sessionRow(mine)), local: [actor()] };
+    expect(decide(toHead, world)).toEqual({
+      row: 'live_reuse',
+      do: 'use',
+      outcome: 'live_reuse',
+      sessionId: 's',
+      epoch: 4,
+      anchor: t2,
+    });
+  });
+
+  it('that the socket lost needs an exact or stored context', () => {
+    const world = { anchor: at(t2, sessionRow(mine)), local: [actor({ socketAnchor: null })] };
+    expect(decide(toHead, world)).toMatchObject({ row: 'anchor_expired', ...expired });
+    expect(decide(toHead, { ...world, anchorExact: true }).row).toBe('live_reuse');
+    const stored = turnRow('t2', { storedUpstream: true });
+    expect(decide(toHead, { ...world, anchor: at(stored, sessionRow(mine)) }).row).toBe('live_reuse');
+    const otherCredential = { ...toHead, credentialFp: 'cred-2' };
+    expect(decide(otherCredential, { ...world, anchor: at(stored, sessionRow(mine)) })).toMatchObject(expired);
+  });
+
+  it('without a live owner is recovered exactly or not at all', () => {
+    const world = { anchor: at(t2, sessionRow()) };
+    expect(decide(toHead, world)).toMatchObject({ row: 'anchor_expired', ...expired });
+    expect(decide(toHead, { ...world, anchorExact: true })).toMatchObject({
+      row: 'stale_recovery',
+      do: 'claim',
+      outcome: 'stale_recovery',
+      anchor: t2,
+      ownOrphan: false,
+    });
+  });
+
+  it('that is an older turn gets a session of its own, without keys', () => {
+    const world = { anchor: at(t1, sessionRow(mine)), local: [actor()], anchorExact: true };
+    const forked = { row: 'anchor_not_head', do: 'create', outcome: 'forked', keys: [], parent: t1 };
+    expect(decide({ ...toOlder, hardKey: key }, { ...world, keyed: sessionRow(mine) })).toEqual(forked);
+    expect(decide(toOlder, { ...world, anchorExact: false })).toMatchObject(expired);
+    const dead = { anchor: at(t1, sessionRow({ ...theirs, activeTurnId: 't3' })), owners: [worker({ state: 'dead' })] };
+    expect(decide(toOlder, { ...dead, anchorExact: true })).toEqual(forked);
+    expect(decide(toOlder, { ...dead, owners: [worker()], attempts: [lost], anchorExact: true })).toEqual(forked);
+  });
+
+  it('whose session is gone starts a session of its own', () => {
+    expect(decide(toHead, { anchor: at(t2, null), anchorExact: true })).toMatchObject({
+      row: 'anchor_without_session',
+      outcome: 'forked',
+      parent: t2,
+      keys: [],
+    });
+    expect(decide(toHead, { anchor: at(t2, sessionRow({ state: 'closed' })) })).toMatchObject(expired);
+  });
+
+  it('that did not succeed is no parent', () => {
+    for (const state of ['failed', 'cancelled', 'lost', 'active'] as const) {
+      const world = { anchor: at(turnRow('t2', { state }), sessionRow()), anchorExact: true };
+      expect(decide(toHead, world)).toMatchObject({ row: 'anchor_not_a_parent', ...expired });
+    }
+    const incomplete = at(turnRow('t2', { state: 'incomplete' }), sessionRow());
+    expect(decide(toHead, { anchor: incomplete, anchorExact: true }).row).toBe('stale_recovery');
+  });
+
+  it('that is marked lost fails closed, while the session still serves a whole resend', () => {
+    const session = sessionRow({ anchorLost: true });
+    expect(decide(toHead, { anchor: at(t2, session), anchorExact: true })).toMatchObject({
+      row: 'anchor_lost',
+      ...expired,
+    });
+    expect(decide({ hardKey: key }, { keyed: session }).row).toBe('stale_recovery');
+  });
+
+  it('decides alone: token and key of another session change nothing', () => {
+    const world = { anchor: at(t2, sessionRow()), anchorExact: true };
+    const elsewhere = sessionRow({ id: 'elsewhere', ...mine });
+    const asked = { ...toHead, hardKey: key, token: { ...ours, sessionId: 'elsewhere' } };
+    expect(decide(asked, { ...world, keyed: elsewhere, token: elsewhere })).toEqual(decide(toHead, world));
+  });
+});
+
+describe('only a transcript in common', () => {
+  const prefix = { turn: t2, session: sessionRow(mine) };
+
+  it('continues an idle session at its head', () => {
+    expect(decide({}, { prefix, local: [actor()] })).toMatchObject({ row: 'prefix_live', do: 'use', anchor: null });
+    expect(decide({}, { prefix })).toMatchObject({ row: 'prefix_stale', do: 'claim', anchor: null });
+    const away = { turn: t2, session: sessionRow(theirs) };
+    expect(decide({}, { prefix: away, owners: [worker()] })).toMatchObject({ row: 'prefix_elsewhere', do: 'forward' });
+  });
+
+  it('starts a session of its own at an older turn, or where the owner may not be asked', () => {
+    const forked = { row: 'prefix_older', do: 'create', outcome: 'forked', keys: [] };
+    expect(decide({}, { prefix: { ...prefix, turn: t1 }, local: [actor()] })).toEqual({ ...forked, parent: t1 });
+    const away = {
+      prefix: { turn: t2, session: sessionRow(theirs) },
+      owners: [worker()],
+      instancePolicy: 'reject',
+    } as const;
+    expect(decide({}, away)).toEqual({ ...forked, parent: t2 });
+  });
+
+  it('never takes up, cancels or claims a running turn', () => {
+    const idle = { activeRequestFp: 'fp_new', clientAttached: false };
+    const beside = { row: 'prefix_busy', do: 'create', outcome: 'parallel_lane', keys: [], parent: t2 };
+    expect(decide({}, { prefix, local: [streaming(idle)] })).toEqual(beside);
+    const busy = sessionRow({ ...theirs, activeTurnId: 't3' });
+    expect(decide({}, { prefix: { turn: t2, session: busy }, owners: [worker({ state: 'dead' })] })).toEqual(beside);
+  });
+
+  it('waits for a settle that may be its own, unless many wait', () => {
+    const settling = streaming({ state: 'live.settling.asking' });
+    expect(decide({}, { prefix, local: [settling] })).toMatchObject({ row: 'prefix_settling', do: 'queue' });
+    expect(decide({}, { prefix, local: [{ ...settling, queueFull: true }] }).row).toBe('prefix_busy');
+  });
+
+  it('gives a new hard key its parent, never the session', () => {
+    expect(decide({ hardKey: key }, { prefix, local: [actor()] })).toEqual({
+      row: 'created',
+      do: 'create',
+      outcome: 'created',
+      keys: [key],
+      parent: t2,
+    });
+  });
+
+  it('counts for nothing across scopes, behind an anchor, or at a turn that failed', () => {
+    const foreign = { turn: turnRow('t2', { scope: 'globex' }), session: sessionRow({ scope: 'globex' }) };
+    expect(decide({}, { prefix: foreign })).toMatchObject({ row: 'created', parent: null });
+    expect(decide(toHead, { prefix })).toMatchObject(expired);
+    const failed = { turn: turnRow('t2', { state: 'failed' }), session: sessionRow() };
+    expect(decide({}, { prefix: failed })).toMatchObject({ row: 'created', parent: null });
+  });
+});
+
+describe('over plain HTTP', () => {
+  const asked = { hardKey: key, passThrough: 'no_websocket' } as const;
+
+  it('the session is found as ever', () => {
+    expect(decide(asked)).toMatchObject({ do: 'create', outcome: 'passed_through', keys: [key] });
+    expect(decide(asked, { keyed: sessionRow() })).toMatchObject({ do: 'claim', outcome: 'passed_through' });
+    expect(decide(asked, { keyed: sessionRow(mine), local: [actor()] })).toMatchObject({
+      do: 'use',
+      outcome: 'passed_through',
+    });
+  });
+
+  it('a socket does not help', () => {
+    const anchored = { ...toHead, passThrough: 'oversize' } as const;
+    const world = { anchor: at(t2, sessionRow(mine)), local: [actor()] };
+    expect(decide(anchored, world)).toMatchObject(expired);
+    expect(decide(anchored, { ...world, anchorExact: true })).toMatchObject({ do: 'use', outcome: 'passed_through' });
+  });
+
+  it('nobody else is asked or waited for', () => {
+    const aside = { row: 'passed_through_aside', do: 'create', outcome: 'passed_through', keys: [] };
+    const world = { owners: [worker()] };
+    expect(decide(asked, { ...world, keyed: sessionRow(theirs) })).toEqual({ ...aside, parent: null });
+    const busy = sessionRow({ ...theirs, activeTurnId: 't3' });
+    expect(decide(asked, { ...world, keyed: busy, attempts: [lost] })).toEqual({ ...aside, parent: null });
+    const anchored = { ...toHead, passThrough: 'background' } as const;
+    expect(decide(anchored, { ...world, anchor: at(t2, busy), anchorExact: true })).toEqual({ ...aside, parent: t2 });
+    expect(decide(anchored, { ...world, anchor: at(t2, busy) })).toMatchObject(expired);
+  });
+
+  it("a conversation goes out only with the client's own credential", () => {
+    const conversation = { passThrough: 'conversation' } as const;
+    expect(decide(conversation)).toMatchObject({ row: 'foreign_conversation', ...expired });
+    expect(decide({ ...conversation, credentialIsClients: true })).toMatchObject({ outcome: 'passed_through' });
+  });
+});
+
+describe('the table', () => {
+  it('names every row once, in sentences', () => {
+    const ids = rows.map(({ id }) => id);
+    expect(new Set(ids).size).toBe(ids.length);
+    for (const { when, does } of rows) for (const text of [when, does]) expect(text).toMatch(/^[A-Z].*\.$/);
+  });
+});

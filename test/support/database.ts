@@ -1,0 +1,27 @@
+import { randomBytes } from 'node:crypto';
+import pg from 'pg';
+
+/** An empty database of its own on the run's server. */
+export interface FreshDatabase {
+  url: string;
+  drop(): Promise<void>;
+}
+
+async function admin(statement: string): Promise<void> {
+  const client = new pg.Client({ connectionString: process.env.HOLDFAST_TEST_DATABASE_URL });
+  await client.connect();
+  try {
+    await client.query(statement);
+  } finally {
+    await client.end();
+  }
+}
+
+/** Creates it; `drop` ends whatever is still connected. */
+export async function freshDatabase(): Promise<FreshDatabase> {
+  const name = `t_${randomBytes(8).toString('hex')}`;
+  await admin(`create database ${name}`);
+  const url = new URL(process.env.HOLDFAST_TEST_DATABASE_URL!);
+  url.pathname = `/${name}`;
+  return { url: url.href, drop: () => admin(`drop database if exists ${name} with (force)`) };
+}

@@ -1,0 +1,18 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { startEmbeddedPostgres } from '../../src/store/embedded/index.ts';
+
+/** One real PostgreSQL for the whole run, without the fsync that only matters to data that must outlive it. */
+export default async function setup(): Promise<() => Promise<void>> {
+  const dataDir = await mkdtemp(join(tmpdir(), 'holdfast-test-'));
+  const server = await startEmbeddedPostgres({
+    dataDir,
+    settings: ['fsync=off', 'max_connections=300', 'full_page_writes=off'],
+  });
+  process.env.HOLDFAST_TEST_DATABASE_URL = server.url;
+  return async () => {
+    await server.stop();
+    await rm(dataDir, { recursive: true, force: true });
+  };
+}

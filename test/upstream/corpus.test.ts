@@ -1,0 +1,99 @@
+import { readFileSync } from 'node:fs';
+import { describe, expect, it } from 'vitest';
+import { normaliseError, upstreamAnswerOf } from '../../src/upstream/errors.ts';
+import { parseFrame } from '../../src/upstream/frames.ts';
+
+interface FrameCase {
+  name: string;
+  frame?: unknown;
+  text?: string;
+  expect: Record<string, unknown>;
+}
+interface AnswerCase {
+  name: string;
+  status: number;
+  headers: Record<string, string>;
+  body: string;
+  nowPlusMs?: number;
+  expect: Record<string, unknown>;
+}
+
+const load = <T>(name: string): T[] => JSON.parse(readFileSync(new URL(`./corpus/${name}`, import.meta.url), 'utf8'));
+const frames = load<FrameCase>('frames.json');
+const answers = load<AnswerCase>('answers.json');
+const now = Date.UTC(2028, 0, 1);
+
+describe('the frame parser, over everything seen on the wire', () => {
+  it.each(frames)('reads: $name', ({ frame, text, expect: expected }) => {
+    expect(parseFrame(text ?? JSON.stringify(frame))).toMatchObject(expected);
+  });
+
+  it('gives the parsed frame and its type with everything that is JSON', () => {
+    for (const { frame, expect: expected } of frames.filter((one) => one.frame !== undefined)) {
+      const parsed = parseFrame(JSON.stringify(frame));
+      expect(parsed.data).toEqual(frame);
+      expect(parsed.type).toBe(expected.type ?? (frame as { type?: string }).type ?? 'error');
+    }
+  });
+});
+
+describe('the error parser, over refused requests', () => {
+  it.each(answers)('reads: $name', ({ status, headers, body, nowPlusMs = 0, expect: expected }) => {
+    const answer = { status, headers, body: Buffer.from(body) };
+    expect(normaliseError(answer, now + nowPlusMs)).toMatchObject(expected);
+  });
+
+  it('takes what is no error shape at all', () => {
+    for (const given of [null, undefined, 7, [], {}, '', new Error('socket hang up')]) {
+      expect(normaliseError(given)).toMatchObject({ status: 502, type: 'server_error', code: null });
+    }
+    expect(normaliseError(new Error('socket hang up')).message).toBe('socket hang up');
+  });
+
+  it('survives an error nested without end, and text made to be slow', () => {
+    let deep: unknown = { message: 'inner' };
+    for (let i = 0; i < 1000; i += 1) deep = { error: deep };
+    expect(normaliseError(deep).status).toBe(502);
+    expect(normaliseError(`try again in ${'1 m '.repeat(200_000)}x`).status).toBe(502);
+    expect(normaliseError(`<html>${'<style>'.repeat(5_000)}`).status).toBe(502);
+    expect(normaliseError(`previous_response_id ${'previous_response_id'.repeat(50_000)}`).status).toBe(502);
+  });
+});
+
+describe('an error frame relayed as an HTTP answer', () => {
+  const relayed = (frame: unknown) => {
+    const answer = upstreamAnswerOf(normaliseError(frame, now));
+    return { ...answer, body: JSON.parse(answer.body.toString()) as { error: Record<string, unknown> } };
+  };
+
+  it('keeps the error object as received', () => {
+    const error = { type: 'x_error', code: 'y', message: 'm', param: 'p', plan_type: 'plus', status: 'odd' };
+    const answer = relayed({ type: 'error', status: 418, error });
+    expect(answer).toMatchObject({ status: 418, headers: { 'content-type': 'application/json' } });
+    expect(answer.body).toEqual({ error });
+  });
+
+  it('fills in the canonical code that clients act on', () => {
+    expect(relayed({ type: 'error', error: { message: 'Invalid `previous_response_id`.' } })).toMatchObject({
+      status: 400,
+      body: { error: { code: 'previous_response_not_found', type: 'invalid_request_error', param: null } },
+    });
+  });
+
+  it('takes the frame out of an error that is the frame', () => {
+    const frame = { type: 'error', code: 'slow_down', message: 'm', param: null, sequence_number: 3, headers: {} };
+    expect(relayed(frame).body).toEqual({
+      error: { type: 'server_error', code: 'slow_down', message: 'm', param: null },
+    });
+  });
+
+  it('says how long to wait in whole seconds', () => {
+    const message = 'Please try again in 1.5s.';
+    expect(relayed({ type: 'error', error: { code: 'rate_limit_exceeded', message } }).headers).toMatchObject({
+      'retry-after': '2',
+    });
+    expect(relayed({ type: 'error', error: { code: 'insufficient_quota', message: 'no' } }).headers).not.toHaveProperty(
+      'retry-after',
+    );
+  });
+});

@@ -1,0 +1,170 @@
+import { describe, expect, it } from 'vitest';
+import { httpAddress, webSocketAddress } from '../../src/upstream/address.ts';
+import { upstreamHeaders } from '../../src/upstream/headers.ts';
+import { requestOfFrame } from '../../src/upstream/http-connection.ts';
+import { classifyRefusal } from '../../src/upstream/refusal.ts';
+import { createUpstreamTurnState } from '../../src/upstream/turn-state.ts';
+
+describe('headers that go upstream', () => {
+  const codex = {
+    authorization: 'Bearer sk-lab',
+    'user-agent': 'codex_exec/0.169.0',
+    originator: 'codex_exec',
+    'session-id': 's1',
+    'thread-id': 't1',
+    'x-client-request-id': 't1',
+    'x-codex-window-id': 't1:0',
+    'x-codex-turn-metadata': '{"turn_id":"u1"}',
+    'x-codex-beta-features': 'remote_compaction_v2',
+    'chatgpt-account-id': 'acct',
+  };
+
+  it('keeps what names the client, its thread and its account', () => {
+    expect(upstreamHeaders({ client: codex, authorization: 'Bearer sk-lab', transport: 'http' })).toEqual(codex);
+  });
+
+  it('keeps nothing else', () => {
+    const client = {
+      host: 'here',
+      cookie: 'a=b',
+      connection: 'keep-alive',
+      'transfer-encoding': 'chunked',
+      'content-length': '5',
+      'content-type': 'application/json',
+      'accept-encoding': 'gzip',
+      'x-codex-turn-state': 'our-token',
+      'x-holdfast-session': 'x',
+      'x-forwarded-for': '10.0.0.1',
+      'idempotency-key': 'k',
+      'x-stainless-retry-count': '1',
+      'proxy-authorization': 'Basic x',
+      'x-unknown': 'y',
+      originator: '',
+    };
+    expect(upstreamHeaders({ client, authorization: null, transport: 'http' })).toEqual({});
+  });
+
+  it('always speaks one version of the WebSocket protocol, beside the client’s own flags', () => {
+    const beta = (given: string | undefined, transport: 'http' | 'websocket') =>
+      upstreamHeaders({ client: given === undefined ? {} : { 'openai-beta': given }, authorization: null, transport })[
+        'openai-beta'
+      ];
+    expect(beta(undefined, 'websocket')).toBe('responses_websockets=2026-02-06');
+    expect(beta('assistants=v2, responses_websockets=2025-01-01', 'websocket')).toBe(
+      'assistants=v2, responses_websockets=2026-02-06',
+    );
+    expect(beta('assistants=v2, responses_websockets=2026-02-06', 'http')).toBe('assistants=v2');
+    expect(beta(undefined, 'http')).toBeUndefined();
+  });
+
+  it('sends account selectors only with the credential they came with', () => {
+    const client = { ...codex, 'openai-organization': 'org', 'openai-project': 'proj' };
+    const own = upstreamHeaders({ client, authorization: 'Bearer sk-lab', transport: 'websocket' });
+    expect(own).toMatchObject({ 'openai-organization': 'org', 'openai-project': 'proj', 'chatgpt-account-id': 'acct' });
+    const shared = upstreamHeaders({ client, authorization: 'Bearer shared', transport: 'websocket' });
+    expect(shared.authorization).toBe('Bearer shared');
+    for (const name of ['openai-organization', 'openai-project', 'chatgpt-account-id']) {
+      expect(shared).not.toHaveProperty(name);
+    }
+  });
+});
+
+describe('upstream addresses', () => {
+  it('stand below the base URL, its query kept', () => {
+    expect(httpAddress('https://api.test/v1/', '/responses').href).toBe('https://api.test/v1/responses');
+    expect(httpAddress('https://api.test/v1?api-version=3', '/responses/r?stream=false').href).toBe(
+      'https://api.test/v1/responses/r?api-version=3&stream=false',
+    );
+    expect(webSocketAddress('https://api.test/v1', '/responses').href).toBe('wss://api.test/v1/responses');
+    expect(webSocketAddress('http://127.0.0.1:81', '/responses').href).toBe('ws://127.0.0.1:81/responses');
+  });
+
+  it.each(['/../admin', '/responses/../../admin', '/responses/%2e%2e/x', '/a/./b', 'responses', '\\..\\x', '/a#b'])(
+    'cannot be left by %s',
+    (path) => {
+      expect(() => httpAddress('https://api.test/v1', path)).toThrow(TypeError);
+    },
+  );
+
+  it('are http only', () => {
+    expect(() => httpAddress('file:///etc', '/passwd')).toThrow(TypeError);
+    expect(() => httpAddress('nonsense', '/responses')).toThrow(TypeError);
+  });
+});
+
+describe('a refused upgrade', () => {
+  it.each([
+    ['relay', [400, 401, 402, 403, 409, 410, 413, 429, 302]],
+    ['no_websocket', [404, 405, 426, 501, 200, 201, 204]],
+    ['retry', [500, 502, 503, 504, 529]],
+  ] as const)('means %s for %j', (meaning, statuses) => {
+    for (const status of statuses) expect(classifyRefusal({ status })).toBe(meaning);
+  });
+});
+
+describe('the provider’s turn state', () => {
+  it('goes back within its own turn, the first value of the turn', () => {
+    const state = createUpstreamTurnState();
+    expect(state.for('t1')).toBeNull();
+    state.learn('t1', 'a');
+    state.learn('t1', 'b');
+    expect(state.for('t1')).toBe('a');
+    expect(state.for('t1')).toBe('a');
+  });
+
+  it('is dropped at the next turn for good', () => {
+    const state = createUpstreamTurnState();
+    state.learn('t1', 'a');
+    expect(state.for('t2')).toBeNull();
+    expect(state.for('t1')).toBeNull();
+    state.learn('t2', 'b');
+    expect(state.for('t2')).toBe('b');
+    state.learn('t3', 'c');
+    expect(state.for('t3')).toBe('c');
+  });
+
+  it('never goes back to a request that names no turn', () => {
+    const state = createUpstreamTurnState();
+    state.learn(null, 'a');
+    expect(state.for(null)).toBeNull();
+    expect(state.for('t1')).toBeNull();
+  });
+
+  it('of a warm-up is used by the first turn after it', () => {
+    const state = createUpstreamTurnState();
+    state.learn('', 'warm');
+    expect(state.for('t1')).toBe('warm');
+    state.learn('t1', 'later');
+    expect(state.for('t1')).toBe('warm');
+    expect(state.for('t2')).toBeNull();
+  });
+});
+
+describe('a create frame as an HTTP request', () => {
+  const frame = (fields: object) => JSON.stringify({ type: 'response.create', model: 'm', input: [], ...fields });
+
+  it('is the flat body, streamed', () => {
+    const { headers, body } = requestOfFrame(frame({ store: false }), { authorization: 'Bearer x' });
+    expect(JSON.parse(body)).toEqual({ model: 'm', input: [], store: false, stream: true });
+    expect(headers).toEqual({
+      authorization: 'Bearer x',
+      'content-type': 'application/json',
+      accept: 'text/event-stream',
+    });
+  });
+
+  it('leaves it to a background request whether it wants a stream', () => {
+    const stream = (fields: object) =>
+      JSON.parse(requestOfFrame(frame({ background: true, ...fields }), {}).body).stream;
+    expect(stream({})).toBe(false);
+    expect(stream({ stream: false })).toBe(false);
+    expect(stream({ stream: true })).toBe(true);
+  });
+
+  it('carries the provider’s turn state as a header', () => {
+    const client_metadata = { 'x-codex-turn-state': 'ts', thread_id: 't' };
+    const { headers, body } = requestOfFrame(frame({ client_metadata }), {});
+    expect(headers['x-codex-turn-state']).toBe('ts');
+    expect(JSON.parse(body).client_metadata).toEqual({ thread_id: 't' });
+  });
+});
