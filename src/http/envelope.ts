@@ -3,7 +3,7 @@ import type { BridgeError } from '../errors.ts';
 import type { AnswerHead } from '../session/port.ts';
 
 /** Header in which Codex keeps the turn-state token of its user turn. */
-export const TURN_STATE_HEADER = 'x-codex-turn-state';
+const TURN_STATE_HEADER = 'x-codex-turn-state';
 
 /** The headers every answer of a turn carries. The token is there only when its row is durable. */
 export function headHeaders(requestId: string, head: AnswerHead | null): Record<string, string> {

@@ -124,7 +124,7 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
       hardKey: evidence.hardKey,
     });
     turn.anchor = rows.anchor?.turn ?? null;
-    const local = roster.views(rows);
+    const local = roster.views(rows, evidence.scope, evidence.anchor);
     const facts: Facts = {
       me: deps.sessions.worker.id,
       rows,
@@ -132,6 +132,7 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
       anchorExact: await anchorExact(turn, rows, local),
       attempts: turn.attempts,
       instancePolicy: config.instancePolicy,
+      idempotent: roster.withIdempotencyKey(evidence.scope, evidence.idempotencyKey),
     };
     return resolve(evidence, facts);
   }

@@ -9,7 +9,9 @@ export interface Roster {
   remove(session: Session): void;
   exact(id: string, epoch: number): Session | null;
   /** What the resolver may know of the sessions a look-up found. */
-  views(rows: LookupResult): ReadonlyMap<string, LocalSession>;
+  views(rows: LookupResult, scope: string, anchor: string | null): ReadonlyMap<string, LocalSession>;
+  /** The session of this scope whose turn in hand carries this Idempotency-Key. */
+  withIdempotencyKey(scope: string, key: string | null): LocalSession | null;
   /** Makes room for one more socket by evicting an idle one; false when every one is busy. */
   makeRoom(): boolean;
   all(): Iterable<Session>;
@@ -30,12 +32,27 @@ export function createRoster(capacity: number): Roster {
     add: (session) => registry.register(session.id, session.epoch, session),
     remove: (session) => registry.remove(session.id, session.epoch),
     exact: (id, epoch) => registry.getExact(id, epoch) ?? null,
-    views(rows) {
+    withIdempotencyKey(scope, key) {
+      if (key === null) return null;
+      for (const session of registry.values()) {
+        if (session.scope === scope && session.current?.evidence.idempotencyKey === key) return session.view();
+      }
+      return null;
+    },
+    views(rows, scope, anchor) {
       const views = new Map<string, LocalSession>();
       const candidates: (SessionRow | null | undefined)[] = [rows.anchor?.session, rows.token, rows.keyed];
       for (const row of candidates) {
         const session = row && registry.get(row.id);
         if (session) views.set(session.id, session.view());
+      }
+      // An id that was given out before its settle was answered is known only here.
+      if (anchor !== null && rows.anchor === null) {
+        for (const session of registry.values()) {
+          if (session.scope === scope && session.current?.ending && session.current.responseId === anchor) {
+            views.set(session.id, session.view());
+          }
+        }
       }
       return views;
     },

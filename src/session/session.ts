@@ -494,6 +494,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     },
     view: () => ({
       sessionId: id,
+      scope,
       epoch,
       state: actor.state,
       busy: current !== null || waiting.length > 0 || !(actor.state === 'live.idle' || actor.state === 'stale'),

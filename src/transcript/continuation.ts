@@ -1,4 +1,4 @@
-import { contextFingerprint, extend, prefixesOf } from './fingerprint.ts';
+import { contextFingerprint, prefixesOf } from './fingerprint.ts';
 import { normaliseInput, typeOf } from './items.ts';
 import type { Continuation, Item, LineEnd, RequestBody } from './types.ts';
 

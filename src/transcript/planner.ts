@@ -1,4 +1,4 @@
-import type { Continuation, Item, LineEnd, RequestBody, WireForm } from './types.ts';
+import type { Continuation, Item, RequestBody, WireForm } from './types.ts';
 
 export interface PlanInput {
   body: RequestBody;

@@ -72,7 +72,7 @@ function ofText(value: string, now: number, depth: number): Layer {
   }
   if (/^\s*<(?:!doctype|html|head|body|\?xml)/i.test(value)) {
     const title = /<title[^>]*>([^<]{1,300})/i.exec(value)?.[1];
-    const words = title ?? value.slice(0, 65_536).replace(/<(style|script)[\s\S]*?<\/\1>|<[^>]*>/gi, ' ');
+    const words = title ?? value.slice(0, 8192).replace(/<(style|script)[\s\S]*?<\/\1>|<[^>]*>/gi, ' ');
     return says({ message: text(words.replace(/\s+/g, ' ').trim().slice(0, LONGEST_TEXT)), raw: value });
   }
   return says({ message: text(value.trim().slice(0, LONGEST_TEXT)), raw: text(value) });

@@ -83,7 +83,7 @@ describe('the session machine, explored', () => {
     collect(sessionMachine.root as never);
     const seen = new Set<string>();
     for (const [, node] of nodes) {
-      const { state } = node as { state: { _nodes: { id: string; type: string }[] } };
+      const { state } = node as unknown as { state: { _nodes: { id: string; type: string }[] } };
       for (const { id, type } of state._nodes) if (type === 'atomic' || type === 'final') seen.add(id);
     }
     expect([...leaves].filter((leaf) => !seen.has(leaf))).toEqual([]);

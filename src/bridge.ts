@@ -1,0 +1,205 @@
+import { createHash } from 'node:crypto';
+import type { IncomingMessage } from 'node:http';
+import type { Duplex } from 'node:stream';
+import type { Router } from 'express';
+import { type Clock, systemClock } from './clock.ts';
+import { startMembership } from './cluster/membership.ts';
+import { type Config, readConfig } from './config.ts';
+import { createHttpFace } from './http/app.ts';
+import { createAuthentication } from './http/authenticate.ts';
+import type { Readiness } from './http/port.ts';
+import { refuseUpgrade } from './http/upgrade.ts';
+import { type Ids, randomIds } from './ids.ts';
+import { createLogger, type Logger, turnLine } from './observe/log.ts';
+import { classify } from './resolve/classify.ts';
+import { createDispatcher } from './session/dispatcher.ts';
+import { drain } from './session/drain.ts';
+import { describeTurn } from './session/line.ts';
+import { createRoster } from './session/roster.ts';
+import { openStorage, type Storage } from './storage.ts';
+import type { SessionStore } from './store/port.ts';
+import { parseSecrets } from './token/keyring.ts';
+import { createTokens, scopeKindOf } from './token/token.ts';
+import { contextFingerprint, requestFingerprint } from './transcript/fingerprint.ts';
+import { shapeOf } from './transcript/shape.ts';
+import { createHttpOnlyMemory } from './upstream/http-only.ts';
+import type { UpstreamTarget } from './upstream/port.ts';
+import { createUpstreamTransport } from './upstream/transport.ts';
+import { version } from './version.ts';
+
+export interface BridgeOptions {
+  /** Settings, by the names of the environment variables; they win over the process's own environment. */
+  env?: Record<string, string | undefined>;
+  /** Defaults to JSON lines on standard output. */
+  logger?: Logger;
+  /** A store of your own instead of the configured database; it is not closed with the bridge. */
+  store?: SessionStore;
+  clock?: Clock;
+  ids?: Ids;
+  /** Uniform in [0, 1). */
+  random?: () => number;
+}
+
+/** A running bridge: routes for an Express app, and its end. */
+export interface Bridge {
+  router: Router;
+  config: Config;
+  logger: Logger;
+  ids: Ids;
+  /** For the server's `upgrade` event: 426, which makes clients use HTTP. */
+  refuseUpgrade(req: IncomingMessage, socket: Duplex): void;
+  readonly workerId: string;
+  /** Sessions that have an actor here now, with the state each is in. */
+  sessions(): { id: string; epoch: number; state: string }[];
+  readiness(): Promise<Readiness>;
+  /** Drains: nothing new is admitted, running turns may end, everything is given back. Safe to call twice. */
+  close(): Promise<void>;
+}
+
+/** Starts a bridge inside this process. Throws `ConfigError`, and whatever keeps the database from opening. */
+export async function createBridge(options: BridgeOptions = {}): Promise<Bridge> {
+  const config = readConfig({ ...process.env, ...options.env });
+  const { clock = systemClock, ids = randomIds, random = Math.random } = options;
+  const logger = options.logger ?? createLogger(config.logLevel);
+  const storage: Storage = options.store
+    ? {
+        store: options.store,
+        secrets: config.security.secrets ?? `once:${ids.uuid()}${ids.uuid()}`,
+        embedded: false,
+        livenessPath: null,
+        close: async () => {},
+      }
+    : await openStorage(config, logger);
+  try {
+    return await assemble(config, storage, { clock, ids, random, logger });
+  } catch (error) {
+    await storage.close();
+    throw error;
+  }
+}
+
+interface Means {
+  clock: Clock;
+  ids: Ids;
+  random: () => number;
+  logger: Logger;
+}
+
+async function assemble(config: Config, storage: Storage, { clock, ids, random, logger }: Means): Promise<Bridge> {
+  const { store } = storage;
+  const { deadlines, limits } = config;
+  const tokens = createTokens({
+    secrets: parseSecrets(storage.secrets),
+    clock,
+    ttlSeconds: limits.retentionHours * 3600,
+  });
+  const authenticate = createAuthentication(config, await store.pepper());
+  const transport = createUpstreamTransport({ clock });
+  const target: UpstreamTarget = { id: upstreamId(config.upstream.url), baseUrl: config.upstream.url };
+  const httpOnly = createHttpOnlyMemory(config.upstream.transport, clock);
+  const roster = createRoster(limits.sockets);
+  let closing: Promise<void> | null = null;
+
+  const membership = await startMembership({
+    store,
+    clock,
+    ids,
+    deadlines,
+    version,
+    internalUrl: null,
+    livenessPath: storage.livenessPath,
+    log: logger,
+    onDead() {
+      for (const session of [...roster.all()]) session.send({ type: 'worker.dead' });
+    },
+  });
+  const dispatcher = createDispatcher({
+    store,
+    roster,
+    config,
+    clock,
+    ids,
+    sessions: {
+      store,
+      transport,
+      target,
+      config,
+      clock,
+      random,
+      worker: membership,
+      httpOnly,
+      log: logger,
+      issueToken(sessionId, epoch, turn) {
+        const { caller } = turn.request;
+        return tokens.issue({ sessionId, epoch, scope: caller.scope, scopeKind: scopeKindOf(caller) });
+      },
+    },
+    classify: (request) =>
+      classify({
+        request,
+        tokens,
+        transcript: { shapeOf, contextFingerprint, requestFingerprint },
+        limits: { frameBytes: limits.frameBytes, webSocket: !httpOnly.has(target.id) },
+      }),
+    onFinished: (turn, session) => turnLine(logger, describeTurn(turn, session, clock.now())),
+  });
+
+  const readiness = async (): Promise<Readiness> => {
+    const reasons: string[] = [];
+    if (closing || membership.draining) reasons.push('draining');
+    if (!membership.mayStart()) reasons.push('lease not confirmed');
+    await store.pepper().catch(() => reasons.push('database does not answer'));
+    return { ready: reasons.length === 0, reasons };
+  };
+  const router = createHttpFace({
+    service: {
+      turn: (request, sink) => dispatcher.accept(request, sink),
+      async knowsResponse(scope, anchor) {
+        const found = await store.lookup({ scope, anchor, tokenSessionId: null, hardKey: null });
+        return found.anchor !== null;
+      },
+      readiness,
+      get draining() {
+        return closing !== null;
+      },
+    },
+    authenticate,
+    transport,
+    target,
+    config,
+    clock,
+    ids,
+    logger,
+  });
+
+  async function close(): Promise<void> {
+    membership.drain();
+    await drain({ roster, dispatcher, clock }, deadlines.drain);
+    await membership.stop();
+    await transport.shutdown();
+    await storage.close();
+    logger.info({ worker: membership.id }, 'stopped');
+  }
+
+  return {
+    router,
+    config,
+    logger,
+    ids,
+    refuseUpgrade,
+    get workerId() {
+      return membership.id;
+    },
+    sessions: () =>
+      [...roster.all()].map((session) => ({ id: session.id, epoch: session.epoch, state: session.view().state })),
+    readiness,
+    close: () => (closing ??= close()),
+  };
+}
+
+/** What is stored to recognise an upstream: its address, without what could be secret in it. */
+function upstreamId(url: string): string {
+  const { protocol, host, pathname } = new URL(url);
+  const address = `${protocol}//${host}${pathname}`;
+  return address.length <= 80 ? address : createHash('sha256').update(address).digest('hex');
+}

@@ -1,0 +1,147 @@
+import { workerMachine } from '../../machines/worker.ts';
+import type { Clock } from '../clock.ts';
+import type { Config } from '../config.ts';
+import type { Ids } from '../ids.ts';
+import { type DurableActor, defineProgram, startActor } from '../runtime/index.ts';
+import type { WorkerRegistry } from '../store/port.ts';
+
+const program = defineProgram(workerMachine, { commits: [], version: 1 });
+
+export interface MembershipOptions {
+  store: WorkerRegistry;
+  clock: Clock;
+  ids: Ids;
+  deadlines: Pick<Config['deadlines'], 'heartbeat' | 'lease' | 'selfFence' | 'drain'>;
+  version: string;
+  internalUrl: string | null;
+  livenessPath: string | null;
+  /** Called when others declared this worker dead, before the process takes a new identity. */
+  onDead(oldId: string): void;
+  log: { info(o: object, m: string): void; warn(o: object, m: string): void };
+}
+
+/** This process as the others know it. */
+export interface Membership {
+  /** Changes when this worker was declared dead and began again. */
+  readonly id: string;
+  /** The self-fence: no frame leaves later than this after the last confirmed heartbeat was sent. */
+  mayStart(): boolean;
+  /** Only who was alive without a gap for a whole lease may declare others dead: nobody is judged right after an outage. */
+  mayJudge(): boolean;
+  readonly state: string;
+  readonly draining: boolean;
+  drain(): void;
+  /** Ends the heartbeat and stores this worker's own death. */
+  stop(): Promise<void>;
+}
+
+const FIRST_REGISTRATION_PAUSE = 200;
+
+/** Joins the workers of a store. Resolves when this worker is registered; keeps trying while the store is silent. */
+export async function startMembership(options: MembershipOptions): Promise<Membership> {
+  const { store, clock, ids, deadlines, log } = options;
+  let id = ids.uuid();
+  let actor: DurableActor<typeof workerMachine>;
+  /** Monotonic milliseconds just before the last confirmed heartbeat was sent. */
+  let confirmedAt = Number.NEGATIVE_INFINITY;
+  /** Since when heartbeats have been confirmed without a gap. */
+  let steadySince = Number.POSITIVE_INFINITY;
+  let registered = Promise.withResolvers<void>();
+  let stopping: Promise<void> | null = null;
+  const stopped = Promise.withResolvers<void>();
+
+  const fresh = () => clock.now() - confirmedAt <= deadlines.selfFence;
+  const confirm = (sentAt: number) => {
+    if (!fresh()) steadySince = sentAt;
+    confirmedAt = sentAt;
+  };
+
+  async function register(): Promise<void> {
+    const sentAt = clock.now();
+    const { internalUrl, livenessPath, version } = options;
+    const answer = await store.register({ id, internalUrl, livenessPath, version, leaseMs: deadlines.lease });
+    if (answer.verdict === 'ok') {
+      confirm(sentAt);
+      registered.resolve();
+      actor.send({ type: 'registration.confirmed' });
+    } else {
+      log.warn({ worker: id, reason: answer.reason }, 'registration is not answered yet');
+      actor.send({ type: 'registration.failed' });
+    }
+  }
+
+  async function beat(): Promise<void> {
+    const mine = id;
+    const sentAt = clock.now();
+    const answer = await store.heartbeat(
+      mine,
+      actor.state.startsWith('draining') ? 'draining' : 'serving',
+      deadlines.lease,
+    );
+    if (mine !== id) return;
+    if (answer.verdict === 'ok') {
+      confirm(sentAt);
+      actor.send({ type: 'heartbeat.confirmed' });
+    } else if (answer.verdict === 'dead') actor.send({ type: 'heartbeat.answered_dead' });
+    else actor.send({ type: 'heartbeat.unanswered' });
+  }
+
+  function beginAgain(): void {
+    const oldId = id;
+    log.warn({ worker: oldId }, 'declared dead by another worker: beginning again under a new id');
+    confirmedAt = Number.NEGATIVE_INFINITY;
+    steadySince = Number.POSITIVE_INFINITY;
+    id = ids.uuid();
+    registered = Promise.withResolvers<void>();
+    options.onDead(oldId);
+    actor = start();
+  }
+
+  const start = () =>
+    startActor(program, {
+      id: `worker:${id}`,
+      input: undefined as never,
+      clock,
+      durations(name) {
+        if (name === 'heartbeat') return deadlines.heartbeat;
+        // The drain itself ends by its own deadline; this one only makes sure that a worker cannot drain for ever.
+        return name === 'drainLimit' ? deadlines.drain * 2 + 10_000 : FIRST_REGISTRATION_PAUSE;
+      },
+      perform({ type }) {
+        if (type === 'register') void register();
+        else if (type === 'beat') void beat();
+        else if (type === 'abandon') beginAgain();
+        else if (type === 'declareSelfDead') {
+          confirmedAt = Number.NEGATIVE_INFINITY;
+          void store.declareDead(id).then(() => stopped.resolve());
+        }
+      },
+      onError: (error) => log.warn({ err: error }, 'a membership effect failed'),
+    });
+  actor = start();
+  await registered.promise;
+  log.info({ worker: id }, 'registered');
+
+  return {
+    get id() {
+      return id;
+    },
+    mayStart: fresh,
+    mayJudge: () => fresh() && clock.now() - steadySince >= deadlines.lease,
+    get state() {
+      return actor.state;
+    },
+    get draining() {
+      return actor.state.startsWith('draining') || actor.stopped;
+    },
+    drain: () => actor.send({ type: 'drain.requested' }),
+    stop() {
+      stopping ??= (async () => {
+        if (actor.state.startsWith('draining')) actor.send({ type: 'drain.finished' });
+        else actor.send({ type: 'stop.requested' });
+        await stopped.promise;
+      })();
+      return stopping;
+    },
+  };
+}

@@ -1,0 +1,34 @@
+import type { TurnLine } from '../observe/log.ts';
+import { normaliseInput } from '../transcript/items.ts';
+import type { Session } from './session.ts';
+import type { Turn } from './turn.ts';
+
+const since = (turn: Turn, at: number | null) => (at === null ? null : Math.round(at - turn.times.received));
+
+/** What the log says about a turn that has ended. No content, no credential. */
+export function describeTurn(turn: Turn, session: Session | null, now: number): TurnLine {
+  const { request, evidence, wire, ending } = turn;
+  const sent =
+    turn.times.sent === null || !wire || wire.form === 'impossible' ? null : normaliseInput(wire.input).length;
+  return {
+    request: request.requestId,
+    session: session?.id ?? null,
+    epoch: session?.epoch ?? null,
+    turn: turn.id,
+    outcome: turn.outcome,
+    shape: evidence.shape,
+    form: sent === null ? null : (wire?.form ?? null),
+    terminal: ending?.state ?? 'cancelled',
+    fault: ending?.fault ?? null,
+    upstreamStatus: ending?.error?.status ?? ending?.answer?.status ?? null,
+    heldMs: since(turn, turn.times.sent),
+    firstEventMs: since(turn, turn.times.firstEvent),
+    totalMs: Math.round(now - turn.times.received),
+    itemsFromClient: normaliseInput(request.body.input).length,
+    itemsSent: sent,
+    bytesFromClient: request.bytes,
+    bytesSent: turn.frameBytes,
+    tokens: turn.usage,
+    tokenIgnored: evidence.token.kind === 'ignored' ? evidence.token.reason : null,
+  };
+}

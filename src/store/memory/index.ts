@@ -1,0 +1,69 @@
+import type { Clock } from '../../clock.ts';
+import { type Answer, type SessionStore, StoreUnavailable } from '../port.ts';
+import { createMemoryDatabase, type MemoryDatabase } from './database.ts';
+import { createFence } from './fence.ts';
+import { createReads } from './reads.ts';
+import { settle } from './settle.ts';
+import { createWorkers } from './workers.ts';
+
+export { createMemoryDatabase, type MemoryDatabase } from './database.ts';
+
+export interface MemoryStoreOptions {
+  /** Leases expire by this clock. */
+  clock: Clock;
+  /** Shared by the stores of several workers; default a database of its own. */
+  database?: MemoryDatabase;
+}
+
+/**
+ * The store in memory: the same verdicts as over PostgreSQL, for tests and simulations. A call takes effect in the
+ * moment it is made; only its answer is asynchronous.
+ */
+export function createMemoryStore({
+  clock,
+  database = createMemoryDatabase('0'.repeat(64)),
+}: MemoryStoreOptions): SessionStore {
+  const now = () => clock.now();
+  const fence = createFence(database, now);
+  const workers = createWorkers(database, now);
+  const reads = createReads(database, now);
+  let down = false;
+
+  /** An error of the store's own, such as a response id that is taken, is a refusal of the call. */
+  const call = async <V>(perform: () => V): Promise<Answer<V>> => {
+    if (down) return { verdict: 'unknown', reason: 'the store is shut down' };
+    try {
+      return perform();
+    } catch (error) {
+      return { verdict: 'rejected', reason: error instanceof Error ? error.message : String(error) };
+    }
+  };
+  const read = async <T>(perform: () => T): Promise<T> => {
+    if (down) throw new StoreUnavailable('the store is shut down');
+    return perform();
+  };
+
+  return {
+    create: (c) => call(() => fence.create(c)),
+    start: (c) => call(() => fence.start(c)),
+    settle: (c) => call(() => settle(database, c)),
+    claim: (c) => call(() => fence.claim(c)),
+    release: (c) => call(() => fence.release(c)),
+    close: (c) => call(() => fence.close(c)),
+    register: (worker) => call(() => workers.register(worker)),
+    heartbeat: (id, state, leaseMs) => call(() => workers.heartbeat(id, state, leaseMs)),
+    declareExpired: (id) => call(() => workers.declareExpired(id)),
+    declareDead: (id) => call(() => workers.declareDead(id)),
+    workers: () => read(() => reads.workers()),
+    lookup: (query) => read(() => reads.lookup(query)),
+    session: (id) => read(() => reads.session(id)),
+    turn: (id) => read(() => reads.turn(id)),
+    lineage: (scope, turnId) => read(() => reads.lineage(scope, turnId)),
+    turnsOf: (sessionId, limit) => read(() => reads.turnsOf(sessionId, limit)),
+    sessions: (limit) => read(() => reads.sessions(limit)),
+    pepper: () => read(() => database.pepper),
+    async shutdown() {
+      down = true;
+    },
+  };
+}

@@ -1,0 +1,15 @@
+import type { SessionRow, TurnRow, WorkerRow } from '../port.ts';
+import { asStored, type SessionRecord, type TurnRecord, type WorkerRecord } from './database.ts';
+
+/** Copies of records in the port's shape: what a caller holds never changes under it. */
+export function sessionRow({ lostTurnId: _, ...session }: SessionRecord): SessionRow {
+  return { ...session, snapshot: asStored(session.snapshot) };
+}
+
+export function turnRow({ branched: _, usage: __, error: ___, ...turn }: TurnRecord): TurnRow {
+  return turn;
+}
+
+export function workerRow({ heartbeatExpiresAt, ...worker }: WorkerRecord, now: number): WorkerRow {
+  return { ...worker, leaseLeftMs: Math.floor(heartbeatExpiresAt - now) };
+}

@@ -1,0 +1,43 @@
+import type { SettleCall, SettleVerdict } from '../port.ts';
+import { asStored, type MemoryDatabase, scoped } from './database.ts';
+import { holds, write } from './fence.ts';
+
+/**
+ * The end of a turn: the row is completed always, the head moves only under the fence. Throws when another turn of the
+ * scope has the same response id; nothing is written then.
+ */
+export function settle(db: MemoryDatabase, call: SettleCall): SettleVerdict {
+  const { result } = call;
+  const session = db.sessions.get(call.sessionId);
+  const turn = db.turns.get(call.turnId);
+  if (!session || turn?.sessionId !== call.sessionId) return { verdict: 'branch' };
+  if (turn.authorWorkerId !== call.me || turn.epoch !== call.epoch) return { verdict: 'branch' };
+  if (turn.state !== 'active' && (turn.state !== 'lost' || result.state === 'lost')) {
+    return { verdict: turn.branched ? 'branch' : 'already' };
+  }
+
+  if (result.responseId !== null) {
+    const key = scoped(turn.scope, result.responseId);
+    const holder = db.responses.get(key);
+    if (holder !== undefined && holder !== turn.id) throw new Error(`response id ${result.responseId} is taken`);
+    db.responses.set(key, turn.id);
+  }
+  const underFence = holds(session, call, call.epoch) && session.activeTurnId === turn.id;
+  turn.state = result.state;
+  turn.branched = !underFence;
+  turn.responseId = result.responseId;
+  turn.transcriptFp = result.transcriptFp;
+  turn.itemCount = result.itemCount;
+  turn.replay = result.replay;
+  turn.usage = asStored(result.usage);
+  turn.error = asStored(result.error);
+  if (result.items) db.items.set(turn.id, { ...result.items });
+  if (!underFence) return { verdict: 'branch' };
+
+  const movesHead = result.state === 'completed' || result.state === 'incomplete';
+  session.activeTurnId = null;
+  session.anchorLost = (result.anchorLost ?? false) || (session.anchorLost && !movesHead);
+  if (movesHead) session.headTurnId = turn.id;
+  write(session, call.face);
+  return { verdict: 'ok', revision: session.revision };
+}

@@ -1,0 +1,46 @@
+import type { HeartbeatVerdict, WorkerRegistry } from '../port.ts';
+import type { MemoryDatabase } from './database.ts';
+
+type Registration = Parameters<WorkerRegistry['register']>[0];
+
+/** Liveness as plain functions over a map. Dead is for ever, here too. */
+export function createWorkers(db: MemoryDatabase, now: () => number) {
+  return {
+    register({ leaseMs, ...worker }: Registration): { verdict: 'ok' } {
+      const known = db.workers.get(worker.id);
+      const repeated =
+        known?.state === 'serving' &&
+        known.internalUrl === worker.internalUrl &&
+        known.livenessPath === worker.livenessPath &&
+        known.version === worker.version;
+      if (known && !repeated) throw new Error(`worker id ${worker.id} was used before`);
+      db.workers.set(worker.id, { ...worker, state: 'serving', heartbeatExpiresAt: now() + leaseMs });
+      return { verdict: 'ok' };
+    },
+
+    heartbeat(id: string, state: 'serving' | 'draining', leaseMs: number): HeartbeatVerdict {
+      const worker = db.workers.get(id);
+      if (!worker || worker.state === 'dead') return { verdict: 'dead' };
+      worker.state = state;
+      worker.heartbeatExpiresAt = now() + leaseMs;
+      return { verdict: 'ok' };
+    },
+
+    declareExpired(id: string): { verdict: 'dead' | 'alive' | 'missing' } {
+      const worker = db.workers.get(id);
+      if (!worker) return { verdict: 'missing' };
+      if (worker.heartbeatExpiresAt < now()) worker.state = 'dead';
+      return { verdict: worker.state === 'dead' ? 'dead' : 'alive' };
+    },
+
+    declareDead(id: string): { verdict: 'dead' } {
+      const worker = db.workers.get(id);
+      if (worker) worker.state = 'dead';
+      else {
+        const nobody = { internalUrl: null, livenessPath: null, version: 'unknown' };
+        db.workers.set(id, { id, ...nobody, state: 'dead', heartbeatExpiresAt: now() });
+      }
+      return { verdict: 'dead' };
+    },
+  };
+}
