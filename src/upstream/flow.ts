@@ -32,7 +32,6 @@ export function createFrameFlow(options: FrameFlowOptions): FrameFlow {
   let paused = false;
   let muted = false;
   let ended = false;
-  let told = false;
   let draining = false;
   let held = true;
   let waiting: Step[] = [];
@@ -44,8 +43,7 @@ export function createFrameFlow(options: FrameFlowOptions): FrameFlow {
       if (muted) return;
       if (reader.refused) reader.refused(step.answer);
       else reader.frame(options.refusalFrame(step.answer));
-    } else if (!told) {
-      told = true;
+    } else {
       reader.closed({ code: step.code, reason: step.reason });
     }
   };
@@ -72,9 +70,10 @@ export function createFrameFlow(options: FrameFlowOptions): FrameFlow {
 
   const arrive = (step: Step) => {
     if (ended) return;
+    // The way nearly every frame takes. Steps can be waiting here only because a reader threw: they go first.
     if (handlers && !paused && !draining && waiting.length === 0) return give(handlers, step);
     waiting.push(step);
-    if (muted) drain();
+    settle();
   };
 
   return {

@@ -73,7 +73,7 @@ function connectionOf(socket: WebSocket, clock: Clock, limits: TransportLimits, 
       if (closing) return;
       closing = true;
       // Reading must go on, or the peer's close frame would never be seen.
-
+      flow.mute();
       if (socket.readyState === WebSocket.CLOSED) return;
       cancelKill = clock.after(limits.closeTimeoutMs, () => socket.terminate());
       socket.close(sendable(code), shortened(reason));

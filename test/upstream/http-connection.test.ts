@@ -94,6 +94,22 @@ describe('an exchange over HTTP', () => {
     expect(seen.refused[0]!.body.toString()).toBe(body);
   });
 
+  it('keeps the status of a refusal whose body is cut', async () => {
+    const { url } = await provider(async (request, response) => {
+      request.resume();
+      response.writeHead(401, { 'content-length': '100' }).write('{"err');
+      await rounds(50);
+      response.destroy();
+    });
+    const connection = transport().exchange(dialTo(url));
+    const seen = record(connection);
+    connection.send(create());
+    await seen.ended;
+    expect(seen.log).toEqual(['refused', 'closed']);
+    expect(seen.refused[0]!.status).toBe(401);
+    expect(seen.refused[0]!.headers).not.toHaveProperty('content-length');
+  });
+
   it('makes an error frame of a refusal for a reader that has no handler for it', async () => {
     const { url } = await provider((request, response) => {
       request.resume();
@@ -266,6 +282,25 @@ describe('an exchange over HTTP', () => {
     expect(connection.send(create())).toBe(false);
     await seen.ended;
     expect(seen.closed).toHaveLength(1);
+  });
+
+  it('stops the sender while nobody listens', async () => {
+    const pad = 'x'.repeat(64 * 1024);
+    let answer: ServerResponse | null = null;
+    const { url } = await provider((request, response) => {
+      request.resume();
+      answer = sse(response);
+      for (let n = 0; n < 512; n += 1) response.write(event({ type: 'response.output_text.delta', n, pad }));
+      response.end();
+    });
+    const connection = transport().exchange(dialTo(url));
+    connection.send(create());
+    while (answer === null) await rounds(1);
+    await rounds(200);
+    expect((answer as ServerResponse).writableLength).toBeGreaterThan(8 * 1024 * 1024);
+    const seen = record(connection);
+    await seen.ended;
+    expect(seen.frames).toHaveLength(512);
   });
 
   it('gives no event while paused, stops the sender, and loses nothing', async () => {

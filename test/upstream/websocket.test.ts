@@ -1,4 +1,5 @@
 import { once } from 'node:events';
+import type { Socket } from 'node:net';
 import { afterEach, describe, expect, it } from 'vitest';
 import type { WebSocket } from 'ws';
 import type { DialResult, UpstreamConnection, UpstreamTransport } from '../../src/upstream/port.ts';
@@ -77,10 +78,12 @@ describe('dialling a WebSocket', () => {
     await deserted();
   });
 
-  it('keeps the status of a refusal whose body is cut', async () => {
+  it.each(['destroy', 'resetAndDestroy'] as const)('keeps the status of a refusal cut by %s', async (cut) => {
     const { url } = await provider({
-      upgrade(_request, socket) {
-        socket.write('HTTP/1.1 401 Unauthorized\r\nContent-Length: 100\r\n\r\n{"err', () => socket.destroy());
+      async upgrade(_request, socket) {
+        socket.write('HTTP/1.1 401 Unauthorized\r\nContent-Length: 100\r\n\r\n{"err');
+        await rounds(50);
+        (socket as Socket)[cut]();
       },
     });
     const result = await transport().dial(dialTo(url));
@@ -209,14 +212,25 @@ describe('an open WebSocket', () => {
     const { connection, peer } = await pair();
     const seen = record(connection);
     connection.pause();
-    const frame = 'x'.repeat(64 * 1024);
-    for (let i = 0; i < 512; i += 1) peer.send(frame);
-    await rounds(100);
-    expect(peer.bufferedAmount).toBeGreaterThan(8 * 1024 * 1024);
+    await flood(peer);
     expect(seen.frames).toEqual([]);
     connection.resume();
     await seen.count(512);
   });
+
+  it('stops the sender while nobody listens', async () => {
+    const { connection, peer } = await pair();
+    await flood(peer);
+    await record(connection).count(512);
+  });
+
+  /** Sends 32 MiB; most of it must stay with the sender. */
+  const flood = async (peer: WebSocket) => {
+    const frame = 'x'.repeat(64 * 1024);
+    for (let i = 0; i < 512; i += 1) peer.send(frame);
+    await rounds(200);
+    expect(peer.bufferedAmount).toBeGreaterThan(8 * 1024 * 1024);
+  };
 
   it('answers pings', async () => {
     const { connection, peer } = await pair();

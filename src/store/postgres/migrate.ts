@@ -5,7 +5,7 @@ import pg from 'pg';
 export const MINIMUM_SERVER_VERSION = 150_000;
 
 /** Key of the advisory lock under which migrations run: "holdfast" in ASCII, read as one number. */
-const MIGRATION_LOCK = '7525346913119007604';
+const MIGRATION_LOCK = '7525352680829580148';
 
 /** How long a process waits for another's migrations, milliseconds. */
 const MIGRATION_WAIT_MS = 120_000;

@@ -1,0 +1,175 @@
+import pg from 'pg';
+import { afterEach, describe, expect, it } from 'vitest';
+import { digestOf, expectedDigest } from '../../src/testing/index.ts';
+import { startTestBridge, type TestBridge, type TestBridgeOptions } from '../support/bridge.ts';
+import { post, terminalsOf } from '../support/client.ts';
+
+let at: TestBridge | null = null;
+const start = async (options: TestBridgeOptions = {}) => {
+  at = await startTestBridge(options);
+  return at;
+};
+afterEach(async () => {
+  await at?.close();
+  at = null;
+});
+
+const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
+const base = { model: 'm', stream: true };
+
+async function sql(url: string, statement: string): Promise<void> {
+  const client = new pg.Client({ connectionString: url });
+  await client.connect();
+  await client.query(statement);
+  await client.end();
+}
+
+describe('after the worker was taken away and another started', () => {
+  it('continues a full resend with the right context and a new token', async () => {
+    const { url, restart, simulator } = await start();
+    const headers = { 'thread-id': 't-1' };
+    const first = await post(url, { ...base, store: false, input: [user('one')] }, headers);
+    await restart();
+    const input = [user('one'), ...first.body.output, user('two')];
+    const second = await post(at!.url, { ...base, store: false, input }, headers);
+    expect(second.headers['x-holdfast-outcome']).toBe('stale_recovery');
+    expect(second.headers['x-holdfast-session']).toBe(first.headers['x-holdfast-session']);
+    expect(second.headers['x-codex-turn-state']).not.toBe(first.headers['x-codex-turn-state']);
+    expect(digestOf(second.body)).toBe(expectedDigest({ items: input as never }));
+    expect(simulator.journal.of('create').map(({ itemsReceived }) => itemsReceived)).toEqual([1, 3]);
+  });
+
+  it.each([true, false])('continues a delta with store: %s', async (store) => {
+    const { url, restart, simulator } = await start();
+    const first = await post(url, { ...base, store, input: [user('one')] });
+    await restart();
+    const second = await post(at!.url, { ...base, store, previous_response_id: first.body.id, input: [user('two')] });
+    expect(second.headers['x-holdfast-outcome']).toBe('stale_recovery');
+    expect(digestOf(second.body)).toBe(
+      expectedDigest({ items: [user('one'), ...first.body.output, user('two')] as never }),
+    );
+    expect(second.body.previous_response_id).toBe(first.body.id);
+    const [, create] = simulator.journal.of('create');
+    expect(create!.previousResponseId).toBe(store ? first.body.id : null);
+  });
+
+  it('fails closed when the items of an unstored anchor are gone, and sends nothing', async () => {
+    const { url, restart, simulator, databaseUrl } = await start();
+    const first = await post(url, { ...base, store: false, input: [user('one')] });
+    await restart();
+    await sql(databaseUrl, 'delete from turn_items');
+    const second = await post(at!.url, {
+      ...base,
+      store: false,
+      previous_response_id: first.body.id,
+      input: [user('two')],
+    });
+    expect(second.status).toBe(400);
+    expect(second.body.error).toMatchObject({
+      code: 'previous_response_not_found',
+      bridge_code: 'bridge_session_expired',
+      outcome: 'expired_continuity',
+    });
+    expect(simulator.journal.of('create')).toHaveLength(1);
+    expect(simulator.journal.of('upgrade')).toHaveLength(1);
+  });
+
+  it('lets the provider answer for an anchor whose row is gone too, when the credential is the client’s own', async () => {
+    const { url, restart, databaseUrl } = await start();
+    const first = await post(url, { ...base, store: false, input: [user('one')] });
+    await restart();
+    await sql(databaseUrl, 'delete from turn_items; delete from turn');
+    const second = await post(at!.url, {
+      ...base,
+      store: false,
+      previous_response_id: first.body.id,
+      input: [user('two')],
+    });
+    expect(second.status).toBe(400);
+    expect(second.body.error).toMatchObject({ code: 'previous_response_not_found' });
+    expect(second.body.error).not.toHaveProperty('bridge_code');
+  });
+
+  it('fails closed for that anchor under a shared upstream key', async () => {
+    const env = { HOLDFAST_UPSTREAM_KEY: 'sk-shared' };
+    const { url, restart, databaseUrl, simulator } = await start({ env });
+    const first = await post(url, { ...base, store: false, input: [user('one')] });
+    await restart();
+    await sql(databaseUrl, 'delete from turn_items; delete from turn');
+    const second = await post(at!.url, {
+      ...base,
+      store: false,
+      previous_response_id: first.body.id,
+      input: [user('two')],
+    });
+    expect(second.body.error?.outcome).toBe('expired_continuity');
+    expect(simulator.journal.of('create')).toHaveLength(1);
+  });
+});
+
+describe('a socket that is lost', () => {
+  it('before anything was shown costs one resend that the client does not see', async () => {
+    const { url, simulator } = await start();
+    simulator.script.onTurn({ nth: 2 }, { kind: 'reset', at: 'before_created' }, { times: 1 });
+    const headers = { 'thread-id': 't-2' };
+    const first = await post(url, { ...base, store: false, input: [user('one')] }, headers);
+    const input = [user('one'), ...first.body.output, user('two')];
+    const second = await post(url, { ...base, store: false, input }, headers);
+    expect(terminalsOf(second).map(({ type }) => type)).toEqual(['response.completed']);
+    expect(second.events.filter(({ type }) => type === 'response.created')).toHaveLength(1);
+    expect(digestOf(second.body)).toBe(expectedDigest({ items: input as never }));
+    expect(simulator.journal.of('create').map(({ itemsReceived }) => itemsReceived)).toEqual([1, 1, 3]);
+  });
+
+  it('with the answer under way ends in one response.failed, and the identical retry recovers', async () => {
+    const { url, simulator } = await start();
+    simulator.script.onTurn({ nth: 1 }, { kind: 'reset', at: { deltas: 1 } }, { times: 1 });
+    const headers = { 'thread-id': 't-3' };
+    const body = { ...base, store: false, input: [user('one')] };
+    const first = await post(url, body, headers);
+    expect(terminalsOf(first).map(({ type }) => type)).toEqual(['response.failed']);
+    const again = await post(url, body, headers);
+    expect(terminalsOf(again).map(({ type }) => type)).toEqual(['response.completed']);
+    expect(digestOf(again.body)).toBe(expectedDigest({ items: [user('one')] as never }));
+  });
+
+  it('through the provider’s own limit is not seen by the client', async () => {
+    const { url, simulator } = await start();
+    const headers = { 'thread-id': 't-4' };
+    const first = await post(url, { ...base, store: false, input: [user('one')] }, headers);
+    simulator.connections.at(-1)!.expire();
+    const input = [user('one'), ...first.body.output, user('two')];
+    const second = await post(url, { ...base, store: false, input }, headers);
+    expect(terminalsOf(second).map(({ type }) => type)).toEqual(['response.completed']);
+    expect(digestOf(second.body)).toBe(expectedDigest({ items: input as never }));
+  });
+
+  it('twice before anything was shown ends in one clear failure', async () => {
+    const { url, simulator } = await start();
+    simulator.script.onTurn({}, { kind: 'reset', at: 'before_created' }, { times: 2 });
+    const answer = await post(url, { ...base, input: 'hi' });
+    expect(answer.status).toBe(502);
+    expect(answer.body.error?.bridge_code).toBe('bridge_upstream_lost');
+  });
+});
+
+describe('a refused anchor', () => {
+  it('is struck off and the whole context is sent once, unseen', async () => {
+    const { url, simulator } = await start();
+    const headers = { 'thread-id': 't-5' };
+    const first = await post(url, { ...base, store: false, input: [user('one')] }, headers);
+    simulator.expireCaches();
+    const input = [user('one'), ...first.body.output, user('two')];
+    const second = await post(url, { ...base, store: false, input }, headers);
+    expect(terminalsOf(second).map(({ type }) => type)).toEqual(['response.completed']);
+    expect(digestOf(second.body)).toBe(expectedDigest({ items: input as never }));
+    const third = await post(url, { ...base, store: false, previous_response_id: second.body.id, input: 'three' });
+    expect(digestOf(third.body)).toBe(expectedDigest({ items: [...input, ...second.body.output, 'three'] as never }));
+    simulator.expireCaches();
+    const fourth = await post(url, { ...base, store: false, previous_response_id: third.body.id, input: 'four' });
+    expect(fourth.status).toBe(200);
+    expect(digestOf(fourth.body)).toBe(
+      expectedDigest({ items: [...input, ...second.body.output, 'three', ...third.body.output, 'four'] as never }),
+    );
+  });
+});

@@ -1,0 +1,96 @@
+import { spawn } from 'node:child_process';
+import { access, mkdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+
+/** Version of the client whose behaviour the bridge is built for. */
+export const CODEX_VERSION = '0.169.0';
+
+export interface CodexRun {
+  code: number;
+  output: string;
+}
+
+function run(
+  command: string,
+  args: string[],
+  options: { cwd: string; env?: NodeJS.ProcessEnv; seconds: number },
+): Promise<CodexRun> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(command, args, { cwd: options.cwd, env: options.env, stdio: ['ignore', 'pipe', 'pipe'] });
+    let output = '';
+    for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk) => (output += chunk));
+    const timer = setTimeout(() => child.kill('SIGKILL'), options.seconds * 1000);
+    child.once('error', reject);
+    child.once('exit', (code) => {
+      clearTimeout(timer);
+      resolve({ code: code ?? -1, output });
+    });
+  });
+}
+
+/** Installs the real client into a scratch folder, once. Returns its program. */
+export async function installCodex(scratch: string): Promise<string> {
+  const program = join(scratch, 'node_modules', '.bin', 'codex');
+  if (
+    await access(program).then(
+      () => true,
+      () => false,
+    )
+  )
+    return program;
+  await mkdir(scratch, { recursive: true });
+  await writeFile(join(scratch, 'package.json'), '{"private":true}');
+  const installed = await run('npm', ['install', '--no-audit', '--no-fund', `@openai/codex@${CODEX_VERSION}`], {
+    cwd: scratch,
+    env: process.env,
+    seconds: 300,
+  });
+  if (installed.code !== 0) throw new Error(`the client could not be installed:\n${installed.output}`);
+  return program;
+}
+
+/** A Codex home with one provider: the bridge. */
+export async function prepareCodexHome(home: string, baseUrl: string): Promise<void> {
+  await mkdir(join(home, 'codex'), { recursive: true });
+  await mkdir(join(home, 'work'), { recursive: true });
+  await writeFile(
+    join(home, 'codex', 'config.toml'),
+    `model = "gpt-5.5"
+model_provider = "holdfast"
+check_for_update_on_startup = false
+approval_policy = "never"
+sandbox_mode = "danger-full-access"
+[analytics]
+enabled = false
+[feedback]
+enabled = false
+[model_providers.holdfast]
+name = "holdfast"
+base_url = "${baseUrl}"
+wire_api = "responses"
+env_key = "BRIDGE_API_KEY"
+requires_openai_auth = false
+supports_websockets = false
+`,
+  );
+}
+
+/** One `codex exec`, or a resume of the last one. Everything but the bridge is kept out of its reach. */
+export function codexExec(program: string, home: string, prompt: string, resume = false): Promise<CodexRun> {
+  const nowhere = 'http://127.0.0.1:9';
+  const env: NodeJS.ProcessEnv = {
+    ...process.env,
+    CODEX_HOME: join(home, 'codex'),
+    BRIDGE_API_KEY: 'sk-test',
+    HTTPS_PROXY: nowhere,
+    ALL_PROXY: nowhere,
+    NO_PROXY: '127.0.0.1,localhost',
+  };
+  for (const name of ['OPENAI_API_KEY', 'CODEX_API_KEY', 'http_proxy', 'https_proxy', 'HTTP_PROXY']) delete env[name];
+  const tail = resume ? ['resume', '--last', prompt] : [prompt];
+  return run(program, ['exec', '--skip-git-repo-check', '--json', ...tail], {
+    cwd: join(home, 'work'),
+    env,
+    seconds: 90,
+  });
+}

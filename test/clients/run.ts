@@ -1,0 +1,82 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { startSimulator } from '../../src/testing/index.ts';
+import { freePort, startWorker } from '../support/worker-process.ts';
+import { startAppServer } from './app-server.ts';
+import { CODEX_VERSION, codexExec, installCodex, prepareCodexHome } from './codex.ts';
+
+/**
+ * The real Codex client through the bridge: tools, several user turns in one process, and a resume in another. Its
+ * upstream is the simulator, so that what arrived there can be counted.
+ */
+
+const failures: string[] = [];
+const check = (label: string, ok: boolean, detail = '') => {
+  console.log(`${ok ? 'ok  ' : 'FAIL'} ${label}${ok || detail === '' ? '' : `\n     ${detail}`}`);
+  if (!ok) failures.push(label);
+};
+
+const scratch = process.env.HOLDFAST_CLIENTS_DIR ?? join(tmpdir(), `holdfast-clients-${CODEX_VERSION}`);
+const program = process.env.CODEX_BIN ?? (await installCodex(scratch));
+const home = await mkdtemp(join(tmpdir(), 'holdfast-codex-'));
+const simulator = await startSimulator({ reasoning: true, turnState: 'both', telemetry: true });
+const port = await freePort();
+const worker = await startWorker({
+  PORT: String(port),
+  HOLDFAST_DATA_DIR: join(home, 'holdfast'),
+  HOLDFAST_UPSTREAM_URL: simulator.url,
+  HOLDFAST_KEEPALIVE_MS: '500',
+});
+await prepareCodexHome(home, `http://127.0.0.1:${port}/v1`);
+const creates = () => simulator.journal.of('create');
+const command = (text: string) => `[call:exec_command ${JSON.stringify({ cmd: text })}]`;
+
+try {
+  // Waits longer than several keepalives, so that the client has to skip the comments.
+  simulator.script.onTurn({ nth: 2 }, { kind: 'drip', everyMs: 150 }, { times: 1 });
+  const first = await codexExec(program, home, `Run two commands. [${command('echo one')}${command('echo two')}]`);
+  check('exec with two tool rounds exits 0', first.code === 0, first.output.slice(-600));
+  const run = creates();
+  check('it took three requests', run.length === 3, `${run.length}`);
+  check(
+    'the second and later went out as the new items only',
+    run.slice(1).every(({ itemsReceived, previousResponseId }) => itemsReceived === 1 && previousResponseId !== null),
+    JSON.stringify(run.map(({ itemsReceived, previousResponseId }) => [itemsReceived, previousResponseId])),
+  );
+  check('on one socket', new Set(run.map(({ connection }) => connection)).size === 1);
+
+  const before = creates().length;
+  const resumed = await codexExec(program, home, 'And once more.', true);
+  check('resume exits 0', resumed.code === 0, resumed.output.slice(-600));
+  const [after] = creates().slice(before);
+  check(
+    'the resumed turn continues the same socket',
+    after?.connection === run[0]?.connection && after?.previousResponseId != null,
+    JSON.stringify({ connection: after?.connection, items: after?.itemsReceived, anchor: after?.previousResponseId }),
+  );
+
+  const mark = creates().length;
+  const server = await startAppServer(program, home);
+  const thread = await server.startThread();
+  await server.turn(thread, `First. ${command('echo three')}`);
+  const middle = creates().length;
+  await server.turn(thread, `Second. ${command('echo four')}`);
+  server.close();
+  const turns = creates().slice(mark);
+  check('two user turns in one process', turns.length === 4, `${turns.length}`);
+  check('share one socket', new Set(turns.map(({ connection }) => connection)).size === 1);
+  check(
+    'every request but the first is a delta, also at the second user turn',
+    turns.slice(1).every(({ previousResponseId }) => previousResponseId !== null),
+    JSON.stringify(turns.map(({ itemsReceived, previousResponseId }) => [itemsReceived, previousResponseId])),
+  );
+  const second = creates()[middle];
+  check('the second user turn is one new item', second?.itemsReceived === 1, `${second?.itemsReceived}`);
+} finally {
+  await worker.stop();
+  await simulator.close();
+  await rm(home, { recursive: true, force: true });
+}
+console.log(failures.length === 0 ? 'The real client is content.' : `${failures.length} checks failed.`);
+process.exitCode = failures.length === 0 ? 0 : 1;

@@ -1,0 +1,147 @@
+import { randomUUID } from 'node:crypto';
+import type {
+  Answer,
+  ClaimVerdict,
+  CreateCall,
+  KeyRef,
+  RowFace,
+  SessionStore,
+  SettleCall,
+  StartCall,
+  TurnResult,
+  TurnStart,
+} from '../../src/store/port.ts';
+
+/** Long enough never to run out during a test. */
+export const LEASE_MS = 600_000;
+/** Already run out when it is written. */
+export const EXPIRED_MS = -1000;
+
+export const face = (state: RowFace['state'] = 'live'): RowFace => ({
+  state,
+  snapshot: { value: state },
+  machineVersion: 1,
+});
+
+export const turnStart = (over: Partial<TurnStart> = {}): TurnStart => ({
+  id: randomUUID(),
+  parentTurnId: null,
+  shape: 'fresh',
+  requestFp: 'request',
+  contextFp: 'context',
+  storedUpstream: false,
+  credentialFp: 'credential',
+  clientTurnId: null,
+  ...over,
+});
+
+export const completed = (over: Partial<TurnResult> = {}): TurnResult => ({
+  state: 'completed',
+  responseId: `resp_${randomUUID()}`,
+  items: { input: '[{"type":"message","role":"user"}]', output: '[{"type":"message","role":"assistant"}]' },
+  transcriptFp: 'transcript',
+  itemCount: 2,
+  replay: 'exact',
+  usage: { input_tokens: 1 },
+  error: null,
+  ...over,
+});
+
+export const bare = (state: TurnResult['state']): TurnResult => ({
+  state,
+  responseId: null,
+  items: null,
+  transcriptFp: null,
+  itemCount: null,
+  replay: 'never',
+  usage: null,
+  error: null,
+});
+
+export const key = (hash = randomUUID()): KeyRef => ({ kind: 'thread', hash });
+
+/** A worker's hold on one session, and the calls it makes with it. */
+export interface Lane {
+  sessionId: string;
+  scope: string;
+  me: string;
+  nonce: string;
+  epoch: number;
+  firstTurn: TurnStart;
+  create: CreateCall;
+  start(over?: Partial<StartCall>): StartCall;
+  settle(turnId: string, result?: TurnResult): SettleCall;
+  /** The writer and epoch alone, for `release` and `close`. */
+  hold(state?: RowFace['state']): { sessionId: string; me: string; nonce: string; epoch: number; face: RowFace };
+}
+
+export async function newWorker(store: SessionStore, leaseMs = LEASE_MS): Promise<string> {
+  const id = randomUUID();
+  const answer = await store.register({ id, internalUrl: null, livenessPath: null, version: 'test', leaseMs });
+  if (answer.verdict !== 'ok') throw new Error(`register: ${answer.reason}`);
+  return id;
+}
+
+export function lane(me: string, over: Partial<CreateCall> = {}): Lane {
+  const sessionId = over.sessionId ?? randomUUID();
+  const nonce = over.nonce ?? randomUUID();
+  const turn = over.turn ?? turnStart();
+  const scope = over.scope ?? 'local';
+  const create: CreateCall = {
+    sessionId,
+    me,
+    nonce,
+    scope,
+    keys: [],
+    upstreamId: 'openai',
+    model: 'model',
+    headTurnId: null,
+    turn,
+    face: face(),
+    ...over,
+  };
+  return laneAt({ sessionId, scope, me, nonce, epoch: 1 }, create);
+}
+
+function laneAt(at: Pick<Lane, 'sessionId' | 'scope' | 'me' | 'nonce' | 'epoch'>, create: CreateCall): Lane {
+  const writer = { sessionId: at.sessionId, me: at.me, nonce: at.nonce, epoch: at.epoch };
+  return {
+    ...at,
+    firstTurn: create.turn,
+    create,
+    start: (over = {}) => ({ ...writer, expectedHead: null, turn: turnStart(), face: face(), ...over }),
+    settle: (turnId, result = completed()) => ({ ...writer, turnId, result, face: face() }),
+    hold: (state = 'stale') => ({ ...writer, face: face(state) }),
+  };
+}
+
+/** The same session in the hands of whoever claimed it. */
+export const claimedLane = (from: Lane, me: string, nonce: string, epoch: number): Lane =>
+  laneAt({ sessionId: from.sessionId, scope: from.scope, me, nonce, epoch }, from.create);
+
+/** A session whose first turn runs. */
+export async function busyLane(store: SessionStore, me: string, over: Partial<CreateCall> = {}): Promise<Lane> {
+  const made = lane(me, over);
+  const answer = await store.create(made.create);
+  if (answer.verdict !== 'ok') throw new Error(`create: ${JSON.stringify(answer)}`);
+  return made;
+}
+
+/** A session whose first turn is completed and is its head. */
+export async function idleLane(store: SessionStore, me: string, over: Partial<CreateCall> = {}): Promise<Lane> {
+  const made = await busyLane(store, me, over);
+  const answer = await store.settle(made.settle(made.firstTurn.id));
+  if (answer.verdict !== 'ok') throw new Error(`settle: ${JSON.stringify(answer)}`);
+  return made;
+}
+
+/** Claims as the row stands now. */
+export async function claimNow(
+  store: SessionStore,
+  sessionId: string,
+  me: string,
+  nonce = randomUUID(),
+): Promise<Answer<ClaimVerdict>> {
+  const row = await store.session(sessionId);
+  return store.claim({ sessionId, me, nonce, epochRead: row!.epoch, revisionRead: row!.revision });
+}

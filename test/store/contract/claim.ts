@@ -1,0 +1,177 @@
+import { randomUUID } from 'node:crypto';
+import { expect, test } from 'vitest';
+import {
+  bare,
+  busyLane,
+  claimedLane,
+  claimNow,
+  completed,
+  EXPIRED_MS,
+  idleLane,
+  LEASE_MS,
+  newWorker,
+} from '../calls.ts';
+import type { Subject } from '../contract.ts';
+
+export function claims(given: () => Subject): void {
+  test('an idle session may be claimed at any moment, from a live owner too', async () => {
+    const { store } = given();
+    const idle = await idleLane(store, await newWorker(store));
+    const me = await newWorker(store);
+    const nonce = randomUUID();
+    const answer = await store.claim({ sessionId: idle.sessionId, me, nonce, epochRead: 1, revisionRead: 2 });
+    expect(answer).toMatchObject({
+      verdict: 'row',
+      lostTurnId: null,
+      row: {
+        epoch: 2,
+        revision: 3,
+        ownerWorkerId: me,
+        ownerNonce: nonce,
+        headTurnId: idle.firstTurn.id,
+        snapshot: { value: 'live' },
+        state: 'stale',
+      },
+    });
+    if (answer.verdict === 'row') expect(await store.session(idle.sessionId)).toEqual(answer.row);
+  });
+
+  test('the new owner goes on from the head, the old one is fenced', async () => {
+    const { store } = given();
+    const idle = await idleLane(store, await newWorker(store));
+    const me = await newWorker(store);
+    const nonce = randomUUID();
+    await claimNow(store, idle.sessionId, me, nonce);
+    const next = claimedLane(idle, me, nonce, 2);
+    expect((await store.start(next.start({ expectedHead: idle.firstTurn.id }))).verdict).toBe('ok');
+    expect((await store.start(idle.start({ expectedHead: idle.firstTurn.id }))).verdict).toBe('fenced');
+    expect((await store.release(idle.hold())).verdict).toBe('fenced');
+    expect((await store.close(idle.hold())).verdict).toBe('fenced');
+  });
+
+  test('repeated after a lost answer, it is the same claim', async () => {
+    const { store } = given();
+    const busy = await busyLane(store, await newWorker(store));
+    await store.declareDead(busy.me);
+    const call = {
+      sessionId: busy.sessionId,
+      me: await newWorker(store),
+      nonce: randomUUID(),
+      epochRead: 1,
+      revisionRead: 1,
+    };
+    const first = await store.claim(call);
+    expect(first).toMatchObject({ verdict: 'row', lostTurnId: busy.firstTurn.id });
+    expect(await store.claim(call)).toEqual(first);
+  });
+
+  test('a row that was written since it was read is a lost race', async () => {
+    const { store } = given();
+    const idle = await idleLane(store, await newWorker(store));
+    const base = { sessionId: idle.sessionId, me: await newWorker(store), nonce: randomUUID() };
+    for (const [epochRead, revisionRead] of [
+      [1, 1],
+      [1, 3],
+      [0, 2],
+      [2, 2],
+    ] as const) {
+      expect(await store.claim({ ...base, epochRead, revisionRead })).toEqual({ verdict: 'lost_race' });
+    }
+    expect((await store.session(idle.sessionId))?.epoch).toBe(1);
+  });
+
+  test('a busy session waits for the recorded death of its owner, however long ago its lease ran out', async () => {
+    const { store } = given();
+    const owner = await newWorker(store);
+    const busy = await busyLane(store, owner);
+    await store.heartbeat(owner, 'serving', EXPIRED_MS);
+    const me = await newWorker(store);
+    expect(await claimNow(store, busy.sessionId, me)).toEqual({ verdict: 'busy' });
+    expect(await store.declareExpired(owner)).toEqual({ verdict: 'dead' });
+    expect(await claimNow(store, busy.sessionId, me)).toMatchObject({
+      verdict: 'row',
+      lostTurnId: busy.firstTurn.id,
+      row: { activeTurnId: null, epoch: 2 },
+    });
+    expect((await store.turn(busy.firstTurn.id))?.state).toBe('lost');
+  });
+
+  test('a draining owner is still the owner', async () => {
+    const { store } = given();
+    const busy = await busyLane(store, await newWorker(store));
+    await store.heartbeat(busy.me, 'draining', LEASE_MS);
+    expect(await claimNow(store, busy.sessionId, await newWorker(store))).toEqual({ verdict: 'busy' });
+  });
+
+  test('a worker takes its own session back only after it has ended the orphaned turn', async () => {
+    const { store } = given();
+    const busy = await busyLane(store, await newWorker(store));
+    expect(await claimNow(store, busy.sessionId, busy.me)).toEqual({ verdict: 'busy' });
+    await store.settle(busy.settle(busy.firstTurn.id, bare('lost')));
+    expect(await claimNow(store, busy.sessionId, busy.me)).toMatchObject({ verdict: 'row', lostTurnId: null });
+    expect((await store.settle(busy.settle(busy.firstTurn.id))).verdict).toBe('branch');
+  });
+
+  test('an owner without a row gets one with a full lease, and is then judged like any other', async () => {
+    const { store, forgetWorker } = given();
+    const busy = await busyLane(store, await newWorker(store));
+    await forgetWorker(busy.me);
+    const me = await newWorker(store);
+    expect(await claimNow(store, busy.sessionId, me)).toEqual({ verdict: 'busy' });
+    const made = (await store.workers()).find(({ id }) => id === busy.me);
+    expect(made).toMatchObject({ state: 'serving', internalUrl: null });
+    expect(made!.leaseLeftMs).toBeGreaterThan(5000);
+    expect(made!.leaseLeftMs).toBeLessThanOrEqual(10_000);
+    expect(await store.declareExpired(busy.me)).toEqual({ verdict: 'alive' });
+    await store.declareDead(busy.me);
+    expect((await claimNow(store, busy.sessionId, me)).verdict).toBe('row');
+  });
+
+  test('a dead or unknown worker claims nothing', async () => {
+    const { store } = given();
+    const idle = await idleLane(store, await newWorker(store));
+    const dead = await newWorker(store);
+    await store.declareDead(dead);
+    for (const me of [dead, randomUUID()]) {
+      expect(await claimNow(store, idle.sessionId, me)).toEqual({ verdict: 'fenced' });
+    }
+  });
+
+  test('a closed or unknown session cannot be claimed', async () => {
+    const { store } = given();
+    const idle = await idleLane(store, await newWorker(store));
+    await store.close(idle.hold());
+    const me = await newWorker(store);
+    expect(await claimNow(store, idle.sessionId, me)).toEqual({ verdict: 'lost_race' });
+    const call = { sessionId: randomUUID(), me, nonce: randomUUID(), epochRead: 1, revisionRead: 1 };
+    expect(await store.claim(call)).toEqual({ verdict: 'lost_race' });
+  });
+
+  test('of many claims of one reading exactly one wins', async () => {
+    const { store } = given();
+    const claimers = await Promise.all(Array.from({ length: 6 }, () => newWorker(store)));
+    for (let round = 0; round < 10; round += 1) {
+      const idle = await idleLane(store, claimers[0]!);
+      const read = { sessionId: idle.sessionId, epochRead: 1, revisionRead: 2 };
+      const answers = await Promise.all(claimers.map((me) => store.claim({ ...read, me, nonce: randomUUID() })));
+      expect(answers.filter(({ verdict }) => verdict === 'row')).toHaveLength(1);
+      expect((await store.session(idle.sessionId))?.epoch).toBe(2);
+    }
+  });
+
+  test('one lineage whatever the interleaving: old and new owner start at once, one of them runs', async () => {
+    const { store } = given();
+    const [old, next] = [await newWorker(store), await newWorker(store)];
+    for (let round = 0; round < 10; round += 1) {
+      const idle = await idleLane(store, old);
+      const started = idle.start({ expectedHead: idle.firstTurn.id });
+      const [start, claim] = await Promise.all([
+        store.start(started),
+        store.claim({ sessionId: idle.sessionId, me: next, nonce: randomUUID(), epochRead: 1, revisionRead: 2 }),
+      ]);
+      const verdicts = `${start.verdict} ${claim.verdict}`;
+      expect(['ok lost_race', 'fenced row']).toContain(verdicts);
+      if (start.verdict === 'ok') await store.settle(idle.settle(started.turn.id, completed()));
+    }
+  });
+}

@@ -1,0 +1,102 @@
+import { randomUUID } from 'node:crypto';
+import { expect, test } from 'vitest';
+import type { SessionStore } from '../../../src/store/port.ts';
+import { busyLane, completed, idleLane, type Lane, newWorker, turnStart } from '../calls.ts';
+import type { Subject } from '../contract.ts';
+
+async function oneMoreTurn(store: SessionStore, lane: Lane, head: string, text: string): Promise<string> {
+  const call = lane.start({ expectedHead: head, turn: turnStart({ parentTurnId: head }) });
+  await store.start(call);
+  const items = { input: JSON.stringify([`${text} in`]), output: JSON.stringify([`${text} out`]) };
+  await store.settle(lane.settle(call.turn.id, completed({ items })));
+  return call.turn.id;
+}
+
+export function lineages(given: () => Subject): void {
+  test('a turn and its ancestors, root first, across the sessions of a fork', async () => {
+    const { store } = given();
+    const me = await newWorker(store);
+    const origin = await idleLane(store, me);
+    const second = await oneMoreTurn(store, origin, origin.firstTurn.id, 'second');
+    await oneMoreTurn(store, origin, second, 'third');
+    const fork = await busyLane(store, me, { headTurnId: second, turn: turnStart({ parentTurnId: second }) });
+    const line = await store.lineage('local', fork.firstTurn.id);
+    expect(line.map(({ turn }) => turn.id)).toEqual([origin.firstTurn.id, second, fork.firstTurn.id]);
+    expect(line[1]).toEqual({
+      turn: await store.turn(second),
+      input: '["second in"]',
+      output: '["second out"]',
+    });
+    expect(line[2]).toMatchObject({ input: null, output: null });
+  });
+
+  test('items come back to the letter, whatever they hold and however large', async () => {
+    const { store } = given();
+    const busy = await busyLane(store, await newWorker(store));
+    const input = `[{"b":1,"a":"\\u0000 \\ud800 \u{1f600}", "n": 1.0 }]`;
+    const output = JSON.stringify(Array.from({ length: 4000 }, (_, n) => ({ n, text: randomUUID() })));
+    expect((await store.settle(busy.settle(busy.firstTurn.id, completed({ items: { input, output } })))).verdict).toBe(
+      'ok',
+    );
+    const [only] = await store.lineage('local', busy.firstTurn.id);
+    expect(only?.input).toBe(input);
+    expect(only?.output === output).toBe(true);
+  });
+
+  test('erased items leave the turn in its place', async () => {
+    const { store, eraseItems } = given();
+    const lane = await idleLane(store, await newWorker(store));
+    const second = await oneMoreTurn(store, lane, lane.firstTurn.id, 'second');
+    await eraseItems(lane.firstTurn.id);
+    const line = await store.lineage('local', second);
+    expect(line.map(({ input }) => input)).toEqual([null, '["second in"]']);
+    expect(line[0]?.turn.state).toBe('completed');
+  });
+
+  test('is empty for a turn that is unknown, or known in another scope', async () => {
+    const { store } = given();
+    const lane = await idleLane(store, await newWorker(store), { scope: 'tenant-a' });
+    expect(await store.lineage('tenant-a', lane.firstTurn.id)).toHaveLength(1);
+    expect(await store.lineage('tenant-b', lane.firstTurn.id)).toEqual([]);
+    expect(await store.lineage('tenant-a', randomUUID())).toEqual([]);
+  });
+
+  test('never walks out of the scope', async () => {
+    const { store } = given();
+    const me = await newWorker(store);
+    const foreign = await idleLane(store, me, { scope: 'tenant-a' });
+    const lane = await busyLane(store, me, {
+      scope: 'tenant-b',
+      turn: turnStart({ parentTurnId: foreign.firstTurn.id }),
+    });
+    const line = await store.lineage('tenant-b', lane.firstTurn.id);
+    expect(line.map(({ turn }) => turn.id)).toEqual([lane.firstTurn.id]);
+  });
+
+  test('turns of a session come newest first, as many as wanted', async () => {
+    const { store } = given();
+    const lane = await idleLane(store, await newWorker(store));
+    const second = await oneMoreTurn(store, lane, lane.firstTurn.id, 'second');
+    const third = await oneMoreTurn(store, lane, second, 'third');
+    expect((await store.turnsOf(lane.sessionId, 10)).map(({ id }) => id)).toEqual([third, second, lane.firstTurn.id]);
+    expect((await store.turnsOf(lane.sessionId, 1)).map(({ id }) => id)).toEqual([third]);
+    expect(await store.turnsOf(randomUUID(), 10)).toEqual([]);
+  });
+
+  test('sessions come newest first, as many as wanted', async () => {
+    const { store } = given();
+    const me = await newWorker(store);
+    const older = await idleLane(store, me);
+    const newer = await idleLane(store, me);
+    expect((await store.sessions(2)).map(({ id }) => id)).toEqual([newer.sessionId, older.sessionId]);
+    expect((await store.sessions(1))[0]).toEqual(await store.session(newer.sessionId));
+  });
+
+  test('the pepper is long and always the same', async () => {
+    const { store, another } = given();
+    const second = await another();
+    expect(await store.pepper()).toMatch(/^[0-9a-f]{64}$/);
+    expect(await second.pepper()).toBe(await store.pepper());
+    await second.shutdown();
+  });
+}

@@ -1,0 +1,109 @@
+import { randomUUID } from 'node:crypto';
+import { expect, test } from 'vitest';
+import { busyLane, claimedLane, claimNow, idleLane, key, lane, newWorker } from '../calls.ts';
+import type { Subject } from '../contract.ts';
+
+export function releases(given: () => Subject): void {
+  test('a released session has no owner and keeps its head', async () => {
+    const { store } = given();
+    const idle = await idleLane(store, await newWorker(store));
+    expect(await store.release(idle.hold('stale'))).toEqual({ verdict: 'ok' });
+    expect(await store.session(idle.sessionId)).toMatchObject({
+      state: 'stale',
+      snapshot: { value: 'stale' },
+      ownerWorkerId: null,
+      ownerNonce: null,
+      headTurnId: idle.firstTurn.id,
+      epoch: 1,
+      revision: 3,
+    });
+  });
+
+  test('a released session is claimed by whoever comes', async () => {
+    const { store } = given();
+    const idle = await idleLane(store, await newWorker(store));
+    await store.release(idle.hold());
+    expect(await claimNow(store, idle.sessionId, await newWorker(store))).toMatchObject({
+      verdict: 'row',
+      row: { epoch: 2 },
+    });
+  });
+
+  test('after its release a session takes nothing more from its old owner', async () => {
+    const { store } = given();
+    const idle = await idleLane(store, await newWorker(store));
+    await store.release(idle.hold());
+    expect(await store.start(idle.start({ expectedHead: idle.firstTurn.id }))).toEqual({ verdict: 'fenced' });
+    expect(await store.close(idle.hold())).toEqual({ verdict: 'fenced' });
+  });
+
+  test('release repeated after a lost answer writes nothing more', async () => {
+    const { store } = given();
+    const idle = await idleLane(store, await newWorker(store));
+    await store.release(idle.hold());
+    expect(await store.release(idle.hold())).toEqual({ verdict: 'already' });
+    expect((await store.session(idle.sessionId))?.revision).toBe(3);
+  });
+
+  test('the owner of an active turn is never cleared', async () => {
+    const { store } = given();
+    const busy = await busyLane(store, await newWorker(store));
+    const row = await store.session(busy.sessionId);
+    expect(await store.release(busy.hold())).toEqual({ verdict: 'busy' });
+    expect(await store.close(busy.hold())).toEqual({ verdict: 'busy' });
+    expect(await store.session(busy.sessionId)).toEqual(row);
+  });
+
+  test('release and close are fenced for everybody else', async () => {
+    const { store } = given();
+    const idle = await idleLane(store, await newWorker(store));
+    const row = await store.session(idle.sessionId);
+    for (const other of [
+      claimedLane(idle, await newWorker(store), idle.nonce, 1),
+      claimedLane(idle, idle.me, randomUUID(), 1),
+      claimedLane(idle, idle.me, idle.nonce, 2),
+      lane(idle.me),
+    ]) {
+      expect(await store.release(other.hold())).toEqual({ verdict: 'fenced' });
+      expect(await store.close(other.hold())).toEqual({ verdict: 'fenced' });
+    }
+    expect(await store.session(idle.sessionId)).toEqual(row);
+  });
+
+  test("the old owner's late release does not undo a claim", async () => {
+    const { store } = given();
+    const idle = await idleLane(store, await newWorker(store));
+    const me = await newWorker(store);
+    await claimNow(store, idle.sessionId, me);
+    expect(await store.release(idle.hold())).toEqual({ verdict: 'fenced' });
+    expect((await store.session(idle.sessionId))?.ownerWorkerId).toBe(me);
+  });
+
+  test('closing frees the keys in the same call', async () => {
+    const { store } = given();
+    const me = await newWorker(store);
+    const hard = key();
+    const idle = await idleLane(store, me, { keys: [hard] });
+    expect(await store.close(idle.hold('stale'))).toEqual({ verdict: 'ok' });
+    expect(await store.session(idle.sessionId)).toMatchObject({ state: 'closed', ownerWorkerId: null, revision: 3 });
+    expect((await store.create(lane(me, { keys: [hard] }).create)).verdict).toBe('ok');
+  });
+
+  test('closing leaves the keys of other sessions alone', async () => {
+    const { store } = given();
+    const me = await newWorker(store);
+    const hard = key();
+    await idleLane(store, me, { keys: [hard] });
+    const other = await idleLane(store, me, { keys: [key()] });
+    await store.close(other.hold());
+    expect((await store.create(lane(me, { keys: [hard] }).create)).verdict).toBe('key_taken');
+  });
+
+  test('close repeated after a lost answer writes nothing more', async () => {
+    const { store } = given();
+    const idle = await idleLane(store, await newWorker(store));
+    await store.close(idle.hold());
+    expect(await store.close(idle.hold())).toEqual({ verdict: 'already' });
+    expect((await store.session(idle.sessionId))?.revision).toBe(3);
+  });
+}

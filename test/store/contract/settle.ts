@@ -1,0 +1,183 @@
+import { randomUUID } from 'node:crypto';
+import { expect, test } from 'vitest';
+import type { TurnEnd } from '../../../src/store/port.ts';
+import { bare, busyLane, claimedLane, claimNow, completed, face, idleLane, newWorker } from '../calls.ts';
+import type { Subject } from '../contract.ts';
+
+export function settling(given: () => Subject): void {
+  test('records the end and moves the head', async () => {
+    const { store } = given();
+    const busy = await busyLane(store, await newWorker(store));
+    const result = completed();
+    expect(await store.settle(busy.settle(busy.firstTurn.id, result))).toEqual({ verdict: 'ok', revision: 2 });
+    expect(await store.session(busy.sessionId)).toMatchObject({
+      activeTurnId: null,
+      headTurnId: busy.firstTurn.id,
+      revision: 2,
+    });
+    expect(await store.turn(busy.firstTurn.id)).toMatchObject({
+      state: 'completed',
+      responseId: result.responseId,
+      transcriptFp: 'transcript',
+      itemCount: 2,
+      replay: 'exact',
+    });
+  });
+
+  test.each(['failed', 'cancelled', 'lost'] as const)('a turn that %s is never a head', async (state: TurnEnd) => {
+    const { store } = given();
+    const idle = await idleLane(store, await newWorker(store));
+    const call = idle.start({ expectedHead: idle.firstTurn.id });
+    await store.start(call);
+    expect((await store.settle(idle.settle(call.turn.id, bare(state)))).verdict).toBe('ok');
+    expect(await store.session(idle.sessionId)).toMatchObject({ activeTurnId: null, headTurnId: idle.firstTurn.id });
+  });
+
+  test('an incomplete turn is a head', async () => {
+    const { store } = given();
+    const busy = await busyLane(store, await newWorker(store));
+    await store.settle(busy.settle(busy.firstTurn.id, completed({ state: 'incomplete' })));
+    expect((await store.session(busy.sessionId))?.headTurnId).toBe(busy.firstTurn.id);
+  });
+
+  test('repeated after a lost answer, it is the same end', async () => {
+    const { store } = given();
+    const busy = await busyLane(store, await newWorker(store));
+    const call = busy.settle(busy.firstTurn.id);
+    await store.settle(call);
+    const row = await store.session(busy.sessionId);
+    expect(await store.settle(call)).toEqual({ verdict: 'already' });
+    expect(await store.session(busy.sessionId)).toEqual(row);
+  });
+
+  test('a late copy does not disturb the next turn', async () => {
+    const { store } = given();
+    const idle = await busyLane(store, await newWorker(store));
+    const first = idle.settle(idle.firstTurn.id);
+    await store.settle(first);
+    const next = idle.start({ expectedHead: idle.firstTurn.id });
+    await store.start(next);
+    const row = await store.session(idle.sessionId);
+    expect(await store.settle(first)).toEqual({ verdict: 'already' });
+    expect(await store.session(idle.sessionId)).toEqual(row);
+  });
+
+  test('the first end stays', async () => {
+    const { store } = given();
+    const busy = await busyLane(store, await newWorker(store));
+    await store.settle(busy.settle(busy.firstTurn.id, bare('cancelled')));
+    expect(await store.settle(busy.settle(busy.firstTurn.id))).toEqual({ verdict: 'already' });
+    expect(await store.turn(busy.firstTurn.id)).toMatchObject({ state: 'cancelled', responseId: null });
+    expect((await store.session(busy.sessionId))?.headTurnId).toBeNull();
+  });
+
+  test("the author's real end replaces lost, as a branch that moves no head", async () => {
+    const { store } = given();
+    const busy = await busyLane(store, await newWorker(store));
+    await store.declareDead(busy.me);
+    const claim = await claimNow(store, busy.sessionId, await newWorker(store));
+    expect(claim).toMatchObject({ verdict: 'row', lostTurnId: busy.firstTurn.id });
+    expect((await store.turn(busy.firstTurn.id))?.state).toBe('lost');
+    const row = await store.session(busy.sessionId);
+
+    const real = busy.settle(busy.firstTurn.id);
+    expect(await store.settle(real)).toEqual({ verdict: 'branch' });
+    expect(await store.turn(busy.firstTurn.id)).toMatchObject({ state: 'completed', transcriptFp: 'transcript' });
+    expect((await store.lineage(busy.scope, busy.firstTurn.id))[0]?.output).toBe(real.result.items?.output);
+    expect(await store.session(busy.sessionId)).toEqual(row);
+    expect(await store.settle(real)).toEqual({ verdict: 'branch' });
+  });
+
+  test("an orphan's clean-up does not outlast the author's real end", async () => {
+    const { store } = given();
+    const busy = await busyLane(store, await newWorker(store));
+    expect((await store.settle(busy.settle(busy.firstTurn.id, bare('lost')))).verdict).toBe('ok');
+    expect(await store.settle(busy.settle(busy.firstTurn.id))).toEqual({ verdict: 'branch' });
+    expect((await store.turn(busy.firstTurn.id))?.state).toBe('completed');
+    expect((await store.session(busy.sessionId))?.headTurnId).toBeNull();
+  });
+
+  test('lost never replaces an end', async () => {
+    const { store } = given();
+    const idle = await idleLane(store, await newWorker(store));
+    expect(await store.settle(idle.settle(idle.firstTurn.id, bare('lost')))).toEqual({ verdict: 'already' });
+    expect((await store.turn(idle.firstTurn.id))?.state).toBe('completed');
+  });
+
+  test('a dead worker still records how its turn ended', async () => {
+    const { store } = given();
+    const busy = await busyLane(store, await newWorker(store));
+    await store.declareDead(busy.me);
+    expect((await store.settle(busy.settle(busy.firstTurn.id))).verdict).toBe('ok');
+    expect((await store.session(busy.sessionId))?.headTurnId).toBe(busy.firstTurn.id);
+  });
+
+  test('nobody ends the turn of another, and a missing turn is no part of the line', async () => {
+    const { store } = given();
+    const busy = await busyLane(store, await newWorker(store));
+    const stranger = claimedLane(busy, await newWorker(store), randomUUID(), 1);
+    const otherEpoch = claimedLane(busy, busy.me, busy.nonce, 2);
+    for (const call of [
+      stranger.settle(busy.firstTurn.id),
+      otherEpoch.settle(busy.firstTurn.id),
+      busy.settle(randomUUID()),
+      { ...busy.settle(busy.firstTurn.id), sessionId: randomUUID() },
+    ]) {
+      expect(await store.settle(call)).toEqual({ verdict: 'branch' });
+    }
+    expect((await store.turn(busy.firstTurn.id))?.state).toBe('active');
+    expect((await store.session(busy.sessionId))?.revision).toBe(1);
+  });
+
+  test('a response id that the scope has already is rejected and nothing is written; the bare end goes through', async () => {
+    const { store } = given();
+    const me = await newWorker(store);
+    const responseId = `resp_${randomUUID()}`;
+    const first = await busyLane(store, me, { scope: 'a' });
+    await store.settle(first.settle(first.firstTurn.id, completed({ responseId })));
+    const elsewhere = await busyLane(store, me, { scope: 'b' });
+    const fine = await store.settle(elsewhere.settle(elsewhere.firstTurn.id, completed({ responseId })));
+    expect(fine.verdict).toBe('ok');
+
+    const second = await busyLane(store, me, { scope: 'a' });
+    const refused = await store.settle(second.settle(second.firstTurn.id, completed({ responseId })));
+    expect(refused).toEqual({ verdict: 'rejected', reason: expect.any(String) });
+    expect((await store.turn(second.firstTurn.id))?.state).toBe('active');
+    expect(await store.lineage('a', second.firstTurn.id)).toMatchObject([{ input: null, output: null }]);
+    const bareEnd = { ...bare('completed'), anchorLost: true };
+    expect((await store.settle(second.settle(second.firstTurn.id, bareEnd))).verdict).toBe('ok');
+    expect(await store.session(second.sessionId)).toMatchObject({
+      headTurnId: second.firstTurn.id,
+      anchorLost: true,
+    });
+  });
+
+  test('a lost anchor lasts until the head moves on', async () => {
+    const { store } = given();
+    const lane = await busyLane(store, await newWorker(store));
+    await store.settle(lane.settle(lane.firstTurn.id, { ...bare('completed'), anchorLost: true }));
+    const failing = lane.start({ expectedHead: lane.firstTurn.id });
+    await store.start(failing);
+    await store.settle(lane.settle(failing.turn.id, bare('failed')));
+    expect((await store.session(lane.sessionId))?.anchorLost).toBe(true);
+    const next = lane.start({ expectedHead: lane.firstTurn.id });
+    await store.start(next);
+    await store.settle(lane.settle(next.turn.id));
+    expect((await store.session(lane.sessionId))?.anchorLost).toBe(false);
+  });
+
+  test('the row shows the face that came with the call', async () => {
+    const { store } = given();
+    const busy = await busyLane(store, await newWorker(store));
+    await store.settle({ ...busy.settle(busy.firstTurn.id), face: face('stale') });
+    expect(await store.session(busy.sessionId)).toMatchObject({ state: 'stale', snapshot: { value: 'stale' } });
+  });
+
+  test('what providers send in usage, errors and ids does not break the row', async () => {
+    const { store } = given();
+    const busy = await busyLane(store, await newWorker(store));
+    const odd = { text: 'a\u0000b\ud800' };
+    const result = completed({ usage: odd, error: odd, responseId: `resp\u0000${randomUUID()}` });
+    expect((await store.settle(busy.settle(busy.firstTurn.id, result))).verdict).toBe('ok');
+  });
+}

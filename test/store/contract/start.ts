@@ -1,0 +1,107 @@
+import { randomUUID } from 'node:crypto';
+import { expect, test } from 'vitest';
+import { bare, busyLane, claimNow, face, idleLane, newWorker, turnStart } from '../calls.ts';
+import type { Subject } from '../contract.ts';
+
+export function starts(given: () => Subject): void {
+  test('an idle session at the expected head takes the turn', async () => {
+    const { store } = given();
+    const idle = await idleLane(store, await newWorker(store));
+    const head = idle.firstTurn.id;
+    const call = idle.start({ expectedHead: head, turn: turnStart({ parentTurnId: head, shape: 'delta' }) });
+    expect(await store.start(call)).toEqual({ verdict: 'ok', revision: 3, leaseLeftMs: expect.any(Number) });
+    expect(await store.session(idle.sessionId)).toMatchObject({
+      activeTurnId: call.turn.id,
+      headTurnId: head,
+      revision: 3,
+      epoch: 1,
+    });
+    expect(await store.turn(call.turn.id)).toMatchObject({ state: 'active', parentTurnId: head, shape: 'delta' });
+  });
+
+  test('the row shows the face that came with the call', async () => {
+    const { store } = given();
+    const idle = await idleLane(store, await newWorker(store));
+    const shown = { ...face('reconnecting'), machineVersion: 7 };
+    await store.start(idle.start({ expectedHead: idle.firstTurn.id, face: shown }));
+    expect(await store.session(idle.sessionId)).toMatchObject(shown);
+  });
+
+  test('repeated after a lost answer, it is the same start', async () => {
+    const { store } = given();
+    const idle = await idleLane(store, await newWorker(store));
+    const call = idle.start({ expectedHead: idle.firstTurn.id });
+    await store.start(call);
+    expect(await store.start(call)).toMatchObject({ verdict: 'already', revision: 3 });
+    expect((await store.session(idle.sessionId))?.revision).toBe(3);
+  });
+
+  test('a late copy never makes an ended turn active again', async () => {
+    const { store } = given();
+    const idle = await idleLane(store, await newWorker(store));
+    const call = idle.start({ expectedHead: idle.firstTurn.id });
+    await store.start(call);
+    await store.settle(idle.settle(call.turn.id, bare('cancelled')));
+    const before = await store.session(idle.sessionId);
+    expect(await store.start(call)).toEqual({ verdict: 'ended' });
+    expect(await store.session(idle.sessionId)).toEqual(before);
+    expect((await store.turn(call.turn.id))?.state).toBe('cancelled');
+  });
+
+  test('a session runs one turn at a time', async () => {
+    const { store } = given();
+    const busy = await busyLane(store, await newWorker(store));
+    const call = busy.start();
+    expect(await store.start(call)).toEqual({ verdict: 'busy' });
+    expect(await store.turn(call.turn.id)).toBeNull();
+  });
+
+  test('a head that is not the expected one has moved', async () => {
+    const { store } = given();
+    const idle = await idleLane(store, await newWorker(store));
+    for (const expectedHead of [null, randomUUID()]) {
+      const call = idle.start({ expectedHead });
+      expect(await store.start(call)).toEqual({ verdict: 'head_moved' });
+      expect(await store.turn(call.turn.id)).toBeNull();
+    }
+  });
+
+  test('another worker, nonce or epoch is fenced, and so is a session nobody knows', async () => {
+    const { store } = given();
+    const idle = await idleLane(store, await newWorker(store));
+    const expectedHead = idle.firstTurn.id;
+    for (const over of [
+      { me: await newWorker(store) },
+      { nonce: randomUUID() },
+      { epoch: 0 },
+      { epoch: 2 },
+      { sessionId: randomUUID() },
+    ]) {
+      const call = idle.start({ expectedHead, ...over });
+      expect(await store.start(call)).toEqual({ verdict: 'fenced' });
+      expect(await store.turn(call.turn.id)).toBeNull();
+    }
+  });
+
+  test('a dead worker starts nothing, though the session is still its own', async () => {
+    const { store } = given();
+    const idle = await idleLane(store, await newWorker(store));
+    await store.declareDead(idle.me);
+    const call = idle.start({ expectedHead: idle.firstTurn.id });
+    expect(await store.start(call)).toEqual({ verdict: 'fenced' });
+  });
+
+  test('a worker without a row starts nothing', async () => {
+    const { store, forgetWorker } = given();
+    const idle = await idleLane(store, await newWorker(store));
+    await forgetWorker(idle.me);
+    expect(await store.start(idle.start({ expectedHead: idle.firstTurn.id }))).toEqual({ verdict: 'fenced' });
+  });
+
+  test('after a claim the old owner is fenced even with its own turn id', async () => {
+    const { store } = given();
+    const idle = await idleLane(store, await newWorker(store));
+    await claimNow(store, idle.sessionId, await newWorker(store));
+    expect(await store.start(idle.start({ expectedHead: idle.firstTurn.id }))).toEqual({ verdict: 'fenced' });
+  });
+}

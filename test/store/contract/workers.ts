@@ -1,0 +1,73 @@
+import { randomUUID } from 'node:crypto';
+import { expect, test } from 'vitest';
+import { EXPIRED_MS, LEASE_MS, newWorker } from '../calls.ts';
+import type { Subject } from '../contract.ts';
+
+export function liveness(given: () => Subject): void {
+  const find = async (id: string) => (await given().store.workers()).find((worker) => worker.id === id);
+
+  test('a registered worker serves, with a full lease', async () => {
+    const { store } = given();
+    const worker = {
+      id: randomUUID(),
+      internalUrl: 'http://127.0.0.1:1',
+      livenessPath: '/tmp/worker.sock',
+      version: '1.2.3',
+    };
+    expect(await store.register({ ...worker, leaseMs: LEASE_MS })).toEqual({ verdict: 'ok' });
+    const row = await find(worker.id);
+    expect(row).toEqual({ ...worker, state: 'serving', leaseLeftMs: expect.any(Number) });
+    expect(row!.leaseLeftMs).toBeGreaterThan(LEASE_MS / 2);
+  });
+
+  test('registration may be repeated by the same worker only', async () => {
+    const { store } = given();
+    const worker = { id: randomUUID(), internalUrl: null, livenessPath: null, version: '1', leaseMs: LEASE_MS };
+    await store.register(worker);
+    expect(await store.register(worker)).toEqual({ verdict: 'ok' });
+    expect((await store.register({ ...worker, internalUrl: 'http://other' })).verdict).toBe('rejected');
+    await store.declareDead(worker.id);
+    expect((await store.register(worker)).verdict).toBe('rejected');
+    expect((await find(worker.id))?.state).toBe('dead');
+  });
+
+  test('a heartbeat extends the lease and says what the worker does', async () => {
+    const { store } = given();
+    const id = await newWorker(store, EXPIRED_MS);
+    expect(await store.heartbeat(id, 'draining', LEASE_MS)).toEqual({ verdict: 'ok' });
+    expect((await find(id))?.state).toBe('draining');
+    expect((await find(id))!.leaseLeftMs).toBeGreaterThan(0);
+  });
+
+  test('dead is for ever: a heartbeat learns of it and changes nothing', async () => {
+    const { store } = given();
+    const id = await newWorker(store, EXPIRED_MS);
+    await store.declareExpired(id);
+    expect(await store.heartbeat(id, 'serving', LEASE_MS)).toEqual({ verdict: 'dead' });
+    expect((await find(id))?.state).toBe('dead');
+    expect((await find(id))!.leaseLeftMs).toBeLessThan(0);
+    expect(await store.heartbeat(randomUUID(), 'serving', LEASE_MS)).toEqual({ verdict: 'dead' });
+  });
+
+  test('only an expired lease is declared dead, and again is still dead', async () => {
+    const { store } = given();
+    const alive = await newWorker(store);
+    expect(await store.declareExpired(alive)).toEqual({ verdict: 'alive' });
+    expect((await find(alive))?.state).toBe('serving');
+    await store.heartbeat(alive, 'serving', EXPIRED_MS);
+    expect(await store.declareExpired(alive)).toEqual({ verdict: 'dead' });
+    expect(await store.declareExpired(alive)).toEqual({ verdict: 'dead' });
+    expect(await store.declareExpired(randomUUID())).toEqual({ verdict: 'missing' });
+  });
+
+  test('a certain death needs no expired lease, nor a row', async () => {
+    const { store } = given();
+    const id = await newWorker(store);
+    expect(await store.declareDead(id)).toEqual({ verdict: 'dead' });
+    expect(await store.declareDead(id)).toEqual({ verdict: 'dead' });
+    expect((await find(id))?.state).toBe('dead');
+    const unknown = randomUUID();
+    expect(await store.declareDead(unknown)).toEqual({ verdict: 'dead' });
+    expect((await find(unknown))?.state).toBe('dead');
+  });
+}

@@ -1,0 +1,15 @@
+import { systemClock } from '../../src/clock.ts';
+import { createMemoryDatabase, createMemoryStore } from '../../src/store/memory/index.ts';
+import { storeContract } from './contract.ts';
+
+storeContract('the store in memory', async () => {
+  const database = createMemoryDatabase('5eed'.repeat(16));
+  const another = async () => createMemoryStore({ clock: systemClock, database });
+  return {
+    store: await another(),
+    another,
+    forgetWorker: async (id) => void database.workers.delete(id),
+    eraseItems: async (id) => void database.items.delete(id),
+    dispose: async () => undefined,
+  };
+});

@@ -1,0 +1,23 @@
+import pg from 'pg';
+import { openPostgresStore } from '../../src/store/postgres/index.ts';
+import { freshDatabase } from '../support/database.ts';
+import { storeContract } from './contract.ts';
+
+storeContract('the store over PostgreSQL', async () => {
+  const database = await freshDatabase();
+  const another = () => openPostgresStore({ url: database.url, poolSize: 6 });
+  const store = await another();
+  const admin = new pg.Client({ connectionString: database.url });
+  await admin.connect();
+  return {
+    store,
+    another,
+    forgetWorker: async (id) => void (await admin.query('delete from worker where id = $1', [id])),
+    eraseItems: async (id) => void (await admin.query('delete from turn_items where turn_id = $1', [id])),
+    async dispose() {
+      await admin.end();
+      await store.shutdown();
+      await database.drop();
+    },
+  };
+});

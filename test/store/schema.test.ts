@@ -1,0 +1,120 @@
+import { Migrator } from '@mikro-orm/migrations';
+import { MikroORM } from '@mikro-orm/postgresql';
+import pg from 'pg';
+import { afterEach, describe, expect, test } from 'vitest';
+import { entities } from '../../src/store/entities.ts';
+import { openPostgresStore } from '../../src/store/postgres/index.ts';
+import { assertServerVersion } from '../../src/store/postgres/migrate.ts';
+import { freshDatabase } from '../support/database.ts';
+
+const cleanUps: (() => Promise<unknown>)[] = [];
+afterEach(async () => {
+  while (cleanUps.length > 0) await cleanUps.pop()!();
+});
+
+async function emptyDatabase(): Promise<string> {
+  const database = await freshDatabase();
+  cleanUps.push(() => database.drop());
+  return database.url;
+}
+
+async function opened(url: string) {
+  const store = await openPostgresStore({ url, poolSize: 2 });
+  cleanUps.push(() => store.shutdown());
+  return store;
+}
+
+async function query<Row extends pg.QueryResultRow>(url: string, sql: string): Promise<Row[]> {
+  const client = new pg.Client({ connectionString: url });
+  await client.connect();
+  try {
+    return (await client.query<Row>(sql)).rows;
+  } finally {
+    await client.end();
+  }
+}
+
+describe('opening a database', () => {
+  test('workers that start together on an empty one all succeed, and migrate it once', async () => {
+    const url = await emptyDatabase();
+    const stores = await Promise.all([opened(url), opened(url), opened(url)]);
+    const peppers = await Promise.all(stores.map((store) => store.pepper()));
+    expect(new Set(peppers).size).toBe(1);
+    const applied = await query<{ name: string }>(url, 'select name from holdfast_migrations order by id');
+    expect(applied.map(({ name }) => name)).toEqual(['0001-tables', '0002-fence']);
+  });
+
+  test('a second start finds nothing to do and keeps the pepper', async () => {
+    const url = await emptyDatabase();
+    const pepper = await (await opened(url)).pepper();
+    expect(await (await opened(url)).pepper()).toBe(pepper);
+  });
+
+  test('two databases never share a pepper', async () => {
+    const [one, two] = await Promise.all([opened(await emptyDatabase()), opened(await emptyDatabase())]);
+    expect(await one.pepper()).not.toBe(await two.pepper());
+  });
+
+  test('an old server is refused in words an operator understands', () => {
+    expect(() => assertServerVersion(140_011, '14.11')).toThrow(
+      'Holdfast needs PostgreSQL 15 or newer; this server is 14.11.',
+    );
+    expect(() => assertServerVersion(150_000, '15.0')).not.toThrow();
+  });
+
+  test('a database that cannot be reached is an error, not a hang', async () => {
+    await expect(openPostgresStore({ url: 'postgres://nobody@127.0.0.1:1/none' })).rejects.toThrow(/ECONNREFUSED/);
+  });
+});
+
+describe('the tables', () => {
+  test('are what the entities say', async () => {
+    const url = await emptyDatabase();
+    await opened(url);
+    const orm = await MikroORM.init({
+      clientUrl: url,
+      entities,
+      extensions: [Migrator],
+      migrations: { tableName: 'holdfast_migrations', snapshot: false },
+      schemaGenerator: { ignoreRoutines: true },
+    });
+    cleanUps.push(() => orm.close());
+    expect(await orm.schema.getUpdateSchemaSQL({ wrap: false })).toBe('');
+  });
+
+  test('keep room on session pages, and index none of the columns that change', async () => {
+    const url = await emptyDatabase();
+    await opened(url);
+    const [table] = await query<{ reloptions: string[] }>(
+      url,
+      `select reloptions from pg_class where relname = 'bridge_session'`,
+    );
+    expect(table?.reloptions).toContain('fillfactor=70');
+    const indexed = await query<{ attname: string }>(
+      url,
+      `select distinct a.attname::text
+         from pg_index i join pg_attribute a on a.attrelid = i.indrelid and a.attnum = any(i.indkey)
+        where i.indrelid = 'bridge_session'::regclass`,
+    );
+    expect(indexed.map(({ attname }) => attname).sort()).toEqual(['created_at', 'id']);
+  });
+
+  test('allow one active turn per session, belt and braces', async () => {
+    const url = await emptyDatabase();
+    await opened(url);
+    await query(
+      url,
+      `insert into bridge_session (id, scope, state, machine_version, revision, epoch, upstream_id)
+       values ('s', 'local', 'live', 1, 1, 1, 'u')`,
+    );
+    const insert = (id: string) =>
+      query(
+        url,
+        `insert into turn (id, session_id, scope, epoch, author_worker_id, shape, state, request_fp, context_fp,
+                           replay, stored_upstream, credential_fp)
+         values ('${id}', 's', 'local', 1, 'w', 'fresh', 'active', 'r', 'c', 'never', false, 'f')`,
+      );
+    await insert('t1');
+    await expect(insert('t2')).rejects.toThrow(/turn_one_active_unique/);
+  });
+});

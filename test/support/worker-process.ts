@@ -1,0 +1,58 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { createServer } from 'node:net';
+import { join } from 'node:path';
+
+/** A Holdfast worker as a process of its own, which can be killed like one. */
+export interface WorkerProcess {
+  readonly pid: number;
+  /** SIGKILL: no goodbye. Resolves when the process is gone. */
+  kill(): Promise<void>;
+  /** SIGTERM: drains. Resolves when the process is gone. */
+  stop(): Promise<void>;
+}
+
+const CLI = join(import.meta.dirname, '..', '..', 'src', 'cli.ts');
+
+/** A port that was free a moment ago. */
+export function freePort(): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const server = createServer();
+    server.once('error', reject);
+    server.listen(0, '127.0.0.1', () => {
+      const { port } = server.address() as { port: number };
+      server.close(() => resolve(port));
+    });
+  });
+}
+
+/** Starts a worker and resolves when it answers `/ready`. Rejects with its output when it ends before that. */
+export async function startWorker(env: Record<string, string>): Promise<WorkerProcess> {
+  const child = spawn(process.execPath, [CLI, 'serve'], {
+    env: { ...process.env, HOLDFAST_LOG_LEVEL: 'warn', ...env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  let output = '';
+  for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk) => (output += chunk));
+  const gone = new Promise<void>((resolve) => child.once('exit', () => resolve()));
+  const ready = until(async () => (await fetch(`http://127.0.0.1:${env.PORT}/ready`)).ok);
+  await Promise.race([
+    ready,
+    gone.then(() => {
+      throw new Error(`the worker ended before it was ready:\n${output}`);
+    }),
+  ]);
+  const end = (signal: NodeJS.Signals) => async () => {
+    child.kill(signal);
+    await gone;
+  };
+  return { pid: pidOf(child), kill: end('SIGKILL'), stop: end('SIGTERM') };
+}
+
+const pidOf = (child: ChildProcess) => child.pid ?? -1;
+
+async function until(check: () => Promise<boolean>): Promise<void> {
+  for (;;) {
+    if (await check().catch(() => false)) return;
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}

@@ -1,0 +1,93 @@
+import { describe, expect, it } from 'vitest';
+import { createFrameFlow } from '../../src/upstream/flow.ts';
+import type { UpstreamAnswer } from '../../src/upstream/port.ts';
+
+const start = () => {
+  const log: string[] = [];
+  const flow = createFrameFlow({
+    hold: (held) => log.push(held ? 'hold' : 'go on'),
+    refusalFrame: (answer) => `refused ${answer.status}`,
+  });
+  const reader = {
+    frame: (text: string) => void log.push(text),
+    closed: (info: { code: number }) => void log.push(`closed ${info.code}`),
+  };
+  return { flow, log, reader };
+};
+const answer: UpstreamAnswer = { status: 418, headers: {}, body: Buffer.alloc(0) };
+
+describe('the receiving side of a connection', () => {
+  it('keeps everything until a reader attaches', () => {
+    const { flow, log, reader } = start();
+    flow.frame('a');
+    flow.refused(answer);
+    flow.close(1000, '');
+    expect(log).toEqual([]);
+    flow.attach(reader);
+    expect(log).toEqual(['a', 'refused 418', 'closed 1000', 'go on']);
+  });
+
+  it('tells the first end only, and nothing after it', () => {
+    const { flow, log, reader } = start();
+    flow.attach(reader);
+    flow.close(1001, '');
+    flow.close(1006, '');
+    flow.frame('late');
+    flow.resume();
+    expect(log).toEqual(['go on', 'closed 1001']);
+  });
+
+  it('stops in the middle of what is waiting when the reader pauses from inside a frame', () => {
+    const { flow, log, reader } = start();
+    for (const text of ['a', 'b', 'c']) flow.frame(text);
+    flow.attach({
+      ...reader,
+      frame(text) {
+        log.push(text);
+        flow.pause();
+        flow.frame(`after ${text}`);
+      },
+    });
+    expect(log).toEqual(['a']);
+    flow.resume();
+    expect(log).toEqual(['a', 'b']);
+  });
+
+  it('holds the network exactly while frames wait', () => {
+    const { flow, log, reader } = start();
+    flow.attach(reader);
+    flow.pause();
+    flow.pause();
+    flow.frame('a');
+    flow.resume();
+    flow.resume();
+    expect(log).toEqual(['go on', 'hold', 'a', 'go on']);
+  });
+
+  it('goes on reading once muted, gives no frame, and still tells the end to a paused reader', () => {
+    const { flow, log, reader } = start();
+    flow.attach(reader);
+    flow.pause();
+    flow.frame('a');
+    flow.mute();
+    flow.frame('b');
+    flow.refused(answer);
+    flow.close(1000, '');
+    expect(log).toEqual(['go on', 'hold', 'go on', 'closed 1000']);
+  });
+
+  it('keeps the order after a reader threw', () => {
+    const { flow, log, reader } = start();
+    for (const text of ['bad', 'b']) flow.frame(text);
+    const careless = {
+      ...reader,
+      frame(text: string) {
+        if (text === 'bad') throw new Error('reader');
+        log.push(text);
+      },
+    };
+    expect(() => flow.attach(careless)).toThrow('reader');
+    flow.frame('c');
+    expect(log).toEqual(['b', 'c', 'go on']);
+  });
+});
