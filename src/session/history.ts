@@ -10,7 +10,8 @@ const parse = (json: string) => JSON.parse(json) as Item[];
  * cannot be said again exactly: then there is no approximation.
  */
 export function itemsOf(turns: readonly TurnItems[]): readonly Item[] | null {
-  if (turns.length === 0) return null;
+  // A line that begins below its root has lost ancestors: what is left would pass for the whole.
+  if (turns[0]?.turn.parentTurnId !== null) return null;
   const parts = [];
   for (const { turn, input, output } of turns) {
     if (input === null || output === null) return null;

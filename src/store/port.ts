@@ -179,6 +179,7 @@ export type NoVerdict = { verdict: 'unknown'; reason: string } | { verdict: 'rej
 export type Answer<V> = V | NoVerdict;
 
 /** `leaseLeftMs`: what is left of the writer's own heartbeat lease by the store's clock. */
+/** `already` only while that first turn still runs under this nonce: a later copy of the call is `fenced`. */
 export type CreateVerdict =
   | { verdict: 'ok' | 'already'; leaseLeftMs: number; epoch: number; revision: number }
   | { verdict: 'key_taken' }
@@ -186,6 +187,10 @@ export type CreateVerdict =
 export type StartVerdict =
   | { verdict: 'ok' | 'already'; leaseLeftMs: number; revision: number }
   | { verdict: 'ended' | 'busy' | 'head_moved' | 'fenced' };
+/**
+ * `ok`: the fence held. `already`: an end was recorded under the fence before, and stays. `branch`: the session is not
+ * the caller's any more (the turn row is completed all the same), or the turn is not its own; repeated, still `branch`.
+ */
 export type SettleVerdict = { verdict: 'ok'; revision: number } | { verdict: 'already' } | { verdict: 'branch' };
 export type ClaimVerdict =
   | { verdict: 'row'; row: SessionRow; lostTurnId: string | null }
@@ -255,7 +260,10 @@ export interface SessionReads {
   lookup(query: Lookup): Promise<LookupResult>;
   session(id: string): Promise<SessionRow | null>;
   turn(id: string): Promise<TurnRow | null>;
-  /** The turn and its ancestors, root first, with their items. Empty when the turn is unknown in the scope. */
+  /**
+   * The turn and its ancestors, root first, with their items. Empty when the turn is unknown in the scope. When
+   * ancestors are gone the line begins late: the first turn then still names a `parentTurnId`.
+   */
   lineage(scope: string, turnId: string): Promise<readonly TurnItems[]>;
   /** The turns of one session, newest first. */
   turnsOf(sessionId: string, limit: number): Promise<readonly TurnRow[]>;

@@ -58,7 +58,7 @@ export const bare = (state: TurnResult['state']): TurnResult => ({
   error: null,
 });
 
-export const key = (hash = randomUUID()): KeyRef => ({ kind: 'thread', hash });
+export const key = (hash: string = randomUUID()): KeyRef => ({ kind: 'thread', hash });
 
 /** A worker's hold on one session, and the calls it makes with it. */
 export interface Lane {

@@ -224,6 +224,15 @@ describe('two creates for one key', () => {
     await first.fence.create(made.create);
     expect((await race(() => store.create(made.create))).verdict).toBe('already');
   });
+
+  test("a copy that finds keys of its own does not take them for somebody else's", async () => {
+    const made = lane(await newWorker(store), { keys: [key()] });
+    await first.begin();
+    await first.fence.create(made.create);
+    // The copy has looked for the session in vain when it comes to wait here; the keys are there when it goes on.
+    await first.query('lock table session_key in access exclusive mode');
+    expect((await race(() => store.create(made.create))).verdict).toBe('already');
+  });
 });
 
 describe('judging a worker', () => {

@@ -1,0 +1,114 @@
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { type SessionStore, StoreUnavailable } from '../../src/store/port.ts';
+import { openPostgresStore } from '../../src/store/postgres/index.ts';
+import { freshDatabase } from '../support/database.ts';
+import { busyLane, idleLane, LEASE_MS, newWorker } from './calls.ts';
+import { type FaultyProxy, faultyProxy } from './faulty-proxy.ts';
+import { type SecondConnection, secondConnection, waiting } from './second-connection.ts';
+
+let database: Awaited<ReturnType<typeof freshDatabase>>;
+let proxy: FaultyProxy;
+/** Behind the proxy, over two connections, with a short deadline. */
+let store: SessionStore;
+let witness: SessionStore;
+let holder: SecondConnection;
+const statements: string[] = [];
+
+beforeAll(async () => {
+  database = await freshDatabase();
+  proxy = await faultyProxy(database.url);
+  witness = await openPostgresStore({
+    url: database.url,
+    poolSize: 2,
+    onStatement: (name) => statements.push(name),
+  });
+  store = await openPostgresStore({ url: proxy.url, poolSize: 2, statementTimeoutMs: 400 });
+  holder = await secondConnection(database.url);
+});
+afterAll(async () => {
+  await holder.end();
+  await Promise.all([store.shutdown(), witness.shutdown()]);
+  await proxy.close();
+  await database.drop();
+});
+
+describe('a half-open connection', () => {
+  test('answers unknown within the deadline and is replaced', async () => {
+    const idle = await idleLane(witness, await newWorker(witness));
+    await Promise.all([store.session(idle.sessionId), store.session(idle.sessionId)]);
+    proxy.stall();
+    const start = idle.start({ expectedHead: idle.firstTurn.id });
+    const [unanswered, read] = await Promise.all([
+      store.start(start),
+      store.session(idle.sessionId).catch((error: unknown) => error),
+    ]);
+    expect(unanswered.verdict).toBe('unknown');
+    expect(read).toBeInstanceOf(StoreUnavailable);
+    const before = proxy.accepted;
+    expect((await store.start(start)).verdict).toBe('ok');
+    expect(proxy.accepted).toBeGreaterThan(before);
+  });
+
+  test('of the heartbeat is replaced as well', async () => {
+    const me = await newWorker(store);
+    proxy.stall();
+    expect((await store.heartbeat(me, 'serving', LEASE_MS)).verdict).toBe('unknown');
+    expect(await store.heartbeat(me, 'serving', LEASE_MS)).toEqual({ verdict: 'ok' });
+  });
+});
+
+describe('a row that somebody holds', () => {
+  test('bounds the call, which finds out by its repeat what became of it', async () => {
+    const idle = await idleLane(witness, await newWorker(witness));
+    const start = idle.start({ expectedHead: idle.firstTurn.id });
+    await holder.begin();
+    await holder.lockSession(idle.sessionId);
+    expect((await store.start(start)).verdict).toBe('unknown');
+    await holder.commit();
+    const { verdict } = await store.start(start);
+    expect(['ok', 'already']).toContain(verdict);
+    expect((await witness.session(idle.sessionId))?.revision).toBe(3);
+  });
+
+  test('does not keep the heartbeat from being sent, though every other connection waits', async () => {
+    const idle = await idleLane(witness, await newWorker(witness));
+    await holder.begin();
+    await holder.lockSession(idle.sessionId);
+    const stuck = [witness.release(idle.hold()), witness.release(idle.hold())];
+    const observer = await secondConnection(database.url);
+    await waiting(observer, 2);
+    expect(await witness.heartbeat(idle.me, 'serving', LEASE_MS)).toEqual({ verdict: 'ok' });
+    await holder.commit();
+    expect((await Promise.all(stuck)).map(({ verdict }) => verdict).sort()).toEqual(['already', 'ok']);
+    await observer.end();
+  });
+});
+
+test('a backend that is terminated leaves an unknown, and the next call a new connection', async () => {
+  const busy = await busyLane(witness, await newWorker(witness));
+  await holder.begin();
+  await holder.lockSession(busy.sessionId);
+  const call = busy.settle(busy.firstTurn.id);
+  const answer = witness.settle(call);
+  const observer = await secondConnection(database.url);
+  await waiting(observer);
+  await observer.query(
+    `select pg_terminate_backend(pid) from pg_stat_activity
+      where datname = current_database() and wait_event_type = 'Lock'`,
+  );
+  expect((await answer).verdict).toBe('unknown');
+  await holder.commit();
+  expect((await witness.settle(call)).verdict).toBe('ok');
+  await observer.end();
+});
+
+test('a turn is two statements, a look-up and a lineage one each', async () => {
+  const idle = await idleLane(witness, await newWorker(witness));
+  statements.length = 0;
+  const start = idle.start({ expectedHead: idle.firstTurn.id });
+  await witness.start(start);
+  await witness.settle(idle.settle(start.turn.id));
+  await witness.lookup({ scope: 'local', anchor: 'a', tokenSessionId: idle.sessionId, hardKey: null });
+  await witness.lineage('local', start.turn.id);
+  expect(statements).toEqual(['holdfast_start', 'holdfast_settle', 'holdfast_lookup', 'holdfast_lineage']);
+});

@@ -1,0 +1,85 @@
+import { connect, createServer, type Socket } from 'node:net';
+
+/** Where the path between client and server breaks, counted in chunks the client sends from now on (1 = the next). */
+export interface Cut {
+  chunk: number;
+  /**
+   * `request`: the chunk never reaches the server. `answer`: the server's reaction to it never reaches the client.
+   * `flight`: it is passed on and the connection is destroyed while it is under way.
+   */
+  where: 'request' | 'answer' | 'flight';
+}
+
+/** A TCP path to the database that breaks on demand. */
+export interface FaultyProxy {
+  /** The database's URL by way of this proxy. */
+  url: string;
+  arm(cut: Cut | null): void;
+  /** Connections open now become half-open: nothing passes any more, and neither side is told. */
+  stall(): void;
+  /** Connections accepted since the proxy was opened. */
+  readonly accepted: number;
+  close(): Promise<void>;
+}
+
+export async function faultyProxy(databaseUrl: string): Promise<FaultyProxy> {
+  const target = new URL(databaseUrl);
+  const pairs = new Set<{ client: Socket; server: Socket; stalled: boolean }>();
+  let armed: Cut | null = null;
+  let accepted = 0;
+
+  const listener = createServer((client) => {
+    accepted += 1;
+    const server = connect(Number(target.port), target.hostname);
+    const pair = { client, server, stalled: false };
+    pairs.add(pair);
+    let dropAnswers = false;
+    const destroy = () => {
+      pairs.delete(pair);
+      client.destroy();
+      server.destroy();
+    };
+    client.on('data', (chunk) => {
+      if (pair.stalled) return;
+      if (!armed || --armed.chunk > 0) return void server.write(chunk);
+      const { where } = armed;
+      armed = null;
+      if (where === 'request') return destroy();
+      dropAnswers = where === 'answer';
+      server.write(chunk, () => where === 'flight' && setImmediate(destroy));
+    });
+    server.on('data', (chunk) => {
+      if (dropAnswers) destroy();
+      else if (!pair.stalled) client.write(chunk);
+    });
+    for (const socket of [client, server]) {
+      socket.on('error', destroy);
+      socket.on('close', destroy);
+    }
+  });
+  await new Promise<void>((ready) => listener.listen(0, '127.0.0.1', ready));
+
+  const url = new URL(databaseUrl);
+  url.hostname = '127.0.0.1';
+  url.port = String((listener.address() as { port: number }).port);
+  return {
+    url: url.href,
+    arm(cut) {
+      armed = cut && { ...cut };
+    },
+    stall() {
+      for (const pair of pairs) pair.stalled = true;
+    },
+    get accepted() {
+      return accepted;
+    },
+    async close() {
+      const closed = new Promise<void>((done) => listener.close(() => done()));
+      for (const { client, server } of pairs) {
+        client.destroy();
+        server.destroy();
+      }
+      await closed;
+    },
+  };
+}
