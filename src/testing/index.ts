@@ -1,1 +1,2 @@
+export { createManualClock, type ManualClock } from './manual-clock.ts';
 export * from './simulator/index.ts';
