@@ -169,7 +169,7 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
         // The owner's idle sessions may be claimed at any moment and its busy ones never: the resolver goes on from there.
         return { kind: 'unreachable', workerId: decision.workerId };
       case 'await_owner':
-        return awaitOwner(turn, decision.workerId);
+        return awaitOwner(turn, decision);
       case 'reattach':
         return reattach(turn, decision.sessionId, decision.epoch);
       case 'supersede':
@@ -254,7 +254,7 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
 
   function reattach(turn: Turn, sessionId: string, epoch: number): Carried {
     const session = roster.exact(sessionId, epoch);
-    const running = session?.current ?? null;
+    const running = session?.attachable ?? null;
     if (!session || !running || !session.reattach(turn.stream.sink)) return { kind: 'busy', sessionId };
     listen(running, turn.stream.sink);
     turn.handOver();
@@ -262,15 +262,18 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
   }
 
   /** A busy session of a silent owner: wait, bounded, until its death is a stored fact. */
-  async function awaitOwner(turn: Turn, workerId: string): Promise<Carried> {
+  async function awaitOwner(
+    turn: Turn,
+    { workerId, retryAfterSeconds }: Extract<Decision, { do: 'await_owner' }>,
+  ): Promise<Carried> {
     const until =
       clock.now() + Math.min(deadlines.ownerWait, turn.times.received + deadlines.requestHold - clock.now());
     while (!turn.stream.finished) {
       const { verdict } = deps.sessions.worker.mayJudge() ? await store.declareExpired(workerId) : { verdict: 'alive' };
       if (verdict === 'dead' || verdict === 'missing') break;
       if (clock.now() >= until) {
-        const lease = (await store.workers()).find(({ id }) => id === workerId)?.leaseLeftMs ?? 0;
-        throw new BridgeError('bridge_wrong_instance', { retryAfterSeconds: Math.max(1, Math.ceil(lease / 1000)) });
+        turn.outcome = 'wrong_instance';
+        throw new BridgeError('bridge_wrong_instance', { retryAfterSeconds });
       }
       await pause(deadlines.ownerPoll);
     }

@@ -40,12 +40,6 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
     return { type: frame.type, json };
   };
 
-  const release = (turn: Turn) => {
-    const held = turn.heldCreated;
-    turn.heldCreated = null;
-    if (held) turn.stream.push(held.type, held.json, false);
-  };
-
   const created = (turn: Turn, frame: ParsedFrame, text: string) => {
     if (turn.responseId !== null) return;
     turn.responseId = frame.responseId;
@@ -53,7 +47,7 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
     turn.note({ type: 'acknowledge' });
     options.touchSilence();
     send({ type: 'upstream.progress' });
-    release(turn);
+    turn.showCreated();
     turn.heldCreated = show(turn, frame, text, false);
   };
 
@@ -69,8 +63,9 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
       const item = frame.data?.item;
       if (item && typeof item === 'object') turn.output.push(item as Turn['output'][number]);
     }
-    release(turn);
+    turn.showCreated();
     const { type, json } = show(turn, frame, text, false);
+    if (turn.evidence.passThrough === 'background' && frame.data?.response) turn.standing = json;
     turn.stream.push(type, json, false);
     if (frame.type === 'response.incomplete') {
       // Steered: the successor follows with a `response.created` of its own and without a create of ours.
@@ -83,7 +78,7 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
   const terminal = (turn: Turn, frame: ParsedFrame, text: string) => {
     if (turn.responseId === null && (frame.end !== 'failed' || frame.responseId === lastEnded)) return;
     if (turn.responseId !== null && frame.responseId !== null && frame.responseId !== turn.responseId) return;
-    release(turn);
+    turn.showCreated();
     turn.responseId ??= frame.responseId;
     const response = frame.data?.response as { output?: unknown; usage?: unknown } | undefined;
     const own = turn.output.length - turn.steeredOutput;
@@ -120,7 +115,7 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
       options.anchorRefused(turn, ending);
       return;
     }
-    release(turn);
+    turn.showCreated();
     turn.ending = ending;
     const plainRefusal = unanswered && error.status >= 400 && error.status < 500;
     send({ type: 'upstream.ended', keepSocket: plainRefusal && socket.kind === 'websocket' });

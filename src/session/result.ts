@@ -3,21 +3,14 @@ import { EMPTY, extend } from '../transcript/fingerprint.ts';
 import { replayClassOf } from '../transcript/replay.ts';
 import { shownItems } from '../transcript/shown.ts';
 import { bareResult } from './commits.ts';
+import type { LaneIdentity } from './lane.ts';
 import type { Turn } from './turn.ts';
-
-/** Where a turn's row stands. */
-interface Lane {
-  sessionId: string;
-  scope: string;
-  epoch: number;
-  workerId: string;
-}
 
 /**
  * What a turn leaves behind: the result to settle, and the row it becomes if it is a head.
  * Only `completed` and `incomplete` turns have content; nothing can ever continue the others.
  */
-export function turnResult(turn: Turn, lane: Lane): { result: TurnResult; row: TurnRow | null } {
+export function turnResult(turn: Turn, lane: LaneIdentity): { result: TurnResult; row: TurnRow | null } {
   const state = turn.ending?.state ?? 'lost';
   const error = turn.ending?.error ?? (turn.ending?.fault ? { code: turn.ending.fault } : null);
   if (state !== 'completed' && state !== 'incomplete')
@@ -28,10 +21,13 @@ export function turnResult(turn: Turn, lane: Lane): { result: TurnResult; row: T
   const shown = shownItems(turn.output, turn.hideEncrypted);
   // A foreign anchor's lineage is not ours to know: what precedes these items has no fingerprint.
   const unknownPast = evidence.anchor !== null && parent === null;
+  // A background response that still runs at the provider: what it will say is not known here.
+  const unknownOutput = evidence.passThrough === 'background' && turn.ending?.fault != null;
+  const known = !unknownPast && !unknownOutput;
   const pastKnown = parent === null || (parent.transcriptFp !== null && parent.itemCount !== null);
-  const transcriptFp = unknownPast || !pastKnown ? null : extend(extend(parent?.transcriptFp ?? EMPTY, input), shown);
+  const transcriptFp = known && pastKnown ? extend(extend(parent?.transcriptFp ?? EMPTY, input), shown) : null;
   const itemCount = transcriptFp === null ? null : (parent?.itemCount ?? 0) + input.length + shown.length;
-  const replay = unknownPast
+  const replay = !known
     ? 'anchor_only'
     : replayClassOf({ input, output: turn.output, body: turn.request.body, parent: parent?.replay ?? null });
   const result: TurnResult = {
@@ -46,7 +42,7 @@ export function turnResult(turn: Turn, lane: Lane): { result: TurnResult; row: T
   };
   const row: TurnRow = {
     id: turn.id,
-    sessionId: lane.sessionId,
+    sessionId: lane.id,
     scope: lane.scope,
     parentTurnId: parent?.id ?? null,
     epoch: lane.epoch,

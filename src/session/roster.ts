@@ -22,11 +22,18 @@ export interface Roster {
 export function createRoster(capacity: number): Roster {
   const registry = createRegistry<Session>({ stop: (older) => older.send({ type: 'worker.dead' }) });
 
-  /** Least recently used first; sessions without hard evidence before all others. Busy ones never. */
-  const evictable = () =>
-    [...registry.values()]
-      .filter((session) => !session.view().busy)
-      .sort((a, b) => Number(a.hard) - Number(b.hard) || a.lastUsed - b.lastUsed)[0];
+  const order = ({ onlyHolder, hard }: Session) => (onlyHolder ? 2 : hard ? 1 : 0);
+
+  /** Sessions without hard evidence before all others, only holders last, the least recently used first. Busy ones never. */
+  const evictable = (): Session | null => {
+    let victim: Session | null = null;
+    for (const session of registry.values()) {
+      if (session.view().busy) continue;
+      const better = victim && (order(session) - order(victim) || session.lastUsed - victim.lastUsed);
+      if (better === null || better < 0) victim = session;
+    }
+    return victim;
+  };
 
   return {
     add: (session) => registry.register(session.id, session.epoch, session),
@@ -35,7 +42,7 @@ export function createRoster(capacity: number): Roster {
     withIdempotencyKey(scope, key) {
       if (key === null) return null;
       for (const session of registry.values()) {
-        if (session.scope === scope && session.current?.evidence.idempotencyKey === key) return session.view();
+        if (session.scope === scope && session.attachable?.evidence.idempotencyKey === key) return session.view();
       }
       return null;
     },
@@ -49,7 +56,7 @@ export function createRoster(capacity: number): Roster {
       // An id that was given out before its settle was answered is known only here.
       if (anchor !== null && rows.anchor === null) {
         for (const session of registry.values()) {
-          if (session.scope === scope && session.current?.ending && session.current.responseId === anchor) {
+          if (session.scope === scope && session.view().unsettledResponseIds.includes(anchor)) {
             views.set(session.id, session.view());
           }
         }

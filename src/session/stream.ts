@@ -1,6 +1,6 @@
 import type { BridgeError } from '../errors.ts';
 import type { UpstreamAnswer } from '../upstream/port.ts';
-import type { ClientSink } from './port.ts';
+import type { AnswerHead, ClientSink } from './port.ts';
 
 type TerminalType = 'response.completed' | 'response.incomplete' | 'response.failed';
 
@@ -27,6 +27,8 @@ export interface StreamOptions {
  * A later reader gets everything from the start, or is refused when the start is no longer kept.
  */
 export interface TurnStream {
+  /** What the answer's headers will say; a later reader is told the same, except that it was reattached. */
+  head(head: AnswerHead): void;
   push(type: string, json: string, telemetry: boolean): void;
   /** The terminal. Only the first is taken; returns whether this was it. */
   finish(ending: Ending): boolean;
@@ -43,6 +45,10 @@ export interface TurnStream {
   /** The buffer still begins with event 0. */
   readonly complete: boolean;
   readonly finished: boolean;
+  /** The terminal has reached a reader. */
+  readonly delivered: boolean;
+  /** Called once when the terminal has reached a reader; at once if it has. */
+  onDelivered(listener: () => void): void;
 }
 
 /** @param first the client the turn was admitted for */
@@ -52,6 +58,9 @@ export function createTurnStream(first: ClientSink, options: StreamOptions): Tur
   let bytes = 0;
   let shown = false;
   let ending: Ending | { kind: 'abandoned' } | null = null;
+  let head: AnswerHead | null = null;
+  let delivered = false;
+  const listeners: (() => void)[] = [];
 
   const write = (entry: Entry) => {
     if (!sink.attached) return;
@@ -63,10 +72,21 @@ export function createTurnStream(first: ClientSink, options: StreamOptions): Tur
     else if (ending?.kind === 'fail') sink.fail(ending.error);
     else if (ending?.kind === 'relay') sink.relay(ending.answer);
   };
-  const listen = (reader: ClientSink) => reader.onDrain(() => reader === sink && options.onPressure(false));
+  const listen = (reader: ClientSink) => {
+    reader.onDrain(() => reader === sink && options.onPressure(false));
+    reader.onDelivered(() => {
+      if (reader !== sink || delivered) return;
+      delivered = true;
+      for (const listener of listeners.splice(0)) listener();
+    });
+  };
   listen(first);
 
   return {
+    head(given) {
+      head = given;
+      sink.head(given);
+    },
     push(type, json, telemetry) {
       if (ending) return;
       const entry = { type, json, telemetry };
@@ -87,6 +107,7 @@ export function createTurnStream(first: ClientSink, options: StreamOptions): Tur
       sink = reader;
       listen(reader);
       options.onPressure(false);
+      if (head) reader.head({ ...head, outcome: 'reattached' });
       for (const entry of buffer ?? []) write(entry);
       if (ending) close();
     },
@@ -111,6 +132,13 @@ export function createTurnStream(first: ClientSink, options: StreamOptions): Tur
     },
     get finished() {
       return ending !== null;
+    },
+    get delivered() {
+      return delivered || ending?.kind === 'abandoned';
+    },
+    onDelivered(listener) {
+      if (delivered) listener();
+      else listeners.push(listener);
     },
   };
 }

@@ -61,16 +61,25 @@ export interface Turn {
   sawOutput: boolean;
   /** `response.created`, held back until a second event shows that the turn is really under way. */
   heldCreated: { type: string; json: string } | null;
+  /** The last event that showed the whole response object, kept for background turns only. */
+  standing: string | null;
   ending: TurnEnding | null;
   readonly times: TurnTimes;
   frameBytes: number;
 
+  /** Shows the client the `response.created` that was held back. */
+  showCreated(): void;
   /** Moves the turn's own machine. */
   note(event: TurnEvent): void;
   /** Ends the turn with an error of the bridge, unless it has ended. */
   fail(error: BridgeError): void;
   /** Its client reads another turn's stream from now on: nothing more is said here. */
   handOver(): void;
+  /**
+   * Its connection has ended without a terminal. A background response goes on at the provider: the turn ends here as
+   * `incomplete`, and its client gets the response object as it stood. False for any other turn.
+   */
+  handedOver(): boolean;
   /** Hands the prepared ending to the client, unless it has ended. */
   deliver(): void;
   /** Prepares the turn for its second create: nothing of the first attempt remains. */
@@ -141,9 +150,15 @@ export function createTurn(options: TurnOptions): Turn {
     usage: null,
     sawOutput: false,
     heldCreated: null,
+    standing: null,
     ending: null,
     times: { received: request.receivedAt, sent: null, firstEvent: null, ended: null },
     frameBytes: 0,
+    showCreated() {
+      const held = turn.heldCreated;
+      turn.heldCreated = null;
+      if (held) turn.stream.push(held.type, held.json, false);
+    },
     note: (event) => actor.send(event),
     fail(error) {
       error.outcome ??= turn.outcome;
@@ -153,6 +168,19 @@ export function createTurn(options: TurnOptions): Turn {
     handOver() {
       turn.stream.abandon();
       finish('cancelled');
+    },
+    handedOver() {
+      if (request.body.background !== true || turn.responseId === null || turn.ending) return false;
+      turn.showCreated();
+      const shown = request.body.stream === true ? null : turn.standing;
+      turn.ending = {
+        state: 'incomplete',
+        terminal: shown === null ? null : { type: 'response.incomplete', json: shown },
+        fault: 'bridge_upstream_lost',
+        answer: null,
+        error: null,
+      };
+      return true;
     },
     deliver() {
       const { ending } = turn;

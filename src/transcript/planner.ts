@@ -47,6 +47,8 @@ export interface FrameInput {
   turnState: string | null;
 }
 
+const TURN_STATE = 'x-codex-turn-state';
+
 export const ENCRYPTED_REASONING = 'reasoning.encrypted_content';
 
 /** Whether the client's own `include` asks for encrypted reasoning. */
@@ -68,9 +70,11 @@ export function createFrame({ body, wire, addEncryptedReasoning, turnState }: Fr
   if (addEncryptedReasoning) {
     frame.include = [...(Array.isArray(body.include) ? body.include : []), ENCRYPTED_REASONING];
   }
-  if (turnState !== null) {
-    const metadata = (body.client_metadata ?? {}) as Record<string, unknown>;
-    frame.client_metadata = { ...metadata, 'x-codex-turn-state': turnState };
+  const metadata = body.client_metadata as Record<string, unknown> | null | undefined;
+  if (turnState !== null || (metadata && TURN_STATE in metadata)) {
+    // What a client sends under this name is a token of this bridge or nobody's: the provider's own never left here.
+    const { [TURN_STATE]: _own, ...rest } = metadata ?? {};
+    frame.client_metadata = turnState === null ? rest : { ...rest, [TURN_STATE]: turnState };
   }
   return JSON.stringify(frame);
 }

@@ -1,0 +1,115 @@
+import type { Clock } from '../clock.ts';
+import type { KeyRef, TurnRow } from '../store/port.ts';
+import type { Turn } from './turn.ts';
+
+/** Who a lane is: fixed for one (session, epoch) on one worker. */
+export interface LaneIdentity {
+  readonly id: string;
+  readonly epoch: number;
+  readonly scope: string;
+  readonly workerId: string;
+  /** Hard keys this session was made with; empty for lanes, forks and claimed sessions. */
+  readonly keys: readonly KeyRef[];
+  /** Only sessions reached by hard evidence keep an idle socket for long. */
+  readonly hard: boolean;
+}
+
+/** The turns of one session on this worker: the head, the one in hand, those that wait, and one not yet delivered. */
+export interface Lane extends LaneIdentity {
+  /** The last completed or incomplete turn of the line. */
+  head: TurnRow | null;
+  readonly current: Turn | null;
+  readonly waiting: readonly Turn[];
+  /** An ended turn whose client has not got its terminal: kept for the rest of the grace, so that a retry finds it. */
+  readonly undelivered: Turn | null;
+  /** Monotonic milliseconds of the last activity. */
+  readonly lastUsed: number;
+  take(turn: Turn): void;
+  /** The turn in hand is nobody's any more here; returns it. */
+  giveUp(): Turn | null;
+  /** The turn in hand has ended; `head` is what it left, if it became one. */
+  finish(head: TurnRow | null): void;
+  queue(turn: Turn): void;
+  next(): Turn | undefined;
+  withdraw(turn: Turn): boolean;
+  /** Empties the queue. */
+  handBack(): Turn[];
+  touch(): void;
+  /** Lets the undelivered turn go. */
+  forget(): void;
+}
+
+/** @param graceMs how long an ended turn waits for its client to come back, milliseconds */
+export function createLane(identity: LaneIdentity, head: TurnRow | null, clock: Clock, graceMs: number): Lane {
+  let current: Turn | null = null;
+  let waiting: Turn[] = [];
+  let undelivered: Turn | null = null;
+  let stopGrace = () => {};
+  let lastUsed = clock.now();
+
+  const forget = () => {
+    stopGrace();
+    undelivered = null;
+  };
+  const linger = (turn: Turn) => {
+    forget();
+    if (turn.stream.delivered) return;
+    undelivered = turn;
+    stopGrace = clock.after(graceMs, forget);
+    turn.stream.onDelivered(() => {
+      if (undelivered === turn) forget();
+    });
+  };
+
+  return {
+    ...identity,
+    head,
+    get current() {
+      return current;
+    },
+    get waiting() {
+      return waiting;
+    },
+    get undelivered() {
+      return undelivered;
+    },
+    get lastUsed() {
+      return lastUsed;
+    },
+    take(turn) {
+      forget();
+      current = turn;
+    },
+    giveUp() {
+      const turn = current;
+      current = null;
+      return turn;
+    },
+    finish(left) {
+      const turn = current;
+      current = null;
+      lastUsed = clock.now();
+      if (left) this.head = left;
+      if (turn) linger(turn);
+    },
+    queue(turn) {
+      lastUsed = clock.now();
+      waiting.push(turn);
+    },
+    next: () => waiting.shift(),
+    withdraw(turn) {
+      const before = waiting.length;
+      waiting = waiting.filter((each) => each !== turn);
+      return waiting.length < before;
+    },
+    handBack() {
+      const handed = waiting;
+      waiting = [];
+      return handed;
+    },
+    touch() {
+      lastUsed = clock.now();
+    },
+    forget,
+  };
+}

@@ -1,0 +1,31 @@
+import type { LocalSession } from '../resolve/types.ts';
+import type { Lane } from './lane.ts';
+
+/** The states in which an actor has nothing in hand. */
+const resting = new Set(['live.idle', 'stale']);
+
+/** What the resolver may know of a session that has an actor here. */
+export function viewOf(
+  lane: Lane,
+  { state, socketAnchor, queueFull }: { state: string; socketAnchor: string | null; queueFull: boolean },
+): LocalSession {
+  const { current, waiting } = lane;
+  const shown = current ?? lane.undelivered;
+  return {
+    sessionId: lane.id,
+    scope: lane.scope,
+    epoch: lane.epoch,
+    state,
+    busy: current !== null || waiting.length > 0 || !resting.has(state),
+    socketAnchor,
+    clientAttached: shown?.stream.attached ?? false,
+    bufferComplete: shown?.stream.complete ?? false,
+    activeRequestFp: shown?.evidence.requestFp ?? null,
+    activeParentTurnId: shown?.parent?.id ?? null,
+    activeClientTurnId: shown?.evidence.clientTurnId ?? null,
+    activeIdempotencyKey: shown?.evidence.idempotencyKey ?? null,
+    unsettledResponseIds: current?.ending && current.responseId ? [current.responseId] : [],
+    queueLength: waiting.length,
+    queueFull,
+  };
+}
