@@ -762,7 +762,7 @@ export const sessionMachine = machineSetup.createMachine({
 
     stale: {
       description: 'Durable state without a socket: given back, or just claimed. Needs no memory.',
-      entry: ['closeSocket', 'handBack', 'release'],
+      entry: ['closeSocket', 'release', 'handBack'],
       on: {
         'turn.wanted': {
           target: 'reconnecting',

@@ -98,6 +98,7 @@ async function assemble(config: Config, storage: Storage, { clock, ids, random, 
   const target: UpstreamTarget = { id: upstreamId(config.upstream.url), baseUrl: config.upstream.url };
   const httpOnly = createHttpOnlyMemory(config.upstream.transport, clock);
   const roster = createRoster(limits.sockets);
+  const background = new Set<Promise<void>>();
   let closing: Promise<void> | null = null;
 
   const membership = await startMembership({
@@ -129,6 +130,10 @@ async function assemble(config: Config, storage: Storage, { clock, ids, random, 
       worker: membership,
       httpOnly,
       log: logger,
+      background(work) {
+        background.add(work);
+        void work.finally(() => background.delete(work));
+      },
       issueToken(sessionId, epoch, turn) {
         const { caller } = turn.request;
         return tokens.issue({ sessionId, epoch, scope: caller.scope, scopeKind: scopeKindOf(caller) });
@@ -175,6 +180,7 @@ async function assemble(config: Config, storage: Storage, { clock, ids, random, 
   async function close(): Promise<void> {
     membership.drain();
     await drain({ roster, dispatcher, clock }, deadlines.drain);
+    await Promise.allSettled(background);
     await membership.stop();
     await transport.shutdown();
     await storage.close();

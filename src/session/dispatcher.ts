@@ -114,6 +114,9 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
   }
 
   async function decide(turn: Turn): Promise<Decision> {
+    if (turn.evidence.passThrough === null && deps.sessions.httpOnly.has(deps.sessions.target.id)) {
+      turn.evidence = { ...turn.evidence, passThrough: 'no_websocket' };
+    }
     const { evidence } = turn;
     const key = evidence.hardKey && evidence.anchor === null ? keyOf(evidence) : null;
     if (key) await creating.get(key)?.promise;
@@ -151,7 +154,8 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
   }
 
   async function carryOut(turn: Turn, decision: Decision): Promise<Carried> {
-    turn.outcome = decision.outcome;
+    // What became of the session after a client's interrupt is no news to that client.
+    if (turn.outcome !== 'superseded' || decision.outcome !== 'stale_recovery') turn.outcome = decision.outcome;
     switch (decision.do) {
       case 'refuse': {
         const { retryAfterSeconds } = decision;

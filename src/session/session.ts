@@ -42,6 +42,8 @@ export interface SessionDeps {
   /** The session's row exists, or never will: whoever waited for it may look again. */
   onCreated(session: Session): void;
   onEnded(session: Session): void;
+  /** Work that goes on when the session has ended: a shutdown waits for it. */
+  background(work: Promise<void>): void;
   log: { info(o: object, m: string): void; warn(o: object, m: string): void; error(o: object, m: string): void };
   inspect?: Parameters<typeof startActor>[1]['inspect'];
 }
@@ -115,7 +117,6 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
   );
   let actor: DurableActor<SessionMachine>;
   let ended = false;
-  let handedBack = false;
   let token: string | null = null;
   let orphanId: string | null = null;
   let rejection = '';
@@ -225,7 +226,10 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     if (!ownsWorkerId()) return send({ type: 'worker.dead' });
     const next = lane.next();
     if (next) return admit(next);
-    if (deps.worker.draining) send({ type: 'worker.draining' });
+    if (deps.worker.draining) return send({ type: 'worker.draining' });
+    // How long an idle socket is kept depends on the head it holds, which has just moved.
+    actor.touch('idle');
+    actor.touch('age');
   }
 
   function admit(turn: Turn): void {
@@ -249,7 +253,6 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     finishCurrent();
     lane.forget();
     const waiting = lane.handBack();
-    handedBack = waiting.length > 0;
     actor.stop();
     deps.onEnded(session);
     for (const turn of waiting) {
@@ -292,10 +295,10 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
         return end();
       case 'release':
         // Whoever waited here claims it anew; giving it up first would only cost a round trip.
-        if (!handedBack) void release();
+        if (lane.waiting.length === 0) deps.background(release());
         return;
       case 'recordClose':
-        return void recordClose();
+        return deps.background(recordClose());
       case 'closeWhenSettled':
         return send({ type: 'operator.close' });
       case 'reportAnchorLost':

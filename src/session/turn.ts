@@ -31,7 +31,8 @@ export interface TurnTimes {
 export interface Turn {
   readonly id: string;
   readonly request: TurnRequest;
-  readonly evidence: Evidence;
+  /** Read once; only the way to the upstream may still be learned. */
+  evidence: Evidence;
   readonly stream: TurnStream;
   readonly actor: Actor<TurnMachine>;
   /** Facts learned by failed placements; the resolver reads them. */

@@ -65,7 +65,8 @@ export function createFrame({ body, wire, addEncryptedReasoning, turnState }: Fr
     frame[name] = name === 'input' ? wire.input : value;
   }
   frame.input ??= wire.input ?? [];
-  frame.stream = true;
+  // Only a background request may be answered at once with one object.
+  frame.stream = body.background !== true || body.stream === true;
   if (wire.form === 'delta') frame.previous_response_id = wire.previousResponseId;
   if (addEncryptedReasoning) {
     frame.include = [...(Array.isArray(body.include) ? body.include : []), ENCRYPTED_REASONING];

@@ -1,0 +1,61 @@
+import { afterEach, describe, expect, it } from 'vitest';
+import { digestOf, expectedDigest } from '../../src/testing/index.ts';
+import { startTestBridge, type TestBridge, type TestBridgeOptions } from '../support/bridge.ts';
+import { post } from '../support/client.ts';
+import { openLive } from '../support/live-client.ts';
+
+let at: TestBridge;
+const start = async (options: TestBridgeOptions = {}) => {
+  at = await startTestBridge(options);
+};
+afterEach(() => at.close());
+
+const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
+const body = { model: 'm', stream: true, store: false, input: [user('one')] };
+
+describe('a bridge that is closed', () => {
+  it('lets a running turn end, settles it, and gives its session back', async () => {
+    await start();
+    const held = at.simulator.script.onTurn({}, { kind: 'hold', at: 'before_terminal' });
+    const client = await openLive(at.url, body, { 'thread-id': 't' });
+    await client.until('response.output_item.done');
+    const closed = at.bridge.close();
+    const refused = await post(at.url, body, { 'thread-id': 'other' });
+    expect(refused.status).toBe(503);
+    expect(refused.body.error?.bridge_code).toBe('bridge_draining');
+    expect(refused.headers.connection).toBe('close');
+    held.release();
+    expect((await client.rest()).events.at(-1)!.type).toBe('response.completed');
+    await closed;
+    const [session] = await at.store.sessions(1);
+    expect(session).toMatchObject({ state: 'stale', ownerWorkerId: null, activeTurnId: null });
+    expect((await at.store.turnsOf(session!.id, 9)).map(({ state }) => state)).toEqual(['completed']);
+    expect((await at.store.workers()).map(({ state }) => state)).toEqual(['dead']);
+  });
+
+  it('gives idle sessions back at once, with their sockets closed properly', async () => {
+    await start();
+    const first = await post(at.url, body, { 'thread-id': 't' });
+    await at.bridge.close();
+    await at.simulator.waitFor('closed', ({ code }) => code === 1000 || code === 1001);
+    const [session] = await at.store.sessions(1);
+    expect(session).toMatchObject({ state: 'stale', ownerWorkerId: null });
+    await at.restart();
+    const input = [user('one'), ...first.body.output, user('two')];
+    const second = await post(at.url, { ...body, input }, { 'thread-id': 't' });
+    expect(digestOf(second.body)).toBe(expectedDigest({ items: input as never }));
+  });
+
+  it('cancels at its deadline what still runs, with one clear terminal, and leaves nothing active', async () => {
+    await start({ env: { HOLDFAST_DRAIN_MS: '50' } });
+    at.simulator.script.onTurn({}, { kind: 'silence', at: { deltas: 1 } });
+    const client = await openLive(at.url, body, { 'thread-id': 't' });
+    await client.until('response.output_text.delta');
+    await at.bridge.close();
+    const { events } = await client.rest();
+    expect(events.at(-1)).toMatchObject({ type: 'response.failed' });
+    const [session] = await at.store.sessions(1);
+    expect(session).toMatchObject({ activeTurnId: null, ownerWorkerId: null });
+    expect((await at.store.turnsOf(session!.id, 9)).map(({ state }) => state)).toEqual(['cancelled']);
+  });
+});

@@ -1,0 +1,113 @@
+import { afterEach, describe, expect, it } from 'vitest';
+import { digestOf, expectedDigest } from '../../src/testing/index.ts';
+import { startTestBridge, type TestBridge, type TestBridgeOptions } from '../support/bridge.ts';
+import { post, terminalsOf } from '../support/client.ts';
+import { openLive } from '../support/live-client.ts';
+import { until } from '../support/until.ts';
+
+let at: TestBridge;
+const start = async (options: TestBridgeOptions = {}) => {
+  at = await startTestBridge(options);
+};
+afterEach(() => at.close());
+
+const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
+const headers = { 'thread-id': 'thread' };
+const body = { model: 'm', stream: true, store: false, input: [user('one')] };
+const creates = () => at.simulator.journal.of('create');
+const states = () => at.bridge.sessions().map(({ state }) => state);
+
+describe('a client whose connection was cut and that repeats its request at once', () => {
+  it('takes up the running turn from its first event: one generation', async () => {
+    await start({ simulator: { deltaCount: 5 } });
+    const held = at.simulator.script.onTurn({}, { kind: 'hold', at: 'before_terminal' });
+    const first = await openLive(at.url, body, headers);
+    await first.until('response.output_text.delta');
+    first.hangUp();
+    const again = openLive(at.url, body, headers);
+    const second = await again;
+    expect(second.headers['x-holdfast-outcome']).toBe('reattached');
+    held.release();
+    const { events } = await second.rest();
+    expect(events[0]!.type).toBe('response.created');
+    expect(events.map(({ data }) => data.sequence_number)).toEqual(events.map((_, index) => index));
+    expect(events.at(-1)!.type).toBe('response.completed');
+    expect(creates()).toHaveLength(1);
+  });
+
+  it('gets the answer of a turn that ended while nobody read', async () => {
+    await start();
+    const held = at.simulator.script.onTurn({}, { kind: 'hold', at: 'before_terminal' });
+    const first = await openLive(at.url, body, headers);
+    await first.until('response.output_item.done');
+    first.hangUp();
+    held.release();
+    await until(() => states()[0] === 'live.idle');
+    const second = await post(at.url, body, headers);
+    expect(second.headers['x-holdfast-outcome']).toBe('reattached');
+    expect(terminalsOf(second).map(({ type }) => type)).toEqual(['response.completed']);
+    expect(digestOf(second.body)).toBe(expectedDigest({ items: [user('one')] as never }));
+    expect(creates()).toHaveLength(1);
+    const third = await post(at.url, body, headers);
+    expect(third.headers['x-holdfast-outcome']).toBe('live_reuse');
+    expect(creates()).toHaveLength(2);
+  });
+
+  it('continues the conversation after the answer it took up', async () => {
+    await start();
+    const held = at.simulator.script.onTurn({}, { kind: 'hold', at: 'before_terminal' });
+    const first = await openLive(at.url, body, headers);
+    await first.until('response.output_item.done');
+    first.hangUp();
+    held.release();
+    const second = await post(at.url, body, headers);
+    const input = [...body.input, ...second.body.output, user('two')];
+    const third = await post(at.url, { ...body, input }, headers);
+    expect(digestOf(third.body)).toBe(expectedDigest({ items: input as never }));
+    expect(creates().map(({ itemsReceived }) => itemsReceived)).toEqual([1, 1]);
+  });
+});
+
+describe('an interrupt', () => {
+  it('followed by another prompt cancels the old turn, whose events reach nobody', async () => {
+    await start({ simulator: { deltaCount: 5 } });
+    at.simulator.script.onTurn({ nth: 1 }, { kind: 'late_frames', at: { deltas: 2 } });
+    const first = await openLive(at.url, body, headers);
+    await first.until('response.output_text.delta');
+    first.hangUp();
+    const input = [user('one'), user('interrupted'), user('two')];
+    const second = await post(at.url, { ...body, input }, headers);
+    expect(second.headers['x-holdfast-outcome']).toBe('superseded');
+    expect(terminalsOf(second).map(({ type }) => type)).toEqual(['response.completed']);
+    expect(digestOf(second.body)).toBe(expectedDigest({ items: input as never }));
+    const ids = second.events.flatMap(({ data }) => (data.response ? [(data.response as { id: string }).id] : []));
+    expect(new Set(ids).size).toBe(1);
+  });
+});
+
+describe('a client that goes away for good', () => {
+  it('has its turn cancelled after the grace, and its session continues from the head before', async () => {
+    await start({ env: { HOLDFAST_DISCONNECT_GRACE_MS: '30' } });
+    const first = await post(at.url, body, headers);
+    at.simulator.script.onTurn({}, { kind: 'silence', at: { deltas: 1 } });
+    const input = [user('one'), ...first.body.output, user('two')];
+    const second = await openLive(at.url, { ...body, input }, headers);
+    await second.until('response.output_text.delta');
+    second.hangUp();
+    await until(async () => (await at.store.sessions(1))[0]!.ownerWorkerId === null);
+    const [session] = await at.store.sessions(1);
+    expect(session).toMatchObject({ state: 'stale', activeTurnId: null });
+    expect((await at.store.turnsOf(session!.id, 9)).map(({ state }) => state)).toEqual(['cancelled', 'completed']);
+    const third = await post(at.url, { ...body, input }, headers);
+    expect(digestOf(third.body)).toBe(expectedDigest({ items: input as never }));
+  });
+});
+
+describe('independent callers that send the same body', () => {
+  it('each get a generation of their own', async () => {
+    await start();
+    const answers = await Promise.all(Array.from({ length: 10 }, () => post(at.url, body)));
+    expect(new Set(answers.map(({ body: { id } }) => id)).size).toBe(10);
+    expect(creates()).toHaveLength(10);
+  });
+});

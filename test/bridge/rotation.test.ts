@@ -1,0 +1,97 @@
+import { afterEach, describe, expect, it } from 'vitest';
+import { digestOf, expectedDigest } from '../../src/testing/index.ts';
+import { startTestBridge, type TestBridge } from '../support/bridge.ts';
+import { post, terminalsOf } from '../support/client.ts';
+import { until } from '../support/until.ts';
+
+let at: TestBridge | null = null;
+afterEach(async () => {
+  await at?.close();
+  at = null;
+});
+
+const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
+const gone = () => until(() => at!.bridge.sessions().length === 0);
+
+describe.each([
+  ['by age', { HOLDFAST_SOCKET_AGE_MS: '50', HOLDFAST_SOCKET_AGE_JITTER_MS: '0' }],
+  ['when it was idle for long enough', { HOLDFAST_IDLE_SOCKET_MS: '50', HOLDFAST_SOFT_IDLE_MS: '50' }],
+])('a socket retired %s', (_, env) => {
+  it('is not noticed by a client that resends its history', async () => {
+    at = await startTestBridge({ env });
+    const headers = { 'thread-id': 't' };
+    const first = await post(at.url, { model: 'm', stream: true, store: false, input: [user('one')] }, headers);
+    await gone();
+    const input = [user('one'), ...first.body.output, user('two')];
+    const second = await post(at.url, { model: 'm', stream: true, store: false, input }, headers);
+    expect(second.headers['x-holdfast-outcome']).toBe('stale_recovery');
+    expect(second.headers['x-holdfast-session']).toBe(first.headers['x-holdfast-session']);
+    expect(terminalsOf(second).map(({ type }) => type)).toEqual(['response.completed']);
+    expect(digestOf(second.body)).toBe(expectedDigest({ items: input as never }));
+    expect(at.simulator.journal.of('upgrade')).toHaveLength(2);
+  });
+
+  it('is not noticed by a client that anchors to an unstored response', async () => {
+    at = await startTestBridge({ env });
+    const first = await post(at.url, { model: 'm', stream: true, store: false, input: [user('one')] });
+    await gone();
+    const second = await post(at.url, {
+      model: 'm',
+      stream: true,
+      store: false,
+      previous_response_id: first.body.id,
+      input: [user('two')],
+    });
+    expect(digestOf(second.body)).toBe(
+      expectedDigest({ items: [user('one'), ...first.body.output, user('two')] as never }),
+    );
+    expect(second.body.previous_response_id).toBe(first.body.id);
+  });
+});
+
+describe('a socket that alone holds its conversation', () => {
+  // A hosted tool's call cannot be said again: the line is not exact, and the provider does not keep it.
+  const hosted = [{ type: 'code_interpreter_call', id: 'ci_1', status: 'completed', code: '1', container_id: 'c' }];
+
+  it('outlives the idle and age limits of others', async () => {
+    at = await startTestBridge({
+      env: {
+        HOLDFAST_SOCKET_AGE_MS: '50',
+        HOLDFAST_SOCKET_AGE_JITTER_MS: '0',
+        HOLDFAST_SOFT_IDLE_MS: '50',
+      },
+    });
+    at.simulator.script.onTurn({ nth: 1 }, { kind: 'reply', output: hosted });
+    const first = await post(at.url, { model: 'm', stream: true, store: false, input: [user('one')] });
+    const other = await post(at.url, { model: 'm', stream: true, store: false, input: [user('else')] });
+    const session = String(first.headers['x-holdfast-session']);
+    await until(() => !at!.bridge.sessions().some(({ id }) => id === other.headers['x-holdfast-session']));
+    expect(at.bridge.sessions()).toEqual([{ id: session, epoch: 1, state: 'live.idle' }]);
+    const second = await post(at.url, {
+      model: 'm',
+      stream: true,
+      store: false,
+      previous_response_id: first.body.id,
+      input: [user('two')],
+    });
+    expect(second.headers['x-holdfast-outcome']).toBe('live_reuse');
+  });
+
+  it('lost, is answered honestly', async () => {
+    at = await startTestBridge();
+    at.simulator.script.onTurn({ nth: 1 }, { kind: 'reply', output: hosted });
+    const first = await post(at.url, { model: 'm', stream: true, store: false, input: [user('one')] });
+    at.simulator.dropAll();
+    await gone();
+    const second = await post(at.url, {
+      model: 'm',
+      stream: true,
+      store: false,
+      previous_response_id: first.body.id,
+      input: [user('two')],
+    });
+    expect(second.status).toBe(400);
+    expect(second.body.error).toMatchObject({ code: 'previous_response_not_found', outcome: 'expired_continuity' });
+    expect(at.simulator.journal.of('create')).toHaveLength(1);
+  });
+});
