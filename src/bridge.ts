@@ -3,6 +3,7 @@ import type { IncomingMessage } from 'node:http';
 import type { Duplex } from 'node:stream';
 import type { Router } from 'express';
 import { type Clock, systemClock } from './clock.ts';
+import { createJudge } from './cluster/judge.ts';
 import { startMembership } from './cluster/membership.ts';
 import { type Config, readConfig } from './config.ts';
 import { createHttpFace } from './http/app.ts';
@@ -138,6 +139,13 @@ async function assemble(config: Config, storage: Storage, { clock, ids, random, 
         const { caller } = turn.request;
         return tokens.issue({ sessionId, epoch, scope: caller.scope, scopeKind: scopeKindOf(caller) });
       },
+    },
+    peers: {
+      forward: async () => ({ kind: 'unreachable', sent: false }),
+      serving: async () => null,
+      address: async () => null,
+      tellClaimed() {},
+      judge: createJudge({ store, mayJudge: membership.mayJudge }),
     },
     classify: (request) =>
       classify({

@@ -104,6 +104,15 @@ export const catalogue = {
     retryAfterSeconds: 1,
     action: 'Repeat after Retry-After.',
   },
+  bridge_owner_lost: {
+    status: 503,
+    type: 'server_error',
+    code: 'bridge_owner_lost',
+    message: 'The worker that ran this turn is gone; how far it got is not known.',
+    retry: true,
+    retryAfterSeconds: 1,
+    action: 'Repeat after Retry-After.',
+  },
   bridge_queue_full: {
     status: 429,
     type: 'rate_limit_error',

@@ -40,6 +40,9 @@ export function createJsonSink({ res, requestId }: { res: Response; requestId: s
       return connection.open;
     },
     shown: false,
+    get committed() {
+      return ended;
+    },
     onGone: connection.onGone,
     onDelivered: connection.onDelivered,
     onDrain: () => {},

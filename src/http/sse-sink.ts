@@ -139,6 +139,9 @@ export function createSseSink({ res, requestId, clock, keepaliveMs, slowClientMs
     get shown() {
       return shown;
     },
+    get committed() {
+      return ended || res.headersSent;
+    },
     onGone: connection.onGone,
     onDelivered: connection.onDelivered,
     onDrain: (listener) => void drained.push(listener),

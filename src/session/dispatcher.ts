@@ -2,14 +2,16 @@ import type { Clock } from '../clock.ts';
 import type { Config } from '../config.ts';
 import { type BridgeCode, BridgeError } from '../errors.ts';
 import type { Ids } from '../ids.ts';
-import { resolve } from '../resolve/resolve.ts';
-import type { AttemptFact, Decision, Evidence, Facts } from '../resolve/types.ts';
-import { type LookupResult, type SessionStore, StoreUnavailable, type TurnRow } from '../store/port.ts';
-import { bareResult } from './commits.ts';
-import { itemsOf } from './history.ts';
+import type { AttemptFact, Decision, Evidence } from '../resolve/types.ts';
+import { type SessionStore, StoreUnavailable } from '../store/port.ts';
+import { createClaimer } from './claiming.ts';
+import { createCreatingKeys } from './creating.ts';
+import { createElsewhere } from './elsewhere.ts';
+import { createDecider } from './facts.ts';
+import type { IncomingHop, Peers } from './peers.ts';
 import type { ClientSink, TurnRequest } from './port.ts';
 import type { Roster } from './roster.ts';
-import { createSession, type Session, type SessionDeps } from './session.ts';
+import { createSession, type Session, type SessionBirth, type SessionDeps } from './session.ts';
 import { createTurn, type Turn } from './turn.ts';
 
 /** A request is resolved at most this often: every failed attempt is a fact for the next one. */
@@ -19,6 +21,7 @@ export interface DispatcherDeps {
   store: SessionStore;
   roster: Roster;
   sessions: Omit<SessionDeps, 'returnTurn' | 'onCreated' | 'onEnded'>;
+  peers: Peers;
   config: Config;
   clock: Clock;
   ids: Ids;
@@ -30,7 +33,8 @@ export interface DispatcherDeps {
 
 /** Places requests: evidence and rows in, one decision out, carried out here. */
 export interface Dispatcher {
-  accept(request: TurnRequest, sink: ClientSink): void;
+  /** @param hop when another worker holds the client */
+  accept(request: TurnRequest, sink: ClientSink, hop?: IncomingHop): void;
   /** Turns whose clients still wait. */
   readonly inFlight: number;
 }
@@ -38,29 +42,37 @@ export interface Dispatcher {
 type Carried = 'placed' | AttemptFact;
 
 export function createDispatcher(deps: DispatcherDeps): Dispatcher {
-  const { store, roster, config, clock, ids } = deps;
+  const { store, roster, config, clock, ids, peers } = deps;
+  const { worker, target, httpOnly, log } = deps.sessions;
   const { deadlines, limits } = config;
   const places = new Map<Turn, Session>();
-  const waiting = new Map<Turn, () => void>();
-  /** Hard keys whose session is being created here: a second request waits for the outcome instead of dialing too. */
-  const creating = new Map<string, { promise: Promise<void>; done: () => void }>();
+  const holds = new Map<Turn, () => void>();
+  const hops = new Map<Turn, IncomingHop>();
+  const creating = createCreatingKeys();
+  const decide = createDecider({
+    store,
+    roster,
+    me: () => worker.id,
+    httpOnly: () => httpOnly.has(target.id),
+    instancePolicy: config.instancePolicy,
+  });
+  const claim = createClaimer({ store, clock, deadlines, me: () => worker.id });
+  const elsewhere = createElsewhere({ store, clock, deadlines, peers, onAccepted: (turn) => holds.get(turn)?.() });
 
-  function accept(request: TurnRequest, sink: ClientSink): void {
-    const evidence = deps.classify(request);
+  function accept(request: TurnRequest, sink: ClientSink, hop?: IncomingHop): void {
     const turn = createTurn({
-      id: ids.uuid(),
+      id: hop?.turnId ?? ids.uuid(),
       request,
-      evidence,
+      evidence: deps.classify(request),
       sink,
       bufferBytes: limits.turnBufferBytes,
       onPressure: (each, paused) => places.get(each)?.pressure(each, paused),
       onFinished: finished,
       inspect: deps.inspect,
     });
-    waiting.set(
-      turn,
-      clock.after(deadlines.requestHold, () => holdExpired(turn)),
-    );
+    if (hop) hops.set(turn, hop);
+    const stopHold = clock.after(deadlines.requestHold, () => holdExpired(turn));
+    holds.set(turn, stopHold);
     listen(turn, sink);
     void dispatch(turn);
   }
@@ -75,8 +87,9 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
   }
 
   function finished(turn: Turn): void {
-    waiting.get(turn)?.();
-    waiting.delete(turn);
+    holds.get(turn)?.();
+    holds.delete(turn);
+    hops.delete(turn);
     const place = places.get(turn) ?? null;
     places.delete(turn);
     deps.onFinished(turn, place);
@@ -95,6 +108,7 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
       while (!turn.stream.finished) {
         if (turn.resolutions >= MAX_RESOLUTIONS) return turn.fail(new BridgeError('bridge_conflict'));
         turn.resolutions += 1;
+        await creating.settled(turn.evidence);
         const decision = await decide(turn);
         if (turn.stream.finished) return;
         const carried = await carryOut(turn, decision);
@@ -102,145 +116,78 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
         turn.attempts.push(carried);
       }
     } catch (error) {
-      turn.fail(
-        error instanceof BridgeError
-          ? error
-          : new BridgeError(error instanceof StoreUnavailable ? 'bridge_store_unavailable' : 'bridge_internal', {
-              cause: error,
-            }),
-      );
-      if (!(error instanceof StoreUnavailable)) deps.sessions.log.error({ err: error }, 'placing a request failed');
+      if (!(error instanceof BridgeError || error instanceof StoreUnavailable)) {
+        log.error({ err: error }, 'placing a request failed');
+      }
+      turn.fail(asBridgeError(error));
     }
-  }
-
-  async function decide(turn: Turn): Promise<Decision> {
-    if (turn.evidence.passThrough === null && deps.sessions.httpOnly.has(deps.sessions.target.id)) {
-      turn.evidence = { ...turn.evidence, passThrough: 'no_websocket' };
-    }
-    const { evidence } = turn;
-    const key = evidence.hardKey && evidence.anchor === null ? keyOf(evidence) : null;
-    if (key) await creating.get(key)?.promise;
-    const rows = await store.lookup({
-      scope: evidence.scope,
-      anchor: evidence.anchor,
-      tokenSessionId: evidence.token.kind === 'ours' ? evidence.token.sessionId : null,
-      hardKey: evidence.hardKey,
-    });
-    turn.anchor = rows.anchor?.turn ?? null;
-    const local = roster.views(rows, evidence.scope, evidence.anchor);
-    const facts: Facts = {
-      me: deps.sessions.worker.id,
-      rows,
-      local,
-      anchorExact: await anchorExact(turn, rows, local),
-      attempts: turn.attempts,
-      instancePolicy: config.instancePolicy,
-      idempotent: roster.withIdempotencyKey(evidence.scope, evidence.idempotencyKey),
-    };
-    return resolve(evidence, facts);
-  }
-
-  /** Loads the anchor's lineage unless a socket here holds it: then nothing needs rebuilding. */
-  async function anchorExact(turn: Turn, rows: LookupResult, local: Facts['local']): Promise<boolean | null> {
-    const anchor = rows.anchor?.turn;
-    if (!anchor) return null;
-    const session = rows.anchor?.session;
-    const view = session ? local.get(session.id) : undefined;
-    if (view && view.epoch === session?.epoch && view.socketAnchor === anchor.responseId)
-      return anchor.replay === 'exact';
-    if (anchor.replay !== 'exact') return false;
-    turn.history = itemsOf(await store.lineage(turn.evidence.scope, anchor.id));
-    return turn.history !== null;
   }
 
   async function carryOut(turn: Turn, decision: Decision): Promise<Carried> {
+    const hop = hops.get(turn);
+    if (hop && !mayServe(hop, decision)) {
+      turn.handOver();
+      hop.notOwner();
+      return 'placed';
+    }
     // What became of the session after a client's interrupt is no news to that client.
     if (turn.outcome !== 'superseded' || decision.outcome !== 'stale_recovery') turn.outcome = decision.outcome;
+    if (worker.draining && !hop && (decision.do === 'create' || decision.do === 'claim')) {
+      const went = await elsewhere.giveAway(turn);
+      if (went !== null) return went === 'done' ? 'placed' : went;
+    }
     switch (decision.do) {
       case 'refuse': {
         const { retryAfterSeconds } = decision;
         turn.fail(new BridgeError(decision.code as BridgeCode, { retryAfterSeconds }));
         return 'placed';
       }
-      case 'create':
-        return create(turn, decision.keys, decision.parent);
-      case 'use':
-      case 'queue':
-        return submit(turn, decision.sessionId, decision.epoch);
+      case 'forward': {
+        const went = await elsewhere.forward(turn, decision);
+        return went === 'done' ? 'placed' : went;
+      }
+      case 'await_owner': {
+        const went = await elsewhere.awaitOwner(turn, decision);
+        return went === 'done' ? 'placed' : went;
+      }
       case 'claim':
-        return claim(turn, decision);
-      case 'forward':
-        // The owner's idle sessions may be claimed at any moment and its busy ones never: the resolver goes on from there.
-        return { kind: 'unreachable', workerId: decision.workerId };
-      case 'await_owner':
-        return awaitOwner(turn, decision);
+        return takeOver(turn, decision);
       case 'reattach':
         return reattach(turn, decision.sessionId, decision.epoch);
-      case 'supersede':
-        roster.exact(decision.sessionId, decision.epoch)?.supersede();
+      default:
+        if (!(await elsewhere.mayRunHere(turn, decision))) return 'placed';
+        if (decision.do === 'create') return create(turn, decision);
+        if (decision.do === 'supersede') roster.exact(decision.sessionId, decision.epoch)?.supersede();
         return submit(turn, decision.sessionId, decision.epoch);
     }
   }
 
-  function create(turn: Turn, keys: Extract<Decision, { do: 'create' }>['keys'], fork: TurnRow | null): Carried {
-    const { evidence } = turn;
-    if (!roster.makeRoom()) {
-      turn.fail(new BridgeError('bridge_overloaded'));
-      return 'placed';
-    }
-    const key = keys.length > 0 ? keyOf(evidence) : null;
-    if (key && !creating.has(key)) {
-      const { promise, resolve: done } = Promise.withResolvers<void>();
-      creating.set(key, { promise, done });
-    }
-    open(turn, { kind: 'new', sessionId: ids.uuid(), scope: evidence.scope, keys, fork, nonce: ids.uuid() });
+  function create(turn: Turn, { keys, parent }: Extract<Decision, { do: 'create' }>): Carried {
+    const { scope } = turn.evidence;
+    if (!roster.makeRoom()) return overloaded(turn);
+    creating.begin(scope, keys);
+    open(turn, { kind: 'new', sessionId: ids.uuid(), scope, keys, fork: parent, nonce: ids.uuid() });
     return 'placed';
   }
 
-  async function claim(turn: Turn, decision: Extract<Decision, { do: 'claim' }>): Promise<Carried> {
-    const { session: row } = decision;
-    if (!roster.makeRoom()) {
-      turn.fail(new BridgeError('bridge_overloaded'));
-      return 'placed';
-    }
-    if (decision.ownOrphan && row.activeTurnId && row.ownerNonce) {
-      // Its owner is this worker, alive, and yet nobody here runs it: only its owner can end it.
-      await answered(() =>
-        store.settle({
-          me: deps.sessions.worker.id,
-          nonce: row.ownerNonce!,
-          epoch: row.epoch,
-          sessionId: row.id,
-          turnId: row.activeTurnId!,
-          result: bareResult('lost', null),
-          face: { state: 'stale', snapshot: row.snapshot, machineVersion: row.machineVersion },
-        }),
-      );
-    }
+  async function takeOver(turn: Turn, decision: Extract<Decision, { do: 'claim' }>): Promise<Carried> {
+    if (!roster.makeRoom()) return overloaded(turn);
+    const { ownerWorkerId, id } = decision.session;
     const nonce = ids.uuid();
-    const me = deps.sessions.worker.id;
-    const fresh = decision.ownOrphan ? ((await store.session(row.id)) ?? row) : row;
-    const answer = await answered(() =>
-      store.claim({ me, nonce, sessionId: row.id, epochRead: fresh.epoch, revisionRead: fresh.revision }),
-    );
-    switch (answer.verdict) {
-      case 'row': {
-        const head = answer.row.headTurnId ? await store.turn(answer.row.headTurnId) : null;
-        open(turn, { kind: 'claimed', row: answer.row, head, nonce });
-        return 'placed';
-      }
-      case 'busy':
-        return { kind: 'busy', sessionId: row.id };
-      case 'lost_race':
-        return { kind: 'lost_race', sessionId: row.id };
-      case 'fenced':
-        throw new BridgeError('bridge_lease_lapsed');
-      case 'rejected':
-        throw new BridgeError('bridge_store_rejected', { cause: answer.reason });
-    }
+    const claimed = await claim(decision, nonce);
+    if ('kind' in claimed) return claimed;
+    if (ownerWorkerId !== null && ownerWorkerId !== worker.id) peers.tellClaimed(ownerWorkerId, id, claimed.row.epoch);
+    if (!(await elsewhere.mayRunHere(turn, decision)) || turn.stream.finished) return 'placed';
+    open(turn, { kind: 'claimed', ...claimed, nonce });
+    return 'placed';
   }
 
-  function open(turn: Turn, birth: Parameters<typeof createSession>[1]): void {
+  function overloaded(turn: Turn): Carried {
+    turn.fail(new BridgeError('bridge_overloaded'));
+    return 'placed';
+  }
+
+  function open(turn: Turn, birth: SessionBirth): void {
     const session = createSession({ ...deps.sessions, returnTurn, onEnded, onCreated }, birth, turn);
     places.set(turn, session);
     roster.add(session);
@@ -265,42 +212,6 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
     return 'placed';
   }
 
-  /** A busy session of a silent owner: wait, bounded, until its death is a stored fact. */
-  async function awaitOwner(
-    turn: Turn,
-    { workerId, retryAfterSeconds }: Extract<Decision, { do: 'await_owner' }>,
-  ): Promise<Carried> {
-    const until =
-      clock.now() + Math.min(deadlines.ownerWait, turn.times.received + deadlines.requestHold - clock.now());
-    while (!turn.stream.finished) {
-      const { verdict } = deps.sessions.worker.mayJudge() ? await store.declareExpired(workerId) : { verdict: 'alive' };
-      if (verdict === 'dead' || verdict === 'missing') break;
-      if (clock.now() >= until) {
-        turn.outcome = 'wrong_instance';
-        throw new BridgeError('bridge_wrong_instance', { retryAfterSeconds });
-      }
-      await pause(deadlines.ownerPoll);
-    }
-    // Waiting is no resolution: the row is simply read again.
-    turn.resolutions -= 1;
-    return { kind: 'unreachable', workerId };
-  }
-
-  const pause = (ms: number) => new Promise<void>((done) => clock.after(ms, done));
-
-  /** Repeats a call until the store answers it or the start wait is over. */
-  async function answered<V extends { verdict: string }>(
-    call: () => Promise<V>,
-  ): Promise<Exclude<V, { verdict: 'unknown' }>> {
-    const until = clock.now() + deadlines.startWait;
-    for (;;) {
-      const answer = await call();
-      if (answer.verdict !== 'unknown') return answer as Exclude<V, { verdict: 'unknown' }>;
-      if (clock.now() >= until) throw new StoreUnavailable('no answer to a claim');
-      await pause(100);
-    }
-  }
-
   function returnTurn(turn: Turn, fact: AttemptFact | null): void {
     places.delete(turn);
     if (fact) turn.attempts.push(fact);
@@ -309,25 +220,31 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
     void dispatch(turn);
   }
 
-  function onCreated(session: Session): void {
-    for (const { kind, hash } of session.keys) {
-      const key = `${session.scope}\n${kind}\n${hash}`;
-      creating.get(key)?.done();
-      creating.delete(key);
-    }
-  }
+  const onCreated = (session: Session) => creating.end(session.scope, session.keys);
 
   function onEnded(session: Session): void {
     roster.remove(session);
     onCreated(session);
   }
 
-  const keyOf = ({ scope, hardKey }: Evidence) => `${scope}\n${hardKey?.kind}\n${hardKey?.hash}`;
-
   return {
     accept,
     get inFlight() {
-      return waiting.size;
+      return holds.size;
     },
   };
+}
+
+/** What a worker may do for a request that another one sent: never forward it on, and claim only when asked to place it. */
+function mayServe(hop: IncomingHop, decision: Decision): boolean {
+  if (decision.do === 'forward' || decision.do === 'await_owner') return false;
+  if (hop.mode === 'resolve') return true;
+  return decision.do !== 'claim' && !(decision.do === 'create' && decision.keys.length > 0);
+}
+
+function asBridgeError(error: unknown): BridgeError {
+  if (error instanceof BridgeError) return error;
+  return new BridgeError(error instanceof StoreUnavailable ? 'bridge_store_unavailable' : 'bridge_internal', {
+    cause: error,
+  });
 }

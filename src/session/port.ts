@@ -60,6 +60,8 @@ export interface ClientSink {
   readonly attached: boolean;
   /** An event other than a comment has been written to the client. */
   readonly shown: boolean;
+  /** The status, or the whole answer, has left: from now on a failure can only be an event. */
+  readonly committed: boolean;
   /** Called once when the client goes away before its answer was delivered. */
   onGone(listener: () => void): void;
   onDrain(listener: () => void): void;

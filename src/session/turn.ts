@@ -40,6 +40,9 @@ export interface Turn {
   resolutions: number;
   outcome: Outcome;
 
+  /** Another worker may have started this turn: it may run here only once that is known not to be so. */
+  maybeStarted: boolean;
+
   /** Row of the anchor, when the request has one that is known in its scope. */
   anchor: TurnRow | null;
   parent: TurnRow | null;
@@ -74,6 +77,8 @@ export interface Turn {
   note(event: TurnEvent): void;
   /** Ends the turn with an error of the bridge, unless it has ended. */
   fail(error: BridgeError): void;
+  /** Another worker has given its client everything. */
+  served(): void;
   /** Its client reads another turn's stream from now on: nothing more is said here. */
   handOver(): void;
   /**
@@ -137,6 +142,7 @@ export function createTurn(options: TurnOptions): Turn {
     attempts: [],
     resolutions: 0,
     outcome: 'refused',
+    maybeStarted: false,
     anchor: null,
     parent: null,
     expectedHead: null,
@@ -165,6 +171,10 @@ export function createTurn(options: TurnOptions): Turn {
       error.outcome ??= turn.outcome;
       turn.ending ??= { state: 'failed', terminal: null, fault: null, answer: null, error: null };
       if (turn.stream.finish({ kind: 'fail', error })) finish(turn.ending.state);
+    },
+    served() {
+      turn.stream.abandon();
+      finish('completed');
     },
     handOver() {
       turn.stream.abandon();
