@@ -39,6 +39,8 @@ export interface BridgeOptions {
   ids?: Ids;
   /** Uniform in [0, 1). */
   random?: () => number;
+  /** Called whenever this process has become a worker, under an id it never had before. */
+  onRegistered?: (workerId: string) => void;
 }
 
 /** A running bridge: routes for an Express app, and its end. */
@@ -72,7 +74,7 @@ export async function createBridge(options: BridgeOptions = {}): Promise<Bridge>
       }
     : await openStorage(config, logger);
   try {
-    return await assemble(config, storage, { clock, ids, random, logger });
+    return await assemble(config, storage, { clock, ids, random, logger, onRegistered: options.onRegistered });
   } catch (error) {
     await storage.close();
     throw error;
@@ -84,9 +86,11 @@ interface Means {
   ids: Ids;
   random: () => number;
   logger: Logger;
+  onRegistered: BridgeOptions['onRegistered'];
 }
 
-async function assemble(config: Config, storage: Storage, { clock, ids, random, logger }: Means): Promise<Bridge> {
+async function assemble(config: Config, storage: Storage, means: Means): Promise<Bridge> {
+  const { clock, ids, random, logger, onRegistered } = means;
   const { store } = storage;
   const { deadlines, limits } = config;
   const tokens = createTokens({
@@ -111,6 +115,7 @@ async function assemble(config: Config, storage: Storage, { clock, ids, random, 
     internalUrl: null,
     livenessPath: storage.livenessPath,
     log: logger,
+    onRegistered,
     onDead() {
       for (const session of [...roster.all()]) session.send({ type: 'worker.dead' });
     },

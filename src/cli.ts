@@ -1,13 +1,16 @@
+import cluster from 'node:cluster';
 import { parseArgs } from 'node:util';
 import { type Bridge, createBridge } from './bridge.ts';
-import { ConfigError } from './config.ts';
+import { ConfigError, readConfig } from './config.ts';
 import { createApp } from './http/app.ts';
-import { listen } from './http/server.ts';
+import { type Listening, listen } from './http/server.ts';
+import { createLogger } from './observe/log.ts';
+import { supervise, type WorkerNews } from './supervisor.ts';
 import { version } from './version.ts';
 
 const usage = `holdfast ${version}: durable sessions for the OpenAI Responses API
 
-  holdfast serve [--port N] [--host ADDRESS]   run the proxy
+  holdfast serve [--port N] [--host ADDRESS] [--workers N]   run the proxy
   holdfast --version
   holdfast --help
 
@@ -31,43 +34,75 @@ Codex (~/.codex/config.toml):
 OpenAI SDKs: base URL ${url}/v1
 `;
 
-async function serve(flags: { port?: string; host?: string }): Promise<void> {
-  const env = { ...(flags.port ? { PORT: flags.port } : {}), ...(flags.host ? { HOST: flags.host } : {}) };
-  const bridge = await createBridge({ env });
-  let server: Awaited<ReturnType<typeof listen>>;
+/** How long a stopped server waits for answers that are still being written, milliseconds. */
+const CLOSE_GRACE = 1_000;
+
+/** One worker: this process serves. */
+async function serveAlone(): Promise<void> {
+  const tell = (news: WorkerNews) => process.send?.(news);
+  const bridge = await createBridge({ onRegistered: (workerId) => tell({ kind: 'registered', workerId }) });
+  let server: Listening;
   try {
     server = await listen(createApp(bridge.router, bridge), bridge.config.server);
   } catch (error) {
     await bridge.close();
     throw error;
   }
-  process.stdout.write(banner(server.url));
-  stopInOrder(bridge, server);
+  if (cluster.isWorker) tell({ kind: 'ready', url: server.url });
+  else process.stdout.write(banner(server.url));
+  const stop = stopInOrder(bridge.logger, () => closeInOrder(bridge, server));
+  // A supervisor that is gone neither restarts this worker nor keeps its database.
+  process.once('disconnect', () => stop('SIGTERM'));
+}
+
+async function closeInOrder(bridge: Bridge, server: Listening): Promise<void> {
+  await bridge.close();
+  await server.close(CLOSE_GRACE);
+}
+
+/** Several workers: this process supervises. */
+async function serveMany(workers: number): Promise<void> {
+  const config = readConfig(process.env);
+  const logger = createLogger(config.logLevel);
+  const supervisor = await supervise({
+    config,
+    logger,
+    workers,
+    onReady: (url) => process.stdout.write(banner(url)),
+  });
+  stopInOrder(logger, supervisor.stop, supervisor.kill);
 }
 
 /** The first signal drains; a second one stops now. */
-function stopInOrder(bridge: Bridge, server: Awaited<ReturnType<typeof listen>>): void {
+function stopInOrder(
+  logger: Bridge['logger'],
+  drain: () => Promise<void>,
+  now: () => Promise<void> = async () => {},
+): (signal: NodeJS.Signals) => void {
   let asked = false;
   const stop = async (signal: NodeJS.Signals) => {
     if (asked) {
-      bridge.logger.warn({ signal }, 'asked twice: stopping now');
+      logger.warn({ signal }, 'asked twice: stopping now');
+      await now();
       process.exit(1);
     }
     asked = true;
-    bridge.logger.info({ signal }, 'draining');
-    await bridge.close();
-    await server.close(1_000);
+    logger.info({ signal }, 'draining');
+    await drain();
     process.exit(0);
   };
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => void stop(signal));
+  return (signal) => void stop(signal);
 }
 
 async function main(): Promise<void> {
+  if (cluster.isWorker) return serveAlone();
   const { values, positionals } = parseArgs({
     allowPositionals: true,
     options: {
       port: { type: 'string', short: 'p' },
       host: { type: 'string' },
+      workers: { type: 'string', short: 'w' },
       help: { type: 'boolean', short: 'h' },
       version: { type: 'boolean', short: 'v' },
     },
@@ -79,7 +114,11 @@ async function main(): Promise<void> {
     process.exitCode = values.help ? 0 : 2;
     return;
   }
-  await serve(values);
+  if (values.port) process.env.PORT = values.port;
+  if (values.host) process.env.HOST = values.host;
+  if (values.workers) process.env.HOLDFAST_WORKERS = values.workers;
+  const { workers } = readConfig(process.env);
+  await (workers > 1 ? serveMany(workers) : serveAlone());
 }
 
 main().catch((error: Error & { code?: string }) => {

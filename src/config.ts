@@ -91,6 +91,10 @@ export interface Config {
   server: { host: string; port: number };
   databaseUrl: string | null;
   dataDir: string;
+  /** Where liveness sockets lie when all workers share one machine and an outside database. */
+  livenessDir: string | null;
+  /** Processes behind one port. */
+  workers: number;
   upstream: { url: string; key: string | null; transport: 'auto' | 'websocket' | 'http' };
   security: {
     /** `kid:secret,...`; null: made and kept in the data directory. */
@@ -117,6 +121,17 @@ export const settings = [
     variable: 'HOLDFAST_DATA_DIR',
     default: '.holdfast',
     description: 'Where the embedded database and its secrets live.',
+  },
+  {
+    variable: 'HOLDFAST_WORKERS',
+    default: '1',
+    description: 'Worker processes behind one port, kept running by a supervisor (`--workers N`).',
+  },
+  {
+    variable: 'HOLDFAST_LIVENESS_DIR',
+    default: 'none',
+    description:
+      'Set it where all workers of an outside database share one machine: their deaths are then certain at once.',
   },
   {
     variable: 'HOLDFAST_UPSTREAM_URL',
@@ -169,6 +184,7 @@ const strings = z.object({
   port: z.coerce.number('PORT must be a number').int().min(0).max(65_535),
   upstreamUrl: z.url({ protocol: /^https?$/, error: 'HOLDFAST_UPSTREAM_URL must be an http(s) URL' }),
   transport: z.enum(['auto', 'websocket', 'http'], 'HOLDFAST_UPSTREAM_TRANSPORT must be auto, websocket or http'),
+  workers: z.coerce.number('HOLDFAST_WORKERS must be a number').int().min(1).max(256),
   policy: z.enum(['forward', 'reject'], 'HOLDFAST_INSTANCE_POLICY must be forward or reject'),
 });
 
@@ -205,6 +221,7 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
     upstreamUrl: optional(env.HOLDFAST_UPSTREAM_URL) ?? 'https://api.openai.com/v1',
     transport: optional(env.HOLDFAST_UPSTREAM_TRANSPORT) ?? 'auto',
     policy: optional(env.HOLDFAST_INSTANCE_POLICY) ?? 'forward',
+    workers: optional(env.HOLDFAST_WORKERS) ?? '1',
   });
   if (!parsed.success) problems.push(...parsed.error.issues.map(({ message }) => message));
   const deadlines = numbers(deadlineKnobs, env, problems);
@@ -237,6 +254,8 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
     server: { host, port },
     databaseUrl,
     dataDir: optional(env.HOLDFAST_DATA_DIR) ?? '.holdfast',
+    livenessDir: optional(env.HOLDFAST_LIVENESS_DIR),
+    workers: parsed.data.workers,
     upstream: { url: upstreamUrl.replace(/\/+$/, ''), key: upstreamKey, transport },
     security: { secrets, apiKeys: keys, adminToken: optional(env.HOLDFAST_ADMIN_TOKEN) },
     instancePolicy: policy,

@@ -26,24 +26,23 @@ export async function openStorage(config: Config, logger: Logger): Promise<Stora
   const options = { statementTimeoutMs: config.deadlines.storeStatement, poolSize: config.limits.poolSize, logger };
   if (config.databaseUrl !== null) {
     const store = await openPatiently({ ...options, url: config.databaseUrl }, logger);
+    const liveness = config.livenessDir === null ? null : await openNeighbourhood(config.livenessDir, store, logger);
     return {
       store,
       secrets: config.security.secrets!,
       embedded: false,
-      livenessPath: null,
-      close: () => store.shutdown(),
+      livenessPath: liveness?.path ?? null,
+      async close() {
+        await store.shutdown();
+        await liveness?.close();
+      },
     };
   }
   const server = await startEmbeddedPostgres({ dataDir: config.dataDir });
   if (server.adopted) logger.info({ pid: server.pid }, 'took over the database server of a worker that was killed');
   try {
     const store = await openPostgresStore({ ...options, url: server.url });
-    const liveness = await openLiveness(config.dataDir, `worker-${randomBytes(4).toString('hex')}`);
-    for (const { livenessPath } of await store.workers()) {
-      if (livenessPath === liveness.path) throw new Error('a liveness path was used twice');
-    }
-    const dead = await declareDeadNeighbours(store);
-    if (dead.length > 0) logger.info({ workers: dead }, 'workers that were killed are declared dead');
+    const liveness = await openNeighbourhood(config.dataDir, store, logger);
     return {
       store,
       secrets: config.security.secrets ?? (await loadOrCreateTokenSecrets(config.dataDir)),
@@ -53,13 +52,26 @@ export async function openStorage(config: Config, logger: Logger): Promise<Stora
         await store.shutdown();
         await server.stop();
         await liveness.close();
-        await unlink(liveness.path).catch(() => {});
       },
     };
   } catch (error) {
     await server.stop();
     throw error;
   }
+}
+
+/** Listens where neighbours can prove this worker dead, and declares those dead that refuse. */
+async function openNeighbourhood(dir: string, store: SessionStore, logger: Logger) {
+  const liveness = await openLiveness(dir, `worker-${randomBytes(4).toString('hex')}`);
+  const dead = await declareDeadNeighbours(store);
+  if (dead.length > 0) logger.info({ workers: dead }, 'workers that were killed are declared dead');
+  return {
+    path: liveness.path,
+    async close() {
+      await liveness.close();
+      await unlink(liveness.path).catch(() => {});
+    },
+  };
 }
 
 /** A database that is not up yet is waited for; one that refuses for a reason of its own is not. */

@@ -17,6 +17,8 @@ export interface MembershipOptions {
   livenessPath: string | null;
   /** Called when others declared this worker dead, before the process takes a new identity. */
   onDead(oldId: string): void;
+  /** Called whenever this process has registered under a new id. */
+  onRegistered?: ((id: string) => void) | undefined;
   log: { info(o: object, m: string): void; warn(o: object, m: string): void };
 }
 
@@ -62,6 +64,7 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
     const answer = await store.register({ id, internalUrl, livenessPath, version, leaseMs: deadlines.lease });
     if (answer.verdict === 'ok') {
       confirm(sentAt);
+      options.onRegistered?.(id);
       registered.resolve();
       actor.send({ type: 'registration.confirmed' });
     } else {

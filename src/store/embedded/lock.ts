@@ -44,7 +44,8 @@ export async function listenAlone(path: string, inUse: string): Promise<{ close(
     server.unref();
     const error = await new Promise<NodeJS.ErrnoException | null>((resolve) => {
       server.once('error', resolve);
-      server.listen(path, () => resolve(null));
+      // Never through a cluster's primary: that would answer for a child that is gone.
+      server.listen({ path, exclusive: true }, () => resolve(null));
     });
     if (!error) return { close: () => new Promise((resolve) => server.close(() => resolve())) };
     if (error.code !== 'EADDRINUSE') throw error;
