@@ -1,5 +1,6 @@
 import {
   type Actor,
+  type AnyActorLogic,
   type AnyStateMachine,
   type ContextFrom,
   createActor,
@@ -7,10 +8,14 @@ import {
   type InputFrom,
   type SnapshotFrom,
   type StateValue,
+  type ActorOptions as XStateOptions,
 } from 'xstate';
 import type { Clock } from '../clock.ts';
 import type { Effect, Program } from './program.ts';
 import { createTimers } from './timers.ts';
+
+/** An observer of XState's inspection events. */
+export type Inspect = NonNullable<XStateOptions<AnyActorLogic>['inspect']>;
 
 /** What one attempt at a commit came to: a verdict, as an event of the machine, or no answer. */
 export type CommitAnswer<E> = { event: E } | { unknown: string };
@@ -28,7 +33,8 @@ export interface ActorOptions<M extends AnyStateMachine> {
   clock: Clock;
   /** Milliseconds of a declared deadline. */
   durations(name: string): number;
-  inspect?: Parameters<typeof createActor>[1] extends { inspect?: infer I } ? I : never;
+  /** Receives XState's own inspection events. */
+  inspect?: Inspect | undefined;
   /** After each step, before its effects are performed. */
   onStep?(snapshot: SnapshotFrom<M>, event: EventFrom<M> | null, effects: readonly Effect[]): void;
   onStopped?(): void;

@@ -3,6 +3,7 @@ import type { Config } from '../config.ts';
 import { type BridgeCode, BridgeError } from '../errors.ts';
 import type { Ids } from '../ids.ts';
 import type { AttemptFact, Decision, Evidence } from '../resolve/types.ts';
+import type { Inspect } from '../runtime/index.ts';
 import { type SessionStore, StoreUnavailable } from '../store/port.ts';
 import { createClaimer } from './claiming.ts';
 import { createCreatingKeys } from './creating.ts';
@@ -28,7 +29,7 @@ export interface DispatcherDeps {
   classify(request: TurnRequest): Evidence;
   /** Called once per turn when its client has its answer. */
   onFinished(turn: Turn, session: Session | null): void;
-  inspect?: Parameters<typeof createTurn>[0]['inspect'];
+  inspect?: Inspect;
 }
 
 /** Places requests: evidence and rows in, one decision out, carried out here. */

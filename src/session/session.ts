@@ -3,7 +3,7 @@ import type { Clock } from '../clock.ts';
 import type { Config } from '../config.ts';
 import { BridgeError } from '../errors.ts';
 import type { AttemptFact, LocalSession } from '../resolve/types.ts';
-import { type DurableActor, type Effect, persist, rehydrate, startActor } from '../runtime/index.ts';
+import { type DurableActor, type Effect, type Inspect, persist, rehydrate, startActor } from '../runtime/index.ts';
 import type { KeyRef, RowFace, SessionRow, SessionStore, TurnResult, TurnRow } from '../store/port.ts';
 import type { UpstreamTarget, UpstreamTransport } from '../upstream/port.ts';
 import { createUpstreamTurnState } from '../upstream/turn-state.ts';
@@ -45,7 +45,7 @@ export interface SessionDeps {
   /** Work that goes on when the session has ended: a shutdown waits for it. */
   background(work: Promise<void>): void;
   log: { info(o: object, m: string): void; warn(o: object, m: string): void; error(o: object, m: string): void };
-  inspect?: Parameters<typeof startActor>[1]['inspect'];
+  inspect?: Inspect;
 }
 
 /** How a session's actor comes to be on this worker: made here, or claimed. */

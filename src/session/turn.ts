@@ -3,6 +3,7 @@ import type { SessionFault } from '../../machines/session.ts';
 import { type TurnEvent, type TurnMachine, turnMachine } from '../../machines/turn.ts';
 import { BridgeError } from '../errors.ts';
 import type { AttemptFact, Evidence, Outcome } from '../resolve/types.ts';
+import type { Inspect } from '../runtime/index.ts';
 import type { TurnEnd, TurnRow } from '../store/port.ts';
 import type { Continuation, Item, WireForm } from '../transcript/types.ts';
 import type { UpstreamAnswer, UpstreamError } from '../upstream/port.ts';
@@ -101,11 +102,7 @@ export interface TurnOptions {
   onPressure(turn: Turn, paused: boolean): void;
   /** Called once, when the turn's client has got its terminal (or can no longer get one). */
   onFinished(turn: Turn): void;
-  inspect?: Parameters<typeof createActor<TurnMachine>>[1] extends infer O
-    ? O extends { inspect?: infer I }
-      ? I
-      : never
-    : never;
+  inspect?: Inspect | undefined;
 }
 
 const endEvent: Record<TurnEnd, TurnEvent['type']> = {

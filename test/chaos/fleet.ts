@@ -1,0 +1,130 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { join } from 'node:path';
+import { freePort } from '../support/worker-process.ts';
+import { openPath, type Path } from './proxy.ts';
+
+const CLI = join(import.meta.dirname, '..', '..', 'src', 'cli.ts');
+
+/** One worker process, with the paths to it and from it in the test's hands. */
+export interface FleetWorker {
+  readonly name: string;
+  readonly url: string;
+  readonly running: boolean;
+  /** Its way to the database. */
+  readonly database: Path;
+  /** The others' way to it. */
+  readonly peers: Path;
+  start(): Promise<void>;
+  /** SIGKILL. */
+  kill(): Promise<void>;
+  /** SIGSTOP: it keeps its sockets and answers nothing. */
+  pause(): void;
+  resume(): void;
+  /** SIGTERM; resolves when it is gone. */
+  stop(): Promise<number | null>;
+  ready(): Promise<boolean>;
+  output(): string;
+}
+
+export interface Fleet {
+  readonly workers: readonly FleetWorker[];
+  close(): Promise<void>;
+}
+
+export interface FleetOptions {
+  workers: number;
+  databaseUrl: string;
+  upstreamUrl: string;
+  env?: Record<string, string>;
+}
+
+/** Starts workers that share a database, each behind paths of its own, and waits until all are ready. */
+export async function startFleet(options: FleetOptions): Promise<Fleet> {
+  const workers = await Promise.all(
+    Array.from({ length: options.workers }, (_, index) => prepare(String.fromCharCode(65 + index), options)),
+  );
+  await Promise.all(workers.map((worker) => worker.start()));
+  return {
+    workers,
+    async close() {
+      await Promise.all(workers.map((worker) => worker.kill()));
+      await Promise.all(workers.flatMap(({ database, peers }) => [database.close(), peers.close()]));
+    },
+  };
+}
+
+async function prepare(name: string, { databaseUrl, upstreamUrl, env }: FleetOptions): Promise<FleetWorker> {
+  const real = new URL(databaseUrl);
+  const [port, internalPort] = [await freePort(), await freePort()];
+  const database = await openPath({ host: real.hostname, port: Number(real.port) });
+  const peers = await openPath({ host: '127.0.0.1', port: internalPort });
+  const throughPath = new URL(databaseUrl);
+  throughPath.hostname = '127.0.0.1';
+  throughPath.port = String(database.port);
+  const url = `http://127.0.0.1:${port}`;
+  let child: ChildProcess | null = null;
+  let gone: Promise<number | null> = Promise.resolve(null);
+  let output = '';
+
+  const ready = async () => {
+    try {
+      return (await fetch(`${url}/ready`, { signal: AbortSignal.timeout(1_000) })).ok;
+    } catch {
+      return false;
+    }
+  };
+  const end = async (signal: NodeJS.Signals) => {
+    child?.kill('SIGCONT');
+    child?.kill(signal);
+    return gone;
+  };
+
+  return {
+    name,
+    url,
+    database,
+    peers,
+    get running() {
+      return child !== null;
+    },
+    async start() {
+      const mine = spawn(process.execPath, [CLI, 'serve'], {
+        env: {
+          ...process.env,
+          HOLDFAST_LOG_LEVEL: 'info',
+          HOLDFAST_SECRETS: 'chaos:0123456789abcdef0123456789abcdef',
+          HOLDFAST_UPSTREAM_URL: upstreamUrl,
+          HOLDFAST_LAME_DUCK_MS: '1500',
+          ...env,
+          DATABASE_URL: throughPath.href,
+          PORT: String(port),
+          HOLDFAST_INTERNAL_PORT: String(internalPort),
+          HOLDFAST_ADVERTISE_URL: `http://127.0.0.1:${peers.port}`,
+        },
+        stdio: ['ignore', 'pipe', 'pipe'],
+      });
+      child = mine;
+      for (const stream of [mine.stdout, mine.stderr]) {
+        stream.on('data', (chunk) => {
+          output = (output + chunk).slice(-200_000);
+        });
+      }
+      gone = new Promise((resolve) => {
+        mine.once('exit', (code) => {
+          if (child === mine) child = null;
+          resolve(code);
+        });
+      });
+      while (!(await ready())) {
+        if (child !== mine) throw new Error(`worker ${name} ended before it was ready:\n${output.slice(-4_000)}`);
+        await new Promise((look) => setTimeout(look, 25));
+      }
+    },
+    kill: async () => void (await end('SIGKILL')),
+    pause: () => void child?.kill('SIGSTOP'),
+    resume: () => void child?.kill('SIGCONT'),
+    stop: () => end('SIGTERM'),
+    ready,
+    output: () => output,
+  };
+}

@@ -1,0 +1,154 @@
+import { request } from 'undici';
+import { digestOf, expectedDigest } from '../../src/testing/index.ts';
+import { chance } from '../../src/testing/simulator/seeded.ts';
+import { parseStream } from '../support/client.ts';
+
+/** What many conversations came to. */
+export interface Tally {
+  turns: number;
+  requests: number;
+  /** Completed answers whose context was not what the client meant. */
+  wrong: number;
+  /** Complete answers with no terminal, or more than one. */
+  badTerminals: number;
+  /** Answers whose connection broke. */
+  cut: number;
+  /** Answers other than 200, by status and bridge code. */
+  refused: Record<string, number>;
+  outcomes: Record<string, number>;
+  /** Milliseconds from the first attempt of a turn to its completed answer, for turns that needed more than one. */
+  recoveries: number[];
+  /** Milliseconds to the first event, for turns that needed one attempt. */
+  firstEvents: number[];
+  /** Turns that never ended well. */
+  lost: string[];
+}
+
+export const emptyTally = (): Tally => ({
+  turns: 0,
+  requests: 0,
+  wrong: 0,
+  badTerminals: 0,
+  cut: 0,
+  refused: {},
+  outcomes: {},
+  recoveries: [],
+  firstEvents: [],
+  lost: [],
+});
+
+export interface TalkerOptions {
+  seed: number;
+  id: number;
+  /** Base URL for the next request. */
+  pick(): string;
+  tally: Tally;
+  /** Milliseconds after which a turn that still fails is lost. */
+  patienceMs: number;
+}
+
+export interface Talker {
+  /** One user turn, repeated like a well-behaved client until it completes. */
+  turn(): Promise<void>;
+  readonly turns: number;
+}
+
+const terminals = new Set(['response.completed', 'response.incomplete', 'response.failed', 'error']);
+const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
+
+/** A conversation: half of them resend everything, half anchor to the last response; all name themselves by a key. */
+export function createTalker({ seed, id, pick, tally, patienceMs }: TalkerOptions): Talker {
+  const anchors = chance(seed, 'anchors', id) < 0.5;
+  const store = chance(seed, 'store', id) < 0.3;
+  const history: object[] = [];
+  let anchor: string | null = null;
+  let turns = 0;
+
+  async function attempt(next: object, anchored: boolean) {
+    const startedAt = performance.now();
+    let firstEvent: number | null = null;
+    let text = '';
+    let cut = false;
+    const answer = await request(`${pick()}/v1/responses`, {
+      method: 'POST',
+      headers: {
+        'content-type': 'application/json',
+        authorization: 'Bearer sk-chaos',
+        'thread-id': `chaos-${seed}-${id}`,
+      },
+      body: JSON.stringify({
+        model: 'm',
+        stream: true,
+        store,
+        input: anchored ? [next] : [...history, next],
+        ...(anchored ? { previous_response_id: anchor } : {}),
+      }),
+      headersTimeout: 60_000,
+      bodyTimeout: 60_000,
+    });
+    try {
+      for await (const chunk of answer.body.setEncoding('utf8')) {
+        firstEvent ??= performance.now() - startedAt;
+        text += chunk;
+      }
+    } catch {
+      cut = true;
+    }
+    return { status: answer.statusCode, headers: answer.headers, text, cut, firstEvent };
+  }
+
+  async function turn(): Promise<void> {
+    const next = user(`conversation ${id} turn ${turns}`);
+    const startedAt = performance.now();
+    let anchored = anchors && anchor !== null;
+    let why = 'never answered';
+    for (let attempts = 1; performance.now() - startedAt < patienceMs; attempts += 1) {
+      tally.requests += 1;
+      const answer = await attempt(next, anchored).catch((error: Error) => error);
+      if (answer instanceof Error) {
+        why = answer.message;
+        await pause(50);
+        continue;
+      }
+      const outcome = String(answer.headers['x-holdfast-outcome'] ?? 'none');
+      tally.outcomes[outcome] = (tally.outcomes[outcome] ?? 0) + 1;
+      if (answer.status !== 200) {
+        const { error } = JSON.parse(answer.text || '{}') as { error?: { code?: string; bridge_code?: string } };
+        why = `${answer.status} ${error?.bridge_code ?? error?.code ?? ''}`;
+        tally.refused[why] = (tally.refused[why] ?? 0) + 1;
+        if (error?.code === 'previous_response_not_found') anchored = false;
+        else await pause(Math.min(1_000, 1_000 * Number(answer.headers['retry-after'] ?? 0.1)));
+        continue;
+      }
+      const events = parseStream(answer.text.slice(0, answer.text.lastIndexOf('\n\n') + 2));
+      const ends = events.filter(({ type }) => terminals.has(type));
+      if (answer.cut) tally.cut += 1;
+      else if (ends.length !== 1) tally.badTerminals += 1;
+      const response = ends[0]?.data.response as
+        | { id: string; output: object[]; error?: { code?: string } }
+        | undefined;
+      if (ends[0]?.type === 'response.completed' && response) {
+        if (digestOf(response as never) !== expectedDigest({ items: [...history, next] as never })) tally.wrong += 1;
+        history.push(next, ...response.output);
+        anchor = response.id;
+        turns += 1;
+        tally.turns += 1;
+        if (attempts > 1) tally.recoveries.push(performance.now() - startedAt);
+        else if (answer.firstEvent !== null) tally.firstEvents.push(answer.firstEvent);
+        return;
+      }
+      why = `ended ${ends[0]?.type ?? 'cut'} ${response?.error?.code ?? ''}`;
+      if (response?.error?.code === 'previous_response_not_found') anchored = false;
+      await pause(50);
+    }
+    tally.lost.push(`conversation ${id} turn ${turns}: ${why}`);
+  }
+
+  return {
+    turn,
+    get turns() {
+      return turns;
+    },
+  };
+}

@@ -1,0 +1,264 @@
+import { describe, expect, it } from 'vitest';
+import { waitFor } from 'xstate';
+import {
+  type ActorOptions,
+  type DurableActor,
+  defineProgram,
+  type Effect,
+  startActor,
+} from '../../src/runtime/index.ts';
+import { createManualClock } from '../../src/testing/index.ts';
+import { orderMachine } from './order-machine.ts';
+
+const program = defineProgram(orderMachine, { commits: ['charge'], version: 1 });
+type Options = ActorOptions<typeof orderMachine>;
+
+/** An order with its effects and commits in the test's hands. */
+function open(
+  options: Partial<Options> & { onEffect?: (effect: Effect, actor: DurableActor<typeof orderMachine>) => void } = {},
+) {
+  const clock = createManualClock();
+  const effects: string[] = [];
+  const errors: unknown[] = [];
+  const attempts: {
+    effect: Effect;
+    count: number;
+    answer: (value: Awaited<ReturnType<NonNullable<Options['commit']>>>) => void;
+    fail: (error: unknown) => void;
+  }[] = [];
+  const actor: DurableActor<typeof orderMachine> = startActor(program, {
+    id: 'order-1',
+    input: {},
+    clock,
+    durations: (name) => ({ patience: 1_000, bank: 300 })[name] ?? Number.POSITIVE_INFINITY,
+    perform(effect) {
+      effects.push(effect.params ? `${effect.type}:${(effect.params as { what: string }).what}` : effect.type);
+      options.onEffect?.(effect, actor);
+    },
+    commit: (effect, count) =>
+      new Promise((answer, fail) => {
+        attempts.push({ effect, count, answer, fail });
+      }),
+    onError: (error) => errors.push(error),
+    ...options,
+  });
+  const settle = async () => {
+    for (let i = 0; i < 5; i += 1) await Promise.resolve();
+  };
+  return { actor, clock, effects, errors, attempts, settle };
+}
+
+async function paying() {
+  const order = open();
+  await order.settle();
+  order.actor.send({ type: 'add', items: 1 });
+  order.actor.send({ type: 'pay' });
+  return order;
+}
+
+describe('effects', () => {
+  it('are performed after the step that yielded them, never inside it', async () => {
+    const seen: string[] = [];
+    const order = open({
+      onEffect: (_, actor) => seen.push(actor.state),
+      onStep: (snapshot) => seen.push(`step to ${String(snapshot.value)}`),
+    });
+    await order.settle();
+    order.actor.send({ type: 'nudge' });
+    expect(seen).toEqual(['step to open', 'open', 'step to open', 'open']);
+    expect(order.effects).toEqual(['greet', 'announce:nudged']);
+  });
+
+  it('may send events, which are taken up in order when the step is over', async () => {
+    const order = open({
+      onEffect({ type }, actor) {
+        if (type !== 'announce' || actor.state !== 'open') return;
+        actor.send({ type: 'add', items: 2 });
+        actor.send({ type: 'pay' });
+        expect(actor.context.items).toBe(0);
+      },
+    });
+    await order.settle();
+    order.actor.send({ type: 'nudge' });
+    expect(order.actor.context.items).toBe(2);
+    expect(order.actor.state).toBe('paying');
+  });
+
+  it('that throw are reported and leave the actor serving', async () => {
+    const order = open({
+      onEffect({ type }) {
+        if (type === 'explode') throw new Error('boom');
+      },
+    });
+    await order.settle();
+    order.actor.send({ type: 'boom' });
+    order.actor.send({ type: 'add', items: 1 });
+    expect(order.errors).toHaveLength(1);
+    expect(order.actor.context.items).toBe(1);
+  });
+});
+
+describe('while a commit is unanswered', () => {
+  it('everything else waits, in order, and nothing is merged or dropped', async () => {
+    const order = await paying();
+    order.actor.send({ type: 'cancel' });
+    order.actor.send({ type: 'pack' });
+    expect(order.actor.state).toBe('paying');
+    order.attempts[0]!.answer({ event: { type: 'declined' } });
+    await order.settle();
+    expect(order.actor.state).toBe('open');
+    expect(order.effects).toEqual(['greet', 'apologise', 'greet']);
+  });
+
+  it('the deadline of the waiting state gets through, ahead of what waits', async () => {
+    const order = await paying();
+    order.actor.send({ type: 'cancel' });
+    order.clock.advance(300);
+    expect(order.effects).toEqual(['greet', 'apologise']);
+    expect(order.actor.state).toBe('paying');
+    order.attempts[0]!.answer({ event: { type: 'paid' } });
+    await order.settle();
+    expect(order.effects).toEqual(['greet', 'apologise', 'ship', 'announce:gone']);
+    expect(order.actor.stopped).toBe(true);
+  });
+
+  it('an attempt without an answer is repeated, unchanged, until one is answered', async () => {
+    const order = await paying();
+    for (let count = 0; count < 6; count += 1) {
+      expect(order.attempts).toHaveLength(count + 1);
+      if (count % 2 === 0) order.attempts[count]!.answer({ unknown: 'no answer' });
+      else order.attempts[count]!.fail(new Error('connection lost'));
+      await order.settle();
+      order.clock.advance(1_000);
+    }
+    expect(new Set(order.attempts.map(({ effect }) => effect)).size).toBe(1);
+    expect(order.attempts.map(({ count }) => count)).toEqual([0, 1, 2, 3, 4, 5, 6]);
+    order.attempts.at(-1)!.answer({ event: { type: 'paid' } });
+    await order.settle();
+    expect(order.actor.state).toBe('packing');
+    expect(order.clock.armed).toBe(0);
+  });
+
+  it('an answer that comes after the stop is nobody’s', async () => {
+    const order = await paying();
+    order.actor.send({ type: 'cancel' });
+    expect(order.actor.stop()).toEqual([{ type: 'cancel' }]);
+    order.attempts[0]!.answer({ event: { type: 'paid' } });
+    await order.settle();
+    expect(order.effects).toEqual(['greet']);
+    expect(order.clock.armed).toBe(0);
+  });
+
+  it('idle() resolves only with the verdict', async () => {
+    const order = await paying();
+    let idle = false;
+    void order.actor.idle().then(() => {
+      idle = true;
+    });
+    await order.settle();
+    expect(idle).toBe(false);
+    order.attempts[0]!.answer({ event: { type: 'paid' } });
+    await order.settle();
+    expect(idle).toBe(true);
+  });
+});
+
+describe('deadlines', () => {
+  it('fire while their state lasts, and not after it was left', async () => {
+    const order = await paying();
+    order.attempts[0]!.answer({ event: { type: 'paid' } });
+    await order.settle();
+    order.clock.advance(10_000);
+    expect(order.actor.state).toBe('packing');
+    const forgotten = open();
+    await forgotten.settle();
+    forgotten.clock.advance(999);
+    expect(forgotten.actor.stopped).toBe(false);
+    forgotten.clock.advance(1);
+    expect(forgotten.effects).toEqual(['greet', 'announce:gone']);
+  });
+
+  it('start again when touched', async () => {
+    const order = open();
+    await order.settle();
+    order.clock.advance(900);
+    order.actor.touch('patience');
+    order.clock.advance(900);
+    expect(order.actor.stopped).toBe(false);
+    order.clock.advance(100);
+    expect(order.actor.stopped).toBe(true);
+  });
+
+  it('given as a time of day fire then, however long ago they were set', async () => {
+    const clock = createManualClock();
+    const order = open({ clock, input: { dueAt: clock.wall() + 400 } });
+    await order.settle();
+    clock.advance(399);
+    expect(order.actor.stopped).toBe(false);
+    clock.advance(1);
+    expect(order.actor.stopped).toBe(true);
+  });
+
+  it('longer than a timer can be are kept', async () => {
+    const order = open({ durations: () => 5_000_000_000 });
+    await order.settle();
+    order.clock.advance(4_999_999_999);
+    expect(order.actor.stopped).toBe(false);
+    order.clock.advance(1);
+    expect(order.actor.stopped).toBe(true);
+  });
+
+  it('that fired for a state left meanwhile are not delivered', async () => {
+    const order = open({
+      onEffect({ type }, actor) {
+        // The deadline falls due while this effect is performed, behind the event that leaves the state.
+        if (type !== 'announce' || actor.state !== 'open') return;
+        actor.send({ type: 'add', items: 1 });
+        actor.send({ type: 'pay' });
+        order.clock.advance(1_000);
+      },
+    });
+    await order.settle();
+    order.actor.send({ type: 'nudge' });
+    expect(order.actor.state).toBe('paying');
+    expect(order.effects).not.toContain('announce:gone');
+  });
+});
+
+describe('the actor', () => {
+  it('is a real XState actor: observed, awaited and inspected like any', async () => {
+    const inspected: string[] = [];
+    const order = open({ inspect: (event) => inspected.push(event.type) });
+    const states: string[] = [];
+    order.actor.xstate.subscribe((snapshot) => states.push(String(snapshot.value)));
+    const paid = waitFor(order.actor.xstate, (snapshot) => snapshot.matches('packing'));
+    await order.settle();
+    order.actor.send({ type: 'add', items: 1 });
+    order.actor.send({ type: 'pay' });
+    order.attempts[0]!.answer({ event: { type: 'paid' } });
+    await paid;
+    expect(states).toEqual(['open', 'paying', '[object Object]']);
+    expect(inspected).toContain('@xstate.event');
+    expect(inspected).toContain('@xstate.snapshot');
+  });
+
+  it('names its state by a path that ends at a parallel state', async () => {
+    const order = await paying();
+    order.attempts[0]!.answer({ event: { type: 'paid' } });
+    await order.settle();
+    order.actor.send({ type: 'pack' });
+    expect(order.actor.state).toBe('packing');
+    expect(order.actor.snapshot().value).toEqual({ packing: { box: 'full', label: 'printed' } });
+  });
+
+  it('ends by itself in a final state, with the state’s own effects performed', async () => {
+    const stopped: string[] = [];
+    const order = open({ onStopped: () => stopped.push('stopped') });
+    await order.settle();
+    order.clock.advance(1_000);
+    expect(order.effects.at(-1)).toBe('announce:gone');
+    expect(stopped).toEqual(['stopped']);
+    order.actor.send({ type: 'nudge' });
+    expect(order.effects.at(-1)).toBe('announce:gone');
+  });
+});
