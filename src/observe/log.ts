@@ -20,9 +20,22 @@ const secret = [
   '*.instructions',
 ];
 
+/** An error as far as people need it. Drivers hang their connections on their errors; none of that is for a log. */
+function plainError(error: unknown): object {
+  if (!(error instanceof Error)) return { message: String(error) };
+  const { name, message, stack, cause } = error;
+  const { code } = error as { code?: unknown };
+  return { type: name, message, code, stack, ...(cause === undefined ? {} : { cause: plainError(cause) }) };
+}
+
 /** @param destination defaults to standard output */
 export function createLogger(level: string, destination?: DestinationStream): Logger {
-  const options = { level, base: null, redact: { paths: secret, censor: '[redacted]' } };
+  const options = {
+    level,
+    base: null,
+    serializers: { err: plainError },
+    redact: { paths: secret, censor: '[redacted]' },
+  };
   return destination ? pino(options, destination) : pino(options);
 }
 

@@ -10,8 +10,9 @@ export interface FleetWorker {
   readonly name: string;
   readonly url: string;
   readonly running: boolean;
-  /** Its way to the database. */
+  /** Its way to the database, and where that leads. */
   readonly database: Path;
+  readonly databaseTarget: { host: string; port: number };
   /** The others' way to it. */
   readonly peers: Path;
   start(): Promise<void>;
@@ -28,6 +29,8 @@ export interface FleetWorker {
 
 export interface Fleet {
   readonly workers: readonly FleetWorker[];
+  /** The database came back at another port. */
+  databaseMoved(url: string): void;
   close(): Promise<void>;
 }
 
@@ -46,6 +49,9 @@ export async function startFleet(options: FleetOptions): Promise<Fleet> {
   await Promise.all(workers.map((worker) => worker.start()));
   return {
     workers,
+    databaseMoved(url) {
+      for (const { databaseTarget } of workers) databaseTarget.port = Number(new URL(url).port);
+    },
     async close() {
       await Promise.all(workers.map((worker) => worker.kill()));
       await Promise.all(workers.flatMap(({ database, peers }) => [database.close(), peers.close()]));
@@ -56,7 +62,8 @@ export async function startFleet(options: FleetOptions): Promise<Fleet> {
 async function prepare(name: string, { databaseUrl, upstreamUrl, env }: FleetOptions): Promise<FleetWorker> {
   const real = new URL(databaseUrl);
   const [port, internalPort] = [await freePort(), await freePort()];
-  const database = await openPath({ host: real.hostname, port: Number(real.port) });
+  const databaseTarget = { host: real.hostname, port: Number(real.port) };
+  const database = await openPath(databaseTarget);
   const peers = await openPath({ host: '127.0.0.1', port: internalPort });
   const throughPath = new URL(databaseUrl);
   throughPath.hostname = '127.0.0.1';
@@ -83,6 +90,7 @@ async function prepare(name: string, { databaseUrl, upstreamUrl, env }: FleetOpt
     name,
     url,
     database,
+    databaseTarget,
     peers,
     get running() {
       return child !== null;

@@ -1,0 +1,19 @@
+import { parseArgs } from 'node:util';
+import { runCampaign } from './campaign.ts';
+
+/** `npm run test:chaos -- [--seed N] [--short] [--only TEXT] [--verbose]`: the whole campaign; prints its table. */
+const { values } = parseArgs({
+  options: {
+    seed: { type: 'string' },
+    short: { type: 'boolean' },
+    only: { type: 'string' },
+    verbose: { type: 'boolean' },
+  },
+});
+const reports = await runCampaign({
+  seed: Number(values.seed ?? Math.floor(Math.random() * 1e9)),
+  size: values.short ? 'short' : 'full',
+  only: values.only ?? '',
+  verbose: values.verbose ?? false,
+});
+process.exit(reports.some(({ ok }) => !ok) ? 1 : 0);

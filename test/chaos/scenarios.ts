@@ -1,0 +1,322 @@
+import pg from 'pg';
+import { startBalancer } from './balancer.ts';
+import type { FleetWorker } from './fleet.ts';
+import { createTalker, type Tally } from './talker.ts';
+import { inWorld, ownDatabase, type World } from './world.ts';
+
+/** What one scenario injected and what came of it. */
+export interface Report {
+  name: string;
+  faults: number;
+  tally: Tally;
+  /** What must hold beside "nothing wrong, nothing lost"; one sentence each when it does not. */
+  broken: string[];
+}
+
+export interface ScenarioContext {
+  seed: number;
+  /** A database server that lives as long as the campaign. */
+  databaseUrl(): Promise<string>;
+  /** `short` in the test suite, `full` on demand. */
+  size: 'short' | 'full';
+  verbose: boolean;
+}
+
+export interface Scenario {
+  name: string;
+  /** Part of the short form. */
+  short: boolean;
+  run(context: ScenarioContext): Promise<Report>;
+}
+
+const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+
+async function query<T extends object>(databaseUrl: string, text: string, values: unknown[] = []): Promise<T[]> {
+  const client = new pg.Client({ connectionString: databaseUrl });
+  await client.connect();
+  try {
+    return (await client.query(text, values)).rows as T[];
+  } finally {
+    await client.end();
+  }
+}
+
+/** What must hold of the rows whatever was done to the workers. */
+async function judgeRows(databaseUrl: string, broken: string[]): Promise<void> {
+  const [heads] = await query<{ wrong: number }>(
+    databaseUrl,
+    `select count(*)::int as wrong from bridge_session s join turn t on t.id = s.head_turn_id
+      where t.state not in ('completed', 'incomplete') or (t.branched and t.session_id = s.id)`,
+  );
+  if (heads!.wrong > 0) broken.push(`${heads!.wrong} heads are no proper turns`);
+  const [forked] = await query<{ wrong: number }>(
+    databaseUrl,
+    `select count(*)::int as wrong from (
+       select session_id, parent_turn_id from turn
+        where state in ('completed', 'incomplete') and not branched and parent_turn_id is not null
+        group by session_id, parent_turn_id having count(*) > 1) twice`,
+  );
+  if (forked!.wrong > 0) broken.push(`${forked!.wrong} lines have two heads`);
+}
+
+/** The worker whose row owns most sessions. */
+async function owner(databaseUrl: string, fleet: World['fleet']): Promise<FleetWorker> {
+  const rows = await query<{ internal_url: string | null }>(
+    databaseUrl,
+    `select w.internal_url from bridge_session s join worker w on w.id = s.owner_worker_id and w.state <> 'dead'
+      group by w.internal_url order by count(*) desc`,
+  );
+  const found = fleet.workers.find(
+    ({ peers, running }) => running && rows.some(({ internal_url: url }) => url?.endsWith(`:${peers.port}`)),
+  );
+  return found ?? fleet.workers[0]!;
+}
+
+function scenario(
+  name: string,
+  options: {
+    short?: boolean;
+    workers?: number;
+    conversations?: [short: number, full: number];
+    env?: Record<string, string>;
+  },
+  act: (world: World, context: ScenarioContext & { url: string; rounds: number }, report: Report) => Promise<void>,
+): Scenario {
+  return {
+    name,
+    short: options.short ?? false,
+    async run(context) {
+      const url = await context.databaseUrl();
+      const [few, many] = options.conversations ?? [8, 24];
+      const report: Report = { name, faults: 0, tally: null as never, broken: [] };
+      const world = await inWorld(
+        {
+          seed: context.seed,
+          databaseUrl: url,
+          workers: options.workers ?? 3,
+          conversations: context.size === 'short' ? few : many,
+          env: options.env ?? {},
+          verbose: context.verbose,
+        },
+        async (made) => {
+          report.tally = made.tally;
+          await act(made, { ...context, url, rounds: context.size === 'short' ? 1 : 5 }, report);
+          await judgeRows(url, report.broken);
+        },
+      );
+      report.tally = world.tally;
+      return report;
+    },
+  };
+}
+
+export const scenarios: readonly Scenario[] = [
+  scenario(
+    'requests to random workers reach the owner’s warm socket',
+    { short: true },
+    async (world, { size }, report) => {
+      const turns = size === 'short' ? 5 : 20;
+      await world.talk(turns);
+      const upgrades = world.simulator.journal.of('upgrade').length;
+      if (upgrades > world.talkers.length) {
+        report.broken.push(`${upgrades} sockets for ${world.talkers.length} conversations`);
+      }
+      const seen = Object.keys(world.tally.outcomes).filter((outcome) => !['created', 'live_reuse'].includes(outcome));
+      if (seen.length > 0) report.broken.push(`outcomes ${seen.join(', ')}`);
+    },
+  ),
+
+  scenario('owner killed while idle', { short: true }, async (world, { url, rounds }, report) => {
+    for (let round = 0; round < rounds; round += 1) {
+      await world.talk(2);
+      const victim = await owner(url, world.fleet);
+      await victim.kill();
+      report.faults += 1;
+      await world.talk(1);
+      await victim.start();
+    }
+  }),
+
+  scenario('owner killed while its turns run', { short: true }, async (world, { url, rounds }, report) => {
+    for (let round = 0; round < rounds; round += 1) {
+      await world.talk(1);
+      const victim = await owner(url, world.fleet);
+      const running = world.talk(2);
+      await pause(30 + world.random() * 60);
+      await victim.kill();
+      report.faults += 1;
+      await running;
+      await victim.start();
+    }
+  }),
+
+  scenario(
+    'owner stopped beyond its lease, then continued',
+    { short: true },
+    async (world, { url, rounds }, report) => {
+      for (let round = 0; round < rounds; round += 1) {
+        await world.talk(1);
+        const victim = await owner(url, world.fleet);
+        const others = world.fleet.workers.filter((worker) => worker !== victim);
+        const running = world.talk(2);
+        await pause(20 + world.random() * 40);
+        victim.pause();
+        report.faults += 1;
+        world.pick = () => others[Math.floor(world.random() * others.length)]!.url;
+        await pause(12_500);
+        await world.talk(1, world.talkers.slice(0, 0));
+        victim.resume();
+        await running;
+        await world.talk(2);
+        await victim.stop();
+        await victim.start();
+        world.pick = () => world.fleet.workers[Math.floor(world.random() * world.fleet.workers.length)]!.url;
+      }
+    },
+  ),
+
+  scenario('workers cut off from each other', { short: true }, async (world, { url, rounds }, report) => {
+    for (let round = 0; round < rounds; round += 1) {
+      await world.talk(1);
+      const victim = await owner(url, world.fleet);
+      const running = world.talk(3);
+      await pause(20);
+      victim.peers.set(round % 2 === 0 ? 'refuse' : 'blackhole');
+      report.faults += 1;
+      await running;
+      await world.talk(1);
+      victim.peers.set('open');
+      await world.talk(1);
+    }
+  }),
+
+  scenario('a worker cut off from the database', { short: false }, async (world, { url, rounds }, report) => {
+    for (let round = 0; round < rounds; round += 1) {
+      await world.talk(1);
+      const victim = await owner(url, world.fleet);
+      const running = world.talk(3);
+      await pause(20);
+      victim.database.set(round % 2 === 0 ? 'refuse' : 'blackhole');
+      report.faults += 1;
+      await pause(14_000);
+      victim.database.set('open');
+      await running;
+      await world.talk(1);
+    }
+  }),
+
+  {
+    name: 'database restarted, killed, and away for a while, under load',
+    short: false,
+    async run({ seed, size, verbose }) {
+      const database = await ownDatabase();
+      const report: Report = { name: this.name, faults: 0, tally: null as never, broken: [] };
+      try {
+        await inWorld(
+          {
+            seed,
+            databaseUrl: database.server().url,
+            workers: 3,
+            conversations: size === 'short' ? 8 : 24,
+            patienceMs: 120_000,
+            verbose,
+          },
+          async (world) => {
+            report.tally = world.tally;
+            await world.talk(1);
+            for (const [signal, awayMs] of [
+              ['SIGINT', 0],
+              ['SIGKILL', 0],
+              ['SIGINT', 30_000],
+            ] as const) {
+              let ended = false;
+              const load = Promise.all(
+                world.talkers.map(async (talker) => {
+                  while (!ended) await talker.turn();
+                }),
+              );
+              await pause(300);
+              process.kill(database.server().pid, signal);
+              report.faults += 1;
+              await pause(awayMs + 500);
+              world.fleet.databaseMoved(await database.again());
+              await pause(1_000);
+              ended = true;
+              await load;
+            }
+            await world.talk(2);
+            await judgeRows(database.server().url, report.broken);
+            const [taken] = await query<{ lost: number }>(
+              database.server().url,
+              `select count(*)::int as lost from turn where state = 'lost'`,
+            );
+            if (taken!.lost > 0) report.broken.push(`${taken!.lost} turns were taken from live owners`);
+          },
+        );
+      } finally {
+        await database.close();
+      }
+      return report;
+    },
+  },
+
+  scenario('rolling restarts through a plain balancer', { short: true }, async (world, { size }, report) => {
+    const balancer = await startBalancer(world.fleet.workers);
+    world.pick = () => balancer.url;
+    try {
+      let ended = false;
+      const load = Promise.all(
+        world.talkers.map(async (talker) => {
+          while (!ended) {
+            await talker.turn();
+            await pause(20);
+          }
+        }),
+      );
+      const restarts = size === 'short' ? 3 : 20;
+      for (let restart = 0; restart < restarts; restart += 1) {
+        const worker = world.fleet.workers[restart % world.fleet.workers.length]!;
+        const code = await worker.stop();
+        if (code !== 0) report.broken.push(`worker ${worker.name} ended with ${code}`);
+        await worker.start();
+        // The balancer must see it before the next one goes.
+        await pause(1_200);
+        report.faults += 1;
+      }
+      ended = true;
+      await load;
+      const failed = world.tally.requests - world.tally.turns;
+      if (failed > 0) report.broken.push(`${failed} of ${world.tally.requests} requests failed`);
+    } finally {
+      await balancer.close();
+    }
+  }),
+
+  scenario(
+    'ten thousand sessions of one dead worker are taken over on demand',
+    { workers: 2, conversations: [4, 4] },
+    async (world, { url, seed }, report) => {
+      const victim = world.fleet.workers[0]!;
+      world.pick = () => victim.url;
+      const many = 10_000;
+      const talkers = Array.from({ length: many }, (_, index) =>
+        createTalker({ seed, id: 1_000 + index, tally: world.tally, patienceMs: 60_000, pick: () => world.pick() }),
+      );
+      for (let from = 0; from < many; from += 50) await world.talk(1, talkers.slice(from, from + 50));
+      const [before] = await query<{ owned: number }>(
+        url,
+        `select count(*)::int as owned from bridge_session where owner_worker_id is not null`,
+      );
+      world.log(`${before!.owned} sessions owned`);
+      await victim.kill();
+      report.faults += 1;
+      world.pick = () => world.fleet.workers[1]!.url;
+      await world.talk(1, talkers.slice(0, 100));
+      const [after] = await query<{ taken: number }>(
+        url,
+        `select count(*)::int as taken from bridge_session where epoch > 1`,
+      );
+      if (after!.taken > 100) report.broken.push(`${after!.taken} sessions were taken over for 100 requests`);
+    },
+  ),
+];

@@ -1,0 +1,118 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { type EmbeddedPostgres, startEmbeddedPostgres } from '../../src/store/embedded/index.ts';
+import { type Simulator, startSimulator } from '../../src/testing/index.ts';
+import { type Fleet, type FleetWorker, startFleet } from './fleet.ts';
+import { createTalker, emptyTally, type Talker, type Tally } from './talker.ts';
+
+/** Workers, database and upstream of one scenario, and the conversations through them. */
+export interface World {
+  fleet: Fleet;
+  simulator: Simulator;
+  tally: Tally;
+  talkers: Talker[];
+  /** A worker that is running, chosen by the scenario's own rule. */
+  pick: () => string;
+  /** Lets every conversation take `turns` more turns, all at once. */
+  talk(turns: number, which?: readonly Talker[]): Promise<void>;
+  /** Name of the worker whose log last mentions the session of a conversation; for finding a victim. */
+  random: () => number;
+  log(text: string): void;
+}
+
+export interface WorldOptions {
+  seed: number;
+  databaseUrl: string;
+  workers: number;
+  conversations: number;
+  patienceMs?: number;
+  env?: Record<string, string>;
+  verbose?: boolean;
+}
+
+/** Repeatable random numbers in [0, 1). */
+export function seededRandom(seed: number): () => number {
+  let state = seed >>> 0;
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0;
+    let t = state;
+    t = Math.imul(t ^ (t >>> 15), t | 1);
+    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
+    return ((t ^ (t >>> 14)) >>> 0) / 4_294_967_296;
+  };
+}
+
+/** Runs a scenario in a world of its own and takes the world down whatever happens. */
+export async function inWorld(options: WorldOptions, scenario: (world: World) => Promise<void>): Promise<World> {
+  const { seed, databaseUrl } = options;
+  const random = seededRandom(seed);
+  const simulator = await startSimulator({ seed, journalBodies: false, eventGapMs: 1 });
+  const fleet = await startFleet({
+    workers: options.workers,
+    databaseUrl,
+    upstreamUrl: simulator.url,
+    env: options.env ?? {},
+  });
+  const tally = emptyTally();
+  const world: World = {
+    fleet,
+    simulator,
+    tally,
+    random,
+    pick: () => anyRunning(fleet.workers, random).url,
+    talkers: [],
+    talk: async (turns, which = world.talkers) => {
+      await Promise.all(
+        which.map(async (talker) => {
+          for (let turn = 0; turn < turns; turn += 1) await talker.turn();
+        }),
+      );
+    },
+    log: (text) => options.verbose && console.log(`    ${text}`),
+  };
+  const { patienceMs = 60_000 } = options;
+  world.talkers = Array.from({ length: options.conversations }, (_, id) =>
+    createTalker({ seed, id, tally, patienceMs, pick: () => world.pick() }),
+  );
+  try {
+    await scenario(world);
+  } catch (error) {
+    for (const worker of fleet.workers) console.error(`--- ${worker.name}\n${worker.output().slice(-3_000)}`);
+    throw error;
+  } finally {
+    await fleet.close();
+    await simulator.close();
+  }
+  return world;
+}
+
+export function anyRunning(workers: readonly FleetWorker[], random: () => number): FleetWorker {
+  const running = workers.filter((worker) => worker.running);
+  return running[Math.floor(random() * running.length)]!;
+}
+
+/** A database server of the campaign's own, which may be killed. */
+export async function ownDatabase(): Promise<{
+  server: () => EmbeddedPostgres;
+  dataDir: string;
+  again(): Promise<string>;
+  close(): Promise<void>;
+}> {
+  const dataDir = await mkdtemp(join(tmpdir(), 'hf-chaos-'));
+  let server = await startEmbeddedPostgres({ dataDir, settings: ['max_connections=300'] });
+  return {
+    server: () => server,
+    dataDir,
+    async again() {
+      // Whatever became of the server, its lock is this process's: give it back first.
+      await server.stop();
+      server = await startEmbeddedPostgres({ dataDir, settings: ['max_connections=300'] });
+      return server.url;
+    },
+    async close() {
+      await server.stop();
+      await rm(dataDir, { recursive: true, force: true });
+    },
+  };
+}
