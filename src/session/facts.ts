@@ -1,8 +1,12 @@
 import type { Config } from '../config.ts';
 import { resolve } from '../resolve/resolve.ts';
 import type { Decision, Facts } from '../resolve/types.ts';
-import type { LookupResult, SessionStore } from '../store/port.ts';
+import type { Lookup, LookupResult, SessionStore } from '../store/port.ts';
+import { deepestMatch } from '../transcript/continuation.ts';
+import { normaliseInput } from '../transcript/items.ts';
+import { plausibleBeginnings } from '../transcript/prefixes.ts';
 import { itemsOf } from './history.ts';
+import { chainOf, lineEnd } from './placement.ts';
 import type { Roster } from './roster.ts';
 import type { Turn } from './turn.ts';
 
@@ -30,17 +34,33 @@ export function createDecider({ store, roster, me, httpOnly, instancePolicy }: D
     return turn.history !== null;
   }
 
+  /** The usual case of a named conversation: its head is the start of the input, so nothing deeper can be known. */
+  function continuesHead(turn: Turn, { token, keyed, heads }: LookupResult): boolean {
+    const session = token ?? keyed;
+    if (!session) return normaliseInput(turn.request.body.input).length < 2;
+    const head = lineEnd(heads.get(session.headTurnId ?? '') ?? null);
+    return head !== null && deepestMatch(chainOf(turn), [head]) !== null;
+  }
+
   return async function decide(turn: Turn): Promise<Decision> {
     if (turn.evidence.passThrough === null && httpOnly()) {
       turn.evidence = { ...turn.evidence, passThrough: 'no_websocket' };
     }
     const { evidence } = turn;
-    const rows = await store.lookup({
+    const named = evidence.hardKey !== null || evidence.token.kind === 'ours';
+    const query: Lookup = {
       scope: evidence.scope,
       anchor: evidence.anchor,
       tokenSessionId: evidence.token.kind === 'ours' ? evidence.token.sessionId : null,
       hardKey: evidence.hardKey,
-    });
+    };
+    const prefixes = () => plausibleBeginnings(normaliseInput(turn.request.body.input), chainOf(turn));
+    let rows = await store.lookup(named || evidence.anchor !== null ? query : { ...query, prefixes: prefixes() });
+    if (named && evidence.anchor === null && turn.resolutions === 1 && !continuesHead(turn, rows)) {
+      // The conversation was edited, compacted or forked by its client: what it shares with a known one is looked up.
+      rows = await store.lookup({ ...query, prefixes: prefixes() });
+    }
+    turn.ancestor = rows.prefix?.turn ?? turn.ancestor;
     turn.anchor = rows.anchor?.turn ?? null;
     const local = roster.views(rows, evidence.scope, evidence.anchor);
     return resolve(evidence, {
@@ -50,6 +70,7 @@ export function createDecider({ store, roster, me, httpOnly, instancePolicy }: D
       anchorExact: await anchorExact(turn, rows, local),
       attempts: turn.attempts,
       instancePolicy,
+      prefix: rows.prefix,
       idempotent: roster.withIdempotencyKey(evidence.scope, evidence.idempotencyKey),
     });
   };

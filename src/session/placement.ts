@@ -1,7 +1,9 @@
 import type { TurnRow } from '../store/port.ts';
-import { continuationOf } from '../transcript/continuation.ts';
+import { continueAnchor, continueLine, deepestMatch } from '../transcript/continuation.ts';
+import { prefixesOf } from '../transcript/fingerprint.ts';
+import { normaliseInput } from '../transcript/items.ts';
 import { planWire } from '../transcript/planner.ts';
-import type { LineEnd, WireForm } from '../transcript/types.ts';
+import type { Fingerprint, LineEnd, WireForm } from '../transcript/types.ts';
 import type { Turn } from './turn.ts';
 
 type WireInput = Extract<WireForm, { form: 'full' }>['input'];
@@ -23,21 +25,35 @@ export function anchorStored(turn: Turn): boolean {
   );
 }
 
+/** Fingerprints of every prefix of the request's items; computed once a turn, since it reads every item. */
+export function chainOf(turn: Turn): readonly Fingerprint[] {
+  turn.chain ??= prefixesOf(normaliseInput(turn.request.body.input));
+  return turn.chain;
+}
+
 /**
  * Admits a turn to a lane whose head is `head`: parent, expected head and continuation are fixed here and become part
  * of the fenced start. False: the turn is anchored to something that is not the head; it must be resolved again.
  */
 export function place(turn: Turn, head: TurnRow | null): boolean {
+  const { body } = turn.request;
   turn.expectedHead = head?.id ?? null;
   const { anchor } = turn.evidence;
-  if (anchor !== null && turn.anchor !== null) {
-    if (turn.anchor.id !== turn.expectedHead) return false;
+  if (anchor !== null) {
+    turn.continuation = continueAnchor(body);
+    // An anchor nobody here knows stands for itself: its past is not ours to name.
     turn.parent = turn.anchor;
-    turn.continuation = continuationOf({ body: turn.request.body, anchored: true, head: null });
-    return true;
+    return turn.anchor === null || turn.anchor.id === turn.expectedHead;
   }
-  turn.continuation = continuationOf({ body: turn.request.body, anchored: false, head: lineEnd(head) });
-  turn.parent = turn.continuation.kind === 'extends' ? head : null;
+  // The head, or else the deepest ancestor known anywhere: the latter only spares storing its items again.
+  const rows = [head, turn.ancestor].filter((row) => row !== null);
+  const ends = rows.flatMap((row) => {
+    const end = lineEnd(row);
+    return end ? [{ ...end, row }] : [];
+  });
+  const match = ends.length === 0 ? null : deepestMatch(chainOf(turn), ends);
+  turn.continuation = continueLine(body, match);
+  turn.parent = match?.row ?? null;
   return true;
 }
 

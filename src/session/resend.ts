@@ -23,8 +23,11 @@ export function mayResend(turn: Turn): boolean {
   return tools.every((tool) => harmless.has(String((tool as { type?: unknown } | null)?.type)));
 }
 
-/** Whether the context can be sent whole: the client sent it so, or its lineage is known to be exact. */
+/**
+ * Whether the context can be sent again: the client sent it whole, its lineage is known to be exact, or its anchor is
+ * the provider's own affair.
+ */
 export function canSendFull(turn: Turn): boolean {
-  if (turn.continuation?.kind !== 'anchored') return true;
+  if (turn.continuation?.kind !== 'anchored' || turn.parent === null) return true;
   return turn.history !== null || turn.parent?.replay === 'exact';
 }

@@ -25,7 +25,8 @@ export function turnResult(turn: Turn, lane: LaneIdentity): { result: TurnResult
   const unknownOutput = evidence.passThrough === 'background' && turn.ending?.fault != null;
   const known = !unknownPast && !unknownOutput;
   const pastKnown = parent === null || (parent.transcriptFp !== null && parent.itemCount !== null);
-  const transcriptFp = known && pastKnown ? extend(extend(parent?.transcriptFp ?? EMPTY, input), shown) : null;
+  const asked = () => turn.chain?.at(-1) ?? extend(parent?.transcriptFp ?? EMPTY, input);
+  const transcriptFp = known && pastKnown ? extend(asked(), shown) : null;
   const itemCount = transcriptFp === null ? null : (parent?.itemCount ?? 0) + input.length + shown.length;
   const replay = !known
     ? 'anchor_only'

@@ -5,7 +5,7 @@ import { BridgeError } from '../errors.ts';
 import type { AttemptFact, Evidence, Outcome } from '../resolve/types.ts';
 import type { Inspect } from '../runtime/index.ts';
 import type { TurnEnd, TurnRow } from '../store/port.ts';
-import type { Continuation, Item, WireForm } from '../transcript/types.ts';
+import type { Continuation, Fingerprint, Item, WireForm } from '../transcript/types.ts';
 import type { UpstreamAnswer, UpstreamError } from '../upstream/port.ts';
 import type { ClientSink, TurnRequest } from './port.ts';
 import { createTurnStream, type TurnStream } from './stream.ts';
@@ -46,6 +46,10 @@ export interface Turn {
 
   /** Row of the anchor, when the request has one that is known in its scope. */
   anchor: TurnRow | null;
+  /** Deepest known turn whose transcript is the start of an unanchored request. */
+  ancestor: TurnRow | null;
+  /** Fingerprints of every prefix of the request's items; null until they were needed. */
+  chain: readonly Fingerprint[] | null;
   parent: TurnRow | null;
   expectedHead: string | null;
   continuation: Continuation | null;
@@ -141,6 +145,8 @@ export function createTurn(options: TurnOptions): Turn {
     outcome: 'refused',
     maybeStarted: false,
     anchor: null,
+    ancestor: null,
+    chain: null,
     parent: null,
     expectedHead: null,
     continuation: null,

@@ -88,6 +88,11 @@ export const Turn = defineEntity({
   indexes: [
     { name: 'turn_session_id_started_at_index', properties: ['session', 'startedAt'] },
     { name: 'turn_parent_turn_id_index', properties: ['parentTurnId'] },
+    {
+      name: 'turn_transcript_fp_index',
+      properties: ['scope', 'transcriptFp'],
+      where: 'transcript_fp is not null',
+    },
   ],
   checks: [
     { name: 'turn_shape_check', expression: `shape in ('fresh', 'full', 'delta')` },

@@ -210,12 +210,22 @@ export interface Lookup {
   /** Session named by a verified turn-state token. */
   tokenSessionId: string | null;
   hardKey: KeyRef | null;
+  /** Beginnings of the request's items where a known turn might end: the weakest evidence, and the last to be looked at. */
+  prefixes?: readonly Prefix[];
+}
+
+/** The first `itemCount` items of a request, by their chain fingerprint. */
+export interface Prefix {
+  itemCount: number;
+  transcriptFp: string;
 }
 
 export interface LookupResult {
   anchor: { turn: TurnRow; session: SessionRow | null } | null;
   token: SessionRow | null;
   keyed: SessionRow | null;
+  /** The longest of the prefixes that is a completed or incomplete turn's transcript; of equals the newest. */
+  prefix: { turn: TurnRow; session: SessionRow | null } | null;
   /** Head turns of the sessions above, by turn id. */
   heads: ReadonlyMap<string, TurnRow>;
   /** Rows of the workers that own the sessions above, by worker id. */

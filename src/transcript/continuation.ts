@@ -1,6 +1,6 @@
-import { contextFingerprint, prefixesOf } from './fingerprint.ts';
+import { contextFingerprint } from './fingerprint.ts';
 import { normaliseInput, typeOf } from './items.ts';
-import type { Continuation, Item, LineEnd, RequestBody } from './types.ts';
+import type { Continuation, Fingerprint, Item, LineEnd, RequestBody } from './types.ts';
 
 /** Server-listed tools live in the context: a delta cannot change the tools beside them. Equal context fields ensure it. */
 function deltaRefusal(body: RequestBody, left: readonly Item[], line: LineEnd): string | null {
@@ -12,32 +12,32 @@ function deltaRefusal(body: RequestBody, left: readonly Item[], line: LineEnd): 
 }
 
 /**
- * The longest of several known line ends whose transcript is the start of these items: the deepest known ancestor.
- * One pass over the items, whatever the number of candidates.
+ * The longest of several known line ends whose transcript is the start of the items: the deepest known ancestor.
+ *
+ * @param chain fingerprints of every prefix of the items
  */
-export function deepestMatch(items: readonly Item[], candidates: readonly LineEnd[]): LineEnd | null {
-  const prefixes = prefixesOf(items);
-  let deepest: LineEnd | null = null;
+export function deepestMatch<L extends LineEnd>(chain: readonly Fingerprint[], candidates: readonly L[]): L | null {
+  let deepest: L | null = null;
   for (const candidate of candidates) {
-    if (candidate.itemCount === 0 || prefixes[candidate.itemCount] !== candidate.transcriptFp) continue;
+    if (candidate.itemCount === 0 || chain[candidate.itemCount] !== candidate.transcriptFp) continue;
     if (!deepest || candidate.itemCount > deepest.itemCount) deepest = candidate;
   }
   return deepest;
 }
 
+/** An anchored request adds its input to the anchor. */
+export function continueAnchor(body: RequestBody): Continuation {
+  return { kind: 'anchored', items: normaliseInput(body.input) };
+}
+
 /**
- * Where a request continues and what it adds. An anchored request adds its input to the anchor; an unanchored one is
- * compared with the head: if the head's transcript is exactly the start of its input, only what is left over is new.
- * Anything else is a root of its own, sent as the client sent it.
+ * Where an unanchored request continues and what it adds: if a known transcript is exactly the start of its input, only
+ * what is left over is new. Anything else is a root of its own. Either way it may be sent as the client sent it.
  *
- * @param input.anchor the anchor's line, for a request that is anchored to a known turn
- * @param input.head the lane's head, for a request without an anchor
+ * @param match the deepest known ancestor, see `deepestMatch`
  */
-export function continuationOf(input: { body: RequestBody; anchored: boolean; head: LineEnd | null }): Continuation {
-  const { body, anchored, head } = input;
+export function continueLine(body: RequestBody, match: LineEnd | null): Continuation {
   const items = normaliseInput(body.input);
-  if (anchored) return { kind: 'anchored', items };
-  const match = head && deepestMatch(items, [head]);
   if (!match) return { kind: 'root', items };
   const left = items.slice(match.itemCount);
   const reason = deltaRefusal(body, left, match);

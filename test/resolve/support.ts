@@ -134,7 +134,7 @@ export function facts({
 }: World = {}): Facts {
   return {
     me: ME,
-    rows: { anchor, token, keyed, heads: new Map(), owners: new Map(owners.map((row) => [row.id, row])) },
+    rows: { anchor, token, keyed, prefix: null, heads: new Map(), owners: new Map(owners.map((row) => [row.id, row])) },
     local: new Map(local.map((session) => [session.sessionId, session])),
     anchorExact: anchor ? false : null,
     attempts: [],

@@ -1,5 +1,5 @@
-import type { Lookup, LookupResult, SessionRow, TurnItems, TurnRow, WorkerRow } from '../port.ts';
-import { type MemoryDatabase, type SessionRecord, scoped } from './database.ts';
+import type { Lookup, LookupResult, Prefix, SessionRow, TurnItems, TurnRow, WorkerRow } from '../port.ts';
+import { type MemoryDatabase, type SessionRecord, scoped, type TurnRecord } from './database.ts';
 import { sessionRow, turnRow, workerRow } from './rows.ts';
 
 /** The reads as plain functions over maps. */
@@ -9,15 +9,30 @@ export function createReads(db: MemoryDatabase, now: () => number) {
     return session && session.scope === scope && session.state !== 'closed' ? session : null;
   };
 
+  /** Turns are kept in the order they were started, so the last of equals is the newest. */
+  const deepest = (scope: string, prefixes: readonly Prefix[]): TurnRecord | null => {
+    if (prefixes.length === 0) return null;
+    const wanted = new Map(prefixes.map(({ itemCount, transcriptFp }) => [transcriptFp, itemCount]));
+    let found: TurnRecord | null = null;
+    for (const turn of db.turns.values()) {
+      if (turn.scope !== scope || turn.transcriptFp === null || turn.itemCount === null) continue;
+      if (turn.state !== 'completed' && turn.state !== 'incomplete') continue;
+      if (wanted.get(turn.transcriptFp) === turn.itemCount && turn.itemCount >= (found?.itemCount ?? 0)) found = turn;
+    }
+    return found;
+  };
+
   return {
-    lookup({ scope, anchor, tokenSessionId, hardKey }: Lookup): LookupResult {
+    lookup({ scope, anchor, tokenSessionId, hardKey, prefixes = [] }: Lookup): LookupResult {
       const anchorTurn = anchor === null ? undefined : db.turns.get(db.responses.get(scoped(scope, anchor)) ?? '');
       const anchored = open(anchorTurn?.sessionId, scope);
       const token = open(tokenSessionId, scope);
       const keyed = open(hardKey && db.keys.get(scoped(scope, hardKey.kind, hardKey.hash)), scope);
+      const prefixTurn = deepest(scope, prefixes);
+      const prefixed = open(prefixTurn?.sessionId, scope);
       const heads = new Map<string, TurnRow>();
       const owners = new Map<string, WorkerRow>();
-      for (const session of [anchored, token, keyed]) {
+      for (const session of [anchored, token, keyed, prefixed]) {
         const head = db.turns.get(session?.headTurnId ?? '');
         if (head && head.scope === scope) heads.set(head.id, turnRow(head));
         const owner = db.workers.get(session?.ownerWorkerId ?? '');
@@ -27,6 +42,7 @@ export function createReads(db: MemoryDatabase, now: () => number) {
         anchor: anchorTurn ? { turn: turnRow(anchorTurn), session: anchored && sessionRow(anchored) } : null,
         token: token && sessionRow(token),
         keyed: keyed && sessionRow(keyed),
+        prefix: prefixTurn && { turn: turnRow(prefixTurn), session: prefixed && sessionRow(prefixed) },
         heads,
         owners,
       };

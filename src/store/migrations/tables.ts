@@ -98,6 +98,7 @@ const statements = [
   `create unique index turn_one_active_unique on turn (session_id) where state = 'active'`,
   'create index turn_session_id_started_at_index on turn (session_id, started_at)',
   'create index turn_parent_turn_id_index on turn (parent_turn_id)',
+  'create index turn_transcript_fp_index on turn (scope, transcript_fp) where transcript_fp is not null',
   `create table turn_items (
      turn_id text primary key,
      input bytea not null,

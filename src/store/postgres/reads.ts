@@ -23,7 +23,8 @@ export function createRead(executor: Executor): Read {
 
 interface LookupAnswer {
   anchorTurn: TurnRow | null;
-  sessions: { anchor?: SessionRow; token?: SessionRow; keyed?: SessionRow };
+  prefixTurn: TurnRow | null;
+  sessions: { anchor?: SessionRow; token?: SessionRow; keyed?: SessionRow; prefix?: SessionRow };
   heads: readonly TurnRow[];
   owners: readonly WorkerRow[];
 }
@@ -47,18 +48,22 @@ export function createReads(read: Read): Omit<SessionReads, 'workers'> {
 
   return {
     async lookup(query) {
+      const { prefixes = [] } = query;
       const [answer] = await many<LookupAnswer>(lookup, [
         text(query.scope),
         optionalText(query.anchor),
         optionalText(query.tokenSessionId),
         query.hardKey?.kind ?? null,
         query.hardKey?.hash ?? null,
+        prefixes.map(({ transcriptFp }) => transcriptFp),
+        prefixes.map(({ itemCount }) => itemCount),
       ]);
-      const { anchorTurn, sessions, heads, owners } = answer!;
+      const { anchorTurn, prefixTurn, sessions, heads, owners } = answer!;
       return {
         anchor: anchorTurn && { turn: anchorTurn, session: sessions.anchor ?? null },
         token: sessions.token ?? null,
         keyed: sessions.keyed ?? null,
+        prefix: prefixTurn && { turn: prefixTurn, session: sessions.prefix ?? null },
         heads: byId(heads),
         owners: byId(owners),
       };

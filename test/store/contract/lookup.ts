@@ -4,7 +4,7 @@ import type { Lookup } from '../../../src/store/port.ts';
 import { busyLane, claimNow, completed, idleLane, key, newWorker, turnStart } from '../calls.ts';
 import type { Subject } from '../contract.ts';
 
-const nothing = { anchor: null, token: null, keyed: null, heads: new Map(), owners: new Map() };
+const nothing = { anchor: null, token: null, keyed: null, prefix: null, heads: new Map(), owners: new Map() };
 const query = (over: Partial<Lookup>): Lookup => ({
   scope: 'local',
   anchor: null,
@@ -85,6 +85,32 @@ export function lookups(given: () => Subject): void {
     const found = await store.lookup(query({ tokenSessionId: orphan.sessionId }));
     expect(found.token?.ownerWorkerId).toBe(orphan.me);
     expect(found.owners.size).toBe(0);
+  });
+
+  test('the longest prefix that is a turn’s transcript is found, of equals the newest, never an unfinished turn', async () => {
+    const { store } = given();
+    const scope = `tenant-${randomUUID()}`;
+    const lane = await busyLane(store, await newWorker(store), { scope });
+    await store.settle(lane.settle(lane.firstTurn.id, completed({ transcriptFp: 'f2', itemCount: 2 })));
+    const twin = await busyLane(store, await newWorker(store), { scope });
+    await store.settle(twin.settle(twin.firstTurn.id, completed({ transcriptFp: 'f2', itemCount: 2 })));
+    const next = lane.start({ expectedHead: lane.firstTurn.id, turn: turnStart({ parentTurnId: lane.firstTurn.id }) });
+    await store.start(next);
+    const prefixes = [
+      { itemCount: 1, transcriptFp: 'f1' },
+      { itemCount: 2, transcriptFp: 'f2' },
+      { itemCount: 4, transcriptFp: 'f4' },
+    ];
+    const short = await store.lookup(query({ scope, prefixes }));
+    expect(short.prefix?.turn.id).toBe(twin.firstTurn.id);
+    expect(short.prefix?.session?.id).toBe(twin.sessionId);
+    expect(short.owners.has(twin.me)).toBe(true);
+    expect(short.heads.has(twin.firstTurn.id)).toBe(true);
+    await store.settle(lane.settle(next.turn.id, completed({ transcriptFp: 'f4', itemCount: 4 })));
+    expect((await store.lookup(query({ scope, prefixes }))).prefix?.turn.id).toBe(next.turn.id);
+    expect((await store.lookup(query({ scope: 'other', prefixes }))).prefix).toBeNull();
+    const wrongCount = [{ itemCount: 3, transcriptFp: 'f4' }];
+    expect((await store.lookup(query({ scope, prefixes: wrongCount }))).prefix).toBeNull();
   });
 
   test('text that no database would take is simply not found', async () => {
