@@ -104,6 +104,15 @@ export const catalogue = {
     retryAfterSeconds: 1,
     action: 'Repeat after Retry-After.',
   },
+  bridge_owner_lost: {
+    status: 503,
+    type: 'server_error',
+    code: 'bridge_owner_lost',
+    message: 'The worker that ran this turn went away in the middle of it.',
+    retry: true,
+    retryAfterSeconds: 1,
+    action: 'Repeat the request.',
+  },
   bridge_queue_full: {
     status: 429,
     type: 'rate_limit_error',
