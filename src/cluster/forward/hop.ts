@@ -155,7 +155,7 @@ function admitted<T extends { target: string }>(
   me: string,
 ): (body: Buffer) => T {
   if (token === '') throw new HopRefused('missing');
-  const header = token.length > MAX_LENGTH ? undefined : jwt.decode(token, { complete: true })?.header;
+  const header = headerOf(token);
   if (header?.typ !== kind.typ) throw new HopRefused('not_a_hop');
   const key = typeof header.kid === 'string' ? keys.find(header.kid) : undefined;
   if (!key) throw new HopRefused('unknown_key');
@@ -181,6 +181,15 @@ function admitted<T extends { target: string }>(
     if (use !== 'first') throw new HopRefused(use === 'again' ? 'replayed' : 'too_many');
     return hop.data;
   };
+}
+
+function headerOf(token: string): jwt.JwtHeader | undefined {
+  if (token.length > MAX_LENGTH) return undefined;
+  try {
+    return jwt.decode(token, { complete: true })?.header;
+  } catch {
+    return undefined;
+  }
 }
 
 function signedPayload(token: string, key: PurposeKeys['signing']['key']): unknown {
