@@ -3,8 +3,13 @@ import type { IncomingMessage } from 'node:http';
 import type { Duplex } from 'node:stream';
 import type { Router } from 'express';
 import { type Clock, systemClock } from './clock.ts';
-import { createJudge } from './cluster/judge.ts';
+import { announcedUrl, checkAnnounced } from './cluster/forward/announce.ts';
+import { createForwarder } from './cluster/forward/forwarder.ts';
+import { createHops, type Hop } from './cluster/forward/hop.ts';
+import type { HopSink } from './cluster/forward/hop-sink.ts';
+import { startInternalServer } from './cluster/forward/internal-server.ts';
 import { startMembership } from './cluster/membership.ts';
+import { createPeers } from './cluster/peers.ts';
 import { type Config, readConfig } from './config.ts';
 import { createHttpFace } from './http/app.ts';
 import { createAuthentication } from './http/authenticate.ts';
@@ -14,8 +19,9 @@ import { type Ids, randomIds } from './ids.ts';
 import { createLogger, type Logger, turnLine } from './observe/log.ts';
 import { classify } from './resolve/classify.ts';
 import { createDispatcher } from './session/dispatcher.ts';
-import { drain } from './session/drain.ts';
+import { drain, releaseIdle } from './session/drain.ts';
 import { describeTurn } from './session/line.ts';
+import type { TurnRequest } from './session/port.ts';
 import { createRoster } from './session/roster.ts';
 import { openStorage, type Storage } from './storage.ts';
 import type { SessionStore } from './store/port.ts';
@@ -55,7 +61,10 @@ export interface Bridge {
   /** Sessions that have an actor here now, with the state each is in. */
   sessions(): { id: string; epoch: number; state: string }[];
   readiness(): Promise<Readiness>;
-  /** Drains: nothing new is admitted, running turns may end, everything is given back. Safe to call twice. */
+  /**
+   * Drains: first it leaves (others are told, requests are given to them), then nothing new is admitted, running turns
+   * may end, everything is given back. Safe to call twice.
+   */
   close(): Promise<void>;
 }
 
@@ -69,6 +78,7 @@ export async function createBridge(options: BridgeOptions = {}): Promise<Bridge>
         store: options.store,
         secrets: config.security.secrets ?? `once:${ids.uuid()}${ids.uuid()}`,
         embedded: false,
+        shared: config.security.secrets !== null,
         livenessPath: null,
         close: async () => {},
       }
@@ -89,22 +99,56 @@ interface Means {
   onRegistered: BridgeOptions['onRegistered'];
 }
 
+/** How long the listener for peers lets its last answers be written, milliseconds. */
+const INTERNAL_GRACE = 1_000;
+
 async function assemble(config: Config, storage: Storage, means: Means): Promise<Bridge> {
   const { clock, ids, random, logger, onRegistered } = means;
   const { store } = storage;
   const { deadlines, limits } = config;
-  const tokens = createTokens({
-    secrets: parseSecrets(storage.secrets),
-    clock,
-    ttlSeconds: limits.retentionHours * 3600,
-  });
+  const secrets = parseSecrets(storage.secrets);
+  const tokens = createTokens({ secrets, clock, ttlSeconds: limits.retentionHours * 3600 });
+  const hops = createHops({ secrets, clock });
   const authenticate = createAuthentication(config, await store.pepper());
   const transport = createUpstreamTransport({ clock });
   const target: UpstreamTarget = { id: upstreamId(config.upstream.url), baseUrl: config.upstream.url };
   const httpOnly = createHttpOnlyMemory(config.upstream.transport, clock);
   const roster = createRoster(limits.sockets);
   const background = new Set<Promise<void>>();
+  let announcedId = '';
+  let leaving = false;
+  let refusing = false;
   let closing: Promise<void> | null = null;
+
+  /** What another worker sent: run it at the epoch it names, or say that it is not ours. */
+  const serve = (hop: Hop, request: TurnRequest, sink: HopSink) => {
+    const { mode, turnId, sessionId, epoch } = hop;
+    const mine = mode === 'run' ? roster.exact(sessionId ?? '', epoch ?? -1) !== null : !leaving;
+    if (!mine) return sink.notOwner();
+    dispatcher.accept(request, sink, { mode, turnId, sessionId, epoch, notOwner: () => sink.notOwner() });
+  };
+  const internal = storage.shared
+    ? await startInternalServer({
+        host: config.internal.host,
+        port: config.internal.port,
+        workerId: () => announcedId,
+        hops,
+        clock,
+        limits,
+        deadlines,
+        serve,
+        onClaimed: ({ sessionId, epoch }) => roster.older(sessionId, epoch)?.send({ type: 'operator.release' }),
+        logger,
+      })
+    : null;
+  const internalUrl =
+    internal &&
+    announcedUrl({
+      advertiseUrl: config.internal.advertiseUrl,
+      host: config.internal.host,
+      port: internal.port,
+      databaseUrl: config.databaseUrl,
+    });
 
   const membership = await startMembership({
     store,
@@ -112,20 +156,30 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     ids,
     deadlines,
     version,
-    internalUrl: null,
+    internalUrl,
     livenessPath: storage.livenessPath,
     log: logger,
     onRegistered,
+    async announce(id) {
+      announcedId = id;
+      if (internalUrl !== null) await checkAnnounced({ url: internalUrl, workerId: id, clock });
+    },
     onDead() {
       for (const session of [...roster.all()]) session.send({ type: 'worker.dead' });
     },
+  }).catch(async (error) => {
+    await internal?.close(0);
+    throw error;
   });
+  const forwarder = createForwarder({ hops, clock, workerId: () => membership.id, deadlines, logger });
+  const peers = createPeers({ store, forwarder, me: () => membership.id, mayJudge: membership.mayJudge, random });
   const dispatcher = createDispatcher({
     store,
     roster,
     config,
     clock,
     ids,
+    peers,
     sessions: {
       store,
       transport,
@@ -145,13 +199,6 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
         return tokens.issue({ sessionId, epoch, scope: caller.scope, scopeKind: scopeKindOf(caller) });
       },
     },
-    peers: {
-      forward: async () => ({ kind: 'unreachable', sent: false }),
-      serving: async () => null,
-      address: async () => null,
-      tellClaimed() {},
-      judge: createJudge({ store, mayJudge: membership.mayJudge }),
-    },
     classify: (request) =>
       classify({
         request,
@@ -164,7 +211,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
 
   const readiness = async (): Promise<Readiness> => {
     const reasons: string[] = [];
-    if (closing || membership.draining) reasons.push('draining');
+    if (leaving || membership.draining) reasons.push('draining');
     if (!membership.mayStart()) reasons.push('lease not confirmed');
     await store.pepper().catch(() => reasons.push('database does not answer'));
     return { ready: reasons.length === 0, reasons };
@@ -177,8 +224,11 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
         return found.anchor !== null;
       },
       readiness,
+      get leaving() {
+        return leaving;
+      },
       get draining() {
-        return closing !== null;
+        return refusing;
       },
     },
     authenticate,
@@ -190,11 +240,23 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     logger,
   });
 
-  async function close(): Promise<void> {
+  /** Lame duck: while the balancers learn of it, this worker still takes requests and gives them to those that stay. */
+  async function leave(): Promise<void> {
+    leaving = true;
     membership.drain();
+    releaseIdle(roster);
+    const stays = storage.shared ? await peers.serving().catch(() => null) : null;
+    if (stays) await new Promise<void>((over) => clock.after(deadlines.lameDuck, over));
+    refusing = true;
+  }
+
+  async function close(): Promise<void> {
+    await leave();
     await drain({ roster, dispatcher, clock }, deadlines.drain);
     await Promise.allSettled(background);
+    await internal?.close(INTERNAL_GRACE);
     await membership.stop();
+    await forwarder.close();
     await transport.shutdown();
     await storage.close();
     logger.info({ worker: membership.id }, 'stopped');

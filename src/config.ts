@@ -60,6 +60,7 @@ export const deadlineKnobs = {
   lameDuck: ms('LAME_DUCK', 5_000, 'Between "not ready" and the end of admission at shutdown.'),
   forwardConnect: ms('FORWARD_CONNECT', 150, 'Connecting to another worker.'),
   forwardAccepted: ms('FORWARD_ACCEPTED', 500, 'Until another worker says that it took the request.'),
+  forwardSilence: ms('FORWARD_SILENCE', 10_000, 'Without a sign of life from the worker that took the request.'),
 } satisfies Record<string, Knob>;
 
 export const limitKnobs = {
@@ -102,6 +103,8 @@ export interface Config {
     apiKeys: readonly { tenant: string; key: string }[];
     adminToken: string | null;
   };
+  /** The listener for other workers. `advertiseUrl` null: derived from where it listens. */
+  internal: { host: string; port: number; advertiseUrl: string | null };
   instancePolicy: 'forward' | 'reject';
   logLevel: string;
   deadlines: Values<typeof deadlineKnobs>;
@@ -164,6 +167,17 @@ export const settings = [
     description: 'Admin token; without it admin paths answer on loopback only.',
   },
   {
+    variable: 'HOLDFAST_INTERNAL_HOST',
+    default: 'HOST',
+    description: 'Address on which other workers reach this one; keep it off public networks.',
+  },
+  { variable: 'HOLDFAST_INTERNAL_PORT', default: '0', description: 'Its port; 0 takes a free one.' },
+  {
+    variable: 'HOLDFAST_ADVERTISE_URL',
+    default: 'derived',
+    description: 'Where other workers find that address, `http://address:port`; it must lead to this very worker.',
+  },
+  {
     variable: 'HOLDFAST_INSTANCE_POLICY',
     default: 'forward',
     description: '`forward` or `reject` a request whose session another worker owns.',
@@ -177,7 +191,13 @@ export class ConfigError extends Error {
 }
 
 const optional = (value: string | undefined) => (value === undefined || value.trim() === '' ? null : value.trim());
-const isLoopback = (host: string) => host === 'localhost' || host === '::1' || /^127\./.test(host);
+/** Whether an address means "this machine" and nothing else. */
+export const isLoopback = (host: string) => host === 'localhost' || host === '::1' || /^127\./.test(host);
+
+function isOrigin(text: string): boolean {
+  const url = URL.parse(text);
+  return url !== null && /^https?:$/.test(url.protocol) && text.replace(/\/$/, '').toLowerCase() === url.origin;
+}
 
 const strings = z.object({
   host: z.string(),
@@ -185,6 +205,11 @@ const strings = z.object({
   upstreamUrl: z.url({ protocol: /^https?$/, error: 'HOLDFAST_UPSTREAM_URL must be an http(s) URL' }),
   transport: z.enum(['auto', 'websocket', 'http'], 'HOLDFAST_UPSTREAM_TRANSPORT must be auto, websocket or http'),
   workers: z.coerce.number('HOLDFAST_WORKERS must be a number').int().min(1).max(256),
+  internalPort: z.coerce.number('HOLDFAST_INTERNAL_PORT must be a number').int().min(0).max(65_535),
+  advertiseUrl: z
+    .string()
+    .refine(isOrigin, 'HOLDFAST_ADVERTISE_URL must be of the form http://address:port and nothing more')
+    .nullable(),
   policy: z.enum(['forward', 'reject'], 'HOLDFAST_INSTANCE_POLICY must be forward or reject'),
 });
 
@@ -220,6 +245,8 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
     port: optional(env.PORT) ?? '8787',
     upstreamUrl: optional(env.HOLDFAST_UPSTREAM_URL) ?? 'https://api.openai.com/v1',
     transport: optional(env.HOLDFAST_UPSTREAM_TRANSPORT) ?? 'auto',
+    internalPort: optional(env.HOLDFAST_INTERNAL_PORT) ?? '0',
+    advertiseUrl: optional(env.HOLDFAST_ADVERTISE_URL),
     policy: optional(env.HOLDFAST_INSTANCE_POLICY) ?? 'forward',
     workers: optional(env.HOLDFAST_WORKERS) ?? '1',
   });
@@ -249,7 +276,7 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
   if (problems.length > 0 || !parsed.success) {
     throw new ConfigError(`The configuration cannot work:\n${problems.map((each) => `  - ${each}`).join('\n')}`);
   }
-  const { port, upstreamUrl, transport, policy } = parsed.data;
+  const { port, upstreamUrl, transport, internalPort, advertiseUrl, policy } = parsed.data;
   return {
     server: { host, port },
     databaseUrl,
@@ -258,6 +285,11 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
     workers: parsed.data.workers,
     upstream: { url: upstreamUrl.replace(/\/+$/, ''), key: upstreamKey, transport },
     security: { secrets, apiKeys: keys, adminToken: optional(env.HOLDFAST_ADMIN_TOKEN) },
+    internal: {
+      host: optional(env.HOLDFAST_INTERNAL_HOST) ?? host,
+      port: internalPort,
+      advertiseUrl: advertiseUrl === null ? null : new URL(advertiseUrl).origin,
+    },
     instancePolicy: policy,
     logLevel: optional(env.HOLDFAST_LOG_LEVEL) ?? 'info',
     deadlines,

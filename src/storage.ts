@@ -13,6 +13,8 @@ export interface Storage {
   /** `kid:secret,...`. */
   secrets: string;
   embedded: boolean;
+  /** Other workers may use the same database, so they must be able to find this one. */
+  shared: boolean;
   /** Socket whose refusal proves this worker dead; only where all workers share the machine. */
   livenessPath: string | null;
   close(): Promise<void>;
@@ -31,6 +33,7 @@ export async function openStorage(config: Config, logger: Logger): Promise<Stora
       store,
       secrets: config.security.secrets!,
       embedded: false,
+      shared: true,
       livenessPath: liveness?.path ?? null,
       async close() {
         await store.shutdown();
@@ -47,6 +50,7 @@ export async function openStorage(config: Config, logger: Logger): Promise<Stora
       store,
       secrets: config.security.secrets ?? (await loadOrCreateTokenSecrets(config.dataDir)),
       embedded: true,
+      shared: false,
       livenessPath: liveness.path,
       async close() {
         await store.shutdown();

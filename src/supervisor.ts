@@ -106,6 +106,8 @@ async function database(
       DATABASE_URL: server.url,
       HOLDFAST_SECRETS: config.security.secrets ?? (await loadOrCreateTokenSecrets(config.dataDir)),
       HOLDFAST_LIVENESS_DIR: config.dataDir,
+      // One port for all: nobody has to learn that one of them goes.
+      HOLDFAST_LAME_DUCK_MS: '0',
     },
     stopDatabase: () => server.stop(),
   };

@@ -17,6 +17,8 @@ export interface MembershipOptions {
   livenessPath: string | null;
   /** Called when others declared this worker dead, before the process takes a new identity. */
   onDead(oldId: string): void;
+  /** Makes sure that others would find this worker, before it registers. What it throws at the first start is final. */
+  announce?: ((id: string) => Promise<void>) | undefined;
   /** Called whenever this process has registered under a new id. */
   onRegistered?: ((id: string) => void) | undefined;
   log: { info(o: object, m: string): void; warn(o: object, m: string): void };
@@ -58,7 +60,23 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
     confirmedAt = sentAt;
   };
 
+  /** Id that was announced last: once is enough for each. */
+  let announced = '';
+  async function announce(): Promise<boolean> {
+    if (announced === id) return true;
+    try {
+      await options.announce?.(id);
+      announced = id;
+      return true;
+    } catch (error) {
+      log.warn({ worker: id, err: error }, 'other workers would not find this one');
+      registered.reject(error);
+      return false;
+    }
+  }
+
   async function register(): Promise<void> {
+    if (!(await announce())) return actor.send({ type: 'registration.failed' });
     const sentAt = clock.now();
     const { internalUrl, livenessPath, version } = options;
     const answer = await store.register({ id, internalUrl, livenessPath, version, leaseMs: deadlines.lease });

@@ -36,7 +36,7 @@ export function createHttpFace(options: HttpFaceOptions): Router {
 
   router.use((_req, res, next) => {
     res.locals.requestId = ids.uuid();
-    if (service.draining) res.set('connection', 'close');
+    if (service.draining || service.leaving) res.set('connection', 'close');
     next();
   });
 

@@ -13,6 +13,8 @@ export interface TurnService {
   /** Whether a response id is known in this scope. Throws `StoreUnavailable`. */
   knowsResponse(scope: string, responseId: string): Promise<boolean>;
   readiness(): Promise<Readiness>;
+  /** While true, connections are asked to close: this worker is about to go, but still serves. */
+  readonly leaving?: boolean;
   /** While true, new turns are refused and connections are asked to close. */
   readonly draining: boolean;
 }

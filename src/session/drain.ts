@@ -4,10 +4,17 @@ import type { Roster } from './roster.ts';
 
 /** How often a drain looks whether the last turn has ended, milliseconds. */
 const LOOK_EVERY = 25;
+/** What a cancelled turn may take to be settled, milliseconds. */
+const SETTLE_GRACE = 5_000;
+
+/** Gives back every session that is idle; the others follow when their turns have ended. */
+export function releaseIdle(roster: Roster): void {
+  for (const session of [...roster.all()]) session.send({ type: 'worker.draining' });
+}
 
 /**
- * Empties a worker that admits nothing new: idle sessions are given back at once, running turns may end by themselves
- * until `deadlineMs`, and those that do not are cancelled and settled.
+ * Empties a worker that admits nothing new: running turns may end by themselves until `deadlineMs`, and those that do
+ * not are cancelled and settled.
  */
 export async function drain(
   { roster, dispatcher, clock }: { roster: Roster; dispatcher: Dispatcher; clock: Clock },
@@ -20,8 +27,8 @@ export async function drain(
     }
     return dispatcher.inFlight === 0 && roster.size === 0;
   };
-  for (const session of [...roster.all()]) session.send({ type: 'worker.draining' });
+  releaseIdle(roster);
   if (await settled(deadlineMs)) return;
   for (const session of [...roster.all()]) session.send({ type: 'turn.cancelled', reason: 'drain' });
-  await settled(5_000);
+  await settled(SETTLE_GRACE);
 }

@@ -2,14 +2,18 @@ import type { ClientSink, TurnRequest } from './port.ts';
 
 /** What became of a request that was handed to another worker. */
 export type ForwardResult =
-  /** The client has its terminal. */
+  /** The client has its answer. */
   | { kind: 'served' }
+  /** The client left first; the hop was ended. */
   | { kind: 'client_gone' }
-  /** The worker runs no actor of that session; nothing was started. */
+  /** The peer does not own the session and started nothing. */
   | { kind: 'not_owner' }
-  /** Not connected or not accepted in time. `sent`: bytes may have reached it all the same. */
+  /**
+   * Not accepted: no connection, none in time, a refusal, or no word in time. `sent` false: it is certain that the peer
+   * serves nothing; true: the request may have reached it and may yet be running there.
+   */
   | { kind: 'unreachable'; sent: boolean }
-  /** It had accepted; then the hop broke or fell silent before a terminal. */
+  /** Accepted, then the hop ended or fell silent without an answer: the turn may have run. */
   | { kind: 'broken' };
 
 /** Where a request goes. `run`: the named epoch only. `resolve`: place it as your own; never forward it on. */

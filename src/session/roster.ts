@@ -8,6 +8,8 @@ export interface Roster {
   add(session: Session): void;
   remove(session: Session): void;
   exact(id: string, epoch: number): Session | null;
+  /** The session, if its actor here is of an older epoch than that. */
+  older(id: string, epoch: number): Session | null;
   /** What the resolver may know of the sessions a look-up found. */
   views(rows: LookupResult, scope: string, anchor: string | null): ReadonlyMap<string, LocalSession>;
   /** The session of this scope whose turn in hand carries this Idempotency-Key. */
@@ -39,6 +41,10 @@ export function createRoster(capacity: number): Roster {
     add: (session) => registry.register(session.id, session.epoch, session),
     remove: (session) => registry.remove(session.id, session.epoch),
     exact: (id, epoch) => registry.getExact(id, epoch) ?? null,
+    older(id, epoch) {
+      const session = registry.get(id);
+      return session && session.epoch < epoch ? session : null;
+    },
     withIdempotencyKey(scope, key) {
       if (key === null) return null;
       for (const session of registry.values()) {

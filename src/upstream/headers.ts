@@ -23,6 +23,11 @@ const forwarded = [
 /** These choose whose account is used and billed: they go only with the credential they came with. */
 const accountBound = ['chatgpt-account-id', 'openai-organization', 'openai-project'] as const;
 
+const BETA_FLAGS = 'openai-beta';
+
+/** Every header of a client that may have a part in what goes upstream, the credential aside. */
+export const headersForUpstream: readonly string[] = [...forwarded, ...accountBound, BETA_FLAGS];
+
 const WEBSOCKET_BETA = 'responses_websockets';
 const WEBSOCKET_BETA_VERSION = `${WEBSOCKET_BETA}=2026-02-06`;
 
@@ -56,7 +61,7 @@ export function upstreamHeaders(from: {
     const value = client[name];
     if (value !== undefined && value !== '') headers[name] = value;
   }
-  const beta = betaFlags(client['openai-beta'], from.transport === 'websocket');
-  if (beta !== null) headers['openai-beta'] = beta;
+  const beta = betaFlags(client[BETA_FLAGS], from.transport === 'websocket');
+  if (beta !== null) headers[BETA_FLAGS] = beta;
   return headers;
 }

@@ -47,7 +47,7 @@ export function seededRandom(seed: number): () => number {
 export async function inWorld(options: WorldOptions, scenario: (world: World) => Promise<void>): Promise<World> {
   const { seed, databaseUrl } = options;
   const random = seededRandom(seed);
-  const simulator = await startSimulator({ seed, journalBodies: false, eventGapMs: 1 });
+  const simulator = await startSimulator({ seed, journalBodies: false, eventGapMs: 15 });
   const fleet = await startFleet({
     workers: options.workers,
     databaseUrl,

@@ -1,0 +1,138 @@
+import { networkInterfaces } from 'node:os';
+import { request } from 'undici';
+import { z } from 'zod';
+import type { Clock } from '../../clock.ts';
+import { ConfigError, isLoopback } from '../../config.ts';
+import { WORKER_PATH } from './paths.ts';
+
+export interface AnnounceOptions {
+  /** HOLDFAST_ADVERTISE_URL, an origin; null derives one. */
+  advertiseUrl: string | null;
+  /** HOLDFAST_INTERNAL_HOST. */
+  host: string;
+  /** The port the internal listener got. */
+  port: number;
+  /** Null: the embedded database, which is always on this machine. */
+  databaseUrl: string | null;
+  /** Addresses of this machine; defaults to its interfaces. */
+  addresses?: readonly MachineAddress[];
+}
+
+export interface MachineAddress {
+  address: string;
+  family: 'IPv4' | 'IPv6';
+  internal: boolean;
+}
+
+const bare = (host: string) => host.replace(/^\[|\]$/g, '').toLowerCase();
+const isUnspecified = (host: string) => ['0.0.0.0', '::', ''].includes(host);
+const shown = (host: string) => (host.includes(':') ? `[${host}]` : host);
+
+/**
+ * The URL under which peers shall find this worker. The rule: an address that means "any" is never advertised, and one
+ * that means "this machine" only while the database, and so every peer, is on this machine as well. An unspecified
+ * internal host becomes the machine's own address if it has exactly one.
+ *
+ * Throws `ConfigError` that says what to set.
+ */
+export function announcedUrl(options: AnnounceOptions): string {
+  const addresses = options.addresses ?? Object.values(networkInterfaces()).flatMap((each) => each ?? []);
+  const databaseHere = isHere(options.databaseUrl, addresses);
+  const url = options.advertiseUrl ?? derived(options, addresses, databaseHere);
+  const host = bare(new URL(url).hostname);
+  const named = options.advertiseUrl === null ? `The internal address ${url}` : `HOLDFAST_ADVERTISE_URL=${url}`;
+  if (isUnspecified(host)) {
+    throw new ConfigError(`${named} is no address a peer could connect to: name one of this machine's own.`);
+  }
+  if (isLoopback(host) && !databaseHere) {
+    throw new ConfigError(
+      `${named} means "this machine" to whoever reads it, but the database is on another machine and so may be other ` +
+        'workers. Set HOLDFAST_INTERNAL_HOST or HOLDFAST_ADVERTISE_URL to an address they can reach, or ' +
+        'HOLDFAST_INSTANCE_POLICY=reject to run without forwarding.',
+    );
+  }
+  return url;
+}
+
+function derived(options: AnnounceOptions, addresses: readonly MachineAddress[], databaseHere: boolean): string {
+  const host = bare(options.host);
+  if (!isUnspecified(host)) return `http://${shown(host)}:${options.port}`;
+  if (databaseHere) return `http://127.0.0.1:${options.port}`;
+  const own = addresses.filter(({ family, internal }) => family === 'IPv4' && !internal);
+  if (own.length === 1) return `http://${own[0]!.address}:${options.port}`;
+  throw new ConfigError(
+    `HOLDFAST_INTERNAL_HOST=${options.host} leaves open where peers shall find this worker, and the machine has ` +
+      `${own.length} addresses of its own: set HOLDFAST_ADVERTISE_URL to http://address:port.`,
+  );
+}
+
+/** Whether a database is on this machine: embedded, a Unix socket, loopback, or one of the machine's addresses. */
+function isHere(databaseUrl: string | null, addresses: readonly MachineAddress[]): boolean {
+  if (databaseUrl === null) return true;
+  const url = URL.parse(databaseUrl);
+  if (!url) return true;
+  const host = bare(decodeURIComponent(url.hostname || url.searchParams.get('host') || ''));
+  return host === '' || host.startsWith('/') || isLoopback(host) || addresses.some(({ address }) => address === host);
+}
+
+export interface CheckOptions {
+  url: string;
+  workerId: string;
+  clock: Clock;
+  /** Milliseconds in which the URL must have answered; name services may need a moment. Default 5 s. */
+  timeoutMs?: number;
+}
+
+const PAUSE_MS = 200;
+const answerSchema = z.object({ id: z.string() });
+
+/**
+ * Makes sure, before the worker registers, that the advertised URL leads to this very worker and not to a balancer or to
+ * a namesake on another host. Tries again while nothing answers. Throws `ConfigError`.
+ */
+export async function checkAnnounced({ url, workerId, clock, timeoutMs = 5_000 }: CheckOptions): Promise<void> {
+  const until = clock.now() + timeoutMs;
+  for (;;) {
+    const found = await ask(url, Math.max(1, until - clock.now()), clock);
+    if (found.id === workerId) return;
+    if (found.id !== null) {
+      throw new ConfigError(
+        `Other workers would not reach this one at ${url}: another worker answers there. ` +
+          'HOLDFAST_ADVERTISE_URL must name this worker alone, not a balancer or an address several hosts share.',
+      );
+    }
+    if (clock.now() + PAUSE_MS >= until) {
+      throw new ConfigError(
+        `Other workers would not reach this one at ${url}: ${found.reason}. ` +
+          'Check HOLDFAST_ADVERTISE_URL, HOLDFAST_INTERNAL_HOST and HOLDFAST_INTERNAL_PORT.',
+      );
+    }
+    await new Promise<void>((done) => clock.after(PAUSE_MS, done));
+  }
+}
+
+async function ask(url: string, ms: number, clock: Clock): Promise<{ id: string } | { id: null; reason: string }> {
+  const given = new AbortController();
+  const stop = clock.after(ms, () => given.abort());
+  try {
+    const answer = await request(new URL(WORKER_PATH, url), { signal: given.signal, reset: true });
+    const text = await answer.body.text();
+    const parsed = answer.statusCode === 200 ? answerSchema.safeParse(safeJson(text)) : null;
+    return parsed?.success
+      ? parsed.data
+      : { id: null, reason: `what answers there (${answer.statusCode}) is no worker` };
+  } catch (error) {
+    const { code, name } = error as { code?: string; name: string };
+    return { id: null, reason: given.signal.aborted ? 'nothing answers there in time' : `${code ?? name}` };
+  } finally {
+    stop();
+  }
+}
+
+function safeJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
+}

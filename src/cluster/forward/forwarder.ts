@@ -1,0 +1,112 @@
+import { Agent, request as call } from 'undici';
+import type { Clock } from '../../clock.ts';
+import type { ForwardResult } from '../../session/peers.ts';
+import type { ClientSink, TurnRequest } from '../../session/port.ts';
+import { runExchange } from './exchange.ts';
+import type { Hop, Hops } from './hop.ts';
+import { packRequest } from './parcel.ts';
+import { CLAIMED_PATH, HOP_HEADER } from './paths.ts';
+
+/** Another worker and where it listens for its peers. */
+export interface Peer {
+  workerId: string;
+  url: string;
+}
+
+export interface Forwarder {
+  /**
+   * Lets a peer serve a request and carries its answer out on the client's sink. Connection, acceptance and silence are
+   * bounded, nothing is ever sent twice. After any result but `served` and `client_gone` the answer is still owed.
+   * Rejects with `RangeError` for a body nested too deeply to be written.
+   */
+  forward(
+    peer: Peer,
+    hop: Pick<Hop, 'sessionId' | 'epoch' | 'turnId' | 'mode'>,
+    request: TurnRequest,
+    sink: ClientSink,
+    onAccepted?: () => void,
+  ): Promise<ForwardResult>;
+  /** Tells the worker from which a session was claimed. Best effort: never rejects, bounded, may be lost. */
+  claimed(peer: Peer, session: { sessionId: string; epoch: number }): Promise<void>;
+  /** Ends every hop that still runs. */
+  close(): Promise<void>;
+}
+
+export interface ForwarderOptions {
+  hops: Hops;
+  clock: Clock;
+  /** This worker's id as of now: it changes when the worker begins again. */
+  workerId(): string;
+  deadlines: { forwardConnect: number; forwardAccepted: number; forwardSilence: number };
+  logger: { debug(fields: object, message: string): void };
+}
+
+/** Below the receiver's own limit, so that an idle connection is never closed under a request. */
+const IDLE_CONNECTION_MS = 20_000;
+/** Ends the attempt itself; that nobody waits for it any longer is decided by `forwardConnect`. */
+const CONNECT_LIMIT_MS = 2_000;
+/** One event is at most a frame; text grows when it is quoted, by six at worst. */
+const MAX_LINE_BYTES = 134_217_728;
+
+/** The sending side: one pool of connections to the peers of this worker. */
+export function createForwarder({ hops, clock, workerId, deadlines, logger }: ForwarderOptions): Forwarder {
+  const agent = new Agent({
+    connect: { timeout: CONNECT_LIMIT_MS, noDelay: true },
+    pipelining: 1,
+    keepAliveTimeout: IDLE_CONNECTION_MS,
+    keepAliveMaxTimeout: IDLE_CONNECTION_MS,
+  });
+
+  return {
+    async forward(peer, { sessionId, epoch, turnId, mode }, request, sink, onAccepted) {
+      if (!sink.attached) return { kind: 'client_gone' };
+      const origin = originOf(peer.url);
+      if (origin === null) return { kind: 'unreachable', sent: false };
+      const body = packRequest(request, clock.now(), hops);
+      const { requestId } = request;
+      const hop: Hop = { target: peer.workerId, from: workerId(), sessionId, epoch, turnId, mode, requestId };
+      return runExchange({
+        dispatcher: agent,
+        origin,
+        headers: { 'content-type': 'application/json', [HOP_HEADER]: hops.issue(hop, body) },
+        body,
+        sink,
+        clock,
+        deadlines,
+        maxLineBytes: MAX_LINE_BYTES,
+        onAccepted,
+        debug: (fields, message) => logger.debug({ ...fields, requestId, turnId, peer: peer.workerId }, message),
+      });
+    },
+
+    async claimed(peer, session) {
+      const origin = originOf(peer.url);
+      if (origin === null) return;
+      const given = new AbortController();
+      const stop = clock.after(deadlines.forwardAccepted, () => given.abort());
+      const body = Buffer.from(JSON.stringify(session));
+      const token = hops.issueClaimed({ target: peer.workerId, from: workerId(), ...session }, body);
+      try {
+        const answer = await call(new URL(CLAIMED_PATH, origin), {
+          dispatcher: agent,
+          method: 'POST',
+          headers: { 'content-type': 'application/json', [HOP_HEADER]: token },
+          body,
+          signal: given.signal,
+        });
+        await answer.body.dump();
+      } catch {
+        // The store says the same to whoever asks: a hint that is lost costs nothing but time.
+      } finally {
+        stop();
+      }
+    },
+
+    close: () => agent.destroy(),
+  };
+}
+
+function originOf(url: string): string | null {
+  const parsed = URL.parse(url);
+  return parsed && /^https?:$/.test(parsed.protocol) ? parsed.origin : null;
+}

@@ -1,0 +1,201 @@
+import { createHash, randomUUID, timingSafeEqual } from 'node:crypto';
+import jwt from 'jsonwebtoken';
+import { z } from 'zod';
+import type { Clock } from '../../clock.ts';
+import type { KeyRing } from '../../token/keyring.ts';
+import { createSealer, keysFor, type PurposeKeys, type Sealer } from './keys.ts';
+import { createSpent, type Spent } from './spent.ts';
+
+/** One request's way from the worker that holds the client to the one that owns the session. */
+export interface Hop {
+  /** Worker that shall serve it. */
+  target: string;
+  /** Worker that holds the client. */
+  from: string;
+  sessionId: string | null;
+  epoch: number | null;
+  /** Made by the sender, so that it can find out what became of a hop that broke. */
+  turnId: string;
+  /** `run`: at that session and epoch or not at all. `resolve`: place it as if it had come from a client. */
+  mode: 'run' | 'resolve';
+  requestId: string;
+}
+
+/** News for the worker from which a session was claimed. It only hastens what the store says anyway. */
+export interface ClaimedNotice {
+  target: string;
+  from: string;
+  sessionId: string;
+  /** The epoch the claim made. */
+  epoch: number;
+}
+
+export type HopRefusal =
+  | 'missing'
+  | 'not_a_hop'
+  | 'unknown_key'
+  | 'signature'
+  | 'claims'
+  | 'expired'
+  | 'from_the_future'
+  | 'wrong_target'
+  | 'altered'
+  | 'replayed'
+  | 'too_many';
+
+/** A token that opens nothing. The message never holds the token. */
+export class HopRefused extends Error {
+  override readonly name = 'HopRefused';
+  readonly reason: HopRefusal;
+
+  constructor(reason: HopRefusal) {
+    super(`The hop is refused: ${reason}.`);
+    this.reason = reason;
+  }
+}
+
+export interface Hops extends Sealer {
+  /** A token that lets these exact bytes be served once, by that worker, within 10 s. */
+  issue(hop: Hop, body: Buffer): string;
+  /** Judges and spends a token. Throws `HopRefused`. */
+  verify(token: string, body: Buffer, me: string): Hop;
+  /**
+   * The same in two steps: all that can be known before the body was read, then the rest. Both throw `HopRefused`.
+   */
+  admit(token: string, me: string): (body: Buffer) => Hop;
+  issueClaimed(notice: ClaimedNotice, body: Buffer): string;
+  admitClaimed(token: string, me: string): (body: Buffer) => ClaimedNotice;
+}
+
+export interface HopsOptions {
+  secrets: KeyRing;
+  clock: Pick<Clock, 'wall'>;
+  /** Hops remembered at once, so that none is used twice; beyond it hops are refused. */
+  remembered?: number;
+}
+
+const LIFE_MS = 10_000;
+/** How far the clocks of two workers may be apart: a token from further ahead is refused. */
+const SKEW_MS = 10_000;
+const MAX_LENGTH = 4096;
+const VERSION = 1;
+
+const id = z.string().min(1).max(200);
+const epoch = z.int().nonnegative();
+const envelope = z.object({
+  v: z.literal(VERSION),
+  jti: id,
+  iat: z.number().positive(),
+  exp: z.number().positive(),
+  sha: z.string().length(43),
+  hop: z.unknown(),
+});
+const hopSchema = z.object({
+  target: id,
+  from: id,
+  sessionId: id.nullable(),
+  epoch: epoch.nullable(),
+  turnId: id,
+  mode: z.enum(['run', 'resolve']),
+  requestId: id,
+});
+const claimedSchema = z.object({ target: id, from: id, sessionId: id, epoch });
+
+interface Kind<T extends { target: string }> {
+  /** Value of the header's `typ`: a token of one kind is no token of another, whatever it says. */
+  typ: string;
+  schema: z.ZodType<T>;
+}
+const hopKind: Kind<Hop> = { typ: 'holdfast-hop+jwt', schema: hopSchema };
+const claimedKind: Kind<ClaimedNotice> = { typ: 'holdfast-claimed+jwt', schema: claimedSchema };
+
+const digest = (body: Buffer) => createHash('sha256').update(body).digest();
+
+/**
+ * Hop tokens: HS256 with a key of their own, bound to target, session, epoch and the exact bytes sent, which hold the
+ * caller and the request. Single use: a receiver remembers every token until it has expired.
+ */
+export function createHops({ secrets, clock, remembered = 100_000 }: HopsOptions): Hops {
+  const means = { keys: keysFor('hop', secrets), clock, spent: createSpent(remembered) };
+  const admit = (token: string, me: string) => admitted(means, hopKind, token, me);
+  return {
+    ...createSealer(secrets),
+    issue: (hop, body) => issued(means, hopKind, hop, body),
+    admit,
+    verify: (token, body, me) => admit(token, me)(body),
+    issueClaimed: (notice, body) => issued(means, claimedKind, notice, body),
+    admitClaimed: (token, me) => admitted(means, claimedKind, token, me),
+  };
+}
+
+interface Means {
+  keys: PurposeKeys;
+  clock: Pick<Clock, 'wall'>;
+  spent: Spent;
+}
+
+function issued<T extends { target: string }>({ keys, clock }: Means, kind: Kind<T>, hop: T, body: Buffer): string {
+  const now = clock.wall();
+  const claims = {
+    v: VERSION,
+    jti: randomUUID(),
+    iat: now / 1000,
+    exp: (now + LIFE_MS) / 1000,
+    sha: digest(body).toString('base64url'),
+    hop: kind.schema.parse(hop),
+  };
+  const { kid, key } = keys.signing;
+  return jwt.sign(claims, key, { algorithm: 'HS256', header: { alg: 'HS256', typ: kind.typ, kid } });
+}
+
+function admitted<T extends { target: string }>(
+  { keys, clock, spent }: Means,
+  kind: Kind<T>,
+  token: string,
+  me: string,
+): (body: Buffer) => T {
+  if (token === '') throw new HopRefused('missing');
+  const header = headerOf(token);
+  if (header?.typ !== kind.typ) throw new HopRefused('not_a_hop');
+  const key = typeof header.kid === 'string' ? keys.find(header.kid) : undefined;
+  if (!key) throw new HopRefused('unknown_key');
+  const parsed = envelope.safeParse(signedPayload(token, key));
+  if (!parsed.success) throw new HopRefused('claims');
+  const hop = kind.schema.safeParse(parsed.data.hop);
+  if (!hop.success) throw new HopRefused('claims');
+  const { jti, iat, exp, sha } = parsed.data;
+  const expiresAt = Math.min(exp * 1000, iat * 1000 + LIFE_MS);
+  const inTime = () => {
+    if (clock.wall() >= expiresAt) throw new HopRefused('expired');
+  };
+  inTime();
+  if (iat * 1000 > clock.wall() + SKEW_MS) throw new HopRefused('from_the_future');
+  if (hop.data.target !== me) throw new HopRefused('wrong_target');
+
+  return (body) => {
+    inTime();
+    const named = Buffer.from(sha, 'base64url');
+    const own = digest(body);
+    if (named.length !== own.length || !timingSafeEqual(named, own)) throw new HopRefused('altered');
+    const use = spent.spend(jti, expiresAt, clock.wall());
+    if (use !== 'first') throw new HopRefused(use === 'again' ? 'replayed' : 'too_many');
+    return hop.data;
+  };
+}
+
+function headerOf(token: string): jwt.JwtHeader | undefined {
+  if (token.length > MAX_LENGTH) return undefined;
+  try {
+    return jwt.decode(token, { complete: true })?.header;
+  } catch {
+    return undefined;
+  }
+}
+
+function signedPayload(token: string, key: PurposeKeys['signing']['key']): unknown {
+  try {
+    return jwt.verify(token, key, { algorithms: ['HS256'], ignoreExpiration: true, ignoreNotBefore: true });
+  } catch {
+    throw new HopRefused('signature');
+  }
+}

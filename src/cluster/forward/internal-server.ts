@@ -1,0 +1,197 @@
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import type { Clock } from '../../clock.ts';
+import { BridgeError } from '../../errors.ts';
+import type { TurnRequest } from '../../session/port.ts';
+import { type ClaimedNotice, type Hop, HopRefused, type Hops } from './hop.ts';
+import { createHopSink, type HopSink } from './hop-sink.ts';
+import { UnreadableParcel, unpackRequest } from './parcel.ts';
+import { CLAIMED_PATH, HOP_HEADER, REFUSED_HEADER, TURN_PATH, WORKER_PATH } from './paths.ts';
+import { afterPendingIo } from './pending-io.ts';
+
+export interface InternalServerOptions {
+  host: string;
+  /** 0 takes a free one. */
+  port: number;
+  /** This worker's id as of now: it changes when the worker begins again. */
+  workerId(): string;
+  hops: Hops;
+  clock: Clock;
+  limits: { bodyBytes: number };
+  deadlines: { forwardSilence: number; slowClient: number };
+  /** Takes a request whose hop was verified and whose sender still waits. What it throws fails the request. */
+  serve(hop: Hop, request: TurnRequest, sink: HopSink): void;
+  /** A peer claimed a session of this worker. */
+  onClaimed?(notice: ClaimedNotice): void;
+  logger: {
+    debug(fields: object, message: string): void;
+    warn(fields: object, message: string): void;
+    error(fields: object, message: string): void;
+  };
+}
+
+export interface InternalServer {
+  /** e.g. `http://10.0.0.4:41873`: where it listens, which need not be where others find it. */
+  readonly url: string;
+  readonly port: number;
+  /** Stops accepting; running hops may end until `graceMs` is over, then they are cut. */
+  close(graceMs: number): Promise<void>;
+}
+
+const PING_MS = 2_000;
+/** Longer than a sender keeps an idle connection, so that the sender closes first. */
+const KEEP_ALIVE_MS = 60_000;
+const CLAIMED_BYTES = 4_096;
+
+/** The listener for peers, which serves nothing else. Rejects with the system's error when it cannot listen. */
+export async function startInternalServer(options: InternalServerOptions): Promise<InternalServer> {
+  const { workerId, hops, limits, logger } = options;
+  // Quoted again, numbers written out and headers beside it: a body may have grown on the way.
+  const maxBytes = limits.bodyBytes * 2 + 1_048_576;
+
+  async function take<T>(
+    req: IncomingMessage,
+    res: ServerResponse,
+    limit: number,
+    admit: (token: string, me: string) => (body: Buffer) => T,
+  ): Promise<{ hop: T; body: Buffer } | null> {
+    const header = req.headers[HOP_HEADER];
+    let bind: (body: Buffer) => T;
+    try {
+      bind = admit(typeof header === 'string' ? header : '', workerId());
+    } catch (error) {
+      // The sender learns why only if it may finish sending; nothing of it is kept.
+      req.resume();
+      await new Promise<void>((done) => req.once('close', done));
+      return refuse(req, res, error);
+    }
+    const body = await readAll(req, limit);
+    if (body === null) return answer(res, 413, { error: 'too_large' }, 'too_large');
+    try {
+      return { hop: bind(body), body };
+    } catch (error) {
+      return refuse(req, res, error);
+    }
+  }
+
+  function refuse(req: IncomingMessage, res: ServerResponse, error: unknown): null {
+    const reason = error instanceof HopRefused ? error.reason : 'unexpected';
+    logger.warn({ reason, path: req.url, peer: req.socket.remoteAddress }, 'a hop was refused');
+    return answer(res, 403, { error: reason }, reason);
+  }
+
+  async function turn(req: IncomingMessage, res: ServerResponse): Promise<void> {
+    const taken = await take(req, res, maxBytes, hops.admit);
+    if (!taken) return;
+    const { hop, body } = taken;
+    const { requestId, turnId } = hop;
+    // A process that was stopped reads the request before it reads that its sender has long gone.
+    await new Promise<void>(afterPendingIo);
+    if (res.destroyed || res.socket === null || res.socket.destroyed || res.socket.readableEnded) {
+      return logger.debug({ requestId, turnId, from: hop.from }, 'a hop had left before it was accepted');
+    }
+    let request: TurnRequest;
+    try {
+      request = unpackRequest(body, options.clock.now(), hops);
+    } catch (error) {
+      if (!(error instanceof UnreadableParcel)) throw error;
+      logger.warn({ requestId, from: hop.from, reason: error.message }, 'a hop was refused');
+      return void answer(res, 400, { error: 'unreadable' }, 'unreadable');
+    }
+    const { forwardSilence, slowClient } = options.deadlines;
+    const sink = createHopSink({
+      res,
+      clock: options.clock,
+      streaming: request.body.stream === true,
+      pingMs: Math.min(PING_MS, Math.max(1, Math.floor(forwardSilence / 3))),
+      patienceMs: slowClient + forwardSilence,
+    });
+    try {
+      options.serve(hop, request, sink);
+    } catch (error) {
+      logger.error({ requestId, turnId, err: error }, 'a forwarded request failed unexpectedly');
+      sink.fail(new BridgeError('bridge_internal', { cause: error }));
+    }
+  }
+
+  async function claimed(req: IncomingMessage, res: ServerResponse): Promise<void> {
+    const taken = await take(req, res, CLAIMED_BYTES, hops.admitClaimed);
+    if (!taken) return;
+    res.writeHead(204).end();
+    options.onClaimed?.(taken.hop);
+  }
+
+  const routes: Record<string, { method: string; run(req: IncomingMessage, res: ServerResponse): unknown }> = {
+    [WORKER_PATH]: { method: 'GET', run: (_req, res) => answer(res, 200, { id: workerId() }, null) },
+    [TURN_PATH]: { method: 'POST', run: turn },
+    [CLAIMED_PATH]: { method: 'POST', run: claimed },
+  };
+  const server = createServer(
+    { requestTimeout: 120_000, headersTimeout: 30_000, keepAliveTimeout: KEEP_ALIVE_MS, noDelay: true },
+    async (req, res) => {
+      req.on('error', () => {});
+      res.on('error', () => {});
+      const route = Object.hasOwn(routes, req.url ?? '') ? routes[req.url!] : undefined;
+      if (!route) return void answer(res, 404, { error: 'not_found' }, null);
+      if (route.method !== req.method) return void answer(res, 405, { error: 'method_not_allowed' }, null);
+      try {
+        await route.run(req, res);
+      } catch (error) {
+        if (!req.complete) return logger.debug({ path: req.url }, 'a sender left in the middle of its request');
+        logger.error({ err: error, path: req.url }, 'an internal request failed unexpectedly');
+        res.destroy();
+      }
+    },
+  );
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', reject);
+    // Each process of a cluster has a listener of its own: peers mean one worker, not whichever is free.
+    server.listen({ port: options.port, host: options.host, exclusive: true }, () => {
+      server.off('error', reject);
+      resolve();
+    });
+  });
+  const { address, family, port } = server.address() as AddressInfo;
+  return {
+    url: `http://${family === 'IPv6' ? `[${address}]` : address}:${port}`,
+    port,
+    close: (graceMs) =>
+      new Promise((resolve) => {
+        const cut = setTimeout(() => server.closeAllConnections(), graceMs);
+        server.close(() => {
+          clearTimeout(cut);
+          resolve();
+        });
+        server.closeIdleConnections();
+      }),
+  };
+}
+
+/** Answers unless the other side left. Returns null, so that a refusal reads as the absence of what was wanted. */
+function answer(res: ServerResponse, status: number, body: object, refused: string | null): null {
+  if (res.destroyed || res.headersSent) return null;
+  const text = JSON.stringify(body);
+  res.writeHead(status, {
+    'content-type': 'application/json',
+    'content-length': Buffer.byteLength(text),
+    ...(refused === null ? {} : { [REFUSED_HEADER]: refused }),
+    // A body that nobody will read must not keep the connection.
+    ...(res.req.complete ? {} : { connection: 'close' }),
+  });
+  res.end(text);
+  return null;
+}
+
+/** The whole body; null when it is larger than `limit`. Rejects when the sender leaves in the middle. */
+async function readAll(req: IncomingMessage, limit: number): Promise<Buffer | null> {
+  if (Number(req.headers['content-length']) > limit) return null;
+  const chunks: Buffer[] = [];
+  let size = 0;
+  // Leaving the loop must not destroy the connection: the sender is still to be told why.
+  for await (const chunk of req.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
+    size += chunk.length;
+    if (size > limit) return null;
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks, size);
+}

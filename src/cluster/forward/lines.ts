@@ -1,0 +1,100 @@
+import { z } from 'zod';
+import { type BridgeCode, BridgeError, catalogue } from '../../errors.ts';
+import type { Outcome } from '../../resolve/types.ts';
+import type { AnswerHead, ClientSink } from '../../session/port.ts';
+
+/** Visible ASCII: these become header values, and a header that cannot be written would end the answer. */
+const headerSafe = z.string().regex(/^[\x21-\x7e]*$/);
+const terminal = z.enum(['response.completed', 'response.incomplete', 'response.failed']);
+
+const lineSchema = z.discriminatedUnion('t', [
+  z.object({ t: z.literal('accepted') }),
+  z.object({ t: z.literal('ping') }),
+  z.object({ t: z.literal('not_owner') }),
+  z.object({
+    t: z.literal('head'),
+    outcome: headerSafe,
+    sessionId: headerSafe.nullable(),
+    token: headerSafe.nullable(),
+  }),
+  z.object({ t: z.literal('event'), type: z.string(), telemetry: z.boolean(), json: z.string() }),
+  z.object({ t: z.literal('open') }),
+  z.object({ t: z.literal('end'), type: terminal, json: z.string() }),
+  z.object({
+    t: z.literal('fail'),
+    code: z.string(),
+    detail: z.string().nullable(),
+    param: z.string().nullable(),
+    retryAfterSeconds: z.number().nullable(),
+    outcome: z.string().nullable(),
+  }),
+  z.object({
+    t: z.literal('relay'),
+    status: z.int().min(100).max(599),
+    headers: z.record(z.string(), z.string()),
+    body: z.base64(),
+  }),
+]);
+
+/** One line of an owner's answer: a call on the client's sink, or a word between the two workers. */
+export type Line = z.infer<typeof lineSchema>;
+const kinds: ReadonlySet<unknown> = new Set(lineSchema.options.map(({ shape }) => shape.t.value));
+
+export const encodeLine = (line: Line): string => `${JSON.stringify(line)}\n`;
+
+/** The line, or null for a kind only a newer release knows. Throws for anything that is no line. */
+export function decodeLine(bytes: Buffer): Line | null {
+  const value: unknown = JSON.parse(bytes.toString('utf8'));
+  if (typeof value === 'object' && value !== null && 't' in value && !kinds.has(value.t)) return null;
+  return lineSchema.parse(value);
+}
+
+export const headLine = ({ outcome, sessionId, token }: AnswerHead): Line => ({ t: 'head', outcome, sessionId, token });
+
+export function failLine(error: BridgeError): Line {
+  const { code, entry, message, param, retryAfterSeconds, outcome } = error;
+  const detail = message.startsWith(`${entry.message} `) ? message.slice(entry.message.length + 1) : null;
+  return { t: 'fail', code, detail, param, retryAfterSeconds, outcome };
+}
+
+function errorOf(line: Extract<Line, { t: 'fail' }>): BridgeError {
+  const known = Object.hasOwn(catalogue, line.code);
+  const error = new BridgeError(known ? (line.code as BridgeCode) : 'bridge_internal', {
+    ...(known && line.detail !== null ? { detail: line.detail } : {}),
+    ...(line.param !== null ? { param: line.param } : {}),
+    ...(line.retryAfterSeconds !== null ? { retryAfterSeconds: line.retryAfterSeconds } : {}),
+  });
+  error.outcome = line.outcome;
+  return error;
+}
+
+/**
+ * Carries a line out on the real client's sink.
+ *
+ * @returns `ended` after the answer's last word, `full` when the client reads slower than it is written to
+ */
+export function applyLine(line: Line, sink: ClientSink): 'more' | 'full' | 'ended' {
+  switch (line.t) {
+    case 'head':
+      sink.head({ outcome: line.outcome as Outcome, sessionId: line.sessionId, token: line.token });
+      return 'more';
+    case 'event':
+      return sink.event(line.type, line.json, line.telemetry) ? 'more' : 'full';
+    case 'open':
+      sink.open();
+      return 'more';
+    case 'end':
+      sink.end(line.type, line.json);
+      return 'ended';
+    case 'fail':
+      sink.fail(errorOf(line));
+      return 'ended';
+    case 'relay':
+      sink.relay({ status: line.status, headers: line.headers, body: Buffer.from(line.body, 'base64') });
+      return 'ended';
+    case 'accepted':
+    case 'ping':
+    case 'not_owner':
+      return 'more';
+  }
+}

@@ -1,0 +1,103 @@
+import { z } from 'zod';
+import type { TurnRequest } from '../../session/port.ts';
+import { headersForUpstream } from '../../upstream/headers.ts';
+import type { Sealer } from './keys.ts';
+
+/**
+ * Headers of a client that mean something to a turn: those that identify it and those that go upstream. Nothing else
+ * travels, so that neither the connection's own headers nor the bridge's internal ones can be planted by a client.
+ */
+export const travelling: ReadonlySet<string> = new Set([
+  ...headersForUpstream,
+  'thread-id',
+  'session-id',
+  'session_id',
+  'x-session-id',
+  'x-session-affinity',
+  'x-codex-turn-state',
+  'x-codex-turn-metadata',
+  'idempotency-key',
+]);
+
+/** Stands for a credential that was replaced by the shared upstream key: that there was one matters, not which. */
+const WITHHELD = 'withheld';
+
+const isObject = (value: unknown) => typeof value === 'object' && value !== null && !Array.isArray(value);
+const parcelSchema = z.object({
+  v: z.literal(1),
+  requestId: z.string(),
+  scope: z.string(),
+  credentialFp: z.string(),
+  credentialIsClients: z.boolean(),
+  /** Sealed; null when nothing is sent upstream. */
+  authorization: z.string().nullable(),
+  credentialGiven: z.boolean(),
+  headers: z.record(z.string(), z.string()),
+  bytes: z.int().nonnegative(),
+  /** Milliseconds since the request was read. */
+  age: z.number().nonnegative(),
+  // Handed on as it is: a copy would lose what a schema cannot name.
+  body: z.custom<Readonly<Record<string, unknown>>>(isObject),
+});
+
+/** What was sent is not a request this version can read. The message holds nothing of it. */
+export class UnreadableParcel extends Error {
+  override readonly name = 'UnreadableParcel';
+}
+
+/** A request as bytes. Throws `RangeError` for a body that is nested too deeply to be written. */
+export function packRequest(request: TurnRequest, now: number, sealer: Pick<Sealer, 'seal'>): Buffer {
+  const { caller, headers } = request;
+  const kept = Object.entries(headers).filter(([name]) => travelling.has(name.toLowerCase()));
+  const parcel: z.infer<typeof parcelSchema> = {
+    v: 1,
+    requestId: request.requestId,
+    scope: caller.scope,
+    credentialFp: caller.credentialFp,
+    credentialIsClients: caller.credentialIsClients,
+    authorization: caller.upstreamAuthorization === null ? null : sealer.seal(caller.upstreamAuthorization),
+    credentialGiven: headers.authorization !== undefined,
+    headers: Object.fromEntries(kept),
+    bytes: request.bytes,
+    age: Math.max(0, now - request.receivedAt),
+    body: request.body,
+  };
+  return Buffer.from(JSON.stringify(parcel), 'utf8');
+}
+
+/**
+ * The request again, its times on this worker's clock.
+ *
+ * @param now this worker's monotonic milliseconds
+ * Throws `UnreadableParcel`.
+ */
+export function unpackRequest(bytes: Buffer, now: number, sealer: Pick<Sealer, 'open'>): TurnRequest {
+  const parsed = parcelSchema.safeParse(json(bytes));
+  if (!parsed.success) throw new UnreadableParcel('The forwarded request cannot be read.');
+  const { scope, credentialFp, credentialIsClients, credentialGiven, ...parcel } = parsed.data;
+  const upstreamAuthorization = parcel.authorization === null ? null : sealer.open(parcel.authorization);
+  if (parcel.authorization !== null && upstreamAuthorization === null) {
+    throw new UnreadableParcel('The forwarded credential cannot be opened.');
+  }
+  const authorization = credentialIsClients ? upstreamAuthorization : WITHHELD;
+  const headers = Object.entries(parcel.headers).filter(([name]) => travelling.has(name.toLowerCase()));
+  return {
+    requestId: parcel.requestId,
+    caller: { scope, credentialFp, credentialIsClients, upstreamAuthorization },
+    headers: {
+      ...Object.fromEntries(headers),
+      ...(credentialGiven && authorization !== null ? { authorization } : {}),
+    },
+    body: parcel.body,
+    bytes: parcel.bytes,
+    receivedAt: now - parcel.age,
+  };
+}
+
+function json(bytes: Buffer): unknown {
+  try {
+    return JSON.parse(bytes.toString('utf8'));
+  } catch {
+    return null;
+  }
+}

@@ -1,0 +1,51 @@
+import type { Peers } from '../session/peers.ts';
+import type { SessionStore } from '../store/port.ts';
+import type { Forwarder } from './forward/forwarder.ts';
+import { createJudge } from './judge.ts';
+
+export interface PeersOptions {
+  store: SessionStore;
+  forwarder: Forwarder;
+  me(): string;
+  mayJudge(): boolean;
+  /** Uniform in [0, 1). */
+  random(): number;
+}
+
+/** Addresses kept; ids are never used twice, so what is known of one stays true. */
+const REMEMBERED = 1_000;
+
+/** The other workers of the store. */
+export function createPeers({ store, forwarder, me, mayJudge, random }: PeersOptions): Peers {
+  const known = new Map<string, string | null>();
+
+  async function address(workerId: string): Promise<string | null> {
+    const found = known.get(workerId);
+    if (found !== undefined) return found;
+    const row = (await store.workers()).find(({ id }) => id === workerId);
+    if (!row) return null;
+    if (known.size >= REMEMBERED) known.clear();
+    known.set(workerId, row.internalUrl);
+    return row.internalUrl;
+  }
+
+  return {
+    forward: ({ workerId, url, ...hop }, request, sink, onAccepted) =>
+      forwarder.forward({ workerId, url }, hop, request, sink, onAccepted),
+    async serving() {
+      const others = (await store.workers()).flatMap(({ id, state, internalUrl, leaseLeftMs }) =>
+        id !== me() && state === 'serving' && internalUrl !== null && leaseLeftMs > 0
+          ? [{ workerId: id, url: internalUrl }]
+          : [],
+      );
+      return others[Math.floor(random() * others.length)] ?? null;
+    },
+    address,
+    tellClaimed(workerId, sessionId, epoch) {
+      void address(workerId)
+        .then((url) => (url === null ? undefined : forwarder.claimed({ workerId, url }, { sessionId, epoch })))
+        .catch(() => {});
+    },
+    judge: createJudge({ store, mayJudge }),
+  };
+}

@@ -1,0 +1,213 @@
+import type { Dispatcher } from 'undici';
+import { describe, expect, it } from 'vitest';
+import { runExchange } from '../../src/cluster/forward/exchange.ts';
+import { encodeLine, type Line } from '../../src/cluster/forward/lines.ts';
+import { afterPendingIo } from '../../src/cluster/forward/pending-io.ts';
+import { createManualClock } from '../../src/testing/manual-clock.ts';
+import { fakeClient } from './support.ts';
+
+const pendingIo = () => new Promise<void>(afterPendingIo);
+
+/** One hop whose connection is in the test's hands. */
+function start(body = Buffer.from('{}')) {
+  const clock = createManualClock();
+  const client = fakeClient();
+  let handler!: Dispatcher.DispatchHandler;
+  const done: string[] = [];
+  const controller = {
+    pause: () => void done.push('pause'),
+    resume: () => void done.push('resume'),
+    abort: () => void done.push('abort'),
+  } as unknown as Dispatcher.DispatchController;
+  const dispatcher = {
+    dispatch(_options: unknown, given: Dispatcher.DispatchHandler) {
+      handler = given;
+      return true;
+    },
+  } as unknown as Dispatcher;
+  const result = runExchange({
+    dispatcher,
+    origin: 'http://peer',
+    headers: {},
+    body,
+    sink: client,
+    clock,
+    deadlines: { forwardConnect: 150, forwardAccepted: 500, forwardSilence: 10_000 },
+    maxLineBytes: 1_000_000,
+    debug: () => {},
+  });
+  return {
+    clock,
+    client,
+    done,
+    result,
+    connected: () => handler.onRequestStart!(controller, {}),
+    failed: (code: string) => handler.onResponseError!(controller, Object.assign(new Error(code), { code })),
+    answered: (status: number, headers = {}) => handler.onResponseStart!(controller, status, headers),
+    ended: () => handler.onResponseEnd!(controller, {}),
+    bytes: (text: string) => handler.onResponseData!(controller, Buffer.from(text)),
+    lines: (...lines: Line[]) => handler.onResponseData!(controller, Buffer.from(lines.map(encodeLine).join(''))),
+  };
+}
+
+describe('a hop that does not begin', () => {
+  it('is given up while it connects, and not a byte leaves if the connection comes after that', async () => {
+    const hop = start();
+    hop.clock.advance(150);
+    expect(await hop.result).toEqual({ kind: 'unreachable', sent: false });
+    hop.connected();
+    expect(hop.done).toEqual(['abort']);
+  });
+
+  it('is certainly not begun when the connection is refused', async () => {
+    const hop = start();
+    hop.failed('ECONNREFUSED');
+    expect(await hop.result).toEqual({ kind: 'unreachable', sent: false });
+  });
+
+  it('may have begun when no word came in time', async () => {
+    const hop = start();
+    hop.connected();
+    hop.clock.advance(501);
+    expect(await hop.result).toEqual({ kind: 'unreachable', sent: true });
+    expect(hop.done).toEqual(['abort']);
+  });
+
+  it('has longer for a body that takes longer', async () => {
+    const hop = start(Buffer.alloc(32_768 * 100));
+    hop.connected();
+    hop.clock.advance(599);
+    await pendingIo();
+    hop.lines({ t: 'accepted' }, { t: 'not_owner' });
+    expect(await hop.result).toEqual({ kind: 'not_owner' });
+  });
+
+  it('is not given up for an answer that had arrived and was not read yet', async () => {
+    const hop = start();
+    hop.connected();
+    // The process stood still: the deadline falls due before the sockets are read.
+    hop.clock.advance(5_000);
+    setImmediate(() => hop.lines({ t: 'accepted' }));
+    await pendingIo();
+    hop.lines({ t: 'end', type: 'response.completed', json: '{}' });
+    expect(await hop.result).toEqual({ kind: 'served' });
+  });
+
+  it('is certainly not begun when the receiver itself refused it, and uncertain when somebody else answers', async () => {
+    const refused = start();
+    refused.connected();
+    refused.answered(403, { 'x-holdfast-internal-refused': 'wrong_target' });
+    expect(await refused.result).toEqual({ kind: 'unreachable', sent: false });
+    const stranger = start();
+    stranger.connected();
+    stranger.answered(502);
+    expect(await stranger.result).toEqual({ kind: 'unreachable', sent: true });
+  });
+
+  it('takes nothing for an answer that was not accepted first', async () => {
+    const hop = start();
+    hop.connected();
+    hop.answered(200);
+    hop.bytes('<html>hello</html>\n');
+    expect(await hop.result).toEqual({ kind: 'unreachable', sent: true });
+    const eager = start();
+    eager.connected();
+    eager.lines({ t: 'end', type: 'response.completed', json: '{}' });
+    expect(await eager.result).toEqual({ kind: 'unreachable', sent: true });
+    expect(eager.client.calls).toEqual([]);
+  });
+});
+
+describe('a hop that was accepted', () => {
+  const accepted = () => {
+    const hop = start();
+    hop.connected();
+    hop.lines({ t: 'accepted' });
+    return hop;
+  };
+
+  it('is broken by silence, and kept by signs of life', async () => {
+    const hop = accepted();
+    for (let i = 0; i < 5; i += 1) {
+      hop.clock.advance(9_999);
+      hop.lines({ t: 'ping' });
+      await pendingIo();
+    }
+    hop.clock.advance(9_999);
+    await pendingIo();
+    expect(hop.done).toEqual([]);
+    hop.clock.advance(1);
+    expect(await hop.result).toEqual({ kind: 'broken' });
+    expect(hop.done).toEqual(['abort']);
+  });
+
+  it('is not broken by a silence of our own', async () => {
+    const hop = accepted();
+    hop.clock.advance(60_000);
+    setImmediate(() => hop.lines({ t: 'ping' }));
+    await pendingIo();
+    hop.lines({ t: 'end', type: 'response.completed', json: '{}' });
+    expect(await hop.result).toEqual({ kind: 'served' });
+  });
+
+  it('is broken when the answer ends, is cut or turns into noise before its last word', async () => {
+    const ends: ((hop: ReturnType<typeof start>) => void)[] = [
+      (hop) => hop.ended(),
+      (hop) => hop.failed('ECONNRESET'),
+      (hop) => hop.bytes('noise\n'),
+      (hop) => hop.bytes('{"t":"head","outcome":"a\\r\\nset-cookie: x","sessionId":null,"token":null}\n'),
+      (hop) => hop.bytes('x'.repeat(1_000_001)),
+    ];
+    for (const end of ends) {
+      const hop = accepted();
+      end(hop);
+      expect(await hop.result).toEqual({ kind: 'broken' });
+      expect(hop.client.calls).toEqual([]);
+    }
+  });
+
+  it('passes over what only a newer release says', async () => {
+    const hop = accepted();
+    hop.bytes('{"t":"weather","is":"fine"}\n');
+    hop.lines({ t: 'end', type: 'response.completed', json: '{}' });
+    expect(await hop.result).toEqual({ kind: 'served' });
+  });
+
+  it('is not read while the client does not read, and is not called silent for that', async () => {
+    const hop = accepted();
+    hop.client.stall();
+    hop.lines({ t: 'event', type: 'response.output_text.delta', telemetry: false, json: '{}' });
+    expect(hop.done).toEqual(['pause']);
+    hop.clock.advance(600_000);
+    await pendingIo();
+    hop.client.drain();
+    expect(hop.done).toEqual(['pause', 'resume']);
+    hop.clock.advance(9_999);
+    await pendingIo();
+    hop.lines({ t: 'end', type: 'response.completed', json: '{}' });
+    expect(await hop.result).toEqual({ kind: 'served' });
+    hop.client.drain();
+    expect(hop.done.filter((each) => each === 'abort')).toEqual([]);
+  });
+
+  it('gives its connection back when the last word comes with the event that filled the client', async () => {
+    const hop = accepted();
+    hop.client.stall();
+    hop.lines(
+      { t: 'event', type: 'response.output_text.delta', telemetry: false, json: '{}' },
+      { t: 'end', type: 'response.completed', json: '{}' },
+    );
+    expect(await hop.result).toEqual({ kind: 'served' });
+    expect(hop.done).toEqual(['pause', 'resume']);
+  });
+
+  it('ends with its client, once', async () => {
+    const hop = accepted();
+    hop.client.leave();
+    expect(await hop.result).toEqual({ kind: 'client_gone' });
+    hop.lines({ t: 'end', type: 'response.completed', json: '{}' });
+    hop.failed('ECONNRESET');
+    expect(hop.client.calls).toEqual([]);
+    expect(hop.done).toEqual(['abort']);
+  });
+});

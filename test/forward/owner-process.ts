@@ -1,0 +1,23 @@
+import { systemClock } from '../../src/clock.ts';
+import { createHops } from '../../src/cluster/forward/hop.ts';
+import { startInternalServer } from '../../src/cluster/forward/internal-server.ts';
+import { secrets } from './support.ts';
+
+/** An owner as a process of its own. Prints its URL, then one line per request it serves and per sender that leaves. */
+const say = (line: string) => process.stdout.write(`${line}\n`);
+const server = await startInternalServer({
+  host: '127.0.0.1',
+  port: 0,
+  workerId: () => 'worker-a',
+  hops: createHops({ secrets: secrets(), clock: systemClock }),
+  clock: systemClock,
+  limits: { bodyBytes: 1_000_000 },
+  deadlines: { forwardSilence: 300, slowClient: 60_000 },
+  serve({ turnId }, _request, sink) {
+    say(`served ${turnId}`);
+    sink.onGone(() => say(`gone ${turnId}`));
+    sink.event('response.created', '{}', false);
+  },
+  logger: { debug: (_fields, message) => say(message), warn: () => {}, error: () => {} },
+});
+say(server.url);

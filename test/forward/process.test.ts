@@ -1,0 +1,82 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { fakeClient, startSender, TURN, turnRequest } from './support.ts';
+
+let child: ChildProcess;
+let url: string;
+let said: string[];
+let heard: () => void;
+
+/** Resolves when the owner has said that line. */
+async function line(text: string): Promise<void> {
+  while (!said.includes(text)) await new Promise<void>((done) => (heard = done));
+}
+
+beforeEach(async () => {
+  said = [];
+  heard = () => {};
+  child = spawn(process.execPath, [join(import.meta.dirname, 'owner-process.ts')], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  createInterface({ input: child.stdout! }).on('line', (text) => {
+    said.push(text);
+    heard();
+  });
+  while (said.length === 0) await new Promise<void>((done) => (heard = done));
+  url = said[0]!;
+});
+afterEach(async () => {
+  const ended = child.exitCode !== null || child.signalCode !== null;
+  const gone = ended ? null : new Promise((done) => child.once('exit', done));
+  child.kill('SIGKILL');
+  await gone;
+});
+
+const peer = () => ({ workerId: 'worker-a', url });
+const turn = (turnId: string) => ({ ...TURN, turnId });
+
+describe('an owner in a process of its own', () => {
+  it('that is killed breaks its hops at once', async () => {
+    const sender = startSender({ forwardSilence: 600_000 });
+    const client = fakeClient();
+    const result = sender.forwarder.forward(peer(), turn('t1'), turnRequest(), client);
+    await client.called(1);
+    child.kill('SIGKILL');
+    expect(await result).toEqual({ kind: 'broken' });
+    await sender.close();
+  });
+
+  it('that is stopped is left in time, and begins nothing for a sender that left when it goes on', async () => {
+    const sender = startSender({ forwardAccepted: 100 });
+    child.kill('SIGSTOP');
+    const stopped = await sender.forwarder.forward(peer(), turn('t1'), turnRequest(), fakeClient());
+    expect(stopped).toEqual({ kind: 'unreachable', sent: true });
+    child.kill('SIGCONT');
+    await line('a hop had left before it was accepted');
+    await sender.close();
+
+    const later = startSender();
+    const client = fakeClient();
+    const result = later.forwarder.forward(peer(), turn('t2'), turnRequest(), client);
+    await client.called(1);
+    client.leave();
+    expect(await result).toEqual({ kind: 'client_gone' });
+    await line('gone t2');
+    expect(said.slice(1)).toEqual(['a hop had left before it was accepted', 'served t2', 'gone t2']);
+    await later.close();
+  });
+
+  it('that is stopped in the middle of an answer is left when it has been silent too long', async () => {
+    const sender = startSender({ forwardSilence: 1_000 });
+    const client = fakeClient();
+    const result = sender.forwarder.forward(peer(), turn('t1'), turnRequest(), client);
+    await client.called(1);
+    child.kill('SIGSTOP');
+    expect(await result).toEqual({ kind: 'broken' });
+    child.kill('SIGCONT');
+    await line('gone t1');
+    await sender.close();
+  });
+});

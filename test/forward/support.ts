@@ -1,0 +1,196 @@
+import { createServer, type Server, type Socket } from 'node:net';
+import { type Clock, systemClock } from '../../src/clock.ts';
+import { createForwarder, type Forwarder } from '../../src/cluster/forward/forwarder.ts';
+import { createHops, type Hop, type Hops } from '../../src/cluster/forward/hop.ts';
+import type { HopSink } from '../../src/cluster/forward/hop-sink.ts';
+import { type InternalServer, startInternalServer } from '../../src/cluster/forward/internal-server.ts';
+import type { BridgeError } from '../../src/errors.ts';
+import type { AnswerHead, ClientSink, TurnRequest } from '../../src/session/port.ts';
+import { parseSecrets } from '../../src/token/keyring.ts';
+import type { UpstreamAnswer } from '../../src/upstream/port.ts';
+
+export const SECRETS = 'k1:0123456789abcdef0123456789abcdef';
+export const secrets = () => parseSecrets(SECRETS);
+export const CREDENTIAL = 'Bearer sk-very-secret-credential';
+
+export type Call =
+  | { call: 'head'; head: AnswerHead }
+  | { call: 'event'; type: string; json: string; telemetry: boolean }
+  | { call: 'open' }
+  | { call: 'end'; type: string; json: string }
+  | { call: 'fail'; error: BridgeError }
+  | { call: 'relay'; answer: UpstreamAnswer };
+
+/** A client whose pace and presence the test decides. */
+export interface FakeClient extends ClientSink {
+  readonly calls: Call[];
+  /** Reads no more until `drain`. */
+  stall(): void;
+  drain(): void;
+  leave(): void;
+  /** Resolves when that many calls were made. */
+  called(count: number): Promise<void>;
+}
+
+export function fakeClient(): FakeClient {
+  const calls: Call[] = [];
+  const gone: (() => void)[] = [];
+  const drains: (() => void)[] = [];
+  const waiting: { count: number; done: () => void }[] = [];
+  let stalled = false;
+  let attached = true;
+  const add = (call: Call) => {
+    calls.push(call);
+    for (const each of waiting) if (calls.length >= each.count) each.done();
+  };
+  return {
+    calls,
+    head: (head) => add({ call: 'head', head }),
+    event(type, json, telemetry) {
+      add({ call: 'event', type, json, telemetry });
+      return !stalled;
+    },
+    open: () => add({ call: 'open' }),
+    end: (type, json) => add({ call: 'end', type, json }),
+    fail: (error) => add({ call: 'fail', error }),
+    relay: (answer) => add({ call: 'relay', answer }),
+    get attached() {
+      return attached;
+    },
+    shown: false,
+    committed: false,
+    onGone: (listener) => (attached ? void gone.push(listener) : listener()),
+    onDrain: (listener) => void drains.push(listener),
+    onDelivered: () => {},
+    stall: () => void (stalled = true),
+    drain() {
+      stalled = false;
+      for (const listener of drains) listener();
+    },
+    leave() {
+      attached = false;
+      for (const listener of gone.splice(0)) listener();
+    },
+    called: (count) =>
+      calls.length >= count ? Promise.resolve() : new Promise((done) => waiting.push({ count, done })),
+  };
+}
+
+export function turnRequest(body: Record<string, unknown> = { model: 'm', stream: true, input: 'hi' }): TurnRequest {
+  return {
+    requestId: 'req-1',
+    caller: {
+      scope: 'cred:abc',
+      credentialFp: 'abc',
+      upstreamAuthorization: CREDENTIAL,
+      credentialIsClients: true,
+    },
+    headers: { authorization: CREDENTIAL, 'thread-id': 'thread-1', 'user-agent': 'codex' },
+    body,
+    bytes: JSON.stringify(body).length,
+    receivedAt: systemClock.now(),
+  };
+}
+
+export interface Log {
+  level: string;
+  fields: object;
+  message: string;
+}
+
+/** A logger that keeps its lines. */
+export function memoryLog() {
+  const lines: Log[] = [];
+  const at = (level: string) => (fields: object, message: string) => void lines.push({ level, fields, message });
+  return { lines, debug: at('debug'), warn: at('warn'), error: at('error') };
+}
+
+export interface Served {
+  hop: Hop;
+  request: TurnRequest;
+  sink: HopSink;
+}
+
+export const DEADLINES = { forwardConnect: 2_000, forwardAccepted: 5_000, forwardSilence: 10_000 };
+export const TURN = { sessionId: 's1', epoch: 3, turnId: 't1', mode: 'run' } as const;
+
+/** The owner's side: what arrives is given out one by one. */
+export async function startOwner(
+  options: { workerId?: string; clock?: Clock; silence?: number; onServe?(): void } = {},
+) {
+  const { workerId = 'worker-a', clock = systemClock } = options;
+  const log = memoryLog();
+  const arrived: Served[] = [];
+  const waiting: ((served: Served) => void)[] = [];
+  const claims: unknown[] = [];
+  const hops: Hops = createHops({ secrets: secrets(), clock });
+  const server: InternalServer = await startInternalServer({
+    host: '127.0.0.1',
+    port: 0,
+    workerId: () => workerId,
+    hops,
+    clock,
+    limits: { bodyBytes: 33_554_432 },
+    deadlines: { forwardSilence: options.silence ?? 10_000, slowClient: 60_000 },
+    serve(hop, request, sink) {
+      options.onServe?.();
+      const next = waiting.shift();
+      if (next) next({ hop, request, sink });
+      else arrived.push({ hop, request, sink });
+    },
+    onClaimed: (notice) => void claims.push(notice),
+    logger: log,
+  });
+  return {
+    server,
+    log,
+    hops,
+    claims,
+    arrived,
+    peer: { workerId, url: server.url },
+    next: (): Promise<Served> => {
+      const first = arrived.shift();
+      return first ? Promise.resolve(first) : new Promise((resolve) => waiting.push(resolve));
+    },
+    close: () => server.close(0),
+  };
+}
+
+/** The side that holds the client. */
+export function startSender(deadlines: Partial<typeof DEADLINES> = {}, clock: Clock = systemClock) {
+  const log = memoryLog();
+  const hops = createHops({ secrets: secrets(), clock });
+  const forwarder: Forwarder = createForwarder({
+    hops,
+    clock,
+    workerId: () => 'worker-b',
+    deadlines: { ...DEADLINES, ...deadlines },
+    logger: log,
+  });
+  return { forwarder, hops, log, close: () => forwarder.close() };
+}
+
+/** A TCP server whose every connection the test handles. */
+export async function startTcp(onSocket: (socket: Socket) => void) {
+  const sockets = new Set<Socket>();
+  const server: Server = createServer((socket) => {
+    sockets.add(socket);
+    socket.on('error', () => {});
+    socket.on('close', () => sockets.delete(socket));
+    onSocket(socket);
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const { port } = server.address() as { port: number };
+  return {
+    port,
+    url: `http://127.0.0.1:${port}`,
+    sockets,
+    cut: () => {
+      for (const socket of sockets) socket.resetAndDestroy();
+    },
+    async close() {
+      for (const socket of sockets) socket.destroy();
+      await new Promise((resolve) => server.close(resolve));
+    },
+  };
+}
