@@ -304,6 +304,8 @@ describe('a side that goes away', () => {
     await client.called(1);
     await sender.forwarder.close();
     expect(await result).toEqual({ kind: 'broken' });
+    const late = await sender.forwarder.forward(owner.peer, TURN, turnRequest(), fakeClient());
+    expect(late).toEqual({ kind: 'unreachable', sent: false });
   });
 
   it('gives signs of life while there is nothing to say', async () => {
