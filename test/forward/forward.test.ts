@@ -171,11 +171,11 @@ describe('a forwarded turn', () => {
 describe('large things', () => {
   it('carries a body of 32 MiB and an event of 16 MiB', async () => {
     const { owner, sender, client } = await pair();
-    const input = 'x"é'.repeat(8_388_608);
+    const input = 'x"é'.repeat(1_000_000) + 'x'.repeat(28_000_000);
     const result = sender.forwarder.forward(owner.peer, TURN, turnRequest({ stream: true, input }), client);
     const { request, sink } = await owner.next();
     expect(request.body.input === input).toBe(true);
-    const json = JSON.stringify({ delta: '\n'.repeat(8_388_608) });
+    const json = JSON.stringify({ delta: '\n'.repeat(1_000_000) + 'x'.repeat(14_000_000) });
     sink.event('response.output_text.delta', json, false);
     sink.end('response.completed', '{}');
     expect(await result).toEqual({ kind: 'served' });
