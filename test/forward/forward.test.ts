@@ -23,8 +23,10 @@ describe('a forwarded turn', () => {
   it('arrives with its hop, and every call of the owner reaches the real client in order', async () => {
     const { owner, sender, client } = await pair();
     const request = turnRequest();
-    const result = sender.forwarder.forward(owner.peer, TURN, request, client);
+    let accepted = 0;
+    const result = sender.forwarder.forward(owner.peer, TURN, request, client, () => void (accepted += 1));
     const { hop, request: arrived, sink } = await owner.next();
+    expect(sink.committed).toBe(false);
     expect(hop).toEqual({ ...TURN, target: 'worker-a', from: 'worker-b', requestId: 'req-1' });
     expect(arrived).toMatchObject({ ...request, receivedAt: expect.any(Number) });
     expect(sink.attached).toBe(true);
@@ -41,7 +43,9 @@ describe('a forwarded turn', () => {
     sink.end('response.completed', '{"done":true}');
     sink.fail(new BridgeError('bridge_internal'));
     sink.notOwner();
+    expect(sink.committed).toBe(true);
     expect(await result).toEqual({ kind: 'served' });
+    expect(accepted).toBe(1);
     await delivered;
     expect(client.calls).toEqual([
       { call: 'head', head },
