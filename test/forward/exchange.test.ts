@@ -14,6 +14,7 @@ function start(body = Buffer.from('{}')) {
   const client = fakeClient();
   let handler!: Dispatcher.DispatchHandler;
   const done: string[] = [];
+  let taken = 0;
   const controller = {
     pause: () => void done.push('pause'),
     resume: () => void done.push('resume'),
@@ -34,6 +35,7 @@ function start(body = Buffer.from('{}')) {
     clock,
     deadlines: { forwardConnect: 150, forwardAccepted: 500, forwardSilence: 10_000 },
     maxLineBytes: 1_000_000,
+    onAccepted: () => void (taken += 1),
     debug: () => {},
   });
   return {
@@ -41,6 +43,7 @@ function start(body = Buffer.from('{}')) {
     client,
     done,
     result,
+    taken: () => taken,
     connected: () => handler.onRequestStart!(controller, {}),
     failed: (code: string) => handler.onResponseError!(controller, Object.assign(new Error(code), { code })),
     answered: (status: number, headers = {}) => handler.onResponseStart!(controller, status, headers),
@@ -115,6 +118,7 @@ describe('a hop that does not begin', () => {
     eager.lines({ t: 'end', type: 'response.completed', json: '{}' });
     expect(await eager.result).toEqual({ kind: 'unreachable', sent: true });
     expect(eager.client.calls).toEqual([]);
+    expect([hop.taken(), eager.taken()]).toEqual([0, 0]);
   });
 });
 
@@ -125,6 +129,17 @@ describe('a hop that was accepted', () => {
     hop.lines({ t: 'accepted' });
     return hop;
   };
+
+  it('is known to be so before anything else is, once', async () => {
+    const hop = start();
+    hop.connected();
+    expect(hop.taken()).toBe(0);
+    hop.lines({ t: 'accepted' });
+    expect([hop.taken(), hop.client.calls.length]).toEqual([1, 0]);
+    hop.lines({ t: 'open' }, { t: 'end', type: 'response.completed', json: '{}' });
+    expect(await hop.result).toEqual({ kind: 'served' });
+    expect(hop.taken()).toBe(1);
+  });
 
   it('is broken by silence, and kept by signs of life', async () => {
     const hop = accepted();

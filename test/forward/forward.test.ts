@@ -23,8 +23,10 @@ describe('a forwarded turn', () => {
   it('arrives with its hop, and every call of the owner reaches the real client in order', async () => {
     const { owner, sender, client } = await pair();
     const request = turnRequest();
-    const result = sender.forwarder.forward(owner.peer, TURN, request, client);
+    let accepted = 0;
+    const result = sender.forwarder.forward(owner.peer, TURN, request, client, () => void (accepted += 1));
     const { hop, request: arrived, sink } = await owner.next();
+    expect(sink.committed).toBe(false);
     expect(hop).toEqual({ ...TURN, target: 'worker-a', from: 'worker-b', requestId: 'req-1' });
     expect(arrived).toMatchObject({ ...request, receivedAt: expect.any(Number) });
     expect(sink.attached).toBe(true);
@@ -41,7 +43,9 @@ describe('a forwarded turn', () => {
     sink.end('response.completed', '{"done":true}');
     sink.fail(new BridgeError('bridge_internal'));
     sink.notOwner();
+    expect(sink.committed).toBe(true);
     expect(await result).toEqual({ kind: 'served' });
+    expect(accepted).toBe(1);
     await delivered;
     expect(client.calls).toEqual([
       { call: 'head', head },
@@ -171,11 +175,11 @@ describe('a forwarded turn', () => {
 describe('large things', () => {
   it('carries a body of 32 MiB and an event of 16 MiB', async () => {
     const { owner, sender, client } = await pair();
-    const input = 'x"é'.repeat(8_388_608);
+    const input = 'x"é'.repeat(1_000_000) + 'x'.repeat(28_000_000);
     const result = sender.forwarder.forward(owner.peer, TURN, turnRequest({ stream: true, input }), client);
     const { request, sink } = await owner.next();
     expect(request.body.input === input).toBe(true);
-    const json = JSON.stringify({ delta: '\n'.repeat(8_388_608) });
+    const json = JSON.stringify({ delta: '\n'.repeat(1_000_000) + 'x'.repeat(14_000_000) });
     sink.event('response.output_text.delta', json, false);
     sink.end('response.completed', '{}');
     expect(await result).toEqual({ kind: 'served' });
@@ -304,6 +308,8 @@ describe('a side that goes away', () => {
     await client.called(1);
     await sender.forwarder.close();
     expect(await result).toEqual({ kind: 'broken' });
+    const late = await sender.forwarder.forward(owner.peer, TURN, turnRequest(), fakeClient());
+    expect(late).toEqual({ kind: 'unreachable', sent: false });
   });
 
   it('gives signs of life while there is nothing to say', async () => {

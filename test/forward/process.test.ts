@@ -1,6 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { join } from 'node:path';
+
 import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { fakeClient, startSender, TURN, turnRequest } from './support.ts';
 
@@ -17,7 +18,7 @@ async function line(text: string): Promise<void> {
 beforeEach(async () => {
   said = [];
   heard = () => {};
-  child = spawn(process.execPath, [join(import.meta.dirname, 'owner-process.ts')], {
+  child = spawn(process.execPath, [fileURLToPath(new URL('./owner-process.ts', import.meta.url))], {
     stdio: ['ignore', 'pipe', 'inherit'],
   });
   createInterface({ input: child.stdout! }).on('line', (text) => {

@@ -18,6 +18,8 @@ export interface Forwarder {
    * Lets a peer serve a request and carries its answer out on the client's sink. Connection, acceptance and silence are
    * bounded, nothing is ever sent twice. After any result but `served` and `client_gone` the answer is still owed.
    * Rejects with `RangeError` for a body nested too deeply to be written.
+   *
+   * @param onAccepted called once, when the peer says that it took the request
    */
   forward(
     peer: Peer,
