@@ -8,6 +8,7 @@ import { createForwarder } from './cluster/forward/forwarder.ts';
 import { createHops, type Hop } from './cluster/forward/hop.ts';
 import type { HopSink } from './cluster/forward/hop-sink.ts';
 import { startInternalServer } from './cluster/forward/internal-server.ts';
+import { startJanitor } from './cluster/janitor.ts';
 import { startMembership } from './cluster/membership.ts';
 import { createPeers } from './cluster/peers.ts';
 import { type Config, readConfig } from './config.ts';
@@ -127,28 +128,29 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     if (!mine) return sink.notOwner();
     dispatcher.accept(request, sink, { mode, turnId, sessionId, epoch, notOwner: () => sink.notOwner() });
   };
-  const internal = storage.shared
-    ? await startInternalServer({
-        host: config.internal.host,
-        port: config.internal.port,
-        workerId: () => announcedId,
-        hops,
-        clock,
-        limits,
-        deadlines,
-        serve,
-        onClaimed: ({ sessionId, epoch }) => roster.older(sessionId, epoch)?.send({ type: 'operator.release' }),
-        logger,
-      })
-    : null;
-  const internalUrl =
-    internal &&
-    announcedUrl({
-      advertiseUrl: config.internal.advertiseUrl,
-      host: config.internal.host,
-      port: internal.port,
-      databaseUrl: config.databaseUrl,
-    });
+  const internal =
+    storage.shared && config.instancePolicy === 'forward'
+      ? await startInternalServer({
+          host: config.internal.host,
+          port: config.internal.port,
+          workerId: () => announcedId,
+          hops,
+          clock,
+          limits,
+          deadlines,
+          serve,
+          onClaimed: ({ sessionId, epoch }) => roster.older(sessionId, epoch)?.send({ type: 'operator.release' }),
+          logger,
+        })
+      : null;
+  let internalUrl: string | null = null;
+  try {
+    if (internal)
+      internalUrl = announcedUrl({ ...config.internal, port: internal.port, databaseUrl: config.databaseUrl });
+  } catch (error) {
+    await internal?.close(0);
+    throw error;
+  }
 
   const membership = await startMembership({
     store,
@@ -209,6 +211,15 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     onFinished: (turn, session) => turnLine(logger, describeTurn(turn, session, clock.now())),
   });
 
+  const janitor = startJanitor({
+    store,
+    clock,
+    random,
+    everyMs: deadlines.janitor,
+    retentionHours: limits.retentionHours,
+    log: logger,
+  });
+
   const readiness = async (): Promise<Readiness> => {
     const reasons: string[] = [];
     if (leaving || membership.draining) reasons.push('draining');
@@ -223,6 +234,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
         const found = await store.lookup({ scope, anchor, tokenSessionId: null, hardKey: null });
         return found.anchor !== null;
       },
+      forgetResponse: async (scope, responseId) => void (await store.eraseResponse(scope, responseId)),
       readiness,
       get leaving() {
         return leaving;
@@ -251,6 +263,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
   }
 
   async function close(): Promise<void> {
+    janitor.stop();
     await leave();
     await drain({ roster, dispatcher, clock }, deadlines.drain);
     await Promise.allSettled(background);

@@ -57,6 +57,7 @@ export const deadlineKnobs = {
   ),
   leaseMargin: ms('LEASE_MARGIN', 2_000, 'Lease that must be left for a frame to be sent.'),
   drain: ms('DRAIN', 30_000, 'Running turns at shutdown, before they are cancelled.'),
+  janitor: ms('JANITOR', 600_000, 'Between two sweeps for what nobody uses any more.'),
   lameDuck: ms('LAME_DUCK', 5_000, 'Between "not ready" and the end of admission at shutdown.'),
   forwardConnect: ms('FORWARD_CONNECT', 150, 'Connecting to another worker.'),
   forwardAccepted: ms('FORWARD_ACCEPTED', 500, 'Until another worker says that it took the request.'),

@@ -68,7 +68,8 @@ export function createHttpFace(options: HttpFaceOptions): Router {
     if (!caller.credentialIsClients && !(await service.knowsResponse(caller.scope, id))) {
       throw new BridgeError('bridge_not_found', { detail: 'There is no such response.' });
     }
-    await passOn(req, res, caller, null);
+    const status = await passOn(req, res, caller, null);
+    if (req.method === 'DELETE' && status < 300) await service.forgetResponse(caller.scope, id);
   };
   const passOn = (req: Request, res: Response, caller: Caller, body: Buffer | null) => {
     const path = req.originalUrl.slice(req.originalUrl.indexOf(req.path));

@@ -18,9 +18,9 @@ export interface PassOptions {
 
 /**
  * Passes one call that opens no turn to the provider and streams its answer back. Throws `bridge_upstream_unreachable`
- * when there is none; a client that goes away ends the call.
+ * when there is none; a client that goes away ends the call. Resolves to the provider's status, 499 for a client that left.
  */
-export async function pass(req: Request, res: Response, options: PassOptions): Promise<void> {
+export async function pass(req: Request, res: Response, options: PassOptions): Promise<number> {
   const { transport, target, caller, path, body, requestId } = options;
   const gone = new AbortController();
   res.once('close', () => gone.abort());
@@ -46,8 +46,12 @@ export async function pass(req: Request, res: Response, options: PassOptions): P
       'x-request-id': requestId,
     });
     await pipeline(answer.body, res);
+    return answer.status;
   } catch (error) {
-    if (gone.signal.aborted || res.headersSent) return void res.destroy();
+    if (gone.signal.aborted || res.headersSent) {
+      res.destroy();
+      return 499;
+    }
     if (error instanceof UpstreamUnreachable) throw new BridgeError('bridge_upstream_unreachable', { cause: error });
     throw error;
   }

@@ -12,6 +12,8 @@ export interface TurnService {
   turn(request: TurnRequest, sink: ClientSink): void;
   /** Whether a response id is known in this scope. Throws `StoreUnavailable`. */
   knowsResponse(scope: string, responseId: string): Promise<boolean>;
+  /** Erases what is kept of a response that the provider has deleted. Throws `StoreUnavailable`. */
+  forgetResponse(scope: string, responseId: string): Promise<void>;
   readiness(): Promise<Readiness>;
   /** While true, connections are asked to close: this worker is about to go, but still serves. */
   readonly leaving?: boolean;

@@ -6,6 +6,8 @@
  * until it is answered. Time is always the store's own `now()`.
  */
 
+import type { StoreAdmin } from './admin-port.ts';
+
 export type SessionStateName = 'connecting' | 'live' | 'reconnecting' | 'stale' | 'closed';
 export type TurnEnd = 'completed' | 'incomplete' | 'failed' | 'cancelled' | 'lost';
 export type TurnState = 'active' | TurnEnd;
@@ -282,7 +284,7 @@ export interface SessionReads {
   pepper(): Promise<string>;
 }
 
-export interface SessionStore extends Fence, WorkerRegistry, SessionReads {
+export interface SessionStore extends Fence, WorkerRegistry, SessionReads, StoreAdmin {
   /** Closes connections; calls in flight answer `unknown`. */
   shutdown(): Promise<void>;
 }

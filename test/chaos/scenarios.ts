@@ -51,12 +51,11 @@ async function judgeRows(databaseUrl: string, broken: string[]): Promise<void> {
   if (heads!.wrong > 0) broken.push(`${heads!.wrong} heads are no proper turns`);
   const [forked] = await query<{ wrong: number }>(
     databaseUrl,
-    `select count(*)::int as wrong from (
-       select session_id, parent_turn_id from turn
-        where state in ('completed', 'incomplete') and not branched and parent_turn_id is not null
-        group by session_id, parent_turn_id having count(*) > 1) twice`,
+    `select count(*)::int as wrong
+       from turn a join turn b on b.session_id = a.session_id and b.started_at > a.started_at
+      where not a.branched and not b.branched and coalesce(a.ended_at, 'infinity') > b.started_at`,
   );
-  if (forked!.wrong > 0) broken.push(`${forked!.wrong} lines have two heads`);
+  if (forked!.wrong > 0) broken.push(`${forked!.wrong} times two turns of one session ran at once under the fence`);
 }
 
 /** The worker whose row owns most sessions. */

@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe } from 'vitest';
 import type { SessionStore } from '../../src/store/port.ts';
+import { administration } from './contract/admin.ts';
 import { claims } from './contract/claim.ts';
 import { creation } from './contract/create.ts';
 import { lineages } from './contract/lineage.ts';
@@ -15,6 +16,8 @@ export interface Subject {
   store: SessionStore;
   forgetWorker(id: string): Promise<void>;
   eraseItems(turnId: string): Promise<void>;
+  /** Makes everything there is so many hours older. */
+  age(hours: number): Promise<void>;
   /** Another store on the same data. */
   another(): Promise<SessionStore>;
   dispose(): Promise<void>;
@@ -37,6 +40,7 @@ export function storeContract(name: string, open: () => Promise<Subject>): void 
     describe('release and close', () => releases(given));
     describe('workers', () => liveness(given));
     describe('lookup', () => lookups(given));
+    describe('administration', () => administration(given));
     describe('lineage and lists', () => lineages(given));
     describe('shutdown', () => shutdowns(given));
   });

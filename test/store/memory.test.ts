@@ -10,6 +10,18 @@ storeContract('the store in memory', async () => {
     another,
     forgetWorker: async (id) => void database.workers.delete(id),
     eraseItems: async (id) => void database.items.delete(id),
+    async age(hours) {
+      const ms = hours * 3_600_000;
+      for (const session of database.sessions.values()) {
+        session.createdAt -= ms;
+        session.updatedAt -= ms;
+      }
+      for (const turn of database.turns.values()) {
+        turn.startedAt -= ms;
+        if (turn.endedAt !== null) turn.endedAt -= ms;
+      }
+      for (const worker of database.workers.values()) worker.heartbeatExpiresAt -= ms;
+    },
     dispose: async () => undefined,
   };
 });

@@ -14,6 +14,14 @@ storeContract('the store over PostgreSQL', async () => {
     another,
     forgetWorker: async (id) => void (await admin.query('delete from worker where id = $1', [id])),
     eraseItems: async (id) => void (await admin.query('delete from turn_items where turn_id = $1', [id])),
+    async age(hours) {
+      const older = `make_interval(hours => ${Number(hours)})`;
+      await admin.query(
+        `update bridge_session set created_at = created_at - ${older}, updated_at = updated_at - ${older}`,
+      );
+      await admin.query(`update turn set started_at = started_at - ${older}, ended_at = ended_at - ${older}`);
+      await admin.query(`update worker set heartbeat_expires_at = heartbeat_expires_at - ${older}`);
+    },
     async dispose() {
       await admin.end();
       await store.shutdown();

@@ -13,6 +13,9 @@ export interface WorkerRecord {
 export interface SessionRecord extends SessionRow {
   /** Turn that the latest claim marked lost: a repeated claim gives the same answer. */
   lostTurnId: string | null;
+  /** Milliseconds of the store's clock. */
+  createdAt: number;
+  updatedAt: number;
 }
 
 export interface TurnRecord extends TurnRow {
@@ -20,6 +23,9 @@ export interface TurnRecord extends TurnRow {
   branched: boolean;
   usage: unknown;
   error: unknown;
+  /** Milliseconds of the store's clock. */
+  startedAt: number;
+  endedAt: number | null;
 }
 
 /**

@@ -24,11 +24,12 @@ export const holds = (session: SessionRecord, { me, nonce }: Writer, epoch: numb
   session.ownerWorkerId === me && session.ownerNonce === nonce && session.epoch === epoch;
 
 /** What a write shows of the session; every write raises the revision. */
-export function write(session: SessionRecord, face: RowFace): void {
+export function write(session: SessionRecord, face: RowFace, now: number): void {
   session.state = face.state;
   session.snapshot = asStored(face.snapshot);
   session.machineVersion = face.machineVersion;
   session.revision += 1;
+  session.updatedAt = now;
 }
 
 /**
@@ -57,6 +58,8 @@ export function createFence(db: MemoryDatabase, now: () => number) {
       branched: false,
       usage: null,
       error: null,
+      startedAt: now(),
+      endedAt: null,
     };
     db.turns.set(turn.id, record);
   }
@@ -90,6 +93,8 @@ export function createFence(db: MemoryDatabase, now: () => number) {
         upstreamId: call.upstreamId,
         model: call.model,
         anchorLost: false,
+        createdAt: now(),
+        updatedAt: now(),
       };
       db.sessions.set(session.id, session);
       for (const key of keys) db.keys.set(key, session.id);
@@ -109,7 +114,7 @@ export function createFence(db: MemoryDatabase, now: () => number) {
       if (session.headTurnId !== call.expectedHead) return { verdict: 'head_moved' };
       insertTurn(call.turn, session, call);
       session.activeTurnId = call.turn.id;
-      write(session, call.face);
+      write(session, call.face, now());
       return { verdict: 'ok', leaseLeftMs, revision: session.revision };
     },
 
@@ -129,7 +134,7 @@ export function createFence(db: MemoryDatabase, now: () => number) {
         if (!db.workers.has(ownerWorkerId)) insertMissingOwner(ownerWorkerId);
         if (db.workers.get(ownerWorkerId)?.state !== 'dead') return { verdict: 'busy' };
         const turn = db.turns.get(activeTurnId);
-        if (turn?.state === 'active') Object.assign(turn, { state: 'lost', branched: true });
+        if (turn?.state === 'active') Object.assign(turn, { state: 'lost', branched: true, endedAt: now() });
       }
       session.ownerWorkerId = call.me;
       session.ownerNonce = call.nonce;
@@ -138,6 +143,7 @@ export function createFence(db: MemoryDatabase, now: () => number) {
       session.lostTurnId = activeTurnId;
       session.state = 'stale';
       session.revision += 1;
+      session.updatedAt = now();
       return answer();
     },
 
@@ -149,7 +155,7 @@ export function createFence(db: MemoryDatabase, now: () => number) {
       if (session.activeTurnId !== null) return { verdict: 'busy' };
       session.ownerWorkerId = null;
       session.ownerNonce = null;
-      write(session, call.face);
+      write(session, call.face, now());
       return { verdict: 'ok' };
     },
 
@@ -162,7 +168,7 @@ export function createFence(db: MemoryDatabase, now: () => number) {
       for (const [key, id] of db.keys) if (id === session.id) db.keys.delete(key);
       session.ownerWorkerId = null;
       session.ownerNonce = null;
-      write(session, { ...call.face, state: 'closed' });
+      write(session, { ...call.face, state: 'closed' }, now());
       return { verdict: 'ok' };
     },
   };

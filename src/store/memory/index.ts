@@ -1,5 +1,6 @@
 import type { Clock } from '../../clock.ts';
 import { type Answer, type SessionStore, StoreUnavailable } from '../port.ts';
+import { createAdmin } from './admin.ts';
 import { createMemoryDatabase, type MemoryDatabase } from './database.ts';
 import { createFence } from './fence.ts';
 import { createReads } from './reads.ts';
@@ -27,6 +28,7 @@ export function createMemoryStore({
   const fence = createFence(database, now);
   const workers = createWorkers(database, now);
   const reads = createReads(database, now);
+  const admin = createAdmin(database, now);
   let down = false;
 
   /** An error of the store's own, such as a response id that is taken, is a refusal of the call. */
@@ -46,7 +48,7 @@ export function createMemoryStore({
   return {
     create: (c) => call(() => fence.create(c)),
     start: (c) => call(() => fence.start(c)),
-    settle: (c) => call(() => settle(database, c)),
+    settle: (c) => call(() => settle(database, c, now())),
     claim: (c) => call(() => fence.claim(c)),
     release: (c) => call(() => fence.release(c)),
     close: (c) => call(() => fence.close(c)),
@@ -61,6 +63,14 @@ export function createMemoryStore({
     lineage: (scope, turnId) => read(() => reads.lineage(scope, turnId)),
     turnsOf: (sessionId, limit) => read(() => reads.turnsOf(sessionId, limit)),
     sessions: (limit) => read(() => reads.sessions(limit)),
+    listSessions: (query) => read(() => admin.listSessions(query)),
+    turnDetails: (sessionId, limit) => read(() => admin.turnDetails(sessionId, limit)),
+    keysOf: (sessionId) => read(() => admin.keysOf(sessionId)),
+    operatorRelease: (sessionId) => read(() => admin.operatorRelease(sessionId)),
+    operatorClose: (sessionId) => read(() => admin.operatorClose(sessionId)),
+    dropAnchor: (sessionId) => read(() => admin.dropAnchor(sessionId)),
+    purge: (options) => read(() => admin.purge(options)),
+    eraseResponse: (scope, responseId) => read(() => admin.eraseResponse(scope, responseId)),
     pepper: () => read(() => database.pepper),
     async shutdown() {
       down = true;

@@ -2,11 +2,12 @@ import type { SessionRow, TurnRow, WorkerRow } from '../port.ts';
 import { asStored, type SessionRecord, type TurnRecord, type WorkerRecord } from './database.ts';
 
 /** Copies of records in the port's shape: what a caller holds never changes under it. */
-export function sessionRow({ lostTurnId: _, ...session }: SessionRecord): SessionRow {
+export function sessionRow({ lostTurnId: _, createdAt: __, updatedAt: ___, ...session }: SessionRecord): SessionRow {
   return { ...session, snapshot: asStored(session.snapshot) };
 }
 
-export function turnRow({ branched: _, usage: __, error: ___, ...turn }: TurnRecord): TurnRow {
+export function turnRow(record: TurnRecord): TurnRow {
+  const { branched: _, usage: __, error: ___, startedAt: ____, endedAt: _____, ...turn } = record;
   return turn;
 }
 

@@ -6,7 +6,7 @@ import { holds, write } from './fence.ts';
  * The end of a turn: the row is completed always, the head moves only under the fence. Throws when another turn of the
  * scope has the same response id; nothing is written then.
  */
-export function settle(db: MemoryDatabase, call: SettleCall): SettleVerdict {
+export function settle(db: MemoryDatabase, call: SettleCall, now: number): SettleVerdict {
   const { result } = call;
   const session = db.sessions.get(call.sessionId);
   const turn = db.turns.get(call.turnId);
@@ -25,6 +25,7 @@ export function settle(db: MemoryDatabase, call: SettleCall): SettleVerdict {
   const underFence = holds(session, call, call.epoch) && session.activeTurnId === turn.id;
   turn.state = result.state;
   turn.branched = !underFence;
+  turn.endedAt = now;
   turn.responseId = result.responseId;
   turn.transcriptFp = result.transcriptFp;
   turn.itemCount = result.itemCount;
@@ -38,6 +39,6 @@ export function settle(db: MemoryDatabase, call: SettleCall): SettleVerdict {
   session.activeTurnId = null;
   session.anchorLost = (result.anchorLost ?? false) || (session.anchorLost && !movesHead);
   if (movesHead) session.headTurnId = turn.id;
-  write(session, call.face);
+  write(session, call.face, now);
   return { verdict: 'ok', revision: session.revision };
 }

@@ -5,6 +5,7 @@ import { type Clock, systemClock } from '../../clock.ts';
 import { entities } from '../entities.ts';
 import { migrationsList } from '../migrations/index.ts';
 import type { SessionStore } from '../port.ts';
+import { createAdmin } from './admin.ts';
 import { createCall } from './call.ts';
 import { createExecutor } from './executor.ts';
 import { createFence } from './fence.ts';
@@ -74,6 +75,7 @@ export async function openPostgresStore(options: PostgresStoreOptions): Promise<
     ...createFence(createCall(calls)),
     ...createWorkerRegistry(createCall(calls), createCall(beats), read),
     ...createReads(read),
+    ...createAdmin(read),
     async shutdown() {
       calls.stop();
       beats.stop();

@@ -1,0 +1,70 @@
+import type { KeyRef, SessionRow, SessionStateName, TurnRow } from './port.ts';
+
+/** A session as a list shows it. Times are ISO 8601. */
+export interface SessionSummary extends SessionRow {
+  createdAt: string;
+  updatedAt: string;
+  turnCount: number;
+}
+
+/** A turn with everything an operator may see of it; never its content. */
+export interface TurnDetail extends TurnRow {
+  usage: unknown;
+  error: unknown;
+  startedAt: string;
+  endedAt: string | null;
+  /** Its end did not happen under the fence. */
+  branched: boolean;
+  /** Bytes its stored items take; null when none are stored. */
+  inputBytes: number | null;
+  outputBytes: number | null;
+}
+
+export interface SessionQuery {
+  limit: number;
+  /** Where the page before this one ended. */
+  before?: { updatedAt: string; id: string } | undefined;
+  state?: SessionStateName | undefined;
+  /** A session id, response id or turn id exactly; or the hex SHA-256 of a thread or session key. */
+  search?: string | undefined;
+}
+
+export interface SessionPage {
+  /** The most recently changed first. */
+  rows: readonly SessionSummary[];
+  more: boolean;
+  /** Sessions that match, over all pages. */
+  total: number;
+}
+
+/** What one round of the janitor took away. */
+export interface Purged {
+  sessions: number;
+  turns: number;
+  workers: number;
+}
+
+/** `busy`: a turn is active, and only its owner can end it. */
+export type OperatorVerdict = 'ok' | 'busy' | 'missing';
+
+/** What operators and the janitor ask of a store. Reads throw `StoreUnavailable`, and so do the writes. */
+export interface StoreAdmin {
+  listSessions(query: SessionQuery): Promise<SessionPage>;
+  /** Newest first. */
+  turnDetails(sessionId: string, limit: number): Promise<readonly TurnDetail[]>;
+  keysOf(sessionId: string): Promise<readonly KeyRef[]>;
+  /** Takes an idle session from its owner: the epoch rises, so that its actor is fenced. */
+  operatorRelease(sessionId: string): Promise<OperatorVerdict>;
+  /** Closes an idle session and frees its keys. */
+  operatorClose(sessionId: string): Promise<OperatorVerdict>;
+  /** The head's upstream id is not used any more, by socket or by store: the context is rebuilt, or honestly refused. */
+  dropAnchor(sessionId: string): Promise<OperatorVerdict>;
+  /**
+   * Removes, at most `limit` of each: sessions untouched for that long whose turns no other session continues, ended
+   * turns of that age which nothing continues and which are no head, and workers silent for that long that no session
+   * names. Rows that somebody holds are skipped.
+   */
+  purge(options: { olderThanHours: number; limit: number }): Promise<Purged>;
+  /** Erases what a response said and was asked; its ids stay, and nothing can be rebuilt from it. False: unknown. */
+  eraseResponse(scope: string, responseId: string): Promise<boolean>;
+}

@@ -1,0 +1,156 @@
+import type { OperatorVerdict, Purged, SessionPage, SessionQuery, TurnDetail } from '../admin-port.ts';
+import type { KeyRef } from '../port.ts';
+import { type MemoryDatabase, type SessionRecord, scoped, type TurnRecord } from './database.ts';
+import { sessionRow, turnRow } from './rows.ts';
+
+const HOUR = 3_600_000;
+const iso = (ms: number) => new Date(ms).toISOString();
+
+/** What operators and the janitor ask, over maps. `now`: the store's clock, milliseconds. */
+export function createAdmin(db: MemoryDatabase, now: () => number) {
+  const turnsOf = (sessionId: string) => [...db.turns.values()].filter((turn) => turn.sessionId === sessionId);
+
+  const keyHashes = (sessionId: string): KeyRef[] =>
+    [...db.keys]
+      .filter(([, owner]) => owner === sessionId)
+      .map(([name]) => {
+        const [, kind, hash] = JSON.parse(name) as [string, KeyRef['kind'], string];
+        return { kind, hash };
+      })
+      .sort((a, b) => (a.kind + a.hash < b.kind + b.hash ? -1 : 1));
+
+  const matches = (session: SessionRecord, { state, search }: SessionQuery) =>
+    (state === undefined || session.state === state) &&
+    (search === undefined ||
+      session.id === search ||
+      turnsOf(session.id).some((turn) => turn.id === search || turn.responseId === search) ||
+      keyHashes(session.id).some(({ hash }) => hash === search));
+
+  const operate = (sessionId: string, change: (session: SessionRecord) => void): OperatorVerdict => {
+    const session = db.sessions.get(sessionId);
+    if (session?.activeTurnId) return 'busy';
+    if (!session || session.state === 'closed') return 'missing';
+    session.ownerWorkerId = null;
+    session.ownerNonce = null;
+    session.epoch += 1;
+    session.revision += 1;
+    session.updatedAt = now();
+    change(session);
+    return 'ok';
+  };
+
+  const forgetTurn = (turn: TurnRecord) => {
+    db.turns.delete(turn.id);
+    db.items.delete(turn.id);
+    if (turn.responseId !== null) db.responses.delete(scoped(turn.scope, turn.responseId));
+  };
+
+  return {
+    listSessions(query: SessionQuery): SessionPage {
+      const found = [...db.sessions.values()]
+        .filter((session) => matches(session, query))
+        .sort((a, b) => b.updatedAt - a.updatedAt || (a.id < b.id ? 1 : -1));
+      const after = query.before
+        ? found.filter(({ updatedAt, id }) => {
+            const at = Date.parse(query.before!.updatedAt);
+            return updatedAt < at || (updatedAt === at && id < query.before!.id);
+          })
+        : found;
+      const rows = after.slice(0, query.limit).map((session) => ({
+        ...sessionRow(session),
+        createdAt: iso(session.createdAt),
+        updatedAt: iso(session.updatedAt),
+        turnCount: turnsOf(session.id).length,
+      }));
+      return { rows, more: after.length > query.limit, total: found.length };
+    },
+
+    turnDetails(sessionId: string, limit: number): readonly TurnDetail[] {
+      return turnsOf(sessionId)
+        .reverse()
+        .slice(0, limit)
+        .map((turn) => {
+          const items = db.items.get(turn.id);
+          return {
+            ...turnRow(turn),
+            usage: turn.usage ?? null,
+            error: turn.error ?? null,
+            startedAt: iso(turn.startedAt),
+            endedAt: turn.endedAt === null ? null : iso(turn.endedAt),
+            branched: turn.branched,
+            inputBytes: items ? Buffer.byteLength(items.input) : null,
+            outputBytes: items ? Buffer.byteLength(items.output) : null,
+          };
+        });
+    },
+
+    keysOf: keyHashes,
+
+    operatorRelease: (sessionId: string) =>
+      operate(sessionId, (session) => {
+        session.state = 'stale';
+      }),
+
+    operatorClose: (sessionId: string) =>
+      operate(sessionId, (session) => {
+        session.state = 'closed';
+        for (const [name, owner] of [...db.keys]) if (owner === sessionId) db.keys.delete(name);
+      }),
+
+    dropAnchor: (sessionId: string) =>
+      operate(sessionId, (session) => {
+        session.state = 'stale';
+        const head = db.turns.get(session.headTurnId ?? '');
+        if (head) head.storedUpstream = false;
+      }),
+
+    purge({ olderThanHours, limit }: { olderThanHours: number; limit: number }): Purged {
+      const until = now() - olderThanHours * HOUR;
+      const purged: Purged = { sessions: 0, turns: 0, workers: 0 };
+      for (const session of [...db.sessions.values()]) {
+        if (purged.sessions >= limit) break;
+        if (session.activeTurnId !== null || session.updatedAt >= until) continue;
+        const mine = new Set(turnsOf(session.id).map(({ id }) => id));
+        const continued = [...db.turns.values()].some(
+          ({ sessionId, parentTurnId }) => sessionId !== session.id && mine.has(parentTurnId ?? ''),
+        );
+        const headed = [...db.sessions.values()].some(
+          ({ id, headTurnId }) => id !== session.id && mine.has(headTurnId ?? ''),
+        );
+        if (continued || headed) continue;
+        for (const turn of turnsOf(session.id)) forgetTurn(turn);
+        for (const [name, owner] of [...db.keys]) if (owner === session.id) db.keys.delete(name);
+        db.sessions.delete(session.id);
+        purged.sessions += 1;
+      }
+      const leaves = [...db.turns.values()].filter(
+        ({ id, state, endedAt }) =>
+          state !== 'active' &&
+          endedAt !== null &&
+          endedAt < until &&
+          ![...db.turns.values()].some(({ parentTurnId }) => parentTurnId === id) &&
+          ![...db.sessions.values()].some(({ headTurnId }) => headTurnId === id),
+      );
+      for (const turn of leaves.slice(0, limit)) {
+        forgetTurn(turn);
+        purged.turns += 1;
+      }
+      for (const worker of [...db.workers.values()]) {
+        if (purged.workers >= limit) break;
+        const named = [...db.sessions.values()].some(({ ownerWorkerId }) => ownerWorkerId === worker.id);
+        if (named || worker.heartbeatExpiresAt >= until) continue;
+        db.workers.delete(worker.id);
+        purged.workers += 1;
+      }
+      return purged;
+    },
+
+    eraseResponse(scope: string, responseId: string): boolean {
+      const turn = db.turns.get(db.responses.get(scoped(scope, responseId)) ?? '');
+      if (!turn) return false;
+      turn.replay = 'never';
+      db.items.delete(turn.id);
+      return true;
+    },
+  };
+}

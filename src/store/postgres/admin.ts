@@ -1,0 +1,59 @@
+import type { OperatorVerdict, SessionPage, StoreAdmin, TurnDetail } from '../admin-port.ts';
+import type { KeyRef } from '../port.ts';
+import { optionalText, text } from './parameters.ts';
+import type { Read } from './reads.ts';
+import { adminCalls } from './sql/admin.ts';
+
+interface Answer {
+  answer: string;
+}
+
+/** What operators and the janitor ask, over PostgreSQL: one statement each. */
+export function createAdmin(read: Read): StoreAdmin {
+  const verdict = async (statement: (typeof adminCalls)[keyof typeof adminCalls], sessionId: string) =>
+    (await read<Answer>(statement, [text(sessionId)]))[0]!.answer as OperatorVerdict;
+
+  return {
+    async listSessions({ limit, before, state, search }) {
+      const [row] = await read<Answer>(adminCalls.listSessions, [
+        optionalText(search ?? null),
+        state ?? null,
+        before?.updatedAt ?? null,
+        optionalText(before?.id ?? null),
+        limit + 1,
+      ]);
+      const { rows, total } = JSON.parse(row!.answer) as { rows: SessionPage['rows']; total: number };
+      return { rows: rows.slice(0, limit), more: rows.length > limit, total };
+    },
+    async turnDetails(sessionId, limit) {
+      const rows = await read<Answer & { usage: string | null; error: string | null }>(adminCalls.turnDetails, [
+        text(sessionId),
+        limit,
+      ]);
+      return rows.map(({ answer, usage, error }) => ({
+        ...(JSON.parse(answer) as TurnDetail),
+        usage: usage === null ? null : JSON.parse(usage),
+        error: error === null ? null : JSON.parse(error),
+      }));
+    },
+    async keysOf(sessionId) {
+      const rows = await read<Answer>(adminCalls.keysOf, [text(sessionId)]);
+      return rows.map(({ answer }) => JSON.parse(answer) as KeyRef);
+    },
+    operatorRelease: (sessionId) => verdict(adminCalls.operatorRelease, sessionId),
+    operatorClose: (sessionId) => verdict(adminCalls.operatorClose, sessionId),
+    dropAnchor: (sessionId) => verdict(adminCalls.dropAnchor, sessionId),
+    async purge({ olderThanHours, limit }) {
+      const count = async (statement: (typeof adminCalls)[keyof typeof adminCalls]) =>
+        (await read<Answer>(statement, [olderThanHours, limit])).length;
+      return {
+        sessions: await count(adminCalls.purgeSessions),
+        turns: await count(adminCalls.purgeTurns),
+        workers: await count(adminCalls.purgeWorkers),
+      };
+    },
+    async eraseResponse(scope, responseId) {
+      return (await read<Answer>(adminCalls.eraseResponse, [text(scope), text(responseId)])).length > 0;
+    },
+  };
+}

@@ -1,0 +1,136 @@
+/** What an operator may match: one id of any kind, or the hash of a key. `$1` search, `$2` state. */
+const matching = `
+  ($2::text is null or s.state = $2::text)
+  and ($1::text is null or s.id = $1::text
+       or s.id in (select t.session_id from turn t where t.id = $1::text)
+       or s.id in (select t.session_id from turn t where t.response_id = $1::text)
+       or s.id in (select k.session_id from session_key k where k.hash = $1::text))`;
+
+/** Statements of operators and the janitor. Each is one statement and decides on the rows it locks itself. */
+export const adminCalls = {
+  listSessions: {
+    name: 'holdfast_list_sessions',
+    text: `
+      select json_build_object(
+        'total', (select count(*) from bridge_session s where ${matching}),
+        'rows', coalesce((
+          select json_agg(page.row order by page.updated_at desc, page.id desc)
+            from (
+              select s.id, s.updated_at,
+                     (holdfast_session_json(s)::jsonb || jsonb_build_object(
+                        'createdAt', s.created_at, 'updatedAt', s.updated_at,
+                        'turnCount', (select count(*) from turn t where t.session_id = s.id))) as row
+                from bridge_session s
+               where ${matching}
+                 and ($3::timestamptz is null or (s.updated_at, s.id) < ($3::timestamptz, $4::text))
+               order by s.updated_at desc, s.id desc
+               limit $5::integer) page), '[]'))::text as answer`,
+  },
+  turnDetails: {
+    name: 'holdfast_turn_details',
+    text: `
+      select (holdfast_turn_json(t)::jsonb || jsonb_build_object(
+                'startedAt', t.started_at, 'endedAt', t.ended_at, 'branched', t.branched,
+                'inputBytes', octet_length(i.input), 'outputBytes', octet_length(i.output)))::text as answer,
+             t.usage::text as usage, t.error::text as error
+        from turn t left join turn_items i on i.turn_id = t.id
+       where t.session_id = $1::text
+       order by t.started_at desc, t.id
+       limit $2::integer`,
+  },
+  keysOf: {
+    name: 'holdfast_keys_of',
+    text: `select json_build_object('kind', k.kind, 'hash', k.hash)::text as answer
+             from session_key k where k.session_id = $1::text order by k.kind, k.hash`,
+  },
+  operatorRelease: {
+    name: 'holdfast_operator_release',
+    text: `
+      with released as (
+        update bridge_session s
+           set owner_worker_id = null, owner_nonce = null, state = 'stale',
+               epoch = s.epoch + 1, revision = s.revision + 1, updated_at = now()
+         where s.id = $1::text and s.active_turn_id is null and s.state <> 'closed'
+        returning s.id)
+      select case when exists (select 1 from released) then 'ok'
+                  when exists (select 1 from bridge_session s where s.id = $1::text and s.active_turn_id is not null)
+                  then 'busy' else 'missing' end as answer`,
+  },
+  operatorClose: {
+    name: 'holdfast_operator_close',
+    text: `
+      with closed as (
+        update bridge_session s
+           set owner_worker_id = null, owner_nonce = null, state = 'closed',
+               epoch = s.epoch + 1, revision = s.revision + 1, updated_at = now()
+         where s.id = $1::text and s.active_turn_id is null and s.state <> 'closed'
+        returning s.id),
+      freed as (delete from session_key k using closed c where k.session_id = c.id)
+      select case when exists (select 1 from closed) then 'ok'
+                  when exists (select 1 from bridge_session s where s.id = $1::text and s.active_turn_id is not null)
+                  then 'busy' else 'missing' end as answer`,
+  },
+  dropAnchor: {
+    name: 'holdfast_drop_anchor',
+    text: `
+      with released as (
+        update bridge_session s
+           set owner_worker_id = null, owner_nonce = null, state = 'stale',
+               epoch = s.epoch + 1, revision = s.revision + 1, updated_at = now()
+         where s.id = $1::text and s.active_turn_id is null and s.state <> 'closed'
+        returning s.head_turn_id),
+      dropped as (update turn t set stored_upstream = false from released r where t.id = r.head_turn_id)
+      select case when exists (select 1 from released) then 'ok'
+                  when exists (select 1 from bridge_session s where s.id = $1::text and s.active_turn_id is not null)
+                  then 'busy' else 'missing' end as answer`,
+  },
+  purgeSessions: {
+    name: 'holdfast_purge_sessions',
+    text: `
+      with idle as (
+        select s.id from bridge_session s
+         where s.active_turn_id is null and s.updated_at < now() - make_interval(hours => $1::integer)
+           and not exists (
+             select 1 from turn mine join turn child on child.parent_turn_id = mine.id
+              where mine.session_id = s.id and child.session_id <> s.id)
+           and not exists (
+             select 1 from turn mine join bridge_session other on other.head_turn_id = mine.id
+              where mine.session_id = s.id and other.id <> s.id)
+         limit $2::integer
+         for update of s skip locked)
+      delete from bridge_session s using idle where s.id = idle.id returning s.id as answer`,
+  },
+  purgeTurns: {
+    name: 'holdfast_purge_turns',
+    text: `
+      with over as (
+        select t.id from turn t
+         where t.state <> 'active' and t.ended_at < now() - make_interval(hours => $1::integer)
+           and not exists (select 1 from turn child where child.parent_turn_id = t.id)
+           and not exists (select 1 from bridge_session s where s.head_turn_id = t.id)
+         limit $2::integer
+         for update of t skip locked)
+      delete from turn t using over where t.id = over.id returning t.id as answer`,
+  },
+  purgeWorkers: {
+    name: 'holdfast_purge_workers',
+    text: `
+      with gone as (
+        select w.id from worker w
+         where w.heartbeat_expires_at < now() - make_interval(hours => $1::integer)
+           and not exists (select 1 from bridge_session s where s.owner_worker_id = w.id)
+         limit $2::integer
+         for update of w skip locked)
+      delete from worker w using gone where w.id = gone.id returning w.id as answer`,
+  },
+  eraseResponse: {
+    name: 'holdfast_erase_response',
+    text: `
+      with found as (
+        update turn t set replay = 'never'
+         where t.scope = $1::text and t.response_id = $2::text
+        returning t.id),
+      erased as (delete from turn_items i using found f where i.turn_id = f.id)
+      select id as answer from found`,
+  },
+} as const;

@@ -1,0 +1,160 @@
+import { randomUUID } from 'node:crypto';
+import { expect, test } from 'vitest';
+import { busyLane, claimNow, completed, idleLane, key, newWorker, turnStart } from '../calls.ts';
+import type { Subject } from '../contract.ts';
+
+export function administration(given: () => Subject): void {
+  test('lists sessions, the latest changed first, page by page', async () => {
+    const { store } = given();
+    const me = await newWorker(store);
+    const state = 'reconnecting' as const;
+    const { total: others } = await store.listSessions({ limit: 1, state });
+    const made: string[] = [];
+    for (let index = 0; index < 5; index += 1) {
+      const lane = await idleLane(store, me);
+      await store.release(lane.hold(state));
+      made.unshift(lane.sessionId);
+    }
+    const seen: string[] = [];
+    let before: { updatedAt: string; id: string } | undefined;
+    for (;;) {
+      const page = await store.listSessions({ limit: 2, state, before });
+      expect(page.total).toBe(others + 5);
+      seen.push(...page.rows.map(({ id }) => id));
+      const last = page.rows.at(-1)!;
+      before = { updatedAt: last.updatedAt, id: last.id };
+      if (!page.more) break;
+    }
+    expect(seen.slice(0, 5).toSorted()).toEqual(made.toSorted());
+    expect(new Set(seen).size).toBe(others + 5);
+  });
+
+  test('finds a session by its id, a turn, a response or the hash of a key, and shows its turns and keys', async () => {
+    const { store } = given();
+    const hard = key();
+    const responseId = `resp_${randomUUID()}`;
+    const lane = await busyLane(store, await newWorker(store), { keys: [hard] });
+    await store.settle(lane.settle(lane.firstTurn.id, completed({ responseId, usage: { input_tokens: 7 } })));
+    for (const search of [lane.sessionId, lane.firstTurn.id, responseId, hard.hash]) {
+      const { rows, total } = await store.listSessions({ limit: 9, search });
+      expect([total, rows.map(({ id }) => id)]).toEqual([1, [lane.sessionId]]);
+      expect(rows[0]).toMatchObject({ turnCount: 1, createdAt: expect.any(String), headTurnId: lane.firstTurn.id });
+    }
+    expect((await store.listSessions({ limit: 9, search: "' or 1=1 \u0000" })).total).toBe(0);
+    const [turn] = await store.turnDetails(lane.sessionId, 9);
+    expect(turn).toMatchObject({ id: lane.firstTurn.id, responseId, usage: { input_tokens: 7 }, branched: false });
+    expect(turn!.inputBytes).toBeGreaterThan(0);
+    expect(await store.keysOf(lane.sessionId)).toEqual([hard]);
+  });
+
+  test.each(['operatorRelease', 'operatorClose', 'dropAnchor'] as const)(
+    '%s fences the owner of an idle session',
+    async (act) => {
+      const { store } = given();
+      const hard = key();
+      const lane = await idleLane(store, await newWorker(store), { keys: [hard] });
+      expect(await store[act](lane.sessionId)).toBe('ok');
+      const next = lane.start({ expectedHead: lane.firstTurn.id, turn: turnStart() });
+      expect((await store.start(next)).verdict).toBe('fenced');
+      const row = (await store.session(lane.sessionId))!;
+      expect(row).toMatchObject({ ownerWorkerId: null, epoch: 2, state: act === 'operatorClose' ? 'closed' : 'stale' });
+      expect(await store.keysOf(lane.sessionId)).toEqual(act === 'operatorClose' ? [] : [hard]);
+      const claimed = await claimNow(store, lane.sessionId, await newWorker(store));
+      expect(claimed.verdict).toBe(act === 'operatorClose' ? 'lost_race' : 'row');
+    },
+  );
+
+  test.each(['operatorRelease', 'operatorClose', 'dropAnchor'] as const)(
+    '%s leaves a busy session alone',
+    async (act) => {
+      const { store } = given();
+      const lane = await busyLane(store, await newWorker(store));
+      const before = await store.session(lane.sessionId);
+      expect(await store[act](lane.sessionId)).toBe('busy');
+      expect(await store.session(lane.sessionId)).toEqual(before);
+      expect(await store[act](randomUUID())).toBe('missing');
+    },
+  );
+
+  test('a dropped anchor is not stored upstream any more', async () => {
+    const { store } = given();
+    const lane = await idleLane(store, await newWorker(store), { turn: turnStart({ storedUpstream: true }) });
+    await store.dropAnchor(lane.sessionId);
+    expect((await store.turn(lane.firstTurn.id))!.storedUpstream).toBe(false);
+  });
+
+  test('an erased response keeps its id and nothing that could be said again', async () => {
+    const { store } = given();
+    const responseId = `resp_${randomUUID()}`;
+    const lane = await busyLane(store, await newWorker(store));
+    await store.settle(lane.settle(lane.firstTurn.id, completed({ responseId })));
+    expect(await store.eraseResponse('other', responseId)).toBe(false);
+    expect(await store.eraseResponse('local', responseId)).toBe(true);
+    const [only] = await store.lineage('local', lane.firstTurn.id);
+    expect(only).toMatchObject({ input: null, output: null });
+    expect(only!.turn).toMatchObject({ responseId, replay: 'never' });
+  });
+
+  test('the janitor takes what is old, keeps ancestors of forks, and never what is active', async () => {
+    const { store, age } = given();
+    const me = await newWorker(store);
+    const old = await idleLane(store, me);
+    const origin = await idleLane(store, me);
+    const busy = await busyLane(store, me);
+    await age(48);
+    const worker = await newWorker(store);
+    const fork = await idleLane(store, worker, {
+      headTurnId: origin.firstTurn.id,
+      turn: turnStart({ parentTurnId: origin.firstTurn.id }),
+    });
+    const fresh = await idleLane(store, worker);
+    for (let round = 0; round < 50; round += 1) {
+      const { sessions, turns } = await store.purge({ olderThanHours: 24, limit: 100 });
+      if (sessions + turns === 0) break;
+    }
+    const left = async (id: string) => (await store.session(id)) !== null;
+    expect(await left(old.sessionId)).toBe(false);
+    expect(await store.turn(old.firstTurn.id)).toBeNull();
+    expect(await left(origin.sessionId)).toBe(true);
+    expect(await store.lineage('local', fork.firstTurn.id)).toHaveLength(2);
+    expect(await left(busy.sessionId)).toBe(true);
+    expect(await left(fresh.sessionId)).toBe(true);
+    expect((await store.workers()).some(({ id }) => id === me)).toBe(true);
+  });
+
+  test('the janitor takes old turns that nothing continues, and not the head of a living session', async () => {
+    const { store, age } = given();
+    const lane = await idleLane(store, await newWorker(store));
+    const failed = lane.start({
+      expectedHead: lane.firstTurn.id,
+      turn: turnStart({ parentTurnId: lane.firstTurn.id }),
+    });
+    await store.start(failed);
+    await store.settle(
+      lane.settle(failed.turn.id, {
+        ...completed({ responseId: null, items: null }),
+        state: 'failed',
+        replay: 'never',
+      }),
+    );
+    await age(48);
+    await claimNow(store, lane.sessionId, await newWorker(store));
+    for (let round = 0; round < 50; round += 1) {
+      const { sessions, turns } = await store.purge({ olderThanHours: 24, limit: 100 });
+      if (sessions + turns === 0) break;
+    }
+    expect(await store.turn(failed.turn.id)).toBeNull();
+    expect(await store.turn(lane.firstTurn.id)).not.toBeNull();
+  });
+
+  test('the janitor takes workers that were silent for long and own nothing', async () => {
+    const { store, age } = given();
+    const gone = await newWorker(store);
+    await age(700);
+    for (let round = 0; round < 50; round += 1) {
+      const { sessions, turns, workers } = await store.purge({ olderThanHours: 24, limit: 100 });
+      if (sessions + turns + workers === 0) break;
+    }
+    expect((await store.workers()).some(({ id }) => id === gone)).toBe(false);
+  });
+}
