@@ -4,7 +4,8 @@ import { type MemoryDatabase, type SessionRecord, scoped, type TurnRecord } from
 import { sessionRow, turnRow } from './rows.ts';
 
 const HOUR = 3_600_000;
-const iso = (ms: number) => new Date(ms).toISOString();
+/** Whole milliseconds, by which lists are ordered too: a cursor must mean what it says. */
+const iso = (ms: number) => new Date(Math.floor(ms)).toISOString();
 
 /** What operators and the janitor ask, over maps. `now`: the store's clock, milliseconds. */
 export function createAdmin(db: MemoryDatabase, now: () => number) {
@@ -49,11 +50,12 @@ export function createAdmin(db: MemoryDatabase, now: () => number) {
     listSessions(query: SessionQuery): SessionPage {
       const found = [...db.sessions.values()]
         .filter((session) => matches(session, query))
-        .sort((a, b) => b.updatedAt - a.updatedAt || (a.id < b.id ? 1 : -1));
+        .sort((a, b) => Math.floor(b.updatedAt) - Math.floor(a.updatedAt) || (a.id < b.id ? 1 : -1));
       const after = query.before
         ? found.filter(({ updatedAt, id }) => {
             const at = Date.parse(query.before!.updatedAt);
-            return updatedAt < at || (updatedAt === at && id < query.before!.id);
+            const shown = Math.floor(updatedAt);
+            return shown < at || (shown === at && id < query.before!.id);
           })
         : found;
       const rows = after.slice(0, query.limit).map((session) => ({
