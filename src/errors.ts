@@ -87,6 +87,14 @@ export const catalogue = {
     retry: false,
     action: 'Drop the token and start the turn again.',
   },
+  bridge_foreign_object: {
+    status: 400,
+    type: 'invalid_request_error',
+    code: 'bridge_foreign_object',
+    message: 'The request names an object at the provider, and under a shared credential nothing shows whose it is.',
+    retry: false,
+    action: 'Send the content itself, or use a credential of your own.',
+  },
   bridge_session_expired: {
     status: 400,
     type: 'invalid_request_error',

@@ -36,6 +36,10 @@ export function createJsonSink({ res, requestId }: { res: Response; requestId: s
     },
     fail: (error) => once(() => sendError(res, error, requestId, head)),
     relay: (answer) => once(() => relayAnswer(res, answer, headHeaders(requestId, head))),
+    cut() {
+      ended = true;
+      res.destroy();
+    },
     get attached() {
       return connection.open;
     },

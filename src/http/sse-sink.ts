@@ -133,6 +133,11 @@ export function createSseSink({ res, requestId, clock, keepaliveMs, slowClientMs
       const { code, message } = describe(answer);
       fail({ code, message });
     },
+    cut() {
+      ended = true;
+      release();
+      res.destroy();
+    },
     get attached() {
       return connection.open;
     },

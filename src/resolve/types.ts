@@ -42,6 +42,8 @@ export interface Evidence {
   shape: Shape;
   requestFp: string;
   contextFp: string;
+  /** It names files, containers, stored prompts or other objects that live at the provider. */
+  namesProviderObjects?: boolean;
   /** The upstream keeps this response (`store` is not false). */
   store: boolean;
   /** Why this request must go over plain HTTP, or null. */

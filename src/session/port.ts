@@ -56,6 +56,8 @@ export interface ClientSink {
   fail(error: BridgeError): void;
   /** The provider's own refusal, status and body unchanged; after the status has left it becomes `response.failed`. */
   relay(answer: UpstreamAnswer): void;
+  /** Ends the connection without a word: another one of the same client has taken the answer over. */
+  cut(): void;
   /** False once the connection is gone. */
   readonly attached: boolean;
   /** An event other than a comment has been written to the client. */

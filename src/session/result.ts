@@ -1,6 +1,6 @@
 import type { TurnResult, TurnRow } from '../store/port.ts';
 import { EMPTY, extend } from '../transcript/fingerprint.ts';
-import { replayClassOf } from '../transcript/replay.ts';
+import { keptOutput, replayClassOf } from '../transcript/replay.ts';
 import { shownItems } from '../transcript/shown.ts';
 import { bareResult } from './commits.ts';
 import type { LaneIdentity } from './lane.ts';
@@ -18,16 +18,18 @@ export function turnResult(turn: Turn, lane: LaneIdentity): { result: TurnResult
 
   const { evidence, parent, continuation } = turn;
   const input = continuation?.items ?? [];
-  const shown = shownItems(turn.output, turn.hideEncrypted);
+  const { compacted, items: kept } = keptOutput(turn.output);
+  const shown = shownItems(kept, turn.hideEncrypted);
   // A foreign anchor's lineage is not ours to know: what precedes these items has no fingerprint.
   const unknownPast = evidence.anchor !== null && parent === null;
   // A background response that still runs at the provider: what it will say is not known here.
   const unknownOutput = evidence.passThrough === 'background' && turn.ending?.fault != null;
   const known = !unknownPast && !unknownOutput;
   const pastKnown = parent === null || (parent.transcriptFp !== null && parent.itemCount !== null);
-  const asked = () => turn.chain?.at(-1) ?? extend(parent?.transcriptFp ?? EMPTY, input);
-  const transcriptFp = known && pastKnown ? extend(asked(), shown) : null;
-  const itemCount = transcriptFp === null ? null : (parent?.itemCount ?? 0) + input.length + shown.length;
+  const asked = () => (compacted ? EMPTY : (turn.chain?.at(-1) ?? extend(parent?.transcriptFp ?? EMPTY, input)));
+  const transcriptFp = known && (pastKnown || compacted) ? extend(asked(), shown) : null;
+  const before = compacted ? 0 : (parent?.itemCount ?? 0) + input.length;
+  const itemCount = transcriptFp === null ? null : before + shown.length;
   const replay = !known
     ? 'anchor_only'
     : replayClassOf({ input, output: turn.output, body: turn.request.body, parent: parent?.replay ?? null });

@@ -104,7 +104,10 @@ export function createTurnStream(first: ClientSink, options: StreamOptions): Tur
       return true;
     },
     attach(reader) {
+      const before = sink;
       sink = reader;
+      // A client that asks again has given its earlier connection up, whether or not that is known here yet.
+      if (before.attached) before.cut();
       listen(reader);
       options.onPressure(false);
       if (head) reader.head({ ...head, outcome: 'reattached' });

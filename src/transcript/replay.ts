@@ -41,8 +41,17 @@ function isExactItem(item: Item): boolean {
 }
 
 /**
+ * What of a turn's output the context goes on with: everything, unless the provider compacted it. A compaction item in
+ * the output stands for all that came before it; one that a client sends is an item like any other.
+ */
+export function keptOutput(output: readonly Item[]): { compacted: boolean; items: readonly Item[] } {
+  const last = output.findLastIndex((item) => typeOf(item) === 'compaction');
+  return last < 0 ? { compacted: false, items: output } : { compacted: true, items: output.slice(last) };
+}
+
+/**
  * Whether a turn's context can be said again: `exact` when its parent's can and every item it added says everything it
- * is. A compaction item starts the effective context anew. A provider-side conversation can never be rebuilt.
+ * is. A compaction starts the context anew. A provider-side conversation can never be rebuilt.
  */
 export function replayClassOf(turn: {
   input: readonly Item[];
@@ -51,17 +60,11 @@ export function replayClassOf(turn: {
   parent: ReplayClass | null;
 }): ReplayClass {
   if (turn.body.conversation != null) return 'never';
-  const items = effectiveContext([...turn.input, ...turn.output]);
-  const restarted = items[0] !== undefined && typeOf(items[0]) === 'compaction';
-  const inherited = restarted ? 'exact' : (turn.parent ?? 'exact');
+  const { compacted, items } = keptOutput(turn.output);
+  const inherited = compacted ? 'exact' : (turn.parent ?? 'exact');
   if (inherited !== 'exact') return inherited;
-  return items.every(isExactItem) ? 'exact' : 'anchor_only';
-}
-
-/** The context starts at the last compaction item; without one it is everything. */
-export function effectiveContext(items: readonly Item[]): readonly Item[] {
-  const last = items.findLastIndex((item) => typeOf(item) === 'compaction');
-  return last <= 0 ? items : items.slice(last);
+  const added = compacted ? items : [...turn.input, ...items];
+  return added.every(isExactItem) ? 'exact' : 'anchor_only';
 }
 
 export interface ReplayTurn {
@@ -84,6 +87,12 @@ function withoutServerIds(item: Item): Item {
 export function buildReplay(turns: readonly ReplayTurn[], newItems: readonly Item[]): Replay {
   const last = turns.at(-1);
   if (last && last.replay !== 'exact') return { kind: 'not_exact', reason: `the line is ${last.replay}` };
-  const items = turns.flatMap(({ input, output }) => [...input, ...output.map(withoutServerIds)]);
-  return { kind: 'exact', items: [...effectiveContext(items), ...newItems] };
+  let items: Item[] = [];
+  for (const { input, output } of turns) {
+    const kept = keptOutput(output);
+    const said = kept.items.map(withoutServerIds);
+    if (kept.compacted) items = said;
+    else items.push(...input, ...said);
+  }
+  return { kind: 'exact', items: [...items, ...newItems] };
 }

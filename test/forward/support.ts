@@ -17,6 +17,7 @@ export type Call =
   | { call: 'head'; head: AnswerHead }
   | { call: 'event'; type: string; json: string; telemetry: boolean }
   | { call: 'open' }
+  | { call: 'cut' }
   | { call: 'end'; type: string; json: string }
   | { call: 'fail'; error: BridgeError }
   | { call: 'relay'; answer: UpstreamAnswer };
@@ -54,6 +55,9 @@ export function fakeClient(): FakeClient {
     end: (type, json) => add({ call: 'end', type, json }),
     fail: (error) => add({ call: 'fail', error }),
     relay: (answer) => add({ call: 'relay', answer }),
+    cut() {
+      add({ call: 'cut' });
+    },
     get attached() {
       return attached;
     },

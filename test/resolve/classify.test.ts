@@ -55,6 +55,7 @@ describe('reading a request', () => {
       shape: 'full',
       requestFp: 'request of "hi"',
       contextFp: 'context of "m"',
+      namesProviderObjects: false,
       store: true,
       passThrough: null,
     });

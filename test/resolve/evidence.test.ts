@@ -273,6 +273,12 @@ describe('over plain HTTP', () => {
     expect(decide(anchored, { ...world, anchor: at(t2, busy) })).toMatchObject(expired);
   });
 
+  it("an object at the provider is named only with the client's own credential", () => {
+    const named = { namesProviderObjects: true } as const;
+    expect(decide(named)).toMatchObject({ row: 'foreign_object', do: 'refuse', code: 'bridge_foreign_object' });
+    expect(decide({ ...named, credentialIsClients: true })).toMatchObject({ outcome: 'created' });
+  });
+
   it("a conversation goes out only with the client's own credential", () => {
     const conversation = { passThrough: 'conversation' } as const;
     expect(decide(conversation)).toMatchObject({ row: 'foreign_conversation', ...expired });

@@ -87,6 +87,7 @@ export function createHopSink({ res, clock, streaming, pingMs, patienceMs }: Hop
     fail: (error) => end('terminal', () => failLine(error)),
     relay: ({ status, headers, body }) =>
       end('terminal', () => ({ t: 'relay', status, headers, body: body.toString('base64') })),
+    cut: () => end('terminal', () => ({ t: 'cut' })),
     notOwner: () => end('not_owner', () => ({ t: 'not_owner' })),
     get attached() {
       return connection.open;

@@ -19,6 +19,7 @@ const lineSchema = z.discriminatedUnion('t', [
   }),
   z.object({ t: z.literal('event'), type: z.string(), telemetry: z.boolean(), json: z.string() }),
   z.object({ t: z.literal('open') }),
+  z.object({ t: z.literal('cut') }),
   z.object({ t: z.literal('end'), type: terminal, json: z.string() }),
   z.object({
     t: z.literal('fail'),
@@ -91,6 +92,9 @@ export function applyLine(line: Line, sink: ClientSink): 'more' | 'full' | 'ende
       return 'ended';
     case 'relay':
       sink.relay({ status: line.status, headers: line.headers, body: Buffer.from(line.body, 'base64') });
+      return 'ended';
+    case 'cut':
+      sink.cut();
       return 'ended';
     case 'accepted':
     case 'ping':

@@ -47,6 +47,16 @@ export const admissionRows: readonly Row[] = [
       evidence.passThrough === 'conversation' && !evidence.credentialIsClients ? expired : null,
   },
   {
+    id: 'foreign_object',
+    outcome: 'refused',
+    when: 'The request names an object at the provider and would go out under a shared credential.',
+    does: 'Refused: nothing shows that the object belongs to this scope.',
+    decide: ({ evidence }) =>
+      evidence.namesProviderObjects && !evidence.credentialIsClients
+        ? { do: 'refuse', outcome: 'refused', code: 'bridge_foreign_object' }
+        : null,
+  },
+  {
     id: 'anchor_unsettled',
     outcome: 'live_reuse',
     when: 'The anchor is the response of a turn here whose settle is still unanswered.',

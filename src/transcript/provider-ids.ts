@@ -1,0 +1,35 @@
+import { typeOf } from './items.ts';
+import type { Item, RequestBody } from './types.ts';
+
+type Fields = Readonly<Record<string, unknown>>;
+
+const isFields = (value: unknown): value is Fields =>
+  typeof value === 'object' && value !== null && !Array.isArray(value);
+const isId = (value: unknown) => typeof value === 'string' && value !== '';
+const listOf = (value: unknown): readonly unknown[] => (Array.isArray(value) ? value : []);
+
+const inPart = (part: unknown) => isFields(part) && isId(part.file_id);
+
+function inItem(item: Item): boolean {
+  if (typeOf(item) === 'item_reference') return true;
+  if (isId(item.container_id) || isId(item.file_id)) return true;
+  return [...listOf(item.content), ...listOf(item.output)].some(inPart) || inPart(item.output);
+}
+
+function inTool(tool: unknown): boolean {
+  if (!isFields(tool)) return false;
+  if (listOf(tool.vector_store_ids).some(isId) || isId(tool.container) || isId(tool.connector_id)) return true;
+  const { container, skills } = tool;
+  if (isFields(container) && (listOf(container.file_ids).some(isId) || isId(container.container_id))) return true;
+  return listOf(skills).some((skill) => isFields(skill) && isId(skill.skill_id));
+}
+
+/**
+ * Whether a request names something that lives at the provider, the anchor aside: files, containers, vector stores,
+ * stored prompts, references to items. Under a credential that several tenants share, nothing shows whose they are.
+ */
+export function namesProviderObjects(body: RequestBody): boolean {
+  if (listOf(body.input).some((item) => isFields(item) && inItem(item))) return true;
+  if (listOf(body.tools).some(inTool)) return true;
+  return isFields(body.prompt) && isId(body.prompt.id);
+}

@@ -1,0 +1,28 @@
+import fc from 'fast-check';
+import { afterAll, beforeAll, expect, it } from 'vitest';
+import { action, type Counts, converse, habits } from './conversation.ts';
+import { openWorld, type PropertyWorld } from './world.ts';
+
+const RUNS = Number(process.env.PROPERTY_RUNS ?? 1_000);
+const SEED = Number(process.env.PROPERTY_SEED ?? Math.floor(Math.random() * 2 ** 31));
+
+let world: PropertyWorld;
+beforeAll(async () => {
+  world = await openWorld();
+});
+afterAll(() => world?.close());
+
+it(`whatever clients and sockets do, the model sees what the client meant (seed ${SEED}, ${RUNS} conversations)`, async () => {
+  const counts: Counts = { turns: 0, outcomes: {} };
+  await fc.assert(
+    fc.asyncProperty(habits, fc.array(action, { minLength: 1, maxLength: 8 }), async (ways, plan) => {
+      await converse(world, ways, plan, counts);
+    }),
+    { numRuns: RUNS, seed: SEED, endOnFailure: false },
+  );
+  const creates = world.simulator.journal.of('create');
+  const deltas = creates.filter(({ previousResponseId }) => previousResponseId !== null).length;
+  console.log({ seed: SEED, ...counts, creates: creates.length, deltas, ratio: (deltas / creates.length).toFixed(2) });
+  expect(counts.turns).toBeGreaterThan(RUNS);
+  expect(deltas / creates.length).toBeGreaterThan(0.2);
+}, 600_000);

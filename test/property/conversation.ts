@@ -1,0 +1,218 @@
+import { randomUUID } from 'node:crypto';
+import fc from 'fast-check';
+import { digestOf, expectedDigest } from '../../src/testing/index.ts';
+import { post, terminalsOf } from '../support/client.ts';
+import { openLive } from '../support/live-client.ts';
+import type { PropertyWorld } from './world.ts';
+
+type Item = Record<string, unknown>;
+
+/** How a client behaves for as long as it talks. */
+export interface Habits {
+  keyed: boolean;
+  /** `resend`: everything, every time; `anchor`: the last response and what is new. */
+  style: 'resend' | 'anchor';
+  store: boolean;
+  /** What it drops from the model's items when it sends them again. */
+  drops: readonly ('id' | 'status' | 'reasoning' | 'annotations')[];
+  instructions: string | null;
+}
+
+/** One thing a client does, or that is done to it. */
+export type Action =
+  | { do: 'say'; socket?: 'lost' | 'forgets' | 'lost_before_created' | 'lost_midway' }
+  /** Goes back some turns and says something else there. */
+  | { do: 'edit'; back: number }
+  /** Anchors to an older response. */
+  | { do: 'fork'; back: number }
+  /** Replaces everything by a summary of its own. */
+  | { do: 'compact' }
+  /** Hangs up in the middle, then says something new. */
+  | { do: 'interrupt' }
+  /** Hangs up in the middle, then repeats itself to the letter. */
+  | { do: 'retry' }
+  /** Two requests at once from the same place. */
+  | { do: 'parallel' }
+  | { do: 'restart' };
+
+export const habits: fc.Arbitrary<Habits> = fc.record({
+  keyed: fc.boolean(),
+  style: fc.constantFrom('resend', 'anchor'),
+  store: fc.boolean(),
+  drops: fc.subarray(['id', 'status', 'reasoning', 'annotations'] as const),
+  instructions: fc.constantFrom(null, 'Be brief.'),
+});
+
+const back = fc.integer({ min: 1, max: 3 });
+export const action: fc.Arbitrary<Action> = fc.oneof(
+  { weight: 8, arbitrary: fc.constant<Action>({ do: 'say' }) },
+  {
+    weight: 3,
+    arbitrary: fc
+      .constantFrom('lost', 'forgets', 'lost_before_created', 'lost_midway')
+      .map((socket) => ({ do: 'say', socket }) as Action),
+  },
+  { weight: 2, arbitrary: back.map((n) => ({ do: 'edit', back: n }) as Action) },
+  { weight: 2, arbitrary: back.map((n) => ({ do: 'fork', back: n }) as Action) },
+  { weight: 1, arbitrary: fc.constant<Action>({ do: 'compact' }) },
+  { weight: 1, arbitrary: fc.constant<Action>({ do: 'interrupt' }) },
+  { weight: 1, arbitrary: fc.constant<Action>({ do: 'retry' }) },
+  { weight: 1, arbitrary: fc.constant<Action>({ do: 'parallel' }) },
+  { weight: 1, arbitrary: fc.constant<Action>({ do: 'restart' }) },
+);
+
+/** What a conversation came to, counted. */
+export interface Counts {
+  turns: number;
+  /** Completed answers the bridge gave without sending the turn twice in full. */
+  outcomes: Record<string, number>;
+}
+
+const user = (text: string): Item => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
+
+interface Point {
+  /** Everything the client has up to here, as it would send it. */
+  items: Item[];
+  /** What the model knows up to here, when it is named by its id. */
+  known: Item[];
+  responseId: string | null;
+}
+
+/**
+ * Plays a plan against the bridge. Throws at the first completed answer whose context was not what the client meant,
+ * at an answer without exactly one terminal, and at one that nothing explains.
+ */
+export async function converse(
+  world: PropertyWorld,
+  { style, ...ways }: Habits,
+  plan: readonly Action[],
+  counts: Counts,
+) {
+  const thread = randomUUID();
+  const headers: Record<string, string> = ways.keyed ? { 'thread-id': thread } : {};
+  const points: Point[] = [{ items: [], known: [], responseId: null }];
+  let said = 0;
+  const here = () => points.at(-1)!;
+  const next = () => user(`${thread} says ${said++}`);
+
+  const again = (output: readonly Item[]): Item[] =>
+    output
+      .filter(({ type }) => !(type === 'reasoning' && ways.drops.includes('reasoning')))
+      .map((item) => {
+        const kept = { ...item };
+        if (ways.drops.includes('id')) delete kept.id;
+        if (ways.drops.includes('status')) delete kept.status;
+        if (ways.drops.includes('annotations') && Array.isArray(kept.content)) {
+          kept.content = (kept.content as Item[]).map(({ annotations: _, ...part }) => part);
+        }
+        return kept;
+      });
+
+  const bodyOf = (point: Point, item: Item, anchored: boolean) => ({
+    model: 'm',
+    stream: true,
+    store: ways.store,
+    include: ['reasoning.encrypted_content'],
+    ...(ways.instructions === null ? {} : { instructions: ways.instructions }),
+    input: anchored ? [item] : [...point.items, item],
+    ...(anchored ? { previous_response_id: point.responseId } : {}),
+  });
+
+  async function ask(point: Point, item: Item, wantsAnchor: boolean): Promise<Point> {
+    let anchored = wantsAnchor && point.responseId !== null;
+    for (let attempt = 0; attempt < 4; attempt += 1) {
+      const answer = await post(world.url, bodyOf(point, item, anchored), headers);
+      const outcome = answer.headers['x-holdfast-outcome'] ?? 'none';
+      counts.outcomes[outcome] = (counts.outcomes[outcome] ?? 0) + 1;
+      if (answer.status === 200) {
+        const ends = terminalsOf(answer);
+        if (ends.length !== 1) throw new Error(`${ends.length} terminals`);
+        if (answer.body.status === 'completed') {
+          judge(answer.body, anchored ? point.known : point.items, item);
+          counts.turns += 1;
+          return {
+            items: [...point.items, item, ...again(answer.body.output)],
+            known: [...(anchored ? point.known : point.items), item, ...answer.body.output],
+            responseId: answer.body.id,
+          };
+        }
+        continue;
+      }
+      if (answer.body.error?.code === 'previous_response_not_found' && anchored) {
+        anchored = false;
+        continue;
+      }
+      if (answer.status < 500) throw new Error(`unexplained: ${answer.status} ${answer.text}`);
+    }
+    throw new Error('the turn never completed');
+  }
+
+  function judge(response: { output: Item[] }, before: Item[], item: Item): void {
+    const expected = expectedDigest({
+      items: [...before, item] as never,
+      instructions: ways.instructions ?? undefined,
+    });
+    if (digestOf(response) !== expected) throw new Error(`the model saw another context than the client meant`);
+  }
+
+  /** Hangs up once the model has begun to speak. */
+  async function cutOff(item: Item): Promise<void> {
+    const held = world.simulator.script.onTurn({}, { kind: 'hold', at: { deltas: 1 } });
+    const client = await openLive(
+      world.url,
+      bodyOf(here(), item, style === 'anchor' && here().responseId !== null),
+      headers,
+    );
+    if (client.status === 200) await client.until('response.output_text.delta').catch(() => undefined);
+    client.hangUp();
+    held.release();
+    held.remove();
+    await client.rest();
+  }
+
+  for (const step of plan) {
+    const { simulator } = world;
+    const anchors = style === 'anchor';
+    switch (step.do) {
+      case 'say':
+        if (step.socket === 'lost') simulator.dropAll();
+        if (step.socket === 'forgets') simulator.expireCaches();
+        if (step.socket === 'lost_before_created') simulator.script.onTurn({}, { kind: 'reset', at: 'before_created' });
+        if (step.socket === 'lost_midway') simulator.script.onTurn({}, { kind: 'reset', at: { deltas: 1 } });
+        points.push(await ask(here(), next(), anchors));
+        break;
+      case 'edit':
+        points.splice(Math.max(1, points.length - step.back));
+        points.push(await ask(here(), next(), false));
+        break;
+      case 'fork': {
+        const from = points[Math.max(0, points.length - 1 - step.back)]!;
+        points.push(await ask(from, next(), true));
+        break;
+      }
+      case 'compact':
+        points.push({ items: [user(`summary of ${points.length} turns`)], known: [], responseId: null });
+        points.push(await ask(here(), next(), false));
+        break;
+      case 'interrupt':
+        await cutOff(next());
+        points.push(await ask(here(), next(), anchors));
+        break;
+      case 'retry': {
+        const item = next();
+        await cutOff(item);
+        points.push(await ask(here(), item, anchors));
+        break;
+      }
+      case 'parallel': {
+        const from = here();
+        const [one] = await Promise.all([ask(from, next(), anchors), ask(from, next(), anchors)]);
+        points.push(one);
+        break;
+      }
+      case 'restart':
+        await world.restart();
+    }
+    simulator.script.clear();
+  }
+}

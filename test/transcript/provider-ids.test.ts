@@ -1,0 +1,32 @@
+import { expect, it } from 'vitest';
+import { namesProviderObjects } from '../../src/transcript/provider-ids.ts';
+
+const message = (part: object) => ({ input: [{ type: 'message', role: 'user', content: [part] }] });
+
+it.each([
+  ['a file', message({ type: 'input_file', file_id: 'file_1' })],
+  ['a picture by file', message({ type: 'input_image', file_id: 'file_1' })],
+  ['an item by reference', { input: [{ type: 'item_reference', id: 'msg_1' }] }],
+  ['a container of an earlier call', { input: [{ type: 'code_interpreter_call', container_id: 'cntr_1', code: '1' }] }],
+  ['a file in a tool’s answer', { input: [{ type: 'function_call_output', output: [{ file_id: 'file_1' }] }] }],
+  ['a vector store', { tools: [{ type: 'file_search', vector_store_ids: ['vs_1'] }] }],
+  ['a container', { tools: [{ type: 'code_interpreter', container: 'cntr_1' }] }],
+  [
+    'files of a container',
+    { tools: [{ type: 'code_interpreter', container: { type: 'auto', file_ids: ['file_1'] } }] },
+  ],
+  ['a connector', { tools: [{ type: 'mcp', connector_id: 'connector_1' }] }],
+  ['a stored prompt', { prompt: { id: 'pmpt_1' } }],
+])('%s is an object at the provider', (_, body) => {
+  expect(namesProviderObjects(body)).toBe(true);
+});
+
+it.each([
+  ['text', { input: 'file_id' }],
+  ['messages with ids of their own', { input: [{ type: 'message', id: 'msg_1', role: 'assistant', content: [] }] }],
+  ['a picture in the request', message({ type: 'input_image', image_url: 'data:image/png;base64,AA' })],
+  ['a container to be made', { tools: [{ type: 'code_interpreter', container: { type: 'auto' } }] }],
+  ['functions', { tools: [{ type: 'function', name: 'f' }] }],
+])('%s name nothing there', (_, body) => {
+  expect(namesProviderObjects(body)).toBe(false);
+});
