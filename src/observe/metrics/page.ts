@@ -1,8 +1,6 @@
-import type { Request, RequestHandler } from 'express';
+import type { RequestHandler } from 'express';
 import type { Registry } from 'prom-client';
-
-/** Says who may read: loopback, or the bearer of the admin token. Throws the error the client shall see. */
-export type AccessRule = (req: Pick<Request, 'headers' | 'socket'>) => void;
+import type { AccessRule } from '../access.ts';
 
 /** `GET /metrics` in the text format Prometheus scrapes. Never cached. */
 export function metricsPage(registry: Registry, allow: AccessRule): RequestHandler {
