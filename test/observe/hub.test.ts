@@ -2,6 +2,7 @@ import { expect, it } from 'vitest';
 import { createActor } from 'xstate';
 import { turnMachine } from '../../machines/turn.ts';
 import { createInspectionHub, type InspectionHub } from '../../src/observe/inspect/hub.ts';
+import { createRunning } from '../../src/observe/inspect/running.ts';
 import { createSelection } from '../../src/observe/inspect/selection.ts';
 import { startActor } from '../../src/runtime/index.ts';
 import { sessionProgram } from '../../src/session/program.ts';
@@ -193,7 +194,7 @@ it('keeps whatever is not on the list of harmless fields, unless content is aske
 
 it('does no work and keeps no ended actor while nobody watches', () => {
   let asked = 0;
-  const { hub } = hubOf({
+  const { hub, errors } = hubOf({
     workerId() {
       asked += 1;
       return 'w1';
@@ -209,8 +210,22 @@ it('does no work and keeps no ended actor while nobody watches', () => {
     turn.send({ type: 'cancel' });
   }
   expect(asked).toBe(0);
+  expect(errors).toEqual([]);
   expect(hub.viewers).toBe(0);
   expect(watch(hub).messages).toEqual([]);
+});
+
+it('holds few ended actors however many there were, and every running one', () => {
+  const running = createRunning();
+  const alive = { id: 'alive', getSnapshot: () => ({ status: 'active' }) };
+  running.add(alive);
+  let most = 0;
+  for (let i = 0; i < 5_000; i += 1) {
+    running.add({ id: String(i), getSnapshot: () => ({ status: 'done' }) });
+    most = Math.max(most, running.size);
+  }
+  expect(most).toBeLessThan(300);
+  expect([...running.all()]).toEqual([alive]);
 });
 
 it('keeps a viewer’s error away from the machine and from the other viewers’ next events', () => {

@@ -141,7 +141,7 @@ export function createInspectionHub(options: InspectionHubOptions): InspectionHu
 
   const hub: InspectionHub = {
     observe(event) {
-      if (event.type === '@xstate.actor') running.add(event.actorRef as unknown as ActorLike);
+      if (event.type === '@xstate.actor') guarded(() => running.add(event.actorRef as unknown as ActorLike));
       else if (watched && (event.type === '@xstate.event' || event.type === '@xstate.snapshot')) {
         guarded(() => relay(event));
       }

@@ -3,7 +3,10 @@ import type { ActorLike } from './identity.ts';
 /** The actors that run now, kept so that it costs next to nothing while nobody asks. */
 export interface Running {
   add(ref: ActorLike): void;
+  /** None that has ended. */
   all(): Iterable<ActorLike>;
+  /** How many are held, ended ones among them. */
+  readonly size: number;
 }
 
 /** Fewer than this are not worth looking through. */
@@ -22,12 +25,16 @@ export function createRunning(): Running {
   };
   return {
     add(ref) {
-      refs.add(ref);
+      // The new one comes last: it has no snapshot yet, and XState throws when it is asked for one.
       if (refs.size > FEW + 2 * left) sweep();
+      refs.add(ref);
     },
     all() {
       sweep();
       return refs;
+    },
+    get size() {
+      return refs.size;
     },
   };
 }
