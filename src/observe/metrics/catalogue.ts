@@ -26,7 +26,7 @@ const verdicts = [
 ];
 
 /** What becomes of a request proxied to another worker, as far as this worker sees it. */
-export const forwardResults = ['answered', 'refused', 'unreachable', 'not_accepted', 'cut', 'client_gone'] as const;
+export const forwardResults = ['served', 'not_owner', 'unreachable', 'broken', 'client_gone'] as const;
 /** What a dial came to. */
 export const connectResults = ['opened', 'refused', 'failed'] as const;
 
