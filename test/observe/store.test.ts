@@ -93,9 +93,9 @@ it('counts calls without an answer, and hands read failures on as they are', asy
 });
 
 it('leaves calls it does not know on the store itself', () => {
-  const inner = { ...createMemoryStore({ clock: createManualClock() }), purge: () => 'purged' };
-  const store = observeStore(inner, recorder().metrics, systemClock) as SessionStore & { purge(): string };
-  expect(store.purge()).toBe('purged');
+  const inner = { ...createMemoryStore({ clock: createManualClock() }), unheardOf: () => 'reached' };
+  const store = observeStore(inner, recorder().metrics, systemClock) as SessionStore & { unheardOf(): string };
+  expect(store.unheardOf()).toBe('reached');
 });
 
 it('counts handshakes by result and connections until they are closed', async () => {
