@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
 import type { Duplex } from 'node:stream';
-import type { Router } from 'express';
+import express, { type Router } from 'express';
 import { type Clock, systemClock } from './clock.ts';
 import { announcedUrl, checkAnnounced } from './cluster/forward/announce.ts';
 import { createForwarder } from './cluster/forward/forwarder.ts';
@@ -17,11 +17,13 @@ import { createAuthentication } from './http/authenticate.ts';
 import type { Readiness } from './http/port.ts';
 import { refuseUpgrade } from './http/upgrade.ts';
 import { type Ids, randomIds } from './ids.ts';
-import { createLogger, type Logger, turnLine } from './observe/log.ts';
+import { createObservatory } from './observe/index.ts';
+import { createLogger, type Logger } from './observe/log.ts';
 import { classify } from './resolve/classify.ts';
 import { createDispatcher } from './session/dispatcher.ts';
 import { drain, releaseIdle } from './session/drain.ts';
 import { describeTurn } from './session/line.ts';
+import type { Peers } from './session/peers.ts';
 import type { TurnRequest } from './session/port.ts';
 import { createRoster } from './session/roster.ts';
 import { openStorage, type Storage } from './storage.ts';
@@ -56,8 +58,8 @@ export interface Bridge {
   config: Config;
   logger: Logger;
   ids: Ids;
-  /** For the server's `upgrade` event: 426, which makes clients use HTTP. */
-  refuseUpgrade(req: IncomingMessage, socket: Duplex): void;
+  /** For the server's `upgrade` event: the inspector's viewers; everybody else gets 426, which makes clients use HTTP. */
+  handleUpgrade(req: IncomingMessage, socket: Duplex, head: Buffer): void;
   readonly workerId: string;
   /** Sessions that have an actor here now, with the state each is in. */
   sessions(): { id: string; epoch: number; state: string }[];
@@ -105,18 +107,19 @@ const INTERNAL_GRACE = 1_000;
 
 async function assemble(config: Config, storage: Storage, means: Means): Promise<Bridge> {
   const { clock, ids, random, logger, onRegistered } = means;
-  const { store } = storage;
   const { deadlines, limits } = config;
+  let announcedId = '';
+  const observatory = createObservatory({ config, workerId: () => announcedId, clock, ids, logger });
+  const store = observatory.store(storage.store);
   const secrets = parseSecrets(storage.secrets);
   const tokens = createTokens({ secrets, clock, ttlSeconds: limits.retentionHours * 3600 });
   const hops = createHops({ secrets, clock });
   const authenticate = createAuthentication(config, await store.pepper());
-  const transport = createUpstreamTransport({ clock });
+  const transport = observatory.transport(createUpstreamTransport({ clock }));
   const target: UpstreamTarget = { id: upstreamId(config.upstream.url), baseUrl: config.upstream.url };
   const httpOnly = createHttpOnlyMemory(config.upstream.transport, clock);
   const roster = createRoster(limits.sockets);
   const background = new Set<Promise<void>>();
-  let announcedId = '';
   let leaving = false;
   let refusing = false;
   let closing: Promise<void> | null = null;
@@ -161,6 +164,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     internalUrl,
     livenessPath: storage.livenessPath,
     log: logger,
+    inspect: observatory.inspect,
     onRegistered,
     async announce(id) {
       announcedId = id;
@@ -174,7 +178,15 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     throw error;
   });
   const forwarder = createForwarder({ hops, clock, workerId: () => membership.id, deadlines, logger });
-  const peers = createPeers({ store, forwarder, me: () => membership.id, mayJudge: membership.mayJudge, random });
+  const others = createPeers({ store, forwarder, me: () => membership.id, mayJudge: membership.mayJudge, random });
+  const peers: Peers = {
+    ...others,
+    async forward(...hop) {
+      const result = await others.forward(...hop);
+      observatory.metrics.forwarded(result.kind);
+      return result;
+    },
+  };
   const dispatcher = createDispatcher({
     store,
     roster,
@@ -182,6 +194,8 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     clock,
     ids,
     peers,
+    inspect: observatory.inspect,
+    onPlaced: observatory.placed,
     sessions: {
       store,
       transport,
@@ -192,6 +206,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
       worker: membership,
       httpOnly,
       log: logger,
+      inspect: observatory.inspect,
       background(work) {
         background.add(work);
         void work.finally(() => background.delete(work));
@@ -208,7 +223,14 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
         transcript: { shapeOf, contextFingerprint, requestFingerprint },
         limits: { frameBytes: limits.frameBytes, webSocket: !httpOnly.has(target.id) },
       }),
-    onFinished: (turn, session) => turnLine(logger, describeTurn(turn, session, clock.now())),
+    onFinished: (turn, session) => observatory.turnEnded(describeTurn(turn, session, clock.now())),
+  });
+
+  observatory.watch({
+    sessions: () => [...roster.all()].map((session) => session.view().state),
+    queued: () => [...roster.all()].reduce((sum, session) => sum + session.view().queueLength, 0),
+    turnsInFlight: () => dispatcher.inFlight,
+    turnBufferBytes: () => dispatcher.bufferedBytes,
   });
 
   const janitor = startJanitor({
@@ -227,7 +249,8 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     await store.pepper().catch(() => reasons.push('database does not answer'));
     return { ready: reasons.length === 0, reasons };
   };
-  const router = createHttpFace({
+  const router = express.Router();
+  const face = createHttpFace({
     service: {
       turn: (request, sink) => dispatcher.accept(request, sink),
       async knowsResponse(scope, anchor) {
@@ -251,6 +274,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     ids,
     logger,
   });
+  router.use(observatory.router, face);
 
   /** Lame duck: while the balancers learn of it, this worker still takes requests and gives them to those that stay. */
   async function leave(): Promise<void> {
@@ -269,6 +293,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     await Promise.allSettled(background);
     await internal?.close(INTERNAL_GRACE);
     await membership.stop();
+    observatory.close();
     await forwarder.close();
     await transport.shutdown();
     await storage.close();
@@ -280,7 +305,9 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     config,
     logger,
     ids,
-    refuseUpgrade,
+    handleUpgrade(req, socket, head) {
+      if (!observatory.handleUpgrade(req, socket, head)) refuseUpgrade(req, socket);
+    },
     get workerId() {
       return membership.id;
     },

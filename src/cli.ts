@@ -43,7 +43,7 @@ async function serveAlone(): Promise<void> {
   const bridge = await createBridge({ onRegistered: (workerId) => tell({ kind: 'registered', workerId }) });
   let server: Listening;
   try {
-    server = await listen(createApp(bridge.router, bridge), bridge.config.server);
+    server = await listen(createApp(bridge.router, bridge), bridge.config.server, bridge.handleUpgrade);
   } catch (error) {
     await bridge.close();
     throw error;

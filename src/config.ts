@@ -84,6 +84,10 @@ export const limitKnobs = {
     'Items of one conversation; beyond it a session is not replayed.',
   ),
   retentionHours: count('RETENTION_HOURS', 24, 'How long sessions and turns nobody uses are kept.'),
+  recordedEvents: count('RECORDED_EVENTS', 64, 'Machine events remembered of each session, for its story.'),
+  inspectViewers: count('INSPECT_VIEWERS', 8, 'Viewers of the inspector at the same time.'),
+  inspectSessions: count('INSPECT_SESSIONS', 50, 'Sessions of a sample that one viewer is shown at the same time.'),
+  inspectBufferBytes: bytes('INSPECT_BUFFER', 8_388_608, 'What may wait for one viewer before it is cut off.'),
   poolSize: count('POOL_SIZE', 10, 'Database connections of one worker, beside the one of its heartbeat.'),
 } satisfies Record<string, Knob>;
 
@@ -106,6 +110,8 @@ export interface Config {
   };
   /** The listener for other workers. `advertiseUrl` null: derived from where it listens. */
   internal: { host: string; port: number; advertiseUrl: string | null };
+  /** The viewer that `/inspect` frames, and whether it is shown more than the harmless fields. */
+  inspect: { url: string; content: boolean };
   instancePolicy: 'forward' | 'reject';
   logLevel: string;
   deadlines: Values<typeof deadlineKnobs>;
@@ -183,6 +189,16 @@ export const settings = [
     default: 'forward',
     description: '`forward` or `reject` a request whose session another worker owns.',
   },
+  {
+    variable: 'HOLDFAST_INSPECT_URL',
+    default: 'https://stately.ai/inspect',
+    description: 'The viewer that `/inspect` frames and feeds with machine events.',
+  },
+  {
+    variable: 'HOLDFAST_INSPECT_CONTENT',
+    default: 'off',
+    description: '`on` shows that viewer whole events and contexts instead of the harmless fields.',
+  },
   { variable: 'HOLDFAST_LOG_LEVEL', default: 'info', description: '`trace` to `fatal`, or `silent`.' },
 ] as const;
 
@@ -211,6 +227,8 @@ const strings = z.object({
     .string()
     .refine(isOrigin, 'HOLDFAST_ADVERTISE_URL must be of the form http://address:port and nothing more')
     .nullable(),
+  inspectUrl: z.url({ protocol: /^https?$/, error: 'HOLDFAST_INSPECT_URL must be an http(s) URL' }),
+  inspectContent: z.enum(['on', 'off'], 'HOLDFAST_INSPECT_CONTENT must be on or off'),
   policy: z.enum(['forward', 'reject'], 'HOLDFAST_INSTANCE_POLICY must be forward or reject'),
 });
 
@@ -248,6 +266,8 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
     transport: optional(env.HOLDFAST_UPSTREAM_TRANSPORT) ?? 'auto',
     internalPort: optional(env.HOLDFAST_INTERNAL_PORT) ?? '0',
     advertiseUrl: optional(env.HOLDFAST_ADVERTISE_URL),
+    inspectUrl: optional(env.HOLDFAST_INSPECT_URL) ?? 'https://stately.ai/inspect',
+    inspectContent: optional(env.HOLDFAST_INSPECT_CONTENT) ?? 'off',
     policy: optional(env.HOLDFAST_INSTANCE_POLICY) ?? 'forward',
     workers: optional(env.HOLDFAST_WORKERS) ?? '1',
   });
@@ -277,7 +297,7 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
   if (problems.length > 0 || !parsed.success) {
     throw new ConfigError(`The configuration cannot work:\n${problems.map((each) => `  - ${each}`).join('\n')}`);
   }
-  const { port, upstreamUrl, transport, internalPort, advertiseUrl, policy } = parsed.data;
+  const { port, upstreamUrl, transport, internalPort, advertiseUrl, policy, inspectUrl, inspectContent } = parsed.data;
   return {
     server: { host, port },
     databaseUrl,
@@ -291,6 +311,7 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
       port: internalPort,
       advertiseUrl: advertiseUrl === null ? null : new URL(advertiseUrl).origin,
     },
+    inspect: { url: inspectUrl, content: inspectContent === 'on' },
     instancePolicy: policy,
     logLevel: optional(env.HOLDFAST_LOG_LEVEL) ?? 'info',
     deadlines,

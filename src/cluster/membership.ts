@@ -2,7 +2,7 @@ import { workerMachine } from '../../machines/worker.ts';
 import type { Clock } from '../clock.ts';
 import type { Config } from '../config.ts';
 import type { Ids } from '../ids.ts';
-import { type DurableActor, defineProgram, startActor } from '../runtime/index.ts';
+import { type DurableActor, defineProgram, type Inspect, startActor } from '../runtime/index.ts';
 import type { WorkerRegistry } from '../store/port.ts';
 
 const program = defineProgram(workerMachine, { commits: [], version: 1 });
@@ -22,6 +22,7 @@ export interface MembershipOptions {
   /** Called whenever this process has registered under a new id. */
   onRegistered?: ((id: string) => void) | undefined;
   log: { info(o: object, m: string): void; warn(o: object, m: string): void };
+  inspect?: Inspect;
 }
 
 /** This process as the others know it. */
@@ -137,6 +138,7 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
           void store.declareDead(id).then(() => stopped.resolve());
         }
       },
+      inspect: options.inspect,
       onError: (error) => log.warn({ err: error }, 'a membership effect failed'),
     });
   actor = start();

@@ -1,5 +1,6 @@
-import { createServer, type RequestListener, type Server } from 'node:http';
+import { createServer, type IncomingMessage, type RequestListener, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import type { Duplex } from 'node:stream';
 import { refuseUpgrade } from './upgrade.ts';
 
 export interface Listening {
@@ -12,7 +13,11 @@ export interface Listening {
 }
 
 /** Serves an app. Rejects with the system's error when the address cannot be used. */
-export async function listen(app: RequestListener, { host, port }: { host: string; port: number }): Promise<Listening> {
+export async function listen(
+  app: RequestListener,
+  { host, port }: { host: string; port: number },
+  onUpgrade: (req: IncomingMessage, socket: Duplex, head: Buffer) => void = refuseUpgrade,
+): Promise<Listening> {
   const server = createServer(
     {
       // A long answer is no slow request: only the time until the request was read is bounded.
@@ -24,7 +29,7 @@ export async function listen(app: RequestListener, { host, port }: { host: strin
     },
     app,
   );
-  server.on('upgrade', refuseUpgrade);
+  server.on('upgrade', onUpgrade);
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject);
     server.listen(port, host, () => {

@@ -29,6 +29,8 @@ export interface DispatcherDeps {
   classify(request: TurnRequest): Evidence;
   /** Called once per turn when its client has its answer. */
   onFinished(turn: Turn, session: Session | null): void;
+  /** Called whenever a turn is given to a session, before the session does anything with it. */
+  onPlaced?(turn: Turn, session: Session): void;
   inspect?: Inspect;
 }
 
@@ -38,6 +40,8 @@ export interface Dispatcher {
   accept(request: TurnRequest, sink: ClientSink, hop?: IncomingHop): void;
   /** Turns whose clients still wait. */
   readonly inFlight: number;
+  /** Bytes of events kept for clients that come back, over all turns that run here. */
+  readonly bufferedBytes: number;
 }
 
 type Carried = 'placed' | AttemptFact;
@@ -191,6 +195,7 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
   function open(turn: Turn, birth: SessionBirth): void {
     const session = createSession({ ...deps.sessions, returnTurn, onEnded, onCreated }, birth, turn);
     places.set(turn, session);
+    deps.onPlaced?.(turn, session);
     roster.add(session);
     session.begin(turn);
   }
@@ -199,6 +204,7 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
     const session = roster.exact(sessionId, epoch);
     if (!session) return { kind: 'not_owner', sessionId };
     places.set(turn, session);
+    deps.onPlaced?.(turn, session);
     if (session.submit(turn)) return 'placed';
     places.delete(turn);
     return { kind: 'not_owner', sessionId };
@@ -232,6 +238,11 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
     accept,
     get inFlight() {
       return holds.size;
+    },
+    get bufferedBytes() {
+      let bytes = 0;
+      for (const { stream } of places.keys()) bytes += stream.bufferedBytes;
+      return bytes;
     },
   };
 }

@@ -45,6 +45,8 @@ export interface TurnStream {
   /** The buffer still begins with event 0. */
   readonly complete: boolean;
   readonly finished: boolean;
+  /** What of it is kept for a later reader. */
+  readonly bufferedBytes: number;
   /** The terminal has reached a reader. */
   readonly delivered: boolean;
   /** Called once when the terminal has reached a reader; at once if it has. */
@@ -132,6 +134,9 @@ export function createTurnStream(first: ClientSink, options: StreamOptions): Tur
     },
     get complete() {
       return buffer !== null;
+    },
+    get bufferedBytes() {
+      return buffer === null ? 0 : bytes;
     },
     get finished() {
       return ending !== null;

@@ -50,7 +50,7 @@ export async function startTestBridge(options: TestBridgeOptions = {}): Promise<
         ...options.env,
       },
     });
-    server = await listen(createApp(bridge.router, bridge), { host: '127.0.0.1', port: 0 });
+    server = await listen(createApp(bridge.router, bridge), { host: '127.0.0.1', port: 0 }, bridge.handleUpgrade);
   }
   async function stop(): Promise<void> {
     await bridge.close();

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { deadlineKnobs, limitKnobs, settings } from '../../src/config.ts';
 import { catalogue } from '../../src/errors.ts';
 import { outcomeTable } from '../../src/resolve/outcomes.ts';
+import { writeMetrics } from './metrics-table.ts';
 
 const README = join(import.meta.dirname, '..', '..', 'README.md');
 
@@ -51,4 +52,7 @@ export async function renderReadme(): Promise<{ current: string; rendered: strin
   return { current, rendered };
 }
 
-if (import.meta.main) await writeFile(README, (await renderReadme()).rendered);
+if (import.meta.main) {
+  await writeFile(README, (await renderReadme()).rendered);
+  await writeMetrics();
+}

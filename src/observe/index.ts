@@ -1,0 +1,120 @@
+import type { IncomingMessage } from 'node:http';
+import type { Duplex } from 'node:stream';
+import express, { type NextFunction, type Request, type Response, type Router } from 'express';
+import type { InspectionEvent } from 'xstate';
+import type { Clock } from '../clock.ts';
+import type { Config } from '../config.ts';
+import { BridgeError } from '../errors.ts';
+import { sendError } from '../http/envelope.ts';
+import type { Ids } from '../ids.ts';
+import type { SessionStore } from '../store/port.ts';
+import type { UpstreamTransport } from '../upstream/port.ts';
+import { type AccessRule, createOperatorAccess } from './access.ts';
+import type { FlightRecord } from './flight.ts';
+import type { ActorLike } from './inspect/identity.ts';
+import { createInspection } from './inspect/index.ts';
+import { type Logger, type TurnLine, turnLine } from './log.ts';
+import { createMetrics, type Metrics, type Readings } from './metrics/index.ts';
+import { metricsPage } from './metrics/page.ts';
+import { observeStore } from './metrics/store.ts';
+import { observeTransport } from './metrics/transport.ts';
+import { createRecorder } from './recorder.ts';
+
+export interface ObservatoryOptions {
+  config: Pick<Config, 'inspect' | 'limits' | 'security'>;
+  /** This worker's identity of the moment; asked only once actors run. */
+  workerId(): string;
+  clock: Clock;
+  ids: Ids;
+  logger: Logger;
+  /** Default: `createOperatorAccess` with the admin token. */
+  allow?: AccessRule;
+  /** Takes the story of a turn that ended badly. */
+  onBadEnd?(sessionId: string, turnId: string, record: FlightRecord): void;
+  /** Also report the process's own metrics. Default true. */
+  processMetrics?: boolean;
+}
+
+/** Everything by which a worker can be watched: metrics, the log line of each turn, the inspector and the recorder. */
+export interface Observatory {
+  readonly metrics: Metrics;
+  /** The same store and transport, counted and timed. */
+  store(inner: SessionStore): SessionStore;
+  transport(inner: UpstreamTransport): UpstreamTransport;
+  /** The `inspect` option of every actor. Never throws. */
+  readonly inspect: (event: InspectionEvent) => void;
+  /** A turn was placed on a session. */
+  placed(turn: { readonly actor: ActorLike }, session: { readonly id: string }): void;
+  /** A turn has ended: its log line, its metrics and, with a bad end, its story. */
+  turnEnded(line: TurnLine): void;
+  /** Sources of the gauges; sockets and viewers are known here already. */
+  watch(readings: Omit<Readings, 'sockets' | 'viewers'>): void;
+  /** What is remembered of a session here; null for nothing. */
+  story(sessionId: string): FlightRecord | null;
+  /** `/metrics`, `/inspect` and what belongs to it. Answers its own errors. */
+  readonly router: Router;
+  /** For the server's `upgrade` event: false when the request is not for the inspector and still wants an answer. */
+  handleUpgrade(req: IncomingMessage, socket: Duplex, head: Buffer): boolean;
+  close(): void;
+}
+
+export function createObservatory(options: ObservatoryOptions): Observatory {
+  const { config, workerId, clock, ids, logger } = options;
+  const { limits } = config;
+  const allow = options.allow ?? createOperatorAccess(config.security.adminToken);
+  const metrics = createMetrics({ clock, defaults: options.processMetrics ?? true });
+  const recorder = createRecorder({ workerId, clock, events: limits.recordedEvents, onBadEnd: options.onBadEnd });
+  const inspection = createInspection({
+    workerId,
+    clock,
+    ids,
+    allow,
+    content: config.inspect.content,
+    inspectorUrl: config.inspect.url,
+    bufferBytes: limits.inspectBufferBytes,
+    viewers: limits.inspectViewers,
+    sessions: limits.inspectSessions,
+    onCutOff: metrics.viewerCutOff,
+    onError: (error) => logger.warn({ err: error }, 'showing an event to the inspector failed'),
+  });
+  metrics.watch({ viewers: () => inspection.viewers });
+
+  const router = express.Router();
+  router.get('/metrics', metricsPage(metrics.registry, allow));
+  router.use(inspection.router);
+  router.use((error: unknown, _req: Request, res: Response, next: NextFunction) => {
+    if (!(error instanceof BridgeError)) return next(error);
+    sendError(res, error, (res.locals.requestId as string | undefined) ?? ids.uuid());
+  });
+
+  return {
+    metrics,
+    store: (inner) => observeStore(inner, metrics, clock),
+    transport(inner) {
+      const observed = observeTransport(inner, metrics, clock);
+      metrics.watch({ sockets: () => observed.open });
+      return observed.transport;
+    },
+    inspect(event) {
+      recorder.observe(event);
+      inspection.observe(event);
+    },
+    placed({ actor }, { id }) {
+      recorder.place(actor, id);
+      inspection.place(actor, id);
+    },
+    turnEnded(line) {
+      turnLine(logger, line);
+      metrics.turnEnded(line);
+      recorder.turnEnded(line);
+    },
+    watch: (readings) => metrics.watch(readings),
+    story: (sessionId) => recorder.story(sessionId),
+    router,
+    handleUpgrade: inspection.handleUpgrade,
+    close() {
+      inspection.close();
+      metrics.stop();
+    },
+  };
+}

@@ -1,0 +1,200 @@
+import { createInspector } from '@statelyai/inspect';
+import type { AnyEventObject, InspectionEvent } from 'xstate';
+import type { Clock } from '../../clock.ts';
+import { boundedCopy, safeContext, safeEvent } from '../safe.ts';
+import { type ActorLike, type Identity, identify } from './identity.ts';
+import { createRunning } from './running.ts';
+import type { Selection } from './selection.ts';
+
+/** Somebody who watches: takes one message of the wire, or has gone. */
+export interface Viewer {
+  readonly selection: Selection;
+  send(message: string): void;
+}
+
+export interface InspectionHubOptions {
+  /** This worker's identity of the moment; part of every message's id. */
+  workerId(): string;
+  /** Show whole events and contexts instead of the allowed fields. Off unless an operator asks for it. */
+  content: boolean;
+  clock: Pick<Clock, 'wall'>;
+  onError?(error: unknown): void;
+}
+
+/**
+ * Turns what XState tells about running actors into messages of the Stately inspector. It costs one check for each
+ * event while nobody watches, it never waits for a viewer, and no error of it reaches a machine.
+ */
+export interface InspectionHub {
+  /** The `inspect` option of every actor to be seen. */
+  readonly observe: (event: InspectionEvent) => void;
+  /** A turn was placed on a session; from now on it is drawn below it. Also for a turn that moves on. */
+  place(turn: ActorLike, sessionId: string): void;
+  /** Shows a viewer what runs now, and from then on every event. The returned function ends that. */
+  join(viewer: Viewer): () => void;
+  readonly viewers: number;
+}
+
+/** Deep enough for the definitions of the bridge's machines, which nest further than the library's default. */
+const DEFINITION_DEPTH = 40;
+
+export function createInspectionHub(options: InspectionHubOptions): InspectionHub {
+  const { clock, content } = options;
+  const running = createRunning();
+  const placed = new WeakMap<object, string>();
+  const identities = new WeakMap<object, Identity>();
+  const definitions = new WeakMap<object, string>();
+  /** The actor that speaks for an id: a newer epoch's takes the picture over from an older one. */
+  const latest = new Map<string, ActorLike>();
+  const announced = new Map<Viewer, WeakSet<object>>();
+  let watched = false;
+  let sequence = 0;
+  let targets: readonly Viewer[] = [];
+  let subject: { ref: ActorLike; identity: Identity } | null = null;
+
+  const inspector = createInspector(
+    {
+      send(message) {
+        const text = JSON.stringify(message);
+        for (const viewer of targets) viewer.send(text);
+      },
+    },
+    {
+      serializationDepthLimit: DEFINITION_DEPTH,
+      sanitizeEvent: (event) => shownEvent(event) as AnyEventObject,
+      sanitizeContext: (context) => (content ? boundedCopy(context) : safeContext(context)) as typeof context,
+      serialize(message) {
+        const { ref, identity } = subject!;
+        const common = {
+          ...message,
+          id: `${options.workerId()}:${(sequence += 1)}`,
+          createdAt: String(clock.wall()),
+          rootId: identity.parentId ?? identity.id,
+        };
+        if (common.type !== '@xstate.actor') return common;
+        return { ...common, name: identity.name, parentId: identity.parentId, definition: definitionOf(ref) };
+      },
+    },
+  );
+
+  function shownEvent(event: { type: string }): object {
+    if (content) return boundedCopy(event) as object;
+    const { type, fields } = safeEvent(event);
+    return { type, ...fields };
+  }
+
+  function definitionOf({ logic }: ActorLike): string | undefined {
+    const { config } = logic as { config?: object };
+    if (!config) return undefined;
+    let definition = definitions.get(config);
+    if (definition === undefined) definitions.set(config, (definition = JSON.stringify(config)));
+    return definition;
+  }
+
+  function identityOf(ref: ActorLike): Identity | null {
+    let identity: Identity | null | undefined = identities.get(ref);
+    if (!identity && (identity = identify(ref, placed.get(ref)))) identities.set(ref, identity);
+    return identity ?? null;
+  }
+
+  const sees = ({ selection }: Viewer, { sessionId, kind }: Identity) =>
+    sessionId === null ? kind === 'worker' && !selection.exact : selection.wants(sessionId);
+
+  /** Says that the actor exists to those of the viewers who have not been told. */
+  function announce(ref: ActorLike, identity: Identity, viewers: readonly Viewer[]): void {
+    targets = viewers.filter((viewer) => !announced.get(viewer)!.has(ref));
+    if (targets.length === 0) return;
+    subject = { ref, identity };
+    inspector.actor(identity.id, shownSnapshot(ref.getSnapshot()));
+    for (const viewer of targets) announced.get(viewer)?.add(ref);
+  }
+
+  function relay(event: Extract<InspectionEvent, { type: '@xstate.event' | '@xstate.snapshot' }>): void {
+    const ref = event.actorRef as unknown as ActorLike;
+    const identity = identityOf(ref);
+    if (!identity) return;
+    if (event.event.type === 'xstate.init') latest.set(identity.id, ref);
+    else if ((latest.get(identity.id) ?? ref) !== ref) return;
+    const ended = event.type === '@xstate.snapshot' && (event.snapshot as { status: string }).status !== 'active';
+    const viewers = [...announced.keys()].filter((viewer) => sees(viewer, identity));
+    if (viewers.length > 0) {
+      announce(ref, identity, viewers);
+      targets = viewers;
+      subject = { ref, identity };
+      if (event.type === '@xstate.event') inspector.event(identity.id, event.event);
+      else inspector.snapshot(identity.id, shownSnapshot(event.snapshot), { event: event.event });
+    }
+    if (!ended) return;
+    latest.delete(identity.id);
+    if (identity.kind !== 'session') return;
+    for (const viewer of viewers) viewer.selection.release(identity.sessionId!);
+  }
+
+  /** Whatever fails here is nobody's business but the log's. */
+  function guarded(act: () => void): void {
+    try {
+      act();
+    } catch (error) {
+      options.onError?.(error);
+    }
+  }
+
+  const hub: InspectionHub = {
+    observe(event) {
+      if (event.type === '@xstate.actor') guarded(() => running.add(event.actorRef as unknown as ActorLike));
+      else if (watched && (event.type === '@xstate.event' || event.type === '@xstate.snapshot')) {
+        guarded(() => relay(event));
+      }
+    },
+    place(turn, sessionId) {
+      placed.set(turn, sessionId);
+      identities.delete(turn);
+      if (!watched) return;
+      guarded(() => {
+        const identity = identityOf(turn);
+        if (!identity) return;
+        for (const told of announced.values()) told.delete(turn);
+        announce(
+          turn,
+          identity,
+          [...announced.keys()].filter((viewer) => sees(viewer, identity)),
+        );
+      });
+    },
+    join(viewer) {
+      announced.set(viewer, new WeakSet());
+      watched = true;
+      guarded(() => {
+        const known = [...running.all()].flatMap((ref) => {
+          const identity = identityOf(ref);
+          return identity ? [{ ref, identity }] : [];
+        });
+        // Parents first: a viewer hangs an actor only below one it knows.
+        known.sort((a, b) => Number(a.identity.kind === 'turn') - Number(b.identity.kind === 'turn'));
+        for (const { ref, identity } of known) {
+          if (identity.kind !== 'turn') latest.set(identity.id, ref);
+          if (sees(viewer, identity)) announce(ref, identity, [viewer]);
+        }
+      });
+      return () => {
+        announced.delete(viewer);
+        watched = announced.size > 0;
+        if (!watched) latest.clear();
+      };
+    },
+    get viewers() {
+      return announced.size;
+    },
+  };
+  return hub;
+}
+
+/** Of a snapshot only what a viewer draws; the machine and its nodes stay here. */
+function shownSnapshot(snapshot: unknown): { status: 'active'; value?: unknown; context?: unknown } {
+  const { status, value, context } = (snapshot ?? { status: 'active' }) as {
+    status: 'active';
+    value?: unknown;
+    context?: unknown;
+  };
+  return { status, value, context };
+}

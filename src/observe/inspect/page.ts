@@ -1,0 +1,124 @@
+import { createHash } from 'node:crypto';
+import express, { type Router } from 'express';
+import type { AccessRule } from '../access.ts';
+import type { Tickets } from './tickets.ts';
+
+const style = `
+*{box-sizing:border-box;margin:0}
+html,body{height:100%;font:14px system-ui,sans-serif}
+body{display:grid;grid-template-rows:auto 1fr}
+form{display:flex;gap:8px;padding:8px;align-items:center;flex-wrap:wrap}
+input{padding:4px 6px}
+iframe{width:100%;height:100%;border:0}
+`;
+
+/** Runs in the browser: feeds the inspector in the frame, which is told nothing before it says that it is there. */
+const script = `
+const frame = document.querySelector('iframe');
+const form = document.querySelector('form');
+const state = document.querySelector('output');
+const home = new URL(frame.src).origin;
+const MOST = 5000;
+let waiting = [];
+let connected = false;
+let ws = null;
+addEventListener('message', ({ source, origin, data }) => {
+  if (source !== frame.contentWindow || origin !== home || data?.type !== '@statelyai.connected') return;
+  connected = true;
+  for (const event of waiting) frame.contentWindow.postMessage(event, home);
+  waiting = [];
+});
+function show(event) {
+  if (connected) frame.contentWindow.postMessage(event, home);
+  else if (waiting.length < MOST) waiting.push(event);
+}
+async function watch() {
+  ws?.close();
+  const wish = new URLSearchParams();
+  const { token, sessions, sample } = form.elements;
+  for (const id of sessions.value.split(/[\\s,]+/)) if (id) wish.append('session', id);
+  if (sample.value) wish.set('sample', sample.value);
+  const headers = token.value ? { authorization: 'Bearer ' + token.value } : {};
+  const answer = await fetch('/inspect/ticket', { method: 'POST', headers });
+  if (!answer.ok) return void (state.value = 'not allowed (' + answer.status + ')');
+  wish.set('ticket', (await answer.json()).ticket);
+  const mine = new WebSocket(location.origin.replace(/^http/, 'ws') + '/inspect/socket?' + wish);
+  ws = mine;
+  let count = 0;
+  mine.onopen = () => (state.value = 'watching');
+  mine.onmessage = ({ data }) => {
+    show(JSON.parse(data));
+    state.value = 'watching, ' + (count += 1) + ' events';
+  };
+  mine.onclose = () => {
+    if (ws === mine) state.value = 'disconnected after ' + count + ' events';
+  };
+}
+form.addEventListener('submit', (event) => {
+  event.preventDefault();
+  watch().catch(() => (state.value = 'no connection'));
+});
+`;
+
+const escaped = (text: string) => text.replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
+const sourceHash = (text: string) => `'sha256-${createHash('sha256').update(text).digest('base64')}'`;
+
+const html = (inspectorUrl: string) => `<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>Holdfast inspector</title>
+<style>${style}</style>
+</head>
+<body>
+<form autocomplete="off">
+<label>Admin token <input name="token" type="password" size="16"></label>
+<label>Sessions <input name="sessions" size="40" placeholder="ids; empty: a sample"></label>
+<label>Sample <input name="sample" type="number" min="0" max="1" step="0.01" value="1"></label>
+<button>Watch</button>
+<output></output>
+</form>
+<iframe title="Stately inspector" src="${escaped(inspectorUrl)}"></iframe>
+<script>${script}</script>
+</body>
+</html>
+`;
+
+export interface InspectPageOptions {
+  /** Who may have a ticket. Throws the error the client shall see. */
+  allow: AccessRule;
+  tickets: Tickets;
+  /** The viewer to be framed, an http(s) address. */
+  inspectorUrl: string;
+}
+
+/**
+ * `GET /inspect`, a page without any data, and `POST /inspect/ticket`, which hands out what opens the WebSocket.
+ * The page may run nothing but its own script, frame nothing but the viewer, and be framed by nobody.
+ */
+export function inspectPage({ allow, tickets, inspectorUrl }: InspectPageOptions): Router {
+  const router = express.Router();
+  const page = html(inspectorUrl);
+  const policy = [
+    "default-src 'none'",
+    `script-src ${sourceHash(script)}`,
+    `style-src ${sourceHash(style)}`,
+    "connect-src 'self'",
+    `frame-src ${new URL(inspectorUrl).origin}`,
+    "base-uri 'none'",
+    "form-action 'none'",
+    "frame-ancestors 'none'",
+  ].join('; ');
+  const headers = {
+    'content-security-policy': policy,
+    'referrer-policy': 'no-referrer',
+    'x-content-type-options': 'nosniff',
+    'cache-control': 'no-store',
+  };
+  router.get('/inspect', (_req, res) => void res.set(headers).type('html').send(page));
+  router.post('/inspect/ticket', (req, res) => {
+    allow(req);
+    res.set('cache-control', 'no-store').json({ ticket: tickets.issue() });
+  });
+  return router;
+}

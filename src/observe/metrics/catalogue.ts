@@ -1,0 +1,125 @@
+import { outcomeTable } from '../../resolve/outcomes.ts';
+
+/** One metric as an operator knows it: the table in docs/metrics.md and the registry are both made from these. */
+export interface Definition {
+  kind: 'counter' | 'gauge' | 'histogram';
+  help: string;
+  /** Every label with all the values it can take; anything else is recorded as `other`. */
+  labels: Readonly<Record<string, readonly string[]>>;
+  /** Upper bounds, for histograms. */
+  buckets?: readonly number[];
+}
+
+/** Milliseconds, for what a person waits for: a turn may take minutes. */
+const slow = [5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 300_000, 1_800_000];
+/** Milliseconds, for one round trip to the store or a handshake. */
+const quick = [0.5, 1, 2, 3, 5, 8, 12, 20, 35, 60, 100, 250, 500, 1_000, 2_000, 5_000, 10_000];
+
+const shapes = ['fresh', 'full', 'delta'];
+const forms = ['delta', 'full', 'none'];
+const ends = ['completed', 'incomplete', 'failed', 'cancelled', 'lost'];
+const fenceCalls = ['create', 'start', 'settle', 'claim', 'release', 'close'];
+const workerCalls = ['register', 'heartbeat', 'declareExpired', 'declareDead'];
+const verdicts = [
+  ...['ok', 'already', 'row', 'alive', 'dead', 'missing', 'ended', 'busy', 'head_moved', 'key_taken', 'branch'],
+  ...['fenced', 'lost_race', 'rejected', 'unknown'],
+];
+
+/** What becomes of a request proxied to another worker, as far as this worker sees it. */
+export const forwardResults = ['served', 'not_owner', 'unreachable', 'broken', 'client_gone'] as const;
+/** What a dial came to. */
+export const connectResults = ['opened', 'refused', 'failed'] as const;
+
+const counter = (help: string, labels: Definition['labels'] = {}): Definition => ({ kind: 'counter', help, labels });
+const gauge = (help: string, labels: Definition['labels'] = {}): Definition => ({ kind: 'gauge', help, labels });
+const histogram = (help: string, buckets: readonly number[], labels: Definition['labels'] = {}): Definition => ({
+  kind: 'histogram',
+  help,
+  buckets,
+  labels,
+});
+
+/** Every metric of the bridge. Names are API. No label ever carries an id. */
+export const catalogue = {
+  holdfast_build_info: gauge('Always 1; the version is in its label.', { version: [] }),
+
+  holdfast_turns_total: counter('Turns ended, by how the request was placed and how it ended.', {
+    outcome: outcomeTable().map(({ outcome }) => outcome),
+    shape: shapes,
+    terminal: ends,
+  }),
+  holdfast_turns_sent_total: counter(
+    'Turns by the form in which their context went upstream; none: nothing was sent.',
+    {
+      shape: shapes,
+      form: forms,
+    },
+  ),
+  holdfast_turn_faults_total: counter('Turns the bridge itself ended, by its reason.', {
+    fault: [
+      ...['bridge_upstream_unreachable', 'bridge_upstream_lost', 'bridge_first_event_timeout'],
+      ...['bridge_stream_silent', 'bridge_turn_timeout', 'bridge_turn_cancelled', 'bridge_store_unavailable'],
+      ...['bridge_store_rejected', 'bridge_lease_lapsed', 'bridge_session_expired', 'bridge_session_closed'],
+      'bridge_draining',
+    ],
+  }),
+  holdfast_turn_held_milliseconds: histogram('From the request being read to its frame leaving.', slow, {
+    shape: shapes,
+  }),
+  holdfast_turn_first_event_milliseconds: histogram('From the request being read to the first upstream event.', slow, {
+    form: forms,
+  }),
+  holdfast_turn_total_milliseconds: histogram('From the request being read to its terminal.', slow, {
+    terminal: ends,
+  }),
+  holdfast_turn_client_bytes_total: counter('Bytes of request bodies received from clients.'),
+  holdfast_turn_upstream_bytes_total: counter('Bytes of frames sent upstream.'),
+  holdfast_turn_saved_bytes_total: counter('Bytes received from clients that a delta spared the upstream link.'),
+  holdfast_turn_items_total: counter('Input items, as clients sent them and as they went upstream.', {
+    side: ['client', 'upstream'],
+  }),
+  holdfast_tokens_total: counter("Tokens from the provider's usage; cached is part of input, reasoning of output.", {
+    kind: ['input', 'cached', 'output', 'reasoning'],
+  }),
+  holdfast_turn_state_ignored_total: counter('Turn-state tokens that were set aside, by reason.', {
+    reason: ['foreign', 'unknown_key', 'other_version', 'other_credential', 'expired'],
+  }),
+
+  holdfast_upstream_connects_total: counter('Upstream handshakes by result.', { result: connectResults }),
+  holdfast_upstream_connect_milliseconds: histogram('One upstream handshake.', quick, { result: connectResults }),
+  holdfast_upstream_sockets: gauge('Upstream connections open now.'),
+  holdfast_sessions: gauge('Sessions with an actor on this worker, by state.', {
+    state: ['connecting', 'live', 'reconnecting', 'stale', 'closed'],
+  }),
+  holdfast_queue_length: gauge('Requests waiting for a session to be free.'),
+  holdfast_turns_in_flight: gauge('Turns whose clients still wait.'),
+  holdfast_turn_buffer_bytes: gauge('Bytes of events kept for clients that come back.'),
+
+  holdfast_store_verdicts_total: counter('Answers of the store, by call; unknown: it did not answer in time.', {
+    call: [...fenceCalls, ...workerCalls],
+    verdict: verdicts,
+  }),
+  holdfast_store_call_milliseconds: histogram('One call to the store, commits included.', quick, {
+    call: [...fenceCalls, ...workerCalls, 'lookup', 'lineage', 'read'],
+  }),
+  holdfast_store_read_failures_total: counter('Reads the store did not answer in time.', {
+    call: ['lookup', 'lineage', 'read'],
+  }),
+  holdfast_takeovers_total: counter('Sessions claimed, by whether the former owner left a turn behind.', {
+    lost_turn: ['yes', 'no'],
+  }),
+  holdfast_forwards_total: counter('Requests proxied to the worker that owns the session, by result.', {
+    result: forwardResults,
+  }),
+
+  holdfast_heartbeat_age_milliseconds: gauge(
+    'Since the last confirmed heartbeat was sent; at the self-fence deadline nothing more is started.',
+  ),
+  holdfast_event_loop_lag_milliseconds: gauge('Delay of the event loop since the last scrape.', {
+    quantile: ['p50', 'p99', 'max'],
+  }),
+  holdfast_inspect_viewers: gauge('Viewers that watch machines now.'),
+  holdfast_inspect_cut_off_total: counter('Viewers cut off because they read too slowly.'),
+} satisfies Record<string, Definition>;
+
+export type MetricName = keyof typeof catalogue;

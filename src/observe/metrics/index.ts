@@ -1,0 +1,126 @@
+import { monitorEventLoopDelay } from 'node:perf_hooks';
+import { collectDefaultMetrics, Registry } from 'prom-client';
+import type { Clock } from '../../clock.ts';
+import { version } from '../../version.ts';
+import type { TurnLine } from '../log.ts';
+import type { connectResults, forwardResults } from './catalogue.ts';
+import { createInstruments } from './instruments.ts';
+import { recordTurn } from './turn.ts';
+
+export type ForwardResult = (typeof forwardResults)[number];
+export type ConnectResult = (typeof connectResults)[number];
+export type StoreRead = 'lookup' | 'lineage' | 'read';
+
+/** What is looked up when somebody scrapes, instead of being kept up to date all the time. */
+export interface Readings {
+  /** Upstream connections open now. */
+  sockets?(): number;
+  /** One state name per session actor; dotted names count for their first part. */
+  sessions?(): Iterable<string>;
+  /** Requests waiting for their session, over all sessions. */
+  queued?(): number;
+  turnsInFlight?(): number;
+  /** Bytes kept for clients that come back, over all turns. */
+  turnBufferBytes?(): number;
+  viewers?(): number;
+}
+
+/** The bridge's metrics: one function per fact. None throws, none keeps an id. */
+export interface Metrics {
+  readonly registry: Registry;
+  turnEnded(line: TurnLine): void;
+  /** @param ms how long the handshake took */
+  upstreamConnect(result: ConnectResult, ms: number): void;
+  /** One answer of a fence or worker call. */
+  storeAnswered(call: string, verdict: string, ms: number): void;
+  /** One read; `failed` when the store did not answer in time. */
+  storeRead(call: StoreRead, ms: number, failed: boolean): void;
+  takeover(lostTurn: boolean): void;
+  forwarded(result: ForwardResult): void;
+  /** @param sentAt monotonic milliseconds just before the heartbeat was sent */
+  heartbeatConfirmed(sentAt: number): void;
+  viewerCutOff(): void;
+  /** Adds sources for the gauges. */
+  watch(readings: Readings): void;
+  /** Stops measuring the event loop. */
+  stop(): void;
+}
+
+export interface MetricsOptions {
+  clock: Clock;
+  /** Also the process's own: memory, CPU, file descriptors, garbage collection. Default true. */
+  defaults?: boolean;
+}
+
+/** Metrics in a registry of their own. The event loop is measured from now until `stop`. */
+export function createMetrics({ clock, defaults = true }: MetricsOptions): Metrics {
+  const registry = new Registry();
+  const instruments = createInstruments(registry);
+  const { add, observe, set, collect } = instruments;
+  if (defaults) collectDefaultMetrics({ register: registry });
+  set('holdfast_build_info', { version }, 1);
+
+  const loop = monitorEventLoopDelay({ resolution: 10 });
+  loop.enable();
+  collect('holdfast_event_loop_lag_milliseconds', (write) => {
+    const ms = (nanoseconds: number) => (Number.isFinite(nanoseconds) ? nanoseconds / 1e6 : 0);
+    write({ quantile: 'p50' }, ms(loop.percentile(50)));
+    write({ quantile: 'p99' }, ms(loop.percentile(99)));
+    write({ quantile: 'max' }, loop.count > 0 ? ms(loop.max) : 0);
+    loop.reset();
+  });
+
+  let confirmedAt: number | null = null;
+  collect('holdfast_heartbeat_age_milliseconds', (write) => {
+    if (confirmedAt !== null) write({}, Math.max(0, clock.now() - confirmedAt));
+  });
+
+  return {
+    registry,
+    turnEnded: (line) => recordTurn(instruments, line),
+    upstreamConnect(result, ms) {
+      add('holdfast_upstream_connects_total', { result });
+      observe('holdfast_upstream_connect_milliseconds', { result }, ms);
+    },
+    storeAnswered(call, verdict, ms) {
+      add('holdfast_store_verdicts_total', { call, verdict });
+      observe('holdfast_store_call_milliseconds', { call }, ms);
+    },
+    storeRead(call, ms, failed) {
+      observe('holdfast_store_call_milliseconds', { call }, ms);
+      if (failed) add('holdfast_store_read_failures_total', { call });
+    },
+    takeover: (lostTurn) => add('holdfast_takeovers_total', { lost_turn: lostTurn ? 'yes' : 'no' }),
+    forwarded: (result) => add('holdfast_forwards_total', { result }),
+    heartbeatConfirmed(sentAt) {
+      confirmedAt = sentAt;
+    },
+    viewerCutOff: () => add('holdfast_inspect_cut_off_total', {}),
+    watch({ sockets, sessions, queued, turnsInFlight, turnBufferBytes, viewers }) {
+      const single = { sockets, queued, turnsInFlight, turnBufferBytes, viewers };
+      for (const [name, read] of Object.entries(single)) {
+        if (read) collect(gaugeOf[name as keyof typeof single], (write) => write({}, read()));
+      }
+      if (sessions) collect('holdfast_sessions', (write) => count(sessions(), write));
+    },
+    stop: () => void loop.disable(),
+  };
+}
+
+const gaugeOf = {
+  sockets: 'holdfast_upstream_sockets',
+  queued: 'holdfast_queue_length',
+  turnsInFlight: 'holdfast_turns_in_flight',
+  turnBufferBytes: 'holdfast_turn_buffer_bytes',
+  viewers: 'holdfast_inspect_viewers',
+} as const;
+
+/** Every state is written, the empty ones too: a series that vanishes cannot be alerted on. */
+function count(states: Iterable<string>, write: (labels: Record<string, string>, value: number) => void): void {
+  const counts = new Map(['connecting', 'live', 'reconnecting', 'stale', 'closed'].map((state) => [state, 0]));
+  for (const state of states) {
+    const top = state.split('.', 1)[0]!;
+    counts.set(top, (counts.get(top) ?? 0) + 1);
+  }
+  for (const [state, value] of counts) write({ state }, value);
+}

@@ -1,0 +1,67 @@
+import { Counter, Gauge, Histogram, type Registry } from 'prom-client';
+import { catalogue, type Definition, type MetricName } from './catalogue.ts';
+
+type Labels = Record<string, string>;
+
+/** The catalogue's metrics in one registry, written to by name. Label values outside the catalogue become `other`. */
+export interface Instruments {
+  add(name: MetricName, labels: Labels, value?: number): void;
+  observe(name: MetricName, labels: Labels, value: number): void;
+  set(name: MetricName, labels: Labels, value: number): void;
+  /** Called just before each scrape, to set the metric's values anew; an error leaves it without any. */
+  collect(name: MetricName, read: (set: (labels: Labels, value: number) => void) => void): void;
+}
+
+/** Registers every metric of the catalogue. Throws the library's Error when one is registered there already. */
+export function createInstruments(registry: Registry): Instruments {
+  const counters = new Map<MetricName, Counter>();
+  const gauges = new Map<MetricName, Gauge>();
+  const histograms = new Map<MetricName, Histogram>();
+  const readers = new Map<MetricName, (set: (labels: Labels, value: number) => void) => void>();
+
+  for (const [name, { kind, help, labels, buckets }] of Object.entries(catalogue) as [MetricName, Definition][]) {
+    const options = { name, help, labelNames: Object.keys(labels), registers: [registry] };
+    if (kind === 'counter') counters.set(name, new Counter(options));
+    else if (kind === 'histogram') histograms.set(name, new Histogram({ ...options, buckets: [...(buckets ?? [])] }));
+    else {
+      const gauge: Gauge = new Gauge({
+        ...options,
+        collect() {
+          const read = readers.get(name);
+          if (!read) return;
+          forget();
+          try {
+            read((given, value) => gauge.set(bounded(name, given), value));
+          } catch {
+            forget();
+          }
+        },
+      });
+      // A reset leaves a gauge without labels at 0, which would be a statement.
+      const forget = () => (options.labelNames.length === 0 ? gauge.remove() : gauge.reset());
+      gauges.set(name, gauge);
+    }
+  }
+
+  return {
+    add(name, labels, value = 1) {
+      if (value > 0) counters.get(name)?.inc(bounded(name, labels), value);
+    },
+    observe(name, labels, value) {
+      if (Number.isFinite(value)) histograms.get(name)?.observe(bounded(name, labels), Math.max(0, value));
+    },
+    set: (name, labels, value) => gauges.get(name)?.set(bounded(name, labels), value),
+    collect: (name, read) => void readers.set(name, read),
+  };
+}
+
+/** What was not foreseen is counted, but never makes a series of its own. An empty list says: one value a process. */
+function bounded(name: MetricName, labels: Labels): Labels {
+  const allowed: Definition['labels'] = catalogue[name].labels;
+  return Object.fromEntries(
+    Object.entries(labels).map(([label, value]) => {
+      const values = allowed[label];
+      return [label, !values || values.length === 0 || values.includes(value) ? value : 'other'];
+    }),
+  );
+}

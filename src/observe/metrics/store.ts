@@ -1,0 +1,79 @@
+import type { Clock } from '../../clock.ts';
+import type { SessionStore } from '../../store/port.ts';
+import type { Metrics, StoreRead } from './index.ts';
+
+/** What of the metrics the store's calls are recorded with. */
+export type StoreMetrics = Pick<Metrics, 'storeAnswered' | 'storeRead' | 'takeover' | 'heartbeatConfirmed'>;
+
+/**
+ * The same store, with every call timed and every verdict counted. A successful claim counts as a takeover, a confirmed
+ * heartbeat moves the age of the lease. Answers and errors pass through untouched.
+ */
+export function observeStore(store: SessionStore, metrics: StoreMetrics, clock: Pick<Clock, 'now'>): SessionStore {
+  const answered =
+    <A extends unknown[], V extends { verdict: string }>(
+      call: string,
+      perform: (...args: A) => Promise<V>,
+      seen?: (answer: V, sentAt: number) => void,
+    ) =>
+    async (...args: A): Promise<V> => {
+      const sentAt = clock.now();
+      const answer = await perform(...args);
+      metrics.storeAnswered(call, answer.verdict, clock.now() - sentAt);
+      seen?.(answer, sentAt);
+      return answer;
+    };
+  const read =
+    <A extends unknown[], R>(call: StoreRead, perform: (...args: A) => Promise<R>) =>
+    async (...args: A): Promise<R> => {
+      const sentAt = clock.now();
+      let failed = true;
+      try {
+        const result = await perform(...args);
+        failed = false;
+        return result;
+      } finally {
+        metrics.storeRead(call, clock.now() - sentAt, failed);
+      }
+    };
+  const confirmed = ({ verdict }: { verdict: string }, sentAt: number) => {
+    if (verdict === 'ok') metrics.heartbeatConfirmed(sentAt);
+  };
+
+  return {
+    // Calls this wrapper does not know stay reachable, with the store itself as their receiver.
+    ...passThrough(store),
+    create: answered('create', (call) => store.create(call)),
+    start: answered('start', (call) => store.start(call)),
+    settle: answered('settle', (call) => store.settle(call)),
+    claim: answered(
+      'claim',
+      (call) => store.claim(call),
+      (answer) => {
+        if (answer.verdict === 'row') metrics.takeover(answer.lostTurnId !== null);
+      },
+    ),
+    release: answered('release', (call) => store.release(call)),
+    close: answered('close', (call) => store.close(call)),
+    register: answered('register', (worker) => store.register(worker), confirmed),
+    heartbeat: answered('heartbeat', (id, state, leaseMs) => store.heartbeat(id, state, leaseMs), confirmed),
+    declareExpired: answered('declareExpired', (id) => store.declareExpired(id)),
+    declareDead: answered('declareDead', (id) => store.declareDead(id)),
+    lookup: read('lookup', (query) => store.lookup(query)),
+    lineage: read('lineage', (scope, turnId) => store.lineage(scope, turnId)),
+    session: read('read', (id) => store.session(id)),
+    turn: read('read', (id) => store.turn(id)),
+    turnsOf: read('read', (id, limit) => store.turnsOf(id, limit)),
+    sessions: read('read', (limit) => store.sessions(limit)),
+    workers: read('read', () => store.workers()),
+    shutdown: () => store.shutdown(),
+  };
+}
+
+function passThrough(store: SessionStore): SessionStore {
+  const methods = Object.entries(store).map(([name, value]) => [
+    name,
+    typeof value === 'function' ? value.bind(store) : value,
+  ]);
+  return Object.fromEntries(methods) as SessionStore;
+}

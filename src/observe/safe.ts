@@ -1,0 +1,76 @@
+import type { SessionContext, SessionEvent } from '../../machines/session.ts';
+
+/** Names of the fields that events of the session machine carry beside their type. */
+type Field = SessionEvent extends infer E ? (E extends SessionEvent ? Exclude<keyof E, 'type'> : never) : never;
+type Check = (value: unknown) => boolean;
+
+const isNumber: Check = (value) => typeof value === 'number' && Number.isFinite(value);
+const isBoolean: Check = (value) => typeof value === 'boolean';
+const isId: Check = (value) => typeof value === 'string' && /^[0-9a-f-]{8,36}$/i.test(value);
+const oneOf =
+  (...values: string[]): Check =>
+  (value) =>
+    values.includes(value as string);
+
+/** What may be seen of an event. An event's new field is invisible until it is added here: the compiler asks for it. */
+const eventFields: Record<Field, Check> = {
+  generation: isNumber,
+  relay: isBoolean,
+  resendable: isBoolean,
+  keepSocket: isBoolean,
+  socketOpen: isBoolean,
+  leaseValid: isBoolean,
+  rowExists: isBoolean,
+  cause: oneOf('lease', 'socket'),
+  reason: oneOf('client_cancel', 'superseded', 'slow_client', 'drain', 'replaced'),
+};
+
+const contextFields: Record<keyof SessionContext | 'turnId', Check> = {
+  generation: isNumber,
+  creates: isNumber,
+  turns: isNumber,
+  takeovers: isNumber,
+  turnId: isId,
+};
+
+/** A value that says nothing about anybody. */
+export type SafeValue = string | number | boolean;
+export type SafeFields = Readonly<Record<string, SafeValue>>;
+
+function pick(value: unknown, checks: Record<string, Check>): SafeFields {
+  if (typeof value !== 'object' || value === null) return {};
+  const picked: Record<string, SafeValue> = {};
+  for (const [name, check] of Object.entries(checks)) {
+    const field = (value as Record<string, unknown>)[name];
+    if (field !== undefined && check(field)) picked[name] = field as SafeValue;
+  }
+  return picked;
+}
+
+/** The type of an event and the fields of it that hold neither content nor credentials. */
+export function safeEvent(event: { type: string }): { type: string; fields: SafeFields } {
+  const type = /^[\w.:-]{1,80}$/.test(event.type) ? event.type : 'unnamed';
+  return { type, fields: pick(event, eventFields) };
+}
+
+/** The fields of a machine's context that hold neither content nor credentials. */
+export const safeContext = (context: unknown): SafeFields => pick(context, contextFields);
+
+const credential = /authorization|token|secret|password|cookie|credential|api.?key|pepper|nonce/i;
+
+/**
+ * A copy of any value for somebody who may see content: bounded in depth, width and length, without functions, and
+ * without what is a credential by its name.
+ */
+export function boundedCopy(value: unknown, depth = 6): unknown {
+  if (typeof value === 'string') return value.length > 2_000 ? `${value.slice(0, 2_000)}...` : value;
+  if (typeof value === 'number' || typeof value === 'boolean' || value === null) return value;
+  if (typeof value !== 'object') return undefined;
+  if (depth === 0) return '...';
+  if (Array.isArray(value)) return value.slice(0, 100).map((each) => boundedCopy(each, depth - 1) ?? null);
+  return Object.fromEntries(
+    Object.entries(value)
+      .slice(0, 100)
+      .map(([key, each]) => [key, credential.test(key) ? '[redacted]' : boundedCopy(each, depth - 1)]),
+  );
+}

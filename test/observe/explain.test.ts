@@ -1,0 +1,90 @@
+import { expect, it } from 'vitest';
+import { createActor } from 'xstate';
+import { sessionMachine } from '../../machines/session.ts';
+import { turnMachine } from '../../machines/turn.ts';
+import { explain, stateText } from '../../src/observe/explain.ts';
+import type { FlightRecord } from '../../src/observe/flight.ts';
+import { createRecorder } from '../../src/observe/recorder.ts';
+import type { SessionRow, TurnRow, WorkerRow } from '../../src/store/port.ts';
+import { createManualClock } from '../../src/testing/index.ts';
+
+const sessionId = '5e551000-2b43-4d6e-9a5e-000000000001';
+const turnId = '70000000-2b43-4d6e-9a5e-00000000000a';
+const workerId = 'aaaa1111-2b43-4d6e-9a5e-00000000000b';
+
+/** A turn that is sent, answered, and then loses its socket with output under way. */
+function lostTurn(): FlightRecord {
+  const clock = createManualClock(Date.UTC(2030, 0, 1, 12));
+  const recorder = createRecorder({ workerId: () => workerId, clock });
+  const session = createActor(sessionMachine, { id: `${sessionId}@2`, input: {}, inspect: recorder.observe });
+  session.start();
+  const turn = createActor(turnMachine, { input: { turnId }, inspect: recorder.observe });
+  turn.start();
+  recorder.place(turn, sessionId);
+  turn.send({ type: 'queue' });
+  session.send({ type: 'socket.opened', generation: 1 });
+  clock.advance(4);
+  session.send({ type: 'store.started', socketOpen: true, leaseValid: true });
+  turn.send({ type: 'commit' });
+  turn.send({ type: 'send' });
+  session.send({ type: 'upstream.progress' });
+  session.send({ type: 'socket.lost', generation: 1, resendable: false });
+  session.send({ type: 'client.back' });
+  return {
+    ...recorder.story(sessionId)!,
+    ending: {
+      ...{ turn: turnId, outcome: 'created', shape: 'fresh', form: 'full', terminal: 'lost', totalMs: 40 },
+      ...{ fault: 'bridge_upstream_lost', upstreamStatus: null, heldMs: 4, firstEventMs: 9 },
+    },
+  };
+}
+
+const row = { state: 'stale', ownerWorkerId: workerId, epoch: 3, activeTurnId: null } as SessionRow;
+const worker = { id: workerId, state: 'dead', leaseLeftMs: -5 } as WorkerRow;
+const turnRow = { id: turnId, state: 'lost', authorWorkerId: workerId, epoch: 2 } as TurnRow;
+
+it('tells who owned it, what happened and why the client got what it got', () => {
+  const story = explain(lostTurn(), { session: row, turns: [turnRow], workers: [worker] });
+  expect(story[0]).toBe('Session 5e551000 as worker aaaa1111 saw it, up to epoch 2.');
+  expect(story[1]).toBe(
+    'By its row the session is stale, owned by worker aaaa1111, which is dead, in epoch 3, with no turn active.',
+  );
+  expect(story).toContain('12:00:00.000 Turn 70000000 was placed on the session.');
+  expect(story).toContain(
+    '12:00:00.004 Epoch 2: the store granted the start; it went to live.streaming (flow.waiting, client.attached). ' +
+      'The turn is ours: only now the frame leaves.',
+  );
+  expect(story).toContain(
+    '12:00:00.004 Epoch 2: socket 1 was lost; it went to live.settling.asking. Lost with the answer under way.',
+  );
+  expect(story).toContain(
+    '12:00:00.004 Epoch 2: a retry of the client took the stream up again, which meant nothing there; ' +
+      'it stayed in live.settling.asking.',
+  );
+  expect(story.at(-4)).toBe('Turn 70000000 was started by worker aaaa1111 in epoch 2 and is recorded as lost.');
+  expect(story.at(-1)).toMatch(/^The client got that because of bridge_upstream_lost: .+\./);
+});
+
+it('tells a story without rows, without an end, and of a machine it does not know', () => {
+  const nothing = { session: null, turns: [], workers: [] };
+  const record = lostTurn();
+  const running = explain({ ...record, ending: null, dropped: 12 }, nothing);
+  expect(running[1]).toContain('no row');
+  expect(running[2]).toBe('12 earlier events are not remembered.');
+  expect(running.at(-1)).toContain('it stayed in live.settling.asking');
+  const foreign = explain({ ...record, base: { value: 'unheard of', context: {} } }, nothing);
+  expect(foreign.join('\n')).toContain('socket 1 was lost; it went to live.settling.asking.');
+});
+
+it('says that a client was told something else than what was recorded', () => {
+  const rows = { session: row, turns: [{ ...turnRow, state: 'completed' } as TurnRow], workers: [] };
+  expect(explain(lostTurn(), rows).join('\n')).toContain('is recorded as completed, though its client was told lost.');
+});
+
+it('writes states as one reads them', () => {
+  expect(stateText('stale')).toBe('stale');
+  expect(stateText({ live: 'idle' })).toBe('live.idle');
+  expect(stateText({ live: { streaming: { flow: 'flowing', client: 'detached' } } })).toBe(
+    'live.streaming (flow.flowing, client.detached)',
+  );
+});

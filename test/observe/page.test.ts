@@ -1,0 +1,62 @@
+import { existsSync } from 'node:fs';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { chromium } from 'playwright-core';
+import { expect, it } from 'vitest';
+import { createActor } from 'xstate';
+import { turnMachine } from '../../machines/turn.ts';
+import { serveInspection } from './viewer.ts';
+
+const browserPath = process.env.CHROMIUM_PATH ?? '/usr/bin/chromium';
+const sessionId = '6d1f6a52-2b43-4d6e-9a5e-000000000001';
+const turnId = '6d1f6a52-2b43-4d6e-9a5e-00000000000a';
+
+/** Stands in for the hosted viewer: says that it is there, and keeps what it is told. */
+const viewerPage = `<!doctype html><script>
+window.told = [];
+addEventListener('message', ({ data }) => window.told.push(data));
+parent.postMessage({ type: '@statelyai.connected' }, '*');
+</script>`;
+
+it.skipIf(!existsSync(browserPath))(
+  'feeds the framed viewer in a real browser, under its own policy',
+  async () => {
+    const viewer = createServer((_req, res) => res.setHeader('content-type', 'text/html').end(viewerPage));
+    await new Promise<void>((done) => viewer.listen(0, '127.0.0.1', done));
+    const inspectorUrl = `http://localhost:${(viewer.address() as AddressInfo).port}/inspect`;
+    const { inspection, url, close } = await serveInspection({ inspectorUrl });
+    const browser = await chromium.launch({ executablePath: browserPath, args: ['--no-sandbox'] });
+    try {
+      const page = await browser.newPage();
+      const complaints: string[] = [];
+      page.on('console', (message) => void (message.type() === 'error' && complaints.push(message.text())));
+      page.on('pageerror', (error) => void complaints.push(String(error)));
+      await page.goto(`${url}/inspect`);
+      const frame = page.frame({ url: inspectorUrl })!;
+      await page.fill('input[name=sessions]', sessionId);
+      await page.click('button');
+      await page.waitForFunction("document.querySelector('output').value.startsWith('watching')");
+      const turn = createActor(turnMachine, { input: { turnId }, inspect: inspection.observe });
+      turn.start();
+      inspection.place(turn, sessionId);
+      turn.send({ type: 'queue' });
+      turn.send({ type: 'cancel' });
+      await frame.waitForFunction('window.told.length >= 5');
+      const told = (await frame.evaluate('window.told')) as { type: string; event?: { type: string } }[];
+      expect(told.map(({ type, event }) => `${type.slice(8)} ${event?.type ?? ''}`.trim())).toEqual([
+        'actor',
+        'event queue',
+        'snapshot queue',
+        'event cancel',
+        'snapshot cancel',
+      ]);
+      expect(complaints.filter((text) => !text.includes('favicon'))).toEqual([]);
+    } finally {
+      await browser.close();
+      await close();
+      viewer.closeAllConnections();
+      await new Promise((done) => viewer.close(done));
+    }
+  },
+  30_000,
+);

@@ -1,0 +1,119 @@
+import { randomUUID } from 'node:crypto';
+import { afterEach, expect, it } from 'vitest';
+import { systemClock } from '../../src/clock.ts';
+import { observeStore } from '../../src/observe/metrics/store.ts';
+import { observeTransport } from '../../src/observe/metrics/transport.ts';
+import { createMemoryStore } from '../../src/store/memory/index.ts';
+import { type SessionStore, StoreUnavailable } from '../../src/store/port.ts';
+import { openPostgresStore } from '../../src/store/postgres/index.ts';
+import { createManualClock } from '../../src/testing/index.ts';
+import type { DialResult, UpstreamConnection, UpstreamTransport } from '../../src/upstream/port.ts';
+import { face, turnStart } from '../store/calls.ts';
+import { freshDatabase } from '../support/database.ts';
+
+const cleanups: (() => Promise<unknown>)[] = [];
+afterEach(async () => {
+  for (const cleanup of cleanups.splice(0)) await cleanup();
+});
+
+function recorder() {
+  const facts: string[] = [];
+  return {
+    facts,
+    metrics: {
+      storeAnswered: (call: string, verdict: string) => void facts.push(`${call} ${verdict}`),
+      storeRead: (call: string, _ms: number, failed: boolean) =>
+        void facts.push(`${call} ${failed ? 'failed' : 'read'}`),
+      takeover: (lostTurn: boolean) => void facts.push(`takeover ${lostTurn}`),
+      heartbeatConfirmed: (sentAt: number) => void facts.push(`confirmed ${Number.isFinite(sentAt)}`),
+    },
+  };
+}
+
+const worker = (id: string, leaseMs: number) => ({ id, internalUrl: null, livenessPath: null, version: '1', leaseMs });
+
+it('counts the verdicts of a real store, takeovers and confirmed heartbeats, and changes no answer', async () => {
+  const database = await freshDatabase();
+  cleanups.push(() => database.drop());
+  const inner = await openPostgresStore({ url: database.url });
+  cleanups.push(() => inner.shutdown());
+  const { facts, metrics } = recorder();
+  const store = observeStore(inner, metrics, systemClock);
+  const [one, two] = [randomUUID(), randomUUID()];
+  const sessionId = randomUUID();
+  await store.register(worker(one, 600_000));
+  await store.register(worker(two, 600_000));
+  const turn = turnStart();
+  const writer = { me: one, nonce: randomUUID() };
+  const created = await store.create({
+    ...writer,
+    sessionId,
+    scope: 'local',
+    keys: [],
+    upstreamId: 'upstream',
+    model: null,
+    headTurnId: null,
+    turn,
+    face: face(),
+  });
+  expect(created).toMatchObject({ verdict: 'ok', epoch: 1 });
+  await store.declareDead(one);
+  const row = (await store.session(sessionId))!;
+  const claim = { me: two, nonce: randomUUID(), sessionId, epochRead: row.epoch, revisionRead: row.revision };
+  const answer = await store.claim(claim);
+  expect(answer).toMatchObject({ verdict: 'row', lostTurnId: turn.id, row: { epoch: 2 } });
+  expect(
+    await store.start({ ...writer, sessionId, epoch: 1, expectedHead: null, turn: turnStart(), face: face() }),
+  ).toEqual({ verdict: 'fenced' });
+  await store.heartbeat(one, 'serving', 600_000);
+  expect(await store.pepper()).toBe(await inner.pepper());
+  expect(facts).toEqual([
+    'register ok',
+    'confirmed true',
+    'register ok',
+    'confirmed true',
+    'create ok',
+    'declareDead dead',
+    'read read',
+    'claim row',
+    'takeover true',
+    'start fenced',
+    'heartbeat dead',
+  ]);
+});
+
+it('counts calls without an answer, and hands read failures on as they are', async () => {
+  const memory = createMemoryStore({ clock: createManualClock() });
+  const { facts, metrics } = recorder();
+  const store = observeStore(memory, metrics, systemClock);
+  await memory.shutdown();
+  expect(await store.heartbeat('w', 'serving', 1)).toMatchObject({ verdict: 'unknown' });
+  await expect(store.session('s')).rejects.toBeInstanceOf(StoreUnavailable);
+  expect(facts).toEqual(['heartbeat unknown', 'read failed']);
+});
+
+it('leaves calls it does not know on the store itself', () => {
+  const inner = { ...createMemoryStore({ clock: createManualClock() }), unheardOf: () => 'reached' };
+  const store = observeStore(inner, recorder().metrics, systemClock) as SessionStore & { unheardOf(): string };
+  expect(store.unheardOf()).toBe('reached');
+});
+
+it('counts handshakes by result and connections until they are closed', async () => {
+  const connection = { open: true } as { open: boolean } & UpstreamConnection;
+  const results: DialResult[] = [
+    { kind: 'open', connection, headers: {} },
+    { kind: 'failed', reason: 'reset' },
+    { kind: 'refused', answer: { status: 403, headers: {}, body: Buffer.alloc(0) } },
+  ];
+  const inner = { dial: async () => results.shift()! } as unknown as UpstreamTransport;
+  const seen: string[] = [];
+  const observed = observeTransport(inner, { upstreamConnect: (result) => void seen.push(result) }, systemClock);
+  const request = { target: { id: 'u', baseUrl: 'http://u' }, headers: {}, timeoutMs: 1 };
+  expect(await observed.transport.dial(request)).toMatchObject({ connection });
+  await observed.transport.dial(request);
+  await observed.transport.dial(request);
+  expect(seen).toEqual(['opened', 'failed', 'refused']);
+  expect(observed.open).toBe(1);
+  (connection as { open: boolean }).open = false;
+  expect(observed.open).toBe(0);
+});
