@@ -54,7 +54,12 @@ export function createRoster(capacity: number): Roster {
     },
     views(rows, scope, anchor) {
       const views = new Map<string, LocalSession>();
-      const candidates: (SessionRow | null | undefined)[] = [rows.anchor?.session, rows.token, rows.keyed];
+      const candidates: (SessionRow | null | undefined)[] = [
+        rows.anchor?.session,
+        rows.token,
+        rows.keyed,
+        rows.prefix?.session,
+      ];
       for (const row of candidates) {
         const session = row && registry.get(row.id);
         if (session) views.set(session.id, session.view());

@@ -163,7 +163,7 @@ export async function converse(
       bodyOf(here(), item, style === 'anchor' && here().responseId !== null),
       headers,
     );
-    if (client.status === 200) await client.until('response.output_text.delta').catch(() => undefined);
+    if (client.status === 200) await client.until('response.output_item.added').catch(() => undefined);
     client.hangUp();
     held.release();
     held.remove();
