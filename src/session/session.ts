@@ -276,7 +276,10 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
         return sender.send(turn!);
       case 'endTurn': {
         const { end: state, fault } = params as { end: ForcedEnd; fault: SessionFault };
-        if (turn) turn.ending ??= { state, terminal: null, fault, answer: null, error: null };
+        if (!turn) return;
+        turn.ending ??= { state, terminal: null, fault, answer: null, error: null };
+        // A client that was told of a silent store has its error; the turn itself was cancelled, unsent.
+        if (turn.times.sent === null && turn.ending.answer === null) turn.ending.state = state;
         return;
       }
       case 'deliverTerminal':

@@ -5,6 +5,8 @@ import { startEmbeddedPostgres } from '../../src/store/embedded/index.ts';
 
 /** One real PostgreSQL for the whole run, without the fsync that only matters to data that must outlive it. */
 export default async function setup(): Promise<() => Promise<void>> {
+  // Whoever runs the tests many times over may bring a server of its own.
+  if (process.env.HOLDFAST_TEST_DATABASE_URL) return async () => {};
   const dataDir = await mkdtemp(join(tmpdir(), 'holdfast-test-'));
   const server = await startEmbeddedPostgres({
     dataDir,

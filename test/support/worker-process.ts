@@ -13,16 +13,21 @@ export interface WorkerProcess {
 
 const CLI = join(import.meta.dirname, '..', '..', 'src', 'cli.ts');
 
+/** Below the range from which systems take ports for outgoing connections, so that none of those takes it meanwhile. */
+const FIRST_PORT = 15_000;
+const LAST_PORT = 30_000;
+
 /** A port that was free a moment ago. */
-export function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const server = createServer();
-    server.once('error', reject);
-    server.listen(0, '127.0.0.1', () => {
-      const { port } = server.address() as { port: number };
-      server.close(() => resolve(port));
+export async function freePort(): Promise<number> {
+  for (;;) {
+    const port = FIRST_PORT + Math.floor(Math.random() * (LAST_PORT - FIRST_PORT));
+    const free = await new Promise<boolean>((resolve) => {
+      const server = createServer();
+      server.once('error', () => resolve(false));
+      server.listen(port, '127.0.0.1', () => server.close(() => resolve(true)));
     });
-  });
+    if (free) return port;
+  }
 }
 
 /** Starts a worker and resolves when it answers `/ready`. Rejects with its output when it ends before that. */

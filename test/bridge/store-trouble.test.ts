@@ -1,0 +1,228 @@
+import { pino } from 'pino';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { type Bridge, createBridge } from '../../src/bridge.ts';
+import { systemClock } from '../../src/clock.ts';
+import { createApp } from '../../src/http/app.ts';
+import { type Listening, listen } from '../../src/http/server.ts';
+import { createMemoryStore } from '../../src/store/memory/index.ts';
+import { digestOf, expectedDigest, type Simulator, startSimulator } from '../../src/testing/index.ts';
+import { post, terminalsOf } from '../support/client.ts';
+import { openLive } from '../support/live-client.ts';
+import { answerLost, requestLost, type ScriptedStore, scriptStore } from '../support/scripted-store.ts';
+import { until } from '../support/until.ts';
+
+let simulator: Simulator;
+let scripted: ScriptedStore;
+let bridge: Bridge;
+let server: Listening;
+const headers = { 'thread-id': 't' };
+const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
+const body = { model: 'm', stream: true, store: false, input: [user('one')] };
+const creates = () => simulator.journal.of('create');
+const turns = async () => {
+  const [session] = await scripted.store.sessions(1);
+  return (await scripted.store.turnsOf(session!.id, 9)).map(({ state }) => state);
+};
+
+beforeEach(async () => {
+  simulator = await startSimulator();
+  scripted = scriptStore(createMemoryStore({ clock: systemClock }));
+  bridge = await createBridge({
+    store: scripted.store,
+    logger: pino({ level: 'silent' }),
+    env: {
+      HOLDFAST_UPSTREAM_URL: simulator.url,
+      HOLDFAST_START_WAIT_MS: '1000',
+      HOLDFAST_SETTLE_WAIT_MS: '100',
+      HOLDFAST_QUEUE_LENGTH: '1',
+    },
+  });
+  server = await listen(createApp(bridge.router, bridge), { host: '127.0.0.1', port: 0 });
+});
+afterEach(async () => {
+  await bridge.close();
+  await server.close(100);
+  await simulator.close();
+});
+
+async function next(first: { body: { output: object[] } }, text: string) {
+  const input = [user('one'), ...first.body.output, user(text)];
+  const answer = await post(server.url, { ...body, input }, headers);
+  expect(digestOf(answer.body)).toBe(expectedDigest({ items: input as never }));
+  return answer;
+}
+
+describe('an answer that is lost', () => {
+  it('of a create is asked for again, and the turn is sent once', async () => {
+    scripted.once('create', answerLost);
+    scripted.once('create', answerLost);
+    const answer = await post(server.url, body, headers);
+    expect(terminalsOf(answer).map(({ type }) => type)).toEqual(['response.completed']);
+    expect(creates()).toHaveLength(1);
+    await next(answer, 'two');
+  });
+
+  it('of a start is asked for again, and the turn is sent once', async () => {
+    const first = await post(server.url, body, headers);
+    scripted.once('start', answerLost);
+    scripted.once('start', requestLost);
+    await next(first, 'two');
+    expect(creates()).toHaveLength(2);
+    expect(scripted.calls.filter((name) => name === 'start')).toHaveLength(3);
+  });
+
+  it('of a settle is asked for again, and the line goes on', async () => {
+    scripted.once('settle', answerLost);
+    const first = await post(server.url, body, headers);
+    const second = await next(first, 'two');
+    expect(second.headers['x-holdfast-outcome']).toBe('live_reuse');
+    expect(await turns()).toEqual(['completed', 'completed']);
+  });
+
+  it('of a claim is asked for again, and nobody else is fenced', async () => {
+    const first = await post(server.url, body, headers);
+    simulator.dropAll();
+    await until(() => bridge.sessions().length === 0);
+    scripted.once('claim', answerLost);
+    const second = await next(first, 'two');
+    expect(second.headers['x-holdfast-outcome']).toBe('stale_recovery');
+  });
+});
+
+describe('a store that is silent', () => {
+  it('at a start costs a 503 in time, and whatever it says later, no frame leaves', async () => {
+    const first = await post(server.url, body, headers);
+    const sent = creates().length;
+    let answer = () => {};
+    scripted.once('start', (pass, call) => new Promise((done) => (answer = () => void pass(call).then(done))));
+    const input = [user('one'), ...first.body.output, user('two')];
+    const refused = await post(server.url, { ...body, input }, headers);
+    expect(refused.status).toBe(503);
+    expect(refused.body.error?.bridge_code).toBe('bridge_store_unavailable');
+    expect(refused.headers['retry-after']).toBeDefined();
+    answer();
+    await until(() => bridge.sessions()[0]?.state === 'live.idle');
+    expect(creates()).toHaveLength(sent);
+    expect(await turns()).toEqual(['cancelled', 'completed']);
+    await next(first, 'two');
+  });
+
+  it('at a settle keeps nobody waiting: the terminal leaves, and the settle follows', async () => {
+    let answer = () => {};
+    scripted.once('settle', (pass, call) => new Promise((done) => (answer = () => void pass(call).then(done))));
+    const first = await post(server.url, body, headers);
+    expect(terminalsOf(first).map(({ type }) => type)).toEqual(['response.completed']);
+    expect(await turns()).toEqual(['active']);
+    const second = next(first, 'two');
+    answer();
+    expect((await second).headers['x-holdfast-outcome']).toBe('live_reuse');
+    expect(await turns()).toEqual(['completed', 'completed']);
+  });
+
+  it('holds back a request that is anchored to the answer it has not recorded yet', async () => {
+    let answer = () => {};
+    scripted.once('settle', (pass, call) => new Promise((done) => (answer = () => void pass(call).then(done))));
+    const first = await post(server.url, body, headers);
+    const anchored = post(server.url, { ...body, previous_response_id: first.body.id, input: [user('two')] }, headers);
+    await until(() => scripted.calls.filter((name) => name === 'lookup').length === 2);
+    answer();
+    const second = await anchored;
+    expect(second.headers['x-holdfast-outcome']).toBe('live_reuse');
+    expect(creates().map(({ itemsReceived }) => itemsReceived)).toEqual([1, 1]);
+  });
+});
+
+describe('a store that refuses', () => {
+  it('a settle still lets the client have its terminal, and the bare end is recorded', async () => {
+    simulator.script.onTurn({ nth: 2 }, { kind: 'reuse_response_id' });
+    const first = await post(server.url, body, headers);
+    const again = await post(server.url, { ...body, input: [user('else')] }, { 'thread-id': 'other' });
+    expect(again.body.id).toBe(first.body.id);
+    expect(terminalsOf(again).map(({ type }) => type)).toEqual(['response.completed']);
+    const rows = await scripted.store.sessions(2);
+    const ends = await Promise.all(rows.map(async ({ id }) => (await scripted.store.turnsOf(id, 1))[0]!));
+    expect(ends.map(({ state, responseId }) => [state, responseId]).sort()).toEqual(
+      [
+        ['completed', first.body.id],
+        ['completed', null],
+      ].sort(),
+    );
+  });
+
+  it('a create is one clear error', async () => {
+    scripted.once('create', async () => ({ verdict: 'rejected' as const, reason: 'disk full' }));
+    const answer = await post(server.url, body, headers);
+    expect(answer.status).toBe(500);
+    expect(answer.body.error?.bridge_code).toBe('bridge_store_rejected');
+    expect(creates()).toHaveLength(0);
+    expect((await post(server.url, body, headers)).status).toBe(200);
+  });
+});
+
+describe('a lease that has too little left', () => {
+  it('lets no frame leave: the turn is ended unsent', async () => {
+    const first = await post(server.url, body, headers);
+    scripted.once('start', async (pass, call) => ({ ...(await pass(call)), leaseLeftMs: 1_999 }) as never);
+    const input = [user('one'), ...first.body.output, user('two')];
+    const refused = await post(server.url, { ...body, input }, headers);
+    expect(refused.body.error?.bridge_code).toBe('bridge_lease_lapsed');
+    expect(creates()).toHaveLength(1);
+    await until(() => bridge.sessions()[0]?.state === 'live.idle');
+    expect(await turns()).toEqual(['cancelled', 'completed']);
+  });
+});
+
+describe('a session that was taken from this worker', () => {
+  it('is noticed at the next start, and the request is placed again', async () => {
+    const first = await post(server.url, body, headers);
+    const [row] = await scripted.store.sessions(1);
+    await scripted.store.operatorRelease(row!.id);
+    const second = await next(first, 'two');
+    expect(second.headers['x-holdfast-outcome']).toBe('stale_recovery');
+    expect(simulator.journal.of('upgrade')).toHaveLength(2);
+  });
+});
+
+describe('requests that wait for one conversation', () => {
+  it('are bounded: the next one is told to come back, and the slot is free again afterwards', async () => {
+    const first = await post(server.url, body, headers);
+    let answer = () => {};
+    scripted.once('settle', (pass, call) => new Promise((done) => (answer = () => void pass(call).then(done))));
+    const input = [user('one'), ...first.body.output, user('two')];
+    const second = await post(server.url, { ...body, input }, headers);
+    const third = { ...body, input: [...input, ...second.body.output, user('three')] };
+    const queued = post(server.url, third, headers);
+    await until(() => scripted.calls.filter((name) => name === 'lookup').length === 3);
+    const refused = await post(server.url, third, headers);
+    expect(refused.status).toBe(429);
+    expect(refused.body.error?.bridge_code).toBe('bridge_queue_full');
+    expect(Number(refused.headers['retry-after'])).toBeGreaterThan(0);
+    answer();
+    expect((await queued).status).toBe(200);
+    expect((await post(server.url, third, headers)).status).toBe(200);
+  });
+
+  it('give their place back when their client leaves', async () => {
+    const first = await post(server.url, body, headers);
+    const held = simulator.script.onTurn({}, { kind: 'hold', at: 'before_terminal' });
+    let answer = () => {};
+    scripted.once('settle', (pass, call) => new Promise((done) => (answer = () => void pass(call).then(done))));
+    const input = [user('one'), ...first.body.output, user('two')];
+    const running = await openLive(server.url, { ...body, input }, headers);
+    held.release();
+    await running.rest();
+    const control = new AbortController();
+    const leaving = post(server.url, { ...body, input: [...input, user('x')] }, headers, control.signal).catch(
+      () => null,
+    );
+    await until(
+      () => bridge.sessions().length === 1 && scripted.calls.filter((name) => name === 'lookup').length === 3,
+    );
+    control.abort();
+    await leaving;
+    const staying = post(server.url, { ...body, input: [...input, user('y')] }, headers);
+    await until(() => scripted.calls.filter((name) => name === 'lookup').length === 4);
+    answer();
+    expect((await staying).status).toBe(200);
+  });
+});

@@ -1,0 +1,93 @@
+import { spawn } from 'node:child_process';
+import { cp, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { startEmbeddedPostgres } from '../../src/store/embedded/index.ts';
+import { type Canary, canaries } from './list.ts';
+
+/** `npm run test:canaries -- [--only TEXT]`: plants each bug in a copy of the project; one that no test notices fails. */
+const ROOT = join(import.meta.dirname, '..', '..');
+const COPIED = [
+  'src',
+  'machines',
+  'test',
+  'package.json',
+  'tsconfig.json',
+  'vitest.config.ts',
+  'README.md',
+  'docs',
+  'deploy',
+];
+
+interface Verdict {
+  canary: string;
+  caught: string;
+  seconds: string;
+}
+
+async function plant({ file, find, replace, name }: Canary, home: string): Promise<void> {
+  const path = join(home, file);
+  const text = await readFile(path, 'utf8');
+  if (text.split(find).length !== 2) throw new Error(`canary "${name}" does not fit ${file} exactly once any more`);
+  await writeFile(
+    path,
+    text.replace(find, () => replace),
+  );
+}
+
+/** The first failing test, or null when everything passed. */
+function firstFailure(home: string, tests: readonly string[], databaseUrl: string): Promise<string | null> {
+  return new Promise((resolve) => {
+    const child = spawn(
+      process.execPath,
+      [join(ROOT, 'node_modules/vitest/vitest.mjs'), 'run', '--bail', '1', '--reporter', 'verbose', ...tests],
+      {
+        cwd: home,
+        env: { ...process.env, NO_COLOR: '1', HOLDFAST_TEST_DATABASE_URL: databaseUrl, PROPERTY_RUNS: '150' },
+        stdio: ['ignore', 'pipe', 'pipe'],
+      },
+    );
+    let output = '';
+    for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk) => (output += chunk));
+    const timer = setTimeout(() => child.kill('SIGKILL'), 180_000);
+    child.once('exit', (code, signal) => {
+      clearTimeout(timer);
+      if (signal) return resolve('the run did not end');
+      const failed = /^ *(?:FAIL|×) +(.+)$/m.exec(output)?.[1];
+      resolve(code === 0 ? null : (failed ?? 'the run failed').replace(/ \d+ms$/, ''));
+    });
+  });
+}
+
+const { values } = parseArgs({ options: { only: { type: 'string' } } });
+const chosen = canaries.filter(({ name }) => name.includes(values.only ?? ''));
+const dataDir = await mkdtemp(join(tmpdir(), 'hf-canary-'));
+const server = await startEmbeddedPostgres({ dataDir, settings: ['fsync=off', 'max_connections=300'] });
+const verdicts: Verdict[] = [];
+let survivors = 0;
+try {
+  for (const canary of chosen) {
+    const home = await mkdtemp(join(tmpdir(), 'hf-canary-home-'));
+    try {
+      for (const each of COPIED) await cp(join(ROOT, each), join(home, each), { recursive: true });
+      await symlink(join(ROOT, 'node_modules'), join(home, 'node_modules'));
+      await plant(canary, home);
+      const startedAt = performance.now();
+      const caught = await firstFailure(home, canary.tests, server.url);
+      if (caught === null) survivors += 1;
+      const seconds = ((performance.now() - startedAt) / 1_000).toFixed(1);
+      verdicts.push({ canary: canary.name, caught: caught ?? 'SURVIVED', seconds });
+      console.log(
+        `${caught === null ? 'SURVIVED' : 'caught  '} ${seconds.padStart(6)} s  ${canary.name}: ${caught ?? '-'}`,
+      );
+    } finally {
+      await rm(home, { recursive: true, force: true });
+    }
+  }
+} finally {
+  await server.stop();
+  await rm(dataDir, { recursive: true, force: true });
+}
+console.log(`${verdicts.length} canaries, ${survivors} survived`);
+process.exit(survivors === 0 ? 0 : 1);
