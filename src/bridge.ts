@@ -109,7 +109,14 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
   const { clock, ids, random, logger, onRegistered } = means;
   const { deadlines, limits } = config;
   let announcedId = '';
-  const observatory = createObservatory({ config, workerId: () => announcedId, clock, ids, logger });
+  const observatory = createObservatory({
+    config,
+    workerId: () => announcedId,
+    clock,
+    ids,
+    logger,
+    stories: storage.store,
+  });
   const store = observatory.store(storage.store);
   const secrets = parseSecrets(storage.secrets);
   const tokens = createTokens({ secrets, clock, ttlSeconds: limits.retentionHours * 3600 });

@@ -1,5 +1,6 @@
 import cluster from 'node:cluster';
 import { parseArgs } from 'node:util';
+import { openInspector, tellStory } from './ask.ts';
 import { type Bridge, createBridge } from './bridge.ts';
 import { ConfigError, readConfig } from './config.ts';
 import { createApp } from './http/app.ts';
@@ -11,6 +12,8 @@ import { version } from './version.ts';
 const usage = `holdfast ${version}: durable sessions for the OpenAI Responses API
 
   holdfast serve [--port N] [--host ADDRESS] [--workers N]   run the proxy
+  holdfast explain <session or response id> [--url URL]      tell what happened to it
+  holdfast inspect [session id ...] [--url URL]              open the inspector
   holdfast --version
   holdfast --help
 
@@ -103,12 +106,21 @@ async function main(): Promise<void> {
       port: { type: 'string', short: 'p' },
       host: { type: 'string' },
       workers: { type: 'string', short: 'w' },
+      url: { type: 'string' },
       help: { type: 'boolean', short: 'h' },
       version: { type: 'boolean', short: 'v' },
     },
   });
   if (values.version) return void process.stdout.write(`${version}\n`);
   const [command = 'serve', ...rest] = positionals;
+  const url = values.url ?? `http://127.0.0.1:${values.port ?? process.env.PORT ?? 8787}`;
+  if (!values.help && command === 'explain' && rest.length === 1) {
+    const adminToken = process.env.HOLDFAST_ADMIN_TOKEN ?? null;
+    return void process.stdout.write(await tellStory(rest[0]!, { url, adminToken }));
+  }
+  if (!values.help && command === 'inspect') {
+    return void process.stdout.write(`${openInspector(rest, url)}\n`);
+  }
   if (values.help || command !== 'serve' || rest.length > 0) {
     process.stdout.write(usage);
     process.exitCode = values.help ? 0 : 2;

@@ -19,6 +19,7 @@ import { metricsPage } from './metrics/page.ts';
 import { observeStore } from './metrics/store.ts';
 import { observeTransport } from './metrics/transport.ts';
 import { createRecorder } from './recorder.ts';
+import { storiesRouter } from './stories.ts';
 
 export interface ObservatoryOptions {
   config: Pick<Config, 'inspect' | 'limits' | 'security'>;
@@ -29,8 +30,8 @@ export interface ObservatoryOptions {
   logger: Logger;
   /** Default: `createOperatorAccess` with the admin token. */
   allow?: AccessRule;
-  /** Takes the story of a turn that ended badly. */
-  onBadEnd?(sessionId: string, turnId: string, record: FlightRecord): void;
+  /** Where stories of bad ends are kept. */
+  stories: SessionStore;
   /** Also report the process's own metrics. Default true. */
   processMetrics?: boolean;
 }
@@ -51,7 +52,7 @@ export interface Observatory {
   watch(readings: Omit<Readings, 'sockets' | 'viewers'>): void;
   /** What is remembered of a session here; null for nothing. */
   story(sessionId: string): FlightRecord | null;
-  /** `/metrics`, `/inspect` and what belongs to it. Answers its own errors. */
+  /** `/metrics`, `/inspect` and what belongs to it, `/admin/stories`. Answers its own errors. */
   readonly router: Router;
   /** For the server's `upgrade` event: false when the request is not for the inspector and still wants an answer. */
   handleUpgrade(req: IncomingMessage, socket: Duplex, head: Buffer): boolean;
@@ -63,7 +64,13 @@ export function createObservatory(options: ObservatoryOptions): Observatory {
   const { limits } = config;
   const allow = options.allow ?? createOperatorAccess(config.security.adminToken);
   const metrics = createMetrics({ clock, defaults: options.processMetrics ?? true });
-  const recorder = createRecorder({ workerId, clock, events: limits.recordedEvents, onBadEnd: options.onBadEnd });
+  /** Best effort: a store that does not answer is told of elsewhere. */
+  const keep = (sessionId: string, turnId: string, record: FlightRecord) => {
+    options.stories.keepStory(sessionId, turnId, record).catch((error) => {
+      logger.debug({ err: error, session: sessionId }, 'a story could not be kept');
+    });
+  };
+  const recorder = createRecorder({ workerId, clock, events: limits.recordedEvents, onBadEnd: keep });
   const inspection = createInspection({
     workerId,
     clock,
@@ -82,6 +89,7 @@ export function createObservatory(options: ObservatoryOptions): Observatory {
   const router = express.Router();
   router.get('/metrics', metricsPage(metrics.registry, allow));
   router.use(inspection.router);
+  router.use(storiesRouter({ store: options.stories, remembered: (sessionId) => recorder.story(sessionId), allow }));
   router.use((error: unknown, _req: Request, res: Response, next: NextFunction) => {
     if (!(error instanceof BridgeError)) return next(error);
     sendError(res, error, (res.locals.requestId as string | undefined) ?? ids.uuid());

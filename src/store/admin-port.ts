@@ -65,6 +65,10 @@ export interface StoreAdmin {
    * names. Rows that somebody holds are skipped.
    */
   purge(options: { olderThanHours: number; limit: number }): Promise<Purged>;
+  /** Keeps the story of a turn that ended badly; the first one stays. A session without a row keeps none. */
+  keepStory(sessionId: string, turnId: string, record: unknown): Promise<void>;
+  /** The newest story kept of a session; null for none. */
+  story(sessionId: string): Promise<unknown>;
   /** Erases what a response said and was asked; its ids stay, and nothing can be rebuilt from it. False: unknown. */
   eraseResponse(scope: string, responseId: string): Promise<boolean>;
 }

@@ -150,7 +150,24 @@ export const TurnContent = defineEntity({
   },
 });
 
-export const entities = [Meta, Worker, BridgeSession, SessionKey, Turn, TurnContent];
+export const SessionStory = defineEntity({
+  name: 'SessionStory',
+  tableName: 'session_story',
+  indexes: [{ name: 'session_story_session_id_index', properties: ['session', 'createdAt'] }],
+  properties: {
+    turnId: p.text().primary(),
+    session: () =>
+      p
+        .manyToOne(BridgeSession)
+        .deleteRule('cascade')
+        .updateRule('no action')
+        .foreignKeyName('session_story_session_id_foreign'),
+    record: p.json().columnType('json'),
+    createdAt: p.datetime().columnType('timestamptz').defaultRaw('now()'),
+  },
+});
+
+export const entities = [Meta, Worker, BridgeSession, SessionKey, Turn, TurnContent, SessionStory];
 
 export type WorkerEntity = InferEntity<typeof Worker>;
 export type BridgeSessionEntity = InferEntity<typeof BridgeSession>;

@@ -11,6 +11,7 @@ import { randomIds } from '../../src/ids.ts';
 import type { FlightRecord } from '../../src/observe/flight.ts';
 import { createObservatory } from '../../src/observe/index.ts';
 import type { TurnLine } from '../../src/observe/log.ts';
+import { createMemoryStore } from '../../src/store/memory/index.ts';
 import { createManualClock } from '../../src/testing/index.ts';
 
 const sessionId = '6d1f6a52-2b43-4d6e-9a5e-000000000001';
@@ -25,7 +26,10 @@ it('makes the log line, the metrics and the story of one turn from one call', as
     clock: createManualClock(),
     ids: randomIds,
     logger: pino({ base: null }, { write: (text: string) => void lines.push(JSON.parse(text)) }),
-    onBadEnd: (_session, _turn, record) => void bad.push(record),
+    stories: {
+      ...createMemoryStore({ clock: createManualClock() }),
+      keepStory: async (_session, _turn, record) => void bad.push(record as FlightRecord),
+    },
     processMetrics: false,
   });
   const session = createActor(sessionMachine, { id: `${sessionId}@1`, input: {}, inspect: observatory.inspect });
@@ -60,6 +64,7 @@ it('answers its own refusals inside any app, and leaves the app its other paths'
     clock: createManualClock(),
     ids: randomIds,
     logger: pino({ level: 'silent' }),
+    stories: createMemoryStore({ clock: createManualClock() }),
   });
   const app = express().use(observatory.router);
   app.get('/mine', (_req, res) => void res.send('mine'));

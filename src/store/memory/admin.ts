@@ -122,6 +122,7 @@ export function createAdmin(db: MemoryDatabase, now: () => number) {
         if (continued || headed) continue;
         for (const turn of turnsOf(session.id)) forgetTurn(turn);
         for (const [name, owner] of [...db.keys]) if (owner === session.id) db.keys.delete(name);
+        for (const [turnId, story] of [...db.stories]) if (story.sessionId === session.id) db.stories.delete(turnId);
         db.sessions.delete(session.id);
         purged.sessions += 1;
       }
@@ -145,6 +146,14 @@ export function createAdmin(db: MemoryDatabase, now: () => number) {
         purged.workers += 1;
       }
       return purged;
+    },
+
+    keepStory(sessionId: string, turnId: string, record: unknown): void {
+      if (db.sessions.has(sessionId) && !db.stories.has(turnId)) db.stories.set(turnId, { sessionId, record });
+    },
+
+    story(sessionId: string): unknown {
+      return [...db.stories.values()].findLast((story) => story.sessionId === sessionId)?.record ?? null;
     },
 
     eraseResponse(scope: string, responseId: string): boolean {

@@ -42,6 +42,8 @@ export interface MemoryDatabase {
   keys: Map<string, string>;
   /** Turn id by response id. */
   responses: Map<string, string>;
+  /** Stories of bad ends by turn id, oldest first. */
+  stories: Map<string, { sessionId: string; record: unknown }>;
   pepper: string;
 }
 
@@ -53,6 +55,7 @@ export function createMemoryDatabase(pepper: string): MemoryDatabase {
     items: new Map(),
     keys: new Map(),
     responses: new Map(),
+    stories: new Map(),
     pepper,
   };
 }

@@ -70,6 +70,8 @@ export function createMemoryStore({
     operatorClose: (sessionId) => read(() => admin.operatorClose(sessionId)),
     dropAnchor: (sessionId) => read(() => admin.dropAnchor(sessionId)),
     purge: (options) => read(() => admin.purge(options)),
+    keepStory: (sessionId, turnId, record) => read(() => admin.keepStory(sessionId, turnId, record)),
+    story: (sessionId) => read(() => admin.story(sessionId)),
     eraseResponse: (scope, responseId) => read(() => admin.eraseResponse(scope, responseId)),
     pepper: () => read(() => database.pepper),
     async shutdown() {

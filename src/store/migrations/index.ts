@@ -1,8 +1,10 @@
 import { Fence } from './fence.ts';
+import { Stories } from './stories.ts';
 import { Tables } from './tables.ts';
 
 /** Every migration, oldest first. A name that was released is never changed or reused. */
 export const migrationsList = [
   { name: '0001-tables', class: Tables },
   { name: '0002-fence', class: Fence },
+  { name: '0003-stories', class: Stories },
 ];

@@ -52,6 +52,13 @@ export function createAdmin(read: Read): StoreAdmin {
         workers: await count(adminCalls.purgeWorkers),
       };
     },
+    async keepStory(sessionId, turnId, record) {
+      await read<Answer>(adminCalls.keepStory, [text(turnId), text(sessionId), JSON.stringify(record)]);
+    },
+    async story(sessionId) {
+      const [row] = await read<Answer>(adminCalls.story, [text(sessionId)]);
+      return row ? (JSON.parse(row.answer) as unknown) : null;
+    },
     async eraseResponse(scope, responseId) {
       return (await read<Answer>(adminCalls.eraseResponse, [text(scope), text(responseId)])).length > 0;
     },

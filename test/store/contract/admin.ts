@@ -95,6 +95,18 @@ export function administration(given: () => Subject): void {
     expect(only!.turn).toMatchObject({ responseId, replay: 'never' });
   });
 
+  test('keeps the first story of a turn, and gives back the newest of a session', async () => {
+    const { store } = given();
+    const lane = await idleLane(store, await newWorker(store));
+    expect(await store.story(lane.sessionId)).toBeNull();
+    await store.keepStory(lane.sessionId, 'turn-1', { told: 1 });
+    await store.keepStory(lane.sessionId, 'turn-1', { told: 'again' });
+    expect(await store.story(lane.sessionId)).toEqual({ told: 1 });
+    await store.keepStory(lane.sessionId, 'turn-2', { told: 2 });
+    expect(await store.story(lane.sessionId)).toEqual({ told: 2 });
+    await store.keepStory(randomUUID(), 'turn-3', { told: 3 });
+  });
+
   test('the janitor takes what is old, keeps ancestors of forks, and never what is active', async () => {
     const { store, age } = given();
     const me = await newWorker(store);

@@ -123,6 +123,19 @@ export const adminCalls = {
          for update of w skip locked)
       delete from worker w using gone where w.id = gone.id returning w.id as answer`,
   },
+  keepStory: {
+    name: 'holdfast_keep_story',
+    text: `
+      insert into session_story (turn_id, session_id, record)
+      select $1::text, s.id, $3::json from bridge_session s where s.id = $2::text
+          on conflict (turn_id) do nothing
+      returning turn_id as answer`,
+  },
+  story: {
+    name: 'holdfast_story',
+    text: `select record::text as answer from session_story
+            where session_id = $1::text order by created_at desc limit 1`,
+  },
   eraseResponse: {
     name: 'holdfast_erase_response',
     text: `

@@ -1,0 +1,53 @@
+import express, { type Router } from 'express';
+import { BridgeError } from '../errors.ts';
+import type { StoreAdmin } from '../store/admin-port.ts';
+import type { SessionReads, WorkerRegistry } from '../store/port.ts';
+import type { AccessRule } from './access.ts';
+import { explain } from './explain.ts';
+import type { FlightRecord } from './flight.ts';
+import { replay } from './replay.ts';
+
+export interface StoriesOptions {
+  store: Pick<StoreAdmin, 'listSessions' | 'story'> & Pick<SessionReads, 'turnsOf'> & Pick<WorkerRegistry, 'workers'>;
+  /** What this worker remembers of a session. */
+  remembered(sessionId: string): FlightRecord | null;
+  allow: AccessRule;
+}
+
+/** Turns of a session that a story may speak of. */
+const TURNS = 50;
+
+/** The newer of what this worker remembers and what was kept when a turn ended badly. */
+function newest(remembered: FlightRecord | null, kept: FlightRecord | null): FlightRecord | null {
+  if (!remembered || !kept) return remembered ?? kept;
+  return (remembered.events.at(-1)?.t ?? 0) >= (kept.events.at(-1)?.t ?? 0) ? remembered : kept;
+}
+
+/** `GET /admin/stories/:id`, by session or response id: what happened, in sentences, with the record it is told from. */
+export function storiesRouter({ store, remembered, allow }: StoriesOptions): Router {
+  const router = express.Router();
+  router.get('/admin/stories/:id', async (req, res) => {
+    allow(req);
+    const { rows } = await store.listSessions({ limit: 1, search: String(req.params.id) });
+    const session = rows[0];
+    if (!session) throw new BridgeError('bridge_not_found', { detail: 'There is no such session or response.' });
+    const record = newest(remembered(session.id), (await store.story(session.id)) as FlightRecord | null);
+    if (!record) throw new BridgeError('bridge_not_found', { detail: 'Nothing is remembered of that session here.' });
+    const [turns, workers] = await Promise.all([store.turnsOf(session.id, TURNS), store.workers()]);
+    res.set('cache-control', 'no-store').json({
+      story: explain(record, { session, turns, workers }),
+      endsIn: endOf(record),
+      record,
+    });
+  });
+  return router;
+}
+
+/** The state in which replaying the record through the machine ends; null for a record of another machine. */
+function endOf(record: FlightRecord): unknown {
+  try {
+    return replay(record).value;
+  } catch {
+    return null;
+  }
+}

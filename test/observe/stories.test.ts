@@ -1,0 +1,38 @@
+import { afterEach, expect, it } from 'vitest';
+import { tellStory } from '../../src/ask.ts';
+import { startTestBridge, type TestBridge } from '../support/bridge.ts';
+import { post } from '../support/client.ts';
+import { until } from '../support/until.ts';
+
+let at: TestBridge;
+afterEach(() => at.close());
+
+const asked = () => ({ url: at.url, adminToken: null });
+
+it('tells, by session or response id, what happened and why the client got what it got', async () => {
+  at = await startTestBridge();
+  const first = await post(at.url, { model: 'm', stream: true, store: false, input: 'one' }, { 'thread-id': 't' });
+  const story = await tellStory(first.body.id, asked());
+  expect(story).toContain('The upstream said how the turn ended');
+  expect(story).toMatch(/Replayed, it ends in \{"live":"idle"\}/);
+  await expect(tellStory('resp_unknown', asked())).rejects.toThrow('There is no such session or response.');
+});
+
+it('keeps the story of a turn that ended badly, for whoever asks after a restart', async () => {
+  at = await startTestBridge();
+  at.simulator.script.onTurn({}, { kind: 'reset', at: { deltas: 1 } });
+  const cut = await post(at.url, { model: 'm', stream: true, store: false, input: 'one' }, { 'thread-id': 't' });
+  const session = String(cut.headers['x-holdfast-session']);
+  await until(async () => (await at.store.story(session)) !== null);
+  await at.restart();
+  const story = await tellStory(session, asked());
+  expect(story).toContain('bridge_upstream_lost');
+  expect(story).not.toContain('"one"');
+});
+
+it('asks for the admin token where there is one', async () => {
+  at = await startTestBridge({ env: { HOLDFAST_ADMIN_TOKEN: 'operator' } });
+  const first = await post(at.url, { model: 'm', stream: true, input: 'one' });
+  await expect(tellStory(first.body.id, asked())).rejects.toThrow('API key');
+  expect(await tellStory(first.body.id, { ...asked(), adminToken: 'operator' })).toContain('Session');
+});
