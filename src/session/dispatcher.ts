@@ -21,7 +21,7 @@ const MAX_RESOLUTIONS = 3;
 export interface DispatcherDeps {
   store: SessionStore;
   roster: Roster;
-  sessions: Omit<SessionDeps, 'returnTurn' | 'onCreated' | 'onEnded'>;
+  sessions: Omit<SessionDeps, 'returnTurn' | 'onCreated' | 'onEnded' | 'onIdle'>;
   peers: Peers;
   config: Config;
   clock: Clock;
@@ -193,7 +193,7 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
   }
 
   function open(turn: Turn, birth: SessionBirth): void {
-    const session = createSession({ ...deps.sessions, returnTurn, onEnded, onCreated }, birth, turn);
+    const session = createSession({ ...deps.sessions, returnTurn, onEnded, onCreated, onIdle }, birth, turn);
     places.set(turn, session);
     deps.onPlaced?.(turn, session);
     roster.add(session);
@@ -227,6 +227,7 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
     void dispatch(turn);
   }
 
+  const onIdle = (session: Session) => roster.rests(session);
   const onCreated = (session: Session) => creating.end(session.scope, session.keys);
 
   function onEnded(session: Session): void {

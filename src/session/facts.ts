@@ -34,6 +34,16 @@ export function createDecider({ store, roster, me, httpOnly, instancePolicy }: D
     return turn.history !== null;
   }
 
+  /** Most requests continue the session that is warm here: what the rows would say of it, its fenced start says anyway. */
+  function certain(turn: Turn): Decision | null {
+    const session = roster.certain(turn.evidence);
+    const end = session && lineEnd(session.head);
+    if (!session || !end) return null;
+    if (turn.evidence.anchor === null && deepestMatch(chainOf(turn), [end]) === null) return null;
+    turn.anchor = turn.evidence.anchor === null ? null : session.head;
+    return { do: 'use', outcome: 'live_reuse', sessionId: session.id, epoch: session.epoch, anchor: turn.anchor };
+  }
+
   /** The usual case of a named conversation: its head is the start of the input, so nothing deeper can be known. */
   function continuesHead(turn: Turn, { token, keyed, heads }: LookupResult): boolean {
     const session = token ?? keyed;
@@ -47,6 +57,8 @@ export function createDecider({ store, roster, me, httpOnly, instancePolicy }: D
       turn.evidence = { ...turn.evidence, passThrough: 'no_websocket' };
     }
     const { evidence } = turn;
+    const here = turn.resolutions === 1 ? certain(turn) : null;
+    if (here) return here;
     const named = evidence.hardKey !== null || evidence.token.kind === 'ours';
     const query: Lookup = {
       scope: evidence.scope,
@@ -60,6 +72,7 @@ export function createDecider({ store, roster, me, httpOnly, instancePolicy }: D
       // The conversation was edited, compacted or forked by its client: what it shares with a known one is looked up.
       rows = await store.lookup({ ...query, prefixes: prefixes() });
     }
+    turn.namedByKey = rows.keyed?.id ?? null;
     turn.ancestor = rows.prefix?.turn ?? turn.ancestor;
     turn.anchor = rows.anchor?.turn ?? null;
     const local = roster.views(rows, evidence.scope, evidence.anchor);

@@ -1,6 +1,6 @@
-import type { LocalSession } from '../resolve/types.ts';
+import type { Evidence, LocalSession } from '../resolve/types.ts';
 import { createRegistry } from '../runtime/index.ts';
-import type { LookupResult, SessionRow } from '../store/port.ts';
+import type { KeyRef, LookupResult, SessionRow } from '../store/port.ts';
 import type { Session } from './session.ts';
 
 /** The sessions that have an actor on this worker: at most one per id, always of the newest epoch. */
@@ -10,6 +10,13 @@ export interface Roster {
   exact(id: string, epoch: number): Session | null;
   /** The session, if its actor here is of an older epoch than that. */
   older(id: string, epoch: number): Session | null;
+  /** Makes a session that rests findable by the anchor its socket holds. */
+  rests(session: Session): void;
+  /**
+   * The one session here that a look-up could only confirm: named by the hard key, or by the anchor its socket holds,
+   * idle, and with nothing undelivered. If it was taken from this worker meanwhile, its start is fenced.
+   */
+  certain(evidence: Evidence): Session | null;
   /** What the resolver may know of the sessions a look-up found. */
   views(rows: LookupResult, scope: string, anchor: string | null): ReadonlyMap<string, LocalSession>;
   /** The session of this scope whose turn in hand carries this Idempotency-Key. */
@@ -23,6 +30,14 @@ export interface Roster {
 /** @param capacity sockets this worker may hold */
 export function createRoster(capacity: number): Roster {
   const registry = createRegistry<Session>({ stop: (older) => older.send({ type: 'worker.dead' }) });
+
+  const byKey = new Map<string, Session>();
+  const byAnchor = new Map<string, Session>();
+  const anchors = new Map<Session, string>();
+  const keyName = (scope: string, { kind, hash }: KeyRef) => `${scope}\n${kind}\n${hash}`;
+  const forget = <K>(map: Map<K, Session>, name: K | undefined, session: Session) => {
+    if (name !== undefined && map.get(name) === session) map.delete(name);
+  };
 
   const order = ({ onlyHolder, hard }: Session) => (onlyHolder ? 2 : hard ? 1 : 0);
 
@@ -38,8 +53,40 @@ export function createRoster(capacity: number): Roster {
   };
 
   return {
-    add: (session) => registry.register(session.id, session.epoch, session),
-    remove: (session) => registry.remove(session.id, session.epoch),
+    add(session) {
+      registry.register(session.id, session.epoch, session);
+      if (session.key) byKey.set(keyName(session.scope, session.key), session);
+    },
+    remove(session) {
+      registry.remove(session.id, session.epoch);
+      if (session.key) forget(byKey, keyName(session.scope, session.key), session);
+      forget(byAnchor, anchors.get(session), session);
+      anchors.delete(session);
+    },
+    rests(session) {
+      const { socketAnchor } = session.view();
+      forget(byAnchor, anchors.get(session), session);
+      anchors.delete(session);
+      if (socketAnchor === null || session.head?.responseId !== socketAnchor) return;
+      const name = `${session.scope}\n${socketAnchor}`;
+      byAnchor.set(name, session);
+      anchors.set(session, name);
+    },
+    certain({ scope, anchor, hardKey, token, passThrough, idempotencyKey, ...rest }) {
+      const plain = passThrough === null && idempotencyKey === null && token.kind !== 'invalid';
+      if (!plain || (rest.namesProviderObjects && !rest.credentialIsClients)) return null;
+      const session =
+        anchor !== null ? byAnchor.get(`${scope}\n${anchor}`) : hardKey && byKey.get(keyName(scope, hardKey));
+      if (!session || session.attachable !== null) return null;
+      const { state, socketAnchor, busy } = session.view();
+      if (busy || state !== 'live.idle' || socketAnchor === null || session.head?.responseId !== socketAnchor)
+        return null;
+      // A token that names another session is stronger than a key.
+      if (anchor === null && token.kind === 'ours') {
+        if (token.sessionId !== session.id || token.epoch !== session.epoch) return null;
+      }
+      return anchor === null || anchor === socketAnchor ? session : null;
+    },
     exact: (id, epoch) => registry.getExact(id, epoch) ?? null,
     older(id, epoch) {
       const session = registry.get(id);

@@ -42,6 +42,8 @@ export interface SessionDeps {
   /** The session's row exists, or never will: whoever waited for it may look again. */
   onCreated(session: Session): void;
   onEnded(session: Session): void;
+  /** The session rests with a warm socket. */
+  onIdle(session: Session): void;
   /** Work that goes on when the session has ended: a shutdown waits for it. */
   background(work: Promise<void>): void;
   log: { info(o: object, m: string): void; warn(o: object, m: string): void; error(o: object, m: string): void };
@@ -63,6 +65,10 @@ export interface Session {
   readonly keys: readonly KeyRef[];
   /** The turn in hand, or the ended one whose client has not got its terminal yet. */
   readonly attachable: Turn | null;
+  /** Hard key by which requests find this session, as far as that is known here. */
+  readonly key: KeyRef | null;
+  /** The last turn of its line. */
+  readonly head: TurnRow | null;
   /** Only sessions reached by hard evidence keep an idle socket for long. */
   readonly hard: boolean;
   /** The socket alone holds the conversation: evicted last. */
@@ -230,6 +236,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     // How long an idle socket is kept depends on the head it holds, which has just moved.
     actor.touch('idle');
     actor.touch('age');
+    deps.onIdle(session);
   }
 
   function admit(turn: Turn): void {
@@ -374,6 +381,10 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     workerId,
     keys: lane.keys,
     hard: lane.hard,
+    key: first.namedByKey === id || lane.keys.length > 0 ? evidence.hardKey : null,
+    get head() {
+      return lane.head;
+    },
     get onlyHolder() {
       return isOnlyHolder(lane, socket);
     },

@@ -44,6 +44,9 @@ export interface Turn {
   /** Another worker may have started this turn: it may run here only once that is known not to be so. */
   maybeStarted: boolean;
 
+  /** Session that the request's hard key names, by the rows read last. */
+  namedByKey: string | null;
+
   /** Row of the anchor, when the request has one that is known in its scope. */
   anchor: TurnRow | null;
   /** Deepest known turn whose transcript is the start of an unanchored request. */
@@ -144,6 +147,7 @@ export function createTurn(options: TurnOptions): Turn {
     resolutions: 0,
     outcome: 'refused',
     maybeStarted: false,
+    namedByKey: null,
     anchor: null,
     ancestor: null,
     chain: null,

@@ -29,6 +29,8 @@ it('costs two commits per completed turn, and no statement of any kind between t
     const { events } = await client.rest();
     history.push(...(events.at(-1)!.data.response as ResponseObject).output);
     commits.push(at.statements.filter((name) => writes.test(name)));
+    // On a warm socket the fenced start is the only question asked before the frame leaves.
+    if (turn > 0) expect(at.statements.filter((name) => name !== 'holdfast_heartbeat')).toEqual(commits.at(-1));
   }
   expect(commits).toEqual([
     ['holdfast_create', 'holdfast_settle'],
