@@ -13,7 +13,8 @@ import { percentile, show, thisMachine } from './machine.ts';
  * PostgreSQL with synchronous_commit on.
  */
 const STREAMS = Number(process.env.BENCH_STREAMS ?? 32);
-const TURNS = Number(process.env.BENCH_TURNS ?? 30);
+const TURNS = Number(process.env.BENCH_TURNS ?? 60);
+const WARM_UP = Number(process.env.BENCH_WARM_UP ?? 20);
 const RATE = Number(process.env.BENCH_RATE ?? 50);
 
 const dataDir = await mkdtemp(join(tmpdir(), 'hf-bench-'));
@@ -76,8 +77,8 @@ async function converse(stream: number): Promise<void> {
     const body = { model: 'm', stream: true, store: false, input: history };
     const plain = await ask(`${simulator.url}/responses`, body, headers);
     const through = await ask(`http://127.0.0.1:${port}/v1/responses`, body, headers);
-    // The first turns open sockets and warm the code up.
-    if (turn >= 3) {
+    // The first turns open sockets and let the code be compiled.
+    if (turn >= WARM_UP) {
       direct.push(plain.sample);
       bridged.push(through.sample);
     }

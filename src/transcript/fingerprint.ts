@@ -1,9 +1,9 @@
-import { createHash } from 'node:crypto';
+import { hash } from 'node:crypto';
 import { canonical, identity } from './identity.ts';
 import { normaliseInput } from './items.ts';
 import type { Fingerprint, Item, RequestBody } from './types.ts';
 
-const sha256 = (text: string): Fingerprint => createHash('sha256').update(text).digest('hex');
+const sha256 = (text: string): Fingerprint => hash('sha256', text, 'hex');
 
 /** The fingerprint of no items. */
 export const EMPTY: Fingerprint = sha256('');
@@ -15,10 +15,16 @@ export function extend(from: Fingerprint, items: readonly Item[]): Fingerprint {
   return link;
 }
 
-/** Fingerprints of every prefix: entry n covers the first n items. */
-export function prefixesOf(items: readonly Item[]): Fingerprint[] {
+/** Chains already computed, for as long as their items live: a request's own items are asked about more than once. */
+const chains = new WeakMap<readonly Item[], readonly Fingerprint[]>();
+
+/** Fingerprints of every prefix: entry n covers the first n items. The items must not change afterwards. */
+export function prefixesOf(items: readonly Item[]): readonly Fingerprint[] {
+  const known = chains.get(items);
+  if (known) return known;
   const prefixes = [EMPTY];
   for (const item of items) prefixes.push(extend(prefixes.at(-1)!, [item]));
+  chains.set(items, prefixes);
   return prefixes;
 }
 
@@ -88,5 +94,5 @@ export function requestFingerprint(body: RequestBody): Fingerprint {
     if (delivery.has(name) || value === null || value === undefined) continue;
     fields.push(`${name}=${contextField(name, value)}`);
   }
-  return sha256(`${fields.join('\n')}\n${extend(EMPTY, normaliseInput(body.input))}`);
+  return sha256(`${fields.join('\n')}\n${prefixesOf(normaliseInput(body.input)).at(-1)}`);
 }
