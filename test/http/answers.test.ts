@@ -1,0 +1,180 @@
+import { connect, type Socket } from 'node:net';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { BridgeError } from '../../src/errors.ts';
+import { until } from '../support/until.ts';
+import { type Face, openFace } from './face.ts';
+
+let face: Face;
+beforeEach(async () => {
+  face = await openFace();
+});
+afterEach(() => face.close());
+
+/** A client on a bare socket: what it reads is exactly what was written. */
+function ask(body: object) {
+  const text = JSON.stringify({ model: 'm', ...body });
+  const socket: Socket = connect(Number(new URL(face.url).port), '127.0.0.1');
+  let read = '';
+  socket.on('data', (chunk) => (read += chunk));
+  socket.on('error', () => {});
+  socket.write(
+    `POST /v1/responses HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: ${Buffer.byteLength(text)}\r\nConnection: close\r\n\r\n${text}`,
+  );
+  const closed = new Promise<void>((done) => socket.once('close', () => done()));
+  return {
+    socket,
+    closed,
+    text: () => read,
+    /** Body with chunk sizes taken out. */
+    body: () =>
+      read.slice(read.indexOf('\r\n\r\n') + 4).replace(/[0-9a-f]+\r\n([\s\S]*?)\r\n(?=[0-9a-f]+\r\n|$)/g, '$1'),
+  };
+}
+const created = JSON.stringify({ type: 'response.created', sequence_number: 0, response: { id: 'r' } });
+const done = JSON.stringify({ type: 'response.completed', sequence_number: 1, response: { id: 'r' } });
+
+describe('a streamed answer', () => {
+  it('is exactly its events, with headers no proxy may buffer', async () => {
+    const client = ask({ stream: true });
+    const { sink } = await face.next();
+    sink.head({ outcome: 'created', sessionId: 'session-1', token: 'token-1' });
+    sink.event('response.created', created, false);
+    sink.event('something.new', '{"type":"something.new"}', false);
+    sink.end('response.completed', done);
+    await client.closed;
+    expect(client.body()).toContain(
+      `event: response.created\ndata: ${created}\n\nevent: something.new\ndata: {"type":"something.new"}\n\nevent: response.completed\ndata: ${done}\n\n`,
+    );
+    for (const header of [
+      'content-type: text/event-stream; charset=utf-8',
+      'cache-control: no-cache, no-transform',
+      'x-accel-buffering: no',
+      'x-holdfast-outcome: created',
+      'x-holdfast-session: session-1',
+      'x-codex-turn-state: token-1',
+    ]) {
+      expect(client.text().toLowerCase()).toContain(header);
+    }
+  });
+
+  it('holds its status back for telemetry, and shows that first when the status leaves', async () => {
+    const client = ask({ stream: true });
+    const { sink } = await face.next();
+    sink.event('codex.rate_limits', '{"type":"codex.rate_limits"}', true);
+    expect(sink.committed).toBe(false);
+    sink.open();
+    expect(sink.committed).toBe(true);
+    sink.event('response.created', created, false);
+    sink.end('response.completed', done);
+    await client.closed;
+    expect(client.body().indexOf('codex.rate_limits')).toBeLessThan(client.body().indexOf('response.created'));
+  });
+
+  it('that fails before its status left is an envelope with the status of its error', async () => {
+    const client = ask({ stream: true });
+    const { sink } = await face.next();
+    sink.head({ outcome: 'refused', sessionId: null, token: null });
+    sink.fail(new BridgeError('bridge_queue_full'));
+    await client.closed;
+    expect(client.text()).toMatch(/^HTTP\/1\.1 429 /);
+    expect(client.text().toLowerCase()).toContain('retry-after: 2');
+    expect(client.text()).toContain('"bridge_code":"bridge_queue_full"');
+  });
+
+  it.each([
+    ['after it was begun', true, ['response.created', 'response.failed']],
+    ['before anything was shown', false, ['response.created', 'response.failed']],
+  ])('that fails %s, its status gone, ends in one response.failed', async (_, begun, types) => {
+    const client = ask({ stream: true });
+    const { sink } = await face.next();
+    if (begun) sink.event('response.created', created, false);
+    else sink.open();
+    sink.fail(new BridgeError('bridge_upstream_lost'));
+    sink.end('response.completed', done);
+    sink.fail(new BridgeError('bridge_internal'));
+    await client.closed;
+    expect([...client.body().matchAll(/^event: (.+)$/gm)].map(([, type]) => type)).toEqual(types);
+    expect(client.body()).toContain('"bridge_code":"bridge_upstream_lost"');
+    expect(client.body()).not.toContain('event: error');
+  });
+
+  it('says that it lives while it has nothing to say, and nothing after its end', async () => {
+    const client = ask({ stream: true });
+    const { sink } = await face.next();
+    sink.open();
+    face.clock.advance(15_000);
+    face.clock.advance(15_000);
+    await until(() => client.text().split(': keepalive\n\n').length === 3);
+    sink.end('response.completed', done);
+    await client.closed;
+    face.clock.advance(60_000);
+    expect(client.text().split(': keepalive\n\n')).toHaveLength(3);
+  });
+
+  it('tells its writer of a reader that is too slow, and cuts one that never reads', async () => {
+    const client = ask({ stream: true });
+    const { sink } = await face.next();
+    client.socket.pause();
+    const gone = new Promise<void>((left) => sink.onGone(left));
+    let full = false;
+    const big = JSON.stringify({ type: 'x', pad: 'y'.repeat(1_000_000) });
+    for (let count = 0; count < 60 && !full; count += 1) full = !sink.event('x', big, false);
+    expect(full).toBe(true);
+    let drained = false;
+    sink.onDrain(() => (drained = true));
+    client.socket.resume();
+    await until(() => drained);
+    client.socket.pause();
+    for (full = false; !full; ) full = !sink.event('x', big, false);
+    face.clock.advance(60_000);
+    await gone;
+    expect(sink.attached).toBe(false);
+    client.socket.destroy();
+  });
+
+  it('knows whether it was delivered or its client went away, never both', async () => {
+    const seen: string[] = [];
+    const stays = ask({ stream: true });
+    const first = await face.next();
+    first.sink.onDelivered(() => seen.push('delivered'));
+    first.sink.onGone(() => seen.push('gone'));
+    first.sink.end('response.completed', done);
+    await stays.closed;
+    await until(() => seen.length > 0);
+    const leaves = ask({ stream: true });
+    const second = await face.next();
+    second.sink.onDelivered(() => seen.push('second delivered'));
+    second.sink.onGone(() => seen.push('second gone'));
+    second.sink.open();
+    leaves.socket.destroy();
+    await until(() => seen.length > 1);
+    second.sink.end('response.completed', done);
+    expect(seen).toEqual(['delivered', 'second gone']);
+  });
+});
+
+describe('an answer that is not streamed', () => {
+  it('leaves whole, with what is known only at its end', async () => {
+    const client = ask({});
+    const { sink } = await face.next();
+    sink.event('response.created', created, false);
+    sink.open();
+    sink.head({ outcome: 'live_reuse', sessionId: 's', token: 't' });
+    sink.end('response.completed', done);
+    await client.closed;
+    expect(client.text()).toMatch(/^HTTP\/1\.1 200 /);
+    expect(client.body()).toContain('{"id":"r"}');
+    expect(client.text()).toContain('x-holdfast-outcome: live_reuse');
+  });
+
+  it('relays a refusal of the provider as it was', async () => {
+    const client = ask({});
+    const { sink } = await face.next();
+    const body = Buffer.from('{"error":{"message":"slow down"}}');
+    sink.relay({ status: 429, headers: { 'retry-after': '9', 'content-type': 'application/json' }, body });
+    await client.closed;
+    expect(client.text()).toMatch(/^HTTP\/1\.1 429 /);
+    expect(client.text()).toContain('retry-after: 9');
+    expect(client.body()).toContain('slow down');
+  });
+});

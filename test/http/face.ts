@@ -1,0 +1,72 @@
+import { pino } from 'pino';
+import { systemClock } from '../../src/clock.ts';
+import { readConfig } from '../../src/config.ts';
+import { createApp, createHttpFace } from '../../src/http/app.ts';
+import { createAuthentication } from '../../src/http/authenticate.ts';
+import type { TurnService } from '../../src/http/port.ts';
+import { type Listening, listen } from '../../src/http/server.ts';
+import { randomIds } from '../../src/ids.ts';
+import type { ClientSink, TurnRequest } from '../../src/session/port.ts';
+import { createManualClock, type ManualClock, type Simulator, startSimulator } from '../../src/testing/index.ts';
+import { createUpstreamTransport } from '../../src/upstream/transport.ts';
+
+/** The HTTP face with nothing behind it but the test. */
+export interface Face {
+  url: string;
+  clock: ManualClock;
+  simulator: Simulator;
+  /** Requests that reached the service, with the sinks to answer them. */
+  taken: { request: TurnRequest; sink: ClientSink }[];
+  /** The next one to come, or one that came already. */
+  next(): Promise<{ request: TurnRequest; sink: ClientSink }>;
+  service: { -readonly [K in keyof TurnService]: TurnService[K] };
+  close(): Promise<void>;
+}
+
+export async function openFace(env: Record<string, string> = {}): Promise<Face> {
+  const simulator = await startSimulator();
+  const config = readConfig({ HOLDFAST_UPSTREAM_URL: simulator.url, ...env });
+  const clock = createManualClock();
+  const taken: Face['taken'] = [];
+  const waiting: (() => void)[] = [];
+  const service: Face['service'] = {
+    turn(request, sink) {
+      taken.push({ request, sink });
+      for (const wake of waiting.splice(0)) wake();
+    },
+    knowsResponse: async () => false,
+    forgetResponse: async () => {},
+    readiness: async () => ({ ready: true, reasons: [] }),
+    draining: false,
+  };
+  const transport = createUpstreamTransport({ clock: systemClock });
+  const logger = pino({ level: 'silent' });
+  const router = createHttpFace({
+    service,
+    authenticate: createAuthentication(config, 'pepper'),
+    transport,
+    target: { id: 'sim', baseUrl: simulator.url },
+    config,
+    clock,
+    ids: randomIds,
+    logger,
+  });
+  const server: Listening = await listen(createApp(router, { ids: randomIds, logger }), { host: '127.0.0.1', port: 0 });
+  let read = 0;
+  return {
+    url: server.url,
+    clock,
+    simulator,
+    taken,
+    service,
+    async next() {
+      while (taken.length <= read) await new Promise<void>((wake) => waiting.push(wake));
+      return taken[read++]!;
+    },
+    async close() {
+      await server.close(0);
+      await transport.shutdown();
+      await simulator.close();
+    },
+  };
+}
