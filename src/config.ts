@@ -81,7 +81,7 @@ export const limitKnobs = {
   transcriptBytes: bytes(
     'MAX_TRANSCRIPT',
     67_108_864,
-    'Items of one conversation; beyond it a session is not replayed.',
+    'Items of one conversation that one worker stores in one go; beyond it they are not kept, and only its socket or the provider can continue it.',
   ),
   retentionHours: count('RETENTION_HOURS', 24, 'How long sessions and turns nobody uses are kept.'),
   recordedEvents: count('RECORDED_EVENTS', 64, 'Machine events remembered of each session, for its story.'),

@@ -22,6 +22,8 @@ export interface Lane extends LaneIdentity {
   readonly waiting: readonly Turn[];
   /** An ended turn whose client has not got its terminal: kept for the rest of the grace, so that a retry finds it. */
   readonly undelivered: Turn | null;
+  /** Bytes of items this worker has stored of the line. */
+  storedBytes: number;
   /** Monotonic milliseconds of the last activity. */
   readonly lastUsed: number;
   take(turn: Turn): void;
@@ -64,6 +66,7 @@ export function createLane(identity: LaneIdentity, head: TurnRow | null, clock: 
   return {
     ...identity,
     head,
+    storedBytes: 0,
     get current() {
       return current;
     },

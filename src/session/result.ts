@@ -10,7 +10,11 @@ import type { Turn } from './turn.ts';
  * What a turn leaves behind: the result to settle, and the row it becomes if it is a head.
  * Only `completed` and `incomplete` turns have content; nothing can ever continue the others.
  */
-export function turnResult(turn: Turn, lane: LaneIdentity): { result: TurnResult; row: TurnRow | null } {
+export function turnResult(
+  turn: Turn,
+  lane: LaneIdentity & { storedBytes: number },
+  mostBytes: number,
+): { result: TurnResult; row: TurnRow | null } {
   const state = turn.ending?.state ?? 'lost';
   const error = turn.ending?.error ?? (turn.ending?.fault ? { code: turn.ending.fault } : null);
   if (state !== 'completed' && state !== 'incomplete')
@@ -30,13 +34,19 @@ export function turnResult(turn: Turn, lane: LaneIdentity): { result: TurnResult
   const transcriptFp = known && (pastKnown || compacted) ? extend(asked(), shown) : null;
   const before = compacted ? 0 : (parent?.itemCount ?? 0) + input.length;
   const itemCount = transcriptFp === null ? null : before + shown.length;
-  const replay = !known
-    ? 'anchor_only'
-    : replayClassOf({ input, output: turn.output, body: turn.request.body, parent: parent?.replay ?? null });
+  const items = { input: JSON.stringify(input), output: JSON.stringify(turn.output) };
+  const bytes = Buffer.byteLength(items.input) + Buffer.byteLength(items.output);
+  // A line that has grown beyond measure is not stored any further: then it cannot be said again either.
+  const tooMuch = lane.storedBytes + bytes > mostBytes;
+  if (!tooMuch) lane.storedBytes += bytes;
+  const replay =
+    !known || tooMuch
+      ? 'anchor_only'
+      : replayClassOf({ input, output: turn.output, body: turn.request.body, parent: parent?.replay ?? null });
   const result: TurnResult = {
     state,
     responseId: turn.responseId,
-    items: { input: JSON.stringify(input), output: JSON.stringify(turn.output) },
+    items: tooMuch ? null : items,
     transcriptFp,
     itemCount,
     replay,

@@ -214,7 +214,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
   /** The content of the turn's end, and the head it makes. Computed once, so that repetitions say the same. */
   let prepared: { turn: Turn; result: TurnResult; row: TurnRow | null } | null = null;
   function prepareEnd(turn: Turn): TurnResult {
-    if (prepared?.turn !== turn) prepared = { turn, ...turnResult(turn, lane) };
+    if (prepared?.turn !== turn) prepared = { turn, ...turnResult(turn, lane, config.limits.transcriptBytes) };
     return prepared.result;
   }
 

@@ -95,3 +95,25 @@ describe('a socket that alone holds its conversation', () => {
     expect(at.simulator.journal.of('create')).toHaveLength(1);
   });
 });
+
+describe('a conversation that has grown beyond what is stored of one', () => {
+  it('goes on where its socket holds it, and is refused honestly once that is lost', async () => {
+    at = await startTestBridge({ env: { HOLDFAST_MAX_TRANSCRIPT_BYTES: '500' } });
+    const ask = (input: object[], anchor?: string) =>
+      post(at!.url, {
+        model: 'm',
+        stream: true,
+        store: false,
+        input,
+        ...(anchor ? { previous_response_id: anchor } : {}),
+      });
+    const first = await ask([user('one')]);
+    const second = await ask([user('x'.repeat(600))], first.body.id);
+    const third = await ask([user('three')], second.body.id);
+    expect(third.headers['x-holdfast-outcome']).toBe('live_reuse');
+    at.simulator.dropAll();
+    await gone();
+    expect((await ask([user('four')], third.body.id)).body.error).toMatchObject({ outcome: 'expired_continuity' });
+    expect((await ask([user('two')], first.body.id)).status).toBe(200);
+  });
+});

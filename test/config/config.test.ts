@@ -1,0 +1,87 @@
+import { readdir, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { ConfigError, deadlineKnobs, limitKnobs, readConfig, settings } from '../../src/config.ts';
+import { catalogue } from '../../src/errors.ts';
+
+const problemsOf = (env: Record<string, string>) => {
+  try {
+    readConfig(env);
+    return [];
+  } catch (error) {
+    expect(error).toBeInstanceOf(ConfigError);
+    return (error as Error).message.split('\n  - ').slice(1);
+  }
+};
+
+describe('the configuration', () => {
+  it('works with nothing set, on loopback', () => {
+    const config = readConfig({});
+    expect(config.server).toEqual({ host: '127.0.0.1', port: 8787 });
+    expect(config).toMatchObject({ databaseUrl: null, instancePolicy: 'forward', workers: 1 });
+  });
+
+  it.each(Object.entries({ ...deadlineKnobs, ...limitKnobs }))('reads the knob %s', (name, knob) => {
+    const config = readConfig({ [knob.variable]: String(knob.default) });
+    expect({ ...config.deadlines, ...config.limits }[name as never]).toBe(knob.default);
+    expect(problemsOf({ [knob.variable]: 'many' }).join()).toContain(knob.variable);
+    expect(problemsOf({ [knob.variable]: '-1' }).join()).toContain(knob.variable);
+    expect(problemsOf({ [knob.variable]: '1.5' }).join()).toContain(knob.variable);
+  });
+
+  it('names every problem at once, and no secret', () => {
+    const problems = problemsOf({
+      PORT: 'http',
+      HOLDFAST_UPSTREAM_URL: 'ftp://x',
+      HOLDFAST_INSTANCE_POLICY: 'guess',
+      HOLDFAST_API_KEYS: 'no-colon-secret-key',
+      HOLDFAST_LEASE_MS: '1',
+      DATABASE_URL: 'postgres://u:very-secret@host/db',
+    });
+    expect(problems.length).toBeGreaterThanOrEqual(6);
+    expect(problems.join()).not.toMatch(/secret-key|very-secret/);
+  });
+
+  it.each([
+    ['API keys without an upstream key', { HOLDFAST_API_KEYS: 't:k' }, 'HOLDFAST_UPSTREAM_KEY'],
+    ['an open address without API keys', { HOST: '0.0.0.0' }, 'HOLDFAST_API_KEYS'],
+    ['a shared database without secrets', { DATABASE_URL: 'postgres://h/d' }, 'HOLDFAST_SECRETS'],
+    ['a self-fence beyond the lease', { HOLDFAST_SELF_FENCE_MS: '10000' }, 'HOLDFAST_SELF_FENCE_MS'],
+    ['heartbeats too rare for the self-fence', { HOLDFAST_HEARTBEAT_MS: '7000' }, 'HOLDFAST_HEARTBEAT_MS'],
+  ])('refuses %s', (_, env, named) => {
+    expect(problemsOf(env).join()).toContain(named);
+  });
+});
+
+describe('what is documented', () => {
+  it('is read somewhere: every variable', async () => {
+    const files = await Promise.all(
+      ['src', 'machines'].map(async (dir) => (await readdir(dir, { recursive: true })).map((file) => join(dir, file))),
+    );
+    const sources = await Promise.all(
+      files
+        .flat()
+        .filter((file) => file.endsWith('.ts'))
+        .map((file) => readFile(file, 'utf8')),
+    );
+    const code = sources.join('\n');
+    for (const { variable } of settings) expect(code).toContain(`env.${variable}`);
+    for (const name of Object.keys({ ...deadlineKnobs, ...limitKnobs })) {
+      const uses = code.match(new RegExp(`\\b${name}\\b`, 'g')) ?? [];
+      expect([name, uses.length > 1 || code.includes(`'${name}'`)]).toEqual([name, true]);
+    }
+  });
+});
+
+describe('the error catalogue', () => {
+  it.each(Object.entries(catalogue))('%s is complete and honest about repeating', (name, entry) => {
+    expect(name).toMatch(/^bridge_[a-z_]+$/);
+    expect(entry.message).toMatch(/\.$/);
+    expect(entry.action).toMatch(/\.$/);
+    expect(entry.status).toBeGreaterThanOrEqual(400);
+    // Clients repeat 5xx by themselves and take 4xx as final: the entry must not say otherwise.
+    if (entry.retry && entry.status < 500) expect([409, 429]).toContain(entry.status);
+    if (entry.status === 429) expect(entry).toHaveProperty('retryAfterSeconds');
+    if (entry.status === 400) expect(entry.retry).toBe(false);
+  });
+});

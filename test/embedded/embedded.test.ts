@@ -1,0 +1,128 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { mkdtemp, readFile, rm, stat } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import pg from 'pg';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { loadOrCreateTokenSecrets, startEmbeddedPostgres } from '../../src/store/embedded/index.ts';
+import { DataDirInUse } from '../../src/store/embedded/lock.ts';
+import { until } from '../support/until.ts';
+
+let dataDir: string;
+const children: ChildProcess[] = [];
+beforeEach(async () => {
+  dataDir = await mkdtemp(join(tmpdir(), 'hf-emb-'));
+});
+afterEach(async () => {
+  for (const child of children.splice(0)) child.kill('SIGKILL');
+  // Whatever a killed process left running is taken over and stopped in order.
+  await (await startEmbeddedPostgres({ dataDir })).stop();
+  await rm(dataDir, { recursive: true, force: true });
+});
+
+interface Held {
+  child: ChildProcess;
+  pid: number;
+  url: string;
+  adopted: boolean;
+  gone: Promise<unknown>;
+}
+
+async function hold(): Promise<Held> {
+  const child = spawn(process.execPath, [join(import.meta.dirname, 'worker.ts'), dataDir], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  children.push(child);
+  const gone = new Promise((resolve) => child.once('exit', resolve));
+  const line = await new Promise<string>((resolve, reject) => {
+    child.stdout!.once('data', (chunk) => resolve(String(chunk)));
+    void gone.then(() => reject(new Error('the worker ended before its database was up')));
+  });
+  return { child, gone, ...(JSON.parse(line) as Omit<Held, 'child' | 'gone'>) };
+}
+
+async function query(url: string, sql: string): Promise<Record<string, unknown>[]> {
+  const client = new pg.Client({ connectionString: url });
+  await client.connect();
+  try {
+    return (await client.query(sql)).rows;
+  } finally {
+    await client.end();
+  }
+}
+
+/** A process that has ended and was not reaped by whoever inherited it is as dead as any. */
+const alive = (pid: number) => {
+  try {
+    process.kill(pid, 0);
+    return !/\) Z /.test(readFileSync(`/proc/${pid}/stat`, 'utf8'));
+  } catch (error) {
+    // Where there is no /proc, the signal's answer has to do.
+    return (error as NodeJS.ErrnoException).code === 'ENOENT' && process.platform !== 'linux';
+  }
+};
+
+describe('the embedded database', () => {
+  it('serves on loopback only, and leaves neither process nor lock behind', async () => {
+    const server = await startEmbeddedPostgres({ dataDir });
+    const [row] = await query(server.url, `select current_setting('listen_addresses') as at`);
+    expect(row!.at).toMatch(/^(127\.0\.0\.1|localhost)$/);
+    const command = await readFile(`/proc/${server.pid}/cmdline`, 'utf8').catch(() => '');
+    expect(command).not.toContain(new URL(server.url).password);
+    await server.stop();
+    expect(alive(server.pid)).toBe(false);
+    const again = await startEmbeddedPostgres({ dataDir });
+    expect(again.adopted).toBe(false);
+    await again.stop();
+  });
+
+  it('is one process’s at a time: a second one is told so in one sentence', async () => {
+    const server = await startEmbeddedPostgres({ dataDir });
+    await expect(startEmbeddedPostgres({ dataDir })).rejects.toThrow(DataDirInUse);
+    await expect(startEmbeddedPostgres({ dataDir })).rejects.toThrow(
+      /^Another Holdfast is using .*HOLDFAST_DATA_DIR\.$/,
+    );
+    await server.stop();
+  });
+
+  it('of a worker that was killed is taken over, the same server with everything in it', async () => {
+    const first = await hold();
+    await query(first.url, 'create table kept as select 7 as seven');
+    first.child.kill('SIGKILL');
+    await first.gone;
+    expect(alive(first.pid)).toBe(true);
+    const next = await startEmbeddedPostgres({ dataDir });
+    expect([next.adopted, next.pid]).toEqual([true, first.pid]);
+    expect(await query(next.url, 'select seven from kept')).toEqual([{ seven: 7 }]);
+    await next.stop();
+    expect(alive(first.pid)).toBe(false);
+  });
+
+  it('that was killed together with its worker recovers what was committed', async () => {
+    const first = await hold();
+    await query(first.url, 'create table kept as select 7 as seven');
+    first.child.kill('SIGKILL');
+    process.kill(first.pid, 'SIGKILL');
+    await first.gone;
+    await until(() => !alive(first.pid));
+    const next = await startEmbeddedPostgres({ dataDir });
+    expect(next.adopted).toBe(false);
+    expect(await query(next.url, 'select seven from kept')).toEqual([{ seven: 7 }]);
+    await next.stop();
+  });
+
+  it('stops with its worker on SIGTERM', async () => {
+    const first = await hold();
+    first.child.kill('SIGTERM');
+    await first.gone;
+    expect(alive(first.pid)).toBe(false);
+  });
+});
+
+it('makes token secrets once, for its owner’s eyes only', async () => {
+  const secrets = await loadOrCreateTokenSecrets(dataDir);
+  expect(secrets).toMatch(/^[0-9a-f]{8}:[0-9a-f]{64}$/);
+  expect(await loadOrCreateTokenSecrets(dataDir)).toBe(secrets);
+  expect((await stat(join(dataDir, 'token.secrets'))).mode & 0o777).toBe(0o600);
+});
