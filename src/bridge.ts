@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
 import type { Duplex } from 'node:stream';
 import express, { type Router } from 'express';
+import { createAdminApi } from './admin/api.ts';
 import { type Clock, systemClock } from './clock.ts';
 import { announcedUrl, checkAnnounced } from './cluster/forward/announce.ts';
 import { createForwarder } from './cluster/forward/forwarder.ts';
@@ -17,6 +18,7 @@ import { createAuthentication } from './http/authenticate.ts';
 import type { Readiness } from './http/port.ts';
 import { refuseUpgrade } from './http/upgrade.ts';
 import { type Ids, randomIds } from './ids.ts';
+import { createOperatorAccess } from './observe/access.ts';
 import { createObservatory } from './observe/index.ts';
 import { createLogger, type Logger } from './observe/log.ts';
 import { classify } from './resolve/classify.ts';
@@ -281,7 +283,30 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     ids,
     logger,
   });
-  router.use(observatory.router, face);
+  const admin = createAdminApi({
+    port: {
+      store,
+      get workerId() {
+        return membership.id;
+      },
+      local(id) {
+        const session = roster.get(id);
+        if (!session) return null;
+        const { state, epoch, queueLength, busy } = session.view();
+        const timeline = (observatory.story(id)?.events ?? []).map(({ t, event, state: after }) => ({
+          t,
+          event,
+          state: after,
+        }));
+        const { socketOpen, socketAgeMs } = session;
+        return { state, epoch, socketOpen, socketAgeMs, queueLength, busy, timeline };
+      },
+      tell: (id, action) => roster.get(id)?.send({ type: action === 'close' ? 'operator.close' : 'operator.release' }),
+    },
+    allow: createOperatorAccess(config.security.adminToken),
+    logger,
+  });
+  router.use(observatory.router, admin, face);
 
   /** Lame duck: while the balancers learn of it, this worker still takes requests and gives them to those that stay. */
   async function leave(): Promise<void> {

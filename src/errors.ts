@@ -79,6 +79,23 @@ export const catalogue = {
     retry: false,
     action: 'Send a key this bridge knows.',
   },
+  bridge_forbidden_origin: {
+    status: 403,
+    type: 'permission_error',
+    code: 'bridge_forbidden_origin',
+    message: 'Operators act with JSON, and from no page but this bridge’s own.',
+    retry: false,
+    action: 'Send `content-type: application/json`, and no foreign Origin.',
+  },
+  bridge_session_busy: {
+    status: 409,
+    type: 'invalid_request_error',
+    code: 'bridge_session_busy',
+    message: 'A turn is running, and only its worker can end it.',
+    retry: true,
+    retryAfterSeconds: 5,
+    action: 'Wait for the turn to end, then repeat.',
+  },
   bridge_token_invalid: {
     status: 400,
     type: 'invalid_request_error',

@@ -8,6 +8,8 @@ export interface Roster {
   add(session: Session): void;
   remove(session: Session): void;
   exact(id: string, epoch: number): Session | null;
+  /** The session's actor here, of whatever epoch. */
+  get(id: string): Session | null;
   /** The session, if its actor here is of an older epoch than that. */
   older(id: string, epoch: number): Session | null;
   /** Makes a session that rests findable by the anchor its socket holds. */
@@ -88,6 +90,7 @@ export function createRoster(capacity: number): Roster {
       return anchor === null || anchor === socketAnchor ? session : null;
     },
     exact: (id, epoch) => registry.getExact(id, epoch) ?? null,
+    get: (id) => registry.get(id) ?? null,
     older(id, epoch) {
       const session = registry.get(id);
       return session && session.epoch < epoch ? session : null;

@@ -1,0 +1,144 @@
+import express, { type Request, type RequestHandler, type Response, type Router } from 'express';
+import { BridgeError } from '../errors.ts';
+import { type AccessRule, isSameOrigin } from '../observe/access.ts';
+import type { OperatorVerdict, SessionSummary, TurnDetail } from '../store/admin-port.ts';
+import type { SessionStateName, WorkerRow } from '../store/port.ts';
+import type { AdminPort, OperatorAction } from './port.ts';
+import { whyAndExit } from './why.ts';
+
+export interface AdminApiOptions {
+  port: AdminPort;
+  allow: AccessRule;
+  logger: { warn(o: object, m: string): void };
+}
+
+const states = new Set<string>(['connecting', 'live', 'reconnecting', 'stale', 'closed']);
+const DEFAULT_PAGE = 50;
+const LONGEST_PAGE = 500;
+/** Turns of one session that are shown. */
+const MOST_TURNS = 200;
+
+/** Nonces prove ownership to the fence: they are nobody's to see. */
+const shownSession = ({ ownerNonce: _, snapshot, ...row }: SessionSummary) => ({ ...row, snapshot });
+
+function cursorOf(text: unknown): { updatedAt: string; id: string } | undefined {
+  if (text === undefined) return undefined;
+  const [updatedAt, id] = Buffer.from(String(text), 'base64url').toString('utf8').split('\n', 2);
+  if (!updatedAt || !id || Number.isNaN(Date.parse(updatedAt))) {
+    throw new BridgeError('bridge_invalid_request', { param: 'cursor', detail: 'cursor: not one of this API.' });
+  }
+  return { updatedAt, id };
+}
+
+function limitOf(text: unknown): number {
+  const limit = text === undefined ? DEFAULT_PAGE : Number(text);
+  if (!Number.isInteger(limit) || limit < 1 || limit > LONGEST_PAGE) {
+    throw new BridgeError('bridge_invalid_request', { param: 'limit', detail: `limit: 1 to ${LONGEST_PAGE}.` });
+  }
+  return limit;
+}
+
+function stateOf(text: unknown): SessionStateName | undefined {
+  if (text === undefined || text === '') return undefined;
+  if (!states.has(String(text))) throw new BridgeError('bridge_invalid_request', { param: 'state' });
+  return text as SessionStateName;
+}
+
+const shownWorker = (row: WorkerRow | undefined, me: string) =>
+  row && { id: row.id, state: row.state, leaseLeftMs: row.leaseLeftMs, version: row.version, here: row.id === me };
+
+/** The operators' API. JSON in and out, errors in the envelope, every action in the log. */
+export function createAdminApi({ port, allow, logger }: AdminApiOptions): Router {
+  const router = express.Router();
+  const { store } = port;
+
+  const guard: RequestHandler = (req, res, next) => {
+    allow(req);
+    res.set('cache-control', 'no-store');
+    next();
+  };
+  /** A page of another origin can send neither this type nor this origin without being asked for it. */
+  const sameOrigin: RequestHandler = (req, _res, next) => {
+    if (!isSameOrigin(req.headers) || !/^application\/json\b/i.test(req.headers['content-type'] ?? '')) {
+      throw new BridgeError('bridge_forbidden_origin');
+    }
+    next();
+  };
+
+  router.get('/admin/workers', guard, async (_req, res) => {
+    const workers = await store.workers();
+    res.json({ workers: workers.map((row) => shownWorker(row, port.workerId)) });
+  });
+
+  router.get('/admin/sessions', guard, async (req, res) => {
+    const { limit, cursor, state, q } = req.query;
+    const [page, workers] = await Promise.all([
+      store.listSessions({
+        limit: limitOf(limit),
+        before: cursorOf(cursor),
+        state: stateOf(state),
+        search: typeof q === 'string' && q.trim() !== '' ? q.trim() : undefined,
+      }),
+      store.workers(),
+    ]);
+    const owners = new Map(workers.map((row) => [row.id, row]));
+    const last = page.rows.at(-1);
+    res.json({
+      sessions: page.rows.map((row) => ({
+        ...shownSession(row),
+        owner: shownWorker(owners.get(row.ownerWorkerId ?? ''), port.workerId) ?? null,
+        local: port.local(row.id)?.state ?? null,
+      })),
+      total: page.total,
+      cursor: page.more && last ? Buffer.from(`${last.updatedAt}\n${last.id}`).toString('base64url') : null,
+    });
+  });
+
+  async function one(id: string) {
+    const found = await store.listSessions({ limit: 1, search: id });
+    const row = found.rows.find((each) => each.id === id);
+    if (!row) throw new BridgeError('bridge_not_found', { detail: 'There is no such session.' });
+    return row;
+  }
+
+  router.get('/admin/sessions/:id', guard, async (req, res) => {
+    const row = await one(String(req.params.id));
+    const [turns, keys, workers] = await Promise.all([
+      store.turnDetails(row.id, MOST_TURNS),
+      store.keysOf(row.id),
+      store.workers(),
+    ]);
+    const head =
+      turns.find(({ id }) => id === row.headTurnId) ?? (row.headTurnId ? await store.turn(row.headTurnId) : null);
+    const owner = workers.find(({ id }) => id === row.ownerWorkerId) ?? null;
+    const local = port.local(row.id);
+    const headContinuable = head && (head.replay === 'exact' || head.storedUpstream);
+    res.json({
+      session: shownSession(row),
+      owner: shownWorker(owner ?? undefined, port.workerId) ?? null,
+      keys: keys.map(({ kind, hash }) => ({ kind, hash: hash.slice(0, 12) })),
+      turns: turns.map(({ credentialFp: _, ...turn }: TurnDetail) => turn),
+      local,
+      ...whyAndExit({ session: row, owner, headContinuable, local: local?.state ?? null }),
+    });
+  });
+
+  const actions: Record<OperatorAction, (id: string) => Promise<OperatorVerdict>> = {
+    release: (id) => store.operatorRelease(id),
+    close: (id) => store.operatorClose(id),
+    'drop-anchor': (id) => store.dropAnchor(id),
+  };
+  const act = (action: OperatorAction) => async (req: Request, res: Response) => {
+    const id = String(req.params.id);
+    const verdict = await actions[action](id);
+    if (verdict === 'ok') port.tell(id, action);
+    logger.warn({ audit: action, session: id, from: req.socket.remoteAddress, verdict }, 'an operator acted');
+    if (verdict === 'missing') throw new BridgeError('bridge_not_found', { detail: 'There is no such open session.' });
+    if (verdict === 'busy') throw new BridgeError('bridge_session_busy');
+    res.json({ done: action, session: id });
+  };
+  for (const action of Object.keys(actions) as OperatorAction[]) {
+    router.post(`/admin/sessions/:id/${action}`, guard, sameOrigin, act(action));
+  }
+  return router;
+}

@@ -1,0 +1,136 @@
+import { request } from 'undici';
+import { afterEach, describe, expect, it } from 'vitest';
+import { startTestBridge, type TestBridge, type TestBridgeOptions } from '../support/bridge.ts';
+import { post } from '../support/client.ts';
+import { openLive } from '../support/live-client.ts';
+import { until } from '../support/until.ts';
+
+let at: TestBridge;
+const start = async (options: TestBridgeOptions = {}) => {
+  at = await startTestBridge(options);
+};
+afterEach(() => at.close());
+
+const call = async (path: string, { method = 'GET', headers = {} as Record<string, string> } = {}) => {
+  const answer = await request(at.url + path, {
+    method: method as 'GET',
+    headers: method === 'POST' ? { 'content-type': 'application/json', ...headers } : headers,
+  });
+  return { status: answer.statusCode, body: (await answer.body.json()) as Record<string, never> };
+};
+const say = (thread: string, input: unknown = 'one') =>
+  post(at.url, { model: 'm', stream: true, store: false, input }, { 'thread-id': thread });
+
+describe('operators see', () => {
+  it('every session, page by page, with its owner and what it does', async () => {
+    await start();
+    for (const thread of ['a', 'b', 'c']) await say(thread);
+    const seen: string[] = [];
+    let cursor: string | null = null;
+    do {
+      const page = await call(`/admin/sessions?limit=2${cursor ? `&cursor=${cursor}` : ''}`);
+      const { sessions, total } = page.body as unknown as {
+        sessions: { id: string; local: string; owner: { here: boolean } }[];
+        total: number;
+      };
+      expect(total).toBe(3);
+      for (const { id, local, owner } of sessions) {
+        seen.push(id);
+        expect([local, owner.here]).toEqual(['live.idle', true]);
+      }
+      cursor = page.body.cursor ?? null;
+    } while (cursor);
+    expect(new Set(seen).size).toBe(3);
+  });
+
+  it('one session with its turns and keys, why it is where it is, and how it gets out; no content, no secret', async () => {
+    await start();
+    const first = await say('a', 'a very private prompt');
+    const id = String(first.headers['x-holdfast-session']);
+    const found = await call(`/admin/sessions?q=${first.body.id}`);
+    expect(found.body).toMatchObject({ total: 1, sessions: [{ id }] });
+    const { body } = await call(`/admin/sessions/${id}`);
+    expect(body).toMatchObject({
+      session: { id, state: 'live', turnCount: 1 },
+      keys: [{ kind: 'thread' }],
+      turns: [{ responseId: first.body.id, state: 'completed' }],
+      local: { state: 'live.idle', socketOpen: true },
+      why: 'A live worker keeps its socket warm; no turn is running.',
+    });
+    expect((body as unknown as { local: { timeline: unknown[] } }).local.timeline.length).toBeGreaterThan(3);
+    const text = JSON.stringify(body);
+    for (const secret of ['private prompt', 'ownerNonce', 'credentialFp', 'sk-test'])
+      expect(text).not.toContain(secret);
+  });
+
+  it('the workers', async () => {
+    await start();
+    expect((await call('/admin/workers')).body).toMatchObject({ workers: [{ state: 'serving', here: true }] });
+  });
+
+  it('that what they ask makes no sense', async () => {
+    await start();
+    for (const query of ['limit=0', 'limit=x', 'state=odd', 'cursor=odd']) {
+      expect((await call(`/admin/sessions?${query}`)).status).toBe(400);
+    }
+    expect((await call('/admin/sessions/none')).status).toBe(404);
+  });
+});
+
+describe('operators', () => {
+  it('release a session: its socket closes, and the next request recovers it', async () => {
+    await start();
+    const first = await say('a');
+    const id = String(first.headers['x-holdfast-session']);
+    expect((await call(`/admin/sessions/${id}/release`, { method: 'POST' })).status).toBe(200);
+    await until(() => at.bridge.sessions().length === 0);
+    expect((await call(`/admin/sessions/${id}`)).body).toMatchObject({
+      why: expect.stringContaining('Nobody owns it'),
+      exit: 'The next request continues it from its durable state.',
+    });
+    expect((await say('a')).headers['x-holdfast-outcome']).toBe('stale_recovery');
+  });
+
+  it('close a session: its key is free, and a new conversation may take it', async () => {
+    await start();
+    const first = await say('a');
+    const id = String(first.headers['x-holdfast-session']);
+    expect((await call(`/admin/sessions/${id}/close`, { method: 'POST' })).status).toBe(200);
+    await until(() => at.bridge.sessions().length === 0);
+    const next = await say('a', [{ type: 'message', role: 'user', content: 'other' }]);
+    expect(next.headers['x-holdfast-outcome']).toBe('created');
+    expect(next.headers['x-holdfast-session']).not.toBe(id);
+  });
+
+  it('leave a session alone whose turn is running', async () => {
+    await start();
+    const held = at.simulator.script.onTurn({}, { kind: 'hold', at: 'before_terminal' });
+    const client = await openLive(at.url, { model: 'm', store: false, input: 'one' }, { 'thread-id': 'a' });
+    await client.until('response.output_item.done');
+    const [session] = at.bridge.sessions();
+    const refused = await call(`/admin/sessions/${session!.id}/close`, { method: 'POST' });
+    expect(refused.status).toBe(409);
+    expect(refused.body.error).toMatchObject({ bridge_code: 'bridge_session_busy' });
+    held.release();
+    expect((await client.rest()).events.at(-1)!.type).toBe('response.completed');
+  });
+
+  it('are asked for their token, and must not come from another page', async () => {
+    await start({ env: { HOLDFAST_ADMIN_TOKEN: 'operator' } });
+    expect((await call('/admin/sessions')).status).toBe(401);
+    const headers = { authorization: 'Bearer operator' };
+    expect((await call('/admin/sessions', { headers })).status).toBe(200);
+    const foreign = { ...headers, origin: 'https://evil.example' };
+    expect((await call('/admin/sessions/x/close', { method: 'POST', headers: foreign })).status).toBe(403);
+    const form = { ...headers, 'content-type': 'text/plain' };
+    expect((await call('/admin/sessions/x/close', { method: 'POST', headers: form })).status).toBe(403);
+  });
+
+  it('without a token are this machine, asked by its own name', async () => {
+    await start();
+    for (const host of ['evil.example', `evil.example:${new URL(at.url).port}`]) {
+      expect((await call('/admin/sessions', { headers: { host } })).status).toBe(401);
+    }
+    expect((await call('/admin/sessions', { headers: { 'x-forwarded-for': '1.2.3.4' } })).status).toBe(401);
+  });
+});
