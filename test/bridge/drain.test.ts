@@ -3,6 +3,7 @@ import { digestOf, expectedDigest } from '../../src/testing/index.ts';
 import { startTestBridge, type TestBridge, type TestBridgeOptions } from '../support/bridge.ts';
 import { post } from '../support/client.ts';
 import { openLive } from '../support/live-client.ts';
+import { until } from '../support/until.ts';
 
 let at: TestBridge;
 const start = async (options: TestBridgeOptions = {}) => {
@@ -20,6 +21,8 @@ describe('a bridge that is closed', () => {
     const client = await openLive(at.url, body, { 'thread-id': 't' });
     await client.until('response.output_item.done');
     const closed = at.bridge.close();
+    // It first looks whether another worker stays; what is no request opens nothing and shows when that is known.
+    await until(async () => (await post(at.url, {})).status === 503);
     const refused = await post(at.url, body, { 'thread-id': 'other' });
     expect(refused.status).toBe(503);
     expect(refused.body.error?.bridge_code).toBe('bridge_draining');
