@@ -280,7 +280,11 @@ export const sessionMachine = machineSetup.createMachine({
           actions: { type: 'failTurn', params: { fault: 'bridge_upstream_unreachable' } },
           description: 'No socket in time.',
         },
-        'client.gone': { target: 'closed', description: 'Nobody waits any more.' },
+        'client.gone': {
+          target: 'closed',
+          actions: { type: 'failTurn', params: { fault: 'bridge_turn_cancelled' } },
+          description: 'Nobody waits any more.',
+        },
         'turn.cancelled': {
           target: 'closed',
           actions: { type: 'failTurn', params: { fault: 'bridge_turn_cancelled' } },
@@ -651,7 +655,11 @@ export const sessionMachine = machineSetup.createMachine({
               actions: { type: 'failTurn', params: { fault: 'bridge_upstream_unreachable' } },
               description: 'No socket in time.',
             },
-            'client.gone': { target: '#session.stale', description: 'Nobody waits any more.' },
+            'client.gone': {
+              target: '#session.stale',
+              actions: { type: 'failTurn', params: { fault: 'bridge_turn_cancelled' } },
+              description: 'Nobody waits any more.',
+            },
             'turn.cancelled': {
               target: '#session.stale',
               actions: { type: 'failTurn', params: { fault: 'bridge_turn_cancelled' } },

@@ -11,13 +11,22 @@ export interface Clock {
   after(ms: number, fn: () => void): () => void;
 }
 
-/** The process's own clock. Its timers do not keep the process alive. */
+/**
+ * The process's own clock. Its timers do not keep the process alive. A timer fires only after what had already arrived
+ * was read: a process that was starved or stopped must not take its own absence for somebody else's silence.
+ */
 export const systemClock: Clock = {
   now: () => performance.now(),
   wall: () => Date.now(),
   after(ms, fn) {
-    const timer = setTimeout(fn, ms);
+    let arrived: NodeJS.Immediate | undefined;
+    const timer = setTimeout(() => {
+      arrived = setImmediate(fn).unref();
+    }, ms);
     timer.unref();
-    return () => clearTimeout(timer);
+    return () => {
+      clearTimeout(timer);
+      clearImmediate(arrived);
+    };
   },
 };

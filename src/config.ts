@@ -36,6 +36,7 @@ export const deadlineKnobs = {
   keepalive: ms('KEEPALIVE', 15_000, 'Between two SSE comments to a waiting client.'),
   grace: ms('DISCONNECT_GRACE', 15_000, 'A running turn without a client, before it is cancelled.'),
   idle: ms('IDLE_SOCKET', 900_000, 'An unused socket of a session reached by hard evidence.'),
+  laneIdle: ms('LANE_IDLE', 600_000, 'An unused socket of a session made beside a busy one.'),
   softIdle: ms('SOFT_IDLE', 60_000, 'An unused socket of a session without hard evidence.'),
   socketAge: ms('SOCKET_AGE', 3_000_000, 'Age at which an idle socket is rotated.'),
   socketAgeJitter: ms('SOCKET_AGE_JITTER', 120_000, 'Spread of that age, either way.'),

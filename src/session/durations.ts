@@ -30,7 +30,7 @@ export function createDurations(options: DurationsOptions): (name: string) => nu
     switch (name) {
       case 'idle':
         if (isOnlyHolder(lane, socket)) return Number.POSITIVE_INFINITY;
-        return lane.hard ? deadlines.idle : deadlines.softIdle;
+        return deadlines[lane.kept];
       case 'age': {
         const limit = isOnlyHolder(lane, socket) ? deadlines.onlyHolderAge : age;
         return Math.max(0, limit - (clock.now() - socket.openedAt));

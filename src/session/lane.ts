@@ -10,8 +10,8 @@ export interface LaneIdentity {
   readonly workerId: string;
   /** Hard keys this session was made with; empty for lanes, forks and claimed sessions. */
   readonly keys: readonly KeyRef[];
-  /** Only sessions reached by hard evidence keep an idle socket for long. */
-  readonly hard: boolean;
+  /** The deadline of its idle socket: only sessions reached by hard evidence keep one for long. */
+  readonly kept: 'idle' | 'laneIdle' | 'softIdle';
 }
 
 /** The turns of one session on this worker: the head, the one in hand, those that wait, and one not yet delivered. */

@@ -108,6 +108,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
   const epoch = claimed?.epoch ?? 1;
   const writer = { me: workerId, nonce: birth.nonce };
   const { evidence } = first;
+  const hard = evidence.hardKey !== null || evidence.anchor !== null || evidence.token.kind === 'ours';
   const lane = createLane(
     {
       id,
@@ -115,7 +116,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
       scope,
       workerId,
       keys: birth.kind === 'new' ? birth.keys : [],
-      hard: evidence.hardKey !== null || evidence.anchor !== null || evidence.token.kind === 'ours',
+      kept: birth.kind === 'new' && first.outcome === 'parallel_lane' ? 'laneIdle' : hard ? 'idle' : 'softIdle',
     },
     birth.kind === 'new' ? birth.fork : birth.head,
     clock,
@@ -380,7 +381,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     scope,
     workerId,
     keys: lane.keys,
-    hard: lane.hard,
+    hard,
     key: first.namedByKey === id || lane.keys.length > 0 ? evidence.hardKey : null,
     get head() {
       return lane.head;

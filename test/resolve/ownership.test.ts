@@ -195,9 +195,10 @@ describe('a busy session here', () => {
     const pending = streaming({ state });
     expect(decide(asked, { keyed, local: [pending] })).toMatchObject({ row: 'queued', do: 'queue', sessionId: 's' });
     expect(decide(toHead, { anchor: at(t2, keyed), local: [pending] })).toMatchObject({ row: 'queued' });
-    expect(decide(asked, { keyed, local: [{ ...pending, queueFull: true }] })).toMatchObject({
-      code: 'bridge_queue_full',
-    });
+    const full = [{ ...pending, queueFull: true }];
+    expect(decide(toHead, { anchor: at(t2, keyed), local: full })).toMatchObject({ code: 'bridge_queue_full' });
+    // Nothing ties an unanchored request to this socket.
+    expect(decide(asked, { keyed, local: full })).toMatchObject({ outcome: 'parallel_lane', do: 'create', keys: [] });
   });
 
   it('is idle when its actor says so, though the row that was read still shows a turn', () => {

@@ -2,6 +2,7 @@ import { pino } from 'pino';
 import { type Bridge, createBridge } from '../../src/bridge.ts';
 import { createApp } from '../../src/http/app.ts';
 import { type Listening, listen } from '../../src/http/server.ts';
+import type { Logger } from '../../src/observe/log.ts';
 import type { SessionStore } from '../../src/store/port.ts';
 import { openPostgresStore, type PostgresStoreOptions } from '../../src/store/postgres/index.ts';
 import { type Simulator, type SimulatorOptions, startSimulator } from '../../src/testing/index.ts';
@@ -24,6 +25,9 @@ export interface TestBridgeOptions {
   env?: Record<string, string>;
   simulator?: SimulatorOptions;
   store?: Partial<PostgresStoreOptions>;
+  /** Stands between the bridge and its store. */
+  wrapStore?(store: SessionStore): SessionStore;
+  logger?: Logger;
 }
 
 /** A bridge over a real PostgreSQL and the simulator, served on a port of its own. */
@@ -42,8 +46,8 @@ export async function startTestBridge(options: TestBridgeOptions = {}): Promise<
       ...options.store,
     });
     bridge = await createBridge({
-      store,
-      logger: pino({ level: process.env.TEST_LOG ?? 'silent' }),
+      store: options.wrapStore?.(store) ?? store,
+      logger: options.logger ?? pino({ level: process.env.TEST_LOG ?? 'silent' }),
       env: {
         HOLDFAST_UPSTREAM_URL: simulator.url,
         HOLDFAST_SECRETS: 'test:0123456789abcdef0123456789abcdef',

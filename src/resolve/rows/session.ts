@@ -4,6 +4,17 @@ import { claim, expired, fork, isClaimable, lane, queueBehind, type Row, strong,
 /** The session is this worker's, or may become so: first while it is busy, then idle. */
 export const sessionRows: readonly Row[] = [
   {
+    id: 'queue_full',
+    outcome: 'parallel_lane',
+    when: 'As below, but its queue is full and the request names no anchor.',
+    does: 'Runs beside it in a short-lived session without keys: nothing ties it to this socket.',
+    decide(situation) {
+      const live = strong(situation)?.live;
+      if (!live?.queueFull || !strong(situation)?.busy || isStreaming(live)) return null;
+      return situation.evidence.anchor === null ? lane(situation) : null;
+    },
+  },
+  {
     id: 'queued',
     outcome: 'live_reuse',
     when: 'The session here waits for a socket, a start or a settle.',
