@@ -137,16 +137,17 @@ describe('an anchored turn whose socket is lost before anything was shown', () =
 describe('what the provider gave to one credential', () => {
   it('is not sent under another: a changed credential is another scope', async () => {
     await start({ simulator: { reasoning: true } });
+    const reasoned = (...input: Item[]) => ({ ...bodyOf(...input), reasoning: { effort: 'low' } });
     const mine = { ...headers, authorization: 'Bearer sk-mine' };
     const yours = { ...headers, authorization: 'Bearer sk-yours' };
-    const first = await post(at.url, bodyOf(user('one')), mine);
-    const other = await post(at.url, bodyOf(user('hello')), yours);
+    const first = await post(at.url, reasoned(user('one')), mine);
+    const other = await post(at.url, reasoned(user('hello')), yours);
     expect(other.headers['x-holdfast-outcome']).toBe('created');
     expect(other.headers['x-holdfast-session']).not.toBe(first.headers['x-holdfast-session']);
-    await post(at.url, { ...bodyOf(user('two')), previous_response_id: first.body.id }, mine);
+    await post(at.url, { ...reasoned(user('two')), previous_response_id: first.body.id }, mine);
     at.simulator.dropAll();
     // Said again in full, with the encrypted reasoning that the bridge kept: to the credential it was given to.
-    const next = await post(at.url, { ...bodyOf(user('three')), previous_response_id: first.body.id }, mine);
+    const next = await post(at.url, { ...reasoned(user('three')), previous_response_id: first.body.id }, mine);
     expect(ends(next)).toEqual(['response.completed']);
     const under = (credential: string) =>
       creates().filter(
@@ -157,6 +158,25 @@ describe('what the provider gave to one credential', () => {
     expect(under('Bearer sk-yours')).toHaveLength(1);
     expect(JSON.stringify(under('Bearer sk-yours'))).not.toContain('"encrypted_content":"');
   });
+});
+
+describe('an unstored conversation that is only ever anchored', () => {
+  it.each([
+    ['gpt-5.5', 200],
+    ['o4-mini', 200],
+    // Said to reason by nothing: it was not asked for what it would refuse, and what it thought is gone.
+    ['gpt-5-chat-latest', 400],
+  ])(
+    'survives its socket with %s: the bridge keeps the reasoning its client did not ask for',
+    async (model, status) => {
+      await start({ simulator: { reasoning: true, models: [model] } });
+      const first = await post(at.url, { ...bodyOf(user('one')), model }, headers);
+      expect(first.text).not.toContain('encrypted_content');
+      at.simulator.dropAll();
+      const next = { ...bodyOf(user('two')), model, previous_response_id: first.body.id };
+      expect((await post(at.url, next, headers)).status).toBe(status);
+    },
+  );
 });
 
 describe('turn state', () => {
