@@ -147,6 +147,42 @@ export const TurnContent = defineEntity({
         .foreignKeyName('turn_items_turn_id_foreign'),
     input: p.blob(),
     output: p.blob(),
+    shared: p.json().columnType('json').nullable(),
+  },
+});
+
+export const SharedItem = defineEntity({
+  name: 'SharedItem',
+  tableName: 'shared_item',
+  properties: {
+    scope: p.text().primary(),
+    hash: p.text().primary(),
+    data: p.blob(),
+    createdAt: p.datetime().columnType('timestamptz').defaultRaw('now()'),
+  },
+});
+
+export const TurnSharedItem = defineEntity({
+  name: 'TurnSharedItem',
+  tableName: 'turn_shared_item',
+  indexes: [{ name: 'turn_shared_item_hash_index', properties: ['item'] }],
+  properties: {
+    turn: () =>
+      p
+        .manyToOne(TurnContent)
+        .primary()
+        .joinColumn('turn_id')
+        .deleteRule('cascade')
+        .updateRule('no action')
+        .foreignKeyName('turn_shared_item_turn_id_foreign'),
+    item: () =>
+      p
+        .manyToOne(SharedItem)
+        .primary()
+        .joinColumns('scope', 'hash')
+        .deleteRule('no action')
+        .updateRule('no action')
+        .foreignKeyName('turn_shared_item_shared_item_foreign'),
   },
 });
 
@@ -167,7 +203,17 @@ export const SessionStory = defineEntity({
   },
 });
 
-export const entities = [Meta, Worker, BridgeSession, SessionKey, Turn, TurnContent, SessionStory];
+export const entities = [
+  Meta,
+  Worker,
+  BridgeSession,
+  SessionKey,
+  Turn,
+  TurnContent,
+  SharedItem,
+  TurnSharedItem,
+  SessionStory,
+];
 
 export type WorkerEntity = InferEntity<typeof Worker>;
 export type BridgeSessionEntity = InferEntity<typeof BridgeSession>;

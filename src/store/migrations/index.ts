@@ -1,4 +1,5 @@
 import { Fence } from './fence.ts';
+import { SharedItems } from './shared-items.ts';
 import { Stories } from './stories.ts';
 import { Tables } from './tables.ts';
 
@@ -7,4 +8,5 @@ export const migrationsList = [
   { name: '0001-tables', class: Tables },
   { name: '0002-fence', class: Fence },
   { name: '0003-stories', class: Stories },
+  { name: '0004-shared-items', class: SharedItems },
 ];

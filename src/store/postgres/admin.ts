@@ -4,6 +4,9 @@ import { optionalText, text } from './parameters.ts';
 import type { Read } from './reads.ts';
 import { adminCalls } from './sql/admin.ts';
 
+/** Unused large items that an erasure removes at most. */
+const ERASED_AT_ONCE = 1_000;
+
 interface Answer {
   answer: string;
 }
@@ -12,6 +15,9 @@ interface Answer {
 export function createAdmin(read: Read): StoreAdmin {
   const verdict = async (statement: (typeof adminCalls)[keyof typeof adminCalls], sessionId: string) =>
     (await read<Answer>(statement, [text(sessionId)]))[0]!.answer as OperatorVerdict;
+
+  /** Large items that no turn needs any more. One that is just being needed again is locked, and skipped. */
+  const purgeShared = (limit: number) => read<Answer>(adminCalls.purgeShared, [limit]);
 
   return {
     async listSessions({ limit, before, state, search }) {
@@ -46,11 +52,13 @@ export function createAdmin(read: Read): StoreAdmin {
     async purge({ olderThanHours, limit }) {
       const count = async (statement: (typeof adminCalls)[keyof typeof adminCalls]) =>
         (await read<Answer>(statement, [olderThanHours, limit])).length;
-      return {
+      const purged = {
         sessions: await count(adminCalls.purgeSessions),
         turns: await count(adminCalls.purgeTurns),
         workers: await count(adminCalls.purgeWorkers),
       };
+      await purgeShared(limit);
+      return purged;
     },
     async keepStory(sessionId, turnId, record) {
       await read<Answer>(adminCalls.keepStory, [text(turnId), text(sessionId), JSON.stringify(record)]);
@@ -60,7 +68,10 @@ export function createAdmin(read: Read): StoreAdmin {
       return row ? (JSON.parse(row.answer) as unknown) : null;
     },
     async eraseResponse(scope, responseId) {
-      return (await read<Answer>(adminCalls.eraseResponse, [text(scope), text(responseId)])).length > 0;
+      const found = (await read<Answer>(adminCalls.eraseResponse, [text(scope), text(responseId)])).length > 0;
+      // What is erased is gone now, not at the next sweep.
+      if (found) await purgeShared(ERASED_AT_ONCE);
+      return found;
     },
   };
 }

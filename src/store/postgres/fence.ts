@@ -10,6 +10,7 @@ import type {
   SettleVerdict,
   StartVerdict,
 } from '../port.ts';
+import { type SharedPlaces, splitItems } from '../shared-items.ts';
 import type { Call } from './call.ts';
 import { faceParameters, json, optionalText, text, turnParameters } from './parameters.ts';
 import { fenceCalls } from './sql/fence-calls.ts';
@@ -43,7 +44,16 @@ export function createFence(call: Call): Fence {
         ...faceParameters(c.face),
       ]),
 
-    settle: (c) => call<Answer<SettleVerdict>>(fenceCalls.settle, () => settleParameters(c)),
+    settle(c) {
+      const split = splitTurn(c);
+      if (!split) return call<Answer<SettleVerdict>>(fenceCalls.settle, () => settleParameters(c, c.result.items));
+      return call<Answer<SettleVerdict>>(fenceCalls.settleShared, async () => [
+        ...(await settleParameters(c, split)),
+        JSON.stringify(split.places),
+        [...split.shared.keys()],
+        await Promise.all([...split.shared.values()].map(packItems)),
+      ]);
+    },
 
     claim: (c) =>
       call<Answer<ClaimVerdict>>(fenceCalls.claim, () => [c.sessionId, c.me, c.nonce, c.epochRead, c.revisionRead]),
@@ -69,9 +79,22 @@ export function createFence(call: Call): Fence {
   };
 }
 
-async function settleParameters(c: SettleCall): Promise<unknown[]> {
+/** A turn's items without the large ones, which are stored beside them. Null when it has none. */
+function splitTurn({ result: { items } }: SettleCall) {
+  const input = items && splitItems(items.input);
+  const output = items && splitItems(items.output);
+  if (!items || (!input && !output)) return null;
+  return {
+    input: input?.json ?? items.input,
+    output: output?.json ?? items.output,
+    places: { input: input?.places ?? {}, output: output?.places ?? {} } satisfies SharedPlaces,
+    shared: new Map([...(input?.shared ?? []), ...(output?.shared ?? [])]),
+  };
+}
+
+async function settleParameters(c: SettleCall, items: SettleCall['result']['items']): Promise<unknown[]> {
   const { result } = c;
-  const packed = result.items && [await packItems(result.items.input), await packItems(result.items.output)];
+  const packed = items && [await packItems(items.input), await packItems(items.output)];
   return [
     c.sessionId,
     c.me,

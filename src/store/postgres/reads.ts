@@ -1,9 +1,10 @@
 import { unpackItems } from '../items-codec.ts';
 import { type SessionReads, type SessionRow, StoreUnavailable, type TurnRow, type WorkerRow } from '../port.ts';
+import { joinItems, type Places, type SharedPlaces } from '../shared-items.ts';
 import type { Executor, Statement } from './executor.ts';
 import { NoAnswer } from './outcome.ts';
 import { optionalText, text } from './parameters.ts';
-import { lineage } from './sql/lineage.ts';
+import { lineage, sharedItems } from './sql/lineage.ts';
 import { lookup } from './sql/lookup.ts';
 import { rowReads } from './sql/rows.ts';
 
@@ -33,9 +34,16 @@ interface LineageRow {
   turn: string;
   input: Buffer | null;
   output: Buffer | null;
+  shared: SharedPlaces | null;
 }
 
 const byId = <Row extends { id: string }>(rows: readonly Row[]) => new Map(rows.map((row) => [row.id, row]));
+
+/** A turn's items with the shared ones put back; null when one is gone, as if all were. */
+function whole(json: string, places: Places | undefined, data: ReadonlyMap<string, string>): string | null {
+  if (!places || Object.keys(places).length === 0) return json;
+  return joinItems(json, places, data);
+}
 
 /** Reads over PostgreSQL: one statement each, no locks. */
 export function createReads(read: Read): Omit<SessionReads, 'workers'> {
@@ -44,6 +52,16 @@ export function createReads(read: Read): Omit<SessionReads, 'workers'> {
   async function many<Row>(statement: Statement, values: readonly unknown[]): Promise<Row[]> {
     const rows = await read<{ answer: string }>(statement, values);
     return rows.map(({ answer }) => JSON.parse(answer) as Row);
+  }
+
+  /** Texts of the large items that these turns share with others. */
+  async function sharedData(scope: string, rows: readonly LineageRow[]): Promise<ReadonlyMap<string, string>> {
+    const hashes = rows.flatMap(({ shared }) =>
+      shared ? [...Object.values(shared.input), ...Object.values(shared.output)] : [],
+    );
+    if (hashes.length === 0) return new Map();
+    const found = await read<{ hash: string; data: Buffer }>(sharedItems, [text(scope), hashes]);
+    return new Map(await Promise.all(found.map(async ({ hash, data }) => [hash, await unpackItems(data)] as const)));
   }
 
   return {
@@ -76,11 +94,12 @@ export function createReads(read: Read): Omit<SessionReads, 'workers'> {
 
     async lineage(scope, turnId) {
       const rows = await read<LineageRow>(lineage, [text(scope), text(turnId)]);
+      const data = await sharedData(scope, rows);
       return Promise.all(
-        rows.map(async ({ turn, input, output }) => ({
+        rows.map(async ({ turn, input, output, shared }) => ({
           turn: JSON.parse(turn) as TurnRow,
-          input: input && (await unpackItems(input)),
-          output: output && (await unpackItems(output)),
+          input: input && whole(await unpackItems(input), shared?.input, data),
+          output: output && whole(await unpackItems(output), shared?.output, data),
         })),
       );
     },

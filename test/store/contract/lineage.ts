@@ -43,6 +43,21 @@ export function lineages(given: () => Subject): void {
     expect(only?.output === output).toBe(true);
   });
 
+  test('large items come back to the letter, in their places, beside items of any other kind', async () => {
+    const { store } = given();
+    const busy = await busyLane(store, await newWorker(store));
+    const large = { type: 'message', role: 'user', content: `${'large \u0000 \ud800 '.repeat(20_000)}` };
+    const input = JSON.stringify([null, { $shared: 'no' }, large, { __proto__x: -0, 3: 1, a: 2 }, large]);
+    const output = JSON.stringify([large]);
+    const call = busy.settle(busy.firstTurn.id, completed({ items: { input, output } }));
+    expect((await store.settle(call)).verdict).toBe('ok');
+    expect((await store.settle(call)).verdict).toBe('already');
+    const [only] = await store.lineage('local', busy.firstTurn.id);
+    expect(only?.input === input).toBe(true);
+    expect(only?.output === output).toBe(true);
+    expect(await store.lineage('other', busy.firstTurn.id)).toEqual([]);
+  });
+
   test('erased items leave the turn in its place', async () => {
     const { store, eraseItems } = given();
     const lane = await idleLane(store, await newWorker(store));

@@ -123,6 +123,18 @@ export const adminCalls = {
          for update of w skip locked)
       delete from worker w using gone where w.id = gone.id returning w.id as answer`,
   },
+  purgeShared: {
+    name: 'holdfast_purge_shared',
+    text: `
+      with unused as (
+        select i.scope, i.hash from shared_item i
+         where not exists (select 1 from turn_shared_item n where n.scope = i.scope and n.hash = i.hash)
+         limit $1::integer
+         for update of i skip locked)
+      delete from shared_item i using unused u
+       where i.scope = u.scope and i.hash = u.hash
+      returning i.hash as answer`,
+  },
   keepStory: {
     name: 'holdfast_keep_story',
     text: `

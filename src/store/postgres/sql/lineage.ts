@@ -14,10 +14,16 @@ export const lineage = {
         from line join turn parent on parent.id = line.parent_turn_id
        where parent.scope = $1::text
     ) cycle id set looped using path
-    select holdfast_turn_json(t)::text as turn, items.input, items.output
+    select holdfast_turn_json(t)::text as turn, items.input, items.output, items.shared
       from line
       join turn t on t.id = line.id
       left join turn_items items on items.turn_id = line.id
      where not line.looped
      order by line.distance desc`,
+} as const;
+
+/** Large items of a scope by their hashes. */
+export const sharedItems = {
+  name: 'holdfast_shared_items',
+  text: 'select hash, data from shared_item where scope = $1::text and hash = any($2::text[])',
 } as const;

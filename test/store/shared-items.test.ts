@@ -1,0 +1,87 @@
+import { randomBytes, randomUUID } from 'node:crypto';
+import pg from 'pg';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import type { SessionStore } from '../../src/store/port.ts';
+import { openPostgresStore } from '../../src/store/postgres/index.ts';
+import { joinItems, SHARED_ABOVE, splitItems } from '../../src/store/shared-items.ts';
+import { freshDatabase } from '../support/database.ts';
+import { busyLane, completed, newWorker } from './calls.ts';
+
+describe('large items, stored once per scope', () => {
+  let database: Awaited<ReturnType<typeof freshDatabase>>;
+  let store: SessionStore;
+  let admin: pg.Client;
+  beforeAll(async () => {
+    database = await freshDatabase();
+    store = await openPostgresStore({ url: database.url, poolSize: 4 });
+    admin = new pg.Client({ connectionString: database.url });
+    await admin.connect();
+  });
+  afterAll(async () => {
+    await store.shutdown();
+    await admin.end();
+    await database.drop();
+  });
+
+  const count = async () => Number((await admin.query('select count(*) from shared_item')).rows[0].count);
+  const bytes = async () => Number((await admin.query('select sum(octet_length(input)) from turn_items')).rows[0].sum);
+  const large = { type: 'message', role: 'user', content: randomBytes(SHARED_ABOVE).toString('base64') };
+  async function settled(scope: string, item: object, responseId = `resp_${randomUUID()}`) {
+    const lane = await busyLane(store, await newWorker(store), { scope });
+    const items = { input: JSON.stringify([item, { n: randomUUID() }]), output: '[]' };
+    await store.settle(lane.settle(lane.firstTurn.id, completed({ items, responseId })));
+    return { lane, items, responseId };
+  }
+
+  test('are kept once however many conversations carry them, apart for each scope, until the last one goes', async () => {
+    const [first, second, other] = [await settled('a', large), await settled('a', large), await settled('b', large)];
+    expect(await count()).toBe(2);
+    expect(await bytes()).toBeLessThan(1_000);
+    expect(await store.eraseResponse('a', first.responseId)).toBe(true);
+    expect(await count()).toBe(2);
+    const [kept] = await store.lineage('a', second.lane.firstTurn.id);
+    expect(kept!.input === second.items.input).toBe(true);
+    await store.eraseResponse('b', other.responseId);
+    expect(await count()).toBe(1);
+    await store.eraseResponse('a', second.responseId);
+    expect(await count()).toBe(0);
+  });
+
+  test('that a sweep removes while they are needed again are there afterwards', async () => {
+    for (let round = 0; round < 15; round += 1) {
+      const item = { ...large, round };
+      const { responseId } = await settled('race', item);
+      const [again] = await Promise.all([settled('race', item), store.eraseResponse('race', responseId)]);
+      const [line] = await store.lineage('race', again.lane.firstTurn.id);
+      expect(line!.input === again.items.input).toBe(true);
+    }
+  });
+
+  test('that are gone make their turn unusable, never a context with a hole', async () => {
+    const { lane } = await settled('c', large);
+    await admin.query(`delete from turn_shared_item where scope = 'c'`);
+    await admin.query(`delete from shared_item where scope = 'c'`);
+    const [line] = await store.lineage('c', lane.firstTurn.id);
+    expect(line).toMatchObject({ input: null, output: '[]' });
+  });
+});
+
+describe('taking large items out of a text', () => {
+  const long = 'x'.repeat(SHARED_ABOVE);
+
+  test('and putting them back gives the text', () => {
+    const json = JSON.stringify([long, 1, { long }, null]);
+    const split = splitItems(json)!;
+    expect(Object.keys(split.places)).toEqual(['0', '2']);
+    expect(split.json.length).toBeLessThan(100);
+    expect(joinItems(split.json, split.places, split.shared)).toBe(json);
+    expect(joinItems(split.json, split.places, new Map())).toBeNull();
+  });
+
+  test('is not tried where the text would not come back to the letter, or is no list', () => {
+    expect(splitItems(`[ ${JSON.stringify(long)}]`)).toBeNull();
+    expect(splitItems(JSON.stringify({ long }))).toBeNull();
+    expect(splitItems(long)).toBeNull();
+    expect(splitItems('["small"]')).toBeNull();
+  });
+});
