@@ -24,6 +24,12 @@ const volatile: Record<string, readonly string[]> = {
   web_search_call: ['id', 'status'],
 };
 
+/**
+ * A stamp that Codex puts on every item it sends, the model's own included (seen in 0.169.0 with remote compaction).
+ * Its own deltas over WebSocket take stamped and unstamped items for the same.
+ */
+const STAMP = 'internal_chat_message_metadata_passthrough';
+
 /** JSON with sorted keys; absent, null and empty annotations are the same as nothing. */
 export function canonical(value: unknown, omit: readonly string[] = []): string {
   if (Array.isArray(value)) return `[${value.map((each) => canonical(each)).join(',')}]`;
@@ -54,7 +60,7 @@ function contentOf(item: Item): unknown {
  */
 export function identity(item: Item): string {
   const type = typeOf(item);
-  const omit = volatile[type] ?? [];
+  const omit = [STAMP, ...(volatile[type] ?? [])];
   if (type === 'message') return canonical({ ...item, type, content: contentOf(item) }, omit);
   if (type === 'reasoning' && typeof item.encrypted_content === 'string') {
     return canonical({ type, encrypted_content: item.encrypted_content });

@@ -1,0 +1,137 @@
+import { describe, expect, it } from 'vitest';
+import { contextFingerprint, requestFingerprint } from '../../src/transcript/fingerprint.ts';
+import { identity } from '../../src/transcript/identity.ts';
+import type { Item } from '../../src/transcript/types.ts';
+
+const text = (type: string, words: string, more: object = {}) => ({ type, text: words, ...more });
+const said = (more: object = {}): Item => ({
+  type: 'message',
+  role: 'assistant',
+  content: [text('output_text', 'hello')],
+  ...more,
+});
+const asked = (more: object = {}): Item => ({
+  type: 'message',
+  role: 'user',
+  content: [text('input_text', 'hi')],
+  ...more,
+});
+const call = (more: object = {}): Item => ({
+  type: 'function_call',
+  call_id: 'c1',
+  name: 'look',
+  arguments: '{}',
+  ...more,
+});
+
+describe('two items are the same when they differ only in', () => {
+  it.each<[string, Item, Item]>([
+    ['the id the server made', said({ id: 'msg_1' }), said()],
+    ['a stamp of Codex', said({ internal_chat_message_metadata_passthrough: { turn_id: 't' } }), said()],
+    ['their status', said({ status: 'completed' }), said()],
+    [
+      'empty annotations and log probabilities',
+      said({ content: [text('output_text', 'hello', { annotations: [], logprobs: [] })] }),
+      said(),
+    ],
+    ['null fields', said({ phase: null }), said()],
+    ['the order of their fields', { role: 'user', type: 'message', content: asked().content }, asked()],
+    ['text said as a string', asked({ content: 'hi' }), asked()],
+    ['a missing type where the role tells it', { role: 'user', content: 'hi' }, asked()],
+    ['a call’s status', call({ id: 'fc_1', status: 'completed' }), call()],
+    [
+      'what stands beside encrypted reasoning',
+      { type: 'reasoning', id: 'rs_1', summary: [text('summary_text', 'thought')], encrypted_content: 'x' },
+      { type: 'reasoning', summary: [], encrypted_content: 'x' },
+    ],
+  ])('%s', (_, one, other) => {
+    expect(identity(one)).toBe(identity(other));
+  });
+});
+
+describe('two items are different when they differ in', () => {
+  it.each<[string, Item, Item]>([
+    ['their text', asked(), asked({ content: 'ho' })],
+    ['who said it', asked({ content: 'hi' }), asked({ content: 'hi', role: 'developer' })],
+    ['the kind of their part', said(), said({ content: [text('refusal', 'hello')] })],
+    ['the number of their parts', asked(), asked({ content: [text('input_text', 'hi'), text('input_text', '')] })],
+    ['annotations', said(), said({ content: [text('output_text', 'hello', { annotations: [{ type: 'x' }] })] })],
+    ['the call they answer', call(), call({ call_id: 'c2' })],
+    ['a call’s name', call(), call({ name: 'act' })],
+    ['a call’s arguments, to the letter', call(), call({ arguments: '{ }' })],
+    [
+      'encrypted reasoning',
+      { type: 'reasoning', encrypted_content: 'x' },
+      { type: 'reasoning', encrypted_content: 'y' },
+    ],
+    [
+      'an approval’s id',
+      { type: 'mcp_approval_response', approval_request_id: 'a', approve: true },
+      { type: 'mcp_approval_response', approval_request_id: 'b', approve: true },
+    ],
+    ['a field nobody knows', asked(), asked({ novelty: 1 })],
+    ['an id, where the type is unknown', { type: 'novel', id: '1' }, { type: 'novel', id: '2' }],
+    ['numbers as text', { type: 'novel', n: 1 }, { type: 'novel', n: '1' }],
+  ])('%s', (_, one, other) => {
+    expect(identity(one)).not.toBe(identity(other));
+  });
+});
+
+describe('the context of a request', () => {
+  const body = { model: 'm', store: false, input: [asked()], tools: [{ type: 'function', name: 'look' }] };
+
+  it.each<[string, object]>([
+    ['its input', { input: [] }],
+    ['sampling and limits', { temperature: 0, top_p: 1, max_output_tokens: 5, max_tool_calls: 2, top_logprobs: 1 }],
+    ['metadata of any kind', { client_metadata: { turn_id: 't' }, metadata: { a: '1' }, user: 'u' }],
+    ['how it is delivered', { stream: true, stream_options: { include_obfuscation: false }, background: false }],
+    ['cache hints and tiers', { prompt_cache_key: 'k', prompt_cache_retention: '24h', service_tier: 'flex' }],
+    ['a warm-up', { generate: false }],
+    ['its anchor', { previous_response_id: 'resp_1' }],
+    ['defaults said aloud', { tool_choice: 'auto', parallel_tool_calls: true, truncation: 'disabled', include: [] }],
+    ['null', { instructions: null, reasoning: null, text: null }],
+    ['empty objects', { reasoning: {} }],
+  ])('is not changed by %s', (_, more) => {
+    expect(contextFingerprint({ ...body, ...more })).toBe(contextFingerprint(body));
+  });
+
+  it.each<[string, object]>([
+    ['the model', { model: 'n' }],
+    ['instructions', { instructions: 'Be brief.' }],
+    ['tools', { tools: [] }],
+    ['tools in another order', { tools: [{ type: 'function', name: 'act' }, body.tools[0]] }],
+    ['the tool to choose', { tool_choice: 'required' }],
+    ['reasoning', { reasoning: { effort: 'high' } }],
+    ['the form of the text', { text: { verbosity: 'low' } }],
+    ['truncation', { truncation: 'auto' }],
+    ['compaction by the server', { context_management: [{ type: 'compaction', compact_threshold: 9 }] }],
+    ['a stored prompt', { prompt: { id: 'p' } }],
+    ['what is included', { include: ['reasoning.encrypted_content'] }],
+    ['whether it is stored', { store: true }],
+    ['parallel calls', { parallel_tool_calls: false }],
+    ['a field nobody knows', { novelty: 1 }],
+  ])('is changed by %s', (_, more) => {
+    expect(contextFingerprint({ ...body, ...more })).not.toBe(contextFingerprint(body));
+  });
+
+  it('does not depend on the order in which things to include are named', () => {
+    const [one, other] = [
+      ['a', 'b'],
+      ['b', 'a', 'b'],
+    ].map((include) => contextFingerprint({ ...body, include }));
+    expect(one).toBe(other);
+  });
+});
+
+describe('two requests ask for the same generation', () => {
+  const body = { model: 'm', temperature: 1, input: [asked()] };
+  it.each<[string, object, boolean]>([
+    ['when only delivery and stamps differ', { stream: true, client_metadata: { attempt: 2 } }, true],
+    ['when only server-made ids differ', { input: [asked({ id: 'msg_1' })] }, true],
+    ['never when sampling differs', { temperature: 0 }, false],
+    ['never when the anchor differs', { previous_response_id: 'resp_1' }, false],
+    ['never when an item more is sent', { input: [asked(), asked()] }, false],
+  ])('%s', (_, more, same) => {
+    expect(requestFingerprint({ ...body, ...more }) === requestFingerprint(body)).toBe(same);
+  });
+});

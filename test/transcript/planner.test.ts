@@ -1,0 +1,212 @@
+import { describe, expect, it } from 'vitest';
+import { continueAnchor, continueLine } from '../../src/transcript/continuation.ts';
+import { contextFingerprint, EMPTY, extend } from '../../src/transcript/fingerprint.ts';
+import { createFrame, type PlanInput, planWire } from '../../src/transcript/planner.ts';
+import { buildReplay, replayClassOf } from '../../src/transcript/replay.ts';
+import { rewriteForClient } from '../../src/transcript/shown.ts';
+import type { Item, LineEnd, RequestBody } from '../../src/transcript/types.ts';
+
+const user = (text: string): Item => ({ type: 'message', role: 'user', content: text });
+const model = (text: string): Item => ({ type: 'message', role: 'assistant', content: text, id: `msg_${text}` });
+const reasoning: Item = { type: 'reasoning', id: 'rs_1', summary: [], encrypted_content: 'sealed' };
+const past = [user('one'), model('1')];
+const bodyOf = (input: readonly Item[], more: object = {}): RequestBody => ({
+  model: 'm',
+  store: false,
+  input,
+  ...more,
+});
+const line: LineEnd = {
+  turnId: 't1',
+  responseId: 'resp_1',
+  transcriptFp: extend(EMPTY, past),
+  itemCount: past.length,
+  contextFp: contextFingerprint(bodyOf([])),
+};
+const plan = (body: RequestBody, more: Partial<PlanInput> = {}) =>
+  planWire({
+    body,
+    continuation: continueLine(body, line),
+    parentResponseId: 'resp_1',
+    socketAnchor: 'resp_1',
+    anchorStored: false,
+    history: null,
+    ...more,
+  });
+
+describe('a full resend', () => {
+  const resend = bodyOf([...past, user('two')]);
+
+  it('is a delta on the socket that holds the head, and only there', () => {
+    expect(plan(resend)).toEqual({ form: 'delta', previousResponseId: 'resp_1', input: [user('two')] });
+    expect(plan(resend, { socketAnchor: null })).toEqual({ form: 'full', input: resend.input });
+    expect(plan(resend, { socketAnchor: 'resp_0' })).toEqual({ form: 'full', input: resend.input });
+    // The provider could resolve the id, but the client has sent everything: nothing is risked for it.
+    expect(plan(resend, { socketAnchor: null, anchorStored: true })).toEqual({ form: 'full', input: resend.input });
+  });
+
+  it.each<[string, RequestBody]>([
+    ['a context field changed', bodyOf([...past, user('two')], { instructions: 'Be brief.' })],
+    ['what is included changed', bodyOf([...past, user('two')], { include: ['reasoning.encrypted_content'] })],
+    ['whether it is stored changed', bodyOf([...past, user('two')], { store: true })],
+    ['nothing new is left', bodyOf(past)],
+    ['an item only points elsewhere', bodyOf([...past, { type: 'item_reference', id: 'msg_9' }])],
+  ])('stays full when %s', (_, body) => {
+    expect(plan(body)).toEqual({ form: 'full', input: body.input });
+  });
+
+  it('that knows no line is a root', () => {
+    expect(continueLine(resend, null)).toEqual({ kind: 'root', items: resend.input });
+  });
+});
+
+describe('an anchored request', () => {
+  const anchored = bodyOf([user('two')], { previous_response_id: 'resp_1' });
+  const at = (more: Partial<PlanInput>) => plan(anchored, { continuation: continueAnchor(anchored), ...more });
+
+  it.each<[string, Partial<PlanInput>, string]>([
+    ['the socket holds it', {}, 'delta'],
+    ['the provider stores it', { socketAnchor: null, anchorStored: true }, 'delta'],
+    ['its context is known exactly', { socketAnchor: null, history: past }, 'full'],
+    ['nothing of that is so', { socketAnchor: null }, 'impossible'],
+  ])('when %s: %s', (_, more, form) => {
+    expect(at(more).form).toBe(form);
+  });
+
+  it('in full carries everything and no anchor', () => {
+    const wire = at({ socketAnchor: null, history: past });
+    expect(wire).toEqual({ form: 'full', input: [...past, user('two')] });
+    const frame = JSON.parse(
+      createFrame({ body: anchored, wire: wire as never, addEncryptedReasoning: false, turnState: null }),
+    );
+    expect('previous_response_id' in frame).toBe(false);
+  });
+});
+
+describe('the frame', () => {
+  const wire = { form: 'full', input: [user('one')] } as const;
+  const frame = (body: object, more: object = {}) =>
+    JSON.parse(
+      createFrame({ body: body as never, wire, addEncryptedReasoning: false, turnState: null, ...more }),
+    ) as Record<string, unknown>;
+
+  it('is the client’s own request, unknown fields and all', () => {
+    expect(frame({ model: 'm', novelty: { deep: [1] }, input: 'x' })).toEqual({
+      type: 'response.create',
+      model: 'm',
+      novelty: { deep: [1] },
+      input: wire.input,
+      stream: true,
+    });
+  });
+
+  it('asks for encrypted reasoning beside what the client asked for', () => {
+    const { include } = frame({ include: ['x'], input: [] }, { addEncryptedReasoning: true });
+    expect(include).toEqual(['x', 'reasoning.encrypted_content']);
+  });
+
+  it('carries the provider’s turn state and never a token under its name', () => {
+    const client_metadata = { turn_id: 't', 'x-codex-turn-state': 'a token of ours' };
+    expect(frame({ client_metadata }).client_metadata).toEqual({ turn_id: 't' });
+    expect(frame({ client_metadata }, { turnState: 'theirs' }).client_metadata).toEqual({
+      turn_id: 't',
+      'x-codex-turn-state': 'theirs',
+    });
+  });
+});
+
+describe('whether a turn can be said again', () => {
+  const classOf = (input: Item[], output: Item[], more: object = {}) =>
+    replayClassOf({ input, output, body: bodyOf(input), parent: null, ...more });
+
+  it.each<[string, Item]>([
+    [
+      'a picture by its address',
+      { type: 'message', role: 'user', content: [{ type: 'input_image', image_url: 'https://x' }] },
+    ],
+    ['a file by its id', { type: 'message', role: 'user', content: [{ type: 'input_file', file_id: 'file_1' }] }],
+    ['a reference', { type: 'item_reference', id: 'msg_1' }],
+    ['reasoning without its content', { type: 'reasoning', summary: [] }],
+    ['a hosted tool’s call', { type: 'code_interpreter_call', id: 'ci_1', container_id: 'cntr_1' }],
+    ['a type nobody knows', { type: 'novel' }],
+  ])('not exactly with %s', (_, item) => {
+    expect(classOf([item], [])).toBe('anchor_only');
+    expect(classOf([user('one')], [item])).toBe('anchor_only');
+  });
+
+  it.each<[string, Item]>([
+    ['text', user('one')],
+    [
+      'a picture in the item',
+      { type: 'message', role: 'user', content: [{ type: 'input_image', image_url: 'data:x' }] },
+    ],
+    ['a file in the item', { type: 'message', role: 'user', content: [{ type: 'input_file', file_data: 'data:x' }] }],
+    ['calls and their outputs', { type: 'function_call_output', call_id: 'c', output: 'x' }],
+    ['encrypted reasoning', reasoning],
+  ])('exactly with %s', (_, item) => {
+    expect(classOf([item], [])).toBe('exact');
+  });
+
+  it('not better than its past, unless a compaction stands for all of it', () => {
+    expect(classOf([user('one')], [], { parent: 'anchor_only' })).toBe('anchor_only');
+    const compacted = { type: 'compaction', encrypted_content: 'sealed' };
+    expect(classOf([user('one')], [compacted], { parent: 'anchor_only' })).toBe('exact');
+    expect(classOf([compacted], [], { parent: 'anchor_only' })).toBe('anchor_only');
+    expect(replayClassOf({ input: [], output: [], body: { conversation: 'c' }, parent: 'exact' })).toBe('never');
+  });
+});
+
+describe('a replay', () => {
+  const turn = (input: Item[], output: Item[], replay: 'exact' | 'anchor_only' = 'exact') => ({
+    input,
+    output,
+    replay,
+    storedUpstream: false,
+  });
+
+  it('says the line from its root, without ids that mean nothing there', () => {
+    const replay = buildReplay([turn([user('one')], [reasoning, model('1')])], [user('two')]);
+    const { id: _r, ...thought } = reasoning;
+    const { id: _m, ...answer } = model('1');
+    expect(replay).toEqual({ kind: 'exact', items: [user('one'), thought, answer, user('two')] });
+  });
+
+  it('begins at the last compaction', () => {
+    const compaction = { type: 'compaction', encrypted_content: 'sealed' };
+    const replay = buildReplay(
+      [turn([user('one')], [model('1')]), turn([user('two')], [model('2'), compaction, model('3')])],
+      [user('four')],
+    );
+    const { id: _, ...after } = model('3');
+    expect(replay).toEqual({ kind: 'exact', items: [compaction, after, user('four')] });
+  });
+
+  it('of a line that is not exact is refused', () => {
+    expect(buildReplay([turn([user('one')], [], 'anchor_only')], []).kind).toBe('not_exact');
+  });
+});
+
+describe('what the client is shown', () => {
+  const event = (response: object) => ({ type: 'response.completed', response });
+  const show = (data: Record<string, unknown>, previousResponseId: string | null, hideEncrypted = false) => {
+    const text = JSON.stringify(data);
+    return rewriteForClient(text, data, { previousResponseId, hideEncrypted });
+  };
+
+  it('is the provider’s text to the letter where nothing in it is ours', () => {
+    const text = '{"type":"response.novel","n": 1.0}';
+    expect(rewriteForClient(text, JSON.parse(text), { previousResponseId: null, hideEncrypted: true })).toBe(text);
+  });
+
+  it('names the client’s own anchor, never one that only the bridge used', () => {
+    expect(JSON.parse(show(event({ previous_response_id: 'resp_1' }), null)).response.previous_response_id).toBeNull();
+    const own = event({ previous_response_id: 'resp_1' });
+    expect(show(own, 'resp_1')).toBe(JSON.stringify(own));
+  });
+
+  it('lacks encrypted reasoning that it did not ask for, in items and in the whole', () => {
+    expect(show({ type: 'response.output_item.done', item: reasoning }, null, true)).not.toContain('sealed');
+    expect(show(event({ output: [reasoning, model('1')] }), null, true)).not.toContain('sealed');
+    expect(show(event({ output: [reasoning] }), null, false)).toContain('sealed');
+  });
+});
