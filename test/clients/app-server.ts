@@ -16,6 +16,12 @@ export interface AppServer {
   startThread(): Promise<string>;
   /** Runs one user turn to its end. Rejects when it failed. */
   turn(threadId: string, text: string): Promise<void>;
+  /** Begins a user turn, waits for `reached`, interrupts it, and resolves with how it ended. */
+  interrupted(threadId: string, text: string, reached: () => Promise<unknown>): Promise<string>;
+  /** A copy of the thread that goes its own way; returns its id. */
+  fork(threadId: string): Promise<string>;
+  /** Has the client compact the thread; resolves when that turn has ended. */
+  compact(threadId: string): Promise<void>;
   close(): void;
 }
 
@@ -48,6 +54,29 @@ export async function startAppServer(program: string, home: string): Promise<App
       write({ id, method, params });
     });
 
+  /** What a turn that is begun by `begin` ends as. */
+  async function ending(begin: () => Promise<unknown>): Promise<{ status: string; detail: string }> {
+    const { promise, resolve } = Promise.withResolvers<{ status: string; detail: string }>();
+    const listener = ({ method, params }: Message) => {
+      if (method !== 'turn/completed') return;
+      const { status = '' } = (params?.turn ?? {}) as { status?: string };
+      resolve({ status, detail: JSON.stringify(params).slice(0, 500) });
+    };
+    listeners.add(listener);
+    try {
+      await begin();
+      return await promise;
+    } finally {
+      listeners.delete(listener);
+    }
+  }
+  async function toItsEnd(begin: () => Promise<unknown>): Promise<void> {
+    const { status, detail } = await ending(begin);
+    if (status !== 'completed') throw new Error(`the turn ended as ${status}: ${detail}`);
+  }
+  const startTurn = (threadId: string, text: string) =>
+    call('turn/start', { threadId, input: [{ type: 'text', text }] });
+
   await call('initialize', { clientInfo: { name: 'holdfast_test', version: '1' } });
   write({ method: 'initialized' });
   return {
@@ -55,22 +84,20 @@ export async function startAppServer(program: string, home: string): Promise<App
       const { thread } = await call('thread/start', {});
       return (thread as { id: string }).id;
     },
-    async turn(threadId, text) {
-      const { promise, resolve, reject } = Promise.withResolvers<void>();
-      const listener = ({ method, params }: Message) => {
-        if (method !== 'turn/completed') return;
-        const { status } = (params?.turn ?? {}) as { status?: string };
-        if (status === 'completed') resolve();
-        else reject(new Error(`the turn ended as ${status}: ${JSON.stringify(params).slice(0, 500)}`));
-      };
-      listeners.add(listener);
-      try {
-        await call('turn/start', { threadId, input: [{ type: 'text', text }] });
-        await promise;
-      } finally {
-        listeners.delete(listener);
-      }
+    turn: (threadId, text) => toItsEnd(() => startTurn(threadId, text)),
+    async interrupted(threadId, text, reached) {
+      const { status } = await ending(async () => {
+        const { turn } = await startTurn(threadId, text);
+        await reached();
+        await call('turn/interrupt', { threadId, turnId: (turn as { id: string }).id });
+      });
+      return status;
     },
+    async fork(threadId) {
+      const { thread } = await call('thread/fork', { threadId });
+      return (thread as { id: string }).id;
+    },
+    compact: (threadId) => toItsEnd(() => call('thread/compact/start', { threadId })),
     close: () => void child.kill('SIGTERM'),
   };
 }

@@ -5,6 +5,7 @@ import { startSimulator } from '../../src/testing/index.ts';
 import { freePort, startWorker } from '../support/worker-process.ts';
 import { startAppServer } from './app-server.ts';
 import { CODEX_VERSION, codexExec, installCodex, prepareCodexHome } from './codex.ts';
+import { startTap } from './tap.ts';
 
 /**
  * The real Codex client through the bridge: tools, several user turns in one process, and a resume in another. Its
@@ -28,7 +29,8 @@ const worker = await startWorker({
   HOLDFAST_UPSTREAM_URL: simulator.url,
   HOLDFAST_KEEPALIVE_MS: '500',
 });
-await prepareCodexHome(home, `http://127.0.0.1:${port}/v1`);
+const tap = await startTap(() => `http://127.0.0.1:${port}`);
+await prepareCodexHome(home, `${tap.url}/v1`);
 const creates = () => simulator.journal.of('create');
 const command = (text: string) => `[call:exec_command ${JSON.stringify({ cmd: text })}]`;
 
@@ -62,7 +64,6 @@ try {
   await server.turn(thread, `First. ${command('echo three')}`);
   const middle = creates().length;
   await server.turn(thread, `Second. ${command('echo four')}`);
-  server.close();
   const turns = creates().slice(mark);
   check('two user turns in one process', turns.length === 4, `${turns.length}`);
   check('share one socket', new Set(turns.map(({ connection }) => connection)).size === 1);
@@ -73,7 +74,54 @@ try {
   );
   const second = creates()[middle];
   check('the second user turn is one new item', second?.itemsReceived === 1, `${second?.itemsReceived}`);
+
+  const hold = simulator.script.onTurn({ input: 'Take long' }, { kind: 'hold', at: { deltas: 1 } });
+  const ended = await server.interrupted(thread, 'Take long over this.', () => simulator.waitFor('held'));
+  check('an interrupt ends the turn', ended === 'interrupted', ended);
+  await server.turn(thread, 'Something else instead.');
+  hold.release();
+  check('the prompt after it runs at once', tap.seen.at(-1)?.exact === true, JSON.stringify(tap.seen.at(-1)?.outcome));
+  check('its outcome says why', tap.seen.at(-1)?.outcome === 'superseded', tap.seen.at(-1)?.outcome);
+
+  const broken = tap.seen.length;
+  simulator.script.onTurn({ input: 'Broken off' }, { kind: 'reset', at: { deltas: 2 } });
+  await server.turn(thread, `Broken off once. ${command('echo again')}`);
+  const repeats = tap.seen.slice(broken);
+  check(
+    'an answer that breaks off is repeated by the client and goes on',
+    repeats.length > 2 && repeats.at(-1)?.exact === true,
+    JSON.stringify(repeats.map(({ outcome, exact }) => [outcome, exact])),
+  );
+
+  const copy = await server.fork(thread);
+  await server.turn(copy, `On the other branch. ${command('echo five')}`);
+  await server.turn(thread, 'On the first branch.');
+  check(
+    'both branches of a fork go on',
+    tap.seen.slice(-3).every(({ exact }) => exact === true),
+  );
+
+  await server.compact(thread);
+  await server.turn(thread, `After the compaction. ${command('echo six')}`);
+  check(
+    'a compacted thread goes on',
+    tap.seen.slice(-2).every(({ exact }) => exact === true),
+  );
+  server.close();
+
+  const whole = tap.seen.filter(({ exact }) => exact !== null);
+  check(
+    `every one of ${whole.length} answers was given the context its client meant`,
+    whole.length > 12 && whole.every(({ exact }) => exact),
+    JSON.stringify(tap.seen.map(({ outcome, exact, cut }) => [outcome, exact, cut])),
+  );
+  console.log(
+    tap.seen
+      .map(({ outcome, exact, cut }) => `${outcome}${exact === null ? ' (no digest)' : ''}${cut ? ' (cut)' : ''}`)
+      .join(', '),
+  );
 } finally {
+  await tap.close();
   await worker.stop();
   await simulator.close();
   await rm(home, { recursive: true, force: true });
