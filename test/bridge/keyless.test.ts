@@ -1,0 +1,54 @@
+import { afterEach, describe, expect, it } from 'vitest';
+import { digestOf, expectedDigest } from '../../src/testing/index.ts';
+import { startTestBridge, type TestBridge, type TestBridgeOptions } from '../support/bridge.ts';
+import { post } from '../support/client.ts';
+import { until } from '../support/until.ts';
+
+let at: TestBridge;
+const start = async (options: TestBridgeOptions = {}) => {
+  at = await startTestBridge(options);
+};
+afterEach(() => at.close());
+
+const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
+const bodyOf = (...input: object[]) => ({ model: 'm', stream: true, store: false, input });
+const creates = () => at.simulator.journal.of('create');
+
+describe('a client that sends no key and resends everything', () => {
+  it('finds its session by the beginning of what it sends: one socket, deltas', async () => {
+    await start();
+    let input: object[] = [user('one')];
+    const outcomes: string[] = [];
+    for (let turn = 0; turn < 6; turn += 1) {
+      const answer = await post(at.url, bodyOf(...input));
+      expect(digestOf(answer.body)).toBe(expectedDigest({ items: input as never }));
+      outcomes.push(answer.headers['x-holdfast-outcome']!);
+      input = [...input, ...answer.body.output, user(`turn ${turn}`)];
+    }
+    expect(outcomes).toEqual(['created', ...Array(5).fill('live_reuse')]);
+    expect(creates().map(({ itemsReceived }) => itemsReceived)).toEqual(Array(6).fill(1));
+    expect(new Set(creates().map(({ connection }) => connection)).size).toBe(1);
+  });
+
+  it('finds it after a restart too', async () => {
+    await start();
+    const first = await post(at.url, bodyOf(user('one')));
+    await at.restart();
+    const answer = await post(at.url, bodyOf(user('one'), ...first.body.output, user('two')));
+    expect(answer.headers['x-holdfast-outcome']).toBe('stale_recovery');
+  });
+});
+
+describe('five hundred one-shot requests', () => {
+  it('leave no socket and no session in memory once their short limit is over', async () => {
+    await start({ env: { HOLDFAST_SOFT_IDLE_MS: '200' }, simulator: { journalBodies: false } });
+    const texts = Array.from({ length: 500 }, (_, index) => `question ${index}`);
+    const caller = async (mine: string[]) => {
+      for (const text of mine) expect((await post(at.url, bodyOf(user(text)))).status).toBe(200);
+    };
+    await Promise.all(Array.from({ length: 25 }, (_, index) => caller(texts.filter((_t, n) => n % 25 === index))));
+    expect(creates()).toHaveLength(500);
+    await until(() => at.bridge.sessions().length === 0);
+    await until(() => at.simulator.connections.every(({ open }) => !open));
+  });
+});
