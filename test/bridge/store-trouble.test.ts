@@ -190,9 +190,12 @@ describe('requests that wait for one conversation', () => {
     scripted.once('settle', (pass, call) => new Promise((done) => (answer = () => void pass(call).then(done))));
     const input = [user('one'), ...first.body.output, user('two')];
     const second = await post(server.url, { ...body, input }, headers);
-    const third = { ...body, input: [...input, ...second.body.output, user('three')] };
+    // Anchored: only this very line can answer it, so there is no lane beside it to go to.
+    const third = { ...body, input: [user('three')], previous_response_id: second.body.id };
     const queued = post(server.url, third, headers);
-    await until(() => scripted.calls.filter((name) => name === 'lookup').length === 2);
+    await until(
+      () => bridge.sessions().length === 1 && scripted.calls.filter((name) => name === 'lookup').length === 2,
+    );
     const refused = await post(server.url, third, headers);
     expect(refused.status).toBe(429);
     expect(refused.body.error?.bridge_code).toBe('bridge_queue_full');

@@ -94,27 +94,42 @@ function isAlive(pid: number): boolean {
   }
 }
 
+/** What a server of this cluster wrote down of itself, whether or not it still runs. */
+async function lockFile(dir: string): Promise<{ pid: number | null; port: number | null }> {
+  const lines = (await readFile(join(dir, 'postmaster.pid'), 'utf8').catch(() => '')).split('\n');
+  const [pid, port] = [Number(lines[0]), Number(lines[3])].map((n) => (Number.isInteger(n) && n > 0 ? n : null));
+  return { pid: pid ?? null, port: port ?? null };
+}
+
+/**
+ * The process that a stale lock file names, while that id is still taken: by a killed server that nobody has reaped
+ * (containers whose first process reaps late or never), or by a stranger. PostgreSQL itself cannot tell and would refuse
+ * to start; whoever asks here holds the data directory's own lock and has found no server to adopt.
+ */
+async function namedInVain(dir: string): Promise<number | null> {
+  const { pid } = await lockFile(dir);
+  return pid !== null && isAlive(pid) && !(await mayServe(pid, dir)) ? pid : null;
+}
+
 /** A server of this cluster that a killed worker left running; null when there is none. Waits for one on its way down. */
 export async function findOrphan({ dir, password }: Cluster): Promise<RunningServer | null> {
   const until = Date.now() + READY_WITHIN_MS;
   while (Date.now() < until) {
-    const lines = (await readFile(join(dir, 'postmaster.pid'), 'utf8').catch(() => '')).split('\n');
-    const pid = Number(lines[0]);
-    const port = Number(lines[3]);
-    if (!Number.isInteger(pid) || pid <= 0 || !isAlive(pid)) return null;
-    const answer = Number.isInteger(port) && port > 0 ? await canConnect(port, password) : 'not_yet';
+    const { pid, port } = await lockFile(dir);
+    if (pid === null || !isAlive(pid)) return null;
+    const answer = port === null ? 'not_yet' : await canConnect(port, password);
     if (answer === 'yes') return { pid, port, adopted: true };
     // A process id in a stale file may belong to anybody; one that refuses our port is not ours.
-    if (answer === 'no' && !(await looksLikePostgres(pid))) return null;
+    if (answer === 'no' && !(await mayServe(pid, dir))) return null;
     await pause(50);
   }
   return null;
 }
 
-async function looksLikePostgres(pid: number): Promise<boolean> {
+/** Whether that process may be a server of this very cluster; where there is no way to look, it may. */
+async function mayServe(pid: number, dir: string): Promise<boolean> {
   if (process.platform !== 'linux') return true;
-  const command = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
-  return command.includes('postgres');
+  return (await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')).includes(dir);
 }
 
 function freePort(): Promise<number> {
@@ -146,6 +161,7 @@ export async function startServer(cluster: Cluster): Promise<RunningServer> {
 }
 
 async function launch({ binaries, dir, logFile, settings, user }: Cluster, port: number): Promise<ChildProcess> {
+  const stale = await namedInVain(dir);
   const log = await open(logFile, 'a', 0o600);
   const fixed = ['listen_addresses=127.0.0.1', 'unix_socket_directories='];
   const args = ['-D', dir, '-p', String(port), ...[...fixed, ...settings].flatMap((setting) => ['-c', setting])];
@@ -155,7 +171,9 @@ async function launch({ binaries, dir, logFile, settings, user }: Cluster, port:
     cwd: dir,
     detached: true,
     stdio: ['ignore', log.fd, log.fd],
-    env: { ...process.env, LC_ALL: 'C' },
+    // The one process besides its parent that PostgreSQL takes for no rival, as pg_ctl tells it about a shell. The shared
+    // memory of a server whose children still run is looked for all the same.
+    env: { ...process.env, LC_ALL: 'C', ...(stale === null ? {} : { PG_GRANDPARENT_PID: String(stale) }) },
   });
   child.once('spawn', () => void log.close());
   child.once('error', () => void log.close().catch(() => {}));
