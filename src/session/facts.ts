@@ -21,14 +21,14 @@ export interface DeciderOptions {
 
 /** Gathers what is known about a request, in one look-up, and resolves it. Throws `StoreUnavailable`. */
 export function createDecider({ store, roster, me, httpOnly, instancePolicy }: DeciderOptions) {
-  /** Loads the anchor's lineage unless a socket here holds it: then nothing needs rebuilding. */
+  /** Loads the anchor's lineage unless a socket here holds it and is free: then nothing needs rebuilding. */
   async function anchorExact(turn: Turn, rows: LookupResult, local: Facts['local']): Promise<boolean | null> {
     const anchor = rows.anchor?.turn;
     if (!anchor) return null;
     const session = rows.anchor?.session;
     const view = session ? local.get(session.id) : undefined;
-    if (view && view.epoch === session?.epoch && view.socketAnchor === anchor.responseId)
-      return anchor.replay === 'exact';
+    const held = view?.epoch === session?.epoch && view?.socketAnchor === anchor.responseId;
+    if (held && !view?.busy) return anchor.replay === 'exact';
     if (anchor.replay !== 'exact') return false;
     turn.history = itemsOf(await store.lineage(turn.evidence.scope, anchor.id));
     return turn.history !== null;

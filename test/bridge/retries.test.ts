@@ -87,6 +87,24 @@ describe('an interrupt', () => {
   });
 });
 
+describe('a request anchored to the answer before the one that still runs', () => {
+  it('is a fork with the right context, also where the provider keeps nothing and the old client has left', async () => {
+    await start();
+    const first = await post(at.url, { ...body, store: false }, headers);
+    const held = at.simulator.script.onTurn({}, { kind: 'hold', at: { deltas: 1 } });
+    const anchored = { ...body, store: false, previous_response_id: first.body.id };
+    const left = await openLive(at.url, { ...anchored, input: [user('two')] }, headers);
+    await left.until('response.output_item.added');
+    left.hangUp();
+    held.remove();
+    const other = await post(at.url, { ...anchored, input: [user('other two')] }, headers);
+    expect(other.headers['x-holdfast-outcome']).toBe('forked');
+    const items = [...body.input, ...first.body.output, user('other two')];
+    expect(digestOf(other.body)).toBe(expectedDigest({ items: items as never }));
+    held.release();
+  });
+});
+
 describe('a client that goes away for good', () => {
   it('has its turn cancelled after the grace, and its session continues from the head before', async () => {
     await start({ env: { HOLDFAST_DISCONNECT_GRACE_MS: '30' } });

@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import fc from 'fast-check';
-import { digestOf, expectedDigest } from '../../src/testing/index.ts';
+import { digestOf, expectedDigest, type Point as Place } from '../../src/testing/index.ts';
 import { post, terminalsOf } from '../support/client.ts';
 import { openLive } from '../support/live-client.ts';
 import type { PropertyWorld } from './world.ts';
@@ -27,10 +27,12 @@ export type Action =
   | { do: 'fork'; back: number }
   /** Replaces everything by a summary of its own. */
   | { do: 'compact' }
-  /** Hangs up in the middle, then says something new. */
+  /** Hangs up in the middle, then says something new while the model still speaks. */
   | { do: 'interrupt' }
   /** Hangs up in the middle, then repeats itself to the letter. */
   | { do: 'retry' }
+  /** Hangs up in the middle, then repeats itself with what it already had of the answer, as Codex does. */
+  | { do: 'retry_grown' }
   /** Two requests at once from the same place. */
   | { do: 'parallel' }
   | { do: 'restart' };
@@ -57,6 +59,7 @@ export const action: fc.Arbitrary<Action> = fc.oneof(
   { weight: 1, arbitrary: fc.constant<Action>({ do: 'compact' }) },
   { weight: 1, arbitrary: fc.constant<Action>({ do: 'interrupt' }) },
   { weight: 1, arbitrary: fc.constant<Action>({ do: 'retry' }) },
+  { weight: 1, arbitrary: fc.constant<Action>({ do: 'retry_grown' }) },
   { weight: 1, arbitrary: fc.constant<Action>({ do: 'parallel' }) },
   { weight: 1, arbitrary: fc.constant<Action>({ do: 'restart' }) },
 );
@@ -64,9 +67,14 @@ export const action: fc.Arbitrary<Action> = fc.oneof(
 /** What a conversation came to, counted. */
 export interface Counts {
   turns: number;
-  /** Completed answers the bridge gave without sending the turn twice in full. */
   outcomes: Record<string, number>;
+  /** Requests that only added to an answer just given, on a socket nothing happened to: each must go out as a delta. */
+  eligible: number;
+  eligibleInFull: number;
 }
+
+/** Outcomes after which the session a client finds again is the one that has just answered it. */
+const keepsTheLine = new Set(['created', 'live_reuse', 'stale_recovery', 'superseded']);
 
 const user = (text: string): Item => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 
@@ -92,6 +100,8 @@ export async function converse(
   const headers: Record<string, string> = ways.keyed ? { 'thread-id': thread } : {};
   const points: Point[] = [{ items: [], known: [], responseId: null }];
   let said = 0;
+  /** The last answer's socket holds it, and nothing has happened to it since. */
+  let warm = false;
   const here = () => points.at(-1)!;
   const next = () => user(`${thread} says ${said++}`);
 
@@ -108,31 +118,33 @@ export async function converse(
         return kept;
       });
 
-  const bodyOf = (point: Point, item: Item, anchored: boolean) => ({
+  const bodyOf = (point: Point, added: Item[], anchored: boolean) => ({
     model: 'm',
     stream: true,
     store: ways.store,
     include: ['reasoning.encrypted_content'],
     ...(ways.instructions === null ? {} : { instructions: ways.instructions }),
-    input: anchored ? [item] : [...point.items, item],
+    input: anchored ? added : [...point.items, ...added],
     ...(anchored ? { previous_response_id: point.responseId } : {}),
   });
 
-  async function ask(point: Point, item: Item, wantsAnchor: boolean): Promise<Point> {
+  async function ask(point: Point, added: Item[], wantsAnchor: boolean): Promise<Point> {
     let anchored = wantsAnchor && point.responseId !== null;
+    warm = false;
     for (let attempt = 0; attempt < 4; attempt += 1) {
-      const answer = await post(world.url, bodyOf(point, item, anchored), headers);
+      const answer = await post(world.url, bodyOf(point, added, anchored), headers);
       const outcome = answer.headers['x-holdfast-outcome'] ?? 'none';
       counts.outcomes[outcome] = (counts.outcomes[outcome] ?? 0) + 1;
       if (answer.status === 200) {
         const ends = terminalsOf(answer);
         if (ends.length !== 1) throw new Error(`${ends.length} terminals`);
         if (answer.body.status === 'completed') {
-          judge(answer.body, anchored ? point.known : point.items, item);
+          judge(answer.body, [...(anchored ? point.known : point.items), ...added]);
           counts.turns += 1;
+          warm = keepsTheLine.has(outcome);
           return {
-            items: [...point.items, item, ...again(answer.body.output)],
-            known: [...(anchored ? point.known : point.items), item, ...answer.body.output],
+            items: [...point.items, ...added, ...again(answer.body.output)],
+            known: [...(anchored ? point.known : point.items), ...added, ...answer.body.output],
             responseId: answer.body.id,
           };
         }
@@ -142,75 +154,93 @@ export async function converse(
         anchored = false;
         continue;
       }
-      if (answer.status < 500) throw new Error(`unexplained: ${answer.status} ${answer.text}`);
+      // Only faults explain a request that has to be repeated; nobody else moves this conversation.
+      if (answer.status < 500 || answer.body.error?.bridge_code === 'bridge_conflict')
+        throw new Error(`unexplained: ${answer.status} ${answer.text}`);
     }
     throw new Error('the turn never completed');
   }
 
-  function judge(response: { output: Item[] }, before: Item[], item: Item): void {
-    const expected = expectedDigest({
-      items: [...before, item] as never,
-      instructions: ways.instructions ?? undefined,
-    });
+  function judge(response: { output: Item[] }, meant: Item[]): void {
+    const expected = expectedDigest({ items: meant as never, instructions: ways.instructions ?? undefined });
     if (digestOf(response) !== expected) throw new Error(`the model saw another context than the client meant`);
   }
 
-  /** Hangs up once the model has begun to speak. */
-  async function cutOff(item: Item): Promise<void> {
-    const held = world.simulator.script.onTurn({}, { kind: 'hold', at: { deltas: 1 } });
+  /**
+   * Hangs up in the middle of the first item, or right after it; returns the items that were finished by then. What the
+   * model is saying goes on at once, or not before the step is over.
+   */
+  async function cutOff(item: Item, at: 'first_delta' | 'item_done', goesOn: boolean): Promise<Item[]> {
+    const hold: Place = at === 'first_delta' ? { deltas: 1 } : 'after_item_done';
+    const held = world.simulator.script.onTurn({}, { kind: 'hold', at: hold });
     const client = await openLive(
       world.url,
-      bodyOf(here(), item, style === 'anchor' && here().responseId !== null),
+      bodyOf(here(), [item], style === 'anchor' && here().responseId !== null),
       headers,
     );
-    if (client.status === 200) await client.until('response.output_item.added').catch(() => undefined);
+    const sign = at === 'first_delta' ? 'response.output_item.added' : 'response.output_item.done';
+    if (client.status === 200) await client.until(sign).catch(() => undefined);
+    const done = client.events.filter(({ type }) => type === 'response.output_item.done');
     client.hangUp();
-    held.release();
-    held.remove();
     await client.rest();
+    held.remove();
+    if (goesOn) held.release();
+    return done.map(({ data }) => data.item as Item);
   }
 
   for (const step of plan) {
     const { simulator } = world;
     const anchors = style === 'anchor';
     switch (step.do) {
-      case 'say':
+      case 'say': {
+        const eligible = warm && step.socket === undefined && (anchors || !ways.drops.includes('reasoning'));
         if (step.socket === 'lost') simulator.dropAll();
         if (step.socket === 'forgets') simulator.expireCaches();
         if (step.socket === 'lost_before_created') simulator.script.onTurn({}, { kind: 'reset', at: 'before_created' });
         if (step.socket === 'lost_midway') simulator.script.onTurn({}, { kind: 'reset', at: { deltas: 1 } });
-        points.push(await ask(here(), next(), anchors));
+        points.push(await ask(here(), [next()], anchors));
+        if (!eligible) break;
+        counts.eligible += 1;
+        if (simulator.journal.of('create').at(-1)!.previousResponseId === null) counts.eligibleInFull += 1;
         break;
+      }
       case 'edit':
         points.splice(Math.max(1, points.length - step.back));
-        points.push(await ask(here(), next(), false));
+        points.push(await ask(here(), [next()], false));
         break;
       case 'fork': {
         const from = points[Math.max(0, points.length - 1 - step.back)]!;
-        points.push(await ask(from, next(), true));
+        points.push(await ask(from, [next()], true));
         break;
       }
       case 'compact':
         points.push({ items: [user(`summary of ${points.length} turns`)], known: [], responseId: null });
-        points.push(await ask(here(), next(), false));
+        points.push(await ask(here(), [next()], false));
         break;
       case 'interrupt':
-        await cutOff(next());
-        points.push(await ask(here(), next(), anchors));
+        await cutOff(next(), 'first_delta', false);
+        points.push(await ask(here(), [next()], anchors));
         break;
       case 'retry': {
         const item = next();
-        await cutOff(item);
-        points.push(await ask(here(), item, anchors));
+        await cutOff(item, 'first_delta', true);
+        points.push(await ask(here(), [item], anchors));
+        break;
+      }
+      case 'retry_grown': {
+        const item = next();
+        const had = await cutOff(item, 'item_done', true);
+        points.push(await ask(here(), [item, ...had], anchors));
         break;
       }
       case 'parallel': {
         const from = here();
-        const [one] = await Promise.all([ask(from, next(), anchors), ask(from, next(), anchors)]);
+        const [one] = await Promise.all([ask(from, [next()], anchors), ask(from, [next()], anchors)]);
         points.push(one);
         break;
       }
       case 'restart':
+        warm = false;
         await world.restart();
     }
     simulator.script.clear();

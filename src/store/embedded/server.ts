@@ -118,7 +118,7 @@ export async function findOrphan({ dir, password }: Cluster): Promise<RunningSer
     const { pid, port } = await lockFile(dir);
     if (pid === null || !isAlive(pid)) return null;
     const answer = port === null ? 'not_yet' : await canConnect(port, password);
-    if (answer === 'yes') return { pid, port, adopted: true };
+    if (port !== null && answer === 'yes') return { pid, port, adopted: true };
     // A process id in a stale file may belong to anybody; one that refuses our port is not ours.
     if (answer === 'no' && !(await mayServe(pid, dir))) return null;
     await pause(50);
