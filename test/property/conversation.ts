@@ -70,7 +70,8 @@ export interface Counts {
   outcomes: Record<string, number>;
   /** Requests that only added to an answer just given, on a socket nothing happened to: each must go out as a delta. */
   eligible: number;
-  eligibleInFull: number;
+  /** Those that did not, by what had been done before. */
+  inFull: string[];
 }
 
 /** Outcomes after which the session a client finds again is the one that has just answered it. */
@@ -188,7 +189,9 @@ export async function converse(
     return done.map(({ data }) => data.item as Item);
   }
 
+  let played = 0;
   for (const step of plan) {
+    played += 1;
     const { simulator } = world;
     const anchors = style === 'anchor';
     switch (step.do) {
@@ -201,7 +204,8 @@ export async function converse(
         points.push(await ask(here(), [next()], anchors));
         if (!eligible) break;
         counts.eligible += 1;
-        if (simulator.journal.of('create').at(-1)!.previousResponseId === null) counts.eligibleInFull += 1;
+        if (simulator.journal.of('create').at(-1)!.previousResponseId !== null) break;
+        counts.inFull.push(JSON.stringify([ways, style, plan.slice(0, played)]));
         break;
       }
       case 'edit':
@@ -211,6 +215,8 @@ export async function converse(
       case 'fork': {
         const from = points[Math.max(0, points.length - 1 - step.back)]!;
         points.push(await ask(from, [next()], true));
+        // The key goes on naming the line that was left.
+        warm = false;
         break;
       }
       case 'compact':
@@ -237,6 +243,7 @@ export async function converse(
         const from = here();
         const [one] = await Promise.all([ask(from, [next()], anchors), ask(from, [next()], anchors)]);
         points.push(one);
+        warm = false;
         break;
       }
       case 'restart':
