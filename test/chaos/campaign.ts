@@ -67,5 +67,6 @@ export async function runCampaign({ seed, size, only, verbose }: CampaignOptions
       verdict: ok ? 'held' : 'BROKEN',
     })),
   );
+  for (const { name, figures } of verdicts) for (const line of figures) console.log(`${name}: ${line}`);
   return verdicts;
 }

@@ -11,6 +11,8 @@ export interface Report {
   tally: Tally;
   /** What must hold beside "nothing wrong, nothing lost"; one sentence each when it does not. */
   broken: string[];
+  /** Measured on the way; one sentence each. */
+  figures: string[];
 }
 
 export interface ScenarioContext {
@@ -39,6 +41,26 @@ async function query<T extends object>(databaseUrl: string, text: string, values
   } finally {
     await client.end();
   }
+}
+
+/** What a worker's heartbeats cost over the next ten seconds: how many calls, and milliseconds each. */
+async function heartbeatCost(url: string): Promise<string> {
+  const read = async () => {
+    const text = await (await fetch(`${url}/metrics`)).text();
+    // A call that was never made has no line yet.
+    const value = (part: string) =>
+      Number(
+        new RegExp(`^holdfast_store_call_milliseconds_${part}\\{[^}]*call="heartbeat".*\\} (.+)$`, 'm').exec(
+          text,
+        )?.[1] ?? 0,
+      );
+    return { calls: value('count'), ms: value('sum') };
+  };
+  const before = await read();
+  await pause(10_000);
+  const after = await read();
+  const calls = after.calls - before.calls;
+  return `${calls} heartbeats in 10 s, ${((after.ms - before.ms) / calls).toFixed(1)} ms each`;
 }
 
 /** What must hold of the rows whatever was done to the workers. */
@@ -87,7 +109,7 @@ function scenario(
     async run(context) {
       const url = await context.databaseUrl();
       const [few, many] = options.conversations ?? [8, 24];
-      const report: Report = { name, faults: 0, tally: null as never, broken: [] };
+      const report: Report = { name, faults: 0, tally: null as never, broken: [], figures: [] };
       const world = await inWorld(
         {
           seed: context.seed,
@@ -209,7 +231,7 @@ export const scenarios: readonly Scenario[] = [
     short: false,
     async run({ seed, size, verbose }) {
       const database = await ownDatabase();
-      const report: Report = { name: this.name, faults: 0, tally: null as never, broken: [] };
+      const report: Report = { name: this.name, faults: 0, tally: null as never, broken: [], figures: [] };
       try {
         await inWorld(
           {
@@ -297,6 +319,7 @@ export const scenarios: readonly Scenario[] = [
     async (world, { url, seed }, report) => {
       const victim = world.fleet.workers[0]!;
       world.pick = () => victim.url;
+      report.figures.push(`without sessions: ${await heartbeatCost(victim.url)}`);
       const many = 10_000;
       const talkers = Array.from({ length: many }, (_, index) =>
         createTalker({ seed, id: 1_000 + index, tally: world.tally, patienceMs: 60_000, pick: () => world.pick() }),
@@ -306,11 +329,16 @@ export const scenarios: readonly Scenario[] = [
         url,
         `select count(*)::int as owned from bridge_session where owner_worker_id is not null`,
       );
-      world.log(`${before!.owned} sessions owned`);
+      report.figures.push(`with ${before!.owned} sessions: ${await heartbeatCost(victim.url)}`);
       await victim.kill();
       report.faults += 1;
       world.pick = () => world.fleet.workers[1]!.url;
+      const startedAt = performance.now();
       await world.talk(1, talkers.slice(0, 100));
+      const ms = Math.round(performance.now() - startedAt);
+      report.figures.push(
+        `after its death 100 conversations at once were answered by the other worker within ${ms} ms`,
+      );
       const [after] = await query<{ taken: number }>(
         url,
         `select count(*)::int as taken from bridge_session where epoch > 1`,
