@@ -1,9 +1,14 @@
 import express, { type Request, type RequestHandler, type Response, type Router } from 'express';
 import { BridgeError } from '../errors.ts';
 import { type AccessRule, isSameOrigin } from '../observe/access.ts';
-import type { OperatorVerdict, SessionSummary, TurnDetail } from '../store/admin-port.ts';
-import type { SessionStateName, WorkerRow } from '../store/port.ts';
+import type { FlightRecord } from '../observe/flight.ts';
+import type { OperatorVerdict } from '../store/admin-port.ts';
+import type { SessionStateName } from '../store/port.ts';
+import { askOwners } from './ask.ts';
+import { sessionOutline } from './outline.ts';
 import type { AdminPort, OperatorAction } from './port.ts';
+import { shownSession, shownTurn, shownWorker } from './shown.ts';
+import { timelineOf } from './timeline.ts';
 import { whyAndExit } from './why.ts';
 
 export interface AdminApiOptions {
@@ -17,9 +22,8 @@ const DEFAULT_PAGE = 50;
 const LONGEST_PAGE = 500;
 /** Turns of one session that are shown. */
 const MOST_TURNS = 200;
-
-/** Nonces prove ownership to the fence: they are nobody's to see. */
-const shownSession = ({ ownerNonce: _, snapshot, ...row }: SessionSummary) => ({ ...row, snapshot });
+/** Sessions that begin in one that is shown. */
+const MOST_FORKS = 50;
 
 function cursorOf(text: unknown): { updatedAt: string; id: string } | undefined {
   if (text === undefined) return undefined;
@@ -44,8 +48,7 @@ function stateOf(text: unknown): SessionStateName | undefined {
   return text as SessionStateName;
 }
 
-const shownWorker = (row: WorkerRow | undefined, me: string) =>
-  row && { id: row.id, state: row.state, leaseLeftMs: row.leaseLeftMs, version: row.version, here: row.id === me };
+const textOf = (text: unknown) => (typeof text === 'string' && text.trim() !== '' ? text.trim() : undefined);
 
 /** The operators' API. JSON in and out, errors in the envelope, every action in the log. */
 export function createAdminApi({ port, allow, logger }: AdminApiOptions): Router {
@@ -70,24 +73,30 @@ export function createAdminApi({ port, allow, logger }: AdminApiOptions): Router
     res.json({ workers: workers.map((row) => shownWorker(row, port.workerId)) });
   });
 
+  router.get('/admin/machines/session', guard, (_req, res) => {
+    res.json(sessionOutline());
+  });
+
   router.get('/admin/sessions', guard, async (req, res) => {
-    const { limit, cursor, state, q } = req.query;
+    const { limit, cursor, state, q, owner } = req.query;
     const [page, workers] = await Promise.all([
       store.listSessions({
         limit: limitOf(limit),
         before: cursorOf(cursor),
         state: stateOf(state),
-        search: typeof q === 'string' && q.trim() !== '' ? q.trim() : undefined,
+        search: textOf(q),
+        ownerWorkerId: textOf(owner),
       }),
       store.workers(),
     ]);
+    const { views } = await askOwners(port, page.rows, workers);
     const owners = new Map(workers.map((row) => [row.id, row]));
     const last = page.rows.at(-1);
     res.json({
       sessions: page.rows.map((row) => ({
         ...shownSession(row),
-        owner: shownWorker(owners.get(row.ownerWorkerId ?? ''), port.workerId) ?? null,
-        local: port.local(row.id)?.state ?? null,
+        owner: shownWorker(owners.get(row.ownerWorkerId ?? ''), port.workerId),
+        actor: views.get(row.id) ?? null,
       })),
       total: page.total,
       cursor: page.more && last ? Buffer.from(`${last.updatedAt}\n${last.id}`).toString('base64url') : null,
@@ -103,23 +112,35 @@ export function createAdminApi({ port, allow, logger }: AdminApiOptions): Router
 
   router.get('/admin/sessions/:id', guard, async (req, res) => {
     const row = await one(String(req.params.id));
-    const [turns, keys, workers] = await Promise.all([
+    const [turns, keys, forks, workers, kept] = await Promise.all([
       store.turnDetails(row.id, MOST_TURNS),
       store.keysOf(row.id),
+      store.forksOf(row.id, MOST_FORKS),
       store.workers(),
+      store.story(row.id) as Promise<FlightRecord | null>,
     ]);
-    const head =
-      turns.find(({ id }) => id === row.headTurnId) ?? (row.headTurnId ? await store.turn(row.headTurnId) : null);
-    const owner = workers.find(({ id }) => id === row.ownerWorkerId) ?? null;
-    const local = port.local(row.id);
+    const { views, record } = await askOwners(port, [row], workers, row.id);
+    const beginning = turns.at(-1)?.parentTurnId;
+    const [head, origin] = await Promise.all([
+      turns.find(({ id }) => id === row.headTurnId) ?? (row.headTurnId ? store.turn(row.headTurnId) : null),
+      beginning && turns.length < MOST_TURNS ? store.turn(beginning) : null,
+    ]);
+    const owner = workers.find(({ id }) => id === row.ownerWorkerId);
+    const actor = views.get(row.id) ?? null;
     const headContinuable = head && (head.replay === 'exact' || head.storedUpstream);
+    const isNewer = (record?.events.at(-1)?.t ?? 0) >= (kept?.events.at(-1)?.t ?? 0);
+    const timeline = record && isNewer ? timelineOf(record, 'memory') : kept && timelineOf(kept, 'story');
     res.json({
       session: shownSession(row),
-      owner: shownWorker(owner ?? undefined, port.workerId) ?? null,
+      owner: shownWorker(owner, port.workerId),
       keys: keys.map(({ kind, hash }) => ({ kind, hash: hash.slice(0, 12) })),
-      turns: turns.map(({ credentialFp: _, ...turn }: TurnDetail) => turn),
-      local,
-      ...whyAndExit({ session: row, owner, headContinuable, local: local?.state ?? null }),
+      turns: turns.map(shownTurn),
+      /** The turn of another session that this one began at. */
+      origin: origin && { turnId: origin.id, sessionId: origin.sessionId },
+      forks,
+      actor,
+      timeline: timeline || null,
+      ...whyAndExit({ session: row, owner: owner ?? null, headContinuable, actor: actor?.state ?? null }),
     });
   });
 
