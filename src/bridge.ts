@@ -4,6 +4,7 @@ import type { Duplex } from 'node:stream';
 import express, { type Router } from 'express';
 import { createAdminApi } from './admin/api.ts';
 import type { LocalAnswer, LocalView, Question } from './admin/port.ts';
+import { explorer } from './admin/ui/index.ts';
 import { type Clock, systemClock } from './clock.ts';
 import { announcedUrl, checkAnnounced } from './cluster/forward/announce.ts';
 import { createForwarder } from './cluster/forward/forwarder.ts';
@@ -313,7 +314,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     allow: createOperatorAccess(config.security.adminToken),
     logger,
   });
-  router.use(observatory.router, admin, face);
+  router.use(observatory.router, explorer(), admin, face);
 
   /** Lame duck: while the balancers learn of it, this worker still takes requests and gives them to those that stay. */
   async function leave(): Promise<void> {

@@ -69,8 +69,14 @@ export function createAdminApi({ port, allow, logger }: AdminApiOptions): Router
   };
 
   router.get('/admin/workers', guard, async (_req, res) => {
-    const workers = await store.workers();
-    res.json({ workers: workers.map((row) => shownWorker(row, port.workerId)) });
+    const [workers, owned] = await Promise.all([store.workers(), store.ownedSessions()]);
+    const counts = new Map(owned.map(({ workerId, ...count }) => [workerId, count]));
+    res.json({
+      workers: workers.map((row) => ({
+        ...shownWorker(row, port.workerId),
+        ...(counts.get(row.id) ?? { sessions: 0, busy: 0 }),
+      })),
+    });
   });
 
   router.get('/admin/machines/session', guard, (_req, res) => {

@@ -32,7 +32,15 @@ export type OperatorAction = 'release' | 'close' | 'drop-anchor';
 export interface AdminPort {
   store: Pick<
     StoreAdmin,
-    'listSessions' | 'turnDetails' | 'keysOf' | 'forksOf' | 'story' | 'operatorRelease' | 'operatorClose' | 'dropAnchor'
+    | 'listSessions'
+    | 'turnDetails'
+    | 'keysOf'
+    | 'forksOf'
+    | 'ownedSessions'
+    | 'story'
+    | 'operatorRelease'
+    | 'operatorClose'
+    | 'dropAnchor'
   > &
     Pick<SessionReads, 'session' | 'turn'> &
     Pick<WorkerRegistry, 'workers'>;

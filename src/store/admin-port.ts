@@ -32,6 +32,12 @@ export interface TurnDetail extends TurnRow {
   outputBytes: number | null;
 }
 
+export interface OwnedSessions {
+  workerId: string;
+  sessions: number;
+  busy: number;
+}
+
 export interface SessionQuery {
   limit: number;
   /** Where the page before this one ended. */
@@ -66,6 +72,8 @@ export interface StoreAdmin {
   /** Newest first. */
   turnDetails(sessionId: string, limit: number): Promise<readonly TurnDetail[]>;
   keysOf(sessionId: string): Promise<readonly KeyRef[]>;
+  /** How many sessions each worker owns, and with how many of them a turn is active. Workers without any are absent. */
+  ownedSessions(): Promise<readonly OwnedSessions[]>;
   /** Where other sessions begin in this one; newest first. */
   forksOf(sessionId: string, limit: number): Promise<readonly ForkedTurn[]>;
   /** Takes an idle session from its owner: the epoch rises, so that its actor is fenced. */

@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import type {
   ForkedTurn,
   OperatorVerdict,
+  OwnedSessions,
   Purged,
   SessionPage,
   SessionQuery,
@@ -107,6 +108,21 @@ export function createAdmin(db: MemoryDatabase, now: () => number) {
     },
 
     keysOf: keyHashes,
+
+    ownedSessions(): readonly OwnedSessions[] {
+      const owned = Map.groupBy(db.sessions.values(), ({ ownerWorkerId }) => ownerWorkerId);
+      return [...owned].flatMap(([workerId, sessions]) =>
+        workerId === null
+          ? []
+          : [
+              {
+                workerId,
+                sessions: sessions.length,
+                busy: sessions.filter((each) => each.activeTurnId !== null).length,
+              },
+            ],
+      );
+    },
 
     forksOf(sessionId: string, limit: number): readonly ForkedTurn[] {
       const mine = new Set(turnsOf(sessionId).map(({ id }) => id));

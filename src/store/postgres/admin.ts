@@ -1,4 +1,4 @@
-import type { ForkedTurn, OperatorVerdict, SessionPage, StoreAdmin, TurnDetail } from '../admin-port.ts';
+import type { ForkedTurn, OperatorVerdict, OwnedSessions, SessionPage, StoreAdmin, TurnDetail } from '../admin-port.ts';
 import type { KeyRef } from '../port.ts';
 import { optionalText, text } from './parameters.ts';
 import type { Read } from './reads.ts';
@@ -47,6 +47,11 @@ export function createAdmin(read: Read): StoreAdmin {
     async keysOf(sessionId) {
       const rows = await read<Answer>(adminCalls.keysOf, [text(sessionId)]);
       return rows.map(({ answer }) => JSON.parse(answer) as KeyRef);
+    },
+    async ownedSessions() {
+      return (await read<Answer>(adminCalls.ownedSessions, [])).map(
+        ({ answer }) => JSON.parse(answer) as OwnedSessions,
+      );
     },
     async forksOf(sessionId, limit) {
       const rows = await read<Answer>(adminCalls.forksOf, [text(sessionId), limit]);

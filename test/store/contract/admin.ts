@@ -57,6 +57,9 @@ export function administration(given: () => Subject): void {
     expect((await store.listSessions({ limit: 9, search: thread })).rows.map(({ id }) => id)).toEqual([lane.sessionId]);
     const owned = await store.listSessions({ limit: 9, ownerWorkerId: other.me });
     expect([owned.total, owned.rows.map(({ id }) => id)]).toEqual([1, [other.sessionId]]);
+    const busy = await busyLane(store, other.me);
+    const counts = await store.ownedSessions();
+    expect(counts.find(({ workerId }) => workerId === busy.me)).toEqual({ workerId: busy.me, sessions: 2, busy: 1 });
   });
 
   test('keeps what the bridge did with a turn: the first telling stays, and the list shows the last turn', async () => {

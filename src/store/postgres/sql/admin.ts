@@ -50,6 +50,14 @@ export const adminCalls = {
     text: `select json_build_object('kind', k.kind, 'hash', k.hash)::text as answer
              from session_key k where k.session_id = $1::text order by k.kind, k.hash`,
   },
+  ownedSessions: {
+    name: 'holdfast_owned_sessions',
+    text: `
+      select json_build_object('workerId', s.owner_worker_id, 'sessions', count(*),
+                               'busy', count(s.active_turn_id))::text as answer
+        from bridge_session s where s.owner_worker_id is not null
+       group by s.owner_worker_id`,
+  },
   forksOf: {
     name: 'holdfast_forks_of',
     text: `
