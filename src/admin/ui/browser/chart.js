@@ -4,7 +4,7 @@ import { arrange, curve, nameOf } from './layout.js';
 
 const isWithin = (path, outer) => outer === '' || path === outer || path.startsWith(`${outer}.`);
 
-/** A step that leads from `before` to `after`: the arrows of which one was taken. */
+/** Whether the step that was taken last is one of an arrow's transitions. */
 const wasTaken = ({ transitions }, taken) =>
   taken !== null && transitions.some(({ event, to }) => event === taken.event && taken.active.includes(to));
 
@@ -16,7 +16,9 @@ export function Chart({ outline, active, taken, caption }) {
   const drawing = useMemo(() => arrange(outline), [outline]);
   const [pointed, setPointed] = useState(null);
   const lit = new Set(active);
-  const innermost = active.at(-1) ?? null;
+  // Where several are active at once, what holds them is what there is to tell of.
+  const parallel = outline.states.find(({ path, kind }) => kind === 'parallel' && lit.has(path));
+  const innermost = parallel?.path ?? active.at(-1) ?? null;
   const subject = pointed ?? (innermost === null ? null : { state: innermost });
   const point = (what) => ({
     onPointerEnter: () => setPointed(what),
@@ -30,7 +32,13 @@ export function Chart({ outline, active, taken, caption }) {
     subject?.state !== undefined && arrow.transitions.some(({ from }) => isWithin(subject.state, from));
 
   const arrowClass = (arrow) =>
-    ['arrow', subject?.arrow === arrow.id && 'pointed', isNear(arrow) && 'near', wasTaken(arrow, taken) && 'taken']
+    [
+      'arrow',
+      !arrow.isNamed && 'inner',
+      subject?.arrow === arrow.id && 'pointed',
+      isNear(arrow) && 'near',
+      wasTaken(arrow, taken) && 'taken',
+    ]
       .filter(Boolean)
       .join(' ');
 
@@ -168,7 +176,7 @@ const Transitions = ({ list, fromShown = false }) => html`
         <div key=${index}>
           <dt>
             <code>${event}</code>${guard && html` <span class="quiet">if ${guard}</span>`}
-            <span class="leads">${fromShown && from !== '' && html`<span class="quiet">${from} </span>`}→ ${to ?? 'stays'}</span>
+            ${' '}<span class="leads">${fromShown && from !== '' && html`<span class="quiet">${from} </span>`}→ ${to ?? 'stays'}</span>
           </dt>
           <dd>${description}</dd>
         </div>

@@ -2,7 +2,7 @@ import { Graph, layout } from '@dagrejs/dagre';
 
 /** Pixels of the drawing at its natural size. */
 const TEXT = 7.1;
-const SMALL = 5.6;
+const SMALL = 6;
 const LEAF = 28;
 const HEAD = 26;
 const PAD = 12;
@@ -80,16 +80,19 @@ export function arrange({ states, transitions }) {
     }
     const boxes = children.map((child) => place(child.path));
     const graph = new Graph({ multigraph: true });
-    // What is long lies across the page, what is inside it stands.
-    const flat = path === '' || path === 'live';
+    const depth = path === '' ? 0 : path.split('.').length;
+    // What is long lies across the page, what is around and inside it stands.
     graph.setGraph({
-      rankdir: flat ? 'LR' : 'TB',
-      nodesep: path === '' ? 22 : 16,
-      edgesep: 10,
-      ranksep: path === '' ? 30 : 26,
+      rankdir: depth === 1 ? 'LR' : 'TB',
+      nodesep: depth === 0 ? 30 : 16,
+      edgesep: depth === 0 ? 30 : 12,
+      // An arrow with a label spans two ranks.
+      ranksep: [11, 14, 11, 14][depth] ?? 10,
       marginx: 2,
       marginy: 2,
     });
+    // Deeper down an arrow is named when it matters, over what is around it: there is no room kept for it.
+    const isNamed = depth < 2;
     graph.setDefaultEdgeLabel(() => ({}));
     for (const box of boxes) graph.setNode(box.path, { width: box.width, height: box.height });
     const initial = state.initial;
@@ -104,13 +107,25 @@ export function arrange({ states, transitions }) {
       graph.setEdge(
         each.source,
         each.target,
-        {
-          width: Math.max(...lines.map((line) => line.length)) * SMALL + 8,
-          height: lines.length * LINE + 2,
-          labelpos: 'c',
-        },
+        isNamed
+          ? {
+              width: Math.max(...lines.map((line) => line.length)) * SMALL + 8,
+              height: lines.length * LINE + 2,
+              labelpos: 'c',
+            }
+          : { width: 1, height: 1, labelpos: 'c' },
         each.id,
       );
+    }
+    // Side by side, in the order of the definition, also where nothing leads from one to the next.
+    if (depth === 1) {
+      for (const [index, { path: next }] of boxes.slice(1).entries()) {
+        const last = boxes[index].path;
+        const areLinked = mine.some(({ source, target }) =>
+          [source, target].every((end) => end === last || end === next),
+        );
+        if (!areLinked) graph.setEdge(last, next, { weight: 0, width: 1, height: 1 }, 'order');
+      }
     }
     layout(graph);
     const { width, height } = graph.graph();
@@ -134,7 +149,7 @@ export function arrange({ states, transitions }) {
       anywhere: graph.hasNode('*') ? move(graph.node('*')) : null,
       arrows: mine.map((each) => {
         const edge = graph.edge(each.source, each.target, each.id);
-        return { ...each, lines: labelOf(each), label: move(edge), points: edgePoints(edge, move) };
+        return { ...each, isNamed, lines: labelOf(each), label: move(edge), points: edgePoints(edge, move) };
       }),
     };
   }

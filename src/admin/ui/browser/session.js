@@ -32,7 +32,7 @@ export function Session({ id, outline, open, close, openWorker }) {
         <${Fact} name="Owner">
           ${
             owner
-              ? html`<button class="link" onClick=${() => openWorker(owner.id)} title=${owner.id}>${short(owner.id)}</button>${owner.here ? ' (asked)' : ''} <span class="quiet">${owner.state}</span>`
+              ? html`<button class="link" onClick=${() => openWorker(owner.id)} title=${owner.id}>${short(owner.id)}</button>${owner.state !== 'serving' && html` <span class="bad">${owner.state}</span>`}${owner.here && html` <span class="tag" title="The worker that answers this page.">here</span>`}`
               : session.ownerWorkerId
                 ? html`<code>${short(session.ownerWorkerId)}</code> <span class="quiet">without a row</span>`
                 : html`<span class="quiet">nobody</span>`

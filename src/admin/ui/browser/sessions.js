@@ -97,6 +97,7 @@ export function Sessions({ chosen, open, wish, setWish, isTop }) {
         ${owner && html`<button class="only" onClick=${() => change({ owner: '' })}>of worker ${short(owner)} ✕</button>`}
       </div>
       ${error && isTop && html`<p class="trouble" role="alert">${error.message}</p>`}
+      <div class="table">
       <div class="columns" aria-hidden="true">
         <span>State</span><span>Session</span><span class="c-owner">Owner</span><span class="c-number">Epoch</span>
         <span class="c-number">Lease</span><span class="c-number">Turns</span><span class="c-number">Socket</span>
@@ -128,6 +129,7 @@ export function Sessions({ chosen, open, wish, setWish, isTop }) {
         )}
       </ol>
       ${data && rows.length === 0 && html`<p class="empty">${q || state || owner ? 'No session matches.' : 'There is no session yet. Point a client at this bridge.'}</p>`}
+      </div>
       <footer>
         <span>${data ? `${count(data.total)} ${data.total === 1 ? 'session' : 'sessions'}` : ''}</span>
         <span class="pages">

@@ -69,7 +69,7 @@ export function Turns({ session, turns, forks, origin, open }) {
             <th scope="col" class="number">Tokens in</th>
             <th scope="col" class="number">Cached</th>
             <th scope="col" class="number">Out</th>
-            <th scope="col" class="number">First event</th>
+            <th scope="col" class="number" title="Until the first event came from upstream.">First</th>
             <th scope="col" class="number">Took</th>
             <th scope="col">End</th>
           </tr>

@@ -27,7 +27,7 @@ export function Workers({ marked, showSessions }) {
           ${workers.map(
             ({ id, state, leaseLeftMs, version, here, sessions, busy }) => html`
               <tr key=${id} class=${id === marked ? 'marked' : ''}>
-                <td><code>${id}</code> ${here && html`<span class="tag">answers you</span>`}</td>
+                <td><code>${id}</code> ${here && html`<span class="tag">here</span>`}</td>
                 <td><span class=${`worker-state ${leaseLeftMs < 0 && state !== 'dead' ? 'silent' : state}`}>${leaseLeftMs < 0 && state !== 'dead' ? 'silent' : state}</span></td>
                 <td class="number">${state === 'dead' ? '–' : html`<span class=${leaseLeftMs < 0 ? 'bad' : ''}>${duration(leaseLeftMs)}</span>`}</td>
                 <td class="number">${sessions}</td>
