@@ -157,8 +157,13 @@ export function createAdminApi({ port, allow, logger }: AdminApiOptions): Router
   };
   const act = (action: OperatorAction) => async (req: Request, res: Response) => {
     const id = String(req.params.id);
+    const before = await store.session(id);
     const verdict = await actions[action](id);
-    if (verdict === 'ok') port.tell(id, action);
+    if (verdict === 'ok') {
+      port.tell(id, action);
+      const owner = (await store.workers()).find((row) => row.id === before?.ownerWorkerId);
+      if (before && owner && owner.id !== port.workerId) port.hint(owner, { sessionId: id, epoch: before.epoch + 1 });
+    }
     logger.warn({ audit: action, session: id, from: req.socket.remoteAddress, verdict }, 'an operator acted');
     if (verdict === 'missing') throw new BridgeError('bridge_not_found', { detail: 'There is no such open session.' });
     if (verdict === 'busy') throw new BridgeError('bridge_session_busy');

@@ -51,4 +51,6 @@ export interface AdminPort {
   there(worker: WorkerRow, question: Question): Promise<LocalAnswer | null>;
   /** Tells the actor here, if there is one, what the operator wants. */
   tell(sessionId: string, action: OperatorAction): void;
+  /** Hints to another worker that a session of it was taken away and has this epoch now. Best effort. */
+  hint(worker: WorkerRow, session: { sessionId: string; epoch: number }): void;
 }
