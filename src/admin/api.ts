@@ -84,7 +84,7 @@ export function createAdminApi({ port, allow, logger }: AdminApiOptions): Router
   });
 
   router.get('/admin/sessions', guard, async (req, res) => {
-    const { limit, cursor, state, q, owner } = req.query;
+    const { limit, cursor, state, q, owner, busy } = req.query;
     const [page, workers] = await Promise.all([
       store.listSessions({
         limit: limitOf(limit),
@@ -92,6 +92,7 @@ export function createAdminApi({ port, allow, logger }: AdminApiOptions): Router
         state: stateOf(state),
         search: textOf(q),
         ownerWorkerId: textOf(owner),
+        busy: busy === '1' ? true : undefined,
       }),
       store.workers(),
     ]);

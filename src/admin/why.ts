@@ -18,7 +18,7 @@ export interface WhyAndExit {
 
 const seconds = (ms: number) => `${Math.max(0, Math.ceil(ms / 1000))} s`;
 
-function ofBusy({ owner }: Standing): WhyAndExit {
+function ofBusy({ owner, actor }: Standing): WhyAndExit {
   if (!owner) {
     return {
       why: 'A turn is active at a worker that has no row, as after a failover of the database.',
@@ -35,6 +35,18 @@ function ofBusy({ owner }: Standing): WhyAndExit {
     return {
       why: 'A turn is active at a worker whose heartbeat has stopped.',
       exit: 'The next request declares that worker dead and takes the session over; if it lives after all, its turn stays as a branch.',
+    };
+  }
+  if (actor?.startsWith('reconnecting.resending')) {
+    return {
+      why: 'The socket of a started turn was lost before anything was shown; a new one is being opened.',
+      exit: 'The turn is sent once more, unseen by its client; when the connect deadline is over it ends as lost.',
+    };
+  }
+  if (actor?.includes('settling')) {
+    return {
+      why: 'A turn has ended, and its end is being stored.',
+      exit: 'The store answers; until then the same is asked again, and the client gets its end after the settle wait.',
     };
   }
   return {

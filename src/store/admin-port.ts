@@ -46,6 +46,8 @@ export interface SessionQuery {
   /** A session, response or turn id exactly; or a thread or session key, as it is or as its hex SHA-256. */
   search?: string | undefined;
   ownerWorkerId?: string | undefined;
+  /** Only those with a turn active, or only those without. */
+  busy?: boolean | undefined;
 }
 
 export interface SessionPage {

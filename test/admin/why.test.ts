@@ -19,14 +19,21 @@ describe('whatever a session is in', () => {
           for (const headTurnId of [null, 'h'])
             for (const headContinuable of [null, true, false])
               for (const anchorLost of [true, false])
-                for (const actor of [null, 'live.idle', 'live.committing.starting', 'reconnecting.waiting.dialing']) {
+                for (const actor of [
+                  null,
+                  'live.idle',
+                  'live.committing.starting',
+                  'reconnecting.waiting.dialing',
+                  'reconnecting.resending.dialing',
+                  'live.settling.asking',
+                ]) {
                   const session = { state, ownerWorkerId: owner ? 'w' : null, activeTurnId, headTurnId, anchorLost };
                   const { why, exit } = whyAndExit({ session, owner, headContinuable, actor });
                   expect(why).toMatch(/^[A-Z].+\.$/);
                   expect(exit).toMatch(/^[A-Z].+\.$/);
                   seen.add(why);
                 }
-    expect(seen.size).toBeGreaterThan(8);
+    expect(seen.size).toBeGreaterThan(10);
   });
 });
 

@@ -31,8 +31,9 @@ export function createAdmin(db: MemoryDatabase, now: () => number) {
       })
       .sort((a, b) => (a.kind + a.hash < b.kind + b.hash ? -1 : 1));
 
-  const matches = (session: SessionRecord, { state, search, ownerWorkerId }: SessionQuery) =>
+  const matches = (session: SessionRecord, { state, search, ownerWorkerId, busy }: SessionQuery) =>
     (state === undefined || session.state === state) &&
+    (busy === undefined || (session.activeTurnId !== null) === busy) &&
     (ownerWorkerId === undefined || session.ownerWorkerId === ownerWorkerId) &&
     (search === undefined ||
       session.id === search ||

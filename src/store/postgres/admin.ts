@@ -20,7 +20,7 @@ export function createAdmin(read: Read): StoreAdmin {
   const purgeShared = (limit: number) => read<Answer>(adminCalls.purgeShared, [limit]);
 
   return {
-    async listSessions({ limit, before, state, search, ownerWorkerId }) {
+    async listSessions({ limit, before, state, search, ownerWorkerId, busy }) {
       const [row] = await read<Answer>(adminCalls.listSessions, [
         optionalText(search ?? null),
         state ?? null,
@@ -28,6 +28,7 @@ export function createAdmin(read: Read): StoreAdmin {
         optionalText(before?.id ?? null),
         limit + 1,
         optionalText(ownerWorkerId ?? null),
+        busy ?? null,
       ]);
       const { rows, total } = JSON.parse(row!.answer) as { rows: SessionPage['rows']; total: number };
       return { rows: rows.slice(0, limit), more: rows.length > limit, total };

@@ -58,6 +58,8 @@ export function administration(given: () => Subject): void {
     const owned = await store.listSessions({ limit: 9, ownerWorkerId: other.me });
     expect([owned.total, owned.rows.map(({ id }) => id)]).toEqual([1, [other.sessionId]]);
     const busy = await busyLane(store, other.me);
+    const running = await store.listSessions({ limit: 9, ownerWorkerId: other.me, busy: true });
+    expect(running.rows.map(({ id }) => id)).toEqual([busy.sessionId]);
     const counts = await store.ownedSessions();
     expect(counts.find(({ workerId }) => workerId === busy.me)).toEqual({ workerId: busy.me, sessions: 2, busy: 1 });
   });

@@ -149,6 +149,9 @@ export function Chart({ outline, active, taken, caption }) {
   `;
 }
 
+/** A dotted name that may be broken at its dots. */
+const broken = (path) => path.split('.').flatMap((name, index) => (index === 0 ? [name] : [html`.<wbr />`, name]));
+
 function Told({ outline, subject, isActive }) {
   if (subject === null) return html`<p class="quiet">No state is known. Point at one to read about it.</p>`;
   if (subject.bundle) {
@@ -162,7 +165,7 @@ function Told({ outline, subject, isActive }) {
   if (!state) return null;
   const outgoing = outline.transitions.filter(({ from }) => isWithin(state.path, from));
   return html`
-    <h4>${state.path} ${isActive.has(state.path) && html`<span class="now">active</span>`}</h4>
+    <h4>${broken(state.path)} ${isActive.has(state.path) && html`<span class="now">active</span>`}</h4>
     <p>${state.description}</p>
     ${state.deadlines.length > 0 && html`<p class="quiet">Bounded by ${state.deadlines.map((name) => html`<code key=${name}>${name}</code> `)}</p>`}
     ${outgoing.length > 0 ? html`<${Transitions} list=${outgoing} />` : html`<p class="quiet">Nothing leads out of it.</p>`}

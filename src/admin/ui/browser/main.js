@@ -15,9 +15,11 @@ const goTo = (view, id) => {
   location.hash = id ? `#/${view}/${encodeURIComponent(id)}` : `#/${view}`;
 };
 
+const EVERYTHING = { q: '', state: '', busy: '', owner: '' };
+
 function App() {
   const [place, setPlace] = useState(readPlace);
-  const [wish, setWish] = useState({ q: '', state: '', owner: '' });
+  const [wish, setWish] = useState(EVERYTHING);
   const [outline, setOutline] = useState(null);
   // null: not known yet whether this page may ask.
   const [mayAsk, setMayAsk] = useState(null);
@@ -78,7 +80,7 @@ function App() {
             <${Workers}
               marked=${place.id}
               showSessions=${(owner) => {
-                setWish({ q: '', state: '', owner });
+                setWish({ ...EVERYTHING, owner });
                 goTo('sessions', null);
               }}
             />

@@ -46,8 +46,8 @@ export function Session({ id, outline, open, close, openWorker }) {
         <${Fact} name="Model">${session.model ?? '–'}</${Fact}>
         <${Fact} name="Scope"><code title=${session.scope}>${session.scope.length > 16 ? `${session.scope.slice(0, 14)}…` : session.scope}</code></${Fact}>
         <${Fact} name="Found by">${keys.length > 0 ? keys.map(({ kind, hash }) => html`<span key=${hash} title=${`${kind} key, SHA-256 ${hash}…`}>${kind} <code>${hash.slice(0, 8)}</code> </span>`) : html`<span class="quiet">its response ids</span>`}</${Fact}>
-        <${Fact} name="Changed"><time title=${full(session.updatedAt)}>${ago(session.updatedAt)} ago</time></${Fact}>
-        <${Fact} name="Created"><time title=${full(session.createdAt)}>${ago(session.createdAt)} ago</time></${Fact}>
+        <${Fact} name="Changed, ago"><time title=${full(session.updatedAt)}>${ago(session.updatedAt)}</time></${Fact}>
+        <${Fact} name="Created, ago"><time title=${full(session.createdAt)}>${ago(session.createdAt)}</time></${Fact}>
       </dl>
       <${Actions} key=${id} session=${session} done=${refresh} />
       <section aria-label="State machine">
@@ -82,6 +82,12 @@ const Head = ({ id, state, detail, close }) => html`
   </header>
 `;
 
-export const State = ({ state, detail }) => html`
-  <span class=${`badge ${state}`}><i aria-hidden="true"></i>${detail?.startsWith(`${state}.`) ? html`${state}<span class="deeper">${detail.slice(state.length)}</span>` : state}</span>
-`;
+/** The actor's state where it could be asked: a row is only written at commits. */
+export function State({ state, detail }) {
+  const [top, ...deeper] = (detail ?? state).split('.');
+  return html`
+    <span class=${`badge ${top}`} title=${detail && top !== state ? `By its row still ${state}.` : ''}>
+      <i aria-hidden="true"></i>${top}${deeper.length > 0 && html`<span class="deeper">.${deeper.join('.')}</span>`}
+    </span>
+  `;
+}

@@ -6,7 +6,14 @@ import { State } from './session.js';
 import { ago, count, duration, full, short } from './words.js';
 
 const PAGE = 100;
-const STATES = ['connecting', 'live', 'reconnecting', 'stale', 'closed'];
+/** What rows can be told apart by. A row is written at commits: no session stays `reconnecting` in one. */
+const FILTERS = {
+  all: {},
+  'with a turn': { busy: '1' },
+  live: { state: 'live' },
+  stale: { state: 'stale' },
+  closed: { state: 'closed' },
+};
 
 /** Every session of every worker, page by page, the one that changed last first. */
 export function Sessions({ chosen, open, wish, setWish, isTop }) {
@@ -15,11 +22,11 @@ export function Sessions({ chosen, open, wish, setWish, isTop }) {
   const [marked, mark] = useState(null);
   const list = useRef(null);
   const search = useRef(null);
-  const { q, state, owner } = wish;
+  const { q, state, busy, owner } = wish;
   const cursor = path.at(-1) ?? null;
-  const key = JSON.stringify([q, state, owner, cursor]);
+  const key = JSON.stringify([q, state, busy, owner, cursor]);
   const { data, error } = usePoll(
-    (signal) => api.sessions({ q, state, owner, cursor, limit: PAGE }, signal),
+    (signal) => api.sessions({ q, state, busy, owner, cursor, limit: PAGE }, signal),
     1_500,
     key,
   );
@@ -86,11 +93,15 @@ export function Sessions({ chosen, open, wish, setWish, isTop }) {
         />
         <kbd aria-hidden="true">/</kbd>
       </div>
-      <div class="filter" role="group" aria-label="State">
-        ${['', ...STATES].map(
-          (each) => html`
-            <button key=${each} class=${each} aria-pressed=${state === each} onClick=${() => change({ state: each })}>
-              ${each === '' ? 'all' : each}
+      <div class="filter" role="group" aria-label="Which">
+        ${Object.entries(FILTERS).map(
+          ([name, { state: each = '', busy: turn = '' }]) => html`
+            <button
+              key=${name}
+              aria-pressed=${state === each && busy === turn}
+              onClick=${() => change({ state: each, busy: turn })}
+            >
+              ${name}
             </button>
           `,
         )}
@@ -128,7 +139,7 @@ export function Sessions({ chosen, open, wish, setWish, isTop }) {
           `,
         )}
       </ol>
-      ${data && rows.length === 0 && html`<p class="empty">${q || state || owner ? 'No session matches.' : 'There is no session yet. Point a client at this bridge.'}</p>`}
+      ${data && rows.length === 0 && html`<p class="empty">${q || state || busy || owner ? 'No session matches.' : 'There is no session yet. Point a client at this bridge.'}</p>`}
       </div>
       <footer>
         <span>${data ? `${count(data.total)} ${data.total === 1 ? 'session' : 'sessions'}` : ''}</span>

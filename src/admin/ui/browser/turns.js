@@ -51,7 +51,11 @@ export function Turns({ session, turns, forks, origin, open }) {
   const sum = sums(turns);
   return html`
     <p class="quiet">
-      ${sum.client > 0 && html`<strong>${bytes(sum.saved)}</strong> of ${bytes(sum.client)} not sent (${percent(sum.saved, sum.client)})`}
+      ${
+        sum.saved > 0
+          ? html`<strong>${bytes(sum.saved)}</strong> of ${bytes(sum.client)} did not have to be sent (${percent(sum.saved, sum.client)})`
+          : 'Nothing was saved yet'
+      }
       ${sum.input > 0 && html` · ${count(sum.input)} tokens in, <strong>${percent(sum.cached, sum.input)}</strong> cached, ${count(sum.output)} out`}
     </p>
     <div class="scroll">

@@ -1,7 +1,8 @@
-/** What an operator may match: one id of any kind, or a key or its hash. `$1` search, `$2` state, `$6` owner. */
+/** What an operator may match: one id of any kind, or a key or its hash. `$1` search, `$2` state, `$6` owner, `$7` busy. */
 const matching = `
   ($2::text is null or s.state = $2::text)
   and ($6::text is null or s.owner_worker_id = $6::text)
+  and ($7::boolean is null or (s.active_turn_id is not null) = $7::boolean)
   and ($1::text is null or s.id = $1::text
        or s.id in (select t.session_id from turn t where t.id = $1::text)
        or s.id in (select t.session_id from turn t where t.response_id = $1::text)
