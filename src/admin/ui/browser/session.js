@@ -72,12 +72,15 @@ const pathsOf = (state) => state.split('.').map((_, index, names) => names.slice
 
 const Fact = ({ name, children }) => html`<div><dt>${name}</dt><dd>${children}</dd></div>`;
 
+const inspector = (id) => new URL(`../../../inspect?session=${encodeURIComponent(id)}`, import.meta.url).href;
+
 const Head = ({ id, state, detail, close }) => html`
   <header>
     <h2 id="session-title">
       <span class="quiet">Session</span> <code>${id}</code>
     </h2>
     ${state && html`<${State} state=${state} detail=${detail} />`}
+    <a class="watch" href=${inspector(id)} title="Watch its machine live in the Stately inspector.">watch ↗</a>
     <button class="close" onClick=${close} aria-label="Back to the list (Escape)" title="Escape">✕</button>
   </header>
 `;
