@@ -12,7 +12,7 @@ it('tells every field of the line of a turn, and no other', async () => {
   await at.close();
   const logged = Object.keys(lines.find(({ msg }) => msg === 'turn')!);
   const text = await readFile('docs/observability.md', 'utf8');
-  const [table] = /<!-- turn line -->[^]*<!-- \/turn line -->/.exec(text)!;
+  const [table] = /<!-- turn line -->[\s\S]*<!-- \/turn line -->/.exec(text)!;
   const told = [...table.matchAll(/^\| (`[^|]+) \|/gm)].flatMap(([, fields]) =>
     [...fields!.matchAll(/`(\w+)`/g)].map(([, name]) => name!),
   );

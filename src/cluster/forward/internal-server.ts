@@ -133,9 +133,9 @@ export async function startInternalServer(options: InternalServerOptions): Promi
   async function view(req: IncomingMessage, res: ServerResponse): Promise<void> {
     const taken = await take(req, res, VIEW_BYTES, hops.admitView);
     if (!taken) return;
-    const question = viewQuestion.safeParse(JSON.parse(taken.body.toString('utf8')));
-    if (!question.success) return void answer(res, 400, { error: 'unreadable' }, 'unreadable');
-    answer(res, 200, options.onView?.(question.data) ?? {}, null);
+    const question = readQuestion(taken.body);
+    if (!question) return void answer(res, 400, { error: 'unreadable' }, 'unreadable');
+    answer(res, 200, options.onView?.(question) ?? {}, null);
   }
 
   const routes: Record<string, { method: string; run(req: IncomingMessage, res: ServerResponse): unknown }> = {
@@ -212,4 +212,12 @@ async function readAll(req: IncomingMessage, limit: number): Promise<Buffer | nu
     chunks.push(chunk);
   }
   return Buffer.concat(chunks, size);
+}
+
+function readQuestion(body: Buffer): ViewQuestion | null {
+  try {
+    return viewQuestion.parse(JSON.parse(body.toString('utf8')));
+  } catch {
+    return null;
+  }
 }

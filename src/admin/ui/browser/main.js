@@ -86,7 +86,7 @@ function App() {
             />
           </main>`
         : html`<main class=${place.id ? 'two' : 'one'}>
-            <${Sessions} chosen=${place.id} open=${open} wish=${wish} setWish=${setWish} isTop=${true} />
+            <${Sessions} chosen=${place.id} open=${open} wish=${wish} setWish=${setWish} />
             ${
               place.id &&
               html`<${Session}

@@ -16,7 +16,7 @@ const FILTERS = {
 };
 
 /** Every session of every worker, page by page, the one that changed last first. */
-export function Sessions({ chosen, open, wish, setWish, isTop }) {
+export function Sessions({ chosen, open, wish, setWish }) {
   // Where each page before this one ended.
   const [path, setPath] = useState([]);
   const [marked, mark] = useState(null);
@@ -107,7 +107,7 @@ export function Sessions({ chosen, open, wish, setWish, isTop }) {
         )}
         ${owner && html`<button class="only" onClick=${() => change({ owner: '' })}>of worker ${short(owner)} ✕</button>`}
       </div>
-      ${error && isTop && html`<p class="trouble" role="alert">${error.message}</p>`}
+      ${error && html`<p class="trouble" role="alert">${error.message}</p>`}
       <div class="table">
       <div class="columns" aria-hidden="true">
         <span>State</span><span>Session</span><span class="c-owner">Owner</span><span class="c-number">Epoch</span>
