@@ -57,6 +57,7 @@ const agent = new Agent({ connections: SESSIONS + 10, keepAliveTimeout: 60_000 }
 
 let stopping = false;
 let refused = 0;
+let cutOff = 0;
 let current: Window | null = null;
 
 /** One turn; its time to the first event that shows progress counts for the window in which it began. */
@@ -119,8 +120,10 @@ async function viewer(arm: Arm, onFrame: () => void): Promise<() => Promise<void
   // What runs already is announced in one go, once; it is not part of the window.
   await new Promise((settled) => setTimeout(settled, 2_000));
   return async () => {
-    ws.close();
-    await once(ws, 'close');
+    if (ws.readyState === ws.OPEN) {
+      ws.close();
+      await once(ws, 'close');
+    } else cutOff += 1;
   };
 }
 
@@ -143,6 +146,8 @@ try {
       window.cpuMs = (await cpuMs()) - before;
       await leave();
       windows.push(window);
+      if (process.env.BENCH_VERBOSE)
+        console.error(round, arm, Math.round(performance.now()), window.turns, window.frames);
     }
   }
   stopping = true;
@@ -162,7 +167,7 @@ console.log(
   `${thisMachine()}; ${SESSIONS} sessions with a turn of about ${TURN_MS / 1_000} s running in each, ` +
     `events ${GAP_MS} ms apart (so much of the first event's time is the upstream's), ` +
     `${(total / windows.length / seconds).toFixed(0)} turns/s; ${WINDOWS} windows of ${seconds} s each, interleaved; median (least to most); ` +
-    `${refused} requests were refused with 503 and said again`,
+    `${refused} requests were refused with 503 and said again, ${cutOff} viewers were cut off for reading too slowly`,
 );
 console.table(
   arms.map((arm) => {

@@ -44,7 +44,7 @@ function App() {
   const open = useCallback((id) => goTo('sessions', id), []);
   const close = useCallback(() => {
     goTo('sessions', null);
-    document.querySelector('.rows')?.focus();
+    /** @type {HTMLElement | null} */ (document.querySelector('.rows'))?.focus();
   }, []);
   useEffect(() => {
     const onHash = () => setPlace(readPlace());
