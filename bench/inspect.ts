@@ -27,6 +27,7 @@ const TICKS = 100;
 const arms = ['nobody watches', 'a viewer of 50', 'a viewer of all'] as const;
 type Arm = (typeof arms)[number];
 interface Window {
+  round: number;
   arm: Arm;
   cpuMs: number;
   turns: number;
@@ -135,7 +136,7 @@ try {
   for (let round = 0; round < WINDOWS; round += 1) {
     for (const index of arms.keys()) {
       const arm = arms[(index + round) % arms.length]!;
-      const window: Window = { arm, cpuMs: 0, turns: 0, frames: 0, firsts: [] };
+      const window: Window = { round, arm, cpuMs: 0, turns: 0, frames: 0, firsts: [] };
       const leave = await viewer(arm, () => {
         if (current === window) window.frames += 1;
       });
@@ -161,6 +162,7 @@ try {
 
 const spread = (values: number[], format: (value: number) => string) =>
   `${format(percentile(values, 0.5))} (${format(Math.min(...values))} to ${format(Math.max(...values))})`;
+const alone = (round: number) => windows.find((window) => window.round === round && window.arm === arms[0])!.cpuMs;
 const seconds = WINDOW_MS / 1_000;
 const total = windows.reduce((sum, { turns }) => sum + turns, 0);
 console.log(
@@ -176,6 +178,10 @@ console.table(
       inspection: arm,
       'worker CPU': spread(
         mine.map((window) => (window.cpuMs / WINDOW_MS) * 100),
+        (value) => `${value.toFixed(1)} %`,
+      ),
+      'against nobody': spread(
+        mine.map(({ round, cpuMs: used }) => ((used - alone(round)) / WINDOW_MS) * 100),
         (value) => `${value.toFixed(1)} %`,
       ),
       'CPU a turn': spread(
