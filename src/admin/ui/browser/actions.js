@@ -73,7 +73,7 @@ export function Actions({ session, done }) {
               <p>${actions[wanted].means}</p>
               <p class="quiet">Session <code>${short(session.id)}</code>. It is written to the log.</p>
               <div class="choice">
-                <button type="button" autofocus onClick=${() => dialog.current.close()}>Cancel</button>
+                <button type="button" onClick=${() => dialog.current.close()}>Cancel</button>
                 <button class=${wanted === 'close' ? 'danger' : 'primary'}>${actions[wanted].name}</button>
               </div>
             </form>

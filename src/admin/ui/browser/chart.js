@@ -28,8 +28,9 @@ export function Chart({ outline, active, taken, caption }) {
   });
 
   /** An arrow belongs to what is looked at when the state, or one around it, has a transition in it. */
+  const isFinal = outline.states.some(({ path, kind }) => path === subject?.state && kind === 'final');
   const isNear = (arrow) =>
-    subject?.state !== undefined && arrow.transitions.some(({ from }) => isWithin(subject.state, from));
+    subject?.state !== undefined && !isFinal && arrow.transitions.some(({ from }) => isWithin(subject.state, from));
 
   const arrowClass = (arrow) =>
     [
@@ -163,7 +164,8 @@ function Told({ outline, subject, isActive }) {
   }
   const state = outline.states.find(({ path }) => path === subject.state);
   if (!state) return null;
-  const outgoing = outline.transitions.filter(({ from }) => isWithin(state.path, from));
+  // What is final takes no event, not even one that every state takes.
+  const outgoing = state.kind === 'final' ? [] : outline.transitions.filter(({ from }) => isWithin(state.path, from));
   return html`
     <h4>${broken(state.path)} ${isActive.has(state.path) && html`<span class="now">active</span>`}</h4>
     <p>${state.description}</p>

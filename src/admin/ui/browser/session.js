@@ -40,7 +40,7 @@ export function Session({ id, outline, open, close, openWorker }) {
         </${Fact}>
         <${Fact} name="Lease left">${owner ? html`<span class=${owner.leaseLeftMs < 0 ? 'bad' : ''}>${duration(owner.leaseLeftMs)}</span>` : '–'}</${Fact}>
         <${Fact} name="Epoch">${session.epoch}</${Fact}>
-        <${Fact} name="Socket">${actor?.socketOpen ? `open for ${duration(actor.socketAgeMs)}` : actor ? 'none' : html`<span class="quiet">no actor, or its owner does not answer</span>`}</${Fact}>
+        <${Fact} name="Socket">${actor?.socketOpen ? `open for ${duration(actor.socketAgeMs)}` : actor ? 'none' : html`<span class="quiet">${session.ownerWorkerId ? 'its owner does not answer' : 'none'}</span>`}</${Fact}>
         <${Fact} name="Waiting">${actor ? actor.queueLength : '–'}</${Fact}>
         <${Fact} name="Turns">${session.turnCount}</${Fact}>
         <${Fact} name="Model">${session.model ?? '–'}</${Fact}>
@@ -80,7 +80,7 @@ const Head = ({ id, state, detail, close }) => html`
       <span class="quiet">Session</span> <code>${id}</code>
     </h2>
     ${state && html`<${State} state=${state} detail=${detail} />`}
-    <a class="watch" href=${inspector(id)} title="Watch its machine live in the Stately inspector.">watch ↗</a>
+    <a class="watch" href=${inspector(id)} title="Watch its machine live in the Stately inspector.">inspect ↗</a>
     <button class="close" onClick=${close} aria-label="Back to the list (Escape)" title="Escape">✕</button>
   </header>
 `;

@@ -66,6 +66,7 @@ export function Turns({ session, turns, forks, origin, open }) {
             <th scope="col">Started</th>
             <th scope="col">Turn</th>
             <th scope="col">Outcome</th>
+            <th scope="col">End</th>
             <th scope="col">Sent as</th>
             <th scope="col" class="number">From client</th>
             <th scope="col" class="number">Upstream</th>
@@ -75,7 +76,6 @@ export function Turns({ session, turns, forks, origin, open }) {
             <th scope="col" class="number">Out</th>
             <th scope="col" class="number" title="Until the first event came from upstream.">First</th>
             <th scope="col" class="number">Took</th>
-            <th scope="col">End</th>
           </tr>
         </thead>
         <tbody>
@@ -135,6 +135,11 @@ function Row({ turn, graph, isHead, forks, open }) {
         )}
       </td>
       <td>${facts ? html`<span class="outcome">${facts.outcome}</span>` : untold}</td>
+      <td class="end">
+        <span class=${`end ${state}`}>${state}</span>
+        ${named && html` <code class="fault">${named}</code>`}
+        ${facts?.upstreamStatus && html` <span class="quiet">${facts.upstreamStatus}</span>`}
+      </td>
       <td>
         <span class="quiet" title="As the client sent it.">${turn.shape}</span>
         ${facts?.form && html` → <strong class=${facts.form} title="As it went upstream.">${facts.form}</strong>`}
@@ -150,11 +155,6 @@ function Row({ turn, graph, isHead, forks, open }) {
       <td class="number">${used ? count(used.output) : ''}</td>
       <td class="number">${duration(facts?.firstEventMs)}</td>
       <td class="number">${facts ? duration(facts.totalMs) : state === 'active' ? '' : untold}</td>
-      <td class="end">
-        <span class=${`end ${state}`}>${state}</span>
-        ${named && html` <code class="fault">${named}</code>`}
-        ${facts?.upstreamStatus && html` <span class="quiet">${facts.upstreamStatus}</span>`}
-      </td>
     </tr>
   `;
 }
