@@ -126,8 +126,8 @@ describe.skipIf(!existsSync(browserPath))('the page in a browser', () => {
     expect(await page.textContent('.session h2')).toContain(id);
     expect(await page.textContent('.standing')).toContain('A live worker keeps its socket warm');
     const rows = await page.$$eval('.turns tbody tr', (trs) => trs.map((tr) => tr.textContent ?? ''));
-    expect(rows[0]).toMatch(/live_reuse.*delta.*\d %.*completed/);
-    expect(rows[1]).toMatch(/created.*full.*completed/);
+    expect(rows[0]).toMatch(/live_reuse.*completed.*full → delta.*\d %/);
+    expect(rows[1]).toMatch(/created.*completed.*fresh → full|created.*completed.*full → full/);
     expect(rows[1]).toContain(`fork ${String(fork.headers['x-holdfast-session']).slice(0, 8)}`);
     expect(await page.textContent('.timeline')).toContain('Settled, and the socket can carry the next turn.');
     await page.hover('[data-state="live.committing"] > text');
