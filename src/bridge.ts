@@ -3,6 +3,8 @@ import type { IncomingMessage } from 'node:http';
 import type { Duplex } from 'node:stream';
 import express, { type Router } from 'express';
 import { createAdminApi } from './admin/api.ts';
+import type { LocalAnswer, LocalView, Question } from './admin/port.ts';
+import { explorer } from './admin/ui/index.ts';
 import { type Clock, systemClock } from './clock.ts';
 import { announcedUrl, checkAnnounced } from './cluster/forward/announce.ts';
 import { createForwarder } from './cluster/forward/forwarder.ts';
@@ -140,6 +142,18 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     if (!mine) return sink.notOwner();
     dispatcher.accept(request, sink, { mode, turnId, sessionId, epoch, notOwner: () => sink.notOwner() });
   };
+  /** What this worker knows of its sessions, for operators here and at other workers. */
+  const here = ({ sessionIds, recordOf }: Question): LocalAnswer => {
+    const views: Record<string, LocalView> = {};
+    for (const id of sessionIds) {
+      const session = roster.get(id);
+      if (!session) continue;
+      const { state, epoch, queueLength, busy } = session.view();
+      const { socketOpen, socketAgeMs } = session;
+      views[id] = { state, epoch, queueLength, busy, socketOpen, socketAgeMs };
+    }
+    return { views, record: recordOf === null ? null : observatory.story(recordOf) };
+  };
   const internal =
     storage.shared && config.instancePolicy === 'forward'
       ? await startInternalServer({
@@ -151,6 +165,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
           limits,
           deadlines,
           serve,
+          onView: here,
           onClaimed: ({ sessionId, epoch }) => roster.older(sessionId, epoch)?.send({ type: 'operator.release' }),
           logger,
         })
@@ -289,24 +304,20 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
       get workerId() {
         return membership.id;
       },
-      local(id) {
-        const session = roster.get(id);
-        if (!session) return null;
-        const { state, epoch, queueLength, busy } = session.view();
-        const timeline = (observatory.story(id)?.events ?? []).map(({ t, event, state: after }) => ({
-          t,
-          event,
-          state: after,
-        }));
-        const { socketOpen, socketAgeMs } = session;
-        return { state, epoch, socketOpen, socketAgeMs, queueLength, busy, timeline };
+      here,
+      there: async ({ id, internalUrl }, question) =>
+        internalUrl === null
+          ? null
+          : ((await forwarder.view({ workerId: id, url: internalUrl }, question)) as LocalAnswer | null),
+      hint({ id, internalUrl }, session) {
+        if (internalUrl !== null) void forwarder.claimed({ workerId: id, url: internalUrl }, session);
       },
       tell: (id, action) => roster.get(id)?.send({ type: action === 'close' ? 'operator.close' : 'operator.release' }),
     },
     allow: createOperatorAccess(config.security.adminToken),
     logger,
   });
-  router.use(observatory.router, admin, face);
+  router.use(observatory.router, explorer(), admin, face);
 
   /** Lame duck: while the balancers learn of it, this worker still takes requests and gives them to those that stay. */
   async function leave(): Promise<void> {

@@ -1,9 +1,14 @@
 import express, { type Request, type RequestHandler, type Response, type Router } from 'express';
 import { BridgeError } from '../errors.ts';
 import { type AccessRule, isSameOrigin } from '../observe/access.ts';
-import type { OperatorVerdict, SessionSummary, TurnDetail } from '../store/admin-port.ts';
-import type { SessionStateName, WorkerRow } from '../store/port.ts';
+import type { FlightRecord } from '../observe/flight.ts';
+import type { OperatorVerdict } from '../store/admin-port.ts';
+import type { SessionStateName } from '../store/port.ts';
+import { askOwners } from './ask.ts';
+import { sessionOutline } from './outline.ts';
 import type { AdminPort, OperatorAction } from './port.ts';
+import { shownSession, shownTurn, shownWorker } from './shown.ts';
+import { timelineOf } from './timeline.ts';
 import { whyAndExit } from './why.ts';
 
 export interface AdminApiOptions {
@@ -17,9 +22,8 @@ const DEFAULT_PAGE = 50;
 const LONGEST_PAGE = 500;
 /** Turns of one session that are shown. */
 const MOST_TURNS = 200;
-
-/** Nonces prove ownership to the fence: they are nobody's to see. */
-const shownSession = ({ ownerNonce: _, snapshot, ...row }: SessionSummary) => ({ ...row, snapshot });
+/** Sessions that begin in one that is shown. */
+const MOST_FORKS = 50;
 
 function cursorOf(text: unknown): { updatedAt: string; id: string } | undefined {
   if (text === undefined) return undefined;
@@ -44,8 +48,7 @@ function stateOf(text: unknown): SessionStateName | undefined {
   return text as SessionStateName;
 }
 
-const shownWorker = (row: WorkerRow | undefined, me: string) =>
-  row && { id: row.id, state: row.state, leaseLeftMs: row.leaseLeftMs, version: row.version, here: row.id === me };
+const textOf = (text: unknown) => (typeof text === 'string' && text.trim() !== '' ? text.trim() : undefined);
 
 /** The operators' API. JSON in and out, errors in the envelope, every action in the log. */
 export function createAdminApi({ port, allow, logger }: AdminApiOptions): Router {
@@ -66,28 +69,41 @@ export function createAdminApi({ port, allow, logger }: AdminApiOptions): Router
   };
 
   router.get('/admin/workers', guard, async (_req, res) => {
-    const workers = await store.workers();
-    res.json({ workers: workers.map((row) => shownWorker(row, port.workerId)) });
+    const [workers, owned] = await Promise.all([store.workers(), store.ownedSessions()]);
+    const counts = new Map(owned.map(({ workerId, ...count }) => [workerId, count]));
+    res.json({
+      workers: workers.map((row) => ({
+        ...shownWorker(row, port.workerId),
+        ...(counts.get(row.id) ?? { sessions: 0, busy: 0 }),
+      })),
+    });
+  });
+
+  router.get('/admin/machines/session', guard, (_req, res) => {
+    res.json(sessionOutline());
   });
 
   router.get('/admin/sessions', guard, async (req, res) => {
-    const { limit, cursor, state, q } = req.query;
+    const { limit, cursor, state, q, owner, busy } = req.query;
     const [page, workers] = await Promise.all([
       store.listSessions({
         limit: limitOf(limit),
         before: cursorOf(cursor),
         state: stateOf(state),
-        search: typeof q === 'string' && q.trim() !== '' ? q.trim() : undefined,
+        search: textOf(q),
+        ownerWorkerId: textOf(owner),
+        busy: busy === '1' ? true : undefined,
       }),
       store.workers(),
     ]);
+    const { views } = await askOwners(port, page.rows, workers);
     const owners = new Map(workers.map((row) => [row.id, row]));
     const last = page.rows.at(-1);
     res.json({
       sessions: page.rows.map((row) => ({
         ...shownSession(row),
-        owner: shownWorker(owners.get(row.ownerWorkerId ?? ''), port.workerId) ?? null,
-        local: port.local(row.id)?.state ?? null,
+        owner: shownWorker(owners.get(row.ownerWorkerId ?? ''), port.workerId),
+        actor: views.get(row.id) ?? null,
       })),
       total: page.total,
       cursor: page.more && last ? Buffer.from(`${last.updatedAt}\n${last.id}`).toString('base64url') : null,
@@ -103,23 +119,35 @@ export function createAdminApi({ port, allow, logger }: AdminApiOptions): Router
 
   router.get('/admin/sessions/:id', guard, async (req, res) => {
     const row = await one(String(req.params.id));
-    const [turns, keys, workers] = await Promise.all([
+    const [turns, keys, forks, workers, kept] = await Promise.all([
       store.turnDetails(row.id, MOST_TURNS),
       store.keysOf(row.id),
+      store.forksOf(row.id, MOST_FORKS),
       store.workers(),
+      store.story(row.id) as Promise<FlightRecord | null>,
     ]);
-    const head =
-      turns.find(({ id }) => id === row.headTurnId) ?? (row.headTurnId ? await store.turn(row.headTurnId) : null);
-    const owner = workers.find(({ id }) => id === row.ownerWorkerId) ?? null;
-    const local = port.local(row.id);
+    const { views, record } = await askOwners(port, [row], workers, row.id);
+    const beginning = turns.at(-1)?.parentTurnId;
+    const [head, origin] = await Promise.all([
+      turns.find(({ id }) => id === row.headTurnId) ?? (row.headTurnId ? store.turn(row.headTurnId) : null),
+      beginning && turns.length < MOST_TURNS ? store.turn(beginning) : null,
+    ]);
+    const owner = workers.find(({ id }) => id === row.ownerWorkerId);
+    const actor = views.get(row.id) ?? null;
     const headContinuable = head && (head.replay === 'exact' || head.storedUpstream);
+    const isNewer = (record?.events.at(-1)?.t ?? 0) >= (kept?.events.at(-1)?.t ?? 0);
+    const timeline = record && isNewer ? timelineOf(record, 'memory') : kept && timelineOf(kept, 'story');
     res.json({
       session: shownSession(row),
-      owner: shownWorker(owner ?? undefined, port.workerId) ?? null,
+      owner: shownWorker(owner, port.workerId),
       keys: keys.map(({ kind, hash }) => ({ kind, hash: hash.slice(0, 12) })),
-      turns: turns.map(({ credentialFp: _, ...turn }: TurnDetail) => turn),
-      local,
-      ...whyAndExit({ session: row, owner, headContinuable, local: local?.state ?? null }),
+      turns: turns.map(shownTurn),
+      /** The turn of another session that this one began at. */
+      origin: origin && { turnId: origin.id, sessionId: origin.sessionId },
+      forks,
+      actor,
+      timeline: timeline || null,
+      ...whyAndExit({ session: row, owner: owner ?? null, headContinuable, actor: actor?.state ?? null }),
     });
   });
 
@@ -130,8 +158,13 @@ export function createAdminApi({ port, allow, logger }: AdminApiOptions): Router
   };
   const act = (action: OperatorAction) => async (req: Request, res: Response) => {
     const id = String(req.params.id);
+    const before = await store.session(id);
     const verdict = await actions[action](id);
-    if (verdict === 'ok') port.tell(id, action);
+    if (verdict === 'ok') {
+      port.tell(id, action);
+      const owner = (await store.workers()).find((row) => row.id === before?.ownerWorkerId);
+      if (before && owner && owner.id !== port.workerId) port.hint(owner, { sessionId: id, epoch: before.epoch + 1 });
+    }
     logger.warn({ audit: action, session: id, from: req.socket.remoteAddress, verdict }, 'an operator acted');
     if (verdict === 'missing') throw new BridgeError('bridge_not_found', { detail: 'There is no such open session.' });
     if (verdict === 'busy') throw new BridgeError('bridge_session_busy');

@@ -1,24 +1,29 @@
+import type { FlightRecord } from '../observe/flight.ts';
 import type { StoreAdmin } from '../store/admin-port.ts';
-import type { SessionReads, WorkerRegistry } from '../store/port.ts';
-
-/** One thing that happened to a session here. */
-export interface TimelineEntry {
-  /** Wall clock, milliseconds since the epoch. */
-  t: number;
-  event: string;
-  /** State afterwards. */
-  state: string;
-}
+import type { SessionReads, WorkerRegistry, WorkerRow } from '../store/port.ts';
 
 /** What only the worker that runs a session knows of it. */
 export interface LocalView {
+  /** Dotted; a parallel state ends it. */
   state: string;
   epoch: number;
   socketOpen: boolean;
   socketAgeMs: number | null;
   queueLength: number;
   busy: boolean;
-  timeline: readonly TimelineEntry[];
+}
+
+/** What a worker is asked about sessions it owns. */
+export interface Question {
+  sessionIds: readonly string[];
+  /** One session of which all that is remembered is wanted too. */
+  recordOf: string | null;
+}
+
+/** What it answers: nothing about sessions that have no actor there. */
+export interface LocalAnswer {
+  views: Readonly<Record<string, LocalView>>;
+  record: FlightRecord | null;
 }
 
 export type OperatorAction = 'release' | 'close' | 'drop-anchor';
@@ -27,12 +32,25 @@ export type OperatorAction = 'release' | 'close' | 'drop-anchor';
 export interface AdminPort {
   store: Pick<
     StoreAdmin,
-    'listSessions' | 'turnDetails' | 'keysOf' | 'operatorRelease' | 'operatorClose' | 'dropAnchor'
+    | 'listSessions'
+    | 'turnDetails'
+    | 'keysOf'
+    | 'forksOf'
+    | 'ownedSessions'
+    | 'story'
+    | 'operatorRelease'
+    | 'operatorClose'
+    | 'dropAnchor'
   > &
     Pick<SessionReads, 'session' | 'turn'> &
     Pick<WorkerRegistry, 'workers'>;
   readonly workerId: string;
-  local(sessionId: string): LocalView | null;
+  /** Asks this worker. */
+  here(question: Question): LocalAnswer;
+  /** Asks another one. Bounded; null when it cannot be asked or does not answer. */
+  there(worker: WorkerRow, question: Question): Promise<LocalAnswer | null>;
   /** Tells the actor here, if there is one, what the operator wants. */
   tell(sessionId: string, action: OperatorAction): void;
+  /** Hints to another worker that a session of it was taken away and has this epoch now. Best effort. */
+  hint(worker: WorkerRow, session: { sessionId: string; epoch: number }): void;
 }

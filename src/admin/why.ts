@@ -6,8 +6,8 @@ export interface Standing {
   owner: Pick<WorkerRow, 'state' | 'leaseLeftMs'> | null;
   /** The head's context can be rebuilt or is kept by the provider; null without a head. */
   headContinuable: boolean | null;
-  /** Dotted state of the actor on the worker that answers; null when it has none. */
-  local: string | null;
+  /** Dotted state of its actor; null when it has none, or its owner could not be asked. */
+  actor: string | null;
 }
 
 /** Why a session is where it is, and how it gets out of there: one sentence each. */
@@ -18,7 +18,7 @@ export interface WhyAndExit {
 
 const seconds = (ms: number) => `${Math.max(0, Math.ceil(ms / 1000))} s`;
 
-function ofBusy({ owner }: Standing): WhyAndExit {
+function ofBusy({ owner, actor }: Standing): WhyAndExit {
   if (!owner) {
     return {
       why: 'A turn is active at a worker that has no row, as after a failover of the database.',
@@ -37,6 +37,18 @@ function ofBusy({ owner }: Standing): WhyAndExit {
       exit: 'The next request declares that worker dead and takes the session over; if it lives after all, its turn stays as a branch.',
     };
   }
+  if (actor?.startsWith('reconnecting.resending')) {
+    return {
+      why: 'The socket of a started turn was lost before anything was shown; a new one is being opened.',
+      exit: 'The turn is sent once more, unseen by its client; when the connect deadline is over it ends as lost.',
+    };
+  }
+  if (actor?.includes('settling')) {
+    return {
+      why: 'A turn has ended, and its end is being stored.',
+      exit: 'The store answers; until then the same is asked again, and the client gets its end after the settle wait.',
+    };
+  }
   return {
     why: 'A turn is running at a live worker.',
     exit: `It ends with its terminal, its budget or its client's grace; if that worker falls silent, after its lease (${seconds(owner.leaseLeftMs)} left).`,
@@ -53,7 +65,7 @@ function afterwards({ session, headContinuable }: Standing): string {
 
 /** Covers every combination of row, owner and actor; nothing is ever in a place without a way out. */
 export function whyAndExit(standing: Standing): WhyAndExit {
-  const { session, owner, local } = standing;
+  const { session, owner, actor } = standing;
   if (session.state === 'closed') {
     return { why: 'Closed for good; its keys are free.', exit: 'The janitor removes it when its retention is over.' };
   }
@@ -67,13 +79,13 @@ export function whyAndExit(standing: Standing): WhyAndExit {
   if (!owner || owner.state === 'dead' || owner.leaseLeftMs < 0) {
     return { why: 'Its worker is gone; no turn was running.', exit: afterwards(standing) };
   }
-  if (local?.startsWith('reconnecting')) {
+  if (actor?.startsWith('reconnecting')) {
     return {
       why: 'A request waits while its socket is opened.',
       exit: 'The turn starts, or fails when the connect deadline is over.',
     };
   }
-  if (local?.startsWith('live.committing')) {
+  if (actor?.startsWith('live.committing')) {
     return { why: 'A turn waits for its start to be durable.', exit: 'It starts, or is refused after the start wait.' };
   }
   return {

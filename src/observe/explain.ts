@@ -29,7 +29,7 @@ export function stateText(value: unknown): string {
 }
 
 /** What the machine itself says about the transition that was taken; null when the event changed nothing. */
-function meaningOf({ before, event }: ReplayedStep): string | null {
+export function meaningOf({ before, event }: ReplayedStep): string | null {
   const [taken] = sessionMachine.getTransitionData(before, event);
   return taken?.description ?? null;
 }

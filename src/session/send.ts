@@ -67,7 +67,7 @@ export function createSender(options: SenderOptions): Sender {
         turn.fail(new BridgeError('bridge_frame_too_large'));
         return send({ type: 'upstream.ended', keepSocket: true });
       }
-      turn.frameBytes = frame.length;
+      turn.frameBytes = Buffer.byteLength(frame);
       if (!socket.send(frame)) return send({ type: 'frame.not_sent', cause: 'socket' });
       turn.times.sent = clock.now();
       turn.note({ type: 'send' });

@@ -12,6 +12,7 @@ import { createDialer } from './dial.ts';
 import { createDurations, isOnlyHolder } from './durations.ts';
 import { createFrameReader } from './frames.ts';
 import { createLane } from './lane.ts';
+import { factsOf } from './line.ts';
 import { place, planFor } from './placement.ts';
 import type { ClientSink } from './port.ts';
 import { SESSION_MACHINE_VERSION, sessionProgram, topState } from './program.ts';
@@ -215,7 +216,11 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
   /** The content of the turn's end, and the head it makes. Computed once, so that repetitions say the same. */
   let prepared: { turn: Turn; result: TurnResult; row: TurnRow | null } | null = null;
   function prepareEnd(turn: Turn): TurnResult {
-    if (prepared?.turn !== turn) prepared = { turn, ...turnResult(turn, lane, config.limits.transcriptBytes) };
+    if (prepared?.turn !== turn) {
+      const { result, row } = turnResult(turn, lane, config.limits.transcriptBytes);
+      const facts = factsOf(turn, actor.context.creates, clock.now());
+      prepared = { turn, result: { ...result, facts }, row };
+    }
     return prepared.result;
   }
 
@@ -341,7 +346,10 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
         orphanId ??= (await store.session(id))?.activeTurnId ?? null;
         return orphanId ? commits.orphan(orphanId) : { event: { type: 'store.cleared' as const } };
       case 'commitBareSettle':
-        return commits.settle(turn, bareResult(prepareEnd(turn).state, turn.usage));
+        return commits.settle(turn, {
+          ...bareResult(prepareEnd(turn).state, turn.usage),
+          facts: prepareEnd(turn).facts,
+        });
       default:
         return commits.settle(turn, prepareEnd(turn));
     }

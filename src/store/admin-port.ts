@@ -1,16 +1,28 @@
-import type { KeyRef, SessionRow, SessionStateName, TurnRow } from './port.ts';
+import type { KeyRef, SessionRow, SessionStateName, TurnFacts, TurnRow, TurnState } from './port.ts';
 
 /** A session as a list shows it. Times are ISO 8601. */
 export interface SessionSummary extends SessionRow {
   createdAt: string;
   updatedAt: string;
   turnCount: number;
+  /** The newest turn of the session; null when all are purged. */
+  lastTurn: { state: TurnState; outcome: string | null; form: TurnFacts['form'] } | null;
+}
+
+/** A turn of another session that continues a turn of this one. */
+export interface ForkedTurn {
+  turnId: string;
+  sessionId: string;
+  parentTurnId: string;
+  state: TurnState;
 }
 
 /** A turn with everything an operator may see of it; never its content. */
 export interface TurnDetail extends TurnRow {
   usage: unknown;
   error: unknown;
+  /** Null for a running turn, and for one that its author did not end. */
+  facts: TurnFacts | null;
   startedAt: string;
   endedAt: string | null;
   /** Its end did not happen under the fence. */
@@ -20,13 +32,22 @@ export interface TurnDetail extends TurnRow {
   outputBytes: number | null;
 }
 
+export interface OwnedSessions {
+  workerId: string;
+  sessions: number;
+  busy: number;
+}
+
 export interface SessionQuery {
   limit: number;
   /** Where the page before this one ended. */
   before?: { updatedAt: string; id: string } | undefined;
   state?: SessionStateName | undefined;
-  /** A session id, response id or turn id exactly; or the hex SHA-256 of a thread or session key. */
+  /** A session, response or turn id exactly; or a thread or session key, as it is or as its hex SHA-256. */
   search?: string | undefined;
+  ownerWorkerId?: string | undefined;
+  /** Only those with a turn active, or only those without. */
+  busy?: boolean | undefined;
 }
 
 export interface SessionPage {
@@ -53,6 +74,10 @@ export interface StoreAdmin {
   /** Newest first. */
   turnDetails(sessionId: string, limit: number): Promise<readonly TurnDetail[]>;
   keysOf(sessionId: string): Promise<readonly KeyRef[]>;
+  /** How many sessions each worker owns, and with how many of them a turn is active. Workers without any are absent. */
+  ownedSessions(): Promise<readonly OwnedSessions[]>;
+  /** Where other sessions begin in this one; newest first. */
+  forksOf(sessionId: string, limit: number): Promise<readonly ForkedTurn[]>;
   /** Takes an idle session from its owner: the epoch rises, so that its actor is fenced. */
   operatorRelease(sessionId: string): Promise<OperatorVerdict>;
   /** Closes an idle session and frees its keys. */

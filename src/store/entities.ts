@@ -129,6 +129,7 @@ export const Turn = defineEntity({
     clientTurnId: p.text().nullable(),
     usage: p.json().columnType('json').nullable(),
     error: p.json().columnType('json').nullable(),
+    facts: p.json().columnType('json').nullable(),
     startedAt: p.datetime().columnType('timestamptz').defaultRaw('now()'),
     endedAt: p.datetime().columnType('timestamptz').nullable(),
   },

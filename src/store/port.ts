@@ -100,6 +100,25 @@ export interface TurnStart {
   clientTurnId: string | null;
 }
 
+/**
+ * What the bridge did with a turn: for people, nothing decides by it. Times are milliseconds since the request was read.
+ * No content and no credential.
+ */
+export interface TurnFacts {
+  outcome: string;
+  /** How the request was sent upstream; null when it never was. */
+  form: 'full' | 'delta' | null;
+  bytesFromClient: number;
+  bytesSent: number;
+  /** Frames that were sent for it: 2 after a resend. */
+  creates: number;
+  fault: string | null;
+  upstreamStatus: number | null;
+  heldMs: number | null;
+  firstEventMs: number | null;
+  totalMs: number;
+}
+
 /** How a turn ended. `items` null means the bare end (nothing of the content is stored; `replay` must be `never`). */
 export interface TurnResult {
   state: TurnEnd;
@@ -110,6 +129,7 @@ export interface TurnResult {
   replay: ReplayClass;
   usage: unknown;
   error: unknown;
+  facts?: TurnFacts | null;
   /** Set on the session together with this end: its head cannot be continued any more. */
   anchorLost?: boolean;
 }

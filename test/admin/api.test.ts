@@ -1,5 +1,6 @@
 import { request } from 'undici';
 import { afterEach, describe, expect, it } from 'vitest';
+import type { MachineOutline } from '../../src/admin/outline.ts';
 import { startTestBridge, type TestBridge, type TestBridgeOptions } from '../support/bridge.ts';
 import { post } from '../support/client.ts';
 import { openLive } from '../support/live-client.ts';
@@ -30,13 +31,13 @@ describe('operators see', () => {
     do {
       const page = await call(`/admin/sessions?limit=2${cursor ? `&cursor=${cursor}` : ''}`);
       const { sessions, total } = page.body as unknown as {
-        sessions: { id: string; local: string; owner: { here: boolean } }[];
+        sessions: { id: string; actor: { state: string }; owner: { here: boolean } }[];
         total: number;
       };
       expect(total).toBe(3);
-      for (const { id, local, owner } of sessions) {
+      for (const { id, actor, owner } of sessions) {
         seen.push(id);
-        expect([local, owner.here]).toEqual(['live.idle', true]);
+        expect([actor.state, owner.here]).toEqual(['live.idle', true]);
       }
       cursor = page.body.cursor ?? null;
     } while (cursor);
@@ -54,13 +55,58 @@ describe('operators see', () => {
       session: { id, state: 'live', turnCount: 1 },
       keys: [{ kind: 'thread' }],
       turns: [{ responseId: first.body.id, state: 'completed' }],
-      local: { state: 'live.idle', socketOpen: true },
+      actor: { state: 'live.idle', socketOpen: true },
+      timeline: { from: 'memory', epoch: 1 },
       why: 'A live worker keeps its socket warm; no turn is running.',
     });
-    expect((body as unknown as { local: { timeline: unknown[] } }).local.timeline.length).toBeGreaterThan(3);
+    const { entries } = body.timeline as unknown as { entries: { actor: string; says: string; active: string[] }[] };
+    expect(entries.findLast(({ actor }) => actor === 'session@1')).toMatchObject({
+      says: "the turn's end was stored",
+      meaning: 'Settled, and the socket can carry the next turn.',
+      active: ['live', 'live.idle'],
+    });
     const text = JSON.stringify(body);
     for (const secret of ['private prompt', 'ownerNonce', 'credentialFp', 'sk-test'])
       expect(text).not.toContain(secret);
+  });
+
+  it('of an error what names it, and not what the provider repeats of the request', async () => {
+    await start();
+    at.simulator.script.onTurn(
+      {},
+      { kind: 'error', error: { status: 500, code: 'server_error', message: 'said: oyster' } },
+    );
+    const failed = await say('a', 'oyster');
+    const { body } = await call(`/admin/sessions/${failed.headers['x-holdfast-session']}`);
+    expect(body.turns).toMatchObject([{ state: 'failed', error: { code: 'server_error', status: 500 } }]);
+    expect(JSON.stringify(body)).not.toContain('oyster');
+  });
+
+  it('a conversation by its thread id, and where forks of it began', async () => {
+    await start();
+    const first = await say('a');
+    const id = first.headers['x-holdfast-session'];
+    await say('a', [{ type: 'message', role: 'user', content: 'two' }]);
+    const fork = await post(at.url, {
+      ...{ model: 'm', stream: true, store: false, input: 'other' },
+      previous_response_id: first.body.id,
+    });
+    expect(fork.headers['x-holdfast-outcome']).toBe('forked');
+    expect((await call('/admin/sessions?q=a')).body).toMatchObject({ total: 1, sessions: [{ id }] });
+    const forkId = fork.headers['x-holdfast-session'];
+    expect((await call(`/admin/sessions/${id}`)).body.forks).toMatchObject([{ sessionId: forkId }]);
+    expect((await call(`/admin/sessions/${forkId}`)).body.origin).toMatchObject({ sessionId: id });
+  });
+
+  it('the machine that runs, as data', async () => {
+    await start();
+    const { body } = await call('/admin/machines/session');
+    const { states, transitions } = body as unknown as MachineOutline;
+    const paths = states.map(({ path }) => path);
+    expect(paths).toContain('live.streaming.client.attached');
+    for (const { from, to } of transitions) expect(paths).toEqual(expect.arrayContaining([from, to ?? from]));
+    expect(transitions.every(({ description }) => description !== '')).toBe(true);
+    expect(states.find(({ path }) => path === 'live')).toMatchObject({ kind: 'compound', initial: 'live.idle' });
   });
 
   it('the workers', async () => {

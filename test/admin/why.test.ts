@@ -19,14 +19,21 @@ describe('whatever a session is in', () => {
           for (const headTurnId of [null, 'h'])
             for (const headContinuable of [null, true, false])
               for (const anchorLost of [true, false])
-                for (const local of [null, 'live.idle', 'live.committing.starting', 'reconnecting.waiting.dialing']) {
+                for (const actor of [
+                  null,
+                  'live.idle',
+                  'live.committing.starting',
+                  'reconnecting.waiting.dialing',
+                  'reconnecting.resending.dialing',
+                  'live.settling.asking',
+                ]) {
                   const session = { state, ownerWorkerId: owner ? 'w' : null, activeTurnId, headTurnId, anchorLost };
-                  const { why, exit } = whyAndExit({ session, owner, headContinuable, local });
+                  const { why, exit } = whyAndExit({ session, owner, headContinuable, actor });
                   expect(why).toMatch(/^[A-Z].+\.$/);
                   expect(exit).toMatch(/^[A-Z].+\.$/);
                   seen.add(why);
                 }
-    expect(seen.size).toBeGreaterThan(8);
+    expect(seen.size).toBeGreaterThan(10);
   });
 });
 
@@ -39,5 +46,5 @@ it('a busy session of a dead worker is taken over at once', () => {
     anchorLost: false,
   } as const;
   const owner = { state: 'dead', leaseLeftMs: -1 } as const;
-  expect(whyAndExit({ session, owner, headContinuable: null, local: null }).exit).toContain('at once');
+  expect(whyAndExit({ session, owner, headContinuable: null, actor: null }).exit).toContain('at once');
 });

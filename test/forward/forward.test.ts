@@ -345,3 +345,18 @@ describe('the news of a claim', () => {
     expect(owner.claims).toHaveLength(1);
   });
 });
+
+describe('a question about sessions', () => {
+  it('is answered by the worker it is for, or not at all and in time', async () => {
+    const { owner } = await pair();
+    const sender = startSender({ forwardAccepted: 200 });
+    closing.push(sender.close);
+    const question = { sessionIds: ['s1', 's2'], recordOf: 's1' };
+    expect(await sender.forwarder.view(owner.peer, question)).toEqual({ asked: question });
+    expect(await sender.forwarder.view({ ...owner.peer, workerId: 'other' }, question)).toBe(null);
+    expect(await sender.forwarder.view(owner.peer, { sessionIds: Array(501).fill('s'), recordOf: null })).toBe(null);
+    const silent = await startTcp(() => {});
+    expect(await sender.forwarder.view({ workerId: 'worker-a', url: silent.url }, question)).toBe(null);
+    await silent.close();
+  });
+});

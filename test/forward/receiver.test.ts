@@ -124,6 +124,20 @@ describe('a hop that is not to be served', () => {
   });
 });
 
+describe('a token for one thing', () => {
+  it('opens no other', async () => {
+    const body = Buffer.from(JSON.stringify({ sessionIds: [], recordOf: null }));
+    const ask = async (path: string, issued: string) =>
+      (await fetch(owner.server.url + path, { method: 'POST', headers: { [HOP]: issued }, body })).status;
+    const between = { target: 'worker-a', from: 'worker-b' };
+    expect(await ask('/internal/view', owner.hops.issueView(between, body))).toBe(200);
+    const claimed = owner.hops.issueClaimed({ ...between, sessionId: 's1', epoch: 2 }, body);
+    expect(await ask('/internal/view', claimed)).toBe(403);
+    expect(await ask('/internal/claimed', owner.hops.issueView(between, body))).toBe(403);
+    expect(await ask('/internal/turn', owner.hops.issueView(between, body))).toBe(403);
+  });
+});
+
 describe('the internal listener', () => {
   it('says which worker it is', async () => {
     expect(await (await fetch(`${owner.server.url}/internal/worker`)).json()).toEqual({ id: 'worker-a' });
@@ -139,5 +153,6 @@ describe('the internal listener', () => {
     expect(await ask('GET', '/internal/turn')).toBe(405);
     expect(await ask('POST', '/internal/worker')).toBe(405);
     expect(await ask('POST', '/internal/claimed')).toBe(403);
+    expect(await ask('POST', '/internal/view')).toBe(403);
   });
 });

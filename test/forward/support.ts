@@ -143,6 +143,7 @@ export async function startOwner(
       else arrived.push({ hop, request, sink });
     },
     onClaimed: (notice) => void claims.push(notice),
+    onView: (question) => ({ asked: question }),
     logger: log,
   });
   return {

@@ -61,3 +61,27 @@ it('shows a turn to a viewer and in the metrics, without a word of what was said
   expect(refusal.statusCode).toBe(426);
   other.terminate();
 });
+
+it('cuts off a viewer that reads nothing, and no turn waits for it', async () => {
+  running = await startTestBridge({ env: { HOLDFAST_INSPECT_BUFFER_BYTES: '100000' } });
+  const { url } = running;
+  const slow = new WebSocket(`${url.replace('http', 'ws')}/inspect/socket`);
+  await once(slow, 'message');
+  slow.pause();
+  const count = async (name: string) =>
+    Number(new RegExp(`^${name} (\\d+)$`, 'm').exec(await (await fetch(`${url}/metrics`)).text())?.[1] ?? 0);
+  let turns = 0;
+  // What the system itself buffers must be full before anything piles up here.
+  while ((await count('holdfast_inspect_cut_off_total')) === 0 && turns < 2_000) {
+    const answers = await Promise.all(
+      Array.from({ length: 20 }, (_, thread) =>
+        post(url, { model: 'm', input: 'x', stream: true, store: false }, { 'thread-id': `${thread}` }),
+      ),
+    );
+    expect(answers.map(({ body }) => body.status)).toEqual(Array(20).fill('completed'));
+    turns += 20;
+  }
+  expect(await count('holdfast_inspect_cut_off_total')).toBe(1);
+  expect(await count('holdfast_inspect_viewers')).toBe(0);
+  slow.terminate();
+}, 60_000);

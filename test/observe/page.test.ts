@@ -31,10 +31,9 @@ it.skipIf(!existsSync(browserPath))(
       const complaints: string[] = [];
       page.on('console', (message) => void (message.type() === 'error' && complaints.push(message.text())));
       page.on('pageerror', (error) => void complaints.push(String(error)));
-      await page.goto(`${url}/inspect`);
+      // As `holdfast inspect <session>` opens it: what is named is watched at once.
+      await page.goto(`${url}/inspect?session=${sessionId}`);
       const frame = page.frame({ url: inspectorUrl })!;
-      await page.fill('input[name=sessions]', sessionId);
-      await page.click('button');
       await page.waitForFunction("document.querySelector('output').value.startsWith('watching')");
       const turn = createActor(turnMachine, { input: { turnId }, inspect: inspection.observe });
       turn.start();

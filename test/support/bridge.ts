@@ -28,12 +28,15 @@ export interface TestBridgeOptions {
   /** Stands between the bridge and its store. */
   wrapStore?(store: SessionStore): SessionStore;
   logger?: Logger;
+  /** Another bridge, whose database and upstream this one shares and does not take away. */
+  beside?: TestBridge;
 }
 
 /** A bridge over a real PostgreSQL and the simulator, served on a port of its own. */
 export async function startTestBridge(options: TestBridgeOptions = {}): Promise<TestBridge> {
-  const database = await freshDatabase();
-  const simulator = await startSimulator({ eventGapMs: 0, ...options.simulator });
+  const { beside } = options;
+  const database = beside ? { url: beside.databaseUrl, drop: async () => {} } : await freshDatabase();
+  const simulator = beside?.simulator ?? (await startSimulator({ eventGapMs: 0, ...options.simulator }));
   const statements: string[] = [];
   let store!: SessionStore;
   let bridge!: Bridge;
@@ -81,7 +84,7 @@ export async function startTestBridge(options: TestBridgeOptions = {}): Promise<
     },
     async close() {
       await stop();
-      await simulator.close();
+      if (!beside) await simulator.close();
       await database.drop();
     },
   };

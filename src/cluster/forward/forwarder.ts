@@ -4,8 +4,9 @@ import type { ForwardResult } from '../../session/peers.ts';
 import type { ClientSink, TurnRequest } from '../../session/port.ts';
 import { runExchange } from './exchange.ts';
 import type { Hop, Hops } from './hop.ts';
+import type { ViewQuestion } from './internal-server.ts';
 import { packRequest } from './parcel.ts';
-import { CLAIMED_PATH, HOP_HEADER } from './paths.ts';
+import { CLAIMED_PATH, HOP_HEADER, VIEW_PATH } from './paths.ts';
 
 /** Another worker and where it listens for its peers. */
 export interface Peer {
@@ -30,6 +31,8 @@ export interface Forwarder {
   ): Promise<ForwardResult>;
   /** Tells the worker from which a session was claimed. Best effort: never rejects, bounded, may be lost. */
   claimed(peer: Peer, session: { sessionId: string; epoch: number }): Promise<void>;
+  /** Asks a peer what it knows of its sessions. Bounded; null when it does not answer. */
+  view(peer: Peer, question: ViewQuestion): Promise<unknown>;
   /** Ends every hop that still runs. */
   close(): Promise<void>;
 }
@@ -59,6 +62,29 @@ export function createForwarder({ hops, clock, workerId, deadlines, logger }: Fo
     keepAliveMaxTimeout: IDLE_CONNECTION_MS,
   });
 
+  /** A short question outside any turn, bounded by `forwardAccepted`: the text of a 2xx answer, else null. */
+  async function ask(peer: Peer, path: string, token: string, body: Buffer): Promise<string | null> {
+    const origin = originOf(peer.url);
+    if (origin === null) return null;
+    const given = new AbortController();
+    const stop = clock.after(deadlines.forwardAccepted, () => given.abort());
+    try {
+      const answer = await call(new URL(path, origin), {
+        dispatcher: agent,
+        method: 'POST',
+        headers: { 'content-type': 'application/json', [HOP_HEADER]: token },
+        body,
+        signal: given.signal,
+      });
+      const text = await answer.body.text();
+      return answer.statusCode < 300 ? text : null;
+    } catch {
+      return null;
+    } finally {
+      stop();
+    }
+  }
+
   return {
     async forward(peer, { sessionId, epoch, turnId, mode }, request, sink, onAccepted) {
       if (!sink.attached) return { kind: 'client_gone' };
@@ -82,25 +108,20 @@ export function createForwarder({ hops, clock, workerId, deadlines, logger }: Fo
     },
 
     async claimed(peer, session) {
-      const origin = originOf(peer.url);
-      if (origin === null) return;
-      const given = new AbortController();
-      const stop = clock.after(deadlines.forwardAccepted, () => given.abort());
       const body = Buffer.from(JSON.stringify(session));
       const token = hops.issueClaimed({ target: peer.workerId, from: workerId(), ...session }, body);
+      // The store says the same to whoever asks: a hint that is lost costs nothing but time.
+      await ask(peer, CLAIMED_PATH, token, body);
+    },
+
+    async view(peer, question) {
+      const body = Buffer.from(JSON.stringify(question));
+      const token = hops.issueView({ target: peer.workerId, from: workerId() }, body);
+      const text = await ask(peer, VIEW_PATH, token, body);
       try {
-        const answer = await call(new URL(CLAIMED_PATH, origin), {
-          dispatcher: agent,
-          method: 'POST',
-          headers: { 'content-type': 'application/json', [HOP_HEADER]: token },
-          body,
-          signal: given.signal,
-        });
-        await answer.body.dump();
+        return text === null ? null : JSON.parse(text);
       } catch {
-        // The store says the same to whoever asks: a hint that is lost costs nothing but time.
-      } finally {
-        stop();
+        return null;
       }
     },
 

@@ -30,6 +30,12 @@ export interface ClaimedNotice {
   epoch: number;
 }
 
+/** A worker asks another what it knows of its sessions; the body says of which. */
+export interface ViewAsked {
+  target: string;
+  from: string;
+}
+
 export type HopRefusal =
   | 'missing'
   | 'not_a_hop'
@@ -65,6 +71,8 @@ export interface Hops extends Sealer {
   admit(token: string, me: string): (body: Buffer) => Hop;
   issueClaimed(notice: ClaimedNotice, body: Buffer): string;
   admitClaimed(token: string, me: string): (body: Buffer) => ClaimedNotice;
+  issueView(asked: ViewAsked, body: Buffer): string;
+  admitView(token: string, me: string): (body: Buffer) => ViewAsked;
 }
 
 export interface HopsOptions {
@@ -100,6 +108,7 @@ const hopSchema = z.object({
   requestId: id,
 });
 const claimedSchema = z.object({ target: id, from: id, sessionId: id, epoch });
+const viewSchema = z.object({ target: id, from: id });
 
 interface Kind<T extends { target: string }> {
   /** Value of the header's `typ`: a token of one kind is no token of another, whatever it says. */
@@ -108,6 +117,7 @@ interface Kind<T extends { target: string }> {
 }
 const hopKind: Kind<Hop> = { typ: 'holdfast-hop+jwt', schema: hopSchema };
 const claimedKind: Kind<ClaimedNotice> = { typ: 'holdfast-claimed+jwt', schema: claimedSchema };
+const viewKind: Kind<ViewAsked> = { typ: 'holdfast-view+jwt', schema: viewSchema };
 
 const digest = (body: Buffer) => createHash('sha256').update(body).digest();
 
@@ -125,6 +135,8 @@ export function createHops({ secrets, clock, remembered = 100_000 }: HopsOptions
     verify: (token, body, me) => admit(token, me)(body),
     issueClaimed: (notice, body) => issued(means, claimedKind, notice, body),
     admitClaimed: (token, me) => admitted(means, claimedKind, token, me),
+    issueView: (asked, body) => issued(means, viewKind, asked, body),
+    admitView: (token, me) => admitted(means, viewKind, token, me),
   };
 }
 

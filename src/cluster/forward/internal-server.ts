@@ -1,12 +1,13 @@
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { z } from 'zod';
 import type { Clock } from '../../clock.ts';
 import { BridgeError } from '../../errors.ts';
 import type { TurnRequest } from '../../session/port.ts';
 import { type ClaimedNotice, type Hop, HopRefused, type Hops } from './hop.ts';
 import { createHopSink, type HopSink } from './hop-sink.ts';
 import { UnreadableParcel, unpackRequest } from './parcel.ts';
-import { CLAIMED_PATH, HOP_HEADER, REFUSED_HEADER, TURN_PATH, WORKER_PATH } from './paths.ts';
+import { CLAIMED_PATH, HOP_HEADER, REFUSED_HEADER, TURN_PATH, VIEW_PATH, WORKER_PATH } from './paths.ts';
 import { afterPendingIo } from './pending-io.ts';
 
 export interface InternalServerOptions {
@@ -23,6 +24,8 @@ export interface InternalServerOptions {
   serve(hop: Hop, request: TurnRequest, sink: HopSink): void;
   /** A peer claimed a session of this worker. */
   onClaimed?(notice: ClaimedNotice): void;
+  /** A peer asks for an operator what is known here of these sessions. What it returns is sent as JSON. */
+  onView?(question: ViewQuestion): object;
   logger: {
     debug(fields: object, message: string): void;
     warn(fields: object, message: string): void;
@@ -42,6 +45,12 @@ const PING_MS = 2_000;
 /** Longer than a sender keeps an idle connection, so that the sender closes first. */
 const KEEP_ALIVE_MS = 60_000;
 const CLAIMED_BYTES = 4_096;
+const VIEW_BYTES = 65_536;
+const viewQuestion = z.object({
+  sessionIds: z.array(z.string().max(200)).max(500).readonly(),
+  recordOf: z.string().nullable(),
+});
+export type ViewQuestion = z.infer<typeof viewQuestion>;
 
 /** The listener for peers, which serves nothing else. Rejects with the system's error when it cannot listen. */
 export async function startInternalServer(options: InternalServerOptions): Promise<InternalServer> {
@@ -121,10 +130,19 @@ export async function startInternalServer(options: InternalServerOptions): Promi
     options.onClaimed?.(taken.hop);
   }
 
+  async function view(req: IncomingMessage, res: ServerResponse): Promise<void> {
+    const taken = await take(req, res, VIEW_BYTES, hops.admitView);
+    if (!taken) return;
+    const question = readQuestion(taken.body);
+    if (!question) return void answer(res, 400, { error: 'unreadable' }, 'unreadable');
+    answer(res, 200, options.onView?.(question) ?? {}, null);
+  }
+
   const routes: Record<string, { method: string; run(req: IncomingMessage, res: ServerResponse): unknown }> = {
     [WORKER_PATH]: { method: 'GET', run: (_req, res) => answer(res, 200, { id: workerId() }, null) },
     [TURN_PATH]: { method: 'POST', run: turn },
     [CLAIMED_PATH]: { method: 'POST', run: claimed },
+    [VIEW_PATH]: { method: 'POST', run: view },
   };
   const server = createServer(
     { requestTimeout: 120_000, headersTimeout: 30_000, keepAliveTimeout: KEEP_ALIVE_MS, noDelay: true },
@@ -194,4 +212,12 @@ async function readAll(req: IncomingMessage, limit: number): Promise<Buffer | nu
     chunks.push(chunk);
   }
   return Buffer.concat(chunks, size);
+}
+
+function readQuestion(body: Buffer): ViewQuestion | null {
+  try {
+    return viewQuestion.parse(JSON.parse(body.toString('utf8')));
+  } catch {
+    return null;
+  }
 }

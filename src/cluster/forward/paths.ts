@@ -2,6 +2,7 @@
 export const WORKER_PATH = '/internal/worker';
 export const TURN_PATH = '/internal/turn';
 export const CLAIMED_PATH = '/internal/claimed';
+export const VIEW_PATH = '/internal/view';
 
 /** Header in which a hop's token travels. */
 export const HOP_HEADER = 'x-holdfast-internal-hop';

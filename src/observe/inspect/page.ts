@@ -54,10 +54,14 @@ async function watch() {
     if (ws === mine) state.value = 'disconnected after ' + count + ' events';
   };
 }
+const begin = () => watch().catch(() => (state.value = 'no connection'));
 form.addEventListener('submit', (event) => {
   event.preventDefault();
-  watch().catch(() => (state.value = 'no connection'));
+  begin();
 });
+const named = new URLSearchParams(location.search).getAll('session');
+form.elements.sessions.value = named.join(' ');
+if (named.length > 0) begin();
 `;
 
 const escaped = (text: string) => text.replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);

@@ -1,8 +1,19 @@
-import type { OperatorVerdict, Purged, SessionPage, SessionQuery, TurnDetail } from '../admin-port.ts';
+import { createHash } from 'node:crypto';
+import type {
+  ForkedTurn,
+  OperatorVerdict,
+  OwnedSessions,
+  Purged,
+  SessionPage,
+  SessionQuery,
+  SessionSummary,
+  TurnDetail,
+} from '../admin-port.ts';
 import type { KeyRef } from '../port.ts';
 import { type MemoryDatabase, type SessionRecord, scoped, type TurnRecord } from './database.ts';
 import { sessionRow, turnRow } from './rows.ts';
 
+const sha256 = (text: string) => createHash('sha256').update(text).digest('hex');
 const HOUR = 3_600_000;
 /** Whole milliseconds, by which lists are ordered too: a cursor must mean what it says. */
 const iso = (ms: number) => new Date(Math.floor(ms)).toISOString();
@@ -20,12 +31,21 @@ export function createAdmin(db: MemoryDatabase, now: () => number) {
       })
       .sort((a, b) => (a.kind + a.hash < b.kind + b.hash ? -1 : 1));
 
-  const matches = (session: SessionRecord, { state, search }: SessionQuery) =>
+  const matches = (session: SessionRecord, { state, search, ownerWorkerId, busy }: SessionQuery) =>
     (state === undefined || session.state === state) &&
+    (busy === undefined || (session.activeTurnId !== null) === busy) &&
+    (ownerWorkerId === undefined || session.ownerWorkerId === ownerWorkerId) &&
     (search === undefined ||
       session.id === search ||
       turnsOf(session.id).some((turn) => turn.id === search || turn.responseId === search) ||
-      keyHashes(session.id).some(({ hash }) => hash === search));
+      keyHashes(session.id).some(({ hash }) => hash === search || hash === sha256(search)));
+
+  const lastTurnOf = (sessionId: string): SessionSummary['lastTurn'] => {
+    const last = turnsOf(sessionId).at(-1);
+    if (!last) return null;
+    const { state, facts } = last;
+    return { state, outcome: facts?.outcome ?? null, form: facts?.form ?? null };
+  };
 
   const operate = (sessionId: string, change: (session: SessionRecord) => void): OperatorVerdict => {
     const session = db.sessions.get(sessionId);
@@ -63,6 +83,7 @@ export function createAdmin(db: MemoryDatabase, now: () => number) {
         createdAt: iso(session.createdAt),
         updatedAt: iso(session.updatedAt),
         turnCount: turnsOf(session.id).length,
+        lastTurn: lastTurnOf(session.id),
       }));
       return { rows, more: after.length > query.limit, total: found.length };
     },
@@ -77,6 +98,7 @@ export function createAdmin(db: MemoryDatabase, now: () => number) {
             ...turnRow(turn),
             usage: turn.usage ?? null,
             error: turn.error ?? null,
+            facts: turn.facts,
             startedAt: iso(turn.startedAt),
             endedAt: turn.endedAt === null ? null : iso(turn.endedAt),
             branched: turn.branched,
@@ -87,6 +109,35 @@ export function createAdmin(db: MemoryDatabase, now: () => number) {
     },
 
     keysOf: keyHashes,
+
+    ownedSessions(): readonly OwnedSessions[] {
+      const owned = Map.groupBy(db.sessions.values(), ({ ownerWorkerId }) => ownerWorkerId);
+      return [...owned].flatMap(([workerId, sessions]) =>
+        workerId === null
+          ? []
+          : [
+              {
+                workerId,
+                sessions: sessions.length,
+                busy: sessions.filter((each) => each.activeTurnId !== null).length,
+              },
+            ],
+      );
+    },
+
+    forksOf(sessionId: string, limit: number): readonly ForkedTurn[] {
+      const mine = new Set(turnsOf(sessionId).map(({ id }) => id));
+      return [...db.turns.values()]
+        .filter((turn) => turn.sessionId !== sessionId && mine.has(turn.parentTurnId ?? ''))
+        .reverse()
+        .slice(0, limit)
+        .map(({ id, parentTurnId, state, sessionId: other }) => ({
+          turnId: id,
+          sessionId: other,
+          parentTurnId: parentTurnId!,
+          state,
+        }));
+    },
 
     operatorRelease: (sessionId: string) =>
       operate(sessionId, (session) => {

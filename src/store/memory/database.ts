@@ -1,4 +1,4 @@
-import type { SessionRow, TurnRow, WorkerState } from '../port.ts';
+import type { SessionRow, TurnFacts, TurnRow, WorkerState } from '../port.ts';
 
 export interface WorkerRecord {
   id: string;
@@ -23,6 +23,7 @@ export interface TurnRecord extends TurnRow {
   branched: boolean;
   usage: unknown;
   error: unknown;
+  facts: TurnFacts | null;
   /** Milliseconds of the store's clock. */
   startedAt: number;
   endedAt: number | null;

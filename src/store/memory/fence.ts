@@ -58,6 +58,7 @@ export function createFence(db: MemoryDatabase, now: () => number) {
       branched: false,
       usage: null,
       error: null,
+      facts: null,
       startedAt: now(),
       endedAt: null,
     };

@@ -66,6 +66,8 @@ export function createMemoryStore({
     listSessions: (query) => read(() => admin.listSessions(query)),
     turnDetails: (sessionId, limit) => read(() => admin.turnDetails(sessionId, limit)),
     keysOf: (sessionId) => read(() => admin.keysOf(sessionId)),
+    ownedSessions: () => read(() => admin.ownedSessions()),
+    forksOf: (sessionId, limit) => read(() => admin.forksOf(sessionId, limit)),
     operatorRelease: (sessionId) => read(() => admin.operatorRelease(sessionId)),
     operatorClose: (sessionId) => read(() => admin.operatorClose(sessionId)),
     dropAnchor: (sessionId) => read(() => admin.dropAnchor(sessionId)),

@@ -7,7 +7,7 @@ export function sessionRow({ lostTurnId: _, createdAt: __, updatedAt: ___, ...se
 }
 
 export function turnRow(record: TurnRecord): TurnRow {
-  const { branched: _, usage: __, error: ___, startedAt: ____, endedAt: _____, ...turn } = record;
+  const { branched: _, usage: __, error: ___, facts: ____, startedAt: _____, endedAt: ______, ...turn } = record;
   return turn;
 }
 

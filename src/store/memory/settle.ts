@@ -1,4 +1,4 @@
-import type { SettleCall, SettleVerdict } from '../port.ts';
+import type { SettleCall, SettleVerdict, TurnFacts } from '../port.ts';
 import { asStored, type MemoryDatabase, scoped } from './database.ts';
 import { holds, write } from './fence.ts';
 
@@ -32,6 +32,7 @@ export function settle(db: MemoryDatabase, call: SettleCall, now: number): Settl
   turn.replay = result.replay;
   turn.usage = asStored(result.usage);
   turn.error = asStored(result.error);
+  turn.facts ??= asStored(result.facts) as TurnFacts | null;
   if (result.items) db.items.set(turn.id, { ...result.items });
   if (!underFence) return { verdict: 'branch' };
 

@@ -2,6 +2,7 @@ import { Fence } from './fence.ts';
 import { SharedItems } from './shared-items.ts';
 import { Stories } from './stories.ts';
 import { Tables } from './tables.ts';
+import { TurnFactsColumn } from './turn-facts.ts';
 
 /** Every migration, oldest first. A name that was released is never changed or reused. */
 export const migrationsList = [
@@ -9,4 +10,5 @@ export const migrationsList = [
   { name: '0002-fence', class: Fence },
   { name: '0003-stories', class: Stories },
   { name: '0004-shared-items', class: SharedItems },
+  { name: '0005-turn-facts', class: TurnFactsColumn },
 ];

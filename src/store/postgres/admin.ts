@@ -1,4 +1,4 @@
-import type { OperatorVerdict, SessionPage, StoreAdmin, TurnDetail } from '../admin-port.ts';
+import type { ForkedTurn, OperatorVerdict, OwnedSessions, SessionPage, StoreAdmin, TurnDetail } from '../admin-port.ts';
 import type { KeyRef } from '../port.ts';
 import { optionalText, text } from './parameters.ts';
 import type { Read } from './reads.ts';
@@ -20,31 +20,43 @@ export function createAdmin(read: Read): StoreAdmin {
   const purgeShared = (limit: number) => read<Answer>(adminCalls.purgeShared, [limit]);
 
   return {
-    async listSessions({ limit, before, state, search }) {
+    async listSessions({ limit, before, state, search, ownerWorkerId, busy }) {
       const [row] = await read<Answer>(adminCalls.listSessions, [
         optionalText(search ?? null),
         state ?? null,
         before?.updatedAt ?? null,
         optionalText(before?.id ?? null),
         limit + 1,
+        optionalText(ownerWorkerId ?? null),
+        busy ?? null,
       ]);
       const { rows, total } = JSON.parse(row!.answer) as { rows: SessionPage['rows']; total: number };
       return { rows: rows.slice(0, limit), more: rows.length > limit, total };
     },
     async turnDetails(sessionId, limit) {
-      const rows = await read<Answer & { usage: string | null; error: string | null }>(adminCalls.turnDetails, [
+      const rows = await read<Answer & Record<'usage' | 'error' | 'facts', string | null>>(adminCalls.turnDetails, [
         text(sessionId),
         limit,
       ]);
-      return rows.map(({ answer, usage, error }) => ({
+      return rows.map(({ answer, usage, error, facts }) => ({
         ...(JSON.parse(answer) as TurnDetail),
         usage: usage === null ? null : JSON.parse(usage),
         error: error === null ? null : JSON.parse(error),
+        facts: facts === null ? null : (JSON.parse(facts) as TurnDetail['facts']),
       }));
     },
     async keysOf(sessionId) {
       const rows = await read<Answer>(adminCalls.keysOf, [text(sessionId)]);
       return rows.map(({ answer }) => JSON.parse(answer) as KeyRef);
+    },
+    async ownedSessions() {
+      return (await read<Answer>(adminCalls.ownedSessions, [])).map(
+        ({ answer }) => JSON.parse(answer) as OwnedSessions,
+      );
+    },
+    async forksOf(sessionId, limit) {
+      const rows = await read<Answer>(adminCalls.forksOf, [text(sessionId), limit]);
+      return rows.map(({ answer }) => JSON.parse(answer) as ForkedTurn);
     },
     operatorRelease: (sessionId) => verdict(adminCalls.operatorRelease, sessionId),
     operatorClose: (sessionId) => verdict(adminCalls.operatorClose, sessionId),

@@ -46,12 +46,12 @@ export function createFence(call: Call): Fence {
 
     settle(c) {
       const split = splitTurn(c);
-      if (!split) return call<Answer<SettleVerdict>>(fenceCalls.settle, () => settleParameters(c, c.result.items));
-      return call<Answer<SettleVerdict>>(fenceCalls.settleShared, async () => [
-        ...(await settleParameters(c, split)),
-        JSON.stringify(split.places),
-        [...split.shared.keys()],
-        await Promise.all([...split.shared.values()].map(packItems)),
+      return call<Answer<SettleVerdict>>(fenceCalls.settle, async () => [
+        ...(await settleParameters(c, split ?? c.result.items)),
+        split && JSON.stringify(split.places),
+        split && [...split.shared.keys()],
+        split && (await Promise.all([...split.shared.values()].map(packItems))),
+        json(c.result.facts),
       ]);
     },
 

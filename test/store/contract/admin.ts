@@ -1,5 +1,6 @@
-import { randomUUID } from 'node:crypto';
+import { createHash, randomUUID } from 'node:crypto';
 import { expect, test } from 'vitest';
+import type { TurnFacts } from '../../../src/store/port.ts';
 import { busyLane, claimNow, completed, idleLane, key, newWorker, turnStart } from '../calls.ts';
 import type { Subject } from '../contract.ts';
 
@@ -45,6 +46,61 @@ export function administration(given: () => Subject): void {
     expect(turn).toMatchObject({ id: lane.firstTurn.id, responseId, usage: { input_tokens: 7 }, branched: false });
     expect(turn!.inputBytes).toBeGreaterThan(0);
     expect(await store.keysOf(lane.sessionId)).toEqual([hard]);
+  });
+
+  test('finds a session by the key itself, and those of one owner', async () => {
+    const { store } = given();
+    const thread = randomUUID();
+    const me = await newWorker(store);
+    const lane = await idleLane(store, me, { keys: [key(createHash('sha256').update(thread).digest('hex'))] });
+    const other = await idleLane(store, await newWorker(store));
+    expect((await store.listSessions({ limit: 9, search: thread })).rows.map(({ id }) => id)).toEqual([lane.sessionId]);
+    const owned = await store.listSessions({ limit: 9, ownerWorkerId: other.me });
+    expect([owned.total, owned.rows.map(({ id }) => id)]).toEqual([1, [other.sessionId]]);
+    const busy = await busyLane(store, other.me);
+    const running = await store.listSessions({ limit: 9, ownerWorkerId: other.me, busy: true });
+    expect(running.rows.map(({ id }) => id)).toEqual([busy.sessionId]);
+    const counts = await store.ownedSessions();
+    expect(counts.find(({ workerId }) => workerId === busy.me)).toEqual({ workerId: busy.me, sessions: 2, busy: 1 });
+  });
+
+  test('keeps what the bridge did with a turn: the first telling stays, and the list shows the last turn', async () => {
+    const { store } = given();
+    const lane = await busyLane(store, await newWorker(store));
+    const facts: TurnFacts = {
+      ...{ outcome: 'live_reuse', form: 'delta', bytesFromClient: 900, bytesSent: 100, creates: 1, fault: null },
+      ...{ upstreamStatus: null, heldMs: 3, firstEventMs: 40, totalMs: 90 },
+    };
+    const row = async () => (await store.listSessions({ limit: 1, search: lane.sessionId })).rows[0]!;
+    expect((await row()).lastTurn).toEqual({ state: 'active', outcome: null, form: null });
+    const call = lane.settle(lane.firstTurn.id, completed({ facts }));
+    expect((await store.settle(call)).verdict).toBe('ok');
+    expect((await store.settle({ ...call, result: { ...call.result, facts: null } })).verdict).toBe('already');
+    expect((await store.turnDetails(lane.sessionId, 9))[0]!.facts).toEqual(facts);
+    expect((await row()).lastTurn).toEqual({ state: 'completed', outcome: 'live_reuse', form: 'delta' });
+  });
+
+  test("a worker that took the session over says nothing about its predecessor's turn", async () => {
+    const { store } = given();
+    const lane = await busyLane(store, await newWorker(store));
+    await store.declareDead(lane.me);
+    const me = await newWorker(store);
+    await claimNow(store, lane.sessionId, me);
+    const foreign = { ...lane.settle(lane.firstTurn.id, completed({ facts: {} as TurnFacts })), me };
+    expect((await store.settle(foreign)).verdict).toBe('branch');
+    expect((await store.turnDetails(lane.sessionId, 9))[0]).toMatchObject({ state: 'lost', facts: null });
+  });
+
+  test('shows where other sessions begin in one', async () => {
+    const { store } = given();
+    const me = await newWorker(store);
+    const lane = await idleLane(store, me);
+    const turn = turnStart({ parentTurnId: lane.firstTurn.id });
+    const fork = await busyLane(store, me, { headTurnId: lane.firstTurn.id, turn });
+    expect(await store.forksOf(lane.sessionId, 9)).toEqual([
+      { turnId: turn.id, sessionId: fork.sessionId, parentTurnId: lane.firstTurn.id, state: 'active' },
+    ]);
+    expect(await store.forksOf(fork.sessionId, 9)).toEqual([]);
   });
 
   test.each(['operatorRelease', 'operatorClose', 'dropAnchor'] as const)(

@@ -1,10 +1,13 @@
-/** What an operator may match: one id of any kind, or the hash of a key. `$1` search, `$2` state. */
+/** What an operator may match: one id of any kind, or a key or its hash. `$1` search, `$2` state, `$6` owner, `$7` busy. */
 const matching = `
   ($2::text is null or s.state = $2::text)
+  and ($6::text is null or s.owner_worker_id = $6::text)
+  and ($7::boolean is null or (s.active_turn_id is not null) = $7::boolean)
   and ($1::text is null or s.id = $1::text
        or s.id in (select t.session_id from turn t where t.id = $1::text)
        or s.id in (select t.session_id from turn t where t.response_id = $1::text)
-       or s.id in (select k.session_id from session_key k where k.hash = $1::text))`;
+       or s.id in (select k.session_id from session_key k 
+                  where k.hash in ($1::text, encode(sha256(convert_to($1::text, 'UTF8')), 'hex'))))`;
 
 /** Statements of operators and the janitor. Each is one statement and decides on the rows it locks itself. */
 export const adminCalls = {
@@ -19,7 +22,12 @@ export const adminCalls = {
               select s.id, s.updated_at,
                      (holdfast_session_json(s)::jsonb || jsonb_build_object(
                         'createdAt', s.created_at, 'updatedAt', s.updated_at,
-                        'turnCount', (select count(*) from turn t where t.session_id = s.id))) as row
+                        'turnCount', (select count(*) from turn t where t.session_id = s.id),
+                        'lastTurn', (
+                          select json_build_object('state', t.state, 'outcome', t.facts ->> 'outcome',
+                                                   'form', t.facts ->> 'form')
+                            from turn t where t.session_id = s.id
+                           order by t.started_at desc, t.id limit 1))) as row
                 from bridge_session s
                where ${matching}
                  and ($3::timestamptz is null or (s.updated_at, s.id) < ($3::timestamptz, $4::text))
@@ -32,7 +40,7 @@ export const adminCalls = {
       select (holdfast_turn_json(t)::jsonb || jsonb_build_object(
                 'startedAt', t.started_at, 'endedAt', t.ended_at, 'branched', t.branched,
                 'inputBytes', octet_length(i.input), 'outputBytes', octet_length(i.output)))::text as answer,
-             t.usage::text as usage, t.error::text as error
+             t.usage::text as usage, t.error::text as error, t.facts::text as facts
         from turn t left join turn_items i on i.turn_id = t.id
        where t.session_id = $1::text
        order by t.started_at desc, t.id
@@ -42,6 +50,24 @@ export const adminCalls = {
     name: 'holdfast_keys_of',
     text: `select json_build_object('kind', k.kind, 'hash', k.hash)::text as answer
              from session_key k where k.session_id = $1::text order by k.kind, k.hash`,
+  },
+  ownedSessions: {
+    name: 'holdfast_owned_sessions',
+    text: `
+      select json_build_object('workerId', s.owner_worker_id, 'sessions', count(*),
+                               'busy', count(s.active_turn_id))::text as answer
+        from bridge_session s where s.owner_worker_id is not null
+       group by s.owner_worker_id`,
+  },
+  forksOf: {
+    name: 'holdfast_forks_of',
+    text: `
+      select json_build_object('turnId', t.id, 'sessionId', t.session_id, 'parentTurnId', t.parent_turn_id,
+                               'state', t.state)::text as answer
+        from turn mine join turn t on t.parent_turn_id = mine.id
+       where mine.session_id = $1::text and t.session_id <> $1::text
+       order by t.started_at desc, t.id
+       limit $2::integer`,
   },
   operatorRelease: {
     name: 'holdfast_operator_release',

@@ -1,0 +1,36 @@
+import type { SessionSummary, TurnDetail } from '../store/admin-port.ts';
+import type { WorkerRow } from '../store/port.ts';
+
+/** Nonces prove ownership to the fence: they are nobody's to see. */
+export const shownSession = ({ ownerNonce: _, ...row }: SessionSummary) => row;
+
+export const shownWorker = (row: WorkerRow | undefined, me: string) =>
+  row
+    ? { id: row.id, state: row.state, leaseLeftMs: row.leaseLeftMs, version: row.version, here: row.id === me }
+    : null;
+
+/** Of an error what names it. Providers repeat in their messages what they were sent, and that is content. */
+function shownError(error: unknown) {
+  if (typeof error !== 'object' || error === null) return null;
+  const { code, type, status } = error as Record<string, unknown>;
+  const name = (value: unknown) => (typeof value === 'string' && /^[\w.:-]{1,80}$/.test(value) ? value : null);
+  return { code: name(code), type: name(type), status: typeof status === 'number' ? status : null };
+}
+
+/** Providers may put anything into `usage`: only numbers are shown, by name. */
+function shownUsage(usage: unknown, depth = 2): Record<string, unknown> | null {
+  if (typeof usage !== 'object' || usage === null || Array.isArray(usage)) return null;
+  const fields = Object.entries(usage).flatMap(([name, value]): [string, unknown][] => {
+    if (!/^\w{1,60}$/.test(name)) return [];
+    if (typeof value === 'number') return [[name, value]];
+    const below = depth > 1 ? shownUsage(value, depth - 1) : null;
+    return below ? [[name, below]] : [];
+  });
+  return Object.fromEntries(fields);
+}
+
+export const shownTurn = ({ credentialFp: _, error, usage, ...turn }: TurnDetail) => ({
+  ...turn,
+  error: shownError(error),
+  usage: shownUsage(usage),
+});

@@ -1,0 +1,85 @@
+import { useEffect, useRef, useState } from 'preact/hooks';
+import { api } from './api.js';
+import { html } from './html.js';
+import { short } from './words.js';
+
+const actions = {
+  release: {
+    name: 'Release',
+    asks: 'Give this session back?',
+    means: 'Its socket is closed and nobody owns it. The next request claims it and opens a new one; nothing is lost.',
+  },
+  'drop-anchor': {
+    name: 'Drop anchor',
+    asks: 'Forget what the upstream holds?',
+    means:
+      'Its socket is closed and the last response id is not used any more. The next request is sent in full; where the context cannot be rebuilt exactly, it is refused.',
+  },
+  close: {
+    name: 'Close',
+    asks: 'End this session for good?',
+    means:
+      'Its keys are freed. The next request with the same thread id starts a new conversation. There is no way back.',
+  },
+};
+
+/** What an operator may do to a session, each after being asked once more. */
+export function Actions({ session, done }) {
+  const [wanted, want] = useState(null);
+  const [said, say] = useState(null);
+  const dialog = useRef(null);
+  useEffect(() => {
+    if (wanted) dialog.current?.showModal();
+  }, [wanted]);
+  const isOver = session.state === 'closed';
+  const isBusy = session.activeTurnId !== null;
+  const why = isOver ? 'It is closed.' : isBusy ? 'A turn is running; only its owner can end it.' : '';
+
+  const act = async (event) => {
+    event.preventDefault();
+    const action = wanted;
+    dialog.current.close();
+    try {
+      await api.act(session.id, action);
+      say(`${actions[action].name}: done.`);
+    } catch (error) {
+      say(`${actions[action].name}: ${error.message}`);
+    }
+    done();
+  };
+
+  return html`
+    <div class="actions">
+      ${Object.entries(actions).map(
+        ([action, { name }]) => html`
+          <button
+            key=${action}
+            class=${action === 'close' ? 'danger' : ''}
+            disabled=${why !== ''}
+            title=${why}
+            onClick=${() => want(action)}
+          >
+            ${name}…
+          </button>
+        `,
+      )}
+      <span role="status">${said}</span>
+      ${
+        wanted &&
+        html`
+          <dialog ref=${dialog} onClose=${() => want(null)} aria-labelledby="asks">
+            <form method="dialog" onSubmit=${act}>
+              <h3 id="asks">${actions[wanted].asks}</h3>
+              <p>${actions[wanted].means}</p>
+              <p class="quiet">Session <code>${short(session.id)}</code>. It is written to the log.</p>
+              <div class="choice">
+                <button type="button" onClick=${() => dialog.current.close()}>Cancel</button>
+                <button class=${wanted === 'close' ? 'danger' : 'primary'}>${actions[wanted].name}</button>
+              </div>
+            </form>
+          </dialog>
+        `
+      }
+    </div>
+  `;
+}

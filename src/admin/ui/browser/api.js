@@ -1,0 +1,50 @@
+/** Where the admin API is: beside this page, wherever that was mounted. */
+const base = new URL('../../', import.meta.url);
+const KEY = 'holdfast-admin-token';
+
+export const token = {
+  get: () => sessionStorage.getItem(KEY),
+  set: (value) => sessionStorage.setItem(KEY, value),
+  forget: () => sessionStorage.removeItem(KEY),
+};
+
+/** An answer that was no success. `status` 0: no answer at all. */
+export class Refused extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+async function ask(path, init = {}) {
+  const bearer = token.get();
+  const headers = { ...init.headers, ...(bearer ? { authorization: `Bearer ${bearer}` } : {}) };
+  let answer;
+  try {
+    answer = await fetch(new URL(path, base), { ...init, headers, cache: 'no-store', credentials: 'omit' });
+  } catch (error) {
+    if (error.name === 'AbortError') throw error;
+    throw new Refused(0, 'No answer from the worker.');
+  }
+  const body = await answer.json().catch(() => null);
+  if (!answer.ok) throw new Refused(answer.status, body?.error?.message ?? `The worker answered ${answer.status}.`);
+  return body;
+}
+
+const query = (fields) => {
+  const given = Object.entries(fields).filter(([, value]) => value !== null && value !== undefined && value !== '');
+  return new URLSearchParams(given).toString();
+};
+
+export const api = {
+  sessions: (wish, signal) => ask(`sessions?${query(wish)}`, { signal }),
+  session: (id, signal) => ask(`sessions/${encodeURIComponent(id)}`, { signal }),
+  workers: (signal) => ask('workers', { signal }),
+  machine: () => ask('machines/session'),
+  act: (id, action) =>
+    ask(`sessions/${encodeURIComponent(id)}/${action}`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: '{}',
+    }),
+};

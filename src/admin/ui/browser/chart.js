@@ -1,0 +1,191 @@
+import { useMemo, useState } from 'preact/hooks';
+import { html } from './html.js';
+import { arrange, curve, nameOf } from './layout.js';
+
+const isWithin = (path, outer) => outer === '' || path === outer || path.startsWith(`${outer}.`);
+
+/** Whether the step that was taken last is one of an arrow's transitions. */
+const wasTaken = ({ transitions }, taken) =>
+  taken !== null && transitions.some(({ event, to }) => event === taken.event && taken.active.includes(to));
+
+/**
+ * The machine as it was defined, with the active states lit. What is under the pointer or has the focus is told beside
+ * it; otherwise the innermost active state is.
+ */
+export function Chart({ outline, active, taken, caption }) {
+  const drawing = useMemo(() => arrange(outline), [outline]);
+  const [pointed, setPointed] = useState(null);
+  const lit = new Set(active);
+  // Where several are active at once, what holds them is what there is to tell of.
+  const parallel = outline.states.find(({ path, kind }) => kind === 'parallel' && lit.has(path));
+  const innermost = parallel?.path ?? active.at(-1) ?? null;
+  const subject = pointed ?? (innermost === null ? null : { state: innermost });
+  const point = (what) => ({
+    onPointerEnter: () => setPointed(what),
+    onPointerLeave: () => setPointed(null),
+    onFocus: () => setPointed(what),
+    onBlur: () => setPointed(null),
+  });
+
+  /** An arrow belongs to what is looked at when the state, or one around it, has a transition in it. */
+  const isFinal = outline.states.some(({ path, kind }) => path === subject?.state && kind === 'final');
+  const isNear = (arrow) =>
+    subject?.state !== undefined && !isFinal && arrow.transitions.some(({ from }) => isWithin(subject.state, from));
+
+  const arrowClass = (arrow) =>
+    [
+      'arrow',
+      !arrow.isNamed && 'inner',
+      subject?.arrow === arrow.id && 'pointed',
+      isNear(arrow) && 'near',
+      wasTaken(arrow, taken) && 'taken',
+    ]
+      .filter(Boolean)
+      .join(' ');
+
+  const draw = (box, depth) => html`
+    <g key=${box.path} transform=${box.path === '' ? undefined : `translate(${box.x} ${box.y})`}>
+      ${box.path !== '' && stateBox(box, depth)}
+      ${
+        box.start &&
+        html`<g class="start">
+          <circle cx=${box.start.at.x} cy=${box.start.at.y} r="4" />
+          <path d=${curve(box.start.points)} marker-end="url(#tip)" />
+        </g>`
+      }
+      ${
+        box.anywhere &&
+        html`<g class="anywhere" transform=${`translate(${box.anywhere.x} ${box.anywhere.y})`}>
+          <rect x="-33" y="-11" width="66" height="22" rx="11" />
+          <text text-anchor="middle" y="4">any state</text>
+        </g>`
+      }
+      ${box.inside.map((child) => draw(child, depth + 1))}
+      ${box.arrows.map(
+        (arrow) => html`
+          <g
+            key=${arrow.id}
+            class=${arrowClass(arrow)}
+            tabindex="0"
+            role="img"
+            aria-label=${`${arrow.source === '*' ? 'any state' : arrow.source} to ${arrow.target}: ${arrow.transitions
+              .map(({ event, description }) => `${event}, ${description}`)
+              .join(' ')}`}
+            ...${point({ arrow: arrow.id, bundle: arrow })}
+          >
+            <path class="reach" d=${curve(arrow.points)} />
+            <path class="line" d=${curve(arrow.points)} marker-end="url(#tip)" />
+            <text text-anchor="middle">
+              ${arrow.lines.map(
+                (line, index) => html`
+                  <tspan
+                    key=${line}
+                    x=${arrow.label.x}
+                    y=${arrow.label.y + 3.5 + (index - (arrow.lines.length - 1) / 2) * 12}
+                  >
+                    ${line}
+                  </tspan>
+                `,
+              )}
+            </text>
+          </g>
+        `,
+      )}
+    </g>
+  `;
+
+  const stateBox = (box, depth) => {
+    const { path, state, width, height, inside } = box;
+    const isLit = lit.has(path);
+    const className = [
+      'state',
+      inside.length > 0 ? `outer depth${Math.min(depth, 3)}` : 'leaf',
+      isLit && 'lit',
+      isLit && inside.length === 0 && 'inmost',
+      subject?.state === path && pointed !== null && 'pointed',
+      state.kind,
+    ];
+    return html`
+      <g
+        class=${className.filter(Boolean).join(' ')}
+        data-state=${path}
+        tabindex="0"
+        role="img"
+        aria-label=${`${path}${isLit ? ', active' : ''}. ${state.description}`}
+        ...${point({ state: path })}
+      >
+        <rect width=${width} height=${height} rx=${inside.length > 0 ? 9 : 7} />
+        ${state.kind === 'final' && html`<rect class="final" x="3" y="3" width=${width - 6} height=${height - 6} rx="5" />`}
+        <text
+          x=${inside.length > 0 ? 12 : width / 2}
+          y=${inside.length > 0 ? 17 : height / 2 + 4.5}
+          text-anchor=${inside.length > 0 ? 'start' : 'middle'}
+        >
+          ${nameOf(path)}
+        </text>
+      </g>
+    `;
+  };
+
+  return html`
+    <div class="chart">
+      <div class="picture" tabindex="-1">
+        <svg
+          viewBox=${`-4 -4 ${drawing.width + 8} ${drawing.height + 8}`}
+          width=${drawing.width + 8}
+          height=${drawing.height + 8}
+          role="group"
+          aria-label=${caption}
+        >
+          <defs>
+            <marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto-start-reverse">
+              <path d="M0 0.8L7.4 4L0 7.2z" fill="context-stroke" />
+            </marker>
+          </defs>
+          ${draw(drawing, 0)}
+        </svg>
+      </div>
+      <div class="told" role="status"><${Told} outline=${outline} subject=${subject} isActive=${lit} /></div>
+    </div>
+  `;
+}
+
+/** A dotted name that may be broken at its dots. */
+const broken = (path) => path.split('.').flatMap((name, index) => (index === 0 ? [name] : [html`.<wbr />`, name]));
+
+function Told({ outline, subject, isActive }) {
+  if (subject === null) return html`<p class="quiet">No state is known. Point at one to read about it.</p>`;
+  if (subject.bundle) {
+    const { source, target, transitions } = subject.bundle;
+    return html`
+      <h4>${source === '*' ? 'any state' : source} <span class="quiet">to</span> ${target}</h4>
+      <${Transitions} list=${transitions} fromShown />
+    `;
+  }
+  const state = outline.states.find(({ path }) => path === subject.state);
+  if (!state) return null;
+  // What is final takes no event, not even one that every state takes.
+  const outgoing = state.kind === 'final' ? [] : outline.transitions.filter(({ from }) => isWithin(state.path, from));
+  return html`
+    <h4>${broken(state.path)} ${isActive.has(state.path) && html`<span class="now">active</span>`}</h4>
+    <p>${state.description}</p>
+    ${state.deadlines.length > 0 && html`<p class="quiet">Bounded by ${state.deadlines.map((name) => html`<code key=${name}>${name}</code> `)}</p>`}
+    ${outgoing.length > 0 ? html`<${Transitions} list=${outgoing} />` : html`<p class="quiet">Nothing leads out of it.</p>`}
+  `;
+}
+
+const Transitions = ({ list, fromShown = false }) => html`
+  <dl class="transitions">
+    ${list.map(
+      ({ from, event, guard, to, description }, index) => html`
+        <div key=${index}>
+          <dt>
+            <code>${event}</code>${guard && html` <span class="quiet">if ${guard}</span>`}
+            ${' '}<span class="leads">${fromShown && from !== '' && html`<span class="quiet">${from} </span>`}→ ${to ?? 'stays'}</span>
+          </dt>
+          <dd>${description}</dd>
+        </div>
+      `,
+    )}
+  </dl>
+`;

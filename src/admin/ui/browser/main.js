@@ -1,0 +1,129 @@
+import { render } from 'preact';
+import { useCallback, useEffect, useState } from 'preact/hooks';
+import { api, token } from './api.js';
+import { html } from './html.js';
+import { Session } from './session.js';
+import { Sessions } from './sessions.js';
+import { Workers } from './workers.js';
+
+/** `#/sessions/<id>`, `#/workers` or `#/workers/<id>`; anything else is the list. */
+function readPlace() {
+  const [view, id] = location.hash.replace(/^#\/?/, '').split('/').map(decodeURIComponent);
+  return { view: view === 'workers' ? 'workers' : 'sessions', id: id || null };
+}
+const goTo = (view, id) => {
+  location.hash = id ? `#/${view}/${encodeURIComponent(id)}` : `#/${view}`;
+};
+
+const EVERYTHING = { q: '', state: '', busy: '', owner: '' };
+
+function App() {
+  const [place, setPlace] = useState(readPlace);
+  const [wish, setWish] = useState(EVERYTHING);
+  const [outline, setOutline] = useState(null);
+  // null: not known yet whether this page may ask.
+  const [mayAsk, setMayAsk] = useState(null);
+  const [trouble, setTrouble] = useState(null);
+
+  const enter = useCallback(async () => {
+    try {
+      setOutline(await api.machine());
+      setTrouble(null);
+      setMayAsk(true);
+    } catch (error) {
+      if (error.status === 401) setMayAsk(false);
+      setTrouble(error);
+    }
+  }, []);
+  useEffect(() => void enter(), [enter]);
+
+  const forget = () => {
+    token.forget();
+    setMayAsk(false);
+  };
+  const open = useCallback((id) => goTo('sessions', id), []);
+  const close = useCallback(() => {
+    goTo('sessions', null);
+    /** @type {HTMLElement | null} */ (document.querySelector('.rows'))?.focus();
+  }, []);
+  useEffect(() => {
+    const onHash = () => setPlace(readPlace());
+    const onKey = (event) => {
+      if (event.key === 'Escape' && !document.querySelector('dialog[open]')) close();
+    };
+    addEventListener('hashchange', onHash);
+    addEventListener('keydown', onKey);
+    return () => {
+      removeEventListener('hashchange', onHash);
+      removeEventListener('keydown', onKey);
+    };
+  }, [close]);
+
+  if (mayAsk === false) return html`<${Gate} enter=${enter} refused=${token.get() !== null} />`;
+  if (mayAsk === null) {
+    return html`<p class="empty">${trouble ? html`${trouble.message} <button onClick=${enter}>Again</button>` : 'Connecting…'}</p>`;
+  }
+  const tab = (view, name) => html`
+    <a href=${`#/${view}`} aria-current=${place.view === view ? 'page' : undefined}>${name}</a>
+  `;
+  return html`
+    <header class="bar">
+      <h1><svg viewBox="0 0 16 16" width="16" height="16" aria-hidden="true"><path d="M2 3h3v4h6V3h3v10h-3V9.5H5V13H2z" /></svg>Holdfast</h1>
+      <nav>${tab('sessions', 'Sessions')}${tab('workers', 'Workers')}</nav>
+      <p class="keys" aria-hidden="true"><kbd>/</kbd> search <kbd>↑</kbd><kbd>↓</kbd> choose <kbd>↵</kbd> open <kbd>esc</kbd> back</p>
+      <a class="inspector" href=${new URL('../../../inspect', import.meta.url).href}>Stately inspector ↗</a>
+      ${token.get() !== null && html`<button onClick=${forget}>Forget token</button>`}
+    </header>
+    ${
+      place.view === 'workers'
+        ? html`<main class="one">
+            <${Workers}
+              marked=${place.id}
+              showSessions=${(owner) => {
+                setWish({ ...EVERYTHING, owner });
+                goTo('sessions', null);
+              }}
+            />
+          </main>`
+        : html`<main class=${place.id ? 'two' : 'one'}>
+            <${Sessions} chosen=${place.id} open=${open} wish=${wish} setWish=${setWish} />
+            ${
+              place.id &&
+              html`<${Session}
+                key="session"
+                id=${place.id}
+                outline=${outline}
+                open=${open}
+                close=${close}
+                openWorker=${(id) => goTo('workers', id)}
+              />`
+            }
+          </main>`
+    }
+  `;
+}
+
+/** Asks for the admin token. It is kept for this tab only. */
+function Gate({ enter, refused }) {
+  const submit = (event) => {
+    event.preventDefault();
+    token.set(new FormData(event.currentTarget).get('token'));
+    enter();
+  };
+  return html`
+    <main class="gate">
+      <form onSubmit=${submit} autocomplete="off">
+        <h1>Holdfast</h1>
+        <label>Admin token <input name="token" type="password" required autofocus /></label>
+        <button class="primary">Open</button>
+        ${refused && html`<p class="trouble" role="alert">That token is not the right one.</p>`}
+        <p class="quiet">
+          It is <code>HOLDFAST_ADMIN_TOKEN</code> of the workers, and is kept for this tab only. Without one they answer
+          on their own machine alone, at a loopback address.
+        </p>
+      </form>
+    </main>
+  `;
+}
+
+render(html`<${App} />`, document.getElementById('app'));

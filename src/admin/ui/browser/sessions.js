@@ -1,0 +1,181 @@
+import { useEffect, useRef, useState } from 'preact/hooks';
+import { api } from './api.js';
+import { html } from './html.js';
+import { usePoll } from './poll.js';
+import { State } from './session.js';
+import { ago, count, duration, full, short } from './words.js';
+
+const PAGE = 100;
+/** What rows can be told apart by. A row is written at commits: no session stays `reconnecting` in one. */
+const FILTERS = {
+  all: {},
+  'with a turn': { busy: '1' },
+  live: { state: 'live' },
+  stale: { state: 'stale' },
+  closed: { state: 'closed' },
+};
+
+/** Every session of every worker, page by page, the one that changed last first. */
+export function Sessions({ chosen, open, wish, setWish }) {
+  // Where each page before this one ended.
+  const [path, setPath] = useState([]);
+  const [marked, mark] = useState(null);
+  const list = useRef(null);
+  const search = useRef(null);
+  const { q, state, busy, owner } = wish;
+  const cursor = path.at(-1) ?? null;
+  const key = JSON.stringify([q, state, busy, owner, cursor]);
+  const { data, error } = usePoll(
+    (signal) => api.sessions({ q, state, busy, owner, cursor, limit: PAGE }, signal),
+    1_500,
+    key,
+  );
+  const rows = data?.sessions ?? [];
+
+  const change = (fields) => {
+    setPath([]);
+    setWish({ ...wish, ...fields });
+  };
+  const go = (to) => {
+    const row = rows[Math.max(0, Math.min(rows.length - 1, to))];
+    if (!row) return;
+    mark(row.id);
+    if (chosen) open(row.id);
+    document.getElementById(`row-${row.id}`)?.scrollIntoView({ block: 'nearest' });
+  };
+  const steps = { ArrowDown: 1, j: 1, ArrowUp: -1, k: -1, PageDown: 10, PageUp: -10, Home: -PAGE, End: PAGE };
+  const onKey = (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const here = rows.findIndex(({ id }) => id === marked);
+    if (event.key === 'Enter' && marked) open(marked);
+    else if (event.key in steps) go(here < 0 ? 0 : here + steps[event.key]);
+    else return;
+    event.preventDefault();
+  };
+
+  useEffect(() => {
+    if (chosen) mark(chosen);
+  }, [chosen]);
+  useEffect(() => {
+    const onSlash = (event) => {
+      if (event.key !== '/' || /^(INPUT|SELECT|TEXTAREA)$/.test(document.activeElement?.tagName ?? '')) return;
+      event.preventDefault();
+      search.current?.focus();
+      search.current?.select();
+    };
+    addEventListener('keydown', onSlash);
+    return () => removeEventListener('keydown', onSlash);
+  }, []);
+
+  return html`
+    <section class="sessions" aria-label="Sessions">
+      <div class="search">
+        <input
+          ref=${search}
+          type="search"
+          placeholder="Session, response, turn or thread id"
+          aria-label="Search by session, response, turn or thread id"
+          value=${q}
+          spellcheck="false"
+          onInput=${({ currentTarget }) => change({ q: currentTarget.value.trim() })}
+          onKeyDown=${(event) => {
+            if (event.key === 'ArrowDown' || event.key === 'Enter') {
+              event.preventDefault();
+              list.current?.focus();
+              go(0);
+              if (event.key === 'Enter' && rows[0]) open(rows[0].id);
+            } else if (event.key === 'Escape') {
+              event.stopPropagation();
+              if (q) change({ q: '' });
+              else event.currentTarget.blur();
+            }
+          }}
+        />
+        <kbd aria-hidden="true">/</kbd>
+      </div>
+      <div class="filter" role="group" aria-label="Which">
+        ${Object.entries(FILTERS).map(
+          ([name, { state: each = '', busy: turn = '' }]) => html`
+            <button
+              key=${name}
+              aria-pressed=${state === each && busy === turn}
+              onClick=${() => change({ state: each, busy: turn })}
+            >
+              ${name}
+            </button>
+          `,
+        )}
+        ${owner && html`<button class="only" onClick=${() => change({ owner: '' })}>of worker ${short(owner)} ✕</button>`}
+      </div>
+      ${error && html`<p class="trouble" role="alert">${error.message}</p>`}
+      <div class="table">
+      <div class="columns" aria-hidden="true">
+        <span>State</span><span>Session</span><span class="c-owner">Owner</span><span class="c-number">Epoch</span>
+        <span class="c-number">Lease</span><span class="c-number">Turns</span><span class="c-number">Socket</span>
+        <span class="c-outcome">Last turn</span><span class="c-model">Model</span><span class="c-changed">Changed</span>
+      </div>
+      <ol
+        ref=${list}
+        class="rows"
+        role="listbox"
+        tabindex="0"
+        aria-label="Sessions, the latest changed first"
+        aria-activedescendant=${marked ? `row-${marked}` : undefined}
+        onKeyDown=${onKey}
+        onFocus=${() => !marked && rows[0] && mark(rows[0].id)}
+      >
+        ${rows.map(
+          (row) => html`
+            <${Row}
+              key=${row.id}
+              row=${row}
+              isMarked=${row.id === marked}
+              isChosen=${row.id === chosen}
+              onClick=${() => {
+                mark(row.id);
+                open(row.id);
+              }}
+            />
+          `,
+        )}
+      </ol>
+      ${data && rows.length === 0 && html`<p class="empty">${q || state || busy || owner ? 'No session matches.' : 'There is no session yet. Point a client at this bridge.'}</p>`}
+      </div>
+      <footer>
+        <span>${data ? `${count(data.total)} ${data.total === 1 ? 'session' : 'sessions'}` : ''}</span>
+        <span class="pages">
+          <button disabled=${path.length === 0} onClick=${() => setPath(path.slice(0, -1))}>Newer</button>
+          <span>page ${path.length + 1}${data ? ` of ${Math.max(1, Math.ceil(data.total / PAGE))}` : ''}</span>
+          <button disabled=${!data?.cursor} onClick=${() => setPath([...path, data.cursor])}>Older</button>
+        </span>
+      </footer>
+    </section>
+  `;
+}
+
+function Row({ row, isMarked, isChosen, onClick }) {
+  const { id, state, owner, epoch, turnCount, actor, lastTurn, model, updatedAt } = row;
+  return html`
+    <li
+      id=${`row-${id}`}
+      role="option"
+      aria-selected=${isMarked}
+      class=${`${isMarked ? 'marked' : ''} ${isChosen ? 'chosen' : ''}`}
+      onClick=${onClick}
+    >
+      <${State} state=${state} detail=${actor?.state} />
+      <code title=${id}>${short(id)}</code>
+      <span class="c-owner">${owner ? html`<code title=${owner.id}>${short(owner.id)}</code>${owner.state !== 'serving' && html` <span class="bad">${owner.state}</span>`}` : html`<span class="none">–</span>`}</span>
+      <span class="c-number" title="Epoch">${epoch}</span>
+      <span class="c-number" title="Lease left">${owner ? html`<span class=${owner.leaseLeftMs < 0 ? 'bad' : ''}>${duration(owner.leaseLeftMs)}</span>` : html`<span class="none">–</span>`}</span>
+      <span class="c-number" title="Turns">${turnCount}</span>
+      <span class="c-number" title="Age of its socket">${actor?.socketOpen ? duration(actor.socketAgeMs) : html`<span class="none">–</span>`}</span>
+      <span class="c-outcome">
+        ${lastTurn && html`<span class=${`end ${lastTurn.state}`} title=${lastTurn.state}>${lastTurn.outcome ?? lastTurn.state}</span>`}
+        ${lastTurn?.form && html` <span class=${`form ${lastTurn.form}`}>${lastTurn.form}</span>`}
+      </span>
+      <span class="c-model">${model}</span>
+      <time class="c-changed" title=${full(updatedAt)}>${ago(updatedAt)}</time>
+    </li>
+  `;
+}

@@ -1,0 +1,87 @@
+import { createHash } from 'node:crypto';
+import express, { type Router } from 'express';
+import { BridgeError } from '../../errors.ts';
+import { type Assets, readAssets } from './assets.ts';
+
+const hashOf = (text: string) => `'sha256-${createHash('sha256').update(text).digest('base64')}'`;
+
+/** Addresses are relative to `/admin/ui`: the bridge's routes may be mounted anywhere. */
+function pageOf({ version, imports }: Assets): { html: string; policy: string } {
+  const at = (name: string) => `./ui/${version}/${name}`;
+  const map = JSON.stringify({
+    imports: Object.fromEntries(Object.entries(imports).map(([specifier, name]) => [specifier, at(name)])),
+  });
+  const html = `<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>Holdfast sessions</title>
+<link rel="icon" href="${at('icon.svg')}">
+<link rel="stylesheet" href="${at('style.css')}">
+<script type="importmap">${map}</script>
+<script type="module" src="${at('main.js')}"></script>
+</head>
+<body>
+<div id="app"></div>
+</body>
+</html>
+`;
+  const policy = [
+    "default-src 'none'",
+    `script-src 'self' ${hashOf(map)}`,
+    "style-src 'self'",
+    "img-src 'self'",
+    "connect-src 'self'",
+    "base-uri 'none'",
+    "form-action 'none'",
+    "frame-ancestors 'none'",
+    "require-trusted-types-for 'script'",
+  ].join('; ');
+  return { html, policy };
+}
+
+/**
+ * `GET /admin/ui`: the session explorer. The page and its files hold no data, so that it can be opened without the admin
+ * token and ask for it; everything it shows comes from the admin API. It needs nothing but this worker.
+ */
+export function explorer(): Router {
+  const router = express.Router();
+  let made: { assets: Assets; page: ReturnType<typeof pageOf> } | null = null;
+  // Read when it is first asked for: a worker that nobody looks into keeps nothing of it.
+  const parts = () => {
+    if (!made) {
+      const assets = readAssets();
+      made = { assets, page: pageOf(assets) };
+    }
+    return made;
+  };
+  const common = { 'referrer-policy': 'no-referrer', 'x-content-type-options': 'nosniff' };
+
+  router.get('/admin/ui', (req, res) => {
+    // The page's addresses are relative to the path without a slash at its end.
+    if (req.path.endsWith('/')) return void res.redirect(308, '../ui');
+    const { html, policy } = parts().page;
+    res
+      .set({ ...common, 'content-security-policy': policy, 'cache-control': 'no-store' })
+      .type('html')
+      .send(html);
+  });
+  router.get('/admin/ui/:version/*name', (req, res) => {
+    const { assets } = parts();
+    const { version, name } = req.params as unknown as { version: string; name: string[] };
+    const asset = assets.get(name.join('/'));
+    if (!asset) throw new BridgeError('bridge_not_found');
+    // While a release rolls, the page may be another worker's: it gets what there is, and keeps nothing.
+    const isOurs = version === assets.version;
+    res.set({
+      ...common,
+      'content-type': asset.type,
+      'cross-origin-resource-policy': 'same-origin',
+      'cache-control': isOurs ? 'public, max-age=31536000, immutable' : 'no-store',
+    });
+    res.end(asset.body);
+  });
+  return router;
+}

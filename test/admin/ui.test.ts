@@ -1,0 +1,227 @@
+import { existsSync } from 'node:fs';
+import { mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { type Browser, chromium, type Page } from 'playwright-core';
+import { afterEach, describe, expect, it } from 'vitest';
+import { startTestBridge, type TestBridge, type TestBridgeOptions } from '../support/bridge.ts';
+import { post } from '../support/client.ts';
+import { openLive } from '../support/live-client.ts';
+
+const browserPath = process.env.CHROMIUM_PATH ?? '/usr/bin/chromium';
+/** Where pictures of the page are left for people; nowhere unless asked for. */
+const shots = process.env.HOLDFAST_SCREENSHOTS;
+
+let at: TestBridge;
+let browser: Browser | null = null;
+const start = async (options: TestBridgeOptions = {}) => {
+  at = await startTestBridge(options);
+};
+afterEach(async () => {
+  await browser?.close();
+  browser = null;
+  await at.close();
+});
+
+const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
+const say = (thread: string, input: unknown, more: object = {}) =>
+  post(at.url, { model: 'gpt-5.5', stream: true, store: false, input, ...more }, { 'thread-id': thread });
+
+describe('the page, asked for by any program', () => {
+  it('holds no data, runs only its own files, and may talk to nobody else', async () => {
+    await start({ env: { HOLDFAST_ADMIN_TOKEN: 'operator' } });
+    const answer = await fetch(`${at.url}/admin/ui`);
+    const html = await answer.text();
+    const policy = answer.headers.get('content-security-policy')!;
+    expect(policy).toContain("default-src 'none'");
+    expect(policy).toContain("connect-src 'self'");
+    expect(policy).not.toMatch(/unsafe|\*|https?:/);
+    const map = /<script type="importmap">(.*)<\/script>/.exec(html)![1]!;
+    const digest = Buffer.from(await crypto.subtle.digest('SHA-256', Buffer.from(map))).toString('base64');
+    expect(policy).toContain(`'sha256-${digest}'`);
+    expect(html).not.toMatch(/https?:|style=|onclick/i);
+    expect((await fetch(`${at.url}/admin/sessions`)).status).toBe(401);
+  });
+
+  it('stands on files that are all there, name nobody else, and may be kept for ever', async () => {
+    await start();
+    const html = await (await fetch(`${at.url}/admin/ui`)).text();
+    const named = [...html.matchAll(/"(\.\/ui\/[^"]+)"/g)].map(([, path]) => path!);
+    const seen = new Set<string>();
+    let bytes = 0;
+    for (const queue = named.map((path) => new URL(path, `${at.url}/admin/ui`).href); queue.length > 0; ) {
+      const url = queue.pop()!;
+      if (seen.has(url)) continue;
+      seen.add(url);
+      const answer = await fetch(url);
+      const text = await answer.text();
+      expect([url, answer.status, answer.headers.get('cache-control')]).toEqual([
+        url,
+        200,
+        'public, max-age=31536000, immutable',
+      ]);
+      bytes += Buffer.byteLength(text);
+      expect(text).not.toMatch(/sourceMappingURL|\bimport\(\s*["']https?:|@import|url\((?!#)/);
+      for (const [, path] of text.matchAll(/from '(\.\/[^']+)'/g)) queue.push(new URL(path!, url).href);
+    }
+    expect([...seen].filter((url) => url.endsWith('.js')).length).toBeGreaterThan(12);
+    expect(bytes).toBeLessThan(200_000);
+    expect((await fetch(`${at.url}/admin/ui/0/main.js`)).headers.get('cache-control')).toBe('no-store');
+    for (const odd of ['nothing.js', '..%2Findex.ts', 'vendor%2F..%2F..%2Findex.ts', 'vendor'])
+      expect((await fetch(`${at.url}/admin/ui/0/${odd}`)).status).toBe(404);
+  });
+
+  it('is found with a slash at its end as well', async () => {
+    await start();
+    const answer = await fetch(`${at.url}/admin/ui/`);
+    expect([answer.url, answer.status]).toEqual([`${at.url}/admin/ui`, 200]);
+  });
+});
+
+/** A page that complains of nothing and asks nobody but the bridge. */
+async function open(path = '/admin/ui', colorScheme: 'light' | 'dark' = 'light') {
+  browser ??= await chromium.launch({ executablePath: browserPath, args: ['--no-sandbox'] });
+  const page = await browser.newPage({ viewport: { width: 1560, height: 1000 }, colorScheme });
+  const complaints: string[] = [];
+  page.on('pageerror', (error) => void complaints.push(String(error)));
+  page.on('console', (message) => {
+    // A refusal is told to the console by the browser itself.
+    if (message.type() === 'error' && !message.text().includes('401')) complaints.push(message.text());
+  });
+  page.on('request', (request) => {
+    if (!request.url().startsWith(at.url)) complaints.push(`asked ${request.url()}`);
+  });
+  await page.goto(at.url + path);
+  return { page, complaints };
+}
+
+async function shoot(page: Page, name: string): Promise<void> {
+  if (!shots) return;
+  await mkdir(shots, { recursive: true });
+  await page.screenshot({ path: join(shots, `${name}.png`) });
+}
+
+describe.skipIf(!existsSync(browserPath))('the page in a browser', () => {
+  it('shows every session, and one of them with its machine, its turns and its story', async () => {
+    await start({ simulator: { deltaCount: 20 } });
+    const history: object[] = [user('a very private prompt '.repeat(100))];
+    const first = await say('the-thread', history);
+    const id = String(first.headers['x-holdfast-session']);
+    history.push(...first.body.output, user('and on'));
+    const second = await say('the-thread', history);
+    for (let other = 0; other < 5; other += 1) await say(`other-${other}`, [user('hello')]);
+    const fork = await say('unused', [user('otherwise')], { previous_response_id: first.body.id });
+    expect(fork.headers['x-holdfast-outcome']).toBe('forked');
+
+    const { page, complaints } = await open();
+    await page.waitForSelector('.rows li:nth-child(7)');
+    expect(await page.textContent('.sessions footer')).toContain('7 sessions');
+    await shoot(page, 'list-light');
+
+    // By keyboard: search for the thread, open what is found.
+    await page.keyboard.press('/');
+    await page.keyboard.type('the-thread');
+    await page.waitForSelector('.rows li:only-child');
+    await page.keyboard.press('Enter');
+    await page.waitForSelector('.state.inmost[data-state="live.idle"]');
+    expect(await page.textContent('.session h2')).toContain(id);
+    expect(await page.textContent('.standing')).toContain('A live worker keeps its socket warm');
+    const rows = await page.$$eval('.turns tbody tr', (trs) => trs.map((tr) => tr.textContent ?? ''));
+    expect(rows[0]).toMatch(/live_reuse.*completed.*full → delta.*\d %/);
+    expect(rows[1]).toMatch(/created.*completed.*fresh → full|created.*completed.*full → full/);
+    expect(rows[1]).toContain(`fork ${String(fork.headers['x-holdfast-session']).slice(0, 8)}`);
+    expect(await page.textContent('.timeline')).toContain('Settled, and the socket can carry the next turn.');
+    await page.hover('[data-state="live.committing"] > text');
+    expect(await page.textContent('.told')).toContain('The fenced start is under way');
+    await shoot(page, 'detail-light');
+
+    // The running turn is lit while it runs.
+    const held = at.simulator.script.onTurn({}, { kind: 'hold', at: 'before_terminal' });
+    history.push(...second.body.output, user('still on'));
+    const live = await openLive(
+      at.url,
+      { model: 'gpt-5.5', store: false, input: history },
+      { 'thread-id': 'the-thread' },
+    );
+    await live.until('response.output_item.done');
+    await page.waitForSelector('.state.lit[data-state="live.streaming.flow.flowing"]');
+    expect(await page.isDisabled('.actions button')).toBe(true);
+    held.release();
+    await live.rest();
+    await page.waitForSelector('.state.inmost[data-state="live.idle"]');
+
+    await page.keyboard.press('Escape');
+    await page.waitForSelector('.session', { state: 'detached' });
+    const text = await page.content();
+    expect(text).not.toMatch(/private prompt|sk-test/);
+    expect(complaints).toEqual([]);
+    const dark = await open(`/admin/ui#/sessions/${id}`, 'dark');
+    await dark.page.waitForSelector('.state.inmost[data-state="live.idle"]');
+    await shoot(dark.page, 'detail-dark');
+    expect(dark.complaints).toEqual([]);
+  }, 60_000);
+
+  it('is gone through with the arrow keys, page by page', async () => {
+    await start({ simulator: { journalBodies: false } });
+    for (let other = 0; other < 130; other += 10)
+      await Promise.all(Array.from({ length: 10 }, (_, each) => say(`t-${other + each}`, [user('hello')])));
+    const { page, complaints } = await open();
+    await page.waitForSelector('.rows li:nth-child(100)');
+    await page.focus('.rows');
+    await page.keyboard.press('ArrowDown');
+    await page.keyboard.press('ArrowDown');
+    const marked = await page.getAttribute('.rows li.marked', 'id');
+    expect(marked).toBe(await page.getAttribute('.rows li:nth-child(3)', 'id'));
+    await page.keyboard.press('End');
+    expect(await page.getAttribute('.rows li:nth-child(100)', 'class')).toContain('marked');
+    await page.click('text=Older');
+    await page.waitForSelector('.rows li:nth-child(30):last-child');
+    await page.focus('.rows');
+    await page.keyboard.press('Home');
+    await page.keyboard.press('Enter');
+    await page.waitForSelector('.session .standing');
+    const opened = page.url();
+    await page.focus('.rows');
+    await page.keyboard.press('ArrowDown');
+    await page.waitForURL((url) => url.href !== opened);
+    await page.click('text=Newer');
+    await page.waitForSelector('.rows li:nth-child(100)');
+    expect(complaints).toEqual([]);
+  }, 60_000);
+
+  it('acts on a session only when it was asked twice, and shows what came of it', async () => {
+    await start();
+    const first = await say('a', [user('hello')]);
+    const id = String(first.headers['x-holdfast-session']);
+    const { page, complaints } = await open(`/admin/ui#/sessions/${id}`);
+    await page.waitForSelector('.state.inmost[data-state="live.idle"]');
+    await page.click('text=Release…');
+    await page.waitForSelector('dialog[open]');
+    await page.keyboard.press('Escape');
+    await page.waitForSelector('dialog', { state: 'detached' });
+    expect((await at.store.session(id))!.state).toBe('live');
+    await page.click('text=Release…');
+    await page.click('dialog button.primary');
+    await page.waitForSelector('.state.inmost[data-state="stale"]');
+    expect(await page.textContent('.actions [role=status]')).toContain('done');
+    expect((await at.store.session(id))!.ownerWorkerId).toBe(null);
+    expect(complaints).toEqual([]);
+  }, 60_000);
+
+  it('asks for the admin token, keeps it for the tab, and shows the workers', async () => {
+    await start({ env: { HOLDFAST_ADMIN_TOKEN: 'operator' } });
+    const { page, complaints } = await open('/admin/ui#/workers');
+    await page.fill('input[name=token]', 'wrong');
+    await page.keyboard.press('Enter');
+    await page.waitForSelector('.trouble');
+    await page.fill('input[name=token]', 'operator');
+    await page.keyboard.press('Enter');
+    await page.waitForSelector('.workers tbody tr');
+    expect(await page.textContent('.workers tbody')).toContain(at.bridge.workerId);
+    await page.reload();
+    await page.waitForSelector('.workers tbody tr');
+    await shoot(page, 'workers-light');
+    await page.click('text=Forget token');
+    await page.waitForSelector('input[name=token]');
+    expect(complaints).toEqual([]);
+  }, 60_000);
+});
