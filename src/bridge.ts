@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
 import type { Duplex } from 'node:stream';
 import express, { type Router } from 'express';
+import type { InspectionEvent } from 'xstate';
 import { createAdminApi } from './admin/api.ts';
 import { type Clock, systemClock } from './clock.ts';
 import { announcedUrl, checkAnnounced } from './cluster/forward/announce.ts';
@@ -52,6 +53,8 @@ export interface BridgeOptions {
   random?: () => number;
   /** Called whenever this process has become a worker, under an id it never had before. */
   onRegistered?: (workerId: string) => void;
+  /** Receives XState's inspection events of every machine that runs here, while the step is under way: look, do not act. */
+  inspect?: (event: InspectionEvent) => void;
 }
 
 /** A running bridge: routes for an Express app, and its end. */
@@ -89,7 +92,8 @@ export async function createBridge(options: BridgeOptions = {}): Promise<Bridge>
       }
     : await openStorage(config, logger);
   try {
-    return await assemble(config, storage, { clock, ids, random, logger, onRegistered: options.onRegistered });
+    const { onRegistered, inspect } = options;
+    return await assemble(config, storage, { clock, ids, random, logger, onRegistered, inspect });
   } catch (error) {
     await storage.close();
     throw error;
@@ -102,6 +106,7 @@ interface Means {
   random: () => number;
   logger: Logger;
   onRegistered: BridgeOptions['onRegistered'];
+  inspect: BridgeOptions['inspect'];
 }
 
 /** How long the listener for peers lets its last answers be written, milliseconds. */
@@ -119,6 +124,10 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     logger,
     stories: storage.store,
   });
+  const inspect = (event: InspectionEvent) => {
+    observatory.inspect(event);
+    means.inspect?.(event);
+  };
   const store = observatory.store(storage.store);
   const secrets = parseSecrets(storage.secrets);
   const tokens = createTokens({ secrets, clock, ttlSeconds: limits.retentionHours * 3600 });
@@ -173,7 +182,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     internalUrl,
     livenessPath: storage.livenessPath,
     log: logger,
-    inspect: observatory.inspect,
+    inspect,
     onRegistered,
     async announce(id) {
       announcedId = id;
@@ -203,7 +212,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     clock,
     ids,
     peers,
-    inspect: observatory.inspect,
+    inspect,
     onPlaced: observatory.placed,
     sessions: {
       store,
@@ -215,7 +224,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
       worker: membership,
       httpOnly,
       log: logger,
-      inspect: observatory.inspect,
+      inspect,
       background(work) {
         background.add(work);
         void work.finally(() => background.delete(work));
