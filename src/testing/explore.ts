@@ -18,8 +18,8 @@ export interface Step<M extends AnyStateMachine = AnyStateMachine, F = unknown> 
   readonly to: GraphNode<M, F>;
   /** Names of the machine's transitions that it took; empty when the event is ignored there. */
   readonly transitions: readonly string[];
-  /** Types of the actions it would execute, in order; `assign` and the like are left out. */
-  readonly actions: readonly string[];
+  /** The actions it would execute, in order; `assign` and the like are left out. */
+  readonly actions: readonly { readonly type: string; readonly params: unknown }[];
 }
 
 /** A state the machine can be in, as far as the model tells states apart. */
@@ -128,7 +128,9 @@ export function explore<M extends AnyStateMachine, F = null>(
     const active = (before as Looked).status === 'active';
     const taken = transitionsTaken(machine, names, before, event as { type: string });
     const [after, executed] = active ? transition(machine, before, event) : [before, []];
-    const actions = executed.map(({ type }) => type).filter((type) => !type.startsWith('xstate.'));
+    const actions = executed
+      .filter(({ type }) => !type.startsWith('xstate.'))
+      .map(({ type, params }) => ({ type, params: params as unknown }));
     const step = { variant, event, transitions: taken, actions };
     const facts = world ? world.learn(state.facts, { ...step, before, after: after as SnapshotFrom<M> }) : state.facts;
     const to: Product<M, F> = { status: 'active', snapshot: after as SnapshotFrom<M>, facts };

@@ -15,6 +15,8 @@ export interface TestBridgeOptions extends Pick<BridgeOptions, 'logger' | 'rando
   simulator?: SimulatorOptions | Simulator;
   /** A PostgreSQL of your own. Default: a store in memory that lives as long as this test bridge. */
   databaseUrl?: string;
+  /** Opens a store of another kind; called again at each restart, closed at each end. */
+  openStore?(): Promise<SessionStore>;
   /** Deadlines run on it. Default: the system's. */
   clock?: Clock;
   /** Stands between the bridge and its store: to count, delay or lose its calls. */
@@ -47,7 +49,7 @@ const SECRETS = 'test:0123456789abcdef0123456789abcdef';
  * const client = new OpenAI({ baseURL: `${at.url}/v1`, apiKey: 'any' });
  */
 export async function testBridge(options: TestBridgeOptions = {}): Promise<TestBridge> {
-  const { clock = systemClock, databaseUrl, env, wrapStore, simulator: given, logger, ...means } = options;
+  const { clock = systemClock, databaseUrl, openStore, env, wrapStore, simulator: given, logger, ...means } = options;
   const own = given && 'journal' in given ? null : await startSimulator(given);
   const simulator = own ?? (given as Simulator);
   const database = createMemoryDatabase('0'.repeat(64));
@@ -55,8 +57,12 @@ export async function testBridge(options: TestBridgeOptions = {}): Promise<TestB
   let bridge!: Bridge;
   let server!: Listening;
 
+  const open = async () => {
+    if (openStore) return openStore();
+    return databaseUrl ? openPostgresStore({ url: databaseUrl }) : createMemoryStore({ clock, database });
+  };
   async function start(): Promise<void> {
-    store = databaseUrl ? await openPostgresStore({ url: databaseUrl }) : createMemoryStore({ clock, database });
+    store = await open();
     bridge = await createBridge({
       ...means,
       clock,

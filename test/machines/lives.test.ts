@@ -31,9 +31,9 @@ describe('the worker machine, along every simple path', () => {
     let paths = 0;
     for (const { steps, name } of simplePaths(explore(workerModel), { maxLength: 12 })) {
       paths += 1;
-      const acts = steps.flatMap(({ actions }) => actions);
+      const acts = steps.flatMap(({ actions }) => actions.map(({ type }) => type));
       const confirmed = steps.findIndex(({ variant }) => variant.name === 'registration.confirmed');
-      const beat = steps.findIndex(({ actions }) => actions.includes('beat'));
+      const beat = steps.findIndex(({ actions }) => actions.some(({ type }) => type === 'beat'));
       if (beat >= 0) expect(confirmed, name).toBeLessThan(beat);
       const last = acts.filter((act) => act === 'abandon' || act === 'declareSelfDead');
       expect(last.length, name).toBe(steps.at(-1)?.to.snapshot.status === 'done' ? 1 : 0);

@@ -34,7 +34,7 @@ describe('the session machine, explored', () => {
   it('hands a frame over only on the verdict of its own start, or for the one permitted resend', () => {
     const senders = nodes
       .flatMap(({ steps }) => steps)
-      .filter(({ actions }) => actions.some((action) => frames.test(action)))
+      .filter(({ actions }) => actions.some(({ type }) => frames.test(type)))
       .map(({ variant }) => variant.name);
     expect([...new Set(senders)].sort()).toEqual([
       'socket.opened',
@@ -47,7 +47,7 @@ describe('the session machine, explored', () => {
     for (const { steps } of nodes) {
       for (const { from, to, actions } of steps) {
         const ends = ['"stale"', '"closed"'].includes(to.configuration) && from.configuration !== to.configuration;
-        if (ends) expect(actions).toContain('closeSocket');
+        if (ends) expect(actions.map(({ type }) => type)).toContain('closeSocket');
       }
     }
   });
@@ -65,13 +65,13 @@ describe('the session machine, along every simple path', () => {
       for (const { variant, actions, to } of path.steps) {
         const isVerdict = variant.name.startsWith('store.');
         if (isVerdict || variant.name === 'session.claimed') unanswered = false;
-        const asks = actions.filter((action) => commits.test(action));
+        const asks = actions.filter(({ type }) => commits.test(type));
         if (unanswered && asks.length > 0) throw new Error(`a second commit: ${path.name}`);
         if (asks.length > 1) throw new Error(`two commits at once: ${path.name}`);
-        if (unanswered && actions.some((action) => frames.test(action) || action === 'dial'))
+        if (unanswered && actions.some(({ type }) => frames.test(type) || type === 'dial'))
           throw new Error(`a frame before the verdict: ${path.name}`);
         if (asks.length === 1) unanswered = true;
-        if (asks[0] === 'commitCreate') created += 1;
+        if (asks[0]?.type === 'commitCreate') created += 1;
         if (created > 1) throw new Error(`created twice: ${path.name}`);
         if (to.snapshot.context.creates > 2) throw new Error(`a third create: ${path.name}`);
       }
