@@ -1,0 +1,29 @@
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { explore, sessionModel, transitionCover } from '../../../src/testing/index.ts';
+import { drive } from './session-driver.ts';
+import { sessionGraph, uncausable } from './session-facts.ts';
+import { openRealWorld, type RealWorld } from './session-world.ts';
+import { watchMachine } from './watch.ts';
+
+const watch = watchMachine(explore(sessionModel));
+const paths = transitionCover(sessionGraph, { maxLength: 14 });
+let world: RealWorld;
+let ignored = 0;
+
+beforeAll(async () => {
+  world = await openRealWorld([watch as never]);
+});
+afterAll(async () => world?.close());
+
+describe('a real session', () => {
+  it.each(paths)('follows its machine: $name', async (path) => {
+    ignored += await drive(world, watch, path);
+  });
+
+  it('has taken every transition that a world can cause', () => {
+    const { transitions, states, line } = watch.coverage.report();
+    console.log(`executed, ${line}; ${paths.length} paths, ${ignored} events ignored on the way`);
+    expect(states.missing).toEqual([]);
+    expect(transitions.missing.toSorted()).toEqual(Object.keys(uncausable).toSorted());
+  });
+});
