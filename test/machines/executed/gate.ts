@@ -30,13 +30,14 @@ export function createGate(): Gate {
   const wanted = new Map<Gated, ((call: Held) => void)[]>(gated.map((name) => [name, []]));
 
   function stop(name: Gated, real: (...args: never[]) => Promise<unknown>, args: never[]): Promise<unknown> {
-    return new Promise((resolve) => {
+    return new Promise((resolve, reject) => {
       const call = {
         name,
         args,
         async pass() {
-          const answer = await real(...args);
-          resolve(answer);
+          const answer = real(...args);
+          answer.then(resolve, reject);
+          await answer.catch(() => {});
           await new Promise((turn) => setImmediate(turn));
           return answer;
         },

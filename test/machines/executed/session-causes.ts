@@ -24,7 +24,9 @@ export interface Scene {
   /** The last answer that continues the conversation. */
   headId: string | null;
   headTurn: string | null;
+  /** The rule that holds the provider in the turn that runs, and the one before it. */
   held: RuleHandle | null;
+  releasing: RuleHandle | null;
   /** A dial was let through although the machine does not wait for it any more. */
   ahead: boolean;
   ending: Ending | null;
@@ -121,6 +123,8 @@ async function verdict(scene: Scene, { variant, from }: SessionStep): Promise<vo
   if ((facts.asked === 'create' || facts.asked === 'start') && call.turn) scene.turnId = call.turn.id;
   const closed = name.includes('socketOpen: false') && facts.socket;
   if (closed) await world.cut();
+  // The socket that the machine does not wait for any more.
+  if (scene.ahead && placeOf(from.snapshot).startsWith('reconnecting.settling')) await world.opened();
   const ask = { ...call, turn: { ...call.turn, id: randomUUID() } };
   const lease = (ms: number) =>
     world.sql(`update worker set heartbeat_expires_at = now() + make_interval(secs => $2) where id = $1`, [
@@ -188,6 +192,8 @@ export async function cause(scene: Scene, step: SessionStep): Promise<void> {
       return world.connection().reset();
     case 'turn.wanted':
       gate.open('lookup', 'lineage');
+      // A turn that nobody runs is ended before its session is claimed.
+      if (place === 'stale') gate.open('settle');
       // A request that was given back, or that superseded another, is placed again; else the client goes on.
       if (!facts.limbo && !scene.superseding) scene.client = say(scene, facts.head);
       scene.superseding = false;
@@ -210,7 +216,7 @@ export async function cause(scene: Scene, step: SessionStep): Promise<void> {
     case 'upstream.anchor_refused':
     case 'upstream.ended (keepSocket)':
     case 'upstream.ended (keepSocket: false)':
-      return scene.held!.release();
+      return scene.releasing!.release();
     case 'operator.release':
     case 'operator.close':
       if ((await world.operator(sessionId, name === 'operator.close' ? 'close' : 'release')) !== 200)

@@ -65,8 +65,6 @@ async function checkClient(scene: Scene, step: SessionStep): Promise<void> {
   const answer = await scene.client.answer;
   if (!answer) throw new Error('the client was cut off');
   checkAnswer(answer, failed ? failed : scene.ending!);
-  if (scene.ending && 'terminal' in scene.ending && scene.ending.terminal === 'response.completed' && !failed)
-    scene.headId = answer.body.id;
 }
 
 async function checkSocket(scene: Scene, { to }: SessionStep): Promise<void> {
@@ -87,7 +85,8 @@ function checkRow(scene: Scene, step: SessionStep, row: SessionRow | null): void
   const running = /^(live\.(streaming|settling)|reconnecting\.(resending|settling))/.test(place);
   if (running) same('the active turn', row.activeTurnId, scene.turnId);
   if (place === 'live.idle') {
-    same('the active turn', row.activeTurnId, null);
+    // An orphan that could not be ended is still there, for the next start to find.
+    if (!scene.orphan) same('the active turn', row.activeTurnId, null);
     same('the owner', row.ownerWorkerId, me);
   }
   if (place === 'live.committing.asking') same('the active turn', row.activeTurnId, null);
@@ -110,7 +109,10 @@ export async function compare(scene: Scene, step: SessionStep, _model: SnapshotF
   learnEnding(scene, step);
   if (name === 'store.cleared') scene.orphan = false;
   const settled = name.startsWith('store.settled');
-  if (settled && facts.completed) scene.headTurn = scene.turnId;
+  if (settled && facts.completed) {
+    scene.headTurn = scene.turnId;
+    scene.headId = (await store.turn(scene.turnId))?.responseId ?? null;
+  }
   await checkClient(scene, step);
   await checkSocket(scene, step);
   // What a machine does at the end of a session is done in the background.

@@ -47,6 +47,7 @@ export async function drive(
     headId: null,
     headTurn: null,
     held: null,
+    releasing: null,
     ahead: false,
     ending: null,
     end: null,
@@ -88,6 +89,8 @@ export async function drive(
   function born({ after }: SessionSeen): void {
     const { creates, takeovers } = after.context;
     if (after.value !== 'stale' || creates !== 0 || takeovers === 0) throw new Error(`a claim began as ${show(after)}`);
+    // The takeover itself is a step of the restored snapshot, before there is an actor to be watched.
+    watch.coverage.take(after, { type: 'session.claimed' });
     model = after;
     scene.owner = 'me';
   }
@@ -106,6 +109,7 @@ export async function drive(
       model = transition(machine, model, variant.event(model.context) as never)[0];
       return;
     }
+    scene.releasing = scene.held;
     if (did('dial')) prepareDial(scene, index);
     if (did('sendCreate', 'sendFull')) prepareTurn(scene, index);
     if (placeOf(to.snapshot) === 'reconnecting.resending.dialing' && to.facts.history === 'unread')
@@ -126,7 +130,7 @@ export async function drive(
     if (variant.name.startsWith('deadline.')) await fire(variant.name);
     else await cause(scene, step);
     await follow(step);
-    gate.hold('lookup');
+    gate.hold('lookup', 'settle');
     if (variant.name === 'frame.not_sent (cause: lease)') {
       await until(() => clock.fire('heartbeat'));
       await until(async () => (await world.at.bridge.readiness()).ready);

@@ -127,7 +127,8 @@ const can: Record<string, Can> = {
   'operator.release': always,
   // There is no row to close while the first socket is being opened, and none may be closed while its turn is active.
   'operator.close': (place) => idle(place, initial) || place.startsWith('reconnecting.waiting'),
-  'worker.draining': always,
+  // A drain waits for every request: for one that is only about to be placed, too.
+  'worker.draining': (_, { limbo }) => !limbo,
   'worker.dead': always,
   'session.claimed': (place, { claimed, httpOnly }) => place === 'stale' && !claimed && !httpOnly,
 };
@@ -187,7 +188,8 @@ export const sessionWorld: World<SessionMachine, SessionFacts> = {
     if (name === 'client.gone') next.attached = false;
     if (name === 'client.back') next.attached = true;
     if (did('failTurn') || did('deliverTerminal') || did('relayRefusal')) next.told = true;
-    if (did('reresolve')) next.limbo = true;
+    // A client that was told already asks again by itself.
+    if (did('reresolve') && !facts.told) next.limbo = true;
     if (did('sendCreate') || did('sendFull')) next.sent = true;
     if (did('sendFull')) Object.assign(next, { holds: false, history: 'read' });
     if (name.startsWith('upstream.ended')) {

@@ -33,6 +33,8 @@ export interface RealWorld {
   readonly open: number;
   /** Cuts the connection and waits until the bridge knows. */
   cut(): Promise<void>;
+  /** Waits until the bridge has an open connection. */
+  opened(): Promise<void>;
   operator(id: string, action: 'release' | 'close'): Promise<number>;
   sql(text: string, values?: unknown[]): Promise<void>;
   /** Others declare this worker dead; it learns of it and begins again under another id. */
@@ -62,9 +64,10 @@ export async function openRealWorld(watches: readonly Watch<AnyStateMachine>[]):
   const { simulator } = at;
   const openOnes = () => simulator.connections.filter(({ open }) => open);
 
-  async function socketsOfBridge(): Promise<number> {
+  /** What the bridge says of itself. */
+  async function gauge(name: string): Promise<number> {
     const text = await (await fetch(`${at.url}/metrics`)).text();
-    return Number(/^holdfast_upstream_sockets(?:\{[^}]*\})? (\d+)/m.exec(text)?.[1]);
+    return Number(new RegExp(`^holdfast_${name}(?:\\{[^}]*\\})? (\\d+)`, 'm').exec(text)?.[1]);
   }
   const isServing = async (id: string) =>
     (await at.store.workers()).some((worker) => worker.id === id && worker.state === 'serving');
@@ -102,8 +105,9 @@ export async function openRealWorld(watches: readonly Watch<AnyStateMachine>[]):
     },
     async cut() {
       for (const connection of openOnes()) connection.reset();
-      await until(async () => (await socketsOfBridge()) === 0);
+      await until(async () => (await gauge('upstream_sockets')) === 0);
     },
+    opened: () => until(async () => (await gauge('upstream_sockets')) === 1),
     async operator(id, action) {
       const { status, body } = await fetch(`${at.url}/admin/sessions/${id}/${action}`, {
         method: 'POST',
@@ -143,11 +147,11 @@ export async function openRealWorld(watches: readonly Watch<AnyStateMachine>[]):
       gate.open('create', 'start', 'settle', 'lookup', 'lineage');
       await Promise.all(clients.map(({ answer }) => answer));
       simulator.dropAll();
-      await until(() => {
+      await until(async () => {
         for (const name of ['connect', 'grace', 'redial', 'idle'])
           for (let left = clock.armed(name); left > 0; left -= 1) clock.fire(name);
         simulator.dropAll();
-        return at.bridge.sessions().length === 0;
+        return at.bridge.sessions().length === 0 && (await gauge('turns_in_flight')) === 0;
       });
       await until(() => openOnes().length === 0);
     },
