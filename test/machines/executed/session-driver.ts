@@ -131,6 +131,8 @@ export async function drive(
     else await cause(scene, step);
     await follow(step);
     gate.hold('lookup', 'settle');
+    // A frame that is still on its way could be lost with its socket, and its rule would wait for another turn.
+    if (did('sendCreate', 'sendFull') && !next.startsWith('frame.not_sent')) await until(() => scene.held!.hits > 0);
     if (variant.name === 'frame.not_sent (cause: lease)') {
       await until(() => clock.fire('heartbeat'));
       await until(async () => (await world.at.bridge.readiness()).ready);

@@ -6,10 +6,16 @@ import { openRealWorld, type RealWorld } from './session-world.ts';
 import { watchMachine } from './watch.ts';
 
 const watch = watchMachine(explore(sessionModel));
-/** Not only every transition: every event that is not ignored, in every state in which a world can cause it. */
-const goals = ({ from, variant }: (typeof sessionGraph.initial.steps)[number]) => [
-  `${from.configuration} × ${variant.name}`,
-];
+type SessionStep = (typeof sessionGraph.initial.steps)[number];
+
+/**
+ * Not only every transition: every event that is not ignored, in every state in which a world can cause it. The long
+ * form does so for every difference the world's facts make.
+ */
+const goals =
+  process.env.EXECUTED_PATHS === 'all'
+    ? ({ from, variant }: SessionStep) => [`${from.key} × ${variant.name}`]
+    : ({ from, variant }: SessionStep) => [`${from.configuration} × ${variant.name}`];
 const paths = transitionCover(sessionGraph, { maxLength: 14, goals });
 let world: RealWorld;
 let ignored = 0;
