@@ -5,7 +5,7 @@ import type { RuleHandle, SimulatedConnection, TurnFault, UpgradeFault } from '.
 import { startTestBridge, type TestBridge } from '../../support/bridge.ts';
 import { type Answer, post } from '../../support/client.ts';
 import { until } from '../../support/until.ts';
-import { createDeadlineClock, type DeadlineClock, deadlineEnv } from './deadline-clock.ts';
+import { createDeadlineClock, type DeadlineClock, DRAIN, deadlineEnv } from './deadline-clock.ts';
 import { createGate, type Gate } from './gate.ts';
 import type { Watch } from './watch.ts';
 
@@ -57,7 +57,7 @@ export async function openRealWorld(watches: readonly Watch<AnyStateMachine>[]):
     },
     wrapStore: gate.store,
     simulator: { eventGapMs: 0 },
-    env: { ...deadlineEnv, HOLDFAST_DRAIN_MS: '5000', HOLDFAST_LAME_DUCK_MS: '0' },
+    env: { ...deadlineEnv, HOLDFAST_DRAIN_MS: String(DRAIN), HOLDFAST_LAME_DUCK_MS: '0' },
   });
   const database = new pg.Client({ connectionString: at.databaseUrl });
   await database.connect();
