@@ -343,9 +343,13 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
       }
       case 'commitStart':
         return noteStart(turn, await commits.start(turn));
-      case 'commitOrphan':
+      case 'commitOrphan': {
+        // The same one in every repetition, and only there: the next orphan is another.
         orphanId ??= (await store.session(id))?.activeTurnId ?? null;
-        return orphanId ? commits.orphan(orphanId) : { event: { type: 'store.cleared' as const } };
+        const reply: CommitReply = orphanId ? await commits.orphan(orphanId) : { event: { type: 'store.cleared' } };
+        if ('event' in reply) orphanId = null;
+        return reply;
+      }
       case 'commitBareSettle':
         return commits.settle(turn, bareResult(prepareEnd(turn).state, turn.usage));
       default:
