@@ -34,6 +34,18 @@ function nearest<M extends AnyStateMachine, F>(
   return null;
 }
 
+/** The path of these events, by their variants' names. Throws when one of them cannot happen where it stands. */
+export function pathAlong<M extends AnyStateMachine, F>(graph: Graph<M, F>, names: readonly string[]): Path<M, F> {
+  const steps: Step<M, F>[] = [];
+  for (const name of names) {
+    const at = steps.at(-1)?.to ?? graph.initial;
+    const step = at.steps.find(({ variant }) => variant.name === name);
+    if (!step) throw new Error(`${name} cannot happen in ${at.configuration}, after ${steps.length} steps`);
+    steps.push(step);
+  }
+  return pathOf(steps);
+}
+
 /** For each state the shortest path that ends there, the nearest first. The initial state has the empty path. */
 export function shortestPaths<M extends AnyStateMachine, F>(graph: Graph<M, F>): Path<M, F>[] {
   const walks = new Map<GraphNode<M, F>, Walk<M, F>>([[graph.initial, []]]);

@@ -27,6 +27,10 @@ export interface Scene {
   /** The rule that holds the provider in the turn that runs, and the one before it. */
   held: RuleHandle | null;
   releasing: RuleHandle | null;
+  /** The rule that holds the handshake. */
+  dialing: RuleHandle | null;
+  /** The connection was cut although the machine has not heard of it. */
+  cut: boolean;
   /** A dial was let through although the machine does not wait for it any more. */
   ahead: boolean;
   ending: Ending | null;
@@ -59,14 +63,17 @@ export function prepareDial(scene: Scene, index: number): void {
   const next = steps[index + 1];
   scene.ahead = false;
   const faults: Record<string, Parameters<RealWorld['onUpgrade']>[0]> = {
-    'socket.opened': null,
+    'socket.opened': { kind: 'hold' },
     'history.missing': null,
     'socket.failed': { kind: 'reset' },
     'socket.refused (relay)': { kind: 'refuse', status: 401, body: { error: { message: 'No.', code: 'nope' } } },
     'socket.refused (relay: false)': { kind: 'refuse', status: 426 },
   };
   const name = next?.variant.name ?? '';
-  if (name in faults) return scene.world.onUpgrade(faults[name]!);
+  if (name in faults) {
+    scene.dialing = scene.world.onUpgrade(faults[name]!);
+    return;
+  }
   // A socket that opens behind the machine's back, while the turn it was for is being ended.
   const after = steps.slice(index + 1);
   const verdict = after.find(
@@ -180,6 +187,8 @@ export async function cause(scene: Scene, step: SessionStep): Promise<void> {
   if (name.startsWith('deadline.')) return;
   switch (name) {
     case 'socket.opened':
+      scene.dialing?.release();
+      return gate.open('lineage');
     case 'socket.failed':
     case 'socket.refused (relay)':
     case 'socket.refused (relay: false)':

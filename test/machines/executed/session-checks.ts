@@ -68,7 +68,7 @@ async function checkClient(scene: Scene, step: SessionStep): Promise<void> {
 }
 
 async function checkSocket(scene: Scene, { to }: SessionStep): Promise<void> {
-  if (scene.ahead || placeOf(to.snapshot).endsWith('.dialing')) return;
+  if (scene.cut || scene.ahead || placeOf(to.snapshot).endsWith('.dialing')) return;
   const expected = to.facts.socket ? 1 : 0;
   await until(() => scene.world.open === expected).catch(() => same('open sockets', scene.world.open, expected));
 }
@@ -89,7 +89,7 @@ function checkRow(scene: Scene, step: SessionStep, row: SessionRow | null): void
     if (!scene.orphan) same('the active turn', row.activeTurnId, null);
     same('the owner', row.ownerWorkerId, me);
   }
-  if (place === 'live.committing.asking') same('the active turn', row.activeTurnId, null);
+  if (place === 'live.committing.asking' && !scene.orphan) same('the active turn', row.activeTurnId, null);
   if (place !== 'stale') {
     if (running || place === 'live.idle') same('the head', row.headTurnId, scene.headTurn);
     return;

@@ -47,6 +47,8 @@ export async function drive(
     headId: null,
     headTurn: null,
     held: null,
+    dialing: null,
+    cut: false,
     releasing: null,
     ahead: false,
     ending: null,
@@ -110,7 +112,8 @@ export async function drive(
       return;
     }
     scene.releasing = scene.held;
-    if (did('dial')) prepareDial(scene, index);
+    scene.cut = next === 'frame.not_sent (cause: socket)';
+    if (did('dial') && variant.name !== 'frame.not_sent (cause: socket)') prepareDial(scene, index);
     if (did('sendCreate', 'sendFull')) prepareTurn(scene, index);
     if (placeOf(to.snapshot) === 'reconnecting.resending.dialing' && to.facts.history === 'unread')
       gate.hold('lineage');
@@ -121,11 +124,14 @@ export async function drive(
         clock.skip(LAPSE);
       };
     }
-    if (next === 'frame.not_sent (cause: socket)') {
+    if (scene.cut) {
       const before = watch.seen.length;
+      scene.dialing?.release();
       await until(() => world.open > 0);
       world.connection().reset();
       await watch.next(before, ({ event }) => event.type === 'socket.lost');
+      // The next handshake begins in the same breath.
+      prepareDial(scene, index + 1);
     }
     if (variant.name.startsWith('deadline.')) await fire(variant.name);
     else await cause(scene, step);

@@ -25,7 +25,7 @@ export interface RealWorld {
   readonly gate: Gate;
   ask(body: Record<string, unknown>, headers: Record<string, string>): Client;
   /** What the provider does with the next handshake. */
-  onUpgrade(fault: UpgradeFault | null): void;
+  onUpgrade(fault: UpgradeFault | null): RuleHandle | null;
   /** What the provider does with the next turn; released step by step. */
   onTurn(faults: readonly TurnFault[]): RuleHandle;
   /** The open connection; there is never more than one. */
@@ -95,9 +95,7 @@ export async function openRealWorld(watches: readonly Watch<AnyStateMachine>[]):
         hangUp: () => control.abort(),
       };
     },
-    onUpgrade(fault) {
-      if (fault) simulator.script.onUpgrade({}, fault);
-    },
+    onUpgrade: (fault) => fault && simulator.script.onUpgrade({}, fault),
     onTurn: (faults) => simulator.script.onTurn({}, faults),
     connection: () => openOnes().at(-1)!,
     get open() {

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { explore, sessionModel, transitionCover } from '../../../src/testing/index.ts';
+import { explore, pathAlong, sessionModel, transitionCover } from '../../../src/testing/index.ts';
 import { drive } from './session-driver.ts';
 import { sessionGraph, uncausable } from './session-facts.ts';
 import { openRealWorld, type RealWorld } from './session-world.ts';
@@ -28,6 +28,13 @@ afterAll(async () => world?.close());
 describe('a real session', () => {
   it.each(paths)('follows its machine: $name', async (path) => {
     ignored += await drive(world, watch, path);
+  });
+
+  it('ends every orphan it meets, not only the first one', async () => {
+    const orphan = ['store.busy', 'store.cleared', 'store.head_moved', 'turn.wanted'];
+    const begin = ['socket.opened', 'store.started (socketOpen, leaseValid: false)', 'store.settled (socketOpen)'];
+    const names = [...begin, 'turn.wanted', ...orphan, ...orphan];
+    await drive(world, watch, pathAlong(sessionGraph, names));
   });
 
   it('has taken every transition that a world can cause', () => {

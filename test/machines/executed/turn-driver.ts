@@ -147,7 +147,7 @@ export async function driveTurn(world: RealWorld, watch: Watch<TurnMachine>, pat
   async function compare(state: string, index: number): Promise<void> {
     const done = model.status === 'done';
     // What leaves with the verdict, and what the provider says without being asked, may be ahead of the path.
-    if (!done && (names[index + 1] === 'send' || creates > 0)) return;
+    if (!done && (['send', 'fail'].includes(names[index + 1]!) || creates > 0)) return;
     const expected = !committed ? null : done ? state : 'active';
     let real: string | null = null;
     const agrees = async () => {
