@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
 import type { Duplex } from 'node:stream';
 import express, { type Router } from 'express';
+import type { InspectionEvent } from 'xstate';
 import { createAdminApi } from './admin/api.ts';
 import type { LocalAnswer, LocalView, Question } from './admin/port.ts';
 import { explorer } from './admin/ui/index.ts';
@@ -54,6 +55,8 @@ export interface BridgeOptions {
   random?: () => number;
   /** Called whenever this process has become a worker, under an id it never had before. */
   onRegistered?: (workerId: string) => void;
+  /** Receives XState's inspection events of every machine that runs here, while the step is under way: look, do not act. */
+  inspect?: (event: InspectionEvent) => void;
 }
 
 /** A running bridge: routes for an Express app, and its end. */
@@ -91,7 +94,8 @@ export async function createBridge(options: BridgeOptions = {}): Promise<Bridge>
       }
     : await openStorage(config, logger);
   try {
-    return await assemble(config, storage, { clock, ids, random, logger, onRegistered: options.onRegistered });
+    const { onRegistered, inspect } = options;
+    return await assemble(config, storage, { clock, ids, random, logger, onRegistered, inspect });
   } catch (error) {
     await storage.close();
     throw error;
@@ -104,6 +108,7 @@ interface Means {
   random: () => number;
   logger: Logger;
   onRegistered: BridgeOptions['onRegistered'];
+  inspect: BridgeOptions['inspect'];
 }
 
 /** How long the listener for peers lets its last answers be written, milliseconds. */
@@ -121,6 +126,10 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     logger,
     stories: storage.store,
   });
+  const inspect = (event: InspectionEvent) => {
+    observatory.inspect(event);
+    means.inspect?.(event);
+  };
   const store = observatory.store(storage.store);
   const secrets = parseSecrets(storage.secrets);
   const tokens = createTokens({ secrets, clock, ttlSeconds: limits.retentionHours * 3600 });
@@ -188,7 +197,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     internalUrl,
     livenessPath: storage.livenessPath,
     log: logger,
-    inspect: observatory.inspect,
+    inspect,
     onRegistered,
     async announce(id) {
       announcedId = id;
@@ -218,7 +227,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     clock,
     ids,
     peers,
-    inspect: observatory.inspect,
+    inspect,
     onPlaced: observatory.placed,
     sessions: {
       store,
@@ -230,7 +239,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
       worker: membership,
       httpOnly,
       log: logger,
-      inspect: observatory.inspect,
+      inspect,
       background(work) {
         background.add(work);
         void work.finally(() => background.delete(work));

@@ -55,7 +55,6 @@ export function createSender(options: SenderOptions): Sender {
       // The last look before bytes leave: between the verdict and now the lease may have lapsed.
       if (!options.maySend()) return send({ type: 'frame.not_sent', cause: 'lease' });
       if (options.creates() > 1) turn.rewind();
-      else turn.note({ type: 'commit' });
       turn.wire = planFor(turn, socket.anchor);
       if (turn.wire.form === 'impossible') {
         turn.ending = { state: 'failed', terminal: null, fault: 'bridge_session_expired', answer: null, error: null };

@@ -7,7 +7,7 @@ import { type DurableActor, type Effect, type Inspect, persist, rehydrate, start
 import type { KeyRef, RowFace, SessionRow, SessionStore, TurnResult, TurnRow } from '../store/port.ts';
 import type { UpstreamTarget, UpstreamTransport } from '../upstream/port.ts';
 import { createUpstreamTurnState } from '../upstream/turn-state.ts';
-import { bareResult, createCommits } from './commits.ts';
+import { bareResult, type CommitReply, createCommits } from './commits.ts';
 import { createDialer } from './dial.ts';
 import { createDurations, isOnlyHolder } from './durations.ts';
 import { createFrameReader } from './frames.ts';
@@ -332,19 +332,29 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     for (let attempt = 0; attempt < 5; attempt += 1) if ((await store.close(call)).verdict !== 'unknown') return;
   }
 
+  /** The start is durable from here on, whether or not its frame can leave. */
+  function noteStart(turn: Turn, reply: CommitReply): CommitReply {
+    if ('event' in reply && reply.event.type === 'store.started') turn.note({ type: 'commit' });
+    return reply;
+  }
+
   async function commit({ type }: Effect) {
     const turn = lane.current!;
     switch (type) {
       case 'commitCreate': {
         const reply = await commits.create(turn);
         if ('event' in reply) deps.onCreated(session);
-        return reply;
+        return noteStart(turn, reply);
       }
       case 'commitStart':
-        return commits.start(turn);
-      case 'commitOrphan':
+        return noteStart(turn, await commits.start(turn));
+      case 'commitOrphan': {
+        // The same one in every repetition, and only there: the next orphan is another.
         orphanId ??= (await store.session(id))?.activeTurnId ?? null;
-        return orphanId ? commits.orphan(orphanId) : { event: { type: 'store.cleared' as const } };
+        const reply: CommitReply = orphanId ? await commits.orphan(orphanId) : { event: { type: 'store.cleared' } };
+        if ('event' in reply) orphanId = null;
+        return reply;
+      }
       case 'commitBareSettle':
         return commits.settle(turn, {
           ...bareResult(prepareEnd(turn).state, turn.usage),

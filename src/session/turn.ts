@@ -173,10 +173,14 @@ export function createTurn(options: TurnOptions): Turn {
       turn.heldCreated = null;
       if (held) turn.stream.push(held.type, held.json, false);
     },
-    note: (event) => actor.send(event),
+    note(event) {
+      if (!finished) actor.send(event);
+    },
     fail(error) {
       error.outcome ??= turn.outcome;
-      turn.ending ??= { state: 'failed', terminal: null, fault: null, answer: null, error: null };
+      // What nobody wanted any more was cancelled: it is no failure, and nobody needs its story.
+      const state = error.code === 'bridge_turn_cancelled' ? 'cancelled' : 'failed';
+      turn.ending ??= { state, terminal: null, fault: null, answer: null, error: null };
       if (turn.stream.finish({ kind: 'fail', error })) finish(turn.ending.state);
     },
     served() {

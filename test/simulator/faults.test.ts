@@ -284,6 +284,19 @@ describe('faults of a connection', () => {
     await sim.close();
   });
 
+  it('may hold an upgrade back until it is released', async () => {
+    const sim = await startSimulator();
+    const rule = sim.script.onUpgrade({}, { kind: 'hold' });
+    const opening = connect(sim.url);
+    await sim.journal.waitFor('fault');
+    expect(sim.journal.of('upgrade')).toEqual([]);
+    rule.release();
+    const client = await opening;
+    expect(sim.journal.of('upgrade').map(({ outcome }) => outcome)).toEqual(['accepted']);
+    await hangUp(client);
+    await sim.close();
+  });
+
   it('may leave an upgrade unanswered until the simulator closes', async () => {
     const sim = await startSimulator();
     sim.script.onUpgrade({}, { kind: 'hang' });

@@ -67,6 +67,8 @@ export type TurnFault =
 /** What happens to an upgrade request. */
 export type UpgradeFault =
   | { kind: 'refuse'; status: number; headers?: Record<string, string>; body?: unknown }
+  /** Answered when the rule is released. */
+  | { kind: 'hold' }
   /** Never answered. */
   | { kind: 'hang' }
   | { kind: 'reset' }

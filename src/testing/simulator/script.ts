@@ -81,7 +81,7 @@ interface AppliedFaults {
 export interface Rules {
   script: Script;
   forTurn(turn: TurnSeen): AppliedFaults | null;
-  forUpgrade(upgrade: UpgradeSeen): { rule: number; fault: UpgradeFault } | null;
+  forUpgrade(upgrade: UpgradeSeen): { rule: number; fault: UpgradeFault; gate: Gate } | null;
   forRequest(request: RequestSeen): { rule: number; fault: RequestFault } | null;
   forConnect(): { rule: number; fault: ConnectFault } | null;
 }
@@ -188,7 +188,7 @@ export function createRules(initial: readonly Rule[]): Rules {
         const { where } = match as UpgradeMatch;
         return holds(match, { upgrade: upgrade.upgrade }) && (where?.(upgrade) ?? true);
       });
-      return entry && { rule: entry.id, fault: entry.rule.fault as UpgradeFault };
+      return entry && { rule: entry.id, fault: entry.rule.fault as UpgradeFault, gate: entry.gate };
     },
     forRequest(request) {
       const entry = find('request', (match) => {

@@ -65,26 +65,33 @@ export function createUpgradeHandler(
       entry('reset');
       return void socket.resetAndDestroy();
     }
-    const path = new URL(req.url ?? '/', 'http://simulator').pathname;
-    const credential = credentialOf(host, headers);
-    const refusal = fault?.kind === 'refuse' ? fault : standingRefusal(path, credential);
-    if (refusal) {
-      entry(refusal.status);
-      return refuseUpgrade(socket, refusal);
-    }
+    if (fault?.kind !== 'hold') return proceed();
+    const gone = new AbortController();
+    socket.once('close', () => gone.abort());
+    void ruled?.gate.wait(gone.signal).then(() => gone.signal.aborted || proceed());
 
-    const id = connections.length + 1;
-    const turnState = options.turnState === 'handshake' || options.turnState === 'both';
-    extraHeaders.set(req, {
-      ...(turnState ? { 'x-codex-turn-state': `ts-h${id}` } : {}),
-      ...(fault?.kind === 'headers' ? fault.headers : {}),
-    });
-    server.handleUpgrade(req, socket, head, (ws: WebSocket) => {
-      entry('accepted', id);
-      connections.push(serveConnection(host, ws, socket, { id, headers, credential: credential! }));
-      journal.record('opened', { connection: id, headers });
-      if (fault?.kind === 'accept_then_close') ws.close(fault.code ?? 1011, fault.reason ?? '');
-      if (fault?.kind === 'accept_then_reset') socket.resetAndDestroy();
-    });
+    function proceed(): void {
+      const path = new URL(req.url ?? '/', 'http://simulator').pathname;
+      const credential = credentialOf(host, headers);
+      const refusal = fault?.kind === 'refuse' ? fault : standingRefusal(path, credential);
+      if (refusal) {
+        entry(refusal.status);
+        return refuseUpgrade(socket, refusal);
+      }
+
+      const id = connections.length + 1;
+      const turnState = options.turnState === 'handshake' || options.turnState === 'both';
+      extraHeaders.set(req, {
+        ...(turnState ? { 'x-codex-turn-state': `ts-h${id}` } : {}),
+        ...(fault?.kind === 'headers' ? fault.headers : {}),
+      });
+      server.handleUpgrade(req, socket, head, (ws: WebSocket) => {
+        entry('accepted', id);
+        connections.push(serveConnection(host, ws, socket, { id, headers, credential: credential! }));
+        journal.record('opened', { connection: id, headers });
+        if (fault?.kind === 'accept_then_close') ws.close(fault.code ?? 1011, fault.reason ?? '');
+        if (fault?.kind === 'accept_then_reset') socket.resetAndDestroy();
+      });
+    }
   };
 }

@@ -1,0 +1,118 @@
+import {
+  type SessionEvent,
+  type SessionMachine,
+  sessionMachine,
+  type TurnEvent,
+  type TurnMachine,
+  turnMachine,
+  type WorkerEvent,
+  type WorkerMachine,
+  workerMachine,
+} from '../../machines/index.ts';
+import { type EventVariant, fixedEvents, type MachineModel, variantName } from './vocabulary.ts';
+
+const both = [true, false];
+
+/** Events of a socket: of the one the session has or waits for now, and of an earlier one that nobody wants any more. */
+const ofSocket = (make: (generation: number) => SessionEvent): EventVariant<SessionMachine>[] => {
+  const { generation: _, ...rest } = make(0) as SessionEvent & { generation: number };
+  const name = (which: object) => variantName({ ...rest, ...which });
+  return [
+    { name: name({}), event: ({ generation }) => make(generation) },
+    { name: name({ earlier: true }), event: ({ generation }) => make(generation - 1) },
+  ];
+};
+
+const sessionEvents: EventVariant<SessionMachine>[] = [
+  ...ofSocket((generation) => ({ type: 'socket.opened', generation })),
+  ...ofSocket((generation) => ({ type: 'socket.failed', generation })),
+  ...both.flatMap((relay) => ofSocket((generation) => ({ type: 'socket.refused', generation, relay }))),
+  ...both.flatMap((resendable) => ofSocket((generation) => ({ type: 'socket.lost', generation, resendable }))),
+  ...ofSocket((generation) => ({ type: 'history.missing', generation })),
+  ...fixedEvents<SessionMachine>([
+    { type: 'turn.wanted' },
+    { type: 'turn.cancelled', reason: 'client_cancel' },
+    { type: 'client.gone' },
+    { type: 'client.back' },
+    { type: 'frame.not_sent', cause: 'lease' },
+    { type: 'frame.not_sent', cause: 'socket' },
+    { type: 'upstream.progress' },
+    { type: 'upstream.anchor_refused' },
+    ...both.map((keepSocket) => ({ type: 'upstream.ended', keepSocket }) as const),
+    ...both.flatMap((socketOpen) =>
+      both.map((leaseValid) => ({ type: 'store.started', socketOpen, leaseValid }) as const),
+    ),
+    { type: 'store.not_created' },
+    { type: 'store.head_moved' },
+    { type: 'store.busy' },
+    { type: 'store.cleared' },
+    { type: 'store.fenced' },
+    ...both.map((socketOpen) => ({ type: 'store.settled', socketOpen }) as const),
+    ...both.map((rowExists) => ({ type: 'store.rejected', rowExists }) as const),
+    { type: 'deadline.connect' },
+    { type: 'deadline.redial' },
+    { type: 'deadline.start_wait' },
+    { type: 'deadline.settle_wait' },
+    { type: 'deadline.first_event' },
+    { type: 'deadline.silence' },
+    { type: 'deadline.turn_budget' },
+    { type: 'deadline.grace' },
+    { type: 'deadline.idle' },
+    { type: 'deadline.age' },
+    { type: 'operator.release' },
+    { type: 'operator.close' },
+    { type: 'worker.draining' },
+    { type: 'worker.dead' },
+    { type: 'session.claimed' },
+  ]),
+];
+
+/** Sockets are counted for ever, but only whether an event is of the current one matters; of creates, that two are the most. */
+export const sessionModel: MachineModel<SessionMachine> = {
+  name: 'session',
+  machine: sessionMachine,
+  events: sessionEvents,
+  project: ({ creates }) => ({ creates }),
+};
+
+const turnEvents: TurnEvent['type'][] = [
+  'queue',
+  'hand_back',
+  'commit',
+  'send',
+  'acknowledge',
+  'stream',
+  'steer',
+  'complete',
+  'end_incomplete',
+  'fail',
+  'cancel',
+  'lose',
+];
+
+export const turnModel: MachineModel<TurnMachine> = {
+  name: 'turn',
+  machine: turnMachine,
+  input: { turnId: 'turn' },
+  events: fixedEvents<TurnMachine>(turnEvents.map((type) => ({ type }))),
+};
+
+const workerEvents: WorkerEvent['type'][] = [
+  'registration.confirmed',
+  'registration.failed',
+  'heartbeat.confirmed',
+  'heartbeat.unanswered',
+  'heartbeat.answered_dead',
+  'drain.requested',
+  'drain.finished',
+  'stop.requested',
+  'deadline.heartbeat',
+  'deadline.register',
+  'deadline.drain',
+];
+
+export const workerModel: MachineModel<WorkerMachine> = {
+  name: 'worker',
+  machine: workerMachine,
+  events: fixedEvents<WorkerMachine>(workerEvents.map((type) => ({ type }))),
+};

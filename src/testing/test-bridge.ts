@@ -1,0 +1,109 @@
+import { pino } from 'pino';
+import { type Bridge, type BridgeOptions, createBridge } from '../bridge.ts';
+import { type Clock, systemClock } from '../clock.ts';
+import { createApp } from '../http/app.ts';
+import { type Listening, listen } from '../http/server.ts';
+import { createMemoryDatabase, createMemoryStore } from '../store/memory/index.ts';
+import type { SessionStore } from '../store/port.ts';
+import { openPostgresStore } from '../store/postgres/index.ts';
+import { type Simulator, type SimulatorOptions, startSimulator } from './simulator/index.ts';
+
+export interface TestBridgeOptions extends Pick<BridgeOptions, 'logger' | 'random' | 'ids' | 'inspect'> {
+  /** Settings, by the names of the environment variables. */
+  env?: Record<string, string>;
+  /** Options of the simulated upstream, or one that runs already; that one is not closed with the bridge. */
+  simulator?: SimulatorOptions | Simulator;
+  /** A PostgreSQL of your own. Default: a store in memory that lives as long as this test bridge. */
+  databaseUrl?: string;
+  /** Opens a store of another kind; called again at each restart, closed at each end. */
+  openStore?(): Promise<SessionStore>;
+  /** Deadlines run on it. Default: the system's. */
+  clock?: Clock;
+  /** Stands between the bridge and its store: to count, delay or lose its calls. */
+  wrapStore?(store: SessionStore): SessionStore;
+}
+
+/** A bridge that answers on a loopback port, in front of a simulated upstream. */
+export interface TestBridge extends AsyncDisposable {
+  /** e.g. `http://127.0.0.1:40001`; another one after a restart. */
+  readonly url: string;
+  readonly bridge: Bridge;
+  readonly simulator: Simulator;
+  readonly store: SessionStore;
+  /** Drains the worker and starts another one on the same store, as a restart would. */
+  restart(): Promise<void>;
+  close(): Promise<void>;
+}
+
+/** How long a stopped server waits for answers that are still being written, milliseconds. */
+const CLOSE_GRACE = 500;
+/** Any secret will do, as long as tokens survive a restart. */
+const SECRETS = 'test:0123456789abcdef0123456789abcdef';
+
+/**
+ * Starts a bridge for tests. It needs no test framework.
+ *
+ * @example
+ * await using at = await testBridge();
+ * at.simulator.script.onTurn({ nth: 2 }, { kind: 'reset', at: 'after_created' });
+ * const client = new OpenAI({ baseURL: `${at.url}/v1`, apiKey: 'any' });
+ */
+export async function testBridge(options: TestBridgeOptions = {}): Promise<TestBridge> {
+  const { clock = systemClock, databaseUrl, openStore, env, wrapStore, simulator: given, logger, ...means } = options;
+  const own = given && 'journal' in given ? null : await startSimulator(given);
+  const simulator = own ?? (given as Simulator);
+  const database = createMemoryDatabase('0'.repeat(64));
+  let store!: SessionStore;
+  let bridge!: Bridge;
+  let server!: Listening;
+
+  const open = async () => {
+    if (openStore) return openStore();
+    return databaseUrl ? openPostgresStore({ url: databaseUrl }) : createMemoryStore({ clock, database });
+  };
+  async function start(): Promise<void> {
+    store = await open();
+    bridge = await createBridge({
+      ...means,
+      clock,
+      store: wrapStore?.(store) ?? store,
+      logger: logger ?? pino({ level: 'silent' }),
+      env: { HOLDFAST_UPSTREAM_URL: simulator.url, HOLDFAST_SECRETS: SECRETS, ...env },
+    });
+    server = await listen(createApp(bridge.router, bridge), { host: '127.0.0.1', port: 0 }, bridge.handleUpgrade);
+  }
+  async function stop(): Promise<void> {
+    await bridge.close();
+    await server.close(CLOSE_GRACE);
+    await store.shutdown();
+  }
+  async function close(): Promise<void> {
+    await stop();
+    await own?.close();
+  }
+
+  try {
+    await start();
+  } catch (error) {
+    await own?.close();
+    throw error;
+  }
+  return {
+    get url() {
+      return server.url;
+    },
+    get bridge() {
+      return bridge;
+    },
+    get store() {
+      return store;
+    },
+    simulator,
+    async restart() {
+      await stop();
+      await start();
+    },
+    close,
+    [Symbol.asyncDispose]: close,
+  };
+}

@@ -1,0 +1,49 @@
+import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { fileURLToPath, pathToFileURL } from 'node:url';
+
+const ROOT = new URL('../../', import.meta.url);
+/** Inside the project, so that the snippets find its packages; outside what is checked and collected. */
+const PLACE = fileURLToPath(new URL('.extracted/', import.meta.url));
+
+/** The package's own entry points, before it is built. */
+const SOURCES: Record<string, string> = {
+  holdfast: 'src/index.ts',
+  'holdfast/machines': 'machines/index.ts',
+  'holdfast/testing': 'src/testing/index.ts',
+};
+
+/** The fenced block that follows this text. Throws when the document has no such block. */
+export async function snippetAfter(document: string, marker: string): Promise<string> {
+  const text = await readFile(new URL(document, ROOT), 'utf8');
+  const [, after] = text.split(marker);
+  const code = after && /^```\w+\n([\s\S]*?)^```$/m.exec(after)?.[1];
+  if (!code) throw new Error(`${document} has no code after ${marker}`);
+  return code;
+}
+
+/** Replaces what must be there exactly once. */
+export function replaceOnce(code: string, what: string, by: string): string {
+  const parts = code.split(what);
+  if (parts.length !== 2) throw new Error(`${what} stands ${parts.length - 1} times in:\n${code}`);
+  return parts.join(by);
+}
+
+/** Writes code to a file that can be imported or run, its imports of this package led to the sources. */
+export async function writeSnippet(name: string, code: string): Promise<{ file: string; remove(): Promise<void> }> {
+  const led = code.replace(
+    /from '(holdfast(?:\/\w+)?)'/g,
+    (_, entry: string) => `from '${new URL(SOURCES[entry]!, ROOT)}'`,
+  );
+  await mkdir(PLACE, { recursive: true });
+  const file = join(PLACE, `${name}-${process.pid}.ts`);
+  await writeFile(file, led);
+  return { file, remove: () => rm(file) };
+}
+
+/** Makes an example that a document names, in a comment above it, a module. */
+export async function extractExample(document: string, name: string) {
+  const code = await snippetAfter(document, `<!-- example: ${name} -->`);
+  const { file, remove } = await writeSnippet(name, code);
+  return { code, file: pathToFileURL(file).href, remove };
+}

@@ -1,0 +1,240 @@
+import { randomUUID } from 'node:crypto';
+import type { SessionMachine } from '../../../machines/session.ts';
+import type { CreateCall, SettleCall, StartCall } from '../../../src/store/port.ts';
+import type { Path, RuleHandle, Step, TurnFault } from '../../../src/testing/index.ts';
+import { placeOf, type SessionFacts } from './session-facts.ts';
+import type { Client, RealWorld } from './session-world.ts';
+
+export type SessionStep = Step<SessionMachine, SessionFacts>;
+
+/** How the client of the turn in hand is going to be told that it is over. */
+export type Ending = { fault: string } | { status: number } | { terminal: 'response.completed' | 'response.failed' };
+
+/** What is known of the session under test beyond the model: ids, and who waits. */
+export interface Scene {
+  readonly world: RealWorld;
+  readonly path: Path<SessionMachine, SessionFacts>;
+  readonly thread: string;
+  sessionId: string;
+  /** Everybody who has asked for anything on this path. */
+  readonly clients: Client[];
+  /** Whose turn is in hand. */
+  client: Client;
+  turnId: string;
+  /** The last answer that continues the conversation. */
+  headId: string | null;
+  headTurn: string | null;
+  /** The rule that holds the provider in the turn that runs, and the one before it. */
+  held: RuleHandle | null;
+  releasing: RuleHandle | null;
+  /** The rule that holds the handshake. */
+  dialing: RuleHandle | null;
+  /** The connection was cut although the machine has not heard of it. */
+  cut: boolean;
+  /** A dial was let through although the machine does not wait for it any more. */
+  ahead: boolean;
+  ending: Ending | null;
+  /** The turn's end as its row must have it; null when a refusal decides. */
+  end: string | null;
+  /** Whoever has taken the session from this worker. */
+  owner: 'me' | 'nobody' | { rival: string };
+  orphan: boolean;
+  /** A request that took the place of the turn in hand waits for it to end. */
+  superseding: boolean;
+  said: number;
+}
+
+const message = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
+
+export function say(scene: Scene, anchored: boolean): Client {
+  scene.said += 1;
+  const input = [message(`${scene.thread} ${scene.said}`)];
+  const body = { model: 'm', stream: true, store: false, input };
+  const client = scene.world.ask(anchored ? { ...body, previous_response_id: scene.headId } : body, {
+    'thread-id': scene.thread,
+  });
+  scene.clients.push(client);
+  return client;
+}
+
+/** What the path wants of the handshake that this step begins. */
+export function prepareDial(scene: Scene, index: number): void {
+  const { steps } = scene.path;
+  const next = steps[index + 1];
+  scene.ahead = false;
+  const faults: Record<string, Parameters<RealWorld['onUpgrade']>[0]> = {
+    'socket.opened': { kind: 'hold' },
+    'history.missing': null,
+    'socket.failed': { kind: 'reset' },
+    'socket.refused (relay)': { kind: 'refuse', status: 401, body: { error: { message: 'No.', code: 'nope' } } },
+    'socket.refused (relay: false)': { kind: 'refuse', status: 426 },
+  };
+  const name = next?.variant.name ?? '';
+  if (name in faults) {
+    scene.dialing = scene.world.onUpgrade(faults[name]!);
+    return;
+  }
+  // A socket that opens behind the machine's back, while the turn it was for is being ended.
+  const after = steps.slice(index + 1);
+  const verdict = after.find(
+    ({ variant, actions }) => variant.name.startsWith('store.settled') || actions.some(({ type }) => type === 'dial'),
+  );
+  scene.ahead =
+    verdict?.variant.name === 'store.settled (socketOpen)' && placeOf(verdict.from.snapshot).startsWith('reconnecting');
+  scene.world.onUpgrade(scene.ahead ? null : { kind: 'hang' });
+}
+
+/** How the provider behaves in the turn whose frame this step sends: it stops wherever the path may want to go on. */
+export function prepareTurn(scene: Scene, index: number): void {
+  const rest = scene.path.steps.slice(index + 1);
+  if (rest[0]?.variant.name.startsWith('frame.not_sent')) return;
+  const upTo = rest.findIndex(({ actions }) => actions.some(({ type }) => type.startsWith('send')));
+  const mine = (upTo < 0 ? rest : rest.slice(0, upTo + 1)).map(({ variant }) => variant.name);
+  const progress = mine.indexOf('upstream.progress');
+  const ended = mine.findIndex((name) => name.startsWith('upstream.ended'));
+  const begins = progress >= 0 && (ended < 0 || progress < ended);
+  const faults: TurnFault[] = [{ kind: 'hold', at: 'before_created' }];
+  if (begins) faults.push({ kind: 'hold', at: { deltas: 1 } });
+  const error = (status: number): TurnFault => ({
+    kind: 'error',
+    error: { status, code: 'scripted', message: 'Scripted.' },
+    at: 'before_created',
+  });
+  if (mine.includes('upstream.anchor_refused')) faults.push({ kind: 'refuse_anchor' });
+  else if (ended >= 0) {
+    const keeps = mine[ended] === 'upstream.ended (keepSocket)';
+    if (!begins) faults.push(error(keeps ? 400 : 500));
+    else if (!keeps) faults.push({ kind: 'failed', code: 'server_error', at: 'before_terminal' });
+  }
+  scene.held = scene.world.onTurn(faults);
+}
+
+/** Any of the three calls: what is not in one of them is not read of it. */
+interface HeldCommit {
+  args: [CreateCall & StartCall & SettleCall];
+  pass(): Promise<unknown>;
+  answer(value: { verdict: 'rejected'; reason: string }): void;
+}
+
+const callOf = (facts: SessionFacts): 'create' | 'start' | 'settle' =>
+  facts.asked === 'create' || facts.asked === 'start' ? facts.asked : 'settle';
+
+/** The store's answers, brought about by what would bring them about. */
+async function verdict(scene: Scene, { variant, from }: SessionStep): Promise<void> {
+  const { world, sessionId } = scene;
+  const { store } = world.at;
+  const { facts } = from;
+  const name = variant.name;
+  const held = (await world.gate.next(callOf(facts))) as unknown as HeldCommit;
+  const [call] = held.args;
+  if ((facts.asked === 'create' || facts.asked === 'start') && call.turn) scene.turnId = call.turn.id;
+  const closed = name.includes('socketOpen: false') && facts.socket;
+  if (closed) await world.cut();
+  // The socket that the machine does not wait for any more.
+  if (scene.ahead && placeOf(from.snapshot).startsWith('reconnecting.settling')) await world.opened();
+  const ask = { ...call, turn: { ...call.turn, id: randomUUID() } };
+  const lease = (ms: number) =>
+    world.sql(`update worker set heartbeat_expires_at = now() + make_interval(secs => $2) where id = $1`, [
+      call.me,
+      ms / 1_000,
+    ]);
+
+  switch (name) {
+    case 'store.not_created':
+      await store.create({ ...ask, sessionId: randomUUID(), nonce: randomUUID() });
+      break;
+    case 'store.head_moved': {
+      const before = (await store.session(sessionId))!.headTurnId;
+      await world.sql(`update bridge_session set head_turn_id = 'elsewhere' where id = $1`, [sessionId]);
+      await held.pass();
+      return world.sql('update bridge_session set head_turn_id = $2 where id = $1', [sessionId, before]);
+    }
+    case 'store.busy':
+      await store.start(ask);
+      scene.orphan = true;
+      break;
+    case 'store.fenced':
+      if (facts.asked === 'start') {
+        await store.operatorRelease(sessionId);
+        scene.owner = 'nobody';
+        break;
+      }
+      scene.owner = { rival: await world.rob(sessionId) };
+      await held.pass();
+      if (call.me === world.at.bridge.workerId) await world.bury();
+      return;
+    case 'store.rejected (rowExists)':
+    case 'store.rejected (rowExists: false)':
+      return held.answer({ verdict: 'rejected', reason: 'no space left on device' });
+    default:
+      if (name.includes('leaseValid: false')) {
+        await lease(1_000);
+        await held.pass();
+        return lease(400_000_000);
+      }
+  }
+  await held.pass();
+}
+
+/** Makes one event of the path happen, in the world. What follows by itself is only waited for. */
+export async function cause(scene: Scene, step: SessionStep): Promise<void> {
+  const { world, sessionId } = scene;
+  const { gate, clock } = world;
+  const { facts } = step.from;
+  const place = placeOf(step.from.snapshot);
+  const name = step.variant.name;
+  if (name.startsWith('store.')) return verdict(scene, step);
+  if (name.startsWith('deadline.')) return;
+  switch (name) {
+    case 'socket.opened':
+      scene.dialing?.release();
+      return gate.open('lineage');
+    case 'socket.failed':
+    case 'socket.refused (relay)':
+    case 'socket.refused (relay: false)':
+      return gate.open('lineage');
+    case 'history.missing':
+      await world.sql('delete from turn_items');
+      return gate.open('lineage');
+    case 'socket.lost (resendable)':
+    case 'socket.lost (resendable: false)':
+      return world.connection().reset();
+    case 'turn.wanted':
+      gate.open('lookup', 'lineage');
+      // A turn that nobody runs is ended before its session is claimed.
+      if (place === 'stale') gate.open('settle');
+      // A request that was given back, or that superseded another, is placed again; else the client goes on.
+      if (!facts.limbo && !scene.superseding) scene.client = say(scene, facts.head);
+      scene.superseding = false;
+      return;
+    case 'turn.cancelled (reason: client_cancel)':
+      if (!place.startsWith('live.streaming')) return void clock.fire('request_hold');
+      gate.open('lookup');
+      scene.client = say(scene, false);
+      scene.superseding = true;
+      return;
+    case 'client.gone':
+      return scene.client.hangUp();
+    case 'client.back': {
+      gate.open('lookup', 'lineage');
+      scene.client = world.ask(scene.client.body, { 'thread-id': scene.thread });
+      scene.clients.push(scene.client);
+      return;
+    }
+    case 'upstream.progress':
+    case 'upstream.anchor_refused':
+    case 'upstream.ended (keepSocket)':
+    case 'upstream.ended (keepSocket: false)':
+      return scene.releasing!.release();
+    case 'operator.release':
+    case 'operator.close':
+      if ((await world.operator(sessionId, name === 'operator.close' ? 'close' : 'release')) !== 200)
+        throw new Error(`the operator was refused`);
+      return;
+    case 'worker.draining':
+      void world.at.bridge.close();
+      return;
+    case 'worker.dead':
+      return world.bury();
+  }
+}

@@ -1,0 +1,3 @@
+import { type MachineModel, sessionModel, turnModel, workerModel } from '../../src/testing/index.ts';
+
+export const models = [sessionModel, turnModel, workerModel] as unknown as MachineModel[];
