@@ -202,6 +202,24 @@ describe('requests that wait for one conversation', () => {
     expect((await post(server.url, third, headers)).status).toBe(200);
   });
 
+  it('are served although a drain began while the settle before them was unanswered', async () => {
+    await post(server.url, body, { 'thread-id': 'other' });
+    let answer = () => {};
+    scripted.once('settle', (pass, call) => new Promise((done) => (answer = () => void pass(call).then(done))));
+    const first = await post(server.url, body, headers);
+    const looked = scripted.calls.filter((name) => name === 'lookup').length;
+    const next = { ...body, input: [user('one'), ...first.body.output, user('two')] };
+    const queued = post(server.url, next, headers);
+    // Twice: the head that its input continues is not recorded yet.
+    await until(() => scripted.calls.filter((name) => name === 'lookup').length === looked + 2);
+    const closed = bridge.close();
+    // The idle session's socket is closed in the same step in which the busy one is told.
+    await simulator.waitFor('closed', ({ code }) => code === 1000 || code === 1001);
+    answer();
+    expect(terminalsOf(await queued).map(({ type }) => type)).toEqual(['response.completed']);
+    await closed;
+  });
+
   it('give their place back when their client leaves', async () => {
     const first = await post(server.url, body, headers);
     const held = simulator.script.onTurn({}, { kind: 'hold', at: 'before_terminal' });
