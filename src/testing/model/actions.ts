@@ -46,6 +46,7 @@ export const ACTIONS = {
   declaredDead: 'own',
   learnsDeath: 'own',
   drains: 'drain',
+  stops: 'own',
   evicts: 'eviction',
   failsOver: 'failover',
 } as const satisfies Record<string, 'own' | 'world' | Fault>;

@@ -54,6 +54,8 @@ export function createRequests(
   const hasRow = (r: number) => hand.s[layout.turn(r) + TURN.state] !== TURN_STATE.none;
 
   const again = (r: number, fact = 0) => {
+    // Whoever held the client has gone with it, and what was sent on comes back to nobody.
+    if (worker(get(r, REQUEST.holder) - 1) & WORKER.crashed) return sessions.tell(r, ENDING.gone);
     set(r, REQUEST.facts, get(r, REQUEST.facts) | fact);
     set(r, REQUEST.stage, STAGE.resolving);
     set(r, REQUEST.target, 0);

@@ -54,8 +54,11 @@ export interface Rows {
   isDead(worker: number): boolean;
 }
 
-/** @param weak what is left out, or null */
-export function createRows(layout: Layout, hand: Hand, weak: Weakness | null): Rows {
+/**
+ * @param weak what is left out, or null
+ * @param onWrite called before every write to the session's row
+ */
+export function createRows(layout: Layout, hand: Hand, weak: Weakness | null, onWrite = () => {}): Rows {
   const { turns } = layout.bounds;
   const isDead = (w: number) => (hand.s[layout.worker(w)]! & WORKER.dead) !== 0;
 
@@ -73,12 +76,17 @@ export function createRows(layout: Layout, hand: Hand, weak: Weakness | null): R
     hand.broken ??= promise;
   };
 
-  /** Before every write: what a failover may set back to, and that whoever has read the row has read an old one. */
-  function write(): void {
+  /** Before every write: what a failover may set back to. */
+  function keep(): void {
     const { s } = hand;
-    if (layout.previous !== null) {
-      s.copyWithin(layout.previous, ROWS.start, ROWS.start + ROWS.length(layout));
-    }
+    if (layout.previous !== null) s.copyWithin(layout.previous, ROWS.start, ROWS.start + ROWS.length(layout));
+  }
+
+  /** Before every write to the session's row: whoever has read it has read an old one. */
+  function write(): void {
+    onWrite();
+    keep();
+    const { s } = hand;
     for (let r = 0; r < turns; r += 1) {
       const q = layout.request(r);
       if (s[q + REQUEST.stage] === STAGE.claiming) s[q + REQUEST.flags] = s[q + REQUEST.flags]! | FLAG.dirty;
@@ -147,7 +155,8 @@ export function createRows(layout: Layout, hand: Hand, weak: Weakness | null): R
       if (isOver && weak !== 'settleOverwrites') return recorded & BRANCHED ? 'branch' : 'already';
       if (isOver && state !== (end & 7)) breaks('endsOnce');
       const underFence = (holds(s, caller) && s[ROW.active] === turn + 1) || weak === 'settleUnfenced';
-      write();
+      if (underFence) write();
+      else keep();
       s[t + TURN.state] = end | (underFence ? 0 : BRANCHED);
       if (!underFence) return 'branch';
       if (!owns(s, caller) || s[ROW.active] !== turn + 1) breaks('fencedHead');

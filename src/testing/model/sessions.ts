@@ -93,6 +93,9 @@ export function createSessions(
   const mayStart = (w: number) => (hand.s[layout.worker(w)]! & (WORKER.lapsed | WORKER.knows)) === 0;
   const caller = (i: number): Caller => ({ me: worker(i), nonce: byte(i, ACTOR.nonce), epoch: byte(i, ACTOR.epoch) });
 
+  /** Writes that were answered are gone: what rests on their durability is not promised any more. */
+  const failedOver = () => hand.s[layout.budget('failover')] !== (bounds.faults.failover ?? 0);
+
   const drop = (i: number) => {
     const at = layout.actor(i);
     hand.s.fill(0, at, at + 12);
@@ -138,7 +141,8 @@ export function createSessions(
     const t = layout.turn(turn - 1);
     const { me, epoch } = caller(i);
     const mine = hand.s[t + TURN.author] === me + 1 && hand.s[t + TURN.epoch] === epoch;
-    if (mine && hand.s[t + TURN.state] === TURN_STATE.active && !rows.isDead(me)) breaks('noDesertion');
+    if (mine && hand.s[t + TURN.state] === TURN_STATE.active && !rows.isDead(me) && !failedOver())
+      breaks('noDesertion');
     handBack(turn - 1, me);
   }
 
@@ -208,7 +212,7 @@ export function createSessions(
     if (byte(i, ACTOR.socket) === 0) return post(i, 'notSentSocket');
     const t = layout.turn(r);
     const own = s[t + TURN.author] === w + 1 && s[t + TURN.epoch] === byte(i, ACTOR.epoch);
-    if (s[t + TURN.state] === TURN_STATE.none || !own) breaks('committedFirst');
+    if ((s[t + TURN.state] === TURN_STATE.none || !own) && !failedOver()) breaks('committedFirst');
     const creates = flags & FLAG.creates;
     if (creates >= 2) return breaks('twoCreates');
     if (creates === 1 && bits & BIT.shown) breaks('unseenResend');
@@ -389,8 +393,7 @@ export function createSessions(
         const ending = byte(i, ACTOR.bits) & BIT.ending || TURN_STATE.lost;
         const bare = pending(i) === COMMIT.bareSettle ? BARE : 0;
         if (rows.settle(me, turn, ending | bare) !== 'branch') return settled(i);
-        const failedOver = hand.s[layout.budget('failover')] !== (bounds.faults.failover ?? 0);
-        if (!rows.isDead(me.me) && !failedOver) breaks('notRobbed');
+        if (!rows.isDead(me.me) && !failedOver()) breaks('notRobbed');
         return 'fenced';
       }
     }

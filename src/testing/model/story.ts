@@ -151,6 +151,8 @@ function sentence({ layout }: World, s: Uint8Array, { name, a, b }: Action): str
       return `Worker ${letter(a)} learns that it was declared dead.`;
     case 'drains':
       return `Worker ${letter(a)} is asked to drain.`;
+    case 'stops':
+      return `Worker ${letter(a)}, done with draining, stops and stores its own death.`;
     case 'evicts':
       return `${who()} is told to release its session at epoch ${actor(ACTOR.epoch)}.`;
     case 'failsOver':

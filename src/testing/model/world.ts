@@ -112,10 +112,16 @@ export function createWorld(bounds: Bounds, weak: Weakness | null = null): World
     unmark(w, WORKER.paused | WORKER.lapsed | WORKER.draining | WORKER.knows);
     for (const i of actorsOf(w)) sessions.drop(i);
     each(turns, (r) => {
+      const lost = request(s, r, REQUEST.stage) === STAGE.hopping && request(s, r, REQUEST.target) === w + 1;
+      const alone = (worker(s, request(s, r, REQUEST.holder) - 1) & WORKER.crashed) !== 0;
+      if (lost && alone) sessions.tell(r, ENDING.gone);
+    });
+    each(turns, (r) => {
       const stage = request(s, r, REQUEST.stage);
       if (stage === STAGE.unborn || stage === STAGE.ended || request(s, r, REQUEST.holder) !== w + 1) return;
       const i = requests.runs(r, 'current');
       if (stage === STAGE.placed && i >= 0) {
+        // The owner learns that its client has gone, and may be in the middle of something else.
         hand.s[layout.request(r) + REQUEST.flags] = request(s, r, REQUEST.flags) | FLAG.gone;
         sessions.send(i, 'clientGone');
       } else if (stage === STAGE.placed && requests.runs(r, 'waiting') >= 0) requests.withdraw(r, ENDING.gone);
@@ -245,6 +251,9 @@ export function createWorld(bounds: Bounds, weak: Weakness | null = null): World
         mark(a, WORKER.draining);
         for (const i of actorsOf(a)) sessions.send(i, 'draining');
         return;
+      case 'stops':
+        crash(a);
+        return mark(a, WORKER.dead);
       case 'evicts':
         return sessions.send(a, 'release');
       case 'failsOver':
@@ -313,8 +322,9 @@ export function createWorld(bounds: Bounds, weak: Weakness | null = null): World
       const up = isUp(s, holder);
       const gone = (request(s, r, REQUEST.flags) & FLAG.gone) !== 0;
       if (!gone && may(s, 'departure')) attempt('departs', r);
-      if (!up) return;
       const target = request(s, r, REQUEST.target) - 1;
+      if (stage === STAGE.hopping && gone && isUp(s, target)) attempt('hopArrives', r);
+      if (!up) return;
       switch (stage) {
         case STAGE.resolving:
           if (!waitsForCreation(s, r, holder)) attempt('resolves', r);
@@ -332,7 +342,7 @@ export function createWorld(bounds: Bounds, weak: Weakness | null = null): World
           return attempt('ownerWaitOver', r);
         case STAGE.hopping:
           if (isUp(s, target)) {
-            attempt('hopArrives', r);
+            if (!gone) attempt('hopArrives', r);
             if (may(s, 'lostHop')) attempt('hopLost', r);
           } else attempt('hopFails', r, worker(s, target) & WORKER.crashed ? 0 : 1);
           return;
@@ -417,6 +427,7 @@ export function createWorld(bounds: Bounds, weak: Weakness | null = null): World
     if (state & WORKER.lapsed && (state & WORKER.dead) === 0) attempt('beats', w);
     if (may(s, 'lapse') && (state & (WORKER.lapsed | WORKER.dead)) === 0) attempt('lapses', w);
     if (state & WORKER.dead && (state & WORKER.knows) === 0) attempt('learnsDeath', w);
+    if (state & WORKER.draining && hasOther(s, w)) attempt('stops', w);
     if (may(s, 'drain') && (state & (WORKER.draining | WORKER.dead)) === 0 && hasOther(s, w)) attempt('drains', w);
   }
 
