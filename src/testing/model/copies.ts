@@ -1,4 +1,4 @@
-import { ACTOR, BARE, BIT, COMMIT, COPY, type Layout, TURN_STATE } from './layout.ts';
+import { ACTOR, BARE, BIT, COMMIT, COPY, type Layout, SIZES, TURN_STATE } from './layout.ts';
 import type { Hand, Rows } from './rows.ts';
 import type { Sessions } from './sessions.ts';
 
@@ -51,8 +51,8 @@ export function createCopies(layout: Layout, hand: Hand, rows: Rows, sessions: S
 
     arrive(j) {
       const c = layout.copy(j);
-      const [kind, worker, nonce, epoch, turn, last] = hand.s.slice(c, c + 6) as unknown as number[];
-      hand.s.fill(0, c, c + 6);
+      const [kind, worker, nonce, epoch, turn, last] = hand.s.slice(c, c + SIZES.copy) as unknown as number[];
+      hand.s.fill(0, c, c + SIZES.copy);
       const caller = { me: worker! - 1, nonce: nonce!, epoch: epoch! };
       switch (kind) {
         case COMMIT.create:

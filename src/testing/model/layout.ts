@@ -79,6 +79,8 @@ export const ACTOR = {
   pending: 8,
   mail: 9,
   bits: 11,
+  /** What the upstream itself keeps for this socket: 0 nothing, else a turn. */
+  held: 12,
 } as const;
 export const MAIL_BYTES = 2;
 /** Low three bits: how the turn in hand ended, as a turn state. */
@@ -87,7 +89,7 @@ export const COMMIT = { none: 0, create: 1, start: 2, orphan: 3, settle: 4, bare
 
 export const COPY = { kind: 0, worker: 1, nonce: 2, epoch: 3, turn: 4, argument: 5 } as const;
 
-const SIZES = { turn: 3, request: 8, actor: 12, copy: 6 };
+export const SIZES = { turn: 3, request: 8, actor: 13, copy: 6 } as const;
 
 export function layoutOf(bounds: Bounds): Layout {
   const actors = bounds.workers + 1;

@@ -227,7 +227,7 @@ export function createRequests(
       if (queued >= 0) hand.s[layout.actor(queued) + ACTOR.waiting] = 0;
       set(r, REQUEST.flags, get(r, REQUEST.flags) | FLAG.maybe);
       if (i >= 0) {
-        hand.s[layout.actor(i) + ACTOR.bits] = actor(i, ACTOR.bits) | BIT.stray;
+        if (weak !== 'strayIsHeard') hand.s[layout.actor(i) + ACTOR.bits] = actor(i, ACTOR.bits) | BIT.stray;
         if (!(worker(w) & WORKER.crashed)) sessions.send(i, 'clientGone');
       }
       if (shown || hasRow(r)) return fail(r);

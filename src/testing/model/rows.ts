@@ -25,7 +25,6 @@ export const promises = {
   unseenResend: 'The second create leaves only while nothing of the first was shown.',
   anchorHeld: 'An anchor goes only to the socket that holds it.',
   oneTerminal: 'A request gets one terminal.',
-  toldIsKept: 'What a client was told as completed was asked from what it named.',
   noDesertion: 'A living worker does not hand a committed turn back to be placed again.',
 } as const;
 

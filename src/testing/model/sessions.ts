@@ -11,6 +11,7 @@ import {
   MAIL_BYTES,
   REQUEST,
   ROW,
+  SIZES,
   STAGE,
   TOLD,
   TURN,
@@ -98,7 +99,7 @@ export function createSessions(
 
   const drop = (i: number) => {
     const at = layout.actor(i);
-    hand.s.fill(0, at, at + 12);
+    hand.s.fill(0, at, at + SIZES.actor);
   };
 
   function tell(r: number, ending: number): void {
@@ -108,7 +109,7 @@ export function createSessions(
     const kept = request(r, REQUEST.flags) & (FLAG.anchored | FLAG.creates);
     const named = request(r, REQUEST.named);
     const told = gone ? ENDING.gone : ending;
-    hand.s.fill(0, at, at + 8);
+    hand.s.fill(0, at, at + SIZES.request);
     set(r, REQUEST.stage, STAGE.ended);
     set(r, REQUEST.named, named);
     set(r, REQUEST.flags, kept);
@@ -216,6 +217,7 @@ export function createSessions(
     const creates = flags & FLAG.creates;
     if (creates >= 2) return breaks('twoCreates');
     if (creates === 1 && bits & BIT.shown) breaks('unseenResend');
+    if (delta && byte(i, ACTOR.held) !== named) breaks('anchorHeld');
     set(r, REQUEST.flags, flags + 1);
     put(i, ACTOR.bits, delta ? bits | BIT.delta : bits & ~BIT.delta);
   }
@@ -244,6 +246,7 @@ export function createSessions(
       case 'dial':
       case 'closeSocket':
         put(i, ACTOR.socket, 0);
+        put(i, ACTOR.held, 0);
         return forgetLosses(i);
       case 'commitCreate':
         return ask(i, COMMIT.create);

@@ -86,6 +86,18 @@ export const weaknesses = {
     what: 'the self-fence is not looked at before a frame leaves',
     bounds: within(1, { lapse: 1 }),
   },
+  anchorOutlivesFailure: {
+    what: 'the anchor of a socket is kept when the upstream has refused a turn on it',
+    bounds: within(3, {}),
+  },
+  resendsShown: {
+    what: 'a turn whose output was shown is sent again when its socket is lost',
+    bounds: within(1, { socketLoss: 1 }),
+  },
+  strayIsHeard: {
+    what: 'a hop that was given up may still answer its client',
+    bounds: within(2, { pause: 1 }),
+  },
   forgetsAdmitted: {
     what: 'a request that was admitted but not begun is forgotten when its actor ends',
     bounds: within(2, { drain: 1 }, { concurrent: 2 }),

@@ -134,7 +134,10 @@ export function createWorld(bounds: Bounds, weak: Weakness | null = null): World
     const bits = actor(hand.s, i, ACTOR.bits);
     const ending = how === 0 ? TURN_STATE.completed : TURN_STATE.failed;
     if ((bits & BIT.ending) === 0) putActor(i, ACTOR.bits, bits | ending);
-    putActor(i, ACTOR.socket, how === 0 ? actor(hand.s, i, ACTOR.current) + 1 : 1);
+    const current = actor(hand.s, i, ACTOR.current);
+    putActor(i, ACTOR.held, how === 0 ? current : 0);
+    if (how === 0) putActor(i, ACTOR.socket, current + 1);
+    else if (weak !== 'anchorOutlivesFailure') putActor(i, ACTOR.socket, 1);
     sessions.deliver(i, how === 1 ? EVENT.endedRetire : EVENT.endedKeep);
   }
 
@@ -142,7 +145,9 @@ export function createWorld(bounds: Bounds, weak: Weakness | null = null): World
     const bits = actor(hand.s, i, ACTOR.bits);
     const local = machine.locals[actor(hand.s, i, ACTOR.local)]!;
     putActor(i, ACTOR.socket, 0);
-    const resendable = local.streaming && (bits & (BIT.shown | BIT.told)) === 0 && mayBeSentInFull(i);
+    putActor(i, ACTOR.held, 0);
+    const unseen = (bits & BIT.shown) === 0 || weak === 'resendsShown';
+    const resendable = local.streaming && unseen && (bits & BIT.told) === 0 && mayBeSentInFull(i);
     sessions.send(i, resendable ? 'lostResendable' : 'lost');
   }
 
@@ -226,6 +231,7 @@ export function createWorld(bounds: Bounds, weak: Weakness | null = null): World
         return upstreamEnds(a, b);
       case 'refusesAnchor':
         putActor(a, ACTOR.socket, 1);
+        putActor(a, ACTOR.held, 0);
         return sessions.deliver(a, EVENT.anchorRefused);
       case 'socketLost':
         return loseSocket(a);
