@@ -15,6 +15,7 @@ const wide: readonly ModelFault[] = ['pause', 'lapse'];
 export const small: readonly NamedBounds[] = [
   { name: 'no fault, three turns', bounds: bounds({ turns: 3 }) },
   { name: 'socket-only histories', bounds: bounds({ turns: 3, exact: false }) },
+  { name: 'socketLoss and rejection twice', bounds: bounds({ turns: 1, faults: { socketLoss: 1, rejection: 2 } }) },
   ...MODEL_FAULTS.map((fault) => ({
     name: fault,
     bounds: bounds({ turns: 2, concurrent: wide.includes(fault) ? 1 : 2, faults: { [fault]: 1 } }),

@@ -1,10 +1,12 @@
 import { describe, expect, it } from 'vitest';
+import { sessionMachine } from '../../machines/session.ts';
 import {
   createWorld,
   explore,
   replay,
   tellStory,
   traceOf,
+  visitedStates,
   type Weakness,
   weaknesses,
 } from '../../src/testing/index.ts';
@@ -22,6 +24,17 @@ describe('the ownership protocol, explored exhaustively', () => {
     const { violation } = exploration;
     expect(violation && tellStory(createWorld(bounds), violation.actions)).toBeNull();
     expect(exploration.exhausted).toBe(true);
+  });
+
+  it('has met every state of the session machine', () => {
+    const leaves: string[] = [];
+    const collect = ({ id, type, states }: { id: string; type: string; states: object }): void => {
+      if (type === 'atomic' || type === 'final') leaves.push(id);
+      for (const child of Object.values(states)) collect(child);
+    };
+    collect(sessionMachine.root);
+    const visited = visitedStates();
+    expect(leaves.filter((leaf) => !visited.has(leaf))).toEqual([]);
   });
 });
 

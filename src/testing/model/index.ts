@@ -8,6 +8,7 @@ export {
   type Fault as ModelFault,
 } from './bounds.ts';
 export { type Exploration, type ExploreOptions, explore, type Violation } from './explore.ts';
+export { visitedStates } from './local.ts';
 export { replay, type Trace, traceOf } from './replay.ts';
 export { createModelRows, type ModelRows } from './solo.ts';
 export { describeProperty, tellStory } from './story.ts';

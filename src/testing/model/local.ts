@@ -177,3 +177,8 @@ export function localMachine(): LocalMachine {
   shared ??= createLocalMachine();
   return shared;
 }
+
+/** Ids of the states of the session machine that any world of this process has met. */
+export function visitedStates(): ReadonlySet<string> {
+  return new Set(localMachine().locals.flatMap(({ snapshot }) => (snapshot as Looked)._nodes.map(({ id }) => id)));
+}

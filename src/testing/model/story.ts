@@ -5,6 +5,7 @@ import { eventNames, events } from './local.ts';
 import { promises } from './rows.ts';
 import type { World } from './world.ts';
 
+const capital = (text: string) => text[0]!.toUpperCase() + text.slice(1);
 const letter = (index: number) => String.fromCharCode(65 + index);
 const turnName = (turn: number) => (turn === 0 ? 'none' : `turn ${turn}`);
 const TURN_NAMES = ['none', 'active', 'completed', 'failed', 'cancelled', 'lost'];
@@ -43,7 +44,7 @@ export function tellStory(world: World, actions: readonly Action[]): string {
   const lines: string[] = [];
   for (const [index, action] of actions.entries()) {
     const { state: after, broken } = world.take(state, action);
-    lines.push(`${String(index + 1).padStart(3)}. ${sentence(world, state, action)}`);
+    lines.push(`${String(index + 1).padStart(3)}. ${capital(sentence(world, state, action))}`);
     const changes = changesOf(world, state, after);
     if (changes.length > 0) lines.push(`       ${changes.join('; ')}`);
     if (broken) lines.push(`     ! ${promises[broken]}`);
