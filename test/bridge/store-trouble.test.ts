@@ -183,6 +183,28 @@ describe('a session that was taken from this worker', () => {
   });
 });
 
+describe('a client that leaves while its start is asked', () => {
+  it('is not placed again when the start is fenced: nobody would read the answer', async () => {
+    const first = await post(server.url, body, headers);
+    let answer = () => {};
+    scripted.once('start', () => new Promise((done) => (answer = () => done({ verdict: 'fenced' }))));
+    const input = [user('one'), ...first.body.output, user('two')];
+    const control = new AbortController();
+    const leaving = post(server.url, { ...body, input }, headers, control.signal).catch(() => null);
+    await until(() => scripted.calls.includes('start'));
+    control.abort();
+    await leaving;
+    // By the time another conversation has had its whole answer, the closed connection is known here too.
+    await post(server.url, body, { 'thread-id': 'other' });
+    const sent = creates().length;
+    answer();
+    await until(() => bridge.sessions().length === 1);
+    await next(first, 'three');
+    expect(creates()).toHaveLength(sent + 1);
+    expect(scripted.calls.filter((name) => name === 'claim')).toHaveLength(1);
+  });
+});
+
 describe('requests that wait for one conversation', () => {
   it('are bounded: the next one is told to come back, and the slot is free again afterwards', async () => {
     const first = await post(server.url, body, headers);

@@ -14,7 +14,7 @@ import { small } from './bounds.ts';
 import { explored } from './table.ts';
 
 /** Weakenings that take longer to find are planted by `npm run test:model -- --weakenings` only. */
-const slow: readonly Weakness[] = ['startIgnoresEpoch'];
+const slow: readonly Weakness[] = ['startIgnoresEpoch', 'startIgnoresOwner'];
 const cheap = (Object.keys(weaknesses) as Weakness[]).filter((name) => !slow.includes(name));
 
 describe('the ownership protocol, explored exhaustively', () => {

@@ -126,6 +126,7 @@ export function createSessions(
 
   /** Back to the dispatcher that has it: the client's own worker, or the one that was sent the hop. */
   function handBack(r: number, at: number): void {
+    if (request(r, REQUEST.flags) & FLAG.gone) return tell(r, ENDING.gone);
     if (request(r, REQUEST.holder) === at + 1) set(r, REQUEST.stage, STAGE.resolving);
     else {
       set(r, REQUEST.stage, STAGE.hopping);
