@@ -224,6 +224,8 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
     if (fact) turn.attempts.push(fact);
     turn.parent = null;
     turn.history = null;
+    // The client left while its turn was in hand: the event was waiting when the session had to let go of it.
+    if (!turn.stream.attached) return turn.fail(new BridgeError('bridge_turn_cancelled'));
     void dispatch(turn);
   }
 

@@ -261,11 +261,20 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     deps.returnTurn(turn, fact);
   }
 
+  /** What ended this actor (a drain, an eviction) waited in the mailbox ahead of the turn that was just admitted. */
+  function giveUpUnbegun(): Turn[] {
+    const turn = lane.current;
+    if (!turn || turn.stream.finished || turn.ending !== null) return [];
+    lane.giveUp();
+    return [turn];
+  }
+
   function end(): void {
     ended = true;
+    const unbegun = giveUpUnbegun();
     finishCurrent();
     lane.forget();
-    const waiting = lane.handBack();
+    const waiting = [...unbegun, ...lane.handBack()];
     actor.stop();
     deps.onEnded(session);
     for (const turn of waiting) {

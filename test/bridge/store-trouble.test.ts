@@ -183,6 +183,28 @@ describe('a session that was taken from this worker', () => {
   });
 });
 
+describe('a client that leaves while its start is asked', () => {
+  it('is not placed again when the start is fenced: nobody would read the answer', async () => {
+    const first = await post(server.url, body, headers);
+    let answer = () => {};
+    scripted.once('start', () => new Promise((done) => (answer = () => done({ verdict: 'fenced' }))));
+    const input = [user('one'), ...first.body.output, user('two')];
+    const control = new AbortController();
+    const leaving = post(server.url, { ...body, input }, headers, control.signal).catch(() => null);
+    await until(() => scripted.calls.includes('start'));
+    control.abort();
+    await leaving;
+    // By the time another conversation has had its whole answer, the closed connection is known here too.
+    await post(server.url, body, { 'thread-id': 'other' });
+    const sent = creates().length;
+    answer();
+    await until(() => bridge.sessions().length === 1);
+    await next(first, 'three');
+    expect(creates()).toHaveLength(sent + 1);
+    expect(scripted.calls.filter((name) => name === 'claim')).toHaveLength(1);
+  });
+});
+
 describe('requests that wait for one conversation', () => {
   it('are bounded: the next one is told to come back, and the slot is free again afterwards', async () => {
     const first = await post(server.url, body, headers);
@@ -203,6 +225,24 @@ describe('requests that wait for one conversation', () => {
     answer();
     expect((await queued).status).toBe(200);
     expect((await post(server.url, third, headers)).status).toBe(200);
+  });
+
+  it('are served although a drain began while the settle before them was unanswered', async () => {
+    await post(server.url, body, { 'thread-id': 'other' });
+    let answer = () => {};
+    scripted.once('settle', (pass, call) => new Promise((done) => (answer = () => void pass(call).then(done))));
+    const first = await post(server.url, body, headers);
+    const looked = scripted.calls.filter((name) => name === 'lookup').length;
+    const next = { ...body, input: [user('one'), ...first.body.output, user('two')] };
+    const queued = post(server.url, next, headers);
+    // Twice: the head that its input continues is not recorded yet.
+    await until(() => scripted.calls.filter((name) => name === 'lookup').length === looked + 2);
+    const closed = bridge.close();
+    // The idle session's socket is closed in the same step in which the busy one is told.
+    await simulator.waitFor('closed', ({ code }) => code === 1000 || code === 1001);
+    answer();
+    expect(terminalsOf(await queued).map(({ type }) => type)).toEqual(['response.completed']);
+    await closed;
   });
 
   it('give their place back when their client leaves', async () => {

@@ -21,11 +21,7 @@ export interface TestBridgeOptions extends Omit<OptionsAlone, 'databaseUrl' | 'o
 }
 
 /** A bridge over a real PostgreSQL of its own and the simulator, served on a port of its own. */
-export async function startTestBridge({
-  store,
-  beside,
-  ...options
-}: TestBridgeOptions = {}): Promise<TestBridge> {
+export async function startTestBridge({ store, beside, ...options }: TestBridgeOptions = {}): Promise<TestBridge> {
   const database = beside ? { url: beside.databaseUrl, drop: async () => {} } : await freshDatabase();
   const statements: string[] = [];
   const openStore = (): Promise<SessionStore> =>

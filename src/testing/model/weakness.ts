@@ -1,0 +1,106 @@
+import { type Bounds, defaults, type Fault } from './bounds.ts';
+
+/** A way in which the fence, or its use, can be made weaker than it is: one line that somebody might leave out. */
+export interface Weakening {
+  what: string;
+  /** Small bounds within which it shows. */
+  bounds: Bounds;
+}
+
+const within = (turns: number, faults: Partial<Record<Fault, number>>, over: Partial<Bounds> = {}): Bounds => ({
+  ...defaults,
+  turns,
+  faults,
+  ...over,
+});
+
+export const weaknesses = {
+  startIgnoresEpoch: {
+    what: 'start and settle look only at the name of the owner, not at epoch and nonce',
+    bounds: within(3, { lateCopy: 1 }, { concurrent: 2, naming: 'keyed' }),
+  },
+  startIgnoresOwner: {
+    what: 'start and settle look only at the epoch, not at owner and nonce',
+    bounds: within(3, { failover: 1 }, { concurrent: 2, naming: 'keyed' }),
+  },
+  startIgnoresHead: {
+    what: 'start does not compare the head',
+    bounds: within(2, { failover: 1 }),
+  },
+  startIgnoresBusy: {
+    what: 'start does not ask whether another turn is active',
+    bounds: within(2, { failover: 1 }),
+  },
+  startIgnoresDeath: {
+    what: 'start does not ask whether its own worker was declared dead while it was paused',
+    bounds: within(2, { pause: 1 }),
+  },
+  startRevivesTurn: {
+    what: 'start makes a turn that has ended active again',
+    bounds: within(2, { lateCopy: 1 }),
+  },
+  createNotIdempotent: {
+    what: 'a repeated create takes its own keys for those of somebody else',
+    bounds: within(1, { lostAnswer: 1 }),
+  },
+  claimRobsTheLiving: {
+    what: 'claim takes a busy session whose owner is silent, but not stored as dead',
+    bounds: within(2, { lapse: 1 }, { concurrent: 2 }),
+  },
+  claimKeepsEpoch: { what: 'claim does not raise the epoch', bounds: within(2, {}) },
+  claimForgetsTheLost: {
+    what: 'claim does not mark the turn that it takes away as lost',
+    bounds: within(2, { crash: 1 }),
+  },
+  claimByTheDead: {
+    what: 'claim does not ask whether its own worker was declared dead',
+    bounds: within(2, { pause: 1, lostAnswer: 1 }),
+  },
+  oldHead: {
+    what: 'claim compares no revision, the new owner goes on from the head it read before, and start compares no head',
+    bounds: within(2, { crash: 1, lateCopy: 1 }),
+  },
+  noSelfClaim: {
+    what: 'a worker does not end its own orphan before it claims',
+    bounds: within(2, { rejection: 2 }),
+  },
+  settleUnfenced: {
+    what: 'settle moves the head without looking at the fence',
+    bounds: within(2, { pause: 1 }, { concurrent: 2 }),
+  },
+  settleOverwrites: {
+    what: 'settle replaces an end that was recorded before',
+    bounds: within(1, { lostAnswer: 1 }),
+  },
+  releaseUnfenced: {
+    what: 'release gives up whatever is there, whoever owns it',
+    bounds: within(2, { lostAnswer: 1 }),
+  },
+  releaseBusy: {
+    what: 'release gives up a session with an active turn',
+    bounds: within(2, { rejection: 2 }),
+  },
+  frameBeforeCommit: { what: 'the frame leaves while the start is still asked', bounds: within(1, {}) },
+  silenceIsFenced: { what: 'a lost answer is read as "fenced"', bounds: within(1, { lostAnswer: 1 }) },
+  sendWithoutLease: {
+    what: 'the self-fence is not looked at before a frame leaves',
+    bounds: within(1, { lapse: 1 }),
+  },
+  anchorOutlivesFailure: {
+    what: 'the anchor of a socket is kept when the upstream has refused a turn on it',
+    bounds: within(3, {}),
+  },
+  resendsShown: {
+    what: 'a turn whose output was shown is sent again when its socket is lost',
+    bounds: within(1, { socketLoss: 1 }),
+  },
+  strayIsHeard: {
+    what: 'a hop that was given up may still answer its client',
+    bounds: within(2, { pause: 1 }),
+  },
+  forgetsAdmitted: {
+    what: 'a request that was admitted but not begun is forgotten when its actor ends',
+    bounds: within(2, { drain: 1 }, { concurrent: 2 }),
+  },
+} as const satisfies Record<string, Weakening>;
+export type Weakness = keyof typeof weaknesses;

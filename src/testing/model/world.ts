@@ -1,0 +1,504 @@
+import { ACTIONS, type Action, type ActionName } from './actions.ts';
+import { type Bounds, FAULTS, type Fault } from './bounds.ts';
+import { createCopies } from './copies.ts';
+import {
+  ACTOR,
+  BIT,
+  COMMIT,
+  canonical,
+  ENDING,
+  FLAG,
+  type Layout,
+  layoutOf,
+  REQUEST,
+  ROW,
+  ROWS,
+  STAGE,
+  TOLD,
+  TURN,
+  TURN_STATE,
+  WORKER,
+} from './layout.ts';
+import { EVENT, type LocalMachine, localMachine } from './local.ts';
+import { createResolver, type Resolver } from './placing.ts';
+import { createRequests } from './requests.ts';
+import { type Broken, createRows, type Hand } from './rows.ts';
+import { Beyond, createSessions } from './sessions.ts';
+import type { Weakness } from './weakness.ts';
+
+/** A world of workers, one conversation, its rows and its upstream: states and what can happen in each. */
+export interface World {
+  readonly layout: Layout;
+  readonly weakness: Weakness | null;
+  readonly machine: LocalMachine;
+  readonly resolver: Resolver;
+  initial(): Uint8Array;
+  /** Calls `visit` for every step out of `from`; the state it led to is in `next` until then. */
+  steps(from: Uint8Array, visit: (name: ActionName, a: number, b: number) => void): void;
+  readonly next: Uint8Array;
+  /** Promise that the step in `next` broke. */
+  readonly broken: Broken | null;
+  /** Steps that led beyond what the bounds can hold. */
+  readonly beyond: number;
+  /** Takes one step. Throws when it is not possible. */
+  take(from: Uint8Array, action: Action): { state: Uint8Array; broken: Broken | null };
+  /** Every request that was asked has ended. */
+  isQuiet(s: Uint8Array): boolean;
+  /** Nothing is active, so that the next request is served by whoever gets it. */
+  isServable(s: Uint8Array): boolean;
+  hasMore(s: Uint8Array): boolean;
+}
+
+export function createWorld(bounds: Bounds, weak: Weakness | null = null): World {
+  const layout = layoutOf(bounds);
+  const machine = localMachine();
+  const resolver = createResolver(layout, machine, weak === 'claimRobsTheLiving');
+  const hand: Hand = { s: new Uint8Array(layout.stride), broken: null };
+  const rows = createRows(layout, hand, weak);
+  const sessions = createSessions(layout, hand, machine, rows, weak);
+  const requests = createRequests(layout, hand, resolver, rows, sessions, weak);
+  const copies = createCopies(layout, hand, rows, sessions);
+  const { workers, turns } = bounds;
+  const base = new Uint8Array(layout.stride);
+  const deathBits =
+    weak === 'claimRobsTheLiving' ? WORKER.dead | WORKER.crashed | WORKER.paused | WORKER.lapsed : WORKER.dead;
+  let beyond = 0;
+
+  const worker = (s: Uint8Array, w: number) => s[layout.worker(w)]!;
+  const request = (s: Uint8Array, r: number, field: number) => s[layout.request(r) + field]!;
+  const actor = (s: Uint8Array, i: number, field: number) => s[layout.actor(i) + field]!;
+  const isUp = (s: Uint8Array, w: number) => (worker(s, w) & (WORKER.crashed | WORKER.paused)) === 0;
+  const may = (s: Uint8Array, fault: Fault) => s[layout.budget(fault)]! > 0;
+  const putActor = (i: number, field: number, value: number) => {
+    hand.s[layout.actor(i) + field] = value;
+  };
+  const mark = (w: number, bits: number) => {
+    hand.s[layout.worker(w)] = hand.s[layout.worker(w)]! | bits;
+  };
+  const unmark = (w: number, bits: number) => {
+    hand.s[layout.worker(w)] = hand.s[layout.worker(w)]! & ~bits;
+  };
+  const each = (count: number, act: (index: number) => void) => {
+    for (let index = 0; index < count; index += 1) act(index);
+  };
+  const actorsOf = (w: number) => {
+    const found: number[] = [];
+    each(layout.actors, (i) => {
+      if (actor(hand.s, i, ACTOR.worker) === w + 1) found.push(i);
+    });
+    return found;
+  };
+
+  function ask(r: number, b: number): void {
+    const q = layout.request(r);
+    hand.s[q + REQUEST.stage] = STAGE.resolving;
+    hand.s[q + REQUEST.holder] = (b >> 1) + 1;
+    hand.s[q + REQUEST.named] = hand.s[TOLD]!;
+    hand.s[q + REQUEST.flags] = b & 1 ? FLAG.anchored : 0;
+  }
+
+  function crash(w: number): void {
+    const { s } = hand;
+    // Whoever waits at this worker's actors for a client of another worker learns of it from the broken hop.
+    each(turns, (r) => {
+      if (request(s, r, REQUEST.stage) !== STAGE.placed || request(s, r, REQUEST.holder) === w + 1) return;
+      const i = Math.max(requests.runs(r, 'current'), requests.runs(r, 'waiting'));
+      if (i >= 0 && actor(s, i, ACTOR.worker) === w + 1) {
+        mark(w, WORKER.crashed);
+        requests.broken(r);
+      }
+    });
+    mark(w, WORKER.crashed);
+    unmark(w, WORKER.paused | WORKER.lapsed | WORKER.draining | WORKER.knows);
+    for (const i of actorsOf(w)) sessions.drop(i);
+    each(turns, (r) => {
+      const lost = request(s, r, REQUEST.stage) === STAGE.hopping && request(s, r, REQUEST.target) === w + 1;
+      const alone = (worker(s, request(s, r, REQUEST.holder) - 1) & WORKER.crashed) !== 0;
+      if (lost && alone) sessions.tell(r, ENDING.gone);
+    });
+    each(turns, (r) => {
+      const stage = request(s, r, REQUEST.stage);
+      if (stage === STAGE.unborn || stage === STAGE.ended || request(s, r, REQUEST.holder) !== w + 1) return;
+      const i = requests.runs(r, 'current');
+      if (stage === STAGE.placed && i >= 0) {
+        // The owner learns that its client has gone, and may be in the middle of something else.
+        hand.s[layout.request(r) + REQUEST.flags] = request(s, r, REQUEST.flags) | FLAG.gone;
+        sessions.send(i, 'clientGone');
+      } else if (stage === STAGE.placed && requests.runs(r, 'waiting') >= 0) requests.withdraw(r, ENDING.gone);
+      else sessions.tell(r, ENDING.gone);
+    });
+  }
+
+  /** How the upstream ended the turn on the wire. 0: completed; 1: failed; 2: a plain refusal before it began. */
+  function upstreamEnds(i: number, how: number): void {
+    const bits = actor(hand.s, i, ACTOR.bits);
+    const ending = how === 0 ? TURN_STATE.completed : TURN_STATE.failed;
+    if ((bits & BIT.ending) === 0) putActor(i, ACTOR.bits, bits | ending);
+    const current = actor(hand.s, i, ACTOR.current);
+    putActor(i, ACTOR.held, how === 0 ? current : 0);
+    if (how === 0) putActor(i, ACTOR.socket, current + 1);
+    else if (weak !== 'anchorOutlivesFailure') putActor(i, ACTOR.socket, 1);
+    sessions.deliver(i, how === 1 ? EVENT.endedRetire : EVENT.endedKeep);
+  }
+
+  function loseSocket(i: number): void {
+    const bits = actor(hand.s, i, ACTOR.bits);
+    const local = machine.locals[actor(hand.s, i, ACTOR.local)]!;
+    putActor(i, ACTOR.socket, 0);
+    putActor(i, ACTOR.held, 0);
+    const unseen = (bits & BIT.shown) === 0 || weak === 'resendsShown';
+    const resendable = local.streaming && unseen && (bits & BIT.told) === 0 && mayBeSentInFull(i);
+    sessions.send(i, resendable ? 'lostResendable' : 'lost');
+  }
+
+  function mayBeSentInFull(i: number): boolean {
+    const q = layout.request(actor(hand.s, i, ACTOR.current) - 1);
+    return bounds.exact || (hand.s[q + REQUEST.flags]! & FLAG.anchored) === 0;
+  }
+
+  function apply(name: ActionName, a: number, b: number): void {
+    const { s } = hand;
+    const kind = ACTIONS[name];
+    if (kind !== 'own' && kind !== 'world') {
+      const at = layout.budget(kind);
+      s[at] = s[at]! - 1;
+    }
+    switch (name) {
+      case 'asks':
+        return ask(a, b);
+      case 'resolves':
+        return requests.resolve(a);
+      case 'clearsOrphan':
+        return requests.clearOrphan(a);
+      case 'claims':
+        return requests.claim(a, true);
+      case 'claimUnheard':
+        return requests.claim(a, false);
+      case 'claimGivenUp':
+      case 'ownerWaitOver':
+        return sessions.tell(a, ENDING.failed);
+      case 'ownerFoundDead': {
+        // Waiting was no resolution.
+        const q = layout.request(a);
+        s[q + REQUEST.flags] = s[q + REQUEST.flags]! - FLAG.resolution;
+        return requests.unreachable(a, false);
+      }
+      case 'hopArrives':
+        return requests.arrive(a);
+      case 'hopFails':
+        return requests.unreachable(a, b === 1);
+      case 'hopLost':
+        return requests.unreachable(a, true);
+      case 'hopBreaks':
+        return requests.broken(a);
+      case 'strayArrives':
+        return requests.strayArrives();
+      case 'queueWaitOver':
+        return requests.withdraw(a, ENDING.failed);
+      case 'answered':
+        return sessions.commit(a, true);
+      case 'unheard':
+      case 'unheardByPaused':
+        return sessions.commit(a, false);
+      case 'rejected':
+        return sessions.reject(a);
+      case 'copied':
+        return copies.make(a);
+      case 'copyArrives':
+        return copies.arrive(a);
+      case 'deadline':
+        return sessions.deliver(a, b);
+      case 'opens':
+        putActor(a, ACTOR.socket, 1);
+        return sessions.deliver(a, EVENT.opened);
+      case 'dialFails':
+        return sessions.deliver(a, EVENT.failed);
+      case 'refuses':
+        if ((actor(s, a, ACTOR.bits) & BIT.ending) === 0) {
+          putActor(a, ACTOR.bits, actor(s, a, ACTOR.bits) | TURN_STATE.failed);
+        }
+        return sessions.deliver(a, EVENT.refused);
+      case 'historyMissing':
+        return sessions.deliver(a, EVENT.historyMissing);
+      case 'begins':
+        putActor(a, ACTOR.bits, actor(s, a, ACTOR.bits) | BIT.created);
+        return sessions.deliver(a, EVENT.progress);
+      case 'shows':
+        return putActor(a, ACTOR.bits, actor(s, a, ACTOR.bits) | BIT.shown);
+      case 'completes':
+        return upstreamEnds(a, 0);
+      case 'fails':
+        return upstreamEnds(a, b);
+      case 'refusesAnchor':
+        putActor(a, ACTOR.socket, 1);
+        putActor(a, ACTOR.held, 0);
+        return sessions.deliver(a, EVENT.anchorRefused);
+      case 'socketLost':
+        return loseSocket(a);
+      case 'departs':
+        return requests.depart(a);
+      case 'crashes':
+        return crash(a);
+      case 'pauses':
+        return mark(a, WORKER.paused);
+      case 'resumes':
+        return unmark(a, WORKER.paused);
+      case 'lapses':
+        return mark(a, WORKER.lapsed);
+      case 'beats':
+        return unmark(a, WORKER.lapsed);
+      case 'declaredDead':
+        return mark(a, WORKER.dead);
+      case 'learnsDeath':
+        mark(a, WORKER.knows);
+        for (const i of actorsOf(a)) sessions.send(i, 'workerDead');
+        return;
+      case 'drains':
+        mark(a, WORKER.draining);
+        for (const i of actorsOf(a)) sessions.send(i, 'draining');
+        return;
+      case 'stops':
+        crash(a);
+        return mark(a, WORKER.dead);
+      case 'evicts':
+        return sessions.send(a, 'release');
+      case 'failsOver':
+        if (layout.previous !== null) s.copyWithin(ROWS.start, layout.previous, layout.previous + ROWS.length(layout));
+        return;
+    }
+  }
+
+  /** What the rows themselves show, whatever led there. */
+  function inspect(s: Uint8Array): Broken | null {
+    if (s[ROW.epoch] === 0) return null;
+    let active = 0;
+    let found = 0;
+    each(turns, (r) => {
+      if ((s[layout.turn(r) + TURN.state]! & 7) !== TURN_STATE.active) return;
+      active += 1;
+      found = r + 1;
+    });
+    if (active > 1 || s[ROW.active] !== found) return 'oneActive';
+    const head = s[ROW.head]!;
+    if (head !== base[ROW.head] && head !== 0 && base[ROW.epoch] !== 0) {
+      const named = request(s, head - 1, REQUEST.named);
+      const anchored = (request(s, head - 1, REQUEST.flags) & FLAG.anchored) !== 0;
+      if (anchored && named !== base[ROW.head]) return 'oneLine';
+    }
+    if (s[ROW.epoch]! < base[ROW.epoch]!) return 'epochRises';
+    return null;
+  }
+
+  let visitor: (name: ActionName, a: number, b: number) => void = () => {};
+  function attempt(name: ActionName, a: number, b = 0): void {
+    hand.s.set(base);
+    hand.broken = null;
+    try {
+      apply(name, a, b);
+    } catch (error) {
+      if (!(error instanceof Beyond)) throw error;
+      beyond += 1;
+      return;
+    }
+    if (hand.broken === null && name !== 'failsOver') hand.broken = inspect(hand.s);
+    canonical(layout, hand.s);
+    visitor(name, a, b);
+  }
+
+  function requestSteps(s: Uint8Array): void {
+    let open = 0;
+    let unborn = -1;
+    for (let r = turns - 1; r >= 0; r -= 1) {
+      const stage = request(s, r, REQUEST.stage);
+      if (stage === STAGE.unborn) unborn = r;
+      else if (stage !== STAGE.ended && (request(s, r, REQUEST.flags) & FLAG.gone) === 0) open += 1;
+    }
+    if (unborn >= 0 && open < bounds.concurrent) {
+      each(workers, (w) => {
+        if (!isUp(s, w) || worker(s, w) & (WORKER.knows | WORKER.draining)) return;
+        const fresh = s[TOLD] === 0;
+        if (fresh || bounds.naming !== 'anchored') attempt('asks', unborn, w << 1);
+        if (!fresh && bounds.naming !== 'keyed') attempt('asks', unborn, (w << 1) | 1);
+      });
+    }
+    each(turns, (r) => {
+      const stage = request(s, r, REQUEST.stage);
+      if (stage === STAGE.unborn || stage === STAGE.ended) return;
+      const holder = request(s, r, REQUEST.holder) - 1;
+      const up = isUp(s, holder);
+      const gone = (request(s, r, REQUEST.flags) & FLAG.gone) !== 0;
+      if (!gone && may(s, 'departure')) attempt('departs', r);
+      const target = request(s, r, REQUEST.target) - 1;
+      if (stage === STAGE.hopping && gone && isUp(s, target)) attempt('hopArrives', r);
+      if (!up) return;
+      switch (stage) {
+        case STAGE.resolving:
+          if (!waitsForCreation(s, r, holder)) attempt('resolves', r);
+          return;
+        case STAGE.clearing:
+          return attempt('clearsOrphan', r);
+        case STAGE.claiming:
+          if (s[ROW.epoch]! < bounds.epochs) {
+            attempt('claims', r);
+            if (may(s, 'lostAnswer')) attempt('claimUnheard', r);
+          } else beyond += 1;
+          return attempt('claimGivenUp', r);
+        case STAGE.awaiting:
+          if (worker(s, target) & deathBits) attempt('ownerFoundDead', r);
+          return attempt('ownerWaitOver', r);
+        case STAGE.hopping:
+          if (isUp(s, target)) {
+            if (!gone) attempt('hopArrives', r);
+            if (may(s, 'lostHop')) attempt('hopLost', r);
+          } else attempt('hopFails', r, worker(s, target) & WORKER.crashed ? 0 : 1);
+          return;
+        case STAGE.placed: {
+          hand.s.set(s);
+          const queued = requests.runs(r, 'waiting');
+          const i = queued >= 0 ? queued : requests.runs(r, 'current');
+          if (i < 0) return;
+          const at = actor(s, i, ACTOR.worker) - 1;
+          if (queued >= 0 && isUp(s, at)) attempt('queueWaitOver', r);
+          if (at !== holder && worker(s, at) & WORKER.paused) attempt('hopBreaks', r);
+        }
+      }
+    });
+  }
+
+  /** A second request for the key waits while this worker is creating a session under it. */
+  function waitsForCreation(s: Uint8Array, r: number, w: number): boolean {
+    if (request(s, r, REQUEST.flags) & FLAG.anchored) return false;
+    for (let i = 0; i < layout.actors; i += 1) {
+      if (actor(s, i, ACTOR.worker) !== w + 1 || actor(s, i, ACTOR.epoch) !== 1) continue;
+      const { path } = machine.locals[actor(s, i, ACTOR.local)]!;
+      if (path.startsWith('connecting') || (actor(s, i, ACTOR.pending) & 15) === COMMIT.create) return true;
+    }
+    return false;
+  }
+
+  function actorSteps(s: Uint8Array, i: number): void {
+    const w = actor(s, i, ACTOR.worker) - 1;
+    if (w < 0) return;
+    const commit = actor(s, i, ACTOR.pending) & 15;
+    if (!isUp(s, w)) {
+      if (commit !== 0) attempt('unheardByPaused', i);
+      return;
+    }
+    const local = machine.locals[actor(s, i, ACTOR.local)]!;
+    const socket = actor(s, i, ACTOR.socket);
+    if (socket !== 0 && may(s, 'socketLoss')) attempt('socketLost', i);
+    if (may(s, 'eviction') && (local.idle || actor(s, i, ACTOR.epoch) < s[ROW.epoch]!)) attempt('evicts', i);
+    if (commit !== 0) {
+      attempt('answered', i);
+      if (may(s, 'lostAnswer')) attempt('unheard', i);
+      if (may(s, 'rejection')) attempt('rejected', i);
+      if (may(s, 'lateCopy')) {
+        hand.s.set(s);
+        if (copies.canMake(i)) attempt('copied', i);
+      }
+      for (const event of local.deadlines)
+        if (event === EVENT.startWait || event === EVENT.settleWait) attempt('deadline', i, event);
+      return;
+    }
+    for (const event of local.deadlines) if (bounds.deadlines || event === EVENT.redial) attempt('deadline', i, event);
+    if (local.dialing) {
+      const q = layout.request(actor(s, i, ACTOR.current) - 1);
+      const anchored = (s[q + REQUEST.flags]! & FLAG.anchored) !== 0;
+      if (anchored && !bounds.exact) attempt('historyMissing', i);
+      else attempt('opens', i);
+      attempt('dialFails', i);
+      attempt('refuses', i);
+    }
+    if (!local.streaming || socket === 0) return;
+    const bits = actor(s, i, ACTOR.bits);
+    if (local.waiting) {
+      attempt('begins', i);
+      attempt('fails', i, 2);
+      if (bits & BIT.delta && local.creates < 2 && bounds.exact && may(s, 'refusedAnchor')) attempt('refusesAnchor', i);
+      return;
+    }
+    if ((bits & BIT.shown) === 0) attempt('shows', i);
+    attempt('completes', i);
+    attempt('fails', i, 1);
+  }
+
+  function workerSteps(s: Uint8Array, w: number): void {
+    const state = worker(s, w);
+    const judged = (state & (WORKER.crashed | WORKER.paused | WORKER.lapsed)) !== 0 && (state & WORKER.dead) === 0;
+    if (judged && hasJudge(s, w)) attempt('declaredDead', w);
+    if (state & WORKER.crashed) return;
+    if (may(s, 'crash') && hasOther(s, w)) attempt('crashes', w);
+    if (state & WORKER.paused) return attempt('resumes', w);
+    if (may(s, 'pause')) attempt('pauses', w);
+    if (state & WORKER.lapsed && (state & WORKER.dead) === 0) attempt('beats', w);
+    if (may(s, 'lapse') && (state & (WORKER.lapsed | WORKER.dead)) === 0) attempt('lapses', w);
+    if (state & WORKER.dead && (state & WORKER.knows) === 0) attempt('learnsDeath', w);
+    if (state & WORKER.draining && hasOther(s, w)) attempt('stops', w);
+    if (may(s, 'drain') && (state & (WORKER.draining | WORKER.dead)) === 0 && hasOther(s, w)) attempt('drains', w);
+  }
+
+  /** Somebody is left who may judge: up, under a valid lease and not dead. */
+  function hasJudge(s: Uint8Array, w: number): boolean {
+    for (let other = 0; other < workers; other += 1) if (other !== w && worker(s, other) === 0) return true;
+    return false;
+  }
+
+  /** The last worker that can serve is left alone: without any there is nothing to promise. */
+  function hasOther(s: Uint8Array, w: number): boolean {
+    for (let other = 0; other < workers; other += 1) {
+      const out = WORKER.crashed | WORKER.dead | WORKER.draining;
+      if (other !== w && (worker(s, other) & out) === 0) return true;
+    }
+    return false;
+  }
+
+  function steps(from: Uint8Array, visit: typeof visitor): void {
+    base.set(from);
+    visitor = visit;
+    requestSteps(base);
+    each(layout.actors, (i) => actorSteps(base, i));
+    each(workers, (w) => workerSteps(base, w));
+    each(bounds.copies, (j) => {
+      if (base[layout.copy(j)] !== 0) attempt('copyArrives', j);
+    });
+    if (base[layout.stray] !== 0 && isUp(base, base[layout.stray]! - 1)) attempt('strayArrives', 0);
+    if (layout.previous !== null && base[layout.previous] !== 0 && may(base, 'failover')) attempt('failsOver', 0);
+  }
+
+  return {
+    layout,
+    weakness: weak,
+    machine,
+    resolver,
+    next: hand.s,
+    get broken() {
+      return hand.broken;
+    },
+    get beyond() {
+      return beyond;
+    },
+    initial() {
+      const s = new Uint8Array(layout.stride);
+      for (const fault of FAULTS) s[layout.budget(fault)] = bounds.faults[fault] ?? 0;
+      return s;
+    },
+    steps,
+    take(from, { name, a, b }) {
+      let taken: { state: Uint8Array; broken: Broken | null } | null = null;
+      steps(from, (each_, a_, b_) => {
+        if (each_ === name && a_ === a && b_ === b) taken = { state: hand.s.slice(), broken: hand.broken };
+      });
+      if (taken === null) throw new Error(`"${name}" of ${a} (${b}) is not possible here.`);
+      return taken;
+    },
+    isQuiet(s) {
+      for (let r = 0; r < turns; r += 1) {
+        const stage = request(s, r, REQUEST.stage);
+        if (stage !== STAGE.unborn && stage !== STAGE.ended) return false;
+      }
+      return true;
+    },
+    isServable: (s) => s[ROW.active] === 0,
+    hasMore: (s) => request(s, turns - 1, REQUEST.stage) === STAGE.unborn,
+  };
+}
