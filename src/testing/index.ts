@@ -1,2 +1,3 @@
 export { createManualClock, type ManualClock } from './manual-clock.ts';
+export * from './simulation/index.ts';
 export * from './simulator/index.ts';
