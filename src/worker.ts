@@ -103,14 +103,16 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
   let announcedId = '';
   let leaving = false;
   let refusing = false;
+  /** Peers may read of this worker before it has read that it is registered: until then nothing is its own. */
+  let ready: Dispatcher | null = null;
 
   const listener = means.listen
     ? await means.listen({
         workerId: () => announcedId,
         serve({ mode, turnId, sessionId, epoch }, request, sink) {
           const mine = mode === 'run' ? roster.exact(sessionId ?? '', epoch ?? -1) !== null : !leaving;
-          if (!mine) return sink.notOwner();
-          dispatcher.accept(request, sink, { mode, turnId, sessionId, epoch, notOwner: () => sink.notOwner() });
+          if (!mine || !ready) return sink.notOwner();
+          ready.accept(request, sink, { mode, turnId, sessionId, epoch, notOwner: () => sink.notOwner() });
         },
         claimed: ({ sessionId, epoch }) => roster.older(sessionId, epoch)?.send({ type: 'operator.release' }),
       })
@@ -187,6 +189,7 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
       }),
     onFinished: (turn, session) => means.onFinished?.(turn, session),
   });
+  ready = dispatcher;
   const janitor = startJanitor({
     store,
     clock,
