@@ -183,6 +183,8 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
     if ('kind' in claimed) return claimed;
     if (ownerWorkerId !== null && ownerWorkerId !== worker.id) peers.tellClaimed(ownerWorkerId, id, claimed.row.epoch);
     if (!(await elsewhere.mayRunHere(turn, decision)) || turn.stream.finished) return 'placed';
+    // Between the claim and here another request may have claimed it anew: that one's actor is the session now.
+    if ((roster.get(id)?.epoch ?? 0) >= claimed.row.epoch) return { kind: 'lost_race', sessionId: id };
     open(turn, { kind: 'claimed', ...claimed, nonce });
     return 'placed';
   }
