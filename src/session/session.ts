@@ -258,9 +258,12 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
 
   function end(): void {
     ended = true;
+    // Taken in hand while what ended the session was already waiting to be told: nothing of it has begun.
+    const begun = lane.current === null || lane.current.ending !== null || lane.current.stream.finished;
+    const unbegun = begun ? null : lane.giveUp();
     finishCurrent();
     lane.forget();
-    const waiting = lane.handBack();
+    const waiting = [...(unbegun ? [unbegun] : []), ...lane.handBack()];
     actor.stop();
     deps.onEnded(session);
     for (const turn of waiting) {
