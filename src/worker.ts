@@ -110,8 +110,11 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
     ? await means.listen({
         workerId: () => announcedId,
         serve({ mode, turnId, sessionId, epoch }, request, sink) {
-          const mine = mode === 'run' ? roster.exact(sessionId ?? '', epoch ?? -1) !== null : !leaving;
-          if (!mine || !ready) return sink.notOwner();
+          if (!ready) return sink.notOwner();
+          if (mode === 'run' && roster.exact(sessionId ?? '', epoch ?? -1) === null) {
+            return void ready.disown(sessionId ?? '', epoch ?? -1).then(() => sink.notOwner());
+          }
+          if (mode === 'resolve' && leaving) return sink.notOwner();
           ready.accept(request, sink, { mode, turnId, sessionId, epoch, notOwner: () => sink.notOwner() });
         },
         claimed: ({ sessionId, epoch }) => roster.older(sessionId, epoch)?.send({ type: 'operator.release' }),

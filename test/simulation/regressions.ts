@@ -4,4 +4,5 @@ export const regressions: readonly { seed: number; found: string }[] = [
   { seed: 423, found: 'two requests claimed a session at once, and the earlier claim would have replaced the later' },
   { seed: 412, found: 'the response.created of a lost socket was shown, and then that of the second attempt' },
   { seed: 2607, found: 'a request taken in hand was forgotten when an operator’s release was already waiting' },
+  { seed: 4177, found: 'a turn that nobody could record kept its session from every worker but its owner' },
 ];
