@@ -1,5 +1,6 @@
 import { Fence } from './fence.ts';
 import { SharedItems } from './shared-items.ts';
+import { SharedOnce } from './shared-once.ts';
 import { Stories } from './stories.ts';
 import { Tables } from './tables.ts';
 
@@ -9,4 +10,5 @@ export const migrationsList = [
   { name: '0002-fence', class: Fence },
   { name: '0003-stories', class: Stories },
   { name: '0004-shared-items', class: SharedItems },
+  { name: '0005-shared-once', class: SharedOnce },
 ];
