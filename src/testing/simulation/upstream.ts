@@ -4,11 +4,10 @@ import { requestOfFrame } from '../../upstream/http-connection.ts';
 import type { DialRequest, DialResult, UpstreamConnection, UpstreamTransport } from '../../upstream/port.ts';
 import { UpstreamUnreachable } from '../../upstream/port.ts';
 import type { ChaosSource } from '../simulator/chaos.ts';
-import { errorFrame, errorObject, Refusal } from '../simulator/error-shapes.ts';
+import { errorFrame, errorObject } from '../simulator/error-shapes.ts';
 import type { TurnFault, UpgradeFault } from '../simulator/faults.ts';
 import { createJournal, type JournalWriter } from '../simulator/journal.ts';
-import { createLanes } from '../simulator/lanes.ts';
-import { type ConnectionCache, createConnectionCache, createProvider, type Provider } from '../simulator/provider.ts';
+import { createProvider, type Provider } from '../simulator/provider.ts';
 import { createRules } from '../simulator/script.ts';
 import { openTurn, type TurnHost } from '../simulator/turn.ts';
 import type { Wire } from '../simulator/wire.ts';
@@ -16,7 +15,7 @@ import type { Agenda } from './agenda.ts';
 import type { Luck } from './luck.ts';
 import type { End, Network } from './network.ts';
 import type { Process } from './process.ts';
-import type { Random } from './seeded.ts';
+import { createPace, createSocketService, type Served } from './socket-service.ts';
 
 /** A `response.create` as it leaves a worker. */
 export interface Create {
@@ -49,11 +48,6 @@ export interface UpstreamOptions {
   onCreate(create: Create): void;
 }
 
-interface Served {
-  end: End;
-  cache: ConnectionCache;
-}
-
 /** The simulator's provider and model, without sockets: its wires are connections of the simulated network. */
 export function createSimulatedUpstream(options: UpstreamOptions): SimulatedUpstream {
   const { agenda, network, luck } = options;
@@ -77,100 +71,11 @@ export function createSimulatedUpstream(options: UpstreamOptions): SimulatedUpst
     chaos: () => chaos,
   };
   let connections = 0;
+  const nextId = () => ++connections;
   let upgrades = 0;
 
-  /** The turn goes on after a while: between two of its events anything else may happen. */
-  const pace = (random: Random, label: string): void | Promise<void> => {
-    if (random.chance(0.5)) return;
-    const ms = random.chance(0.05) ? random.between(100, 1_500) : random.between(0.1, 20);
-    return new Promise<void>((go) => agenda.add(agenda.now + ms, label, go));
-  };
-
-  /** Serves one accepted WebSocket, as the simulator does over a real one. */
-  function serve(end: End, credential: string, give: (text: string) => void) {
-    const id = ++connections;
-    const random = luck.random(`connection ${id}`);
-    const ever = new Set<string>();
-    const made = createConnectionCache();
-    const cache: ConnectionCache = {
-      ...made,
-      put(lane, record) {
-        ever.add(record.id);
-        made.put(lane, record);
-      },
-    };
-    const lanes = createLanes();
-    const gone = new AbortController();
-    const waiting = { create: new Set<() => void>(), created: new Set<() => void>() };
-    const entry: Served = { end, cache };
-    let creates = 0;
-    served.add(entry);
-    end.onClosed(() => leave());
-    const leave = () => {
-      served.delete(entry);
-      gone.abort();
-      cache.clear();
-    };
-    const write = (frame: unknown) => {
-      const text = typeof frame === 'string' ? frame : JSON.stringify(frame);
-      end.post('frame', () => give(text));
-    };
-    const wake = (what: 'create' | 'created') => {
-      const woken = [...waiting[what]];
-      waiting[what].clear();
-      for (const go of woken) go();
-    };
-    const wire: Wire = {
-      transport: 'websocket',
-      gone: gone.signal,
-      send(event) {
-        write(event);
-        if (event.type === 'response.created') wake('created');
-        return pace(random, `upstream ${id} event`);
-      },
-      raw: write,
-      refuse: (error, shape, sequence) => write(errorFrame(error, shape, sequence)),
-      respond: (status, headers, body) => write({ type: 'error', status, headers, ...(body as object) }),
-      close() {
-        end.close();
-        leave();
-      },
-      reset() {
-        end.reset();
-        leave();
-      },
-      finish: () => undefined,
-      next: (what) => new Promise((resolve) => void waiting[what].add(resolve)),
-    };
-    return {
-      /** Whether it could ever continue from there: what it has forgotten since, the bridge cannot know. */
-      holds: (anchor: string) => ever.has(anchor),
-      take(text: string) {
-        const { type: _, ...body } = JSON.parse(text) as Record<string, unknown>;
-        const intake = {
-          wire,
-          body,
-          bytes: text.length,
-          headers: {},
-          credential,
-          connection: id,
-          nthOnConnection: ++creates,
-          lane: null,
-          cache,
-          queuedBehind: lanes.waitingIn(null),
-        };
-        try {
-          if (body.background === true) throw new Error('background came over a WebSocket');
-          const turn = openTurn(host, intake);
-          lanes.push(null, (free) => void turn.run(free));
-          wake('create');
-        } catch (error) {
-          if (!(error instanceof Refusal)) throw error;
-          write(errorFrame(error.error, 'nested', 0));
-        }
-      },
-    };
-  }
+  const pace = createPace(agenda);
+  const serve = createSocketService({ host, served, luck, pace, nextId });
 
   function transport(process: Process): UpstreamTransport {
     const told = (frame: string, held: (anchor: string) => boolean, credential: string) => {
@@ -254,7 +159,7 @@ export function createSimulatedUpstream(options: UpstreamOptions): SimulatedUpst
 
     /** `POST /responses`: one exchange, open at once, lost at the end of its answer. */
     function exchange(request: DialRequest): UpstreamConnection {
-      const random = luck.random(`exchange ${++connections}`);
+      const random = luck.random(`exchange ${nextId()}`);
       const credential = request.headers.authorization ?? '';
       const [here, there] = network.connect(process, null, random);
       const flow = createFrameFlow({ hold: () => {}, refusalFrame });
