@@ -6,8 +6,8 @@ import { UpstreamUnreachable } from '../../upstream/port.ts';
 import type { ChaosSource } from '../simulator/chaos.ts';
 import { errorFrame, errorObject } from '../simulator/error-shapes.ts';
 import type { TurnFault, UpgradeFault } from '../simulator/faults.ts';
-import { createJournal, type JournalWriter } from '../simulator/journal.ts';
-import { createProvider, type Provider } from '../simulator/provider.ts';
+import { createJournal } from '../simulator/journal.ts';
+import { createProvider } from '../simulator/provider.ts';
 import { createRules } from '../simulator/script.ts';
 import { openTurn, type TurnHost } from '../simulator/turn.ts';
 import type { Wire } from '../simulator/wire.ts';
@@ -26,8 +26,6 @@ export interface Create {
 }
 
 export interface SimulatedUpstream {
-  readonly journal: JournalWriter;
-  readonly provider: Provider;
   /** The transport of one process. */
   transport(process: Process): UpstreamTransport;
   /** Ends every connection. */
@@ -51,7 +49,6 @@ export interface UpstreamOptions {
 /** The simulator's provider and model, without sockets: its wires are connections of the simulated network. */
 export function createSimulatedUpstream(options: UpstreamOptions): SimulatedUpstream {
   const { agenda, network, luck } = options;
-  const journal = createJournal(100_000);
   const served = new Set<Served>();
   const struck = <T extends { kind: string }>(faults: readonly T[], what: string, nth: number, rate: number) => {
     const name = `${what} ${nth}`;
@@ -67,7 +64,7 @@ export function createSimulatedUpstream(options: UpstreamOptions): SimulatedUpst
     options: { reasoning: true, deltaCount: 2, journalBodies: false },
     provider: createProvider(luck.seed),
     rules: createRules([]),
-    journal,
+    journal: createJournal(1_000),
     chaos: () => chaos,
   };
   let connections = 0;
@@ -235,8 +232,6 @@ export function createSimulatedUpstream(options: UpstreamOptions): SimulatedUpst
   }
 
   const upstream: SimulatedUpstream = {
-    journal,
-    provider: host.provider,
     transport,
     down: false,
     dropAll() {
