@@ -49,8 +49,7 @@ export function createClaimer({ store, clock, deadlines, me }: ClaimerOptions) {
     return (await store.session(row.id)) ?? row;
   }
 
-  /** Throws `BridgeError` when this worker may not claim, `StoreUnavailable` when nobody answers. */
-  return async function claim(decision: Extract<Decision, { do: 'claim' }>, nonce: string): Promise<Claimed> {
+  async function claim(decision: Extract<Decision, { do: 'claim' }>, nonce: string): Promise<Claimed> {
     const read = decision.session;
     const row = decision.ownOrphan && read.activeTurnId && read.ownerNonce ? await endOrphan(read) : read;
     const answer = await answered(() =>
@@ -68,5 +67,18 @@ export function createClaimer({ store, clock, deadlines, me }: ClaimerOptions) {
       case 'rejected':
         throw new BridgeError('bridge_store_rejected', { cause: answer.reason });
     }
+  }
+
+  return {
+    /** Throws `BridgeError` when this worker may not claim, `StoreUnavailable` when nobody answers. */
+    claim,
+    /**
+     * This worker is asked for a session that it owns and does not run. Before it says so, a turn that is active there
+     * is ended: as long as its owner lives nobody else can, and whoever asked could only wait. Throws `StoreUnavailable`.
+     */
+    async disown(sessionId: string, epoch: number): Promise<void> {
+      const row = await store.session(sessionId);
+      if (row?.ownerWorkerId === me() && row.epoch === epoch && row.activeTurnId !== null) await endOrphan(row);
+    },
   };
 }

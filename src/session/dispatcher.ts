@@ -38,6 +38,8 @@ export interface DispatcherDeps {
 export interface Dispatcher {
   /** @param hop when another worker holds the client */
   accept(request: TurnRequest, sink: ClientSink, hop?: IncomingHop): void;
+  /** Another worker asks for a session at this epoch, and none runs here: nothing may keep others from claiming it. */
+  disown(sessionId: string, epoch: number): Promise<void>;
   /** Turns whose clients still wait. */
   readonly inFlight: number;
   /** Bytes of events kept for clients that come back, over all turns that run here. */
@@ -61,7 +63,7 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
     httpOnly: () => httpOnly.has(target.id),
     instancePolicy: config.instancePolicy,
   });
-  const claim = createClaimer({ store, clock, deadlines, me: () => worker.id });
+  const claimer = createClaimer({ store, clock, deadlines, me: () => worker.id });
   const elsewhere = createElsewhere({ store, clock, deadlines, peers, onAccepted: (turn) => holds.get(turn)?.() });
 
   function accept(request: TurnRequest, sink: ClientSink, hop?: IncomingHop): void {
@@ -179,10 +181,12 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
     if (!roster.makeRoom()) return overloaded(turn);
     const { ownerWorkerId, id } = decision.session;
     const nonce = ids.uuid();
-    const claimed = await claim(decision, nonce);
+    const claimed = await claimer.claim(decision, nonce);
     if ('kind' in claimed) return claimed;
     if (ownerWorkerId !== null && ownerWorkerId !== worker.id) peers.tellClaimed(ownerWorkerId, id, claimed.row.epoch);
     if (!(await elsewhere.mayRunHere(turn, decision)) || turn.stream.finished) return 'placed';
+    // Between the claim and here another request may have claimed it anew: that one's actor is the session now.
+    if ((roster.get(id)?.epoch ?? 0) >= claimed.row.epoch) return { kind: 'lost_race', sessionId: id };
     open(turn, { kind: 'claimed', ...claimed, nonce });
     return 'placed';
   }
@@ -239,6 +243,9 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
 
   return {
     accept,
+    async disown(sessionId, epoch) {
+      if (roster.get(sessionId) === null) await claimer.disown(sessionId, epoch).catch(() => {});
+    },
     get inFlight() {
       return holds.size;
     },

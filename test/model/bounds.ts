@@ -1,4 +1,4 @@
-import { type Bounds, defaultBounds, MODEL_FAULTS, type ModelFault } from '../../src/testing/index.ts';
+import { type Bounds, defaultBounds, MODEL_FAULTS, type ModelFault } from '../../src/testing/model/index.ts';
 
 export interface NamedBounds {
   name: string;

@@ -11,7 +11,7 @@ import {
   traceOf,
   type Weakness,
   weaknesses,
-} from '../../src/testing/index.ts';
+} from '../../src/testing/model/index.ts';
 import { full, type NamedBounds, small } from './bounds.ts';
 import { explored, weakened } from './table.ts';
 

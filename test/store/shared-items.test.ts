@@ -5,7 +5,7 @@ import type { SessionStore } from '../../src/store/port.ts';
 import { openPostgresStore } from '../../src/store/postgres/index.ts';
 import { joinItems, SHARED_ABOVE, splitItems } from '../../src/store/shared-items.ts';
 import { freshDatabase } from '../support/database.ts';
-import { busyLane, completed, newWorker } from './calls.ts';
+import { busyLane, claimNow, completed, newWorker } from './calls.ts';
 
 describe('large items, stored once per scope', () => {
   let database: Awaited<ReturnType<typeof freshDatabase>>;
@@ -55,6 +55,22 @@ describe('large items, stored once per scope', () => {
       const [line] = await store.lineage('race', again.lane.firstTurn.id);
       expect(line!.input === again.items.input).toBe(true);
     }
+  });
+
+  test('of a settle that comes after the end change nothing of what was kept', async () => {
+    const owner = await newWorker(store);
+    const lane = await busyLane(store, owner, { scope: 'late' });
+    await store.declareDead(owner);
+    await claimNow(store, lane.sessionId, await newWorker(store));
+    const small = { input: '[{"n":1},{"n":2}]', output: '[]' };
+    const first = lane.settle(lane.firstTurn.id, completed({ items: small }));
+    expect(await store.settle(first)).toEqual({ verdict: 'branch' });
+    const before = await count();
+    const late = completed({ items: { input: JSON.stringify([large, { n: 2 }]), output: '[]' } });
+    expect(await store.settle(lane.settle(lane.firstTurn.id, late))).toEqual({ verdict: 'branch' });
+    const [line] = await store.lineage('late', lane.firstTurn.id);
+    expect(line).toMatchObject(small);
+    expect(await count()).toBe(before);
   });
 
   test('that are gone make their turn unusable, never a context with a hole', async () => {

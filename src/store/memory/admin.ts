@@ -160,9 +160,9 @@ export function createAdmin(db: MemoryDatabase, now: () => number) {
     purge({ olderThanHours, limit }: { olderThanHours: number; limit: number }): Purged {
       const until = now() - olderThanHours * HOUR;
       const purged: Purged = { sessions: 0, turns: 0, workers: 0 };
-      for (const session of [...db.sessions.values()]) {
-        if (purged.sessions >= limit) break;
-        if (session.activeTurnId !== null || session.updatedAt >= until) continue;
+      // Who continues whom is asked once, as one statement does: a line goes from its end, a link a sweep.
+      const unused = [...db.sessions.values()].filter((session) => {
+        if (session.activeTurnId !== null || session.updatedAt >= until) return false;
         const mine = new Set(turnsOf(session.id).map(({ id }) => id));
         const continued = [...db.turns.values()].some(
           ({ sessionId, parentTurnId }) => sessionId !== session.id && mine.has(parentTurnId ?? ''),
@@ -170,7 +170,9 @@ export function createAdmin(db: MemoryDatabase, now: () => number) {
         const headed = [...db.sessions.values()].some(
           ({ id, headTurnId }) => id !== session.id && mine.has(headTurnId ?? ''),
         );
-        if (continued || headed) continue;
+        return !continued && !headed;
+      });
+      for (const session of unused.slice(0, limit)) {
         for (const turn of turnsOf(session.id)) forgetTurn(turn);
         for (const [name, owner] of [...db.keys]) if (owner === session.id) db.keys.delete(name);
         for (const [turnId, story] of [...db.stories]) if (story.sessionId === session.id) db.stories.delete(turnId);

@@ -22,6 +22,9 @@ export function settle(db: MemoryDatabase, call: SettleCall, now: number): Settl
     if (holder !== undefined && holder !== turn.id) throw new Error(`response id ${result.responseId} is taken`);
     db.responses.set(key, turn.id);
   }
+  if (turn.responseId !== null && turn.responseId !== result.responseId) {
+    db.responses.delete(scoped(turn.scope, turn.responseId));
+  }
   const underFence = holds(session, call, call.epoch) && session.activeTurnId === turn.id;
   turn.state = result.state;
   turn.branched = !underFence;

@@ -1,0 +1,117 @@
+import { setImmediate as macrotask } from 'node:timers';
+
+/** Something that will happen. */
+export interface Due {
+  /** Milliseconds of the simulation. */
+  at: number;
+  /** Decides between things of the same moment; from the seed. */
+  rank: number;
+  label: string;
+  fire(): void;
+  cancelled: boolean;
+}
+
+/** Everything that will happen, in the order in which it will. */
+export interface Agenda {
+  readonly now: number;
+  /** Steps taken so far. */
+  readonly steps: number;
+  add(at: number, label: string, fire: () => void): Due;
+  /** Moves what has not happened yet. */
+  postpone(due: Due, ms: number): void;
+  /**
+   * Takes one step after the other until `done` says so, nothing is left, or the time is over. Between two steps every
+   * promise that can settle has settled, so a step is atomic and the order of steps is the whole schedule.
+   */
+  run(until: number, done?: () => boolean): Promise<void>;
+}
+
+/**
+ * @param onStep told of every step before it is taken
+ * @param onError told of what a step has thrown
+ */
+export function createAgenda(
+  rank: () => number,
+  onStep: (due: Due) => void,
+  onError: (error: unknown, due: Due) => void,
+): Agenda {
+  let heap: Due[] = [];
+  let now = 0;
+  let steps = 0;
+  const before = (a: Due, b: Due) => a.at < b.at || (a.at === b.at && a.rank < b.rank);
+
+  function push(due: Due): void {
+    let at = heap.length;
+    heap.push(due);
+    while (at > 0) {
+      const parent = (at - 1) >> 1;
+      if (!before(due, heap[parent]!)) break;
+      heap[at] = heap[parent]!;
+      at = parent;
+    }
+    heap[at] = due;
+  }
+
+  function pop(): Due | undefined {
+    const first = heap[0];
+    const last = heap.pop();
+    if (!first || !last || heap.length === 0) return first;
+    let at = 0;
+    for (;;) {
+      let child = at * 2 + 1;
+      if (child >= heap.length) break;
+      if (child + 1 < heap.length && before(heap[child + 1]!, heap[child]!)) child += 1;
+      if (!before(heap[child]!, last)) break;
+      heap[at] = heap[child]!;
+      at = child;
+    }
+    heap[at] = last;
+    return first;
+  }
+
+  /** Immediates run only when no microtask is left: nothing in a simulation waits for anything real. */
+  const settled = () => new Promise<void>((go) => macrotask(go));
+
+  return {
+    get now() {
+      return now;
+    },
+    get steps() {
+      return steps;
+    },
+    add(at, label, fire) {
+      const due: Due = { at: Math.max(at, now), rank: rank(), label, fire, cancelled: false };
+      push(due);
+      return due;
+    },
+    postpone(due, ms) {
+      heap = heap.filter((each) => each !== due);
+      const others = heap;
+      heap = [];
+      for (const each of others) push(each);
+      due.at += ms;
+      push(due);
+    },
+    async run(until, done = () => false) {
+      await settled();
+      while (!done()) {
+        const due = heap[0];
+        if (!due || due.at > until) {
+          now = Math.max(now, Math.min(until, due?.at ?? until));
+          return;
+        }
+        pop();
+        if (due.cancelled) continue;
+        now = Math.max(now, due.at);
+        steps += 1;
+        onStep(due);
+        try {
+          due.fire();
+        } catch (error) {
+          onError(error, due);
+        }
+        await settled();
+      }
+    },
+  };
+}

@@ -1,0 +1,47 @@
+import { planOf } from './plan.ts';
+import { type Run, simulate } from './run.ts';
+
+/** Many seeds, added up. */
+export interface Campaign {
+  seeds: number;
+  /** Turns that were answered as their client meant them. */
+  answered: number;
+  steps: number;
+  simulatedMs: number;
+  misfortunes: Readonly<Record<string, number>>;
+  outcomes: Readonly<Record<string, number>>;
+  failed: readonly Run[];
+}
+
+const addTo = (sums: Record<string, number>, counts: Readonly<Record<string, number>>) => {
+  for (const [name, count] of Object.entries(counts)) sums[name] = (sums[name] ?? 0) + count;
+};
+
+/**
+ * Runs the plans of consecutive seeds.
+ *
+ * @param onFailure told of each failing run as it ends; false ends the campaign
+ */
+export async function simulateSeeds(
+  from: number,
+  seeds: number,
+  onFailure: (run: Run) => boolean | undefined = () => true,
+): Promise<Campaign> {
+  const misfortunes: Record<string, number> = {};
+  const outcomes: Record<string, number> = {};
+  const failed: Run[] = [];
+  const sums = { seeds: 0, answered: 0, steps: 0, simulatedMs: 0 };
+  for (let seed = from; seed < from + seeds; seed += 1) {
+    const run = await simulate(planOf(seed));
+    sums.seeds += 1;
+    sums.answered += run.answered;
+    sums.steps += run.steps;
+    sums.simulatedMs += run.simulatedMs;
+    addTo(misfortunes, run.misfortunes);
+    addTo(outcomes, run.outcomes);
+    if (run.violations.length === 0) continue;
+    failed.push(run);
+    if (onFailure(run) === false) break;
+  }
+  return { ...sums, misfortunes, outcomes, failed };
+}

@@ -1,0 +1,93 @@
+import type { Create } from './upstream.ts';
+import type { Slot, World } from './world.ts';
+
+interface Body {
+  input?: unknown;
+  previous_response_id?: unknown;
+}
+
+/** The last thing the client said in a frame. */
+function saidLast(input: unknown): string | null {
+  const items = (Array.isArray(input) ? input : []) as { role?: string; content?: { text?: string }[] }[];
+  return items.findLast(({ role }) => role === 'user')?.content?.[0]?.text ?? null;
+}
+
+/**
+ * What must hold in the moment a frame leaves: its turn has been started, under the fence, by this very process; and
+ * the anchor in it, if the bridge chose one, is one that the provider can resolve there.
+ */
+export function checkFrame(
+  world: World,
+  create: Create,
+  slot: Slot,
+  asked: ReadonlyMap<string, ReadonlySet<string>>,
+): void {
+  const { database } = world;
+  const { previous_response_id: anchor, input } = create.body as Body;
+  const text = saidLast(input);
+  world.note(`${create.process.name} sends ${text}${anchor ? ` after ${anchor}` : ''}`);
+  const prints = asked.get(text ?? '');
+  if (!prints) return world.violate('a frame that nobody asked for', String(text));
+  const author = `${create.process.name}#`;
+  const turns = [...database.turns.values()].filter(
+    ({ requestFp, authorWorkerId }) => prints.has(requestFp) && authorWorkerId.startsWith(author),
+  );
+  if (turns.length === 0) return world.violate('a frame before its start', `${create.process.name}: ${text}`);
+  const active = turns.some(({ id, state, sessionId }) => {
+    const session = database.sessions.get(sessionId);
+    return state === 'active' && session?.activeTurnId === id;
+  });
+  if (!active) {
+    if (!slot.frozen) world.violate('a frame of a turn that is not active', `${create.process.name}: ${text}`);
+    else world.note('a frame left too late');
+  }
+  if (typeof anchor !== 'string' || create.anchorKnown !== false) return;
+  if (!world.clientAnchors.has(anchor)) {
+    world.violate('an anchor that the provider cannot resolve there', `${create.process.name}: ${text}`);
+  }
+}
+
+/** Some seconds after the last client was answered: nothing is in hand, nothing waits, nothing is kept. */
+export function checkAtRest(world: World): void {
+  for (const { worker, process } of world.slots) {
+    if (!worker) {
+      world.violate('a worker that does not come back', process.name);
+      continue;
+    }
+    const { dispatcher, roster } = worker;
+    if (dispatcher.inFlight > 0) world.violate('a turn in flight that nobody waits for', process.name);
+    if (dispatcher.bufferedBytes > 0)
+      world.violate('a buffer that is not given back', `${dispatcher.bufferedBytes} bytes`);
+    for (const session of roster.all()) {
+      const { state, busy, queueLength } = session.view();
+      if (busy || state !== 'live.idle')
+        world.violate('a session that does not come to rest', `${session.id} ${state}`);
+      if (queueLength > 0) world.violate('a queue that is not empty', session.id);
+    }
+  }
+}
+
+/** When every deadline has passed: no actor is left, and every row is idle or can be taken over. */
+export async function checkDurable(world: World): Promise<void> {
+  const { database } = world;
+  for (const { worker, process } of world.slots) {
+    if (worker && worker.roster.size > 0) {
+      const left = [...worker.roster.all()].map((session) => `${session.id} ${session.view().state}`);
+      world.violate('a session without an exit', `${process.name}: ${left.join(', ')}`);
+    }
+  }
+  const alive = new Set(world.slots.flatMap(({ worker }) => (worker ? [worker.membership.id] : [])));
+  for (const session of database.sessions.values()) {
+    const { activeTurnId, ownerWorkerId, headTurnId } = session;
+    if (activeTurnId !== null && !world.refusals.has(activeTurnId)) {
+      if (alive.has(ownerWorkerId ?? ''))
+        world.violate('a turn left active by a live worker', `${session.id} ${activeTurnId}`);
+      const owner = database.workers.get(ownerWorkerId ?? '');
+      if (owner && owner.state !== 'dead' && owner.heartbeatExpiresAt >= world.agenda.now)
+        world.violate('a turn left active by nobody', `${session.id} ${activeTurnId}`);
+    }
+    const head = headTurnId === null ? null : database.turns.get(headTurnId);
+    if (head && head.state !== 'completed' && head.state !== 'incomplete')
+      world.violate('a head that is no parent', `${session.id} ${head.state}`);
+  }
+}

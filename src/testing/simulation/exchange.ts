@@ -1,0 +1,113 @@
+import type { AnswerHead } from '../../session/port.ts';
+import type { OpenRequest, Slot, World } from './world.ts';
+
+export interface ResponseSeen {
+  id: string;
+  status: string;
+  output: Record<string, unknown>[];
+}
+
+/** What a client made of one request. `cut`: its connection ended without an answer. */
+export type Heard = { head: AnswerHead | null } & (
+  | { kind: 'answer'; response: ResponseSeen }
+  | { kind: 'failed'; code: string }
+  | { kind: 'error'; status: number; code: string; retryAfterMs: number | null }
+  | { kind: 'cut' }
+);
+
+export interface Exchange {
+  heard: Promise<Heard>;
+  /** The client leaves; it hears `cut`. */
+  hangUp(): void;
+}
+
+const textOf = (response: ResponseSeen): string =>
+  response.output
+    .filter(({ type }) => type === 'message')
+    .flatMap(({ content }) => content as { text?: string }[])
+    .map(({ text }) => text ?? '')
+    .join('');
+
+/**
+ * One request of a client, from its connection to its one end. What reaches a client is checked as it comes: one
+ * terminal, nothing after it, one response throughout, and a text that is the sum of its parts.
+ */
+export function exchange(world: World, slot: Slot, request: OpenRequest): Exchange {
+  const { promise, resolve } = Promise.withResolvers<Heard>();
+  const streaming = request.body.stream === true;
+  let head: AnswerHead | null = null;
+  let ends = 0;
+  let left = false;
+  let responseId: string | null = null;
+  let text = '';
+
+  const wrong = (what: string) => world.violate(what, request.requestId);
+  const end = (heard: Heard, how: string) => {
+    ends += 1;
+    if (ends > 1) return wrong('a second terminal');
+    world.note(`${request.requestId} hears ${how}`);
+    resolve(heard);
+  };
+  const belongs = (data: Record<string, unknown>) => {
+    const named = (data.response as { id?: string } | undefined)?.id;
+    if (named !== undefined && responseId !== null && named !== responseId) wrong('an event of another response');
+  };
+
+  const hangUp = world.open(
+    slot,
+    request,
+    {
+      head(given) {
+        head = given;
+      },
+      event(type, json) {
+        if (ends > 0) return wrong('an event after the terminal');
+        const data = JSON.parse(json) as Record<string, unknown>;
+        if (type === 'response.created') {
+          if (responseId !== null) wrong('a second response.created');
+          world.note(`${request.requestId} is shown response.created`);
+          responseId = (data.response as { id: string }).id;
+        } else if (responseId === null && type.startsWith('response.')) wrong('an event before response.created');
+        belongs(data);
+        if (type === 'response.output_text.delta') text += String(data.delta);
+      },
+      end(type, json) {
+        const data = JSON.parse(json) as { response: ResponseSeen & { error?: { code?: string } } };
+        belongs(data as never);
+        const { response } = data;
+        if (type === 'response.failed') {
+          return end({ head, kind: 'failed', code: response.error?.code ?? 'none' }, `failed ${response.error?.code}`);
+        }
+        if (streaming && text !== textOf(response)) wrong('a text that is not the sum of its deltas');
+        end({ head, kind: 'answer', response }, `${type} ${response.id} ${head?.outcome}`);
+      },
+      fail(error, committed) {
+        const { code } = error.envelope().error;
+        if (committed) return end({ head, kind: 'failed', code }, `failed ${error.code}`);
+        const retryAfterMs = error.retryAfterSeconds === null ? null : error.retryAfterSeconds * 1_000;
+        end({ head, kind: 'error', status: error.entry.status, code, retryAfterMs }, `error ${error.code}`);
+      },
+      relay({ status, body }, committed) {
+        const { error } = JSON.parse(body.toString('utf8')) as { error?: { code?: string | null } };
+        const code = error?.code ?? 'none';
+        if (committed) return end({ head, kind: 'failed', code }, `relayed ${code}`);
+        end({ head, kind: 'error', status, code, retryAfterMs: null }, `relayed ${status} ${code}`);
+      },
+    },
+    () => {
+      if (ends > 0 || left) return;
+      world.note(`${request.requestId} is cut`);
+      resolve({ head, kind: 'cut' });
+    },
+  );
+  return {
+    heard: promise,
+    hangUp() {
+      if (ends > 0) return;
+      left = true;
+      hangUp();
+      world.note(`${request.requestId} hangs up`);
+      resolve({ head, kind: 'cut' });
+    },
+  };
+}

@@ -1,0 +1,200 @@
+import type { Forwarder } from '../../cluster/forward/forwarder.ts';
+import type { HopSink } from '../../cluster/forward/hop-sink.ts';
+import { applyLine, decodeLine, encodeLine, failLine, headLine, type Line } from '../../cluster/forward/lines.ts';
+import { packRequest, unpackRequest } from '../../cluster/forward/parcel.ts';
+import type { Config } from '../../config.ts';
+import type { ForwardResult } from '../../session/peers.ts';
+import type { PeerService } from '../../worker.ts';
+import type { Agenda } from './agenda.ts';
+import type { Luck } from './luck.ts';
+import type { End, Network } from './network.ts';
+import type { Process } from './process.ts';
+
+/** A worker as its peers find it. */
+export interface Peer {
+  process: Process;
+  service: PeerService;
+  deadlines: Config['deadlines'];
+}
+
+export interface PeersOptions {
+  agenda: Agenda;
+  network: Network;
+  luck: Luck;
+  /** Who listens at an address; null when nobody does any more. */
+  at(url: string): Peer | null;
+  /** Probability that a hop breaks under way. */
+  broken: number;
+}
+
+const PING_MS = 2_000;
+/** Nothing is secret between simulated workers. */
+const plain = { seal: (text: string) => text, open: (text: string) => text };
+
+/** The owner's end of a hop: the sink of the real one, with a simulated connection below. */
+function hopSink({ process, deadlines }: Peer, end: End, streaming: boolean, say: (line: Line) => void): HopSink {
+  let state: 'open' | 'delivered' | 'gone' = 'open';
+  let ended: 'terminal' | 'not_owner' | null = null;
+  let shown = false;
+  let stopPing = () => {};
+  const gone: (() => void)[] = [];
+  const delivered: (() => void)[] = [];
+  const settle = (how: 'delivered' | 'gone') => {
+    if (state !== 'open') return;
+    state = how;
+    stopPing();
+    for (const listener of how === 'gone' ? gone : delivered) listener();
+  };
+  end.onClosed(() => settle('gone'));
+  const open = () => state === 'open' && end.open;
+  const write = (line: Line) => {
+    if (open()) say(line);
+    return true;
+  };
+  const finish = (how: 'terminal' | 'not_owner', line: () => Line) => {
+    if (ended) return;
+    ended = how;
+    stopPing();
+    if (!open()) return;
+    write(line());
+    process.deliver(0.2, 'hop delivered', () => {
+      settle('delivered');
+      end.close();
+    });
+  };
+  const ping = () => {
+    stopPing = process.clock.after(Math.min(PING_MS, deadlines.forwardSilence / 3), () => {
+      if (ended || !open()) return;
+      write({ t: 'ping' });
+      ping();
+    });
+  };
+  write({ t: 'accepted' });
+  ping();
+  return {
+    head: (head) => void (ended ?? write(headLine(head))),
+    event(type, json, telemetry) {
+      if (ended || !open()) return true;
+      shown ||= streaming && !telemetry;
+      return write({ t: 'event', type, telemetry, json });
+    },
+    open: () => void (ended ?? write({ t: 'open' })),
+    end: (type, json) => {
+      shown ||= !ended && streaming && open();
+      finish('terminal', () => ({ t: 'end', type, json }));
+    },
+    fail: (error) => finish('terminal', () => failLine(error)),
+    relay: ({ status, headers, body }) =>
+      finish('terminal', () => ({ t: 'relay', status, headers, body: body.toString('base64') })),
+    cut: () => finish('terminal', () => ({ t: 'cut' })),
+    notOwner: () => finish('not_owner', () => ({ t: 'not_owner' })),
+    get attached() {
+      return open();
+    },
+    get shown() {
+      return shown;
+    },
+    get committed() {
+      return ended !== null;
+    },
+    onGone: (listener) => void (state === 'gone' ? listener() : gone.push(listener)),
+    onDelivered(listener) {
+      const told = () => ended === 'terminal' && listener();
+      if (state === 'delivered') told();
+      else delivered.push(told);
+    },
+    onDrain: () => {},
+  };
+}
+
+/** The sending side of the hops of one process: the rules of the real exchange over a simulated connection. */
+export function createSimulatedForwarder(
+  options: PeersOptions,
+  process: Process,
+  workerId: () => string,
+  deadlines: Config['deadlines'],
+): Forwarder {
+  const { network, luck } = options;
+  const { clock } = process;
+  let hops = 0;
+
+  return {
+    forward(peer, hop, request, sink, onAccepted) {
+      const name = `hop ${process.name} ${++hops}`;
+      const random = luck.random(name);
+      const { promise, resolve } = Promise.withResolvers<ForwardResult>();
+      let state: 'connecting' | 'sent' | 'accepted' | 'ended' = 'connecting';
+      let end: End | null = null;
+      let stopTimer = () => {};
+      const finish = (result: ForwardResult) => {
+        if (state === 'ended') return;
+        state = 'ended';
+        stopTimer();
+        resolve(result);
+        end?.reset();
+      };
+      const lost = () =>
+        finish(state === 'accepted' ? { kind: 'broken' } : { kind: 'unreachable', sent: state === 'sent' });
+      const within = (ms: number, phase: typeof state) => {
+        stopTimer();
+        stopTimer = clock.after(ms, () => state === phase && lost());
+      };
+      const take = (text: string) => {
+        if (state === 'ended') return;
+        const line = decodeLine(Buffer.from(text));
+        if (state === 'accepted') within(deadlines.forwardSilence, 'accepted');
+        if (line === null) return;
+        if (line.t === 'accepted') {
+          state = 'accepted';
+          within(deadlines.forwardSilence, 'accepted');
+          return onAccepted?.();
+        }
+        if (line.t === 'not_owner') return finish({ kind: 'not_owner' });
+        if (applyLine(line, sink) === 'ended') finish({ kind: 'served' });
+      };
+
+      if (!sink.attached) return Promise.resolve({ kind: 'client_gone' });
+      sink.onGone(() => finish({ kind: 'client_gone' }));
+      within(deadlines.forwardConnect, 'connecting');
+      const target = options.at(peer.url);
+      const body = packRequest(request, clock.now(), plain);
+      const way = network.held(process, target?.process ?? null) + random.between(0.2, 3);
+      process.deliver(way, 'hop connects', () => {
+        if (state !== 'connecting') return;
+        if (!target?.process.alive) return lost();
+        const [here, there] = network.connect(process, target.process, random);
+        end = here;
+        here.onClosed(lost);
+        state = 'sent';
+        within(deadlines.forwardAccepted, 'sent');
+        const breaks = luck.strikes('hop broken', name, options.broken);
+        here.post('hop', () => {
+          // Signed for another worker: a process that has begun again is not the one that was meant.
+          if (target.service.workerId() !== peer.workerId) return there.reset();
+          const received = unpackRequest(body, target.process.clock.now(), plain);
+          const accepted = hopSink(target, there, received.body.stream === true, (line) => {
+            const text = encodeLine(line);
+            there.post('line', () => take(text));
+          });
+          const { requestId } = received;
+          target.service.serve({ ...hop, target: peer.workerId, from: workerId(), requestId }, received, accepted);
+          if (breaks) target.process.deliver(random.between(1, 200), 'hop breaks', () => there.reset());
+        });
+      });
+      return promise;
+    },
+
+    // Operators ask nothing here.
+    view: async () => null,
+    async claimed(peer, { sessionId, epoch }) {
+      const target = options.at(peer.url);
+      if (!target) return;
+      const way = network.held(process, target.process) + 1;
+      target.process.deliver(way, 'claimed', () => {
+        if (target.service.workerId() === peer.workerId) target.service.claimed({ sessionId, epoch });
+      });
+    },
+
+    close: async () => {},
+  };
+}

@@ -1,0 +1,129 @@
+import { errorFrame, Refusal } from '../simulator/error-shapes.ts';
+import { createLanes } from '../simulator/lanes.ts';
+import { type ConnectionCache, createConnectionCache } from '../simulator/provider.ts';
+import { openTurn, type TurnHost } from '../simulator/turn.ts';
+import type { Wire } from '../simulator/wire.ts';
+import type { Agenda } from './agenda.ts';
+import type { Luck } from './luck.ts';
+import type { End } from './network.ts';
+import type { Random } from './seeded.ts';
+
+/** A WebSocket that the provider serves now. */
+export interface Served {
+  end: End;
+  cache: ConnectionCache;
+}
+
+export interface SocketService {
+  /** Whether it could ever continue from there: what it has forgotten since, the bridge cannot know. */
+  holds(anchor: string): boolean;
+  /** One `response.create` frame. */
+  take(text: string): void;
+}
+
+type Pace = (random: Random, label: string) => void | Promise<void>;
+
+/** A turn goes on after a while: between two of its events anything else may happen. */
+export const createPace =
+  (agenda: Agenda): Pace =>
+  (random, label) => {
+    if (random.chance(0.5)) return;
+    const ms = random.chance(0.05) ? random.between(100, 1_500) : random.between(0.1, 20);
+    return new Promise<void>((go) => agenda.add(agenda.now + ms, label, go));
+  };
+
+export interface SocketServiceOptions {
+  host: TurnHost;
+  /** Those that are open are kept here. */
+  served: Set<Served>;
+  luck: Luck;
+  pace: Pace;
+  nextId(): number;
+}
+
+/** Serves accepted WebSockets, as the simulator does over real ones. */
+export function createSocketService({ host, served, luck, pace, nextId }: SocketServiceOptions) {
+  return (end: End, credential: string, give: (text: string) => void): SocketService => {
+    const id = nextId();
+    const random = luck.random(`connection ${id}`);
+    const ever = new Set<string>();
+    const made = createConnectionCache();
+    const cache: ConnectionCache = {
+      ...made,
+      put(lane, record) {
+        ever.add(record.id);
+        made.put(lane, record);
+      },
+    };
+    const lanes = createLanes();
+    const gone = new AbortController();
+    const waiting = { create: new Set<() => void>(), created: new Set<() => void>() };
+    const entry: Served = { end, cache };
+    let creates = 0;
+    served.add(entry);
+    end.onClosed(() => leave());
+    const leave = () => {
+      served.delete(entry);
+      gone.abort();
+      cache.clear();
+    };
+    const write = (frame: unknown) => {
+      const text = typeof frame === 'string' ? frame : JSON.stringify(frame);
+      end.post('frame', () => give(text));
+    };
+    const wake = (what: 'create' | 'created') => {
+      const woken = [...waiting[what]];
+      waiting[what].clear();
+      for (const go of woken) go();
+    };
+    const wire: Wire = {
+      transport: 'websocket',
+      gone: gone.signal,
+      send(event) {
+        write(event);
+        if (event.type === 'response.created') wake('created');
+        return pace(random, `upstream ${id} event`);
+      },
+      raw: write,
+      refuse: (error, shape, sequence) => write(errorFrame(error, shape, sequence)),
+      respond: (status, headers, body) => write({ type: 'error', status, headers, ...(body as object) }),
+      close() {
+        end.close();
+        leave();
+      },
+      reset() {
+        end.reset();
+        leave();
+      },
+      finish: () => undefined,
+      next: (what) => new Promise((resolve) => void waiting[what].add(resolve)),
+    };
+    return {
+      holds: (anchor: string) => ever.has(anchor),
+      take(text: string) {
+        const { type: _, ...body } = JSON.parse(text) as Record<string, unknown>;
+        const intake = {
+          wire,
+          body,
+          bytes: text.length,
+          headers: {},
+          credential,
+          connection: id,
+          nthOnConnection: ++creates,
+          lane: null,
+          cache,
+          queuedBehind: lanes.waitingIn(null),
+        };
+        try {
+          if (body.background === true) throw new Error('background came over a WebSocket');
+          const turn = openTurn(host, intake);
+          lanes.push(null, (free) => void turn.run(free));
+          wake('create');
+        } catch (error) {
+          if (!(error instanceof Refusal)) throw error;
+          write(errorFrame(error.error, 'nested', 0));
+        }
+      },
+    };
+  };
+}

@@ -1,0 +1,248 @@
+import { createHash } from 'node:crypto';
+import type { Clock } from './clock.ts';
+import type { Forwarder } from './cluster/forward/forwarder.ts';
+import type { ClaimedNotice, Hop } from './cluster/forward/hop.ts';
+import type { HopSink } from './cluster/forward/hop-sink.ts';
+import { startJanitor } from './cluster/janitor.ts';
+import { type Membership, startMembership } from './cluster/membership.ts';
+import { createPeers } from './cluster/peers.ts';
+import type { Config } from './config.ts';
+import type { Ids } from './ids.ts';
+import { classify } from './resolve/classify.ts';
+import type { Inspect } from './runtime/index.ts';
+import { createDispatcher, type Dispatcher } from './session/dispatcher.ts';
+import { drain, releaseIdle } from './session/drain.ts';
+import type { ForwardResult } from './session/peers.ts';
+import type { TurnRequest } from './session/port.ts';
+import { createRoster, type Roster } from './session/roster.ts';
+import type { Session } from './session/session.ts';
+import type { Turn } from './session/turn.ts';
+import type { SessionStore } from './store/port.ts';
+import type { KeyRing } from './token/keyring.ts';
+import { createTokens, scopeKindOf } from './token/token.ts';
+import { contextFingerprint, requestFingerprint } from './transcript/fingerprint.ts';
+import { shapeOf } from './transcript/shape.ts';
+import { createHttpOnlyMemory } from './upstream/http-only.ts';
+import type { UpstreamTarget, UpstreamTransport } from './upstream/port.ts';
+
+/** What a worker does for its peers. */
+export interface PeerService {
+  /** The id it is about to have or has: it changes when the worker begins again. */
+  workerId(): string;
+  /** What another worker sent: run it at the epoch it names, or say that it is not ours. */
+  serve(hop: Hop, request: TurnRequest, sink: HopSink): void;
+  claimed(notice: Pick<ClaimedNotice, 'sessionId' | 'epoch'>): void;
+  /** The actor here of that session, of whatever epoch. */
+  session(id: string): Session | null;
+}
+
+/** Where a worker listens for its peers. */
+export interface PeerListener {
+  /** Where others find it; null: nowhere. */
+  readonly url: string | null;
+  /** Makes sure that they do, under this id. Rejects when they would not. */
+  check(workerId: string): Promise<void>;
+  /** Running hops may end until `graceMs` is over. */
+  close(graceMs: number): Promise<void>;
+}
+
+/** Everything a worker touches is handed in: a process and a simulation run the same worker. */
+export interface WorkerMeans {
+  config: Config;
+  store: SessionStore;
+  transport: UpstreamTransport;
+  clock: Clock;
+  ids: Ids;
+  /** Uniform in [0, 1). */
+  random(): number;
+  secrets: KeyRing;
+  /** Release of the software, for the worker's row. */
+  version: string;
+  livenessPath: string | null;
+  /** Others use the same store. */
+  shared: boolean;
+  /** Null: other workers send nothing here. */
+  listen: ((service: PeerService) => Promise<PeerListener>) | null;
+  forwarder(workerId: () => string): Forwarder;
+  logger: { info(o: object, m: string): void; warn(o: object, m: string): void; error(o: object, m: string): void };
+  inspect?: Inspect;
+  onAnnounced?(workerId: string): void;
+  onRegistered?: ((workerId: string) => void) | undefined;
+  onForwarded?(kind: ForwardResult['kind']): void;
+  onPlaced?(turn: Turn, session: Session): void;
+  onFinished?(turn: Turn, session: Session | null): void;
+}
+
+/** One worker: its membership, its sessions and whoever places requests on them. */
+export interface Worker {
+  readonly membership: Membership;
+  readonly roster: Roster;
+  readonly dispatcher: Dispatcher;
+  readonly forwarder: Forwarder;
+  readonly target: UpstreamTarget;
+  /** It is about to go, but still serves. */
+  readonly leaving: boolean;
+  /** Nothing new is admitted any more. */
+  readonly refusing: boolean;
+  /**
+   * Drains: first it leaves (others are told, requests are given to them), then nothing new is admitted, running turns
+   * may end, everything is given back. Store and transport are the caller's.
+   */
+  close(): Promise<void>;
+}
+
+/** How long the listener for peers lets its last answers be written, milliseconds. */
+const INTERNAL_GRACE = 1_000;
+
+/** Joins the workers of a store. Resolves when it may serve; rejects with whatever keeps it from being found by others. */
+export async function startWorker(means: WorkerMeans): Promise<Worker> {
+  const { config, store, transport, clock, ids, random, logger, inspect } = means;
+  const { deadlines, limits } = config;
+  const tokens = createTokens({ secrets: means.secrets, clock, ttlSeconds: limits.retentionHours * 3600 });
+  const target: UpstreamTarget = { id: upstreamId(config.upstream.url), baseUrl: config.upstream.url };
+  const httpOnly = createHttpOnlyMemory(config.upstream.transport, clock);
+  const roster = createRoster(limits.sockets);
+  const background = new Set<Promise<void>>();
+  let announcedId = '';
+  let leaving = false;
+  let refusing = false;
+  /** Peers may read of this worker before it has read that it is registered: until then nothing is its own. */
+  let ready: Dispatcher | null = null;
+
+  const listener = means.listen
+    ? await means.listen({
+        workerId: () => announcedId,
+        serve({ mode, turnId, sessionId, epoch }, request, sink) {
+          if (!ready) return sink.notOwner();
+          if (mode === 'run' && roster.exact(sessionId ?? '', epoch ?? -1) === null) {
+            return void ready.disown(sessionId ?? '', epoch ?? -1).then(() => sink.notOwner());
+          }
+          if (mode === 'resolve' && leaving) return sink.notOwner();
+          ready.accept(request, sink, { mode, turnId, sessionId, epoch, notOwner: () => sink.notOwner() });
+        },
+        claimed: ({ sessionId, epoch }) => roster.older(sessionId, epoch)?.send({ type: 'operator.release' }),
+        session: roster.get,
+      })
+    : null;
+
+  const membership = await startMembership({
+    store,
+    clock,
+    ids,
+    deadlines,
+    version: means.version,
+    internalUrl: listener?.url ?? null,
+    livenessPath: means.livenessPath,
+    log: logger,
+    inspect,
+    onRegistered: means.onRegistered,
+    async announce(id) {
+      announcedId = id;
+      means.onAnnounced?.(id);
+      await listener?.check(id);
+    },
+    onDead() {
+      for (const session of [...roster.all()]) session.send({ type: 'worker.dead' });
+    },
+  }).catch(async (error) => {
+    await listener?.close(0);
+    throw error;
+  });
+  const me = () => membership.id;
+  const forwarder = means.forwarder(me);
+  const peers = createPeers({ store, forwarder, me, mayJudge: membership.mayJudge, random });
+  const dispatcher = createDispatcher({
+    store,
+    roster,
+    config,
+    clock,
+    ids,
+    peers: {
+      ...peers,
+      async forward(...hop) {
+        const result = await peers.forward(...hop);
+        means.onForwarded?.(result.kind);
+        return result;
+      },
+    },
+    inspect,
+    onPlaced: means.onPlaced,
+    sessions: {
+      store,
+      transport,
+      target,
+      config,
+      clock,
+      random,
+      worker: membership,
+      httpOnly,
+      log: logger,
+      inspect,
+      background(work) {
+        background.add(work);
+        void work.finally(() => background.delete(work));
+      },
+      issueToken(sessionId, epoch, turn) {
+        const { caller } = turn.request;
+        return tokens.issue({ sessionId, epoch, scope: caller.scope, scopeKind: scopeKindOf(caller) });
+      },
+    },
+    classify: (request) =>
+      classify({
+        request,
+        tokens,
+        transcript: { shapeOf, contextFingerprint, requestFingerprint },
+        limits: { frameBytes: limits.frameBytes, webSocket: !httpOnly.has(target.id) },
+      }),
+    onFinished: (turn, session) => means.onFinished?.(turn, session),
+  });
+  ready = dispatcher;
+  const janitor = startJanitor({
+    store,
+    clock,
+    random,
+    everyMs: deadlines.janitor,
+    retentionHours: limits.retentionHours,
+    log: logger,
+  });
+
+  /** Lame duck: while the balancers learn of it, this worker still takes requests and gives them to those that stay. */
+  async function leave(): Promise<void> {
+    leaving = true;
+    membership.drain();
+    releaseIdle(roster);
+    const stays = means.shared ? await peers.serving().catch(() => null) : null;
+    if (stays) await new Promise<void>((over) => clock.after(deadlines.lameDuck, over));
+    refusing = true;
+  }
+
+  return {
+    membership,
+    roster,
+    dispatcher,
+    forwarder,
+    target,
+    get leaving() {
+      return leaving;
+    },
+    get refusing() {
+      return refusing;
+    },
+    async close() {
+      janitor.stop();
+      await leave();
+      await drain({ roster, dispatcher, clock }, deadlines.drain);
+      await Promise.allSettled(background);
+      await listener?.close(INTERNAL_GRACE);
+      await membership.stop();
+      await forwarder.close();
+    },
+  };
+}
+
+/** What is stored to recognise an upstream: its address, without what could be secret in it. */
+function upstreamId(url: string): string {
+  const { protocol, host, pathname } = new URL(url);
+  const address = `${protocol}//${host}${pathname}`;
+  return address.length <= 80 ? address : createHash('sha256').update(address).digest('hex');
+}

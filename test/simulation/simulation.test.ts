@@ -1,0 +1,68 @@
+import { describe, expect, test } from 'vitest';
+import { type Plan, planOf, type Run, shrink, simulate, simulateSeeds } from '../../src/testing/simulation/index.ts';
+import { regressions } from './regressions.ts';
+
+const SEEDS = Number(process.env.SIM_SEEDS ?? 500);
+const FROM = Number(process.env.SIM_FROM ?? 1);
+
+test('a seed tells the whole run: the same steps, the same events, the same end', async () => {
+  for (const seed of [3, 17, 101]) {
+    const once = await simulate(planOf(seed));
+    // Something else happens to the process meanwhile; the run does not notice.
+    const [again] = await Promise.all([simulate(planOf(seed)), new Promise((go) => setTimeout(go, 3))]);
+    expect(again).toEqual(once);
+  }
+  const hashes = await Promise.all([3, 17].map(async (seed) => (await simulate(planOf(seed))).hash));
+  expect(new Set(hashes).size).toBe(2);
+});
+
+test(`whatever happens to workers, store, upstream and network, every promise holds (seeds ${FROM} to ${FROM + SEEDS - 1})`, async () => {
+  const campaign = await simulateSeeds(FROM, SEEDS);
+  expect(campaign.failed.map(({ seed, violations }) => ({ seed, ...violations[0] }))).toEqual([]);
+  expect(campaign.answered).toBeGreaterThan(SEEDS * 4);
+  // Nothing is proved by a run in which nothing goes wrong.
+  for (const kind of ['crash', 'pause', 'drain', 'store lost', 'store unanswered', 'store late', 'hop broken']) {
+    expect(campaign.misfortunes[kind], kind).toBeGreaterThan(0);
+  }
+  for (const outcome of ['live_reuse', 'stale_recovery', 'forked', 'reattached', 'parallel_lane', 'superseded']) {
+    expect(campaign.outcomes[outcome], outcome).toBeGreaterThan(0);
+  }
+}, 300_000);
+
+describe('what a seed once found does not come back', () => {
+  test.each(regressions)('seed $seed: $found', async ({ seed }) => {
+    expect((await simulate(planOf(seed))).violations).toEqual([]);
+  });
+});
+
+describe('a failing plan is shrunk', () => {
+  const outcome = (plan: Plan, check: string | null): Run => ({
+    seed: plan.seed,
+    violations: check === null ? [] : [{ check, detail: '', at: 0 }],
+    hash: '',
+    steps: 0,
+    simulatedMs: 0,
+    answered: 0,
+    misfortunes: {},
+    outcomes: {},
+    struck: ['store lost a', 'store lost b', 'store lost c'].filter((name) => !plan.without.includes(name)),
+  });
+
+  test('to what its failure needs, and by the same check', async () => {
+    const plan = planOf(4);
+    const kind = 'pause';
+    const needs = (tried: Plan) =>
+      tried.faults.some((fault) => fault.kind === kind) && !tried.without.includes('store lost b');
+    const attempt = async (tried: Plan) => outcome(tried, needs(tried) ? 'this' : 'another');
+    const shrunk = await shrink(plan, { attempt });
+    expect(shrunk.plan.faults.map((fault) => fault.kind)).toEqual([kind]);
+    expect(shrunk.plan.clients).toHaveLength(1);
+    expect(shrunk.plan.clients[0]!.actions).toEqual([]);
+    expect(shrunk.run.struck).toEqual(['store lost b']);
+  });
+
+  test('and a clean one is left as it is', async () => {
+    const plan = planOf(4);
+    expect(await shrink(plan, { attempt: async (tried) => outcome(tried, null) })).toMatchObject({ plan, runs: 1 });
+  });
+});

@@ -1,0 +1,128 @@
+import type { MemoryDatabase } from '../../../src/store/memory/index.ts';
+import type { RowFace, SessionStore, TurnResult } from '../../../src/store/port.ts';
+import type { Random } from '../../../src/testing/simulation/seeded.ts';
+import { EXPIRED_MS, face, LEASE_MS, turnStart } from '../calls.ts';
+
+/** A call of the store's port, ready to be made on any store. */
+export interface Command {
+  name: keyof SessionStore;
+  args: readonly unknown[];
+}
+
+/** The few ids that the commands of one run are about, so that they meet. */
+export interface Universe {
+  workers: readonly string[];
+  sessions: readonly string[];
+  turns: readonly string[];
+  nonces: readonly string[];
+  keys: readonly string[];
+  responses: readonly string[];
+  scopes: readonly string[];
+}
+
+/** @param run makes the ids unlike those of any other run on the same database */
+export function universeOf(run: string): Universe {
+  const some = (kind: string, count: number) => Array.from({ length: count }, (_, nth) => `${run}-${kind}${nth}`);
+  return {
+    workers: some('w', 3),
+    sessions: some('s', 3),
+    turns: some('t', 9),
+    nonces: some('n', 3),
+    keys: some('k', 3),
+    responses: some('r', 5),
+    scopes: some('scope', 2),
+  };
+}
+
+const usages = [null, { input_tokens: 1 }, 'text', 0, [null], { odd: '\u0000 \ud800' }];
+const states: readonly RowFace['state'][] = ['live', 'reconnecting', 'stale'];
+
+function resultOf(random: Random, universe: Universe): TurnResult {
+  const state = random.pick(['completed', 'completed', 'incomplete', 'failed', 'cancelled', 'lost'] as const);
+  const content = (state === 'completed' || state === 'incomplete') && random.chance(0.8);
+  const large = random.chance(0.1) ? 'x'.repeat(70_000) : 'y';
+  return {
+    state,
+    responseId: random.chance(0.7) ? random.pick(universe.responses) : null,
+    items: content ? { input: JSON.stringify([{ text: large }]), output: '[{"text":"\\u0000"}]' } : null,
+    transcriptFp: content ? random.pick(['fp1', 'fp2', 'fp3']) : null,
+    itemCount: content ? random.integer(1, 3) : null,
+    replay: content ? random.pick(['exact', 'anchor_only'] as const) : 'never',
+    usage: random.pick(usages),
+    error: random.pick(usages),
+    anchorLost: random.chance(0.1),
+  };
+}
+
+/** A call that is mostly what a worker would make, and often what it should not. `rows` is where things stand. */
+export function commandOf(random: Random, universe: Universe, rows: MemoryDatabase): Command {
+  const sessionId = random.pick(universe.sessions);
+  const session = rows.sessions.get(sessionId);
+  const honest = random.chance(0.8);
+  const me = honest && session?.ownerWorkerId ? session.ownerWorkerId : random.pick(universe.workers);
+  const nonce = honest && session?.ownerNonce ? session.ownerNonce : random.pick(universe.nonces);
+  const epoch = honest && session ? session.epoch : random.integer(1, 3);
+  const writer = { me, nonce, sessionId, epoch, face: face(random.pick(states)) };
+  const turnId = honest && session?.activeTurnId ? session.activeTurnId : random.pick(universe.turns);
+  const unused = universe.turns.filter((id) => !rows.turns.has(id));
+  const begun = (id: string) =>
+    turnStart({
+      id,
+      parentTurnId: random.chance(0.3) ? random.pick(universe.turns.filter((other) => other !== id)) : null,
+      storedUpstream: random.chance(0.3),
+    });
+  const newTurn = begun(honest && unused.length > 0 ? random.pick(unused) : random.pick(universe.turns));
+  const fence: Record<string, () => Command> = {
+    create: () => {
+      const fresh = universe.sessions.filter((id) => !rows.sessions.has(id));
+      const id = honest && fresh.length > 0 ? random.pick(fresh) : sessionId;
+      const keys = universe.keys.filter(() => random.chance(0.3)).map((hash) => ({ kind: 'thread' as const, hash }));
+      const call = {
+        ...writer,
+        me: random.pick(universe.workers),
+        sessionId: id,
+        scope: random.pick(universe.scopes),
+        keys,
+      };
+      const headTurnId = random.chance(0.2) ? random.pick(universe.turns) : null;
+      return { name: 'create', args: [{ ...call, upstreamId: 'up', model: 'm', headTurnId, turn: newTurn }] };
+    },
+    start: () => {
+      const expectedHead = honest && session ? session.headTurnId : random.pick([null, ...universe.turns]);
+      return { name: 'start', args: [{ ...writer, expectedHead, turn: newTurn }] };
+    },
+    settle: () => ({ name: 'settle', args: [{ ...writer, turnId, result: resultOf(random, universe) }] }),
+    claim: () => {
+      const call = { me: random.pick(universe.workers), nonce: random.pick(universe.nonces), sessionId };
+      const revisionRead = honest && session ? session.revision : random.integer(1, 6);
+      return { name: 'claim', args: [{ ...call, epochRead: random.chance(0.15) ? epoch - 1 : epoch, revisionRead }] };
+    },
+    release: () => ({ name: 'release', args: [writer] }),
+    close: () => ({ name: 'close', args: [writer] }),
+  };
+  const worker = random.pick(universe.workers);
+  const leaseMs = random.chance(0.3) ? EXPIRED_MS : LEASE_MS;
+  const others: readonly (() => Command)[] = [
+    () => ({
+      name: 'register',
+      args: [{ id: worker, internalUrl: 'http://a', livenessPath: null, version: 'v', leaseMs }],
+    }),
+    () => ({ name: 'heartbeat', args: [worker, random.pick(['serving', 'draining']), leaseMs] }),
+    () => ({ name: 'declareExpired', args: [worker] }),
+    () => ({ name: 'declareDead', args: [worker] }),
+    () => ({ name: 'operatorRelease', args: [sessionId] }),
+    () => ({ name: 'operatorClose', args: [sessionId] }),
+    () => ({ name: 'dropAnchor', args: [sessionId] }),
+    () => ({ name: 'eraseResponse', args: [random.pick(universe.scopes), random.pick(universe.responses)] }),
+    () => ({ name: 'keepStory', args: [sessionId, turnId, { told: turnId }] }),
+  ];
+  const draw = random();
+  if (draw < 0.22) return fence.start!();
+  if (draw < 0.46) return fence.settle!();
+  if (draw < 0.58) return fence.claim!();
+  if (draw < 0.68) return fence.create!();
+  if (draw < 0.74) return fence.release!();
+  if (draw < 0.76) return fence.close!();
+  if (draw < 0.82) return others[0]!();
+  return random.pick(others)();
+}

@@ -1,0 +1,65 @@
+import { type SessionStore, StoreUnavailable } from '../../../src/store/port.ts';
+import type { Command, Universe } from './commands.ts';
+
+/** Leases are counted by different clocks: that one is left, or none, is what can be compared. */
+const lease = (ms: number) => (ms > 1_000 ? 'left' : 'run out');
+
+/** An answer without what two correct stores may say differently. */
+export function comparable(value: unknown): unknown {
+  if (value instanceof Map) return comparable(Object.fromEntries([...value].sort(([a], [b]) => (a < b ? -1 : 1))));
+  if (Array.isArray(value)) return value.map(comparable);
+  if (typeof value !== 'object' || value === null) return value === undefined ? null : value;
+  const entries = Object.entries(value)
+    .filter(([name]) => !['startedAt', 'endedAt', 'createdAt', 'updatedAt', 'inputBytes', 'outputBytes'].includes(name))
+    .sort(([a], [b]) => (a < b ? -1 : 1))
+    .map(([name, member]) => [name, name === 'leaseLeftMs' ? lease(member as number) : comparable(member)]);
+  const shown = Object.fromEntries(entries) as Record<string, unknown>;
+  if (shown.verdict === 'rejected') return { verdict: 'rejected' };
+  return shown;
+}
+
+/** Makes the call. A store that does not answer is an error of the test. */
+export async function perform(store: SessionStore, { name, args }: Command): Promise<unknown> {
+  const call = store[name] as (...given: readonly unknown[]) => Promise<unknown>;
+  const answer = (await call(...structuredClone(args))) as { verdict?: string; reason?: string } | undefined;
+  if (answer?.verdict === 'unknown') throw new StoreUnavailable(answer.reason);
+  // A sweep takes whatever is old, and the database holds more than one universe.
+  return name === 'purge' ? null : comparable(answer);
+}
+
+const byId = <T extends { id: string }>(rows: readonly T[]) => [...rows].sort((a, b) => (a.id < b.id ? -1 : 1));
+
+/**
+ * Everything of a universe that the port can show. `ordered`: also what depends on the order in which turns were
+ * started, which nobody knows of calls that were made at the same time.
+ */
+export async function dump(store: SessionStore, universe: Universe, ordered: boolean): Promise<unknown> {
+  const { workers, sessions, turns, keys, responses, scopes } = universe;
+  const all = <T, R>(list: readonly T[], read: (each: T) => Promise<R>) => Promise.all(list.map(read));
+  // A fingerprint covers a number of items: it never stands for two.
+  const prefixes = [1, 2, 3].map((itemCount) => ({ itemCount, transcriptFp: `fp${itemCount}` }));
+  const query = { anchor: null, tokenSessionId: null, hardKey: null };
+  return comparable({
+    workers: byId((await store.workers()).filter(({ id }) => workers.includes(id))),
+    sessions: await all(sessions, (id) => store.session(id)),
+    details: await all(sessions, async (id) => byId(await store.turnDetails(id, 100))),
+    keysOf: await all(sessions, (id) => store.keysOf(id)),
+    stories: ordered ? await all(sessions, (id) => store.story(id)) : null,
+    newest: ordered ? await all(sessions, async (id) => (await store.turnsOf(id, 3)).map((turn) => turn.id)) : null,
+    scoped: await all(scopes, async (scope) => ({
+      lineages: await all(turns, (id) => store.lineage(scope, id)),
+      anchored: await all(responses, (anchor) => store.lookup({ ...query, scope, anchor })),
+      keyed: await all(keys, (hash) => store.lookup({ ...query, scope, hardKey: { kind: 'thread', hash } })),
+      named: await all(sessions, (tokenSessionId) => store.lookup({ ...query, scope, tokenSessionId })),
+      prefix: ordered ? await store.lookup({ ...query, scope, prefixes }) : null,
+    })),
+  });
+}
+
+/** Every order of the first `count` numbers; as they stand comes first. */
+export function* orders(count: number): Generator<readonly number[]> {
+  if (count === 0) return yield [];
+  for (const shorter of orders(count - 1)) {
+    for (let at = shorter.length; at >= 0; at -= 1) yield [...shorter.slice(0, at), count - 1, ...shorter.slice(at)];
+  }
+}
