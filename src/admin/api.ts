@@ -111,7 +111,8 @@ export function createAdminApi({ port, allow, logger }: AdminApiOptions): Router
   });
 
   async function one(id: string) {
-    const found = await store.listSessions({ limit: 1, search: id });
+    // Somebody's thread id may be spelled like it.
+    const found = await store.listSessions({ limit: DEFAULT_PAGE, search: id });
     const row = found.rows.find((each) => each.id === id);
     if (!row) throw new BridgeError('bridge_not_found', { detail: 'There is no such session.' });
     return row;

@@ -3,6 +3,9 @@ import express, { type Router } from 'express';
 import { BridgeError } from '../../errors.ts';
 import { type Assets, readAssets } from './assets.ts';
 
+/** In the order in which later ones may overrule earlier ones. */
+const sheets = ['base.css', 'list.css', 'session.css', 'chart.css', 'rest.css'];
+
 const hashOf = (text: string) => `'sha256-${createHash('sha256').update(text).digest('base64')}'`;
 
 /** Addresses are relative to `/admin/ui`: the bridge's routes may be mounted anywhere. */
@@ -19,7 +22,7 @@ function pageOf({ version, imports }: Assets): { html: string; policy: string } 
 <meta name="color-scheme" content="light dark">
 <title>Holdfast sessions</title>
 <link rel="icon" href="${at('icon.svg')}">
-<link rel="stylesheet" href="${at('style.css')}">
+${sheets.map((name) => `<link rel="stylesheet" href="${at(name)}">`).join('\n')}
 <script type="importmap">${map}</script>
 <script type="module" src="${at('main.js')}"></script>
 </head>
