@@ -27,7 +27,7 @@ export type SessionFault =
   | 'bridge_session_closed'
   | 'bridge_draining';
 
-export type CancelReason = 'client_cancel' | 'superseded' | 'slow_client' | 'drain' | 'replaced';
+export type CancelReason = 'client_cancel' | 'superseded' | 'slow_client' | 'drain' | 'replaced' | 'hold_expired';
 
 export interface SessionContext {
   /** Counts dials; a socket's events carry the generation they belong to. */

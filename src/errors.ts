@@ -156,6 +156,15 @@ export const catalogue = {
     retryAfterSeconds: 1,
     action: 'Repeat after Retry-After.',
   },
+  bridge_hold_expired: {
+    status: 503,
+    type: 'server_error',
+    code: 'bridge_hold_expired',
+    message: 'The request could not be started in the time it may be held; nothing was sent.',
+    retry: true,
+    retryAfterSeconds: 1,
+    action: 'Repeat after Retry-After.',
+  },
   bridge_store_unavailable: {
     status: 503,
     type: 'server_error',

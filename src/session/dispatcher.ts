@@ -106,8 +106,10 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
   function holdExpired(turn: Turn): void {
     if (turn.times.sent !== null || turn.stream.finished) return;
     const place = places.get(turn);
-    if (place && !place.withdraw(turn)) return place.send({ type: 'turn.cancelled', reason: 'client_cancel' });
-    turn.fail(new BridgeError(place ? 'bridge_queue_full' : 'bridge_conflict'));
+    if (place?.withdraw(turn)) return turn.fail(new BridgeError('bridge_queue_full'));
+    turn.fail(new BridgeError('bridge_hold_expired'));
+    // It is in hand there: whatever it still waits for, no frame leaves for it any more.
+    place?.send({ type: 'turn.cancelled', reason: 'hold_expired' });
   }
 
   async function dispatch(turn: Turn): Promise<void> {

@@ -53,7 +53,8 @@ export function createSender(options: SenderOptions): Sender {
   return {
     send(turn) {
       // The last look before bytes leave: between the verdict and now the lease may have lapsed.
-      if (!options.maySend()) return send({ type: 'frame.not_sent', cause: 'lease' });
+      // A client that was told meanwhile that nothing was sent must have been told the truth.
+      if (!options.maySend() || turn.stream.finished) return send({ type: 'frame.not_sent', cause: 'lease' });
       if (options.creates() > 1) turn.rewind();
       turn.wire = planFor(turn, socket.anchor);
       if (turn.wire.form === 'impossible') {

@@ -132,6 +132,29 @@ describe('a store that is silent', () => {
   });
 });
 
+describe('a request that could not be started in the time it may be held', () => {
+  it('is told so, and whatever the store says later, no frame leaves for it', async () => {
+    const other = await createBridge({
+      store: scripted.store,
+      logger: pino({ level: 'silent' }),
+      env: { HOLDFAST_UPSTREAM_URL: simulator.url, HOLDFAST_REQUEST_HOLD_MS: '300' },
+    });
+    const face = await listen(createApp(other.router, other), { host: '127.0.0.1', port: 0 });
+    try {
+      let answer = () => {};
+      scripted.once('create', (pass, call) => new Promise((done) => (answer = () => void pass(call).then(done))));
+      const told = await post(face.url, body, headers);
+      expect([told.status, told.body.error?.bridge_code]).toEqual([503, 'bridge_hold_expired']);
+      answer();
+      await until(async () => (await scripted.store.sessions(1)).length === 1 && (await turns())[0] === 'cancelled');
+      expect(creates()).toHaveLength(0);
+    } finally {
+      await other.close();
+      await face.close(100);
+    }
+  });
+});
+
 describe('a store that refuses', () => {
   it('a settle still lets the client have its terminal, and the bare end is recorded', async () => {
     simulator.script.onTurn({ nth: 2 }, { kind: 'reuse_response_id' });
