@@ -41,7 +41,13 @@ describe('opening a database', () => {
     const peppers = await Promise.all(stores.map((store) => store.pepper()));
     expect(new Set(peppers).size).toBe(1);
     const applied = await query<{ name: string }>(url, 'select name from holdfast_migrations order by id');
-    expect(applied.map(({ name }) => name)).toEqual(['0001-tables', '0002-fence', '0003-stories', '0004-shared-items']);
+    expect(applied.map(({ name }) => name)).toEqual([
+      '0001-tables',
+      '0002-fence',
+      '0003-stories',
+      '0004-shared-items',
+      '0005-shared-once',
+    ]);
   });
 
   test('a second start finds nothing to do and keeps the pepper', async () => {
