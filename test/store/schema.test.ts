@@ -47,7 +47,6 @@ describe('opening a database', () => {
       '0003-stories',
       '0004-shared-items',
       '0005-turn-facts',
-      '0006-shared-once',
     ]);
   });
 

@@ -1,6 +1,5 @@
 import { Fence } from './fence.ts';
 import { SharedItems } from './shared-items.ts';
-import { SharedOnce } from './shared-once.ts';
 import { Stories } from './stories.ts';
 import { Tables } from './tables.ts';
 import { TurnFactsColumn } from './turn-facts.ts';
@@ -12,5 +11,4 @@ export const migrationsList = [
   { name: '0003-stories', class: Stories },
   { name: '0004-shared-items', class: SharedItems },
   { name: '0005-turn-facts', class: TurnFactsColumn },
-  { name: '0006-shared-once', class: SharedOnce },
 ];

@@ -5,7 +5,9 @@ import { Migration } from '@mikro-orm/migrations';
  *
  * `turn_items.shared` says where they belong; `turn_shared_item` which turns need them, so that the last one that goes
  * takes them along. The settle locks what it names before it refers to it: an item that the janitor is about to remove
- * is either seen as needed or inserted again.
+ * is either seen as needed or inserted again. Large items belong to the end that is kept: `branch` is also the answer to
+ * a settle that wrote nothing because the turn had ended before, so whether this one is the end is looked at first, under
+ * the lock that the settle itself takes.
  */
 const statements = [
   'alter table turn_items add column shared json',
@@ -36,13 +38,15 @@ const statements = [
      answer json;
      s_scope text;
    begin
+     perform from bridge_session where id = p_session for update;
+     select t.scope into s_scope
+       from turn t
+      where t.id = p_turn and t.session_id = p_session and t.author_worker_id = p_me and t.epoch = p_epoch
+        and (t.state = 'active' or (t.state = 'lost' and p_end <> 'lost'));
      answer := holdfast_settle(p_session, p_me, p_nonce, p_epoch, p_turn, p_end, p_response_id, p_input, p_output,
        p_transcript_fp, p_item_count, p_replay, p_usage, p_error, p_anchor_lost, p_state, p_snapshot,
        p_machine_version);
-     select t.scope into s_scope
-       from turn t join turn_items i on i.turn_id = t.id
-      where t.id = p_turn and t.author_worker_id = p_me and t.epoch = p_epoch and i.shared is null;
-     if found and answer ->> 'verdict' in ('ok', 'branch') then
+     if s_scope is not null and answer ->> 'verdict' in ('ok', 'branch') then
        insert into shared_item (scope, hash, data)
          select s_scope, n.hash, n.data from unnest(p_hashes, p_data) as n (hash, data) order by n.hash
          on conflict (scope, hash) do update set hash = excluded.hash;
