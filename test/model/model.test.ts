@@ -48,11 +48,11 @@ describe('the checker', () => {
   });
 
   it('keeps a trace that can be told and gone again, and that leads nowhere without the weakness', () => {
-    const exploration = explore({ bounds: weaknesses.forgetsAdmitted.bounds, weakness: 'forgetsAdmitted' });
+    const exploration = explore({ bounds: weaknesses.noSelfClaim.bounds, weakness: 'noSelfClaim' });
     const trace = JSON.parse(JSON.stringify(traceOf(exploration)));
     const again = replay(trace);
     expect(again.broken).toBe(true);
-    expect(again.story).toContain('is asked to drain');
+    expect(again.story).toContain('The store refuses');
     expect(replay({ ...trace, weakness: null }).broken).toBe(false);
   });
 

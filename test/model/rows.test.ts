@@ -182,7 +182,8 @@ async function perform(sides: Sides, command: Command): Promise<[model: unknown,
       return [null, null];
     }
     case 'claim': {
-      const read = sides.read[command.read] ?? { epoch: 1, revision: 1, writes: -1 };
+      const read = sides.read[command.read];
+      if (!read) return [null, null];
       const answer = await store.claim({
         me: worker(command.me),
         nonce: nonceOf(command.nonce),
@@ -190,7 +191,7 @@ async function perform(sides: Sides, command: Command): Promise<[model: unknown,
         epochRead: read.epoch,
         revisionRead: read.revision,
       });
-      const unchanged = read.writes === -1 ? (await revisionBefore(answer)) === 1 : read.writes === model.writes;
+      const unchanged = read.writes === model.writes;
       return [model.rows.claim({ me: command.me, nonce: command.nonce }, read.epoch, unchanged), answer.verdict];
     }
     case 'release': {
@@ -213,11 +214,6 @@ async function perform(sides: Sides, command: Command): Promise<[model: unknown,
       model.die(command.worker);
       return ['dead', (await store.declareExpired(worker(command.worker))).verdict];
     }
-  }
-
-  async function revisionBefore(answer: { verdict: string }): Promise<number> {
-    const revision = (await store.session(SESSION))?.revision ?? 0;
-    return answer.verdict === 'row' ? revision - 1 : revision;
   }
 }
 

@@ -12,9 +12,10 @@ import {
   TURN_STATE,
   WORKER,
 } from './layout.ts';
+import { Beyond } from './mailbox.ts';
 import type { Placing, Resolver } from './placing.ts';
 import type { Hand, Rows } from './rows.ts';
-import { Beyond, type Sessions } from './sessions.ts';
+import type { Sessions } from './sessions.ts';
 import type { Weakness } from './weakness.ts';
 
 /** Requests on their way to a session, as `src/session/dispatcher.ts` takes them there. */

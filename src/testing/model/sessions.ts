@@ -8,7 +8,6 @@ import {
   FLAG,
   freshNonce,
   type Layout,
-  MAIL_BYTES,
   REQUEST,
   ROW,
   SIZES,
@@ -19,28 +18,9 @@ import {
   WORKER,
 } from './layout.ts';
 import { EVENT, type EventName, type LocalMachine } from './local.ts';
+import { Beyond, createMailboxes, type Letter } from './mailbox.ts';
 import type { Broken, Caller, Hand, Rows } from './rows.ts';
 import type { Weakness } from './weakness.ts';
-
-/** Events that can wait in a mailbox, in the order of their codes (from 1). */
-const LETTERS = [
-  'wanted',
-  'cancelled',
-  'clientGone',
-  'clientBack',
-  'lostResendable',
-  'lost',
-  'notSentLease',
-  'notSentSocket',
-  'endedRetire',
-  'release',
-  'draining',
-  'workerDead',
-] as const satisfies readonly EventName[];
-export type Letter = (typeof LETTERS)[number];
-
-/** The state is beyond what its bytes can hold; the step is counted as outside the bounds. */
-export class Beyond extends Error {}
 
 /** The actors of all workers: one session machine each, bound to its effects as `src/session` binds it. */
 export interface Sessions {
@@ -80,6 +60,7 @@ export function createSessions(
     hand.broken ??= promise;
   };
   const byte = (i: number, field: number) => hand.s[layout.actor(i) + field]!;
+  const mail = createMailboxes(layout, hand);
   const put = (i: number, field: number, value: number) => {
     hand.s[layout.actor(i) + field] = value;
   };
@@ -169,17 +150,17 @@ export function createSessions(
     }
     put(i, ACTOR.current, r + 1);
     put(i, ACTOR.bits, 0);
-    post(i, 'wanted');
+    mail.post(i, 'wanted');
   }
 
   function admitNext(i: number): void {
     finish(i);
     const state = hand.s[layout.worker(worker(i))]!;
-    if (state & WORKER.knows) return post(i, 'workerDead');
+    if (state & WORKER.knows) return mail.post(i, 'workerDead');
     const next = byte(i, ACTOR.waiting);
     put(i, ACTOR.waiting, 0);
     if (next !== 0) return admit(i, next - 1);
-    if (state & WORKER.draining) post(i, 'draining');
+    if (state & WORKER.draining) mail.post(i, 'draining');
   }
 
   function end(i: number): void {
@@ -200,7 +181,7 @@ export function createSessions(
     if (r < 0) return;
     const w = worker(i);
     if (!mayStart(w)) {
-      if (weak !== 'sendWithoutLease') return post(i, 'notSentLease');
+      if (weak !== 'sendWithoutLease') return mail.post(i, 'notSentLease');
       breaks('leaseHeld');
     }
     const named = request(r, REQUEST.named);
@@ -209,9 +190,9 @@ export function createSessions(
     const delta = named !== 0 && byte(i, ACTOR.socket) === named + 1;
     if (!delta && named !== 0 && flags & FLAG.anchored && !bounds.exact) {
       if ((bits & BIT.ending) === 0) put(i, ACTOR.bits, bits | TURN_STATE.failed);
-      return post(i, 'endedRetire');
+      return mail.post(i, 'endedRetire');
     }
-    if (byte(i, ACTOR.socket) === 0) return post(i, 'notSentSocket');
+    if (byte(i, ACTOR.socket) === 0) return mail.post(i, 'notSentSocket');
     const t = layout.turn(r);
     const own = s[t + TURN.author] === w + 1 && s[t + TURN.epoch] === byte(i, ACTOR.epoch);
     if ((s[t + TURN.state] === TURN_STATE.none || !own) && !failedOver()) breaks('committedFirst');
@@ -248,7 +229,7 @@ export function createSessions(
       case 'closeSocket':
         put(i, ACTOR.socket, 0);
         put(i, ACTOR.held, 0);
-        return forgetLosses(i);
+        return mail.forgetLosses(i);
       case 'commitCreate':
         return ask(i, COMMIT.create);
       case 'commitStart':
@@ -285,35 +266,6 @@ export function createSessions(
     }
   }
 
-  function letters(i: number): number[] {
-    const found: number[] = [];
-    for (let k = 0; k < MAIL_BYTES * 2; k += 1) {
-      const code = (byte(i, ACTOR.mail + (k >> 1)) >> ((k & 1) * 4)) & 15;
-      if (code !== 0) found.push(code);
-    }
-    return found;
-  }
-
-  function setLetters(i: number, list: readonly number[]): void {
-    if (list.length > MAIL_BYTES * 2) throw new Beyond();
-    for (let k = 0; k < MAIL_BYTES; k += 1) {
-      put(i, ACTOR.mail + k, (list[2 * k] ?? 0) | ((list[2 * k + 1] ?? 0) << 4));
-    }
-  }
-
-  function post(i: number, letter: Letter): void {
-    setLetters(i, [...letters(i), LETTERS.indexOf(letter) + 1]);
-  }
-
-  /** A loss that waits belongs to a socket of the past once another is dialed: it would be ignored. */
-  function forgetLosses(i: number): void {
-    if (byte(i, ACTOR.mail) === 0) return;
-    setLetters(
-      i,
-      letters(i).filter((code) => !LETTERS[code - 1]!.startsWith('lost')),
-    );
-  }
-
   function step(i: number, event: number): void {
     const { to, effects } = machine.step(byte(i, ACTOR.local), event);
     put(i, ACTOR.local, to);
@@ -322,9 +274,7 @@ export function createSessions(
 
   function drain(i: number): void {
     while (exists(i) && pending(i) === 0 && byte(i, ACTOR.mail) !== 0) {
-      const [first, ...rest] = letters(i);
-      setLetters(i, rest);
-      step(i, EVENT[LETTERS[first! - 1]!]);
+      step(i, EVENT[mail.take(i)]);
     }
   }
 
@@ -335,7 +285,7 @@ export function createSessions(
 
   function send(i: number, letter: Letter): void {
     if (!exists(i)) return;
-    post(i, letter);
+    mail.post(i, letter);
     drain(i);
   }
 

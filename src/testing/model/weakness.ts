@@ -1,6 +1,10 @@
 import { type Bounds, defaults, type Fault } from './bounds.ts';
 
-/** A way in which the fence, or its use, can be made weaker than it is: one line that somebody might leave out. */
+/**
+ * A way in which the fence, or its use, can be made weaker than it is: one line that somebody might leave out. Some of
+ * these lines are second belts: that start compares owner, head and activity, too, matters only where a failover of the
+ * database has lost a write that was answered.
+ */
 export interface Weakening {
   what: string;
   /** Small bounds within which it shows. */

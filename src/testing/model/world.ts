@@ -1,10 +1,9 @@
 import { ACTIONS, type Action, type ActionName } from './actions.ts';
-import { type Bounds, FAULTS, type Fault } from './bounds.ts';
+import { type Bounds, FAULTS } from './bounds.ts';
 import { createCopies } from './copies.ts';
 import {
   ACTOR,
   BIT,
-  COMMIT,
   canonical,
   ENDING,
   FLAG,
@@ -20,10 +19,12 @@ import {
   WORKER,
 } from './layout.ts';
 import { EVENT, type LocalMachine, localMachine } from './local.ts';
+import { Beyond } from './mailbox.ts';
 import { createResolver, type Resolver } from './placing.ts';
+import { createPossible } from './possible.ts';
 import { createRequests } from './requests.ts';
 import { type Broken, createRows, type Hand } from './rows.ts';
-import { Beyond, createSessions } from './sessions.ts';
+import { createSessions } from './sessions.ts';
 import type { Weakness } from './weakness.ts';
 
 /** A world of workers, one conversation, its rows and its upstream: states and what can happen in each. */
@@ -58,7 +59,7 @@ export function createWorld(bounds: Bounds, weak: Weakness | null = null): World
   const sessions = createSessions(layout, hand, machine, rows, weak);
   const requests = createRequests(layout, hand, resolver, rows, sessions, weak);
   const copies = createCopies(layout, hand, rows, sessions);
-  const { workers, turns } = bounds;
+  const { turns } = bounds;
   const base = new Uint8Array(layout.stride);
   const deathBits =
     weak === 'claimRobsTheLiving' ? WORKER.dead | WORKER.crashed | WORKER.paused | WORKER.lapsed : WORKER.dead;
@@ -67,8 +68,6 @@ export function createWorld(bounds: Bounds, weak: Weakness | null = null): World
   const worker = (s: Uint8Array, w: number) => s[layout.worker(w)]!;
   const request = (s: Uint8Array, r: number, field: number) => s[layout.request(r) + field]!;
   const actor = (s: Uint8Array, i: number, field: number) => s[layout.actor(i) + field]!;
-  const isUp = (s: Uint8Array, w: number) => (worker(s, w) & (WORKER.crashed | WORKER.paused)) === 0;
-  const may = (s: Uint8Array, fault: Fault) => s[layout.budget(fault)]! > 0;
   const putActor = (i: number, field: number, value: number) => {
     hand.s[layout.actor(i) + field] = value;
   };
@@ -289,6 +288,23 @@ export function createWorld(bounds: Bounds, weak: Weakness | null = null): World
     return null;
   }
 
+  const possible = createPossible({
+    layout,
+    machine,
+    deathBits,
+    canCopy(s, i) {
+      hand.s.set(s);
+      return copies.canMake(i);
+    },
+    runsAt(s, r, where) {
+      hand.s.set(s);
+      return requests.runs(r, where);
+    },
+    onBeyond() {
+      beyond += 1;
+    },
+  });
+
   let visitor: (name: ActionName, a: number, b: number) => void = () => {};
   function attempt(name: ActionName, a: number, b = 0): void {
     hand.s.set(base);
@@ -305,164 +321,10 @@ export function createWorld(bounds: Bounds, weak: Weakness | null = null): World
     visitor(name, a, b);
   }
 
-  function requestSteps(s: Uint8Array): void {
-    let open = 0;
-    let unborn = -1;
-    for (let r = turns - 1; r >= 0; r -= 1) {
-      const stage = request(s, r, REQUEST.stage);
-      if (stage === STAGE.unborn) unborn = r;
-      else if (stage !== STAGE.ended && (request(s, r, REQUEST.flags) & FLAG.gone) === 0) open += 1;
-    }
-    if (unborn >= 0 && open < bounds.concurrent) {
-      each(workers, (w) => {
-        if (!isUp(s, w) || worker(s, w) & (WORKER.knows | WORKER.draining)) return;
-        const fresh = s[TOLD] === 0;
-        if (fresh || bounds.naming !== 'anchored') attempt('asks', unborn, w << 1);
-        if (!fresh && bounds.naming !== 'keyed') attempt('asks', unborn, (w << 1) | 1);
-      });
-    }
-    each(turns, (r) => {
-      const stage = request(s, r, REQUEST.stage);
-      if (stage === STAGE.unborn || stage === STAGE.ended) return;
-      const holder = request(s, r, REQUEST.holder) - 1;
-      const up = isUp(s, holder);
-      const gone = (request(s, r, REQUEST.flags) & FLAG.gone) !== 0;
-      if (!gone && may(s, 'departure')) attempt('departs', r);
-      const target = request(s, r, REQUEST.target) - 1;
-      if (stage === STAGE.hopping && gone && isUp(s, target)) attempt('hopArrives', r);
-      if (!up) return;
-      switch (stage) {
-        case STAGE.resolving:
-          if (!waitsForCreation(s, r, holder)) attempt('resolves', r);
-          return;
-        case STAGE.clearing:
-          return attempt('clearsOrphan', r);
-        case STAGE.claiming:
-          if (s[ROW.epoch]! < bounds.epochs) {
-            attempt('claims', r);
-            if (may(s, 'lostAnswer')) attempt('claimUnheard', r);
-          } else beyond += 1;
-          return attempt('claimGivenUp', r);
-        case STAGE.awaiting:
-          if (worker(s, target) & deathBits) attempt('ownerFoundDead', r);
-          return attempt('ownerWaitOver', r);
-        case STAGE.hopping:
-          if (isUp(s, target)) {
-            if (!gone) attempt('hopArrives', r);
-            if (may(s, 'lostHop')) attempt('hopLost', r);
-          } else attempt('hopFails', r, worker(s, target) & WORKER.crashed ? 0 : 1);
-          return;
-        case STAGE.placed: {
-          hand.s.set(s);
-          const queued = requests.runs(r, 'waiting');
-          const i = queued >= 0 ? queued : requests.runs(r, 'current');
-          if (i < 0) return;
-          const at = actor(s, i, ACTOR.worker) - 1;
-          if (queued >= 0 && isUp(s, at)) attempt('queueWaitOver', r);
-          if (at !== holder && worker(s, at) & WORKER.paused) attempt('hopBreaks', r);
-        }
-      }
-    });
-  }
-
-  /** A second request for the key waits while this worker is creating a session under it. */
-  function waitsForCreation(s: Uint8Array, r: number, w: number): boolean {
-    if (request(s, r, REQUEST.flags) & FLAG.anchored) return false;
-    for (let i = 0; i < layout.actors; i += 1) {
-      if (actor(s, i, ACTOR.worker) !== w + 1 || actor(s, i, ACTOR.epoch) !== 1) continue;
-      const { path } = machine.locals[actor(s, i, ACTOR.local)]!;
-      if (path.startsWith('connecting') || (actor(s, i, ACTOR.pending) & 15) === COMMIT.create) return true;
-    }
-    return false;
-  }
-
-  function actorSteps(s: Uint8Array, i: number): void {
-    const w = actor(s, i, ACTOR.worker) - 1;
-    if (w < 0) return;
-    const commit = actor(s, i, ACTOR.pending) & 15;
-    if (!isUp(s, w)) {
-      if (commit !== 0) attempt('unheardByPaused', i);
-      return;
-    }
-    const local = machine.locals[actor(s, i, ACTOR.local)]!;
-    const socket = actor(s, i, ACTOR.socket);
-    if (socket !== 0 && may(s, 'socketLoss')) attempt('socketLost', i);
-    if (may(s, 'eviction') && (local.idle || actor(s, i, ACTOR.epoch) < s[ROW.epoch]!)) attempt('evicts', i);
-    if (commit !== 0) {
-      attempt('answered', i);
-      if (may(s, 'lostAnswer')) attempt('unheard', i);
-      if (may(s, 'rejection')) attempt('rejected', i);
-      if (may(s, 'lateCopy')) {
-        hand.s.set(s);
-        if (copies.canMake(i)) attempt('copied', i);
-      }
-      for (const event of local.deadlines)
-        if (event === EVENT.startWait || event === EVENT.settleWait) attempt('deadline', i, event);
-      return;
-    }
-    for (const event of local.deadlines) if (bounds.deadlines || event === EVENT.redial) attempt('deadline', i, event);
-    if (local.dialing) {
-      const q = layout.request(actor(s, i, ACTOR.current) - 1);
-      const anchored = (s[q + REQUEST.flags]! & FLAG.anchored) !== 0;
-      if (anchored && !bounds.exact) attempt('historyMissing', i);
-      else attempt('opens', i);
-      attempt('dialFails', i);
-      attempt('refuses', i);
-    }
-    if (!local.streaming || socket === 0) return;
-    const bits = actor(s, i, ACTOR.bits);
-    if (local.waiting) {
-      attempt('begins', i);
-      attempt('fails', i, 2);
-      if (bits & BIT.delta && local.creates < 2 && bounds.exact && may(s, 'refusedAnchor')) attempt('refusesAnchor', i);
-      return;
-    }
-    if ((bits & BIT.shown) === 0) attempt('shows', i);
-    attempt('completes', i);
-    attempt('fails', i, 1);
-  }
-
-  function workerSteps(s: Uint8Array, w: number): void {
-    const state = worker(s, w);
-    const judged = (state & (WORKER.crashed | WORKER.paused | WORKER.lapsed)) !== 0 && (state & WORKER.dead) === 0;
-    if (judged && hasJudge(s, w)) attempt('declaredDead', w);
-    if (state & WORKER.crashed) return;
-    if (may(s, 'crash') && hasOther(s, w)) attempt('crashes', w);
-    if (state & WORKER.paused) return attempt('resumes', w);
-    if (may(s, 'pause')) attempt('pauses', w);
-    if (state & WORKER.lapsed && (state & WORKER.dead) === 0) attempt('beats', w);
-    if (may(s, 'lapse') && (state & (WORKER.lapsed | WORKER.dead)) === 0) attempt('lapses', w);
-    if (state & WORKER.dead && (state & WORKER.knows) === 0) attempt('learnsDeath', w);
-    if (state & WORKER.draining && hasOther(s, w)) attempt('stops', w);
-    if (may(s, 'drain') && (state & (WORKER.draining | WORKER.dead)) === 0 && hasOther(s, w)) attempt('drains', w);
-  }
-
-  /** Somebody is left who may judge: up, under a valid lease and not dead. */
-  function hasJudge(s: Uint8Array, w: number): boolean {
-    for (let other = 0; other < workers; other += 1) if (other !== w && worker(s, other) === 0) return true;
-    return false;
-  }
-
-  /** The last worker that can serve is left alone: without any there is nothing to promise. */
-  function hasOther(s: Uint8Array, w: number): boolean {
-    for (let other = 0; other < workers; other += 1) {
-      const out = WORKER.crashed | WORKER.dead | WORKER.draining;
-      if (other !== w && (worker(s, other) & out) === 0) return true;
-    }
-    return false;
-  }
-
   function steps(from: Uint8Array, visit: typeof visitor): void {
     base.set(from);
     visitor = visit;
-    requestSteps(base);
-    each(layout.actors, (i) => actorSteps(base, i));
-    each(workers, (w) => workerSteps(base, w));
-    each(bounds.copies, (j) => {
-      if (base[layout.copy(j)] !== 0) attempt('copyArrives', j);
-    });
-    if (base[layout.stray] !== 0 && isUp(base, base[layout.stray]! - 1)) attempt('strayArrives', 0);
-    if (layout.previous !== null && base[layout.previous] !== 0 && may(base, 'failover')) attempt('failsOver', 0);
+    possible(base, attempt);
   }
 
   return {

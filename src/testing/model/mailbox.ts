@@ -1,0 +1,69 @@
+import { ACTOR, type Layout, MAIL_BYTES } from './layout.ts';
+import type { EventName } from './local.ts';
+import type { Hand } from './rows.ts';
+
+/** Events that can wait in a mailbox, in the order of their codes (from 1). */
+const LETTERS = [
+  'wanted',
+  'cancelled',
+  'clientGone',
+  'clientBack',
+  'lostResendable',
+  'lost',
+  'notSentLease',
+  'notSentSocket',
+  'endedRetire',
+  'release',
+  'draining',
+  'workerDead',
+] as const satisfies readonly EventName[];
+export type Letter = (typeof LETTERS)[number];
+
+/** The state is beyond what its bytes can hold; the step is counted as outside the bounds. */
+export class Beyond extends Error {}
+
+/** What waits for each actor while its commit is unanswered: strictly first in, first out, as in `src/runtime`. */
+export interface Mailboxes {
+  post(actor: number, letter: Letter): void;
+  /** Takes the first letter out; there is one. */
+  take(actor: number): Letter;
+  /** A loss that waits belongs to a socket of the past once another is dialed: it would be ignored. */
+  forgetLosses(actor: number): void;
+}
+
+export function createMailboxes(layout: Layout, hand: Hand): Mailboxes {
+  const at = (i: number, k: number) => layout.actor(i) + ACTOR.mail + (k >> 1);
+
+  function read(i: number): number[] {
+    const found: number[] = [];
+    for (let k = 0; k < MAIL_BYTES * 2; k += 1) {
+      const code = (hand.s[at(i, k)]! >> ((k & 1) * 4)) & 15;
+      if (code !== 0) found.push(code);
+    }
+    return found;
+  }
+
+  function write(i: number, codes: readonly number[]): void {
+    if (codes.length > MAIL_BYTES * 2) throw new Beyond();
+    for (let k = 0; k < MAIL_BYTES; k += 1) {
+      hand.s[at(i, 2 * k)] = (codes[2 * k] ?? 0) | ((codes[2 * k + 1] ?? 0) << 4);
+    }
+  }
+
+  return {
+    post: (i, letter) => write(i, [...read(i), LETTERS.indexOf(letter) + 1]),
+    take(i) {
+      const [first, ...rest] = read(i);
+      write(i, rest);
+      return LETTERS[first! - 1]!;
+    },
+    forgetLosses(i) {
+      const codes = read(i);
+      if (codes.length > 0)
+        write(
+          i,
+          codes.filter((code) => !LETTERS[code - 1]!.startsWith('lost')),
+        );
+    },
+  };
+}
