@@ -287,6 +287,8 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     const turn = lane.current;
     switch (type) {
       case 'dial':
+        // What a lost socket had begun is shown to nobody: the next attempt begins anew.
+        if (turn) turn.heldCreated = null;
         return void dialer.dial();
       case 'closeSocket':
         return socket.close();

@@ -4,7 +4,7 @@ import type { SessionRow } from '../../../src/store/port.ts';
 import { type Answer, terminalsOf } from '../../support/client.ts';
 import { until } from '../../support/until.ts';
 import type { Ending, Scene, SessionStep } from './session-causes.ts';
-import { placeOf } from './session-facts.ts';
+import { heldTooLong, placeOf } from './session-facts.ts';
 
 const same = (what: string, real: unknown, expected: unknown): void => {
   const [is, should] = [JSON.stringify(real), JSON.stringify(expected)];
@@ -56,8 +56,10 @@ function checkAnswer(answer: Answer, ending: Ending): void {
 async function checkClient(scene: Scene, step: SessionStep): Promise<void> {
   const { actions, from, to } = step;
   if (!from.facts.attached || from.facts.told) return;
-  const failed = actions.find(({ type }) => type === 'failTurn')?.params as { fault: string } | undefined;
-  const told = actions.some(({ type }) => ['failTurn', 'deliverTerminal', 'relayRefusal'].includes(type));
+  const held = heldTooLong(step.variant.name, placeOf(from.snapshot)) ? { fault: 'bridge_hold_expired' } : undefined;
+  const failed = held ?? (actions.find(({ type }) => type === 'failTurn')?.params as { fault: string } | undefined);
+  const told =
+    held !== undefined || actions.some(({ type }) => ['failTurn', 'deliverTerminal', 'relayRefusal'].includes(type));
   if (!told || step.variant.name === 'client.gone') {
     if (to.facts.attached && !scene.superseding) same('that the client has its answer', scene.client.answered, false);
     return;

@@ -141,6 +141,10 @@ const verdictOf: Record<string, SessionFacts['asked']> = {
   commitBareSettle: 'bare',
 };
 
+/** Before its frame has left a turn is cancelled only because the request was held too long: its client is told first. */
+export const heldTooLong = (name: string, place: string): boolean =>
+  name.startsWith('turn.cancelled') && !place.startsWith('live.streaming');
+
 const names = transitionNames(sessionModel.machine);
 
 export const sessionWorld: World<SessionMachine, SessionFacts> = {
@@ -187,7 +191,7 @@ export const sessionWorld: World<SessionMachine, SessionFacts> = {
     if (name === 'session.claimed') next.claimed = true;
     if (name === 'client.gone') next.attached = false;
     if (name === 'client.back') next.attached = true;
-    if (did('failTurn') || did('deliverTerminal') || did('relayRefusal')) next.told = true;
+    if (did('failTurn') || did('deliverTerminal') || did('relayRefusal') || heldTooLong(name, place)) next.told = true;
     // A client that was told already asks again by itself.
     if (did('reresolve') && !facts.told) next.limbo = true;
     if (did('sendCreate') || did('sendFull')) next.sent = true;
