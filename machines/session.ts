@@ -115,7 +115,7 @@ const machineSetup = setup({
     admitNext: () => {},
     /** Record in the background that the session is closed, and delete its keys. */
     recordClose: () => {},
-    /** Deliver the operator's wish again once the turn has been settled. */
+    /** Record the close, instead of a release, once the turn has been settled. */
     closeWhenSettled: () => {},
     /** The turn row is left to the orphan rule; the session's head cannot be continued. */
     reportAnchorLost: () => {},

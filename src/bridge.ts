@@ -229,12 +229,13 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
         internalUrl === null
           ? null
           : ((await forwarder.view({ workerId: id, url: internalUrl }, question)) as LocalAnswer | null),
-      hint({ id, internalUrl }, session) {
-        if (internalUrl !== null) void forwarder.claimed({ workerId: id, url: internalUrl }, session);
+      hint({ id, internalUrl }, notice) {
+        if (internalUrl !== null) void forwarder.claimed({ workerId: id, url: internalUrl }, notice);
       },
       tell: (id, action) => roster.get(id)?.send({ type: action === 'close' ? 'operator.close' : 'operator.release' }),
     },
     allow: createOperatorAccess(config.security.adminToken),
+    clock,
     logger,
   });
   router.use(observatory.router, explorer(), admin, face);

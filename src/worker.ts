@@ -31,7 +31,7 @@ export interface PeerService {
   workerId(): string;
   /** What another worker sent: run it at the epoch it names, or say that it is not ours. */
   serve(hop: Hop, request: TurnRequest, sink: HopSink): void;
-  claimed(notice: Pick<ClaimedNotice, 'sessionId' | 'epoch'>): void;
+  claimed(notice: Pick<ClaimedNotice, 'sessionId' | 'epoch' | 'news'>): void;
   /** The actor here of that session, of whatever epoch. */
   session(id: string): Session | null;
 }
@@ -120,7 +120,10 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
           if (mode === 'resolve' && leaving) return sink.notOwner();
           ready.accept(request, sink, { mode, turnId, sessionId, epoch, notOwner: () => sink.notOwner() });
         },
-        claimed: ({ sessionId, epoch }) => roster.older(sessionId, epoch)?.send({ type: 'operator.release' }),
+        claimed({ sessionId, epoch, news }) {
+          if (news === 'close') roster.exact(sessionId, epoch)?.send({ type: 'operator.close' });
+          else roster.older(sessionId, epoch)?.send({ type: 'operator.release' });
+        },
         session: roster.get,
       })
     : null;

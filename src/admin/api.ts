@@ -1,4 +1,5 @@
 import express, { type Request, type RequestHandler, type Response, type Router } from 'express';
+import type { Clock } from '../clock.ts';
 import { BridgeError } from '../errors.ts';
 import { type AccessRule, isSameOrigin } from '../observe/access.ts';
 import type { FlightRecord } from '../observe/flight.ts';
@@ -14,12 +15,16 @@ import { whyAndExit } from './why.ts';
 export interface AdminApiOptions {
   port: AdminPort;
   allow: AccessRule;
+  clock: Pick<Clock, 'now' | 'after'>;
   logger: { warn(o: object, m: string): void };
 }
 
 const states = new Set<string>(['connecting', 'live', 'reconnecting', 'stale', 'closed']);
 const DEFAULT_PAGE = 50;
 const LONGEST_PAGE = 500;
+/** How long an operator waits for a running turn to be ended, milliseconds, and how often that is looked for. */
+const CLOSE_WITHIN_MS = 2_000;
+const LOOK_EVERY_MS = 25;
 /** Turns of one session that are shown. */
 const MOST_TURNS = 200;
 /** Sessions that begin in one that is shown. */
@@ -51,7 +56,7 @@ function stateOf(text: unknown): SessionStateName | undefined {
 const textOf = (text: unknown) => (typeof text === 'string' && text.trim() !== '' ? text.trim() : undefined);
 
 /** The operators' API. JSON in and out, errors in the envelope, every action in the log. */
-export function createAdminApi({ port, allow, logger }: AdminApiOptions): Router {
+export function createAdminApi({ port, allow, clock, logger }: AdminApiOptions): Router {
   const router = express.Router();
   const { store } = port;
 
@@ -157,14 +162,33 @@ export function createAdminApi({ port, allow, logger }: AdminApiOptions): Router
     close: (id) => store.operatorClose(id),
     'drop-anchor': (id) => store.dropAnchor(id),
   };
+  /** The owner ends the turn, as cancelled, and closes the session itself. `busy`: not in the time one can wait for it. */
+  async function closeBusy(id: string): Promise<OperatorVerdict> {
+    const row = await store.session(id);
+    const owner = (await store.workers()).find((each) => each.id === row?.ownerWorkerId);
+    if (!row || !owner) return row ? 'busy' : 'missing';
+    if (owner.id === port.workerId) port.tell(id, 'close');
+    else port.hint(owner, { sessionId: id, epoch: row.epoch, news: 'close' });
+    for (const until = clock.now() + CLOSE_WITHIN_MS; clock.now() < until; ) {
+      const now = await store.session(id);
+      if (!now || now.state === 'closed') return 'ok';
+      await new Promise<void>((look) => clock.after(LOOK_EVERY_MS, look));
+    }
+    // Nobody has closed it: gone or closed by now, idle again, or busy still.
+    const verdict = await store.operatorClose(id);
+    return verdict === 'missing' ? 'ok' : verdict;
+  }
+
   const act = (action: OperatorAction) => async (req: Request, res: Response) => {
     const id = String(req.params.id);
     const before = await store.session(id);
-    const verdict = await actions[action](id);
-    if (verdict === 'ok') {
+    let verdict = await actions[action](id);
+    if (verdict === 'busy' && action === 'close') verdict = await closeBusy(id);
+    else if (verdict === 'ok') {
       port.tell(id, action);
       const owner = (await store.workers()).find((row) => row.id === before?.ownerWorkerId);
-      if (before && owner && owner.id !== port.workerId) port.hint(owner, { sessionId: id, epoch: before.epoch + 1 });
+      if (before && owner && owner.id !== port.workerId)
+        port.hint(owner, { sessionId: id, epoch: before.epoch + 1, news: 'claimed' });
     }
     logger.warn({ audit: action, session: id, from: req.socket.remoteAddress, verdict }, 'an operator acted');
     if (verdict === 'missing') throw new BridgeError('bridge_not_found', { detail: 'There is no such open session.' });

@@ -51,6 +51,6 @@ export interface AdminPort {
   there(worker: WorkerRow, question: Question): Promise<LocalAnswer | null>;
   /** Tells the actor here, if there is one, what the operator wants. */
   tell(sessionId: string, action: OperatorAction): void;
-  /** Hints to another worker that a session of it was taken away and has this epoch now. Best effort. */
-  hint(worker: WorkerRow, session: { sessionId: string; epoch: number }): void;
+  /** Tells another worker that a session of it was taken away and has this epoch now, or shall be closed. Best effort. */
+  hint(worker: WorkerRow, notice: { sessionId: string; epoch: number; news: 'claimed' | 'close' }): void;
 }

@@ -43,7 +43,9 @@ export function createPeers({ store, forwarder, me, mayJudge, random }: PeersOpt
     address,
     tellClaimed(workerId, sessionId, epoch) {
       void address(workerId)
-        .then((url) => (url === null ? undefined : forwarder.claimed({ workerId, url }, { sessionId, epoch })))
+        .then((url) =>
+          url === null ? undefined : forwarder.claimed({ workerId, url }, { sessionId, epoch, news: 'claimed' }),
+        )
         .catch(() => {});
     },
     judge: createJudge({ store, mayJudge }),

@@ -322,16 +322,20 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
         return end();
       case 'release':
         // Whoever waited here claims it anew; giving it up first would only cost a round trip.
-        if (lane.waiting.length === 0) deps.background(release());
+        if (lane.waiting.length === 0 || leave !== release) deps.background(leave());
         return;
       case 'recordClose':
         return deps.background(recordClose());
       case 'closeWhenSettled':
-        return send({ type: 'operator.close' });
+        leave = recordClose;
+        return;
       case 'reportAnchorLost':
         return log.error({ session: id, epoch, turn: turn?.id, reason: rejection }, 'a turn could not be settled');
     }
   }
+
+  /** How the session is given up once it rests: given back, or closed as an operator has asked. */
+  let leave = release;
 
   async function release(): Promise<void> {
     const answer = await store.release({ ...writer, sessionId: id, epoch, face: { ...face(), state: 'stale' } });

@@ -148,17 +148,49 @@ describe('operators', () => {
     expect(next.headers['x-holdfast-session']).not.toBe(id);
   });
 
-  it('leave a session alone whose turn is running', async () => {
+  it('release no session whose turn is running', async () => {
     await start();
     const held = at.simulator.script.onTurn({}, { kind: 'hold', at: 'before_terminal' });
     const client = await openLive(at.url, { model: 'm', store: false, input: 'one' }, { 'thread-id': 'a' });
     await client.until('response.output_item.done');
     const [session] = at.bridge.sessions();
-    const refused = await call(`/admin/sessions/${session!.id}/close`, { method: 'POST' });
+    const refused = await call(`/admin/sessions/${session!.id}/release`, { method: 'POST' });
     expect(refused.status).toBe(409);
     expect(refused.body.error).toMatchObject({ bridge_code: 'bridge_session_busy' });
     held.release();
     expect((await client.rest()).events.at(-1)!.type).toBe('response.completed');
+  });
+
+  it('close a session whose turn is running, here or at another worker: the turn ends first, with one clear terminal', async () => {
+    await start();
+    const other = await startTestBridge({ beside: at });
+    try {
+      for (const [name, asked] of [
+        ['a', at],
+        ['b', other],
+      ] as const) {
+        const held = at.simulator.script.onTurn({}, { kind: 'hold', at: 'before_terminal' });
+        const client = await openLive(at.url, { model: 'm', store: false, input: 'one' }, { 'thread-id': name });
+        await client.until('response.output_item.done');
+        held.remove();
+        const session = at.bridge.sessions().find(({ state }) => state.startsWith('live.streaming'))!;
+        const done = await fetch(`${asked.url}/admin/sessions/${session.id}/close`, {
+          method: 'POST',
+          headers: { 'content-type': 'application/json' },
+        });
+        expect([asked === at, done.status, await done.json()]).toEqual([asked === at, 200, expect.anything()]);
+        const told = (await client.rest()).events.at(-1)!;
+        expect(told.type).toBe('response.failed');
+        expect(told.data.response).toMatchObject({ error: { bridge_code: 'bridge_session_closed' } });
+        expect(await at.store.session(session.id)).toMatchObject({ state: 'closed', activeTurnId: null });
+        expect(await at.store.turnsOf(session.id, 9)).toMatchObject([{ state: 'cancelled' }]);
+        const anew = await post(at.url, { model: 'm', store: false, input: 'two' }, { 'thread-id': name });
+        expect(anew.headers['x-holdfast-outcome']).toBe('created');
+        held.release();
+      }
+    } finally {
+      await other.close();
+    }
   });
 
   it('are asked for their token, and must not come from another page', async () => {

@@ -336,12 +336,20 @@ describe('a side that goes away', () => {
 describe('the news of a claim', () => {
   it('reaches the worker it was claimed from, and nobody is hurt when it does not', async () => {
     const { owner, sender } = await pair();
-    await sender.forwarder.claimed(owner.peer, { sessionId: 's1', epoch: 4 });
-    expect(owner.claims).toEqual([{ target: 'worker-a', from: 'worker-b', sessionId: 's1', epoch: 4 }]);
+    await sender.forwarder.claimed(owner.peer, { sessionId: 's1', epoch: 4, news: 'claimed' });
+    expect(owner.claims).toEqual([
+      { target: 'worker-a', from: 'worker-b', sessionId: 's1', epoch: 4, news: 'claimed' },
+    ]);
     const deserted = await startTcp(() => {});
     await deserted.close();
-    await sender.forwarder.claimed({ workerId: 'worker-a', url: deserted.url }, { sessionId: 's1', epoch: 4 });
-    await sender.forwarder.claimed({ ...owner.peer, workerId: 'other' }, { sessionId: 's1', epoch: 4 });
+    await sender.forwarder.claimed(
+      { workerId: 'worker-a', url: deserted.url },
+      { sessionId: 's1', epoch: 4, news: 'claimed' },
+    );
+    await sender.forwarder.claimed(
+      { ...owner.peer, workerId: 'other' },
+      { sessionId: 's1', epoch: 4, news: 'claimed' },
+    );
     expect(owner.claims).toHaveLength(1);
   });
 });

@@ -120,7 +120,7 @@ describe('a hop token', () => {
 
   it('is not mixed up with the news of a claim', () => {
     const { sender, receiver } = setup();
-    const notice = { target: 'worker-a', from: 'worker-b', sessionId: 's1', epoch: 8 };
+    const notice = { target: 'worker-a', from: 'worker-b', sessionId: 's1', epoch: 8, news: 'close' as const };
     const token = sender.issueClaimed(notice, body);
     expect(refusal(() => receiver.verify(token, body, 'worker-a'))).toBe('not_a_hop');
     expect(receiver.admitClaimed(token, 'worker-a')(body)).toEqual(notice);

@@ -45,7 +45,10 @@ describe('a hop that is not to be served', () => {
       scopeKind: 'local',
     });
     await refused(await post({ [HOP]: state }, body), 'not_a_hop');
-    const news = sender.hops.issueClaimed({ target: 'worker-a', from: 'worker-b', sessionId: 's1', epoch: 3 }, body);
+    const news = sender.hops.issueClaimed(
+      { target: 'worker-a', from: 'worker-b', sessionId: 's1', epoch: 3, news: 'claimed' as const },
+      body,
+    );
     await refused(await post({ [HOP]: news }, body), 'not_a_hop');
   });
 
@@ -131,7 +134,7 @@ describe('a token for one thing', () => {
       (await fetch(owner.server.url + path, { method: 'POST', headers: { [HOP]: issued }, body })).status;
     const between = { target: 'worker-a', from: 'worker-b' };
     expect(await ask('/internal/view', owner.hops.issueView(between, body))).toBe(200);
-    const claimed = owner.hops.issueClaimed({ ...between, sessionId: 's1', epoch: 2 }, body);
+    const claimed = owner.hops.issueClaimed({ ...between, sessionId: 's1', epoch: 2, news: 'claimed' as const }, body);
     expect(await ask('/internal/view', claimed)).toBe(403);
     expect(await ask('/internal/claimed', owner.hops.issueView(between, body))).toBe(403);
     expect(await ask('/internal/turn', owner.hops.issueView(between, body))).toBe(403);

@@ -3,7 +3,7 @@ import type { Clock } from '../../clock.ts';
 import type { ForwardResult } from '../../session/peers.ts';
 import type { ClientSink, TurnRequest } from '../../session/port.ts';
 import { runExchange } from './exchange.ts';
-import type { Hop, Hops } from './hop.ts';
+import type { ClaimedNotice, Hop, Hops } from './hop.ts';
 import type { ViewQuestion } from './internal-server.ts';
 import { packRequest } from './parcel.ts';
 import { CLAIMED_PATH, HOP_HEADER, VIEW_PATH } from './paths.ts';
@@ -29,8 +29,8 @@ export interface Forwarder {
     sink: ClientSink,
     onAccepted?: () => void,
   ): Promise<ForwardResult>;
-  /** Tells the worker from which a session was claimed. Best effort: never rejects, bounded, may be lost. */
-  claimed(peer: Peer, session: { sessionId: string; epoch: number }): Promise<void>;
+  /** Tells a worker what became of a session of it, or shall become. Best effort: never rejects, bounded, may be lost. */
+  claimed(peer: Peer, notice: Pick<ClaimedNotice, 'sessionId' | 'epoch' | 'news'>): Promise<void>;
   /** Asks a peer what it knows of its sessions. Bounded; null when it does not answer. */
   view(peer: Peer, question: ViewQuestion): Promise<unknown>;
   /** Ends every hop that still runs. */
@@ -107,9 +107,9 @@ export function createForwarder({ hops, clock, workerId, deadlines, logger }: Fo
       });
     },
 
-    async claimed(peer, session) {
-      const body = Buffer.from(JSON.stringify(session));
-      const token = hops.issueClaimed({ target: peer.workerId, from: workerId(), ...session }, body);
+    async claimed(peer, notice) {
+      const body = Buffer.from(JSON.stringify(notice));
+      const token = hops.issueClaimed({ target: peer.workerId, from: workerId(), ...notice }, body);
       // The store says the same to whoever asks: a hint that is lost costs nothing but time.
       await ask(peer, CLAIMED_PATH, token, body);
     },

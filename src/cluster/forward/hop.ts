@@ -21,13 +21,16 @@ export interface Hop {
   requestId: string;
 }
 
-/** News for the worker from which a session was claimed. It only hastens what the store says anyway. */
+/**
+ * News for the worker that owns a session, or owned it. `claimed`: it was taken at this epoch, which the store says to
+ * whoever asks. `close`: an operator wants it closed, and only the owner of that epoch can end the turn that runs.
+ */
 export interface ClaimedNotice {
   target: string;
   from: string;
   sessionId: string;
-  /** The epoch the claim made. */
   epoch: number;
+  news: 'claimed' | 'close';
 }
 
 /** A worker asks another what it knows of its sessions; the body says of which. */
@@ -107,7 +110,13 @@ const hopSchema = z.object({
   mode: z.enum(['run', 'resolve']),
   requestId: id,
 });
-const claimedSchema = z.object({ target: id, from: id, sessionId: id, epoch });
+const claimedSchema = z.object({
+  target: id,
+  from: id,
+  sessionId: id,
+  epoch,
+  news: z.enum(['claimed', 'close']).default('claimed'),
+});
 const viewSchema = z.object({ target: id, from: id });
 
 interface Kind<T extends { target: string }> {

@@ -186,12 +186,12 @@ export function createSimulatedForwarder(
 
     // Operators ask nothing here.
     view: async () => null,
-    async claimed(peer, { sessionId, epoch }) {
+    async claimed(peer, notice) {
       const target = options.at(peer.url);
       if (!target) return;
       const way = network.held(process, target.process) + 1;
       target.process.deliver(way, 'claimed', () => {
-        if (target.service.workerId() === peer.workerId) target.service.claimed({ sessionId, epoch });
+        if (target.service.workerId() === peer.workerId) target.service.claimed(notice);
       });
     },
 

@@ -228,6 +228,9 @@ export async function cause(scene: Scene, step: SessionStep): Promise<void> {
       return scene.releasing!.release();
     case 'operator.release':
     case 'operator.close':
+      // Ending a running turn takes as long as its settle, which waits for its own step.
+      if (/^(live\.streaming|reconnecting\.resending)/.test(place))
+        return void world.operator(sessionId, 'close').catch(() => {});
       if ((await world.operator(sessionId, name === 'operator.close' ? 'close' : 'release')) !== 200)
         throw new Error(`the operator was refused`);
       return;

@@ -81,7 +81,7 @@ function checkRow(scene: Scene, step: SessionStep, row: SessionRow | null): void
   const me = scene.world.at.bridge.workerId;
   if (!to.facts.row) return same('the row', row, null);
   if (!row) throw new Error('there is no row');
-  const isClosed = place === 'closed';
+  const isClosed = place === 'closed' || (place === 'stale' && to.facts.closing);
   same('that the row is closed', row.state === 'closed', isClosed);
   if (isClosed) return;
   const running = /^(live\.(streaming|settling)|reconnecting\.(resending|settling))/.test(place);

@@ -31,6 +31,8 @@ export interface SessionFacts {
   limbo: boolean;
   /** This bridge takes the provider to speak HTTP only. */
   httpOnly: boolean;
+  /** An operator has asked for the close while a turn ran: the row is closed when that is settled. */
+  closing: boolean;
 }
 
 const initial: SessionFacts = {
@@ -48,6 +50,7 @@ const initial: SessionFacts = {
   claimed: false,
   limbo: false,
   httpOnly: false,
+  closing: false,
 };
 
 /** `live.idle`, or `live.streaming/waiting/attached`. */
@@ -125,12 +128,16 @@ const can: Record<string, Can> = {
   'deadline.idle': always,
   'deadline.age': always,
   'operator.release': always,
-  // There is no row to close while the first socket is being opened, and none may be closed while its turn is active.
-  'operator.close': (place) => idle(place, initial) || place.startsWith('reconnecting.waiting'),
+  // There is no row to close while the first socket is being opened.
+  'operator.close': (place, facts) =>
+    idle(place, initial) ||
+    place.startsWith('reconnecting.waiting') ||
+    streaming(place, facts) ||
+    resending(place, facts),
   // A drain waits for every request: for one that is only about to be placed, too.
   'worker.draining': (_, { limbo }) => !limbo,
   'worker.dead': always,
-  'session.claimed': (place, { claimed, httpOnly }) => place === 'stale' && !claimed && !httpOnly,
+  'session.claimed': (place, { claimed, httpOnly, closing }) => place === 'stale' && !claimed && !httpOnly && !closing,
 };
 
 const verdictOf: Record<string, SessionFacts['asked']> = {
@@ -201,6 +208,9 @@ export const sessionWorld: World<SessionMachine, SessionFacts> = {
       if (!next.completed) next.holds = false;
     }
     if (name === 'socket.refused (relay: false)') next.httpOnly = true;
+    if (did('closeWhenSettled')) next.closing = true;
+    // Who does not own the session, or cannot end its turn, cannot close it either.
+    if (name === 'store.fenced' || did('reportAnchorLost')) next.closing = false;
     return next;
   },
 };
@@ -212,9 +222,6 @@ export const sessionGraph = explore(sessionModel, { world: sessionWorld, limit: 
 export const uncausable: Record<string, string> = {
   'session.connecting on operator.close':
     'An operator names a session by its row, and there is none before the first handshake has succeeded.',
-  'session.live.streaming on operator.close':
-    'The store refuses to close a session whose turn is active, and the operator is answered 409.',
-  'session.reconnecting.resending on operator.close': 'As in streaming: its turn is active.',
   'session.reconnecting.waiting on history.missing':
     'A claimed session begins only with the history in hand, or with an anchor that the provider keeps.',
   'session.stale on operator.close': 'An actor ends as soon as it is stale; the close is recorded in the row alone.',
