@@ -85,8 +85,8 @@ export interface StoreAdmin {
   /** The head's upstream id is not used any more, by socket or by store: the context is rebuilt, or honestly refused. */
   dropAnchor(sessionId: string): Promise<OperatorVerdict>;
   /**
-   * Removes, at most `limit` of each: sessions untouched for that long whose turns no other session continues, ended
-   * turns of that age which nothing continues and which are no head, and workers silent for that long that no session
+   * Removes, at most `limit` of each: sessions untouched for that long whose turns no other session continues (one with
+   * an active turn only when its owner is dead, or as long silent), ended turns of that age which nothing continues and which are no head, and workers silent for that long that no session
    * names. Rows that somebody holds are skipped.
    */
   purge(options: { olderThanHours: number; limit: number }): Promise<Purged>;

@@ -162,7 +162,10 @@ export function createAdmin(db: MemoryDatabase, now: () => number) {
       const purged: Purged = { sessions: 0, turns: 0, workers: 0 };
       // Who continues whom is asked once, as one statement does: a line goes from its end, a link a sweep.
       const unused = [...db.sessions.values()].filter((session) => {
-        if (session.activeTurnId !== null || session.updatedAt >= until) return false;
+        if (session.updatedAt >= until) return false;
+        const owner = db.workers.get(session.ownerWorkerId ?? '');
+        const running = owner !== undefined && owner.state !== 'dead' && owner.heartbeatExpiresAt >= until;
+        if (session.activeTurnId !== null && running) return false;
         const mine = new Set(turnsOf(session.id).map(({ id }) => id));
         const continued = [...db.turns.values()].some(
           ({ sessionId, parentTurnId }) => sessionId !== session.id && mine.has(parentTurnId ?? ''),

@@ -163,13 +163,17 @@ export function administration(given: () => Subject): void {
     await store.keepStory(randomUUID(), 'turn-3', { told: 3 });
   });
 
-  test('the janitor takes what is old, keeps ancestors of forks, and never what is active', async () => {
+  test('the janitor takes what is old, keeps ancestors of forks, and what is active until nobody can end it', async () => {
     const { store, age } = given();
     const me = await newWorker(store);
     const old = await idleLane(store, me);
     const origin = await idleLane(store, me);
     const busy = await busyLane(store, me);
+    const dead = await newWorker(store);
+    const deserted = await busyLane(store, dead);
     await age(48);
+    await store.heartbeat(me, 'serving', 10_000);
+    await store.declareDead(dead);
     const worker = await newWorker(store);
     const fork = await idleLane(store, worker, {
       headTurnId: origin.firstTurn.id,
@@ -186,6 +190,7 @@ export function administration(given: () => Subject): void {
     expect(await left(origin.sessionId)).toBe(true);
     expect(await store.lineage('local', fork.firstTurn.id)).toHaveLength(2);
     expect(await left(busy.sessionId)).toBe(true);
+    expect(await left(deserted.sessionId)).toBe(false);
     expect(await left(fresh.sessionId)).toBe(true);
     expect((await store.workers()).some(({ id }) => id === me)).toBe(true);
   });

@@ -19,7 +19,7 @@ const actions = {
     name: 'Close',
     asks: 'End this session for good?',
     means:
-      'Its keys are freed. The next request with the same thread id starts a new conversation. There is no way back.',
+      'A running turn is cancelled first, and its client is told. Its keys are freed. The next request with the same thread id starts a new conversation. There is no way back.',
   },
 };
 
@@ -33,7 +33,11 @@ export function Actions({ session, done }) {
   }, [wanted]);
   const isOver = session.state === 'closed';
   const isBusy = session.activeTurnId !== null;
-  const why = isOver ? 'It is closed.' : isBusy ? 'A turn is running; only its owner can end it.' : '';
+  /** Why an action cannot be taken now; empty when it can. A close ends the running turn first. */
+  const whyNot = (action) => {
+    if (isOver) return 'It is closed.';
+    return isBusy && action !== 'close' ? 'A turn is running.' : '';
+  };
 
   const act = async (event) => {
     event.preventDefault();
@@ -55,8 +59,8 @@ export function Actions({ session, done }) {
           <button
             key=${action}
             class=${action === 'close' ? 'danger' : ''}
-            disabled=${why !== ''}
-            title=${why}
+            disabled=${whyNot(action) !== ''}
+            title=${whyNot(action)}
             onClick=${() => want(action)}
           >
             ${name}…

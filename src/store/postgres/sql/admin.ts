@@ -125,7 +125,11 @@ export const adminCalls = {
     text: `
       with idle as (
         select s.id from bridge_session s
-         where s.active_turn_id is null and s.updated_at < now() - make_interval(hours => $1::integer)
+         where s.updated_at < now() - make_interval(hours => $1::integer)
+           and (s.active_turn_id is null or not exists (
+             select 1 from worker w
+              where w.id = s.owner_worker_id and w.state <> 'dead'
+                and w.heartbeat_expires_at >= now() - make_interval(hours => $1::integer)))
            and not exists (
              select 1 from turn mine join turn child on child.parent_turn_id = mine.id
               where mine.session_id = s.id and child.session_id <> s.id)
