@@ -12,6 +12,7 @@ const store = ['test/store/postgres.test.ts', 'test/store/races.test.ts'];
 const memory = ['test/store/memory.test.ts'];
 const bridge = ['test/bridge/store-trouble.test.ts', 'test/bridge/recovery.test.ts', 'test/bridge/retries.test.ts'];
 const machines = ['test/machines'];
+const simulation = ['test/simulation'];
 
 export const canaries: readonly Canary[] = [
   {
@@ -271,5 +272,83 @@ export const canaries: readonly Canary[] = [
     find: "const foreign = 'previous_response_id' in response && anchor !== form.previousResponseId;",
     replace: 'const foreign = false;',
     tests: bridge,
+  },
+  {
+    name: 'a claim compares leases itself instead of asking for a stored death',
+    file: 'src/store/migrations/fence/claim.ts',
+    find: 'select state into owner_state from worker where id = s.owner_worker_id;',
+    replace:
+      "select case when heartbeat_expires_at < now() then 'dead' else state end into owner_state from worker where id = s.owner_worker_id;",
+    tests: ['test/store'],
+  },
+  {
+    name: 'the store in memory claims without a new epoch',
+    file: 'src/store/memory/fence.ts',
+    find: '      session.epoch += 1;\n',
+    replace: '',
+    tests: ['test/simulation', 'test/model'],
+  },
+  {
+    name: 'a late terminal of another response is delivered',
+    file: 'src/session/frames.ts',
+    find: '    if (turn.responseId !== null && frame.responseId !== null && frame.responseId !== turn.responseId) return;\n    turn.showCreated();',
+    replace: '    turn.showCreated();',
+    tests: simulation,
+  },
+  {
+    name: 'the beginning of a lost attempt is shown',
+    file: 'src/session/session.ts',
+    find: '        if (turn) turn.heldCreated = null;\n',
+    replace: '',
+    tests: simulation,
+  },
+  {
+    name: 'a turn taken in hand while its session ends is forgotten',
+    file: 'src/session/session.ts',
+    find: 'const unbegun = giveUpUnbegun();',
+    replace: 'const unbegun: Turn[] = [];',
+    tests: ['test/simulation', 'test/bridge/store-trouble.test.ts'],
+  },
+  {
+    name: 'only the first orphan of an actor is ended',
+    file: 'src/session/session.ts',
+    find: "        if ('event' in reply) orphanId = null;\n",
+    replace: '',
+    tests: machines,
+  },
+  {
+    name: 'an earlier claim replaces a later one',
+    file: 'src/session/dispatcher.ts',
+    find: "    if ((roster.get(id)?.epoch ?? 0) >= claimed.row.epoch) return { kind: 'lost_race', sessionId: id };\n",
+    replace: '',
+    tests: simulation,
+  },
+  {
+    name: 'a worker that denies a session leaves its orphan',
+    file: 'src/worker.ts',
+    find: "return void ready.disown(sessionId ?? '', epoch ?? -1).then(() => sink.notOwner());",
+    replace: 'return sink.notOwner();',
+    tests: simulation,
+  },
+  {
+    name: 'a busy socket is taken for a history in hand',
+    file: 'src/session/facts.ts',
+    find: 'if (held && !view?.busy) return',
+    replace: 'if (held) return',
+    tests: bridge,
+  },
+  {
+    name: 'a frame leaves for a client that was told that nothing was sent',
+    file: 'src/session/send.ts',
+    find: 'if (!options.maySend() || turn.stream.finished) return',
+    replace: 'if (!options.maySend()) return',
+    tests: bridge,
+  },
+  {
+    name: 'an operator’s close is lost behind the turn it ended',
+    file: 'src/session/session.ts',
+    find: '        leave = recordClose;\n',
+    replace: '',
+    tests: ['test/machines/executed', 'test/admin'],
   },
 ];
