@@ -40,6 +40,9 @@ export async function supervise({ config, logger, workers, onReady }: Supervisor
     poolSize: 1,
     logger,
   });
+  // Workers accept by themselves. Where the primary hands connections out, one that it hands to a worker in the moment that
+  // worker dies stays open and is never answered.
+  cluster.schedulingPolicy = cluster.SCHED_NONE;
   cluster.setupPrimary({ exec: join(import.meta.dirname, `cli.${import.meta.filename.split('.').at(-1)}`), args: [] });
   const identities = new Map<number, string>();
   const exits = new Set<Promise<void>>();

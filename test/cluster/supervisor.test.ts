@@ -1,0 +1,111 @@
+import { execFileSync } from 'node:child_process';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, expect, it } from 'vitest';
+import { digestOf, expectedDigest, type Simulator, startSimulator } from '../../src/testing/index.ts';
+import { post } from '../support/client.ts';
+import { openLive } from '../support/live-client.ts';
+import { until } from '../support/until.ts';
+import { freePort, startWorker, type WorkerProcess } from '../support/worker-process.ts';
+
+const LEASE_MS = 10_000;
+let dataDir: string;
+let simulator: Simulator;
+let supervisor: WorkerProcess;
+let url: string;
+
+beforeAll(async () => {
+  dataDir = await mkdtemp(join(tmpdir(), 'hf-workers-'));
+  simulator = await startSimulator();
+  const port = await freePort();
+  url = `http://127.0.0.1:${port}`;
+  supervisor = await startWorker({
+    PORT: String(port),
+    HOLDFAST_WORKERS: '3',
+    HOLDFAST_DATA_DIR: dataDir,
+    HOLDFAST_UPSTREAM_URL: simulator.url,
+  });
+});
+afterAll(async () => {
+  await supervisor?.kill();
+  await simulator?.close();
+  await rm(dataDir, { recursive: true, force: true });
+});
+
+const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
+const body = (input: object[]) => ({ model: 'm', stream: true, store: false, input });
+
+/** Worker processes, not the database server. */
+const children = () =>
+  execFileSync('ps', ['-A', '-o', 'pid=,ppid=,command='], { encoding: 'utf8' })
+    .split('\n')
+    .map((line) => /^ *(\d+) +(\d+) +(.*)$/.exec(line))
+    .filter((found) => Number(found?.[2]) === supervisor.pid && found![3]!.includes('cli.'))
+    .map((found) => Number(found![1]));
+
+/** Owners of all sessions, by worker id. */
+async function workers(): Promise<{ id: string; state: string }[]> {
+  const answer = await fetch(`${url}/admin/workers`);
+  return ((await answer.json()) as { workers: { id: string; state: string }[] }).workers;
+}
+
+it('several workers behind one port continue each other’s conversations; one that is killed in the middle of a turn is replaced, and its session taken over long before its lease ends', async () => {
+  await until(async () => (await workers()).filter(({ state }) => state === 'serving').length === 3, 20_000);
+  const before = children();
+  expect(before).toHaveLength(3);
+
+  // A connection each: any of the three may be asked, and the owner's socket answers.
+  const talks = Array.from({ length: 6 }, (_, n) => ({
+    headers: { 'thread-id': `t${n}`, connection: 'close' },
+    input: [] as object[],
+  }));
+  for (let turn = 0; turn < 3; turn += 1) {
+    for (const talk of talks) {
+      talk.input.push(user(`turn ${turn}`));
+      const answer = await post(url, body(talk.input), talk.headers);
+      expect(digestOf(answer.body)).toBe(expectedDigest({ items: talk.input as never }));
+      talk.input.push(...answer.body.output);
+    }
+  }
+  expect(simulator.journal.of('upgrade')).toHaveLength(talks.length);
+
+  const held = simulator.script.onTurn({}, { kind: 'hold', at: { deltas: 1 } });
+  const talk = talks[0]!;
+  const cut = await openLive(url, body([...talk.input, user('cut')]), talk.headers);
+  await cut.until('response.output_item.added');
+  held.remove();
+  // Whichever worker runs it: all of them are killed, and only their supervisor can say so at once.
+  const startedAt = performance.now();
+  for (const pid of before) process.kill(pid, 'SIGKILL');
+  await cut.rest();
+  const ready = () =>
+    fetch(`${url}/ready`).then(
+      ({ ok }) => ok,
+      () => false,
+    );
+  await until(async () => (await ready()) && children().every((pid) => !before.includes(pid)), 20_000);
+  const input = [...talk.input, user('cut')];
+  const again = await post(url, body(input), talk.headers);
+  expect(again.headers['x-holdfast-outcome']).toBe('stale_recovery');
+  expect(digestOf(again.body)).toBe(expectedDigest({ items: input as never }));
+  // The lease of the dead owner had not run out: its death was recorded by who reaped it.
+  expect(performance.now() - startedAt).toBeLessThan(LEASE_MS);
+  held.release();
+  await until(() => children().length === 3, 20_000);
+});
+
+it('drain together on SIGTERM, and take the embedded database with them', async () => {
+  const running = children();
+  await supervisor.stop();
+  const alive = (pid: number) => {
+    try {
+      process.kill(pid, 0);
+      return true;
+    } catch {
+      return false;
+    }
+  };
+  expect(running.filter(alive)).toEqual([]);
+  await expect(fetch(`${url}/health`)).rejects.toThrow();
+});
