@@ -2,11 +2,16 @@ import { startSimulator } from '../src/testing/index.ts';
 import { type FleetWorker, startFleet } from '../test/chaos/fleet.ts';
 import { ownDatabase } from '../test/chaos/world.ts';
 import { post } from '../test/support/client.ts';
+import { openLive } from '../test/support/live-client.ts';
 import { percentile, show, thisMachine } from './machine.ts';
 
-/** How long the next request waits when the owner of its idle session was killed, or stopped, a moment ago. */
+/**
+ * How long the next request waits when the owner of its session was killed, or stopped, a moment ago: while the session
+ * was idle, and while a turn ran (then from that moment until the repeated request is answered).
+ */
 const ROUNDS = Number(process.env.BENCH_ROUNDS ?? 8);
 const SESSIONS = Number(process.env.BENCH_SESSIONS ?? 12);
+const BUSY_ROUNDS = Number(process.env.BENCH_BUSY_ROUNDS ?? 3);
 
 const database = await ownDatabase();
 const simulator = await startSimulator({ journalBodies: false });
@@ -24,6 +29,7 @@ const ask = async (worker: FleetWorker, thread: string, input: object[]) => {
 };
 
 const figures: Record<string, number[]> = { warm: [], killed: [], stopped: [] };
+const busy: Record<string, number[]> = { killed: [], stopped: [] };
 try {
   for (let round = 0; round < ROUNDS; round += 1) {
     for (const how of ['killed', 'stopped'] as const) {
@@ -51,6 +57,30 @@ try {
       await victim.start();
     }
   }
+  for (let round = 0; round < BUSY_ROUNDS; round += 1) {
+    for (const how of ['killed', 'stopped'] as const) {
+      const [victim, other] = fleet.workers as [FleetWorker, FleetWorker];
+      const thread = `busy-${how}-${round}`;
+      const held = simulator.script.onTurn({}, { kind: 'hold', at: { deltas: 1 } });
+      const body = { model: 'm', store: false, input: [user('one')] };
+      const client = await openLive(victim.url, body, { 'thread-id': thread });
+      await client.until('response.output_text.delta');
+      held.remove();
+      const startedAt = performance.now();
+      if (how === 'killed') await victim.kill();
+      else victim.pause();
+      const { outcome } = await ask(other, thread, [user('one')]);
+      if (outcome !== 'stale_recovery') throw new Error(`outcome ${outcome}`);
+      busy[how]!.push(performance.now() - startedAt);
+      held.release();
+      client.hangUp();
+      if (how === 'stopped') {
+        victim.resume();
+        await victim.kill();
+      }
+      await victim.start();
+    }
+  }
 } finally {
   await fleet.close();
   await simulator.close();
@@ -66,5 +96,13 @@ console.table(
     p99: show(percentile(values, 0.99)),
     'added p50': show(percentile(values, 0.5) - percentile(warm, 0.5)),
     'added p99': show(percentile(values, 0.99) - percentile(warm, 0.99)),
+  })),
+);
+console.table(
+  Object.entries(busy).map(([name, values]) => ({
+    'owner of the running turn': name,
+    rounds: values.length,
+    'answered elsewhere after, median': show(percentile(values, 0.5)),
+    'at most': show(Math.max(...values)),
   })),
 );

@@ -182,7 +182,8 @@ describe('operators', () => {
         const told = (await client.rest()).events.at(-1)!;
         expect(told.type).toBe('response.failed');
         expect(told.data.response).toMatchObject({ error: { bridge_code: 'bridge_session_closed' } });
-        expect(await at.store.session(session.id)).toMatchObject({ state: 'closed', activeTurnId: null });
+        // Its owner closed it: whoever else does so raises the epoch.
+        expect(await at.store.session(session.id)).toMatchObject({ state: 'closed', activeTurnId: null, epoch: 1 });
         expect(await at.store.turnsOf(session.id, 9)).toMatchObject([{ state: 'cancelled' }]);
         const anew = await post(at.url, { model: 'm', store: false, input: 'two' }, { 'thread-id': name });
         expect(anew.headers['x-holdfast-outcome']).toBe('created');

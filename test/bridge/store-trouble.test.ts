@@ -276,17 +276,18 @@ describe('requests that wait for one conversation', () => {
     const input = [user('one'), ...first.body.output, user('two')];
     const running = await openLive(server.url, { ...body, input }, headers);
     held.release();
-    await running.rest();
+    const { events } = await running.rest();
+    // Anchored to the answer whose end is not recorded yet: only this line can answer, so they have to wait.
+    const { id } = events.at(-1)!.data.response as { id: string };
+    const anchored = (text: string) => ({ ...body, previous_response_id: id, input: [user(text)] });
     const control = new AbortController();
-    const leaving = post(server.url, { ...body, input: [...input, user('x')] }, headers, control.signal).catch(
-      () => null,
-    );
+    const leaving = post(server.url, anchored('x'), headers, control.signal).catch(() => null);
     await until(
       () => bridge.sessions().length === 1 && scripted.calls.filter((name) => name === 'lookup').length === 2,
     );
     control.abort();
     await leaving;
-    const staying = post(server.url, { ...body, input: [...input, user('y')] }, headers);
+    const staying = post(server.url, anchored('y'), headers);
     await until(() => scripted.calls.filter((name) => name === 'lookup').length === 3);
     answer();
     expect((await staying).status).toBe(200);
