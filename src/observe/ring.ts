@@ -12,9 +12,8 @@ export interface Step {
   context: unknown;
 }
 
-interface Kept {
-  event: FlightEvent;
-  value: StateValue;
+/** Of a step's snapshot only the context is held on to: its state value is in the text, which all sessions share. */
+interface Kept extends FlightEvent {
   context: unknown;
 }
 
@@ -49,11 +48,11 @@ export function createRing(capacity: number): Ring {
   function repeats(last: Kept | undefined, step: Step, state: string): last is Kept {
     return (
       last !== undefined &&
-      last.event.actor === step.actor &&
-      last.event.event === step.event &&
-      last.event.state === state &&
+      last.actor === step.actor &&
+      last.event === step.event &&
+      last.state === state &&
       last.context === step.context &&
-      JSON.stringify(last.event.fields ?? {}) === JSON.stringify(step.fields)
+      JSON.stringify(last.fields ?? {}) === JSON.stringify(step.fields)
     );
   }
 
@@ -67,18 +66,18 @@ export function createRing(capacity: number): Ring {
       const state = intern(JSON.stringify(value));
       const last = kept.at(-1);
       if (repeats(last, step, state)) {
-        last.event.times = (last.event.times ?? 1) + 1;
-        last.event.t = t;
+        last.times = (last.times ?? 1) + 1;
+        last.t = t;
         return;
       }
-      kept.push({ event: { t, actor, event, ...(isEmpty(fields) ? {} : { fields }), state }, value, context });
+      kept.push({ t, actor, event, ...(isEmpty(fields) ? {} : { fields }), state, context });
       if (kept.length <= capacity) return;
       const [oldest] = kept.splice(0, 1) as [Kept];
-      dropped += oldest.event.times ?? 1;
-      if (oldest.event.actor === subject) start = oldest;
+      dropped += oldest.times ?? 1;
+      if (oldest.actor === subject) start = { value: JSON.parse(oldest.state), context: oldest.context };
     },
     base: () => start && { value: start.value, context: safeContext(start.context) },
-    events: () => kept.map(({ event }) => ({ ...event })),
+    events: () => kept.map(({ context: _, ...event }) => event),
     get dropped() {
       return dropped;
     },

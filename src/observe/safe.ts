@@ -22,7 +22,7 @@ const eventFields: Record<Field, Check> = {
   leaseValid: isBoolean,
   rowExists: isBoolean,
   cause: oneOf('lease', 'socket'),
-  reason: oneOf('client_cancel', 'superseded', 'slow_client', 'drain', 'replaced'),
+  reason: oneOf('client_cancel', 'superseded', 'slow_client', 'drain', 'replaced', 'hold_expired'),
 };
 
 const contextFields: Record<keyof SessionContext | 'turnId', Check> = {
