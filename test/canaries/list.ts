@@ -250,7 +250,7 @@ export const canaries: readonly Canary[] = [
     file: 'src/transcript/identity.ts',
     find: "if (type === 'message') return canonical({ ...item, type, content: contentOf(item) }, omit);",
     replace: "if (type === 'message') return canonical({ type, role: item.role }, omit);",
-    tests: ['test/property'],
+    tests: ['test/transcript'],
   },
   {
     name: 'what cannot be said again exactly is approximated',
