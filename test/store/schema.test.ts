@@ -47,6 +47,7 @@ describe('opening a database', () => {
       '0003-stories',
       '0004-shared-items',
       '0005-turn-facts',
+      '0006-operate',
     ]);
   });
 

@@ -1,4 +1,5 @@
 import { Fence } from './fence.ts';
+import { Operate } from './operate.ts';
 import { SharedItems } from './shared-items.ts';
 import { Stories } from './stories.ts';
 import { Tables } from './tables.ts';
@@ -11,4 +12,5 @@ export const migrationsList = [
   { name: '0003-stories', class: Stories },
   { name: '0004-shared-items', class: SharedItems },
   { name: '0005-turn-facts', class: TurnFactsColumn },
+  { name: '0006-operate', class: Operate },
 ];

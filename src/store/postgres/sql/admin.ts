@@ -9,10 +9,6 @@ const matching = `
        or s.id in (select k.session_id from session_key k 
                   where k.hash in ($1::text, encode(sha256(convert_to($1::text, 'UTF8')), 'hex'))))`;
 
-/** The row as it is once whoever holds it has let it go: a turn that starts in that moment is busy, not missing. */
-const found = `found as (
-        select s.id, s.state, s.active_turn_id from bridge_session s where s.id = $1::text for update)`;
-
 /** Statements of operators and the janitor. Each is one statement and decides on the rows it locks itself. */
 export const adminCalls = {
   listSessions: {
@@ -75,50 +71,15 @@ export const adminCalls = {
   },
   operatorRelease: {
     name: 'holdfast_operator_release',
-    text: `
-      with ${found},
-      released as (
-        update bridge_session s
-           set owner_worker_id = null, owner_nonce = null, state = 'stale',
-               epoch = s.epoch + 1, revision = s.revision + 1, updated_at = now()
-          from found f
-         where s.id = f.id and f.active_turn_id is null and f.state <> 'closed'
-        returning s.id)
-      select case when exists (select 1 from released) then 'ok'
-                  when exists (select 1 from found f where f.active_turn_id is not null)
-                  then 'busy' else 'missing' end as answer`,
+    text: `select holdfast_operate($1::text, 'release') as answer`,
   },
   operatorClose: {
     name: 'holdfast_operator_close',
-    text: `
-      with ${found},
-      closed as (
-        update bridge_session s
-           set owner_worker_id = null, owner_nonce = null, state = 'closed',
-               epoch = s.epoch + 1, revision = s.revision + 1, updated_at = now()
-          from found f
-         where s.id = f.id and f.active_turn_id is null and f.state <> 'closed'
-        returning s.id),
-      freed as (delete from session_key k using closed c where k.session_id = c.id)
-      select case when exists (select 1 from closed) then 'ok'
-                  when exists (select 1 from found f where f.active_turn_id is not null)
-                  then 'busy' else 'missing' end as answer`,
+    text: `select holdfast_operate($1::text, 'close') as answer`,
   },
   dropAnchor: {
     name: 'holdfast_drop_anchor',
-    text: `
-      with ${found},
-      released as (
-        update bridge_session s
-           set owner_worker_id = null, owner_nonce = null, state = 'stale',
-               epoch = s.epoch + 1, revision = s.revision + 1, updated_at = now()
-          from found f
-         where s.id = f.id and f.active_turn_id is null and f.state <> 'closed'
-        returning s.head_turn_id),
-      dropped as (update turn t set stored_upstream = false from released r where t.id = r.head_turn_id)
-      select case when exists (select 1 from released) then 'ok'
-                  when exists (select 1 from found f where f.active_turn_id is not null)
-                  then 'busy' else 'missing' end as answer`,
+    text: `select holdfast_operate($1::text, 'drop-anchor') as answer`,
   },
   purgeSessions: {
     name: 'holdfast_purge_sessions',
