@@ -45,7 +45,7 @@ export function createHttpFace(options: HttpFaceOptions): Router {
     const requestId = res.locals.requestId as string;
     const caller = authenticate(req.headers);
     if (service.draining) throw new BridgeError('bridge_draining');
-    const { body, bytes } = await bodyOf(req, config.limits.bodyBytes);
+    const { body, text, bytes } = await bodyOf(req, config.limits.bodyBytes);
     validateRequest(body);
     res.socket?.setNoDelay(true);
     const sink =
@@ -58,7 +58,7 @@ export function createHttpFace(options: HttpFaceOptions): Router {
             slowClientMs: config.deadlines.slowClient,
           })
         : createJsonSink({ res, requestId });
-    service.turn({ requestId, caller, headers: flatHeaders(req.headers), body, bytes, receivedAt }, sink);
+    service.turn({ requestId, caller, headers: flatHeaders(req.headers), body, text, bytes, receivedAt }, sink);
   };
 
   /** A call about a response: under a shared credential only for ids this scope has seen, told apart by nothing. */
@@ -127,17 +127,17 @@ function only(methods: string): RequestHandler {
 }
 
 /** The body as an object. An outer app's own parser may have read it already. */
-async function bodyOf(req: Request, limit: number): Promise<{ body: Record<string, unknown>; bytes: number }> {
+async function bodyOf(req: Request, limit: number): Promise<{ body: Record<string, unknown>; text: string; bytes: number }> {
   const type = req.headers['content-type'] ?? '';
   if (!/^application\/([\w.+-]+\+)?json\b/i.test(type)) throw new BridgeError('bridge_unsupported_media_type');
   if (req.body !== undefined && typeof req.body === 'object') {
     const bytes = Number(req.headers['content-length'] ?? 0);
     if (Array.isArray(req.body))
       throw new BridgeError('bridge_invalid_request', { detail: 'The body must be a JSON object.' });
-    return { body: req.body as Record<string, unknown>, bytes };
+    return { body: req.body as Record<string, unknown>, text: JSON.stringify(req.body), bytes };
   }
   const raw = await readBody(req, limit);
-  return { body: parseObject(raw), bytes: raw.length };
+  return { body: parseObject(raw), text: raw.toString('utf8'), bytes: raw.length };
 }
 
 function errorHandler({ ids, logger }: Pick<HttpFaceOptions, 'ids' | 'logger'>) {

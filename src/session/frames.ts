@@ -1,5 +1,7 @@
 import type { SessionEvent } from '../../machines/session.ts';
+import { elementTexts, membersOf, textOf } from '../json.ts';
 import { rewriteForClient } from '../transcript/shown.ts';
+import type { Item } from '../transcript/types.ts';
 import { upstreamAnswerOf } from '../upstream/errors.ts';
 import { parseFrame } from '../upstream/frames.ts';
 import type { ParsedFrame, UpstreamError } from '../upstream/port.ts';
@@ -60,8 +62,9 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
     }
     options.touchSilence();
     if (frame.type === 'response.output_item.done') {
-      const item = frame.data?.item;
-      if (item && typeof item === 'object') turn.output.push(item as Turn['output'][number]);
+      const value = frame.data?.item;
+      const json = textOf(text, membersOf(text).get('item'));
+      if (value && typeof value === 'object' && json !== null) turn.streamed.push({ value: value as Item, json });
     }
     turn.showCreated();
     const { type, json } = show(turn, frame, text, false);
@@ -70,7 +73,7 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
     if (frame.type === 'response.incomplete') {
       // Steered: the successor follows with a `response.created` of its own and without a create of ours.
       turn.responseId = null;
-      turn.steeredOutput = turn.output.length;
+      turn.steered = turn.streamed.length;
       turn.note({ type: 'steer' });
     }
   };
@@ -81,9 +84,12 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
     turn.showCreated();
     turn.responseId ??= frame.responseId;
     const response = frame.data?.response as { output?: unknown; usage?: unknown } | undefined;
-    const own = turn.output.length - turn.steeredOutput;
-    if (Array.isArray(response?.output) && response.output.length >= own) {
-      turn.output = [...turn.output.slice(0, turn.steeredOutput), ...response.output];
+    if (Array.isArray(response?.output)) {
+      const values = response.output as Item[];
+      const place = membersOf(text, membersOf(text).get('response')?.start).get('output');
+      const texts = elementTexts(text, place?.start);
+      const listed = texts.map((json, index) => ({ value: values[index]!, json }));
+      turn.listed = [...turn.streamed.slice(0, turn.steered), ...listed];
     }
     lastEnded = turn.responseId;
     turn.usage = response?.usage ?? null;

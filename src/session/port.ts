@@ -22,6 +22,8 @@ export interface TurnRequest {
   headers: Readonly<Record<string, string>>;
   /** The parsed body: an object whose known fields have the right types. */
   body: Readonly<Record<string, unknown>>;
+  /** The body's JSON text as received: what is relayed and stored is cut out of it, so that nothing in it changes. */
+  text: string;
   /** Size of the body as received, bytes. */
   bytes: number;
   /** Monotonic milliseconds at which the request's headers were read. */

@@ -22,7 +22,7 @@ export function turnResult(
 
   const { evidence, parent, continuation } = turn;
   const input = continuation?.items ?? [];
-  const { compacted, items: kept } = keptOutput(turn.output);
+  const { compacted, items: kept } = keptOutput(turn.output.map(({ value }) => value));
   const shown = shownItems(kept, turn.hideEncrypted);
   // A foreign anchor's lineage is not ours to know: what precedes these items has no fingerprint.
   const unknownPast = evidence.anchor !== null && parent === null;
@@ -34,7 +34,7 @@ export function turnResult(
   const transcriptFp = known && (pastKnown || compacted) ? extend(asked(), shown) : null;
   const before = compacted ? 0 : (parent?.itemCount ?? 0) + input.length;
   const itemCount = transcriptFp === null ? null : before + shown.length;
-  const items = { input: JSON.stringify(input), output: JSON.stringify(turn.output) };
+  const items = { input: JSON.stringify(input), output: `[${turn.output.map(({ json }) => json).join(',')}]` };
   const bytes = Buffer.byteLength(items.input) + Buffer.byteLength(items.output);
   // A line that has grown beyond measure is not stored any further: then it cannot be said again either.
   const tooMuch = lane.storedBytes + bytes > mostBytes;
@@ -42,7 +42,7 @@ export function turnResult(
   const replay =
     !known || tooMuch
       ? 'anchor_only'
-      : replayClassOf({ input, output: turn.output, body: turn.request.body, parent: parent?.replay ?? null });
+      : replayClassOf({ input, output: turn.output.map(({ value }) => value), body: turn.request.body, parent: parent?.replay ?? null });
   const result: TurnResult = {
     state,
     responseId: turn.responseId,

@@ -3,6 +3,7 @@ import type { SessionFault } from '../../machines/session.ts';
 import { type TurnEvent, type TurnMachine, turnMachine } from '../../machines/turn.ts';
 import { BridgeError } from '../errors.ts';
 import type { AttemptFact, Evidence, Outcome } from '../resolve/types.ts';
+import type { Written } from '../json.ts';
 import type { Inspect } from '../runtime/index.ts';
 import type { TurnEnd, TurnRow } from '../store/port.ts';
 import type { Continuation, Fingerprint, Item, WireForm } from '../transcript/types.ts';
@@ -63,9 +64,14 @@ export interface Turn {
   anchorRefused: boolean;
 
   responseId: string | null;
-  output: Item[];
-  /** How many of `output` belong to steered predecessors of the running response. */
-  steeredOutput: number;
+  /** Items as `response.output_item.done` showed them, those of steered predecessors first. */
+  streamed: Written<Item>[];
+  /** Items as the terminal event lists them, after those of steered predecessors; null until it came, or without a list. */
+  listed: readonly Written<Item>[] | null;
+  /** How many of `streamed` belong to steered predecessors of the running response. */
+  steered: number;
+  /** The output in the form this turn's client has: as streamed, or as listed; whichever holds more items. */
+  readonly output: readonly Written<Item>[];
   /** The bridge asked for encrypted reasoning that the client did not: it is kept for replays and not shown. */
   hideEncrypted: boolean;
   usage: unknown;
@@ -158,8 +164,14 @@ export function createTurn(options: TurnOptions): Turn {
     wire: null,
     anchorRefused: false,
     responseId: null,
-    output: [],
-    steeredOutput: 0,
+    streamed: [],
+    listed: null,
+    steered: 0,
+    get output() {
+      const { streamed, listed } = turn;
+      if (listed === null || streamed.length > listed.length) return streamed;
+      return listed.length > streamed.length || request.body.stream !== true ? listed : streamed;
+    },
     hideEncrypted: false,
     usage: null,
     sawOutput: false,
@@ -218,8 +230,9 @@ export function createTurn(options: TurnOptions): Turn {
     },
     rewind() {
       turn.responseId = null;
-      turn.output = [];
-      turn.steeredOutput = 0;
+      turn.streamed = [];
+      turn.listed = null;
+      turn.steered = 0;
       turn.sawOutput = false;
       turn.heldCreated = null;
       turn.stream.rewind();

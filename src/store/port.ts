@@ -66,8 +66,14 @@ export interface TurnRow {
   responseId: string | null;
   requestFp: string;
   contextFp: string;
-  /** Chain fingerprint of every item up to and including this turn's outputs; null until settled. */
+  /**
+   * Fingerprint of the place in a transcript at which this turn ends, its output as streamed. It only chooses candidates
+   * (see `transcript/line.ts`); whether a request continues the turn is decided by the forms of its line. Null until
+   * settled, and when the transcript is not known.
+   */
   transcriptFp: string | null;
+  /** Chain fingerprint over the items that clients made, up to here: what `transcriptFp` of later turns is made from. */
+  clientFp: string | null;
   /** Number of items up to and including this turn's outputs; null until settled. */
   itemCount: number | null;
   replay: ReplayClass;
@@ -86,6 +92,22 @@ export interface TurnItems {
   input: string | null;
   /** JSON text of an array: the output items. */
   output: string | null;
+}
+
+/** One turn of a line, as far as recognising its items needs it. */
+export interface LineTurn {
+  id: string;
+  parentTurnId: string | null;
+  /** What the turn added, as `encodeForms` of `transcript/line.ts` wrote it; null when that is not known. */
+  forms: string | null;
+}
+
+/** A turn of the scope whose output holds an item of that id at the provider. */
+export interface ReferencedItem {
+  itemId: string;
+  turnId: string;
+  storedUpstream: boolean;
+  credentialFp: string;
 }
 
 /** What is known when a turn starts. Ids come from the worker so that a repeated call names the same rows. */
@@ -125,6 +147,15 @@ export interface TurnResult {
   responseId: string | null;
   items: { input: string; output: string } | null;
   transcriptFp: string | null;
+  clientFp: string | null;
+  /** The same place reached through the output as the terminal listed it; null when that is the same. */
+  listedFp: string | null;
+  /** The same place reached through an `item_reference` to the last item; null when it cannot be referred to. */
+  referenceFp: string | null;
+  /** See `LineTurn.forms`. */
+  forms: string | null;
+  /** Provider ids of output items that later requests of the scope may refer to. */
+  itemIds: readonly string[];
   itemCount: number | null;
   replay: ReplayClass;
   usage: unknown;
@@ -232,27 +263,30 @@ export interface Lookup {
   /** Session named by a verified turn-state token. */
   tokenSessionId: string | null;
   hardKey: KeyRef | null;
-  /** Beginnings of the request's items where a known turn might end: the weakest evidence, and the last to be looked at. */
-  prefixes?: readonly Prefix[];
-}
-
-/** The first `itemCount` items of a request, by their chain fingerprint. */
-export interface Prefix {
-  itemCount: number;
-  transcriptFp: string;
+  /**
+   * Places in the request's items where a known turn might end, the deepest first: the weakest evidence, and the last to
+   * be looked at. Each is matched against `transcriptFp`, `listedFp` and `referenceFp`.
+   */
+  places?: readonly string[];
 }
 
 export interface LookupResult {
   anchor: { turn: TurnRow; session: SessionRow | null } | null;
   token: SessionRow | null;
   keyed: SessionRow | null;
-  /** The longest of the prefixes that is a completed or incomplete turn's transcript; of equals the newest. */
-  prefix: { turn: TurnRow; session: SessionRow | null } | null;
+  /**
+   * Completed and incomplete turns of the scope that end at one of the places asked for: the deepest place first, of
+   * equals the newest, at most `MOST_CANDIDATES`.
+   */
+  candidates: readonly { turn: TurnRow; session: SessionRow | null }[];
   /** Head turns of the sessions above, by turn id. */
   heads: ReadonlyMap<string, TurnRow>;
   /** Rows of the workers that own the sessions above, by worker id. */
   owners: ReadonlyMap<string, WorkerRow>;
 }
+
+/** Most candidates a look-up by place gives. */
+export const MOST_CANDIDATES = 8;
 
 /** The five fence calls plus close. Each is one round trip and answers within the statement deadline. */
 export interface Fence {
@@ -297,6 +331,13 @@ export interface SessionReads {
    * ancestors are gone the line begins late: the first turn then still names a `parentTurnId`.
    */
   lineage(scope: string, turnId: string): Promise<readonly TurnItems[]>;
+  /**
+   * What the turn and its ancestors added, root first, to recognise their items by. Empty when the turn is unknown in the
+   * scope; when ancestors are gone the first one still names a `parentTurnId`.
+   */
+  line(scope: string, turnId: string): Promise<readonly LineTurn[]>;
+  /** Turns of the scope whose output holds an item of one of these ids; the newest first. */
+  references(scope: string, itemIds: readonly string[]): Promise<readonly ReferencedItem[]>;
   /** The turns of one session, newest first. */
   turnsOf(sessionId: string, limit: number): Promise<readonly TurnRow[]>;
   sessions(limit: number): Promise<readonly SessionRow[]>;
