@@ -3,7 +3,7 @@ import type { TurnRequest } from '../session/port.ts';
 import type { KeyRef, Shape } from '../store/port.ts';
 import { scopeKindOf, type Tokens } from '../token/token.ts';
 import { contextFingerprint, requestFingerprint } from '../transcript/fingerprint.ts';
-import { namesProviderObjects } from '../transcript/provider-ids.ts';
+import { comparisonOf, namesProviderObjects, referencesIn } from '../transcript/provider-ids.ts';
 import { shapeOf } from '../transcript/shape.ts';
 import type { Fingerprint, RequestBody } from '../transcript/types.ts';
 import type { Evidence } from './types.ts';
@@ -107,6 +107,8 @@ export function classify({ request, tokens, transcript = ownReader, limits }: Cl
     shape: transcript.shapeOf(body),
     requestFp: transcript.requestFingerprint(body),
     contextFp: transcript.contextFingerprint(body),
+    references: referencesIn(body),
+    comparison: comparisonOf(body),
     // Whose they are matters only where several share a credential.
     namesProviderObjects: !credentialIsClients && namesProviderObjects(body),
     store: body.store !== false,

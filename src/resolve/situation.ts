@@ -40,6 +40,8 @@ export interface Situation {
   bystanders: readonly Candidate[];
   /** Known ancestor of an unanchored request, by its transcript. */
   prefixTurn: TurnRow | null;
+  /** The candidate was found by a transcript that is only like the request's: it lends its socket and is no parent. */
+  onlyLike: boolean;
 }
 
 /** `failed`, `cancelled` and `lost` turns are never parents, nor is one that has not ended. */
@@ -89,13 +91,13 @@ function candidateOf(by: FoundBy, session: SessionRow, parent: TurnRow | null, f
 }
 
 /** Sessions named by the token and by the hard key, strongest first. A token of an older epoch names nothing. */
-function named({ token, hardKey, scope }: Evidence, { rows }: Facts): { by: FoundBy; session: SessionRow }[] {
+function named({ token, hardKey, scope }: Evidence, { rows, apart }: Facts): { by: FoundBy; session: SessionRow }[] {
   const found: { by: FoundBy; session: SessionRow }[] = [];
   const byToken = open(rows.token, scope);
   if (token.kind === 'ours' && byToken?.id === token.sessionId && byToken.epoch === token.epoch) {
     found.push({ by: 'token', session: byToken });
   }
-  const byKey = hardKey && open(rows.keyed, scope);
+  const byKey = hardKey && apart !== true ? open(rows.keyed, scope) : null;
   if (byKey && byKey.id !== found[0]?.session.id) found.push({ by: 'hard_key', session: byKey });
   return found;
 }
@@ -107,8 +109,9 @@ export function survey(evidence: Evidence, facts: Facts): Situation {
   const anchor = found?.turn ?? null;
   const anchorUnknown = evidence.anchor !== null && anchor === null;
 
-  const prefix = evidence.anchor === null && facts.prefix?.turn.scope === scope ? facts.prefix : null;
-  const prefixTurn = prefix && mayBeParent(prefix.turn) ? prefix.turn : null;
+  const like = evidence.anchor === null && facts.like?.turn.scope === scope ? facts.like : null;
+  const likeTurn = like && mayBeParent(like.turn) ? like.turn : null;
+  const prefixTurn = like?.exact ? likeTurn : null;
 
   const others = named(evidence, facts);
   let candidate: Candidate | null = null;
@@ -117,10 +120,11 @@ export function survey(evidence: Evidence, facts: Facts): Situation {
     candidate = session && candidateOf('anchor', session, anchor, facts);
   } else if (evidence.anchor === null) {
     const strongest = others[0];
-    const session = prefixTurn && evidence.hardKey === null ? open(prefix?.session ?? null, scope) : null;
-    if (strongest) candidate = candidateOf(strongest.by, strongest.session, null, facts);
     // A hard key names a conversation of its own: a shared beginning does not make it another's.
-    else if (session) candidate = candidateOf('prefix', session, prefixTurn, facts);
+    const byItems = likeTurn && (evidence.hardKey === null || facts.apart === true);
+    const session = byItems ? open(like?.session ?? null, scope) : null;
+    if (strongest) candidate = candidateOf(strongest.by, strongest.session, null, facts);
+    else if (session) candidate = candidateOf('prefix', session, likeTurn, facts);
   }
 
   return {
@@ -136,6 +140,7 @@ export function survey(evidence: Evidence, facts: Facts): Situation {
     candidate,
     bystanders: anchorUnknown ? others.map(({ by, session }) => candidateOf(by, session, null, facts)) : [],
     prefixTurn,
+    onlyLike: like?.exact === false,
   };
 }
 

@@ -42,6 +42,10 @@ export interface Evidence {
   shape: Shape;
   requestFp: string;
   contextFp: string;
+  /** Ids of the items that the request's input refers to instead of holding them. */
+  references: readonly string[];
+  /** A response that the request is only compared with (`prompt_cache_options.comparison_response_id`). */
+  comparison: string | null;
   /** It names files, containers, stored prompts or other objects that live at the provider. */
   namesProviderObjects?: boolean;
   /** The upstream keeps this response (`store` is not false). */
@@ -89,6 +93,18 @@ export type AttemptFact =
   | { kind: 'head_moved'; sessionId: string }
   | { kind: 'key_taken' };
 
+/** A known turn that the request's items seem to continue. */
+export interface Likeness {
+  turn: TurnRow;
+  /** Null when the session is closed or purged. */
+  session: SessionRow | null;
+  /**
+   * Every item of the turn's line is the request's, in one of its forms: the turn may be the parent. Otherwise only what
+   * clients said and the last item agree, which may choose a socket and never a parent.
+   */
+  exact: boolean;
+}
+
 export interface Facts {
   me: string;
   rows: LookupResult;
@@ -98,11 +114,17 @@ export interface Facts {
   anchorExact: boolean | null;
   attempts: readonly AttemptFact[];
   instancePolicy: 'forward' | 'reject';
+  /** The known turn whose transcript is most like the start of the request's input: the weakest evidence. */
+  like?: Likeness | null;
   /**
-   * The longest known ancestor in this scope whose transcript is the start of the request's input, with its session.
-   * The weakest evidence: looked at only when anchor, token and hard key name no session.
+   * The session under the request's session header holds another conversation: the header is a hint about place, and
+   * what the request holds says otherwise.
    */
-  prefix?: { turn: TurnRow; session: SessionRow | null } | null;
+  apart?: boolean;
+  /** Under a shared credential: the request refers to an item or a response that its scope did not make. */
+  foreignReference?: boolean;
+  /** The actor of this scope whose running (or undelivered) turn asks the same and has lost its client. */
+  repeated?: LocalSession | null;
   /** The actor of this scope whose running (or undelivered) turn came with this request's Idempotency-Key. */
   idempotent?: LocalSession | null;
 }

@@ -50,7 +50,7 @@ type Carried = 'placed' | AttemptFact;
 
 export function createDispatcher(deps: DispatcherDeps): Dispatcher {
   const { store, roster, config, clock, ids, peers } = deps;
-  const { worker, target, httpOnly, log } = deps.sessions;
+  const { worker, log } = deps.sessions;
   const { deadlines, limits } = config;
   const places = new Map<Turn, Session>();
   const holds = new Map<Turn, () => void>();
@@ -60,7 +60,6 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
     store,
     roster,
     me: () => worker.id,
-    httpOnly: () => httpOnly.has(target.id),
     instancePolicy: config.instancePolicy,
   });
   const claimer = createClaimer({ store, clock, deadlines, me: () => worker.id });
@@ -229,6 +228,7 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
     places.delete(turn);
     if (fact) turn.attempts.push(fact);
     turn.parent = null;
+    turn.parentLine = null;
     turn.history = null;
     // The client left while its turn was in hand: the event was waiting when the session had to let go of it.
     if (!turn.stream.attached) return turn.fail(new BridgeError('bridge_turn_cancelled'));

@@ -1,26 +1,38 @@
 import type { Config } from '../config.ts';
+import { elementTexts, type Written } from '../json.ts';
 import { resolve } from '../resolve/resolve.ts';
-import type { Decision, Facts } from '../resolve/types.ts';
-import type { Lookup, LookupResult, SessionStore } from '../store/port.ts';
-import { deepestMatch } from '../transcript/continuation.ts';
-import { normaliseInput } from '../transcript/items.ts';
-import { plausibleBeginnings } from '../transcript/prefixes.ts';
+import type { Decision, Facts, Likeness } from '../resolve/types.ts';
+import type { Lookup, LookupResult, SessionStore, TurnItems, TurnRow } from '../store/port.ts';
+import { continuedBy, decodeForms, isFromClient, type Line, plausiblePlaces } from '../transcript/line.ts';
+import type { Item } from '../transcript/types.ts';
 import { itemsOf } from './history.ts';
-import { chainOf, lineEnd } from './placement.ts';
 import type { Roster } from './roster.ts';
-import type { Turn } from './turn.ts';
+import type { Session } from './session.ts';
+import type { KnownTurn, Turn } from './turn.ts';
 
 export interface DeciderOptions {
   store: SessionStore;
   roster: Roster;
   me(): string;
-  /** Whether the upstream has turned out to speak no WebSocket. */
-  httpOnly(): boolean;
   instancePolicy: Config['instancePolicy'];
 }
 
-/** Gathers what is known about a request, in one look-up, and resolves it. Throws `StoreUnavailable`. */
-export function createDecider({ store, roster, me, httpOnly, instancePolicy }: DeciderOptions) {
+type Candidate = LookupResult['candidates'][number];
+
+const itemsOfTurn = (turn: Turn): readonly Item[] => turn.items.map(({ value }) => value);
+/** The items that stored turns added, each with its text. */
+function* storedItems(turns: readonly TurnItems[]): Iterable<Written<Item>> {
+  for (const { input, output } of turns) {
+    for (const text of [input, output]) {
+      for (const json of text === null ? [] : elementTexts(text)) yield { value: JSON.parse(json) as Item, json };
+    }
+  }
+}
+
+const mayBeContinued = ({ state }: TurnRow) => state === 'completed' || state === 'incomplete';
+
+/** Gathers what is known about a request and resolves it. Throws `StoreUnavailable`. */
+export function createDecider({ store, roster, me, instancePolicy }: DeciderOptions) {
   /** Loads the anchor's lineage unless a socket here holds it and is free: then nothing needs rebuilding. */
   async function anchorExact(turn: Turn, rows: LookupResult, local: Facts['local']): Promise<boolean | null> {
     const anchor = rows.anchor?.turn;
@@ -36,26 +48,103 @@ export function createDecider({ store, roster, me, httpOnly, instancePolicy }: D
 
   /** Most requests continue the session that is warm here: what the rows would say of it, its fenced start says anyway. */
   function certain(turn: Turn): Decision | null {
-    const session = roster.certain(turn.evidence);
-    const end = session && lineEnd(session.head);
-    if (!session || !end) return null;
-    if (turn.evidence.anchor === null && deepestMatch(chainOf(turn), [end]) === null) return null;
-    turn.anchor = turn.evidence.anchor === null ? null : session.head;
-    return { do: 'use', outcome: 'live_reuse', sessionId: session.id, epoch: session.epoch, anchor: turn.anchor };
+    const { evidence } = turn;
+    // The provider resolves references to what it keeps; for others their content has to be looked up.
+    if (evidence.comparison !== null || (evidence.references.length > 0 && !evidence.store)) return null;
+    for (const session of roster.certain(evidence, () => places(turn))) {
+      const { head, line } = session;
+      if (!head) continue;
+      if (evidence.anchor === null && !continuesWarm(turn, head, line)) continue;
+      turn.anchor = evidence.anchor === null ? null : head;
+      return { do: 'use', outcome: 'live_reuse', sessionId: session.id, epoch: session.epoch, anchor: turn.anchor };
+    }
+    return null;
   }
 
-  /** The usual case of a named conversation: its head is the start of the input, so nothing deeper can be known. */
-  function continuesHead(turn: Turn, { token, keyed, heads }: LookupResult): boolean {
+  /** The request continues a head here, and what it adds is all the client's: no other turn can be continued deeper. */
+  function continuesWarm(turn: Turn, head: TurnRow, line: Line | null): boolean {
+    const count = line && continuedBy(line, turn.read);
+    if (count === null) return false;
+    const { references, credentialFp } = turn.evidence;
+    if (references.length > 0 && !(head.storedUpstream && head.credentialFp === credentialFp)) return false;
+    return itemsOfTurn(turn).slice(count).every(isFromClient);
+  }
+
+  const places = (turn: Turn) => plausiblePlaces(itemsOfTurn(turn), turn.read);
+
+  /** The line that a turn ends: from the session that ended it, if it is here, else from the store. */
+  async function lineOf(scope: string, { turn, session }: Candidate): Promise<Line | null> {
+    const here = session && roster.get(session.id);
+    if (here?.line?.turnId === turn.id) return here.line;
+    let line: Line | null = null;
+    for (const { id, parentTurnId, forms } of await store.line(scope, turn.id)) {
+      const known = forms === null ? null : decodeForms(forms);
+      // A gap: what precedes this turn is not known, unless its context began with it.
+      const begins = known !== null && (known.root || parentTurnId === null);
+      line = known && (begins || line) ? { turnId: id, forms: known, parent: begins ? null : line } : null;
+    }
+    if (line) here?.learnLine(line);
+    return line;
+  }
+
+  /** The deepest candidate whose line is exactly the start of the request. */
+  async function verified(turn: Turn, candidates: readonly Candidate[]): Promise<(Candidate & KnownTurn) | null> {
+    for (const candidate of candidates) {
+      if (!mayBeContinued(candidate.turn)) continue;
+      const line = await lineOf(turn.evidence.scope, candidate);
+      if (line && continuedBy(line, turn.read) !== null) return { ...candidate, row: candidate.turn, line };
+    }
+    return null;
+  }
+
+  /** The head of a named session, as a candidate, when the request may well continue it. */
+  function namedHead(turn: Turn, { token, keyed, heads }: LookupResult): Candidate | null {
     const session = token ?? keyed;
-    if (!session) return normaliseInput(turn.request.body.input).length < 2;
-    const head = lineEnd(heads.get(session.headTurnId ?? '') ?? null);
-    return head !== null && deepestMatch(chainOf(turn), [head]) !== null;
+    const head = heads.get(session?.headTurnId ?? '');
+    if (!session || !head?.transcriptFp) return null;
+    return places(turn).includes(head.transcriptFp) ? { turn: head, session } : null;
+  }
+
+  /** Whether a request under a session header is of that header's own session, or only of the same client. */
+  function isApart(turn: Turn, { keyed, heads }: LookupResult, like: Likeness | null): boolean {
+    const { hardKey, anchor, token, requestFp } = turn.evidence;
+    if (hardKey?.kind !== 'session' || anchor !== null || token.kind === 'ours' || !keyed) return false;
+    if (like) return like.session?.id !== keyed.id;
+    const here = roster.get(keyed.id);
+    if (here?.epoch === keyed.epoch)
+      return here.head?.requestFp !== requestFp && !here.related(turn) && holdsAConversation(here);
+    // Only its worker knows what a running turn was asked.
+    if (keyed.activeTurnId !== null) return false;
+    const head = heads.get(keyed.headTurnId ?? '');
+    return head !== undefined && head.transcriptFp !== null && head.requestFp !== requestFp;
+  }
+
+  const holdsAConversation = ({ head, attachable }: Session) =>
+    attachable !== null || (head !== null && head.transcriptFp !== null);
+
+  /** Notes which referenced items the provider can resolve, and fetches those that it cannot. */
+  async function readReferences(turn: Turn, known: KnownTurn | null): Promise<boolean> {
+    const { scope, references, credentialFp, credentialIsClients } = turn.evidence;
+    if (references.length === 0) return true;
+    const rows = await store.references(scope, references);
+    const stored = new Set(
+      rows.filter((row) => row.storedUpstream && row.credentialFp === credentialFp).map(({ itemId }) => itemId),
+    );
+    const missing = references.filter((id) => !stored.has(id));
+    if (missing.length === 0) return true;
+    const turnIds = new Set(rows.filter(({ itemId }) => missing.includes(itemId)).map(({ turnId }) => turnId));
+    if (known) turnIds.add(known.row.id);
+    const contents = new Map<string, string>();
+    for (const turnId of turnIds) {
+      for (const { value, json } of storedItems(await store.lineage(scope, turnId))) {
+        if (typeof value.id === 'string' && missing.includes(value.id)) contents.set(value.id, json);
+      }
+    }
+    turn.contents = contents;
+    return credentialIsClients || missing.every((id) => contents.has(id));
   }
 
   return async function decide(turn: Turn): Promise<Decision> {
-    if (turn.evidence.passThrough === null && httpOnly()) {
-      turn.evidence = { ...turn.evidence, passThrough: 'no_websocket' };
-    }
     const { evidence } = turn;
     const here = turn.resolutions === 1 ? certain(turn) : null;
     if (here) return here;
@@ -66,16 +155,28 @@ export function createDecider({ store, roster, me, httpOnly, instancePolicy }: D
       tokenSessionId: evidence.token.kind === 'ours' ? evidence.token.sessionId : null,
       hardKey: evidence.hardKey,
     };
-    const prefixes = () => plausibleBeginnings(normaliseInput(turn.request.body.input), chainOf(turn));
-    let rows = await store.lookup(named || evidence.anchor !== null ? query : { ...query, prefixes: prefixes() });
-    if (named && evidence.anchor === null && turn.resolutions === 1 && !continuesHead(turn, rows)) {
-      // The conversation was edited, compacted or forked by its client: what it shares with a known one is looked up.
-      rows = await store.lookup({ ...query, prefixes: prefixes() });
+    const search = evidence.anchor === null && turn.items.length > 0;
+    let rows = await store.lookup(named || !search ? query : { ...query, places: places(turn) });
+    let known: (Candidate & KnownTurn) | null = null;
+    if (search) {
+      const head = named ? namedHead(turn, rows) : null;
+      known = await verified(turn, head ? [head] : rows.candidates);
+      if (named && !known) {
+        // The conversation was edited, compacted or forked by its client: what it shares with a known one is looked up.
+        rows = await store.lookup({ ...query, places: places(turn) });
+        known = await verified(turn, rows.candidates);
+      }
     }
+    const like: Likeness | null = known
+      ? { turn: known.turn, session: known.session, exact: true }
+      : search && rows.candidates[0]
+        ? { ...rows.candidates[0], exact: false }
+        : null;
     turn.namedByKey = rows.keyed?.id ?? null;
-    turn.ancestor = rows.prefix?.turn ?? turn.ancestor;
+    turn.ancestor = known ?? turn.ancestor;
     turn.anchor = rows.anchor?.turn ?? null;
-    const local = roster.views(rows, evidence.scope, evidence.anchor);
+    const local = roster.views(rows, like?.session ?? null, evidence.scope, evidence.anchor);
+    const ownReferences = await readReferences(turn, turn.ancestor);
     return resolve(evidence, {
       me: me(),
       rows,
@@ -83,8 +184,18 @@ export function createDecider({ store, roster, me, httpOnly, instancePolicy }: D
       anchorExact: await anchorExact(turn, rows, local),
       attempts: turn.attempts,
       instancePolicy,
-      prefix: rows.prefix,
+      like,
+      apart: isApart(turn, rows, like),
+      foreignReference: !ownReferences || !(await ownsComparison(turn)),
       idempotent: roster.withIdempotencyKey(evidence.scope, evidence.idempotencyKey),
+      repeated: roster.unread(evidence.scope, evidence.requestFp),
     });
   };
+
+  /** A response that only a comparison names: under a shared credential it must be one of the scope's own. */
+  async function ownsComparison({ evidence }: Turn): Promise<boolean> {
+    const { comparison, scope, credentialIsClients } = evidence;
+    if (comparison === null || credentialIsClients) return true;
+    return (await store.lookup({ scope, anchor: comparison, tokenSessionId: null, hardKey: null })).anchor !== null;
+  }
 }

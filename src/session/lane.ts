@@ -1,5 +1,7 @@
 import type { Clock } from '../clock.ts';
 import type { KeyRef, TurnRow } from '../store/port.ts';
+import type { Line } from '../transcript/line.ts';
+import type { Head } from './result.ts';
 import type { Turn } from './turn.ts';
 
 /** Who a lane is: fixed for one (session, epoch) on one worker. */
@@ -11,13 +13,23 @@ export interface LaneIdentity {
   /** Hard keys this session was made with; empty for lanes, forks and claimed sessions. */
   readonly keys: readonly KeyRef[];
   /** The deadline of its idle socket: only sessions reached by hard evidence keep one for long. */
-  readonly kept: 'idle' | 'laneIdle' | 'softIdle';
+  kept: 'idle' | 'laneIdle' | 'softIdle';
+}
+
+/** The head a lane begins with. */
+export interface KnownHead {
+  row: TurnRow | null;
+  line: Line | null;
 }
 
 /** The turns of one session on this worker: the head, the one in hand, those that wait, and one not yet delivered. */
 export interface Lane extends LaneIdentity {
   /** The last completed or incomplete turn of the line. */
   head: TurnRow | null;
+  /** The line that the head ends; null when it is not known here. */
+  line: Line | null;
+  /** Fingerprints under which requests find the head. */
+  places: readonly string[];
   readonly current: Turn | null;
   readonly waiting: readonly Turn[];
   /** An ended turn whose client has not got its terminal: kept for the rest of the grace, so that a retry finds it. */
@@ -30,7 +42,7 @@ export interface Lane extends LaneIdentity {
   /** The turn in hand is nobody's any more here; returns it. */
   giveUp(): Turn | null;
   /** The turn in hand has ended; `head` is what it left, if it became one. */
-  finish(head: TurnRow | null): void;
+  finish(head: Head | null): void;
   queue(turn: Turn): void;
   next(): Turn | undefined;
   withdraw(turn: Turn): boolean;
@@ -42,7 +54,7 @@ export interface Lane extends LaneIdentity {
 }
 
 /** @param graceMs how long an ended turn waits for its client to come back, milliseconds */
-export function createLane(identity: LaneIdentity, head: TurnRow | null, clock: Clock, graceMs: number): Lane {
+export function createLane(identity: LaneIdentity, head: KnownHead, clock: Clock, graceMs: number): Lane {
   let current: Turn | null = null;
   let waiting: Turn[] = [];
   let undelivered: Turn | null = null;
@@ -65,7 +77,9 @@ export function createLane(identity: LaneIdentity, head: TurnRow | null, clock: 
 
   return {
     ...identity,
-    head,
+    head: head.row,
+    line: head.line,
+    places: [],
     storedBytes: 0,
     get current() {
       return current;
@@ -92,7 +106,11 @@ export function createLane(identity: LaneIdentity, head: TurnRow | null, clock: 
       const turn = current;
       current = null;
       lastUsed = clock.now();
-      if (left) this.head = left;
+      if (left) {
+        this.head = left.row;
+        this.line = left.line;
+        this.places = left.places;
+      }
       if (turn) linger(turn);
     },
     queue(turn) {

@@ -1,19 +1,12 @@
 import type { TurnRow } from '../store/port.ts';
-import { continueAnchor, continueLine, deepestMatch } from '../transcript/continuation.ts';
-import { prefixesOf } from '../transcript/fingerprint.ts';
-import { normaliseInput } from '../transcript/items.ts';
+import { continueAnchor, continueLine } from '../transcript/continuation.ts';
+import { continuedBy, type Line, relate } from '../transcript/line.ts';
 import { planWire } from '../transcript/planner.ts';
-import type { Fingerprint, LineEnd, WireForm } from '../transcript/types.ts';
-import type { Turn } from './turn.ts';
+import type { WireForm } from '../transcript/types.ts';
+import type { Lane } from './lane.ts';
+import type { KnownTurn, Turn } from './turn.ts';
 
 type WireInput = Extract<WireForm, { form: 'full' }>['input'];
-
-/** The end of a lineage as the planner compares against it; null while the turn's content is not known. */
-export function lineEnd(turn: TurnRow | null): LineEnd | null {
-  if (!turn || turn.transcriptFp === null || turn.itemCount === null) return null;
-  const { id: turnId, responseId, transcriptFp, itemCount, contextFp } = turn;
-  return { turnId, responseId, transcriptFp, itemCount, contextFp };
-}
 
 /** The provider keeps this turn's response, and it was made with the credential that asks now. */
 export function anchorStored(turn: Turn): boolean {
@@ -25,35 +18,33 @@ export function anchorStored(turn: Turn): boolean {
   );
 }
 
-/** Fingerprints of every prefix of the request's items; computed once a turn, since it reads every item. */
-export function chainOf(turn: Turn): readonly Fingerprint[] {
-  turn.chain ??= prefixesOf(normaliseInput(turn.request.body.input));
-  return turn.chain;
-}
-
 /**
  * Admits a turn to a lane whose head is `head`: parent, expected head and continuation are fixed here and become part
  * of the fenced start. False: the turn is anchored to something that is not the head; it must be resolved again.
+ *
+ * @param line the head's line; null when it is not known, and then nothing can be shown to continue it
  */
-export function place(turn: Turn, head: TurnRow | null): boolean {
+export function place(turn: Turn, head: TurnRow | null, line: Line | null): boolean {
   const { body } = turn.request;
+  const { items } = turn;
   turn.expectedHead = head?.id ?? null;
   const { anchor } = turn.evidence;
   if (anchor !== null) {
-    turn.continuation = continueAnchor(body);
-    // An anchor nobody here knows stands for itself: its past is not ours to name.
+    turn.continuation = continueAnchor(items);
+    // Unknown anchor: pass it through without a parent.
     turn.parent = turn.anchor;
     return turn.anchor === null || turn.anchor.id === turn.expectedHead;
   }
   // The head, or else the deepest ancestor known anywhere: the latter only spares storing its items again.
-  const rows = [head, turn.ancestor].filter((row) => row !== null);
-  const ends = rows.flatMap((row) => {
-    const end = lineEnd(row);
-    return end ? [{ ...end, row }] : [];
-  });
-  const match = ends.length === 0 ? null : deepestMatch(chainOf(turn), ends);
-  turn.continuation = continueLine(body, match);
+  let match: (KnownTurn & { count: number }) | null = null;
+  for (const known of [head && line && { row: head, line }, turn.ancestor]) {
+    const count = known ? continuedBy(known.line, turn.read) : null;
+    if (known && count !== null && (match === null || count > match.count)) match = { ...known, count };
+  }
+  const { responseId = null, contextFp = '' } = match?.row ?? {};
+  turn.continuation = continueLine(body, items, match && { end: { responseId, contextFp }, count: match.count });
   turn.parent = match?.row ?? null;
+  turn.parentLine = match?.line ?? null;
   return true;
 }
 
@@ -72,4 +63,25 @@ export function planFor(turn: Turn, socketAnchor: string | null): WireForm {
     anchorStored: anchorStored(turn),
     history: turn.history,
   });
+}
+
+/** One list of hashes is the beginning of the other. */
+function shareBeginning(one: readonly string[], other: readonly string[]): boolean {
+  const length = Math.min(one.length, other.length);
+  return length > 0 && one.slice(0, length).every((hash, index) => hash === other[index]);
+}
+
+/**
+ * Whether a request under a shared session header belongs to the conversation of this lane: it repeats or extends a
+ * request in hand, carries the same turn id of the client, or its items continue the lane's line or end within it.
+ */
+export function isRelated(turn: Turn, lane: Lane): boolean {
+  for (const other of [lane.current ?? lane.undelivered, ...lane.waiting]) {
+    if (!other) continue;
+    const { requestFp, clientTurnId } = other.evidence;
+    if (requestFp === turn.evidence.requestFp) return true;
+    if (clientTurnId !== null && clientTurnId === turn.evidence.clientTurnId) return true;
+    if (other.evidence.anchor === null && shareBeginning(other.read.hashes, turn.read.hashes)) return true;
+  }
+  return lane.line !== null && relate(lane.line, turn.read) !== null;
 }

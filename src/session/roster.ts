@@ -15,12 +15,22 @@ export interface Roster {
   /** Makes a session that rests findable by the anchor its socket holds. */
   rests(session: Session): void;
   /**
-   * The one session here that a look-up could only confirm: named by the hard key, or by the anchor its socket holds,
-   * idle, and with nothing undelivered. If it was taken from this worker meanwhile, its start is fenced.
+   * Sessions here that a look-up could only confirm: named by the hard key, by the anchor their socket holds, or by a
+   * place in the request's items, idle, and with nothing undelivered. If one was taken from this worker meanwhile, its
+   * start is fenced.
+   *
+   * @param places where in the request's items a known turn might end, the deepest first; asked for only when needed
    */
-  certain(evidence: Evidence): Session | null;
-  /** What the resolver may know of the sessions a look-up found. */
-  views(rows: LookupResult, scope: string, anchor: string | null): ReadonlyMap<string, LocalSession>;
+  certain(evidence: Evidence, places: () => readonly string[]): Session[];
+  /** What the resolver may know of the sessions a look-up found, and of the one whose transcript is like the request's. */
+  views(
+    rows: LookupResult,
+    like: SessionRow | null,
+    scope: string,
+    anchor: string | null,
+  ): ReadonlyMap<string, LocalSession>;
+  /** The session of this scope whose turn in hand asks the same and has lost its client. */
+  unread(scope: string, requestFp: string): LocalSession | null;
   /** The session of this scope whose turn in hand carries this Idempotency-Key. */
   withIdempotencyKey(scope: string, key: string | null): LocalSession | null;
   /** Makes room for one more socket by evicting an idle one; false when every one is busy. */
@@ -34,11 +44,28 @@ export function createRoster(capacity: number): Roster {
   const registry = createRegistry<Session>({ stop: (older) => older.send({ type: 'worker.dead' }) });
 
   const byKey = new Map<string, Session>();
+  /** Resting sessions by the anchor that their socket holds, and by the places at which their head ends. */
   const byAnchor = new Map<string, Session>();
-  const anchors = new Map<Session, string>();
+  const byPlace = new Map<string, Session>();
+  const resting = new Map<Session, { anchor: string; places: readonly string[] }>();
   const keyName = (scope: string, { kind, hash }: KeyRef) => `${scope}\n${kind}\n${hash}`;
   const forget = <K>(map: Map<K, Session>, name: K | undefined, session: Session) => {
     if (name !== undefined && map.get(name) === session) map.delete(name);
+  };
+
+  const unlist = (session: Session) => {
+    const listed = resting.get(session);
+    if (!listed) return;
+    resting.delete(session);
+    forget(byAnchor, listed.anchor, session);
+    for (const place of listed.places) forget(byPlace, place, session);
+  };
+
+  /** At rest, with a socket that holds the head, and with nothing undelivered. */
+  const isWarm = (session: Session): boolean => {
+    if (session.attachable !== null) return false;
+    const { state, socketAnchor, busy } = session.view();
+    return !busy && state === 'live.idle' && socketAnchor !== null && session.head?.responseId === socketAnchor;
   };
 
   const order = ({ onlyHolder, hard }: Session) => (onlyHolder ? 2 : hard ? 1 : 0);
@@ -62,32 +89,39 @@ export function createRoster(capacity: number): Roster {
     remove(session) {
       registry.remove(session.id, session.epoch);
       if (session.key) forget(byKey, keyName(session.scope, session.key), session);
-      forget(byAnchor, anchors.get(session), session);
-      anchors.delete(session);
+      unlist(session);
     },
     rests(session) {
       const { socketAnchor } = session.view();
-      forget(byAnchor, anchors.get(session), session);
-      anchors.delete(session);
+      unlist(session);
       if (socketAnchor === null || session.head?.responseId !== socketAnchor) return;
-      const name = `${session.scope}\n${socketAnchor}`;
-      byAnchor.set(name, session);
-      anchors.set(session, name);
+      const anchor = `${session.scope}\n${socketAnchor}`;
+      const places = session.places.map((place) => `${session.scope}\n${place}`);
+      byAnchor.set(anchor, session);
+      for (const place of places) byPlace.set(place, session);
+      resting.set(session, { anchor, places });
     },
-    certain({ scope, anchor, hardKey, token, passThrough, idempotencyKey, ...rest }) {
+    certain({ scope, anchor, hardKey, token, passThrough, idempotencyKey, ...rest }, places) {
       const plain = passThrough === null && idempotencyKey === null && token.kind !== 'invalid';
-      if (!plain || (rest.namesProviderObjects && !rest.credentialIsClients)) return null;
-      const session =
-        anchor !== null ? byAnchor.get(`${scope}\n${anchor}`) : hardKey && byKey.get(keyName(scope, hardKey));
-      if (!session || session.attachable !== null) return null;
-      const { state, socketAnchor, busy } = session.view();
-      if (busy || state !== 'live.idle' || socketAnchor === null || session.head?.responseId !== socketAnchor)
-        return null;
-      // A token that names another session is stronger than a key.
-      if (anchor === null && token.kind === 'ours') {
-        if (token.sessionId !== session.id || token.epoch !== session.epoch) return null;
+      if (!plain || (rest.namesProviderObjects && !rest.credentialIsClients)) return [];
+      if (anchor !== null) {
+        const session = byAnchor.get(`${scope}\n${anchor}`);
+        return session && isWarm(session) && session.view().socketAnchor === anchor ? [session] : [];
       }
-      return anchor === null || anchor === socketAnchor ? session : null;
+      const found = new Set<Session>();
+      const keyed = hardKey && byKey.get(keyName(scope, hardKey));
+      if (keyed) found.add(keyed);
+      // A thread has one session; under a session header, or without a key, the items tell which conversation it is.
+      if (hardKey?.kind !== 'thread' && (hardKey === null || keyed)) {
+        for (const place of places()) {
+          const session = byPlace.get(`${scope}\n${place}`);
+          if (session) found.add(session);
+        }
+      }
+      // A token that names another session is stronger than a key or a place.
+      const named = ({ id, epoch }: Session) =>
+        token.kind !== 'ours' || (token.sessionId === id && token.epoch === epoch);
+      return [...found].filter((session) => named(session) && isWarm(session));
     },
     exact: (id, epoch) => registry.getExact(id, epoch) ?? null,
     get: (id) => registry.get(id) ?? null,
@@ -102,14 +136,16 @@ export function createRoster(capacity: number): Roster {
       }
       return null;
     },
-    views(rows, scope, anchor) {
+    unread(scope, requestFp) {
+      for (const session of registry.values()) {
+        const turn = session.scope === scope ? session.attachable : null;
+        if (turn?.evidence.requestFp === requestFp && !turn.stream.attached) return session.view();
+      }
+      return null;
+    },
+    views(rows, like, scope, anchor) {
       const views = new Map<string, LocalSession>();
-      const candidates: (SessionRow | null | undefined)[] = [
-        rows.anchor?.session,
-        rows.token,
-        rows.keyed,
-        rows.prefix?.session,
-      ];
+      const candidates: (SessionRow | null | undefined)[] = [rows.anchor?.session, rows.token, rows.keyed, like];
       for (const row of candidates) {
         const session = row && registry.get(row.id);
         if (session) views.set(session.id, session.view());

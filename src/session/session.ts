@@ -5,6 +5,7 @@ import { BridgeError } from '../errors.ts';
 import type { AttemptFact, LocalSession } from '../resolve/types.ts';
 import { type DurableActor, type Effect, type Inspect, persist, rehydrate, startActor } from '../runtime/index.ts';
 import type { KeyRef, RowFace, SessionRow, SessionStore, TurnResult, TurnRow } from '../store/port.ts';
+import type { Line } from '../transcript/line.ts';
 import type { UpstreamTarget, UpstreamTransport } from '../upstream/port.ts';
 import { createUpstreamTurnState } from '../upstream/turn-state.ts';
 import { bareResult, type CommitReply, createCommits } from './commits.ts';
@@ -13,11 +14,11 @@ import { createDurations, isOnlyHolder } from './durations.ts';
 import { createFrameReader } from './frames.ts';
 import { createLane } from './lane.ts';
 import { factsOf } from './line.ts';
-import { place, planFor } from './placement.ts';
+import { isRelated, place, planFor } from './placement.ts';
 import type { ClientSink } from './port.ts';
 import { SESSION_MACHINE_VERSION, sessionProgram, topState } from './program.ts';
 import { canSendFull, mayResend } from './resend.ts';
-import { turnResult } from './result.ts';
+import { type Head, turnResult } from './result.ts';
 import { createSender } from './send.ts';
 import { createSessionSocket } from './socket.ts';
 import type { Turn } from './turn.ts';
@@ -70,6 +71,14 @@ export interface Session {
   readonly key: KeyRef | null;
   /** The last turn of its line. */
   readonly head: TurnRow | null;
+  /** The line that the head ends; null when it is not known here. */
+  readonly line: Line | null;
+  /** Fingerprints under which requests find the head; empty when they are not known here. */
+  readonly places: readonly string[];
+  /** Takes over the head's line after it was read from the store. */
+  learnLine(line: Line): void;
+  /** Whether the items of a request show that it belongs to this conversation: see `isRelated`. */
+  related(turn: Turn): boolean;
   /** Only sessions reached by hard evidence keep an idle socket for long. */
   readonly hard: boolean;
   /** The socket alone holds the conversation: evicted last. */
@@ -109,7 +118,12 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
   const epoch = claimed?.epoch ?? 1;
   const writer = { me: workerId, nonce: birth.nonce };
   const { evidence } = first;
-  const hard = evidence.hardKey !== null || evidence.anchor !== null || evidence.token.kind === 'ours';
+  const named = evidence.anchor !== null || evidence.token.kind === 'ours' || evidence.hardKey?.kind === 'thread';
+  // A session header is shared by all conversations of a client: one beside the header's own session has to be continued
+  // before it counts as a conversation.
+  const hard = named || (evidence.hardKey !== null && (birth.kind === 'claimed' || birth.keys.length > 0));
+  const head = birth.kind === 'new' ? birth.fork : birth.head;
+  const line = head !== null && first.ancestor?.row.id === head.id ? first.ancestor.line : null;
   const lane = createLane(
     {
       id,
@@ -119,7 +133,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
       keys: birth.kind === 'new' ? birth.keys : [],
       kept: birth.kind === 'new' && first.outcome === 'parallel_lane' ? 'laneIdle' : hard ? 'idle' : 'softIdle',
     },
-    birth.kind === 'new' ? birth.fork : birth.head,
+    { row: head, line },
     clock,
     config.deadlines.grace,
   );
@@ -214,12 +228,12 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
   );
 
   /** The content of the turn's end, and the head it makes. Computed once, so that repetitions say the same. */
-  let prepared: { turn: Turn; result: TurnResult; row: TurnRow | null } | null = null;
+  let prepared: { turn: Turn; result: TurnResult; head: Head | null } | null = null;
   function prepareEnd(turn: Turn): TurnResult {
     if (prepared?.turn !== turn) {
-      const { result, row } = turnResult(turn, lane, config.limits.transcriptBytes);
+      const { result, head: left } = turnResult(turn, lane, config.limits.transcriptBytes);
       const facts = factsOf(turn, actor.context.creates, clock.now());
-      prepared = { turn, result: { ...result, facts }, row };
+      prepared = { turn, result: { ...result, facts }, head: left };
     }
     return prepared.result;
   }
@@ -229,7 +243,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     const turn = lane.current;
     if (!turn) return;
     sender.release();
-    lane.finish(prepared?.turn === turn ? prepared.row : null);
+    lane.finish(prepared?.turn === turn ? prepared.head : null);
     prepared = null;
   }
 
@@ -246,9 +260,12 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
   }
 
   function admit(turn: Turn): void {
-    if (!place(turn, lane.head) || planFor(turn, socket.anchor).form === 'impossible') {
+    if (!place(turn, lane.head, lane.line) || planFor(turn, socket.anchor).form === 'impossible') {
       deps.returnTurn(turn, { kind: 'head_moved', sessionId: id });
       return admitNext();
+    }
+    if (lane.kept === 'softIdle' && turn.evidence.hardKey !== null && turn.continuation?.kind === 'extends') {
+      lane.kept = 'idle';
     }
     lane.take(turn);
     send({ type: 'turn.wanted' });
@@ -414,11 +431,23 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     scope,
     workerId,
     keys: lane.keys,
-    hard,
+    get hard() {
+      return hard || lane.kept === 'idle';
+    },
     key: first.namedByKey === id || lane.keys.length > 0 ? evidence.hardKey : null,
     get head() {
       return lane.head;
     },
+    get line() {
+      return lane.line;
+    },
+    get places() {
+      return lane.places;
+    },
+    learnLine(known) {
+      if (lane.line === null && lane.head?.id === known.turnId) lane.line = known;
+    },
+    related: (turn) => isRelated(turn, lane),
     get onlyHolder() {
       return isOnlyHolder(lane, socket);
     },
@@ -436,7 +465,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     },
     begin(turn) {
       turn.note({ type: 'queue' });
-      if (place(turn, lane.head) && planFor(turn, null).form !== 'impossible') {
+      if (place(turn, lane.head, lane.line) && planFor(turn, null).form !== 'impossible') {
         lane.take(turn);
         actor = startSessionActor();
         if (claimed) send({ type: 'turn.wanted' });

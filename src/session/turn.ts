@@ -2,11 +2,13 @@ import { type Actor, createActor } from 'xstate';
 import type { SessionFault } from '../../machines/session.ts';
 import { type TurnEvent, type TurnMachine, turnMachine } from '../../machines/turn.ts';
 import { BridgeError } from '../errors.ts';
-import type { AttemptFact, Evidence, Outcome } from '../resolve/types.ts';
 import type { Written } from '../json.ts';
+import type { AttemptFact, Evidence, Outcome } from '../resolve/types.ts';
 import type { Inspect } from '../runtime/index.ts';
 import type { TurnEnd, TurnRow } from '../store/port.ts';
-import type { Continuation, Fingerprint, Item, WireForm } from '../transcript/types.ts';
+import { writtenInput } from '../transcript/items.ts';
+import { type Line, type ReadItems, readItems } from '../transcript/line.ts';
+import type { Continuation, Item, WireForm } from '../transcript/types.ts';
 import type { UpstreamAnswer, UpstreamError } from '../upstream/port.ts';
 import type { ClientSink, TurnRequest } from './port.ts';
 import { createTurnStream, type TurnStream } from './stream.ts';
@@ -29,6 +31,12 @@ export interface TurnTimes {
   ended: number | null;
 }
 
+/** A stored turn together with the line it ends. */
+export interface KnownTurn {
+  row: TurnRow;
+  line: Line;
+}
+
 /** One request on its way: what it asks, where it was placed, what came back. Owned by one session at a time. */
 export interface Turn {
   readonly id: string;
@@ -48,13 +56,20 @@ export interface Turn {
   /** Session that the request's hard key names, by the rows read last. */
   namedByKey: string | null;
 
+  /** The request's items, each with the text it was written as. */
+  readonly items: readonly Written<Item>[];
+  /** The same items as they are compared with known lines. */
+  readonly read: ReadItems;
+
   /** Row of the anchor, when the request has one that is known in its scope. */
   anchor: TurnRow | null;
-  /** Deepest known turn whose transcript is the start of an unanchored request. */
-  ancestor: TurnRow | null;
-  /** Fingerprints of every prefix of the request's items; null until they were needed. */
-  chain: readonly Fingerprint[] | null;
+  /** Deepest known turn whose line is the start of an unanchored request. */
+  ancestor: KnownTurn | null;
+  /** Content of referenced items that the provider did not keep, by item id: sent in place of the reference. */
+  contents: ReadonlyMap<string, string>;
   parent: TurnRow | null;
+  /** The line that the parent ends, when the request was compared with it. */
+  parentLine: Line | null;
   expectedHead: string | null;
   continuation: Continuation | null;
   /** Exact items of the parent's lineage; null when not needed, not loaded or not exact. */
@@ -132,6 +147,8 @@ export function createTurn(options: TurnOptions): Turn {
   const actor = createActor(turnMachine, { input: { turnId: options.id }, inspect: options.inspect });
   actor.start();
   let finished = false;
+  let items: readonly Written<Item>[] | null = null;
+  let read: ReadItems | null = null;
   const finish = (state: TurnEnd) => {
     if (finished) return;
     finished = true;
@@ -154,10 +171,17 @@ export function createTurn(options: TurnOptions): Turn {
     outcome: 'refused',
     maybeStarted: false,
     namedByKey: null,
+    get items() {
+      return (items ??= writtenInput(request.body, request.text));
+    },
+    get read() {
+      return (read ??= readItems(turn.items.map(({ value }) => value)));
+    },
     anchor: null,
     ancestor: null,
-    chain: null,
+    contents: new Map(),
     parent: null,
+    parentLine: null,
     expectedHead: null,
     continuation: null,
     history: null,

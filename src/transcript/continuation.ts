@@ -1,45 +1,33 @@
+import type { Written } from '../json.ts';
 import { contextFingerprint } from './fingerprint.ts';
-import { normaliseInput, typeOf } from './items.ts';
-import type { Continuation, Fingerprint, Item, LineEnd, RequestBody } from './types.ts';
+import type { Continuation, Item, KnownEnd, RequestBody } from './types.ts';
 
 /** Server-listed tools live in the context: a delta cannot change the tools beside them. Equal context fields ensure it. */
-function deltaRefusal(body: RequestBody, left: readonly Item[], line: LineEnd): string | null {
+function deltaRefusal(body: RequestBody, left: readonly Written<Item>[], end: KnownEnd): string | null {
   if (left.length === 0) return 'nothing new is left';
-  if (line.responseId === null) return 'the line has no response id';
-  if (contextFingerprint(body) !== line.contextFp) return 'a context field changed';
-  if (left.some((item) => typeOf(item) === 'item_reference')) return 'an item reference may point outside the line';
+  if (end.responseId === null) return 'the line has no response id';
+  if (contextFingerprint(body) !== end.contextFp) return 'a context field changed';
   return null;
 }
 
-/**
- * The longest of several known line ends whose transcript is the start of the items: the deepest known ancestor.
- *
- * @param chain fingerprints of every prefix of the items
- */
-export function deepestMatch<L extends LineEnd>(chain: readonly Fingerprint[], candidates: readonly L[]): L | null {
-  let deepest: L | null = null;
-  for (const candidate of candidates) {
-    if (candidate.itemCount === 0 || chain[candidate.itemCount] !== candidate.transcriptFp) continue;
-    if (!deepest || candidate.itemCount > deepest.itemCount) deepest = candidate;
-  }
-  return deepest;
-}
-
 /** An anchored request adds its input to the anchor. */
-export function continueAnchor(body: RequestBody): Continuation {
-  return { kind: 'anchored', items: normaliseInput(body.input) };
+export function continueAnchor(items: readonly Written<Item>[]): Continuation {
+  return { kind: 'anchored', items };
 }
 
 /**
- * Where an unanchored request continues and what it adds: if a known transcript is exactly the start of its input, only
- * what is left over is new. Anything else is a root of its own. Either way it may be sent as the client sent it.
+ * Where an unanchored request continues and what it adds: if a known line is exactly the start of its input, only what is
+ * left over is new. Anything else is a root of its own. Either way it may be sent as the client sent it.
  *
- * @param match the deepest known ancestor, see `deepestMatch`
+ * @param match the deepest turn that the request continues, and how many of its items belong to that turn's line
  */
-export function continueLine(body: RequestBody, match: LineEnd | null): Continuation {
-  const items = normaliseInput(body.input);
+export function continueLine(
+  body: RequestBody,
+  items: readonly Written<Item>[],
+  match: { end: KnownEnd; count: number } | null,
+): Continuation {
   if (!match) return { kind: 'root', items };
-  const left = items.slice(match.itemCount);
-  const reason = deltaRefusal(body, left, match);
+  const left = items.slice(match.count);
+  const reason = deltaRefusal(body, left, match.end);
   return { kind: 'extends', items: left, deltaAllowed: reason === null, reason };
 }

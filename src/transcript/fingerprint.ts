@@ -1,32 +1,10 @@
 import { hash } from 'node:crypto';
-import { canonical, identity } from './identity.ts';
+import { canonical } from './identity.ts';
 import { normaliseInput } from './items.ts';
-import type { Fingerprint, Item, RequestBody } from './types.ts';
+import { readItems } from './line.ts';
+import type { Fingerprint, RequestBody } from './types.ts';
 
 const sha256 = (text: string): Fingerprint => hash('sha256', text, 'hex');
-
-/** The fingerprint of no items. */
-export const EMPTY: Fingerprint = sha256('');
-
-/** Continues a chain: each link hashes the one before it and one item, so order and every item count. */
-export function extend(from: Fingerprint, items: readonly Item[]): Fingerprint {
-  let link = from;
-  for (const item of items) link = sha256(`${link}\n${identity(item)}`);
-  return link;
-}
-
-/** Chains already computed, for as long as their items live: a request's own items are asked about more than once. */
-const chains = new WeakMap<readonly Item[], readonly Fingerprint[]>();
-
-/** Fingerprints of every prefix: entry n covers the first n items. The items must not change afterwards. */
-export function prefixesOf(items: readonly Item[]): readonly Fingerprint[] {
-  const known = chains.get(items);
-  if (known) return known;
-  const prefixes = [EMPTY];
-  for (const item of items) prefixes.push(extend(prefixes.at(-1)!, [item]));
-  chains.set(items, prefixes);
-  return prefixes;
-}
 
 /** Fields that do not change what the model is given, or that are free to change between the turns of one line. */
 const ignored = new Set([
@@ -43,6 +21,9 @@ const ignored = new Set([
   'safety_identifier',
   'prompt_cache_key',
   'prompt_cache_retention',
+  'prompt_cache_options',
+  'moderation',
+  'access_programs',
   'service_tier',
   'max_output_tokens',
   'max_tool_calls',
@@ -94,5 +75,5 @@ export function requestFingerprint(body: RequestBody): Fingerprint {
     if (delivery.has(name) || value === null || value === undefined) continue;
     fields.push(`${name}=${contextField(name, value)}`);
   }
-  return sha256(`${fields.join('\n')}\n${prefixesOf(normaliseInput(body.input)).at(-1)}`);
+  return sha256(`${fields.join('\n')}\n${readItems(normaliseInput(body.input)).hashes.join()}`);
 }

@@ -1,28 +1,27 @@
+import { rawNumber } from '../json.ts';
 import { typeOf } from './items.ts';
 import type { Item } from './types.ts';
 
 /**
- * Fields that make two items the same item, by type; everything else an item of that type carries compares too unless
- * it is listed as volatile. Approval ids and call ids are identity: they tie an answer to its question.
+ * Types whose `id` is never identity: providers rotate these ids between events and clients drop them. For all other
+ * types an id that a client sends must be one the item was shown with, since it may be all that the item refers by.
  */
-const volatile: Record<string, readonly string[]> = {
-  message: ['id', 'status'],
-  reasoning: ['id', 'status'],
-  function_call: ['id', 'status'],
-  function_call_output: ['id', 'status'],
-  custom_tool_call: ['id', 'status'],
-  custom_tool_call_output: ['id', 'status'],
-  local_shell_call: ['id', 'status'],
-  local_shell_call_output: ['status'],
-  shell_call: ['id', 'status'],
-  shell_call_output: ['id', 'status'],
-  apply_patch_call: ['id', 'status'],
-  apply_patch_call_output: ['id', 'status'],
-  tool_search_call: ['id', 'status'],
-  tool_search_output: ['id', 'status'],
-  compaction: ['id'],
-  web_search_call: ['id', 'status'],
-};
+const volatileIds = new Set([
+  'message',
+  'function_call',
+  'function_call_output',
+  'custom_tool_call',
+  'custom_tool_call_output',
+  'local_shell_call',
+  'shell_call',
+  'shell_call_output',
+  'apply_patch_call',
+  'apply_patch_call_output',
+  'tool_search_call',
+  'tool_search_output',
+  'compaction',
+  'web_search_call',
+]);
 
 /**
  * A stamp that Codex puts on every item it sends, the model's own included (seen in 0.169.0 with remote compaction).
@@ -30,21 +29,41 @@ const volatile: Record<string, readonly string[]> = {
  */
 const STAMP = 'internal_chat_message_metadata_passthrough';
 
-/** JSON with sorted keys; absent, null and empty annotations are the same as nothing. */
-export function canonical(value: unknown, omit: readonly string[] = []): string {
-  if (Array.isArray(value)) return `[${value.map((each) => canonical(each)).join(',')}]`;
+/** Marks on a text that are about its display; clients drop them when they send the text back. */
+const decorations = new Set(['annotations', 'logprobs']);
+
+/** A number kept as it was written, in the form a double with the same value has; all its digits where there is none. */
+function canonicalNumber(written: string): string {
+  const digits = written
+    .replace(/[eE].*$/, '')
+    .replace(/[-.]/g, '')
+    .replace(/^0+/, '')
+    .replace(/0+$/, '');
+  const value = Number(written);
+  if (digits.length <= 15 && Number.isFinite(value) && (value !== 0 || digits === ''))
+    return String(value === 0 ? 0 : value);
+  return written.toLowerCase();
+}
+
+/**
+ * JSON with sorted keys; absent, null and empty annotations are the same as nothing.
+ *
+ * @param omit members of the value itself that are left out
+ * @param plain leave out annotations and logprobs at every depth, whatever they hold
+ */
+export function canonical(value: unknown, omit: readonly string[] = [], plain = false): string {
+  if (Array.isArray(value)) return `[${value.map((each) => canonical(each, [], plain)).join(',')}]`;
   if (typeof value !== 'object' || value === null) return JSON.stringify(value ?? null);
+  const written = rawNumber(value);
+  if (written !== null) return canonicalNumber(written);
   const fields: string[] = [];
   for (const key of Object.keys(value).sort()) {
     const field = (value as Record<string, unknown>)[key];
-    if (omit.includes(key) || field === null || field === undefined || isEmptyMark(key, field)) continue;
-    fields.push(`${JSON.stringify(key)}:${canonical(field)}`);
+    if (omit.includes(key) || field === null || field === undefined) continue;
+    if (decorations.has(key) && Array.isArray(field) && (plain || field.length === 0)) continue;
+    fields.push(`${JSON.stringify(key)}:${canonical(field, [], plain)}`);
   }
   return `{${fields.join(',')}}`;
-}
-
-function isEmptyMark(key: string, field: unknown): boolean {
-  return (key === 'annotations' || key === 'logprobs') && Array.isArray(field) && field.length === 0;
 }
 
 /** A message's content as parts: a string is one text part of the kind its role writes. */
@@ -54,16 +73,37 @@ function contentOf(item: Item): unknown {
   return [{ type: role === 'assistant' ? 'output_text' : 'input_text', text: content }];
 }
 
+const isSealed = (item: Item): boolean => typeof item.encrypted_content === 'string' && item.encrypted_content !== '';
+
+function identityOf(item: Item, withId: boolean, plain: boolean): string {
+  const type = typeOf(item);
+  const keepsId = withId && !volatileIds.has(type);
+  const omit = keepsId ? [STAMP, 'status'] : [STAMP, 'status', 'id'];
+  if (type === 'message') return canonical({ ...item, type, content: contentOf(item) }, omit, plain);
+  // The ciphertext is the whole item: what it seals is what the model reads, and nothing else of it is identity.
+  if (type === 'reasoning' && isSealed(item)) return canonical({ type, encrypted_content: item.encrypted_content });
+  return canonical({ ...item, type }, omit, plain);
+}
+
 /**
- * What an item is, as a string: equal strings, same item. Ids the server made, status and empty annotations are not
- * identity, since clients drop or keep them as they like; anything unknown compares whole.
+ * What an item is, as a string: equal strings, same item. Status and ids that providers rotate are not identity, nor are
+ * empty annotations; anything unknown compares whole.
  */
 export function identity(item: Item): string {
-  const type = typeOf(item);
-  const omit = [STAMP, ...(volatile[type] ?? [])];
-  if (type === 'message') return canonical({ ...item, type, content: contentOf(item) }, omit);
-  if (type === 'reasoning' && typeof item.encrypted_content === 'string') {
-    return canonical({ type, encrypted_content: item.encrypted_content });
-  }
-  return canonical({ ...item, type }, omit);
+  return identityOf(item, true, false);
+}
+
+/**
+ * Every identity under which a client may send back an item that it was shown: whole, without its id, without what
+ * decorates its text, and as a reference by its id.
+ */
+export function identitiesShown(item: Item): string[] {
+  const forms = [
+    identityOf(item, true, false),
+    identityOf(item, false, false),
+    identityOf(item, true, true),
+    identityOf(item, false, true),
+  ];
+  if (typeof item.id === 'string' && item.id !== '') forms.push(identity({ type: 'item_reference', id: item.id }));
+  return [...new Set(forms)];
 }

@@ -1,4 +1,5 @@
-import type { Item } from './types.ts';
+import { elementTexts, membersOf, type Written } from '../json.ts';
+import type { Item, RequestBody } from './types.ts';
 
 /** A request's `input` as items: a bare string is one user message. */
 export function normaliseInput(input: unknown): readonly Item[] {
@@ -12,4 +13,16 @@ export function normaliseInput(input: unknown): readonly Item[] {
 export function typeOf(item: Item): string {
   if (typeof item.type === 'string') return item.type;
   return typeof item.role === 'string' ? 'message' : 'unknown';
+}
+
+/**
+ * A request's `input` as items with the text each was written as; a bare string is one user message.
+ *
+ * @param text the body's JSON text
+ */
+export function writtenInput(body: RequestBody, text: string): readonly Written<Item>[] {
+  const values = normaliseInput(body.input);
+  if (!Array.isArray(body.input)) return values.map((value) => ({ value, json: JSON.stringify(value) }));
+  const texts = elementTexts(text, membersOf(text).get('input')?.start);
+  return values.map((value, index) => ({ value, json: texts[index] ?? JSON.stringify(value) }));
 }

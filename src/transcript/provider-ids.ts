@@ -11,7 +11,6 @@ const listOf = (value: unknown): readonly unknown[] => (Array.isArray(value) ? v
 const inPart = (part: unknown) => isFields(part) && isId(part.file_id);
 
 function inItem(item: Item): boolean {
-  if (typeOf(item) === 'item_reference') return true;
   if (isId(item.container_id) || isId(item.file_id)) return true;
   return [...listOf(item.content), ...listOf(item.output)].some(inPart) || inPart(item.output);
 }
@@ -24,9 +23,22 @@ function inTool(tool: unknown): boolean {
   return listOf(skills).some((skill) => isFields(skill) && isId(skill.skill_id));
 }
 
+/** Ids of the items that a request's input refers to instead of holding them. */
+export function referencesIn(body: RequestBody): string[] {
+  const items = listOf(body.input).filter((item): item is Item => isFields(item) && typeOf(item) === 'item_reference');
+  return [...new Set(items.map(({ id }) => id).filter((id) => typeof id === 'string'))];
+}
+
+/** The response that a request asks the provider to compare its cache with; null when it names none. */
+export function comparisonOf(body: RequestBody): string | null {
+  const options = body.prompt_cache_options;
+  const id = isFields(options) ? options.comparison_response_id : null;
+  return typeof id === 'string' && id !== '' ? id : null;
+}
+
 /**
  * Whether a request names something that lives at the provider, the anchor aside: files, containers, vector stores,
- * stored prompts, references to items. Under a credential that several tenants share, nothing shows whose they are.
+ * stored prompts; references to items and responses are listed apart, since their scope is known here. Under a credential that several tenants share, nothing shows whose they are.
  */
 export function namesProviderObjects(body: RequestBody): boolean {
   if (listOf(body.input).some((item) => isFields(item) && inItem(item))) return true;

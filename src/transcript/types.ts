@@ -1,3 +1,5 @@
+import type { Written } from '../json.ts';
+
 /** An input or output item of the Responses API, as parsed JSON. Unknown fields and types are kept. */
 export type Item = Readonly<Record<string, unknown>>;
 
@@ -7,23 +9,20 @@ export type RequestBody = Readonly<Record<string, unknown>>;
 /** Hex SHA-256. */
 export type Fingerprint = string;
 
-/** The end of a lineage as the planner compares against it. */
-export interface LineEnd {
-  turnId: string;
+/** What a known turn must have left for a delta on top of it. */
+export interface KnownEnd {
   responseId: string | null;
-  transcriptFp: Fingerprint;
-  itemCount: number;
   contextFp: Fingerprint;
 }
 
 /** Where a request continues and what it adds: fixed when it is admitted, before any socket is looked at. */
 export type Continuation =
   /** The body carries no history we know: its whole input is a new root. */
-  | { kind: 'root'; items: readonly Item[] }
+  | { kind: 'root'; items: readonly Written<Item>[] }
   /** A full resend whose first items are exactly the line's: `items` are those left over. */
-  | { kind: 'extends'; items: readonly Item[]; deltaAllowed: boolean; reason: string | null }
+  | { kind: 'extends'; items: readonly Written<Item>[]; deltaAllowed: boolean; reason: string | null }
   /** Anchored: `items` follow the anchor's turn. */
-  | { kind: 'anchored'; items: readonly Item[] };
+  | { kind: 'anchored'; items: readonly Written<Item>[] };
 
 /** The form in which the next `response.create` leaves, decided at send time for one socket. */
 export type WireForm =

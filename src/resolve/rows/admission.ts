@@ -39,6 +39,18 @@ export const admissionRows: readonly Row[] = [
     },
   },
   {
+    id: 'repeat_unread',
+    outcome: 'reattached',
+    when: 'The same request, with the same parent, runs here for a client that has left, and its buffer is complete.',
+    does: 'The stream is shown from its start, then live: a repeat costs no second generation.',
+    decide(situation) {
+      const actor = situation.facts.repeated;
+      if (!actor || (actor.scope ?? situation.evidence.scope) !== situation.evidence.scope) return null;
+      if (actor.clientAttached || !mayReattach(situation, actor)) return null;
+      return { do: 'reattach', outcome: 'reattached', sessionId: actor.sessionId, epoch: actor.epoch };
+    },
+  },
+  {
     id: 'foreign_conversation',
     outcome: 'expired_continuity',
     when: 'The request names a provider-side conversation and would go out under a shared credential.',
@@ -51,8 +63,8 @@ export const admissionRows: readonly Row[] = [
     outcome: 'refused',
     when: 'The request names an object at the provider and would go out under a shared credential.',
     does: 'Refused: nothing shows that the object belongs to this scope.',
-    decide: ({ evidence }) =>
-      evidence.namesProviderObjects && !evidence.credentialIsClients
+    decide: ({ evidence, facts }) =>
+      (evidence.namesProviderObjects || facts.foreignReference) && !evidence.credentialIsClients
         ? { do: 'refuse', outcome: 'refused', code: 'bridge_foreign_object' }
         : null,
   },

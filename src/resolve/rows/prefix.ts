@@ -54,6 +54,16 @@ export const prefixRows: readonly Row[] = [
     },
   },
   {
+    id: 'prefix_edited',
+    outcome: 'live_reuse',
+    when: 'The input continues an older turn of a session that is idle here, and came under a session header.',
+    does: 'The same socket is used: its client has edited the conversation, and leaves no second session behind.',
+    decide(situation) {
+      const found = weak(situation);
+      return found?.live && situation.evidence.hardKey !== null ? use(situation, found.live) : null;
+    },
+  },
+  {
     id: 'prefix_older',
     outcome: 'forked',
     when: 'The input continues a turn that is not the head, or whose session belongs to another worker.',

@@ -40,10 +40,12 @@ export function lane(situation: Situation): Decision {
   return create(situation, 'parallel_lane', [], situation.prefixTurn);
 }
 
-/** A new session under the hard key, which by now is known to name no open session. */
+/** A new session, under the hard key if that names no open session. */
 export function fresh(situation: Situation): Decision {
-  const { hardKey } = situation.evidence;
-  return create(situation, 'created', hardKey ? [hardKey] : [], situation.prefixTurn);
+  const { evidence, facts } = situation;
+  // The key stays with the conversation that has it.
+  const keys = evidence.hardKey && facts.apart !== true ? [evidence.hardKey] : [];
+  return create(situation, 'created', keys, situation.prefixTurn);
 }
 
 export function queueBehind({ sessionId, epoch, queueFull }: LocalSession): Decision {
@@ -81,9 +83,13 @@ export function strong({ candidate }: Situation): Candidate | null {
   return candidate && candidate.by !== 'prefix' ? candidate : null;
 }
 
-/** The candidate, when only its transcript led to it. */
-export function weak({ candidate }: Situation): Candidate | null {
-  return candidate?.by === 'prefix' ? candidate : null;
+/**
+ * The candidate, when only its transcript led to it. One that is merely like the request serves only where it is free and
+ * the likeness reaches its head: there it costs no conversation anything.
+ */
+export function weak({ candidate, onlyLike }: Situation): Candidate | null {
+  if (candidate?.by !== 'prefix') return null;
+  return onlyLike && (candidate.busy || !candidate.atHead) ? null : candidate;
 }
 
 /** Nobody can be running the session: an idle one may be claimed at any moment, a busy one from the dead only. */

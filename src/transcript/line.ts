@@ -1,0 +1,220 @@
+import { hash } from 'node:crypto';
+import { identitiesShown, identity } from './identity.ts';
+import { typeOf } from './items.ts';
+import type { Fingerprint, Item } from './types.ts';
+
+/**
+ * Recognising the turns that a request's items continue.
+ *
+ * A provider seals an item separately for each event that shows it, may list items that it did not stream, and may change
+ * ids between the two. So one turn is known in several forms, and a client may send back any of them, turn by turn. Two
+ * things follow. A fingerprint over everything cannot be looked up: the **place** fingerprint covers only the items that
+ * clients made and the last item, and chooses candidates. And the decision compares item by item: each known item is a
+ * set of accepted hashes (its **forms**), and a request continues a turn when every item of the turn's line accepts the
+ * request's item at its position.
+ */
+
+/** Hash of one item's identity. */
+export type ItemHash = string;
+
+/** The hashes under which one known item is accepted. */
+type Accepted = readonly ItemHash[];
+
+/** What one turn added to its line. */
+export interface TurnForms {
+  input: readonly Accepted[];
+  /** Alternatives for the output: usually one; two when the terminal listed other items than were streamed. */
+  outputs: readonly (readonly Accepted[])[];
+  /** The provider compacted the context: the line starts with this turn's output. */
+  root: boolean;
+}
+
+/** A turn's forms with those of its ancestors. */
+export interface Line {
+  readonly turnId: string;
+  readonly forms: TurnForms;
+  readonly parent: Line | null;
+}
+
+/** A request's items as they are compared: computed once, since it reads every item. */
+export interface ReadItems {
+  readonly hashes: readonly ItemHash[];
+  /** Chain over the items that clients make; entry n covers the first n items. */
+  readonly chain: readonly Fingerprint[];
+}
+
+const HASH_CHARS = 22;
+const short = (text: string): ItemHash => hash('sha256', text, 'base64url').slice(0, HASH_CHARS);
+
+/** The chain of no items. */
+export const EMPTY: Fingerprint = short('');
+
+const clientRoles = new Set(['user', 'system', 'developer']);
+const clientTypes = new Set([
+  'function_call_output',
+  'custom_tool_call_output',
+  'computer_call_output',
+  'local_shell_call_output',
+  'apply_patch_call_output',
+  'mcp_approval_response',
+]);
+
+/** An item that only a client makes: it is the same text in every form of a turn. */
+export function isFromClient(item: Item): boolean {
+  const type = typeOf(item);
+  return type === 'message' ? clientRoles.has(String(item.role)) : clientTypes.has(type);
+}
+
+/** The hash of an item as a request holds it. */
+export function itemHash(item: Item): ItemHash {
+  return short(identity(item));
+}
+
+/** Continues a client chain by more items; items that a model made do not count. */
+export function extendChain(from: Fingerprint, items: readonly Item[]): Fingerprint {
+  let link = from;
+  for (const item of items) if (isFromClient(item)) link = short(`${link}\n${itemHash(item)}`);
+  return link;
+}
+
+/** Items already read, for as long as they live: a request's own are asked about more than once. */
+const known = new WeakMap<readonly Item[], ReadItems>();
+
+/** Reads the items of a request, which must not change afterwards. */
+export function readItems(items: readonly Item[]): ReadItems {
+  const before = known.get(items);
+  if (before) return before;
+  const read = computeItems(items);
+  known.set(items, read);
+  return read;
+}
+
+function computeItems(items: readonly Item[]): ReadItems {
+  const hashes = items.map(itemHash);
+  const chain = [EMPTY];
+  items.forEach((item, index) => {
+    const before = chain[index]!;
+    chain.push(isFromClient(item) ? short(`${before}\n${hashes[index]}`) : before);
+  });
+  return { hashes, chain };
+}
+
+/**
+ * The fingerprint of the place between two items of a transcript.
+ *
+ * @param chain client chain up to the place
+ * @param last hash of the item before the place
+ */
+export function placeAfter(chain: Fingerprint, last: ItemHash): Fingerprint {
+  return short(`${chain}\n>${last}`);
+}
+
+/** More places are never asked for: the deepest match wins, so the longest beginnings come first. */
+const MOST_PLACES = 256;
+
+/**
+ * Where in a request's items a known turn may have ended, the deepest first: after something the model said, or before
+ * the newest item or at the very end (a warm-up says nothing).
+ */
+export function plausiblePlaces(items: readonly Item[], { hashes, chain }: ReadItems): Fingerprint[] {
+  const places: Fingerprint[] = [];
+  for (let count = items.length; count > 0 && places.length < MOST_PLACES; count -= 1) {
+    if (count < items.length - 1 && isFromClient(items[count - 1]!)) continue;
+    places.push(placeAfter(chain[count]!, hashes[count - 1]!));
+  }
+  return places;
+}
+
+const accepted = (items: readonly Item[]): Accepted[] => items.map((item) => identitiesShown(item).map(short));
+
+/** Two lists of the same length as one whose items accept what either accepts. */
+const merged = (one: readonly Accepted[], other: readonly Accepted[]): Accepted[] =>
+  one.map((hashes, index) => [...new Set([...hashes, ...other[index]!])]);
+
+/**
+ * The forms of a turn.
+ *
+ * @param turn.streamed output items as `response.output_item.done` showed them
+ * @param turn.listed output items as the terminal listed them; null or empty when it listed none
+ */
+export function formsOf(turn: {
+  input: readonly Item[];
+  streamed: readonly Item[];
+  listed: readonly Item[] | null;
+  root: boolean;
+}): TurnForms {
+  const input = turn.root ? [] : accepted(turn.input);
+  const streamed = accepted(turn.streamed);
+  const listed = accepted(turn.listed ?? []);
+  const outputs =
+    listed.length === 0
+      ? [streamed]
+      : streamed.length === listed.length
+        ? [merged(streamed, listed)]
+        : [streamed, listed].filter((each) => each.length > 0);
+  return { input, outputs: outputs.filter((each) => each.length > 0), root: turn.root };
+}
+
+/** Forms as text, for the store. */
+export function encodeForms({ input, outputs, root }: TurnForms): string {
+  return JSON.stringify(root ? [input, outputs, 1] : [input, outputs]);
+}
+
+/** The forms that `encodeForms` wrote; null for text of another version. */
+export function decodeForms(text: string): TurnForms | null {
+  try {
+    const [input, outputs, root] = JSON.parse(text) as [Accepted[], Accepted[][], 1?];
+    return Array.isArray(input) && Array.isArray(outputs) ? { input, outputs, root: root === 1 } : null;
+  } catch {
+    return null;
+  }
+}
+
+/** How a request's items relate to a line: continue it after `count` items, or end within it (`count` null). */
+export interface Relation {
+  kind: 'continues' | 'within';
+  count: number;
+}
+
+/** Where `hashes` stand after `items` were taken from position `at`; -1 when an item differs, `length` where they end early. */
+function take(items: readonly Accepted[], hashes: readonly ItemHash[], at: number): number {
+  for (let index = 0; index < items.length; index += 1) {
+    if (at + index >= hashes.length) return Number.POSITIVE_INFINITY;
+    if (!items[index]!.includes(hashes[at + index]!)) return -1;
+  }
+  return at + items.length;
+}
+
+/**
+ * Compares a request's items with a line. The request continues the line when its first items are exactly the line's,
+ * each in any of its forms; it is within the line when it ends before the line does and has not differed until then.
+ */
+export function relate(line: Line, { hashes }: ReadItems): Relation | null {
+  const turns: TurnForms[] = [];
+  for (let node: Line | null = line; node; node = node.forms.root ? null : node.parent) turns.push(node.forms);
+  let places = new Set([0]);
+  let within = false;
+  const step = (from: ReadonlySet<number>, items: readonly Accepted[], into: Set<number>) => {
+    for (const at of from) {
+      const next = take(items, hashes, at);
+      if (next === Number.POSITIVE_INFINITY) within = true;
+      else if (next >= 0) into.add(next);
+    }
+  };
+  for (const { input, outputs } of turns.reverse()) {
+    const asked = new Set<number>();
+    step(places, input, asked);
+    places = outputs.length === 0 ? asked : new Set<number>();
+    for (const output of outputs) step(asked, output, places);
+    if (places.size === 0) break;
+  }
+  const count = Math.max(-1, ...places);
+  if (count > 0) return { kind: 'continues', count };
+  return within && hashes.length > 0 ? { kind: 'within', count: hashes.length } : null;
+}
+
+/** How many of a request's first items are exactly the line; null when the request does not continue it. */
+export function continuedBy(line: Line, read: ReadItems): number | null {
+  const relation = relate(line, read);
+  return relation?.kind === 'continues' ? relation.count : null;
+}
