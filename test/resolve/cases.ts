@@ -4,6 +4,7 @@ import {
   actor,
   evidence,
   facts,
+  header,
   key,
   ME,
   OTHER,
@@ -53,9 +54,9 @@ const anchors = [
   'foreign',
 ] as const;
 const contexts = ['exact', 'stored', 'stored_for_other', 'neither', 'lost'] as const;
-const prefixes = ['none', 'head', 'older', 'foreign'] as const;
+const likes = ['none', 'head', 'older', 'foreign', 'only_like', 'only_like_older'] as const;
 const tokens = ['none', 'invalid', 'ignored', 'current', 'old', 'elsewhere'] as const;
-const keys = ['none', 'known', 'elsewhere', 'new'] as const;
+const keys = ['none', 'known', 'elsewhere', 'new', 'apart'] as const;
 const passThroughs = [null, 'conversation', 'no_websocket'] as const;
 
 const same = { activeRequestFp: 'fp_new', clientAttached: false } as const;
@@ -127,10 +128,11 @@ function anchorOf(
   }
 }
 
-function prefixOf(kind: (typeof prefixes)[number], session: SessionRow): Facts['prefix'] {
+function likeOf(kind: (typeof likes)[number], session: SessionRow): Facts['like'] {
   if (kind === 'none') return null;
-  if (kind === 'foreign') return { turn: turnRow('t2', { scope: 'globex' }), session: foreign };
-  return { turn: kind === 'head' ? turnRow('t2') : t1, session };
+  if (kind === 'foreign') return { turn: turnRow('t2', { scope: 'globex' }), session: foreign, exact: true };
+  const turn = kind === 'head' || kind === 'only_like' ? turnRow('t2') : t1;
+  return { turn, session, exact: !kind.startsWith('only_like') };
 }
 
 function tokenOf(kind: (typeof tokens)[number]): Evidence['token'] {
@@ -145,7 +147,7 @@ export function* cases(): Generator<Case> {
     for (const anchor of anchors) {
       const known = !['none', 'unknown', 'unsettled', 'foreign'].includes(anchor);
       for (const context of known ? contexts : (['neither'] as const)) {
-        for (const prefix of anchor === 'none' ? prefixes : (['none'] as const)) {
+        for (const like of anchor === 'none' ? likes : (['none'] as const)) {
           const session = sessionRow({ ...row, anchorLost: context === 'lost' });
           const second = sessionRow({ id: 'second', ...row });
           const turn =
@@ -158,12 +160,13 @@ export function* cases(): Generator<Case> {
               const world = facts({
                 anchor: anchorOf(anchor, turn, session),
                 token: token === 'elsewhere' ? second : token === 'current' || token === 'old' ? session : null,
-                keyed: hard === 'known' ? session : hard === 'elsewhere' ? second : null,
+                keyed: hard === 'known' ? session : hard === 'elsewhere' || hard === 'apart' ? second : null,
+                apart: hard === 'apart' && anchor === 'none',
                 owners,
                 local: actors,
                 attempts,
                 anchorExact: known ? context === 'exact' || context === 'lost' : null,
-                prefix: prefixOf(prefix, session),
+                like: likeOf(like, session),
               });
               for (const passThrough of passThroughs) {
                 for (const credentialIsClients of [false, true]) {
@@ -171,7 +174,7 @@ export function* cases(): Generator<Case> {
                     const asked = evidence({
                       anchor: anchor === 'none' ? null : anchor === 'older' ? 'resp_t1' : 'resp_t2',
                       token: tokenOf(token),
-                      hardKey: hard === 'none' ? null : key,
+                      hardKey: hard === 'none' ? null : hard === 'apart' ? header : key,
                       passThrough,
                       credentialIsClients,
                     });

@@ -55,6 +55,8 @@ describe('reading a request', () => {
       shape: 'full',
       requestFp: 'request of "hi"',
       contextFp: 'context of "m"',
+      references: [],
+      comparison: null,
       namesProviderObjects: false,
       store: true,
       passThrough: null,

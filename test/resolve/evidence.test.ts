@@ -5,6 +5,7 @@ import {
   at,
   decide,
   expired,
+  header,
   key,
   unreachable as lost,
   mine,
@@ -190,20 +191,20 @@ describe('an anchor', () => {
 });
 
 describe('only a transcript in common', () => {
-  const prefix = { turn: t2, session: sessionRow(mine) };
+  const like = { turn: t2, session: sessionRow(mine), exact: true };
 
   it('continues an idle session at its head', () => {
-    expect(decide({}, { prefix, local: [actor()] })).toMatchObject({ row: 'prefix_live', do: 'use', anchor: null });
-    expect(decide({}, { prefix })).toMatchObject({ row: 'prefix_stale', do: 'claim', anchor: null });
+    expect(decide({}, { like, local: [actor()] })).toMatchObject({ row: 'prefix_live', do: 'use', anchor: null });
+    expect(decide({}, { like })).toMatchObject({ row: 'prefix_stale', do: 'claim', anchor: null });
     const away = { turn: t2, session: sessionRow(theirs) };
-    expect(decide({}, { prefix: away, owners: [worker()] })).toMatchObject({ row: 'prefix_elsewhere', do: 'forward' });
+    expect(decide({}, { like: { ...away, exact: true }, owners: [worker()] })).toMatchObject({ row: 'prefix_elsewhere', do: 'forward' });
   });
 
   it('starts a session of its own at an older turn, or where the owner may not be asked', () => {
     const forked = { row: 'prefix_older', do: 'create', outcome: 'forked', keys: [] };
-    expect(decide({}, { prefix: { ...prefix, turn: t1 }, local: [actor()] })).toEqual({ ...forked, parent: t1 });
+    expect(decide({}, { like: { ...like, turn: t1 }, local: [actor()] })).toEqual({ ...forked, parent: t1 });
     const away = {
-      prefix: { turn: t2, session: sessionRow(theirs) },
+      like: { turn: t2, session: sessionRow(theirs), exact: true },
       owners: [worker()],
       instancePolicy: 'reject',
     } as const;
@@ -213,19 +214,19 @@ describe('only a transcript in common', () => {
   it('never takes up, cancels or claims a running turn', () => {
     const idle = { activeRequestFp: 'fp_new', clientAttached: false };
     const beside = { row: 'prefix_busy', do: 'create', outcome: 'parallel_lane', keys: [], parent: t2 };
-    expect(decide({}, { prefix, local: [streaming(idle)] })).toEqual(beside);
+    expect(decide({}, { like, local: [streaming(idle)] })).toEqual(beside);
     const busy = sessionRow({ ...theirs, activeTurnId: 't3' });
-    expect(decide({}, { prefix: { turn: t2, session: busy }, owners: [worker({ state: 'dead' })] })).toEqual(beside);
+    expect(decide({}, { like: { turn: t2, session: busy, exact: true }, owners: [worker({ state: 'dead' })] })).toEqual(beside);
   });
 
   it('waits for a settle that may be its own, unless many wait', () => {
     const settling = streaming({ state: 'live.settling.asking' });
-    expect(decide({}, { prefix, local: [settling] })).toMatchObject({ row: 'prefix_settling', do: 'queue' });
-    expect(decide({}, { prefix, local: [{ ...settling, queueFull: true }] }).row).toBe('prefix_busy');
+    expect(decide({}, { like, local: [settling] })).toMatchObject({ row: 'prefix_settling', do: 'queue' });
+    expect(decide({}, { like, local: [{ ...settling, queueFull: true }] }).row).toBe('prefix_busy');
   });
 
   it('gives a new hard key its parent, never the session', () => {
-    expect(decide({ hardKey: key }, { prefix, local: [actor()] })).toEqual({
+    expect(decide({ hardKey: key }, { like, local: [actor()] })).toEqual({
       row: 'created',
       do: 'create',
       outcome: 'created',
@@ -234,12 +235,59 @@ describe('only a transcript in common', () => {
     });
   });
 
+  it('that is only alike lends its socket where that is free and at its head, and is no parent', () => {
+    const alike = { ...like, exact: false };
+    expect(decide({}, { like: alike, local: [actor()] })).toMatchObject({ row: 'prefix_live', do: 'use' });
+    const apart = { row: 'created', do: 'create', outcome: 'created', parent: null };
+    expect(decide({}, { like: alike, local: [streaming()] })).toMatchObject(apart);
+    expect(decide({}, { like: { ...alike, turn: t1 }, local: [actor()] })).toMatchObject(apart);
+  });
+
   it('counts for nothing across scopes, behind an anchor, or at a turn that failed', () => {
     const foreign = { turn: turnRow('t2', { scope: 'globex' }), session: sessionRow({ scope: 'globex' }) };
-    expect(decide({}, { prefix: foreign })).toMatchObject({ row: 'created', parent: null });
-    expect(decide(toHead, { prefix })).toMatchObject(expired);
+    expect(decide({}, { like: { ...foreign, exact: true } })).toMatchObject({ row: 'created', parent: null });
+    expect(decide(toHead, { like })).toMatchObject(expired);
     const failed = { turn: turnRow('t2', { state: 'failed' }), session: sessionRow() };
-    expect(decide({}, { prefix: failed })).toMatchObject({ row: 'created', parent: null });
+    expect(decide({}, { like: { ...failed, exact: true } })).toMatchObject({ row: 'created', parent: null });
+  });
+});
+
+describe('a session header whose session holds another conversation', () => {
+  const other = sessionRow({ ...mine, id: 'second' });
+  const world = { keyed: other, apart: true, local: [actor()] };
+
+  it('leaves that session and its key alone', () => {
+    expect(decide({ hardKey: header }, world)).toEqual({
+      row: 'created',
+      do: 'create',
+      outcome: 'created',
+      keys: [],
+      parent: null,
+    });
+  });
+
+  it('gives way to the conversation that the items continue', () => {
+    const like = { turn: t2, session: sessionRow(mine), exact: true };
+    expect(decide({ hardKey: header }, { ...world, like })).toMatchObject({ row: 'prefix_live', sessionId: 's' });
+    const edited = decide({ hardKey: header }, { ...world, like: { ...like, turn: t1 } });
+    expect(edited).toMatchObject({ row: 'prefix_edited', do: 'use', sessionId: 's' });
+  });
+});
+
+describe('a repeated request whose first client has left', () => {
+  const running = streaming({ activeRequestFp: 'fp_new', activeParentTurnId: null, clientAttached: false });
+
+  it('takes up the running stream without any key', () => {
+    expect(decide({}, { repeated: running })).toMatchObject({ row: 'repeat_unread', do: 'reattach', sessionId: 's' });
+  });
+
+  it.each<[string, Partial<LocalSession>]>([
+    ['while somebody reads it', { clientAttached: true }],
+    ['when its beginning is no longer kept', { bufferComplete: false }],
+    ['of another client turn', { activeClientTurnId: 'turn_9' }],
+    ['of another scope', { scope: 'globex' }],
+  ])('does not %s', (_, more) => {
+    expect(decide({}, { repeated: { ...running, ...more } }).row).not.toBe('repeat_unread');
   });
 });
 

@@ -15,9 +15,9 @@ const answerable = (c: Case) => {
   return c.facts.anchorExact === true || (turn.storedUpstream && turn.credentialFp === c.evidence.credentialFp);
 };
 /** Sessions the request has hard evidence for, the strongest last. */
-const provenSessions = ({ evidence, facts: { rows } }: Case) => {
+const provenSessions = ({ evidence, facts: { rows, apart } }: Case) => {
   const { token } = evidence;
-  const proven = [rows.anchor?.session, evidence.hardKey ? rows.keyed : null];
+  const proven = [rows.anchor?.session, evidence.hardKey && !apart ? rows.keyed : null];
   if (token.kind === 'ours' && rows.token?.epoch === token.epoch) proven.push(rows.token);
   return proven.flatMap((session) => (session ? [session.id] : []));
 };
@@ -94,6 +94,21 @@ const invariants: Record<string, Check> = {
 
   'an own orphan is named as one': (c, d) =>
     d.do !== 'claim' || d.ownOrphan === (c.owner === 'me' && d.session.activeTurnId !== null),
+
+  'a transcript that is only like the request is never its parent, and lends a free socket at its head': (c, d) => {
+    const { like } = c.facts;
+    if (!like || like.exact) return true;
+    if (d.do === 'create') return d.parent !== like.turn;
+    if (provenSessions(c).length > 0 || d.do !== 'use') return true;
+    return like.turn.id === c.session.headTurnId && c.facts.local.get(d.sessionId)?.busy === false;
+  },
+
+  'the session of a header that holds another conversation is left alone, and keeps its key': (c, d) => {
+    if (!c.facts.apart) return true;
+    if (d.do === 'create') return d.keys.length === 0;
+    const id = 'sessionId' in d ? d.sessionId : 'session' in d ? d.session.id : null;
+    return id !== c.facts.rows.keyed?.id || c.evidence.token.kind === 'ours';
+  },
 
   'nothing crosses scopes': (_, d) => {
     const named: ({ scope: string } | null)[] = [];
@@ -180,13 +195,14 @@ describe('every combination of evidence, rows, liveness, attempts and policy', (
     }
   });
 
-  it('is decided, by each kind of decision and by every row but the two that have tests of their own', () => {
+  it('is decided, by each kind of decision and by every row but the three that have tests of their own', () => {
     expect(count).toBeGreaterThan(100_000);
     expect([...done.keys()].sort()).toEqual(
       ['await_owner', 'claim', 'create', 'forward', 'queue', 'reattach', 'refuse', 'supersede', 'use'].sort(),
     );
     expect(rows.map(({ id }) => id).filter((id) => !reached.has(id))).toEqual([
       'same_idempotency_key',
+      'repeat_unread',
       'foreign_object',
     ]);
   });

@@ -21,6 +21,7 @@ export function turnRow(id: string, over: Partial<TurnRow> = {}): TurnRow {
     requestFp: `fp_${id}`,
     contextFp: 'ctx',
     transcriptFp: `line_${id}`,
+    clientFp: `chain_${id}`,
     itemCount: 2,
     replay: 'exact',
     storedUpstream: false,
@@ -111,6 +112,8 @@ export function evidence(over: Partial<Evidence> = {}): Evidence {
     requestFp: 'fp_new',
     contextFp: 'ctx',
     store: false,
+    references: [],
+    comparison: null,
     passThrough: null,
     ...over,
   };
@@ -134,7 +137,7 @@ export function facts({
 }: World = {}): Facts {
   return {
     me: ME,
-    rows: { anchor, token, keyed, prefix: null, heads: new Map(), owners: new Map(owners.map((row) => [row.id, row])) },
+    rows: { anchor, token, keyed, candidates: [], heads: new Map(), owners: new Map(owners.map((row) => [row.id, row])) },
     local: new Map(local.map((session) => [session.sessionId, session])),
     anchorExact: anchor ? false : null,
     attempts: [],
@@ -143,6 +146,8 @@ export function facts({
   };
 }
 
+/** A session header: shared by all conversations of one client. */
+export const header = { kind: 'session', hash: 'h' } as const;
 export const key = { kind: 'thread', hash: 'k' } as const;
 export const ours = { kind: 'ours', sessionId: 's', epoch: 4 } as const;
 export const mine = { ownerWorkerId: ME, state: 'live' } as const;

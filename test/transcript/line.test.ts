@@ -1,0 +1,219 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import {
+  continuedBy,
+  decodeForms,
+  EMPTY,
+  encodeForms,
+  extendChain,
+  formsOf,
+  itemHash,
+  type Line,
+  placeAfter,
+  plausiblePlaces,
+  readItems,
+  relate,
+} from '../../src/transcript/line.ts';
+import type { Item } from '../../src/transcript/types.ts';
+
+const user = (text: string): Item => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
+const said = (text: string, id = `msg_${text}`, annotations: unknown[] = []): Item => ({
+  type: 'message',
+  id,
+  role: 'assistant',
+  status: 'completed',
+  content: [{ type: 'output_text', text, annotations, logprobs: [] }],
+});
+const thought = (sealed: string, id = 'rs_1'): Item => ({ type: 'reasoning', id, summary: [], encrypted_content: sealed });
+const listing: Item = { type: 'mcp_list_tools', id: 'mcpl_1', server_label: 's', tools: [{ name: 't' }] };
+
+interface TurnOf {
+  input: Item[];
+  streamed: Item[];
+  listed?: Item[] | null;
+  root?: boolean;
+}
+
+/** The line of turns that follow each other, as a later look-up reads it back. */
+function lineOf(...turns: TurnOf[]): Line {
+  let line: Line | null = null;
+  turns.forEach(({ input, streamed, listed = null, root = false }, index) => {
+    const forms = decodeForms(encodeForms(formsOf({ input, streamed, listed, root })))!;
+    line = { turnId: `t${index}`, forms, parent: line };
+  });
+  return line!;
+}
+const count = (line: Line, items: Item[]) => continuedBy(line, readItems(items));
+
+describe('a request continues a line whose items it sends back', () => {
+  const first: TurnOf = {
+    input: [user('one')],
+    streamed: [thought('done-1'), said('uno')],
+    listed: [thought('completed-1'), said('uno')],
+  };
+  const second: TurnOf = {
+    input: [user('two')],
+    streamed: [thought('done-2', 'rs_2'), said('dos')],
+    listed: [thought('completed-2', 'rs_2'), said('dos')],
+  };
+  const line = lineOf(first, second);
+  const whole = (one: string, two: string) => [
+    user('one'),
+    thought(one),
+    said('uno'),
+    user('two'),
+    thought(two, 'rs_2'),
+    said('dos'),
+    user('three'),
+  ];
+
+  it.each<[string, string, string]>([
+    ['as streamed', 'done-1', 'done-2'],
+    ['as the terminal listed them', 'completed-1', 'completed-2'],
+    ['in another form each turn', 'done-1', 'completed-2'],
+    ['in another form each turn, the other way round', 'completed-1', 'done-2'],
+  ])('%s', (_, one, two) => {
+    expect(count(line, whole(one, two))).toBe(6);
+  });
+
+  it.each<[string, string, string]>([
+    ['a ciphertext of no event', 'other', 'done-2'],
+    ['the provisional ciphertext of output_item.added', 'added-1', 'done-2'],
+    ['the ciphertext of another turn', 'done-2', 'done-2'],
+  ])('but not with %s', (_, one, two) => {
+    expect(count(line, whole(one, two))).toBeNull();
+  });
+
+  it('but not without an item, nor with one more in between', () => {
+    const items = whole('done-1', 'done-2');
+    for (let index = 0; index < 6; index += 1) {
+      expect(count(line, items.toSpliced(index, 1)), `without item ${index}`).toBeNull();
+      expect(count(line, items.toSpliced(index, 0, user('more'))), `one more at ${index}`).toBeNull();
+    }
+  });
+
+  it('without ids, status, annotations or as references', () => {
+    const cited = lineOf({ input: [user('q')], streamed: [said('a', 'msg_9', [{ type: 'url_citation', url: 'u' }])] });
+    const answers: Item[] = [
+      said('a', 'msg_9', [{ type: 'url_citation', url: 'u' }]),
+      { role: 'assistant', content: 'a' },
+      { type: 'message', role: 'assistant', content: [{ type: 'output_text', text: 'a' }] },
+      { type: 'item_reference', id: 'msg_9' },
+    ];
+    for (const answer of answers) expect(count(cited, [user('q'), answer, user('r')]), JSON.stringify(answer)).toBe(2);
+    const others: Item[] = [
+      said('a', 'msg_9', [{ type: 'url_citation', url: 'another' }]),
+      { role: 'assistant', content: 'b' },
+      { type: 'item_reference', id: 'msg_8' },
+    ];
+    for (const answer of others) expect(count(cited, [user('q'), answer, user('r')]), JSON.stringify(answer)).toBeNull();
+  });
+
+  it('whatever of two id and type changes the provider made', () => {
+    const searched: Item = { type: 'web_search_call', id: 'ws_1', action: { query: 'x' }, status: 'completed' };
+    const custom: Item = { type: 'custom_tool_call', id: 'ctc_1', call_id: 'c', name: 'x', input: '{}' };
+    const changed = lineOf({ input: [user('q')], streamed: [searched, said('a', 'm1')], listed: [custom, said('a', 'm2')] });
+    expect(count(changed, [user('q'), searched, said('a', 'm1')])).toBe(3);
+    expect(count(changed, [user('q'), custom, said('a', 'm2')])).toBe(3);
+  });
+
+  it('whether or not it sends what was listed and never streamed', () => {
+    const turns = [1, 2].map((n) => ({
+      input: [user(`q${n}`)],
+      streamed: [said(`a${n}`)],
+      listed: [listing, said(`a${n}`)],
+    }));
+    const hosted = lineOf(...turns);
+    for (const one of [[], [listing]]) {
+      for (const two of [[], [listing]]) {
+        const items = [user('q1'), ...one, said('a1'), user('q2'), ...two, said('a2')];
+        expect(count(hosted, [...items, user('q3')])).toBe(items.length);
+      }
+    }
+  });
+
+  it('with the streamed items where the terminal lists none', () => {
+    expect(count(lineOf({ ...first, listed: [] }), [user('one'), thought('done-1'), said('uno')])).toBe(3);
+  });
+
+  it('from a compaction on, whatever came before it', () => {
+    const compaction: Item = { type: 'compaction', id: 'cmp', encrypted_content: 'sealed' };
+    const compacted = lineOf(first, { input: [user('two')], streamed: [compaction], root: true }, { ...second });
+    expect(count(compacted, [compaction, ...whole('', 'done-2').slice(3)])).toBe(4);
+    expect(count(compacted, [user('one'), compaction, ...whole('', 'done-2').slice(3)])).toBeNull();
+  });
+
+  it('after a warm-up, which says nothing', () => {
+    const warm = lineOf({ input: [user('prompt')], streamed: [] });
+    expect(count(warm, [user('prompt'), user('go')])).toBe(1);
+  });
+
+  it('a reasoning item without ciphertext is told apart by its id', () => {
+    const bare = lineOf({ input: [user('q')], streamed: [{ type: 'reasoning', id: 'rs_1', summary: [] }, said('a')] });
+    const with_ = (reasoning: object) => count(bare, [user('q'), { type: 'reasoning', summary: [], ...reasoning }, said('a')]);
+    expect(with_({ id: 'rs_1' })).toBe(3);
+    expect(with_({})).toBe(3);
+    expect(with_({ id: 'rs_2' })).toBeNull();
+  });
+
+  it('ends within the line when it stops early and has not differed until then', () => {
+    expect(relate(line, readItems([user('one')]))).toEqual({ kind: 'within', count: 1 });
+    expect(relate(line, readItems([user('one'), thought('completed-1')]))?.kind).toBe('within');
+    expect(relate(line, readItems([user('other')]))).toBeNull();
+    expect(relate(line, readItems([]))).toBeNull();
+  });
+});
+
+describe('the place at which a turn ends', () => {
+  const placesOf = (items: Item[]) => plausiblePlaces(items, readItems(items));
+
+  it('is among those asked for by a request that continues it, in each form of its last item', () => {
+    const chain = extendChain(EMPTY, [user('one')]);
+    for (const last of [said('uno'), { role: 'assistant', content: 'uno' }, { type: 'item_reference', id: 'msg_uno' }]) {
+      expect(placesOf([user('one'), thought('any'), last as Item, user('two')])).toContain(placeAfter(chain, itemHash(last as Item)));
+    }
+  });
+
+  it('differs when a client item before it or the last item differs', () => {
+    const place = placeAfter(extendChain(EMPTY, [user('one')]), itemHash(said('uno')));
+    expect(placesOf([user('One'), said('uno'), user('two')])).not.toContain(place);
+    expect(placesOf([user('one'), said('Uno'), user('two')])).not.toContain(place);
+    expect(placesOf([user('one'), user('more'), said('uno'), user('two')])).not.toContain(place);
+  });
+
+  it('the deepest place comes first, and no more than 256 are asked for', () => {
+    const items = Array.from({ length: 600 }, (_, index) => (index % 2 ? said(`a${index}`) : user(`q${index}`)));
+    const places = placesOf(items);
+    expect(places).toHaveLength(256);
+    expect(places[0]).toBe(placeAfter(extendChain(EMPTY, items), itemHash(items.at(-1)!)));
+  });
+});
+
+describe('for any conversation', () => {
+  const turn = fc.record({
+    input: fc.array(fc.string({ maxLength: 3 }).map(user), { maxLength: 2 }),
+    output: fc.array(fc.tuple(fc.boolean(), fc.string({ maxLength: 3 })), { minLength: 1, maxLength: 3 }),
+    listedOnly: fc.boolean(),
+    form: fc.constantFrom('streamed', 'listed'),
+  });
+
+  it('a mixture of forms continues it at its length, and any one changed item does not', () => {
+    fc.assert(
+      fc.property(fc.array(turn, { minLength: 1, maxLength: 5 }), fc.nat(), (turns, pick) => {
+        const sealed = (kind: string, n: number) => (item: [boolean, string], index: number) =>
+          item[0] ? thought(`${kind}-${n}-${index}`, `rs_${n}_${index}`) : said(item[1]);
+        const made = turns.map(({ input, output, listedOnly }, n) => ({
+          input,
+          streamed: output.map(sealed('done', n)),
+          listed: [...(listedOnly ? [listing] : []), ...output.map(sealed('completed', n))],
+        }));
+        const line = lineOf(...made);
+        const items = made.flatMap((each, n) => [...each.input, ...each[turns[n]!.form as 'streamed' | 'listed']]);
+        expect(count(line, [...items, user('next')])).toBe(items.length);
+        const changed = items.with(pick % items.length, { type: 'novel', n: pick });
+        expect(count(line, [...changed, user('next')])).toBeNull();
+      }),
+      { numRuns: 300 },
+    );
+  });
+});
