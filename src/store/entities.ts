@@ -90,8 +90,18 @@ export const Turn = defineEntity({
     { name: 'turn_parent_turn_id_index', properties: ['parentTurnId'] },
     {
       name: 'turn_transcript_fp_index',
-      properties: ['scope', 'transcriptFp'],
+      properties: ['scope', 'transcriptFp', 'startedAt'],
       where: 'transcript_fp is not null',
+    },
+    {
+      name: 'turn_listed_fp_index',
+      properties: ['scope', 'listedFp', 'startedAt'],
+      where: 'listed_fp is not null',
+    },
+    {
+      name: 'turn_reference_fp_index',
+      properties: ['scope', 'referenceFp', 'startedAt'],
+      where: 'reference_fp is not null',
     },
   ],
   checks: [
@@ -130,6 +140,10 @@ export const Turn = defineEntity({
     usage: p.json().columnType('json').nullable(),
     error: p.json().columnType('json').nullable(),
     facts: p.json().columnType('json').nullable(),
+    clientFp: p.text().nullable(),
+    listedFp: p.text().nullable(),
+    referenceFp: p.text().nullable(),
+    forms: p.text().nullable(),
     startedAt: p.datetime().columnType('timestamptz').defaultRaw('now()'),
     endedAt: p.datetime().columnType('timestamptz').nullable(),
   },
@@ -149,6 +163,24 @@ export const TurnContent = defineEntity({
     input: p.blob(),
     output: p.blob(),
     shared: p.json().columnType('json').nullable(),
+  },
+});
+
+export const TurnItem = defineEntity({
+  name: 'TurnItem',
+  tableName: 'turn_item',
+  indexes: [{ name: 'turn_item_item_id_index', properties: ['scope', 'itemId', 'startedAt'] }],
+  properties: {
+    turn: () =>
+      p
+        .manyToOne(Turn)
+        .primary()
+        .deleteRule('cascade')
+        .updateRule('no action')
+        .foreignKeyName('turn_item_turn_id_foreign'),
+    itemId: p.text().primary(),
+    scope: p.text(),
+    startedAt: p.datetime().columnType('timestamptz'),
   },
 });
 
@@ -211,6 +243,7 @@ export const entities = [
   SessionKey,
   Turn,
   TurnContent,
+  TurnItem,
   SharedItem,
   TurnSharedItem,
   SessionStory,

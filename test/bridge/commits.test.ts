@@ -10,7 +10,7 @@ beforeAll(async () => {
 afterAll(() => at?.close());
 
 const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
-const writes = /^holdfast_(create|start|settle_told|claim|release|close)$/;
+const writes = /^holdfast_(create|start|settle|claim|release|close)$/;
 
 it('costs two commits per completed turn, and no statement of any kind between the frames', async () => {
   const headers = { 'thread-id': crypto.randomUUID() };
@@ -33,9 +33,9 @@ it('costs two commits per completed turn, and no statement of any kind between t
     if (turn > 0) expect(at.statements.filter((name) => name !== 'holdfast_heartbeat')).toEqual(commits.at(-1));
   }
   expect(commits).toEqual([
-    ['holdfast_create', 'holdfast_settle_told'],
-    ['holdfast_start', 'holdfast_settle_told'],
-    ['holdfast_start', 'holdfast_settle_told'],
-    ['holdfast_start', 'holdfast_settle_told'],
+    ['holdfast_create', 'holdfast_settle'],
+    ['holdfast_start', 'holdfast_settle'],
+    ['holdfast_start', 'holdfast_settle'],
+    ['holdfast_start', 'holdfast_settle'],
   ]);
 });

@@ -110,5 +110,5 @@ test('a turn is two statements, a look-up and a lineage one each', async () => {
   await witness.settle(idle.settle(start.turn.id));
   await witness.lookup({ scope: 'local', anchor: 'a', tokenSessionId: idle.sessionId, hardKey: null });
   await witness.lineage('local', start.turn.id);
-  expect(statements).toEqual(['holdfast_start', 'holdfast_settle_told', 'holdfast_lookup', 'holdfast_lineage']);
+  expect(statements).toEqual(['holdfast_start', 'holdfast_settle', 'holdfast_lookup', 'holdfast_lineage']);
 });

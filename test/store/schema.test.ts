@@ -48,6 +48,7 @@ describe('opening a database', () => {
       '0004-shared-items',
       '0005-turn-facts',
       '0006-operate',
+      '0007-lines',
     ]);
   });
 

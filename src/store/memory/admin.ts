@@ -10,7 +10,14 @@ import type {
   TurnDetail,
 } from '../admin-port.ts';
 import type { KeyRef } from '../port.ts';
-import { type MemoryDatabase, type SessionRecord, scoped, type TurnRecord } from './database.ts';
+import {
+  forgetIndex,
+  indexTurn,
+  type MemoryDatabase,
+  type SessionRecord,
+  scoped,
+  type TurnRecord,
+} from './database.ts';
 import { sessionRow, turnRow } from './rows.ts';
 
 const sha256 = (text: string) => createHash('sha256').update(text).digest('hex');
@@ -61,6 +68,7 @@ export function createAdmin(db: MemoryDatabase, now: () => number) {
   };
 
   const forgetTurn = (turn: TurnRecord) => {
+    forgetIndex(db, turn);
     db.turns.delete(turn.id);
     db.items.delete(turn.id);
     if (turn.responseId !== null) db.responses.delete(scoped(turn.scope, turn.responseId));
@@ -216,6 +224,10 @@ export function createAdmin(db: MemoryDatabase, now: () => number) {
       const turn = db.turns.get(db.responses.get(scoped(scope, responseId)) ?? '');
       if (!turn) return false;
       turn.replay = 'never';
+      turn.forms = null;
+      forgetIndex(db, turn);
+      turn.itemIds = [];
+      indexTurn(db, turn);
       db.items.delete(turn.id);
       return true;
     },

@@ -19,6 +19,12 @@ export interface SessionRecord extends SessionRow {
 }
 
 export interface TurnRecord extends TurnRow {
+  /** Rises with every turn that is started: the order of those that started in one moment. */
+  ordinal: number;
+  listedFp: string | null;
+  referenceFp: string | null;
+  forms: string | null;
+  itemIds: readonly string[];
   /** The recorded end did not happen under the fence, so it never moved a head. */
   branched: boolean;
   usage: unknown;
@@ -37,6 +43,12 @@ export interface MemoryDatabase {
   workers: Map<string, WorkerRecord>;
   sessions: Map<string, SessionRecord>;
   turns: Map<string, TurnRecord>;
+  /** How many turns were ever started. */
+  started: number;
+  /** Ids of the turns that end at a place, by its fingerprint; kept by `indexTurn`. */
+  places: Map<string, Set<string>>;
+  /** Ids of the turns whose output holds an item, by the item's id; kept by `indexTurn`. */
+  itemTurns: Map<string, Set<string>>;
   /** Items by turn id. */
   items: Map<string, { input: string; output: string }>;
   /** Session id by key. */
@@ -53,6 +65,9 @@ export function createMemoryDatabase(pepper: string): MemoryDatabase {
     workers: new Map(),
     sessions: new Map(),
     turns: new Map(),
+    started: 0,
+    places: new Map(),
+    itemTurns: new Map(),
     items: new Map(),
     keys: new Map(),
     responses: new Map(),
@@ -67,3 +82,27 @@ export const scoped = (scope: string, ...parts: readonly string[]): string => JS
 /** What a database would give back: written down as JSON and read again. */
 export const asStored = (value: unknown): unknown =>
   value === undefined || value === null ? null : JSON.parse(JSON.stringify(value));
+
+/** What a turn is found by beside its ids. */
+function* foundBy(db: MemoryDatabase, turn: TurnRecord): Generator<[index: Map<string, Set<string>>, key: string]> {
+  for (const fp of [turn.transcriptFp, turn.listedFp, turn.referenceFp]) {
+    if (fp !== null) yield [db.places, scoped(turn.scope, fp)];
+  }
+  for (const itemId of turn.itemIds) yield [db.itemTurns, scoped(turn.scope, itemId)];
+}
+
+/** Makes a turn known by its places and item ids. To be undone by `forgetIndex` before any of them changes. */
+export function indexTurn(db: MemoryDatabase, turn: TurnRecord): void {
+  for (const [index, key] of foundBy(db, turn)) {
+    const ids = index.get(key);
+    if (ids) ids.add(turn.id);
+    else index.set(key, new Set([turn.id]));
+  }
+}
+
+export function forgetIndex(db: MemoryDatabase, turn: TurnRecord): void {
+  for (const [index, key] of foundBy(db, turn)) {
+    const ids = index.get(key);
+    if (ids?.delete(turn.id) && ids.size === 0) index.delete(key);
+  }
+}

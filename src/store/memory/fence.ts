@@ -44,8 +44,10 @@ export function createFence(db: MemoryDatabase, now: () => number) {
   }
 
   function insertTurn(turn: TurnStart, session: SessionRecord, { me }: Writer): void {
+    db.started += 1;
     const record: TurnRecord = {
       ...turn,
+      ordinal: db.started,
       sessionId: session.id,
       scope: session.scope,
       epoch: session.epoch,
@@ -53,6 +55,11 @@ export function createFence(db: MemoryDatabase, now: () => number) {
       state: 'active',
       responseId: null,
       transcriptFp: null,
+      clientFp: null,
+      listedFp: null,
+      referenceFp: null,
+      forms: null,
+      itemIds: [],
       itemCount: null,
       replay: 'never',
       branched: false,

@@ -61,6 +61,8 @@ export function createMemoryStore({
     session: (id) => read(() => reads.session(id)),
     turn: (id) => read(() => reads.turn(id)),
     lineage: (scope, turnId) => read(() => reads.lineage(scope, turnId)),
+    line: (scope, turnId) => read(() => reads.line(scope, turnId)),
+    references: (scope, itemIds) => read(() => reads.references(scope, itemIds)),
     turnsOf: (sessionId, limit) => read(() => reads.turnsOf(sessionId, limit)),
     sessions: (limit) => read(() => reads.sessions(limit)),
     listSessions: (query) => read(() => admin.listSessions(query)),

@@ -1,4 +1,15 @@
-import type { Lookup, LookupResult, Prefix, SessionRow, TurnItems, TurnRow, WorkerRow } from '../port.ts';
+import { TURNS_PER_ITEM, usableItemIds } from '../item-ids.ts';
+import {
+  type LineTurn,
+  type Lookup,
+  type LookupResult,
+  MOST_CANDIDATES,
+  type ReferencedItem,
+  type SessionRow,
+  type TurnItems,
+  type TurnRow,
+  type WorkerRow,
+} from '../port.ts';
 import { type MemoryDatabase, type SessionRecord, scoped, type TurnRecord } from './database.ts';
 import { sessionRow, turnRow, workerRow } from './rows.ts';
 
@@ -9,30 +20,42 @@ export function createReads(db: MemoryDatabase, now: () => number) {
     return session && session.scope === scope && session.state !== 'closed' ? session : null;
   };
 
-  /** Turns are kept in the order they were started, so the last of equals is the newest. */
-  const deepest = (scope: string, prefixes: readonly Prefix[]): TurnRecord | null => {
-    if (prefixes.length === 0) return null;
-    const wanted = new Map(prefixes.map(({ itemCount, transcriptFp }) => [transcriptFp, itemCount]));
-    let found: TurnRecord | null = null;
-    for (const turn of db.turns.values()) {
-      if (turn.scope !== scope || turn.transcriptFp === null || turn.itemCount === null) continue;
-      if (turn.state !== 'completed' && turn.state !== 'incomplete') continue;
-      if (wanted.get(turn.transcriptFp) === turn.itemCount && turn.itemCount >= (found?.itemCount ?? 0)) found = turn;
+  const newestFirst = (ids: ReadonlySet<string> | undefined): TurnRecord[] =>
+    [...(ids ?? [])].map((id) => db.turns.get(id)!).sort((a, b) => b.ordinal - a.ordinal);
+
+  /** Turns that end at one of the places: those of the first place first. */
+  const endingAt = (scope: string, places: readonly string[]): TurnRecord[] => {
+    const found = new Set<TurnRecord>();
+    for (const place of places) {
+      for (const turn of newestFirst(db.places.get(scoped(scope, place)))) {
+        if (found.size === MOST_CANDIDATES) return [...found];
+        if (turn.state === 'completed' || turn.state === 'incomplete') found.add(turn);
+      }
     }
-    return found;
+    return [...found];
+  };
+
+  /** The turn and its ancestors within the scope, root first. */
+  const ancestry = (scope: string, turnId: string): TurnRecord[] => {
+    const line = new Set<TurnRecord>();
+    let next = db.turns.get(turnId);
+    while (next && next.scope === scope && !line.has(next)) {
+      line.add(next);
+      next = next.parentTurnId === null ? undefined : db.turns.get(next.parentTurnId);
+    }
+    return [...line].reverse();
   };
 
   return {
-    lookup({ scope, anchor, tokenSessionId, hardKey, prefixes = [] }: Lookup): LookupResult {
+    lookup({ scope, anchor, tokenSessionId, hardKey, places = [] }: Lookup): LookupResult {
       const anchorTurn = anchor === null ? undefined : db.turns.get(db.responses.get(scoped(scope, anchor)) ?? '');
       const anchored = open(anchorTurn?.sessionId, scope);
       const token = open(tokenSessionId, scope);
       const keyed = open(hardKey && db.keys.get(scoped(scope, hardKey.kind, hardKey.hash)), scope);
-      const prefixTurn = deepest(scope, prefixes);
-      const prefixed = open(prefixTurn?.sessionId, scope);
+      const candidates = endingAt(scope, places).map((turn) => ({ turn, session: open(turn.sessionId, scope) }));
       const heads = new Map<string, TurnRow>();
       const owners = new Map<string, WorkerRow>();
-      for (const session of [anchored, token, keyed, prefixed]) {
+      for (const session of [anchored, token, keyed, ...candidates.map((each) => each.session)]) {
         const head = db.turns.get(session?.headTurnId ?? '');
         if (head && head.scope === scope) heads.set(head.id, turnRow(head));
         const owner = db.workers.get(session?.ownerWorkerId ?? '');
@@ -42,7 +65,10 @@ export function createReads(db: MemoryDatabase, now: () => number) {
         anchor: anchorTurn ? { turn: turnRow(anchorTurn), session: anchored && sessionRow(anchored) } : null,
         token: token && sessionRow(token),
         keyed: keyed && sessionRow(keyed),
-        prefix: prefixTurn && { turn: turnRow(prefixTurn), session: prefixed && sessionRow(prefixed) },
+        candidates: candidates.map(({ turn, session }) => ({
+          turn: turnRow(turn),
+          session: session && sessionRow(session),
+        })),
         heads,
         owners,
       };
@@ -59,16 +85,30 @@ export function createReads(db: MemoryDatabase, now: () => number) {
     },
 
     lineage(scope: string, turnId: string): readonly TurnItems[] {
-      const line: TurnItems[] = [];
-      const seen = new Set<string>();
-      let next = db.turns.get(turnId);
-      while (next && next.scope === scope && !seen.has(next.id)) {
-        seen.add(next.id);
-        const items = db.items.get(next.id);
-        line.unshift({ turn: turnRow(next), input: items?.input ?? null, output: items?.output ?? null });
-        next = next.parentTurnId === null ? undefined : db.turns.get(next.parentTurnId);
-      }
-      return line;
+      return ancestry(scope, turnId).map((turn) => {
+        const items = db.items.get(turn.id);
+        return { turn: turnRow(turn), input: items?.input ?? null, output: items?.output ?? null };
+      });
+    },
+
+    line(scope: string, turnId: string): readonly LineTurn[] {
+      return ancestry(scope, turnId).map(({ id, parentTurnId, forms }) => ({ id, parentTurnId, forms }));
+    },
+
+    references(scope: string, itemIds: readonly string[]): readonly ReferencedItem[] {
+      return usableItemIds(itemIds)
+        .flatMap((itemId) =>
+          newestFirst(db.itemTurns.get(scoped(scope, itemId)))
+            .slice(0, TURNS_PER_ITEM)
+            .map((turn) => ({ itemId, turn })),
+        )
+        .sort((a, b) => b.turn.ordinal - a.turn.ordinal)
+        .map(({ itemId, turn: { id: turnId, storedUpstream, credentialFp } }) => ({
+          itemId,
+          turnId,
+          storedUpstream,
+          credentialFp,
+        }));
     },
 
     turnsOf(sessionId: string, limit: number): readonly TurnRow[] {

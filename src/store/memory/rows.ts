@@ -7,7 +7,8 @@ export function sessionRow({ lostTurnId: _, createdAt: __, updatedAt: ___, ...se
 }
 
 export function turnRow(record: TurnRecord): TurnRow {
-  const { branched: _, usage: __, error: ___, facts: ____, startedAt: _____, endedAt: ______, ...turn } = record;
+  const { ordinal, listedFp, referenceFp, forms, itemIds, branched, usage, error, facts, startedAt, endedAt, ...turn } =
+    record;
   return turn;
 }
 

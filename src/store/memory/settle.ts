@@ -1,5 +1,6 @@
+import { usableItemIds } from '../item-ids.ts';
 import type { SettleCall, SettleVerdict, TurnFacts } from '../port.ts';
-import { asStored, type MemoryDatabase, scoped } from './database.ts';
+import { asStored, forgetIndex, indexTurn, type MemoryDatabase, scoped } from './database.ts';
 import { holds, write } from './fence.ts';
 
 /**
@@ -26,11 +27,18 @@ export function settle(db: MemoryDatabase, call: SettleCall, now: number): Settl
     db.responses.delete(scoped(turn.scope, turn.responseId));
   }
   const underFence = holds(session, call, call.epoch) && session.activeTurnId === turn.id;
+  forgetIndex(db, turn);
   turn.state = result.state;
   turn.branched = !underFence;
   turn.endedAt = now;
   turn.responseId = result.responseId;
   turn.transcriptFp = result.transcriptFp;
+  turn.clientFp = result.clientFp;
+  turn.listedFp = result.listedFp;
+  turn.referenceFp = result.referenceFp;
+  turn.forms = result.forms;
+  turn.itemIds = usableItemIds(result.itemIds);
+  indexTurn(db, turn);
   turn.itemCount = result.itemCount;
   turn.replay = result.replay;
   turn.usage = asStored(result.usage);

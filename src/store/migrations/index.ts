@@ -1,4 +1,5 @@
 import { Fence } from './fence.ts';
+import { Lines } from './lines.ts';
 import { Operate } from './operate.ts';
 import { SharedItems } from './shared-items.ts';
 import { Stories } from './stories.ts';
@@ -13,4 +14,5 @@ export const migrationsList = [
   { name: '0004-shared-items', class: SharedItems },
   { name: '0005-turn-facts', class: TurnFactsColumn },
   { name: '0006-operate', class: Operate },
+  { name: '0007-lines', class: Lines },
 ];

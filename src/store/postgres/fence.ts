@@ -1,3 +1,4 @@
+import { usableItemIds } from '../item-ids.ts';
 import { packItems } from '../items-codec.ts';
 import type {
   Answer,
@@ -44,16 +45,18 @@ export function createFence(call: Call): Fence {
         ...faceParameters(c.face),
       ]),
 
-    settle(c) {
-      const split = splitTurn(c);
-      return call<Answer<SettleVerdict>>(fenceCalls.settle, async () => [
-        ...(await settleParameters(c, split ?? c.result.items)),
-        split && JSON.stringify(split.places),
-        split && [...split.shared.keys()],
-        split && (await Promise.all([...split.shared.values()].map(packItems))),
-        json(c.result.facts),
-      ]);
-    },
+    settle: (c) =>
+      call<Answer<SettleVerdict>>(fenceCalls.settle, async () => {
+        const split = splitTurn(c);
+        const items = split ?? c.result.items;
+        return [
+          settleCall(c, split?.places ?? null),
+          items && (await packItems(items.input)),
+          items && (await packItems(items.output)),
+          split && [...split.shared.keys()],
+          split && (await Promise.all([...split.shared.values()].map(packItems))),
+        ];
+      }),
 
     claim: (c) =>
       call<Answer<ClaimVerdict>>(fenceCalls.claim, () => [c.sessionId, c.me, c.nonce, c.epochRead, c.revisionRead]),
@@ -92,25 +95,35 @@ function splitTurn({ result: { items } }: SettleCall) {
   };
 }
 
-async function settleParameters(c: SettleCall, items: SettleCall['result']['items']): Promise<unknown[]> {
-  const { result } = c;
-  const packed = items && [await packItems(items.input), await packItems(items.output)];
-  return [
-    c.sessionId,
-    c.me,
-    c.nonce,
-    c.epoch,
-    c.turnId,
-    result.state,
-    optionalText(result.responseId),
-    packed?.[0] ?? null,
-    packed?.[1] ?? null,
-    result.transcriptFp,
-    result.itemCount,
-    result.replay,
-    json(result.usage),
-    json(result.error),
-    result.anchorLost ?? false,
-    ...faceParameters(c.face),
-  ];
+/**
+ * The function's JSON argument. What a provider wrote in JSON stays text in it, so that no escape of it has to be decoded
+ * by the database.
+ */
+function settleCall({ result, face, ...c }: SettleCall, places: SharedPlaces | null): string {
+  const itemIds = usableItemIds(result.itemIds.map(text));
+  return JSON.stringify({
+    session: c.sessionId,
+    me: c.me,
+    nonce: c.nonce,
+    epoch: c.epoch,
+    turn: c.turnId,
+    ended: result.state,
+    response_id: optionalText(result.responseId),
+    transcript_fp: result.transcriptFp,
+    client_fp: result.clientFp,
+    listed_fp: result.listedFp,
+    reference_fp: result.referenceFp,
+    forms: result.forms,
+    item_count: result.itemCount,
+    replay: result.replay,
+    usage: json(result.usage),
+    error: json(result.error),
+    facts: json(result.facts),
+    shared: json(places),
+    item_ids: itemIds.length === 0 ? null : itemIds,
+    anchor_lost: result.anchorLost ?? false,
+    state: face.state,
+    snapshot: json(face.snapshot),
+    machine_version: face.machineVersion,
+  });
 }

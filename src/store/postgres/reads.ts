@@ -1,11 +1,20 @@
+import { usableItemIds } from '../item-ids.ts';
 import { unpackItems } from '../items-codec.ts';
-import { type SessionReads, type SessionRow, StoreUnavailable, type TurnRow, type WorkerRow } from '../port.ts';
+import {
+  type LineTurn,
+  type ReferencedItem,
+  type SessionReads,
+  type SessionRow,
+  StoreUnavailable,
+  type TurnRow,
+  type WorkerRow,
+} from '../port.ts';
 import { joinItems, type Places, type SharedPlaces } from '../shared-items.ts';
 import type { Executor, Statement } from './executor.ts';
 import { NoAnswer } from './outcome.ts';
 import { optionalText, text } from './parameters.ts';
-import { lineage, sharedItems } from './sql/lineage.ts';
-import { lookup } from './sql/lookup.ts';
+import { lineage, lineForms, rootFirst, sharedItems } from './sql/lineage.ts';
+import { lookup, references } from './sql/lookup.ts';
 import { rowReads } from './sql/rows.ts';
 
 /** Rows of one statement. Throws `StoreUnavailable` when there was no answer. */
@@ -24,8 +33,11 @@ export function createRead(executor: Executor): Read {
 
 interface LookupAnswer {
   anchorTurn: TurnRow | null;
-  prefixTurn: TurnRow | null;
-  sessions: { anchor?: SessionRow; token?: SessionRow; keyed?: SessionRow; prefix?: SessionRow };
+  /** Id of the session that the hard key names, if any. */
+  keyed: string | null;
+  candidates: readonly TurnRow[];
+  /** Every session named by anchor, token, key or candidates that is not closed, each once. */
+  sessions: readonly SessionRow[];
   heads: readonly TurnRow[];
   owners: readonly WorkerRow[];
 }
@@ -66,22 +78,24 @@ export function createReads(read: Read): Omit<SessionReads, 'workers'> {
 
   return {
     async lookup(query) {
-      const { prefixes = [] } = query;
+      const token = optionalText(query.tokenSessionId);
       const [answer] = await many<LookupAnswer>(lookup, [
         text(query.scope),
         optionalText(query.anchor),
-        optionalText(query.tokenSessionId),
+        token,
         query.hardKey?.kind ?? null,
         query.hardKey?.hash ?? null,
-        prefixes.map(({ transcriptFp }) => transcriptFp),
-        prefixes.map(({ itemCount }) => itemCount),
+        [...new Set(query.places)],
       ]);
-      const { anchorTurn, prefixTurn, sessions, heads, owners } = answer!;
+      const { anchorTurn, keyed, candidates, heads, owners } = answer!;
+      const sessions = byId(answer!.sessions);
+      const named = (id: string | null) => (id === null ? null : (sessions.get(id) ?? null));
+      const withSession = (turn: TurnRow) => ({ turn, session: named(turn.sessionId) });
       return {
-        anchor: anchorTurn && { turn: anchorTurn, session: sessions.anchor ?? null },
-        token: sessions.token ?? null,
-        keyed: sessions.keyed ?? null,
-        prefix: prefixTurn && { turn: prefixTurn, session: sessions.prefix ?? null },
+        anchor: anchorTurn && withSession(anchorTurn),
+        token: named(token),
+        keyed: named(keyed),
+        candidates: candidates.map(withSession),
         heads: byId(heads),
         owners: byId(owners),
       };
@@ -95,13 +109,25 @@ export function createReads(read: Read): Omit<SessionReads, 'workers'> {
     async lineage(scope, turnId) {
       const rows = await read<LineageRow>(lineage, [text(scope), text(turnId)]);
       const data = await sharedData(scope, rows);
+      const line = rows.map((row) => {
+        const turn = JSON.parse(row.turn) as TurnRow;
+        return { id: turn.id, parentTurnId: turn.parentTurnId, turn, row };
+      });
       return Promise.all(
-        rows.map(async ({ turn, input, output, shared }) => ({
-          turn: JSON.parse(turn) as TurnRow,
+        rootFirst(line, text(turnId)).map(async ({ turn, row: { input, output, shared } }) => ({
+          turn,
           input: input && whole(await unpackItems(input), shared?.input, data),
           output: output && whole(await unpackItems(output), shared?.output, data),
         })),
       );
+    },
+
+    line: async (scope, turnId) =>
+      rootFirst(await read<LineTurn>(lineForms, [text(scope), text(turnId)]), text(turnId)),
+
+    async references(scope, itemIds) {
+      const wanted = usableItemIds(itemIds.map(text));
+      return wanted.length === 0 ? [] : read<ReferencedItem>(references, [text(scope), wanted]);
     },
 
     async pepper() {

@@ -52,6 +52,7 @@ export function createResolver(layout: Layout, machine: LocalMachine, guesses: b
       requestFp: '',
       contextFp: '',
       transcriptFp: known ? `line${turn}` : null,
+      clientFp: known ? `client${turn}` : null,
       itemCount: known ? turn : null,
       replay: !known ? 'never' : exact ? 'exact' : 'anchor_only',
       storedUpstream: false,
@@ -125,7 +126,7 @@ export function createResolver(layout: Layout, machine: LocalMachine, guesses: b
       anchor: anchored && known ? { turn: known, session } : null,
       token: null,
       keyed: session,
-      prefix: !anchored && known ? { turn: known, session } : null,
+      candidates: !anchored && known ? [{ turn: known, session }] : [],
       heads: new Map(),
       owners: new Map(
         owner === 0
@@ -169,7 +170,7 @@ export function createResolver(layout: Layout, machine: LocalMachine, guesses: b
       anchorExact: rows.anchor ? exact : null,
       attempts: attemptsOf(s[q + REQUEST.facts]!, layout.bounds.workers),
       instancePolicy: 'forward',
-      prefix: rows.prefix,
+      prefix: rows.candidates[0] ?? null,
       idempotent: null,
     };
     const decision = resolve(evidence, facts);

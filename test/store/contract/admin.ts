@@ -143,12 +143,20 @@ export function administration(given: () => Subject): void {
     const { store } = given();
     const responseId = `resp_${randomUUID()}`;
     const lane = await busyLane(store, await newWorker(store));
-    await store.settle(lane.settle(lane.firstTurn.id, completed({ responseId })));
+    const itemIds = [`msg_${randomUUID()}`];
+    await store.settle(lane.settle(lane.firstTurn.id, completed({ responseId, itemIds, listedFp: responseId })));
+    expect(await store.references('local', itemIds)).toHaveLength(1);
     expect(await store.eraseResponse('other', responseId)).toBe(false);
     expect(await store.eraseResponse('local', responseId)).toBe(true);
     const [only] = await store.lineage('local', lane.firstTurn.id);
     expect(only).toMatchObject({ input: null, output: null });
     expect(only!.turn).toMatchObject({ responseId, replay: 'never' });
+    expect(await store.references('local', itemIds)).toEqual([]);
+    expect(await store.line('local', lane.firstTurn.id)).toEqual([
+      { id: lane.firstTurn.id, parentTurnId: null, forms: null },
+    ]);
+    const where = { scope: 'local', anchor: null, tokenSessionId: null, hardKey: null, places: [responseId] };
+    expect((await store.lookup(where)).candidates.map(({ turn }) => turn.id)).toEqual([lane.firstTurn.id]);
   });
 
   test('keeps the first story of a turn, and gives back the newest of a session', async () => {
@@ -166,7 +174,9 @@ export function administration(given: () => Subject): void {
   test('the janitor takes what is old, keeps ancestors of forks, and what is active until nobody can end it', async () => {
     const { store, age } = given();
     const me = await newWorker(store);
-    const old = await idleLane(store, me);
+    const itemIds = [`msg_${randomUUID()}`];
+    const old = await busyLane(store, me);
+    await store.settle(old.settle(old.firstTurn.id, completed({ itemIds, transcriptFp: itemIds[0]! })));
     const origin = await idleLane(store, me);
     const busy = await busyLane(store, me);
     const dead = await newWorker(store);
@@ -187,6 +197,9 @@ export function administration(given: () => Subject): void {
     const left = async (id: string) => (await store.session(id)) !== null;
     expect(await left(old.sessionId)).toBe(false);
     expect(await store.turn(old.firstTurn.id)).toBeNull();
+    expect(await store.references('local', itemIds)).toEqual([]);
+    const where = { scope: 'local', anchor: null, tokenSessionId: null, hardKey: null, places: itemIds };
+    expect((await store.lookup(where)).candidates).toEqual([]);
     expect(await left(origin.sessionId)).toBe(true);
     expect(await store.lineage('local', fork.firstTurn.id)).toHaveLength(2);
     expect(await left(busy.sessionId)).toBe(true);

@@ -40,6 +40,7 @@ export function creation(given: () => Subject): void {
       state: 'active',
       responseId: null,
       transcriptFp: null,
+      clientFp: null,
       itemCount: null,
       replay: 'never',
     });

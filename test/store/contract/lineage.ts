@@ -8,7 +8,7 @@ async function oneMoreTurn(store: SessionStore, lane: Lane, head: string, text: 
   const call = lane.start({ expectedHead: head, turn: turnStart({ parentTurnId: head }) });
   await store.start(call);
   const items = { input: JSON.stringify([`${text} in`]), output: JSON.stringify([`${text} out`]) };
-  await store.settle(lane.settle(call.turn.id, completed({ items })));
+  await store.settle(lane.settle(call.turn.id, completed({ items, forms: `${text} forms` })));
   return call.turn.id;
 }
 
@@ -28,6 +28,72 @@ export function lineages(given: () => Subject): void {
       output: '["second out"]',
     });
     expect(line[2]).toMatchObject({ input: null, output: null });
+    expect(await store.line('local', fork.firstTurn.id)).toEqual([
+      { id: origin.firstTurn.id, parentTurnId: null, forms: 'forms' },
+      { id: second, parentTurnId: origin.firstTurn.id, forms: 'second forms' },
+      { id: fork.firstTurn.id, parentTurnId: second, forms: null },
+    ]);
+  });
+
+  test('a line whose ancestors are gone begins late, and names the turn that is missing', async () => {
+    const { store } = given();
+    const missing = randomUUID();
+    const lane = await idleLane(store, await newWorker(store), { turn: turnStart({ parentTurnId: missing }) });
+    const second = await oneMoreTurn(store, lane, lane.firstTurn.id, 'second');
+    expect((await store.lineage('local', second)).map(({ turn }) => turn.parentTurnId)).toEqual([
+      missing,
+      lane.firstTurn.id,
+    ]);
+    expect(await store.line('local', second)).toEqual([
+      { id: lane.firstTurn.id, parentTurnId: missing, forms: 'forms' },
+      { id: second, parentTurnId: lane.firstTurn.id, forms: 'second forms' },
+    ]);
+  });
+
+  test('turns that name each other as parents are each given once, and the line ends', async () => {
+    const { store } = given();
+    const me = await newWorker(store);
+    const [one, two] = [randomUUID(), randomUUID()];
+    await idleLane(store, me, { turn: turnStart({ id: one, parentTurnId: two }) });
+    await idleLane(store, me, { turn: turnStart({ id: two, parentTurnId: one }) });
+    expect((await store.line('local', one)).map(({ id }) => id)).toEqual([two, one]);
+    expect((await store.lineage('local', one)).map(({ turn }) => turn.id)).toEqual([two, one]);
+  });
+
+  test('items are found by the ids that later requests may refer to, in the newest turns of the scope', async () => {
+    const { store } = given();
+    const scope = `tenant-${randomUUID()}`;
+    const me = await newWorker(store);
+    const holding = async (itemIds: readonly string[], over = {}, inScope = scope) => {
+      const lane = await busyLane(store, me, { scope: inScope, turn: turnStart(over) });
+      const call = lane.settle(lane.firstTurn.id, completed({ itemIds }));
+      expect((await store.settle(call)).verdict).toBe('ok');
+      return lane.firstTurn.id;
+    };
+    const old = await holding(['a', 'b', 'a'], { storedUpstream: true, credentialFp: 'old' });
+    const fresh = await holding(['c', 'a']);
+    await holding(['a', 'd'], {}, `tenant-${randomUUID()}`);
+    const row = (itemId: string, turnId: string) =>
+      turnId === old
+        ? { itemId, turnId, storedUpstream: true, credentialFp: 'old' }
+        : { itemId, turnId, storedUpstream: false, credentialFp: 'credential' };
+    expect(await store.references(scope, ['b', 'a', 'd', 'a', 'c'])).toEqual([
+      row('a', fresh),
+      row('c', fresh),
+      row('b', old),
+      row('a', old),
+    ]);
+    expect(await store.references(scope, ['d', '', 'x\u0000\ud800'])).toEqual([]);
+    expect(await store.references(scope, [])).toEqual([]);
+    const newest: string[] = [];
+    for (let nth = 0; nth < 6; nth += 1) newest.unshift(await holding(['shared']));
+    const found = (await store.references(scope, ['shared'])).map(({ turnId }) => turnId);
+    expect(found.length).toBeGreaterThan(1);
+    expect(found).toEqual(newest.slice(0, found.length));
+    expect(found.length).toBeLessThan(newest.length);
+    const many = [...Array.from({ length: 5_000 }, (_, nth) => `none ${nth}`), 'a'];
+    expect(await store.references(scope, many)).toEqual([]);
+    expect(await store.references(scope, many.reverse())).toHaveLength(2);
   });
 
   test('items come back to the letter, whatever they hold and however large', async () => {
@@ -73,6 +139,9 @@ export function lineages(given: () => Subject): void {
     const lane = await idleLane(store, await newWorker(store), { scope: 'tenant-a' });
     expect(await store.lineage('tenant-a', lane.firstTurn.id)).toHaveLength(1);
     expect(await store.lineage('tenant-b', lane.firstTurn.id)).toEqual([]);
+    expect(await store.line('tenant-a', lane.firstTurn.id)).toHaveLength(1);
+    expect(await store.line('tenant-b', lane.firstTurn.id)).toEqual([]);
+    expect(await store.line('tenant-a', `${randomUUID()}\u0000`)).toEqual([]);
     expect(await store.lineage('tenant-a', randomUUID())).toEqual([]);
   });
 
@@ -86,6 +155,7 @@ export function lineages(given: () => Subject): void {
     });
     const line = await store.lineage('tenant-b', lane.firstTurn.id);
     expect(line.map(({ turn }) => turn.id)).toEqual([lane.firstTurn.id]);
+    expect((await store.line('tenant-b', lane.firstTurn.id)).map(({ id }) => id)).toEqual([lane.firstTurn.id]);
   });
 
   test('turns of a session come newest first, as many as wanted', async () => {

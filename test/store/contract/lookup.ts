@@ -1,10 +1,10 @@
 import { randomUUID } from 'node:crypto';
-import { expect, test } from 'vitest';
-import type { Lookup } from '../../../src/store/port.ts';
-import { busyLane, claimNow, completed, idleLane, key, newWorker, turnStart } from '../calls.ts';
+import { describe, expect, test } from 'vitest';
+import { type Lookup, MOST_CANDIDATES, type TurnResult } from '../../../src/store/port.ts';
+import { busyLane, claimNow, completed, idleLane, key, type Lane, newWorker, turnStart } from '../calls.ts';
 import type { Subject } from '../contract.ts';
 
-const nothing = { anchor: null, token: null, keyed: null, prefix: null, heads: new Map(), owners: new Map() };
+const nothing = { anchor: null, token: null, keyed: null, candidates: [], heads: new Map(), owners: new Map() };
 const query = (over: Partial<Lookup>): Lookup => ({
   scope: 'local',
   anchor: null,
@@ -87,30 +87,125 @@ export function lookups(given: () => Subject): void {
     expect(found.owners.size).toBe(0);
   });
 
-  test('the longest prefix that is a turn’s transcript is found, of equals the newest, never an unfinished turn', async () => {
-    const { store } = given();
-    const scope = `tenant-${randomUUID()}`;
-    const lane = await busyLane(store, await newWorker(store), { scope });
-    await store.settle(lane.settle(lane.firstTurn.id, completed({ transcriptFp: 'f2', itemCount: 2 })));
-    const twin = await busyLane(store, await newWorker(store), { scope });
-    await store.settle(twin.settle(twin.firstTurn.id, completed({ transcriptFp: 'f2', itemCount: 2 })));
-    const next = lane.start({ expectedHead: lane.firstTurn.id, turn: turnStart({ parentTurnId: lane.firstTurn.id }) });
-    await store.start(next);
-    const prefixes = [
-      { itemCount: 1, transcriptFp: 'f1' },
-      { itemCount: 2, transcriptFp: 'f2' },
-      { itemCount: 4, transcriptFp: 'f4' },
-    ];
-    const short = await store.lookup(query({ scope, prefixes }));
-    expect(short.prefix?.turn.id).toBe(twin.firstTurn.id);
-    expect(short.prefix?.session?.id).toBe(twin.sessionId);
-    expect(short.owners.has(twin.me)).toBe(true);
-    expect(short.heads.has(twin.firstTurn.id)).toBe(true);
-    await store.settle(lane.settle(next.turn.id, completed({ transcriptFp: 'f4', itemCount: 4 })));
-    expect((await store.lookup(query({ scope, prefixes }))).prefix?.turn.id).toBe(next.turn.id);
-    expect((await store.lookup(query({ scope: 'other', prefixes }))).prefix).toBeNull();
-    const wrongCount = [{ itemCount: 3, transcriptFp: 'f4' }];
-    expect((await store.lookup(query({ scope, prefixes: wrongCount }))).prefix).toBeNull();
+  describe('by place', () => {
+    const ended = async (scope: string, over: Partial<TurnResult>, me?: string): Promise<Lane> => {
+      const { store } = given();
+      const lane = await busyLane(store, me ?? (await newWorker(store)), { scope });
+      const result = completed({ transcriptFp: null, ...over });
+      expect((await store.settle(lane.settle(lane.firstTurn.id, result))).verdict).toBe('ok');
+      return lane;
+    };
+    const newScope = () => `tenant-${randomUUID()}`;
+    const candidatesOf = async (scope: string, places: readonly string[]) =>
+      (await given().store.lookup(query({ scope, places }))).candidates;
+    const idsOf = async (scope: string, places: readonly string[]) =>
+      (await candidatesOf(scope, places)).map(({ turn }) => turn.id);
+
+    test('a turn is found by its output as streamed, as listed, and by a reference to its last item', async () => {
+      const { store } = given();
+      const scope = newScope();
+      const lane = await ended(scope, { transcriptFp: 'streamed', listedFp: 'listed', referenceFp: 'reference' });
+      const turn = await store.turn(lane.firstTurn.id);
+      for (const place of ['streamed', 'listed', 'reference']) {
+        const found = await store.lookup(query({ scope, places: [place] }));
+        expect(found.candidates).toEqual([{ turn, session: await store.session(lane.sessionId) }]);
+        expect([...found.heads.keys()]).toEqual([lane.firstTurn.id]);
+        expect([...found.owners.keys()]).toEqual([lane.me]);
+      }
+      expect(await idsOf(scope, ['client', 'forms', ''])).toEqual([]);
+      expect(await idsOf(scope, [])).toEqual([]);
+    });
+
+    test('the deepest place comes first, of equals the newest, and each turn once at its deepest place', async () => {
+      const scope = newScope();
+      const me = await newWorker(given().store);
+      const shallow = await ended(scope, { transcriptFp: 'p1' }, me);
+      const deepOld = await ended(scope, { referenceFp: 'p3' }, me);
+      const middle = await ended(scope, { listedFp: 'p2', transcriptFp: 'p1' }, me);
+      const deepNew = await ended(scope, { transcriptFp: 'p3', listedFp: 'p2', referenceFp: 'p1' }, me);
+      const inOrder = [deepNew, deepOld, middle, shallow].map(({ firstTurn }) => firstTurn.id);
+      expect(await idsOf(scope, ['p3', 'unknown', 'p2', 'p1', 'p3'])).toEqual(inOrder);
+      expect(await idsOf(scope, ['p1', 'p2', 'p3'])).toEqual(
+        [deepNew, middle, shallow, deepOld].map(({ firstTurn }) => firstTurn.id),
+      );
+    });
+
+    test('as many are given as were agreed, the newest of a place that many share', async () => {
+      const scope = newScope();
+      const me = await newWorker(given().store);
+      const made: string[] = [];
+      for (let nth = 0; nth < MOST_CANDIDATES + 3; nth += 1) {
+        const fps = { transcriptFp: 'same', listedFp: 'alike', referenceFp: 'also' };
+        made.unshift((await ended(scope, nth === 0 ? { transcriptFp: 'deep' } : fps, me)).firstTurn.id);
+      }
+      expect(await idsOf(scope, ['same'])).toEqual(made.slice(0, MOST_CANDIDATES));
+      const deepest = made.at(-1)!;
+      expect(await idsOf(scope, ['deep', 'alike', 'same', 'also'])).toEqual([
+        deepest,
+        ...made.slice(0, MOST_CANDIDATES - 1),
+      ]);
+      const many = [...Array.from({ length: 254 }, (_, nth) => `none ${nth}`), 'also', 'deep'];
+      expect(await idsOf(scope, many)).toEqual(made.slice(0, MOST_CANDIDATES));
+    });
+
+    test('a turn that runs, failed or was lost is no candidate; an incomplete one is', async () => {
+      const { store } = given();
+      const scope = newScope();
+      const me = await newWorker(store);
+      for (const state of ['failed', 'cancelled', 'lost'] as const) {
+        await ended(scope, { transcriptFp: 'p', listedFp: 'p', referenceFp: 'p', state }, me);
+      }
+      await busyLane(store, me, { scope });
+      expect(await idsOf(scope, ['p'])).toEqual([]);
+      const incomplete = await ended(scope, { transcriptFp: 'p', state: 'incomplete' }, me);
+      expect(await idsOf(scope, ['p'])).toEqual([incomplete.firstTurn.id]);
+    });
+
+    test('a turn of a closed session comes without the session, beside one whose session is open', async () => {
+      const { store } = given();
+      const scope = newScope();
+      const open = await ended(scope, { transcriptFp: 'p' });
+      const closed = await ended(scope, { listedFp: 'p' });
+      await store.close(closed.hold());
+      const found = await store.lookup(query({ scope, places: ['p'] }));
+      expect(found.candidates.map(({ turn, session }) => [turn.id, session?.id ?? null])).toEqual([
+        [closed.firstTurn.id, null],
+        [open.firstTurn.id, open.sessionId],
+      ]);
+      expect([...found.heads.keys()]).toEqual([open.firstTurn.id]);
+      expect([...found.owners.keys()]).toEqual([open.me]);
+    });
+
+    test('nothing of another scope is found', async () => {
+      const scope = newScope();
+      await ended(scope, { transcriptFp: 'p', listedFp: 'q', referenceFp: 'r' });
+      expect(await idsOf(scope, ['p', 'q', 'r'])).toHaveLength(1);
+      expect(await given().store.lookup(query({ scope: newScope(), places: ['p', 'q', 'r'] }))).toEqual(nothing);
+    });
+
+    test('several turns of one session come with the one session, and beside anchor, token and key', async () => {
+      const { store } = given();
+      const scope = newScope();
+      const hard = key();
+      const responseId = `resp_${randomUUID()}`;
+      const lane = await busyLane(store, await newWorker(store), { scope, keys: [hard] });
+      await store.settle(lane.settle(lane.firstTurn.id, completed({ transcriptFp: 'p1', responseId })));
+      const turn = turnStart({ parentTurnId: lane.firstTurn.id });
+      await store.start(lane.start({ expectedHead: lane.firstTurn.id, turn }));
+      await store.settle(lane.settle(turn.id, completed({ transcriptFp: 'p2' })));
+      const evidence = { anchor: responseId, tokenSessionId: lane.sessionId, hardKey: hard };
+      const found = await store.lookup(query({ scope, ...evidence, places: ['p2', 'p1'] }));
+      const session = await store.session(lane.sessionId);
+      expect(found.candidates).toEqual([
+        { turn: await store.turn(turn.id), session },
+        { turn: await store.turn(lane.firstTurn.id), session },
+      ]);
+      expect([found.anchor, found.token, found.keyed]).toEqual([
+        { turn: await store.turn(lane.firstTurn.id), session },
+        session,
+        session,
+      ]);
+    });
   });
 
   test('text that no database would take is simply not found', async () => {

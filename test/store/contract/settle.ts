@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { expect, test } from 'vitest';
-import type { TurnEnd } from '../../../src/store/port.ts';
+import type { TurnEnd, TurnFacts } from '../../../src/store/port.ts';
 import { bare, busyLane, claimedLane, claimNow, completed, face, idleLane, newWorker } from '../calls.ts';
 import type { Subject } from '../contract.ts';
 
@@ -19,6 +19,7 @@ export function settling(given: () => Subject): void {
       state: 'completed',
       responseId: result.responseId,
       transcriptFp: 'transcript',
+      clientFp: 'client',
       itemCount: 2,
       replay: 'exact',
     });
@@ -95,6 +96,53 @@ export function settling(given: () => Subject): void {
     expect(await store.settle(busy.settle(busy.firstTurn.id))).toEqual({ verdict: 'branch' });
     expect((await store.turn(busy.firstTurn.id))?.state).toBe('completed');
     expect((await store.session(busy.sessionId))?.headTurnId).toBeNull();
+  });
+
+  test('what a turn is recognised by belongs to the end that is kept, and is replaced with lost', async () => {
+    const { store } = given();
+    const scope = `tenant-${randomUUID()}`;
+    const busy = await busyLane(store, await newWorker(store), { scope });
+    const { id } = busy.firstTurn;
+    const holders = async (...itemIds: string[]) =>
+      (await store.references(scope, itemIds)).map(({ itemId }) => itemId);
+    const forms = async () => (await store.line(scope, id))[0]?.forms;
+    const ends = (fp: string) =>
+      completed({ transcriptFp: fp, listedFp: `${fp}l`, forms: `${fp} forms`, itemIds: [fp] });
+    const found = async (...places: string[]) =>
+      (await store.lookup({ scope, anchor: null, tokenSessionId: null, hardKey: null, places })).candidates.length;
+
+    await store.settle(busy.settle(id, { ...ends('lost'), state: 'lost' }));
+    expect([await holders('lost'), await forms()]).toEqual([['lost'], 'lost forms']);
+    expect(await store.settle(busy.settle(id, ends('real')))).toEqual({ verdict: 'branch' });
+    expect([await holders('lost', 'real'), await forms()]).toEqual([['real'], 'real forms']);
+    expect([await found('lost', 'lostl'), await found('real'), await found('reall')]).toEqual([0, 1, 1]);
+    expect(await store.settle(busy.settle(id, ends('late')))).toEqual({ verdict: 'branch' });
+    expect([await holders('late', 'real'), await forms()]).toEqual([['real'], 'real forms']);
+    expect(await found('late', 'latel')).toBe(0);
+
+    const kept = await busyLane(store, busy.me, { scope });
+    await store.settle(kept.settle(kept.firstTurn.id, ends('kept')));
+    expect(await store.settle(kept.settle(kept.firstTurn.id, ends('second')))).toEqual({ verdict: 'already' });
+    expect(await holders('second', 'kept')).toEqual(['kept']);
+    expect(await found('second', 'secondl')).toBe(0);
+    const foreign = { ...kept.settle(kept.firstTurn.id, ends('foreign')), me: await newWorker(store) };
+    expect(await store.settle(foreign)).toEqual({ verdict: 'branch' });
+    expect([await holders('foreign'), await found('foreign')]).toEqual([[], 0]);
+  });
+
+  test('facts come with the end that is recorded, and with no other', async () => {
+    const { store } = given();
+    const busy = await busyLane(store, await newWorker(store));
+    await store.declareDead(busy.me);
+    await claimNow(store, busy.sessionId, await newWorker(store));
+    const end = (outcome: string | null) =>
+      busy.settle(
+        busy.firstTurn.id,
+        completed({ responseId: null, facts: outcome === null ? null : ({ outcome } as TurnFacts) }),
+      );
+    expect(await store.settle(end(null))).toEqual({ verdict: 'branch' });
+    expect(await store.settle(end('late'))).toEqual({ verdict: 'branch' });
+    expect((await store.turnDetails(busy.sessionId, 1))[0]?.facts).toBeNull();
   });
 
   test('lost never replaces an end', async () => {
@@ -177,7 +225,14 @@ export function settling(given: () => Subject): void {
     const { store } = given();
     const busy = await busyLane(store, await newWorker(store));
     const odd = { text: 'a\u0000b\ud800' };
-    const result = completed({ usage: odd, error: odd, responseId: `resp\u0000${randomUUID()}` });
+    const itemIds = ['msg\u0000\ud800', 'msg_"quoted", {1}', `msg_${'x'.repeat(10_000)}`, 'msg_plain'];
+    const facts = { outcome: 'a\u0000b' } as TurnFacts;
+    const result = completed({ usage: odd, error: odd, facts, itemIds, responseId: `resp\u0000${randomUUID()}` });
     expect((await store.settle(busy.settle(busy.firstTurn.id, result))).verdict).toBe('ok');
+    const [turn] = await store.turnDetails(busy.sessionId, 1);
+    expect(turn).toMatchObject({ usage: odd, error: odd, facts });
+    const mine = (await store.references('local', itemIds)).filter(({ turnId }) => turnId === busy.firstTurn.id);
+    // The one that is longer than any index takes is left out, and its turn ends all the same.
+    expect(mine.map(({ itemId }) => itemId.length < 1_000)).toEqual([true, true, true]);
   });
 }

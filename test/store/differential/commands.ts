@@ -34,6 +34,10 @@ export function universeOf(run: string): Universe {
   };
 }
 
+/** Fingerprints of places, and ids of items at the provider: few, so that they meet. */
+export const PLACES = ['fp1', 'fp2', 'fp3'] as const;
+export const ITEM_IDS = ['msg_1', 'msg_2', 'rs_1'] as const;
+
 const usages = [null, { input_tokens: 1 }, 'text', 0, [null], { odd: '\u0000 \ud800' }];
 const states: readonly RowFace['state'][] = ['live', 'reconnecting', 'stale'];
 
@@ -45,7 +49,13 @@ function resultOf(random: Random, universe: Universe): TurnResult {
     state,
     responseId: random.chance(0.7) ? random.pick(universe.responses) : null,
     items: content ? { input: JSON.stringify([{ text: large }]), output: '[{"text":"\\u0000"}]' } : null,
-    transcriptFp: content ? random.pick(['fp1', 'fp2', 'fp3']) : null,
+    transcriptFp: content ? random.pick(PLACES) : null,
+    clientFp: content ? random.pick(PLACES) : null,
+    listedFp: content && random.chance(0.5) ? random.pick(PLACES) : null,
+    referenceFp: content && random.chance(0.5) ? random.pick(PLACES) : null,
+    forms: content ? random.pick(['1f', '2f']) : null,
+    // Also with ends that carry nothing else: whatever is written must go with the end that it came with.
+    itemIds: ITEM_IDS.filter(() => random.chance(0.3)),
     itemCount: content ? random.integer(1, 3) : null,
     replay: content ? random.pick(['exact', 'anchor_only'] as const) : 'never',
     usage: random.pick(usages),

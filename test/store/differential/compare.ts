@@ -1,5 +1,5 @@
-import { type SessionStore, StoreUnavailable } from '../../../src/store/port.ts';
-import type { Command, Universe } from './commands.ts';
+import { MOST_CANDIDATES, type SessionStore, StoreUnavailable } from '../../../src/store/port.ts';
+import { type Command, ITEM_IDS, PLACES, type Universe } from './commands.ts';
 
 /** Leases are counted by different clocks: that one is left, or none, is what can be compared. */
 const lease = (ms: number) => (ms > 1_000 ? 'left' : 'run out');
@@ -27,6 +27,10 @@ export async function perform(store: SessionStore, { name, args }: Command): Pro
   return name === 'purge' ? null : comparable(answer);
 }
 
+const byTurn = <T extends { turn: { id: string } }>(rows: readonly T[]) =>
+  [...rows].sort((a, b) => (a.turn.id < b.turn.id ? -1 : 1));
+const byTurnId = <T extends { turnId: string }>(rows: readonly T[]) =>
+  [...rows].sort((a, b) => (a.turnId < b.turnId ? -1 : 1));
 const byId = <T extends { id: string }>(rows: readonly T[]) => [...rows].sort((a, b) => (a.id < b.id ? -1 : 1));
 
 /**
@@ -36,8 +40,6 @@ const byId = <T extends { id: string }>(rows: readonly T[]) => [...rows].sort((a
 export async function dump(store: SessionStore, universe: Universe, ordered: boolean): Promise<unknown> {
   const { workers, sessions, turns, keys, responses, scopes } = universe;
   const all = <T, R>(list: readonly T[], read: (each: T) => Promise<R>) => Promise.all(list.map(read));
-  // A fingerprint covers a number of items: it never stands for two.
-  const prefixes = [1, 2, 3].map((itemCount) => ({ itemCount, transcriptFp: `fp${itemCount}` }));
   const query = { anchor: null, tokenSessionId: null, hardKey: null };
   return comparable({
     workers: byId((await store.workers()).filter(({ id }) => workers.includes(id))),
@@ -51,7 +53,17 @@ export async function dump(store: SessionStore, universe: Universe, ordered: boo
       anchored: await all(responses, (anchor) => store.lookup({ ...query, scope, anchor })),
       keyed: await all(keys, (hash) => store.lookup({ ...query, scope, hardKey: { kind: 'thread', hash } })),
       named: await all(sessions, (tokenSessionId) => store.lookup({ ...query, scope, tokenSessionId })),
-      prefix: ordered ? await store.lookup({ ...query, scope, prefixes }) : null,
+      lines: await all(turns, (id) => store.line(scope, id)),
+      placed: await all([...PLACES, PLACES], async (places) => {
+        const found = await store.lookup({ ...query, scope, places: [places].flat() });
+        if (ordered) return found;
+        // Of more turns than are given, which are the newest is not known either.
+        const all = found.candidates.length < MOST_CANDIDATES;
+        return all ? { ...found, candidates: byTurn(found.candidates) } : 'many';
+      }),
+      references: ordered
+        ? await store.references(scope, ITEM_IDS)
+        : await all(ITEM_IDS, async (id) => byTurnId(await store.references(scope, [id]))),
     })),
   });
 }

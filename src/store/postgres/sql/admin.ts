@@ -153,10 +153,11 @@ export const adminCalls = {
     name: 'holdfast_erase_response',
     text: `
       with found as (
-        update turn t set replay = 'never'
+        update turn t set replay = 'never', forms = null
          where t.scope = $1::text and t.response_id = $2::text
         returning t.id),
-      erased as (delete from turn_items i using found f where i.turn_id = f.id)
+      erased as (delete from turn_items i using found f where i.turn_id = f.id),
+      forgotten as (delete from turn_item i using found f where i.turn_id = f.id)
       select id as answer from found`,
   },
 } as const;

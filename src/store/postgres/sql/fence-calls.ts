@@ -10,7 +10,7 @@ function functionCall(name: string, arity: number): Statement {
 export const fenceCalls = {
   create: functionCall('holdfast_create', 20),
   start: functionCall('holdfast_start', 16),
-  settle: functionCall('holdfast_settle_told', 22),
+  settle: functionCall('holdfast_settle', 5),
   claim: functionCall('holdfast_claim', 5),
   release: functionCall('holdfast_release', 7),
   close: functionCall('holdfast_close', 6),

@@ -1,42 +1,64 @@
+import { TURNS_PER_ITEM } from '../../item-ids.ts';
+import { MOST_CANDIDATES } from '../../port.ts';
+
+/** The newest turns that end at a place, by one of the three ways to reach it. */
+const endingAt = (column: string) => `
+          (select t.id, t.session_id, t.started_at
+             from turn t
+            where t.scope = $1::text and t.${column} = place.fp and t.state in ('completed', 'incomplete')
+            order by t.started_at desc
+            limit ${MOST_CANDIDATES})`;
+
 /**
- * Everything the resolver needs, from one snapshot: the anchor's turn, the sessions that anchor, token, key and
- * transcript name, and those sessions' heads and owners. A closed session is not found; the turn it once ran still is.
+ * Everything the resolver needs, from one snapshot: the anchor's turn, the turns that end at the places asked for, the
+ * sessions that these, token and key name, and those sessions' heads and owners. A closed session is not found; the turn
+ * it once ran still is.
+ *
+ * A turn is hit at most three times, once by each column: the first hits hold the candidates when they are three times
+ * as many. Rows carry ids only until the end, so that no column of a turn that was stored out of line is fetched.
  */
 export const lookup = {
   name: 'holdfast_lookup',
   text: `
     with anchor_turn as materialized (
-      select t from turn t where t.scope = $1::text and t.response_id = $2::text
+      select t.id, t.session_id from turn t where t.scope = $1::text and t.response_id = $2::text
     ),
-    prefix_turn as materialized (
-      select t
-        from unnest($6::text[], $7::integer[]) as wanted (fp, items)
-        join turn t on t.scope = $1::text and t.transcript_fp = wanted.fp and t.item_count = wanted.items
-       where t.state in ('completed', 'incomplete')
-       order by t.item_count desc, t.started_at desc
-       limit 1
+    hit as materialized (
+      select place.depth, t.id, t.session_id, t.started_at
+        from unnest($6::text[]) with ordinality as place (fp, depth)
+       cross join lateral (${['transcript_fp', 'listed_fp', 'reference_fp'].map(endingAt).join('\n          union all')}
+        ) t
+       order by place.depth, t.started_at desc
+       limit ${3 * MOST_CANDIDATES}
+    ),
+    candidate as materialized (
+      select h.id, h.session_id, min(h.depth) as depth, h.started_at
+        from hit h
+       group by h.id, h.session_id, h.started_at
+       order by min(h.depth), h.started_at desc
+       limit ${MOST_CANDIDATES}
+    ),
+    keyed as materialized (
+      select k.session_id as id
+        from session_key k
+       where k.scope = $1::text and k.kind = $4::text and k.hash = $5::text
     ),
     found as materialized (
-      select 'anchor' as evidence, s
-        from anchor_turn a join bridge_session s on s.id = (a.t).session_id
-       where s.state <> 'closed'
-      union all
-      select 'token', s
+      select s
         from bridge_session s
-       where s.id = $3::text and s.scope = $1::text and s.state <> 'closed'
-      union all
-      select 'keyed', s
-        from session_key k join bridge_session s on s.id = k.session_id
-       where k.scope = $1::text and k.kind = $4::text and k.hash = $5::text and s.state <> 'closed'
-      union all
-      select 'prefix', s
-        from prefix_turn p join bridge_session s on s.id = (p.t).session_id
-       where s.state <> 'closed'
+       where s.id in (select $3::text
+                       union select a.session_id from anchor_turn a
+                       union select k.id from keyed k
+                       union select c.session_id from candidate c)
+         and s.scope = $1::text and s.state <> 'closed'
     )
     select json_build_object(
-      'anchorTurn', (select holdfast_turn_json(a.t) from anchor_turn a),
-      'prefixTurn', (select holdfast_turn_json(p.t) from prefix_turn p),
-      'sessions', coalesce((select json_object_agg(f.evidence, holdfast_session_json(f.s)) from found f), '{}'),
+      'anchorTurn', (select holdfast_turn_json(t) from turn t join anchor_turn a on a.id = t.id),
+      'keyed', (select k.id from keyed k),
+      'candidates', coalesce(
+        (select json_agg(holdfast_turn_json(t) order by c.depth, c.started_at desc)
+           from candidate c join turn t on t.id = c.id), '[]'),
+      'sessions', coalesce((select json_agg(holdfast_session_json(f.s)) from found f), '[]'),
       'heads', coalesce(
         (select json_agg(holdfast_turn_json(t))
            from turn t
@@ -46,4 +68,21 @@ export const lookup = {
            from worker w
           where w.id in (select (f.s).owner_worker_id from found f)), '[]')
     )::text as answer`,
+} as const;
+
+/** The newest turns whose output holds an item, for each id asked for. */
+export const references = {
+  name: 'holdfast_references',
+  text: `
+    select wanted.item_id as "itemId", t.id as "turnId", t.stored_upstream as "storedUpstream",
+           t.credential_fp as "credentialFp"
+      from unnest($2::text[]) with ordinality as wanted (item_id, nth)
+     cross join lateral (
+       select i.turn_id, i.started_at
+         from turn_item i
+        where i.scope = $1::text and i.item_id = wanted.item_id
+        order by i.started_at desc
+        limit ${TURNS_PER_ITEM}) i
+      join turn t on t.id = i.turn_id
+     order by i.started_at desc, wanted.nth`,
 } as const;
