@@ -87,8 +87,10 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
     sink.onGone(() => {
       if (turn.stream.finished || turn.stream.sink !== sink) return;
       const place = places.get(turn);
-      if (place) place.clientGone(turn);
-      else turn.fail(new BridgeError('bridge_turn_cancelled'));
+      if (place) {
+        place.clientGone(turn);
+        roster.left(place);
+      } else turn.fail(new BridgeError('bridge_turn_cancelled'));
     });
   }
 

@@ -29,6 +29,8 @@ export interface Roster {
     scope: string,
     anchor: string | null,
   ): ReadonlyMap<string, LocalSession>;
+  /** Notes that the client of the session's turn in hand has left. */
+  left(session: Session): void;
   /** The session of this scope whose turn in hand asks the same and has lost its client. */
   unread(scope: string, requestFp: string): LocalSession | null;
   /** The session of this scope whose turn in hand carries this Idempotency-Key. */
@@ -47,6 +49,8 @@ export function createRoster(capacity: number): Roster {
   /** Resting sessions by the anchor that their socket holds, and by the places at which their head ends. */
   const byAnchor = new Map<string, Session>();
   const byPlace = new Map<string, Session>();
+  /** Sessions whose turn in hand lost its client: some are taken up again, all others end soon. */
+  const abandoned = new Set<Session>();
   const resting = new Map<Session, { anchor: string; places: readonly string[] }>();
   const keyName = (scope: string, { kind, hash }: KeyRef) => `${scope}\n${kind}\n${hash}`;
   const forget = <K>(map: Map<K, Session>, name: K | undefined, session: Session) => {
@@ -90,6 +94,7 @@ export function createRoster(capacity: number): Roster {
       registry.remove(session.id, session.epoch);
       if (session.key) forget(byKey, keyName(session.scope, session.key), session);
       unlist(session);
+      abandoned.delete(session);
     },
     rests(session) {
       const { socketAnchor } = session.view();
@@ -136,10 +141,12 @@ export function createRoster(capacity: number): Roster {
       }
       return null;
     },
+    left: (session) => void abandoned.add(session),
     unread(scope, requestFp) {
-      for (const session of registry.values()) {
-        const turn = session.scope === scope ? session.attachable : null;
-        if (turn?.evidence.requestFp === requestFp && !turn.stream.attached) return session.view();
+      for (const session of abandoned) {
+        const turn = session.attachable;
+        if (!turn || turn.stream.attached) abandoned.delete(session);
+        else if (session.scope === scope && turn.evidence.requestFp === requestFp) return session.view();
       }
       return null;
     },

@@ -26,14 +26,18 @@ export function planWire(input: PlanInput): WireForm {
       return { form: 'full', input: asSent };
     case 'extends':
       if (held && continuation.deltaAllowed) {
-        return { form: 'delta', previousResponseId: parentResponseId, input: continuation.items };
+        return {
+          form: 'delta',
+          previousResponseId: parentResponseId,
+          input: continuation.items.map(({ value }) => value),
+        };
       }
       return { form: 'full', input: asSent };
     case 'anchored':
       if (parentResponseId !== null && (held || anchorStored)) {
         return { form: 'delta', previousResponseId: parentResponseId, input: asSent ?? [] };
       }
-      if (history) return { form: 'full', input: [...history, ...continuation.items] };
+      if (history) return { form: 'full', input: [...history, ...continuation.items.map(({ value }) => value)] };
       return { form: 'impossible', reason: 'the earlier response is gone and its context cannot be rebuilt exactly' };
   }
 }

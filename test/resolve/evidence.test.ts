@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { rows } from '../../src/resolve/resolve.ts';
+import type { LocalSession } from '../../src/resolve/types.ts';
 import {
   actor,
   at,

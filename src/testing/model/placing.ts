@@ -160,6 +160,8 @@ export function createResolver(layout: Layout, machine: LocalMachine, guesses: b
       requestFp: fingerprint(s, r),
       contextFp: '',
       store: false,
+      references: [],
+      comparison: null,
       passThrough: null,
     };
     const local = i < 0 ? null : view(s, i);
@@ -170,7 +172,7 @@ export function createResolver(layout: Layout, machine: LocalMachine, guesses: b
       anchorExact: rows.anchor ? exact : null,
       attempts: attemptsOf(s[q + REQUEST.facts]!, layout.bounds.workers),
       instancePolicy: 'forward',
-      prefix: rows.candidates[0] ?? null,
+      like: rows.candidates[0] ? { ...rows.candidates[0], exact: true } : null,
       idempotent: null,
     };
     const decision = resolve(evidence, facts);
