@@ -1,12 +1,10 @@
 import type { TurnRow } from '../store/port.ts';
 import { continueAnchor, continueLine, deepestMatch } from '../transcript/continuation.ts';
 import { prefixesOf } from '../transcript/fingerprint.ts';
-import { normaliseInput } from '../transcript/items.ts';
+import { inputAsSent, normaliseInput } from '../transcript/items.ts';
 import { planWire } from '../transcript/planner.ts';
 import type { Fingerprint, LineEnd, WireForm } from '../transcript/types.ts';
 import type { Turn } from './turn.ts';
-
-type WireInput = Extract<WireForm, { form: 'full' }>['input'];
 
 /** The end of a lineage as the planner compares against it; null while the turn's content is not known. */
 export function lineEnd(turn: TurnRow | null): LineEnd | null {
@@ -36,11 +34,11 @@ export function chainOf(turn: Turn): readonly Fingerprint[] {
  * of the fenced start. False: the turn is anchored to something that is not the head; it must be resolved again.
  */
 export function place(turn: Turn, head: TurnRow | null): boolean {
-  const { body } = turn.request;
+  const { body, text } = turn.request;
   turn.expectedHead = head?.id ?? null;
   const { anchor } = turn.evidence;
   if (anchor !== null) {
-    turn.continuation = continueAnchor(body);
+    turn.continuation = continueAnchor(body, text);
     // An anchor nobody here knows stands for itself: its past is not ours to name.
     turn.parent = turn.anchor;
     return turn.anchor === null || turn.anchor.id === turn.expectedHead;
@@ -52,7 +50,7 @@ export function place(turn: Turn, head: TurnRow | null): boolean {
     return end ? [{ ...end, row }] : [];
   });
   const match = ends.length === 0 ? null : deepestMatch(chainOf(turn), ends);
-  turn.continuation = continueLine(body, match);
+  turn.continuation = continueLine(body, text, match);
   turn.parent = match?.row ?? null;
   return true;
 }
@@ -60,12 +58,14 @@ export function place(turn: Turn, head: TurnRow | null): boolean {
 /** The form this turn takes on a socket that can continue from `socketAnchor` (null: a fresh one). */
 export function planFor(turn: Turn, socketAnchor: string | null): WireForm {
   const { anchor } = turn.evidence;
+  const { body, text } = turn.request;
   if (anchor !== null && turn.parent === null) {
     // Not in our rows: only the provider can know it, and the credential is the client's own.
-    return { form: 'delta', previousResponseId: anchor, input: turn.request.body.input as WireInput };
+    return { form: 'delta', previousResponseId: anchor, ...inputAsSent(body, text) };
   }
   return planWire({
-    body: turn.request.body,
+    body,
+    text,
     continuation: turn.continuation!,
     parentResponseId: turn.parent?.responseId ?? null,
     socketAnchor,

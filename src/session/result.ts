@@ -1,3 +1,4 @@
+import { arrayText } from '../json.ts';
 import type { TurnResult, TurnRow } from '../store/port.ts';
 import { EMPTY, extend } from '../transcript/fingerprint.ts';
 import { keptOutput, replayClassOf } from '../transcript/replay.ts';
@@ -21,7 +22,8 @@ export function turnResult(
     return { result: bareResult(state, turn.usage, error), row: null };
 
   const { evidence, parent, continuation } = turn;
-  const input = continuation?.items ?? [];
+  const added = continuation?.items ?? [];
+  const input = added.map(({ value }) => value);
   const { compacted, items: kept } = keptOutput(turn.output.map(({ value }) => value));
   const shown = shownItems(kept, turn.hideEncrypted);
   // A foreign anchor's lineage is not ours to know: what precedes these items has no fingerprint.
@@ -34,7 +36,8 @@ export function turnResult(
   const transcriptFp = known && (pastKnown || compacted) ? extend(asked(), shown) : null;
   const before = compacted ? 0 : (parent?.itemCount ?? 0) + input.length;
   const itemCount = transcriptFp === null ? null : before + shown.length;
-  const items = { input: JSON.stringify(input), output: `[${turn.output.map(({ json }) => json).join(',')}]` };
+  const texts = (written: typeof added) => arrayText(written.map(({ json }) => json));
+  const items = { input: texts(added), output: texts(turn.output) };
   const bytes = Buffer.byteLength(items.input) + Buffer.byteLength(items.output);
   // A line that has grown beyond measure is not stored any further: then it cannot be said again either.
   const tooMuch = lane.storedBytes + bytes > mostBytes;
@@ -42,7 +45,12 @@ export function turnResult(
   const replay =
     !known || tooMuch
       ? 'anchor_only'
-      : replayClassOf({ input, output: turn.output.map(({ value }) => value), body: turn.request.body, parent: parent?.replay ?? null });
+      : replayClassOf({
+          input,
+          output: turn.output.map(({ value }) => value),
+          body: turn.request.body,
+          parent: parent?.replay ?? null,
+        });
   const result: TurnResult = {
     state,
     responseId: turn.responseId,

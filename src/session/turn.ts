@@ -2,8 +2,8 @@ import { type Actor, createActor } from 'xstate';
 import type { SessionFault } from '../../machines/session.ts';
 import { type TurnEvent, type TurnMachine, turnMachine } from '../../machines/turn.ts';
 import { BridgeError } from '../errors.ts';
-import type { AttemptFact, Evidence, Outcome } from '../resolve/types.ts';
 import type { Written } from '../json.ts';
+import type { AttemptFact, Evidence, Outcome } from '../resolve/types.ts';
 import type { Inspect } from '../runtime/index.ts';
 import type { TurnEnd, TurnRow } from '../store/port.ts';
 import type { Continuation, Fingerprint, Item, WireForm } from '../transcript/types.ts';
@@ -57,8 +57,8 @@ export interface Turn {
   parent: TurnRow | null;
   expectedHead: string | null;
   continuation: Continuation | null;
-  /** Exact items of the parent's lineage; null when not needed, not loaded or not exact. */
-  history: readonly Item[] | null;
+  /** Exact texts of the items of the parent's lineage; null when not needed, not loaded or not exact. */
+  history: readonly string[] | null;
   wire: WireForm | null;
   /** The provider refused the anchor: it is not tried again for this turn. */
   anchorRefused: boolean;

@@ -1,13 +1,15 @@
+import type { Written } from '../json.ts';
 import { contextFingerprint } from './fingerprint.ts';
-import { normaliseInput, typeOf } from './items.ts';
+import { typeOf, writtenInput } from './items.ts';
 import type { Continuation, Fingerprint, Item, LineEnd, RequestBody } from './types.ts';
 
 /** Server-listed tools live in the context: a delta cannot change the tools beside them. Equal context fields ensure it. */
-function deltaRefusal(body: RequestBody, left: readonly Item[], line: LineEnd): string | null {
+function deltaRefusal(body: RequestBody, left: readonly Written<Item>[], line: LineEnd): string | null {
   if (left.length === 0) return 'nothing new is left';
   if (line.responseId === null) return 'the line has no response id';
   if (contextFingerprint(body) !== line.contextFp) return 'a context field changed';
-  if (left.some((item) => typeOf(item) === 'item_reference')) return 'an item reference may point outside the line';
+  if (left.some(({ value }) => typeOf(value) === 'item_reference'))
+    return 'an item reference may point outside the line';
   return null;
 }
 
@@ -26,18 +28,19 @@ export function deepestMatch<L extends LineEnd>(chain: readonly Fingerprint[], c
 }
 
 /** An anchored request adds its input to the anchor. */
-export function continueAnchor(body: RequestBody): Continuation {
-  return { kind: 'anchored', items: normaliseInput(body.input) };
+export function continueAnchor(body: RequestBody, text: string): Continuation {
+  return { kind: 'anchored', items: writtenInput(body, text) };
 }
 
 /**
  * Where an unanchored request continues and what it adds: if a known transcript is exactly the start of its input, only
  * what is left over is new. Anything else is a root of its own. Either way it may be sent as the client sent it.
  *
+ * @param text the body's JSON text
  * @param match the deepest known ancestor, see `deepestMatch`
  */
-export function continueLine(body: RequestBody, match: LineEnd | null): Continuation {
-  const items = normaliseInput(body.input);
+export function continueLine(body: RequestBody, text: string, match: LineEnd | null): Continuation {
+  const items = writtenInput(body, text);
   if (!match) return { kind: 'root', items };
   const left = items.slice(match.itemCount);
   const reason = deltaRefusal(body, left, match);
