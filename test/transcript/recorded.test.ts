@@ -33,7 +33,8 @@ function forms(exchanges: readonly Exchange[]) {
     const match = deepestMatch(prefixesOf(body.input as Item[]), known);
     const wire = planWire({
       body,
-      continuation: continueLine(body, match),
+      text: JSON.stringify(body),
+      continuation: continueLine(body, JSON.stringify(body), match),
       parentResponseId: match?.responseId ?? null,
       socketAnchor: held,
       anchorStored: false,
@@ -43,7 +44,7 @@ function forms(exchanges: readonly Exchange[]) {
       known.push(endOf(exchange));
       held = exchange.id;
     }
-    const items = wire.form === 'impossible' ? [] : (wire.input as Item[]);
+    const items = wire.form === 'impossible' ? [] : (JSON.parse(wire.input ?? '[]') as Item[]);
     return `${wire.form}: ${items.map(({ type }) => type).join(', ')}`;
   });
 }
