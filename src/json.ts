@@ -72,6 +72,43 @@ function skipValue(text: string, from: number): number {
   return text.length;
 }
 
+interface Member extends Span {
+  readonly name: string;
+  /** Where the quoted name begins. */
+  readonly from: number;
+}
+
+/** A member's name from its quoted text. Broken text does not throw. */
+function nameOf(quoted: string): string {
+  if (!quoted.includes('\\')) return quoted.slice(1, -1);
+  try {
+    return JSON.parse(quoted) as string;
+  } catch {
+    return quoted;
+  }
+}
+
+/** Every member as it was written, repeated names included. */
+function scanMembers(text: string, at: number): Member[] {
+  const members: Member[] = [];
+  let next = skipSpace(text, at);
+  if (text.charCodeAt(next) !== OPEN_OBJECT) return members;
+  next = skipSpace(text, next + 1);
+  while (text.charCodeAt(next) === QUOTE) {
+    const from = next;
+    const nameEnd = skipString(text, from);
+    next = skipSpace(text, nameEnd);
+    if (text.charCodeAt(next) !== COLON) break;
+    const start = skipSpace(text, next + 1);
+    const end = skipValue(text, start);
+    members.push({ name: nameOf(text.slice(from, nameEnd)), from, start, end });
+    next = skipSpace(text, end);
+    if (text.charCodeAt(next) !== COMMA) break;
+    next = skipSpace(text, next + 1);
+  }
+  return members;
+}
+
 /**
  * The members of the object that `text` holds at `at`, in the order they were written. Of repeated names the last
  * counts, as in `JSON.parse`. Empty when there is no object.
@@ -80,21 +117,7 @@ function skipValue(text: string, from: number): number {
  */
 export function membersOf(text: string, at = 0): Map<string, Span> {
   const members = new Map<string, Span>();
-  let next = skipSpace(text, at);
-  if (text.charCodeAt(next) !== OPEN_OBJECT) return members;
-  next = skipSpace(text, next + 1);
-  while (text.charCodeAt(next) === QUOTE) {
-    const nameEnd = skipString(text, next);
-    const name = JSON.parse(text.slice(next, nameEnd)) as string;
-    next = skipSpace(text, nameEnd);
-    if (text.charCodeAt(next) !== COLON) break;
-    const start = skipSpace(text, next + 1);
-    const end = skipValue(text, start);
-    members.set(name, { start, end });
-    next = skipSpace(text, end);
-    if (text.charCodeAt(next) !== COMMA) break;
-    next = skipSpace(text, next + 1);
-  }
+  for (const { name, start, end } of scanMembers(text, at)) members.set(name, { start, end });
   return members;
 }
 
@@ -124,49 +147,128 @@ export function textOf(text: string, span: Span | undefined): string | null {
   return span ? text.slice(span.start, span.end) : null;
 }
 
+/** The text of one member of the object that `text` holds, or null when it has no such member. */
+export function memberText(text: string, name: string): string | null {
+  return textOf(text, membersOf(text).get(name));
+}
+
 /** The texts of the elements of a JSON array. */
 export function elementTexts(text: string, at = 0): string[] {
   return elementsOf(text, at).map(({ start, end }) => text.slice(start, end));
 }
 
+/** The text of a JSON array whose elements have these texts. */
+export function arrayText(elements: readonly string[]): string {
+  return `[${elements.join(',')}]`;
+}
+
+/**
+ * The text with some of its spans replaced.
+ *
+ * @param edits in the order of their spans, which do not overlap
+ */
+export function withSpans(text: string, edits: Iterable<Span & { readonly json: string }>): string {
+  const parts: string[] = [];
+  let done = 0;
+  for (const { start, end, json } of edits) {
+    parts.push(text.slice(done, start), json);
+    done = end;
+  }
+  parts.push(text.slice(done));
+  return parts.join('');
+}
+
 /**
  * An object's text with some of its members replaced, added (at the end, in the order given) or, with null, left out;
- * everything else stays as it was written.
+ * everything else stays as it was written, white space and escapes included. Of repeated names only the last is kept.
  *
  * @param changes JSON text by member name
  */
 export function withMembers(text: string, changes: ReadonlyMap<string, string | null>): string {
+  const members = scanMembers(text, 0);
+  const last = new Map(members.map((member) => [member.name, member]));
   const parts: string[] = [];
-  const members = membersOf(text);
-  for (const [name, { start, end }] of members) {
+  let previous: Member | null = null;
+  for (const member of members) {
+    const { name, from, start, end } = member;
     const change = changes.get(name);
-    if (change === null) continue;
-    parts.push(`${JSON.stringify(name)}:${change ?? text.slice(start, end)}`);
+    const kept = change !== null && last.get(name) === member;
+    // The white space and the comma before a member leave with it.
+    if (kept) parts.push(parts.length === 0 || !previous ? '' : text.slice(previous.end, from));
+    if (kept) parts.push(text.slice(from, start), change ?? text.slice(start, end));
+    previous = member;
   }
   for (const [name, change] of changes) {
-    if (change !== null && !members.has(name)) parts.push(`${JSON.stringify(name)}:${change}`);
+    if (change === null || last.has(name)) continue;
+    parts.push(`${parts.length === 0 ? '' : ','}${JSON.stringify(name)}:${change}`);
   }
-  return `{${parts.join(',')}}`;
+  if (!previous) return `{${parts.join('')}}`;
+  return `${text.slice(0, members[0]!.from)}${parts.join('')}${text.slice(previous.end)}`;
+}
+
+/** Whether arrays and objects in the text lie in each other deeper than `most` levels. */
+export function nestsDeeperThan(text: string, most: number): boolean {
+  let depth = 0;
+  for (let at = 0; at < text.length; at += 1) {
+    switch (text.charCodeAt(at)) {
+      case QUOTE:
+        at = skipString(text, at) - 1;
+        break;
+      case OPEN_LIST:
+      case OPEN_OBJECT:
+        depth += 1;
+        if (depth > most) return true;
+        break;
+      case CLOSE_LIST:
+      case CLOSE_OBJECT:
+        depth -= 1;
+    }
+  }
+  return false;
 }
 
 /**
- * Finds numbers that a double may not give back as they were written: more digits than it holds, a fraction that ends in
- * zero, an exponent, negative zero. It may also match inside strings, which only costs the slower parse.
+ * Finds numbers whose value a double may not hold: more digits than it has, or an exponent. It may also match inside
+ * strings, which only costs the slower parse.
  */
-const UNSAFE_NUMBER = /[\s:[,](?:-0(?![\d.])|-?\d+(?:\.\d*0(?!\d)|\.\d{15,}|\d{14,}|(?:\.\d+)?[eE]))/;
+const UNSAFE_NUMBER = /(?:^|[\s:[,])-?(?:[\d.]{16}|\d+(?:\.\d+)?[eE])/;
+
+const NUMBER = /^(-?)0*(\d*)(?:\.(\d+))?(?:[eE]([+-]?\d{1,6}))?$/;
+
+/** A number's exact value, so that `1.0`, `1` and `10e-1` are equal; null for exponents beyond reason. */
+function exactValue(written: string): string | null {
+  const match = NUMBER.exec(written);
+  if (!match) return null;
+  const [, sign = '', whole = '', fraction = '', exponent = '0'] = match;
+  const digits = whole + fraction;
+  let end = digits.length;
+  while (digits[end - 1] === '0') end -= 1;
+  let start = 0;
+  while (start < end && digits[start] === '0') start += 1;
+  return start === end
+    ? '0'
+    : `${sign}${digits.slice(start, end)}e${Number(exponent) - fraction.length + digits.length - end}`;
+}
 
 /**
- * `JSON.parse`, but numbers that a double cannot give back as they were written are kept as `JSON.rawJSON` objects, so
- * that two of them compare by their digits. `JSON.stringify` writes them as they came.
+ * `JSON.parse`, but a number whose value a double cannot hold is kept as a `JSON.rawJSON` object, so that two of them
+ * compare by their digits. Other ways to write a number that a double holds (`1.0`, `1e-05`) are that number: a client
+ * that parses and writes what it was sent says the same. Text that is nested too deeply is parsed without this.
  *
  * @throws SyntaxError when the text is not JSON
  */
 export function parseExact(text: string): unknown {
   if (!UNSAFE_NUMBER.test(text)) return JSON.parse(text);
-  return JSON.parse(text, ((_name: string, value: unknown, { source }: { source?: string }) =>
-    typeof value === 'number' && source !== undefined && String(value) !== source
-      ? rawJson.rawJSON(source)
-      : value) as never);
+  try {
+    return JSON.parse(text, ((_name: string, value: unknown, { source }: { source?: string }) => {
+      if (typeof value !== 'number' || source === undefined || String(value) === source) return value;
+      const exact = exactValue(source);
+      return exact !== null && exact === exactValue(String(value)) ? value : rawJson.rawJSON(source);
+    }) as never);
+  } catch (error) {
+    if (error instanceof RangeError) return JSON.parse(text);
+    throw error;
+  }
 }
 
 /** ES2026 members of `JSON` that the type library does not know yet; Node has them since 21. */

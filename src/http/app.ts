@@ -7,7 +7,7 @@ import type { Logger } from '../observe/log.ts';
 import type { Caller } from '../session/port.ts';
 import { StoreUnavailable } from '../store/port.ts';
 import type { UpstreamTarget, UpstreamTransport } from '../upstream/port.ts';
-import { parseObject, readBody } from './body.ts';
+import { type ParsedBody, parsedBefore, parseObject, readBody } from './body.ts';
 import { sendError } from './envelope.ts';
 import { createJsonSink } from './json-sink.ts';
 import { flatHeaders, pass } from './pass.ts';
@@ -127,17 +127,14 @@ function only(methods: string): RequestHandler {
 }
 
 /** The body as an object. An outer app's own parser may have read it already. */
-async function bodyOf(req: Request, limit: number): Promise<{ body: Record<string, unknown>; text: string; bytes: number }> {
+async function bodyOf(req: Request, limit: number): Promise<ParsedBody & { bytes: number }> {
   const type = req.headers['content-type'] ?? '';
   if (!/^application\/([\w.+-]+\+)?json\b/i.test(type)) throw new BridgeError('bridge_unsupported_media_type');
   if (req.body !== undefined && typeof req.body === 'object') {
-    const bytes = Number(req.headers['content-length'] ?? 0);
-    if (Array.isArray(req.body))
-      throw new BridgeError('bridge_invalid_request', { detail: 'The body must be a JSON object.' });
-    return { body: req.body as Record<string, unknown>, text: JSON.stringify(req.body), bytes };
+    return { ...parsedBefore(req.body), bytes: Number(req.headers['content-length'] ?? 0) };
   }
   const raw = await readBody(req, limit);
-  return { body: parseObject(raw), text: raw.toString('utf8'), bytes: raw.length };
+  return { ...parseObject(raw), bytes: raw.length };
 }
 
 function errorHandler({ ids, logger }: Pick<HttpFaceOptions, 'ids' | 'logger'>) {

@@ -2,6 +2,7 @@ import type { IncomingMessage } from 'node:http';
 import type { Readable } from 'node:stream';
 import { createBrotliDecompress, createGunzip, createInflate, createZstdDecompress } from 'node:zlib';
 import { BridgeError } from '../errors.ts';
+import { nestsDeeperThan, parseExact, rawNumber } from '../json.ts';
 
 const unpackers: Record<string, () => NodeJS.ReadWriteStream & { destroy(): void }> = {
   gzip: createGunzip,
@@ -46,16 +47,47 @@ function unpack(req: IncomingMessage, encoding: string): Readable {
   return req.pipe(unpacker) as unknown as Readable;
 }
 
-/** Parses a body as a JSON object. Throws `BridgeError`. */
-export function parseObject(body: Buffer): Record<string, unknown> {
+/** Deepest nesting of a body: what reads it further on may be recursive. */
+const MOST_LEVELS = 1_000;
+
+const notAnObject = () => new BridgeError('bridge_invalid_request', { detail: 'The body must be a JSON object.' });
+
+/** A body as an object and as the text it was written in. */
+export interface ParsedBody {
+  body: Record<string, unknown>;
+  text: string;
+}
+
+/** Parses a body as a JSON object; numbers that a double cannot hold stay as written. Throws `BridgeError`. */
+export function parseObject(bytes: Buffer): ParsedBody {
+  let text: string;
   let value: unknown;
   try {
-    value = JSON.parse(utf8.decode(body));
+    text = utf8.decode(bytes);
+    if (nestsDeeperThan(text, MOST_LEVELS)) throw tooDeep();
+    value = parseExact(text);
   } catch (error) {
-    throw new BridgeError('bridge_invalid_json', { cause: error });
+    throw error instanceof BridgeError ? error : new BridgeError('bridge_invalid_json', { cause: error });
   }
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
-    throw new BridgeError('bridge_invalid_request', { detail: 'The body must be a JSON object.' });
+  if (typeof value !== 'object' || value === null || Array.isArray(value) || rawNumber(value) !== null) {
+    throw notAnObject();
   }
-  return value as Record<string, unknown>;
+  return { body: value as Record<string, unknown>, text };
 }
+
+/** A body that an outer app's own parser has read: its text is gone, and the value is all there is. Throws `BridgeError`. */
+export function parsedBefore(body: object): ParsedBody {
+  if (Array.isArray(body)) throw notAnObject();
+  let text: string;
+  try {
+    text = JSON.stringify(body);
+  } catch (error) {
+    if (error instanceof RangeError) throw tooDeep();
+    throw error;
+  }
+  if (nestsDeeperThan(text, MOST_LEVELS)) throw tooDeep();
+  return { body: body as Record<string, unknown>, text };
+}
+
+const tooDeep = () =>
+  new BridgeError('bridge_invalid_request', { detail: `The body is nested deeper than ${MOST_LEVELS} levels.` });

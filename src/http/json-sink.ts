@@ -1,4 +1,5 @@
 import type { Response } from 'express';
+import { memberText } from '../json.ts';
 import type { AnswerHead, ClientSink } from '../session/port.ts';
 import { normaliseError } from '../upstream/errors.ts';
 import { watchConnection } from './connection.ts';
@@ -27,11 +28,11 @@ export function createJsonSink({ res, requestId }: { res: Response; requestId: s
     open: () => {},
     end(type, json) {
       once(() => {
-        const { response } = JSON.parse(json) as { response?: { error?: unknown } };
         const failure = type === 'response.failed' ? normaliseError(JSON.parse(json)) : null;
         res.status(failure ? failure.status : 200).set(headHeaders(requestId, head));
         const { code, message, type: kind, param } = failure ?? {};
-        res.json(failure ? { error: { message, type: kind, code, param } } : response);
+        if (failure) res.json({ error: { message, type: kind, code, param } });
+        else res.type('json').send(memberText(json, 'response') ?? 'null');
       });
     },
     fail: (error) => once(() => sendError(res, error, requestId, head)),

@@ -4,6 +4,7 @@ import { resolve } from '../resolve/resolve.ts';
 import type { Decision, Facts, Likeness } from '../resolve/types.ts';
 import type { Lookup, LookupResult, SessionStore, TurnItems, TurnRow } from '../store/port.ts';
 import { continuedBy, decodeForms, isFromClient, type Line, plausiblePlaces } from '../transcript/line.ts';
+import { withoutServerIds } from '../transcript/replay.ts';
 import type { Item } from '../transcript/types.ts';
 import { itemsOf } from './history.ts';
 import type { Roster } from './roster.ts';
@@ -137,7 +138,8 @@ export function createDecider({ store, roster, me, instancePolicy }: DeciderOpti
     const contents = new Map<string, string>();
     for (const turnId of turnIds) {
       for (const { value, json } of storedItems(await store.lineage(scope, turnId))) {
-        if (typeof value.id === 'string' && missing.includes(value.id)) contents.set(value.id, json);
+        if (typeof value.id === 'string' && missing.includes(value.id))
+          contents.set(value.id, withoutServerIds({ json }));
       }
     }
     turn.contents = contents;

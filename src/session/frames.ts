@@ -1,5 +1,5 @@
 import type { SessionEvent } from '../../machines/session.ts';
-import { elementTexts, membersOf, textOf } from '../json.ts';
+import { elementTexts, membersOf, memberText, parseExact, type Written } from '../json.ts';
 import { rewriteForClient } from '../transcript/shown.ts';
 import type { Item } from '../transcript/types.ts';
 import { upstreamAnswerOf } from '../upstream/errors.ts';
@@ -21,6 +21,10 @@ export interface FrameReaderOptions {
   /** The provider refused the anchor that we chose: strike it off and prepare a full send. */
   anchorRefused(turn: Turn, relayed: TurnEnding): void;
 }
+
+const isObject = (value: unknown) => typeof value === 'object' && value !== null;
+
+const written = (json: string): Written<Item> => ({ value: parseExact(json) as Item, json });
 
 /**
  * Reads the frames of one socket into the turn that is on the wire.
@@ -62,9 +66,8 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
     }
     options.touchSilence();
     if (frame.type === 'response.output_item.done') {
-      const value = frame.data?.item;
-      const json = textOf(text, membersOf(text).get('item'));
-      if (value && typeof value === 'object' && json !== null) turn.streamed.push({ value: value as Item, json });
+      const json = memberText(text, 'item');
+      if (isObject(frame.data?.item) && json !== null) turn.streamed.push(written(json));
     }
     turn.showCreated();
     const { type, json } = show(turn, frame, text, false);
@@ -85,10 +88,8 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
     turn.responseId ??= frame.responseId;
     const response = frame.data?.response as { output?: unknown; usage?: unknown } | undefined;
     if (Array.isArray(response?.output)) {
-      const values = response.output as Item[];
       const place = membersOf(text, membersOf(text).get('response')?.start).get('output');
-      const texts = elementTexts(text, place?.start);
-      const listed = texts.map((json, index) => ({ value: values[index]!, json }));
+      const listed = elementTexts(text, place?.start).map(written);
       turn.listed = [...turn.streamed.slice(0, turn.steered), ...listed];
     }
     lastEnded = turn.responseId;

@@ -26,8 +26,7 @@ export function factsOf(turn: Turn, creates: number, now: number): TurnFacts {
 /** What the log says about a turn that has ended. No content, no credential. */
 export function describeTurn(turn: Turn, session: Session | null, now: number): TurnLine {
   const { request, evidence, wire, ending } = turn;
-  const sent =
-    turn.times.sent === null || !wire || wire.form === 'impossible' ? null : normaliseInput(wire.input).length;
+  const sent = turn.times.sent === null || !wire || wire.form === 'impossible' ? null : wire.items;
   return {
     request: request.requestId,
     session: session?.id ?? null,

@@ -1,12 +1,11 @@
 import type { TurnRow } from '../store/port.ts';
 import { continueAnchor, continueLine } from '../transcript/continuation.ts';
+import { inputAsSent } from '../transcript/items.ts';
 import { continuedBy, type Line, relate } from '../transcript/line.ts';
 import { planWire } from '../transcript/planner.ts';
 import type { WireForm } from '../transcript/types.ts';
 import type { Lane } from './lane.ts';
 import type { KnownTurn, Turn } from './turn.ts';
-
-type WireInput = Extract<WireForm, { form: 'full' }>['input'];
 
 /** The provider keeps this turn's response, and it was made with the credential that asks now. */
 export function anchorStored(turn: Turn): boolean {
@@ -51,17 +50,20 @@ export function place(turn: Turn, head: TurnRow | null, line: Line | null): bool
 /** The form this turn takes on a socket that can continue from `socketAnchor` (null: a fresh one). */
 export function planFor(turn: Turn, socketAnchor: string | null): WireForm {
   const { anchor } = turn.evidence;
+  const { body, text } = turn.request;
   if (anchor !== null && turn.parent === null) {
     // Not in our rows: only the provider can know it, and the credential is the client's own.
-    return { form: 'delta', previousResponseId: anchor, input: turn.request.body.input as WireInput };
+    return { form: 'delta', previousResponseId: anchor, ...inputAsSent(body, text) };
   }
   return planWire({
-    body: turn.request.body,
+    body,
+    text,
     continuation: turn.continuation!,
     parentResponseId: turn.parent?.responseId ?? null,
     socketAnchor,
     anchorStored: anchorStored(turn),
     history: turn.history,
+    contents: turn.contents,
   });
 }
 

@@ -1,4 +1,4 @@
-import type { Written } from '../json.ts';
+import { arrayText, type Written } from '../json.ts';
 import type { TurnResult, TurnRow } from '../store/port.ts';
 import {
   EMPTY,
@@ -26,7 +26,7 @@ export interface Head {
   places: readonly string[];
 }
 
-const arrayOf = (items: readonly Written<Item>[]) => `[${items.map(({ json }) => json).join(',')}]`;
+const arrayOf = (items: readonly Written<Item>[]) => arrayText(items.map(({ json }) => json));
 const valuesOf = (items: readonly { value: Item }[]) => items.map(({ value }) => value);
 
 /** How later requests find a turn, and how they are recognised as its continuation. */

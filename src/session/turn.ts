@@ -72,8 +72,8 @@ export interface Turn {
   parentLine: Line | null;
   expectedHead: string | null;
   continuation: Continuation | null;
-  /** Exact items of the parent's lineage; null when not needed, not loaded or not exact. */
-  history: readonly Item[] | null;
+  /** Exact texts of the items of the parent's lineage; null when not needed, not loaded or not exact. */
+  history: readonly string[] | null;
   wire: WireForm | null;
   /** The provider refused the anchor: it is not tried again for this turn. */
   anchorRefused: boolean;

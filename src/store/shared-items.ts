@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import { elementsOf, type Span, withSpans } from '../json.ts';
 
 /** An item of more characters than this is stored once per scope, however many conversations carry it. */
 export const SHARED_ABOVE = 64 * 1024;
@@ -20,39 +21,33 @@ interface SplitItems {
   shared: ReadonlyMap<string, string>;
 }
 
-/** Takes the large items out of an array's JSON text. Null when there are none, or when the text could not be restored. */
+/** Takes the large items out of an array's JSON text, however that is spaced. Null when there are none. */
 export function splitItems(json: string): SplitItems | null {
   if (json.length <= SHARED_ABOVE) return null;
-  let items: unknown;
-  try {
-    items = JSON.parse(json);
-  } catch {
-    return null;
-  }
-  if (!Array.isArray(items)) return null;
-  const texts = items.map((item) => JSON.stringify(item));
-  // What is restored must be what was given, to the letter; text that was spaced or escaped otherwise stays whole.
-  if (`[${texts.join(',')}]` !== json) return null;
   const places: Record<number, string> = {};
   const shared = new Map<string, string>();
-  texts.forEach((text, index) => {
-    if (text.length <= SHARED_ABOVE) return;
+  const cuts: (Span & { json: string })[] = [];
+  for (const [index, { start, end }] of elementsOf(json).entries()) {
+    if (end - start <= SHARED_ABOVE) continue;
+    const text = json.slice(start, end);
     const hash = createHash('sha256').update(text).digest('hex');
     shared.set(hash, text);
     places[index] = hash;
-    texts[index] = 'null';
-  });
-  return shared.size === 0 ? null : { json: `[${texts.join(',')}]`, places, shared };
+    cuts.push({ start, end, json: 'null' });
+  }
+  return shared.size === 0 ? null : { json: withSpans(json, cuts), places, shared };
 }
 
-/** Puts shared items back. Null when one of them is missing: what is not whole is not used. */
+/** Puts shared items back, to the letter. Null when one of them is missing: what is not whole is not used. */
 export function joinItems(json: string, places: Places, shared: ReadonlyMap<string, string>): string | null {
-  const items = JSON.parse(json) as unknown[];
-  const texts = items.map((item) => JSON.stringify(item));
+  const spans = elementsOf(json);
+  const edits: (Span & { json: string })[] = [];
+  // Integer-like names come in ascending order.
   for (const [index, hash] of Object.entries(places)) {
     const text = shared.get(hash);
-    if (text === undefined) return null;
-    texts[Number(index)] = text;
+    const span = spans[Number(index)];
+    if (text === undefined || !span) return null;
+    edits.push({ ...span, json: text });
   }
-  return `[${texts.join(',')}]`;
+  return withSpans(json, edits);
 }

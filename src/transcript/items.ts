@@ -1,5 +1,5 @@
-import { elementTexts, membersOf, type Written } from '../json.ts';
-import type { Item, RequestBody } from './types.ts';
+import { elementTexts, memberText, type Written } from '../json.ts';
+import type { Item, RequestBody, WireInput } from './types.ts';
 
 /** A request's `input` as items: a bare string is one user message. */
 export function normaliseInput(input: unknown): readonly Item[] {
@@ -9,20 +9,35 @@ export function normaliseInput(input: unknown): readonly Item[] {
   return Array.isArray(input) ? (input as Item[]) : [];
 }
 
+/** Items already cut out, for as long as their request lives: they are asked about more than once. */
+const cut = new WeakMap<RequestBody, readonly Written<Item>[]>();
+
+/**
+ * A request's input items with the texts they were written in. The item that a bare string stands for is ours to write.
+ *
+ * @param text the body's JSON text, of which `body` is the value
+ */
+export function writtenInput(body: RequestBody, text: string): readonly Written<Item>[] {
+  const known = cut.get(body);
+  if (known) return known;
+  const values = normaliseInput(body.input);
+  const texts = Array.isArray(body.input) ? elementTexts(memberText(text, 'input') ?? '') : [];
+  const items = values.map((value, index) => ({ value, json: texts[index] ?? JSON.stringify(value) }));
+  cut.set(body, items);
+  return items;
+}
+
+/**
+ * A request's own input as it was sent.
+ *
+ * @param text the body's JSON text, of which `body` is the value
+ */
+export function inputAsSent(body: RequestBody, text: string): WireInput {
+  return { input: memberText(text, 'input'), items: normaliseInput(body.input).length };
+}
+
 /** The item's type; an item with a role and without a type is a message. */
 export function typeOf(item: Item): string {
   if (typeof item.type === 'string') return item.type;
   return typeof item.role === 'string' ? 'message' : 'unknown';
-}
-
-/**
- * A request's `input` as items with the text each was written as; a bare string is one user message.
- *
- * @param text the body's JSON text
- */
-export function writtenInput(body: RequestBody, text: string): readonly Written<Item>[] {
-  const values = normaliseInput(body.input);
-  if (!Array.isArray(body.input)) return values.map((value) => ({ value, json: JSON.stringify(value) }));
-  const texts = elementTexts(text, membersOf(text).get('input')?.start);
-  return values.map((value, index) => ({ value, json: texts[index] ?? JSON.stringify(value) }));
 }

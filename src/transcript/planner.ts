@@ -1,7 +1,11 @@
+import { arrayText, elementTexts, memberText, type Written, withMembers } from '../json.ts';
+import { inputAsSent, typeOf, writtenInput } from './items.ts';
 import type { Continuation, Item, RequestBody, WireForm } from './types.ts';
 
 export interface PlanInput {
   body: RequestBody;
+  /** The body's JSON text as received. */
+  text: string;
   continuation: Continuation;
   /** The turn that is continued, if its content is known. */
   parentResponseId: string | null;
@@ -9,8 +13,10 @@ export interface PlanInput {
   socketAnchor: string | null;
   /** The provider keeps the parent's response, so that its id works on any socket. */
   anchorStored: boolean;
-  /** Every item of the parent's lineage, exactly; null when that is not known, not exact or not loaded. */
-  history: readonly Item[] | null;
+  /** The texts of every item of the parent's lineage; null when that is not known, not exact or not loaded. */
+  history: readonly string[] | null;
+  /** Texts of referenced items that the provider did not keep, by item id: sent in place of the reference. */
+  contents: ReadonlyMap<string, string>;
 }
 
 /**
@@ -18,32 +24,39 @@ export interface PlanInput {
  * the upstream cannot resolve. What the client itself sent in full goes as it was sent.
  */
 export function planWire(input: PlanInput): WireForm {
-  const { body, continuation, parentResponseId, socketAnchor, anchorStored, history } = input;
+  const { body, text, continuation, parentResponseId, socketAnchor, anchorStored, history, contents } = input;
   const held = parentResponseId !== null && socketAnchor === parentResponseId;
-  const asSent = body.input as readonly Item[] | string;
+  const whole = (items: readonly Written<Item>[]) => items.map((item) => resolved(item, contents));
+  const asSent = () => (contents.size === 0 ? inputAsSent(body, text) : inputOf(whole(writtenInput(body, text))));
+  const added = () => whole(continuation.items);
   switch (continuation.kind) {
     case 'root':
-      return { form: 'full', input: asSent };
+      return { form: 'full', ...asSent() };
     case 'extends':
       if (held && continuation.deltaAllowed) {
-        return {
-          form: 'delta',
-          previousResponseId: parentResponseId,
-          input: continuation.items.map(({ value }) => value),
-        };
+        return { form: 'delta', previousResponseId: parentResponseId, ...inputOf(added()) };
       }
-      return { form: 'full', input: asSent };
+      return { form: 'full', ...asSent() };
     case 'anchored':
       if (parentResponseId !== null && (held || anchorStored)) {
-        return { form: 'delta', previousResponseId: parentResponseId, input: asSent ?? [] };
+        return { form: 'delta', previousResponseId: parentResponseId, ...asSent() };
       }
-      if (history) return { form: 'full', input: [...history, ...continuation.items.map(({ value }) => value)] };
+      if (history) return { form: 'full', ...inputOf([...history, ...added()]) };
       return { form: 'impossible', reason: 'the earlier response is gone and its context cannot be rebuilt exactly' };
   }
 }
 
+/** An item as it can be sent: a reference that the provider cannot resolve gives way to what it refers to. */
+function resolved({ value, json }: Written<Item>, contents: ReadonlyMap<string, string>): string {
+  return typeOf(value) === 'item_reference' ? (contents.get(String(value.id)) ?? json) : json;
+}
+
+const inputOf = (texts: readonly string[]) => ({ input: arrayText(texts), items: texts.length });
+
 export interface FrameInput {
   body: RequestBody;
+  /** The body's JSON text as received. */
+  text: string;
   wire: Exclude<WireForm, { form: 'impossible' }>;
   /** Ask for encrypted reasoning although the client did not: without it an unstored turn could not be said again. */
   addEncryptedReasoning: boolean;
@@ -60,26 +73,30 @@ export function asksEncryptedReasoning(body: RequestBody): boolean {
   return Array.isArray(body.include) && body.include.includes(ENCRYPTED_REASONING);
 }
 
-/** The text of a `response.create` frame: the client's body with anchor and input in the planned form. */
-export function createFrame({ body, wire, addEncryptedReasoning, turnState }: FrameInput): string {
-  const frame: Record<string, unknown> = { type: 'response.create' };
-  for (const [name, value] of Object.entries(body)) {
-    if (name === 'type' || name === 'previous_response_id') continue;
-    if (name === 'background' && value !== true) continue;
-    frame[name] = name === 'input' ? wire.input : value;
-  }
-  frame.input ??= wire.input ?? [];
+/**
+ * The text of a `response.create` frame: the client's body as it was written, with anchor and input in the planned form.
+ * Fields the client did not send are not added; a socket always streams, so a `stream` it did send becomes true.
+ */
+export function createFrame({ body, text, wire, addEncryptedReasoning, turnState }: FrameInput): string {
+  const changes = new Map<string, string | null>([['type', null]]);
+  if (body.background !== true) changes.set('background', null);
+  if (wire.input !== null) changes.set('input', wire.input);
+  if (wire.form === 'delta') changes.set('previous_response_id', JSON.stringify(wire.previousResponseId));
+  else if (body.previous_response_id != null) changes.set('previous_response_id', null);
   // Only a background request may be answered at once with one object.
-  frame.stream = body.background !== true || body.stream === true;
-  if (wire.form === 'delta') frame.previous_response_id = wire.previousResponseId;
+  if ('stream' in body && body.stream !== true && body.background !== true) changes.set('stream', 'true');
   if (addEncryptedReasoning) {
-    frame.include = [...(Array.isArray(body.include) ? body.include : []), ENCRYPTED_REASONING];
+    const asked = elementTexts(memberText(text, 'include') ?? '');
+    changes.set('include', arrayText([...asked, JSON.stringify(ENCRYPTED_REASONING)]));
   }
   const metadata = body.client_metadata as Record<string, unknown> | null | undefined;
-  if (turnState !== null || (metadata && TURN_STATE in metadata)) {
-    // What a client sends under this name is a token of this bridge or nobody's: the provider's own never left here.
-    const { [TURN_STATE]: _own, ...rest } = metadata ?? {};
-    frame.client_metadata = turnState === null ? rest : { ...rest, [TURN_STATE]: turnState };
+  if (turnState !== null || (metadata && Object.hasOwn(metadata, TURN_STATE))) {
+    // What a client sends under this name is a token of this bridge or of no use: the provider's own never left here.
+    const own = turnState === null ? null : JSON.stringify(turnState);
+    const written = metadata ? memberText(text, 'client_metadata') : null;
+    changes.set('client_metadata', withMembers(written ?? '{}', new Map([[TURN_STATE, own]])));
   }
-  return JSON.stringify(frame);
+  const fields = withMembers(text, changes);
+  const rest = fields.slice(fields.indexOf('{') + 1).trimEnd();
+  return `{"type":"response.create"${rest.trimStart() === '}' ? '' : ','}${rest}`;
 }

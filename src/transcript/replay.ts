@@ -1,3 +1,4 @@
+import { type Written, withMembers } from '../json.ts';
 import type { ReplayClass } from '../store/port.ts';
 import { typeOf } from './items.ts';
 import type { Item, RequestBody } from './types.ts';
@@ -68,31 +69,32 @@ export function replayClassOf(turn: {
 }
 
 export interface ReplayTurn {
-  input: readonly Item[];
-  output: readonly Item[];
+  /** Texts of the input items. */
+  input: readonly string[];
+  output: readonly Written<Item>[];
   replay: ReplayClass;
-  /** The provider kept this response: its items' ids mean something there. */
-  storedUpstream: boolean;
 }
 
-export type Replay = { kind: 'exact'; items: readonly Item[] } | { kind: 'not_exact'; reason: string };
+export type Replay = { kind: 'exact'; items: readonly string[] } | { kind: 'not_exact'; reason: string };
 
-/** Ids the server made for items it did not keep would be references to nothing. */
-function withoutServerIds(item: Item): Item {
-  const { id: _id, status: _status, ...rest } = item;
-  return rest;
-}
+const serverFields = new Map([
+  ['id', null],
+  ['status', null],
+]);
 
-/** The items of a lineage, root first, followed by new ones: the same context without an anchor, or no answer. */
-export function buildReplay(turns: readonly ReplayTurn[], newItems: readonly Item[]): Replay {
+/** The text of an item without its id and status: an id of an item that the provider did not keep refers to nothing. */
+export const withoutServerIds = ({ json }: Pick<Written<Item>, 'json'>) => withMembers(json, serverFields);
+
+/** The texts of a lineage's items, root first: the same context without an anchor, or no answer. */
+export function buildReplay(turns: readonly ReplayTurn[]): Replay {
   const last = turns.at(-1);
   if (last && last.replay !== 'exact') return { kind: 'not_exact', reason: `the line is ${last.replay}` };
-  let items: Item[] = [];
+  let items: string[] = [];
   for (const { input, output } of turns) {
-    const kept = keptOutput(output);
-    const said = kept.items.map(withoutServerIds);
-    if (kept.compacted) items = said;
+    const { compacted, items: kept } = keptOutput(output.map(({ value }) => value));
+    const said = output.slice(output.length - kept.length).map(withoutServerIds);
+    if (compacted) items = said;
     else items.push(...input, ...said);
   }
-  return { kind: 'exact', items: [...items, ...newItems] };
+  return { kind: 'exact', items };
 }

@@ -1,3 +1,4 @@
+import { elementsOf, membersOf, type Span, withMembers, withSpans } from '../json.ts';
 import { typeOf } from './items.ts';
 import type { Item } from './types.ts';
 
@@ -8,8 +9,10 @@ export interface ShownForm {
   hideEncrypted: boolean;
 }
 
+const isSealed = (item: Item) => typeOf(item) === 'reasoning' && 'encrypted_content' in item;
+
 function withoutEncrypted(item: Item): Item {
-  if (typeOf(item) !== 'reasoning' || !('encrypted_content' in item)) return item;
+  if (!isSealed(item)) return item;
   const { encrypted_content: _hidden, ...rest } = item;
   return rest;
 }
@@ -19,24 +22,41 @@ export function shownItems(items: readonly Item[], hideEncrypted: boolean): read
   return hideEncrypted ? items.map(withoutEncrypted) : items;
 }
 
+const sealed = new Map([['encrypted_content', null]]);
+
+/** Takes the encrypted content out of an item's text. */
+const unseal = (text: string, { start, end }: Span) => ({
+  start,
+  end,
+  json: withMembers(text.slice(start, end), sealed),
+});
+
 /**
  * One upstream event as its client may see it. Text is passed on unchanged unless something in it is ours: an anchor the
- * client did not send, or encrypted content it did not ask for.
+ * client did not send, or encrypted content it did not ask for; then only that is replaced.
  */
 export function rewriteForClient(text: string, data: Record<string, unknown>, form: ShownForm): string {
   const { response, item } = data as { response?: Record<string, unknown>; item?: Item };
   if (response && typeof response === 'object') {
     const anchor = response.previous_response_id ?? null;
     const foreign = 'previous_response_id' in response && anchor !== form.previousResponseId;
-    const output = response.output;
-    if (!foreign && !(form.hideEncrypted && Array.isArray(output))) return text;
-    const shown: Record<string, unknown> = { ...response };
-    if (foreign) shown.previous_response_id = form.previousResponseId;
-    if (form.hideEncrypted && Array.isArray(output)) shown.output = shownItems(output as Item[], true);
-    return JSON.stringify({ ...data, response: shown });
+    const output = form.hideEncrypted && Array.isArray(response.output) ? (response.output as Item[]) : [];
+    const isHidden = (listed: unknown) => typeof listed === 'object' && listed !== null && isSealed(listed as Item);
+    if (!foreign && !output.some(isHidden)) return text;
+    const members = membersOf(text, membersOf(text).get('response')?.start);
+    const edits: (Span & { json: string })[] = [];
+    const place = members.get('previous_response_id');
+    if (foreign && place) edits.push({ ...place, json: JSON.stringify(form.previousResponseId) });
+    const spans = output.length > 0 ? elementsOf(text, members.get('output')?.start) : [];
+    for (const [index, span] of spans.entries()) if (isHidden(output[index])) edits.push(unseal(text, span));
+    return withSpans(
+      text,
+      edits.sort((one, other) => one.start - other.start),
+    );
   }
-  if (form.hideEncrypted && item && typeof item === 'object' && 'encrypted_content' in item) {
-    return JSON.stringify({ ...data, item: withoutEncrypted(item) });
+  if (form.hideEncrypted && item && typeof item === 'object' && isSealed(item)) {
+    const span = membersOf(text).get('item');
+    return span ? withSpans(text, [unseal(text, span)]) : text;
   }
   return text;
 }

@@ -24,11 +24,19 @@ export type Continuation =
   /** Anchored: `items` follow the anchor's turn. */
   | { kind: 'anchored'; items: readonly Written<Item>[] };
 
+/** What a request sends as its `input`. */
+export interface WireInput {
+  /** The value's JSON text; null when the request has no such field. */
+  readonly input: string | null;
+  /** How many items that are. */
+  readonly items: number;
+}
+
 /** The form in which the next `response.create` leaves, decided at send time for one socket. */
 export type WireForm =
   /** Anchor and new items. */
-  | { form: 'delta'; previousResponseId: string; input: readonly Item[] | string }
+  | ({ form: 'delta'; previousResponseId: string } & WireInput)
   /** Whole input, no anchor. */
-  | { form: 'full'; input: readonly Item[] | string }
+  | ({ form: 'full' } & WireInput)
   /** Cannot be continued exactly: fail closed. */
   | { form: 'impossible'; reason: string };

@@ -1,5 +1,6 @@
 import type { Dispatcher } from 'undici';
 import type { Clock } from '../clock.ts';
+import { membersOf, memberText, textOf, withMembers } from '../json.ts';
 import { httpAddress } from './address.ts';
 import { type AnswerCollector, collectAnswer, flatHeaders, reasonOf } from './answer.ts';
 import { refusalFrame } from './error-frame.ts';
@@ -13,27 +14,32 @@ import { createSseParser, type SseParser } from './sse.ts';
 const TURN_STATE = 'x-codex-turn-state';
 
 /**
- * A `response.create` frame as the request it stands for. `stream` is always true, except that a background request
- * says itself whether it wants one. The provider's turn state travels in a header here, not in `client_metadata`.
+ * A `response.create` frame as the request it stands for, in the frame's own text. The exchange must stream, except that
+ * a background request says itself whether it wants that. The provider's turn state travels in a header here, not in
+ * `client_metadata`.
  */
 export function requestOfFrame(
   frame: string,
   headers: Readonly<Record<string, string>>,
 ): { headers: Record<string, string>; body: string } {
-  const { type: _type, ...body } = JSON.parse(frame) as Record<string, unknown>;
-  body.stream = body.background === true ? body.stream === true : true;
+  const members = membersOf(frame);
+  const changes = new Map<string, string | null>([['type', null]]);
+  const streamed = textOf(frame, members.get('stream')) === 'true';
+  const background = textOf(frame, members.get('background')) === 'true';
+  if (!streamed && !background) changes.set('stream', 'true');
   const sent: Record<string, string> = {
     ...headers,
     'content-type': 'application/json',
-    accept: body.stream ? 'text/event-stream' : 'application/json',
+    accept: streamed || !background ? 'text/event-stream' : 'application/json',
   };
-  const metadata = body.client_metadata;
-  if (typeof metadata === 'object' && metadata !== null && TURN_STATE in metadata) {
-    const { [TURN_STATE]: state, ...rest } = metadata as Record<string, unknown>;
-    body.client_metadata = rest;
-    if (typeof state === 'string' && state !== '') sent[TURN_STATE] = state;
+  const metadata = textOf(frame, members.get('client_metadata')) ?? '';
+  const state = memberText(metadata, TURN_STATE);
+  if (state !== null) {
+    changes.set('client_metadata', withMembers(metadata, new Map([[TURN_STATE, null]])));
+    const value: unknown = JSON.parse(state);
+    if (typeof value === 'string' && value !== '') sent[TURN_STATE] = value;
   }
-  return { headers: sent, body: JSON.stringify(body) };
+  return { headers: sent, body: withMembers(frame, changes) };
 }
 
 /**

@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { createHops } from '../../src/cluster/forward/hop.ts';
 import { packRequest, travelling, UnreadableParcel, unpackRequest } from '../../src/cluster/forward/parcel.ts';
+import { parseExact, rawNumber } from '../../src/json.ts';
 import { classify } from '../../src/resolve/classify.ts';
 import { createManualClock } from '../../src/testing/manual-clock.ts';
 import { upstreamHeaders } from '../../src/upstream/headers.ts';
@@ -13,6 +14,25 @@ describe('a request between workers', () => {
   it('arrives as it was', () => {
     const request = { ...turnRequest(), receivedAt: 0 };
     expect(travel(request)).toEqual(request);
+  });
+
+  it('brings its body as it was written', () => {
+    const text =
+      '{"model":"m" ,"10": 9223372036854775807, "9":[1.0,-0 ,1E400],\n "input":"\\u0041\\/ é \\ud800", "body":{"v":2}}';
+    const arrived = travel({ ...turnRequest(parseExact(text) as never), text: `\n${text} `, receivedAt: 0 });
+    expect(arrived.text).toBe(text);
+    expect(rawNumber(arrived.body['10'])).toBe('9223372036854775807');
+    const deep = `{"a":${'['.repeat(100_000)}${']'.repeat(100_000)}}`;
+    expect(travel({ ...turnRequest(), text: deep }).text).toBe(deep);
+  });
+
+  it('is read by workers that parse the whole of it, and theirs here', () => {
+    const text = '{"model":"m" ,"input": "hi"}';
+    const parcel = packRequest({ ...turnRequest(JSON.parse(text)), text }, 0, sealer).toString();
+    expect(JSON.parse(parcel)).toMatchObject({ v: 1, body: { model: 'm', input: 'hi' } });
+    const { body, ...rest } = JSON.parse(parcel) as Record<string, unknown>;
+    const older = Buffer.from(JSON.stringify({ v: 1, body, ...rest }));
+    expect(unpackRequest(older, 0, sealer)).toMatchObject({ body, text: JSON.stringify(body) });
   });
 
   it('keeps text that is hard to carry, and names that are special', () => {
@@ -87,10 +107,28 @@ describe('a request between workers', () => {
 
   it('is refused when it is none, or its credential cannot be opened', () => {
     const good = JSON.parse(packRequest(turnRequest(), 0, sealer).toString());
-    const broken = [{ ...good, v: 2 }, { ...good, body: [] }, { ...good, authorization: 'k1:AAAA' }, null, 'text'];
+    const { body: _none, ...bodiless } = good;
+    const broken = [
+      { ...good, v: 2 },
+      { ...good, body: [] },
+      { ...good, body: null },
+      bodiless,
+      { ...good, authorization: 'k1:AAAA' },
+      null,
+      'text',
+    ];
     for (const parcel of broken) {
       expect(() => unpackRequest(Buffer.from(JSON.stringify(parcel)), 0, sealer)).toThrow(UnreadableParcel);
     }
-    expect(() => unpackRequest(Buffer.from('{'), 0, sealer)).toThrow(UnreadableParcel);
+    const parcel = packRequest(turnRequest(), 0, sealer).toString();
+    for (const text of [
+      '{',
+      parcel.slice(0, -1),
+      parcel.replace('"hi"', '"hi'),
+      parcel.replace('"hi"', 'hi'),
+      `${parcel}x`,
+    ]) {
+      expect(() => unpackRequest(Buffer.from(text), 0, sealer)).toThrow(UnreadableParcel);
+    }
   });
 });

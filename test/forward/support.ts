@@ -91,6 +91,7 @@ export function turnRequest(body: Record<string, unknown> = { model: 'm', stream
     },
     headers: { authorization: CREDENTIAL, 'thread-id': 'thread-1', 'user-agent': 'codex' },
     body,
+    text: JSON.stringify(body),
     bytes: JSON.stringify(body).length,
     receivedAt: systemClock.now(),
   };

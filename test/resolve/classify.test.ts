@@ -34,6 +34,7 @@ function read({ headers = {}, body = {}, caller = {}, bytes = 100, limits = {}, 
     },
     headers,
     body: { model: 'm', input: 'hi', ...body },
+    text: '',
     bytes,
     receivedAt: 0,
   };

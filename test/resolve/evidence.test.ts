@@ -198,7 +198,10 @@ describe('only a transcript in common', () => {
     expect(decide({}, { like, local: [actor()] })).toMatchObject({ row: 'prefix_live', do: 'use', anchor: null });
     expect(decide({}, { like })).toMatchObject({ row: 'prefix_stale', do: 'claim', anchor: null });
     const away = { turn: t2, session: sessionRow(theirs) };
-    expect(decide({}, { like: { ...away, exact: true }, owners: [worker()] })).toMatchObject({ row: 'prefix_elsewhere', do: 'forward' });
+    expect(decide({}, { like: { ...away, exact: true }, owners: [worker()] })).toMatchObject({
+      row: 'prefix_elsewhere',
+      do: 'forward',
+    });
   });
 
   it('starts a session of its own at an older turn, or where the owner may not be asked', () => {
@@ -217,7 +220,9 @@ describe('only a transcript in common', () => {
     const beside = { row: 'prefix_busy', do: 'create', outcome: 'parallel_lane', keys: [], parent: t2 };
     expect(decide({}, { like, local: [streaming(idle)] })).toEqual(beside);
     const busy = sessionRow({ ...theirs, activeTurnId: 't3' });
-    expect(decide({}, { like: { turn: t2, session: busy, exact: true }, owners: [worker({ state: 'dead' })] })).toEqual(beside);
+    expect(decide({}, { like: { turn: t2, session: busy, exact: true }, owners: [worker({ state: 'dead' })] })).toEqual(
+      beside,
+    );
   });
 
   it('waits for a settle that may be its own, unless many wait', () => {

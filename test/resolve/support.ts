@@ -137,7 +137,14 @@ export function facts({
 }: World = {}): Facts {
   return {
     me: ME,
-    rows: { anchor, token, keyed, candidates: [], heads: new Map(), owners: new Map(owners.map((row) => [row.id, row])) },
+    rows: {
+      anchor,
+      token,
+      keyed,
+      candidates: [],
+      heads: new Map(),
+      owners: new Map(owners.map((row) => [row.id, row])),
+    },
     local: new Map(local.map((session) => [session.sessionId, session])),
     anchorExact: anchor ? false : null,
     attempts: [],

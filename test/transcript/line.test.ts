@@ -24,7 +24,12 @@ const said = (text: string, id = `msg_${text}`, annotations: unknown[] = []): It
   status: 'completed',
   content: [{ type: 'output_text', text, annotations, logprobs: [] }],
 });
-const thought = (sealed: string, id = 'rs_1'): Item => ({ type: 'reasoning', id, summary: [], encrypted_content: sealed });
+const thought = (sealed: string, id = 'rs_1'): Item => ({
+  type: 'reasoning',
+  id,
+  summary: [],
+  encrypted_content: sealed,
+});
 const listing: Item = { type: 'mcp_list_tools', id: 'mcpl_1', server_label: 's', tools: [{ name: 't' }] };
 
 interface TurnOf {
@@ -106,13 +111,18 @@ describe('a request continues a line whose items it sends back', () => {
       { role: 'assistant', content: 'b' },
       { type: 'item_reference', id: 'msg_8' },
     ];
-    for (const answer of others) expect(count(cited, [user('q'), answer, user('r')]), JSON.stringify(answer)).toBeNull();
+    for (const answer of others)
+      expect(count(cited, [user('q'), answer, user('r')]), JSON.stringify(answer)).toBeNull();
   });
 
   it('whatever of two id and type changes the provider made', () => {
     const searched: Item = { type: 'web_search_call', id: 'ws_1', action: { query: 'x' }, status: 'completed' };
     const custom: Item = { type: 'custom_tool_call', id: 'ctc_1', call_id: 'c', name: 'x', input: '{}' };
-    const changed = lineOf({ input: [user('q')], streamed: [searched, said('a', 'm1')], listed: [custom, said('a', 'm2')] });
+    const changed = lineOf({
+      input: [user('q')],
+      streamed: [searched, said('a', 'm1')],
+      listed: [custom, said('a', 'm2')],
+    });
     expect(count(changed, [user('q'), searched, said('a', 'm1')])).toBe(3);
     expect(count(changed, [user('q'), custom, said('a', 'm2')])).toBe(3);
   });
@@ -150,7 +160,8 @@ describe('a request continues a line whose items it sends back', () => {
 
   it('a reasoning item without ciphertext is told apart by its id', () => {
     const bare = lineOf({ input: [user('q')], streamed: [{ type: 'reasoning', id: 'rs_1', summary: [] }, said('a')] });
-    const with_ = (reasoning: object) => count(bare, [user('q'), { type: 'reasoning', summary: [], ...reasoning }, said('a')]);
+    const with_ = (reasoning: object) =>
+      count(bare, [user('q'), { type: 'reasoning', summary: [], ...reasoning }, said('a')]);
     expect(with_({ id: 'rs_1' })).toBe(3);
     expect(with_({})).toBe(3);
     expect(with_({ id: 'rs_2' })).toBeNull();
@@ -169,8 +180,14 @@ describe('the place at which a turn ends', () => {
 
   it('is among those asked for by a request that continues it, in each form of its last item', () => {
     const chain = extendChain(EMPTY, [user('one')]);
-    for (const last of [said('uno'), { role: 'assistant', content: 'uno' }, { type: 'item_reference', id: 'msg_uno' }]) {
-      expect(placesOf([user('one'), thought('any'), last as Item, user('two')])).toContain(placeAfter(chain, itemHash(last as Item)));
+    for (const last of [
+      said('uno'),
+      { role: 'assistant', content: 'uno' },
+      { type: 'item_reference', id: 'msg_uno' },
+    ]) {
+      expect(placesOf([user('one'), thought('any'), last as Item, user('two')])).toContain(
+        placeAfter(chain, itemHash(last as Item)),
+      );
     }
   });
 

@@ -1,10 +1,10 @@
 import { describe, expect, it } from 'vitest';
 import { continueAnchor, continueLine } from '../../src/transcript/continuation.ts';
-import { contextFingerprint, EMPTY, extend } from '../../src/transcript/fingerprint.ts';
+import { contextFingerprint } from '../../src/transcript/fingerprint.ts';
 import { createFrame, type PlanInput, planWire } from '../../src/transcript/planner.ts';
 import { buildReplay, replayClassOf } from '../../src/transcript/replay.ts';
 import { rewriteForClient } from '../../src/transcript/shown.ts';
-import type { Item, LineEnd, RequestBody } from '../../src/transcript/types.ts';
+import type { Item, RequestBody } from '../../src/transcript/types.ts';
 
 const user = (text: string): Item => ({ type: 'message', role: 'user', content: text });
 const model = (text: string): Item => ({ type: 'message', role: 'assistant', content: text, id: `msg_${text}` });
@@ -16,21 +16,23 @@ const bodyOf = (input: readonly Item[], more: object = {}): RequestBody => ({
   input,
   ...more,
 });
-const line: LineEnd = {
-  turnId: 't1',
-  responseId: 'resp_1',
-  transcriptFp: extend(EMPTY, past),
-  itemCount: past.length,
-  contextFp: contextFingerprint(bodyOf([])),
-};
+/** The text a body arrived as. */
+const textOf = (body: unknown) => JSON.stringify(body);
+const texts = (items: unknown) => (items as readonly Item[]).map((item) => JSON.stringify(item));
+const written = (items: readonly Item[]) => items.map((value) => ({ value, json: JSON.stringify(value) }));
+/** What is sent of these items. */
+const sent = (items: unknown) => ({ input: JSON.stringify(items), items: (items as readonly Item[]).length });
+const match = { end: { responseId: 'resp_1', contextFp: contextFingerprint(bodyOf([])) }, count: past.length };
 const plan = (body: RequestBody, more: Partial<PlanInput> = {}) =>
   planWire({
     body,
-    continuation: continueLine(body, line),
+    text: textOf(body),
+    continuation: continueLine(body, written(body.input as Item[]), match),
     parentResponseId: 'resp_1',
     socketAnchor: 'resp_1',
     anchorStored: false,
     history: null,
+    contents: new Map(),
     ...more,
   });
 
@@ -38,11 +40,11 @@ describe('a full resend', () => {
   const resend = bodyOf([...past, user('two')]);
 
   it('is a delta on the socket that holds the head, and only there', () => {
-    expect(plan(resend)).toEqual({ form: 'delta', previousResponseId: 'resp_1', input: [user('two')] });
-    expect(plan(resend, { socketAnchor: null })).toEqual({ form: 'full', input: resend.input });
-    expect(plan(resend, { socketAnchor: 'resp_0' })).toEqual({ form: 'full', input: resend.input });
+    expect(plan(resend)).toEqual({ form: 'delta', previousResponseId: 'resp_1', ...sent([user('two')]) });
+    expect(plan(resend, { socketAnchor: null })).toEqual({ form: 'full', ...sent(resend.input) });
+    expect(plan(resend, { socketAnchor: 'resp_0' })).toEqual({ form: 'full', ...sent(resend.input) });
     // The provider could resolve the id, but the client has sent everything: nothing is risked for it.
-    expect(plan(resend, { socketAnchor: null, anchorStored: true })).toEqual({ form: 'full', input: resend.input });
+    expect(plan(resend, { socketAnchor: null, anchorStored: true })).toEqual({ form: 'full', ...sent(resend.input) });
   });
 
   it.each<[string, RequestBody]>([
@@ -50,44 +52,77 @@ describe('a full resend', () => {
     ['what is included changed', bodyOf([...past, user('two')], { include: ['reasoning.encrypted_content'] })],
     ['whether it is stored changed', bodyOf([...past, user('two')], { store: true })],
     ['nothing new is left', bodyOf(past)],
-    ['an item only points elsewhere', bodyOf([...past, { type: 'item_reference', id: 'msg_9' }])],
   ])('stays full when %s', (_, body) => {
-    expect(plan(body)).toEqual({ form: 'full', input: body.input });
+    expect(plan(body)).toEqual({ form: 'full', ...sent(body.input) });
   });
 
   it('that knows no line is a root', () => {
-    expect(continueLine(resend, null)).toEqual({ kind: 'root', items: resend.input });
+    const items = written(resend.input as Item[]);
+    expect(continueLine(resend, items, null)).toEqual({ kind: 'root', items });
+  });
+
+  it('keeps references, except those that the provider cannot resolve', () => {
+    const pointing = bodyOf([
+      past[0]!,
+      { type: 'item_reference', id: 'msg_1' },
+      { type: 'item_reference', id: 'msg_9' },
+    ]);
+    const contents = new Map([['msg_1', '{"type":"message","role":"assistant","content":"1"}']]);
+    expect(plan(pointing)).toEqual({
+      form: 'delta',
+      previousResponseId: 'resp_1',
+      ...sent([{ type: 'item_reference', id: 'msg_9' }]),
+    });
+    expect(plan(pointing, { socketAnchor: null })).toEqual({ form: 'full', ...sent(pointing.input) });
+    expect(plan(pointing, { socketAnchor: null, contents })).toEqual({
+      form: 'full',
+      ...sent([past[0], { type: 'message', role: 'assistant', content: '1' }, { type: 'item_reference', id: 'msg_9' }]),
+    });
   });
 });
 
 describe('an anchored request', () => {
   const anchored = bodyOf([user('two')], { previous_response_id: 'resp_1' });
-  const at = (more: Partial<PlanInput>) => plan(anchored, { continuation: continueAnchor(anchored), ...more });
+  const at = (more: Partial<PlanInput>) =>
+    plan(anchored, { continuation: continueAnchor(written(anchored.input as Item[])), ...more });
 
   it.each<[string, Partial<PlanInput>, string]>([
     ['the socket holds it', {}, 'delta'],
     ['the provider stores it', { socketAnchor: null, anchorStored: true }, 'delta'],
-    ['its context is known exactly', { socketAnchor: null, history: past }, 'full'],
+    ['its context is known exactly', { socketAnchor: null, history: texts(past) }, 'full'],
     ['nothing of that is so', { socketAnchor: null }, 'impossible'],
   ])('when %s: %s', (_, more, form) => {
     expect(at(more).form).toBe(form);
   });
 
   it('in full carries everything and no anchor', () => {
-    const wire = at({ socketAnchor: null, history: past });
-    expect(wire).toEqual({ form: 'full', input: [...past, user('two')] });
+    const wire = at({ socketAnchor: null, history: texts(past) });
+    expect(wire).toEqual({ form: 'full', ...sent([...past, user('two')]) });
     const frame = JSON.parse(
-      createFrame({ body: anchored, wire: wire as never, addEncryptedReasoning: false, turnState: null }),
+      createFrame({
+        body: anchored,
+        text: textOf(anchored),
+        wire: wire as never,
+        addEncryptedReasoning: false,
+        turnState: null,
+      }),
     );
     expect('previous_response_id' in frame).toBe(false);
   });
 });
 
 describe('the frame', () => {
-  const wire = { form: 'full', input: [user('one')] } as const;
+  const wire = { form: 'full', ...sent([user('one')]) } as const;
   const frame = (body: object, more: object = {}) =>
     JSON.parse(
-      createFrame({ body: body as never, wire, addEncryptedReasoning: false, turnState: null, ...more }),
+      createFrame({
+        body: body as never,
+        text: textOf(body),
+        wire,
+        addEncryptedReasoning: false,
+        turnState: null,
+        ...more,
+      }),
     ) as Record<string, unknown>;
 
   it('is the client’s own request, unknown fields and all', () => {
@@ -95,14 +130,51 @@ describe('the frame', () => {
       type: 'response.create',
       model: 'm',
       novelty: { deep: [1] },
-      input: wire.input,
-      stream: true,
+      input: JSON.parse(wire.input),
+    });
+  });
+
+  it('is the body to the letter where nothing of it is replaced', () => {
+    const text =
+      '{ "9" : 9223372036854775807, "model":"m",\n "n":[1.0, -0,1E400], "\\u0061":"\\/", "type":"x","background":false }';
+    const sentAs = { form: 'full', input: null, items: 0 } as const;
+    const made = createFrame({
+      body: JSON.parse(text),
+      text,
+      wire: sentAs,
+      addEncryptedReasoning: false,
+      turnState: null,
+    });
+    expect(made).toBe(
+      '{"type":"response.create", "9" : 9223372036854775807, "model":"m",\n "n":[1.0, -0,1E400], "\\u0061":"\\/" }',
+    );
+  });
+
+  it('of an empty body has its type', () => {
+    const none = { form: 'full', input: null, items: 0 } as const;
+    expect(frame({}, { wire: none })).toEqual({ type: 'response.create' });
+    expect(frame({ type: 'x' }, { wire: none })).toEqual({ type: 'response.create' });
+  });
+
+  it('has no field that the client did not send, and streams where it said otherwise', () => {
+    expect(frame({ model: 'm', stream: false })).toMatchObject({ stream: true });
+    expect(frame({ model: 'm', stream: null })).toMatchObject({ stream: true });
+    expect(frame({ model: 'm' })).not.toHaveProperty('stream');
+    expect(frame({ background: true, stream: false })).toMatchObject({ background: true, stream: false });
+    const wireless = { form: 'delta', previousResponseId: 'r', input: null, items: 0 } as const;
+    expect(frame({ model: 'm' }, { wire: wireless })).toEqual({
+      type: 'response.create',
+      model: 'm',
+      previous_response_id: 'r',
     });
   });
 
   it('asks for encrypted reasoning beside what the client asked for', () => {
     const { include } = frame({ include: ['x'], input: [] }, { addEncryptedReasoning: true });
     expect(include).toEqual(['x', 'reasoning.encrypted_content']);
+    for (const body of [{}, { include: null }, { include: [] }]) {
+      expect(frame(body, { addEncryptedReasoning: true }).include).toEqual(['reasoning.encrypted_content']);
+    }
   });
 
   it('carries the provider’s turn state and never a token under its name', () => {
@@ -112,6 +184,9 @@ describe('the frame', () => {
       turn_id: 't',
       'x-codex-turn-state': 'theirs',
     });
+    for (const body of [{}, { client_metadata: null }]) {
+      expect(frame(body, { turnState: 'theirs' }).client_metadata).toEqual({ 'x-codex-turn-state': 'theirs' });
+    }
   });
 });
 
@@ -158,31 +233,31 @@ describe('whether a turn can be said again', () => {
 
 describe('a replay', () => {
   const turn = (input: Item[], output: Item[], replay: 'exact' | 'anchor_only' = 'exact') => ({
-    input,
-    output,
+    input: texts(input),
+    output: written(output),
     replay,
-    storedUpstream: false,
   });
 
   it('says the line from its root, without ids that mean nothing there', () => {
-    const replay = buildReplay([turn([user('one')], [reasoning, model('1')])], [user('two')]);
+    const replay = buildReplay([turn([user('one')], [reasoning, model('1')]), turn([user('two')], [])]);
     const { id: _r, ...thought } = reasoning;
     const { id: _m, ...answer } = model('1');
-    expect(replay).toEqual({ kind: 'exact', items: [user('one'), thought, answer, user('two')] });
+    expect(replay).toEqual({ kind: 'exact', items: texts([user('one'), thought, answer, user('two')]) });
   });
 
   it('begins at the last compaction', () => {
     const compaction = { type: 'compaction', encrypted_content: 'sealed' };
-    const replay = buildReplay(
-      [turn([user('one')], [model('1')]), turn([user('two')], [model('2'), compaction, model('3')])],
-      [user('four')],
-    );
+    const replay = buildReplay([
+      turn([user('one')], [model('1')]),
+      turn([user('two')], [model('2'), compaction, model('3')]),
+      turn([user('four')], []),
+    ]);
     const { id: _, ...after } = model('3');
-    expect(replay).toEqual({ kind: 'exact', items: [compaction, after, user('four')] });
+    expect(replay).toEqual({ kind: 'exact', items: texts([compaction, after, user('four')]) });
   });
 
   it('of a line that is not exact is refused', () => {
-    expect(buildReplay([turn([user('one')], [], 'anchor_only')], []).kind).toBe('not_exact');
+    expect(buildReplay([turn([user('one')], [], 'anchor_only')]).kind).toBe('not_exact');
   });
 });
 
@@ -196,6 +271,18 @@ describe('what the client is shown', () => {
   it('is the provider’s text to the letter where nothing in it is ours', () => {
     const text = '{"type":"response.novel","n": 1.0}';
     expect(rewriteForClient(text, JSON.parse(text), { previousResponseId: null, hideEncrypted: true })).toBe(text);
+  });
+
+  it('is the provider’s text but for what is ours', () => {
+    const text =
+      '{"type":"response.completed", "response":{"output":[ {"type":"reasoning","encrypted_content":"s","n":1.0},{"type":"novel","encrypted_content":"kept"}, 7 ],"10":-0, "previous_response_id" : "resp_1", "top_p":1E0}}';
+    expect(rewriteForClient(text, JSON.parse(text), { previousResponseId: null, hideEncrypted: true })).toBe(
+      text.replace('"resp_1"', 'null').replace('"encrypted_content":"s",', ''),
+    );
+    const item = '{"item":{"id":"rs", "encrypted_content":"s" ,"type":"reasoning"},"n": 1.0}';
+    expect(rewriteForClient(item, JSON.parse(item), { previousResponseId: null, hideEncrypted: true })).toBe(
+      '{"item":{"id":"rs" ,"type":"reasoning"},"n": 1.0}',
+    );
   });
 
   it('names the client’s own anchor, never one that only the bridge used', () => {

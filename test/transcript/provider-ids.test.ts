@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest';
-import { namesProviderObjects } from '../../src/transcript/provider-ids.ts';
+import { comparisonOf, namesProviderObjects, referencesIn } from '../../src/transcript/provider-ids.ts';
 
 const message = (part: object) => ({ input: [{ type: 'message', role: 'user', content: [part] }] });
 
@@ -29,4 +29,13 @@ it.each([
   ['functions', { tools: [{ type: 'function', name: 'f' }] }],
 ])('%s name nothing there', (_, body) => {
   expect(namesProviderObjects(body)).toBe(false);
+});
+
+it('references to items are listed once each, and a compared response is named', () => {
+  const reference = (id: unknown) => ({ type: 'item_reference', id });
+  const body = { input: [reference('msg_1'), { role: 'user', content: 'hi' }, reference('msg_1'), reference(7)] };
+  expect(referencesIn(body)).toEqual(['msg_1']);
+  expect(referencesIn({ input: 'hi' })).toEqual([]);
+  expect(comparisonOf({ prompt_cache_options: { comparison_response_id: 'resp_1' } })).toBe('resp_1');
+  expect(comparisonOf({ prompt_cache_options: { prewarm: true } })).toBeNull();
 });

@@ -1,9 +1,11 @@
 import { describe, expect, it } from 'vitest';
-import { continueLine, deepestMatch } from '../../src/transcript/continuation.ts';
-import { contextFingerprint, EMPTY, extend, prefixesOf, requestFingerprint } from '../../src/transcript/fingerprint.ts';
+import { continueLine } from '../../src/transcript/continuation.ts';
+import { contextFingerprint, requestFingerprint } from '../../src/transcript/fingerprint.ts';
+import { writtenInput } from '../../src/transcript/items.ts';
+import { continuedBy, formsOf, type Line, readItems } from '../../src/transcript/line.ts';
 import { planWire } from '../../src/transcript/planner.ts';
 import { keptOutput } from '../../src/transcript/replay.ts';
-import type { Item, LineEnd, RequestBody } from '../../src/transcript/types.ts';
+import type { Item, KnownEnd, RequestBody } from '../../src/transcript/types.ts';
 import compaction from './recorded/codex-compaction.json' with { type: 'json' };
 import cut from './recorded/codex-cut.json' with { type: 'json' };
 import twoTurns from './recorded/codex-two-turns.json' with { type: 'json' };
@@ -11,39 +13,47 @@ import twoTurns from './recorded/codex-two-turns.json' with { type: 'json' };
 /** What Codex 0.169.0 sent over plain HTTP, and what it was answered; long texts are shortened. */
 type Exchange = { request: RequestBody; output: Item[]; id?: string };
 
-/** The line as it stands after an exchange that completed. */
-function endOf({ request, output, id }: Exchange): LineEnd {
-  const kept = keptOutput(output);
-  const asked = kept.compacted ? [] : (request.input as Item[]);
-  return {
-    turnId: id!,
-    responseId: id!,
-    transcriptFp: extend(extend(EMPTY, asked), kept.items),
-    itemCount: asked.length + kept.items.length,
-    contextFp: contextFingerprint(request),
-  };
+interface Known extends KnownEnd {
+  line: Line;
+}
+
+/** The deepest of the known turns that the items continue, and at which length. */
+function deepest(items: readonly Item[], known: readonly Known[]) {
+  const found = known.map((end) => ({ end, count: continuedBy(end.line, readItems(items)) ?? 0 }));
+  return found.filter(({ count }) => count > 0).sort((a, b) => b.count - a.count)[0] ?? null;
 }
 
 /** How each request goes out on a socket that holds the last completed answer. */
 function forms(exchanges: readonly Exchange[]) {
-  const known: LineEnd[] = [];
+  const known: Known[] = [];
   let held: string | null = null;
-  return exchanges.map((exchange) => {
-    const body = exchange.request;
-    const match = deepestMatch(prefixesOf(body.input as Item[]), known);
+  return exchanges.map(({ request: body, output, id }) => {
+    const text = JSON.stringify(body);
+    const written = writtenInput(body, text);
+    const match = deepest(body.input as Item[], known);
+    const continuation = continueLine(body, written, match);
     const wire = planWire({
       body,
-      continuation: continueLine(body, match),
-      parentResponseId: match?.responseId ?? null,
+      text,
+      continuation,
+      parentResponseId: match?.end.responseId ?? null,
       socketAnchor: held,
       anchorStored: false,
       history: null,
+      contents: new Map(),
     });
-    if (exchange.id) {
-      known.push(endOf(exchange));
-      held = exchange.id;
+    if (id) {
+      const { compacted: root, items: streamed } = keptOutput(output);
+      const input = continuation.items.map(({ value }) => value);
+      const line = {
+        turnId: id,
+        forms: formsOf({ input, streamed, listed: null, root }),
+        parent: match?.end.line ?? null,
+      };
+      known.push({ responseId: id, contextFp: contextFingerprint(body), line });
+      held = id;
     }
-    const items = wire.form === 'impossible' ? [] : (wire.input as Item[]);
+    const items = wire.form === 'impossible' ? [] : (JSON.parse(wire.input ?? '[]') as Item[]);
     return `${wire.form}: ${items.map(({ type }) => type).join(', ')}`;
   });
 }

@@ -191,7 +191,8 @@ describe('an exchange over HTTP', () => {
       responseId: 'r',
       data: { response: { status } },
     });
-    expect(body).toMatchObject({ background: true, stream: false });
+    expect(body).toMatchObject({ background: true });
+    expect(body).not.toHaveProperty('stream');
   });
 
   it.each([

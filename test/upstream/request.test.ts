@@ -156,7 +156,8 @@ describe('a create frame as an HTTP request', () => {
   it('leaves it to a background request whether it wants a stream', () => {
     const stream = (fields: object) =>
       JSON.parse(requestOfFrame(frame({ background: true, ...fields }), {}).body).stream;
-    expect(stream({})).toBe(false);
+    expect(stream({})).toBeUndefined();
+    expect(requestOfFrame(frame({ background: true }), {}).headers.accept).toBe('application/json');
     expect(stream({ stream: false })).toBe(false);
     expect(stream({ stream: true })).toBe(true);
   });
@@ -166,5 +167,15 @@ describe('a create frame as an HTTP request', () => {
     const { headers, body } = requestOfFrame(frame({ client_metadata }), {});
     expect(headers['x-codex-turn-state']).toBe('ts');
     expect(JSON.parse(body).client_metadata).toEqual({ thread_id: 't' });
+  });
+
+  it('is the frame to the letter but for that', () => {
+    const text = '"10" : 1.0, "n":9223372036854775807,"9":[-0 ,1E400],"s":"\\u0041\\/", "stream":true }';
+    expect(requestOfFrame(`{"type":"response.create",${text}`, {}).body).toBe(`{${text}`);
+    const state = '{"type":"response.create","client_metadata":{"x-codex-turn-state":"ts", "n": 1.0},"stream":true}';
+    expect(requestOfFrame(state, {}).body).toBe('{"client_metadata":{"n": 1.0},"stream":true}');
+    expect(requestOfFrame('{"type":"response.create","stream":false, "n":1.0}', {}).body).toBe(
+      '{"stream":true, "n":1.0}',
+    );
   });
 });

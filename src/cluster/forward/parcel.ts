@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { membersOf, parseExact, rawNumber, textOf, withMembers, withSpans } from '../../json.ts';
 import type { TurnRequest } from '../../session/port.ts';
 import { headersForUpstream } from '../../upstream/headers.ts';
 import type { Sealer } from './keys.ts';
@@ -22,7 +23,6 @@ export const travelling: ReadonlySet<string> = new Set([
 /** Stands for a credential that was replaced by the shared upstream key: that there was one matters, not which. */
 const WITHHELD = 'withheld';
 
-const isObject = (value: unknown) => typeof value === 'object' && value !== null && !Array.isArray(value);
 const parcelSchema = z.object({
   v: z.literal(1),
   requestId: z.string(),
@@ -36,8 +36,6 @@ const parcelSchema = z.object({
   bytes: z.int().nonnegative(),
   /** Milliseconds since the request was read. */
   age: z.number().nonnegative(),
-  // Handed on as it is: a copy would lose what a schema cannot name.
-  body: z.custom<Readonly<Record<string, unknown>>>(isObject),
 });
 
 /** What was sent is not a request this version can read. The message holds nothing of it. */
@@ -45,7 +43,10 @@ export class UnreadableParcel extends Error {
   override readonly name = 'UnreadableParcel';
 }
 
-/** A request as bytes. Throws `RangeError` for a body that is nested too deeply to be written. */
+/**
+ * A request as bytes: one JSON object whose `body` is the request's own text, so that the other worker has what this one
+ * got. Workers that parse the whole of it read the same request.
+ */
 export function packRequest(request: TurnRequest, now: number, sealer: Pick<Sealer, 'seal'>): Buffer {
   const { caller, headers } = request;
   const kept = Object.entries(headers).filter(([name]) => travelling.has(name.toLowerCase()));
@@ -60,9 +61,8 @@ export function packRequest(request: TurnRequest, now: number, sealer: Pick<Seal
     headers: Object.fromEntries(kept),
     bytes: request.bytes,
     age: Math.max(0, now - request.receivedAt),
-    body: request.body,
   };
-  return Buffer.from(JSON.stringify(parcel), 'utf8');
+  return Buffer.from(withMembers(JSON.stringify(parcel), new Map([['body', request.text.trim()]])), 'utf8');
 }
 
 /**
@@ -72,8 +72,9 @@ export function packRequest(request: TurnRequest, now: number, sealer: Pick<Seal
  * Throws `UnreadableParcel`.
  */
 export function unpackRequest(bytes: Buffer, now: number, sealer: Pick<Sealer, 'open'>): TurnRequest {
-  const parsed = parcelSchema.safeParse(json(bytes));
-  if (!parsed.success) throw new UnreadableParcel('The forwarded request cannot be read.');
+  const { envelope, body, text } = opened(bytes);
+  const parsed = parcelSchema.safeParse(envelope);
+  if (!parsed.success || !isObject(body)) throw new UnreadableParcel('The forwarded request cannot be read.');
   const { scope, credentialFp, credentialIsClients, credentialGiven, ...parcel } = parsed.data;
   const upstreamAuthorization = parcel.authorization === null ? null : sealer.open(parcel.authorization);
   if (parcel.authorization !== null && upstreamAuthorization === null) {
@@ -88,16 +89,25 @@ export function unpackRequest(bytes: Buffer, now: number, sealer: Pick<Sealer, '
       ...Object.fromEntries(headers),
       ...(credentialGiven && authorization !== null ? { authorization } : {}),
     },
-    body: parcel.body,
+    body,
+    text,
     bytes: parcel.bytes,
     receivedAt: now - parcel.age,
   };
 }
 
-function json(bytes: Buffer): unknown {
+const isObject = (value: unknown): value is Readonly<Record<string, unknown>> =>
+  typeof value === 'object' && value !== null && !Array.isArray(value) && rawNumber(value) === null;
+
+/** What stands around the body, and the body with its text; nulls when it is no parcel. */
+function opened(bytes: Buffer): { envelope: unknown; body: unknown; text: string } {
+  const parcel = bytes.toString('utf8');
+  const place = membersOf(parcel).get('body');
+  const text = textOf(parcel, place) ?? 'null';
   try {
-    return JSON.parse(bytes.toString('utf8'));
+    const around = place ? withSpans(parcel, [{ ...place, json: 'null' }]) : parcel;
+    return { envelope: JSON.parse(around), body: parseExact(text), text };
   } catch {
-    return null;
+    return { envelope: null, body: null, text };
   }
 }
