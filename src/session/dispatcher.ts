@@ -50,7 +50,7 @@ type Carried = 'placed' | AttemptFact;
 
 export function createDispatcher(deps: DispatcherDeps): Dispatcher {
   const { store, roster, config, clock, ids, peers } = deps;
-  const { worker, target, httpOnly, log } = deps.sessions;
+  const { worker, log } = deps.sessions;
   const { deadlines, limits } = config;
   const places = new Map<Turn, Session>();
   const holds = new Map<Turn, () => void>();
@@ -60,7 +60,6 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
     store,
     roster,
     me: () => worker.id,
-    httpOnly: () => httpOnly.has(target.id),
     instancePolicy: config.instancePolicy,
   });
   const claimer = createClaimer({ store, clock, deadlines, me: () => worker.id });

@@ -14,13 +14,11 @@ export interface DeciderOptions {
   store: SessionStore;
   roster: Roster;
   me(): string;
-  /** Whether the upstream has turned out to speak no WebSocket. */
-  httpOnly(): boolean;
   instancePolicy: Config['instancePolicy'];
 }
 
 /** Gathers what is known about a request, in one look-up, and resolves it. Throws `StoreUnavailable`. */
-export function createDecider({ store, roster, me, httpOnly, instancePolicy }: DeciderOptions) {
+export function createDecider({ store, roster, me, instancePolicy }: DeciderOptions) {
   /** Loads the anchor's lineage unless a socket here holds it and is free: then nothing needs rebuilding. */
   async function anchorExact(turn: Turn, rows: LookupResult, local: Facts['local']): Promise<boolean | null> {
     const anchor = rows.anchor?.turn;
@@ -53,9 +51,6 @@ export function createDecider({ store, roster, me, httpOnly, instancePolicy }: D
   }
 
   return async function decide(turn: Turn): Promise<Decision> {
-    if (turn.evidence.passThrough === null && httpOnly()) {
-      turn.evidence = { ...turn.evidence, passThrough: 'no_websocket' };
-    }
     const { evidence } = turn;
     const here = turn.resolutions === 1 ? certain(turn) : null;
     if (here) return here;
