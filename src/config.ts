@@ -243,7 +243,10 @@ const unquoted = (text: string) => /^(["'`])(.*)\1$/s.exec(text)?.[2]?.trim() ??
 function upstreamBase(text: string): string {
   const url = URL.parse(unquoted(text).replace(/^ws(s?):\/\//i, 'http$1://'));
   if (url === null) return text;
-  url.pathname = url.pathname.replace(/\/+$/, '').replace(/\/responses$/, '').replace(/\/+$/, '');
+  url.pathname = url.pathname
+    .replace(/\/+$/, '')
+    .replace(/\/responses$/, '')
+    .replace(/\/+$/, '');
   url.hash = '';
   return url.href.replace(/\/(?=$|\?)/, '');
 }
@@ -251,7 +254,11 @@ function upstreamBase(text: string): string {
 /** The bare key of what was pasted: the value of the header, or the whole line, mean the same key. */
 function upstreamKeyOf(text: string | null, problems: string[]): string | null {
   if (text === null) return null;
-  const key = unquoted(unquoted(text).replace(/^authorization *: */i, '').replace(/^bearer +/i, ''));
+  const key = unquoted(
+    unquoted(text)
+      .replace(/^authorization *: */i, '')
+      .replace(/^bearer +/i, ''),
+  );
   if (key === '' || !/^[\x21-\x7e]+$/.test(key)) {
     problems.push('HOLDFAST_UPSTREAM_KEY must be one key, without blanks or line breaks in it');
   }

@@ -26,6 +26,8 @@ export interface DialerOptions {
   /** The provider's own turn state, from a handshake. */
   learnTurnState(turn: Turn, value: string): void;
   onError(error: unknown): void;
+  /** A connection did not come about. @param cause for people: a code or a status, and the host */
+  onFailure(cause: string): void;
 }
 
 /** Earns a session its socket, and gathers what a full send on it would need. */
@@ -44,17 +46,16 @@ export interface Dialer {
 const TOO_LARGE = 1009;
 
 /** What the failure of a dial says about WebSocket there; null when HTTP would meet the same. */
-function doubtOf(outcome: DialOutcome): Doubt | null {
+function doubtOf(outcome: Extract<DialOutcome, { kind: 'refused' | 'failed' }>): Doubt | null {
   if (outcome.kind === 'failed') return outcome.unreachable?.final ? null : 'doubtful';
-  if (outcome.kind !== 'refused') return null;
   const meaning = classifyRefusal(outcome.answer);
   return meaning === 'relay' ? null : meaning === 'retry' ? 'doubtful' : 'certain';
 }
 
 /** Why a dial failed, for the log. Never anything of an answer's body. */
-function causeOf(outcome: DialOutcome): string | null {
+function causeOf(outcome: Extract<DialOutcome, { kind: 'refused' | 'failed' }>): string {
   if (outcome.kind === 'refused') return `the upgrade was answered with ${outcome.answer.status}`;
-  return outcome.kind === 'failed' ? (outcome.unreachable?.text ?? outcome.reason) : null;
+  return outcome.unreachable?.text ?? outcome.reason;
 }
 
 export function createDialer(options: DialerOptions): Dialer {
@@ -65,7 +66,7 @@ export function createDialer(options: DialerOptions): Dialer {
   const peerOf = (turn: Turn) => ({ targetId: target.id, credentialFp: turn.evidence.credentialFp });
 
   /** From here on this turn goes over HTTP, whatever it is sent again for. */
-  function leaveWebSocket(turn: Turn, cause: string | null): void {
+  function leaveWebSocket(turn: Turn, cause: string): void {
     turn.evidence = { ...turn.evidence, passThrough: 'no_websocket' };
     turn.outcome = 'passed_through';
     turn.cause = cause;
@@ -100,10 +101,16 @@ export function createDialer(options: DialerOptions): Dialer {
     const { fallsBack } = abilities;
     // The rest of the deadline is for what comes instead.
     const outcome = await open(turn, generation, 'websocket', fallsBack ? Math.min(upgrade, connectMs / 2) : connectMs);
+    if (outcome.kind !== 'refused' && outcome.kind !== 'failed') return outcome;
+    const cause = causeOf(outcome);
+    options.onFailure(cause);
     const doubt = fallsBack ? doubtOf(outcome) : null;
-    if (doubt === null) return outcome;
+    if (doubt === null) {
+      turn.cause = cause;
+      return outcome;
+    }
     abilities.suspect(peerOf(turn), doubt);
-    leaveWebSocket(turn, causeOf(outcome));
+    leaveWebSocket(turn, cause);
     return open(turn, generation, 'http', connectMs);
   }
 
@@ -140,13 +147,11 @@ export function createDialer(options: DialerOptions): Dialer {
         return send({ type: 'socket.refused', generation });
       case 'failed':
         if (!outcome.unreachable?.final) break;
-        turn.cause = causeOf(outcome);
         giveUp(turn, { fault: 'bridge_upstream_unreachable' });
         return send({ type: 'socket.refused', generation });
       case 'superseded':
         return;
     }
-    turn.cause = causeOf(outcome);
     send({ type: 'socket.failed', generation });
   }
 
@@ -166,6 +171,7 @@ export function createDialer(options: DialerOptions): Dialer {
       if (turn?.handedOver()) return send({ type: 'upstream.ended', keepSocket: false });
       if (turn && unreachable) {
         turn.cause = unreachable.text;
+        options.onFailure(unreachable.text);
         giveUp(turn, { fault: 'bridge_upstream_unreachable' });
         return send({ type: 'upstream.ended', keepSocket: false });
       }

@@ -172,6 +172,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     send,
     learnTurnState: (turn, value) => turnState.learn(turn.evidence.clientTurnId, value),
     onError: (error) => log.warn({ session: id, err: error }, 'preparing a socket failed'),
+    onFailure: (cause) => log.warn({ session: id, cause }, 'a connection to the upstream failed'),
   });
   const readFrame = createFrameReader({
     socket,

@@ -2,7 +2,7 @@ import { type Dispatcher, request } from 'undici';
 import { httpAddress } from './address.ts';
 import { flatHeaders } from './answer.ts';
 import { type HttpCall, UpstreamUnreachable } from './port.ts';
-import { unpackedHeaders, unpackStream } from './unpack.ts';
+import { UNPACKED, unpackedHeaders, unpackStream } from './unpack.ts';
 import { unreachable } from './unreachable.ts';
 
 /**
@@ -26,7 +26,7 @@ export async function httpCall(
     const answer = await request(address, {
       dispatcher,
       method: call.method as Dispatcher.HttpMethod,
-      headers: { ...call.headers, 'accept-encoding': 'identity' },
+      headers: { ...call.headers, ...UNPACKED },
       body: call.body,
       signal: call.signal ?? null,
       headersTimeout: silenceMs,

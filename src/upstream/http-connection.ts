@@ -9,7 +9,7 @@ import type { TransportLimits } from './limits.ts';
 import type { LiveConnections } from './live.ts';
 import type { DialRequest, UpstreamConnection } from './port.ts';
 import { createSseParser, type SseParser } from './sse.ts';
-import { createUnpacker, type Unpacker, unpackedHeaders } from './unpack.ts';
+import { createUnpacker, UNPACKED, type Unpacker, unpackedHeaders } from './unpack.ts';
 import { unreachable } from './unreachable.ts';
 
 const TURN_STATE = 'x-codex-turn-state';
@@ -214,8 +214,7 @@ export function openExchange(
         end(1006, reason, reason);
       });
       const path = address.pathname + address.search;
-      // Unpacking costs more than it saves here; what comes packed all the same is unpacked.
-      const sent = { ...headers, 'accept-encoding': 'identity' };
+      const sent = { ...headers, ...UNPACKED };
       dispatcher.dispatch(
         { origin: address.origin, path, method: 'POST', headers: sent, body, headersTimeout: 0, bodyTimeout: 0 },
         handler,

@@ -36,7 +36,11 @@ export function readProxies(env: NodeJS.ProcessEnv, problems: string[]): ProxySe
   return { http: read('HTTP_PROXY'), https: read('HTTPS_PROXY'), none: either(env, 'NO_PROXY')?.value ?? '' };
 }
 
-const bare = (host: string) => host.replace(/^\[(.*)\]$/, '$1').replace(/\.$/, '').toLowerCase();
+const bare = (host: string) =>
+  host
+    .replace(/^\[(.*)\]$/, '$1')
+    .replace(/\.$/, '')
+    .toLowerCase();
 
 function inRange(host: string, range: string): boolean {
   const [network = '', bits = ''] = range.split('/');

@@ -47,7 +47,10 @@ const aboutCombination = /conversation|together|mutually|cannot be used|not foun
 export function refusesAnchors(error: UpstreamError): boolean {
   if (error.status !== 400 && error.status !== 422) return false;
   if (error.code === 'previous_response_not_found') return false;
-  const said = `${error.param ?? ''} ${error.code ?? ''} ${error.message} ${JSON.stringify(error.raw) ?? ''}`.slice(0, 4_096);
+  const said = `${error.param ?? ''} ${error.code ?? ''} ${error.message} ${JSON.stringify(error.raw) ?? ''}`.slice(
+    0,
+    4_096,
+  );
   return /previous_response_id/.test(said) && aboutParameter.test(said) && !aboutCombination.test(said);
 }
 

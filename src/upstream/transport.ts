@@ -85,7 +85,9 @@ export function createUpstreamTransport(options: UpstreamTransportOptions = {}):
     const cancelKill = clock.after(limits.closeTimeoutMs, () => live.destroyAll());
     await live.emptied();
     cancelKill();
-    await Promise.all([direct, ...[...ways.values()].map(({ dispatcher }) => dispatcher)].map((each) => each.destroy()));
+    await Promise.all(
+      [direct, ...[...ways.values()].map(({ dispatcher }) => dispatcher)].map((each) => each.destroy()),
+    );
   }
 
   return {

@@ -8,6 +8,12 @@ import {
   createZstdDecompress,
 } from 'node:zlib';
 
+/**
+ * Asks for bodies as they are: unpacking costs more than it saves here. Without `*;q=0` any other coding would be merely
+ * less welcome. What comes packed all the same is unpacked.
+ */
+export const UNPACKED = { 'accept-encoding': 'identity;q=1, *;q=0' } as const;
+
 /** Undoes the content coding of one body, piece by piece. */
 export interface Unpacker {
   push(chunk: Buffer): void;

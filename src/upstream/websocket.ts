@@ -7,8 +7,8 @@ import { refusalFrame } from './error-frame.ts';
 import { createFrameFlow } from './flow.ts';
 import type { TransportLimits } from './limits.ts';
 import type { LiveConnections } from './live.ts';
-import { createPulse, type PulseTimes } from './pulse.ts';
 import type { DialRequest, DialResult, UpstreamAnswer, UpstreamConnection } from './port.ts';
+import { createPulse, type PulseTimes } from './pulse.ts';
 import { createUnpacker, unpackedHeaders } from './unpack.ts';
 import { unreachable } from './unreachable.ts';
 
