@@ -47,7 +47,7 @@ export type SessionEvent =
   | { type: 'client.back' }
   | { type: 'socket.opened'; generation: number }
   | { type: 'socket.failed'; generation: number }
-  | { type: 'socket.refused'; generation: number; relay: boolean }
+  | { type: 'socket.refused'; generation: number }
   | { type: 'socket.lost'; generation: number; resendable: boolean }
   | { type: 'history.missing'; generation: number }
   | { type: 'frame.not_sent'; cause: 'lease' | 'socket' }
@@ -129,9 +129,6 @@ const machineSetup = setup({
   guards: {
     /** The event belongs to the socket this session has or waits for now. */
     isCurrentSocket: ({ context, event }) => 'generation' in event && event.generation === context.generation,
-    /** The refusal is the provider's last word and is shown to the client unchanged. */
-    isRefusalForGood: ({ context, event }) =>
-      event.type === 'socket.refused' && event.generation === context.generation && event.relay,
     /** The socket is open and the worker may still send under its lease. */
     maySend: ({ event }) => event.type === 'store.started' && event.socketOpen && event.leaseValid,
     /** The turn is committed, the worker may send, but there is no socket. */
@@ -261,20 +258,12 @@ export const sessionMachine = machineSetup.createMachine({
           actions: 'commitCreate',
           description: 'The handshake succeeded: create session, keys and first start in one call.',
         },
-        'socket.refused': [
-          {
-            guard: 'isRefusalForGood',
-            target: 'closed',
-            actions: 'relayRefusal',
-            description: "The provider's refusal is the answer.",
-          },
-          {
-            guard: 'isCurrentSocket',
-            target: 'closed',
-            actions: 'reresolve',
-            description: 'No WebSocket there: the request is placed again, over HTTP.',
-          },
-        ],
+        'socket.refused': {
+          guard: 'isCurrentSocket',
+          target: 'closed',
+          actions: 'relayRefusal',
+          description: "The provider's refusal is the answer, or it certainly cannot be reached.",
+        },
         'deadline.connect': {
           target: 'closed',
           actions: { type: 'failTurn', params: { fault: 'bridge_upstream_unreachable' } },
@@ -630,20 +619,12 @@ export const sessionMachine = machineSetup.createMachine({
               actions: 'commitStart',
               description: 'The session has earned its socket: ask for the start.',
             },
-            'socket.refused': [
-              {
-                guard: 'isRefusalForGood',
-                target: '#session.stale',
-                actions: 'relayRefusal',
-                description: "The provider's refusal is the answer.",
-              },
-              {
-                guard: 'isCurrentSocket',
-                target: '#session.stale',
-                actions: 'reresolve',
-                description: 'No WebSocket there: placed again, over HTTP.',
-              },
-            ],
+            'socket.refused': {
+              guard: 'isCurrentSocket',
+              target: '#session.stale',
+              actions: 'relayRefusal',
+              description: "The provider's refusal is the answer, or it certainly cannot be reached.",
+            },
             'history.missing': {
               guard: 'isCurrentSocket',
               target: '#session.stale',
@@ -699,20 +680,12 @@ export const sessionMachine = machineSetup.createMachine({
               actions: ['countCreate', 'sendCreate'],
               description: 'The turn is committed already: send it.',
             },
-            'socket.refused': [
-              {
-                guard: 'isRefusalForGood',
-                target: 'settling',
-                actions: ['relayRefusal', { type: 'endTurn', params: unreachable }],
-                description: "The provider's refusal is the answer.",
-              },
-              {
-                guard: 'isCurrentSocket',
-                target: 'settling',
-                actions: { type: 'endTurn', params: unreachable },
-                description: 'No WebSocket there any more.',
-              },
-            ],
+            'socket.refused': {
+              guard: 'isCurrentSocket',
+              target: 'settling',
+              actions: ['relayRefusal', { type: 'endTurn', params: unreachable }],
+              description: "The provider's refusal is the answer, or it certainly cannot be reached.",
+            },
             'history.missing': {
               guard: 'isCurrentSocket',
               target: 'settling',

@@ -112,7 +112,13 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
   const secrets = parseSecrets(storage.secrets);
   const hops = createHops({ secrets, clock });
   const authenticate = createAuthentication(config, await store.pepper());
-  const transport = observatory.transport(createUpstreamTransport({ clock }));
+  const transport = observatory.transport(
+    createUpstreamTransport({
+      clock,
+      proxies: config.upstream.proxies,
+      pulse: { pingMs: deadlines.ping, pongMs: deadlines.pong },
+    }),
+  );
   let closing: Promise<void> | null = null;
 
   /** What is known of this worker's sessions, for operators here and at other workers. */

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { type ProxySettings, readProxies } from './upstream/proxies.ts';
 
 /** One knob: its environment variable, default and meaning. The table in the README is made from these. */
 interface Knob {
@@ -30,6 +31,13 @@ const count = (variable: string, value: number, description: string): Knob => ({
 /** Every wait by its name. These names are API: machines declare them, logs and errors name them. */
 export const deadlineKnobs = {
   connect: ms('CONNECT', 10_000, 'An upstream handshake, all attempts together.'),
+  upgrade: ms(
+    'UPGRADE',
+    3_000,
+    'One WebSocket handshake, before the turn goes over HTTP; `auto` only, and at most half of CONNECT.',
+  ),
+  ping: ms('PING', 25_000, 'Between two pings of an upstream socket that is silent; 0 sends none.'),
+  pong: ms('PONG', 5_000, 'An unanswered ping of an upstream socket, before it counts as missed.'),
   firstEvent: ms('FIRST_EVENT', 60_000, 'From the frame to the first upstream event that is not telemetry.'),
   silence: ms('STREAM_SILENCE', 270_000, 'Between two upstream events; Codex gives up at 300 s.'),
   turnBudget: ms('TURN_BUDGET', 7_200_000, 'A whole turn.'),
@@ -102,7 +110,13 @@ export interface Config {
   livenessDir: string | null;
   /** Processes behind one port. */
   workers: number;
-  upstream: { url: string; key: string | null; transport: 'auto' | 'websocket' | 'http' };
+  upstream: {
+    /** Base of the API: no endpoint, no trailing slash, always http(s). */
+    url: string;
+    key: string | null;
+    transport: 'auto' | 'websocket' | 'http';
+    proxies: ProxySettings;
+  };
   security: {
     /** `kid:secret,...`; null: made and kept in the data directory. */
     secrets: string | null;
@@ -147,7 +161,7 @@ export const settings = [
   {
     variable: 'HOLDFAST_UPSTREAM_URL',
     default: 'https://api.openai.com/v1',
-    description: 'The Responses API behind the bridge.',
+    description: 'The Responses API behind the bridge: its base, or its `/responses` endpoint.',
   },
   {
     variable: 'HOLDFAST_UPSTREAM_KEY',
@@ -158,6 +172,16 @@ export const settings = [
     variable: 'HOLDFAST_UPSTREAM_TRANSPORT',
     default: 'auto',
     description: '`auto` (WebSocket, else HTTP), `websocket` or `http`.',
+  },
+  {
+    variable: 'HTTP_PROXY, HTTPS_PROXY',
+    default: 'none',
+    description: 'Proxy on the way to an `http` or `https` upstream, for WebSockets too; lower case wins.',
+  },
+  {
+    variable: 'NO_PROXY',
+    default: 'none',
+    description: 'Hosts, domains, `host:port`, addresses, ranges or `*` that are reached directly.',
   },
   {
     variable: 'HOLDFAST_SECRETS',
@@ -212,6 +236,35 @@ const optional = (value: string | undefined) => (value === undefined || value.tr
 /** Whether an address means "this machine" and nothing else. */
 export const isLoopback = (host: string) => host === 'localhost' || host === '::1' || /^127\./.test(host);
 
+/** A value as it was meant when it was pasted with the quotes of its source. */
+const unquoted = (text: string) => /^(["'`])(.*)\1$/s.exec(text)?.[2]?.trim() ?? text;
+
+/** The base URL of what was pasted: the whole endpoint and the WebSocket address mean the same place. */
+function upstreamBase(text: string): string {
+  const url = URL.parse(unquoted(text).replace(/^ws(s?):\/\//i, 'http$1://'));
+  if (url === null) return text;
+  url.pathname = url.pathname
+    .replace(/\/+$/, '')
+    .replace(/\/responses$/, '')
+    .replace(/\/+$/, '');
+  url.hash = '';
+  return url.href.replace(/\/(?=$|\?)/, '');
+}
+
+/** The bare key of what was pasted: the value of the header, or the whole line, mean the same key. */
+function upstreamKeyOf(text: string | null, problems: string[]): string | null {
+  if (text === null) return null;
+  const key = unquoted(
+    unquoted(text)
+      .replace(/^authorization *: */i, '')
+      .replace(/^bearer +/i, ''),
+  );
+  if (key === '' || !/^[\x21-\x7e]+$/.test(key)) {
+    problems.push('HOLDFAST_UPSTREAM_KEY must be one key, without blanks or line breaks in it');
+  }
+  return key;
+}
+
 function isOrigin(text: string): boolean {
   const url = URL.parse(text);
   return url !== null && /^https?:$/.test(url.protocol) && text.replace(/\/$/, '').toLowerCase() === url.origin;
@@ -220,7 +273,12 @@ function isOrigin(text: string): boolean {
 const strings = z.object({
   host: z.string(),
   port: z.coerce.number('PORT must be a number').int().min(0).max(65_535),
-  upstreamUrl: z.url({ protocol: /^https?$/, error: 'HOLDFAST_UPSTREAM_URL must be an http(s) URL' }),
+  upstreamUrl: z
+    .url({ protocol: /^https?$/, error: 'HOLDFAST_UPSTREAM_URL must be an http(s) URL' })
+    .refine(
+      (url) => !/\/(?:completions|models|embeddings)$/.test(URL.parse(url)?.pathname ?? ''),
+      'HOLDFAST_UPSTREAM_URL names an endpoint of another kind: give the base of the Responses API, https://host/v1',
+    ),
   transport: z.enum(['auto', 'websocket', 'http'], 'HOLDFAST_UPSTREAM_TRANSPORT must be auto, websocket or http'),
   workers: z.coerce.number('HOLDFAST_WORKERS must be a number').int().min(1).max(256),
   internalPort: z.coerce.number('HOLDFAST_INTERNAL_PORT must be a number').int().min(0).max(65_535),
@@ -263,7 +321,7 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
   const parsed = strings.safeParse({
     host: optional(env.HOST) ?? '127.0.0.1',
     port: optional(env.PORT) ?? '8787',
-    upstreamUrl: optional(env.HOLDFAST_UPSTREAM_URL) ?? 'https://api.openai.com/v1',
+    upstreamUrl: upstreamBase(optional(env.HOLDFAST_UPSTREAM_URL) ?? 'https://api.openai.com/v1'),
     transport: optional(env.HOLDFAST_UPSTREAM_TRANSPORT) ?? 'auto',
     internalPort: optional(env.HOLDFAST_INTERNAL_PORT) ?? '0',
     advertiseUrl: optional(env.HOLDFAST_ADVERTISE_URL),
@@ -278,7 +336,8 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
   const keys = apiKeys(optional(env.HOLDFAST_API_KEYS), problems);
   const databaseUrl = optional(env.DATABASE_URL);
   const secrets = optional(env.HOLDFAST_SECRETS);
-  const upstreamKey = optional(env.HOLDFAST_UPSTREAM_KEY);
+  const upstreamKey = upstreamKeyOf(optional(env.HOLDFAST_UPSTREAM_KEY), problems);
+  const proxies = readProxies(env, problems);
   const host = parsed.data?.host ?? '127.0.0.1';
   if (keys.length > 0 && upstreamKey === null) {
     problems.push(
@@ -305,7 +364,7 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
     dataDir: optional(env.HOLDFAST_DATA_DIR) ?? '.holdfast',
     livenessDir: optional(env.HOLDFAST_LIVENESS_DIR),
     workers: parsed.data.workers,
-    upstream: { url: upstreamUrl.replace(/\/+$/, ''), key: upstreamKey, transport },
+    upstream: { url: upstreamUrl, key: upstreamKey, transport, proxies },
     security: { secrets, apiKeys: keys, adminToken: optional(env.HOLDFAST_ADMIN_TOKEN) },
     internal: {
       host: optional(env.HOLDFAST_INTERNAL_HOST) ?? host,

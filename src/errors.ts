@@ -213,7 +213,7 @@ export const catalogue = {
     status: 502,
     type: 'server_error',
     code: 'bridge_upstream_unreachable',
-    message: 'The upstream could not be reached in time.',
+    message: 'The upstream could not be reached.',
     retry: true,
     retryAfterSeconds: 1,
     action: 'Repeat after Retry-After.',

@@ -22,7 +22,7 @@ import type { KeyRing } from './token/keyring.ts';
 import { createTokens, scopeKindOf } from './token/token.ts';
 import { contextFingerprint, requestFingerprint } from './transcript/fingerprint.ts';
 import { shapeOf } from './transcript/shape.ts';
-import { createHttpOnlyMemory } from './upstream/http-only.ts';
+import { createAbilities } from './upstream/abilities.ts';
 import type { UpstreamTarget, UpstreamTransport } from './upstream/port.ts';
 
 /** What a worker does for its peers. */
@@ -100,7 +100,7 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
   const { deadlines, limits } = config;
   const tokens = createTokens({ secrets: means.secrets, clock, ttlSeconds: limits.retentionHours * 3600 });
   const target: UpstreamTarget = { id: upstreamId(config.upstream.url), baseUrl: config.upstream.url };
-  const httpOnly = createHttpOnlyMemory(config.upstream.transport, clock);
+  const abilities = createAbilities(config.upstream.transport === 'auto', clock);
   const roster = createRoster(limits.sockets);
   const background = new Set<Promise<void>>();
   let announcedId = '';
@@ -178,7 +178,7 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
       clock,
       random,
       worker: membership,
-      httpOnly,
+      abilities,
       log: logger,
       inspect,
       background(work) {
@@ -195,7 +195,7 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
         request,
         tokens,
         transcript: { shapeOf, contextFingerprint, requestFingerprint },
-        limits: { frameBytes: limits.frameBytes, webSocket: !httpOnly.has(target.id) },
+        limits: { frameBytes: limits.frameBytes, webSocket: config.upstream.transport !== 'http' },
       }),
     onFinished: (turn, session) => means.onFinished?.(turn, session),
   });

@@ -52,7 +52,9 @@ export async function pass(req: Request, res: Response, options: PassOptions): P
       res.destroy();
       return 499;
     }
-    if (error instanceof UpstreamUnreachable) throw new BridgeError('bridge_upstream_unreachable', { cause: error });
+    if (error instanceof UpstreamUnreachable) {
+      throw new BridgeError('bridge_upstream_unreachable', { detail: `${error.message}.`, cause: error });
+    }
     throw error;
   }
 }

@@ -91,6 +91,7 @@ function endingSentences(ending: FlightEnding | null): string[] {
     `Turn ${short(ending.turn)} was placed as ${ending.outcome}${placed ? `: ${placed}` : '.'}`,
     `It ended after ${ending.totalMs} ms as ${ending.terminal}; ${sent}, ${first}.`,
     `The client got that because of ${why}${known ? ` ${known.action}` : ''}`,
+    ...(ending.cause ? [`On the way to the upstream: ${ending.cause}.`] : []),
   ];
 }
 

@@ -35,7 +35,9 @@ export type FlightEnding = Pick<
   | 'heldMs'
   | 'firstEventMs'
   | 'totalMs'
->;
+> &
+  // Stories kept by an earlier release have none.
+  Partial<Pick<TurnLine, 'cause'>>;
 
 /** The last events of one session on one worker. Plain JSON without content or credentials. */
 export interface FlightRecord {

@@ -50,6 +50,8 @@ export interface TurnLine {
   form: string | null;
   terminal: string;
   fault: string | null;
+  /** Why the upstream was not reached, or not over WebSocket: a code and a host. */
+  cause: string | null;
   upstreamStatus: number | null;
   heldMs: number | null;
   firstEventMs: number | null;

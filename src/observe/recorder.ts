@@ -139,8 +139,21 @@ export function createRecorder(options: RecorderOptions): Recorder {
     },
     turnEnded(line) {
       if (!options.onBadEnd || line.session === null || !endedBadly(line) || !mayHandOver()) return;
-      const { turn, outcome, shape, form, terminal, fault, upstreamStatus, heldMs, firstEventMs, totalMs } = line;
-      const ending = { turn, outcome, shape, form, terminal, fault, upstreamStatus, heldMs, firstEventMs, totalMs };
+      const { turn, outcome, shape, form, terminal, fault, cause, upstreamStatus, heldMs, firstEventMs, totalMs } =
+        line;
+      const ending = {
+        turn,
+        outcome,
+        shape,
+        form,
+        terminal,
+        fault,
+        cause,
+        upstreamStatus,
+        heldMs,
+        firstEventMs,
+        totalMs,
+      };
       const told = tell(line.session, ending);
       if (!told) return;
       try {

@@ -1,21 +1,23 @@
 import type { SessionEvent } from '../../machines/session.ts';
 import type { Config } from '../config.ts';
 import type { SessionStore } from '../store/port.ts';
+import type { Abilities, Doubt } from '../upstream/abilities.ts';
+import { normaliseError } from '../upstream/errors.ts';
 import { upstreamHeaders } from '../upstream/headers.ts';
 import type { UpstreamAnswer, UpstreamTarget } from '../upstream/port.ts';
-import { classifyRefusal } from '../upstream/refusal.ts';
+import { classifyRefusal, refusesAnchor, refusesAnchors } from '../upstream/refusal.ts';
 import { loadHistory } from './history.ts';
 import { anchorStored } from './placement.ts';
-import type { SessionSocket } from './socket.ts';
+import { canSendFull, mayResend } from './resend.ts';
+import type { DialOutcome, LostConnection, SessionSocket } from './socket.ts';
 import type { Turn, TurnEnding } from './turn.ts';
 
 export interface DialerOptions {
   store: SessionStore;
   socket: SessionSocket;
   target: UpstreamTarget;
-  deadlines: Pick<Config['deadlines'], 'connect'>;
-  /** Upstreams that have turned out to speak no WebSocket. */
-  httpOnly: { add(targetId: string): void; readonly fallback: boolean };
+  deadlines: Pick<Config['deadlines'], 'connect' | 'upgrade'>;
+  abilities: Abilities;
   /** The turn that wants the socket now. */
   current(): Turn | null;
   generation(): number;
@@ -24,18 +26,51 @@ export interface DialerOptions {
   /** The provider's own turn state, from a handshake. */
   learnTurnState(turn: Turn, value: string): void;
   onError(error: unknown): void;
+  /** A connection did not come about. @param cause for people: a code or a status, and the host */
+  onFailure(cause: string): void;
 }
 
 /** Earns a session its socket, and gathers what a full send on it would need. */
 export interface Dialer {
   /** Opens a connection of the current generation; the machine is told what came of it. */
   dial(): Promise<void>;
+  /** The connection of that generation is gone. @param turn the turn that was on the wire, if any */
+  lost(turn: Turn | null, generation: number, how: LostConnection): void;
+  /** The exchange over HTTP was answered with a refusal; its connection ends right after this. */
+  refused(turn: Turn, answer: UpstreamAnswer): void;
   /** The provider refused the anchor: it is struck off, and the whole context is sent once if it is exact. */
   resendWithoutAnchor(turn: Turn, relayed: TurnEnding): Promise<void>;
 }
 
+/** Close code of a peer that takes no frame of that size. */
+const TOO_LARGE = 1009;
+
+/** What the failure of a dial says about WebSocket there; null when HTTP would meet the same. */
+function doubtOf(outcome: Extract<DialOutcome, { kind: 'refused' | 'failed' }>): Doubt | null {
+  if (outcome.kind === 'failed') return outcome.unreachable?.final ? null : 'doubtful';
+  const meaning = classifyRefusal(outcome.answer);
+  return meaning === 'relay' ? null : meaning === 'retry' ? 'doubtful' : 'certain';
+}
+
+/** Why a dial failed, for the log. Never anything of an answer's body. */
+function causeOf(outcome: Extract<DialOutcome, { kind: 'refused' | 'failed' }>): string {
+  if (outcome.kind === 'refused') return `the upgrade was answered with ${outcome.answer.status}`;
+  return outcome.unreachable?.text ?? outcome.reason;
+}
+
 export function createDialer(options: DialerOptions): Dialer {
-  const { store, socket, target, httpOnly, send } = options;
+  const { store, socket, target, abilities, send } = options;
+  /** The turn on the wire that the upstream said it did not take. */
+  let untaken: Turn | null = null;
+
+  const peerOf = (turn: Turn) => ({ targetId: target.id, credentialFp: turn.evidence.credentialFp });
+
+  /** From here on this turn goes over HTTP, whatever it is sent again for. */
+  function leaveWebSocket(turn: Turn, cause: string): void {
+    turn.evidence = { ...turn.evidence, passThrough: 'no_websocket' };
+    turn.outcome = 'passed_through';
+    turn.cause = cause;
+  }
 
   /** What a full send of this turn needs beyond its own body. */
   async function historyFor(turn: Turn): Promise<'ready' | 'missing'> {
@@ -44,26 +79,58 @@ export function createDialer(options: DialerOptions): Dialer {
     return turn.history === null && (turn.anchorRefused || !anchorStored(turn)) ? 'missing' : 'ready';
   }
 
-  function refused(turn: Turn, generation: number, answer: UpstreamAnswer): void {
-    const meaning = classifyRefusal(answer);
-    if (meaning === 'retry') return send({ type: 'socket.failed', generation });
-    const fallBack = meaning === 'no_websocket' && httpOnly.fallback;
-    if (fallBack) httpOnly.add(target.id);
-    else turn.ending = { state: 'failed', terminal: null, fault: null, answer, error: null };
-    send({ type: 'socket.refused', generation, relay: !fallBack });
-  }
-
-  async function attempt(turn: Turn, generation: number): Promise<void> {
-    const how = turn.evidence.passThrough === null ? 'websocket' : 'http';
+  function open(turn: Turn, generation: number, how: 'websocket' | 'http', timeoutMs: number): Promise<DialOutcome> {
+    const peer = peerOf(turn);
     const headers = upstreamHeaders({
       client: turn.request.headers,
       authorization: turn.request.caller.upstreamAuthorization,
       transport: how,
     });
-    const [outcome, history] = await Promise.all([
-      socket.dial(generation, how, { target, headers, timeoutMs: options.deadlines.connect }),
-      historyFor(turn),
-    ]);
+    return socket.dial(generation, how, { target, headers, timeoutMs }, (properly, lost) => {
+      if (how === 'http') return properly ? abilities.confirm(peer) : abilities.acquit(peer);
+      if (properly) abilities.works(peer);
+      // Accepted, and dropped before anything came: so do gateways that cannot pass the upgrade on.
+      else if (lost?.code !== TOO_LARGE) abilities.suspect(peer, 'doubtful');
+    });
+  }
+
+  /** In `auto` a WebSocket that does not come about costs its turn one short wait, never the answer. */
+  async function connect(turn: Turn, generation: number): Promise<DialOutcome> {
+    const { connect: connectMs, upgrade } = options.deadlines;
+    if (turn.evidence.passThrough !== null) return open(turn, generation, 'http', connectMs);
+    const { fallsBack } = abilities;
+    // The rest of the deadline is for what comes instead.
+    const outcome = await open(turn, generation, 'websocket', fallsBack ? Math.min(upgrade, connectMs / 2) : connectMs);
+    if (outcome.kind !== 'refused' && outcome.kind !== 'failed') return outcome;
+    const cause = causeOf(outcome);
+    options.onFailure(cause);
+    const doubt = fallsBack ? doubtOf(outcome) : null;
+    if (doubt === null) {
+      turn.cause = cause;
+      return outcome;
+    }
+    abilities.suspect(peerOf(turn), doubt);
+    leaveWebSocket(turn, cause);
+    return open(turn, generation, 'http', connectMs);
+  }
+
+  /** What earlier turns have learned about this upstream. */
+  function recall(turn: Turn): void {
+    const peer = peerOf(turn);
+    if (turn.parent?.replay === 'exact' && !abilities.takesAnchors(peer)) turn.anchorRefused = true;
+    if (turn.evidence.passThrough !== null) return;
+    if (abilities.withoutWebSocket(peer)) leaveWebSocket(turn, 'no WebSocket there');
+    else if (abilities.isTooLarge(target.id, turn.frameBytes)) leaveWebSocket(turn, 'the frame is too large');
+  }
+
+  /** The turn ends here: nothing was sent, and trying again would change nothing. */
+  function giveUp(turn: Turn, ending: Partial<TurnEnding>): void {
+    turn.ending = { state: 'failed', terminal: null, fault: null, answer: null, error: null, ...ending };
+  }
+
+  async function attempt(turn: Turn, generation: number): Promise<void> {
+    recall(turn);
+    const [outcome, history] = await Promise.all([connect(turn, generation), historyFor(turn)]);
     if (history === 'missing') {
       socket.close(1000, 'not needed');
       return send({ type: 'history.missing', generation });
@@ -75,11 +142,17 @@ export function createDialer(options: DialerOptions): Dialer {
         return send({ type: 'socket.opened', generation });
       }
       case 'refused':
-        return refused(turn, generation, outcome.answer);
+        if (classifyRefusal(outcome.answer) === 'retry') break;
+        giveUp(turn, { answer: outcome.answer });
+        return send({ type: 'socket.refused', generation });
       case 'failed':
-        return send({ type: 'socket.failed', generation });
+        if (!outcome.unreachable?.final) break;
+        giveUp(turn, { fault: 'bridge_upstream_unreachable' });
+        return send({ type: 'socket.refused', generation });
       case 'superseded':
+        return;
     }
+    send({ type: 'socket.failed', generation });
   }
 
   return {
@@ -94,7 +167,36 @@ export function createDialer(options: DialerOptions): Dialer {
         send({ type: 'socket.failed', generation });
       }
     },
+    lost(turn, generation, { code, unreachable }) {
+      if (turn?.handedOver()) return send({ type: 'upstream.ended', keepSocket: false });
+      if (turn && unreachable) {
+        turn.cause = unreachable.text;
+        options.onFailure(unreachable.text);
+        giveUp(turn, { fault: 'bridge_upstream_unreachable' });
+        return send({ type: 'upstream.ended', keepSocket: false });
+      }
+      if (turn && code === TOO_LARGE && turn.responseId === null && turn.evidence.passThrough === null) {
+        untaken = turn;
+        if (abilities.fallsBack) abilities.tooLarge(target.id, turn.frameBytes);
+      }
+      const resendable = turn !== null && mayResend(turn, untaken === turn) && canSendFull(turn);
+      untaken = null;
+      send({ type: 'socket.lost', generation, resendable });
+    },
+    refused(turn, answer) {
+      const error = normaliseError(answer);
+      const ownAnchor = turn.wire?.form === 'delta' && turn.parent?.replay === 'exact';
+      if (ownAnchor && refusesAnchor(error) && options.creates() < 2) {
+        if (refusesAnchors(error)) abilities.refusesAnchors(peerOf(turn));
+        turn.anchorRefused = true;
+        untaken = turn;
+        return;
+      }
+      giveUp(turn, { answer });
+      send({ type: 'upstream.ended', keepSocket: false });
+    },
     async resendWithoutAnchor(turn, relayed) {
+      if (relayed.error && refusesAnchors(relayed.error)) abilities.refusesAnchors(peerOf(turn));
       turn.anchorRefused = true;
       const history = await historyFor(turn).catch(() => 'missing' as const);
       if (turn.ending || options.current() !== turn) return;

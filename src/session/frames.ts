@@ -5,6 +5,7 @@ import type { Item } from '../transcript/types.ts';
 import { upstreamAnswerOf } from '../upstream/errors.ts';
 import { parseFrame } from '../upstream/frames.ts';
 import type { ParsedFrame, UpstreamError } from '../upstream/port.ts';
+import { refusesAnchor } from '../upstream/refusal.ts';
 import type { SessionSocket } from './socket.ts';
 import type { Turn, TurnEnding } from './turn.ts';
 
@@ -118,7 +119,7 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
     }
     const ending: TurnEnding = { state: 'failed', terminal: null, fault: null, answer: upstreamAnswerOf(error), error };
     const ownAnchor = turn.wire?.form === 'delta' && turn.parent !== null;
-    if (unanswered && error.code === 'previous_response_not_found' && ownAnchor) {
+    if (unanswered && refusesAnchor(error) && ownAnchor) {
       options.anchorRefused(turn, ending);
       return;
     }

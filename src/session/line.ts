@@ -37,6 +37,7 @@ export function describeTurn(turn: Turn, session: Session | null, now: number): 
     form: sent === null ? null : (wire?.form ?? null),
     terminal: ending?.state ?? 'cancelled',
     fault: ending?.fault ?? null,
+    cause: turn.cause,
     upstreamStatus: ending?.error?.status ?? ending?.answer?.status ?? null,
     heldMs: since(turn, turn.times.sent),
     firstEventMs: since(turn, turn.times.firstEvent),

@@ -14,10 +14,13 @@ const harmless = new Set([
 /**
  * Whether a turn whose socket was lost may be sent once more. Only if nothing beyond `response.created` and telemetry
  * arrived, nothing was shown, no hosted tool could have acted, and the provider keeps no conversation of its own.
+ *
+ * @param untaken the upstream said that it did not take the frame: then nothing of it can have acted
  */
-export function mayResend(turn: Turn): boolean {
+export function mayResend(turn: Turn, untaken = false): boolean {
   const { body } = turn.request;
   if (turn.sawOutput || turn.stream.shown || turn.stream.finished) return false;
+  if (untaken) return true;
   if (body.conversation != null || body.background === true) return false;
   const tools = Array.isArray(body.tools) ? body.tools : [];
   return tools.every((tool) => harmless.has(String((tool as { type?: unknown } | null)?.type)));

@@ -6,6 +6,7 @@ import type { AttemptFact, LocalSession } from '../resolve/types.ts';
 import { type DurableActor, type Effect, type Inspect, persist, rehydrate, startActor } from '../runtime/index.ts';
 import type { KeyRef, RowFace, SessionRow, SessionStore, TurnResult, TurnRow } from '../store/port.ts';
 import type { Line } from '../transcript/line.ts';
+import type { Abilities } from '../upstream/abilities.ts';
 import type { UpstreamTarget, UpstreamTransport } from '../upstream/port.ts';
 import { createUpstreamTurnState } from '../upstream/turn-state.ts';
 import { bareResult, type CommitReply, createCommits } from './commits.ts';
@@ -17,11 +18,11 @@ import { factsOf } from './line.ts';
 import { isRelated, place, planFor } from './placement.ts';
 import type { ClientSink } from './port.ts';
 import { SESSION_MACHINE_VERSION, sessionProgram, topState } from './program.ts';
-import { canSendFull, mayResend } from './resend.ts';
+import { mayResend } from './resend.ts';
 import { type Head, turnResult } from './result.ts';
 import { createSender } from './send.ts';
 import { createSessionSocket } from './socket.ts';
-import type { Turn } from './turn.ts';
+import { faultError, type Turn } from './turn.ts';
 import { viewOf } from './view.ts';
 
 /** What a session needs of its worker. */
@@ -37,8 +38,8 @@ export interface SessionDeps {
   worker: { readonly id: string; mayStart(): boolean; mayJudge(): boolean; readonly draining: boolean };
   /** Issues the turn-state token; called only once the session's row is durable. */
   issueToken(sessionId: string, epoch: number, turn: Turn): string;
-  /** Upstreams that have turned out to speak no WebSocket. */
-  httpOnly: { has(targetId: string): boolean; add(targetId: string): void; readonly fallback: boolean };
+  /** What upstreams have turned out to be unable to do. */
+  abilities: Abilities;
   /** A turn this session cannot serve goes back to the resolver, with what was learned. */
   returnTurn(turn: Turn, fact: AttemptFact | null): void;
   /** The session's row exists, or never will: whoever waited for it may look again. */
@@ -158,32 +159,34 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
 
   const socket = createSessionSocket({
     transport: deps.transport,
-    now: () => clock.now(),
+    clock,
     onFrame: (text) => readFrame(text, onWire()),
-    onLost(generation) {
-      const turn = onWire();
-      if (turn?.handedOver()) return send({ type: 'upstream.ended', keepSocket: false });
-      send({ type: 'socket.lost', generation, resendable: turn ? mayResend(turn) && canSendFull(turn) : false });
-    },
+    onLost: (generation, how) => dialer.lost(onWire(), generation, how),
     onRefused(answer) {
       const turn = onWire();
-      if (!turn) return;
-      turn.ending = { state: 'failed', terminal: null, fault: null, answer, error: null };
-      send({ type: 'upstream.ended', keepSocket: false });
+      if (turn) dialer.refused(turn, answer);
     },
+    onStuck() {
+      lane.current?.stream.sink.cut();
+      socket.pause(false);
+    },
+    takesAnchors: () =>
+      lane.current === null ||
+      deps.abilities.takesAnchors({ targetId: deps.target.id, credentialFp: lane.current.evidence.credentialFp }),
   });
   const dialer = createDialer({
     store,
     socket,
     target: deps.target,
     deadlines: config.deadlines,
-    httpOnly: deps.httpOnly,
+    abilities: deps.abilities,
     current: () => lane.current,
     generation: () => actor.context.generation,
     creates: () => actor.context.creates,
     send,
     learnTurnState: (turn, value) => turnState.learn(turn.evidence.clientTurnId, value),
     onError: (error) => log.warn({ session: id, err: error }, 'preparing a socket failed'),
+    onFailure: (cause) => log.warn({ session: id, cause }, 'a connection to the upstream failed'),
   });
   const readFrame = createFrameReader({
     socket,
@@ -198,6 +201,8 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     socket,
     clock,
     config,
+    abilities: deps.abilities,
+    targetId: deps.target.id,
     sessionId: id,
     maySend,
     creates: () => actor.context.creates,
@@ -328,7 +333,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
         turn.times.ended = clock.now();
         return turn.deliver();
       case 'failTurn':
-        return turn?.fail(new BridgeError((params as { fault: SessionFault }).fault));
+        return turn?.fail(faultError(turn, (params as { fault: SessionFault }).fault));
       case 'relayRefusal':
         return turn?.deliver();
       case 'reresolve':

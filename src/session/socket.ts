@@ -1,4 +1,6 @@
+import type { Clock } from '../clock.ts';
 import type { ConnectionHandlers, DialResult, UpstreamConnection, UpstreamTransport } from '../upstream/port.ts';
+import { isApiError } from '../upstream/refusal.ts';
 
 /** What came of one dial, for the machine. */
 export type DialOutcome =
@@ -6,13 +8,26 @@ export type DialOutcome =
   | { kind: 'superseded' }
   | Exclude<DialResult, { kind: 'open' }>;
 
+/** How a connection ended. */
+export type LostConnection = Parameters<ConnectionHandlers['closed']>[0];
+
 export interface SessionSocketOptions {
   transport: UpstreamTransport;
-  now(): number;
+  clock: Pick<Clock, 'now' | 'after'>;
   onFrame(text: string): void;
-  onLost(generation: number): void;
+  onLost(generation: number, how: LostConnection): void;
   onRefused(answer: Extract<DialResult, { kind: 'refused' }>['answer']): void;
+  /** Reading has been held back for so long that the upstream would soon take this end for dead. */
+  onStuck(): void;
+  /** False where the upstream refuses them: then no connection holds one. */
+  takesAnchors(): boolean;
 }
+
+/**
+ * How long the upstream may go unread. Its pings go unanswered meanwhile, and common servers ping every 20 s and close
+ * 20 s later: the turn of a client that reads nothing for this long, and has filled its buffer, is not worth the socket.
+ */
+const UNREAD_MOST_MS = 15_000;
 
 /**
  * The one upstream connection of a session. A connection belongs to a generation: whatever a connection of an older
@@ -26,10 +41,15 @@ export interface SessionSocket {
   anchor: string | null;
   /** Monotonic milliseconds at which the connection opened. */
   readonly openedAt: number;
+  /**
+   * @param answered called once with whether the connection, once open, has brought anything that an API says: a frame,
+   * or over HTTP a refusal in its own shape
+   */
   dial(
     generation: number,
     how: 'websocket' | 'http',
     request: Parameters<UpstreamTransport['dial']>[0],
+    answered: (properly: boolean, how: LostConnection | null) => void,
   ): Promise<DialOutcome>;
   send(frame: string): boolean;
   pause(paused: boolean): void;
@@ -40,24 +60,52 @@ export function createSessionSocket(options: SessionSocketOptions): SessionSocke
   let connection: UpstreamConnection | null = null;
   let generation = 0;
   let openedAt = 0;
+  let anchor: string | null = null;
+  let stopPatience: (() => void) | null = null;
 
-  const handlers = (mine: UpstreamConnection, at: number): ConnectionHandlers => ({
-    frame: (text) => {
-      if (mine === connection) options.onFrame(text);
-    },
-    refused: (answer) => {
-      if (mine === connection) options.onRefused(answer);
-    },
-    closed: () => {
-      if (mine !== connection) return;
-      connection = null;
-      socket.anchor = null;
-      options.onLost(at);
-    },
-  });
+  const handlers = (
+    mine: UpstreamConnection,
+    at: number,
+    answered: (properly: boolean, how: LostConnection | null) => void,
+  ): ConnectionHandlers => {
+    let silent = true;
+    const first = (properly: boolean, how: LostConnection | null = null) => {
+      if (silent) answered(properly, how);
+      silent = false;
+    };
+    return {
+      frame: (text) => {
+        if (mine !== connection) return;
+        first(mine.kind === 'websocket' || !text.startsWith('{"type":"error"'));
+        options.onFrame(text);
+      },
+      refused: (answer) => {
+        if (mine !== connection) return;
+        first(isApiError(answer));
+        options.onRefused(answer);
+      },
+      closed: (how) => {
+        if (mine !== connection) return;
+        first(false, how);
+        forget();
+        options.onLost(at, how);
+      },
+    };
+  };
+  const forget = () => {
+    connection = null;
+    anchor = null;
+    stopPatience?.();
+    stopPatience = null;
+  };
 
   const socket: SessionSocket = {
-    anchor: null,
+    get anchor() {
+      return anchor;
+    },
+    set anchor(id) {
+      anchor = id !== null && options.takesAnchors() ? id : null;
+    },
     get generation() {
       return generation;
     },
@@ -70,7 +118,7 @@ export function createSessionSocket(options: SessionSocketOptions): SessionSocke
     get openedAt() {
       return openedAt;
     },
-    async dial(wanted, how, request) {
+    async dial(wanted, how, request, answered) {
       generation = wanted;
       const result: DialResult =
         how === 'http'
@@ -82,21 +130,26 @@ export function createSessionSocket(options: SessionSocketOptions): SessionSocke
         return { kind: 'superseded' };
       }
       connection = result.connection;
-      openedAt = options.now();
-      socket.anchor = null;
-      connection.attach(handlers(connection, wanted));
+      openedAt = options.clock.now();
+      anchor = null;
+      connection.attach(handlers(connection, wanted, answered));
       return { kind: 'opened', headers: result.headers };
     },
     send: (frame) => connection?.send(frame) ?? false,
     pause(paused) {
-      if (paused) connection?.pause();
-      else connection?.resume();
+      if (paused) {
+        connection?.pause();
+        stopPatience ??= options.clock.after(UNREAD_MOST_MS, options.onStuck);
+        return;
+      }
+      stopPatience?.();
+      stopPatience = null;
+      connection?.resume();
     },
     close(code, reason) {
       const old = connection;
-      connection = null;
+      forget();
       generation = -1;
-      socket.anchor = null;
       old?.close(code, reason);
     },
   };

@@ -18,7 +18,7 @@ type Ending =
 export interface StreamOptions {
   /** Bytes kept from event 0 for a client that comes back; beyond it the buffer is given up as a whole. */
   bufferBytes: number;
-  /** The reader is slower than the writer, or has caught up again. */
+  /** The reader is further behind the writer than the buffer is large, or has caught up again. */
   onPressure(paused: boolean): void;
 }
 
@@ -62,11 +62,16 @@ export function createTurnStream(first: ClientSink, options: StreamOptions): Tur
   let ending: Ending | { kind: 'abandoned' } | null = null;
   let head: AnswerHead | null = null;
   let delivered = false;
+  /** Bytes written since the reader last kept up. */
+  let behind = 0;
   const listeners: (() => void)[] = [];
 
   const write = (entry: Entry) => {
     if (!sink.attached) return;
-    if (!sink.event(entry.type, entry.json, entry.telemetry)) options.onPressure(true);
+    if (sink.event(entry.type, entry.json, entry.telemetry)) behind = 0;
+    else behind += entry.json.length;
+    // An upstream that is not read has its pings unanswered: until then the events wait here.
+    if (behind > options.bufferBytes) options.onPressure(true);
     shown ||= sink.shown;
   };
   const close = () => {
@@ -75,7 +80,11 @@ export function createTurnStream(first: ClientSink, options: StreamOptions): Tur
     else if (ending?.kind === 'relay') sink.relay(ending.answer);
   };
   const listen = (reader: ClientSink) => {
-    reader.onDrain(() => reader === sink && options.onPressure(false));
+    reader.onDrain(() => {
+      if (reader !== sink) return;
+      behind = 0;
+      options.onPressure(false);
+    });
     reader.onDelivered(() => {
       if (reader !== sink || delivered) return;
       delivered = true;
@@ -111,6 +120,7 @@ export function createTurnStream(first: ClientSink, options: StreamOptions): Tur
       // A client that asks again has given its earlier connection up, whether or not that is known here yet.
       if (before.attached) before.cut();
       listen(reader);
+      behind = 0;
       options.onPressure(false);
       if (head) reader.head({ ...head, outcome: 'reattached' });
       for (const entry of buffer ?? []) write(entry);

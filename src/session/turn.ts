@@ -97,6 +97,8 @@ export interface Turn {
   /** The last event that showed the whole response object, kept for background turns only. */
   standing: string | null;
   ending: TurnEnding | null;
+  /** Why the upstream was not reached, or not over WebSocket: a code and a host. Null for a turn that was. */
+  cause: string | null;
   readonly times: TurnTimes;
   frameBytes: number;
 
@@ -140,6 +142,12 @@ const endEvent: Record<TurnEnd, TurnEvent['type']> = {
   cancelled: 'cancel',
   lost: 'lose',
 };
+
+/** The error that a fault is told as; that of an unreachable upstream says why. */
+export function faultError({ cause }: Turn, fault: SessionFault): BridgeError {
+  const why = fault === 'bridge_upstream_unreachable' && cause !== null ? { detail: `${cause}.` } : {};
+  return new BridgeError(fault, why);
+}
 
 /** A turn fresh from the HTTP face, placed nowhere yet. */
 export function createTurn(options: TurnOptions): Turn {
@@ -202,6 +210,7 @@ export function createTurn(options: TurnOptions): Turn {
     heldCreated: null,
     standing: null,
     ending: null,
+    cause: null,
     times: { received: request.receivedAt, sent: null, firstEvent: null, ended: null },
     frameBytes: 0,
     showCreated() {
@@ -246,7 +255,7 @@ export function createTurn(options: TurnOptions): Turn {
       if (ending.terminal) turn.stream.finish({ kind: 'end', ...ending.terminal });
       else if (ending.answer) turn.stream.finish({ kind: 'relay', answer: ending.answer });
       else {
-        const error = new BridgeError(ending.fault ?? 'bridge_internal');
+        const error = ending.fault === null ? new BridgeError('bridge_internal') : faultError(turn, ending.fault);
         error.outcome = turn.outcome;
         turn.stream.finish({ kind: 'fail', error });
       }

@@ -26,7 +26,7 @@ const ofSocket = (make: (generation: number) => SessionEvent): EventVariant<Sess
 const sessionEvents: EventVariant<SessionMachine>[] = [
   ...ofSocket((generation) => ({ type: 'socket.opened', generation })),
   ...ofSocket((generation) => ({ type: 'socket.failed', generation })),
-  ...both.flatMap((relay) => ofSocket((generation) => ({ type: 'socket.refused', generation, relay }))),
+  ...ofSocket((generation) => ({ type: 'socket.refused', generation })),
   ...both.flatMap((resendable) => ofSocket((generation) => ({ type: 'socket.lost', generation, resendable }))),
   ...ofSocket((generation) => ({ type: 'history.missing', generation })),
   ...fixedEvents<SessionMachine>([

@@ -1,9 +1,9 @@
-import type { ConnectionHandlers, UpstreamAnswer } from './port.ts';
+import type { ConnectionHandlers, Unreachable, UpstreamAnswer } from './port.ts';
 
 type Step =
   | { kind: 'frame'; text: string }
   | { kind: 'refused'; answer: UpstreamAnswer }
-  | { kind: 'closed'; code: number; reason: string };
+  | { kind: 'closed'; info: { code: number; reason: string; unreachable?: Unreachable } };
 
 /** The receiving side of a connection: order, backpressure and the single `closed`, the same for every transport. */
 export interface FrameFlow {
@@ -12,7 +12,7 @@ export interface FrameFlow {
   frame(text: string): void;
   refused(answer: UpstreamAnswer): void;
   /** The connection is gone. Later calls change nothing. */
-  close(code: number, reason: string): void;
+  close(code: number, reason: string, unreachable?: Unreachable): void;
   pause(): void;
   resume(): void;
   /** Frames are of no interest any more, waiting ones included; `closed` will still be told. */
@@ -44,7 +44,7 @@ export function createFrameFlow(options: FrameFlowOptions): FrameFlow {
       if (reader.refused) reader.refused(step.answer);
       else reader.frame(options.refusalFrame(step.answer));
     } else {
-      reader.closed({ code: step.code, reason: step.reason });
+      reader.closed(step.info);
     }
   };
 
@@ -88,8 +88,8 @@ export function createFrameFlow(options: FrameFlowOptions): FrameFlow {
       if (!muted) arrive({ kind: 'frame', text });
     },
     refused: (answer) => arrive({ kind: 'refused', answer }),
-    close(code, reason) {
-      arrive({ kind: 'closed', code, reason });
+    close(code, reason, unreachable) {
+      arrive({ kind: 'closed', info: { code, reason, ...(unreachable && { unreachable }) } });
       ended = true;
     },
     pause() {

@@ -1,34 +1,41 @@
 import { type Dispatcher, request } from 'undici';
 import { httpAddress } from './address.ts';
-import { flatHeaders, reasonOf } from './answer.ts';
+import { flatHeaders } from './answer.ts';
 import { type HttpCall, UpstreamUnreachable } from './port.ts';
+import { UNPACKED, unpackedHeaders, unpackStream } from './unpack.ts';
+import { unreachable } from './unreachable.ts';
 
 /**
  * One HTTP call, its answer streamed: the status and headers are returned as soon as they are there. Redirects are
- * answers like any other. The body must be read or destroyed, or its connection stays taken.
+ * answers like any other, and a body that comes compressed although none was asked for is unpacked. The body must be
+ * read or destroyed, or its connection stays taken.
  *
  * @param silenceMs longest wait for the headers, and between two pieces of the body
- * Throws `UpstreamUnreachable` when no answer came (also when `signal` was aborted first), `TypeError` for a path that
+ * @param proxy the proxy that the dispatcher goes through; null for none
+ * @throws `UpstreamUnreachable`, whose message names the cause, when no answer came (also when `signal` was aborted first), `TypeError` for a path that
  * leaves the base URL.
  */
 export async function httpCall(
   call: HttpCall,
   dispatcher: Dispatcher,
   silenceMs: number,
+  proxy: URL | null,
 ): Promise<{ status: number; headers: Record<string, string>; body: NodeJS.ReadableStream }> {
   const address = httpAddress(call.target.baseUrl, call.path);
   try {
     const answer = await request(address, {
       dispatcher,
       method: call.method as Dispatcher.HttpMethod,
-      headers: call.headers,
+      headers: { ...call.headers, ...UNPACKED },
       body: call.body,
       signal: call.signal ?? null,
       headersTimeout: silenceMs,
       bodyTimeout: silenceMs,
     });
-    return { status: answer.statusCode, headers: flatHeaders(answer.headers), body: answer.body };
+    const headers = flatHeaders(answer.headers);
+    const body = unpackStream(answer.body, headers['content-encoding']);
+    return { status: answer.statusCode, headers: unpackedHeaders(headers), body };
   } catch (error) {
-    throw new UpstreamUnreachable(reasonOf(error), { cause: error });
+    throw new UpstreamUnreachable(unreachable(error, call.target.baseUrl, proxy).text, { cause: error });
   }
 }

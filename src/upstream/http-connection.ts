@@ -10,6 +10,8 @@ import type { TransportLimits } from './limits.ts';
 import type { LiveConnections } from './live.ts';
 import type { DialRequest, UpstreamConnection } from './port.ts';
 import { createSseParser, type SseParser } from './sse.ts';
+import { createUnpacker, UNPACKED, type Unpacker, unpackedHeaders } from './unpack.ts';
+import { unreachable } from './unreachable.ts';
 
 const TURN_STATE = 'x-codex-turn-state';
 
@@ -42,13 +44,24 @@ export function requestOfFrame(
   return { headers: sent, body: withMembers(frame, changes) };
 }
 
+/** The beginning of a body as far as it says what the rest is: an event stream, something else, or not known yet. */
+function streamOrNot(begun: string): 'stream' | 'other' | 'open' {
+  const text = begun.replace(/^[\ufeff\s]+/, '');
+  if (text === '') return 'open';
+  if (/^(?::|(?:data|event|id|retry) *(?::|[\r\n]))/.test(text)) return 'stream';
+  return ['data', 'event', 'id', 'retry'].some((field) => field.startsWith(text.trimEnd())) ? 'open' : 'other';
+}
+
 /**
  * A connection whose single exchange is `POST {base}/responses`: open at once, lost at the end of its answer.
  *
- * An event stream is given out event by event; a JSON answer as the frames a stream would have had. An answer other
+ * What a 2xx answer is, its first bytes say, not its label: an event stream under any content type is given out event by
+ * event, as it arrives; a JSON answer as the frames a stream would have had. An answer other
  * than 2xx goes whole to the reader's `refused` handler, or else arrives as an `error` frame. A turn state in the
  * answer's headers arrives first, as a `response.metadata` frame. `closed` says 1000 when the answer ended as HTTP
  * wants it and 1006 when it was cut; neither says that the turn ended well, only its terminal event does.
+ *
+ * @param proxy the proxy that the dispatcher goes through; null for none
  *
  * `request.timeoutMs` bounds the way to a connected socket, waiting for a free one included. The answer itself has no
  * limit here: its silence is the turn's to judge.
@@ -59,29 +72,43 @@ export function openExchange(
   clock: Clock,
   limits: TransportLimits,
   live: LiveConnections,
+  proxy: URL | null,
 ): UpstreamConnection {
   let state: 'open' | 'sent' | 'ended' = 'open';
   let controller: Dispatcher.DispatchController | null = null;
   let cancelTimer = () => {};
   let parser: SseParser | null = null;
   let collector: AnswerCollector | null = null;
+  let unpacker: Unpacker | null = null;
+  /** The beginning of a 2xx body, until it shows what the body is. */
+  let begun: Buffer | null = null;
+  let started: { status: number; headers: Record<string, string> } | null = null;
+  let connected = false;
+  /** Nothing more comes from the network. */
+  let arrived = false;
   let refusing = false;
   let complete = false;
   let closing = false;
   const flow = createFrameFlow({
-    hold: (held) => (held ? controller?.pause() : controller?.resume()),
+    hold(held) {
+      unpacker?.hold(held);
+      if (held) controller?.pause();
+      else controller?.resume();
+    },
     refusalFrame,
   });
   const shutDown = () => connection.close(1001, 'shutting down');
   const gone = live.add({ close: shutDown, destroy: shutDown });
 
-  const end = (code: number, reason: string) => {
+  const end = (code: number, reason: string, given?: unknown) => {
     if (state === 'ended') return;
     state = 'ended';
     cancelTimer();
+    unpacker?.destroy();
     gone();
-    flow.close(code, reason);
-    if (!complete) controller?.abort(new Error(reason));
+    const why = given === undefined || closing || started ? null : unreachable(given, request.target.baseUrl, proxy);
+    flow.close(code, reason, why && (!connected || why.byProxy) ? why : undefined);
+    if (!arrived) controller?.abort(new Error(reason));
   };
 
   const answered = () => {
@@ -93,49 +120,88 @@ export function openExchange(
     end(1000, 'answered');
   };
 
-  const started = (status: number, headers: Record<string, string>) => {
-    const turnState = headers[TURN_STATE];
-    if (turnState) flow.frame(JSON.stringify({ type: 'response.metadata', headers: { [TURN_STATE]: turnState } }));
-    refusing = status < 200 || status >= 300;
+  /** Decides what a 2xx answer is, as soon as enough of it has come. */
+  const judge = (chunk: Buffer, last: boolean) => {
+    const { status, headers } = started!;
+    begun = begun === null ? chunk : Buffer.concat([begun, chunk]);
     const type = headers['content-type'] ?? '';
-    if (!refusing && (type === '' || type.includes('event-stream'))) {
+    const labelled = type === '' || type.includes('event-stream');
+    const seems = streamOrNot(begun.toString('latin1', 0, 256).replace(/^\u00ef\u00bb\u00bf/, ''));
+    if (seems === 'open' && !last && begun.length < 256) return;
+    const isDocument = /^[\s\u00ef\u00bb\u00bf]*[{[<"]/.test(begun.toString('latin1', 0, 256));
+    if (seems === 'stream' || (labelled && !isDocument)) {
       parser = createSseParser((data) => data !== '[DONE]' && flow.frame(data), limits.maxIncomingBytes);
-      return;
+    } else {
+      collector = collectAnswer(status, headers, limits.maxIncomingBytes);
     }
-    collector = collectAnswer(status, headers, refusing ? limits.refusalBytes : limits.maxIncomingBytes);
-    if (refusing) cancelTimer = clock.after(limits.refusalTimeoutMs, () => answered());
+    const first = begun;
+    begun = null;
+    received(first);
+  };
+
+  const received = (chunk: Buffer) => {
+    if (state === 'ended') return;
+    if (collector) {
+      if (!collector.push(chunk)) answered();
+    } else if (parser) {
+      try {
+        parser.push(chunk);
+      } catch (error) {
+        end(1009, reasonOf(error));
+      }
+    } else judge(chunk, false);
+  };
+
+  const finished = () => {
+    if (state === 'ended') return;
+    if (!collector && !parser) judge(Buffer.alloc(0), true);
+    complete = true;
+    parser?.end();
+    answered();
+    end(1000, 'the answer ended');
+  };
+
+  const start = (status: number, given: Record<string, string>) => {
+    const turnState = given[TURN_STATE];
+    if (turnState) flow.frame(JSON.stringify({ type: 'response.metadata', headers: { [TURN_STATE]: turnState } }));
+    const headers = unpackedHeaders(given);
+    started = { status, headers };
+    refusing = status < 200 || status >= 300;
+    unpacker = createUnpacker(given['content-encoding'], {
+      data: received,
+      end: finished,
+      error: (error) => failed(error),
+    });
+    unpacker.hold(flow.held);
+    if (!refusing) return;
+    collector = collectAnswer(status, headers, limits.refusalBytes);
+    cancelTimer = clock.after(limits.refusalTimeoutMs, () => answered());
+  };
+
+  const failed = (error: Error) => {
+    if (refusing) answered();
+    end(1006, reasonOf(error), error);
   };
 
   const handler: Dispatcher.DispatchHandler = {
     onRequestStart(given) {
       cancelTimer();
+      connected = true;
       controller = given;
       if (state === 'ended') given.abort(new Error('not wanted any more'));
       else if (flow.held) given.pause();
     },
     onResponseStart(_given, status, headers) {
-      if (status >= 200 && state !== 'ended') started(status, flatHeaders(headers));
+      if (status >= 200 && state !== 'ended') start(status, flatHeaders(headers));
     },
     onResponseData(_given, chunk) {
-      if (state === 'ended') return;
-      if (collector && !collector.push(chunk)) return answered();
-      try {
-        parser?.push(chunk);
-      } catch (error) {
-        end(1009, reasonOf(error));
-      }
+      if (state !== 'ended') unpacker?.push(chunk);
     },
     onResponseEnd() {
-      complete = true;
-      if (state === 'ended') return;
-      parser?.end();
-      answered();
-      end(1000, 'the answer ended');
+      arrived = true;
+      unpacker?.end();
     },
-    onResponseError(_given, error) {
-      if (refusing) answered();
-      end(1006, reasonOf(error));
-    },
+    onResponseError: (_given, error) => failed(error),
   };
 
   const connection: UpstreamConnection = {
@@ -149,10 +215,14 @@ export function openExchange(
       const { headers, body } = requestOfFrame(frame, request.headers);
       const address = httpAddress(request.target.baseUrl, '/responses');
       state = 'sent';
-      cancelTimer = clock.after(request.timeoutMs, () => end(1006, `not connected within ${request.timeoutMs} ms`));
+      cancelTimer = clock.after(request.timeoutMs, () => {
+        const reason = `not connected within ${request.timeoutMs} ms`;
+        end(1006, reason, reason);
+      });
       const path = address.pathname + address.search;
+      const sent = { ...headers, ...UNPACKED };
       dispatcher.dispatch(
-        { origin: address.origin, path, method: 'POST', headers, body, headersTimeout: 0, bodyTimeout: 0 },
+        { origin: address.origin, path, method: 'POST', headers: sent, body, headersTimeout: 0, bodyTimeout: 0 },
         handler,
       );
       return true;

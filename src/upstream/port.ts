@@ -25,10 +25,20 @@ export interface UpstreamAnswer {
   body: Buffer;
 }
 
+/** Why no connection came about. */
+export interface Unreachable {
+  /** A code and the host, for people; no path, no query, no credential. */
+  text: string;
+  /** Trying again within seconds cannot help: nothing listens there, the name is unknown, the certificate is wrong. */
+  final: boolean;
+  /** A proxy on the way refused to pass it on. */
+  byProxy: boolean;
+}
+
 export type DialResult =
   | { kind: 'open'; connection: UpstreamConnection; headers: Record<string, string> }
   | { kind: 'refused'; answer: UpstreamAnswer }
-  | { kind: 'failed'; reason: string };
+  | { kind: 'failed'; reason: string; unreachable?: Unreachable };
 
 export interface ConnectionHandlers {
   /** One JSON text frame as received. */
@@ -38,8 +48,8 @@ export interface ConnectionHandlers {
    * Without this handler the refusal arrives as an `error` frame instead. `closed` follows either way.
    */
   refused?(answer: UpstreamAnswer): void;
-  /** The connection is gone; called exactly once, after the last frame. */
-  closed(info: { code: number; reason: string }): void;
+  /** The connection is gone; called exactly once, after the last frame. `unreachable`: it never came about. */
+  closed(info: { code: number; reason: string; unreachable?: Unreachable }): void;
 }
 
 /** One connection carrying one credential. Frames that arrive before `attach` wait. */
@@ -49,6 +59,7 @@ export interface UpstreamConnection {
   attach(handlers: ConnectionHandlers): void;
   /** Hands one `response.create` frame to the transport. False: the connection is not open and nothing was sent. */
   send(frame: string): boolean;
+  /** Nothing is read until `resume`, control frames included: a peer that pings counts this as silence. */
   pause(): void;
   resume(): void;
   /** Idempotent. `code` defaults to 1000. The peer is given a bounded time to answer, then the socket is destroyed. */

@@ -1,10 +1,14 @@
-import { Agent } from 'undici';
+import { HttpsProxyAgent } from 'https-proxy-agent';
+import { Agent, type Dispatcher, ProxyAgent } from 'undici';
 import { type Clock, systemClock } from '../clock.ts';
+import { deadlineKnobs } from '../config.ts';
 import { httpCall } from './http-call.ts';
 import { openExchange } from './http-connection.ts';
 import type { TransportLimits } from './limits.ts';
 import { createLiveConnections } from './live.ts';
 import { type UpstreamTransport, UpstreamUnreachable } from './port.ts';
+import { noProxies, type ProxySettings, proxyFor } from './proxies.ts';
+import type { PulseTimes } from './pulse.ts';
 import { dialWebSocket } from './websocket.ts';
 
 export interface UpstreamTransportOptions {
@@ -19,6 +23,10 @@ export interface UpstreamTransportOptions {
   callSilenceMs?: number;
   /** How long a peer may take to answer a close frame, ms; also the longest `shutdown`. */
   closeTimeoutMs?: number;
+  /** Outgoing proxies. Default: none, whatever the environment says. */
+  proxies?: ProxySettings;
+  /** Pings of open WebSockets. Default: the defaults of HOLDFAST_PING_MS and HOLDFAST_PONG_MS. */
+  pulse?: PulseTimes;
 }
 
 const REFUSAL_BYTES = 1024 * 1024;
@@ -39,13 +47,36 @@ export function createUpstreamTransport(options: UpstreamTransportOptions = {}):
     tcpKeepAliveMs: TCP_KEEP_ALIVE_MS,
   };
   const callSilenceMs = options.callSilenceMs ?? 600_000;
-  const agent = new Agent({
+  const pulse = options.pulse ?? {
+    pingMs: deadlineKnobs.ping.default,
+    pongMs: deadlineKnobs.pong.default,
+  };
+  const connect = {
+    timeout: options.connectTimeoutMs ?? 10_000,
+    keepAlive: true,
+    keepAliveInitialDelay: TCP_KEEP_ALIVE_MS,
+  };
+  const agentOptions = {
     connections: options.maxHttpConnections ?? 2048,
     pipelining: 1,
     // One exchange a connection: over HTTP/2 a single lost connection would take many turns with it.
     allowH2: false,
-    connect: { timeout: options.connectTimeoutMs ?? 10_000, keepAlive: true, keepAliveInitialDelay: TCP_KEEP_ALIVE_MS },
-  });
+  };
+  const direct = new Agent({ ...agentOptions, connect });
+  /** Ways through a proxy, by its address: at most one for each scheme. */
+  const ways = new Map<string, { proxy: URL; agent: HttpsProxyAgent<string>; dispatcher: Dispatcher }>();
+  const wayTo = (baseUrl: string) => {
+    const proxy = proxyFor(options.proxies ?? noProxies, baseUrl);
+    if (proxy === null) return null;
+    let way = ways.get(proxy.href);
+    if (!way) {
+      const { timeout: connectTimeout, ...proxyTls } = connect;
+      const dispatcher = new ProxyAgent({ ...agentOptions, uri: proxy.href, connectTimeout, proxyTls });
+      way = { proxy, agent: new HttpsProxyAgent(proxy.href), dispatcher };
+      ways.set(proxy.href, way);
+    }
+    return way;
+  };
   const live = createLiveConnections();
   let stopped: Promise<void> | null = null;
 
@@ -54,22 +85,26 @@ export function createUpstreamTransport(options: UpstreamTransportOptions = {}):
     const cancelKill = clock.after(limits.closeTimeoutMs, () => live.destroyAll());
     await live.emptied();
     cancelKill();
-    await agent.destroy();
+    await Promise.all(
+      [direct, ...[...ways.values()].map(({ dispatcher }) => dispatcher)].map((each) => each.destroy()),
+    );
   }
 
   return {
     async dial(request) {
       if (stopped) return { kind: 'failed', reason: 'shut down' };
-      return dialWebSocket(request, clock, limits, live);
+      return dialWebSocket(request, clock, limits, live, pulse, wayTo(request.target.baseUrl));
     },
     exchange(request) {
-      const connection = openExchange(request, agent, clock, limits, live);
+      const way = wayTo(request.target.baseUrl);
+      const connection = openExchange(request, way?.dispatcher ?? direct, clock, limits, live, way?.proxy ?? null);
       if (stopped) connection.close(1001, 'shut down');
       return connection;
     },
     async call(call) {
       if (stopped) throw new UpstreamUnreachable('shut down');
-      return httpCall(call, agent, callSilenceMs);
+      const way = wayTo(call.target.baseUrl);
+      return httpCall(call, way?.dispatcher ?? direct, callSilenceMs, way?.proxy ?? null);
     },
     shutdown: () => (stopped ??= stop()),
   };

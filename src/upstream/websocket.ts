@@ -1,4 +1,4 @@
-import type { IncomingMessage } from 'node:http';
+import type { Agent, IncomingMessage } from 'node:http';
 import { WebSocket } from 'ws';
 import type { Clock } from '../clock.ts';
 import { webSocketAddress } from './address.ts';
@@ -8,23 +8,37 @@ import { createFrameFlow } from './flow.ts';
 import type { TransportLimits } from './limits.ts';
 import type { LiveConnections } from './live.ts';
 import type { DialRequest, DialResult, UpstreamAnswer, UpstreamConnection } from './port.ts';
+import { createPulse, type PulseTimes } from './pulse.ts';
+import { createUnpacker, unpackedHeaders } from './unpack.ts';
+import { unreachable } from './unreachable.ts';
 
 /** Reads the body of an answer that came in place of the upgrade, within its limits. */
 const readRefusal = (response: IncomingMessage, clock: Clock, limits: TransportLimits): Promise<UpstreamAnswer> =>
   new Promise((resolve) => {
-    const collector = collectAnswer(response.statusCode ?? 502, flatHeaders(response.headers), limits.refusalBytes);
+    const headers = flatHeaders(response.headers);
+    const collector = collectAnswer(response.statusCode ?? 502, unpackedHeaders(headers), limits.refusalBytes);
     const finish = (complete: boolean) => {
       cancel();
+      unpacker.destroy();
       response.destroy();
       resolve(collector.answer(complete));
     };
-    const cancel = clock.after(limits.refusalTimeoutMs, () => finish(false));
-    response.on('data', (chunk: Buffer) => {
-      if (!collector.push(chunk)) finish(false);
+    const unpacker = createUnpacker(headers['content-encoding'], {
+      data(chunk) {
+        if (!collector.push(chunk)) finish(false);
+      },
+      end: () => finish(true),
+      error: () => finish(false),
     });
-    response.on('end', () => finish(true));
+    const cancel = clock.after(limits.refusalTimeoutMs, () => finish(false));
+    let ended = false;
+    response.on('data', (chunk: Buffer) => unpacker.push(chunk));
+    response.on('end', () => {
+      ended = true;
+      unpacker.end();
+    });
     response.on('error', () => finish(false));
-    response.on('close', () => finish(false));
+    response.on('close', () => ended || finish(false));
   });
 
 /** Close codes an endpoint may send; anything else would make the socket throw. */
@@ -38,19 +52,39 @@ const shortened = (reason: string): string => {
   return short;
 };
 
-function connectionOf(socket: WebSocket, clock: Clock, limits: TransportLimits, gone: () => void): UpstreamConnection {
+function connectionOf(
+  socket: WebSocket,
+  bytesRead: () => number,
+  clock: Clock,
+  limits: TransportLimits,
+  pulseTimes: PulseTimes,
+  gone: () => void,
+): UpstreamConnection {
   let closing = false;
   let fault = '';
   let cancelKill: (() => void) | null = null;
   const flow = createFrameFlow({ hold: (held) => (held ? socket.pause() : socket.resume()), refusalFrame });
   socket.pause();
+  const pulse = createPulse({
+    times: pulseTimes,
+    bytesRead,
+    // Without a reader, pongs are not read either.
+    reading: () => !flow.held,
+    ping: () => socket.ping(),
+    dead() {
+      fault = 'no sign of life';
+      socket.terminate();
+    },
+  });
 
+  socket.on('pong', pulse.pong);
   socket.on('message', (data: Buffer) => flow.frame(data.toString('utf8')));
   socket.on('error', (error) => {
     fault = reasonOf(error);
   });
   socket.on('close', (code, reason) => {
     cancelKill?.();
+    pulse.stop();
     gone();
     flow.close(code, reason.toString('utf8') || fault);
   });
@@ -65,6 +99,7 @@ function connectionOf(socket: WebSocket, clock: Clock, limits: TransportLimits, 
       if (closing || socket.readyState !== WebSocket.OPEN) return false;
       // A failed write also ends the connection, and is told as its `closed`.
       socket.send(frame, { binary: false, compress: false }, () => {});
+      pulse.sent(frame.length);
       return true;
     },
     pause: flow.pause,
@@ -72,6 +107,7 @@ function connectionOf(socket: WebSocket, clock: Clock, limits: TransportLimits, 
     close(code = 1000, reason = '') {
       if (closing) return;
       closing = true;
+      pulse.stop();
       // Reading must go on, or the peer's close frame would never be seen.
       flow.mute();
       if (socket.readyState === WebSocket.CLOSED) return;
@@ -84,32 +120,43 @@ function connectionOf(socket: WebSocket, clock: Clock, limits: TransportLimits, 
 /**
  * Opens a WebSocket to `{base}/responses` with exactly the given headers. Never throws, follows no redirect, offers no
  * compression (it costs 15 to 30 times the work for frames of this size). An answer in place of the upgrade is read
- * whole within its limits. The peer's pings are answered; whether a silent peer is dead is for the turn's deadlines.
+ * whole within its limits, and unpacked. The peer's pings are answered, and it is pinged: see `createPulse`.
  *
  * @param live what is open or being opened, for `shutdown`
+ * @param way the proxy on the way and the agent that tunnels through it; null for a direct connection
  */
 export function dialWebSocket(
   request: DialRequest,
   clock: Clock,
   limits: TransportLimits,
   live: LiveConnections,
+  pulseTimes: PulseTimes,
+  way: { proxy: URL; agent: Agent } | null,
 ): Promise<DialResult> {
+  const { baseUrl } = request.target;
+  const failure = (reason: string, given: unknown): DialResult => ({
+    kind: 'failed',
+    reason,
+    unreachable: unreachable(given, baseUrl, way?.proxy ?? null),
+  });
   return new Promise((resolve) => {
     let socket: WebSocket;
     try {
-      socket = new WebSocket(webSocketAddress(request.target.baseUrl, '/responses'), {
+      socket = new WebSocket(webSocketAddress(baseUrl, '/responses'), {
         headers: request.headers,
         perMessageDeflate: false,
         maxPayload: limits.maxIncomingBytes,
         followRedirects: false,
+        ...(way && { agent: way.agent }),
       });
     } catch (error) {
-      resolve({ kind: 'failed', reason: reasonOf(error) });
+      resolve(failure(reasonOf(error), error));
       return;
     }
     let settled = false;
     let refusing = false;
     let headers: Record<string, string> = {};
+    let bytesRead = () => 0;
     let connection: UpstreamConnection | null = null;
     const gone = live.add({
       close: () => (connection ? connection.close(1001, 'shutting down') : socket.terminate()),
@@ -124,19 +171,21 @@ export function dialWebSocket(
       gone();
       socket.terminate();
     };
-    const failed = (reason: string) => {
-      if (!refusing) settle({ kind: 'failed', reason });
+    const failed = (reason: string, given: unknown) => {
+      if (!refusing) settle(failure(reason, given));
     };
-    const cancelTimer = clock.after(request.timeoutMs, () =>
-      failed(`no answer to the upgrade within ${request.timeoutMs} ms`),
-    );
+    const cancelTimer = clock.after(request.timeoutMs, () => {
+      const reason = `no answer to the upgrade within ${request.timeoutMs} ms`;
+      failed(reason, reason);
+    });
     socket.on('upgrade', (response) => {
       headers = flatHeaders(response.headers);
       response.socket.setKeepAlive(true, limits.tcpKeepAliveMs);
+      bytesRead = () => response.socket.bytesRead;
     });
     socket.on('open', () => {
       if (settled) return;
-      connection = connectionOf(socket, clock, limits, gone);
+      connection = connectionOf(socket, bytesRead, clock, limits, pulseTimes, gone);
       settle({ kind: 'open', connection, headers });
     });
     socket.on('unexpected-response', (_request, response) => {
@@ -145,7 +194,7 @@ export function dialWebSocket(
       cancelTimer();
       void readRefusal(response, clock, limits).then((answer) => settle({ kind: 'refused', answer }));
     });
-    socket.on('error', (error) => failed(reasonOf(error)));
-    socket.on('close', () => failed('closed during the upgrade'));
+    socket.on('error', (error) => failed(reasonOf(error), error));
+    socket.on('close', () => failed('closed during the upgrade', 'closed during the upgrade'));
   });
 }

@@ -39,6 +39,7 @@ const line = (over: Partial<TurnLine> = {}): TurnLine => ({
   form: 'delta',
   terminal: 'completed',
   fault: null,
+  cause: null,
   upstreamStatus: null,
   heldMs: 4,
   firstEventMs: 120,

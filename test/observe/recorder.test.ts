@@ -43,7 +43,7 @@ const anyEvent: fc.Arbitrary<SessionEvent> = fc.oneof(
   fc.record({ type: fc.constant('socket.opened' as const), generation }),
   fc.record({ type: fc.constant('socket.opened' as const), generation: fc.constant(1) }),
   fc.record({ type: fc.constant('socket.failed' as const), generation }),
-  fc.record({ type: fc.constant('socket.refused' as const), generation, relay: boolean }),
+  fc.record({ type: fc.constant('socket.refused' as const), generation }),
   fc.record({ type: fc.constant('socket.lost' as const), generation, resendable: boolean }),
   fc.record({ type: fc.constant('history.missing' as const), generation }),
   fc.record({
@@ -206,7 +206,7 @@ it('remembers ended sessions for a while, running ones always', () => {
 
 const line = (over: Partial<TurnLine> = {}): TurnLine => ({
   ...{ request: 'r', session: sessionId, epoch: 1, turn: turnId, outcome: 'created', shape: 'fresh', form: 'full' },
-  ...{ terminal: 'lost', fault: 'bridge_upstream_lost', upstreamStatus: null, heldMs: 3, firstEventMs: 9, totalMs: 40 },
+  ...{ terminal: 'lost', fault: 'bridge_upstream_lost', cause: null, upstreamStatus: null, heldMs: 3, firstEventMs: 9, totalMs: 40 },
   ...{ itemsFromClient: 1, itemsSent: 1, bytesFromClient: 9, bytesSent: 9, tokens: null, tokenIgnored: null },
   ...over,
 });

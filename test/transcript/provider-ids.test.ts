@@ -6,7 +6,6 @@ const message = (part: object) => ({ input: [{ type: 'message', role: 'user', co
 it.each([
   ['a file', message({ type: 'input_file', file_id: 'file_1' })],
   ['a picture by file', message({ type: 'input_image', file_id: 'file_1' })],
-  ['an item by reference', { input: [{ type: 'item_reference', id: 'msg_1' }] }],
   ['a container of an earlier call', { input: [{ type: 'code_interpreter_call', container_id: 'cntr_1', code: '1' }] }],
   ['a file in a tool’s answer', { input: [{ type: 'function_call_output', output: [{ file_id: 'file_1' }] }] }],
   ['a vector store', { tools: [{ type: 'file_search', vector_store_ids: ['vs_1'] }] }],

@@ -33,7 +33,26 @@ export interface RunningServer {
 const READY_WITHIN_MS = 15_000;
 const START_ATTEMPTS = 5;
 
-export const urlOf = (port: number, password: string) => `postgres://holdfast:${password}@127.0.0.1:${port}/postgres`;
+/**
+ * Every parameter that a client would else take from a `PG*` variable is named: those of the environment are about a
+ * database of its own. A value that is empty would count as not given.
+ */
+const parameters = new URLSearchParams({
+  sslmode: 'disable',
+  sslnegotiation: 'postgres',
+  options: '-c application_name=holdfast',
+  client_encoding: 'UTF8',
+  replication: 'false',
+});
+
+export const urlOf = (port: number, password: string) =>
+  `postgres://holdfast:${password}@127.0.0.1:${port}/postgres?${parameters}`.replaceAll('+', '%20');
+
+/** The environment of the database's own programs: nothing in it that they, or libpq, would read as a setting. */
+function plainEnvironment(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
+  const kept = Object.entries(env).filter(([name]) => !/^PG/i.test(name));
+  return { ...Object.fromEntries(kept), LC_ALL: 'C' };
+}
 
 /** A password kept beside the data: other users of the machine reach the port, not the database. */
 export async function loadOrCreateSecret(file: string, make: () => string): Promise<string> {
@@ -64,7 +83,7 @@ export async function ensureCluster({ binaries, dir, password, user }: Cluster):
     await run(binaries.initdb, [...options, '--encoding=UTF8', '--locale=C', '--no-instructions'], {
       ...(user ?? {}),
       cwd: draft,
-      env: { ...process.env, LC_ALL: 'C' },
+      env: plainEnvironment(process.env),
     });
   } finally {
     await rm(pwfile, { force: true });
@@ -173,7 +192,10 @@ async function launch({ binaries, dir, logFile, settings, user }: Cluster, port:
     stdio: ['ignore', log.fd, log.fd],
     // The one process besides its parent that PostgreSQL takes for no rival, as pg_ctl tells it about a shell. The shared
     // memory of a server whose children still run is looked for all the same.
-    env: { ...process.env, LC_ALL: 'C', ...(stale === null ? {} : { PG_GRANDPARENT_PID: String(stale) }) },
+    env: {
+      ...plainEnvironment(process.env),
+      ...(stale === null ? {} : { PG_GRANDPARENT_PID: String(stale) }),
+    },
   });
   child.once('spawn', () => void log.close());
   child.once('error', () => void log.close().catch(() => {}));

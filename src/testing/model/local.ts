@@ -15,7 +15,7 @@ export const events = {
   clientBack: { type: 'client.back' },
   opened: { type: 'socket.opened', ...socket },
   failed: { type: 'socket.failed', ...socket },
-  refused: { type: 'socket.refused', relay: true, ...socket },
+  refused: { type: 'socket.refused', ...socket },
   lostResendable: { type: 'socket.lost', resendable: true, ...socket },
   lost: { type: 'socket.lost', resendable: false, ...socket },
   historyMissing: { type: 'history.missing', ...socket },

@@ -66,8 +66,7 @@ export function prepareDial(scene: Scene, index: number): void {
     'socket.opened': { kind: 'hold' },
     'history.missing': null,
     'socket.failed': { kind: 'reset' },
-    'socket.refused (relay)': { kind: 'refuse', status: 401, body: { error: { message: 'No.', code: 'nope' } } },
-    'socket.refused (relay: false)': { kind: 'refuse', status: 426 },
+    'socket.refused': { kind: 'refuse', status: 401, body: { error: { message: 'No.', code: 'nope' } } },
   };
   const name = next?.variant.name ?? '';
   if (name in faults) {
@@ -190,8 +189,7 @@ export async function cause(scene: Scene, step: SessionStep): Promise<void> {
       scene.dialing?.release();
       return gate.open('lineage');
     case 'socket.failed':
-    case 'socket.refused (relay)':
-    case 'socket.refused (relay: false)':
+    case 'socket.refused':
       return gate.open('lineage');
     case 'history.missing':
       await world.sql('delete from turn_items');

@@ -175,6 +175,5 @@ export async function drive(
   } finally {
     watch.during = null;
     await world.tidy(scene.clients);
-    if (path.steps.at(-1)?.to.facts.httpOnly) await world.at.restart();
   }
 }

@@ -29,8 +29,6 @@ export interface SessionFacts {
   claimed: boolean;
   /** A request was given back and waits to be placed again. */
   limbo: boolean;
-  /** This bridge takes the provider to speak HTTP only. */
-  httpOnly: boolean;
   /** An operator has asked for the close while a turn ran: the row is closed when that is settled. */
   closing: boolean;
 }
@@ -49,7 +47,6 @@ const initial: SessionFacts = {
   completed: false,
   claimed: false,
   limbo: false,
-  httpOnly: false,
   closing: false,
 };
 
@@ -82,13 +79,12 @@ const ending: Can = (_, { asked }) => asked === 'settle' || asked === 'bare';
 const can: Record<string, Can> = {
   'socket.opened': dialing,
   'socket.failed': dialing,
-  'socket.refused (relay)': dialing,
-  'socket.refused (relay: false)': dialing,
+  'socket.refused': dialing,
   // Before the first event a turn may be sent again; once its output was shown it may not.
   'socket.lost (resendable)': (place) => waitingFlow(place, initial),
   'socket.lost (resendable: false)': (place) => flowing(place, initial) || idle(place, initial),
   'history.missing': (place, { history }) => place === 'reconnecting.resending.dialing' && history === 'unread',
-  'turn.wanted': (place, { claimed, httpOnly }) => (place === 'stale' ? claimed : idle(place, initial)) && !httpOnly,
+  'turn.wanted': (place, { claimed }) => (place === 'stale' ? claimed : idle(place, initial)),
   // A request that is held too long, before its frame has left; a client that asks for something else, after it hung up.
   'turn.cancelled (reason: client_cancel)': (place, facts) =>
     uncommitted(place, facts) ||
@@ -137,7 +133,7 @@ const can: Record<string, Can> = {
   // A drain waits for every request: for one that is only about to be placed, too.
   'worker.draining': (_, { limbo }) => !limbo,
   'worker.dead': always,
-  'session.claimed': (place, { claimed, httpOnly, closing }) => place === 'stale' && !claimed && !httpOnly && !closing,
+  'session.claimed': (place, { claimed, closing }) => place === 'stale' && !claimed && !closing,
 };
 
 const verdictOf: Record<string, SessionFacts['asked']> = {
@@ -207,7 +203,6 @@ export const sessionWorld: World<SessionMachine, SessionFacts> = {
       next.completed = flowing(place, facts) && name === 'upstream.ended (keepSocket)';
       if (!next.completed) next.holds = false;
     }
-    if (name === 'socket.refused (relay: false)') next.httpOnly = true;
     if (did('closeWhenSettled')) next.closing = true;
     // Who does not own the session, or cannot end its turn, cannot close it either.
     if (name === 'store.fenced' || did('reportAnchorLost')) next.closing = false;

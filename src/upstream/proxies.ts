@@ -1,0 +1,77 @@
+import { BlockList, isIP } from 'node:net';
+
+/** The outgoing proxies of this process, by the scheme of the target. */
+export interface ProxySettings {
+  readonly http: URL | null;
+  readonly https: URL | null;
+  /** `NO_PROXY`: hosts, domains, `host:port`, addresses, address ranges or `*`, separated by commas or blanks. */
+  readonly none: string;
+}
+
+export const noProxies: ProxySettings = { http: null, https: null, none: '' };
+
+/** The value of a variable in either spelling; the lower case one wins, as it does elsewhere. */
+function either(env: NodeJS.ProcessEnv, name: string): { name: string; value: string } | null {
+  for (const spelling of [name.toLowerCase(), name]) {
+    const value = env[spelling]?.trim();
+    if (value) return { name: spelling, value };
+  }
+  return null;
+}
+
+/**
+ * Reads `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`. A value that cannot be used is a problem, never a direct connection.
+ *
+ * @param problems gets a sentence for each, which names the variable and not its value: that may hold a password
+ */
+export function readProxies(env: NodeJS.ProcessEnv, problems: string[]): ProxySettings {
+  const read = (variable: string): URL | null => {
+    const given = either(env, variable);
+    if (given === null) return null;
+    const url = URL.parse(/^[a-z][a-z0-9+.-]*:\/\//i.test(given.value) ? given.value : `http://${given.value}`);
+    if (url !== null && /^https?:$/.test(url.protocol) && url.hostname !== '') return url;
+    problems.push(`${given.name} must be the address of an HTTP proxy, http://host:port`);
+    return null;
+  };
+  return { http: read('HTTP_PROXY'), https: read('HTTPS_PROXY'), none: either(env, 'NO_PROXY')?.value ?? '' };
+}
+
+const bare = (host: string) =>
+  host
+    .replace(/^\[(.*)\]$/, '$1')
+    .replace(/\.$/, '')
+    .toLowerCase();
+
+function inRange(host: string, range: string): boolean {
+  const [network = '', bits = ''] = range.split('/');
+  const family = isIP(network);
+  if (family === 0 || isIP(host) !== family || !/^\d{1,3}$/.test(bits)) return false;
+  if (Number(bits) > (family === 4 ? 32 : 128)) return false;
+  const list = new BlockList();
+  const name = family === 4 ? 'ipv4' : 'ipv6';
+  list.addSubnet(network, Number(bits), name);
+  return list.check(host, name);
+}
+
+function isExcepted(target: URL, none: string): boolean {
+  const host = bare(target.hostname);
+  const port = target.port || (target.protocol === 'https:' ? '443' : '80');
+  return none.split(/[\s,]+/).some((entry) => {
+    if (entry === '') return false;
+    if (entry === '*') return true;
+    if (entry.includes('/')) return inRange(host, entry);
+    // An address with colons of its own has a port only behind brackets.
+    const split = isIP(entry) === 6 ? null : /^(.*?):(\d+)$/.exec(entry);
+    if (split && split[2] !== port) return false;
+    const name = bare(split?.[1] ?? entry).replace(/^\*?\./, '');
+    return name !== '' && (host === name || host.endsWith(`.${name}`));
+  });
+}
+
+/** @returns the proxy on the way to a target, by its `http` or `https` address; null for a direct connection */
+export function proxyFor(settings: ProxySettings, baseUrl: string): URL | null {
+  const target = URL.parse(baseUrl);
+  if (target === null) return null;
+  const proxy = target.protocol === 'https:' ? settings.https : settings.http;
+  return proxy !== null && !isExcepted(target, settings.none) ? proxy : null;
+}
