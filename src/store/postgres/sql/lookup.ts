@@ -15,7 +15,9 @@ const endingAt = (column: string) => `
  * it once ran still is.
  *
  * A turn is hit at most three times, once by each column: the first hits hold the candidates when they are three times
- * as many. Rows carry ids only until the end, so that no column of a turn that was stored out of line is fetched.
+ * as many. Rows carry ids only until the end, so that no column of a turn that was stored out of line is fetched. The
+ * sessions are read one by one (`limit` keeps it so): for a handful of ids the planner would else read a whole table of
+ * up to some thousand sessions.
  */
 export const lookup = {
   name: 'holdfast_lookup',
@@ -43,14 +45,17 @@ export const lookup = {
         from session_key k
        where k.scope = $1::text and k.kind = $4::text and k.hash = $5::text
     ),
+    named as materialized (
+      select $3::text as id
+       union select a.session_id from anchor_turn a
+       union select k.id from keyed k
+       union select c.session_id from candidate c
+    ),
     found as materialized (
-      select s
-        from bridge_session s
-       where s.id in (select $3::text
-                       union select a.session_id from anchor_turn a
-                       union select k.id from keyed k
-                       union select c.session_id from candidate c)
-         and s.scope = $1::text and s.state <> 'closed'
+      select one.s
+        from named n
+       cross join lateral (
+         select s from bridge_session s where s.id = n.id and s.scope = $1::text and s.state <> 'closed' limit 1) one
     )
     select json_build_object(
       'anchorTurn', (select holdfast_turn_json(t) from turn t join anchor_turn a on a.id = t.id),
