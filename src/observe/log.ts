@@ -51,6 +51,8 @@ export interface TurnLine {
   terminal: string;
   fault: string | null;
   upstreamStatus: number | null;
+  /** The provider's own id of the request, for its support. */
+  upstreamRequest: string | null;
   heldMs: number | null;
   firstEventMs: number | null;
   totalMs: number;

@@ -23,6 +23,8 @@ export interface DialerOptions {
   send(event: SessionEvent): void;
   /** The provider's own turn state, from a handshake. */
   learnTurnState(turn: Turn, value: string): void;
+  /** A connection was opened, with these headers in the provider's answer. */
+  opened(headers: Record<string, string>): void;
   onError(error: unknown): void;
 }
 
@@ -70,6 +72,7 @@ export function createDialer(options: DialerOptions): Dialer {
     }
     switch (outcome.kind) {
       case 'opened': {
+        options.opened(outcome.headers);
         const provided = outcome.headers['x-codex-turn-state'];
         if (provided) options.learnTurnState(turn, provided);
         return send({ type: 'socket.opened', generation });

@@ -36,6 +36,8 @@ export interface AnswerHead {
   sessionId: string | null;
   /** Turn-state token; only ever set once the row it names is durable. */
   token: string | null;
+  /** The provider's own headers that concern the client, names in lower case. */
+  headers?: Readonly<Record<string, string>> | undefined;
 }
 
 /**

@@ -3,6 +3,7 @@ import type { Clock } from '../clock.ts';
 import type { Config } from '../config.ts';
 import { BridgeError } from '../errors.ts';
 import { planFor } from './placement.ts';
+import type { AnswerHead } from './port.ts';
 import type { SessionSocket } from './socket.ts';
 import type { Turn } from './turn.ts';
 import { composeFrame } from './wire.ts';
@@ -18,6 +19,8 @@ export interface SenderOptions {
   /** Turn-state token of this epoch; the session's row is durable by now. */
   token(turn: Turn): string;
   turnState(turn: Turn): string | null;
+  /** What the provider has said by now that the answer's headers shall say. */
+  headers(turn: Turn): AnswerHead['headers'];
   send(event: SessionEvent): void;
 }
 
@@ -61,7 +64,12 @@ export function createSender(options: SenderOptions): Sender {
         turn.ending = { state: 'failed', terminal: null, fault: 'bridge_session_expired', answer: null, error: null };
         return send({ type: 'upstream.ended', keepSocket: false });
       }
-      turn.stream.head({ outcome: turn.outcome, sessionId: options.sessionId, token: options.token(turn) });
+      turn.stream.head({
+        outcome: turn.outcome,
+        sessionId: options.sessionId,
+        token: options.token(turn),
+        headers: options.headers(turn),
+      });
       const frame = composeFrame(turn, options.turnState(turn));
       if (socket.kind === 'websocket' && exceeds(frame, config.limits.frameBytes)) {
         turn.fail(new BridgeError('bridge_frame_too_large'));

@@ -4,6 +4,7 @@ import { httpAddress } from './address.ts';
 import { type AnswerCollector, collectAnswer, flatHeaders, reasonOf } from './answer.ts';
 import { refusalFrame } from './error-frame.ts';
 import { createFrameFlow } from './flow.ts';
+import { answerHeadFrame } from './frames.ts';
 import { framesOfAnswer } from './json-answer.ts';
 import type { TransportLimits } from './limits.ts';
 import type { LiveConnections } from './live.ts';
@@ -41,7 +42,7 @@ export function requestOfFrame(
  *
  * An event stream is given out event by event; a JSON answer as the frames a stream would have had. An answer other
  * than 2xx goes whole to the reader's `refused` handler, or else arrives as an `error` frame. A turn state in the
- * answer's headers arrives first, as a `response.metadata` frame. `closed` says 1000 when the answer ended as HTTP
+ * answer's headers arrives first, as a `response.metadata` frame, then the headers that concern the client. `closed` says 1000 when the answer ended as HTTP
  * wants it and 1006 when it was cut; neither says that the turn ended well, only its terminal event does.
  *
  * `request.timeoutMs` bounds the way to a connected socket, waiting for a free one included. The answer itself has no
@@ -91,6 +92,8 @@ export function openExchange(
     const turnState = headers[TURN_STATE];
     if (turnState) flow.frame(JSON.stringify({ type: 'response.metadata', headers: { [TURN_STATE]: turnState } }));
     refusing = status < 200 || status >= 300;
+    const head = refusing ? null : answerHeadFrame(headers);
+    if (head !== null) flow.frame(head);
     const type = headers['content-type'] ?? '';
     if (!refusing && (type === '' || type.includes('event-stream'))) {
       parser = createSseParser((data) => data !== '[DONE]' && flow.frame(data), limits.maxIncomingBytes);
