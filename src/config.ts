@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { isForwardable } from './upstream/headers.ts';
 
 /** One knob: its environment variable, default and meaning. The table in the README is made from these. */
 interface Knob {
@@ -102,7 +103,13 @@ export interface Config {
   livenessDir: string | null;
   /** Processes behind one port. */
   workers: number;
-  upstream: { url: string; key: string | null; transport: 'auto' | 'websocket' | 'http' };
+  upstream: {
+    url: string;
+    key: string | null;
+    transport: 'auto' | 'websocket' | 'http';
+    /** Further headers of clients that go upstream, names in lower case. */
+    forwardHeaders: readonly string[];
+  };
   security: {
     /** `kid:secret,...`; null: made and kept in the data directory. */
     secrets: string | null;
@@ -158,6 +165,11 @@ export const settings = [
     variable: 'HOLDFAST_UPSTREAM_TRANSPORT',
     default: 'auto',
     description: '`auto` (WebSocket, else HTTP), `websocket` or `http`.',
+  },
+  {
+    variable: 'HOLDFAST_FORWARD_HEADERS',
+    default: 'none',
+    description: 'Further request headers that go upstream, `name,...`, beside those of OpenAI and Codex.',
   },
   {
     variable: 'HOLDFAST_SECRETS',
@@ -257,6 +269,15 @@ function apiKeys(text: string | null, problems: string[]): { tenant: string; key
   });
 }
 
+function headerNames(text: string | null, problems: string[]): string[] {
+  const names = (text ?? '').split(',').map((name) => name.trim().toLowerCase());
+  return [...new Set(names)].filter((name) => {
+    if (name !== '' && !isForwardable(name))
+      problems.push(`HOLDFAST_FORWARD_HEADERS: ${JSON.stringify(name.slice(0, 64))} cannot be sent upstream`);
+    return name !== '';
+  });
+}
+
 /** Reads and checks the whole configuration. Throws `ConfigError` naming every problem at once. */
 export function readConfig(env: NodeJS.ProcessEnv): Config {
   const problems: string[] = [];
@@ -276,6 +297,7 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
   const deadlines = numbers(deadlineKnobs, env, problems);
   const limits = numbers(limitKnobs, env, problems);
   const keys = apiKeys(optional(env.HOLDFAST_API_KEYS), problems);
+  const forwardHeaders = headerNames(optional(env.HOLDFAST_FORWARD_HEADERS), problems);
   const databaseUrl = optional(env.DATABASE_URL);
   const secrets = optional(env.HOLDFAST_SECRETS);
   const upstreamKey = optional(env.HOLDFAST_UPSTREAM_KEY);
@@ -305,7 +327,7 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
     dataDir: optional(env.HOLDFAST_DATA_DIR) ?? '.holdfast',
     livenessDir: optional(env.HOLDFAST_LIVENESS_DIR),
     workers: parsed.data.workers,
-    upstream: { url: upstreamUrl.replace(/\/+$/, ''), key: upstreamKey, transport },
+    upstream: { url: upstreamUrl.replace(/\/+$/, ''), key: upstreamKey, transport, forwardHeaders },
     security: { secrets, apiKeys: keys, adminToken: optional(env.HOLDFAST_ADMIN_TOKEN) },
     internal: {
       host: optional(env.HOLDFAST_INTERNAL_HOST) ?? host,

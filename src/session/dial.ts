@@ -6,6 +6,7 @@ import type { UpstreamAnswer, UpstreamTarget } from '../upstream/port.ts';
 import { classifyRefusal } from '../upstream/refusal.ts';
 import { loadHistory } from './history.ts';
 import { anchorStored } from './placement.ts';
+import { credentialOf } from './port.ts';
 import type { SessionSocket } from './socket.ts';
 import type { Turn, TurnEnding } from './turn.ts';
 
@@ -59,8 +60,9 @@ export function createDialer(options: DialerOptions): Dialer {
     const how = turn.evidence.passThrough === null ? 'websocket' : 'http';
     const headers = upstreamHeaders({
       client: turn.request.headers,
-      authorization: turn.request.caller.upstreamAuthorization,
+      credential: credentialOf(turn.request.caller),
       transport: how,
+      also: target.forwardHeaders,
     });
     const [outcome, history] = await Promise.all([
       socket.dial(generation, how, { target, headers, timeoutMs: options.deadlines.connect }),

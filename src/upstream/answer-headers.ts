@@ -37,7 +37,7 @@ const named = new Map<string, HeaderLife>([
 const quota = /^x-codex-(?:.+-)?(?:primary|secondary|credits|promo|plan|limit|rate)(?:-|$)/;
 
 /** The life of an answer's header at the client, or null for one that stays here. */
-export function lifeOf(name: string): HeaderLife | null {
+function lifeOf(name: string): HeaderLife | null {
   const lower = name.toLowerCase();
   const life = named.get(lower);
   if (life !== undefined) return life;
@@ -45,6 +45,9 @@ export function lifeOf(name: string): HeaderLife | null {
   // Counters of a window of seconds: on a connection that lives for an hour only the first turn may show them.
   return lower.startsWith('x-ratelimit-') ? 'answer' : null;
 }
+
+/** Whether a header of a 2xx answer has a part in the answer to a turn. */
+export const concernsTurns = (name: string): boolean => ![null, 'relayed'].includes(lifeOf(name));
 
 /** A value as it can be written to a client, or null. Some readers decode UTF-8: its bytes are restored. */
 function writable(value: string): string | null {

@@ -1,4 +1,4 @@
-import { lifeOf } from './answer-headers.ts';
+import { concernsTurns } from './answer-headers.ts';
 import { namesError } from './error-codes.ts';
 import { normaliseError } from './errors.ts';
 import type { ParsedFrame } from './port.ts';
@@ -71,7 +71,7 @@ export const isBeginning = ({ type }: Pick<ParsedFrame, 'type'>): boolean => beg
  * @param headers of a 2xx answer, names in lower case
  */
 export function answerHeadFrame(headers: Record<string, string>): string | null {
-  const kept = Object.entries(headers).filter(([name]) => lifeOf(name) !== null);
+  const kept = Object.entries(headers).filter(([name]) => concernsTurns(name));
   return kept.length === 0 ? null : JSON.stringify({ type: ANSWER_HEAD, headers: Object.fromEntries(kept) });
 }
 

@@ -40,6 +40,7 @@ const line = (over: Partial<TurnLine> = {}): TurnLine => ({
   terminal: 'completed',
   fault: null,
   upstreamStatus: null,
+  upstreamRequest: null,
   heldMs: 4,
   firstEventMs: 120,
   totalMs: 900,
