@@ -140,7 +140,10 @@ function only(methods: string): RequestHandler {
 }
 
 /** The body as an object. An outer app's own parser may have read it already. */
-async function bodyOf(req: Request, limit: number): Promise<{ body: Record<string, unknown>; text: string; bytes: number }> {
+async function bodyOf(
+  req: Request,
+  limit: number,
+): Promise<{ body: Record<string, unknown>; text: string; bytes: number }> {
   const type = req.headers['content-type'] ?? '';
   if (!/^application\/([\w.+-]+\+)?json\b/i.test(type)) throw new BridgeError('bridge_unsupported_media_type');
   if (req.body !== undefined && typeof req.body === 'object') {

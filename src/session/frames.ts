@@ -65,9 +65,7 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
   const show = (turn: Turn, frame: ParsedFrame, text: string) => {
     const anchor = turn.evidence.anchor;
     const hideEncrypted = turn.hideEncrypted;
-    const json = frame.data
-      ? rewriteForClient(text, frame.data, { previousResponseId: anchor, hideEncrypted })
-      : text;
+    const json = frame.data ? rewriteForClient(text, frame.data, { previousResponseId: anchor, hideEncrypted }) : text;
     return { type: frame.type, json };
   };
 

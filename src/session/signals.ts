@@ -26,7 +26,8 @@ export function createAnswerSignals(): AnswerSignals {
     const stale = (name: string) => ['primary', 'secondary'].some((part) => name.startsWith(`${prefix}-${part}-`));
     for (const name of [...quota.keys()]) {
       if (stale(name)) quota.delete(name);
-      else if (name.startsWith(`${prefix}-credits-`) && headers.has(`${prefix}-credits-has-credits`)) quota.delete(name);
+      else if (name.startsWith(`${prefix}-credits-`) && headers.has(`${prefix}-credits-has-credits`))
+        quota.delete(name);
     }
     for (const [name, value] of headers) quota.set(name, value);
     return true;

@@ -2,7 +2,13 @@ import { describe, expect, it } from 'vitest';
 import { post, terminalsOf } from '../support/client.ts';
 import { message, type ScriptedTurn, scripted, user, usual } from './scripted.ts';
 
-const ask = (text: string, more: object = {}) => ({ model: 'm', stream: true, store: false, input: [user(text)], ...more });
+const ask = (text: string, more: object = {}) => ({
+  model: 'm',
+  stream: true,
+  store: false,
+  input: [user(text)],
+  ...more,
+});
 const transports = ['websocket', 'http'] as const;
 /** A turn that is not answered fails at these deadlines and says so in its terminal. */
 const limits = (transport: string) => ({
@@ -71,7 +77,11 @@ describe.each(transports)('a provider over %s', (transport) => {
   });
 
   it('may end tools and items without ending the response', async () => {
-    const ends = ['response.mcp_call.failed', 'response.code_interpreter_call.completed', 'response.mcp_list_tools.failed'];
+    const ends = [
+      'response.mcp_call.failed',
+      'response.code_interpreter_call.completed',
+      'response.mcp_list_tools.failed',
+    ];
     const answer = await answered((turn) => {
       turn.send('response.created', { response: turn.response() });
       for (const type of ends) turn.send(type, { response: whole(turn), item_id: 'x' });
@@ -178,26 +188,37 @@ it('a beginning without an id gives the provider no id it did not make', async (
 describe('a late frame of an earlier turn on its socket', () => {
   const late = (turn: ScriptedTurn, id: string) => {
     turn.send('response.output_text.delta', { delta: 'late', response_id: id });
-    turn.send('response.completed', { response: turn.response({ id, status: 'completed', output: [message('late')] }) });
+    turn.send('response.completed', {
+      response: turn.response({ id, status: 'completed', output: [message('late')] }),
+    });
   };
 
   it.each<[string, (turn: ScriptedTurn) => void]>([
     ['before the next turn begins', (turn) => (late(turn, 'resp_0'), usual(turn))],
-    ['without an id, before the next turn begins', (turn) => {
-      turn.send('response.output_text.delta', { delta: 'late' });
-      usual(turn);
-    }],
-    ['after the next turn began', (turn) => {
-      turn.send('response.created', { response: turn.response() });
-      late(turn, 'resp_0');
-      turn.send('response.completed', { response: whole(turn) });
-    }],
-    ['of a response that began beside it', (turn) => {
-      turn.send('response.created', { response: turn.response() });
-      turn.send('response.created', { response: turn.response({ id: 'resp_other' }) });
-      late(turn, 'resp_other');
-      turn.send('response.completed', { response: whole(turn) });
-    }],
+    [
+      'without an id, before the next turn begins',
+      (turn) => {
+        turn.send('response.output_text.delta', { delta: 'late' });
+        usual(turn);
+      },
+    ],
+    [
+      'after the next turn began',
+      (turn) => {
+        turn.send('response.created', { response: turn.response() });
+        late(turn, 'resp_0');
+        turn.send('response.completed', { response: whole(turn) });
+      },
+    ],
+    [
+      'of a response that began beside it',
+      (turn) => {
+        turn.send('response.created', { response: turn.response() });
+        turn.send('response.created', { response: turn.response({ id: 'resp_other' }) });
+        late(turn, 'resp_other');
+        turn.send('response.completed', { response: whole(turn) });
+      },
+    ],
   ])('%s reaches no other turn', async (_, second) => {
     await using at = await scripted({
       env: limits('websocket'),

@@ -84,9 +84,13 @@ export async function scripted(options: {
     return turn;
   };
   const overHttp = (response: ServerResponse) => (text: string) => {
-    if (!response.headersSent)
-      response.writeHead(200, { 'content-type': 'text/event-stream', ...options.answerHead });
-    response.write(`${text.split('\n').map((line) => `data: ${line}`).join('\n')}\n\n`);
+    if (!response.headersSent) response.writeHead(200, { 'content-type': 'text/event-stream', ...options.answerHead });
+    response.write(
+      `${text
+        .split('\n')
+        .map((line) => `data: ${line}`)
+        .join('\n')}\n\n`,
+    );
   };
   const provider = await startProvider({
     ...(options.handshake ? { handshake: options.handshake } : {}),
@@ -99,7 +103,10 @@ export async function scripted(options: {
     websocket(socket, request) {
       socket.on('message', (data) => {
         const write = (text: string) => socket.send(text);
-        options.turn(take('websocket', JSON.parse(String(data)), request.headers, write, () => {}), socket);
+        options.turn(
+          take('websocket', JSON.parse(String(data)), request.headers, write, () => {}),
+          socket,
+        );
       });
     },
   });

@@ -6,7 +6,13 @@ import { post } from '../support/client.ts';
 import { until } from '../support/until.ts';
 import { message, scripted, user, usual } from './scripted.ts';
 
-const ask = (text: string, more: object = {}) => ({ model: 'm', stream: true, store: false, input: [user(text)], ...more });
+const ask = (text: string, more: object = {}) => ({
+  model: 'm',
+  stream: true,
+  store: false,
+  input: [user(text)],
+  ...more,
+});
 const said = {
   'x-reasoning-included': 'true',
   'openai-model': 'gpt-test-2026',
@@ -30,23 +36,26 @@ const limits = (used: number, more: object = {}) => ({
 });
 
 describe.each(['websocket', 'http'] as const)('what the provider says in headers over %s', (transport) => {
-  it.each([true, false])('reaches the client of the turn (streamed: %s), and nothing else of them does', async (stream) => {
-    await using at = await scripted({
-      env: { HOLDFAST_UPSTREAM_TRANSPORT: transport },
-      handshake: lines,
-      answerHead: said,
-      turn: (turn) => usual(turn),
-    });
-    const { headers } = await post(at.url, ask('one', { stream }), { 'session-id': 's' });
-    const { 'x-request-id': id, 'x-codex-turn-state': _state, 'set-cookie': _c, 'cf-ray': _r, ...carried } = said;
-    expect(headers).toMatchObject({ ...carried, 'x-upstream-request-id': id });
-    expect(headers['x-request-id']).not.toBe(id);
-    expect(headers['x-codex-turn-state']).not.toBe(said['x-codex-turn-state']);
-    expect(headers).not.toHaveProperty('set-cookie');
-    expect(headers).not.toHaveProperty('cf-ray');
-    await until(() => at.lines.length === 1);
-    expect(at.lines[0]!.upstreamRequest).toBe(id);
-  });
+  it.each([true, false])(
+    'reaches the client of the turn (streamed: %s), and nothing else of them does',
+    async (stream) => {
+      await using at = await scripted({
+        env: { HOLDFAST_UPSTREAM_TRANSPORT: transport },
+        handshake: lines,
+        answerHead: said,
+        turn: (turn) => usual(turn),
+      });
+      const { headers } = await post(at.url, ask('one', { stream }), { 'session-id': 's' });
+      const { 'x-request-id': id, 'x-codex-turn-state': _state, 'set-cookie': _c, 'cf-ray': _r, ...carried } = said;
+      expect(headers).toMatchObject({ ...carried, 'x-upstream-request-id': id });
+      expect(headers['x-request-id']).not.toBe(id);
+      expect(headers['x-codex-turn-state']).not.toBe(said['x-codex-turn-state']);
+      expect(headers).not.toHaveProperty('set-cookie');
+      expect(headers).not.toHaveProperty('cf-ray');
+      await until(() => at.lines.length === 1);
+      expect(at.lines[0]!.upstreamRequest).toBe(id);
+    },
+  );
 });
 
 it('headers of an upgrade hold for every turn on its socket; those of one answer only for the first', async () => {
@@ -71,7 +80,10 @@ describe('rate limits told by events', () => {
     await using at = await scripted({
       handshake: [...lines, 'x-codex-primary-reset-after-seconds: 1'],
       turn(turn) {
-        turn.send('codex.rate_limits', limits(51, { credits: { has_credits: true, unlimited: false, balance: '12.5' } }));
+        turn.send(
+          'codex.rate_limits',
+          limits(51, { credits: { has_credits: true, unlimited: false, balance: '12.5' } }),
+        );
         usual(turn);
       },
     });

@@ -45,7 +45,7 @@ export async function openFace(env: Record<string, string> = {}): Promise<Face> 
     service,
     authenticate: createAuthentication(config, 'pepper'),
     transport,
-    target: { id: 'sim', baseUrl: simulator.url },
+    target: { id: 'sim', baseUrl: config.upstream.url },
     config,
     clock,
     ids: randomIds,

@@ -6,7 +6,10 @@ import type { AnswerHead, ClientSink } from '../../session/port.ts';
 /** Visible ASCII: these become header values, and a header that cannot be written would end the answer. */
 const headerSafe = z.string().regex(/^[\x21-\x7e]*$/);
 /** The value of any other header: bytes that can be written, and no line break. */
-const headerValue = z.string().max(16_384).regex(/^[\t\x20-\x7e\x80-\xff]*$/);
+const headerValue = z
+  .string()
+  .max(16_384)
+  .regex(/^[\t\x20-\x7e\x80-\xff]*$/);
 const terminal = z.enum(['response.completed', 'response.incomplete', 'response.failed']);
 
 const lineSchema = z.discriminatedUnion('t', [
