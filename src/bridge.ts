@@ -207,6 +207,11 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
         const found = await store.lookup({ scope, anchor, tokenSessionId: null, hardKey: null });
         return found.anchor !== null;
       },
+      async knowsItems(scope, itemIds) {
+        if (itemIds.length === 0) return true;
+        const found = new Set((await store.references(scope, itemIds)).map(({ itemId }) => itemId));
+        return itemIds.every((id) => found.has(id));
+      },
       forgetResponse: async (scope, responseId) => void (await store.eraseResponse(scope, responseId)),
       readiness,
       get leaving() {

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { isForwardable } from './upstream/headers.ts';
 import { type ProxySettings, readProxies } from './upstream/proxies.ts';
 
 /** One knob: its environment variable, default and meaning. The table in the README is made from these. */
@@ -116,6 +117,8 @@ export interface Config {
     key: string | null;
     transport: 'auto' | 'websocket' | 'http';
     proxies: ProxySettings;
+    /** Further headers of clients that go upstream, names in lower case. */
+    forwardHeaders: readonly string[];
   };
   security: {
     /** `kid:secret,...`; null: made and kept in the data directory. */
@@ -182,6 +185,11 @@ export const settings = [
     variable: 'NO_PROXY',
     default: 'none',
     description: 'Hosts, domains, `host:port`, addresses, ranges or `*` that are reached directly.',
+  },
+  {
+    variable: 'HOLDFAST_FORWARD_HEADERS',
+    default: 'none',
+    description: 'Further request headers that go upstream, `name,...`, beside those of OpenAI and Codex.',
   },
   {
     variable: 'HOLDFAST_SECRETS',
@@ -315,6 +323,15 @@ function apiKeys(text: string | null, problems: string[]): { tenant: string; key
   });
 }
 
+function headerNames(text: string | null, problems: string[]): string[] {
+  const names = (text ?? '').split(',').map((name) => name.trim().toLowerCase());
+  return [...new Set(names)].filter((name) => {
+    if (name !== '' && !isForwardable(name))
+      problems.push(`HOLDFAST_FORWARD_HEADERS: ${JSON.stringify(name.slice(0, 64))} cannot be sent upstream`);
+    return name !== '';
+  });
+}
+
 /** Reads and checks the whole configuration. Throws `ConfigError` naming every problem at once. */
 export function readConfig(env: NodeJS.ProcessEnv): Config {
   const problems: string[] = [];
@@ -334,6 +351,7 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
   const deadlines = numbers(deadlineKnobs, env, problems);
   const limits = numbers(limitKnobs, env, problems);
   const keys = apiKeys(optional(env.HOLDFAST_API_KEYS), problems);
+  const forwardHeaders = headerNames(optional(env.HOLDFAST_FORWARD_HEADERS), problems);
   const databaseUrl = optional(env.DATABASE_URL);
   const secrets = optional(env.HOLDFAST_SECRETS);
   const upstreamKey = upstreamKeyOf(optional(env.HOLDFAST_UPSTREAM_KEY), problems);
@@ -364,7 +382,7 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
     dataDir: optional(env.HOLDFAST_DATA_DIR) ?? '.holdfast',
     livenessDir: optional(env.HOLDFAST_LIVENESS_DIR),
     workers: parsed.data.workers,
-    upstream: { url: upstreamUrl, key: upstreamKey, transport, proxies },
+    upstream: { url: upstreamUrl, key: upstreamKey, transport, proxies, forwardHeaders },
     security: { secrets, apiKeys: keys, adminToken: optional(env.HOLDFAST_ADMIN_TOKEN) },
     internal: {
       host: optional(env.HOLDFAST_INTERNAL_HOST) ?? host,

@@ -99,7 +99,8 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
   const { config, store, transport, clock, ids, random, logger, inspect } = means;
   const { deadlines, limits } = config;
   const tokens = createTokens({ secrets: means.secrets, clock, ttlSeconds: limits.retentionHours * 3600 });
-  const target: UpstreamTarget = { id: upstreamId(config.upstream.url), baseUrl: config.upstream.url };
+  const { url, forwardHeaders } = config.upstream;
+  const target: UpstreamTarget = { id: upstreamId(url), baseUrl: url, forwardHeaders };
   const abilities = createAbilities(config.upstream.transport === 'auto', clock);
   const roster = createRoster(limits.sockets);
   const background = new Set<Promise<void>>();

@@ -6,6 +6,7 @@ import type { Ids } from '../ids.ts';
 import type { Logger } from '../observe/log.ts';
 import type { Caller } from '../session/port.ts';
 import { StoreUnavailable } from '../store/port.ts';
+import { comparisonOf, namesProviderObjects, referencesIn } from '../transcript/provider-ids.ts';
 import type { UpstreamTarget, UpstreamTransport } from '../upstream/port.ts';
 import { type ParsedBody, parsedBefore, parseObject, readBody } from './body.ts';
 import { sendError } from './envelope.ts';
@@ -53,6 +54,7 @@ export function createHttpFace(options: HttpFaceOptions): Router {
         ? createSseSink({
             res,
             requestId,
+            model: typeof body.model === 'string' ? body.model : null,
             clock,
             keepaliveMs: config.deadlines.keepalive,
             slowClientMs: config.deadlines.slowClient,
@@ -71,6 +73,30 @@ export function createHttpFace(options: HttpFaceOptions): Router {
     const status = await passOn(req, res, caller, null);
     if (req.method === 'DELETE' && status < 300) await service.forgetResponse(caller.scope, id);
   };
+  /**
+   * A call whose body is like a turn's but opens none. Under a shared credential it may name only what belongs to this
+   * scope, as a turn may.
+   */
+  const likeTurn: RequestHandler = async (req, res) => {
+    const caller = authenticate(req.headers);
+    const body = await readBody(req, config.limits.bodyBytes);
+    const { body: fields } = parseObject(body);
+    if (!caller.credentialIsClients) {
+      const { scope } = caller;
+      const compared = comparisonOf(fields);
+      const foreign =
+        namesProviderObjects(fields) ||
+        !(await service.knowsItems(scope, referencesIn(fields))) ||
+        (compared !== null && !(await service.knowsResponse(scope, compared)));
+      if (foreign) throw new BridgeError('bridge_foreign_object');
+      const anchor = fields.previous_response_id ?? null;
+      const known = typeof anchor === 'string' && (await service.knowsResponse(scope, anchor));
+      if ((anchor !== null && !known) || fields.conversation != null) throw new BridgeError('bridge_session_expired');
+    }
+    await passOn(req, res, caller, body);
+  };
+  const models: RequestHandler = (req, res) => passOn(req, res, authenticate(req.headers), null);
+
   const passOn = (req: Request, res: Response, caller: Caller, body: Buffer | null) => {
     const path = req.originalUrl.slice(req.originalUrl.indexOf(req.path));
     const below = PREFIXES.reduce((rest, prefix) => (rest.startsWith(prefix) ? rest.slice(prefix.length) : rest), path);
@@ -80,20 +106,13 @@ export function createHttpFace(options: HttpFaceOptions): Router {
   for (const prefix of PREFIXES) {
     const responses = router.route(`${prefix}/responses`);
     responses.post(turn).get(only('POST')).all(only('POST'));
-    router
-      .route(`${prefix}/responses/compact`)
-      .post(async (req, res) => {
-        const caller = authenticate(req.headers);
-        const body = await readBody(req, config.limits.bodyBytes);
-        parseObject(body);
-        await passOn(req, res, caller, body);
-      })
-      .all(only('POST'));
-    router
-      .route(`${prefix}/models`)
-      .get((req, res) => passOn(req, res, authenticate(req.headers), null))
-      .all(only('GET'));
+    router.route(`${prefix}/responses/compact`).post(likeTurn).all(only('POST'));
+    router.route(`${prefix}/responses/input_tokens`).post(likeTurn).all(only('POST'));
+    router.route(`${prefix}/models`).get(models).all(only('GET'));
+    // Some providers name models `maker/model`.
+    router.route(`${prefix}/models/*id`).get(models).all(only('GET'));
     router.route(`${prefix}/responses/:id`).get(aboutResponse).delete(aboutResponse).all(only('GET, DELETE'));
+    router.route(`${prefix}/responses/:id/input_items`).get(aboutResponse).all(only('GET'));
     router.route(`${prefix}/responses/:id/cancel`).post(aboutResponse).all(only('POST'));
   }
 

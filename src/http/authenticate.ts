@@ -3,16 +3,25 @@ import type { IncomingHttpHeaders } from 'node:http';
 import type { Config } from '../config.ts';
 import { BridgeError } from '../errors.ts';
 import type { Caller } from '../session/port.ts';
+import { accountOf, keyHeaders } from '../upstream/headers.ts';
 
 const digest = (text: string) => createHash('sha256').update(text).digest();
 
 const bearerOf = (headers: IncomingHttpHeaders) =>
   /^Bearer\s+(\S+)\s*$/i.exec(headers.authorization ?? '')?.[1] ?? null;
 
+/** The keys given in headers of their own, in a fixed order. */
+function keysIn(headers: IncomingHttpHeaders): [name: string, key: string][] {
+  return keyHeaders.flatMap((name) => {
+    const key = String(headers[name] ?? '').trim();
+    return key === '' ? [] : [[name, key] as [string, string]];
+  });
+}
+
 /**
  * Decides who asks. With API keys the scope is the key's tenant; with a shared upstream key alone, or without any
- * credential, it is `local`; a passed-through credential is a scope of its own, known only by a keyed hash. The pepper is
- * the database's and outlives the rotation of every other secret.
+ * credential, it is `local`; a passed-through credential is a scope of its own, together with the account it chooses,
+ * known only by a keyed hash. The pepper is the database's and outlives the rotation of every other secret.
  */
 export function createAuthentication(config: Config, pepper: string): (headers: IncomingHttpHeaders) => Caller {
   const { key: upstreamKey } = config.upstream;
@@ -23,9 +32,9 @@ export function createAuthentication(config: Config, pepper: string): (headers: 
 
   const tenantOf = (headers: IncomingHttpHeaders): string => {
     if (keys.length === 0) return 'local';
-    const given = digest(bearerOf(headers) ?? '');
+    const given = [bearerOf(headers) ?? '', ...keysIn(headers).map(([, key]) => key)].map(digest);
     // Every key is compared, so that the time taken says nothing about which one came close.
-    const matches = keys.filter(({ hash }) => timingSafeEqual(hash, given));
+    const matches = keys.filter(({ hash }) => given.filter((one) => timingSafeEqual(hash, one)).length > 0);
     if (!matches[0]) throw new BridgeError('bridge_unauthorized');
     return `tenant:${matches[0].tenant}`;
   };
@@ -41,12 +50,17 @@ export function createAuthentication(config: Config, pepper: string): (headers: 
       };
     }
     const authorization = headers.authorization ?? null;
-    const credentialFp = keyed(authorization ?? '');
+    const given = keysIn(headers);
+    const account = accountOf(headers);
+    // A bearer token alone is hashed as itself, as it always was: what is stored under it keeps its scope.
+    const alone = given.length === 0 && account === '';
+    const credentialFp = keyed(alone ? (authorization ?? '') : JSON.stringify([authorization ?? '', given, account]));
     return {
-      scope: authorization === null ? 'local' : `cred:${credentialFp}`,
+      scope: alone && authorization === null ? 'local' : `cred:${credentialFp}`,
       credentialFp,
       upstreamAuthorization: authorization,
       credentialIsClients: true,
+      ...(given.length > 0 ? { upstreamKeys: Object.fromEntries(given) } : {}),
     };
   };
 }

@@ -8,6 +8,7 @@ const TURN_STATE_HEADER = 'x-codex-turn-state';
 /** The headers every answer of a turn carries. The token is there only when its row is durable. */
 export function headHeaders(requestId: string, head: AnswerHead | null): Record<string, string> {
   return {
+    ...head?.headers,
     'x-request-id': requestId,
     ...(head ? { 'x-holdfast-outcome': head.outcome } : {}),
     ...(head?.sessionId ? { 'x-holdfast-session': head.sessionId } : {}),

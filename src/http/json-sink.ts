@@ -14,7 +14,7 @@ export function createJsonSink({ res, requestId }: { res: Response; requestId: s
   const connection = watchConnection(res);
   let head: AnswerHead | null = null;
   let ended = false;
-  const once = (write: () => void) => {
+  const once = (write: () => unknown) => {
     if (ended) return;
     ended = true;
     if (connection.open) write();
@@ -28,15 +28,19 @@ export function createJsonSink({ res, requestId }: { res: Response; requestId: s
     open: () => {},
     end(type, json) {
       once(() => {
-        const failure = type === 'response.failed' ? normaliseError(JSON.parse(json)) : null;
-        res.status(failure ? failure.status : 200).set(headHeaders(requestId, head));
-        const { code, message, type: kind, param } = failure ?? {};
-        if (failure) res.json({ error: { message, type: kind, code, param } });
-        else res.type('json').send(memberText(json, 'response') ?? 'null');
+        res.set(headHeaders(requestId, head));
+        if (type !== 'response.failed') {
+          // The text as it came: a value that was parsed and written again may have changed.
+          res.status(200).set('content-type', 'application/json; charset=utf-8');
+          return res.end(memberText(json, 'response') ?? 'null');
+        }
+        const { status, code, message, type: kind, param, retryAfterSeconds } = normaliseError(JSON.parse(json));
+        if (retryAfterSeconds !== null) res.set('retry-after', String(Math.ceil(retryAfterSeconds)));
+        res.status(status).json({ error: { message, type: kind, code, param } });
       });
     },
     fail: (error) => once(() => sendError(res, error, requestId, head)),
-    relay: (answer) => once(() => relayAnswer(res, answer, headHeaders(requestId, head))),
+    relay: (answer) => once(() => relayAnswer(res, answer, requestId, head)),
     cut() {
       ended = true;
       res.destroy();

@@ -1,10 +1,10 @@
 import { pipeline } from 'node:stream/promises';
 import type { Request, Response } from 'express';
 import { BridgeError } from '../errors.ts';
-import type { Caller } from '../session/port.ts';
+import { type Caller, credentialOf } from '../session/port.ts';
+import { clientHeaders } from '../upstream/answer-headers.ts';
 import { upstreamHeaders } from '../upstream/headers.ts';
 import { type UpstreamTarget, type UpstreamTransport, UpstreamUnreachable } from '../upstream/port.ts';
-import { clientHeaders } from './relay-answer.ts';
 
 export interface PassOptions {
   transport: UpstreamTransport;
@@ -26,8 +26,9 @@ export async function pass(req: Request, res: Response, options: PassOptions): P
   res.once('close', () => gone.abort());
   const headers = upstreamHeaders({
     client: flatHeaders(req.headers),
-    authorization: caller.upstreamAuthorization,
+    credential: credentialOf(caller),
     transport: 'http',
+    also: target.forwardHeaders,
   });
   try {
     const type = req.headers['content-type'];
@@ -39,10 +40,8 @@ export async function pass(req: Request, res: Response, options: PassOptions): P
       body,
       signal: gone.signal,
     });
-    const contentType = answer.headers['content-type'];
     res.writeHead(answer.status, {
       ...clientHeaders(answer.headers),
-      ...(contentType ? { 'content-type': contentType } : {}),
       'x-request-id': requestId,
     });
     await pipeline(answer.body, res);

@@ -1,36 +1,17 @@
 import type { Response } from 'express';
+import type { AnswerHead } from '../session/port.ts';
+import { clientHeaders } from '../upstream/answer-headers.ts';
 import type { UpstreamAnswer } from '../upstream/port.ts';
+import { headHeaders } from './envelope.ts';
 
-/** Headers of a provider's answer that mean something to its client; the rest belongs to the connection or to us. */
-const passed = new Set([
-  'content-type',
-  'retry-after',
-  'retry-after-ms',
-  'x-should-retry',
-  'openai-organization',
-  'openai-processing-ms',
-  'openai-version',
-  'openai-model',
-  'www-authenticate',
-]);
-
-/** @returns the headers of an upstream answer that may go to the client */
-export function clientHeaders(headers: Record<string, string>): Record<string, string> {
-  return Object.fromEntries(
-    Object.entries(headers).filter(
-      ([name]) => passed.has(name.toLowerCase()) || /^x-(ratelimit|codex)-(?!turn-state)/i.test(name),
-    ),
-  );
-}
-
-/** Relays an upstream answer with status and body unchanged. */
-export function relayAnswer(res: Response, answer: UpstreamAnswer, extra: Record<string, string>): void {
+/** Relays an upstream answer with status and body unchanged. Its own headers say more than its connection's. */
+export function relayAnswer(res: Response, answer: UpstreamAnswer, requestId: string, head: AnswerHead | null): void {
   const { status, headers, body } = answer;
-  const type = headers['content-type'] ?? 'application/json';
   res.writeHead(status >= 200 && status < 600 ? status : 502, {
+    ...head?.headers,
+    'content-type': 'application/json',
     ...clientHeaders(headers),
-    'content-type': type,
-    ...extra,
+    ...headHeaders(requestId, head && { ...head, headers: undefined }),
   });
   res.end(body);
 }

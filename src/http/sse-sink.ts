@@ -11,6 +11,8 @@ import { relayAnswer } from './relay-answer.ts';
 export interface SseSinkOptions {
   res: Response;
   requestId: string;
+  /** The model the request asked for. */
+  model: string | null;
   clock: Clock;
   /** Milliseconds between comments to a client that is shown nothing. */
   keepaliveMs: number;
@@ -22,11 +24,11 @@ export interface SseSinkOptions {
  * The client's end of a streamed answer. The status is held back, so that a failure that is known early has the right
  * one; once it has left, every failure is one `response.failed`, since clients ignore a bare `error` event.
  */
-export function createSseSink({ res, requestId, clock, keepaliveMs, slowClientMs }: SseSinkOptions): ClientSink {
+export function createSseSink(options: SseSinkOptions): ClientSink {
+  const { res, requestId, clock, keepaliveMs, slowClientMs } = options;
   const connection = watchConnection(res);
   let head: AnswerHead | null = null;
   let shown = false;
-  let created = false;
   let sequence = -1;
   let ended = false;
   let stalled = false;
@@ -79,10 +81,11 @@ export function createSseSink({ res, requestId, clock, keepaliveMs, slowClientMs
     }
     return false;
   };
-  const frame = (type: string, json: string) => `event: ${type}\ndata: ${json}\n\n`;
-  const fail = (error: { code: string; message: string; bridge_code?: string }, response?: object) => {
-    for (const event of failedEvent({ error, requestId, created, sequence, response }))
-      write(frame(event.type, event.json));
+  const fail = (error: { code: string; message: string; bridge_code?: string }) => {
+    const { model } = options;
+    const now = clock.wall();
+    for (const { type, json } of failedEvent({ error, requestId, model, now, begun: shown, sequence }))
+      write(eventText(type, json));
     shown = true;
     res.end();
   };
@@ -94,15 +97,14 @@ export function createSseSink({ res, requestId, clock, keepaliveMs, slowClientMs
     event(type, json, telemetry) {
       if (ended || !connection.open) return true;
       if (telemetry && !res.headersSent) {
-        held.push(frame(type, json));
+        held.push(eventText(type, json));
         return true;
       }
       open();
       shown ||= !telemetry;
-      created ||= type === 'response.created';
       sequence = sequenceOf(json) ?? sequence;
       keepalive();
-      return write(frame(type, json));
+      return write(eventText(type, json));
     },
     open,
     end(type, json) {
@@ -112,7 +114,7 @@ export function createSseSink({ res, requestId, clock, keepaliveMs, slowClientMs
       if (!connection.open) return;
       open();
       shown = true;
-      write(frame(type, json));
+      write(eventText(type, json));
       res.end();
     },
     fail(error) {
@@ -129,7 +131,7 @@ export function createSseSink({ res, requestId, clock, keepaliveMs, slowClientMs
       ended = true;
       stopKeepalive();
       if (!connection.open) return;
-      if (!res.headersSent) return relayAnswer(res, answer, headHeaders(requestId, head));
+      if (!res.headersSent) return relayAnswer(res, answer, requestId, head);
       const { code, message } = describe(answer);
       fail({ code, message });
     },
@@ -151,6 +153,15 @@ export function createSseSink({ res, requestId, clock, keepaliveMs, slowClientMs
     onDelivered: connection.onDelivered,
     onDrain: (listener) => void drained.push(listener),
   };
+}
+
+/**
+ * One event as it is written: an `event` line and one `data` line. Line breaks stand between the tokens of pretty-printed
+ * JSON, never inside its strings, so that leaving them out changes no value. A type with one is no name of an event.
+ */
+function eventText(type: string, json: string): string {
+  const data = /[\r\n]/.test(json) ? json.replaceAll(/[\r\n]+/g, '') : json;
+  return /[\r\n]/.test(type) || type === '' ? `data: ${data}\n\n` : `event: ${type}\ndata: ${data}\n\n`;
 }
 
 /** Code and message of a refusal that must become an event. */

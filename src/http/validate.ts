@@ -1,6 +1,9 @@
 import { z } from 'zod';
 import { BridgeError } from '../errors.ts';
 
+/** Gateways pack a deployment and an encrypted original into an id; 1,500 characters have been seen. */
+const LONGEST_ID = 4096;
+
 const object = z.record(z.string(), z.unknown());
 
 /** The fields Holdfast itself reads, or whose type decides how a request is placed. Everything else passes as it is. */
@@ -8,7 +11,7 @@ const request = z.looseObject({
   model: z.string().min(1).nullish(),
   input: z.union([z.string(), z.array(object)]).nullish(),
   instructions: z.string().nullish(),
-  previous_response_id: z.string().min(1).max(512).nullish(),
+  previous_response_id: z.string().min(1).max(LONGEST_ID).nullish(),
   conversation: z.union([z.string().min(1), object]).nullish(),
   stream: z.boolean().nullish(),
   store: z.boolean().nullish(),

@@ -53,6 +53,8 @@ export interface TurnLine {
   /** Why the upstream was not reached, or not over WebSocket: a code and a host. */
   cause: string | null;
   upstreamStatus: number | null;
+  /** The provider's own id of the request, for its support. */
+  upstreamRequest: string | null;
   heldMs: number | null;
   firstEventMs: number | null;
   totalMs: number;

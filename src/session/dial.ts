@@ -8,6 +8,7 @@ import type { UpstreamAnswer, UpstreamTarget } from '../upstream/port.ts';
 import { classifyRefusal, refusesAnchor, refusesAnchors } from '../upstream/refusal.ts';
 import { loadHistory } from './history.ts';
 import { anchorStored } from './placement.ts';
+import { credentialOf } from './port.ts';
 import { canSendFull, mayResend } from './resend.ts';
 import type { DialOutcome, LostConnection, SessionSocket } from './socket.ts';
 import type { Turn, TurnEnding } from './turn.ts';
@@ -25,6 +26,8 @@ export interface DialerOptions {
   send(event: SessionEvent): void;
   /** The provider's own turn state, from a handshake. */
   learnTurnState(turn: Turn, value: string): void;
+  /** A connection was opened, with these headers in the provider's answer. */
+  opened(headers: Record<string, string>): void;
   onError(error: unknown): void;
   /** A connection did not come about. @param cause for people: a code or a status, and the host */
   onFailure(cause: string): void;
@@ -83,8 +86,9 @@ export function createDialer(options: DialerOptions): Dialer {
     const peer = peerOf(turn);
     const headers = upstreamHeaders({
       client: turn.request.headers,
-      authorization: turn.request.caller.upstreamAuthorization,
+      credential: credentialOf(turn.request.caller),
       transport: how,
+      also: target.forwardHeaders,
     });
     return socket.dial(generation, how, { target, headers, timeoutMs }, (properly, lost) => {
       if (how === 'http') return properly ? abilities.confirm(peer) : abilities.acquit(peer);
@@ -137,6 +141,7 @@ export function createDialer(options: DialerOptions): Dialer {
     }
     switch (outcome.kind) {
       case 'opened': {
+        options.opened(outcome.headers);
         const provided = outcome.headers['x-codex-turn-state'];
         if (provided) options.learnTurnState(turn, provided);
         return send({ type: 'socket.opened', generation });

@@ -1,10 +1,10 @@
 import type { SessionEvent } from '../../machines/session.ts';
-import { elementTexts, membersOf, memberText, parseExact, type Written } from '../json.ts';
+import { elementTexts, membersOf, memberText, parseExact, type Written, withMembers } from '../json.ts';
 import { rewriteForClient } from '../transcript/shown.ts';
 import type { Item } from '../transcript/types.ts';
 import { upstreamAnswerOf } from '../upstream/errors.ts';
-import { parseFrame } from '../upstream/frames.ts';
-import type { ParsedFrame, UpstreamError } from '../upstream/port.ts';
+import { headersIn, isBeginning, parseFrame } from '../upstream/frames.ts';
+import type { ParsedFrame } from '../upstream/port.ts';
 import { refusesAnchor } from '../upstream/refusal.ts';
 import type { SessionSocket } from './socket.ts';
 import type { Turn, TurnEnding } from './turn.ts';
@@ -17,6 +17,8 @@ export interface FrameReaderOptions {
   touchSilence(): void;
   /** The provider's own turn state, kept for the same client turn. */
   learnTurnState(turn: Turn, value: string): void;
+  /** Headers and telemetry that become headers of an answer: the running turn's or, without one, the next one's. */
+  signal(frame: ParsedFrame, turn: Turn | null): void;
   /** The socket's loss may be made good by sending the turn once more. */
   mayResend(turn: Turn): boolean;
   /** The provider refused the anchor that we chose: strike it off and prepare a full send. */
@@ -26,80 +28,181 @@ export interface FrameReaderOptions {
 const isObject = (value: unknown) => typeof value === 'object' && value !== null;
 
 const written = (json: string): Written<Item> => ({ value: parseExact(json) as Item, json });
+/** The response that answers the turn on the wire, from its first frame on. */
+interface Running {
+  readonly turn: Turn;
+  readonly generation: number;
+  /** It began with a frame that announces a response; otherwise one may still come. */
+  announced: boolean;
+  /** Responses that began on the same socket while this one ran: their frames are not this turn's. */
+  readonly others: Set<string>;
+  /** Output items as the client sees them, kept for a client that gets one JSON answer. */
+  readonly shownItems: string[];
+}
+
+/** Ended responses whose late frames are recognised by their id. */
+const REMEMBERED = 64;
 
 /**
- * Reads the frames of one socket into the turn that is on the wire.
+ * Reads the frames of a session's sockets into the turn that is on the wire.
  *
- * A frame is a turn's only if it follows that turn's own `response.created`; what precedes it, and what names another
- * response, is a late frame of an earlier turn and reaches nobody. Telemetry is never progress.
+ * Over HTTP one exchange is one turn, and every frame is its own. A socket outlives its turns: there a turn begins with
+ * the announcement of a response. A provider that announced none on this connection begins with any event. From then
+ * on every frame is the turn's, except those that name a response that has ended or one that was announced meanwhile.
+ * Providers rename responses between events: an id that names nothing else is no reason to drop a frame, and the id in
+ * the terminal is the response's. Telemetry is never progress.
  */
 export function createFrameReader(options: FrameReaderOptions): (text: string, turn: Turn | null) => void {
   const { socket, send } = options;
-  let lastEnded: string | null = null;
+  const ended = new Set<string>();
+  let running: Running | null = null;
+  /** Generation of the last connection on which a response was announced. */
+  let announcedOn = -1;
 
-  const show = (turn: Turn, frame: ParsedFrame, text: string, telemetry: boolean) => {
+  const remember = (id: string | null) => {
+    if (id === null) return;
+    ended.delete(id);
+    ended.add(id);
+    if (ended.size > REMEMBERED) ended.delete(ended.values().next().value!);
+  };
+
+  const show = (turn: Turn, frame: ParsedFrame, text: string) => {
     const anchor = turn.evidence.anchor;
     const hideEncrypted = turn.hideEncrypted;
-    const json =
-      telemetry || !frame.data
-        ? text
-        : rewriteForClient(text, frame.data, { previousResponseId: anchor, hideEncrypted });
+    const json = frame.data ? rewriteForClient(text, frame.data, { previousResponseId: anchor, hideEncrypted }) : text;
     return { type: frame.type, json };
   };
 
-  const created = (turn: Turn, frame: ParsedFrame, text: string) => {
-    if (turn.responseId !== null) return;
+  const runningFor = (turn: Turn) =>
+    running?.turn === turn && running.generation === socket.generation ? running : null;
+
+  /** Whether a frame that no response of this turn precedes is the first of one. */
+  const opensTurn = (frame: ParsedFrame): boolean => {
+    if (socket.kind === 'http' || frame.kind === 'created') return true;
+    if (frame.responseId !== null && ended.has(frame.responseId)) return false;
+    return frame.end === 'failed' || isBeginning(frame) || announcedOn !== socket.generation;
+  };
+
+  /** Whether a frame that came after the turn's beginning is about another response. */
+  const isForeign = (frame: ParsedFrame, { turn, others }: Running): boolean => {
+    const id = frame.responseId;
+    if (socket.kind === 'http' || id === null || id === turn.responseId) return false;
+    return ended.has(id) || others.size > 0;
+  };
+
+  const begin = (turn: Turn, frame: ParsedFrame): Running => {
+    const announced = isBeginning(frame);
+    running = { turn, generation: socket.generation, announced, others: new Set(), shownItems: [] };
+    if (announced) announcedOn = socket.generation;
     turn.responseId = frame.responseId;
-    if (turn.times.firstEvent === null) turn.times.firstEvent = options.now();
+    turn.times.firstEvent ??= options.now();
     turn.note({ type: 'acknowledge' });
     options.touchSilence();
     send({ type: 'upstream.progress' });
+    return running;
+  };
+
+  /** The announcement of a response is held back until a second frame shows that the turn is really under way. */
+  const announce = (turn: Turn, frame: ParsedFrame, text: string) => {
+    begin(turn, frame);
     turn.showCreated();
-    turn.heldCreated = show(turn, frame, text, false);
+    turn.heldCreated = show(turn, frame, text);
+  };
+
+  const created = (turn: Turn, frame: ParsedFrame, text: string) => {
+    const own = runningFor(turn);
+    if (!own) return announce(turn, frame, text);
+    if (!own.announced) {
+      // The turn began with another frame: this is its response all the same.
+      own.announced = true;
+      announcedOn = socket.generation;
+      turn.responseId = frame.responseId ?? turn.responseId;
+      return event(turn, frame, text);
+    }
+    if (frame.responseId !== null && frame.responseId !== turn.responseId) own.others.add(frame.responseId);
   };
 
   const event = (turn: Turn, frame: ParsedFrame, text: string) => {
-    if (turn.responseId === null) return;
-    if (frame.responseId !== null && frame.responseId !== turn.responseId) return;
+    let own = runningFor(turn);
+    if (!own) {
+      if (!opensTurn(frame)) return;
+      if (isBeginning(frame)) return announce(turn, frame, text);
+      own = begin(turn, frame);
+    } else if (isForeign(frame, own)) return;
     if (!turn.sawOutput) {
       turn.sawOutput = true;
       turn.note({ type: 'stream' });
     }
     options.touchSilence();
-    if (frame.type === 'response.output_item.done') {
-      const json = memberText(text, 'item');
-      if (isObject(frame.data?.item) && json !== null) turn.streamed.push(written(json));
-    }
     turn.showCreated();
-    const { type, json } = show(turn, frame, text, false);
+    const { type, json } = show(turn, frame, text);
+    if (frame.type === 'response.output_item.done') {
+      const item = memberText(text, 'item');
+      if (isObject(frame.data?.item) && item !== null) {
+        turn.streamed.push(written(item));
+        const shown = json === text ? item : memberText(json, 'item');
+        if (turn.request.body.stream !== true && shown !== null) own.shownItems.push(shown);
+      }
+    }
     if (turn.evidence.passThrough === 'background' && frame.data?.response) turn.standing = json;
     turn.stream.push(type, json, false);
     if (frame.type === 'response.incomplete') {
       // Steered: the successor follows with a `response.created` of its own and without a create of ours.
+      running = null;
       turn.responseId = null;
       turn.steered = turn.streamed.length;
       turn.note({ type: 'steer' });
     }
   };
 
+  /**
+   * The terminal under a name that clients know: their SDKs end a stream at completed, incomplete or failed only. The one
+   * JSON answer of a client that does not stream has the items that were streamed where the terminal lists fewer.
+   */
+  const terminalJson = (turn: Turn, frame: ParsedFrame, text: string, own: Running, listed: number): string => {
+    const { json } = show(turn, frame, text);
+    const end = frame.end ?? 'failed';
+    const changes = new Map<string, string>();
+    if (frame.type !== `response.${end}`) changes.set('type', JSON.stringify(`response.${end}`));
+    const response = memberText(json, 'response');
+    const inResponse = new Map<string, string>();
+    const { error } = (frame.data?.response ?? {}) as { error?: unknown };
+    if (end === 'failed' && frame.error && !error && !frame.data?.error) {
+      const { code, message } = frame.error;
+      inResponse.set('error', JSON.stringify({ code: code ?? 'server_error', message }));
+    }
+    if (turn.request.body.stream !== true && own.shownItems.length > listed)
+      inResponse.set('output', `[${own.shownItems.join(',')}]`);
+    const bare = { id: turn.responseId, object: 'response', status: end, model: turn.request.body.model, output: [] };
+    if (response === null || response === 'null')
+      changes.set('response', withMembers(JSON.stringify(bare), inResponse));
+    else if (inResponse.size > 0) changes.set('response', withMembers(response, inResponse));
+    return changes.size === 0 ? json : withMembers(json, changes);
+  };
+
   const terminal = (turn: Turn, frame: ParsedFrame, text: string) => {
-    if (turn.responseId === null && (frame.end !== 'failed' || frame.responseId === lastEnded)) return;
-    if (turn.responseId !== null && frame.responseId !== null && frame.responseId !== turn.responseId) return;
+    let own = runningFor(turn);
+    if (!own) {
+      if (!opensTurn(frame)) return;
+      own = begin(turn, frame);
+    } else if (isForeign(frame, own)) return;
     turn.showCreated();
-    turn.responseId ??= frame.responseId;
+    remember(turn.responseId);
+    turn.responseId = frame.responseId ?? turn.responseId;
+    remember(turn.responseId);
     const response = frame.data?.response as { output?: unknown; usage?: unknown } | undefined;
+    let listedCount = 0;
     if (Array.isArray(response?.output)) {
       const place = membersOf(text, membersOf(text).get('response')?.start).get('output');
       const listed = elementTexts(text, place?.start).map(written);
       turn.listed = [...turn.streamed.slice(0, turn.steered), ...listed];
+      listedCount = listed.length;
     }
-    lastEnded = turn.responseId;
     turn.usage = response?.usage ?? null;
     const end = frame.end ?? 'failed';
-    const { type, json } = show(turn, frame, text, false);
     turn.ending = {
       state: end,
-      terminal: { type: type as 'response.completed', json },
+      terminal: { type: `response.${end}`, json: terminalJson(turn, frame, text, own, listedCount) },
       fault: null,
       answer: null,
       error: frame.error,
@@ -108,8 +211,9 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
     send({ type: 'upstream.ended', keepSocket: end !== 'failed' && socket.kind === 'websocket' });
   };
 
-  const failed = (turn: Turn, error: UpstreamError) => {
-    const unanswered = turn.responseId === null;
+  const failed = (turn: Turn, frame: ParsedFrame) => {
+    const error = frame.error!;
+    const unanswered = runningFor(turn) === null;
     socket.anchor = null;
     if (error.code === 'websocket_connection_limit_reached' && options.mayResend(turn)) {
       const { generation } = socket;
@@ -117,7 +221,10 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
       send({ type: 'socket.lost', generation, resendable: true });
       return;
     }
-    const ending: TurnEnding = { state: 'failed', terminal: null, fault: null, answer: upstreamAnswerOf(error), error };
+    const plain = upstreamAnswerOf(error);
+    // What HTTP says in headers, an error frame says in a member of that name.
+    const answer = { ...plain, headers: { ...headersIn(frame.data), ...plain.headers } };
+    const ending: TurnEnding = { state: 'failed', terminal: null, fault: null, answer, error };
     const ownAnchor = turn.wire?.form === 'delta' && turn.parent !== null;
     if (unanswered && refusesAnchor(error) && ownAnchor) {
       options.anchorRefused(turn, ending);
@@ -129,9 +236,23 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
     send({ type: 'upstream.ended', keepSocket: plainRefusal && socket.kind === 'websocket' });
   };
 
+  /** The provider's turn state is its own; what stands beside it is the client's. */
+  const metadata = (turn: Turn, frame: ParsedFrame, text: string) => {
+    if (frame.turnState) options.learnTurnState(turn, frame.turnState);
+    const rest = Object.entries((frame.data?.headers ?? {}) as object).filter(
+      ([name]) => name.toLowerCase() !== 'x-codex-turn-state',
+    );
+    if (rest.length === 0) return;
+    const headers = JSON.stringify(Object.fromEntries(rest));
+    turn.stream.push(frame.type, withMembers(text, new Map([['headers', headers]])), true);
+  };
+
   return (text, turn) => {
     const frame = parseFrame(text);
-    if (!turn || turn.ending) {
+    const current = turn?.ending ? null : turn;
+    if (frame.kind === 'head' || frame.kind === 'turn_state' || frame.kind === 'telemetry')
+      options.signal(frame, current);
+    if (!current) {
       if (frame.kind === 'error') {
         // Without a turn an error concerns the connection: it must not carry another one.
         const { generation } = socket;
@@ -142,21 +263,21 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
     }
     switch (frame.kind) {
       case 'malformed':
+      case 'head':
         return;
       case 'telemetry':
-        turn.stream.push(frame.type, text, true);
+        current.stream.push(frame.type, text, true);
         return;
       case 'turn_state':
-        if (frame.turnState) options.learnTurnState(turn, frame.turnState);
-        return;
+        return metadata(current, frame, text);
       case 'created':
-        return created(turn, frame, text);
+        return created(current, frame, text);
       case 'event':
-        return event(turn, frame, text);
+        return event(current, frame, text);
       case 'terminal':
-        return terminal(turn, frame, text);
+        return terminal(current, frame, text);
       case 'error':
-        return failed(turn, frame.error!);
+        return failed(current, frame);
     }
   };
 }

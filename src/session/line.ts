@@ -39,6 +39,7 @@ export function describeTurn(turn: Turn, session: Session | null, now: number): 
     fault: ending?.fault ?? null,
     cause: turn.cause,
     upstreamStatus: ending?.error?.status ?? ending?.answer?.status ?? null,
+    upstreamRequest: (ending?.answer?.headers['x-request-id'] ?? turn.upstreamRequest)?.slice(0, 200) ?? null,
     heldMs: since(turn, turn.times.sent),
     firstEventMs: since(turn, turn.times.firstEvent),
     totalMs: Math.round(now - turn.times.received),

@@ -1,5 +1,6 @@
 import type { BridgeError } from '../errors.ts';
 import type { Outcome } from '../resolve/types.ts';
+import type { UpstreamCredential } from '../upstream/headers.ts';
 import type { UpstreamAnswer } from '../upstream/port.ts';
 
 /** Who is asking, decided by authentication before anything else happens. */
@@ -12,7 +13,16 @@ export interface Caller {
   upstreamAuthorization: string | null;
   /** False when a shared upstream key replaces the client's credential. */
   credentialIsClients: boolean;
+  /** `api-key` and `x-api-key` of a client whose own credential is passed on. Never logged. */
+  upstreamKeys?: Readonly<Record<string, string>> | undefined;
 }
+
+/** What the upstream sees of a caller. */
+export const credentialOf = (caller: Caller): UpstreamCredential => ({
+  authorization: caller.upstreamAuthorization,
+  keys: caller.upstreamKeys ?? {},
+  isClients: caller.credentialIsClients,
+});
 
 /** One `POST .../responses`, read and validated, before anything was opened for it. */
 export interface TurnRequest {
@@ -36,6 +46,8 @@ export interface AnswerHead {
   sessionId: string | null;
   /** Turn-state token; only ever set once the row it names is durable. */
   token: string | null;
+  /** The provider's own headers that concern the client, names in lower case. */
+  headers?: Readonly<Record<string, string>> | undefined;
 }
 
 /**

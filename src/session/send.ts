@@ -3,6 +3,7 @@ import type { Clock } from '../clock.ts';
 import type { Config } from '../config.ts';
 import type { Abilities } from '../upstream/abilities.ts';
 import { planFor } from './placement.ts';
+import type { AnswerHead } from './port.ts';
 import type { SessionSocket } from './socket.ts';
 import type { Turn } from './turn.ts';
 import { composeFrame } from './wire.ts';
@@ -20,6 +21,8 @@ export interface SenderOptions {
   /** Turn-state token of this epoch; the session's row is durable by now. */
   token(turn: Turn): string;
   turnState(turn: Turn): string | null;
+  /** What the provider has said by now that the answer's headers shall say. */
+  headers(turn: Turn): AnswerHead['headers'];
   send(event: SessionEvent): void;
 }
 
@@ -76,7 +79,12 @@ export function createSender(options: SenderOptions): Sender {
       turn.frameBytes = Buffer.byteLength(frame);
       const tooLarge = turn.frameBytes > config.limits.frameBytes || abilities.isTooLarge(targetId, turn.frameBytes);
       if (socket.kind === 'websocket' && tooLarge) return overHttp(turn);
-      turn.stream.head({ outcome: turn.outcome, sessionId: options.sessionId, token: options.token(turn) });
+      turn.stream.head({
+        outcome: turn.outcome,
+        sessionId: options.sessionId,
+        token: options.token(turn),
+        headers: options.headers(turn),
+      });
       if (!socket.send(frame)) return send({ type: 'frame.not_sent', cause: 'socket' });
       turn.times.sent = clock.now();
       turn.note({ type: 'send' });

@@ -21,6 +21,7 @@ import { SESSION_MACHINE_VERSION, sessionProgram, topState } from './program.ts'
 import { mayResend } from './resend.ts';
 import { type Head, turnResult } from './result.ts';
 import { createSender } from './send.ts';
+import { createAnswerSignals } from './signals.ts';
 import { createSessionSocket } from './socket.ts';
 import { faultError, type Turn } from './turn.ts';
 import { viewOf } from './view.ts';
@@ -144,6 +145,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
   let orphanId: string | null = null;
   let rejection = '';
   const turnState = createUpstreamTurnState();
+  const signals = createAnswerSignals();
 
   const ownsWorkerId = () => deps.worker.id === workerId;
   const maySend = () => ownsWorkerId() && deps.worker.mayStart();
@@ -185,6 +187,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     creates: () => actor.context.creates,
     send,
     learnTurnState: (turn, value) => turnState.learn(turn.evidence.clientTurnId, value),
+    opened: (headers) => signals.opened(headers),
     onError: (error) => log.warn({ session: id, err: error }, 'preparing a socket failed'),
     onFailure: (cause) => log.warn({ session: id, cause }, 'a connection to the upstream failed'),
   });
@@ -194,6 +197,9 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     send,
     touchSilence: () => actor.touch('silence'),
     learnTurnState: (turn, value) => turnState.learn(turn.evidence.clientTurnId, value),
+    signal: (frame, turn) => {
+      if (signals.take(frame) && turn) turn.stream.restate(signals.forTurn(turn));
+    },
     mayResend,
     anchorRefused: (turn, relayed) => void dialer.resendWithoutAnchor(turn, relayed),
   });
@@ -208,6 +214,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     creates: () => actor.context.creates,
     token: (turn) => (token ??= deps.issueToken(id, epoch, turn)),
     turnState: (turn) => turnState.for(turn.evidence.clientTurnId),
+    headers: (turn) => signals.forTurn(turn),
     send,
   });
   const commits = createCommits(

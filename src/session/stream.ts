@@ -29,6 +29,8 @@ export interface StreamOptions {
 export interface TurnStream {
   /** What the answer's headers will say; a later reader is told the same, except that it was reattached. */
   head(head: AnswerHead): void;
+  /** Replaces the provider's part of the head; no effect on an answer whose status has left. */
+  restate(headers: AnswerHead['headers']): void;
   push(type: string, json: string, telemetry: boolean): void;
   /** The terminal. Only the first is taken; returns whether this was it. */
   finish(ending: Ending): boolean;
@@ -97,6 +99,11 @@ export function createTurnStream(first: ClientSink, options: StreamOptions): Tur
     head(given) {
       head = given;
       sink.head(given);
+    },
+    restate(headers) {
+      if (!head || ending) return;
+      head = { ...head, headers };
+      if (!sink.committed) sink.head(head);
     },
     push(type, json, telemetry) {
       if (ending) return;

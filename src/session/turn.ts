@@ -90,6 +90,8 @@ export interface Turn {
   /** The bridge asked for encrypted reasoning that the client did not: it is kept for replays and not shown. */
   hideEncrypted: boolean;
   usage: unknown;
+  /** The provider's own id of the request that was answered. */
+  upstreamRequest: string | null;
   /** Something other than `response.created` and telemetry has arrived. */
   sawOutput: boolean;
   /** `response.created`, held back until a second event shows that the turn is really under way. */
@@ -206,6 +208,7 @@ export function createTurn(options: TurnOptions): Turn {
     },
     hideEncrypted: false,
     usage: null,
+    upstreamRequest: null,
     sawOutput: false,
     heldCreated: null,
     standing: null,

@@ -1,18 +1,40 @@
+import { concernsTurns } from './answer-headers.ts';
 import { namesError } from './error-codes.ts';
 import { normaliseError } from './errors.ts';
 import type { ParsedFrame } from './port.ts';
 
 type Fields = Record<string, unknown>;
+type End = NonNullable<ParsedFrame['end']>;
 
-const ends = new Map<string, 'completed' | 'incomplete' | 'failed'>([
+const ends = new Map<string, End>([
   ['response.completed', 'completed'],
   ['response.incomplete', 'incomplete'],
   ['response.failed', 'failed'],
+  ['response.cancelled', 'failed'],
+  ['response.canceled', 'failed'],
 ]);
+
+/** What a final `status` of a response means. A cancelled response cannot be continued, like a failed one. */
+const endOfStatus = new Map<unknown, End>([
+  ['completed', 'completed'],
+  ['incomplete', 'incomplete'],
+  ['failed', 'failed'],
+  ['cancelled', 'failed'],
+  ['canceled', 'failed'],
+]);
+
+/** Events with the response object that begin a response or show that it runs, whatever status stands in it. */
+const beginnings = new Set(['response.created', 'response.queued', 'response.in_progress']);
+
+/** Both names of the frame that carries, over WebSocket, what HTTP says in headers. */
+const metadata = new Set(['response.metadata', 'codex.response.metadata']);
+
+/** The head of a 2xx answer over HTTP, handed on as a frame so that it keeps its place in the stream. */
+const ANSWER_HEAD = 'holdfast.answer_head';
 
 /** Frames that show the connection lives and say nothing about the turn. Telemetry is never progress. */
 const telemetry = new Set([
-  'response.metadata',
+  ...metadata,
   'keepalive',
   'heartbeat',
   'ping',
@@ -34,17 +56,58 @@ const malformed: ParsedFrame = Object.freeze({
   end: null,
   error: null,
   turnState: null,
+  headers: null,
 });
 
-/** The turn state in a frame's `headers`, whose names may have any case and whose values may be lists. */
-function turnStateIn(data: Fields): string | null {
-  if (!isFields(data.headers)) return null;
+const isTelemetry = (type: string) =>
+  telemetry.has(type) || type.startsWith('codex.') || type.startsWith('responsesapi.');
+
+/** Whether a frame announces a response that has produced nothing yet. */
+export const isBeginning = ({ type }: Pick<ParsedFrame, 'type'>): boolean => beginnings.has(type);
+
+/**
+ * The head of an HTTP answer as a frame, or null when nothing in it concerns the client.
+ *
+ * @param headers of a 2xx answer, names in lower case
+ */
+export function answerHeadFrame(headers: Record<string, string>): string | null {
+  const kept = Object.entries(headers).filter(([name]) => concernsTurns(name));
+  return kept.length === 0 ? null : JSON.stringify({ type: ANSWER_HEAD, headers: Object.fromEntries(kept) });
+}
+
+/** A frame's `headers` as strings, names in lower case; of a list the first value. Null without any. */
+export function headersIn(data: Readonly<Fields> | null): Record<string, string> | null {
+  if (!isFields(data?.headers)) return null;
+  const found: [string, string][] = [];
   for (const [name, value] of Object.entries(data.headers)) {
-    if (name.toLowerCase() !== TURN_STATE) continue;
     const first: unknown = Array.isArray(value) ? value[0] : value;
-    if (typeof first === 'string' && first !== '') return first;
+    if (typeof first === 'string' || typeof first === 'number' || typeof first === 'boolean')
+      found.push([name.toLowerCase(), String(first)]);
   }
-  return null;
+  return found.length === 0 ? null : Object.fromEntries(found);
+}
+
+/**
+ * How a frame ends its response; null when it does not. Only the response's own events (`response.` and one word) with
+ * the whole response object can: `response.mcp_call.failed` and its like are about an item or a tool.
+ */
+function endOf(type: string, data: Fields): End | null {
+  const known = ends.get(type);
+  if (known !== undefined) return known;
+  const response = isFields(data.response) ? data.response : null;
+  const judged = endOfStatus.get(response?.status) ?? null;
+  if (type === 'response.done') return judged ?? 'completed';
+  if (!/^response\.[a-z_]+$/.test(type) || beginnings.has(type)) return null;
+  return response !== null && Array.isArray(response.output) ? judged : null;
+}
+
+/** Why a response failed; one that was cancelled often says nothing. */
+function failureOf(type: string, data: Fields): ParsedFrame['error'] {
+  const status = isFields(data.response) ? data.response.status : null;
+  const silent = !isFields(data.error) && !(isFields(data.response) && isFields(data.response.error));
+  const cancelled = /cancell?ed$/.test(type) || status === 'cancelled' || status === 'canceled';
+  if (!silent || !cancelled) return normaliseError(data);
+  return normaliseError({ error: { code: 'server_error', message: 'The provider cancelled the response.' } });
 }
 
 function responseIdIn(data: Fields): string | null {
@@ -88,18 +151,30 @@ export function parseFrame(frame: string): ParsedFrame {
     end: null,
     error: null,
     turnState: null,
+    headers: null,
   };
   if (type.endsWith('.delta')) return parsed;
-  if (type === 'response.created') parsed.kind = 'created';
-  else if (ends.has(type)) {
-    const end = ends.get(type)!;
+  if (type === 'response.created') {
+    parsed.kind = 'created';
+    return parsed;
+  }
+  if (type === ANSWER_HEAD) {
+    parsed.kind = 'head';
+    parsed.headers = headersIn(data);
+    return parsed;
+  }
+  if (isTelemetry(type)) {
+    if (metadata.has(type)) parsed.headers = headersIn(data);
+    parsed.turnState = parsed.headers?.[TURN_STATE] || null;
+    parsed.kind = parsed.turnState === null ? 'telemetry' : 'turn_state';
+    return parsed;
+  }
+  const end = endOf(type, data);
+  if (end !== null) {
     if (end === 'incomplete' && isSteered(data)) return parsed;
     parsed.kind = 'terminal';
     parsed.end = end;
-    if (end === 'failed') parsed.error = normaliseError(data);
-  } else if (telemetry.has(type) || type.startsWith('codex.')) {
-    parsed.turnState = type === 'response.metadata' ? turnStateIn(data) : null;
-    parsed.kind = parsed.turnState === null ? 'telemetry' : 'turn_state';
+    if (end === 'failed') parsed.error = failureOf(type, data);
   } else if (isError(type, data)) {
     parsed.kind = 'error';
     parsed.type = 'error';

@@ -5,6 +5,7 @@ import { httpAddress } from './address.ts';
 import { type AnswerCollector, collectAnswer, flatHeaders, reasonOf } from './answer.ts';
 import { refusalFrame } from './error-frame.ts';
 import { createFrameFlow } from './flow.ts';
+import { answerHeadFrame } from './frames.ts';
 import { framesOfAnswer } from './json-answer.ts';
 import type { TransportLimits } from './limits.ts';
 import type { LiveConnections } from './live.ts';
@@ -58,7 +59,7 @@ function streamOrNot(begun: string): 'stream' | 'other' | 'open' {
  * What a 2xx answer is, its first bytes say, not its label: an event stream under any content type is given out event by
  * event, as it arrives; a JSON answer as the frames a stream would have had. An answer other
  * than 2xx goes whole to the reader's `refused` handler, or else arrives as an `error` frame. A turn state in the
- * answer's headers arrives first, as a `response.metadata` frame. `closed` says 1000 when the answer ended as HTTP
+ * answer's headers arrives first, as a `response.metadata` frame, then the headers that concern the client. `closed` says 1000 when the answer ended as HTTP
  * wants it and 1006 when it was cut; neither says that the turn ended well, only its terminal event does.
  *
  * @param proxy the proxy that the dispatcher goes through; null for none
@@ -167,6 +168,8 @@ export function openExchange(
     const headers = unpackedHeaders(given);
     started = { status, headers };
     refusing = status < 200 || status >= 300;
+    const head = refusing ? null : answerHeadFrame(headers);
+    if (head !== null) flow.frame(head);
     unpacker = createUnpacker(given['content-encoding'], {
       data: received,
       end: finished,

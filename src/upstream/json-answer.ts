@@ -1,3 +1,4 @@
+import { elementTexts, membersOf, withMembers } from '../json.ts';
 import { refusalFrame } from './error-frame.ts';
 import type { UpstreamAnswer } from './port.ts';
 
@@ -19,9 +20,18 @@ const running: Readonly<Record<string, string>> = {
   in_progress: 'response.in_progress',
 };
 
-function parse(body: Buffer): Fields | null {
+/** A finished response as it stood when it had produced nothing. */
+const begun = new Map([
+  ['status', '"in_progress"'],
+  ['output', '[]'],
+  ['usage', 'null'],
+  ['error', 'null'],
+  ['incomplete_details', 'null'],
+]);
+
+function parse(text: string): Fields | null {
   try {
-    const value: unknown = JSON.parse(body.toString('utf8'));
+    const value: unknown = JSON.parse(text);
     return isFields(value) ? value : null;
   } catch {
     return null;
@@ -29,7 +39,7 @@ function parse(body: Buffer): Fields | null {
 }
 
 /**
- * A 2xx answer that is no event stream, as the frames a stream would have had.
+ * A 2xx answer that is no event stream, as the frames a stream would have had, their values as they were written.
  *
  * - A finished response: `response.created` (begun, nothing generated), its output items, and the terminal that
  *   matches its status.
@@ -38,7 +48,8 @@ function parse(body: Buffer): Fields | null {
  * - Anything else is an `error` frame with status 502, or with the error's own.
  */
 export function framesOfAnswer(answer: UpstreamAnswer): string[] {
-  const response = parse(answer.body);
+  const text = answer.body.toString('utf8');
+  const response = parse(text);
   const status = typeof response?.status === 'string' ? response.status : '';
   const terminal = Object.hasOwn(ending, status) ? ending[status] : undefined;
   const event = Object.hasOwn(running, status) ? running[status] : undefined;
@@ -47,25 +58,19 @@ export function framesOfAnswer(answer: UpstreamAnswer): string[] {
     const body = response?.error ? answer.body : Buffer.from(JSON.stringify({ error: unusable }));
     return [refusalFrame({ ...answer, status: 0, body })];
   }
-  const events: Fields[] = [];
+  const frames: string[] = [];
+  const add = (type: string, members: string) =>
+    frames.push(`{"type":${JSON.stringify(type)},${members},"sequence_number":${frames.length}}`);
   if (event !== undefined) {
-    events.push({ type: 'response.created', response }, { type: event, response });
-  } else {
-    const begun = {
-      ...response,
-      status: 'in_progress',
-      output: [],
-      usage: null,
-      error: null,
-      incomplete_details: null,
-    };
-    events.push({ type: 'response.created', response: begun });
-    const output: unknown[] = Array.isArray(response.output) ? response.output : [];
-    output.forEach((item, output_index) => {
-      events.push({ type: 'response.output_item.added', output_index, item });
-      events.push({ type: 'response.output_item.done', output_index, item });
-    });
-    events.push({ type: terminal, response });
+    add('response.created', `"response":${text}`);
+    add(event, `"response":${text}`);
+    return frames;
   }
-  return events.map((fields, sequence_number) => JSON.stringify({ ...fields, sequence_number }));
+  add('response.created', `"response":${withMembers(text, begun)}`);
+  elementTexts(text, membersOf(text).get('output')?.start ?? text.length).forEach((item, index) => {
+    add('response.output_item.added', `"output_index":${index},"item":${item}`);
+    add('response.output_item.done', `"output_index":${index},"item":${item}`);
+  });
+  add(terminal!, `"response":${text}`);
+  return frames;
 }

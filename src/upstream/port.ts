@@ -9,6 +9,8 @@ export interface UpstreamTarget {
   id: string;
   /** e.g. `https://api.openai.com/v1`; WebSocket and HTTP addresses are derived from it. */
   baseUrl: string;
+  /** Further request headers of clients that go to it, names in lower case. */
+  forwardHeaders?: readonly string[];
 }
 
 export interface DialRequest {
@@ -106,7 +108,7 @@ export interface UpstreamError {
 
 /** What a frame means to the bridge. Anything not listed passes through as `event`. */
 export interface ParsedFrame {
-  kind: 'created' | 'event' | 'telemetry' | 'terminal' | 'error' | 'turn_state' | 'malformed';
+  kind: 'created' | 'event' | 'telemetry' | 'terminal' | 'error' | 'turn_state' | 'head' | 'malformed';
   /** The frame's `type`. */
   type: string;
   /** The frame as parsed; null when malformed. */
@@ -118,4 +120,6 @@ export interface ParsedFrame {
   error: UpstreamError | null;
   /** For `turn_state`: the provider's own turn state, never shown to a client as ours. */
   turnState: string | null;
+  /** For `head` and metadata: what the provider says in headers, names in lower case. */
+  headers: Readonly<Record<string, string>> | null;
 }

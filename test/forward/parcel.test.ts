@@ -1,8 +1,9 @@
 import { describe, expect, it } from 'vitest';
 import { createHops } from '../../src/cluster/forward/hop.ts';
-import { packRequest, travelling, UnreadableParcel, unpackRequest } from '../../src/cluster/forward/parcel.ts';
+import { packRequest, travels, UnreadableParcel, unpackRequest } from '../../src/cluster/forward/parcel.ts';
 import { parseExact, rawNumber } from '../../src/json.ts';
 import { classify } from '../../src/resolve/classify.ts';
+import { credentialOf } from '../../src/session/port.ts';
 import { createManualClock } from '../../src/testing/manual-clock.ts';
 import { upstreamHeaders } from '../../src/upstream/headers.ts';
 import { CREDENTIAL, secrets, turnRequest } from './support.ts';
@@ -59,7 +60,11 @@ describe('a request between workers', () => {
     const arrived = travel({ ...request, caller, headers });
     expect(JSON.stringify(arrived)).not.toContain('tenants-own');
     expect(arrived.caller.upstreamAuthorization).toBe('Bearer shared');
-    const sent = upstreamHeaders({ client: arrived.headers, authorization: 'Bearer shared', transport: 'http' });
+    const sent = upstreamHeaders({
+      client: arrived.headers,
+      credential: credentialOf(arrived.caller),
+      transport: 'http',
+    });
     expect(sent).not.toHaveProperty('chatgpt-account-id');
   });
 
@@ -98,11 +103,23 @@ describe('a request between workers', () => {
     const tokens = { verify: () => ({ kind: 'none' }) as const };
     const limits = { frameBytes: 1_000, webSocket: true };
     classify({ request: { ...turnRequest(), headers }, tokens, limits });
-    upstreamHeaders({ client: headers, authorization: null, transport: 'websocket' });
-    upstreamHeaders({ client: headers, authorization: null, transport: 'http' });
     read.delete('authorization');
-    expect(read.size).toBeGreaterThan(10);
-    expect([...read].filter((name) => !travelling.has(name))).toEqual([]);
+    expect(read.size).toBeGreaterThan(5);
+    const families = [
+      'user-agent',
+      'traceparent',
+      'x-codex-x',
+      'x-openai-x',
+      'x-oai-x',
+      'x-responsesapi-x',
+      'openai-x',
+    ];
+    const client = Object.fromEntries([...families, 'x-by-a-setting'].map((name) => [name, 'v']));
+    const credential = { authorization: null, keys: {}, isClients: true };
+    const sent = Object.keys(upstreamHeaders({ client, credential, transport: 'http', also: ['x-by-a-setting'] }));
+    expect(sent).toHaveLength(8);
+    for (const name of sent) read.add(name);
+    expect([...read].filter((name) => !travels(name))).toEqual([]);
   });
 
   it('is refused when it is none, or its credential cannot be opened', () => {

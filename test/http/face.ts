@@ -35,6 +35,7 @@ export async function openFace(env: Record<string, string> = {}): Promise<Face> 
       for (const wake of waiting.splice(0)) wake();
     },
     knowsResponse: async () => false,
+    knowsItems: async (_scope, ids) => ids.length === 0,
     forgetResponse: async () => {},
     readiness: async () => ({ ready: true, reasons: [] }),
     draining: false,
@@ -45,7 +46,7 @@ export async function openFace(env: Record<string, string> = {}): Promise<Face> 
     service,
     authenticate: createAuthentication(config, 'pepper'),
     transport,
-    target: { id: 'sim', baseUrl: simulator.url },
+    target: { id: 'sim', baseUrl: config.upstream.url },
     config,
     clock,
     ids: randomIds,

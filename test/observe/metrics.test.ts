@@ -41,6 +41,7 @@ const line = (over: Partial<TurnLine> = {}): TurnLine => ({
   fault: null,
   cause: null,
   upstreamStatus: null,
+  upstreamRequest: null,
   heldMs: 4,
   firstEventMs: 120,
   totalMs: 900,

@@ -5,6 +5,8 @@ import { requestOfFrame } from '../../src/upstream/http-connection.ts';
 import { classifyRefusal } from '../../src/upstream/refusal.ts';
 import { createUpstreamTurnState } from '../../src/upstream/turn-state.ts';
 
+const own = (authorization: string | null) => ({ authorization, keys: {}, isClients: true });
+
 describe('headers that go upstream', () => {
   const codex = {
     authorization: 'Bearer sk-lab',
@@ -20,7 +22,7 @@ describe('headers that go upstream', () => {
   };
 
   it('keeps what names the client, its thread and its account', () => {
-    expect(upstreamHeaders({ client: codex, authorization: 'Bearer sk-lab', transport: 'http' })).toEqual(codex);
+    expect(upstreamHeaders({ client: codex, credential: own('Bearer sk-lab'), transport: 'http' })).toEqual(codex);
   });
 
   it('keeps nothing else', () => {
@@ -41,14 +43,16 @@ describe('headers that go upstream', () => {
       'x-unknown': 'y',
       originator: '',
     };
-    expect(upstreamHeaders({ client, authorization: null, transport: 'http' })).toEqual({});
+    expect(upstreamHeaders({ client, credential: own(null), transport: 'http' })).toEqual({});
   });
 
   it('always speaks one version of the WebSocket protocol, beside the client’s own flags', () => {
     const beta = (given: string | undefined, transport: 'http' | 'websocket') =>
-      upstreamHeaders({ client: given === undefined ? {} : { 'openai-beta': given }, authorization: null, transport })[
-        'openai-beta'
-      ];
+      upstreamHeaders({
+        client: given === undefined ? {} : { 'openai-beta': given },
+        credential: own(null),
+        transport,
+      })['openai-beta'];
     expect(beta(undefined, 'websocket')).toBe('responses_websockets=2026-02-06');
     expect(beta('assistants=v2, responses_websockets=2025-01-01', 'websocket')).toBe(
       'assistants=v2, responses_websockets=2026-02-06',
@@ -59,9 +63,17 @@ describe('headers that go upstream', () => {
 
   it('sends account selectors only with the credential they came with', () => {
     const client = { ...codex, 'openai-organization': 'org', 'openai-project': 'proj' };
-    const own = upstreamHeaders({ client, authorization: 'Bearer sk-lab', transport: 'websocket' });
-    expect(own).toMatchObject({ 'openai-organization': 'org', 'openai-project': 'proj', 'chatgpt-account-id': 'acct' });
-    const shared = upstreamHeaders({ client, authorization: 'Bearer shared', transport: 'websocket' });
+    const theirs = upstreamHeaders({ client, credential: own('Bearer sk-lab'), transport: 'websocket' });
+    expect(theirs).toMatchObject({
+      'openai-organization': 'org',
+      'openai-project': 'proj',
+      'chatgpt-account-id': 'acct',
+    });
+    const shared = upstreamHeaders({
+      client,
+      credential: { ...own('Bearer shared'), isClients: false },
+      transport: 'websocket',
+    });
     expect(shared.authorization).toBe('Bearer shared');
     for (const name of ['openai-organization', 'openai-project', 'chatgpt-account-id']) {
       expect(shared).not.toHaveProperty(name);
@@ -98,7 +110,17 @@ describe('a refused upgrade', () => {
     ['no_websocket', [404, 405, 426, 501, 200, 201, 204]],
     ['retry', [500, 502, 503, 504, 529]],
   ] as const)('means %s for %j', (meaning, statuses) => {
-    for (const status of statuses) expect(classifyRefusal({ status })).toBe(meaning);
+    const body = Buffer.from(JSON.stringify({ error: { message: 'no', type: 'invalid_request_error' } }));
+    for (const status of statuses) expect(classifyRefusal({ status, body }), `${status}`).toBe(meaning);
+  });
+
+  it.each([
+    ['a page', '<html><title>Just a moment...</title></html>'],
+    ['nothing', ''],
+    ['a server without that route', '{"detail":"Not Found"}'],
+  ])('means that no WebSocket passes when its body is %s', (_, text) => {
+    const body = Buffer.from(text);
+    for (const status of [400, 403, 409]) expect(classifyRefusal({ status, body }), `${status}`).toBe('no_websocket');
   });
 });
 

@@ -5,6 +5,11 @@ import type { AnswerHead, ClientSink } from '../../session/port.ts';
 
 /** Visible ASCII: these become header values, and a header that cannot be written would end the answer. */
 const headerSafe = z.string().regex(/^[\x21-\x7e]*$/);
+/** The value of any other header: bytes that can be written, and no line break. */
+const headerValue = z
+  .string()
+  .max(16_384)
+  .regex(/^[\t\x20-\x7e\x80-\xff]*$/);
 const terminal = z.enum(['response.completed', 'response.incomplete', 'response.failed']);
 
 const lineSchema = z.discriminatedUnion('t', [
@@ -16,6 +21,7 @@ const lineSchema = z.discriminatedUnion('t', [
     outcome: headerSafe,
     sessionId: headerSafe.nullable(),
     token: headerSafe.nullable(),
+    headers: z.record(headerSafe, headerValue).optional(),
   }),
   z.object({ t: z.literal('event'), type: z.string(), telemetry: z.boolean(), json: z.string() }),
   z.object({ t: z.literal('open') }),
@@ -50,7 +56,13 @@ export function decodeLine(bytes: Buffer): Line | null {
   return lineSchema.parse(value);
 }
 
-export const headLine = ({ outcome, sessionId, token }: AnswerHead): Line => ({ t: 'head', outcome, sessionId, token });
+export const headLine = ({ outcome, sessionId, token, headers }: AnswerHead): Line => ({
+  t: 'head',
+  outcome,
+  sessionId,
+  token,
+  headers: headers && { ...headers },
+});
 
 export function failLine(error: BridgeError): Line {
   const { code, entry, message, param, retryAfterSeconds, outcome } = error;
@@ -77,7 +89,12 @@ function errorOf(line: Extract<Line, { t: 'fail' }>): BridgeError {
 export function applyLine(line: Line, sink: ClientSink): 'more' | 'full' | 'ended' {
   switch (line.t) {
     case 'head':
-      sink.head({ outcome: line.outcome as Outcome, sessionId: line.sessionId, token: line.token });
+      sink.head({
+        outcome: line.outcome as Outcome,
+        sessionId: line.sessionId,
+        token: line.token,
+        headers: line.headers,
+      });
       return 'more';
     case 'event':
       return sink.event(line.type, line.json, line.telemetry) ? 'more' : 'full';

@@ -1,24 +1,18 @@
 import { z } from 'zod';
 import { membersOf, parseExact, rawNumber, textOf, withMembers, withSpans } from '../../json.ts';
 import type { TurnRequest } from '../../session/port.ts';
-import { headersForUpstream } from '../../upstream/headers.ts';
+import { isForwardable, keyHeaders } from '../../upstream/headers.ts';
 import type { Sealer } from './keys.ts';
 
 /**
- * Headers of a client that mean something to a turn: those that identify it and those that go upstream. Nothing else
- * travels, so that neither the connection's own headers nor the bridge's internal ones can be planted by a client.
+ * Whether a header of a client travels: those that identify a turn, and all that a setting could send upstream, because
+ * the worker that serves the turn applies its own. Neither the connection's headers nor the bridge's internal ones do,
+ * so that a client cannot plant them; credentials travel sealed.
+ *
+ * @param name in lower case
  */
-export const travelling: ReadonlySet<string> = new Set([
-  ...headersForUpstream,
-  'thread-id',
-  'session-id',
-  'session_id',
-  'x-session-id',
-  'x-session-affinity',
-  'x-codex-turn-state',
-  'x-codex-turn-metadata',
-  'idempotency-key',
-]);
+export const travels = (name: string): boolean =>
+  name === 'x-codex-turn-state' || name === 'idempotency-key' || isForwardable(name);
 
 /** Stands for a credential that was replaced by the shared upstream key: that there was one matters, not which. */
 const WITHHELD = 'withheld';
@@ -32,6 +26,8 @@ const parcelSchema = z.object({
   /** Sealed; null when nothing is sent upstream. */
   authorization: z.string().nullable(),
   credentialGiven: z.boolean(),
+  /** Keys in headers of their own, by name, each sealed. */
+  keys: z.record(z.string(), z.string()).default({}),
   headers: z.record(z.string(), z.string()),
   bytes: z.int().nonnegative(),
   /** Milliseconds since the request was read. */
@@ -49,7 +45,8 @@ export class UnreadableParcel extends Error {
  */
 export function packRequest(request: TurnRequest, now: number, sealer: Pick<Sealer, 'seal'>): Buffer {
   const { caller, headers } = request;
-  const kept = Object.entries(headers).filter(([name]) => travelling.has(name.toLowerCase()));
+  const kept = Object.entries(headers).filter(([name]) => travels(name.toLowerCase()));
+  const keys = Object.entries(caller.upstreamKeys ?? {}).map(([name, key]) => [name, sealer.seal(key)]);
   const parcel: z.infer<typeof parcelSchema> = {
     v: 1,
     requestId: request.requestId,
@@ -58,6 +55,7 @@ export function packRequest(request: TurnRequest, now: number, sealer: Pick<Seal
     credentialIsClients: caller.credentialIsClients,
     authorization: caller.upstreamAuthorization === null ? null : sealer.seal(caller.upstreamAuthorization),
     credentialGiven: headers.authorization !== undefined,
+    keys: Object.fromEntries(keys),
     headers: Object.fromEntries(kept),
     bytes: request.bytes,
     age: Math.max(0, now - request.receivedAt),
@@ -80,11 +78,24 @@ export function unpackRequest(bytes: Buffer, now: number, sealer: Pick<Sealer, '
   if (parcel.authorization !== null && upstreamAuthorization === null) {
     throw new UnreadableParcel('The forwarded credential cannot be opened.');
   }
+  const keys = keyHeaders.flatMap((name) => {
+    const sealed = parcel.keys[name];
+    if (sealed === undefined) return [];
+    const key = sealer.open(sealed);
+    if (key === null) throw new UnreadableParcel('The forwarded credential cannot be opened.');
+    return [[name, key]];
+  });
   const authorization = credentialIsClients ? upstreamAuthorization : WITHHELD;
-  const headers = Object.entries(parcel.headers).filter(([name]) => travelling.has(name.toLowerCase()));
+  const headers = Object.entries(parcel.headers).filter(([name]) => travels(name.toLowerCase()));
   return {
     requestId: parcel.requestId,
-    caller: { scope, credentialFp, credentialIsClients, upstreamAuthorization },
+    caller: {
+      scope,
+      credentialFp,
+      credentialIsClients,
+      upstreamAuthorization,
+      ...(keys.length > 0 ? { upstreamKeys: Object.fromEntries(keys) } : {}),
+    },
     headers: {
       ...Object.fromEntries(headers),
       ...(credentialGiven && authorization !== null ? { authorization } : {}),

@@ -1,0 +1,61 @@
+import { headersOfRateLimits, livingHeaders, UPSTREAM_REQUEST_ID } from '../upstream/answer-headers.ts';
+import type { ParsedFrame } from '../upstream/port.ts';
+import type { Turn } from './turn.ts';
+
+/** What the provider says about a session's turns in headers and telemetry, and clients act on. */
+export interface AnswerSignals {
+  /** A connection was opened: nothing that the one before it said is true any more. */
+  opened(headers: Readonly<Record<string, string>>): void;
+  /** A frame that may say something. True when the answer of the running turn has changed. */
+  take(frame: ParsedFrame): boolean;
+  /** The headers of a turn's answer as of now. What belonged to one answer is not said of the next. */
+  forTurn(turn: Turn): Readonly<Record<string, string>>;
+}
+
+export function createAnswerSignals(): AnswerSignals {
+  let connection = new Map<string, string>();
+  let quota = new Map<string, string>();
+  let answer = new Map<string, string>();
+  let answering: string | null = null;
+
+  /** Telemetry about one limit replaces all that was known of it. */
+  const replaceQuota = (event: Record<string, unknown>): boolean => {
+    const told = headersOfRateLimits(event);
+    if (!told) return false;
+    const { prefix, headers } = told;
+    const stale = (name: string) => ['primary', 'secondary'].some((part) => name.startsWith(`${prefix}-${part}-`));
+    for (const name of [...quota.keys()]) {
+      if (stale(name)) quota.delete(name);
+      else if (name.startsWith(`${prefix}-credits-`) && headers.has(`${prefix}-credits-has-credits`))
+        quota.delete(name);
+    }
+    for (const [name, value] of headers) quota.set(name, value);
+    return true;
+  };
+
+  return {
+    opened(headers) {
+      [connection, quota, answer, answering] = [new Map(), new Map(), new Map(), null];
+      const lives = new Map([
+        ['connection', connection],
+        ['quota', quota],
+        ['answer', answer],
+      ]);
+      for (const { name, value, life } of livingHeaders(headers)) lives.get(life)?.set(name, value);
+    },
+    take(frame) {
+      if (frame.type === 'codex.rate_limits' && frame.data) return replaceQuota(frame.data);
+      if (!frame.headers) return false;
+      const told = livingHeaders(frame.headers).filter(({ life }) => life !== 'relayed');
+      for (const { name, value, life } of told) (life === 'quota' ? quota : answer).set(name, value);
+      return told.length > 0;
+    },
+    forTurn(turn) {
+      if (answering !== null && answering !== turn.id) answer.clear();
+      answering = turn.id;
+      const headers = Object.fromEntries([...connection, ...quota, ...answer]);
+      turn.upstreamRequest = headers[UPSTREAM_REQUEST_ID] ?? null;
+      return headers;
+    },
+  };
+}

@@ -1,0 +1,234 @@
+import { createHmac } from 'node:crypto';
+import { request } from 'undici';
+import { describe, expect, it } from 'vitest';
+import { createHops } from '../../src/cluster/forward/hop.ts';
+import { packRequest, unpackRequest } from '../../src/cluster/forward/parcel.ts';
+import { readConfig } from '../../src/config.ts';
+import { createAuthentication } from '../../src/http/authenticate.ts';
+import { credentialOf } from '../../src/session/port.ts';
+import { createManualClock } from '../../src/testing/manual-clock.ts';
+import { accountOf, upstreamHeaders } from '../../src/upstream/headers.ts';
+import { secrets, turnRequest } from '../forward/support.ts';
+import { openFace } from '../http/face.ts';
+import { post } from '../support/client.ts';
+import { startProvider } from '../upstream/servers.ts';
+import { scripted, user, usual } from './scripted.ts';
+
+const own = createAuthentication(readConfig({}), 'pepper');
+const shared = createAuthentication(
+  readConfig({ HOLDFAST_UPSTREAM_KEY: 'sk-up', HOLDFAST_API_KEYS: 'ann:key-ann,bob:key-bob' }),
+  'pepper',
+);
+const sent = (client: Record<string, string>, authenticate = own, also?: string[]) =>
+  upstreamHeaders({ client, credential: credentialOf(authenticate(client)), transport: 'http', also });
+
+describe('the account a request chooses', () => {
+  const key = { authorization: 'Bearer k' };
+
+  it.each([
+    ['openai-organization', 'org-1'],
+    ['openai-project', 'proj_1'],
+    ['chatgpt-account-id', 'acct'],
+    ['x-openai-project', 'p'],
+  ])('by %s is part of scope and credential', (name, value) => {
+    const plain = own(key);
+    const chosen = own({ ...key, [name]: value });
+    expect(chosen.scope).not.toBe(plain.scope);
+    expect(chosen.credentialFp).not.toBe(plain.credentialFp);
+    expect(own({ ...key, [name]: ` ${value} ` })).toMatchObject({ scope: chosen.scope });
+    expect(own({ ...key, [name]: '' }).scope).toBe(plain.scope);
+    expect(own({ ...key, [name]: `${value}2` }).scope).not.toBe(chosen.scope);
+  });
+
+  it('is told apart by name, and leaves scopes without one as they were', () => {
+    const scopes = new Set(
+      [{ 'openai-organization': 'a' }, { 'openai-project': 'a' }, {}].map((more) => own({ ...key, ...more }).scope),
+    );
+    expect(scopes.size).toBe(3);
+    expect(own({}).scope).toBe('local');
+    // The hash of the header alone, as in releases before: what is stored keeps its scope.
+    expect(own(key).scope).toBe(`cred:${createHmac('sha256', 'pepper').update('Bearer k').digest('hex')}`);
+    expect(accountOf({ 'x-codex-window-id': 'w', 'user-agent': 'organization' })).toBe('');
+  });
+
+  it('means nothing where a shared key pays', () => {
+    const [a, b] = [{}, { 'openai-project': 'b' }].map((more) => shared({ authorization: 'Bearer key-ann', ...more }));
+    expect(a).toEqual(b);
+    const client = { authorization: 'Bearer key-ann', 'openai-project': 'b', 'chatgpt-account-id': 'c' };
+    expect(sent(client, shared)).toEqual({ authorization: 'Bearer sk-up' });
+    const keyless = createAuthentication(readConfig({ HOLDFAST_UPSTREAM_KEY: 'sk-up' }), 'pepper');
+    expect(sent({ 'openai-project': 'b' }, keyless)).toEqual({ authorization: 'Bearer sk-up' });
+  });
+
+  it('keeps a turn off a socket that was opened for another one', async () => {
+    await using at = await scripted({ turn: (turn) => usual(turn) });
+    const ask = (project: string) =>
+      post(
+        at.url,
+        { model: 'm', stream: true, store: false, input: [user('one')] },
+        { 'session-id': 's', 'openai-project': project },
+      );
+    await ask('a');
+    await ask('b');
+    expect(at.turns.map(({ headers }) => headers['openai-project'])).toEqual(['a', 'b']);
+    expect(at.provider.sockets.size).toBe(2);
+  });
+});
+
+describe('a key in a header of its own', () => {
+  it.each(['api-key', 'x-api-key'])('%s is a credential: a scope of its own, passed on under its name', (name) => {
+    const caller = own({ [name]: 'azure-1' });
+    expect(caller.scope).toMatch(/^cred:[0-9a-f]{64}$/);
+    expect(own({ [name]: 'azure-2' }).scope).not.toBe(caller.scope);
+    expect(own({ authorization: 'Bearer azure-1' }).scope).not.toBe(caller.scope);
+    expect(JSON.stringify([caller.scope, caller.credentialFp])).not.toContain('azure');
+    expect(sent({ [name]: 'azure-1' })).toEqual({ [name]: 'azure-1' });
+    expect(sent({ [name]: 'azure-1', authorization: 'Bearer k' })).toEqual({
+      [name]: 'azure-1',
+      authorization: 'Bearer k',
+    });
+  });
+
+  it.each(['api-key', 'x-api-key'])('%s is taken for a key of the bridge, and goes no further', (name) => {
+    expect(shared({ [name]: 'key-bob' }).scope).toBe('tenant:bob');
+    expect(sent({ [name]: 'key-bob' }, shared, [name])).toEqual({ authorization: 'Bearer sk-up' });
+    expect(() => shared({ [name]: 'key-eve' })).toThrow();
+  });
+
+  it('crosses workers sealed', () => {
+    const sealer = createHops({ secrets: secrets(), clock: createManualClock() });
+    const given = turnRequest();
+    const caller = { ...given.caller, upstreamKeys: { 'api-key': 'azure-secret' } };
+    const headers = { ...given.headers, 'api-key': 'azure-secret', 'x-title': 'App' };
+    const parcel = packRequest({ ...given, caller, headers }, 0, sealer);
+    expect(parcel.toString()).not.toContain('azure-secret');
+    const arrived = unpackRequest(parcel, 0, sealer);
+    expect(arrived.caller.upstreamKeys).toEqual({ 'api-key': 'azure-secret' });
+    expect(arrived.headers).toMatchObject({ 'x-title': 'App' });
+    expect(arrived.headers).not.toHaveProperty('api-key');
+  });
+});
+
+describe('headers outwards', () => {
+  it('go by family, without what is ours or the hop’s', () => {
+    const client = {
+      'x-codex-installation-id': '1',
+      'x-codex-not-known-yet': '2',
+      'x-openai-internal-codex-residency': '3',
+      'x-oai-attestation': '4',
+      'x-responsesapi-include-timing-metrics': '5',
+      'openai-anything': '6',
+      traceparent: '7',
+      tracestate: '8',
+    };
+    const kept = { 'x-codex-turn-state': 'ours', 'x-codex-routing-hint': 'hop', 'x-title': 'App', baggage: 'user=1' };
+    expect(sent({ ...client, ...kept })).toEqual(client);
+  });
+
+  it('go by a setting too', () => {
+    const { forwardHeaders } = readConfig({ HOLDFAST_FORWARD_HEADERS: ' X-Title, http-referer ,x-title' }).upstream;
+    expect(forwardHeaders).toEqual(['x-title', 'http-referer']);
+    expect(sent({ 'x-title': 'App', 'x-other': 'o' }, own, [...forwardHeaders])).toEqual({ 'x-title': 'App' });
+  });
+
+  it.each([
+    'cookie',
+    'Authorization',
+    'proxy-authorization',
+    'host',
+    'connection',
+    'transfer-encoding',
+    'x-forwarded-for',
+    'forwarded',
+    'cf-ray',
+    'content-type',
+    'x-holdfast-session',
+    'api-key',
+    'x-codex-turn-state',
+    'idempotency-key',
+    'two words',
+  ])('a setting cannot send %s', (name) => {
+    expect(() => readConfig({ HOLDFAST_FORWARD_HEADERS: `x-title,${name}` })).toThrow(/HOLDFAST_FORWARD_HEADERS/);
+    const lower = name.toLowerCase();
+    const credential = { authorization: null, keys: {}, isClients: true };
+    expect(upstreamHeaders({ client: { [lower]: 'v' }, credential, transport: 'http', also: [lower] })).toEqual({});
+  });
+});
+
+describe('paths beside the turn', () => {
+  const call = async (url: string, method: string, path: string, body?: object, headers: object = {}) => {
+    const answer = await request(`${url}${path}`, {
+      method: method as 'GET',
+      headers: { authorization: 'Bearer k', ...(body ? { 'content-type': 'application/json' } : {}), ...headers },
+      ...(body ? { body: JSON.stringify(body) } : {}),
+    });
+    return { status: answer.statusCode, headers: answer.headers, body: await answer.body.text() };
+  };
+
+  it.each([
+    ['GET', '/models/gpt-x', 'GET'],
+    ['GET', '/models/maker/model', 'GET'],
+    ['GET', '/responses/resp_1/input_items?limit=5', 'GET'],
+    ['POST', '/responses/input_tokens', 'POST'],
+  ])('%s %s reaches the provider; another method is refused by name', async (method, path, allowed) => {
+    await using face = await faced({});
+    const body = method === 'POST' ? { model: 'm', input: 'x' } : undefined;
+    expect(JSON.parse((await call(face.url, method, `/v1${path}`, body)).body).reached).toBe(`${method} /v1${path}`);
+    const wrong = await call(face.url, 'PUT', `/v1${path}`, {});
+    expect([wrong.status, wrong.headers.allow]).toEqual([405, allowed]);
+  });
+
+  it.each([
+    ['GET', '/responses/resp_foreign/input_items', undefined, 404],
+    ['POST', '/responses/input_tokens', { input: [], previous_response_id: 'resp_foreign' }, 400],
+    ['POST', '/responses/input_tokens', { input: [], conversation: 'conv_1' }, 400],
+    ['POST', '/responses/input_tokens', { input: [{ role: 'user', content: [{ file_id: 'file_1' }] }] }, 400],
+    ['POST', '/responses/compact', { input: [], previous_response_id: 'resp_foreign' }, 400],
+    ['POST', '/responses/input_tokens', { input: [], previous_response_id: 'resp_mine' }, 200],
+    ['GET', '/responses/resp_mine/input_items', undefined, 200],
+  ] as const)('under a shared credential %s %s %j answers %#', async (method, path, body, status) => {
+    await using face = await faced({ HOLDFAST_UPSTREAM_KEY: 'sk-up' });
+    face.knows('resp_mine');
+    const answer = await call(face.url, method, `/v1${path}`, body);
+    expect(answer.status).toBe(status);
+    expect(face.reached()).toBe(status === 200 ? 1 : 0);
+  });
+
+  async function faced(env: Record<string, string>) {
+    let reached = 0;
+    const provider = await startProvider({
+      http(asked, answer) {
+        reached += 1;
+        answer.setHeader('content-type', 'application/json');
+        answer.end(JSON.stringify({ reached: `${asked.method} ${asked.url}` }));
+      },
+    });
+    const face = await openFace({ ...env, HOLDFAST_UPSTREAM_URL: provider.url });
+    return {
+      url: face.url,
+      reached: () => reached,
+      knows(id: string) {
+        face.service.knowsResponse = async (_scope, asked) => asked === id;
+      },
+      async [Symbol.asyncDispose]() {
+        await face.close();
+        await provider.close();
+      },
+    };
+  }
+});
+
+it('an id the bridge gave out is accepted, however long', async () => {
+  const long = `resp_${'Ab9_'.repeat(1_000)}`;
+  await using face = await openFaceFor();
+  const answer = post(face.url, { model: 'm', previous_response_id: long });
+  const { request: taken, sink } = await face.next();
+  expect(taken.body.previous_response_id).toBe(long);
+  sink.end('response.completed', '{"type":"response.completed","response":{"id":"r","n":1.0}}');
+  expect((await answer).text).toBe('{"id":"r","n":1.0}');
+
+  async function openFaceFor() {
+    const opened = await openFace();
+    return Object.assign(opened, { [Symbol.asyncDispose]: () => opened.close() });
+  }
+});
