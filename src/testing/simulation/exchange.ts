@@ -5,11 +5,17 @@ export interface ResponseSeen {
   id: string;
   status: string;
   output: Record<string, unknown>[];
+  input_transformations?: unknown;
+}
+
+/** An answer, with its items as they were streamed. */
+export interface AnswerSeen extends ResponseSeen {
+  done: Record<string, unknown>[];
 }
 
 /** What a client made of one request. `cut`: its connection ended without an answer. */
 export type Heard = { head: AnswerHead | null } & (
-  | { kind: 'answer'; response: ResponseSeen }
+  | { kind: 'answer'; response: AnswerSeen }
   | { kind: 'failed'; code: string }
   | { kind: 'error'; status: number; code: string; retryAfterMs: number | null }
   | { kind: 'cut' }
@@ -21,8 +27,8 @@ export interface Exchange {
   hangUp(): void;
 }
 
-const textOf = (response: ResponseSeen): string =>
-  response.output
+const textOf = (output: readonly Record<string, unknown>[]): string =>
+  output
     .filter(({ type }) => type === 'message')
     .flatMap(({ content }) => content as { text?: string }[])
     .map(({ text }) => text ?? '')
@@ -40,6 +46,7 @@ export function exchange(world: World, slot: Slot, request: OpenRequest): Exchan
   let left = false;
   let responseId: string | null = null;
   let text = '';
+  const done: Record<string, unknown>[] = [];
 
   const wrong = (what: string) => world.violate(what, request.requestId);
   const end = (heard: Heard, how: string) => {
@@ -70,6 +77,7 @@ export function exchange(world: World, slot: Slot, request: OpenRequest): Exchan
         } else if (responseId === null && type.startsWith('response.')) wrong('an event before response.created');
         belongs(data);
         if (type === 'response.output_text.delta') text += String(data.delta);
+        if (type === 'response.output_item.done') done.push(data.item as Record<string, unknown>);
       },
       end(type, json) {
         const data = JSON.parse(json) as { response: ResponseSeen & { error?: { code?: string } } };
@@ -78,8 +86,11 @@ export function exchange(world: World, slot: Slot, request: OpenRequest): Exchan
         if (type === 'response.failed') {
           return end({ head, kind: 'failed', code: response.error?.code ?? 'none' }, `failed ${response.error?.code}`);
         }
-        if (streaming && text !== textOf(response)) wrong('a text that is not the sum of its deltas');
-        end({ head, kind: 'answer', response }, `${type} ${response.id} ${head?.outcome}`);
+        const { output } = response;
+        if (streaming && text !== textOf(output.length > 0 ? output : done))
+          wrong('a text that is not the sum of its deltas');
+        if (!streaming && output.length === 0) wrong('a JSON answer without its items');
+        end({ head, kind: 'answer', response: { ...response, done } }, `${type} ${response.id} ${head?.outcome}`);
       },
       fail(error, committed) {
         const { code } = error.envelope().error;

@@ -272,6 +272,7 @@ export function createWorld(plan: Plan, trace?: (line: string) => void): World {
             caller: callers[plan.credential],
             headers,
             body: JSON.parse(text),
+            text,
             bytes: text.length,
             receivedAt: process.clock.now(),
           },
