@@ -241,7 +241,7 @@ export async function converse(
       case 'retry_grown': {
         const item = next();
         const had = await cutOff(item, 'item_done', true);
-        points.push(await ask(here(), [item, ...had], anchors));
+        points.push(await ask(here(), [item, ...sentAgain(had, ways.drops)], anchors));
         break;
       }
       case 'parallel': {

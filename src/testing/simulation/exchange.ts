@@ -1,4 +1,6 @@
 import type { AnswerHead } from '../../session/port.ts';
+import type { SimEvent } from '../simulator/events.ts';
+import { isSignal } from '../simulator/signals.ts';
 import type { OpenRequest, Slot, World } from './world.ts';
 
 export interface ResponseSeen {
@@ -74,7 +76,8 @@ export function exchange(world: World, slot: Slot, request: OpenRequest): Exchan
           if (responseId !== null) wrong('a second response.created');
           world.note(`${request.requestId} is shown response.created`);
           responseId = (data.response as { id: string }).id;
-        } else if (responseId === null && type.startsWith('response.')) wrong('an event before response.created');
+        } else if (responseId === null && type.startsWith('response.') && !isSignal(data as SimEvent))
+          wrong('an event before response.created');
         belongs(data);
         if (type === 'response.output_text.delta') text += String(data.delta);
         if (type === 'response.output_item.done') done.push(data.item as Record<string, unknown>);
