@@ -1,3 +1,4 @@
+export { type AnsweredItems, type Dropped, type ItemForm, keptItems, sentAgain } from './answered.ts';
 export * from './coverage.ts';
 export * from './explore.ts';
 export * from './machine-models.ts';

@@ -1,7 +1,16 @@
 import { randomUUID } from 'node:crypto';
 import fc from 'fast-check';
-import { digestOf, expectedDigest, type Point as Place } from '../../src/testing/index.ts';
-import { post, terminalsOf } from '../support/client.ts';
+import {
+  type AnsweredItems,
+  type Dropped,
+  digestOf,
+  expectedDigest,
+  type ItemForm,
+  keptItems,
+  type Point as Place,
+  sentAgain,
+} from '../../src/testing/index.ts';
+import { doneItems, post, type ResponseObject, terminalsOf } from '../support/client.ts';
 import { openLive } from '../support/live-client.ts';
 import type { PropertyWorld } from './world.ts';
 
@@ -14,7 +23,9 @@ export interface Habits {
   style: 'resend' | 'anchor';
   store: boolean;
   /** What it drops from the model's items when it sends them again. */
-  drops: readonly ('id' | 'status' | 'reasoning' | 'annotations')[];
+  drops: readonly Dropped[];
+  /** Which events its items of the model come from; `mixed` changes from turn to turn. */
+  form: ItemForm | 'mixed';
   instructions: string | null;
 }
 
@@ -42,6 +53,7 @@ export const habits: fc.Arbitrary<Habits> = fc.record({
   style: fc.constantFrom('resend', 'anchor'),
   store: fc.boolean(),
   drops: fc.subarray(['id', 'status', 'reasoning', 'annotations'] as const),
+  form: fc.constantFrom('done', 'completed', 'mixed'),
   instructions: fc.constantFrom(null, 'Be brief.'),
 });
 
@@ -106,18 +118,8 @@ export async function converse(
   const here = () => points.at(-1)!;
   const next = () => user(`${thread} says ${said++}`);
 
-  const again = (output: readonly Item[]): Item[] =>
-    output
-      .filter(({ type }) => !(type === 'reasoning' && ways.drops.includes('reasoning')))
-      .map((item) => {
-        const kept = { ...item };
-        if (ways.drops.includes('id')) delete kept.id;
-        if (ways.drops.includes('status')) delete kept.status;
-        if (ways.drops.includes('annotations') && Array.isArray(kept.content)) {
-          kept.content = (kept.content as Item[]).map(({ annotations: _, ...part }) => part);
-        }
-        return kept;
-      });
+  const kept = (answer: AnsweredItems): readonly Item[] =>
+    keptItems(answer, ways.form === 'mixed' ? (said % 2 === 0 ? 'done' : 'completed') : ways.form);
 
   const bodyOf = (point: Point, added: Item[], anchored: boolean) => ({
     model: 'm',
@@ -140,12 +142,14 @@ export async function converse(
         const ends = terminalsOf(answer);
         if (ends.length !== 1) throw new Error(`${ends.length} terminals`);
         if (answer.body.status === 'completed') {
-          judge(answer.body, [...(anchored ? point.known : point.items), ...added]);
+          const answered = { done: doneItems(answer), completed: answer.body.output };
+          judge(answer.body, keptItems(answered, 'completed'), [...(anchored ? point.known : point.items), ...added]);
+          const output = kept(answered);
           counts.turns += 1;
           warm = keepsTheLine.has(outcome);
           return {
-            items: [...point.items, ...added, ...again(answer.body.output)],
-            known: [...(anchored ? point.known : point.items), ...added, ...answer.body.output],
+            items: [...point.items, ...added, ...sentAgain(output, ways.drops)],
+            known: [...(anchored ? point.known : point.items), ...added, ...output],
             responseId: answer.body.id,
           };
         }
@@ -162,9 +166,10 @@ export async function converse(
     throw new Error('the turn never completed');
   }
 
-  function judge(response: { output: Item[] }, meant: Item[]): void {
+  function judge(response: ResponseObject, output: readonly Item[], meant: Item[]): void {
+    if (response.input_transformations !== undefined) throw new Error('reasoning was replayed out of its place');
     const expected = expectedDigest({ items: meant as never, instructions: ways.instructions ?? undefined });
-    if (digestOf(response) !== expected) throw new Error(`the model saw another context than the client meant`);
+    if (digestOf({ output }) !== expected) throw new Error(`the model saw another context than the client meant`);
   }
 
   /**
@@ -236,7 +241,7 @@ export async function converse(
       case 'retry_grown': {
         const item = next();
         const had = await cutOff(item, 'item_done', true);
-        points.push(await ask(here(), [item, ...had], anchors));
+        points.push(await ask(here(), [item, ...sentAgain(had, ways.drops)], anchors));
         break;
       }
       case 'parallel': {

@@ -5,6 +5,6 @@ export type PropertyWorld = TestBridge;
 
 export const openWorld = (env: Record<string, string> = {}): Promise<PropertyWorld> =>
   testBridge({
-    simulator: { reasoning: true, journalBodies: false },
+    simulator: { reasoning: true, journalBodies: false, dialects: { listed: 0.1, empty: 0.1, ids: 0.1 } },
     env: { HOLDFAST_SOFT_IDLE_MS: '2000', ...env },
   });

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { contextDigest, digestOf, expectedDigest } from '../../src/testing/index.ts';
-import { foldItems, sealLine } from '../../src/testing/simulator/digest.ts';
+import { fold, sealLine } from '../../src/testing/simulator/digest.ts';
 import { user } from './client.ts';
 
 const answer = {
@@ -53,7 +53,7 @@ describe('the context digest', () => {
   });
 
   it('is the same whether folded at once or turn by turn', () => {
-    const line = foldItems(foldItems('', items.slice(0, 2)), items.slice(2));
+    const { line } = fold(fold('', items.slice(0, 2)).line, items.slice(2));
     expect(sealLine(line, {})).toBe(contextDigest({ items }));
   });
 

@@ -15,7 +15,7 @@ describe('faults of a turn', () => {
   let client: RawClient;
 
   beforeEach(async () => {
-    sim = await startSimulator({ seed: 3 });
+    sim = await startSimulator({ seed: 3, telemetry: false });
     client = await connect(sim.url);
   });
   afterEach(async () => {

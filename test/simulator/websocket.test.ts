@@ -9,7 +9,7 @@ describe('the simulated WebSocket', () => {
   let client: RawClient;
 
   beforeEach(async () => {
-    sim = await startSimulator({ seed: 11 });
+    sim = await startSimulator({ seed: 11, telemetry: false });
     client = await connect(sim.url);
   });
   afterEach(async () => {
@@ -221,7 +221,7 @@ describe('the handshake', () => {
   });
 
   it('hands out turn state on the handshake and by metadata, and records what comes back', async () => {
-    const sim = await startSimulator({ turnState: 'both' });
+    const sim = await startSimulator({ turnState: 'both', telemetry: false });
     const client = await connect(sim.url);
     expect(client.headers['x-codex-turn-state']).toBe('ts-h1');
     const { frames } = await client.turn({ input: 'x', client_metadata: { 'x-codex-turn-state': 'mine' } });

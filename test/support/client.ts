@@ -24,12 +24,19 @@ export interface ResponseObject {
   output: Record<string, unknown>[];
   previous_response_id?: string | null;
   error?: { code?: string; message?: string; bridge_code?: string; outcome?: string } | null;
+  input_transformations?: unknown;
 }
 
 const terminals = new Set(['response.completed', 'response.incomplete', 'response.failed', 'error']);
 
 /** Terminal events of an answer: there must be exactly one. */
 export const terminalsOf = (answer: Answer) => answer.events.filter(({ type }) => terminals.has(type));
+
+/** The items of an answer as they were streamed, each finished, in order. */
+export const doneItems = (answer: Answer): Record<string, unknown>[] =>
+  answer.events.flatMap(({ type, data }) =>
+    type === 'response.output_item.done' ? [data.item as Record<string, unknown>] : [],
+  );
 
 /** Splits a stream into events, strictly: anything but comments and `event`/`data` pairs is an error. */
 export function parseStream(text: string): StreamEvent[] {

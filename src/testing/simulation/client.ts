@@ -1,5 +1,6 @@
+import { type AnsweredItems, keptItems, sentAgain } from '../answered.ts';
 import { digestOf, expectedDigest } from '../simulator/digest.ts';
-import { exchange, type Heard, type ResponseSeen } from './exchange.ts';
+import { type AnswerSeen, exchange, type Heard } from './exchange.ts';
 import { injectedCodes } from './misfortunes.ts';
 import type { Action, ClientPlan } from './plan.ts';
 import type { Random } from './seeded.ts';
@@ -37,6 +38,7 @@ export interface ClientOptions {
   onHeard(heard: Heard): void;
 }
 
+const answerOf = ({ done, output }: AnswerSeen): AnsweredItems => ({ done, completed: output });
 const user = (text: string): Item => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 /** Attempts at one turn while things go wrong, and when nothing does any more. */
 const PATIENCE = { troubled: 6, calm: 6 };
@@ -55,15 +57,8 @@ export function createClient({ world, plan, name, onAsk, onHeard }: ClientOption
   const next = () => user(`${name} says ${said++}`);
   const calm = () => world.agenda.now >= world.plan.calmAt;
 
-  const again = (output: readonly Item[]): Item[] =>
-    output
-      .filter(({ type }) => !(type === 'reasoning' && habits.drops.includes('reasoning')))
-      .map((item) => {
-        const kept = { ...item };
-        if (habits.drops.includes('id')) delete kept.id;
-        if (habits.drops.includes('status')) delete kept.status;
-        return kept;
-      });
+  const kept = (answer: AnsweredItems): readonly Item[] =>
+    keptItems(answer, habits.form === 'mixed' ? (said % 2 === 0 ? 'done' : 'completed') : habits.form);
 
   const bodyOf = (point: Point, item: Item, anchored: boolean, turnId: string) => ({
     model: 'm',
@@ -103,10 +98,12 @@ export function createClient({ world, plan, name, onAsk, onHeard }: ClientOption
     return { heard, hangUp: sent.hangUp };
   }
 
-  function judge(response: ResponseSeen, before: readonly Item[], item: Item): void {
+  function judge(response: AnswerSeen, before: readonly Item[], item: Item): void {
     const instructions = habits.instructions ?? undefined;
     const expected = expectedDigest({ items: [...before, item] as never, instructions });
-    if (digestOf(response) !== expected)
+    if (response.input_transformations !== undefined)
+      world.violate('reasoning out of its place', `${name}: ${textOf(item)}`);
+    if (digestOf({ output: keptItems(answerOf(response), 'completed') }) !== expected)
       world.violate('another context than the client meant', `${name}: ${textOf(item)}`);
     answered += 1;
   }
@@ -124,9 +121,10 @@ export function createClient({ world, plan, name, onAsk, onHeard }: ClientOption
       const heard = await sent.heard;
       if (heard.kind === 'answer') {
         judge(heard.response, anchored ? point.known : point.items, item);
+        const output = kept(answerOf(heard.response));
         return {
-          items: [...point.items, item, ...again(heard.response.output)],
-          known: [...(anchored ? point.known : point.items), item, ...heard.response.output],
+          items: [...point.items, item, ...sentAgain(output, habits.drops)],
+          known: [...(anchored ? point.known : point.items), item, ...output],
           responseId: heard.response.id,
         };
       }

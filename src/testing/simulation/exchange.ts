@@ -1,15 +1,23 @@
 import type { AnswerHead } from '../../session/port.ts';
+import type { SimEvent } from '../simulator/events.ts';
+import { isSignal } from '../simulator/signals.ts';
 import type { OpenRequest, Slot, World } from './world.ts';
 
 export interface ResponseSeen {
   id: string;
   status: string;
   output: Record<string, unknown>[];
+  input_transformations?: unknown;
+}
+
+/** An answer, with its items as they were streamed. */
+export interface AnswerSeen extends ResponseSeen {
+  done: Record<string, unknown>[];
 }
 
 /** What a client made of one request. `cut`: its connection ended without an answer. */
 export type Heard = { head: AnswerHead | null } & (
-  | { kind: 'answer'; response: ResponseSeen }
+  | { kind: 'answer'; response: AnswerSeen }
   | { kind: 'failed'; code: string }
   | { kind: 'error'; status: number; code: string; retryAfterMs: number | null }
   | { kind: 'cut' }
@@ -21,8 +29,8 @@ export interface Exchange {
   hangUp(): void;
 }
 
-const textOf = (response: ResponseSeen): string =>
-  response.output
+const textOf = (output: readonly Record<string, unknown>[]): string =>
+  output
     .filter(({ type }) => type === 'message')
     .flatMap(({ content }) => content as { text?: string }[])
     .map(({ text }) => text ?? '')
@@ -40,6 +48,7 @@ export function exchange(world: World, slot: Slot, request: OpenRequest): Exchan
   let left = false;
   let responseId: string | null = null;
   let text = '';
+  const done: Record<string, unknown>[] = [];
 
   const wrong = (what: string) => world.violate(what, request.requestId);
   const end = (heard: Heard, how: string) => {
@@ -67,9 +76,11 @@ export function exchange(world: World, slot: Slot, request: OpenRequest): Exchan
           if (responseId !== null) wrong('a second response.created');
           world.note(`${request.requestId} is shown response.created`);
           responseId = (data.response as { id: string }).id;
-        } else if (responseId === null && type.startsWith('response.')) wrong('an event before response.created');
+        } else if (responseId === null && type.startsWith('response.') && !isSignal(data as SimEvent))
+          wrong('an event before response.created');
         belongs(data);
         if (type === 'response.output_text.delta') text += String(data.delta);
+        if (type === 'response.output_item.done') done.push(data.item as Record<string, unknown>);
       },
       end(type, json) {
         const data = JSON.parse(json) as { response: ResponseSeen & { error?: { code?: string } } };
@@ -78,8 +89,11 @@ export function exchange(world: World, slot: Slot, request: OpenRequest): Exchan
         if (type === 'response.failed') {
           return end({ head, kind: 'failed', code: response.error?.code ?? 'none' }, `failed ${response.error?.code}`);
         }
-        if (streaming && text !== textOf(response)) wrong('a text that is not the sum of its deltas');
-        end({ head, kind: 'answer', response }, `${type} ${response.id} ${head?.outcome}`);
+        const { output } = response;
+        if (streaming && text !== textOf(output.length > 0 ? output : done))
+          wrong('a text that is not the sum of its deltas');
+        if (!streaming && output.length === 0) wrong('a JSON answer without its items');
+        end({ head, kind: 'answer', response: { ...response, done } }, `${type} ${response.id} ${head?.outcome}`);
       },
       fail(error, committed) {
         const { code } = error.envelope().error;

@@ -1,3 +1,4 @@
+import type { Dropped, ItemForm } from '../answered.ts';
 import { createRandom, type Random } from './seeded.ts';
 import type { StoreTrouble } from './store.ts';
 
@@ -10,7 +11,9 @@ export interface Habits {
   store: boolean;
   streaming: boolean;
   /** What it drops from the model's items when it sends them again. */
-  drops: readonly ('id' | 'status' | 'reasoning')[];
+  drops: readonly Dropped[];
+  /** Which events its items of the model come from; `mixed` changes from turn to turn. */
+  form: ItemForm | 'mixed';
   instructions: string | null;
   /** How it marks a repeated request as the same. */
   marks: 'nothing' | 'idempotency_key' | 'turn_id';
@@ -76,13 +79,15 @@ export interface Plan {
 
 const exponential = (random: Random, mean: number, most: number) => Math.min(most, -mean * Math.log(1 - random()));
 
-function habitsOf(random: Random): Habits {
+/** @param form a source of its own, so that the other draws of a seed stay what they were */
+function habitsOf(random: Random, form: Random): Habits {
   return {
     key: random.pick(['none', 'thread', 'thread', 'thread', 'session'] as const),
     style: random.pick(['resend', 'anchor'] as const),
     store: random.chance(0.3),
     streaming: random.chance(0.8),
     drops: (['id', 'status', 'reasoning'] as const).filter(() => random.chance(0.3)),
+    form: form.pick(['done', 'done', 'completed', 'mixed'] as const),
     instructions: random.chance(0.5) ? 'Be brief.' : null,
     marks: random.pick(['nothing', 'nothing', 'idempotency_key', 'turn_id'] as const),
     sticky: random.chance(0.4),
@@ -132,8 +137,8 @@ export function planOf(seed: number): Plan {
     seed,
     workers,
     credential: random.chance(0.7) ? 'own' : 'shared',
-    clients: Array.from({ length: random.integer(1, 3) }, () => ({
-      habits: habitsOf(random),
+    clients: Array.from({ length: random.integer(1, 3) }, (_, index) => ({
+      habits: habitsOf(random, createRandom(seed, `form of client ${index}`)),
       actions: Array.from({ length: random.integer(2, 6) }, () => actionOf(random)),
     })),
     faults: Array.from({ length: random.integer(0, 6) }, () => faultOf(random, workers, calmAt)),

@@ -9,6 +9,7 @@ import type { TurnFault, UpgradeFault } from '../simulator/faults.ts';
 import { createJournal } from '../simulator/journal.ts';
 import { createProvider } from '../simulator/provider.ts';
 import { createRules } from '../simulator/script.ts';
+import { signalHeaders } from '../simulator/signals.ts';
 import { openTurn, type TurnHost } from '../simulator/turn.ts';
 import type { Wire } from '../simulator/wire.ts';
 import type { Agenda } from './agenda.ts';
@@ -61,7 +62,12 @@ export function createSimulatedUpstream(options: UpstreamOptions): SimulatedUpst
     forUpgrade: (nth) => struck(options.upgradeFaults, 'upgrade', nth, options.faults.upgrade),
   };
   const host: TurnHost = {
-    options: { reasoning: true, deltaCount: 2, journalBodies: false },
+    options: {
+      reasoning: true,
+      deltaCount: 2,
+      journalBodies: false,
+      dialects: { listed: 0.1, empty: 0.1, ids: 0.1 },
+    },
     provider: createProvider(luck.seed),
     rules: createRules([]),
     journal: createJournal(1_000),
@@ -147,7 +153,7 @@ export function createSimulatedUpstream(options: UpstreamOptions): SimulatedUpst
       });
       process.deliver(random.between(1, random.chance(0.05) ? 2_000 : 20), 'dial opened', () => {
         if (settled) return here.close();
-        settle({ kind: 'open', connection, headers: {} });
+        settle({ kind: 'open', connection, headers: signalHeaders('m') });
       });
       if (fault?.kind === 'accept_then_close')
         agenda.add(agenda.now + random.between(5, 60), 'upstream closes', () => there.reset());

@@ -1,5 +1,5 @@
 import type { Item } from '../../transcript/types.ts';
-import { foldItems, inputItems, sealLine } from './digest.ts';
+import { countItems, fold, inputItems, sealLine } from './digest.ts';
 import {
   invalidEncryptedContent,
   invalidRequest,
@@ -8,12 +8,15 @@ import {
   Refusal,
 } from './error-shapes.ts';
 import { type ConnectionCache, itemsBackwards, type Provider, type ResponseRecord } from './provider.ts';
+import { SEALED_MEMBERS } from './sealed.ts';
 
 /** A request resolved against what the provider knows: exactly what its model is given. */
 export interface TurnContext {
   previous: ResponseRecord | null;
   /** Items this request adds. */
   input: readonly Item[];
+  /** Ids of reasoning that was replayed out of its place; it is not in `input`. */
+  removed: readonly unknown[];
   line: string;
   count: number;
   openCalls: ReadonlyMap<string, string>;
@@ -108,15 +111,17 @@ export function resolveContext(options: {
     throw new Refusal(invalidRequest("Invalid type for 'input': expected a string or an array.", 'input'));
   const previous = findPrevious(provider, credential, options.cache, body);
 
-  const input = inputItems(body.input).map((item) => {
+  const given = inputItems(body.input).map((item) => {
     if (item.type !== 'item_reference') return item;
     const found = provider.item(credential, String(item.id));
     if (!found) throw new Refusal(notFound(`Item with id '${String(item.id)}' not found.`));
     return found;
   });
-  for (const item of input)
-    if (typeof item.encrypted_content === 'string' && !provider.sealer.opens(credential, item.encrypted_content))
-      throw new Refusal(invalidEncryptedContent);
+  for (const item of given)
+    for (const member of SEALED_MEMBERS)
+      if (typeof item[member] === 'string' && !provider.sealer.opens(credential, item[member]))
+        throw new Refusal(invalidEncryptedContent);
+  const { line, kept: input, removed } = fold(previous?.line ?? '', given);
 
   let openCalls: ReadonlyMap<string, string> = new Map();
   if (options.checkToolPairs) {
@@ -128,13 +133,13 @@ export function resolveContext(options: {
       throw new Refusal(invalidRequest(`No tool output found for function call ${unanswered}.`, 'input'));
   }
 
-  const line = foldItems(previous?.line ?? '', input);
   const own = estimateTokens([body.instructions, body.tools]) + estimateTokens(input);
   return {
     previous,
     input,
+    removed: removed.map(({ id }) => id ?? null),
     line,
-    count: (previous?.count ?? 0) + input.length,
+    count: (previous?.count ?? 0) + countItems(input),
     openCalls,
     tokens: (previous?.tokens ?? 0) + own,
     cachedTokens: previous && previous.connection !== null && previous.connection === connection ? previous.tokens : 0,
@@ -149,6 +154,8 @@ export function recordOf(options: {
   credential: string;
   connection: number | null;
   response: Record<string, unknown>;
+  /** Further ids that the output's items went by, and the item each names. */
+  aliases: ResponseRecord['aliases'];
 }): ResponseRecord {
   const { context, response } = options;
   const output = response.output as readonly Item[];
@@ -161,12 +168,13 @@ export function recordOf(options: {
     connection: options.connection,
     parent: cut ? null : context.previous,
     items: cut ? kept : [...context.input, ...output],
-    line: foldItems(cut ? '' : context.line, kept),
-    count: cut ? kept.length : context.count + output.length,
+    line: fold(cut ? '' : context.line, kept).line,
+    count: cut ? countItems(kept) : context.count + countItems(output),
     openCalls: pairCalls(cut ? new Map() : context.openCalls, kept, () => true),
     tokens: (cut ? 0 : context.tokens) + estimateTokens(kept),
     input: context.input,
     response,
+    aliases: options.aliases,
     polled: 0,
   };
 }

@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto';
 import type { Item } from '../../transcript/types.ts';
+import { readSealed, SEALED_MEMBERS } from './sealed.ts';
 
 /** Everything the simulated model is given. `instructions` and `tools` are those of the request itself. */
 export interface ModelContext {
@@ -30,7 +31,10 @@ function messageContent(content: unknown): unknown {
   });
 }
 
-/** The part of an item that is its identity: without server-made ids, status and annotations. */
+/** What is sealed in a ciphertext, whichever event it came from; a ciphertext of somebody else is itself. */
+const opened = (sealed: unknown): unknown => readSealed(sealed)?.nonce ?? sealed;
+
+/** The part of an item that is its identity: without server-made ids, status, annotations and the seal's form. */
 function identity(item: Item): unknown {
   const { id: _id, status: _status, ...rest } = item;
   switch (item.type ?? 'message') {
@@ -44,9 +48,11 @@ function identity(item: Item): unknown {
     case 'custom_tool_call_output':
       return [item.type, item.call_id, item.output];
     case 'reasoning':
-      return ['reasoning', item.encrypted_content ?? { summary: item.summary ?? [] }];
-    default:
-      return rest;
+      return ['reasoning', opened(item.encrypted_content) ?? { summary: item.summary ?? [] }];
+    default: {
+      const sealed = SEALED_MEMBERS.filter((member) => member in rest);
+      return { ...rest, ...Object.fromEntries(sealed.map((member) => [member, opened(rest[member])])) };
+    }
   }
 }
 
@@ -56,16 +62,48 @@ export function inputItems(input: unknown): readonly Item[] {
   return Array.isArray(input) ? (input as Item[]) : [];
 }
 
+/** A hosted server's list of tools: the provider's own copy, listed again where the context has none. */
+const isToolList = (item: Item): boolean => item.type === 'mcp_list_tools';
+
+/** The mark of a context in what is sealed under it. */
+export const prefixOf = (line: string): string => line.slice(0, 16) || 'root';
+
+/** True for sealed reasoning that was made under another context than the one hashed so far. */
+function isStale(line: string, item: Item): boolean {
+  if (item.type !== 'reasoning') return false;
+  const prefixes = readSealed(item.encrypted_content)?.prefixes ?? [];
+  return prefixes.length > 0 && !prefixes.includes(prefixOf(line));
+}
+
+/** A running hash over a context, and which of the items put to it the model is given. */
+export interface Folded {
+  line: string;
+  /** The items that are part of the context. */
+  kept: readonly Item[];
+  /** Reasoning that does not follow the exact prefix it was made under: the model is not given it. */
+  removed: readonly Item[];
+}
+
 /** Extends a running hash by items, so that a chain of any length is digested in time proportional to what is new. */
-export function foldItems(line: string, items: readonly Item[]): string {
-  let hash = line;
-  for (const item of items)
-    hash = createHash('sha256')
-      .update(hash)
+export function fold(line: string, items: readonly Item[]): Folded {
+  const folded = { line, kept: [] as Item[], removed: [] as Item[] };
+  for (const item of items) {
+    if (isStale(folded.line, item)) {
+      folded.removed.push(item);
+      continue;
+    }
+    folded.kept.push(item);
+    if (isToolList(item)) continue;
+    folded.line = createHash('sha256')
+      .update(folded.line)
       .update(canonicalJson(identity(item)))
       .digest('hex');
-  return hash;
+  }
+  return folded;
 }
+
+/** Items of the context that a digest counts. */
+export const countItems = (items: readonly Item[]): number => items.filter((item) => !isToolList(item)).length;
 
 /** Hex SHA-256 of a folded line together with the request's own instructions, tools and reasoning configuration. */
 export function sealLine(line: string, context: Omit<ModelContext, 'items'>): string {
@@ -76,7 +114,7 @@ export function sealLine(line: string, context: Omit<ModelContext, 'items'>): st
 
 /** Hex SHA-256 over the identity of every item, in order, and over instructions, tools and reasoning configuration. */
 export function contextDigest(context: ModelContext): string {
-  return sealLine(foldItems('', context.items), context);
+  return sealLine(fold('', context.items).line, context);
 }
 
 /** What a test lists of a conversation: a string is a user message, a response stands for its output items. */

@@ -12,15 +12,25 @@ interface CallDirective {
  * - `[custom:NAME "text"]` (or bare text without brackets) a custom tool call
  * - `[[call:a {..}][custom:b ..]]` one call per response, each after the output of the one before
  * - `[say:TEXT]` words of the final message; `[deltas:N]` its number of deltas
+ * - `[terminal:listed]` (or `empty`, `ids`) how the terminal event lists the output
  */
 export interface Directives {
   /** Calls of each round, in order. */
   rounds: CallDirective[][];
   say: string | null;
   deltas: number | null;
+  dialect: TerminalDialect | null;
 }
 
-const OPENING = /\[(\[)?(call|custom):([\w.-]+)|\[say:([^\]]*)\]|\[deltas:(\d+)\]/y;
+/**
+ * How a terminal event differs from what was streamed:
+ * - `listed`: two items more, which were never streamed, as where a server's tools are listed
+ * - `empty`: `output: []`, although items were streamed
+ * - `ids`: other ids; every event of an item has its own
+ */
+export type TerminalDialect = 'listed' | 'empty' | 'ids';
+
+const OPENING = /\[(\[)?(call|custom):([\w.-]+)|\[say:([^\]]*)\]|\[deltas:(\d+)\]|\[terminal:(listed|empty|ids)\]/y;
 
 /** Index after the JSON value that starts at `from`, or -1. Strings may hold brackets and escaped quotes. */
 function endOfJson(text: string, from: number): number {
@@ -54,7 +64,7 @@ function readPayload(text: string, from: number): { payload: string; end: number
 }
 
 export function parseDirectives(text: string): Directives {
-  const found: Directives = { rounds: [], say: null, deltas: null };
+  const found: Directives = { rounds: [], say: null, deltas: null, dialect: null };
   let sequence = false;
   let parallel: CallDirective[] | null = null;
   let at = 0;
@@ -64,6 +74,7 @@ export function parseDirectives(text: string): Directives {
     const match = OPENING.exec(text);
     if (match?.[4] !== undefined) found.say = match[4];
     if (match?.[5] !== undefined) found.deltas = Number(match[5]);
+    if (match?.[6] !== undefined) found.dialect = match[6] as TerminalDialect;
     const tool = match?.[2];
     if (match && tool) {
       const read = readPayload(text, OPENING.lastIndex);

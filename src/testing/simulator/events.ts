@@ -1,4 +1,5 @@
 import type { Item } from '../../transcript/types.ts';
+import { derive } from './seeded.ts';
 
 /** A stream event without its sequence number. */
 export type SimEvent = Record<string, unknown> & { type: string };
@@ -20,8 +21,8 @@ function messageEvents(item: Item, output_index: number, deltas: number): SimEve
     const text = String(part[field] ?? '');
     const extra = kind === 'output_text' ? { logprobs: [] } : {};
     events.push({ type: 'response.content_part.added', ...at, part: { ...part, [field]: '' } });
-    for (const delta of pieces(text, deltas)) events.push({ type: `response.${kind}.delta`, ...at, delta, ...extra });
-    events.push({ type: `response.${kind}.done`, ...at, [field]: text, ...extra });
+    for (const delta of pieces(text, deltas)) events.push({ type: `response.${kind}.delta`, delta, ...at, ...extra });
+    events.push({ type: `response.${kind}.done`, ...at, ...extra, [field]: text });
     events.push({ type: 'response.content_part.done', ...at, part });
   });
   return events;
@@ -53,8 +54,14 @@ function callEvents(item: Item, output_index: number, deltas: number): SimEvent[
   return [...pieces(text, deltas).map((delta) => ({ type: `${name}.delta`, ...at, delta })), done];
 }
 
+/** An item as its `added` and its `done` event show it; the terminal event may show it in yet another way. */
+export interface StreamedItem {
+  added: Item;
+  done: Item;
+}
+
 /** The item as `response.output_item.added` shows it: begun, its content still empty. */
-function begun(item: Item): Item {
+export function begun(item: Item): Item {
   switch (item.type) {
     case 'message':
       return { ...item, status: 'in_progress', content: [] };
@@ -70,7 +77,7 @@ function begun(item: Item): Item {
 }
 
 /** The events of one output item, from added to done. */
-function itemEvents(item: Item, output_index: number, deltas: number): SimEvent[] {
+function itemEvents({ added, done: item }: StreamedItem, output_index: number, deltas: number): SimEvent[] {
   const inner =
     item.type === 'message'
       ? messageEvents(item, output_index, deltas)
@@ -80,9 +87,9 @@ function itemEvents(item: Item, output_index: number, deltas: number): SimEvent[
           ? callEvents(item, output_index, deltas)
           : [];
   return [
-    { type: 'response.output_item.added', output_index, item: begun(item) },
+    { type: 'response.output_item.added', item: added, output_index },
     ...inner,
-    { type: 'response.output_item.done', output_index, item },
+    { type: 'response.output_item.done', item, output_index },
   ];
 }
 
@@ -101,6 +108,7 @@ export function responseObject(options: {
     background: body.background === true,
     completed_at: null,
     error: null,
+    frequency_penalty: body.frequency_penalty ?? 0,
     incomplete_details: null,
     instructions: body.instructions ?? null,
     max_output_tokens: body.max_output_tokens ?? null,
@@ -108,11 +116,13 @@ export function responseObject(options: {
     model: body.model,
     output: [],
     parallel_tool_calls: body.parallel_tool_calls ?? true,
+    presence_penalty: body.presence_penalty ?? 0,
     previous_response_id: body.previous_response_id ?? null,
     prompt_cache_key: body.prompt_cache_key ?? null,
+    prompt_cache_retention: body.prompt_cache_retention ?? null,
     reasoning: body.reasoning ?? { effort: null, summary: null },
     safety_identifier: body.safety_identifier ?? null,
-    service_tier: body.service_tier ?? 'default',
+    service_tier: body.service_tier ?? 'auto',
     store: body.store !== false,
     temperature: body.temperature ?? 1,
     text: body.text ?? { format: { type: 'text' } },
@@ -127,21 +137,51 @@ export function responseObject(options: {
   };
 }
 
-/** The full event sequence of a response, from created to its terminal event. */
+/** The full event sequence of a response, from created to its terminal event, which shows `finished` as it is. */
 export function responseEvents(options: {
   started: Record<string, unknown>;
+  items: readonly StreamedItem[];
   finished: Record<string, unknown>;
   deltas: number;
   queued: boolean;
 }): SimEvent[] {
-  const { started, finished, deltas } = options;
-  const output = finished.output as readonly Item[];
+  const { started, items, finished, deltas } = options;
   const first: SimEvent[] = [{ type: 'response.created', response: started }];
   if (options.queued) first.push({ type: 'response.queued', response: { ...started, status: 'queued' } });
   return [
     ...first,
     { type: 'response.in_progress', response: started },
-    ...output.flatMap((item, index) => itemEvents(item, index, deltas)),
+    ...items.flatMap((item, index) => itemEvents(item, index, deltas)),
     { type: `response.${String(finished.status)}`, response: finished },
   ];
+}
+
+/** Bytes that a delta and its obfuscation fill together, or a multiple of them. */
+const OBFUSCATED_BYTES = 16;
+
+/**
+ * The events with noise on most of their deltas, so that sizes do not tell their content: as recorded, about 78 % carry
+ * it, as many characters as fill the next sixteen.
+ */
+export function obfuscate(events: readonly SimEvent[], seed: number, name: string): SimEvent[] {
+  return events.map((event, index) => {
+    if (!event.type.endsWith('.delta')) return event;
+    const noise = derive(seed, 'obfuscation', name, index);
+    if (Number.parseInt(noise.slice(-4), 16) / 2 ** 16 >= 0.78) return event;
+    const length = OBFUSCATED_BYTES - (String(event.delta ?? '').length % OBFUSCATED_BYTES);
+    const { type, delta, ...rest } = event;
+    return { type, delta, obfuscation: noise.slice(0, length), ...rest };
+  });
+}
+
+/** The events with an id of its own in each place that names an item: some gateways make them up as they relay. */
+export function scatterIds(events: readonly SimEvent[], freshId: () => string): SimEvent[] {
+  const renamed = (item: Item): Item => ({ ...item, id: freshId() });
+  return events.map((event): SimEvent => {
+    if ('item_id' in event) return { ...event, item_id: freshId() };
+    if (event.item !== undefined) return { ...event, item: renamed(event.item as Item) };
+    const response = event.response as { output?: readonly Item[] } | undefined;
+    if (!response?.output?.length) return event;
+    return { ...event, response: { ...response, output: response.output.map(renamed) } };
+  });
 }

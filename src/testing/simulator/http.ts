@@ -4,6 +4,7 @@ import { estimateTokens, resolveContext } from './context.ts';
 import { type ErrorSpec, errorObject, invalidRequest, missingApiKey, notFound, Refusal } from './error-shapes.ts';
 import { answer, jsonWire, sseWire } from './http-wires.ts';
 import type { ResponseRecord } from './provider.ts';
+import { signalHeaders } from './signals.ts';
 import { openTurn, type TurnHost } from './turn.ts';
 
 const MAX_BODY_BYTES = 64 * 1024 * 1024;
@@ -61,7 +62,7 @@ function compact(host: TurnHost, credential: string, body: Record<string, unknow
   const compaction: Item = {
     id: provider.id('cmp'),
     type: 'compaction',
-    encrypted_content: provider.sealer.seal(credential, provider.id('cmpn')),
+    encrypted_content: provider.sealer.seal(credential, { nonce: provider.id('cmpn'), prefixes: [] }, 'completed'),
   };
   const output = [...users, compaction];
   const out = estimateTokens(output);
@@ -88,7 +89,11 @@ export function createHttpApi(host: TurnHost): (req: IncomingMessage, res: Serve
     const body = parseBody(text);
     if ('stream_id' in body) throw new Refusal(invalidRequest("Unknown parameter: 'stream_id'.", 'stream_id'));
     const number = provider.id('req');
-    const extra: Record<string, string> = { 'x-request-id': number, 'openai-version': '2020-10-01' };
+    const extra: Record<string, string> = {
+      ...signalHeaders(body.model),
+      'x-request-id': number,
+      'openai-processing-ms': '12',
+    };
     if ((options.turnState ?? 'off') !== 'off') extra['x-codex-turn-state'] = `ts-${number.slice(4, 16)}`;
     const background = body.background === true;
     if (background && body.store === false)

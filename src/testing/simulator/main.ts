@@ -8,7 +8,7 @@ const USAGE = `Runs the upstream simulator. The first line on stdout is its base
   --seed N            default: random          --deltas N          deltas per text, default 3
   --latency-ms N      before the first event   --event-gap-ms N    between events
   --reasoning         answers begin with a reasoning item
-  --telemetry         codex.rate_limits before each response
+  --no-telemetry      no codex.rate_limits before each response
   --turn-state MODE   off, handshake, metadata or both
   --no-websocket      refuse upgrades with 426, or with --websocket-status N
   --exit-with-stdin   end when stdin ends, so that a killed parent leaves nothing behind
@@ -23,7 +23,7 @@ const { values } = parseArgs({
     'latency-ms': { type: 'string' },
     'event-gap-ms': { type: 'string' },
     reasoning: { type: 'boolean' },
-    telemetry: { type: 'boolean' },
+    'no-telemetry': { type: 'boolean' },
     'turn-state': { type: 'string' },
     'no-websocket': { type: 'boolean' },
     'websocket-status': { type: 'string' },
@@ -47,7 +47,7 @@ const options: SimulatorOptions = {
   latencyMs: number(values['latency-ms']),
   eventGapMs: number(values['event-gap-ms']),
   reasoning: values.reasoning,
-  telemetry: values.telemetry,
+  telemetry: !values['no-telemetry'],
   turnState: values['turn-state'] as SimulatorOptions['turnState'],
   webSocket: refusal ?? 'on',
 };

@@ -2,6 +2,7 @@ import type { ErrorShape, ErrorSpec } from './error-shapes.ts';
 import type { SimEvent } from './events.ts';
 import type { Point, TurnFault } from './faults.ts';
 import type { ResponseRecord } from './provider.ts';
+import { isSignal, rateLimitsEvent } from './signals.ts';
 
 /** A turn as data: what will happen on the wire, in order. Faults rewrite it before anything is sent. */
 export type Step =
@@ -66,17 +67,6 @@ function indexOfPoint(steps: readonly Step[], point: Point): number {
   }
 }
 
-export const telemetryEvent = (): SimEvent => ({
-  type: 'codex.rate_limits',
-  plan_type: 'pro',
-  rate_limits: {
-    allowed: true,
-    limit_reached: false,
-    primary: { used_percent: 1, window_minutes: 300, reset_after_seconds: 3_600 },
-    secondary: null,
-  },
-});
-
 /** What rewriting must know of the turn besides its steps. */
 export interface TurnFacts {
   anchor: string | null;
@@ -113,7 +103,7 @@ export function rewrite(steps: readonly Step[], fault: TurnFault, facts: TurnFac
     case 'silence': {
       const telemetry = Array.from(
         { length: fault.telemetry ?? 0 },
-        (): Step => ({ op: 'send', event: telemetryEvent() }),
+        (): Step => ({ op: 'send', event: rateLimitsEvent() }),
       );
       return upTo(fault.at, ...telemetry, { op: 'hold', until: 'release' });
     }
@@ -155,7 +145,7 @@ export function rewrite(steps: readonly Step[], fault: TurnFault, facts: TurnFac
     }
     case 'telemetry': {
       const frames = Array.from({ length: fault.count ?? 1 }, (): Step[] => {
-        const send: Step = { op: 'send', event: telemetryEvent() };
+        const send: Step = { op: 'send', event: rateLimitsEvent() };
         return fault.everyMs === undefined ? [send] : [{ op: 'sleep', ms: fault.everyMs }, send];
       });
       return insert(fault.at ?? 'before_created', ...frames.flat());
@@ -182,11 +172,11 @@ export function rewrite(steps: readonly Step[], fault: TurnFault, facts: TurnFac
   }
 }
 
-/** Gives each event its place in its response; telemetry has none, a repeated event keeps the one it had. */
+/** Gives each event its place in its response; a signal has none, a repeated event keeps the one it had. */
 export function numberEvents(steps: readonly Step[]): Step[] {
   let next = 0;
   return steps.map((step) => {
-    if (!isSend(step) || step.event.type.startsWith('codex.')) return step;
+    if (!isSend(step) || isSignal(step.event)) return step;
     if (step.event.type === 'response.created') next = 0;
     const sequence_number = step.again ? next - 1 : next++;
     return { ...step, event: { ...step.event, sequence_number } };

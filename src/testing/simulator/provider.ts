@@ -22,6 +22,8 @@ export interface ResponseRecord {
   input: readonly Item[];
   /** The response object as `GET` answers it. */
   response: Record<string, unknown>;
+  /** Ids that its output items had in other events, with the items. */
+  aliases: readonly (readonly [id: string, item: Item])[];
   /** Times a queued background response was looked at; it completes on the second. */
   polled: number;
 }
@@ -91,6 +93,7 @@ export function createProvider(seed: number): Provider {
       responses.set(key(record.credential, record.id), record);
       for (const item of record.items)
         if (typeof item.id === 'string') items.set(key(record.credential, item.id), item);
+      for (const [id, item] of record.aliases) items.set(key(record.credential, id), item);
     },
     stored: (credential, id) => responses.get(key(credential, id)),
     remove: (credential, id) => responses.delete(key(credential, id)),

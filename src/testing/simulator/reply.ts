@@ -1,13 +1,17 @@
 import type { Item } from '../../transcript/types.ts';
 import { estimateTokens, type TurnContext } from './context.ts';
-import { parseDirectives } from './directives.ts';
+import { fold, prefixOf } from './digest.ts';
+import { parseDirectives, type TerminalDialect } from './directives.ts';
 import type { TurnFault } from './faults.ts';
 import { itemsBackwards, type Provider } from './provider.ts';
+import { SEALED_MEMBERS } from './sealed.ts';
 
 /** What the model answers: finished output items, and how many deltas each text is cut into. */
 export interface Reply {
   output: Item[];
   deltas: number;
+  /** How the terminal event is to list the output, where the last user message asks for it. */
+  dialect: TerminalDialect | null;
 }
 
 export interface ReplyOptions {
@@ -67,6 +71,7 @@ export function composeReply(options: ReplyOptions): Reply {
     id: provider.id('msg'),
     type: 'message',
     status: 'completed',
+    ...(options.reasoning ? { phase: 'final_answer' } : {}),
     role: 'assistant',
     content: [
       {
@@ -80,23 +85,39 @@ export function composeReply(options: ReplyOptions): Reply {
   const compaction = (): Item => ({
     id: provider.id('cmp'),
     type: 'compaction',
-    encrypted_content: provider.sealer.seal(credential, provider.id('cmpn')),
+    encrypted_content: provider.sealer.seal(credential, { nonce: provider.id('cmpn'), prefixes: [] }, 'completed'),
   });
+  /** The contexts that an item after `before` may be replayed in: the whole one, or what a compaction leaves of it. */
+  const prefixesAfter = (before: readonly Item[]): string[] => {
+    const compacted = before.findLastIndex(({ type }) => type === 'compaction');
+    const whole = prefixOf(fold(context.line, before).line);
+    return compacted < 0 ? [whole] : [whole, prefixOf(fold('', before.slice(compacted)).line)];
+  };
+  const sealScripted = (item: Item): Item => {
+    const sealed: Record<string, unknown> = {};
+    for (const member of SEALED_MEMBERS) {
+      if (item[member] !== 'sealed') continue;
+      sealed[member] = provider.sealer.seal(credential, { nonce: provider.id('scr'), prefixes: [] }, 'completed');
+    }
+    return { id: provider.id('item'), ...item, ...sealed };
+  };
 
-  if (body.generate === false) return { output: [], deltas };
-  if (context.input.at(-1)?.type === 'compaction_trigger') return { output: [compaction()], deltas };
+  const { dialect } = directives;
+  if (body.generate === false) return { output: [], deltas, dialect };
+  if (context.input.at(-1)?.type === 'compaction_trigger') return { output: [compaction()], deltas, dialect };
 
   const output: Item[] = [];
   if (context.tokens > compactionThreshold(body)) output.push(compaction());
   if (options.reasoning) {
     const summary = [{ type: 'summary_text', text: `Considered ${context.count} items.` }];
-    const reasoning: Record<string, unknown> = { id: provider.id('rs'), type: 'reasoning', summary };
-    if (encryptedWanted(body)) reasoning.encrypted_content = provider.sealer.seal(credential, provider.id('rsn'));
+    const reasoning: Record<string, unknown> = { id: provider.id('rs'), type: 'reasoning', content: [] };
+    const content = { nonce: provider.id('rsn'), prefixes: prefixesAfter(output) };
+    if (encryptedWanted(body)) reasoning.encrypted_content = provider.sealer.seal(credential, content, 'completed');
+    reasoning.summary = summary;
     output.push(reasoning);
   }
   if (Array.isArray(scripted)) {
-    const finished = (scripted as readonly Item[]).map((item) => ({ id: provider.id('item'), ...item }));
-    return { output: [...output, ...finished], deltas };
+    return { output: [...output, ...(scripted as readonly Item[]).map(sealScripted)], deltas, dialect };
   }
 
   let done = 0;
@@ -110,7 +131,7 @@ export function composeReply(options: ReplyOptions): Reply {
         });
   if (!round) {
     const words = typeof scripted === 'string' ? scripted : (directives.say ?? 'Simulated answer.');
-    return { output: [...output, message(words)], deltas };
+    return { output: [...output, message(words)], deltas, dialect };
   }
   for (const { tool, name, payload } of round) {
     const call_id = `call_${context.digest}_${provider.id('n').slice(2, 14)}`;
@@ -121,7 +142,7 @@ export function composeReply(options: ReplyOptions): Reply {
         : { id: provider.id('ctc'), type: 'custom_tool_call', ...common, input: payload },
     );
   }
-  return { output, deltas };
+  return { output, deltas, dialect };
 }
 
 /** Token accounting of one response. */

@@ -1,10 +1,13 @@
+import type { Item } from '../../transcript/types.ts';
 import { recordOf, type TurnContext } from './context.ts';
-import { foldItems, inputItems, sealLine } from './digest.ts';
-import { responseEvents, responseObject } from './events.ts';
+import { countItems, fold, inputItems, sealLine } from './digest.ts';
+import type { TerminalDialect } from './directives.ts';
+import { begun, obfuscate, responseEvents, responseObject, scatterIds } from './events.ts';
 import type { TurnFault } from './faults.ts';
 import type { Step } from './program.ts';
 import type { ResponseRecord } from './provider.ts';
 import { composeReply, usageOf } from './reply.ts';
+import { chance } from './seeded.ts';
 import type { Intake, TurnHost } from './turn.ts';
 
 /** Seconds since the epoch of the first response; later ones follow by one each, whatever the clock says. */
@@ -21,6 +24,38 @@ export interface SegmentSpec {
   incompleteReason: string | null;
 }
 
+/** Of the turns that give an occasion for it, how many have a terminal event that lists the output differently. */
+const OCCASIONAL = 0.5;
+
+/**
+ * How a turn's terminal event lists the output, as recorded: lists of a hosted server's tools where the request names
+ * such a server, nothing at the backend of ChatGPT logins, and otherwise what `dialects` says.
+ */
+function dialectOf({ host, intake, body, turn }: SegmentSpec): TerminalDialect | null {
+  const { dialects = {} } = host.options;
+  const hosted = Array.isArray(body.tools) && body.tools.some((tool) => tool?.type === 'mcp');
+  const shares: [TerminalDialect, number][] = [
+    ['listed', hosted ? OCCASIONAL : (dialects.listed ?? 0)],
+    ['empty', 'chatgpt-account-id' in intake.headers ? OCCASIONAL : (dialects.empty ?? 0)],
+    ['ids', dialects.ids ?? 0],
+  ];
+  let left = chance(host.provider.seed, 'dialect', turn);
+  for (const [dialect, share] of shares) {
+    left -= share;
+    if (left < 0) return dialect;
+  }
+  return null;
+}
+
+/** Two lists of a hosted server's tools, which come with a response's output without having been streamed. */
+const toolLists = (host: TurnHost): Item[] =>
+  ['one', 'two'].map((name) => ({
+    id: host.provider.id('mcpl'),
+    type: 'mcp_list_tools',
+    server_label: name,
+    tools: [{ name: 'search', annotations: null, description: null, input_schema: { type: 'object' } }],
+  }));
+
 /** One response as a program: created, its items, the commit, the terminal event. Also the record it leaves. */
 export function composeSegment(spec: SegmentSpec): {
   steps: Step[];
@@ -28,12 +63,13 @@ export function composeSegment(spec: SegmentSpec): {
   started: Record<string, unknown>;
 } {
   const { context, body, faults, turn, incompleteReason } = spec;
-  const { provider, options } = spec.host;
+  const { host } = spec;
+  const { provider, options } = host;
   const { credential, connection, wire } = spec.intake;
   const reuse = faults.find((fault) => fault.kind === 'reuse_response_id');
   const id = (reuse && (reuse.id ?? provider.lastId(credential))) || provider.id('resp');
   provider.remember(credential, id);
-  const { output, deltas } = composeReply({
+  const reply = composeReply({
     provider,
     credential,
     context,
@@ -44,17 +80,42 @@ export function composeSegment(spec: SegmentSpec): {
   });
   const createdAt = FIRST_CREATED_AT + turn;
   const complete = incompleteReason === null;
-  const started = responseObject({ id, createdAt, body });
-  const finished: Record<string, unknown> = {
+  const output = reply.output.map((item) =>
+    complete || item.type !== 'message' ? item : { ...item, status: 'incomplete' },
+  );
+  const streams = wire.transport === 'websocket' || body.stream === true;
+  const dialect = streams && output.length > 0 ? (reply.dialect ?? dialectOf(spec)) : null;
+  const removed = context.removed.map((item) => ({ id: item, action: 'removed', reason: 'prefix_mismatch' }));
+  const started = {
+    ...responseObject({ id, createdAt, body }),
+    ...(removed.length > 0 ? { input_transformations: removed } : {}),
+  };
+  const whole: Record<string, unknown> = {
     ...started,
+    service_tier: body.service_tier ?? 'default',
     status: complete ? 'completed' : 'incomplete',
     completed_at: complete ? createdAt : null,
     incomplete_details: complete ? null : { reason: incompleteReason },
-    output: output.map((item) => (complete || item.type !== 'message' ? item : { ...item, status: 'incomplete' })),
+    output: dialect === 'listed' ? [...toolLists(host), ...output] : output,
     usage: usageOf(context, output),
   };
-  const record = recordOf({ context, credential, connection, response: finished });
-  const events = responseEvents({ started, finished, deltas, queued: body.background === true });
+  const items = output.map((item) => ({
+    added: provider.sealer.inForm(credential, begun(item), 'added'),
+    done: provider.sealer.inForm(credential, item, 'done'),
+  }));
+  const finished = dialect === 'empty' ? { ...whole, output: [] } : whole;
+  let events = responseEvents({ started, items, finished, deltas: reply.deltas, queued: body.background === true });
+  if (dialect === 'ids') events = scatterIds(events, () => provider.id('cap'));
+  const aliases = events.flatMap(({ type, item, output_index }) =>
+    type === 'response.output_item.done'
+      ? [[(item as Item).id as string, output[output_index as number]!] as const]
+      : [],
+  );
+  const wanted = body.stream_options as { include_obfuscation?: unknown } | null | undefined;
+  if (wanted?.include_obfuscation !== false) events = obfuscate(events, provider.seed, id);
+  const listed = events.at(-1)!.response as Record<string, unknown>;
+  const response = dialect === 'ids' ? listed : whole;
+  const record = recordOf({ context, credential, connection, response, aliases });
   const steps: Step[] = events.map((event) => ({ op: 'send', event }));
   if (wire.transport === 'websocket' && (options.turnState === 'metadata' || options.turnState === 'both')) {
     const headers = { 'x-codex-turn-state': `ts-${turn}`, 'openai-model': body.model };
@@ -67,12 +128,13 @@ export function composeSegment(spec: SegmentSpec): {
 /** The context of the successor of a steered response: the chain with its output, then the steering input. */
 export function steeredContext(record: ResponseRecord, text: string, body: Record<string, unknown>): TurnContext {
   const input = inputItems(text);
-  const line = foldItems(record.line, input);
+  const { line } = fold(record.line, input);
   return {
     previous: record,
     input,
+    removed: [],
     line,
-    count: record.count + input.length,
+    count: record.count + countItems(input),
     openCalls: record.openCalls,
     tokens: record.tokens,
     cachedTokens: record.tokens,

@@ -5,10 +5,11 @@ import { inputItems } from './digest.ts';
 import { previousResponseNotFound, Refusal } from './error-shapes.ts';
 import type { TurnSeen } from './faults.ts';
 import type { EntryOf, JournalWriter, TurnEnd } from './journal.ts';
-import { isTerminal, numberEvents, rewrite, type Step, telemetryEvent } from './program.ts';
+import { isTerminal, numberEvents, rewrite, type Step } from './program.ts';
 import type { ConnectionCache, Provider } from './provider.ts';
 import { createGate, type Gate, type Rules } from './script.ts';
 import { composeSegment, steeredContext } from './segment.ts';
+import { signalsBefore } from './signals.ts';
 import type { SimulatorOptions } from './types.ts';
 import type { Wire } from './wire.ts';
 
@@ -125,7 +126,11 @@ export function openTurn(host: TurnHost, intake: Intake): Turn {
       if (!(error instanceof Refusal)) throw error;
       steps = [{ op: 'error', error: error.error, shape: 'nested' }];
     }
-    if (options.telemetry) steps.unshift({ op: 'send', event: telemetryEvent() });
+    if (started && wire.transport === 'websocket' && options.telemetry !== false) {
+      const timing = 'x-responsesapi-include-timing-metrics' in intake.headers;
+      const signals = signalsBefore(provider.seed, number, body.model, timing);
+      steps.unshift(...signals.map((event): Step => ({ op: 'send', event })));
+    }
     const known = { anchor, started, foreignId, refusal: previousResponseNotFound(anchor ?? '') };
     for (const fault of faults) steps = rewrite(steps, fault, known);
     return numberEvents(steps);

@@ -1,4 +1,5 @@
 import type { Chaos, ChaosOptions } from './chaos.ts';
+import type { TerminalDialect } from './directives.ts';
 import type { Rule } from './faults.ts';
 import type { EntryKind, EntryOf, Journal, WaitOptions } from './journal.ts';
 import type { Script } from './script.ts';
@@ -36,8 +37,13 @@ export interface SimulatorOptions {
   webSocket?: 'on' | number | UpgradeRefusal;
   /** Codex turn state: on the handshake (and HTTP answers), by `response.metadata`, both, or (default) not at all. */
   turnState?: 'off' | 'handshake' | 'metadata' | 'both';
-  /** A `codex.rate_limits` frame before each `response.created`. Default false. */
+  /** `codex.rate_limits` and other signals before `response.created` of a turn over WebSocket. Default true. */
   telemetry?: boolean;
+  /**
+   * Shares of all streamed turns whose terminal event lists the output differently than it was streamed, together at most
+   * 1. Default none, but for requests that name a hosted MCP server and those of a ChatGPT login.
+   */
+  dialects?: Partial<Record<TerminalDialect, number>>;
   /** Milliseconds a WebSocket may live. Default 60 minutes. */
   connectionLimitMs?: number;
   /** Larger frames close the WebSocket with 1009. Default 16 MiB. */

@@ -4,6 +4,7 @@ import type { Socket } from 'node:net';
 import { type WebSocket, WebSocketServer } from 'ws';
 import { errorObject, missingApiKey } from './error-shapes.ts';
 import { credentialOf, flatHeaders } from './http.ts';
+import { signalHeaders } from './signals.ts';
 import type { TurnHost } from './turn.ts';
 import type { SimulatedConnection, UpgradeRefusal } from './types.ts';
 import { serveConnection } from './websocket.ts';
@@ -82,6 +83,7 @@ export function createUpgradeHandler(
       const id = connections.length + 1;
       const turnState = options.turnState === 'handshake' || options.turnState === 'both';
       extraHeaders.set(req, {
+        ...signalHeaders(options.models?.[0] ?? 'gpt-sim'),
         ...(turnState ? { 'x-codex-turn-state': `ts-h${id}` } : {}),
         ...(fault?.kind === 'headers' ? fault.headers : {}),
       });
