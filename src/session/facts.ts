@@ -78,11 +78,11 @@ export function createDecider({ store, roster, me, instancePolicy }: DeciderOpti
     const here = session && roster.get(session.id);
     if (here?.line?.turnId === turn.id) return here.line;
     let line: Line | null = null;
-    for (const { id, parentTurnId, forms } of await store.line(scope, turn.id)) {
-      const known = forms === null ? null : decodeForms(forms);
-      // A gap: what precedes this turn is not known, unless its context began with it.
-      const begins = known !== null && (known.root || parentTurnId === null);
-      line = known && (begins || line) ? { turnId: id, forms: known, parent: begins ? null : line } : null;
+    for (const { id, parentTurnId, forms: text } of await store.line(scope, turn.id)) {
+      const forms = text === null ? null : decodeForms(text);
+      // A gap: what precedes this turn is not known, so only what a compaction begins with can be recognised.
+      const detached: boolean = parentTurnId !== null && line === null;
+      line = forms && (!detached || forms.begins.length > 0) ? { turnId: id, forms, parent: line, detached } : null;
     }
     if (line) here?.learnLine(line);
     return line;

@@ -1,15 +1,6 @@
 import { arrayText, type Written } from '../json.ts';
 import type { TurnResult, TurnRow } from '../store/port.ts';
-import {
-  EMPTY,
-  encodeForms,
-  extendChain,
-  formsOf,
-  itemHash,
-  type Line,
-  placeAfter,
-  type TurnForms,
-} from '../transcript/line.ts';
+import { EMPTY, encodeForms, extendChain, formsOf, type Line, placeAfter, type TurnForms } from '../transcript/line.ts';
 import { keptOutput, replayClassOf } from '../transcript/replay.ts';
 import { shownItems } from '../transcript/shown.ts';
 import type { Item } from '../transcript/types.ts';
@@ -27,51 +18,56 @@ export interface Head {
 }
 
 const arrayOf = (items: readonly Written<Item>[]) => arrayText(items.map(({ json }) => json));
+const begins = (forms: TurnForms) => forms.begins.length > 0;
 const valuesOf = (items: readonly { value: Item }[]) => items.map(({ value }) => value);
 
 /** How later requests find a turn, and how they are recognised as its continuation. */
-interface Recognition extends Pick<TurnResult, 'transcriptFp' | 'clientFp' | 'listedFp' | 'referenceFp' | 'itemIds'> {
+interface Recognition {
   forms: TurnForms;
+  clientFp: string | null;
   itemCount: number | null;
+  places: readonly string[];
+  itemIds: readonly string[];
 }
+
+/** More places are not stored for a turn. */
+const MOST_PLACES = 3;
 
 /**
  * What the turn's transcript is recognised by. Both forms of the output count as shown to the client: identity is taken
  * from what it saw, so encrypted content that it did not ask for is no part of it.
- *
- * @param past client chain up to the turn; null when it is not known
  */
-function recognise(turn: Turn, past: string | null): Recognition {
+function recognise(turn: Turn): Recognition {
+  const { parent, read, evidence } = turn;
   const asked = valuesOf(turn.continuation?.items ?? []);
   const shown = (items: readonly Item[]) => shownItems(items, turn.hideEncrypted);
-  const kept = keptOutput(valuesOf(turn.streamed));
-  const keptList = turn.listed && keptOutput(valuesOf(turn.listed));
-  const root = kept.compacted || (keptList?.compacted ?? false);
-  const streamed = shown(kept.items);
-  const listed = keptList && keptList.items.length > 0 ? shown(keptList.items) : null;
-  const forms = formsOf({ input: asked, streamed, listed, root });
-
+  const streamed = shown(valuesOf(turn.streamed));
+  const listed = turn.listed === null || turn.listed.length === 0 ? null : shown(valuesOf(turn.listed));
   const output = streamed.length > 0 ? streamed : (listed ?? []);
-  const from = root ? EMPTY : past;
-  const clientFp = from === null ? null : extendChain(from, root ? output : [...asked, ...output]);
-  const place = (last: Item | undefined) =>
-    clientFp === null || last === undefined ? null : placeAfter(clientFp, itemHash(last));
-  const transcriptFp = place(output.at(-1) ?? (root ? undefined : asked.at(-1)));
-  const listedFp = place(listed?.at(-1));
-  const lastId = (listed ?? output).at(-1)?.id;
+  // What a client resends whole is chained as it sent it; an anchored one adds to what is known.
+  const before = evidence.anchor === null ? null : (parent?.clientFp ?? null);
+  const asSent = evidence.anchor === null ? read.chain.at(-1)! : before && extendChain(before, asked);
+  const whole = asSent && extendChain(asSent, output);
+
+  const { compacted, items: kept } = keptOutput(output);
+  const begun = compacted ? extendChain(EMPTY, kept) : null;
+  const lasts = [output.at(-1) ?? asked.at(-1), listed?.at(-1)].filter((item) => item !== undefined);
+  const lastId = lasts.at(-1)?.id;
   // The provider resolves references only to what it keeps.
-  const stored = turn.evidence.store;
-  const itemIds = stored
-    ? [...streamed, ...(listed ?? [])].flatMap(({ id }) => (typeof id === 'string' && id !== '' ? [id] : []))
-    : [];
+  const stored = evidence.store;
+  if (stored && typeof lastId === 'string') lasts.push({ type: 'item_reference', id: lastId });
+  const chains = [begun, whole].filter((chain) => chain !== null);
+  const places = lasts.flatMap((last) => chains.map((chain) => placeAfter(chain, last)));
+  const ids = [...streamed, ...(listed ?? [])].map(({ id }) => id).filter((id) => typeof id === 'string' && id !== '');
   return {
-    forms,
-    transcriptFp,
-    clientFp,
-    listedFp: listedFp === transcriptFp ? null : listedFp,
-    referenceFp: stored && typeof lastId === 'string' ? place({ type: 'item_reference', id: lastId }) : null,
-    itemIds: [...new Set(itemIds)],
-    itemCount: clientFp === null ? null : (root ? 0 : asked.length) + output.length,
+    forms: formsOf({ input: asked, streamed, listed }),
+    // A later anchored turn goes on from the context as the provider now has it.
+    clientFp: begun ?? whole,
+    itemCount:
+      (compacted ? 0 : evidence.anchor === null ? read.hashes.length : (parent?.itemCount ?? 0) + asked.length) +
+      kept.length,
+    places: [...new Set(places)].slice(0, MOST_PLACES),
+    itemIds: stored ? [...new Set(ids as string[])] : [],
   };
 }
 
@@ -96,7 +92,8 @@ export function turnResult(
   // A background response that still runs at the provider: what it will say is not known here.
   const unknownOutput = evidence.passThrough === 'background' && turn.ending?.fault != null;
   const known = !unknownPast && !unknownOutput;
-  const found = known ? recognise(turn, parent === null ? EMPTY : parent.clientFp) : null;
+  const found = known ? recognise(turn) : null;
+  const [transcriptFp = null, secondFp = null, thirdFp = null] = found?.places ?? [];
   const items = { input: arrayOf(input), output: arrayOf(turn.output) };
   const bytes = Buffer.byteLength(items.input) + Buffer.byteLength(items.output);
   // A line that has grown beyond measure is not stored any further: then it cannot be said again either.
@@ -115,10 +112,10 @@ export function turnResult(
     state,
     responseId: turn.responseId,
     items: tooMuch ? null : items,
-    transcriptFp: found?.transcriptFp ?? null,
+    transcriptFp,
     clientFp: found?.clientFp ?? null,
-    listedFp: found?.listedFp ?? null,
-    referenceFp: found?.referenceFp ?? null,
+    secondFp,
+    thirdFp,
     forms: found && encodeForms(found.forms),
     itemIds: found?.itemIds ?? [],
     itemCount: found?.itemCount ?? null,
@@ -138,7 +135,7 @@ export function turnResult(
     responseId: turn.responseId,
     requestFp: evidence.requestFp,
     contextFp: evidence.contextFp,
-    transcriptFp: result.transcriptFp,
+    transcriptFp,
     clientFp: result.clientFp,
     itemCount: result.itemCount,
     replay,
@@ -146,14 +143,13 @@ export function turnResult(
     credentialFp: evidence.credentialFp,
     clientTurnId: evidence.clientTurnId,
   };
-  const { transcriptFp, listedFp, referenceFp } = result;
-  const places = [transcriptFp, listedFp, referenceFp].filter((place) => place !== null);
-  return { result, head: { row, line: found && lineAfter(turn, found.forms, lane.line), places } };
+  return { result, head: { row, line: found && lineAfter(turn, found.forms, lane.line), places: found?.places ?? [] } };
 }
 
 /** The line that the turn ends, as far as the line of its parent is known here. */
 function lineAfter({ id, parent, parentLine }: Turn, forms: TurnForms, held: Line | null): Line | null {
-  if (parent === null || forms.root) return { turnId: id, forms, parent: null };
-  const before = parentLine?.turnId === parent.id ? parentLine : held?.turnId === parent.id ? held : null;
-  return before && { turnId: id, forms, parent: before };
+  const before = [parentLine, held].find((line) => line?.turnId === parent?.id) ?? null;
+  if (parent !== null && before === null)
+    return begins(forms) ? { turnId: id, forms, parent: null, detached: true } : null;
+  return { turnId: id, forms, parent: before };
 }

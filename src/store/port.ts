@@ -148,10 +148,9 @@ export interface TurnResult {
   items: { input: string; output: string } | null;
   transcriptFp: string | null;
   clientFp: string | null;
-  /** The same place reached through the output as the terminal listed it; null when that is the same. */
-  listedFp: string | null;
-  /** The same place reached through an `item_reference` to the last item; null when it cannot be referred to. */
-  referenceFp: string | null;
+  /** Other places at which the same turn ends, as for output that was listed otherwise than streamed; null without. */
+  secondFp: string | null;
+  thirdFp: string | null;
   /** See `LineTurn.forms`. */
   forms: string | null;
   /** Provider ids of output items that later requests of the scope may refer to. */
@@ -265,7 +264,7 @@ export interface Lookup {
   hardKey: KeyRef | null;
   /**
    * Places in the request's items where a known turn might end, the deepest first: the weakest evidence, and the last to
-   * be looked at. Each is matched against `transcriptFp`, `listedFp` and `referenceFp`.
+   * be looked at. Each is matched against `transcriptFp`, `secondFp` and `thirdFp`.
    */
   places?: readonly string[];
 }

@@ -94,6 +94,14 @@ export function identity(item: Item): string {
 }
 
 /**
+ * An identity without what clients drop or change at will: it may be equal where `identity` is not, so it chooses and
+ * never decides.
+ */
+export function looseIdentity(item: Item): string {
+  return identityOf(item, typeOf(item) === 'item_reference', true);
+}
+
+/**
  * Every identity under which a client may send back an item that it was shown: whole, without its id, without what
  * decorates its text, and as a reference by its id.
  */

@@ -1,5 +1,5 @@
 import { hash } from 'node:crypto';
-import { identitiesShown, identity } from './identity.ts';
+import { identitiesShown, identity, looseIdentity } from './identity.ts';
 import { typeOf } from './items.ts';
 import type { Fingerprint, Item } from './types.ts';
 
@@ -25,8 +25,11 @@ export interface TurnForms {
   input: readonly Accepted[];
   /** Alternatives for the output: usually one; two when the terminal listed other items than were streamed. */
   outputs: readonly (readonly Accepted[])[];
-  /** The provider compacted the context: the line starts with this turn's output. */
-  root: boolean;
+  /**
+   * The provider compacted the context: alternatives for what the line may begin with from here on. Clients send either
+   * that or the whole line, compaction included. Empty without a compaction.
+   */
+  begins: readonly (readonly Accepted[])[];
 }
 
 /** A turn's forms with those of its ancestors. */
@@ -34,6 +37,8 @@ export interface Line {
   readonly turnId: string;
   readonly forms: TurnForms;
   readonly parent: Line | null;
+  /** The turn has a parent that is not known here: only what it begins anew with can be recognised. */
+  readonly detached?: boolean;
 }
 
 /** A request's items as they are compared: computed once, since it reads every item. */
@@ -103,10 +108,10 @@ function computeItems(items: readonly Item[]): ReadItems {
  * The fingerprint of the place between two items of a transcript.
  *
  * @param chain client chain up to the place
- * @param last hash of the item before the place
+ * @param last the item before the place
  */
-export function placeAfter(chain: Fingerprint, last: ItemHash): Fingerprint {
-  return short(`${chain}\n>${last}`);
+export function placeAfter(chain: Fingerprint, last: Item): Fingerprint {
+  return short(`${chain}\n>${looseIdentity(last)}`);
 }
 
 /** More places are never asked for: the deepest match wins, so the longest beginnings come first. */
@@ -116,11 +121,11 @@ const MOST_PLACES = 256;
  * Where in a request's items a known turn may have ended, the deepest first: after something the model said, or before
  * the newest item or at the very end (a warm-up says nothing).
  */
-export function plausiblePlaces(items: readonly Item[], { hashes, chain }: ReadItems): Fingerprint[] {
+export function plausiblePlaces(items: readonly Item[], { chain }: ReadItems): Fingerprint[] {
   const places: Fingerprint[] = [];
   for (let count = items.length; count > 0 && places.length < MOST_PLACES; count -= 1) {
     if (count < items.length - 1 && isFromClient(items[count - 1]!)) continue;
-    places.push(placeAfter(chain[count]!, hashes[count - 1]!));
+    places.push(placeAfter(chain[count]!, items[count - 1]!));
   }
   return places;
 }
@@ -130,6 +135,16 @@ const accepted = (items: readonly Item[]): Accepted[] => items.map((item) => ide
 /** Two lists of the same length as one whose items accept what either accepts. */
 const merged = (one: readonly Accepted[], other: readonly Accepted[]): Accepted[] =>
   one.map((hashes, index) => [...new Set([...hashes, ...other[index]!])]);
+
+/** The forms of an output: one list, or two where the terminal listed other items than were streamed. */
+function alternatives(streamed: readonly Item[], listed: readonly Item[] | null): (readonly Accepted[])[] {
+  const [one, other] = [accepted(streamed), accepted(listed ?? [])];
+  if (one.length === other.length) return one.length === 0 ? [] : [merged(one, other)];
+  return [one, other].filter((each) => each.length > 0);
+}
+
+const isCompaction = (item: Item) => typeOf(item) === 'compaction';
+const fromCompaction = (items: readonly Item[]) => items.slice(Math.max(0, items.findLastIndex(isCompaction)));
 
 /**
  * The forms of a turn.
@@ -141,36 +156,32 @@ export function formsOf(turn: {
   input: readonly Item[];
   streamed: readonly Item[];
   listed: readonly Item[] | null;
-  root: boolean;
 }): TurnForms {
-  const input = turn.root ? [] : accepted(turn.input);
-  const streamed = accepted(turn.streamed);
-  const listed = accepted(turn.listed ?? []);
-  const outputs =
-    listed.length === 0
-      ? [streamed]
-      : streamed.length === listed.length
-        ? [merged(streamed, listed)]
-        : [streamed, listed].filter((each) => each.length > 0);
-  return { input, outputs: outputs.filter((each) => each.length > 0), root: turn.root };
+  const { input, streamed, listed } = turn;
+  const compacted = [...streamed, ...(listed ?? [])].some(isCompaction);
+  return {
+    input: accepted(input),
+    outputs: alternatives(streamed, listed),
+    begins: compacted ? alternatives(fromCompaction(streamed), listed && fromCompaction(listed)) : [],
+  };
 }
 
 /** Forms as text, for the store. */
-export function encodeForms({ input, outputs, root }: TurnForms): string {
-  return JSON.stringify(root ? [input, outputs, 1] : [input, outputs]);
+export function encodeForms({ input, outputs, begins }: TurnForms): string {
+  return JSON.stringify(begins.length > 0 ? [input, outputs, begins] : [input, outputs]);
 }
 
 /** The forms that `encodeForms` wrote; null for text of another version. */
 export function decodeForms(text: string): TurnForms | null {
   try {
-    const [input, outputs, root] = JSON.parse(text) as [Accepted[], Accepted[][], 1?];
-    return Array.isArray(input) && Array.isArray(outputs) ? { input, outputs, root: root === 1 } : null;
+    const [input, outputs, begins = []] = JSON.parse(text) as [Accepted[], Accepted[][], Accepted[][]?];
+    return [input, outputs, begins].every(Array.isArray) ? { input, outputs, begins } : null;
   } catch {
     return null;
   }
 }
 
-/** How a request's items relate to a line: continue it after `count` items, or end within it (`count` null). */
+/** How a request's items relate to a line: they continue it after `count` items, or end within it. */
 export interface Relation {
   kind: 'continues' | 'within';
   count: number;
@@ -190,22 +201,27 @@ function take(items: readonly Accepted[], hashes: readonly ItemHash[], at: numbe
  * each in any of its forms; it is within the line when it ends before the line does and has not differed until then.
  */
 export function relate(line: Line, { hashes }: ReadItems): Relation | null {
-  const turns: TurnForms[] = [];
-  for (let node: Line | null = line; node; node = node.forms.root ? null : node.parent) turns.push(node.forms);
-  let places = new Set([0]);
+  const nodes: Line[] = [];
+  for (let node: Line | null = line; node; node = node.parent) nodes.push(node);
+  const start: ReadonlySet<number> = new Set([0]);
+  let places = start;
   let within = false;
-  const step = (from: ReadonlySet<number>, items: readonly Accepted[], into: Set<number>) => {
-    for (const at of from) {
-      const next = take(items, hashes, at);
-      if (next === Number.POSITIVE_INFINITY) within = true;
-      else if (next >= 0) into.add(next);
+  /** Where the request stands after one of several lists of items, from each of several places. */
+  const after = (from: ReadonlySet<number>, lists: readonly (readonly Accepted[])[]): Set<number> => {
+    const reached = new Set<number>();
+    for (const items of lists) {
+      for (const at of from) {
+        const next = take(items, hashes, at);
+        if (next === Number.POSITIVE_INFINITY) within = true;
+        else if (next >= 0) reached.add(next);
+      }
     }
+    return reached;
   };
-  for (const { input, outputs } of turns.reverse()) {
-    const asked = new Set<number>();
-    step(places, input, asked);
-    places = outputs.length === 0 ? asked : new Set<number>();
-    for (const output of outputs) step(asked, output, places);
+  for (const { forms, detached } of nodes.reverse()) {
+    const asked = detached ? new Set<number>() : after(places, [forms.input]);
+    const whole = forms.outputs.length === 0 ? asked : after(asked, forms.outputs);
+    places = new Set([...whole, ...after(start, forms.begins)]);
     if (places.size === 0) break;
   }
   const count = Math.max(-1, ...places);

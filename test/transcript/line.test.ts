@@ -7,7 +7,6 @@ import {
   encodeForms,
   extendChain,
   formsOf,
-  itemHash,
   type Line,
   placeAfter,
   plausiblePlaces,
@@ -36,14 +35,13 @@ interface TurnOf {
   input: Item[];
   streamed: Item[];
   listed?: Item[] | null;
-  root?: boolean;
 }
 
 /** The line of turns that follow each other, as a later look-up reads it back. */
 function lineOf(...turns: TurnOf[]): Line {
   let line: Line | null = null;
-  turns.forEach(({ input, streamed, listed = null, root = false }, index) => {
-    const forms = decodeForms(encodeForms(formsOf({ input, streamed, listed, root })))!;
+  turns.forEach(({ input, streamed, listed = null }, index) => {
+    const forms = decodeForms(encodeForms(formsOf({ input, streamed, listed })))!;
     line = { turnId: `t${index}`, forms, parent: line };
   });
   return line!;
@@ -146,11 +144,15 @@ describe('a request continues a line whose items it sends back', () => {
     expect(count(lineOf({ ...first, listed: [] }), [user('one'), thought('done-1'), said('uno')])).toBe(3);
   });
 
-  it('from a compaction on, whatever came before it', () => {
+  it('from a compaction on, or whole with the compaction in it', () => {
     const compaction: Item = { type: 'compaction', id: 'cmp', encrypted_content: 'sealed' };
-    const compacted = lineOf(first, { input: [user('two')], streamed: [compaction], root: true }, { ...second });
+    const compacted = lineOf(first, { input: [user('two')], streamed: [compaction] }, { ...second });
     expect(count(compacted, [compaction, ...whole('', 'done-2').slice(3)])).toBe(4);
+    const before = [...whole('done-1', '').slice(0, 3), user('two')];
+    expect(count(compacted, [...before, compaction, ...whole('', 'done-2').slice(3)])).toBe(8);
     expect(count(compacted, [user('one'), compaction, ...whole('', 'done-2').slice(3)])).toBeNull();
+    expect(count({ ...compacted.parent!, parent: null, detached: true }, [compaction, user('next')])).toBe(1);
+    expect(count({ ...compacted.parent!, parent: null, detached: true }, [user('two'), compaction])).toBeNull();
   });
 
   it('after a warm-up, which says nothing', () => {
@@ -186,23 +188,32 @@ describe('the place at which a turn ends', () => {
       { type: 'item_reference', id: 'msg_uno' },
     ]) {
       expect(placesOf([user('one'), thought('any'), last as Item, user('two')])).toContain(
-        placeAfter(chain, itemHash(last as Item)),
+        placeAfter(chain, last as Item),
       );
     }
   });
 
   it('differs when a client item before it or the last item differs', () => {
-    const place = placeAfter(extendChain(EMPTY, [user('one')]), itemHash(said('uno')));
+    const place = placeAfter(extendChain(EMPTY, [user('one')]), said('uno'));
     expect(placesOf([user('One'), said('uno'), user('two')])).not.toContain(place);
     expect(placesOf([user('one'), said('Uno'), user('two')])).not.toContain(place);
     expect(placesOf([user('one'), user('more'), said('uno'), user('two')])).not.toContain(place);
+  });
+
+  it('is the same without what clients drop from the last item', () => {
+    const cited = said('uno', 'msg_1', [{ type: 'url_citation', url: 'u' }]);
+    const place = placeAfter(extendChain(EMPTY, [user('one')]), cited);
+    expect(placesOf([user('one'), said('uno'), user('two')])).toContain(place);
+    const bare: Item = { type: 'mcp_approval_request', id: 'mcpr_1', name: 'n' };
+    const asked = placeAfter(extendChain(EMPTY, [user('one')]), bare);
+    expect(placesOf([user('one'), { type: 'mcp_approval_request', name: 'n' }])).toContain(asked);
   });
 
   it('the deepest place comes first, and no more than 256 are asked for', () => {
     const items = Array.from({ length: 600 }, (_, index) => (index % 2 ? said(`a${index}`) : user(`q${index}`)));
     const places = placesOf(items);
     expect(places).toHaveLength(256);
-    expect(places[0]).toBe(placeAfter(extendChain(EMPTY, items), itemHash(items.at(-1)!)));
+    expect(places[0]).toBe(placeAfter(extendChain(EMPTY, items), items.at(-1)!));
   });
 });
 

@@ -4,7 +4,6 @@ import { contextFingerprint, requestFingerprint } from '../../src/transcript/fin
 import { writtenInput } from '../../src/transcript/items.ts';
 import { continuedBy, formsOf, type Line, readItems } from '../../src/transcript/line.ts';
 import { planWire } from '../../src/transcript/planner.ts';
-import { keptOutput } from '../../src/transcript/replay.ts';
 import type { Item, KnownEnd, RequestBody } from '../../src/transcript/types.ts';
 import compaction from './recorded/codex-compaction.json' with { type: 'json' };
 import cut from './recorded/codex-cut.json' with { type: 'json' };
@@ -43,11 +42,10 @@ function forms(exchanges: readonly Exchange[]) {
       contents: new Map(),
     });
     if (id) {
-      const { compacted: root, items: streamed } = keptOutput(output);
       const input = continuation.items.map(({ value }) => value);
       const line = {
         turnId: id,
-        forms: formsOf({ input, streamed, listed: null, root }),
+        forms: formsOf({ input, streamed: output, listed: null }),
         parent: match?.end.line ?? null,
       };
       known.push({ responseId: id, contextFp: contextFingerprint(body), line });

@@ -21,8 +21,8 @@ export interface SessionRecord extends SessionRow {
 export interface TurnRecord extends TurnRow {
   /** Rises with every turn that is started: the order of those that started in one moment. */
   ordinal: number;
-  listedFp: string | null;
-  referenceFp: string | null;
+  secondFp: string | null;
+  thirdFp: string | null;
   forms: string | null;
   itemIds: readonly string[];
   /** The recorded end did not happen under the fence, so it never moved a head. */
@@ -85,7 +85,7 @@ export const asStored = (value: unknown): unknown =>
 
 /** What a turn is found by beside its ids. */
 function* foundBy(db: MemoryDatabase, turn: TurnRecord): Generator<[index: Map<string, Set<string>>, key: string]> {
-  for (const fp of [turn.transcriptFp, turn.listedFp, turn.referenceFp]) {
+  for (const fp of [turn.transcriptFp, turn.secondFp, turn.thirdFp]) {
     if (fp !== null) yield [db.places, scoped(turn.scope, fp)];
   }
   for (const itemId of turn.itemIds) yield [db.itemTurns, scoped(turn.scope, itemId)];

@@ -7,7 +7,7 @@ export function sessionRow({ lostTurnId: _, createdAt: __, updatedAt: ___, ...se
 }
 
 export function turnRow(record: TurnRecord): TurnRow {
-  const { ordinal, listedFp, referenceFp, forms, itemIds, branched, usage, error, facts, startedAt, endedAt, ...turn } =
+  const { ordinal, secondFp, thirdFp, forms, itemIds, branched, usage, error, facts, startedAt, endedAt, ...turn } =
     record;
   return turn;
 }

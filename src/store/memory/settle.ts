@@ -34,8 +34,8 @@ export function settle(db: MemoryDatabase, call: SettleCall, now: number): Settl
   turn.responseId = result.responseId;
   turn.transcriptFp = result.transcriptFp;
   turn.clientFp = result.clientFp;
-  turn.listedFp = result.listedFp;
-  turn.referenceFp = result.referenceFp;
+  turn.secondFp = result.secondFp;
+  turn.thirdFp = result.thirdFp;
   turn.forms = result.forms;
   turn.itemIds = usableItemIds(result.itemIds);
   indexTurn(db, turn);

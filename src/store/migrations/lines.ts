@@ -3,7 +3,7 @@ import { Migration } from '@mikro-orm/migrations';
 /**
  * What recognising a conversation by its items needs, and the one function that ends a turn.
  *
- * - `listed_fp`, `reference_fp`: the turn's place reached another way. The indexes over places end in `started_at`, so
+ * - `second_fp`, `third_fp`: the turn's place reached another way. The indexes over places end in `started_at`, so
  *   that the newest turns of a place that very many conversations share are read without the others.
  * - `forms`: opaque here; hashes of content, erased with it.
  * - `turn_item`: which turn produced an item that later requests may refer to. The primary key begins with the turn, for
@@ -24,13 +24,13 @@ import { Migration } from '@mikro-orm/migrations';
  */
 const statements = [
   'alter table turn add column client_fp text',
-  'alter table turn add column listed_fp text',
-  'alter table turn add column reference_fp text',
+  'alter table turn add column second_fp text',
+  'alter table turn add column third_fp text',
   'alter table turn add column forms text',
   'drop index turn_transcript_fp_index',
   `create index turn_transcript_fp_index on turn (scope, transcript_fp, started_at) where transcript_fp is not null`,
-  `create index turn_listed_fp_index on turn (scope, listed_fp, started_at) where listed_fp is not null`,
-  `create index turn_reference_fp_index on turn (scope, reference_fp, started_at) where reference_fp is not null`,
+  `create index turn_second_fp_index on turn (scope, second_fp, started_at) where second_fp is not null`,
+  `create index turn_third_fp_index on turn (scope, third_fp, started_at) where third_fp is not null`,
   `create table turn_item (
      turn_id text not null,
      item_id text not null,
@@ -75,7 +75,7 @@ $$`,
    begin
      select * into c from json_to_record(p_call) as c (
        session text, me text, nonce text, epoch bigint, turn text,
-       ended text, response_id text, transcript_fp text, client_fp text, listed_fp text, reference_fp text, forms text,
+       ended text, response_id text, transcript_fp text, client_fp text, second_fp text, third_fp text, forms text,
        item_count integer, replay text, usage text, error text, facts text, shared text, item_ids text[],
        anchor_lost boolean, state text, snapshot text, machine_version integer);
      select owner_worker_id, owner_nonce, epoch, active_turn_id, head_turn_id, anchor_lost, revision into s
@@ -100,8 +100,8 @@ $$`,
             response_id = c.response_id,
             transcript_fp = c.transcript_fp,
             client_fp = c.client_fp,
-            listed_fp = c.listed_fp,
-            reference_fp = c.reference_fp,
+            second_fp = c.second_fp,
+            third_fp = c.third_fp,
             forms = c.forms,
             item_count = c.item_count,
             replay = c.replay,

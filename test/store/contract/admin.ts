@@ -144,7 +144,7 @@ export function administration(given: () => Subject): void {
     const responseId = `resp_${randomUUID()}`;
     const lane = await busyLane(store, await newWorker(store));
     const itemIds = [`msg_${randomUUID()}`];
-    await store.settle(lane.settle(lane.firstTurn.id, completed({ responseId, itemIds, listedFp: responseId })));
+    await store.settle(lane.settle(lane.firstTurn.id, completed({ responseId, itemIds, secondFp: responseId })));
     expect(await store.references('local', itemIds)).toHaveLength(1);
     expect(await store.eraseResponse('other', responseId)).toBe(false);
     expect(await store.eraseResponse('local', responseId)).toBe(true);

@@ -104,7 +104,7 @@ export function lookups(given: () => Subject): void {
     test('a turn is found by its output as streamed, as listed, and by a reference to its last item', async () => {
       const { store } = given();
       const scope = newScope();
-      const lane = await ended(scope, { transcriptFp: 'streamed', listedFp: 'listed', referenceFp: 'reference' });
+      const lane = await ended(scope, { transcriptFp: 'streamed', secondFp: 'listed', thirdFp: 'reference' });
       const turn = await store.turn(lane.firstTurn.id);
       for (const place of ['streamed', 'listed', 'reference']) {
         const found = await store.lookup(query({ scope, places: [place] }));
@@ -120,9 +120,9 @@ export function lookups(given: () => Subject): void {
       const scope = newScope();
       const me = await newWorker(given().store);
       const shallow = await ended(scope, { transcriptFp: 'p1' }, me);
-      const deepOld = await ended(scope, { referenceFp: 'p3' }, me);
-      const middle = await ended(scope, { listedFp: 'p2', transcriptFp: 'p1' }, me);
-      const deepNew = await ended(scope, { transcriptFp: 'p3', listedFp: 'p2', referenceFp: 'p1' }, me);
+      const deepOld = await ended(scope, { thirdFp: 'p3' }, me);
+      const middle = await ended(scope, { secondFp: 'p2', transcriptFp: 'p1' }, me);
+      const deepNew = await ended(scope, { transcriptFp: 'p3', secondFp: 'p2', thirdFp: 'p1' }, me);
       const inOrder = [deepNew, deepOld, middle, shallow].map(({ firstTurn }) => firstTurn.id);
       expect(await idsOf(scope, ['p3', 'unknown', 'p2', 'p1', 'p3'])).toEqual(inOrder);
       expect(await idsOf(scope, ['p1', 'p2', 'p3'])).toEqual(
@@ -135,7 +135,7 @@ export function lookups(given: () => Subject): void {
       const me = await newWorker(given().store);
       const made: string[] = [];
       for (let nth = 0; nth < MOST_CANDIDATES + 3; nth += 1) {
-        const fps = { transcriptFp: 'same', listedFp: 'alike', referenceFp: 'also' };
+        const fps = { transcriptFp: 'same', secondFp: 'alike', thirdFp: 'also' };
         made.unshift((await ended(scope, nth === 0 ? { transcriptFp: 'deep' } : fps, me)).firstTurn.id);
       }
       expect(await idsOf(scope, ['same'])).toEqual(made.slice(0, MOST_CANDIDATES));
@@ -153,7 +153,7 @@ export function lookups(given: () => Subject): void {
       const scope = newScope();
       const me = await newWorker(store);
       for (const state of ['failed', 'cancelled', 'lost'] as const) {
-        await ended(scope, { transcriptFp: 'p', listedFp: 'p', referenceFp: 'p', state }, me);
+        await ended(scope, { transcriptFp: 'p', secondFp: 'p', thirdFp: 'p', state }, me);
       }
       await busyLane(store, me, { scope });
       expect(await idsOf(scope, ['p'])).toEqual([]);
@@ -165,7 +165,7 @@ export function lookups(given: () => Subject): void {
       const { store } = given();
       const scope = newScope();
       const open = await ended(scope, { transcriptFp: 'p' });
-      const closed = await ended(scope, { listedFp: 'p' });
+      const closed = await ended(scope, { secondFp: 'p' });
       await store.close(closed.hold());
       const found = await store.lookup(query({ scope, places: ['p'] }));
       expect(found.candidates.map(({ turn, session }) => [turn.id, session?.id ?? null])).toEqual([
@@ -178,7 +178,7 @@ export function lookups(given: () => Subject): void {
 
     test('nothing of another scope is found', async () => {
       const scope = newScope();
-      await ended(scope, { transcriptFp: 'p', listedFp: 'q', referenceFp: 'r' });
+      await ended(scope, { transcriptFp: 'p', secondFp: 'q', thirdFp: 'r' });
       expect(await idsOf(scope, ['p', 'q', 'r'])).toHaveLength(1);
       expect(await given().store.lookup(query({ scope: newScope(), places: ['p', 'q', 'r'] }))).toEqual(nothing);
     });

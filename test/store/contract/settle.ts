@@ -107,7 +107,7 @@ export function settling(given: () => Subject): void {
       (await store.references(scope, itemIds)).map(({ itemId }) => itemId);
     const forms = async () => (await store.line(scope, id))[0]?.forms;
     const ends = (fp: string) =>
-      completed({ transcriptFp: fp, listedFp: `${fp}l`, forms: `${fp} forms`, itemIds: [fp] });
+      completed({ transcriptFp: fp, secondFp: `${fp}l`, forms: `${fp} forms`, itemIds: [fp] });
     const found = async (...places: string[]) =>
       (await store.lookup({ scope, anchor: null, tokenSessionId: null, hardKey: null, places })).candidates.length;
 

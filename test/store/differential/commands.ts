@@ -51,8 +51,8 @@ function resultOf(random: Random, universe: Universe): TurnResult {
     items: content ? { input: JSON.stringify([{ text: large }]), output: '[{"text":"\\u0000"}]' } : null,
     transcriptFp: content ? random.pick(PLACES) : null,
     clientFp: content ? random.pick(PLACES) : null,
-    listedFp: content && random.chance(0.5) ? random.pick(PLACES) : null,
-    referenceFp: content && random.chance(0.5) ? random.pick(PLACES) : null,
+    secondFp: content && random.chance(0.5) ? random.pick(PLACES) : null,
+    thirdFp: content && random.chance(0.5) ? random.pick(PLACES) : null,
     forms: content ? random.pick(['1f', '2f']) : null,
     // Also with ends that carry nothing else: whatever is written must go with the end that it came with.
     itemIds: ITEM_IDS.filter(() => random.chance(0.3)),

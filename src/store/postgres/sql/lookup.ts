@@ -28,7 +28,7 @@ export const lookup = {
     hit as materialized (
       select place.depth, t.id, t.session_id, t.started_at
         from unnest($6::text[]) with ordinality as place (fp, depth)
-       cross join lateral (${['transcript_fp', 'listed_fp', 'reference_fp'].map(endingAt).join('\n          union all')}
+       cross join lateral (${['transcript_fp', 'second_fp', 'third_fp'].map(endingAt).join('\n          union all')}
         ) t
        order by place.depth, t.started_at desc
        limit ${3 * MOST_CANDIDATES}
