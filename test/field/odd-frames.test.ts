@@ -85,7 +85,7 @@ describe('on a socket', () => {
     expect(asked[1]!.body).toMatchObject({ input: [user('two')], previous_response_id: 'resp_1' });
   });
 
-  it('events nobody knows reach the client, and none of them ends the turn', async () => {
+  it('events of unknown types reach the client, and none of them ends the turn', async () => {
     const strange = [
       { type: 'response.brand_new.delta', delta: 'x' },
       { type: 'response.mcp_call.failed', item_id: 'mcp_1', output_index: 0 },
