@@ -8,7 +8,7 @@ import type { Caller } from '../session/port.ts';
 import { StoreUnavailable } from '../store/port.ts';
 import { comparisonOf, namesProviderObjects, referencesIn } from '../transcript/provider-ids.ts';
 import type { UpstreamTarget, UpstreamTransport } from '../upstream/port.ts';
-import { type ParsedBody, parsedBefore, parseObject, readBody } from './body.ts';
+import { type ParsedBody, parseBody, parsedBefore, parseObject, readBody } from './body.ts';
 import { sendError } from './envelope.ts';
 import { createJsonSink } from './json-sink.ts';
 import { flatHeaders, pass } from './pass.ts';
@@ -153,7 +153,7 @@ async function bodyOf(req: Request, limit: number): Promise<ParsedBody & { bytes
     return { ...parsedBefore(req.body), bytes: Number(req.headers['content-length'] ?? 0) };
   }
   const raw = await readBody(req, limit);
-  return { ...parseObject(raw), bytes: raw.length };
+  return { ...parseBody(raw), bytes: raw.length };
 }
 
 function errorHandler({ ids, logger }: Pick<HttpFaceOptions, 'ids' | 'logger'>) {

@@ -59,7 +59,7 @@ export interface ParsedBody {
 }
 
 /** Parses a body as a JSON object; numbers that a double cannot hold stay as written. Throws `BridgeError`. */
-export function parseObject(bytes: Buffer): ParsedBody {
+export function parseBody(bytes: Buffer): ParsedBody {
   let text: string;
   let value: unknown;
   try {
@@ -74,6 +74,9 @@ export function parseObject(bytes: Buffer): ParsedBody {
   }
   return { body: value as Record<string, unknown>, text };
 }
+
+/** The value of `parseBody` alone. Throws `BridgeError`. */
+export const parseObject = (bytes: Buffer): Record<string, unknown> => parseBody(bytes).body;
 
 /** A body that an outer app's own parser has read: its text is gone, and the value is all there is. Throws `BridgeError`. */
 export function parsedBefore(body: object): ParsedBody {

@@ -9,9 +9,10 @@ const number = (value: unknown): number | null => {
 const seconds = (value: number | null): number | null =>
   value === null || Number.isNaN(value) ? null : Math.max(0, Math.round(value * 1000) / 1000);
 
-/** From `retry-after-ms`, or `retry-after` as seconds or as an HTTP date. Names in any case. */
+/** From `retry-after-ms`, or `retry-after` as seconds or as an HTTP date. Names in any case; of a list the first counts. */
 export function retryAfterFromHeaders(headers: Readonly<Record<string, unknown>>, now: number): number | null {
-  const found = new Map(Object.entries(headers).map(([name, value]) => [name.toLowerCase(), value]));
+  const first = (value: unknown): unknown => (Array.isArray(value) ? value[0] : value);
+  const found = new Map(Object.entries(headers).map(([name, value]) => [name.toLowerCase(), first(value)]));
   const ms = number(found.get('retry-after-ms'));
   if (ms !== null) return seconds(ms / 1000);
   const value = found.get('retry-after');

@@ -44,7 +44,7 @@ export function parseStream(text: string): StreamEvent[] {
     .split('\n\n')
     .filter((block) => block !== '' && !block.startsWith(':'))
     .map((block) => {
-      const match = /^event: (.+)\ndata: (.+)$/.exec(block);
+      const match = /^event: ([^\n]+)\ndata: ([^\n]+)$/.exec(block);
       if (!match) throw new Error(`not an event: ${JSON.stringify(block.slice(0, 200))}`);
       return { type: match[1]!, data: JSON.parse(match[2]!) as Record<string, unknown> };
     });

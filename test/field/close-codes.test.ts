@@ -1,0 +1,68 @@
+import { once } from 'node:events';
+import { describe, expect, it } from 'vitest';
+import { type Asked, bodyOf, endsOf, errorOf, message, startBoth, user } from './support.ts';
+
+const codes = [1000, 1001, 1005, 1006, 1007, 1008, 1011, 1012, 1013, 1014, 3000, 4001, 4999];
+const begin = ({ send }: Asked) =>
+  send({ type: 'response.created', response: { id: 'resp_x', status: 'in_progress' } });
+const telemetry = { type: 'codex.rate_limits', rate_limits: { allowed: true } };
+
+function close({ socket }: Asked, code: number, reason = '') {
+  if (code === 1006) socket!.terminate();
+  else if (code === 1005) socket!.close();
+  else socket!.close(code, reason);
+}
+
+describe('a socket that the provider closes', () => {
+  it.each<[string, (asked: Asked) => void]>([
+    ['before it answered', () => {}],
+    ['after telemetry alone', ({ send }) => send(telemetry)],
+    ['after response.created alone', begin],
+  ])('%s costs one more generation that the client does not see, whatever the code', async (_, before) => {
+    const { ask, asked } = await startBoth((turn) => {
+      if (turn.n % 2 === 0) return turn.answer();
+      before(turn);
+      close(turn, codes[(turn.n - 1) / 2]!, 'service restart');
+    });
+    for (const code of codes) {
+      const answer = await ask(bodyOf([user(String(code))]), { 'thread-id': String(code) });
+      expect([code, answer.status, endsOf(answer)]).toEqual([code, 200, ['response.completed']]);
+      expect(answer.events.filter(({ type }) => type === 'response.created')).toHaveLength(1);
+    }
+    expect(asked).toHaveLength(codes.length * 2);
+  });
+
+  it('after output was shown ends the turn with one response.failed, and nothing is generated again', async () => {
+    const { ask, asked } = await startBoth((turn) => {
+      begin(turn);
+      turn.send({ type: 'response.output_item.done', output_index: 0, item: message('msg_x', 'half') });
+      close(turn, codes[turn.n - 1]!);
+    });
+    for (const code of codes) {
+      const answer = await ask(bodyOf([user(String(code))]), { 'thread-id': String(code) });
+      expect([code, answer.status, endsOf(answer)]).toEqual([code, 200, ['response.failed']]);
+    }
+    expect(asked).toHaveLength(codes.length);
+  });
+
+  it.each([true, false])('again and again ends in one error that is worth repeating (stream: %s)', async (stream) => {
+    const { ask, asked } = await startBoth((turn) => close(turn, [1011, 1012, 1006][turn.n % 3]!));
+    const answer = await ask(bodyOf([user('always')], { stream }));
+    expect([502, 503]).toContain(answer.status);
+    expect(errorOf(answer)?.code).toBeTruthy();
+    expect(asked.length).toBeLessThanOrEqual(3);
+  });
+
+  it('between two turns takes nothing from the next, which is sent whole on another socket', async () => {
+    const { ask, asked } = await startBoth((turn) => turn.answer());
+    const first = await ask(bodyOf([user('one')]), { 'thread-id': 't' });
+    const gone = once(asked[0]!.socket!, 'close');
+    close(asked[0]!, 1001, 'going away');
+    await gone;
+    const input = [user('one'), ...first.body.output, user('two')];
+    const second = await ask(bodyOf(input), { 'thread-id': 't' });
+    expect(endsOf(second)).toEqual(['response.completed']);
+    expect(asked[1]!.body).toMatchObject({ input });
+    expect(asked[1]!.body).not.toHaveProperty('previous_response_id');
+  });
+});
