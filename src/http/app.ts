@@ -80,7 +80,7 @@ export function createHttpFace(options: HttpFaceOptions): Router {
   const likeTurn: RequestHandler = async (req, res) => {
     const caller = authenticate(req.headers);
     const body = await readBody(req, config.limits.bodyBytes);
-    const { body: fields } = parseObject(body);
+    const fields = parseObject(body);
     if (!caller.credentialIsClients) {
       const { scope } = caller;
       const compared = comparisonOf(fields);

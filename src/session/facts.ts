@@ -88,14 +88,24 @@ export function createDecider({ store, roster, me, instancePolicy }: DeciderOpti
     return line;
   }
 
+  const isBusy = ({ session }: Candidate): boolean =>
+    session !== null && (roster.get(session.id)?.view().busy ?? session.activeTurnId !== null);
+
   /** The deepest candidate whose line is exactly the start of the request. */
   async function verified(turn: Turn, candidates: readonly Candidate[]): Promise<(Candidate & KnownTurn) | null> {
+    let busy: (Candidate & KnownTurn) | null = null;
+    let deepest = 0;
     for (const candidate of candidates) {
       if (!mayBeContinued(candidate.turn)) continue;
       const line = await lineOf(turn.evidence.scope, candidate);
-      if (line && continuedBy(line, turn.read) !== null) return { ...candidate, row: candidate.turn, line };
+      const count = line && continuedBy(line, turn.read);
+      if (line === null || count === null || count < deepest) continue;
+      // Of conversations with the same words, one that is free here serves; others may be running.
+      if (!isBusy(candidate)) return { ...candidate, row: candidate.turn, line };
+      busy ??= { ...candidate, row: candidate.turn, line };
+      deepest = count;
     }
-    return null;
+    return busy;
   }
 
   /** The head of a named session, as a candidate, when the request may well continue it. */

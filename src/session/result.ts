@@ -55,9 +55,14 @@ function recognise(turn: Turn): Recognition {
   const lastId = lasts.at(-1)?.id;
   // The provider resolves references only to what it keeps.
   const stored = evidence.store;
-  if (stored && typeof lastId === 'string') lasts.push({ type: 'item_reference', id: lastId });
-  const chains = [begun, whole].filter((chain) => chain !== null);
-  const places = lasts.flatMap((last) => chains.map((chain) => placeAfter(chain, last)));
+  const reference = stored && typeof lastId === 'string' ? { type: 'item_reference', id: lastId } : null;
+  const placesOf = (chain: string | null, items: readonly Item[]) =>
+    chain === null ? [] : items.map((last) => placeAfter(chain, last));
+  const places = [
+    ...placesOf(whole, lasts),
+    ...placesOf(begun, lasts),
+    ...placesOf(whole, reference ? [reference] : []),
+  ];
   const ids = [...streamed, ...(listed ?? [])].map(({ id }) => id).filter((id) => typeof id === 'string' && id !== '');
   return {
     forms: formsOf({ input: asked, streamed, listed }),

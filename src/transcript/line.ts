@@ -222,7 +222,6 @@ export function relate(line: Line, { hashes }: ReadItems): Relation | null {
     const asked = detached ? new Set<number>() : after(places, [forms.input]);
     const whole = forms.outputs.length === 0 ? asked : after(asked, forms.outputs);
     places = new Set([...whole, ...after(start, forms.begins)]);
-    if (places.size === 0) break;
   }
   const count = Math.max(-1, ...places);
   if (count > 0) return { kind: 'continues', count };
