@@ -177,9 +177,14 @@ export const settings = [
     description: '`auto` (WebSocket, else HTTP), `websocket` or `http`.',
   },
   {
-    variable: 'HTTP_PROXY, HTTPS_PROXY',
+    variable: 'HTTP_PROXY',
     default: 'none',
-    description: 'Proxy on the way to an `http` or `https` upstream, for WebSockets too; lower case wins.',
+    description: 'Proxy on the way to an upstream at an `http` address, for WebSockets too. Lower case wins.',
+  },
+  {
+    variable: 'HTTPS_PROXY',
+    default: 'none',
+    description: 'The same for an upstream at an `https` address.',
   },
   {
     variable: 'NO_PROXY',

@@ -47,6 +47,8 @@ export interface Dialer {
 
 /** Close code of a peer that takes no frame of that size. */
 const TOO_LARGE = 1009;
+/** What a connection without a close frame is said to have been closed with. */
+const NO_CLOSE_FRAME = 1006;
 
 /** What the failure of a dial says about WebSocket there; null when HTTP would meet the same. */
 function doubtOf(outcome: Extract<DialOutcome, { kind: 'refused' | 'failed' }>): Doubt | null {
@@ -90,11 +92,12 @@ export function createDialer(options: DialerOptions): Dialer {
       transport: how,
       also: target.forwardHeaders,
     });
-    return socket.dial(generation, how, { target, headers, timeoutMs }, (properly, lost) => {
-      if (how === 'http') return properly ? abilities.confirm(peer) : abilities.acquit(peer);
-      if (properly) abilities.works(peer);
-      // Accepted, and dropped before anything came: so do gateways that cannot pass the upgrade on.
-      else if (lost?.code !== TOO_LARGE) abilities.suspect(peer, 'doubtful');
+    return socket.dial(generation, how, { target, headers, timeoutMs }, (sign) => {
+      if (how === 'http') return sign.kind === 'spoke' ? abilities.confirm(peer) : abilities.acquit(peer);
+      if (sign.kind === 'spoke') abilities.works(peer);
+      else if (sign.kind === 'ended' && sign.code !== TOO_LARGE) {
+        abilities.dropped(peer, sign.code === NO_CLOSE_FRAME || !sign.asked);
+      }
     });
   }
 

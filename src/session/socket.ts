@@ -11,6 +11,15 @@ export type DialOutcome =
 /** How a connection ended. */
 export type LostConnection = Parameters<ConnectionHandlers['closed']>[0];
 
+/** The first thing that a connection did. */
+export type FirstSign =
+  /** It brought something that an API says: a frame, or over HTTP a refusal in its own shape. */
+  | { kind: 'spoke' }
+  /** Over HTTP, something else. */
+  | { kind: 'babbled' }
+  /** It ended. `asked`: a frame of ours had been sent on it. */
+  | { kind: 'ended'; code: number; asked: boolean };
+
 export interface SessionSocketOptions {
   transport: UpstreamTransport;
   clock: Pick<Clock, 'now' | 'after'>;
@@ -41,15 +50,12 @@ export interface SessionSocket {
   anchor: string | null;
   /** Monotonic milliseconds at which the connection opened. */
   readonly openedAt: number;
-  /**
-   * @param answered called once with whether the connection, once open, has brought anything that an API says: a frame,
-   * or over HTTP a refusal in its own shape
-   */
+  /** @param onSign called once for each connection that opened */
   dial(
     generation: number,
     how: 'websocket' | 'http',
     request: Parameters<UpstreamTransport['dial']>[0],
-    answered: (properly: boolean, how: LostConnection | null) => void,
+    onSign: (sign: FirstSign) => void,
   ): Promise<DialOutcome>;
   send(frame: string): boolean;
   pause(paused: boolean): void;
@@ -63,30 +69,28 @@ export function createSessionSocket(options: SessionSocketOptions): SessionSocke
   let anchor: string | null = null;
   let stopPatience: (() => void) | null = null;
 
-  const handlers = (
-    mine: UpstreamConnection,
-    at: number,
-    answered: (properly: boolean, how: LostConnection | null) => void,
-  ): ConnectionHandlers => {
+  let asked = false;
+
+  const handlers = (mine: UpstreamConnection, at: number, onSign: (sign: FirstSign) => void): ConnectionHandlers => {
     let silent = true;
-    const first = (properly: boolean, how: LostConnection | null = null) => {
-      if (silent) answered(properly, how);
+    const first = (sign: FirstSign) => {
+      if (silent) onSign(sign);
       silent = false;
     };
     return {
       frame: (text) => {
         if (mine !== connection) return;
-        first(mine.kind === 'websocket' || !text.startsWith('{"type":"error"'));
+        first({ kind: mine.kind === 'http' && text.startsWith('{"type":"error"') ? 'babbled' : 'spoke' });
         options.onFrame(text);
       },
       refused: (answer) => {
         if (mine !== connection) return;
-        first(isApiError(answer));
+        first({ kind: isApiError(answer) ? 'spoke' : 'babbled' });
         options.onRefused(answer);
       },
       closed: (how) => {
         if (mine !== connection) return;
-        first(false, how);
+        first({ kind: 'ended', code: how.code, asked });
         forget();
         options.onLost(at, how);
       },
@@ -118,7 +122,7 @@ export function createSessionSocket(options: SessionSocketOptions): SessionSocke
     get openedAt() {
       return openedAt;
     },
-    async dial(wanted, how, request, answered) {
+    async dial(wanted, how, request, onSign) {
       generation = wanted;
       const result: DialResult =
         how === 'http'
@@ -132,10 +136,14 @@ export function createSessionSocket(options: SessionSocketOptions): SessionSocke
       connection = result.connection;
       openedAt = options.clock.now();
       anchor = null;
-      connection.attach(handlers(connection, wanted, answered));
+      asked = false;
+      connection.attach(handlers(connection, wanted, onSign));
       return { kind: 'opened', headers: result.headers };
     },
-    send: (frame) => connection?.send(frame) ?? false,
+    send(frame) {
+      asked = connection?.send(frame) ?? false;
+      return asked;
+    },
     pause(paused) {
       if (paused) {
         connection?.pause();

@@ -35,8 +35,15 @@ export interface Abilities {
   confirm(peer: Peer): void;
   /** HTTP failed as well: nothing was learned about WebSocket. */
   acquit(peer: Peer): void;
-  /** A WebSocket carried a frame from there. */
+  /** A WebSocket brought a frame from there. */
   works(peer: Peer): void;
+  /**
+   * A WebSocket was accepted there and ended before it brought a frame. That is suspect the second time in a row, and at
+   * once where none has ever worked if nothing at all was said: gateways accept upgrades that they cannot pass on.
+   *
+   * @param mute neither a close frame came, nor was there any frame of ours that it could have been the answer to
+   */
+  dropped(peer: Peer, mute: boolean): void;
   /** Bytes of a frame that the upstream closed with 1009. */
   tooLarge(targetId: string, bytes: number): void;
   /** Whether a frame of that size is known to be refused. */
@@ -70,18 +77,21 @@ function bounded<V>() {
 /** @param fallsBack transport `auto` */
 export function createAbilities(fallsBack: boolean, clock: Pick<Clock, 'now'>): Abilities {
   const failures = bounded<Failure>();
+  const sockets = bounded<{ worked: boolean; drops: number }>();
   const anchors = bounded<number>();
   const sizes = bounded<{ bytes: number; until: number }>();
   const key = ({ targetId, credentialFp }: Peer) => `${credentialFp} ${targetId}`;
 
+  const suspect = (peer: Peer, doubt: Doubt) => {
+    const before = failures.get(key(peer))?.confirmedMs ?? DOUBT_MS / 2;
+    const confirmedMs = doubt === 'certain' ? CERTAIN_MS : Math.min(CERTAIN_MS, before * 2);
+    failures.set(key(peer), { until: clock.now() + SUSPECTED_MS, confirmed: false, confirmedMs });
+  };
+
   return {
     fallsBack,
+    suspect,
     withoutWebSocket: (peer) => fallsBack && (failures.get(key(peer))?.until ?? Number.NEGATIVE_INFINITY) > clock.now(),
-    suspect(peer, doubt) {
-      const before = failures.get(key(peer))?.confirmedMs ?? DOUBT_MS / 2;
-      const confirmedMs = doubt === 'certain' ? CERTAIN_MS : Math.min(CERTAIN_MS, before * 2);
-      failures.set(key(peer), { until: clock.now() + SUSPECTED_MS, confirmed: false, confirmedMs });
-    },
     confirm(peer) {
       const failure = failures.get(key(peer));
       // Once only: what every turn over HTTP prolonged would never be probed again.
@@ -92,7 +102,15 @@ export function createAbilities(fallsBack: boolean, clock: Pick<Clock, 'now'>): 
     acquit(peer) {
       if (failures.get(key(peer))?.confirmed === false) failures.delete(key(peer));
     },
-    works: (peer) => void failures.delete(key(peer)),
+    works(peer) {
+      failures.delete(key(peer));
+      sockets.set(key(peer), { worked: true, drops: 0 });
+    },
+    dropped(peer, mute) {
+      const { worked, drops } = sockets.get(key(peer)) ?? { worked: false, drops: 0 };
+      sockets.set(key(peer), { worked, drops: drops + 1 });
+      if (drops > 0 || (mute && !worked)) suspect(peer, 'doubtful');
+    },
     tooLarge(targetId, bytes) {
       const known = sizes.get(targetId);
       const smallest = known && known.until > clock.now() ? Math.min(known.bytes, bytes) : bytes;

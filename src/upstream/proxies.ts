@@ -10,30 +10,26 @@ export interface ProxySettings {
 
 export const noProxies: ProxySettings = { http: null, https: null, none: '' };
 
-/** The value of a variable in either spelling; the lower case one wins, as it does elsewhere. */
-function either(env: NodeJS.ProcessEnv, name: string): { name: string; value: string } | null {
-  for (const spelling of [name.toLowerCase(), name]) {
-    const value = env[spelling]?.trim();
-    if (value) return { name: spelling, value };
-  }
-  return null;
-}
-
 /**
- * Reads `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`. A value that cannot be used is a problem, never a direct connection.
+ * Reads `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`, in either spelling; the lower case one wins, as it does elsewhere. A
+ * value that cannot be used is a problem, never a direct connection.
  *
  * @param problems gets a sentence for each, which names the variable and not its value: that may hold a password
  */
 export function readProxies(env: NodeJS.ProcessEnv, problems: string[]): ProxySettings {
-  const read = (variable: string): URL | null => {
-    const given = either(env, variable);
-    if (given === null) return null;
-    const url = URL.parse(/^[a-z][a-z0-9+.-]*:\/\//i.test(given.value) ? given.value : `http://${given.value}`);
+  const read = (name: string, lower: string | undefined, upper: string | undefined): URL | null => {
+    const value = lower?.trim() || upper?.trim();
+    if (!value) return null;
+    const url = URL.parse(/^[a-z][a-z0-9+.-]*:\/\//i.test(value) ? value : `http://${value}`);
     if (url !== null && /^https?:$/.test(url.protocol) && url.hostname !== '') return url;
-    problems.push(`${given.name} must be the address of an HTTP proxy, http://host:port`);
+    problems.push(`${name} must be the address of an HTTP proxy, http://host:port`);
     return null;
   };
-  return { http: read('HTTP_PROXY'), https: read('HTTPS_PROXY'), none: either(env, 'NO_PROXY')?.value ?? '' };
+  return {
+    http: read('HTTP_PROXY', env.http_proxy, env.HTTP_PROXY),
+    https: read('HTTPS_PROXY', env.https_proxy, env.HTTPS_PROXY),
+    none: env.no_proxy?.trim() || env.NO_PROXY?.trim() || '',
+  };
 }
 
 const bare = (host: string) =>

@@ -53,6 +53,52 @@ describe('the configuration', () => {
   });
 });
 
+describe('what was pasted', () => {
+  it.each([
+    'https://api.test/v1',
+    'https://api.test/v1/',
+    'https://api.test/v1/responses',
+    'https://api.test/v1/responses/',
+    'wss://api.test/v1/responses',
+    '"https://api.test/v1"',
+  ])('is the base of the upstream: %s', (url) => {
+    expect(readConfig({ HOLDFAST_UPSTREAM_URL: url }).upstream.url).toBe('https://api.test/v1');
+  });
+
+  it.each([
+    ['ws://localhost:9/v1', 'http://localhost:9/v1'],
+    ['https://api.test', 'https://api.test'],
+    ['https://api.test/', 'https://api.test'],
+    ['https://x.test/openai/v1/responses?api-version=preview', 'https://x.test/openai/v1?api-version=preview'],
+  ])('keeps what belongs to the base: %s', (given, url) => {
+    expect(readConfig({ HOLDFAST_UPSTREAM_URL: given }).upstream.url).toBe(url);
+  });
+
+  it.each(['https://api.test/v1/chat/completions', 'api.test/v1', 'ftp://api.test'])(
+    'is refused by name: %s',
+    (url) => {
+      expect(problemsOf({ HOLDFAST_UPSTREAM_URL: url }).join()).toContain('HOLDFAST_UPSTREAM_URL');
+    },
+  );
+
+  it.each(['sk-1', 'Bearer sk-1', 'bearer  sk-1', '"sk-1"', "'Bearer sk-1'", 'Authorization: Bearer sk-1', ' sk-1\n'])(
+    'is the upstream key: %j',
+    (key) => {
+      expect(readConfig({ HOLDFAST_UPSTREAM_KEY: key }).upstream.key).toBe('sk-1');
+    },
+  );
+
+  it.each(['sk-1 sk-2', 'sk-1\nsk-2', 'sk-ü', 'Bearer ""'])('is refused by name and without its value: %j', (key) => {
+    const problems = problemsOf({ HOLDFAST_UPSTREAM_KEY: key }).join();
+    expect(problems).toContain('HOLDFAST_UPSTREAM_KEY');
+    expect(problems).not.toContain('sk-');
+  });
+
+  it('is no proxy: start names the variable', () => {
+    expect(problemsOf({ HTTPS_PROXY: 'socks5://u:secret@p:1' }).join()).toMatch(/HTTPS_PROXY(?!.*secret)/);
+  });
+});
+
 describe('what is documented', () => {
   it('is read somewhere: every variable', async () => {
     const files = await Promise.all(

@@ -4,9 +4,10 @@ import { mkdtemp, readFile, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import pg from 'pg';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { loadOrCreateTokenSecrets, startEmbeddedPostgres } from '../../src/store/embedded/index.ts';
 import { DataDirInUse } from '../../src/store/embedded/lock.ts';
+import { openPostgresStore } from '../../src/store/postgres/index.ts';
 import { until } from '../support/until.ts';
 
 let dataDir: string;
@@ -75,6 +76,38 @@ describe('the embedded database', () => {
     const again = await startEmbeddedPostgres({ dataDir });
     expect(again.adopted).toBe(false);
     await again.stop();
+  });
+
+  it('is not touched by the PG variables of the environment, nor are the connections to it', async () => {
+    const variables = {
+      PGSSLMODE: 'require',
+      PGSSLNEGOTIATION: 'direct',
+      PGOPTIONS: '-c search_path=elsewhere',
+      PGHOST: 'elsewhere.invalid',
+      PGPORT: '1',
+      PGUSER: 'somebody',
+      PGPASSWORD: 'else',
+      PGDATABASE: 'elsewhere',
+      PGDATA: '/nonexistent',
+      PGREPLICATION: 'database',
+      PGCLIENT_ENCODING: 'LATIN1',
+      PGTZ: 'Mars/Base',
+    };
+    for (const [name, value] of Object.entries(variables)) vi.stubEnv(name, value);
+    try {
+      const server = await startEmbeddedPostgres({ dataDir });
+      const rows = await query(server.url, `select current_setting('search_path') as path, current_user as me`);
+      expect(rows).toEqual([{ path: '"$user", public', me: 'holdfast' }]);
+      const store = await openPostgresStore({ url: server.url });
+      expect(await store.sessions(1)).toEqual([]);
+      await store.shutdown();
+      if (process.platform === 'linux') {
+        expect(await readFile(`/proc/${server.pid}/environ`, 'utf8')).not.toMatch(/(^|\0)PG/);
+      }
+      await server.stop();
+    } finally {
+      vi.unstubAllEnvs();
+    }
   });
 
   it('is one process’s at a time: a second one is told so in one sentence', async () => {

@@ -43,6 +43,14 @@ const row = { state: 'stale', ownerWorkerId: workerId, epoch: 3, activeTurnId: n
 const worker = { id: workerId, state: 'dead', leaseLeftMs: -5 } as WorkerRow;
 const turnRow = { id: turnId, state: 'lost', authorWorkerId: workerId, epoch: 2 } as TurnRow;
 
+it('says why the upstream was not reached, where that is known', () => {
+  const lost = lostTurn();
+  const rows = { session: row, turns: [turnRow], workers: [worker] };
+  expect(explain(lost, rows).join()).not.toContain('On the way');
+  const story = explain({ ...lost, ending: { ...lost.ending!, cause: 'ECONNREFUSED at api.test' } }, rows);
+  expect(story.at(-1)).toBe('On the way to the upstream: ECONNREFUSED at api.test.');
+});
+
 it('tells who owned it, what happened and why the client got what it got', () => {
   const story = explain(lostTurn(), { session: row, turns: [turnRow], workers: [worker] });
   expect(story[0]).toBe('Session 5e551000 as worker aaaa1111 saw it, up to epoch 2.');

@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { json, text } from 'node:stream/consumers';
+import { brotliCompressSync, deflateRawSync, deflateSync, gzipSync, zstdCompressSync } from 'node:zlib';
 import { afterEach, describe, expect, it } from 'vitest';
 import { parseFrame } from '../../src/upstream/frames.ts';
 import { type UpstreamTransport, UpstreamUnreachable } from '../../src/upstream/port.ts';
@@ -61,7 +62,7 @@ describe('an exchange over HTTP', () => {
       },
       body: { model: 'm', input: [], store: false, stream: true },
     });
-    expect((asked as unknown as { headers: object }).headers).not.toHaveProperty('accept-encoding');
+    expect(asked).toMatchObject({ headers: { 'accept-encoding': 'identity;q=1, *;q=0' } });
   });
 
   it('gives out the provider’s turn state before the first event', async () => {
@@ -231,7 +232,10 @@ describe('an exchange over HTTP', () => {
     const gone = await startTcp(() => {});
     await gone.close();
     const refused = record(connectionTo(gone.url));
-    expect((await refused.ended).code).toBe(1006);
+    expect(await refused.ended).toMatchObject({
+      code: 1006,
+      unreachable: { text: `ECONNREFUSED at ${new URL(gone.url).host}`, final: true },
+    });
 
     // One connection to this provider, taken by an answer that does not end.
     const { url } = await provider((request, response) => {
@@ -246,7 +250,7 @@ describe('an exchange over HTTP', () => {
     const second = narrow.exchange(dialTo(url, {}, 50));
     const secondSeen = record(second);
     second.send(create());
-    expect(await secondSeen.ended).toEqual({ code: 1006, reason: 'not connected within 50 ms' });
+    expect(await secondSeen.ended).toMatchObject({ code: 1006, reason: 'not connected within 50 ms' });
     first.close();
     await firstSeen.ended;
     expect(secondSeen.log).toEqual(['closed']);
@@ -257,6 +261,97 @@ describe('an exchange over HTTP', () => {
     connection.send(create());
     return connection;
   };
+
+  const stream = `${event({ type: 'response.created', response: { id: 'r' } })}${event({ type: 'response.completed', response: { id: 'r' } })}`;
+  const whole = JSON.stringify({ id: 'r', object: 'response', status: 'completed', output: [] });
+  const refusal = '{"error":{"message":"slow","code":"rate_limit_exceeded"}}';
+
+  it.each([
+    ['gzip', gzipSync, 'gzip'],
+    ['deflate', deflateSync, 'deflate'],
+    ['deflate without its envelope', deflateRawSync, 'deflate'],
+    ['br', brotliCompressSync, 'br'],
+    ['zstd', zstdCompressSync, 'zstd'],
+    ['gzip whose label was lost', gzipSync, undefined],
+    ['a label on what was never packed', (body: Buffer) => body, 'gzip'],
+  ] as const)('unpacks %s: streams, whole answers and refusals', async (_what, pack, coding) => {
+    const { url } = await provider((request, response) => {
+      request.resume();
+      const kind = String(request.headers['x-kind']);
+      const packed = pack(Buffer.from(kind === 'stream' ? stream : kind === 'whole' ? whole : refusal));
+      const type = kind === 'stream' ? 'text/event-stream' : 'application/json';
+      response.writeHead(kind === 'refusal' ? 429 : 200, {
+        'content-type': type,
+        ...(coding && { 'content-encoding': coding }),
+      });
+      // In two pieces: the first bytes say what it is.
+      response.write(packed.subarray(0, 7));
+      response.end(packed.subarray(7));
+    });
+    const made = transport();
+    const ask = async (kind: string) => {
+      const connection = made.exchange(dialTo(url, { 'x-kind': kind }));
+      const seen = record(connection);
+      connection.send(create());
+      await seen.ended;
+      return seen;
+    };
+    expect(kinds((await ask('stream')).frames)).toEqual(['response.created', 'response.completed']);
+    expect(kinds((await ask('whole')).frames)).toEqual(['response.created', 'response.completed']);
+    const { refused } = await ask('refusal');
+    expect(refused[0]!.body.toString()).toBe(refusal);
+    expect(refused[0]!.headers).not.toHaveProperty('content-encoding');
+  });
+
+  it('bounds what a packed answer unpacks to', async () => {
+    const bomb = gzipSync(Buffer.from(`data: ${'x'.repeat(20_000_000)}\n\n`));
+    const { url } = await provider((request, response) => {
+      request.resume();
+      response.on('error', () => {});
+      response.writeHead(200, { 'content-type': 'text/event-stream', 'content-encoding': 'gzip' }).end(bomb);
+    });
+    const connection = transport({ maxIncomingBytes: 100_000 }).exchange(dialTo(url));
+    const seen = record(connection);
+    connection.send(create());
+    expect((await seen.ended).code).toBe(1009);
+    expect(seen.frames).toEqual([]);
+  });
+
+  it.each([
+    ['text/plain; charset=utf-8', ''],
+    ['application/octet-stream', ': hello\n\n'],
+    ['application/json', '\n\n'],
+    [undefined, '\ufeff'],
+    ['text/html', 'retry: 100\nid: 7\n'],
+    ['text/event-stream', 'x-unknown: field\n'],
+  ])('takes an event stream for one under the label %s, as it arrives', async (type, before) => {
+    let finish = () => {};
+    const { url } = await provider((request, response) => {
+      request.resume();
+      response.writeHead(200, type === undefined ? {} : { 'content-type': type });
+      response.write(before + stream.slice(0, stream.indexOf('\n\n') + 2));
+      finish = () => response.end(stream.slice(stream.indexOf('\n\n') + 2));
+    });
+    const connection = transport().exchange(dialTo(url));
+    const seen = record(connection);
+    connection.send(create());
+    await seen.count(1);
+    finish();
+    await seen.ended;
+    expect(kinds(seen.frames)).toEqual(['response.created', 'response.completed']);
+  });
+
+  it('takes a whole answer for one under the label of a stream', async () => {
+    const { url } = await provider((request, response) => {
+      request.resume();
+      response.writeHead(200, { 'content-type': 'text/event-stream' }).end(`\n ${whole}`);
+    });
+    const connection = transport().exchange(dialTo(url));
+    const seen = record(connection);
+    connection.send(create());
+    await seen.ended;
+    expect(kinds(seen.frames)).toEqual(['response.created', 'response.completed']);
+  });
 
   it('closes by ending the request, tells it once, and gives nothing more', async () => {
     let cut: Promise<unknown> = Promise.resolve();
@@ -386,6 +481,18 @@ describe('a call over HTTP', () => {
     const call = { target: { id: 't', baseUrl: url }, method: 'GET', path: '/models', headers: {}, body: null };
     const answer = await transport().call(call);
     expect([answer.status, await text(answer.body)]).toEqual([302, 'moved']);
+  });
+
+  it('unpacks what comes packed, and gives the packed length and the coding away', async () => {
+    const packed = gzipSync(Buffer.from('{"object":"list"}'));
+    const { url } = await provider((_request, response) =>
+      response.writeHead(200, { 'content-encoding': 'gzip', 'content-length': packed.length }).end(packed),
+    );
+    const call = { target: { id: 't', baseUrl: url }, method: 'GET', path: '/models', headers: {}, body: null };
+    const answer = await transport().call(call);
+    expect(await text(answer.body)).toBe('{"object":"list"}');
+    expect(Object.keys(answer.headers)).not.toEqual(expect.arrayContaining(['content-encoding']));
+    expect(answer.headers).not.toHaveProperty('content-length');
   });
 
   it('throws when no answer came, and when it was given up', async () => {

@@ -1,8 +1,9 @@
 import { describe, expect, it } from 'vitest';
 import { httpAddress, webSocketAddress } from '../../src/upstream/address.ts';
+import { normaliseError } from '../../src/upstream/errors.ts';
 import { upstreamHeaders } from '../../src/upstream/headers.ts';
 import { requestOfFrame } from '../../src/upstream/http-connection.ts';
-import { classifyRefusal } from '../../src/upstream/refusal.ts';
+import { classifyRefusal, refusesAnchor, refusesAnchors } from '../../src/upstream/refusal.ts';
 import { createUpstreamTurnState } from '../../src/upstream/turn-state.ts';
 
 const own = (authorization: string | null) => ({ authorization, keys: {}, isClients: true });
@@ -106,21 +107,66 @@ describe('upstream addresses', () => {
 
 describe('a refused upgrade', () => {
   it.each([
-    ['relay', [400, 401, 402, 403, 409, 410, 413, 429, 302]],
+    ['relay', [400, 401, 402, 403, 409, 410, 413, 429]],
     ['no_websocket', [404, 405, 426, 501, 200, 201, 204]],
     ['retry', [500, 502, 503, 504, 529]],
-  ] as const)('means %s for %j', (meaning, statuses) => {
-    const body = Buffer.from(JSON.stringify({ error: { message: 'no', type: 'invalid_request_error' } }));
-    for (const status of statuses) expect(classifyRefusal({ status, body }), `${status}`).toBe(meaning);
+  ] as const)('with an error of the API means %s for %j', (meaning, statuses) => {
+    const body = Buffer.from('{"error":{"message":"no","type":"invalid_request_error"}}');
+    for (const status of statuses) expect(classifyRefusal({ status, body })).toBe(meaning);
   });
 
   it.each([
-    ['a page', '<html><title>Just a moment...</title></html>'],
-    ['nothing', ''],
-    ['a server without that route', '{"detail":"Not Found"}'],
-  ])('means that no WebSocket passes when its body is %s', (_, text) => {
-    const body = Buffer.from(text);
-    for (const status of [400, 403, 409]) expect(classifyRefusal({ status, body }), `${status}`).toBe('no_websocket');
+    ['a challenge page', '<!DOCTYPE html><title>Just a moment...</title>', [400, 403, 302, 429]],
+    ['nothing', '', [400, 401, 403]],
+    ['words', 'Bad Request', [400, 403]],
+    ['what a framework says of a route it lacks', '{"detail":"Forbidden"}', [400, 403]],
+  ] as const)('with %s comes from something that knows no upgrades', (_what, text, statuses) => {
+    for (const status of statuses) expect(classifyRefusal({ status, body: Buffer.from(text) })).toBe('no_websocket');
+  });
+
+  it.each([401, 429])(
+    'about the credential or the quota is relayed in the form of Python services too: %i',
+    (status) => {
+      expect(classifyRefusal({ status, body: Buffer.from('{"detail":"slow"}') })).toBe('relay');
+    },
+  );
+});
+
+describe('a refusal of the anchor', () => {
+  const meaning = (status: number, body: object) => {
+    const error = normaliseError({ status, headers: {}, body: Buffer.from(JSON.stringify(body)) });
+    return refusesAnchors(error) ? 'any' : refusesAnchor(error) ? 'this one' : 'neither';
+  };
+
+  it.each([
+    ['any', 400, { detail: 'Unsupported parameter: previous_response_id' }],
+    [
+      'any',
+      400,
+      { error: { code: 'unknown_parameter', param: 'previous_response_id', message: 'Unknown parameter.' } },
+    ],
+    ['any', 422, { detail: [{ loc: ['body', 'previous_response_id'], type: 'extra_forbidden', msg: 'Extra inputs' }] }],
+    [
+      'any',
+      400,
+      {
+        error: {
+          code: 'invalid_prompt',
+          message: 'Invalid',
+          metadata: { raw: 'previous_response_id is not supported' },
+        },
+      },
+    ],
+    [
+      'this one',
+      400,
+      { error: { message: "Previous response with id 'resp_1' not found.", param: 'previous_response_id' } },
+    ],
+    ['neither', 400, { error: { message: 'previous_response_id cannot be used together with conversation' } }],
+    ['neither', 400, { error: { message: 'Unsupported parameter: temperature', param: 'temperature' } }],
+    ['neither', 500, { error: { message: 'Unsupported parameter: previous_response_id' } }],
+  ] as const)('%s is recognised (%i %j)', (expected, status, body) => {
+    expect(meaning(status, body)).toBe(expected);
   });
 });
 

@@ -1,5 +1,6 @@
 import { once } from 'node:events';
 import type { Socket } from 'node:net';
+import { brotliCompressSync, deflateRawSync, deflateSync, gzipSync, zstdCompressSync } from 'node:zlib';
 import { afterEach, describe, expect, it } from 'vitest';
 import type { WebSocket } from 'ws';
 import type { DialResult, UpstreamConnection, UpstreamTransport } from '../../src/upstream/port.ts';
@@ -58,6 +59,40 @@ describe('dialling a WebSocket', () => {
     if (result.kind === 'refused') expect(result.answer.body.toString()).toBe(body);
   });
 
+  it.each([
+    ['gzip', gzipSync],
+    ['deflate', deflateSync],
+    ['deflate', deflateRawSync],
+    ['br', brotliCompressSync],
+    ['zstd', zstdCompressSync],
+  ] as const)('unpacks a refusal in %s', async (coding, pack) => {
+    const body = pack(Buffer.from('{"error":{"message":"no"}}'));
+    const { url } = await provider({
+      upgrade(_request, socket) {
+        socket.write(`HTTP/1.1 429 Refused\r\nContent-Encoding: ${coding}\r\nContent-Length: ${body.length}\r\n\r\n`);
+        socket.end(body);
+      },
+    });
+    const result = await transport().dial(dialTo(url));
+    if (result.kind !== 'refused') throw new Error(result.kind);
+    expect(result.answer.body.toString()).toBe('{"error":{"message":"no"}}');
+    expect(result.answer.headers).not.toHaveProperty('content-encoding');
+    expect(result.answer.headers).not.toHaveProperty('content-length');
+  });
+
+  it('names the cause of a failure and the host, and nothing else of the address', async () => {
+    const gone = await startTcp(() => {});
+    await gone.close();
+    const { port } = new URL(gone.url);
+    const result = await transport().dial(dialTo(`http://user:secret@127.0.0.1:${port}/private?token=secret`));
+    expect(result).toMatchObject({
+      kind: 'failed',
+      unreachable: { text: `ECONNREFUSED at 127.0.0.1:${port}`, final: true },
+    });
+    const unknown = await transport().dial(dialTo('http://no-such-host.invalid/v1'));
+    expect(unknown).toMatchObject({ unreachable: { text: expect.stringMatching(/^E\w+ at no-such-host\.invalid$/) } });
+  });
+
   it('stops reading a refusal that does not end', async () => {
     const { url, deserted } = await provider({
       upgrade(_request, socket) {
@@ -114,7 +149,7 @@ describe('dialling a WebSocket', () => {
     });
     cleanup.push(() => peer.close());
     const result = await transport().dial(dialTo(peer.url, {}, 150));
-    expect(result).toEqual({ kind: 'failed', reason: 'no answer to the upgrade within 150 ms' });
+    expect(result).toMatchObject({ kind: 'failed', reason: 'no answer to the upgrade within 150 ms' });
     await peer.deserted();
   });
 
@@ -231,6 +266,20 @@ describe('an open WebSocket', () => {
     await rounds(200);
     expect(peer.bufferedAmount).toBeGreaterThan(8 * 1024 * 1024);
   };
+
+  it('is dead when a peer that has answered pings says nothing after a frame', async () => {
+    const { connection, peer } = await pair({ pulse: { pingMs: 60_000, pongMs: 200 } });
+    const seen = record(connection);
+    const pinged = once(peer, 'ping');
+    connection.send('{}');
+    await pinged;
+    // What the peer sends now arrives behind its pong.
+    peer.send('{}');
+    await seen.count(1);
+    peer.pause();
+    connection.send('{}');
+    expect(await seen.ended).toEqual({ code: 1006, reason: 'no sign of life' });
+  });
 
   it('answers pings', async () => {
     const { connection, peer } = await pair();

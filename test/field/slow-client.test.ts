@@ -1,0 +1,73 @@
+import { expect, it } from 'vitest';
+import type { ClientSink } from '../../src/session/port.ts';
+import { createSessionSocket } from '../../src/session/socket.ts';
+import { createTurnStream } from '../../src/session/stream.ts';
+import { createManualClock } from '../../src/testing/index.ts';
+import type { UpstreamConnection, UpstreamTransport } from '../../src/upstream/port.ts';
+
+it('the upstream is read on, so that its pings are answered, until the client is a whole buffer behind', () => {
+  let keepsUp = false;
+  let drained = () => {};
+  const sink = {
+    attached: true,
+    shown: true,
+    event: () => keepsUp,
+    onDrain: (listener: () => void) => {
+      drained = listener;
+    },
+    onDelivered: () => {},
+  } as unknown as ClientSink;
+  const pressure: boolean[] = [];
+  const stream = createTurnStream(sink, { bufferBytes: 1_000, onPressure: (paused) => pressure.push(paused) });
+  const push = () => stream.push('response.output_text.delta', 'x'.repeat(100), false);
+  for (let n = 0; n < 10; n += 1) push();
+  expect(pressure).toEqual([]);
+  push();
+  expect(pressure).toEqual([true]);
+  drained();
+  expect(pressure).toEqual([true, false]);
+  keepsUp = true;
+  push();
+  keepsUp = false;
+  for (let n = 0; n < 10; n += 1) push();
+  expect(pressure).toEqual([true, false]);
+});
+
+it('a client that holds its upstream unread for 15 s is cut off before the upstream takes this end for dead', async () => {
+  const clock = createManualClock();
+  const log: string[] = [];
+  const connection = {
+    kind: 'websocket',
+    open: true,
+    attach: () => {},
+    pause: () => void log.push('pause'),
+    resume: () => void log.push('resume'),
+    close: () => {},
+  } as unknown as UpstreamConnection;
+  const socket = createSessionSocket({
+    transport: { dial: async () => ({ kind: 'open', connection, headers: {} }) } as unknown as UpstreamTransport,
+    clock,
+    onFrame: () => {},
+    onLost: () => {},
+    onRefused: () => {},
+    onStuck: () => void log.push('stuck'),
+    takesAnchors: () => true,
+  });
+  await socket.dial(1, 'websocket', { target: { id: 't', baseUrl: 'http://h' }, headers: {}, timeoutMs: 1 }, () => {});
+  socket.pause(true);
+  clock.advance(14_999);
+  socket.pause(true);
+  expect(log).not.toContain('stuck');
+  clock.advance(1);
+  expect(log).toContain('stuck');
+  log.length = 0;
+  socket.pause(false);
+  socket.pause(true);
+  clock.advance(10_000);
+  socket.pause(false);
+  clock.advance(60_000);
+  socket.pause(true);
+  socket.close();
+  clock.advance(60_000);
+  expect(log).not.toContain('stuck');
+});
