@@ -194,7 +194,13 @@ describe('a late frame of an earlier turn on its socket', () => {
   };
 
   it.each<[string, (turn: ScriptedTurn) => void]>([
-    ['before the next turn begins', (turn) => (late(turn, 'resp_0'), usual(turn))],
+    [
+      'before the next turn begins',
+      (turn) => {
+        late(turn, 'resp_0');
+        usual(turn);
+      },
+    ],
     [
       'without an id, before the next turn begins',
       (turn) => {

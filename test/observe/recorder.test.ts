@@ -211,7 +211,6 @@ const line = (over: Partial<TurnLine> = {}): TurnLine => ({
     fault: 'bridge_upstream_lost',
     upstreamStatus: null,
     upstreamRequest: null,
-    upstreamRequest: null,
     heldMs: 3,
     firstEventMs: 9,
     totalMs: 40,
