@@ -51,7 +51,7 @@ export const concernsTurns = (name: string): boolean => ![null, 'relayed'].inclu
 
 /** A value as it can be written to a client, or null. Some readers decode UTF-8: its bytes are restored. */
 function writable(value: string): string | null {
-  const bytes = /[^\u0000-\u00ff]/.test(value) ? Buffer.from(value, 'utf8').toString('latin1') : value;
+  const bytes = /[\u0100-\uffff]/.test(value) ? Buffer.from(value, 'utf8').toString('latin1') : value;
   return /^[\t\u0020-\u007e\u0080-\u00ff]*$/.test(bytes) ? bytes : null;
 }
 

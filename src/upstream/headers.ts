@@ -7,7 +7,7 @@ export const keyHeaders = ['api-key', 'x-api-key'] as const;
 export interface UpstreamCredential {
   /** Value of the `authorization` header; null sends none. */
   authorization: string | null;
-  /** `keyHeaders` by name. */
+  /** `keyHeaders` by name; a client's own, so none where a shared credential replaces it. */
   keys: Readonly<Record<string, string>>;
   /** False when a shared credential replaces the client's. */
   isClients: boolean;
@@ -111,7 +111,7 @@ export function upstreamHeaders(from: {
   if (credential.authorization !== null) headers.authorization = credential.authorization;
   for (const name of keyHeaders) {
     const key = credential.keys[name];
-    if (credential.isClients && key) headers[name] = key;
+    if (key) headers[name] = key;
   }
   return headers;
 }

@@ -291,9 +291,9 @@ export const canaries: readonly Canary[] = [
   {
     name: 'a late terminal of another response is delivered',
     file: 'src/session/frames.ts',
-    find: '    if (turn.responseId !== null && frame.responseId !== null && frame.responseId !== turn.responseId) return;\n    turn.showCreated();',
-    replace: '    turn.showCreated();',
-    tests: simulation,
+    find: 'return ended.has(id) || others.size > 0;',
+    replace: 'return false;',
+    tests: ['test/field/dialects.test.ts'],
   },
   {
     name: 'the beginning of a lost attempt is shown',

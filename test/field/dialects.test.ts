@@ -119,7 +119,9 @@ describe.each(transports)('a provider over %s', (transport) => {
     expect(first.body.id).toBe('resp_0_d');
     const second = await post(at.url, ask('two', { previous_response_id: 'resp_0_d' }), { 'session-id': 's' });
     expect(second.status).toBe(200);
-    if (transport === 'websocket') expect(at.turns[1]!.body.previous_response_id).toBe('resp_0_d');
+    if (transport !== 'websocket') return;
+    expect(second.headers['x-holdfast-outcome']).toBe('live_reuse');
+    expect(at.turns[1]!.body.previous_response_id).toBe('resp_0_d');
   });
 
   it('may write its JSON over several lines: the client gets one data line an event, digits unchanged', async () => {
@@ -194,7 +196,13 @@ describe('a late frame of an earlier turn on its socket', () => {
   };
 
   it.each<[string, (turn: ScriptedTurn) => void]>([
-    ['before the next turn begins', (turn) => (late(turn, 'resp_0'), usual(turn))],
+    [
+      'before the next turn begins',
+      (turn) => {
+        late(turn, 'resp_0');
+        usual(turn);
+      },
+    ],
     [
       'without an id, before the next turn begins',
       (turn) => {

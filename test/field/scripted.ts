@@ -3,12 +3,15 @@ import type { WebSocket } from 'ws';
 import { testBridge } from '../../src/testing/index.ts';
 import { type Provider, startProvider } from '../upstream/servers.ts';
 
+// biome-ignore lint/suspicious/noExplicitAny: bodies and log lines are read freely by the tests
+type Fields = Record<string, any>;
+
 /** One create that reached the upstream, by either transport. */
 export interface ScriptedTurn {
   /** 0 for the first one. */
   readonly n: number;
   readonly transport: 'websocket' | 'http';
-  readonly body: Record<string, any>;
+  readonly body: Fields;
   /** Headers of the upgrade or of the request. */
   readonly headers: NodeJS.Dict<string | string[]>;
   /** An id of its own, `resp_` and the number. */
@@ -25,7 +28,7 @@ export interface Scripted extends AsyncDisposable {
   readonly url: string;
   readonly turns: ScriptedTurn[];
   /** The log lines of the turns, once they ended. */
-  readonly lines: Record<string, any>[];
+  readonly lines: Fields[];
   readonly provider: Provider;
 }
 
@@ -59,10 +62,10 @@ export async function scripted(options: {
   answerHead?: Record<string, string>;
 }): Promise<Scripted> {
   const turns: ScriptedTurn[] = [];
-  const lines: Record<string, any>[] = [];
+  const lines: Fields[] = [];
   const take = (
     transport: ScriptedTurn['transport'],
-    { type: _type, ...body }: Record<string, any>,
+    { type: _type, ...body }: Fields,
     headers: ScriptedTurn['headers'],
     write: (text: string) => void,
     end: () => void,
@@ -110,7 +113,7 @@ export async function scripted(options: {
       });
     },
   });
-  const logger = { level: 'info', info: (line: any, text: string) => void (text === 'turn' && lines.push(line)) };
+  const logger = { level: 'info', info: (line: Fields, text: string) => void (text === 'turn' && lines.push(line)) };
   const silent = { warn() {}, error() {}, debug() {}, trace() {}, fatal() {}, child: () => ({ ...logger, ...silent }) };
   const at = await testBridge({
     env: { HOLDFAST_UPSTREAM_URL: provider.url, ...options.env },
