@@ -1,7 +1,7 @@
 import { afterEach, describe, expect, it } from 'vitest';
 import { digestOf, expectedDigest } from '../../src/testing/index.ts';
 import { startTestBridge, type TestBridge, type TestBridgeOptions } from '../support/bridge.ts';
-import { post, terminalsOf } from '../support/client.ts';
+import { ownEvents, post, terminalsOf } from '../support/client.ts';
 import { openLive } from '../support/live-client.ts';
 import { until } from '../support/until.ts';
 
@@ -28,7 +28,7 @@ describe('a client whose connection was cut and that repeats its request at once
     const second = await again;
     expect(second.headers['x-holdfast-outcome']).toBe('reattached');
     held.release();
-    const { events } = await second.rest();
+    const events = ownEvents((await second.rest()).events);
     expect(events[0]!.type).toBe('response.created');
     expect(events.map(({ data }) => data.sequence_number)).toEqual(events.map((_, index) => index));
     expect(events.at(-1)!.type).toBe('response.completed');

@@ -6,6 +6,7 @@ import { freePort, startWorker } from '../support/worker-process.ts';
 import { startAppServer } from './app-server.ts';
 import { CODEX_VERSION, codexExec, installCodex, prepareCodexHome } from './codex.ts';
 import { startTap } from './tap.ts';
+import { compareTurns } from './turns.ts';
 
 /**
  * The real Codex client through the bridge: tools, several user turns in one process, and a resume in another. Its
@@ -21,7 +22,8 @@ const check = (label: string, ok: boolean, detail = '') => {
 const scratch = process.env.HOLDFAST_CLIENTS_DIR ?? join(tmpdir(), `holdfast-clients-${CODEX_VERSION}`);
 const program = process.env.CODEX_BIN ?? (await installCodex(scratch));
 const home = await mkdtemp(join(tmpdir(), 'holdfast-codex-'));
-const simulator = await startSimulator({ reasoning: true, turnState: 'both', telemetry: true });
+await compareTurns(program, home, check);
+const simulator = await startSimulator({ reasoning: true, turnState: 'both' });
 const port = await freePort();
 const worker = await startWorker({
   PORT: String(port),

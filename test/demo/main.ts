@@ -35,7 +35,7 @@ const tool: OpenAI.Responses.FunctionTool = {
 };
 
 const dataDir = await mkdtemp(join(tmpdir(), 'holdfast-demo-'));
-const simulator = await startSimulator();
+const simulator = await startSimulator({ reasoning: true });
 const port = await freePort();
 const env = { PORT: String(port), HOLDFAST_DATA_DIR: dataDir, HOLDFAST_UPSTREAM_URL: simulator.url };
 const lines: Line[] = [];
@@ -54,7 +54,14 @@ async function ask(label: string, items: Input[], options: { anchor?: string; st
   history.push(...items);
   const input = anchor ? items : history;
   const { data, response } = await client.responses
-    .create({ model: 'demo', input, tools: [tool], store, ...(anchor ? { previous_response_id: anchor } : {}) })
+    .create({
+      model: 'demo',
+      input,
+      tools: [tool],
+      store,
+      include: ['reasoning.encrypted_content'],
+      ...(anchor ? { previous_response_id: anchor } : {}),
+    })
     .withResponse();
   const create = simulator.journal.of('create').at(-1)!;
   const expected = expectedDigest({ items: history as never, tools: [tool] });

@@ -82,7 +82,13 @@ describe.skipIf(!present)('the recorded corpus', () => {
 
     beforeAll(async () => {
       player = await startPlayer({ webSocket: upstream === 'websocket' });
-      const env = { HOLDFAST_UPSTREAM_URL: player.url, HOLDFAST_UPSTREAM_TRANSPORT: upstream };
+      const env = {
+        HOLDFAST_UPSTREAM_URL: player.url,
+        HOLDFAST_UPSTREAM_TRANSPORT: upstream,
+        // The player answers at once: a stream that is not understood is given up soon, and counted.
+        HOLDFAST_FIRST_EVENT_MS: '10000',
+        HOLDFAST_STREAM_SILENCE_MS: '10000',
+      };
       at = await testBridge({ env });
     });
     afterAll(async () => {

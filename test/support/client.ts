@@ -32,6 +32,10 @@ const terminals = new Set(['response.completed', 'response.incomplete', 'respons
 /** Terminal events of an answer: there must be exactly one. */
 export const terminalsOf = (answer: Answer) => answer.events.filter(({ type }) => terminals.has(type));
 
+/** The events of the response itself, without what the provider says of itself and of the account beside it. */
+export const ownEvents = (events: readonly StreamEvent[]): StreamEvent[] =>
+  events.filter(({ type }) => !type.startsWith('codex.') && type !== 'response.metadata');
+
 /** The items of an answer as they were streamed, each finished, in order. */
 export const doneItems = (answer: Answer): Record<string, unknown>[] =>
   answer.events.flatMap(({ type, data }) =>

@@ -1,5 +1,5 @@
 import type { Item } from '../../transcript/types.ts';
-import { countItems, fold, inputItems, sealLine } from './digest.ts';
+import { BYTES_PER_TOKEN, countItems, fold, inputItems, sealLine } from './digest.ts';
 import {
   invalidEncryptedContent,
   invalidRequest,
@@ -20,7 +20,8 @@ export interface TurnContext {
   line: string;
   count: number;
   openCalls: ReadonlyMap<string, string>;
-  /** Estimated tokens: of everything, and of what the previous response had already read. */
+  /** Estimated tokens: of all items, with the request's instructions and tools, and of the prefix that was read before. */
+  itemTokens: number;
   tokens: number;
   cachedTokens: number;
   /** Sixteen hex digits over the effective context. */
@@ -35,8 +36,8 @@ const CALL_OF_OUTPUT: Record<string, string> = {
 };
 const CALLS = new Set(Object.values(CALL_OF_OUTPUT));
 
-/** About four bytes a token; only the proportions matter. */
-export const estimateTokens = (value: unknown): number => Math.ceil((JSON.stringify(value) ?? '').length / 4);
+export const estimateTokens = (value: unknown): number =>
+  Math.ceil((JSON.stringify(value) ?? '').length / BYTES_PER_TOKEN);
 
 /** The open calls after `items` follow those of `before`. Refuses an output whose call the context does not hold. */
 function pairCalls(
@@ -101,10 +102,9 @@ export function resolveContext(options: {
   credential: string;
   cache: ConnectionCache | null;
   body: Readonly<Record<string, unknown>>;
-  connection: number | null;
   checkToolPairs: boolean;
 }): TurnContext {
-  const { provider, credential, body, connection } = options;
+  const { provider, credential, body } = options;
   if (typeof body.model !== 'string')
     throw new Refusal(invalidRequest("Missing required parameter: 'model'.", 'model'));
   if (body.input != null && typeof body.input !== 'string' && !Array.isArray(body.input))
@@ -121,7 +121,16 @@ export function resolveContext(options: {
     for (const member of SEALED_MEMBERS)
       if (typeof item[member] === 'string' && !provider.sealer.opens(credential, item[member]))
         throw new Refusal(invalidEncryptedContent);
-  const { line, kept: input, removed } = fold(previous?.line ?? '', given);
+  const before = previous?.tokens ?? 0;
+  let cachedTokens = before;
+  const {
+    line,
+    kept: input,
+    removed,
+    tokens: added,
+  } = fold(previous?.line ?? '', given, (at, tokens) => {
+    if (provider.hasRead(credential, at)) cachedTokens = before + tokens;
+  });
 
   let openCalls: ReadonlyMap<string, string> = new Map();
   if (options.checkToolPairs) {
@@ -133,7 +142,6 @@ export function resolveContext(options: {
       throw new Refusal(invalidRequest(`No tool output found for function call ${unanswered}.`, 'input'));
   }
 
-  const own = estimateTokens([body.instructions, body.tools]) + estimateTokens(input);
   return {
     previous,
     input,
@@ -141,8 +149,9 @@ export function resolveContext(options: {
     line,
     count: (previous?.count ?? 0) + countItems(input),
     openCalls,
-    tokens: (previous?.tokens ?? 0) + own,
-    cachedTokens: previous && previous.connection !== null && previous.connection === connection ? previous.tokens : 0,
+    itemTokens: before + added,
+    tokens: before + added + estimateTokens([body.instructions, body.tools]),
+    cachedTokens,
     digest: sealLine(line, body).slice(0, 16),
     conversation: conversationId(body.conversation),
   };
@@ -162,16 +171,17 @@ export function recordOf(options: {
   const compaction = output.findLastIndex((item) => item.type === 'compaction');
   const cut = compaction >= 0;
   const kept = cut ? output.slice(compaction) : output;
+  const folded = fold(cut ? '' : context.line, kept);
   return {
     id: String(response.id),
     credential: options.credential,
     connection: options.connection,
     parent: cut ? null : context.previous,
     items: cut ? kept : [...context.input, ...output],
-    line: fold(cut ? '' : context.line, kept).line,
+    line: folded.line,
     count: cut ? countItems(kept) : context.count + countItems(output),
     openCalls: pairCalls(cut ? new Map() : context.openCalls, kept, () => true),
-    tokens: (cut ? 0 : context.tokens) + estimateTokens(kept),
+    tokens: (cut ? 0 : context.itemTokens) + folded.tokens,
     input: context.input,
     response,
     aliases: options.aliases,

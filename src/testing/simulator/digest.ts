@@ -75,18 +75,27 @@ function isStale(line: string, item: Item): boolean {
   return prefixes.length > 0 && !prefixes.includes(prefixOf(line));
 }
 
+/** Only the proportions of tokens matter. */
+export const BYTES_PER_TOKEN = 4;
+
 /** A running hash over a context, and which of the items put to it the model is given. */
 export interface Folded {
   line: string;
   /** The items that are part of the context. */
   kept: readonly Item[];
+  /** Estimated tokens of what was added; equal in every form that a client sends an item in. */
+  tokens: number;
   /** Reasoning that does not follow the exact prefix it was made under: the model is not given it. */
   removed: readonly Item[];
 }
 
-/** Extends a running hash by items, so that a chain of any length is digested in time proportional to what is new. */
-export function fold(line: string, items: readonly Item[]): Folded {
-  const folded = { line, kept: [] as Item[], removed: [] as Item[] };
+/**
+ * Extends a running hash by items, so that a chain of any length is digested in time proportional to what is new.
+ *
+ * @param onItem is given the hash and the tokens so far after each item
+ */
+export function fold(line: string, items: readonly Item[], onItem?: (line: string, tokens: number) => void): Folded {
+  const folded = { line, tokens: 0, kept: [] as Item[], removed: [] as Item[] };
   for (const item of items) {
     if (isStale(folded.line, item)) {
       folded.removed.push(item);
@@ -94,10 +103,10 @@ export function fold(line: string, items: readonly Item[]): Folded {
     }
     folded.kept.push(item);
     if (isToolList(item)) continue;
-    folded.line = createHash('sha256')
-      .update(folded.line)
-      .update(canonicalJson(identity(item)))
-      .digest('hex');
+    const canonical = canonicalJson(identity(item));
+    folded.line = createHash('sha256').update(folded.line).update(canonical).digest('hex');
+    folded.tokens += Math.ceil(canonical.length / BYTES_PER_TOKEN);
+    onItem?.(folded.line, folded.tokens);
   }
   return folded;
 }

@@ -57,7 +57,7 @@ function asPolled(record: ResponseRecord): Record<string, unknown> {
 
 function compact(host: TurnHost, credential: string, body: Record<string, unknown>): Record<string, unknown> {
   const { provider } = host;
-  const context = resolveContext({ provider, credential, cache: null, body, connection: null, checkToolPairs: false });
+  const context = resolveContext({ provider, credential, cache: null, body, checkToolPairs: false });
   const users = context.input.filter((item) => (item.type ?? 'message') === 'message' && item.role === 'user');
   const compaction: Item = {
     id: provider.id('cmp'),

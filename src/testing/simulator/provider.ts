@@ -16,7 +16,7 @@ export interface ResponseRecord {
   count: number;
   /** Calls in the effective context that have no output yet: id to item type. */
   openCalls: ReadonlyMap<string, string>;
-  /** Estimated tokens of the effective context. */
+  /** Estimated tokens of the effective items. */
   tokens: number;
   /** The request's own input, as `input_items` lists it. */
   input: readonly Item[];
@@ -60,6 +60,10 @@ export interface Provider {
   /** Count of creates so far, and one more. */
   nextTurn(): number;
   store(record: ResponseRecord): void;
+  /** Keeps the mark of a context that the model has read, stored or not: prompts are cached by what they begin with. */
+  read(record: ResponseRecord): void;
+  /** Whether a context of this credential had come to this line. */
+  hasRead(credential: string, line: string): boolean;
   /** A stored response of this credential. Another credential's is as unknown as none. */
   stored(credential: string, id: string): ResponseRecord | undefined;
   remove(credential: string, id: string): boolean;
@@ -80,6 +84,7 @@ export function createProvider(seed: number): Provider {
   const conversations = new Map<string, ResponseRecord>();
   const items = new Map<string, Item>();
   const last = new Map<string, string>();
+  const lines = new Set<string>();
   let made = 0;
   let turns = 0;
   const key = (credential: string, id: string) => `${credential}\u0000${id}`;
@@ -95,6 +100,8 @@ export function createProvider(seed: number): Provider {
         if (typeof item.id === 'string') items.set(key(record.credential, item.id), item);
       for (const [id, item] of record.aliases) items.set(key(record.credential, id), item);
     },
+    read: ({ credential, line }) => void lines.add(key(credential, line)),
+    hasRead: (credential, line) => lines.has(key(credential, line)),
     stored: (credential, id) => responses.get(key(credential, id)),
     remove: (credential, id) => responses.delete(key(credential, id)),
     forget(id) {

@@ -128,7 +128,7 @@ export function composeSegment(spec: SegmentSpec): {
 /** The context of the successor of a steered response: the chain with its output, then the steering input. */
 export function steeredContext(record: ResponseRecord, text: string, body: Record<string, unknown>): TurnContext {
   const input = inputItems(text);
-  const { line } = fold(record.line, input);
+  const { line, tokens } = fold(record.line, input);
   return {
     previous: record,
     input,
@@ -136,7 +136,8 @@ export function steeredContext(record: ResponseRecord, text: string, body: Recor
     line,
     count: record.count + countItems(input),
     openCalls: record.openCalls,
-    tokens: record.tokens,
+    itemTokens: record.tokens + tokens,
+    tokens: record.tokens + tokens,
     cachedTokens: record.tokens,
     digest: sealLine(line, body).slice(0, 16),
     conversation: null,

@@ -105,7 +105,7 @@ export function openTurn(host: TurnHost, intake: Intake): Turn {
     let started: Record<string, unknown> | null = null;
     try {
       const checkToolPairs = options.checkToolPairs ?? true;
-      const context = resolveContext({ provider, credential, cache, body, connection, checkToolPairs });
+      const context = resolveContext({ provider, credential, cache, body, checkToolPairs });
       const steered = faults.find((fault) => fault.kind === 'steered');
       const incomplete = faults.find((fault) => fault.kind === 'incomplete');
       const reason = steered ? 'steered' : incomplete ? (incomplete.reason ?? 'max_output_tokens') : null;
@@ -169,6 +169,7 @@ export function openTurn(host: TurnHost, intake: Intake): Turn {
           break;
         case 'commit': {
           const { record } = step;
+          provider.read(record);
           if (body.store !== false) provider.store(record);
           cache?.put(intake.lane ?? '', record);
           if (conversation !== null) provider.advance(credential, conversation, record);
