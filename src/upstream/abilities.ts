@@ -29,7 +29,10 @@ export interface Abilities {
   readonly fallsBack: boolean;
   /** A dial to that peer would be in vain, as far as is known. */
   withoutWebSocket(peer: Peer): boolean;
-  /** WebSocket failed there. The answer over HTTP decides, through `confirm` or `acquit`. */
+  /**
+   * A handshake failed there. Where WebSocket has worked one failure concerns only its turn, two in a row are suspect.
+   * Then the answer over HTTP decides, through `confirm` or `acquit`.
+   */
   suspect(peer: Peer, doubt: Doubt): void;
   /** HTTP answered where WebSocket had failed. */
   confirm(peer: Peer): void;
@@ -82,7 +85,14 @@ export function createAbilities(fallsBack: boolean, clock: Pick<Clock, 'now'>): 
   const sizes = bounded<{ bytes: number; until: number }>();
   const key = ({ targetId, credentialFp }: Peer) => `${credentialFp} ${targetId}`;
 
-  const suspect = (peer: Peer, doubt: Doubt) => {
+  /** One failure more in a row; whether it says something of the peer, and not only of this attempt. */
+  const counts = (peer: Peer, certain: boolean): boolean => {
+    const { worked, drops } = sockets.get(key(peer)) ?? { worked: false, drops: 0 };
+    sockets.set(key(peer), { worked, drops: drops + 1 });
+    return drops > 0 || (certain && !worked);
+  };
+
+  const note = (peer: Peer, doubt: Doubt) => {
     const before = failures.get(key(peer))?.confirmedMs ?? DOUBT_MS / 2;
     const confirmedMs = doubt === 'certain' ? CERTAIN_MS : Math.min(CERTAIN_MS, before * 2);
     failures.set(key(peer), { until: clock.now() + SUSPECTED_MS, confirmed: false, confirmedMs });
@@ -90,7 +100,9 @@ export function createAbilities(fallsBack: boolean, clock: Pick<Clock, 'now'>): 
 
   return {
     fallsBack,
-    suspect,
+    suspect(peer, doubt) {
+      if (counts(peer, true)) note(peer, doubt);
+    },
     withoutWebSocket: (peer) => fallsBack && (failures.get(key(peer))?.until ?? Number.NEGATIVE_INFINITY) > clock.now(),
     confirm(peer) {
       const failure = failures.get(key(peer));
@@ -107,9 +119,7 @@ export function createAbilities(fallsBack: boolean, clock: Pick<Clock, 'now'>): 
       sockets.set(key(peer), { worked: true, drops: 0 });
     },
     dropped(peer, mute) {
-      const { worked, drops } = sockets.get(key(peer)) ?? { worked: false, drops: 0 };
-      sockets.set(key(peer), { worked, drops: drops + 1 });
-      if (drops > 0 || (mute && !worked)) suspect(peer, 'doubtful');
+      if (counts(peer, mute)) note(peer, 'doubtful');
     },
     tooLarge(targetId, bytes) {
       const known = sizes.get(targetId);
