@@ -42,7 +42,13 @@ it('makes the log line, the metrics and the story of one turn from one call', as
   turn.send({ type: 'fail' });
   observatory.turnEnded({
     ...{ request: 'r', session: sessionId, epoch: 1, turn: turnId, outcome: 'created', shape: 'fresh', form: null },
-    ...{ terminal: 'failed', fault: 'bridge_upstream_unreachable', cause: 'ECONNREFUSED at h', upstreamStatus: null, heldMs: null },
+    ...{
+      terminal: 'failed',
+      fault: 'bridge_upstream_unreachable',
+      cause: 'ECONNREFUSED at h',
+      upstreamStatus: null,
+      heldMs: null,
+    },
     ...{ firstEventMs: null, totalMs: 40, itemsFromClient: 1, itemsSent: null, bytesFromClient: 9, bytesSent: 0 },
     ...{ tokens: null, tokenIgnored: null },
   } satisfies TurnLine);

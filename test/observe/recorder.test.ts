@@ -206,7 +206,15 @@ it('remembers ended sessions for a while, running ones always', () => {
 
 const line = (over: Partial<TurnLine> = {}): TurnLine => ({
   ...{ request: 'r', session: sessionId, epoch: 1, turn: turnId, outcome: 'created', shape: 'fresh', form: 'full' },
-  ...{ terminal: 'lost', fault: 'bridge_upstream_lost', cause: null, upstreamStatus: null, heldMs: 3, firstEventMs: 9, totalMs: 40 },
+  ...{
+    terminal: 'lost',
+    fault: 'bridge_upstream_lost',
+    cause: null,
+    upstreamStatus: null,
+    heldMs: 3,
+    firstEventMs: 9,
+    totalMs: 40,
+  },
   ...{ itemsFromClient: 1, itemsSent: 1, bytesFromClient: 9, bytesSent: 9, tokens: null, tokenIgnored: null },
   ...over,
 });

@@ -58,7 +58,12 @@ export async function openRealWorld(watches: readonly Watch<AnyStateMachine>[]):
     wrapStore: gate.store,
     simulator: { eventGapMs: 0 },
     // Only there a handshake that fails is tried again; in `auto` its turn goes over HTTP.
-    env: { ...deadlineEnv, HOLDFAST_UPSTREAM_TRANSPORT: 'websocket', HOLDFAST_DRAIN_MS: String(DRAIN), HOLDFAST_LAME_DUCK_MS: '0' },
+    env: {
+      ...deadlineEnv,
+      HOLDFAST_UPSTREAM_TRANSPORT: 'websocket',
+      HOLDFAST_DRAIN_MS: String(DRAIN),
+      HOLDFAST_LAME_DUCK_MS: '0',
+    },
   });
   const database = new pg.Client({ connectionString: at.databaseUrl });
   await database.connect();
