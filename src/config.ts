@@ -51,7 +51,11 @@ export const deadlineKnobs = {
   socketAgeJitter: ms('SOCKET_AGE_JITTER', 120_000, 'Spread of that age, either way.'),
   onlyHolderAge: ms('ONLY_HOLDER_AGE', 3_480_000, 'The same for a socket that alone holds its conversation.'),
   statusHold: ms('STATUS_HOLD', 2_000, 'How long the HTTP status waits for the first event once the frame was sent.'),
-  slowClient: ms('SLOW_CLIENT', 60_000, 'A client that does not read, before it is cut off.'),
+  slowClient: ms(
+    'SLOW_CLIENT',
+    60_000,
+    'A client that does not read, before it is cut off; 15 s once it is a whole turn buffer behind a WebSocket.',
+  ),
   requestHold: ms('REQUEST_HOLD', 30_000, 'Everything before the frame is sent, together.'),
   startWait: ms('START_WAIT', 5_000, 'An unanswered start, before the client gets 503.'),
   settleWait: ms('SETTLE_WAIT', 1_000, 'An unanswered settle, before the client gets its terminal anyway.'),

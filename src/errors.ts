@@ -250,14 +250,6 @@ export const catalogue = {
     retry: false,
     action: 'Ask for less, or raise HOLDFAST_TURN_BUDGET_MS.',
   },
-  bridge_frame_too_large: {
-    status: 413,
-    type: 'invalid_request_error',
-    code: 'bridge_frame_too_large',
-    message: 'The request does not fit into one upstream frame.',
-    retry: false,
-    action: 'Send less, or raise HOLDFAST_MAX_FRAME_BYTES.',
-  },
   bridge_turn_cancelled: {
     status: 409,
     type: 'server_error',

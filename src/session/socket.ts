@@ -147,7 +147,7 @@ export function createSessionSocket(options: SessionSocketOptions): SessionSocke
     pause(paused) {
       if (paused) {
         connection?.pause();
-        stopPatience ??= options.clock.after(UNREAD_MOST_MS, options.onStuck);
+        if (connection?.kind === 'websocket') stopPatience ??= options.clock.after(UNREAD_MOST_MS, options.onStuck);
         return;
       }
       stopPatience?.();

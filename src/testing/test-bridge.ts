@@ -39,6 +39,8 @@ export interface TestBridge extends AsyncDisposable {
 const CLOSE_GRACE = 500;
 /** Any secret will do, as long as tokens survive a restart. */
 const SECRETS = 'test:0123456789abcdef0123456789abcdef';
+/** The simulator is on loopback, whatever proxies the environment has. */
+const DIRECT = { http_proxy: '', HTTP_PROXY: '', https_proxy: '', HTTPS_PROXY: '' };
 
 /**
  * Starts a bridge for tests. It needs no test framework.
@@ -68,7 +70,7 @@ export async function testBridge(options: TestBridgeOptions = {}): Promise<TestB
       clock,
       store: wrapStore?.(store) ?? store,
       logger: logger ?? pino({ level: 'silent' }),
-      env: { HOLDFAST_UPSTREAM_URL: simulator.url, HOLDFAST_SECRETS: SECRETS, ...env },
+      env: { ...DIRECT, HOLDFAST_UPSTREAM_URL: simulator.url, HOLDFAST_SECRETS: SECRETS, ...env },
     });
     server = await listen(createApp(bridge.router, bridge), { host: '127.0.0.1', port: 0 }, bridge.handleUpgrade);
   }

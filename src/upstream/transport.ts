@@ -1,4 +1,3 @@
-import { HttpsProxyAgent } from 'https-proxy-agent';
 import { Agent, type Dispatcher, ProxyAgent } from 'undici';
 import { type Clock, systemClock } from '../clock.ts';
 import { deadlineKnobs } from '../config.ts';
@@ -64,7 +63,7 @@ export function createUpstreamTransport(options: UpstreamTransportOptions = {}):
   };
   const direct = new Agent({ ...agentOptions, connect });
   /** Ways through a proxy, by its address: at most one for each scheme. */
-  const ways = new Map<string, { proxy: URL; agent: HttpsProxyAgent<string>; dispatcher: Dispatcher }>();
+  const ways = new Map<string, { proxy: URL; dispatcher: Dispatcher }>();
   const wayTo = (baseUrl: string) => {
     const proxy = proxyFor(options.proxies ?? noProxies, baseUrl);
     if (proxy === null) return null;
@@ -72,7 +71,7 @@ export function createUpstreamTransport(options: UpstreamTransportOptions = {}):
     if (!way) {
       const { timeout: connectTimeout, ...proxyTls } = connect;
       const dispatcher = new ProxyAgent({ ...agentOptions, uri: proxy.href, connectTimeout, proxyTls });
-      way = { proxy, agent: new HttpsProxyAgent(proxy.href), dispatcher };
+      way = { proxy, dispatcher };
       ways.set(proxy.href, way);
     }
     return way;
@@ -93,7 +92,7 @@ export function createUpstreamTransport(options: UpstreamTransportOptions = {}):
   return {
     async dial(request) {
       if (stopped) return { kind: 'failed', reason: 'shut down' };
-      return dialWebSocket(request, clock, limits, live, pulse, wayTo(request.target.baseUrl));
+      return dialWebSocket(request, clock, limits, live, pulse, wayTo(request.target.baseUrl)?.proxy ?? null);
     },
     exchange(request) {
       const way = wayTo(request.target.baseUrl);

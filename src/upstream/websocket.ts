@@ -1,4 +1,5 @@
-import type { Agent, IncomingMessage } from 'node:http';
+import type { IncomingMessage } from 'node:http';
+import { HttpsProxyAgent } from 'https-proxy-agent';
 import { WebSocket } from 'ws';
 import type { Clock } from '../clock.ts';
 import { webSocketAddress } from './address.ts';
@@ -123,7 +124,7 @@ function connectionOf(
  * whole within its limits, and unpacked. The peer's pings are answered, and it is pinged: see `createPulse`.
  *
  * @param live what is open or being opened, for `shutdown`
- * @param way the proxy on the way and the agent that tunnels through it; null for a direct connection
+ * @param proxy the proxy to tunnel through; null for a direct connection
  */
 export function dialWebSocket(
   request: DialRequest,
@@ -131,23 +132,25 @@ export function dialWebSocket(
   limits: TransportLimits,
   live: LiveConnections,
   pulseTimes: PulseTimes,
-  way: { proxy: URL; agent: Agent } | null,
+  proxy: URL | null,
 ): Promise<DialResult> {
   const { baseUrl } = request.target;
   const failure = (reason: string, given: unknown): DialResult => ({
     kind: 'failed',
     reason,
-    unreachable: unreachable(given, baseUrl, way?.proxy ?? null),
+    unreachable: unreachable(given, baseUrl, proxy),
   });
   return new Promise((resolve) => {
     let socket: WebSocket;
+    const tunnel = new AbortController();
     try {
       socket = new WebSocket(webSocketAddress(baseUrl, '/responses'), {
         headers: request.headers,
         perMessageDeflate: false,
         maxPayload: limits.maxIncomingBytes,
         followRedirects: false,
-        ...(way && { agent: way.agent }),
+        // An agent of its own: only so can a tunnel that does not come about be taken back.
+        ...(proxy && { agent: new HttpsProxyAgent(proxy.href, { signal: tunnel.signal }) }),
       });
     } catch (error) {
       resolve(failure(reasonOf(error), error));
@@ -170,6 +173,7 @@ export function dialWebSocket(
       if (result.kind === 'open') return;
       gone();
       socket.terminate();
+      tunnel.abort();
     };
     const failed = (reason: string, given: unknown) => {
       if (!refusing) settle(failure(reason, given));

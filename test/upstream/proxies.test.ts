@@ -2,7 +2,7 @@ import { createServer, type IncomingMessage, request } from 'node:http';
 import { type AddressInfo, connect } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { text } from 'node:stream/consumers';
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import { proxyFor, readProxies } from '../../src/upstream/proxies.ts';
 import { createUpstreamTransport } from '../../src/upstream/transport.ts';
 import { dialTo, record, startProvider } from './servers.ts';
@@ -60,7 +60,7 @@ describe('a transport behind a proxy', () => {
   });
 
   /** A forward proxy that leads to `port` whatever host it is asked for, or refuses. */
-  async function startProxy(port: number, refuse = false) {
+  async function startProxy(port: number, does: 'pass' | 'refuse' | 'hang' = 'pass') {
     const seen: { line: string; auth: string | undefined }[] = [];
     const note = ({ method, url, headers }: IncomingMessage) =>
       seen.push({ line: `${method} ${url}`, auth: headers['proxy-authorization'] });
@@ -75,11 +75,15 @@ describe('a transport behind a proxy', () => {
       });
       req.pipe(onward);
     });
-    server.on('connection', (socket) => sockets.add(socket));
+    server.on('connection', (socket) => {
+      sockets.add(socket);
+      socket.on('close', () => sockets.delete(socket));
+    });
     server.on('connect', (req: IncomingMessage, socket: Duplex) => {
       note(req);
       socket.on('error', () => {});
-      if (refuse) return void socket.end('HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n');
+      if (does === 'hang') return void socket.on('end', () => socket.end()).resume();
+      if (does === 'refuse') return void socket.end('HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n');
       const onward = connect(port, '127.0.0.1', () => socket.write('HTTP/1.1 200 OK\r\n\r\n'));
       onward.on('error', () => socket.destroy());
       socket.pipe(onward).pipe(socket);
@@ -96,7 +100,8 @@ describe('a transport behind a proxy', () => {
       proxies: readProxies({ http_proxy: url, https_proxy: url }, problems),
     });
     cleanup.push(() => transport.shutdown());
-    return { seen, transport };
+    const deserted = () => vi.waitUntil(() => sockets.size === 0, { timeout: 10_000 });
+    return { seen, transport, deserted };
   }
 
   it('tunnels WebSockets, and sends exchanges and calls through it, with its credentials', async () => {
@@ -129,10 +134,22 @@ describe('a transport behind a proxy', () => {
     expect(seen.every((each) => each.auth === auth)).toBe(true);
   });
 
+  it('takes back a tunnel that does not come about in time', async () => {
+    const { transport, deserted } = await startProxy(0, 'hang');
+    const result = await transport.dial(dialTo('http://provider.invalid/v1', {}, 300));
+    expect(result).toMatchObject({
+      kind: 'failed',
+      unreachable: {
+        text: expect.stringMatching(/^no answer .* at provider\.invalid through the proxy 127\.0\.0\.1:\d+$/),
+      },
+    });
+    await deserted();
+  });
+
   it('says when the proxy is what refuses, and never goes direct', async () => {
     const provider = await startProvider({});
     cleanup.push(() => provider.close());
-    const { transport } = await startProxy(Number(new URL(provider.url).port), true);
+    const { transport } = await startProxy(Number(new URL(provider.url).port), 'refuse');
     const exchange = transport.exchange(dialTo(provider.url.replace('http:', 'https:')));
     const seen = record(exchange);
     exchange.send('{"type":"response.create"}');
