@@ -67,7 +67,7 @@ describe('the simulator behaves as recorded', () => {
     expect(stored.output[0].encrypted_content).toBe(last.response.output[0].encrypted_content);
   });
 
-  it('obfuscates most deltas, unless told not to', async () => {
+  it('obfuscates most deltas, unless the request declines it', async () => {
     const input = '[deltas:80] speak at length, so that there is enough to count';
     const deltasOf = (frames: readonly Frame[]) => frames.filter(({ type }) => type === 'response.output_text.delta');
     const deltas = deltasOf((await client.turn({ input })).frames);
