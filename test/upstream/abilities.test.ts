@@ -47,8 +47,21 @@ it('a failure that may pass is believed for a minute, and longer each time it ha
     return minutes;
   };
   expect([lasts(), lasts(), lasts(), lasts(), lasts(), lasts()]).toEqual([1, 2, 4, 8, 10, 10]);
+});
+
+it('where WebSocket works one failed handshake says nothing, and a second in a row does', () => {
+  const { abilities, clock } = start();
+  const failsOver = () => {
+    abilities.suspect(mine, 'doubtful');
+    abilities.confirm(mine);
+    return abilities.withoutWebSocket(mine);
+  };
   abilities.works(mine);
-  expect(lasts()).toBe(1);
+  expect(failsOver()).toBe(false);
+  abilities.works(mine);
+  expect([failsOver(), failsOver()]).toEqual([false, true]);
+  clock.advance(MINUTE);
+  expect(abilities.withoutWebSocket(mine)).toBe(false);
 });
 
 it('nothing is learned about WebSocket when HTTP fails as well', () => {
