@@ -1,12 +1,10 @@
 import type { Config } from '../config.ts';
-import { elementTexts, type Written } from '../json.ts';
 import { resolve } from '../resolve/resolve.ts';
 import type { Decision, Facts, Likeness } from '../resolve/types.ts';
-import type { Lookup, LookupResult, SessionStore, TurnItems, TurnRow } from '../store/port.ts';
+import type { Lookup, LookupResult, SessionStore, TurnRow } from '../store/port.ts';
 import { continuedBy, decodeForms, isFromClient, type Line, plausiblePlaces } from '../transcript/line.ts';
-import { withoutServerIds } from '../transcript/replay.ts';
 import type { Item } from '../transcript/types.ts';
-import { itemsOf } from './history.ts';
+import { bareReasoningOf, itemsOf, loadContents } from './history.ts';
 import type { Roster } from './roster.ts';
 import type { Session } from './session.ts';
 import type { KnownTurn, Turn } from './turn.ts';
@@ -21,15 +19,6 @@ export interface DeciderOptions {
 type Candidate = LookupResult['candidates'][number];
 
 const itemsOfTurn = (turn: Turn): readonly Item[] => turn.items.map(({ value }) => value);
-/** The items that stored turns added, each with its text. */
-function* storedItems(turns: readonly TurnItems[]): Iterable<Written<Item>> {
-  for (const { input, output } of turns) {
-    for (const text of [input, output]) {
-      for (const json of text === null ? [] : elementTexts(text)) yield { value: JSON.parse(json) as Item, json };
-    }
-  }
-}
-
 const mayBeContinued = ({ state }: TurnRow) => state === 'completed' || state === 'incomplete';
 
 /** Gathers what is known about a request and resolves it. Throws `StoreUnavailable`. */
@@ -68,6 +57,8 @@ export function createDecider({ store, roster, me, instancePolicy }: DeciderOpti
     if (count === null) return false;
     const { references, credentialFp } = turn.evidence;
     if (references.length > 0 && !(head.storedUpstream && head.credentialFp === credentialFp)) return false;
+    // What goes out in full needs the ciphertexts that its client was not shown.
+    if (head.contextFp !== turn.evidence.contextFp && bareReasoningOf(turn).length > 0) return false;
     return itemsOfTurn(turn).slice(count).every(isFromClient);
   }
 
@@ -136,6 +127,8 @@ export function createDecider({ store, roster, me, instancePolicy }: DeciderOpti
   /** Notes which referenced items the provider can resolve, and fetches those that it cannot. */
   async function readReferences(turn: Turn, known: KnownTurn | null): Promise<boolean> {
     const { scope, references, credentialFp, credentialIsClients } = turn.evidence;
+    const bare = known ? bareReasoningOf(turn) : [];
+    if (known && bare.length > 0) turn.contents = await loadContents(store, scope, [known.row.id], bare);
     if (references.length === 0) return true;
     const rows = await store.references(scope, references);
     const stored = new Set(
@@ -145,14 +138,8 @@ export function createDecider({ store, roster, me, instancePolicy }: DeciderOpti
     if (missing.length === 0) return true;
     const turnIds = new Set(rows.filter(({ itemId }) => missing.includes(itemId)).map(({ turnId }) => turnId));
     if (known) turnIds.add(known.row.id);
-    const contents = new Map<string, string>();
-    for (const turnId of turnIds) {
-      for (const { value, json } of storedItems(await store.lineage(scope, turnId))) {
-        if (typeof value.id === 'string' && missing.includes(value.id))
-          contents.set(value.id, withoutServerIds({ json }));
-      }
-    }
-    turn.contents = contents;
+    const contents = await loadContents(store, scope, turnIds, missing);
+    turn.contents = new Map([...turn.contents, ...contents]);
     return credentialIsClients || missing.every((id) => contents.has(id));
   }
 

@@ -1,6 +1,7 @@
 import { elementTexts, type Written } from '../json.ts';
 import type { SessionReads, TurnItems } from '../store/port.ts';
-import { buildReplay } from '../transcript/replay.ts';
+import { isBareReasoning } from '../transcript/items.ts';
+import { buildReplay, withoutServerIds } from '../transcript/replay.ts';
 import type { Item } from '../transcript/types.ts';
 import type { Turn } from './turn.ts';
 
@@ -20,6 +21,39 @@ export function itemsOf(turns: readonly TurnItems[]): readonly string[] | null {
   }
   const replay = buildReplay(parts);
   return replay.kind === 'exact' ? replay.items : null;
+}
+
+/**
+ * Ids of reasoning items that the client was shown without their ciphertext: a provider that keeps nothing has to be
+ * given it when they are sent in full.
+ */
+export function bareReasoningOf({ request, items }: Turn): string[] {
+  if (request.body.store !== false) return [];
+  return items.filter(({ value }) => isBareReasoning(value)).map(({ value }) => String(value.id));
+}
+
+/**
+ * The texts of items of these turns' lines, by item id, as they can be sent in full. Throws `StoreUnavailable`.
+ *
+ * @param itemIds what is looked for
+ */
+export async function loadContents(
+  store: SessionReads,
+  scope: string,
+  turnIds: Iterable<string>,
+  itemIds: readonly string[],
+): Promise<Map<string, string>> {
+  const contents = new Map<string, string>();
+  const wanted = new Set(itemIds);
+  for (const turnId of turnIds) {
+    for (const { input, output } of await store.lineage(scope, turnId)) {
+      for (const json of [input, output].flatMap((text) => (text === null ? [] : elementTexts(text)))) {
+        const { id } = JSON.parse(json) as Item;
+        if (typeof id === 'string' && wanted.has(id)) contents.set(id, withoutServerIds({ json }));
+      }
+    }
+  }
+  return contents;
 }
 
 /** Loads the lineage of the turn's parent. Throws `StoreUnavailable`. */

@@ -53,9 +53,7 @@ function recognise(turn: Turn): Recognition {
   const begun = compacted ? extendChain(EMPTY, kept) : null;
   const lasts = [output.at(-1) ?? asked.at(-1), listed?.at(-1)].filter((item) => item !== undefined);
   const lastId = lasts.at(-1)?.id;
-  // The provider resolves references only to what it keeps.
-  const stored = evidence.store;
-  const reference = stored && typeof lastId === 'string' ? { type: 'item_reference', id: lastId } : null;
+  const reference = typeof lastId === 'string' ? { type: 'item_reference', id: lastId } : null;
   const placesOf = (chain: string | null, items: readonly Item[]) =>
     chain === null ? [] : items.map((last) => placeAfter(chain, last));
   const places = [
@@ -72,7 +70,8 @@ function recognise(turn: Turn): Recognition {
       (compacted ? 0 : evidence.anchor === null ? read.hashes.length : (parent?.itemCount ?? 0) + asked.length) +
       kept.length,
     places: [...new Set(places)].slice(0, MOST_PLACES),
-    itemIds: stored ? [...new Set(ids as string[])] : [],
+    // References outside this line are the provider's to resolve, which it does for what it keeps.
+    itemIds: evidence.store ? [...new Set(ids as string[])] : [],
   };
 }
 

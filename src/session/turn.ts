@@ -65,7 +65,7 @@ export interface Turn {
   anchor: TurnRow | null;
   /** Deepest known turn whose line is the start of an unanchored request. */
   ancestor: KnownTurn | null;
-  /** Content of referenced items that the provider did not keep, by item id: sent in place of the reference. */
+  /** Texts of items that the provider did not keep, by item id: a full send holds them in place of what names them. */
   contents: ReadonlyMap<string, string>;
   parent: TurnRow | null;
   /** The line that the parent ends, when the request was compared with it. */

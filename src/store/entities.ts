@@ -82,7 +82,11 @@ export const Turn = defineEntity({
   name: 'Turn',
   tableName: 'turn',
   uniques: [
-    { name: 'turn_response_id_unique', properties: ['scope', 'responseId'], where: 'response_id is not null' },
+    {
+      name: 'turn_response_id_unique',
+      expression:
+        'create unique index turn_response_id_unique on turn (scope, holdfast_key(response_id)) where response_id is not null',
+    },
     { name: 'turn_one_active_unique', properties: ['session'], where: `state = 'active'` },
   ],
   indexes: [

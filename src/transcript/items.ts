@@ -36,6 +36,11 @@ export function inputAsSent(body: RequestBody, text: string): WireInput {
   return { input: memberText(text, 'input'), items: normaliseInput(body.input).length };
 }
 
+/** Reasoning that is only named: without a ciphertext nothing of it can be read where it is not stored. */
+export function isBareReasoning(item: Item): boolean {
+  return typeOf(item) === 'reasoning' && typeof item.id === 'string' && !item.encrypted_content;
+}
+
 /** The item's type; an item with a role and without a type is a message. */
 export function typeOf(item: Item): string {
   if (typeof item.type === 'string') return item.type;

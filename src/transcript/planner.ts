@@ -1,5 +1,5 @@
 import { arrayText, elementTexts, memberText, type Written, withMembers } from '../json.ts';
-import { inputAsSent, typeOf, writtenInput } from './items.ts';
+import { inputAsSent, isBareReasoning, typeOf, writtenInput } from './items.ts';
 import type { Continuation, Item, RequestBody, WireForm } from './types.ts';
 
 export interface PlanInput {
@@ -15,7 +15,7 @@ export interface PlanInput {
   anchorStored: boolean;
   /** The texts of every item of the parent's lineage; null when that is not known, not exact or not loaded. */
   history: readonly string[] | null;
-  /** Texts of referenced items that the provider did not keep, by item id: sent in place of the reference. */
+  /** Texts of items that the provider did not keep, by item id: sent in place of what only names them. */
   contents: ReadonlyMap<string, string>;
 }
 
@@ -46,9 +46,13 @@ export function planWire(input: PlanInput): WireForm {
   }
 }
 
-/** An item as it can be sent: a reference that the provider cannot resolve gives way to what it refers to. */
+/**
+ * An item as it can be sent: a reference that the provider cannot resolve gives way to what it refers to, and reasoning
+ * whose ciphertext the client was not shown to the item with it.
+ */
 function resolved({ value, json }: Written<Item>, contents: ReadonlyMap<string, string>): string {
-  return typeOf(value) === 'item_reference' ? (contents.get(String(value.id)) ?? json) : json;
+  const stands = typeOf(value) === 'item_reference' || isBareReasoning(value);
+  return stands ? (contents.get(String(value.id)) ?? json) : json;
 }
 
 const inputOf = (texts: readonly string[]) => ({ input: arrayText(texts), items: texts.length });

@@ -5,6 +5,7 @@ import { Migration } from '@mikro-orm/migrations';
  *
  * - `second_fp`, `third_fp`: the turn's place reached another way. The indexes over places end in `started_at`, so
  *   that the newest turns of a place that very many conversations share are read without the others.
+ * - `holdfast_key`: providers make response ids of any length, and an index entry holds less than 3 KB.
  * - `forms`: opaque here; hashes of content, erased with it.
  * - `turn_item`: which turn produced an item that later requests may refer to. The primary key begins with the turn, for
  *   the cascade; `started_at` is the turn's, for the same reason as above.
@@ -27,6 +28,11 @@ const statements = [
   'alter table turn add column second_fp text',
   'alter table turn add column third_fp text',
   'alter table turn add column forms text',
+  `create function holdfast_key(id text) returns text language sql immutable parallel safe as $$
+  select case when octet_length(id) <= 1024 then id else md5(id) end
+$$`,
+  'drop index turn_response_id_unique',
+  `create unique index turn_response_id_unique on turn (scope, holdfast_key(response_id)) where response_id is not null`,
   'drop index turn_transcript_fp_index',
   `create index turn_transcript_fp_index on turn (scope, transcript_fp, started_at) where transcript_fp is not null`,
   `create index turn_second_fp_index on turn (scope, second_fp, started_at) where second_fp is not null`,

@@ -235,4 +235,14 @@ export function settling(given: () => Subject): void {
     // The one that is longer than any index takes is left out, and its turn ends all the same.
     expect(mine.map(({ itemId }) => itemId.length < 1_000)).toEqual([true, true, true]);
   });
+
+  test('response ids of any length are found again, and told apart to the last character', async () => {
+    const { store } = given();
+    const busy = await busyLane(store, await newWorker(store));
+    const long = `resp_${Array.from({ length: 120 }, () => randomUUID()).join('')}`;
+    expect((await store.settle(busy.settle(busy.firstTurn.id, completed({ responseId: long })))).verdict).toBe('ok');
+    const find = (anchor: string) => store.lookup({ scope: 'local', anchor, tokenSessionId: null, hardKey: null });
+    expect((await find(long)).anchor?.turn.responseId).toBe(long);
+    expect((await find(`${long.slice(0, -1)}?`)).anchor).toBeNull();
+  });
 }

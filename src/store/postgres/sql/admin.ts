@@ -154,7 +154,8 @@ export const adminCalls = {
     text: `
       with found as (
         update turn t set replay = 'never', forms = null
-         where t.scope = $1::text and t.response_id = $2::text
+         where t.scope = $1::text and holdfast_key(t.response_id) = holdfast_key($2::text)
+           and t.response_id = $2::text
         returning t.id),
       erased as (delete from turn_items i using found f where i.turn_id = f.id),
       forgotten as (delete from turn_item i using found f where i.turn_id = f.id)

@@ -23,7 +23,7 @@ export const lookup = {
   name: 'holdfast_lookup',
   text: `
     with anchor_turn as materialized (
-      select t.id, t.session_id from turn t where t.scope = $1::text and t.response_id = $2::text
+      select t.id, t.session_id from turn t where t.scope = $1::text and holdfast_key(t.response_id) = holdfast_key($2::text) and t.response_id = $2::text
     ),
     hit as materialized (
       select place.depth, t.id, t.session_id, t.started_at

@@ -1,0 +1,140 @@
+import { afterEach, describe, expect, it } from 'vitest';
+import { startTestBridge, type TestBridge, type TestBridgeOptions } from '../support/bridge.ts';
+import { post } from '../support/client.ts';
+
+let at: TestBridge;
+const start = async (options: TestBridgeOptions = {}) => {
+  at = await startTestBridge({ ...options, simulator: { reasoning: true } });
+};
+afterEach(() => at.close());
+
+type Item = Record<string, unknown>;
+const user = (text: string): Item => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
+const reference = (item: Item | undefined): Item => ({ type: 'item_reference', id: item!.id });
+const ask = (input: Item[], more: object = {}, headers: Record<string, string> = {}) =>
+  post(at.url, { model: 'gpt-5.5', input, ...more }, headers);
+const sent = () => {
+  const create = at.simulator.journal.of('create').at(-1)!;
+  return { anchor: create.previousResponseId, input: create.body.input as Item[] };
+};
+const isMessage = ({ type }: Item) => type === 'message';
+
+describe('items that a request refers to instead of holding them', () => {
+  it.each([
+    ['stored by the provider', {}],
+    ['not stored', { store: false }],
+  ])('continue the conversation on its socket when they are %s', async (_, more) => {
+    await start();
+    const first = await ask([user('one')], more);
+    const again = await ask([user('one'), ...first.body.output.map(reference), user('two')], more);
+    expect(again.headers['x-holdfast-outcome']).toBe('live_reuse');
+    expect(sent()).toEqual({ anchor: first.body.id, input: [user('two')] });
+  });
+
+  it('stay references in a full send where the provider keeps them', async () => {
+    await start();
+    const first = await ask([user('one')]);
+    await at.restart();
+    const input = [user('one'), ...first.body.output.map(reference), user('two')];
+    const again = await ask(input);
+    expect([again.status, again.headers['x-holdfast-outcome']]).toEqual([200, 'stale_recovery']);
+    expect(sent()).toEqual({ anchor: null, input });
+  });
+
+  it('are sent with their content where the provider does not', async () => {
+    await start();
+    const more = { store: false, include: ['reasoning.encrypted_content'] };
+    const first = await ask([user('one')], more);
+    await at.restart();
+    const again = await ask([user('one'), ...first.body.output.map(reference), user('two')], more);
+    expect([again.status, again.headers['x-holdfast-outcome']]).toEqual([200, 'stale_recovery']);
+    const { anchor, input } = sent();
+    expect(anchor).toBeNull();
+    const whole = first.body.output.map(({ id: _id, status: _status, ...item }) => item);
+    expect(input).toEqual([user('one'), ...whole, user('two')]);
+    expect(again.body).not.toHaveProperty('input_transformations');
+  });
+
+  it('are not lost when the context of the request changes', async () => {
+    await start();
+    const more = { store: false, include: ['reasoning.encrypted_content'] };
+    const first = await ask([user('one')], more);
+    const input = [user('one'), ...first.body.output.map(reference), user('two')];
+    const again = await ask(input, { ...more, instructions: 'Be brief.' });
+    expect(again.status).toBe(200);
+    expect(sent().input.filter(isMessage)).toHaveLength(3);
+  });
+});
+
+describe('under a credential that several tenants share', () => {
+  const shared = { HOLDFAST_UPSTREAM_KEY: 'sk-shared', HOLDFAST_API_KEYS: 'one:key-1,two:key-2' };
+  const tenant = (n: 1 | 2) => ({ authorization: `Bearer key-${n}` });
+
+  it('a reference to an item of the own scope is no foreign object, whatever conversation it is from', async () => {
+    await start({ env: shared });
+    const first = await ask([user('one')], {}, tenant(1));
+    const message = first.body.output.find(isMessage);
+    const inAnother = [user('another beginning'), reference(message), user('go on')];
+    expect((await ask(inAnother, {}, tenant(1))).status).toBe(200);
+    expect(sent().input).toEqual(inAnother);
+  });
+
+  it('a reference to an item of another scope is refused like one that does not exist', async () => {
+    await start({ env: shared });
+    const first = await ask([user('one')], {}, tenant(1));
+    const input = (id: unknown) => [user('one'), { type: 'item_reference', id }, user('two')];
+    const before = at.simulator.journal.of('create').length;
+    const foreign = await ask(input(first.body.output.find(isMessage)!.id), {}, tenant(2));
+    const unknown = await ask(input('msg_nowhere'), {}, tenant(2));
+    expect([foreign.status, foreign.body.error?.bridge_code]).toEqual([400, 'bridge_foreign_object']);
+    expect(foreign.body).toEqual(unknown.body);
+    expect(at.simulator.journal.of('create')).toHaveLength(before);
+  });
+
+  it('a response that is only compared with must be of the own scope too', async () => {
+    await start({ env: shared });
+    const first = await ask([user('one')], {}, tenant(1));
+    const compared = { prompt_cache_options: { comparison_response_id: first.body.id } };
+    expect((await ask([user('two')], compared, tenant(1))).status).toBe(200);
+    const foreign = await ask([user('two')], compared, tenant(2));
+    expect([foreign.status, foreign.body.error?.bridge_code]).toEqual([400, 'bridge_foreign_object']);
+  });
+
+  it('the same holds for a call that compacts', async () => {
+    await start({ env: shared });
+    const first = await ask([user('one')], {}, tenant(1));
+    const compact = (n: 1 | 2) =>
+      fetch(`${at.url}/v1/responses/compact`, {
+        method: 'POST',
+        headers: { 'content-type': 'application/json', ...tenant(n) },
+        body: JSON.stringify({ model: 'm', input: [user('one'), reference(first.body.output.find(isMessage))] }),
+      });
+    expect([(await compact(1)).status, (await compact(2)).status]).toEqual([200, 400]);
+  });
+});
+
+describe('reasoning whose ciphertext the client did not ask for', () => {
+  it('is put back when its conversation is sent in full', async () => {
+    await start();
+    const first = await ask([user('one')], { store: false });
+    const [reasoning] = first.body.output;
+    expect(reasoning).toMatchObject({ type: 'reasoning' });
+    expect(reasoning).not.toHaveProperty('encrypted_content');
+    await at.restart();
+    const again = await ask([user('one'), ...first.body.output, user('two')], { store: false });
+    expect([again.status, again.headers['x-holdfast-outcome']]).toEqual([200, 'stale_recovery']);
+    const { anchor, input } = sent();
+    expect(anchor).toBeNull();
+    expect(input[1]).toMatchObject({ type: 'reasoning', encrypted_content: expect.any(String) });
+    expect(again.body).not.toHaveProperty('input_transformations');
+  });
+});
+
+it('a warm-up asked for by prompt_cache_options has no output and is continued like any turn', async () => {
+  await start();
+  const first = await ask([user('prompt')], { store: false, prompt_cache_options: { prewarm: true } });
+  expect(first.status).toBe(200);
+  const again = await ask([user('prompt'), ...first.body.output, user('go')], { store: false });
+  expect(again.headers['x-holdfast-outcome']).toBe('live_reuse');
+  expect(sent()).toEqual({ anchor: first.body.id, input: [user('go')] });
+});
