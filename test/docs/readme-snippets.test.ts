@@ -57,7 +57,7 @@ describe('the README', () => {
         ({ ok }) => ok,
         () => false,
       );
-    await until(async () => server.child.exitCode !== null || (await health()));
+    await until(async () => server.child.exitCode !== null || (await health()), 60_000);
     expect(server.child.exitCode, server.output()).toBeNull();
 
     let sdk = await snippetAfter('README.md', '**OpenAI SDK**');
@@ -71,5 +71,5 @@ describe('the README', () => {
 
     server.child.kill('SIGTERM');
     expect(await server.exited, server.output()).toBe(0);
-  });
+  }, 180_000);
 });
