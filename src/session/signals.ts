@@ -17,6 +17,7 @@ export function createAnswerSignals(): AnswerSignals {
   let quota = new Map<string, string>();
   let answer = new Map<string, string>();
   let answering: string | null = null;
+  let model: unknown;
 
   /** Telemetry about one limit replaces all that was known of it. */
   const replaceQuota = (event: Record<string, unknown>): boolean => {
@@ -52,6 +53,9 @@ export function createAnswerSignals(): AnswerSignals {
     },
     forTurn(turn) {
       if (answering !== null && answering !== turn.id) answer.clear();
+      if (answering === null) model = turn.request.body.model;
+      // Codex takes a name that is not the model it asked for as a reroute.
+      else if (model !== turn.request.body.model) connection.delete('openai-model');
       answering = turn.id;
       const headers = Object.fromEntries([...connection, ...quota, ...answer]);
       turn.upstreamRequest = headers[UPSTREAM_REQUEST_ID] ?? null;

@@ -73,6 +73,11 @@ it('headers of an upgrade hold for every turn on its socket; those of one answer
     expect(second.headers).not.toHaveProperty(once);
   await until(() => at.lines.length === 2);
   expect(at.lines[1]!.upstreamRequest).toBeNull();
+  // The name of the model that the first turn was served by is no answer to a request for another.
+  const other = ask('three', { previous_response_id: second.body.id, model: 'gpt-other' });
+  const third = await post(at.url, other, { 'session-id': 's' });
+  expect(third.headers).toMatchObject({ 'x-reasoning-included': a });
+  expect(third.headers).not.toHaveProperty('openai-model');
 });
 
 describe('rate limits told by events', () => {

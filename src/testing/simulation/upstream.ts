@@ -153,7 +153,7 @@ export function createSimulatedUpstream(options: UpstreamOptions): SimulatedUpst
       });
       process.deliver(random.between(1, random.chance(0.05) ? 2_000 : 20), 'dial opened', () => {
         if (settled) return here.close();
-        settle({ kind: 'open', connection, headers: signalHeaders('m') });
+        settle({ kind: 'open', connection, headers: signalHeaders() });
       });
       if (fault?.kind === 'accept_then_close')
         agenda.add(agenda.now + random.between(5, 60), 'upstream closes', () => there.reset());

@@ -3,11 +3,13 @@ import { chance } from './seeded.ts';
 
 /**
  * What the provider says of itself and of the account beside an answer, and clients act on. The same on an upgrade and on
- * an HTTP answer.
+ * an HTTP answer, but that the latter names its model too.
+ *
+ * @param model of the request; undefined on an upgrade, which comes before any
  */
-export const signalHeaders = (model: unknown): Record<string, string> => ({
+export const signalHeaders = (model?: unknown): Record<string, string> => ({
   'openai-version': '2020-10-01',
-  'openai-model': String(model),
+  ...(model === undefined ? {} : { 'openai-model': String(model) }),
   'x-reasoning-included': 'true',
   'x-models-etag': 'W/"sim-models-1"',
   'x-codex-active-limit': 'primary',

@@ -83,7 +83,7 @@ export function createUpgradeHandler(
       const id = connections.length + 1;
       const turnState = options.turnState === 'handshake' || options.turnState === 'both';
       extraHeaders.set(req, {
-        ...signalHeaders(options.models?.[0] ?? 'gpt-sim'),
+        ...signalHeaders(),
         ...(turnState ? { 'x-codex-turn-state': `ts-h${id}` } : {}),
         ...(fault?.kind === 'headers' ? fault.headers : {}),
       });
