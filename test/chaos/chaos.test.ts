@@ -15,4 +15,4 @@ it(`real workers that are killed, stopped, cut off and restarted lose nothing (s
       broken: [],
     });
   }
-}, 240_000);
+}, 1_200_000);

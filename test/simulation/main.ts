@@ -30,10 +30,12 @@ if (values.trace !== undefined) {
 }
 
 const startedAt = performance.now();
-const campaign = await simulateSeeds(Number(values.from), Number(values.seeds), ({ seed, violations }) => {
-  const { check, detail, at } = violations[0]!;
-  console.log(`seed ${seed} at ${Math.round(at)} ms: ${check} (${detail})`);
-  return !values.first;
+const campaign = await simulateSeeds(Number(values.from), Number(values.seeds), {
+  onFailure({ seed, violations }) {
+    const { check, detail, at } = violations[0]!;
+    console.log(`seed ${seed} at ${Math.round(at)} ms: ${check} (${detail})`);
+    return !values.first;
+  },
 });
 const minutes = (performance.now() - startedAt) / 60_000;
 

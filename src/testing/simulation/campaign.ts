@@ -20,18 +20,20 @@ const addTo = (sums: Record<string, number>, counts: Readonly<Record<string, num
 /**
  * Runs the plans of consecutive seeds.
  *
- * @param onFailure told of each failing run as it ends; false ends the campaign
+ * @param options.onFailure called with each failing run as it ends; false ends the campaign
+ * @param options.goOn asked before each seed; false ends the campaign
  */
 export async function simulateSeeds(
   from: number,
   seeds: number,
-  onFailure: (run: Run) => boolean | undefined = () => true,
+  options: { onFailure?: (run: Run) => boolean | undefined; goOn?: () => boolean } = {},
 ): Promise<Campaign> {
+  const { onFailure = () => true, goOn = () => true } = options;
   const misfortunes: Record<string, number> = {};
   const outcomes: Record<string, number> = {};
   const failed: Run[] = [];
   const sums = { seeds: 0, answered: 0, steps: 0, simulatedMs: 0 };
-  for (let seed = from; seed < from + seeds; seed += 1) {
+  for (let seed = from; seed < from + seeds && goOn(); seed += 1) {
     const run = await simulate(planOf(seed));
     sums.seeds += 1;
     sums.answered += run.answered;
