@@ -1,6 +1,5 @@
 import { elementTexts, type Written } from '../json.ts';
 import type { SessionReads, TurnItems } from '../store/port.ts';
-import { isBareReasoning } from '../transcript/items.ts';
 import { buildReplay, withoutServerIds } from '../transcript/replay.ts';
 import type { Item } from '../transcript/types.ts';
 import type { Turn } from './turn.ts';
@@ -21,15 +20,6 @@ export function itemsOf(turns: readonly TurnItems[]): readonly string[] | null {
   }
   const replay = buildReplay(parts);
   return replay.kind === 'exact' ? replay.items : null;
-}
-
-/**
- * Ids of reasoning items that the client was shown without their ciphertext: a provider that keeps nothing has to be
- * given it when they are sent in full.
- */
-export function bareReasoningOf({ request, items }: Turn): string[] {
-  if (request.body.store !== false) return [];
-  return items.filter(({ value }) => isBareReasoning(value)).map(({ value }) => String(value.id));
 }
 
 /**

@@ -101,17 +101,24 @@ export function looseIdentity(item: Item): string {
   return identityOf(item, typeOf(item) === 'item_reference', true);
 }
 
+/** Every identity under which a client may repeat an item: whole, without its id, and without what decorates its text. */
+export function identitiesOf(item: Item): string[] {
+  return [
+    ...new Set([
+      identityOf(item, true, false),
+      identityOf(item, false, false),
+      identityOf(item, true, true),
+      identityOf(item, false, true),
+    ]),
+  ];
+}
+
 /**
- * Every identity under which a client may send back an item that it was shown: whole, without its id, without what
- * decorates its text, and as a reference by its id.
+ * Every identity under which a client may send back an item that it was shown: those above, and a reference by its id.
+ * An id that only a client gave an item names nothing at the provider.
  */
 export function identitiesShown(item: Item): string[] {
-  const forms = [
-    identityOf(item, true, false),
-    identityOf(item, false, false),
-    identityOf(item, true, true),
-    identityOf(item, false, true),
-  ];
-  if (typeof item.id === 'string' && item.id !== '') forms.push(identity({ type: 'item_reference', id: item.id }));
-  return [...new Set(forms)];
+  const own = identitiesOf(item);
+  const named = typeof item.id === 'string' && item.id !== '';
+  return named ? [...own, identity({ type: 'item_reference', id: item.id })] : own;
 }

@@ -1,5 +1,5 @@
 import { hash } from 'node:crypto';
-import { identitiesShown, identity, looseIdentity } from './identity.ts';
+import { identitiesOf, identitiesShown, identity, looseIdentity } from './identity.ts';
 import { typeOf } from './items.ts';
 import type { Fingerprint, Item } from './types.ts';
 
@@ -130,7 +130,8 @@ export function plausiblePlaces(items: readonly Item[], { chain }: ReadItems): F
   return places;
 }
 
-const accepted = (items: readonly Item[]): Accepted[] => items.map((item) => identitiesShown(item).map(short));
+const accepted = (items: readonly Item[], identities = identitiesShown): Accepted[] =>
+  items.map((item) => identities(item).map(short));
 
 /** Two lists of the same length as one whose items accept what either accepts. */
 const merged = (one: readonly Accepted[], other: readonly Accepted[]): Accepted[] =>
@@ -160,7 +161,7 @@ export function formsOf(turn: {
   const { input, streamed, listed } = turn;
   const compacted = [...streamed, ...(listed ?? [])].some(isCompaction);
   return {
-    input: accepted(input),
+    input: accepted(input, identitiesOf),
     outputs: alternatives(streamed, listed),
     begins: compacted ? alternatives(fromCompaction(streamed), listed && fromCompaction(listed)) : [],
   };

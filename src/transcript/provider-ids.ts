@@ -1,4 +1,4 @@
-import { typeOf } from './items.ts';
+import { isNameOnly } from './items.ts';
 import type { Item, RequestBody } from './types.ts';
 
 type Fields = Readonly<Record<string, unknown>>;
@@ -23,10 +23,10 @@ function inTool(tool: unknown): boolean {
   return listOf(skills).some((skill) => isFields(skill) && isId(skill.skill_id));
 }
 
-/** Ids of the items that a request's input refers to instead of holding them. */
+/** Ids of the items that a request's input names instead of holding them. */
 export function referencesIn(body: RequestBody): string[] {
-  const items = listOf(body.input).filter((item): item is Item => isFields(item) && typeOf(item) === 'item_reference');
-  return [...new Set(items.map(({ id }) => id).filter((id) => typeof id === 'string'))];
+  const items = listOf(body.input).filter((item): item is Item => isFields(item) && isNameOnly(item));
+  return [...new Set(items.map(({ id }) => String(id)))];
 }
 
 /** The response that a request asks the provider to compare its cache with; null when it names none. */
@@ -38,7 +38,8 @@ export function comparisonOf(body: RequestBody): string | null {
 
 /**
  * Whether a request names something that lives at the provider, the anchor aside: files, containers, vector stores,
- * stored prompts; references to items and responses are listed apart, since their scope is known here. Under a credential that several tenants share, nothing shows whose they are.
+ * stored prompts; references to items and responses are listed apart, since their scope is known here. Under a
+ * credential that several tenants share, nothing shows whose they are.
  */
 export function namesProviderObjects(body: RequestBody): boolean {
   if (listOf(body.input).some((item) => isFields(item) && inItem(item))) return true;

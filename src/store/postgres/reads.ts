@@ -86,6 +86,7 @@ export function createReads(read: Read): Omit<SessionReads, 'workers'> {
         query.hardKey?.kind ?? null,
         query.hardKey?.hash ?? null,
         [...new Set(query.places)],
+        query.besides ?? [],
       ]);
       const { anchorTurn, keyed, candidates, heads, owners } = answer!;
       const sessions = byId(answer!.sessions);

@@ -6,6 +6,7 @@ const endingAt = (column: string) => `
           (select t.id, t.session_id, t.started_at
              from turn t
             where t.scope = $1::text and t.${column} = place.fp and t.state in ('completed', 'incomplete')
+              and t.id <> all ($7::text[])
             order by t.started_at desc
             limit ${MOST_CANDIDATES})`;
 
