@@ -128,10 +128,14 @@ export function createDecider({ store, roster, me, instancePolicy }: DeciderOpti
     return places(turn).includes(head.transcriptFp) ? { turn: head, session } : null;
   }
 
-  /** Whether a request under a session header is of that header's own session, or only of the same client. */
-  function isApart(turn: Turn, { keyed, heads }: LookupResult, like: Likeness | null): boolean {
+  /**
+   * Whether a request under a session header is of another conversation than that header's own session. A header that
+   * names none yet does not call a conversation away from a session that no key names.
+   */
+  function isApart(turn: Turn, { keyed, heads, named }: LookupResult, like: Likeness | null): boolean {
     const { hardKey, anchor, token, requestFp } = turn.evidence;
-    if (hardKey?.kind !== 'session' || anchor !== null || token.kind === 'ours' || !keyed) return false;
+    if (hardKey?.kind !== 'session' || anchor !== null || token.kind === 'ours') return false;
+    if (!keyed) return like?.exact === true && like.session !== null && !named.has(like.session.id);
     if (like) return like.session?.id !== keyed.id;
     const here = roster.get(keyed.id);
     if (here?.epoch === keyed.epoch)

@@ -280,6 +280,8 @@ export interface LookupResult {
    * equals the newest, at most `MOST_CANDIDATES`; without those of `besides`.
    */
   candidates: readonly { turn: TurnRow; session: SessionRow | null }[];
+  /** Ids of the sessions above that a hard key names. */
+  named: ReadonlySet<string>;
   /** Head turns of the sessions above, by turn id. */
   heads: ReadonlyMap<string, TurnRow>;
   /** Rows of the workers that own the sessions above, by worker id. */

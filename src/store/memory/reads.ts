@@ -58,7 +58,9 @@ export function createReads(db: MemoryDatabase, now: () => number) {
       }));
       const heads = new Map<string, TurnRow>();
       const owners = new Map<string, WorkerRow>();
-      for (const session of [anchored, token, keyed, ...candidates.map((each) => each.session)]) {
+      const found = [anchored, token, keyed, ...candidates.map((each) => each.session)];
+      const withKey = new Set(db.keys.values());
+      for (const session of found) {
         const head = db.turns.get(session?.headTurnId ?? '');
         if (head && head.scope === scope) heads.set(head.id, turnRow(head));
         const owner = db.workers.get(session?.ownerWorkerId ?? '');
@@ -72,6 +74,7 @@ export function createReads(db: MemoryDatabase, now: () => number) {
           turn: turnRow(turn),
           session: session && sessionRow(session),
         })),
+        named: new Set(found.flatMap((session) => (session && withKey.has(session.id) ? [session.id] : []))),
         heads,
         owners,
       };

@@ -65,6 +65,10 @@ export const lookup = {
         (select json_agg(holdfast_turn_json(t) order by c.depth, c.started_at desc)
            from candidate c join turn t on t.id = c.id), '[]'),
       'sessions', coalesce((select json_agg(holdfast_session_json(f.s)) from found f), '[]'),
+      'named', coalesce(
+        (select json_agg(distinct k.session_id)
+           from session_key k
+          where k.session_id in (select (f.s).id from found f)), '[]'),
       'heads', coalesce(
         (select json_agg(holdfast_turn_json(t))
            from turn t
