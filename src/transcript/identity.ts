@@ -103,14 +103,16 @@ export function looseIdentity(item: Item): string {
 
 /** Every identity under which a client may repeat an item: whole, without its id, and without what decorates its text. */
 export function identitiesOf(item: Item): string[] {
-  return [
-    ...new Set([
-      identityOf(item, true, false),
-      identityOf(item, false, false),
-      identityOf(item, true, true),
-      identityOf(item, false, true),
-    ]),
-  ];
+  const whole = identityOf(item, true, false);
+  const forms = [whole];
+  const hasOwnId = item.id != null && !volatileIds.has(typeOf(item));
+  if (hasOwnId) forms.push(identityOf(item, false, false));
+  // Long inputs are read on the way to an answer: what cannot differ is not written out again.
+  if ([...decorations].some((name) => whole.includes(`"${name}":`))) {
+    forms.push(identityOf(item, true, true));
+    if (hasOwnId) forms.push(identityOf(item, false, true));
+  }
+  return [...new Set(forms)];
 }
 
 /**

@@ -117,14 +117,17 @@ export function placeAfter(chain: Fingerprint, last: Item): Fingerprint {
 /** More places are never asked for: the deepest match wins, so the longest beginnings come first. */
 const MOST_PLACES = 256;
 
+/** Among so many of the newest items a known turn may have ended after what a client made. */
+const NEWEST = 8;
+
 /**
- * Where in a request's items a known turn may have ended, the deepest first: after something the model said, or before
- * the newest item or at the very end (a warm-up says nothing).
+ * Where in a request's items a known turn may have ended, the deepest first: after something the model said, and among
+ * the newest items after anything (a warm-up says nothing, and some outputs end like an input).
  */
 export function plausiblePlaces(items: readonly Item[], { chain }: ReadItems): Fingerprint[] {
   const places: Fingerprint[] = [];
   for (let count = items.length; count > 0 && places.length < MOST_PLACES; count -= 1) {
-    if (count < items.length - 1 && isFromClient(items[count - 1]!)) continue;
+    if (count <= items.length - NEWEST && isFromClient(items[count - 1]!)) continue;
     places.push(placeAfter(chain[count]!, items[count - 1]!));
   }
   return places;
