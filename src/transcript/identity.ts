@@ -29,6 +29,9 @@ const volatileIds = new Set([
  */
 const STAMP = 'internal_chat_message_metadata_passthrough';
 
+/** Types whose status is what a client reports to the model, not how far the provider has got with the item. */
+const reportedStatus = new Set(['apply_patch_call_output']);
+
 /** Marks on a text that are about its display; clients drop them when they send the text back. */
 const decorations = new Set(['annotations', 'logprobs']);
 
@@ -77,8 +80,9 @@ const isSealed = (item: Item): boolean => typeof item.encrypted_content === 'str
 
 function identityOf(item: Item, withId: boolean, plain: boolean): string {
   const type = typeOf(item);
-  const keepsId = withId && !volatileIds.has(type);
-  const omit = keepsId ? [STAMP, 'status'] : [STAMP, 'status', 'id'];
+  const omit = [STAMP];
+  if (!withId || volatileIds.has(type)) omit.push('id');
+  if (!reportedStatus.has(type)) omit.push('status');
   if (type === 'message') return canonical({ ...item, type, content: contentOf(item) }, omit, plain);
   // The ciphertext is the whole item: what it seals is what the model reads, and nothing else of it is identity.
   if (type === 'reasoning' && isSealed(item)) return canonical({ type, encrypted_content: item.encrypted_content });

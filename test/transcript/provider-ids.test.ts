@@ -35,6 +35,17 @@ it('references to items are listed once each, and a compared response is named',
   const body = { input: [reference('msg_1'), { role: 'user', content: 'hi' }, reference('msg_1'), reference(7)] };
   expect(referencesIn(body)).toEqual(['msg_1']);
   expect(referencesIn({ input: 'hi' })).toEqual([]);
+  const sealed = { type: 'reasoning', id: 'rs_2', summary: [], encrypted_content: 'x' };
+  const open = { type: 'reasoning', id: 'rs_3', content: [{ type: 'reasoning_text', text: 'thought' }] };
+  const named = { type: 'reasoning', id: 'rs_1', summary: [], content: [], encrypted_content: null };
+  const pictures = ['', 'AA'].map((result) => ({ type: 'image_generation_call', id: `ig_${result}`, result }));
+  const untyped = [{ id: 'msg_2' }, { type: null, id: 'msg_3' }, { role: 'assistant', id: 'msg_4', content: 'hi' }];
+  expect(referencesIn({ input: [sealed, open, named, ...pictures, ...untyped] })).toEqual([
+    'rs_1',
+    'ig_',
+    'msg_2',
+    'msg_3',
+  ]);
   expect(comparisonOf({ prompt_cache_options: { comparison_response_id: 'resp_1' } })).toBe('resp_1');
   expect(comparisonOf({ prompt_cache_options: { prewarm: true } })).toBeNull();
 });
