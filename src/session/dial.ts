@@ -80,8 +80,10 @@ export function createDialer(options: DialerOptions): Dialer {
   /** What a full send of this turn needs beyond its own body. */
   async function historyFor(turn: Turn): Promise<'ready' | 'missing'> {
     const { scope, references, store: stored } = turn.evidence;
-    if (turn.parent !== null && !stored && references.length > 0 && turn.contents.size === 0) {
-      turn.contents = await loadContents(store, scope, [turn.parent.id], references);
+    const unread = stored ? [] : references.filter((id) => !turn.contents.has(id));
+    if (turn.parent !== null && unread.length > 0) {
+      const read = await loadContents(store, scope, [turn.parent.id], unread);
+      turn.contents = new Map([...turn.contents, ...read]);
     }
     if (turn.continuation?.kind !== 'anchored' || turn.history !== null || turn.parent === null) return 'ready';
     turn.history = await loadHistory(store, turn);
