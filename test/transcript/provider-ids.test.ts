@@ -15,6 +15,15 @@ it.each([
     { tools: [{ type: 'code_interpreter', container: { type: 'auto', file_ids: ['file_1'] } }] },
   ],
   ['a connector', { tools: [{ type: 'mcp', connector_id: 'connector_1' }] }],
+  ['the mask of a picture', { tools: [{ type: 'image_generation', input_image_mask: { file_id: 'file_1' } }] }],
+  [
+    'a skill of a shell',
+    { tools: [{ type: 'shell', environment: { type: 'container_auto', skills: [{ skill_id: 'skill_1' }] } }] },
+  ],
+  [
+    'a tool that the input adds',
+    { input: [{ type: 'additional_tools', tools: [{ type: 'file_search', vector_store_ids: ['vs_1'] }] }] },
+  ],
   ['a stored prompt', { prompt: { id: 'pmpt_1' } }],
 ])('%s is an object at the provider', (_, body) => {
   expect(namesProviderObjects(body)).toBe(true);
@@ -26,6 +35,10 @@ it.each([
   ['a picture in the request', message({ type: 'input_image', image_url: 'data:image/png;base64,AA' })],
   ['a container to be made', { tools: [{ type: 'code_interpreter', container: { type: 'auto' } }] }],
   ['functions', { tools: [{ type: 'function', name: 'f' }] }],
+  [
+    'a function that takes the id of a file',
+    { tools: [{ type: 'function', name: 'f', parameters: { properties: { file_id: {} }, required: ['file_id'] } }] },
+  ],
 ])('%s name nothing there', (_, body) => {
   expect(namesProviderObjects(body)).toBe(false);
 });
