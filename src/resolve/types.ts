@@ -117,8 +117,8 @@ export interface Facts {
   /** The known turn whose transcript is most like the start of the request's input: the weakest evidence. */
   like?: Likeness | null;
   /**
-   * The session under the request's session header holds another conversation: the header is a hint about place, and
-   * what the request holds says otherwise.
+   * The request came under a session header, but is of another conversation than that header's session, if it has one:
+   * the header is a hint about place, and what the request holds says otherwise.
    */
   apart?: boolean;
   /** Under a shared credential: the request refers to an item or a response that its scope did not make. */

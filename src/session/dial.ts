@@ -6,7 +6,7 @@ import { normaliseError } from '../upstream/errors.ts';
 import { upstreamHeaders } from '../upstream/headers.ts';
 import type { UpstreamAnswer, UpstreamTarget } from '../upstream/port.ts';
 import { classifyRefusal, refusesAnchor, refusesAnchors } from '../upstream/refusal.ts';
-import { bareReasoningOf, loadContents, loadHistory } from './history.ts';
+import { loadContents, loadHistory } from './history.ts';
 import { anchorStored } from './placement.ts';
 import { credentialOf } from './port.ts';
 import { canSendFull, mayResend } from './resend.ts';
@@ -79,9 +79,11 @@ export function createDialer(options: DialerOptions): Dialer {
 
   /** What a full send of this turn needs beyond its own body. */
   async function historyFor(turn: Turn): Promise<'ready' | 'missing'> {
-    const bare = turn.parent === null || turn.contents.size > 0 ? [] : bareReasoningOf(turn);
-    if (turn.parent !== null && bare.length > 0) {
-      turn.contents = await loadContents(store, turn.evidence.scope, [turn.parent.id], bare);
+    const { scope, references, store: stored } = turn.evidence;
+    const unread = stored ? [] : references.filter((id) => !turn.contents.has(id));
+    if (turn.parent !== null && unread.length > 0) {
+      const read = await loadContents(store, scope, [turn.parent.id], unread);
+      turn.contents = new Map([...turn.contents, ...read]);
     }
     if (turn.continuation?.kind !== 'anchored' || turn.history !== null || turn.parent === null) return 'ready';
     turn.history = await loadHistory(store, turn);

@@ -1,10 +1,10 @@
 import type { Config } from '../config.ts';
 import { resolve } from '../resolve/resolve.ts';
 import type { Decision, Facts, Likeness } from '../resolve/types.ts';
-import type { Lookup, LookupResult, SessionStore, TurnRow } from '../store/port.ts';
+import { type Lookup, type LookupResult, MOST_CANDIDATES, type SessionStore, type TurnRow } from '../store/port.ts';
 import { continuedBy, decodeForms, isFromClient, type Line, plausiblePlaces } from '../transcript/line.ts';
 import type { Item } from '../transcript/types.ts';
-import { bareReasoningOf, itemsOf, loadContents } from './history.ts';
+import { itemsOf, loadContents } from './history.ts';
 import type { Roster } from './roster.ts';
 import type { Session } from './session.ts';
 import type { KnownTurn, Turn } from './turn.ts';
@@ -20,6 +20,14 @@ type Candidate = LookupResult['candidates'][number];
 
 const itemsOfTurn = (turn: Turn): readonly Item[] => turn.items.map(({ value }) => value);
 const mayBeContinued = ({ state }: TurnRow) => state === 'completed' || state === 'incomplete';
+
+/** More turns that are alike up to a place are not compared with one request. */
+const MOST_ALIKE = 64;
+
+/** One place has hidden all others: there may be more turns that end at it. */
+const crowded = ({ candidates }: LookupResult) =>
+  candidates.length === MOST_CANDIDATES &&
+  candidates.every(({ turn }) => turn.clientFp !== null && turn.clientFp === candidates[0]!.turn.clientFp);
 
 /** Gathers what is known about a request and resolves it. Throws `StoreUnavailable`. */
 export function createDecider({ store, roster, me, instancePolicy }: DeciderOptions) {
@@ -39,8 +47,8 @@ export function createDecider({ store, roster, me, instancePolicy }: DeciderOpti
   /** Most requests continue the session that is warm here: what the rows would say of it, its fenced start says anyway. */
   function certain(turn: Turn): Decision | null {
     const { evidence } = turn;
-    // The provider resolves references to what it keeps; for others their content has to be looked up.
-    if (evidence.comparison !== null || (evidence.references.length > 0 && !evidence.store)) return null;
+    // Behind an anchor nothing here shows whose the items are that a request only names.
+    if (evidence.comparison !== null || (evidence.anchor !== null && evidence.references.length > 0)) return null;
     for (const session of roster.certain(evidence, () => places(turn))) {
       const { head, line } = session;
       if (!head) continue;
@@ -55,10 +63,10 @@ export function createDecider({ store, roster, me, instancePolicy }: DeciderOpti
   function continuesWarm(turn: Turn, head: TurnRow, line: Line | null): boolean {
     const count = line && continuedBy(line, turn.read);
     if (count === null) return false;
-    const { references, credentialFp } = turn.evidence;
-    if (references.length > 0 && !(head.storedUpstream && head.credentialFp === credentialFp)) return false;
-    // What goes out in full needs the ciphertexts that its client was not shown.
-    if (head.contextFp !== turn.evidence.contextFp && bareReasoningOf(turn).length > 0) return false;
+    const { references, credentialFp, contextFp } = turn.evidence;
+    const kept = head.storedUpstream && head.credentialFp === credentialFp;
+    // What only names an item of the line is left out of a delta; in full it may need that item's content.
+    if (references.length > 0 && !kept && head.contextFp !== contextFp) return false;
     return itemsOfTurn(turn).slice(count).every(isFromClient);
   }
 
@@ -99,6 +107,19 @@ export function createDecider({ store, roster, me, instancePolicy }: DeciderOpti
     return busy;
   }
 
+  /** What the request's items continue, with the rows it was found by; the first rows when there is no such turn. */
+  async function continued(turn: Turn, query: Lookup) {
+    const search = { ...query, places: places(turn) };
+    const first = await store.lookup(search);
+    const seen: string[] = [];
+    for (let rows = first; ; rows = await store.lookup({ ...search, besides: seen })) {
+      const known = await verified(turn, rows.candidates);
+      if (known) return { rows, known };
+      seen.push(...rows.candidates.map((candidate) => candidate.turn.id));
+      if (!crowded(rows) || seen.length >= MOST_ALIKE) return { rows: first, known: null };
+    }
+  }
+
   /** The head of a named session, as a candidate, when the request may well continue it. */
   function namedHead(turn: Turn, { token, keyed, heads }: LookupResult): Candidate | null {
     const session = token ?? keyed;
@@ -107,10 +128,14 @@ export function createDecider({ store, roster, me, instancePolicy }: DeciderOpti
     return places(turn).includes(head.transcriptFp) ? { turn: head, session } : null;
   }
 
-  /** Whether a request under a session header is of that header's own session, or only of the same client. */
-  function isApart(turn: Turn, { keyed, heads }: LookupResult, like: Likeness | null): boolean {
+  /**
+   * Whether a request under a session header is of another conversation than that header's own session. A header that
+   * names none yet does not call a conversation away from a session that no key names.
+   */
+  function isApart(turn: Turn, { keyed, heads, named }: LookupResult, like: Likeness | null): boolean {
     const { hardKey, anchor, token, requestFp } = turn.evidence;
-    if (hardKey?.kind !== 'session' || anchor !== null || token.kind === 'ours' || !keyed) return false;
+    if (hardKey?.kind !== 'session' || anchor !== null || token.kind === 'ours') return false;
+    if (!keyed) return like?.exact === true && like.session !== null && !named.has(like.session.id);
     if (like) return like.session?.id !== keyed.id;
     const here = roster.get(keyed.id);
     if (here?.epoch === keyed.epoch)
@@ -124,11 +149,12 @@ export function createDecider({ store, roster, me, instancePolicy }: DeciderOpti
   const holdsAConversation = ({ head, attachable }: Session) =>
     attachable !== null || (head !== null && head.transcriptFp !== null);
 
-  /** Notes which referenced items the provider can resolve, and fetches those that it cannot. */
-  async function readReferences(turn: Turn, known: KnownTurn | null): Promise<boolean> {
+  /**
+   * Notes which of the named items the provider can look up, and fetches the others. False when some are neither of the
+   * scope's own nor named with the client's own credential.
+   */
+  async function readReferences(turn: Turn, within: TurnRow | null): Promise<boolean> {
     const { scope, references, credentialFp, credentialIsClients } = turn.evidence;
-    const bare = known ? bareReasoningOf(turn) : [];
-    if (known && bare.length > 0) turn.contents = await loadContents(store, scope, [known.row.id], bare);
     if (references.length === 0) return true;
     const rows = await store.references(scope, references);
     const stored = new Set(
@@ -137,10 +163,9 @@ export function createDecider({ store, roster, me, instancePolicy }: DeciderOpti
     const missing = references.filter((id) => !stored.has(id));
     if (missing.length === 0) return true;
     const turnIds = new Set(rows.filter(({ itemId }) => missing.includes(itemId)).map(({ turnId }) => turnId));
-    if (known) turnIds.add(known.row.id);
-    const contents = await loadContents(store, scope, turnIds, missing);
-    turn.contents = new Map([...turn.contents, ...contents]);
-    return credentialIsClients || missing.every((id) => contents.has(id));
+    if (within) turnIds.add(within.id);
+    turn.contents = await loadContents(store, scope, turnIds, missing);
+    return credentialIsClients || missing.every((id) => turn.contents.has(id));
   }
 
   return async function decide(turn: Turn): Promise<Decision> {
@@ -155,17 +180,16 @@ export function createDecider({ store, roster, me, instancePolicy }: DeciderOpti
       hardKey: evidence.hardKey,
     };
     const search = evidence.anchor === null && turn.items.length > 0;
-    let rows = await store.lookup(named || !search ? query : { ...query, places: places(turn) });
+    let rows: LookupResult | null = null;
     let known: (Candidate & KnownTurn) | null = null;
-    if (search) {
-      const head = named ? namedHead(turn, rows) : null;
-      known = await verified(turn, head ? [head] : rows.candidates);
-      if (named && !known) {
-        // The conversation was edited, compacted or forked by its client: what it shares with a known one is looked up.
-        rows = await store.lookup({ ...query, places: places(turn) });
-        known = await verified(turn, rows.candidates);
-      }
+    if (named || !search) {
+      rows = await store.lookup(query);
+      const head = search ? namedHead(turn, rows) : null;
+      known = head && (await verified(turn, [head]));
     }
+    // Without a name; or the conversation was edited, compacted or forked by its client.
+    if (search && !known) ({ rows, known } = await continued(turn, query));
+    rows ??= await store.lookup(query);
     const like: Likeness | null = known
       ? { turn: known.turn, session: known.session, exact: true }
       : search && rows.candidates[0]
@@ -175,7 +199,7 @@ export function createDecider({ store, roster, me, instancePolicy }: DeciderOpti
     turn.ancestor = known ?? turn.ancestor;
     turn.anchor = rows.anchor?.turn ?? null;
     const local = roster.views(rows, like?.session ?? null, evidence.scope, evidence.anchor);
-    const ownReferences = await readReferences(turn, turn.ancestor);
+    const ownReferences = await readReferences(turn, turn.ancestor?.row ?? turn.anchor);
     return resolve(evidence, {
       me: me(),
       rows,

@@ -1,6 +1,7 @@
-import { elementTexts, type Written } from '../json.ts';
+import { elementTexts, parseExact, type Written } from '../json.ts';
 import type { SessionReads, TurnItems } from '../store/port.ts';
-import { isBareReasoning } from '../transcript/items.ts';
+import { isNameOnly } from '../transcript/items.ts';
+import { itemHash } from '../transcript/line.ts';
 import { buildReplay, withoutServerIds } from '../transcript/replay.ts';
 import type { Item } from '../transcript/types.ts';
 import type { Turn } from './turn.ts';
@@ -24,16 +25,8 @@ export function itemsOf(turns: readonly TurnItems[]): readonly string[] | null {
 }
 
 /**
- * Ids of reasoning items that the client was shown without their ciphertext: a provider that keeps nothing has to be
- * given it when they are sent in full.
- */
-export function bareReasoningOf({ request, items }: Turn): string[] {
-  if (request.body.store !== false) return [];
-  return items.filter(({ value }) => isBareReasoning(value)).map(({ value }) => String(value.id));
-}
-
-/**
- * The texts of items of these turns' lines, by item id, as they can be sent in full. Throws `StoreUnavailable`.
+ * The texts of items of these turns' lines, by item id, as they can be sent in full. An id that stands for several items
+ * stands for none. Throws `StoreUnavailable`.
  *
  * @param itemIds what is looked for
  */
@@ -43,16 +36,17 @@ export async function loadContents(
   turnIds: Iterable<string>,
   itemIds: readonly string[],
 ): Promise<Map<string, string>> {
-  const contents = new Map<string, string>();
-  const wanted = new Set(itemIds);
+  const found = new Map(itemIds.map((id) => [id, new Map<string, string>()]));
   for (const turnId of turnIds) {
     for (const { input, output } of await store.lineage(scope, turnId)) {
       for (const json of [input, output].flatMap((text) => (text === null ? [] : elementTexts(text)))) {
-        const { id } = JSON.parse(json) as Item;
-        if (typeof id === 'string' && wanted.has(id)) contents.set(id, withoutServerIds({ json }));
+        const item = parseExact(json) as Item;
+        if (!isNameOnly(item)) found.get(String(item.id))?.set(itemHash(item), withoutServerIds({ json }));
       }
     }
   }
+  const contents = new Map<string, string>();
+  for (const [id, texts] of found) if (texts.size === 1) contents.set(id, [...texts.values()][0]!);
   return contents;
 }
 

@@ -60,7 +60,8 @@ export function planFor(turn: Turn, socketAnchor: string | null): WireForm {
     text,
     continuation: turn.continuation!,
     parentResponseId: turn.parent?.responseId ?? null,
-    socketAnchor,
+    // What a socket holds is the head. Providers may repeat ids, so an equal id alone does not make another turn held.
+    socketAnchor: turn.parent?.id === turn.expectedHead ? socketAnchor : null,
     anchorStored: anchorStored(turn),
     history: turn.history,
     contents: turn.contents,

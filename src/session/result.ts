@@ -91,8 +91,8 @@ export function turnResult(
 
   const { evidence, parent, continuation } = turn;
   const input = continuation?.items ?? [];
-  // A foreign anchor's lineage is not ours to know: what precedes these items has no fingerprint.
-  const unknownPast = evidence.anchor !== null && parent === null;
+  // What precedes these items is not ours to know behind a foreign anchor or in a conversation at the provider.
+  const unknownPast = (evidence.anchor !== null && parent === null) || turn.request.body.conversation != null;
   // A background response that still runs at the provider: what it will say is not known here.
   const unknownOutput = evidence.passThrough === 'background' && turn.ending?.fault != null;
   const known = !unknownPast && !unknownOutput;

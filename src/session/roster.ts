@@ -41,14 +41,20 @@ export interface Roster {
   readonly size: number;
 }
 
+/** More resting conversations that are alike up to a place are not compared with a request. */
+const MOST_ALIKE = 64;
+
 /** @param capacity sockets this worker may hold */
 export function createRoster(capacity: number): Roster {
   const registry = createRegistry<Session>({ stop: (older) => older.send({ type: 'worker.dead' }) });
 
   const byKey = new Map<string, Session>();
-  /** Resting sessions by the anchor that their socket holds, and by the places at which their head ends. */
+  /**
+   * Resting sessions by the anchor that their socket holds, and by the places at which their head ends. Conversations
+   * may be alike up to a place: each has its session there, the newest last.
+   */
   const byAnchor = new Map<string, Session>();
-  const byPlace = new Map<string, Session>();
+  const byPlace = new Map<string, Set<Session>>();
   /** Sessions whose turn in hand lost its client: some are taken up again, all others end soon. */
   const abandoned = new Set<Session>();
   const resting = new Map<Session, { anchor: string; places: readonly string[] }>();
@@ -62,7 +68,10 @@ export function createRoster(capacity: number): Roster {
     if (!listed) return;
     resting.delete(session);
     forget(byAnchor, listed.anchor, session);
-    for (const place of listed.places) forget(byPlace, place, session);
+    for (const place of listed.places) {
+      const there = byPlace.get(place);
+      if (there?.delete(session) && there.size === 0) byPlace.delete(place);
+    }
   };
 
   /** At rest, with a socket that holds the head, and with nothing undelivered. */
@@ -103,7 +112,11 @@ export function createRoster(capacity: number): Roster {
       const anchor = `${session.scope}\n${socketAnchor}`;
       const places = session.places.map((place) => `${session.scope}\n${place}`);
       byAnchor.set(anchor, session);
-      for (const place of places) byPlace.set(place, session);
+      for (const place of places) {
+        const there = byPlace.get(place);
+        if (there) there.add(session);
+        else byPlace.set(place, new Set([session]));
+      }
       resting.set(session, { anchor, places });
     },
     certain({ scope, anchor, hardKey, token, passThrough, idempotencyKey, ...rest }, places) {
@@ -119,8 +132,8 @@ export function createRoster(capacity: number): Roster {
       // A thread has one session; under a session header, or without a key, the items tell which conversation it is.
       if (hardKey?.kind !== 'thread' && (hardKey === null || keyed)) {
         for (const place of places()) {
-          const session = byPlace.get(`${scope}\n${place}`);
-          if (session) found.add(session);
+          const there = byPlace.get(`${scope}\n${place}`);
+          if (there) for (const session of [...there].slice(-MOST_ALIKE).reverse()) found.add(session);
         }
       }
       // A token that names another session is stronger than a key or a place.

@@ -6,7 +6,7 @@ import type { Written } from '../json.ts';
 import type { AttemptFact, Evidence, Outcome } from '../resolve/types.ts';
 import type { Inspect } from '../runtime/index.ts';
 import type { TurnEnd, TurnRow } from '../store/port.ts';
-import { writtenInput } from '../transcript/items.ts';
+import { normaliseInput, writtenInput } from '../transcript/items.ts';
 import { type Line, type ReadItems, readItems } from '../transcript/line.ts';
 import type { Continuation, Item, WireForm } from '../transcript/types.ts';
 import type { UpstreamAnswer, UpstreamError } from '../upstream/port.ts';
@@ -185,7 +185,7 @@ export function createTurn(options: TurnOptions): Turn {
       return (items ??= writtenInput(request.body, request.text));
     },
     get read() {
-      return (read ??= readItems(turn.items.map(({ value }) => value)));
+      return (read ??= readItems(normaliseInput(request.body.input)));
     },
     anchor: null,
     ancestor: null,

@@ -267,6 +267,8 @@ export interface Lookup {
    * be looked at. Each is matched against `transcriptFp`, `secondFp` and `thirdFp`.
    */
   places?: readonly string[];
+  /** Turns that are no candidates, by id: those that an earlier look-up for the same request gave. */
+  besides?: readonly string[];
 }
 
 export interface LookupResult {
@@ -275,9 +277,11 @@ export interface LookupResult {
   keyed: SessionRow | null;
   /**
    * Completed and incomplete turns of the scope that end at one of the places asked for: the deepest place first, of
-   * equals the newest, at most `MOST_CANDIDATES`.
+   * equals the newest, at most `MOST_CANDIDATES`; without those of `besides`.
    */
   candidates: readonly { turn: TurnRow; session: SessionRow | null }[];
+  /** Ids of the sessions above that a hard key names. */
+  named: ReadonlySet<string>;
   /** Head turns of the sessions above, by turn id. */
   heads: ReadonlyMap<string, TurnRow>;
   /** Rows of the workers that own the sessions above, by worker id. */

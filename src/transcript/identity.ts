@@ -29,6 +29,9 @@ const volatileIds = new Set([
  */
 const STAMP = 'internal_chat_message_metadata_passthrough';
 
+/** Types whose status is what a client reports to the model, not how far the provider has got with the item. */
+const reportedStatus = new Set(['apply_patch_call_output']);
+
 /** Marks on a text that are about its display; clients drop them when they send the text back. */
 const decorations = new Set(['annotations', 'logprobs']);
 
@@ -77,8 +80,9 @@ const isSealed = (item: Item): boolean => typeof item.encrypted_content === 'str
 
 function identityOf(item: Item, withId: boolean, plain: boolean): string {
   const type = typeOf(item);
-  const keepsId = withId && !volatileIds.has(type);
-  const omit = keepsId ? [STAMP, 'status'] : [STAMP, 'status', 'id'];
+  const omit = [STAMP];
+  if (!withId || volatileIds.has(type)) omit.push('id');
+  if (!reportedStatus.has(type)) omit.push('status');
   if (type === 'message') return canonical({ ...item, type, content: contentOf(item) }, omit, plain);
   // The ciphertext is the whole item: what it seals is what the model reads, and nothing else of it is identity.
   if (type === 'reasoning' && isSealed(item)) return canonical({ type, encrypted_content: item.encrypted_content });
@@ -101,17 +105,26 @@ export function looseIdentity(item: Item): string {
   return identityOf(item, typeOf(item) === 'item_reference', true);
 }
 
+/** Every identity under which a client may repeat an item: whole, without its id, and without what decorates its text. */
+export function identitiesOf(item: Item): string[] {
+  const whole = identityOf(item, true, false);
+  const forms = [whole];
+  const hasOwnId = item.id != null && !volatileIds.has(typeOf(item));
+  if (hasOwnId) forms.push(identityOf(item, false, false));
+  // Long inputs are read on the way to an answer: what cannot differ is not written out again.
+  if ([...decorations].some((name) => whole.includes(`"${name}":`))) {
+    forms.push(identityOf(item, true, true));
+    if (hasOwnId) forms.push(identityOf(item, false, true));
+  }
+  return [...new Set(forms)];
+}
+
 /**
- * Every identity under which a client may send back an item that it was shown: whole, without its id, without what
- * decorates its text, and as a reference by its id.
+ * Every identity under which a client may send back an item that it was shown: those above, and a reference by its id.
+ * An id that only a client gave an item names nothing at the provider.
  */
 export function identitiesShown(item: Item): string[] {
-  const forms = [
-    identityOf(item, true, false),
-    identityOf(item, false, false),
-    identityOf(item, true, true),
-    identityOf(item, false, true),
-  ];
-  if (typeof item.id === 'string' && item.id !== '') forms.push(identity({ type: 'item_reference', id: item.id }));
-  return [...new Set(forms)];
+  const own = identitiesOf(item);
+  const named = typeof item.id === 'string' && item.id !== '';
+  return named ? [...own, identity({ type: 'item_reference', id: item.id })] : own;
 }

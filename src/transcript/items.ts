@@ -36,13 +36,30 @@ export function inputAsSent(body: RequestBody, text: string): WireInput {
   return { input: memberText(text, 'input'), items: normaliseInput(body.input).length };
 }
 
-/** Reasoning that is only named: without a ciphertext nothing of it can be read where it is not stored. */
-export function isBareReasoning(item: Item): boolean {
-  return typeOf(item) === 'reasoning' && typeof item.id === 'string' && !item.encrypted_content;
+const isId = (value: unknown) => typeof value === 'string' && value !== '';
+const isMissing = (value: unknown) => !value || (Array.isArray(value) && value.length === 0);
+
+/**
+ * Whether an item only names what it is: references, and items whose substance the provider looks up by their id. It
+ * means nothing where that is not stored, and whose it is has to be known where several share a credential.
+ */
+export function isNameOnly(item: Item): boolean {
+  if (!isId(item.id)) return false;
+  switch (typeOf(item)) {
+    case 'item_reference':
+      return true;
+    case 'reasoning':
+      return isMissing(item.encrypted_content) && isMissing(item.content);
+    case 'image_generation_call':
+      return isMissing(item.result);
+    default:
+      return false;
+  }
 }
 
-/** The item's type; an item with a role and without a type is a message. */
+/** The item's type. Without one, an item with a role is a message, and one with no more than an id is a reference. */
 export function typeOf(item: Item): string {
   if (typeof item.type === 'string') return item.type;
-  return typeof item.role === 'string' ? 'message' : 'unknown';
+  if (typeof item.role === 'string') return 'message';
+  return isId(item.id) ? 'item_reference' : 'unknown';
 }

@@ -1,5 +1,5 @@
 import { hash } from 'node:crypto';
-import { identitiesShown, identity, looseIdentity } from './identity.ts';
+import { identitiesOf, identitiesShown, identity, looseIdentity } from './identity.ts';
 import { typeOf } from './items.ts';
 import type { Fingerprint, Item } from './types.ts';
 
@@ -117,20 +117,24 @@ export function placeAfter(chain: Fingerprint, last: Item): Fingerprint {
 /** More places are never asked for: the deepest match wins, so the longest beginnings come first. */
 const MOST_PLACES = 256;
 
+/** Among so many of the newest items a known turn may have ended after what a client made. */
+const NEWEST = 8;
+
 /**
- * Where in a request's items a known turn may have ended, the deepest first: after something the model said, or before
- * the newest item or at the very end (a warm-up says nothing).
+ * Where in a request's items a known turn may have ended, the deepest first: after something the model said, and among
+ * the newest items after anything (a warm-up says nothing, and some outputs end like an input).
  */
 export function plausiblePlaces(items: readonly Item[], { chain }: ReadItems): Fingerprint[] {
   const places: Fingerprint[] = [];
   for (let count = items.length; count > 0 && places.length < MOST_PLACES; count -= 1) {
-    if (count < items.length - 1 && isFromClient(items[count - 1]!)) continue;
+    if (count <= items.length - NEWEST && isFromClient(items[count - 1]!)) continue;
     places.push(placeAfter(chain[count]!, items[count - 1]!));
   }
   return places;
 }
 
-const accepted = (items: readonly Item[]): Accepted[] => items.map((item) => identitiesShown(item).map(short));
+const accepted = (items: readonly Item[], identities = identitiesShown): Accepted[] =>
+  items.map((item) => identities(item).map(short));
 
 /** Two lists of the same length as one whose items accept what either accepts. */
 const merged = (one: readonly Accepted[], other: readonly Accepted[]): Accepted[] =>
@@ -160,7 +164,7 @@ export function formsOf(turn: {
   const { input, streamed, listed } = turn;
   const compacted = [...streamed, ...(listed ?? [])].some(isCompaction);
   return {
-    input: accepted(input),
+    input: accepted(input, identitiesOf),
     outputs: alternatives(streamed, listed),
     begins: compacted ? alternatives(fromCompaction(streamed), listed && fromCompaction(listed)) : [],
   };

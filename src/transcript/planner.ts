@@ -1,5 +1,5 @@
 import { arrayText, elementTexts, memberText, type Written, withMembers } from '../json.ts';
-import { inputAsSent, isBareReasoning, typeOf, writtenInput } from './items.ts';
+import { inputAsSent, isNameOnly, writtenInput } from './items.ts';
 import type { Continuation, Item, RequestBody, WireForm } from './types.ts';
 
 export interface PlanInput {
@@ -47,12 +47,11 @@ export function planWire(input: PlanInput): WireForm {
 }
 
 /**
- * An item as it can be sent: a reference that the provider cannot resolve gives way to what it refers to, and reasoning
- * whose ciphertext the client was not shown to the item with it.
+ * An item as it can be sent: what names an item that the provider cannot look up gives way to that item. So does
+ * reasoning whose ciphertext the client was not shown.
  */
 function resolved({ value, json }: Written<Item>, contents: ReadonlyMap<string, string>): string {
-  const stands = typeOf(value) === 'item_reference' || isBareReasoning(value);
-  return stands ? (contents.get(String(value.id)) ?? json) : json;
+  return isNameOnly(value) ? (contents.get(String(value.id)) ?? json) : json;
 }
 
 const inputOf = (texts: readonly string[]) => ({ input: arrayText(texts), items: texts.length });

@@ -1,4 +1,4 @@
-import { typeOf } from './items.ts';
+import { isNameOnly } from './items.ts';
 import type { Item, RequestBody } from './types.ts';
 
 type Fields = Readonly<Record<string, unknown>>;
@@ -12,21 +12,36 @@ const inPart = (part: unknown) => isFields(part) && isId(part.file_id);
 
 function inItem(item: Item): boolean {
   if (isId(item.container_id) || isId(item.file_id)) return true;
+  if (listOf(item.tools).some(inTool)) return true;
   return [...listOf(item.content), ...listOf(item.output)].some(inPart) || inPart(item.output);
 }
 
+/** Members of a hosted tool, at whatever depth, that hold ids of objects at the provider. */
+const idMembers = new Set([
+  'file_id',
+  'file_ids',
+  'container',
+  'container_id',
+  'vector_store_ids',
+  'skill_id',
+  'connector_id',
+]);
+/** Members that describe what a client's own tool takes: names in there are the client's. */
+const schemaMembers = new Set(['parameters', 'input_schema', 'output_schema', 'format', 'filters', 'headers']);
+
 function inTool(tool: unknown): boolean {
+  if (Array.isArray(tool)) return tool.some(inTool);
   if (!isFields(tool)) return false;
-  if (listOf(tool.vector_store_ids).some(isId) || isId(tool.container) || isId(tool.connector_id)) return true;
-  const { container, skills } = tool;
-  if (isFields(container) && (listOf(container.file_ids).some(isId) || isId(container.container_id))) return true;
-  return listOf(skills).some((skill) => isFields(skill) && isId(skill.skill_id));
+  return Object.entries(tool).some(([name, value]) => {
+    if (schemaMembers.has(name)) return false;
+    return (idMembers.has(name) && (isId(value) || listOf(value).some(isId))) || inTool(value);
+  });
 }
 
-/** Ids of the items that a request's input refers to instead of holding them. */
+/** Ids of the items that a request's input names instead of holding them. */
 export function referencesIn(body: RequestBody): string[] {
-  const items = listOf(body.input).filter((item): item is Item => isFields(item) && typeOf(item) === 'item_reference');
-  return [...new Set(items.map(({ id }) => id).filter((id) => typeof id === 'string'))];
+  const items = listOf(body.input).filter((item): item is Item => isFields(item) && isNameOnly(item));
+  return [...new Set(items.map(({ id }) => String(id)))];
 }
 
 /** The response that a request asks the provider to compare its cache with; null when it names none. */
@@ -38,7 +53,8 @@ export function comparisonOf(body: RequestBody): string | null {
 
 /**
  * Whether a request names something that lives at the provider, the anchor aside: files, containers, vector stores,
- * stored prompts; references to items and responses are listed apart, since their scope is known here. Under a credential that several tenants share, nothing shows whose they are.
+ * stored prompts; references to items and responses are listed apart, since their scope is known here. Under a
+ * credential that several tenants share, nothing shows whose they are.
  */
 export function namesProviderObjects(body: RequestBody): boolean {
   if (listOf(body.input).some((item) => isFields(item) && inItem(item))) return true;

@@ -91,6 +91,51 @@ describe('under a credential that several tenants share', () => {
     expect(at.simulator.journal.of('create')).toHaveLength(before);
   });
 
+  const naming: [string, (id: unknown) => Item][] = [
+    ['a reference', (id) => ({ type: 'item_reference', id })],
+    ['a reference without a type', (id) => ({ id })],
+    ['a reference whose type is null', (id) => ({ type: null, id })],
+    ['reasoning that is only named', (id) => ({ type: 'reasoning', id, summary: [] })],
+    ['a picture that is only named', (id) => ({ type: 'image_generation_call', id })],
+  ];
+  it.each(naming)('%s of another scope is refused wherever it stands', async (_, named) => {
+    await start({ env: shared });
+    const first = await ask([user('one')], {}, tenant(1));
+    const own = await ask([user('mine')], {}, tenant(2));
+    const foreign = named(first.body.output[0]!.id);
+    const before = at.simulator.journal.of('create').length;
+    const attempts = await Promise.all([
+      ask([foreign, user('go on')], {}, tenant(2)),
+      ask([user('mine'), ...own.body.output, foreign, user('go on')], {}, tenant(2)),
+      ask([foreign, user('go on')], { previous_response_id: own.body.id }, tenant(2)),
+    ]);
+    expect(attempts.map(({ body }) => body.error?.bridge_code)).toEqual(Array(3).fill('bridge_foreign_object'));
+    expect(at.simulator.journal.of('create')).toHaveLength(before);
+  });
+
+  it('an id that only the client gave an item does not make a reference to it its own', async () => {
+    await start({ env: shared });
+    const first = await ask([user('one')], {}, tenant(1));
+    const borrowed = { ...user('mine'), id: first.body.output.at(-1)!.id };
+    const own = await ask([borrowed], {}, tenant(2));
+    const named = [{ type: 'item_reference', id: borrowed.id }, ...own.body.output, user('go on')];
+    const answer = await ask(named, { instructions: 'Be brief.' }, tenant(2));
+    const sentReferences = sent().input.filter(({ type }) => type === 'item_reference');
+    expect([answer.status, sentReferences]).toEqual([400, []]);
+  });
+
+  it('reasoning of the own scope that is only named goes on, on its socket and after a restart', async () => {
+    await start({ env: shared });
+    const more = { store: false };
+    const first = await ask([user('one')], more, tenant(1));
+    const second = await ask([user('one'), ...first.body.output, user('two')], more, tenant(1));
+    expect(sent().anchor).toBe(first.body.id);
+    await at.restart();
+    const items = [user('one'), ...first.body.output, user('two'), ...second.body.output, user('three')];
+    expect((await ask(items, more, tenant(1))).status).toBe(200);
+    expect(sent().input.filter((item) => 'encrypted_content' in item)).toHaveLength(2);
+  });
+
   it('a response that is only compared with must be of the own scope too', async () => {
     await start({ env: shared });
     const first = await ask([user('one')], {}, tenant(1));

@@ -1,4 +1,5 @@
 import { afterEach, describe, expect, it } from 'vitest';
+import { MOST_CANDIDATES } from '../../src/store/port.ts';
 import { digestOf, expectedDigest } from '../../src/testing/index.ts';
 import { startTestBridge, type TestBridge, type TestBridgeOptions } from '../support/bridge.ts';
 import { post } from '../support/client.ts';
@@ -37,6 +38,55 @@ describe('a client that sends no key and resends everything', () => {
     const answer = await post(at.url, bodyOf(user('one'), ...first.body.output, user('two')));
     expect(answer.headers['x-holdfast-outcome']).toBe('stale_recovery');
   });
+});
+
+describe('conversations that are alike but for what the model thought', () => {
+  const include = ['reasoning.encrypted_content'];
+  const ask = (input: object[]) => post(at.url, { ...bodyOf(...input), include });
+
+  it.each([
+    ['on their warm sockets', false],
+    ['after a restart', true],
+  ])('are each continued as what they are, more of them than one look-up gives, %s', async (_, restarts) => {
+    await start({ simulator: { reasoning: true } });
+    const firsts = await Promise.all(Array.from({ length: MOST_CANDIDATES + 4 }, () => ask([user('one')])));
+    let talks: object[][] = firsts.map(({ body }) => [user('one'), ...body.output]);
+    expect(new Set(talks.map((items) => JSON.stringify((items.at(-1) as { content: unknown }).content))).size).toBe(1);
+    if (restarts) await at.restart();
+    for (const text of ['two', 'three']) {
+      const before = creates().length;
+      const next: object[][] = [];
+      for (const [index, items] of talks.entries()) {
+        const answer = await ask([...items, user(text)]);
+        expect(answer.body).not.toHaveProperty('input_transformations');
+        if (text === 'two') {
+          expect(answer.headers['x-holdfast-session']).toBe(firsts[index]!.headers['x-holdfast-session']);
+        }
+        next.push([...items, user(text), ...answer.body.output]);
+      }
+      talks = next;
+      const anchors = creates()
+        .slice(before)
+        .map(({ previousResponseId }) => previousResponseId);
+      if (!restarts || text === 'three') expect(anchors).not.toContain(null);
+    }
+    expect(at.bridge.sessions()).toHaveLength(talks.length);
+  });
+});
+
+it('a warm-up is found although several new items follow it', async () => {
+  await start();
+  const first = await post(at.url, { ...bodyOf(user('one')), generate: false });
+  const answer = await post(at.url, bodyOf(user('one'), user('two'), user('three')));
+  expect(answer.headers['x-holdfast-outcome']).toBe('live_reuse');
+  expect(creates().at(-1)!.previousResponseId).toBe(first.body.id);
+});
+
+it('what was said in a conversation at the provider is no beginning of another', async () => {
+  await start();
+  const first = await post(at.url, { ...bodyOf(user('one')), store: true, conversation: 'conv_1' });
+  const answer = await post(at.url, { ...bodyOf(user('one'), ...first.body.output, user('two')), store: true });
+  expect([answer.status, answer.headers['x-holdfast-outcome']]).toEqual([200, 'created']);
 });
 
 describe('five hundred one-shot requests', () => {

@@ -22,12 +22,16 @@ const deltas = () => creates().filter(({ previousResponseId }) => previousRespon
 const open = () => at.simulator.connections.filter((each) => each.open).length;
 
 /** One more turn of a conversation: its new items, and whether the model was given exactly what the client means. */
-async function say(conversation: Item[], text: string) {
+async function say(conversation: Item[], text: string, url = at.url) {
   const input = [...conversation, user(text)];
-  const answer = await post(at.url, bodyOf(input), headers);
+  const answer = await post(url, bodyOf(input), headers);
   expect(answer.status).toBe(200);
   expect(digestOf(answer.body)).toBe(expectedDigest({ items: input as never }));
-  return { outcome: answer.headers['x-holdfast-outcome'], items: [...input, ...answer.body.output] };
+  return {
+    outcome: answer.headers['x-holdfast-outcome'],
+    session: answer.headers['x-holdfast-session'],
+    items: [...input, ...answer.body.output],
+  };
 }
 
 describe('ten conversations of one client object under one session header', () => {
@@ -85,6 +89,33 @@ describe('ten conversations of one client object under one session header', () =
   });
 });
 
+describe('a header that names no session any more', () => {
+  it('calls no conversation away from the session it is in', async () => {
+    await start();
+    const { session } = await say([], 'the conversation that has the header');
+    let other = await say([], 'another');
+    const row = (await at.store.session(session!))!;
+    const face = { state: 'closed', snapshot: row.snapshot, machineVersion: row.machineVersion } as const;
+    const writer = { me: row.ownerWorkerId!, nonce: row.ownerNonce! };
+    await at.store.close({ ...writer, sessionId: row.id, epoch: row.epoch, face });
+    for (const text of ['two', 'three']) {
+      other = await say(other.items, text);
+      expect(other.outcome).toBe('live_reuse');
+    }
+    expect(deltas()).toHaveLength(2);
+  });
+
+  it('does call a conversation away from a session that another header names', async () => {
+    await start();
+    const first = await say([], 'one');
+    const forked = [...first.items, user('two, for a helper')];
+    const helper = await post(at.url, bodyOf(forked), { 'session-id': 'of-a-helper' });
+    expect(helper.headers['x-holdfast-session']).not.toBe(first.session);
+    expect((await say(first.items, 'two')).outcome).toBe('live_reuse');
+    expect(deltas()).toHaveLength(1);
+  });
+});
+
 describe('one conversation under a session header stays in its session', () => {
   it('when its last message is edited', async () => {
     await start();
@@ -105,6 +136,19 @@ describe('one conversation under a session header stays in its session', () => {
     await say((await say(first.items, 'two, edited')).items, 'three');
     expect(at.bridge.sessions()).toHaveLength(2);
     expect(open()).toBe(2);
+  });
+
+  it('when it is edited at another worker than the one that holds it', async () => {
+    await start();
+    await say([], 'the conversation that has the header');
+    const first = await say([], 'one');
+    await say(first.items, 'two');
+    await using beside = await startTestBridge({ beside: at });
+    const edited = await say(first.items, 'two, edited', beside.url);
+    expect(edited.session).toBe(first.session);
+    expect((await say(edited.items, 'three', beside.url)).session).toBe(first.session);
+    expect(open()).toBe(2);
+    expect(beside.bridge.sessions()).toEqual([]);
   });
 
   it('when its last request is repeated after its answer was delivered', async () => {

@@ -204,6 +204,16 @@ describe('only a transcript in common', () => {
     });
   });
 
+  it('under a session header follows an edit to the worker that holds the conversation', () => {
+    const older = { turn: t1, session: sessionRow(theirs), exact: true };
+    const world = { like: older, owners: [worker()] };
+    expect(decide({ hardKey: { kind: 'session', hash: 'h' } }, { ...world, apart: true })).toMatchObject({
+      row: 'prefix_elsewhere',
+      do: 'forward',
+    });
+    expect(decide({}, world)).toMatchObject({ row: 'prefix_older' });
+  });
+
   it('starts a session of its own at an older turn, or where the owner may not be asked', () => {
     const forked = { row: 'prefix_older', do: 'create', outcome: 'forked', keys: [] };
     expect(decide({}, { like: { ...like, turn: t1 }, local: [actor()] })).toEqual({ ...forked, parent: t1 });

@@ -142,6 +142,7 @@ export function facts({
       token,
       keyed,
       candidates: [],
+      named: new Set(),
       heads: new Map(),
       owners: new Map(owners.map((row) => [row.id, row])),
     },

@@ -38,6 +38,7 @@ describe('two items are the same when they differ only in', () => {
     ['the order of their fields', { role: 'user', type: 'message', content: asked().content }, asked()],
     ['text said as a string', asked({ content: 'hi' }), asked()],
     ['a missing type where the role tells it', { role: 'user', content: 'hi' }, asked()],
+    ['a missing type beside nothing but an id', { id: 'msg_1' }, { type: 'item_reference', id: 'msg_1' }],
     ['a call’s status', call({ id: 'fc_1', status: 'completed' }), call()],
     [
       'what stands beside encrypted reasoning',
@@ -57,6 +58,11 @@ describe('two items are different when they differ in', () => {
     ['the number of their parts', asked(), asked({ content: [text('input_text', 'hi'), text('input_text', '')] })],
     ['annotations', said(), said({ content: [text('output_text', 'hello', { annotations: [{ type: 'x' }] })] })],
     ['the call they answer', call(), call({ call_id: 'c2' })],
+    [
+      'whether a patch could be applied',
+      { type: 'apply_patch_call_output', call_id: 'c1', status: 'completed' },
+      { type: 'apply_patch_call_output', call_id: 'c1', status: 'failed' },
+    ],
     ['a call’s name', call(), call({ name: 'act' })],
     ['a call’s arguments, to the letter', call(), call({ arguments: '{ }' })],
     [

@@ -180,6 +180,11 @@ describe('a request continues a line whose items it sends back', () => {
 describe('the place at which a turn ends', () => {
   const placesOf = (items: Item[]) => plausiblePlaces(items, readItems(items));
 
+  it("is asked for behind a client's item too, with several new ones after it", () => {
+    const items = ['one', 'two', 'three'].map(user);
+    expect(placesOf(items)).toContain(placeAfter(extendChain(EMPTY, items.slice(0, 1)), items[0]!));
+  });
+
   it('is among those asked for by a request that continues it, in each form of its last item', () => {
     const chain = extendChain(EMPTY, [user('one')]);
     for (const last of [

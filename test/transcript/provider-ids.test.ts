@@ -15,6 +15,15 @@ it.each([
     { tools: [{ type: 'code_interpreter', container: { type: 'auto', file_ids: ['file_1'] } }] },
   ],
   ['a connector', { tools: [{ type: 'mcp', connector_id: 'connector_1' }] }],
+  ['the mask of a picture', { tools: [{ type: 'image_generation', input_image_mask: { file_id: 'file_1' } }] }],
+  [
+    'a skill of a shell',
+    { tools: [{ type: 'shell', environment: { type: 'container_auto', skills: [{ skill_id: 'skill_1' }] } }] },
+  ],
+  [
+    'a tool that the input adds',
+    { input: [{ type: 'additional_tools', tools: [{ type: 'file_search', vector_store_ids: ['vs_1'] }] }] },
+  ],
   ['a stored prompt', { prompt: { id: 'pmpt_1' } }],
 ])('%s is an object at the provider', (_, body) => {
   expect(namesProviderObjects(body)).toBe(true);
@@ -26,6 +35,10 @@ it.each([
   ['a picture in the request', message({ type: 'input_image', image_url: 'data:image/png;base64,AA' })],
   ['a container to be made', { tools: [{ type: 'code_interpreter', container: { type: 'auto' } }] }],
   ['functions', { tools: [{ type: 'function', name: 'f' }] }],
+  [
+    'a function that takes the id of a file',
+    { tools: [{ type: 'function', name: 'f', parameters: { properties: { file_id: {} }, required: ['file_id'] } }] },
+  ],
 ])('%s name nothing there', (_, body) => {
   expect(namesProviderObjects(body)).toBe(false);
 });
@@ -35,6 +48,17 @@ it('references to items are listed once each, and a compared response is named',
   const body = { input: [reference('msg_1'), { role: 'user', content: 'hi' }, reference('msg_1'), reference(7)] };
   expect(referencesIn(body)).toEqual(['msg_1']);
   expect(referencesIn({ input: 'hi' })).toEqual([]);
+  const sealed = { type: 'reasoning', id: 'rs_2', summary: [], encrypted_content: 'x' };
+  const open = { type: 'reasoning', id: 'rs_3', content: [{ type: 'reasoning_text', text: 'thought' }] };
+  const named = { type: 'reasoning', id: 'rs_1', summary: [], content: [], encrypted_content: null };
+  const pictures = ['', 'AA'].map((result) => ({ type: 'image_generation_call', id: `ig_${result}`, result }));
+  const untyped = [{ id: 'msg_2' }, { type: null, id: 'msg_3' }, { role: 'assistant', id: 'msg_4', content: 'hi' }];
+  expect(referencesIn({ input: [sealed, open, named, ...pictures, ...untyped] })).toEqual([
+    'rs_1',
+    'ig_',
+    'msg_2',
+    'msg_3',
+  ]);
   expect(comparisonOf({ prompt_cache_options: { comparison_response_id: 'resp_1' } })).toBe('resp_1');
   expect(comparisonOf({ prompt_cache_options: { prewarm: true } })).toBeNull();
 });

@@ -24,12 +24,14 @@ export const prefixRows: readonly Row[] = [
   {
     id: 'prefix_elsewhere',
     outcome: 'forwarded',
-    when: "The input continues the head of another live worker's idle session, and the instance policy is `forward`.",
+    when: "The input continues another live worker's idle session at its head, or came under a session header; the instance policy is `forward`.",
     does: 'Forwarded there, where the socket is warm.',
     decide(situation) {
       const found = weak(situation);
       const { evidence, facts } = situation;
-      if (found?.owner !== 'answers' || !found.atHead || evidence.passThrough !== null) return null;
+      if (found?.owner !== 'answers' || evidence.passThrough !== null) return null;
+      // An edit under a header stays in its session, wherever that is: no second one is left behind.
+      if (!found.atHead && evidence.hardKey === null) return null;
       return facts.instancePolicy === 'forward' ? askOwner(situation, found) : null;
     },
   },

@@ -24,12 +24,12 @@ export function createReads(db: MemoryDatabase, now: () => number) {
     [...(ids ?? [])].map((id) => db.turns.get(id)!).sort((a, b) => b.ordinal - a.ordinal);
 
   /** Turns that end at one of the places: those of the first place first. */
-  const endingAt = (scope: string, places: readonly string[]): TurnRecord[] => {
+  const endingAt = (scope: string, places: readonly string[], besides: ReadonlySet<string>): TurnRecord[] => {
     const found = new Set<TurnRecord>();
     for (const place of places) {
       for (const turn of newestFirst(db.places.get(scoped(scope, place)))) {
         if (found.size === MOST_CANDIDATES) return [...found];
-        if (turn.state === 'completed' || turn.state === 'incomplete') found.add(turn);
+        if ((turn.state === 'completed' || turn.state === 'incomplete') && !besides.has(turn.id)) found.add(turn);
       }
     }
     return [...found];
@@ -47,15 +47,20 @@ export function createReads(db: MemoryDatabase, now: () => number) {
   };
 
   return {
-    lookup({ scope, anchor, tokenSessionId, hardKey, places = [] }: Lookup): LookupResult {
+    lookup({ scope, anchor, tokenSessionId, hardKey, places = [], besides = [] }: Lookup): LookupResult {
       const anchorTurn = anchor === null ? undefined : db.turns.get(db.responses.get(scoped(scope, anchor)) ?? '');
       const anchored = open(anchorTurn?.sessionId, scope);
       const token = open(tokenSessionId, scope);
       const keyed = open(hardKey && db.keys.get(scoped(scope, hardKey.kind, hardKey.hash)), scope);
-      const candidates = endingAt(scope, places).map((turn) => ({ turn, session: open(turn.sessionId, scope) }));
+      const candidates = endingAt(scope, places, new Set(besides)).map((turn) => ({
+        turn,
+        session: open(turn.sessionId, scope),
+      }));
       const heads = new Map<string, TurnRow>();
       const owners = new Map<string, WorkerRow>();
-      for (const session of [anchored, token, keyed, ...candidates.map((each) => each.session)]) {
+      const found = [anchored, token, keyed, ...candidates.map((each) => each.session)];
+      const withKey = new Set(db.keys.values());
+      for (const session of found) {
         const head = db.turns.get(session?.headTurnId ?? '');
         if (head && head.scope === scope) heads.set(head.id, turnRow(head));
         const owner = db.workers.get(session?.ownerWorkerId ?? '');
@@ -69,6 +74,7 @@ export function createReads(db: MemoryDatabase, now: () => number) {
           turn: turnRow(turn),
           session: session && sessionRow(session),
         })),
+        named: new Set(found.flatMap((session) => (session && withKey.has(session.id) ? [session.id] : []))),
         heads,
         owners,
       };

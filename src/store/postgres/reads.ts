@@ -38,6 +38,7 @@ interface LookupAnswer {
   candidates: readonly TurnRow[];
   /** Every session named by anchor, token, key or candidates that is not closed, each once. */
   sessions: readonly SessionRow[];
+  named: readonly string[];
   heads: readonly TurnRow[];
   owners: readonly WorkerRow[];
 }
@@ -86,16 +87,18 @@ export function createReads(read: Read): Omit<SessionReads, 'workers'> {
         query.hardKey?.kind ?? null,
         query.hardKey?.hash ?? null,
         [...new Set(query.places)],
+        query.besides ?? [],
       ]);
-      const { anchorTurn, keyed, candidates, heads, owners } = answer!;
+      const { anchorTurn, keyed, candidates, named, heads, owners } = answer!;
       const sessions = byId(answer!.sessions);
-      const named = (id: string | null) => (id === null ? null : (sessions.get(id) ?? null));
-      const withSession = (turn: TurnRow) => ({ turn, session: named(turn.sessionId) });
+      const open = (id: string | null) => (id === null ? null : (sessions.get(id) ?? null));
+      const withSession = (turn: TurnRow) => ({ turn, session: open(turn.sessionId) });
       return {
         anchor: anchorTurn && withSession(anchorTurn),
-        token: named(token),
-        keyed: named(keyed),
+        token: open(token),
+        keyed: open(keyed),
         candidates: candidates.map(withSession),
+        named: new Set(named),
         heads: byId(heads),
         owners: byId(owners),
       };

@@ -127,6 +127,7 @@ export function createResolver(layout: Layout, machine: LocalMachine, guesses: b
       token: null,
       keyed: session,
       candidates: !anchored && known ? [{ turn: known, session }] : [],
+      named: new Set(),
       heads: new Map(),
       owners: new Map(
         owner === 0

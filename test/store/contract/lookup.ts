@@ -4,7 +4,15 @@ import { type Lookup, MOST_CANDIDATES, type TurnResult } from '../../../src/stor
 import { busyLane, claimNow, completed, idleLane, key, type Lane, newWorker, turnStart } from '../calls.ts';
 import type { Subject } from '../contract.ts';
 
-const nothing = { anchor: null, token: null, keyed: null, candidates: [], heads: new Map(), owners: new Map() };
+const nothing = {
+  anchor: null,
+  token: null,
+  keyed: null,
+  candidates: [],
+  named: new Set(),
+  heads: new Map(),
+  owners: new Map(),
+};
 const query = (over: Partial<Lookup>): Lookup => ({
   scope: 'local',
   anchor: null,
@@ -146,6 +154,31 @@ export function lookups(given: () => Subject): void {
       ]);
       const many = [...Array.from({ length: 254 }, (_, nth) => `none ${nth}`), 'also', 'deep'];
       expect(await idsOf(scope, many)).toEqual(made.slice(0, MOST_CANDIDATES));
+    });
+
+    test('turns that were given before are left out, and others follow', async () => {
+      const scope = newScope();
+      const me = await newWorker(given().store);
+      const made: string[] = [];
+      for (let nth = 0; nth < MOST_CANDIDATES + 3; nth += 1) {
+        made.unshift((await ended(scope, { transcriptFp: 'same', secondFp: 'alike' }, me)).firstTurn.id);
+      }
+      const besides = made.slice(0, MOST_CANDIDATES);
+      const next = await given().store.lookup(query({ scope, places: ['alike', 'same'], besides }));
+      expect(next.candidates.map(({ turn }) => turn.id)).toEqual(made.slice(MOST_CANDIDATES));
+      expect((await given().store.lookup(query({ scope, places: ['same'], besides: made }))).candidates).toEqual([]);
+    });
+
+    test('a session that a hard key names is told from one that none does', async () => {
+      const { store } = given();
+      const scope = newScope();
+      const me = await newWorker(store);
+      const keyed = await busyLane(store, me, { scope, keys: [key()] });
+      await store.settle(keyed.settle(keyed.firstTurn.id, completed({ transcriptFp: 'p' })));
+      await ended(scope, { transcriptFp: 'p' }, me);
+      const found = await store.lookup(query({ scope, places: ['p'] }));
+      expect(found.candidates).toHaveLength(2);
+      expect([...found.named]).toEqual([keyed.sessionId]);
     });
 
     test('a turn that runs, failed or was lost is no candidate; an incomplete one is', async () => {

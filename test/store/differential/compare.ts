@@ -7,6 +7,7 @@ const lease = (ms: number) => (ms > 1_000 ? 'left' : 'run out');
 /** An answer without what two correct stores may say differently. */
 export function comparable(value: unknown): unknown {
   if (value instanceof Map) return comparable(Object.fromEntries([...value].sort(([a], [b]) => (a < b ? -1 : 1))));
+  if (value instanceof Set) return [...value].sort();
   if (Array.isArray(value)) return value.map(comparable);
   if (typeof value !== 'object' || value === null) return value === undefined ? null : value;
   const entries = Object.entries(value)

@@ -6,6 +6,7 @@ const endingAt = (column: string) => `
           (select t.id, t.session_id, t.started_at
              from turn t
             where t.scope = $1::text and t.${column} = place.fp and t.state in ('completed', 'incomplete')
+              and t.id <> all ($7::text[])
             order by t.started_at desc
             limit ${MOST_CANDIDATES})`;
 
@@ -64,6 +65,10 @@ export const lookup = {
         (select json_agg(holdfast_turn_json(t) order by c.depth, c.started_at desc)
            from candidate c join turn t on t.id = c.id), '[]'),
       'sessions', coalesce((select json_agg(holdfast_session_json(f.s)) from found f), '[]'),
+      'named', coalesce(
+        (select json_agg(distinct k.session_id)
+           from session_key k
+          where k.session_id in (select (f.s).id from found f)), '[]'),
       'heads', coalesce(
         (select json_agg(holdfast_turn_json(t))
            from turn t
