@@ -6,7 +6,10 @@ import { parseArgs } from 'node:util';
 import { startEmbeddedPostgres } from '../../src/store/embedded/index.ts';
 import { type Canary, canaries } from './list.ts';
 
-/** `npm run test:canaries -- [--only TEXT]`: plants each bug in a copy of the project; one that no test notices fails. */
+/**
+ * `npm run test:canaries -- [--only TEXT]...`: plants each bug in a copy of the project; one that no test notices fails.
+ * The tests run once without any bug first: what fails there would pass for a catch.
+ */
 const ROOT = join(import.meta.dirname, '..', '..');
 const COPIED = [
   'src',
@@ -36,8 +39,25 @@ async function plant({ file, find, replace, name }: Canary, home: string): Promi
   );
 }
 
+/** Calls `use` with a copy of the project, which is gone afterwards. */
+async function withCopy<T>(use: (home: string) => Promise<T>): Promise<T> {
+  const home = await mkdtemp(join(tmpdir(), 'hf-canary-home-'));
+  try {
+    for (const each of COPIED) await cp(join(ROOT, each), join(home, each), { recursive: true });
+    await symlink(join(ROOT, 'node_modules'), join(home, 'node_modules'));
+    return await use(home);
+  } finally {
+    await rm(home, { recursive: true, force: true });
+  }
+}
+
 /** The first failing test, or null when everything passed. */
-function firstFailure(home: string, tests: readonly string[], databaseUrl: string): Promise<string | null> {
+function firstFailure(
+  home: string,
+  tests: readonly string[],
+  databaseUrl: string,
+  timeoutMs = 180_000,
+): Promise<string | null> {
   return new Promise((resolve) => {
     const child = spawn(
       process.execPath,
@@ -50,7 +70,7 @@ function firstFailure(home: string, tests: readonly string[], databaseUrl: strin
     );
     let output = '';
     for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk) => (output += chunk));
-    const timer = setTimeout(() => child.kill('SIGKILL'), 180_000);
+    const timer = setTimeout(() => child.kill('SIGKILL'), timeoutMs);
     child.once('exit', (code, signal) => {
       clearTimeout(timer);
       if (signal) return resolve('the run did not end');
@@ -60,30 +80,28 @@ function firstFailure(home: string, tests: readonly string[], databaseUrl: strin
   });
 }
 
-const { values } = parseArgs({ options: { only: { type: 'string' } } });
-const chosen = canaries.filter(({ name }) => name.includes(values.only ?? ''));
+const { values } = parseArgs({ options: { only: { type: 'string', multiple: true } } });
+const chosen = canaries.filter(({ name }) => !values.only || values.only.some((text) => name.includes(text)));
 const dataDir = await mkdtemp(join(tmpdir(), 'hf-canary-'));
 const server = await startEmbeddedPostgres({ dataDir, settings: ['fsync=off', 'max_connections=300'] });
 const verdicts: Verdict[] = [];
 let survivors = 0;
 try {
+  const tests = [...new Set(chosen.flatMap((canary) => canary.tests))];
+  const red = await withCopy((home) => firstFailure(home, tests, server.url, 1_200_000));
+  if (red !== null) throw new Error(`the tests fail without any bug: ${red}`);
   for (const canary of chosen) {
-    const home = await mkdtemp(join(tmpdir(), 'hf-canary-home-'));
-    try {
-      for (const each of COPIED) await cp(join(ROOT, each), join(home, each), { recursive: true });
-      await symlink(join(ROOT, 'node_modules'), join(home, 'node_modules'));
+    const startedAt = performance.now();
+    const caught = await withCopy(async (home) => {
       await plant(canary, home);
-      const startedAt = performance.now();
-      const caught = await firstFailure(home, canary.tests, server.url);
-      if (caught === null) survivors += 1;
-      const seconds = ((performance.now() - startedAt) / 1_000).toFixed(1);
-      verdicts.push({ canary: canary.name, caught: caught ?? 'SURVIVED', seconds });
-      console.log(
-        `${caught === null ? 'SURVIVED' : 'caught  '} ${seconds.padStart(6)} s  ${canary.name}: ${caught ?? '-'}`,
-      );
-    } finally {
-      await rm(home, { recursive: true, force: true });
-    }
+      return firstFailure(home, canary.tests, server.url);
+    });
+    if (caught === null) survivors += 1;
+    const seconds = ((performance.now() - startedAt) / 1_000).toFixed(1);
+    verdicts.push({ canary: canary.name, caught: caught ?? 'SURVIVED', seconds });
+    console.log(
+      `${caught === null ? 'SURVIVED' : 'caught  '} ${seconds.padStart(6)} s  ${canary.name}: ${caught ?? '-'}`,
+    );
   }
 } finally {
   await server.stop();
