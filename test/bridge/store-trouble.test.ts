@@ -229,6 +229,11 @@ describe('a client that leaves while its start is asked', () => {
 });
 
 describe('requests that wait for one conversation', () => {
+  const waiting = async () => {
+    const page = await (await fetch(`${server.url}/metrics`)).text();
+    return Number(/^holdfast_queue_length (\d+)$/m.exec(page)?.[1]);
+  };
+
   it('are bounded: the next one is told to come back, and the slot is free again afterwards', async () => {
     const first = await post(server.url, body, headers);
     let answer = () => {};
@@ -238,9 +243,7 @@ describe('requests that wait for one conversation', () => {
     // Anchored: only this very line can answer it, so there is no lane beside it to go to.
     const third = { ...body, input: [user('three')], previous_response_id: second.body.id };
     const queued = post(server.url, third, headers);
-    await until(
-      () => bridge.sessions().length === 1 && scripted.calls.filter((name) => name === 'lookup').length === 2,
-    );
+    await until(async () => (await waiting()) === 1);
     const refused = await post(server.url, third, headers);
     expect(refused.status).toBe(429);
     expect(refused.body.error?.bridge_code).toBe('bridge_queue_full');
@@ -282,13 +285,12 @@ describe('requests that wait for one conversation', () => {
     const anchored = (text: string) => ({ ...body, previous_response_id: id, input: [user(text)] });
     const control = new AbortController();
     const leaving = post(server.url, anchored('x'), headers, control.signal).catch(() => null);
-    await until(
-      () => bridge.sessions().length === 1 && scripted.calls.filter((name) => name === 'lookup').length === 2,
-    );
+    await until(async () => (await waiting()) === 1);
     control.abort();
     await leaving;
+    await until(async () => (await waiting()) === 0);
     const staying = post(server.url, anchored('y'), headers);
-    await until(() => scripted.calls.filter((name) => name === 'lookup').length === 3);
+    await until(async () => (await waiting()) === 1);
     answer();
     expect((await staying).status).toBe(200);
   });
