@@ -279,7 +279,7 @@ export const canaries: readonly Canary[] = [
     find: 'select state into owner_state from worker where id = s.owner_worker_id;',
     replace:
       "select case when heartbeat_expires_at < now() then 'dead' else state end into owner_state from worker where id = s.owner_worker_id;",
-    tests: ['test/store'],
+    tests: ['test/store/differential.test.ts'],
   },
   {
     name: 'the store in memory claims without a new epoch',
