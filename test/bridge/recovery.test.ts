@@ -2,7 +2,8 @@ import pg from 'pg';
 import { afterEach, describe, expect, it } from 'vitest';
 import { digestOf, expectedDigest } from '../../src/testing/index.ts';
 import { startTestBridge, type TestBridge, type TestBridgeOptions } from '../support/bridge.ts';
-import { post, terminalsOf } from '../support/client.ts';
+import { ownEvents, post, terminalsOf } from '../support/client.ts';
+import { openLive } from '../support/live-client.ts';
 
 let at: TestBridge | null = null;
 const start = async (options: TestBridgeOptions = {}) => {
@@ -119,6 +120,19 @@ describe('a socket that is lost', () => {
     expect(second.events.filter(({ type }) => type === 'response.created')).toHaveLength(1);
     expect(digestOf(second.body)).toBe(expectedDigest({ items: input as never }));
     expect(simulator.journal.of('create').map(({ itemsReceived }) => itemsReceived)).toEqual([1, 1, 3]);
+  });
+
+  it('right after the response began shows nothing of it, however long the next connection takes', async () => {
+    const { url, simulator } = await start({ env: { HOLDFAST_STATUS_HOLD_MS: '1000' } });
+    simulator.script.onTurn({ nth: 1 }, { kind: 'reset', at: 'after_created' });
+    const second = simulator.script.onUpgrade({ nth: 2 }, { kind: 'hold' });
+    // The status leaves while the second connection is still being made.
+    const live = await openLive(url, { ...base, input: [user('one')] });
+    second.release();
+    const events = ownEvents((await live.rest()).events);
+    expect(simulator.journal.of('create')).toHaveLength(2);
+    expect(events.map(({ data }) => data.sequence_number)).toEqual(events.map((_, index) => index));
+    expect(events.at(-1)!.type).toBe('response.completed');
   });
 
   it('with the answer under way ends in one response.failed, and the identical retry recovers', async () => {

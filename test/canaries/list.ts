@@ -11,7 +11,6 @@ export interface Canary {
 const store = ['test/store/postgres.test.ts', 'test/store/races.test.ts'];
 const memory = ['test/store/memory.test.ts'];
 const bridge = ['test/bridge/store-trouble.test.ts', 'test/bridge/recovery.test.ts', 'test/bridge/retries.test.ts'];
-const machines = ['test/machines'];
 const simulation = ['test/simulation'];
 
 export const canaries: readonly Canary[] = [
@@ -136,7 +135,7 @@ export const canaries: readonly Canary[] = [
     replace: `              target: 'committing',
               actions: ['countCreate', 'sendCreate', 'commitStart'],
               description: 'Ask the store for the right to start.',`,
-    tests: [...bridge, ...machines],
+    tests: bridge,
   },
   {
     name: 'a lapsed lease is not looked at before the send',
@@ -150,7 +149,7 @@ export const canaries: readonly Canary[] = [
     file: 'machines/session.ts',
     find: "meta: { deadlines: [{ name: 'settleWait', event: 'deadline.settle_wait' }] },",
     replace: '',
-    tests: [...bridge, ...machines],
+    tests: bridge,
   },
   {
     name: 'the terminal is lost when a settle is refused',
@@ -300,21 +299,21 @@ export const canaries: readonly Canary[] = [
     file: 'src/session/session.ts',
     find: '        if (turn) turn.heldCreated = null;\n',
     replace: '',
-    tests: simulation,
+    tests: ['test/bridge/recovery.test.ts'],
   },
   {
     name: 'a turn taken in hand while its session ends is forgotten',
     file: 'src/session/session.ts',
     find: 'const unbegun = giveUpUnbegun();',
     replace: 'const unbegun: Turn[] = [];',
-    tests: ['test/simulation', 'test/bridge/store-trouble.test.ts'],
+    tests: ['test/bridge/store-trouble.test.ts'],
   },
   {
     name: 'only the first orphan of an actor is ended',
     file: 'src/session/session.ts',
     find: "        if ('event' in reply) orphanId = null;\n",
     replace: '',
-    tests: machines,
+    tests: ['test/machines/executed'],
   },
   {
     name: 'an earlier claim replaces a later one',
