@@ -24,9 +24,7 @@ const turns = async () => {
   return (await scripted.store.turnsOf(session!.id, 9)).map(({ state }) => state);
 };
 
-beforeEach(async () => {
-  simulator = await startSimulator();
-  scripted = scriptStore(createMemoryStore({ clock: systemClock }));
+async function open() {
   bridge = await createBridge({
     store: scripted.store,
     logger: pino({ level: 'silent' }),
@@ -38,6 +36,11 @@ beforeEach(async () => {
     },
   });
   server = await listen(createApp(bridge.router, bridge), { host: '127.0.0.1', port: 0 });
+}
+beforeEach(async () => {
+  simulator = await startSimulator();
+  scripted = scriptStore(createMemoryStore({ clock: systemClock }));
+  await open();
 });
 afterEach(async () => {
   await bridge.close();
@@ -203,6 +206,24 @@ describe('a session that was taken from this worker', () => {
     const second = await next(first, 'two');
     expect(second.headers['x-holdfast-outcome']).toBe('stale_recovery');
     expect(simulator.journal.of('upgrade')).toHaveLength(2);
+  });
+});
+
+describe('two requests that claim one session at once', () => {
+  it('are both served by the later claim, though the earlier one was slower to read what it claimed', async () => {
+    const first = await post(server.url, body, headers);
+    await bridge.close();
+    await server.close(100);
+    await open();
+    let read = () => {};
+    scripted.once('turn', (pass, id) => new Promise((done) => (read = () => void pass(id).then(done))));
+    const early = next(first, 'early');
+    await until(() => scripted.calls.includes('turn'));
+    expect((await next(first, 'late')).status).toBe(200);
+    read();
+    expect((await early).status).toBe(200);
+    expect(scripted.calls.filter((name) => name === 'claim')).toHaveLength(2);
+    expect(bridge.sessions()).toHaveLength(1);
   });
 });
 
