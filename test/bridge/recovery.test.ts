@@ -1,6 +1,7 @@
 import pg from 'pg';
 import { afterEach, describe, expect, it } from 'vitest';
 import { digestOf, expectedDigest } from '../../src/testing/index.ts';
+import { face, turnStart } from '../store/calls.ts';
 import { startTestBridge, type TestBridge, type TestBridgeOptions } from '../support/bridge.ts';
 import { ownEvents, post, terminalsOf } from '../support/client.ts';
 import { openLive } from '../support/live-client.ts';
@@ -105,6 +106,29 @@ describe('after the worker was taken away and another started', () => {
     });
     expect(second.body.error?.outcome).toBe('expired_continuity');
     expect(simulator.journal.of('create')).toHaveLength(1);
+  });
+});
+
+describe('a turn that its own worker runs no more, though its row says so', () => {
+  it('is ended when another worker asks for the session, which goes on from the head', async () => {
+    const owner = await start();
+    const headers = { 'thread-id': 't-6' };
+    const first = await post(owner.url, { ...base, store: false, input: [user('one')] }, headers);
+    await owner.restart();
+    await using other = await startTestBridge({ beside: owner });
+    const { store, bridge } = owner;
+    const [row] = await store.sessions(1);
+    const writer = { me: bridge.workerId, nonce: 'nonce', sessionId: row!.id };
+    const claimed = await store.claim({ ...writer, epochRead: row!.epoch, revisionRead: row!.revision });
+    expect(claimed).toMatchObject({ verdict: 'row' });
+    const turn = turnStart({ parentTurnId: row!.headTurnId });
+    const call = { ...writer, epoch: row!.epoch + 1, expectedHead: row!.headTurnId, turn, face: face() };
+    expect(await store.start(call)).toMatchObject({ verdict: 'ok' });
+    const input = [user('one'), ...first.body.output, user('two')];
+    const second = await post(other.url, { ...base, store: false, input }, headers);
+    expect([second.status, second.headers['x-holdfast-outcome']]).toEqual([200, 'stale_recovery']);
+    expect(digestOf(second.body)).toBe(expectedDigest({ items: input as never }));
+    expect((await store.turn(turn.id))!.state).toBe('lost');
   });
 });
 

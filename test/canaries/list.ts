@@ -11,7 +11,6 @@ export interface Canary {
 const store = ['test/store/postgres.test.ts', 'test/store/races.test.ts'];
 const memory = ['test/store/memory.test.ts'];
 const bridge = ['test/bridge/store-trouble.test.ts', 'test/bridge/recovery.test.ts', 'test/bridge/retries.test.ts'];
-const simulation = ['test/simulation'];
 
 export const canaries: readonly Canary[] = [
   {
@@ -320,14 +319,14 @@ export const canaries: readonly Canary[] = [
     file: 'src/session/dispatcher.ts',
     find: "    if ((roster.get(id)?.epoch ?? 0) >= claimed.row.epoch) return { kind: 'lost_race', sessionId: id };\n",
     replace: '',
-    tests: simulation,
+    tests: ['test/bridge/store-trouble.test.ts'],
   },
   {
     name: 'a worker that denies a session leaves its orphan',
     file: 'src/worker.ts',
     find: "return void ready.disown(sessionId ?? '', epoch ?? -1).then(() => sink.notOwner());",
     replace: 'return sink.notOwner();',
-    tests: simulation,
+    tests: ['test/bridge/recovery.test.ts'],
   },
   {
     name: 'a busy socket is taken for a history in hand',
