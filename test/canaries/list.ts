@@ -284,7 +284,7 @@ export const canaries: readonly Canary[] = [
     file: 'src/store/memory/fence.ts',
     find: '      session.epoch += 1;\n',
     replace: '',
-    tests: ['test/simulation', 'test/model'],
+    tests: ['test/model/rows.test.ts'],
   },
   {
     name: 'a late terminal of another response is delivered',
