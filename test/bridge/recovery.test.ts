@@ -1,8 +1,10 @@
 import pg from 'pg';
 import { afterEach, describe, expect, it } from 'vitest';
 import { digestOf, expectedDigest } from '../../src/testing/index.ts';
+import { face, turnStart } from '../store/calls.ts';
 import { startTestBridge, type TestBridge, type TestBridgeOptions } from '../support/bridge.ts';
-import { post, terminalsOf } from '../support/client.ts';
+import { ownEvents, post, terminalsOf } from '../support/client.ts';
+import { openLive } from '../support/live-client.ts';
 
 let at: TestBridge | null = null;
 const start = async (options: TestBridgeOptions = {}) => {
@@ -107,6 +109,29 @@ describe('after the worker was taken away and another started', () => {
   });
 });
 
+describe('a turn that its own worker runs no more, though its row says so', () => {
+  it('is ended when another worker asks for the session, which goes on from the head', async () => {
+    const owner = await start();
+    const headers = { 'thread-id': 't-6' };
+    const first = await post(owner.url, { ...base, store: false, input: [user('one')] }, headers);
+    await owner.restart();
+    await using other = await startTestBridge({ beside: owner });
+    const { store, bridge } = owner;
+    const [row] = await store.sessions(1);
+    const writer = { me: bridge.workerId, nonce: 'nonce', sessionId: row!.id };
+    const claimed = await store.claim({ ...writer, epochRead: row!.epoch, revisionRead: row!.revision });
+    expect(claimed).toMatchObject({ verdict: 'row' });
+    const turn = turnStart({ parentTurnId: row!.headTurnId });
+    const call = { ...writer, epoch: row!.epoch + 1, expectedHead: row!.headTurnId, turn, face: face() };
+    expect(await store.start(call)).toMatchObject({ verdict: 'ok' });
+    const input = [user('one'), ...first.body.output, user('two')];
+    const second = await post(other.url, { ...base, store: false, input }, headers);
+    expect([second.status, second.headers['x-holdfast-outcome']]).toEqual([200, 'stale_recovery']);
+    expect(digestOf(second.body)).toBe(expectedDigest({ items: input as never }));
+    expect((await store.turn(turn.id))!.state).toBe('lost');
+  });
+});
+
 describe('a socket that is lost', () => {
   it('before anything was shown costs one resend that the client does not see', async () => {
     const { url, simulator } = await start();
@@ -119,6 +144,19 @@ describe('a socket that is lost', () => {
     expect(second.events.filter(({ type }) => type === 'response.created')).toHaveLength(1);
     expect(digestOf(second.body)).toBe(expectedDigest({ items: input as never }));
     expect(simulator.journal.of('create').map(({ itemsReceived }) => itemsReceived)).toEqual([1, 1, 3]);
+  });
+
+  it('right after the response began shows nothing of it, however long the next connection takes', async () => {
+    const { url, simulator } = await start({ env: { HOLDFAST_STATUS_HOLD_MS: '1000' } });
+    simulator.script.onTurn({ nth: 1 }, { kind: 'reset', at: 'after_created' });
+    const second = simulator.script.onUpgrade({ nth: 2 }, { kind: 'hold' });
+    // The status leaves while the second connection is still being made.
+    const live = await openLive(url, { ...base, input: [user('one')] });
+    second.release();
+    const events = ownEvents((await live.rest()).events);
+    expect(simulator.journal.of('create')).toHaveLength(2);
+    expect(events.map(({ data }) => data.sequence_number)).toEqual(events.map((_, index) => index));
+    expect(events.at(-1)!.type).toBe('response.completed');
   });
 
   it('with the answer under way ends in one response.failed, and the identical retry recovers', async () => {

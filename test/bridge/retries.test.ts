@@ -130,4 +130,19 @@ describe('independent callers that send the same body', () => {
     expect(new Set(answers.map(({ body: { id } }) => id)).size).toBe(10);
     expect(creates()).toHaveLength(10);
   });
+
+  it('keep their own stream, in one thread too', async () => {
+    await start({ simulator: { deltaCount: 5 } });
+    const held = at.simulator.script.onTurn({ nth: 1 }, { kind: 'hold', at: 'before_terminal' });
+    const first = await openLive(at.url, body, headers);
+    await first.until('response.output_text.delta');
+    const second = await openLive(at.url, body, headers);
+    expect(second.headers['x-holdfast-outcome']).toBe('parallel_lane');
+    held.release();
+    for (const each of [first, second]) {
+      const { events, cut } = await each.rest();
+      expect([cut, events.at(-1)!.type]).toEqual([false, 'response.completed']);
+    }
+    expect(creates()).toHaveLength(2);
+  });
 });

@@ -24,9 +24,7 @@ const turns = async () => {
   return (await scripted.store.turnsOf(session!.id, 9)).map(({ state }) => state);
 };
 
-beforeEach(async () => {
-  simulator = await startSimulator();
-  scripted = scriptStore(createMemoryStore({ clock: systemClock }));
+async function open() {
   bridge = await createBridge({
     store: scripted.store,
     logger: pino({ level: 'silent' }),
@@ -38,6 +36,11 @@ beforeEach(async () => {
     },
   });
   server = await listen(createApp(bridge.router, bridge), { host: '127.0.0.1', port: 0 });
+}
+beforeEach(async () => {
+  simulator = await startSimulator();
+  scripted = scriptStore(createMemoryStore({ clock: systemClock }));
+  await open();
 });
 afterEach(async () => {
   await bridge.close();
@@ -206,6 +209,24 @@ describe('a session that was taken from this worker', () => {
   });
 });
 
+describe('two requests that claim one session at once', () => {
+  it('are both served by the later claim, though the earlier one was slower to read what it claimed', async () => {
+    const first = await post(server.url, body, headers);
+    await bridge.close();
+    await server.close(100);
+    await open();
+    let read = () => {};
+    scripted.once('turn', (pass, id) => new Promise((done) => (read = () => void pass(id).then(done))));
+    const early = next(first, 'early');
+    await until(() => scripted.calls.includes('turn'));
+    expect((await next(first, 'late')).status).toBe(200);
+    read();
+    expect((await early).status).toBe(200);
+    expect(scripted.calls.filter((name) => name === 'claim')).toHaveLength(2);
+    expect(bridge.sessions()).toHaveLength(1);
+  });
+});
+
 describe('a client that leaves while its start is asked', () => {
   it('is not placed again when the start is fenced: nobody would read the answer', async () => {
     const first = await post(server.url, body, headers);
@@ -229,6 +250,11 @@ describe('a client that leaves while its start is asked', () => {
 });
 
 describe('requests that wait for one conversation', () => {
+  const waiting = async () => {
+    const page = await (await fetch(`${server.url}/metrics`)).text();
+    return Number(/^holdfast_queue_length (\d+)$/m.exec(page)?.[1]);
+  };
+
   it('are bounded: the next one is told to come back, and the slot is free again afterwards', async () => {
     const first = await post(server.url, body, headers);
     let answer = () => {};
@@ -238,9 +264,7 @@ describe('requests that wait for one conversation', () => {
     // Anchored: only this very line can answer it, so there is no lane beside it to go to.
     const third = { ...body, input: [user('three')], previous_response_id: second.body.id };
     const queued = post(server.url, third, headers);
-    await until(
-      () => bridge.sessions().length === 1 && scripted.calls.filter((name) => name === 'lookup').length === 2,
-    );
+    await until(async () => (await waiting()) === 1);
     const refused = await post(server.url, third, headers);
     expect(refused.status).toBe(429);
     expect(refused.body.error?.bridge_code).toBe('bridge_queue_full');
@@ -282,13 +306,12 @@ describe('requests that wait for one conversation', () => {
     const anchored = (text: string) => ({ ...body, previous_response_id: id, input: [user(text)] });
     const control = new AbortController();
     const leaving = post(server.url, anchored('x'), headers, control.signal).catch(() => null);
-    await until(
-      () => bridge.sessions().length === 1 && scripted.calls.filter((name) => name === 'lookup').length === 2,
-    );
+    await until(async () => (await waiting()) === 1);
     control.abort();
     await leaving;
+    await until(async () => (await waiting()) === 0);
     const staying = post(server.url, anchored('y'), headers);
-    await until(() => scripted.calls.filter((name) => name === 'lookup').length === 3);
+    await until(async () => (await waiting()) === 1);
     answer();
     expect((await staying).status).toBe(200);
   });

@@ -1,9 +1,15 @@
-import { readFile } from 'node:fs/promises';
+import { access, readFile } from 'node:fs/promises';
 import { expect, it } from 'vitest';
 import { canaries } from './list.ts';
 
-it.each(canaries)('the canary "$name" still fits its place exactly once', async ({ file, find, replace }) => {
+it.each(canaries)('the canary "$name" still fits its place exactly once, and its tests are there', async (canary) => {
+  const { file, find, replace, tests } = canary;
   const text = await readFile(file, 'utf8');
   expect(text.split(find)).toHaveLength(2);
   expect(replace).not.toBe(find);
+  for (const test of tests) await access(test);
+});
+
+it('canaries are told apart by their names', () => {
+  expect(new Set(canaries.map(({ name }) => name)).size).toBe(canaries.length);
 });

@@ -211,6 +211,14 @@ describe('a late frame of an earlier turn on its socket', () => {
       },
     ],
     [
+      'that says it failed or runs, before the next turn begins',
+      (turn) => {
+        turn.send('response.in_progress', { response: turn.response({ id: 'resp_0', output: [message('late')] }) });
+        turn.send('response.failed', { response: turn.response({ id: 'resp_0', status: 'failed', error: null }) });
+        usual(turn);
+      },
+    ],
+    [
       'after the next turn began',
       (turn) => {
         turn.send('response.created', { response: turn.response() });

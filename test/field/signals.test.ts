@@ -5,6 +5,7 @@ import { framesOfAnswer } from '../../src/upstream/json-answer.ts';
 import { post } from '../support/client.ts';
 import { until } from '../support/until.ts';
 import { message, scripted, user, usual } from './scripted.ts';
+import { startBridge } from './support.ts';
 
 const ask = (text: string, more: object = {}) => ({
   model: 'm',
@@ -152,6 +153,20 @@ it('metadata of the provider keeps its turn state and shows the rest', async () 
   expect(answer.headers['openai-model']).toBe('routed');
   expect(answer.events[0]!.data.headers).toEqual({ 'openai-model': 'routed' });
   expect(answer.text).not.toContain('secret');
+});
+
+it('the provider’s turn state is no header of a refusal, nor of a call beside the turns', async () => {
+  const at = await startBridge();
+  const headers = { 'x-codex-turn-state': 'the providers own', 'openai-version': '2020-10-01' };
+  const error = { message: 'No.', type: 'invalid_request_error', code: 'nope', param: null };
+  at.simulator.script.onUpgrade({}, { kind: 'refuse', status: 429, headers, body: { error } });
+  const refused = await post(at.url, ask('one'));
+  expect([refused.status, refused.headers['openai-version']]).toEqual([429, '2020-10-01']);
+  expect(refused.headers).not.toHaveProperty('x-codex-turn-state');
+  at.simulator.script.onRequest({ method: 'GET' }, { kind: 'respond', status: 200, headers, body: '{}' });
+  const listed = await fetch(`${at.url}/v1/models`);
+  expect([listed.status, listed.headers.get('openai-version')]).toEqual([200, '2020-10-01']);
+  expect(listed.headers.get('x-codex-turn-state')).toBeNull();
 });
 
 it('an error frame says in its headers what HTTP says in those of the answer', async () => {
