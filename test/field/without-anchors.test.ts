@@ -2,7 +2,6 @@ import { afterEach, expect, it } from 'vitest';
 import { digestOf, expectedDigest } from '../../src/testing/index.ts';
 import { startTestBridge, type TestBridge } from '../support/bridge.ts';
 import { post } from '../support/client.ts';
-import { bodyOf, endsOf, message, user as said, startBoth } from './support.ts';
 
 let at: TestBridge;
 afterEach(() => at.close());

@@ -1,6 +1,5 @@
-import { afterEach, describe, expect, it, vi } from 'vitest';
+import { afterEach, describe, expect, it } from 'vitest';
 import { digestOf, expectedDigest } from '../../src/testing/index.ts';
-import { createDeadlineClock, deadlineEnv } from '../machines/executed/deadline-clock.ts';
 import { startTestBridge, type TestBridge, type TestBridgeOptions } from '../support/bridge.ts';
 import { post } from '../support/client.ts';
 
@@ -56,21 +55,6 @@ describe('an upgrade that does not come about, in auto', () => {
     const tried = upgrades();
     expect((await ask([user('two')])).body.status).toBe('completed');
     expect([creates().at(-1), upgrades() - tried]).toEqual(['http', 0]);
-  });
-
-  it('and is accepted but never carries an answer makes the next turn go over HTTP', async () => {
-    const clock = createDeadlineClock();
-    await start({ clock, env: { ...deadlineEnv, HOLDFAST_UPGRADE_MS: '3000' } });
-    at.simulator.script.onTurn(
-      { transport: 'websocket' },
-      { kind: 'silence', at: 'before_created' },
-      { times: 'always' },
-    );
-    const asked = ask([user('one')]);
-    await vi.waitUntil(() => creates().length === 1 && clock.fire('first_event'), { timeout: 20_000 });
-    expect((await asked).body.error?.bridge_code).toBe('bridge_first_event_timeout');
-    expect((await ask([user('two')])).body.status).toBe('completed');
-    expect(creates()).toEqual(['websocket', 'http']);
   });
 
   it.each([400, 401, 403, 429])('for a reason that the API gives is relayed: %i', async (status) => {
