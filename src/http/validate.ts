@@ -2,7 +2,7 @@ import { z } from 'zod';
 import { BridgeError } from '../errors.ts';
 
 /** Gateways pack a deployment and an encrypted original into an id; 1,500 characters have been seen. */
-const LONGEST_ID = 4096;
+const LONGEST_ID = 65_536;
 
 const object = z.record(z.string(), z.unknown());
 

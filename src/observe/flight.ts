@@ -51,7 +51,7 @@ export interface FlightRecord {
   events: readonly FlightEvent[];
   /** Events that were let go. */
   dropped: number;
-  /** The turn whose end made somebody keep this; null for a story told while everything runs. */
+  /** The last turn that ended, if it ended badly; null for a story told while everything runs. */
   ending: FlightEnding | null;
 }
 

@@ -34,6 +34,8 @@ export interface Recorder {
 interface Flight {
   ring: Ring;
   epoch: number;
+  /** Of the last turn that ended, if it ended badly. */
+  ending: FlightEnding | null;
 }
 
 const MINUTE = 60_000;
@@ -72,7 +74,7 @@ export function createRecorder(options: RecorderOptions): Recorder {
 
   function flightOf(sessionId: string): Flight {
     let flight = flights.get(sessionId);
-    if (!flight) flights.set(sessionId, (flight = { ring: createRing(events), epoch: 0 }));
+    if (!flight) flights.set(sessionId, (flight = { ring: createRing(events), epoch: 0, ending: null }));
     return flight;
   }
 
@@ -107,10 +109,10 @@ export function createRecorder(options: RecorderOptions): Recorder {
     if (status !== 'active' && (who.epoch === flight.epoch || flight.epoch === 0)) retire(who.sessionId);
   }
 
-  function tell(sessionId: string, ending: FlightEnding | null): FlightRecord | null {
+  function tell(sessionId: string): FlightRecord | null {
     const flight = flights.get(sessionId);
     if (!flight) return null;
-    const { ring, epoch } = flight;
+    const { ring, epoch, ending } = flight;
     const { dropped } = ring;
     const base = ring.base();
     return { version: 1, sessionId, workerId: options.workerId(), epoch, base, events: ring.events(), dropped, ending };
@@ -138,7 +140,10 @@ export function createRecorder(options: RecorderOptions): Recorder {
       known.delete(turn);
     },
     turnEnded(line) {
-      if (!options.onBadEnd || line.session === null || !endedBadly(line) || !mayHandOver()) return;
+      const flight = line.session === null ? undefined : flights.get(line.session);
+      if (line.session === null || !flight) return;
+      flight.ending = null;
+      if (!endedBadly(line)) return;
       const { turn, outcome, shape, form, terminal, fault, cause, upstreamStatus, heldMs, firstEventMs, totalMs } =
         line;
       const ending = {
@@ -154,7 +159,9 @@ export function createRecorder(options: RecorderOptions): Recorder {
         firstEventMs,
         totalMs,
       };
-      const told = tell(line.session, ending);
+      flight.ending = ending;
+      if (!options.onBadEnd || !mayHandOver()) return;
+      const told = tell(line.session);
       if (!told) return;
       try {
         options.onBadEnd(line.session, turn, told);
@@ -162,7 +169,7 @@ export function createRecorder(options: RecorderOptions): Recorder {
         // Whoever keeps stories reports its own errors.
       }
     },
-    story: (sessionId) => tell(sessionId, null),
+    story: tell,
     get size() {
       return flights.size;
     },

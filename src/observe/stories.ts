@@ -28,12 +28,17 @@ export function storiesRouter({ store, remembered, allow }: StoriesOptions): Rou
   const router = express.Router();
   router.get('/admin/stories/:id', async (req, res) => {
     allow(req);
-    const { rows } = await store.listSessions({ limit: 1, search: String(req.params.id) });
-    const session = rows[0];
-    if (!session) throw new BridgeError('bridge_not_found', { detail: 'There is no such session or response.' });
-    const record = newest(remembered(session.id), (await store.story(session.id)) as FlightRecord | null);
+    const given = String(req.params.id);
+    const { rows } = await store.listSessions({ limit: 1, search: given });
+    const session = rows[0] ?? null;
+    // A session whose upstream could not be reached at its first turn never got a row.
+    const id = session?.id ?? given;
+    const record = newest(remembered(id), session && ((await store.story(id)) as FlightRecord | null));
+    if (!session && !record) {
+      throw new BridgeError('bridge_not_found', { detail: 'There is no such session or response.' });
+    }
     if (!record) throw new BridgeError('bridge_not_found', { detail: 'Nothing is remembered of that session here.' });
-    const [turns, workers] = await Promise.all([store.turnsOf(session.id, TURNS), store.workers()]);
+    const [turns, workers] = await Promise.all([session ? store.turnsOf(id, TURNS) : [], store.workers()]);
     res.set('cache-control', 'no-store').json({
       story: explain(record, { session, turns, workers }),
       endsIn: endOf(record),

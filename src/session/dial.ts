@@ -4,7 +4,7 @@ import type { SessionStore } from '../store/port.ts';
 import type { Abilities, Doubt } from '../upstream/abilities.ts';
 import { normaliseError } from '../upstream/errors.ts';
 import { upstreamHeaders } from '../upstream/headers.ts';
-import type { UpstreamAnswer, UpstreamTarget } from '../upstream/port.ts';
+import type { UpstreamAnswer, UpstreamError, UpstreamTarget } from '../upstream/port.ts';
 import { classifyRefusal, refusesAnchor, refusesAnchors } from '../upstream/refusal.ts';
 import { loadContents, loadHistory } from './history.ts';
 import { anchorStored } from './placement.ts';
@@ -43,6 +43,10 @@ export interface Dialer {
   refused(turn: Turn, answer: UpstreamAnswer): void;
   /** The provider refused the anchor: it is struck off, and the whole context is sent once if it is exact. */
   resendWithoutAnchor(turn: Turn, relayed: TurnEnding): Promise<void>;
+  /** What `resendWithoutAnchor` does, for a response that had begun: its connection is given up. False when the turn cannot be sent again. */
+  resendElsewhere(turn: Turn, error: UpstreamError): boolean;
+  /** The provider has not begun to answer this turn in time. */
+  overdue(turn: Turn): void;
 }
 
 /** Close code of a peer that takes no frame of that size. */
@@ -112,8 +116,9 @@ export function createDialer(options: DialerOptions): Dialer {
     const { connect: connectMs, upgrade } = options.deadlines;
     if (turn.evidence.passThrough !== null) return open(turn, generation, 'http', connectMs);
     const { fallsBack } = abilities;
-    // The rest of the deadline is for what comes instead.
-    const outcome = await open(turn, generation, 'websocket', fallsBack ? Math.min(upgrade, connectMs / 2) : connectMs);
+    // The rest of the deadline is for what comes instead; or else it ends later than this, so that the cause is known.
+    const timeoutMs = fallsBack ? Math.min(upgrade, connectMs / 2) : Math.floor(connectMs * 0.9);
+    const outcome = await open(turn, generation, 'websocket', timeoutMs);
     if (outcome.kind !== 'refused' && outcome.kind !== 'failed') return outcome;
     const cause = causeOf(outcome);
     options.onFailure(cause);
@@ -160,7 +165,7 @@ export function createDialer(options: DialerOptions): Dialer {
         giveUp(turn, { answer: outcome.answer });
         return send({ type: 'socket.refused', generation });
       case 'failed':
-        if (!outcome.unreachable?.final) break;
+        if (!outcome.unreachable?.final && !outcome.unreachable?.byProxy) break;
         giveUp(turn, { fault: 'bridge_upstream_unreachable' });
         return send({ type: 'socket.refused', generation });
       case 'superseded':
@@ -217,6 +222,20 @@ export function createDialer(options: DialerOptions): Dialer {
       if (history === 'ready' && options.creates() < 2) return send({ type: 'upstream.anchor_refused' });
       turn.ending = relayed;
       send({ type: 'upstream.ended', keepSocket: true });
+    },
+    overdue(turn) {
+      // Some gateways accept an upgrade and pass nothing on. The turn may be running somewhere: only later ones go
+      // another way.
+      if (socket.kind === 'websocket' && socket.unheard) abilities.suspect(peerOf(turn), 'doubtful');
+    },
+    resendElsewhere(turn, error) {
+      if (options.creates() > 1 || !mayResend(turn, true) || !canSendFull(turn)) return false;
+      if (refusesAnchors(error)) abilities.refusesAnchors(peerOf(turn));
+      turn.anchorRefused = true;
+      const { generation } = socket;
+      socket.close(1000, 'the anchor was refused');
+      send({ type: 'socket.lost', generation, resendable: true });
+      return true;
     },
   };
 }

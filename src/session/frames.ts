@@ -4,7 +4,7 @@ import { rewriteForClient } from '../transcript/shown.ts';
 import type { Item } from '../transcript/types.ts';
 import { upstreamAnswerOf } from '../upstream/errors.ts';
 import { headersIn, isBeginning, parseFrame } from '../upstream/frames.ts';
-import type { ParsedFrame } from '../upstream/port.ts';
+import type { ParsedFrame, UpstreamError } from '../upstream/port.ts';
 import { refusesAnchor } from '../upstream/refusal.ts';
 import type { SessionSocket } from './socket.ts';
 import type { Turn, TurnEnding } from './turn.ts';
@@ -23,6 +23,8 @@ export interface FrameReaderOptions {
   mayResend(turn: Turn): boolean;
   /** The provider refused the anchor that we chose: strike it off and prepare a full send. */
   anchorRefused(turn: Turn, relayed: TurnEnding): void;
+  /** The same after the response was announced. False: the turn cannot go out again, and ends with what was said. */
+  anchorRefusedLate(turn: Turn, error: UpstreamError): boolean;
 }
 
 const isObject = (value: unknown) => typeof value === 'object' && value !== null;
@@ -38,6 +40,8 @@ interface Running {
   readonly others: Set<string>;
   /** Output items as the client sees them, kept for a client that gets one JSON answer. */
   readonly shownItems: string[];
+  /** The `output_index` of each streamed item of this response. */
+  readonly indexes: number[];
 }
 
 /** Ended responses whose late frames are recognised by their id. */
@@ -92,7 +96,7 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
 
   const begin = (turn: Turn, frame: ParsedFrame): Running => {
     const announced = isBeginning(frame);
-    running = { turn, generation: socket.generation, announced, others: new Set(), shownItems: [] };
+    running = { turn, generation: socket.generation, announced, others: new Set(), shownItems: [], indexes: [] };
     if (announced) announcedOn = socket.generation;
     turn.responseId = frame.responseId;
     turn.times.firstEvent ??= options.now();
@@ -122,6 +126,19 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
     if (frame.responseId !== null && frame.responseId !== turn.responseId) own.others.add(frame.responseId);
   };
 
+  /**
+   * Where a finished item stands among those of its response. A client that reads events has the items in the order in
+   * which they were finished; a JSON answer lists them by their index.
+   */
+  const placeOf = (turn: Turn, frame: ParsedFrame, { indexes }: Running): number => {
+    const given = frame.data?.output_index;
+    const index = typeof given === 'number' ? given : Number.POSITIVE_INFINITY;
+    let at = indexes.length;
+    if (turn.request.body.stream !== true) while (at > 0 && indexes[at - 1]! > index) at -= 1;
+    indexes.splice(at, 0, index);
+    return at;
+  };
+
   const event = (turn: Turn, frame: ParsedFrame, text: string) => {
     let own = runningFor(turn);
     if (!own) {
@@ -139,9 +156,10 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
     if (frame.type === 'response.output_item.done') {
       const item = memberText(text, 'item');
       if (isObject(frame.data?.item) && item !== null) {
-        turn.streamed.push(written(item));
+        const at = placeOf(turn, frame, own);
+        turn.streamed.splice(turn.steered + at, 0, written(item));
         const shown = json === text ? item : memberText(json, 'item');
-        if (turn.request.body.stream !== true && shown !== null) own.shownItems.push(shown);
+        if (turn.request.body.stream !== true && shown !== null) own.shownItems.splice(at, 0, shown);
       }
     }
     if (turn.evidence.passThrough === 'background' && frame.data?.response) turn.standing = json;
@@ -186,6 +204,7 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
       if (!opensTurn(frame)) return;
       own = begin(turn, frame);
     } else if (isForeign(frame, own)) return;
+    if (frame.error && refusesOurAnchor(turn, frame.error) && options.anchorRefusedLate(turn, frame.error)) return;
     turn.showCreated();
     remember(turn.responseId);
     turn.responseId = frame.responseId ?? turn.responseId;
@@ -211,6 +230,10 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
     send({ type: 'upstream.ended', keepSocket: end !== 'failed' && socket.kind === 'websocket' });
   };
 
+  /** Whether an error strikes off an anchor that we chose, or whose content we may know. */
+  const refusesOurAnchor = (turn: Turn, error: UpstreamError): boolean =>
+    turn.wire?.form === 'delta' && turn.parent !== null && refusesAnchor(error);
+
   const failed = (turn: Turn, frame: ParsedFrame) => {
     const error = frame.error!;
     const unanswered = runningFor(turn) === null;
@@ -225,10 +248,9 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
     // What HTTP says in headers, an error frame says in a member of that name.
     const answer = { ...plain, headers: { ...headersIn(frame.data), ...plain.headers } };
     const ending: TurnEnding = { state: 'failed', terminal: null, fault: null, answer, error };
-    const ownAnchor = turn.wire?.form === 'delta' && turn.parent !== null;
-    if (unanswered && refusesAnchor(error) && ownAnchor) {
-      options.anchorRefused(turn, ending);
-      return;
+    if (refusesOurAnchor(turn, error)) {
+      if (unanswered) return options.anchorRefused(turn, ending);
+      if (options.anchorRefusedLate(turn, error)) return;
     }
     turn.showCreated();
     turn.ending = ending;

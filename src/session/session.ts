@@ -202,6 +202,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     },
     mayResend,
     anchorRefused: (turn, relayed) => void dialer.resendWithoutAnchor(turn, relayed),
+    anchorRefusedLate: (turn, error) => dialer.resendElsewhere(turn, error),
   });
   const sender = createSender({
     socket,
@@ -330,6 +331,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
       case 'endTurn': {
         const { end: state, fault } = params as { end: ForcedEnd; fault: SessionFault };
         if (!turn) return;
+        if (fault === 'bridge_first_event_timeout') dialer.overdue(turn);
         turn.ending ??= { state, terminal: null, fault, answer: null, error: null };
         // A client that was told of a silent store has its error; the turn itself was cancelled, unsent.
         if (turn.times.sent === null && turn.ending.answer === null) turn.ending.state = state;

@@ -48,6 +48,8 @@ export interface SessionSocket {
   readonly kind: UpstreamConnection['kind'] | null;
   /** Id of the last successful response on this very connection; null after any error, failure or cancel. */
   anchor: string | null;
+  /** A frame was sent on this connection, and nothing has ever come back. */
+  readonly unheard: boolean;
   /** Monotonic milliseconds at which the connection opened. */
   readonly openedAt: number;
   /** @param onSign called once for each connection that opened */
@@ -70,6 +72,7 @@ export function createSessionSocket(options: SessionSocketOptions): SessionSocke
   let stopPatience: (() => void) | null = null;
 
   let asked = false;
+  let heard = false;
 
   const handlers = (mine: UpstreamConnection, at: number, onSign: (sign: FirstSign) => void): ConnectionHandlers => {
     let silent = true;
@@ -80,6 +83,7 @@ export function createSessionSocket(options: SessionSocketOptions): SessionSocke
     return {
       frame: (text) => {
         if (mine !== connection) return;
+        heard = true;
         first({ kind: mine.kind === 'http' && text.startsWith('{"type":"error"') ? 'babbled' : 'spoke' });
         options.onFrame(text);
       },
@@ -119,6 +123,9 @@ export function createSessionSocket(options: SessionSocketOptions): SessionSocke
     get kind() {
       return connection?.kind ?? null;
     },
+    get unheard() {
+      return connection !== null && asked && !heard;
+    },
     get openedAt() {
       return openedAt;
     },
@@ -137,6 +144,7 @@ export function createSessionSocket(options: SessionSocketOptions): SessionSocke
       openedAt = options.clock.now();
       anchor = null;
       asked = false;
+      heard = false;
       connection.attach(handlers(connection, wanted, onSign));
       return { kind: 'opened', headers: result.headers };
     },

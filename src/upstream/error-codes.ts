@@ -67,7 +67,8 @@ const generic = new Set([
 
 /** Wordings seen without a code. The text is matched with every run of white space as one blank. */
 const wordings: readonly (readonly [RegExp, string])[] = [
-  [/previous response with id \S+ (?:was )?not found/i, 'previous_response_not_found'],
+  // Servers that keep nothing say it of the anchor as they would of a response that was asked for.
+  [/(?:previous |^)response with id \S+ (?:was )?not found/i, 'previous_response_not_found'],
   [/\binvalid [`'"]?previous_response_id[`'"]?/i, 'previous_response_not_found'],
   [
     /\bprevious_response_id\b\S* .{0,120}\b(?:not found|does not exist|no longer exists)/i,

@@ -10,7 +10,7 @@ import { framesOfAnswer } from './json-answer.ts';
 import type { TransportLimits } from './limits.ts';
 import type { LiveConnections } from './live.ts';
 import type { DialRequest, UpstreamConnection } from './port.ts';
-import { createSseParser, type SseParser } from './sse.ts';
+import { createSseParser, frameOfEvent, type SseParser } from './sse.ts';
 import { createUnpacker, UNPACKED, type Unpacker, unpackedHeaders } from './unpack.ts';
 import { unreachable } from './unreachable.ts';
 
@@ -131,7 +131,10 @@ export function openExchange(
     if (seems === 'open' && !last && begun.length < 256) return;
     const isDocument = /^[\s\u00ef\u00bb\u00bf]*[{[<"]/.test(begun.toString('latin1', 0, 256));
     if (seems === 'stream' || (labelled && !isDocument)) {
-      parser = createSseParser((data) => data !== '[DONE]' && flow.frame(data), limits.maxIncomingBytes);
+      parser = createSseParser((data, name) => {
+        const frame = frameOfEvent(data, name);
+        if (frame !== null) flow.frame(frame);
+      }, limits.maxIncomingBytes);
     } else {
       collector = collectAnswer(status, headers, limits.maxIncomingBytes);
     }

@@ -1,6 +1,7 @@
 import { elementTexts, membersOf, withMembers } from '../json.ts';
 import { refusalFrame } from './error-frame.ts';
 import type { UpstreamAnswer } from './port.ts';
+import { jsonTexts } from './sse.ts';
 
 type Fields = Record<string, unknown>;
 
@@ -45,10 +46,13 @@ function parse(text: string): Fields | null {
  *   matches its status.
  * - A background response (`queued`, `in_progress`): `response.created` and the event of that name, both with the
  *   response object; no terminal follows, the end of the connection is the end of the turn.
+ * - Events, one on each line: those.
  * - Anything else is an `error` frame with status 502, or with the error's own.
  */
 export function framesOfAnswer(answer: UpstreamAnswer): string[] {
   const text = answer.body.toString('utf8');
+  const lines = jsonTexts(text);
+  if (lines.length > 1 && lines.every((line) => typeof parse(line)?.type === 'string')) return lines;
   const response = parse(text);
   const status = typeof response?.status === 'string' ? response.status : '';
   const terminal = Object.hasOwn(ending, status) ? ending[status] : undefined;

@@ -39,13 +39,14 @@ export function classifyRefusal(answer: Pick<UpstreamAnswer, 'status' | 'body'>)
 }
 
 const aboutParameter =
-  /unsupported|not (?:currently )?supported|unknown|unrecogni[sz]ed|unexpected|not (?:allowed|permitted)|extra_forbidden|does(?: not|n't) support/i;
-/** The parameter is known, and wrong in this combination. */
-const aboutCombination = /conversation|together|mutually|cannot be used|not found|does not exist|no longer exists/i;
+  /unsupported|not (?:currently |yet )?(?:supported|implemented|available|enabled)|unknown|unrecogni[sz]ed|unexpected|not (?:allowed|permitted)|extra_forbidden|does(?: not|n't) (?:support|allow|accept)|stateless|zero data retention/i;
+/** The parameter is known, and wrong in this combination; or this one response is. */
+const aboutCombination =
+  /mutually|(?:used|combined|specified|provided|set) (?:together|with|alongside|in combination|at the same time)|only one of|not found|does not exist|no longer exists|(?:supported|allowed|permitted) (?:together |in combination )?(?:with|alongside) .{0,24}conversation/i;
 
 /** Whether an error refuses `previous_response_id` as such, whatever response it names. */
 export function refusesAnchors(error: UpstreamError): boolean {
-  if (error.status !== 400 && error.status !== 422) return false;
+  if (![400, 422, 501].includes(error.status)) return false;
   if (error.code === 'previous_response_not_found') return false;
   const said = `${error.param ?? ''} ${error.code ?? ''} ${error.message} ${JSON.stringify(error.raw) ?? ''}`.slice(
     0,

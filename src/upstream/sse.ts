@@ -1,7 +1,11 @@
 import { StringDecoder } from 'node:string_decoder';
+import { membersOf, withMembers } from '../json.ts';
 
-/** One server-sent event. Its `event:` name is not kept: the JSON in `data` names its own type. */
-export type SseListener = (data: string) => void;
+/** One server-sent event; the name is empty without an `event:` line. */
+export type SseListener = (data: string, name: string) => void;
+
+/** A longer `event:` name is none of the API's. */
+const LONGEST_NAME = 128;
 
 export class SseOverflow extends Error {
   override readonly name = 'SseOverflow';
@@ -16,7 +20,7 @@ export interface SseParser {
 
 /**
  * An incremental parser for `text/event-stream`: lines end with CR, LF or CRLF, `data` lines of one event are joined
- * with LF, comments and all other fields are skipped, and a byte order mark at the start is dropped.
+ * with LF, comments and all fields but `event` are skipped, and a byte order mark at the start is dropped.
  * Parts of an unfinished line are kept as they came, so a long line costs no repeated copying.
  *
  * @param maxChars longest event, in UTF-16 units
@@ -27,15 +31,18 @@ export function createSseParser(listener: SseListener, maxChars: number): SsePar
   let openChars = 0;
   let data: string[] = [];
   let dataChars = 0;
+  let name = '';
   let started = false;
   let afterCr = false;
 
   const dispatch = () => {
+    const named = name;
+    name = '';
     if (data.length === 0) return;
     const event = data.length === 1 ? data[0]! : data.join('\n');
     data = [];
     dataChars = 0;
-    listener(event);
+    listener(event, named);
   };
 
   const line = (last: string) => {
@@ -44,6 +51,7 @@ export function createSseParser(listener: SseListener, maxChars: number): SsePar
     open = [];
     openChars = 0;
     if (whole === '') return dispatch();
+    if (whole.startsWith('event:')) name = whole.slice(6, 6 + LONGEST_NAME).trim();
     if (whole !== 'data' && !whole.startsWith('data:')) return;
     const value = whole.slice(whole.startsWith('data: ') ? 6 : 5);
     data.push(value);
@@ -89,4 +97,43 @@ export function createSseParser(listener: SseListener, maxChars: number): SsePar
       dispatch();
     },
   };
+}
+
+/** Names that the API gives to events; any other, above all `message`, says nothing about the data. */
+const apiName = /^(?:response|codex|responsesapi)\.[a-z_.]+$|^error$/;
+
+/**
+ * An event as the frame it would be on a WebSocket, or null for the mark at the end of a stream. The JSON names its own
+ * type; where it does not, as with some gateways, the event's name is its type.
+ */
+export function frameOfEvent(data: string, name: string): string | null {
+  if (data === '[DONE]') return null;
+  if (data.startsWith(`{"type":"${name}"`) || !apiName.test(name) || !data.trimStart().startsWith('{')) return data;
+  return membersOf(data).has('type') ? data : withMembers(data, new Map([['type', JSON.stringify(name)]]));
+}
+
+/**
+ * The JSON texts in a text that holds one on each line; the text itself when it is a single one. Between the tokens of
+ * one JSON text an object never follows another without a comma.
+ */
+export function jsonTexts(text: string): string[] {
+  return text.includes('}\n{') || text.includes('}\r\n{') ? text.trim().split(/(?<=\})\r?\n(?=\{)/) : [text];
+}
+
+/**
+ * The frames in one WebSocket message: nearly always the message itself. Gateways that translate an event stream send its
+ * text on as it is, several events in a message or a byte order mark included.
+ */
+export function framesOfMessage(message: string): string[] {
+  const text = message.charCodeAt(0) === 0xfeff ? message.slice(1) : message;
+  if (text.startsWith('{')) return jsonTexts(text);
+  if (!/^(?:(?:data|event|id|retry) *:|:)/.test(text)) return [text];
+  const frames: string[] = [];
+  const parser = createSseParser((data, name) => {
+    const frame = frameOfEvent(data, name);
+    if (frame !== null) frames.push(frame);
+  }, text.length);
+  parser.push(Buffer.from(text, 'utf8'));
+  parser.end();
+  return frames;
 }

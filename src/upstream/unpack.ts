@@ -41,6 +41,19 @@ const isZlib = (chunk: Buffer) => (chunk[0]! & 0x0f) === 8 && ((chunk[0]! << 8) 
 // A body that was cut gives out what can be had of it.
 const lenient = { finishFlush: constants.Z_SYNC_FLUSH };
 
+/** The beginning of JSON, of an event stream or of a page. No coding's output is likely to begin like that. */
+const isText = (chunk: Buffer) =>
+  /^\s*(?:\{\s*["}]|\[\s*[[{"\]]|(?:data|event|id|retry):|: ?\w\w|<[!a-z?][a-z])/i.test(
+    chunk.toString('latin1', 0, PREFIX),
+  );
+/** Bytes that show what a body is. */
+const PREFIX = 6;
+const NAMED_ONLY = new Set(['br', 'deflate']);
+
+/** Whether more of the beginning is needed: pieces may be cut anywhere. */
+const isOpen = (coding: string, begun: Buffer): boolean =>
+  NAMED_ONLY.has(coding) ? begun.length < PREFIX : begun.length < 4 && (begun[0] === 0x1f || begun[0] === 0x28);
+
 /**
  * Codings say what a body claims; its first bytes say what it is. An edge may label what it did not compress, and may
  * strip the label from what it did.
@@ -48,6 +61,7 @@ const lenient = { finishFlush: constants.Z_SYNC_FLUSH };
 function decoderFor(coding: string, first: Buffer): Transform | null {
   if (isGzip(first)) return createGunzip(lenient);
   if (isZstd(first)) return createZstdDecompress();
+  if (isText(first)) return null;
   if (coding === 'br') return createBrotliDecompress();
   if (coding === 'deflate') return isZlib(first) ? createInflate(lenient) : createInflateRaw(lenient);
   return null;
@@ -62,27 +76,36 @@ export function createUnpacker(coding: string | undefined, listener: UnpackerLis
   const name = (coding ?? '').trim().toLowerCase();
   let decoder: Transform | null = null;
   let begun = false;
+  let start: Buffer = Buffer.alloc(0);
   let held = false;
   let over = false;
 
-  const begin = (first: Buffer) => {
+  const give = (chunk: Buffer) => {
+    if (decoder) decoder.write(chunk);
+    else listener.data(chunk);
+  };
+  const begin = () => {
     begun = true;
-    decoder = decoderFor(name, first);
-    if (decoder === null) return;
-    decoder.on('data', (chunk: Buffer) => over || listener.data(chunk));
-    decoder.on('end', () => over || listener.end());
-    decoder.on('error', (error) => over || listener.error(error));
-    if (held) decoder.pause();
+    decoder = decoderFor(name, start);
+    decoder?.on('data', (chunk: Buffer) => over || listener.data(chunk));
+    decoder?.on('end', () => over || listener.end());
+    decoder?.on('error', (error) => over || listener.error(error));
+    if (held) decoder?.pause();
+    const first = start;
+    start = Buffer.alloc(0);
+    give(first);
   };
 
   return {
     push(chunk) {
       if (over || chunk.length === 0) return;
-      if (!begun) begin(chunk);
-      if (decoder) decoder.write(chunk);
-      else listener.data(chunk);
+      if (begun) return give(chunk);
+      start = start.length === 0 ? chunk : Buffer.concat([start, chunk]);
+      if (!isOpen(name, start)) begin();
     },
     end() {
+      if (over) return;
+      if (!begun && start.length > 0) begin();
       if (over) return;
       if (decoder) decoder.end();
       else listener.end();
@@ -106,9 +129,8 @@ export function unpackedHeaders(headers: Record<string, string>): Record<string,
   return rest;
 }
 
-/** The same body, unpacked; as it is when it claims no coding. Destroying either destroys both. */
+/** The same body, unpacked. Destroying either destroys both. */
 export function unpackStream(body: Readable, coding: string | undefined): Readable {
-  if (coding === undefined) return body;
   const out = new PassThrough();
   const unpacker = createUnpacker(coding, {
     data(chunk) {

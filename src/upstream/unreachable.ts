@@ -4,7 +4,8 @@ import type { Unreachable } from './port.ts';
 const final = new Set(['ECONNREFUSED', 'ENOTFOUND', 'EHOSTUNREACH', 'ENETUNREACH', 'EPROTO']);
 const CERTIFICATE = /CERT|SELF_SIGNED|UNABLE_TO_|HOSTNAME_MISMATCH|CRL_/;
 
-const BY_PROXY = 'PROXY_ANSWERED_';
+/** Begins the code of a refusal by the proxy, before its status. */
+export const BY_PROXY = 'PROXY_ANSWERED_';
 
 /** Codes of Node, OpenSSL and undici; a message may quote an address with its path, a code never does. */
 function codeOf(error: unknown, depth = 0): string | null {

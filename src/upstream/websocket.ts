@@ -10,8 +10,9 @@ import type { TransportLimits } from './limits.ts';
 import type { LiveConnections } from './live.ts';
 import type { DialRequest, DialResult, UpstreamAnswer, UpstreamConnection } from './port.ts';
 import { createPulse, type PulseTimes } from './pulse.ts';
+import { framesOfMessage } from './sse.ts';
 import { createUnpacker, unpackedHeaders } from './unpack.ts';
-import { unreachable } from './unreachable.ts';
+import { BY_PROXY, unreachable } from './unreachable.ts';
 
 /** Reads the body of an answer that came in place of the upgrade, within its limits. */
 const readRefusal = (response: IncomingMessage, clock: Clock, limits: TransportLimits): Promise<UpstreamAnswer> =>
@@ -79,7 +80,9 @@ function connectionOf(
   });
 
   socket.on('pong', pulse.pong);
-  socket.on('message', (data: Buffer) => flow.frame(data.toString('utf8')));
+  socket.on('message', (data: Buffer) => {
+    for (const frame of framesOfMessage(data.toString('utf8'))) flow.frame(frame);
+  });
   socket.on('error', (error) => {
     fault = reasonOf(error);
   });
@@ -143,14 +146,15 @@ export function dialWebSocket(
   return new Promise((resolve) => {
     let socket: WebSocket;
     const tunnel = new AbortController();
+    // An agent of its own: only so can a tunnel that does not come about be taken back.
+    const agent = proxy && new HttpsProxyAgent(proxy.href, { signal: tunnel.signal });
     try {
       socket = new WebSocket(webSocketAddress(baseUrl, '/responses'), {
         headers: request.headers,
         perMessageDeflate: false,
         maxPayload: limits.maxIncomingBytes,
         followRedirects: false,
-        // An agent of its own: only so can a tunnel that does not come about be taken back.
-        ...(proxy && { agent: new HttpsProxyAgent(proxy.href, { signal: tunnel.signal }) }),
+        ...(agent && { agent }),
       });
     } catch (error) {
       resolve(failure(reasonOf(error), error));
@@ -191,6 +195,12 @@ export function dialWebSocket(
       if (settled) return;
       connection = connectionOf(socket, bytesRead, clock, limits, pulseTimes, gone);
       settle({ kind: 'open', connection, headers });
+    });
+    // What the proxy answers to CONNECT would be read as the provider's own refusal, and relayed as that.
+    agent?.once('proxyConnect', ({ statusCode }: { statusCode: number }) => {
+      if (statusCode === 200) return;
+      const refusal = `${BY_PROXY}${statusCode}`;
+      failed(refusal, refusal);
     });
     socket.on('unexpected-response', (_request, response) => {
       // The status is known: from here the refusal's own limit applies, and nothing may turn it into a failure.

@@ -1,5 +1,6 @@
 import { once } from 'node:events';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
+import { type Clock, systemClock } from '../../src/clock.ts';
 import { type Asked, bodyOf, endsOf, errorOf, message, startBoth, user } from './support.ts';
 
 const codes = [1000, 1001, 1005, 1006, 1007, 1008, 1011, 1012, 1013, 1014, 3000, 4001, 4999];
@@ -65,4 +66,25 @@ describe('a socket that the provider closes', () => {
     expect(asked[1]!.body).toMatchObject({ input });
     expect(asked[1]!.body).not.toHaveProperty('previous_response_id');
   });
+});
+
+it('a socket that carries nothing at all makes the next turn go over HTTP', async () => {
+  const firstEvent = 54_321;
+  let overdue: (() => void) | null = null;
+  const after: Clock['after'] = (ms, callback) => {
+    if (ms !== firstEvent) return systemClock.after(ms, callback);
+    overdue = callback;
+    return () => {};
+  };
+  const { ask, asked } = await startBoth(
+    (turn) => turn.socket === null && turn.answer(),
+    { HOLDFAST_FIRST_EVENT_MS: String(firstEvent) },
+    { clock: { ...systemClock, after } },
+  );
+  const first = ask(bodyOf([user('one')]));
+  await vi.waitUntil(() => asked.length === 1 && overdue !== null, { timeout: 20_000 });
+  overdue!();
+  expect(errorOf(await first)?.bridge_code).toBe('bridge_first_event_timeout');
+  expect(endsOf(await ask(bodyOf([user('two')])))).toEqual(['response.completed']);
+  expect(asked.map(({ socket }) => socket === null)).toEqual([false, true]);
 });

@@ -157,6 +157,29 @@ describe.each(transports)('a provider over %s', (transport) => {
   });
 });
 
+it.each(transports)(
+  'items that end out of order are listed by their index in one JSON answer: %s',
+  async (transport) => {
+    await using at = await scripted({
+      env: limits(transport),
+      turn(turn) {
+        if (turn.n > 0) return usual(turn);
+        turn.send('response.created', { response: turn.response() });
+        for (const output_index of [2, 0, 1])
+          turn.send('response.output_item.done', { output_index, item: message(`${output_index}`) });
+        turn.send('response.completed', { response: turn.response({ status: 'completed' }) });
+        turn.end();
+      },
+    });
+    const output = ['0', '1', '2'].map((text) => message(text));
+    const first = await post(at.url, ask('one', { stream: false }), { 'session-id': 's' });
+    expect(first.body.output).toEqual(output);
+    const second = await post(at.url, ask('one', { stream: false, input: [user('one'), ...output, user('two')] }));
+    expect(second.status).toBe(200);
+    if (transport === 'websocket') expect(at.turns[1]!.body.input).toEqual([user('two')]);
+  },
+);
+
 it('a stream that ends without a terminal is an error', async () => {
   await using at = await scripted({
     env: limits('http'),

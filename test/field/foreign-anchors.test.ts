@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { digestOf, expectedDigest } from '../../src/testing/index.ts';
 import { post } from '../support/client.ts';
-import { bodyOf, startBridge, user } from './support.ts';
+import { bodyOf, endsOf, message, startBoth, startBridge, user } from './support.ts';
 
 describe('an anchor that the bridge did not see made', () => {
   it.each([
@@ -30,4 +30,31 @@ describe('an anchor that the bridge did not see made', () => {
     expect([unknown.status, unknown.body.error?.code]).toEqual([400, 'previous_response_not_found']);
     expect(unknown.body.error).not.toHaveProperty('bridge_code');
   });
+});
+
+it.each([
+  ['auto', 'previous_response_not_found'],
+  ['http', 'previous_response_not_found'],
+  ['auto', 'unsupported_parameter'],
+  ['http', 'unsupported_parameter'],
+])('a refusal that comes after the beginning of a response is made good as well (%s, %s)', async (transport, code) => {
+  const env = { HOLDFAST_UPSTREAM_TRANSPORT: transport };
+  const { ask, asked } = await startBoth((turn) => {
+    if (turn.body.previous_response_id === undefined) return turn.answer(message(`msg_${turn.n}`, 'ok'));
+    const id = `resp_x${turn.n}`;
+    turn.send({ type: 'response.created', response: { id, status: 'in_progress', output: [] } });
+    const error = { code, message: "Unsupported parameter: 'previous_response_id'." };
+    turn.send({ type: 'response.failed', response: { id, status: 'failed', output: [], error } });
+    turn.end();
+  }, env);
+  const first = await ask(bodyOf([user('one')], { store: true }), { 'thread-id': 't' });
+  const body = bodyOf([user('two')], { store: true, previous_response_id: first.body.id });
+  const second = await ask(body, { 'thread-id': 't' });
+  expect(endsOf(second)).toEqual(['response.completed']);
+  expect(second.events.filter(({ type }) => type === 'response.created')).toHaveLength(1);
+  expect(asked.at(-1)!.body.input).toMatchObject([
+    user('one'),
+    { content: message('msg_1', 'ok').content },
+    user('two'),
+  ]);
 });

@@ -58,7 +58,11 @@ export interface Asked {
 }
 
 /** A provider whose answers the test writes, and a bridge before it. */
-export async function startBoth(turn: (asked: Asked) => void, env: Record<string, string> = {}) {
+export async function startBoth(
+  turn: (asked: Asked) => void,
+  env: Record<string, string> = {},
+  means: Pick<TestBridgeOptions, 'clock'> = {},
+) {
   const asked: Asked[] = [];
   const take = (body: Asked['body'], means: Pick<Asked, 'authorization' | 'socket' | 'send' | 'end'>) => {
     const n = asked.length + 1;
@@ -98,7 +102,7 @@ export async function startBoth(turn: (asked: Asked) => void, env: Record<string
     },
   });
   closing.push(() => provider.close());
-  const at = await startBridge({ env: { HOLDFAST_UPSTREAM_URL: provider.url, ...env } });
+  const at = await startBridge({ ...means, env: { HOLDFAST_UPSTREAM_URL: provider.url, ...env } });
   return {
     at,
     asked,

@@ -1,3 +1,4 @@
+import { type AddressInfo, createServer } from 'node:net';
 import { pino } from 'pino';
 import { afterEach, expect, it } from 'vitest';
 import { startTestBridge, type TestBridge } from '../support/bridge.ts';
@@ -46,4 +47,15 @@ it('an unknown host is named', async () => {
   await start('https://no-such-host.invalid/v1', { HOLDFAST_CONNECT_MS: '2000' });
   const answer = await post(at.url, { model: 'm', stream: true, input: 'one' });
   expect(answer.body.error?.message).toMatch(/ at no-such-host\.invalid\.$/);
+});
+
+it.each(['auto', 'websocket', 'http'])('a server that never answers is named as well: %s', async (transport) => {
+  const mute = createServer((socket) => void socket.on('error', () => {}));
+  await new Promise<void>((resolve) => mute.listen(0, '127.0.0.1', resolve));
+  const { port } = mute.address() as AddressInfo;
+  const tls = `https://127.0.0.1:${port}/v1`;
+  await start(tls, { HOLDFAST_UPSTREAM_TRANSPORT: transport, HOLDFAST_CONNECT_MS: '600' });
+  const answer = await post(at.url, { model: 'm', stream: true, input: 'one' });
+  mute.close();
+  expect(answer.body.error?.message).toMatch(new RegExp(` at 127\\.0\\.0\\.1:${port}\\.$`));
 });

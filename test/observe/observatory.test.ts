@@ -58,7 +58,7 @@ it('makes the log line, the metrics and the story of one turn from one call', as
   expect(bad.map(({ events, dropped, ending }) => [events.map(({ event }) => event), dropped, ending?.fault])).toEqual([
     [['queue', 'deadline.connect', 'fail'], 1, 'bridge_upstream_unreachable'],
   ]);
-  expect(observatory.story(sessionId)).toEqual({ ...bad[0], ending: null });
+  expect(observatory.story(sessionId)).toEqual(bad[0]);
   expect(await observatory.metrics.registry.metrics()).toContain(
     'holdfast_turns_total{outcome="created",shape="fresh",terminal="failed"} 1',
   );

@@ -251,3 +251,13 @@ it('hands the story of a bad end over, a bounded number a minute, and survives w
   recorder.turnEnded(line());
   expect(taken.length).toBe(before + 1);
 });
+
+it('tells of the last turn that ended, while that is a bad end', () => {
+  const recorder = recorderOf();
+  createActor(sessionMachine, { id: `${sessionId}@1`, input: {}, inspect: recorder.observe }).start();
+  expect(recorder.story(sessionId)?.ending).toBeNull();
+  recorder.turnEnded(line({ cause: 'ECONNREFUSED at h' }));
+  expect(recorder.story(sessionId)?.ending).toMatchObject({ turn: turnId, cause: 'ECONNREFUSED at h' });
+  recorder.turnEnded(line({ terminal: 'completed', fault: null }));
+  expect(recorder.story(sessionId)?.ending).toBeNull();
+});

@@ -1,8 +1,10 @@
+import { pino } from 'pino';
 import { afterEach, expect, it } from 'vitest';
 import { tellStory } from '../../src/ask.ts';
 import { startTestBridge, type TestBridge } from '../support/bridge.ts';
 import { post } from '../support/client.ts';
 import { until } from '../support/until.ts';
+import { freePort } from '../support/worker-process.ts';
 
 let at: TestBridge;
 afterEach(() => at.close());
@@ -28,6 +30,17 @@ it('keeps the story of a turn that ended badly, for whoever asks after a restart
   const story = await tellStory(session, asked());
   expect(story).toContain('bridge_upstream_lost');
   expect(story).not.toContain('"one"');
+});
+
+it('names the cause and the host where the upstream could not be reached, with or without a row of the session', async () => {
+  const sessions: string[] = [];
+  const logger = pino({ level: 'info' }, { write: (line) => void sessions.push(JSON.parse(line).session) });
+  const port = await freePort();
+  at = await startTestBridge({ logger, env: { HOLDFAST_UPSTREAM_URL: `http://127.0.0.1:${port}/v1?key=secret` } });
+  await post(at.url, { model: 'm', stream: true, store: false, input: 'one' });
+  const story = await tellStory(sessions.findLast((id) => id !== undefined)!, asked());
+  expect(story).toContain(`ECONNREFUSED at 127.0.0.1:${port}`);
+  expect(story).not.toContain('secret');
 });
 
 it('asks for the admin token where there is one', async () => {

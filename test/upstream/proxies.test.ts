@@ -156,7 +156,9 @@ describe('a transport behind a proxy', () => {
     const { unreachable } = (await seen.ended) as { unreachable?: { text: string } };
     expect(unreachable?.text).toMatch(/^PROXY_ANSWERED_403 at 127\.0\.0\.1:\d+ through the proxy 127\.0\.0\.1:\d+$/);
     expect(unreachable?.text).not.toContain('pass');
-    expect((await transport.dial(dialTo(provider.url))).kind).toBe('refused');
+    // Not a refusal of the provider's, which would be relayed.
+    const dialled = await transport.dial(dialTo(provider.url));
+    expect(dialled).toMatchObject({ kind: 'failed', unreachable: { text: unreachable?.text, byProxy: true } });
     expect(provider.sockets.size).toBe(0);
   });
 });

@@ -162,7 +162,22 @@ describe('a refusal of the anchor', () => {
       400,
       { error: { message: "Previous response with id 'resp_1' not found.", param: 'previous_response_id' } },
     ],
+    ['any', 400, { error: { message: 'Stateful conversation via previous_response_id is not supported' } }],
+    ['any', 400, { error: { message: 'Together does not support previous_response_id.' } }],
+    ['any', 501, { error: { message: 'previous_response_id is not implemented' } }],
+    [
+      'any',
+      400,
+      {
+        error: {
+          message: 'Previous response cannot be used for this organization due to Zero Data Retention.',
+          param: 'previous_response_id',
+        },
+      },
+    ],
+    ['this one', 404, { error: { message: "Response with id 'resp_1' not found.", param: 'response_id', code: 404 } }],
     ['neither', 400, { error: { message: 'previous_response_id cannot be used together with conversation' } }],
+    ['neither', 400, { error: { message: 'previous_response_id is not supported together with a conversation' } }],
     ['neither', 400, { error: { message: 'Unsupported parameter: temperature', param: 'temperature' } }],
     ['neither', 500, { error: { message: 'Unsupported parameter: previous_response_id' } }],
   ] as const)('%s is recognised (%i %j)', (expected, status, body) => {

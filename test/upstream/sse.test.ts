@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { createSseParser, SseOverflow } from '../../src/upstream/sse.ts';
+import { createSseParser, frameOfEvent, framesOfMessage, SseOverflow } from '../../src/upstream/sse.ts';
 
 const read = (chunks: (Buffer | string)[], maxChars = 1_000_000): string[] => {
   const events: string[] = [];
@@ -106,3 +106,57 @@ function reference(text: string): string[] {
   }
   return events;
 }
+
+describe('an event as a frame', () => {
+  it.each([
+    [
+      'takes its type from its name where the data has none',
+      '{"id":1.0}',
+      'response.created',
+      '{"id":1.0,"type":"response.created"}',
+    ],
+    [
+      'keeps a type that says otherwise',
+      '{ "a": 1, "type": "response.done" }',
+      'response.completed',
+      '{ "a": 1, "type": "response.done" }',
+    ],
+    ['takes no type from a name that is none of the API', '{"id":1}', 'message', '{"id":1}'],
+    ['leaves what is no object as it is', '"x"', 'error', '"x"'],
+    ['is none at the end mark', '[DONE]', '', null],
+  ])('%s', (_what, data, name, frame) => {
+    expect(frameOfEvent(data, name)).toBe(frame);
+  });
+
+  it('gets the name of its own lines only', () => {
+    const seen: [string, string][] = [];
+    const parser = createSseParser((data, name) => seen.push([data, name]), 1_000);
+    parser.push(Buffer.from('event: response.a\n\nevent:error\rdata: 1\r\rdata: 2\n\n'));
+    expect(seen).toEqual([
+      ['1', 'error'],
+      ['2', ''],
+    ]);
+  });
+});
+
+describe('a WebSocket message', () => {
+  const one = '{"type":"a","text":"}\\n{"}';
+  it.each([
+    ['is one frame', one, [one]],
+    [
+      'is one frame when it is pretty-printed',
+      '{\n"a": [{\n"b": {}\n},\n{\n}\n]\n}',
+      ['{\n"a": [{\n"b": {}\n},\n{\n}\n]\n}'],
+    ],
+    ['may begin with a byte order mark', `\uFEFF${one}`, [one]],
+    ['may hold a JSON text on each line', `${one}\n{"type":"b"}\r\n{}\n`, [one, '{"type":"b"}', '{}']],
+    [
+      'may be the text of events',
+      `event: response.x\ndata: {"n":1}\n\n: c\n\ndata: ${one}\n\ndata: [DONE]\n\n`,
+      ['{"n":1,"type":"response.x"}', one],
+    ],
+    ['that is nothing of that kind stays as it is', '[DONE]', ['[DONE]']],
+  ])('%s', (_what, message, frames) => {
+    expect(framesOfMessage(message)).toEqual(frames);
+  });
+});
