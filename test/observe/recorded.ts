@@ -20,6 +20,8 @@ export async function startPair(env: Record<string, string> = {}): Promise<Pair>
   const settings = {
     HOLDFAST_RECORDED_EVENTS: '500',
     HOLDFAST_CONNECT_MS: '20000',
+    // With `auto` a refused handshake sends the turn over HTTP, and nothing is seen of waiting for a socket.
+    HOLDFAST_UPSTREAM_TRANSPORT: 'websocket',
     HOLDFAST_LAME_DUCK_MS: '0',
     ...env,
   };
