@@ -5,7 +5,7 @@ import { openWorld, type PropertyWorld } from './world.ts';
 
 const RUNS = Number(process.env.PROPERTY_RUNS ?? 2_000);
 /** Asked for by number, all of them run; else as many as the time allows, on whatever machine this is. */
-const LIMIT_MS = process.env.PROPERTY_RUNS === undefined ? 90_000 : Number.POSITIVE_INFINITY;
+const LIMIT_MS = process.env.PROPERTY_RUNS === undefined ? 45_000 : Number.POSITIVE_INFINITY;
 const LEAST = Math.min(RUNS, 100);
 const SEED = Number(process.env.PROPERTY_SEED ?? Math.floor(Math.random() * 2 ** 31));
 

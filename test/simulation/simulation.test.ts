@@ -5,7 +5,7 @@ import { regressions } from './regressions.ts';
 const SEEDS = Number(process.env.SIM_SEEDS ?? 500);
 const FROM = Number(process.env.SIM_FROM ?? 1);
 /** Asked for by number, all of them run; else as many as the time allows, on whatever machine this is. */
-const LIMIT_MS = process.env.SIM_SEEDS === undefined ? 90_000 : Number.POSITIVE_INFINITY;
+const LIMIT_MS = process.env.SIM_SEEDS === undefined ? 45_000 : Number.POSITIVE_INFINITY;
 const LEAST = Math.min(SEEDS, 150);
 
 test('a seed tells the whole run: the same steps, the same events, the same end', async () => {
