@@ -51,7 +51,7 @@ export interface FlightRecord {
   events: readonly FlightEvent[];
   /** Events that were let go. */
   dropped: number;
-  /** The last turn that ended, if it ended badly; null for a story told while everything runs. */
+  /** The last turn that ended, if it ended badly; null for a story of a running session. */
   ending: FlightEnding | null;
 }
 

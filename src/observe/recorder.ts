@@ -161,10 +161,10 @@ export function createRecorder(options: RecorderOptions): Recorder {
       };
       flight.ending = ending;
       if (!options.onBadEnd || !mayHandOver()) return;
-      const told = tell(line.session);
-      if (!told) return;
+      const story = tell(line.session);
+      if (!story) return;
       try {
-        options.onBadEnd(line.session, turn, told);
+        options.onBadEnd(line.session, turn, story);
       } catch {
         // Whoever keeps stories reports its own errors.
       }

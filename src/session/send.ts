@@ -21,7 +21,7 @@ export interface SenderOptions {
   /** Turn-state token of this epoch; the session's row is durable by now. */
   token(turn: Turn): string;
   turnState(turn: Turn): string | null;
-  /** What the provider has said by now that the answer's headers shall say. */
+  /** Headers of the answer that the provider has given so far. */
   headers(turn: Turn): AnswerHead['headers'];
   send(event: SessionEvent): void;
 }

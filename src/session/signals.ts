@@ -21,9 +21,9 @@ export function createAnswerSignals(): AnswerSignals {
 
   /** Telemetry about one limit replaces all that was known of it. */
   const replaceQuota = (event: Record<string, unknown>): boolean => {
-    const told = headersOfRateLimits(event);
-    if (!told) return false;
-    const { prefix, headers } = told;
+    const said = headersOfRateLimits(event);
+    if (!said) return false;
+    const { prefix, headers } = said;
     const stale = (name: string) => ['primary', 'secondary'].some((part) => name.startsWith(`${prefix}-${part}-`));
     for (const name of [...quota.keys()]) {
       if (stale(name)) quota.delete(name);
@@ -47,9 +47,9 @@ export function createAnswerSignals(): AnswerSignals {
     take(frame) {
       if (frame.type === 'codex.rate_limits' && frame.data) return replaceQuota(frame.data);
       if (!frame.headers) return false;
-      const told = livingHeaders(frame.headers).filter(({ life }) => life !== 'relayed');
-      for (const { name, value, life } of told) (life === 'quota' ? quota : answer).set(name, value);
-      return told.length > 0;
+      const said = livingHeaders(frame.headers).filter(({ life }) => life !== 'relayed');
+      for (const { name, value, life } of said) (life === 'quota' ? quota : answer).set(name, value);
+      return said.length > 0;
     },
     forTurn(turn) {
       if (answering !== null && answering !== turn.id) answer.clear();

@@ -145,7 +145,7 @@ const endEvent: Record<TurnEnd, TurnEvent['type']> = {
   lost: 'lose',
 };
 
-/** The error that a fault is told as; that of an unreachable upstream says why. */
+/** The client's error for a fault; that of an unreachable upstream names the cause. */
 export function faultError({ cause }: Turn, fault: SessionFault): BridgeError {
   const why = fault === 'bridge_upstream_unreachable' && cause !== null ? { detail: `${cause}.` } : {};
   return new BridgeError(fault, why);

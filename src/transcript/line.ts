@@ -37,7 +37,7 @@ export interface Line {
   readonly turnId: string;
   readonly forms: TurnForms;
   readonly parent: Line | null;
-  /** The turn has a parent that is not known here: only what it begins anew with can be recognised. */
+  /** The turn has a parent that is not known here: only what a compaction lets its line begin with can be recognised. */
   readonly detached?: boolean;
 }
 

@@ -68,7 +68,7 @@ function decoderFor(coding: string, first: Buffer): Transform | null {
 }
 
 /**
- * What is given out is bounded by whoever takes it: it comes in small pieces, and `destroy` ends it at any of them.
+ * The listener bounds what is given out: it comes in small pieces, and `destroy` ends it at any of them.
  *
  * @param coding the `content-encoding`; one that is not known leaves the body as it is
  */
