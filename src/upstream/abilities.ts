@@ -4,6 +4,9 @@ import type { Clock } from '../clock.ts';
 const CERTAIN_MS = 600_000;
 /** The same after a failure that may pass, doubled with each one in a row up to `CERTAIN_MS`. */
 const DOUBT_MS = 60_000;
+/** Where WebSocket has worked, so many failures in a row are an outage. It is believed for this long, and doubled too. */
+const OUTAGE = 3;
+const OUTAGE_MS = 15_000;
 /** How long a failure counts before any answer over HTTP has confirmed it. */
 const SUSPECTED_MS = 30_000;
 /** Limits that an upstream enforces are configuration: they change with a release of it. */
@@ -30,7 +33,7 @@ export interface Abilities {
   /** A dial to that peer would be in vain, as far as is known. */
   withoutWebSocket(peer: Peer): boolean;
   /**
-   * A handshake failed there. Where WebSocket has worked one failure concerns only its turn, two in a row are suspect.
+   * A handshake failed there. Where WebSocket has worked a failure concerns only its turn, and three in a row are suspect.
    * Then the answer over HTTP decides, through `confirm` or `acquit`.
    */
   suspect(peer: Peer, doubt: Doubt): void;
@@ -41,7 +44,7 @@ export interface Abilities {
   /** A WebSocket brought a frame from there. */
   works(peer: Peer): void;
   /**
-   * A WebSocket was accepted there and ended before it brought a frame. That is suspect the second time in a row, and at
+   * A WebSocket was accepted there and ended before it brought a frame. That is suspect the second time in a row, the third where WebSocket has worked, and at
    * once where none has ever worked if nothing at all was said: gateways accept upgrades that they cannot pass on.
    *
    * @param mute neither a close frame came, nor was there any frame of ours that it could have been the answer to
@@ -89,11 +92,12 @@ export function createAbilities(fallsBack: boolean, clock: Pick<Clock, 'now'>): 
   const counts = (peer: Peer, certain: boolean): boolean => {
     const { worked, drops } = sockets.get(key(peer)) ?? { worked: false, drops: 0 };
     sockets.set(key(peer), { worked, drops: drops + 1 });
-    return drops > 0 || (certain && !worked);
+    return worked ? drops + 1 >= OUTAGE : drops > 0 || certain;
   };
 
   const note = (peer: Peer, doubt: Doubt) => {
-    const before = failures.get(key(peer))?.confirmedMs ?? DOUBT_MS / 2;
+    const first = sockets.get(key(peer))?.worked ? OUTAGE_MS : DOUBT_MS;
+    const before = failures.get(key(peer))?.confirmedMs ?? first / 2;
     const confirmedMs = doubt === 'certain' ? CERTAIN_MS : Math.min(CERTAIN_MS, before * 2);
     failures.set(key(peer), { until: clock.now() + SUSPECTED_MS, confirmed: false, confirmedMs });
   };

@@ -13,7 +13,12 @@ beforeAll(async () => {
   at = await startTestBridge({
     simulator: { seed: SEED, journalBodies: false, reasoning: true },
     store: { poolSize: 20 },
-    env: { HOLDFAST_FIRST_EVENT_MS: '3000', HOLDFAST_STREAM_SILENCE_MS: '3000', HOLDFAST_REQUEST_HOLD_MS: '60000' },
+    env: {
+      HOLDFAST_UPSTREAM_TRANSPORT: 'websocket',
+      HOLDFAST_FIRST_EVENT_MS: '3000',
+      HOLDFAST_STREAM_SILENCE_MS: '3000',
+      HOLDFAST_REQUEST_HOLD_MS: '60000',
+    },
   });
 });
 afterAll(() => at?.close());

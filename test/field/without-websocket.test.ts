@@ -96,10 +96,10 @@ describe('an upgrade that does not come about, in auto', () => {
     await start();
     const first = await ask([user('one')], { 'thread-id': 'a' });
     at.simulator.script.onUpgrade({}, { kind: 'refuse', status: 404 }, { times: 'always' });
-    const others = ['b', 'c', 'd'];
+    const others = ['b', 'c', 'd', 'e'];
     for (const thread of others) await ask([user('other')], { 'thread-id': thread });
-    // Where WebSocket works, two failures in a row are remembered: the third turn did not try.
-    expect(upgrades()).toBe(3);
+    // Where WebSocket works, three failures in a row are remembered: the fourth turn did not try.
+    expect(upgrades()).toBe(4);
     const second = await ask([user('two')], { 'thread-id': 'a' }, { previous_response_id: first.body.id });
     expect(second.headers['x-holdfast-outcome']).toBe('live_reuse');
     expect(creates()).toEqual(['websocket', ...others.map(() => 'http'), 'websocket']);
