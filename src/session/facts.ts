@@ -1,5 +1,6 @@
 import type { Config } from '../config.ts';
 import { resolve } from '../resolve/resolve.ts';
+import { mayBeParent } from '../resolve/situation.ts';
 import type { Decision, Facts, Likeness } from '../resolve/types.ts';
 import { type Lookup, type LookupResult, MOST_CANDIDATES, type SessionStore, type TurnRow } from '../store/port.ts';
 import { continuedBy, decodeForms, isFromClient, type Line, plausiblePlaces } from '../transcript/line.ts';
@@ -19,7 +20,6 @@ export interface DeciderOptions {
 type Candidate = LookupResult['candidates'][number];
 
 const itemsOfTurn = (turn: Turn): readonly Item[] => turn.items.map(({ value }) => value);
-const mayBeContinued = ({ state }: TurnRow) => state === 'completed' || state === 'incomplete';
 
 /** More turns that are alike up to a place are not compared with one request. */
 const MOST_ALIKE = 64;
@@ -95,7 +95,7 @@ export function createDecider({ store, roster, me, instancePolicy }: DeciderOpti
     let busy: (Candidate & KnownTurn) | null = null;
     let deepest = 0;
     for (const candidate of candidates) {
-      if (!mayBeContinued(candidate.turn)) continue;
+      if (!mayBeParent(candidate.turn)) continue;
       const line = await lineOf(turn.evidence.scope, candidate);
       const count = line && continuedBy(line, turn.read);
       if (line === null || count === null || count < deepest) continue;

@@ -1,5 +1,5 @@
 import type { SessionEvent } from '../../machines/session.ts';
-import { elementTexts, membersOf, memberText, parseExact, type Written, withMembers } from '../json.ts';
+import { arrayText, elementTexts, membersOf, memberText, parseExact, type Written, withMembers } from '../json.ts';
 import { rewriteForClient } from '../transcript/shown.ts';
 import type { Item } from '../transcript/types.ts';
 import { upstreamAnswerOf } from '../upstream/errors.ts';
@@ -190,7 +190,7 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
       inResponse.set('error', JSON.stringify({ code: code ?? 'server_error', message }));
     }
     if (turn.request.body.stream !== true && own.shownItems.length > listed)
-      inResponse.set('output', `[${own.shownItems.join(',')}]`);
+      inResponse.set('output', arrayText(own.shownItems));
     const bare = { id: turn.responseId, object: 'response', status: end, model: turn.request.body.model, output: [] };
     if (response === null || response === 'null')
       changes.set('response', withMembers(JSON.stringify(bare), inResponse));
