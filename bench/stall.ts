@@ -67,6 +67,8 @@ function speakWebSocket(socket: Socket, key: string): void {
   let left = 0;
   let opcode = 0;
   let size = 0;
+  /** A large request has come here: what continues it is small, and is answered shortly too. */
+  let large = false;
   let stop = () => {};
   const say = (frame: object) => {
     const payload = Buffer.from(JSON.stringify(frame));
@@ -76,7 +78,8 @@ function speakWebSocket(socket: Socket, key: string): void {
   };
   const ended = () => {
     if (opcode === 9) socket.write(Buffer.from([0x8a, 0]));
-    if (opcode === 1) stop = answer(next(), size < PACED_BELOW, say, () => {});
+    large ||= size >= PACED_BELOW;
+    if (opcode === 1) stop = answer(next(), !large, say, () => {});
     if (opcode === 8) socket.end();
   };
   socket.on('data', (chunk: Buffer) => {

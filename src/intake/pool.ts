@@ -165,7 +165,9 @@ export function createReader(options: ReaderOptions): Reader {
     if (gone?.aborted) leave();
     else {
       gone?.addEventListener('abort', leave, { once: true });
-      queue.push(waiting);
+      // A peer waits for its acceptance, and has read the request once already.
+      if (kind === 'parcel') queue.unshift(waiting);
+      else queue.push(waiting);
       next();
     }
     return promise.finally(() => gone?.removeEventListener('abort', leave));

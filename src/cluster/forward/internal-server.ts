@@ -98,12 +98,13 @@ export async function startInternalServer(options: InternalServerOptions): Promi
     const { requestId, turnId } = hop;
     // A process that was stopped reads the request before it reads that its sender has long gone.
     await new Promise<void>(afterPendingIo);
-    if (res.destroyed || res.socket === null || res.socket.destroyed || res.socket.readableEnded) {
-      return logger.debug({ requestId, turnId, from: hop.from }, 'a hop had left before it was accepted');
-    }
+    const left = () => res.destroyed || res.socket === null || res.socket.destroyed || res.socket.readableEnded;
+    const tellLeft = () => logger.debug({ requestId, turnId, from: hop.from }, 'a hop had left before it was accepted');
+    if (left()) return tellLeft();
     let request: TurnRequest;
     try {
       const read = await options.reader.read([body], 'parcel').catch((error: BridgeError) => error);
+      if (left()) return tellLeft();
       request = unpackRequest(read, options.clock.now(), hops);
     } catch (error) {
       if (!(error instanceof UnreadableParcel)) throw error;
