@@ -1,3 +1,5 @@
+import { createHash } from 'node:crypto';
+
 /**
  * JSON as it was written. Bodies and frames are relayed, stored and cut into items by slices of their own text, because
  * a value that went through `JSON.parse` and `JSON.stringify` may come out changed: numbers lose digits (2^63 - 1) or
@@ -181,36 +183,53 @@ export function withSpans(text: string, edits: Iterable<Span & { readonly json: 
   return parts.join('');
 }
 
+/** An object's text around and between its braces' ends: what precedes its first member, its members, what follows them. */
+export interface MembersText {
+  readonly before: string;
+  readonly members: string;
+  readonly after: string;
+}
+
 /**
  * An object's text with some of its members replaced, added (at the end, in the order given) or, with null, left out;
  * everything else stays as it was written, white space and escapes included. Of repeated names only the last is kept.
+ * Parts are appended, never joined: so a long text is not copied before it is used.
  *
  * @param changes JSON text by member name
  * @param members the text's own members, where they are known already
  */
-export function withMembers(
+export function changedMembers(
   text: string,
   changes: ReadonlyMap<string, string | null>,
   members: readonly Member[] = scanMembers(text),
-): string {
+): MembersText {
   const last = new Map(members.map((member) => [member.name, member]));
-  const parts: string[] = [];
+  let kept = '';
   let previous: Member | null = null;
   for (const member of members) {
     const { name, from, start, end } = member;
     const change = changes.get(name);
-    const kept = change !== null && last.get(name) === member;
-    // The white space and the comma before a member leave with it.
-    if (kept) parts.push(parts.length === 0 || !previous ? '' : text.slice(previous.end, from));
-    if (kept) parts.push(text.slice(from, start), change ?? text.slice(start, end));
+    if (change !== null && last.get(name) === member) {
+      // The white space and the comma before a member leave with it.
+      if (kept !== '' && previous) kept += text.slice(previous.end, from);
+      kept += text.slice(from, start);
+      kept += change ?? text.slice(start, end);
+    }
     previous = member;
   }
   for (const [name, change] of changes) {
     if (change === null || last.has(name)) continue;
-    parts.push(`${parts.length === 0 ? '' : ','}${JSON.stringify(name)}:${change}`);
+    kept += `${kept === '' ? '' : ','}${JSON.stringify(name)}:`;
+    kept += change;
   }
-  if (!previous) return `{${parts.join('')}}`;
-  return `${text.slice(0, members[0]!.from)}${parts.join('')}${text.slice(previous.end)}`;
+  if (!previous) return { before: '{', members: kept, after: '}' };
+  return { before: text.slice(0, members[0]!.from), members: kept, after: text.slice(previous.end) };
+}
+
+/** The text that `changedMembers` describes. */
+export function withMembers(...change: Parameters<typeof changedMembers>): string {
+  const { before, members, after } = changedMembers(...change);
+  return before + members + after;
 }
 
 /** Deepest nesting of anything that is taken in, a request body or an upstream frame: what reads it on is recursive. */
@@ -261,9 +280,12 @@ const SLICE = 1_048_576;
 
 const turnOfTheLoop = () => new Promise<void>((next) => setImmediate(next));
 
+/** Whether encoding the text in one go would hold up the event loop. */
+export const isLongText = (text: string): boolean => text.length > SLICE;
+
 /** A text in UTF-8. A long one is encoded in slices, between which the event loop goes on. */
 export async function encodeText(text: string): Promise<Buffer> {
-  if (text.length <= SLICE) return Buffer.from(text, 'utf8');
+  if (!isLongText(text)) return Buffer.from(text, 'utf8');
   const parts: Buffer[] = [];
   for (let at = 0; at < text.length; ) {
     const end = sliceEnd(text, at);
@@ -272,6 +294,18 @@ export async function encodeText(text: string): Promise<Buffer> {
     await turnOfTheLoop();
   }
   return joinParts(parts);
+}
+
+/** The hex SHA-256 of a text in UTF-8. A long one is hashed in slices, between which the event loop goes on. */
+export async function hashText(text: string): Promise<string> {
+  const hash = createHash('sha256');
+  for (let at = 0; at < text.length; ) {
+    const end = sliceEnd(text, at);
+    hash.update(text.slice(at, end));
+    if (end < text.length) await turnOfTheLoop();
+    at = end;
+  }
+  return hash.digest('hex');
 }
 
 /** Where a slice from `at` ends: not between the halves of one character. */

@@ -27,8 +27,8 @@ export interface Reader {
   close(): Promise<void>;
 }
 
-/** Below this many bytes a body is read faster than it is handed to a thread, and in less than 10 ms at worst. */
-export const INLINE_BYTES = 65_536;
+/** Below this many bytes a body is read faster than it is handed to a thread, whatever it holds. */
+export const INLINE_BYTES = 32_768;
 
 /** Bodies read at the same time. More threads than cores would only make each of them slower. */
 const THREADS = 2;

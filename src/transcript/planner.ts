@@ -1,4 +1,4 @@
-import { arrayText, elementTexts, spansByName, textOf, withMembers } from '../json.ts';
+import { arrayText, changedMembers, elementTexts, spansByName, textOf, withMembers } from '../json.ts';
 import type { Continuation, ReadItem, ReadRequest, RequestBody, WireForm, WireInput } from './types.ts';
 
 export interface PlanInput {
@@ -101,7 +101,7 @@ export function createFrame({ request, wire, addEncryptedReasoning, turnState }:
     const given = metadata ? textOf(text, written.get('client_metadata')) : null;
     changes.set('client_metadata', withMembers(given ?? '{}', new Map([[TURN_STATE, own]])));
   }
-  const fields = withMembers(text, changes, members);
-  const rest = fields.slice(fields.indexOf('{') + 1).trimEnd();
-  return `{"type":"response.create"${rest.trimStart() === '}' ? '' : ','}${rest}`;
+  const fields = changedMembers(text, changes, members);
+  const begun = fields.before.slice(fields.before.indexOf('{') + 1);
+  return `{"type":"response.create"${fields.members === '' ? '' : ','}${begun}${fields.members}${fields.after.trimEnd()}`;
 }

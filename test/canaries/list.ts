@@ -480,8 +480,8 @@ export const canaries: readonly Canary[] = [
   {
     name: 'a request is written again through doubles',
     file: 'src/transcript/planner.ts',
-    find: 'const fields = withMembers(text, changes, members);',
-    replace: 'const fields = withMembers(JSON.stringify(JSON.parse(text)), changes);',
+    find: 'const fields = changedMembers(text, changes, members);',
+    replace: 'const fields = changedMembers(JSON.stringify(JSON.parse(text)), changes);',
     tests: ['test/bridge/as-written.test.ts'],
   },
   {
