@@ -13,9 +13,11 @@ import { startInternalServer } from './cluster/forward/internal-server.ts';
 import { type Config, readConfig } from './config.ts';
 import { createHttpFace } from './http/app.ts';
 import { createAuthentication } from './http/authenticate.ts';
+import { createBudget } from './http/body.ts';
 import type { Readiness } from './http/port.ts';
 import { refuseUpgrade } from './http/upgrade.ts';
 import { type Ids, randomIds } from './ids.ts';
+import { createReader } from './intake/pool.ts';
 import { createOperatorAccess } from './observe/access.ts';
 import { createObservatory } from './observe/index.ts';
 import { createLogger, type Logger } from './observe/log.ts';
@@ -119,6 +121,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
       pulse: { pingMs: deadlines.ping, pongMs: deadlines.pong },
     }),
   );
+  const reader = createReader({ logger });
   let closing: Promise<void> | null = null;
 
   /** What is known of this worker's sessions, for operators here and at other workers. */
@@ -142,6 +145,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
       hops,
       clock,
       limits,
+      reader,
       deadlines,
       serve,
       onView: tell(session),
@@ -225,6 +229,8 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     transport,
     target,
     config,
+    reader,
+    bodies: createBudget(limits.bodiesBytes),
     clock,
     ids,
     logger,
@@ -253,6 +259,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
 
   async function close(): Promise<void> {
     await worker.close();
+    await reader.close();
     observatory.close();
     await transport.shutdown();
     await storage.close();

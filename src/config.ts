@@ -91,6 +91,11 @@ export const limitKnobs = {
     'One frame to or from the upstream; a larger request goes over plain HTTP.',
   ),
   bodyBytes: bytes('MAX_BODY', 33_554_432, 'One request body, unpacked.'),
+  bodiesBytes: bytes(
+    'BODIES',
+    268_435_456,
+    'Request bodies in hand at the same time, unpacked; a request beyond it gets 503 before its body is read.',
+  ),
   turnBufferBytes: bytes('TURN_BUFFER', 8_388_608, 'Events of one turn kept for a client that comes back.'),
   transcriptBytes: bytes(
     'MAX_TRANSCRIPT',

@@ -209,6 +209,15 @@ export const catalogue = {
     retryAfterSeconds: 5,
     action: 'Repeat after Retry-After.',
   },
+  bridge_bodies_full: {
+    status: 503,
+    type: 'server_error',
+    code: 'bridge_bodies_full',
+    message: 'This worker has as many bytes of requests in hand as it may.',
+    retry: true,
+    retryAfterSeconds: 1,
+    action: 'Repeat after Retry-After, or raise HOLDFAST_BODIES_BYTES.',
+  },
   bridge_upstream_unreachable: {
     status: 502,
     type: 'server_error',
@@ -306,6 +315,8 @@ export class BridgeError extends Error {
   readonly code: BridgeCode;
   readonly entry: CatalogueEntry;
   readonly param: string | null;
+  /** What the message says beyond that of its entry. */
+  readonly detail: string | null;
   /** Seconds, as the Retry-After header will say; null sends none. */
   readonly retryAfterSeconds: number | null;
   /** What the resolver had decided, if it had. */
@@ -320,6 +331,7 @@ export class BridgeError extends Error {
     this.code = code;
     this.entry = entry;
     this.param = options.param ?? null;
+    this.detail = options.detail ?? null;
     this.retryAfterSeconds = options.retryAfterSeconds ?? entry.retryAfterSeconds ?? null;
   }
 

@@ -1,3 +1,5 @@
+import { createHash } from 'node:crypto';
+
 /**
  * JSON as it was written. Bodies and frames are relayed, stored and cut into items by slices of their own text, because
  * a value that went through `JSON.parse` and `JSON.stringify` may come out changed: numbers lose digits (2^63 - 1) or
@@ -72,7 +74,8 @@ function skipValue(text: string, from: number): number {
   return text.length;
 }
 
-interface Member extends Span {
+/** A member of an object, where its value lies. */
+export interface Member extends Span {
   readonly name: string;
   /** Where the quoted name begins. */
   readonly from: number;
@@ -88,8 +91,8 @@ function nameOf(quoted: string): string {
   }
 }
 
-/** Every member as it was written, repeated names included. */
-function scanMembers(text: string, at: number): Member[] {
+/** Every member of the object that `text` holds at `at`, as it was written, repeated names included. */
+export function scanMembers(text: string, at = 0): Member[] {
   const members: Member[] = [];
   let next = skipSpace(text, at);
   if (text.charCodeAt(next) !== OPEN_OBJECT) return members;
@@ -116,10 +119,12 @@ function scanMembers(text: string, at: number): Member[] {
  * @param at where the object begins; white space before it is skipped
  */
 export function membersOf(text: string, at = 0): Map<string, Span> {
-  const members = new Map<string, Span>();
-  for (const { name, start, end } of scanMembers(text, at)) members.set(name, { start, end });
-  return members;
+  return spansByName(scanMembers(text, at));
 }
+
+/** The members by name; of repeated names the last counts. */
+export const spansByName = (members: readonly Member[]): Map<string, Span> =>
+  new Map(members.map(({ name, start, end }) => [name, { start, end }]));
 
 /**
  * The elements of the array that `text` holds at `at`. Empty when there is no array.
@@ -178,37 +183,70 @@ export function withSpans(text: string, edits: Iterable<Span & { readonly json: 
   return parts.join('');
 }
 
+/** An object's text around and between its braces' ends: what precedes its first member, its members, what follows them. */
+export interface MembersText {
+  readonly before: string;
+  readonly members: string;
+  readonly after: string;
+}
+
 /**
  * An object's text with some of its members replaced, added (at the end, in the order given) or, with null, left out;
  * everything else stays as it was written, white space and escapes included. Of repeated names only the last is kept.
+ * Parts are appended, never joined: so a long text is not copied before it is used.
  *
  * @param changes JSON text by member name
+ * @param members the text's own members, where they are known already
  */
-export function withMembers(text: string, changes: ReadonlyMap<string, string | null>): string {
-  const members = scanMembers(text, 0);
+export function changedMembers(
+  text: string,
+  changes: ReadonlyMap<string, string | null>,
+  members: readonly Member[] = scanMembers(text),
+): MembersText {
   const last = new Map(members.map((member) => [member.name, member]));
-  const parts: string[] = [];
+  let kept = '';
   let previous: Member | null = null;
   for (const member of members) {
     const { name, from, start, end } = member;
     const change = changes.get(name);
-    const kept = change !== null && last.get(name) === member;
-    // The white space and the comma before a member leave with it.
-    if (kept) parts.push(parts.length === 0 || !previous ? '' : text.slice(previous.end, from));
-    if (kept) parts.push(text.slice(from, start), change ?? text.slice(start, end));
+    if (change !== null && last.get(name) === member) {
+      // The white space and the comma before a member leave with it.
+      if (kept !== '' && previous) kept += text.slice(previous.end, from);
+      kept += text.slice(from, start);
+      kept += change ?? text.slice(start, end);
+    }
     previous = member;
   }
   for (const [name, change] of changes) {
     if (change === null || last.has(name)) continue;
-    parts.push(`${parts.length === 0 ? '' : ','}${JSON.stringify(name)}:${change}`);
+    kept += `${kept === '' ? '' : ','}${JSON.stringify(name)}:`;
+    kept += change;
   }
-  if (!previous) return `{${parts.join('')}}`;
-  return `${text.slice(0, members[0]!.from)}${parts.join('')}${text.slice(previous.end)}`;
+  if (!previous) return { before: '{', members: kept, after: '}' };
+  return { before: text.slice(0, members[0]!.from), members: kept, after: text.slice(previous.end) };
 }
 
-/** Whether arrays and objects in the text lie in each other deeper than `most` levels. */
-export function nestsDeeperThan(text: string, most: number): boolean {
+/** The text that `changedMembers` describes. */
+export function withMembers(...change: Parameters<typeof changedMembers>): string {
+  const { before, members, after } = changedMembers(...change);
+  return before + members + after;
+}
+
+/** Deepest nesting of anything that is taken in, a request body or an upstream frame: what reads it on is recursive. */
+export const MOST_LEVELS = 400;
+
+/** What of a text is beyond a bound: arrays and objects in each other, or values and member names together. */
+export type Excess = 'levels' | 'values';
+
+/**
+ * The first bound that a text goes beyond, found without parsing it; null when it keeps both.
+ *
+ * @param most.levels arrays and objects that may lie in each other
+ * @param most.values values and member names that the text may hold, all levels together
+ */
+export function excessOf(text: string, most: { levels: number; values: number }): Excess | null {
   let depth = 0;
+  let values = 1;
   for (let at = 0; at < text.length; at += 1) {
     switch (text.charCodeAt(at)) {
       case QUOTE:
@@ -217,14 +255,87 @@ export function nestsDeeperThan(text: string, most: number): boolean {
       case OPEN_LIST:
       case OPEN_OBJECT:
         depth += 1;
-        if (depth > most) return true;
+        values += 1;
+        if (depth > most.levels) return 'levels';
+        break;
+      case COMMA:
+      case COLON:
+        values += 1;
         break;
       case CLOSE_LIST:
       case CLOSE_OBJECT:
         depth -= 1;
     }
+    if (values > most.values) return 'values';
   }
-  return false;
+  return null;
+}
+
+/** Whether arrays and objects in the text lie in each other deeper than `most` levels. */
+export const nestsDeeperThan = (text: string, most: number): boolean =>
+  excessOf(text, { levels: most, values: Number.POSITIVE_INFINITY }) === 'levels';
+
+/** Texts of up to this many UTF-16 units are encoded or decoded in one go. */
+const SLICE = 1_048_576;
+
+const turnOfTheLoop = () => new Promise<void>((next) => setImmediate(next));
+
+/** Whether encoding the text in one go would hold up the event loop. */
+export const isLongText = (text: string): boolean => text.length > SLICE;
+
+/** A text in UTF-8. A long one is encoded in slices, between which the event loop goes on. */
+export async function encodeText(text: string): Promise<Buffer> {
+  if (!isLongText(text)) return Buffer.from(text, 'utf8');
+  const parts: Buffer[] = [];
+  for (let at = 0; at < text.length; ) {
+    const end = sliceEnd(text, at);
+    parts.push(Buffer.from(text.slice(at, end), 'utf8'));
+    at = end;
+    await turnOfTheLoop();
+  }
+  return joinParts(parts);
+}
+
+/** The hex SHA-256 of a text in UTF-8. A long one is hashed in slices, between which the event loop goes on. */
+export async function hashText(text: string): Promise<string> {
+  const hash = createHash('sha256');
+  for (let at = 0; at < text.length; ) {
+    const end = sliceEnd(text, at);
+    hash.update(text.slice(at, end));
+    if (end < text.length) await turnOfTheLoop();
+    at = end;
+  }
+  return hash.digest('hex');
+}
+
+/** Where a slice from `at` ends: not between the halves of one character. */
+function sliceEnd(text: string, at: number): number {
+  const end = Math.min(text.length, at + SLICE);
+  const last = text.charCodeAt(end - 1);
+  return end < text.length && last >= 0xd800 && last < 0xdc00 ? end + 1 : end;
+}
+
+async function joinParts(parts: readonly Buffer[]): Promise<Buffer> {
+  const whole = Buffer.allocUnsafeSlow(parts.reduce((size, { length }) => size + length, 0));
+  let at = 0;
+  for (const part of parts) {
+    at += part.copy(whole, at);
+    await turnOfTheLoop();
+  }
+  return whole;
+}
+
+/** The text of UTF-8 bytes, which are decoded in slices when they are many; what is no UTF-8 is replaced. */
+export async function decodeText(bytes: Buffer): Promise<string> {
+  if (bytes.length <= SLICE) return bytes.toString('utf8');
+  const decoder = new TextDecoder('utf-8', { ignoreBOM: true });
+  const parts: string[] = [];
+  for (let at = 0; at < bytes.length; at += SLICE) {
+    parts.push(decoder.decode(bytes.subarray(at, at + SLICE), { stream: true }));
+    await turnOfTheLoop();
+  }
+  parts.push(decoder.decode());
+  return parts.join('');
 }
 
 /**

@@ -20,8 +20,6 @@ import type { Turn } from './session/turn.ts';
 import type { SessionStore } from './store/port.ts';
 import type { KeyRing } from './token/keyring.ts';
 import { createTokens, scopeKindOf } from './token/token.ts';
-import { contextFingerprint, requestFingerprint } from './transcript/fingerprint.ts';
-import { shapeOf } from './transcript/shape.ts';
 import { createAbilities } from './upstream/abilities.ts';
 import type { UpstreamTarget, UpstreamTransport } from './upstream/port.ts';
 
@@ -195,7 +193,6 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
       classify({
         request,
         tokens,
-        transcript: { shapeOf, contextFingerprint, requestFingerprint },
         limits: { frameBytes: limits.frameBytes, webSocket: config.upstream.transport !== 'http' },
       }),
     onFinished: (turn, session) => means.onFinished?.(turn, session),

@@ -3,18 +3,19 @@ import type { Clock } from '../clock.ts';
 import type { Config } from '../config.ts';
 import { BridgeError } from '../errors.ts';
 import type { Ids } from '../ids.ts';
+import type { Reader } from '../intake/pool.ts';
+import { encodeText } from '../json.ts';
 import type { Logger } from '../observe/log.ts';
 import type { Caller } from '../session/port.ts';
 import { StoreUnavailable } from '../store/port.ts';
-import { comparisonOf, namesProviderObjects, referencesIn } from '../transcript/provider-ids.ts';
+import type { ReadRequest } from '../transcript/types.ts';
 import type { UpstreamTarget, UpstreamTransport } from '../upstream/port.ts';
-import { type ParsedBody, parseBody, parsedBefore, parseObject, readBody } from './body.ts';
+import { type Budget, readBody, type Share, textOfParsed } from './body.ts';
 import { sendError } from './envelope.ts';
 import { createJsonSink } from './json-sink.ts';
 import { flatHeaders, pass } from './pass.ts';
 import type { TurnService } from './port.ts';
 import { createSseSink } from './sse-sink.ts';
-import { validateRequest } from './validate.ts';
 
 export interface HttpFaceOptions {
   service: TurnService;
@@ -22,6 +23,9 @@ export interface HttpFaceOptions {
   transport: UpstreamTransport;
   target: UpstreamTarget;
   config: Pick<Config, 'deadlines' | 'limits'>;
+  reader: Reader;
+  /** Bytes of bodies that may be in hand, over all requests. */
+  bodies: Budget;
   clock: Clock;
   ids: Ids;
   logger: Logger;
@@ -32,7 +36,7 @@ const PREFIXES = ['/v1', '/backend-api/codex'];
 
 /** The routes of the bridge, for any Express app. Every answer it gives by itself is OpenAI's error envelope. */
 export function createHttpFace(options: HttpFaceOptions): Router {
-  const { service, authenticate, transport, target, config, clock, ids } = options;
+  const { service, authenticate, transport, target, config, reader, bodies, clock, ids } = options;
   const router = express.Router();
 
   router.use((_req, res, next) => {
@@ -46,8 +50,9 @@ export function createHttpFace(options: HttpFaceOptions): Router {
     const requestId = res.locals.requestId as string;
     const caller = authenticate(req.headers);
     if (service.draining) throw new BridgeError('bridge_draining');
-    const { body, text, bytes } = await bodyOf(req, config.limits.bodyBytes);
-    validateRequest(body);
+    const share = bodies.open();
+    const read = await readWith(share, () => bodyOf(req, res, share));
+    const { body } = read;
     res.socket?.setNoDelay(true);
     const sink =
       body.stream === true
@@ -60,8 +65,31 @@ export function createHttpFace(options: HttpFaceOptions): Router {
             slowClientMs: config.deadlines.slowClient,
           })
         : createJsonSink({ res, requestId });
-    service.turn({ requestId, caller, headers: flatHeaders(req.headers), body, text, bytes, receivedAt }, sink);
+    const { release } = share;
+    service.turn({ ...read, requestId, caller, headers: flatHeaders(req.headers), receivedAt, release }, sink);
   };
+
+  /** What was taken for a body that is not read to its end is given back. */
+  const readWith = async (share: Share, read: () => Promise<ReadRequest>): Promise<ReadRequest> => {
+    try {
+      return await read();
+    } catch (error) {
+      share.release();
+      throw error;
+    }
+  };
+
+  /** The body as it was read. An outer app's own parser may have parsed it already. */
+  async function bodyOf(req: Request, res: Response, share: Share): Promise<ReadRequest> {
+    const type = req.headers['content-type'] ?? '';
+    if (!/^application\/([\w.+-]+\+)?json\b/i.test(type)) throw new BridgeError('bridge_unsupported_media_type');
+    const gone = new AbortController();
+    res.once('close', () => gone.abort());
+    const parsed = req.body !== undefined && typeof req.body === 'object';
+    const source = parsed ? textOfParsed(req.body) : await readBody(req, config.limits.bodyBytes, share);
+    const { request } = await reader.read(source, 'body', gone.signal);
+    return parsed ? { ...request, bytes: Number(req.headers['content-length'] ?? 0) } : request;
+  }
 
   /** A call about a response: under a shared credential only for ids this scope has seen, told apart by nothing. */
   const aboutResponse: RequestHandler = async (req, res) => {
@@ -79,21 +107,24 @@ export function createHttpFace(options: HttpFaceOptions): Router {
    */
   const likeTurn: RequestHandler = async (req, res) => {
     const caller = authenticate(req.headers);
-    const body = await readBody(req, config.limits.bodyBytes);
-    const fields = parseObject(body);
-    if (!caller.credentialIsClients) {
-      const { scope } = caller;
-      const compared = comparisonOf(fields);
-      const foreign =
-        namesProviderObjects(fields) ||
-        !(await service.knowsItems(scope, referencesIn(fields))) ||
-        (compared !== null && !(await service.knowsResponse(scope, compared)));
-      if (foreign) throw new BridgeError('bridge_foreign_object');
-      const anchor = fields.previous_response_id ?? null;
-      const known = typeof anchor === 'string' && (await service.knowsResponse(scope, anchor));
-      if ((anchor !== null && !known) || fields.conversation != null) throw new BridgeError('bridge_session_expired');
+    const share = bodies.open();
+    try {
+      const { body, text, comparison, references, namesProviderObjects } = await bodyOf(req, res, share);
+      if (!caller.credentialIsClients) {
+        const { scope } = caller;
+        const foreign =
+          namesProviderObjects ||
+          !(await service.knowsItems(scope, references)) ||
+          (comparison !== null && !(await service.knowsResponse(scope, comparison)));
+        if (foreign) throw new BridgeError('bridge_foreign_object');
+        const anchor = body.previous_response_id ?? null;
+        const known = typeof anchor === 'string' && (await service.knowsResponse(scope, anchor));
+        if ((anchor !== null && !known) || body.conversation != null) throw new BridgeError('bridge_session_expired');
+      }
+      await passOn(req, res, caller, await encodeText(text));
+    } finally {
+      share.release();
     }
-    await passOn(req, res, caller, body);
   };
   const models: RequestHandler = (req, res) => passOn(req, res, authenticate(req.headers), null);
 
@@ -143,17 +174,6 @@ function only(methods: string): RequestHandler {
     res.set('allow', methods);
     throw new BridgeError('bridge_method_not_allowed');
   };
-}
-
-/** The body as an object. An outer app's own parser may have read it already. */
-async function bodyOf(req: Request, limit: number): Promise<ParsedBody & { bytes: number }> {
-  const type = req.headers['content-type'] ?? '';
-  if (!/^application\/([\w.+-]+\+)?json\b/i.test(type)) throw new BridgeError('bridge_unsupported_media_type');
-  if (req.body !== undefined && typeof req.body === 'object') {
-    return { ...parsedBefore(req.body), bytes: Number(req.headers['content-length'] ?? 0) };
-  }
-  const raw = await readBody(req, limit);
-  return { ...parseBody(raw), bytes: raw.length };
 }
 
 function errorHandler({ ids, logger }: Pick<HttpFaceOptions, 'ids' | 'logger'>) {

@@ -1,11 +1,9 @@
 import { createHash } from 'node:crypto';
 import type { TurnRequest } from '../session/port.ts';
-import type { KeyRef, Shape } from '../store/port.ts';
+import type { KeyRef } from '../store/port.ts';
 import { scopeKindOf, type Tokens } from '../token/token.ts';
-import { contextFingerprint, requestFingerprint } from '../transcript/fingerprint.ts';
-import { comparisonOf, namesProviderObjects, referencesIn } from '../transcript/provider-ids.ts';
-import { shapeOf } from '../transcript/shape.ts';
-import type { Fingerprint, RequestBody } from '../transcript/types.ts';
+import { LONGEST_METADATA } from '../transcript/read.ts';
+import type { RequestBody } from '../transcript/types.ts';
 import type { Evidence } from './types.ts';
 
 /** Codex's own id of its user turn travels in these; over HTTP its turn state comes in the header only. */
@@ -13,21 +11,10 @@ const TURN_STATE_HEADER = 'x-codex-turn-state';
 const TURN_METADATA = 'x-codex-turn-metadata';
 /** The strongest first: a request uses exactly one. */
 const sessionHeaders = ['session-id', 'session_id', 'x-session-id', 'x-session-affinity'] as const;
-const MAX_METADATA_CHARS = 32_768;
-
-/** How the content of a body is read. */
-export interface BodyReader {
-  shapeOf(body: RequestBody): Shape;
-  /** Covers everything that makes two requests the same request, `previous_response_id` among it. */
-  requestFingerprint(body: RequestBody): Fingerprint;
-  contextFingerprint(body: RequestBody): Fingerprint;
-}
 
 export interface ClassifyInput {
   request: TurnRequest;
   tokens: Pick<Tokens, 'verify'>;
-  /** The project's own unless given. */
-  transcript?: BodyReader;
   limits: {
     /** Largest upstream frame in bytes; a larger body goes over plain HTTP. */
     frameBytes: number;
@@ -35,8 +22,6 @@ export interface ClassifyInput {
     webSocket: boolean;
   };
 }
-
-const ownReader: BodyReader = { shapeOf, requestFingerprint, contextFingerprint };
 
 const sha256 = (text: string) => createHash('sha256').update(text).digest('hex');
 
@@ -66,7 +51,7 @@ function hardKeyOf(headers: TurnRequest['headers']): KeyRef | null {
 
 function turnIdIn(metadata: unknown): string | null {
   const json = text(metadata);
-  if (!json || json.length > MAX_METADATA_CHARS) return null;
+  if (!json || json.length > LONGEST_METADATA) return null;
   try {
     return text(record(JSON.parse(json)).turn_id);
   } catch {
@@ -88,10 +73,10 @@ function passThroughOf({ body, bytes }: TurnRequest, limits: ClassifyInput['limi
 }
 
 /**
- * Reads a request once into typed evidence; nothing after this looks at raw headers. Never throws.
+ * Reads a request into typed evidence; nothing after this looks at raw headers. Never throws.
  * Values of keys leave only as hashes.
  */
-export function classify({ request, tokens, transcript = ownReader, limits }: ClassifyInput): Evidence {
+export function classify({ request, tokens, limits }: ClassifyInput): Evidence {
   const { caller, headers, body } = request;
   const { scope, credentialFp, credentialIsClients } = caller;
   return {
@@ -104,13 +89,13 @@ export function classify({ request, tokens, transcript = ownReader, limits }: Cl
     softKey: text(body.prompt_cache_key),
     idempotencyKey: text(headers['idempotency-key']),
     clientTurnId: clientTurnIdOf(request),
-    shape: transcript.shapeOf(body),
-    requestFp: transcript.requestFingerprint(body),
-    contextFp: transcript.contextFingerprint(body),
-    references: referencesIn(body),
-    comparison: comparisonOf(body),
+    shape: request.shape,
+    requestFp: request.requestFp,
+    contextFp: request.contextFp,
+    references: request.references,
+    comparison: request.comparison,
     // Whose they are matters only where several share a credential.
-    namesProviderObjects: !credentialIsClients && namesProviderObjects(body),
+    namesProviderObjects: !credentialIsClients && request.namesProviderObjects,
     store: body.store !== false,
     passThrough: passThroughOf(request, limits),
   };

@@ -98,6 +98,7 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
     holds.get(turn)?.();
     holds.delete(turn);
     hops.delete(turn);
+    turn.request.release?.();
     const place = places.get(turn) ?? null;
     places.delete(turn);
     deps.onFinished(turn, place);

@@ -3,8 +3,7 @@ import { resolve } from '../resolve/resolve.ts';
 import { mayBeParent } from '../resolve/situation.ts';
 import type { Decision, Facts, Likeness } from '../resolve/types.ts';
 import { type Lookup, type LookupResult, MOST_CANDIDATES, type SessionStore, type TurnRow } from '../store/port.ts';
-import { continuedBy, decodeForms, isFromClient, type Line, plausiblePlaces } from '../transcript/line.ts';
-import type { Item } from '../transcript/types.ts';
+import { continuedBy, decodeForms, type Line } from '../transcript/line.ts';
 import { itemsOf, loadContents } from './history.ts';
 import type { Roster } from './roster.ts';
 import type { Session } from './session.ts';
@@ -18,8 +17,6 @@ export interface DeciderOptions {
 }
 
 type Candidate = LookupResult['candidates'][number];
-
-const itemsOfTurn = (turn: Turn): readonly Item[] => turn.items.map(({ value }) => value);
 
 /** More turns that are alike up to a place are not compared with one request. */
 const MOST_ALIKE = 64;
@@ -49,7 +46,7 @@ export function createDecider({ store, roster, me, instancePolicy }: DeciderOpti
     const { evidence } = turn;
     // Behind an anchor nothing here shows whose the items are that a request only names.
     if (evidence.comparison !== null || (evidence.anchor !== null && evidence.references.length > 0)) return null;
-    for (const session of roster.certain(evidence, () => places(turn))) {
+    for (const session of roster.certain(evidence, () => turn.items.places)) {
       const { head, line } = session;
       if (!head) continue;
       if (evidence.anchor === null && !continuesWarm(turn, head, line)) continue;
@@ -61,16 +58,14 @@ export function createDecider({ store, roster, me, instancePolicy }: DeciderOpti
 
   /** The request continues a head here, and what it adds is all the client's: no other turn can be continued deeper. */
   function continuesWarm(turn: Turn, head: TurnRow, line: Line | null): boolean {
-    const count = line && continuedBy(line, turn.read);
+    const count = line && continuedBy(line, turn.items);
     if (count === null) return false;
     const { references, credentialFp, contextFp } = turn.evidence;
     const kept = head.storedUpstream && head.credentialFp === credentialFp;
     // What only names an item of the line is left out of a delta; in full it may need that item's content.
     if (references.length > 0 && !kept && head.contextFp !== contextFp) return false;
-    return itemsOfTurn(turn).slice(count).every(isFromClient);
+    return turn.items.list.slice(count).every(({ fromClient }) => fromClient);
   }
-
-  const places = (turn: Turn) => plausiblePlaces(itemsOfTurn(turn), turn.read);
 
   /** The line that a turn ends: from the session that ended it, if it is here, else from the store. */
   async function lineOf(scope: string, { turn, session }: Candidate): Promise<Line | null> {
@@ -97,7 +92,7 @@ export function createDecider({ store, roster, me, instancePolicy }: DeciderOpti
     for (const candidate of candidates) {
       if (!mayBeParent(candidate.turn)) continue;
       const line = await lineOf(turn.evidence.scope, candidate);
-      const count = line && continuedBy(line, turn.read);
+      const count = line && continuedBy(line, turn.items);
       if (line === null || count === null || count < deepest) continue;
       // Of conversations with the same words, one that is free here serves; others may be running.
       if (!isBusy(candidate)) return { ...candidate, row: candidate.turn, line };
@@ -109,7 +104,7 @@ export function createDecider({ store, roster, me, instancePolicy }: DeciderOpti
 
   /** What the request's items continue, with the rows it was found by; the first rows when there is no such turn. */
   async function continued(turn: Turn, query: Lookup) {
-    const search = { ...query, places: places(turn) };
+    const search = { ...query, places: turn.items.places };
     const first = await store.lookup(search);
     const seen: string[] = [];
     for (let rows = first; ; rows = await store.lookup({ ...search, besides: seen })) {
@@ -125,7 +120,7 @@ export function createDecider({ store, roster, me, instancePolicy }: DeciderOpti
     const session = token ?? keyed;
     const head = heads.get(session?.headTurnId ?? '');
     if (!session || !head?.transcriptFp) return null;
-    return places(turn).includes(head.transcriptFp) ? { turn: head, session } : null;
+    return turn.items.places.includes(head.transcriptFp) ? { turn: head, session } : null;
   }
 
   /**
@@ -160,12 +155,12 @@ export function createDecider({ store, roster, me, instancePolicy }: DeciderOpti
     const stored = new Set(
       rows.filter((row) => row.storedUpstream && row.credentialFp === credentialFp).map(({ itemId }) => itemId),
     );
-    const missing = references.filter((id) => !stored.has(id));
-    if (missing.length === 0) return true;
-    const turnIds = new Set(rows.filter(({ itemId }) => missing.includes(itemId)).map(({ turnId }) => turnId));
+    const missing = new Set(references.filter((id) => !stored.has(id)));
+    if (missing.size === 0) return true;
+    const turnIds = new Set(rows.filter(({ itemId }) => missing.has(itemId)).map(({ turnId }) => turnId));
     if (within) turnIds.add(within.id);
-    turn.contents = await loadContents(store, scope, turnIds, missing);
-    return credentialIsClients || missing.every((id) => turn.contents.has(id));
+    turn.contents = await loadContents(store, scope, turnIds, [...missing]);
+    return credentialIsClients || [...missing].every((id) => turn.contents.has(id));
   }
 
   return async function decide(turn: Turn): Promise<Decision> {
@@ -179,7 +174,7 @@ export function createDecider({ store, roster, me, instancePolicy }: DeciderOpti
       tokenSessionId: evidence.token.kind === 'ours' ? evidence.token.sessionId : null,
       hardKey: evidence.hardKey,
     };
-    const search = evidence.anchor === null && turn.items.length > 0;
+    const search = evidence.anchor === null && turn.items.list.length > 0;
     let rows: LookupResult | null = null;
     let known: (Candidate & KnownTurn) | null = null;
     if (named || !search) {

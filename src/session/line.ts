@@ -1,6 +1,5 @@
 import type { TurnLine } from '../observe/log.ts';
 import type { TurnFacts } from '../store/port.ts';
-import { normaliseInput } from '../transcript/items.ts';
 import type { Session } from './session.ts';
 import type { Turn } from './turn.ts';
 
@@ -43,7 +42,7 @@ export function describeTurn(turn: Turn, session: Session | null, now: number): 
     heldMs: since(turn, turn.times.sent),
     firstEventMs: since(turn, turn.times.firstEvent),
     totalMs: Math.round(now - turn.times.received),
-    itemsFromClient: normaliseInput(request.body.input).length,
+    itemsFromClient: request.items.list.length,
     itemsSent: sent,
     bytesFromClient: request.bytes,
     bytesSent: turn.frameBytes,

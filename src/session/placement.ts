@@ -1,8 +1,7 @@
 import type { TurnRow } from '../store/port.ts';
 import { continueAnchor, continueLine } from '../transcript/continuation.ts';
-import { inputAsSent } from '../transcript/items.ts';
 import { continuedBy, type Line, relate } from '../transcript/line.ts';
-import { planWire } from '../transcript/planner.ts';
+import { inputAsSent, planWire } from '../transcript/planner.ts';
 import type { WireForm } from '../transcript/types.ts';
 import type { Lane } from './lane.ts';
 import type { KnownTurn, Turn } from './turn.ts';
@@ -24,12 +23,11 @@ export function anchorStored(turn: Turn): boolean {
  * @param line the head's line; null when it is not known, and then nothing can be shown to continue it
  */
 export function place(turn: Turn, head: TurnRow | null, line: Line | null): boolean {
-  const { body } = turn.request;
   const { items } = turn;
   turn.expectedHead = head?.id ?? null;
   const { anchor } = turn.evidence;
   if (anchor !== null) {
-    turn.continuation = continueAnchor(items);
+    turn.continuation = continueAnchor(items.list);
     // Unknown anchor: pass it through without a parent.
     turn.parent = turn.anchor;
     return turn.anchor === null || turn.anchor.id === turn.expectedHead;
@@ -37,11 +35,12 @@ export function place(turn: Turn, head: TurnRow | null, line: Line | null): bool
   // The head, or else the deepest ancestor known anywhere: the latter only spares storing its items again.
   let match: (KnownTurn & { count: number }) | null = null;
   for (const known of [head && line && { row: head, line }, turn.ancestor]) {
-    const count = known ? continuedBy(known.line, turn.read) : null;
+    const count = known ? continuedBy(known.line, items) : null;
     if (known && count !== null && (match === null || count > match.count)) match = { ...known, count };
   }
   const { responseId = null, contextFp = '' } = match?.row ?? {};
-  turn.continuation = continueLine(body, items, match && { end: { responseId, contextFp }, count: match.count });
+  const from = match && { end: { responseId, contextFp }, count: match.count };
+  turn.continuation = continueLine(turn.evidence.contextFp, items.list, from);
   turn.parent = match?.row ?? null;
   turn.parentLine = match?.line ?? null;
   return true;
@@ -50,14 +49,13 @@ export function place(turn: Turn, head: TurnRow | null, line: Line | null): bool
 /** The form this turn takes on a socket that can continue from `socketAnchor` (null: a fresh one). */
 export function planFor(turn: Turn, socketAnchor: string | null): WireForm {
   const { anchor } = turn.evidence;
-  const { body, text } = turn.request;
+  const { request } = turn;
   if (anchor !== null && turn.parent === null) {
     // Not in our rows: only the provider can know it, and the credential is the client's own.
-    return { form: 'delta', previousResponseId: anchor, ...inputAsSent(body, text) };
+    return { form: 'delta', previousResponseId: anchor, ...inputAsSent(request) };
   }
   return planWire({
-    body,
-    text,
+    request,
     continuation: turn.continuation!,
     parentResponseId: turn.parent?.responseId ?? null,
     // What a socket holds is the head. Providers may repeat ids, so an equal id alone does not make another turn held.
@@ -84,7 +82,7 @@ export function isRelated(turn: Turn, lane: Lane): boolean {
     const { requestFp, clientTurnId } = other.evidence;
     if (requestFp === turn.evidence.requestFp) return true;
     if (clientTurnId !== null && clientTurnId === turn.evidence.clientTurnId) return true;
-    if (other.evidence.anchor === null && shareBeginning(other.read.hashes, turn.read.hashes)) return true;
+    if (other.evidence.anchor === null && shareBeginning(other.items.hashes, turn.items.hashes)) return true;
   }
-  return lane.line !== null && relate(lane.line, turn.read) !== null;
+  return lane.line !== null && relate(lane.line, turn.items) !== null;
 }

@@ -1,5 +1,6 @@
 import type { BridgeError } from '../errors.ts';
 import type { Outcome } from '../resolve/types.ts';
+import type { ReadRequest } from '../transcript/types.ts';
 import type { UpstreamCredential } from '../upstream/headers.ts';
 import type { UpstreamAnswer } from '../upstream/port.ts';
 
@@ -25,19 +26,15 @@ export const credentialOf = (caller: Caller): UpstreamCredential => ({
 });
 
 /** One `POST .../responses`, read and validated, before anything was opened for it. */
-export interface TurnRequest {
+export interface TurnRequest extends ReadRequest {
   requestId: string;
   caller: Caller;
   /** The request's own headers, lower-cased. */
   headers: Readonly<Record<string, string>>;
-  /** The parsed body: an object whose known fields have the right types. */
-  body: Readonly<Record<string, unknown>>;
-  /** The body's JSON text as received: what is relayed and stored is cut out of it, so that nothing in it changes. */
-  text: string;
-  /** Size of the body as received, bytes. */
-  bytes: number;
   /** Monotonic milliseconds at which the request's headers were read. */
   receivedAt: number;
+  /** Gives back what the body was allowed of the worker's memory. Called when the turn has ended. */
+  release?: (() => void) | undefined;
 }
 
 /** Known before the first byte: these become response headers. */

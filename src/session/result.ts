@@ -1,9 +1,10 @@
 import { arrayText, type Written } from '../json.ts';
 import type { TurnResult, TurnRow } from '../store/port.ts';
 import { EMPTY, encodeForms, extendChain, formsOf, type Line, placeAfter, type TurnForms } from '../transcript/line.ts';
+import { readItem } from '../transcript/read.ts';
 import { keptOutput, replayClassOf } from '../transcript/replay.ts';
 import { shownItems } from '../transcript/shown.ts';
-import type { Item } from '../transcript/types.ts';
+import type { Item, ReadItem } from '../transcript/types.ts';
 import { bareResult } from './commits.ts';
 import type { LaneIdentity } from './lane.ts';
 import type { Turn } from './turn.ts';
@@ -19,6 +20,8 @@ export interface Head {
 
 const arrayOf = (items: readonly Written<Item>[]) => arrayText(items.map(({ json }) => json));
 const begins = (forms: TurnForms) => forms.begins.length > 0;
+/** What an item adds to a chain. */
+const linkOf = (value: Item): Pick<ReadItem, 'hash' | 'fromClient'> => readItem({ value, json: '' });
 const valuesOf = (items: readonly { value: Item }[]) => items.map(({ value }) => value);
 
 /** How later requests find a turn, and how they are recognised as its continuation. */
@@ -38,20 +41,21 @@ const MOST_PLACES = 3;
  * from what it saw, so encrypted content that it did not ask for is no part of it.
  */
 function recognise(turn: Turn): Recognition {
-  const { parent, read, evidence } = turn;
-  const asked = valuesOf(turn.continuation?.items ?? []);
+  const { parent, items: read, evidence } = turn;
+  const asked = turn.continuation?.items ?? [];
   const shown = (items: readonly Item[]) => shownItems(items, turn.hideEncrypted);
   const streamed = shown(valuesOf(turn.streamed));
   const listed = turn.listed === null || turn.listed.length === 0 ? null : shown(valuesOf(turn.listed));
   const output = streamed.length > 0 ? streamed : (listed ?? []);
+  const links = output.map(linkOf);
   // What a client resends whole is chained as it sent it; an anchored one adds to what is known.
   const before = evidence.anchor === null ? null : (parent?.clientFp ?? null);
   const asSent = evidence.anchor === null ? read.chain.at(-1)! : before && extendChain(before, asked);
-  const whole = asSent && extendChain(asSent, output);
+  const whole = asSent && extendChain(asSent, links);
 
   const { compacted, items: kept } = keptOutput(output);
-  const begun = compacted ? extendChain(EMPTY, kept) : null;
-  const lasts = [output.at(-1) ?? asked.at(-1), listed?.at(-1)].filter((item) => item !== undefined);
+  const begun = compacted ? extendChain(EMPTY, links.slice(output.length - kept.length)) : null;
+  const lasts = [output.at(-1) ?? asked.at(-1)?.value, listed?.at(-1)].filter((item) => item !== undefined);
   const lastId = lasts.at(-1)?.id;
   const reference = typeof lastId === 'string' ? { type: 'item_reference', id: lastId } : null;
   const placesOf = (chain: string | null, items: readonly Item[]) =>
@@ -107,7 +111,7 @@ export function turnResult(
     !known || tooMuch
       ? 'anchor_only'
       : replayClassOf({
-          input: valuesOf(input),
+          input,
           output: valuesOf(turn.output),
           body: turn.request.body,
           parent: parent?.replay ?? null,

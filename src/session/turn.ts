@@ -6,9 +6,8 @@ import type { Written } from '../json.ts';
 import type { AttemptFact, Evidence, Outcome } from '../resolve/types.ts';
 import type { Inspect } from '../runtime/index.ts';
 import type { TurnEnd, TurnRow } from '../store/port.ts';
-import { normaliseInput, writtenInput } from '../transcript/items.ts';
-import { type Line, type ReadItems, readItems } from '../transcript/line.ts';
-import type { Continuation, Item, WireForm } from '../transcript/types.ts';
+import type { Line } from '../transcript/line.ts';
+import type { Continuation, Item, ReadItems, WireForm } from '../transcript/types.ts';
 import type { UpstreamAnswer, UpstreamError } from '../upstream/port.ts';
 import type { ClientSink, TurnRequest } from './port.ts';
 import { createTurnStream, type TurnStream } from './stream.ts';
@@ -56,10 +55,8 @@ export interface Turn {
   /** Session that the request's hard key names, by the rows read last. */
   namedByKey: string | null;
 
-  /** The request's items, each with the text it was written as. */
-  readonly items: readonly Written<Item>[];
-  /** The same items as they are compared with known lines. */
-  readonly read: ReadItems;
+  /** The request's items. */
+  readonly items: ReadItems;
 
   /** Row of the anchor, when the request has one that is known in its scope. */
   anchor: TurnRow | null;
@@ -157,8 +154,6 @@ export function createTurn(options: TurnOptions): Turn {
   const actor = createActor(turnMachine, { input: { turnId: options.id }, inspect: options.inspect });
   actor.start();
   let finished = false;
-  let items: readonly Written<Item>[] | null = null;
-  let read: ReadItems | null = null;
   const finish = (state: TurnEnd) => {
     if (finished) return;
     finished = true;
@@ -181,12 +176,7 @@ export function createTurn(options: TurnOptions): Turn {
     outcome: 'refused',
     maybeStarted: false,
     namedByKey: null,
-    get items() {
-      return (items ??= writtenInput(request.body, request.text));
-    },
-    get read() {
-      return (read ??= readItems(normaliseInput(request.body.input)));
-    },
+    items: request.items,
     anchor: null,
     ancestor: null,
     contents: new Map(),

@@ -13,9 +13,9 @@ function reasons({ reasoning, model }: Turn['request']['body']): boolean {
  * the context could not be said again on another socket; the client is not shown what it did not ask for.
  */
 export function composeFrame(turn: Turn, turnState: string | null): string {
-  const { body, text } = turn.request;
-  const { wire } = turn;
+  const { request, wire } = turn;
+  const { body } = request;
   if (!wire || wire.form === 'impossible') throw new Error('a turn without a wire form has no frame');
   turn.hideEncrypted = body.store === false && reasons(body) && !asksEncryptedReasoning(body);
-  return createFrame({ body, text, wire, addEncryptedReasoning: turn.hideEncrypted, turnState });
+  return createFrame({ request, wire, addEncryptedReasoning: turn.hideEncrypted, turnState });
 }

@@ -1,5 +1,6 @@
 import { promisify } from 'node:util';
 import { deflate, deflateSync, inflate, inflateSync } from 'node:zlib';
+import { decodeText, encodeText } from '../json.ts';
 
 const deflateAsync = promisify(deflate);
 const inflateAsync = promisify(inflate);
@@ -9,12 +10,12 @@ const INLINE_BYTES = 16 * 1024;
 
 /** Items as stored: their exact JSON text in UTF-8, in zlib format, whose checksum tells a damaged row. */
 export async function packItems(json: string): Promise<Buffer> {
-  const bytes = Buffer.from(json, 'utf8');
+  const bytes = await encodeText(json);
   return bytes.length <= INLINE_BYTES ? deflateSync(bytes) : deflateAsync(bytes);
 }
 
 /** The text `packItems` was given. Throws when the bytes are damaged. */
 export async function unpackItems(packed: Buffer): Promise<string> {
   const bytes = packed.length <= INLINE_BYTES / 4 ? inflateSync(packed) : await inflateAsync(packed);
-  return bytes.toString('utf8');
+  return decodeText(bytes);
 }

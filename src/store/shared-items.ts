@@ -1,5 +1,4 @@
-import { createHash } from 'node:crypto';
-import { elementsOf, type Span, withSpans } from '../json.ts';
+import { elementsOf, hashText, type Span, withSpans } from '../json.ts';
 
 /** An item of more characters than this is stored once per scope, however many conversations carry it. */
 export const SHARED_ABOVE = 64 * 1024;
@@ -22,7 +21,7 @@ interface SplitItems {
 }
 
 /** Takes the large items out of an array's JSON text, however that is spaced. Null when there are none. */
-export function splitItems(json: string): SplitItems | null {
+export async function splitItems(json: string): Promise<SplitItems | null> {
   if (json.length <= SHARED_ABOVE) return null;
   const places: Record<number, string> = {};
   const shared = new Map<string, string>();
@@ -30,7 +29,7 @@ export function splitItems(json: string): SplitItems | null {
   for (const [index, { start, end }] of elementsOf(json).entries()) {
     if (end - start <= SHARED_ABOVE) continue;
     const text = json.slice(start, end);
-    const hash = createHash('sha256').update(text).digest('hex');
+    const hash = await hashText(text);
     shared.set(hash, text);
     places[index] = hash;
     cuts.push({ start, end, json: 'null' });

@@ -1,8 +1,6 @@
 import { hash } from 'node:crypto';
 import { canonical } from './identity.ts';
-import { normaliseInput } from './items.ts';
-import { readItems } from './line.ts';
-import type { Fingerprint, RequestBody } from './types.ts';
+import type { Fingerprint, ItemHash, RequestBody } from './types.ts';
 
 const sha256 = (text: string): Fingerprint => hash('sha256', text, 'hex');
 
@@ -34,15 +32,17 @@ const ignored = new Set([
 ]);
 
 /** Values the API assumes when a field is absent. */
-const defaults: Record<string, string> = {
-  tool_choice: canonical('auto'),
-  parallel_tool_calls: canonical(true),
-  truncation: canonical('disabled'),
-  store: canonical(true),
-  tools: canonical([]),
-  include: canonical([]),
-  text: canonical({ format: { type: 'text' } }),
-};
+const defaults = new Map(
+  Object.entries({
+    tool_choice: canonical('auto'),
+    parallel_tool_calls: canonical(true),
+    truncation: canonical('disabled'),
+    store: canonical(true),
+    tools: canonical([]),
+    include: canonical([]),
+    text: canonical({ format: { type: 'text' } }),
+  }),
+);
 
 function contextField(name: string, value: unknown): string {
   if (name === 'include' && Array.isArray(value)) return canonical([...new Set(value.map(String))].sort());
@@ -59,7 +59,7 @@ export function contextFingerprint(body: RequestBody): Fingerprint {
     const value = body[name];
     if (ignored.has(name) || value === null || value === undefined) continue;
     const text = contextField(name, value);
-    if (text !== defaults[name] && text !== '{}') fields.push(`${name}=${text}`);
+    if (text !== defaults.get(name) && text !== '{}') fields.push(`${name}=${text}`);
   }
   return sha256(fields.join('\n'));
 }
@@ -67,13 +67,17 @@ export function contextFingerprint(body: RequestBody): Fingerprint {
 /** Not part of what is asked for: how it is delivered, and stamps that change with every attempt. */
 const delivery = new Set(['type', 'stream', 'stream_options', 'client_metadata', 'input']);
 
-/** Two requests with equal fingerprints ask for the same generation. */
-export function requestFingerprint(body: RequestBody): Fingerprint {
+/**
+ * Two requests with equal fingerprints ask for the same generation.
+ *
+ * @param hashes those of the items of the body's input
+ */
+export function requestFingerprint(body: RequestBody, hashes: readonly ItemHash[]): Fingerprint {
   const fields: string[] = [];
   for (const name of Object.keys(body).sort()) {
     const value = body[name];
     if (delivery.has(name) || value === null || value === undefined) continue;
     fields.push(`${name}=${contextField(name, value)}`);
   }
-  return sha256(`${fields.join('\n')}\n${readItems(normaliseInput(body.input)).hashes.join()}`);
+  return sha256(`${fields.join('\n')}\n${hashes.join()}`);
 }

@@ -35,16 +35,21 @@ const reportedStatus = new Set(['apply_patch_call_output']);
 /** Marks on a text that are about its display; clients drop them when they send the text back. */
 const decorations = new Set(['annotations', 'logprobs']);
 
+/** How many significant digits a number is written with. A pattern for zeros at the end would take quadratic time. */
+function digitsOf(written: string): number {
+  const digits = written.replace(/[eE].*$/, '').replace(/[-.]/g, '');
+  let start = 0;
+  let end = digits.length;
+  while (start < end && digits[start] === '0') start += 1;
+  while (end > start && digits[end - 1] === '0') end -= 1;
+  return end - start;
+}
+
 /** A number kept as it was written, in the form a double with the same value has; all its digits where there is none. */
 function canonicalNumber(written: string): string {
-  const digits = written
-    .replace(/[eE].*$/, '')
-    .replace(/[-.]/g, '')
-    .replace(/^0+/, '')
-    .replace(/0+$/, '');
+  const digits = digitsOf(written);
   const value = Number(written);
-  if (digits.length <= 15 && Number.isFinite(value) && (value !== 0 || digits === ''))
-    return String(value === 0 ? 0 : value);
+  if (digits <= 15 && Number.isFinite(value) && (value !== 0 || digits === 0)) return String(value === 0 ? 0 : value);
   return written.toLowerCase();
 }
 

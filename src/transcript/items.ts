@@ -1,5 +1,5 @@
-import { elementTexts, memberText, type Written } from '../json.ts';
-import type { Item, RequestBody, WireInput } from './types.ts';
+import { elementTexts, type Written } from '../json.ts';
+import type { Item } from './types.ts';
 
 /** A request's `input` as items: a bare string is one user message. */
 export function normaliseInput(input: unknown): readonly Item[] {
@@ -9,32 +9,20 @@ export function normaliseInput(input: unknown): readonly Item[] {
   return Array.isArray(input) ? (input as Item[]) : [];
 }
 
-/** Items already cut out, for as long as their request lives: they are asked about more than once. */
-const cut = new WeakMap<RequestBody, readonly Written<Item>[]>();
-
 /**
  * A request's input items with the texts they were written in. The item that a bare string stands for is ours to write.
  *
- * @param text the body's JSON text, of which `body` is the value
+ * @param text the text of the input; null without one
  */
-export function writtenInput(body: RequestBody, text: string): readonly Written<Item>[] {
-  const known = cut.get(body);
-  if (known) return known;
-  const values = normaliseInput(body.input);
-  const texts = Array.isArray(body.input) ? elementTexts(memberText(text, 'input') ?? '') : [];
-  const items = values.map((value, index) => ({ value, json: texts[index] ?? JSON.stringify(value) }));
-  cut.set(body, items);
-  return items;
+export function writtenInput(input: unknown, text: string | null): readonly Written<Item>[] {
+  if (typeof input === 'string' && text !== null) return [{ value: normaliseInput(input)[0]!, json: bareItem(text) }];
+  const texts = Array.isArray(input) ? elementTexts(text ?? '') : [];
+  return normaliseInput(input).map((value, index) => ({ value, json: texts[index] ?? JSON.stringify(value) }));
 }
 
-/**
- * A request's own input as it was sent.
- *
- * @param text the body's JSON text, of which `body` is the value
- */
-export function inputAsSent(body: RequestBody, text: string): WireInput {
-  return { input: memberText(text, 'input'), items: normaliseInput(body.input).length };
-}
+/** The text of the item that a bare string stands for. */
+export const bareItem = (string: string): string =>
+  `{"type":"message","role":"user","content":[{"type":"input_text","text":${string}}]}`;
 
 const isId = (value: unknown) => typeof value === 'string' && value !== '';
 const isMissing = (value: unknown) => !value || (Array.isArray(value) && value.length === 0);

@@ -1,7 +1,7 @@
 import { hash } from 'node:crypto';
 import { identitiesOf, identitiesShown, identity, looseIdentity } from './identity.ts';
 import { typeOf } from './items.ts';
-import type { Fingerprint, Item } from './types.ts';
+import type { Fingerprint, Item, ItemHash, ReadItem, ReadItems } from './types.ts';
 
 /**
  * Recognising the turns that a request's items continue.
@@ -13,9 +13,6 @@ import type { Fingerprint, Item } from './types.ts';
  * set of accepted hashes (its **forms**), and a request continues a turn when every item of the turn's line accepts the
  * request's item at its position.
  */
-
-/** Hash of one item's identity. */
-export type ItemHash = string;
 
 /** The hashes under which one known item is accepted. */
 type Accepted = readonly ItemHash[];
@@ -41,14 +38,7 @@ export interface Line {
   readonly detached?: boolean;
 }
 
-/** A request's items as they are compared: computed once, since it reads every item. */
-export interface ReadItems {
-  readonly hashes: readonly ItemHash[];
-  /** Chain over the items that clients make; entry n covers the first n items. */
-  readonly chain: readonly Fingerprint[];
-}
-
-const HASH_CHARS = 22;
+export const HASH_CHARS = 22;
 const short = (text: string): ItemHash => hash('sha256', text, 'base64url').slice(0, HASH_CHARS);
 
 /** The chain of no items. */
@@ -75,33 +65,26 @@ export function itemHash(item: Item): ItemHash {
   return short(identity(item));
 }
 
-/** Continues a client chain by more items; items that a model made do not count. */
-export function extendChain(from: Fingerprint, items: readonly Item[]): Fingerprint {
-  let link = from;
-  for (const item of items) if (isFromClient(item)) link = short(`${link}\n${itemHash(item)}`);
-  return link;
+/** The hashes under which a client may repeat an item that it made or was shown, the item's own the first. */
+export const acceptedOf = (item: Item): Accepted => identitiesOf(item).map(short);
+
+/** What of an item a chain is made of. */
+export type Link = Pick<ReadItem, 'hash' | 'fromClient'>;
+
+/** The chain after one more item; items that a model made do not count. */
+const next = (before: Fingerprint, { hash: own, fromClient }: Link): Fingerprint =>
+  fromClient ? short(`${before}\n${own}`) : before;
+
+/** Continues a client chain by more items. */
+export function extendChain(from: Fingerprint, items: readonly Link[]): Fingerprint {
+  return items.reduce(next, from);
 }
 
-/** Items already read, for as long as they live: a request's own are asked about more than once. */
-const known = new WeakMap<readonly Item[], ReadItems>();
-
-/** Reads the items of a request, which must not change afterwards. */
-export function readItems(items: readonly Item[]): ReadItems {
-  const before = known.get(items);
-  if (before) return before;
-  const read = computeItems(items);
-  known.set(items, read);
-  return read;
-}
-
-function computeItems(items: readonly Item[]): ReadItems {
-  const hashes = items.map(itemHash);
+/** The chains over items: entry n covers the first n. */
+export function chainOver(items: readonly Link[]): Fingerprint[] {
   const chain = [EMPTY];
-  items.forEach((item, index) => {
-    const before = chain[index]!;
-    chain.push(isFromClient(item) ? short(`${before}\n${hashes[index]}`) : before);
-  });
-  return { hashes, chain };
+  for (const item of items) chain.push(next(chain.at(-1)!, item));
+  return chain;
 }
 
 /**
@@ -124,17 +107,17 @@ const NEWEST = 8;
  * Where in a request's items a known turn may have ended, the deepest first: after something the model said, and among
  * the newest items after anything (a warm-up says nothing, and some outputs end like an input).
  */
-export function plausiblePlaces(items: readonly Item[], { chain }: ReadItems): Fingerprint[] {
+export function plausiblePlaces(items: readonly ReadItem[], chain: readonly Fingerprint[]): Fingerprint[] {
   const places: Fingerprint[] = [];
   for (let count = items.length; count > 0 && places.length < MOST_PLACES; count -= 1) {
-    if (count <= items.length - NEWEST && isFromClient(items[count - 1]!)) continue;
-    places.push(placeAfter(chain[count]!, items[count - 1]!));
+    const last = items[count - 1]!;
+    if (count <= items.length - NEWEST && last.fromClient) continue;
+    places.push(placeAfter(chain[count]!, last.value));
   }
   return places;
 }
 
-const accepted = (items: readonly Item[], identities = identitiesShown): Accepted[] =>
-  items.map((item) => identities(item).map(short));
+const shown = (items: readonly Item[]): Accepted[] => items.map((item) => identitiesShown(item).map(short));
 
 /** Two lists of the same length as one whose items accept what either accepts. */
 const merged = (one: readonly Accepted[], other: readonly Accepted[]): Accepted[] =>
@@ -142,7 +125,7 @@ const merged = (one: readonly Accepted[], other: readonly Accepted[]): Accepted[
 
 /** The forms of an output: one list, or two where the terminal listed other items than were streamed. */
 function alternatives(streamed: readonly Item[], listed: readonly Item[] | null): (readonly Accepted[])[] {
-  const [one, other] = [accepted(streamed), accepted(listed ?? [])];
+  const [one, other] = [shown(streamed), shown(listed ?? [])];
   if (one.length === other.length) return one.length === 0 ? [] : [merged(one, other)];
   return [one, other].filter((each) => each.length > 0);
 }
@@ -157,14 +140,14 @@ const fromCompaction = (items: readonly Item[]) => items.slice(Math.max(0, items
  * @param turn.listed output items as the terminal listed them; null or empty when it listed none
  */
 export function formsOf(turn: {
-  input: readonly Item[];
+  input: readonly Pick<ReadItem, 'accepted'>[];
   streamed: readonly Item[];
   listed: readonly Item[] | null;
 }): TurnForms {
   const { input, streamed, listed } = turn;
   const compacted = [...streamed, ...(listed ?? [])].some(isCompaction);
   return {
-    input: accepted(input, identitiesOf),
+    input: input.map(({ accepted }) => accepted),
     outputs: alternatives(streamed, listed),
     begins: compacted ? alternatives(fromCompaction(streamed), listed && fromCompaction(listed)) : [],
   };
@@ -204,7 +187,7 @@ function take(items: readonly Accepted[], hashes: readonly ItemHash[], at: numbe
  * Compares a request's items with a line. The request continues the line when its first items are exactly the line's,
  * each in any of its forms; it is within the line when it ends before the line does and has not differed until then.
  */
-export function relate(line: Line, { hashes }: ReadItems): Relation | null {
+export function relate(line: Line, { hashes }: Pick<ReadItems, 'hashes'>): Relation | null {
   const nodes: Line[] = [];
   for (let node: Line | null = line; node; node = node.parent) nodes.push(node);
   const start: ReadonlySet<number> = new Set([0]);
@@ -233,7 +216,7 @@ export function relate(line: Line, { hashes }: ReadItems): Relation | null {
 }
 
 /** How many of a request's first items are exactly the line; null when the request does not continue it. */
-export function continuedBy(line: Line, read: ReadItems): number | null {
+export function continuedBy(line: Line, read: Pick<ReadItems, 'hashes'>): number | null {
   const relation = relate(line, read);
   return relation?.kind === 'continues' ? relation.count : null;
 }

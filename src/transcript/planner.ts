@@ -1,11 +1,8 @@
-import { arrayText, elementTexts, memberText, type Written, withMembers } from '../json.ts';
-import { inputAsSent, isNameOnly, writtenInput } from './items.ts';
-import type { Continuation, Item, RequestBody, WireForm } from './types.ts';
+import { arrayText, changedMembers, elementTexts, spansByName, textOf, withMembers } from '../json.ts';
+import type { Continuation, ReadItem, ReadRequest, RequestBody, WireForm, WireInput } from './types.ts';
 
 export interface PlanInput {
-  body: RequestBody;
-  /** The body's JSON text as received. */
-  text: string;
+  request: Pick<ReadRequest, 'text' | 'members' | 'items'>;
   continuation: Continuation;
   /** The turn that is continued, if its content is known. */
   parentResponseId: string | null;
@@ -24,10 +21,10 @@ export interface PlanInput {
  * the upstream cannot resolve. What the client itself sent in full goes as it was sent.
  */
 export function planWire(input: PlanInput): WireForm {
-  const { body, text, continuation, parentResponseId, socketAnchor, anchorStored, history, contents } = input;
+  const { request, continuation, parentResponseId, socketAnchor, anchorStored, history, contents } = input;
   const held = parentResponseId !== null && socketAnchor === parentResponseId;
-  const whole = (items: readonly Written<Item>[]) => items.map((item) => resolved(item, contents));
-  const asSent = () => (contents.size === 0 ? inputAsSent(body, text) : inputOf(whole(writtenInput(body, text))));
+  const whole = (items: readonly ReadItem[]) => items.map((item) => resolved(item, contents));
+  const asSent = () => (contents.size === 0 ? inputAsSent(request) : inputOf(whole(request.items.list)));
   const added = () => whole(continuation.items);
   switch (continuation.kind) {
     case 'root':
@@ -50,16 +47,19 @@ export function planWire(input: PlanInput): WireForm {
  * An item as it can be sent: what names an item that the provider cannot look up gives way to that item. So does
  * reasoning whose ciphertext the client was not shown.
  */
-function resolved({ value, json }: Written<Item>, contents: ReadonlyMap<string, string>): string {
-  return isNameOnly(value) ? (contents.get(String(value.id)) ?? json) : json;
+function resolved({ named, json }: ReadItem, contents: ReadonlyMap<string, string>): string {
+  return named === null ? json : (contents.get(named) ?? json);
+}
+
+/** A request's own input as it was sent. */
+export function inputAsSent({ text, members, items }: PlanInput['request']): WireInput {
+  return { input: textOf(text, spansByName(members).get('input')), items: items.list.length };
 }
 
 const inputOf = (texts: readonly string[]) => ({ input: arrayText(texts), items: texts.length });
 
 export interface FrameInput {
-  body: RequestBody;
-  /** The body's JSON text as received. */
-  text: string;
+  request: Pick<ReadRequest, 'text' | 'members' | 'body'>;
   wire: Exclude<WireForm, { form: 'impossible' }>;
   /** Ask for encrypted reasoning although the client did not: without it an unstored turn could not be said again. */
   addEncryptedReasoning: boolean;
@@ -80,7 +80,9 @@ export function asksEncryptedReasoning(body: RequestBody): boolean {
  * The text of a `response.create` frame: the client's body as it was written, with anchor and input in the planned form.
  * Fields the client did not send are not added; a socket always streams, so a `stream` it did send becomes true.
  */
-export function createFrame({ body, text, wire, addEncryptedReasoning, turnState }: FrameInput): string {
+export function createFrame({ request, wire, addEncryptedReasoning, turnState }: FrameInput): string {
+  const { body, text, members } = request;
+  const written = spansByName(members);
   const changes = new Map<string, string | null>([['type', null]]);
   if (body.background !== true) changes.set('background', null);
   if (wire.input !== null) changes.set('input', wire.input);
@@ -89,17 +91,17 @@ export function createFrame({ body, text, wire, addEncryptedReasoning, turnState
   // Only a background request may be answered at once with one object.
   if ('stream' in body && body.stream !== true && body.background !== true) changes.set('stream', 'true');
   if (addEncryptedReasoning) {
-    const asked = elementTexts(memberText(text, 'include') ?? '');
+    const asked = elementTexts(textOf(text, written.get('include')) ?? '');
     changes.set('include', arrayText([...asked, JSON.stringify(ENCRYPTED_REASONING)]));
   }
   const metadata = body.client_metadata as Record<string, unknown> | null | undefined;
   if (turnState !== null || (metadata && Object.hasOwn(metadata, TURN_STATE))) {
     // What a client sends under this name is a token of this bridge or of no use: the provider's own never left here.
     const own = turnState === null ? null : JSON.stringify(turnState);
-    const written = metadata ? memberText(text, 'client_metadata') : null;
-    changes.set('client_metadata', withMembers(written ?? '{}', new Map([[TURN_STATE, own]])));
+    const given = metadata ? textOf(text, written.get('client_metadata')) : null;
+    changes.set('client_metadata', withMembers(given ?? '{}', new Map([[TURN_STATE, own]])));
   }
-  const fields = withMembers(text, changes);
-  const rest = fields.slice(fields.indexOf('{') + 1).trimEnd();
-  return `{"type":"response.create"${rest.trimStart() === '}' ? '' : ','}${rest}`;
+  const fields = changedMembers(text, changes, members);
+  const begun = fields.before.slice(fields.before.indexOf('{') + 1);
+  return `{"type":"response.create"${fields.members === '' ? '' : ','}${begun}${fields.members}${fields.after.trimEnd()}`;
 }

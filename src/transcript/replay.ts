@@ -1,7 +1,7 @@
 import { type Written, withMembers } from '../json.ts';
 import type { ReplayClass } from '../store/port.ts';
 import { typeOf } from './items.ts';
-import type { Item, RequestBody } from './types.ts';
+import type { Item, ReadItem, RequestBody } from './types.ts';
 
 /** Items that say everything they are: sent again, they are the same context. Anything not listed is not exact. */
 const selfContained = new Set([
@@ -34,7 +34,8 @@ function isExactPart(part: unknown): boolean {
 
 const partsOf = (value: unknown): unknown[] => (Array.isArray(value) ? value : []);
 
-function isExactItem(item: Item): boolean {
+/** Whether an item says everything it is: sent again, it is the same context. */
+export function isExactItem(item: Item): boolean {
   const type = typeOf(item);
   if (type === 'reasoning') return typeof item.encrypted_content === 'string' && item.encrypted_content !== '';
   if (!selfContained.has(type)) return false;
@@ -55,7 +56,7 @@ export function keptOutput(output: readonly Item[]): { compacted: boolean; items
  * is. A compaction starts the context anew. A provider-side conversation can never be rebuilt.
  */
 export function replayClassOf(turn: {
-  input: readonly Item[];
+  input: readonly Pick<ReadItem, 'exact'>[];
   output: readonly Item[];
   body: RequestBody;
   parent: ReplayClass | null;
@@ -64,8 +65,8 @@ export function replayClassOf(turn: {
   const { compacted, items } = keptOutput(turn.output);
   const inherited = compacted ? 'exact' : (turn.parent ?? 'exact');
   if (inherited !== 'exact') return inherited;
-  const added = compacted ? items : [...turn.input, ...items];
-  return added.every(isExactItem) ? 'exact' : 'anchor_only';
+  const asked = compacted || turn.input.every(({ exact }) => exact);
+  return asked && items.every(isExactItem) ? 'exact' : 'anchor_only';
 }
 
 export interface ReplayTurn {

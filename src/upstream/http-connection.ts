@@ -1,6 +1,6 @@
 import type { Dispatcher } from 'undici';
 import type { Clock } from '../clock.ts';
-import { membersOf, memberText, textOf, withMembers } from '../json.ts';
+import { encodeText, isLongText, memberText, scanMembers, spansByName, textOf, withMembers } from '../json.ts';
 import { httpAddress } from './address.ts';
 import { type AnswerCollector, collectAnswer, flatHeaders, reasonOf } from './answer.ts';
 import { refusalFrame } from './error-frame.ts';
@@ -25,7 +25,8 @@ export function requestOfFrame(
   frame: string,
   headers: Readonly<Record<string, string>>,
 ): { headers: Record<string, string>; body: string } {
-  const members = membersOf(frame);
+  const scanned = scanMembers(frame);
+  const members = spansByName(scanned);
   const changes = new Map<string, string | null>([['type', null]]);
   const streamed = textOf(frame, members.get('stream')) === 'true';
   const background = textOf(frame, members.get('background')) === 'true';
@@ -42,7 +43,7 @@ export function requestOfFrame(
     const value: unknown = JSON.parse(state);
     if (typeof value === 'string' && value !== '') sent[TURN_STATE] = value;
   }
-  return { headers: sent, body: withMembers(frame, changes) };
+  return { headers: sent, body: withMembers(frame, changes, scanned) };
 }
 
 /** The beginning of a body as far as it says what the rest is: an event stream, something else, or not known yet. */
@@ -227,10 +228,23 @@ export function openExchange(
       });
       const path = address.pathname + address.search;
       const sent = { ...headers, ...UNPACKED };
-      dispatcher.dispatch(
-        { origin: address.origin, path, method: 'POST', headers: sent, body, headersTimeout: 0, bodyTimeout: 0 },
-        handler,
-      );
+      const dispatch = (bytes: string | Buffer) => {
+        if (state === 'ended') return;
+        dispatcher.dispatch(
+          {
+            origin: address.origin,
+            path,
+            method: 'POST',
+            headers: sent,
+            body: bytes,
+            headersTimeout: 0,
+            bodyTimeout: 0,
+          },
+          handler,
+        );
+      };
+      if (isLongText(body)) void encodeText(body).then(dispatch);
+      else dispatch(body);
       return true;
     },
     pause: flow.pause,

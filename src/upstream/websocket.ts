@@ -2,6 +2,7 @@ import type { IncomingMessage } from 'node:http';
 import { HttpsProxyAgent } from 'https-proxy-agent';
 import { WebSocket } from 'ws';
 import type { Clock } from '../clock.ts';
+import { encodeText, isLongText } from '../json.ts';
 import { webSocketAddress } from './address.ts';
 import { collectAnswer, flatHeaders, reasonOf } from './answer.ts';
 import { refusalFrame } from './error-frame.ts';
@@ -65,6 +66,13 @@ function connectionOf(
   let closing = false;
   let fault = '';
   let cancelKill: (() => void) | null = null;
+  /** A long frame is being encoded. */
+  let encoding: Promise<void> | null = null;
+  // A failed write also ends the connection, and is told as its `closed`.
+  const write = (frame: string | Buffer) => {
+    socket.send(frame, { binary: false, compress: false }, () => {});
+    pulse.sent(frame.length);
+  };
   const flow = createFrameFlow({ hold: (held) => (held ? socket.pause() : socket.resume()), refusalFrame });
   socket.pause();
   const pulse = createPulse({
@@ -101,9 +109,15 @@ function connectionOf(
     attach: flow.attach,
     send(frame) {
       if (closing || socket.readyState !== WebSocket.OPEN) return false;
-      // A failed write also ends the connection, and is told as its `closed`.
-      socket.send(frame, { binary: false, compress: false }, () => {});
-      pulse.sent(frame.length);
+      if (encoding === null && !isLongText(frame)) write(frame);
+      else {
+        // Frames leave in the order in which they were given.
+        const encoded = Promise.all([encodeText(frame), encoding]).then(([bytes]) => {
+          if (encoding === encoded) encoding = null;
+          if (!closing && socket.readyState === WebSocket.OPEN) write(bytes);
+        });
+        encoding = encoded;
+      }
       return true;
     },
     pause: flow.pause,

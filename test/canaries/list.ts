@@ -253,7 +253,7 @@ export const canaries: readonly Canary[] = [
   {
     name: 'what cannot be said again exactly is approximated',
     file: 'src/transcript/replay.ts',
-    find: "return added.every(isExactItem) ? 'exact' : 'anchor_only';",
+    find: "return asked && items.every(isExactItem) ? 'exact' : 'anchor_only';",
     replace: "return 'exact';",
     tests: ['test/bridge/rotation.test.ts'],
   },
@@ -480,8 +480,8 @@ export const canaries: readonly Canary[] = [
   {
     name: 'a request is written again through doubles',
     file: 'src/transcript/planner.ts',
-    find: 'const fields = withMembers(text, changes);',
-    replace: 'const fields = withMembers(JSON.stringify(body), changes);',
+    find: 'const fields = changedMembers(text, changes, members);',
+    replace: 'const fields = changedMembers(JSON.stringify(JSON.parse(text)), changes);',
     tests: ['test/bridge/as-written.test.ts'],
   },
   {
@@ -550,15 +550,15 @@ export const canaries: readonly Canary[] = [
   {
     name: 'the content of an unstored reference is not put in',
     file: 'src/transcript/planner.ts',
-    find: 'return isNameOnly(value) ? (',
-    replace: "return isNameOnly(value) && value.type === 'reasoning' ? (",
+    find: 'return named === null ? json : (',
+    replace: "return named === null || !named.startsWith('rs_') ? json : (",
     tests: ['test/bridge/contents.test.ts'],
   },
   {
     name: 'hidden reasoning is not put back',
     file: 'src/transcript/planner.ts',
-    find: 'return isNameOnly(value) ? (',
-    replace: "return isNameOnly(value) && value.type !== 'reasoning' ? (",
+    find: 'return named === null ? json : (',
+    replace: "return named === null || named.startsWith('rs_') ? json : (",
     tests: ['test/bridge/contents.test.ts'],
   },
   {

@@ -5,6 +5,7 @@ import { createHops } from '../../src/cluster/forward/hop.ts';
 import { packRequest, unpackRequest } from '../../src/cluster/forward/parcel.ts';
 import { readConfig } from '../../src/config.ts';
 import { createAuthentication } from '../../src/http/authenticate.ts';
+import { readSource } from '../../src/intake/read.ts';
 import { credentialOf } from '../../src/session/port.ts';
 import { createManualClock } from '../../src/testing/manual-clock.ts';
 import { accountOf, upstreamHeaders } from '../../src/upstream/headers.ts';
@@ -101,8 +102,8 @@ describe('a key in a header of its own', () => {
     const caller = { ...given.caller, upstreamKeys: { 'api-key': 'azure-secret' } };
     const headers = { ...given.headers, 'api-key': 'azure-secret', 'x-title': 'App' };
     const parcel = packRequest({ ...given, caller, headers }, 0, sealer);
-    expect(parcel.toString()).not.toContain('azure-secret');
-    const arrived = unpackRequest(parcel, 0, sealer);
+    expect(parcel).not.toContain('azure-secret');
+    const arrived = unpackRequest(readSource(parcel, 'parcel'), 0, sealer);
     expect(arrived.caller.upstreamKeys).toEqual({ 'api-key': 'azure-secret' });
     expect(arrived.headers).toMatchObject({ 'x-title': 'App' });
     expect(arrived.headers).not.toHaveProperty('api-key');

@@ -1,6 +1,7 @@
 import { systemClock } from '../../src/clock.ts';
 import { createHops } from '../../src/cluster/forward/hop.ts';
 import { startInternalServer } from '../../src/cluster/forward/internal-server.ts';
+import { createReader } from '../../src/intake/pool.ts';
 import { secrets } from './support.ts';
 
 /** An owner as a process of its own. Prints its URL, then one line per request it serves and per sender that leaves. */
@@ -12,6 +13,7 @@ const server = await startInternalServer({
   hops: createHops({ secrets: secrets(), clock: systemClock }),
   clock: systemClock,
   limits: { bodyBytes: 1_000_000 },
+  reader: createReader({ logger: { error: () => {} } }),
   deadlines: { forwardSilence: 300, slowClient: 60_000 },
   serve({ turnId }, _request, sink) {
     say(`served ${turnId}`);

@@ -1,7 +1,8 @@
 import { describe, expect, it } from 'vitest';
 import { createHops } from '../../src/cluster/forward/hop.ts';
 import { packRequest, travels, UnreadableParcel, unpackRequest } from '../../src/cluster/forward/parcel.ts';
-import { parseExact, rawNumber } from '../../src/json.ts';
+import type { BridgeError } from '../../src/errors.ts';
+import { type Read, readSource } from '../../src/intake/read.ts';
 import { classify } from '../../src/resolve/classify.ts';
 import { credentialOf } from '../../src/session/port.ts';
 import { createManualClock } from '../../src/testing/manual-clock.ts';
@@ -9,47 +10,68 @@ import { upstreamHeaders } from '../../src/upstream/headers.ts';
 import { CREDENTIAL, secrets, turnRequest } from './support.ts';
 
 const sealer = createHops({ secrets: secrets(), clock: createManualClock() });
-const travel = (request: ReturnType<typeof turnRequest>) => unpackRequest(packRequest(request, 0, sealer), 0, sealer);
+/** What a worker makes of a parcel. */
+const opened = (parcel: string, now = 0) => {
+  let read: Read | BridgeError;
+  try {
+    read = readSource(parcel, 'parcel');
+  } catch (error) {
+    read = error as BridgeError;
+  }
+  return unpackRequest(read, now, sealer);
+};
+const travel = (request: ReturnType<typeof turnRequest>) => opened(packRequest(request, 0, sealer));
+
+/** A request without what is found in it when it is asked for. */
+const plain = ({ items, ...request }: ReturnType<typeof turnRequest>) => ({
+  ...request,
+  items: items.list.map(({ hash, json }) => ({ hash, json })),
+});
 
 describe('a request between workers', () => {
   it('arrives as it was', () => {
     const request = { ...turnRequest(), receivedAt: 0 };
-    expect(travel(request)).toEqual(request);
+    expect(plain(travel(request))).toEqual(plain(request));
   });
 
   it('brings its body as it was written', () => {
     const text =
       '{"model":"m" ,"10": 9223372036854775807, "9":[1.0,-0 ,1E400],\n "input":"\\u0041\\/ é \\ud800", "body":{"v":2}}';
-    const arrived = travel({ ...turnRequest(parseExact(text) as never), text: `\n${text} `, receivedAt: 0 });
+    const sent = turnRequest({}, `\n${text} `);
+    const arrived = travel(sent);
     expect(arrived.text).toBe(text);
-    expect(rawNumber(arrived.body['10'])).toBe('9223372036854775807');
+    expect([arrived.requestFp, arrived.contextFp]).toEqual([sent.requestFp, sent.contextFp]);
+  });
+
+  it('is refused when it is nested deeper than a client may', () => {
     const deep = `{"a":${'['.repeat(100_000)}${']'.repeat(100_000)}}`;
-    expect(travel({ ...turnRequest(), text: deep }).text).toBe(deep);
+    expect(() => travel({ ...turnRequest(), text: deep })).toThrow(UnreadableParcel);
   });
 
   it('is read by workers that parse the whole of it, and theirs here', () => {
     const text = '{"model":"m" ,"input": "hi"}';
-    const parcel = packRequest({ ...turnRequest(JSON.parse(text)), text }, 0, sealer).toString();
+    const parcel = packRequest(turnRequest({}, text), 0, sealer);
     expect(JSON.parse(parcel)).toMatchObject({ v: 1, body: { model: 'm', input: 'hi' } });
     const { body, ...rest } = JSON.parse(parcel) as Record<string, unknown>;
-    const older = Buffer.from(JSON.stringify({ v: 1, body, ...rest }));
-    expect(unpackRequest(older, 0, sealer)).toMatchObject({ body, text: JSON.stringify(body) });
+    const older = opened(JSON.stringify({ v: 1, body, ...rest }));
+    expect(older).toMatchObject({ body: { model: 'm' }, text: JSON.stringify(body) });
+    expect(older.items.list.map(({ value }) => value.role)).toEqual(['user']);
   });
 
   it('keeps text that is hard to carry, and names that are special', () => {
     const body = JSON.parse('{"input":"\\u0000 \\ud800 é\\u2028 \\n","__proto__":{"x":1},"10":1,"9":[]}');
     const arrived = travel({ ...turnRequest(body), receivedAt: 0 });
-    expect(JSON.stringify(arrived.body)).toBe(JSON.stringify(body));
-    expect(Object.hasOwn(arrived.body, '__proto__')).toBe(true);
+    expect(arrived.text).toBe(JSON.stringify(body));
+    expect(arrived.members.map(({ name }) => name)).toContain('__proto__');
   });
 
   it('is as old as it was, on the clock of the other worker', () => {
     const request = { ...turnRequest(), receivedAt: 1_000 };
-    expect(unpackRequest(packRequest(request, 1_250, sealer), 90_000, sealer).receivedAt).toBe(89_750);
+    expect(opened(packRequest(request, 1_250, sealer), 90_000).receivedAt).toBe(89_750);
   });
 
   it('shows its credential to nobody on the way', () => {
-    expect(packRequest(turnRequest(), 0, sealer).toString()).not.toContain('sk-very');
+    expect(packRequest(turnRequest(), 0, sealer)).not.toContain('sk-very');
     expect(CREDENTIAL).toContain('sk-very');
   });
 
@@ -123,7 +145,7 @@ describe('a request between workers', () => {
   });
 
   it('is refused when it is none, or its credential cannot be opened', () => {
-    const good = JSON.parse(packRequest(turnRequest(), 0, sealer).toString());
+    const good = JSON.parse(packRequest(turnRequest(), 0, sealer));
     const { body: _none, ...bodiless } = good;
     const broken = [
       { ...good, v: 2 },
@@ -135,9 +157,9 @@ describe('a request between workers', () => {
       'text',
     ];
     for (const parcel of broken) {
-      expect(() => unpackRequest(Buffer.from(JSON.stringify(parcel)), 0, sealer)).toThrow(UnreadableParcel);
+      expect(() => opened(JSON.stringify(parcel))).toThrow(UnreadableParcel);
     }
-    const parcel = packRequest(turnRequest(), 0, sealer).toString();
+    const parcel = packRequest(turnRequest(), 0, sealer);
     for (const text of [
       '{',
       parcel.slice(0, -1),
@@ -145,7 +167,7 @@ describe('a request between workers', () => {
       parcel.replace('"hi"', 'hi'),
       `${parcel}x`,
     ]) {
-      expect(() => unpackRequest(Buffer.from(text), 0, sealer)).toThrow(UnreadableParcel);
+      expect(() => opened(text)).toThrow(UnreadableParcel);
     }
   });
 });

@@ -19,7 +19,7 @@ afterEach(async () => {
 });
 
 const HOP = 'x-holdfast-internal-hop';
-const parcel = () => packRequest(turnRequest(), clock.now(), sender.hops);
+const parcel = (request = turnRequest()) => Buffer.from(packRequest(request, clock.now(), sender.hops));
 const token = (body: Buffer, target = 'worker-a') =>
   sender.hops.issue({ ...TURN, target, from: 'worker-b', requestId: 'req-1' }, body);
 const post = (headers: Record<string, string>, body: Buffer) =>
@@ -99,7 +99,7 @@ describe('a hop that is not to be served', () => {
 
   it('does not begin when its sender left before it was read, however large it was', async () => {
     for (const size of [10, 3_000_000]) {
-      const body = packRequest(turnRequest({ input: 'x'.repeat(size) }), clock.now(), sender.hops);
+      const body = parcel(turnRequest({ input: 'x'.repeat(size) }));
       const socket = connect(owner.server.port, '127.0.0.1');
       await new Promise<void>((done) => socket.once('connect', done));
       const head = `POST /internal/turn HTTP/1.1\r\nhost: x\r\n${HOP}: ${token(body)}\r\ncontent-length: ${body.length}\r\n\r\n`;

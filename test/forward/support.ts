@@ -5,6 +5,8 @@ import { createHops, type Hop, type Hops } from '../../src/cluster/forward/hop.t
 import type { HopSink } from '../../src/cluster/forward/hop-sink.ts';
 import { type InternalServer, startInternalServer } from '../../src/cluster/forward/internal-server.ts';
 import type { BridgeError } from '../../src/errors.ts';
+import { createReader } from '../../src/intake/pool.ts';
+import { readSource } from '../../src/intake/read.ts';
 import type { AnswerHead, ClientSink, TurnRequest } from '../../src/session/port.ts';
 import { parseSecrets } from '../../src/token/keyring.ts';
 import type { UpstreamAnswer } from '../../src/upstream/port.ts';
@@ -80,7 +82,10 @@ export function fakeClient(): FakeClient {
   };
 }
 
-export function turnRequest(body: Record<string, unknown> = { model: 'm', stream: true, input: 'hi' }): TurnRequest {
+export function turnRequest(
+  body: Record<string, unknown> = { model: 'm', stream: true, input: 'hi' },
+  text = JSON.stringify(body),
+): TurnRequest {
   return {
     requestId: 'req-1',
     caller: {
@@ -90,9 +95,7 @@ export function turnRequest(body: Record<string, unknown> = { model: 'm', stream
       credentialIsClients: true,
     },
     headers: { authorization: CREDENTIAL, 'thread-id': 'thread-1', 'user-agent': 'codex' },
-    body,
-    text: JSON.stringify(body),
-    bytes: JSON.stringify(body).length,
+    ...readSource(text, 'body').request,
     receivedAt: systemClock.now(),
   };
 }
@@ -136,6 +139,7 @@ export async function startOwner(
     hops,
     clock,
     limits: { bodyBytes: 33_554_432 },
+    reader: createReader({ logger: log }),
     deadlines: { forwardSilence: options.silence ?? 10_000, slowClient: 60_000 },
     serve(hop, request, sink) {
       options.onServe?.();

@@ -4,13 +4,9 @@ import { type ClassifyInput, classify } from '../../src/resolve/classify.ts';
 import type { TurnRequest } from '../../src/session/port.ts';
 import { parseSecrets } from '../../src/token/keyring.ts';
 import { createTokens } from '../../src/token/token.ts';
+import { readRequest } from '../../src/transcript/read.ts';
 
 const tokens = createTokens({ secrets: parseSecrets(`k:${'s'.repeat(32)}`), clock: { wall: () => 1_800_000_000_000 } });
-const transcript: NonNullable<ClassifyInput['transcript']> = {
-  shapeOf: (body) => (body.previous_response_id ? 'delta' : 'full'),
-  requestFingerprint: (body) => `request of ${JSON.stringify(body.input)}`,
-  contextFingerprint: (body) => `context of ${JSON.stringify(body.model)}`,
-};
 const sha256 = (text: string) => createHash('sha256').update(text).digest('hex');
 
 interface Asked {
@@ -19,10 +15,10 @@ interface Asked {
   caller?: Partial<TurnRequest['caller']>;
   bytes?: number;
   limits?: Partial<ClassifyInput['limits']>;
-  transcript?: ClassifyInput['transcript'];
 }
 
-function read({ headers = {}, body = {}, caller = {}, bytes = 100, limits = {}, ...rest }: Asked) {
+function read({ headers = {}, body = {}, caller = {}, bytes = 100, limits = {} }: Asked) {
+  const given = { model: 'm', input: 'hi', ...body };
   const request: TurnRequest = {
     requestId: 'r',
     caller: {
@@ -33,12 +29,10 @@ function read({ headers = {}, body = {}, caller = {}, bytes = 100, limits = {}, 
       ...caller,
     },
     headers,
-    body: { model: 'm', input: 'hi', ...body },
-    text: '',
-    bytes,
+    ...readRequest(given, JSON.stringify(given), bytes),
     receivedAt: 0,
   };
-  return classify({ request, tokens, transcript, ...rest, limits: { frameBytes: 1000, webSocket: true, ...limits } });
+  return classify({ request, tokens, limits: { frameBytes: 1000, webSocket: true, ...limits } });
 }
 
 describe('reading a request', () => {
@@ -53,9 +47,9 @@ describe('reading a request', () => {
       softKey: null,
       idempotencyKey: null,
       clientTurnId: null,
-      shape: 'full',
-      requestFp: 'request of "hi"',
-      contextFp: 'context of "m"',
+      shape: 'fresh',
+      requestFp: expect.stringMatching(/^[0-9a-f]{64}$/),
+      contextFp: expect.stringMatching(/^[0-9a-f]{64}$/),
       references: [],
       comparison: null,
       namesProviderObjects: false,
@@ -83,8 +77,8 @@ describe('reading a request', () => {
     });
   });
 
-  it('without a reader of its own tells requests apart by anchor and input, not by delivery', () => {
-    const own = (body: Record<string, unknown>) => read({ body, transcript: undefined });
+  it('tells requests apart by anchor and input, not by delivery', () => {
+    const own = (body: Record<string, unknown>) => read({ body });
     const plain = own({});
     expect(plain).toMatchObject({ shape: 'fresh', requestFp: expect.stringMatching(/^[0-9a-f]{64}$/) });
     expect(own({ stream: true }).requestFp).toBe(plain.requestFp);

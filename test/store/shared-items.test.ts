@@ -85,9 +85,9 @@ describe('large items, stored once per scope', () => {
 describe('taking large items out of a text', () => {
   const long = 'x'.repeat(SHARED_ABOVE);
 
-  test('and putting them back gives the text', () => {
+  test('and putting them back gives the text', async () => {
     const json = JSON.stringify([long, 1, { long }, null]);
-    const split = splitItems(json)!;
+    const split = (await splitItems(json))!;
     expect(joinItems(split.json, { ...split.places, 9: split.places[0]! }, split.shared)).toBeNull();
     expect(Object.keys(split.places)).toEqual(['0', '2']);
     expect(split.json.length).toBeLessThan(100);
@@ -95,18 +95,18 @@ describe('taking large items out of a text', () => {
     expect(joinItems(split.json, split.places, new Map())).toBeNull();
   });
 
-  test('and putting them back gives the text to the letter, however it was written', () => {
+  test('and putting them back gives the text to the letter, however it was written', async () => {
     const json = ` [ {"10":1.0, "9": 9223372036854775807} , {"long" : "${long}", "n":-0, "big":1E400},\n"\\u0041\\/" , "${long}" ] `;
-    const split = splitItems(json)!;
+    const split = (await splitItems(json))!;
     expect(Object.keys(split.places)).toEqual(['1', '3']);
     expect(split.json.length).toBeLessThan(100);
     expect(JSON.parse(split.json)).toHaveLength(4);
     expect(joinItems(split.json, split.places, split.shared)).toBe(json);
   });
 
-  test('is not tried where there is none, or no list', () => {
-    expect(splitItems(JSON.stringify({ long }))).toBeNull();
-    expect(splitItems(long)).toBeNull();
-    expect(splitItems('["small"]')).toBeNull();
+  test('is not tried where there is none, or no list', async () => {
+    expect(await splitItems(JSON.stringify({ long }))).toBeNull();
+    expect(await splitItems(long)).toBeNull();
+    expect(await splitItems('["small"]')).toBeNull();
   });
 });

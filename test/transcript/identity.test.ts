@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
-import { contextFingerprint, requestFingerprint } from '../../src/transcript/fingerprint.ts';
+import { contextFingerprint } from '../../src/transcript/fingerprint.ts';
 import { identity } from '../../src/transcript/identity.ts';
+import { readRequest } from '../../src/transcript/read.ts';
 import type { Item } from '../../src/transcript/types.ts';
 
 const text = (type: string, words: string, more: object = {}) => ({ type, text: words, ...more });
@@ -138,6 +139,7 @@ describe('two requests ask for the same generation', () => {
     ['never when the anchor differs', { previous_response_id: 'resp_1' }, false],
     ['never when an item more is sent', { input: [asked(), asked()] }, false],
   ])('%s', (_, more, same) => {
-    expect(requestFingerprint({ ...body, ...more }) === requestFingerprint(body)).toBe(same);
+    const print = (asks: object) => readRequest(asks as never, JSON.stringify(asks), 0).requestFp;
+    expect(print({ ...body, ...more }) === print(body)).toBe(same);
   });
 });

@@ -10,9 +10,9 @@ import {
   type Line,
   placeAfter,
   plausiblePlaces,
-  readItems,
   relate,
 } from '../../src/transcript/line.ts';
+import { readItem, readItems } from '../../src/transcript/read.ts';
 import type { Item } from '../../src/transcript/types.ts';
 
 const user = (text: string): Item => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
@@ -37,16 +37,19 @@ interface TurnOf {
   listed?: Item[] | null;
 }
 
+const written = (value: Item) => ({ value, json: JSON.stringify(value) });
+const reading = (value: Item) => readItem(written(value));
+
 /** The line of turns that follow each other, as a later look-up reads it back. */
 function lineOf(...turns: TurnOf[]): Line {
   let line: Line | null = null;
   turns.forEach(({ input, streamed, listed = null }, index) => {
-    const forms = decodeForms(encodeForms(formsOf({ input, streamed, listed })))!;
+    const forms = decodeForms(encodeForms(formsOf({ input: input.map(reading), streamed, listed })))!;
     line = { turnId: `t${index}`, forms, parent: line };
   });
   return line!;
 }
-const count = (line: Line, items: Item[]) => continuedBy(line, readItems(items));
+const count = (line: Line, items: Item[]) => continuedBy(line, readItems(items.map(written)));
 
 describe('a request continues a line whose items it sends back', () => {
   const first: TurnOf = {
@@ -170,23 +173,27 @@ describe('a request continues a line whose items it sends back', () => {
   });
 
   it('ends within the line when it stops early and has not differed until then', () => {
-    expect(relate(line, readItems([user('one')]))).toEqual({ kind: 'within', count: 1 });
-    expect(relate(line, readItems([user('one'), thought('completed-1')]))?.kind).toBe('within');
-    expect(relate(line, readItems([user('other')]))).toBeNull();
-    expect(relate(line, readItems([]))).toBeNull();
+    expect(relate(line, readItems([user('one')].map(written)))).toEqual({ kind: 'within', count: 1 });
+    expect(relate(line, readItems([user('one'), thought('completed-1')].map(written)))?.kind).toBe('within');
+    expect(relate(line, readItems([user('other')].map(written)))).toBeNull();
+    expect(relate(line, readItems([].map(written)))).toBeNull();
   });
 });
 
 describe('the place at which a turn ends', () => {
-  const placesOf = (items: Item[]) => plausiblePlaces(items, readItems(items));
+  const placesOf = (items: Item[]) => {
+    const { list, chain } = readItems(items.map(written));
+    return plausiblePlaces(list, chain);
+  };
+  const chainOf = (items: Item[]) => extendChain(EMPTY, items.map(reading));
 
   it("is asked for behind a client's item too, with several new ones after it", () => {
     const items = ['one', 'two', 'three'].map(user);
-    expect(placesOf(items)).toContain(placeAfter(extendChain(EMPTY, items.slice(0, 1)), items[0]!));
+    expect(placesOf(items)).toContain(placeAfter(chainOf(items.slice(0, 1)), items[0]!));
   });
 
   it('is among those asked for by a request that continues it, in each form of its last item', () => {
-    const chain = extendChain(EMPTY, [user('one')]);
+    const chain = chainOf([user('one')]);
     for (const last of [
       said('uno'),
       { role: 'assistant', content: 'uno' },
@@ -199,7 +206,7 @@ describe('the place at which a turn ends', () => {
   });
 
   it('differs when a client item before it or the last item differs', () => {
-    const place = placeAfter(extendChain(EMPTY, [user('one')]), said('uno'));
+    const place = placeAfter(chainOf([user('one')]), said('uno'));
     expect(placesOf([user('One'), said('uno'), user('two')])).not.toContain(place);
     expect(placesOf([user('one'), said('Uno'), user('two')])).not.toContain(place);
     expect(placesOf([user('one'), user('more'), said('uno'), user('two')])).not.toContain(place);
@@ -207,10 +214,10 @@ describe('the place at which a turn ends', () => {
 
   it('is the same without what clients drop from the last item', () => {
     const cited = said('uno', 'msg_1', [{ type: 'url_citation', url: 'u' }]);
-    const place = placeAfter(extendChain(EMPTY, [user('one')]), cited);
+    const place = placeAfter(chainOf([user('one')]), cited);
     expect(placesOf([user('one'), said('uno'), user('two')])).toContain(place);
     const bare: Item = { type: 'mcp_approval_request', id: 'mcpr_1', name: 'n' };
-    const asked = placeAfter(extendChain(EMPTY, [user('one')]), bare);
+    const asked = placeAfter(chainOf([user('one')]), bare);
     expect(placesOf([user('one'), { type: 'mcp_approval_request', name: 'n' }])).toContain(asked);
   });
 
@@ -218,7 +225,7 @@ describe('the place at which a turn ends', () => {
     const items = Array.from({ length: 600 }, (_, index) => (index % 2 ? said(`a${index}`) : user(`q${index}`)));
     const places = placesOf(items);
     expect(places).toHaveLength(256);
-    expect(places[0]).toBe(placeAfter(extendChain(EMPTY, items), items.at(-1)!));
+    expect(places[0]).toBe(placeAfter(chainOf(items), items.at(-1)!));
   });
 });
 

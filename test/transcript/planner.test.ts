@@ -2,6 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { continueAnchor, continueLine } from '../../src/transcript/continuation.ts';
 import { contextFingerprint } from '../../src/transcript/fingerprint.ts';
 import { createFrame, type PlanInput, planWire } from '../../src/transcript/planner.ts';
+import { readItem, readRequest } from '../../src/transcript/read.ts';
 import { buildReplay, replayClassOf } from '../../src/transcript/replay.ts';
 import { rewriteForClient } from '../../src/transcript/shown.ts';
 import type { Item, RequestBody } from '../../src/transcript/types.ts';
@@ -19,15 +20,15 @@ const bodyOf = (input: readonly Item[], more: object = {}): RequestBody => ({
 /** The text a body arrived as. */
 const textOf = (body: unknown) => JSON.stringify(body);
 const texts = (items: unknown) => (items as readonly Item[]).map((item) => JSON.stringify(item));
-const written = (items: readonly Item[]) => items.map((value) => ({ value, json: JSON.stringify(value) }));
+const written = (items: readonly Item[]) => items.map((value) => readItem({ value, json: JSON.stringify(value) }));
+const reading = (body: object, text = textOf(body)) => readRequest(body as RequestBody, text, text.length);
 /** What is sent of these items. */
 const sent = (items: unknown) => ({ input: JSON.stringify(items), items: (items as readonly Item[]).length });
 const match = { end: { responseId: 'resp_1', contextFp: contextFingerprint(bodyOf([])) }, count: past.length };
 const plan = (body: RequestBody, more: Partial<PlanInput> = {}) =>
   planWire({
-    body,
-    text: textOf(body),
-    continuation: continueLine(body, written(body.input as Item[]), match),
+    request: reading(body),
+    continuation: continueLine(contextFingerprint(body), written(body.input as Item[]), match),
     parentResponseId: 'resp_1',
     socketAnchor: 'resp_1',
     anchorStored: false,
@@ -58,7 +59,7 @@ describe('a full resend', () => {
 
   it('that knows no line is a root', () => {
     const items = written(resend.input as Item[]);
-    expect(continueLine(resend, items, null)).toEqual({ kind: 'root', items });
+    expect(continueLine(contextFingerprint(resend), items, null)).toEqual({ kind: 'root', items });
   });
 
   it('keeps references, except those that the provider cannot resolve', () => {
@@ -100,8 +101,7 @@ describe('an anchored request', () => {
     expect(wire).toEqual({ form: 'full', ...sent([...past, user('two')]) });
     const frame = JSON.parse(
       createFrame({
-        body: anchored,
-        text: textOf(anchored),
+        request: reading(anchored),
         wire: wire as never,
         addEncryptedReasoning: false,
         turnState: null,
@@ -116,8 +116,7 @@ describe('the frame', () => {
   const frame = (body: object, more: object = {}) =>
     JSON.parse(
       createFrame({
-        body: body as never,
-        text: textOf(body),
+        request: reading(body),
         wire,
         addEncryptedReasoning: false,
         turnState: null,
@@ -139,8 +138,7 @@ describe('the frame', () => {
       '{ "9" : 9223372036854775807, "model":"m",\n "n":[1.0, -0,1E400], "\\u0061":"\\/", "type":"x","background":false }';
     const sentAs = { form: 'full', input: null, items: 0 } as const;
     const made = createFrame({
-      body: JSON.parse(text),
-      text,
+      request: reading(JSON.parse(text), text),
       wire: sentAs,
       addEncryptedReasoning: false,
       turnState: null,
@@ -192,7 +190,7 @@ describe('the frame', () => {
 
 describe('whether a turn can be said again', () => {
   const classOf = (input: Item[], output: Item[], more: object = {}) =>
-    replayClassOf({ input, output, body: bodyOf(input), parent: null, ...more });
+    replayClassOf({ input: written(input), output, body: bodyOf(input), parent: null, ...more });
 
   it.each<[string, Item]>([
     [

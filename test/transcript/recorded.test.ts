@@ -1,10 +1,9 @@
 import { describe, expect, it } from 'vitest';
 import { continueLine } from '../../src/transcript/continuation.ts';
-import { contextFingerprint, requestFingerprint } from '../../src/transcript/fingerprint.ts';
-import { writtenInput } from '../../src/transcript/items.ts';
-import { continuedBy, formsOf, type Line, readItems } from '../../src/transcript/line.ts';
+import { continuedBy, formsOf, type Line } from '../../src/transcript/line.ts';
 import { planWire } from '../../src/transcript/planner.ts';
-import type { Item, KnownEnd, RequestBody } from '../../src/transcript/types.ts';
+import { readRequest } from '../../src/transcript/read.ts';
+import type { Item, KnownEnd, ReadItems, RequestBody } from '../../src/transcript/types.ts';
 import compaction from './recorded/codex-compaction.json' with { type: 'json' };
 import cut from './recorded/codex-cut.json' with { type: 'json' };
 import twoTurns from './recorded/codex-two-turns.json' with { type: 'json' };
@@ -12,13 +11,15 @@ import twoTurns from './recorded/codex-two-turns.json' with { type: 'json' };
 /** What Codex 0.169.0 sent over plain HTTP, and what it was answered; long texts are shortened. */
 type Exchange = { request: RequestBody; output: Item[]; id?: string };
 
+const reading = (body: RequestBody) => readRequest(body, JSON.stringify(body), 0);
+
 interface Known extends KnownEnd {
   line: Line;
 }
 
 /** The deepest of the known turns that the items continue, and at which length. */
-function deepest(items: readonly Item[], known: readonly Known[]) {
-  const found = known.map((end) => ({ end, count: continuedBy(end.line, readItems(items)) ?? 0 }));
+function deepest(items: ReadItems, known: readonly Known[]) {
+  const found = known.map((end) => ({ end, count: continuedBy(end.line, items) ?? 0 }));
   return found.filter(({ count }) => count > 0).sort((a, b) => b.count - a.count)[0] ?? null;
 }
 
@@ -27,13 +28,11 @@ function forms(exchanges: readonly Exchange[]) {
   const known: Known[] = [];
   let held: string | null = null;
   return exchanges.map(({ request: body, output, id }) => {
-    const text = JSON.stringify(body);
-    const written = writtenInput(body, text);
-    const match = deepest(body.input as Item[], known);
-    const continuation = continueLine(body, written, match);
+    const read = reading(body);
+    const match = deepest(read.items, known);
+    const continuation = continueLine(read.contextFp, read.items.list, match);
     const wire = planWire({
-      body,
-      text,
+      request: read,
       continuation,
       parentResponseId: match?.end.responseId ?? null,
       socketAnchor: held,
@@ -42,13 +41,12 @@ function forms(exchanges: readonly Exchange[]) {
       contents: new Map(),
     });
     if (id) {
-      const input = continuation.items.map(({ value }) => value);
       const line = {
         turnId: id,
-        forms: formsOf({ input, streamed: output, listed: null }),
+        forms: formsOf({ input: continuation.items, streamed: output, listed: null }),
         parent: match?.end.line ?? null,
       };
-      known.push({ responseId: id, contextFp: contextFingerprint(body), line });
+      known.push({ responseId: id, contextFp: read.contextFp, line });
       held = id;
     }
     const items = wire.form === 'impossible' ? [] : (JSON.parse(wire.input ?? '[]') as Item[]);
@@ -80,7 +78,7 @@ describe('a recorded conversation of the real client', () => {
 
   it('whose answer was cut repeats itself: the same request by its fingerprint, the same delta', () => {
     const [, first, again] = cut as Exchange[];
-    expect(requestFingerprint(again!.request)).toBe(requestFingerprint(first!.request));
+    expect(reading(again!.request).requestFp).toBe(reading(first!.request).requestFp);
     expect(forms(cut as Exchange[]).slice(1)).toEqual(['delta: function_call_output', 'delta: function_call_output']);
   });
 });

@@ -1,5 +1,6 @@
 import { Agent, request as call } from 'undici';
 import type { Clock } from '../../clock.ts';
+import { encodeText } from '../../json.ts';
 import type { ForwardResult } from '../../session/peers.ts';
 import type { ClientSink, TurnRequest } from '../../session/port.ts';
 import { runExchange } from './exchange.ts';
@@ -18,7 +19,6 @@ export interface Forwarder {
   /**
    * Lets a peer serve a request and carries its answer out on the client's sink. Connection, acceptance and silence are
    * bounded, nothing is ever sent twice. After any result but `served` and `client_gone` the answer is still owed.
-   * Rejects with `RangeError` for a body nested too deeply to be written.
    *
    * @param onAccepted called once, when the peer says that it took the request
    */
@@ -90,7 +90,8 @@ export function createForwarder({ hops, clock, workerId, deadlines, logger }: Fo
       if (!sink.attached) return { kind: 'client_gone' };
       const origin = originOf(peer.url);
       if (origin === null) return { kind: 'unreachable', sent: false };
-      const body = packRequest(request, clock.now(), hops);
+      const body = await encodeText(packRequest(request, clock.now(), hops));
+      if (!sink.attached) return { kind: 'client_gone' };
       const { requestId } = request;
       const hop: Hop = { target: peer.workerId, from: workerId(), sessionId, epoch, turnId, mode, requestId };
       return runExchange({

@@ -3,6 +3,7 @@ import type { AddressInfo } from 'node:net';
 import { z } from 'zod';
 import type { Clock } from '../../clock.ts';
 import { BridgeError } from '../../errors.ts';
+import type { Reader } from '../../intake/pool.ts';
 import type { TurnRequest } from '../../session/port.ts';
 import { type ClaimedNotice, type Hop, HopRefused, type Hops } from './hop.ts';
 import { createHopSink, type HopSink } from './hop-sink.ts';
@@ -19,6 +20,7 @@ export interface InternalServerOptions {
   hops: Hops;
   clock: Clock;
   limits: { bodyBytes: number };
+  reader: Reader;
   deadlines: { forwardSilence: number; slowClient: number };
   /** Takes a request whose hop was verified and whose sender still waits. What it throws fails the request. */
   serve(hop: Hop, request: TurnRequest, sink: HopSink): void;
@@ -96,12 +98,14 @@ export async function startInternalServer(options: InternalServerOptions): Promi
     const { requestId, turnId } = hop;
     // A process that was stopped reads the request before it reads that its sender has long gone.
     await new Promise<void>(afterPendingIo);
-    if (res.destroyed || res.socket === null || res.socket.destroyed || res.socket.readableEnded) {
-      return logger.debug({ requestId, turnId, from: hop.from }, 'a hop had left before it was accepted');
-    }
+    const left = () => res.destroyed || res.socket === null || res.socket.destroyed || res.socket.readableEnded;
+    const tellLeft = () => logger.debug({ requestId, turnId, from: hop.from }, 'a hop had left before it was accepted');
+    if (left()) return tellLeft();
     let request: TurnRequest;
     try {
-      request = unpackRequest(body, options.clock.now(), hops);
+      const read = await options.reader.read([body], 'parcel').catch((error: BridgeError) => error);
+      if (left()) return tellLeft();
+      request = unpackRequest(read, options.clock.now(), hops);
     } catch (error) {
       if (!(error instanceof UnreadableParcel)) throw error;
       logger.warn({ requestId, from: hop.from, reason: error.message }, 'a hop was refused');

@@ -1,5 +1,7 @@
 import { z } from 'zod';
-import { membersOf, parseExact, rawNumber, textOf, withMembers, withSpans } from '../../json.ts';
+import { BridgeError } from '../../errors.ts';
+import type { Read } from '../../intake/read.ts';
+import { withMembers } from '../../json.ts';
 import type { TurnRequest } from '../../session/port.ts';
 import { isForwardable, keyHeaders } from '../../upstream/headers.ts';
 import type { Sealer } from './keys.ts';
@@ -40,10 +42,10 @@ export class UnreadableParcel extends Error {
 }
 
 /**
- * A request as bytes: one JSON object whose `body` is the request's own text, so that the other worker has what this one
- * got. Workers that parse the whole of it read the same request.
+ * A request as the text of one JSON object whose `body` is the request's own text, so that the other worker has what this
+ * one got. Workers that parse the whole of it read the same request.
  */
-export function packRequest(request: TurnRequest, now: number, sealer: Pick<Sealer, 'seal'>): Buffer {
+export function packRequest(request: TurnRequest, now: number, sealer: Pick<Sealer, 'seal'>): string {
   const { caller, headers } = request;
   const kept = Object.entries(headers).filter(([name]) => travels(name.toLowerCase()));
   const keys = Object.entries(caller.upstreamKeys ?? {}).map(([name, key]) => [name, sealer.seal(key)]);
@@ -60,19 +62,20 @@ export function packRequest(request: TurnRequest, now: number, sealer: Pick<Seal
     bytes: request.bytes,
     age: Math.max(0, now - request.receivedAt),
   };
-  return Buffer.from(withMembers(JSON.stringify(parcel), new Map([['body', request.text.trim()]])), 'utf8');
+  return withMembers(JSON.stringify(parcel), new Map([['body', request.text.trim()]]));
 }
 
 /**
- * The request again, its times on this worker's clock.
+ * The request again, its times on this worker's clock. Throws `UnreadableParcel`.
  *
+ * @param read the parcel as it was read, or the error of one that could not be
  * @param now this worker's monotonic milliseconds
- * Throws `UnreadableParcel`.
  */
-export function unpackRequest(bytes: Buffer, now: number, sealer: Pick<Sealer, 'open'>): TurnRequest {
-  const { envelope, body, text } = opened(bytes);
-  const parsed = parcelSchema.safeParse(envelope);
-  if (!parsed.success || !isObject(body)) throw new UnreadableParcel('The forwarded request cannot be read.');
+export function unpackRequest(read: Read | BridgeError, now: number, sealer: Pick<Sealer, 'open'>): TurnRequest {
+  const parsed = read instanceof BridgeError ? null : parcelSchema.safeParse(jsonOf(read.envelope));
+  if (read instanceof BridgeError || !parsed?.success) {
+    throw new UnreadableParcel('The forwarded request cannot be read.');
+  }
   const { scope, credentialFp, credentialIsClients, credentialGiven, ...parcel } = parsed.data;
   const upstreamAuthorization = parcel.authorization === null ? null : sealer.open(parcel.authorization);
   if (parcel.authorization !== null && upstreamAuthorization === null) {
@@ -88,6 +91,7 @@ export function unpackRequest(bytes: Buffer, now: number, sealer: Pick<Sealer, '
   const authorization = credentialIsClients ? upstreamAuthorization : WITHHELD;
   const headers = Object.entries(parcel.headers).filter(([name]) => travels(name.toLowerCase()));
   return {
+    ...read.request,
     requestId: parcel.requestId,
     caller: {
       scope,
@@ -100,25 +104,15 @@ export function unpackRequest(bytes: Buffer, now: number, sealer: Pick<Sealer, '
       ...Object.fromEntries(headers),
       ...(credentialGiven && authorization !== null ? { authorization } : {}),
     },
-    body,
-    text,
     bytes: parcel.bytes,
     receivedAt: now - parcel.age,
   };
 }
 
-const isObject = (value: unknown): value is Readonly<Record<string, unknown>> =>
-  typeof value === 'object' && value !== null && !Array.isArray(value) && rawNumber(value) === null;
-
-/** What stands around the body, and the body with its text; nulls when it is no parcel. */
-function opened(bytes: Buffer): { envelope: unknown; body: unknown; text: string } {
-  const parcel = bytes.toString('utf8');
-  const place = membersOf(parcel).get('body');
-  const text = textOf(parcel, place) ?? 'null';
+function jsonOf(text: string): unknown {
   try {
-    const around = place ? withSpans(parcel, [{ ...place, json: 'null' }]) : parcel;
-    return { envelope: JSON.parse(around), body: parseExact(text), text };
+    return JSON.parse(text);
   } catch {
-    return { envelope: null, body: null, text };
+    return null;
   }
 }

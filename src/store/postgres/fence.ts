@@ -47,7 +47,7 @@ export function createFence(call: Call): Fence {
 
     settle: (c) =>
       call<Answer<SettleVerdict>>(fenceCalls.settle, async () => {
-        const split = splitTurn(c);
+        const split = await splitTurn(c);
         const items = split ?? c.result.items;
         return [
           settleCall(c, split?.places ?? null),
@@ -83,9 +83,9 @@ export function createFence(call: Call): Fence {
 }
 
 /** A turn's items without the large ones, which are stored beside them. Null when it has none. */
-function splitTurn({ result: { items } }: SettleCall) {
-  const input = items && splitItems(items.input);
-  const output = items && splitItems(items.output);
+async function splitTurn({ result: { items } }: SettleCall) {
+  const input = items && (await splitItems(items.input));
+  const output = items && (await splitItems(items.output));
   if (!items || (!input && !output)) return null;
   return {
     input: input?.json ?? items.input,

@@ -3,6 +3,7 @@ import type { HopSink } from '../../cluster/forward/hop-sink.ts';
 import { applyLine, decodeLine, encodeLine, failLine, headLine, type Line } from '../../cluster/forward/lines.ts';
 import { packRequest, unpackRequest } from '../../cluster/forward/parcel.ts';
 import type { Config } from '../../config.ts';
+import { readSource } from '../../intake/read.ts';
 import type { ForwardResult } from '../../session/peers.ts';
 import type { PeerService } from '../../worker.ts';
 import type { Agenda } from './agenda.ts';
@@ -171,7 +172,7 @@ export function createSimulatedForwarder(
         here.post('hop', () => {
           // Signed for another worker: a process that has begun again is not the one that was meant.
           if (target.service.workerId() !== peer.workerId) return there.reset();
-          const received = unpackRequest(body, target.process.clock.now(), plain);
+          const received = unpackRequest(readSource(body, 'parcel'), target.process.clock.now(), plain);
           const accepted = hopSink(target, there, received.body.stream === true, (line) => {
             const text = encodeLine(line);
             there.post('line', () => take(text));

@@ -1,4 +1,4 @@
-import { requestFingerprint } from '../../transcript/fingerprint.ts';
+import { readSource } from '../../intake/read.ts';
 import { checkAtRest, checkDurable, checkFrame } from './checks.ts';
 import { createClient, type SimulatedClient } from './client.ts';
 import type { Plan, ScheduledFault } from './plan.ts';
@@ -42,7 +42,7 @@ export async function simulate(plan: Plan, trace?: (line: string) => void): Prom
       name: `c${index}`,
       onAsk(text, body) {
         const prints = asked.get(text) ?? new Set();
-        asked.set(text, prints.add(requestFingerprint(body)));
+        asked.set(text, prints.add(readSource(JSON.stringify(body), 'body').request.requestFp));
       },
       onHeard({ head, kind }) {
         const outcome = head?.outcome ?? kind;

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { type Config, readConfig } from '../../config.ts';
 import { BridgeError } from '../../errors.ts';
+import { readSource } from '../../intake/read.ts';
 import type { Caller } from '../../session/port.ts';
 import { createMemoryDatabase, createMemoryStore, type MemoryDatabase } from '../../store/memory/index.ts';
 import { StoreUnavailable } from '../../store/port.ts';
@@ -271,9 +272,7 @@ export function createWorld(plan: Plan, trace?: (line: string) => void): World {
             requestId,
             caller: callers[plan.credential],
             headers,
-            body: JSON.parse(text),
-            text,
-            bytes: text.length,
+            ...readSource(text, 'body').request,
             receivedAt: process.clock.now(),
           },
           sink,

@@ -1,0 +1,27 @@
+import { parentPort } from 'node:worker_threads';
+import { BridgeError } from '../errors.ts';
+import type { Answer } from './pool.ts';
+import { flatten, type Kind, readSource } from './read.ts';
+
+/** One body to read: its bytes in parts, or its text. */
+export interface Job {
+  parts: readonly Uint8Array[] | string;
+  kind: Kind;
+}
+
+/** The thread that reads large bodies, one at a time. What comes back holds no values, see `Flat`. */
+parentPort?.on('message', ({ parts, kind }: Job) => {
+  let answer: Answer;
+  const transfer: ArrayBufferLike[] = [];
+  try {
+    const flat = flatten(readSource(typeof parts === 'string' ? parts : Buffer.concat(parts), kind));
+    transfer.push(flat.spans.buffer, flat.marks.buffer, flat.othersBefore.buffer, flat.memberPlaces.buffer);
+    answer = { flat };
+  } catch (error) {
+    answer =
+      error instanceof BridgeError
+        ? { refused: { code: error.code, param: error.param, detail: error.detail } }
+        : { failed: error instanceof Error ? (error.stack ?? error.message) : String(error) };
+  }
+  parentPort!.postMessage(answer, transfer as never);
+});

@@ -1,0 +1,128 @@
+import { scanMembers, spansByName, textOf, type Written } from '../json.ts';
+import { contextFingerprint, requestFingerprint } from './fingerprint.ts';
+import { isNameOnly, writtenInput } from './items.ts';
+import { acceptedOf, chainOver, isFromClient, itemHash, plausiblePlaces } from './line.ts';
+import { comparisonOf, namesProviderObjects, referencesIn } from './provider-ids.ts';
+import { isExactItem } from './replay.ts';
+import { shapeOf } from './shape.ts';
+import type { Item, ItemHash, ReadItem, ReadItems, ReadRequest, RequestBody } from './types.ts';
+
+/** An item whose properties are found when they are asked for. */
+class LazyItem implements ReadItem {
+  readonly value: Item;
+  readonly json: string;
+  #hash: ItemHash | null = null;
+  #accepted: readonly ItemHash[] | null = null;
+
+  constructor({ value, json }: Written<Item>) {
+    this.value = value;
+    this.json = json;
+  }
+
+  get hash() {
+    return (this.#hash ??= itemHash(this.value));
+  }
+
+  get accepted() {
+    return (this.#accepted ??= acceptedOf(this.value));
+  }
+
+  get fromClient() {
+    return isFromClient(this.value);
+  }
+
+  get exact() {
+    return isExactItem(this.value);
+  }
+
+  get named() {
+    return isNameOnly(this.value) ? String(this.value.id) : null;
+  }
+}
+
+/** One item, read when it is asked about. */
+export const readItem = (item: Written<Item>): ReadItem => new LazyItem(item);
+
+/** The items of a request, which must not change afterwards. */
+export function readItems(items: readonly Written<Item>[]): ReadItems {
+  const list = items.map(readItem);
+  let hashes: ReadItems['hashes'] | null = null;
+  let chain: ReadItems['chain'] | null = null;
+  let places: ReadItems['places'] | null = null;
+  return {
+    list,
+    get hashes() {
+      return (hashes ??= list.map(({ hash }) => hash));
+    },
+    get chain() {
+      return (chain ??= chainOver(list));
+    },
+    get places() {
+      return (places ??= plausiblePlaces(list, this.chain));
+    },
+  };
+}
+
+/** Members of `client_metadata` that are looked at, if they are no longer than this; the others are the provider's. */
+const METADATA = ['turn_id', 'x-codex-turn-metadata', 'x-codex-turn-state'];
+export const LONGEST_METADATA = 32_768;
+/** Members that are kept as they are: short by the bounds of a valid request. */
+const KEPT = [
+  'model',
+  'stream',
+  'store',
+  'background',
+  'include',
+  'previous_response_id',
+  'prompt_cache_key',
+  'client_metadata',
+];
+/** Members of which it matters only whether they are there. */
+const NOTED = ['conversation', 'reasoning'];
+
+const isFields = (value: unknown): value is RequestBody => typeof value === 'object' && value !== null;
+
+function only(fields: RequestBody, names: readonly string[]): RequestBody {
+  return Object.fromEntries(names.filter((name) => Object.hasOwn(fields, name)).map((name) => [name, fields[name]]));
+}
+
+function metadataOf(fields: RequestBody): RequestBody {
+  const named = Object.entries(only(fields, METADATA));
+  const short = (value: unknown) => typeof value === 'string' && value.length <= LONGEST_METADATA;
+  return Object.fromEntries(named.map(([name, value]) => [name, short(value) ? value : null]));
+}
+
+/** The members of a body that the bridge itself looks at: nothing in them is large. */
+function lookedAt(body: RequestBody): RequestBody {
+  const kept = only(body, KEPT);
+  const metadata = isFields(kept.client_metadata) ? metadataOf(kept.client_metadata) : null;
+  const noted = NOTED.filter((name) => Object.hasOwn(body, name)).map((name) => [name, body[name] == null ? null : {}]);
+  return { ...kept, ...(metadata && { client_metadata: metadata }), ...Object.fromEntries(noted) };
+}
+
+/**
+ * Reads a body once, so that nothing later looks at it whole.
+ *
+ * @param body the value of `text`, validated
+ * @param bytes size as received
+ */
+export function readRequest(body: RequestBody, text: string, bytes: number): ReadRequest {
+  const members = scanMembers(text);
+  const items = readItems(writtenInput(body.input, textOf(text, spansByName(members).get('input'))));
+  return {
+    text,
+    bytes,
+    body: lookedAt(body),
+    members,
+    items,
+    shape: shapeOf(
+      body,
+      items.list.map(({ value }) => value),
+    ),
+    requestFp: requestFingerprint(body, items.hashes),
+    contextFp: contextFingerprint(body),
+    references: referencesIn(body),
+    comparison: comparisonOf(body),
+    namesProviderObjects: namesProviderObjects(body),
+  };
+}
