@@ -5,10 +5,12 @@ import { BridgeError } from '../errors.ts';
 import type { Ids } from '../ids.ts';
 import type { Logger } from '../observe/log.ts';
 import type { Caller } from '../session/port.ts';
+import { type Lease, type Quota, tenantBusy } from '../session/quota.ts';
 import { StoreUnavailable } from '../store/port.ts';
 import { comparisonOf, namesProviderObjects, referencesIn } from '../transcript/provider-ids.ts';
 import type { UpstreamTarget, UpstreamTransport } from '../upstream/port.ts';
 import { type ParsedBody, parseBody, parsedBefore, parseObject, readBody } from './body.ts';
+import { holdConnection } from './connections.ts';
 import { sendError } from './envelope.ts';
 import { createJsonSink } from './json-sink.ts';
 import { flatHeaders, pass } from './pass.ts';
@@ -19,6 +21,7 @@ import { validateRequest } from './validate.ts';
 export interface HttpFaceOptions {
   service: TurnService;
   authenticate(headers: Request['headers']): Caller;
+  quota: Pick<Quota, 'admit' | 'refuse'>;
   transport: UpstreamTransport;
   target: UpstreamTarget;
   config: Pick<Config, 'deadlines' | 'limits'>;
@@ -32,7 +35,7 @@ const PREFIXES = ['/v1', '/backend-api/codex'];
 
 /** The routes of the bridge, for any Express app. Every answer it gives by itself is OpenAI's error envelope. */
 export function createHttpFace(options: HttpFaceOptions): Router {
-  const { service, authenticate, transport, target, config, clock, ids } = options;
+  const { service, authenticate, quota, transport, target, config, clock, ids } = options;
   const router = express.Router();
 
   router.use((_req, res, next) => {
@@ -41,12 +44,27 @@ export function createHttpFace(options: HttpFaceOptions): Router {
     next();
   });
 
+  /**
+   * Who asks, and what the request counts for until its answer has ended, or until `keep`: then who took the lease ends
+   * it. Throws what authentication and admission throw.
+   */
+  const admit = (req: Request, res: Response) => {
+    const caller = authenticate(req.headers);
+    const unheld = holdConnection(req, res, caller.scope);
+    if (unheld === 'scope') throw quota.refuse('connections');
+    if (unheld === 'worker') throw new BridgeError('bridge_overloaded');
+    const lease = quota.admit(caller.scope, { declaredBytes: Number(req.headers['content-length'] ?? 0) });
+    if (res.closed) lease.end();
+    res.once('close', lease.end);
+    return { caller, lease, keep: () => void res.off('close', lease.end) };
+  };
+
   const turn: RequestHandler = async (req, res) => {
     const receivedAt = clock.now();
     const requestId = res.locals.requestId as string;
-    const caller = authenticate(req.headers);
+    const { caller, lease, keep } = admit(req, res);
     if (service.draining) throw new BridgeError('bridge_draining');
-    const { body, text, bytes } = await bodyOf(req, config.limits.bodyBytes);
+    const { body, text, bytes } = counted(lease, await bodyOf(req, config.limits.bodyBytes));
     validateRequest(body);
     res.socket?.setNoDelay(true);
     const sink =
@@ -60,12 +78,13 @@ export function createHttpFace(options: HttpFaceOptions): Router {
             slowClientMs: config.deadlines.slowClient,
           })
         : createJsonSink({ res, requestId });
-    service.turn({ requestId, caller, headers: flatHeaders(req.headers), body, text, bytes, receivedAt }, sink);
+    service.turn({ requestId, caller, headers: flatHeaders(req.headers), body, text, bytes, receivedAt }, sink, lease);
+    keep();
   };
 
   /** A call about a response: under a shared credential only for ids this scope has seen, told apart by nothing. */
   const aboutResponse: RequestHandler = async (req, res) => {
-    const caller = authenticate(req.headers);
+    const { caller } = admit(req, res);
     const id = String(req.params.id);
     if (!caller.credentialIsClients && !(await service.knowsResponse(caller.scope, id))) {
       throw new BridgeError('bridge_not_found', { detail: 'There is no such response.' });
@@ -78,8 +97,9 @@ export function createHttpFace(options: HttpFaceOptions): Router {
    * scope, as a turn may.
    */
   const likeTurn: RequestHandler = async (req, res) => {
-    const caller = authenticate(req.headers);
+    const { caller, lease } = admit(req, res);
     const body = await readBody(req, config.limits.bodyBytes);
+    counted(lease, { bytes: body.length });
     const fields = parseObject(body);
     if (!caller.credentialIsClients) {
       const { scope } = caller;
@@ -95,7 +115,7 @@ export function createHttpFace(options: HttpFaceOptions): Router {
     }
     await passOn(req, res, caller, body);
   };
-  const models: RequestHandler = (req, res) => passOn(req, res, authenticate(req.headers), null);
+  const models: RequestHandler = (req, res) => passOn(req, res, admit(req, res).caller, null);
 
   const passOn = (req: Request, res: Response, caller: Caller, body: Buffer | null) => {
     const path = req.originalUrl.slice(req.originalUrl.indexOf(req.path));
@@ -143,6 +163,12 @@ function only(methods: string): RequestHandler {
     res.set('allow', methods);
     throw new BridgeError('bridge_method_not_allowed');
   };
+}
+
+/** What was read counts for its tenant. Throws `bridge_tenant_busy`. */
+function counted<T extends { bytes: number }>(lease: Lease, read: T): T {
+  if (!lease.addBytes(read.bytes)) throw tenantBusy('bodies');
+  return read;
 }
 
 /** The body as an object. An outer app's own parser may have read it already. */

@@ -1,6 +1,7 @@
 import type { BridgeError } from '../errors.ts';
 import type { UpstreamAnswer } from '../upstream/port.ts';
 import type { AnswerHead, ClientSink } from './port.ts';
+import type { BufferShare } from './quota.ts';
 
 type TerminalType = 'response.completed' | 'response.incomplete' | 'response.failed';
 
@@ -18,6 +19,8 @@ type Ending =
 export interface StreamOptions {
   /** Bytes kept from event 0 for a client that comes back; beyond it the buffer is given up as a whole. */
   bufferBytes: number;
+  /** Counts what is kept, and gives it up where all turns together keep too much. Default: it is not counted. */
+  share?: ((giveUp: () => void) => BufferShare) | undefined;
   /** The reader is further behind the writer than the buffer is large, or has caught up again. */
   onPressure(paused: boolean): void;
 }
@@ -40,6 +43,8 @@ export interface TurnStream {
   rewind(): void;
   /** Ends without a word: the reader now belongs to another stream. */
   abandon(): void;
+  /** Keeps nothing any more: no reader can come after this. */
+  discard(): void;
   readonly sink: ClientSink;
   readonly attached: boolean;
   /** Whether any reader so far was shown an event. */
@@ -67,6 +72,19 @@ export function createTurnStream(first: ClientSink, options: StreamOptions): Tur
   /** Bytes written since the reader last kept up. */
   let behind = 0;
   const listeners: (() => void)[] = [];
+  /** The start was given up while a reader could still have come. */
+  let cropped = false;
+  const giveUp = () => {
+    buffer = null;
+    bytes = 0;
+    cropped = true;
+  };
+  const share = options.share?.(giveUp);
+  const discard = () => {
+    buffer = null;
+    bytes = 0;
+    share?.empty();
+  };
 
   const write = (entry: Entry) => {
     if (!sink.attached) return;
@@ -90,6 +108,7 @@ export function createTurnStream(first: ClientSink, options: StreamOptions): Tur
     reader.onDelivered(() => {
       if (reader !== sink || delivered) return;
       delivered = true;
+      discard();
       for (const listener of listeners.splice(0)) listener();
     });
   };
@@ -110,8 +129,12 @@ export function createTurnStream(first: ClientSink, options: StreamOptions): Tur
       const entry = { type, json, telemetry };
       if (buffer) {
         bytes += json.length;
-        if (bytes > options.bufferBytes) buffer = null;
-        else buffer.push(entry);
+        buffer.push(entry);
+        if (bytes <= options.bufferBytes) share?.grow(json.length);
+        else {
+          share?.empty();
+          giveUp();
+        }
       }
       write(entry);
     },
@@ -134,12 +157,15 @@ export function createTurnStream(first: ClientSink, options: StreamOptions): Tur
       if (ending) close();
     },
     rewind() {
+      discard();
       buffer = [];
-      bytes = 0;
+      cropped = false;
     },
     abandon() {
       ending ??= { kind: 'abandoned' };
+      discard();
     },
+    discard,
     get sink() {
       return sink;
     },
@@ -150,10 +176,10 @@ export function createTurnStream(first: ClientSink, options: StreamOptions): Tur
       return shown;
     },
     get complete() {
-      return buffer !== null;
+      return !cropped;
     },
     get bufferedBytes() {
-      return buffer === null ? 0 : bytes;
+      return bytes;
     },
     get finished() {
       return ending !== null;

@@ -11,7 +11,8 @@ import { type Line, type ReadItems, readItems } from '../transcript/line.ts';
 import type { Continuation, Item, WireForm } from '../transcript/types.ts';
 import type { UpstreamAnswer, UpstreamError } from '../upstream/port.ts';
 import type { ClientSink, TurnRequest } from './port.ts';
-import { createTurnStream, type TurnStream } from './stream.ts';
+import type { Lease } from './quota.ts';
+import { createTurnStream, type StreamOptions, type TurnStream } from './stream.ts';
 
 /** How a turn ended and what its client is to be told. */
 export interface TurnEnding {
@@ -41,6 +42,8 @@ export interface KnownTurn {
 export interface Turn {
   readonly id: string;
   readonly request: TurnRequest;
+  /** What it counts for among its tenant's requests. */
+  readonly lease: Pick<Lease, 'run'>;
   /** Read once; only the way to the upstream may still be learned. */
   evidence: Evidence;
   readonly stream: TurnStream;
@@ -129,8 +132,10 @@ export interface TurnOptions {
   id: string;
   request: TurnRequest;
   evidence: Evidence;
+  lease: Lease;
   sink: ClientSink;
   bufferBytes: number;
+  share: StreamOptions['share'];
   onPressure(turn: Turn, paused: boolean): void;
   /** Called once, when the turn's client has got its terminal (or can no longer get one). */
   onFinished(turn: Turn): void;
@@ -171,8 +176,10 @@ export function createTurn(options: TurnOptions): Turn {
     id: options.id,
     request,
     evidence,
+    lease: options.lease,
     stream: createTurnStream(options.sink, {
       bufferBytes: options.bufferBytes,
+      share: options.share,
       onPressure: (paused) => options.onPressure(turn, paused),
     }),
     actor,

@@ -7,6 +7,7 @@ import type { TurnService } from '../../src/http/port.ts';
 import { type Listening, listen } from '../../src/http/server.ts';
 import { randomIds } from '../../src/ids.ts';
 import type { ClientSink, TurnRequest } from '../../src/session/port.ts';
+import { createQuota } from '../../src/session/quota.ts';
 import { createManualClock, type ManualClock, type Simulator, startSimulator } from '../../src/testing/index.ts';
 import { createUpstreamTransport } from '../../src/upstream/transport.ts';
 
@@ -45,6 +46,7 @@ export async function openFace(env: Record<string, string> = {}): Promise<Face> 
   const router = createHttpFace({
     service,
     authenticate: createAuthentication(config, 'pepper'),
+    quota: createQuota({ config, clock }),
     transport,
     target: { id: 'sim', baseUrl: config.upstream.url },
     config,
