@@ -200,6 +200,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     queued: () => [...roster.all()].reduce((sum, session) => sum + session.view().queueLength, 0),
     turnsInFlight: () => dispatcher.inFlight,
     turnBufferBytes: () => quota.bufferedBytes,
+    unreadBytes: () => quota.unreadBytes,
     requestsInHand: () => quota.inHand.waiting + quota.inHand.running,
     connections: () => guard.open,
   });

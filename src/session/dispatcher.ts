@@ -87,6 +87,7 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
         sink,
         bufferBytes: limits.turnBufferBytes,
         share: (giveUp) => quota.buffer(request.caller.scope, giveUp),
+        unread: quota.unread,
         onPressure: (each, paused) => places.get(each)?.pressure(each, paused),
         onFinished: finished,
         inspect: deps.inspect,
@@ -141,8 +142,10 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
         if (turn.resolutions >= MAX_RESOLUTIONS) return turn.fail(new BridgeError('bridge_conflict'));
         turn.resolutions += 1;
         await creating.settled(turn.evidence);
-        const decision = await decide(turn);
-        if (turn.stream.finished) return;
+        const decision = await quota.read(turn.evidence.scope, async () =>
+          turn.stream.finished ? null : await decide(turn),
+        );
+        if (decision === null || turn.stream.finished) return;
         const carried = await carryOut(turn, decision);
         if (carried === 'placed') return;
         turn.attempts.push(carried);

@@ -40,14 +40,26 @@ export interface Quota {
   admit(scope: string, admission?: Admission): Lease;
   /** @param giveUp stops keeping the events of that turn; called at most once after each `grow` from nothing */
   buffer(scope: string, giveUp: () => void): BufferShare;
+  /**
+   * Reads from the store for a tenant. Where several tenants may come, only some reads of one go on at the same time:
+   * what the store is asked for one tenant must not make the answers of others late. Rejects as `work` does.
+   */
+  read<T>(scope: string, work: () => Promise<T>): Promise<T>;
   /** Counts a refusal that was found elsewhere, and returns its error. */
   refuse(limit: BusyLimit): BridgeError;
+  /**
+   * So many bytes more, or fewer, were written to clients that have not read them yet. True: all turns together are so
+   * far behind their clients that those which are should not go on.
+   */
+  unread(change: number): boolean;
   /** Several tenants may come: then none may hold more of a resource than is free for the others. */
   readonly several: boolean;
   /** Everything in hand, over all tenants. */
   readonly inHand: { readonly waiting: number; readonly running: number; readonly bytes: number };
   /** Bytes of events kept over all turns. */
   readonly bufferedBytes: number;
+  /** Bytes that clients have not read, over all turns. */
+  readonly unreadBytes: number;
   /** Tenants of whom something is remembered. */
   readonly tenants: number;
 }
@@ -80,6 +92,8 @@ interface Buffers {
 const MOST_REMEMBERED = 10_000;
 /** How many tenants one admission looks at to forget them. */
 const LOOKS = 8;
+/** Reads of one tenant that the store is asked at the same time. */
+const MOST_READS = 32;
 const MINUTE = 60_000;
 /** Sums of fractions of a request are as exact as this. */
 const ROUNDING = 1e-6;
@@ -116,8 +130,10 @@ export function createQuota({ config, clock, onRefused, onGivenUp }: QuotaOption
   const several = severalTenants(config);
   const accounts = new Map<string, Account>();
   const buffers = new Map<string, Buffers>();
+  const reading = new Map<string, { now: number; waiting: (() => void)[] }>();
   const total = { waiting: 0, running: 0, bytes: 0 };
   let buffered = 0;
+  let unread = 0;
   const mostBytes = Math.max(limits.tenantBodyBytes, limits.bodyBytes);
   const perMs = limits.tenantRequests / MINUTE;
 
@@ -252,6 +268,21 @@ export function createQuota({ config, clock, onRefused, onGivenUp }: QuotaOption
         },
       };
     },
+    async read(scope, work) {
+      if (!several) return work();
+      const line = reading.get(scope) ?? { now: 0, waiting: [] };
+      reading.set(scope, line);
+      if (line.now < MOST_READS) line.now += 1;
+      else await new Promise<void>((go) => line.waiting.push(go));
+      try {
+        return await work();
+      } finally {
+        // Its place goes to the next in line, or is free.
+        const next = line.waiting.shift();
+        if (next) next();
+        else if (--line.now === 0) reading.delete(scope);
+      }
+    },
     buffer(scope, giveUp) {
       const drop = () => {
         dropBuffer(scope, drop);
@@ -271,6 +302,13 @@ export function createQuota({ config, clock, onRefused, onGivenUp }: QuotaOption
         },
         empty: () => dropBuffer(scope, drop),
       };
+    },
+    unread(change) {
+      unread += change;
+      return unread > limits.turnBuffersBytes;
+    },
+    get unreadBytes() {
+      return unread;
     },
     get inHand() {
       return { ...total };

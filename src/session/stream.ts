@@ -21,6 +21,8 @@ export interface StreamOptions {
   bufferBytes: number;
   /** Counts what is kept, and gives it up where all turns together keep too much. Default: it is not counted. */
   share?: ((giveUp: () => void) => BufferShare) | undefined;
+  /** Counts bytes that readers are behind; true when all of them together are too far behind. Default: not counted. */
+  unread?: ((change: number) => boolean) | undefined;
   /** The reader is further behind the writer than the buffer is large, or has caught up again. */
   onPressure(paused: boolean): void;
 }
@@ -80,6 +82,10 @@ export function createTurnStream(first: ClientSink, options: StreamOptions): Tur
     cropped = true;
   };
   const share = options.share?.(giveUp);
+  const caughtUp = () => {
+    options.unread?.(-behind);
+    behind = 0;
+  };
   const discard = () => {
     buffer = null;
     bytes = 0;
@@ -88,10 +94,14 @@ export function createTurnStream(first: ClientSink, options: StreamOptions): Tur
 
   const write = (entry: Entry) => {
     if (!sink.attached) return;
-    if (sink.event(entry.type, entry.json, entry.telemetry)) behind = 0;
-    else behind += entry.json.length;
-    // An upstream that is not read has its pings unanswered: until then the events wait here.
-    if (behind > options.bufferBytes) options.onPressure(true);
+    let crowded = false;
+    if (sink.event(entry.type, entry.json, entry.telemetry)) caughtUp();
+    else {
+      behind += entry.json.length;
+      crowded = options.unread?.(entry.json.length) ?? false;
+    }
+    // An upstream that is not read has its pings unanswered: until then the events wait here, while there is room.
+    if (behind > options.bufferBytes || crowded) options.onPressure(true);
     shown ||= sink.shown;
   };
   const close = () => {
@@ -102,12 +112,18 @@ export function createTurnStream(first: ClientSink, options: StreamOptions): Tur
   const listen = (reader: ClientSink) => {
     reader.onDrain(() => {
       if (reader !== sink) return;
-      behind = 0;
+      caughtUp();
       options.onPressure(false);
     });
+    if (options.unread) {
+      reader.onGone(() => {
+        if (reader === sink) caughtUp();
+      });
+    }
     reader.onDelivered(() => {
       if (reader !== sink || delivered) return;
       delivered = true;
+      caughtUp();
       discard();
       for (const listener of listeners.splice(0)) listener();
     });
@@ -146,11 +162,11 @@ export function createTurnStream(first: ClientSink, options: StreamOptions): Tur
     },
     attach(reader) {
       const before = sink;
+      caughtUp();
       sink = reader;
       // A client that asks again has given its earlier connection up, whether or not that is known here yet.
       if (before.attached) before.cut();
       listen(reader);
-      behind = 0;
       options.onPressure(false);
       if (head) reader.head({ ...head, outcome: 'reattached' });
       for (const entry of buffer ?? []) write(entry);

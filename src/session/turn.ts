@@ -136,6 +136,7 @@ export interface TurnOptions {
   sink: ClientSink;
   bufferBytes: number;
   share: StreamOptions['share'];
+  unread: StreamOptions['unread'];
   onPressure(turn: Turn, paused: boolean): void;
   /** Called once, when the turn's client has got its terminal (or can no longer get one). */
   onFinished(turn: Turn): void;
@@ -180,6 +181,7 @@ export function createTurn(options: TurnOptions): Turn {
     stream: createTurnStream(options.sink, {
       bufferBytes: options.bufferBytes,
       share: options.share,
+      unread: options.unread,
       onPressure: (paused) => options.onPressure(turn, paused),
     }),
     actor,

@@ -97,6 +97,7 @@ export const catalogue = {
   holdfast_queue_length: gauge('Requests waiting for a session to be free.'),
   holdfast_turns_in_flight: gauge('Turns whose clients still wait.'),
   holdfast_turn_buffer_bytes: gauge('Bytes of events kept for clients that come back.'),
+  holdfast_unread_bytes: gauge('Bytes of events written to clients that have not read them yet.'),
   holdfast_turn_buffers_given_up_total: counter(
     'Turns whose events were not kept any more, because all kept too much.',
   ),

@@ -23,6 +23,8 @@ export interface Readings {
   turnsInFlight?(): number;
   /** Bytes kept for clients that come back, over all turns. */
   turnBufferBytes?(): number;
+  /** Bytes written to clients that have not read them yet. */
+  unreadBytes?(): number;
   /** Requests that count against the limits of tenants. */
   requestsInHand?(): number;
   /** Client connections open now. */
@@ -123,6 +125,7 @@ const gaugeOf = {
   queued: 'holdfast_queue_length',
   turnsInFlight: 'holdfast_turns_in_flight',
   turnBufferBytes: 'holdfast_turn_buffer_bytes',
+  unreadBytes: 'holdfast_unread_bytes',
   requestsInHand: 'holdfast_requests_in_hand',
   connections: 'holdfast_connections',
   viewers: 'holdfast_inspect_viewers',

@@ -76,8 +76,9 @@ export async function checkDurable(world: World): Promise<void> {
       const left = [...worker.roster.all()].map((session) => `${session.id} ${session.view().state}`);
       world.violate('a session without an exit', `${process.name}: ${left.join(', ')}`);
     }
-    const kept = worker?.quota.bufferedBytes ?? 0;
-    if (kept > 0) world.violate('a buffer that is not given back', `${process.name}: ${kept} bytes`);
+    const { bufferedBytes = 0, unreadBytes = 0 } = worker?.quota ?? {};
+    if (bufferedBytes + unreadBytes > 0)
+      world.violate('a buffer that is not given back', `${process.name}: ${bufferedBytes} and ${unreadBytes} bytes`);
   }
   const alive = new Set(world.slots.flatMap(({ worker }) => (worker ? [worker.membership.id] : [])));
   for (const session of database.sessions.values()) {

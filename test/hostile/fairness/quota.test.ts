@@ -2,7 +2,9 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { readConfig } from '../../../src/config.ts';
 import type { BridgeError } from '../../../src/errors.ts';
+import type { ClientSink } from '../../../src/session/port.ts';
 import { createQuota, type Lease, resetText, type TenantLimit } from '../../../src/session/quota.ts';
+import { createTurnStream } from '../../../src/session/stream.ts';
 import { createManualClock } from '../../../src/testing/index.ts';
 
 const open = (env: Record<string, string> = {}) => {
@@ -83,7 +85,7 @@ describe('whatever order requests come, run and end in', () => {
               if (may && !idle) expect(running + 1).toBeLessThanOrEqual(sockets);
               if (may) one.state = 'running';
             }
-          } else one.lease.addBytes(each.bytes);
+          } else if ('bytes' in each) one.lease.addBytes(each.bytes);
           for (let scope = 0; scope < 4; scope += 1) {
             expect(of(scope, 'running')).toBeLessThanOrEqual(3);
             expect(of(scope, 'waiting')).toBeLessThanOrEqual(4);
@@ -173,6 +175,65 @@ describe('a share', () => {
   it('of the bodies is never smaller than one body', () => {
     const { quota } = open({ HOLDFAST_TENANT_BODIES_BYTES: '1', HOLDFAST_MAX_BODY_BYTES: '100' });
     expect(quota.admit('a').addBytes(100)).toBe(true);
+  });
+});
+
+describe('what clients have not read', () => {
+  it('holds back every turn that is behind once all together are too far behind, until its client has caught up', () => {
+    const { quota } = open({ HOLDFAST_TURN_BUFFERS_BYTES: '1000' });
+    const paused: string[] = [];
+    const turn = (name: string, keepsUp: boolean) => {
+      let drain = () => {};
+      let gone = () => {};
+      const sink = {
+        attached: true,
+        shown: true,
+        event: () => keepsUp,
+        onDrain: (listener: () => void) => (drain = listener),
+        onGone: (listener: () => void) => (gone = listener),
+        onDelivered: () => {},
+      } as unknown as ClientSink;
+      const stream = createTurnStream(sink, {
+        bufferBytes: 5_000,
+        unread: quota.unread,
+        onPressure: (on) => paused.push(`${name} ${on}`),
+      });
+      return { push: () => stream.push('t', 'x'.repeat(300), false), drain: () => drain(), gone: () => gone() };
+    };
+    const [slow, slower, brisk] = [turn('slow', false), turn('slower', false), turn('brisk', true)];
+    for (const one of [slow, slower, brisk, slow]) one.push();
+    expect([quota.unreadBytes, paused]).toEqual([900, []]);
+    slower.push();
+    brisk.push();
+    expect([quota.unreadBytes, paused]).toEqual([1_200, ['slower true']]);
+    slow.drain();
+    expect([quota.unreadBytes, paused.at(-1)]).toEqual([600, 'slow false']);
+    slower.gone();
+    expect(quota.unreadBytes).toBe(0);
+  });
+});
+
+describe('reads of the store', () => {
+  it('go on for one tenant only so many at a time, each in its turn, while those of another do not wait', async () => {
+    const { quota } = open(shared);
+    const begun: number[] = [];
+    const gates = Array.from({ length: 100 }, () => Promise.withResolvers<void>());
+    const reads = gates.map(({ promise }, n) =>
+      quota.read('a', async () => {
+        begun.push(n);
+        await promise;
+        if (n % 3 === 0) throw new Error('the store does not answer');
+      }),
+    );
+    const settled = Promise.allSettled(reads);
+    expect(begun).toHaveLength(32);
+    expect(await quota.read('b', async () => 'read')).toBe('read');
+    gates[5]!.resolve();
+    await reads[5];
+    expect(begun).toHaveLength(33);
+    for (const gate of gates) gate.resolve();
+    expect((await settled).filter(({ status }) => status === 'fulfilled')).toHaveLength(66);
+    expect(begun).toEqual(gates.map((_, n) => n));
   });
 });
 

@@ -1,3 +1,4 @@
+import { connect } from 'node:net';
 import { request } from 'undici';
 import { describe, expect, it } from 'vitest';
 import { bodyOf, endsOf } from '../../field/support.ts';
@@ -137,6 +138,32 @@ describe('a tenant whose turns do not end', () => {
   });
 });
 
+describe('a tenant that reads none of its answers', () => {
+  it('has what it leaves unread counted, keeps no other from its answer, and leaves nothing behind', async () => {
+    const at = await startTenants({ HOLDFAST_TURN_BUFFERS_BYTES: '2000000', HOLDFAST_SLOW_CLIENT_MS: '3000' });
+    at.simulator.script.onTurn({ input: ENDLESS }, { kind: 'huge', bytes: 4_000_000 }, { times: 'always' });
+    const { port } = new URL(at.url);
+    const unread = [1, 2, 3].map((n) => {
+      const socket = connect(Number(port), '127.0.0.1').pause();
+      socket.on('error', () => {});
+      const body = JSON.stringify(bodyOf([user(`${ENDLESS} ${n}`)]));
+      const lines = [
+        'host: a',
+        'content-type: application/json',
+        `content-length: ${body.length}`,
+        'authorization: Bearer key-ann',
+      ];
+      socket.write(`POST /v1/responses HTTP/1.1\r\n${lines.join('\r\n')}\r\n\r\n${body}`);
+      return socket;
+    });
+    await until(async () => (await metric(at, 'holdfast_unread_bytes')) > 2_000_000);
+    expect(endsOf(await post(at.url, bodyOf([user('hello')]), as('bob')))).toEqual(['response.completed']);
+    for (const socket of unread) socket.destroy();
+    await until(async () => (await metric(at, 'holdfast_unread_bytes')) === 0);
+    await until(async () => (await metric(at, 'holdfast_requests_in_hand')) === 0);
+  });
+});
+
 describe('a tenant that floods', () => {
   it('with 1,000 requests of turns without end never gets another refused, and leaves nothing behind', async () => {
     const at = await startTenants({ HOLDFAST_MAX_SOCKETS: '32', HOLDFAST_TENANT_WAITING: '200' });
@@ -216,5 +243,28 @@ describe('requests a minute', () => {
     const relayed = await request(`${at.url}/v1/models`, { headers: as('ann') });
     expect(await relayed.body.json()).toEqual({ error: { code: 'theirs' } });
     expect(relayed.headers).toMatchObject(headers);
+  });
+});
+
+describe('tenants that bring credentials of their own', () => {
+  it('are bounded one by one', async () => {
+    const at = await startTenants({ HOLDFAST_UPSTREAM_KEY: '', HOLDFAST_API_KEYS: '', HOLDFAST_MAX_SOCKETS: '4' });
+    const held = holdEndless(at);
+    for (const name of ['a1', 'a2']) await (await endless(at, 'ann', name)).until('response.created');
+    const refused = await post(at.url, bodyOf([user('x')]), as('ann'));
+    expect([refused.status, refused.body.error?.bridge_code]).toEqual([429, 'bridge_tenant_busy']);
+    expect(endsOf(await post(at.url, bodyOf([user('x')]), as('bob')))).toEqual(['response.completed']);
+    held.release();
+  });
+});
+
+describe('a single tenant', () => {
+  it('has all there is: it is refused only when the worker is full', async () => {
+    const at = await startTenants({ HOLDFAST_API_KEYS: 'ann:key-ann', HOLDFAST_MAX_SOCKETS: '3' });
+    const held = holdEndless(at);
+    for (const name of ['a1', 'a2', 'a3']) await (await endless(at, 'ann', name)).until('response.created');
+    const refused = await post(at.url, bodyOf([user('x')]), as('ann'));
+    expect([refused.status, refused.body.error?.bridge_code]).toEqual([503, 'bridge_overloaded']);
+    held.release();
   });
 });
