@@ -91,6 +91,11 @@ export const limitKnobs = {
     'One frame to or from the upstream; a larger request goes over plain HTTP.',
   ),
   bodyBytes: bytes('MAX_BODY', 33_554_432, 'One request body, unpacked.'),
+  bodiesBytes: bytes(
+    'BODIES',
+    268_435_456,
+    'Request bodies in hand at the same time, unpacked; a request beyond it gets 503 before its body is read.',
+  ),
   turnBufferBytes: bytes('TURN_BUFFER', 8_388_608, 'Events of one turn kept for a client that comes back.'),
   transcriptBytes: bytes(
     'MAX_TRANSCRIPT',
@@ -116,8 +121,8 @@ export const limitKnobs = {
   tenantWaiting: count('TENANT_WAITING', 2_000, 'Requests of one tenant in hand on one worker that run no turn yet.'),
   tenantBodyBytes: bytes(
     'TENANT_BODIES',
-    536_870_912,
-    'Request bodies of one tenant in hand on one worker, until their turns end; at least one of MAX_BODY.',
+    0,
+    'Request bodies of one tenant in hand on one worker, until their turns end; at least one of MAX_BODY. 0: no limit of its own.',
   ),
   tenantRequests: count(
     'TENANT_REQUESTS_PER_MINUTE',
@@ -136,7 +141,7 @@ export const limitKnobs = {
   ),
   peerConnections: count(
     'PEER_CONNECTIONS',
-    1_024,
+    8_192,
     'Connections from one address without an authenticated request in flight; beyond it the oldest is closed.',
   ),
 } satisfies Record<string, Knob>;

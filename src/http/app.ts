@@ -48,7 +48,7 @@ export function createHttpFace(options: HttpFaceOptions): Router {
    * Who asks, and what the request counts for until its answer has ended, or until `keep`: then who took the lease ends
    * it. Throws what authentication and admission throw.
    */
-  const admit = (req: Request, res: Response) => {
+  const enter = (req: Request, res: Response) => {
     const caller = authenticate(req.headers);
     const unheld = holdConnection(req, res, caller.scope);
     if (unheld === 'scope') throw quota.refuse('connections');
@@ -62,7 +62,7 @@ export function createHttpFace(options: HttpFaceOptions): Router {
   const turn: RequestHandler = async (req, res) => {
     const receivedAt = clock.now();
     const requestId = res.locals.requestId as string;
-    const { caller, lease, keep } = admit(req, res);
+    const { caller, lease, keep } = enter(req, res);
     if (service.draining) throw new BridgeError('bridge_draining');
     const { body, text, bytes } = counted(lease, await bodyOf(req, config.limits.bodyBytes));
     validateRequest(body);
@@ -84,7 +84,7 @@ export function createHttpFace(options: HttpFaceOptions): Router {
 
   /** A call about a response: under a shared credential only for ids this scope has seen, told apart by nothing. */
   const aboutResponse: RequestHandler = async (req, res) => {
-    const { caller } = admit(req, res);
+    const { caller } = enter(req, res);
     const id = String(req.params.id);
     if (!caller.credentialIsClients && !(await service.knowsResponse(caller.scope, id))) {
       throw new BridgeError('bridge_not_found', { detail: 'There is no such response.' });
@@ -97,7 +97,7 @@ export function createHttpFace(options: HttpFaceOptions): Router {
    * scope, as a turn may.
    */
   const likeTurn: RequestHandler = async (req, res) => {
-    const { caller, lease } = admit(req, res);
+    const { caller, lease } = enter(req, res);
     const body = await readBody(req, config.limits.bodyBytes);
     counted(lease, { bytes: body.length });
     const fields = parseObject(body);
@@ -115,7 +115,7 @@ export function createHttpFace(options: HttpFaceOptions): Router {
     }
     await passOn(req, res, caller, body);
   };
-  const models: RequestHandler = (req, res) => passOn(req, res, admit(req, res).caller, null);
+  const models: RequestHandler = (req, res) => passOn(req, res, enter(req, res).caller, null);
 
   const passOn = (req: Request, res: Response, caller: Caller, body: Buffer | null) => {
     const path = req.originalUrl.slice(req.originalUrl.indexOf(req.path));

@@ -134,7 +134,7 @@ export function createQuota({ config, clock, onRefused, onGivenUp }: QuotaOption
   const total = { waiting: 0, running: 0, bytes: 0 };
   let buffered = 0;
   let unread = 0;
-  const mostBytes = Math.max(limits.tenantBodyBytes, limits.bodyBytes);
+  const mostBytes = limits.tenantBodyBytes === 0 ? Infinity : Math.max(limits.tenantBodyBytes, limits.bodyBytes);
   const perMs = limits.tenantRequests / MINUTE;
 
   const refuse = (limit: BusyLimit): BridgeError => {
@@ -184,7 +184,9 @@ export function createQuota({ config, clock, onRefused, onGivenUp }: QuotaOption
     return account;
   }
 
-  const hasRoom = ({ bytes }: Account, more: number) => bytes + more <= mostBytes;
+  /** The first bytes of a tenant with none are for the worker to refuse, as its first turn is. */
+  const hasRoom = ({ bytes }: Account, more: number) =>
+    bytes + more <= mostBytes && (!several || bytes === 0 || bytes + more <= limits.bodiesBytes - total.bytes);
   /** A tenant that runs nothing may always start: whether there is a socket for it is for the worker to say. */
   const mayRun = ({ running }: Account) =>
     running === 0 ||

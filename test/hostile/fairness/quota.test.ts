@@ -172,6 +172,21 @@ describe('a share', () => {
     expect(quota.admit('b', { declaredBytes: 250 }).run()).toBe(true);
   });
 
+  it('of the bodies leaves as much free as a tenant holds, where several may come', () => {
+    const { quota } = open({ ...shared, HOLDFAST_BODIES_BYTES: '1000' });
+    const held = (scope: string) => {
+      for (let count = 0; ; count += 1) {
+        try {
+          quota.admit(scope, { declaredBytes: 100 });
+        } catch {
+          return count;
+        }
+      }
+    };
+    expect(['a', 'b', 'c'].map(held)).toEqual([5, 3, 1]);
+    expect(quota.inHand.bytes).toBeLessThanOrEqual(1_000);
+  });
+
   it('of the bodies is never smaller than one body', () => {
     const { quota } = open({ HOLDFAST_TENANT_BODIES_BYTES: '1', HOLDFAST_MAX_BODY_BYTES: '100' });
     expect(quota.admit('a').addBytes(100)).toBe(true);
