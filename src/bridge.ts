@@ -1,4 +1,4 @@
-import type { IncomingMessage } from 'node:http';
+import type { IncomingMessage, Server } from 'node:http';
 import type { Duplex } from 'node:stream';
 import express, { type Router } from 'express';
 import type { InspectionEvent } from 'xstate';
@@ -13,7 +13,7 @@ import { startInternalServer } from './cluster/forward/internal-server.ts';
 import { type Config, readConfig } from './config.ts';
 import { createHttpFace } from './http/app.ts';
 import { createAuthentication } from './http/authenticate.ts';
-import { createBudget } from './http/body.ts';
+import { createConnectionGuard } from './http/connections.ts';
 import type { Readiness } from './http/port.ts';
 import { refuseUpgrade } from './http/upgrade.ts';
 import { type Ids, randomIds } from './ids.ts';
@@ -54,6 +54,8 @@ export interface Bridge {
   ids: Ids;
   /** For the server's `upgrade` event: the inspector's viewers; everybody else gets 426, which makes clients use HTTP. */
   handleUpgrade(req: IncomingMessage, socket: Duplex, head: Buffer): void;
+  /** Bounds the client connections of a server, as `HOLDFAST_MAX_CONNECTIONS` and `HOLDFAST_PEER_CONNECTIONS` say. */
+  guardConnections(server: Server): void;
   readonly workerId: string;
   /** Sessions that have an actor here now, with the state each is in. */
   sessions(): { id: string; epoch: number; state: string }[];
@@ -185,15 +187,25 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     onRegistered,
     onForwarded: (kind) => observatory.metrics.forwarded(kind),
     onPlaced: observatory.placed,
+    onRefused: (limit) => observatory.metrics.refused(limit),
+    onGivenUp: () => observatory.metrics.bufferGivenUp(),
     onFinished: (turn, session) => observatory.turnEnded(describeTurn(turn, session, clock.now())),
   });
-  const { membership, roster, dispatcher, forwarder, target } = worker;
+  const { membership, roster, dispatcher, quota, forwarder, target } = worker;
+  const guard = createConnectionGuard({
+    limits,
+    several: quota.several,
+    onClosed: (reason) => observatory.metrics.connectionClosed(reason),
+  });
 
   observatory.watch({
     sessions: () => [...roster.all()].map((session) => session.view().state),
     queued: () => [...roster.all()].reduce((sum, session) => sum + session.view().queueLength, 0),
     turnsInFlight: () => dispatcher.inFlight,
-    turnBufferBytes: () => dispatcher.bufferedBytes,
+    turnBufferBytes: () => quota.bufferedBytes,
+    unreadBytes: () => quota.unreadBytes,
+    requestsInHand: () => quota.inHand.waiting + quota.inHand.running,
+    connections: () => guard.open,
   });
 
   const readiness = async (): Promise<Readiness> => {
@@ -206,7 +218,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
   const router = express.Router();
   const face = createHttpFace({
     service: {
-      turn: (request, sink) => dispatcher.accept(request, sink),
+      turn: (request, sink, lease) => dispatcher.accept(request, sink, undefined, lease),
       async knowsResponse(scope, anchor) {
         const found = await store.lookup({ scope, anchor, tokenSessionId: null, hardKey: null });
         return found.anchor !== null;
@@ -226,11 +238,11 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
       },
     },
     authenticate,
+    quota,
     transport,
     target,
     config,
     reader,
-    bodies: createBudget(limits.bodiesBytes),
     clock,
     ids,
     logger,
@@ -274,6 +286,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     handleUpgrade(req, socket, head) {
       if (!observatory.handleUpgrade(req, socket, head)) refuseUpgrade(req, socket);
     },
+    guardConnections: guard.watch,
     get workerId() {
       return membership.id;
     },

@@ -51,6 +51,7 @@ async function serveAlone(): Promise<void> {
     await bridge.close();
     throw error;
   }
+  bridge.guardConnections(server.server);
   if (cluster.isWorker) tell({ kind: 'ready', url: server.url });
   else process.stdout.write(banner(server.url));
   const stop = stopInOrder(bridge.logger, () => closeInOrder(bridge, server));

@@ -108,6 +108,42 @@ export const limitKnobs = {
   inspectSessions: count('INSPECT_SESSIONS', 50, 'Sessions of a sample that one viewer is shown at the same time.'),
   inspectBufferBytes: bytes('INSPECT_BUFFER', 8_388_608, 'What may wait for one viewer before it is cut off.'),
   poolSize: count('POOL_SIZE', 10, 'Database connections of one worker, beside the one of its heartbeat.'),
+  tenantSockets: count(
+    'TENANT_SOCKETS',
+    0,
+    'Upstream sockets of one tenant on one worker; at the limit its own idle ones are evicted. 0: no limit of its own.',
+  ),
+  tenantTurns: count(
+    'TENANT_TURNS',
+    0,
+    'Turns of one tenant that run at the same time on one worker. 0: no limit of its own.',
+  ),
+  tenantWaiting: count('TENANT_WAITING', 2_000, 'Requests of one tenant in hand on one worker that run no turn yet.'),
+  tenantBodyBytes: bytes(
+    'TENANT_BODIES',
+    0,
+    'Request bodies of one tenant in hand on one worker, until their turns end; at least one of MAX_BODY. 0: no limit of its own.',
+  ),
+  tenantRequests: count(
+    'TENANT_REQUESTS_PER_MINUTE',
+    0,
+    'Requests a minute that one worker takes from one tenant, all of them at once if need be. 0: no limit.',
+  ),
+  turnBuffersBytes: bytes(
+    'TURN_BUFFERS',
+    536_870_912,
+    'Events of all turns of one worker kept for clients that come back; beyond it the largest is given up.',
+  ),
+  connections: count(
+    'MAX_CONNECTIONS',
+    16_384,
+    'Client connections of one worker; some are kept free for health, admin and newcomers.',
+  ),
+  peerConnections: count(
+    'PEER_CONNECTIONS',
+    8_192,
+    'Connections from one address without an authenticated request in flight; beyond it the oldest is closed.',
+  ),
 } satisfies Record<string, Knob>;
 
 type Values<T> = { readonly [K in keyof T]: number };
@@ -364,6 +400,9 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
   if (!parsed.success) problems.push(...parsed.error.issues.map(({ message }) => message));
   const deadlines = numbers(deadlineKnobs, env, problems);
   const limits = numbers(limitKnobs, env, problems);
+  for (const knob of ['tenantWaiting', 'connections', 'peerConnections'] as const) {
+    if (limits[knob] === 0) problems.push(`${limitKnobs[knob].variable} must be at least 1`);
+  }
   const keys = apiKeys(optional(env.HOLDFAST_API_KEYS), problems);
   const forwardHeaders = headerNames(optional(env.HOLDFAST_FORWARD_HEADERS), problems);
   const databaseUrl = optional(env.DATABASE_URL);

@@ -138,6 +138,24 @@ export const catalogue = {
     retryAfterSeconds: 1,
     action: 'Repeat after Retry-After.',
   },
+  bridge_rate_limited: {
+    status: 429,
+    type: 'rate_limit_error',
+    code: 'rate_limit_exceeded',
+    message: 'More requests than this bridge takes from one tenant in a minute.',
+    retry: true,
+    retryAfterSeconds: 1,
+    action: 'Repeat after Retry-After, or raise HOLDFAST_TENANT_REQUESTS_PER_MINUTE.',
+  },
+  bridge_tenant_busy: {
+    status: 429,
+    type: 'rate_limit_error',
+    code: 'bridge_tenant_busy',
+    message: 'This tenant has as much in hand here as one tenant may.',
+    retry: true,
+    retryAfterSeconds: 2,
+    action: 'Repeat after Retry-After, when some of its requests have ended.',
+  },
   bridge_queue_full: {
     status: 429,
     type: 'rate_limit_error',
@@ -204,7 +222,7 @@ export const catalogue = {
     status: 503,
     type: 'server_error',
     code: 'bridge_overloaded',
-    message: 'This worker holds as many upstream connections as it may.',
+    message: 'This worker holds as many connections as it may.',
     retry: true,
     retryAfterSeconds: 5,
     action: 'Repeat after Retry-After.',
@@ -319,12 +337,20 @@ export class BridgeError extends Error {
   readonly detail: string | null;
   /** Seconds, as the Retry-After header will say; null sends none. */
   readonly retryAfterSeconds: number | null;
+  /** Further headers of the answer, names in lower case. */
+  readonly headers: Readonly<Record<string, string>>;
   /** What the resolver had decided, if it had. */
   outcome: string | null = null;
 
   constructor(
     code: BridgeCode,
-    options: { detail?: string; param?: string; retryAfterSeconds?: number; cause?: unknown } = {},
+    options: {
+      detail?: string;
+      param?: string;
+      retryAfterSeconds?: number;
+      headers?: Record<string, string>;
+      cause?: unknown;
+    } = {},
   ) {
     const entry: CatalogueEntry = catalogue[code];
     super(options.detail ? `${entry.message} ${options.detail}` : entry.message, { cause: options.cause });
@@ -333,6 +359,7 @@ export class BridgeError extends Error {
     this.param = options.param ?? null;
     this.detail = options.detail ?? null;
     this.retryAfterSeconds = options.retryAfterSeconds ?? entry.retryAfterSeconds ?? null;
+    this.headers = options.headers ?? {};
   }
 
   get status(): number {

@@ -14,6 +14,7 @@ import { createDispatcher, type Dispatcher } from './session/dispatcher.ts';
 import { drain, releaseIdle } from './session/drain.ts';
 import type { ForwardResult } from './session/peers.ts';
 import type { TurnRequest } from './session/port.ts';
+import { createQuota, type Quota, type QuotaOptions } from './session/quota.ts';
 import { createRoster, type Roster } from './session/roster.ts';
 import type { Session } from './session/session.ts';
 import type { Turn } from './session/turn.ts';
@@ -69,6 +70,8 @@ export interface WorkerMeans {
   onForwarded?(kind: ForwardResult['kind']): void;
   onPlaced?(turn: Turn, session: Session): void;
   onFinished?(turn: Turn, session: Session | null): void;
+  onRefused?: QuotaOptions['onRefused'];
+  onGivenUp?: QuotaOptions['onGivenUp'];
 }
 
 /** One worker: its membership, its sessions and whoever places requests on them. */
@@ -76,6 +79,7 @@ export interface Worker {
   readonly membership: Membership;
   readonly roster: Roster;
   readonly dispatcher: Dispatcher;
+  readonly quota: Quota;
   readonly forwarder: Forwarder;
   readonly target: UpstreamTarget;
   /** It is about to go, but still serves. */
@@ -100,7 +104,8 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
   const { url, forwardHeaders } = config.upstream;
   const target: UpstreamTarget = { id: upstreamId(url), baseUrl: url, forwardHeaders };
   const abilities = createAbilities(config.upstream.transport === 'auto', clock);
-  const roster = createRoster(limits.sockets);
+  const roster = createRoster(limits.sockets, limits.tenantSockets);
+  const quota = createQuota({ config, clock, onRefused: means.onRefused, onGivenUp: means.onGivenUp });
   const background = new Set<Promise<void>>();
   let announcedId = '';
   let leaving = false;
@@ -156,6 +161,7 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
   const dispatcher = createDispatcher({
     store,
     roster,
+    quota,
     config,
     clock,
     ids,
@@ -221,6 +227,7 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
     membership,
     roster,
     dispatcher,
+    quota,
     forwarder,
     target,
     get leaving() {

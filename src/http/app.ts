@@ -7,10 +7,12 @@ import type { Reader } from '../intake/pool.ts';
 import { encodeText } from '../json.ts';
 import type { Logger } from '../observe/log.ts';
 import type { Caller } from '../session/port.ts';
+import type { Lease, Quota } from '../session/quota.ts';
 import { StoreUnavailable } from '../store/port.ts';
 import type { ReadRequest } from '../transcript/types.ts';
 import type { UpstreamTarget, UpstreamTransport } from '../upstream/port.ts';
-import { type Budget, readBody, type Share, textOfParsed } from './body.ts';
+import { readBody, textOfParsed } from './body.ts';
+import { holdConnection } from './connections.ts';
 import { sendError } from './envelope.ts';
 import { createJsonSink } from './json-sink.ts';
 import { flatHeaders, pass } from './pass.ts';
@@ -20,12 +22,11 @@ import { createSseSink } from './sse-sink.ts';
 export interface HttpFaceOptions {
   service: TurnService;
   authenticate(headers: Request['headers']): Caller;
+  quota: Pick<Quota, 'admit' | 'refuse'>;
   transport: UpstreamTransport;
   target: UpstreamTarget;
   config: Pick<Config, 'deadlines' | 'limits'>;
   reader: Reader;
-  /** Bytes of bodies that may be in hand, over all requests. */
-  bodies: Budget;
   clock: Clock;
   ids: Ids;
   logger: Logger;
@@ -36,7 +37,7 @@ const PREFIXES = ['/v1', '/backend-api/codex'];
 
 /** The routes of the bridge, for any Express app. Every answer it gives by itself is OpenAI's error envelope. */
 export function createHttpFace(options: HttpFaceOptions): Router {
-  const { service, authenticate, transport, target, config, reader, bodies, clock, ids } = options;
+  const { service, authenticate, quota, transport, target, config, reader, clock, ids } = options;
   const router = express.Router();
 
   router.use((_req, res, next) => {
@@ -45,13 +46,27 @@ export function createHttpFace(options: HttpFaceOptions): Router {
     next();
   });
 
+  /**
+   * Who asks, and what the request counts for until its answer has ended, or until `keep`: then who took the lease ends
+   * it. Throws what authentication and admission throw.
+   */
+  const enter = (req: Request, res: Response) => {
+    const caller = authenticate(req.headers);
+    const unheld = holdConnection(req, res, caller.scope);
+    if (unheld === 'scope') throw quota.refuse('connections');
+    if (unheld === 'worker') throw new BridgeError('bridge_overloaded');
+    const lease = quota.admit(caller.scope, { declaredBytes: Number(req.headers['content-length'] ?? 0) });
+    if (res.closed) lease.end();
+    res.once('close', lease.end);
+    return { caller, lease, keep: () => void res.off('close', lease.end) };
+  };
+
   const turn: RequestHandler = async (req, res) => {
     const receivedAt = clock.now();
     const requestId = res.locals.requestId as string;
-    const caller = authenticate(req.headers);
+    const { caller, lease, keep } = enter(req, res);
     if (service.draining) throw new BridgeError('bridge_draining');
-    const share = bodies.open();
-    const read = await readWith(share, () => bodyOf(req, res, share));
+    const read = await bodyOf(req, res, lease);
     const { body } = read;
     res.socket?.setNoDelay(true);
     const sink =
@@ -65,35 +80,25 @@ export function createHttpFace(options: HttpFaceOptions): Router {
             slowClientMs: config.deadlines.slowClient,
           })
         : createJsonSink({ res, requestId });
-    const { release } = share;
-    service.turn({ ...read, requestId, caller, headers: flatHeaders(req.headers), receivedAt, release }, sink);
-  };
-
-  /** What was taken for a body that is not read to its end is given back. */
-  const readWith = async (share: Share, read: () => Promise<ReadRequest>): Promise<ReadRequest> => {
-    try {
-      return await read();
-    } catch (error) {
-      share.release();
-      throw error;
-    }
+    service.turn({ ...read, requestId, caller, headers: flatHeaders(req.headers), receivedAt }, sink, lease);
+    keep();
   };
 
   /** The body as it was read. An outer app's own parser may have parsed it already. */
-  async function bodyOf(req: Request, res: Response, share: Share): Promise<ReadRequest> {
+  async function bodyOf(req: Request, res: Response, lease: Lease): Promise<ReadRequest> {
     const type = req.headers['content-type'] ?? '';
     if (!/^application\/([\w.+-]+\+)?json\b/i.test(type)) throw new BridgeError('bridge_unsupported_media_type');
     const gone = new AbortController();
     res.once('close', () => gone.abort());
     const parsed = req.body !== undefined && typeof req.body === 'object';
-    const source = parsed ? textOfParsed(req.body) : await readBody(req, config.limits.bodyBytes, share);
+    const source = parsed ? textOfParsed(req.body) : await readBody(req, config.limits.bodyBytes, lease);
     const { request } = await reader.read(source, 'body', gone.signal);
     return parsed ? { ...request, bytes: Number(req.headers['content-length'] ?? 0) } : request;
   }
 
   /** A call about a response: under a shared credential only for ids this scope has seen, told apart by nothing. */
   const aboutResponse: RequestHandler = async (req, res) => {
-    const caller = authenticate(req.headers);
+    const { caller } = enter(req, res);
     const id = String(req.params.id);
     if (!caller.credentialIsClients && !(await service.knowsResponse(caller.scope, id))) {
       throw new BridgeError('bridge_not_found', { detail: 'There is no such response.' });
@@ -106,27 +111,22 @@ export function createHttpFace(options: HttpFaceOptions): Router {
    * scope, as a turn may.
    */
   const likeTurn: RequestHandler = async (req, res) => {
-    const caller = authenticate(req.headers);
-    const share = bodies.open();
-    try {
-      const { body, text, comparison, references, namesProviderObjects } = await bodyOf(req, res, share);
-      if (!caller.credentialIsClients) {
-        const { scope } = caller;
-        const foreign =
-          namesProviderObjects ||
-          !(await service.knowsItems(scope, references)) ||
-          (comparison !== null && !(await service.knowsResponse(scope, comparison)));
-        if (foreign) throw new BridgeError('bridge_foreign_object');
-        const anchor = body.previous_response_id ?? null;
-        const known = typeof anchor === 'string' && (await service.knowsResponse(scope, anchor));
-        if ((anchor !== null && !known) || body.conversation != null) throw new BridgeError('bridge_session_expired');
-      }
-      await passOn(req, res, caller, await encodeText(text));
-    } finally {
-      share.release();
+    const { caller, lease } = enter(req, res);
+    const { body, text, comparison, references, namesProviderObjects } = await bodyOf(req, res, lease);
+    if (!caller.credentialIsClients) {
+      const { scope } = caller;
+      const foreign =
+        namesProviderObjects ||
+        !(await service.knowsItems(scope, references)) ||
+        (comparison !== null && !(await service.knowsResponse(scope, comparison)));
+      if (foreign) throw new BridgeError('bridge_foreign_object');
+      const anchor = body.previous_response_id ?? null;
+      const known = typeof anchor === 'string' && (await service.knowsResponse(scope, anchor));
+      if ((anchor !== null && !known) || body.conversation != null) throw new BridgeError('bridge_session_expired');
     }
+    await passOn(req, res, caller, await encodeText(text));
   };
-  const models: RequestHandler = (req, res) => passOn(req, res, authenticate(req.headers), null);
+  const models: RequestHandler = (req, res) => passOn(req, res, enter(req, res).caller, null);
 
   const passOn = (req: Request, res: Response, caller: Caller, body: Buffer | null) => {
     const path = req.originalUrl.slice(req.originalUrl.indexOf(req.path));

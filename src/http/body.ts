@@ -2,6 +2,7 @@ import type { IncomingMessage } from 'node:http';
 import type { Readable } from 'node:stream';
 import { createBrotliDecompress, createGunzip, createInflate, createZstdDecompress } from 'node:zlib';
 import { BridgeError } from '../errors.ts';
+import type { Lease } from '../session/quota.ts';
 
 const unpackers = new Map<string, () => NodeJS.ReadWriteStream & { destroy(): void }>([
   ['gzip', createGunzip],
@@ -10,45 +11,6 @@ const unpackers = new Map<string, () => NodeJS.ReadWriteStream & { destroy(): vo
   ['br', createBrotliDecompress],
   ['zstd', createZstdDecompress],
 ]);
-
-/** What one request has taken of the bytes that a worker may have in hand. */
-export interface Share {
-  /** Takes more. Throws `bridge_bodies_full` when there is not so much left; what was taken before stays taken. */
-  take(bytes: number): void;
-  /** Gives everything back. Later calls change nothing. */
-  release(): void;
-}
-
-/** Bytes of request bodies that all requests of a worker have in hand together. */
-export interface Budget {
-  open(): Share;
-  readonly taken: number;
-}
-
-export function createBudget(most: number): Budget {
-  let taken = 0;
-  return {
-    open() {
-      let own = 0;
-      let released = false;
-      return {
-        take(bytes) {
-          if (released || taken + bytes > most) throw new BridgeError('bridge_bodies_full');
-          own += bytes;
-          taken += bytes;
-        },
-        release() {
-          released = true;
-          taken -= own;
-          own = 0;
-        },
-      };
-    },
-    get taken() {
-      return taken;
-    },
-  };
-}
 
 /** What has been read is gathered in blocks of this size: each has memory of its own, which can be given to a thread. */
 const BLOCK = 1_048_576;
@@ -78,18 +40,15 @@ function createBlocks() {
 
 /**
  * Reads a whole request body, unpacked, of at most `limit` bytes: the limit counts what comes out, so a small packed body
- * cannot grow beyond it, and so does the share. Throws `BridgeError`: `bridge_body_too_large`, `bridge_bodies_full`,
- * `bridge_unsupported_media_type` or `bridge_invalid_json` (for a body that does not unpack).
+ * cannot grow beyond it, and so do the limits of the lease. Throws `BridgeError`: `bridge_body_too_large`,
+ * `bridge_unsupported_media_type`, `bridge_invalid_json` (for a body that does not unpack), and what `lease.addBytes` throws.
  *
  * @returns the body in parts, each with memory of its own
  */
-export async function readBody(req: IncomingMessage, limit: number, share: Share): Promise<Buffer[]> {
+export async function readBody(req: IncomingMessage, limit: number, lease: Pick<Lease, 'addBytes'>): Promise<Buffer[]> {
   const declared = Number(req.headers['content-length'] ?? 0);
   if (declared > limit) throw new BridgeError('bridge_body_too_large');
   const encoding = req.headers['content-encoding']?.toLowerCase().trim() ?? 'identity';
-  // Before a byte is read: what is announced will come.
-  let promised = encoding === 'identity' && declared > 0 ? declared : 0;
-  share.take(promised);
   const source = encoding === 'identity' ? req : unpack(req, encoding);
   const blocks = createBlocks();
   let size = 0;
@@ -97,10 +56,7 @@ export async function readBody(req: IncomingMessage, limit: number, share: Share
     for await (const chunk of source as AsyncIterable<Buffer>) {
       size += chunk.length;
       if (size > limit) throw new BridgeError('bridge_body_too_large');
-      if (size > promised) {
-        share.take(size - promised);
-        promised = size;
-      }
+      lease.addBytes(chunk.length);
       blocks.push(chunk);
     }
   } catch (error) {

@@ -19,6 +19,7 @@ export function headHeaders(requestId: string, head: AnswerHead | null): Record<
 /** Headers that tell a client whether and when to try again. */
 export function retryHeaders(error: BridgeError): Record<string, string> {
   return {
+    ...error.headers,
     ...(error.entry.retry ? {} : { 'x-should-retry': 'false' }),
     ...(error.retryAfterSeconds === null ? {} : { 'retry-after': String(error.retryAfterSeconds) }),
     ...(error.outcome ? { 'x-holdfast-outcome': error.outcome } : {}),

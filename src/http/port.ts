@@ -1,4 +1,5 @@
 import type { ClientSink, TurnRequest } from '../session/port.ts';
+import type { Lease } from '../session/quota.ts';
 
 /** Whether this worker may be sent requests, and why not. */
 export interface Readiness {
@@ -8,8 +9,8 @@ export interface Readiness {
 
 /** What the HTTP face asks of the bridge behind it. */
 export interface TurnService {
-  /** Takes a validated request; everything else reaches the client through its sink. Never throws. */
-  turn(request: TurnRequest, sink: ClientSink): void;
+  /** Takes a validated request and its lease; everything else reaches the client through its sink. */
+  turn(request: TurnRequest, sink: ClientSink, lease: Lease): void;
   /** Whether a response id is known in this scope. Throws `StoreUnavailable`. */
   knowsResponse(scope: string, responseId: string): Promise<boolean>;
   /** Whether each of these items is the output of a turn of this scope. Throws `StoreUnavailable`. */

@@ -11,6 +11,7 @@ import { createElsewhere } from './elsewhere.ts';
 import { createDecider } from './facts.ts';
 import type { IncomingHop, Peers } from './peers.ts';
 import type { ClientSink, TurnRequest } from './port.ts';
+import { type Lease, type Quota, tenantBusy } from './quota.ts';
 import type { Roster } from './roster.ts';
 import { createSession, type Session, type SessionBirth, type SessionDeps } from './session.ts';
 import { createTurn, type Turn } from './turn.ts';
@@ -23,6 +24,7 @@ export interface DispatcherDeps {
   roster: Roster;
   sessions: Omit<SessionDeps, 'returnTurn' | 'onCreated' | 'onEnded' | 'onIdle'>;
   peers: Peers;
+  quota: Quota;
   config: Config;
   clock: Clock;
   ids: Ids;
@@ -36,25 +38,27 @@ export interface DispatcherDeps {
 
 /** Places requests: evidence and rows in, one decision out, carried out here. */
 export interface Dispatcher {
-  /** @param hop when another worker holds the client */
-  accept(request: TurnRequest, sink: ClientSink, hop?: IncomingHop): void;
+  /**
+   * @param hop when another worker holds the client
+   * @param lease what the request counts for since it was admitted, to be ended here; without one it is admitted now
+   */
+  accept(request: TurnRequest, sink: ClientSink, hop?: IncomingHop, lease?: Lease): void;
   /** Another worker asks for a session at this epoch, and none runs here: nothing may keep others from claiming it. */
   disown(sessionId: string, epoch: number): Promise<void>;
   /** Turns whose clients still wait. */
   readonly inFlight: number;
-  /** Bytes of events kept for clients that come back, over all turns that run here. */
-  readonly bufferedBytes: number;
 }
 
 type Carried = 'placed' | AttemptFact;
 
 export function createDispatcher(deps: DispatcherDeps): Dispatcher {
-  const { store, roster, config, clock, ids, peers } = deps;
+  const { store, roster, config, clock, ids, peers, quota } = deps;
   const { worker, log } = deps.sessions;
   const { deadlines, limits } = config;
   const places = new Map<Turn, Session>();
   const holds = new Map<Turn, () => void>();
   const hops = new Map<Turn, IncomingHop>();
+  const leases = new Map<Turn, Lease>();
   const creating = createCreatingKeys();
   const decide = createDecider({
     store,
@@ -65,17 +69,34 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
   const claimer = createClaimer({ store, clock, deadlines, me: () => worker.id });
   const elsewhere = createElsewhere({ store, clock, deadlines, peers, onAccepted: (turn) => holds.get(turn)?.() });
 
-  function accept(request: TurnRequest, sink: ClientSink, hop?: IncomingHop): void {
-    const turn = createTurn({
-      id: hop?.turnId ?? ids.uuid(),
-      request,
-      evidence: deps.classify(request),
-      sink,
-      bufferBytes: limits.turnBufferBytes,
-      onPressure: (each, paused) => places.get(each)?.pressure(each, paused),
-      onFinished: finished,
-      inspect: deps.inspect,
-    });
+  function accept(request: TurnRequest, sink: ClientSink, hop?: IncomingHop, given?: Lease): void {
+    let lease: Lease;
+    try {
+      // What another worker forwards was counted there against the requests a minute.
+      lease = given ?? quota.admit(request.caller.scope, { declaredBytes: request.bytes, metered: !hop });
+    } catch (error) {
+      return sink.fail(asBridgeError(error));
+    }
+    let turn: Turn;
+    try {
+      turn = createTurn({
+        id: hop?.turnId ?? ids.uuid(),
+        request,
+        evidence: deps.classify(request),
+        lease,
+        sink,
+        bufferBytes: limits.turnBufferBytes,
+        share: (giveUp) => quota.buffer(request.caller.scope, giveUp),
+        unread: quota.unread,
+        onPressure: (each, paused) => places.get(each)?.pressure(each, paused),
+        onFinished: finished,
+        inspect: deps.inspect,
+      });
+    } catch (error) {
+      lease.end();
+      throw error;
+    }
+    leases.set(turn, lease);
     if (hop) hops.set(turn, hop);
     const stopHold = clock.after(deadlines.requestHold, () => holdExpired(turn));
     holds.set(turn, stopHold);
@@ -98,7 +119,8 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
     holds.get(turn)?.();
     holds.delete(turn);
     hops.delete(turn);
-    turn.request.release?.();
+    leases.get(turn)?.end();
+    leases.delete(turn);
     const place = places.get(turn) ?? null;
     places.delete(turn);
     deps.onFinished(turn, place);
@@ -120,8 +142,10 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
         if (turn.resolutions >= MAX_RESOLUTIONS) return turn.fail(new BridgeError('bridge_conflict'));
         turn.resolutions += 1;
         await creating.settled(turn.evidence);
-        const decision = await decide(turn);
-        if (turn.stream.finished) return;
+        const decision = await quota.read(turn.evidence.scope, async () =>
+          turn.stream.finished ? null : await decide(turn),
+        );
+        if (decision === null || turn.stream.finished) return;
         const carried = await carryOut(turn, decision);
         if (carried === 'placed') return;
         turn.attempts.push(carried);
@@ -144,6 +168,7 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
     // What became of the session after a client's interrupt is no news to that client.
     if (turn.outcome !== 'superseded' || decision.outcome !== 'stale_recovery') turn.outcome = decision.outcome;
     if (worker.draining && !hop && (decision.do === 'create' || decision.do === 'claim')) {
+      if (!turn.lease.run()) return busy(turn, tenantBusy('turns'));
       const went = await elsewhere.giveAway(turn);
       if (went !== null) return went === 'done' ? 'placed' : went;
     }
@@ -154,6 +179,8 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
         return 'placed';
       }
       case 'forward': {
+        // It is held here and run there: each worker bounds what it has in hand.
+        if (!turn.lease.run()) return busy(turn, tenantBusy('turns'));
         const went = await elsewhere.forward(turn, decision);
         return went === 'done' ? 'placed' : went;
       }
@@ -173,30 +200,47 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
     }
   }
 
+  /** A place for the turn's session, or the error it ends with. */
+  function placeFor({ evidence: { scope }, lease }: Turn): { leave(): void } | BridgeError {
+    if (!lease.run()) return tenantBusy('turns');
+    const room = roster.makeRoom(scope);
+    if (room === 'worker') return new BridgeError('bridge_overloaded');
+    return room === 'scope' ? quota.refuse('sockets') : room;
+  }
+
   function create(turn: Turn, { keys, parent }: Extract<Decision, { do: 'create' }>): Carried {
     const { scope } = turn.evidence;
-    if (!roster.makeRoom()) return overloaded(turn);
+    const room = placeFor(turn);
+    if (room instanceof BridgeError) return busy(turn, room);
+    // From here on the session itself counts.
+    room.leave();
     creating.begin(scope, keys);
     open(turn, { kind: 'new', sessionId: ids.uuid(), scope, keys, fork: parent, nonce: ids.uuid() });
     return 'placed';
   }
 
   async function takeOver(turn: Turn, decision: Extract<Decision, { do: 'claim' }>): Promise<Carried> {
-    if (!roster.makeRoom()) return overloaded(turn);
-    const { ownerWorkerId, id } = decision.session;
-    const nonce = ids.uuid();
-    const claimed = await claimer.claim(decision, nonce);
-    if ('kind' in claimed) return claimed;
-    if (ownerWorkerId !== null && ownerWorkerId !== worker.id) peers.tellClaimed(ownerWorkerId, id, claimed.row.epoch);
-    if (!(await elsewhere.mayRunHere(turn, decision)) || turn.stream.finished) return 'placed';
-    // Between the claim and here another request may have claimed it anew: that one's actor is the session now.
-    if ((roster.get(id)?.epoch ?? 0) >= claimed.row.epoch) return { kind: 'lost_race', sessionId: id };
-    open(turn, { kind: 'claimed', ...claimed, nonce });
-    return 'placed';
+    const room = placeFor(turn);
+    if (room instanceof BridgeError) return busy(turn, room);
+    try {
+      const { ownerWorkerId, id } = decision.session;
+      const nonce = ids.uuid();
+      const claimed = await claimer.claim(decision, nonce);
+      if ('kind' in claimed) return claimed;
+      if (ownerWorkerId !== null && ownerWorkerId !== worker.id)
+        peers.tellClaimed(ownerWorkerId, id, claimed.row.epoch);
+      if (!(await elsewhere.mayRunHere(turn, decision)) || turn.stream.finished) return 'placed';
+      // Between the claim and here another request may have claimed it anew: that one's actor is the session now.
+      if ((roster.get(id)?.epoch ?? 0) >= claimed.row.epoch) return { kind: 'lost_race', sessionId: id };
+      open(turn, { kind: 'claimed', ...claimed, nonce });
+      return 'placed';
+    } finally {
+      room.leave();
+    }
   }
 
-  function overloaded(turn: Turn): Carried {
-    turn.fail(new BridgeError('bridge_overloaded'));
+  function busy(turn: Turn, error: BridgeError): Carried {
+    turn.fail(error);
     return 'placed';
   }
 
@@ -253,11 +297,6 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
     },
     get inFlight() {
       return holds.size;
-    },
-    get bufferedBytes() {
-      let bytes = 0;
-      for (const { stream } of places.keys()) bytes += stream.bufferedBytes;
-      return bytes;
     },
   };
 }

@@ -63,6 +63,7 @@ export function createLane(identity: LaneIdentity, head: KnownHead, clock: Clock
 
   const forget = () => {
     stopGrace();
+    undelivered?.stream.discard();
     undelivered = null;
   };
   const linger = (turn: Turn) => {

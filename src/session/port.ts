@@ -33,8 +33,6 @@ export interface TurnRequest extends ReadRequest {
   headers: Readonly<Record<string, string>>;
   /** Monotonic milliseconds at which the request's headers were read. */
   receivedAt: number;
-  /** Gives back what the body was allowed of the worker's memory. Called when the turn has ended. */
-  release?: (() => void) | undefined;
 }
 
 /** Known before the first byte: these become response headers. */

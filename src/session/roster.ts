@@ -35,17 +35,33 @@ export interface Roster {
   unread(scope: string, requestFp: string): LocalSession | null;
   /** The session of this scope whose turn in hand carries this Idempotency-Key. */
   withIdempotencyKey(scope: string, key: string | null): LocalSession | null;
-  /** Makes room for one more socket by evicting an idle one; false when every one is busy. */
-  makeRoom(): boolean;
+  /**
+   * Makes room for one more socket of a scope, by evicting an idle one where it must: one of its own when the scope holds
+   * as many as it may, else one of the scope that holds most.
+   *
+   * @returns a place that counts as a socket until `leave`, or whose limit keeps the scope from having one: every one
+   *   that could be evicted is busy
+   */
+  makeRoom(scope: string): { leave(): void } | 'scope' | 'worker';
   all(): Iterable<Session>;
   readonly size: number;
+}
+
+/** What one scope holds. */
+interface Held {
+  sessions: Set<Session>;
+  /** Places taken for sessions that are about to be. */
+  places: number;
 }
 
 /** More resting conversations that are alike up to a place are not compared with a request. */
 const MOST_ALIKE = 64;
 
-/** @param capacity sockets this worker may hold */
-export function createRoster(capacity: number): Roster {
+/**
+ * @param capacity sockets this worker may hold
+ * @param share sockets one scope may hold; 0: as many as there are
+ */
+export function createRoster(capacity: number, share = 0): Roster {
   const registry = createRegistry<Session>({ stop: (older) => older.send({ type: 'worker.dead' }) });
 
   const byKey = new Map<string, Session>();
@@ -57,6 +73,8 @@ export function createRoster(capacity: number): Roster {
   const byPlace = new Map<string, Set<Session>>();
   /** Sessions whose turn in hand lost its client: some are taken up again, all others end soon. */
   const abandoned = new Set<Session>();
+  const byScope = new Map<string, Held>();
+  let places = 0;
   const resting = new Map<Session, { anchor: string; places: readonly string[] }>();
   const keyName = (scope: string, { kind, hash }: KeyRef) => `${scope}\n${kind}\n${hash}`;
   const forget = <K>(map: Map<K, Session>, name: K | undefined, session: Session) => {
@@ -83,24 +101,45 @@ export function createRoster(capacity: number): Roster {
 
   const order = ({ onlyHolder, hard }: Session) => (onlyHolder ? 2 : hard ? 1 : 0);
 
+  const heldBy = (scope: string): Held => {
+    const held = byScope.get(scope) ?? { sessions: new Set<Session>(), places: 0 };
+    byScope.set(scope, held);
+    return held;
+  };
+  const tidy = (scope: string, { sessions, places: taken }: Held) => {
+    if (sessions.size + taken === 0) byScope.delete(scope);
+  };
+
   /** Sessions without hard evidence before all others, only holders last, the least recently used first. Busy ones never. */
-  const evictable = (): Session | null => {
+  const evictable = ({ sessions }: Held): Session | null => {
     let victim: Session | null = null;
-    for (const session of registry.values()) {
+    for (const session of sessions) {
       if (session.view().busy) continue;
       const better = victim && (order(session) - order(victim) || session.lastUsed - victim.lastUsed);
       if (better === null || better < 0) victim = session;
     }
     return victim;
   };
+  const evict = (held: Held): boolean => {
+    const before = held.sessions.size;
+    evictable(held)?.send({ type: 'operator.release' });
+    return held.sessions.size < before;
+  };
+  /** From the scope that holds most, or from the next where all of that one are busy. */
+  const evictFromLargest = (): boolean =>
+    [...byScope.values()].sort((one, other) => other.sessions.size - one.sessions.size).some(evict);
 
   return {
     add(session) {
+      heldBy(session.scope).sessions.add(session);
       registry.register(session.id, session.epoch, session);
       if (session.key) byKey.set(keyName(session.scope, session.key), session);
     },
     remove(session) {
       registry.remove(session.id, session.epoch);
+      const held = heldBy(session.scope);
+      held.sessions.delete(session);
+      tidy(session.scope, held);
       if (session.key) forget(byKey, keyName(session.scope, session.key), session);
       unlist(session);
       abandoned.delete(session);
@@ -180,11 +219,31 @@ export function createRoster(capacity: number): Roster {
       }
       return views;
     },
-    makeRoom() {
-      if (registry.size < capacity) return true;
-      const victim = evictable();
-      victim?.send({ type: 'operator.release' });
-      return registry.size < capacity;
+    makeRoom(scope) {
+      const held = heldBy(scope);
+      const full = () => share > 0 && held.sessions.size + held.places >= share;
+      const crowded = () => registry.size + places >= capacity;
+      if (full()) evict(held);
+      if (!full() && crowded()) evictFromLargest();
+      const limit = full() ? 'scope' : crowded() ? 'worker' : null;
+      if (limit !== null) {
+        tidy(scope, held);
+        return limit;
+      }
+      // Evicting may have let the scope go.
+      byScope.set(scope, held);
+      held.places += 1;
+      places += 1;
+      let left = false;
+      return {
+        leave() {
+          if (left) return;
+          left = true;
+          held.places -= 1;
+          places -= 1;
+          tidy(scope, held);
+        },
+      };
     },
     all: () => registry.values(),
     get size() {

@@ -18,6 +18,7 @@ import { factsOf } from './line.ts';
 import { isRelated, place, planFor } from './placement.ts';
 import type { ClientSink } from './port.ts';
 import { SESSION_MACHINE_VERSION, sessionProgram, topState } from './program.ts';
+import { tenantBusy } from './quota.ts';
 import { mayResend } from './resend.ts';
 import { type Head, turnResult } from './result.ts';
 import { createSender } from './send.ts';
@@ -277,6 +278,10 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
       deps.returnTurn(turn, { kind: 'head_moved', sessionId: id });
       return admitNext();
     }
+    if (!turn.lease.run()) {
+      turn.fail(tenantBusy('turns'));
+      return admitNext();
+    }
     if (lane.kept === 'softIdle' && turn.evidence.hardKey !== null && turn.continuation?.kind === 'extends') {
       lane.kept = 'idle';
     }
@@ -286,6 +291,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
 
   function giveBack(fact: AttemptFact): void {
     const turn = lane.giveUp();
+    if (turn?.stream.finished) turn.stream.discard();
     if (!turn || turn.stream.finished) return;
     turn.note({ type: 'hand_back' });
     deps.returnTurn(turn, fact);

@@ -1,6 +1,7 @@
 import type { BridgeError } from '../errors.ts';
 import type { UpstreamAnswer } from '../upstream/port.ts';
 import type { AnswerHead, ClientSink } from './port.ts';
+import type { BufferShare } from './quota.ts';
 
 type TerminalType = 'response.completed' | 'response.incomplete' | 'response.failed';
 
@@ -18,6 +19,10 @@ type Ending =
 export interface StreamOptions {
   /** Bytes kept from event 0 for a client that comes back; beyond it the buffer is given up as a whole. */
   bufferBytes: number;
+  /** Counts what is kept, and gives it up where all turns together keep too much. Default: it is not counted. */
+  share?: ((giveUp: () => void) => BufferShare) | undefined;
+  /** Counts bytes that readers are behind; true when all of them together are too far behind. Default: not counted. */
+  unread?: ((change: number) => boolean) | undefined;
   /** The reader is further behind the writer than the buffer is large, or has caught up again. */
   onPressure(paused: boolean): void;
 }
@@ -40,6 +45,8 @@ export interface TurnStream {
   rewind(): void;
   /** Ends without a word: the reader now belongs to another stream. */
   abandon(): void;
+  /** Keeps nothing any more: no reader can come after this. */
+  discard(): void;
   readonly sink: ClientSink;
   readonly attached: boolean;
   /** Whether any reader so far was shown an event. */
@@ -67,13 +74,34 @@ export function createTurnStream(first: ClientSink, options: StreamOptions): Tur
   /** Bytes written since the reader last kept up. */
   let behind = 0;
   const listeners: (() => void)[] = [];
+  /** The start was given up while a reader could still have come. */
+  let cropped = false;
+  const giveUp = () => {
+    buffer = null;
+    bytes = 0;
+    cropped = true;
+  };
+  const share = options.share?.(giveUp);
+  const caughtUp = () => {
+    options.unread?.(-behind);
+    behind = 0;
+  };
+  const discard = () => {
+    buffer = null;
+    bytes = 0;
+    share?.empty();
+  };
 
   const write = (entry: Entry) => {
     if (!sink.attached) return;
-    if (sink.event(entry.type, entry.json, entry.telemetry)) behind = 0;
-    else behind += entry.json.length;
-    // An upstream that is not read has its pings unanswered: until then the events wait here.
-    if (behind > options.bufferBytes) options.onPressure(true);
+    let crowded = false;
+    if (sink.event(entry.type, entry.json, entry.telemetry)) caughtUp();
+    else {
+      behind += entry.json.length;
+      crowded = options.unread?.(entry.json.length) ?? false;
+    }
+    // An upstream that is not read has its pings unanswered: until then the events wait here, while there is room.
+    if (behind > options.bufferBytes || crowded) options.onPressure(true);
     shown ||= sink.shown;
   };
   const close = () => {
@@ -84,12 +112,19 @@ export function createTurnStream(first: ClientSink, options: StreamOptions): Tur
   const listen = (reader: ClientSink) => {
     reader.onDrain(() => {
       if (reader !== sink) return;
-      behind = 0;
+      caughtUp();
       options.onPressure(false);
     });
+    if (options.unread) {
+      reader.onGone(() => {
+        if (reader === sink) caughtUp();
+      });
+    }
     reader.onDelivered(() => {
       if (reader !== sink || delivered) return;
       delivered = true;
+      caughtUp();
+      discard();
       for (const listener of listeners.splice(0)) listener();
     });
   };
@@ -110,8 +145,12 @@ export function createTurnStream(first: ClientSink, options: StreamOptions): Tur
       const entry = { type, json, telemetry };
       if (buffer) {
         bytes += json.length;
-        if (bytes > options.bufferBytes) buffer = null;
-        else buffer.push(entry);
+        buffer.push(entry);
+        if (bytes <= options.bufferBytes) share?.grow(json.length);
+        else {
+          share?.empty();
+          giveUp();
+        }
       }
       write(entry);
     },
@@ -123,23 +162,26 @@ export function createTurnStream(first: ClientSink, options: StreamOptions): Tur
     },
     attach(reader) {
       const before = sink;
+      caughtUp();
       sink = reader;
       // A client that asks again has given its earlier connection up, whether or not that is known here yet.
       if (before.attached) before.cut();
       listen(reader);
-      behind = 0;
       options.onPressure(false);
       if (head) reader.head({ ...head, outcome: 'reattached' });
       for (const entry of buffer ?? []) write(entry);
       if (ending) close();
     },
     rewind() {
+      discard();
       buffer = [];
-      bytes = 0;
+      cropped = false;
     },
     abandon() {
       ending ??= { kind: 'abandoned' };
+      discard();
     },
+    discard,
     get sink() {
       return sink;
     },
@@ -150,10 +192,10 @@ export function createTurnStream(first: ClientSink, options: StreamOptions): Tur
       return shown;
     },
     get complete() {
-      return buffer !== null;
+      return !cropped;
     },
     get bufferedBytes() {
-      return buffer === null ? 0 : bytes;
+      return bytes;
     },
     get finished() {
       return ending !== null;

@@ -10,7 +10,8 @@ import type { Line } from '../transcript/line.ts';
 import type { Continuation, Item, ReadItems, WireForm } from '../transcript/types.ts';
 import type { UpstreamAnswer, UpstreamError } from '../upstream/port.ts';
 import type { ClientSink, TurnRequest } from './port.ts';
-import { createTurnStream, type TurnStream } from './stream.ts';
+import type { Lease } from './quota.ts';
+import { createTurnStream, type StreamOptions, type TurnStream } from './stream.ts';
 
 /** How a turn ended and what its client is to be told. */
 export interface TurnEnding {
@@ -40,6 +41,8 @@ export interface KnownTurn {
 export interface Turn {
   readonly id: string;
   readonly request: TurnRequest;
+  /** What it counts for among its tenant's requests. */
+  readonly lease: Pick<Lease, 'run'>;
   /** Read once; only the way to the upstream may still be learned. */
   evidence: Evidence;
   readonly stream: TurnStream;
@@ -126,8 +129,11 @@ export interface TurnOptions {
   id: string;
   request: TurnRequest;
   evidence: Evidence;
+  lease: Lease;
   sink: ClientSink;
   bufferBytes: number;
+  share: StreamOptions['share'];
+  unread: StreamOptions['unread'];
   onPressure(turn: Turn, paused: boolean): void;
   /** Called once, when the turn's client has got its terminal (or can no longer get one). */
   onFinished(turn: Turn): void;
@@ -166,8 +172,11 @@ export function createTurn(options: TurnOptions): Turn {
     id: options.id,
     request,
     evidence,
+    lease: options.lease,
     stream: createTurnStream(options.sink, {
       bufferBytes: options.bufferBytes,
+      share: options.share,
+      unread: options.unread,
       onPressure: (paused) => options.onPressure(turn, paused),
     }),
     actor,

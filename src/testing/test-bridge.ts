@@ -73,6 +73,7 @@ export async function testBridge(options: TestBridgeOptions = {}): Promise<TestB
       env: { ...DIRECT, HOLDFAST_UPSTREAM_URL: simulator.url, HOLDFAST_SECRETS: SECRETS, ...env },
     });
     server = await listen(createApp(bridge.router, bridge), { host: '127.0.0.1', port: 0 }, bridge.handleUpgrade);
+    bridge.guardConnections(server.server);
   }
   async function stop(): Promise<void> {
     await bridge.close();

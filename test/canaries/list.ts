@@ -11,6 +11,8 @@ export interface Canary {
 const store = ['test/store/postgres.test.ts', 'test/store/races.test.ts'];
 const memory = ['test/store/memory.test.ts'];
 const bridge = ['test/bridge/store-trouble.test.ts', 'test/bridge/recovery.test.ts', 'test/bridge/retries.test.ts'];
+const quota = ['test/hostile/fairness/quota.test.ts'];
+const tenants = ['test/hostile/fairness/tenants.test.ts'];
 
 export const canaries: readonly Canary[] = [
   {
@@ -609,5 +611,47 @@ export const canaries: readonly Canary[] = [
     find: 'refusesAnchors: (peer) => anchors.set(key(peer), clock.now() + LIMIT_MS),',
     replace: 'refusesAnchors: () => {},',
     tests: ['test/field/without-anchors.test.ts'],
+  },
+  {
+    name: 'a request that has ended is given back again',
+    file: 'src/session/quota.ts',
+    find: "          if (state === 'ended') return;\n          add(state, -1);",
+    replace: '          add(state as never, -1);',
+    tests: quota,
+  },
+  {
+    name: 'a tenant takes the last place that is free',
+    file: 'src/session/quota.ts',
+    find: '(!several || running < limits.sockets - total.running)',
+    replace: 'true',
+    tests: [...quota, ...tenants],
+  },
+  {
+    name: 'a client comes back a moment too early',
+    file: 'src/session/quota.ts',
+    find: 'Math.ceil((wait - ROUNDING) / 1_000)',
+    replace: 'Math.floor(wait / 1_000)',
+    tests: quota,
+  },
+  {
+    name: 'pressure evicts from whichever tenant came first',
+    file: 'src/session/roster.ts',
+    find: '.sort((one, other) => other.sessions.size - one.sessions.size)',
+    replace: '',
+    tests: tenants,
+  },
+  {
+    name: 'a turn that nothing can take up again counts among the buffers',
+    file: 'src/session/lane.ts',
+    find: '    undelivered?.stream.discard();\n',
+    replace: '',
+    tests: tenants,
+  },
+  {
+    name: 'a connection that a request holds is closed to make room',
+    file: 'src/http/connections.ts',
+    find: '        scope = asking;\n        remove(address, socket);',
+    replace: '        scope = asking;',
+    tests: ['test/hostile/fairness/connections.test.ts'],
   },
 ];

@@ -3,12 +3,12 @@ import { systemClock } from '../../src/clock.ts';
 import { readConfig } from '../../src/config.ts';
 import { createApp, createHttpFace } from '../../src/http/app.ts';
 import { createAuthentication } from '../../src/http/authenticate.ts';
-import { createBudget } from '../../src/http/body.ts';
 import type { TurnService } from '../../src/http/port.ts';
 import { type Listening, listen } from '../../src/http/server.ts';
 import { randomIds } from '../../src/ids.ts';
 import { createReader } from '../../src/intake/pool.ts';
 import type { ClientSink, TurnRequest } from '../../src/session/port.ts';
+import { createQuota } from '../../src/session/quota.ts';
 import { createManualClock, type ManualClock, type Simulator, startSimulator } from '../../src/testing/index.ts';
 import { createUpstreamTransport } from '../../src/upstream/transport.ts';
 
@@ -47,11 +47,11 @@ export async function openFace(env: Record<string, string> = {}): Promise<Face> 
   const router = createHttpFace({
     service,
     authenticate: createAuthentication(config, 'pepper'),
+    quota: createQuota({ config, clock }),
     transport,
     target: { id: 'sim', baseUrl: config.upstream.url },
     config,
     reader: createReader({ logger }),
-    bodies: createBudget(config.limits.bodiesBytes),
     clock,
     ids: randomIds,
     logger,

@@ -39,7 +39,8 @@ export async function openLive(
     });
     if (done) return false;
     text += value;
-    const end = text.lastIndexOf('\n\n') + 2;
+    const last = text.lastIndexOf('\n\n');
+    const end = last < 0 ? 0 : last + 2;
     events.push(...parseStream(text.slice(0, end)));
     text = text.slice(end);
     return true;

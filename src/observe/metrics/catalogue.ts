@@ -1,4 +1,5 @@
 import { outcomeTable } from '../../resolve/outcomes.ts';
+import { tenantLimits } from '../../session/quota.ts';
 
 /** One metric as an operator knows it: the table in docs/metrics.md and the registry are both made from these. */
 export interface Definition {
@@ -27,6 +28,8 @@ const verdicts = [
 
 /** What becomes of a request proxied to another worker, as far as this worker sees it. */
 export const forwardResults = ['served', 'not_owner', 'unreachable', 'broken', 'client_gone'] as const;
+/** Why the bridge closed a client's connection: its address, or this worker, had too many. */
+export const closedReasons = ['peer', 'worker'] as const;
 /** What a dial came to. */
 export const connectResults = ['opened', 'refused', 'failed'] as const;
 
@@ -94,6 +97,20 @@ export const catalogue = {
   holdfast_queue_length: gauge('Requests waiting for a session to be free.'),
   holdfast_turns_in_flight: gauge('Turns whose clients still wait.'),
   holdfast_turn_buffer_bytes: gauge('Bytes of events kept for clients that come back.'),
+  holdfast_unread_bytes: gauge('Bytes of events written to clients that have not read them yet.'),
+  holdfast_turn_buffers_given_up_total: counter(
+    'Turns whose events were not kept any more, because all kept too much.',
+  ),
+
+  holdfast_requests_in_hand: gauge('Requests that count against the limits of tenants now.'),
+  holdfast_tenant_refusals_total: counter('Requests refused because their tenant was at a limit, by limit.', {
+    limit: tenantLimits,
+  }),
+  holdfast_connections: gauge('Client connections open now.'),
+  holdfast_connections_closed_total: counter(
+    'Client connections without an authenticated request that were closed to make room, by whose limit.',
+    { reason: closedReasons },
+  ),
 
   holdfast_store_verdicts_total: counter('Answers of the store, by call; unknown: it did not answer in time.', {
     call: [...fenceCalls, ...workerCalls],

@@ -1,9 +1,10 @@
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { collectDefaultMetrics, Registry } from 'prom-client';
 import type { Clock } from '../../clock.ts';
+import type { TenantLimit } from '../../session/quota.ts';
 import { version } from '../../version.ts';
 import type { TurnLine } from '../log.ts';
-import type { connectResults, forwardResults } from './catalogue.ts';
+import type { closedReasons, connectResults, forwardResults } from './catalogue.ts';
 import { createInstruments } from './instruments.ts';
 import { recordTurn } from './turn.ts';
 
@@ -22,6 +23,12 @@ export interface Readings {
   turnsInFlight?(): number;
   /** Bytes kept for clients that come back, over all turns. */
   turnBufferBytes?(): number;
+  /** Bytes written to clients that have not read them yet. */
+  unreadBytes?(): number;
+  /** Requests that count against the limits of tenants. */
+  requestsInHand?(): number;
+  /** Client connections open now. */
+  connections?(): number;
   viewers?(): number;
 }
 
@@ -40,6 +47,10 @@ export interface Metrics {
   /** @param sentAt monotonic milliseconds just before the heartbeat was sent */
   heartbeatConfirmed(sentAt: number): void;
   viewerCutOff(): void;
+  /** A request was refused because its tenant was at a limit. */
+  refused(limit: TenantLimit): void;
+  bufferGivenUp(): void;
+  connectionClosed(reason: (typeof closedReasons)[number]): void;
   /** Adds sources for the gauges. */
   watch(readings: Readings): void;
   /** Stops measuring the event loop. */
@@ -96,10 +107,12 @@ export function createMetrics({ clock, defaults = true }: MetricsOptions): Metri
       confirmedAt = sentAt;
     },
     viewerCutOff: () => add('holdfast_inspect_cut_off_total', {}),
-    watch({ sockets, sessions, queued, turnsInFlight, turnBufferBytes, viewers }) {
-      const single = { sockets, queued, turnsInFlight, turnBufferBytes, viewers };
+    refused: (limit) => add('holdfast_tenant_refusals_total', { limit }),
+    bufferGivenUp: () => add('holdfast_turn_buffers_given_up_total', {}),
+    connectionClosed: (reason) => add('holdfast_connections_closed_total', { reason }),
+    watch({ sessions, ...single }) {
       for (const [name, read] of Object.entries(single)) {
-        if (read) collect(gaugeOf[name as keyof typeof single], (write) => write({}, read()));
+        if (read) collect(gaugeOf[name as keyof typeof gaugeOf], (write) => write({}, read()));
       }
       if (sessions) collect('holdfast_sessions', (write) => count(sessions(), write));
     },
@@ -112,6 +125,9 @@ const gaugeOf = {
   queued: 'holdfast_queue_length',
   turnsInFlight: 'holdfast_turns_in_flight',
   turnBufferBytes: 'holdfast_turn_buffer_bytes',
+  unreadBytes: 'holdfast_unread_bytes',
+  requestsInHand: 'holdfast_requests_in_hand',
+  connections: 'holdfast_connections',
   viewers: 'holdfast_inspect_viewers',
 } as const;
 

@@ -54,10 +54,11 @@ export function checkAtRest(world: World): void {
       world.violate('a worker that does not come back', process.name);
       continue;
     }
-    const { dispatcher, roster } = worker;
+    const { dispatcher, quota, roster } = worker;
     if (dispatcher.inFlight > 0) world.violate('a turn in flight that nobody waits for', process.name);
-    if (dispatcher.bufferedBytes > 0)
-      world.violate('a buffer that is not given back', `${dispatcher.bufferedBytes} bytes`);
+    const { waiting, running, bytes } = quota.inHand;
+    if (waiting + running + bytes > 0)
+      world.violate('a request that still counts', `${waiting} waiting, ${running} running, ${bytes} bytes`);
     for (const session of roster.all()) {
       const { state, busy, queueLength } = session.view();
       if (busy || state !== 'live.idle')
@@ -75,6 +76,9 @@ export async function checkDurable(world: World): Promise<void> {
       const left = [...worker.roster.all()].map((session) => `${session.id} ${session.view().state}`);
       world.violate('a session without an exit', `${process.name}: ${left.join(', ')}`);
     }
+    const { bufferedBytes = 0, unreadBytes = 0 } = worker?.quota ?? {};
+    if (bufferedBytes + unreadBytes > 0)
+      world.violate('a buffer that is not given back', `${process.name}: ${bufferedBytes} and ${unreadBytes} bytes`);
   }
   const alive = new Set(world.slots.flatMap(({ worker }) => (worker ? [worker.membership.id] : [])));
   for (const session of database.sessions.values()) {

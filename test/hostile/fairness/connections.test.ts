@@ -1,0 +1,91 @@
+import { once } from 'node:events';
+import { connect, type Socket } from 'node:net';
+import { afterEach, describe, expect, it } from 'vitest';
+import { bodyOf, endsOf } from '../../field/support.ts';
+import type { TestBridge } from '../../support/bridge.ts';
+import { post } from '../../support/client.ts';
+import { until } from '../../support/until.ts';
+import { as, endless, holdEndless, metric, startTenants, user } from './support.ts';
+
+const sockets: Socket[] = [];
+afterEach(() => {
+  for (const socket of sockets.splice(0)) socket.destroy();
+});
+
+/** A connection that begins a request and says no more; `localAddress` is the address it comes from. */
+async function dawdle(at: TestBridge, localAddress = '127.0.0.1'): Promise<Socket> {
+  const socket = connect({ host: '127.0.0.1', port: Number(new URL(at.url).port), localAddress });
+  socket.on('error', () => {});
+  sockets.push(socket);
+  await once(socket, 'connect');
+  socket.write('POST /v1/responses HTTP/1.1\r\nhost: 127.0.0.1\r\nx-slow: ');
+  return socket;
+}
+
+const health = async (at: TestBridge) => (await fetch(`${at.url}/health`, { headers: { connection: 'close' } })).status;
+const isOpen = ({ destroyed, readableEnded }: Socket) => !destroyed && !readableEnded;
+
+describe('connections that never finish a request', () => {
+  it('keep no one out, however many they are, and cut no answer that runs', async () => {
+    const at = await startTenants({ HOLDFAST_MAX_CONNECTIONS: '24' });
+    const held = holdEndless(at);
+    const running = await endless(at, 'bob', 'b');
+    await running.until('response.created');
+    for (let n = 0; n < 120; n += 1) {
+      await dawdle(at, `127.0.0.${2 + (n % 3)}`);
+      if (n % 40 !== 39) continue;
+      expect(await health(at)).toBe(200);
+      const answer = await post(at.url, bodyOf([user('hello')]), as('bob', { 'thread-id': 'c', connection: 'close' }));
+      expect(endsOf(answer)).toEqual(['response.completed']);
+    }
+    await until(async () => (await metric(at, 'holdfast_connections')) <= 24);
+    expect(await metric(at, 'holdfast_connections_closed_total{reason="worker"}')).toBeGreaterThan(90);
+    held.release();
+    expect((await running.rest()).events.at(-1)!.type).toBe('response.completed');
+  });
+
+  it('are closed where most of them come from: those of another address stay', async () => {
+    const at = await startTenants({ HOLDFAST_MAX_CONNECTIONS: '20' });
+    const quiet = await Promise.all([dawdle(at, '127.0.0.9'), dawdle(at, '127.0.0.9')]);
+    const flood: Socket[] = [];
+    for (let n = 0; n < 60; n += 1) flood.push(await dawdle(at, '127.0.0.2'));
+    await until(() => flood.filter(isOpen).length <= 18);
+    expect(quiet.map(isOpen)).toEqual([true, true]);
+    // The latest are those that may still have something to say.
+    expect(isOpen(flood.at(-1)!)).toBe(true);
+  });
+
+  it('are bounded for each address, and only those without an authenticated request', async () => {
+    const at = await startTenants({ HOLDFAST_PEER_CONNECTIONS: '3' });
+    const held = holdEndless(at);
+    const running = await Promise.all([1, 2, 3, 4, 5].map((n) => endless(at, 'ann', `a${n}`)));
+    for (const one of running) await one.until('response.created');
+    const other = await dawdle(at, '127.0.0.9');
+    const slow: Socket[] = [];
+    for (let n = 0; n < 9; n += 1) slow.push(await dawdle(at));
+    await until(() => slow.filter(isOpen).length === 3);
+    expect(slow.slice(-3).map(isOpen)).toEqual([true, true, true]);
+    expect(isOpen(other)).toBe(true);
+    held.release();
+    for (const one of running) expect((await one.rest()).events.at(-1)!.type).toBe('response.completed');
+  });
+});
+
+describe('connections that requests hold', () => {
+  it('are shared among tenants, and some are left for who asks about the worker', async () => {
+    const at = await startTenants({ HOLDFAST_MAX_CONNECTIONS: '9' });
+    const held = holdEndless(at);
+    const close = { connection: 'close' };
+    for (let n = 0; n < 4; n += 1) await (await endless(at, 'ann', `a${n}`)).until('response.created');
+    const refused = await post(at.url, bodyOf([user('x')]), as('ann', close));
+    expect([refused.status, refused.body.error?.bridge_code]).toEqual([429, 'bridge_tenant_busy']);
+    for (let n = 0; n < 2; n += 1) await (await endless(at, 'bob', `b${n}`)).until('response.created');
+    await (await endless(at, 'cat', 'c')).until('response.created');
+    // All places that can be held are: a further tenant of another kind of request is told so, health is not.
+    const catAgain = await post(at.url, bodyOf([user('x')]), as('cat', close));
+    expect(catAgain.status).toBe(429);
+    expect(await health(at)).toBe(200);
+    held.release();
+    await until(async () => (await post(at.url, bodyOf([user('x')]), as('ann', close))).status === 200);
+  });
+});

@@ -1,0 +1,36 @@
+import { request } from 'undici';
+import { bodyOf, startBridge, user } from '../../field/support.ts';
+import type { TestBridge } from '../../support/bridge.ts';
+import { openLive } from '../../support/live-client.ts';
+
+export { user };
+
+/** Three tenants of one upstream key; the admin token is for the test's own eyes. */
+const tenants = {
+  HOLDFAST_UPSTREAM_KEY: 'sk-shared',
+  HOLDFAST_API_KEYS: 'ann:key-ann,bob:key-bob,cat:key-cat',
+  HOLDFAST_ADMIN_TOKEN: 'admin-token-of-the-test',
+  HOLDFAST_DISCONNECT_GRACE_MS: '300',
+};
+const admin = { authorization: `Bearer ${tenants.HOLDFAST_ADMIN_TOKEN}` };
+
+export const startTenants = (env: Record<string, string> = {}): Promise<TestBridge> =>
+  startBridge({ env: { ...tenants, ...env } });
+
+export const as = (who: string, more: Record<string, string> = {}) => ({ authorization: `Bearer key-${who}`, ...more });
+
+/** Turns with this word in their input never end by themselves; the handle lets them end. */
+export const ENDLESS = 'without end';
+export const holdEndless = (at: TestBridge) =>
+  at.simulator.script.onTurn({ input: ENDLESS }, { kind: 'hold', at: 'after_created' }, { times: 'always' });
+
+/** Opens a turn without end in a conversation of its own. */
+export const endless = (at: TestBridge, who: string, name: string) =>
+  openLive(at.url, bodyOf([user(`${ENDLESS} ${name}`)]), as(who, { 'thread-id': name }));
+
+/** The value of one metric; of a labelled one, the series with these labels. */
+export async function metric(at: TestBridge, series: string): Promise<number> {
+  const answer = await request(`${at.url}/metrics`, { headers: admin });
+  const line = (await answer.body.text()).split('\n').find((each) => each.startsWith(`${series} `));
+  return line === undefined ? 0 : Number(line.slice(series.length + 1));
+}

@@ -1,0 +1,270 @@
+import { connect } from 'node:net';
+import { request } from 'undici';
+import { describe, expect, it } from 'vitest';
+import { bodyOf, endsOf } from '../../field/support.ts';
+import { post } from '../../support/client.ts';
+import { openLive } from '../../support/live-client.ts';
+import { until } from '../../support/until.ts';
+import { as, ENDLESS, endless, holdEndless, metric, startTenants, user } from './support.ts';
+
+describe('a tenant whose turns do not end', () => {
+  it('runs as many as it leaves free, is told to come back, and another is served meanwhile', async () => {
+    const at = await startTenants({ HOLDFAST_MAX_SOCKETS: '8' });
+    const held = holdEndless(at);
+    const running = await Promise.all([1, 2, 3, 4].map((n) => endless(at, 'ann', `a${n}`)));
+    for (const one of running) await one.until('response.created');
+    const more = bodyOf([user('one more')]);
+    const refused = await post(at.url, more, as('ann', { 'thread-id': 'more' }));
+    expect([refused.status, refused.body.error?.bridge_code]).toEqual([429, 'bridge_tenant_busy']);
+    expect(Number(refused.headers['retry-after'])).toBeGreaterThan(0);
+    expect(refused.headers['x-should-retry']).toBeUndefined();
+
+    for (const name of ['b1', 'b2', 'b3', 'b4', 'b5']) {
+      const answer = await post(at.url, bodyOf([user('hello')]), as('bob', { 'thread-id': name }));
+      expect(endsOf(answer)).toEqual(['response.completed']);
+    }
+    // Also one that runs at the same time, and a third tenant beside both.
+    const bobs = await endless(at, 'bob', 'b6');
+    await bobs.until('response.created');
+    expect(endsOf(await post(at.url, bodyOf([user('hello')]), as('cat')))).toEqual(['response.completed']);
+
+    held.release();
+    await running[0]!.until('response.completed');
+    await running[0]!.rest();
+    await until(async () => endsOf(await post(at.url, more, as('ann', { 'thread-id': 'more' })))[0] !== undefined);
+    expect(await metric(at, 'holdfast_tenant_refusals_total{limit="turns"}')).toBeGreaterThan(0);
+  });
+
+  it('still takes up its own running turn again, and ends it', async () => {
+    const at = await startTenants({ HOLDFAST_MAX_SOCKETS: '2', HOLDFAST_DISCONNECT_GRACE_MS: '15000' });
+    const held = holdEndless(at);
+    const first = await endless(at, 'ann', 'a');
+    await first.until('response.created');
+    expect((await post(at.url, bodyOf([user('other')]), as('ann'))).status).toBe(429);
+    first.hangUp();
+    const again = await endless(at, 'ann', 'a');
+    expect([again.status, again.headers['x-holdfast-outcome']]).toEqual([200, 'reattached']);
+    held.release();
+    expect((await again.rest()).events.at(-1)!.type).toBe('response.completed');
+  });
+
+  it('has its own idle sockets evicted first, and under pressure who holds most', async () => {
+    const at = await startTenants({ HOLDFAST_MAX_SOCKETS: '4' });
+    const turn = (who: string, name: string) => post(at.url, bodyOf([user(name)]), as(who, { 'thread-id': name }));
+    const first = await turn('bob', 'b1');
+    for (const name of ['a1', 'a2', 'a3', 'a4', 'a5']) await turn('ann', name);
+    expect(at.bridge.sessions()).toHaveLength(4);
+    expect(endsOf(await turn('cat', 'c1'))).toEqual(['response.completed']);
+    const next = [user('b1'), ...first.body.output, user('on')];
+    const on = await post(at.url, bodyOf(next as never), as('bob', { 'thread-id': 'b1' }));
+    expect(on.headers['x-holdfast-outcome']).toBe('live_reuse');
+  });
+
+  it('holds no more sockets than its own limit, where that is set', async () => {
+    const at = await startTenants({ HOLDFAST_TENANT_SOCKETS: '2' });
+    const held = holdEndless(at);
+    for (const name of ['a1', 'a2', 'a3']) await post(at.url, bodyOf([user(name)]), as('ann', { 'thread-id': name }));
+    expect(at.bridge.sessions()).toHaveLength(2);
+    const running = await Promise.all(['e1', 'e2'].map((name) => endless(at, 'ann', name)));
+    for (const one of running) await one.until('response.created');
+    const refused = await post(at.url, bodyOf([user('x')]), as('ann', { 'thread-id': 'x' }));
+    expect([refused.status, refused.body.error?.bridge_code]).toEqual([429, 'bridge_tenant_busy']);
+    expect(endsOf(await post(at.url, bodyOf([user('y')]), as('bob')))).toEqual(['response.completed']);
+    expect(await metric(at, 'holdfast_tenant_refusals_total{limit="sockets"}')).toBe(1);
+    held.release();
+  });
+
+  it('may let only so many requests wait', async () => {
+    const at = await startTenants({ HOLDFAST_TENANT_WAITING: '2' });
+    const held = holdEndless(at);
+    const running = await endless(at, 'ann', 'one');
+    await running.until('response.created');
+    const queued = [1, 2].map(() =>
+      post(at.url, bodyOf([user('next')], { previous_response_id: undefined }), as('ann', { 'thread-id': 'one' })),
+    );
+    await until(async () => (await metric(at, 'holdfast_requests_in_hand')) === 3);
+    const answers = await Promise.all([3, 4].map(() => post(at.url, bodyOf([user('next')]), as('ann'))));
+    expect(answers.map(({ status }) => status)).toEqual([429, 429]);
+    expect(endsOf(await post(at.url, bodyOf([user('y')]), as('bob')))).toEqual(['response.completed']);
+    held.release();
+    running.hangUp();
+    await Promise.all(queued);
+    await until(async () => (await metric(at, 'holdfast_requests_in_hand')) === 0);
+  });
+
+  it('may have only so many bytes of bodies in hand', async () => {
+    const at = await startTenants({ HOLDFAST_MAX_BODY_BYTES: '100000', HOLDFAST_TENANT_BODIES_BYTES: '150000' });
+    const held = holdEndless(at);
+    const large = 'x'.repeat(80_000);
+    const running = await openLive(at.url, bodyOf([user(`${ENDLESS} ${large}`)]), as('ann', { 'thread-id': 'a' }));
+    await running.until('response.created');
+    const refused = await post(at.url, bodyOf([user(large)]), as('ann'));
+    expect([refused.status, refused.body.error?.bridge_code]).toEqual([429, 'bridge_tenant_busy']);
+    expect(endsOf(await post(at.url, bodyOf([user(large)]), as('bob')))).toEqual(['response.completed']);
+    held.release();
+    await running.rest();
+    await until(async () => (await post(at.url, bodyOf([user(large)]), as('ann'))).status === 200);
+  });
+
+  it('keeps its turns to come back to only while all of them together keep little', async () => {
+    const at = await startTenants({ HOLDFAST_TURN_BUFFERS_BYTES: '300000', HOLDFAST_DISCONNECT_GRACE_MS: '15000' });
+    const flood = at.simulator.script.onTurn(
+      { input: ENDLESS },
+      [
+        { kind: 'huge', bytes: 20_000 },
+        { kind: 'hold', at: 'before_terminal' },
+      ],
+      { times: 'always' },
+    );
+    const bob = await endless(at, 'bob', 'b');
+    await bob.until('response.output_text.delta');
+    bob.hangUp();
+    const anns = [];
+    for (const name of ['a1', 'a2', 'a3']) {
+      const one = await endless(at, 'ann', name);
+      await one.until('response.output_item.done');
+      anns.push(one);
+    }
+    expect(await metric(at, 'holdfast_turn_buffer_bytes')).toBeLessThanOrEqual(300_000);
+    expect(await metric(at, 'holdfast_turn_buffers_given_up_total')).toBeGreaterThan(0);
+    const back = await endless(at, 'bob', 'b');
+    expect(back.headers['x-holdfast-outcome']).toBe('reattached');
+    flood.release();
+    for (const one of [...anns, back]) {
+      const { events } = await one.rest();
+      expect(events.at(-1)!.type).toBe('response.completed');
+    }
+    await until(async () => (await metric(at, 'holdfast_turn_buffer_bytes')) === 0);
+  });
+});
+
+describe('a tenant that reads none of its answers', () => {
+  it('has what it leaves unread counted, keeps no other from its answer, and leaves nothing behind', async () => {
+    const at = await startTenants({ HOLDFAST_TURN_BUFFERS_BYTES: '2000000', HOLDFAST_SLOW_CLIENT_MS: '3000' });
+    at.simulator.script.onTurn({ input: ENDLESS }, { kind: 'huge', bytes: 4_000_000 }, { times: 'always' });
+    const { port } = new URL(at.url);
+    const unread = [1, 2, 3].map((n) => {
+      const socket = connect(Number(port), '127.0.0.1').pause();
+      socket.on('error', () => {});
+      const body = JSON.stringify(bodyOf([user(`${ENDLESS} ${n}`)]));
+      const lines = [
+        'host: a',
+        'content-type: application/json',
+        `content-length: ${body.length}`,
+        'authorization: Bearer key-ann',
+      ];
+      socket.write(`POST /v1/responses HTTP/1.1\r\n${lines.join('\r\n')}\r\n\r\n${body}`);
+      return socket;
+    });
+    await until(async () => (await metric(at, 'holdfast_unread_bytes')) > 2_000_000);
+    expect(endsOf(await post(at.url, bodyOf([user('hello')]), as('bob')))).toEqual(['response.completed']);
+    for (const socket of unread) socket.destroy();
+    await until(async () => (await metric(at, 'holdfast_unread_bytes')) === 0);
+    await until(async () => (await metric(at, 'holdfast_requests_in_hand')) === 0);
+  });
+});
+
+describe('a tenant that floods', () => {
+  it('with 1,000 requests of turns without end never gets another refused, and leaves nothing behind', async () => {
+    const at = await startTenants({ HOLDFAST_MAX_SOCKETS: '32', HOLDFAST_TENANT_WAITING: '200' });
+    holdEndless(at);
+    const control = new AbortController();
+    const statuses = new Map<number, number>();
+    const flood = Array.from({ length: 1_000 }, async (_, n) => {
+      const answer = await request(`${at.url}/v1/responses`, {
+        method: 'POST',
+        headers: { 'content-type': 'application/json', ...as('ann', { 'thread-id': `a${n}` }) },
+        body: JSON.stringify(bodyOf([user(`${ENDLESS} ${n}`)])),
+        signal: control.signal,
+        headersTimeout: 0,
+      });
+      statuses.set(answer.statusCode, (statuses.get(answer.statusCode) ?? 0) + 1);
+      if (answer.statusCode === 429) expect(Number(answer.headers['retry-after'])).toBeGreaterThan(0);
+      await answer.body.dump();
+    });
+    const settled = Promise.allSettled(flood);
+    for (let n = 0; n < 12; n += 1) {
+      const answer = await post(at.url, bodyOf([user(`hello ${n}`)]), as('bob', { 'thread-id': `b${n % 3}` }));
+      expect([answer.status, endsOf(answer)]).toEqual([200, ['response.completed']]);
+    }
+    await until(() => (statuses.get(429) ?? 0) + (statuses.get(200) ?? 0) === 1_000, 60_000);
+    expect(statuses.get(200)).toBe(16);
+    expect([...statuses.keys()].sort()).toEqual([200, 429]);
+    control.abort();
+    await settled;
+    await until(async () => (await metric(at, 'holdfast_requests_in_hand')) === 0);
+    await until(async () => (await metric(at, 'holdfast_turn_buffer_bytes')) === 0);
+    expect(endsOf(await post(at.url, bodyOf([user('again')]), as('ann')))).toEqual(['response.completed']);
+  });
+});
+
+describe('requests a minute', () => {
+  const limited = { HOLDFAST_TENANT_REQUESTS_PER_MINUTE: '4' };
+
+  it('are counted on every route, each tenant for itself; a refusal says how long to wait', async () => {
+    const at = await startTenants(limited);
+    const call = async (method: 'GET' | 'POST', path: string, who: string, body?: object) => {
+      const answer = await request(`${at.url}/v1${path}`, {
+        method,
+        headers: as(who, body ? { 'content-type': 'application/json' } : {}),
+        ...(body ? { body: JSON.stringify(body) } : {}),
+      });
+      await answer.body.dump();
+      return answer;
+    };
+    expect((await post(at.url, bodyOf([user('one')]), as('ann'))).status).toBe(200);
+    await call('POST', '/responses/input_tokens', 'ann', bodyOf([user('one')]));
+    await call('GET', '/responses/resp_unknown', 'ann');
+    const last = await call('GET', '/models', 'ann');
+    expect(last.statusCode).not.toBe(429);
+    expect(last.headers['x-ratelimit-limit-requests']).toBeUndefined();
+    for (const ask of [
+      () => call('GET', '/models', 'ann'),
+      () => call('POST', '/responses/compact', 'ann', bodyOf([user('one')])),
+      () => call('POST', '/responses', 'ann', bodyOf([user('one')])),
+      () => call('GET', '/responses/resp_unknown/input_items', 'ann'),
+    ]) {
+      const { statusCode, headers } = await ask();
+      expect(statusCode).toBe(429);
+      expect(headers).toMatchObject({ 'x-ratelimit-limit-requests': '4', 'x-ratelimit-remaining-requests': '0' });
+      expect(headers['x-ratelimit-reset-requests']).toMatch(/^(\d+m)?[\d.]+s$/);
+      const wait = Number(headers['retry-after']);
+      expect(wait).toBeGreaterThan(0);
+      expect(wait).toBeLessThanOrEqual(15);
+    }
+    expect((await post(at.url, bodyOf([user('one')]), as('bob'))).status).toBe(200);
+    expect(await metric(at, 'holdfast_tenant_refusals_total{limit="requests_per_minute"}')).toBe(4);
+  });
+
+  it('leave the headers of an answer of the provider as they are', async () => {
+    const at = await startTenants(limited);
+    const headers = { 'x-ratelimit-limit-requests': '10000', 'x-ratelimit-remaining-requests': '7' };
+    at.simulator.script.onRequest({}, { kind: 'respond', status: 429, headers, body: { error: { code: 'theirs' } } });
+    const relayed = await request(`${at.url}/v1/models`, { headers: as('ann') });
+    expect(await relayed.body.json()).toEqual({ error: { code: 'theirs' } });
+    expect(relayed.headers).toMatchObject(headers);
+  });
+});
+
+describe('tenants that bring credentials of their own', () => {
+  it('are bounded one by one', async () => {
+    const at = await startTenants({ HOLDFAST_UPSTREAM_KEY: '', HOLDFAST_API_KEYS: '', HOLDFAST_MAX_SOCKETS: '4' });
+    const held = holdEndless(at);
+    for (const name of ['a1', 'a2']) await (await endless(at, 'ann', name)).until('response.created');
+    const refused = await post(at.url, bodyOf([user('x')]), as('ann'));
+    expect([refused.status, refused.body.error?.bridge_code]).toEqual([429, 'bridge_tenant_busy']);
+    expect(endsOf(await post(at.url, bodyOf([user('x')]), as('bob')))).toEqual(['response.completed']);
+    held.release();
+  });
+});
+
+describe('a single tenant', () => {
+  it('has all there is: it is refused only when the worker is full', async () => {
+    const at = await startTenants({ HOLDFAST_API_KEYS: 'ann:key-ann', HOLDFAST_MAX_SOCKETS: '3' });
+    const held = holdEndless(at);
+    for (const name of ['a1', 'a2', 'a3']) await (await endless(at, 'ann', name)).until('response.created');
+    const refused = await post(at.url, bodyOf([user('x')]), as('ann'));
+    expect([refused.status, refused.body.error?.bridge_code]).toEqual([503, 'bridge_overloaded']);
+    held.release();
+  });
+});
