@@ -91,6 +91,8 @@ export interface Worker {
   close(): Promise<void>;
 }
 
+/** How long a shutdown waits for what sessions still tell the store, milliseconds. */
+const BACKGROUND_GRACE = 5_000;
 /** How long the listener for peers lets its last answers be written, milliseconds. */
 const INTERNAL_GRACE = 1_000;
 
@@ -236,7 +238,8 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
       janitor.stop();
       await leave();
       await drain({ roster, dispatcher, clock }, deadlines.drain);
-      await Promise.allSettled(background);
+      const over = new Promise<void>((late) => clock.after(BACKGROUND_GRACE, late));
+      await Promise.race([Promise.allSettled(background), over]);
       await listener?.close(INTERNAL_GRACE);
       await membership.stop();
       await forwarder.close();

@@ -86,7 +86,7 @@ const can: Record<string, Can> = {
   'history.missing': (place, { history }) => place === 'reconnecting.resending.dialing' && history === 'unread',
   'turn.wanted': (place, { claimed }) => (place === 'stale' ? claimed : idle(place, initial)),
   // A request that is held too long, before its frame has left; a client that asks for something else, after it hung up.
-  'turn.cancelled (reason: client_cancel)': (place, facts) =>
+  'turn.cancelled (reason: superseded)': (place, facts) =>
     uncommitted(place, facts) ||
     (resending(place, facts) && !facts.sent && facts.attached) ||
     (streaming(place, facts) && place.endsWith('/detached')),
