@@ -8,8 +8,9 @@ import { type Membership, startMembership } from './cluster/membership.ts';
 import { createPeers } from './cluster/peers.ts';
 import type { Config } from './config.ts';
 import type { Ids } from './ids.ts';
+import { safeError } from './observe/safe.ts';
 import { classify } from './resolve/classify.ts';
-import type { Inspect } from './runtime/index.ts';
+import { type Inspect, safeInspect } from './runtime/index.ts';
 import { createDispatcher, type Dispatcher } from './session/dispatcher.ts';
 import { drain, releaseIdle } from './session/drain.ts';
 import type { ForwardResult } from './session/peers.ts';
@@ -98,7 +99,10 @@ const INTERNAL_GRACE = 1_000;
 
 /** Joins the workers of a store. Resolves when it may serve; rejects with whatever keeps it from being found by others. */
 export async function startWorker(means: WorkerMeans): Promise<Worker> {
-  const { config, store, transport, clock, ids, random, logger, inspect } = means;
+  const { config, store, transport, clock, ids, random, logger } = means;
+  const inspect = safeInspect(means.inspect, (error) =>
+    logger.error({ error: safeError(error) }, 'an observer of the machines failed'),
+  );
   const { deadlines, limits } = config;
   const tokens = createTokens({ secrets: means.secrets, clock, ttlSeconds: limits.retentionHours * 3600 });
   const { url, forwardHeaders } = config.upstream;

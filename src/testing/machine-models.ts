@@ -59,6 +59,7 @@ const sessionEvents: EventVariant<SessionMachine>[] = [
     { type: 'deadline.grace' },
     { type: 'deadline.idle' },
     { type: 'deadline.age' },
+    { type: 'effect.failed' },
     { type: 'operator.release' },
     { type: 'operator.close' },
     { type: 'worker.draining' },

@@ -214,7 +214,14 @@ export const sessionWorld: World<SessionMachine, SessionFacts> = {
 export const sessionGraph = explore(sessionModel, { world: sessionWorld, limit: 20_000 });
 
 /** Transitions that no world can cause, and why. */
+const thrown =
+  'Nothing of a sound bridge throws; test/hostile/wedges/states.test.ts breaks a part of it in each of these states.';
 export const uncausable: Record<string, string> = {
+  'session.connecting on effect.failed': thrown,
+  'session.live.idle on effect.failed': thrown,
+  'session.live.streaming on effect.failed': thrown,
+  'session.reconnecting.waiting on effect.failed': thrown,
+  'session.reconnecting.resending on effect.failed': thrown,
   'session.connecting on operator.close':
     'An operator names a session by its row, and there is none before the first handshake has succeeded.',
   'session.reconnecting.waiting on history.missing':
