@@ -122,8 +122,8 @@ const machineSetup = setup({
     recordClose: () => {},
     /** Record the close, instead of a release, once the turn has been settled. */
     closeWhenSettled: () => {},
-    /** The turn row is left to the orphan rule; the session's head cannot be continued. */
-    reportAnchorLost: () => {},
+    /** Neither form of the end could be recorded: the turn is left to the orphan rule. */
+    reportUnsettled: () => {},
     countDial: assign({ generation: ({ context }) => context.generation + 1 }),
     countCreate: assign({ creates: ({ context }) => context.creates + 1 }),
     uncountCreate: assign({ creates: ({ context }) => Math.max(0, context.creates - 1) }),
@@ -232,7 +232,7 @@ const settling = (afterwards: '#session.live.idle' | '#session.stale') => ({
         'store.fenced': { target: '#session.stale' as const, description: 'Recorded as a branch.' },
         'store.rejected': {
           target: '#session.stale' as const,
-          actions: 'reportAnchorLost' as const,
+          actions: 'reportUnsettled' as const,
           description: 'Nothing can be recorded: the turn is left to the orphan rule.',
         },
       },

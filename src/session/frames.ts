@@ -12,6 +12,8 @@ import type { Turn, TurnEnding } from './turn.ts';
 
 export interface FrameReaderOptions {
   socket: SessionSocket;
+  /** Bytes of one response's streamed items that are kept; what comes after them is relayed only. */
+  mostBytes: number;
   now(): number;
   send(event: SessionEvent): void;
   /** The upstream showed a sign of progress: the silence deadline starts again. */
@@ -43,8 +45,12 @@ interface Running {
   readonly shownItems: string[];
   /** The `output_index` of each streamed item of this response. */
   readonly indexes: number[];
+  /** Bytes of its streamed items that are kept. */
+  bytes: number;
 }
 
+/** Responses that began while another ran: more are not told apart. */
+const MOST_OTHERS = 64;
 /** Ended responses whose late frames are recognised by their id. */
 const REMEMBERED = 64;
 
@@ -104,7 +110,15 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
 
   const begin = (turn: Turn, frame: ParsedFrame): Running => {
     const announced = isBeginning(frame);
-    running = { turn, generation: socket.generation, announced, others: new Set(), shownItems: [], indexes: [] };
+    running = {
+      turn,
+      generation: socket.generation,
+      announced,
+      others: new Set(),
+      shownItems: [],
+      indexes: [],
+      bytes: 0,
+    };
     if (announced) announcedOn = socket.generation;
     turn.responseId = keptId(frame.responseId);
     turn.times.firstEvent ??= options.now();
@@ -131,7 +145,8 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
       turn.responseId = keptId(frame.responseId) ?? turn.responseId;
       return event(turn, frame, text);
     }
-    if (frame.responseId !== null && frame.responseId !== turn.responseId) own.others.add(frame.responseId);
+    const id = keptId(frame.responseId);
+    if (id !== null && id !== turn.responseId && own.others.size < MOST_OTHERS) own.others.add(id);
   };
 
   /**
@@ -163,7 +178,10 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
     const { type, json } = show(turn, frame, text);
     if (frame.type === 'response.output_item.done') {
       const item = memberText(text, 'item');
-      const kept = item === null ? null : keep(turn, item);
+      own.bytes += item?.length ?? 0;
+      const tooMuch = own.bytes > options.mostBytes;
+      if (tooMuch) turn.inexact = true;
+      const kept = item === null || tooMuch ? null : keep(turn, item);
       if (kept !== null && item !== null) {
         const at = placeOf(turn, frame, own);
         turn.streamed.splice(turn.steered + at, 0, kept);

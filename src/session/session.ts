@@ -236,6 +236,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
   });
   const readFrame = createFrameReader({
     socket,
+    mostBytes: config.limits.transcriptBytes,
     now: () => clock.now(),
     send,
     touchSilence: () => actor.touch('silence'),
@@ -279,8 +280,8 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
       leaseValid: (left) => left >= config.deadlines.leaseMargin && maySend(),
     },
     (reason) => {
-      rejection = reason;
-      log.error({ session: id, epoch, reason }, 'the store rejected a commit');
+      rejection = reason.slice(0, 300);
+      log.error({ session: id, epoch, reason: rejection }, 'the store rejected a commit');
     },
   );
 
@@ -300,7 +301,10 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
    * on nothing that could have failed there. What was not stored cannot be rebuilt, either.
    */
   function bareEnd(turn: Turn): TurnResult {
-    const end = bareResult(turn.ending?.state ?? 'lost', turn.usage, errorOf(turn));
+    const state = turn.ending?.state ?? 'lost';
+    // It is the head all the same: whoever names it must be told that it cannot be continued.
+    const anchorLost = state === 'completed' || state === 'incomplete';
+    const end = { ...bareResult(state, turn.usage, errorOf(turn)), anchorLost };
     if (prepared?.turn !== turn) return end;
     const { facts } = prepared.result;
     if (prepared.head) prepared.head.row = { ...prepared.head.row, replay: 'never' };
@@ -438,7 +442,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
       case 'closeWhenSettled':
         leave = recordClose;
         return;
-      case 'reportAnchorLost':
+      case 'reportUnsettled':
         return log.error({ session: id, epoch, turn: turn?.id, reason: rejection }, 'a turn could not be settled');
     }
   }

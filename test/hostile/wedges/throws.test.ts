@@ -50,10 +50,11 @@ describe('a commit that throws', () => {
     ['rejects', () => Promise.reject(new Error('broken for the test'))],
     ['throws at once', broken],
   ])('(%s) at a settle is a verdict: the bare end is stored, and the session goes on', async (_, fault) => {
-    const { scripted, ask, goesOn, errors } = await open();
+    const { at, scripted, ask, goesOn, errors } = await open();
     scripted().once('settle', fault);
     const first = await ask();
     expect(endsOf(first)).toEqual(['response.completed']);
+    await until(async () => (await at.store.sessions(1))[0]!.anchorLost);
     await goesOn(first);
     expect(scripted().calls.filter((name) => name === 'settle')).toHaveLength(3);
     expect(errors()).toHaveLength(1);

@@ -205,7 +205,7 @@ export const sessionWorld: World<SessionMachine, SessionFacts> = {
     }
     if (did('closeWhenSettled')) next.closing = true;
     // Who does not own the session, or cannot end its turn, cannot close it either.
-    if (name === 'store.fenced' || did('reportAnchorLost')) next.closing = false;
+    if (name === 'store.fenced' || did('reportUnsettled')) next.closing = false;
     return next;
   },
 };
