@@ -25,9 +25,9 @@ export type SessionFault =
   | 'bridge_lease_lapsed'
   | 'bridge_session_expired'
   | 'bridge_session_closed'
-  | 'bridge_draining';
+  | 'bridge_internal';
 
-export type CancelReason = 'client_cancel' | 'superseded' | 'slow_client' | 'drain' | 'replaced' | 'hold_expired';
+export type CancelReason = 'superseded' | 'drain' | 'hold_expired';
 
 export interface SessionContext {
   /** Counts dials; a socket's events carry the generation they belong to. */
@@ -72,6 +72,11 @@ export type SessionEvent =
   | { type: 'deadline.grace' }
   | { type: 'deadline.idle' }
   | { type: 'deadline.age' }
+  /**
+   * An effect, or the handler of something that arrived, has thrown; the client has been answered. While a commit is
+   * unanswered it waits, like everything else, and ahead of everything else.
+   */
+  | { type: 'effect.failed' }
   | { type: 'operator.release' }
   | { type: 'operator.close' }
   | { type: 'worker.draining' }
@@ -117,8 +122,8 @@ const machineSetup = setup({
     recordClose: () => {},
     /** Record the close, instead of a release, once the turn has been settled. */
     closeWhenSettled: () => {},
-    /** The turn row is left to the orphan rule; the session's head cannot be continued. */
-    reportAnchorLost: () => {},
+    /** Neither form of the end could be recorded: the turn is left to the orphan rule. */
+    reportUnsettled: () => {},
     countDial: assign({ generation: ({ context }) => context.generation + 1 }),
     countCreate: assign({ creates: ({ context }) => context.creates + 1 }),
     uncountCreate: assign({ creates: ({ context }) => Math.max(0, context.creates - 1) }),
@@ -155,6 +160,7 @@ const machineSetup = setup({
 const lost = { end: 'lost', fault: 'bridge_upstream_lost' } as const;
 const unreachable = { end: 'lost', fault: 'bridge_upstream_unreachable' } as const;
 const cancelled = { end: 'cancelled', fault: 'bridge_turn_cancelled' } as const;
+const broken = { end: 'failed', fault: 'bridge_internal' } as const;
 const closedByOperator = { end: 'cancelled', fault: 'bridge_session_closed' } as const;
 
 /** The states of one settle, the same wherever an active turn is ended: `afterwards` is where a settled turn leads. */
@@ -226,7 +232,7 @@ const settling = (afterwards: '#session.live.idle' | '#session.stale') => ({
         'store.fenced': { target: '#session.stale' as const, description: 'Recorded as a branch.' },
         'store.rejected': {
           target: '#session.stale' as const,
-          actions: 'reportAnchorLost' as const,
+          actions: 'reportUnsettled' as const,
           description: 'Nothing can be recorded: the turn is left to the orphan rule.',
         },
       },
@@ -279,6 +285,11 @@ export const sessionMachine = machineSetup.createMachine({
           actions: { type: 'failTurn', params: { fault: 'bridge_turn_cancelled' } },
           description: 'The only request was cancelled before anything began.',
         },
+        'effect.failed': {
+          target: 'closed',
+          actions: { type: 'failTurn', params: { fault: 'bridge_internal' } },
+          description: 'The bridge failed before anything began.',
+        },
         'operator.close': { target: 'closed', actions: 'reresolve', description: 'Closed before it began.' },
         'worker.dead': { target: 'closed', actions: 'reresolve', description: 'Nothing may be created under this id.' },
       },
@@ -325,6 +336,10 @@ export const sessionMachine = machineSetup.createMachine({
               guard: 'isCurrentSocket',
               target: '#session.stale',
               description: 'The upstream closed an idle socket.',
+            },
+            'effect.failed': {
+              target: '#session.stale',
+              description: 'The bridge failed over the turn before, or over the next: nothing here is relied on.',
             },
             'deadline.idle': { target: '#session.stale', description: 'Unused for long enough.' },
             'deadline.age': { target: '#session.stale', description: "Rotated before the provider's own limit." },
@@ -518,6 +533,11 @@ export const sessionMachine = machineSetup.createMachine({
               actions: [{ type: 'endTurn', params: cancelled }, 'closeSocket'],
               description: 'Cancelled: the socket is retired, its late frames reach nobody.',
             },
+            'effect.failed': {
+              target: 'settling',
+              actions: [{ type: 'endTurn', params: broken }, 'closeSocket'],
+              description: 'The bridge failed over the turn: it is ended, and its socket is retired.',
+            },
             'deadline.turn_budget': {
               target: 'settling',
               actions: [{ type: 'endTurn', params: { end: 'failed', fault: 'bridge_turn_timeout' } }, 'closeSocket'],
@@ -646,6 +666,11 @@ export const sessionMachine = machineSetup.createMachine({
               actions: { type: 'failTurn', params: { fault: 'bridge_turn_cancelled' } },
               description: 'The request was cancelled before anything began.',
             },
+            'effect.failed': {
+              target: '#session.stale',
+              actions: { type: 'failTurn', params: { fault: 'bridge_internal' } },
+              description: 'The bridge failed before anything began.',
+            },
             'operator.close': {
               target: '#session.closed',
               actions: ['recordClose', 'reresolve'],
@@ -706,6 +731,11 @@ export const sessionMachine = machineSetup.createMachine({
               target: 'settling',
               actions: { type: 'endTurn', params: cancelled },
               description: 'Cancelled.',
+            },
+            'effect.failed': {
+              target: 'settling',
+              actions: { type: 'endTurn', params: broken },
+              description: 'The bridge failed over the turn: it is ended, unsent.',
             },
             'operator.close': {
               target: 'settling',

@@ -8,8 +8,9 @@ import { type Membership, startMembership } from './cluster/membership.ts';
 import { createPeers } from './cluster/peers.ts';
 import type { Config } from './config.ts';
 import type { Ids } from './ids.ts';
+import { safeError } from './observe/safe.ts';
 import { classify } from './resolve/classify.ts';
-import type { Inspect } from './runtime/index.ts';
+import { type Inspect, safeInspect } from './runtime/index.ts';
 import { createDispatcher, type Dispatcher } from './session/dispatcher.ts';
 import { drain, releaseIdle } from './session/drain.ts';
 import type { ForwardResult } from './session/peers.ts';
@@ -93,12 +94,17 @@ export interface Worker {
   close(): Promise<void>;
 }
 
+/** How long a shutdown waits for what sessions still tell the store, milliseconds. */
+const BACKGROUND_GRACE = 5_000;
 /** How long the listener for peers lets its last answers be written, milliseconds. */
 const INTERNAL_GRACE = 1_000;
 
 /** Joins the workers of a store. Resolves when it may serve; rejects with whatever keeps it from being found by others. */
 export async function startWorker(means: WorkerMeans): Promise<Worker> {
-  const { config, store, transport, clock, ids, random, logger, inspect } = means;
+  const { config, store, transport, clock, ids, random, logger } = means;
+  const inspect = safeInspect(means.inspect, (error) =>
+    logger.error({ error: safeError(error) }, 'an observer of the machines failed'),
+  );
   const { deadlines, limits } = config;
   const tokens = createTokens({ secrets: means.secrets, clock, ttlSeconds: limits.retentionHours * 3600 });
   const { url, forwardHeaders } = config.upstream;
@@ -240,7 +246,8 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
       janitor.stop();
       await leave();
       await drain({ roster, dispatcher, clock }, deadlines.drain);
-      await Promise.allSettled(background);
+      const over = new Promise<void>((late) => clock.after(BACKGROUND_GRACE, late));
+      await Promise.race([Promise.allSettled(background), over]);
       await listener?.close(INTERNAL_GRACE);
       await membership.stop();
       await forwarder.close();

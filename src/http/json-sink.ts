@@ -1,4 +1,5 @@
 import type { Response } from 'express';
+import { BridgeError } from '../errors.ts';
 import { memberText } from '../json.ts';
 import type { AnswerHead, ClientSink } from '../session/port.ts';
 import { normaliseError } from '../upstream/errors.ts';
@@ -17,7 +18,14 @@ export function createJsonSink({ res, requestId }: { res: Response; requestId: s
   const once = (write: () => unknown) => {
     if (ended) return;
     ended = true;
-    if (connection.open) write();
+    if (!connection.open) return;
+    try {
+      write();
+    } catch (error) {
+      // What was to be said cannot be written: the client gets an answer all the same.
+      sendError(res, new BridgeError('bridge_internal', { cause: error }), requestId);
+      throw error;
+    }
   };
 
   return {
@@ -43,7 +51,7 @@ export function createJsonSink({ res, requestId }: { res: Response; requestId: s
     relay: (answer) => once(() => relayAnswer(res, answer, requestId, head)),
     cut() {
       ended = true;
-      res.destroy();
+      if (!res.writableEnded) res.destroy();
     },
     get attached() {
       return connection.open;

@@ -52,6 +52,7 @@ const session: Record<SessionEvent['type'], Phrase> = {
   'deadline.grace': say('no client had come back in time'),
   'deadline.idle': say('the socket had been unused for long enough'),
   'deadline.age': say('the socket had become old'),
+  'effect.failed': say('the bridge itself failed over it'),
   'operator.release': say('the session was released to make room, or by an operator'),
   'operator.close': say('an operator closed the session'),
   'worker.draining': say('the worker was leaving'),

@@ -21,7 +21,7 @@ const eventFields: Record<Field, Check> = {
   leaseValid: isBoolean,
   rowExists: isBoolean,
   cause: oneOf('lease', 'socket'),
-  reason: oneOf('client_cancel', 'superseded', 'slow_client', 'drain', 'replaced', 'hold_expired'),
+  reason: oneOf('superseded', 'drain', 'hold_expired'),
 };
 
 const contextFields: Record<keyof SessionContext | 'turnId', Check> = {
@@ -54,6 +54,25 @@ export function safeEvent(event: { type: string }): { type: string; fields: Safe
 
 /** The fields of a machine's context that hold neither content nor credentials. */
 export const safeContext = (context: unknown): SafeFields => pick(context, contextFields);
+
+/** Lines of a stack that are kept of an error. */
+const MOST_FRAMES = 12;
+
+/**
+ * What may be logged of an error of any origin: its type, its code and where it was thrown. Its message may quote what
+ * was being read.
+ */
+export function safeError(error: unknown): { type: string; code: string | null; at: readonly string[] } {
+  if (!(error instanceof Error)) return { type: typeof error, code: null, at: [] };
+  const { code } = error as { code?: unknown };
+  // The stack begins with the message, which may have several lines.
+  const frames = (error.stack ?? '').split('\n').filter((line) => /^ {4}at /.test(line));
+  return {
+    type: error.name.slice(0, 80),
+    code: typeof code === 'string' && /^[\w-]{1,80}$/.test(code) ? code : null,
+    at: frames.slice(0, MOST_FRAMES).map((line) => line.trim().slice(0, 300)),
+  };
+}
 
 const credential = /authorization|token|secret|password|cookie|credential|api.?key|pepper|nonce/i;
 

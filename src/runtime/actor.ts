@@ -28,16 +28,28 @@ export interface ActorOptions<M extends AnyStateMachine> {
   snapshot?: SnapshotFrom<M>;
   /** Carries out one effect. Synchronous; events it sends are queued behind what already waits. */
   perform(effect: Effect): void;
-  /** Makes one attempt at a commit. It is repeated, unchanged, until an attempt is answered. */
+  /**
+   * An effect has thrown. The event it returns is delivered before everything that waits; those effects of the same step
+   * that follow are performed first. Called once for each.
+   */
+  effectFailed?(effect: Effect, error: unknown): EventFrom<M>;
+  /** Makes one attempt at a commit. It is repeated, unchanged, for as long as attempts are not answered. */
   commit?(effect: Effect, attempt: number): Promise<CommitAnswer<EventFrom<M>>>;
+  /**
+   * An attempt at a commit has thrown or rejected: that is final, and the event it returns is the verdict. Without this
+   * the actor stops.
+   */
+  commitFailed?(effect: Effect, error: unknown): EventFrom<M>;
   clock: Clock;
   /** Milliseconds of a declared deadline. */
   durations(name: string): number;
-  /** Receives XState's own inspection events. */
+  /** Receives XState's own inspection events. What it throws is reported once, and changes nothing. */
   inspect?: Inspect | undefined;
-  /** After each step, before its effects are performed. */
+  /** After each step, before its effects are performed. What it throws is reported, and changes nothing. */
   onStep?(snapshot: SnapshotFrom<M>, event: EventFrom<M> | null, effects: readonly Effect[]): void;
+  /** Called once, whatever stopped it: a final state, `stop`, or an error of the machine itself. */
   onStopped?(): void;
+  /** Errors that have no other way: of the machine itself, of observers, of effects without `effectFailed`. */
   onError?(error: unknown): void;
 }
 
@@ -89,26 +101,58 @@ export function pathOf(value: unknown): string {
 }
 
 /**
+ * An observer whose errors end with it: XState calls observers in the middle of a step.
+ *
+ * @param onError told of the first error only
+ */
+export function safeInspect(inspect: Inspect | undefined, onError: (error: unknown) => void): Inspect | undefined {
+  if (!inspect) return undefined;
+  let reported = false;
+  return (event) => {
+    try {
+      if (typeof inspect === 'function') inspect(event);
+      else inspect.next?.(event);
+    } catch (error) {
+      if (reported) return;
+      reported = true;
+      onError(error);
+    }
+  };
+}
+
+/**
  * Starts an actor whose effects are data.
  *
  * One step at a time: an event is given to the machine, the effects it yields are collected, and only when the step is
  * over are they performed. A commit closes the mailbox until it is answered: only its verdict and the deadlines that the
  * waiting states declare themselves are let through, ahead of everything else. Nothing is merged, dropped or rolled back.
+ *
+ * Nothing that throws leaves it between two states: a failed effect and a failed commit are events of the machine, and a
+ * machine that fails itself stops its actor.
  */
 export function startActor<M extends AnyStateMachine>(program: Program<M>, options: ActorOptions<M>): DurableActor<M> {
   const { clock } = options;
   const letters: Letter<EventFrom<M>>[] = [];
   const urgent: Letter<EventFrom<M>>[] = [];
   const effects: Effect[] = [];
+  /** What became of effects of the step at hand that threw. */
+  const failures: Letter<EventFrom<M>>[] = [];
   let pending: symbol | null = null;
   let cancelRepeat: (() => void) | null = null;
   let running = false;
   let stopped = false;
   let waiters: (() => void)[] = [];
 
+  const complain = (error: unknown) => {
+    try {
+      options.onError?.(error);
+    } catch {
+      // There is nowhere left to report it.
+    }
+  };
   const xstate = createActor(program.machine, {
     id: options.id,
-    inspect: options.inspect,
+    inspect: safeInspect(options.inspect, complain),
     ...(options.snapshot ? { snapshot: options.snapshot } : { input: options.input }),
   } as never) as Actor<M>;
 
@@ -123,8 +167,9 @@ export function startActor<M extends AnyStateMachine>(program: Program<M>, optio
       run();
     },
   });
+  // Without an observer of errors XState throws them where nothing can catch them.
+  xstate.subscribe({ error: complain });
   const look = () => xstate.getSnapshot() as unknown as Looked;
-  const complain = (error: unknown) => options.onError?.(error);
 
   function step(event: EventFrom<M> | null, act: () => void): void {
     const yielded = program.record(act);
@@ -134,31 +179,60 @@ export function startActor<M extends AnyStateMachine>(program: Program<M>, optio
       snapshot.context,
     );
     effects.push(...yielded);
-    options.onStep?.(xstate.getSnapshot() as SnapshotFrom<M>, event, yielded);
+    try {
+      options.onStep?.(xstate.getSnapshot() as SnapshotFrom<M>, event, yielded);
+    } catch (error) {
+      complain(error);
+    }
+  }
+
+  /** What a failure handler makes of an error; null when it fails itself. */
+  function eventOf(
+    make: ((effect: Effect, error: unknown) => EventFrom<M>) | undefined,
+    effect: Effect,
+    error: unknown,
+  ): EventFrom<M> | null {
+    if (!make) complain(error);
+    try {
+      return make?.(effect, error) ?? null;
+    } catch (second) {
+      complain(second);
+      return null;
+    }
   }
 
   function begin(effect: Effect): void {
-    if (pending) return complain(new Error(`${options.id}: ${effect.type} was yielded while a commit is unanswered`));
+    if (pending) throw new Error(`${options.id}: ${effect.type} was yielded while a commit is unanswered`);
     const mine = Symbol(effect.type);
     pending = mine;
+    const verdict = (event: EventFrom<M>) => {
+      pending = null;
+      urgent.unshift({ event });
+      run();
+    };
+    const failed = (error: unknown) => {
+      if (pending !== mine) return;
+      const event = eventOf(options.commitFailed, effect, error);
+      // A commit without a verdict would close the mailbox for as long as the actor lives.
+      if (event === null) stop();
+      else verdict(event);
+    };
     const attempt = (count: number) => {
       const repeat = () => {
-        if (pending !== mine) return;
         cancelRepeat = clock.after(Math.min(SLOWEST_REPEAT, FIRST_REPEAT * 2 ** count), () => attempt(count + 1));
       };
-      options.commit!(effect, count).then(
-        (answer) => {
-          if (pending !== mine) return;
-          if (!('event' in answer)) return repeat();
-          pending = null;
-          urgent.unshift({ event: answer.event });
-          run();
-        },
-        (error) => {
-          complain(error);
-          repeat();
-        },
-      );
+      const answered = (answer: CommitAnswer<EventFrom<M>>) => {
+        if (pending !== mine) return;
+        if ('event' in answer) verdict(answer.event);
+        else repeat();
+      };
+      let asked: Promise<CommitAnswer<EventFrom<M>>>;
+      try {
+        asked = options.commit!(effect, count);
+      } catch (error) {
+        asked = Promise.reject(error);
+      }
+      asked.then(answered, failed);
     };
     attempt(0);
   }
@@ -178,9 +252,11 @@ export function startActor<M extends AnyStateMachine>(program: Program<M>, optio
             if (program.commits.has(effect.type)) begin(effect);
             else options.perform(effect);
           } catch (error) {
-            complain(error);
+            const event = eventOf(options.effectFailed, effect, error);
+            if (event !== null) failures.push({ event });
           }
         }
+        letters.unshift(...failures.splice(0));
         if (stopped) return;
         if (look().status !== 'active') return void stop();
         const letter = next();
@@ -188,6 +264,10 @@ export function startActor<M extends AnyStateMachine>(program: Program<M>, optio
         if (letter.current && !letter.current()) continue;
         step(letter.event, () => xstate.send(letter.event));
       }
+    } catch (error) {
+      // The step itself failed: there is no state to go on from.
+      complain(error);
+      return void stop();
     } finally {
       running = false;
     }
@@ -210,7 +290,11 @@ export function startActor<M extends AnyStateMachine>(program: Program<M>, optio
     const left = [...urgent, ...letters].filter(({ current }) => !current).map(({ event }) => event);
     urgent.length = letters.length = effects.length = 0;
     release();
-    options.onStopped?.();
+    try {
+      options.onStopped?.();
+    } catch (error) {
+      complain(error);
+    }
     return left;
   }
 

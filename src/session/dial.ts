@@ -1,6 +1,6 @@
 import type { SessionEvent } from '../../machines/session.ts';
 import type { Config } from '../config.ts';
-import type { SessionStore } from '../store/port.ts';
+import { type SessionStore, StoreUnavailable } from '../store/port.ts';
 import type { Abilities, Doubt } from '../upstream/abilities.ts';
 import { normaliseError } from '../upstream/errors.ts';
 import { upstreamHeaders } from '../upstream/headers.ts';
@@ -28,7 +28,8 @@ export interface DialerOptions {
   learnTurnState(turn: Turn, value: string): void;
   /** A connection was opened, with these headers in the provider's answer. */
   opened(headers: Record<string, string>): void;
-  onError(error: unknown): void;
+  /** Something else than the upstream or the store failed: the turn cannot go on. */
+  failed(error: unknown): void;
   /** A connection did not come about. @param cause for people: a code or a status, and the host */
   onFailure(cause: string): void;
 }
@@ -174,6 +175,16 @@ export function createDialer(options: DialerOptions): Dialer {
     send({ type: 'socket.failed', generation });
   }
 
+  async function sendWhole(turn: Turn, relayed: TurnEnding): Promise<void> {
+    if (relayed.error && refusesAnchors(relayed.error)) abilities.refusesAnchors(peerOf(turn));
+    turn.anchorRefused = true;
+    const history = await historyFor(turn).catch(() => 'missing' as const);
+    if (turn.ending || options.current() !== turn) return;
+    if (history === 'ready' && options.creates() < 2) return send({ type: 'upstream.anchor_refused' });
+    turn.ending = relayed;
+    send({ type: 'upstream.ended', keepSocket: true });
+  }
+
   return {
     async dial() {
       const turn = options.current();
@@ -182,8 +193,9 @@ export function createDialer(options: DialerOptions): Dialer {
       try {
         await attempt(turn, generation);
       } catch (error) {
-        options.onError(error);
-        send({ type: 'socket.failed', generation });
+        // The store may answer at the next attempt; whatever else has failed would fail again.
+        if (error instanceof StoreUnavailable) return send({ type: 'socket.failed', generation });
+        if (options.generation() === generation && options.current() === turn) options.failed(error);
       }
     },
     lost(turn, generation, { code, unreachable }) {
@@ -215,13 +227,11 @@ export function createDialer(options: DialerOptions): Dialer {
       send({ type: 'upstream.ended', keepSocket: false });
     },
     async resendWithoutAnchor(turn, relayed) {
-      if (relayed.error && refusesAnchors(relayed.error)) abilities.refusesAnchors(peerOf(turn));
-      turn.anchorRefused = true;
-      const history = await historyFor(turn).catch(() => 'missing' as const);
-      if (turn.ending || options.current() !== turn) return;
-      if (history === 'ready' && options.creates() < 2) return send({ type: 'upstream.anchor_refused' });
-      turn.ending = relayed;
-      send({ type: 'upstream.ended', keepSocket: true });
+      try {
+        await sendWhole(turn, relayed);
+      } catch (error) {
+        if (!turn.ending && options.current() === turn) options.failed(error);
+      }
     },
     overdue(turn) {
       // Some gateways accept an upgrade and pass nothing on. The turn may be running somewhere: only later ones go

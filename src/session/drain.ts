@@ -13,8 +13,8 @@ export function releaseIdle(roster: Roster): void {
 }
 
 /**
- * Empties a worker that admits nothing new: running turns may end by themselves until `deadlineMs`, and those that do
- * not are cancelled and settled.
+ * Empties a worker that admits nothing new: running turns may end by themselves until `deadlineMs`, those that do not are
+ * cancelled and settled, and what cannot be settled in a bounded time is left to the next owner.
  */
 export async function drain(
   { roster, dispatcher, clock }: { roster: Roster; dispatcher: Dispatcher; clock: Clock },
@@ -30,5 +30,6 @@ export async function drain(
   releaseIdle(roster);
   if (await settled(deadlineMs)) return;
   for (const session of [...roster.all()]) session.send({ type: 'turn.cancelled', reason: 'drain' });
-  await settled(SETTLE_GRACE);
+  if (await settled(SETTLE_GRACE)) return;
+  for (const session of [...roster.all()]) session.abandon();
 }

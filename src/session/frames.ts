@@ -1,16 +1,19 @@
 import type { SessionEvent } from '../../machines/session.ts';
-import { arrayText, elementTexts, membersOf, memberText, parseExact, type Written, withMembers } from '../json.ts';
+import { arrayText, elementTexts, membersOf, memberText, nestsDeeperThan, type Written, withMembers } from '../json.ts';
 import { rewriteForClient } from '../transcript/shown.ts';
 import type { Item } from '../transcript/types.ts';
 import { upstreamAnswerOf } from '../upstream/errors.ts';
 import { headersIn, isBeginning, parseFrame } from '../upstream/frames.ts';
 import type { ParsedFrame, UpstreamError } from '../upstream/port.ts';
 import { refusesAnchor } from '../upstream/refusal.ts';
+import { keptId, keptItem, keptUsage, saysNothing } from './kept.ts';
 import type { SessionSocket } from './socket.ts';
 import type { Turn, TurnEnding } from './turn.ts';
 
 export interface FrameReaderOptions {
   socket: SessionSocket;
+  /** Bytes of one response's streamed items that are kept; what comes after them is relayed only. */
+  mostBytes: number;
   now(): number;
   send(event: SessionEvent): void;
   /** The upstream showed a sign of progress: the silence deadline starts again. */
@@ -27,9 +30,9 @@ export interface FrameReaderOptions {
   anchorRefusedLate(turn: Turn, error: UpstreamError): boolean;
 }
 
-const isObject = (value: unknown) => typeof value === 'object' && value !== null;
+/** Error objects that nest deeper are not relayed whole: writing one descends. */
+const MOST_LEVELS = 400;
 
-const written = (json: string): Written<Item> => ({ value: parseExact(json) as Item, json });
 /** The response that answers the turn on the wire, from its first frame on. */
 interface Running {
   readonly turn: Turn;
@@ -42,8 +45,12 @@ interface Running {
   readonly shownItems: string[];
   /** The `output_index` of each streamed item of this response. */
   readonly indexes: number[];
+  /** Bytes of its streamed items that are kept. */
+  bytes: number;
 }
 
+/** Responses that began while another ran: more are not told apart. */
+const MOST_OTHERS = 64;
 /** Ended responses whose late frames are recognised by their id. */
 const REMEMBERED = 64;
 
@@ -77,6 +84,13 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
     return { type: frame.type, json };
   };
 
+  /** An output item of the turn, if it can be kept. What cannot, and says something, makes the turn inexact. */
+  const keep = (turn: Turn, json: string): Written<Item> | null => {
+    const item = keptItem(json);
+    if (item === null && !saysNothing(json)) turn.inexact = true;
+    return item;
+  };
+
   const runningFor = (turn: Turn) =>
     running?.turn === turn && running.generation === socket.generation ? running : null;
 
@@ -96,9 +110,17 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
 
   const begin = (turn: Turn, frame: ParsedFrame): Running => {
     const announced = isBeginning(frame);
-    running = { turn, generation: socket.generation, announced, others: new Set(), shownItems: [], indexes: [] };
+    running = {
+      turn,
+      generation: socket.generation,
+      announced,
+      others: new Set(),
+      shownItems: [],
+      indexes: [],
+      bytes: 0,
+    };
     if (announced) announcedOn = socket.generation;
-    turn.responseId = frame.responseId;
+    turn.responseId = keptId(frame.responseId);
     turn.times.firstEvent ??= options.now();
     turn.note({ type: 'acknowledge' });
     options.touchSilence();
@@ -120,10 +142,11 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
       // The turn began with another frame: this is its response all the same.
       own.announced = true;
       announcedOn = socket.generation;
-      turn.responseId = frame.responseId ?? turn.responseId;
+      turn.responseId = keptId(frame.responseId) ?? turn.responseId;
       return event(turn, frame, text);
     }
-    if (frame.responseId !== null && frame.responseId !== turn.responseId) own.others.add(frame.responseId);
+    const id = keptId(frame.responseId);
+    if (id !== null && id !== turn.responseId && own.others.size < MOST_OTHERS) own.others.add(id);
   };
 
   /**
@@ -155,9 +178,13 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
     const { type, json } = show(turn, frame, text);
     if (frame.type === 'response.output_item.done') {
       const item = memberText(text, 'item');
-      if (isObject(frame.data?.item) && item !== null) {
+      own.bytes += item?.length ?? 0;
+      const tooMuch = own.bytes > options.mostBytes;
+      if (tooMuch) turn.inexact = true;
+      const kept = item === null || tooMuch ? null : keep(turn, item);
+      if (kept !== null && item !== null) {
         const at = placeOf(turn, frame, own);
-        turn.streamed.splice(turn.steered + at, 0, written(item));
+        turn.streamed.splice(turn.steered + at, 0, kept);
         const shown = json === text ? item : memberText(json, 'item');
         if (turn.request.body.stream !== true && shown !== null) own.shownItems.splice(at, 0, shown);
       }
@@ -192,7 +219,7 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
     if (turn.request.body.stream !== true && own.shownItems.length > listed)
       inResponse.set('output', arrayText(own.shownItems));
     const bare = { id: turn.responseId, object: 'response', status: end, model: turn.request.body.model, output: [] };
-    if (response === null || response === 'null')
+    if (response === null || !response.startsWith('{'))
       changes.set('response', withMembers(JSON.stringify(bare), inResponse));
     else if (inResponse.size > 0) changes.set('response', withMembers(response, inResponse));
     return changes.size === 0 ? json : withMembers(json, changes);
@@ -207,17 +234,18 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
     if (frame.error && refusesOurAnchor(turn, frame.error) && options.anchorRefusedLate(turn, frame.error)) return;
     turn.showCreated();
     remember(turn.responseId);
-    turn.responseId = frame.responseId ?? turn.responseId;
+    turn.responseId = keptId(frame.responseId) ?? turn.responseId;
     remember(turn.responseId);
-    const response = frame.data?.response as { output?: unknown; usage?: unknown } | undefined;
+    const response = frame.data?.response as { output?: unknown; usage?: unknown } | null | undefined;
     let listedCount = 0;
     if (Array.isArray(response?.output)) {
       const place = membersOf(text, membersOf(text).get('response')?.start).get('output');
-      const listed = elementTexts(text, place?.start).map(written);
-      turn.listed = [...turn.streamed.slice(0, turn.steered), ...listed];
-      listedCount = listed.length;
+      const listed = elementTexts(text, place?.start);
+      const kept = listed.map((json) => keep(turn, json)).filter((item) => item !== null);
+      turn.listed = [...turn.streamed.slice(0, turn.steered), ...kept];
+      listedCount = kept.length;
     }
-    turn.usage = response?.usage ?? null;
+    turn.usage = keptUsage(response?.usage);
     const end = frame.end ?? 'failed';
     turn.ending = {
       state: end,
@@ -234,8 +262,9 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
   const refusesOurAnchor = (turn: Turn, error: UpstreamError): boolean =>
     turn.wire?.form === 'delta' && turn.parent !== null && refusesAnchor(error);
 
-  const failed = (turn: Turn, frame: ParsedFrame) => {
-    const error = frame.error!;
+  const failed = (turn: Turn, frame: ParsedFrame, text: string) => {
+    const whole = frame.error!;
+    const error = nestsDeeperThan(text, MOST_LEVELS) ? { ...whole, raw: null } : whole;
     const unanswered = runningFor(turn) === null;
     socket.anchor = null;
     if (error.code === 'websocket_connection_limit_reached' && options.mayResend(turn)) {
@@ -261,19 +290,24 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
   /** The provider's turn state is its own; what stands beside it is the client's. */
   const metadata = (turn: Turn, frame: ParsedFrame, text: string) => {
     if (frame.turnState) options.learnTurnState(turn, frame.turnState);
-    const rest = Object.entries((frame.data?.headers ?? {}) as object).filter(
-      ([name]) => name.toLowerCase() !== 'x-codex-turn-state',
-    );
-    if (rest.length === 0) return;
-    const headers = JSON.stringify(Object.fromEntries(rest));
-    turn.stream.push(frame.type, withMembers(text, new Map([['headers', headers]])), true);
+    const headers = memberText(text, 'headers') ?? '';
+    const names = [...membersOf(headers).keys()];
+    const ours = names.filter((name) => name.toLowerCase() === 'x-codex-turn-state');
+    if (ours.length === names.length) return;
+    const shown = withMembers(headers, new Map(ours.map((name) => [name, null])));
+    turn.stream.push(frame.type, withMembers(text, new Map([['headers', shown]])), true);
   };
 
   return (text, turn) => {
     const frame = parseFrame(text);
     const current = turn?.ending ? null : turn;
-    if (frame.kind === 'head' || frame.kind === 'turn_state' || frame.kind === 'telemetry')
-      options.signal(frame, current);
+    if (frame.kind === 'head' || frame.kind === 'turn_state' || frame.kind === 'telemetry') {
+      try {
+        options.signal(frame, current);
+      } catch {
+        // Telemetry of an unknown shape says nothing; the turn it came with goes on.
+      }
+    }
     if (!current) {
       if (frame.kind === 'error') {
         // Without a turn an error concerns the connection: it must not carry another one.
@@ -299,7 +333,7 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
       case 'terminal':
         return terminal(current, frame, text);
       case 'error':
-        return failed(current, frame);
+        return failed(current, frame, text);
     }
   };
 }

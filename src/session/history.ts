@@ -41,7 +41,7 @@ export async function loadContents(
     for (const { input, output } of await store.lineage(scope, turnId)) {
       for (const json of [input, output].flatMap((text) => (text === null ? [] : elementTexts(text)))) {
         const item = parseExact(json) as Item;
-        if (!isNameOnly(item)) found.get(String(item.id))?.set(itemHash(item), withoutServerIds({ json }));
+        if (!isNameOnly(item)) found.get(item.id as string)?.set(itemHash(item), withoutServerIds({ json }));
       }
     }
   }

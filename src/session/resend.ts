@@ -23,7 +23,7 @@ export function mayResend(turn: Turn, untaken = false): boolean {
   if (untaken) return true;
   if (body.conversation != null || body.background === true) return false;
   const tools = Array.isArray(body.tools) ? body.tools : [];
-  return tools.every((tool) => harmless.has(String((tool as { type?: unknown } | null)?.type)));
+  return tools.every((tool) => harmless.has((tool as { type?: string } | null)?.type ?? ''));
 }
 
 /**

@@ -6,6 +6,7 @@ import { keptOutput, replayClassOf } from '../transcript/replay.ts';
 import { shownItems } from '../transcript/shown.ts';
 import type { Item, ReadItem } from '../transcript/types.ts';
 import { bareResult } from './commits.ts';
+import { keptError } from './kept.ts';
 import type { LaneIdentity } from './lane.ts';
 import type { Turn } from './turn.ts';
 
@@ -79,6 +80,12 @@ function recognise(turn: Turn): Recognition {
   };
 }
 
+/** What is stored of why the turn ended as it did. */
+export function errorOf({ ending }: Turn): unknown {
+  if (ending?.error) return keptError(ending.error);
+  return ending?.fault ? { code: ending.fault } : null;
+}
+
 /**
  * What a turn leaves behind: the result to settle, and the row it becomes if it is a head.
  * Only `completed` and `incomplete` turns have content; nothing can ever continue the others.
@@ -89,7 +96,7 @@ export function turnResult(
   mostBytes: number,
 ): { result: TurnResult; head: Head | null } {
   const state = turn.ending?.state ?? 'lost';
-  const error = turn.ending?.error ?? (turn.ending?.fault ? { code: turn.ending.fault } : null);
+  const error = errorOf(turn);
   if (state !== 'completed' && state !== 'incomplete')
     return { result: bareResult(state, turn.usage, error), head: null };
 
@@ -108,7 +115,7 @@ export function turnResult(
   const tooMuch = lane.storedBytes + bytes > mostBytes;
   if (!tooMuch) lane.storedBytes += bytes;
   const replay =
-    !known || tooMuch
+    !known || tooMuch || turn.inexact
       ? 'anchor_only'
       : replayClassOf({
           input,

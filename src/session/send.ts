@@ -23,6 +23,8 @@ export interface SenderOptions {
   turnState(turn: Turn): string | null;
   /** Headers of the answer that the provider has given so far. */
   headers(turn: Turn): AnswerHead['headers'];
+  /** Releasing the client's status failed. */
+  failed(error: unknown): void;
   send(event: SessionEvent): void;
 }
 
@@ -42,8 +44,12 @@ export function createSender(options: SenderOptions): Sender {
   const holdStatus = (turn: Turn) => {
     cancelHold();
     cancelHold = clock.after(config.deadlines.statusHold, () => {
-      turn.showCreated();
-      turn.stream.sink.open();
+      try {
+        turn.showCreated();
+        turn.stream.sink.open();
+      } catch (error) {
+        options.failed(error);
+      }
     });
   };
 

@@ -2,12 +2,13 @@ import type { ForcedEnd, SessionEvent, SessionFault, SessionMachine } from '../.
 import type { Clock } from '../clock.ts';
 import type { Config } from '../config.ts';
 import { BridgeError } from '../errors.ts';
+import { safeError } from '../observe/safe.ts';
 import type { AttemptFact, LocalSession } from '../resolve/types.ts';
 import { type DurableActor, type Effect, type Inspect, persist, rehydrate, startActor } from '../runtime/index.ts';
 import type { KeyRef, RowFace, SessionRow, SessionStore, TurnResult, TurnRow } from '../store/port.ts';
 import type { Line } from '../transcript/line.ts';
 import type { Abilities } from '../upstream/abilities.ts';
-import type { UpstreamTarget, UpstreamTransport } from '../upstream/port.ts';
+import type { UpstreamAnswer, UpstreamTarget, UpstreamTransport } from '../upstream/port.ts';
 import { createUpstreamTurnState } from '../upstream/turn-state.ts';
 import { bareResult, type CommitReply, createCommits } from './commits.ts';
 import { createDialer } from './dial.ts';
@@ -20,10 +21,10 @@ import type { ClientSink } from './port.ts';
 import { SESSION_MACHINE_VERSION, sessionProgram, topState } from './program.ts';
 import { tenantBusy } from './quota.ts';
 import { mayResend } from './resend.ts';
-import { type Head, turnResult } from './result.ts';
+import { errorOf, type Head, turnResult } from './result.ts';
 import { createSender } from './send.ts';
 import { createAnswerSignals } from './signals.ts';
-import { createSessionSocket } from './socket.ts';
+import { createSessionSocket, type LostConnection } from './socket.ts';
 import { faultError, type Turn } from './turn.ts';
 import { viewOf } from './view.ts';
 
@@ -91,7 +92,7 @@ export interface Session {
   readonly socketOpen: boolean;
   /** Milliseconds the socket has been open; null without one. */
   readonly socketAgeMs: number | null;
-  /** Places the first turn and starts the actor; called once. */
+  /** Places the first turn and starts the actor; called once. What it throws has ended the session. */
   begin(turn: Turn): void;
   /** Takes a turn in; false when this actor is past serving and the turn must be resolved again. */
   submit(turn: Turn): boolean;
@@ -106,6 +107,8 @@ export interface Session {
   pressure(turn: Turn, paused: boolean): void;
   view(): LocalSession;
   send(event: SessionEvent): void;
+  /** Ends the actor where it stands: its clients are answered, what it asks the store is not asked again. */
+  abandon(): void;
 }
 
 /**
@@ -158,21 +161,61 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     snapshot: persist(actor),
     machineVersion: SESSION_MACHINE_VERSION,
   });
+  /** Something of this session threw. Whoever waits for the turn in hand is answered at once. */
+  function report(what: string, error: unknown): void {
+    const turn = lane.current;
+    log.error({ session: id, epoch, turn: turn?.id, what, error: safeError(error) }, 'a part of a session failed');
+    if (!turn || turn.stream.finished) return;
+    turn.ending ??= { state: 'failed', terminal: null, fault: 'bridge_internal', answer: null, error: null };
+    try {
+      turn.deliver();
+    } catch (second) {
+      log.error({ session: id, epoch, turn: turn.id, error: safeError(second) }, 'a client could not be answered');
+    }
+  }
+  /** The same where no effect is under way: in a handler of something that arrived, or in work that was waited for. */
+  const failed = (what: string) => (error: unknown) => {
+    report(what, error);
+    send({ type: 'effect.failed' });
+  };
+  /** A handler whose errors end the turn, not the process. */
+  const guarded =
+    <A extends unknown[]>(what: string, act: (...args: A) => void) =>
+    (...args: A): void => {
+      try {
+        act(...args);
+      } catch (error) {
+        failed(what)(error);
+      }
+    };
+  /** What has to happen, whatever became of the rest. */
+  const always = (what: string, act: () => void) => {
+    try {
+      act();
+    } catch (error) {
+      report(what, error);
+    }
+  };
+  const inBackground = (what: string, work: () => Promise<void>) =>
+    deps.background(work().catch((error) => report(what, error)));
+
   const onWire = () => (actor.state.startsWith('live.streaming') ? lane.current : null);
 
   const socket = createSessionSocket({
     transport: deps.transport,
     clock,
-    onFrame: (text) => readFrame(text, onWire()),
-    onLost: (generation, how) => dialer.lost(onWire(), generation, how),
-    onRefused(answer) {
+    onFrame: guarded('a frame', (text: string) => readFrame(text, onWire())),
+    onLost: guarded('a lost connection', (generation: number, how: LostConnection) =>
+      dialer.lost(onWire(), generation, how),
+    ),
+    onRefused: guarded('a refusal', (answer: UpstreamAnswer) => {
       const turn = onWire();
       if (turn) dialer.refused(turn, answer);
-    },
-    onStuck() {
+    }),
+    onStuck: guarded('a stuck client', () => {
       lane.current?.stream.sink.cut();
       socket.pause(false);
-    },
+    }),
     takesAnchors: () =>
       lane.current === null ||
       deps.abilities.takesAnchors({ targetId: deps.target.id, credentialFp: lane.current.evidence.credentialFp }),
@@ -189,11 +232,12 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     send,
     learnTurnState: (turn, value) => turnState.learn(turn.evidence.clientTurnId, value),
     opened: (headers) => signals.opened(headers),
-    onError: (error) => log.warn({ session: id, err: error }, 'preparing a socket failed'),
+    failed: failed('preparing a socket'),
     onFailure: (cause) => log.warn({ session: id, cause }, 'a connection to the upstream failed'),
   });
   const readFrame = createFrameReader({
     socket,
+    mostBytes: config.limits.transcriptBytes,
     now: () => clock.now(),
     send,
     touchSilence: () => actor.touch('silence'),
@@ -217,6 +261,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     token: (turn) => (token ??= deps.issueToken(id, epoch, turn)),
     turnState: (turn) => turnState.for(turn.evidence.clientTurnId),
     headers: (turn) => signals.forTurn(turn),
+    failed: failed("a client's status"),
     send,
   });
   const commits = createCommits(
@@ -236,8 +281,8 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
       leaseValid: (left) => left >= config.deadlines.leaseMargin && maySend(),
     },
     (reason) => {
-      rejection = reason;
-      log.error({ session: id, epoch, reason }, 'the store rejected a commit');
+      rejection = reason.slice(0, 300);
+      log.error({ session: id, epoch, reason: rejection }, 'the store rejected a commit');
     },
   );
 
@@ -250,6 +295,21 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
       prepared = { turn, result: { ...result, facts }, head: left };
     }
     return prepared.result;
+  }
+
+  /**
+   * The end without content. It is asked for when the whole end could not be stored, or not even be put together: it rests
+   * on nothing that could have failed there. What was not stored cannot be rebuilt, either.
+   */
+  function bareEnd(turn: Turn): TurnResult {
+    const state = turn.ending?.state ?? 'lost';
+    // It is the head all the same: whoever names it must be told that it cannot be continued.
+    const anchorLost = state === 'completed' || state === 'incomplete';
+    const end = { ...bareResult(state, turn.usage, errorOf(turn)), anchorLost };
+    if (prepared?.turn !== turn) return end;
+    const { facts } = prepared.result;
+    if (prepared.head) prepared.head.row = { ...prepared.head.row, replay: 'never' };
+    return { ...end, facts };
   }
 
   /** After the store answered: the head is what was settled, and the turn is nobody's any more. */
@@ -273,9 +333,19 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     deps.onIdle(session);
   }
 
+  /** A turn that cannot be looked at is answered, and those behind it go on. */
   function admit(turn: Turn): void {
+    try {
+      admitSafely(turn);
+    } catch (error) {
+      if (lane.current !== turn) always('admitting a request', () => turn.fail(new BridgeError('bridge_internal')));
+      throw error;
+    }
+  }
+
+  function admitSafely(turn: Turn): void {
     if (!place(turn, lane.head, lane.line) || planFor(turn, socket.anchor).form === 'impossible') {
-      deps.returnTurn(turn, { kind: 'head_moved', sessionId: id });
+      handOn(turn, { kind: 'head_moved', sessionId: id });
       return admitNext();
     }
     if (!turn.lease.run()) {
@@ -289,12 +359,22 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     send({ type: 'turn.wanted' });
   }
 
+  /** Back to whoever places it; one that cannot be placed is answered. */
+  function handOn(turn: Turn, fact: AttemptFact | null): void {
+    try {
+      deps.returnTurn(turn, fact);
+    } catch (error) {
+      report('handing a request back', error);
+      always('answering a request', () => turn.fail(new BridgeError('bridge_internal', { cause: error })));
+    }
+  }
+
   function giveBack(fact: AttemptFact): void {
     const turn = lane.giveUp();
     if (turn?.stream.finished) turn.stream.discard();
     if (!turn || turn.stream.finished) return;
     turn.note({ type: 'hand_back' });
-    deps.returnTurn(turn, fact);
+    handOn(turn, fact);
   }
 
   /** What ended this actor (a drain, an eviction) waited in the mailbox ahead of the turn that was just admitted. */
@@ -305,17 +385,19 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     return [turn];
   }
 
+  /** The end of the actor, whatever led to it: nothing of it remains, and whoever waited here is placed again. */
   function end(): void {
+    if (ended) return;
     ended = true;
     const unbegun = giveUpUnbegun();
-    finishCurrent();
+    always('the last turn', finishCurrent);
     lane.forget();
     const waiting = [...unbegun, ...lane.handBack()];
     actor.stop();
-    deps.onEnded(session);
+    always('taking the session off', () => deps.onEnded(session));
     for (const turn of waiting) {
       turn.note({ type: 'hand_back' });
-      deps.returnTurn(turn, null);
+      handOn(turn, null);
     }
   }
 
@@ -359,14 +441,14 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
         return end();
       case 'release':
         // Whoever waited here claims it anew; giving it up first would only cost a round trip.
-        if (lane.waiting.length === 0 || leave !== release) deps.background(leave());
+        if (lane.waiting.length === 0 || leave !== release) inBackground('giving the session up', leave);
         return;
       case 'recordClose':
-        return deps.background(recordClose());
+        return inBackground('closing the session', recordClose);
       case 'closeWhenSettled':
         leave = recordClose;
         return;
-      case 'reportAnchorLost':
+      case 'reportUnsettled':
         return log.error({ session: id, epoch, turn: turn?.id, reason: rejection }, 'a turn could not be settled');
     }
   }
@@ -408,10 +490,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
         return reply;
       }
       case 'commitBareSettle':
-        return commits.settle(turn, {
-          ...bareResult(prepareEnd(turn).state, turn.usage),
-          facts: prepareEnd(turn).facts,
-        });
+        return commits.settle(turn, bareEnd(turn));
       default:
         return commits.settle(turn, prepareEnd(turn));
     }
@@ -440,9 +519,25 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
         generation: () => actor.context.generation,
       }),
       perform,
+      effectFailed({ type }, error): SessionEvent {
+        report(type, error);
+        return { type: 'effect.failed' };
+      },
       commit,
+      commitFailed({ type }, error): SessionEvent {
+        rejection = `${type} failed here`;
+        log.error({ session: id, epoch, commit: type, error: safeError(error) }, 'a commit could not be made');
+        return { type: 'store.rejected', rowExists: type !== 'commitCreate' };
+      },
       inspect: deps.inspect,
-      onError: (error) => log.error({ session: id, epoch, err: error }, 'a session effect failed'),
+      onError: (error) => log.error({ session: id, epoch, error: safeError(error) }, 'a session failed'),
+      onStopped() {
+        if (ended) return;
+        // Not by a state of the machine: the machine itself has failed.
+        report('the machine', new Error('The machine has stopped.'));
+        always('closing the socket', () => socket.close());
+        end();
+      },
     });
 
   const session: Session = {
@@ -485,11 +580,18 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     },
     begin(turn) {
       turn.note({ type: 'queue' });
-      if (place(turn, lane.head, lane.line) && planFor(turn, null).form !== 'impossible') {
-        lane.take(turn);
-        actor = startSessionActor();
-        if (claimed) send({ type: 'turn.wanted' });
-        return;
+      try {
+        if (place(turn, lane.head, lane.line) && planFor(turn, null).form !== 'impossible') {
+          lane.take(turn);
+          actor = startSessionActor();
+          if (claimed) send({ type: 'turn.wanted' });
+          return;
+        }
+      } catch (error) {
+        lane.giveUp();
+        ended = true;
+        deps.onEnded(session);
+        throw error;
       }
       ended = true;
       turn.note({ type: 'hand_back' });
@@ -527,6 +629,14 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
         queueFull: lane.waiting.length >= config.limits.queueLength,
       }),
     send,
+    abandon() {
+      if (ended) return;
+      const turn = lane.current;
+      for (const each of [...(turn ? [turn] : []), ...lane.handBack()])
+        always('answering a request', () => each.fail(new BridgeError('bridge_draining')));
+      always('closing the socket', () => socket.close(1001, 'the worker stops'));
+      end();
+    },
   };
   return session;
 }

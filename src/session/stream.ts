@@ -92,6 +92,15 @@ export function createTurnStream(first: ClientSink, options: StreamOptions): Tur
     share?.empty();
   };
 
+  /** A reader that cannot be written to is cut off: it must not wait for what does not come. */
+  const orCut = <T>(reader: ClientSink, act: () => T): T => {
+    try {
+      return act();
+    } catch (error) {
+      reader.cut();
+      throw error;
+    }
+  };
   const write = (entry: Entry) => {
     if (!sink.attached) return;
     let crowded = false;
@@ -104,11 +113,12 @@ export function createTurnStream(first: ClientSink, options: StreamOptions): Tur
     if (behind > options.bufferBytes || crowded) options.onPressure(true);
     shown ||= sink.shown;
   };
-  const close = () => {
-    if (ending?.kind === 'end') sink.end(ending.type, ending.json);
-    else if (ending?.kind === 'fail') sink.fail(ending.error);
-    else if (ending?.kind === 'relay') sink.relay(ending.answer);
-  };
+  const close = () =>
+    orCut(sink, () => {
+      if (ending?.kind === 'end') sink.end(ending.type, ending.json);
+      else if (ending?.kind === 'fail') sink.fail(ending.error);
+      else if (ending?.kind === 'relay') sink.relay(ending.answer);
+    });
   const listen = (reader: ClientSink) => {
     reader.onDrain(() => {
       if (reader !== sink) return;

@@ -83,6 +83,8 @@ export interface Turn {
   streamed: Written<Item>[];
   /** Items as the terminal event lists them, after those of steered predecessors; null until it came, or without a list. */
   listed: readonly Written<Item>[] | null;
+  /** The provider's output held something that is not kept: the turn can be continued at the provider only. */
+  inexact: boolean;
   /** How many of `streamed` belong to steered predecessors of the running response. */
   steered: number;
   /** The output in the form this turn's client has: as streamed, or as listed; whichever holds more items. */
@@ -168,6 +170,16 @@ export function createTurn(options: TurnOptions): Turn {
     options.onFinished(turn);
   };
 
+  /** The turn has ended once its stream has, also where writing its end failed. */
+  const endAfter = (state: TurnEnd, act: () => boolean) => {
+    let taken = true;
+    try {
+      taken = act();
+    } finally {
+      if (taken) finish(state);
+    }
+  };
+
   const turn: Turn = {
     id: options.id,
     request,
@@ -199,6 +211,7 @@ export function createTurn(options: TurnOptions): Turn {
     responseId: null,
     streamed: [],
     listed: null,
+    inexact: false,
     steered: 0,
     get output() {
       const { streamed, listed } = turn;
@@ -228,7 +241,8 @@ export function createTurn(options: TurnOptions): Turn {
       // What nobody wanted any more was cancelled: it is no failure, and nobody needs its story.
       const state = error.code === 'bridge_turn_cancelled' ? 'cancelled' : 'failed';
       turn.ending ??= { state, terminal: null, fault: null, answer: null, error: null };
-      if (turn.stream.finish({ kind: 'fail', error })) finish(turn.ending.state);
+      const { state: end } = turn.ending;
+      endAfter(end, () => turn.stream.finish({ kind: 'fail', error }));
     },
     served() {
       turn.stream.abandon();
@@ -254,19 +268,19 @@ export function createTurn(options: TurnOptions): Turn {
     deliver() {
       const { ending } = turn;
       if (!ending || turn.stream.finished) return;
-      if (ending.terminal) turn.stream.finish({ kind: 'end', ...ending.terminal });
-      else if (ending.answer) turn.stream.finish({ kind: 'relay', answer: ending.answer });
-      else {
+      endAfter(ending.state, () => {
+        if (ending.terminal) return turn.stream.finish({ kind: 'end', ...ending.terminal });
+        if (ending.answer) return turn.stream.finish({ kind: 'relay', answer: ending.answer });
         const error = ending.fault === null ? new BridgeError('bridge_internal') : faultError(turn, ending.fault);
         error.outcome = turn.outcome;
-        turn.stream.finish({ kind: 'fail', error });
-      }
-      finish(ending.state);
+        return turn.stream.finish({ kind: 'fail', error });
+      });
     },
     rewind() {
       turn.responseId = null;
       turn.streamed = [];
       turn.listed = null;
+      turn.inexact = false;
       turn.steered = 0;
       turn.sawOutput = false;
       turn.heldCreated = null;

@@ -31,7 +31,7 @@ const sessionEvents: EventVariant<SessionMachine>[] = [
   ...ofSocket((generation) => ({ type: 'history.missing', generation })),
   ...fixedEvents<SessionMachine>([
     { type: 'turn.wanted' },
-    { type: 'turn.cancelled', reason: 'client_cancel' },
+    { type: 'turn.cancelled', reason: 'superseded' },
     { type: 'client.gone' },
     { type: 'client.back' },
     { type: 'frame.not_sent', cause: 'lease' },
@@ -59,6 +59,7 @@ const sessionEvents: EventVariant<SessionMachine>[] = [
     { type: 'deadline.grace' },
     { type: 'deadline.idle' },
     { type: 'deadline.age' },
+    { type: 'effect.failed' },
     { type: 'operator.release' },
     { type: 'operator.close' },
     { type: 'worker.draining' },

@@ -57,7 +57,7 @@ const clientTypes = new Set([
 /** An item that only a client makes: it is the same text in every form of a turn. */
 export function isFromClient(item: Item): boolean {
   const type = typeOf(item);
-  return type === 'message' ? clientRoles.has(String(item.role)) : clientTypes.has(type);
+  return type === 'message' ? clientRoles.has(item.role as string) : clientTypes.has(type);
 }
 
 /** The hash of an item as a request holds it. */

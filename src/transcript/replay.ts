@@ -26,7 +26,7 @@ const selfContainedParts = new Set(['input_text', 'output_text', 'text', 'refusa
 function isExactPart(part: unknown): boolean {
   if (typeof part !== 'object' || part === null) return typeof part === 'string';
   const { type, image_url: image, file_data: file, file_id: id, file_url: url } = part as Record<string, unknown>;
-  if (selfContainedParts.has(String(type))) return true;
+  if (selfContainedParts.has(type as string)) return true;
   if (type === 'input_image') return typeof image === 'string' && image.startsWith('data:') && id == null;
   if (type === 'input_file') return typeof file === 'string' && id == null && url == null;
   return false;

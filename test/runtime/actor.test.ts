@@ -13,6 +13,10 @@ import { orderMachine } from './order-machine.ts';
 const program = defineProgram(orderMachine, { commits: ['charge'], version: 1 });
 type Options = ActorOptions<typeof orderMachine>;
 
+const boom = (): never => {
+  throw new Error('boom');
+};
+
 /** An order with its effects and commits in the test's hands. */
 function open(
   options: Partial<Options> & { onEffect?: (effect: Effect, actor: DurableActor<typeof orderMachine>) => void } = {},
@@ -98,6 +102,56 @@ describe('effects', () => {
   });
 });
 
+describe('what throws', () => {
+  it('in an effect is an event, ahead of what waits and after the other effects of its step', async () => {
+    const order = open({
+      onEffect({ type }, actor) {
+        if (type !== 'explode') return;
+        actor.send({ type: 'nudge' });
+        boom();
+      },
+      effectFailed: () => ({ type: 'forgotten' }),
+    });
+    await order.settle();
+    order.actor.send({ type: 'boom' });
+    expect(order.effects).toEqual(['greet', 'explode', 'announce:gone']);
+    expect([order.actor.stopped, order.errors]).toEqual([true, []]);
+  });
+
+  it('in what should make an event of it is reported, and the actor serves', async () => {
+    const order = open({ onEffect: ({ type }) => type === 'explode' && boom(), effectFailed: () => boom() });
+    await order.settle();
+    order.actor.send({ type: 'boom' });
+    order.actor.send({ type: 'add', items: 1 });
+    expect([order.errors.length, order.actor.context.items]).toEqual([1, 1]);
+  });
+
+  it('in observers is reported and changes nothing', async () => {
+    const order = open({ inspect: () => boom(), onStep: () => boom(), onStopped: () => boom() });
+    await order.settle();
+    order.actor.send({ type: 'add', items: 1 });
+    order.actor.send({ type: 'pay' });
+    expect(order.actor.state).toBe('paying');
+    order.actor.stop();
+    // The inspector once, each of four steps, and the stop.
+    expect(order.errors.length).toBeGreaterThan(3);
+  });
+
+  it('in a step stops the actor', async () => {
+    const stopped: string[] = [];
+    const order = open({
+      durations: (name) => (name === 'bank' ? boom() : 1_000),
+      onStopped: () => stopped.push('stopped'),
+    });
+    await order.settle();
+    order.actor.send({ type: 'add', items: 1 });
+    order.actor.send({ type: 'pay' });
+    expect([order.actor.stopped, stopped, order.errors.length]).toEqual([true, ['stopped'], 1]);
+    order.actor.send({ type: 'nudge' });
+    expect(order.effects).toEqual(['greet']);
+  });
+});
+
 describe('while a commit is unanswered', () => {
   it('everything else waits, in order, and nothing is merged or dropped', async () => {
     const order = await paying();
@@ -126,8 +180,7 @@ describe('while a commit is unanswered', () => {
     const order = await paying();
     for (let count = 0; count < 6; count += 1) {
       expect(order.attempts).toHaveLength(count + 1);
-      if (count % 2 === 0) order.attempts[count]!.answer({ unknown: 'no answer' });
-      else order.attempts[count]!.fail(new Error('connection lost'));
+      order.attempts[count]!.answer({ unknown: 'no answer' });
       await order.settle();
       order.clock.advance(1_000);
     }
@@ -137,6 +190,32 @@ describe('while a commit is unanswered', () => {
     await order.settle();
     expect(order.actor.state).toBe('packing');
     expect(order.clock.armed).toBe(0);
+  });
+
+  it.each(['rejects', 'throws'])('an attempt that %s is a verdict, asked for once', async (how) => {
+    const failures: string[] = [];
+    const order = open({
+      ...(how === 'throws' ? { commit: () => boom() } : {}),
+      commitFailed({ type }, error) {
+        failures.push(`${type}: ${(error as Error).message}`);
+        return { type: 'declined' };
+      },
+    });
+    await order.settle();
+    order.actor.send({ type: 'add', items: 1 });
+    order.actor.send({ type: 'pay' });
+    if (how === 'rejects') order.attempts[0]!.fail(new Error('boom'));
+    await order.settle();
+    expect([order.actor.state, failures]).toEqual(['open', ['charge: boom']]);
+    order.clock.advance(900);
+    expect(order.attempts.length).toBeLessThan(2);
+  });
+
+  it('an attempt that fails without anything to make a verdict of it stops the actor', async () => {
+    const order = await paying();
+    order.attempts[0]!.fail(new Error('boom'));
+    await order.settle();
+    expect([order.actor.stopped, order.errors.length, order.clock.armed]).toEqual([true, 1, 0]);
   });
 
   it('an answer that comes after the stop is nobody’s', async () => {

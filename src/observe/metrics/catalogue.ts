@@ -63,7 +63,7 @@ export const catalogue = {
       ...['bridge_upstream_unreachable', 'bridge_upstream_lost', 'bridge_first_event_timeout'],
       ...['bridge_stream_silent', 'bridge_turn_timeout', 'bridge_turn_cancelled', 'bridge_store_unavailable'],
       ...['bridge_store_rejected', 'bridge_lease_lapsed', 'bridge_session_expired', 'bridge_session_closed'],
-      'bridge_draining',
+      'bridge_internal',
     ],
   }),
   holdfast_turn_held_milliseconds: histogram('From the request being read to its frame leaving.', slow, {

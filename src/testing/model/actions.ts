@@ -24,6 +24,8 @@ export const ACTIONS = {
   unheard: 'lostAnswer',
   unheardByPaused: 'world',
   rejected: 'rejection',
+  commitThrows: 'throw',
+  throws: 'throw',
   copied: 'lateCopy',
   copyArrives: 'world',
   deadline: 'own',

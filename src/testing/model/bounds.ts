@@ -9,6 +9,7 @@ export const FAULTS = [
   'socketLoss',
   'departure',
   'rejection',
+  'throw',
   'refusedAnchor',
   'drain',
   'eviction',

@@ -18,6 +18,8 @@ export interface Layout {
   readonly copy: (j: number) => number;
   readonly stray: number;
   readonly budget: (fault: Fault) => number;
+  /** The actor whose next effect throws, plus one; only where something may throw. */
+  readonly broken: number | null;
   /** The rows as they were before the latest write; only where a failover may lose it. */
   readonly previous: number | null;
   /** Offsets that hold nonces. */
@@ -106,6 +108,7 @@ export function layoutOf(bounds: Bounds): Layout {
   const copies = take(SIZES.copy * bounds.copies);
   const stray = take(2);
   const budgets = take(FAULTS.length);
+  const broken = (bounds.faults.throw ?? 0) > 0 ? take(1) : null;
   const previous = (bounds.faults.failover ?? 0) > 0 ? take(TURNS - ROW.epoch + SIZES.turn * bounds.turns) : null;
   const request = (r: number) => requests + SIZES.request * r;
   const actor = (i: number) => actorsAt + SIZES.actor * i;
@@ -122,6 +125,7 @@ export function layoutOf(bounds: Bounds): Layout {
     copy,
     stray,
     budget: (fault) => budgets + FAULTS.indexOf(fault),
+    broken,
     previous,
     nonces: [
       ROW.nonce,

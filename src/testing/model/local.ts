@@ -47,6 +47,7 @@ export const events = {
   grace: { type: 'deadline.grace' },
   idle: { type: 'deadline.idle' },
   age: { type: 'deadline.age' },
+  effectFailed: { type: 'effect.failed' },
   release: { type: 'operator.release' },
   draining: { type: 'worker.draining' },
   workerDead: { type: 'worker.dead' },

@@ -16,6 +16,7 @@ const LETTERS = [
   'release',
   'draining',
   'workerDead',
+  'effectFailed',
 ] as const satisfies readonly EventName[];
 export type Letter = (typeof LETTERS)[number];
 
@@ -25,6 +26,8 @@ export class Beyond extends Error {}
 /** What waits for each actor while its commit is unanswered: strictly first in, first out, as in `src/runtime`. */
 export interface Mailboxes {
   post(actor: number, letter: Letter): void;
+  /** In front of everything that waits, as what has failed is. */
+  postFirst(actor: number, letter: Letter): void;
   /** Takes the first letter out; there is one. */
   take(actor: number): Letter;
   /** A loss that waits belongs to a socket of the past once another is dialed: it would be ignored. */
@@ -52,6 +55,7 @@ export function createMailboxes(layout: Layout, hand: Hand): Mailboxes {
 
   return {
     post: (i, letter) => write(i, [...read(i), LETTERS.indexOf(letter) + 1]),
+    postFirst: (i, letter) => write(i, [LETTERS.indexOf(letter) + 1, ...read(i)]),
     take(i) {
       const [first, ...rest] = read(i);
       write(i, rest);

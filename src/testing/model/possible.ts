@@ -114,6 +114,14 @@ export function createPossible(options: PossibleOptions): (s: Uint8Array, attemp
     const socket = actor(s, i, ACTOR.socket);
     if (socket !== 0 && may(s, 'socketLoss')) attempt('socketLost', i);
     if (may(s, 'eviction') && (local.idle || actor(s, i, ACTOR.epoch) < s[ROW.epoch]!)) attempt('evicts', i);
+    if (layout.broken !== null && may(s, 'throw')) {
+      attempt('throws', i, 0);
+      if (s[layout.broken] === 0) attempt('throws', i, 1);
+      if (commit !== 0) {
+        attempt('commitThrows', i, 0);
+        attempt('commitThrows', i, 1);
+      }
+    }
     if (commit !== 0) {
       attempt('answered', i);
       if (may(s, 'lostAnswer')) attempt('unheard', i);

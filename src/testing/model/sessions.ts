@@ -38,6 +38,12 @@ export interface Sessions {
   /** Carries the unanswered commit to the rows. `answered` false: it takes effect, and nobody is told. */
   commit(actor: number, answered: boolean): void;
   reject(actor: number): void;
+  /** The commit under way throws here, whether or not the store has carried it out. */
+  breakCommit(actor: number, carriedOut: boolean): void;
+  /** Something that has arrived cannot be dealt with. */
+  breakHandler(actor: number): void;
+  /** The next effect that is no commit throws, and is not performed. */
+  breakNext(actor: number): void;
   /** The actor of this worker that its registry finds for the row's session, or -1. */
   find(worker: number): number;
   caller(actor: number): Caller;
@@ -81,6 +87,7 @@ export function createSessions(
   const drop = (i: number) => {
     const at = layout.actor(i);
     hand.s.fill(0, at, at + SIZES.actor);
+    if (layout.broken !== null && hand.s[layout.broken] === i + 1) hand.s[layout.broken] = 0;
   };
 
   function tell(r: number, ending: number): void {
@@ -180,6 +187,8 @@ export function createSessions(
     const r = current(i) - 1;
     if (r < 0) return;
     const w = worker(i);
+    // Its client was told meanwhile that nothing would be sent.
+    if (byte(i, ACTOR.bits) & BIT.told) return mail.post(i, 'notSentLease');
     if (!mayStart(w)) {
       if (weak !== 'sendWithoutLease') return mail.post(i, 'notSentLease');
       breaks('leaseHeld');
@@ -269,7 +278,30 @@ export function createSessions(
   function step(i: number, event: number): void {
     const { to, effects } = machine.step(byte(i, ACTOR.local), event);
     put(i, ACTOR.local, to);
-    for (const effect of effects) if (exists(i)) perform(i, effect);
+    for (const effect of effects) {
+      if (!exists(i)) continue;
+      if (strikes(i, effect)) fail(i);
+      else perform(i, effect);
+    }
+  }
+
+  /** Commits fail by verdicts, and an actor's end is made of parts that fail each by itself. */
+  function strikes(i: number, effect: string): boolean {
+    if (layout.broken === null || hand.s[layout.broken] !== i + 1) return false;
+    if (effect.startsWith('commit') || effect === 'handBack') return false;
+    hand.s[layout.broken] = 0;
+    return true;
+  }
+
+  /** The client is answered at once; the machine hears of it before anything else. */
+  function fail(i: number): void {
+    if (weak === 'forgetsThrown') return;
+    if (current(i) !== 0 && (byte(i, ACTOR.bits) & BIT.told) === 0) {
+      if ((byte(i, ACTOR.bits) & BIT.ending) === 0) put(i, ACTOR.bits, byte(i, ACTOR.bits) | TURN_STATE.failed);
+      const completed = (byte(i, ACTOR.bits) & BIT.ending) === TURN_STATE.completed;
+      tellCurrent(i, completed ? ENDING.completed : ENDING.failed);
+    }
+    mail.postFirst(i, 'effectFailed');
   }
 
   function drain(i: number): void {
@@ -406,6 +438,17 @@ export function createSessions(
       if (event === null) return;
       if (answered) return verdict(i, event);
       if (weak === 'silenceIsFenced') verdict(i, pending(i) === COMMIT.create ? 'notCreated' : 'fenced');
+    },
+    breakCommit(i, carriedOut) {
+      if (carriedOut) ofRows(i);
+      verdict(i, pending(i) === COMMIT.create ? 'rejectedNoRow' : 'rejected');
+    },
+    breakHandler(i) {
+      fail(i);
+      drain(i);
+    },
+    breakNext(i) {
+      hand.s[layout.broken!] = i + 1;
     },
     reject: (i) => verdict(i, pending(i) === COMMIT.create ? 'rejectedNoRow' : 'rejected'),
     find(w) {

@@ -104,6 +104,12 @@ function sentence({ layout }: World, s: Uint8Array, { name, a, b }: Action): str
       return `The store carries out ${call()}; nobody hears the answer.`;
     case 'rejected':
       return `The store refuses ${call()} with an error.`;
+    case 'commitThrows':
+      return `${capital(call())} fails at its worker${b === 1 ? ', after the store has carried it out' : ''}.`;
+    case 'throws':
+      return b === 0
+        ? `Something that arrived at ${who()} cannot be dealt with.`
+        : `The next thing that ${who()} does for its session will fail.`;
     case 'copied':
       return `A copy of ${call()} is held up on its way.`;
     case 'copyArrives': {

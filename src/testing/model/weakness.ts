@@ -106,5 +106,9 @@ export const weaknesses = {
     what: 'a request that was admitted but not begun is forgotten when its actor ends',
     bounds: within(2, { drain: 1 }, { concurrent: 2 }),
   },
+  forgetsThrown: {
+    what: 'an effect that throws is forgotten: neither its client nor its machine hears of it',
+    bounds: within(2, { throw: 1 }),
+  },
 } as const satisfies Record<string, Weakening>;
 export type Weakness = keyof typeof weaknesses;

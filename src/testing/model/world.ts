@@ -201,6 +201,10 @@ export function createWorld(bounds: Bounds, weak: Weakness | null = null): World
         return sessions.commit(a, false);
       case 'rejected':
         return sessions.reject(a);
+      case 'commitThrows':
+        return sessions.breakCommit(a, b === 1);
+      case 'throws':
+        return b === 0 ? sessions.breakHandler(a) : sessions.breakNext(a);
       case 'copied':
         return copies.make(a);
       case 'copyArrives':

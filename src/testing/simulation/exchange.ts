@@ -36,6 +36,10 @@ const textOf = (output: readonly Record<string, unknown>[]): string =>
     .map(({ text }) => text ?? '')
     .join('');
 
+/** What a client takes for an item. */
+const isItem = (item: unknown): item is Record<string, unknown> =>
+  typeof item === 'object' && item !== null && !Array.isArray(item);
+
 /**
  * One request of a client, from its connection to its one end. What reaches a client is checked as it comes: one
  * terminal, nothing after it, one response throughout, and a text that is the sum of its parts.
@@ -80,7 +84,7 @@ export function exchange(world: World, slot: Slot, request: OpenRequest): Exchan
           wrong('an event before response.created');
         belongs(data);
         if (type === 'response.output_text.delta') text += String(data.delta);
-        if (type === 'response.output_item.done') done.push(data.item as Record<string, unknown>);
+        if (type === 'response.output_item.done' && isItem(data.item)) done.push(data.item);
       },
       end(type, json) {
         const data = JSON.parse(json) as { response: ResponseSeen & { error?: { code?: string } } };
@@ -89,11 +93,14 @@ export function exchange(world: World, slot: Slot, request: OpenRequest): Exchan
         if (type === 'response.failed') {
           return end({ head, kind: 'failed', code: response.error?.code ?? 'none' }, `failed ${response.error?.code}`);
         }
-        const { output } = response;
+        const output = response.output.filter(isItem);
         if (streaming && text !== textOf(output.length > 0 ? output : done))
           wrong('a text that is not the sum of its deltas');
         if (!streaming && output.length === 0) wrong('a JSON answer without its items');
-        end({ head, kind: 'answer', response: { ...response, done } }, `${type} ${response.id} ${head?.outcome}`);
+        end(
+          { head, kind: 'answer', response: { ...response, output, done } },
+          `${type} ${response.id} ${head?.outcome}`,
+        );
       },
       fail(error, committed) {
         const { code } = error.envelope().error;

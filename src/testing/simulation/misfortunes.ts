@@ -46,6 +46,11 @@ export const turnFaults: readonly TurnFault[] = [
   { kind: 'silence', at: 'before_created', telemetry: 2 },
 ];
 
+/** Thrown by a part of a worker because the simulation wants it to. */
+export class Planted extends Error {
+  override readonly name = 'Planted';
+}
+
 /** What may happen to a handshake. */
 export const upgradeFaults: readonly UpgradeFault[] = [
   { kind: 'refuse', status: 503 },

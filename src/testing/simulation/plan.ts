@@ -69,7 +69,7 @@ export interface Plan {
   credential: 'own' | 'shared';
   clients: readonly ClientPlan[];
   faults: readonly ScheduledFault[];
-  rates: { store: StoreTrouble; turn: number; upgrade: number; hop: number };
+  rates: { store: StoreTrouble; turn: number; upgrade: number; hop: number; hostile: number; throws: number };
   /** Milliseconds after which nothing bad happens any more. */
   calmAt: number;
   env: Readonly<Record<string, string>>;
@@ -132,7 +132,9 @@ export function planOf(seed: number): Plan {
   const random = createRandom(seed, 'plan');
   const workers = random.pick([1, 2, 2, 2, 3, 3]);
   const calmAt = random.between(4_000, 40_000);
-  const often = (rate: number) => (random.chance(0.5) ? 0 : random() * rate);
+  const often = (rate: number, from = random) => (from.chance(0.5) ? 0 : from() * rate);
+  // A source of its own, so that the other draws of a seed stay what they were.
+  const wild = createRandom(seed, 'hostile and broken');
   return {
     seed,
     workers,
@@ -147,6 +149,8 @@ export function planOf(seed: number): Plan {
       turn: often(0.7),
       upgrade: often(0.5),
       hop: often(0.4),
+      hostile: often(0.3, wild),
+      throws: often(0.06, wild),
     },
     calmAt,
     env: {

@@ -12,7 +12,7 @@ function* smaller(plan: Plan, run: Run): Generator<Plan> {
   const { rates } = plan;
   const gentle = { lost: 0, unanswered: 0, late: 0, rejected: 0, slow: 0 };
   if (Object.values(rates.store).some((rate) => rate > 0)) yield { ...plan, rates: { ...rates, store: gentle } };
-  for (const rate of ['turn', 'upgrade', 'hop'] as const) {
+  for (const rate of ['turn', 'upgrade', 'hop', 'hostile', 'throws'] as const) {
     if (rates[rate] > 0) yield { ...plan, rates: { ...rates, [rate]: 0 } };
   }
   for (const [index, client] of plan.clients.entries()) {

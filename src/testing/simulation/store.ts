@@ -1,6 +1,7 @@
 import { type SessionStore, StoreUnavailable } from '../../store/port.ts';
 import type { Agenda } from './agenda.ts';
 import type { Luck } from './luck.ts';
+import { Planted } from './misfortunes.ts';
 import type { Process } from './process.ts';
 
 /** Probabilities per call of what may become of it. */
@@ -16,13 +17,18 @@ export interface StoreTrouble {
   slow: number;
 }
 
+/** How often a call throws here, answered or not. */
+export interface StoreBreakage {
+  throws: number;
+}
+
 export interface StoreLinkOptions {
   process: Process;
   agenda: Agenda;
   luck: Luck;
   /** The store as it is where it runs: it answers at once. */
   store: SessionStore;
-  trouble: StoreTrouble;
+  trouble: StoreTrouble & StoreBreakage;
   /** Milliseconds after which a call counts as unanswered. */
   statementMs: number;
   /** Whether this process reaches the store now. */
@@ -102,6 +108,11 @@ export function createStoreLink(options: StoreLinkOptions): SessionStore {
       process.deliver(there + back, `${name} rejected`, () =>
         settle(() => resolve({ verdict: 'rejected', reason: 'injected' })),
       );
+    } else if (refusable.has(name) && luck.strikes('store threw', id, trouble.throws)) {
+      options.onRejected(name, args);
+      // It may have been carried out all the same.
+      if (random.chance(0.5)) agenda.add(agenda.now + there, `${process.name} ${name}`, () => apply(false));
+      process.deliver(there + back, `${name} threw`, () => settle(() => reject(new Planted('A call to the store.'))));
     } else {
       agenda.add(agenda.now + there, `${process.name} ${name}`, () => {
         const answered = options.reachable() && !luck.strikes('store unanswered', id, trouble.unanswered);

@@ -14,6 +14,7 @@ import { openTurn, type TurnHost } from '../simulator/turn.ts';
 import type { Wire } from '../simulator/wire.ts';
 import type { Agenda } from './agenda.ts';
 import type { Luck } from './luck.ts';
+import { Planted } from './misfortunes.ts';
 import type { End, Network } from './network.ts';
 import type { Process } from './process.ts';
 import { createPace, createSocketService, type Served } from './socket-service.ts';
@@ -41,7 +42,7 @@ export interface UpstreamOptions {
   agenda: Agenda;
   network: Network;
   luck: Luck;
-  faults: { turn: number; upgrade: number };
+  faults: { turn: number; upgrade: number; hostile: number; throws: number };
   turnFaults: readonly TurnFault[];
   upgradeFaults: readonly UpgradeFault[];
   onCreate(create: Create): void;
@@ -58,7 +59,11 @@ export function createSimulatedUpstream(options: UpstreamOptions): SimulatedUpst
   };
   const chaos: ChaosSource = {
     handle: { seed: luck.seed, injected: [], stop: () => {} },
-    forTurn: (nth) => struck(options.turnFaults, 'turn', nth, options.faults.turn),
+    forTurn: (nth) =>
+      struck(options.turnFaults, 'turn', nth, options.faults.turn) ??
+      (luck.strikes('upstream hostile items', `turn ${nth}`, options.faults.hostile)
+        ? { kind: 'hostile_items' }
+        : null),
     forUpgrade: (nth) => struck(options.upgradeFaults, 'upgrade', nth, options.faults.upgrade),
   };
   const host: TurnHost = {
@@ -76,6 +81,12 @@ export function createSimulatedUpstream(options: UpstreamOptions): SimulatedUpst
   let connections = 0;
   const nextId = () => ++connections;
   let upgrades = 0;
+
+  let chances = 0;
+  /** A part of the worker that does what an effect asks for fails. */
+  const mayThrow = (what: string) => {
+    if (luck.strikes('an effect throws', `${what} ${++chances}`, options.faults.throws)) throw new Planted(what);
+  };
 
   const pace = createPace(agenda);
   const serve = createSocketService({ host, served, luck, pace, nextId });
@@ -100,6 +111,7 @@ export function createSimulatedUpstream(options: UpstreamOptions): SimulatedUpst
         attach: flow.attach,
         send(frame) {
           if (closing || !end.open) return false;
+          mayThrow('a frame that is sent');
           take(frame);
           return true;
         },
@@ -111,6 +123,7 @@ export function createSimulatedUpstream(options: UpstreamOptions): SimulatedUpst
           flow.mute();
           end.close();
           process.deliver(1, 'socket closed', () => flow.close(1000, ''));
+          mayThrow('a connection that is closed');
         },
       };
       return connection;
@@ -118,6 +131,7 @@ export function createSimulatedUpstream(options: UpstreamOptions): SimulatedUpst
 
     async function dial(request: DialRequest): Promise<DialResult> {
       const upgrade = ++upgrades;
+      mayThrow('a dial');
       const random = luck.random(`upgrade ${upgrade}`);
       const credential = request.headers.authorization ?? '';
       const { promise, resolve } = Promise.withResolvers<DialResult>();

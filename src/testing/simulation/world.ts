@@ -9,7 +9,7 @@ import { parseSecrets } from '../../token/keyring.ts';
 import { type PeerService, startWorker, type Worker } from '../../worker.ts';
 import { type Agenda, createAgenda } from './agenda.ts';
 import { createLuck, type Luck } from './luck.ts';
-import { turnFaults, upgradeFaults } from './misfortunes.ts';
+import { Planted, turnFaults, upgradeFaults } from './misfortunes.ts';
 import { createNetwork, type Network } from './network.ts';
 import { createSimulatedForwarder } from './peers.ts';
 import type { Plan } from './plan.ts';
@@ -146,17 +146,19 @@ export function createWorld(plan: Plan, trace?: (line: string) => void): World {
     slot.draining = false;
     const url = `http://${name}.invalid`;
     let ids = 0;
-    const complain = (fields: { err?: unknown; reason?: unknown }, message: string) => {
-      // A refused commit is logged as an error, and refusals are injected.
-      if (fields.err === undefined || fields.err instanceof StoreUnavailable) return note(`${name} logged: ${message}`);
-      violate('error in the log', `${name}: ${message}: ${(fields.err as Error)?.stack ?? fields.err}`);
+    const complain = (fields: { err?: unknown; error?: { type: string }; reason?: unknown }, message: string) => {
+      const { err, error } = fields;
+      // A refused commit is logged as an error, and refusals are injected; so are parts that throw.
+      const provoked = err instanceof StoreUnavailable || err instanceof Planted || error?.type === 'Planted';
+      if (provoked || (err === undefined && error === undefined)) return note(`${name} logged: ${message}`);
+      violate('error in the log', `${name}: ${message}: ${(err as Error)?.stack ?? JSON.stringify(error ?? err)}`);
     };
     const link = createStoreLink({
       process,
       agenda,
       luck,
       store,
-      trouble: plan.rates.store,
+      trouble: { ...plan.rates.store, throws: plan.rates.throws },
       statementMs: config.deadlines.storeStatement,
       reachable: () => slot.storeReachable,
       onRejected(call, args) {

@@ -53,6 +53,11 @@ export type TurnFault =
   | { kind: 'telemetry'; count?: number; everyMs?: number; at?: Point }
   /** A frame that is no JSON. The turn goes on. */
   | { kind: 'malformed'; at: Point; text?: string }
+  /**
+   * Output items that are none (the JSON texts given; default: null, a number, a string, a list, and one nested 9,000
+   * deep), streamed and, except for the deepest, listed; and usage that is none. The context is what it would be without.
+   */
+  | { kind: 'hostile_items'; items?: readonly string[] }
   /** Response ids in the events from a point on name another response. Default: only the terminal event's. */
   | { kind: 'wrong_response_id'; id?: string; from?: Point }
   /** The response gets an id that was given before: the one named, else the last one given to this credential. */

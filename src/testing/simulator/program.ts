@@ -150,6 +150,20 @@ export function rewrite(steps: readonly Step[], fault: TurnFault, facts: TurnFac
       });
       return insert(fault.at ?? 'before_created', ...frames.flat());
     }
+    case 'hostile_items': {
+      const deep = `${'['.repeat(9_000)}${']'.repeat(9_000)}`;
+      const items = fault.items ?? ['null', '17', '"text"', '[{"type":"message"}]', deep];
+      const raw = items.map(
+        (item): Step => ({ op: 'raw', text: `{"type":"response.output_item.done","output_index":"x","item":${item}}` }),
+      );
+      const listed = items.filter((item) => item.length < 10_000).map((item): unknown => JSON.parse(item));
+      return insert('before_terminal', ...raw).map((step) => {
+        if (step.op !== 'send' || !isTerminal(step.event)) return step;
+        const response = step.event.response as { output?: unknown[] };
+        const output = [...listed, ...(response.output ?? [])];
+        return { ...step, event: { ...step.event, response: { ...response, output, usage: 'none' } } };
+      });
+    }
     case 'malformed':
       return insert(fault.at, { op: 'raw', text: fault.text ?? '{"type":"response.output_text.delta","delta":' });
     case 'wrong_response_id': {

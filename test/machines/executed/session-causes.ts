@@ -205,7 +205,7 @@ export async function cause(scene: Scene, step: SessionStep): Promise<void> {
       if (!facts.limbo && !scene.superseding) scene.client = say(scene, facts.head);
       scene.superseding = false;
       return;
-    case 'turn.cancelled (reason: client_cancel)':
+    case 'turn.cancelled (reason: superseded)':
       if (!place.startsWith('live.streaming')) return void clock.fire('request_hold');
       gate.open('lookup');
       scene.client = say(scene, false);

@@ -98,7 +98,7 @@ function checkRow(scene: Scene, step: SessionStep, row: SessionRow | null): void
   }
   same('the head', row.headTurnId, scene.headTurn);
   if (typeof scene.owner === 'object') return same('the owner', row.ownerWorkerId, scene.owner.rival);
-  const left = step.actions.some(({ type }) => type === 'reportAnchorLost');
+  const left = step.actions.some(({ type }) => type === 'reportUnsettled');
   same('the active turn', row.activeTurnId, left ? scene.turnId : scene.orphan ? row.activeTurnId : null);
   if (!left && !scene.orphan && !scene.superseding) same('the owner', row.ownerWorkerId, null);
 }
