@@ -19,6 +19,7 @@ import { type Ids, randomIds } from './ids.ts';
 import { createOperatorAccess } from './observe/access.ts';
 import { createObservatory } from './observe/index.ts';
 import { createLogger, type Logger } from './observe/log.ts';
+import { referencesTo } from './session/history.ts';
 import { describeTurn } from './session/line.ts';
 import { openStorage, type Storage } from './storage.ts';
 import type { SessionStore } from './store/port.ts';
@@ -207,10 +208,9 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
         const found = await store.lookup({ scope, anchor, tokenSessionId: null, hardKey: null });
         return found.anchor !== null;
       },
-      async knowsItems(scope, itemIds) {
-        if (itemIds.length === 0) return true;
-        const found = new Set((await store.references(scope, itemIds)).map(({ itemId }) => itemId));
-        return itemIds.every((id) => found.has(id));
+      async notMade(scope, named) {
+        const made = new Set((await referencesTo(store, scope, named)).map(({ itemId }) => itemId));
+        return named.find((id) => !made.has(id)) ?? null;
       },
       forgetResponse: async (scope, responseId) => void (await store.eraseResponse(scope, responseId)),
       readiness,

@@ -3,7 +3,7 @@ import type { TurnRequest } from '../session/port.ts';
 import type { KeyRef, Shape } from '../store/port.ts';
 import { scopeKindOf, type Tokens } from '../token/token.ts';
 import { contextFingerprint, requestFingerprint } from '../transcript/fingerprint.ts';
-import { comparisonOf, namesProviderObjects, referencesIn } from '../transcript/provider-ids.ts';
+import { comparisonOf, type Names, namesIn, referencesIn } from '../transcript/provider-ids.ts';
 import { shapeOf } from '../transcript/shape.ts';
 import type { Fingerprint, RequestBody } from '../transcript/types.ts';
 import type { Evidence } from './types.ts';
@@ -35,6 +35,8 @@ export interface ClassifyInput {
     webSocket: boolean;
   };
 }
+
+const nothing: Names = { owned: new Map(), foreign: null };
 
 const ownReader: BodyReader = { shapeOf, requestFingerprint, contextFingerprint };
 
@@ -101,7 +103,6 @@ export function classify({ request, tokens, transcript = ownReader, limits }: Cl
     token: tokens.verify(headers[TURN_STATE_HEADER]?.trim() ?? '', { scope, scopeKind: scopeKindOf(caller) }),
     anchor: anchorOf(body),
     hardKey: hardKeyOf(headers),
-    softKey: text(body.prompt_cache_key),
     idempotencyKey: text(headers['idempotency-key']),
     clientTurnId: clientTurnIdOf(request),
     shape: transcript.shapeOf(body),
@@ -110,7 +111,7 @@ export function classify({ request, tokens, transcript = ownReader, limits }: Cl
     references: referencesIn(body),
     comparison: comparisonOf(body),
     // Whose they are matters only where several share a credential.
-    namesProviderObjects: !credentialIsClients && namesProviderObjects(body),
+    ...(credentialIsClients ? nothing : namesIn(body)),
     store: body.store !== false,
     passThrough: passThroughOf(request, limits),
   };

@@ -50,7 +50,6 @@ describe('reading a request', () => {
       token: { kind: 'none' },
       anchor: null,
       hardKey: null,
-      softKey: null,
       idempotencyKey: null,
       clientTurnId: null,
       shape: 'full',
@@ -58,7 +57,8 @@ describe('reading a request', () => {
       contextFp: 'context of "m"',
       references: [],
       comparison: null,
-      namesProviderObjects: false,
+      owned: new Map(),
+      foreign: null,
       store: true,
       passThrough: null,
     });
@@ -77,7 +77,6 @@ describe('reading a request', () => {
     });
     expect(found).toMatchObject({
       hardKey: { kind: 'thread', hash: sha256(thread) },
-      softKey: thread,
       clientTurnId: 'turn-7',
       store: false,
     });
