@@ -24,6 +24,7 @@ import { describeTurn } from './session/line.ts';
 import { openStorage, type Storage } from './storage.ts';
 import type { SessionStore } from './store/port.ts';
 import { parseSecrets } from './token/keyring.ts';
+import { type CredentialRefusal, createDiscreetTransport } from './upstream/discreet.ts';
 import { createUpstreamTransport } from './upstream/transport.ts';
 import { version } from './version.ts';
 import { type PeerListener, type PeerService, startWorker } from './worker.ts';
@@ -88,6 +89,10 @@ export async function createBridge(options: BridgeOptions = {}): Promise<Bridge>
   }
 }
 
+/** Clients are not shown why: only here the operator reads that the credential was refused. */
+const reportRefusal = (logger: Logger) => (refusal: CredentialRefusal) =>
+  logger.error(refusal, 'the upstream refused the shared credential (HOLDFAST_UPSTREAM_KEY)');
+
 interface Means {
   clock: Clock;
   ids: Ids;
@@ -113,13 +118,16 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
   const secrets = parseSecrets(storage.secrets);
   const hops = createHops({ secrets, clock });
   const authenticate = createAuthentication(config, await store.pepper());
-  const transport = observatory.transport(
+  const observed = observatory.transport(
     createUpstreamTransport({
       clock,
       proxies: config.upstream.proxies,
       pulse: { pingMs: deadlines.ping, pongMs: deadlines.pong },
     }),
   );
+  const { key } = config.upstream;
+  const transport =
+    key === null ? observed : createDiscreetTransport(observed, { key, onRefused: reportRefusal(logger) });
   let closing: Promise<void> | null = null;
 
   /** What is known of this worker's sessions, for operators here and at other workers. */
