@@ -194,6 +194,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
   const readFrame = createFrameReader({
     socket,
     now: () => clock.now(),
+    wall: () => clock.wall(),
     send,
     touchSilence: () => actor.touch('silence'),
     learnTurnState: (turn, value) => turnState.learn(turn.evidence.clientTurnId, value),
