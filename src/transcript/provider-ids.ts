@@ -206,6 +206,7 @@ const has =
   (...names: string[]) =>
   (fields: Item) =>
     names.every((name) => filled(fields[name]));
+const saysMoreThanItsType = (value: unknown) => isFields(value) && Object.keys(value).some((name) => name !== 'type');
 const present = (name: string) => (fields: Item) => typeof fields[name] === 'string' || Array.isArray(fields[name]);
 
 /**
@@ -235,7 +236,7 @@ const substance = new Map<string, (fields: Item) => boolean>([
   ['computer_call_output', has('call_id', 'output')],
   ['tool_search_call', (fields) => fields.arguments !== undefined && fields.arguments !== null],
   ['tool_search_output', present('tools')],
-  ['web_search_call', (fields) => filled(fields.action) || filled(fields.arguments)],
+  ['web_search_call', ({ action: done, arguments: given }) => saysMoreThanItsType(done) || filled(given)],
   ['file_search_call', has('results')],
   ['code_interpreter_call', has('code')],
   ['mcp_list_tools', present('tools')],
