@@ -21,10 +21,12 @@ import { createReader } from './intake/pool.ts';
 import { createOperatorAccess } from './observe/access.ts';
 import { createObservatory } from './observe/index.ts';
 import { createLogger, type Logger } from './observe/log.ts';
+import { referencesTo } from './session/history.ts';
 import { describeTurn } from './session/line.ts';
 import { openStorage, type Storage } from './storage.ts';
 import type { SessionStore } from './store/port.ts';
 import { parseSecrets } from './token/keyring.ts';
+import { type CredentialRefusal, createDiscreetTransport } from './upstream/discreet.ts';
 import { createUpstreamTransport } from './upstream/transport.ts';
 import { version } from './version.ts';
 import { type PeerListener, type PeerService, startWorker } from './worker.ts';
@@ -91,6 +93,10 @@ export async function createBridge(options: BridgeOptions = {}): Promise<Bridge>
   }
 }
 
+/** Clients are not shown why: only here the operator reads that the credential was refused. */
+const reportRefusal = (logger: Logger) => (refusal: CredentialRefusal) =>
+  logger.error(refusal, 'the upstream refused the shared credential (HOLDFAST_UPSTREAM_KEY)');
+
 interface Means {
   clock: Clock;
   ids: Ids;
@@ -116,7 +122,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
   const secrets = parseSecrets(storage.secrets);
   const hops = createHops({ secrets, clock });
   const authenticate = createAuthentication(config, await store.pepper());
-  const transport = observatory.transport(
+  const observed = observatory.transport(
     createUpstreamTransport({
       clock,
       proxies: config.upstream.proxies,
@@ -124,6 +130,9 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     }),
   );
   const reader = createReader({ logger });
+  const { key } = config.upstream;
+  const transport =
+    key === null ? observed : createDiscreetTransport(observed, { key, onRefused: reportRefusal(logger) });
   let closing: Promise<void> | null = null;
 
   /** What is known of this worker's sessions, for operators here and at other workers. */
@@ -223,10 +232,9 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
         const found = await store.lookup({ scope, anchor, tokenSessionId: null, hardKey: null });
         return found.anchor !== null;
       },
-      async knowsItems(scope, itemIds) {
-        if (itemIds.length === 0) return true;
-        const found = new Set((await store.references(scope, itemIds)).map(({ itemId }) => itemId));
-        return itemIds.every((id) => found.has(id));
+      async notMade(scope, named) {
+        const made = new Set((await referencesTo(store, scope, named)).map(({ itemId }) => itemId));
+        return named.find((id) => !made.has(id)) ?? null;
       },
       forgetResponse: async (scope, responseId) => void (await store.eraseResponse(scope, responseId)),
       readiness,

@@ -108,7 +108,8 @@ export const catalogue = {
     status: 400,
     type: 'invalid_request_error',
     code: 'bridge_foreign_object',
-    message: 'The request names an object at the provider, and under a shared credential nothing shows whose it is.',
+    message:
+      'The field in `param` names, or may name, an object at the provider that this tenant did not make under the shared credential.',
     retry: false,
     action: 'Send the content itself, or use a credential of your own.',
   },
@@ -294,14 +295,14 @@ export const catalogue = {
     retryAfterSeconds: 1,
     action: 'Repeat the request; a new session starts.',
   },
-  bridge_not_supported: {
-    status: 503,
+  bridge_upstream_credential: {
+    // 400 although the fault is not the client's: it is the one status that no client repeats.
+    status: 400,
     type: 'server_error',
-    code: 'bridge_not_supported',
-    message: 'This version cannot place the request beside the turn that is running.',
-    retry: true,
-    retryAfterSeconds: 2,
-    action: 'Repeat when the running turn has ended.',
+    code: 'bridge_upstream_credential',
+    message: "The upstream refused the credential that this bridge's operator configured, or this request under it.",
+    retry: false,
+    action: 'Tell the operator; the log has the status and code of the refusal.',
   },
   bridge_internal: {
     status: 500,

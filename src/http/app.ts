@@ -9,13 +9,14 @@ import type { Logger } from '../observe/log.ts';
 import type { Caller } from '../session/port.ts';
 import type { Lease, Quota } from '../session/quota.ts';
 import { StoreUnavailable } from '../store/port.ts';
+import { COMPARISON_PATH, namedInQuery } from '../transcript/provider-ids.ts';
 import type { ReadRequest } from '../transcript/types.ts';
 import type { UpstreamTarget, UpstreamTransport } from '../upstream/port.ts';
 import { readBody, textOfParsed } from './body.ts';
 import { holdConnection } from './connections.ts';
 import { sendError } from './envelope.ts';
 import { createJsonSink } from './json-sink.ts';
-import { flatHeaders, pass } from './pass.ts';
+import { flatHeaders, listsItem, pass } from './pass.ts';
 import type { TurnService } from './port.ts';
 import { createSseSink } from './sse-sink.ts';
 
@@ -97,54 +98,92 @@ export function createHttpFace(options: HttpFaceOptions): Router {
   }
 
   /** A call about a response: under a shared credential only for ids this scope has seen, told apart by nothing. */
-  const aboutResponse: RequestHandler = async (req, res) => {
-    const { caller } = enter(req, res);
-    const id = String(req.params.id);
-    if (!caller.credentialIsClients && !(await service.knowsResponse(caller.scope, id))) {
-      throw new BridgeError('bridge_not_found', { detail: 'There is no such response.' });
-    }
-    const status = await passOn(req, res, caller, null);
-    if (req.method === 'DELETE' && status < 300) await service.forgetResponse(caller.scope, id);
-  };
-  /**
-   * A call whose body is like a turn's but opens none. Under a shared credential it may name only what belongs to this
-   * scope, as a turn may.
-   */
-  const likeTurn: RequestHandler = async (req, res) => {
-    const { caller, lease } = enter(req, res);
-    const { body, text, comparison, references, namesProviderObjects } = await bodyOf(req, res, lease);
-    if (!caller.credentialIsClients) {
-      const { scope } = caller;
-      const foreign =
-        namesProviderObjects ||
-        !(await service.knowsItems(scope, references)) ||
-        (comparison !== null && !(await service.knowsResponse(scope, comparison)));
-      if (foreign) throw new BridgeError('bridge_foreign_object');
-      const anchor = body.previous_response_id ?? null;
-      const known = typeof anchor === 'string' && (await service.knowsResponse(scope, anchor));
-      if ((anchor !== null && !known) || body.conversation != null) throw new BridgeError('bridge_session_expired');
-    }
-    await passOn(req, res, caller, await encodeText(text));
-  };
-  const models: RequestHandler = (req, res) => passOn(req, res, enter(req, res).caller, null);
+  const aboutResponse =
+    (below: '' | '/input_items' | '/cancel'): RequestHandler =>
+    async (req, res) => {
+      const { caller } = enter(req, res);
+      const id = String(req.params.id);
+      if (!caller.credentialIsClients && !(await service.knowsResponse(caller.scope, id))) {
+        throw new BridgeError('bridge_not_found', { detail: 'There is no such response.' });
+      }
+      const path = `/responses/${segment(id)}${below}`;
+      const cursors = below === '/input_items' ? await ownCursors(req, caller, path) : [];
+      const status = await passOn(req, res, caller, { path, body: null, checked: cursors });
+      if (req.method === 'DELETE' && status < 300) await service.forgetResponse(caller.scope, id);
+    };
 
-  const passOn = (req: Request, res: Response, caller: Caller, body: Buffer | null) => {
-    const path = req.originalUrl.slice(req.originalUrl.indexOf(req.path));
-    const below = PREFIXES.reduce((rest, prefix) => (rest.startsWith(prefix) ? rest.slice(prefix.length) : rest), path);
-    return pass(req, res, { transport, target, caller, path: below, body, requestId: res.locals.requestId });
+  /** The parameters that name places in a response's own list, once it is certain that they do. */
+  async function ownCursors(req: Request, caller: Caller, path: string): Promise<readonly string[]> {
+    if (caller.credentialIsClients) return [];
+    for (const name of CURSORS) {
+      for (const cursor of queryOf(req).getAll(name)) {
+        if ((await service.notMade(caller.scope, [cursor])) === null) continue;
+        // The provider names the client's own items too: only its list shows whether this is one of them.
+        if (!(await listsItem(req, { transport, target, caller, path }, cursor))) throw foreignObject(name);
+      }
+    }
+    return CURSORS;
+  }
+
+  /** Under a shared credential a body may name only what belongs to its scope, whatever route it is sent to. */
+  async function admit({ scope, credentialIsClients }: Caller, request: ReadRequest): Promise<void> {
+    if (credentialIsClients) return;
+    const { body, comparison } = request;
+    const { owned, foreign } = request.names;
+    const anchor = body.previous_response_id ?? null;
+    const known = typeof anchor === 'string' && (await service.knowsResponse(scope, anchor));
+    if ((anchor !== null && !known) || body.conversation != null) throw new BridgeError('bridge_session_expired');
+    if (foreign !== null) throw foreignObject(foreign);
+    const unknown = await service.notMade(scope, [...owned.keys()]);
+    if (unknown !== null) throw foreignObject(owned.get(unknown)!);
+    if (comparison !== null && !(await service.knowsResponse(scope, comparison))) throw foreignObject(COMPARISON_PATH);
+  }
+
+  /** A call whose body is like a turn's but opens none. */
+  const likeTurn =
+    (path: string): RequestHandler =>
+    async (req, res) => {
+      const { caller, lease } = enter(req, res);
+      const read = await bodyOf(req, res, lease);
+      await admit(caller, read);
+      await passOn(req, res, caller, { path, body: await encodeText(read.text) });
+    };
+  const models: RequestHandler = (req, res) => {
+    const id = req.params.id as readonly string[] | string | undefined;
+    const path = ['/models', ...[id ?? []].flat().map(segment)].join('/');
+    return passOn(req, res, enter(req, res).caller, { path, body: null });
+  };
+
+  /**
+   * Passes a call on. Its path is written by the route, never taken from the request line: what that would mean to the
+   * provider once it is decoded and shortened cannot be known here.
+   *
+   * @param to.checked parameters of the query that are known to name what is the scope's own
+   */
+  const passOn = (
+    req: Request,
+    res: Response,
+    caller: Caller,
+    to: { path: string; body: Buffer | null; checked?: readonly string[] },
+  ) => {
+    const query = queryOf(req);
+    const foreign = caller.credentialIsClients ? null : namedInQuery(query, to.checked);
+    if (foreign !== null) throw foreignObject(foreign);
+    const path = query.size === 0 ? to.path : `${to.path}?${query}`;
+    return pass(req, res, { transport, target, caller, path, body: to.body, requestId: res.locals.requestId });
   };
 
   for (const prefix of PREFIXES) {
     const responses = router.route(`${prefix}/responses`);
     responses.post(turn).get(only('POST')).all(only('POST'));
-    router.route(`${prefix}/responses/compact`).post(likeTurn).all(only('POST'));
-    router.route(`${prefix}/responses/input_tokens`).post(likeTurn).all(only('POST'));
+    router.route(`${prefix}/responses/compact`).post(likeTurn('/responses/compact')).all(only('POST'));
+    router.route(`${prefix}/responses/input_tokens`).post(likeTurn('/responses/input_tokens')).all(only('POST'));
     router.route(`${prefix}/models`).get(models).all(only('GET'));
     // Some providers name models `maker/model`.
     router.route(`${prefix}/models/*id`).get(models).all(only('GET'));
-    router.route(`${prefix}/responses/:id`).get(aboutResponse).delete(aboutResponse).all(only('GET, DELETE'));
-    router.route(`${prefix}/responses/:id/input_items`).get(aboutResponse).all(only('GET'));
-    router.route(`${prefix}/responses/:id/cancel`).post(aboutResponse).all(only('POST'));
+    router.route(`${prefix}/responses/:id`).get(aboutResponse('')).delete(aboutResponse('')).all(only('GET, DELETE'));
+    router.route(`${prefix}/responses/:id/input_items`).get(aboutResponse('/input_items')).all(only('GET'));
+    router.route(`${prefix}/responses/:id/cancel`).post(aboutResponse('/cancel')).all(only('POST'));
   }
 
   router.get('/health', (_req, res) => void res.json({ status: 'ok' }));
@@ -167,6 +206,24 @@ export function createApp(router: Router, options: Pick<HttpFaceOptions, 'ids' |
   });
   app.use(errorHandler(options));
   return app;
+}
+
+/** Parameters that name a place in a list. */
+const CURSORS = ['after', 'before'] as const;
+
+const foreignObject = (param: string) => new BridgeError('bridge_foreign_object', { param });
+
+const queryOf = ({ originalUrl }: Request) =>
+  new URLSearchParams(originalUrl.includes('?') ? originalUrl.slice(originalUrl.indexOf('?') + 1) : '');
+
+/**
+ * A decoded segment of a path as it is sent on. Throws `bridge_not_found` for one that could mean another place to a
+ * provider that decodes or shortens it once more.
+ */
+function segment(text: string): string {
+  const unsafe = text.includes('%') || text.split(/[\\/]/).some((piece) => /^\.{0,2}$/.test(piece));
+  if (unsafe) throw new BridgeError('bridge_not_found');
+  return encodeURIComponent(text).replace(/%(?:3A|40|2C|3B|2B|3D|24|26)/g, decodeURIComponent);
 }
 
 function only(methods: string): RequestHandler {

@@ -1,12 +1,25 @@
+import { memberText } from '../json.ts';
+import { bareResponse } from '../transcript/bare-response.ts';
+import { isBeginning } from '../upstream/frames.ts';
+
 /** The `sequence_number` an event carries, found without parsing it: it is a top-level number of every typed event. */
 export function sequenceOf(json: string): number | null {
   const match = /"sequence_number":\s*(\d+)/.exec(json);
   return match ? Number(match[1]) : null;
 }
 
+/** The id of the response that an event announces; null for an event that announces none. */
+export function responseIdOf(type: string, json: string): string | null {
+  if (!isBeginning({ type })) return null;
+  const id: unknown = JSON.parse(memberText(memberText(json, 'response') ?? '', 'id') ?? 'null');
+  return typeof id === 'string' && id !== '' ? id : null;
+}
+
 export interface FailedEventInput {
   error: { code: string; message: string; bridge_code?: string };
   requestId: string;
+  /** The response that the client has been shown the beginning of: OpenAI's SDK takes no other after it. */
+  responseId: string | null;
   /** The model the request asked for, or null when it named none. */
   model: string | null;
   /** Wall clock in milliseconds. */
@@ -19,29 +32,12 @@ export interface FailedEventInput {
 
 /**
  * The events that end a stream that the bridge must fail: `response.created` first when the client has not seen the
- * beginning of one, because clients take nothing before it. The response has the fields that OpenAI's SDKs declare as
- * always there; Vercel's refuses one without `model`.
+ * beginning of one, because clients take nothing before it.
  */
 export function failedEvent(input: FailedEventInput): { type: string; json: string }[] {
   const { error, requestId, model, begun, sequence } = input;
-  const response = {
-    id: `resp_holdfast_${requestId.replaceAll('-', '')}`,
-    object: 'response',
-    created_at: Math.floor(input.now / 1000),
-    status: 'in_progress',
-    error: null,
-    incomplete_details: null,
-    instructions: null,
-    metadata: {},
-    model: model ?? 'unknown',
-    output: [],
-    parallel_tool_calls: true,
-    temperature: null,
-    tool_choice: 'auto',
-    tools: [],
-    top_p: null,
-    usage: null,
-  };
+  const id = input.responseId ?? `resp_holdfast_${requestId.replaceAll('-', '')}`;
+  const response = bareResponse({ id, model, now: input.now });
   const events: { type: string; json: string }[] = [];
   const add = (type: string, body: object) => {
     const sequence_number = sequence + 1 + events.length;

@@ -4,7 +4,7 @@ import { BridgeError } from '../errors.ts';
 import { type Caller, credentialOf } from '../session/port.ts';
 import { clientHeaders } from '../upstream/answer-headers.ts';
 import { upstreamHeaders } from '../upstream/headers.ts';
-import { type UpstreamTarget, type UpstreamTransport, UpstreamUnreachable } from '../upstream/port.ts';
+import { type HttpCall, type UpstreamTarget, type UpstreamTransport, UpstreamUnreachable } from '../upstream/port.ts';
 
 export interface PassOptions {
   transport: UpstreamTransport;
@@ -51,12 +51,62 @@ export async function pass(req: Request, res: Response, options: PassOptions): P
       res.destroy();
       return 499;
     }
-    if (error instanceof UpstreamUnreachable) {
-      throw new BridgeError('bridge_upstream_unreachable', { detail: `${error.message}.`, cause: error });
-    }
+    if (error instanceof UpstreamUnreachable) throw unreachableError(error);
     throw error;
   }
 }
+
+/** Pages of a list that are read for one item, items on each, and bytes that a page may have. */
+const MOST_PAGES = 50;
+const PER_PAGE = 100;
+const PAGE_BYTES = 16 * 1024 * 1024;
+
+/**
+ * Whether the list at a path below the upstream's base URL holds an item of this id. It reads the list from its beginning
+ * with the caller's credential, and no further than some thousand items. Throws `bridge_upstream_unreachable`.
+ */
+export async function listsItem(
+  req: Request,
+  options: Pick<PassOptions, 'transport' | 'target' | 'caller' | 'path'>,
+  itemId: string,
+): Promise<boolean> {
+  const { transport, target, caller, path } = options;
+  const credential = credentialOf(caller);
+  const headers = upstreamHeaders({ client: flatHeaders(req.headers), credential, transport: 'http' });
+  let after: string | null = null;
+  for (let page = 0; page < MOST_PAGES; page += 1) {
+    const query = new URLSearchParams({ limit: String(PER_PAGE), ...(after === null ? {} : { after }) });
+    const found = await readList(transport, { target, method: 'GET', path: `${path}?${query}`, headers, body: null });
+    if (found.ids.includes(itemId)) return true;
+    after = found.ids.at(-1) ?? null;
+    if (!found.more || after === null) return false;
+  }
+  return false;
+}
+
+async function readList(transport: UpstreamTransport, call: HttpCall): Promise<{ ids: string[]; more: boolean }> {
+  const none = { ids: [], more: false };
+  try {
+    const { status, body } = await transport.call(call);
+    const chunks: Buffer[] = [];
+    let size = 0;
+    for await (const chunk of body as AsyncIterable<Buffer>) {
+      size += chunk.length;
+      if (size > PAGE_BYTES) return none;
+      chunks.push(chunk);
+    }
+    if (status !== 200) return none;
+    const { data, has_more: more } = JSON.parse(Buffer.concat(chunks).toString('utf8')) as Record<string, unknown>;
+    const ids = Array.isArray(data) ? data.map((item: { id?: unknown } | null) => item?.id) : [];
+    return { ids: ids.filter((id) => typeof id === 'string'), more: more === true };
+  } catch (error) {
+    if (error instanceof UpstreamUnreachable) throw unreachableError(error);
+    return none;
+  }
+}
+
+const unreachableError = (cause: UpstreamUnreachable) =>
+  new BridgeError('bridge_upstream_unreachable', { detail: `${cause.message}.`, cause });
 
 /** A request's headers as single lower-cased strings. */
 export function flatHeaders(headers: Request['headers']): Record<string, string> {

@@ -13,8 +13,8 @@ export interface TurnService {
   turn(request: TurnRequest, sink: ClientSink, lease: Lease): void;
   /** Whether a response id is known in this scope. Throws `StoreUnavailable`. */
   knowsResponse(scope: string, responseId: string): Promise<boolean>;
-  /** Whether each of these items is the output of a turn of this scope. Throws `StoreUnavailable`. */
-  knowsItems(scope: string, itemIds: readonly string[]): Promise<boolean>;
+  /** The first of these ids that no turn of this scope made; null without one. Throws `StoreUnavailable`. */
+  notMade(scope: string, ids: readonly string[]): Promise<string | null>;
   /** Erases what is kept of a response that the provider has deleted. Throws `StoreUnavailable`. */
   forgetResponse(scope: string, responseId: string): Promise<void>;
   readiness(): Promise<Readiness>;

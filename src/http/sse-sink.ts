@@ -5,7 +5,7 @@ import type { AnswerHead, ClientSink } from '../session/port.ts';
 import type { UpstreamAnswer } from '../upstream/port.ts';
 import { watchConnection } from './connection.ts';
 import { headHeaders, sendError } from './envelope.ts';
-import { failedEvent, sequenceOf } from './failed-event.ts';
+import { failedEvent, responseIdOf, sequenceOf } from './failed-event.ts';
 import { relayAnswer } from './relay-answer.ts';
 
 export interface SseSinkOptions {
@@ -30,6 +30,7 @@ export function createSseSink(options: SseSinkOptions): ClientSink {
   let head: AnswerHead | null = null;
   let shown = false;
   let sequence = -1;
+  let responseId: string | null = null;
   let ended = false;
   let stalled = false;
   let held: string[] = [];
@@ -84,7 +85,7 @@ export function createSseSink(options: SseSinkOptions): ClientSink {
   const fail = (error: { code: string; message: string; bridge_code?: string }) => {
     const { model } = options;
     const now = clock.wall();
-    for (const { type, json } of failedEvent({ error, requestId, model, now, begun: shown, sequence }))
+    for (const { type, json } of failedEvent({ error, requestId, responseId, model, now, begun: shown, sequence }))
       write(eventText(type, json));
     shown = true;
     res.end();
@@ -103,6 +104,7 @@ export function createSseSink(options: SseSinkOptions): ClientSink {
       open();
       shown ||= !telemetry;
       sequence = sequenceOf(json) ?? sequence;
+      responseId ??= responseIdOf(type, json);
       keepalive();
       return write(eventText(type, json));
     },

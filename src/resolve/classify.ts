@@ -3,7 +3,7 @@ import type { TurnRequest } from '../session/port.ts';
 import type { KeyRef } from '../store/port.ts';
 import { scopeKindOf, type Tokens } from '../token/token.ts';
 import { LONGEST_METADATA } from '../transcript/read.ts';
-import type { RequestBody } from '../transcript/types.ts';
+import type { Names, RequestBody } from '../transcript/types.ts';
 import type { Evidence } from './types.ts';
 
 /** Codex's own id of its user turn travels in these; over HTTP its turn state comes in the header only. */
@@ -22,6 +22,8 @@ export interface ClassifyInput {
     webSocket: boolean;
   };
 }
+
+const nothing: Names = { owned: new Map(), foreign: null };
 
 const sha256 = (text: string) => createHash('sha256').update(text).digest('hex');
 
@@ -86,7 +88,6 @@ export function classify({ request, tokens, limits }: ClassifyInput): Evidence {
     token: tokens.verify(headers[TURN_STATE_HEADER]?.trim() ?? '', { scope, scopeKind: scopeKindOf(caller) }),
     anchor: anchorOf(body),
     hardKey: hardKeyOf(headers),
-    softKey: text(body.prompt_cache_key),
     idempotencyKey: text(headers['idempotency-key']),
     clientTurnId: clientTurnIdOf(request),
     shape: request.shape,
@@ -95,7 +96,7 @@ export function classify({ request, tokens, limits }: ClassifyInput): Evidence {
     references: request.references,
     comparison: request.comparison,
     // Whose they are matters only where several share a credential.
-    namesProviderObjects: !credentialIsClients && request.namesProviderObjects,
+    ...(credentialIsClients ? nothing : request.names),
     store: body.store !== false,
     passThrough: passThroughOf(request, limits),
   };

@@ -35,8 +35,6 @@ export interface Evidence {
   anchor: string | null;
   /** The one hard key a request uses: thread id, else session header. */
   hardKey: KeyRef | null;
-  /** `prompt_cache_key`: never a key; breaks ties between prefix matches. */
-  softKey: string | null;
   idempotencyKey: string | null;
   clientTurnId: string | null;
   shape: Shape;
@@ -46,8 +44,13 @@ export interface Evidence {
   references: readonly string[];
   /** A response that the request is only compared with (`prompt_cache_options.comparison_response_id`). */
   comparison: string | null;
-  /** It names files, containers, stored prompts or other objects that live at the provider. */
-  namesProviderObjects?: boolean;
+  /**
+   * Under a shared credential: ids that pass only when this scope's turns made them, with the paths of their fields.
+   * Empty with the client's own.
+   */
+  owned: ReadonlyMap<string, string>;
+  /** Under a shared credential: path of the first field that names, or may name, what no turn makes. */
+  foreign: string | null;
   /** The upstream keeps this response (`store` is not false). */
   store: boolean;
   /** Why this request must go over plain HTTP, or null. */
@@ -121,8 +124,8 @@ export interface Facts {
    * the header is a hint about place, and what the request holds says otherwise.
    */
   apart?: boolean;
-  /** Under a shared credential: the request refers to an item or a response that its scope did not make. */
-  foreignReference?: boolean;
+  /** Under a shared credential: path of a field that names an item or an object that the scope did not make. */
+  foreignReference?: string | null;
   /** The actor of this scope whose running (or undelivered) turn asks the same and has lost its client. */
   repeated?: LocalSession | null;
   /** The actor of this scope whose running (or undelivered) turn came with this request's Idempotency-Key. */
@@ -137,7 +140,14 @@ export interface Placement {
 }
 
 export type Decision =
-  | { do: 'refuse'; outcome: Outcome; code: BridgeCode; retryAfterSeconds?: number }
+  | {
+      do: 'refuse';
+      outcome: Outcome;
+      code: BridgeCode;
+      retryAfterSeconds?: number;
+      /** Path of the field that is refused. */
+      param?: string;
+    }
   | {
       do: 'create';
       outcome: 'created' | 'forked' | 'parallel_lane' | 'passed_through';

@@ -2,6 +2,7 @@ import type { SessionEvent } from '../../machines/session.ts';
 import type { Config } from '../config.ts';
 import { type SessionStore, StoreUnavailable } from '../store/port.ts';
 import type { Abilities, Doubt } from '../upstream/abilities.ts';
+import { instead, refusesCredential } from '../upstream/discreet.ts';
 import { normaliseError } from '../upstream/errors.ts';
 import { upstreamHeaders } from '../upstream/headers.ts';
 import type { UpstreamAnswer, UpstreamError, UpstreamTarget } from '../upstream/port.ts';
@@ -67,6 +68,10 @@ function causeOf(outcome: Extract<DialOutcome, { kind: 'refused' | 'failed' }>):
   if (outcome.kind === 'refused') return `the upgrade was answered with ${outcome.answer.status}`;
   return outcome.unreachable?.text ?? outcome.reason;
 }
+
+/** What something on the way says of a credential that is not the client's stays here too. */
+const relayable = ({ evidence }: Turn, answer: UpstreamAnswer): UpstreamAnswer =>
+  !evidence.credentialIsClients && refusesCredential(answer.status) ? instead(answer) : answer;
 
 export function createDialer(options: DialerOptions): Dialer {
   const { store, socket, target, abilities, send } = options;
@@ -163,7 +168,7 @@ export function createDialer(options: DialerOptions): Dialer {
       }
       case 'refused':
         if (classifyRefusal(outcome.answer) === 'retry') break;
-        giveUp(turn, { answer: outcome.answer });
+        giveUp(turn, { answer: relayable(turn, outcome.answer) });
         return send({ type: 'socket.refused', generation });
       case 'failed':
         if (!outcome.unreachable?.final && !outcome.unreachable?.byProxy) break;

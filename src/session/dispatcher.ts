@@ -174,8 +174,8 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
     }
     switch (decision.do) {
       case 'refuse': {
-        const { retryAfterSeconds } = decision;
-        turn.fail(new BridgeError(decision.code as BridgeCode, { retryAfterSeconds }));
+        const { retryAfterSeconds, param } = decision;
+        turn.fail(new BridgeError(decision.code as BridgeCode, { retryAfterSeconds, param }));
         return 'placed';
       }
       case 'forward': {

@@ -4,7 +4,8 @@ import { mayBeParent } from '../resolve/situation.ts';
 import type { Decision, Facts, Likeness } from '../resolve/types.ts';
 import { type Lookup, type LookupResult, MOST_CANDIDATES, type SessionStore, type TurnRow } from '../store/port.ts';
 import { continuedBy, decodeForms, type Line } from '../transcript/line.ts';
-import { itemsOf, loadContents } from './history.ts';
+import { COMPARISON_PATH } from '../transcript/provider-ids.ts';
+import { itemsOf, loadContents, referencesTo } from './history.ts';
 import type { Roster } from './roster.ts';
 import type { Session } from './session.ts';
 import type { KnownTurn, Turn } from './turn.ts';
@@ -46,6 +47,8 @@ export function createDecider({ store, roster, me, instancePolicy }: DeciderOpti
     const { evidence } = turn;
     // Behind an anchor nothing here shows whose the items are that a request only names.
     if (evidence.comparison !== null || (evidence.anchor !== null && evidence.references.length > 0)) return null;
+    // Nor whose anything else is that only the store knows.
+    if (evidence.owned.size > evidence.references.length) return null;
     for (const session of roster.certain(evidence, () => turn.items.places)) {
       const { head, line } = session;
       if (!head) continue;
@@ -145,22 +148,28 @@ export function createDecider({ store, roster, me, instancePolicy }: DeciderOpti
     attachable !== null || (head !== null && head.transcriptFp !== null);
 
   /**
-   * Notes which of the named items the provider can look up, and fetches the others. False when some are neither of the
-   * scope's own nor named with the client's own credential.
+   * Notes which of the named items the provider can look up, and fetches the others.
+   *
+   * @returns the path of a field that names what the scope did not make; null without one, and with the client's own
+   *   credential
    */
-  async function readReferences(turn: Turn, within: TurnRow | null): Promise<boolean> {
-    const { scope, references, credentialFp, credentialIsClients } = turn.evidence;
-    if (references.length === 0) return true;
-    const rows = await store.references(scope, references);
+  async function readReferences(turn: Turn, within: TurnRow | null): Promise<string | null> {
+    const { scope, references, owned, credentialFp, credentialIsClients } = turn.evidence;
+    if (references.length === 0 && owned.size === 0) return null;
+    const rows = await referencesTo(store, scope, [...new Set([...references, ...owned.keys()])]);
     const stored = new Set(
       rows.filter((row) => row.storedUpstream && row.credentialFp === credentialFp).map(({ itemId }) => itemId),
     );
     const missing = new Set(references.filter((id) => !stored.has(id)));
-    if (missing.size === 0) return true;
-    const turnIds = new Set(rows.filter(({ itemId }) => missing.has(itemId)).map(({ turnId }) => turnId));
-    if (within) turnIds.add(within.id);
-    turn.contents = await loadContents(store, scope, turnIds, [...missing]);
-    return credentialIsClients || [...missing].every((id) => turn.contents.has(id));
+    if (missing.size > 0) {
+      const turnIds = new Set(rows.filter(({ itemId }) => missing.has(itemId)).map(({ turnId }) => turnId));
+      if (within) turnIds.add(within.id);
+      turn.contents = await loadContents(store, scope, turnIds, [...missing]);
+    }
+    if (credentialIsClients) return null;
+    const made = new Set(rows.map(({ itemId }) => itemId));
+    for (const [id, path] of owned) if (missing.has(id) ? !turn.contents.has(id) : !made.has(id)) return path;
+    return null;
   }
 
   return async function decide(turn: Turn): Promise<Decision> {
@@ -194,7 +203,7 @@ export function createDecider({ store, roster, me, instancePolicy }: DeciderOpti
     turn.ancestor = known ?? turn.ancestor;
     turn.anchor = rows.anchor?.turn ?? null;
     const local = roster.views(rows, like?.session ?? null, evidence.scope, evidence.anchor);
-    const ownReferences = await readReferences(turn, turn.ancestor?.row ?? turn.anchor);
+    const foreignReference = await readReferences(turn, turn.ancestor?.row ?? turn.anchor);
     return resolve(evidence, {
       me: me(),
       rows,
@@ -204,7 +213,7 @@ export function createDecider({ store, roster, me, instancePolicy }: DeciderOpti
       instancePolicy,
       like,
       apart: isApart(turn, rows, like),
-      foreignReference: !ownReferences || !(await ownsComparison(turn)),
+      foreignReference: foreignReference ?? ((await ownsComparison(turn)) ? null : COMPARISON_PATH),
       idempotent: roster.withIdempotencyKey(evidence.scope, evidence.idempotencyKey),
       repeated: roster.unread(evidence.scope, evidence.requestFp),
     });

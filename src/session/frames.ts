@@ -1,5 +1,6 @@
 import type { SessionEvent } from '../../machines/session.ts';
 import { arrayText, elementTexts, membersOf, memberText, nestsDeeperThan, type Written, withMembers } from '../json.ts';
+import { bareResponse } from '../transcript/bare-response.ts';
 import { rewriteForClient } from '../transcript/shown.ts';
 import type { Item } from '../transcript/types.ts';
 import { upstreamAnswerOf } from '../upstream/errors.ts';
@@ -15,6 +16,8 @@ export interface FrameReaderOptions {
   /** Bytes of one response's streamed items that are kept; what comes after them is relayed only. */
   mostBytes: number;
   now(): number;
+  /** Wall clock in milliseconds. */
+  wall(): number;
   send(event: SessionEvent): void;
   /** The upstream showed a sign of progress: the silence deadline starts again. */
   touchSilence(): void;
@@ -218,10 +221,11 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
     }
     if (turn.request.body.stream !== true && own.shownItems.length > listed)
       inResponse.set('output', arrayText(own.shownItems));
-    const bare = { id: turn.responseId, object: 'response', status: end, model: turn.request.body.model, output: [] };
-    if (response === null || !response.startsWith('{'))
-      changes.set('response', withMembers(JSON.stringify(bare), inResponse));
-    else if (inResponse.size > 0) changes.set('response', withMembers(response, inResponse));
+    if (response === null || !response.startsWith('{')) {
+      const id = turn.responseId ?? `resp_holdfast_${turn.id.replaceAll('-', '')}`;
+      const bare = bareResponse({ id, model: turn.request.body.model, now: options.wall() });
+      changes.set('response', withMembers(JSON.stringify({ ...bare, status: end }), inResponse));
+    } else if (inResponse.size > 0) changes.set('response', withMembers(response, inResponse));
     return changes.size === 0 ? json : withMembers(json, changes);
   };
 

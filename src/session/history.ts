@@ -1,5 +1,5 @@
 import { elementTexts, parseExact, type Written } from '../json.ts';
-import type { SessionReads, TurnItems } from '../store/port.ts';
+import type { ReferencedItem, SessionReads, TurnItems } from '../store/port.ts';
 import { isNameOnly } from '../transcript/items.ts';
 import { itemHash } from '../transcript/line.ts';
 import { buildReplay, withoutServerIds } from '../transcript/replay.ts';
@@ -48,6 +48,25 @@ export async function loadContents(
   const contents = new Map<string, string>();
   for (const [id, texts] of found) if (texts.size === 1) contents.set(id, [...texts.values()][0]!);
   return contents;
+}
+
+/** Most ids that one question to the store is about, and most that are asked about for one request. */
+const PER_QUESTION = 1_000;
+const MOST_ASKED = 4_000;
+
+/**
+ * The turns of a scope whose output holds or mentions what these ids name, in as many questions as it takes. Throws
+ * `StoreUnavailable`.
+ */
+export async function referencesTo(
+  store: Pick<SessionReads, 'references'>,
+  scope: string,
+  ids: readonly string[],
+): Promise<readonly ReferencedItem[]> {
+  const rows: ReferencedItem[] = [];
+  for (let at = 0; at < Math.min(ids.length, MOST_ASKED); at += PER_QUESTION)
+    rows.push(...(await store.references(scope, ids.slice(at, at + PER_QUESTION))));
+  return rows;
 }
 
 /** Loads the lineage of the turn's parent. Throws `StoreUnavailable`. */

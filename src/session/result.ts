@@ -1,6 +1,7 @@
 import { arrayText, type Written } from '../json.ts';
 import type { TurnResult, TurnRow } from '../store/port.ts';
 import { EMPTY, encodeForms, extendChain, formsOf, type Line, placeAfter, type TurnForms } from '../transcript/line.ts';
+import { namesMade } from '../transcript/provider-ids.ts';
 import { readItem } from '../transcript/read.ts';
 import { keptOutput, replayClassOf } from '../transcript/replay.ts';
 import { shownItems } from '../transcript/shown.ts';
@@ -66,7 +67,9 @@ function recognise(turn: Turn): Recognition {
     ...placesOf(begun, lasts),
     ...placesOf(whole, reference ? [reference] : []),
   ];
-  const ids = [...streamed, ...(listed ?? [])].map(({ id }) => id).filter((id) => typeof id === 'string' && id !== '');
+  const all = [...streamed, ...(listed ?? [])];
+  const ids = all.map(({ id }) => id).filter((id) => typeof id === 'string' && id !== '');
+  const made = evidence.credentialIsClients ? [] : namesMade(all);
   return {
     forms: formsOf({ input: asked, streamed, listed }),
     // A later anchored turn goes on from the context as the provider now has it.
@@ -76,7 +79,7 @@ function recognise(turn: Turn): Recognition {
       kept.length,
     places: [...new Set(places)].slice(0, MOST_PLACES),
     // References outside this line are the provider's to resolve, which it does for what it keeps.
-    itemIds: evidence.store ? [...new Set(ids as string[])] : [],
+    itemIds: [...new Set([...made, ...(evidence.store ? (ids as string[]) : [])])],
   };
 }
 
@@ -84,6 +87,11 @@ function recognise(turn: Turn): Recognition {
 export function errorOf({ ending }: Turn): unknown {
   if (ending?.error) return keptError(ending.error);
   return ending?.fault ? { code: ending.fault } : null;
+}
+
+/** What a client may name all the same of a turn that it was shown only in part: Codex sends such items again. */
+function shownBeforeItFailed({ evidence, streamed, hideEncrypted }: Turn): readonly string[] {
+  return evidence.credentialIsClients ? [] : namesMade(shownItems(valuesOf(streamed), hideEncrypted));
 }
 
 /**
@@ -98,7 +106,7 @@ export function turnResult(
   const state = turn.ending?.state ?? 'lost';
   const error = errorOf(turn);
   if (state !== 'completed' && state !== 'incomplete')
-    return { result: bareResult(state, turn.usage, error), head: null };
+    return { result: { ...bareResult(state, turn.usage, error), itemIds: shownBeforeItFailed(turn) }, head: null };
 
   const { evidence, parent, continuation } = turn;
   const input = continuation?.items ?? [];

@@ -160,7 +160,7 @@ export function createRoster(capacity: number, share = 0): Roster {
     },
     certain({ scope, anchor, hardKey, token, passThrough, idempotencyKey, ...rest }, places) {
       const plain = passThrough === null && idempotencyKey === null && token.kind !== 'invalid';
-      if (!plain || (rest.namesProviderObjects && !rest.credentialIsClients)) return [];
+      if (!plain || (rest.foreign !== null && !rest.credentialIsClients)) return [];
       if (anchor !== null) {
         const session = byAnchor.get(`${scope}\n${anchor}`);
         return session && isWarm(session) && session.view().socketAnchor === anchor ? [session] : [];

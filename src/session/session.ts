@@ -239,6 +239,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     socket,
     mostBytes: config.limits.transcriptBytes,
     now: () => clock.now(),
+    wall: () => clock.wall(),
     send,
     touchSilence: () => actor.touch('silence'),
     learnTurnState: (turn, value) => turnState.learn(turn.evidence.clientTurnId, value),

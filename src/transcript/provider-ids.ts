@@ -1,42 +1,12 @@
-import { isNameOnly } from './items.ts';
-import type { Item, RequestBody } from './types.ts';
+import { isNameOnly, typeOf } from './items.ts';
+import type { Item, Names, RequestBody } from './types.ts';
 
 type Fields = Readonly<Record<string, unknown>>;
 
 const isFields = (value: unknown): value is Fields =>
   typeof value === 'object' && value !== null && !Array.isArray(value);
-const isId = (value: unknown) => typeof value === 'string' && value !== '';
+const isText = (value: unknown): value is string => typeof value === 'string' && value !== '';
 const listOf = (value: unknown): readonly unknown[] => (Array.isArray(value) ? value : []);
-
-const inPart = (part: unknown) => isFields(part) && isId(part.file_id);
-
-function inItem(item: Item): boolean {
-  if (isId(item.container_id) || isId(item.file_id)) return true;
-  if (listOf(item.tools).some(inTool)) return true;
-  return [...listOf(item.content), ...listOf(item.output)].some(inPart) || inPart(item.output);
-}
-
-/** Members of a hosted tool, at whatever depth, that hold ids of objects at the provider. */
-const idMembers = new Set([
-  'file_id',
-  'file_ids',
-  'container',
-  'container_id',
-  'vector_store_ids',
-  'skill_id',
-  'connector_id',
-]);
-/** Members that describe what a client's own tool takes: names in there are the client's. */
-const schemaMembers = new Set(['parameters', 'input_schema', 'output_schema', 'format', 'filters', 'headers']);
-
-function inTool(tool: unknown): boolean {
-  if (Array.isArray(tool)) return tool.some(inTool);
-  if (!isFields(tool)) return false;
-  return Object.entries(tool).some(([name, value]) => {
-    if (schemaMembers.has(name)) return false;
-    return (idMembers.has(name) && (isId(value) || listOf(value).some(isId))) || inTool(value);
-  });
-}
 
 /** Ids of the items that a request's input names instead of holding them. */
 export function referencesIn(body: RequestBody): string[] {
@@ -51,13 +21,362 @@ export function comparisonOf(body: RequestBody): string | null {
   return typeof id === 'string' && id !== '' ? id : null;
 }
 
+/** Path of the field that `comparisonOf` reads. */
+export const COMPARISON_PATH = 'prompt_cache_options.comparison_response_id';
+
+/** More different ids are not asked about: the first one beyond counts as foreign. */
+const MOST_NAMES = 4_000;
+
 /**
- * Whether a request names something that lives at the provider, the anchor aside: files, containers, vector stores,
- * stored prompts; references to items and responses are listed apart, since their scope is known here. Under a
- * credential that several tenants share, nothing shows whose they are.
+ * What may stand in a field. `text`: content, in one string or a list of them. `opaque`: content of any shape, written
+ * by a client or a tool. `owned`: the id of something that a turn may have made. `foreign`: the id of something that no
+ * turn makes. `address`: a URL. `elsewhere`: checked by other code. `unknown`: nothing is known, so every id-like name
+ * and value in it is foreign. A shape: an object, or a list of them.
  */
-export function namesProviderObjects(body: RequestBody): boolean {
-  if (listOf(body.input).some((item) => isFields(item) && inItem(item))) return true;
-  if (listOf(body.tools).some(inTool)) return true;
-  return isFields(body.prompt) && isId(body.prompt.id);
+type Rule = 'text' | 'opaque' | 'owned' | 'foreign' | 'address' | 'elsewhere' | 'unknown' | Shape;
+
+interface Shape {
+  readonly members: ReadonlyMap<string, Rule>;
+  /** A string in place of the object. */
+  readonly string: Rule;
+  /** Members that are not listed. */
+  readonly others: Rule;
+  /** Objects of this shape are items: their `id` is judged by what else they hold. */
+  readonly items: boolean;
+}
+
+const texts = (names: string): [string, Rule][] => names.split(' ').map((name) => [name, 'text']);
+
+function shape(
+  names: string,
+  rules: Readonly<Record<string, Rule>> = {},
+  { string = 'unknown', others = 'unknown', items = false }: Partial<Omit<Shape, 'members'>> = {},
+): Shape {
+  const members = new Map<string, Rule>([['type', 'text'], ...(names === '' ? [] : texts(names))]);
+  for (const [name, rule] of Object.entries(rules)) members.set(name, rule);
+  return { members, string, others, items };
+}
+
+const content = { string: 'text' } as const;
+
+const annotation = shape('text title url filename quote', { file_id: 'owned', container_id: 'owned' });
+
+/** A part of a message, of a tool's output, of a reasoning item. */
+const part = shape(
+  'text refusal detail filename file_data transcript stdout stderr logs data format title status encrypted_content',
+  {
+    file_id: 'owned',
+    image_url: shape('detail', { url: 'address' }, { string: 'address' }),
+    file_url: 'address',
+    url: 'address',
+    input_audio: shape('data format'),
+    annotations: annotation,
+    logprobs: 'opaque',
+    outcome: shape(''),
+    prompt_cache_breakpoint: shape('mode ttl'),
+  },
+  content,
+);
+
+const textConfig = shape('verbosity', {
+  format: shape('name description', { schema: 'opaque' }),
+});
+const reasoning = shape('effort summary generate_summary context mode');
+
+const skill = shape('name description path version', {
+  skill_id: 'foreign',
+  source: shape('data media_type'),
+});
+const container = {
+  container_id: 'owned',
+  file_ids: 'owned',
+  skills: skill,
+  network_policy: shape('allowed_domains', { domain_secrets: 'opaque' }),
+} as const;
+const environment = shape('memory_limit', container);
+
+const toolNames = shape('tool_names', {}, content);
+
+const toolMembers = new Map<string, Rule>();
+const tool: Shape = { members: toolMembers, string: 'text', others: 'unknown', items: false };
+for (const [name, rule] of shape(
+  'name description strict server_label server_description authorization allowed_callers execution model size quality ' +
+    'background moderation action output_format input_fidelity complexity search_context_size search_content_types mode',
+  {
+    parameters: 'opaque',
+    input_schema: 'opaque',
+    output_schema: 'opaque',
+    annotations: 'opaque',
+    headers: 'opaque',
+    filters: 'opaque',
+    format: shape('syntax definition'),
+    function: tool,
+    tools: tool,
+    vector_store_ids: 'foreign',
+    connector_id: 'foreign',
+    tunnel_id: 'foreign',
+    server_url: 'address',
+    container: shape('memory_limit', container, { string: 'owned' }),
+    environment,
+    skills: skill,
+    input_image_mask: shape('', { file_id: 'owned', image_url: 'address' }),
+    allowed_tools: toolNames,
+    require_approval: shape('', { always: toolNames, never: toolNames }, content),
+    user_location: shape('city country region timezone'),
+    ranking_options: shape('ranker'),
+    svg: shape('model', { reasoning }),
+  },
+).members)
+  toolMembers.set(name, rule);
+
+const checks = shape('code message', { id: 'owned' });
+const action = shape(
+  'query queries url pattern text keys button path command commands user working_directory',
+  { env: 'opaque', sources: shape('url title') },
+  content,
+);
+
+/** Every item of the input, whatever it says it is: a field means the same in all of them. */
+const item = shape(
+  'role status phase arguments name namespace call_id encrypted_content fingerprint code input result queries ' +
+    'revised_prompt size quality background output_format execution server_label reason created_by author recipient',
+  {
+    // Judged together with the rest of the item.
+    id: 'elsewhere',
+    content: part,
+    output: part,
+    outputs: part,
+    summary: part,
+    arguments: 'opaque',
+    results: shape('text filename', { file_id: 'owned', attributes: 'opaque' }),
+    error: shape('message code param', { content: 'opaque', moderation_details: 'opaque' }, content),
+    action,
+    actions: action,
+    operation: shape('path diff'),
+    environment,
+    // What program made a call, by the id of its call.
+    caller: shape('caller_id'),
+    tools: tool,
+    pending_safety_checks: checks,
+    acknowledged_safety_checks: checks,
+    container_id: 'owned',
+    approval_request_id: 'owned',
+    reasoning,
+    text: textConfig,
+    metadata: 'opaque',
+    // Codex's stamp on every item it sends.
+    internal_chat_message_metadata_passthrough: 'opaque',
+  },
+  { items: true },
+);
+
+const input: Shape = { ...item, string: 'text' };
+
+const body = shape(
+  'model user safety_identifier prompt_cache_key prompt_cache_retention service_tier truncation include',
+  {
+    // An anchor that the scope does not know is answered in its own way, as if it did not exist.
+    previous_response_id: 'elsewhere',
+    input,
+    instructions: input,
+    metadata: 'opaque',
+    client_metadata: 'opaque',
+    tools: tool,
+    tool_choice: tool,
+    text: textConfig,
+    reasoning,
+    moderation: shape('model'),
+    prompt_cache_options: shape('mode ttl', { comparison_response_id: 'elsewhere' }),
+    prompt: shape(
+      'version',
+      { id: 'foreign', variables: { members: new Map(), string: 'text', others: part, items: false } },
+      { string: 'foreign' },
+    ),
+    conversation: 'foreign',
+  },
+);
+
+const filled = (value: unknown) => (Array.isArray(value) ? value.length > 0 : isFields(value) || isText(value));
+const has =
+  (...names: string[]) =>
+  (fields: Item) =>
+    names.every((name) => filled(fields[name]));
+const saysMoreThanItsType = (value: unknown) => isFields(value) && Object.keys(value).some((name) => name !== 'type');
+const present = (name: string) => (fields: Item) => typeof fields[name] === 'string' || Array.isArray(fields[name]);
+
+/**
+ * Items that say everything they are: the provider reads them as content and resolves no id of theirs. What the item
+ * must hold for that. A client may have them from elsewhere, so their ids need not be known. A picture and open
+ * reasoning are not among them: the provider looks those up by their ids, whatever stands beside them.
+ */
+const substance = new Map<string, (fields: Item) => boolean>([
+  ['message', present('content')],
+  ['agent_message', present('content')],
+  ['reasoning', has('encrypted_content')],
+  ['compaction', has('encrypted_content')],
+  ['compaction_trigger', () => true],
+  ['configuration_update', () => true],
+  ['additional_tools', present('tools')],
+  ['function_call', has('call_id', 'name')],
+  ['function_call_output', present('output')],
+  ['custom_tool_call', has('call_id', 'name')],
+  ['custom_tool_call_output', present('output')],
+  ['local_shell_call', has('call_id', 'action')],
+  ['local_shell_call_output', present('output')],
+  ['shell_call', has('call_id', 'action')],
+  ['shell_call_output', present('output')],
+  ['apply_patch_call', has('call_id', 'operation')],
+  ['apply_patch_call_output', has('call_id')],
+  ['computer_call', (fields) => has('call_id', 'action')(fields) || has('call_id', 'actions')(fields)],
+  ['computer_call_output', has('call_id', 'output')],
+  ['tool_search_call', (fields) => fields.arguments !== undefined && fields.arguments !== null],
+  ['tool_search_output', present('tools')],
+  ['web_search_call', ({ action: done, arguments: given }) => saysMoreThanItsType(done) || filled(given)],
+  ['file_search_call', has('results')],
+  ['code_interpreter_call', has('code')],
+  ['mcp_list_tools', present('tools')],
+  ['mcp_call', (fields) => has('name', 'output')(fields) || has('name', 'error')(fields)],
+  ['mcp_approval_request', has('name', 'arguments')],
+  // The answer names its question in a field of its own.
+  ['mcp_approval_response', has('approval_request_id')],
+  ['program', has('code')],
+  ['program_output', present('result')],
+]);
+
+const isSelfContained = (fields: Item): boolean => substance.get(typeOf(fields))?.(fields) ?? false;
+
+/** The beginnings that provider ids are known to have. In a field that is not known, one of these is enough. */
+const FAMILY =
+  /^(?:resp|msg|rs|fc|fco|ctc|ctco|item|c?file|cntr|container|vsf?|conv|pmpt|igc?|mcp[arl]?|ws|fs|ci|shc?|lsh|cu|tsc|tso|apc|cmp|skill|connector|tunnel|batch|ft|ftjob|asst|thread)[-_]\S+$/;
+/** A short word or two, then what only a generator writes: a long run with digits in it, or a UUID. */
+const GENERATED =
+  /^[a-z][a-z0-9]{0,15}(?:_[a-z][a-z0-9]{0,15})?[-_:](?:(?=[A-Za-z]{0,64}\d)[A-Za-z0-9]{16,}|[\da-f]{8}(?:-[\da-f]{4}){3}-[\da-f]{12})/;
+
+/** Whether a text has the form of a provider's id. */
+export const looksLikeProviderId = (text: string): boolean => FAMILY.test(text) || GENERATED.test(text);
+
+/** Whether a field's name says that it holds ids. */
+const saysId = (name: string): boolean => /(?:^|_)ids?$|[a-z]I[dD]s?$/.test(name);
+
+/** Addresses that the provider fetches as anyone would, and content in the form of one. */
+const FETCHED = /^(?:https?|data):/i;
+const SCHEME = /^[a-z][a-z\d+.-]*:/i;
+
+interface Frame {
+  readonly value: object;
+  readonly keys: readonly string[] | null;
+  readonly rule: Rule;
+  /** The nearest name above says that there are ids here. */
+  readonly named: boolean;
+  at: number;
+}
+
+const LONGEST_NAME = 64;
+const LONGEST_PATH = 256;
+
+/** Names are the client's: what could be a line break or worse in a log is left out. */
+function pathOf(stack: readonly Frame[]): string {
+  let path = '';
+  for (const { keys, at } of stack) {
+    if (path.length > LONGEST_PATH) break;
+    if (keys === null) path += `[${at - 1}]`;
+    else path += `${path === '' ? '' : '.'}${keys[at - 1]!.slice(0, LONGEST_NAME).replace(/[^\w$-]/g, '?')}`;
+  }
+  return path.slice(0, LONGEST_PATH);
+}
+
+/**
+ * Everything a request's body names at the provider, the anchor, the compared response and the client's own call ids
+ * aside. It reads an allow-list: what is known to be content is free, what is known to be an id is judged by who can
+ * have made it, and of the rest every id-like name or value counts as foreign. Pure; linear in the size of the body, and
+ * not recursive.
+ */
+export function namesIn(request: RequestBody): Names {
+  const owned = new Map<string, string>();
+  let foreign: string | null = null;
+  const stack: Frame[] = [{ value: request, keys: Object.keys(request), rule: body, named: false, at: 0 }];
+
+  const own = (id: string) => {
+    if (owned.has(id)) return;
+    if (owned.size === MOST_NAMES) foreign = pathOf(stack);
+    else owned.set(id, pathOf(stack));
+  };
+  const string = (text: string, rule: Rule, named: boolean) => {
+    if (text === '') return;
+    if (rule === 'owned') own(text);
+    else if (rule === 'foreign') foreign = pathOf(stack);
+    else if (rule === 'address') {
+      if (!FETCHED.test(text) && (SCHEME.test(text) || looksLikeProviderId(text))) foreign = pathOf(stack);
+    } else if (rule === 'unknown' && (named || looksLikeProviderId(text))) foreign = pathOf(stack);
+    else if (typeof rule === 'object') string(text, rule.string, named);
+  };
+
+  while (stack.length > 0 && foreign === null) {
+    const frame = stack.at(-1)!;
+    const { value, keys, rule } = frame;
+    const count = keys === null ? (value as readonly unknown[]).length : keys.length;
+    if (frame.at === count) {
+      stack.pop();
+      continue;
+    }
+    const key = keys === null ? null : keys[frame.at]!;
+    const child: unknown = key === null ? (value as readonly unknown[])[frame.at] : (value as Fields)[key];
+    frame.at += 1;
+    let next = rule;
+    let { named } = frame;
+    if (key !== null) {
+      if (typeof rule === 'object') next = rule.members.get(key) ?? rule.others;
+      if (next === 'unknown') {
+        // A map may have ids for names. What a scheme calls its members is a word, and `type` is never an id.
+        if (GENERATED.test(key)) foreign = pathOf(stack);
+        if (key === 'type') next = 'text';
+        named = saysId(key);
+      }
+      if (typeof rule === 'object' && rule.items && key === 'id' && isText(child)) {
+        const fields = value as Item;
+        if (isNameOnly(fields) || !isSelfContained(fields)) own(child);
+        continue;
+      }
+    }
+    if (next === 'opaque' || (next === 'elsewhere' && typeof child === 'string')) continue;
+    // What checks it reads a string: anything else in its place would pass unseen.
+    if (next === 'elsewhere') next = 'foreign';
+    if (typeof child === 'string') {
+      // A list has no strings in place of its objects.
+      const listed = key === null && typeof next === 'object';
+      string(child, listed ? 'unknown' : next, named);
+    } else if (Array.isArray(child)) stack.push({ value: child, keys: null, rule: next, named, at: 0 });
+    else if (isFields(child)) {
+      // Ids and texts have no members: an object in their place is nothing that is known.
+      const inside = next === 'text' || next === 'address' ? 'unknown' : next;
+      stack.push({ value: child, keys: Object.keys(child), rule: inside, named: false, at: 0 });
+    }
+  }
+  return { owned, foreign };
+}
+
+/**
+ * The ids by which a later request of the same scope may name what these output items are or mention: what `namesIn`
+ * would ask for if they were sent back.
+ */
+export function namesMade(items: readonly Item[]): string[] {
+  const questions = items.filter((each) => isFields(each) && each.type === 'mcp_approval_request');
+  const asked = questions.map(({ id }) => id).filter(isText);
+  return [...new Set([...namesIn({ input: items }).owned.keys(), ...asked])];
+}
+
+/** Parameters of a query whose values are words of the API, or belong to the response that the path names. */
+const wordParameters = new Set(['include', 'include[]', 'order']);
+
+/**
+ * The first parameter of a query that names, or may name, something at the provider; null without one.
+ *
+ * @param besides parameters that other code checks
+ */
+export function namedInQuery(query: URLSearchParams, besides: readonly string[] = []): string | null {
+  for (const [name, value] of query) {
+    if (value === '' || wordParameters.has(name) || besides.includes(name)) continue;
+    if (saysId(name.replace(/\[.*$/, '')) || looksLikeProviderId(value)) return name;
+  }
+  return null;
 }

@@ -2,7 +2,7 @@ import { scanMembers, spansByName, textOf, type Written } from '../json.ts';
 import { contextFingerprint, requestFingerprint } from './fingerprint.ts';
 import { isNameOnly, writtenInput } from './items.ts';
 import { acceptedOf, chainOver, isFromClient, itemHash, plausiblePlaces } from './line.ts';
-import { comparisonOf, namesProviderObjects, referencesIn } from './provider-ids.ts';
+import { comparisonOf, namesIn, referencesIn } from './provider-ids.ts';
 import { isExactItem } from './replay.ts';
 import { shapeOf } from './shape.ts';
 import type { Item, ItemHash, ReadItem, ReadItems, ReadRequest, RequestBody } from './types.ts';
@@ -123,6 +123,6 @@ export function readRequest(body: RequestBody, text: string, bytes: number): Rea
     contextFp: contextFingerprint(body),
     references: referencesIn(body),
     comparison: comparisonOf(body),
-    namesProviderObjects: namesProviderObjects(body),
+    names: namesIn(body),
   };
 }

@@ -33,6 +33,14 @@ export interface ReadItems {
   readonly places: readonly Fingerprint[];
 }
 
+/** What a body names at the provider, for a credential that several tenants share. Paths are for error messages. */
+export interface Names {
+  /** Ids that pass only when the scope's own turns made them, each with the path of the field that names it first. */
+  readonly owned: ReadonlyMap<string, string>;
+  /** Path of the first field that names, or may name, what no turn makes; null without one. */
+  readonly foreign: string | null;
+}
+
 /** A request body, read once: what decides about it, and the text of everything else. */
 export interface ReadRequest {
   /** The body's JSON text as received: what is relayed and stored is cut out of it, so that nothing in it changes. */
@@ -52,8 +60,8 @@ export interface ReadRequest {
   readonly references: readonly string[];
   /** The response that the request asks the provider to compare its cache with. */
   readonly comparison: string | null;
-  /** It names something that lives at the provider, whose owner nothing shows under a shared credential. */
-  readonly namesProviderObjects: boolean;
+  /** What it names at the provider: that matters where several share a credential. */
+  readonly names: Names;
 }
 
 /** Hex SHA-256. */

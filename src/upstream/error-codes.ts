@@ -115,6 +115,9 @@ export function namesError(type: string): boolean {
   return statusOfCode.has(type) || statusOfType.has(type);
 }
 
+/** Whether a code is one of those that OpenAI's API is known to use: it says nothing of an account. */
+export const namesCode = (code: string): boolean => statusOfCode.has(code);
+
 /** The status that belongs to a code or, failing that, to a type; null when neither is known. */
 export function statusFor(code: string | null, type: string | null): number | null {
   return statusOfCode.get(code ?? '') ?? statusOfType.get(type ?? '') ?? statusOfType.get(code ?? '') ?? null;

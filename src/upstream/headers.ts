@@ -1,3 +1,4 @@
+import { looksLikeProviderId } from '../transcript/provider-ids.ts';
 import type { UpstreamRequestHeaders } from './port.ts';
 
 /** Headers that carry a credential beside `authorization`: Azure's, and that of many gateways. */
@@ -103,7 +104,8 @@ export function upstreamHeaders(from: {
   const headers: Record<string, string> = {};
   for (const [name, value] of Object.entries(client)) {
     if (value === '' || !(mayGoUpstream(name) || (also.has(name) && isForwardable(name)))) continue;
-    if (credential.isClients || !choosesAccount(name)) headers[name] = value;
+    // Under a shared credential nothing shows whose account, or whose object, a header chooses.
+    if (credential.isClients || !(choosesAccount(name) || looksLikeProviderId(value))) headers[name] = value;
   }
   delete headers[BETA_FLAGS];
   const beta = betaFlags(client[BETA_FLAGS], from.transport === 'websocket');

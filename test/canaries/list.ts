@@ -397,15 +397,15 @@ export const canaries: readonly Canary[] = [
   {
     name: 'a reference of another scope is resolved',
     file: 'src/resolve/rows/admission.ts',
-    find: '(evidence.namesProviderObjects || facts.foreignReference) && !evidence.credentialIsClients',
-    replace: 'evidence.namesProviderObjects && !evidence.credentialIsClients',
+    find: 'evidence.foreign ?? facts.foreignReference ?? null',
+    replace: 'evidence.foreign',
     tests: ['test/bridge/contents.test.ts'],
   },
   {
     name: 'a compaction may refer to the items of another scope',
     file: 'src/bridge.ts',
-    find: 'if (itemIds.length === 0) return true;',
-    replace: 'if (itemIds.length >= 0) return true;',
+    find: 'return named.find((id) => !made.has(id)) ?? null;',
+    replace: 'return named.find((id) => !made.has(id) && false) ?? null;',
     tests: ['test/bridge/contents.test.ts'],
   },
   {

@@ -37,7 +37,7 @@ export async function openFace(env: Record<string, string> = {}): Promise<Face> 
       for (const wake of waiting.splice(0)) wake();
     },
     knowsResponse: async () => false,
-    knowsItems: async (_scope, ids) => ids.length === 0,
+    notMade: async (_scope, ids) => ids[0] ?? null,
     forgetResponse: async () => {},
     readiness: async () => ({ ready: true, reasons: [] }),
     draining: false,

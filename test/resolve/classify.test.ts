@@ -44,7 +44,6 @@ describe('reading a request', () => {
       token: { kind: 'none' },
       anchor: null,
       hardKey: null,
-      softKey: null,
       idempotencyKey: null,
       clientTurnId: null,
       shape: 'fresh',
@@ -52,7 +51,8 @@ describe('reading a request', () => {
       contextFp: expect.stringMatching(/^[0-9a-f]{64}$/),
       references: [],
       comparison: null,
-      namesProviderObjects: false,
+      owned: new Map(),
+      foreign: null,
       store: true,
       passThrough: null,
     });
@@ -71,7 +71,6 @@ describe('reading a request', () => {
     });
     expect(found).toMatchObject({
       hardKey: { kind: 'thread', hash: sha256(thread) },
-      softKey: thread,
       clientTurnId: 'turn-7',
       store: false,
     });

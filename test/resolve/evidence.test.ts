@@ -338,8 +338,10 @@ describe('over plain HTTP', () => {
   });
 
   it("an object at the provider is named only with the client's own credential", () => {
-    const named = { namesProviderObjects: true } as const;
-    expect(decide(named)).toMatchObject({ row: 'foreign_object', do: 'refuse', code: 'bridge_foreign_object' });
+    const named = { foreign: 'tools[0].vector_store_ids[0]' } as const;
+    const refused = { row: 'foreign_object', do: 'refuse', code: 'bridge_foreign_object' };
+    expect(decide(named)).toMatchObject({ ...refused, param: named.foreign });
+    expect(decide({}, { foreignReference: 'input[0].id' })).toMatchObject({ ...refused, param: 'input[0].id' });
     expect(decide({ ...named, credentialIsClients: true })).toMatchObject({ outcome: 'created' });
   });
 

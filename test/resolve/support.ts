@@ -105,7 +105,6 @@ export function evidence(over: Partial<Evidence> = {}): Evidence {
     token: { kind: 'none' },
     anchor: null,
     hardKey: null,
-    softKey: null,
     idempotencyKey: null,
     clientTurnId: null,
     shape: 'full',
@@ -114,6 +113,8 @@ export function evidence(over: Partial<Evidence> = {}): Evidence {
     store: false,
     references: [],
     comparison: null,
+    owned: new Map(),
+    foreign: null,
     passThrough: null,
     ...over,
   };

@@ -1,46 +1,226 @@
-import { expect, it } from 'vitest';
-import { comparisonOf, namesProviderObjects, referencesIn } from '../../src/transcript/provider-ids.ts';
+import { describe, expect, it } from 'vitest';
+import { comparisonOf, namedInQuery, namesIn, namesMade, referencesIn } from '../../src/transcript/provider-ids.ts';
 
 const message = (part: object) => ({ input: [{ type: 'message', role: 'user', content: [part] }] });
+const items = (...input: object[]) => ({ input });
+const tools = (...given: object[]) => ({ tools: given });
+const said = [{ type: 'output_text', text: 'hi' }];
 
-it.each([
-  ['a file', message({ type: 'input_file', file_id: 'file_1' })],
-  ['a picture by file', message({ type: 'input_image', file_id: 'file_1' })],
-  ['a container of an earlier call', { input: [{ type: 'code_interpreter_call', container_id: 'cntr_1', code: '1' }] }],
-  ['a file in a tool’s answer', { input: [{ type: 'function_call_output', output: [{ file_id: 'file_1' }] }] }],
-  ['a vector store', { tools: [{ type: 'file_search', vector_store_ids: ['vs_1'] }] }],
-  ['a container', { tools: [{ type: 'code_interpreter', container: 'cntr_1' }] }],
-  [
-    'files of a container',
-    { tools: [{ type: 'code_interpreter', container: { type: 'auto', file_ids: ['file_1'] } }] },
-  ],
-  ['a connector', { tools: [{ type: 'mcp', connector_id: 'connector_1' }] }],
-  ['the mask of a picture', { tools: [{ type: 'image_generation', input_image_mask: { file_id: 'file_1' } }] }],
-  [
-    'a skill of a shell',
-    { tools: [{ type: 'shell', environment: { type: 'container_auto', skills: [{ skill_id: 'skill_1' }] } }] },
-  ],
-  [
-    'a tool that the input adds',
-    { input: [{ type: 'additional_tools', tools: [{ type: 'file_search', vector_store_ids: ['vs_1'] }] }] },
-  ],
-  ['a stored prompt', { prompt: { id: 'pmpt_1' } }],
-])('%s is an object at the provider', (_, body) => {
-  expect(namesProviderObjects(body)).toBe(true);
+describe('no turn makes', () => {
+  it.each<[string, object, string]>([
+    ['a vector store', tools({ type: 'file_search', vector_store_ids: ['x'] }), 'tools[0].vector_store_ids[0]'],
+    ['a connector', tools({ type: 'mcp', connector_id: 'connector_dropbox' }), 'tools[0].connector_id'],
+    ['a tunnel', tools({ type: 'mcp', tunnel_id: 'x' }), 'tools[0].tunnel_id'],
+    [
+      'a skill of a shell',
+      tools({ type: 'shell', environment: { type: 'container_auto', skills: [{ skill_id: 'x' }] } }),
+      'tools[0].environment.skills[0].skill_id',
+    ],
+    [
+      'what a tool in a namespace names',
+      tools({ type: 'namespace', tools: [{ type: 'file_search', vector_store_ids: ['x'] }] }),
+      'tools[0].tools[0].vector_store_ids[0]',
+    ],
+    [
+      'what a tool that the input adds names',
+      items({ type: 'additional_tools', tools: [{ type: 'file_search', vector_store_ids: ['x'] }] }),
+      'input[0].tools[0].vector_store_ids[0]',
+    ],
+    ['a stored prompt', { prompt: { id: 'x' } }, 'prompt.id'],
+    ['a stored prompt in one word', { prompt: 'x' }, 'prompt'],
+    ['a conversation', { conversation: 'x' }, 'conversation'],
+    ['a conversation in an object', { conversation: { id: 'x' } }, 'conversation.id'],
+    ['an id in a field that is not known', { future: { thing_id: 'x' } }, 'future.thing_id'],
+    ['ids in a field that is not known', { future: [{ thingIds: ['x'] }] }, 'future[0].thingIds[0]'],
+    ['a value like an id', { future: [[{ where: 'resp_1' }]] }, 'future[0][0].where'],
+    ['a value of an unknown family', { future: 'xyz_0a1b2c3d4e5f6a7b8c9d' }, 'future'],
+    ['a value of a family with a UUID', { future: 'q-123e4567-e89b-12d3-a456-426614174000' }, 'future'],
+    ['a name like an id', { future: { xyz_0a1b2c3d4e5f6a7b8c9d: true } }, 'future.xyz_0a1b2c3d4e5f6a7b8c9d'],
+    ['an unknown field of an item', items({ role: 'user', content: 'hi', source: 'file-1' }), 'input[0].source'],
+    [
+      'an object in place of a text',
+      items({ role: 'user', content: [{ text: { file_id: 'x' } }] }),
+      'input[0].content[0].text.file_id',
+    ],
+    ['a list in place of an anchor', { previous_response_id: ['x'] }, 'previous_response_id[0]'],
+    ['a list in place of an id', items({ role: 'user', content: 'hi', id: ['x'] }), 'input[0].id[0]'],
+    [
+      'an object in place of a comparison',
+      { prompt_cache_options: { comparison_response_id: { a: 'x' } } },
+      'prompt_cache_options.comparison_response_id.a',
+    ],
+    ['a string in place of an item', { input: ['msg_1'] }, 'input[0]'],
+    [
+      'a picture by another scheme',
+      message({ type: 'input_image', image_url: 'sediment://x' }),
+      'input[0].content[0].image_url',
+    ],
+    [
+      'a picture by an id',
+      message({ type: 'input_image', image_url: { url: 'file_1' } }),
+      'input[0].content[0].image_url.url',
+    ],
+  ])('%s', (_, body, path) => {
+    expect(namesIn(body as never).foreign).toBe(path);
+  });
 });
 
-it.each([
+describe('a turn of the scope must have made', () => {
+  it.each<[string, object, string]>([
+    ['a file', message({ type: 'input_file', file_id: 'x' }), 'input[0].content[0].file_id'],
+    ['a picture by file', message({ type: 'input_image', file_id: 'x' }), 'input[0].content[0].file_id'],
+    [
+      'a container of an earlier call',
+      items({ type: 'code_interpreter_call', container_id: 'x', code: '1' }),
+      'input[0].container_id',
+    ],
+    [
+      'a file in a tool’s answer',
+      items({ type: 'function_call_output', output: [{ file_id: 'x' }] }),
+      'input[0].output[0].file_id',
+    ],
+    [
+      'the file of a screenshot',
+      items({ type: 'computer_call_output', call_id: 'c', output: { file_id: 'x' } }),
+      'input[0].output.file_id',
+    ],
+    [
+      'a file in a variable of a prompt',
+      { prompt: { variables: { one: { type: 'input_file', file_id: 'x' } } } },
+      'prompt.variables.one.file_id',
+    ],
+    [
+      'a cited file',
+      items({ role: 'assistant', content: [{ ...said[0], annotations: [{ container_id: 'x' }] }] }),
+      'input[0].content[0].annotations[0].container_id',
+    ],
+    ['a container', tools({ type: 'code_interpreter', container: 'x' }), 'tools[0].container'],
+    [
+      'files of a container',
+      tools({ type: 'code_interpreter', container: { file_ids: ['x'] } }),
+      'tools[0].container.file_ids[0]',
+    ],
+    [
+      'the container of a shell',
+      tools({ type: 'shell', environment: { container_id: 'x' } }),
+      'tools[0].environment.container_id',
+    ],
+    [
+      'the mask of a picture',
+      tools({ type: 'image_generation', input_image_mask: { file_id: 'x' } }),
+      'tools[0].input_image_mask.file_id',
+    ],
+    [
+      'a picture, whatever stands beside its id',
+      items({ type: 'image_generation_call', id: 'x', result: 'AA' }),
+      'input[0].id',
+    ],
+    ['open reasoning', items({ type: 'reasoning', id: 'x', content: said }), 'input[0].id'],
+    [
+      'a question that is answered',
+      items({ type: 'mcp_approval_response', approval_request_id: 'x' }),
+      'input[0].approval_request_id',
+    ],
+    ['an item with no more than an id', items({ id: 'x' }), 'input[0].id'],
+    ['a message without content', items({ id: 'x', role: 'user' }), 'input[0].id'],
+    [
+      'a hosted call without its substance',
+      items({ id: 'x', type: 'web_search_call', status: 'completed' }),
+      'input[0].id',
+    ],
+    ['an item of a type that is not known', items({ id: 'x', type: 'future', text: 'hi' }), 'input[0].id'],
+    [
+      'the id of a safety check',
+      items({ type: 'computer_call_output', acknowledged_safety_checks: [{ id: 'x' }] }),
+      'input[0].acknowledged_safety_checks[0].id',
+    ],
+  ])('%s', (_, body, path) => {
+    expect(namesIn(body as never)).toEqual({ owned: new Map([['x', path]]), foreign: null });
+  });
+});
+
+it.each<[string, object]>([
   ['text', { input: 'file_id' }],
-  ['messages with ids of their own', { input: [{ type: 'message', id: 'msg_1', role: 'assistant', content: [] }] }],
+  ['messages with ids of their own', items({ type: 'message', id: 'msg_1', role: 'assistant', content: [] })],
   ['a picture in the request', message({ type: 'input_image', image_url: 'data:image/png;base64,AA' })],
-  ['a container to be made', { tools: [{ type: 'code_interpreter', container: { type: 'auto' } }] }],
-  ['functions', { tools: [{ type: 'function', name: 'f' }] }],
+  ['a picture at an address', message({ type: 'input_image', image_url: 'https://example.com/file_1' })],
+  ['a container to be made', tools({ type: 'code_interpreter', container: { type: 'auto' } })],
+  ['functions', tools({ type: 'function', name: 'file_search' })],
   [
     'a function that takes the id of a file',
-    { tools: [{ type: 'function', name: 'f', parameters: { properties: { file_id: {} }, required: ['file_id'] } }] },
+    tools({ type: 'function', name: 'f', parameters: { properties: { file_id: {} }, required: ['file_id'] } }),
   ],
-])('%s name nothing there', (_, body) => {
-  expect(namesProviderObjects(body)).toBe(false);
+  [
+    'what clients write about themselves',
+    {
+      metadata: { id: 'resp_1' },
+      client_metadata: { session_id: 'resp_1' },
+      user: 'resp_1',
+      safety_identifier: 'resp_1',
+      prompt_cache_key: 'resp_1',
+      model: 'ft:gpt:org::1',
+    },
+  ],
+  [
+    'content that looks like an id',
+    items(
+      { role: 'user', content: 'resp_1' },
+      { type: 'function_call', id: 'fc_1', call_id: 'call_1', name: 'f', arguments: '{"file_id":"file_1"}' },
+      { type: 'function_call_output', call_id: 'call_1', output: 'file_1' },
+    ),
+  ],
+  ['sealed reasoning', items({ type: 'reasoning', id: 'rs_1', summary: [], encrypted_content: 'x' })],
+  [
+    'the form of an answer',
+    { text: { format: { type: 'json_schema', name: 'n', schema: { properties: { id: { const: 'file_1' } } } } } },
+  ],
+  [
+    'words of the API',
+    {
+      include: ['file_search_call.results'],
+      tool_choice: { type: 'file_search' },
+      truncation: 'auto',
+      future: { mode: 'in_progress', type: 'file_citation' },
+    },
+  ],
+  [
+    'an anchor and a comparison, which are asked about elsewhere',
+    { previous_response_id: 'resp_1', prompt_cache_options: { comparison_response_id: 'resp_1' } },
+  ],
+])('%s name nothing at the provider', (_, body) => {
+  expect(namesIn(body as never)).toEqual({ owned: new Map(), foreign: null });
+});
+
+it('more names than can be asked about are refused, and depth costs no stack', () => {
+  const many = items(...Array.from({ length: 4_001 }, (_, index) => ({ type: 'item_reference', id: `msg_${index}` })));
+  expect(namesIn(many).foreign).toBe('input[4000].id');
+  let deep: object = { id: 'x' };
+  for (let level = 0; level < 20_000; level += 1) deep = { a: [deep] };
+  expect(namesIn({ deep }).foreign).toMatch(/^deep\.a\[0\]\.a\[0\]/);
+});
+
+it('what output items would be known by is what their echo asks for', () => {
+  const output = [
+    { type: 'code_interpreter_call', id: 'ci_1', code: '1', container_id: 'cntr_1', outputs: [] },
+    { type: 'image_generation_call', id: 'ig_1', result: 'AA' },
+    { type: 'mcp_approval_request', id: 'mcpr_1', name: 'n', arguments: '{}' },
+    {
+      type: 'message',
+      id: 'msg_1',
+      role: 'assistant',
+      content: [{ ...said[0], annotations: [{ file_id: 'cfile_1' }] }],
+    },
+    null,
+  ] as never;
+  expect(namesMade(output)).toEqual(['cntr_1', 'ig_1', 'cfile_1', 'mcpr_1']);
+});
+
+it('a query names by its names or by its values', () => {
+  const named = (query: string) => namedInQuery(new URLSearchParams(query), ['after']);
+  expect(named('include[]=file_search_call.results&limit=5&order=asc&after=msg_1&starting_after=7')).toBeNull();
+  expect(named('limit=5&before=msg_1')).toBe('before');
+  expect(named('thing_id=7')).toBe('thing_id');
+  expect(named('thing_ids[]=7')).toBe('thing_ids[]');
 });
 
 it('references to items are listed once each, and a compared response is named', () => {

@@ -61,12 +61,13 @@ export const admissionRows: readonly Row[] = [
   {
     id: 'foreign_object',
     outcome: 'refused',
-    when: 'The request names an object at the provider and would go out under a shared credential.',
-    does: 'Refused: nothing shows that the object belongs to this scope.',
-    decide: ({ evidence, facts }) =>
-      (evidence.namesProviderObjects || facts.foreignReference) && !evidence.credentialIsClients
-        ? { do: 'refuse', outcome: 'refused', code: 'bridge_foreign_object' }
-        : null,
+    when: 'The request names an object at the provider that this scope did not make, under a shared credential.',
+    does: 'Refused, with the path of the field: nothing shows that the object belongs to this scope.',
+    decide({ evidence, facts }) {
+      const param = evidence.foreign ?? facts.foreignReference ?? null;
+      if (param === null || evidence.credentialIsClients) return null;
+      return { do: 'refuse', outcome: 'refused', code: 'bridge_foreign_object', param };
+    },
   },
   {
     id: 'anchor_unsettled',

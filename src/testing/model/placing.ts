@@ -154,7 +154,6 @@ export function createResolver(layout: Layout, machine: LocalMachine, guesses: b
       token: { kind: 'none' },
       anchor: anchored ? `r${named}` : null,
       hardKey: { kind: 'thread', hash: 'key' },
-      softKey: null,
       idempotencyKey: null,
       clientTurnId: null,
       shape: anchored ? 'delta' : 'full',
@@ -163,6 +162,8 @@ export function createResolver(layout: Layout, machine: LocalMachine, guesses: b
       store: false,
       references: [],
       comparison: null,
+      owned: new Map(),
+      foreign: null,
       passThrough: null,
     };
     const local = i < 0 ? null : view(s, i);

@@ -5,6 +5,7 @@ import type { BridgeError } from '../../../src/errors.ts';
 import type { ClientSink } from '../../../src/session/port.ts';
 import { createMemoryStore } from '../../../src/store/memory/index.ts';
 import { parseSecrets } from '../../../src/token/keyring.ts';
+import { readRequest } from '../../../src/transcript/read.ts';
 import type { ConnectionHandlers, DialResult, UpstreamConnection } from '../../../src/upstream/port.ts';
 import { startWorker, type Worker } from '../../../src/worker.ts';
 import { until } from '../../support/until.ts';
@@ -111,9 +112,7 @@ async function open() {
         requestId: `r${++requests}`,
         caller: { scope: 's', credentialFp: 'f', upstreamAuthorization: 'Bearer x', credentialIsClients: true },
         headers: { 'thread-id': 't' },
-        body: JSON.parse(text),
-        text,
-        bytes: text.length,
+        ...readRequest(JSON.parse(text), text, text.length),
         receivedAt: systemClock.now(),
       },
       sink,

@@ -1,0 +1,28 @@
+/**
+ * A response object of this bridge's own making: every member that OpenAI's SDKs declare as always there, with nothing
+ * generated. Vercel's refuses one without `model` and `created_at`.
+ *
+ * @param from.model the model the request asked for; clients take no response without one
+ * @param from.now wall clock in milliseconds
+ */
+export function bareResponse(from: { id: string; model: unknown; now: number }) {
+  return {
+    id: from.id,
+    object: 'response' as const,
+    created_at: Math.floor(from.now / 1000),
+    status: 'in_progress' as const,
+    access_programs: null,
+    error: null,
+    incomplete_details: null,
+    instructions: null,
+    metadata: {},
+    model: typeof from.model === 'string' && from.model !== '' ? from.model : 'unknown',
+    output: [],
+    output_text: '',
+    parallel_tool_calls: true,
+    temperature: null,
+    tool_choice: 'auto' as const,
+    tools: [],
+    top_p: null,
+  };
+}
