@@ -1,11 +1,12 @@
 import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import { bodyOf, endsOf } from '../../field/support.ts';
 import type { TestBridge } from '../../support/bridge.ts';
 import { post } from '../../support/client.ts';
-import { until } from '../../support/until.ts';
-import { as, endless, holdEndless, metric, startTenants, user } from './support.ts';
+import { as, endless, eventually, holdEndless, metric, startTenants, user } from './support.ts';
+
+vi.setConfig({ testTimeout: 180_000 });
 
 const sockets: Socket[] = [];
 afterEach(() => {
@@ -38,7 +39,7 @@ describe('connections that never finish a request', () => {
       const answer = await post(at.url, bodyOf([user('hello')]), as('bob', { 'thread-id': 'c', connection: 'close' }));
       expect(endsOf(answer)).toEqual(['response.completed']);
     }
-    await until(async () => (await metric(at, 'holdfast_connections')) <= 24);
+    await eventually(async () => (await metric(at, 'holdfast_connections')) <= 24);
     expect(await metric(at, 'holdfast_connections_closed_total{reason="worker"}')).toBeGreaterThan(90);
     held.release();
     expect((await running.rest()).events.at(-1)!.type).toBe('response.completed');
@@ -49,7 +50,7 @@ describe('connections that never finish a request', () => {
     const quiet = await Promise.all([dawdle(at, '127.0.0.9'), dawdle(at, '127.0.0.9')]);
     const flood: Socket[] = [];
     for (let n = 0; n < 60; n += 1) flood.push(await dawdle(at, '127.0.0.2'));
-    await until(() => flood.filter(isOpen).length <= 18);
+    await eventually(() => flood.filter(isOpen).length <= 18);
     expect(quiet.map(isOpen)).toEqual([true, true]);
     // The latest are those that may still have something to say.
     expect(isOpen(flood.at(-1)!)).toBe(true);
@@ -63,7 +64,7 @@ describe('connections that never finish a request', () => {
     const other = await dawdle(at, '127.0.0.9');
     const slow: Socket[] = [];
     for (let n = 0; n < 9; n += 1) slow.push(await dawdle(at));
-    await until(() => slow.filter(isOpen).length === 3);
+    await eventually(() => slow.filter(isOpen).length === 3);
     expect(slow.slice(-3).map(isOpen)).toEqual([true, true, true]);
     expect(isOpen(other)).toBe(true);
     held.release();
@@ -86,6 +87,6 @@ describe('connections that requests hold', () => {
     expect(catAgain.status).toBe(429);
     expect(await health(at)).toBe(200);
     held.release();
-    await until(async () => (await post(at.url, bodyOf([user('x')]), as('ann', close))).status === 200);
+    await eventually(async () => (await post(at.url, bodyOf([user('x')]), as('ann', close))).status === 200);
   });
 });

@@ -2,6 +2,7 @@ import { request } from 'undici';
 import { bodyOf, startBridge, user } from '../../field/support.ts';
 import type { TestBridge } from '../../support/bridge.ts';
 import { openLive } from '../../support/live-client.ts';
+import { until } from '../../support/until.ts';
 
 export { user };
 
@@ -34,3 +35,6 @@ export async function metric(at: TestBridge, series: string): Promise<number> {
   const line = (await answer.body.text()).split('\n').find((each) => each.startsWith(`${series} `));
   return line === undefined ? 0 : Number(line.slice(series.length + 1));
 }
+
+/** As `until`, for a machine that has much else to do. */
+export const eventually = (check: () => boolean | Promise<boolean>) => until(check, 60_000);

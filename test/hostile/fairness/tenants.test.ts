@@ -1,11 +1,12 @@
 import { connect } from 'node:net';
 import { request } from 'undici';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { bodyOf, endsOf } from '../../field/support.ts';
 import { post } from '../../support/client.ts';
 import { openLive } from '../../support/live-client.ts';
-import { until } from '../../support/until.ts';
-import { as, ENDLESS, endless, holdEndless, metric, startTenants, user } from './support.ts';
+import { as, ENDLESS, endless, eventually, holdEndless, metric, startTenants, user } from './support.ts';
+
+vi.setConfig({ testTimeout: 180_000 });
 
 describe('a tenant whose turns do not end', () => {
   it('runs as many as it leaves free, is told to come back, and another is served meanwhile', async () => {
@@ -31,7 +32,7 @@ describe('a tenant whose turns do not end', () => {
     held.release();
     await running[0]!.until('response.completed');
     await running[0]!.rest();
-    await until(async () => endsOf(await post(at.url, more, as('ann', { 'thread-id': 'more' })))[0] !== undefined);
+    await eventually(async () => endsOf(await post(at.url, more, as('ann', { 'thread-id': 'more' })))[0] !== undefined);
     expect(await metric(at, 'holdfast_tenant_refusals_total{limit="turns"}')).toBeGreaterThan(0);
   });
 
@@ -82,14 +83,14 @@ describe('a tenant whose turns do not end', () => {
     const queued = [1, 2].map(() =>
       post(at.url, bodyOf([user('next')], { previous_response_id: undefined }), as('ann', { 'thread-id': 'one' })),
     );
-    await until(async () => (await metric(at, 'holdfast_requests_in_hand')) === 3);
+    await eventually(async () => (await metric(at, 'holdfast_requests_in_hand')) === 3);
     const answers = await Promise.all([3, 4].map(() => post(at.url, bodyOf([user('next')]), as('ann'))));
     expect(answers.map(({ status }) => status)).toEqual([429, 429]);
     expect(endsOf(await post(at.url, bodyOf([user('y')]), as('bob')))).toEqual(['response.completed']);
     held.release();
     running.hangUp();
     await Promise.all(queued);
-    await until(async () => (await metric(at, 'holdfast_requests_in_hand')) === 0);
+    await eventually(async () => (await metric(at, 'holdfast_requests_in_hand')) === 0);
   });
 
   it('may have only so many bytes of bodies in hand', async () => {
@@ -103,7 +104,7 @@ describe('a tenant whose turns do not end', () => {
     expect(endsOf(await post(at.url, bodyOf([user(large)]), as('bob')))).toEqual(['response.completed']);
     held.release();
     await running.rest();
-    await until(async () => (await post(at.url, bodyOf([user(large)]), as('ann'))).status === 200);
+    await eventually(async () => (await post(at.url, bodyOf([user(large)]), as('ann'))).status === 200);
   });
 
   it('keeps its turns to come back to only while all of them together keep little', async () => {
@@ -134,7 +135,7 @@ describe('a tenant whose turns do not end', () => {
       const { events } = await one.rest();
       expect(events.at(-1)!.type).toBe('response.completed');
     }
-    await until(async () => (await metric(at, 'holdfast_turn_buffer_bytes')) === 0);
+    await eventually(async () => (await metric(at, 'holdfast_turn_buffer_bytes')) === 0);
   });
 });
 
@@ -156,11 +157,11 @@ describe('a tenant that reads none of its answers', () => {
       socket.write(`POST /v1/responses HTTP/1.1\r\n${lines.join('\r\n')}\r\n\r\n${body}`);
       return socket;
     });
-    await until(async () => (await metric(at, 'holdfast_unread_bytes')) > 2_000_000);
+    await eventually(async () => (await metric(at, 'holdfast_unread_bytes')) > 2_000_000);
     expect(endsOf(await post(at.url, bodyOf([user('hello')]), as('bob')))).toEqual(['response.completed']);
     for (const socket of unread) socket.destroy();
-    await until(async () => (await metric(at, 'holdfast_unread_bytes')) === 0);
-    await until(async () => (await metric(at, 'holdfast_requests_in_hand')) === 0);
+    await eventually(async () => (await metric(at, 'holdfast_unread_bytes')) === 0);
+    await eventually(async () => (await metric(at, 'holdfast_requests_in_hand')) === 0);
   });
 });
 
@@ -187,13 +188,13 @@ describe('a tenant that floods', () => {
       const answer = await post(at.url, bodyOf([user(`hello ${n}`)]), as('bob', { 'thread-id': `b${n % 3}` }));
       expect([answer.status, endsOf(answer)]).toEqual([200, ['response.completed']]);
     }
-    await until(() => (statuses.get(429) ?? 0) + (statuses.get(200) ?? 0) === 1_000, 60_000);
+    await eventually(() => (statuses.get(429) ?? 0) + (statuses.get(200) ?? 0) === 1_000);
     expect(statuses.get(200)).toBe(16);
     expect([...statuses.keys()].sort()).toEqual([200, 429]);
     control.abort();
     await settled;
-    await until(async () => (await metric(at, 'holdfast_requests_in_hand')) === 0);
-    await until(async () => (await metric(at, 'holdfast_turn_buffer_bytes')) === 0);
+    await eventually(async () => (await metric(at, 'holdfast_requests_in_hand')) === 0);
+    await eventually(async () => (await metric(at, 'holdfast_turn_buffer_bytes')) === 0);
     expect(endsOf(await post(at.url, bodyOf([user('again')]), as('ann')))).toEqual(['response.completed']);
   });
 });
