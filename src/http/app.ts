@@ -90,11 +90,16 @@ export function createHttpFace(options: HttpFaceOptions): Router {
     const type = req.headers['content-type'] ?? '';
     if (!/^application\/([\w.+-]+\+)?json\b/i.test(type)) throw new BridgeError('bridge_unsupported_media_type');
     const gone = new AbortController();
-    res.once('close', () => gone.abort());
-    const parsed = req.body !== undefined && typeof req.body === 'object';
-    const source = parsed ? textOfParsed(req.body) : await readBody(req, config.limits.bodyBytes, lease);
-    const { request } = await reader.read(source, 'body', gone.signal);
-    return parsed ? { ...request, bytes: Number(req.headers['content-length'] ?? 0) } : request;
+    const leave = () => gone.abort();
+    res.once('close', leave);
+    try {
+      const parsed = req.body !== undefined && typeof req.body === 'object';
+      const source = parsed ? textOfParsed(req.body) : await readBody(req, config.limits.bodyBytes, lease);
+      const { request } = await reader.read(source, 'body', gone.signal);
+      return parsed ? { ...request, bytes: Number(req.headers['content-length'] ?? 0) } : request;
+    } finally {
+      res.off('close', leave);
+    }
   }
 
   /** A call about a response: under a shared credential only for ids this scope has seen, told apart by nothing. */
