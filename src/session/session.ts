@@ -5,7 +5,15 @@ import { BridgeError } from '../errors.ts';
 import { safeError } from '../observe/safe.ts';
 import type { AttemptFact, LocalSession } from '../resolve/types.ts';
 import { type DurableActor, type Effect, type Inspect, persist, rehydrate, startActor } from '../runtime/index.ts';
-import type { KeyRef, RowFace, SessionRow, SessionStore, TurnResult, TurnRow } from '../store/port.ts';
+import {
+  type KeyRef,
+  type RowFace,
+  type SessionRow,
+  type SessionStore,
+  StoreUnavailable,
+  type TurnResult,
+  type TurnRow,
+} from '../store/port.ts';
 import type { Line } from '../transcript/line.ts';
 import type { Abilities } from '../upstream/abilities.ts';
 import type { UpstreamAnswer, UpstreamTarget, UpstreamTransport } from '../upstream/port.ts';
@@ -473,7 +481,17 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     return reply;
   }
 
-  async function commit({ type }: Effect) {
+  /** A store that cannot be reached has not answered; anything else that is thrown is a verdict. */
+  async function commit(effect: Effect): Promise<CommitReply> {
+    try {
+      return await ask(effect);
+    } catch (error) {
+      if (error instanceof StoreUnavailable) return { unknown: error.message };
+      throw error;
+    }
+  }
+
+  async function ask({ type }: Effect): Promise<CommitReply> {
     const turn = lane.current!;
     switch (type) {
       case 'commitCreate': {

@@ -81,6 +81,14 @@ describe('a commit that throws', () => {
     expect(endsOf(await ask())).toEqual(['response.completed']);
   });
 
+  it('because the store is away has not been answered: it is asked again', async () => {
+    const { scripted, ask, goesOn, errors } = await open();
+    scripted().once('settle', () => Promise.reject(new StoreUnavailable('no connection')));
+    await goesOn(await ask());
+    expect(scripted().calls.filter((name) => name === 'settle')).toHaveLength(3);
+    expect(errors()).toEqual([]);
+  });
+
   it('is one that the store may have carried out all the same', async () => {
     const { scripted, ask, goesOn } = await open();
     scripted().once('settle', async (pass, call) => {
