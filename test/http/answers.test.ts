@@ -96,6 +96,10 @@ describe('a streamed answer', () => {
     expect([...client.body().matchAll(/^event: (.+)$/gm)].map(([, type]) => type)).toEqual(types);
     expect(client.body()).toContain('"bridge_code":"bridge_upstream_lost"');
     expect(client.body()).not.toContain('event: error');
+    // OpenAI's SDK refuses a response that is another one than the one that was begun.
+    const ids = [...client.body().matchAll(/"response":\{"id":"([^"]+)"/g)].map(([, id]) => id);
+    expect(new Set(ids).size).toBe(1);
+    expect(ids[0]!.startsWith('resp_holdfast_')).toBe(!begun);
   });
 
   it('says that it lives while it has nothing to say, and nothing after its end', async () => {
