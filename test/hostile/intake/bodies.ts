@@ -47,7 +47,10 @@ export function bodies(): [string, string][] {
     ...['codex-two-turns', 'codex-compaction', 'codex-cut'].flatMap(recorded),
     ['every kind of item', plain({ input: kinds, store: false, include: ['reasoning.encrypted_content'] })],
     ['many items', plain({ input: many(700) })],
-    ['items that are long', plain({ input: [user('é漢😀'.repeat(40_000)), { ...said('x'.repeat(90_000)), id: 'msg_long' }, user('end')] })],
+    [
+      'items that are long',
+      plain({ input: [user('é漢😀'.repeat(40_000)), { ...said('x'.repeat(90_000)), id: 'msg_long' }, user('end')] }),
+    ],
     ['a bare string', plain({ input: 'hi' })],
     ['a bare string with escapes', '{"model":"m","input":"\\u0041\\/ \\n \\ud800 é"}'],
     ['no input', plain({})],
