@@ -322,7 +322,7 @@ async function measure(): Promise<void> {
     await quiet('none, after');
   } finally {
     for (const stop of stops) stop();
-    await worker.kill();
+    await (process.env.BENCH_PROF ? worker.stop() : worker.kill());
     upstream.kill();
     await rm(dataDir, { recursive: true, force: true });
   }

@@ -164,7 +164,8 @@ export function elementTexts(text: string, at = 0): string[] {
 
 /** The text of a JSON array whose elements have these texts. */
 export function arrayText(elements: readonly string[]): string {
-  return `[${elements.join(',')}]`;
+  // One long element is not copied before it is used.
+  return elements.length === 1 ? `[${elements[0]}]` : `[${elements.join(',')}]`;
 }
 
 /**

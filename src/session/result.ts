@@ -1,4 +1,4 @@
-import { arrayText, type Written } from '../json.ts';
+import { arrayText, isLongText, type Written } from '../json.ts';
 import type { TurnResult, TurnRow } from '../store/port.ts';
 import { EMPTY, encodeForms, extendChain, formsOf, type Line, placeAfter, type TurnForms } from '../transcript/line.ts';
 import { namesMade } from '../transcript/provider-ids.ts';
@@ -33,6 +33,12 @@ interface Recognition {
   itemCount: number | null;
   places: readonly string[];
   itemIds: readonly string[];
+}
+
+/** Bytes of a turn's input. Those of a long one follow from its share of the body: counting them takes as long as copying. */
+function inputBytes({ request }: Turn, input: string): number {
+  if (!isLongText(input)) return Buffer.byteLength(input);
+  return Math.ceil((request.bytes * input.length) / request.text.length);
 }
 
 /** More places are not stored for a turn. */
@@ -118,7 +124,7 @@ export function turnResult(
   const found = known ? recognise(turn) : null;
   const [transcriptFp = null, secondFp = null, thirdFp = null] = found?.places ?? [];
   const items = { input: arrayOf(input), output: arrayOf(turn.output) };
-  const bytes = Buffer.byteLength(items.input) + Buffer.byteLength(items.output);
+  const bytes = inputBytes(turn, items.input) + Buffer.byteLength(items.output);
   // A line that has grown beyond measure is not stored any further: then it cannot be said again either.
   const tooMuch = lane.storedBytes + bytes > mostBytes;
   if (!tooMuch) lane.storedBytes += bytes;
