@@ -206,8 +206,16 @@ export function withMembers(text: string, changes: ReadonlyMap<string, string | 
   return `${text.slice(0, members[0]!.from)}${parts.join('')}${text.slice(previous.end)}`;
 }
 
+/**
+ * Deepest nesting of anything that is parsed from outside. `JSON.parse` takes any, but what reads the value further on,
+ * `JSON.stringify` included, may be recursive.
+ */
+export const MOST_LEVELS = 400;
+
 /** Whether arrays and objects in the text lie in each other deeper than `most` levels. */
 export function nestsDeeperThan(text: string, most: number): boolean {
+  // Each level has a bracket at either end; text that is cut short may lack the closing ones.
+  if (text.length <= most) return false;
   let depth = 0;
   for (let at = 0; at < text.length; at += 1) {
     switch (text.charCodeAt(at)) {
@@ -269,6 +277,17 @@ export function parseExact(text: string): unknown {
     if (error instanceof RangeError) return JSON.parse(text);
     throw error;
   }
+}
+
+/**
+ * `JSON.parse` of text from outside.
+ *
+ * @param most deepest nesting
+ * @throws SyntaxError when the text is not JSON, or nested deeper
+ */
+export function parseBounded(text: string, most: number = MOST_LEVELS): unknown {
+  if (nestsDeeperThan(text, most)) throw new SyntaxError(`nested deeper than ${most} levels`);
+  return JSON.parse(text);
 }
 
 /** ES2026 members of `JSON` that the type library does not know yet; Node has them since 21. */

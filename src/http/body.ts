@@ -4,13 +4,13 @@ import { createBrotliDecompress, createGunzip, createInflate, createZstdDecompre
 import { BridgeError } from '../errors.ts';
 import { nestsDeeperThan, parseExact, rawNumber } from '../json.ts';
 
-const unpackers: Record<string, () => NodeJS.ReadWriteStream & { destroy(): void }> = {
-  gzip: createGunzip,
-  'x-gzip': createGunzip,
-  deflate: createInflate,
-  br: createBrotliDecompress,
-  zstd: createZstdDecompress,
-};
+const unpackers = new Map<string, () => NodeJS.ReadWriteStream & { destroy(): void }>([
+  ['gzip', createGunzip],
+  ['x-gzip', createGunzip],
+  ['deflate', createInflate],
+  ['br', createBrotliDecompress],
+  ['zstd', createZstdDecompress],
+]);
 
 const utf8 = new TextDecoder('utf-8', { fatal: true });
 
@@ -23,7 +23,8 @@ export async function readBody(req: IncomingMessage, limit: number): Promise<Buf
   const declared = Number(req.headers['content-length']);
   if (declared > limit) throw new BridgeError('bridge_body_too_large');
   const encoding = req.headers['content-encoding']?.toLowerCase().trim() ?? 'identity';
-  const source = encoding === 'identity' ? req : unpack(req, encoding);
+  // Leaving the loop must not destroy the connection: the client is still to be answered.
+  const source = encoding === 'identity' ? req.iterator({ destroyOnReturn: false }) : unpack(req, encoding);
   const chunks: Buffer[] = [];
   let size = 0;
   try {
@@ -40,7 +41,7 @@ export async function readBody(req: IncomingMessage, limit: number): Promise<Buf
 }
 
 function unpack(req: IncomingMessage, encoding: string): Readable {
-  const make = unpackers[encoding];
+  const make = unpackers.get(encoding);
   if (!make) throw new BridgeError('bridge_unsupported_media_type');
   const unpacker = make();
   req.once('error', () => unpacker.destroy());

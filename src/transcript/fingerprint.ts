@@ -34,15 +34,15 @@ const ignored = new Set([
 ]);
 
 /** Values the API assumes when a field is absent. */
-const defaults: Record<string, string> = {
-  tool_choice: canonical('auto'),
-  parallel_tool_calls: canonical(true),
-  truncation: canonical('disabled'),
-  store: canonical(true),
-  tools: canonical([]),
-  include: canonical([]),
-  text: canonical({ format: { type: 'text' } }),
-};
+const defaults = new Map<string, string>([
+  ['tool_choice', canonical('auto')],
+  ['parallel_tool_calls', canonical(true)],
+  ['truncation', canonical('disabled')],
+  ['store', canonical(true)],
+  ['tools', canonical([])],
+  ['include', canonical([])],
+  ['text', canonical({ format: { type: 'text' } })],
+]);
 
 function contextField(name: string, value: unknown): string {
   if (name === 'include' && Array.isArray(value)) return canonical([...new Set(value.map(String))].sort());
@@ -59,7 +59,7 @@ export function contextFingerprint(body: RequestBody): Fingerprint {
     const value = body[name];
     if (ignored.has(name) || value === null || value === undefined) continue;
     const text = contextField(name, value);
-    if (text !== defaults[name] && text !== '{}') fields.push(`${name}=${text}`);
+    if (text !== defaults.get(name) && text !== '{}') fields.push(`${name}=${text}`);
   }
   return sha256(fields.join('\n'));
 }

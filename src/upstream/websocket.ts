@@ -2,6 +2,7 @@ import type { IncomingMessage } from 'node:http';
 import { HttpsProxyAgent } from 'https-proxy-agent';
 import { WebSocket } from 'ws';
 import type { Clock } from '../clock.ts';
+import { guarded } from '../faults.ts';
 import { webSocketAddress } from './address.ts';
 import { collectAnswer, flatHeaders, reasonOf } from './answer.ts';
 import { refusalFrame } from './error-frame.ts';
@@ -65,7 +66,14 @@ function connectionOf(
   let closing = false;
   let fault = '';
   let cancelKill: (() => void) | null = null;
-  const flow = createFrameFlow({ hold: (held) => (held ? socket.pause() : socket.resume()), refusalFrame });
+  const broken = () => {
+    fault = 'what it sent could not be handled';
+    socket.terminate();
+  };
+  /** Every listener of the socket: an exception in one ends this socket and nothing else. */
+  const on = <A extends unknown[]>(event: string, listener: (...args: A) => void) =>
+    socket.on(event, guarded('upstream socket', listener, broken) as (...args: unknown[]) => void);
+  const flow = createFrameFlow({ hold: (held) => (held ? socket.pause() : socket.resume()), refusalFrame, broken });
   socket.pause();
   const pulse = createPulse({
     times: pulseTimes,
@@ -79,14 +87,14 @@ function connectionOf(
     },
   });
 
-  socket.on('pong', pulse.pong);
-  socket.on('message', (data: Buffer) => {
+  on('pong', pulse.pong);
+  on('message', (data: Buffer) => {
     for (const frame of framesOfMessage(data.toString('utf8'))) flow.frame(frame);
   });
-  socket.on('error', (error) => {
+  on('error', (error: Error) => {
     fault = reasonOf(error);
   });
-  socket.on('close', (code, reason) => {
+  on('close', (code: number, reason: Buffer) => {
     cancelKill?.();
     pulse.stop();
     gone();
@@ -186,12 +194,19 @@ export function dialWebSocket(
       const reason = `no answer to the upgrade within ${request.timeoutMs} ms`;
       failed(reason, reason);
     });
-    socket.on('upgrade', (response) => {
+    const on = <A extends unknown[]>(event: string, listener: (...args: A) => void) =>
+      socket.on(
+        event,
+        guarded('upstream socket', listener, () => failed('the upgrade could not be handled', null)) as (
+          ...args: unknown[]
+        ) => void,
+      );
+    on('upgrade', (response: IncomingMessage) => {
       headers = flatHeaders(response.headers);
       response.socket.setKeepAlive(true, limits.tcpKeepAliveMs);
       bytesRead = () => response.socket.bytesRead;
     });
-    socket.on('open', () => {
+    on('open', () => {
       if (settled) return;
       connection = connectionOf(socket, bytesRead, clock, limits, pulseTimes, gone);
       settle({ kind: 'open', connection, headers });
@@ -202,13 +217,13 @@ export function dialWebSocket(
       const refusal = `${BY_PROXY}${statusCode}`;
       failed(refusal, refusal);
     });
-    socket.on('unexpected-response', (_request, response) => {
+    on('unexpected-response', (_request: unknown, response: IncomingMessage) => {
       // The status is known: from here the refusal's own limit applies, and nothing may turn it into a failure.
       refusing = true;
       cancelTimer();
       void readRefusal(response, clock, limits).then((answer) => settle({ kind: 'refused', answer }));
     });
-    socket.on('error', (error) => failed(reasonOf(error), error));
-    socket.on('close', () => failed('closed during the upgrade', 'closed during the upgrade'));
+    on('error', (error: Error) => failed(reasonOf(error), error));
+    on('close', () => failed('closed during the upgrade', 'closed during the upgrade'));
   });
 }

@@ -96,3 +96,19 @@ export async function startEmbeddedPostgres(options: EmbeddedOptions): Promise<E
 export function loadOrCreateTokenSecrets(dataDir: string): Promise<string> {
   return loadOrCreateSecret(join(resolve(dataDir), 'token.secrets'), () => `${hex(4)()}:${hex(32)()}`);
 }
+
+/** File below the data directory that holds the generated admin token. */
+export const ADMIN_TOKEN_FILE = 'admin.token';
+
+/** The admin token of an embedded installation, made on its first start that needs one. */
+export async function loadOrCreateAdminToken(
+  dataDir: string,
+): Promise<{ token: string; file: string; fresh: boolean }> {
+  const file = join(resolve(dataDir), ADMIN_TOKEN_FILE);
+  let fresh = false;
+  const token = await loadOrCreateSecret(file, () => {
+    fresh = true;
+    return randomBytes(24).toString('base64url');
+  });
+  return { token, file, fresh };
+}
