@@ -60,7 +60,7 @@ const CLOSE_GRACE = 1_000;
 
 /** One worker: this process serves. */
 async function serveAlone(): Promise<void> {
-  // A supervisor that is gone is told nothing; its absence is an event of its own.
+  // News for a supervisor that is gone is dropped: its absence is an event of its own.
   const tell = (news: WorkerNews) => process.send?.(news, () => {});
   const bridge = await createBridge({ onRegistered: (workerId) => tell({ kind: 'registered', workerId }) });
   let server: Listening;

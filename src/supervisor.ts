@@ -77,7 +77,7 @@ export async function supervise({ config, logger, workers, onReady }: Supervisor
         }
       }),
     );
-    // A message that cannot be delivered; its exit is told below.
+    // A message that could not be delivered; the end of the process is an event of its own.
     child.on('error', (error) => reportFault(error, 'supervisor'));
     const exit = new Promise<void>((gone) => {
       child.once('exit', (code, signal) => {
