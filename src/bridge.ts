@@ -168,7 +168,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
   const tell =
     (session: PeerService['session']) =>
     ({ sessionIds, recordOf }: Question): LocalAnswer => {
-      const views: Record<string, LocalView> = {};
+      const views: Record<string, LocalView> = Object.create(null);
       for (const id of sessionIds) {
         const found = session(id);
         if (!found) continue;

@@ -422,7 +422,8 @@ function unknownNames(env: NodeJS.ProcessEnv, problems: string[]): void {
     if (value === undefined || !name.startsWith('HOLDFAST_')) continue;
     if (known.includes(name) || ofKubernetes(name, value)) continue;
     const given = name.slice(0, 80);
-    const [closest] = known.map((each) => ({ each, away: distance(given, each) })).sort((a, b) => a.away - b.away);
+    const away = (each: string) => (each.startsWith(`${given}_`) ? 0 : distance(given, each));
+    const [closest] = known.map((each) => ({ each, away: away(each) })).sort((a, b) => a.away - b.away);
     const hint = closest && closest.away <= 6 ? `: did you mean ${closest.each}?` : '';
     problems.push(`${given} is not a setting of Holdfast${hint}`);
   }

@@ -98,7 +98,7 @@ it('a connection whose sender never ends is not kept beyond the bound', async ()
   const socket = connect(Number(port), '127.0.0.1');
   socket.on('error', () => {});
   socket.resume();
-  const closed = once(socket, 'close');
+  const closed = new Promise<void>((done) => socket.once('close', () => done()));
   socket.write(`POST /v1/uploads HTTP/1.1\r\nhost: localhost\r\ncontent-length: ${2 ** 40}\r\n\r\n`);
   let sent = 0;
   const piece = Buffer.alloc(1024 * 1024, 'x');

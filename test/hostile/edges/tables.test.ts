@@ -7,11 +7,20 @@ import { expect, it } from 'vitest';
  * object answers to `constructor` and `__proto__`.
  */
 const allowed = new Map([
+  ['src/admin/api.ts actions', 'keys are its own, one route for each'],
   ['src/admin/ui/assets.ts types', 'endings of files of this package'],
   ['src/runtime/lint.ts refused', 'types of actions that a machine’s author wrote'],
   ['src/errors.ts catalogue', 'keys are the type BridgeCode'],
   ['src/session/turn.ts endEvent', 'keys are the type TurnEnd'],
   ['src/ask.ts openers', 'keyed by process.platform'],
+  ['src/config.ts values', 'keys are the names of the knobs'],
+  ['src/http/connection.ts listeners', 'keys are two literals'],
+  ['src/observe/metrics/index.ts gaugeOf', 'keys are those of the type Readings'],
+  ['src/observe/metrics/transport.ts results', 'keys are the kinds of a dial’s result'],
+  ['src/observe/phrases.ts session', 'keys are types of the machine’s events, guarded by Object.hasOwn'],
+  ['src/observe/phrases.ts turn', 'keys are types of the machine’s events, guarded by Object.hasOwn'],
+  ['src/observe/safe.ts picked', 'keys are those of the list of checks'],
+  ['src/store/shared-items.ts places', 'keys are numbers'],
 ]);
 
 const files = (folder: string): string[] =>
@@ -26,7 +35,7 @@ const bare = (text: string) => text.replace(/\/\*[\s\S]*?\*\//g, '').replace(/^\
 
 /** Names of tables written as object literals, and of records that start empty. */
 const tables = (text: string) =>
-  [...bare(text).matchAll(/\b(?:const|let) (\w+)(?:: [^=;]+)? = \{(?!\s*\.\.\.)/g)].map(([, name]) => name!);
+  [...bare(text).matchAll(/\b(?:const|let) (\w+)(?:: (?:=>|[^=;])+)? = \{(?!\s*\.\.\.)/g)].map(([, name]) => name!);
 
 /** Of those, the ones that are read or written at a key that is not written out. */
 const indexed = (text: string) =>
