@@ -75,7 +75,7 @@ async function serveAlone(): Promise<void> {
   const drain = () => closeInOrder(bridge, server);
   const stop = stopInOrder(bridge.logger, drain);
   const { lameDuck, drain: running } = bridge.config.deadlines;
-  lastResort(bridge.logger, drain, lameDuck + running + LAST_GRACE);
+  inOrder = { logger: bridge.logger, drain, withinMs: lameDuck + running + LAST_GRACE };
   // A supervisor that is gone neither restarts this worker nor keeps its database.
   process.once('disconnect', () => stop('SIGTERM'));
 }
@@ -96,27 +96,30 @@ async function serveMany(workers: number): Promise<void> {
     onReady: (url, adminToken) => process.stdout.write(banner(url, adminToken)),
   });
   const { lameDuck, drain } = config.deadlines;
-  lastResort(logger, supervisor.stop, lameDuck + drain + LAST_GRACE);
+  inOrder = { logger, drain: supervisor.stop, withinMs: lameDuck + drain + LAST_GRACE };
   stopInOrder(logger, supervisor.stop, supervisor.kill);
 }
+
+/** How this process ends in order, once it serves; until then there is nothing to drain. */
+let inOrder: { logger: Bridge['logger']; drain(): Promise<void>; withinMs: number } | null = null;
 
 /**
  * For an exception that no guard took: what this process holds may be half changed, so it says what happened, lets running
  * turns end and exits with 1, to be started again. A second one changes nothing but the log.
- *
- * @param withinMs how long draining may take
  */
-function lastResort(logger: Bridge['logger'], drain: () => Promise<void>, withinMs: number): void {
+function installLastResort(): void {
   let leaving = false;
   const leave = (err: unknown, origin: string) => {
-    if (leaving) return logger.debug({ err, origin }, 'another exception while this process ends');
+    const ending = inOrder;
+    if (leaving) return ending?.logger.debug({ err, origin }, 'another exception while this process ends');
     leaving = true;
-    logger.fatal(
+    if (ending === null) return fail(err instanceof Error ? err : new Error(String(err)));
+    ending.logger.fatal(
       { err, origin },
       'an unexpected exception: this process drains and exits with 1. It is a fault of Holdfast: report it with this line',
     );
-    setTimeout(() => process.exit(1), withinMs);
-    drain().then(
+    setTimeout(() => process.exit(1), ending.withinMs);
+    ending.drain().then(
       () => process.exit(1),
       () => process.exit(1),
     );
@@ -154,6 +157,7 @@ const keptAdminToken = (): Promise<string | null> =>
 async function main(): Promise<void> {
   // A reader of the output that went away is no reason to end.
   for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {});
+  installLastResort();
   if (cluster.isWorker) return serveAlone();
   const { values, positionals } = parseArgs({
     allowPositionals: true,
@@ -188,11 +192,14 @@ async function main(): Promise<void> {
   await (workers > 1 ? serveMany(workers) : serveAlone());
 }
 
-main().catch((error: Error & { code?: string }) => {
+/** Says why this process cannot serve, and ends it. */
+function fail(error: Error & { code?: string }): void {
   const message =
     error.code === 'EADDRINUSE' ? 'The port is in use: choose another with PORT or --port.' : error.message;
   process.stderr.write(`holdfast: ${message}\n`);
   if (!(error instanceof ConfigError) && process.env.HOLDFAST_LOG_LEVEL === 'debug')
     process.stderr.write(`${error.stack}\n`);
   process.exit(1);
-});
+}
+
+main().catch(fail);

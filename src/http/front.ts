@@ -112,6 +112,9 @@ export function createFront(config: Config['server'], addresses: readonly string
   }
 
   const enter = (req: IncomingMessage): string | null => {
+    // No id and no name holds it, and the database takes it in no text.
+    if (targetOf(req).includes('%00'))
+      throw new BridgeError('bridge_malformed_request', { detail: 'NUL in the path.' });
     if (!forProbes.test(pathOf(req))) checkHost(req);
     return foreignOrigin(req);
   };

@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { join } from 'node:path';
-import { afterEach, expect, it } from 'vitest';
+import { afterEach, expect, it, vi } from 'vitest';
 import { testBridge } from '../../../src/testing/index.ts';
 import { freshDatabase } from '../../support/database.ts';
 import { freePort } from '../../support/worker-process.ts';
@@ -9,6 +9,8 @@ const CLI = join(import.meta.dirname, '..', '..', '..', 'src', 'cli.ts');
 /** Throws outside every guard when it is asked to. */
 const planted = (what: string) =>
   `data:text/javascript,${encodeURIComponent(`process.on('SIGUSR2', () => { ${what} })`)}`;
+
+vi.setConfig({ testTimeout: 180_000, hookTimeout: 180_000 });
 
 const ends: (() => unknown)[] = [];
 afterEach(async () => {

@@ -50,6 +50,8 @@ describe('no target of a request ends the process', () => {
     '/admin/sessions/%E0%A4%A',
     '/admin/stories/%',
     '/v1/responses/%ff/cancel',
+    '/v1/responses/resp%00',
+    '/admin/sessions?q=%00',
   ])('percent-encoded wrongly, it is the client’s mistake: %s', async (path) => {
     const { status, code } = await answerTo(at.url, `GET ${path} HTTP/1.1\r\n${host}\r\n`);
     expect([status, code]).toEqual([400, 'bridge_malformed_request']);
