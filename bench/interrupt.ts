@@ -10,7 +10,7 @@ import { percentile, show, thisMachine } from './machine.ts';
 const ROUNDS = Number(process.env.BENCH_ROUNDS ?? 200);
 
 const database = await ownDatabase();
-process.env.HOLDFAST_TEST_DATABASE_URL = database.server().url;
+process.env.TEST_DATABASE_URL = database.server().url;
 const at = await startTestBridge({ simulator: { deltaCount: 5, journalBodies: false } });
 const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 const waits: number[] = [];

@@ -275,7 +275,7 @@ async function measure(): Promise<void> {
     HOLDFAST_DATA_DIR: dataDir,
     HOLDFAST_UPSTREAM_URL: `http://127.0.0.1:${upstreamPort}/v1`,
     HOLDFAST_LOG_LEVEL: process.env.BENCH_LOG ?? 'silent',
-    NODE_OPTIONS: `${process.env.BENCH_PROF ?? ""} --import data:text/javascript,${encodeURIComponent(PROBE)}`,
+    NODE_OPTIONS: `${process.env.BENCH_PROF ?? ''} --import data:text/javascript,${encodeURIComponent(PROBE)}`,
     BENCH_PROBE: probe,
   });
   const stops: (() => void)[] = [];

@@ -1,31 +1,34 @@
 import type { IncomingMessage, Server } from 'node:http';
 import type { Duplex } from 'node:stream';
-import express, { type Router } from 'express';
+import express, { type RequestHandler, type Router } from 'express';
 import type { InspectionEvent } from 'xstate';
 import { createAdminApi } from './admin/api.ts';
 import type { LocalAnswer, LocalView, Question } from './admin/port.ts';
 import { explorer } from './admin/ui/index.ts';
 import { type Clock, systemClock } from './clock.ts';
-import { announcedUrl, checkAnnounced } from './cluster/forward/announce.ts';
+import { announcedUrl, checkAnnounced, internalHost } from './cluster/forward/announce.ts';
 import { createForwarder } from './cluster/forward/forwarder.ts';
 import { createHops } from './cluster/forward/hop.ts';
 import { startInternalServer } from './cluster/forward/internal-server.ts';
 import { type Config, readConfig } from './config.ts';
-import { createHttpFace } from './http/app.ts';
+import { BridgeError } from './errors.ts';
+import { onFault, reportFault } from './faults.ts';
+import { createHttpFace, errorHandler } from './http/app.ts';
 import { createAuthentication } from './http/authenticate.ts';
 import { createConnectionGuard } from './http/connections.ts';
+import { createFront } from './http/front.ts';
 import type { Readiness } from './http/port.ts';
-import { refuseUpgrade } from './http/upgrade.ts';
+import { answerSocket, refuseUpgrade } from './http/upgrade.ts';
 import { type Ids, randomIds } from './ids.ts';
 import { createReader } from './intake/pool.ts';
-import { createOperatorAccess } from './observe/access.ts';
+import { adminTokenOf, createOperatorAccess, needsAdminToken } from './observe/access.ts';
 import { createObservatory } from './observe/index.ts';
 import { createLogger, type Logger } from './observe/log.ts';
 import { referencesTo } from './session/history.ts';
 import { describeTurn } from './session/line.ts';
 import { openStorage, type Storage } from './storage.ts';
 import type { SessionStore } from './store/port.ts';
-import { parseSecrets } from './token/keyring.ts';
+import { type KeyRing, parseSecrets } from './token/keyring.ts';
 import { type CredentialRefusal, createDiscreetTransport } from './upstream/discreet.ts';
 import { createUpstreamTransport } from './upstream/transport.ts';
 import { version } from './version.ts';
@@ -54,6 +57,13 @@ export interface Bridge {
   config: Config;
   logger: Logger;
   ids: Ids;
+  /**
+   * The rule on `Host` and `Origin` for every path of an app of its own; the router applies it to the bridge's paths. An
+   * outer app that is reached under other names lists them in HOLDFAST_PUBLIC_HOSTS.
+   */
+  front: RequestHandler;
+  /** What operators must send as bearer; null: nothing, from this machine. */
+  readonly adminToken: AdminToken | null;
   /** For the server's `upgrade` event: the inspector's viewers; everybody else gets 426, which makes clients use HTTP. */
   handleUpgrade(req: IncomingMessage, socket: Duplex, head: Buffer): void;
   /** Bounds the client connections of a server, as `HOLDFAST_MAX_CONNECTIONS` and `HOLDFAST_PEER_CONNECTIONS` say. */
@@ -69,6 +79,17 @@ export interface Bridge {
   close(): Promise<void>;
 }
 
+/** The admin token of a bridge. */
+export interface AdminToken {
+  readonly token: string;
+  /** HOLDFAST_ADMIN_TOKEN gave it; otherwise it was generated. */
+  readonly given: boolean;
+  /** Where a generated one is kept; null: it follows from HOLDFAST_SECRETS. */
+  readonly file: string | null;
+  /** It is new with this start. */
+  readonly fresh: boolean;
+}
+
 /** Starts a bridge inside this process. Throws `ConfigError`, and whatever keeps the database from opening. */
 export async function createBridge(options: BridgeOptions = {}): Promise<Bridge> {
   const config = readConfig({ ...process.env, ...options.env });
@@ -78,16 +99,21 @@ export async function createBridge(options: BridgeOptions = {}): Promise<Bridge>
     ? {
         store: options.store,
         secrets: config.security.secrets ?? `once:${ids.uuid()}${ids.uuid()}`,
+        adminToken: async () => null,
         embedded: false,
         shared: config.security.secrets !== null,
         livenessPath: null,
         close: async () => {},
       }
     : await openStorage(config, logger);
+  const stopFaults = onFault((err, source, suppressed) => {
+    logger.error({ err, source, suppressed }, 'an exception ended what it arose from, and nothing else: report it');
+  });
   try {
     const { onRegistered, inspect } = options;
-    return await assemble(config, storage, { clock, ids, random, logger, onRegistered, inspect });
+    return await assemble(config, storage, { clock, ids, random, logger, onRegistered, inspect, stopFaults });
   } catch (error) {
+    stopFaults();
     await storage.close();
     throw error;
   }
@@ -104,14 +130,32 @@ interface Means {
   logger: Logger;
   onRegistered: BridgeOptions['onRegistered'];
   inspect: BridgeOptions['inspect'];
+  stopFaults(): void;
+}
+
+/** The token operators need: the one that was given, or where one is needed one that was made. */
+export async function adminTokenFor(
+  config: Pick<Config, 'security' | 'upstream'>,
+  secrets: KeyRing,
+  kept: Storage['adminToken'],
+): Promise<AdminToken | null> {
+  const { adminToken: given } = config.security;
+  if (given !== null) return { token: given, given: true, file: null, fresh: false };
+  if (!needsAdminToken(config)) return null;
+  const found = await kept();
+  return found ? { ...found, given: false } : { token: adminTokenOf(secrets), given: false, file: null, fresh: false };
 }
 
 async function assemble(config: Config, storage: Storage, means: Means): Promise<Bridge> {
   const { clock, ids, random, logger, onRegistered } = means;
   const { deadlines, limits } = config;
   let announcedId = '';
+  const secrets = parseSecrets(storage.secrets);
+  const adminToken = await adminTokenFor(config, secrets, storage.adminToken);
+  const allow = createOperatorAccess(adminToken?.token ?? null);
   const observatory = createObservatory({
     config,
+    allow,
     workerId: () => announcedId,
     clock,
     ids,
@@ -119,7 +163,6 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     stories: storage.store,
   });
   const store = observatory.store(storage.store);
-  const secrets = parseSecrets(storage.secrets);
   const hops = createHops({ secrets, clock });
   const authenticate = createAuthentication(config, await store.pepper());
   const observed = observatory.transport(
@@ -139,7 +182,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
   const tell =
     (session: PeerService['session']) =>
     ({ sessionIds, recordOf }: Question): LocalAnswer => {
-      const views: Record<string, LocalView> = {};
+      const views: Record<string, LocalView> = Object.create(null);
       for (const id of sessionIds) {
         const found = session(id);
         if (!found) continue;
@@ -150,8 +193,10 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
       return { views, record: recordOf === null ? null : observatory.story(recordOf) };
     };
   async function listen({ workerId, serve, claimed, session }: PeerService): Promise<PeerListener> {
+    const host = internalHost(config);
     const internal = await startInternalServer({
-      ...config.internal,
+      host,
+      port: config.internal.port,
       workerId,
       hops,
       clock,
@@ -164,7 +209,8 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
       logger,
     });
     try {
-      const url = announcedUrl({ ...config.internal, port: internal.port, databaseUrl: config.databaseUrl });
+      const { advertiseUrl } = config.internal;
+      const url = announcedUrl({ advertiseUrl, host, port: internal.port, databaseUrl: config.databaseUrl });
       return { url, check: (id) => checkAnnounced({ url, workerId: id, clock }), close: internal.close };
     } catch (error) {
       await internal.close(0);
@@ -271,11 +317,12 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
       },
       tell: (id, action) => roster.get(id)?.send({ type: action === 'close' ? 'operator.close' : 'operator.release' }),
     },
-    allow: createOperatorAccess(config.security.adminToken),
+    allow,
     clock,
     logger,
   });
-  router.use(observatory.router, explorer(), admin, face);
+  const front = createFront(config.server);
+  router.use(front.ownHandler, observatory.router, explorer(), admin, face, errorHandler({ ids, logger }));
 
   async function close(): Promise<void> {
     await worker.close();
@@ -283,6 +330,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     observatory.close();
     await transport.shutdown();
     await storage.close();
+    means.stopFaults();
     logger.info({ worker: membership.id }, 'stopped');
   }
 
@@ -291,8 +339,19 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     config,
     logger,
     ids,
+    front: front.handler,
+    adminToken,
     handleUpgrade(req, socket, head) {
-      if (!observatory.handleUpgrade(req, socket, head)) refuseUpgrade(req, socket);
+      // Node has no listener on this socket any more, and without one its error would end the process.
+      socket.on('error', () => socket.destroy());
+      try {
+        front.admit(req);
+        if (!observatory.handleUpgrade(req, socket, head)) refuseUpgrade(req, socket);
+      } catch (error) {
+        if (!(error instanceof BridgeError)) reportFault(error, 'upgrade');
+        const known = error instanceof BridgeError ? error : new BridgeError('bridge_internal', { cause: error });
+        answerSocket(socket, known);
+      }
     },
     guardConnections: guard.watch,
     get workerId() {

@@ -1,11 +1,14 @@
 import cluster from 'node:cluster';
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { openInspector, tellStory } from './ask.ts';
-import { type Bridge, createBridge } from './bridge.ts';
+import { type AdminToken, type Bridge, createBridge } from './bridge.ts';
 import { ConfigError, readConfig } from './config.ts';
 import { createApp } from './http/app.ts';
 import { type Listening, listen } from './http/server.ts';
 import { createLogger } from './observe/log.ts';
+import { ADMIN_TOKEN_FILE } from './store/embedded/index.ts';
 import { supervise, type WorkerNews } from './supervisor.ts';
 import { version } from './version.ts';
 
@@ -20,7 +23,17 @@ const usage = `holdfast ${version}: durable sessions for the OpenAI Responses AP
 Everything else is set by environment variables; the README lists them.
 `;
 
-const banner = (url: string) => `
+/** The one place where a generated token is shown: the banner is for people, and never part of the log. */
+function operators(url: string, adminToken: AdminToken | null): string {
+  const page = `Operators: ${url}/admin/ui`;
+  if (adminToken === null) return `${page}, from this machine only`;
+  if (adminToken.given) return `${page}, with the admin token`;
+  const kept = adminToken.file === null ? 'it follows from HOLDFAST_SECRETS' : `kept in ${adminToken.file}`;
+  if (adminToken.file !== null && !adminToken.fresh) return `${page}, with the admin token ${kept}`;
+  return `${page}\nAdmin token (generated; ${kept}): ${adminToken.token}`;
+}
+
+const banner = (url: string, adminToken: AdminToken | null) => `
 Holdfast ${version} is ready at ${url}
 
 Codex (~/.codex/config.toml):
@@ -35,14 +48,20 @@ Codex (~/.codex/config.toml):
   supports_websockets = false
 
 OpenAI SDKs: base URL ${url}/v1
+
+${operators(url, adminToken)}
 `;
+
+/** What a last drain may take beyond the deadlines of a drain, milliseconds. */
+const LAST_GRACE = 5_000;
 
 /** How long a stopped server waits for answers that are still being written, milliseconds. */
 const CLOSE_GRACE = 1_000;
 
 /** One worker: this process serves. */
 async function serveAlone(): Promise<void> {
-  const tell = (news: WorkerNews) => process.send?.(news);
+  // News for a supervisor that is gone is dropped: its absence is an event of its own.
+  const tell = (news: WorkerNews) => process.send?.(news, () => {});
   const bridge = await createBridge({ onRegistered: (workerId) => tell({ kind: 'registered', workerId }) });
   let server: Listening;
   try {
@@ -53,8 +72,11 @@ async function serveAlone(): Promise<void> {
   }
   bridge.guardConnections(server.server);
   if (cluster.isWorker) tell({ kind: 'ready', url: server.url });
-  else process.stdout.write(banner(server.url));
-  const stop = stopInOrder(bridge.logger, () => closeInOrder(bridge, server));
+  else process.stdout.write(banner(server.url, bridge.adminToken));
+  const drain = () => closeInOrder(bridge, server);
+  const stop = stopInOrder(bridge.logger, drain);
+  const { lameDuck, drain: running } = bridge.config.deadlines;
+  inOrder = { logger: bridge.logger, drain, withinMs: lameDuck + running + LAST_GRACE };
   // A supervisor that is gone neither restarts this worker nor keeps its database.
   process.once('disconnect', () => stop('SIGTERM'));
 }
@@ -72,9 +94,39 @@ async function serveMany(workers: number): Promise<void> {
     config,
     logger,
     workers,
-    onReady: (url) => process.stdout.write(banner(url)),
+    onReady: (url, adminToken) => process.stdout.write(banner(url, adminToken)),
   });
+  const { lameDuck, drain } = config.deadlines;
+  inOrder = { logger, drain: supervisor.stop, withinMs: lameDuck + drain + LAST_GRACE };
   stopInOrder(logger, supervisor.stop, supervisor.kill);
+}
+
+/** How this process ends in order, once it serves; until then there is nothing to drain. */
+let inOrder: { logger: Bridge['logger']; drain(): Promise<void>; withinMs: number } | null = null;
+
+/**
+ * For an exception that no guard took: what this process holds may be half changed, so it says what happened, lets running
+ * turns end and exits with 1, to be started again. A second one changes nothing but the log.
+ */
+function installLastResort(): void {
+  let leaving = false;
+  const leave = (err: unknown, origin: string) => {
+    const ending = inOrder;
+    if (leaving) return ending?.logger.debug({ err, origin }, 'another exception while this process ends');
+    leaving = true;
+    if (ending === null) return fail(err instanceof Error ? err : new Error(String(err)));
+    ending.logger.fatal(
+      { err, origin },
+      'an unexpected exception: this process drains and exits with 1. It is a fault of Holdfast: report it with this line',
+    );
+    setTimeout(() => process.exit(1), ending.withinMs);
+    ending.drain().then(
+      () => process.exit(1),
+      () => process.exit(1),
+    );
+  };
+  process.on('uncaughtException', (error) => leave(error, 'exception'));
+  process.on('unhandledRejection', (reason) => leave(reason, 'rejection'));
 }
 
 /** The first signal drains; a second one stops now. */
@@ -99,7 +151,14 @@ function stopInOrder(
   return (signal) => void stop(signal);
 }
 
+/** The generated admin token of a Holdfast that keeps its data here. */
+const keptAdminToken = (): Promise<string | null> =>
+  readFile(join(process.env.HOLDFAST_DATA_DIR ?? '.holdfast', ADMIN_TOKEN_FILE), 'utf8').catch(() => null);
+
 async function main(): Promise<void> {
+  // A reader of the output that went away is no reason to end.
+  for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {});
+  installLastResort();
   if (cluster.isWorker) return serveAlone();
   const { values, positionals } = parseArgs({
     allowPositionals: true,
@@ -116,7 +175,7 @@ async function main(): Promise<void> {
   const [command = 'serve', ...rest] = positionals;
   const url = values.url ?? `http://127.0.0.1:${values.port ?? process.env.PORT ?? 8787}`;
   if (!values.help && command === 'explain' && rest.length === 1) {
-    const adminToken = process.env.HOLDFAST_ADMIN_TOKEN ?? null;
+    const adminToken = process.env.HOLDFAST_ADMIN_TOKEN ?? (await keptAdminToken());
     return void process.stdout.write(await tellStory(rest[0]!, { url, adminToken }));
   }
   if (!values.help && command === 'inspect') {
@@ -134,11 +193,14 @@ async function main(): Promise<void> {
   await (workers > 1 ? serveMany(workers) : serveAlone());
 }
 
-main().catch((error: Error & { code?: string }) => {
+/** Says why this process cannot serve, and ends it. */
+function fail(error: Error & { code?: string }): void {
   const message =
     error.code === 'EADDRINUSE' ? 'The port is in use: choose another with PORT or --port.' : error.message;
   process.stderr.write(`holdfast: ${message}\n`);
   if (!(error instanceof ConfigError) && process.env.HOLDFAST_LOG_LEVEL === 'debug')
     process.stderr.write(`${error.stack}\n`);
   process.exit(1);
-});
+}
+
+main().catch(fail);

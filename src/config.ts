@@ -1,4 +1,6 @@
 import { z } from 'zod';
+import { LONGEST_TIMER } from './clock.ts';
+import { InvalidSecrets, parseSecrets } from './token/keyring.ts';
 import { isForwardable } from './upstream/headers.ts';
 import { type ProxySettings, readProxies } from './upstream/proxies.ts';
 
@@ -149,7 +151,14 @@ export const limitKnobs = {
 type Values<T> = { readonly [K in keyof T]: number };
 
 export interface Config {
-  server: { host: string; port: number };
+  server: {
+    host: string;
+    port: number;
+    /** Names in `Host` beside this machine's own, `name` or `name:port` in lower case; `*` for any. */
+    publicHosts: readonly string[];
+    /** Origins of pages that may use `/v1`, in lower case; `*` for any. */
+    corsOrigins: readonly string[];
+  };
   databaseUrl: string | null;
   dataDir: string;
   /** Where liveness sockets lie when all workers share one machine and an outside database. */
@@ -171,8 +180,8 @@ export interface Config {
     apiKeys: readonly { tenant: string; key: string }[];
     adminToken: string | null;
   };
-  /** The listener for other workers. `advertiseUrl` null: derived from where it listens. */
-  internal: { host: string; port: number; advertiseUrl: string | null };
+  /** The listener for other workers. `host` null: chosen by `internalHost`; `advertiseUrl` null: derived from where it listens. */
+  internal: { host: string | null; port: number; advertiseUrl: string | null };
   /** The viewer that `/inspect` frames, and whether it is shown more than the harmless fields. */
   inspect: { url: string; content: boolean };
   instancePolicy: 'forward' | 'reject';
@@ -185,6 +194,17 @@ export interface Config {
 export const settings = [
   { variable: 'HOST', default: '127.0.0.1', description: 'Address to serve on.' },
   { variable: 'PORT', default: '8787', description: 'Port to serve on; 0 takes a free one.' },
+  {
+    variable: 'HOLDFAST_PUBLIC_HOSTS',
+    default: 'none',
+    description:
+      'Names under which clients reach the bridge beside its own addresses, `name` or `name:port,...`; `*` takes any `Host`.',
+  },
+  {
+    variable: 'HOLDFAST_CORS_ORIGINS',
+    default: 'none',
+    description: 'Origins of web pages that may use `/v1`, `https://name,...`; `*` for any. All others get 403.',
+  },
   {
     variable: 'DATABASE_URL',
     default: 'embedded',
@@ -253,13 +273,15 @@ export const settings = [
   },
   {
     variable: 'HOLDFAST_ADMIN_TOKEN',
-    default: 'off',
-    description: 'Admin token; without it admin paths answer on loopback only.',
+    default: 'generated',
+    description:
+      'Admin token. With HOLDFAST_API_KEYS or HOLDFAST_UPSTREAM_KEY one is generated where none is given; without those, admin paths answer on loopback only.',
   },
   {
     variable: 'HOLDFAST_INTERNAL_HOST',
-    default: 'HOST',
-    description: 'Address on which other workers reach this one; keep it off public networks.',
+    default: 'derived',
+    description:
+      'Address on which other workers reach this one. Default: loopback, or with a database on another machine its only private address; never a public one.',
   },
   { variable: 'HOLDFAST_INTERNAL_PORT', default: '0', description: 'Its port; 0 takes a free one.' },
   {
@@ -292,7 +314,7 @@ export class ConfigError extends Error {
 
 const optional = (value: string | undefined) => (value === undefined || value.trim() === '' ? null : value.trim());
 /** Whether an address means "this machine" and nothing else. */
-export const isLoopback = (host: string) => host === 'localhost' || host === '::1' || /^127\./.test(host);
+export const isLoopback = (host: string) => host === 'localhost' || host === '::1' || /^127(\.\d{1,3}){3}$/.test(host);
 
 /** A value as it was meant when it was pasted with the quotes of its source. */
 const unquoted = (text: string) => /^(["'`])(.*)\1$/s.exec(text)?.[2]?.trim() ?? text;
@@ -329,7 +351,7 @@ function isOrigin(text: string): boolean {
 }
 
 const strings = z.object({
-  host: z.string(),
+  host: z.string().regex(/^[^\s/\\[\]]+$/, 'HOST must be an address or a name, without a scheme, path or brackets'),
   port: z.coerce.number('PORT must be a number').int().min(0).max(65_535),
   upstreamUrl: z
     .url({ protocol: /^https?$/, error: 'HOLDFAST_UPSTREAM_URL must be an http(s) URL' })
@@ -339,6 +361,10 @@ const strings = z.object({
     ),
   transport: z.enum(['auto', 'websocket', 'http'], 'HOLDFAST_UPSTREAM_TRANSPORT must be auto, websocket or http'),
   workers: z.coerce.number('HOLDFAST_WORKERS must be a number').int().min(1).max(256),
+  logLevel: z.enum(
+    ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'],
+    'HOLDFAST_LOG_LEVEL must be trace, debug, info, warn, error, fatal or silent',
+  ),
   internalPort: z.coerce.number('HOLDFAST_INTERNAL_PORT must be a number').int().min(0).max(65_535),
   advertiseUrl: z
     .string()
@@ -356,6 +382,8 @@ function numbers<T extends Record<string, Knob>>(knobs: T, env: NodeJS.ProcessEn
     const value = text === null ? knob.default : Number(text);
     if (!Number.isSafeInteger(value) || value < 0)
       problems.push(`${knob.variable} must be a whole number of ${knob.unit}`);
+    else if (knob.unit === 'ms' && value > LONGEST_TIMER)
+      problems.push(`${knob.variable} must be at most ${LONGEST_TIMER} ms`);
     values[name] = value;
   }
   return values as Values<T>;
@@ -382,6 +410,66 @@ function headerNames(text: string | null, problems: string[]): string[] {
   });
 }
 
+/** A comma-separated list in lower case; empty entries count for nothing. */
+function list(
+  text: string | undefined,
+  isValid: (entry: string) => boolean,
+  problems: string[],
+  problem: (position: number) => string,
+): string[] {
+  const entries = (text ?? '').split(',').map((entry) => entry.trim().toLowerCase());
+  return entries.filter((entry, index) => {
+    if (entry !== '' && !isValid(entry)) problems.push(problem(index + 1));
+    return entry !== '';
+  });
+}
+
+const isHostName = (entry: string) => entry === '*' || hostAndPort(entry) !== null;
+const isPageOrigin = (entry: string) => entry === '*' || /^[a-z][a-z0-9+.-]*:\/\/[^\s/?#@]+$/.test(entry);
+
+/**
+ * The name or address and the port of a `Host` header, in lower case and without the dot that ends a full name; null for
+ * one that is malformed.
+ */
+export function hostAndPort(text: string): { name: string; port: string | null } | null {
+  const match = /^(\[[\da-f:.]+\]|[\w.-]+?)\.?(?::(\d{1,5}))?$/i.exec(text.trim());
+  return match && { name: match[1]!.toLowerCase(), port: match[2] ?? null };
+}
+
+/** What Kubernetes derives from the name of a service, which may begin like a setting. */
+const ofKubernetes = (name: string, value: string) =>
+  /_SERVICE_(?:HOST|PORT(?:_\w+)?)$|_PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?$/.test(name) ||
+  (name.endsWith('_PORT') && /^(?:tcp|udp|sctp):\/\//.test(value));
+
+/** Steps of one character by which two names differ. */
+function distance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, at) => at);
+  for (let i = 1; i <= a.length; i += 1) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j += 1) {
+      next.push(Math.min(row[j]! + 1, next[j - 1]! + 1, row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1)));
+    }
+    row = next;
+  }
+  return row[b.length]!;
+}
+
+/** A setting that is spelled wrong would silently be at its default. */
+function unknownNames(env: NodeJS.ProcessEnv, problems: string[]): void {
+  const known = [...Object.values(deadlineKnobs), ...Object.values(limitKnobs), ...settings].map(
+    ({ variable }) => variable as string,
+  );
+  for (const [name, value] of Object.entries(env)) {
+    if (value === undefined || !name.startsWith('HOLDFAST_')) continue;
+    if (known.includes(name) || ofKubernetes(name, value)) continue;
+    const given = name.slice(0, 80);
+    const away = (each: string) => (each.startsWith(`${given}_`) ? 0 : distance(given, each));
+    const [closest] = known.map((each) => ({ each, away: away(each) })).sort((a, b) => a.away - b.away);
+    const hint = closest && closest.away <= 6 ? `: did you mean ${closest.each}?` : '';
+    problems.push(`${given} is not a setting of Holdfast${hint}`);
+  }
+}
+
 /** Reads and checks the whole configuration. Throws `ConfigError` naming every problem at once. */
 export function readConfig(env: NodeJS.ProcessEnv): Config {
   const problems: string[] = [];
@@ -395,9 +483,11 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
     inspectUrl: optional(env.HOLDFAST_INSPECT_URL) ?? 'https://stately.ai/inspect',
     inspectContent: optional(env.HOLDFAST_INSPECT_CONTENT) ?? 'off',
     policy: optional(env.HOLDFAST_INSTANCE_POLICY) ?? 'forward',
+    logLevel: optional(env.HOLDFAST_LOG_LEVEL) ?? 'info',
     workers: optional(env.HOLDFAST_WORKERS) ?? '1',
   });
   if (!parsed.success) problems.push(...parsed.error.issues.map(({ message }) => message));
+  unknownNames(env, problems);
   const deadlines = numbers(deadlineKnobs, env, problems);
   const limits = numbers(limitKnobs, env, problems);
   for (const knob of ['tenantWaiting', 'connections', 'peerConnections'] as const) {
@@ -405,8 +495,22 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
   }
   const keys = apiKeys(optional(env.HOLDFAST_API_KEYS), problems);
   const forwardHeaders = headerNames(optional(env.HOLDFAST_FORWARD_HEADERS), problems);
+  const publicHosts = list(env.HOLDFAST_PUBLIC_HOSTS, isHostName, problems, (position) => {
+    return `HOLDFAST_PUBLIC_HOSTS: entry ${position} is not of the form name, name:port or *`;
+  });
+  const corsOrigins = list(env.HOLDFAST_CORS_ORIGINS, isPageOrigin, problems, (position) => {
+    return `HOLDFAST_CORS_ORIGINS: entry ${position} is not of the form https://name, https://name:port or *`;
+  });
   const databaseUrl = optional(env.DATABASE_URL);
   const secrets = optional(env.HOLDFAST_SECRETS);
+  if (secrets !== null) {
+    try {
+      parseSecrets(secrets);
+    } catch (error) {
+      if (!(error instanceof InvalidSecrets)) throw error;
+      problems.push(`HOLDFAST_SECRETS: ${error.message}`);
+    }
+  }
   const upstreamKey = upstreamKeyOf(optional(env.HOLDFAST_UPSTREAM_KEY), problems);
   const proxies = readProxies(env, problems);
   const host = parsed.data?.host ?? '127.0.0.1';
@@ -430,7 +534,7 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
   }
   const { port, upstreamUrl, transport, internalPort, advertiseUrl, policy, inspectUrl, inspectContent } = parsed.data;
   return {
-    server: { host, port },
+    server: { host, port, publicHosts, corsOrigins },
     databaseUrl,
     dataDir: optional(env.HOLDFAST_DATA_DIR) ?? '.holdfast',
     livenessDir: optional(env.HOLDFAST_LIVENESS_DIR),
@@ -438,13 +542,13 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
     upstream: { url: upstreamUrl, key: upstreamKey, transport, proxies, forwardHeaders },
     security: { secrets, apiKeys: keys, adminToken: optional(env.HOLDFAST_ADMIN_TOKEN) },
     internal: {
-      host: optional(env.HOLDFAST_INTERNAL_HOST) ?? host,
+      host: optional(env.HOLDFAST_INTERNAL_HOST),
       port: internalPort,
       advertiseUrl: advertiseUrl === null ? null : new URL(advertiseUrl).origin,
     },
     inspect: { url: inspectUrl, content: inspectContent === 'on' },
     instancePolicy: policy,
-    logLevel: optional(env.HOLDFAST_LOG_LEVEL) ?? 'info',
+    logLevel: parsed.data.logLevel,
     deadlines,
     limits,
   };

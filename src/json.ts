@@ -383,6 +383,17 @@ export function parseExact(text: string): unknown {
   }
 }
 
+/**
+ * `JSON.parse` of text from outside.
+ *
+ * @param most deepest nesting
+ * @throws SyntaxError when the text is not JSON, or nested deeper
+ */
+export function parseBounded(text: string, most: number = MOST_LEVELS): unknown {
+  if (nestsDeeperThan(text, most)) throw new SyntaxError(`nested deeper than ${most} levels`);
+  return JSON.parse(text);
+}
+
 /** ES2026 members of `JSON` that the type library does not know yet; Node has them since 21. */
 const rawJson = JSON as unknown as {
   rawJSON(text: string): { readonly rawJSON: string };

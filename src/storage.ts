@@ -3,15 +3,25 @@ import { unlink } from 'node:fs/promises';
 import { declareDeadNeighbours, openLiveness } from './cluster/liveness.ts';
 import type { Config } from './config.ts';
 import type { Logger } from './observe/log.ts';
-import { loadOrCreateTokenSecrets, startEmbeddedPostgres } from './store/embedded/index.ts';
+import { loadOrCreateAdminToken, loadOrCreateTokenSecrets, startEmbeddedPostgres } from './store/embedded/index.ts';
 import type { SessionStore } from './store/port.ts';
 import { openPostgresStore } from './store/postgres/index.ts';
+
+/** A generated admin token and where it is kept. */
+export interface KeptAdminToken {
+  token: string;
+  file: string;
+  /** It did not exist before this start. */
+  fresh: boolean;
+}
 
 /** The durable side of a worker: its store and, with the embedded database, what comes with it. */
 export interface Storage {
   store: SessionStore;
   /** `kid:secret,...`. */
   secrets: string;
+  /** The admin token kept beside them, made where there was none; null: nothing is kept on this machine. */
+  adminToken(): Promise<KeptAdminToken | null>;
   embedded: boolean;
   /** Other workers may use the same database, so they must be able to find this one. */
   shared: boolean;
@@ -32,6 +42,7 @@ export async function openStorage(config: Config, logger: Logger): Promise<Stora
     return {
       store,
       secrets: config.security.secrets!,
+      adminToken: async () => null,
       embedded: false,
       shared: true,
       livenessPath: liveness?.path ?? null,
@@ -49,6 +60,7 @@ export async function openStorage(config: Config, logger: Logger): Promise<Stora
     return {
       store,
       secrets: config.security.secrets ?? (await loadOrCreateTokenSecrets(config.dataDir)),
+      adminToken: () => loadOrCreateAdminToken(config.dataDir),
       embedded: true,
       shared: false,
       livenessPath: liveness.path,

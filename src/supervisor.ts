@@ -1,9 +1,12 @@
 import cluster, { type Worker } from 'node:cluster';
 import { join } from 'node:path';
+import { type AdminToken, adminTokenFor } from './bridge.ts';
 import type { Config } from './config.ts';
+import { guarded, onFault, reportFault } from './faults.ts';
 import type { Logger } from './observe/log.ts';
-import { loadOrCreateTokenSecrets, startEmbeddedPostgres } from './store/embedded/index.ts';
+import { loadOrCreateAdminToken, loadOrCreateTokenSecrets, startEmbeddedPostgres } from './store/embedded/index.ts';
 import { openPostgresStore } from './store/postgres/index.ts';
+import { parseSecrets } from './token/keyring.ts';
 
 /** What a worker process tells its supervisor. */
 export type WorkerNews = { kind: 'registered'; workerId: string } | { kind: 'ready'; url: string };
@@ -13,7 +16,7 @@ export interface SupervisorOptions {
   logger: Logger;
   workers: number;
   /** Called once, when the first worker serves. */
-  onReady(url: string): void;
+  onReady(url: string, adminToken: AdminToken | null): void;
 }
 
 export interface Supervisor {
@@ -33,7 +36,10 @@ const LONGEST_PAUSE = 10_000;
  * dead: its death is stored at once, so that its busy sessions need not wait for a lease.
  */
 export async function supervise({ config, logger, workers, onReady }: SupervisorOptions): Promise<Supervisor> {
-  const { env, url, stopDatabase } = await database(config);
+  const { env, url, adminToken, stopDatabase } = await database(config);
+  onFault((err, source, suppressed) => {
+    logger.error({ err, source, suppressed }, 'an exception ended what it arose from, and nothing else: report it');
+  });
   const store = await openPostgresStore({
     url,
     statementTimeoutMs: config.deadlines.storeStatement,
@@ -61,13 +67,18 @@ export async function supervise({ config, logger, workers, onReady }: Supervisor
   function start(pause: number): void {
     const child = cluster.fork(env);
     const startedAt = performance.now();
-    child.on('message', (news: WorkerNews) => {
-      if (news.kind === 'registered') identities.set(child.id, news.workerId);
-      else if (!announced) {
-        announced = true;
-        onReady(news.url);
-      }
-    });
+    child.on(
+      'message',
+      guarded('supervisor', (news: WorkerNews) => {
+        if (news.kind === 'registered') identities.set(child.id, news.workerId);
+        else if (!announced) {
+          announced = true;
+          onReady(news.url, adminToken);
+        }
+      }),
+    );
+    // A message that could not be delivered; the end of the process is an event of its own.
+    child.on('error', (error) => reportFault(error, 'supervisor'));
     const exit = new Promise<void>((gone) => {
       child.once('exit', (code, signal) => {
         const workerId = identities.get(child.id);
@@ -97,17 +108,27 @@ export async function supervise({ config, logger, workers, onReady }: Supervisor
   return { stop: () => end('SIGTERM'), kill: () => end('SIGKILL') };
 }
 
-/** The database all workers share, and what they must be told to find it. */
-async function database(
-  config: Config,
-): Promise<{ url: string; env: Record<string, string>; stopDatabase(): Promise<void> }> {
-  if (config.databaseUrl !== null) return { url: config.databaseUrl, env: {}, stopDatabase: async () => {} };
+/** The database all workers share, what they must be told to find it, and the admin token they all take. */
+async function database(config: Config): Promise<{
+  url: string;
+  env: Record<string, string>;
+  adminToken: AdminToken | null;
+  stopDatabase(): Promise<void>;
+}> {
+  if (config.databaseUrl !== null) {
+    const adminToken = await adminTokenFor(config, parseSecrets(config.security.secrets!), async () => null);
+    return { url: config.databaseUrl, env: {}, adminToken, stopDatabase: async () => {} };
+  }
   const server = await startEmbeddedPostgres({ dataDir: config.dataDir });
+  const secrets = config.security.secrets ?? (await loadOrCreateTokenSecrets(config.dataDir));
+  const adminToken = await adminTokenFor(config, parseSecrets(secrets), () => loadOrCreateAdminToken(config.dataDir));
   return {
     url: server.url,
+    adminToken,
     env: {
       DATABASE_URL: server.url,
-      HOLDFAST_SECRETS: config.security.secrets ?? (await loadOrCreateTokenSecrets(config.dataDir)),
+      HOLDFAST_SECRETS: secrets,
+      ...(adminToken ? { HOLDFAST_ADMIN_TOKEN: adminToken.token } : {}),
       HOLDFAST_LIVENESS_DIR: config.dataDir,
       // One port for all: nobody has to learn that one of them goes.
       HOLDFAST_LAME_DUCK_MS: '0',

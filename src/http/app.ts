@@ -200,11 +200,19 @@ export function createHttpFace(options: HttpFaceOptions): Router {
   return router;
 }
 
-/** An Express app that serves the bridge and nothing else; unknown paths get the envelope too. */
-export function createApp(router: Router, options: Pick<HttpFaceOptions, 'ids' | 'logger'>): express.Express {
+/**
+ * An Express app that serves the bridge and nothing else; unknown paths get the envelope too.
+ *
+ * @param options `front` stands before every path
+ */
+export function createApp(
+  router: Router,
+  options: Pick<HttpFaceOptions, 'ids' | 'logger'> & { front?: RequestHandler },
+): express.Express {
   const app = express();
   app.disable('x-powered-by');
   app.disable('etag');
+  if (options.front) app.use(options.front);
   app.use(router);
   app.use(() => {
     throw new BridgeError('bridge_not_found');
@@ -238,19 +246,25 @@ function only(methods: string): RequestHandler {
   };
 }
 
-function errorHandler({ ids, logger }: Pick<HttpFaceOptions, 'ids' | 'logger'>) {
+/** Answers whatever a route threw with the envelope. */
+export function errorHandler({ ids, logger }: Pick<HttpFaceOptions, 'ids' | 'logger'>) {
   return (error: unknown, req: Request, res: Response, _next: NextFunction) => {
     const requestId = (res.locals.requestId as string | undefined) ?? ids.uuid();
     if (req.destroyed && res.destroyed) return;
     let known: BridgeError;
     if (error instanceof BridgeError) known = error;
     else if (error instanceof StoreUnavailable) known = new BridgeError('bridge_store_unavailable', { cause: error });
+    else if (isMalformedPath(error)) known = new BridgeError('bridge_malformed_request', { detail: MALFORMED_PATH });
     else {
       known = new BridgeError('bridge_internal', { cause: error });
       logger.error({ requestId, err: error }, 'a request failed unexpectedly');
     }
-    // What is left of a body nobody will read must not keep the connection.
-    if (!req.complete) res.set('connection', 'close');
     sendError(res, known, requestId);
   };
 }
+
+const MALFORMED_PATH = 'The path is not percent-encoded as a URL asks for.';
+
+/** What the router throws for a parameter that cannot be decoded. */
+const isMalformedPath = (error: unknown) =>
+  error instanceof URIError || (error instanceof Error && (error as { status?: unknown }).status === 400);

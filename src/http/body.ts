@@ -49,7 +49,8 @@ export async function readBody(req: IncomingMessage, limit: number, lease: Pick<
   const declared = Number(req.headers['content-length'] ?? 0);
   if (declared > limit) throw new BridgeError('bridge_body_too_large');
   const encoding = req.headers['content-encoding']?.toLowerCase().trim() ?? 'identity';
-  const source = encoding === 'identity' ? req : unpack(req, encoding);
+  // Leaving the loop must not destroy the connection: the client is still to be answered.
+  const source = encoding === 'identity' ? req.iterator({ destroyOnReturn: false }) : unpack(req, encoding);
   const blocks = createBlocks();
   let size = 0;
   try {

@@ -1,4 +1,5 @@
 import type { ServerResponse } from 'node:http';
+import { guarded } from '../faults.ts';
 
 /** What both kinds of sink need to know of their connection. */
 export interface Connection {
@@ -17,7 +18,7 @@ export function watchConnection(res: ServerResponse): Connection {
   const settle = (how: 'delivered' | 'gone') => {
     if (end) return;
     end = how;
-    for (const listener of listeners[how]) listener();
+    for (const listener of listeners[how]) guarded('client connection', listener)();
   };
   res.once('finish', () => settle('delivered'));
   res.once('close', () => settle('gone'));

@@ -1,7 +1,17 @@
-import { createServer, type IncomingMessage, type RequestListener, type Server } from 'node:http';
+import {
+  createServer,
+  type IncomingMessage,
+  type RequestListener,
+  type Server,
+  type ServerOptions,
+  type ServerResponse,
+} from 'node:http';
 import type { AddressInfo } from 'node:net';
 import type { Duplex } from 'node:stream';
-import { refuseUpgrade } from './upgrade.ts';
+import { type BridgeCode, BridgeError } from '../errors.ts';
+import { guarded, reportFault } from '../faults.ts';
+import { endWithJson, retryHeaders } from './envelope.ts';
+import { answerSocket, refuseUpgrade } from './upgrade.ts';
 
 export interface Listening {
   server: Server;
@@ -12,31 +22,108 @@ export interface Listening {
   close(graceMs: number): Promise<void>;
 }
 
-/** Serves an app. Rejects with the system's error when the address cannot be used. */
-export async function listen(
-  app: RequestListener,
-  { host, port }: { host: string; port: number },
-  onUpgrade: (req: IncomingMessage, socket: Duplex, head: Buffer) => void = refuseUpgrade,
-): Promise<Listening> {
-  const server = createServer(
-    {
-      // A long answer is no slow request: only the time until the request was read is bounded.
-      requestTimeout: 120_000,
-      headersTimeout: 30_000,
-      // Longer than the 60 s that common balancers keep idle connections, so that they close first.
-      keepAliveTimeout: 75_000,
-      noDelay: true,
-    },
-    app,
+/** Takes an upgrade over, socket and all. */
+export type UpgradeListener = (req: IncomingMessage, socket: Duplex, head: Buffer) => void;
+
+const LIMITS: ServerOptions = {
+  // A long answer is no slow request: only the time until the request was read is bounded.
+  requestTimeout: 120_000,
+  headersTimeout: 30_000,
+  connectionsCheckingInterval: 5_000,
+  // Request line and headers together, bytes.
+  maxHeaderSize: 32_768,
+  requireHostHeader: true,
+  noDelay: true,
+};
+
+/** Requests of one connection that may be in hand at once. No client of this API pipelines. */
+const MOST_PIPELINED = 32;
+
+/** What the parser and its timers refuse, by the code of their error; all else is malformed. */
+const refusals = new Map<string, BridgeCode>([
+  ['HPE_HEADER_OVERFLOW', 'bridge_headers_too_large'],
+  ['HPE_CHUNK_EXTENSIONS_OVERFLOW', 'bridge_body_too_large'],
+  ['ERR_HTTP_REQUEST_TIMEOUT', 'bridge_request_timeout'],
+]);
+
+/** Every other protocol that a client offers to change to may be passed over, and the request is served as it is. */
+const asksForWebSocket = ({ headers }: IncomingMessage) => /\bwebsocket\b/i.test(headers.upgrade ?? '');
+
+/** A path, `*`, or an absolute URL. */
+const isTarget = (target: string) => target.startsWith('/') || target === '*' || URL.canParse(target);
+
+/** Answers a request that no app has seen. */
+function answerPlainly(res: ServerResponse, error: BridgeError): void {
+  res.statusCode = error.status;
+  for (const [name, value] of Object.entries(retryHeaders(error))) res.setHeader(name, value);
+  endWithJson(res, error.envelope());
+}
+
+/**
+ * An HTTP server on which nothing that a peer sends ends the process, and which answers with the envelope whatever its
+ * parser refuses. It does not listen yet.
+ *
+ * @param onUpgrade gets requests for a WebSocket; other upgrades are not taken up
+ */
+export function createHttpServer(app: RequestListener, options: ServerOptions, onUpgrade: UpgradeListener): Server {
+  const server = createServer({ ...LIMITS, ...options, ...{ shouldUpgradeCallback: asksForWebSocket } });
+  /** Answers that are not over, by the connection they are for. */
+  const open = new WeakMap<Duplex, Set<ServerResponse>>();
+
+  server.on('request', (req, res) => {
+    const { socket } = req;
+    let answers = open.get(socket);
+    if (!answers) {
+      answers = new Set();
+      open.set(socket, answers);
+    }
+    const mine = answers;
+    mine.add(res);
+    res.once('close', () => mine.delete(res));
+    if (mine.size > MOST_PIPELINED) return void socket.destroy();
+    // A router cannot read such a target, and so would not call anything that answers it.
+    if (!isTarget(req.url ?? '')) return answerPlainly(res, new BridgeError('bridge_malformed_request'));
+    guarded('client connection', app, () => socket.destroy())(req, res);
+  });
+  const refused = new WeakSet<Duplex>();
+  server.on(
+    'clientError',
+    guarded('client connection', (error: NodeJS.ErrnoException, socket: Duplex) => {
+      // The parser reports every further piece of what it has refused already.
+      if (refused.has(socket)) return;
+      refused.add(socket);
+      // Into an answer that has begun, no other can be written.
+      const begun = [...(open.get(socket) ?? [])].some((res) => res.headersSent);
+      if (begun || error.code === 'ECONNRESET') return void socket.destroy();
+      answerSocket(socket, new BridgeError(refusals.get(error.code ?? '') ?? 'bridge_malformed_request'));
+    }),
   );
-  server.on('upgrade', onUpgrade);
+  server.on('checkExpectation', (_req, res) => answerPlainly(res, new BridgeError('bridge_expectation_failed')));
+  server.on('connect', (_req, socket) => {
+    answerSocket(socket, new BridgeError('bridge_method_not_allowed'), ['allow: GET, POST, DELETE']);
+  });
+  server.on('upgrade', (req, socket, head) => {
+    // It is this listener's alone from here: without one of its own, an error of the socket ends the process.
+    socket.on('error', () => socket.destroy());
+    guarded('upgrade', onUpgrade, () => socket.destroy())(req, socket, head);
+  });
+  return server;
+}
+
+/** Starts listening. Rejects with the system's error when the address cannot be used. */
+export async function startListening(
+  server: Server,
+  { host, port, exclusive = false }: { host: string; port: number; exclusive?: boolean },
+): Promise<Listening> {
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject);
-    server.listen(port, host, () => {
+    server.listen({ host, port, exclusive }, () => {
       server.off('error', reject);
       resolve();
     });
   });
+  // A connection that cannot be accepted, for want of descriptors above all, is an error of the server.
+  server.on('error', (error) => reportFault(error, 'listener'));
   const bound = server.address() as AddressInfo;
   const shown = bound.family === 'IPv6' ? `[${bound.address}]` : bound.address;
   return {
@@ -53,4 +140,15 @@ export async function listen(
         server.closeIdleConnections();
       }),
   };
+}
+
+/** Serves an app. Rejects with the system's error when the address cannot be used. */
+export function listen(
+  app: RequestListener,
+  address: { host: string; port: number },
+  onUpgrade: UpgradeListener = refuseUpgrade,
+  options: ServerOptions = {},
+): Promise<Listening> {
+  // Longer than the 60 s that common balancers keep idle connections, so that they close first.
+  return startListening(createHttpServer(app, { keepAliveTimeout: 75_000, ...options }, onUpgrade), address);
 }

@@ -80,11 +80,11 @@ const turn: Record<TurnEvent['type'], string> = {
 export function sessionPhrase(type: string, fields: SafeFields = {}): string {
   if (type === 'xstate.init') return 'the actor began';
   if (type === 'xstate.stop') return 'the actor was stopped';
-  return session[type as SessionEvent['type']]?.(fields) ?? `${type} arrived`;
+  return Object.hasOwn(session, type) ? session[type as SessionEvent['type']](fields) : `${type} arrived`;
 }
 
 /** The event of a turn's actor in words. */
 export function turnPhrase(type: string): string {
   if (type === 'xstate.init') return 'arrived';
-  return turn[type as TurnEvent['type']] ?? `had ${type}`;
+  return Object.hasOwn(turn, type) ? turn[type as TurnEvent['type']] : `had ${type}`;
 }

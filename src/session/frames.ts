@@ -1,5 +1,14 @@
 import type { SessionEvent } from '../../machines/session.ts';
-import { arrayText, elementTexts, membersOf, memberText, nestsDeeperThan, type Written, withMembers } from '../json.ts';
+import {
+  arrayText,
+  elementTexts,
+  MOST_LEVELS,
+  membersOf,
+  memberText,
+  nestsDeeperThan,
+  type Written,
+  withMembers,
+} from '../json.ts';
 import { bareResponse } from '../transcript/bare-response.ts';
 import { rewriteForClient } from '../transcript/shown.ts';
 import type { Item } from '../transcript/types.ts';
@@ -32,9 +41,6 @@ export interface FrameReaderOptions {
   /** The same after the response was announced. False: the turn cannot go out again, and ends with what was said. */
   anchorRefusedLate(turn: Turn, error: UpstreamError): boolean;
 }
-
-/** Error objects that nest deeper are not relayed whole: writing one descends. */
-const MOST_LEVELS = 400;
 
 /** The response that answers the turn on the wire, from its first frame on. */
 interface Running {

@@ -1,4 +1,4 @@
-import { nestsDeeperThan, parseExact, type Written } from '../json.ts';
+import { MOST_LEVELS, nestsDeeperThan, parseExact, type Written } from '../json.ts';
 import type { Item } from '../transcript/types.ts';
 import type { UpstreamError } from '../upstream/port.ts';
 
@@ -8,8 +8,6 @@ import type { UpstreamError } from '../upstream/port.ts';
  * can fail.
  */
 
-/** Items that nest deeper are not compared: comparing descends, and a client could not send one back. */
-const MOST_LEVELS = 400;
 /** Longest id of a response that is kept, UTF-16 units; providers pack state into theirs. */
 const LONGEST_ID = 8_192;
 /** Longest code, type or name of a parameter that is kept of an error. */
@@ -21,7 +19,10 @@ const USAGE_LEVELS = 3;
 const isFields = (value: unknown): value is Record<string, unknown> =>
   typeof value === 'object' && value !== null && !Array.isArray(value);
 
-/** An output item as it is kept; null for what is no object, or nests too deeply. */
+/**
+ * An output item as it is kept; null for what is no object, or nests too deeply: comparing descends, and a client could
+ * not send it back.
+ */
 export function keptItem(json: string): Written<Item> | null {
   if (nestsDeeperThan(json, MOST_LEVELS)) return null;
   const value = parseExact(json);

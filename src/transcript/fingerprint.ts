@@ -32,17 +32,15 @@ const ignored = new Set([
 ]);
 
 /** Values the API assumes when a field is absent. */
-const defaults = new Map(
-  Object.entries({
-    tool_choice: canonical('auto'),
-    parallel_tool_calls: canonical(true),
-    truncation: canonical('disabled'),
-    store: canonical(true),
-    tools: canonical([]),
-    include: canonical([]),
-    text: canonical({ format: { type: 'text' } }),
-  }),
-);
+const defaults = new Map<string, string>([
+  ['tool_choice', canonical('auto')],
+  ['parallel_tool_calls', canonical(true)],
+  ['truncation', canonical('disabled')],
+  ['store', canonical(true)],
+  ['tools', canonical([])],
+  ['include', canonical([])],
+  ['text', canonical({ format: { type: 'text' } })],
+]);
 
 function contextField(name: string, value: unknown): string {
   if (name === 'include' && Array.isArray(value)) return canonical([...new Set(value.map(String))].sort());

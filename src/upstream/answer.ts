@@ -2,7 +2,8 @@ import type { UpstreamAnswer } from './port.ts';
 
 /** Headers as one string each, names in lower case; repeated ones are joined as HTTP allows. */
 export function flatHeaders(headers: Readonly<Record<string, string | string[] | undefined>>): Record<string, string> {
-  const flat: Record<string, string> = {};
+  // Without a prototype: a header may be called `constructor`.
+  const flat: Record<string, string> = Object.create(null);
   for (const [name, value] of Object.entries(headers)) {
     if (value !== undefined) flat[name.toLowerCase()] = Array.isArray(value) ? value.join(', ') : value;
   }

@@ -1,5 +1,7 @@
 import { systemClock } from '../clock.ts';
+import { parseBounded } from '../json.ts';
 import { canonicalCode, statusFor, typeFor } from './error-codes.ts';
+import { MOST_FRAME_LEVELS } from './limits.ts';
 import type { UpstreamAnswer, UpstreamError } from './port.ts';
 import { retryAfterFromError, retryAfterFromHeaders, retryAfterFromMessage } from './retry-after.ts';
 
@@ -51,13 +53,16 @@ const over = (inner: Layer, outer: Layer): Layer => ({
   raw: inner.raw ?? outer.raw,
 });
 
-/** The JSON object a text is, or holds: an SSE body and a message that quotes a body both do. */
+/**
+ * The JSON object a text is, or holds: an SSE body and a message that quotes a body both do. One that is nested too deeply
+ * to be written again is text like any other.
+ */
 function embeddedObject(value: string): Fields | null {
   const from = value.indexOf('{');
   const to = value.lastIndexOf('}');
   if (from < 0 || to < from) return null;
   try {
-    const parsed: unknown = JSON.parse(value.slice(from, to + 1));
+    const parsed = parseBounded(value.slice(from, to + 1), MOST_FRAME_LEVELS);
     return isFields(parsed) ? parsed : null;
   } catch {
     return null;

@@ -1,3 +1,4 @@
+import { reportFault } from '../faults.ts';
 import type { ConnectionHandlers, Unreachable, UpstreamAnswer } from './port.ts';
 
 type Step =
@@ -24,6 +25,8 @@ export interface FrameFlowOptions {
   hold(held: boolean): void;
   /** The `error` frame that stands for a refusal when the reader has no handler for one. */
   refusalFrame(answer: UpstreamAnswer): string;
+  /** The reader threw: end the connection. It is given nothing more but `closed`. */
+  broken(): void;
 }
 
 /** A flow, held until a reader attaches. */
@@ -36,7 +39,7 @@ export function createFrameFlow(options: FrameFlowOptions): FrameFlow {
   let held = true;
   let waiting: Step[] = [];
 
-  const give = (reader: ConnectionHandlers, step: Step) => {
+  const hand = (reader: ConnectionHandlers, step: Step) => {
     if (step.kind === 'frame') {
       if (!muted) reader.frame(step.text);
     } else if (step.kind === 'refused') {
@@ -48,16 +51,25 @@ export function createFrameFlow(options: FrameFlowOptions): FrameFlow {
     }
   };
 
+  /** Never throws: what a reader throws ends this one connection, as the loss of it would. */
+  const give = (reader: ConnectionHandlers, step: Step) => {
+    try {
+      hand(reader, step);
+    } catch (error) {
+      reportFault(error, 'upstream reader');
+      if (step.kind === 'closed') return;
+      muted = true;
+      options.broken();
+    }
+  };
+
   const drain = () => {
     if (draining || !handlers) return;
     draining = true;
     let next = 0;
-    try {
-      while (next < waiting.length && (!paused || muted)) give(handlers, waiting[next++]!);
-    } finally {
-      draining = false;
-      waiting = waiting.slice(next);
-    }
+    while (next < waiting.length && (!paused || muted)) give(handlers, waiting[next++]!);
+    draining = false;
+    waiting = waiting.slice(next);
   };
 
   const settle = () => {
@@ -70,7 +82,7 @@ export function createFrameFlow(options: FrameFlowOptions): FrameFlow {
 
   const arrive = (step: Step) => {
     if (ended) return;
-    // The way nearly every frame takes. Steps can be waiting here only because a reader threw: they go first.
+    // The way nearly every frame takes.
     if (handlers && !paused && !draining && waiting.length === 0) return give(handlers, step);
     waiting.push(step);
     settle();

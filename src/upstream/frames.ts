@@ -1,6 +1,8 @@
+import { nestsDeeperThan } from '../json.ts';
 import { concernsTurns } from './answer-headers.ts';
 import { namesError } from './error-codes.ts';
 import { normaliseError } from './errors.ts';
+import { MOST_FRAME_LEVELS } from './limits.ts';
 import type { ParsedFrame } from './port.ts';
 
 type Fields = Record<string, unknown>;
@@ -57,6 +59,24 @@ const malformed: ParsedFrame = Object.freeze({
   error: null,
   turnState: null,
   headers: null,
+});
+
+/**
+ * A frame that nothing here could read, keep or relay in full. It ends the turn: whatever it said, an error and the end of
+ * the answer included, is not known.
+ */
+const tooDeep = (): ParsedFrame => ({
+  ...malformed,
+  kind: 'error',
+  type: 'error',
+  error: normaliseError({
+    status: 502,
+    error: {
+      type: 'server_error',
+      code: 'server_error',
+      message: `The upstream sent an event nested deeper than ${MOST_FRAME_LEVELS} levels.`,
+    },
+  }),
 });
 
 const isTelemetry = (type: string) =>
@@ -132,9 +152,11 @@ function isSteered(data: Fields): boolean {
 
 /**
  * Reads one frame (or the data of one SSE event). Types that are not known pass through as `event`; in particular
- * `response.mcp_call.failed` and its like end a tool call, not the response. Never throws.
+ * `response.mcp_call.failed` and its like end a tool call, not the response. One that is nested deeper than
+ * `MOST_FRAME_LEVELS` is an error. Never throws.
  */
 export function parseFrame(frame: string): ParsedFrame {
+  if (nestsDeeperThan(frame, MOST_FRAME_LEVELS)) return tooDeep();
   let data: unknown;
   try {
     data = JSON.parse(frame);

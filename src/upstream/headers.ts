@@ -101,7 +101,7 @@ export function upstreamHeaders(from: {
 }): UpstreamRequestHeaders {
   const { client, credential } = from;
   const also = new Set(from.also);
-  const headers: Record<string, string> = {};
+  const headers: Record<string, string> = Object.create(null);
   for (const [name, value] of Object.entries(client)) {
     if (value === '' || !(mayGoUpstream(name) || (also.has(name) && isForwardable(name)))) continue;
     // Under a shared credential nothing shows whose account, or whose object, a header chooses.

@@ -1,5 +1,6 @@
 import type { Dispatcher } from 'undici';
 import type { Clock } from '../clock.ts';
+import { guarded } from '../faults.ts';
 import { encodeText, isLongText, memberText, scanMembers, spansByName, textOf, withMembers } from '../json.ts';
 import { httpAddress } from './address.ts';
 import { type AnswerCollector, collectAnswer, flatHeaders, reasonOf } from './answer.ts';
@@ -15,6 +16,8 @@ import { createUnpacker, UNPACKED, type Unpacker, unpackedHeaders } from './unpa
 import { unreachable } from './unreachable.ts';
 
 const TURN_STATE = 'x-codex-turn-state';
+/** Why an exchange ended whose answer, or the reader of it, threw. */
+const BROKEN = 'what it sent could not be handled';
 
 /**
  * A `response.create` frame as the request it stands for, in the frame's own text. The exchange must stream, except that
@@ -98,7 +101,11 @@ export function openExchange(
       else controller?.resume();
     },
     refusalFrame,
+    broken: () => end(1006, BROKEN),
   });
+  /** Every listener of the exchange: an exception in one ends this exchange and nothing else. */
+  const own = <A extends unknown[]>(listener: (...args: A) => void) =>
+    guarded('upstream stream', listener, () => end(1006, BROKEN));
   const shutDown = () => connection.close(1001, 'shutting down');
   const gone = live.add({ close: shutDown, destroy: shutDown });
 
@@ -175,14 +182,14 @@ export function openExchange(
     const head = refusing ? null : answerHeadFrame(headers);
     if (head !== null) flow.frame(head);
     unpacker = createUnpacker(given['content-encoding'], {
-      data: received,
-      end: finished,
-      error: (error) => failed(error),
+      data: own(received),
+      end: own(finished),
+      error: own(failed),
     });
     unpacker.hold(flow.held);
     if (!refusing) return;
     collector = collectAnswer(status, headers, limits.refusalBytes);
-    cancelTimer = clock.after(limits.refusalTimeoutMs, () => answered());
+    cancelTimer = clock.after(limits.refusalTimeoutMs, own(answered));
   };
 
   const failed = (error: Error) => {
@@ -191,24 +198,24 @@ export function openExchange(
   };
 
   const handler: Dispatcher.DispatchHandler = {
-    onRequestStart(given) {
+    onRequestStart: own((given: Dispatcher.DispatchController) => {
       cancelTimer();
       connected = true;
       controller = given;
       if (state === 'ended') given.abort(new Error('not wanted any more'));
       else if (flow.held) given.pause();
-    },
-    onResponseStart(_given, status, headers) {
+    }),
+    onResponseStart: own((_given, status: number, headers: Parameters<typeof flatHeaders>[0]) => {
       if (status >= 200 && state !== 'ended') start(status, flatHeaders(headers));
-    },
-    onResponseData(_given, chunk) {
+    }),
+    onResponseData: own((_given, chunk: Buffer) => {
       if (state !== 'ended') unpacker?.push(chunk);
-    },
-    onResponseEnd() {
+    }),
+    onResponseEnd: own(() => {
       arrived = true;
       unpacker?.end();
-    },
-    onResponseError: (_given, error) => failed(error),
+    }),
+    onResponseError: own((_given, error: Error) => failed(error)),
   };
 
   const connection: UpstreamConnection = {

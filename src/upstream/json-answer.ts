@@ -1,5 +1,6 @@
-import { elementTexts, membersOf, withMembers } from '../json.ts';
+import { elementTexts, membersOf, parseBounded, withMembers } from '../json.ts';
 import { refusalFrame } from './error-frame.ts';
+import { MOST_FRAME_LEVELS } from './limits.ts';
 import type { UpstreamAnswer } from './port.ts';
 import { jsonTexts } from './sse.ts';
 
@@ -8,18 +9,18 @@ type Fields = Record<string, unknown>;
 const isFields = (value: unknown): value is Fields =>
   typeof value === 'object' && value !== null && !Array.isArray(value);
 
-const ending: Readonly<Record<string, string>> = {
-  completed: 'response.completed',
-  incomplete: 'response.incomplete',
-  failed: 'response.failed',
+const ending = new Map([
+  ['completed', 'response.completed'],
+  ['incomplete', 'response.incomplete'],
+  ['failed', 'response.failed'],
   // No event of this name exists; a cancelled response must never be continued from, like a failed one.
-  cancelled: 'response.failed',
-};
+  ['cancelled', 'response.failed'],
+]);
 
-const running: Readonly<Record<string, string>> = {
-  queued: 'response.queued',
-  in_progress: 'response.in_progress',
-};
+const running = new Map([
+  ['queued', 'response.queued'],
+  ['in_progress', 'response.in_progress'],
+]);
 
 /** A finished response as it stood when it had produced nothing. */
 const begun = new Map([
@@ -32,7 +33,7 @@ const begun = new Map([
 
 function parse(text: string): Fields | null {
   try {
-    const value: unknown = JSON.parse(text);
+    const value: unknown = parseBounded(text, MOST_FRAME_LEVELS);
     return isFields(value) ? value : null;
   } catch {
     return null;
@@ -55,8 +56,8 @@ export function framesOfAnswer(answer: UpstreamAnswer): string[] {
   if (lines.length > 1 && lines.every((line) => typeof parse(line)?.type === 'string')) return lines;
   const response = parse(text);
   const status = typeof response?.status === 'string' ? response.status : '';
-  const terminal = Object.hasOwn(ending, status) ? ending[status] : undefined;
-  const event = Object.hasOwn(running, status) ? running[status] : undefined;
+  const terminal = ending.get(status);
+  const event = running.get(status);
   if (response === null || typeof response.id !== 'string' || (terminal ?? event) === undefined) {
     const unusable = { message: 'The upstream answered with something other than a response.' };
     const body = response?.error ? answer.body : Buffer.from(JSON.stringify({ error: unusable }));

@@ -1,3 +1,5 @@
+import { parseBounded } from '../json.ts';
+import { MOST_FRAME_LEVELS } from './limits.ts';
 import type { UpstreamAnswer, UpstreamError } from './port.ts';
 
 /**
@@ -10,7 +12,7 @@ export type RefusalMeaning = 'relay' | 'no_websocket' | 'retry';
 export function isApiError({ status, body }: Pick<UpstreamAnswer, 'status' | 'body'>): boolean {
   let value: unknown;
   try {
-    value = JSON.parse(body.toString('utf8'));
+    value = parseBounded(body.toString('utf8'), MOST_FRAME_LEVELS);
   } catch {
     return false;
   }

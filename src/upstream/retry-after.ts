@@ -32,8 +32,7 @@ export function retryAfterFromError(error: Readonly<Record<string, unknown>>, no
 
 const unitSeconds = (unit: string): number => {
   if (/^(ms|milli)/i.test(unit)) return 0.001;
-  const scale: Record<string, number> = { s: 1, m: 60, h: 3600, d: 86_400 };
-  return scale[unit.charAt(0).toLowerCase()]!;
+  return { s: 1, m: 60, h: 3600, d: 86_400 }[unit.charAt(0).toLowerCase() as 's' | 'm' | 'h' | 'd'];
 };
 
 const part = String.raw`(\d+(?:\.\d+)?)\s*(milliseconds?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d)(?![a-z])`;

@@ -2,6 +2,7 @@ import type { IncomingMessage } from 'node:http';
 import { HttpsProxyAgent } from 'https-proxy-agent';
 import { WebSocket } from 'ws';
 import type { Clock } from '../clock.ts';
+import { guarded } from '../faults.ts';
 import { encodeText, isLongText } from '../json.ts';
 import { webSocketAddress } from './address.ts';
 import { collectAnswer, flatHeaders, reasonOf } from './answer.ts';
@@ -68,12 +69,19 @@ function connectionOf(
   let cancelKill: (() => void) | null = null;
   /** A long frame is being encoded. */
   let encoding: Promise<void> | null = null;
+  const broken = () => {
+    fault = 'what it sent could not be handled';
+    socket.terminate();
+  };
+  /** Every listener of the socket: an exception in one ends this socket and nothing else. */
+  const on = <A extends unknown[]>(event: string, listener: (...args: A) => void) =>
+    socket.on(event, guarded('upstream socket', listener, broken) as (...args: unknown[]) => void);
   // A failed write also ends the connection, and is told as its `closed`.
   const write = (frame: string | Buffer) => {
     socket.send(frame, { binary: false, compress: false }, () => {});
     pulse.sent(frame.length);
   };
-  const flow = createFrameFlow({ hold: (held) => (held ? socket.pause() : socket.resume()), refusalFrame });
+  const flow = createFrameFlow({ hold: (held) => (held ? socket.pause() : socket.resume()), refusalFrame, broken });
   socket.pause();
   const pulse = createPulse({
     times: pulseTimes,
@@ -87,14 +95,14 @@ function connectionOf(
     },
   });
 
-  socket.on('pong', pulse.pong);
-  socket.on('message', (data: Buffer) => {
+  on('pong', pulse.pong);
+  on('message', (data: Buffer) => {
     for (const frame of framesOfMessage(data.toString('utf8'))) flow.frame(frame);
   });
-  socket.on('error', (error) => {
+  on('error', (error: Error) => {
     fault = reasonOf(error);
   });
-  socket.on('close', (code, reason) => {
+  on('close', (code: number, reason: Buffer) => {
     cancelKill?.();
     pulse.stop();
     gone();
@@ -117,6 +125,7 @@ function connectionOf(
           if (!closing && socket.readyState === WebSocket.OPEN) write(bytes);
         });
         encoding = encoded;
+        encoded.catch(broken);
       }
       return true;
     },
@@ -200,12 +209,19 @@ export function dialWebSocket(
       const reason = `no answer to the upgrade within ${request.timeoutMs} ms`;
       failed(reason, reason);
     });
-    socket.on('upgrade', (response) => {
+    const on = <A extends unknown[]>(event: string, listener: (...args: A) => void) =>
+      socket.on(
+        event,
+        guarded('upstream socket', listener, () => failed('the upgrade could not be handled', null)) as (
+          ...args: unknown[]
+        ) => void,
+      );
+    on('upgrade', (response: IncomingMessage) => {
       headers = flatHeaders(response.headers);
       response.socket.setKeepAlive(true, limits.tcpKeepAliveMs);
       bytesRead = () => response.socket.bytesRead;
     });
-    socket.on('open', () => {
+    on('open', () => {
       if (settled) return;
       connection = connectionOf(socket, bytesRead, clock, limits, pulseTimes, gone);
       settle({ kind: 'open', connection, headers });
@@ -216,13 +232,13 @@ export function dialWebSocket(
       const refusal = `${BY_PROXY}${statusCode}`;
       failed(refusal, refusal);
     });
-    socket.on('unexpected-response', (_request, response) => {
+    on('unexpected-response', (_request: unknown, response: IncomingMessage) => {
       // The status is known: from here the refusal's own limit applies, and nothing may turn it into a failure.
       refusing = true;
       cancelTimer();
       void readRefusal(response, clock, limits).then((answer) => settle({ kind: 'refused', answer }));
     });
-    socket.on('error', (error) => failed(reasonOf(error), error));
-    socket.on('close', () => failed('closed during the upgrade', 'closed during the upgrade'));
+    on('error', (error: Error) => failed(reasonOf(error), error));
+    on('close', () => failed('closed during the upgrade', 'closed during the upgrade'));
   });
 }

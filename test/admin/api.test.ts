@@ -208,7 +208,7 @@ describe('operators', () => {
   it('without a token are this machine, asked by its own name', async () => {
     await start();
     for (const host of ['evil.example', `evil.example:${new URL(at.url).port}`]) {
-      expect((await call('/admin/sessions', { headers: { host } })).status).toBe(401);
+      expect((await call('/admin/sessions', { headers: { host } })).status).toBe(403);
     }
     expect((await call('/admin/sessions', { headers: { 'x-forwarded-for': '1.2.3.4' } })).status).toBe(401);
   });

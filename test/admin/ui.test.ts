@@ -9,7 +9,7 @@ import { openLive } from '../support/live-client.ts';
 
 const browserPath = process.env.CHROMIUM_PATH ?? '/usr/bin/chromium';
 /** Where pictures of the page are left for people; nowhere unless asked for. */
-const shots = process.env.HOLDFAST_SCREENSHOTS;
+const shots = process.env.TEST_SCREENSHOTS;
 
 let at: TestBridge;
 let browser: Browser | null = null;

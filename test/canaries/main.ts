@@ -61,7 +61,7 @@ function runTests(home: string, tests: readonly string[], databaseUrl: string): 
       [join(ROOT, 'node_modules/vitest/vitest.mjs'), 'run', '--bail', '1', '--reporter', 'verbose', ...tests],
       {
         cwd: home,
-        env: { ...process.env, NO_COLOR: '1', HOLDFAST_TEST_DATABASE_URL: databaseUrl, PROPERTY_RUNS: '150' },
+        env: { ...process.env, NO_COLOR: '1', TEST_DATABASE_URL: databaseUrl, PROPERTY_RUNS: '150' },
         stdio: ['ignore', 'pipe', 'pipe'],
       },
     );

@@ -19,7 +19,7 @@ const check = (label: string, ok: boolean, detail = '') => {
   if (!ok) failures.push(label);
 };
 
-const scratch = process.env.HOLDFAST_CLIENTS_DIR ?? join(tmpdir(), `holdfast-clients-${CODEX_VERSION}`);
+const scratch = process.env.TEST_CLIENTS_DIR ?? join(tmpdir(), `holdfast-clients-${CODEX_VERSION}`);
 const program = process.env.CODEX_BIN ?? (await installCodex(scratch));
 const home = await mkdtemp(join(tmpdir(), 'holdfast-codex-'));
 await compareTurns(program, home, check);

@@ -17,7 +17,7 @@ const problemsOf = (env: Record<string, string>) => {
 describe('the configuration', () => {
   it('works with nothing set, on loopback', () => {
     const config = readConfig({});
-    expect(config.server).toEqual({ host: '127.0.0.1', port: 8787 });
+    expect(config.server).toEqual({ host: '127.0.0.1', port: 8787, publicHosts: [], corsOrigins: [] });
     expect(config).toMatchObject({ databaseUrl: null, instancePolicy: 'forward', workers: 1 });
   });
 
@@ -126,7 +126,7 @@ describe('the error catalogue', () => {
     expect(entry.action).toMatch(/\.$/);
     expect(entry.status).toBeGreaterThanOrEqual(400);
     // Clients repeat 5xx by themselves and take 4xx as final: the entry must not say otherwise.
-    if (entry.retry && entry.status < 500) expect([409, 429]).toContain(entry.status);
+    if (entry.retry && entry.status < 500) expect([408, 409, 429]).toContain(entry.status);
     if (entry.status === 429) expect(entry).toHaveProperty('retryAfterSeconds');
     if (entry.status === 400) expect(entry.retry).toBe(false);
   });

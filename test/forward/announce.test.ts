@@ -101,8 +101,8 @@ describe('the check before a worker registers', () => {
 });
 
 describe('the settings of the internal listener', () => {
-  it('follow the public host, with a port of their own', () => {
-    expect(readConfig({}).internal).toEqual({ host: '127.0.0.1', port: 0, advertiseUrl: null });
+  it('are chosen where they are not set', () => {
+    expect(readConfig({}).internal).toEqual({ host: null, port: 0, advertiseUrl: null });
     const env = {
       HOLDFAST_INTERNAL_HOST: '10.0.0.4',
       HOLDFAST_INTERNAL_PORT: '4100',

@@ -8,7 +8,7 @@ import { type Listening, listen } from '../../src/http/server.ts';
 import { randomIds } from '../../src/ids.ts';
 import { createReader } from '../../src/intake/pool.ts';
 import type { ClientSink, TurnRequest } from '../../src/session/port.ts';
-import { createQuota } from '../../src/session/quota.ts';
+import { createQuota, type Lease } from '../../src/session/quota.ts';
 import { createManualClock, type ManualClock, type Simulator, startSimulator } from '../../src/testing/index.ts';
 import { createUpstreamTransport } from '../../src/upstream/transport.ts';
 
@@ -18,9 +18,9 @@ export interface Face {
   clock: ManualClock;
   simulator: Simulator;
   /** Requests that reached the service, with the sinks to answer them. */
-  taken: { request: TurnRequest; sink: ClientSink }[];
+  taken: { request: TurnRequest; sink: ClientSink; lease: Lease }[];
   /** The next one to come, or one that came already. */
-  next(): Promise<{ request: TurnRequest; sink: ClientSink }>;
+  next(): Promise<{ request: TurnRequest; sink: ClientSink; lease: Lease }>;
   service: { -readonly [K in keyof TurnService]: TurnService[K] };
   close(): Promise<void>;
 }
@@ -32,8 +32,8 @@ export async function openFace(env: Record<string, string> = {}): Promise<Face> 
   const taken: Face['taken'] = [];
   const waiting: (() => void)[] = [];
   const service: Face['service'] = {
-    turn(request, sink) {
-      taken.push({ request, sink });
+    turn(request, sink, lease) {
+      taken.push({ request, sink, lease });
       for (const wake of waiting.splice(0)) wake();
     },
     knowsResponse: async () => false,

@@ -134,7 +134,7 @@ it.skipIf(!existsSync(browserPath))(
   'is lit in the explorer in each of its states, whichever worker shows the page',
   async () => {
     pair = await startPair();
-    const shots = process.env.HOLDFAST_SCREENSHOTS;
+    const shots = process.env.TEST_SCREENSHOTS;
     if (shots) await mkdir(shots, { recursive: true });
     const browser = await chromium.launch({ executablePath: browserPath, args: ['--no-sandbox'] });
     const lit: Partial<Record<Stage, string>> = {

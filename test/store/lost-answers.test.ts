@@ -7,7 +7,7 @@ import { claimedLane, completed, key, type Lane, lane, newWorker, turnStart } fr
 import { type Cut, type FaultyProxy, faultyProxy } from './faulty-proxy.ts';
 
 const TRIES = 300;
-const SEED = Number(process.env.HOLDFAST_SEED ?? 20_261);
+const SEED = Number(process.env.TEST_SEED ?? 20_261);
 
 let database: Awaited<ReturnType<typeof freshDatabase>>;
 let proxy: FaultyProxy;

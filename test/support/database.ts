@@ -8,7 +8,7 @@ export interface FreshDatabase {
 }
 
 async function admin(statement: string): Promise<void> {
-  const client = new pg.Client({ connectionString: process.env.HOLDFAST_TEST_DATABASE_URL });
+  const client = new pg.Client({ connectionString: process.env.TEST_DATABASE_URL });
   await client.connect();
   try {
     await client.query(statement);
@@ -21,7 +21,7 @@ async function admin(statement: string): Promise<void> {
 export async function freshDatabase(): Promise<FreshDatabase> {
   const name = `t_${randomBytes(8).toString('hex')}`;
   await admin(`create database ${name}`);
-  const url = new URL(process.env.HOLDFAST_TEST_DATABASE_URL!);
+  const url = new URL(process.env.TEST_DATABASE_URL!);
   url.pathname = `/${name}`;
   return { url: url.href, drop: () => admin(`drop database if exists ${name} with (force)`) };
 }

@@ -6,13 +6,13 @@ import { startEmbeddedPostgres } from '../../src/store/embedded/index.ts';
 /** One real PostgreSQL for the whole run, without the fsync that only matters to data that must outlive it. */
 export default async function setup(): Promise<() => Promise<void>> {
   // Whoever runs the tests many times over may bring a server of its own.
-  if (process.env.HOLDFAST_TEST_DATABASE_URL) return async () => {};
+  if (process.env.TEST_DATABASE_URL) return async () => {};
   const dataDir = await mkdtemp(join(tmpdir(), 'holdfast-test-'));
   const server = await startEmbeddedPostgres({
     dataDir,
     settings: ['fsync=off', 'max_connections=300', 'full_page_writes=off'],
   });
-  process.env.HOLDFAST_TEST_DATABASE_URL = server.url;
+  process.env.TEST_DATABASE_URL = server.url;
   return async () => {
     await server.stop();
     await rm(dataDir, { recursive: true, force: true });

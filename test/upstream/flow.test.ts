@@ -7,6 +7,7 @@ const start = () => {
   const flow = createFrameFlow({
     hold: (held) => log.push(held ? 'hold' : 'go on'),
     refusalFrame: (answer) => `refused ${answer.status}`,
+    broken: () => log.push('broken'),
   });
   const reader = {
     frame: (text: string) => void log.push(text),
@@ -76,9 +77,9 @@ describe('the receiving side of a connection', () => {
     expect(log).toEqual(['go on', 'hold', 'go on', 'closed 1000']);
   });
 
-  it('keeps the order after a reader threw', () => {
+  it('ends the connection of a reader that throws, and still tells it the end', () => {
     const { flow, log, reader } = start();
-    for (const text of ['bad', 'b']) flow.frame(text);
+    for (const text of ['a', 'bad', 'b']) flow.frame(text);
     const careless = {
       ...reader,
       frame(text: string) {
@@ -86,8 +87,9 @@ describe('the receiving side of a connection', () => {
         log.push(text);
       },
     };
-    expect(() => flow.attach(careless)).toThrow('reader');
+    flow.attach(careless);
     flow.frame('c');
-    expect(log).toEqual(['b', 'c', 'go on']);
+    flow.close(1006, '');
+    expect(log).toEqual(['a', 'broken', 'go on', 'closed 1006']);
   });
 });

@@ -2,13 +2,13 @@ import { networkInterfaces } from 'node:os';
 import { request } from 'undici';
 import { z } from 'zod';
 import type { Clock } from '../../clock.ts';
-import { ConfigError, isLoopback } from '../../config.ts';
+import { type Config, ConfigError, isLoopback } from '../../config.ts';
 import { WORKER_PATH } from './paths.ts';
 
 export interface AnnounceOptions {
   /** HOLDFAST_ADVERTISE_URL, an origin; null derives one. */
   advertiseUrl: string | null;
-  /** HOLDFAST_INTERNAL_HOST. */
+  /** Where the internal listener is bound. */
   host: string;
   /** The port the internal listener got. */
   port: number;
@@ -28,15 +28,55 @@ const bare = (host: string) => host.replace(/^\[|\]$/g, '').toLowerCase();
 const isUnspecified = (host: string) => ['0.0.0.0', '::', ''].includes(host);
 const shown = (host: string) => (host.includes(':') ? `[${host}]` : host);
 
+const machineAddresses = () => Object.values(networkInterfaces()).flatMap((each) => each ?? []);
+
+/** RFC 1918, the shared range of RFC 6598, and RFC 4193: addresses that are routed on no public network. */
+function isPrivate(address: string): boolean {
+  if (/^f[cd][\da-f]{2}:/i.test(address)) return true;
+  const [a = 0, b = 0, ...rest] = address.split('.').map(Number);
+  if (rest.length !== 2) return false;
+  return a === 10 || (a === 172 && b >= 16 && b < 32) || (a === 192 && b === 168) || (a === 100 && b >= 64 && b < 128);
+}
+
 /**
- * The URL under which peers shall find this worker. The rule: an address that means "any" is never advertised, and one
+ * Where the listener for peers binds where HOLDFAST_INTERNAL_HOST does not say: on loopback while the database, and so
+ * every peer, is on this machine, else on the private address that HOST or HOLDFAST_ADVERTISE_URL names or that is the
+ * machine's only one. Never on a public address: what peers say is signed, but not encrypted.
+ *
+ * @throws `ConfigError` where no such address is certain
+ */
+export function internalHost(
+  config: Pick<Config, 'databaseUrl' | 'internal'> & { server: Pick<Config['server'], 'host'> },
+  addresses: readonly MachineAddress[] = machineAddresses(),
+): string {
+  const { host, advertiseUrl } = config.internal;
+  if (host !== null) return host;
+  const own = new Set(addresses.map(({ address }) => address));
+  const advertised = advertiseUrl === null ? '' : bare(new URL(advertiseUrl).hostname);
+  if (isPrivate(advertised) && own.has(advertised)) return advertised;
+  if (isHere(config.databaseUrl, addresses)) return '127.0.0.1';
+  if (isPrivate(config.server.host)) return config.server.host;
+  const found = addresses.filter(
+    ({ address, family, internal }) => family === 'IPv4' && !internal && isPrivate(address),
+  );
+  if (found.length === 1) return found[0]!.address;
+  throw new ConfigError(
+    `The database is on another machine, and so may be other workers, but this machine has ${found.length} private ` +
+      'addresses on which they could reach this one. Set HOLDFAST_INTERNAL_HOST to the address that they can reach, a ' +
+      'public one only where a firewall lets nothing but workers through, or HOLDFAST_INSTANCE_POLICY=reject to run ' +
+      'without forwarding.',
+  );
+}
+
+/**
+ * The URL under which peers find this worker. The rule: an address that means "any" is never advertised, and one
  * that means "this machine" only while the database, and so every peer, is on this machine as well. An unspecified
  * internal host becomes the machine's own address if it has exactly one.
  *
  * Throws `ConfigError` that says what to set.
  */
 export function announcedUrl(options: AnnounceOptions): string {
-  const addresses = options.addresses ?? Object.values(networkInterfaces()).flatMap((each) => each ?? []);
+  const addresses = options.addresses ?? machineAddresses();
   const databaseHere = isHere(options.databaseUrl, addresses);
   const url = options.advertiseUrl ?? derived(options, addresses, databaseHere);
   const host = bare(new URL(url).hostname);

@@ -1,8 +1,10 @@
-import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import type { IncomingMessage, ServerResponse } from 'node:http';
 import { z } from 'zod';
 import type { Clock } from '../../clock.ts';
 import { BridgeError } from '../../errors.ts';
+import { endWithJson } from '../../http/envelope.ts';
+import { createHttpServer, startListening } from '../../http/server.ts';
+import { refuseUpgrade } from '../../http/upgrade.ts';
 import type { Reader } from '../../intake/pool.ts';
 import type { TurnRequest } from '../../session/port.ts';
 import { type ClaimedNotice, type Hop, HopRefused, type Hops } from './hop.ts';
@@ -71,9 +73,6 @@ export async function startInternalServer(options: InternalServerOptions): Promi
     try {
       bind = admit(typeof header === 'string' ? header : '', workerId());
     } catch (error) {
-      // The sender learns why only if it may finish sending; nothing of it is kept.
-      req.resume();
-      await new Promise<void>((done) => req.once('close', done));
       return refuse(req, res, error);
     }
     const body = await readAll(req, limit);
@@ -142,21 +141,20 @@ export async function startInternalServer(options: InternalServerOptions): Promi
     answer(res, 200, options.onView?.(question) ?? {}, null);
   }
 
-  const routes: Record<string, { method: string; run(req: IncomingMessage, res: ServerResponse): unknown }> = {
-    [WORKER_PATH]: { method: 'GET', run: (_req, res) => answer(res, 200, { id: workerId() }, null) },
-    [TURN_PATH]: { method: 'POST', run: turn },
-    [CLAIMED_PATH]: { method: 'POST', run: claimed },
-    [VIEW_PATH]: { method: 'POST', run: view },
-  };
-  const server = createServer(
-    { requestTimeout: 120_000, headersTimeout: 30_000, keepAliveTimeout: KEEP_ALIVE_MS, noDelay: true },
+  const routes = new Map<string, { method: string; run(req: IncomingMessage, res: ServerResponse): unknown }>([
+    [WORKER_PATH, { method: 'GET', run: (_req, res) => answer(res, 200, { id: workerId() }, null) }],
+    [TURN_PATH, { method: 'POST', run: turn }],
+    [CLAIMED_PATH, { method: 'POST', run: claimed }],
+    [VIEW_PATH, { method: 'POST', run: view }],
+  ]);
+  const server = createHttpServer(
     async (req, res) => {
       req.on('error', () => {});
       res.on('error', () => {});
-      const route = Object.hasOwn(routes, req.url ?? '') ? routes[req.url!] : undefined;
-      if (!route) return void answer(res, 404, { error: 'not_found' }, null);
-      if (route.method !== req.method) return void answer(res, 405, { error: 'method_not_allowed' }, null);
       try {
+        const route = routes.get(req.url ?? '');
+        if (!route) return void answer(res, 404, { error: 'not_found' }, null);
+        if (route.method !== req.method) return void answer(res, 405, { error: 'method_not_allowed' }, null);
         await route.run(req, res);
       } catch (error) {
         if (!req.complete) return logger.debug({ path: req.url }, 'a sender left in the middle of its request');
@@ -164,43 +162,19 @@ export async function startInternalServer(options: InternalServerOptions): Promi
         res.destroy();
       }
     },
+    { keepAliveTimeout: KEEP_ALIVE_MS },
+    refuseUpgrade,
   );
-  await new Promise<void>((resolve, reject) => {
-    server.once('error', reject);
-    // Each process of a cluster has a listener of its own: peers mean one worker, not whichever is free.
-    server.listen({ port: options.port, host: options.host, exclusive: true }, () => {
-      server.off('error', reject);
-      resolve();
-    });
-  });
-  const { address, family, port } = server.address() as AddressInfo;
-  return {
-    url: `http://${family === 'IPv6' ? `[${address}]` : address}:${port}`,
-    port,
-    close: (graceMs) =>
-      new Promise((resolve) => {
-        const cut = setTimeout(() => server.closeAllConnections(), graceMs);
-        server.close(() => {
-          clearTimeout(cut);
-          resolve();
-        });
-        server.closeIdleConnections();
-      }),
-  };
+  // Each process of a cluster has a listener of its own: peers mean one worker, not whichever is free.
+  return startListening(server, { port: options.port, host: options.host, exclusive: true });
 }
 
 /** Answers unless the other side left. Returns null, so that a refusal reads as the absence of what was wanted. */
 function answer(res: ServerResponse, status: number, body: object, refused: string | null): null {
   if (res.destroyed || res.headersSent) return null;
-  const text = JSON.stringify(body);
-  res.writeHead(status, {
-    'content-type': 'application/json',
-    'content-length': Buffer.byteLength(text),
-    ...(refused === null ? {} : { [REFUSED_HEADER]: refused }),
-    // A body that nobody will read must not keep the connection.
-    ...(res.req.complete ? {} : { connection: 'close' }),
-  });
-  res.end(text);
+  res.statusCode = status;
+  if (refused !== null) res.setHeader(REFUSED_HEADER, refused);
+  endWithJson(res, body);
   return null;
 }
 

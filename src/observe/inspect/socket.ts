@@ -1,8 +1,10 @@
-import { type IncomingMessage, STATUS_CODES } from 'node:http';
+import type { IncomingMessage } from 'node:http';
 import type { Duplex } from 'node:stream';
 import { type WebSocket, WebSocketServer } from 'ws';
 import type { Clock } from '../../clock.ts';
 import { BridgeError } from '../../errors.ts';
+import { guarded, reportFault } from '../../faults.ts';
+import { answerSocket } from '../../http/upgrade.ts';
 import { type AccessRule, isSameOrigin } from '../access.ts';
 import type { InspectionHub } from './hub.ts';
 import { createSelection } from './selection.ts';
@@ -54,10 +56,13 @@ export function createInspectSocket(options: InspectSocketOptions): InspectSocke
       answered = true;
     });
     ws.on('error', () => ws.terminate());
-    ws.on('close', () => {
-      stopPings();
-      leave();
-    });
+    ws.on(
+      'close',
+      guarded('inspector', () => {
+        stopPings();
+        leave();
+      }),
+    );
     stopPings = clock.after(PING_EVERY, ping);
     leave = hub.join({
       selection: createSelection(wish, options.sessions),
@@ -84,15 +89,25 @@ export function createInspectSocket(options: InspectSocketOptions): InspectSocke
 
   return {
     handleUpgrade(req, socket, head) {
-      const { pathname, searchParams } = new URL(req.url ?? '/', 'http://local');
-      if (pathname !== PATH) return false;
+      // A target is not parsed as a URL before it is known to be a path: `//` is none.
+      const [path, query = ''] = (req.url ?? '').split('?', 2);
+      if (path !== PATH) return false;
+      const wish = new URLSearchParams(query);
       try {
-        admit(req, searchParams);
+        admit(req, wish);
       } catch (error) {
-        refuse(socket, error instanceof BridgeError ? error : new BridgeError('bridge_internal', { cause: error }));
+        if (!(error instanceof BridgeError)) reportFault(error, 'inspector');
+        const known = error instanceof BridgeError ? error : new BridgeError('bridge_internal', { cause: error });
+        answerSocket(socket, known);
         return true;
       }
-      server.handleUpgrade(req, socket, head, (ws) => watch(ws, searchParams));
+      server.handleUpgrade(req, socket, head, (ws) =>
+        guarded(
+          'inspector',
+          () => watch(ws, wish),
+          () => ws.terminate(),
+        )(),
+      );
       return true;
     },
     close() {
@@ -103,19 +118,4 @@ export function createInspectSocket(options: InspectSocketOptions): InspectSocke
       });
     },
   };
-}
-
-function refuse(socket: Duplex, error: BridgeError): void {
-  const body = JSON.stringify(error.envelope());
-  socket.on('error', () => socket.destroy());
-  socket.end(
-    [
-      `HTTP/1.1 ${error.status} ${STATUS_CODES[error.status]}`,
-      'Content-Type: application/json; charset=utf-8',
-      `Content-Length: ${Buffer.byteLength(body)}`,
-      'Connection: close',
-      '',
-      body,
-    ].join('\r\n'),
-  );
 }

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { cp, mkdir, rename, rm, stat } from 'node:fs/promises';
+import { chmod, cp, lstat, mkdir, readdir, realpath, rename, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join, parse } from 'node:path';
 
@@ -51,6 +51,71 @@ export async function isReachableByOthers(path: string): Promise<boolean> {
   }
 }
 
+/** What another user of the machine could put code or data of theirs into. */
+export class UnsafePath extends Error {
+  override readonly name = 'UnsafePath';
+}
+
+const GROUP_WRITE = 0o020;
+const OTHERS_WRITE = 0o002;
+const STICKY = 0o1000;
+
+/** Users who may write this very program: to them the database's programs give nothing more. */
+async function trustedUsers(): Promise<Set<number>> {
+  return new Set([0, process.getuid!(), (await stat(import.meta.filename)).uid]);
+}
+
+/** Why others may change what lies at a path or is named there; null: they may not. */
+function weakness({ uid, gid, mode }: Stat, users: ReadonlySet<number>, isParent: boolean): string | null {
+  if (!users.has(uid)) return `belongs to user ${uid}`;
+  // In a directory with the sticky bit only the owner of an entry may replace it.
+  if ((mode & STICKY) !== 0 && isParent) return null;
+  if ((mode & OTHERS_WRITE) !== 0) return 'may be written by every user';
+  // A group of the user's own has nobody else in it; one that root set up on a directory of its own was meant.
+  const groupIsOwn = gid === 0 || (gid === process.getgid!() && gid === process.getuid!()) || (isParent && uid === 0);
+  return (mode & GROUP_WRITE) !== 0 && !groupIsOwn ? `may be written by group ${gid}` : null;
+}
+
+type Stat = Awaited<ReturnType<typeof stat>> & { uid: number; gid: number; mode: number };
+
+/**
+ * Makes sure that no other user may change what lies at a path: neither itself nor any directory on the way to it. What
+ * belongs to this user at the path itself is repaired.
+ *
+ * @param also users whose things are accepted beside root's, this user's and those of the owner of this program
+ * @throws `UnsafePath` that says what to do
+ */
+export async function requireSafe(path: string, also: readonly number[] = []): Promise<void> {
+  if (process.platform === 'win32') return;
+  const users = await trustedUsers();
+  for (const uid of also) users.add(uid);
+  const real = await realpath(path);
+  for (let at = real; ; at = dirname(at)) {
+    const isParent = at !== real;
+    const info = (await stat(at)) as Stat;
+    const weak = weakness(info, users, isParent);
+    if (weak !== null) {
+      const mine = !isParent && users.has(info.uid) && (info.uid === process.getuid!() || process.getuid!() === 0);
+      if (mine) await chmod(at, info.mode & 0o7777 & ~(GROUP_WRITE | OTHERS_WRITE));
+      else {
+        throw new UnsafePath(
+          `${at} ${weak}, who could put code or data into the embedded database: take that right away (chmod go-w, or ` +
+            'chmod +t for a directory that is shared), choose another place, or set DATABASE_URL.',
+        );
+      }
+    }
+    if (dirname(at) === at) return;
+  }
+}
+
+/** Takes the right to write from everybody but the owner, in a whole tree of this user's. */
+async function closeTree(path: string): Promise<void> {
+  const info = await lstat(path);
+  if (info.isSymbolicLink()) return;
+  if ((info.mode & (GROUP_WRITE | OTHERS_WRITE)) !== 0) await chmod(path, info.mode & 0o7755);
+  if (info.isDirectory()) for (const name of await readdir(path)) await closeTree(join(path, name));
+}
+
 /** Programs the unprivileged user may run: a checkout below a private directory is copied once to a public place. */
 export async function reachableBinaries(found: Binaries): Promise<Binaries> {
   const native = dirname(dirname(found.postgres));
@@ -59,14 +124,15 @@ export async function reachableBinaries(found: Binaries): Promise<Binaries> {
   const name = `holdfast-postgres-${createHash('sha256').update(`${native} ${mtimeMs} ${size}`).digest('hex').slice(0, 16)}`;
   const target = join(tmpdir(), name);
   const copied = { initdb: join(target, 'bin', 'initdb'), postgres: join(target, 'bin', 'postgres') };
-  const info = await stat(target).catch(() => null);
-  // Nobody else's directory is trusted to hold what is run here.
-  if (info && info.uid !== process.getuid!())
-    throw new NoEmbeddedPostgres(`${target} belongs to somebody else: remove it.`);
+  // A link is another user's way to say where to look.
+  const info = await lstat(target).catch(() => null);
+  if (info && (info.uid !== process.getuid!() || !info.isDirectory()))
+    throw new NoEmbeddedPostgres(`${target} belongs to another user, or is no directory: remove it.`);
   if (info) return copied;
   const draft = `${target}.${process.pid}`;
   await mkdir(draft, { mode: 0o755 });
   await cp(native, draft, { recursive: true, verbatimSymlinks: true });
+  await closeTree(draft);
   await rename(draft, target).catch(() => rm(draft, { recursive: true, force: true }));
   return copied;
 }

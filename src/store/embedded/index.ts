@@ -1,7 +1,7 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { chmod, chown, mkdir } from 'node:fs/promises';
-import { join, resolve } from 'node:path';
-import { findBinaries, isReachableByOthers, reachableBinaries, unprivileged } from './binaries.ts';
+import { dirname, join, resolve } from 'node:path';
+import { findBinaries, isReachableByOthers, reachableBinaries, requireSafe, unprivileged } from './binaries.ts';
 import { listenAlone, socketPath } from './lock.ts';
 import {
   type Cluster,
@@ -51,7 +51,8 @@ async function clusterHome(dataDir: string, user: { uid: number; gid: number } |
 
 /**
  * Starts (or finds running) the PostgreSQL of a data directory. One Holdfast at a time: a second one gets `DataDirInUse`.
- * Throws `NoEmbeddedPostgres` on a platform without binaries.
+ * Throws `NoEmbeddedPostgres` on a platform without binaries, and `UnsafePath` where another user may write its data
+ * directory or its programs.
  */
 export async function startEmbeddedPostgres(options: EmbeddedOptions): Promise<EmbeddedPostgres> {
   const dataDir = resolve(options.dataDir);
@@ -60,6 +61,7 @@ export async function startEmbeddedPostgres(options: EmbeddedOptions): Promise<E
   await mkdir(dataDir, { recursive: true, mode: 0o700 });
   // The server's own user must get through to its cluster, and see nothing else.
   if (user) await chmod(dataDir, 0o711);
+  await requireSafe(dataDir);
   const lock = await listenAlone(
     socketPath(dataDir, 'holdfast'),
     `Another Holdfast is using ${dataDir}: stop it, or choose another HOLDFAST_DATA_DIR.`,
@@ -67,8 +69,11 @@ export async function startEmbeddedPostgres(options: EmbeddedOptions): Promise<E
   try {
     const home = await clusterHome(dataDir, user);
     const password = await loadOrCreateSecret(join(dataDir, 'pg.password'), hex(24));
+    const binaries = user ? await reachableBinaries(found) : found;
+    const libraries = join(dirname(dirname(binaries.postgres)), 'lib');
+    for (const path of [binaries.initdb, binaries.postgres, libraries]) await requireSafe(path);
     const cluster: Cluster = {
-      binaries: user ? await reachableBinaries(found) : found,
+      binaries,
       dir: join(home, 'pg'),
       logFile: join(dataDir, 'pg.log'),
       password,
@@ -95,4 +100,20 @@ export async function startEmbeddedPostgres(options: EmbeddedOptions): Promise<E
 /** Token secrets of an embedded installation, `kid:secret`, made on its first start and kept readable by its owner only. */
 export function loadOrCreateTokenSecrets(dataDir: string): Promise<string> {
   return loadOrCreateSecret(join(resolve(dataDir), 'token.secrets'), () => `${hex(4)()}:${hex(32)()}`);
+}
+
+/** File below the data directory that holds the generated admin token. */
+export const ADMIN_TOKEN_FILE = 'admin.token';
+
+/** The admin token of an embedded installation, made on its first start that needs one. */
+export async function loadOrCreateAdminToken(
+  dataDir: string,
+): Promise<{ token: string; file: string; fresh: boolean }> {
+  const file = join(resolve(dataDir), ADMIN_TOKEN_FILE);
+  let fresh = false;
+  const token = await loadOrCreateSecret(file, () => {
+    fresh = true;
+    return randomBytes(24).toString('base64url');
+  });
+  return { token, file, fresh };
 }

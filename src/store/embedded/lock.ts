@@ -47,6 +47,8 @@ export async function listenAlone(path: string, inUse: string): Promise<{ close(
       // Never through a cluster's primary: that would answer for a child that is gone.
       server.listen({ path, exclusive: true }, () => resolve(null));
     });
+    // A connection that cannot be accepted is an error of the server; who probes it takes that for no proof.
+    server.on('error', () => {});
     if (!error) return { close: () => new Promise((resolve) => server.close(() => resolve())) };
     if (error.code !== 'EADDRINUSE') throw error;
     if ((await probe(path)) === 'answered') throw new DataDirInUse(inUse);

@@ -48,9 +48,13 @@ const parameters = new URLSearchParams({
 export const urlOf = (port: number, password: string) =>
   `postgres://holdfast:${password}@127.0.0.1:${port}/postgres?${parameters}`.replaceAll('+', '%20');
 
-/** The environment of the database's own programs: nothing in it that they, or libpq, would read as a setting. */
-function plainEnvironment(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
-  const kept = Object.entries(env).filter(([name]) => !/^PG/i.test(name));
+/** What the database's own programs need of the environment; all else in it is not theirs, secrets above all. */
+const passedOn =
+  /^(?:PATH|LANG|LANGUAGE|LC_.*|TZ|HOME|TMPDIR|TEMP|TMP|LD_LIBRARY_PATH|DYLD_LIBRARY_PATH|SYSTEMROOT|WINDIR|USERPROFILE)$/i;
+
+/** @returns an environment without secrets, and without anything that PostgreSQL or libpq would read as a setting */
+export function plainEnvironment(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
+  const kept = Object.entries(env).filter(([name]) => passedOn.test(name));
   return { ...Object.fromEntries(kept), LC_ALL: 'C' };
 }
 

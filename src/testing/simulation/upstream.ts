@@ -19,6 +19,11 @@ import type { End, Network } from './network.ts';
 import type { Process } from './process.ts';
 import { createPace, createSocketService, type Served } from './socket-service.ts';
 
+/** Outside a simulation it costs a connection; here it is a finding. */
+const readerThrew = () => {
+  throw new Error('the reader of a simulated connection threw');
+};
+
 /** A `response.create` as it leaves a worker. */
 export interface Create {
   process: Process;
@@ -159,7 +164,7 @@ export function createSimulatedUpstream(options: UpstreamOptions): SimulatedUpst
         return promise;
       }
       const [here, there] = network.connect(process, null, random);
-      const flow = createFrameFlow({ hold: () => {}, refusalFrame });
+      const flow = createFrameFlow({ hold: () => {}, refusalFrame, broken: readerThrew });
       const server = serve(there, credential, flow.frame);
       const connection = connectionOf(here, flow, (frame) => {
         told(frame, server.holds, credential);
@@ -179,7 +184,7 @@ export function createSimulatedUpstream(options: UpstreamOptions): SimulatedUpst
       const random = luck.random(`exchange ${nextId()}`);
       const credential = request.headers.authorization ?? '';
       const [here, there] = network.connect(process, null, random);
-      const flow = createFrameFlow({ hold: () => {}, refusalFrame });
+      const flow = createFrameFlow({ hold: () => {}, refusalFrame, broken: readerThrew });
       const gone = new AbortController();
       let begun = false;
       there.onClosed(() => gone.abort());

@@ -1,0 +1,163 @@
+import type { IncomingMessage } from 'node:http';
+import { networkInterfaces } from 'node:os';
+import type { RequestHandler } from 'express';
+import { type Config, hostAndPort, isLoopback } from '../config.ts';
+import { BridgeError } from '../errors.ts';
+import { isSameOrigin } from '../observe/access.ts';
+
+/** Everything this bridge serves is one of these or lies below it. */
+export const ownPaths = [
+  '/v1/responses',
+  '/v1/models',
+  '/backend-api/codex/responses',
+  '/backend-api/codex/models',
+  '/admin/workers',
+  '/admin/machines',
+  '/admin/sessions',
+  '/admin/stories',
+  '/admin/ui',
+  '/metrics',
+  '/inspect',
+  '/health',
+  '/ready',
+] as const;
+
+/** Names by which containers call the machine that they run on; they cannot be had from a public registrar. */
+const containersNames = ['host.docker.internal', 'gateway.docker.internal', 'host.containers.internal'];
+
+/** Probes come to an address of their own choice, and what these paths say is nobody's secret. */
+const forProbes = /^\/(?:health|ready)\/?(?:\?|$)/i;
+const forOperators = /^\/(?:admin|metrics|inspect)(?:[/?]|$)/i;
+
+const EXPOSED = [
+  'x-request-id',
+  'x-holdfast-outcome',
+  'x-holdfast-session',
+  'x-codex-turn-state',
+  'x-should-retry',
+  'retry-after',
+  'openai-model',
+  'openai-processing-ms',
+  'x-ratelimit-limit-requests',
+  'x-ratelimit-limit-tokens',
+  'x-ratelimit-remaining-requests',
+  'x-ratelimit-remaining-tokens',
+  'x-ratelimit-reset-requests',
+  'x-ratelimit-reset-tokens',
+].join(', ');
+/** How long a browser may remember what it was allowed, seconds. */
+const PREFLIGHT_MAX_AGE = '600';
+
+/** The rule that stands in front of everything. */
+export interface Front {
+  /** Throws the error of a request that may not enter. */
+  admit(req: IncomingMessage): void;
+  /** The same for an app; answers preflights, and tells pages of listed origins what they may read. */
+  readonly handler: RequestHandler;
+  /** `handler` for the bridge's own paths alone: an outer app has rules of its own for all others. */
+  readonly ownHandler: RequestHandler;
+}
+
+/**
+ * Which `Host` and `Origin` may enter.
+ *
+ * `Host`: a page whose name was made to point at this machine (DNS rebinding) comes with its own name there. While HOST is
+ * loopback, or HOLDFAST_PUBLIC_HOSTS says the names, only known ones enter: loopback, HOST, and those listed; beyond
+ * loopback also the addresses of this machine. Where HOST is open to others and no names are listed, any enters:
+ * services are reached under names that only their cluster or balancer knows, and every path that spends or shows
+ * anything asks there for an API key or the admin token, which no foreign page has.
+ *
+ * `Origin`: pages of other origins enter only where HOLDFAST_CORS_ORIGINS lists them, and operators' paths not even then.
+ *
+ * @param addresses of this machine; default: its interfaces
+ */
+export function createFront(config: Config['server'], addresses: readonly string[] = machineAddresses()): Front {
+  const { host, publicHosts, corsOrigins } = config;
+  const listed = new Set(publicHosts);
+  const strict = !listed.has('*') && (isLoopback(host) || listed.size > 0);
+  const own = new Set([...['localhost', '[::1]', bracketed(host.toLowerCase())], ...containersNames]);
+  if (!isLoopback(host)) for (const address of addresses) own.add(bracketed(address));
+  const origins = new Set(corsOrigins);
+
+  const isKnown = (text: string): boolean => {
+    const parts = hostAndPort(text);
+    if (parts === null) throw new BridgeError('bridge_malformed_request', { detail: 'The Host header is malformed.' });
+    const { name, port } = parts;
+    if (!strict || own.has(name) || isLoopback(name)) return true;
+    return listed.has(name) || (port !== null && listed.has(`${name}:${port}`));
+  };
+
+  function checkHost(req: IncomingMessage): void {
+    let given = 0;
+    for (let at = 0; at < req.rawHeaders.length; at += 2) if (/^host$/i.test(req.rawHeaders[at]!)) given += 1;
+    if (given !== 1) {
+      throw new BridgeError('bridge_malformed_request', { detail: 'There must be one Host header.' });
+    }
+    if (!isKnown(req.headers.host!)) throw new BridgeError('bridge_forbidden_host');
+    // A target that is a whole URL names the host once more, and takes precedence.
+    const target = targetOf(req);
+    if (target.startsWith('/') || target === '*') return;
+    if (!isKnown(URL.parse(target)?.host ?? '')) throw new BridgeError('bridge_forbidden_host');
+  }
+
+  /** The origin, where it is a listed one; null where the request is from no foreign page. Throws for all others. */
+  function foreignOrigin(req: IncomingMessage): string | null {
+    const { origin } = req.headers;
+    if (origin === undefined || isSameOrigin(req.headers)) return null;
+    const page = URL.parse(origin);
+    if (page && (listed.has(page.hostname) || listed.has(page.host))) return null;
+    const isListed = origins.has('*') || origins.has(origin.toLowerCase());
+    if (!isListed || forOperators.test(pathOf(req))) throw new BridgeError('bridge_forbidden_origin');
+    return origin;
+  }
+
+  const enter = (req: IncomingMessage): string | null => {
+    // No id and no name holds it, and the database takes it in no text.
+    if (targetOf(req).includes('%00'))
+      throw new BridgeError('bridge_malformed_request', { detail: 'NUL in the path.' });
+    if (!forProbes.test(pathOf(req))) checkHost(req);
+    return foreignOrigin(req);
+  };
+
+  const handler: RequestHandler = (req, res, next) => {
+    const origin = enter(req);
+    if (origins.size > 0) res.vary('origin');
+    if (origin === null) return next();
+    res.set({ 'access-control-allow-origin': origin, 'access-control-expose-headers': EXPOSED });
+    if (req.method !== 'OPTIONS' || req.headers['access-control-request-method'] === undefined) return next();
+    const wanted = String(req.headers['access-control-request-headers'] ?? '');
+    res.set({
+      'access-control-allow-methods': 'GET, POST, DELETE',
+      'access-control-allow-headers': /^[\w!#$%&'*+.^`|~, -]{0,2000}$/.test(wanted) ? wanted : '',
+      'access-control-max-age': PREFLIGHT_MAX_AGE,
+    });
+    if (req.headers['access-control-request-private-network'] === 'true')
+      res.set('access-control-allow-private-network', 'true');
+    res.status(204).end();
+  };
+  return {
+    admit: (req) => void enter(req),
+    handler,
+    ownHandler: (req, res, next) => (isOwn(pathOf(req)) ? handler(req, res, next) : next()),
+  };
+}
+
+function isOwn(target: string): boolean {
+  const path = target.split('?', 1)[0]!.toLowerCase();
+  return ownPaths.some((own) => path === own || path.startsWith(`${own}/`));
+}
+
+/** The target as it was sent: what a router that is mounted below a path sees is shorter. */
+const targetOf = (req: IncomingMessage): string => (req as { originalUrl?: string }).originalUrl ?? req.url ?? '';
+
+/** The path as the router sees it, with its query. */
+function pathOf(req: IncomingMessage): string {
+  const target = req.url ?? '';
+  if (target.startsWith('/')) return target;
+  const url = URL.parse(target);
+  return url === null ? target : url.pathname + url.search;
+}
+
+const machineAddresses = () =>
+  Object.values(networkInterfaces()).flatMap((each) => (each ?? []).map(({ address }) => address));
+const bracketed = (address: string) => (address.includes(':') ? `[${address.replace(/%.*$/, '')}]` : address);

@@ -1,0 +1,133 @@
+import { connect } from 'node:net';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { type TestBridge, testBridge } from '../../../src/testing/index.ts';
+import { answerTo, raw } from './raw.ts';
+
+let at: TestBridge;
+beforeAll(async () => {
+  at = await testBridge();
+});
+afterAll(() => at.close());
+
+const upgrade =
+  'Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n';
+const host = 'Host: localhost\r\n';
+const alive = async () => expect((await fetch(`${at.url}/health`)).status).toBe(200);
+
+const targets = [
+  '//',
+  'http://[',
+  '*',
+  '/%',
+  '/%ff%fe%',
+  `/${'a'.repeat(20_000)}`,
+  '?',
+  '/inspect/socket?%',
+  '//inspect/socket',
+];
+
+describe('no target of a request ends the process', () => {
+  // With a query, well-formed or not, the inspector's own path is an upgrade like any other.
+  it.each(targets.filter((target) => target !== '/inspect/socket?%'))('as an upgrade: %s', async (target) => {
+    const { status, code } = await answerTo(at.url, `GET ${target} HTTP/1.1\r\n${host}${upgrade}\r\n`);
+    expect(status).toBeGreaterThanOrEqual(400);
+    expect(code).not.toBeNull();
+    expect(code).not.toBe('bridge_internal');
+    await alive();
+  });
+
+  it.each(targets)('as a plain request: %s', async (target) => {
+    const { status, code } = await answerTo(at.url, `GET ${target} HTTP/1.1\r\n${host}\r\n`);
+    expect(status).toBeGreaterThanOrEqual(400);
+    expect(code).not.toBeNull();
+    expect(code).not.toBe('bridge_internal');
+    await alive();
+  });
+
+  it.each([
+    '/v1/responses/%ff',
+    '/v1/models/%zz',
+    '/admin/sessions/%E0%A4%A',
+    '/admin/stories/%',
+    '/v1/responses/%ff/cancel',
+    '/v1/responses/resp%00',
+    '/admin/sessions?q=%00',
+  ])('percent-encoded wrongly, it is the client’s mistake: %s', async (path) => {
+    const { status, code } = await answerTo(at.url, `GET ${path} HTTP/1.1\r\n${host}\r\n`);
+    expect([status, code]).toEqual([400, 'bridge_malformed_request']);
+  });
+});
+
+describe('what HTTP’s own machinery refuses is answered with the envelope', () => {
+  it.each([
+    ['a broken request line', 'GET\r\n\r\n', 400, 'bridge_malformed_request'],
+    ['a broken header', `GET / HTTP/1.1\r\n${host}a b: c\r\n\r\n`, 400, 'bridge_malformed_request'],
+    [
+      'two lengths',
+      `POST / HTTP/1.1\r\n${host}Content-Length: 1\r\nContent-Length: 2\r\n\r\n`,
+      400,
+      'bridge_malformed_request',
+    ],
+    [
+      'headers beyond the bound',
+      `GET / HTTP/1.1\r\n${host}a: ${'b'.repeat(40_000)}\r\n\r\n`,
+      431,
+      'bridge_headers_too_large',
+    ],
+    ['CONNECT', `CONNECT a:1 HTTP/1.1\r\n${host}\r\n`, 405, 'bridge_method_not_allowed'],
+    [
+      'an expectation of another kind',
+      `GET / HTTP/1.1\r\n${host}Expect: tea\r\n\r\n`,
+      417,
+      'bridge_expectation_failed',
+    ],
+    ['OPTIONS *', `OPTIONS * HTTP/1.1\r\n${host}\r\n`, 404, 'bridge_not_found'],
+  ])('%s', async (_, bytes, status, code) => {
+    expect(await answerTo(at.url, bytes)).toEqual({ status, code });
+    await alive();
+  });
+
+  it('a broken piece of a body, while it is read', async () => {
+    const head = `POST /v1/responses HTTP/1.1\r\n${host}Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n`;
+    expect(await answerTo(at.url, `${head}zz\r\n`)).toEqual({ status: 400, code: 'bridge_malformed_request' });
+  });
+
+  it('a coding that is a name of every object', async () => {
+    for (const coding of ['constructor', '__proto__', 'toString']) {
+      const answer = await fetch(`${at.url}/v1/responses`, {
+        method: 'POST',
+        headers: { 'content-type': 'application/json', 'content-encoding': coding },
+        body: '{}',
+      });
+      expect(answer.status).toBe(415);
+    }
+  });
+});
+
+it('passes over an offer of another protocol, and serves the request as it is', async () => {
+  const body = JSON.stringify({ model: 'm', input: 'x' });
+  const head = `POST /v1/responses HTTP/1.1\r\n${host}Authorization: Bearer sk\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n`;
+  const bytes = `${head}Content-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`;
+  expect((await answerTo(at.url, bytes)).status).toBe(200);
+});
+
+it('ends a connection that pipelines without measure, and no other', async () => {
+  const one = `GET /ready HTTP/1.1\r\n${host}\r\n`;
+  const flood = raw(at.url, one.repeat(5_000));
+  const text = await flood.over;
+  expect(text.split('HTTP/1.1 200').length).toBeLessThan(200);
+  await alive();
+});
+
+it('survives a socket that is reset in the middle of an upgrade', async () => {
+  const { port } = new URL(at.url);
+  for (let count = 0; count < 20; count += 1) {
+    const socket = connect(Number(port), '127.0.0.1');
+    socket.on('error', () => {});
+    await new Promise<void>((sent) =>
+      socket.write(`GET /v1/responses HTTP/1.1\r\n${host}${upgrade}\r\n`, () => sent()),
+    );
+    socket.resetAndDestroy();
+  }
+  await alive();
+});

@@ -1,0 +1,68 @@
+import { readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { expect, it } from 'vitest';
+
+/**
+ * Tables that are plain objects, and why no text from outside is ever a key of theirs. Everything else is a Map: a plain
+ * object answers to `constructor` and `__proto__`.
+ */
+const allowed = new Map([
+  ['src/admin/api.ts actions', 'keys are its own, one route for each'],
+  ['src/admin/ui/assets.ts types', 'endings of files of this package'],
+  ['src/runtime/lint.ts refused', 'types of actions that a machine’s author wrote'],
+  ['src/errors.ts catalogue', 'keys are the type BridgeCode'],
+  ['src/session/turn.ts endEvent', 'keys are the type TurnEnd'],
+  ['src/ask.ts openers', 'keyed by process.platform'],
+  ['src/config.ts values', 'keys are the names of the knobs'],
+  ['src/http/connection.ts listeners', 'keys are two literals'],
+  ['src/observe/metrics/index.ts gaugeOf', 'keys are those of the type Readings'],
+  ['src/observe/metrics/transport.ts results', 'keys are the kinds of a dial’s result'],
+  ['src/observe/phrases.ts session', 'keys are types of the machine’s events, guarded by Object.hasOwn'],
+  ['src/observe/phrases.ts turn', 'keys are types of the machine’s events, guarded by Object.hasOwn'],
+  ['src/observe/safe.ts picked', 'keys are those of the list of checks'],
+  ['src/store/shared-items.ts places', 'keys are numbers'],
+]);
+
+const files = (folder: string): string[] =>
+  readdirSync(folder, { withFileTypes: true }).flatMap((entry) => {
+    const path = join(folder, entry.name);
+    if (entry.isDirectory()) return /(?:^|\/)(?:testing|browser)$/.test(path) ? [] : files(path);
+    return path.endsWith('.ts') ? [path] : [];
+  });
+
+/** Source text without comments; template literals and strings stay, as they index nothing. */
+const bare = (text: string) => text.replace(/\/\*[\s\S]*?\*\//g, '').replace(/^\s*\/\/.*$/gm, '');
+
+/** Names of tables written as object literals, and of records that start empty. */
+const tables = (text: string) =>
+  [...bare(text).matchAll(/\b(?:const|let) (\w+)(?:: (?:=>|[^=;])+)? = \{(?!\s*\.\.\.)/g)].map(([, name]) => name!);
+
+/** Of those, the ones that are read or written at a key that is not written out. */
+const indexed = (text: string) =>
+  [...new Set(tables(text))].filter((name) => {
+    const use = new RegExp(String.raw`(?<![\w.])${name}\[(?!['"\d])`);
+    return use.test(bare(text));
+  });
+
+it('no table of the source that is a plain object is read at a key that may come from outside', () => {
+  const found = ['src', 'machines']
+    .flatMap(files)
+    .flatMap((path) => indexed(readFileSync(path, 'utf8')).map((name) => `${path} ${name}`));
+  expect(found.filter((each) => !allowed.has(each))).toEqual([]);
+  for (const each of allowed.keys()) expect(found, `${each} is allowed, and is no longer there`).toContain(each);
+});
+
+it('finds a planted one, whatever its form', () => {
+  const planted = [
+    'const table: Record<string, () => void> = {\n  a: one,\n};\ntable[name]?.();',
+    'const table = { a: 1 };\nreturn table[headers.type as never];',
+    'let table: Partial<Record<string, number>> = {};\ntable[key] = 1;',
+  ];
+  for (const text of planted) expect(indexed(text)).toEqual(['table']);
+  const innocent = [
+    "const table = { a: 1 };\nreturn table['a'];",
+    'const table = new Map([["a", 1]]);\nreturn table.get(name);',
+    'const table = { a: 1 };\n// table[name]',
+  ];
+  for (const text of innocent) expect(indexed(text)).toEqual([]);
+});
