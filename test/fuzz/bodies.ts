@@ -2,7 +2,7 @@ import { brotliCompressSync, constants, deflateSync, gzipSync, zstdCompressSync 
 import { type At, judge, send, takesTurn } from './judge.ts';
 import type { Random } from './random.ts';
 import { requests } from './shapes.ts';
-import { type Edit, editOf, edited, mutate, odd, render, spoilItems, type Tree } from './tree.ts';
+import { type Edit, edited, editOf, mutate, odd, render, spoilItems, type Tree } from './tree.ts';
 
 interface Input {
   path?: string;
@@ -15,7 +15,13 @@ interface Input {
   afterwards?: boolean;
 }
 
-const paths = ['/v1/responses', '/v1/responses/compact', '/v1/responses/input_tokens', '/backend-api/codex/responses', '/v1/responses/resp_x/cancel'];
+const paths = [
+  '/v1/responses',
+  '/v1/responses/compact',
+  '/v1/responses/input_tokens',
+  '/backend-api/codex/responses',
+  '/v1/responses/resp_x/cancel',
+];
 
 const packers = new Map<string, (bytes: Buffer) => Buffer>([
   ['gzip', (bytes) => gzipSync(bytes, { level: 1 })],
@@ -24,15 +30,46 @@ const packers = new Map<string, (bytes: Buffer) => Buffer>([
   ['zstd', (bytes) => zstdCompressSync(bytes)],
 ]);
 /** Content-Encoding as clients might write it, true or not. */
-const encodings = ['gzip', 'GZIP', ' gzip ', 'x-gzip', 'br', 'zstd', 'deflate', 'identity', '', 'gzip, gzip', 'gzip,br', 'constructor', '__proto__', 'toString', 'compress', 'x'.repeat(2000)];
+const encodings = [
+  'gzip',
+  'GZIP',
+  ' gzip ',
+  'x-gzip',
+  'br',
+  'zstd',
+  'deflate',
+  'identity',
+  '',
+  'gzip, gzip',
+  'gzip,br',
+  'constructor',
+  '__proto__',
+  'toString',
+  'compress',
+  'x'.repeat(2000),
+];
 
 const oddHeaders: [string, string[]][] = [
-  ['content-type', ['application/json; charset=utf-16', 'application/problem+json', 'text/plain', 'application/json;;;', '', 'APPLICATION/JSON', 'multipart/form-data; boundary=x']],
+  [
+    'content-type',
+    [
+      'application/json; charset=utf-16',
+      'application/problem+json',
+      'text/plain',
+      'application/json;;;',
+      '',
+      'APPLICATION/JSON',
+      'multipart/form-data; boundary=x',
+    ],
+  ],
   ['thread-id', ['', ' ', '__proto__', 'a'.repeat(6000), '\xe9\xff']],
   ['session-id', ['x', '__proto__', 'a'.repeat(6000)]],
-  ['x-codex-turn-metadata', ['{', '{"turn_id":{}}', '[]', 'null', '"x"', '{"turn_id":"' + 'a'.repeat(6000) + '"}', '['.repeat(6000)]],
+  [
+    'x-codex-turn-metadata',
+    ['{', '{"turn_id":{}}', '[]', 'null', '"x"', `{"turn_id":"${'a'.repeat(6000)}"}`, '['.repeat(6000)],
+  ],
   ['idempotency-key', ['k', '', '__proto__', 'a'.repeat(6000)]],
-  ['authorization', ['', 'Bearer', 'Bearer ', 'Bearer a b', 'Basic eDp5', 'bearer ' + 'a'.repeat(6000), 'Bearer \xe9']],
+  ['authorization', ['', 'Bearer', 'Bearer ', 'Bearer a b', 'Basic eDp5', `bearer ${'a'.repeat(6000)}`, 'Bearer \xe9']],
   ['openai-organization', ['org-x', 'a'.repeat(6000)]],
   ['openai-beta', ['responses_websockets=1', ',,,', '=', 'a'.repeat(6000)]],
   ['x-stainless-retry-count', ['1', '-1', '1E400', 'x']],
@@ -51,7 +88,23 @@ export const bodies = {
 
   make(r: Random): Tree {
     const base = structuredClone(r.pick(requests));
-    const input: Input = { tree: r.chance(0.03) ? odd(r) : r.chance(0.2) ? spoilItems(r, base) : mutate(r, base, r.weighted([[1, 0], [4, 1], [3, 2], [2, 5], [1, 12]])) };
+    const input: Input = {
+      tree: r.chance(0.03)
+        ? odd(r)
+        : r.chance(0.2)
+          ? spoilItems(r, base)
+          : mutate(
+              r,
+              base,
+              r.weighted([
+                [1, 0],
+                [4, 1],
+                [3, 2],
+                [2, 5],
+                [1, 12],
+              ]),
+            ),
+    };
     if (r.chance(0.25)) input.path = r.pick(paths);
     if (r.chance(0.25)) input.edits = Array.from({ length: 1 + r.int(3) }, () => editOf(r));
     const headers: { [key: string]: string } = {};
@@ -71,7 +124,15 @@ export const bodies = {
   },
 
   async run(given: Tree, at: At): Promise<void> {
-    const { path = '/v1/responses', method = 'POST', tree = null, edits = [], pack = [], headers = {}, afterwards } = given as Input;
+    const {
+      path = '/v1/responses',
+      method = 'POST',
+      tree = null,
+      edits = [],
+      pack = [],
+      headers = {},
+      afterwards,
+    } = given as Input;
     let body: Buffer = edited(Buffer.from(render(tree).replaceAll('@@', 'fz'), 'utf8'), edits);
     for (const name of pack) body = packers.get(name)?.(body) ?? body;
     const answer = await send(at, {

@@ -14,7 +14,9 @@ interface Input {
   again?: boolean;
 }
 
-const closeCodes = [1000, 1001, 1002, 1003, 1005, 1006, 1007, 1008, 1009, 1011, 1012, 1013, 1015, 2999, 3000, 4000, 4999, 0, 65_535];
+const closeCodes = [
+  1000, 1001, 1002, 1003, 1005, 1006, 1007, 1008, 1009, 1011, 1012, 1013, 1015, 2999, 3000, 4000, 4999, 0, 65_535,
+];
 
 const brokenWire = [
   '\x81\x05abc',
@@ -25,7 +27,7 @@ const brokenWire = [
   '\x81\x81abcda',
   '\x01\x02{"',
   '\x80\x02"}',
-  '\x89\x7d' + 'a'.repeat(125),
+  `\x89\x7d${'a'.repeat(125)}`,
   '\x88\x01\x03',
   '\x81\x02\xff\xfe',
 ];
@@ -69,21 +71,49 @@ const oddHeaders: [string, string][] = [
 ];
 
 function refusal(r: Random): Refusal {
-  const statuses = [200, 201, 204, 301, 302, 304, 400, 401, 403, 404, 408, 409, 410, 413, 418, 426, 429, 451, 499, 500, 502, 503, 504, 529, 599, 600, 799, 999];
+  const statuses = [
+    200, 201, 204, 301, 302, 304, 400, 401, 403, 404, 408, 409, 410, 413, 418, 426, 429, 451, 499, 500, 502, 503, 504,
+    529, 599, 600, 799, 999,
+  ];
   return {
     status: r.pick(statuses),
     headers: Object.fromEntries(
-      Array.from({ length: r.int(3) }, () => r.pick(oddHeaders)).concat(r.chance(0.6) ? [['content-type', 'application/json']] : []),
+      Array.from({ length: r.int(3) }, () => r.pick(oddHeaders)).concat(
+        r.chance(0.6) ? [['content-type', 'application/json']] : [],
+      ),
     ),
     ...r.weighted<() => Refusal>([
       [
         4,
         () => ({
-          body: mutate(r, { error: { message: 'The upstream says no.', type: 'invalid_request_error', code: 'invalid_value', param: null } }, r.int(3)),
+          body: mutate(
+            r,
+            {
+              error: {
+                message: 'The upstream says no.',
+                type: 'invalid_request_error',
+                code: 'invalid_value',
+                param: null,
+              },
+            },
+            r.int(3),
+          ),
         }),
       ],
       [1, () => ({ body: odd(r) })],
-      [1, () => ({ text: r.pick(['', '<html><title>No</title></html>', '\0\0', 'x'.repeat(100_000), '{"error":', '{"detail":[{"msg":1}]}']) })],
+      [
+        1,
+        () => ({
+          text: r.pick([
+            '',
+            '<html><title>No</title></html>',
+            '\0\0',
+            'x'.repeat(100_000),
+            '{"error":',
+            '{"detail":[{"msg":1}]}',
+          ]),
+        }),
+      ],
       [1, () => ({ echo: true, status: 401 })],
       [0.5, () => ({ reset: true })],
     ])(),
@@ -114,13 +144,18 @@ function steps(r: Random): Step[] {
         list.splice(somewhere(), 0, { frame: odd(r) });
         break;
       case 4:
-        list.splice(somewhere(), 0, { binary: r.pick(['\0\x01\x02', '{"type":"response.completed"}', '\xff\xfe', ...oddLines]) });
+        list.splice(somewhere(), 0, {
+          binary: r.pick(['\0\x01\x02', '{"type":"response.completed"}', '\xff\xfe', ...oddLines]),
+        });
         break;
       case 5:
         list.splice(somewhere(), 0, { wire: r.pick([...brokenWire, ...oddLines]) });
         break;
       case 6:
-        list.splice(somewhere(), r.chance(0.5) ? list.length : 0, { close: r.pick(closeCodes), reason: r.pick(['', 'x', '\0', 'a'.repeat(120)]) });
+        list.splice(somewhere(), r.chance(0.5) ? list.length : 0, {
+          close: r.pick(closeCodes),
+          reason: r.pick(['', 'x', '\0', 'a'.repeat(120)]),
+        });
         break;
       case 7:
         list.splice(somewhere(), 0, { reset: true });
@@ -191,12 +226,18 @@ export const frames = {
     upstream.play(at.thread, script);
     const input: Tree[] = [{ role: 'user', content: 'Say something.' }];
     const post = (extra: object) =>
-      send(at, { body: Buffer.from(JSON.stringify({ model: 'm', input, ...fields, ...extra })), ...(leaveAfter === undefined ? {} : { leaveAfter }) });
+      send(at, {
+        body: Buffer.from(JSON.stringify({ model: 'm', input, ...fields, ...extra })),
+        ...(leaveAfter === undefined ? {} : { leaveAfter }),
+      });
     const answer = await post({});
     if (answer) judge(at, answer, { hostile: true, what: 'a turn' });
     if (again && at.world.crash === null) {
       const id = /"id":"(resp_[^"\\]{1,80})"/.exec(answer?.text ?? '')?.[1];
-      const second = await post({ input: [...input, { role: 'user', content: 'And?' }], ...(id ? { previous_response_id: id, input: [{ role: 'user', content: 'And?' }] } : {}) });
+      const second = await post({
+        input: [...input, { role: 'user', content: 'And?' }],
+        ...(id ? { previous_response_id: id, input: [{ role: 'user', content: 'And?' }] } : {}),
+      });
       if (second) judge(at, second, { hostile: true, what: 'a continued turn' });
     }
     upstream.calm(at.thread);

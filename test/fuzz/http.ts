@@ -1,7 +1,7 @@
 import { connect } from 'node:net';
 import { type At, checkText, judgeEnvelope } from './judge.ts';
 import type { Random } from './random.ts';
-import { type Edit, editOf, edited, type Tree } from './tree.ts';
+import { type Edit, edited, editOf, type Tree } from './tree.ts';
 import { ADMIN_TOKEN, LONGEST_MS } from './world.ts';
 
 /** Bytes over TCP. `%host%`, `%auth%`, `%admin%` and `%thread%` stand for what is the worker's. */
@@ -15,8 +15,36 @@ interface Input {
   reset?: boolean;
 }
 
-const methods = ['GET', 'POST', 'PUT', 'DELETE', 'PATCH', 'HEAD', 'OPTIONS', 'TRACE', 'CONNECT', 'PRI', 'get', 'BREW', 'PROPFIND', 'M-SEARCH', 'SOURCE', 'QUERY'];
-const versions = ['HTTP/1.1', 'HTTP/1.1', 'HTTP/1.1', 'HTTP/1.1', 'HTTP/1.0', 'HTTP/2.0', 'HTTP/0.9', 'HTTP/9.9', 'http/1.1', ''];
+const methods = [
+  'GET',
+  'POST',
+  'PUT',
+  'DELETE',
+  'PATCH',
+  'HEAD',
+  'OPTIONS',
+  'TRACE',
+  'CONNECT',
+  'PRI',
+  'get',
+  'BREW',
+  'PROPFIND',
+  'M-SEARCH',
+  'SOURCE',
+  'QUERY',
+];
+const versions = [
+  'HTTP/1.1',
+  'HTTP/1.1',
+  'HTTP/1.1',
+  'HTTP/1.1',
+  'HTTP/1.0',
+  'HTTP/2.0',
+  'HTTP/0.9',
+  'HTTP/9.9',
+  'http/1.1',
+  '',
+];
 const paths = [
   '/v1/responses',
   '/v1/responses',
@@ -36,6 +64,7 @@ const paths = [
   '/inspect/ws',
   '/inspect/ticket',
   '/inspect/socket',
+  '/inspect/socket?session=x&sample=1&ticket=y',
   '/admin/ui',
   '/admin/ui/',
   '/admin/ui/x/main.js',
@@ -72,7 +101,40 @@ const paths = [
   '/v1/responses/__proto__',
   '/v1/responses/constructor/cancel',
 ];
-const pathBits = ['%', '%0', '%00', '%ff', '%2e%2e', '%2F', '%5c', '%c0%80', '%ed%a0%80', '%E0%A4%A', '%zz', '..', '/', '//', '?', '?a[b]=c', '?a[__proto__]=1', '?limit=1E400', '?cursor=%00', '?q=%00', '?q=%27', '#x', '\xe9', '\xff', '\0', '\t', ';a=b', 'x'.repeat(300), 'x'.repeat(9000), '+', '__proto__', '%u0041'];
+const pathBits = [
+  '%',
+  '%0',
+  '%00',
+  '%ff',
+  '%2e%2e',
+  '%2F',
+  '%5c',
+  '%c0%80',
+  '%ed%a0%80',
+  '%E0%A4%A',
+  '%zz',
+  '..',
+  '/',
+  '//',
+  '?',
+  '?a[b]=c',
+  '?a[__proto__]=1',
+  '?limit=1E400',
+  '?cursor=%00',
+  '?q=%00',
+  '?q=%27',
+  '#x',
+  '\xe9',
+  '\xff',
+  '\0',
+  '\t',
+  ';a=b',
+  'x'.repeat(300),
+  'x'.repeat(9000),
+  '+',
+  '__proto__',
+  '%u0041',
+];
 const heads = [
   'Host: %host%',
   'Host: evil.example',
@@ -157,9 +219,14 @@ const heads = [
   ' folded: x',
   'a\0b: c',
   'a: b\0c',
-  'X-Long: ' + 'x'.repeat(20_000),
+  `X-Long: ${'x'.repeat(20_000)}`,
 ];
-const handshake = ['Upgrade: websocket', 'Connection: Upgrade', 'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==', 'Sec-WebSocket-Version: 13'];
+const handshake = [
+  'Upgrade: websocket',
+  'Connection: Upgrade',
+  'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==',
+  'Sec-WebSocket-Version: 13',
+];
 const jsonBody = '{"model":"m","input":"hi","stream":true}';
 const bodies = [
   '',
@@ -167,7 +234,7 @@ const bodies = [
   jsonBody,
   '5\r\nhello\r\n0\r\n\r\n',
   '2\r\n{}\r\n0\r\n\r\n',
-  '28\r\n' + jsonBody + '\r\n0\r\n\r\n',
+  `28\r\n${jsonBody}\r\n0\r\n\r\n`,
   'FFFFFFFFFFFFFFFF\r\nx',
   '-1\r\nx',
   '2;ext=1\r\n{}\r\n0\r\nTrailer: x\r\n\r\n',
@@ -203,10 +270,30 @@ export const http = {
       for (let n = r.int(r.pick([1, 3, 6])); n > 0; n -= 1) headers.splice(r.int(headers.length + 1), 0, r.pick(heads));
       if (r.chance(0.1) && headers.length > 0) headers.push(r.pick(headers));
       if (r.chance(0.02)) headers.push(...Array.from({ length: 300 }, (_, n) => `x-${n}: y`));
-      const line = `${r.weighted([[4, 'GET'], [5, 'POST'], [3, r.pick(methods)]])} ${path} ${r.pick(versions)}`;
-      return { line, headers, ...(body === '' ? {} : { body }), ...(r.chance(0.05) ? { ends: r.pick(['\n', '\r', '\r\n ', '\r\r\n']) } : {}) };
+      const line = `${r.weighted([
+        [4, 'GET'],
+        [5, 'POST'],
+        [3, r.pick(methods)],
+      ])} ${path} ${r.pick(versions)}`;
+      return {
+        line,
+        headers,
+        ...(body === '' ? {} : { body }),
+        ...(r.chance(0.05) ? { ends: r.pick(['\n', '\r', '\r\n ', '\r\r\n']) } : {}),
+      };
     };
-    const input: Input = { requests: Array.from({ length: r.weighted([[7, 1], [2, 2], [1, 5]]) }, one) };
+    const input: Input = {
+      requests: Array.from(
+        {
+          length: r.weighted([
+            [7, 1],
+            [2, 2],
+            [1, 5],
+          ]),
+        },
+        one,
+      ),
+    };
     if (r.chance(0.2)) input.edits = Array.from({ length: 1 + r.int(3) }, () => editOf(r));
     if (r.chance(0.15)) input.pieces = Array.from({ length: 1 + r.int(3) }, () => 1 + r.int(r.pick([3, 50, 400])));
     if (r.chance(0.03)) input.reset = true;
@@ -227,7 +314,8 @@ export const http = {
     const answer = await exchange(world.port, bytes, pieces, reset === true);
     if (world.crash !== null) return;
     const what = 'bytes over TCP';
-    if (answer === null) return at.found('hang', `${what}: the connection stays open`, `${LONGEST_MS} ms after our end was closed`);
+    if (answer === null)
+      return at.found('hang', `${what}: the connection stays open`, `${LONGEST_MS} ms after our end was closed`);
     // The request is repeated nowhere in its answer, so what stands there was put there by the worker.
     checkText(at, answer, 'an answer');
     for (const { status, body } of answersIn(answer)) {

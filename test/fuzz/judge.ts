@@ -25,7 +25,7 @@ export type Property =
   | 'wedge'
   /** A session that does not take a well-formed turn afterwards. */
   | 'afterwards'
-  /** A turn that changed what another one may see. */
+  /** Files and sockets that stay open. */
   | 'descriptors';
 
 export interface Violation {
@@ -68,7 +68,10 @@ export interface Posted {
 const MOST_BYTES = 64 * 1024 * 1024;
 
 /** Sends one request and reads its whole answer, whatever it is. Null: no answer, and the connection has ended. */
-export async function send(at: At, { method = 'POST', path = '/v1/responses', ...posted }: Posted): Promise<Answer | null> {
+export async function send(
+  at: At,
+  { method = 'POST', path = '/v1/responses', ...posted }: Posted,
+): Promise<Answer | null> {
   const { world } = at;
   const over = new AbortController();
   let late = false;
@@ -81,7 +84,12 @@ export async function send(at: At, { method = 'POST', path = '/v1/responses', ..
   try {
     const got = await request(`${world.url}${path}`, {
       method: method as 'POST',
-      headers: { authorization: world.authorization, 'content-type': 'application/json', 'thread-id': at.thread, ...posted.headers },
+      headers: {
+        authorization: world.authorization,
+        'content-type': 'application/json',
+        'thread-id': at.thread,
+        ...posted.headers,
+      },
       body: posted.body ?? null,
       dispatcher: world.agent,
       signal: over.signal,
@@ -105,7 +113,8 @@ export async function send(at: At, { method = 'POST', path = '/v1/responses', ..
     answer.events = eventsOf(answer);
   } catch (error) {
     if (late) {
-      if (world.crash === null) at.found('hang', `no answer: ${method} ${plain(path)}`, `nothing within ${LONGEST_MS} ms`);
+      if (world.crash === null)
+        at.found('hang', `no answer: ${method} ${plain(path)}`, `nothing within ${LONGEST_MS} ms`);
     } else if (!over.signal.aborted && !isConnectionEnd(error)) throw error;
     return null;
   } finally {
@@ -113,7 +122,11 @@ export async function send(at: At, { method = 'POST', path = '/v1/responses', ..
     if (stopLeave) clearTimeout(stopLeave);
   }
   if (late && world.crash === null) {
-    at.found('hang', `no end of an answer: ${method} ${plain(path)}`, `${answer.status}, ${answer.text.length} characters within ${LONGEST_MS} ms`);
+    at.found(
+      'hang',
+      `no end of an answer: ${method} ${plain(path)}`,
+      `${answer.status}, ${answer.text.length} characters within ${LONGEST_MS} ms`,
+    );
   }
   answer.left = over.signal.aborted;
   return answer;
@@ -132,7 +145,8 @@ const ROOT = import.meta.dirname.replace(/\/test\/fuzz$/, '');
 /** Checks that a text holds nothing of this installation that no client may see. */
 export function checkText(at: At, text: string, where: string): void {
   for (const secret of at.world.secrets) {
-    if (text.includes(secret)) at.found('leak', `a secret in ${where}`, `${secret.slice(0, 12)}... in ${text.slice(0, 300)}`);
+    if (text.includes(secret))
+      at.found('leak', `a secret in ${where}`, `${secret.slice(0, 12)}... in ${text.slice(0, 300)}`);
   }
   for (const trace of traces) {
     if (trace.test(text)) at.found('leak', `a stack in ${where}`, text.slice(0, 500));
@@ -200,7 +214,8 @@ const EVENT = /^(?:event: ([^\n]+)\n)?data: ([^\n]*)$/;
 function judgeStream(at: At, answer: Answer, what: string): void {
   const blocks = answer.text.split('\n\n');
   const rest = blocks.pop();
-  if (rest !== '' && !answer.cut) at.found('shape', `${what}: the stream ends within an event`, String(rest).slice(0, 300));
+  if (rest !== '' && !answer.cut)
+    at.found('shape', `${what}: the stream ends within an event`, String(rest).slice(0, 300));
   let ends = 0;
   for (const block of blocks) {
     if (block.startsWith(':')) continue;
@@ -215,7 +230,8 @@ function judgeStream(at: At, answer: Answer, what: string): void {
     if (terminals.has(type)) {
       ends += 1;
       const error = isObject(data.response) && isObject(data.response.error) ? data.response.error : null;
-      if (error?.bridge_code === 'bridge_internal') at.found('internal', `${what}: bridge_internal`, block.slice(0, 300));
+      if (error?.bridge_code === 'bridge_internal')
+        at.found('internal', `${what}: bridge_internal`, block.slice(0, 300));
     }
   }
   if (ends === 0 && !answer.left) {
@@ -235,7 +251,12 @@ export function isGood(answer: Answer | null): boolean {
 /** The turn that every conversation must take whatever came before. Tried again as clients do, a few times. */
 export async function takesTurn(at: At, what: string): Promise<void> {
   const body = Buffer.from(
-    JSON.stringify({ model: 'm', stream: true, store: false, input: [{ role: 'user', content: 'And after all that?' }] }),
+    JSON.stringify({
+      model: 'm',
+      stream: true,
+      store: false,
+      input: [{ role: 'user', content: 'And after all that?' }],
+    }),
   );
   let last: Answer | null = null;
   for (let attempt = 0; attempt < 4; attempt += 1) {
@@ -246,5 +267,15 @@ export async function takesTurn(at: At, what: string): Promise<void> {
     if (isGood(last)) return;
   }
   const code = /"bridge_code":"(\w+)"/.exec(last?.text ?? '')?.[1];
-  at.found('afterwards', `${what}: ${last?.status ?? 'no answer'} ${code ?? ''}`, last?.text.slice(0, 300) ?? 'no answer');
+  at.found(
+    'afterwards',
+    `${what}: ${last?.status ?? 'no answer'} ${code ?? ''}`,
+    last?.text.slice(0, 300) ?? 'no answer',
+  );
 }
+
+/** A text as a client library lets it into a header: without control characters, and not longer than a head may be. */
+export const headerText = (bytes: Buffer): string =>
+  Buffer.from(bytes.filter((byte) => byte >= 0x20 && byte !== 0x7f))
+    .toString('latin1')
+    .slice(0, 12_000);

@@ -1,7 +1,7 @@
 import { deflateSync, inflateSync } from 'node:zlib';
 import { type At, isGood, judge, send, takesTurn } from './judge.ts';
 import { type Random, randomOf } from './random.ts';
-import { type Edit, editOf, edited, mutate, odd, render, type Tree } from './tree.ts';
+import { type Edit, edited, editOf, mutate, odd, render, type Tree } from './tree.ts';
 import { ADMIN_TOKEN } from './world.ts';
 
 /** One column that another release, or damage, left in another state. */
@@ -60,7 +60,10 @@ const json = new Set(['snapshot', 'usage', 'error', 'facts', 'shared', 'forms'])
 const packedColumns = new Set(['input', 'output', 'data']);
 const numbers = new Set(['machine_version', 'epoch', 'revision', 'item_count']);
 const plainValues: [string, readonly Tree[]][] = [
-  ['state', ['connecting', 'live', 'reconnecting', 'stale', 'closed', 'completed', 'incomplete', 'failed', 'cancelled', 'lost']],
+  [
+    'state',
+    ['connecting', 'live', 'reconnecting', 'stale', 'closed', 'completed', 'incomplete', 'failed', 'cancelled', 'lost'],
+  ],
   ['replay', ['exact', 'anchor_only', 'never']],
   ['shape', ['fresh', 'full', 'delta']],
 ];
@@ -112,11 +115,20 @@ export const rows = {
     const next = { role: 'user', content: 'Second.' };
     const body = {
       ...base,
-      ...(way === 'anchor' ? { previous_response_id: response.id, input: [next] } : { input: way === 'key' ? [next] : [ask, ...response.output, next] }),
+      ...(way === 'anchor'
+        ? { previous_response_id: response.id, input: [next] }
+        : { input: way === 'key' ? [next] : [ask, ...response.output, next] }),
     };
     const second = await send(at, { body: Buffer.from(JSON.stringify(body)) });
-    if (second) judge(at, second, { what: `after ${changes.map(({ table, column }) => `${table}.${column}`).join(', ')}`.slice(0, 80) });
-    const looked = await send(at, { method: 'GET', path: `/admin/sessions/${session}`, headers: { authorization: `Bearer ${ADMIN_TOKEN}` } });
+    if (second)
+      judge(at, second, {
+        what: `after ${changes.map(({ table, column }) => `${table}.${column}`).join(', ')}`.slice(0, 80),
+      });
+    const looked = await send(at, {
+      method: 'GET',
+      path: `/admin/sessions/${session}`,
+      headers: { authorization: `Bearer ${ADMIN_TOKEN}` },
+    });
     if (looked) judge(at, looked, { what: 'GET /admin/sessions/:id' });
     if (world.crash === null) await takesTurn(at, 'altered rows');
   },
@@ -134,12 +146,18 @@ async function apply(at: At, session: string, { table, column, value, seed, edit
         : table === 'turn_items'
           ? 'turn_id in (select id from turn where session_id = $1)'
           : 'hash in (select hash from turn_shared_item where turn_id in (select id from turn where session_id = $1))';
-  const found = await database.query(`select ${column} as value from ${table} where ${where} limit 1`, [session]).catch(() => null);
+  const found = await database
+    .query(`select ${column} as value from ${table} where ${where} limit 1`, [session])
+    .catch(() => null);
   if (!found?.rows[0]) return;
   const old: unknown = found.rows[0].value;
   let text: string;
   if (seed !== undefined || edits !== undefined) {
-    text = Buffer.isBuffer(old) ? inflateSync(old).toString('utf8') : typeof old === 'string' ? old : JSON.stringify(old);
+    text = Buffer.isBuffer(old)
+      ? inflateSync(old).toString('utf8')
+      : typeof old === 'string'
+        ? old
+        : JSON.stringify(old);
     if (seed !== undefined) text = render(mutate(randomOf(seed, 'row'), treeOf(text), 1 + (seed % 3)));
     if (edits !== undefined && !packed) text = edited(Buffer.from(text, 'utf8'), edits).toString('utf8');
   } else text = json.has(column) || packedColumns.has(column) ? render(value ?? null) : String(value);

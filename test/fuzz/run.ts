@@ -4,6 +4,7 @@ import { frames } from './frames.ts';
 import { hops } from './hops.ts';
 import { http } from './http.ts';
 import type { At, Property, Violation } from './judge.ts';
+import { plain } from './plain.ts';
 import { type Random, randomOf } from './random.ts';
 import { rows } from './rows.ts';
 import { tokens } from './tokens.ts';
@@ -19,12 +20,13 @@ interface Target {
 
 /** How many of all cases each target is. */
 const share: readonly (readonly [number, Target])[] = [
-  [30, http],
-  [30, bodies],
-  [20, frames],
-  [9, tokens],
-  [9, hops],
+  [38, http],
+  [32, bodies],
+  [14, frames],
+  [5, tokens],
+  [7, hops],
   [2, rows],
+  [2, plain],
 ];
 const targets = new Map<string, Target>(share.map(([, target]) => [target.name, target]));
 export const targetNames = [...targets.keys()];
@@ -69,6 +71,8 @@ export interface Campaign {
 
 const BATCH = 400;
 const CONCURRENCY = 32;
+/** Descriptors that a worker may hold beyond those of its start: the database's pool, and the odd idle connection. */
+const POOLED = 25;
 /** What a machine that is busy with other things can look like: believed when the case does it alone as well. */
 const timed = new Set<Property>(['hang', 'afterwards', 'wedge', 'cut']);
 
@@ -89,7 +93,8 @@ interface Outcome {
 
 let threads = 0;
 
-async function give({ target, input }: Case, world: World): Promise<Outcome> {
+/** Gives one case to a worker and tells what its answers broke. */
+export async function give({ target, input }: Case, world: World): Promise<Outcome> {
   const outcome: Outcome = { thread: `fz-${process.pid}-${(threads += 1)}`, violations: [], requests: new Set() };
   const seen = new Set<string>();
   const at: At = {
@@ -120,7 +125,9 @@ export function signatureOf(stack: string): string {
 
 /** What the log says of a violation. */
 function violationOf(line: World['log'][number], secrets: readonly string[]): Violation {
-  const error = line.fields.err as { message?: string; stack?: string; cause?: { message?: string; stack?: string } } | undefined;
+  const error = line.fields.err as
+    | { message?: string; stack?: string; cause?: { message?: string; stack?: string } }
+    | undefined;
   const inner = error?.cause?.stack ?? error?.stack;
   const signature = `${line.msg}: ${inner ? signatureOf(inner) : ''}`;
   const property: Property = secrets.some((secret) => line.text.includes(secret)) ? 'log leak' : 'log error';
@@ -162,7 +169,9 @@ async function alone(one: Case, world: World): Promise<Violation[]> {
   }
   if (world.crash !== null) {
     // What else broke is the end of the process.
-    outcome.violations = [{ property: 'crash', signature: signatureOf(world.crash), detail: world.crash.slice(0, 1_500) }];
+    outcome.violations = [
+      { property: 'crash', signature: signatureOf(world.crash), detail: world.crash.slice(0, 1_500) },
+    ];
     await world.restart();
   }
   for (const line of world.log.slice(before)) outcome.violations.push(violationOf(line, world.secrets));
@@ -171,7 +180,10 @@ async function alone(one: Case, world: World): Promise<Violation[]> {
 
 /** A wedge is told apart by the error that its session repeats. */
 function wedge(world: World, sessions: readonly string[]): Violation {
-  const line = world.log.findLast(({ fields }) => sessions.includes(String(fields.session)) || sessions.some((id) => String(fields.actor ?? '').includes(id)));
+  const line = world.log.findLast(
+    ({ fields }) =>
+      sessions.includes(String(fields.session)) || sessions.some((id) => String(fields.actor ?? '').includes(id)),
+  );
   const why = line ? violationOf(line, []).signature : 'nothing in the log';
   return { property: 'wedge', signature: why, detail: `${sessions.length} busy, such as ${sessions[0]}` };
 }
@@ -228,7 +240,11 @@ export async function campaign(plan: Plan): Promise<Campaign> {
     for (const [session, hash] of left) {
       knownBusy.add(session);
       const culprit = byThread.get(hash);
-      note(wedge(world, [session]), culprit?.one ?? cases[0]!.one, culprit?.from ?? `one of ${cases[0]!.from} and those behind`);
+      note(
+        wedge(world, [session]),
+        culprit?.one ?? cases[0]!.one,
+        culprit?.from ?? `one of ${cases[0]!.from} and those behind`,
+      );
     }
     const unclear: Violation[] = [];
     for (const line of world.log.slice(before)) {
@@ -246,8 +262,16 @@ export async function campaign(plan: Plan): Promise<Campaign> {
   }
 
   /** One of those under way did it: each is given again, alone. */
-  async function afterCrash(world: World, suspects: { one: Case; from: string }[], rest: { one: Case; from: string }[]): Promise<void> {
-    const violation: Violation = { property: 'crash', signature: signatureOf(world.crash!), detail: world.crash!.slice(0, 1_500) };
+  async function afterCrash(
+    world: World,
+    suspects: { one: Case; from: string }[],
+    rest: { one: Case; from: string }[],
+  ): Promise<void> {
+    const violation: Violation = {
+      property: 'crash',
+      signature: signatureOf(world.crash!),
+      detail: world.crash!.slice(0, 1_500),
+    };
     await world.restart();
     const known = findings.get(keyOf(violation));
     if (known) known.times += 1;
@@ -256,14 +280,22 @@ export async function campaign(plan: Plan): Promise<Campaign> {
     if (rest.length > 0 && performance.now() - began < within) await batch(world, rest);
   }
 
-  async function isolate(world: World, violation: Violation, suspects: readonly { one: Case; from: string }[]): Promise<void> {
+  async function isolate(
+    world: World,
+    violation: Violation,
+    suspects: readonly { one: Case; from: string }[],
+  ): Promise<void> {
     for (const suspect of suspects.slice(-200)) {
       const seen = await alone(suspect.one, world);
       for (const each of seen) keep(each, suspect.one, suspect.from);
       if (seen.some((each) => keyOf(each) === keyOf(violation))) return;
     }
     if (timed.has(violation.property)) return;
-    keep(violation, suspects[0]?.one ?? { target: 'http', mode: world.mode, input: null }, `not seen again alone; one of ${suspects.length}`);
+    keep(
+      violation,
+      suspects[0]?.one ?? { target: 'http', mode: world.mode, input: null },
+      `not seen again alone; one of ${suspects.length}`,
+    );
   }
 
   try {
@@ -276,7 +308,10 @@ export async function campaign(plan: Plan): Promise<Campaign> {
         memory.set(mode, { before: await world.memory(), after: await world.memory() });
       }
       const size = Math.min(BATCH, count - n);
-      const cases = Array.from({ length: size }, (_, k) => ({ one: caseOf(seed, n + k, mode, only), from: `seed ${seed}, case ${n + k}, ${mode}` }));
+      const cases = Array.from({ length: size }, (_, k) => ({
+        one: caseOf(seed, n + k, mode, only),
+        from: `seed ${seed}, case ${n + k}, ${mode}`,
+      }));
       n += size;
       await batch(world, cases);
       const seconds = (performance.now() - began) / 1000;
@@ -284,11 +319,27 @@ export async function campaign(plan: Plan): Promise<Campaign> {
     }
     for (const [mode, world] of worlds) {
       const { before } = memory.get(mode)!;
-      memory.set(mode, { before, after: await settledMemory(world, before) });
+      const after = await settledMemory(world, before);
+      memory.set(mode, { before, after });
+      if (after.descriptors > before.descriptors + POOLED) {
+        const detail = `${before.descriptors} before, ${after.descriptors} after`;
+        keep(
+          { property: 'descriptors', signature: 'more than before', detail },
+          { target: only ?? 'all', mode, input: null },
+          `seed ${seed}`,
+        );
+      }
     }
     const lines = new Map<string, number>();
-    for (const { counts } of worlds.values()) for (const [kind, times] of counts) lines.set(kind, (lines.get(kind) ?? 0) + times);
-    return { ran, total: [...ran.values()].reduce((sum, times) => sum + times, 0), findings: [...findings.values()], memory, lines };
+    for (const { counts } of worlds.values())
+      for (const [kind, times] of counts) lines.set(kind, (lines.get(kind) ?? 0) + times);
+    return {
+      ran,
+      total: [...ran.values()].reduce((sum, times) => sum + times, 0),
+      findings: [...findings.values()],
+      memory,
+      lines,
+    };
   } finally {
     await Promise.all([...worlds.values()].map((world) => world.close()));
   }

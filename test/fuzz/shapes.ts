@@ -6,7 +6,19 @@ import { CONTENT } from './world.ts';
 const RECORDINGS = join(import.meta.dirname, '..', '..', '..', 'shared', 'recordings');
 
 /** Fields whose texts are words of the protocol: they are kept when a recording lends its shape. */
-const words = new Set(['type', 'role', 'status', 'object', 'phase', 'format', 'effort', 'mode', 'detail', 'syntax', 'execution']);
+const words = new Set([
+  'type',
+  'role',
+  'status',
+  'object',
+  'phase',
+  'format',
+  'effort',
+  'mode',
+  'detail',
+  'syntax',
+  'execution',
+]);
 const ids = new Set(['id', 'item_id', 'call_id', 'response_id', 'approval_request_id', 'container_id']);
 const LONGEST_STREAM = 40;
 
@@ -34,7 +46,9 @@ function shape(value: unknown, name = '', depth = 0): Tree {
 function thinned(events: readonly Tree[]): Tree[] {
   if (events.length <= LONGEST_STREAM) return [...events];
   const kept = events.filter((event) => !/delta/.test(JSON.stringify((event as { type?: Tree })?.type ?? '')));
-  return kept.length <= LONGEST_STREAM ? kept : [...kept.slice(0, LONGEST_STREAM / 2), ...kept.slice(-LONGEST_STREAM / 2)];
+  return kept.length <= LONGEST_STREAM
+    ? kept
+    : [...kept.slice(0, LONGEST_STREAM / 2), ...kept.slice(-LONGEST_STREAM / 2)];
 }
 
 function recorded(): { streams: Tree[][]; requests: Tree[] } {
@@ -72,7 +86,13 @@ const items: Tree[] = [
     status: 'completed',
     content: [{ type: 'output_text', text: CONTENT, annotations: [], logprobs: [] }],
   },
-  { id: 'rs_@@', type: 'reasoning', summary: [{ type: 'summary_text', text: CONTENT }], encrypted_content: 'gAAA@@', content: [] },
+  {
+    id: 'rs_@@',
+    type: 'reasoning',
+    summary: [{ type: 'summary_text', text: CONTENT }],
+    encrypted_content: 'gAAA@@',
+    content: [],
+  },
   { id: 'fc_@@', type: 'function_call', call_id: 'call_@@', name: 'f', arguments: '{}', status: 'completed' },
   { id: 'ctc_@@', type: 'custom_tool_call', call_id: 'call_@@', name: 'f', input: 'x', status: 'completed' },
   { id: 'cmp_@@', type: 'compaction', encrypted_content: 'gAAA@@' },
@@ -84,7 +104,14 @@ const stream = (output: Tree[], end = 'completed'): Tree[] => [
   { type: 'response.in_progress', sequence_number: 1, response: response('in_progress', []) },
   ...output.flatMap((item, n): Tree[] => [
     { type: 'response.output_item.added', sequence_number: 2 + 3 * n, output_index: n, item },
-    { type: 'response.output_text.delta', sequence_number: 3 + 3 * n, output_index: n, content_index: 0, item_id: 'msg_@@', delta: 'a' },
+    {
+      type: 'response.output_text.delta',
+      sequence_number: 3 + 3 * n,
+      output_index: n,
+      content_index: 0,
+      item_id: 'msg_@@',
+      delta: 'a',
+    },
     { type: 'response.output_item.done', sequence_number: 4 + 3 * n, output_index: n, item },
   ]),
   { type: `response.${end}`, sequence_number: 99, response: response(end, output) },
@@ -95,7 +122,13 @@ const ownStreams: Tree[][] = [
   stream(items),
   stream([], 'failed'),
   stream([items[0]!], 'incomplete'),
-  [{ type: 'error', status: 400, error: { type: 'invalid_request_error', code: 'invalid_value', message: 'm', param: null } }],
+  [
+    {
+      type: 'error',
+      status: 400,
+      error: { type: 'invalid_request_error', code: 'invalid_value', message: 'm', param: null },
+    },
+  ],
   [{ type: 'codex.rate_limits', rate_limits: { primary: { used_percent: 1 } } }, ...stream([items[0]!])],
   [{ type: 'response.metadata', headers: { 'x-codex-turn-state': 'ts', 'openai-model': 'm' } }, ...stream([items[0]!])],
 ];
@@ -126,7 +159,11 @@ const ownRequests: Tree[] = [
   },
   { model: 'm', input: [{ type: 'item_reference', id: 'msg_@@' }, user('a')], previous_response_id: 'resp_@@' },
   { model: 'm', input: 'a', conversation: { id: 'conv_@@' } },
-  { model: 'm', input: 'a', prompt: { id: 'pmpt_@@', version: '1', variables: { a: 'b', f: { type: 'input_file', file_id: 'file-1' } } } },
+  {
+    model: 'm',
+    input: 'a',
+    prompt: { id: 'pmpt_@@', version: '1', variables: { a: 'b', f: { type: 'input_file', file_id: 'file-1' } } },
+  },
   { model: 'm', input: 'a', background: true, store: true },
   { model: 'm', input: 'a', generate: false, stream: true },
   {

@@ -90,7 +90,7 @@ const oddStrings = [
   'event: x\ndata: y\n\n',
   '%00%ff',
   '../../etc/passwd',
-  '${7*7}',
+  '{{7*7}}',
   "' or 1=1 --",
   'response.completed',
   'item_reference',
@@ -99,7 +99,20 @@ const oddStrings = [
   'error',
 ];
 const oddNumbers = ['1E400', '-1E400', '-0', '18446744073709551616', '9007199254740993', '1e-400', '0.1e1', '1.0'];
-const notJson = ['NaN', 'Infinity', 'undefined', '', '01', '+1', "'a'", '"\\ud800"', '"\\u0000"', '"\\x"', '/**/1', '"a'];
+const notJson = [
+  'NaN',
+  'Infinity',
+  'undefined',
+  '',
+  '01',
+  '+1',
+  "'a'",
+  '"\\ud800"',
+  '"\\u0000"',
+  '"\\x"',
+  '/**/1',
+  '"a',
+];
 
 /** A value that some reader did not expect. */
 export function odd(r: Random): Tree {
@@ -116,7 +129,16 @@ export function odd(r: Random): Tree {
     [1, () => [[]]],
     [2, () => ({ type: r.pick([...oddKeys, ...oddStrings]) })],
     [2, () => ({ $: 'pairs', pairs: [[r.pick(oddKeys), r.pick<Tree>([null, {}, 'x', { a: 1 }])]] })],
-    [1, () => ({ $: 'pairs', pairs: [[r.pick(['type', 'id', 'role']), 'message'], [r.pick(['type', 'id']), null]] })],
+    [
+      1,
+      () => ({
+        $: 'pairs',
+        pairs: [
+          [r.pick(['type', 'id', 'role']), 'message'],
+          [r.pick(['type', 'id']), null],
+        ],
+      }),
+    ],
     [1, () => ({ $: 'deep', n: r.pick([20, 200, 1200, 9000, 60_000]), of: r.pick(['[', '{']) })],
     [0.5, () => ({ $: 'long', n: r.pick([300, 5000, 70_000, 600_000]), text: r.pick(['a', '\u20ac', '\\', '"']) })],
     [0.3, () => ({ $: 'many', n: r.pick([50, 1000, 20_000]), of: r.pick<Tree>([null, [], {}, 'a', { type: 'x' }]) })],
@@ -205,9 +227,11 @@ function mutateOnce(r: Random, root: Tree): void {
       }
       return;
     case 6:
-      fields[key] = r.pick<(value: Tree) => Tree>([(value) => [value], (value) => ({ item: value }), (value) => [value, value]])(
-        fields[key]!,
-      );
+      fields[key] = r.pick<(value: Tree) => Tree>([
+        (value) => [value],
+        (value) => ({ item: value }),
+        (value) => [value, value],
+      ])(fields[key]!);
       return;
     case 7: {
       const other = r.pick(places);
@@ -218,7 +242,8 @@ function mutateOnce(r: Random, root: Tree): void {
     }
     default: {
       const value = fields[key];
-      if (typeof value === 'string') fields[key] = r.pick([value.slice(0, r.int(value.length + 1)), value + r.pick(oddStrings)]);
+      if (typeof value === 'string')
+        fields[key] = r.pick([value.slice(0, r.int(value.length + 1)), value + r.pick(oddStrings)]);
       else if (typeof value === 'number') fields[key] = r.pick([-value, value + 1, value * 1e9]);
       else fields[key] = odd(r);
     }
@@ -228,7 +253,9 @@ function mutateOnce(r: Random, root: Tree): void {
 /** Replaces one item of a list, or adds one: lists of items are read most, and by most. */
 export function spoilItems(r: Random, tree: Tree): Tree {
   const holder: Tree[] = [structuredClone(tree)];
-  const places = placesOf(holder).filter(({ key }) => key === 'item' || key === 'output' || key === 'input' || key === 'content');
+  const places = placesOf(holder).filter(
+    ({ key }) => key === 'item' || key === 'output' || key === 'input' || key === 'content',
+  );
   const place = places.length > 0 ? r.pick(places) : null;
   if (!place) return holder[0]!;
   const fields = place.parent as { [key: string]: Tree };
@@ -241,7 +268,8 @@ export function spoilItems(r: Random, tree: Tree): Tree {
 /** A changed copy of a tree. */
 export function mutate(r: Random, tree: Tree, changes: number): Tree {
   const holder: Tree[] = [structuredClone(tree)];
-  for (let n = 0; n < changes; n += 1) mutateOnce(r, holder[0] !== null && typeof holder[0] === 'object' ? holder[0]! : holder);
+  for (let n = 0; n < changes; n += 1)
+    mutateOnce(r, holder[0] !== null && typeof holder[0] === 'object' ? holder[0]! : holder);
   return holder[0] ?? null;
 }
 
@@ -255,7 +283,24 @@ export interface Edit {
   n: number;
 }
 
-const oddBytes = ['\0', '\xff', '\xc0\x80', '\xed\xa0\x80', '\xef\xbb\xbf', '\x80', '"', '{', '}', '[', ']', ',', ':', '\\', '\r\n', '\n\n'];
+const oddBytes = [
+  '\0',
+  '\xff',
+  '\xc0\x80',
+  '\xed\xa0\x80',
+  '\xef\xbb\xbf',
+  '\x80',
+  '"',
+  '{',
+  '}',
+  '[',
+  ']',
+  ',',
+  ':',
+  '\\',
+  '\r\n',
+  '\n\n',
+];
 
 export function editOf(r: Random): Edit {
   return {

@@ -2,7 +2,7 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import type { AddressInfo, Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { type WebSocket, WebSocketServer } from 'ws';
-import { edited, type Edit, render, type Tree } from './tree.ts';
+import { type Edit, edited, render, type Tree } from './tree.ts';
 
 /** One thing that the upstream does in a turn. Over HTTP a frame becomes an event. */
 export interface Step {
@@ -64,7 +64,12 @@ export interface Upstream {
 export const UPSTREAM_CODE = 'fuzz_upstream';
 
 const usual: Step[] = [
-  { frame: { type: 'response.created', response: { id: 'resp_@@', object: 'response', model: 'm', status: 'in_progress', output: [] } } },
+  {
+    frame: {
+      type: 'response.created',
+      response: { id: 'resp_@@', object: 'response', model: 'm', status: 'in_progress', output: [] },
+    },
+  },
   { frame: { type: 'response.output_item.done', output_index: 0, item: messageOf('ok') } },
   {
     frame: {
@@ -97,13 +102,19 @@ export async function startUpstream(): Promise<Upstream> {
     return typeof thread === 'string' ? scripts.get(thread) : undefined;
   };
   const textOf = ({ frame, text }: Step, name: string): string | null =>
-    frame !== undefined ? render(frame).replaceAll('@@', name) : text !== undefined ? String(text).replaceAll('@@', name) : null;
+    frame !== undefined
+      ? render(frame).replaceAll('@@', name)
+      : text !== undefined
+        ? String(text).replaceAll('@@', name)
+        : null;
 
   const refuse = (refusal: Refusal, request: IncomingMessage): string => {
     const { status = 400, headers, body, text } = refusal;
     const echo = refusal.echo ? `Incorrect API key provided: ${request.headers.authorization ?? ''}` : null;
     const content = echo
-      ? JSON.stringify({ error: { message: echo, type: 'invalid_request_error', code: 'invalid_api_key', param: null } })
+      ? JSON.stringify({
+          error: { message: echo, type: 'invalid_request_error', code: 'invalid_api_key', param: null },
+        })
       : body === undefined
         ? String(text ?? '')
         : render(body);
@@ -155,7 +166,8 @@ export async function startUpstream(): Promise<Upstream> {
         const bytes = step.edits ? edited(Buffer.from(text, 'utf8'), step.edits) : Buffer.from(text, 'utf8');
         await write(Buffer.concat([Buffer.from('data: '), bytes, Buffer.from(newline + newline)]));
       }
-      for (const bytes of [step.binary, step.wire]) if (bytes !== undefined) await write(Buffer.from(String(bytes), 'latin1'));
+      for (const bytes of [step.binary, step.wire])
+        if (bytes !== undefined) await write(Buffer.from(String(bytes), 'latin1'));
       if (step.reset) return void response.socket?.resetAndDestroy();
       if (step.close !== undefined) break;
     }
@@ -175,7 +187,9 @@ export async function startUpstream(): Promise<Upstream> {
     if (!turn) {
       response.writeHead(404, { 'content-type': 'application/json' });
       return void response.end(
-        JSON.stringify({ error: { message: 'No such thing.', type: 'invalid_request_error', code: UPSTREAM_CODE, param: null } }),
+        JSON.stringify({
+          error: { message: 'No such thing.', type: 'invalid_request_error', code: UPSTREAM_CODE, param: null },
+        }),
       );
     }
     if (script?.http) {
@@ -191,7 +205,9 @@ export async function startUpstream(): Promise<Upstream> {
     socket.on('close', () => sockets.delete(socket));
   });
   const upgrader = new WebSocketServer({ noServer: true, maxPayload: 64 * 1024 * 1024 });
-  upgrader.on('headers', (lines: string[], request: IncomingMessage) => lines.push(...(scriptOf(request)?.handshake ?? [])));
+  upgrader.on('headers', (lines: string[], request: IncomingMessage) =>
+    lines.push(...(scriptOf(request)?.handshake ?? [])),
+  );
   server.on('upgrade', (request, raw, head) => {
     raw.on('error', () => {});
     const refusal = scriptOf(request)?.upgrade;

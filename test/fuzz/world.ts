@@ -119,7 +119,10 @@ export async function openWorld(mode: Mode): Promise<World> {
       HOLDFAST_UPSTREAM_URL: upstream.url,
       HOLDFAST_UPSTREAM_TRANSPORT: mode.endsWith('http') ? 'http' : 'websocket',
       ...(shared
-        ? { HOLDFAST_UPSTREAM_KEY: UPSTREAM_KEY, HOLDFAST_API_KEYS: API_KEYS.map((key, n) => `tenant${n}:${key}`).join(',') }
+        ? {
+            HOLDFAST_UPSTREAM_KEY: UPSTREAM_KEY,
+            HOLDFAST_API_KEYS: API_KEYS.map((key, n) => `tenant${n}:${key}`).join(','),
+          }
         : {}),
     };
     const child = spawn(process.execPath, ['--expose-gc', '--import', PROBE, join(ROOT, 'src', 'cli.ts'), 'serve'], {
@@ -169,7 +172,8 @@ export async function openWorld(mode: Mode): Promise<World> {
     const msg = String(fields.msg);
     const kind = `${level} ${msg}`;
     counts.set(kind, (counts.get(kind) ?? 0) + 1);
-    if ((level >= 50 || unwanted || /\\n {4}at /.test(text)) && log.length < 100_000) log.push({ level, msg, fields, text });
+    if ((level >= 50 || unwanted || /\\n {4}at /.test(text)) && log.length < 100_000)
+      log.push({ level, msg, fields, text });
   }
 
   async function stop(): Promise<void> {
