@@ -61,6 +61,11 @@ try {
   });
   const seconds = (performance.now() - began) / 1000;
   console.log(`\n${total} cases in ${Math.round(seconds)} s (${Math.round(total / seconds)}/s)`);
+  const { user, system } = process.cpuUsage();
+  const spent = [...memory.values()].reduce((sum, { before, after }) => sum + after.cpuMs - before.cpuMs, 0);
+  console.log(
+    `processor time a case: ${(spent / total).toFixed(2)} ms in the workers, ${((user + system) / 1000 / total).toFixed(2)} ms here`,
+  );
   for (const [name, times] of ran) console.log(`  ${name} ${times}`);
   for (const [mode, { before, after }] of memory) {
     const mb = (bytes: number) => Math.round(bytes / 1e6);

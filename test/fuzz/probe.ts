@@ -13,7 +13,8 @@ process.on('message', (message) => {
   if (message !== 'memory') return;
   for (let n = 0; n < 3; n += 1) (globalThis as { gc?(): void }).gc?.();
   const { rss, heapUsed, external } = process.memoryUsage();
-  process.send?.({ rss, heapUsed, external, descriptors: descriptors() });
+  const { user, system } = process.cpuUsage();
+  process.send?.({ rss, heapUsed, external, descriptors: descriptors(), cpuMs: (user + system) / 1000 });
 });
 
 /** Open files and sockets of this process; -1 where the system does not tell. */

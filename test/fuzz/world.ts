@@ -21,6 +21,9 @@ export const CONTENT = 'Zq7content';
 /** Longest time anything may take before the worker must have answered, milliseconds: its hold, a turn, and slack. */
 export const LONGEST_MS = 20_000;
 
+/** A worker that starts on a machine with much else to do, milliseconds. */
+const READY_MS = 240_000;
+
 /** Short waits and small limits, so that running into them is cheap. */
 const settings = {
   HOLDFAST_CONNECT_MS: '2000',
@@ -62,6 +65,8 @@ export interface Memory {
   heapUsed: number;
   external: number;
   descriptors: number;
+  /** Processor time since its start, milliseconds. */
+  cpuMs: number;
 }
 
 /** A worker process over a database and an upstream of its own. */
@@ -144,12 +149,21 @@ export async function openWorld(mode: Mode): Promise<World> {
       });
     });
     const url = `http://127.0.0.1:${port}`;
-    for (const end = performance.now() + 60_000; ; ) {
-      const answer = await fetch(`${url}/ready`).catch(() => null);
-      if (answer?.ok) break;
-      if (state.crash !== null) throw new Error(`the worker did not start:\n${state.crash}`);
-      if (performance.now() > end) throw new Error(`the worker is not ready after a minute:\n${state.output}`);
-      await new Promise((look) => setTimeout(look, 50));
+    const ready = async () => {
+      for (const end = performance.now() + READY_MS; ; ) {
+        const answer = await fetch(`${url}/ready`).catch(() => null);
+        if (answer?.ok) return;
+        if (state.crash !== null) throw new Error(`the worker did not start:\n${state.crash}`);
+        if (performance.now() > end) throw new Error(`the worker is not ready in time:\n${state.output}`);
+        await new Promise((look) => setTimeout(look, 50));
+      }
+    };
+    try {
+      await ready();
+    } catch (error) {
+      state.stopping = true;
+      child.kill('SIGKILL');
+      throw error;
     }
     const pepper = await database.query(`select value from holdfast_meta where name = 'pepper'`).catch(() => null);
     const secrets = [UPSTREAM_KEY, ADMIN_TOKEN, SECRETS.slice(SECRETS.indexOf(':') + 1)];
