@@ -357,16 +357,6 @@ async function settledMemory(world: World, before: Memory): Promise<Memory> {
   }
 }
 
-/** Gives one case to a worker of its own. Returns what it broke. */
-export async function replay(one: Case): Promise<Violation[]> {
-  const world = await openWorld(one.mode);
-  try {
-    return await alone(one, world);
-  } finally {
-    await world.close();
-  }
-}
-
 /** Gives many cases to workers of their own, one at a time. */
 export async function replayAll(cases: readonly Case[]): Promise<Violation[][]> {
   const all: Violation[][] = cases.map(() => []);
