@@ -19,6 +19,7 @@ import { Worker } from './worker.ts';
  *   --sample N        N of them, drawn by --seed S
  *   --changed [REF]   only mutants on lines changed since REF, by default the commit before this one
  *   --near            only with the tests of the area
+ *   --tests TEXT      only with test files whose path holds TEXT (may be repeated)
  *   --seconds N       begins no further mutant after N seconds; what is left counts for nothing
  *   --budget N        seconds of tests per mutant, by default 90; one that outlives them is a survivor
  *   --workers N       runners at a time, by default 2
@@ -40,6 +41,7 @@ const { values } = parseArgs({
     seed: { type: 'string', default: '1' },
     changed: { type: 'string' },
     near: { type: 'boolean', default: false },
+    tests: { type: 'string', multiple: true },
     seconds: { type: 'string' },
     budget: { type: 'string', default: '90' },
     workers: { type: 'string', default: '2' },
@@ -196,7 +198,10 @@ try {
   // What each test file reaches, and how long it takes without a mutant.
   const near = [...new Set(chosen.map(({ file }) => areaOf(file)!.near))];
   const tests = (await testFiles()).filter(
-    (test) => !leftOut.test(test) && (!values.near || near.some((pattern) => pattern.test(test))),
+    (test) =>
+      !leftOut.test(test) &&
+      (!values.near || near.some((pattern) => pattern.test(test))) &&
+      (!values.tests || values.tests.some((text) => test.includes(text))),
   );
   const cache = await cacheDirectory();
   const texts = new Map<string, Promise<string | null>>();
@@ -208,7 +213,7 @@ try {
       (text) => JSON.parse(text) as Measured,
       () => null,
     );
-    if (kept && kept.passed && kept.hash === (await closureHash(test, texts))) measured.set(test, kept);
+    if (kept?.passed && kept.hash === (await closureHash(test, texts))) measured.set(test, kept);
     else missing.push(test);
   }
   if (missing.length > 0) console.log(`measuring ${missing.length} of ${tests.length} test files`);
@@ -290,7 +295,7 @@ try {
     if (one.status === 'survived' || one.status === 'not reached')
       console.log(`${one.status.toUpperCase()}  ${shown(mutant)}`);
     else if (values.only) console.log(`${one.status}  ${shown(mutant)}: ${one.by ?? '-'}`);
-    if (judged.length % 100 === 0) {
+    if (judged.length % 25 === 0) {
       const seconds = Math.round((performance.now() - startedAt) / 1_000);
       console.log(`… ${judged.length} of ${chosen.length} after ${seconds} s`);
     }
