@@ -50,7 +50,9 @@ const { values } = parseArgs({
   },
 });
 const startedAt = performance.now();
-const secondsLeft = () => Number(values.seconds ?? Number.POSITIVE_INFINITY) - (performance.now() - startedAt) / 1_000;
+let interrupted = false;
+const secondsLeft = () =>
+  interrupted ? 0 : Number(values.seconds ?? Number.POSITIVE_INFINITY) - (performance.now() - startedAt) / 1_000;
 
 /** Lowest share of killed mutants, over everything. */
 const GOAL = 0.9;
@@ -171,6 +173,12 @@ const server = await startEmbeddedPostgres({
 });
 const workers: Worker[] = [];
 const judged: Judged[] = [];
+// What was judged so far is reported, and nothing is left behind.
+for (const signal of ['SIGINT', 'SIGTERM'] as const)
+  process.once(signal, () => {
+    interrupted = true;
+    for (const worker of workers) void worker.stop();
+  });
 try {
   await using bench = await workbench(all);
   // Seeds are fixed: a test that draws others with each run is no fair judge.
@@ -291,6 +299,7 @@ try {
 
   await share(chosen, async (worker, mutant) => {
     const one = await judge(worker, mutant);
+    if (interrupted) return;
     judged.push(one);
     if (one.status === 'survived' || one.status === 'not reached')
       console.log(`${one.status.toUpperCase()}  ${shown(mutant)}`);

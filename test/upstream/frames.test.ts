@@ -2,6 +2,16 @@ import { describe, expect, it } from 'vitest';
 import { answerHeadFrame, headersIn, isBeginning, parseFrame } from '../../src/upstream/frames.ts';
 
 const read = (frame: unknown) => parseFrame(JSON.stringify(frame));
+const nothing = {
+  kind: 'malformed',
+  type: '',
+  data: null,
+  responseId: null,
+  end: null,
+  error: null,
+  turnState: null,
+  headers: null,
+};
 const response = (more: object = {}) => ({ id: 'resp_1', ...more });
 
 describe('a frame ends its response', () => {
@@ -160,6 +170,7 @@ describe('a frame is an error', () => {
   it.each<[string, object]>([
     ['with a code in the place of the type and nothing beside it', { type: 'invalid_request_error' }],
     ['with such a code and an error that is no object', { type: 'invalid_request_error', error: 'no' }],
+    ['with such a code and a list of errors', { type: 'invalid_request_error', error: [{}] }],
     ['with a type of its own', { type: 'something', error: {} }],
     ['with a type of a response', { type: 'response.steer.failed', error: {}, message: 'no' }],
   ])('but not %s', (_, frame) => {
@@ -168,7 +179,12 @@ describe('a frame is an error', () => {
 
   it('and malformed with neither type, error nor detail', () => {
     for (const frame of [{}, { error: null, detail: null }, { message: 'x' }, { type: 7 }, { type: null }])
-      expect(read(frame)).toMatchObject({ kind: 'malformed', type: '', data: null, responseId: null });
+      expect(read(frame)).toEqual(nothing);
+  });
+
+  it('and malformed when it is no JSON object, with every field there', () => {
+    for (const text of ['', '{', '[]', '[{"type":"error"}]', 'null', '7', '"x"'])
+      expect(parseFrame(text)).toEqual(nothing);
   });
 });
 
