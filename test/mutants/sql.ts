@@ -9,14 +9,14 @@ export interface SqlMutation {
 const LOOKS_LIKE_SQL =
   /\b(?:select|insert into|update|delete from|create (?:unique )?(?:function|table|index)|where)\b/;
 
-/** `''`-texts, comments and `${}` as blanks of the same length, so that offsets stay and nothing inside is touched. */
+/** `''`-texts, comments and `${}` blotted out at the same length, so that offsets stay and nothing inside is touched. */
 function masked(text: string): string {
   let out = '';
   for (let at = 0; at < text.length; ) {
     const rest = text.slice(at);
     const hidden = /^(?:--[^\n]*|'(?:[^'\\]|\\.|'')*')/.exec(rest)?.[0];
     if (hidden) {
-      out += `\u0001${' '.repeat(hidden.length - 1)}`;
+      out += '\u0001'.repeat(hidden.length);
       at += hidden.length;
     } else if (rest.startsWith('${')) {
       let depth = 0;
@@ -26,7 +26,7 @@ function masked(text: string): string {
         if (text[end] === '}') depth -= 1;
         end += 1;
       } while (depth > 0 && end < text.length);
-      out += `\u0001${' '.repeat(end - at - 1)}`;
+      out += '\u0001'.repeat(end - at);
       at = end;
     } else {
       out += text[at];
@@ -139,14 +139,9 @@ export function sqlMutations(literal: string): SqlMutation[] {
       for (const replacement of texts) add(index, end, replacement, operator);
     });
   }
-  // A comparison by `=` stands behind where, and, or, on, if, when, an opening parenthesis or `:=`, never behind set.
   each(/(?<![:<>!]) = /g, ({ index }) => {
-    const before = text.slice(0, index);
-    const clause =
-      /\b(set|where|and|or|on|if|elsif|when|coalesce|values|select|returning|case)\b(?!.*\b(?:set|where|and|or|on|if|elsif|when|coalesce|values|select|returning|case)\b)/s.exec(
-        before,
-      )?.[1];
-    if (clause !== 'set') add(index, index + 3, ' <> ', 'sql comparison');
+    // An assignment stands at the start of its line, behind `set`, or behind a comma.
+    if (!/(?:\n[ \t]*|\bset |, )\w+$/.test(text.slice(0, index))) add(index, index + 3, ' <> ', 'sql comparison');
   });
   each(/\b(and|or) /g, ({ index, 0: word }) => {
     const end = conditionEnd(text, index + word.length);

@@ -75,6 +75,32 @@ describe('opening a database', () => {
   });
 });
 
+test('of every function there is one form, and none that the store does not call', async () => {
+  const url = await emptyDatabase();
+  await opened(url);
+  const functions = await query<{ name: string }>(
+    url,
+    `select proname::text as name from pg_proc where proname like 'holdfast%' order by proname`,
+  );
+  expect(functions.map(({ name }) => name.replace('holdfast_', ''))).toEqual([
+    'claim',
+    'close',
+    'create',
+    'declare_dead',
+    'declare_expired',
+    'heartbeat',
+    'key',
+    'operate',
+    'register',
+    'release',
+    'session_json',
+    'settle',
+    'start',
+    'turn_json',
+    'worker_json',
+  ]);
+});
+
 describe('the tables', () => {
   test('are what the entities say', async () => {
     const url = await emptyDatabase();
