@@ -43,6 +43,7 @@ export const areas: readonly Area[] = [
   { name: 'session', files: /^src\/session\//, strict: false, near: /^test\/(?:session|bridge|field)\// },
   { name: 'transcript', files: /^src\/transcript\//, strict: false, near: /^test\/(?:transcript|recordings)\// },
   { name: 'upstream', files: /^src\/upstream\//, strict: false, near: /^test\/upstream\// },
+  { name: 'http', files: /^src\/http\//, strict: false, near: /^test\/(?:http|field)\// },
   { name: 'cluster', files: /^src\/cluster\//, strict: false, near: /^test\/(?:cluster|forward)\// },
 ];
 

@@ -20,13 +20,15 @@ import { Worker } from './worker.ts';
  *   --changed [REF]   only mutants on lines changed since REF, by default the commit before this one
  *   --near            only with the tests of the area
  *   --tests TEXT      only with test files whose path holds TEXT (may be repeated)
- *   --seconds N       begins no further mutant after N seconds; what is left counts for nothing
- *   --budget N        seconds of tests per mutant, by default 90; one that outlives them is a survivor
+ *   --seconds N       begins no further mutant after N seconds, and measures no further test file after half of them;
+ *                     what is left counts for nothing
+ *   --budget N        seconds of tests per mutant, by default 90
  *   --workers N       runners at a time, by default 2
  *   --report FILE     everything as JSON
  *   --list            prints the mutants and runs nothing
  *
- * Ends with 1 when a mutant survives in a strict area, or when the score of a run without --changed is below 90 %.
+ * Ends with 1 when a mutant survives all its tests in a strict area, or when the score of a run without --changed is
+ * below 90 %.
  */
 const args = process.argv.slice(2);
 const changedAt = args.indexOf('--changed');
@@ -57,7 +59,11 @@ const secondsLeft = () =>
 /** Lowest share of killed mutants, over everything. */
 const GOAL = 0.9;
 
-type Status = 'killed' | 'hung' | 'survived' | 'not reached' | 'invalid' | 'equivalent';
+/**
+ * `hung`: a test did not end, which it does without the mutant. `invalid`: no SQL any more. `undecided`: no test that
+ * ran noticed, and some did not run for want of time.
+ */
+type Status = 'killed' | 'hung' | 'survived' | 'not reached' | 'undecided' | 'invalid' | 'equivalent';
 
 interface Judged {
   mutant: Mutant;
@@ -134,6 +140,11 @@ function interval(hits: number, all: number): [number, number] {
   return [(middle - width) / (1 + (z * z) / all), (middle + width) / (1 + (z * z) / all)];
 }
 
+const isKilled = ({ status }: Judged) => status === 'killed' || status === 'hung';
+const isAlive = ({ status }: Judged) =>
+  status === 'survived' || status === 'not reached' || (status === 'undecided' && values.seconds === undefined);
+/** Test files that start a bridge with all that belongs to it. */
+const isSlow = /^test\/(?:bridge|field|recordings|property|simulation|model|invariants|observe|forward)\//;
 const percent = (share: number) => `${(100 * share).toFixed(1)} %`;
 
 const all = await catalogue();
@@ -194,11 +205,19 @@ try {
   for (let nth = 0; nth < Number(values.workers); nth += 1) workers.push(new Worker(bench.home, env));
 
   /** Has every item of a list worked on by a free worker. */
-  async function share<T>(list: readonly T[], use: (worker: Worker, item: T) => Promise<void>): Promise<void> {
+  async function share<T>(
+    list: readonly T[],
+    use: (worker: Worker, item: T) => Promise<void>,
+    reserve = 0,
+  ): Promise<void> {
     const left = [...list].reverse();
     await Promise.all(
       workers.map(async (worker) => {
-        for (let item = left.pop(); item !== undefined && secondsLeft() > 0; item = left.pop()) await use(worker, item);
+        while (secondsLeft() > reserve) {
+          const item = left.pop();
+          if (item === undefined) return;
+          await use(worker, item);
+        }
       }),
     );
   }
@@ -225,7 +244,9 @@ try {
     else missing.push(test);
   }
   if (missing.length > 0) console.log(`measuring ${missing.length} of ${tests.length} test files`);
-  await share(missing, async (worker, test) => {
+  // Units first: they are the cheap ones.
+  missing.sort((a, b) => Number(isSlow.test(a)) - Number(isSlow.test(b)));
+  const measure = async (worker: Worker, test: string) => {
     const reachedFile = join(bench.home, `reached-${test.replaceAll('/', '.')}`);
     const { files } = await worker.run({ mutant: -1, files: [test], reached: reachedFile }, () => 300_000);
     const result = files[0];
@@ -245,7 +266,9 @@ try {
     measured.set(test, entry);
     await writeFile(cachedAt(test), JSON.stringify(entry));
     if (!entry.passed) console.log(`left out, since it fails without a mutant: ${test}: ${entry.failure}`);
-  });
+  };
+  await share(missing, measure, values.seconds ? Number(values.seconds) / 2 : 0);
+  const unmeasured = tests.filter((test) => !measured.has(test));
   const reaching = new Map<string, string[]>();
   for (const [test, { passed, reached }] of measured) {
     if (!passed) continue;
@@ -274,7 +297,8 @@ try {
       .filter((test) => !values.near || close.test(test))
       .map((test) => ({ test, cost: costOf(test, mutant.file) }))
       .sort((a, b) => a.cost - b.cost);
-    if (found.length === 0) return { mutant, status: 'not reached', by: null };
+    const isPartial = unmeasured.some((test) => !values.near || close.test(test));
+    if (found.length === 0) return { mutant, status: isPartial ? 'undecided' : 'not reached', by: null };
     const files: string[] = [];
     let spent = 0;
     for (const { test } of found) {
@@ -294,15 +318,14 @@ try {
       return { mutant, status: isInvalid ? 'invalid' : 'killed', by: `${failed.file} > ${failed.failure}` };
     }
     if (outcome.hung) return { mutant, status: 'hung', by: outcome.hung };
-    return { mutant, status: 'survived', by: null };
+    return { mutant, status: isPartial || files.length < found.length ? 'undecided' : 'survived', by: null };
   }
 
   await share(chosen, async (worker, mutant) => {
     const one = await judge(worker, mutant);
     if (interrupted) return;
     judged.push(one);
-    if (one.status === 'survived' || one.status === 'not reached')
-      console.log(`${one.status.toUpperCase()}  ${shown(mutant)}`);
+    if (isAlive(one)) console.log(`${one.status.toUpperCase()}  ${shown(mutant)}`);
     else if (values.only) console.log(`${one.status}  ${shown(mutant)}: ${one.by ?? '-'}`);
     if (judged.length % 25 === 0) {
       const seconds = Math.round((performance.now() - startedAt) / 1_000);
@@ -315,22 +338,20 @@ try {
   await rm(dataDir, { recursive: true, force: true });
 }
 
-const isKilled = ({ status }: Judged) => status === 'killed' || status === 'hung';
-const isAlive = ({ status }: Judged) => status === 'survived' || status === 'not reached';
 const byFile = Map.groupBy(judged, ({ mutant }) => mutant.file);
-console.log('\n  score    killed  survived  not reached  equivalent  file');
+console.log('\n  score    killed  survived  not reached   undecided  equivalent  file');
 for (const [file, list] of [...byFile].sort(([a], [b]) => a.localeCompare(b))) {
   const [killed, alive] = [list.filter(isKilled).length, list.filter(isAlive).length];
   const count = (status: Status) => list.filter((each) => each.status === status).length;
   const score = killed + alive === 0 ? '-' : percent(killed / (killed + alive));
-  const columns = [killed, count('survived'), count('not reached'), count('equivalent')];
-  const widths = [9, 9, 12, 11];
+  const columns = [killed, count('survived'), count('not reached'), count('undecided'), count('equivalent')];
+  const widths = [9, 9, 12, 11, 11];
   const figures = columns.map((each, nth) => String(each).padStart(widths[nth]!)).join(' ');
   console.log(`${score.padStart(7)} ${figures}  ${file}${areaOf(file)!.strict ? '  (strict)' : ''}`);
 }
 const killed = judged.filter(isKilled).length;
 const alive = judged.filter(isAlive);
-const strict = alive.filter(({ mutant }) => areaOf(mutant.file)!.strict);
+const strict = alive.filter(({ mutant, status }) => areaOf(mutant.file)!.strict && status !== 'undecided');
 const counted = killed + alive.length;
 const [low, high] = counted === 0 ? [1, 1] : interval(killed, counted);
 const sampled = judged.length < population;
