@@ -15,7 +15,7 @@ let asked: string[];
 let forgotten: string[];
 afterEach(() => face.close());
 
-/** A face before an upstream that has every response, whoever asks. */
+/** A face before an upstream that has every response for everybody. */
 async function open(env: Record<string, string>, upstreamStatus = 200) {
   face = await openFace(env);
   face.simulator.script.onRequest({}, { kind: 'respond', status: upstreamStatus, body: { id: 'resp_1' } });

@@ -79,7 +79,7 @@ async function opened(generation: number, name: string) {
 }
 
 describe('a connection that comes too late', () => {
-  it('is closed when its call was given up meanwhile, and is nobody’s', async () => {
+  it('is closed when its call was given up meanwhile, and is heard no more', async () => {
     const late = connectionOf(log, 'late');
     const outcome = dial(1);
     socket.close(1000, 'given up');

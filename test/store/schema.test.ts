@@ -133,6 +133,30 @@ describe('the tables', () => {
     expect(indexed.map(({ attname }) => attname).sort()).toEqual(['created_at', 'id']);
   });
 
+  test('have the indexes that look-ups use, and no others', async () => {
+    const url = await emptyDatabase();
+    await opened(url);
+    const indexes = await query<{ text: string }>(
+      url,
+      `select regexp_replace(indexdef, '^CREATE (UNIQUE )?INDEX .* ON public.', '\\1') as text
+         from pg_indexes where schemaname = 'public' and indexname not like '%pkey'`,
+    );
+    expect(indexes.map(({ text }) => text).sort()).toEqual([
+      'UNIQUE turn USING btree (scope, holdfast_key(response_id)) WHERE (response_id IS NOT NULL)',
+      "UNIQUE turn USING btree (session_id) WHERE (state = 'active'::text)",
+      'bridge_session USING btree (created_at)',
+      'session_key USING btree (session_id)',
+      'session_story USING btree (session_id, created_at)',
+      'turn USING btree (parent_turn_id)',
+      'turn USING btree (scope, second_fp, started_at) WHERE (second_fp IS NOT NULL)',
+      'turn USING btree (scope, third_fp, started_at) WHERE (third_fp IS NOT NULL)',
+      'turn USING btree (scope, transcript_fp, started_at) WHERE (transcript_fp IS NOT NULL)',
+      'turn USING btree (session_id, started_at)',
+      'turn_item USING btree (scope, item_id, started_at)',
+      'turn_shared_item USING btree (scope, hash)',
+    ]);
+  });
+
   test('allow one active turn per session, belt and braces', async () => {
     const url = await emptyDatabase();
     await opened(url);
