@@ -259,7 +259,7 @@ try {
     const entry: Measured = {
       hash: await closureHash(test, texts),
       passed: result?.passed ?? false,
-      failure: result?.failure ?? (result?.message || 'it did not end'),
+      failure: result ? `${result.failure}: ${result.message}` : 'it did not end',
       ms: Math.round(result?.ms ?? 0),
       reached,
     };

@@ -30,13 +30,12 @@ const vitest = await createVitest(
 const project = vitest.projects[0]!;
 const send = (event: RunEvent) => process.send!(event);
 
-async function run(file: string): Promise<boolean> {
-  const startedAt = performance.now();
-  const path = `${process.cwd()}/${file}`;
-  const { testModules, unhandledErrors } = await vitest.runTestSpecifications(
-    [project.createSpecification(path)],
-    false,
-  );
+/** What vitest says of a worker that a busy machine did not start in time: no word about the tests. */
+const LATE_START = /\[vitest-pool\].*(?:Timeout starting|Failed to start)/;
+
+async function attempt(file: string, path: string): Promise<Omit<Extract<RunEvent, { type: 'file' }>, 'type' | 'ms'>> {
+  const specification = project.createSpecification(path);
+  const { testModules, unhandledErrors } = await vitest.runTestSpecifications([specification], false);
   const module = testModules.find(({ moduleId }) => moduleId === path);
   const tests = module ? [...module.children.allTests()] : [];
   const failed = tests.find((test) => test.result().state === 'failed');
@@ -46,19 +45,28 @@ async function run(file: string): Promise<boolean> {
     ...(unhandledErrors as { message?: string }[]),
     ...(module ? [...module.children.allSuites()].flatMap((suite) => suite.errors()) : []),
   ];
-  const passed = module?.state() === 'passed' || (module?.state() === 'skipped' && errors.length === 0);
-  send({
-    type: 'file',
+  const isWhole = module?.state() === 'passed' || (module?.state() === 'skipped' && errors.length === 0);
+  const passed = isWhole && unhandledErrors.length === 0;
+  const message = errors.map(({ message: text }) => text ?? '').join('\n');
+  return {
     file,
-    passed: passed && unhandledErrors.length === 0,
-    failure: failed ? failed.fullName : passed ? null : 'the file itself',
-    message: errors
-      .map(({ message }) => message ?? '')
-      .join('\n')
-      .slice(0, 2_000),
-    ms: performance.now() - startedAt,
-  });
-  return passed && unhandledErrors.length === 0;
+    passed,
+    failure: failed?.fullName ?? (passed ? null : 'the file itself'),
+    message: message.slice(0, 2_000),
+  };
+}
+
+async function run(file: string): Promise<boolean> {
+  for (let nth = 1; ; nth += 1) {
+    const startedAt = performance.now();
+    const result = await attempt(file, `${process.cwd()}/${file}`).catch((error: unknown) => {
+      const all = error instanceof AggregateError ? [error, ...error.errors] : [error];
+      return { file, passed: false, failure: 'the file itself', message: all.map(String).join('\n') };
+    });
+    if (LATE_START.test(result.message) && nth < 4) continue;
+    send({ type: 'file', ...result, ms: performance.now() - startedAt });
+    return result.passed;
+  }
 }
 
 process.on('message', async ({ mutant, files, reached }: RunRequest) => {
