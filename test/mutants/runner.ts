@@ -23,6 +23,9 @@ const vitest = await createVitest(
     maxWorkers: 1,
     reporters: [{}],
     silent: true,
+    // How long a file may take is the campaign's to say: a busy machine must not fail a test.
+    testTimeout: 300_000,
+    hookTimeout: 300_000,
     printConsoleTrace: false,
   },
   { cacheDir: `${process.cwd()}/.cache-${process.pid}`, logLevel: 'silent' },
