@@ -115,6 +115,43 @@ describe('a streamed answer', () => {
     expect(client.text().split(': keepalive\n\n')).toHaveLength(3);
   });
 
+  it('says that it lives between two events too, counting from the last one', async () => {
+    const client = ask({ stream: true });
+    const { sink } = await face.next();
+    const comments = () => client.text().split(': keepalive\n\n').length - 1;
+    sink.event('response.created', created, false);
+    face.clock.advance(14_000);
+    sink.event('x', '{"type":"x","nth":1}', false);
+    face.clock.advance(14_999);
+    sink.event('x', '{"type":"x","nth":2}', false);
+    await until(() => client.text().includes('"nth":2'));
+    expect(comments()).toBe(0);
+    face.clock.advance(15_000);
+    await until(() => comments() === 1);
+    face.clock.advance(15_000);
+    await until(() => comments() === 2);
+    sink.end('response.completed', done);
+    await client.closed;
+  });
+
+  it('is patient again with a reader that caught up', async () => {
+    const client = ask({ stream: true });
+    const { sink } = await face.next();
+    const big = JSON.stringify({ type: 'x', pad: 'y'.repeat(1_000_000) });
+    client.socket.pause();
+    for (let full = false; !full; ) full = !sink.event('x', big, false);
+    face.clock.advance(59_999);
+    let drained = false;
+    sink.onDrain(() => (drained = true));
+    client.socket.resume();
+    await until(() => drained);
+    face.clock.advance(120_000);
+    expect(sink.attached).toBe(true);
+    sink.end('response.completed', done);
+    await client.closed;
+    expect(client.text()).toContain('event: response.completed');
+  });
+
   it('tells its writer of a reader that is too slow, and cuts one that never reads', async () => {
     const client = ask({ stream: true });
     const { sink } = await face.next();

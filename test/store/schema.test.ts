@@ -75,6 +75,32 @@ describe('opening a database', () => {
   });
 });
 
+test('of every function there is one form, and none that the store does not call', async () => {
+  const url = await emptyDatabase();
+  await opened(url);
+  const functions = await query<{ name: string }>(
+    url,
+    `select proname::text as name from pg_proc where proname like 'holdfast%' order by proname`,
+  );
+  expect(functions.map(({ name }) => name.replace('holdfast_', ''))).toEqual([
+    'claim',
+    'close',
+    'create',
+    'declare_dead',
+    'declare_expired',
+    'heartbeat',
+    'key',
+    'operate',
+    'register',
+    'release',
+    'session_json',
+    'settle',
+    'start',
+    'turn_json',
+    'worker_json',
+  ]);
+});
+
 describe('the tables', () => {
   test('are what the entities say', async () => {
     const url = await emptyDatabase();
@@ -105,6 +131,30 @@ describe('the tables', () => {
         where i.indrelid = 'bridge_session'::regclass`,
     );
     expect(indexed.map(({ attname }) => attname).sort()).toEqual(['created_at', 'id']);
+  });
+
+  test('have the indexes that look-ups use, and no others', async () => {
+    const url = await emptyDatabase();
+    await opened(url);
+    const indexes = await query<{ text: string }>(
+      url,
+      `select regexp_replace(indexdef, '^CREATE (UNIQUE )?INDEX .* ON public.', '\\1') as text
+         from pg_indexes where schemaname = 'public' and indexname not like '%pkey'`,
+    );
+    expect(indexes.map(({ text }) => text).sort()).toEqual([
+      'UNIQUE turn USING btree (scope, holdfast_key(response_id)) WHERE (response_id IS NOT NULL)',
+      "UNIQUE turn USING btree (session_id) WHERE (state = 'active'::text)",
+      'bridge_session USING btree (created_at)',
+      'session_key USING btree (session_id)',
+      'session_story USING btree (session_id, created_at)',
+      'turn USING btree (parent_turn_id)',
+      'turn USING btree (scope, second_fp, started_at) WHERE (second_fp IS NOT NULL)',
+      'turn USING btree (scope, third_fp, started_at) WHERE (third_fp IS NOT NULL)',
+      'turn USING btree (scope, transcript_fp, started_at) WHERE (transcript_fp IS NOT NULL)',
+      'turn USING btree (session_id, started_at)',
+      'turn_item USING btree (scope, item_id, started_at)',
+      'turn_shared_item USING btree (scope, hash)',
+    ]);
   });
 
   test('allow one active turn per session, belt and braces', async () => {

@@ -58,7 +58,25 @@ describe('two items are different when they differ in', () => {
     ['the kind of their part', said(), said({ content: [text('refusal', 'hello')] })],
     ['the number of their parts', asked(), asked({ content: [text('input_text', 'hi'), text('input_text', '')] })],
     ['annotations', said(), said({ content: [text('output_text', 'hello', { annotations: [{ type: 'x' }] })] })],
-    ['the call they answer', call(), call({ call_id: 'c2' })],
+    ['the call they are', call(), call({ call_id: 'c2' })],
+    ...[
+      'function_call_output',
+      'custom_tool_call_output',
+      'local_shell_call_output',
+      'shell_call_output',
+      'apply_patch_call_output',
+      'computer_call_output',
+      'tool_search_output',
+    ].map((type): [string, Item, Item] => [
+      `the call they answer (${type})`,
+      { type, call_id: 'c1', output: 'x' },
+      { type, call_id: 'c2', output: 'x' },
+    ]),
+    [
+      'the output of a call',
+      { type: 'function_call_output', call_id: 'c1', output: 'x' },
+      { type: 'function_call_output', call_id: 'c1', output: 'y' },
+    ],
     [
       'whether a patch could be applied',
       { type: 'apply_patch_call_output', call_id: 'c1', status: 'completed' },

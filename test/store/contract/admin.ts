@@ -1,7 +1,7 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { expect, test } from 'vitest';
 import type { TurnFacts } from '../../../src/store/port.ts';
-import { busyLane, claimNow, completed, idleLane, key, newWorker, turnStart } from '../calls.ts';
+import { busyLane, claimNow, completed, idleLane, key, type Lane, newWorker, turnStart } from '../calls.ts';
 import type { Subject } from '../contract.ts';
 
 export function administration(given: () => Subject): void {
@@ -28,6 +28,34 @@ export function administration(given: () => Subject): void {
     }
     expect(seen.slice(0, 5).toSorted()).toEqual(made.toSorted());
     expect(new Set(seen).size).toBe(others + 5);
+  });
+
+  test('knows when a session last changed, whatever changed it', async () => {
+    const { store, age } = given();
+    const me = await newWorker(store);
+    const made = await busyLane(store, me);
+    const second = turnStart({ parentTurnId: made.firstTurn.id });
+    const released = await idleLane(store, me);
+    const closed = await idleLane(store, me);
+    const steps: [string, Lane, () => Promise<unknown>][] = [
+      ['settle', made, () => store.settle(made.settle(made.firstTurn.id))],
+      ['start', made, () => store.start(made.start({ expectedHead: made.firstTurn.id, turn: second }))],
+      ['settle again', made, () => store.settle(made.settle(second.id))],
+      ['drop anchor', made, () => store.dropAnchor(made.sessionId)],
+      ['claim', made, () => claimNow(store, made.sessionId, me)],
+      ['operator release', made, () => store.operatorRelease(made.sessionId)],
+      ['operator close', made, () => store.operatorClose(made.sessionId)],
+      ['release', released, () => store.release(released.hold())],
+      ['close', closed, () => store.close(closed.hold('closed'))],
+    ];
+    for (const [name, { sessionId }, step] of steps) {
+      const updatedAt = async () =>
+        Date.parse((await store.listSessions({ limit: 1, search: sessionId })).rows[0]!.updatedAt);
+      await age(2);
+      const before = await updatedAt();
+      await step();
+      expect([name, (await updatedAt()) - before > 3_600_000]).toEqual([name, true]);
+    }
   });
 
   test('finds a session by its id, a turn, a response or the hash of a key, and shows its turns and keys', async () => {

@@ -1,0 +1,72 @@
+import { request } from 'undici';
+import { afterEach, describe, expect, it } from 'vitest';
+import { type Face, openFace } from './face.ts';
+
+const shared = { HOLDFAST_UPSTREAM_KEY: 'sk-shared', HOLDFAST_API_KEYS: 'ann:key-ann,bob:key-bob' };
+const routes: readonly [method: 'GET' | 'DELETE' | 'POST', path: string][] = [
+  ['GET', ''],
+  ['GET', '/input_items'],
+  ['DELETE', ''],
+  ['POST', '/cancel'],
+];
+
+let face: Face;
+let asked: string[];
+let forgotten: string[];
+afterEach(() => face.close());
+
+/** A face before an upstream that has every response for everybody. */
+async function open(env: Record<string, string>, upstreamStatus = 200) {
+  face = await openFace(env);
+  face.simulator.script.onRequest({}, { kind: 'respond', status: upstreamStatus, body: { id: 'resp_1' } });
+  asked = [];
+  forgotten = [];
+  face.service.knowsResponse = async (scope, id) => {
+    asked.push(`${scope} ${id}`);
+    return scope === 'tenant:ann';
+  };
+  face.service.forgetResponse = async (scope, id) => void forgotten.push(`${scope} ${id}`);
+}
+
+async function call(method: 'GET' | 'DELETE' | 'POST', path: string, key: string) {
+  const answer = await request(`${face.url}/v1/responses/resp_1${path}`, {
+    method,
+    headers: { authorization: `Bearer ${key}` },
+  });
+  const body = (await answer.body.json()) as { id?: string; error?: { bridge_code?: string } };
+  return { status: answer.statusCode, body };
+}
+
+const seenUpstream = () => face.simulator.journal.of('request').map(({ method, path }) => `${method} ${path}`);
+
+describe.each(routes)('%s /responses/:id%s under a shared upstream key', (method, path) => {
+  it('is not found for a tenant who never saw the response, and the upstream is not asked', async () => {
+    await open(shared);
+    const { status, body } = await call(method, path, 'key-bob');
+    expect([status, body.error?.bridge_code]).toEqual([404, 'bridge_not_found']);
+    expect(asked).toEqual(['tenant:bob resp_1']);
+    expect(seenUpstream()).toEqual([]);
+    expect(forgotten).toEqual([]);
+  });
+
+  it('reaches the upstream for the tenant who saw it', async () => {
+    await open(shared);
+    const { status, body } = await call(method, path, 'key-ann');
+    expect([status, body.id]).toEqual([200, 'resp_1']);
+    expect(asked).toEqual(['tenant:ann resp_1']);
+    expect(seenUpstream()).toEqual([`${method} /v1/responses/resp_1${path}`]);
+    expect(forgotten).toEqual(method === 'DELETE' ? ['tenant:ann resp_1'] : []);
+  });
+
+  it('is the provider’s to judge where the credential is the client’s own', async () => {
+    await open({});
+    expect((await call(method, path, 'sk-own')).status).toBe(200);
+    expect(asked).toEqual([]);
+  });
+});
+
+it('a response that the provider did not delete is not forgotten', async () => {
+  await open(shared, 500);
+  expect((await call('DELETE', '', 'key-ann')).status).toBe(500);
+  expect(forgotten).toEqual([]);
+});

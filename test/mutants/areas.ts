@@ -1,0 +1,64 @@
+/** What is mutated, and which part of it may keep no survivor. */
+interface Area {
+  name: string;
+  /** Of files, relative to the project. */
+  files: RegExp;
+  /** A survivor that is not in the list of equivalent mutants is a fault. */
+  strict: boolean;
+  /** Test files to try first, and the only ones with `--near`. */
+  near: RegExp;
+}
+
+/** The first that fits a file is the file's. */
+export const areas: readonly Area[] = [
+  {
+    name: 'fence',
+    files: /^src\/store\/migrations\/(?:fence\/.*|lines|shared-items|operate|turn-facts)\.ts$/,
+    strict: true,
+    near: /^test\/store\//,
+  },
+  { name: 'sql', files: /^src\/store\/postgres\/sql\//, strict: false, near: /^test\/(?:store|admin)\// },
+  {
+    name: 'planner',
+    files: /^src\/(?:transcript\/(?:planner|continuation|line)|session\/placement)\.ts$/,
+    strict: true,
+    near: /^test\/(?:transcript|session|field|recordings)\//,
+  },
+  {
+    name: 'tenancy',
+    files:
+      /^src\/(?:transcript\/provider-ids|session\/facts|resolve\/(?:rows\/.*|situation)|http\/(?:app|authenticate))\.ts$/,
+    strict: true,
+    near: /^test\/(?:transcript|session|resolve|http|field|bridge|tenancy)\//,
+  },
+  {
+    name: 'frames',
+    files: /^src\/(?:session|upstream)\/frames\.ts$/,
+    strict: true,
+    near: /^test\/(?:upstream|session|field)\//,
+  },
+  { name: 'machines', files: /^machines\/(?!index)/, strict: false, near: /^test\/(?:machines|model)\// },
+  { name: 'runtime', files: /^src\/runtime\/(?!index)/, strict: false, near: /^test\/(?:runtime|machines)\// },
+  { name: 'resolve', files: /^src\/resolve\//, strict: false, near: /^test\/resolve\// },
+  { name: 'session', files: /^src\/session\//, strict: false, near: /^test\/(?:session|bridge|field)\// },
+  { name: 'transcript', files: /^src\/transcript\//, strict: false, near: /^test\/(?:transcript|recordings)\// },
+  { name: 'upstream', files: /^src\/upstream\//, strict: false, near: /^test\/upstream\// },
+  { name: 'http', files: /^src\/http\//, strict: false, near: /^test\/(?:http|field)\// },
+  { name: 'cluster', files: /^src\/cluster\//, strict: false, near: /^test\/(?:cluster|forward)\// },
+];
+
+/** Files in which texts of SQL are mutated too. */
+export const holdsSql = /^src\/store\/(?:migrations|postgres\/sql)\//;
+
+/** Files of which every object literal is a table, entries of which are taken out. */
+export const holdsTables = /^machines\//;
+
+/**
+ * Test files that read the sources, write documents from them, need a browser, or measure: they would notice a mutant
+ * for a reason that is no behaviour, or take minutes.
+ */
+export const leftOut =
+  /^test\/(?:canaries|docs|mutants|chaos|clients|demo|embedded|fuzz)\/|^test\/(?:admin\/(?:ui|pictures)|observe\/(?:page|deploy|recorded-run)|bridge\/soak|simulator\/process|observe\/metrics)\.test\.ts$/;
+
+/** The area of a file, or undefined where it is not mutated. */
+export const areaOf = (file: string): Area | undefined => areas.find(({ files }) => files.test(file));

@@ -1,0 +1,375 @@
+import { execFileSync } from 'node:child_process';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { startEmbeddedPostgres } from '../../src/store/embedded/index.ts';
+import { areaOf, leftOut } from './areas.ts';
+import { equivalents } from './equivalent.ts';
+import type { Mutant } from './generate.ts';
+import { cacheDirectory, catalogue, closureHash, ROOT, testFiles, workbench } from './workbench.ts';
+import { Worker } from './worker.ts';
+
+/**
+ * `npm run test:mutants`: puts one small fault after the other into the sources and counts those that no test notices.
+ *
+ *   --files TEXT      only files whose path holds TEXT (may be repeated)
+ *   --area NAME       only files of an area of test/mutants/areas.ts (may be repeated)
+ *   --only TEXT       only mutants whose line of the report holds TEXT (may be repeated)
+ *   --sample N        N of them, drawn by --seed S
+ *   --changed [REF]   only mutants on lines changed since REF, by default the commit before this one
+ *   --near            only with the tests of the area
+ *   --tests TEXT      only with test files whose path holds TEXT (may be repeated)
+ *   --seconds N       begins no further mutant after N seconds, and measures no further test file after half of them;
+ *                     what is left counts for nothing
+ *   --budget N        seconds of tests per mutant, by default 90
+ *   --workers N       runners at a time, by default 2
+ *   --report FILE     everything as JSON
+ *   --list            prints the mutants and runs nothing
+ *
+ * Ends with 1 when a mutant survives all its tests in a strict area, or when the score of a run without --changed is
+ * below 90 %.
+ */
+const args = process.argv.slice(2);
+const changedAt = args.indexOf('--changed');
+if (changedAt >= 0 && (args[changedAt + 1] ?? '--').startsWith('--')) args.splice(changedAt + 1, 0, 'HEAD~1');
+const { values } = parseArgs({
+  args,
+  options: {
+    files: { type: 'string', multiple: true },
+    area: { type: 'string', multiple: true },
+    only: { type: 'string', multiple: true },
+    sample: { type: 'string' },
+    seed: { type: 'string', default: '1' },
+    changed: { type: 'string' },
+    near: { type: 'boolean', default: false },
+    tests: { type: 'string', multiple: true },
+    seconds: { type: 'string' },
+    budget: { type: 'string', default: '90' },
+    workers: { type: 'string', default: '2' },
+    report: { type: 'string' },
+    list: { type: 'boolean', default: false },
+  },
+});
+const startedAt = performance.now();
+let interrupted = false;
+const secondsLeft = () =>
+  interrupted ? 0 : Number(values.seconds ?? Number.POSITIVE_INFINITY) - (performance.now() - startedAt) / 1_000;
+
+/** Lowest share of killed mutants, over everything. */
+const GOAL = 0.9;
+
+/**
+ * `hung`: a test did not end, which it does without the mutant. `invalid`: no SQL any more. `undecided`: no test that
+ * ran noticed, and some did not run for want of time.
+ */
+type Status = 'killed' | 'hung' | 'survived' | 'not reached' | 'undecided' | 'invalid' | 'equivalent';
+
+interface Judged {
+  mutant: Mutant;
+  status: Status;
+  /** The test that noticed. */
+  by: string | null;
+}
+
+interface Measured {
+  hash: string;
+  passed: boolean;
+  failure: string | null;
+  ms: number;
+  /** Per file, the mutants that the tests reach. */
+  reached: Record<string, number[]>;
+}
+
+const shown = ({ file, line, operator, original, mutant }: Mutant) => {
+  const short = (text: string) => (text.length > 110 ? `${text.slice(0, 107)}...` : text);
+  return `${file}:${line}  [${operator}]  ${short(original)}  →  ${mutant === '' ? '(taken out)' : short(mutant)}`;
+};
+
+/** Changed lines by file, or null when git cannot say. */
+function changedLines(ref: string): Map<string, Set<number>> | null {
+  let diff: string;
+  try {
+    diff = execFileSync('git', ['diff', '-U0', '--no-color', ref, '--', 'src', 'machines'], {
+      cwd: ROOT,
+      encoding: 'utf8',
+      stdio: ['ignore', 'pipe', 'ignore'],
+      maxBuffer: 2 ** 28,
+    });
+  } catch {
+    return null;
+  }
+  const lines = new Map<string, Set<number>>();
+  let current = new Set<number>();
+  for (const line of diff.split('\n')) {
+    const file = /^\+\+\+ b\/(.+)$/.exec(line)?.[1];
+    if (file) lines.set(file, (current = new Set()));
+    const hunk = /^@@ -\S+ \+(\d+)(?:,(\d+))? @@/.exec(line);
+    if (hunk) for (let nth = 0; nth < Number(hunk[2] ?? 1); nth += 1) current.add(Number(hunk[1]) + nth);
+  }
+  return lines;
+}
+
+/** mulberry32: the same draw for the same seed, everywhere. */
+function random(seed: number): () => number {
+  let state = seed >>> 0;
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0;
+    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
+    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+function shuffled<T>(list: readonly T[], seed: number): T[] {
+  const next = random(seed);
+  const out = [...list];
+  for (let at = out.length - 1; at > 0; at -= 1) {
+    const other = Math.floor(next() * (at + 1));
+    [out[at], out[other]] = [out[other]!, out[at]!];
+  }
+  return out;
+}
+
+/** The interval of Wilson, 95 %. */
+function interval(hits: number, all: number): [number, number] {
+  const z = 1.96;
+  const share = hits / all;
+  const middle = share + (z * z) / (2 * all);
+  const width = z * Math.sqrt((share * (1 - share)) / all + (z * z) / (4 * all * all));
+  return [(middle - width) / (1 + (z * z) / all), (middle + width) / (1 + (z * z) / all)];
+}
+
+const isKilled = ({ status }: Judged) => status === 'killed' || status === 'hung';
+const isAlive = ({ status }: Judged) =>
+  status === 'survived' || status === 'not reached' || (status === 'undecided' && values.seconds === undefined);
+/** Test files that start a bridge with all that belongs to it. */
+const isSlow = /^test\/(?:bridge|field|recordings|property|simulation|model|invariants|observe|forward)\//;
+const percent = (share: number) => `${(100 * share).toFixed(1)} %`;
+
+const all = await catalogue();
+const changed = values.changed === undefined ? null : changedLines(values.changed);
+if (values.changed !== undefined && changed === null) {
+  console.log(`skipped: git knows nothing of ${values.changed} here (a shallow clone?)`);
+  process.exit(0);
+}
+const isEquivalent = ({ file, original, mutant }: Mutant) =>
+  equivalents.some((each) => each.file === file && each.original === original && each.mutant === mutant);
+let chosen = all.mutants.filter(
+  (mutant) =>
+    (!values.files || values.files.some((text) => mutant.file.includes(text))) &&
+    (!values.area || values.area.includes(areaOf(mutant.file)!.name)) &&
+    (!changed || changed.get(mutant.file)?.has(mutant.line)) &&
+    (!values.only || values.only.some((text) => shown(mutant).includes(text))),
+);
+const population = chosen.length;
+if (values.sample || values.seconds) chosen = shuffled(chosen, Number(values.seed));
+// With little time the strict areas come first.
+if (values.seconds) chosen.sort((a, b) => Number(areaOf(b.file)!.strict) - Number(areaOf(a.file)!.strict));
+if (values.sample) chosen = chosen.slice(0, Number(values.sample));
+if (values.list) {
+  for (const mutant of chosen) console.log(shown(mutant));
+  console.log(`${chosen.length} mutants`);
+  process.exit(0);
+}
+if (chosen.length === 0) {
+  console.log('no mutants there');
+  process.exit(0);
+}
+
+const dataDir = await mkdtemp(join(tmpdir(), 'mutants-database-'));
+const server = await startEmbeddedPostgres({
+  dataDir,
+  settings: ['fsync=off', 'max_connections=300', 'full_page_writes=off'],
+});
+const workers: Worker[] = [];
+const judged: Judged[] = [];
+// What was judged so far is reported, and nothing is left behind.
+for (const signal of ['SIGINT', 'SIGTERM'] as const)
+  process.once(signal, () => {
+    interrupted = true;
+    for (const worker of workers) void worker.stop();
+  });
+try {
+  await using bench = await workbench(all);
+  // Seeds are fixed: a test that draws others with each run is no fair judge.
+  const env = {
+    ...process.env,
+    HOLDFAST_TEST_DATABASE_URL: server.url,
+    PROPERTY_RUNS: '150',
+    PROPERTY_SEED: '1',
+    MODEL_SEED: '1',
+    DIFFERENTIAL_SEED: '1',
+    SIM_SEEDS: '100',
+  };
+  for (let nth = 0; nth < Number(values.workers); nth += 1) workers.push(new Worker(bench.home, env));
+
+  /** Has every item of a list worked on by a free worker. */
+  async function share<T>(
+    list: readonly T[],
+    use: (worker: Worker, item: T) => Promise<void>,
+    reserve = 0,
+  ): Promise<void> {
+    const left = [...list].reverse();
+    await Promise.all(
+      workers.map(async (worker) => {
+        while (secondsLeft() > reserve) {
+          const item = left.pop();
+          if (item === undefined) return;
+          await use(worker, item);
+        }
+      }),
+    );
+  }
+
+  // What each test file reaches, and how long it takes without a mutant.
+  const near = [...new Set(chosen.map(({ file }) => areaOf(file)!.near))];
+  const tests = (await testFiles()).filter(
+    (test) =>
+      !leftOut.test(test) &&
+      (!values.near || near.some((pattern) => pattern.test(test))) &&
+      (!values.tests || values.tests.some((text) => test.includes(text))),
+  );
+  const cache = await cacheDirectory();
+  const texts = new Map<string, Promise<string | null>>();
+  const measured = new Map<string, Measured>();
+  const missing: string[] = [];
+  const cachedAt = (test: string) => join(cache, `${test.replaceAll('/', '.')}.json`);
+  for (const test of tests) {
+    const kept = await readFile(cachedAt(test), 'utf8').then(
+      (text) => JSON.parse(text) as Measured,
+      () => null,
+    );
+    if (kept?.passed && kept.hash === (await closureHash(test, texts))) measured.set(test, kept);
+    else missing.push(test);
+  }
+  if (missing.length > 0) console.log(`measuring ${missing.length} of ${tests.length} test files`);
+  // Units first: they are the cheap ones.
+  missing.sort((a, b) => Number(isSlow.test(a)) - Number(isSlow.test(b)));
+  const measure = async (worker: Worker, test: string) => {
+    const reachedFile = join(bench.home, `reached-${test.replaceAll('/', '.')}`);
+    const { files } = await worker.run({ mutant: -1, files: [test], reached: reachedFile }, () => 300_000);
+    const result = files[0];
+    const reached: Record<string, number[]> = {};
+    for (const number of (await readFile(reachedFile, 'utf8').catch(() => '')).split('\n')) {
+      const mutant = number === '' ? undefined : all.byNumber(Number(number));
+      if (mutant) (reached[mutant.file] ??= []).push(mutant.index);
+    }
+    for (const list of Object.values(reached)) list.sort((a, b) => a - b);
+    const entry: Measured = {
+      hash: await closureHash(test, texts),
+      passed: result?.passed ?? false,
+      failure: result ? `${result.failure}: ${result.message}` : 'it did not end',
+      ms: Math.round(result?.ms ?? 0),
+      reached,
+    };
+    measured.set(test, entry);
+    await writeFile(cachedAt(test), JSON.stringify(entry));
+    if (!entry.passed) console.log(`left out, since it fails without a mutant: ${test}: ${entry.failure}`);
+  };
+  await share(missing, measure, values.seconds ? Number(values.seconds) / 2 : 0);
+  const unmeasured = tests.filter((test) => !measured.has(test));
+  const reaching = new Map<string, string[]>();
+  for (const [test, { passed, reached }] of measured) {
+    if (!passed) continue;
+    for (const [file, indices] of Object.entries(reached))
+      for (const index of indices) {
+        const key = `${file}:${index}`;
+        const known = reaching.get(key);
+        if (known) known.push(test);
+        else reaching.set(key, [test]);
+      }
+  }
+
+  // Which tests notice what: each verdict says which are worth their time for the next mutant of the same file.
+  const tries = new Map<string, { runs: number; kills: number }>();
+  const costOf = (test: string, file: string) => {
+    const { runs, kills } = tries.get(`${test} ${file}`) ?? { runs: 0, kills: 0 };
+    const likely = (kills + (areaOf(file)!.near.test(test) ? 1.5 : 0.2)) / (runs + 3);
+    return (measured.get(test)!.ms + 200) / likely;
+  };
+  const limitOf = (test: string) => measured.get(test)!.ms * 4 + 10_000;
+
+  async function judge(worker: Worker, mutant: Mutant): Promise<Judged> {
+    if (isEquivalent(mutant)) return { mutant, status: 'equivalent', by: null };
+    const { near: close } = areaOf(mutant.file)!;
+    const found = (reaching.get(`${mutant.file}:${mutant.index}`) ?? [])
+      .filter((test) => !values.near || close.test(test))
+      .map((test) => ({ test, cost: costOf(test, mutant.file) }))
+      .sort((a, b) => a.cost - b.cost);
+    const isPartial = unmeasured.some((test) => !values.near || close.test(test));
+    if (found.length === 0) return { mutant, status: isPartial ? 'undecided' : 'not reached', by: null };
+    const files: string[] = [];
+    let spent = 0;
+    for (const { test } of found) {
+      if (files.length > 0 && spent + measured.get(test)!.ms > Number(values.budget) * 1_000) continue;
+      spent += measured.get(test)!.ms;
+      files.push(test);
+    }
+    const outcome = await worker.run({ mutant: all.numberOf(mutant), files, reached: null }, limitOf);
+    const failed = outcome.files.find(({ passed }) => !passed);
+    for (const { file, passed } of outcome.files) {
+      const key = `${file} ${mutant.file}`;
+      const known = tries.get(key) ?? { runs: 0, kills: 0 };
+      tries.set(key, { runs: known.runs + 1, kills: known.kills + (passed ? 0 : 1) });
+    }
+    if (failed) {
+      const isInvalid = mutant.operator.startsWith('sql') && /syntax error at/.test(failed.message);
+      return { mutant, status: isInvalid ? 'invalid' : 'killed', by: `${failed.file} > ${failed.failure}` };
+    }
+    if (outcome.hung) return { mutant, status: 'hung', by: outcome.hung };
+    return { mutant, status: isPartial || files.length < found.length ? 'undecided' : 'survived', by: null };
+  }
+
+  await share(chosen, async (worker, mutant) => {
+    const one = await judge(worker, mutant);
+    if (interrupted) return;
+    judged.push(one);
+    if (isAlive(one)) console.log(`${one.status.toUpperCase()}  ${shown(mutant)}`);
+    else if (values.only) console.log(`${one.status}  ${shown(mutant)}: ${one.by ?? '-'}`);
+    if (judged.length % 25 === 0) {
+      const seconds = Math.round((performance.now() - startedAt) / 1_000);
+      console.log(`… ${judged.length} of ${chosen.length} after ${seconds} s`);
+    }
+  });
+} finally {
+  await Promise.all(workers.map((worker) => worker.stop()));
+  await server.stop();
+  await rm(dataDir, { recursive: true, force: true });
+}
+
+const byFile = Map.groupBy(judged, ({ mutant }) => mutant.file);
+console.log('\n  score    killed  survived  not reached   undecided  equivalent  file');
+for (const [file, list] of [...byFile].sort(([a], [b]) => a.localeCompare(b))) {
+  const [killed, alive] = [list.filter(isKilled).length, list.filter(isAlive).length];
+  const count = (status: Status) => list.filter((each) => each.status === status).length;
+  const score = killed + alive === 0 ? '-' : percent(killed / (killed + alive));
+  const columns = [killed, count('survived'), count('not reached'), count('undecided'), count('equivalent')];
+  const widths = [9, 9, 12, 11, 11];
+  const figures = columns.map((each, nth) => String(each).padStart(widths[nth]!)).join(' ');
+  console.log(`${score.padStart(7)} ${figures}  ${file}${areaOf(file)!.strict ? '  (strict)' : ''}`);
+}
+const killed = judged.filter(isKilled).length;
+const alive = judged.filter(isAlive);
+const strict = alive.filter(({ mutant, status }) => areaOf(mutant.file)!.strict && status !== 'undecided');
+const counted = killed + alive.length;
+const [low, high] = counted === 0 ? [1, 1] : interval(killed, counted);
+const sampled = judged.length < population;
+console.log(
+  `\n${judged.length} of ${population} mutants: ${killed} killed (${judged.filter(({ status }) => status === 'hung').length} by a hang), ` +
+    `${alive.length} alive, ${strict.length} of them in strict areas; ` +
+    `${judged.filter(({ status }) => status === 'invalid').length} invalid, ` +
+    `${judged.filter(({ status }) => status === 'equivalent').length} equivalent`,
+);
+const score = counted === 0 ? 1 : killed / counted;
+console.log(
+  `score ${percent(score)}${sampled ? `, 95 % confidence ${percent(low)} to ${percent(high)}, seed ${values.seed}` : ''}`,
+);
+if (values.report) {
+  const mutants = judged.map(({ mutant, status, by }) => ({ ...mutant, status, by }));
+  await writeFile(
+    values.report,
+    `${JSON.stringify({ population, killed, alive: alive.length, score, mutants }, null, 1)}\n`,
+  );
+}
+process.exit(strict.length > 0 || (values.changed === undefined && score < GOAL) ? 1 : 0);

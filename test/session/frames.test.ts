@@ -1,0 +1,602 @@
+import { beforeEach, describe, expect, it } from 'vitest';
+import { createFrameReader } from '../../src/session/frames.ts';
+import type { SessionSocket } from '../../src/session/socket.ts';
+import type { Turn } from '../../src/session/turn.ts';
+import { bareResponse } from '../../src/transcript/bare-response.ts';
+
+interface Shown {
+  type: string;
+  json: string;
+  telemetry: boolean;
+}
+
+/** A turn on the wire as the frame reader sees it, with what its client was shown. */
+function turnOf({ stream = true, ...over }: Record<string, unknown> = {}) {
+  const shown: Shown[] = [];
+  const notes: string[] = [];
+  const turn = {
+    request: { body: { model: 'm', stream } },
+    evidence: { anchor: null, passThrough: null },
+    hideEncrypted: false,
+    responseId: null,
+    streamed: [],
+    listed: null,
+    steered: 0,
+    usage: null,
+    sawOutput: false,
+    heldCreated: null as { type: string; json: string } | null,
+    standing: null,
+    ending: null,
+    wire: { form: 'full' },
+    parent: null,
+    times: { firstEvent: null },
+    stream: { push: (type: string, json: string, telemetry: boolean) => void shown.push({ type, json, telemetry }) },
+    note: ({ type }: { type: string }) => void notes.push(type),
+    showCreated() {
+      const held = turn.heldCreated;
+      turn.heldCreated = null;
+      if (held) shown.push({ ...held, telemetry: false });
+    },
+    ...over,
+  };
+  const types = () => shown.map(({ type }) => type);
+  return { turn: turn as unknown as Turn, shown, notes, types };
+}
+
+let log: string[];
+let signals: [string, boolean][];
+let socket: { kind: 'websocket' | 'http'; generation: number; anchor: string | null; close(code: number): void };
+let resendable: boolean;
+let sentLate: boolean;
+let touched: number;
+let now: number;
+let read: (frame: unknown, turn: Turn | null) => void;
+
+beforeEach(() => {
+  log = [];
+  signals = [];
+  resendable = true;
+  sentLate = true;
+  touched = 0;
+  now = 1_000;
+  socket = { kind: 'websocket', generation: 1, anchor: 'resp_0', close: (code) => void log.push(`closed ${code}`) };
+  const reader = createFrameReader({
+    socket: socket as unknown as SessionSocket,
+    mostBytes: 1_048_576,
+    now: () => now,
+    wall: () => now,
+    send: ({ type, ...rest }) => void log.push([type, ...Object.values(rest)].join(' ')),
+    touchSilence: () => {
+      touched += 1;
+    },
+    learnTurnState: (_turn, value) => void log.push(`state ${value}`),
+    signal: (frame, turn) => void signals.push([frame.type, turn !== null]),
+    mayResend: () => resendable,
+    anchorRefused: (_turn, { error }) => void log.push(`anchor refused: ${error?.code}`),
+    anchorRefusedLate: (_turn, error) => {
+      log.push(`anchor refused late: ${error.code}`);
+      return sentLate;
+    },
+  });
+  read = (frame, turn) => reader(typeof frame === 'string' ? frame : JSON.stringify(frame), turn);
+});
+
+const created = (id: string, more: object = {}) => ({ type: 'response.created', response: { id, ...more } });
+const delta = (nth = 0) => ({ type: 'response.output_text.delta', delta: `d${nth}` });
+const item = (id: string, more: object = {}) => ({ type: 'message', id, role: 'assistant', content: [], ...more });
+const itemDone = (id: string, index?: number) => ({
+  type: 'response.output_item.done',
+  ...(index === undefined ? {} : { output_index: index }),
+  item: item(id),
+});
+const end = (id: string, more: object = {}, type = 'response.completed') => ({ type, response: { id, ...more } });
+
+/** Runs one whole response, so that the socket is between two turns. */
+function answered(id: string) {
+  const done = turnOf();
+  for (const frame of [created(id), delta(), end(id)]) read(frame, done.turn);
+  log.length = 0;
+  return done;
+}
+
+describe('the announcement of a response', () => {
+  it('begins the turn and is held back until something follows', () => {
+    const { turn, types, notes } = turnOf();
+    read(created('r'), turn);
+    expect([turn.responseId, turn.times.firstEvent, turn.sawOutput, touched]).toEqual(['r', 1_000, false, 1]);
+    expect([types(), log, notes]).toEqual([[], ['upstream.progress'], ['acknowledge']]);
+    now = 2_000;
+    read(delta(), turn);
+    expect([types(), turn.sawOutput, touched]).toEqual([['response.created', delta().type], true, 2]);
+    read(delta(), turn);
+    expect([notes, log, turn.times.firstEvent]).toEqual([['acknowledge', 'stream'], ['upstream.progress'], 1_000]);
+  });
+
+  it('may be another beginning than response.created', () => {
+    const { turn, types } = turnOf();
+    read({ type: 'response.in_progress', response: { id: 'r' } }, turn);
+    expect([types(), turn.responseId]).toEqual([[], 'r']);
+    read({ type: 'response.queued', response: { id: 'r' } }, turn);
+    expect(types()).toEqual(['response.in_progress', 'response.queued']);
+  });
+
+  it('after a first event is shown at once, and gives the response its id', () => {
+    const { turn, types } = turnOf();
+    read(delta(), turn);
+    expect(turn.responseId).toBeNull();
+    read(created('r'), turn);
+    expect([types(), turn.responseId]).toEqual([[delta().type, 'response.created'], 'r']);
+    read(created('other'), turn);
+    expect([types().length, turn.responseId]).toEqual([2, 'r']);
+    read({ ...delta(), response_id: 'other' }, turn);
+    expect(types()).toHaveLength(2);
+    const late = turnOf();
+    read(end('r'), turn);
+    read(delta(), late.turn);
+    expect(late.types()).toEqual([]);
+  });
+
+  it('of another response while one runs is not shown, nor are frames that name it; those that name none are', () => {
+    const { turn, types } = turnOf();
+    read(created('r'), turn);
+    read(delta(), turn);
+    read(created('other'), turn);
+    read({ ...delta(), response_id: 'other' }, turn);
+    read(end('other'), turn);
+    expect([types(), turn.ending]).toEqual([['response.created', delta().type], null]);
+    read({ ...delta(), response_id: 'r' }, turn);
+    read(delta(), turn);
+    expect(types()).toHaveLength(4);
+    read(end('r'), turn);
+    expect(turn.ending).toMatchObject({ state: 'completed' });
+  });
+
+  it('repeated, or without an id, makes no other response', () => {
+    const { turn, types } = turnOf();
+    read(created('r'), turn);
+    read(created('r'), turn);
+    read({ type: 'response.created' }, turn);
+    read({ ...delta(), response_id: 'renamed' }, turn);
+    expect(types()).toEqual(['response.created', delta().type]);
+  });
+});
+
+describe('between two turns on a socket', () => {
+  it('what is late of an ended response begins nothing, its terminal neither', () => {
+    answered('r1');
+    const next = turnOf();
+    for (const frame of [delta(), { ...delta(), response_id: 'r1' }, itemDone('x'), end('r1'), end('unknown')])
+      read(frame, next.turn);
+    read({ type: 'response.in_progress', response: { id: 'r1' } }, next.turn);
+    read(end('r1', {}, 'response.failed'), next.turn);
+    expect([next.types(), next.turn.ending, next.turn.responseId, log]).toEqual([[], null, null, []]);
+  });
+
+  it('the next announcement begins the next turn, and late frames of the ended one are not its', () => {
+    answered('r1');
+    const { turn, types } = turnOf();
+    read(created('r2'), turn);
+    read({ ...delta(), response_id: 'r1' }, turn);
+    read(end('r1'), turn);
+    expect([types(), turn.ending]).toEqual([[], null]);
+    read(delta(), turn);
+    read(end('r2'), turn);
+    expect(types()).toEqual(['response.created', delta().type]);
+    expect(turn.ending).toMatchObject({ state: 'completed' });
+  });
+
+  it('a failure of a response that was not announced is the turn’s', () => {
+    answered('r1');
+    const { turn } = turnOf();
+    read(end('r2', { error: { code: 'server_error', message: 'no' } }, 'response.failed'), turn);
+    expect(turn.ending).toMatchObject({ state: 'failed', error: { code: 'server_error' } });
+    expect(log).toEqual(['upstream.progress', 'upstream.ended false']);
+  });
+
+  it('a provider that announces nothing begins with any event, until it has announced on this connection', () => {
+    const silent = turnOf();
+    read(delta(), silent.turn);
+    read(end('r1'), silent.turn);
+    const second = turnOf();
+    read(delta(), second.turn);
+    expect(second.types()).toEqual([delta().type]);
+    read(end('r2'), second.turn);
+    answered('r3');
+    const third = turnOf();
+    read(delta(), third.turn);
+    expect(third.types()).toEqual([]);
+    socket.generation = 2;
+    read(delta(), third.turn);
+    expect(third.types()).toEqual([delta().type]);
+  });
+
+  it('the ids of the last 64 ended responses are known, and one that ends again is among the last', () => {
+    socket.generation = 0;
+    const seen = (id: string) => {
+      const { turn, types } = turnOf();
+      socket.generation += 1;
+      read({ ...delta(), response_id: id }, turn);
+      return types().length > 0;
+    };
+    const ends = (id: string) => {
+      const { turn } = turnOf();
+      read(created(id), turn);
+      read(end(id), turn);
+    };
+    for (let nth = 0; nth < 64; nth += 1) ends(`r${nth}`);
+    expect(seen('r0')).toBe(false);
+    ends('r0');
+    ends('r64');
+    expect([seen('r0'), seen('r1'), seen('r2'), seen('r64')]).toEqual([false, true, false, false]);
+  });
+
+  it('both ids of a response that was renamed at its end are known', () => {
+    const { turn } = turnOf();
+    read(created('first'), turn);
+    read(end('last'), turn);
+    expect([turn.responseId, socket.anchor]).toEqual(['last', 'last']);
+    socket.generation = 2;
+    for (const id of ['first', 'last']) {
+      const next = turnOf();
+      read({ ...delta(), response_id: id }, next.turn);
+      expect(next.types()).toEqual([]);
+    }
+  });
+
+  it('a turn that goes on on another connection begins there again', () => {
+    const { turn, types } = turnOf();
+    read(created('r1'), turn);
+    socket.generation = 2;
+    read(created('r2'), turn);
+    read(delta(), turn);
+    expect([turn.responseId, types()]).toEqual(['r2', ['response.created', 'response.created', delta().type]]);
+  });
+});
+
+it('over HTTP every frame is the turn’s own, whatever it names', () => {
+  answered('r1');
+  socket.kind = 'http';
+  const { turn, types } = turnOf();
+  read({ ...delta(), response_id: 'r1' }, turn);
+  read(created('r2'), turn);
+  read(created('r3'), turn);
+  read({ ...delta(), response_id: 'r3' }, turn);
+  expect(types()).toEqual([delta().type, 'response.created', delta().type]);
+  read(end('r1'), turn);
+  expect(turn.ending).toMatchObject({ state: 'completed' });
+  expect(log.at(-1)).toBe('upstream.ended false');
+});
+
+describe('items', () => {
+  const ids = ({ streamed }: Turn) => streamed.map(({ value }) => value.id);
+
+  it('are kept in the order in which a streaming client saw them', () => {
+    const { turn } = turnOf();
+    read(created('r'), turn);
+    for (const frame of [itemDone('b', 1), itemDone('a', 0), itemDone('c')]) read(frame, turn);
+    expect(ids(turn)).toEqual(['b', 'a', 'c']);
+    expect(turn.streamed[0]!.json).toBe(JSON.stringify(item('b')));
+  });
+
+  it('are kept by their index for a client that gets one JSON answer, those without one last', () => {
+    const { turn } = turnOf({ stream: false });
+    read(created('r'), turn);
+    for (const frame of [itemDone('c', 2), itemDone('x'), itemDone('a', 0), itemDone('b', 1), itemDone('b2', 1)])
+      read(frame, turn);
+    expect(ids(turn)).toEqual(['a', 'b', 'b2', 'c', 'x']);
+    read(end('r', { output: [] }), turn);
+    const answer = JSON.parse(turn.ending!.terminal!.json) as { response: { output: { id: string }[] } };
+    expect(answer.response.output.map(({ id }) => id)).toEqual(['a', 'b', 'b2', 'c', 'x']);
+  });
+
+  it('that are none are shown and not kept', () => {
+    const { turn, types } = turnOf();
+    read(created('r'), turn);
+    for (const odd of [null, 7, 'x']) read({ type: 'response.output_item.done', item: odd }, turn);
+    read({ type: 'response.output_item.done' }, turn);
+    read({ type: 'response.output_item.added', item: item('a') }, turn);
+    expect([turn.streamed, types().length]).toEqual([[], 6]);
+  });
+
+  it('of the terminal’s list are those it lists, behind those of steered predecessors', () => {
+    const { turn, notes, types } = turnOf();
+    read(created('r1'), turn);
+    read(itemDone('a'), turn);
+    read({ type: 'response.incomplete', response: { id: 'r1', incomplete_details: { reason: 'steered' } } }, turn);
+    expect([turn.responseId, turn.steered, turn.ending, notes]).toEqual([
+      null,
+      1,
+      null,
+      ['acknowledge', 'stream', 'steer'],
+    ]);
+    read(created('r2'), turn);
+    read(itemDone('b'), turn);
+    read(end('r2', { output: [item('b2'), item('c2')], usage: { total_tokens: 7 } }), turn);
+    expect(ids(turn)).toEqual(['a', 'b']);
+    expect(turn.listed!.map(({ value }) => value.id)).toEqual(['a', 'b2', 'c2']);
+    expect([turn.usage, turn.responseId]).toEqual([{ total_tokens: 7 }, 'r2']);
+    expect(types().filter((type) => type === 'response.created')).toHaveLength(2);
+  });
+
+  it('stand behind those of steered predecessors in a JSON answer too', () => {
+    const { turn } = turnOf({ stream: false });
+    read(created('r1'), turn);
+    read(itemDone('a', 5), turn);
+    read({ type: 'response.incomplete', response: { id: 'r1', incomplete_details: { reason: 'steered' } } }, turn);
+    read(created('r2'), turn);
+    read(itemDone('c', 1), turn);
+    read(itemDone('b', 0), turn);
+    expect(ids(turn)).toEqual(['a', 'b', 'c']);
+  });
+
+  it('of a terminal without a list are not known', () => {
+    for (const more of [{}, { output: null }, { output: {} }]) {
+      const { turn } = turnOf();
+      read(created('r'), turn);
+      read(end('r', more), turn);
+      expect([turn.listed, turn.usage]).toEqual([null, null]);
+    }
+  });
+});
+
+describe('the terminal', () => {
+  const terminalOf = (frame: object, over: Record<string, unknown> = {}) => {
+    const { turn } = turnOf(over);
+    read(created('r'), turn);
+    read(itemDone('a', 0), turn);
+    read(frame, turn);
+    const { terminal, state, error } = turn.ending!;
+    return { state, error, type: terminal!.type, json: JSON.parse(terminal!.json), text: terminal!.json };
+  };
+
+  it('is passed on as it was written under a name that clients know', () => {
+    const text = '{"type":"response.completed", "response": {"id":"r","output":[],"big":12345678901234567890}}';
+    const { turn, types } = turnOf();
+    read(created('r'), turn);
+    read(text, turn);
+    expect(turn.ending!.terminal).toEqual({ type: 'response.completed', json: text });
+    expect([types(), socket.anchor, log.at(-1)]).toEqual([['response.created'], 'r', 'upstream.ended true']);
+  });
+
+  it('gets such a name where it had another', () => {
+    expect(terminalOf({ type: 'response.done', response: { id: 'r' } })).toMatchObject({
+      type: 'response.completed',
+      state: 'completed',
+      json: { type: 'response.completed', response: { id: 'r' } },
+    });
+    expect(terminalOf({ type: 'response.cancelled', response: { id: 'r' } })).toMatchObject({
+      type: 'response.failed',
+      state: 'failed',
+      json: { type: 'response.failed', response: { error: { code: 'server_error' } } },
+    });
+  });
+
+  it('that failed says why within the response, unless it says so itself', () => {
+    const silent = terminalOf({ type: 'response.failed', response: { id: 'r' } });
+    expect(silent.json.response.error).toEqual({ code: 'server_error', message: silent.error!.message });
+    const error = { code: 'own', message: 'own' };
+    expect(terminalOf({ type: 'response.failed', response: { id: 'r', error } }).json.response.error).toEqual(error);
+    expect(terminalOf({ type: 'response.failed', error, response: { id: 'r' } }).json.response).toEqual({ id: 'r' });
+    expect(terminalOf({ type: 'response.incomplete', response: { id: 'r' } }).json.response).toEqual({ id: 'r' });
+  });
+
+  it('without a response object gets one', () => {
+    const bare = { ...bareResponse({ id: 'r', model: 'm', now }), status: 'completed' };
+    for (const frame of [{ type: 'response.completed' }, { type: 'response.completed', response: null }])
+      expect(terminalOf(frame).json.response).toEqual(bare);
+    const json = terminalOf({ type: 'response.failed' }).json.response;
+    expect(json).toEqual({ ...bare, status: 'failed', error: { code: 'server_error', message: expect.any(String) } });
+    expect(terminalOf({ type: 'response.completed' }, { stream: false }).json.response.output).toEqual([item('a')]);
+  });
+
+  it('lists in a JSON answer what was streamed where it lists less, and never less than it lists', () => {
+    const jsonOf = (output: object[], over: Record<string, unknown> = { stream: false }) =>
+      terminalOf(end('r', { output }), over).json.response.output;
+    expect(jsonOf([])).toEqual([item('a')]);
+    expect(jsonOf([item('z')])).toEqual([item('z')]);
+    expect(jsonOf([item('y'), item('z')])).toEqual([item('y'), item('z')]);
+    expect(jsonOf([], {})).toEqual([]);
+  });
+
+  it('of a response that failed leaves no anchor and no socket', () => {
+    terminalOf({ type: 'response.failed', response: { id: 'r' } });
+    expect([socket.anchor, log.at(-1)]).toEqual([null, 'upstream.ended false']);
+    terminalOf({ type: 'response.incomplete', response: { id: 'r' } });
+    expect([socket.anchor, log.at(-1)]).toEqual(['r', 'upstream.ended true']);
+  });
+
+  it('without an id keeps the one that was announced', () => {
+    terminalOf({ type: 'response.completed', response: {} });
+    expect(socket.anchor).toBe('r');
+  });
+});
+
+describe('a client that asked for less than the bridge did', () => {
+  const sealed = { type: 'reasoning', id: 'rs', encrypted_content: 'secret' };
+
+  it('is not shown the encrypted reasoning, which is kept', () => {
+    const { turn, shown } = turnOf({ stream: false, hideEncrypted: true });
+    read(created('r'), turn);
+    read({ type: 'response.output_item.done', output_index: 0, item: sealed }, turn);
+    read(end('r', { output: [] }), turn);
+    expect(turn.streamed[0]!.value).toEqual(sealed);
+    expect(JSON.stringify([shown, turn.ending!.terminal])).not.toContain('secret');
+    const { response } = JSON.parse(turn.ending!.terminal!.json) as { response: { output: unknown[] } };
+    expect(response.output).toEqual([{ type: 'reasoning', id: 'rs' }]);
+  });
+
+  it('is shown its own anchor, never one that only the bridge used', () => {
+    for (const anchor of [null, 'mine']) {
+      const { turn, shown } = turnOf({ evidence: { anchor, passThrough: null } });
+      read(created('r', { previous_response_id: 'ours' }), turn);
+      read(delta(), turn);
+      expect(JSON.parse(shown[0]!.json).response.previous_response_id).toBe(anchor);
+    }
+  });
+});
+
+it('a background turn keeps the response as it last stood, and only that', () => {
+  const background = turnOf({ evidence: { anchor: null, passThrough: 'background' } });
+  read(created('r'), background.turn);
+  read({ type: 'response.queued', response: { id: 'r', status: 'queued' } }, background.turn);
+  read(delta(), background.turn);
+  expect(JSON.parse(background.turn.standing!)).toMatchObject({ type: 'response.queued' });
+  const other = turnOf();
+  socket.generation = 2;
+  read(created('r'), other.turn);
+  read({ type: 'response.queued', response: { id: 'r' } }, other.turn);
+  expect(other.turn.standing).toBeNull();
+});
+
+describe('an error frame', () => {
+  const error = (code: string, status = 400, more: object = {}) => ({
+    type: 'error',
+    status,
+    error: { type: 'invalid_request_error', code, message: 'no' },
+    ...more,
+  });
+
+  it('before the response began is the answer, and keeps the socket when it is a plain refusal', () => {
+    for (const [status, kept] of [
+      [400, true],
+      [429, true],
+      [499, true],
+      [500, false],
+    ] as const) {
+      const { turn } = turnOf();
+      read(error('invalid_prompt', status), turn);
+      expect(turn.ending).toMatchObject({ state: 'failed', terminal: null, fault: null, answer: { status } });
+      expect([log.pop(), socket.anchor]).toEqual([`upstream.ended ${kept}`, null]);
+    }
+    socket.kind = 'http';
+    read(error('invalid_prompt'), turnOf().turn);
+    expect(log.pop()).toBe('upstream.ended false');
+  });
+
+  it('in the middle of a response ends it and its socket', () => {
+    const { turn, types } = turnOf();
+    read(created('r'), turn);
+    read(error('invalid_prompt'), turn);
+    expect([types(), log.at(-1)]).toEqual([['response.created'], 'upstream.ended false']);
+    expect(turn.ending).toMatchObject({ state: 'failed', error: { code: 'invalid_prompt' } });
+  });
+
+  it('brings its headers along', () => {
+    const { turn } = turnOf();
+    read(error('slow_down', 503, { headers: { 'X-Request-Id': 'req' } }), turn);
+    expect(turn.ending!.answer!.headers).toMatchObject({ 'x-request-id': 'req' });
+  });
+
+  it('without a turn ends the connection', () => {
+    read(error('invalid_prompt'), null);
+    expect(log).toEqual(['closed 1000', 'socket.lost 1 false']);
+    log.length = 0;
+    const { turn } = turnOf();
+    read(created('r'), turn);
+    read(end('r'), turn);
+    log.length = 0;
+    read(error('invalid_prompt'), turn);
+    expect(log).toEqual(['closed 1000', 'socket.lost 1 false']);
+  });
+
+  it('that the connection has reached its limit loses the socket of a turn that can go out again', () => {
+    const { turn } = turnOf();
+    read(error('websocket_connection_limit_reached'), turn);
+    expect([log, turn.ending]).toEqual([['closed 1000', 'socket.lost 1 true'], null]);
+    log.length = 0;
+    resendable = false;
+    read(error('websocket_connection_limit_reached'), turn);
+    expect([log, turn.ending]).toEqual([['upstream.ended true'], expect.objectContaining({ state: 'failed' })]);
+  });
+
+  describe('that refuses the anchor', () => {
+    const anchored = { wire: { form: 'delta' }, parent: { id: 't' } };
+    const refusal = error('previous_response_not_found');
+
+    it('strikes off an anchor that was chosen here, before the response began', () => {
+      const { turn } = turnOf(anchored);
+      read(refusal, turn);
+      expect([log, turn.ending, socket.anchor]).toEqual([['anchor refused: previous_response_not_found'], null, null]);
+    });
+
+    it('after that only where the turn can go out again elsewhere', () => {
+      const { turn } = turnOf(anchored);
+      read(created('r'), turn);
+      log.length = 0;
+      read(refusal, turn);
+      expect([log, turn.ending]).toEqual([['anchor refused late: previous_response_not_found'], null]);
+      sentLate = false;
+      read(refusal, turn);
+      expect(turn.ending).toMatchObject({ state: 'failed' });
+      expect(log.at(-1)).toBe('upstream.ended false');
+    });
+
+    it('as a terminal does the same', () => {
+      const failure = end('r', { error: refusal.error }, 'response.failed');
+      const { turn } = turnOf(anchored);
+      read(created('r'), turn);
+      log.length = 0;
+      read(failure, turn);
+      expect([log, turn.ending]).toEqual([['anchor refused late: previous_response_not_found'], null]);
+      sentLate = false;
+      read(failure, turn);
+      expect(turn.ending).toMatchObject({ state: 'failed', terminal: { type: 'response.failed' } });
+    });
+
+    it.each<[string, Record<string, unknown>, object]>([
+      ['the whole context was sent', { wire: { form: 'full' }, parent: { id: 't' } }, refusal],
+      ['nothing was sent yet', { wire: null, parent: { id: 't' } }, refusal],
+      ['the anchor is not known here', { wire: { form: 'delta' }, parent: null }, refusal],
+      ['it refuses something else', anchored, error('invalid_prompt')],
+    ])('is the client’s when %s', (_, over, frame) => {
+      const { turn } = turnOf(over);
+      read(frame, turn);
+      expect([log, turn.ending]).toEqual([['upstream.ended true'], expect.objectContaining({ state: 'failed' })]);
+    });
+  });
+});
+
+describe('what is no progress', () => {
+  it('is telemetry: passed on beside the stream, and no beginning', () => {
+    const { turn, shown } = turnOf();
+    const text = '{"type":"codex.rate_limits", "n": 1}';
+    read(text, turn);
+    expect(shown).toEqual([{ type: 'codex.rate_limits', json: text, telemetry: true }]);
+    expect([signals, log, touched, turn.times.firstEvent]).toEqual([[['codex.rate_limits', true]], [], 0, null]);
+  });
+
+  it('is a turn state, which is the provider’s: only what stands beside it is shown', () => {
+    const { turn, shown } = turnOf();
+    read({ type: 'response.metadata', headers: { 'X-Codex-Turn-State': 's', 'openai-model': 'm' } }, turn);
+    expect(shown).toEqual([
+      {
+        type: 'response.metadata',
+        json: '{"type":"response.metadata","headers":{"openai-model":"m"}}',
+        telemetry: true,
+      },
+    ]);
+    read({ type: 'response.metadata', headers: { 'x-codex-turn-state': 't' } }, turn);
+    expect(shown).toHaveLength(1);
+    expect(log).toEqual(['state s', 'state t']);
+    expect(signals).toHaveLength(2);
+  });
+
+  it('is the head of an HTTP answer, which is a signal and nothing to show', () => {
+    const { turn, shown } = turnOf();
+    read({ type: 'holdfast.answer_head', headers: { a: 'b' } }, turn);
+    expect([shown, signals, log]).toEqual([[], [['holdfast.answer_head', true]], []]);
+  });
+
+  it('is what cannot be read', () => {
+    const { turn, shown } = turnOf();
+    read('{"type":"response.', turn);
+    expect([shown, signals, log, turn.ending]).toEqual([[], [], [], null]);
+  });
+
+  it('and none of it, nor an event, is anything without a turn', () => {
+    for (const frame of [created('r'), delta(), end('r'), '{']) read(frame, null);
+    expect([signals, log]).toEqual([[], []]);
+    read({ type: 'codex.rate_limits' }, null);
+    expect(signals).toEqual([['codex.rate_limits', false]]);
+  });
+});

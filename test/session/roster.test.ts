@@ -1,0 +1,87 @@
+import { describe, expect, it } from 'vitest';
+import { createRoster } from '../../src/session/roster.ts';
+import type { Session } from '../../src/session/session.ts';
+
+/** A session as the roster sees it; one that is released leaves at once. */
+function sessionOf(
+  id: string,
+  over: Partial<Record<'busy' | 'hard' | 'onlyHolder', boolean>> & { lastUsed?: number } = {},
+) {
+  const { busy = false, hard = false, onlyHolder = false, lastUsed = 0 } = over;
+  const events: string[] = [];
+  const session = {
+    id,
+    epoch: 1,
+    scope: 'a',
+    key: null,
+    hard,
+    onlyHolder,
+    lastUsed,
+    attachable: null,
+    head: null,
+    places: [],
+    view: () => ({ sessionId: id, epoch: 1, busy, state: busy ? 'live.streaming' : 'live.idle', socketAnchor: null }),
+    send: ({ type }: { type: string }) => void events.push(type),
+  };
+  return { session: session as unknown as Session, events };
+}
+
+/** Fills a roster, lets evicted sessions leave, and tells which were evicted for one socket more. */
+function evictedFrom(capacity: number, sessions: ReturnType<typeof sessionOf>[]) {
+  const roster = createRoster(capacity);
+  for (const { session } of sessions) {
+    roster.add(session);
+    const { send } = session;
+    session.send = (event) => {
+      send(event);
+      if (event.type === 'operator.release') roster.remove(session);
+    };
+  }
+  const made = typeof roster.makeRoom('a') === 'object';
+  return {
+    made,
+    evicted: sessions.filter(({ events }) => events.includes('operator.release')).map((each) => each.session.id),
+  };
+}
+
+describe('room for one more socket', () => {
+  it('costs nothing while there is some', () => {
+    expect(evictedFrom(2, [sessionOf('a')])).toEqual({ made: true, evicted: [] });
+  });
+
+  it('is never made of a busy session', () => {
+    const busy = [sessionOf('a', { busy: true }), sessionOf('b', { busy: true })];
+    expect(evictedFrom(2, busy)).toEqual({ made: false, evicted: [] });
+    expect(busy.flatMap(({ events }) => events)).toEqual([]);
+  });
+
+  it('is made of the idle one, however much longer ago the busy one was used', () => {
+    const both = [sessionOf('busy', { busy: true, lastUsed: 1 }), sessionOf('idle', { hard: true, lastUsed: 9 })];
+    expect(evictedFrom(2, both)).toEqual({ made: true, evicted: ['idle'] });
+  });
+
+  it.each<[string, Parameters<typeof sessionOf>[1], Parameters<typeof sessionOf>[1]]>([
+    ['the least recently used', { lastUsed: 1 }, { lastUsed: 2 }],
+    ['one that no key names before one that a key names', { lastUsed: 2 }, { lastUsed: 1, hard: true }],
+    [
+      'one that a key names before the only holder of a context',
+      { lastUsed: 2, hard: true },
+      { lastUsed: 1, onlyHolder: true },
+    ],
+    ['one that no key names before the only holder', { lastUsed: 2 }, { lastUsed: 1, onlyHolder: true }],
+  ])('takes %s', (_, first, second) => {
+    for (const order of [0, 1]) {
+      const pair = [sessionOf('first', first), sessionOf('second', second)];
+      if (order === 1) pair.reverse();
+      expect(evictedFrom(2, pair)).toEqual({ made: true, evicted: ['first'] });
+    }
+  });
+
+  it('is not there yet while the evicted session has not left', () => {
+    const roster = createRoster(1);
+    const { session, events } = sessionOf('a');
+    roster.add(session);
+    expect(roster.makeRoom('a')).toBe('worker');
+    expect(events).toEqual(['operator.release']);
+  });
+});
