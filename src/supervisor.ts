@@ -108,7 +108,7 @@ export async function supervise({ config, logger, workers, onReady }: Supervisor
   return { stop: () => end('SIGTERM'), kill: () => end('SIGKILL') };
 }
 
-/** The database all workers share, what they must be told to find it, and the admin token they all take. */
+/** The database all workers share, the settings by which they find it, and the admin token they all take. */
 async function database(config: Config): Promise<{
   url: string;
   env: Record<string, string>;

@@ -25,7 +25,7 @@ export const ownPaths = [
 /** Names by which containers call the machine that they run on; they cannot be had from a public registrar. */
 const containersNames = ['host.docker.internal', 'gateway.docker.internal', 'host.containers.internal'];
 
-/** Probes come to an address of their own choice, and what these paths say is nobody's secret. */
+/** Probes come to an address of their own choice, and what these paths say is no secret. */
 const forProbes = /^\/(?:health|ready)\/?(?:\?|$)/i;
 const forOperators = /^\/(?:admin|metrics|inspect)(?:[/?]|$)/i;
 

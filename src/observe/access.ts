@@ -19,7 +19,7 @@ const byProxy =
 const digest = (text: string) => createHash('sha256').update(text).digest();
 
 /**
- * Whether operators need a token. Where clients are told apart by keys, or spend a key of the operator's, a request from
+ * Whether operators need a token. Where keys tell clients apart, or clients spend a key of the operator's, a request from
  * loopback proves nothing: a proxy on this machine sends strangers' requests from there, and by default marks none.
  */
 export const needsAdminToken = ({ security, upstream }: Pick<Config, 'security' | 'upstream'>): boolean =>

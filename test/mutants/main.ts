@@ -195,7 +195,7 @@ try {
   // Seeds are fixed: a test that draws others with each run is no fair judge.
   const env = {
     ...process.env,
-    HOLDFAST_TEST_DATABASE_URL: server.url,
+    TEST_DATABASE_URL: server.url,
     PROPERTY_RUNS: '150',
     PROPERTY_SEED: '1',
     MODEL_SEED: '1',

@@ -71,7 +71,7 @@ function weakness({ uid, gid, mode }: Stat, users: ReadonlySet<number>, isParent
   // In a directory with the sticky bit only the owner of an entry may replace it.
   if ((mode & STICKY) !== 0 && isParent) return null;
   if ((mode & OTHERS_WRITE) !== 0) return 'may be written by every user';
-  // A group of the user's own has nobody else in it; one that root set up on a directory of its own was meant.
+  // A group of the user's own has no other members; one that root gave a directory of its own to was meant to have it.
   const groupIsOwn = gid === 0 || (gid === process.getgid!() && gid === process.getuid!()) || (isParent && uid === 0);
   return (mode & GROUP_WRITE) !== 0 && !groupIsOwn ? `may be written by group ${gid}` : null;
 }
