@@ -103,7 +103,7 @@ export function pathOf(value: unknown): string {
 /**
  * An observer whose errors end with it: XState calls observers in the middle of a step.
  *
- * @param onError told of the first error only
+ * @param onError called for the first error only
  */
 export function safeInspect(inspect: Inspect | undefined, onError: (error: unknown) => void): Inspect | undefined {
   if (!inspect) return undefined;

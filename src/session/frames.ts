@@ -58,7 +58,7 @@ interface Running {
   bytes: number;
 }
 
-/** Responses that began while another ran: more are not told apart. */
+/** Responses that began while another ran: more are not distinguished. */
 const MOST_OTHERS = 64;
 /** Ended responses whose late frames are recognised by their id. */
 const REMEMBERED = 64;

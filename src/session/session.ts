@@ -169,7 +169,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     snapshot: persist(actor),
     machineVersion: SESSION_MACHINE_VERSION,
   });
-  /** Something of this session threw. Whoever waits for the turn in hand is answered at once. */
+  /** Something of this session threw. The client of the turn in hand is answered at once. */
   function report(what: string, error: unknown): void {
     const turn = lane.current;
     log.error({ session: id, epoch, turn: turn?.id, what, error: safeError(error) }, 'a part of a session failed');
@@ -312,7 +312,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
    */
   function bareEnd(turn: Turn): TurnResult {
     const state = turn.ending?.state ?? 'lost';
-    // It is the head all the same: whoever names it must be told that it cannot be continued.
+    // It is the head all the same: a request that names it must learn that it cannot be continued.
     const anchorLost = state === 'completed' || state === 'incomplete';
     const end = { ...bareResult(state, turn.usage, errorOf(turn)), anchorLost };
     if (prepared?.turn !== turn) return end;
@@ -368,7 +368,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     send({ type: 'turn.wanted' });
   }
 
-  /** Back to whoever places it; one that cannot be placed is answered. */
+  /** Back to the dispatcher; a request that cannot be placed is answered. */
   function handOn(turn: Turn, fact: AttemptFact | null): void {
     try {
       deps.returnTurn(turn, fact);
@@ -394,7 +394,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     return [turn];
   }
 
-  /** The end of the actor, whatever led to it: nothing of it remains, and whoever waited here is placed again. */
+  /** The end of the actor, whatever led to it: nothing of it remains, and what waited here is placed again. */
   function end(): void {
     if (ended) return;
     ended = true;

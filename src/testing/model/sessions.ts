@@ -187,7 +187,7 @@ export function createSessions(
     const r = current(i) - 1;
     if (r < 0) return;
     const w = worker(i);
-    // Its client was told meanwhile that nothing would be sent.
+    // Its client has its answer already: nothing is sent for it.
     if (byte(i, ACTOR.bits) & BIT.told) return mail.post(i, 'notSentLease');
     if (!mayStart(w)) {
       if (weak !== 'sendWithoutLease') return mail.post(i, 'notSentLease');

@@ -73,15 +73,15 @@ async function open() {
   workers.push(worker);
 
   let requests = 0;
-  /** Sends a request; what the client is told, in one word, once it is. */
+  /** Sends a request; resolves with how it ended for its client, in one word. */
   function ask(more: object = {}, breaks: Partial<ClientSink> = {}) {
-    const told = Promise.withResolvers<string>();
+    const answer = Promise.withResolvers<string>();
     const delivered: (() => void)[] = [];
     let ended = false;
     const end = (what: string) => {
       if (ended) return;
       ended = true;
-      told.resolve(what);
+      answer.resolve(what);
       for (const listener of delivered) listener();
     };
     const sink: ClientSink = {
@@ -117,7 +117,7 @@ async function open() {
       },
       sink,
     );
-    return told.promise;
+    return answer.promise;
   }
   let answers = 0;
   const frame = (value: object) => upstream.handlers!.frame(JSON.stringify(value));
@@ -160,7 +160,7 @@ const broken = (): never => {
 const brokenLater = () => Promise.reject(new Error(`broken over ${secret}`));
 
 describe('a part that fails', () => {
-  it('while the first socket is opened: the client is told, and there is no session', async () => {
+  it('while the first socket is opened: the client is answered, and there is no session', async () => {
     const { upstream, ask, states, logged, servesAgain } = await open();
     upstream.dial.push(brokenLater);
     expect(await ask()).toBe('bridge_internal');
@@ -190,7 +190,7 @@ describe('a part that fails', () => {
     expect((await all.store.turnsOf(session!.id, 9)).map(({ state }) => state)).toContain('failed');
   });
 
-  it('in the client’s end of a stream: the client is told, the turn is settled', async () => {
+  it('in the client’s end of a stream: the client is answered, the turn is settled', async () => {
     const { ask, states, servesAgain } = await open();
     expect(await ask({}, { event: broken })).toBe('bridge_internal');
     await servesAgain();
@@ -205,7 +205,7 @@ describe('a part that fails', () => {
     await servesAgain();
   });
 
-  it('while a known session waits for a socket: the client is told, and the session is stale', async () => {
+  it('while a known session waits for a socket: the client is answered, and the session is stale', async () => {
     const { upstream, ask, states, worker, idle, servesAgain } = await open();
     expect(await ask()).toBe('response.completed');
     await idle();
