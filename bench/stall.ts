@@ -275,7 +275,7 @@ async function measure(): Promise<void> {
     HOLDFAST_DATA_DIR: dataDir,
     HOLDFAST_UPSTREAM_URL: `http://127.0.0.1:${upstreamPort}/v1`,
     HOLDFAST_LOG_LEVEL: process.env.BENCH_LOG ?? 'silent',
-    NODE_OPTIONS: `${process.env.BENCH_PROF ?? ""} --import data:text/javascript,${encodeURIComponent(PROBE)}`,
+    NODE_OPTIONS: `--import data:text/javascript,${encodeURIComponent(PROBE)}`,
     BENCH_PROBE: probe,
   });
   const stops: (() => void)[] = [];
@@ -322,7 +322,7 @@ async function measure(): Promise<void> {
     await quiet('none, after');
   } finally {
     for (const stop of stops) stop();
-    await (process.env.BENCH_PROF ? worker.stop() : worker.kill());
+    await worker.kill();
     upstream.kill();
     await rm(dataDir, { recursive: true, force: true });
   }
