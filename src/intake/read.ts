@@ -22,8 +22,9 @@ const utf8 = new TextDecoder('utf-8', { fatal: true });
  * Reads a body: bounds, syntax, fields, and everything that is asked about it later. Throws `BridgeError`.
  *
  * @param source UTF-8 bytes, or a text that was decoded already
+ * @param whole it will be flattened
  */
-export function readSource(source: Uint8Array | string, kind: Kind): Read {
+export function readSource(source: Uint8Array | string, kind: Kind, whole = false): Read {
   let text = '';
   let envelope = '';
   let body: unknown;
@@ -39,7 +40,7 @@ export function readSource(source: Uint8Array | string, kind: Kind): Read {
   if (!isBody(body)) throw notAnObject();
   validateRequest(body);
   const bytes = typeof source === 'string' ? Buffer.byteLength(source) : source.length;
-  return { request: readRequest(body, text, bytes), envelope };
+  return { request: readRequest(body, text, bytes, whole), envelope };
 }
 
 /** What stands around the request of a parcel, and the text of the request. */

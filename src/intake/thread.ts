@@ -14,7 +14,7 @@ parentPort?.on('message', ({ parts, kind }: Job) => {
   let answer: Answer;
   const transfer: ArrayBufferLike[] = [];
   try {
-    const flat = flatten(readSource(typeof parts === 'string' ? parts : Buffer.concat(parts), kind));
+    const flat = flatten(readSource(typeof parts === 'string' ? parts : Buffer.concat(parts), kind, true));
     transfer.push(flat.spans.buffer, flat.marks.buffer, flat.othersBefore.buffer, flat.memberPlaces.buffer);
     answer = { flat };
   } catch (error) {

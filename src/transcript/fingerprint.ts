@@ -2,7 +2,10 @@ import { hash } from 'node:crypto';
 import { canonical } from './identity.ts';
 import type { Fingerprint, ItemHash, RequestBody } from './types.ts';
 
-const sha256 = (text: string): Fingerprint => hash('sha256', text, 'hex');
+/** What is hashed of a text. Hashing a long string takes several times what encoding it and hashing its bytes takes. */
+export const hashable = (text: string): string | Buffer => (text.length < 65_536 ? text : Buffer.from(text, 'utf8'));
+
+const sha256 = (text: string): Fingerprint => hash('sha256', hashable(text), 'hex');
 
 /** Fields that do not change what the model is given, or that are free to change between the turns of one line. */
 const ignored = new Set([

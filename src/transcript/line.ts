@@ -1,4 +1,5 @@
 import { hash } from 'node:crypto';
+import { hashable } from './fingerprint.ts';
 import { identitiesOf, identitiesShown, identity, looseIdentity } from './identity.ts';
 import { typeOf } from './items.ts';
 import type { Fingerprint, Item, ItemHash, ReadItem, ReadItems } from './types.ts';
@@ -39,7 +40,7 @@ export interface Line {
 }
 
 export const HASH_CHARS = 22;
-const short = (text: string): ItemHash => hash('sha256', text, 'base64url').slice(0, HASH_CHARS);
+const short = (text: string): ItemHash => hash('sha256', hashable(text), 'base64url').slice(0, HASH_CHARS);
 
 /** The chain of no items. */
 export const EMPTY: Fingerprint = short('');

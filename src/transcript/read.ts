@@ -20,7 +20,7 @@ class LazyItem implements ReadItem {
   }
 
   get hash() {
-    return (this.#hash ??= itemHash(this.value));
+    return (this.#hash ??= this.#accepted?.[0] ?? itemHash(this.value));
   }
 
   get accepted() {
@@ -105,10 +105,12 @@ function lookedAt(body: RequestBody): RequestBody {
  *
  * @param body the value of `text`, validated
  * @param bytes size as received
+ * @param whole every form of every item will be asked for: their hashes are found together
  */
-export function readRequest(body: RequestBody, text: string, bytes: number): ReadRequest {
+export function readRequest(body: RequestBody, text: string, bytes: number, whole = false): ReadRequest {
   const members = scanMembers(text);
   const items = readItems(writtenInput(body.input, textOf(text, spansByName(members).get('input'))));
+  if (whole) for (const item of items.list) void item.accepted;
   return {
     text,
     bytes,
