@@ -190,11 +190,11 @@ function itemsOf(flat: Flat): ReadItems {
 
 /** The request that was flattened. */
 export function unflatten(flat: Flat): Read {
-  const { text, bytes, body, shape, requestFp, contextFp, references, comparison, names } = flat;
+  const { text, bytes, body, shape, hostedTools, requestFp, contextFp, references, comparison, names } = flat;
   const place = (at: number) => flat.memberPlaces[at]!;
   const members = flat.memberNames.map(
     (name, at): Member => ({ name, from: place(at * 3), start: place(at * 3 + 1), end: place(at * 3 + 2) }),
   );
-  const plain = { text, bytes, body, shape, requestFp, contextFp, references, comparison, names };
+  const plain = { text, bytes, body, shape, hostedTools, requestFp, contextFp, references, comparison, names };
   return { request: { ...plain, members, items: itemsOf(flat) }, envelope: flat.envelope };
 }

@@ -1,16 +1,5 @@
 import type { Turn } from './turn.ts';
 
-/** Tools whose use leaves no trace outside the conversation; anything else may have acted before the socket was lost. */
-const harmless = new Set([
-  'function',
-  'custom',
-  'namespace',
-  'tool_search',
-  'web_search',
-  'web_search_preview',
-  'file_search',
-]);
-
 /**
  * Whether a turn whose socket was lost may be sent once more. Only if nothing beyond `response.created` and telemetry
  * arrived, nothing was shown, no hosted tool could have acted, and the provider keeps no conversation of its own.
@@ -18,12 +7,10 @@ const harmless = new Set([
  * @param untaken the upstream said that it did not take the frame: then nothing of it can have acted
  */
 export function mayResend(turn: Turn, untaken = false): boolean {
-  const { body } = turn.request;
+  const { body, hostedTools } = turn.request;
   if (turn.sawOutput || turn.stream.shown || turn.stream.finished) return false;
   if (untaken) return true;
-  if (body.conversation != null || body.background === true) return false;
-  const tools = Array.isArray(body.tools) ? body.tools : [];
-  return tools.every((tool) => harmless.has((tool as { type?: string } | null)?.type ?? ''));
+  return body.conversation == null && body.background !== true && !hostedTools;
 }
 
 /**

@@ -4,8 +4,8 @@ import { isNameOnly, writtenInput } from './items.ts';
 import { acceptedOf, chainOver, isFromClient, itemHash, plausiblePlaces } from './line.ts';
 import { comparisonOf, namesIn, referencesIn } from './provider-ids.ts';
 import { isExactItem } from './replay.ts';
-import { shapeOf } from './shape.ts';
-import type { Item, ItemHash, ReadItem, ReadItems, ReadRequest, RequestBody } from './types.ts';
+import { hasHostedTools, shapeOf } from './shape.ts';
+import type { Item, ItemHash, LookedAt, ReadItem, ReadItems, ReadRequest, RequestBody } from './types.ts';
 
 /** An item whose properties are found when they are asked for. */
 class LazyItem implements ReadItem {
@@ -67,7 +67,7 @@ export function readItems(items: readonly Written<Item>[]): ReadItems {
 const METADATA = ['turn_id', 'x-codex-turn-metadata', 'x-codex-turn-state'];
 export const LONGEST_METADATA = 32_768;
 /** Members that are kept as they are: short by the bounds of a valid request. */
-const KEPT = [
+const KEPT: readonly (keyof LookedAt)[] = [
   'model',
   'stream',
   'store',
@@ -78,7 +78,7 @@ const KEPT = [
   'client_metadata',
 ];
 /** Members of which it matters only whether they are there. */
-const NOTED = ['conversation', 'reasoning'];
+const NOTED: readonly (keyof LookedAt)[] = ['conversation', 'reasoning'];
 
 const isFields = (value: unknown): value is RequestBody => typeof value === 'object' && value !== null;
 
@@ -93,7 +93,7 @@ function metadataOf(fields: RequestBody): RequestBody {
 }
 
 /** The members of a body that the bridge itself looks at: nothing in them is large. */
-function lookedAt(body: RequestBody): RequestBody {
+function lookedAt(body: RequestBody): LookedAt {
   const kept = only(body, KEPT);
   const metadata = isFields(kept.client_metadata) ? metadataOf(kept.client_metadata) : null;
   const noted = NOTED.filter((name) => Object.hasOwn(body, name)).map((name) => [name, body[name] == null ? null : {}]);
@@ -121,6 +121,7 @@ export function readRequest(body: RequestBody, text: string, bytes: number, whol
       body,
       items.list.map(({ value }) => value),
     ),
+    hostedTools: hasHostedTools(body),
     requestFp: requestFingerprint(body, items.hashes),
     contextFp: contextFingerprint(body),
     references: referencesIn(body),

@@ -11,3 +11,24 @@ export function shapeOf(body: RequestBody, items: readonly Item[]): Shape {
   const past = items.some((item) => item.role === 'assistant' || producedTypes.test(typeOf(item)));
   return past ? 'full' : 'fresh';
 }
+
+/** Tools whose use leaves no trace outside the conversation; anything else may have acted before the socket was lost. */
+const harmless = new Set([
+  'function',
+  'custom',
+  'namespace',
+  'tool_search',
+  'web_search',
+  'web_search_preview',
+  'file_search',
+]);
+
+/** Whether a request lets the provider use a tool that may act outside the conversation. */
+export function hasHostedTools({ tools }: RequestBody): boolean {
+  return (
+    Array.isArray(tools) &&
+    !tools.every(
+      (tool) => typeof tool === 'object' && tool !== null && harmless.has((tool as { type?: string }).type ?? ''),
+    )
+  );
+}

@@ -41,18 +41,34 @@ export interface Names {
   readonly foreign: string | null;
 }
 
+/** Members of a body that the bridge looks at after it was read. None is large, and no other can be asked for. */
+export type LookedAt = {
+  readonly [Name in
+    | 'model'
+    | 'stream'
+    | 'store'
+    | 'background'
+    | 'include'
+    | 'previous_response_id'
+    | 'prompt_cache_key'
+    | 'client_metadata'
+    | 'conversation'
+    | 'reasoning']?: unknown;
+};
+
 /** A request body, read once: what decides about it, and the text of everything else. */
 export interface ReadRequest {
   /** The body's JSON text as received: what is relayed and stored is cut out of it, so that nothing in it changes. */
   readonly text: string;
   /** Size of the body as received, bytes. */
   readonly bytes: number;
-  /** The members of the body that the bridge itself looks at. */
-  readonly body: RequestBody;
+  readonly body: LookedAt;
   /** Where each member of the body lies in the text. */
   readonly members: readonly Member[];
   readonly items: ReadItems;
   readonly shape: Shape;
+  /** The provider may use a tool that acts outside the conversation. */
+  readonly hostedTools: boolean;
   /** Covers everything that makes two requests the same request, `previous_response_id` among it. */
   readonly requestFp: Fingerprint;
   readonly contextFp: Fingerprint;

@@ -1,4 +1,4 @@
-import { connect } from 'node:net';
+import { connect, type Socket } from 'node:net';
 import { request } from 'undici';
 import { describe, expect, it, vi } from 'vitest';
 import { bodyOf, endsOf } from '../../field/support.ts';
@@ -7,6 +7,21 @@ import { openLive } from '../../support/live-client.ts';
 import { as, ENDLESS, endless, eventually, holdEndless, metric, startTenants, user } from './support.ts';
 
 vi.setConfig({ testTimeout: 180_000 });
+
+/** A connection with the head of a turn's request: its body is announced and not sent. */
+function unsent(url: string, tenant: string, bytes: number): Socket {
+  const { host, port } = new URL(url);
+  const socket = connect(Number(port), '127.0.0.1');
+  socket.on('error', () => {});
+  const lines = [
+    `host: ${host}`,
+    'content-type: application/json',
+    `content-length: ${bytes}`,
+    `authorization: Bearer key-${tenant}`,
+  ];
+  socket.write(`POST /v1/responses HTTP/1.1\r\n${lines.join('\r\n')}\r\n\r\n`);
+  return socket;
+}
 
 describe('a tenant whose turns do not end', () => {
   it('runs as many as it leaves free, is told to come back, and another is served meanwhile', async () => {
@@ -77,19 +92,13 @@ describe('a tenant whose turns do not end', () => {
 
   it('may let only so many requests wait', async () => {
     const at = await startTenants({ HOLDFAST_TENANT_WAITING: '2' });
-    const held = holdEndless(at);
-    const running = await endless(at, 'ann', 'one');
-    await running.until('response.created');
-    const queued = [1, 2].map(() =>
-      post(at.url, bodyOf([user('next')], { previous_response_id: undefined }), as('ann', { 'thread-id': 'one' })),
-    );
-    await eventually(async () => (await metric(at, 'holdfast_requests_in_hand')) === 3);
+    // Admitted, and waiting for bodies that do not come.
+    const waiting = [1, 2].map(() => unsent(at.url, 'ann', 100));
+    await eventually(async () => (await metric(at, 'holdfast_requests_in_hand')) === 2);
     const answers = await Promise.all([3, 4].map(() => post(at.url, bodyOf([user('next')]), as('ann'))));
     expect(answers.map(({ status }) => status)).toEqual([429, 429]);
     expect(endsOf(await post(at.url, bodyOf([user('y')]), as('bob')))).toEqual(['response.completed']);
-    held.release();
-    running.hangUp();
-    await Promise.all(queued);
+    for (const socket of waiting) socket.destroy();
     await eventually(async () => (await metric(at, 'holdfast_requests_in_hand')) === 0);
   });
 
@@ -143,18 +152,10 @@ describe('a tenant that reads none of its answers', () => {
   it('has what it leaves unread counted, keeps no other from its answer, and leaves nothing behind', async () => {
     const at = await startTenants({ HOLDFAST_TURN_BUFFERS_BYTES: '2000000', HOLDFAST_SLOW_CLIENT_MS: '3000' });
     at.simulator.script.onTurn({ input: ENDLESS }, { kind: 'huge', bytes: 4_000_000 }, { times: 'always' });
-    const { port } = new URL(at.url);
     const unread = [1, 2, 3].map((n) => {
-      const socket = connect(Number(port), '127.0.0.1').pause();
-      socket.on('error', () => {});
       const body = JSON.stringify(bodyOf([user(`${ENDLESS} ${n}`)]));
-      const lines = [
-        'host: a',
-        'content-type: application/json',
-        `content-length: ${body.length}`,
-        'authorization: Bearer key-ann',
-      ];
-      socket.write(`POST /v1/responses HTTP/1.1\r\n${lines.join('\r\n')}\r\n\r\n${body}`);
+      const socket = unsent(at.url, 'ann', body.length).pause();
+      socket.write(body);
       return socket;
     });
     await eventually(async () => (await metric(at, 'holdfast_unread_bytes')) > 2_000_000);

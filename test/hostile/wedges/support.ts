@@ -1,5 +1,6 @@
 import { pino } from 'pino';
 import { afterEach } from 'vitest';
+import { bounds } from '../../../src/intake/validate.ts';
 import { type Asked, startBridge, user } from '../../field/support.ts';
 import type { TestBridgeOptions } from '../../support/bridge.ts';
 import { type Answer, post } from '../../support/client.ts';
@@ -128,6 +129,9 @@ export const first = (thread: string, more: object = {}) => ({
   ...more,
 });
 
-/** What a client sends back of an answer: items that are objects and not absurdly deep, in the order they came. */
+/** What a client can send back of an answer: items that are objects, with ids that a request may hold. */
 export const sentBack = (items: readonly unknown[]): object[] =>
-  items.filter((item): item is object => typeof item === 'object' && item !== null && !Array.isArray(item));
+  items.filter((item): item is object => {
+    if (typeof item !== 'object' || item === null || Array.isArray(item)) return false;
+    return !('id' in item) || typeof item.id !== 'string' || item.id.length <= bounds.id;
+  });
