@@ -144,7 +144,7 @@ const isKilled = ({ status }: Judged) => status === 'killed' || status === 'hung
 const isAlive = ({ status }: Judged) =>
   status === 'survived' || status === 'not reached' || (status === 'undecided' && values.seconds === undefined);
 /** Test files that start a bridge with all that belongs to it. */
-const isSlow = /^test\/(?:bridge|field|recordings|property|simulation|model|invariants|observe|forward)\//;
+const isSlow = /^test\/(?:bridge|field|recordings|property|simulation|model|invariants|observe|forward|hostile)\//;
 const percent = (share: number) => `${(100 * share).toFixed(1)} %`;
 
 const all = await catalogue();
@@ -158,14 +158,14 @@ const isEquivalent = ({ file, original, mutant }: Mutant) =>
 let chosen = all.mutants.filter(
   (mutant) =>
     (!values.files || values.files.some((text) => mutant.file.includes(text))) &&
-    (!values.area || values.area.includes(areaOf(mutant.file)!.name)) &&
+    (!values.area || values.area.includes(areaOf(mutant)!.name)) &&
     (!changed || changed.get(mutant.file)?.has(mutant.line)) &&
     (!values.only || values.only.some((text) => shown(mutant).includes(text))),
 );
 const population = chosen.length;
 if (values.sample || values.seconds) chosen = shuffled(chosen, Number(values.seed));
 // With little time the strict areas come first.
-if (values.seconds) chosen.sort((a, b) => Number(areaOf(b.file)!.strict) - Number(areaOf(a.file)!.strict));
+if (values.seconds) chosen.sort((a, b) => Number(areaOf(b)!.strict) - Number(areaOf(a)!.strict));
 if (values.sample) chosen = chosen.slice(0, Number(values.sample));
 if (values.list) {
   for (const mutant of chosen) console.log(shown(mutant));
@@ -194,7 +194,8 @@ try {
   await using bench = await workbench(all);
   // Seeds are fixed: a test that draws others with each run is no fair judge.
   const env = {
-    ...process.env,
+    // Settings of the caller are not those of the workers in tests.
+    ...Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('HOLDFAST_'))),
     TEST_DATABASE_URL: server.url,
     PROPERTY_RUNS: '150',
     PROPERTY_SEED: '1',
@@ -223,7 +224,7 @@ try {
   }
 
   // What each test file reaches, and how long it takes without a mutant.
-  const near = [...new Set(chosen.map(({ file }) => areaOf(file)!.near))];
+  const near = [...new Set(chosen.map((mutant) => areaOf(mutant)!.near))];
   const tests = (await testFiles()).filter(
     (test) =>
       !leftOut.test(test) &&
@@ -283,19 +284,19 @@ try {
 
   // Which tests notice what: each verdict says which are worth their time for the next mutant of the same file.
   const tries = new Map<string, { runs: number; kills: number }>();
-  const costOf = (test: string, file: string) => {
-    const { runs, kills } = tries.get(`${test} ${file}`) ?? { runs: 0, kills: 0 };
-    const likely = (kills + (areaOf(file)!.near.test(test) ? 1.5 : 0.2)) / (runs + 3);
+  const costOf = (test: string, mutant: Mutant) => {
+    const { runs, kills } = tries.get(`${test} ${mutant.file}`) ?? { runs: 0, kills: 0 };
+    const likely = (kills + (areaOf(mutant)!.near.test(test) ? 1.5 : 0.2)) / (runs + 3);
     return (measured.get(test)!.ms + 200) / likely;
   };
   const limitOf = (test: string) => measured.get(test)!.ms * 4 + 10_000;
 
   async function judge(worker: Worker, mutant: Mutant): Promise<Judged> {
     if (isEquivalent(mutant)) return { mutant, status: 'equivalent', by: null };
-    const { near: close } = areaOf(mutant.file)!;
+    const { near: close } = areaOf(mutant)!;
     const found = (reaching.get(`${mutant.file}:${mutant.index}`) ?? [])
       .filter((test) => !values.near || close.test(test))
-      .map((test) => ({ test, cost: costOf(test, mutant.file) }))
+      .map((test) => ({ test, cost: costOf(test, mutant) }))
       .sort((a, b) => a.cost - b.cost);
     const isPartial = unmeasured.some((test) => !values.near || close.test(test));
     if (found.length === 0) return { mutant, status: isPartial ? 'undecided' : 'not reached', by: null };
@@ -338,7 +339,7 @@ try {
   await rm(dataDir, { recursive: true, force: true });
 }
 
-const byFile = Map.groupBy(judged, ({ mutant }) => mutant.file);
+const byFile = Map.groupBy(judged, ({ mutant }) => `${mutant.file}${areaOf(mutant)!.strict ? '  (strict)' : ''}`);
 console.log('\n  score    killed  survived  not reached   undecided  equivalent  file');
 for (const [file, list] of [...byFile].sort(([a], [b]) => a.localeCompare(b))) {
   const [killed, alive] = [list.filter(isKilled).length, list.filter(isAlive).length];
@@ -347,11 +348,11 @@ for (const [file, list] of [...byFile].sort(([a], [b]) => a.localeCompare(b))) {
   const columns = [killed, count('survived'), count('not reached'), count('undecided'), count('equivalent')];
   const widths = [9, 9, 12, 11, 11];
   const figures = columns.map((each, nth) => String(each).padStart(widths[nth]!)).join(' ');
-  console.log(`${score.padStart(7)} ${figures}  ${file}${areaOf(file)!.strict ? '  (strict)' : ''}`);
+  console.log(`${score.padStart(7)} ${figures}  ${file}`);
 }
 const killed = judged.filter(isKilled).length;
 const alive = judged.filter(isAlive);
-const strict = alive.filter(({ mutant, status }) => areaOf(mutant.file)!.strict && status !== 'undecided');
+const strict = alive.filter(({ mutant, status }) => areaOf(mutant)!.strict && status !== 'undecided');
 const counted = killed + alive.length;
 const [low, high] = counted === 0 ? [1, 1] : interval(killed, counted);
 const sampled = judged.length < population;
