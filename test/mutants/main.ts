@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
@@ -25,6 +25,7 @@ import { Worker } from './worker.ts';
  *   --budget N        seconds of tests per mutant, by default 90
  *   --workers N       runners at a time, by default 2
  *   --report FILE     everything as JSON
+ *   --swept           only with sweeps: what these do not notice is undecided
  *   --list            prints the mutants and runs nothing
  *
  * Ends with 1 when a mutant survives all its tests in a strict area, or when the score of a run without --changed is
@@ -48,6 +49,7 @@ const { values } = parseArgs({
     budget: { type: 'string', default: '90' },
     workers: { type: 'string', default: '2' },
     report: { type: 'string' },
+    swept: { type: 'boolean', default: false },
     list: { type: 'boolean', default: false },
   },
 });
@@ -145,6 +147,13 @@ const isAlive = ({ status }: Judged) =>
   status === 'survived' || status === 'not reached' || (status === 'undecided' && values.seconds === undefined);
 /** Test files that start a bridge with all that belongs to it. */
 const isSlow = /^test\/(?:bridge|field|recordings|property|simulation|model|invariants|observe|forward|hostile)\//;
+/** Test files of units: no servers, no database, nothing that one process has once only. */
+const isSwept =
+  /^test\/(?:upstream\/(?:corpus|frames|abilities|flow|pulse|request|sse)|session|transcript|resolve|machines|token|json)\b/;
+/** Swept too, with the functions of the database replaced in place. */
+const CONTRACT = 'test/store/postgres.test.ts';
+/** Mutants of one sweep. */
+const SWEPT = 60;
 const percent = (share: number) => `${(100 * share).toFixed(1)} %`;
 
 const all = await catalogue();
@@ -291,8 +300,51 @@ try {
   };
   const limitOf = (test: string) => measured.get(test)!.ms * 4 + 10_000;
 
+  /** Verdicts of sweeps. Only those that noticed count: a survivor meets its tests again, each in a process of its own. */
+  const swept = new Map<Mutant, Judged>();
+
+  /** One file of tests for many mutants, in one process. Nothing is believed of a process in which no mutant fails too. */
+  async function sweep(worker: Worker, by: string, file: string, mutants: readonly Mutant[]): Promise<void> {
+    const path = join(bench.home, `sweep-${workers.indexOf(worker)}.json`);
+    const found = `${path}.found`;
+    for (let left = [...mutants]; left.length > 0 && secondsLeft() > 0; ) {
+      const part = left.splice(0, SWEPT);
+      const numbers = [-1, ...part.map((mutant) => all.numberOf(mutant)), -1];
+      await writeFile(found, '');
+      await writeFile(path, JSON.stringify({ file, numbers, found }));
+      let [size, heardAt] = [0, performance.now()];
+      const watch = setInterval(async () => {
+        const now = await stat(found).then(({ size: bytes }) => bytes);
+        if (now > size) [size, heardAt] = [now, performance.now()];
+        else if (performance.now() - heardAt > limitOf(file)) await worker.stop();
+      }, 500);
+      await worker.run({ mutant: -1, files: [by], reached: null, sweep: path }, () => 3_600_000);
+      clearInterval(watch);
+      const steps = [...(await readFile(found, 'utf8')).matchAll(/^(load|at|killed) (\d+) ?(.*)$/gm)];
+      const last = steps.at(-1);
+      if (steps.some(([, what, nth]) => what === 'killed' && (nth === '0' || Number(nth) === numbers.length - 1))) {
+        console.log(`not swept: ${file} fails without a mutant in this company`);
+        return;
+      }
+      for (const [, what, nth, name] of steps) {
+        const mutant = part[Number(nth) - 1];
+        if (what === 'killed' && mutant) swept.set(mutant, { mutant, status: 'killed', by: `${file} > ${name}` });
+      }
+      const lastAt = Number(last?.[2] ?? 0);
+      if (lastAt === numbers.length - 1 && last?.[1] !== 'load') continue;
+      // The process did not reach the end: the mutant in hand hung it, or the file itself cannot be swept.
+      const mutant = part[lastAt - 1];
+      if (!mutant) return;
+      if (!swept.has(mutant)) swept.set(mutant, { mutant, status: 'hung', by: file });
+      left.unshift(...part.filter((each, nth) => !swept.has(each) && (last?.[1] === 'load' || nth >= lastAt)));
+    }
+  }
+
   async function judge(worker: Worker, mutant: Mutant): Promise<Judged> {
     if (isEquivalent(mutant)) return { mutant, status: 'equivalent', by: null };
+    const known = swept.get(mutant);
+    if (known) return known;
+    if (values.swept) return { mutant, status: 'undecided', by: null };
     const { near: close } = areaOf(mutant)!;
     const found = (reaching.get(`${mutant.file}:${mutant.index}`) ?? [])
       .filter((test) => !values.near || close.test(test))
@@ -321,6 +373,20 @@ try {
     if (outcome.hung) return { mutant, status: 'hung', by: outcome.hung };
     return { mutant, status: isPartial || files.length < found.length ? 'undecided' : 'survived', by: null };
   }
+
+  const isReachedBy = (test: string, mutant: Mutant) =>
+    reaching.get(`${mutant.file}:${mutant.index}`)?.includes(test) === true;
+  const sweeps = [...measured].filter(([test, { passed }]) => passed && (isSwept.test(test) || test === CONTRACT));
+  sweeps.sort(([, a], [, b]) => a.ms - b.ms);
+  await share(sweeps, async (worker, [test]) => {
+    const open = chosen.filter((mutant) => !swept.has(mutant) && !isEquivalent(mutant) && isReachedBy(test, mutant));
+    if (open.length < 4) return;
+    await sweep(worker, test === CONTRACT ? 'test/mutants/fence.ts' : 'test/mutants/sweep.ts', test, open);
+    const seconds = Math.round((performance.now() - startedAt) / 1_000);
+    console.log(
+      `swept ${open.length} with ${test}: ${open.filter((each) => !swept.has(each)).length} left after ${seconds} s`,
+    );
+  });
 
   await share(chosen, async (worker, mutant) => {
     const one = await judge(worker, mutant);
