@@ -1,7 +1,7 @@
 import { execFileSync } from 'node:child_process';
 import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { startEmbeddedPostgres } from '../../src/store/embedded/index.ts';
 import { areaOf, leftOut } from './areas.ts';
@@ -377,7 +377,10 @@ try {
   const isReachedBy = (test: string, mutant: Mutant) =>
     reaching.get(`${mutant.file}:${mutant.index}`)?.includes(test) === true;
   const sweeps = [...measured].filter(([test, { passed }]) => passed && (isSwept.test(test) || test === CONTRACT));
-  sweeps.sort(([, a], [, b]) => a.ms - b.ms);
+  // A test file with the name of what it tests notices most.
+  const isNamed = (test: string) =>
+    chosen.some(({ file }) => basename(file, '.ts') === basename(test, '.test.ts') && test !== CONTRACT);
+  sweeps.sort(([one, a], [other, b]) => Number(isNamed(other)) - Number(isNamed(one)) || a.ms - b.ms);
   await share(sweeps, async (worker, [test]) => {
     const open = chosen.filter((mutant) => !swept.has(mutant) && !isEquivalent(mutant) && isReachedBy(test, mutant));
     if (open.length < 4) return;
