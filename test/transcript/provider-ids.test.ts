@@ -244,11 +244,11 @@ it('references to items are listed once each, and a compared response is named',
 });
 
 /** A body with one value at a path; `name[]` is a list of one. */
-function bodyWith(path: string, value: unknown): object {
+function bodyWith(path: string, value: unknown): Record<string, unknown> {
   return path.split('.').reduceRight<unknown>((inner, step) => {
     const name = step.replace('[]', '');
     return { [name]: step.endsWith('[]') ? [inner] : inner };
-  }, value) as object;
+  }, value) as Record<string, unknown>;
 }
 
 describe('every field of the API that is known', () => {
@@ -408,7 +408,7 @@ describe('an item whose id names nothing, since it says everything it is', () =>
 });
 
 it('a path shows names of a client shortened and without what would break a line', () => {
-  const pathOf = (body: object) => namesIn(body).foreign!;
+  const pathOf = (body: Record<string, unknown>) => namesIn(body).foreign!;
   expect(pathOf({ 'a\nb': { [`${'n'.repeat(70)}`]: { thing_id: 'x' } } })).toBe(`a?b.${'n'.repeat(64)}.thing_id`);
   expect(pathOf({ 'a-$b_1': ['resp_1'] })).toBe('a-$b_1[0]');
   let deep: object = { thing_id: 'x' };
