@@ -149,7 +149,7 @@ const isAlive = ({ status }: Judged) =>
 const isSlow = /^test\/(?:bridge|field|recordings|property|simulation|model|invariants|observe|forward|hostile)\//;
 /** Test files of units: no servers, no database, nothing that one process has once only. */
 const isSwept =
-  /^test\/(?:upstream\/(?:corpus|frames|abilities|flow|pulse|request|sse)|session|transcript|resolve|machines|token|json|http\/owned|hostile\/tenancy)\b/;
+  /^test\/(?:upstream\/(?:corpus|frames|abilities|flow|pulse|request|sse|discreet)|session|transcript|resolve|machines|token|json|http\/owned|hostile\/tenancy)\b/;
 /** Swept too, with the functions of the database replaced in place. */
 const CONTRACT = 'test/store/postgres.test.ts';
 /** Mutants of one sweep. */

@@ -411,7 +411,7 @@ it('a path shows names of a client shortened and without what would break a line
   const pathOf = (body: Record<string, unknown>) => namesIn(body).foreign!;
   expect(pathOf({ 'a\nb': { [`${'n'.repeat(70)}`]: { thing_id: 'x' } } })).toBe(`a?b.${'n'.repeat(64)}.thing_id`);
   expect(pathOf({ 'a-$b_1': ['resp_1'] })).toBe('a-$b_1[0]');
-  let deep: object = { thing_id: 'x' };
+  let deep: Record<string, unknown> = { thing_id: 'x' };
   for (let level = 0; level < 300; level += 1) deep = { level: deep };
   expect(pathOf(deep)).toHaveLength(256);
 });
