@@ -97,13 +97,24 @@ describe('a frame', () => {
 
   it('of an error loses what looks like a part of an account, and keeps its members', () => {
     const { shown, refusals } = transportOf();
-    const message = 'sk-abc***xyz1 of org-A1b2C3d4E5 in proj_1234567890';
+    const message = 'sk-abc***xyz1 of org-A1b2C3d4E5 in proj_1234567890, a**b*****cd, **bold**';
     const frame = { type: 'error', status: 429, error: { code: 'rate_limit_exceeded', message }, more: 1 };
     expect(JSON.parse(shown(frame))).toEqual({
       ...frame,
-      error: { code: 'rate_limit_exceeded', message: `${REDACTED} of ${REDACTED} in ${REDACTED}` },
+      error: {
+        code: 'rate_limit_exceeded',
+        message: `${REDACTED} of ${REDACTED} in ${REDACTED}, ${REDACTED}, **bold**`,
+      },
     });
     expect(refusals).toEqual([]);
+  });
+
+  it('of an error that is one word of megabytes is read in a time that grows with its length only', () => {
+    const { shown } = transportOf();
+    const message = 'x'.repeat(16 * 1024 * 1024);
+    expect(
+      JSON.parse(shown({ type: 'error', status: 500, error: { message: `${message} *** y` } })).error.message,
+    ).toBe(`${message} ${REDACTED} y`);
   });
 
   it.each([401, 403])('of an error with status %i becomes one of this bridge', (status) => {
