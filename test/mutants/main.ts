@@ -413,6 +413,8 @@ try {
       console.log(`… ${judged.length} of ${chosen.length} after ${seconds} s`);
     }
   });
+  // A run that ends early keeps what sweeps found.
+  for (const [mutant, verdict] of swept) if (!judged.some((one) => one.mutant === mutant)) judged.push(verdict);
 } finally {
   await Promise.all(workers.map((worker) => worker.stop()));
   await server.stop();
