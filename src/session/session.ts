@@ -26,7 +26,7 @@ import { createLane } from './lane.ts';
 import { factsOf } from './line.ts';
 import { isRelated, place, planFor } from './placement.ts';
 import type { ClientSink } from './port.ts';
-import { SESSION_MACHINE_VERSION, sessionProgram, topState } from './program.ts';
+import { isSessionContext, SESSION_MACHINE_VERSION, sessionProgram, topState } from './program.ts';
 import { tenantBusy } from './quota.ts';
 import { mayResend } from './resend.ts';
 import { errorOf, type Head, turnResult } from './result.ts';
@@ -525,6 +525,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
               machineVersion: claimed.machineVersion,
               input: {},
               takeover: { type: 'session.claimed' },
+              validContext: isSessionContext,
             }).snapshot,
           }
         : { input: {} }),
