@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { anchorStored, planFor } from '../../src/session/placement.ts';
+import { anchorStored, place, planFor } from '../../src/session/placement.ts';
 import type { Turn } from '../../src/session/turn.ts';
 import { readRequest } from '../../src/transcript/read.ts';
 import { evidence, toHead, turnRow } from '../resolve/support.ts';
@@ -38,6 +38,21 @@ describe('an anchor that the provider keeps', () => {
     if ('parent' in over && over.parent === null) return;
     expect(planFor(turnOf(over), null)).toMatchObject({ form: 'full' });
     expect(planFor(turnOf({ ...over, history: null }), null)).toMatchObject({ form: 'impossible' });
+  });
+});
+
+describe('a head that cannot be read', () => {
+  const lane = { headId: 'gone', head: null, line: null };
+
+  it('is what the start expects, so that the next head takes its place', () => {
+    const turn = turnOf({ evidence: evidence() });
+    expect(place(turn, lane)).toBe(true);
+    expect(turn).toMatchObject({ expectedHead: 'gone', parent: null });
+    expect(planFor(turn, 'resp_gone')).toMatchObject({ form: 'full' });
+  });
+
+  it('is not what an anchor names', () => {
+    expect(place(turnOf({ anchor: turnRow('t2') }), lane)).toBe(false);
   });
 });
 
