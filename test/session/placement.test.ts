@@ -2,6 +2,7 @@ import { describe, expect, it } from 'vitest';
 import type { Lane } from '../../src/session/lane.ts';
 import { anchorStored, isRelated, place, planFor } from '../../src/session/placement.ts';
 import type { Turn } from '../../src/session/turn.ts';
+import type { TurnRow } from '../../src/store/port.ts';
 import { formsOf, type Line } from '../../src/transcript/line.ts';
 import { readRequest } from '../../src/transcript/read.ts';
 import type { Item } from '../../src/transcript/types.ts';
@@ -82,6 +83,24 @@ function lineAfter(
   return { turnId, forms: formsOf({ input: items.list, streamed: answered, listed: null }), parent };
 }
 
+/** A lane whose head this is. */
+const laneOf = (head: TurnRow | null, line: Line | null) => ({ headId: head?.id ?? null, head, line });
+
+describe('a head that cannot be read', () => {
+  const lane = { headId: 'gone', head: null, line: null };
+
+  it('is what the start expects, so that the next head takes its place', () => {
+    const turn = turnOf({ evidence: evidence() });
+    expect(place(turn, lane)).toBe(true);
+    expect(turn).toMatchObject({ expectedHead: 'gone', parent: null });
+    expect(planFor(turn, 'resp_gone')).toMatchObject({ form: 'full' });
+  });
+
+  it('is not what an anchor names', () => {
+    expect(place(turnOf({ anchor: turnRow('t2') }), lane)).toBe(false);
+  });
+});
+
 describe('a turn that is admitted to a lane', () => {
   const first = lineAfter('t1', [user('one')], [said('1')]);
   const second = lineAfter('t2', [user('two')], [said('2')], first);
@@ -89,7 +108,7 @@ describe('a turn that is admitted to a lane', () => {
 
   it('continues the head whose items it begins with, and adds what is left', () => {
     const turn = asking(whole);
-    expect(place(turn, turnRow('t2'), second)).toBe(true);
+    expect(place(turn, laneOf(turnRow('t2'), second))).toBe(true);
     expect([turn.parent?.id, turn.expectedHead, turn.parentLine]).toEqual(['t2', 't2', second]);
     expect(turn.continuation).toMatchObject({ kind: 'extends', deltaAllowed: true, items: [{ value: user('three') }] });
     expect(planFor(turn, 'resp_t2')).toMatchObject({ form: 'delta', previousResponseId: 'resp_t2', items: 1 });
@@ -103,7 +122,7 @@ describe('a turn that is admitted to a lane', () => {
       [turnRow('t2'), lineAfter('t2', [user('other')], [said('2')])],
     ] as const) {
       const turn = asking(whole);
-      expect(place(turn, head, line)).toBe(true);
+      expect(place(turn, laneOf(head, line))).toBe(true);
       expect([turn.parent, turn.parentLine, turn.expectedHead]).toEqual([null, null, head?.id ?? null]);
       expect(turn.continuation).toMatchObject({ kind: 'root' });
       expect(planFor(turn, 'resp_t2')).toMatchObject({ form: 'full', items: 5 });
@@ -114,22 +133,22 @@ describe('a turn that is admitted to a lane', () => {
     const deeper = { row: turnRow('t2'), line: second };
     const shallower = { row: turnRow('t1'), line: first };
     const apart = asking(whole, {}, { ancestor: deeper });
-    place(apart, turnRow('t1'), first);
+    place(apart, laneOf(turnRow('t1'), first));
     expect([apart.parent?.id, apart.expectedHead, apart.parentLine]).toEqual(['t2', 't1', second]);
     // What the socket holds is the head, not this ancestor.
     expect(planFor(apart, 'resp_t2')).toMatchObject({ form: 'full' });
     const own = asking(whole, {}, { ancestor: shallower });
-    place(own, turnRow('t2'), second);
+    place(own, laneOf(turnRow('t2'), second));
     expect([own.parent?.id, own.parentLine]).toEqual(['t2', second]);
     const equal = asking(whole, {}, { ancestor: { row: turnRow('copy'), line: second } });
-    place(equal, turnRow('t2'), second);
+    place(equal, laneOf(turnRow('t2'), second));
     expect(equal.parent?.id).toBe('t2');
   });
 
   it('goes out whole where a context field changed or the head has no response id', () => {
     for (const over of [{ contextFp: 'changed' }, { responseId: null }]) {
       const turn = asking(whole);
-      place(turn, turnRow('t2', over), second);
+      place(turn, laneOf(turnRow('t2', over), second));
       expect(turn.continuation).toMatchObject({ kind: 'extends', deltaAllowed: false });
       expect(planFor(turn, 'resp_t2')).toMatchObject({ form: 'full' });
     }
@@ -138,16 +157,16 @@ describe('a turn that is admitted to a lane', () => {
   it('with an anchor continues that, and is resolved again when it is not the head', () => {
     const anchored = (anchor: object | null) => asking([user('more')], toHead, { anchor });
     const atHead = anchored(turnRow('t2'));
-    expect(place(atHead, turnRow('t2'), null)).toBe(true);
+    expect(place(atHead, laneOf(turnRow('t2'), null))).toBe(true);
     expect([atHead.parent?.id, atHead.continuation?.kind]).toEqual(['t2', 'anchored']);
     expect(planFor(atHead, 'resp_t2')).toMatchObject({ form: 'delta', previousResponseId: 'resp_t2', items: 1 });
-    expect(place(anchored(turnRow('t1')), turnRow('t2'), second)).toBe(false);
-    expect(place(anchored(turnRow('t1')), null, null)).toBe(false);
+    expect(place(anchored(turnRow('t1')), laneOf(turnRow('t2'), second))).toBe(false);
+    expect(place(anchored(turnRow('t1')), laneOf(null, null))).toBe(false);
   });
 
   it('with an anchor that only the provider can know passes it on', () => {
     const turn = asking([user('more')], toHead);
-    expect(place(turn, null, null)).toBe(true);
+    expect(place(turn, laneOf(null, null))).toBe(true);
     expect(turn.parent).toBeNull();
     expect(planFor(turn, null)).toMatchObject({ form: 'delta', previousResponseId: 'resp_t2', items: 1 });
   });
