@@ -153,7 +153,7 @@ const isSwept =
 /** Swept too, with the functions of the database replaced in place. */
 const CONTRACT = 'test/store/postgres.test.ts';
 /** Mutants of one sweep. */
-const SWEPT = 60;
+const SWEPT = 150;
 const percent = (share: number) => `${(100 * share).toFixed(1)} %`;
 
 const all = await catalogue();
