@@ -276,6 +276,42 @@ export function excessOf(text: string, most: { levels: number; values: number })
 export const nestsDeeperThan = (text: string, most: number): boolean =>
   excessOf(text, { levels: most, values: Number.POSITIVE_INFINITY }) === 'levels';
 
+/**
+ * Where the first name lies that an object of the text has more than once, as the names and indexes on the way to it; null
+ * without one. `JSON.parse` shows the last of its values: another reader may take the first.
+ */
+export function repeatedName(text: string): readonly (string | number)[] | null {
+  const open: { names: Set<string> | null; at: string | number }[] = [];
+  for (let at = 0; at < text.length; at += 1) {
+    const within = open.at(-1);
+    switch (text.charCodeAt(at)) {
+      case QUOTE: {
+        const end = skipString(text, at);
+        if (within?.names && text.charCodeAt(skipSpace(text, end)) === COLON) {
+          within.at = nameOf(text.slice(at, end));
+          if (within.names.has(within.at)) return open.map((each) => each.at);
+          within.names.add(within.at);
+        }
+        at = end - 1;
+        break;
+      }
+      case OPEN_OBJECT:
+        open.push({ names: new Set(), at: '' });
+        break;
+      case OPEN_LIST:
+        open.push({ names: null, at: 0 });
+        break;
+      case COMMA:
+        if (typeof within?.at === 'number') within.at += 1;
+        break;
+      case CLOSE_LIST:
+      case CLOSE_OBJECT:
+        open.pop();
+    }
+  }
+  return null;
+}
+
 /** Texts of up to this many UTF-16 units are encoded or decoded in one go. */
 const SLICE = 1_048_576;
 

@@ -2,6 +2,7 @@ import { elementTexts, parseExact, type Written } from '../json.ts';
 import type { ReferencedItem, SessionReads, TurnItems } from '../store/port.ts';
 import { isNameOnly } from '../transcript/items.ts';
 import { itemHash } from '../transcript/line.ts';
+import { MOST_NAMES } from '../transcript/provider-ids.ts';
 import { buildReplay, withoutServerIds } from '../transcript/replay.ts';
 import type { Item } from '../transcript/types.ts';
 import type { Turn } from './turn.ts';
@@ -72,9 +73,8 @@ export async function loadContents(
   return contents;
 }
 
-/** Most ids that one question to the store is about, and most that are asked about for one request. */
+/** Most ids that one question to the store is about. */
 const PER_QUESTION = 1_000;
-const MOST_ASKED = 4_000;
 
 /**
  * The turns of a scope whose output holds or mentions what these ids name, in as many questions as it takes. Throws
@@ -86,7 +86,7 @@ export async function referencesTo(
   ids: readonly string[],
 ): Promise<readonly ReferencedItem[]> {
   const rows: ReferencedItem[] = [];
-  for (let at = 0; at < Math.min(ids.length, MOST_ASKED); at += PER_QUESTION)
+  for (let at = 0; at < Math.min(ids.length, MOST_NAMES); at += PER_QUESTION)
     rows.push(...(await store.references(scope, ids.slice(at, at + PER_QUESTION))));
   return rows;
 }

@@ -2,7 +2,7 @@ import { scanMembers, spansByName, textOf, type Written } from '../json.ts';
 import { contextFingerprint, requestFingerprint } from './fingerprint.ts';
 import { isNameOnly, writtenInput } from './items.ts';
 import { acceptedOf, chainOver, isFromClient, itemHash, plausiblePlaces } from './line.ts';
-import { comparisonOf, namesIn, referencesIn } from './provider-ids.ts';
+import { comparisonOf, namesWritten, referencesIn } from './provider-ids.ts';
 import { isExactItem } from './replay.ts';
 import { hasHostedTools, shapeOf } from './shape.ts';
 import type { Item, ItemHash, LookedAt, ReadItem, ReadItems, ReadRequest, RequestBody } from './types.ts';
@@ -126,6 +126,6 @@ export function readRequest(body: RequestBody, text: string, bytes: number, whol
     contextFp: contextFingerprint(body),
     references: referencesIn(body),
     comparison: comparisonOf(body),
-    names: namesIn(body),
+    names: namesWritten(body, text),
   };
 }
