@@ -44,6 +44,8 @@ export async function pass(req: Request, res: Response, options: PassOptions): P
       ...clientHeaders(answer.headers),
       'x-request-id': requestId,
     });
+    // Each layer around a call waits for its end, and so do the parts of a pipeline: a fixed number, but above Node's mark.
+    res.setMaxListeners(MOST_LISTENERS);
     await pipeline(answer.body, res);
     return answer.status;
   } catch (error) {
@@ -55,6 +57,9 @@ export async function pass(req: Request, res: Response, options: PassOptions): P
     throw error;
   }
 }
+
+/** More listeners for one event of an answer would be a leak. */
+const MOST_LISTENERS = 24;
 
 /** Pages of a list that are read for one item, items on each, and bytes that a page may have. */
 const MOST_PAGES = 50;
