@@ -56,10 +56,14 @@ export function createHttpFace(options: HttpFaceOptions): Router {
     const unheld = holdConnection(req, res, caller.scope);
     if (unheld === 'scope') throw quota.refuse('connections');
     if (unheld === 'worker') throw new BridgeError('bridge_overloaded');
-    const lease = quota.admit(caller.scope, { declaredBytes: Number(req.headers['content-length'] ?? 0) });
+    const declared = Number(req.headers['content-length'] ?? 0);
+    // A body that is too large is refused, and takes no room.
+    const lease = quota.admit(caller.scope, { declaredBytes: declared > config.limits.bodyBytes ? 0 : declared });
     if (res.closed) lease.end();
-    res.once('close', lease.end);
-    return { caller, lease, keep: () => void res.off('close', lease.end) };
+    // What is left of a refused body is discarded after the answer has left: that counts for no tenant.
+    const ends = ['finish', 'close'] as const;
+    for (const end of ends) res.once(end, lease.end);
+    return { caller, lease, keep: () => ends.forEach((end) => void res.off(end, lease.end)) };
   };
 
   const turn: RequestHandler = async (req, res) => {

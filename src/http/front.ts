@@ -27,6 +27,7 @@ const containersNames = ['host.docker.internal', 'gateway.docker.internal', 'hos
 
 /** Probes come to an address of their own choice, and what these paths say is no secret. */
 const forProbes = /^\/(?:health|ready)\/?(?:\?|$)/i;
+export const ONE_HOST = 'There must be one Host header.';
 const forOperators = /^\/(?:admin|metrics|inspect)(?:[/?]|$)/i;
 
 const EXPOSED = [
@@ -91,7 +92,7 @@ export function createFront(config: Config['server'], addresses: readonly string
     let given = 0;
     for (let at = 0; at < req.rawHeaders.length; at += 2) if (/^host$/i.test(req.rawHeaders[at]!)) given += 1;
     if (given !== 1) {
-      throw new BridgeError('bridge_malformed_request', { detail: 'There must be one Host header.' });
+      throw new BridgeError('bridge_malformed_request', { detail: ONE_HOST });
     }
     if (!isKnown(req.headers.host!)) throw new BridgeError('bridge_forbidden_host');
     // A target that is a whole URL names the host once more, and takes precedence.

@@ -23,7 +23,8 @@ export interface PassOptions {
 export async function pass(req: Request, res: Response, options: PassOptions): Promise<number> {
   const { transport, target, caller, path, body, requestId } = options;
   const gone = new AbortController();
-  res.once('close', () => gone.abort());
+  const leave = () => gone.abort();
+  res.once('close', leave);
   const headers = upstreamHeaders({
     client: flatHeaders(req.headers),
     credential: credentialOf(caller),
@@ -44,8 +45,8 @@ export async function pass(req: Request, res: Response, options: PassOptions): P
       ...clientHeaders(answer.headers),
       'x-request-id': requestId,
     });
-    // Each layer around a call waits for its end, and so do the parts of a pipeline: a fixed number, but above Node's mark.
-    res.setMaxListeners(MOST_LISTENERS);
+    // From here on the pipeline ends the call when the client leaves.
+    res.off('close', leave);
     await pipeline(answer.body, res);
     return answer.status;
   } catch (error) {
@@ -57,9 +58,6 @@ export async function pass(req: Request, res: Response, options: PassOptions): P
     throw error;
   }
 }
-
-/** More listeners for one event of an answer would be a leak. */
-const MOST_LISTENERS = 24;
 
 /** Pages of a list that are read for one item, items on each, and bytes that a page may have. */
 const MOST_PAGES = 50;
