@@ -70,3 +70,55 @@ it('a response that the provider did not delete is not forgotten', async () => {
   expect((await call('DELETE', '', 'key-ann')).status).toBe(500);
   expect(forgotten).toEqual([]);
 });
+
+describe.each(['/responses/compact', '/responses/input_tokens'])(
+  'a body for %s under a shared upstream key',
+  (path) => {
+    async function post(body: object, key = 'key-ann') {
+    face.simulator.script.onRequest({}, { kind: 'respond', status: 200, body: { id: 'resp_1' } });
+      const answer = await request(`${face.url}/v1${path}`, {
+        method: 'POST',
+        headers: { authorization: `Bearer ${key}`, 'content-type': 'application/json' },
+        body: JSON.stringify(body),
+      });
+      const { error } = (await answer.body.json()) as { error?: { bridge_code?: string; param?: string } };
+      return [answer.statusCode, error?.bridge_code ?? null, error?.param ?? null];
+    }
+    const named = { input: [{ role: 'user', content: [{ type: 'input_file', file_id: 'file_1' }] }] };
+    const comparing = { prompt_cache_options: { comparison_response_id: 'resp_2' } };
+    const passes = [200, null, null];
+
+    it('passes with what the scope made, and is asked about under the scope', async () => {
+      await open(shared);
+      const made: string[] = [];
+      face.service.notMade = async (scope, ids) => {
+        made.push(`${scope} ${ids}`);
+        return null;
+      };
+      expect(await post({ previous_response_id: 'resp_1', ...comparing, ...named })).toEqual(passes);
+      expect(asked).toEqual(['tenant:ann resp_1', 'tenant:ann resp_2']);
+      expect(made).toEqual(['tenant:ann file_1']);
+      expect(await post({ input: 'hi', previous_response_id: null, conversation: null })).toEqual(passes);
+      expect(seenUpstream()).toEqual([`POST /v1${path}`, `POST /v1${path}`]);
+    });
+
+    it('is refused with anything else, and the upstream is not asked', async () => {
+      await open(shared);
+      const expired = expect.arrayContaining(['bridge_session_expired']);
+      const foreign = (param: string) => [400, 'bridge_foreign_object', param];
+      expect(await post({ previous_response_id: 'resp_1' }, 'key-bob')).toEqual(expired);
+      expect(await post({ conversation: 'conv_1' })).toEqual(expired);
+      expect(await post({ prompt: { id: 'pmpt_1' } })).toEqual(foreign('prompt.id'));
+      expect(await post(named)).toEqual(foreign('input[0].content[0].file_id'));
+      expect(await post(comparing, 'key-bob')).toEqual(foreign('prompt_cache_options.comparison_response_id'));
+      expect(seenUpstream()).toEqual([]);
+    });
+
+    it('is the provider’s to judge where the credential is the client’s own', async () => {
+      await open({});
+      for (const body of [{ previous_response_id: 'resp_9' }, { conversation: 'conv_1' }, named, comparing])
+        expect(await post(body, 'sk-own')).toEqual(passes);
+      expect(asked).toEqual([]);
+    });
+  },
+);

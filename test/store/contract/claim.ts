@@ -174,4 +174,14 @@ export function claims(given: () => Subject): void {
       if (start.verdict === 'ok') await store.settle(idle.settle(started.turn.id, completed()));
     }
   });
+
+  test('the turn that a claim marks lost is that of its session', async () => {
+    const { store } = given();
+    const [dead, alive] = [await newWorker(store), await newWorker(store)];
+    const [taken, other] = [await busyLane(store, dead), await busyLane(store, alive)];
+    await store.declareDead(dead);
+    expect((await claimNow(store, taken.sessionId, alive)).verdict).toBe('row');
+    expect((await store.turn(taken.firstTurn.id))?.state).toBe('lost');
+    expect((await store.turn(other.firstTurn.id))?.state).toBe('active');
+  });
 }

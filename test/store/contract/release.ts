@@ -106,4 +106,30 @@ export function releases(given: () => Subject): void {
     expect(await store.close(idle.hold())).toEqual({ verdict: 'already' });
     expect((await store.session(idle.sessionId))?.revision).toBe(3);
   });
+
+  test('a face that was written by release, close or settle is the one that is read', async () => {
+    const { store } = given();
+    const me = await newWorker(store);
+    const face = { state: 'stale' as const, snapshot: { at: 'the end' }, machineVersion: 7 };
+    const read = async (id: string) => {
+      const row = await store.session(id);
+      return { snapshot: row?.snapshot, machineVersion: row?.machineVersion };
+    };
+    const written = { snapshot: face.snapshot, machineVersion: 7 };
+    const [released, closed] = [await idleLane(store, me), await idleLane(store, me)];
+    await store.release({ ...released.hold(), face });
+    expect(await read(released.sessionId)).toEqual(written);
+    await store.close({ ...closed.hold(), face: { ...face, state: 'closed' } });
+    expect(await read(closed.sessionId)).toEqual(written);
+    const settled = await busyLane(store, me);
+    await store.settle({ ...settled.settle(settled.firstTurn.id), face });
+    expect(await read(settled.sessionId)).toEqual(written);
+  });
+
+  test('an unknown session is fenced for whoever starts a turn of it or closes it', async () => {
+    const { store } = given();
+    const unknown = lane(await newWorker(store));
+    expect(await store.close(unknown.hold('closed'))).toEqual({ verdict: 'fenced' });
+    expect(await store.start(unknown.start())).toEqual({ verdict: 'fenced' });
+  });
 }

@@ -70,4 +70,19 @@ export function liveness(given: () => Subject): void {
     expect(await store.declareDead(unknown)).toEqual({ verdict: 'dead' });
     expect((await find(unknown))?.state).toBe('dead');
   });
+
+  test('registration with another version or liveness path is another worker', async () => {
+    const { store } = given();
+    const worker = { id: randomUUID(), internalUrl: 'http://a', livenessPath: '/a', version: '1', leaseMs: LEASE_MS };
+    await store.register(worker);
+    for (const other of [{ livenessPath: '/b' }, { livenessPath: null }, { version: '2' }])
+      expect((await store.register({ ...worker, ...other })).verdict).toBe('rejected');
+  });
+
+  test('a death is that of one worker', async () => {
+    const { store } = given();
+    const [one, other] = [await newWorker(store, EXPIRED_MS), await newWorker(store, EXPIRED_MS)];
+    expect(await store.declareExpired(one)).toEqual({ verdict: 'dead' });
+    expect([(await find(one))?.state, (await find(other))?.state]).toEqual(['dead', 'serving']);
+  });
 }
