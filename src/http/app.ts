@@ -43,6 +43,8 @@ export function createHttpFace(options: HttpFaceOptions): Router {
 
   router.use((_req, res, next) => {
     res.locals.requestId = ids.uuid();
+    // Connection, lease, sink and pipeline each wait for its end: no leak, and no warning for every answer.
+    res.setMaxListeners(END_LISTENERS);
     if (service.draining || service.leaving) res.set('connection', 'close');
     next();
   });
@@ -56,7 +58,8 @@ export function createHttpFace(options: HttpFaceOptions): Router {
     const unheld = holdConnection(req, res, caller.scope);
     if (unheld === 'scope') throw quota.refuse('connections');
     if (unheld === 'worker') throw new BridgeError('bridge_overloaded');
-    const lease = quota.admit(caller.scope, { declaredBytes: Number(req.headers['content-length'] ?? 0) });
+    const declaredBytes = Number(req.headers['content-length'] ?? 0);
+    const lease = quota.admit(caller.scope, { declaredBytes });
     if (res.closed) lease.end();
     res.once('close', lease.end);
     return { caller, lease, keep: () => void res.off('close', lease.end) };
@@ -220,6 +223,9 @@ export function createApp(
   app.use(errorHandler(options));
   return app;
 }
+
+/** Listeners for the end of one answer. */
+const END_LISTENERS = 32;
 
 /** Parameters that name a place in a list. */
 const CURSORS = ['after', 'before'] as const;

@@ -141,6 +141,18 @@ describe('answers come in the order of their requests', () => {
   });
 });
 
+it('passes a call on without a warning of the process about its listeners', async () => {
+  const warnings: string[] = [];
+  const hear = ({ name }: Error) => warnings.push(name);
+  process.on('warning', hear);
+  const got = `GET /v1/models HTTP/1.1\r\n${host}Authorization: Bearer sk\r\nConnection: close\r\n\r\n`;
+  expect(await raw(at.url, got).over).toContain('HTTP/1.1 200');
+  // Warnings are emitted on a later tick.
+  await new Promise((later) => setImmediate(later));
+  process.off('warning', hear);
+  expect(warnings).toEqual([]);
+});
+
 it('ends a connection that pipelines without measure, and no other', async () => {
   const one = `GET /ready HTTP/1.1\r\n${host}\r\n`;
   const flood = raw(at.url, one.repeat(5_000));
