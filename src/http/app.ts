@@ -59,9 +59,12 @@ export function createHttpFace(options: HttpFaceOptions): Router {
     if (unheld === 'scope') throw quota.refuse('connections');
     if (unheld === 'worker') throw new BridgeError('bridge_overloaded');
     const declaredBytes = Number(req.headers['content-length'] ?? 0);
+    // No budget will ever have room for it: it is not to be sent again.
+    if (declaredBytes > config.limits.bodyBytes) throw new BridgeError('bridge_body_too_large');
     const lease = quota.admit(caller.scope, { declaredBytes });
     if (res.closed) lease.end();
     res.once('close', lease.end);
+    res.locals.lease = lease;
     return { caller, lease, keep: () => void res.off('close', lease.end) };
   };
 
@@ -256,6 +259,8 @@ function only(methods: string): RequestHandler {
 export function errorHandler({ ids, logger }: Pick<HttpFaceOptions, 'ids' | 'logger'>) {
   return (error: unknown, req: Request, res: Response, _next: NextFunction) => {
     const requestId = (res.locals.requestId as string | undefined) ?? ids.uuid();
+    // What still arrives of its body is discarded, and in no hand.
+    (res.locals.lease as Lease | undefined)?.end();
     if (req.destroyed && res.destroyed) return;
     let known: BridgeError;
     if (error instanceof BridgeError) known = error;
