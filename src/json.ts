@@ -276,6 +276,29 @@ export function excessOf(text: string, most: { levels: number; values: number })
 export const nestsDeeperThan = (text: string, most: number): boolean =>
   excessOf(text, { levels: most, values: Number.POSITIVE_INFINITY }) === 'levels';
 
+/**
+ * Whether an object in a text has a member name twice: of such, readers disagree about which one counts.
+ *
+ * @param value what the text was parsed to, which has each name once
+ */
+export function repeatsNames(text: string, value: unknown): boolean {
+  let members = 0;
+  for (let at = 0; at < text.length; at += 1) {
+    const unit = text.charCodeAt(at);
+    if (unit === QUOTE) at = skipString(text, at) - 1;
+    else if (unit === COLON) members += 1;
+  }
+  const stack: unknown[] = [value];
+  while (stack.length > 0) {
+    const each = stack.pop();
+    if (typeof each !== 'object' || each === null || rawNumber(each) !== null) continue;
+    const inside = Object.values(each);
+    if (!Array.isArray(each)) members -= inside.length;
+    for (const one of inside) if (typeof one === 'object') stack.push(one);
+  }
+  return members > 0;
+}
+
 /** Texts of up to this many UTF-16 units are encoded or decoded in one go. */
 const SLICE = 1_048_576;
 
