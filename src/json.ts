@@ -277,26 +277,39 @@ export const nestsDeeperThan = (text: string, most: number): boolean =>
   excessOf(text, { levels: most, values: Number.POSITIVE_INFINITY }) === 'levels';
 
 /**
- * Whether an object in a text has a member name twice: of such, readers disagree about which one counts.
- *
- * @param value what the text was parsed to, which has each name once
+ * Where the first name lies that an object of the text has more than once, as the names and indexes on the way to it; null
+ * without one. `JSON.parse` shows the last of its values: another reader may take the first.
  */
-export function repeatsNames(text: string, value: unknown): boolean {
-  let members = 0;
+export function repeatedName(text: string): readonly (string | number)[] | null {
+  const open: { names: Set<string> | null; at: string | number }[] = [];
   for (let at = 0; at < text.length; at += 1) {
-    const unit = text.charCodeAt(at);
-    if (unit === QUOTE) at = skipString(text, at) - 1;
-    else if (unit === COLON) members += 1;
+    const within = open.at(-1);
+    switch (text.charCodeAt(at)) {
+      case QUOTE: {
+        const end = skipString(text, at);
+        if (within?.names && text.charCodeAt(skipSpace(text, end)) === COLON) {
+          within.at = nameOf(text.slice(at, end));
+          if (within.names.has(within.at)) return open.map((each) => each.at);
+          within.names.add(within.at);
+        }
+        at = end - 1;
+        break;
+      }
+      case OPEN_OBJECT:
+        open.push({ names: new Set(), at: '' });
+        break;
+      case OPEN_LIST:
+        open.push({ names: null, at: 0 });
+        break;
+      case COMMA:
+        if (typeof within?.at === 'number') within.at += 1;
+        break;
+      case CLOSE_LIST:
+      case CLOSE_OBJECT:
+        open.pop();
+    }
   }
-  const stack: unknown[] = [value];
-  while (stack.length > 0) {
-    const each = stack.pop();
-    if (typeof each !== 'object' || each === null || rawNumber(each) !== null) continue;
-    const inside = Object.values(each);
-    if (!Array.isArray(each)) members -= inside.length;
-    for (const one of inside) if (typeof one === 'object') stack.push(one);
-  }
-  return members > 0;
+  return null;
 }
 
 /** Texts of up to this many UTF-16 units are encoded or decoded in one go. */

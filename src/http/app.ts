@@ -58,14 +58,14 @@ export function createHttpFace(options: HttpFaceOptions): Router {
     const unheld = holdConnection(req, res, caller.scope);
     if (unheld === 'scope') throw quota.refuse('connections');
     if (unheld === 'worker') throw new BridgeError('bridge_overloaded');
-    const declaredBytes = Number(req.headers['content-length'] ?? 0);
-    // No budget will ever have room for it: it is not to be sent again.
-    if (declaredBytes > config.limits.bodyBytes) throw new BridgeError('bridge_body_too_large');
-    const lease = quota.admit(caller.scope, { declaredBytes });
+    const declared = Number(req.headers['content-length'] ?? 0);
+    // A body that is too large is refused, and takes no room.
+    const lease = quota.admit(caller.scope, { declaredBytes: declared > config.limits.bodyBytes ? 0 : declared });
     if (res.closed) lease.end();
-    res.once('close', lease.end);
     res.locals.lease = lease;
-    return { caller, lease, keep: () => void res.off('close', lease.end) };
+    const ends = ['finish', 'close'] as const;
+    for (const end of ends) res.once(end, lease.end);
+    return { caller, lease, keep: () => ends.forEach((end) => void res.off(end, lease.end)) };
   };
 
   const turn: RequestHandler = async (req, res) => {
@@ -259,7 +259,7 @@ function only(methods: string): RequestHandler {
 export function errorHandler({ ids, logger }: Pick<HttpFaceOptions, 'ids' | 'logger'>) {
   return (error: unknown, req: Request, res: Response, _next: NextFunction) => {
     const requestId = (res.locals.requestId as string | undefined) ?? ids.uuid();
-    // What still arrives of its body is discarded, and in no hand.
+    // What still arrives of a refused body is discarded before its answer ends: that counts for no tenant.
     (res.locals.lease as Lease | undefined)?.end();
     if (req.destroyed && res.destroyed) return;
     let known: BridgeError;

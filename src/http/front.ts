@@ -31,6 +31,7 @@ const containersNames = ['host.docker.internal', 'gateway.docker.internal', 'hos
  * whose name was made to point here comes with a name.
  */
 const forProbes = /^\/(?:health|ready)\/?(?:\?|$)/i;
+export const ONE_HOST = 'There must be one Host header.';
 const forOperators = /^\/(?:admin|metrics|inspect)(?:[/?]|$)/i;
 
 const EXPOSED = [
@@ -98,7 +99,7 @@ export function createFront(config: Config['server'], addresses: readonly string
     for (let at = 0; at < req.rawHeaders.length; at += 2) if (/^host$/i.test(req.rawHeaders[at]!)) given += 1;
     if (given === 0 && isProbe && req.httpVersion === '1.0') return;
     if (given !== 1) {
-      throw new BridgeError('bridge_malformed_request', { detail: 'There must be one Host header.' });
+      throw new BridgeError('bridge_malformed_request', { detail: ONE_HOST });
     }
     if (!isKnown(req.headers.host!, isProbe)) throw new BridgeError('bridge_forbidden_host');
     // A target that is a whole URL names the host once more, and takes precedence.

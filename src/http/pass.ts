@@ -23,7 +23,8 @@ export interface PassOptions {
 export async function pass(req: Request, res: Response, options: PassOptions): Promise<number> {
   const { transport, target, caller, path, body, requestId } = options;
   const gone = new AbortController();
-  res.once('close', () => gone.abort());
+  const leave = () => gone.abort();
+  res.once('close', leave);
   const headers = upstreamHeaders({
     client: flatHeaders(req.headers),
     credential: credentialOf(caller),
@@ -44,6 +45,8 @@ export async function pass(req: Request, res: Response, options: PassOptions): P
       ...clientHeaders(answer.headers),
       'x-request-id': requestId,
     });
+    // From here on the pipeline ends the call when the client leaves.
+    res.off('close', leave);
     await pipeline(answer.body, res);
     return answer.status;
   } catch (error) {

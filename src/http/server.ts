@@ -11,6 +11,7 @@ import type { Duplex } from 'node:stream';
 import { type BridgeCode, BridgeError } from '../errors.ts';
 import { guarded, reportFault } from '../faults.ts';
 import { endWithJson, retryHeaders } from './envelope.ts';
+import { ONE_HOST } from './front.ts';
 import { answerSocket, refuseUpgrade } from './upgrade.ts';
 
 export interface Listening {
@@ -32,7 +33,7 @@ const LIMITS: ServerOptions = {
   connectionsCheckingInterval: 5_000,
   // Request line and headers together, bytes.
   maxHeaderSize: 32_768,
-  // A request without one is answered with the envelope, by the rule that stands in front of everything.
+  // Node's own refusal has no envelope.
   requireHostHeader: false,
   noDelay: true,
 };
@@ -97,6 +98,9 @@ export function createHttpServer(app: RequestListener, options: ServerOptions, o
   server.on('request', (req, res) => {
     const { socket } = req;
     if (owe(req, res) > MOST_PIPELINED) return void socket.destroy();
+    if (req.httpVersion === '1.1' && req.headers.host === undefined) {
+      return answerPlainly(res, new BridgeError('bridge_malformed_request', { detail: ONE_HOST }));
+    }
     // A router cannot read such a target, and so would not call anything that answers it.
     if (!isTarget(req.url ?? '')) return answerPlainly(res, new BridgeError('bridge_malformed_request'));
     guarded('client connection', app, () => socket.destroy())(req, res);

@@ -49,6 +49,12 @@ export function createClaimer({ store, clock, deadlines, me }: ClaimerOptions) {
     return (await store.session(row.id)) ?? row;
   }
 
+  /** The turn that the row names as its head; null where there is none of that name in the session's scope. */
+  async function headOf({ headTurnId, scope }: SessionRow): Promise<TurnRow | null> {
+    const head = headTurnId === null ? null : await store.turn(headTurnId);
+    return head?.scope === scope ? head : null;
+  }
+
   async function claim(decision: Extract<Decision, { do: 'claim' }>, nonce: string): Promise<Claimed> {
     const read = decision.session;
     const row = decision.ownOrphan && read.activeTurnId && read.ownerNonce ? await endOrphan(read) : read;
@@ -57,7 +63,7 @@ export function createClaimer({ store, clock, deadlines, me }: ClaimerOptions) {
     );
     switch (answer.verdict) {
       case 'row':
-        return { row: answer.row, head: answer.row.headTurnId ? await store.turn(answer.row.headTurnId) : null };
+        return { row: answer.row, head: await headOf(answer.row) };
       case 'busy':
         return { kind: 'busy', sessionId: row.id };
       case 'lost_race':

@@ -48,8 +48,8 @@ interface Running {
   readonly generation: number;
   /** It began with a frame that announces a response; otherwise one may still come. */
   announced: boolean;
-  /** Responses that began on the same socket while this one ran: their frames are not this turn's. */
-  readonly others: Set<string>;
+  /** Another response began on the same socket while this one ran: frames that name one are not all this turn's. */
+  joined: boolean;
   /** Output items as the client sees them, kept for a client that gets one JSON answer. */
   readonly shownItems: string[];
   /** The `output_index` of each streamed item of this response. */
@@ -58,8 +58,6 @@ interface Running {
   bytes: number;
 }
 
-/** Responses that began while another ran: more are not distinguished. */
-const MOST_OTHERS = 64;
 /** Ended responses whose late frames are recognised by their id. */
 const REMEMBERED = 64;
 
@@ -105,16 +103,16 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
 
   /** Whether a frame that no response of this turn precedes is the first of one. */
   const opensTurn = (frame: ParsedFrame): boolean => {
-    if (socket.kind === 'http' || frame.kind === 'created') return true;
+    if (socket.kind === 'http') return true;
     if (frame.responseId !== null && ended.has(frame.responseId)) return false;
     return frame.end === 'failed' || isBeginning(frame) || announcedOn !== socket.generation;
   };
 
   /** Whether a frame that came after the turn's beginning is about another response. */
-  const isForeign = (frame: ParsedFrame, { turn, others }: Running): boolean => {
+  const isForeign = (frame: ParsedFrame, { turn, joined }: Running): boolean => {
     const id = frame.responseId;
     if (socket.kind === 'http' || id === null || id === turn.responseId) return false;
-    return ended.has(id) || others.size > 0;
+    return joined || ended.has(id);
   };
 
   const begin = (turn: Turn, frame: ParsedFrame): Running => {
@@ -123,7 +121,7 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
       turn,
       generation: socket.generation,
       announced,
-      others: new Set(),
+      joined: false,
       shownItems: [],
       indexes: [],
       bytes: 0,
@@ -155,7 +153,7 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
       return event(turn, frame, text);
     }
     const id = keptId(frame.responseId);
-    if (id !== null && id !== turn.responseId && own.others.size < MOST_OTHERS) own.others.add(id);
+    if (id !== null && id !== turn.responseId) own.joined = true;
   };
 
   /**
@@ -293,7 +291,7 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
     }
     turn.showCreated();
     turn.ending = ending;
-    const plainRefusal = unanswered && error.status >= 400 && error.status < 500;
+    const plainRefusal = unanswered && error.status < 500;
     send({ type: 'upstream.ended', keepSocket: plainRefusal && socket.kind === 'websocket' });
   };
 

@@ -2,11 +2,24 @@ import { elementTexts, parseExact, type Written } from '../json.ts';
 import type { ReferencedItem, SessionReads, TurnItems } from '../store/port.ts';
 import { isNameOnly } from '../transcript/items.ts';
 import { itemHash } from '../transcript/line.ts';
+import { MOST_NAMES } from '../transcript/provider-ids.ts';
 import { buildReplay, withoutServerIds } from '../transcript/replay.ts';
 import type { Item } from '../transcript/types.ts';
 import type { Turn } from './turn.ts';
 
-const written = (json: string): Written<Item> => ({ json, value: JSON.parse(json) as Item });
+const isItem = (value: unknown): value is Item => typeof value === 'object' && value !== null && !Array.isArray(value);
+
+/** Stored items with their values; null where another release, or damage, left something else. */
+function writtenItems(stored: string): Written<Item>[] | null {
+  let values: unknown;
+  try {
+    values = JSON.parse(stored);
+  } catch {
+    return null;
+  }
+  if (!Array.isArray(values) || !values.every(isItem)) return null;
+  return elementTexts(stored).map((json, index) => ({ json, value: values[index]! }));
+}
 
 /**
  * The texts of a lineage's items, root first, ready to be sent in front of new ones. Null when any of them is missing or
@@ -17,11 +30,21 @@ export function itemsOf(turns: readonly TurnItems[]): readonly string[] | null {
   if (turns[0]?.turn.parentTurnId !== null) return null;
   const parts = [];
   for (const { turn, input, output } of turns) {
-    if (input === null || output === null) return null;
-    parts.push({ input: elementTexts(input), output: elementTexts(output).map(written), replay: turn.replay });
+    const said = output === null ? null : writtenItems(output);
+    if (input === null || said === null) return null;
+    parts.push({ input: elementTexts(input), output: said, replay: turn.replay });
   }
   const replay = buildReplay(parts);
   return replay.kind === 'exact' ? replay.items : null;
+}
+
+function readable(json: string): Item | null {
+  try {
+    const value = parseExact(json);
+    return isItem(value) ? value : null;
+  } catch {
+    return null;
+  }
 }
 
 /**
@@ -40,8 +63,8 @@ export async function loadContents(
   for (const turnId of turnIds) {
     for (const { input, output } of await store.lineage(scope, turnId)) {
       for (const json of [input, output].flatMap((text) => (text === null ? [] : elementTexts(text)))) {
-        const item = parseExact(json) as Item;
-        if (!isNameOnly(item)) found.get(item.id as string)?.set(itemHash(item), withoutServerIds({ json }));
+        const item = readable(json);
+        if (item && !isNameOnly(item)) found.get(item.id as string)?.set(itemHash(item), withoutServerIds({ json }));
       }
     }
   }
@@ -50,9 +73,8 @@ export async function loadContents(
   return contents;
 }
 
-/** Most ids that one question to the store is about, and most that are asked about for one request. */
+/** Most ids that one question to the store is about. */
 const PER_QUESTION = 1_000;
-const MOST_ASKED = 4_000;
 
 /**
  * The turns of a scope whose output holds or mentions what these ids name, in as many questions as it takes. Throws
@@ -64,7 +86,7 @@ export async function referencesTo(
   ids: readonly string[],
 ): Promise<readonly ReferencedItem[]> {
   const rows: ReferencedItem[] = [];
-  for (let at = 0; at < Math.min(ids.length, MOST_ASKED); at += PER_QUESTION)
+  for (let at = 0; at < Math.min(ids.length, MOST_NAMES); at += PER_QUESTION)
     rows.push(...(await store.references(scope, ids.slice(at, at + PER_QUESTION))));
   return rows;
 }

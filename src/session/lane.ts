@@ -18,13 +18,17 @@ export interface LaneIdentity {
 
 /** The head a lane begins with. */
 export interface KnownHead {
+  /** What the session's row says: the fence compares it, whether or not such a turn can be read. */
+  id: string | null;
   row: TurnRow | null;
   line: Line | null;
 }
 
 /** The turns of one session on this worker: the head, the one in hand, those that wait, and one not yet delivered. */
 export interface Lane extends LaneIdentity {
-  /** The last completed or incomplete turn of the line. */
+  /** The head that the session's row names. */
+  headId: string | null;
+  /** The last completed or incomplete turn of the line; null also where the row names one that cannot be read. */
   head: TurnRow | null;
   /** The line that the head ends; null when it is not known here. */
   line: Line | null;
@@ -78,6 +82,7 @@ export function createLane(identity: LaneIdentity, head: KnownHead, clock: Clock
 
   return {
     ...identity,
+    headId: head.id,
     head: head.row,
     line: head.line,
     places: [],
@@ -108,6 +113,7 @@ export function createLane(identity: LaneIdentity, head: KnownHead, clock: Clock
       current = null;
       lastUsed = clock.now();
       if (left) {
+        this.headId = left.row.id;
         this.head = left.row;
         this.line = left.line;
         this.places = left.places;

@@ -1,6 +1,5 @@
-import type { TurnRow } from '../store/port.ts';
 import { continueAnchor, continueLine } from '../transcript/continuation.ts';
-import { continuedBy, type Line, relate } from '../transcript/line.ts';
+import { continuedBy, relate } from '../transcript/line.ts';
 import { inputAsSent, planWire } from '../transcript/planner.ts';
 import type { WireForm } from '../transcript/types.ts';
 import type { Lane } from './lane.ts';
@@ -17,14 +16,14 @@ export function anchorStored(turn: Turn): boolean {
 }
 
 /**
- * Admits a turn to a lane whose head is `head`: parent, expected head and continuation are fixed here and become part
+ * Admits a turn to a lane: parent, expected head and continuation are fixed here and become part
  * of the fenced start. False: the turn is anchored to something that is not the head; it must be resolved again.
  *
- * @param line the head's line; null when it is not known, and then nothing can be shown to continue it
+ * Where the lane's line is not known, nothing can be shown to continue it.
  */
-export function place(turn: Turn, head: TurnRow | null, line: Line | null): boolean {
+export function place(turn: Turn, { headId, head, line }: Pick<Lane, 'headId' | 'head' | 'line'>): boolean {
   const { items } = turn;
-  turn.expectedHead = head?.id ?? null;
+  turn.expectedHead = headId;
   const { anchor } = turn.evidence;
   if (anchor !== null) {
     turn.continuation = continueAnchor(items.list);

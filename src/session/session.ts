@@ -26,7 +26,7 @@ import { createLane } from './lane.ts';
 import { factsOf } from './line.ts';
 import { isRelated, place, planFor } from './placement.ts';
 import type { ClientSink } from './port.ts';
-import { SESSION_MACHINE_VERSION, sessionProgram, topState } from './program.ts';
+import { isSessionContext, SESSION_MACHINE_VERSION, sessionProgram, topState } from './program.ts';
 import { tenantBusy } from './quota.ts';
 import { mayResend } from './resend.ts';
 import { errorOf, type Head, turnResult } from './result.ts';
@@ -147,7 +147,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
       keys: birth.kind === 'new' ? birth.keys : [],
       kept: birth.kind === 'new' && first.outcome === 'parallel_lane' ? 'laneIdle' : hard ? 'idle' : 'softIdle',
     },
-    { row: head, line },
+    { id: claimed ? claimed.headTurnId : (head?.id ?? null), row: head, line },
     clock,
     config.deadlines.grace,
   );
@@ -353,7 +353,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
   }
 
   function admitSafely(turn: Turn): void {
-    if (!place(turn, lane.head, lane.line) || planFor(turn, socket.anchor).form === 'impossible') {
+    if (!place(turn, lane) || planFor(turn, socket.anchor).form === 'impossible') {
       handOn(turn, { kind: 'head_moved', sessionId: id });
       return admitNext();
     }
@@ -525,6 +525,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
               machineVersion: claimed.machineVersion,
               input: {},
               takeover: { type: 'session.claimed' },
+              validContext: isSessionContext,
             }).snapshot,
           }
         : { input: {} }),
@@ -600,7 +601,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     begin(turn) {
       turn.note({ type: 'queue' });
       try {
-        if (place(turn, lane.head, lane.line) && planFor(turn, null).form !== 'impossible') {
+        if (place(turn, lane) && planFor(turn, null).form !== 'impossible') {
           lane.take(turn);
           actor = startSessionActor();
           if (claimed) send({ type: 'turn.wanted' });

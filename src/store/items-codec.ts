@@ -14,8 +14,13 @@ export async function packItems(json: string): Promise<Buffer> {
   return bytes.length <= INLINE_BYTES ? deflateSync(bytes) : deflateAsync(bytes);
 }
 
-/** The text `packItems` was given. Throws when the bytes are damaged. */
-export async function unpackItems(packed: Buffer): Promise<string> {
-  const bytes = packed.length <= INLINE_BYTES / 4 ? inflateSync(packed) : await inflateAsync(packed);
+/** The text `packItems` was given; null when the bytes are damaged: that is as if nothing had been stored. */
+export async function unpackItems(packed: Buffer): Promise<string | null> {
+  let bytes: Buffer;
+  try {
+    bytes = packed.length <= INLINE_BYTES / 4 ? inflateSync(packed) : await inflateAsync(packed);
+  } catch {
+    return null;
+  }
   return decodeText(bytes);
 }

@@ -159,14 +159,24 @@ export function encodeForms({ input, outputs, begins }: TurnForms): string {
   return JSON.stringify(begins.length > 0 ? [input, outputs, begins] : [input, outputs]);
 }
 
-/** The forms that `encodeForms` wrote; null for text of another version. */
+const isListOf =
+  <T>(isEntry: (value: unknown) => value is T) =>
+  (value: unknown): value is T[] =>
+    Array.isArray(value) && value.every(isEntry);
+const areItems = isListOf(isListOf((value): value is ItemHash => typeof value === 'string'));
+const areAlternatives = isListOf(areItems);
+
+/** The forms that `encodeForms` wrote; null for any other text, such as that of another version. */
 export function decodeForms(text: string): TurnForms | null {
+  let stored: unknown;
   try {
-    const [input, outputs, begins = []] = JSON.parse(text) as [Accepted[], Accepted[][], Accepted[][]?];
-    return [input, outputs, begins].every(Array.isArray) ? { input, outputs, begins } : null;
+    stored = JSON.parse(text);
   } catch {
     return null;
   }
+  if (!Array.isArray(stored)) return null;
+  const [input, outputs, begins = []] = stored as unknown[];
+  return areItems(input) && areAlternatives(outputs) && areAlternatives(begins) ? { input, outputs, begins } : null;
 }
 
 /** How a request's items relate to a line: they continue it after `count` items, or end within it. */

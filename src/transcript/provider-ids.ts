@@ -1,3 +1,4 @@
+import { repeatedName } from '../json.ts';
 import { isNameOnly, typeOf } from './items.ts';
 import type { Item, Names, RequestBody } from './types.ts';
 
@@ -24,8 +25,11 @@ export function comparisonOf(body: RequestBody): string | null {
 /** Path of the field that `comparisonOf` reads. */
 export const COMPARISON_PATH = 'prompt_cache_options.comparison_response_id';
 
-/** More different ids are not asked about: the first one beyond counts as foreign. */
-const MOST_NAMES = 4_000;
+/**
+ * More different ids are not asked about: the first one beyond counts as foreign. A session of an SDK that names each
+ * item it was given has some thousands; more of them than this do not fit the context of a model.
+ */
+export const MOST_NAMES = 16_384;
 
 /**
  * What may stand in a field. `text`: content, in one string or a list of them. `opaque`: content of any shape, written
@@ -275,15 +279,17 @@ const LONGEST_NAME = 64;
 const LONGEST_PATH = 256;
 
 /** Names are the client's: what could be a line break or worse in a log is left out. */
-function pathOf(stack: readonly Frame[]): string {
+function pathOf(places: readonly (string | number)[]): string {
   let path = '';
-  for (const { keys, at } of stack) {
+  for (const place of places) {
     if (path.length > LONGEST_PATH) break;
-    if (keys === null) path += `[${at - 1}]`;
-    else path += `${path === '' ? '' : '.'}${keys[at - 1]!.slice(0, LONGEST_NAME).replace(/[^\w$-]/g, '?')}`;
+    if (typeof place === 'number') path += `[${place}]`;
+    else path += `${path === '' ? '' : '.'}${place.slice(0, LONGEST_NAME).replace(/[^\w$-]/g, '?')}`;
   }
   return path.slice(0, LONGEST_PATH);
 }
+
+const placeIn = ({ keys, at }: Frame) => (keys === null ? at - 1 : keys[at - 1]!);
 
 /**
  * Everything a request's body names at the provider, the anchor, the compared response and the client's own call ids
@@ -296,18 +302,19 @@ export function namesIn(request: RequestBody): Names {
   let foreign: string | null = null;
   const stack: Frame[] = [{ value: request, keys: Object.keys(request), rule: body, named: false, at: 0 }];
 
+  const here = () => pathOf(stack.map(placeIn));
   const own = (id: string) => {
     if (owned.has(id)) return;
-    if (owned.size === MOST_NAMES) foreign = pathOf(stack);
-    else owned.set(id, pathOf(stack));
+    if (owned.size === MOST_NAMES) foreign = here();
+    else owned.set(id, here());
   };
   const string = (text: string, rule: Rule, named: boolean) => {
     if (text === '') return;
     if (rule === 'owned') own(text);
-    else if (rule === 'foreign') foreign = pathOf(stack);
+    else if (rule === 'foreign') foreign = here();
     else if (rule === 'address') {
-      if (!FETCHED.test(text) && (SCHEME.test(text) || looksLikeProviderId(text))) foreign = pathOf(stack);
-    } else if (rule === 'unknown' && (named || looksLikeProviderId(text))) foreign = pathOf(stack);
+      if (!FETCHED.test(text) && (SCHEME.test(text) || looksLikeProviderId(text))) foreign = here();
+    } else if (rule === 'unknown' && (named || looksLikeProviderId(text))) foreign = here();
     else if (typeof rule === 'object') string(text, rule.string, named);
   };
 
@@ -328,7 +335,7 @@ export function namesIn(request: RequestBody): Names {
       if (typeof rule === 'object') next = rule.members.get(key) ?? rule.others;
       if (next === 'unknown') {
         // A map may have ids for names. What a scheme calls its members is a word, and `type` is never an id.
-        if (GENERATED.test(key)) foreign = pathOf(stack);
+        if (GENERATED.test(key)) foreign = here();
         if (key === 'type') next = 'text';
         named = saysId(key);
       }
@@ -353,6 +360,18 @@ export function namesIn(request: RequestBody): Names {
     }
   }
   return { owned, foreign };
+}
+
+/**
+ * What `namesIn` finds in a body as it was written. A name that an object has more than once counts as foreign: what
+ * reads the body behind the bridge may take another of its values than the one that was judged.
+ *
+ * @param text what the body was parsed from
+ */
+export function namesWritten(request: RequestBody, text: string): Names {
+  const names = namesIn(request);
+  const repeated = names.foreign === null ? repeatedName(text) : null;
+  return repeated === null ? names : { ...names, foreign: pathOf(repeated) };
 }
 
 /**

@@ -1,8 +1,8 @@
-import { repeatsNames, scanMembers, spansByName, textOf, type Written } from '../json.ts';
+import { scanMembers, spansByName, textOf, type Written } from '../json.ts';
 import { contextFingerprint, requestFingerprint } from './fingerprint.ts';
 import { isNameOnly, writtenInput } from './items.ts';
 import { acceptedOf, chainOver, isFromClient, itemHash, plausiblePlaces } from './line.ts';
-import { comparisonOf, namesIn, referencesIn } from './provider-ids.ts';
+import { comparisonOf, namesWritten, referencesIn } from './provider-ids.ts';
 import { isExactItem } from './replay.ts';
 import { hasHostedTools, shapeOf } from './shape.ts';
 import type { Item, ItemHash, LookedAt, ReadItem, ReadItems, ReadRequest, RequestBody } from './types.ts';
@@ -100,15 +100,6 @@ function lookedAt(body: RequestBody): LookedAt {
   return { ...kept, ...(metadata && { client_metadata: metadata }), ...Object.fromEntries(noted) };
 }
 
-/** The path of a name that is given twice is not known; what is shown in its place. */
-const REPEATED = '(a name that is given twice)';
-
-/** The text goes upstream as it came: of a name given twice, the provider may take the value that was not looked at. */
-function namesOf(body: RequestBody, text: string): ReadRequest['names'] {
-  const names = namesIn(body);
-  return names.foreign === null && repeatsNames(text, body) ? { ...names, foreign: REPEATED } : names;
-}
-
 /**
  * Reads a body once, so that nothing later looks at it whole.
  *
@@ -135,6 +126,6 @@ export function readRequest(body: RequestBody, text: string, bytes: number, whol
     contextFp: contextFingerprint(body),
     references: referencesIn(body),
     comparison: comparisonOf(body),
-    names: namesOf(body, text),
+    names: namesWritten(body, text),
   };
 }

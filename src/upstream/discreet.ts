@@ -1,6 +1,6 @@
 import { pipeline, Readable, Transform } from 'node:stream';
 import { BridgeError } from '../errors.ts';
-import { memberText, withMembers } from '../json.ts';
+import { memberText, scanMembers, withMembers } from '../json.ts';
 import { collectAnswer } from './answer.ts';
 import { namesCode } from './error-codes.ts';
 import { normaliseError } from './errors.ts';
@@ -98,8 +98,7 @@ export function createDiscreetTransport(inner: UpstreamTransport, options: Discr
   };
 
   const discreetFrame = (given: string): string => {
-    const text = withoutKey(given);
-    if (/openai-(?:organization|project)/i.test(text)) return withoutAccount(text);
+    const text = withoutAccount(withoutKey(given));
     if (!/"(?:error|detail|message)"\s*:\s*[{"[]/.test(text)) return text;
     const { kind, error } = parseFrame(text);
     if (error === null) return text;
@@ -176,11 +175,13 @@ export function createDiscreetTransport(inner: UpstreamTransport, options: Discr
   };
 }
 
-/** A frame without the headers in it that say whose account it is. */
+/** A frame, whatever it holds, without the headers in it that say whose account it is. */
 function withoutAccount(text: string): string {
+  if (!/openai-(?:organization|project)/i.test(text)) return text;
   const headers = memberText(text, 'headers');
-  if (headers === null) return text;
-  const found = Object.keys((JSON.parse(headers) ?? {}) as object).filter((name) => ofAccount.has(name.toLowerCase()));
+  const names = headers === null ? [] : scanMembers(headers).map(({ name }) => name);
+  const found = names.filter((name) => ofAccount.has(name.toLowerCase()));
+  if (headers === null || found.length === 0) return text;
   return withMembers(text, new Map([['headers', withMembers(headers, new Map(found.map((name) => [name, null])))]]));
 }
 

@@ -6,11 +6,18 @@
  * where this one does.
  */
 export interface UpstreamTurnState {
-  /** Notes a value. The first one of a turn wins; `null` stands for a request without a turn id. */
+  /**
+   * Notes a value. The first one of a turn wins; one that is too long to go back counts as none.
+   *
+   * @param turnId null for a request without a turn id
+   */
   learn(turnId: string | null, value: string): void;
   /** What to send back in that turn; null when there is nothing, or the value is another turn's. */
   for(turnId: string | null): string | null;
 }
+
+/** A longer value is not kept, characters: it would go into each frame of its turn, and no header of this size passes. */
+const LONGEST_VALUE = 16_384;
 
 /** A warm-up names its turn with the empty string; the first real turn takes its value over. */
 const WARM_UP = '';
@@ -29,6 +36,7 @@ export function createUpstreamTurnState(): UpstreamTurnState {
   return {
     learn(turnId, value) {
       // Without a turn id every request is a turn of its own, and nothing of it can ever be asked for.
+      if (value.length > LONGEST_VALUE) return;
       if (enter(turnId) === null && turnId !== null) held = { turnId, value };
     },
     for: enter,

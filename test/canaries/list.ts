@@ -291,7 +291,7 @@ export const canaries: readonly Canary[] = [
   {
     name: 'a late terminal of another response is delivered',
     file: 'src/session/frames.ts',
-    find: 'return ended.has(id) || others.size > 0;',
+    find: 'return joined || ended.has(id);',
     replace: 'return false;',
     tests: ['test/field/dialects.test.ts'],
   },
@@ -411,8 +411,8 @@ export const canaries: readonly Canary[] = [
   {
     name: 'an unknown field may hold the id of anything',
     file: 'src/transcript/provider-ids.ts',
-    find: "else if (rule === 'unknown' && (named || looksLikeProviderId(text))) foreign = pathOf(stack);",
-    replace: "else if (rule === 'unknown' && looksLikeProviderId(text)) foreign = pathOf(stack);",
+    find: "else if (rule === 'unknown' && (named || looksLikeProviderId(text))) foreign = here();",
+    replace: "else if (rule === 'unknown' && looksLikeProviderId(text)) foreign = here();",
     tests: ['test/transcript/provider-ids.test.ts'],
   },
   {

@@ -10,6 +10,8 @@ interface Input {
   /** Fields over those of a plain request. */
   body?: { [key: string]: Tree };
   leaveAfter?: number;
+  /** Whether a well-formed turn is asked for at the end; a busy session is noticed without it as well. */
+  afterwards?: boolean;
   /** Goes on with the conversation while the script still holds. */
   again?: boolean;
 }
@@ -216,12 +218,13 @@ export const frames = {
       },
       ...(r.chance(0.08) ? { leaveAfter: r.pick([1, 10, 40, 200]) } : {}),
       ...(r.chance(0.15) ? { again: true } : {}),
+      ...(r.chance(0.7) ? { afterwards: false } : {}),
     };
     return input as Tree;
   },
 
   async run(given: Tree, at: At): Promise<void> {
-    const { script = {}, body: fields, leaveAfter, again } = given as Input;
+    const { script = {}, body: fields, leaveAfter, again, afterwards = true } = given as Input;
     const { upstream } = at.world;
     upstream.play(at.thread, script);
     const input: Tree[] = [{ role: 'user', content: 'Say something.' }];
@@ -241,6 +244,6 @@ export const frames = {
       if (second) judge(at, second, { hostile: true, what: 'a continued turn' });
     }
     upstream.calm(at.thread);
-    if (at.world.crash === null) await takesTurn(at, 'hostile frames');
+    if (afterwards && at.world.crash === null) await takesTurn(at, 'hostile frames');
   },
 };

@@ -311,7 +311,7 @@ export const http = {
       .replaceAll('%admin%', ADMIN_TOKEN)
       .replaceAll('%thread%', at.thread);
     const bytes = edited(Buffer.from(text, 'latin1'), edits);
-    const answer = await exchange(world.port, bytes, pieces, reset === true);
+    const answer = await exchange(world.port, bytes, pieces, reset === true ? null : requests.length);
     if (world.crash !== null) return;
     const what = 'bytes over TCP';
     if (answer === null)
@@ -328,8 +328,17 @@ export const http = {
 /** How long the worker may say nothing before we close our end, milliseconds. */
 const QUIET_MS = 120;
 
-/** Sends bytes and reads until the worker has closed the connection. Null: it does not. */
-function exchange(port: number, bytes: Buffer, pieces: readonly number[], reset: boolean): Promise<string | null> {
+/**
+ * Sends bytes and reads until the worker has closed the connection. Null: it does not.
+ *
+ * @param expected answers after which our end is closed at once; null: the connection is reset instead
+ */
+function exchange(
+  port: number,
+  bytes: Buffer,
+  pieces: readonly number[],
+  expected: number | null,
+): Promise<string | null> {
   return new Promise((resolve) => {
     const chunks: Buffer[] = [];
     const socket = connect({ port, host: '127.0.0.1', allowHalfOpen: true });
@@ -346,16 +355,20 @@ function exchange(port: number, bytes: Buffer, pieces: readonly number[], reset:
       clearTimeout(quiet);
       quiet = setTimeout(() => socket.end(), QUIET_MS);
     };
+    let sent = 0;
     socket.on('data', (chunk) => {
       chunks.push(chunk);
-      wait();
+      if (sent < bytes.length || expected === null) return wait();
+      let answers = 0;
+      for (const _answer of answersIn(all())) answers += 1;
+      if (answers >= expected) socket.end();
+      else wait();
     });
     socket.on('end', () => done(all()));
     socket.on('error', () => done(all()));
     socket.on('close', () => done(all()));
     socket.on('connect', async () => {
       socket.setNoDelay(true);
-      let sent = 0;
       let n = 0;
       // Many pieces are only slow: the first hundred show whatever pieces can show.
       while (sent < bytes.length && !socket.destroyed) {
@@ -365,7 +378,7 @@ function exchange(port: number, bytes: Buffer, pieces: readonly number[], reset:
         n += 1;
         if (sent < bytes.length) await new Promise(setImmediate);
       }
-      if (reset) {
+      if (expected === null) {
         socket.resetAndDestroy();
         return done('');
       }

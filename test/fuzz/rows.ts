@@ -62,7 +62,8 @@ const numbers = new Set(['machine_version', 'epoch', 'revision', 'item_count']);
 const plainValues: [string, readonly Tree[]][] = [
   [
     'state',
-    ['connecting', 'live', 'reconnecting', 'stale', 'closed', 'completed', 'incomplete', 'failed', 'cancelled', 'lost'],
+    // A session that is closed has lost its keys in the same statement: the column alone is never that.
+    ['connecting', 'live', 'reconnecting', 'stale', 'completed', 'incomplete', 'failed', 'cancelled', 'lost'],
   ],
   ['replay', ['exact', 'anchor_only', 'never']],
   ['shape', ['fresh', 'full', 'delta']],

@@ -18,6 +18,9 @@ export const API_KEYS = ['key-one-Zq7fuzz0123456789', 'key-two-Zq7fuzz0123456789
 /** Stands in what users said. It may come back to them, and never to a log. */
 export const CONTENT = 'Zq7content';
 
+/** Errors of the upstream that the operator is meant to read. */
+const announced = new Set(['the upstream refused the shared credential (HOLDFAST_UPSTREAM_KEY)']);
+
 /** Longest time anything may take before the worker must have answered, milliseconds: its hold, a turn, and slack. */
 export const LONGEST_MS = 20_000;
 
@@ -186,7 +189,7 @@ export async function openWorld(mode: Mode): Promise<World> {
     const msg = String(fields.msg);
     const kind = `${level} ${msg}`;
     counts.set(kind, (counts.get(kind) ?? 0) + 1);
-    if ((level >= 50 || unwanted || /\\n {4}at /.test(text)) && log.length < 100_000)
+    if (((level >= 50 && !announced.has(msg)) || unwanted || /\\n {4}at /.test(text)) && log.length < 100_000)
       log.push({ level, msg, fields, text });
   }
 

@@ -3,13 +3,15 @@ interface Area {
   name: string;
   /** Of files, relative to the project. */
   files: RegExp;
+  /** Only mutants in functions of these names; everything in the files without. */
+  functions?: readonly string[];
   /** A survivor that is not in the list of equivalent mutants is a fault. */
   strict: boolean;
   /** Test files to try first, and the only ones with `--near`. */
   near: RegExp;
 }
 
-/** The first that fits a file is the file's. */
+/** The first that fits a mutant is the mutant's. */
 export const areas: readonly Area[] = [
   {
     name: 'fence',
@@ -20,22 +22,42 @@ export const areas: readonly Area[] = [
   { name: 'sql', files: /^src\/store\/postgres\/sql\//, strict: false, near: /^test\/(?:store|admin)\// },
   {
     name: 'planner',
-    files: /^src\/(?:transcript\/(?:planner|continuation|line)|session\/placement)\.ts$/,
+    files: /^src\/(?:transcript\/(?:planner|continuation|line|read|items|replay)|session\/placement)\.ts$/,
     strict: true,
-    near: /^test\/(?:transcript|session|field|recordings)\//,
+    near: /^test\/(?:transcript|session|intake|recordings)\//,
   },
   {
     name: 'tenancy',
-    files:
-      /^src\/(?:transcript\/provider-ids|session\/facts|resolve\/(?:rows\/.*|situation)|http\/(?:app|authenticate))\.ts$/,
+    files: /^src\/(?:transcript\/provider-ids|upstream\/discreet|http\/authenticate|resolve\/rows\/admission)\.ts$/,
     strict: true,
-    near: /^test\/(?:transcript|session|resolve|http|field|bridge|tenancy)\//,
+    near: /^test\/(?:transcript|upstream|http|resolve|hostile\/tenancy)\//,
+  },
+  {
+    name: 'tenancy',
+    files: /^src\/http\/app\.ts$/,
+    functions: ['aboutResponse', 'ownCursors', 'admit', 'passOn'],
+    strict: true,
+    near: /^test\/(?:http|hostile\/tenancy)\//,
+  },
+  {
+    name: 'tenancy',
+    files: /^src\/session\/facts\.ts$/,
+    functions: ['readReferences', 'ownsComparison'],
+    strict: true,
+    near: /^test\/(?:session|hostile\/tenancy)\//,
+  },
+  {
+    name: 'tenancy',
+    files: /^src\/resolve\/situation\.ts$/,
+    functions: ['open', 'named', 'survey'],
+    strict: true,
+    near: /^test\/(?:resolve|hostile\/tenancy)\//,
   },
   {
     name: 'frames',
-    files: /^src\/(?:session|upstream)\/frames\.ts$/,
+    files: /^src\/(?:session\/(?:frames|kept)|upstream\/frames)\.ts$/,
     strict: true,
-    near: /^test\/(?:upstream|session|field)\//,
+    near: /^test\/(?:upstream|session)\//,
   },
   { name: 'machines', files: /^machines\/(?!index)/, strict: false, near: /^test\/(?:machines|model)\// },
   { name: 'runtime', files: /^src\/runtime\/(?!index)/, strict: false, near: /^test\/(?:runtime|machines)\// },
@@ -43,7 +65,8 @@ export const areas: readonly Area[] = [
   { name: 'session', files: /^src\/session\//, strict: false, near: /^test\/(?:session|bridge|field)\// },
   { name: 'transcript', files: /^src\/transcript\//, strict: false, near: /^test\/(?:transcript|recordings)\// },
   { name: 'upstream', files: /^src\/upstream\//, strict: false, near: /^test\/upstream\// },
-  { name: 'http', files: /^src\/http\//, strict: false, near: /^test\/(?:http|field)\// },
+  { name: 'http', files: /^src\/http\//, strict: false, near: /^test\/(?:http|hostile|field)\// },
+  { name: 'intake', files: /^src\/(?:intake\/|faults\.ts$)/, strict: false, near: /^test\/hostile\// },
   { name: 'cluster', files: /^src\/cluster\//, strict: false, near: /^test\/(?:cluster|forward)\// },
 ];
 
@@ -58,7 +81,12 @@ export const holdsTables = /^machines\//;
  * for a reason that is no behaviour, or take minutes.
  */
 export const leftOut =
-  /^test\/(?:canaries|docs|mutants|chaos|clients|demo|embedded|fuzz)\/|^test\/(?:admin\/(?:ui|pictures)|observe\/(?:page|deploy|recorded-run)|bridge\/soak|simulator\/process|observe\/metrics)\.test\.ts$/;
+  /^test\/(?:canaries|docs|mutants|chaos|clients|demo|embedded|fuzz)\/|^test\/(?:admin\/(?:ui|pictures)|observe\/(?:page|deploy|recorded-run)|bridge\/soak|hostile\/edges\/(?:tables|embedded|last-resort)|simulator\/process|observe\/metrics)\.test\.ts$/;
 
-/** The area of a file, or undefined where it is not mutated. */
-export const areaOf = (file: string): Area | undefined => areas.find(({ files }) => files.test(file));
+/** The area of a mutant, or undefined for a file that is not mutated. */
+export const areaOf = ({ file, within }: { file: string; within: readonly string[] }): Area | undefined =>
+  areas.find(
+    ({ files, functions }) => files.test(file) && (!functions || functions.some((name) => within.includes(name))),
+  );
+
+export const isMutated = (file: string): boolean => areas.some(({ files }) => files.test(file));

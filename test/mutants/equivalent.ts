@@ -8,6 +8,12 @@ export interface Equivalent {
   reason: string;
 }
 
+/** Mutants of one file for one reason: what stands there, and what the mutant puts there. */
+const alike = (file: string, reason: string, changes: readonly (readonly [string, string])[]): Equivalent[] =>
+  changes.map(([original, mutant]) => ({ file, original, mutant, reason }));
+
+const FRAMES = 'src/session/frames.ts';
+
 /** Mutants that are no survivors. Each must still exist, and its reason must hold for every caller. */
 export const equivalents: readonly Equivalent[] = [
   {
@@ -16,4 +22,49 @@ export const equivalents: readonly Equivalent[] = [
     mutant: 'false',
     reason: 'No known code or class of errors begins with `response.`, so the question after it answers false as well.',
   },
+  ...alike(FRAMES, 'Only malformed frames have no data, and they are sorted out before.', [
+    ['frame.data', 'true'],
+    ['frame.data?.output_index', 'frame.data.output_index'],
+    ['frame.data?.response', 'frame.data.response'],
+    ['frame.data?.error', 'frame.data.error'],
+  ]),
+  ...alike(FRAMES, 'Every terminal has an end, and an error when and only when that is `failed`.', [
+    ["frame.end ?? 'failed'", 'frame.end'],
+    ["end === 'failed' && frame.error", "end === 'failed'"],
+    ["end === 'failed' && frame.error", 'frame.error'],
+  ]),
+  ...alike(FRAMES, 'No id in the set is null.', [
+    ['frame.responseId !== null && ended.has(frame.responseId)', 'ended.has(frame.responseId)'],
+  ]),
+  ...alike(FRAMES, 'Nothing before the first place is larger than an index.', [
+    ['at > 0 && indexes[at - 1]! > index', 'indexes[at - 1]! > index'],
+    ['at > 0', 'at >= 0'],
+  ]),
+  ...alike(FRAMES, 'An item is kept only of a frame that has one, and rewriting a frame leaves it its item.', [
+    ['kept !== null && item !== null', 'kept !== null'],
+    ['json === text', 'false'],
+    ['turn.request.body.stream !== true && shown !== null', 'turn.request.body.stream !== true'],
+  ]),
+  ...alike(
+    FRAMES,
+    'Shown items are asked for only where the client gets one JSON answer: the other test spares memory.',
+    [
+      ['turn.request.body.stream !== true && shown !== null', 'true'],
+      ['turn.request.body.stream !== true && shown !== null', 'shown !== null'],
+      ['turn.request.body.stream !== true && own.shownItems.length > listed', 'own.shownItems.length > listed'],
+    ],
+  ),
+  ...alike(FRAMES, 'A text with no member changed is the text.', [
+    ['inResponse.size > 0', 'true'],
+    ['inResponse.size > 0', 'inResponse.size >= 0'],
+    ['changes.size === 0', 'false'],
+  ]),
+  ...alike(FRAMES, 'A list of output that was parsed stands in the text.', [
+    ["membersOf(text).get('response')?.start", "membersOf(text).get('response').start"],
+    ['place?.start', 'place.start'],
+  ]),
+  ...alike(FRAMES, 'A frame of this kind has a turn state, and it has it from its headers.', [
+    ['frame.turnState', 'true'],
+    ["memberText(text, 'headers') ?? ''", "memberText(text, 'headers')"],
+  ]),
 ];

@@ -9,6 +9,8 @@ export interface Mutant {
   file: string;
   line: number;
   operator: string;
+  /** Names of the functions it is in, outermost first. */
+  within: readonly string[];
   /** What stands there, on one line. */
   original: string;
   /** What the mutant puts there, on one line. */
@@ -33,6 +35,7 @@ interface Place {
   start: number;
   end: number;
   wrap: Wrap;
+  within: readonly string[];
   changes: Change[];
 }
 
@@ -86,6 +89,15 @@ function isLogging(node: Node, text: string): boolean {
   return inner.type === 'CallExpression' && /^(?:[\w.]+\.)?(?:log|logger)\??\.\w+\(/.test(text.slice(inner.start));
 }
 
+/** The name that a node gives to the function it is, or holds. */
+function nameOf(node: Node): string | null {
+  if (node.type === 'FunctionDeclaration') return node.id?.name ?? null;
+  if (node.type === 'VariableDeclarator')
+    return node.id.type === 'Identifier' && node.init?.type === 'ArrowFunctionExpression' ? node.id.name : null;
+  if (node.type === 'MethodDefinition') return node.key.type === 'Identifier' ? node.key.name : null;
+  return null;
+}
+
 interface Options {
   /** Which texts are mutated as SQL, where they look like it. */
   sql: ((text: string) => boolean) | null;
@@ -98,6 +110,7 @@ class Reader {
   readonly #text: string;
   readonly #sql: Options['sql'];
   readonly #tables: boolean;
+  #within: readonly string[] = [];
 
   constructor(text: string, { sql, tables }: Options) {
     this.#text = text;
@@ -114,7 +127,8 @@ class Reader {
       (place) => place.start === node.start && place.end === node.end && place.wrap === wrap,
     );
     if (known) known.changes.push(...changes.filter(({ text }) => !known.changes.some((other) => other.text === text)));
-    else if (changes.length > 0) this.places.push({ start: node.start, end: node.end, wrap, changes });
+    else if (changes.length > 0)
+      this.places.push({ start: node.start, end: node.end, wrap, within: this.#within, changes });
   }
 
   #swap(node: Node, operator: string, ...texts: string[]): void {
@@ -251,6 +265,9 @@ class Reader {
         break;
     }
     const isFunction = /Function|Method|ClassBody/.test(node.type);
+    const outside = this.#within;
+    const name = nameOf(node);
+    if (name !== null) this.#within = [...outside, name];
     for (const key of visitorKeys[node.type] ?? []) {
       const keyed = node as unknown as { computed?: boolean };
       if ((key === 'key' || key === 'property') && !keyed.computed) continue;
@@ -258,6 +275,7 @@ class Reader {
       for (const child of Array.isArray(value) ? value : [value])
         if (isNode(child)) this.visit(child, node, topLevel && !isFunction);
     }
+    this.#within = outside;
   }
 
   /** The first `?.` of a chain, taken out. */
@@ -334,7 +352,8 @@ export function mutantsOf(file: string, text: string, options: Options): Mutated
     const own = oneLine(text.slice(place.start, place.end));
     for (const { operator, at, text: changed, shown } of place.changes) {
       const { original, mutant } = shown ?? { original: own, mutant: oneLine(changed) };
-      mutants.push({ index: mutants.length, file, line: lineOf(at ?? place.start), operator, original, mutant });
+      const line = lineOf(at ?? place.start);
+      mutants.push({ index: mutants.length, file, line, operator, within: place.within, original, mutant });
     }
   }
 

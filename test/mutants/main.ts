@@ -1,7 +1,7 @@
 import { execFileSync } from 'node:child_process';
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { startEmbeddedPostgres } from '../../src/store/embedded/index.ts';
 import { areaOf, leftOut } from './areas.ts';
@@ -25,6 +25,7 @@ import { Worker } from './worker.ts';
  *   --budget N        seconds of tests per mutant, by default 90
  *   --workers N       runners at a time, by default 2
  *   --report FILE     everything as JSON
+ *   --swept           only with sweeps: what these do not notice is undecided
  *   --list            prints the mutants and runs nothing
  *
  * Ends with 1 when a mutant survives all its tests in a strict area, or when the score of a run without --changed is
@@ -48,6 +49,7 @@ const { values } = parseArgs({
     budget: { type: 'string', default: '90' },
     workers: { type: 'string', default: '2' },
     report: { type: 'string' },
+    swept: { type: 'boolean', default: false },
     list: { type: 'boolean', default: false },
   },
 });
@@ -144,7 +146,14 @@ const isKilled = ({ status }: Judged) => status === 'killed' || status === 'hung
 const isAlive = ({ status }: Judged) =>
   status === 'survived' || status === 'not reached' || (status === 'undecided' && values.seconds === undefined);
 /** Test files that start a bridge with all that belongs to it. */
-const isSlow = /^test\/(?:bridge|field|recordings|property|simulation|model|invariants|observe|forward)\//;
+const isSlow = /^test\/(?:bridge|field|recordings|property|simulation|model|invariants|observe|forward|hostile)\//;
+/** Test files of units: no servers, no database, nothing that one process has once only. */
+const isSwept =
+  /^test\/(?:upstream\/(?:corpus|frames|abilities|flow|pulse|request|sse)|session|transcript|resolve|machines|token|json|http\/owned|hostile\/tenancy)\b/;
+/** Swept too, with the functions of the database replaced in place. */
+const CONTRACT = 'test/store/postgres.test.ts';
+/** Mutants of one sweep. */
+const SWEPT = 60;
 const percent = (share: number) => `${(100 * share).toFixed(1)} %`;
 
 const all = await catalogue();
@@ -158,14 +167,14 @@ const isEquivalent = ({ file, original, mutant }: Mutant) =>
 let chosen = all.mutants.filter(
   (mutant) =>
     (!values.files || values.files.some((text) => mutant.file.includes(text))) &&
-    (!values.area || values.area.includes(areaOf(mutant.file)!.name)) &&
+    (!values.area || values.area.includes(areaOf(mutant)!.name)) &&
     (!changed || changed.get(mutant.file)?.has(mutant.line)) &&
     (!values.only || values.only.some((text) => shown(mutant).includes(text))),
 );
 const population = chosen.length;
 if (values.sample || values.seconds) chosen = shuffled(chosen, Number(values.seed));
 // With little time the strict areas come first.
-if (values.seconds) chosen.sort((a, b) => Number(areaOf(b.file)!.strict) - Number(areaOf(a.file)!.strict));
+if (values.seconds) chosen.sort((a, b) => Number(areaOf(b)!.strict) - Number(areaOf(a)!.strict));
 if (values.sample) chosen = chosen.slice(0, Number(values.sample));
 if (values.list) {
   for (const mutant of chosen) console.log(shown(mutant));
@@ -194,7 +203,8 @@ try {
   await using bench = await workbench(all);
   // Seeds are fixed: a test that draws others with each run is no fair judge.
   const env = {
-    ...process.env,
+    // Settings of the caller are not those of the workers in tests.
+    ...Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('HOLDFAST_'))),
     TEST_DATABASE_URL: server.url,
     PROPERTY_RUNS: '150',
     PROPERTY_SEED: '1',
@@ -223,7 +233,7 @@ try {
   }
 
   // What each test file reaches, and how long it takes without a mutant.
-  const near = [...new Set(chosen.map(({ file }) => areaOf(file)!.near))];
+  const near = [...new Set(chosen.map((mutant) => areaOf(mutant)!.near))];
   const tests = (await testFiles()).filter(
     (test) =>
       !leftOut.test(test) &&
@@ -283,19 +293,62 @@ try {
 
   // Which tests notice what: each verdict says which are worth their time for the next mutant of the same file.
   const tries = new Map<string, { runs: number; kills: number }>();
-  const costOf = (test: string, file: string) => {
-    const { runs, kills } = tries.get(`${test} ${file}`) ?? { runs: 0, kills: 0 };
-    const likely = (kills + (areaOf(file)!.near.test(test) ? 1.5 : 0.2)) / (runs + 3);
+  const costOf = (test: string, mutant: Mutant) => {
+    const { runs, kills } = tries.get(`${test} ${mutant.file}`) ?? { runs: 0, kills: 0 };
+    const likely = (kills + (areaOf(mutant)!.near.test(test) ? 1.5 : 0.2)) / (runs + 3);
     return (measured.get(test)!.ms + 200) / likely;
   };
   const limitOf = (test: string) => measured.get(test)!.ms * 4 + 10_000;
 
+  /** Verdicts of sweeps. Only those that noticed count: a survivor meets its tests again, each in a process of its own. */
+  const swept = new Map<Mutant, Judged>();
+
+  /** One file of tests for many mutants, in one process. Nothing is believed of a process in which no mutant fails too. */
+  async function sweep(worker: Worker, by: string, file: string, mutants: readonly Mutant[]): Promise<void> {
+    const path = join(bench.home, `sweep-${workers.indexOf(worker)}.json`);
+    const found = `${path}.found`;
+    for (let left = [...mutants]; left.length > 0 && secondsLeft() > 0; ) {
+      const part = left.splice(0, SWEPT);
+      const numbers = [-1, ...part.map((mutant) => all.numberOf(mutant)), -1];
+      await writeFile(found, '');
+      await writeFile(path, JSON.stringify({ file, numbers, found }));
+      let [size, heardAt] = [0, performance.now()];
+      const watch = setInterval(async () => {
+        const now = await stat(found).then(({ size: bytes }) => bytes);
+        if (now > size) [size, heardAt] = [now, performance.now()];
+        else if (performance.now() - heardAt > limitOf(file)) await worker.stop();
+      }, 500);
+      await worker.run({ mutant: -1, files: [by], reached: null, sweep: path }, () => 3_600_000);
+      clearInterval(watch);
+      const steps = [...(await readFile(found, 'utf8')).matchAll(/^(load|at|killed) (\d+) ?(.*)$/gm)];
+      const last = steps.at(-1);
+      if (steps.some(([, what, nth]) => what === 'killed' && (nth === '0' || Number(nth) === numbers.length - 1))) {
+        console.log(`not swept: ${file} fails without a mutant in this company`);
+        return;
+      }
+      for (const [, what, nth, name] of steps) {
+        const mutant = part[Number(nth) - 1];
+        if (what === 'killed' && mutant) swept.set(mutant, { mutant, status: 'killed', by: `${file} > ${name}` });
+      }
+      const lastAt = Number(last?.[2] ?? 0);
+      if (lastAt === numbers.length - 1 && last?.[1] !== 'load') continue;
+      // The process did not reach the end: the mutant in hand hung it, or the file itself cannot be swept.
+      const mutant = part[lastAt - 1];
+      if (!mutant) return;
+      if (!swept.has(mutant)) swept.set(mutant, { mutant, status: 'hung', by: file });
+      left.unshift(...part.filter((each, nth) => !swept.has(each) && (last?.[1] === 'load' || nth >= lastAt)));
+    }
+  }
+
   async function judge(worker: Worker, mutant: Mutant): Promise<Judged> {
     if (isEquivalent(mutant)) return { mutant, status: 'equivalent', by: null };
-    const { near: close } = areaOf(mutant.file)!;
+    const known = swept.get(mutant);
+    if (known) return known;
+    if (values.swept) return { mutant, status: 'undecided', by: null };
+    const { near: close } = areaOf(mutant)!;
     const found = (reaching.get(`${mutant.file}:${mutant.index}`) ?? [])
       .filter((test) => !values.near || close.test(test))
-      .map((test) => ({ test, cost: costOf(test, mutant.file) }))
+      .map((test) => ({ test, cost: costOf(test, mutant) }))
       .sort((a, b) => a.cost - b.cost);
     const isPartial = unmeasured.some((test) => !values.near || close.test(test));
     if (found.length === 0) return { mutant, status: isPartial ? 'undecided' : 'not reached', by: null };
@@ -321,6 +374,23 @@ try {
     return { mutant, status: isPartial || files.length < found.length ? 'undecided' : 'survived', by: null };
   }
 
+  const isReachedBy = (test: string, mutant: Mutant) =>
+    reaching.get(`${mutant.file}:${mutant.index}`)?.includes(test) === true;
+  const sweeps = [...measured].filter(([test, { passed }]) => passed && (isSwept.test(test) || test === CONTRACT));
+  // A test file with the name of what it tests notices most.
+  const isNamed = (test: string) =>
+    chosen.some(({ file }) => basename(file, '.ts') === basename(test, '.test.ts') && test !== CONTRACT);
+  sweeps.sort(([one, a], [other, b]) => Number(isNamed(other)) - Number(isNamed(one)) || a.ms - b.ms);
+  await share(sweeps, async (worker, [test]) => {
+    const open = chosen.filter((mutant) => !swept.has(mutant) && !isEquivalent(mutant) && isReachedBy(test, mutant));
+    if (open.length < 4) return;
+    await sweep(worker, test === CONTRACT ? 'test/mutants/fence.ts' : 'test/mutants/sweep.ts', test, open);
+    const seconds = Math.round((performance.now() - startedAt) / 1_000);
+    console.log(
+      `swept ${open.length} with ${test}: ${open.filter((each) => !swept.has(each)).length} left after ${seconds} s`,
+    );
+  });
+
   await share(chosen, async (worker, mutant) => {
     const one = await judge(worker, mutant);
     if (interrupted) return;
@@ -338,7 +408,7 @@ try {
   await rm(dataDir, { recursive: true, force: true });
 }
 
-const byFile = Map.groupBy(judged, ({ mutant }) => mutant.file);
+const byFile = Map.groupBy(judged, ({ mutant }) => `${mutant.file}${areaOf(mutant)!.strict ? '  (strict)' : ''}`);
 console.log('\n  score    killed  survived  not reached   undecided  equivalent  file');
 for (const [file, list] of [...byFile].sort(([a], [b]) => a.localeCompare(b))) {
   const [killed, alive] = [list.filter(isKilled).length, list.filter(isAlive).length];
@@ -347,11 +417,11 @@ for (const [file, list] of [...byFile].sort(([a], [b]) => a.localeCompare(b))) {
   const columns = [killed, count('survived'), count('not reached'), count('undecided'), count('equivalent')];
   const widths = [9, 9, 12, 11, 11];
   const figures = columns.map((each, nth) => String(each).padStart(widths[nth]!)).join(' ');
-  console.log(`${score.padStart(7)} ${figures}  ${file}${areaOf(file)!.strict ? '  (strict)' : ''}`);
+  console.log(`${score.padStart(7)} ${figures}  ${file}`);
 }
 const killed = judged.filter(isKilled).length;
 const alive = judged.filter(isAlive);
-const strict = alive.filter(({ mutant, status }) => areaOf(mutant.file)!.strict && status !== 'undecided');
+const strict = alive.filter(({ mutant, status }) => areaOf(mutant)!.strict && status !== 'undecided');
 const counted = killed + alive.length;
 const [low, high] = counted === 0 ? [1, 1] : interval(killed, counted);
 const sampled = judged.length < population;

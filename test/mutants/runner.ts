@@ -7,6 +7,17 @@ export interface RunRequest {
   files: readonly string[];
   /** File that takes the numbers of all mutants reached. */
   reached: string | null;
+  /** File that holds a `Sweep`, for the sweeping test files. */
+  sweep?: string;
+}
+
+/** What a sweeping test file does: one file of tests for many mutants. */
+export interface Sweep {
+  file: string;
+  /** Of mutants; -1 for none. */
+  numbers: readonly number[];
+  /** File that takes lines: `load NTH` and `at NTH` for each step with one of `numbers`, `killed NTH TEST` where it was noticed. */
+  found: string;
 }
 
 export type RunEvent =
@@ -72,7 +83,10 @@ async function run(file: string): Promise<boolean> {
   }
 }
 
-process.on('message', async ({ mutant, files, reached }: RunRequest) => {
+process.on('message', async ({ mutant, files, reached, sweep }: RunRequest) => {
+  // A sweep goes on behind what it notices.
+  vitest.config.bail = project.config.bail = sweep === undefined ? 1 : 0;
+  if (sweep !== undefined) process.env.MUTANT_SWEEP = sweep;
   process.env.MUTANT_AWAKE = String(mutant);
   if (reached === null) delete process.env.MUTANT_REACHED;
   else process.env.MUTANT_REACHED = reached;

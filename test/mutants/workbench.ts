@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { cp, glob, mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join, normalize } from 'node:path';
-import { areaOf, holdsSql, holdsTables } from './areas.ts';
+import { holdsSql, holdsTables, isMutated } from './areas.ts';
 import { type Mutant, mutantsOf } from './generate.ts';
 
 export const ROOT = join(import.meta.dirname, '..', '..');
@@ -43,7 +43,7 @@ async function filesBelow(root: string, pattern: string): Promise<string[]> {
 
 /** Reads the sources and makes every mutant of them. */
 export async function catalogue(root = ROOT): Promise<Catalogue> {
-  const files = (await filesBelow(root, '{src,machines}/**/*.ts')).filter((file) => areaOf(file));
+  const files = (await filesBelow(root, '{src,machines}/**/*.ts')).filter(isMutated);
   // A function of the database that a later migration replaces is never called in the form it had.
   const replacedBy = new Map<string, string>();
   for (const file of files.filter((each) => holdsSql.test(each)))

@@ -1,4 +1,5 @@
 import { beforeEach, describe, expect, it } from 'vitest';
+import { MOST_LEVELS } from '../../src/json.ts';
 import { createFrameReader } from '../../src/session/frames.ts';
 import type { SessionSocket } from '../../src/session/socket.ts';
 import type { Turn } from '../../src/session/turn.ts';
@@ -24,6 +25,7 @@ function turnOf({ stream = true, ...over }: Record<string, unknown> = {}) {
     steered: 0,
     usage: null,
     sawOutput: false,
+    inexact: false,
     heldCreated: null as { type: string; json: string } | null,
     standing: null,
     ending: null,
@@ -50,6 +52,7 @@ let resendable: boolean;
 let sentLate: boolean;
 let touched: number;
 let now: number;
+let mostBytes: number;
 let read: (frame: unknown, turn: Turn | null) => void;
 
 beforeEach(() => {
@@ -59,10 +62,13 @@ beforeEach(() => {
   sentLate = true;
   touched = 0;
   now = 1_000;
+  mostBytes = 1_048_576;
   socket = { kind: 'websocket', generation: 1, anchor: 'resp_0', close: (code) => void log.push(`closed ${code}`) };
   const reader = createFrameReader({
     socket: socket as unknown as SessionSocket,
-    mostBytes: 1_048_576,
+    get mostBytes() {
+      return mostBytes;
+    },
     now: () => now,
     wall: () => now,
     send: ({ type, ...rest }) => void log.push([type, ...Object.values(rest)].join(' ')),
@@ -243,6 +249,38 @@ describe('between two turns on a socket', () => {
     }
   });
 
+  it('ends of responses without an id push no other out of what is known', () => {
+    socket.kind = 'http';
+    const ends = (id: string | null) => {
+      const { turn } = turnOf();
+      socket.generation += 1;
+      read({ type: 'response.completed', response: id === null ? {} : { id } }, turn);
+    };
+    ends('first');
+    ends(null);
+    for (let nth = 0; nth < 63; nth += 1) ends(`r${nth}`);
+    socket.kind = 'websocket';
+    const late = turnOf();
+    socket.generation += 1;
+    read({ ...delta(), response_id: 'first' }, late.turn);
+    expect(late.types()).toEqual([]);
+  });
+
+  it('the next turn may begin with another announcement than response.created', () => {
+    answered('r1');
+    const { turn, types } = turnOf();
+    read({ type: 'response.in_progress', response: { id: 'r2' } }, turn);
+    read(delta(), turn);
+    expect([turn.responseId, types()]).toEqual(['r2', ['response.in_progress', delta().type]]);
+  });
+
+  it('a first event that names its response gives it an id, which an announcement without one leaves', () => {
+    const { turn } = turnOf();
+    read({ ...delta(), response_id: 'r' }, turn);
+    read({ type: 'response.created', response: {} }, turn);
+    expect(turn.responseId).toBe('r');
+  });
+
   it('a turn that goes on on another connection begins there again', () => {
     const { turn, types } = turnOf();
     read(created('r1'), turn);
@@ -296,6 +334,58 @@ describe('items', () => {
     read({ type: 'response.output_item.done' }, turn);
     read({ type: 'response.output_item.added', item: item('a') }, turn);
     expect([turn.streamed, types().length]).toEqual([[], 6]);
+  });
+
+  it('that cannot be kept make the turn inexact, unless they say nothing', () => {
+    const inexact = (odd: unknown) => {
+      socket.generation += 1;
+      const { turn } = turnOf();
+      read(created('r'), turn);
+      read({ type: 'response.output_item.done', item: odd }, turn);
+      return turn.inexact;
+    };
+    expect([item('a'), null, 7, 'x', []].map(inexact)).toEqual([false, false, true, true, true]);
+    const listed = turnOf();
+    socket.generation += 1;
+    read(created('r'), listed.turn);
+    read(end('r', { output: [null, item('a'), null] }), listed.turn);
+    expect([ids({ streamed: listed.turn.listed } as Turn), listed.turn.inexact]).toEqual([['a'], false]);
+  });
+
+  it('are kept up to a number of bytes, and shown beyond it; the turn is inexact then', () => {
+    const { turn, types } = turnOf({ stream: false });
+    mostBytes = JSON.stringify(item('a')).length + JSON.stringify(item('b')).length;
+    read(created('r'), turn);
+    read({ type: 'response.output_item.done' }, turn);
+    for (const id of ['a', 'b']) read(itemDone(id), turn);
+    expect([ids(turn), turn.inexact]).toEqual([['a', 'b'], false]);
+    read(itemDone('c'), turn);
+    expect([ids(turn), turn.inexact, types().length]).toEqual([['a', 'b'], true, 5]);
+  });
+
+  it('are kept of a response that begins with one', () => {
+    socket.kind = 'http';
+    const { turn } = turnOf({ stream: false });
+    read(itemDone('a'), turn);
+    read(end('r'), turn);
+    expect(ids(turn)).toEqual(['a']);
+    expect(JSON.parse(turn.ending!.terminal!.json).response.output).toEqual([item('a')]);
+  });
+
+  it('are events of the answer, not telemetry beside it', () => {
+    const { turn, shown } = turnOf();
+    read(created('r'), turn);
+    read(itemDone('a'), turn);
+    expect(shown.map(({ telemetry }) => telemetry)).toEqual([false, false]);
+  });
+
+  it('of a steered turn come after its first event, whose time stays', () => {
+    const { turn } = turnOf();
+    read(created('r1'), turn);
+    now = 2_000;
+    read({ type: 'response.incomplete', response: { id: 'r1', incomplete_details: { reason: 'steered' } } }, turn);
+    read(created('r2'), turn);
+    expect(turn.times.firstEvent).toBe(1_000);
   });
 
   it('of the terminal’s list are those it lists, behind those of steered predecessors', () => {
@@ -358,6 +448,32 @@ describe('the terminal', () => {
     expect([types(), socket.anchor, log.at(-1)]).toEqual([['response.created'], 'r', 'upstream.ended true']);
   });
 
+  it('keeps the spelling of its name', () => {
+    const text = '{"type":"response.complete\\u0064","response":{"id":"r","output":[]}}';
+    expect(text).toContain('\\u0064');
+    const { turn } = turnOf();
+    read(created('r'), turn);
+    read(text, turn);
+    expect(turn.ending!.terminal!.json).toBe(text);
+  });
+
+  it('of a turn that was sent as a delta ends it', () => {
+    const { turn } = turnOf({ wire: { form: 'delta' }, parent: { id: 't' } });
+    read(created('r'), turn);
+    read(end('r'), turn);
+    expect(turn.ending).toMatchObject({ state: 'completed' });
+  });
+
+  it('is the first frame of a short answer: it has an id of its own and no items', () => {
+    socket.kind = 'http';
+    for (const stream of [true, false]) {
+      const { turn } = turnOf({ stream, id: '0-1' });
+      read({ type: 'response.completed' }, turn);
+      const { response } = JSON.parse(turn.ending!.terminal!.json) as { response: object };
+      expect(response).toEqual({ ...bareResponse({ id: 'resp_holdfast_01', model: 'm', now }), status: 'completed' });
+    }
+  });
+
   it('gets such a name where it had another', () => {
     expect(terminalOf({ type: 'response.done', response: { id: 'r' } })).toMatchObject({
       type: 'response.completed',
@@ -374,7 +490,9 @@ describe('the terminal', () => {
   it('that failed says why within the response, unless it says so itself', () => {
     const silent = terminalOf({ type: 'response.failed', response: { id: 'r' } });
     expect(silent.json.response.error).toEqual({ code: 'server_error', message: silent.error!.message });
-    const error = { code: 'own', message: 'own' };
+    const coded = { type: 'response.failed', response: { id: 'r' }, code: 'rate_limit_exceeded', message: 'slow' };
+    expect(terminalOf(coded).json.response.error).toEqual({ code: 'rate_limit_exceeded', message: 'slow' });
+    const error = { code: 'own', message: 'own', more: 'own' };
     expect(terminalOf({ type: 'response.failed', response: { id: 'r', error } }).json.response.error).toEqual(error);
     expect(terminalOf({ type: 'response.failed', error, response: { id: 'r' } }).json.response).toEqual({ id: 'r' });
     expect(terminalOf({ type: 'response.incomplete', response: { id: 'r' } }).json.response).toEqual({ id: 'r' });
@@ -471,6 +589,18 @@ describe('an error frame', () => {
     socket.kind = 'http';
     read(error('invalid_prompt'), turnOf().turn);
     expect(log.pop()).toBe('upstream.ended false');
+  });
+
+  it('is kept as it was written, unless it nests too deeply for what reads it', () => {
+    const rawOf = (levels: number) => {
+      const { turn } = turnOf();
+      let inner: unknown = 'x';
+      for (let nth = 0; nth < levels; nth += 1) inner = [inner];
+      read(error('invalid_prompt', 400, { inner }), turn);
+      return turn.ending!.error!.raw;
+    };
+    expect(rawOf(3)).not.toBeNull();
+    expect(rawOf(MOST_LEVELS + 10)).toBeNull();
   });
 
   it('in the middle of a response ends it and its socket', () => {

@@ -1,31 +1,5 @@
-import pg from 'pg';
-import { openPostgresStore } from '../../src/store/postgres/index.ts';
 import { freshDatabase } from '../support/database.ts';
 import { storeContract } from './contract.ts';
+import { postgresSubject } from './postgres-subject.ts';
 
-storeContract('the store over PostgreSQL', async () => {
-  const database = await freshDatabase();
-  const another = () => openPostgresStore({ url: database.url, poolSize: 6 });
-  const store = await another();
-  const admin = new pg.Client({ connectionString: database.url });
-  await admin.connect();
-  return {
-    store,
-    another,
-    forgetWorker: async (id) => void (await admin.query('delete from worker where id = $1', [id])),
-    eraseItems: async (id) => void (await admin.query('delete from turn_items where turn_id = $1', [id])),
-    async age(hours) {
-      const older = `make_interval(hours => ${Number(hours)})`;
-      await admin.query(
-        `update bridge_session set created_at = created_at - ${older}, updated_at = updated_at - ${older}`,
-      );
-      await admin.query(`update turn set started_at = started_at - ${older}, ended_at = ended_at - ${older}`);
-      await admin.query(`update worker set heartbeat_expires_at = heartbeat_expires_at - ${older}`);
-    },
-    async dispose() {
-      await admin.end();
-      await store.shutdown();
-      await database.drop();
-    },
-  };
-});
+storeContract('the store over PostgreSQL', async () => postgresSubject(await freshDatabase()));

@@ -73,6 +73,23 @@ describe('large items, stored once per scope', () => {
     expect(await count()).toBe(before);
   });
 
+  test.each<[string, string]>([
+    ['item', `update shared_item set data = '\\x00'::bytea where scope = $1`],
+    [
+      'list of places',
+      `update turn_items set shared = '{"input":1}' where turn_id in (select id from turn where scope = $1)`,
+    ],
+    [
+      'rest',
+      `update turn_items set input = '\\x789c00'::bytea where turn_id in (select id from turn where scope = $1)`,
+    ],
+  ])('whose %s is damaged make their turn unusable, and are no error', async (what, damage) => {
+    const { lane } = await settled(`damaged ${what}`, large);
+    await admin.query(damage, [`damaged ${what}`]);
+    const [line] = await store.lineage(`damaged ${what}`, lane.firstTurn.id);
+    expect(line!.input).toBeNull();
+  });
+
   test('that are gone make their turn unusable, never a context with a hole', async () => {
     const { lane } = await settled('c', large);
     await admin.query(`delete from turn_shared_item where scope = 'c'`);

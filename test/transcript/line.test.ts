@@ -257,3 +257,32 @@ describe('for any conversation', () => {
     );
   });
 });
+
+describe('stored forms that another release, or damage, left in another shape', () => {
+  const forms = formsOf({ input: [readItem(written(user('a')))], streamed: [said('b')], listed: null });
+
+  it('are read as they were written', () => {
+    expect(decodeForms(encodeForms(forms))).toEqual(forms);
+  });
+
+  it.each([
+    '',
+    '{',
+    'null',
+    '1',
+    '"x"',
+    '{}',
+    '[]',
+    '[[]]',
+    '[[],1]',
+    '[[1],[]]',
+    '[["a"],[]]',
+    '[[{}],[]]',
+    '[[[1]],[]]',
+  ])('are none: %s', (text) => expect(decodeForms(text)).toBeNull());
+
+  it.each(['[[],[["a"]]]', '[[],[[[null]]]]', '[[],[],{}]', '[[],[],[[["a"],{}]]]', '[[],[],null]'])(
+    'are none: %s',
+    (text) => expect(decodeForms(text)).toBeNull(),
+  );
+});

@@ -1,5 +1,13 @@
 import { describe, expect, it } from 'vitest';
-import { comparisonOf, namedInQuery, namesIn, namesMade, referencesIn } from '../../src/transcript/provider-ids.ts';
+import {
+  comparisonOf,
+  MOST_NAMES,
+  namedInQuery,
+  namesIn,
+  namesMade,
+  namesWritten,
+  referencesIn,
+} from '../../src/transcript/provider-ids.ts';
 
 const message = (part: object) => ({ input: [{ type: 'message', role: 'user', content: [part] }] });
 const items = (...input: object[]) => ({ input });
@@ -192,8 +200,10 @@ it.each<[string, object]>([
 });
 
 it('more names than can be asked about are refused, and depth costs no stack', () => {
-  const many = items(...Array.from({ length: 4_001 }, (_, index) => ({ type: 'item_reference', id: `msg_${index}` })));
-  expect(namesIn(many).foreign).toBe('input[4000].id');
+  const many = (length: number) =>
+    items(...Array.from({ length }, (_, index) => ({ type: 'item_reference', id: `msg_${index}` })));
+  expect(namesIn(many(MOST_NAMES))).toMatchObject({ foreign: null, owned: { size: MOST_NAMES } });
+  expect(namesIn(many(MOST_NAMES + 1)).foreign).toBe(`input[${MOST_NAMES}].id`);
   let deep: object = { id: 'x' };
   for (let level = 0; level < 20_000; level += 1) deep = { a: [deep] };
   expect(namesIn({ deep }).foreign).toMatch(/^deep\.a\[0\]\.a\[0\]/);
@@ -241,4 +251,23 @@ it('references to items are listed once each, and a compared response is named',
   ]);
   expect(comparisonOf({ prompt_cache_options: { comparison_response_id: 'resp_1' } })).toBe('resp_1');
   expect(comparisonOf({ prompt_cache_options: { prewarm: true } })).toBeNull();
+});
+
+it.each<[string, string, string | null]>([
+  [
+    'an anchor, the first time',
+    '{"previous_response_id":"resp_1","previous_response_id":null}',
+    'previous_response_id',
+  ],
+  ['with an escape in its name', '{"prompt":{"id":"a"},"pr\\u006fmpt":null}', 'prompt'],
+  [
+    'in a part',
+    '{"input":[{"content":["x",{"file_id":"a","n":{"b":1},"file_id":null}]}]}',
+    'input[0].content[1].file_id',
+  ],
+  ['with white space around it', '{"input":[{"type" : "item_reference","type"\n:"message"}]}', 'input[0].type'],
+  ['no name of two objects', '{"a":{"id":1},"b":[{"id":1},{"id":1}],"id":{"a":"id","c":"a"}}', null],
+  ['no value and no text', '{"a":"a","b":["a","a"],"c":"\\"a\\":1,\\"a\\":2"}', null],
+])('a name that is written twice counts as foreign: %s', (_, text, path) => {
+  expect(namesWritten(JSON.parse(text), text).foreign).toBe(path);
 });

@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { answerHeadFrame, headersIn, isBeginning, parseFrame } from '../../src/upstream/frames.ts';
+import { MOST_FRAME_LEVELS } from '../../src/upstream/limits.ts';
 
 const read = (frame: unknown) => parseFrame(JSON.stringify(frame));
 const nothing = {
@@ -261,5 +262,19 @@ describe('the head of an HTTP answer', () => {
   it('is none when nothing in it does', () => {
     expect(answerHeadFrame({ 'content-type': 'text/event-stream' })).toBeNull();
     expect(answerHeadFrame({})).toBeNull();
+  });
+});
+
+it('a frame that nests deeper than can be read is an error, whatever it says', () => {
+  const nested = (levels: number) => {
+    const inner = levels - 1;
+    return `{"type":"response.output_text.delta","delta":${'['.repeat(inner)}${']'.repeat(inner)}}`;
+  };
+  expect(parseFrame(nested(MOST_FRAME_LEVELS)).kind).toBe('event');
+  expect(parseFrame(nested(MOST_FRAME_LEVELS + 1))).toEqual({
+    ...nothing,
+    kind: 'error',
+    type: 'error',
+    error: expect.objectContaining({ status: 502, code: 'server_error', type: 'server_error' }),
   });
 });

@@ -213,6 +213,14 @@ describe('the provider’s turn state', () => {
     expect(state.for('t1')).toBeNull();
   });
 
+  it('is not kept when it is too long for any header', () => {
+    const state = createUpstreamTurnState();
+    state.learn('t1', 'x'.repeat(16_385));
+    expect(state.for('t1')).toBeNull();
+    state.learn('t1', 'x'.repeat(16_384));
+    expect(state.for('t1')).toHaveLength(16_384);
+  });
+
   it('of a warm-up is used by the first turn after it', () => {
     const state = createUpstreamTurnState();
     state.learn('', 'warm');

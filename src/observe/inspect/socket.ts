@@ -41,6 +41,11 @@ export function createInspectSocket(options: InspectSocketOptions): InspectSocke
   const { hub, clock, bufferBytes } = options;
   // Nothing a viewer says is of interest.
   const server = new WebSocketServer({ noServer: true, maxPayload: 1_024, perMessageDeflate: false });
+  // The library's own refusals have no envelope.
+  server.on('wsClientError', (error, socket, req) => {
+    const code = req.method === 'GET' ? 'bridge_malformed_request' : 'bridge_method_not_allowed';
+    answerSocket(socket, new BridgeError(code, { detail: `${error.message}.` }), ['sec-websocket-version: 13']);
+  });
 
   function watch(ws: WebSocket, wish: URLSearchParams): void {
     let leave = () => {};

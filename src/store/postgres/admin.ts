@@ -1,5 +1,12 @@
-import type { ForkedTurn, OperatorVerdict, OwnedSessions, SessionPage, StoreAdmin, TurnDetail } from '../admin-port.ts';
-import type { KeyRef } from '../port.ts';
+import type {
+  ForkedTurn,
+  OperatorVerdict,
+  OwnedSessions,
+  SessionSummary,
+  StoreAdmin,
+  TurnDetail,
+} from '../admin-port.ts';
+import type { KeyRef, TurnFacts, TurnState } from '../port.ts';
 import { optionalText, text } from './parameters.ts';
 import type { Read } from './reads.ts';
 import { adminCalls } from './sql/admin.ts';
@@ -9,6 +16,23 @@ const ERASED_AT_ONCE = 1_000;
 
 interface Answer {
   answer: string;
+}
+
+/** A summary as the statement answers it. */
+type Listed = Omit<SessionSummary, 'lastTurn'> & { lastTurn: { state: TurnState; facts: string | null } | null };
+
+const parsedOrNull = (json: string | null): unknown => (json === null ? null : JSON.parse(json));
+
+/** Facts as stored; null where another release, or damage, left something else. */
+function factsOf(json: string | null): TurnFacts | null {
+  const facts = parsedOrNull(json);
+  return typeof facts === 'object' && !Array.isArray(facts) ? (facts as TurnFacts | null) : null;
+}
+
+function summaryOf({ lastTurn, ...row }: Listed): SessionSummary {
+  if (lastTurn === null) return { ...row, lastTurn };
+  const facts = factsOf(lastTurn.facts);
+  return { ...row, lastTurn: { state: lastTurn.state, outcome: facts?.outcome ?? null, form: facts?.form ?? null } };
 }
 
 /** What operators and the janitor ask, over PostgreSQL: one statement each. */
@@ -30,8 +54,8 @@ export function createAdmin(read: Read): StoreAdmin {
         optionalText(ownerWorkerId ?? null),
         busy ?? null,
       ]);
-      const { rows, total } = JSON.parse(row!.answer) as { rows: SessionPage['rows']; total: number };
-      return { rows: rows.slice(0, limit), more: rows.length > limit, total };
+      const { rows, total } = JSON.parse(row!.answer) as { rows: Listed[]; total: number };
+      return { rows: rows.slice(0, limit).map(summaryOf), more: rows.length > limit, total };
     },
     async turnDetails(sessionId, limit) {
       const rows = await read<Answer & Record<'usage' | 'error' | 'facts', string | null>>(adminCalls.turnDetails, [
@@ -40,9 +64,9 @@ export function createAdmin(read: Read): StoreAdmin {
       ]);
       return rows.map(({ answer, usage, error, facts }) => ({
         ...(JSON.parse(answer) as TurnDetail),
-        usage: usage === null ? null : JSON.parse(usage),
-        error: error === null ? null : JSON.parse(error),
-        facts: facts === null ? null : (JSON.parse(facts) as TurnDetail['facts']),
+        usage: parsedOrNull(usage),
+        error: parsedOrNull(error),
+        facts: factsOf(facts),
       }));
     },
     async keysOf(sessionId) {

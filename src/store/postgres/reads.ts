@@ -47,14 +47,34 @@ interface LineageRow {
   turn: string;
   input: Buffer | null;
   output: Buffer | null;
-  shared: SharedPlaces | null;
+  /** As stored: whatever another release, or damage, may have left there. */
+  shared: unknown;
 }
 
 const byId = <Row extends { id: string }>(rows: readonly Row[]) => new Map(rows.map((row) => [row.id, row]));
 
-/** A turn's items with the shared ones put back; null when one is gone, as if all were. */
-function whole(json: string, places: Places | undefined, data: ReadonlyMap<string, string>): string | null {
-  if (!places || Object.keys(places).length === 0) return json;
+const isObject = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null;
+const arePlaces = (value: unknown): value is Places =>
+  isObject(value) && Object.values(value).every((hash) => typeof hash === 'string');
+
+const NONE: SharedPlaces = { input: {}, output: {} };
+
+/** Null when it is not told where items were taken out. */
+function placesIn(shared: unknown): SharedPlaces | null {
+  if (shared === null) return NONE;
+  if (!isObject(shared)) return null;
+  const { input, output } = shared;
+  return arePlaces(input) && arePlaces(output) ? { input, output } : null;
+}
+
+/** A turn's items with the shared ones put back; null when one is gone or damaged, as if all were. */
+async function whole(
+  packed: Buffer | null,
+  places: Places | undefined,
+  data: ReadonlyMap<string, string>,
+): Promise<string | null> {
+  const json = packed && places ? await unpackItems(packed) : null;
+  if (json === null || !places || Object.keys(places).length === 0) return json;
   return joinItems(json, places, data);
 }
 
@@ -70,11 +90,17 @@ export function createReads(read: Read): Omit<SessionReads, 'workers'> {
   /** Texts of the large items that these turns share with others. */
   async function sharedData(scope: string, rows: readonly LineageRow[]): Promise<ReadonlyMap<string, string>> {
     const hashes = rows.flatMap(({ shared }) =>
-      shared ? [...Object.values(shared.input), ...Object.values(shared.output)] : [],
+      Object.values(placesIn(shared) ?? NONE).flatMap((places: Places) => Object.values(places)),
     );
     if (hashes.length === 0) return new Map();
     const found = await read<{ hash: string; data: Buffer }>(sharedItems, [text(scope), hashes]);
-    return new Map(await Promise.all(found.map(async ({ hash, data }) => [hash, await unpackItems(data)] as const)));
+    const texts = await Promise.all(found.map(({ data }) => unpackItems(data)));
+    return new Map(
+      found.flatMap(({ hash }, index): [string, string][] => {
+        const json = texts[index]!;
+        return json === null ? [] : [[hash, json]];
+      }),
+    );
   }
 
   return {
@@ -119,8 +145,8 @@ export function createReads(read: Read): Omit<SessionReads, 'workers'> {
       return Promise.all(
         rootFirst(line, text(turnId)).map(async ({ turn, row: { input, output, shared } }) => ({
           turn,
-          input: input && whole(await unpackItems(input), shared?.input, data),
-          output: output && whole(await unpackItems(output), shared?.output, data),
+          input: await whole(input, placesIn(shared)?.input, data),
+          output: await whole(output, placesIn(shared)?.output, data),
         })),
       );
     },

@@ -106,6 +106,33 @@ describe('what HTTP’s own machinery refuses is answered with the envelope', ()
   });
 });
 
+describe('answers in its envelope what a library below it would refuse without one', () => {
+  it('a request without a Host', async () => {
+    const answer = await answerTo(at.url, 'GET /health HTTP/1.1\r\n\r\n');
+    expect(answer).toEqual({ status: 400, code: 'bridge_malformed_request' });
+    expect((await answerTo(at.url, 'GET /health HTTP/1.0\r\n\r\n')).status).toBe(200);
+  });
+
+  it.each<[string, string, number, string]>([
+    ['a method', `POST /inspect/socket HTTP/1.1\r\n${host}${upgrade}`, 405, 'bridge_method_not_allowed'],
+    [
+      'a key',
+      `GET /inspect/socket HTTP/1.1\r\n${host}${upgrade.replace(/Key: .*/, 'Key: x')}`,
+      400,
+      'bridge_malformed_request',
+    ],
+    [
+      'a version',
+      `GET /inspect/socket HTTP/1.1\r\n${host}${upgrade.replace('13', '99')}`,
+      400,
+      'bridge_malformed_request',
+    ],
+  ])('a WebSocket handshake by %s', async (_, head, status, code) => {
+    expect(await answerTo(at.url, `${head}\r\n`)).toEqual({ status, code });
+    await alive();
+  });
+});
+
 it('passes over an offer of another protocol, and serves the request as it is', async () => {
   const body = JSON.stringify({ model: 'm', input: 'x' });
   const head = `POST /v1/responses HTTP/1.1\r\n${host}Authorization: Bearer sk\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n`;

@@ -11,7 +11,7 @@ const MASKED = 'sk-proj-********WXYZ';
 const ORGANISATION = 'org-AbCdEfGh12345678';
 const quoted = {
   error: {
-    message: `Incorrect API key provided: ${MASKED} (${KEY}) of ${ORGANISATION}.`,
+    message: `Incorrect API key provided: ${MASKED} (${KEY}) of ${ORGANISATION}. Check the OpenAI-Organization header.`,
     type: 'invalid_request_error',
     param: null,
     code: 'invalid_api_key',
@@ -216,6 +216,27 @@ it('an upstream that echoes the key in what it answers shows it to no client, ho
   const answer = await at.ask(true);
   expect(answer.body.output).toMatchObject([{ content: [{ text: '<[redacted]>' }] }]);
   expect(answer.text + JSON.stringify(answer.headers) + (await at.stored())).not.toMatch(pieces);
+});
+
+it('a frame that only mentions such a header is read like any other, whatever its headers are', async () => {
+  await using at = await bridged({
+    websocket(socket) {
+      socket.on('message', () => {
+        const response = { id: 'resp_1', object: 'response', output: [] };
+        for (const headers of ['secret-of-a-client', '"openai-project"', '["openai-project"]', 'null', '{"a":{"b"']) {
+          socket.send(`{"type":"response.extra","delta":"OpenAI-Organization","headers":${headers}}`);
+        }
+        for (const frame of [
+          { type: 'response.created', response },
+          { type: 'response.completed', response: { ...response, status: 'completed' } },
+        ])
+          socket.send(JSON.stringify(frame));
+      });
+    },
+  });
+  const answer = await at.ask(true);
+  expect(answer.events.at(-1)?.type).toBe('response.completed');
+  expect(at.lines.join('')).not.toContain('secret-of');
 });
 
 it('a client’s own credential is told everything', async () => {

@@ -214,6 +214,36 @@ describe.each([true, false])('what a turn made (store: %s)', (store) => {
   });
 });
 
+it('a body says one thing: what names something twice reaches no provider, whichever value counts there', async () => {
+  const { at, ask, sent } = await bridged();
+  const { body } = await ask('ann', { store: true, input: 'make' });
+  const bobs = await ask('bob', { store: true, input: 'hi' });
+  const count = sent.length;
+  for (const members of [
+    `"input":"x","previous_response_id":"${body.id}","previous_response_id":"${bobs.body.id}"`,
+    `"input":"x","previous_response_id":"${body.id}","previous_response_\\u0069d":null`,
+    '"input":"x","conversation":"conv_1","conversation":null',
+    '"input":[{"type":"item_reference","type":"message","id":"ig_1","role":"user","content":"x"}]',
+    '"input":[{"role":"user","content":[{"type":"input_file","file_id":"cfile_1","file_id":null}]}]',
+    `"instructions":"${'x'.repeat(40_000)}","input":"x","tools":[{"type":"file_search","vector_store_ids":["vs_1"]}],"tools":[]`,
+  ]) {
+    for (const path of ['/v1/responses', '/v1/responses/compact', '/backend-api/codex/responses/input_tokens']) {
+      const answer = await request(at.url + path, {
+        method: 'POST',
+        headers: { authorization: 'Bearer key-bob', 'content-type': 'application/json' },
+        body: `{"model":"m",${members}}`,
+      });
+      const { error } = (await answer.body.json()) as { error: Item };
+      expect([members, path, error?.bridge_code]).toEqual([
+        members,
+        path,
+        expect.stringMatching(/foreign|session_expired/),
+      ]);
+    }
+  }
+  expect(sent).toHaveLength(count);
+});
+
 describe('calls about a response', () => {
   const calls = [
     ['GET', ''],

@@ -30,6 +30,15 @@ export function administration(given: () => Subject): void {
     expect(new Set(seen).size).toBe(others + 5);
   });
 
+  test('lists a session whose facts hold escapes that no text of the database may hold', async () => {
+    const { store } = given();
+    const lane = await busyLane(store, await newWorker(store));
+    const facts = { outcome: 'a\u0000\ud800', form: 'full' } as TurnFacts;
+    await store.settle(lane.settle(lane.firstTurn.id, completed({ facts })));
+    const { rows } = await store.listSessions({ limit: 1, search: lane.sessionId });
+    expect(rows[0]!.lastTurn).toEqual({ state: 'completed', outcome: facts.outcome, form: 'full' });
+  });
+
   test('knows when a session last changed, whatever changed it', async () => {
     const { store, age } = given();
     const me = await newWorker(store);

@@ -9,7 +9,11 @@ const matching = `
        or s.id in (select k.session_id from session_key k 
                   where k.hash in ($1::text, encode(sha256(convert_to($1::text, 'UTF8')), 'hex'))))`;
 
-/** Statements of operators and the janitor. Each is one statement and decides on the rows it locks itself. */
+/**
+ * Statements of operators and the janitor. Each is one statement and decides on the rows it locks itself.
+ *
+ * What a turn stores as `json` leaves as its text: PostgreSQL stores escapes there that its operators refuse to decode.
+ */
 export const adminCalls = {
   listSessions: {
     name: 'holdfast_list_sessions',
@@ -24,8 +28,7 @@ export const adminCalls = {
                         'createdAt', s.created_at, 'updatedAt', s.updated_at,
                         'turnCount', (select count(*) from turn t where t.session_id = s.id),
                         'lastTurn', (
-                          select json_build_object('state', t.state, 'outcome', t.facts ->> 'outcome',
-                                                   'form', t.facts ->> 'form')
+                          select json_build_object('state', t.state, 'facts', t.facts::text)
                             from turn t where t.session_id = s.id
                            order by t.started_at desc, t.id limit 1))) as row
                 from bridge_session s

@@ -1,0 +1,66 @@
+import pg from 'pg';
+import { afterAll, beforeAll } from 'vitest';
+import { type Subject, storeContract } from '../store/contract.ts';
+import { postgresSubject } from '../store/postgres-subject.ts';
+import { freshDatabase } from '../support/database.ts';
+import { sweepOver } from './sweeping.ts';
+
+/**
+ * The contract of the store for many mutants of its functions, in one database: the mutant's functions take the place of
+ * those that the migrations made, and are replaced again after it.
+ */
+let subject: Subject;
+let admin: pg.Client;
+beforeAll(async () => {
+  const database = await freshDatabase();
+  subject = await postgresSubject(database);
+  admin = new pg.Client({ connectionString: database.url });
+  await admin.connect();
+});
+afterAll(async () => {
+  await admin.end();
+  await subject.dispose();
+});
+
+/** The statements of all migrations that make functions, by what they make; of several the last. */
+async function functions(): Promise<Map<string, string>> {
+  const { migrationsList } = await import('../../src/store/migrations/index.ts');
+  const made = new Map<string, string>();
+  for (const { class: Migration } of migrationsList)
+    Migration.prototype.up.call({
+      addSql(statement: string) {
+        const [, name] = /^\s*create (?:or replace )?function (\w+)/.exec(statement) ?? [];
+        const [, dropped] = /^\s*drop function (\w+)/.exec(statement) ?? [];
+        if (name) made.set(name, statement.replace(/^\s*create function/, 'create or replace function'));
+        if (dropped) made.delete(dropped);
+      },
+    } as never);
+  return made;
+}
+
+const asleep = functions();
+
+/** Cases of the contract that are most likely to notice a change of a function. */
+const closest: readonly [RegExp, string][] = [
+  [/start/, 'start'],
+  [/settle/, 'settle'],
+  [/claim/, 'claim'],
+  [/release|close/, 'release and close'],
+  [/register|heartbeat|declare/, 'workers'],
+  [/operate/, 'administration'],
+  [/json/, 'lookup'],
+];
+
+sweepOver(async () => {
+  const [original, mutated] = [await asleep, await functions()];
+  const changed = [...mutated].filter(([name, statement]) => original.get(name) !== statement);
+  beforeAll(async () => {
+    await admin.query('truncate worker, bridge_session, turn, shared_item cascade');
+    for (const [, statement] of changed) await admin.query(statement);
+  });
+  afterAll(async () => {
+    for (const [name] of changed) await admin.query(original.get(name)!);
+  });
+  const first = closest.find(([pattern]) => pattern.test(changed[0]?.[0] ?? ''))?.[1];
+  storeContract('the store', async () => ({ ...subject, dispose: async () => {} }), first);
+});

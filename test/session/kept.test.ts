@@ -1,0 +1,90 @@
+import { describe, expect, it } from 'vitest';
+import { MOST_LEVELS } from '../../src/json.ts';
+import { keptError, keptId, keptItem, keptUsage, saysNothing } from '../../src/session/kept.ts';
+
+describe('what is kept of an answer', () => {
+  it('of items are objects, as they were written', () => {
+    const json = '{"type":"message", "n":1}';
+    expect(keptItem(json)).toEqual({ value: { type: 'message', n: 1 }, json });
+    for (const other of ['null', '7', '"x"', '[]', '[{}]', 'true']) expect(keptItem(other)).toBeNull();
+  });
+
+  it('of nested items are those that a client could send back', () => {
+    const nested = (levels: number) => `${'{"a":'.repeat(levels - 1)}{}${'}'.repeat(levels - 1)}`;
+    expect(keptItem(nested(MOST_LEVELS))).not.toBeNull();
+    expect(keptItem(nested(MOST_LEVELS + 1))).toBeNull();
+  });
+
+  it('misses nothing where an item was null', () => {
+    expect([' null\n', 'null', '{}', '"null"', '7', ''].map(saysNothing)).toEqual([
+      true,
+      true,
+      false,
+      false,
+      false,
+      false,
+    ]);
+  });
+
+  it('of ids are those of a bounded length', () => {
+    const longest = 'x'.repeat(8_192);
+    expect([keptId('r'), keptId(longest)]).toEqual(['r', longest]);
+    expect([keptId(null), keptId(''), keptId(`${longest}x`)]).toEqual([null, null, null]);
+  });
+});
+
+describe('the usage that is kept', () => {
+  it('is counters, flags and short names, in objects', () => {
+    const usage = { input_tokens: 7, cached: false, none: null, tier: 'default', details: { reasoning_tokens: 3 } };
+    expect(keptUsage(usage)).toEqual(usage);
+    expect(keptUsage({ n: 1, text: 'said by a model', list: [1], more: { list: [2], text: 'two words' } })).toEqual({
+      n: 1,
+      more: {},
+    });
+  });
+
+  it('is none where it is no object', () => {
+    expect([undefined, null, 7, 'x', [1], true].map(keptUsage)).toEqual([null, null, null, null, null, null]);
+  });
+
+  it('has three levels', () => {
+    expect(keptUsage({ a: { b: { c: 1, d: { e: 1 } } } })).toEqual({ a: { b: { c: 1 } } });
+  });
+
+  it('has short names without content', () => {
+    const longest = 'n'.repeat(100);
+    expect(
+      keptUsage({ [longest]: 1, [`${longest}n`]: 2, 'two words': 3, '': 4, a: longest, b: `${longest}n` }),
+    ).toEqual({
+      [longest]: 1,
+      a: longest,
+    });
+  });
+
+  it('has 64 counters, those of inner objects among them', () => {
+    const many = (count: number) => Object.fromEntries(Array.from({ length: count }, (_, nth) => [`n${nth}`, nth]));
+    expect(keptUsage(many(70))).toEqual(many(64));
+    const inner = keptUsage({ details: many(60), ...many(10) });
+    expect(inner).toEqual({ details: many(60), ...many(3) });
+  });
+});
+
+describe('what is stored of an error', () => {
+  const error = {
+    status: 400,
+    type: 'invalid_request_error',
+    code: 'x.y',
+    param: 'input[0].id',
+    message: 'secret',
+    raw: 'secret',
+  };
+
+  it('is its status and its names', () => {
+    expect(keptError(error as never)).toEqual({ status: 400, type: error.type, code: error.code, param: error.param });
+  });
+
+  it('is nothing that a client or a model may have said', () => {
+    const odd = { ...error, type: 'some words', code: 'c'.repeat(101), param: ['a'] };
+    expect(keptError(odd as never)).toEqual({ status: 400, type: null, code: null, param: null });
+  });
+});

@@ -1,0 +1,31 @@
+import pg from 'pg';
+import { openPostgresStore } from '../../src/store/postgres/index.ts';
+import type { FreshDatabase } from '../support/database.ts';
+import type { Subject } from './contract.ts';
+
+/** The store over PostgreSQL as the contract takes it; it drops the database with it. */
+export async function postgresSubject(database: FreshDatabase): Promise<Subject> {
+  const another = () => openPostgresStore({ url: database.url, poolSize: 6 });
+  const store = await another();
+  const admin = new pg.Client({ connectionString: database.url });
+  await admin.connect();
+  return {
+    store,
+    another,
+    forgetWorker: async (id) => void (await admin.query('delete from worker where id = $1', [id])),
+    eraseItems: async (id) => void (await admin.query('delete from turn_items where turn_id = $1', [id])),
+    async age(hours) {
+      const older = `make_interval(hours => ${Number(hours)})`;
+      await admin.query(
+        `update bridge_session set created_at = created_at - ${older}, updated_at = updated_at - ${older}`,
+      );
+      await admin.query(`update turn set started_at = started_at - ${older}, ended_at = ended_at - ${older}`);
+      await admin.query(`update worker set heartbeat_expires_at = heartbeat_expires_at - ${older}`);
+    },
+    async dispose() {
+      await admin.end();
+      await store.shutdown();
+      await database.drop();
+    },
+  };
+}
