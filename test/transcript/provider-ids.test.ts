@@ -17,7 +17,7 @@ const said = [{ type: 'output_text', text: 'hi' }];
 describe('no turn makes', () => {
   it.each<[string, object, string]>([
     ['a vector store', tools({ type: 'file_search', vector_store_ids: ['x'] }), 'tools[0].vector_store_ids[0]'],
-    ['a connector', tools({ type: 'mcp', connector_id: 'connector_dropbox' }), 'tools[0].connector_id'],
+    ['a connector', tools({ type: 'mcp', connector_id: 'connector_of_ann' }), 'tools[0].connector_id'],
     ['a tunnel', tools({ type: 'mcp', tunnel_id: 'x' }), 'tools[0].tunnel_id'],
     [
       'a skill of a shell',
@@ -191,6 +191,15 @@ it.each<[string, object]>([
       future: { mode: 'in_progress', type: 'file_citation' },
     },
   ],
+  ['a service that the provider offers to everyone', tools({ type: 'mcp', connector_id: 'connector_gmail' })],
+  [
+    'what clients call themselves and their requests by',
+    {
+      client_session_id: '0197a4c2-aaaa-7000-8000-000000000001',
+      session_id: 'mine',
+      trace: { trace_id: '4bf92f3577b34da6a3ce929d0e0e4736', user_id: 7 },
+    },
+  ],
   [
     'an anchor and a comparison, which are asked about elsewhere',
     { previous_response_id: 'resp_1', prompt_cache_options: { comparison_response_id: 'resp_1' } },
@@ -251,6 +260,208 @@ it('references to items are listed once each, and a compared response is named',
   ]);
   expect(comparisonOf({ prompt_cache_options: { comparison_response_id: 'resp_1' } })).toBe('resp_1');
   expect(comparisonOf({ prompt_cache_options: { prewarm: true } })).toBeNull();
+});
+
+/** A body with one value at a path; `name[]` is a list of one. */
+function bodyWith(path: string, value: unknown): Record<string, unknown> {
+  return path.split('.').reduceRight<unknown>((inner, step) => {
+    const name = step.replace('[]', '');
+    return { [name]: step.endsWith('[]') ? [inner] : inner };
+  }, value) as Record<string, unknown>;
+}
+
+describe('every field of the API that is known', () => {
+  const within = (prefix: string, names: string) => names.split(' ').map((name) => `${prefix}${name}`);
+  const PART = 'input[].content[].';
+  const TOOL = 'tools[].';
+  const ENVIRONMENT = 'tools[].environment.';
+
+  it.each([
+    ...within('', 'model user instructions prompt_cache_key text.verbosity reasoning.effort moderation.model'),
+    ...within('', 'text.format.name prompt_cache_options.ttl prompt.version prompt.variables.name tool_choice.name'),
+    ...within('', 'instructions[].content tool_choice'),
+    ...within(PART, 'text image_url.detail input_audio.data annotations[].title prompt_cache_breakpoint.mode'),
+    ...within(TOOL, 'name format.definition function.name tools[].name container.memory_limit skills[].name'),
+    ...within(TOOL, 'allowed_tools.tool_names allowed_tools require_approval require_approval.always.tool_names'),
+    ...within(TOOL, 'require_approval.never.tool_names require_approval.always require_approval.never'),
+    ...within(TOOL, 'user_location.city ranking_options.ranker svg.model svg.reasoning.effort'),
+    ...within(ENVIRONMENT, 'memory_limit skills[].source.data network_policy.allowed_domains'),
+    ...within('input[].', 'content output[].text outputs[].logs summary[].text results[].text error.message error'),
+    ...within(
+      'input[].',
+      'action action.command actions[].text action.sources[].title operation.diff caller.caller_id',
+    ),
+    ...within('input[].', 'tools[].name pending_safety_checks[].code acknowledged_safety_checks[].code'),
+    ...within('input[].', 'environment.memory_limit reasoning.effort text.verbosity'),
+  ])('holds a text at %s, and nothing that names', (path) => {
+    expect(namesIn(bodyWith(path, 'resp_1'))).toEqual({ owned: new Map(), foreign: null });
+  });
+
+  it.each([
+    ...within('', 'metadata client_metadata text.format.schema'),
+    `${PART}logprobs`,
+    ...within(TOOL, 'parameters input_schema output_schema annotations headers filters'),
+    `${ENVIRONMENT}network_policy.domain_secrets`,
+    'tools[].container.network_policy.domain_secrets',
+    ...within('input[].', 'arguments results[].attributes error.content error.moderation_details action.env metadata'),
+    'input[].internal_chat_message_metadata_passthrough',
+  ])('holds what a client or a tool wrote at %s', (path) => {
+    for (const value of [{ file_id: 'x', thing: ['resp_1'] }, ['resp_1'], 'resp_1'])
+      expect(namesIn(bodyWith(path, value))).toEqual({ owned: new Map(), foreign: null });
+  });
+
+  it.each([
+    ...within(PART, 'file_id annotations[].file_id annotations[].container_id'),
+    ...within(TOOL, 'container container.container_id container.file_ids input_image_mask.file_id'),
+    ...within(ENVIRONMENT, 'container_id file_ids'),
+    ...within('input[].', 'output[].file_id outputs[].file_id summary[].file_id results[].file_id container_id'),
+    ...within('input[].', 'pending_safety_checks[].id acknowledged_safety_checks[].id approval_request_id'),
+    ...within('input[].', 'environment.container_id tools[].container.file_ids'),
+    ...within('prompt.variables.', 'name.file_id'),
+    'instructions[].content[].file_id',
+    'tool_choice.container',
+  ])('names at %s what a turn may have made', (path) => {
+    const { owned, foreign } = namesIn(bodyWith(path, 'x'));
+    expect([[...owned], foreign]).toEqual([[['x', path.replaceAll('[]', '[0]')]], null]);
+  });
+
+  it.each([
+    ...within(TOOL, 'vector_store_ids connector_id tunnel_id skills[].skill_id container.skills[].skill_id'),
+    ...within(ENVIRONMENT, 'skills[].skill_id'),
+    ...within('', 'prompt prompt.id conversation'),
+  ])('names at %s what no turn makes', (path) => {
+    expect(namesIn(bodyWith(path, 'x')).foreign).toBe(path.replaceAll('[]', '[0]'));
+  });
+
+  it.each([
+    ...within(PART, 'image_url image_url.url file_url url'),
+    ...within(TOOL, 'server_url input_image_mask.image_url'),
+  ])('holds an address at %s that anyone could fetch', (path) => {
+    for (const value of ['https://example.com/file_1', 'data:image/png;base64,AA', 'HTTP://example.com', 'picture.png'])
+      expect(namesIn(bodyWith(path, value))).toEqual({ owned: new Map(), foreign: null });
+    const place = path.replaceAll('[]', '[0]');
+    for (const value of ['sediment://x', 'file_1', { file_id: 'x' }])
+      expect(namesIn(bodyWith(path, value)).foreign?.slice(0, place.length)).toBe(place);
+  });
+
+  it('holds no object in the place of its type', () => {
+    for (const path of ['input[].type', 'tools[].type', 'input[].content[].type'])
+      expect(namesIn(bodyWith(path, { thing_id: 'x' })).foreign).not.toBeNull();
+  });
+
+  it('says nothing where it is empty', () => {
+    for (const path of ['conversation', 'input[].container_id', 'future.thing_id', 'input[].id'])
+      expect(namesIn(bodyWith(path, ''))).toEqual({ owned: new Map(), foreign: null });
+  });
+});
+
+describe('an item whose id names nothing, since it says everything it is', () => {
+  const whole: readonly [string, object][] = [
+    ['message', { content: '' }],
+    ['message', { content: [] }],
+    ['agent_message', { content: 'x' }],
+    ['reasoning', { encrypted_content: 'x' }],
+    ['compaction', { encrypted_content: 'x' }],
+    ['additional_tools', { tools: [] }],
+    ['function_call', { call_id: 'c', name: 'n' }],
+    ['function_call_output', { output: '' }],
+    ['custom_tool_call', { call_id: 'c', name: 'n' }],
+    ['custom_tool_call_output', { output: [] }],
+    ['local_shell_call', { call_id: 'c', action: {} }],
+    ['local_shell_call_output', { output: 'x' }],
+    ['shell_call', { call_id: 'c', action: {} }],
+    ['shell_call_output', { output: [] }],
+    ['apply_patch_call', { call_id: 'c', operation: {} }],
+    ['apply_patch_call_output', { call_id: 'c' }],
+    ['computer_call', { call_id: 'c', action: {} }],
+    ['computer_call', { call_id: 'c', actions: ['click'] }],
+    ['computer_call_output', { call_id: 'c', output: {} }],
+    ['tool_search_call', { arguments: {} }],
+    ['tool_search_output', { tools: [] }],
+    ['web_search_call', { action: { type: 'search', query: 'q' } }],
+    ['web_search_call', { arguments: 'q' }],
+    ['file_search_call', { results: [{ text: 'x' }] }],
+    ['code_interpreter_call', { code: '1' }],
+    ['mcp_list_tools', { tools: [] }],
+    ['mcp_call', { name: 'n', output: 'x' }],
+    ['mcp_call', { name: 'n', error: 'x' }],
+    ['mcp_approval_request', { name: 'n', arguments: '{}' }],
+    ['program', { code: '1' }],
+    ['program_output', { result: '' }],
+  ];
+
+  it.each(whole)('%s with %j', (type, fields) => {
+    expect(namesIn(items({ type, id: 'i_1', ...fields }))).toEqual({ owned: new Map(), foreign: null });
+    for (const name of Object.keys(fields)) {
+      for (const left of [undefined, null]) {
+        const { owned } = namesIn(items({ type, id: 'i_1', ...fields, [name]: left }));
+        expect([...owned.keys()]).toEqual(['i_1']);
+      }
+    }
+  });
+
+  it.each<[string, object]>([
+    ['reasoning', { encrypted_content: '' }],
+    ['function_call', { call_id: '', name: 'n' }],
+    ['function_call', { call_id: 'c', name: '' }],
+    ['file_search_call', { results: [] }],
+    ['message', { content: {} }],
+    ['message', { content: 7 }],
+    ['web_search_call', { action: { type: 'search' } }],
+    ['web_search_call', { action: 'search' }],
+    ['mcp_call', { name: 'n' }],
+    ['mcp_call', { output: 'x' }],
+    ['image_generation_call', { result: 'AA' }],
+    ['future_call', { call_id: 'c', name: 'n', output: 'x' }],
+    ['item_reference', {}],
+  ])('not %s with %j', (type, fields) => {
+    expect([...namesIn(items({ type, id: 'i_1', ...fields })).owned.keys()]).toEqual(['i_1']);
+  });
+
+  it('a trigger or an update whatever it holds, and an answer that names its question itself', () => {
+    for (const type of ['compaction_trigger', 'configuration_update'])
+      expect(namesIn(items({ type, id: 'i_1' }))).toEqual({ owned: new Map(), foreign: null });
+    const answer = { type: 'mcp_approval_response', id: 'i_1', approval_request_id: 'mcpr_1' };
+    expect([...namesIn(items(answer)).owned.keys()]).toEqual(['mcpr_1']);
+  });
+});
+
+it('a path shows names of a client shortened and without what would break a line', () => {
+  const pathOf = (body: Record<string, unknown>) => namesIn(body).foreign!;
+  expect(pathOf({ 'a\nb': { [`${'n'.repeat(70)}`]: { thing_id: 'x' } } })).toBe(`a?b.${'n'.repeat(64)}.thing_id`);
+  expect(pathOf({ 'a-$b_1': ['resp_1'] })).toBe('a-$b_1[0]');
+  let deep: Record<string, unknown> = { thing_id: 'x' };
+  for (let level = 0; level < 300; level += 1) deep = { level: deep };
+  expect(pathOf(deep)).toHaveLength(256);
+});
+
+it('more names than can be asked about are more different names', () => {
+  const ask = (count: number) => items(...Array.from({ length: count }, (_, nth) => ({ container_id: `c${nth}` })));
+  expect(namesIn(ask(MOST_NAMES)).foreign).toBeNull();
+  const again = items(...ask(MOST_NAMES).input, { container_id: 'c0' });
+  expect(namesIn(again).foreign).toBeNull();
+  expect(namesIn(ask(MOST_NAMES + 1)).foreign).toBe(`input[${MOST_NAMES}].container_id`);
+});
+
+it('what output items would be known by needs items with ids', () => {
+  const question = (id: unknown) => ({ type: 'mcp_approval_request', id, name: 'n', arguments: '{}' });
+  expect(namesMade([question('a'), question('a'), question(''), question(7)] as never)).toEqual(['a']);
+});
+
+it('a query says nothing by empty values, and may name by a word', () => {
+  const named = (query: string, besides?: string[]) => namedInQuery(new URLSearchParams(query), besides);
+  expect(named('thing_id=')).toBeNull();
+  expect(named('thing_id=&other_id=1')).toBe('other_id');
+  expect(named('include=resp_1&include[]=resp_1&order=resp_1')).toBeNull();
+  expect(named('limit=resp_1')).toBe('limit');
+  expect(named('after=msg_1')).toBe('after');
+});
+
+it('a comparison names a response by a text', () => {
+  for (const id of ['', 7, null, ['resp_1']])
+    expect(comparisonOf({ prompt_cache_options: { comparison_response_id: id } })).toBeNull();
+  for (const options of [undefined, null, 'x', ['x']])
+    expect(comparisonOf({ prompt_cache_options: options })).toBeNull();
 });
 
 it.each<[string, string, string | null]>([

@@ -1,0 +1,314 @@
+import { Readable } from 'node:stream';
+import { describe, expect, it } from 'vitest';
+import { type CredentialRefusal, createDiscreetTransport, instead } from '../../src/upstream/discreet.ts';
+import type {
+  ConnectionHandlers,
+  DialResult,
+  UpstreamAnswer,
+  UpstreamConnection,
+  UpstreamTransport,
+} from '../../src/upstream/port.ts';
+
+const KEY = 'the-"shared"-key';
+const ESCAPED = JSON.stringify(KEY).slice(1, -1);
+const REDACTED = '[redacted]';
+
+/** A discreet transport over one that answers as it is given here, with what either was asked. */
+function transportOf(answers: Partial<UpstreamTransport> = {}, key = KEY) {
+  const refusals: CredentialRefusal[] = [];
+  const asked: unknown[] = [];
+  let handlers: ConnectionHandlers | null = null;
+  const connection: UpstreamConnection = {
+    kind: 'websocket',
+    open: true,
+    attach(given) {
+      handlers = given;
+    },
+    send: (frame) => {
+      asked.push(['send', frame]);
+      return true;
+    },
+    pause: () => void asked.push(['pause']),
+    resume: () => void asked.push(['resume']),
+    close: (code, reason) => void asked.push(['close', code, reason]),
+  };
+  const inner = {
+    exchange: () => connection,
+    dial: async () => ({ kind: 'open', connection, headers: {} }),
+    shutdown: async () => void asked.push(['shutdown']),
+    ...answers,
+  } as unknown as UpstreamTransport;
+  const transport = createDiscreetTransport(inner, { key, onRefused: (refusal) => void refusals.push(refusal) });
+  /** What a frame becomes. */
+  const shown = (frame: unknown): string => {
+    let text = '';
+    transport.exchange({} as never).attach({
+      frame: (given) => {
+        text = given;
+      },
+      closed: () => {},
+    });
+    handlers!.frame(typeof frame === 'string' ? frame : JSON.stringify(frame));
+    return text;
+  };
+  return { transport, refusals, asked, connection, shown, handlers: () => handlers! };
+}
+
+const answer = (status: number, body: unknown, headers: Record<string, string> = {}): UpstreamAnswer => ({
+  status,
+  headers,
+  body: Buffer.from(typeof body === 'string' ? body : JSON.stringify(body)),
+});
+const refusal = {
+  error: { type: 'invalid_request_error', code: 'invalid_api_key', message: `No: ${KEY} of org-A1b2C3d4E5` },
+};
+const errorIn = ({ body }: { body: Buffer }) =>
+  (JSON.parse(body.toString()) as { error: Record<string, unknown> }).error;
+
+describe('a frame', () => {
+  it('without the key is the same text', () => {
+    const { shown } = transportOf();
+    for (const text of ['{"type":"response.output_text.delta", "delta":"sk-abcdefghijk"}', '{"error": "', 'x'])
+      expect(shown(text)).toBe(text);
+  });
+
+  it('never has the key in it, plain or escaped', () => {
+    const { shown } = transportOf();
+    expect(shown(`{"delta":"${ESCAPED}, ${ESCAPED}"}`)).toBe(`{"delta":"${REDACTED}, ${REDACTED}"}`);
+    expect(shown(`${KEY} and ${KEY}`)).toBe(`${REDACTED} and ${REDACTED}`);
+    expect(transportOf({}, 'plain-key').shown('a plain-key b')).toBe(`a ${REDACTED} b`);
+  });
+
+  it('is not changed for a key that is too short to be a secret', () => {
+    expect(transportOf({}, '1234567').shown('{"n":1234567}')).toBe('{"n":1234567}');
+    expect(transportOf({}, '12345678').shown('{"n":12345678}')).toBe(`{"n":${REDACTED}}`);
+  });
+
+  it('has no header that says whose account it is, and every other', () => {
+    const { shown } = transportOf();
+    const headers = { 'OpenAI-Organization': 'mine', 'openai-project': 'p', 'x-request-id': 'r' };
+    expect(JSON.parse(shown({ type: 'response.metadata', headers }))).toEqual({
+      type: 'response.metadata',
+      headers: { 'x-request-id': 'r' },
+    });
+    const text = '{"type":"x","text":"openai-organization"}';
+    expect(shown(text)).toBe(text);
+  });
+
+  it('of an error loses what looks like a part of an account, and keeps its members', () => {
+    const { shown, refusals } = transportOf();
+    const message = 'sk-abc***xyz1 of org-A1b2C3d4E5 in proj_1234567890, a**b*****cd, **bold**';
+    const frame = { type: 'error', status: 429, error: { code: 'rate_limit_exceeded', message }, more: 1 };
+    expect(JSON.parse(shown(frame))).toEqual({
+      ...frame,
+      error: {
+        code: 'rate_limit_exceeded',
+        message: `${REDACTED} of ${REDACTED} in ${REDACTED}, ${REDACTED}, **bold**`,
+      },
+    });
+    expect(refusals).toEqual([]);
+  });
+
+  it('of an error that is one word of megabytes is read in a time that grows with its length only', () => {
+    const { shown } = transportOf();
+    const message = 'x'.repeat(16 * 1024 * 1024);
+    expect(
+      JSON.parse(shown({ type: 'error', status: 500, error: { message: `${message} *** y` } })).error.message,
+    ).toBe(`${message} ${REDACTED} y`);
+  });
+
+  it.each([401, 403])('of an error with status %i becomes one of this bridge', (status) => {
+    const { shown, refusals } = transportOf();
+    const said = JSON.parse(shown({ type: 'error', status, ...refusal, headers: { a: 'b' } }));
+    expect(said).toEqual({
+      type: 'error',
+      status: 400,
+      error: expect.objectContaining({ code: 'bridge_upstream_credential' }),
+      headers: { 'x-should-retry': 'false' },
+    });
+    expect(said.error.message).toContain(`The upstream said: ${status} invalid_api_key.`);
+    expect(refusals).toEqual([{ status, code: 'invalid_api_key' }]);
+  });
+
+  it('of a response that failed loses what looks like a part of an account, in its error only', () => {
+    const { shown } = transportOf();
+    const error = { code: 'server_error', message: 'sk-abcdefgh1' };
+    const frame = { type: 'response.failed', response: { id: 'r', error, text: 'sk-abcdefgh1' } };
+    expect(JSON.parse(shown(frame))).toEqual({
+      type: 'response.failed',
+      response: { id: 'r', error: { code: 'server_error', message: REDACTED }, text: 'sk-abcdefgh1' },
+    });
+    expect(JSON.parse(shown({ type: 'response.failed', error, response: { id: 'r', error: null } }))).toEqual({
+      type: 'response.failed',
+      error: { code: 'server_error', message: REDACTED },
+      response: { id: 'r', error: null },
+    });
+    expect(JSON.parse(shown({ type: 'response.failed', error }))).toEqual({
+      type: 'response.failed',
+      error: { code: 'server_error', message: REDACTED },
+    });
+  });
+
+  it('of a response that failed for the credential says so in place of the error', () => {
+    const { shown, refusals } = transportOf();
+    const error = { code: 'invalid_api_key', message: 'no' };
+    const { response } = JSON.parse(shown({ type: 'response.failed', response: { id: 'r', error } }));
+    expect(response).toEqual({
+      id: 'r',
+      error: { code: 'bridge_upstream_credential', message: expect.stringContaining('invalid_api_key') },
+    });
+    expect(refusals).toEqual([{ status: 401, code: 'invalid_api_key' }]);
+  });
+
+  it('of an answer that talks of errors is an answer', () => {
+    const { shown } = transportOf();
+    const text = '{"type":"response.completed","response":{"id":"r","error":null,"message":"sk-abcdefgh1"}}';
+    expect(shown(text)).toBe(text);
+  });
+});
+
+describe('a connection', () => {
+  it('is the inner one in all that its holder asks', () => {
+    const { transport, asked, connection } = transportOf();
+    const outer = transport.exchange({} as never);
+    expect([outer.kind, outer.open]).toEqual(['websocket', true]);
+    Object.assign(connection, { open: false });
+    expect(outer.open).toBe(false);
+    expect(outer.send('f')).toBe(true);
+    outer.pause();
+    outer.resume();
+    outer.close(1001, 'bye');
+    expect(asked).toEqual([['send', 'f'], ['pause'], ['resume'], ['close', 1001, 'bye']]);
+  });
+
+  it('says why it closed without the key', () => {
+    const { transport, handlers } = transportOf();
+    const closed: unknown[] = [];
+    transport.exchange({} as never).attach({ frame: () => {}, closed: (info) => void closed.push(info) });
+    handlers().closed({ code: 1008, reason: `bad ${KEY}` });
+    expect(closed).toEqual([{ code: 1008, reason: `bad ${REDACTED}` }]);
+  });
+
+  it('hands a refusal on where its holder takes one, and has no handler for it otherwise', () => {
+    const { transport, handlers, refusals } = transportOf();
+    transport.exchange({} as never).attach({ frame: () => {}, closed: () => {} });
+    expect(handlers().refused).toBeUndefined();
+    const refused: UpstreamAnswer[] = [];
+    transport
+      .exchange({} as never)
+      .attach({ frame: () => {}, closed: () => {}, refused: (given) => void refused.push(given) });
+    handlers().refused!(answer(401, refusal));
+    handlers().refused!(
+      answer(400, `no ${KEY}, sk-abcdefgh1`, { 'content-length': '7', 'openai-project': 'p', a: KEY }),
+    );
+    expect([refused[0]!.status, errorIn(refused[0]!).code]).toEqual([400, 'bridge_upstream_credential']);
+    expect({ ...refused[1]!, body: refused[1]!.body.toString() }).toEqual({
+      status: 400,
+      headers: { a: REDACTED },
+      body: `no ${REDACTED}, ${REDACTED}`,
+    });
+    expect(refusals).toEqual([{ status: 401, code: 'invalid_api_key' }]);
+  });
+});
+
+describe('a dial', () => {
+  const dialled = (result: DialResult) => transportOf({ dial: async () => result }).transport.dial({} as never);
+
+  it('that opens shows the other headers', async () => {
+    const { connection } = transportOf();
+    const headers = { 'openai-organization': 'mine', 'x-models-etag': `e ${KEY}` };
+    const result = (await dialled({ kind: 'open', connection, headers })) as DialResult & { kind: 'open' };
+    expect([result.kind, result.headers]).toEqual(['open', { 'x-models-etag': `e ${REDACTED}` }]);
+    expect(result.connection).not.toBe(connection);
+  });
+
+  it('that fails says why without the key', async () => {
+    expect(await dialled({ kind: 'failed', reason: `no ${KEY}` })).toEqual({
+      kind: 'failed',
+      reason: `no ${REDACTED}`,
+    });
+  });
+
+  it('that the API refuses for the credential says so, and another refusal is relayed', async () => {
+    const refused = async (given: UpstreamAnswer) =>
+      ((await dialled({ kind: 'refused', answer: given })) as DialResult & { kind: 'refused' }).answer;
+    expect(errorIn(await refused(answer(401, refusal))).code).toBe('bridge_upstream_credential');
+    expect((await refused(answer(429, `slow ${KEY}`))).body.toString()).toBe(`slow ${REDACTED}`);
+    // What stands on the way and knows no API keeps its status: HTTP may pass there.
+    expect(await refused(answer(403, `<html>${KEY}</html>`, { server: 'x' }))).toEqual({
+      status: 403,
+      headers: { 'content-type': 'text/plain' },
+      body: Buffer.from('Refused.'),
+    });
+  });
+});
+
+describe('a call', () => {
+  async function called(status: number, pieces: readonly string[], headers: Record<string, string> = {}, key = KEY) {
+    const body = Readable.from(pieces.map((piece) => Buffer.from(piece, 'latin1')));
+    const at = transportOf({ call: async () => ({ status, headers, body }) }, key);
+    const result = await at.transport.call({} as never);
+    let text = '';
+    for await (const chunk of result.body) text += (chunk as Buffer).toString('latin1');
+    return { ...result, body: text, refusals: at.refusals };
+  }
+
+  it('that succeeds has the key nowhere, wherever its pieces are cut', async () => {
+    for (const status of [200, 399]) {
+      for (let cut = 0; cut <= KEY.length; cut += 1) {
+        const { body } = await called(status, [`a${KEY.slice(0, cut)}`, `${KEY.slice(cut)}b${KEY}${KEY[0]}`]);
+        expect(body).toBe(`a${REDACTED}b${REDACTED}${KEY[0]}`);
+      }
+    }
+    expect((await called(200, [...`x${KEY}\u00ffy`])).body).toBe(`x${REDACTED}\u00ffy`);
+    expect((await called(200, ['a1234b'], {}, '1234')).body).toBe('a1234b');
+    expect((await called(200, ['sk-abcdefgh1'])).body).toBe('sk-abcdefgh1');
+  });
+
+  it('holds back only what may be the beginning of the key', async () => {
+    const body = new Readable({ read() {} });
+    const { transport } = transportOf({ call: async () => ({ status: 200, headers: {}, body }) });
+    const seen = (await transport.call({} as never)).body[Symbol.asyncIterator]();
+    body.push(Buffer.from(`whole ${KEY.slice(0, 3)}`));
+    expect(String((await seen.next()).value)).toBe('whole ');
+    body.push(Buffer.from('more'));
+    expect(String((await seen.next()).value)).toBe(`${KEY.slice(0, 3)}more`);
+  });
+
+  it('shows no header of the account', async () => {
+    const headers = { 'OpenAI-Project': 'p', 'www-authenticate': 'Bearer', 'content-length': '2', a: `b${KEY}` };
+    expect((await called(200, ['{}'], headers)).headers).toEqual({ 'content-length': '2', a: `b${REDACTED}` });
+    expect((await called(404, ['{}'], headers)).headers).toEqual({ a: `b${REDACTED}` });
+  });
+
+  it.each([401, 403])('that is refused with %i for the credential says so', async (status) => {
+    const { refusals, headers, body, ...rest } = await called(status, [JSON.stringify(refusal)]);
+    expect([rest.status, JSON.parse(body).error.code]).toEqual([400, 'bridge_upstream_credential']);
+    expect(headers).toEqual({ 'content-type': 'application/json', 'x-should-retry': 'false' });
+    expect(refusals).toEqual([{ status, code: 'invalid_api_key' }]);
+  });
+
+  it('that fails otherwise keeps its status, and its text loses the key and what looks like one', async () => {
+    for (const status of [199, 400, 402, 500]) {
+      const { refusals, ...rest } = await called(status, [`no ${KEY.slice(0, 4)}`, `${KEY.slice(4)}, rk-*****abcd`]);
+      expect([rest.status, rest.body, refusals]).toEqual([status, `no ${REDACTED}, ${REDACTED}`, []]);
+    }
+  });
+
+  it('that fails shows a megabyte at most', async () => {
+    const megabyte = 'x'.repeat(1024 * 1024);
+    expect((await called(500, [megabyte, 'more', 'and more'])).body).toBe(megabyte);
+  });
+});
+
+it('a code that is not known to the API is not repeated', () => {
+  const said = (code: string) => String(errorIn(instead(answer(401, { error: { code, message: 'x' } }))).message);
+  expect(said('invalid_api_key')).toContain('The upstream said: 401 invalid_api_key.');
+  expect(said('sk_secret_code')).toContain('The upstream said: 401.');
+});
+
+it('ends with the inner transport', async () => {
+  const { transport, asked } = transportOf();
+  await transport.shutdown();
+  expect(asked).toEqual([['shutdown']]);
+});
