@@ -43,6 +43,10 @@ describe('the usage that is kept', () => {
     });
   });
 
+  it('has no names of what was left out', () => {
+    expect(Object.keys(keptUsage({ text: 'said by a model', n: 1, list: [1] })!)).toEqual(['n']);
+  });
+
   it('is none where it is no object', () => {
     expect([undefined, null, 7, 'x', [1], true].map(keptUsage)).toEqual([null, null, null, null, null, null]);
   });
