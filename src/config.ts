@@ -331,6 +331,9 @@ function upstreamBase(text: string): string {
   return url.href.replace(/\/(?=$|\?)/, '');
 }
 
+/** What a client can send as a bearer token: anything else would never match. */
+const isSendable = (key: string) => /^[\x21-\x7e]+$/.test(key);
+
 /** The bare key of what was pasted: the value of the header, or the whole line, mean the same key. */
 function upstreamKeyOf(text: string | null, problems: string[]): string | null {
   if (text === null) return null;
@@ -339,7 +342,7 @@ function upstreamKeyOf(text: string | null, problems: string[]): string | null {
       .replace(/^authorization *: */i, '')
       .replace(/^bearer +/i, ''),
   );
-  if (key === '' || !/^[\x21-\x7e]+$/.test(key)) {
+  if (!isSendable(key)) {
     problems.push('HOLDFAST_UPSTREAM_KEY must be one key, without blanks or line breaks in it');
   }
   return key;
@@ -391,12 +394,18 @@ function numbers<T extends Record<string, Knob>>(knobs: T, env: NodeJS.ProcessEn
 
 function apiKeys(text: string | null, problems: string[]): { tenant: string; key: string }[] {
   if (text === null) return [];
+  const tenants = new Map<string, string>();
   return text.split(',').map((entry, index) => {
     const at = entry.indexOf(':');
     const tenant = entry.slice(0, Math.max(0, at)).trim();
     const key = entry.slice(at + 1).trim();
     if (tenant === '' || key === '')
       problems.push(`HOLDFAST_API_KEYS: entry ${index + 1} is not of the form tenant:key`);
+    else if (!isSendable(key))
+      problems.push(`HOLDFAST_API_KEYS: the key of entry ${index + 1} must be ASCII without blanks in it`);
+    else if ((tenants.get(key) ?? tenant) !== tenant)
+      problems.push(`HOLDFAST_API_KEYS: entry ${index + 1} has the key of another tenant`);
+    tenants.set(key, tenant);
     return { tenant, key };
   });
 }
@@ -490,7 +499,7 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
   unknownNames(env, problems);
   const deadlines = numbers(deadlineKnobs, env, problems);
   const limits = numbers(limitKnobs, env, problems);
-  for (const knob of ['tenantWaiting', 'connections', 'peerConnections'] as const) {
+  for (const knob of ['bodiesBytes', 'tenantWaiting', 'connections', 'peerConnections'] as const) {
     if (limits[knob] === 0) problems.push(`${limitKnobs[knob].variable} must be at least 1`);
   }
   const keys = apiKeys(optional(env.HOLDFAST_API_KEYS), problems);
@@ -514,6 +523,13 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
   const upstreamKey = upstreamKeyOf(optional(env.HOLDFAST_UPSTREAM_KEY), problems);
   const proxies = readProxies(env, problems);
   const host = parsed.data?.host ?? '127.0.0.1';
+  const adminToken = optional(env.HOLDFAST_ADMIN_TOKEN);
+  if (adminToken !== null && !isSendable(adminToken)) {
+    problems.push('HOLDFAST_ADMIN_TOKEN must be ASCII without blanks in it');
+  }
+  if (keys.some(({ key }) => key === adminToken)) {
+    problems.push('HOLDFAST_ADMIN_TOKEN must not be a key of HOLDFAST_API_KEYS: its tenant would be an operator');
+  }
   if (keys.length > 0 && upstreamKey === null) {
     problems.push(
       'HOLDFAST_API_KEYS needs HOLDFAST_UPSTREAM_KEY: otherwise the keys of this bridge would go to the provider',
@@ -540,7 +556,7 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
     livenessDir: optional(env.HOLDFAST_LIVENESS_DIR),
     workers: parsed.data.workers,
     upstream: { url: upstreamUrl, key: upstreamKey, transport, proxies, forwardHeaders },
-    security: { secrets, apiKeys: keys, adminToken: optional(env.HOLDFAST_ADMIN_TOKEN) },
+    security: { secrets, apiKeys: keys, adminToken },
     internal: {
       host: optional(env.HOLDFAST_INTERNAL_HOST),
       port: internalPort,

@@ -43,6 +43,8 @@ export function createHttpFace(options: HttpFaceOptions): Router {
 
   router.use((_req, res, next) => {
     res.locals.requestId = ids.uuid();
+    // Connection, lease, sink and pipeline each wait for its end: no leak, and no warning for every answer.
+    res.setMaxListeners(END_LISTENERS);
     if (service.draining || service.leaving) res.set('connection', 'close');
     next();
   });
@@ -60,7 +62,7 @@ export function createHttpFace(options: HttpFaceOptions): Router {
     // A body that is too large is refused, and takes no room.
     const lease = quota.admit(caller.scope, { declaredBytes: declared > config.limits.bodyBytes ? 0 : declared });
     if (res.closed) lease.end();
-    // What is left of a refused body is discarded after the answer has left: that counts for no tenant.
+    res.locals.lease = lease;
     const ends = ['finish', 'close'] as const;
     for (const end of ends) res.once(end, lease.end);
     return { caller, lease, keep: () => ends.forEach((end) => void res.off(end, lease.end)) };
@@ -225,6 +227,9 @@ export function createApp(
   return app;
 }
 
+/** Listeners for the end of one answer. */
+const END_LISTENERS = 32;
+
 /** Parameters that name a place in a list. */
 const CURSORS = ['after', 'before'] as const;
 
@@ -254,6 +259,8 @@ function only(methods: string): RequestHandler {
 export function errorHandler({ ids, logger }: Pick<HttpFaceOptions, 'ids' | 'logger'>) {
   return (error: unknown, req: Request, res: Response, _next: NextFunction) => {
     const requestId = (res.locals.requestId as string | undefined) ?? ids.uuid();
+    // What still arrives of a refused body is discarded before its answer ends: that counts for no tenant.
+    (res.locals.lease as Lease | undefined)?.end();
     if (req.destroyed && res.destroyed) return;
     let known: BridgeError;
     if (error instanceof BridgeError) known = error;

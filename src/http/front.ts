@@ -1,4 +1,5 @@
 import type { IncomingMessage } from 'node:http';
+import { isIP } from 'node:net';
 import { networkInterfaces } from 'node:os';
 import type { RequestHandler } from 'express';
 import { type Config, hostAndPort, isLoopback } from '../config.ts';
@@ -25,7 +26,10 @@ export const ownPaths = [
 /** Names by which containers call the machine that they run on; they cannot be had from a public registrar. */
 const containersNames = ['host.docker.internal', 'gateway.docker.internal', 'host.containers.internal'];
 
-/** Probes come to an address of their own choice, and what these paths say is no secret. */
+/**
+ * Probes come to an address of their own choice, and the old ones with no `Host` at all. Neither lets a foreign page in: one
+ * whose name was made to point here comes with a name.
+ */
 const forProbes = /^\/(?:health|ready)\/?(?:\?|$)/i;
 export const ONE_HOST = 'There must be one Host header.';
 const forOperators = /^\/(?:admin|metrics|inspect)(?:[/?]|$)/i;
@@ -80,25 +84,28 @@ export function createFront(config: Config['server'], addresses: readonly string
   if (!isLoopback(host)) for (const address of addresses) own.add(bracketed(address));
   const origins = new Set(corsOrigins);
 
-  const isKnown = (text: string): boolean => {
+  const isKnown = (text: string, isProbe: boolean): boolean => {
     const parts = hostAndPort(text);
     if (parts === null) throw new BridgeError('bridge_malformed_request', { detail: 'The Host header is malformed.' });
     const { name, port } = parts;
     if (!strict || own.has(name) || isLoopback(name)) return true;
+    if (isProbe && isIP(name.replace(/^\[|\]$/g, '')) !== 0) return true;
     return listed.has(name) || (port !== null && listed.has(`${name}:${port}`));
   };
 
   function checkHost(req: IncomingMessage): void {
+    const isProbe = forProbes.test(pathOf(req));
     let given = 0;
     for (let at = 0; at < req.rawHeaders.length; at += 2) if (/^host$/i.test(req.rawHeaders[at]!)) given += 1;
+    if (given === 0 && isProbe && req.httpVersion === '1.0') return;
     if (given !== 1) {
       throw new BridgeError('bridge_malformed_request', { detail: ONE_HOST });
     }
-    if (!isKnown(req.headers.host!)) throw new BridgeError('bridge_forbidden_host');
+    if (!isKnown(req.headers.host!, isProbe)) throw new BridgeError('bridge_forbidden_host');
     // A target that is a whole URL names the host once more, and takes precedence.
     const target = targetOf(req);
     if (target.startsWith('/') || target === '*') return;
-    if (!isKnown(URL.parse(target)?.host ?? '')) throw new BridgeError('bridge_forbidden_host');
+    if (!isKnown(URL.parse(target)?.host ?? '', isProbe)) throw new BridgeError('bridge_forbidden_host');
   }
 
   /** The origin, where it is a listed one; null where the request is from no foreign page. Throws for all others. */
@@ -116,7 +123,7 @@ export function createFront(config: Config['server'], addresses: readonly string
     // No id and no name holds it, and the database takes it in no text.
     if (targetOf(req).includes('%00'))
       throw new BridgeError('bridge_malformed_request', { detail: 'NUL in the path.' });
-    if (!forProbes.test(pathOf(req))) checkHost(req);
+    checkHost(req);
     return foreignOrigin(req);
   };
 

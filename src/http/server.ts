@@ -69,20 +69,35 @@ function answerPlainly(res: ServerResponse, error: BridgeError): void {
  */
 export function createHttpServer(app: RequestListener, options: ServerOptions, onUpgrade: UpgradeListener): Server {
   const server = createServer({ ...LIMITS, ...options, ...{ shouldUpgradeCallback: asksForWebSocket } });
-  /** Answers that are not over, by the connection they are for. */
+  /** Answers that are not over, by the connection they are for, in the order of their requests. */
   const open = new WeakMap<Duplex, Set<ServerResponse>>();
+
+  /** @returns how many answers of this connection are not over, this one included */
+  function owe({ socket }: IncomingMessage, res: ServerResponse): number {
+    const answers = open.get(socket) ?? new Set();
+    open.set(socket, answers);
+    answers.add(res);
+    res.once('close', () => answers.delete(res));
+    return answers.size;
+  }
+
+  /** What is written past HTTP's own queue waits for the answers to earlier requests: clients tell them apart by order. */
+  function afterThese(earlier: readonly ServerResponse[], write: () => void): void {
+    let left = earlier.length;
+    if (left === 0) return write();
+    for (const res of earlier) {
+      res.once('close', () => {
+        left -= 1;
+        if (left === 0) write();
+      });
+    }
+  }
+
+  const openOf = (socket: Duplex) => [...(open.get(socket) ?? [])];
 
   server.on('request', (req, res) => {
     const { socket } = req;
-    let answers = open.get(socket);
-    if (!answers) {
-      answers = new Set();
-      open.set(socket, answers);
-    }
-    const mine = answers;
-    mine.add(res);
-    res.once('close', () => mine.delete(res));
-    if (mine.size > MOST_PIPELINED) return void socket.destroy();
+    if (owe(req, res) > MOST_PIPELINED) return void socket.destroy();
     if (req.httpVersion === '1.1' && req.headers.host === undefined) {
       return answerPlainly(res, new BridgeError('bridge_malformed_request', { detail: ONE_HOST }));
     }
@@ -97,20 +112,35 @@ export function createHttpServer(app: RequestListener, options: ServerOptions, o
       // The parser reports every further piece of what it has refused already.
       if (refused.has(socket)) return;
       refused.add(socket);
-      // Into an answer that has begun, no other can be written.
-      const begun = [...(open.get(socket) ?? [])].some((res) => res.headersSent);
-      if (begun || error.code === 'ECONNRESET') return void socket.destroy();
-      answerSocket(socket, new BridgeError(refusals.get(error.code ?? '') ?? 'bridge_malformed_request'));
+      if (error.code === 'ECONNRESET') return void socket.destroy();
+      const answers = openOf(socket);
+      // The one whose request was refused in the middle; what was refused before or after a request has none.
+      const broken = answers.find(({ req }) => !req.complete);
+      const refuse = () => {
+        // Into an answer that has begun, no other can be written.
+        if (broken?.headersSent) return void socket.destroy();
+        answerSocket(socket, new BridgeError(refusals.get(error.code ?? '') ?? 'bridge_malformed_request'));
+      };
+      afterThese(
+        answers.filter((res) => res !== broken),
+        guarded('client connection', refuse, () => socket.destroy()),
+      );
     }),
   );
-  server.on('checkExpectation', (_req, res) => answerPlainly(res, new BridgeError('bridge_expectation_failed')));
+  server.on('checkExpectation', (req, res) => {
+    if (owe(req, res) > MOST_PIPELINED) return void req.socket.destroy();
+    answerPlainly(res, new BridgeError('bridge_expectation_failed'));
+  });
   server.on('connect', (_req, socket) => {
-    answerSocket(socket, new BridgeError('bridge_method_not_allowed'), ['allow: GET, POST, DELETE']);
+    socket.on('error', () => socket.destroy());
+    const refusal = new BridgeError('bridge_method_not_allowed');
+    afterThese(openOf(socket), () => answerSocket(socket, refusal, ['allow: GET, POST, DELETE']));
   });
   server.on('upgrade', (req, socket, head) => {
     // It is this listener's alone from here: without one of its own, an error of the socket ends the process.
     socket.on('error', () => socket.destroy());
-    guarded('upgrade', onUpgrade, () => socket.destroy())(req, socket, head);
+    const take = guarded('upgrade', onUpgrade, () => socket.destroy());
+    afterThese(openOf(socket), () => take(req, socket, head));
   });
   return server;
 }

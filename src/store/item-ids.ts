@@ -1,7 +1,7 @@
 /** Most item ids that one end records, and that one question asks for. */
 const MOST_ITEM_IDS = 1_000;
 /** Longest item id that is recorded, in bytes of UTF-8: an index takes no entry of any length. */
-const ITEM_ID_BYTES = 1_024;
+const ITEM_ID_BYTES = 2_048;
 /** Most turns that are given for one item id. */
 export const TURNS_PER_ITEM = 4;
 

@@ -34,10 +34,10 @@ export const MOST_NAMES = 16_384;
 /**
  * What may stand in a field. `text`: content, in one string or a list of them. `opaque`: content of any shape, written
  * by a client or a tool. `owned`: the id of something that a turn may have made. `foreign`: the id of something that no
- * turn makes. `address`: a URL. `elsewhere`: checked by other code. `unknown`: nothing is known, so every id-like name
+ * turn makes. `connector`: one of the provider's own, or foreign. `address`: a URL. `elsewhere`: checked by other code. `unknown`: nothing is known, so every id-like name
  * and value in it is foreign. A shape: an object, or a list of them.
  */
-type Rule = 'text' | 'opaque' | 'owned' | 'foreign' | 'address' | 'elsewhere' | 'unknown' | Shape;
+type Rule = 'text' | 'opaque' | 'owned' | 'foreign' | 'connector' | 'address' | 'elsewhere' | 'unknown' | Shape;
 
 interface Shape {
   readonly members: ReadonlyMap<string, Rule>;
@@ -99,6 +99,20 @@ const container = {
 } as const;
 const environment = shape('memory_limit', container);
 
+/** Services that the provider offers to everyone: what they reach is decided by the token that a client sends with them. */
+const connectors = new Set(
+  [
+    'dropbox',
+    'gmail',
+    'googlecalendar',
+    'googledrive',
+    'microsoftteams',
+    'outlookcalendar',
+    'outlookemail',
+    'sharepoint',
+  ].map((service) => `connector_${service}`),
+);
+
 const toolNames = shape('tool_names', {}, content);
 
 const toolMembers = new Map<string, Rule>();
@@ -117,7 +131,7 @@ for (const [name, rule] of shape(
     function: tool,
     tools: tool,
     vector_store_ids: 'foreign',
-    connector_id: 'foreign',
+    connector_id: 'connector',
     tunnel_id: 'foreign',
     server_url: 'address',
     container: shape('memory_limit', container, { string: 'owned' }),
@@ -259,8 +273,10 @@ const GENERATED =
 /** Whether a text has the form of a provider's id. */
 export const looksLikeProviderId = (text: string): boolean => FAMILY.test(text) || GENERATED.test(text);
 
-/** Whether a field's name says that it holds ids. */
-const saysId = (name: string): boolean => /(?:^|_)ids?$|[a-z]I[dD]s?$/.test(name);
+/** Ids of who asks, and of what they watch their requests by. No provider keeps an object under them. */
+const ofTheClient = /^(?:client_)?(?:client|user|session|request|trace|span|correlation|device|installation)_id$/;
+/** Whether a field's name says that it holds ids of the provider's. */
+const saysId = (name: string): boolean => /(?:^|_)ids?$|[a-z]I[dD]s?$/.test(name) && !ofTheClient.test(name);
 
 /** Addresses that the provider fetches as anyone would, and content in the form of one. */
 const FETCHED = /^(?:https?|data):/i;
@@ -311,7 +327,7 @@ export function namesIn(request: RequestBody): Names {
   const string = (text: string, rule: Rule, named: boolean) => {
     if (text === '') return;
     if (rule === 'owned') own(text);
-    else if (rule === 'foreign') foreign = here();
+    else if (rule === 'foreign' || (rule === 'connector' && !connectors.has(text))) foreign = here();
     else if (rule === 'address') {
       if (!FETCHED.test(text) && (SCHEME.test(text) || looksLikeProviderId(text))) foreign = here();
     } else if (rule === 'unknown' && (named || looksLikeProviderId(text))) foreign = here();

@@ -318,7 +318,7 @@ export const http = {
       return at.found('hang', `${what}: the connection stays open`, `${LONGEST_MS} ms after our end was closed`);
     // The request is repeated nowhere in its answer, so what stands there was put there by the worker.
     checkText(at, answer, 'an answer');
-    for (const { status, body } of answersIn(answer)) {
+    for (const { status, body } of answersIn(answer, true)) {
       // A HEAD's answer has no body; which of several answers is one of those is not told apart.
       if (status >= 400 && !(body === '' && /\bHEAD\b/i.test(text))) judgeEnvelope(at, status, body, { what });
     }
@@ -360,7 +360,7 @@ function exchange(
       chunks.push(chunk);
       if (sent < bytes.length || expected === null) return wait();
       let answers = 0;
-      for (const _answer of answersIn(all())) answers += 1;
+      for (const _answer of answersIn(all(), false)) answers += 1;
       if (answers >= expected) socket.end();
       else wait();
     });
@@ -387,8 +387,12 @@ function exchange(
   });
 }
 
-/** The answers of a connection, read leniently. Stops where their lengths cannot be told. */
-function* answersIn(text: string): Generator<{ status: number; body: string }> {
+/**
+ * The answers of a connection, read leniently. Stops where their lengths cannot be told.
+ *
+ * @param over the connection has ended: without that, only answers that are whole
+ */
+function* answersIn(text: string, over: boolean): Generator<{ status: number; body: string }> {
   for (let at = 0; at < text.length; ) {
     const head = /^HTTP\/1\.[01] (\d{3})[^\r\n]*\r\n/.exec(text.slice(at, at + 200));
     const headEnd = text.indexOf('\r\n\r\n', at);
@@ -404,19 +408,27 @@ function* answersIn(text: string): Generator<{ status: number; body: string }> {
     let body = '';
     if (length !== undefined) {
       body = text.slice(at, at + Number(length));
+      if (!over && body.length < Number(length)) return;
       // The answer of a HEAD names a length and has no body.
       if (body.startsWith('HTTP/1.')) body = '';
       else at += Number(length);
     } else if (/\r\ntransfer-encoding: *chunked/.test(headers)) {
       for (;;) {
         const size = /^([0-9a-f]+)\r\n/.exec(text.slice(at, at + 20));
-        if (!size) break;
+        if (!size) {
+          if (!over) return;
+          break;
+        }
         at += size[0].length;
         const n = Number.parseInt(size[1]!, 16);
         body += text.slice(at, at + n);
         at += n + 2;
         if (n === 0) break;
       }
+    } else if (![204, 304].includes(status)) {
+      if (!over) return;
+      body = text.slice(at);
+      at = text.length;
     }
     yield { status, body: Buffer.from(body, 'latin1').toString('utf8') };
   }

@@ -9,7 +9,7 @@ import { type Mode, modes } from './world.ts';
 /**
  * Gives the worker what it never asked for, and looks at what becomes of it.
  *
- *   npm run fuzz -- [--seed N] [--count N] [--target NAME] [--mode NAME] [--minutes M] [--no-shrink] [--save]
+ *   npm run fuzz -- [--seed N] [--count N] [--target NAME] [--mode NAME,...] [--minutes M] [--no-shrink] [--save]
  *   npm run fuzz -- --seed N --show K           prints the case of that number
  *   npm run fuzz -- --soak MINUTES [--mode NAME]   mixed load; prints what the worker holds, as slopes per hour
  */
@@ -31,7 +31,7 @@ const { values } = parseArgs({
 
 const seed = Number(values.seed ?? Math.floor(Math.random() * 1e9));
 const only = values.target;
-const list = values.mode ? modes.filter((mode) => mode === values.mode) : modes;
+const list = values.mode ? modes.filter((mode) => values.mode!.split(',').includes(mode)) : modes;
 
 if (values.show !== undefined) {
   console.log(JSON.stringify(caseOf(seed, Number(values.show), list[0] as Mode, only), null, 1));

@@ -20,13 +20,13 @@ interface Target {
 
 /** How many of all cases each target is. */
 const share: readonly (readonly [number, Target])[] = [
-  [50, http],
-  [30, bodies],
-  [9, frames],
+  [64, http],
+  [18, bodies],
+  [8.5, frames],
   [5, tokens],
-  [3.5, hops],
-  [1, rows],
-  [1.5, plain],
+  [3, hops],
+  [0.5, rows],
+  [1, plain],
 ];
 const targets = new Map<string, Target>(share.map(([, target]) => [target.name, target]));
 export const targetNames = [...targets.keys()];

@@ -48,6 +48,8 @@ const settings = {
   HOLDFAST_IDLE_SOCKET_MS: '3000',
   HOLDFAST_LANE_IDLE_MS: '2000',
   HOLDFAST_SOFT_IDLE_MS: '1000',
+  // A socket that alone holds its conversation would else outlive every look at what stays open.
+  HOLDFAST_ONLY_HOLDER_AGE_MS: '5000',
   HOLDFAST_MAX_FRAME_BYTES: '1048576',
   HOLDFAST_MAX_BODY_BYTES: '4194304',
   HOLDFAST_TURN_BUFFER_BYTES: '262144',

@@ -75,7 +75,7 @@ describe.each(['/responses/compact', '/responses/input_tokens'])(
   'a body for %s under a shared upstream key',
   (path) => {
     async function post(body: object, key = 'key-ann') {
-    face.simulator.script.onRequest({}, { kind: 'respond', status: 200, body: { id: 'resp_1' } });
+      face.simulator.script.onRequest({}, { kind: 'respond', status: 200, body: { id: 'resp_1' } });
       const answer = await request(`${face.url}/v1${path}`, {
         method: 'POST',
         headers: { authorization: `Bearer ${key}`, 'content-type': 'application/json' },

@@ -17,7 +17,7 @@ const said = [{ type: 'output_text', text: 'hi' }];
 describe('no turn makes', () => {
   it.each<[string, object, string]>([
     ['a vector store', tools({ type: 'file_search', vector_store_ids: ['x'] }), 'tools[0].vector_store_ids[0]'],
-    ['a connector', tools({ type: 'mcp', connector_id: 'connector_dropbox' }), 'tools[0].connector_id'],
+    ['a connector', tools({ type: 'mcp', connector_id: 'connector_of_ann' }), 'tools[0].connector_id'],
     ['a tunnel', tools({ type: 'mcp', tunnel_id: 'x' }), 'tools[0].tunnel_id'],
     [
       'a skill of a shell',
@@ -189,6 +189,15 @@ it.each<[string, object]>([
       tool_choice: { type: 'file_search' },
       truncation: 'auto',
       future: { mode: 'in_progress', type: 'file_citation' },
+    },
+  ],
+  ['a service that the provider offers to everyone', tools({ type: 'mcp', connector_id: 'connector_gmail' })],
+  [
+    'what clients call themselves and their requests by',
+    {
+      client_session_id: '0197a4c2-aaaa-7000-8000-000000000001',
+      session_id: 'mine',
+      trace: { trace_id: '4bf92f3577b34da6a3ce929d0e0e4736', user_id: 7 },
     },
   ],
   [

@@ -74,6 +74,8 @@ describe('what HTTP’s own machinery refuses is answered with the envelope', ()
       431,
       'bridge_headers_too_large',
     ],
+    ['no Host', 'GET /v1/models HTTP/1.1\r\n\r\n', 400, 'bridge_malformed_request'],
+    ['no Host of a probe', 'GET /health HTTP/1.1\r\n\r\n', 400, 'bridge_malformed_request'],
     ['CONNECT', `CONNECT a:1 HTTP/1.1\r\n${host}\r\n`, 405, 'bridge_method_not_allowed'],
     [
       'an expectation of another kind',
@@ -136,6 +138,46 @@ it('passes over an offer of another protocol, and serves the request as it is', 
   const head = `POST /v1/responses HTTP/1.1\r\n${host}Authorization: Bearer sk\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n`;
   const bytes = `${head}Content-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`;
   expect((await answerTo(at.url, bytes)).status).toBe(200);
+});
+
+describe('answers come in the order of their requests', () => {
+  const statuses = (text: string) => [...text.matchAll(/HTTP\/1\.1 (\d{3})/g)].map(([, status]) => Number(status));
+  const body = JSON.stringify({ model: 'm', input: 'x' });
+  const turn = `POST /v1/responses HTTP/1.1\r\n${host}Authorization: Bearer sk\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`;
+
+  it.each([
+    ['bytes that are no request', '\x00\x01garbage\r\n\r\n', 400],
+    ['an upgrade', `GET /v1/responses HTTP/1.1\r\n${host}${upgrade}\r\n`, 426],
+    ['CONNECT', `CONNECT a:1 HTTP/1.1\r\n${host}\r\n`, 405],
+    ['an expectation of another kind', `GET / HTTP/1.1\r\n${host}Expect: tea\r\nConnection: close\r\n\r\n`, 417],
+    [
+      'a broken piece of a body',
+      `POST /v1/responses HTTP/1.1\r\n${host}Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n`,
+      400,
+    ],
+  ])('and a turn is not lost to what follows it: %s', async (_, bytes, status) => {
+    expect(statuses(await raw(at.url, turn + bytes).over)).toEqual([200, status]);
+    await alive();
+  });
+
+  it('and a reset while one of them is owed ends that connection alone', async () => {
+    const { socket, over } = raw(at.url, `${turn}\x00garbage`);
+    socket.once('connect', () => socket.resetAndDestroy());
+    await over;
+    await alive();
+  });
+});
+
+it('passes a call on without a warning of the process about its listeners', async () => {
+  const warnings: string[] = [];
+  const hear = ({ name }: Error) => warnings.push(name);
+  process.on('warning', hear);
+  const got = `GET /v1/models HTTP/1.1\r\n${host}Authorization: Bearer sk\r\nConnection: close\r\n\r\n`;
+  expect(await raw(at.url, got).over).toContain('HTTP/1.1 200');
+  // Warnings are emitted on a later tick.
+  await new Promise((later) => setImmediate(later));
+  process.off('warning', hear);
+  expect(warnings).toEqual([]);
 });
 
 it('ends a connection that pipelines without measure, and no other', async () => {

@@ -62,9 +62,23 @@ describe('a value that cannot be meant', () => {
     [{ HOLDFAST_TURN_BUDGET_MS: '3000000000' }, 'HOLDFAST_TURN_BUDGET_MS'],
     [{ HOST: 'http://127.0.0.1' }, 'HOST'],
     [{ HOST: '127.evil.example' }, 'HOLDFAST_API_KEYS'],
+    [{ HOLDFAST_BODIES_BYTES: '0' }, 'HOLDFAST_BODIES_BYTES'],
+    [{ HOLDFAST_ADMIN_TOKEN: 'two words' }, 'HOLDFAST_ADMIN_TOKEN'],
+    [{ HOLDFAST_UPSTREAM_KEY: 'k', HOLDFAST_API_KEYS: 'a:two words' }, 'HOLDFAST_API_KEYS: the key of entry 1'],
+    [{ HOLDFAST_UPSTREAM_KEY: 'k', HOLDFAST_API_KEYS: 'a:sch\u00f6n' }, 'HOLDFAST_API_KEYS: the key of entry 1'],
+    [{ HOLDFAST_UPSTREAM_KEY: 'k', HOLDFAST_API_KEYS: 'a:x,b:x' }, 'HOLDFAST_API_KEYS: entry 2 has the key of another'],
+    [
+      { HOLDFAST_UPSTREAM_KEY: 'k', HOLDFAST_API_KEYS: 'a:x', HOLDFAST_ADMIN_TOKEN: 'x' },
+      'HOLDFAST_ADMIN_TOKEN must not be a key',
+    ],
   ])('is refused: %o', (env, named) => {
     expect(problemOf(env as unknown as Record<string, string>)).toContain(named);
   });
+});
+
+it('one tenant may have several keys, and a key any characters that a header carries', () => {
+  const { security } = readConfig({ HOLDFAST_UPSTREAM_KEY: 'k', HOLDFAST_API_KEYS: 'a:x,a:y,a:x,b:p:q=/~"' });
+  expect(security.apiKeys.map(({ tenant, key }) => `${tenant} ${key}`)).toEqual(['a x', 'a y', 'a x', 'b p:q=/~"']);
 });
 
 describe('the listener for peers', () => {

@@ -1,3 +1,4 @@
+import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
 import { request } from 'undici';
 import { describe, expect, it, vi } from 'vitest';
@@ -9,13 +10,13 @@ import { as, ENDLESS, endless, eventually, holdEndless, metric, startTenants, us
 vi.setConfig({ testTimeout: 180_000 });
 
 /** A connection with the head of a turn's request: its body is announced and not sent. */
-function unsent(url: string, tenant: string, bytes: number): Socket {
+function unsent(url: string, tenant: string, bytes: number, type = 'application/json'): Socket {
   const { host, port } = new URL(url);
   const socket = connect(Number(port), '127.0.0.1');
   socket.on('error', () => {});
   const lines = [
     `host: ${host}`,
-    'content-type: application/json',
+    `content-type: ${type}`,
     `content-length: ${bytes}`,
     `authorization: Bearer key-${tenant}`,
   ];
@@ -114,6 +115,19 @@ describe('a tenant whose turns do not end', () => {
     held.release();
     await running.rest();
     await eventually(async () => (await post(at.url, bodyOf([user(large)]), as('ann'))).status === 200);
+  });
+
+  it('has none of it in hand for bodies that were refused, and is not asked to repeat one that never fits', async () => {
+    const at = await startTenants({ HOLDFAST_MAX_BODY_BYTES: '100000', HOLDFAST_BODIES_BYTES: '250000' });
+    // Refused by their type before they are read, and still being sent.
+    const sending = [1, 2].map(() => unsent(at.url, 'ann', 90_000, 'text/plain'));
+    await Promise.all(sending.map((socket) => once(socket, 'data')));
+    const large = bodyOf([user('x'.repeat(80_000))]);
+    expect((await post(at.url, large, as('ann'))).status).toBe(200);
+    for (const socket of sending) socket.destroy();
+
+    const [head] = (await once(unsent(at.url, 'ann', 10_000_000), 'data')) as [Buffer];
+    expect(head.toString('latin1')).toMatch(/^HTTP\/1\.1 413 /);
   });
 
   it('keeps its turns to come back to only while all of them together keep little', async () => {

@@ -269,6 +269,19 @@ describe('calls about a response', () => {
     }
   });
 
+  it('put no warning of the runtime into the log', async () => {
+    const { ask, call } = await bridged();
+    const warnings: string[] = [];
+    const note = ({ name }: Error) => void warnings.push(name);
+    process.on('warning', note);
+    const { body } = await ask('ann', { store: true, input: 'hi' });
+    for (const path of ['/models', `/responses/${body.id}`]) expect((await call('ann', 'GET', path)).status).toBe(200);
+    expect((await call('ann', 'POST', '/responses/compact', { input: 'hi' })).status).toBe(200);
+    await new Promise((next) => setImmediate(next));
+    process.off('warning', note);
+    expect(warnings).toEqual([]);
+  });
+
   it('go where their route says, whatever the request line is made of', async () => {
     const { ask, raw, sent } = await bridged();
     const anns = await ask('ann', { store: true, input: 'hi' });
