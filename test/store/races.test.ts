@@ -150,6 +150,37 @@ describe('the old owner that waits for the row', () => {
   });
 });
 
+describe('a close that waits for the row', () => {
+  const started = async () => {
+    const idle = await idleLane(store, await newWorker(store));
+    await first.begin();
+    const call = idle.start({ expectedHead: idle.firstTurn.id });
+    expect((await first.fence.start(call)).verdict).toBe('ok');
+    return { idle, call };
+  };
+
+  test('leaves a turn running that started meanwhile', async () => {
+    const { idle, call } = await started();
+    expect(await race(() => store.close(idle.hold('closed')))).toEqual({ verdict: 'busy' });
+    expect((await store.session(idle.sessionId))?.activeTurnId).toBe(call.turn.id);
+  });
+
+  test('does not take the session from the worker that claimed it meanwhile', async () => {
+    const idle = await idleLane(store, await newWorker(store));
+    const me = await newWorker(store);
+    await first.begin();
+    await first.fence.claim(claimOf(idle.sessionId, me, 2));
+    expect(await race(() => store.close(idle.hold('closed')))).toEqual({ verdict: 'fenced' });
+    expect(await store.session(idle.sessionId)).toMatchObject({ ownerWorkerId: me, epoch: 2 });
+  });
+
+  test('leaves it running when an operator asked for it too', async () => {
+    const { idle, call } = await started();
+    expect(await race(() => store.dropAnchor(idle.sessionId))).toBe('busy');
+    expect(await store.session(idle.sessionId)).toMatchObject({ epoch: 1, activeTurnId: call.turn.id });
+  });
+});
+
 describe('a start that waits for the row', () => {
   test('goes on from the head that a settle moved meanwhile', async () => {
     const busy = await busyLane(store, await newWorker(store));
