@@ -784,7 +784,7 @@ export const canaries: readonly Canary[] = [
   {
     name: 'any Host enters',
     file: 'src/http/front.ts',
-    find: "if (!isKnown(req.headers.host!)) throw new BridgeError('bridge_forbidden_host');",
+    find: "if (!isKnown(req.headers.host!, isProbe)) throw new BridgeError('bridge_forbidden_host');",
     replace: '',
     tests: ['test/hostile/edges/front.test.ts'],
   },
