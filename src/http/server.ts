@@ -51,8 +51,9 @@ const refusals = new Map<string, BridgeCode>([
 /** Every other protocol that a client offers to change to may be passed over, and the request is served as it is. */
 const asksForWebSocket = ({ headers }: IncomingMessage) => /\bwebsocket\b/i.test(headers.upgrade ?? '');
 
-/** A path, `*`, or an absolute URL. */
-const isTarget = (target: string) => target.startsWith('/') || target === '*' || URL.canParse(target);
+/** A path, `*`, or an absolute URL of HTTP: routers find no path in one of another scheme. */
+const isTarget = (target: string) =>
+  target.startsWith('/') || target === '*' || (/^https?:\/\//i.test(target) && URL.canParse(target));
 
 /** Answers a request that no app has seen. */
 function answerPlainly(res: ServerResponse, error: BridgeError): void {

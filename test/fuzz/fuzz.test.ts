@@ -7,7 +7,8 @@ import { type Case, campaign, caseOf, replayAll, signatureOf, targetNames } from
 import { mutate, render, smaller, type Tree } from './tree.ts';
 
 const CASES = Number(process.env.FUZZ_CASES ?? 20_000);
-const SEED = Number(process.env.FUZZ_SEED ?? Math.floor(Math.random() * 1e9));
+/** The gate is the same for everyone; `npm run fuzz` looks further, from a new seed each time. */
+const SEED = Number(process.env.FUZZ_SEED ?? 20_261_128);
 /** Either two have both transports and both kinds of credential, and two workers warm up sooner than four. */
 const MODES =
   SEED % 2 === 0 ? (['shared-websocket', 'own-http'] as const) : (['own-websocket', 'shared-http'] as const);

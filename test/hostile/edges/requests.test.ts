@@ -17,6 +17,10 @@ const alive = async () => expect((await fetch(`${at.url}/health`)).status).toBe(
 const targets = [
   '//',
   'http://[',
+  'x://',
+  'x://h',
+  'mailto:a',
+  'ws://127.0.0.1/v1/models',
   '*',
   '/%',
   '/%ff%fe%',
