@@ -19,7 +19,10 @@ export const API_KEYS = ['key-one-Zq7fuzz0123456789', 'key-two-Zq7fuzz0123456789
 export const CONTENT = 'Zq7content';
 
 /** Errors of the upstream that the operator is meant to read. */
-const announced = new Set(['the upstream refused the shared credential (HOLDFAST_UPSTREAM_KEY)']);
+const isAnnounced = ({ msg, reason }: Record<string, unknown>): boolean =>
+  msg === 'the upstream refused the shared credential (HOLDFAST_UPSTREAM_KEY)' ||
+  // It gave two responses one id: the second turn is settled without content.
+  (msg === 'the store rejected a commit' && String(reason).includes('"turn_response_id_unique"'));
 
 /** Longest time anything may take before the worker must have answered, milliseconds: its hold, a turn, and slack. */
 export const LONGEST_MS = 20_000;
@@ -191,7 +194,7 @@ export async function openWorld(mode: Mode): Promise<World> {
     const msg = String(fields.msg);
     const kind = `${level} ${msg}`;
     counts.set(kind, (counts.get(kind) ?? 0) + 1);
-    if (((level >= 50 && !announced.has(msg)) || unwanted || /\\n {4}at /.test(text)) && log.length < 100_000)
+    if (((level >= 50 && !isAnnounced(fields)) || unwanted || /\\n {4}at /.test(text)) && log.length < 100_000)
       log.push({ level, msg, fields, text });
   }
 
