@@ -20,6 +20,10 @@ export interface Written<T> {
   readonly json: string;
 }
 
+/** A JSON object: neither null nor an array. */
+export const isFields = (value: unknown): value is Record<string, unknown> =>
+  typeof value === 'object' && value !== null && !Array.isArray(value);
+
 const QUOTE = 34;
 const COMMA = 44;
 const COLON = 58;

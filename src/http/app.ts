@@ -63,9 +63,8 @@ export function createHttpFace(options: HttpFaceOptions): Router {
     const lease = quota.admit(caller.scope, { declaredBytes: declared > config.limits.bodyBytes ? 0 : declared });
     if (res.closed) lease.end();
     res.locals.lease = lease;
-    const ends = ['finish', 'close'] as const;
-    for (const end of ends) res.once(end, lease.end);
-    return { caller, lease, keep: () => ends.forEach((end) => void res.off(end, lease.end)) };
+    res.once('close', lease.end);
+    return { caller, lease, keep: () => void res.off('close', lease.end) };
   };
 
   const turn: RequestHandler = async (req, res) => {

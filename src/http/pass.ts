@@ -23,8 +23,7 @@ export interface PassOptions {
 export async function pass(req: Request, res: Response, options: PassOptions): Promise<number> {
   const { transport, target, caller, path, body, requestId } = options;
   const gone = new AbortController();
-  const leave = () => gone.abort();
-  res.once('close', leave);
+  res.once('close', () => gone.abort());
   const headers = upstreamHeaders({
     client: flatHeaders(req.headers),
     credential: credentialOf(caller),
@@ -45,8 +44,6 @@ export async function pass(req: Request, res: Response, options: PassOptions): P
       ...clientHeaders(answer.headers),
       'x-request-id': requestId,
     });
-    // From here on the pipeline ends the call when the client leaves.
-    res.off('close', leave);
     await pipeline(answer.body, res);
     return answer.status;
   } catch (error) {

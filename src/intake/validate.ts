@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { BridgeError } from '../errors.ts';
-import { type Excess, MOST_LEVELS, rawNumber } from '../json.ts';
+import { type Excess, isFields, MOST_LEVELS, rawNumber } from '../json.ts';
 
 /**
  * What one body may hold. All of it is far beyond what clients send: a long session of Codex has thousands of items and
@@ -25,7 +25,7 @@ export const bounds = {
 } as const;
 
 const isObject = (value: unknown): value is Readonly<Record<string, unknown>> =>
-  typeof value === 'object' && value !== null && !Array.isArray(value) && rawNumber(value) === null;
+  isFields(value) && rawNumber(value) === null;
 
 const object = z.custom<Readonly<Record<string, unknown>>>(isObject, 'Invalid input: expected object');
 const id = z.string().min(1).max(bounds.id);

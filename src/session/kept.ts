@@ -1,4 +1,4 @@
-import { MOST_LEVELS, nestsDeeperThan, parseExact, type Written } from '../json.ts';
+import { isFields, MOST_LEVELS, nestsDeeperThan, parseExact, type Written } from '../json.ts';
 import type { Item } from '../transcript/types.ts';
 import type { UpstreamError } from '../upstream/port.ts';
 
@@ -15,9 +15,6 @@ const LONGEST_WORD = 100;
 /** A usage object has some dozens of counters. */
 const MOST_COUNTERS = 64;
 const USAGE_LEVELS = 3;
-
-const isFields = (value: unknown): value is Record<string, unknown> =>
-  typeof value === 'object' && value !== null && !Array.isArray(value);
 
 /**
  * An output item as it is kept; null for what is no object, or nests too deeply: comparing descends, and a client could

@@ -1,11 +1,9 @@
-import { repeatedName } from '../json.ts';
+import { isFields, repeatedName } from '../json.ts';
 import { isNameOnly, typeOf } from './items.ts';
 import type { Item, Names, RequestBody } from './types.ts';
 
 type Fields = Readonly<Record<string, unknown>>;
 
-const isFields = (value: unknown): value is Fields =>
-  typeof value === 'object' && value !== null && !Array.isArray(value);
 const isText = (value: unknown): value is string => typeof value === 'string' && value !== '';
 const listOf = (value: unknown): readonly unknown[] => (Array.isArray(value) ? value : []);
 

@@ -1,3 +1,5 @@
+import { isFields } from '../json.ts';
+
 /**
  * Which headers of a provider's answer (an upgrade, a 2xx, a refusal) reach the client, and for how long each is true.
  * Everything that is not named here belongs to the provider's connection or to this bridge.
@@ -74,9 +76,6 @@ export function livingHeaders(
 }
 
 type Fields = Readonly<Record<string, unknown>>;
-const isFields = (value: unknown): value is Fields =>
-  typeof value === 'object' && value !== null && !Array.isArray(value);
-
 const LONGEST_VALUE = 256;
 
 /** The prefix of a limit's headers: `x-codex` for the account's own, `x-codex-name` for a limit of its own. */

@@ -1,5 +1,5 @@
 import { systemClock } from '../clock.ts';
-import { parseBounded } from '../json.ts';
+import { isFields, parseBounded } from '../json.ts';
 import { canonicalCode, statusFor, typeFor } from './error-codes.ts';
 import { MOST_FRAME_LEVELS } from './limits.ts';
 import type { UpstreamAnswer, UpstreamError } from './port.ts';
@@ -21,8 +21,6 @@ interface Layer {
 const LONGEST_TEXT = 2000;
 const DEEPEST = 4;
 
-const isFields = (value: unknown): value is Fields =>
-  typeof value === 'object' && value !== null && !Array.isArray(value);
 const text = (value: unknown): string | null => (typeof value === 'string' && value.trim() !== '' ? value : null);
 const isAnswer = (value: Fields): boolean => typeof value.status === 'number' && Buffer.isBuffer(value.body);
 

@@ -1,4 +1,4 @@
-import { nestsDeeperThan } from '../json.ts';
+import { isFields, nestsDeeperThan } from '../json.ts';
 import { concernsTurns } from './answer-headers.ts';
 import { namesError } from './error-codes.ts';
 import { normaliseError } from './errors.ts';
@@ -46,9 +46,6 @@ const telemetry = new Set([
 ]);
 
 const TURN_STATE = 'x-codex-turn-state';
-
-const isFields = (value: unknown): value is Fields =>
-  typeof value === 'object' && value !== null && !Array.isArray(value);
 
 const malformed: ParsedFrame = Object.freeze({
   kind: 'malformed',

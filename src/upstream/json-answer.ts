@@ -1,13 +1,10 @@
-import { elementTexts, membersOf, parseBounded, withMembers } from '../json.ts';
+import { elementTexts, isFields, membersOf, parseBounded, withMembers } from '../json.ts';
 import { refusalFrame } from './error-frame.ts';
 import { MOST_FRAME_LEVELS } from './limits.ts';
 import type { UpstreamAnswer } from './port.ts';
 import { jsonTexts } from './sse.ts';
 
 type Fields = Record<string, unknown>;
-
-const isFields = (value: unknown): value is Fields =>
-  typeof value === 'object' && value !== null && !Array.isArray(value);
 
 const ending = new Map([
   ['completed', 'response.completed'],

@@ -861,8 +861,8 @@ export const canaries: readonly Canary[] = [
   {
     name: 'a number that no double holds passes for an item',
     file: 'src/intake/validate.ts',
-    find: ' && !Array.isArray(value) && rawNumber(value) === null;',
-    replace: ' && !Array.isArray(value);',
+    find: 'isFields(value) && rawNumber(value) === null;',
+    replace: 'isFields(value);',
     tests: ['test/hostile/intake/bounds.test.ts'],
   },
 ];
