@@ -162,7 +162,10 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
   const ownsWorkerId = () => deps.worker.id === workerId;
   const maySend = () => ownsWorkerId() && deps.worker.mayStart();
   const send = (event: SessionEvent) => {
-    if (!ended) actor.send(event);
+    if (ended) return;
+    // The one end of a turn that keeps its socket.
+    if (event.type === 'upstream.ended') socket.free();
+    actor.send(event);
   };
   const face = (): RowFace => ({
     state: topState(actor.state),
@@ -221,8 +224,10 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
       if (turn) dialer.refused(turn, answer);
     }),
     onStuck: guarded('a stuck client', () => {
-      lane.current?.stream.sink.cut();
-      socket.pause(false);
+      const turn = onWire();
+      if (!turn) return;
+      turn.stream.sink.cut();
+      socket.pause(turn, false);
     }),
     takesAnchors: () =>
       lane.current === null ||
@@ -639,9 +644,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
       else if (turn === lane.current) send({ type: 'client.gone' });
     },
     withdraw: (turn) => lane.withdraw(turn),
-    pressure(turn, paused) {
-      if (turn === lane.current) socket.pause(paused);
-    },
+    pressure: (turn, paused) => socket.pause(turn, paused),
     view: () =>
       viewOf(lane, {
         state: actor.state,

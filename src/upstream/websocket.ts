@@ -81,7 +81,15 @@ function connectionOf(
     socket.send(frame, { binary: false, compress: false }, () => {});
     pulse.sent(frame.length);
   };
-  const flow = createFrameFlow({ hold: (held) => (held ? socket.pause() : socket.resume()), refusalFrame, broken });
+  const flow = createFrameFlow({
+    hold(held) {
+      if (held) return socket.pause();
+      socket.resume();
+      pulse.resumed();
+    },
+    refusalFrame,
+    broken,
+  });
   socket.pause();
   const pulse = createPulse({
     times: pulseTimes,
