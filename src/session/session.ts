@@ -55,7 +55,10 @@ export interface SessionDeps {
   returnTurn(turn: Turn, fact: AttemptFact | null): void;
   /** The session's row exists, or never will: whoever waited for it may look again. */
   onCreated(session: Session): void;
+  /** The session's actor has ended. A turn that its client has not got yet may still be taken up. */
   onEnded(session: Session): void;
+  /** An ended turn of the session waits for its client no longer. */
+  onForgotten(session: Session): void;
   /** The session rests with a warm socket. */
   onIdle(session: Session): void;
   /** Work that goes on when the session has ended: a shutdown waits for it. */
@@ -150,6 +153,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     { id: claimed ? claimed.headTurnId : (head?.id ?? null), row: head, line },
     clock,
     config.deadlines.grace,
+    () => deps.onForgotten(session),
   );
   let actor: DurableActor<SessionMachine>;
   let ended = false;
@@ -405,7 +409,6 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     ended = true;
     const unbegun = giveUpUnbegun();
     always('the last turn', finishCurrent);
-    lane.forget();
     const waiting = [...unbegun, ...lane.handBack()];
     actor.stop();
     always('taking the session off', () => deps.onEnded(session));
@@ -633,7 +636,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     },
     reattach(sink) {
       const turn = session.attachable;
-      if (!turn?.stream.complete || turn.stream.delivered) return false;
+      if (!turn?.repeatable) return false;
       turn.stream.attach(sink);
       send({ type: 'client.back' });
       return true;

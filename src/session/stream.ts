@@ -134,7 +134,7 @@ export function createTurnStream(first: ClientSink, options: StreamOptions): Tur
     reader.onGone(() => {
       if (reader !== sink) return;
       caughtUp();
-      // For a while nobody reads: the turn goes on all the same.
+      // While no client reads, the turn goes on all the same.
       options.onPressure(false);
     });
     reader.onDelivered(() => {

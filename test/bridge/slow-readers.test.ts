@@ -78,13 +78,13 @@ async function start(turn: (asked: Asked) => void, env: Record<string, string> =
 }
 
 /** A client that has asked and reads nothing until it is let. */
-function slowly(url: string, body: object): { socket: Socket; read(): Promise<string> } {
+function slowly(url: string, body: object, header = 'Thread-Id: thread'): { socket: Socket; read(): Promise<string> } {
   const text = JSON.stringify(body);
   const socket = connect(Number(new URL(url).port), '127.0.0.1');
   socket.on('error', () => {});
   socket.write(
     `POST /v1/responses HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nAuthorization: Bearer sk-test\r\n` +
-      `Thread-Id: thread\r\nContent-Length: ${Buffer.byteLength(text)}\r\nConnection: close\r\n\r\n${text}`,
+      `${header}\r\nContent-Length: ${Buffer.byteLength(text)}\r\nConnection: close\r\n\r\n${text}`,
   );
   closing.push(async () => void socket.destroy());
   return {
@@ -177,6 +177,23 @@ describe('a client that reads more slowly than the provider writes', () => {
     await until(async () => (await unread(at)) > 1_000_000);
     slow.socket.destroy();
     await until(() => ended(at, 1));
+  });
+
+  it('and leaves when all was written may ask again, and is given all of it', async () => {
+    let turns = 0;
+    const { worker } = await start((asked) => {
+      turns += 1;
+      asked.created('x'.repeat(6 * 1024 * 1024));
+      asked.completed();
+    });
+    const at = await worker();
+    const slow = slowly(at.url, bodyOf('long'), 'X-Stainless-Retry-Count: 0');
+    await until(() => ended(at, 1));
+    slow.socket.destroy();
+    await until(async () => (await unread(at)) === 0);
+    const again = await post(at.url, bodyOf('long'), { 'x-stainless-retry-count': '1' });
+    expect([again.headers['x-holdfast-outcome'], again.body.status]).toEqual(['reattached', 'completed']);
+    expect(turns).toBe(1);
   });
 
   it('bounds what is read for it', async () => {
