@@ -1,7 +1,8 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { digestOf, expectedDigest } from '../../src/testing/index.ts';
+import { systemClock } from '../../src/clock.ts';
+import { createMemoryDatabase, createMemoryStore } from '../../src/store/memory/index.ts';
+import { digestOf, expectedDigest, type TestBridge, testBridge } from '../../src/testing/index.ts';
 import type { TurnFault } from '../../src/testing/simulator/faults.ts';
-import { startTestBridge, type TestBridge } from '../support/bridge.ts';
 import { ownEvents, post } from '../support/client.ts';
 import { openLive } from '../support/live-client.ts';
 import { until } from '../support/until.ts';
@@ -37,14 +38,18 @@ describe.each([
   /** Clients that the first worker has seen leaving. */
   let left = 0;
   beforeAll(async () => {
-    const env = { HOLDFAST_UPSTREAM_TRANSPORT: transport };
-    first = await startTestBridge({
-      env,
+    const database = createMemoryDatabase('0'.repeat(64));
+    const means = {
+      env: { HOLDFAST_UPSTREAM_TRANSPORT: transport },
+      openStore: async () => createMemoryStore({ clock: systemClock, database }),
+    };
+    first = await testBridge({
+      ...means,
       inspect: (event) => {
         if (event.type === '@xstate.event' && event.event.type === 'client.gone') left += 1;
       },
     });
-    second = workers === 'one worker' ? first : await startTestBridge({ beside: first, env });
+    second = workers === 'one worker' ? first : await testBridge({ ...means, simulator: first.simulator });
   });
   afterAll(async () => {
     if (second !== first) await second?.close();
@@ -123,7 +128,7 @@ describe.each([
 
   it('what has failed is asked again', async () => {
     const name = newName();
-    (await cut(name, {}, { kind: 'failed', code: 'server_error' })).release();
+    (await cut(name, {}, { kind: 'failed', code: 'server_error', at: 'before_terminal' })).release();
     await until(async () => (await newest())?.state === 'failed');
     const answer = await post(second.url, bodyOf(name), again);
     expect(answer.body.status).toBe('completed');
