@@ -19,6 +19,9 @@ import { createTurn, type Turn } from './turn.ts';
 /** A request is resolved at most this often: every failed attempt is a fact for the next one. */
 const MAX_RESOLUTIONS = 3;
 
+/** How long the close of a connection may be overtaken by the repeat of its request, milliseconds. */
+const OVERTAKEN_MS = 1_000;
+
 export interface DispatcherDeps {
   store: SessionStore;
   roster: Roster;
@@ -139,8 +142,23 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
     place?.send({ type: 'turn.cancelled', reason: 'hold_expired' });
   }
 
+  /**
+   * A repeat may come before the close of the connection that it replaces, above all where that led to another worker:
+   * before it is taken for a request of its own, its earlier reader is given a moment to be gone.
+   */
+  async function readerGone({ evidence: { scope, requestFp } }: Turn): Promise<void> {
+    const reader = roster.readBy(scope, requestFp);
+    if (!reader) return;
+    let stop = () => {};
+    const over = new Promise<void>((end) => (stop = clock.after(OVERTAKEN_MS, end)));
+    await Promise.race([reader.left, over]);
+    stop();
+    reader.cancel();
+  }
+
   async function dispatch(turn: Turn): Promise<void> {
     try {
+      if (turn.evidence.repeats) await readerGone(turn);
       while (!turn.stream.finished) {
         if (turn.resolutions >= MAX_RESOLUTIONS) return turn.fail(new BridgeError('bridge_conflict'));
         turn.resolutions += 1;

@@ -36,6 +36,11 @@ export interface Roster {
   ): ReadonlyMap<string, LocalSession>;
   /** Notes that the client of the session's turn, in hand or ended undelivered, has left. */
   left(session: Session): void;
+  /**
+   * A client of this scope reads a turn that asks the same: `left` resolves when such a client leaves. Null without one.
+   * `cancel` ends the wait.
+   */
+  readBy(scope: string, requestFp: string): { left: Promise<void>; cancel(): void } | null;
   /** A session of this scope whose turn asks the same and may be taken up: one that has lost its client before others. */
   repeated(scope: string, requestFp: string): LocalSession | null;
   /** The session of this scope whose turn carries this Idempotency-Key. */
@@ -92,6 +97,8 @@ export function createRoster(capacity: number, share = 0): Roster {
     if (name !== undefined && map.get(name) === session) map.delete(name);
   };
 
+  /** Called when a turn that asks this has lost its client. */
+  const watching = new Map<string, Set<() => void>>();
   const took = (session: Session) => {
     const name = unreadAs.get(session);
     if (name === undefined) return;
@@ -107,6 +114,7 @@ export function createRoster(capacity: number, share = 0): Roster {
     const same = unread.get(name) ?? new Set();
     unread.set(name, same.add(session));
     unreadAs.set(session, name);
+    for (const seen of watching.get(name) ?? []) seen();
   };
 
   const unlist = (session: Session) => {
@@ -229,6 +237,21 @@ export function createRoster(capacity: number, share = 0): Roster {
       return null;
     },
     left: waits,
+    readBy(scope, requestFp) {
+      const isRead = ({ attachable: turn }: Session) =>
+        turn?.evidence.requestFp === requestFp && turn.repeatable && turn.stream.attached;
+      if (![...(byScope.get(scope)?.sessions ?? [])].some(isRead)) return null;
+      const name = `${scope}\n${requestFp}`;
+      const { promise: left, resolve } = Promise.withResolvers<void>();
+      const watchers = watching.get(name) ?? new Set();
+      watching.set(name, watchers.add(resolve));
+      return {
+        left,
+        cancel() {
+          if (watchers.delete(resolve) && watchers.size === 0 && watching.get(name) === watchers) watching.delete(name);
+        },
+      };
+    },
     repeated(scope, requestFp) {
       let read: LocalSession | null = null;
       for (const session of [...(unread.get(`${scope}\n${requestFp}`) ?? [])]) {

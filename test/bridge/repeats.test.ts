@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/clock.ts';
 import { createMemoryDatabase, createMemoryStore } from '../../src/store/memory/index.ts';
-import { digestOf, expectedDigest, type TestBridge, testBridge } from '../../src/testing/index.ts';
+import { createManualClock, digestOf, expectedDigest, type TestBridge, testBridge } from '../../src/testing/index.ts';
 import type { TurnFault } from '../../src/testing/simulator/faults.ts';
 import { ownEvents, post } from '../support/client.ts';
 import { openLive } from '../support/live-client.ts';
@@ -26,6 +26,39 @@ const signs: [string, (name: string) => [Headers, Headers]][] = [
     },
   ],
 ];
+
+it('a repeat that overtakes the close of the connection it replaces is given the running turn', async () => {
+  let requests = 0;
+  // A moment is given for the close: here it lasts until the close has come.
+  const clock = createManualClock();
+  const at = await testBridge({
+    clock,
+    inspect({ type, actorRef }) {
+      if (type === '@xstate.actor' && (actorRef as { logic?: { id?: string } }).logic?.id === 'turn') requests += 1;
+    },
+  });
+  try {
+    const held = at.simulator.script.onTurn({}, { kind: 'hold', at: { deltas: 1 } });
+    const live = await openLive(at.url, bodyOf('overtaken'), { 'x-stainless-retry-count': '0' });
+    await live.until('response.output_item.added');
+    const repeat = openLive(at.url, bodyOf('overtaken'), again);
+    await until(() => requests === 2);
+    live.hangUp();
+    const second = await repeat;
+    expect(second.headers['x-holdfast-outcome']).toBe('reattached');
+    held.release();
+    expect((await second.rest()).events.at(-1)!.type).toBe('response.completed');
+    expect(at.simulator.journal.of('create')).toHaveLength(1);
+  } finally {
+    let closed = false;
+    const closing = at.close().then(() => (closed = true));
+    await until(() => {
+      clock.advance(100);
+      return closed;
+    });
+    await closing;
+  }
+});
 
 describe.each([
   ['websocket', 'one worker'],

@@ -950,4 +950,11 @@ export const canaries: readonly Canary[] = [
     replace: 'return true;',
     tests: ['test/bridge/repeats.test.ts'],
   },
+  {
+    name: 'a repeat that overtakes a close is a request of its own',
+    file: 'src/session/dispatcher.ts',
+    find: 'if (turn.evidence.repeats) await readerGone(turn);',
+    replace: '',
+    tests: ['test/bridge/repeats.test.ts'],
+  },
 ];
