@@ -545,8 +545,8 @@ export const canaries: readonly Canary[] = [
   {
     name: 'a JSON answer is written again through doubles',
     file: 'src/http/json-sink.ts',
-    find: "return res.end(memberText(json, 'response') ?? 'null');",
-    replace: 'return res.end(JSON.stringify(JSON.parse(json).response ?? null));',
+    find: "const body = Buffer.from(memberText(json, 'response') ?? 'null');",
+    replace: 'const body = Buffer.from(JSON.stringify(JSON.parse(json).response ?? null));',
     tests: ['test/bridge/as-written.test.ts'],
   },
   {
@@ -692,7 +692,7 @@ export const canaries: readonly Canary[] = [
   {
     name: 'a turn that nothing can take up again counts among the buffers',
     file: 'src/session/lane.ts',
-    find: '    undelivered?.stream.discard();\n',
+    find: '    undelivered.stream.discard();\n',
     replace: '',
     tests: tenants,
   },
