@@ -124,7 +124,7 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
         workerId: () => announcedId,
         serve({ mode, turnId, sessionId, epoch }, request, sink) {
           if (!ready) return sink.notOwner();
-          if (mode === 'run' && roster.exact(sessionId ?? '', epoch ?? -1) === null) {
+          if (mode === 'run' && roster.attachable(sessionId ?? '', epoch ?? -1) === null) {
             return void ready.disown(sessionId ?? '', epoch ?? -1).then(() => sink.notOwner());
           }
           if (mode === 'resolve' && leaving) return sink.notOwner();
@@ -168,6 +168,7 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
     store,
     roster,
     quota,
+    shared: means.shared,
     config,
     clock,
     ids,

@@ -85,7 +85,7 @@ export function createHttpFace(options: HttpFaceOptions): Router {
             keepaliveMs: config.deadlines.keepalive,
             slowClientMs: config.deadlines.slowClient,
           })
-        : createJsonSink({ res, requestId });
+        : createJsonSink({ res, requestId, clock, slowClientMs: config.deadlines.slowClient });
     service.turn({ ...read, requestId, caller, headers: flatHeaders(req.headers), receivedAt }, sink, lease);
     keep();
   };

@@ -1,4 +1,5 @@
 import type { Response } from 'express';
+import type { Clock } from '../clock.ts';
 import { BridgeError } from '../errors.ts';
 import { memberText } from '../json.ts';
 import type { AnswerHead, ClientSink } from '../session/port.ts';
@@ -7,12 +8,43 @@ import { watchConnection } from './connection.ts';
 import { headHeaders, sendError } from './envelope.ts';
 import { relayAnswer } from './relay-answer.ts';
 
+export interface JsonSinkOptions {
+  res: Response;
+  requestId: string;
+  clock: Clock;
+  /** Milliseconds a client may take nothing of its answer before it is cut off. */
+  slowClientMs: number;
+}
+
+/** A body leaves in pieces of this size, bytes: each that is taken shows that the client reads. */
+const PIECE_BYTES = 65_536;
+
 /**
  * The client's end of a `stream: false` answer: events are not shown, the terminal's response object is the body. Status
  * and body leave together at the end, so every failure has its own status.
  */
-export function createJsonSink({ res, requestId }: { res: Response; requestId: string }): ClientSink {
+export function createJsonSink({ res, requestId, clock, slowClientMs }: JsonSinkOptions): ClientSink {
   const connection = watchConnection(res);
+  let stopPatience = () => {};
+  const wait = () => {
+    stopPatience();
+    if (connection.open) stopPatience = clock.after(slowClientMs, () => res.destroy());
+  };
+  connection.onGone(() => stopPatience());
+  connection.onDelivered(() => stopPatience());
+  const writeBody = (body: Buffer) => {
+    let at = 0;
+    const more = () => {
+      wait();
+      while (at < body.length && connection.open) {
+        const piece = body.subarray(at, at + PIECE_BYTES);
+        at += PIECE_BYTES;
+        if (!res.write(piece)) return void res.once('drain', more);
+      }
+      res.end();
+    };
+    more();
+  };
   let head: AnswerHead | null = null;
   let ended = false;
   const once = (write: () => unknown) => {
@@ -21,6 +53,7 @@ export function createJsonSink({ res, requestId }: { res: Response; requestId: s
     if (!connection.open) return;
     try {
       write();
+      wait();
     } catch (error) {
       // What was to be said cannot be written: the client gets an answer all the same.
       sendError(res, new BridgeError('bridge_internal', { cause: error }), requestId);
@@ -39,8 +72,12 @@ export function createJsonSink({ res, requestId }: { res: Response; requestId: s
         res.set(headHeaders(requestId, head));
         if (type !== 'response.failed') {
           // The text as it came: a value that was parsed and written again may have changed.
-          res.status(200).set('content-type', 'application/json; charset=utf-8');
-          return res.end(memberText(json, 'response') ?? 'null');
+          const body = Buffer.from(memberText(json, 'response') ?? 'null');
+          res.status(200).set({
+            'content-type': 'application/json; charset=utf-8',
+            'content-length': String(body.length),
+          });
+          return writeBody(body);
         }
         const { status, code, message, type: kind, param, retryAfterSeconds } = normaliseError(JSON.parse(json));
         if (retryAfterSeconds !== null) res.set('retry-after', String(Math.ceil(retryAfterSeconds)));

@@ -82,6 +82,10 @@ export function createSseSink(options: SseSinkOptions): ClientSink {
     }
     return false;
   };
+  /** What is left of an ended answer must leave too: a client that takes none of it holds its connection for so long. */
+  const awaitDelivery = () => {
+    if (!stalled && connection.open) stopPatience = clock.after(slowClientMs, () => res.destroy());
+  };
   const fail = (error: { code: string; message: string; bridge_code?: string }) => {
     const { model } = options;
     const now = clock.wall();
@@ -89,6 +93,7 @@ export function createSseSink(options: SseSinkOptions): ClientSink {
       write(eventText(type, json));
     shown = true;
     res.end();
+    awaitDelivery();
   };
 
   return {
@@ -118,6 +123,7 @@ export function createSseSink(options: SseSinkOptions): ClientSink {
       shown = true;
       write(eventText(type, json));
       res.end();
+      awaitDelivery();
     },
     fail(error) {
       if (ended) return;

@@ -61,6 +61,11 @@ function turnIdIn(metadata: unknown): string | null {
   }
 }
 
+/** The OpenAI SDKs count: 0 says that it is the first attempt. */
+function countsRepeats({ 'x-stainless-retry-count': count }: TurnRequest['headers']): boolean {
+  return count !== undefined && !/^\s*0*\s*$/.test(count);
+}
+
 /** Codex writes its turn id into `client_metadata`, and again into a JSON header; a warm-up sends an empty one. */
 function clientTurnIdOf({ body, headers }: TurnRequest): string | null {
   const metadata = record(body.client_metadata);
@@ -89,6 +94,7 @@ export function classify({ request, tokens, limits }: ClassifyInput): Evidence {
     anchor: anchorOf(body),
     hardKey: hardKeyOf(headers),
     idempotencyKey: text(headers['idempotency-key']),
+    repeats: countsRepeats(headers),
     clientTurnId: clientTurnIdOf(request),
     shape: request.shape,
     requestFp: request.requestFp,

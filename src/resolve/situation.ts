@@ -1,4 +1,4 @@
-import type { SessionRow, TurnRow } from '../store/port.ts';
+import type { Repeated, SessionRow, TurnRow } from '../store/port.ts';
 import type { AttemptFact, Evidence, Facts, LocalSession } from './types.ts';
 
 /** By which evidence a session was found, strongest first. */
@@ -165,7 +165,32 @@ export function isStreaming({ state }: LocalSession): boolean {
 function isSameRequest({ evidence, anchor }: Situation, actor: LocalSession): boolean {
   if (actor.activeRequestFp === null || actor.activeRequestFp !== evidence.requestFp) return false;
   if (evidence.anchor !== null && actor.activeParentTurnId !== (anchor?.id ?? null)) return false;
+  if (actor.activeIdempotencyKey !== evidence.idempotencyKey) return false;
   return actor.activeClientTurnId === evidence.clientTurnId;
+}
+
+/** What the client sends tells an attempt from a request of its own that asks the same. */
+export function tellsRepeats({ repeats, clientTurnId, idempotencyKey }: Evidence): boolean {
+  return repeats || clientTurnId !== null || idempotencyKey !== null;
+}
+
+/** A turn that asked the same at another worker that can be asked, and that has not denied it yet. */
+export function repeatedElsewhere({ evidence, anchor, facts }: Situation): Repeated | null {
+  const mayHave = ({ turn, author }: Repeated): boolean =>
+    turn.scope === evidence.scope &&
+    turn.requestFp === evidence.requestFp &&
+    turn.clientTurnId === evidence.clientTurnId &&
+    (evidence.anchor === null || turn.parentTurnId === (anchor?.id ?? null)) &&
+    author.id !== facts.me &&
+    author.state !== 'dead' &&
+    author.internalUrl !== null &&
+    author.leaseLeftMs >= 0 &&
+    !facts.attempts.some(
+      (fact) =>
+        (fact.kind === 'unreachable' && fact.workerId === author.id) ||
+        (fact.kind === 'not_owner' && fact.sessionId === turn.sessionId),
+    );
+  return facts.elsewhere?.find(mayHave) ?? null;
 }
 
 /** The request repeats the Idempotency-Key of this actor's turn. */

@@ -1,5 +1,5 @@
 import type { BridgeCode } from '../errors.ts';
-import type { KeyRef, LookupResult, SessionRow, Shape, TurnRow } from '../store/port.ts';
+import type { KeyRef, LookupResult, Repeated, SessionRow, Shape, TurnRow } from '../store/port.ts';
 
 /** What the resolver decided: always in a header, the log and a metric. These names are API. */
 export type Outcome =
@@ -36,6 +36,8 @@ export interface Evidence {
   /** The one hard key a request uses: thread id, else session header. */
   hardKey: KeyRef | null;
   idempotencyKey: string | null;
+  /** The client counts its attempts, and this is not the first one. */
+  repeats: boolean;
   clientTurnId: string | null;
   shape: Shape;
   requestFp: string;
@@ -74,7 +76,7 @@ export interface LocalSession {
   socketAnchor: string | null;
   /** Client attached to the running turn. */
   clientAttached: boolean;
-  /** The running turn's buffer still holds event 0. */
+  /** The turn can be shown to another reader from event 0: that is kept, and the turn runs or has ended well. */
   bufferComplete: boolean;
   activeRequestFp: string | null;
   activeParentTurnId: string | null;
@@ -126,8 +128,13 @@ export interface Facts {
   apart?: boolean;
   /** Under a shared credential: path of a field that names an item or an object that the scope did not make. */
   foreignReference?: string | null;
-  /** The actor of this scope whose running (or undelivered) turn asks the same and has lost its client. */
+  /**
+   * The actor of this scope whose turn asks the same, running or ended undelivered, and has lost its client; or a session
+   * that has ended since with such a turn, whoever reads it.
+   */
   repeated?: LocalSession | null;
+  /** Turns that asked the same, with the workers that ran them. */
+  elsewhere?: readonly Repeated[];
   /** The actor of this scope whose running (or undelivered) turn came with this request's Idempotency-Key. */
   idempotent?: LocalSession | null;
 }
@@ -163,7 +170,7 @@ export type Decision =
       anchor: TurnRow | null;
       ownOrphan: boolean;
     }
-  | { do: 'forward'; outcome: 'forwarded'; session: SessionRow; workerId: string }
+  | { do: 'forward'; outcome: 'forwarded'; session: Pick<SessionRow, 'id' | 'scope' | 'epoch'>; workerId: string }
   | {
       do: 'await_owner';
       outcome: 'stale_recovery';

@@ -19,12 +19,17 @@ import { createTurn, type Turn } from './turn.ts';
 /** A request is resolved at most this often: every failed attempt is a fact for the next one. */
 const MAX_RESOLUTIONS = 3;
 
+/** How long the close of a connection may be overtaken by the repeat of its request, milliseconds. */
+const OVERTAKEN_MS = 1_000;
+
 export interface DispatcherDeps {
   store: SessionStore;
   roster: Roster;
-  sessions: Omit<SessionDeps, 'returnTurn' | 'onCreated' | 'onEnded' | 'onIdle'>;
+  sessions: Omit<SessionDeps, 'returnTurn' | 'onCreated' | 'onEnded' | 'onForgotten' | 'onIdle'>;
   peers: Peers;
   quota: Quota;
+  /** Other workers may use the same store. */
+  shared: boolean;
   config: Config;
   clock: Clock;
   ids: Ids;
@@ -55,7 +60,8 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
   const { store, roster, config, clock, ids, peers, quota } = deps;
   const { worker, log } = deps.sessions;
   const { deadlines, limits } = config;
-  const places = new Map<Turn, Session>();
+  /** The session of each turn that was placed, for as long as anything of the turn is kept. */
+  const places = new WeakMap<Turn, Session>();
   const holds = new Map<Turn, () => void>();
   const hops = new Map<Turn, IncomingHop>();
   const leases = new Map<Turn, Lease>();
@@ -65,6 +71,8 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
     roster,
     me: () => worker.id,
     instancePolicy: config.instancePolicy,
+    graceMs: deadlines.grace,
+    shared: deps.shared,
   });
   const claimer = createClaimer({ store, clock, deadlines, me: () => worker.id });
   const elsewhere = createElsewhere({ store, clock, deadlines, peers, onAccepted: (turn) => holds.get(turn)?.() });
@@ -106,12 +114,12 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
 
   function listen(turn: Turn, sink: ClientSink): void {
     sink.onGone(() => {
-      if (turn.stream.finished || turn.stream.sink !== sink) return;
+      if (turn.stream.delivered || turn.stream.sink !== sink) return;
       const place = places.get(turn);
-      if (place) {
-        place.clientGone(turn);
-        roster.left(place);
-      } else turn.fail(new BridgeError('bridge_turn_cancelled'));
+      if (place) roster.left(place);
+      if (turn.stream.finished) return;
+      if (place) place.clientGone(turn);
+      else turn.fail(new BridgeError('bridge_turn_cancelled'));
     });
   }
 
@@ -121,9 +129,7 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
     hops.delete(turn);
     leases.get(turn)?.end();
     leases.delete(turn);
-    const place = places.get(turn) ?? null;
-    places.delete(turn);
-    deps.onFinished(turn, place);
+    deps.onFinished(turn, places.get(turn) ?? null);
   }
 
   /** The request was held as long as a client can be asked to wait, and no frame has left for it. */
@@ -136,8 +142,23 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
     place?.send({ type: 'turn.cancelled', reason: 'hold_expired' });
   }
 
+  /**
+   * A repeat may come before the close of the connection that it replaces, above all where that led to another worker:
+   * before it is taken for a request of its own, its earlier reader is given a moment to be gone.
+   */
+  async function readerGone({ evidence: { scope, requestFp } }: Turn): Promise<void> {
+    const reader = roster.readBy(scope, requestFp);
+    if (!reader) return;
+    let stop = () => {};
+    const over = new Promise<void>((end) => (stop = clock.after(OVERTAKEN_MS, end)));
+    await Promise.race([reader.left, over]);
+    stop();
+    reader.cancel();
+  }
+
   async function dispatch(turn: Turn): Promise<void> {
     try {
+      if (turn.evidence.repeats) await readerGone(turn);
       while (!turn.stream.finished) {
         if (turn.resolutions >= MAX_RESOLUTIONS) return turn.fail(new BridgeError('bridge_conflict'));
         turn.resolutions += 1;
@@ -245,7 +266,11 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
   }
 
   function open(turn: Turn, birth: SessionBirth): void {
-    const session = createSession({ ...deps.sessions, returnTurn, onEnded, onCreated, onIdle }, birth, turn);
+    const session = createSession(
+      { ...deps.sessions, returnTurn, onEnded, onForgotten, onCreated, onIdle },
+      birth,
+      turn,
+    );
     places.set(turn, session);
     deps.onPlaced?.(turn, session);
     roster.add(session);
@@ -263,7 +288,7 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
   }
 
   function reattach(turn: Turn, sessionId: string, epoch: number): Carried {
-    const session = roster.exact(sessionId, epoch);
+    const session = roster.attachable(sessionId, epoch);
     const running = session?.attachable ?? null;
     if (!session || !running || !session.reattach(turn.stream.sink)) return { kind: 'busy', sessionId };
     listen(running, turn.stream.sink);
@@ -283,6 +308,7 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
   }
 
   const onIdle = (session: Session) => roster.rests(session);
+  const onForgotten = (session: Session) => roster.forgotten(session);
   const onCreated = (session: Session) => creating.end(session.scope, session.keys);
 
   function onEnded(session: Session): void {

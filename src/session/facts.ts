@@ -1,7 +1,7 @@
 import type { Config } from '../config.ts';
 import { resolve } from '../resolve/resolve.ts';
-import { mayBeParent } from '../resolve/situation.ts';
-import type { Decision, Facts, Likeness } from '../resolve/types.ts';
+import { mayBeParent, tellsRepeats } from '../resolve/situation.ts';
+import type { Decision, Facts, Likeness, LocalSession } from '../resolve/types.ts';
 import { type Lookup, type LookupResult, MOST_CANDIDATES, type SessionStore, type TurnRow } from '../store/port.ts';
 import { continuedBy, decodeForms, type Line } from '../transcript/line.ts';
 import { COMPARISON_PATH } from '../transcript/provider-ids.ts';
@@ -15,6 +15,10 @@ export interface DeciderOptions {
   roster: Roster;
   me(): string;
   instancePolicy: Config['instancePolicy'];
+  /** How long a turn that has ended waits for its client, milliseconds. */
+  graceMs: number;
+  /** Other workers may use the same store. */
+  shared: boolean;
 }
 
 type Candidate = LookupResult['candidates'][number];
@@ -28,7 +32,7 @@ const crowded = ({ candidates }: LookupResult) =>
   candidates.every(({ turn }) => turn.clientFp !== null && turn.clientFp === candidates[0]!.turn.clientFp);
 
 /** Gathers what is known about a request and resolves it. Throws `StoreUnavailable`. */
-export function createDecider({ store, roster, me, instancePolicy }: DeciderOptions) {
+export function createDecider({ store, roster, me, instancePolicy, graceMs, shared }: DeciderOptions) {
   /** Loads the anchor's lineage unless a socket here holds it and is free: then nothing needs rebuilding. */
   async function anchorExact(turn: Turn, rows: LookupResult, local: Facts['local']): Promise<boolean | null> {
     const anchor = rows.anchor?.turn;
@@ -172,11 +176,28 @@ export function createDecider({ store, roster, me, instancePolicy }: DeciderOpti
     return null;
   }
 
+  /** Turns that this request may repeat, of this worker and others: only others can have what is not found here. */
+  function mayRunElsewhere(
+    { evidence }: Turn,
+    repeated: LocalSession | null,
+    named: boolean,
+  ): Promise<Facts['elsewhere']> {
+    const alone = !shared || instancePolicy !== 'forward' || repeated !== null;
+    if (alone || !(named || tellsRepeats(evidence))) return Promise.resolve([]);
+    const found = store.repeated(evidence.scope, evidence.requestFp, graceMs);
+    // It is awaited later, or not at all where another read fails first.
+    found.catch(() => {});
+    return found;
+  }
+
   return async function decide(turn: Turn): Promise<Decision> {
     const { evidence } = turn;
-    const here = turn.resolutions === 1 ? certain(turn) : null;
+    const repeated = roster.repeated(evidence.scope, evidence.requestFp);
+    // What a warm session here would generate again may be under way, or done, somewhere else.
+    const here = turn.resolutions === 1 && !repeated && !evidence.repeats ? certain(turn) : null;
     if (here) return here;
     const named = evidence.hardKey !== null || evidence.token.kind === 'ours';
+    const asked = mayRunElsewhere(turn, repeated, named);
     const query: Lookup = {
       scope: evidence.scope,
       anchor: evidence.anchor,
@@ -215,7 +236,8 @@ export function createDecider({ store, roster, me, instancePolicy }: DeciderOpti
       apart: isApart(turn, rows, like),
       foreignReference: foreignReference ?? ((await ownsComparison(turn)) ? null : COMPARISON_PATH),
       idempotent: roster.withIdempotencyKey(evidence.scope, evidence.idempotencyKey),
-      repeated: roster.unread(evidence.scope, evidence.requestFp),
+      repeated,
+      elsewhere: await asked,
     });
   };
 

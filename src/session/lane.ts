@@ -57,8 +57,17 @@ export interface Lane extends LaneIdentity {
   forget(): void;
 }
 
-/** @param graceMs how long an ended turn waits for its client to come back, milliseconds */
-export function createLane(identity: LaneIdentity, head: KnownHead, clock: Clock, graceMs: number): Lane {
+/**
+ * @param graceMs how long an ended turn waits for its client to come back, milliseconds
+ * @param onForgotten called when an ended turn waits no longer
+ */
+export function createLane(
+  identity: LaneIdentity,
+  head: KnownHead,
+  clock: Clock,
+  graceMs: number,
+  onForgotten = () => {},
+): Lane {
   let current: Turn | null = null;
   let waiting: Turn[] = [];
   let undelivered: Turn | null = null;
@@ -67,8 +76,10 @@ export function createLane(identity: LaneIdentity, head: KnownHead, clock: Clock
 
   const forget = () => {
     stopGrace();
-    undelivered?.stream.discard();
+    if (undelivered === null) return;
+    undelivered.stream.discard();
     undelivered = null;
+    onForgotten();
   };
   const linger = (turn: Turn) => {
     forget();

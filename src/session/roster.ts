@@ -6,8 +6,13 @@ import type { Session } from './session.ts';
 /** The sessions that have an actor on this worker: at most one per id, always of the newest epoch. */
 export interface Roster {
   add(session: Session): void;
+  /** Its actor has ended. A turn that its client has not got stays to be taken up, until it is forgotten. */
   remove(session: Session): void;
+  /** The session's ended turn waits for its client no longer. */
+  forgotten(session: Session): void;
   exact(id: string, epoch: number): Session | null;
+  /** The same, also where the session has ended with a turn that may still be taken up. */
+  attachable(id: string, epoch: number): Session | null;
   /** The session's actor here, of whatever epoch. */
   get(id: string): Session | null;
   /** The session, if its actor here is of an older epoch than that. */
@@ -29,11 +34,16 @@ export interface Roster {
     scope: string,
     anchor: string | null,
   ): ReadonlyMap<string, LocalSession>;
-  /** Notes that the client of the session's turn in hand has left. */
+  /** Notes that the client of the session's turn, in hand or ended undelivered, has left. */
   left(session: Session): void;
-  /** The session of this scope whose turn in hand asks the same and has lost its client. */
-  unread(scope: string, requestFp: string): LocalSession | null;
-  /** The session of this scope whose turn in hand carries this Idempotency-Key. */
+  /**
+   * A client of this scope reads a turn that asks the same: `left` resolves when such a client leaves. Null without one.
+   * `cancel` ends the wait.
+   */
+  readBy(scope: string, requestFp: string): { left: Promise<void>; cancel(): void } | null;
+  /** A session of this scope whose turn asks the same and may be taken up: one that has lost its client before others. */
+  repeated(scope: string, requestFp: string): LocalSession | null;
+  /** The session of this scope whose turn carries this Idempotency-Key. */
   withIdempotencyKey(scope: string, key: string | null): LocalSession | null;
   /**
    * Makes room for one more socket of a scope, by evicting an idle one where it must: one of its own when the scope holds
@@ -71,14 +81,40 @@ export function createRoster(capacity: number, share = 0): Roster {
    */
   const byAnchor = new Map<string, Session>();
   const byPlace = new Map<string, Set<Session>>();
-  /** Sessions whose turn in hand lost its client: some are taken up again, all others end soon. */
-  const abandoned = new Set<Session>();
+  /**
+   * Sessions whose turn lost its client, and ended ones whose turn has not reached it, by what that turn asked: some are
+   * taken up again, all others are forgotten soon.
+   */
+  const unread = new Map<string, Set<Session>>();
+  const unreadAs = new Map<Session, string>();
+  /** Ended sessions among them, by id and epoch. */
+  const lingering = new Map<string, Session>();
   const byScope = new Map<string, Held>();
   let places = 0;
   const resting = new Map<Session, { anchor: string; places: readonly string[] }>();
   const keyName = (scope: string, { kind, hash }: KeyRef) => `${scope}\n${kind}\n${hash}`;
   const forget = <K>(map: Map<K, Session>, name: K | undefined, session: Session) => {
     if (name !== undefined && map.get(name) === session) map.delete(name);
+  };
+
+  /** Called when a turn that asks this has lost its client. */
+  const watching = new Map<string, Set<() => void>>();
+  const took = (session: Session) => {
+    const name = unreadAs.get(session);
+    if (name === undefined) return;
+    unreadAs.delete(session);
+    const same = unread.get(name);
+    if (same?.delete(session) && same.size === 0) unread.delete(name);
+  };
+  const waits = (session: Session) => {
+    took(session);
+    const turn = session.attachable;
+    if (turn === null) return;
+    const name = `${session.scope}\n${turn.evidence.requestFp}`;
+    const same = unread.get(name) ?? new Set();
+    unread.set(name, same.add(session));
+    unreadAs.set(session, name);
+    for (const seen of watching.get(name) ?? []) seen();
   };
 
   const unlist = (session: Session) => {
@@ -142,7 +178,13 @@ export function createRoster(capacity: number, share = 0): Roster {
       tidy(session.scope, held);
       if (session.key) forget(byKey, keyName(session.scope, session.key), session);
       unlist(session);
-      abandoned.delete(session);
+      if (session.attachable === null) return took(session);
+      waits(session);
+      lingering.set(`${session.id}\n${session.epoch}`, session);
+    },
+    forgotten(session) {
+      took(session);
+      lingering.delete(`${session.id}\n${session.epoch}`);
     },
     rests(session) {
       const { socketAnchor } = session.view();
@@ -181,6 +223,7 @@ export function createRoster(capacity: number, share = 0): Roster {
       return [...found].filter((session) => named(session) && isWarm(session));
     },
     exact: (id, epoch) => registry.getExact(id, epoch) ?? null,
+    attachable: (id, epoch) => registry.getExact(id, epoch) ?? lingering.get(`${id}\n${epoch}`) ?? null,
     get: (id) => registry.get(id) ?? null,
     older(id, epoch) {
       const session = registry.get(id);
@@ -188,19 +231,36 @@ export function createRoster(capacity: number, share = 0): Roster {
     },
     withIdempotencyKey(scope, key) {
       if (key === null) return null;
-      for (const session of registry.values()) {
+      for (const session of [...registry.values(), ...lingering.values()]) {
         if (session.scope === scope && session.attachable?.evidence.idempotencyKey === key) return session.view();
       }
       return null;
     },
-    left: (session) => void abandoned.add(session),
-    unread(scope, requestFp) {
-      for (const session of abandoned) {
+    left: waits,
+    readBy(scope, requestFp) {
+      const isRead = ({ attachable: turn }: Session) =>
+        turn?.evidence.requestFp === requestFp && turn.repeatable && turn.stream.attached;
+      if (![...(byScope.get(scope)?.sessions ?? [])].some(isRead)) return null;
+      const name = `${scope}\n${requestFp}`;
+      const { promise: left, resolve } = Promise.withResolvers<void>();
+      const watchers = watching.get(name) ?? new Set();
+      watching.set(name, watchers.add(resolve));
+      return {
+        left,
+        cancel() {
+          if (watchers.delete(resolve) && watchers.size === 0 && watching.get(name) === watchers) watching.delete(name);
+        },
+      };
+    },
+    repeated(scope, requestFp) {
+      let read: LocalSession | null = null;
+      for (const session of [...(unread.get(`${scope}\n${requestFp}`) ?? [])]) {
         const turn = session.attachable;
-        if (!turn || turn.stream.attached) abandoned.delete(session);
-        else if (session.scope === scope && turn.evidence.requestFp === requestFp) return session.view();
+        if (turn?.evidence.requestFp !== requestFp) took(session);
+        else if (turn.repeatable && !turn.stream.attached) return session.view();
+        else if (turn.repeatable) read = session.view();
       }
-      return null;
+      return read;
     },
     views(rows, like, scope, anchor) {
       const views = new Map<string, LocalSession>();

@@ -91,7 +91,7 @@ export function createSender(options: SenderOptions): Sender {
         token: options.token(turn),
         headers: options.headers(turn),
       });
-      if (!socket.send(frame)) return send({ type: 'frame.not_sent', cause: 'socket' });
+      if (!socket.send(frame, turn)) return send({ type: 'frame.not_sent', cause: 'socket' });
       turn.times.sent = clock.now();
       turn.note({ type: 'send' });
       holdStatus(turn);

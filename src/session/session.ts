@@ -55,7 +55,10 @@ export interface SessionDeps {
   returnTurn(turn: Turn, fact: AttemptFact | null): void;
   /** The session's row exists, or never will: whoever waited for it may look again. */
   onCreated(session: Session): void;
+  /** The session's actor has ended. A turn that its client has not got yet may still be taken up. */
   onEnded(session: Session): void;
+  /** An ended turn of the session waits for its client no longer. */
+  onForgotten(session: Session): void;
   /** The session rests with a warm socket. */
   onIdle(session: Session): void;
   /** Work that goes on when the session has ended: a shutdown waits for it. */
@@ -150,6 +153,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     { id: claimed ? claimed.headTurnId : (head?.id ?? null), row: head, line },
     clock,
     config.deadlines.grace,
+    () => deps.onForgotten(session),
   );
   let actor: DurableActor<SessionMachine>;
   let ended = false;
@@ -162,7 +166,10 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
   const ownsWorkerId = () => deps.worker.id === workerId;
   const maySend = () => ownsWorkerId() && deps.worker.mayStart();
   const send = (event: SessionEvent) => {
-    if (!ended) actor.send(event);
+    if (ended) return;
+    // The one end of a turn that keeps its socket.
+    if (event.type === 'upstream.ended') socket.free();
+    actor.send(event);
   };
   const face = (): RowFace => ({
     state: topState(actor.state),
@@ -221,8 +228,10 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
       if (turn) dialer.refused(turn, answer);
     }),
     onStuck: guarded('a stuck client', () => {
-      lane.current?.stream.sink.cut();
-      socket.pause(false);
+      const turn = onWire();
+      if (!turn) return;
+      turn.stream.sink.cut();
+      socket.pause(turn, false);
     }),
     takesAnchors: () =>
       lane.current === null ||
@@ -400,7 +409,6 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     ended = true;
     const unbegun = giveUpUnbegun();
     always('the last turn', finishCurrent);
-    lane.forget();
     const waiting = [...unbegun, ...lane.handBack()];
     actor.stop();
     always('taking the session off', () => deps.onEnded(session));
@@ -628,7 +636,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     },
     reattach(sink) {
       const turn = session.attachable;
-      if (!turn?.stream.complete || turn.stream.delivered) return false;
+      if (!turn?.repeatable) return false;
       turn.stream.attach(sink);
       send({ type: 'client.back' });
       return true;
@@ -639,9 +647,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
       else if (turn === lane.current) send({ type: 'client.gone' });
     },
     withdraw: (turn) => lane.withdraw(turn),
-    pressure(turn, paused) {
-      if (turn === lane.current) socket.pause(paused);
-    },
+    pressure: (turn, paused) => socket.pause(turn, paused),
     view: () =>
       viewOf(lane, {
         state: actor.state,

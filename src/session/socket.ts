@@ -59,8 +59,12 @@ export interface SessionSocket {
     request: Parameters<UpstreamTransport['dial']>[0],
     onSign: (sign: FirstSign) => void,
   ): Promise<DialOutcome>;
-  send(frame: string): boolean;
-  pause(paused: boolean): void;
+  /** Sends the frame of a turn. What is read from here on is that turn's, and nothing that another one held back stays so. */
+  send(frame: string, turn: object): boolean;
+  /** Reading stops while the turn on this connection wants it so. What any other turn wants counts for nothing. */
+  pause(turn: object, paused: boolean): void;
+  /** The turn on this connection has ended: what it held back goes on. */
+  free(): void;
   close(code?: number, reason?: string): void;
 }
 
@@ -70,6 +74,8 @@ export function createSessionSocket(options: SessionSocketOptions): SessionSocke
   let openedAt = 0;
   let anchor: string | null = null;
   let stopPatience: (() => void) | null = null;
+  /** The turn whose frame was sent last and whose answer has not ended: it alone may hold reading back. */
+  let reader: object | null = null;
 
   let asked = false;
   let heard = false;
@@ -103,8 +109,14 @@ export function createSessionSocket(options: SessionSocketOptions): SessionSocke
   const forget = () => {
     connection = null;
     anchor = null;
+    reader = null;
     stopPatience?.();
     stopPatience = null;
+  };
+  const goOn = () => {
+    stopPatience?.();
+    stopPatience = null;
+    connection?.resume();
   };
 
   const socket: SessionSocket = {
@@ -148,19 +160,21 @@ export function createSessionSocket(options: SessionSocketOptions): SessionSocke
       connection.attach(handlers(connection, wanted, onSign));
       return { kind: 'opened', headers: result.headers };
     },
-    send(frame) {
+    send(frame, turn) {
+      goOn();
       asked = connection?.send(frame) ?? false;
+      reader = asked ? turn : null;
       return asked;
     },
-    pause(paused) {
-      if (paused) {
-        connection?.pause();
-        if (connection?.kind === 'websocket') stopPatience ??= options.clock.after(UNREAD_MOST_MS, options.onStuck);
-        return;
-      }
-      stopPatience?.();
-      stopPatience = null;
-      connection?.resume();
+    pause(turn, paused) {
+      if (turn !== reader) return;
+      if (!paused) return goOn();
+      connection?.pause();
+      if (connection?.kind === 'websocket') stopPatience ??= options.clock.after(UNREAD_MOST_MS, options.onStuck);
+    },
+    free() {
+      reader = null;
+      goOn();
     },
     close(code, reason) {
       const old = connection;

@@ -115,8 +115,14 @@ export function createTurnStream(first: ClientSink, options: StreamOptions): Tur
   };
   const close = () =>
     orCut(sink, () => {
-      if (ending?.kind === 'end') sink.end(ending.type, ending.json);
-      else if (ending?.kind === 'fail') sink.fail(ending.error);
+      if (ending?.kind === 'end') {
+        // Counted until it was read, like every event before it.
+        if (sink.attached) {
+          behind += ending.json.length;
+          options.unread?.(ending.json.length);
+        }
+        sink.end(ending.type, ending.json);
+      } else if (ending?.kind === 'fail') sink.fail(ending.error);
       else if (ending?.kind === 'relay') sink.relay(ending.answer);
     });
   const listen = (reader: ClientSink) => {
@@ -125,11 +131,12 @@ export function createTurnStream(first: ClientSink, options: StreamOptions): Tur
       caughtUp();
       options.onPressure(false);
     });
-    if (options.unread) {
-      reader.onGone(() => {
-        if (reader === sink) caughtUp();
-      });
-    }
+    reader.onGone(() => {
+      if (reader !== sink) return;
+      caughtUp();
+      // While no client reads, the turn goes on all the same.
+      options.onPressure(false);
+    });
     reader.onDelivered(() => {
       if (reader !== sink || delivered) return;
       delivered = true;

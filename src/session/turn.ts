@@ -106,6 +106,9 @@ export interface Turn {
   readonly times: TurnTimes;
   frameBytes: number;
 
+  /** Another reader may have all of it: it is kept from event 0, runs or has ended well, and no reader got its end. */
+  readonly repeatable: boolean;
+
   /** Shows the client the `response.created` that was held back. */
   showCreated(): void;
   /** Moves the turn's own machine. */
@@ -228,6 +231,11 @@ export function createTurn(options: TurnOptions): Turn {
     cause: null,
     times: { received: request.receivedAt, sent: null, firstEvent: null, ended: null },
     frameBytes: 0,
+    get repeatable() {
+      const { stream, ending } = turn;
+      if (!stream.complete || stream.delivered) return false;
+      return ending === null || (ending.terminal !== null && ending.terminal.type !== 'response.failed');
+    },
     showCreated() {
       const held = turn.heldCreated;
       turn.heldCreated = null;

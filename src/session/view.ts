@@ -19,7 +19,7 @@ export function viewOf(
     busy: current !== null || waiting.length > 0 || !resting.has(state),
     socketAnchor,
     clientAttached: shown?.stream.attached ?? false,
-    bufferComplete: shown?.stream.complete ?? false,
+    bufferComplete: shown?.repeatable ?? false,
     activeRequestFp: shown?.evidence.requestFp ?? null,
     activeParentTurnId: shown?.parent?.id ?? null,
     activeClientTurnId: shown?.evidence.clientTurnId ?? null,

@@ -93,6 +93,10 @@ export const Turn = defineEntity({
     { name: 'turn_session_id_started_at_index', properties: ['session', 'startedAt'] },
     { name: 'turn_parent_turn_id_index', properties: ['parentTurnId'] },
     {
+      name: 'turn_request_index',
+      expression: 'create index turn_request_index on turn (hashtextextended(scope || request_fp, 0), started_at)',
+    },
+    {
       name: 'turn_transcript_fp_index',
       properties: ['scope', 'transcriptFp', 'startedAt'],
       where: 'transcript_fp is not null',

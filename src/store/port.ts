@@ -289,6 +289,15 @@ export interface LookupResult {
   owners: ReadonlyMap<string, WorkerRow>;
 }
 
+/** A turn that a request may repeat, with the row of the worker that ran it: what its client was not given is there. */
+export interface Repeated {
+  turn: TurnRow;
+  author: WorkerRow;
+}
+
+/** So many of the newest turns that asked the same are looked at. */
+export const MOST_REPEATED = 8;
+
 /** Most candidates a look-up by place gives. */
 export const MOST_CANDIDATES = 8;
 
@@ -342,6 +351,13 @@ export interface SessionReads {
   line(scope: string, turnId: string): Promise<readonly LineTurn[]>;
   /** Turns of the scope whose output holds an item of one of these ids; the newest first. */
   references(scope: string, itemIds: readonly string[]): Promise<readonly ReferencedItem[]>;
+  /**
+   * The newest turns of the scope that asked the same, of whatever session: those that run, and those that ended as
+   * completed or incomplete.
+   *
+   * @param withinMs how long ago such an end may be at most, milliseconds
+   */
+  repeated(scope: string, requestFp: string, withinMs: number): Promise<readonly Repeated[]>;
   /** The turns of one session, newest first. */
   turnsOf(sessionId: string, limit: number): Promise<readonly TurnRow[]>;
   sessions(limit: number): Promise<readonly SessionRow[]>;

@@ -23,6 +23,8 @@ export interface Pulse {
   sent(bytes: number): void;
   /** A pong came. */
   pong(): void;
+  /** Reading goes on after it was held back: what the peer has sent meanwhile is still to be read. */
+  resumed(): void;
   stop(): void;
 }
 
@@ -102,6 +104,9 @@ export function createPulse({ times, bytesRead, reading, ping, dead }: PulseOpti
     },
     pong() {
       answers = true;
+    },
+    resumed() {
+      if (!stopped && asked) arm(pongMs, look);
     },
     stop() {
       stopped = true;

@@ -95,7 +95,15 @@ function connectionOf(
     }
     if (held && isOpen()) write(held);
   };
-  const flow = createFrameFlow({ hold: (held) => (held ? socket.pause() : socket.resume()), refusalFrame, broken });
+  const flow = createFrameFlow({
+    hold(held) {
+      if (held) return socket.pause();
+      socket.resume();
+      pulse.resumed();
+    },
+    refusalFrame,
+    broken,
+  });
   socket.pause();
   const pulse = createPulse({
     times: pulseTimes,

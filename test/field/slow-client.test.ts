@@ -15,6 +15,7 @@ it('the upstream is read on, so that its pings are answered, until the client is
     onDrain: (listener: () => void) => {
       drained = listener;
     },
+    onGone: () => {},
     onDelivered: () => {},
   } as unknown as ClientSink;
   const pressure: boolean[] = [];
@@ -42,6 +43,7 @@ it('a client that holds its upstream unread for 15 s is cut off before the upstr
     attach: () => {},
     pause: () => void log.push('pause'),
     resume: () => void log.push('resume'),
+    send: () => true,
     close: () => {},
   } as unknown as UpstreamConnection;
   const socket = createSessionSocket({
@@ -54,19 +56,21 @@ it('a client that holds its upstream unread for 15 s is cut off before the upstr
     takesAnchors: () => true,
   });
   await socket.dial(1, 'websocket', { target: { id: 't', baseUrl: 'http://h' }, headers: {}, timeoutMs: 1 }, () => {});
-  socket.pause(true);
+  const turn = {};
+  socket.send('{}', turn);
+  socket.pause(turn, true);
   clock.advance(14_999);
-  socket.pause(true);
+  socket.pause(turn, true);
   expect(log).not.toContain('stuck');
   clock.advance(1);
   expect(log).toContain('stuck');
   log.length = 0;
-  socket.pause(false);
-  socket.pause(true);
+  socket.pause(turn, false);
+  socket.pause(turn, true);
   clock.advance(10_000);
-  socket.pause(false);
+  socket.pause(turn, false);
   clock.advance(60_000);
-  socket.pause(true);
+  socket.pause(turn, true);
   socket.close();
   clock.advance(60_000);
   expect(log).not.toContain('stuck');

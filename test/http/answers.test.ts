@@ -1,6 +1,9 @@
+import { EventEmitter } from 'node:events';
 import { connect, type Socket } from 'node:net';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { BridgeError } from '../../src/errors.ts';
+import { createSseSink } from '../../src/http/sse-sink.ts';
+import { createManualClock } from '../../src/testing/manual-clock.ts';
 import { until } from '../support/until.ts';
 import { type Face, openFace } from './face.ts';
 
@@ -173,6 +176,34 @@ describe('a streamed answer', () => {
     client.socket.destroy();
   });
 
+  it('cuts a client whose connection takes nothing of a short end either', async () => {
+    const clock = createManualClock();
+    const res = Object.assign(new EventEmitter(), {
+      headersSent: false,
+      destroyed: false,
+      status: () => res,
+      set: () => res,
+      flushHeaders: () => void (res.headersSent = true),
+      // As a response with room in its buffer does, whatever its socket takes.
+      write: () => true,
+      end: () => {},
+      destroy() {
+        res.destroyed = true;
+        res.emit('close');
+      },
+    });
+    const means = { requestId: 'r', model: null, clock, keepaliveMs: 15_000, slowClientMs: 60_000 };
+    const sink = createSseSink({ res: res as never, ...means });
+    sink.event('response.created', created, false);
+    clock.advance(120_000);
+    expect(sink.attached).toBe(true);
+    sink.end('response.completed', done);
+    clock.advance(59_999);
+    expect(sink.attached).toBe(true);
+    clock.advance(1);
+    expect(sink.attached).toBe(false);
+  });
+
   it('knows whether it was delivered or its client went away, never both', async () => {
     const seen: string[] = [];
     const stays = ask({ stream: true });
@@ -206,6 +237,23 @@ describe('an answer that is not streamed', () => {
     expect(client.text()).toMatch(/^HTTP\/1\.1 200 /);
     expect(client.body()).toContain('{"id":"r"}');
     expect(client.text()).toContain('x-holdfast-outcome: live_reuse');
+  });
+
+  it('leaves as fast as its client takes it, and cuts one that takes nothing', async () => {
+    const text = 'ä'.repeat(10_000_000);
+    const whole = JSON.stringify({ type: 'response.completed', response: { id: 'r', text } });
+    const reads = ask({});
+    (await face.next()).sink.end('response.completed', whole);
+    await reads.closed;
+    expect(reads.text().toLowerCase()).toContain(`content-length: ${20_000_000 + '{"id":"r","text":""}'.length}`);
+    const stops = ask({});
+    stops.socket.pause();
+    const { sink } = await face.next();
+    const gone = new Promise<void>((left) => sink.onGone(left));
+    sink.end('response.completed', whole);
+    face.clock.advance(60_000);
+    await gone;
+    stops.socket.destroy();
   });
 
   it('relays a refusal of the provider as it was', async () => {

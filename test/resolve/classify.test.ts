@@ -45,6 +45,7 @@ describe('reading a request', () => {
       anchor: null,
       hardKey: null,
       idempotencyKey: null,
+      repeats: false,
       clientTurnId: null,
       shape: 'fresh',
       requestFp: expect.stringMatching(/^[0-9a-f]{64}$/),
@@ -140,6 +141,8 @@ describe("the client's turn", () => {
 
   it('has its own retry key beside it', () => {
     expect(read({ headers: { 'idempotency-key': ' again ' } }).idempotencyKey).toBe('again');
+    const counted = (count: string) => read({ headers: { 'x-stainless-retry-count': count } }).repeats;
+    expect(['0', '', '1', '12'].map(counted)).toEqual([false, false, true, true]);
   });
 });
 

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { rows } from '../../src/resolve/resolve.ts';
-import type { LocalSession } from '../../src/resolve/types.ts';
+import type { Evidence, LocalSession } from '../../src/resolve/types.ts';
 import {
   actor,
   at,
@@ -9,6 +9,7 @@ import {
   header,
   key,
   unreachable as lost,
+  ME,
   mine,
   OTHER,
   ours,
@@ -20,6 +21,7 @@ import {
   toHead,
   toOlder,
   turnRow,
+  type World,
   worker,
 } from './support.ts';
 
@@ -293,17 +295,75 @@ describe('a session header whose session holds another conversation', () => {
 describe('a repeated request whose first client has left', () => {
   const running = streaming({ activeRequestFp: 'fp_new', activeParentTurnId: null, clientAttached: false });
 
-  it('takes up the running stream without any key', () => {
-    expect(decide({}, { repeated: running })).toMatchObject({ row: 'repeat_unread', do: 'reattach', sessionId: 's' });
+  const taken = { row: 'repeat_unread', do: 'reattach', sessionId: 's' };
+
+  it('takes up the running stream when it says that it is a repeat', () => {
+    expect(decide({ repeats: true }, { repeated: running })).toMatchObject(taken);
+    const byTurn = { ...running, activeClientTurnId: 'turn' };
+    expect(decide({ clientTurnId: 'turn' }, { repeated: byTurn })).toMatchObject(taken);
+  });
+
+  it('is a request of its own when it says nothing and names nothing', () => {
+    expect(decide({}, { repeated: running })).toMatchObject({ row: 'created', do: 'create' });
+  });
+
+  it('takes up what its own session ended undelivered, whoever still seems to read it', () => {
+    const ended = { ...running, state: 'stale', busy: false };
+    expect(decide({ hardKey: key }, { keyed: sessionRow(), repeated: ended })).toMatchObject(taken);
+    expect(decide({ hardKey: key }, { keyed: sessionRow({ id: 'x' }), repeated: ended }).do).toBe('claim');
+    const read = { ...ended, clientAttached: true, activeClientTurnId: 'turn' };
+    const asked = { hardKey: key, clientTurnId: 'turn' };
+    expect(decide(asked, { keyed: sessionRow(), repeated: read })).toMatchObject(taken);
+    expect(decide({ hardKey: key }, { keyed: sessionRow(), repeated: { ...ended, clientAttached: true } }).do).toBe(
+      'claim',
+    );
   });
 
   it.each<[string, Partial<LocalSession>]>([
     ['while somebody reads it', { clientAttached: true }],
     ['when its beginning is no longer kept', { bufferComplete: false }],
     ['of another client turn', { activeClientTurnId: 'turn_9' }],
+    ['of another Idempotency-Key', { activeIdempotencyKey: 'key_9' }],
     ['of another scope', { scope: 'globex' }],
   ])('does not %s', (_, more) => {
-    expect(decide({}, { repeated: { ...running, ...more } }).row).not.toBe('repeat_unread');
+    expect(decide({ repeats: true }, { repeated: { ...running, ...more } }).row).not.toBe('repeat_unread');
+  });
+});
+
+describe('a request that another worker has started already', () => {
+  const turn = turnRow('t9', { sessionId: 'there', requestFp: 'fp_new', state: 'active', authorWorkerId: OTHER });
+  const elsewhere = [{ turn, author: worker() }];
+  const forwarded = { row: 'repeat_elsewhere', do: 'forward', workerId: OTHER, session: { id: 'there', epoch: 4 } };
+
+  it('is forwarded there when it says that it is a repeat, or names that session', () => {
+    expect(decide({ repeats: true }, { elsewhere })).toMatchObject(forwarded);
+    expect(decide({ idempotencyKey: 'i' }, { elsewhere })).toMatchObject(forwarded);
+    expect(decide({ hardKey: key }, { elsewhere, keyed: sessionRow({ id: 'there' }) })).toMatchObject(forwarded);
+    expect(decide({ repeats: true, passThrough: 'no_websocket' }, { elsewhere })).toMatchObject(forwarded);
+  });
+
+  it.each<[string, Partial<Evidence>, World]>([
+    ['when it says nothing and names nothing', { repeats: false }, {}],
+    ['when it names another session', { repeats: false, hardKey: key }, { keyed: sessionRow() }],
+    ['where requests are not forwarded', {}, { instancePolicy: 'reject' }],
+    ['when that was of another client turn', { clientTurnId: 'turn_9' }, {}],
+    ['when that asked something else', { requestFp: 'fp_other' }, {}],
+    ['of another scope', { scope: 'globex' }, {}],
+    ['that is dead', {}, { elsewhere: [{ turn, author: worker({ state: 'dead' }) }] }],
+    ['without an address', {}, { elsewhere: [{ turn, author: worker({ internalUrl: null }) }] }],
+    ['whose lease has run out', {}, { elsewhere: [{ turn, author: worker({ leaseLeftMs: -1 }) }] }],
+    ['that is this one', {}, { elsewhere: [{ turn, author: worker({ id: ME }) }] }],
+    ['that was not reached', {}, { attempts: [lost] }],
+    ['that has let go of it', {}, { attempts: [{ kind: 'not_owner', sessionId: 'there', workerId: OTHER }] }],
+  ])('is not forwarded to a worker %s', (_, asked, world) => {
+    expect(decide({ repeats: true, ...asked }, { elsewhere, ...world }).row).not.toBe('repeat_elsewhere');
+  });
+
+  it('is the same only behind the same parent', () => {
+    const behind = [{ turn: { ...turn, parentTurnId: 't2' }, author: worker() }];
+    const world = { anchor: at(t2, sessionRow()) };
+    expect(decide({ ...toHead, repeats: true }, { ...world, elsewhere: behind })).toMatchObject(forwarded);
+    expect(decide({ ...toHead, repeats: true }, { ...world, elsewhere }).row).not.toBe('repeat_elsewhere');
   });
 });
 

@@ -195,7 +195,7 @@ describe('every combination of evidence, rows, liveness, attempts and policy', (
     }
   });
 
-  it('is decided, by each kind of decision and by every row but the three that have tests of their own', () => {
+  it('is decided, by each kind of decision and by every row but the four that have tests of their own', () => {
     expect(count).toBeGreaterThan(100_000);
     expect([...done.keys()].sort()).toEqual(
       ['await_owner', 'claim', 'create', 'forward', 'queue', 'reattach', 'refuse', 'supersede', 'use'].sort(),
@@ -203,6 +203,7 @@ describe('every combination of evidence, rows, liveness, attempts and policy', (
     expect(rows.map(({ id }) => id).filter((id) => !reached.has(id))).toEqual([
       'same_idempotency_key',
       'repeat_unread',
+      'repeat_elsewhere',
       'foreign_object',
     ]);
   });

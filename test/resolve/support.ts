@@ -106,6 +106,7 @@ export function evidence(over: Partial<Evidence> = {}): Evidence {
     anchor: null,
     hardKey: null,
     idempotencyKey: null,
+    repeats: false,
     clientTurnId: null,
     shape: 'full',
     requestFp: 'fp_new',

@@ -38,6 +38,8 @@ function connectionOf(log: string[], name: string, kind: UpstreamConnection['kin
   };
 }
 
+const turn = { name: 'turn' };
+
 let log: string[];
 let clock: ManualClock;
 let answer: (result: DialResult) => void;
@@ -166,7 +168,7 @@ describe('the present connection', () => {
     expect(socket.unheard).toBe(false);
     const one = await opened(1, 'one');
     expect(socket.unheard).toBe(false);
-    expect(socket.send('x')).toBe(true);
+    expect(socket.send('x', turn)).toBe(true);
     expect(socket.unheard).toBe(true);
     one.frame('f');
     expect(socket.unheard).toBe(false);
@@ -175,7 +177,7 @@ describe('the present connection', () => {
   });
 
   it('sends nothing when there is none', () => {
-    expect(socket.send('x')).toBe(false);
+    expect(socket.send('x', turn)).toBe(false);
   });
 
   it('gives its first sign once: what it says, what it refuses with, or that it ended, asked or not', async () => {
@@ -187,7 +189,7 @@ describe('the present connection', () => {
     (await opened(2, 'b')).closed(1001);
     expect(signs.splice(0)).toEqual([{ kind: 'ended', code: 1001, asked: false }]);
     const asked = await opened(3, 'c');
-    socket.send('x');
+    socket.send('x', turn);
     asked.closed(1006);
     expect(signs.splice(0)).toEqual([{ kind: 'ended', code: 1006, asked: true }]);
     (await opened(4, 'd')).refused(502);
@@ -213,11 +215,36 @@ describe('the present connection', () => {
   it('over HTTP may be held back for as long as it takes', async () => {
     exchanges = connectionOf(log, 'one', 'http').connection;
     await dial(1, 'http');
-    socket.pause(true);
+    socket.send('x', turn);
+    log.length = 0;
+    socket.pause(turn, true);
     clock.advance(600_000);
     expect(log).toEqual(['one pauses']);
-    socket.pause(false);
+    socket.pause(turn, false);
     expect(log).toEqual(['one pauses', 'one resumes']);
+  });
+
+  it('is held back by the turn whose frame it carries, by no other, and not beyond its end', async () => {
+    await opened(1, 'one');
+    const later = { name: 'later' };
+    const heldAfter = (act: () => void) => {
+      log.length = 0;
+      act();
+      return log.filter((line) => line.endsWith('pauses') || line.endsWith('resumes')).at(-1) ?? 'as before';
+    };
+    expect(heldAfter(() => socket.pause(turn, true))).toBe('as before');
+    socket.send('x', turn);
+    expect(heldAfter(() => socket.pause(later, true))).toBe('as before');
+    expect(heldAfter(() => socket.pause(turn, true))).toBe('one pauses');
+    expect(heldAfter(() => socket.pause(later, false))).toBe('as before');
+    expect(heldAfter(() => socket.free())).toBe('one resumes');
+    expect(heldAfter(() => socket.pause(turn, true))).toBe('as before');
+    socket.send('y', turn);
+    socket.pause(turn, true);
+    expect(heldAfter(() => socket.send('z', later))).toBe('one resumes');
+    expect(heldAfter(() => socket.pause(turn, true))).toBe('as before');
+    clock.advance(60_000);
+    expect(log).not.toContain('stuck');
   });
 
   it('knows when it was opened', async () => {

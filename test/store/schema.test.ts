@@ -49,6 +49,7 @@ describe('opening a database', () => {
       '0005-turn-facts',
       '0006-operate',
       '0007-lines',
+      '0008-repeats',
     ]);
   });
 
@@ -147,6 +148,7 @@ describe('the tables', () => {
       'bridge_session USING btree (created_at)',
       'session_key USING btree (session_id)',
       'session_story USING btree (session_id, created_at)',
+      'turn USING btree (hashtextextended((scope || request_fp), (0)::bigint), started_at)',
       'turn USING btree (parent_turn_id)',
       'turn USING btree (scope, second_fp, started_at) WHERE (second_fp IS NOT NULL)',
       'turn USING btree (scope, third_fp, started_at) WHERE (third_fp IS NOT NULL)',

@@ -117,6 +117,23 @@ it('while nothing is read, silence says nothing', () => {
   expect(at.deadAt).toBeNull();
 });
 
+it('what was sent while nothing was read may still be read before the peer is judged', () => {
+  const { at, pulse, pass } = peer('answers');
+  pulse.sent(10);
+  pass(2_000);
+  at.kind = 'gone';
+  at.reading = false;
+  pulse.sent(10);
+  pass(4_500);
+  at.reading = true;
+  pulse.resumed();
+  pass(4_500);
+  expect(at.deadAt).toBeNull();
+  at.receive();
+  pass(4_500);
+  expect(at.deadAt).toBeNull();
+});
+
 it('is off with 0, and over once stopped', () => {
   const off = peer('gone', { pingMs: 0, pongMs: 5_000 });
   off.pulse.sent(10);

@@ -63,6 +63,7 @@ export function observeStore(store: SessionStore, metrics: StoreMetrics, clock: 
     lineage: read('lineage', (scope, turnId) => store.lineage(scope, turnId)),
     session: read('read', (id) => store.session(id)),
     turn: read('read', (id) => store.turn(id)),
+    repeated: read('read', (scope, requestFp, withinMs) => store.repeated(scope, requestFp, withinMs)),
     turnsOf: read('read', (id, limit) => store.turnsOf(id, limit)),
     sessions: read('read', (limit) => store.sessions(limit)),
     workers: read('read', () => store.workers()),

@@ -1,6 +1,13 @@
-import { mayBeParent, mayReattach, type Situation, sameIdempotencyKey } from '../situation.ts';
+import {
+  mayBeParent,
+  mayReattach,
+  repeatedElsewhere,
+  type Situation,
+  sameIdempotencyKey,
+  tellsRepeats,
+} from '../situation.ts';
 import type { LocalSession } from '../types.ts';
-import { askOwner, create, expired, fork, queueBehind, type Row } from './row.ts';
+import { askOwner, create, expired, fork, queueBehind, type Row, strong } from './row.ts';
 
 /** The actor of this scope that gave out this id and is still waiting for its settle to be answered. */
 function unsettledAt({ evidence, facts, bystanders }: Situation): LocalSession | null {
@@ -41,13 +48,30 @@ export const admissionRows: readonly Row[] = [
   {
     id: 'repeat_unread',
     outcome: 'reattached',
-    when: 'The same request, with the same parent, runs here for a client that has left, and its buffer is complete.',
+    when: 'The request says that it is a repeat, or names that session: the same one, with the same parent, runs here or ended undelivered, its client has left, and its buffer is complete.',
     does: 'The stream is shown from its start, then live: a repeat costs no second generation.',
     decide(situation) {
       const actor = situation.facts.repeated;
       if (!actor || (actor.scope ?? situation.evidence.scope) !== situation.evidence.scope) return null;
-      if (actor.clientAttached || !mayReattach(situation, actor)) return null;
+      const named = strong(situation)?.session.id === actor.sessionId;
+      if (!named && (actor.clientAttached || !tellsRepeats(situation.evidence))) return null;
+      if (!mayReattach(situation, actor)) return null;
       return { do: 'reattach', outcome: 'reattached', sessionId: actor.sessionId, epoch: actor.epoch };
+    },
+  },
+  {
+    id: 'repeat_elsewhere',
+    outcome: 'forwarded',
+    when: 'As above, but the same request was started by another live worker; the instance policy is `forward`.',
+    does: 'Forwarded there: whether its stream can be taken up is known there only.',
+    decide(situation) {
+      const { evidence, facts } = situation;
+      const found = facts.instancePolicy === 'forward' ? repeatedElsewhere(situation) : null;
+      if (!found) return null;
+      const { turn, author } = found;
+      if (!tellsRepeats(evidence) && strong(situation)?.session.id !== turn.sessionId) return null;
+      const session = { id: turn.sessionId, scope: turn.scope, epoch: turn.epoch };
+      return { do: 'forward', outcome: 'forwarded', session, workerId: author.id };
     },
   },
   {

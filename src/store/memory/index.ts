@@ -63,6 +63,7 @@ export function createMemoryStore({
     lineage: (scope, turnId) => read(() => reads.lineage(scope, turnId)),
     line: (scope, turnId) => read(() => reads.line(scope, turnId)),
     references: (scope, itemIds) => read(() => reads.references(scope, itemIds)),
+    repeated: (scope, requestFp, withinMs) => read(() => reads.repeated(scope, requestFp, withinMs)),
     turnsOf: (sessionId, limit) => read(() => reads.turnsOf(sessionId, limit)),
     sessions: (limit) => read(() => reads.sessions(limit)),
     listSessions: (query) => read(() => admin.listSessions(query)),

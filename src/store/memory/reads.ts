@@ -4,7 +4,9 @@ import {
   type Lookup,
   type LookupResult,
   MOST_CANDIDATES,
+  MOST_REPEATED,
   type ReferencedItem,
+  type Repeated,
   type SessionRow,
   type TurnItems,
   type TurnRow,
@@ -115,6 +117,21 @@ export function createReads(db: MemoryDatabase, now: () => number) {
           storedUpstream,
           credentialFp,
         }));
+    },
+
+    repeated(scope: string, requestFp: string, withinMs: number): readonly Repeated[] {
+      const same = [...db.turns.values()].filter((turn) => turn.scope === scope && turn.requestFp === requestFp);
+      return same
+        .sort((a, b) => b.ordinal - a.ordinal)
+        .slice(0, MOST_REPEATED)
+        .flatMap((turn) => {
+          const author = db.workers.get(turn.authorWorkerId);
+          const ended = turn.state === 'completed' || turn.state === 'incomplete';
+          const recent = ended && turn.endedAt !== null && turn.endedAt > now() - withinMs;
+          return author && (turn.state === 'active' || recent)
+            ? [{ turn: turnRow(turn), author: workerRow(author, now()) }]
+            : [];
+        });
     },
 
     turnsOf(sessionId: string, limit: number): readonly TurnRow[] {

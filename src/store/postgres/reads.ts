@@ -3,6 +3,7 @@ import { unpackItems } from '../items-codec.ts';
 import {
   type LineTurn,
   type ReferencedItem,
+  type Repeated,
   type SessionReads,
   type SessionRow,
   StoreUnavailable,
@@ -14,7 +15,7 @@ import type { Executor, Statement } from './executor.ts';
 import { NoAnswer } from './outcome.ts';
 import { optionalText, text } from './parameters.ts';
 import { lineage, lineForms, rootFirst, sharedItems } from './sql/lineage.ts';
-import { lookup, references } from './sql/lookup.ts';
+import { lookup, references, repeated } from './sql/lookup.ts';
 import { rowReads } from './sql/rows.ts';
 
 /** Rows of one statement. Throws `StoreUnavailable` when there was no answer. */
@@ -132,6 +133,7 @@ export function createReads(read: Read): Omit<SessionReads, 'workers'> {
 
     session: async (id) => (await many<SessionRow>(rowReads.session, [text(id)]))[0] ?? null,
     turn: async (id) => (await many<TurnRow>(rowReads.turn, [text(id)]))[0] ?? null,
+    repeated: (scope, requestFp, withinMs) => many<Repeated>(repeated, [text(scope), requestFp, withinMs]),
     turnsOf: (sessionId, limit) => many<TurnRow>(rowReads.turnsOf, [text(sessionId), limit]),
     sessions: (limit) => many<SessionRow>(rowReads.sessions, [limit]),
 

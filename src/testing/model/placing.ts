@@ -155,6 +155,7 @@ export function createResolver(layout: Layout, machine: LocalMachine, guesses: b
       anchor: anchored ? `r${named}` : null,
       hardKey: { kind: 'thread', hash: 'key' },
       idempotencyKey: null,
+      repeats: false,
       clientTurnId: null,
       shape: anchored ? 'delta' : 'full',
       requestFp: fingerprint(s, r),

@@ -1,8 +1,8 @@
 import { randomUUID } from 'node:crypto';
 import { expect, test } from 'vitest';
 import { arrayText } from '../../../src/json.ts';
-import type { SessionStore } from '../../../src/store/port.ts';
-import { busyLane, completed, idleLane, type Lane, newWorker, turnStart } from '../calls.ts';
+import { MOST_REPEATED, type SessionStore } from '../../../src/store/port.ts';
+import { bare, busyLane, completed, idleLane, type Lane, newWorker, turnStart } from '../calls.ts';
 import type { Subject } from '../contract.ts';
 
 async function oneMoreTurn(store: SessionStore, lane: Lane, head: string, text: string): Promise<string> {
@@ -168,6 +168,41 @@ export function lineages(given: () => Subject): void {
     expect((await store.turnsOf(lane.sessionId, 10)).map(({ id }) => id)).toEqual([third, second, lane.firstTurn.id]);
     expect((await store.turnsOf(lane.sessionId, 1)).map(({ id }) => id)).toEqual([third]);
     expect(await store.turnsOf(randomUUID(), 10)).toEqual([]);
+  });
+
+  test('turns that asked the same are those of the scope that run or ended well lately, with their workers', async () => {
+    const { store } = given();
+    const [me, other] = [await newWorker(store), await newWorker(store)];
+    const requestFp = `asked ${randomUUID()}`;
+    const turn = () => turnStart({ requestFp });
+    const ended = await busyLane(store, me, { turn: turn() });
+    await store.settle(ended.settle(ended.firstTurn.id, completed()));
+    const failed = await busyLane(store, me, { turn: turn() });
+    await store.settle(failed.settle(failed.firstTurn.id, bare('failed')));
+    await busyLane(store, me, { scope: 'tenant-b', turn: turn() });
+    await busyLane(store, me, { turn: turnStart() });
+    const running = await busyLane(store, other, { turn: turn() });
+    const found = await store.repeated('local', requestFp, 60_000);
+    expect(found.map(({ turn: { id, state }, author }) => [id, state, author.id])).toEqual([
+      [running.firstTurn.id, 'active', other],
+      [ended.firstTurn.id, 'completed', me],
+    ]);
+    expect(found[0]!.turn).toEqual(await store.turn(running.firstTurn.id));
+    const { leaseLeftMs: _, ...row } = (await store.workers()).find(({ id }) => id === other)!;
+    expect(found[0]!.author).toMatchObject(row);
+    expect((await store.repeated('local', requestFp, 0)).map((each) => each.turn.id)).toEqual([running.firstTurn.id]);
+    expect(await store.repeated('nowhere', requestFp, 60_000)).toEqual([]);
+  });
+
+  test('of turns that asked the same the newest are looked at', async () => {
+    const { store } = given();
+    const me = await newWorker(store);
+    const requestFp = `asked ${randomUUID()}`;
+    const oldest = await busyLane(store, me, { turn: turnStart({ requestFp }) });
+    for (let more = 0; more < MOST_REPEATED; more += 1) await busyLane(store, me, { turn: turnStart({ requestFp }) });
+    const found = await store.repeated('local', requestFp, 60_000);
+    expect(found).toHaveLength(MOST_REPEATED);
+    expect(found.map((each) => each.turn.id)).not.toContain(oldest.firstTurn.id);
   });
 
   test('sessions come newest first, as many as wanted', async () => {

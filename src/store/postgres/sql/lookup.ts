@@ -1,5 +1,5 @@
 import { TURNS_PER_ITEM } from '../../item-ids.ts';
-import { MOST_CANDIDATES } from '../../port.ts';
+import { MOST_CANDIDATES, MOST_REPEATED } from '../../port.ts';
 
 /** The newest turns that end at a place, by one of the three ways to reach it. */
 const endingAt = (column: string) => `
@@ -78,6 +78,25 @@ export const lookup = {
            from worker w
           where w.id in (select (f.s).owner_worker_id from found f)), '[]')
     )::text as answer`,
+} as const;
+
+/** The newest turns that asked the same and may be taken up. Those are few, however many turns asked it ever. */
+export const repeated = {
+  name: 'holdfast_repeated',
+  text: `
+    select json_build_object('turn', holdfast_turn_json(newest.t), 'author', holdfast_worker_json(w))::text as answer
+      from (
+        select t
+          from turn t
+         where hashtextextended(t.scope || t.request_fp, 0) = hashtextextended($1::text || $2::text, 0)
+           and t.request_fp = $2::text and t.scope = $1::text
+         order by t.started_at desc
+         limit ${MOST_REPEATED}) newest
+      join worker w on w.id = (newest.t).author_worker_id
+     where (newest.t).state = 'active'
+        or ((newest.t).state in ('completed', 'incomplete')
+            and (newest.t).ended_at > now() - $3::float8 * interval '1 millisecond')
+     order by (newest.t).started_at desc`,
 } as const;
 
 /** The newest turns whose output holds an item, for each id asked for. */
