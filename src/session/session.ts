@@ -46,7 +46,15 @@ export interface SessionDeps {
   /** Uniform in [0, 1). */
   random(): number;
   /** The worker identity of this moment and whether it may still send. */
-  worker: { readonly id: string; mayStart(): boolean; mayJudge(): boolean; readonly draining: boolean };
+  worker: {
+    readonly id: string;
+    mayStart(): boolean;
+    mayJudge(): boolean;
+    doubt(): void;
+    /** Monotonic milliseconds just before the last confirmed heartbeat was sent. */
+    readonly confirmedAt: number;
+    readonly draining: boolean;
+  };
   /** Issues the turn-state token; called only once the session's row is durable. */
   issueToken(sessionId: string, epoch: number, turn: Turn): string;
   /** What upstreams have turned out to be unable to do. */
@@ -156,6 +164,8 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
   let token: string | null = null;
   let orphanId: string | null = null;
   let rejection = '';
+  /** When the store first refused the present start as not this worker's. */
+  let fencedAt: number | null = null;
   const turnState = createUpstreamTurnState();
   const signals = createAnswerSignals();
 
@@ -288,6 +298,16 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     {
       socketOpen: () => socket.open,
       leaseValid: (left) => left >= config.deadlines.leaseMargin && maySend(),
+      renew(fenced) {
+        // An identity that is dead cannot be renewed, and a fence that stands after a heartbeat is one.
+        if (!ownsWorkerId() || (fenced && fencedAt !== null && deps.worker.confirmedAt >= fencedAt && maySend())) {
+          fencedAt = null;
+          return false;
+        }
+        if (fenced) fencedAt ??= clock.now();
+        deps.worker.doubt();
+        return true;
+      },
     },
     (reason) => {
       rejection = reason.slice(0, 300);

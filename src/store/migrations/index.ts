@@ -1,5 +1,6 @@
 import { Fence } from './fence.ts';
 import { Lines } from './lines.ts';
+import { LostRows } from './lost-rows.ts';
 import { Operate } from './operate.ts';
 import { SharedItems } from './shared-items.ts';
 import { Stories } from './stories.ts';
@@ -15,4 +16,5 @@ export const migrationsList = [
   { name: '0005-turn-facts', class: TurnFactsColumn },
   { name: '0006-operate', class: Operate },
   { name: '0007-lines', class: Lines },
+  { name: '0008-lost-rows', class: LostRows },
 ];
