@@ -94,6 +94,9 @@ export interface Worker {
   close(): Promise<void>;
 }
 
+/** What a worker logs that learns of a claim although it still runs the session: others took it for dead or unreachable. */
+const TAKEN = 'another worker has claimed a session that runs here';
+
 /** How long a shutdown waits for what sessions still tell the store, milliseconds. */
 const BACKGROUND_GRACE = 5_000;
 /** How long the listener for peers lets its last answers be written, milliseconds. */
@@ -134,7 +137,11 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
         },
         claimed({ sessionId, epoch, news }) {
           if (news === 'close') roster.exact(sessionId, epoch)?.send({ type: 'operator.close' });
-          else roster.older(sessionId, epoch)?.send({ type: 'operator.release' });
+          else {
+            const robbed = roster.older(sessionId, epoch);
+            if (robbed) logger.warn({ session: sessionId, epoch, from: robbed.epoch }, TAKEN);
+            robbed?.send({ type: 'operator.release' });
+          }
         },
         session: roster.get,
       })

@@ -84,7 +84,7 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
   });
 
   function accept(request: TurnRequest, sink: ClientSink, hop?: IncomingHop, given?: Lease): void {
-    if (hop && hop.attempt > 0) return void takeUp(request, sink, hop);
+    if (hop && (hop.attempt > 0 || fromPeers.has(hop.turnId))) return void takeUp(request, sink, hop);
     admit(request, sink, hop, given);
   }
 
@@ -238,7 +238,7 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
 
   /**
    * A store that is slow is not down: as long as it confirms this worker's heartbeats, what it did not answer is looked at
-   * again. Throws `StoreUnavailable` once it has been silent for `startWait`.
+   * again. Throws `StoreUnavailable` once it has been silent for `startWait` and this worker's lease is in doubt.
    */
   async function patiently(turn: Turn, act: () => Promise<Carried>): Promise<Carried> {
     const askedAt = clock.now();
@@ -249,7 +249,7 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
     } catch (error) {
       if (!(error instanceof StoreUnavailable)) throw error;
       turn.silentSince = Math.max(turn.silentSince ?? askedAt, worker.confirmedAt);
-      if (clock.now() - turn.silentSince >= deadlines.startWait) throw error;
+      if (clock.now() - turn.silentSince >= deadlines.startWait && !worker.mayStart()) throw error;
       return 'again';
     }
   }

@@ -300,7 +300,8 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
       leaseValid: (left) => left >= config.deadlines.leaseMargin && maySend(),
       renew(fenced) {
         // An identity that is dead cannot be renewed, and a fence that stands after a heartbeat is one.
-        if (!ownsWorkerId() || (fenced && fencedAt !== null && deps.worker.confirmedAt >= fencedAt && maySend())) {
+        const settled = fenced ? fencedAt !== null && deps.worker.confirmedAt >= fencedAt && maySend() : maySend();
+        if (!ownsWorkerId() || settled) {
           fencedAt = null;
           return false;
         }
@@ -503,12 +504,21 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
 
   /** A store that cannot be reached has not answered; anything else that is thrown is a verdict. */
   async function commit(effect: Effect): Promise<CommitReply> {
+    const askedAt = clock.now();
     try {
-      return await ask(effect);
+      const reply = await ask(effect);
+      if ('unknown' in reply) bearWithStore(askedAt);
+      return reply;
     } catch (error) {
-      if (error instanceof StoreUnavailable) return { unknown: error.message };
-      throw error;
+      if (!(error instanceof StoreUnavailable)) throw error;
+      bearWithStore(askedAt);
+      return { unknown: error.message };
     }
+  }
+
+  /** A store that has confirmed a heartbeat meanwhile is slow, not silent: the wait for the start begins again. */
+  function bearWithStore(askedAt: number): void {
+    if (deps.worker.confirmedAt >= askedAt) actor.touch('startWait');
   }
 
   async function ask({ type }: Effect): Promise<CommitReply> {

@@ -83,9 +83,9 @@ export function runExchange(options: ExchangeOptions): Promise<ForwardResult> {
     if (left > 0) return watch(left);
     const [phase, at] = [state, heardAt];
     const standing = await options.patience.ask().catch(() => 'slow' as const);
-    if ((state as string) === 'ended' || paused) return;
+    if ((state as string) === 'ended' || paused || state !== phase) return;
     // It was heard meanwhile: what is known of its silence is of the past.
-    if (state !== phase || heardAt !== at) return;
+    if (heardAt !== at) return watch(deadlines.forwardSilence);
     if (standing === 'slow') watch(deadlines.ownerPoll);
     else lost(`silent, and ${standing}`, false);
   };

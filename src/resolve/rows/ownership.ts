@@ -1,8 +1,5 @@
-import { mayReattach, type OwnerStanding } from '../situation.ts';
-import { askOwner, awaitOwner, create, expired, fork, isClaimable, isLate, type Row, strong } from './row.ts';
-
-/** Another worker that cannot be asked, and whose death is not a stored fact. */
-const isUnsure = (owner: OwnerStanding) => owner === 'silent' || owner === 'denies' || isLate(owner);
+import { mayReattach } from '../situation.ts';
+import { askOwner, awaitOwner, create, expired, fork, isClaimable, isLate, isUnsure, type Row, strong } from './row.ts';
 
 /** Sessions that another worker owns, and what must be known before a busy session of this one is looked at. */
 export const ownershipRows: readonly Row[] = [

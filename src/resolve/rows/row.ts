@@ -81,6 +81,9 @@ export function awaitOwner({ facts }: Situation, { session }: Candidate): Decisi
 /** Whether this worker lives is not known yet, and will be: its heartbeat is due, or somebody stores its death. */
 export const isLate = (owner: OwnerStanding): boolean => owner === 'overdue' || owner === 'unrecorded';
 
+/** Another worker that cannot be asked now, and whose death is not a stored fact. */
+export const isUnsure = (owner: OwnerStanding): boolean => owner === 'silent' || owner === 'denies' || isLate(owner);
+
 /** The candidate, when stronger evidence than a common beginning led to it. */
 export function strong({ candidate }: Situation): Candidate | null {
   return candidate && candidate.by !== 'prefix' ? candidate : null;
