@@ -61,8 +61,9 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
   /** Since when heartbeats have been confirmed without a gap. */
   let steadySince = Number.POSITIVE_INFINITY;
   let registered = Promise.withResolvers<void>();
-  /** Monotonic milliseconds since when the lease is in doubt: only a heartbeat sent later settles that. */
-  let doubtedAt = Number.NEGATIVE_INFINITY;
+  /** Times the lease was doubted, and how many of them a heartbeat has settled that was sent after them. */
+  let doubts = 0;
+  let settled = 0;
   let unanswered = false;
   let stopping: Promise<void> | null = null;
   const stopped = Promise.withResolvers<void>();
@@ -73,7 +74,7 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
     confirmedAt = sentAt;
     unanswered = false;
   };
-  const mayStart = () => fresh() && confirmedAt >= doubtedAt;
+  const mayStart = () => fresh() && settled === doubts;
 
   /** Id that was announced last: once is enough for each. */
   let announced = '';
@@ -97,6 +98,7 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
     const answer = await store.register({ id, internalUrl, livenessPath, version, leaseMs: deadlines.lease });
     if (answer.verdict === 'ok') {
       confirm(sentAt);
+      settled = doubts;
       options.onRegistered?.(id);
       registered.resolve();
       actor.send({ type: 'registration.confirmed' });
@@ -109,6 +111,7 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
   async function beat(): Promise<void> {
     const mine = id;
     const sentAt = clock.now();
+    const settles = doubts;
     const { internalUrl, livenessPath, version } = options;
     const state = actor.state.startsWith('draining') ? 'draining' : 'serving';
     const answer = await store.heartbeat(mine, state, deadlines.lease, { internalUrl, livenessPath, version });
@@ -117,9 +120,10 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
     if (answer.verdict === 'ok') {
       if (answer.restored) log.warn({ worker: id }, 'the database had lost the row of this worker: it is restored');
       confirm(sentAt);
+      settled = settles;
       actor.send({ type: 'heartbeat.confirmed' });
       // Doubted while it was under way: it has settled nothing.
-      if (confirmedAt < doubtedAt) actor.send({ type: 'heartbeat.wanted' });
+      if (settled < doubts) actor.send({ type: 'heartbeat.wanted' });
     } else if (answer.verdict === 'dead') actor.send({ type: 'heartbeat.answered_dead' });
     else actor.send({ type: 'heartbeat.unanswered' });
   }
@@ -168,7 +172,7 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
     },
     mayStart,
     doubt() {
-      doubtedAt = clock.now();
+      doubts += 1;
       actor.send({ type: 'heartbeat.wanted' });
     },
     mayJudge: () => fresh() && clock.now() - steadySince >= deadlines.lease,

@@ -57,7 +57,7 @@ const invariants: Record<string, Check> = {
   'an unknown anchor goes upstream under the own credential only, unchanged and without keys': (c, d) => {
     if (!isUnknown(c)) return true;
     if (d.do === 'create') return c.evidence.credentialIsClients && d.parent === null && d.keys.length === 0;
-    return ['refuse', 'queue', 'forward'].includes(d.do);
+    return ['refuse', 'queue', 'forward', 'await_owner'].includes(d.do);
   },
 
   'a request without an anchor is given none': (c, d) =>

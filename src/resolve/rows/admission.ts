@@ -1,6 +1,6 @@
 import { mayBeParent, mayReattach, type Situation, sameIdempotencyKey } from '../situation.ts';
 import type { LocalSession } from '../types.ts';
-import { askOwner, awaitOwner, create, expired, fork, isUnsure, queueBehind, type Row } from './row.ts';
+import { askOwner, awaitOwner, create, expired, fork, isLate, queueBehind, type Row } from './row.ts';
 
 /** The actor of this scope that gave out this id and is still waiting for its settle to be answered. */
 function unsettledAt({ evidence, facts, bystanders }: Situation): LocalSession | null {
@@ -95,7 +95,7 @@ export const admissionRows: readonly Row[] = [
     when: 'As above, but that worker does not answer and is not known to be dead.',
     does: 'Waits, bounded, until it answers or is declared dead: until then the anchor is not known to be unknown.',
     decide(situation) {
-      const elsewhere = situation.bystanders.find(({ owner, busy }) => busy && isUnsure(owner));
+      const elsewhere = situation.bystanders.find(({ owner, busy }) => busy && (owner === 'silent' || isLate(owner)));
       return elsewhere ? awaitOwner(situation, elsewhere) : null;
     },
   },

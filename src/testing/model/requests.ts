@@ -73,7 +73,8 @@ export function createRequests(
   };
   /** Only what moved meanwhile counts against a request: waiting for another worker does not. */
   function uncount(r: number): void {
-    if ((get(r, REQUEST.flags) & FLAG.resolutions) !== 0) set(r, REQUEST.flags, get(r, REQUEST.flags) - FLAG.resolution);
+    if ((get(r, REQUEST.flags) & FLAG.resolutions) !== 0)
+      set(r, REQUEST.flags, get(r, REQUEST.flags) - FLAG.resolution);
   }
   const denies = (w: number) => 16 << w;
 

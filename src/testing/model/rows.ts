@@ -26,7 +26,8 @@ export const promises = {
   anchorHeld: 'An anchor goes only to the socket that holds it.',
   oneTerminal: 'A request gets one terminal.',
   noDesertion: 'A living worker does not hand a committed turn back to be placed again.',
-  slowKeeps: 'A session is claimed only from an owner that is dead, has gone, or does not run it: never from one that is slow.',
+  slowKeeps:
+    'A session is claimed only from an owner that is dead, has gone, or does not run it: never from one that is slow.',
 } as const;
 
 export type CreateAnswer = 'ok' | 'already' | 'key_taken' | 'fenced' | 'rejected';
