@@ -235,7 +235,11 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
     membership.drain();
     releaseIdle(roster);
     const stays = means.shared ? await peers.serving().catch(() => null) : null;
-    if (stays) await new Promise<void>((over) => clock.after(deadlines.lameDuck, over));
+    if (!stays) {
+      refusing = true;
+      return;
+    }
+    await new Promise<void>((over) => clock.after(deadlines.lameDuck, over));
     emptying = true;
   }
 
