@@ -13,6 +13,7 @@ export type WorkerEvent =
   | { type: 'heartbeat.confirmed' }
   | { type: 'heartbeat.unanswered' }
   | { type: 'heartbeat.answered_dead' }
+  | { type: 'heartbeat.wanted' }
   | { type: 'drain.requested' }
   | { type: 'drain.finished' }
   | { type: 'stop.requested' }
@@ -88,7 +89,10 @@ export const workerMachine = setup({
         resting: {
           description: 'Between two heartbeats.',
           meta: { deadlines: [{ name: 'heartbeat', event: 'deadline.heartbeat' }] },
-          on: { 'deadline.heartbeat': { target: 'beating', description: 'The next heartbeat is due.' } },
+          on: {
+            'deadline.heartbeat': { target: 'beating', description: 'The next heartbeat is due.' },
+            'heartbeat.wanted': { target: 'beating', description: 'The lease is in doubt: ask at once.' },
+          },
         },
         beating: {
           description: 'A heartbeat is under way.',
@@ -115,7 +119,10 @@ export const workerMachine = setup({
         resting: {
           description: 'Between two heartbeats.',
           meta: { deadlines: [{ name: 'heartbeat', event: 'deadline.heartbeat' }] },
-          on: { 'deadline.heartbeat': { target: 'beating', description: 'The next heartbeat is due.' } },
+          on: {
+            'deadline.heartbeat': { target: 'beating', description: 'The next heartbeat is due.' },
+            'heartbeat.wanted': { target: 'beating', description: 'The lease is in doubt: ask at once.' },
+          },
         },
         beating: {
           description: 'A heartbeat is under way; the first one tells the others at once.',

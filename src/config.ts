@@ -61,8 +61,8 @@ export const deadlineKnobs = {
   requestHold: ms('REQUEST_HOLD', 30_000, 'Everything before the frame is sent, together.'),
   startWait: ms('START_WAIT', 5_000, 'An unanswered start, before the client gets 503.'),
   settleWait: ms('SETTLE_WAIT', 1_000, 'An unanswered settle, before the client gets its terminal anyway.'),
-  ownerWait: ms('OWNER_WAIT', 15_000, 'For a silent owner of a busy session to be declared dead, before 409.'),
-  ownerPoll: ms('OWNER_POLL', 1_000, 'Between two tries to declare that owner dead.'),
+  ownerWait: ms('OWNER_WAIT', 15_000, 'For a silent owner to answer or to be declared dead, before 409.'),
+  ownerPoll: ms('OWNER_POLL', 1_000, 'Longest pause between two looks at an owner that is waited for.'),
   storeStatement: ms('STORE_STATEMENT', 2_000, 'One call to the database, before it counts as unanswered.'),
   heartbeat: ms('HEARTBEAT', 3_000, 'Between two heartbeats of a worker.'),
   lease: ms('LEASE', 10_000, 'What a heartbeat is good for, by the database clock.'),
@@ -75,9 +75,9 @@ export const deadlineKnobs = {
   drain: ms('DRAIN', 30_000, 'Running turns at shutdown, before they are cancelled.'),
   janitor: ms('JANITOR', 600_000, 'Between two sweeps for what nobody uses any more.'),
   lameDuck: ms('LAME_DUCK', 5_000, 'Between "not ready" and the end of admission at shutdown.'),
-  forwardConnect: ms('FORWARD_CONNECT', 150, 'Connecting to another worker.'),
-  forwardAccepted: ms('FORWARD_ACCEPTED', 500, 'Until another worker says that it took the request.'),
-  forwardSilence: ms('FORWARD_SILENCE', 10_000, 'Without a sign of life from the worker that took the request.'),
+  forwardConnect: ms('FORWARD_CONNECT', 150, 'Connecting to another worker, before its standing is looked up in the database.'),
+  forwardAccepted: ms('FORWARD_ACCEPTED', 500, 'The same, until that worker says that it took the request.'),
+  forwardSilence: ms('FORWARD_SILENCE', 10_000, 'The same, without a sign of life from the worker that took it.'),
 } satisfies Record<string, Knob>;
 
 export const limitKnobs = {

@@ -94,10 +94,13 @@ export interface Worker {
   close(): Promise<void>;
 }
 
+/** What a worker logs that learns of a claim although it still runs the session: others took it for dead or unreachable. */
+const TAKEN = 'another worker has claimed a session that runs here';
+
 /** How long a shutdown waits for what sessions still tell the store, milliseconds. */
 const BACKGROUND_GRACE = 5_000;
 /** How long the listener for peers lets its last answers be written, milliseconds. */
-const INTERNAL_GRACE = 1_000;
+const INTERNAL_GRACE = 10_000;
 
 /** Joins the workers of a store. Resolves when it may serve; rejects with whatever keeps it from being found by others. */
 export async function startWorker(means: WorkerMeans): Promise<Worker> {
@@ -116,23 +119,29 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
   let announcedId = '';
   let leaving = false;
   let refusing = false;
+  /** The lame duck is over: only what another worker can be given is taken in. */
+  let emptying = false;
   /** Peers may read of this worker before it has read that it is registered: until then nothing is its own. */
   let ready: Dispatcher | null = null;
 
   const listener = means.listen
     ? await means.listen({
         workerId: () => announcedId,
-        serve({ mode, turnId, sessionId, epoch }, request, sink) {
+        serve({ mode, turnId, sessionId, epoch, attempt }, request, sink) {
           if (!ready) return sink.notOwner();
           if (mode === 'run' && roster.attachable(sessionId ?? '', epoch ?? -1) === null) {
             return void ready.disown(sessionId ?? '', epoch ?? -1).then(() => sink.notOwner());
           }
           if (mode === 'resolve' && leaving) return sink.notOwner();
-          ready.accept(request, sink, { mode, turnId, sessionId, epoch, notOwner: () => sink.notOwner() });
+          ready.accept(request, sink, { mode, turnId, sessionId, epoch, attempt, notOwner: () => sink.notOwner() });
         },
         claimed({ sessionId, epoch, news }) {
           if (news === 'close') roster.exact(sessionId, epoch)?.send({ type: 'operator.close' });
-          else roster.older(sessionId, epoch)?.send({ type: 'operator.release' });
+          else {
+            const robbed = roster.older(sessionId, epoch);
+            if (robbed) logger.warn({ session: sessionId, epoch, from: robbed.epoch }, TAKEN);
+            robbed?.send({ type: 'operator.release' });
+          }
         },
         session: roster.get,
       })
@@ -181,6 +190,7 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
       },
     },
     inspect,
+    refusing: () => emptying,
     onPlaced: means.onPlaced,
     sessions: {
       store,
@@ -226,8 +236,12 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
     membership.drain();
     releaseIdle(roster);
     const stays = means.shared ? await peers.serving().catch(() => null) : null;
-    if (stays) await new Promise<void>((over) => clock.after(deadlines.lameDuck, over));
-    refusing = true;
+    if (!stays) {
+      refusing = true;
+      return;
+    }
+    await new Promise<void>((over) => clock.after(deadlines.lameDuck, over));
+    emptying = true;
   }
 
   return {
@@ -247,6 +261,7 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
       janitor.stop();
       await leave();
       await drain({ roster, dispatcher, clock }, deadlines.drain);
+      refusing = true;
       const over = new Promise<void>((late) => clock.after(BACKGROUND_GRACE, late));
       await Promise.race([Promise.allSettled(background), over]);
       await listener?.close(INTERNAL_GRACE);

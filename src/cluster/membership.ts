@@ -31,8 +31,15 @@ export interface Membership {
   readonly id: string;
   /** The self-fence: no frame leaves later than this after the last confirmed heartbeat was sent. */
   mayStart(): boolean;
+  /**
+   * The store has said that this worker may not act, or that little is left of its lease: until the next heartbeat is
+   * confirmed nothing is started, and that heartbeat is sent at once.
+   */
+  doubt(): void;
   /** Only who was alive without a gap for a whole lease may declare others dead: nobody is judged right after an outage. */
   mayJudge(): boolean;
+  /** Monotonic milliseconds just before the last confirmed heartbeat was sent. */
+  readonly confirmedAt: number;
   readonly state: string;
   readonly draining: boolean;
   drain(): void;
@@ -41,6 +48,8 @@ export interface Membership {
 }
 
 const FIRST_REGISTRATION_PAUSE = 200;
+/** Milliseconds between a heartbeat that was not answered and the next: a lease is not to lapse over a slow answer. */
+const REPEATED_HEARTBEAT = 500;
 
 /** Joins the workers of a store. Resolves when this worker is registered; keeps trying while the store is silent. */
 export async function startMembership(options: MembershipOptions): Promise<Membership> {
@@ -52,6 +61,10 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
   /** Since when heartbeats have been confirmed without a gap. */
   let steadySince = Number.POSITIVE_INFINITY;
   let registered = Promise.withResolvers<void>();
+  /** Times the lease was doubted, and how many of them a heartbeat has settled that was sent after them. */
+  let doubts = 0;
+  let settled = 0;
+  let unanswered = false;
   let stopping: Promise<void> | null = null;
   const stopped = Promise.withResolvers<void>();
 
@@ -59,7 +72,9 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
   const confirm = (sentAt: number) => {
     if (!fresh()) steadySince = sentAt;
     confirmedAt = sentAt;
+    unanswered = false;
   };
+  const mayStart = () => fresh() && settled === doubts;
 
   /** Id that was announced last: once is enough for each. */
   let announced = '';
@@ -83,6 +98,7 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
     const answer = await store.register({ id, internalUrl, livenessPath, version, leaseMs: deadlines.lease });
     if (answer.verdict === 'ok') {
       confirm(sentAt);
+      settled = doubts;
       options.onRegistered?.(id);
       registered.resolve();
       actor.send({ type: 'registration.confirmed' });
@@ -95,15 +111,19 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
   async function beat(): Promise<void> {
     const mine = id;
     const sentAt = clock.now();
-    const answer = await store.heartbeat(
-      mine,
-      actor.state.startsWith('draining') ? 'draining' : 'serving',
-      deadlines.lease,
-    );
+    const settles = doubts;
+    const { internalUrl, livenessPath, version } = options;
+    const state = actor.state.startsWith('draining') ? 'draining' : 'serving';
+    const answer = await store.heartbeat(mine, state, deadlines.lease, { internalUrl, livenessPath, version });
     if (mine !== id) return;
+    unanswered = answer.verdict !== 'ok';
     if (answer.verdict === 'ok') {
+      if (answer.restored) log.warn({ worker: id }, 'the database had lost the row of this worker: it is restored');
       confirm(sentAt);
+      settled = settles;
       actor.send({ type: 'heartbeat.confirmed' });
+      // Doubted while it was under way: it has settled nothing.
+      if (settled < doubts) actor.send({ type: 'heartbeat.wanted' });
     } else if (answer.verdict === 'dead') actor.send({ type: 'heartbeat.answered_dead' });
     else actor.send({ type: 'heartbeat.unanswered' });
   }
@@ -125,7 +145,8 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
       input: undefined as never,
       clock,
       durations(name) {
-        if (name === 'heartbeat') return deadlines.heartbeat;
+        if (name === 'heartbeat')
+          return unanswered ? Math.min(REPEATED_HEARTBEAT, deadlines.heartbeat) : deadlines.heartbeat;
         // The drain itself ends by its own deadline; this one only makes sure that a worker cannot drain for ever.
         return name === 'drainLimit' ? deadlines.drain * 2 + 10_000 : FIRST_REGISTRATION_PAUSE;
       },
@@ -149,8 +170,15 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
     get id() {
       return id;
     },
-    mayStart: fresh,
+    mayStart,
+    doubt() {
+      doubts += 1;
+      actor.send({ type: 'heartbeat.wanted' });
+    },
     mayJudge: () => fresh() && clock.now() - steadySince >= deadlines.lease,
+    get confirmedAt() {
+      return confirmedAt;
+    },
     get state() {
       return actor.state;
     },

@@ -12,7 +12,7 @@ export interface PeersOptions {
   random(): number;
 }
 
-/** Addresses kept; ids are never used twice, so what is known of one stays true. */
+/** Addresses kept; ids are never used twice, so what is known of one stays true. One that is not known is asked for again. */
 const REMEMBERED = 1_000;
 
 /** The other workers of the store. */
@@ -25,13 +25,13 @@ export function createPeers({ store, forwarder, me, mayJudge, random }: PeersOpt
     const row = (await store.workers()).find(({ id }) => id === workerId);
     if (!row) return null;
     if (known.size >= REMEMBERED) known.clear();
-    known.set(workerId, row.internalUrl);
+    if (row.internalUrl !== null) known.set(workerId, row.internalUrl);
     return row.internalUrl;
   }
 
   return {
-    forward: ({ workerId, url, ...hop }, request, sink, onAccepted) =>
-      forwarder.forward({ workerId, url }, hop, request, sink, onAccepted),
+    forward: ({ workerId, url, ...hop }, request, sink, waiting) =>
+      forwarder.forward({ workerId, url }, hop, request, sink, waiting),
     async serving() {
       const others = (await store.workers()).flatMap(({ id, state, internalUrl, leaseLeftMs }) =>
         id !== me() && state === 'serving' && internalUrl !== null && leaseLeftMs > 0
@@ -48,6 +48,6 @@ export function createPeers({ store, forwarder, me, mayJudge, random }: PeersOpt
         )
         .catch(() => {});
     },
-    judge: createJudge({ store, mayJudge }),
+    ...createJudge({ store, mayJudge }),
   };
 }

@@ -1,4 +1,4 @@
-import type { Repeated, SessionRow, TurnRow } from '../store/port.ts';
+import { type Repeated, type SessionRow, type TurnRow, UNKNOWN_VERSION } from '../store/port.ts';
 import type { AttemptFact, Evidence, Facts, LocalSession } from './types.ts';
 
 /** By which evidence a session was found, strongest first. */
@@ -7,10 +7,11 @@ export type FoundBy = 'anchor' | 'token' | 'hard_key' | 'prefix';
 /**
  * What can be said of a session's owner.
  * `answers`: another live worker that can be asked. `silent`: another worker, not stored as dead, that cannot be
- * asked (unreachable, lease run out, no address). `unrecorded`: another worker without a row, so that nobody can have
- * stored its death: just as silent. `denies`: another live worker that says it runs no actor of the session.
+ * asked (it cannot be reached, or has no address). `overdue`: its lease has run out, and its death is not stored yet.
+ * `unrecorded`: another worker without a row of its own, so that nobody can have stored its death. `denies`: another live
+ * worker that says it runs no actor of the session.
  */
-export type OwnerStanding = 'nobody' | 'me' | 'dead' | 'answers' | 'silent' | 'unrecorded' | 'denies';
+export type OwnerStanding = 'nobody' | 'me' | 'dead' | 'answers' | 'silent' | 'overdue' | 'unrecorded' | 'denies';
 
 /** A session the request may belong to, with everything the rows ask about it. */
 export interface Candidate {
@@ -63,11 +64,12 @@ function standing(session: SessionRow, { me, rows, attempts }: Facts): OwnerStan
   if (id === null) return 'nobody';
   if (id === me) return 'me';
   const worker = rows.owners.get(id);
-  if (!worker) return 'unrecorded';
-  if (worker.state === 'dead') return 'dead';
+  if (worker?.state === 'dead') return 'dead';
+  if (!worker || worker.version === UNKNOWN_VERSION) return 'unrecorded';
   if (attempts.some((attempt) => denied(attempt, session))) return 'denies';
   if (attempts.some((attempt) => attempt.kind === 'unreachable' && attempt.workerId === id)) return 'silent';
-  return worker.internalUrl === null || worker.leaseLeftMs < 0 ? 'silent' : 'answers';
+  if (worker.leaseLeftMs < 0) return 'overdue';
+  return worker.internalUrl === null ? 'silent' : 'answers';
 }
 
 function liveActor(session: SessionRow, owner: OwnerStanding, facts: Facts): LocalSession | null {

@@ -10,15 +10,18 @@ export interface ClaimerOptions {
   clock: Clock;
   deadlines: Pick<Config['deadlines'], 'startWait'>;
   me(): string;
+  /** The store says that this worker may not act: its row may be lost, which its next heartbeat shows and mends. */
+  doubt(): void;
 }
 
-export type Claimed = { row: SessionRow; head: TurnRow | null } | AttemptFact;
+/** `fenced`: this worker may not claim now. */
+export type Claimed = { row: SessionRow; head: TurnRow | null } | AttemptFact | 'fenced';
 
 /** Milliseconds between two repetitions of an unanswered call. */
 const REPEAT = 100;
 
 /** Takes over a session: a new epoch under a new nonce, or the fact that somebody else was there. */
-export function createClaimer({ store, clock, deadlines, me }: ClaimerOptions) {
+export function createClaimer({ store, clock, deadlines, me, doubt }: ClaimerOptions) {
   /** Repeats a call, unchanged, until the store answers it or the start wait is over. */
   async function answered<V extends object>(
     call: () => Promise<Answer<V>>,
@@ -69,14 +72,15 @@ export function createClaimer({ store, clock, deadlines, me }: ClaimerOptions) {
       case 'lost_race':
         return { kind: 'lost_race', sessionId: row.id };
       case 'fenced':
-        throw new BridgeError('bridge_lease_lapsed');
+        doubt();
+        return 'fenced';
       case 'rejected':
         throw new BridgeError('bridge_store_rejected', { cause: answer.reason });
     }
   }
 
   return {
-    /** Throws `BridgeError` when this worker may not claim, `StoreUnavailable` when nobody answers. */
+    /** Throws `BridgeError` when the store refuses the call, `StoreUnavailable` when nobody answers. */
     claim,
     /**
      * This worker is asked for a session that it owns and does not run. Before it says so, a turn that is active there

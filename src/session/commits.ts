@@ -20,13 +20,26 @@ export interface CommitFacts {
   socketOpen(): boolean;
   /** @param leaseLeftMs what the store said is left of the worker's lease */
   leaseValid(leaseLeftMs: number): boolean;
+  /**
+   * Asks for a heartbeat where the lease is all that is missing, or where the worker's own row may be.
+   *
+   * @param fenced the store said that this worker does not own the session, or is none
+   * @returns false when a heartbeat could change nothing
+   */
+  renew(fenced: boolean): boolean;
 }
 
 export type CommitReply = { event: SessionEvent } | { unknown: string };
 
-const started = (facts: CommitFacts, leaseLeftMs: number): CommitReply => ({
-  event: { type: 'store.started', socketOpen: facts.socketOpen(), leaseValid: facts.leaseValid(leaseLeftMs) },
-});
+/** A late heartbeat is no lost lease: the start is asked again, and answered as made, once the lease is renewed. */
+const started = (facts: CommitFacts, leaseLeftMs: number): CommitReply => {
+  const leaseValid = facts.leaseValid(leaseLeftMs);
+  if (!leaseValid && facts.renew(false)) return { unknown: 'the lease is being renewed' };
+  return { event: { type: 'store.started', socketOpen: facts.socketOpen(), leaseValid } };
+};
+
+const fenced = (facts: CommitFacts, event: SessionEvent): CommitReply =>
+  facts.renew(true) ? { unknown: "the worker's row is being looked at" } : { event };
 
 const noVerdict = (
   answer: Extract<Answer<never>, { reason: string }>,
@@ -91,8 +104,9 @@ export function createCommits(
         case 'ok':
         case 'already':
           return started(facts, answer.leaseLeftMs);
-        case 'key_taken':
         case 'fenced':
+          return fenced(facts, { type: 'store.not_created' });
+        case 'key_taken':
           return { event: { type: 'store.not_created' } };
         default:
           return noVerdict(answer, false, onRejected);
@@ -109,8 +123,9 @@ export function createCommits(
           return { event: { type: 'store.head_moved' } };
         case 'busy':
           return { event: { type: 'store.busy' } };
-        case 'ended':
         case 'fenced':
+          return fenced(facts, { type: 'store.fenced' });
+        case 'ended':
           return { event: { type: 'store.fenced' } };
         default:
           return noVerdict(answer, true, onRejected);

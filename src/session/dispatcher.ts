@@ -12,12 +12,13 @@ import { createDecider } from './facts.ts';
 import type { IncomingHop, Peers } from './peers.ts';
 import type { ClientSink, TurnRequest } from './port.ts';
 import { type Lease, type Quota, tenantBusy } from './quota.ts';
+import { createRest } from './rest.ts';
 import type { Roster } from './roster.ts';
 import { createSession, type Session, type SessionBirth, type SessionDeps } from './session.ts';
 import { createTurn, type Turn } from './turn.ts';
 
-/** A request is resolved at most this often: every failed attempt is a fact for the next one. */
-const MAX_RESOLUTIONS = 3;
+/** Attempts of one request that may fail because the conversation moved meanwhile. */
+const MAX_CONFLICTS = 3;
 
 /** How long the close of a connection may be overtaken by the repeat of its request, milliseconds. */
 const OVERTAKEN_MS = 1_000;
@@ -36,6 +37,8 @@ export interface DispatcherDeps {
   classify(request: TurnRequest): Evidence;
   /** Called once per turn when its client has its answer. */
   onFinished(turn: Turn, session: Session | null): void;
+  /** It leaves, and takes nothing in that no other worker can be given. */
+  refusing?(): boolean;
   /** Called whenever a turn is given to a session, before the session does anything with it. */
   onPlaced?(turn: Turn, session: Session): void;
   inspect?: Inspect;
@@ -54,7 +57,8 @@ export interface Dispatcher {
   readonly inFlight: number;
 }
 
-type Carried = 'placed' | AttemptFact;
+/** `again`: nothing was learned, and nothing but time may change it. */
+type Carried = 'placed' | 'again' | AttemptFact;
 
 export function createDispatcher(deps: DispatcherDeps): Dispatcher {
   const { store, roster, config, clock, ids, peers, quota } = deps;
@@ -64,6 +68,8 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
   const places = new WeakMap<Turn, Session>();
   const holds = new Map<Turn, () => void>();
   const hops = new Map<Turn, IncomingHop>();
+  /** Turns in hand for other workers, by their ids. */
+  const fromPeers = new Map<string, Turn>();
   const leases = new Map<Turn, Lease>();
   const creating = createCreatingKeys();
   const decide = createDecider({
@@ -74,10 +80,57 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
     graceMs: deadlines.grace,
     shared: deps.shared,
   });
-  const claimer = createClaimer({ store, clock, deadlines, me: () => worker.id });
-  const elsewhere = createElsewhere({ store, clock, deadlines, peers, onAccepted: (turn) => holds.get(turn)?.() });
+  const claimer = createClaimer({ store, clock, deadlines, me: () => worker.id, doubt: worker.doubt });
+  const rest = createRest(clock, deadlines);
+  const elsewhere = createElsewhere({
+    store,
+    clock,
+    deadlines,
+    peers,
+    rest,
+    onAccepted: (turn) => holds.get(turn)?.(),
+  });
 
   function accept(request: TurnRequest, sink: ClientSink, hop?: IncomingHop, given?: Lease): void {
+    if (hop && (hop.attempt > 0 || fromPeers.has(hop.turnId))) return void takeUp(request, sink, hop);
+    admit(request, sink, hop, given);
+  }
+
+  /**
+   * Another worker asks for a turn that it has sent before and does not know the fate of. What was begun is taken up, what
+   * was not is begun, and what has ended and is kept no more is never run again.
+   */
+  async function takeUp(request: TurnRequest, sink: ClientSink, hop: IncomingHop): Promise<void> {
+    const { turnId, attempt } = hop;
+    const inHand = fromPeers.get(turnId);
+    if (inHand) {
+      // Copies may arrive in any order: only the sender's latest hop still has its ear.
+      const earlier = hops.get(inHand);
+      if (!earlier || earlier.attempt >= attempt) return hop.notOwner();
+      hops.set(inHand, hop);
+      const place = places.get(inHand);
+      const isCurrent = place?.attachable === inHand;
+      if (isCurrent ? place.reattach(sink) : inHand.stream.complete) {
+        listen(inHand, sink);
+        if (!isCurrent) inHand.stream.attach(sink);
+      } else sink.fail(new BridgeError('bridge_owner_lost'));
+      return;
+    }
+    for (const session of roster.all()) {
+      const ended = session.attachable;
+      if (ended?.id !== turnId || !session.reattach(sink)) continue;
+      return listen(ended, sink);
+    }
+    try {
+      if ((await store.turn(turnId)) !== null) return sink.fail(new BridgeError('bridge_owner_lost'));
+    } catch (error) {
+      return sink.fail(asBridgeError(error));
+    }
+    if (fromPeers.has(turnId)) return takeUp(request, sink, hop);
+    admit(request, sink, hop);
+  }
+
+  function admit(request: TurnRequest, sink: ClientSink, hop?: IncomingHop, given?: Lease): void {
     let lease: Lease;
     try {
       // What another worker forwards was counted there against the requests a minute.
@@ -105,11 +158,21 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
       throw error;
     }
     leases.set(turn, lease);
-    if (hop) hops.set(turn, hop);
+    if (hop) {
+      hops.set(turn, hop);
+      fromPeers.set(turn.id, turn);
+    }
     const stopHold = clock.after(deadlines.requestHold, () => holdExpired(turn));
     holds.set(turn, stopHold);
     listen(turn, sink);
-    void dispatch(turn);
+    void (deps.refusing?.() && !hop ? dispatchLast(turn) : dispatch(turn));
+  }
+
+  /** The worker takes nothing new in: what comes all the same is given to one that stays. */
+  async function dispatchLast(turn: Turn): Promise<void> {
+    const peer = await peers.serving().catch(() => null);
+    if (peer === null) return turn.fail(new BridgeError('bridge_draining'));
+    return dispatch(turn);
   }
 
   function listen(turn: Turn, sink: ClientSink): void {
@@ -127,6 +190,8 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
     holds.get(turn)?.();
     holds.delete(turn);
     hops.delete(turn);
+    if (fromPeers.get(turn.id) === turn) fromPeers.delete(turn.id);
+    elsewhere.ended(turn);
     leases.get(turn)?.end();
     leases.delete(turn);
     deps.onFinished(turn, places.get(turn) ?? null);
@@ -160,16 +225,16 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
     try {
       if (turn.evidence.repeats) await readerGone(turn);
       while (!turn.stream.finished) {
-        if (turn.resolutions >= MAX_RESOLUTIONS) return turn.fail(new BridgeError('bridge_conflict'));
+        if (turn.conflicts >= MAX_CONFLICTS) return turn.fail(new BridgeError('bridge_conflict'));
         turn.resolutions += 1;
         await creating.settled(turn.evidence);
-        const decision = await quota.read(turn.evidence.scope, async () =>
-          turn.stream.finished ? null : await decide(turn),
-        );
-        if (decision === null || turn.stream.finished) return;
-        const carried = await carryOut(turn, decision);
+        const carried = await patiently(turn, () => attempt(turn));
         if (carried === 'placed') return;
-        turn.attempts.push(carried);
+        if (carried !== 'again') learn(turn, carried);
+        if (await rest(turn)) continue;
+        if (!turn.stream.finished) {
+          turn.fail(new BridgeError(turn.maybeAt === null ? 'bridge_hold_expired' : 'bridge_owner_lost'));
+        }
       }
     } catch (error) {
       if (!(error instanceof BridgeError || error instanceof StoreUnavailable)) {
@@ -177,6 +242,49 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
       }
       turn.fail(asBridgeError(error));
     }
+  }
+
+  /** What a failed attempt taught. Where the conversation itself moved, it is not chased for ever. */
+  function learn(turn: Turn, fact: AttemptFact): void {
+    turn.attempts.push(fact);
+    if (fact.kind !== 'unreachable' && fact.kind !== 'not_owner') turn.conflicts += 1;
+  }
+
+  async function attempt(turn: Turn): Promise<Carried> {
+    const decision = await quota.read(turn.evidence.scope, async () =>
+      turn.stream.finished ? null : await decide(turn),
+    );
+    return decision === null || turn.stream.finished ? 'placed' : carryOut(turn, decision);
+  }
+
+  /**
+   * A store that is slow is not down: as long as it confirms this worker's heartbeats, what it did not answer is looked at
+   * again. Throws `StoreUnavailable` once it has been silent for `startWait` and this worker's lease is in doubt.
+   */
+  async function patiently(turn: Turn, act: () => Promise<Carried>): Promise<Carried> {
+    const askedAt = clock.now();
+    try {
+      const carried = await act();
+      turn.silentSince = null;
+      return carried;
+    } catch (error) {
+      if (!(error instanceof StoreUnavailable)) throw error;
+      turn.silentSince = Math.max(turn.silentSince ?? askedAt, worker.confirmedAt);
+      if (clock.now() - turn.silentSince >= deadlines.startWait && !worker.mayStart()) throw error;
+      return 'again';
+    }
+  }
+
+  /** Only a worker whose lease is certain acts on what it decided; one whose heartbeat is merely late asks for it. */
+  function leaseInDoubt(turn: Turn): boolean {
+    if (worker.mayStart()) {
+      turn.lapsedSince = null;
+      return false;
+    }
+    turn.lapsedSince ??= clock.now();
+    if (clock.now() - turn.lapsedSince >= deadlines.startWait) throw new BridgeError('bridge_lease_lapsed');
+    worker.doubt();
+    return true;
   }
 
   async function carryOut(turn: Turn, decision: Decision): Promise<Carried> {
@@ -193,6 +301,7 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
       const went = await elsewhere.giveAway(turn);
       if (went !== null) return went === 'done' ? 'placed' : went;
     }
+    if (acting.has(decision.do) && leaseInDoubt(turn)) return 'again';
     switch (decision.do) {
       case 'refuse': {
         const { retryAfterSeconds, param } = decision;
@@ -213,11 +322,13 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
         return takeOver(turn, decision);
       case 'reattach':
         return reattach(turn, decision.sessionId, decision.epoch);
-      default:
-        if (!(await elsewhere.mayRunHere(turn, decision))) return 'placed';
+      default: {
+        const may = await elsewhere.mayRunHere(turn, null);
+        if (may !== 'yes') return may === 'no' ? 'placed' : 'again';
         if (decision.do === 'create') return create(turn, decision);
         if (decision.do === 'supersede') roster.exact(decision.sessionId, decision.epoch)?.supersede();
         return submit(turn, decision.sessionId, decision.epoch);
+      }
     }
   }
 
@@ -245,12 +356,17 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
     if (room instanceof BridgeError) return busy(turn, room);
     try {
       const { ownerWorkerId, id } = decision.session;
+      if (turn.maybeAt !== null && turn.maybeAt.sessionId !== id) {
+        const may = await elsewhere.mayRunHere(turn, null);
+        if (may !== 'yes') return may === 'no' ? 'placed' : 'again';
+      }
       const nonce = ids.uuid();
       const claimed = await claimer.claim(decision, nonce);
+      if (claimed === 'fenced') return 'again';
       if ('kind' in claimed) return claimed;
       if (ownerWorkerId !== null && ownerWorkerId !== worker.id)
         peers.tellClaimed(ownerWorkerId, id, claimed.row.epoch);
-      if (!(await elsewhere.mayRunHere(turn, decision)) || turn.stream.finished) return 'placed';
+      if ((await elsewhere.mayRunHere(turn, id)) !== 'yes' || turn.stream.finished) return 'placed';
       // Between the claim and here another request may have claimed it anew: that one's actor is the session now.
       if ((roster.get(id)?.epoch ?? 0) >= claimed.row.epoch) return { kind: 'lost_race', sessionId: id };
       open(turn, { kind: 'claimed', ...claimed, nonce });
@@ -298,13 +414,13 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
 
   function returnTurn(turn: Turn, fact: AttemptFact | null): void {
     places.delete(turn);
-    if (fact) turn.attempts.push(fact);
+    if (fact) learn(turn, fact);
     turn.parent = null;
     turn.parentLine = null;
     turn.history = null;
     // The client left while its turn was in hand: the event was waiting when the session had to let go of it.
     if (!turn.stream.attached) return turn.fail(new BridgeError('bridge_turn_cancelled'));
-    void dispatch(turn);
+    void rest(turn).then(() => dispatch(turn));
   }
 
   const onIdle = (session: Session) => roster.rests(session);
@@ -326,6 +442,9 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
     },
   };
 }
+
+/** Decisions that start something here, or take something over. */
+const acting: ReadonlySet<Decision['do']> = new Set(['create', 'claim', 'use', 'queue', 'supersede']);
 
 /** What a worker may do for a request that another one sent: never forward it on, and claim only when asked to place it. */
 function mayServe(hop: IncomingHop, decision: Decision): boolean {

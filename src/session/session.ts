@@ -46,7 +46,15 @@ export interface SessionDeps {
   /** Uniform in [0, 1). */
   random(): number;
   /** The worker identity of this moment and whether it may still send. */
-  worker: { readonly id: string; mayStart(): boolean; mayJudge(): boolean; readonly draining: boolean };
+  worker: {
+    readonly id: string;
+    mayStart(): boolean;
+    mayJudge(): boolean;
+    doubt(): void;
+    /** Monotonic milliseconds just before the last confirmed heartbeat was sent. */
+    readonly confirmedAt: number;
+    readonly draining: boolean;
+  };
   /** Issues the turn-state token; called only once the session's row is durable. */
   issueToken(sessionId: string, epoch: number, turn: Turn): string;
   /** What upstreams have turned out to be unable to do. */
@@ -160,6 +168,8 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
   let token: string | null = null;
   let orphanId: string | null = null;
   let rejection = '';
+  /** When the store first refused the present start as not this worker's. */
+  let fencedAt: number | null = null;
   const turnState = createUpstreamTurnState();
   const signals = createAnswerSignals();
 
@@ -297,6 +307,17 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     {
       socketOpen: () => socket.open,
       leaseValid: (left) => left >= config.deadlines.leaseMargin && maySend(),
+      renew(fenced) {
+        // An identity that is dead cannot be renewed, and a fence that stands after a heartbeat is one.
+        const settled = fenced ? fencedAt !== null && deps.worker.confirmedAt >= fencedAt && maySend() : maySend();
+        if (!ownsWorkerId() || settled) {
+          fencedAt = null;
+          return false;
+        }
+        if (fenced) fencedAt ??= clock.now();
+        deps.worker.doubt();
+        return true;
+      },
     },
     (reason) => {
       rejection = reason.slice(0, 300);
@@ -491,12 +512,21 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
 
   /** A store that cannot be reached has not answered; anything else that is thrown is a verdict. */
   async function commit(effect: Effect): Promise<CommitReply> {
+    const askedAt = clock.now();
     try {
-      return await ask(effect);
+      const reply = await ask(effect);
+      if ('unknown' in reply) bearWithStore(askedAt);
+      return reply;
     } catch (error) {
-      if (error instanceof StoreUnavailable) return { unknown: error.message };
-      throw error;
+      if (!(error instanceof StoreUnavailable)) throw error;
+      bearWithStore(askedAt);
+      return { unknown: error.message };
     }
+  }
+
+  /** A store that has confirmed a heartbeat meanwhile is slow, not silent: the wait for the start begins again. */
+  function bearWithStore(askedAt: number): void {
+    if (deps.worker.confirmedAt >= askedAt) actor.touch('startWait');
   }
 
   async function ask({ type }: Effect): Promise<CommitReply> {

@@ -50,10 +50,22 @@ export interface Turn {
   /** Facts learned by failed placements; the resolver reads them. */
   readonly attempts: AttemptFact[];
   resolutions: number;
+  /** Attempts that failed because the conversation moved meanwhile. */
+  conflicts: number;
+  /** Waits between two attempts to place it. */
+  rests: number;
+  /** Hops to other workers. */
+  hops: number;
   outcome: Outcome;
 
-  /** Another worker may have started this turn: it may run here only once that is known not to be so. */
-  maybeStarted: boolean;
+  /** Another worker may have started this turn there: it may run here only once that is known not to be so. */
+  maybeAt: { workerId: string; sessionId: string | null; epoch: number | null } | null;
+  /** Monotonic milliseconds since when a silent owner is waited for. */
+  awaitedSince: number | null;
+  /** Monotonic milliseconds since when this worker's own lease is in doubt. */
+  lapsedSince: number | null;
+  /** Monotonic milliseconds since when the store has answered nothing that was asked for it. */
+  silentSince: number | null;
 
   /** Session that the request's hard key names, by the rows read last. */
   namedByKey: string | null;
@@ -116,7 +128,9 @@ export interface Turn {
   /** Ends the turn with an error of the bridge, unless it has ended. */
   fail(error: BridgeError): void;
   /** Another worker has given its client everything. */
-  served(): void;
+  served(terminal: TurnEnd): void;
+  /** Drops what failed attempts taught, where it may not be so any more. */
+  forget(outdated: (fact: AttemptFact) => boolean): void;
   /** Its client reads another turn's stream from now on: nothing more is said here. */
   handOver(): void;
   /**
@@ -197,8 +211,14 @@ export function createTurn(options: TurnOptions): Turn {
     actor,
     attempts: [],
     resolutions: 0,
+    conflicts: 0,
+    rests: 0,
+    hops: 0,
     outcome: 'refused',
-    maybeStarted: false,
+    maybeAt: null,
+    awaitedSince: null,
+    lapsedSince: null,
+    silentSince: null,
     namedByKey: null,
     items: request.items,
     anchor: null,
@@ -252,9 +272,14 @@ export function createTurn(options: TurnOptions): Turn {
       const { state: end } = turn.ending;
       endAfter(end, () => turn.stream.finish({ kind: 'fail', error }));
     },
-    served() {
+    served(terminal) {
+      turn.ending ??= { state: terminal, terminal: null, fault: null, answer: null, error: null };
       turn.stream.abandon();
-      finish('completed');
+      finish(terminal);
+    },
+    forget(outdated) {
+      const kept = turn.attempts.filter((fact) => !outdated(fact));
+      turn.attempts.splice(0, turn.attempts.length, ...kept);
     },
     handOver() {
       turn.stream.abandon();

@@ -32,7 +32,15 @@ export interface WorkerRow {
   version: string;
   /** Milliseconds until its heartbeat expires, by the store's clock when the row was read; may be negative. */
   leaseLeftMs: number;
+  /**
+   * When its heartbeat expires, by the store's clock: another value says that the lease was renewed, and nothing else may
+   * be read from it. Only `workers` gives it.
+   */
+  leaseUntilMs?: number;
 }
+
+/** Version of a worker whose row others have made, because they met its id and found no row of it. */
+export const UNKNOWN_VERSION = 'unknown';
 
 export interface SessionRow {
   id: string;
@@ -253,8 +261,14 @@ export type ClaimVerdict =
 export type ReleaseVerdict = { verdict: 'ok' | 'already' | 'busy' | 'fenced' };
 /** Close deletes the session's keys in the same statement; a session with an active turn answers `busy`. */
 export type CloseVerdict = { verdict: 'ok' | 'already' | 'busy' | 'fenced' };
-/** `dead`: this worker has been declared dead (or its row is missing) and must take a new id. */
-export type HeartbeatVerdict = { verdict: 'ok' } | { verdict: 'dead' };
+/**
+ * `dead`: this worker has been declared dead, or its row is missing and was not to be restored: it must take a new id.
+ * `restored`: the row was missing, or one that others had made for a worker they knew nothing of.
+ */
+export type HeartbeatVerdict = { verdict: 'ok'; restored?: true } | { verdict: 'dead' };
+
+/** What a worker's row says of it, beside its state and its lease. */
+export type Registration = Pick<WorkerRow, 'internalUrl' | 'livenessPath' | 'version'>;
 
 export interface Lookup {
   scope: string;
@@ -321,10 +335,21 @@ export interface WorkerRegistry {
     version: string;
     leaseMs: number;
   }): Promise<Answer<{ verdict: 'ok' }>>;
-  /** Extends the lease unless the row is dead or missing. Uses a connection of its own. */
-  heartbeat(id: string, state: 'serving' | 'draining', leaseMs: number): Promise<Answer<HeartbeatVerdict>>;
-  /** Stores the death of a worker whose heartbeat has expired, and only then. */
-  declareExpired(id: string): Promise<Answer<{ verdict: 'dead' | 'alive' | 'missing' }>>;
+  /**
+   * Extends the lease unless the row is dead. A row that a failover has lost is restored from `registration`. Uses a
+   * connection of its own.
+   */
+  heartbeat(
+    id: string,
+    state: 'serving' | 'draining',
+    leaseMs: number,
+    registration?: Registration,
+  ): Promise<Answer<HeartbeatVerdict>>;
+  /**
+   * Stores the death of a worker whose heartbeat has expired, and only then. A worker without a row is given one of
+   * version `unknown` with a full lease, and is judged by that from then on.
+   */
+  declareExpired(id: string): Promise<Answer<{ verdict: 'dead' | 'alive' }>>;
   /** Stores a death that is known for certain (own exit, reaped child, refused liveness socket). */
   declareDead(id: string): Promise<Answer<{ verdict: 'dead' }>>;
   workers(): Promise<readonly WorkerRow[]>;

@@ -99,6 +99,7 @@ export const turnModel: MachineModel<TurnMachine> = {
 };
 
 const workerEvents: WorkerEvent['type'][] = [
+  'heartbeat.wanted',
   'registration.confirmed',
   'registration.failed',
   'heartbeat.confirmed',

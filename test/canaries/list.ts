@@ -12,6 +12,7 @@ const store = ['test/store/postgres.test.ts', 'test/store/races.test.ts'];
 const memory = ['test/store/memory.test.ts'];
 const bridge = ['test/bridge/store-trouble.test.ts', 'test/bridge/recovery.test.ts', 'test/bridge/retries.test.ts'];
 const quota = ['test/hostile/fairness/quota.test.ts'];
+const slow = ['test/forward/exchange.test.ts', 'test/cluster/slow.test.ts'];
 const tenants = ['test/hostile/fairness/tenants.test.ts'];
 
 export const canaries: readonly Canary[] = [
@@ -101,14 +102,14 @@ export const canaries: readonly Canary[] = [
   },
   {
     name: 'a heartbeat brings the dead back',
-    file: 'src/store/migrations/fence/heartbeat.ts',
-    find: " where id = p_id and state <> 'dead';",
-    replace: ' where id = p_id;',
+    file: 'src/store/migrations/lost-rows.ts',
+    find: "where id = p_id and w.state <> 'dead'",
+    replace: 'where id = p_id',
     tests: store,
   },
   {
     name: 'a live worker is declared dead',
-    file: 'src/store/migrations/fence/declare-expired.ts',
+    file: 'src/store/migrations/lost-rows.ts',
     find: "and state <> 'dead' and heartbeat_expires_at < now();",
     replace: "and state <> 'dead';",
     tests: store,
@@ -956,5 +957,83 @@ export const canaries: readonly Canary[] = [
     find: 'if (turn.evidence.repeats) await readerGone(turn);',
     replace: '',
     tests: ['test/bridge/repeats.test.ts'],
+  },
+  // Slow is not dead: what may be concluded from silence, and what becomes of rows that were lost.
+  {
+    name: 'a peer that is slow to accept is given up',
+    file: 'src/cluster/forward/exchange.ts',
+    find: "if (standing === 'slow') watch(deadlines.ownerPoll);\n    else lost(",
+    replace: 'lost(',
+    tests: slow,
+  },
+  {
+    name: 'a peer that stands still counts as unreachable',
+    file: 'src/cluster/judge.ts',
+    find: 'if (until !== null && row.leaseUntilMs !== until) renewals += 1;',
+    replace: 'renewals += 1;',
+    tests: slow,
+  },
+  {
+    name: 'an owner whose heartbeat is late loses what is idle',
+    file: 'src/resolve/rows/row.ts',
+    find: "if (live || owner === 'answers' || isLate(owner)) return false;",
+    replace: "if (live || owner === 'answers') return false;",
+    tests: ['test/resolve/ownership.test.ts', 'test/resolve/exhaustive.test.ts'],
+  },
+  {
+    name: 'an anchor that a late owner may know is called unknown',
+    file: 'src/resolve/rows/admission.ts',
+    find: "busy && (owner === 'silent' || isLate(owner))",
+    replace: "busy && owner === 'silent' && isLate(owner)",
+    tests: ['test/resolve/evidence.test.ts'],
+  },
+  {
+    name: 'a lost row stays lost',
+    file: 'src/cluster/membership.ts',
+    find: 'deadlines.lease, { internalUrl, livenessPath, version });',
+    replace: 'deadlines.lease, undefined && { internalUrl, livenessPath, version });',
+    tests: ['test/cluster/membership.test.ts', ...slow],
+  },
+  {
+    name: 'restoring a row brings the dead back',
+    file: 'src/store/migrations/lost-rows.ts',
+    find: "       where w.state <> 'dead';",
+    replace: '       where true;',
+    tests: store,
+  },
+  {
+    name: 'an owner without a row is never judged',
+    file: 'src/cluster/judge.ts',
+    find: '      await store.declareExpired(workerId);\n      return null;',
+    replace: '      return null;',
+    tests: ['test/cluster/judge.test.ts'],
+  },
+  {
+    name: 'a request that waits for an owner is looked up without a pause',
+    file: 'src/session/rest.ts',
+    find: 'if (ms > 0) await',
+    replace: 'if (ms < 0) await',
+    tests: slow,
+  },
+  {
+    name: 'a turn whose hop was cut is not asked for again',
+    file: 'src/session/elsewhere.ts',
+    find: 'if (again) continue;',
+    replace: 'if (again && turn.hops < 0) continue;',
+    tests: slow,
+  },
+  {
+    name: 'a worker acts while its lease is in doubt',
+    file: 'src/session/dispatcher.ts',
+    find: "if (acting.has(decision.do) && leaseInDoubt(turn)) return 'again';",
+    replace: "if (acting.has(decision.do) && turn.rests < 0 && leaseInDoubt(turn)) return 'again';",
+    tests: slow,
+  },
+  {
+    name: 'a forwarded turn is logged as cancelled',
+    file: 'src/session/turn.ts',
+    find: 'turn.ending ??= { state: terminal, terminal: null,',
+    replace: "turn.ending ??= { state: 'cancelled', terminal: null,",
+    tests: slow,
   },
 ];

@@ -6,6 +6,8 @@ export interface CampaignOptions {
   size: 'short' | 'full';
   /** Only scenarios whose name contains this. */
   only: string;
+  /** Restarts of the starved scenario; null: as its form says. */
+  restarts?: number | null;
   verbose: boolean;
 }
 
@@ -21,7 +23,7 @@ const percentile = (values: readonly number[], p: number) => {
 };
 
 /** Runs the scenarios one after another, each with workers and a database of its own, and prints what came of them. */
-export async function runCampaign({ seed, size, only, verbose }: CampaignOptions): Promise<Verdict[]> {
+export async function runCampaign({ seed, size, only, restarts = null, verbose }: CampaignOptions): Promise<Verdict[]> {
   console.log(`seed ${seed}, ${size} form`);
   const verdicts: Verdict[] = [];
   const database = await ownDatabase();
@@ -42,11 +44,11 @@ export async function runCampaign({ seed, size, only, verbose }: CampaignOptions
     for (const each of scenarios) {
       if ((size === 'short' && !each.short && only === '') || !each.name.includes(only)) continue;
       const startedAt = performance.now();
-      const report = await each.run({ seed, size, verbose, databaseUrl: fresh });
+      const report = await each.run({ seed, size, restarts, verbose, databaseUrl: fresh });
       const { tally, broken } = report;
       const ok = tally.wrong === 0 && tally.badTerminals === 0 && tally.lost.length === 0 && broken.length === 0;
       verdicts.push({ ...report, ok, seconds: (performance.now() - startedAt) / 1_000 });
-      if (verbose) console.log(tally.outcomes, tally.refused);
+      if (verbose) console.log(tally.outcomes, tally.failures);
       for (const line of [...broken, ...tally.lost.slice(0, 5)]) console.log(`  ${each.name}: ${line}`);
     }
   } finally {

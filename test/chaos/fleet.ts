@@ -1,5 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { join } from 'node:path';
+import { createInterface } from 'node:readline';
 import { freePort } from '../support/worker-process.ts';
 import { openPath, type Path } from './proxy.ts';
 
@@ -25,6 +26,8 @@ export interface FleetWorker {
   stop(): Promise<number | null>;
   ready(): Promise<boolean>;
   output(): string;
+  /** How often it has logged this message. */
+  logged(text: string): number;
 }
 
 export interface Fleet {
@@ -72,6 +75,12 @@ async function prepare(name: string, { databaseUrl, upstreamUrl, env }: FleetOpt
   let child: ChildProcess | null = null;
   let gone: Promise<number | null> = Promise.resolve(null);
   let output = '';
+  const notable = new Map<string, number>();
+  /** The messages of a worker's log, counted: its whole output is not kept. */
+  const note = (line: string) => {
+    const message = /"msg":"([^"]*)"/.exec(line)?.[1];
+    if (message) notable.set(message, (notable.get(message) ?? 0) + 1);
+  };
 
   const ready = async () => {
     try {
@@ -99,7 +108,7 @@ async function prepare(name: string, { databaseUrl, upstreamUrl, env }: FleetOpt
       const mine = spawn(process.execPath, [CLI, 'serve'], {
         env: {
           ...process.env,
-          HOLDFAST_LOG_LEVEL: 'info',
+          HOLDFAST_LOG_LEVEL: process.env.CHAOS_LOGS ? 'debug' : 'info',
           HOLDFAST_SECRETS: 'chaos:0123456789abcdef0123456789abcdef',
           HOLDFAST_UPSTREAM_URL: upstreamUrl,
           HOLDFAST_LAME_DUCK_MS: '1500',
@@ -112,9 +121,10 @@ async function prepare(name: string, { databaseUrl, upstreamUrl, env }: FleetOpt
         stdio: ['ignore', 'pipe', 'pipe'],
       });
       child = mine;
+      createInterface({ input: mine.stdout }).on('line', note);
       for (const stream of [mine.stdout, mine.stderr]) {
         stream.on('data', (chunk) => {
-          output = (output + chunk).slice(-200_000);
+          output = (output + chunk).slice(process.env.CHAOS_LOGS ? 0 : -200_000);
         });
       }
       gone = new Promise((resolve) => {
@@ -134,5 +144,6 @@ async function prepare(name: string, { databaseUrl, upstreamUrl, env }: FleetOpt
     stop: () => end('SIGTERM'),
     ready,
     output: () => output,
+    logged: (text) => notable.get(text) ?? 0,
   };
 }

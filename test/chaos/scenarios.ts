@@ -1,6 +1,7 @@
 import pg from 'pg';
 import { startBalancer } from './balancer.ts';
 import type { FleetWorker } from './fleet.ts';
+import { starve } from './starved.ts';
 import { createTalker, type Tally } from './talker.ts';
 import { inWorld, ownDatabase, type World } from './world.ts';
 
@@ -21,6 +22,8 @@ export interface ScenarioContext {
   databaseUrl(): Promise<string>;
   /** `short` in the test suite, `full` on demand. */
   size: 'short' | 'full';
+  /** Restarts of the starved scenario; null: as its form says. */
+  restarts: number | null;
   verbose: boolean;
 }
 
@@ -312,6 +315,12 @@ export const scenarios: readonly Scenario[] = [
       await balancer.close();
     }
   }),
+
+  scenario(
+    'starved workers, restarted in turn',
+    { short: true, conversations: [6, 18] },
+    (world, { size, restarts }, report) => starve(world, restarts ?? (size === 'short' ? 2 : 20), report),
+  ),
 
   scenario(
     'ten thousand sessions of one dead worker are taken over on demand',

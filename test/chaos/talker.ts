@@ -16,10 +16,14 @@ export interface Tally {
   /** Answers other than 200, by status and bridge code. */
   refused: Record<string, number>;
   outcomes: Record<string, number>;
+  /** Every answer other than 200, with the request's id. */
+  failures: string[];
   /** Milliseconds from the first attempt of a turn to its completed answer, for turns that needed more than one. */
   recoveries: number[];
   /** Milliseconds to the first event, for turns that needed one attempt. */
   firstEvents: number[];
+  /** Milliseconds from the first attempt of a turn to the end of its answer, for all turns. */
+  totals: number[];
   /** Turns that never ended well. */
   lost: string[];
 }
@@ -32,8 +36,10 @@ export const emptyTally = (): Tally => ({
   cut: 0,
   refused: {},
   outcomes: {},
+  failures: [],
   recoveries: [],
   firstEvents: [],
+  totals: [],
   lost: [],
 });
 
@@ -117,6 +123,7 @@ export function createTalker({ seed, id, pick, tally, patienceMs }: TalkerOption
         const { error } = JSON.parse(answer.text || '{}') as { error?: { code?: string; bridge_code?: string } };
         why = `${answer.status} ${error?.bridge_code ?? error?.code ?? ''}`;
         tally.refused[why] = (tally.refused[why] ?? 0) + 1;
+        tally.failures.push(`${why}: request ${String(answer.headers['x-request-id'])}, ${outcome}`);
         if (error?.code === 'previous_response_not_found') anchored = false;
         else await pause(Math.min(1_000, 1_000 * Number(answer.headers['retry-after'] ?? 0.1)));
         continue;
@@ -134,6 +141,7 @@ export function createTalker({ seed, id, pick, tally, patienceMs }: TalkerOption
         anchor = response.id;
         turns += 1;
         tally.turns += 1;
+        tally.totals.push(performance.now() - startedAt);
         if (attempts > 1) tally.recoveries.push(performance.now() - startedAt);
         else if (answer.firstEvent !== null) tally.firstEvents.push(answer.firstEvent);
         return;

@@ -1,4 +1,4 @@
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '../../src/store/embedded/index.ts';
@@ -81,10 +81,19 @@ export async function inWorld(options: WorldOptions, scenario: (world: World) =>
     for (const worker of fleet.workers) console.error(`--- ${worker.name}\n${worker.output().slice(-3_000)}`);
     throw error;
   } finally {
+    await keepLogs(fleet.workers);
     await fleet.close();
     await simulator.close();
   }
   return world;
+}
+
+/** Writes what the workers logged where `CHAOS_LOGS` says. */
+async function keepLogs(workers: readonly FleetWorker[]): Promise<void> {
+  const dir = process.env.CHAOS_LOGS;
+  if (!dir) return;
+  await mkdir(dir, { recursive: true });
+  for (const { name, output } of workers) await writeFile(join(dir, `${name}.log`), output());
 }
 
 export function anyRunning(workers: readonly FleetWorker[], random: () => number): FleetWorker {

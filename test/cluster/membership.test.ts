@@ -38,7 +38,7 @@ function world() {
       await settle();
     }
   };
-  return { clock, scripted, join, pass, died };
+  return { clock, database, scripted, join, pass, died };
 }
 
 const stateOf = async (store: SessionStore, { id }: Membership) =>
@@ -79,7 +79,7 @@ describe('a worker', () => {
   it('starts nothing once its last confirmed heartbeat was sent too long ago, and goes on when one is confirmed', async () => {
     const { clock, scripted, join, pass } = world();
     const member = await join();
-    for (let i = 0; i < 4; i += 1) scripted.once('heartbeat', unanswered);
+    for (let i = 0; i < 12; i += 1) scripted.once('heartbeat', unanswered);
     await pass(deadlines.selfFence);
     expect(member.mayStart()).toBe(true);
     clock.advance(1);
@@ -115,7 +115,7 @@ describe('a worker', () => {
     expect(member.mayJudge()).toBe(false);
     await pass(deadlines.lease);
     expect(member.mayJudge()).toBe(true);
-    for (let i = 0; i < 4; i += 1) scripted.once('heartbeat', unanswered);
+    for (let i = 0; i < 12; i += 1) scripted.once('heartbeat', unanswered);
     await pass(12_000);
     expect(member.mayJudge()).toBe(false);
     await pass(12_000);
@@ -167,4 +167,31 @@ it('a worker that falls silent can be declared dead by one that was awake all th
   expect(await scripted.store.declareExpired(silent.id)).toEqual({ verdict: 'dead' });
   expect(await scripted.store.declareExpired(awake.id)).toEqual({ verdict: 'alive' });
   await awake.stop();
+});
+
+it('a worker whose row was lost restores it under its own id, and a doubted lease is settled by a heartbeat at once', async () => {
+  const { clock, database, scripted, join, pass, died } = world();
+  const member = await join({ internalUrl: 'http://a' });
+  const { id } = member;
+  // A failover lost the row, and another worker has met the id meanwhile.
+  scripted.once('heartbeat', async (beat, ...call) => {
+    database.workers.delete(id);
+    await scripted.store.declareExpired(id);
+    return beat(...call);
+  });
+  member.doubt();
+  expect(member.mayStart()).toBe(false);
+  await settle();
+  expect(member.mayStart()).toBe(true);
+  await pass(deadlines.heartbeat);
+  expect([member.id, died]).toEqual([id, []]);
+  expect((await scripted.store.workers()).find((row) => row.id === id)?.internalUrl).toBe('http://a');
+  scripted.once('heartbeat', unanswered);
+  await pass(deadlines.heartbeat);
+  const beats = scripted.calls.filter((name) => name === 'heartbeat').length;
+  // One that was not answered is repeated long before the next would be due.
+  clock.advance(500);
+  await settle();
+  expect(scripted.calls.filter((name) => name === 'heartbeat').length).toBe(beats + 1);
+  await member.stop();
 });

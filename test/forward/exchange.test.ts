@@ -4,12 +4,14 @@ import { runExchange } from '../../src/cluster/forward/exchange.ts';
 import { encodeLine, type Line } from '../../src/cluster/forward/lines.ts';
 import { afterPendingIo } from '../../src/cluster/forward/pending-io.ts';
 import { createManualClock } from '../../src/testing/manual-clock.ts';
-import { fakeClient } from './support.ts';
+import { fakeClient, patience } from './support.ts';
 
 const pendingIo = () => new Promise<void>(afterPendingIo);
 
 /** One hop whose connection is in the test's hands. */
-function start(body = Buffer.from('{}')) {
+function start(...standing: Parameters<typeof patience>) {
+  const asked = patience(...standing);
+  const wanted = new AbortController();
   const clock = createManualClock();
   const client = fakeClient();
   let handler!: Dispatcher.DispatchHandler;
@@ -30,10 +32,12 @@ function start(body = Buffer.from('{}')) {
     dispatcher,
     origin: 'http://peer',
     headers: {},
-    body,
+    body: Buffer.from('{}'),
     sink: client,
     clock,
-    deadlines: { forwardConnect: 150, forwardAccepted: 500, forwardSilence: 10_000 },
+    deadlines: { forwardConnect: 150, forwardAccepted: 500, forwardSilence: 10_000, ownerPoll: 1_000 },
+    patience: asked,
+    signal: wanted.signal,
     maxLineBytes: 1_000_000,
     onAccepted: () => void (taken += 1),
     debug: () => {},
@@ -41,6 +45,8 @@ function start(body = Buffer.from('{}')) {
   return {
     clock,
     client,
+    asked,
+    unwanted: () => wanted.abort(),
     done,
     result,
     taken: () => taken,
@@ -54,35 +60,46 @@ function start(body = Buffer.from('{}')) {
 }
 
 describe('a hop that does not begin', () => {
-  it('is given up while it connects, and not a byte leaves if the connection comes after that', async () => {
-    const hop = start();
-    hop.clock.advance(150);
-    expect(await hop.result).toEqual({ kind: 'unreachable', sent: false });
+  it('is waited for while its peer is slow, and not a byte leaves once the peer is known to be dead', async () => {
+    const hop = start('slow', 'slow', 'dead');
+    for (const ms of [150, 1_000]) {
+      hop.clock.advance(ms);
+      await pendingIo();
+      expect(hop.done).toEqual([]);
+    }
+    hop.clock.advance(1_000);
+    expect(await hop.result).toEqual({ kind: 'unreachable', sent: false, again: false });
     hop.connected();
     expect(hop.done).toEqual(['abort']);
+    expect(hop.asked.asked).toEqual(['slow', 'slow', 'dead']);
   });
 
   it('is certainly not begun when the connection is refused', async () => {
     const hop = start();
     hop.failed('ECONNREFUSED');
-    expect(await hop.result).toEqual({ kind: 'unreachable', sent: false });
+    expect(await hop.result).toEqual({ kind: 'unreachable', sent: false, again: false });
+    const lost = start();
+    lost.failed('UND_ERR_CONNECT_TIMEOUT');
+    expect(await lost.result).toEqual({ kind: 'unreachable', sent: false, again: true });
   });
 
-  it('may have begun when no word came in time', async () => {
-    const hop = start();
+  it('may have begun when no word came from a peer that cannot be reached', async () => {
+    const hop = start('slow', 'unreachable');
     hop.connected();
     hop.clock.advance(501);
-    expect(await hop.result).toEqual({ kind: 'unreachable', sent: true });
+    await pendingIo();
+    expect(hop.done).toEqual([]);
+    hop.clock.advance(1_000);
+    expect(await hop.result).toEqual({ kind: 'unreachable', sent: true, again: false });
     expect(hop.done).toEqual(['abort']);
   });
 
-  it('has longer for a body that takes longer', async () => {
-    const hop = start(Buffer.alloc(32_768 * 100));
+  it('ends at once when nobody waits for its answer any more', async () => {
+    const hop = start();
     hop.connected();
-    hop.clock.advance(599);
-    await pendingIo();
-    hop.lines({ t: 'accepted' }, { t: 'not_owner' });
-    expect(await hop.result).toEqual({ kind: 'not_owner' });
+    hop.unwanted();
+    expect(await hop.result).toEqual({ kind: 'client_gone' });
+    expect(hop.done).toEqual(['abort']);
   });
 
   it('is not given up for an answer that had arrived and was not read yet', async () => {
@@ -93,18 +110,22 @@ describe('a hop that does not begin', () => {
     setImmediate(() => hop.lines({ t: 'accepted' }));
     await pendingIo();
     hop.lines({ t: 'end', type: 'response.completed', json: '{}' });
-    expect(await hop.result).toEqual({ kind: 'served' });
+    expect(await hop.result).toEqual({ kind: 'served', terminal: 'completed' });
   });
 
   it('is certainly not begun when the receiver itself refused it, and uncertain when somebody else answers', async () => {
     const refused = start();
     refused.connected();
     refused.answered(403, { 'x-holdfast-internal-refused': 'wrong_target' });
-    expect(await refused.result).toEqual({ kind: 'unreachable', sent: false });
+    expect(await refused.result).toEqual({ kind: 'unreachable', sent: false, again: false });
+    const late = start();
+    late.connected();
+    late.answered(403, { 'x-holdfast-internal-refused': 'expired' });
+    expect(await late.result).toEqual({ kind: 'unreachable', sent: false, again: true });
     const stranger = start();
     stranger.connected();
     stranger.answered(502);
-    expect(await stranger.result).toEqual({ kind: 'unreachable', sent: true });
+    expect(await stranger.result).toEqual({ kind: 'unreachable', sent: true, again: true });
   });
 
   it('takes nothing for an answer that was not accepted first', async () => {
@@ -112,19 +133,19 @@ describe('a hop that does not begin', () => {
     hop.connected();
     hop.answered(200);
     hop.bytes('<html>hello</html>\n');
-    expect(await hop.result).toEqual({ kind: 'unreachable', sent: true });
+    expect(await hop.result).toEqual({ kind: 'unreachable', sent: true, again: true });
     const eager = start();
     eager.connected();
     eager.lines({ t: 'end', type: 'response.completed', json: '{}' });
-    expect(await eager.result).toEqual({ kind: 'unreachable', sent: true });
+    expect(await eager.result).toEqual({ kind: 'unreachable', sent: true, again: true });
     expect(eager.client.calls).toEqual([]);
     expect([hop.taken(), eager.taken()]).toEqual([0, 0]);
   });
 });
 
 describe('a hop that was accepted', () => {
-  const accepted = () => {
-    const hop = start();
+  const accepted = (...standing: Parameters<typeof start>) => {
+    const hop = start(...standing);
     hop.connected();
     hop.lines({ t: 'accepted' });
     return hop;
@@ -137,12 +158,12 @@ describe('a hop that was accepted', () => {
     hop.lines({ t: 'accepted' });
     expect([hop.taken(), hop.client.calls.length]).toEqual([1, 0]);
     hop.lines({ t: 'open' }, { t: 'end', type: 'response.completed', json: '{}' });
-    expect(await hop.result).toEqual({ kind: 'served' });
+    expect(await hop.result).toEqual({ kind: 'served', terminal: 'completed' });
     expect(hop.taken()).toBe(1);
   });
 
-  it('is broken by silence, and kept by signs of life', async () => {
-    const hop = accepted();
+  it('is looked at when it is silent, kept while its peer is slow, and broken once that is dead', async () => {
+    const hop = accepted('slow', 'slow', 'dead');
     for (let i = 0; i < 5; i += 1) {
       hop.clock.advance(9_999);
       hop.lines({ t: 'ping' });
@@ -150,10 +171,31 @@ describe('a hop that was accepted', () => {
     }
     hop.clock.advance(9_999);
     await pendingIo();
-    expect(hop.done).toEqual([]);
-    hop.clock.advance(1);
-    expect(await hop.result).toEqual({ kind: 'broken' });
+    expect(hop.asked.asked).toEqual([]);
+    for (const ms of [1, 1_000]) {
+      hop.clock.advance(ms);
+      await pendingIo();
+      expect(hop.done).toEqual([]);
+    }
+    hop.clock.advance(1_000);
+    expect(await hop.result).toEqual({ kind: 'broken', again: false });
     expect(hop.done).toEqual(['abort']);
+    expect(hop.asked.heardCount).toBeGreaterThan(5);
+  });
+
+  it('is watched on after it was heard while its standing was looked up', async () => {
+    const hop = accepted('dead');
+    const { ask } = hop.asked;
+    hop.asked.ask = async () => {
+      const answer = await ask();
+      if (hop.asked.asked.length === 1) hop.lines({ t: 'ping' });
+      return answer;
+    };
+    hop.clock.advance(10_000);
+    await pendingIo();
+    expect(hop.done).toEqual([]);
+    hop.clock.advance(10_000);
+    expect(await hop.result).toEqual({ kind: 'broken', again: false });
   });
 
   it('is not broken by a silence of our own', async () => {
@@ -162,7 +204,7 @@ describe('a hop that was accepted', () => {
     setImmediate(() => hop.lines({ t: 'ping' }));
     await pendingIo();
     hop.lines({ t: 'end', type: 'response.completed', json: '{}' });
-    expect(await hop.result).toEqual({ kind: 'served' });
+    expect(await hop.result).toEqual({ kind: 'served', terminal: 'completed' });
   });
 
   it('is broken when the answer ends, is cut or turns into noise before its last word', async () => {
@@ -176,7 +218,7 @@ describe('a hop that was accepted', () => {
     for (const end of ends) {
       const hop = accepted();
       end(hop);
-      expect(await hop.result).toEqual({ kind: 'broken' });
+      expect(await hop.result).toEqual({ kind: 'broken', again: true });
       expect(hop.client.calls).toEqual([]);
     }
   });
@@ -185,7 +227,7 @@ describe('a hop that was accepted', () => {
     const hop = accepted();
     hop.bytes('{"t":"weather","is":"fine"}\n');
     hop.lines({ t: 'end', type: 'response.completed', json: '{}' });
-    expect(await hop.result).toEqual({ kind: 'served' });
+    expect(await hop.result).toEqual({ kind: 'served', terminal: 'completed' });
   });
 
   it('is not read while the client does not read, and is not called silent for that', async () => {
@@ -200,7 +242,7 @@ describe('a hop that was accepted', () => {
     hop.clock.advance(9_999);
     await pendingIo();
     hop.lines({ t: 'end', type: 'response.completed', json: '{}' });
-    expect(await hop.result).toEqual({ kind: 'served' });
+    expect(await hop.result).toEqual({ kind: 'served', terminal: 'completed' });
     hop.client.drain();
     expect(hop.done.filter((each) => each === 'abort')).toEqual([]);
   });
@@ -212,7 +254,7 @@ describe('a hop that was accepted', () => {
       { t: 'event', type: 'response.output_text.delta', telemetry: false, json: '{}' },
       { t: 'end', type: 'response.completed', json: '{}' },
     );
-    expect(await hop.result).toEqual({ kind: 'served' });
+    expect(await hop.result).toEqual({ kind: 'served', terminal: 'completed' });
     expect(hop.done).toEqual(['pause', 'resume']);
   });
 

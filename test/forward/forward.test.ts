@@ -3,7 +3,7 @@ import { afterEach, describe, expect, it } from 'vitest';
 import { afterPendingIo } from '../../src/cluster/forward/pending-io.ts';
 import { BridgeError } from '../../src/errors.ts';
 import { createManualClock } from '../../src/testing/manual-clock.ts';
-import { fakeClient, startOwner, startSender, startTcp, TURN, turnRequest } from './support.ts';
+import { fakeClient, forDead, patient, startOwner, startSender, startTcp, TURN, turnRequest } from './support.ts';
 
 const closing: (() => Promise<void>)[] = [];
 afterEach(async () => {
@@ -24,7 +24,10 @@ describe('a forwarded turn', () => {
     const { owner, sender, client } = await pair();
     const request = turnRequest();
     let accepted = 0;
-    const result = sender.forwarder.forward(owner.peer, TURN, request, client, () => void (accepted += 1));
+    const result = sender.forwarder.forward(owner.peer, TURN, request, client, {
+      ...patient(),
+      onAccepted: () => void (accepted += 1),
+    });
     const { hop, request: arrived, sink } = await owner.next();
     expect(sink.committed).toBe(false);
     expect(hop).toEqual({ ...TURN, target: 'worker-a', from: 'worker-b', requestId: 'req-1' });
@@ -46,7 +49,7 @@ describe('a forwarded turn', () => {
     sink.fail(new BridgeError('bridge_internal'));
     sink.notOwner();
     expect(sink.committed).toBe(true);
-    expect(await result).toEqual({ kind: 'served' });
+    expect(await result).toMatchObject({ kind: 'served' });
     expect(accepted).toBe(1);
     await delivered;
     expect(client.calls).toEqual([
@@ -60,11 +63,11 @@ describe('a forwarded turn', () => {
 
   it('fails at the client with the owner’s own error', async () => {
     const { owner, sender, client } = await pair();
-    const result = sender.forwarder.forward(owner.peer, TURN, turnRequest(), client);
+    const result = sender.forwarder.forward(owner.peer, TURN, turnRequest(), client, patient());
     const error = new BridgeError('bridge_queue_full', { detail: 'Eight wait.', param: 'input', retryAfterSeconds: 7 });
     error.outcome = 'refused';
     (await owner.next()).sink.fail(error);
-    expect(await result).toEqual({ kind: 'served' });
+    expect(await result).toMatchObject({ kind: 'served' });
     const [call] = client.calls;
     expect(call?.call).toBe('fail');
     const { error: shown } = call as Extract<typeof call, { call: 'fail' }>;
@@ -75,23 +78,23 @@ describe('a forwarded turn', () => {
 
   it('relays the provider’s refusal byte for byte', async () => {
     const { owner, sender, client } = await pair();
-    const result = sender.forwarder.forward(owner.peer, TURN, turnRequest(), client);
+    const result = sender.forwarder.forward(owner.peer, TURN, turnRequest(), client, patient());
     const answer = { status: 429, headers: { 'retry-after': '3' }, body: Buffer.from([0, 255, 10, 13, 200]) };
     (await owner.next()).sink.relay(answer);
-    expect(await result).toEqual({ kind: 'served' });
+    expect(await result).toMatchObject({ kind: 'served' });
     expect(client.calls).toEqual([{ call: 'relay', answer }]);
   });
 
   it('comes back untouched from a worker that is not the owner, which counts as no delivery', async () => {
     const { owner, sender, client } = await pair();
-    const result = sender.forwarder.forward(owner.peer, TURN, turnRequest(), client);
+    const result = sender.forwarder.forward(owner.peer, TURN, turnRequest(), client, patient());
     const { sink } = await owner.next();
     let delivered = false;
     sink.onDelivered(() => (delivered = true));
     sink.notOwner();
     expect(await result).toEqual({ kind: 'not_owner' });
     expect(client.calls).toEqual([]);
-    const second = sender.forwarder.forward(owner.peer, TURN, turnRequest(), client);
+    const second = sender.forwarder.forward(owner.peer, TURN, turnRequest(), client, patient());
     (await owner.next()).sink.notOwner();
     await second;
     expect(delivered).toBe(false);
@@ -99,12 +102,12 @@ describe('a forwarded turn', () => {
 
   it('counts nothing as shown to a client that wants no stream', async () => {
     const { owner, sender, client } = await pair();
-    const result = sender.forwarder.forward(owner.peer, TURN, turnRequest({ input: 'x' }), client);
+    const result = sender.forwarder.forward(owner.peer, TURN, turnRequest({ input: 'x' }), client, patient());
     const { sink } = await owner.next();
     sink.event('response.created', '{}', false);
     expect(sink.shown).toBe(false);
     sink.end('response.completed', '{}');
-    expect(await result).toEqual({ kind: 'served' });
+    expect(await result).toMatchObject({ kind: 'served' });
   });
 
   it('uses its connection again', async () => {
@@ -121,7 +124,13 @@ describe('a forwarded turn', () => {
     });
     closing.push(proxy.close);
     for (let i = 0; i < 4; i += 1) {
-      const result = sender.forwarder.forward({ ...owner.peer, url: proxy.url }, TURN, turnRequest(), fakeClient());
+      const result = sender.forwarder.forward(
+        { ...owner.peer, url: proxy.url },
+        TURN,
+        turnRequest(),
+        fakeClient(),
+        patient(),
+      );
       const { sink } = await owner.next();
       // The connection is free when the end of the answer was read, which is after its last line.
       const free = new Promise<void>((done) => (read = done));
@@ -140,7 +149,9 @@ describe('a forwarded turn', () => {
         throw new Error('out of order');
       },
     });
-    expect(await sender.forwarder.forward(owner.peer, TURN, turnRequest(), client)).toEqual({ kind: 'served' });
+    expect(await sender.forwarder.forward(owner.peer, TURN, turnRequest(), client, patient())).toMatchObject({
+      kind: 'served',
+    });
     const [call] = client.calls;
     expect(call?.call === 'fail' && call.error.code).toBe('bridge_internal');
     expect(owner.log.lines).toMatchObject([{ level: 'error', fields: { requestId: 'req-1' } }]);
@@ -148,18 +159,18 @@ describe('a forwarded turn', () => {
 
   it('is cut when its owner stops and the grace is over', async () => {
     const { owner, sender, client } = await pair();
-    const result = sender.forwarder.forward(owner.peer, TURN, turnRequest(), client);
+    const result = sender.forwarder.forward(owner.peer, TURN, turnRequest(), client, patient());
     (await owner.next()).sink.open();
     await client.called(1);
     await owner.server.close(0);
-    expect(await result).toEqual({ kind: 'broken' });
+    expect(await result).toEqual({ kind: 'broken', again: true });
   });
 
   it('is not kept for a sender that reads nothing and never leaves', async () => {
     const clock = createManualClock(Date.now());
     const { owner, sender, client } = await pair({ clock });
     client.stall();
-    const result = sender.forwarder.forward(owner.peer, TURN, turnRequest(), client);
+    const result = sender.forwarder.forward(owner.peer, TURN, turnRequest(), client, patient());
     const { sink } = await owner.next();
     const gone = until(sink.onGone);
     // More than the buffers between the two can hold.
@@ -170,7 +181,7 @@ describe('a forwarded turn', () => {
     clock.advance(1);
     await gone;
     client.drain();
-    expect(await result).toEqual({ kind: 'broken' });
+    expect(await result).toEqual({ kind: 'broken', again: true });
   });
 });
 
@@ -178,13 +189,13 @@ describe('large things', () => {
   it('carries a body of 32 MiB and an event of 16 MiB', async () => {
     const { owner, sender, client } = await pair();
     const input = 'x"é'.repeat(1_000_000) + 'x'.repeat(28_000_000);
-    const result = sender.forwarder.forward(owner.peer, TURN, turnRequest({ stream: true, input }), client);
+    const result = sender.forwarder.forward(owner.peer, TURN, turnRequest({ stream: true, input }), client, patient());
     const { request, sink } = await owner.next();
     expect(request.text === JSON.stringify({ stream: true, input })).toBe(true);
     const json = JSON.stringify({ delta: '\n'.repeat(1_000_000) + 'x'.repeat(14_000_000) });
     sink.event('response.output_text.delta', json, false);
     sink.end('response.completed', '{}');
-    expect(await result).toEqual({ kind: 'served' });
+    expect(await result).toMatchObject({ kind: 'served' });
     const [event] = client.calls;
     expect(event?.call === 'event' && event.json === json).toBe(true);
   });
@@ -192,7 +203,7 @@ describe('large things', () => {
   it('holds the owner back while the client does not read, and loses nothing', async () => {
     const { owner, sender, client } = await pair();
     client.stall();
-    const result = sender.forwarder.forward(owner.peer, TURN, turnRequest(), client);
+    const result = sender.forwarder.forward(owner.peer, TURN, turnRequest(), client, patient());
     const { sink } = await owner.next();
     const json = JSON.stringify({ delta: 'd'.repeat(65_536) });
     const LAST = 400;
@@ -218,7 +229,7 @@ describe('large things', () => {
     expect(sent).toBeLessThan(LAST);
     expect(client.calls.length).toBeLessThan(10);
     client.drain();
-    expect(await result).toEqual({ kind: 'served' });
+    expect(await result).toMatchObject({ kind: 'served' });
     expect(full).toBeGreaterThan(0);
     expect(client.calls.filter(({ call }) => call === 'event')).toHaveLength(LAST);
   });
@@ -227,7 +238,7 @@ describe('large things', () => {
 describe('a side that goes away', () => {
   it('takes the hop with it when it is the client', async () => {
     const { owner, sender, client } = await pair();
-    const result = sender.forwarder.forward(owner.peer, TURN, turnRequest(), client);
+    const result = sender.forwarder.forward(owner.peer, TURN, turnRequest(), client, patient());
     const { sink } = await owner.next();
     const gone = until(sink.onGone);
     client.leave();
@@ -241,7 +252,9 @@ describe('a side that goes away', () => {
   it('sends nothing for a client that has left before', async () => {
     const { owner, sender, client } = await pair();
     client.leave();
-    expect(await sender.forwarder.forward(owner.peer, TURN, turnRequest(), client)).toEqual({ kind: 'client_gone' });
+    expect(await sender.forwarder.forward(owner.peer, TURN, turnRequest(), client, patient())).toEqual({
+      kind: 'client_gone',
+    });
     expect(owner.arrived).toEqual([]);
   });
 
@@ -254,7 +267,7 @@ describe('a side that goes away', () => {
       socket.pipe(onward).pipe(socket);
     });
     closing.push(proxy.close);
-    const result = sender.forwarder.forward({ ...owner.peer, url: proxy.url }, TURN, turnRequest(), client);
+    const result = sender.forwarder.forward({ ...owner.peer, url: proxy.url }, TURN, turnRequest(), client, patient());
     const { sink } = await owner.next();
     let delivered = false;
     sink.onDelivered(() => (delivered = true));
@@ -262,7 +275,7 @@ describe('a side that goes away', () => {
     await client.called(1);
     const gone = until(sink.onGone);
     proxy.cut();
-    expect(await result).toEqual({ kind: 'broken' });
+    expect(await result).toEqual({ kind: 'broken', again: true });
     await gone;
     expect(delivered).toBe(false);
   });
@@ -272,8 +285,14 @@ describe('a side that goes away', () => {
     const deserted = await startTcp(() => {});
     await deserted.close();
     for (const url of [deserted.url, 'nonsense', 'ftp://127.0.0.1']) {
-      const result = await sender.forwarder.forward({ workerId: 'worker-a', url }, TURN, turnRequest(), client);
-      expect(result).toEqual({ kind: 'unreachable', sent: false });
+      const result = await sender.forwarder.forward(
+        { workerId: 'worker-a', url },
+        TURN,
+        turnRequest(),
+        client,
+        patient(),
+      );
+      expect(result).toMatchObject({ kind: 'unreachable', sent: false });
     }
   });
 
@@ -281,37 +300,43 @@ describe('a side that goes away', () => {
     const { sender, client } = await pair();
     const mute = await startTcp((socket) => socket.once('data', () => socket.resetAndDestroy()));
     closing.push(mute.close);
-    const result = await sender.forwarder.forward({ workerId: 'worker-a', url: mute.url }, TURN, turnRequest(), client);
-    expect(result).toEqual({ kind: 'unreachable', sent: true });
+    const result = await sender.forwarder.forward(
+      { workerId: 'worker-a', url: mute.url },
+      TURN,
+      turnRequest(),
+      client,
+      patient(),
+    );
+    expect(result).toEqual({ kind: 'unreachable', sent: true, again: true });
   });
 
-  it('is left when it takes the request and says nothing', async () => {
+  it('is left when it takes the request, says nothing and is known to be dead', async () => {
     const stopped = await startTcp((socket) => socket.resume());
     const sender = startSender({ forwardAccepted: 50 });
     closing.push(stopped.close, sender.close);
     const peer = { workerId: 'worker-a', url: stopped.url };
-    const result = await sender.forwarder.forward(peer, TURN, turnRequest(), fakeClient());
-    expect(result).toEqual({ kind: 'unreachable', sent: true });
+    const result = await sender.forwarder.forward(peer, TURN, turnRequest(), fakeClient(), forDead());
+    expect(result).toEqual({ kind: 'unreachable', sent: true, again: false });
     await Promise.all([...stopped.sockets].map((socket) => new Promise((done) => socket.once('close', done))));
   });
 
   it('is not somebody else who answers at its address', async () => {
     const { owner, sender, client } = await pair();
     const peer = { ...owner.peer, workerId: 'worker-of-before' };
-    const result = await sender.forwarder.forward(peer, TURN, turnRequest(), client);
-    expect(result).toEqual({ kind: 'unreachable', sent: false });
+    const result = await sender.forwarder.forward(peer, TURN, turnRequest(), client, patient());
+    expect(result).toMatchObject({ kind: 'unreachable', sent: false });
     expect(owner.arrived).toEqual([]);
   });
 
   it('ends the hops that still run when the sender closes', async () => {
     const { owner, sender, client } = await pair();
-    const result = sender.forwarder.forward(owner.peer, TURN, turnRequest(), client);
+    const result = sender.forwarder.forward(owner.peer, TURN, turnRequest(), client, patient());
     (await owner.next()).sink.open();
     await client.called(1);
     await sender.forwarder.close();
-    expect(await result).toEqual({ kind: 'broken' });
-    const late = await sender.forwarder.forward(owner.peer, TURN, turnRequest(), fakeClient());
-    expect(late).toEqual({ kind: 'unreachable', sent: false });
+    expect(await result).toEqual({ kind: 'broken', again: true });
+    const late = await sender.forwarder.forward(owner.peer, TURN, turnRequest(), fakeClient(), patient());
+    expect(late).toMatchObject({ kind: 'unreachable', sent: false });
   });
 
   it('gives signs of life while there is nothing to say', async () => {
@@ -327,11 +352,17 @@ describe('a side that goes away', () => {
       socket.pipe(onward).pipe(socket);
     });
     closing.push(proxy.close);
-    const result = sender.forwarder.forward({ ...owner.peer, url: proxy.url }, TURN, turnRequest(), fakeClient());
+    const result = sender.forwarder.forward(
+      { ...owner.peer, url: proxy.url },
+      TURN,
+      turnRequest(),
+      fakeClient(),
+      patient(),
+    );
     const { sink } = await owner.next();
     while (pings.length < 3) await new Promise((done) => setTimeout(done, 10));
     sink.end('response.completed', '{}');
-    expect(await result).toEqual({ kind: 'served' });
+    expect(await result).toMatchObject({ kind: 'served' });
   });
 });
 

@@ -13,6 +13,7 @@ const hop: Hop = {
   epoch: 7,
   turnId: 't1',
   mode: 'run',
+  attempt: 0,
   requestId: 'r1',
 };
 const body = Buffer.from('{"some":"body"}');

@@ -3,7 +3,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { fakeClient, startSender, TURN, turnRequest } from './support.ts';
+import { fakeClient, forDead, patience, patient, startSender, TURN, turnRequest } from './support.ts';
 
 let child: ChildProcess;
 let url: string;
@@ -42,25 +42,25 @@ describe('an owner in a process of its own', () => {
   it('that is killed breaks its hops at once', async () => {
     const sender = startSender({ forwardSilence: 600_000 });
     const client = fakeClient();
-    const result = sender.forwarder.forward(peer(), turn('t1'), turnRequest(), client);
+    const result = sender.forwarder.forward(peer(), turn('t1'), turnRequest(), client, patient());
     await client.called(1);
     child.kill('SIGKILL');
-    expect(await result).toEqual({ kind: 'broken' });
+    expect(await result).toEqual({ kind: 'broken', again: true });
     await sender.close();
   });
 
-  it('that is stopped is left in time, and begins nothing for a sender that left when it goes on', async () => {
+  it('that is stopped is left once it is known to be dead, and begins nothing for a sender that left when it goes on', async () => {
     const sender = startSender({ forwardAccepted: 100 });
     child.kill('SIGSTOP');
-    const stopped = await sender.forwarder.forward(peer(), turn('t1'), turnRequest(), fakeClient());
-    expect(stopped).toEqual({ kind: 'unreachable', sent: true });
+    const stopped = await sender.forwarder.forward(peer(), turn('t1'), turnRequest(), fakeClient(), forDead());
+    expect(stopped).toEqual({ kind: 'unreachable', sent: true, again: false });
     child.kill('SIGCONT');
     await line('a hop had left before it was accepted');
     await sender.close();
 
     const later = startSender();
     const client = fakeClient();
-    const result = later.forwarder.forward(peer(), turn('t2'), turnRequest(), client);
+    const result = later.forwarder.forward(peer(), turn('t2'), turnRequest(), client, patient());
     await client.called(1);
     client.leave();
     expect(await result).toEqual({ kind: 'client_gone' });
@@ -69,13 +69,15 @@ describe('an owner in a process of its own', () => {
     await later.close();
   });
 
-  it('that is stopped in the middle of an answer is left when it has been silent too long', async () => {
+  it('that is stopped in the middle of an answer is waited for, and left once it is known to be dead', async () => {
     const sender = startSender({ forwardSilence: 1_000 });
     const client = fakeClient();
-    const result = sender.forwarder.forward(peer(), turn('t1'), turnRequest(), client);
+    const result = sender.forwarder.forward(peer(), turn('t1'), turnRequest(), client, {
+      patience: patience('slow', 'slow', 'dead'),
+    });
     await client.called(1);
     child.kill('SIGSTOP');
-    expect(await result).toEqual({ kind: 'broken' });
+    expect(await result).toEqual({ kind: 'broken', again: false });
     child.kill('SIGCONT');
     await line('gone t1');
     await sender.close();

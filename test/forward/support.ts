@@ -7,6 +7,7 @@ import { type InternalServer, startInternalServer } from '../../src/cluster/forw
 import type { BridgeError } from '../../src/errors.ts';
 import { createReader } from '../../src/intake/pool.ts';
 import { readSource } from '../../src/intake/read.ts';
+import type { Patience, Waiting } from '../../src/session/peers.ts';
 import type { AnswerHead, ClientSink, TurnRequest } from '../../src/session/port.ts';
 import { parseSecrets } from '../../src/token/keyring.ts';
 import type { UpstreamAnswer } from '../../src/upstream/port.ts';
@@ -119,8 +120,32 @@ export interface Served {
   sink: HopSink;
 }
 
-export const DEADLINES = { forwardConnect: 2_000, forwardAccepted: 5_000, forwardSilence: 10_000 };
-export const TURN = { sessionId: 's1', epoch: 3, turnId: 't1', mode: 'run' } as const;
+export const DEADLINES = { forwardConnect: 2_000, forwardAccepted: 5_000, forwardSilence: 10_000, ownerPoll: 100 };
+export const TURN = { sessionId: 's1', epoch: 3, turnId: 't1', mode: 'run', attempt: 0 } as const;
+
+/** Patience that gives these answers, one each time it is asked, and the last one from then on. */
+export function patience(...answers: Awaited<ReturnType<Patience['ask']>>[]) {
+  const asked: string[] = [];
+  let heard = 0;
+  return {
+    asked,
+    get heardCount() {
+      return heard;
+    },
+    async ask() {
+      const answer = (answers.length > 1 ? answers.shift() : answers[0]) ?? 'slow';
+      asked.push(answer);
+      return answer;
+    },
+    heard() {
+      heard += 1;
+    },
+  };
+}
+/** A peer that is waited for, whatever it does. */
+export const patient = (): Waiting => ({ patience: patience('slow') });
+/** A peer that the database knows to be dead as soon as it is looked at. */
+export const forDead = (): Waiting => ({ patience: patience('dead') });
 
 /** The owner's side: what arrives is given out one by one. */
 export async function startOwner(

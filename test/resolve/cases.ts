@@ -102,6 +102,7 @@ function* ownerships(): Generator<Ownership> {
     yield others('dead', [worker({ state: 'dead', leaseLeftMs: -5 })], [unreachable]);
     yield others('missing', []);
     yield others('missing', [], ofBoth('busy'));
+    yield others('missing', [worker({ version: 'unknown', internalUrl: null })]);
   }
 }
 

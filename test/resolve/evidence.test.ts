@@ -107,6 +107,10 @@ describe('an unknown anchor', () => {
     const world = { keyed: sessionRow({ ...theirs, activeTurnId: 't3' }), owners: [worker()] };
     expect(decide(asked, world)).toMatchObject({ row: 'anchor_unknown_owner_busy', do: 'forward', workerId: OTHER });
     expect(decide(asked, { ...world, instancePolicy: 'reject' })).toMatchObject({ outcome: 'wrong_instance' });
+    const waits = { row: 'anchor_unknown_owner_awaited', do: 'await_owner', workerId: OTHER };
+    expect(decide(asked, { ...world, owners: [worker({ leaseLeftMs: -1 })] })).toMatchObject(waits);
+    expect(decide(asked, { ...world, owners: [] })).toMatchObject(waits);
+    expect(decide(asked, { ...world, attempts: [{ kind: 'unreachable', workerId: OTHER }] })).toMatchObject(waits);
     expect(decide(asked, { ...world, attempts: [{ kind: 'not_owner', sessionId: 's' }] })).toMatchObject(expired);
     expect(decide(asked, { ...world, keyed: sessionRow(theirs) })).toMatchObject(expired);
   });

@@ -57,7 +57,7 @@ const invariants: Record<string, Check> = {
   'an unknown anchor goes upstream under the own credential only, unchanged and without keys': (c, d) => {
     if (!isUnknown(c)) return true;
     if (d.do === 'create') return c.evidence.credentialIsClients && d.parent === null && d.keys.length === 0;
-    return ['refuse', 'queue', 'forward'].includes(d.do);
+    return ['refuse', 'queue', 'forward', 'await_owner'].includes(d.do);
   },
 
   'a request without an anchor is given none': (c, d) =>
@@ -80,12 +80,11 @@ const invariants: Record<string, Check> = {
 
   'a busy session is claimed from nobody who may be alive': (c, d) => {
     if (d.do !== 'claim' || d.session.activeTurnId === null) return true;
-    // Without a row the store answers `busy`, and records the worker so that it can be judged.
-    const untried = c.owner === 'missing' && c.facts.attempts.length === 0;
-    return c.owner === 'me' || c.owner === 'dead' || untried;
+    return c.owner === 'me' || c.owner === 'dead';
   },
 
-  'an idle session is claimed from no worker that can be asked': (c, d) => d.do !== 'claim' || c.owner !== 'alive',
+  'an idle session is claimed from no worker that can be asked, nor from one that is merely late': (c, d) =>
+    d.do !== 'claim' || !['alive', 'expired', 'missing'].includes(c.owner),
 
   'a session with a live actor here is never claimed': (c, d) => {
     const live = d.do === 'claim' && c.owner === 'me' ? c.facts.local.get(d.session.id) : undefined;

@@ -45,7 +45,6 @@ describe('another live worker', () => {
   it.each([
     ['could not be reached', { attempts: [lost] }],
     ['has no address', { owners: [worker({ internalUrl: null })] }],
-    ['let its lease run out', { owners: [worker({ leaseLeftMs: -1 })] }],
     ['denies the session', { attempts: [{ kind: 'not_owner', sessionId: 's' }] }],
   ] as const)('that %s loses an idle session at once; a busy one is waited for', (_, change) => {
     const idle = { row: 'stale_recovery', do: 'claim', ownOrphan: false };
@@ -54,13 +53,15 @@ describe('another live worker', () => {
     expect(decide(asked, { ...busy, ...change })).toMatchObject(wait);
   });
 
-  it('that has no row is recorded by a claim before it is waited for', () => {
-    expect(decide(asked, { ...world, owners: [] })).toMatchObject({ row: 'stale_recovery', do: 'claim' });
-    const unrecorded = { ...busy, owners: [] };
-    expect(decide(asked, unrecorded)).toMatchObject({ row: 'owner_unrecorded', do: 'claim', ownOrphan: false });
-    const tried = { ...unrecorded, attempts: [{ kind: 'busy', sessionId: 's' }] } as const;
-    expect(decide(asked, tried)).toMatchObject({ row: 'owner_awaited', retryAfterSeconds: 1 });
-    const anchored = { anchor: at(t2, sessionRow({ ...theirs, activeTurnId: 't3' })) };
+  it.each([
+    ['let its lease run out', [worker({ leaseLeftMs: -1 })]],
+    ['has no row', []],
+    ['has a row that only others made', [worker({ version: 'unknown', internalUrl: null })]],
+  ])('that %s is waited for, whether or not it runs a turn: it may only be late', (_, owners) => {
+    const wait = { row: 'owner_awaited', do: 'await_owner', outcome: 'stale_recovery', workerId: OTHER };
+    expect(decide(asked, { ...world, owners })).toMatchObject(wait);
+    expect(decide(asked, { ...busy, owners })).toMatchObject(wait);
+    const anchored = { anchor: at(t2, sessionRow({ ...theirs, activeTurnId: 't3' })), owners };
     expect(decide(toHead, anchored).row).toBe('owner_awaited');
   });
 

@@ -270,7 +270,7 @@ describe('judging a worker', () => {
   test('a heartbeat that commits first wins', async () => {
     const id = await newWorker(store, EXPIRED_MS);
     await first.begin();
-    await first.query(`select holdfast_heartbeat($1, 'serving', 10000)`, [id]);
+    await first.query(`select holdfast_beat($1, 'serving', 10000, null, null, null)`, [id]);
     expect(await race(() => store.declareExpired(id))).toEqual({ verdict: 'alive' });
     expect(await store.heartbeat(id, 'serving', LEASE_MS)).toEqual({ verdict: 'ok' });
   });
@@ -278,8 +278,9 @@ describe('judging a worker', () => {
   test('a death that commits first is for ever', async () => {
     const id = await newWorker(store, EXPIRED_MS);
     await first.begin();
-    await first.query('select holdfast_declare_expired($1)', [id]);
-    expect(await race(() => store.heartbeat(id, 'serving', LEASE_MS))).toEqual({ verdict: 'dead' });
+    await first.query('select holdfast_judge($1)', [id]);
+    const registration = { internalUrl: 'http://a', livenessPath: null, version: '1' };
+    expect(await race(() => store.heartbeat(id, 'serving', LEASE_MS, registration))).toEqual({ verdict: 'dead' });
   });
 });
 

@@ -50,6 +50,7 @@ describe('opening a database', () => {
       '0006-operate',
       '0007-lines',
       '0008-repeats',
+      '0009-lost-rows',
     ]);
   });
 

@@ -1,8 +1,8 @@
 import type { Dispatcher } from 'undici';
 import type { Clock } from '../../clock.ts';
-import type { ForwardResult } from '../../session/peers.ts';
+import type { ForwardResult, Patience } from '../../session/peers.ts';
 import type { ClientSink } from '../../session/port.ts';
-import { applyLine, decodeLine, type Line } from './lines.ts';
+import { applyLine, decodeLine, type Line, terminalOf } from './lines.ts';
 import { REFUSED_HEADER, TURN_PATH } from './paths.ts';
 import { afterPendingIo } from './pending-io.ts';
 import { createSplitter } from './splitter.ts';
@@ -14,7 +14,11 @@ export interface ExchangeOptions {
   body: Buffer;
   sink: ClientSink;
   clock: Clock;
-  deadlines: { forwardConnect: number; forwardAccepted: number; forwardSilence: number };
+  deadlines: HopDeadlines;
+  /** Asked whenever the peer has been silent for one of the deadlines, and every `ownerPoll` from then on. */
+  patience: Patience;
+  /** Ends the hop when nobody waits for its answer any more. */
+  signal?: AbortSignal | undefined;
   /** Longest line taken from the peer, bytes. */
   maxLineBytes: number;
   /** Called once, when the peer says that it took the request. */
@@ -22,10 +26,24 @@ export interface ExchangeOptions {
   debug(fields: object, message: string): void;
 }
 
-/** A body takes time to arrive and to be read: 32 MiB get a second more than the knob says. */
-const BYTES_PER_MS = 32_768;
+/** Milliseconds of silence after which a peer's standing is looked up, by what it has said so far, and between two looks. */
+export interface HopDeadlines {
+  forwardConnect: number;
+  forwardAccepted: number;
+  forwardSilence: number;
+  ownerPoll: number;
+}
 
-/** Runs one hop: sends the request and carries the peer's lines out on the client's sink. Never rejects. */
+/** Errors of a connection that prove that nobody listens there. */
+const NOBODY_LISTENS: ReadonlySet<unknown> = new Set(['ECONNREFUSED']);
+/** The peer's own refusals that say nothing against the next attempt: it was too late, or it had too much in hand. */
+const FOR_NOW: ReadonlySet<unknown> = new Set(['expired', 'too_many']);
+
+/**
+ * Runs one hop: sends the request and carries the peer's lines out on the client's sink. Never rejects.
+ *
+ * No deadline ends it: a peer that says nothing is waited for until `patience` knows more than that it is slow.
+ */
 export function runExchange(options: ExchangeOptions): Promise<ForwardResult> {
   const { dispatcher, origin, headers, body, sink, clock, deadlines, debug } = options;
   const { promise, resolve } = Promise.withResolvers<ForwardResult>();
@@ -49,42 +67,44 @@ export function runExchange(options: ExchangeOptions): Promise<ForwardResult> {
     if (answered) controller?.resume();
     else if (!complete) controller?.abort(new Error(why));
   };
-  const lost = (why: string) => {
-    if (state === 'accepted') end({ kind: 'broken' }, why);
-    else end({ kind: 'unreachable', sent: state === 'sent' && !refused }, why);
+  const lost = (why: string, again: boolean) => {
+    if (state === 'accepted') end({ kind: 'broken', again }, why);
+    else end({ kind: 'unreachable', sent: state === 'sent' && !refused, again }, why);
   };
-  /** What waits in our own sockets is read before the peer is given up. */
-  const within = (ms: number, phase: typeof state, why: string) => {
-    stopTimer();
-    stopTimer = clock.after(ms, () => afterPendingIo(() => state === phase && lost(why)));
-  };
-  const watchSilence = (ms: number) => {
+  /** What waits in our own sockets is read before anything is concluded from silence. */
+  const watch = (ms: number) => {
     stopTimer();
     if (paused) return;
-    stopTimer = clock.after(ms, () => {
-      afterPendingIo(() => {
-        if (state !== 'accepted' || paused) return;
-        const left = heardAt + deadlines.forwardSilence - clock.now();
-        if (left > 0) watchSilence(left);
-        else lost('no sign of life');
-      });
-    });
+    stopTimer = clock.after(ms, () => afterPendingIo(() => void look()));
+  };
+  const look = async () => {
+    if (state === 'ended' || paused) return;
+    const left = state === 'accepted' ? heardAt + deadlines.forwardSilence - clock.now() : 0;
+    if (left > 0) return watch(left);
+    const [phase, at] = [state, heardAt];
+    const standing = await options.patience.ask().catch(() => 'slow' as const);
+    if ((state as string) === 'ended' || paused || state !== phase) return;
+    // It was heard meanwhile: what is known of its silence is of the past.
+    if (heardAt !== at) return watch(deadlines.forwardSilence);
+    if (standing === 'slow') watch(deadlines.ownerPoll);
+    else lost(`silent, and ${standing}`, false);
   };
   const heard = () => {
     heardAt = clock.now();
+    options.patience.heard();
   };
   const take = (line: Line | null) => {
     if (line === null || state === 'ended') return;
     if (line.t === 'accepted' && state === 'sent') {
       state = 'accepted';
-      watchSilence(deadlines.forwardSilence);
+      watch(deadlines.forwardSilence);
       options.onAccepted?.();
       return;
     }
-    if (state !== 'accepted') return lost(`${line.t} before it was accepted`);
+    if (state !== 'accepted') return lost(`${line.t} before it was accepted`, true);
     if (line.t === 'not_owner') return end({ kind: 'not_owner' }, 'said so');
     const after = applyLine(line, sink);
-    if (after === 'ended') end({ kind: 'served' }, 'answered');
+    if (after === 'ended') end({ kind: 'served', terminal: terminalOf(line) }, 'answered');
     else if (after === 'full' && !paused) {
       paused = true;
       stopTimer();
@@ -99,9 +119,12 @@ export function runExchange(options: ExchangeOptions): Promise<ForwardResult> {
     if (state !== 'accepted') return;
     heard();
     controller?.resume();
-    watchSilence(deadlines.forwardSilence);
+    watch(deadlines.forwardSilence);
   });
-  if (!sink.attached) end({ kind: 'client_gone' }, 'the client left');
+  const leave = () => end({ kind: 'client_gone' }, 'its answer is not wanted any more');
+  options.signal?.addEventListener('abort', leave, { once: true });
+  void promise.then(() => options.signal?.removeEventListener('abort', leave));
+  if (!sink.attached || options.signal?.aborted) end({ kind: 'client_gone' }, 'the client left');
   if ((state as string) === 'ended') return promise;
 
   const handler: Dispatcher.DispatchHandler = {
@@ -110,12 +133,14 @@ export function runExchange(options: ExchangeOptions): Promise<ForwardResult> {
       // Given up while connecting: not a byte may leave any more.
       if (state !== 'connecting') return given.abort(new Error('not wanted any more'));
       state = 'sent';
-      within(deadlines.forwardAccepted + Math.ceil(body.length / BYTES_PER_MS), 'sent', 'not accepted in time');
+      watch(deadlines.forwardAccepted);
     },
     onResponseStart(_given, status, received) {
       if (status < 200 || status === 200) return;
-      refused = received[REFUSED_HEADER] !== undefined;
-      lost(`answered ${status}`);
+      const reason = received[REFUSED_HEADER];
+      refused = reason !== undefined;
+      // What a box in between answers says nothing of the peer.
+      lost(`answered ${status}`, !refused || FOR_NOW.has(reason));
     },
     onResponseData(_given, chunk) {
       if (state === 'ended') return;
@@ -123,20 +148,21 @@ export function runExchange(options: ExchangeOptions): Promise<ForwardResult> {
       try {
         for (const line of splitter.push(chunk)) take(decodeLine(line));
       } catch (error) {
-        lost(`a line that is none: ${(error as Error).name}`);
+        lost(`a line that is none: ${(error as Error).name}`, true);
       }
     },
     onResponseEnd() {
       complete = true;
-      lost('ended without an answer');
+      lost('ended without an answer', true);
     },
     onResponseError(_given, error) {
       complete = true;
-      lost(String((error as { code?: unknown }).code ?? error.name));
+      const { code } = error as { code?: unknown };
+      lost(String(code ?? error.name), !NOBODY_LISTENS.has(code));
     },
   };
 
-  within(deadlines.forwardConnect, 'connecting', 'not connected in time');
+  watch(deadlines.forwardConnect);
   try {
     dispatcher.dispatch(
       { origin, path: TURN_PATH, method: 'POST', headers, body, headersTimeout: 0, bodyTimeout: 0 },
@@ -144,7 +170,7 @@ export function runExchange(options: ExchangeOptions): Promise<ForwardResult> {
     );
   } catch (error) {
     complete = true;
-    lost((error as Error).name);
+    lost((error as Error).name, true);
   }
   return promise;
 }

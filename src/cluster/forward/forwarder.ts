@@ -1,9 +1,9 @@
 import { Agent, request as call } from 'undici';
 import type { Clock } from '../../clock.ts';
 import { encodeText } from '../../json.ts';
-import type { ForwardResult } from '../../session/peers.ts';
+import type { ForwardResult, Waiting } from '../../session/peers.ts';
 import type { ClientSink, TurnRequest } from '../../session/port.ts';
-import { runExchange } from './exchange.ts';
+import { type HopDeadlines, runExchange } from './exchange.ts';
 import type { ClaimedNotice, Hop, Hops } from './hop.ts';
 import type { ViewQuestion } from './internal-server.ts';
 import { packRequest } from './parcel.ts';
@@ -17,17 +17,16 @@ export interface Peer {
 
 export interface Forwarder {
   /**
-   * Lets a peer serve a request and carries its answer out on the client's sink. Connection, acceptance and silence are
-   * bounded, nothing is ever sent twice. After any result but `served` and `client_gone` the answer is still owed.
-   *
-   * @param onAccepted called once, when the peer says that it took the request
+   * Lets a peer serve a request and carries its answer out on the client's sink. How long a silent peer is waited for is
+   * the patience's matter; one hop sends the request once. After any result but `served` and `client_gone` the answer is
+   * still owed.
    */
   forward(
     peer: Peer,
-    hop: Pick<Hop, 'sessionId' | 'epoch' | 'turnId' | 'mode'>,
+    hop: Pick<Hop, 'sessionId' | 'epoch' | 'turnId' | 'mode' | 'attempt'>,
     request: TurnRequest,
     sink: ClientSink,
-    onAccepted?: () => void,
+    waiting: Waiting,
   ): Promise<ForwardResult>;
   /** Tells a worker what became of a session of it, or shall become. Best effort: never rejects, bounded, may be lost. */
   claimed(peer: Peer, notice: Pick<ClaimedNotice, 'sessionId' | 'epoch' | 'news'>): Promise<void>;
@@ -42,14 +41,14 @@ export interface ForwarderOptions {
   clock: Clock;
   /** This worker's id as of now: it changes when the worker begins again. */
   workerId(): string;
-  deadlines: { forwardConnect: number; forwardAccepted: number; forwardSilence: number };
+  deadlines: HopDeadlines;
   logger: { debug(fields: object, message: string): void };
 }
 
 /** Below the receiver's own limit, so that an idle connection is never closed under a request. */
 const IDLE_CONNECTION_MS = 20_000;
-/** Ends the attempt itself; that nobody waits for it any longer is decided by `forwardConnect`. */
-const CONNECT_LIMIT_MS = 2_000;
+/** Ends one attempt to connect: packets may be lost where no answer is late, so another one is made then. */
+const CONNECT_LIMIT_MS = 10_000;
 /** One event is at most a frame; text grows when it is quoted, by six at worst. */
 const MAX_LINE_BYTES = 134_217_728;
 
@@ -86,14 +85,14 @@ export function createForwarder({ hops, clock, workerId, deadlines, logger }: Fo
   }
 
   return {
-    async forward(peer, { sessionId, epoch, turnId, mode }, request, sink, onAccepted) {
+    async forward(peer, { sessionId, epoch, turnId, mode, attempt }, request, sink, { patience, signal, onAccepted }) {
       if (!sink.attached) return { kind: 'client_gone' };
       const origin = originOf(peer.url);
-      if (origin === null) return { kind: 'unreachable', sent: false };
+      if (origin === null) return { kind: 'unreachable', sent: false, again: false };
       const body = await encodeText(packRequest(request, clock.now(), hops));
       if (!sink.attached) return { kind: 'client_gone' };
       const { requestId } = request;
-      const hop: Hop = { target: peer.workerId, from: workerId(), sessionId, epoch, turnId, mode, requestId };
+      const hop: Hop = { target: peer.workerId, from: workerId(), sessionId, epoch, turnId, mode, attempt, requestId };
       return runExchange({
         dispatcher: agent,
         origin,
@@ -102,6 +101,8 @@ export function createForwarder({ hops, clock, workerId, deadlines, logger }: Fo
         sink,
         clock,
         deadlines,
+        patience,
+        signal,
         maxLineBytes: MAX_LINE_BYTES,
         onAccepted,
         debug: (fields, message) => logger.debug({ ...fields, requestId, turnId, peer: peer.workerId }, message),

@@ -18,6 +18,8 @@ export interface Hop {
   turnId: string;
   /** `run`: at that session and epoch or not at all. `resolve`: place it as if it had come from a client. */
   mode: 'run' | 'resolve';
+  /** Counts the hops of this turn to this worker, from 0: a later one takes up what an earlier one has begun. */
+  attempt: number;
   requestId: string;
 }
 
@@ -108,6 +110,7 @@ const hopSchema = z.object({
   epoch: epoch.nullable(),
   turnId: id,
   mode: z.enum(['run', 'resolve']),
+  attempt: z.int().nonnegative().default(0),
   requestId: id,
 });
 const claimedSchema = z.object({

@@ -2,6 +2,7 @@ import { z } from 'zod';
 import { type BridgeCode, BridgeError, catalogue } from '../../errors.ts';
 import type { Outcome } from '../../resolve/types.ts';
 import type { AnswerHead, ClientSink } from '../../session/port.ts';
+import type { TurnEnd } from '../../store/port.ts';
 
 /** Visible ASCII: these become header values, and a header that cannot be written would end the answer. */
 const headerSafe = z.string().regex(/^[\x21-\x7e]*$/);
@@ -54,6 +55,24 @@ export function decodeLine(bytes: Buffer): Line | null {
   const value: unknown = JSON.parse(bytes.toString('utf8'));
   if (typeof value === 'object' && value !== null && 't' in value && !kinds.has(value.t)) return null;
   return lineSchema.parse(value);
+}
+
+/** How the turn ended whose answer this line ends. */
+export function terminalOf(line: Line): TurnEnd {
+  switch (line.t) {
+    case 'end':
+      return line.type === 'response.completed'
+        ? 'completed'
+        : line.type === 'response.incomplete'
+          ? 'incomplete'
+          : 'failed';
+    case 'fail':
+      return line.code === 'bridge_turn_cancelled' ? 'cancelled' : 'failed';
+    case 'relay':
+      return 'failed';
+    default:
+      return 'cancelled';
+  }
 }
 
 export const headLine = ({ outcome, sessionId, token, headers }: AnswerHead): Line => ({

@@ -56,7 +56,7 @@ export function observeStore(store: SessionStore, metrics: StoreMetrics, clock: 
     release: answered('release', (call) => store.release(call)),
     close: answered('close', (call) => store.close(call)),
     register: answered('register', (worker) => store.register(worker), confirmed),
-    heartbeat: answered('heartbeat', (id, state, leaseMs) => store.heartbeat(id, state, leaseMs), confirmed),
+    heartbeat: answered('heartbeat', (...beat) => store.heartbeat(...beat), confirmed),
     declareExpired: answered('declareExpired', (id) => store.declareExpired(id)),
     declareDead: answered('declareDead', (id) => store.declareDead(id)),
     lookup: read('lookup', (query) => store.lookup(query)),

@@ -7,7 +7,7 @@ import {
   tellsRepeats,
 } from '../situation.ts';
 import type { LocalSession } from '../types.ts';
-import { askOwner, create, expired, fork, queueBehind, type Row, strong } from './row.ts';
+import { askOwner, awaitOwner, create, expired, fork, isLate, queueBehind, type Row, strong } from './row.ts';
 
 /** The actor of this scope that gave out this id and is still waiting for its settle to be answered. */
 function unsettledAt({ evidence, facts, bystanders }: Situation): LocalSession | null {
@@ -111,6 +111,16 @@ export const admissionRows: readonly Row[] = [
     decide(situation) {
       const elsewhere = situation.bystanders.find(({ owner, busy }) => owner === 'answers' && busy);
       return elsewhere ? askOwner(situation, elsewhere) : null;
+    },
+  },
+  {
+    id: 'anchor_unknown_owner_awaited',
+    outcome: 'stale_recovery',
+    when: 'As above, but that worker does not answer and is not known to be dead.',
+    does: 'Waits, bounded, until it answers or is declared dead: until then the anchor is not known to be unknown.',
+    decide(situation) {
+      const elsewhere = situation.bystanders.find(({ owner, busy }) => busy && (owner === 'silent' || isLate(owner)));
+      return elsewhere ? awaitOwner(situation, elsewhere) : null;
     },
   },
   {

@@ -1,8 +1,5 @@
-import { mayReattach, type OwnerStanding } from '../situation.ts';
-import { askOwner, awaitOwner, claim, create, expired, fork, isClaimable, type Row, strong } from './row.ts';
-
-/** Another worker that cannot be asked, and whose death is not a stored fact. */
-const isUnsure = (owner: OwnerStanding) => owner === 'silent' || owner === 'unrecorded' || owner === 'denies';
+import { mayReattach } from '../situation.ts';
+import { askOwner, awaitOwner, create, expired, fork, isClaimable, isLate, isUnsure, type Row, strong } from './row.ts';
 
 /** Sessions that another worker owns, and what must be known before a busy session of this one is looked at. */
 export const ownershipRows: readonly Row[] = [
@@ -66,26 +63,14 @@ export const ownershipRows: readonly Row[] = [
     decide: ({ candidate }) => (candidate?.by === 'anchor' && candidate.session.anchorLost ? expired : null),
   },
   {
-    id: 'owner_unrecorded',
-    outcome: 'stale_recovery',
-    when: 'A turn is active at a worker that has no row, as after a failover of the database.',
-    does: 'A claim is tried: it is refused as busy, but records the worker, whose death can then be judged.',
-    decide(situation) {
-      const found = strong(situation);
-      const { anchor, answerable, facts } = situation;
-      if (found?.owner !== 'unrecorded' || !found.busy || (anchor && !answerable)) return null;
-      const tried = facts.attempts.some((fact) => fact.kind === 'busy' && fact.sessionId === found.session.id);
-      return tried ? null : claim(situation, found);
-    },
-  },
-  {
     id: 'owner_awaited',
     outcome: 'stale_recovery',
-    when: 'A turn is active at a worker that does not answer and is not known to be dead.',
-    does: 'Waits, bounded, until that worker is declared dead; else 409 with the rest of its lease as Retry-After.',
+    when: 'A turn is active at a worker that does not answer and is not known to be dead; or, idle too, its heartbeat is overdue, or a failover has lost its row.',
+    does: 'Waits, bounded, until that worker answers or is declared dead; else 409 with the rest of its lease as Retry-After.',
     decide(situation) {
       const found = strong(situation);
-      return found?.busy && isUnsure(found.owner) ? awaitOwner(situation, found) : null;
+      if (!found) return null;
+      return (found.busy && isUnsure(found.owner)) || isLate(found.owner) ? awaitOwner(situation, found) : null;
     },
   },
   {

@@ -1,5 +1,5 @@
 import type { KeyRef, TurnRow } from '../../store/port.ts';
-import { type Candidate, leaseSeconds, type Situation } from '../situation.ts';
+import { type Candidate, leaseSeconds, type OwnerStanding, type Situation } from '../situation.ts';
 import type { Decision, LocalSession, Outcome } from '../types.ts';
 
 /** One row of the resolution table. */
@@ -78,6 +78,12 @@ export function awaitOwner({ facts }: Situation, { session }: Candidate): Decisi
   return { do: 'await_owner', outcome: 'stale_recovery', session, workerId, retryAfterSeconds };
 }
 
+/** Whether this worker lives is not known yet, and will be: its heartbeat is due, or somebody stores its death. */
+export const isLate = (owner: OwnerStanding): boolean => owner === 'overdue' || owner === 'unrecorded';
+
+/** Another worker that cannot be asked now, and whose death is not a stored fact. */
+export const isUnsure = (owner: OwnerStanding): boolean => owner === 'silent' || owner === 'denies' || isLate(owner);
+
 /** The candidate, when stronger evidence than a common beginning led to it. */
 export function strong({ candidate }: Situation): Candidate | null {
   return candidate && candidate.by !== 'prefix' ? candidate : null;
@@ -92,8 +98,11 @@ export function weak({ candidate, onlyLike }: Situation): Candidate | null {
   return onlyLike && (candidate.busy || !candidate.atHead) ? null : candidate;
 }
 
-/** Nobody can be running the session: an idle one may be claimed at any moment, a busy one from the dead only. */
+/**
+ * Nobody can be running the session: a busy one may be claimed from the dead only; an idle one also from an owner that
+ * says it does not run it or that cannot be reached, but never from one that is merely late.
+ */
 export function isClaimable({ owner, live, busy }: Candidate): boolean {
-  if (live || owner === 'answers') return false;
+  if (live || owner === 'answers' || isLate(owner)) return false;
   return !busy || owner === 'nobody' || owner === 'me' || owner === 'dead';
 }

@@ -1,4 +1,4 @@
-import type { SessionRow, TurnFacts, TurnRow, WorkerState } from '../port.ts';
+import { type SessionRow, type TurnFacts, type TurnRow, UNKNOWN_VERSION, type WorkerState } from '../port.ts';
 
 export interface WorkerRecord {
   id: string;
@@ -74,6 +74,23 @@ export function createMemoryDatabase(pepper: string): MemoryDatabase {
     stories: new Map(),
     pepper,
   };
+}
+
+/** A missing owner's row is made with a lease of this length, milliseconds. */
+const MISSING_OWNER_LEASE_MS = 10_000;
+
+/** The row of a worker of which nothing is known but its id: from now on it can be judged. */
+export function insertMissingOwner(db: MemoryDatabase, id: string, now: number): WorkerRecord {
+  const worker: WorkerRecord = {
+    id,
+    internalUrl: null,
+    livenessPath: null,
+    state: 'serving',
+    version: UNKNOWN_VERSION,
+    heartbeatExpiresAt: now + MISSING_OWNER_LEASE_MS,
+  };
+  db.workers.set(id, worker);
+  return worker;
 }
 
 /** An unambiguous map key for values that belong to one scope. */

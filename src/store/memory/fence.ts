@@ -13,11 +13,15 @@ import type {
   TurnStart,
   Writer,
 } from '../port.ts';
-import { asStored, type MemoryDatabase, type SessionRecord, scoped, type TurnRecord } from './database.ts';
+import {
+  asStored,
+  insertMissingOwner,
+  type MemoryDatabase,
+  type SessionRecord,
+  scoped,
+  type TurnRecord,
+} from './database.ts';
 import { sessionRow } from './rows.ts';
-
-/** A missing owner's row is made with a lease of this length, milliseconds. */
-const MISSING_OWNER_LEASE_MS = 10_000;
 
 /** Whether the caller still owns the session: owner, nonce and epoch are all its own. */
 export const holds = (session: SessionRecord, { me, nonce }: Writer, epoch: number): boolean =>
@@ -139,7 +143,7 @@ export function createFence(db: MemoryDatabase, now: () => number) {
       if (session.epoch !== call.epochRead || session.revision !== call.revisionRead) return { verdict: 'lost_race' };
       const { activeTurnId, ownerWorkerId } = session;
       if (activeTurnId !== null && ownerWorkerId !== null) {
-        if (!db.workers.has(ownerWorkerId)) insertMissingOwner(ownerWorkerId);
+        if (!db.workers.has(ownerWorkerId)) insertMissingOwner(db, ownerWorkerId, now());
         if (db.workers.get(ownerWorkerId)?.state !== 'dead') return { verdict: 'busy' };
         const turn = db.turns.get(activeTurnId);
         if (turn?.state === 'active') Object.assign(turn, { state: 'lost', branched: true, endedAt: now() });
@@ -180,15 +184,4 @@ export function createFence(db: MemoryDatabase, now: () => number) {
       return { verdict: 'ok' };
     },
   };
-
-  function insertMissingOwner(id: string): void {
-    db.workers.set(id, {
-      id,
-      internalUrl: null,
-      livenessPath: null,
-      state: 'serving',
-      version: 'unknown',
-      heartbeatExpiresAt: now() + MISSING_OWNER_LEASE_MS,
-    });
-  }
 }

@@ -53,7 +53,7 @@ export function createMemoryStore({
     release: (c) => call(() => fence.release(c)),
     close: (c) => call(() => fence.close(c)),
     register: (worker) => call(() => workers.register(worker)),
-    heartbeat: (id, state, leaseMs) => call(() => workers.heartbeat(id, state, leaseMs)),
+    heartbeat: (id, state, leaseMs, registration) => call(() => workers.heartbeat(id, state, leaseMs, registration)),
     declareExpired: (id) => call(() => workers.declareExpired(id)),
     declareDead: (id) => call(() => workers.declareDead(id)),
     workers: () => read(() => reads.workers()),

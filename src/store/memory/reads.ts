@@ -144,7 +144,10 @@ export function createReads(db: MemoryDatabase, now: () => number) {
     },
 
     workers(): readonly WorkerRow[] {
-      return [...db.workers.values()].map((worker) => workerRow(worker, now()));
+      return [...db.workers.values()].map((worker) => ({
+        ...workerRow(worker, now()),
+        leaseUntilMs: worker.heartbeatExpiresAt,
+      }));
     },
   };
 }

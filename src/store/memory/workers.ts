@@ -1,12 +1,12 @@
-import type { HeartbeatVerdict, WorkerRegistry } from '../port.ts';
-import type { MemoryDatabase } from './database.ts';
+import type { HeartbeatVerdict, Registration, WorkerRegistry } from '../port.ts';
+import { insertMissingOwner, type MemoryDatabase } from './database.ts';
 
-type Registration = Parameters<WorkerRegistry['register']>[0];
+type NewWorker = Parameters<WorkerRegistry['register']>[0];
 
 /** Liveness as plain functions over a map. Dead is for ever, here too. */
 export function createWorkers(db: MemoryDatabase, now: () => number) {
   return {
-    register({ leaseMs, ...worker }: Registration): { verdict: 'ok' } {
+    register({ leaseMs, ...worker }: NewWorker): { verdict: 'ok' } {
       const known = db.workers.get(worker.id);
       const repeated =
         known?.state === 'serving' &&
@@ -18,17 +18,26 @@ export function createWorkers(db: MemoryDatabase, now: () => number) {
       return { verdict: 'ok' };
     },
 
-    heartbeat(id: string, state: 'serving' | 'draining', leaseMs: number): HeartbeatVerdict {
+    heartbeat(
+      id: string,
+      state: 'serving' | 'draining',
+      leaseMs: number,
+      registration?: Registration,
+    ): HeartbeatVerdict {
       const worker = db.workers.get(id);
-      if (!worker || worker.state === 'dead') return { verdict: 'dead' };
-      worker.state = state;
-      worker.heartbeatExpiresAt = now() + leaseMs;
-      return { verdict: 'ok' };
+      if (worker?.state === 'dead') return { verdict: 'dead' };
+      const heartbeatExpiresAt = now() + leaseMs;
+      if (worker && (!registration || worker.version === registration.version)) {
+        Object.assign(worker, { state, heartbeatExpiresAt });
+        return { verdict: 'ok' };
+      }
+      if (!registration) return { verdict: 'dead' };
+      db.workers.set(id, { ...registration, id, state, heartbeatExpiresAt });
+      return { verdict: 'ok', restored: true };
     },
 
-    declareExpired(id: string): { verdict: 'dead' | 'alive' | 'missing' } {
-      const worker = db.workers.get(id);
-      if (!worker) return { verdict: 'missing' };
+    declareExpired(id: string): { verdict: 'dead' | 'alive' } {
+      const worker = db.workers.get(id) ?? insertMissingOwner(db, id, now());
       if (worker.heartbeatExpiresAt < now()) worker.state = 'dead';
       return { verdict: worker.state === 'dead' ? 'dead' : 'alive' };
     },

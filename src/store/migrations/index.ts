@@ -1,5 +1,6 @@
 import { Fence } from './fence.ts';
 import { Lines } from './lines.ts';
+import { LostRows } from './lost-rows.ts';
 import { Operate } from './operate.ts';
 import { Repeats } from './repeats.ts';
 import { SharedItems } from './shared-items.ts';
@@ -17,4 +18,5 @@ export const migrationsList = [
   { name: '0006-operate', class: Operate },
   { name: '0007-lines', class: Lines },
   { name: '0008-repeats', class: Repeats },
+  { name: '0009-lost-rows', class: LostRows },
 ];

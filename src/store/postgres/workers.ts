@@ -1,4 +1,4 @@
-import type { WorkerRegistry, WorkerRow } from '../port.ts';
+import type { HeartbeatVerdict, WorkerRegistry, WorkerRow } from '../port.ts';
 import type { Call } from './call.ts';
 import { optionalText } from './parameters.ts';
 import type { Read } from './reads.ts';
@@ -19,9 +19,16 @@ export function createWorkerRegistry(call: Call, beat: Call, read: Read): Worker
         version,
         leaseMs,
       ]),
-    heartbeat: (id, state, leaseMs) =>
-      beat<{ verdict: 'ok' } | { verdict: 'dead' }>(workerCalls.heartbeat, () => [id, state, leaseMs]),
-    declareExpired: (id) => call<{ verdict: 'dead' | 'alive' | 'missing' }>(workerCalls.declareExpired, () => [id]),
+    heartbeat: (id, state, leaseMs, registration) =>
+      beat<HeartbeatVerdict>(workerCalls.heartbeat, () => [
+        id,
+        state,
+        leaseMs,
+        optionalText(registration?.internalUrl ?? null),
+        optionalText(registration?.livenessPath ?? null),
+        registration?.version ?? null,
+      ]),
+    declareExpired: (id) => call<{ verdict: 'dead' | 'alive' }>(workerCalls.declareExpired, () => [id]),
     declareDead: (id) => call<{ verdict: 'dead' }>(workerCalls.declareDead, () => [id]),
     async workers() {
       const rows = await read<{ answer: string }>(rowReads.workers, []);

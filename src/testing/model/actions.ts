@@ -12,11 +12,12 @@ export const ACTIONS = {
   claims: 'own',
   claimUnheard: 'lostAnswer',
   claimGivenUp: 'own',
-  ownerFoundDead: 'own',
+  looksAgain: 'own',
   ownerWaitOver: 'own',
   hopArrives: 'own',
   hopFails: 'own',
   hopLost: 'lostHop',
+  hopCut: 'lostHop',
   hopBreaks: 'own',
   strayArrives: 'world',
   queueWaitOver: 'own',
@@ -51,6 +52,7 @@ export const ACTIONS = {
   stops: 'own',
   evicts: 'eviction',
   failsOver: 'failover',
+  losesRow: 'rowLoss',
 } as const satisfies Record<string, 'own' | 'world' | Fault>;
 export type ActionName = keyof typeof ACTIONS;
 

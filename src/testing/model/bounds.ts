@@ -14,6 +14,7 @@ export const FAULTS = [
   'drain',
   'eviction',
   'failover',
+  'rowLoss',
 ] as const;
 export type Fault = (typeof FAULTS)[number];
 

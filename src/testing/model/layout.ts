@@ -39,8 +39,11 @@ export const BRANCHED = 8;
 /** The end is recorded without its content: nothing can name it any more. */
 export const BARE = 16;
 
-/** Bits of a worker. `dead` is the stored fact, `knows` that it was told, `lapsed` what its own clock says. */
-export const WORKER = { crashed: 1, paused: 2, lapsed: 4, dead: 8, knows: 16, draining: 32 } as const;
+/**
+ * Bits of a worker. `dead` is the stored fact, `knows` that it was told, `lapsed` what its own clock says, `unrecorded` that
+ * the database has lost its row.
+ */
+export const WORKER = { crashed: 1, paused: 2, lapsed: 4, dead: 8, knows: 16, draining: 32, unrecorded: 64 } as const;
 
 export const REQUEST = { stage: 0, holder: 1, named: 2, flags: 3, facts: 4, target: 5, nonce: 6, epoch: 7 } as const;
 export const STAGE = {
@@ -54,7 +57,7 @@ export const STAGE = {
   placed: 6,
   ended: 7,
 } as const;
-/** Bits of `flags`; the two lowest count the creates, the next two the resolutions. */
+/** Bits of `flags`; the two lowest count the creates, the next two the resolutions that failed for a conflict, and the one in hand. */
 export const FLAG = {
   creates: 3,
   resolution: 4,

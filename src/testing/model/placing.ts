@@ -27,8 +27,11 @@ export interface Resolver {
   readonly met: number;
 }
 
-/** @param guesses death is inferred from silence instead of being read from the store: the weakness of that name */
-export function createResolver(layout: Layout, machine: LocalMachine, guesses: boolean): Resolver {
+/**
+ * @param guesses death is inferred from silence instead of being read from the store: the weakness of that name
+ * @param robs a worker without a row counts as one that is recorded and cannot be asked
+ */
+export function createResolver(layout: Layout, machine: LocalMachine, guesses: boolean, robs = false): Resolver {
   const { exact } = layout.bounds;
   const deathBits = guesses ? WORKER.dead | WORKER.crashed | WORKER.paused | WORKER.lapsed : WORKER.dead;
   const met = new Map<string, Placing>();
@@ -122,6 +125,7 @@ export function createResolver(layout: Layout, machine: LocalMachine, guesses: b
     const parent = named === 0 ? null : turnRow(s, named);
     const known = parent !== null && parent.responseId !== null ? parent : null;
     const dead = owner !== 0 && (s[layout.worker(owner - 1)]! & deathBits) !== 0;
+    const unrecorded = owner !== 0 && !dead && (s[layout.worker(owner - 1)]! & WORKER.unrecorded) !== 0;
     const rows: LookupResult = {
       anchor: anchored && known ? { turn: known, session } : null,
       token: null,
@@ -130,14 +134,14 @@ export function createResolver(layout: Layout, machine: LocalMachine, guesses: b
       named: new Set(),
       heads: new Map(),
       owners: new Map(
-        owner === 0
+        owner === 0 || (unrecorded && !robs)
           ? []
           : [
               [
                 `w${owner - 1}`,
                 {
                   id: `w${owner - 1}`,
-                  internalUrl: 'http://peer',
+                  internalUrl: unrecorded ? null : 'http://peer',
                   livenessPath: null,
                   state: dead ? ('dead' as const) : ('serving' as const),
                   version: '1',
@@ -234,7 +238,8 @@ function nameOf(layout: Layout, deathBits: number, s: Uint8Array, r: number, w: 
   const named = s[q + REQUEST.named]!;
   const owner = s[ROW.owner]!;
   const t = named === 0 ? 0 : s[layout.turn(named - 1) + TURN.state]!;
-  const dead = owner === 0 ? 0 : s[layout.worker(owner - 1)]! & deathBits ? 1 : 0;
+  const standing = owner === 0 ? 0 : s[layout.worker(owner - 1)]!;
+  const dead = standing & deathBits ? 1 : standing & WORKER.unrecorded ? 2 : 0;
   const flags = s[q + REQUEST.flags]! & FLAG.anchored;
   const base = [
     w,

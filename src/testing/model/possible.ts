@@ -10,6 +10,8 @@ export interface PossibleOptions {
   machine: LocalMachine;
   /** Bits of a worker by which others take it for dead. */
   deathBits: number;
+  /** Bits of a worker beside its stored death by which a hop to it is given up. */
+  givesUp: number;
   canCopy(s: Uint8Array, actor: number): boolean;
   /** Actor that has the request in hand or in its queue, or -1. */
   runsAt(s: Uint8Array, request: number, where: 'current' | 'waiting'): number;
@@ -18,7 +20,7 @@ export interface PossibleOptions {
 
 /** What can happen in a state: calls `attempt` for each, in an order that never changes. */
 export function createPossible(options: PossibleOptions): (s: Uint8Array, attempt: Attempt) => void {
-  const { layout, machine, deathBits, canCopy, runsAt, onBeyond } = options;
+  const { layout, machine, deathBits, givesUp, canCopy, runsAt, onBeyond } = options;
   const { bounds } = layout;
   const { workers, turns } = bounds;
   let attempt: Attempt = () => {};
@@ -71,13 +73,15 @@ export function createPossible(options: PossibleOptions): (s: Uint8Array, attemp
           } else onBeyond();
           return attempt('claimGivenUp', r);
         case STAGE.awaiting:
-          if (worker(s, target) & deathBits) attempt('ownerFoundDead', r);
+          attempt('looksAgain', r);
           return attempt('ownerWaitOver', r);
         case STAGE.hopping:
           if (isUp(s, target)) {
             if (!gone) attempt('hopArrives', r);
             if (may(s, 'lostHop')) attempt('hopLost', r);
-          } else attempt('hopFails', r, worker(s, target) & WORKER.crashed ? 0 : 1);
+          } else if (worker(s, target) & WORKER.crashed) attempt('hopFails', r, 0);
+          // One that stands still is waited for until its death is stored.
+          else if (worker(s, target) & (WORKER.dead | givesUp)) attempt('hopFails', r, 1);
           return;
         case STAGE.placed: {
           const queued = runsAt(s, r, 'waiting');
@@ -85,7 +89,9 @@ export function createPossible(options: PossibleOptions): (s: Uint8Array, attemp
           if (i < 0) return;
           const at = actor(s, i, ACTOR.worker) - 1;
           if (queued >= 0 && isUp(s, at)) attempt('queueWaitOver', r);
-          if (at !== holder && worker(s, at) & WORKER.paused) attempt('hopBreaks', r);
+          const standsStill = (worker(s, at) & WORKER.paused) !== 0;
+          if (at !== holder && standsStill && worker(s, at) & (WORKER.dead | givesUp)) attempt('hopBreaks', r);
+          if (at !== holder && isUp(s, at) && may(s, 'lostHop')) attempt('hopCut', r);
         }
       }
     });
@@ -157,11 +163,12 @@ export function createPossible(options: PossibleOptions): (s: Uint8Array, attemp
     const state = worker(s, w);
     const judged = (state & (WORKER.crashed | WORKER.paused | WORKER.lapsed)) !== 0 && (state & WORKER.dead) === 0;
     if (judged && hasJudge(s, w)) attempt('declaredDead', w);
+    if (may(s, 'rowLoss') && (state & (WORKER.unrecorded | WORKER.dead)) === 0) attempt('losesRow', w);
     if (state & WORKER.crashed) return;
     if (may(s, 'crash') && hasOther(s, w)) attempt('crashes', w);
     if (state & WORKER.paused) return attempt('resumes', w);
     if (may(s, 'pause')) attempt('pauses', w);
-    if (state & WORKER.lapsed && (state & WORKER.dead) === 0) attempt('beats', w);
+    if (state & (WORKER.lapsed | WORKER.unrecorded) && (state & WORKER.dead) === 0) attempt('beats', w);
     if (may(s, 'lapse') && (state & (WORKER.lapsed | WORKER.dead)) === 0) attempt('lapses', w);
     if (state & WORKER.dead && (state & WORKER.knows) === 0) attempt('learnsDeath', w);
     if (state & WORKER.draining && hasOther(s, w)) attempt('stops', w);

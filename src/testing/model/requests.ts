@@ -25,6 +25,12 @@ export interface Requests {
   claim(r: number, answered: boolean): void;
   /** What became of a hop that found nobody. */
   unreachable(r: number, sent: boolean): void;
+  /** A hop that says nothing of its worker was lost on its way: that worker is asked again. */
+  lose(r: number): void;
+  /** The same for a hop that was accepted. */
+  cut(r: number): void;
+  /** What was learned of an owner that is waited for is of the past. */
+  lookAgain(r: number): void;
   arrive(r: number): void;
   /** An accepted hop ended without an answer. */
   broken(r: number): void;
@@ -58,13 +64,61 @@ export function createRequests(
     // Whoever held the client has gone with it, and what was sent on comes back to nobody.
     if (worker(get(r, REQUEST.holder) - 1) & WORKER.crashed) return sessions.tell(r, ENDING.gone);
     set(r, REQUEST.facts, get(r, REQUEST.facts) | fact);
+    if (fact !== 0) uncount(r);
     set(r, REQUEST.stage, STAGE.resolving);
     set(r, REQUEST.target, 0);
     set(r, REQUEST.nonce, 0);
     set(r, REQUEST.epoch, 0);
     set(r, REQUEST.flags, get(r, REQUEST.flags) & ~FLAG.dirty);
   };
+  /** Only what moved meanwhile counts against a request: waiting for another worker does not. */
+  function uncount(r: number): void {
+    if ((get(r, REQUEST.flags) & FLAG.resolutions) !== 0)
+      set(r, REQUEST.flags, get(r, REQUEST.flags) - FLAG.resolution);
+  }
   const denies = (w: number) => 16 << w;
+
+  /** Actor of that worker that runs the request for a client that it lost, or -1. */
+  function runsForNobody(r: number, w: number): number {
+    for (let i = 0; i < layout.actors; i += 1) {
+      const mine = actor(i, ACTOR.worker) === w + 1 && actor(i, ACTOR.current) === r + 1;
+      if (mine && actor(i, ACTOR.bits) & BIT.stray) return i;
+    }
+    return -1;
+  }
+
+  /** The owner is asked again for a turn that it may have begun: it takes it up, or begins it, and never twice. */
+  function takeUp(r: number, w: number): boolean {
+    // A copy that comes later is of an earlier hop, and is not heard any more.
+    if (hand.s[layout.stray + 1] === r + 1) {
+      hand.s[layout.stray] = 0;
+      hand.s[layout.stray + 1] = 0;
+    }
+    const i = runsForNobody(r, w);
+    if (i < 0) {
+      if (!hasRow(r)) return false;
+      fail(r);
+      return true;
+    }
+    if (actor(i, ACTOR.bits) & BIT.told) {
+      fail(r);
+      return true;
+    }
+    hand.s[layout.actor(i) + ACTOR.bits] = actor(i, ACTOR.bits) & ~BIT.stray;
+    set(r, REQUEST.stage, STAGE.placed);
+    set(r, REQUEST.target, 0);
+    set(r, REQUEST.epoch, 0);
+    sessions.send(i, 'clientBack');
+    return true;
+  }
+
+  /** The owner has the session, the request is on its way to it again. */
+  function hopAgain(r: number, w: number, epoch: number): void {
+    set(r, REQUEST.flags, get(r, REQUEST.flags) | FLAG.maybe);
+    set(r, REQUEST.stage, STAGE.hopping);
+    set(r, REQUEST.target, w + 1);
+    set(r, REQUEST.epoch, epoch);
+  }
 
   function runs(r: number, where: 'current' | 'waiting'): number {
     for (let i = 0; i < layout.actors; i += 1) {
@@ -106,6 +160,12 @@ export function createRequests(
     set(r, REQUEST.epoch, s[ROW.epoch]!);
     set(r, REQUEST.target, weak === 'oldHead' ? s[ROW.head]! : 0);
     set(r, REQUEST.flags, get(r, REQUEST.flags) & ~FLAG.dirty);
+  }
+
+  /** That worker runs the session at that epoch. */
+  function runsSession(w: number, epoch: number): boolean {
+    const i = sessions.find(w);
+    return i >= 0 && actor(i, ACTOR.epoch) === epoch;
   }
 
   /** A worker that leaves gives what it would have to create or claim to one that stays. */
@@ -166,10 +226,17 @@ export function createRequests(
       const nonce = get(r, REQUEST.nonce);
       const read = get(r, REQUEST.epoch);
       const oldHead = get(r, REQUEST.target);
+      const owner = hand.s[ROW.owner]! - 1;
+      const ran = owner >= 0 && owner !== me && hand.s[ROW.epoch] === read ? runsSession(owner, read) : false;
       const answer = rows.claim({ me, nonce }, read, !flag(r, FLAG.dirty));
+      if (answer === 'row' && ran && !(worker(owner) & (WORKER.dead | WORKER.crashed))) hand.broken ??= 'slowKeeps';
       if (!answered) return;
       if (flag(r, FLAG.gone)) return sessions.tell(r, ENDING.gone);
-      if (answer === 'fenced') return fail(r);
+      if (answer === 'fenced') {
+        if (rows.isDead(me)) return fail(r);
+        uncount(r);
+        return again(r);
+      }
       if (answer !== 'row') return again(r);
       if (flag(r, FLAG.maybe) && hasRow(r)) return fail(r);
       const head = weak === 'oldHead' ? oldHead : hand.s[ROW.head]!;
@@ -190,12 +257,47 @@ export function createRequests(
       again(r, 1 << target);
     },
 
+    lose(r) {
+      const target = get(r, REQUEST.target) - 1;
+      if (hand.s[layout.stray] === 0) {
+        hand.s[layout.stray] = target + 1;
+        hand.s[layout.stray + 1] = r + 1;
+      }
+      set(r, REQUEST.flags, get(r, REQUEST.flags) | FLAG.maybe);
+    },
+
+    cut(r) {
+      const i = runs(r, 'current');
+      const queued = runs(r, 'waiting');
+      const at = i >= 0 ? i : queued;
+      const w = actor(at, ACTOR.worker) - 1;
+      const epoch = actor(at, ACTOR.epoch);
+      // Its client has gone, as far as the owner can see.
+      if (queued >= 0) hand.s[layout.actor(queued) + ACTOR.waiting] = 0;
+      if (i >= 0) {
+        const shown = (actor(i, ACTOR.bits) & BIT.shown) !== 0;
+        hand.s[layout.actor(i) + ACTOR.bits] = actor(i, ACTOR.bits) | BIT.stray;
+        if (shown) fail(r);
+        else hopAgain(r, w, epoch);
+        return sessions.send(i, 'clientGone');
+      }
+      hopAgain(r, w, epoch);
+    },
+
+    lookAgain(r) {
+      const w = get(r, REQUEST.target) - 1;
+      set(r, REQUEST.facts, get(r, REQUEST.facts) & ~((1 << w) | denies(w)));
+      uncount(r);
+      again(r);
+    },
+
     arrive(r) {
       const w = get(r, REQUEST.target) - 1;
       const i = sessions.find(w);
       if (i < 0 || (get(r, REQUEST.epoch) !== 0 && actor(i, ACTOR.epoch) !== get(r, REQUEST.epoch))) {
         return again(r, denies(w));
       }
+      if (flag(r, FLAG.maybe) && takeUp(r, w)) return;
       // The owner resolves it as a request of its own, and knows nothing of what the sender tried.
       const facts = get(r, REQUEST.facts);
       const flags = get(r, REQUEST.flags);

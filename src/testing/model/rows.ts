@@ -26,6 +26,8 @@ export const promises = {
   anchorHeld: 'An anchor goes only to the socket that holds it.',
   oneTerminal: 'A request gets one terminal.',
   noDesertion: 'A living worker does not hand a committed turn back to be placed again.',
+  slowKeeps:
+    'A session is claimed only from an owner that is dead, has gone, or does not run it: never from one that is slow.',
 } as const;
 
 export type CreateAnswer = 'ok' | 'already' | 'key_taken' | 'fenced' | 'rejected';
@@ -60,6 +62,8 @@ export interface Rows {
 export function createRows(layout: Layout, hand: Hand, weak: Weakness | null, onWrite = () => {}): Rows {
   const { turns } = layout.bounds;
   const isDead = (w: number) => (hand.s[layout.worker(w)]! & WORKER.dead) !== 0;
+  /** Without a row a worker may begin nothing, either. */
+  const isFenced = (w: number) => (hand.s[layout.worker(w)]! & (WORKER.dead | WORKER.unrecorded)) !== 0;
 
   const owns = (s: Uint8Array, { me, nonce, epoch }: Caller) =>
     s[ROW.epoch] === epoch && s[ROW.owner] === me + 1 && s[ROW.nonce] === nonce;
@@ -104,7 +108,7 @@ export function createRows(layout: Layout, hand: Hand, weak: Weakness | null, on
 
     create(caller, turn) {
       const { s } = hand;
-      if (isDead(caller.me)) return 'fenced';
+      if (isFenced(caller.me)) return 'fenced';
       if (s[ROW.epoch] !== 0 && s[ROW.sid] === caller.nonce) {
         if (weak === 'createNotIdempotent') return 'key_taken';
         return holds(s, { ...caller, epoch: 1 }) && s[ROW.active] === turn + 1 ? 'already' : 'fenced';
@@ -124,7 +128,7 @@ export function createRows(layout: Layout, hand: Hand, weak: Weakness | null, on
     start(caller, turn, expectedHead) {
       const { s } = hand;
       if (s[ROW.epoch] === 0 || !holds(s, caller)) return 'fenced';
-      if (isDead(caller.me) && weak !== 'startIgnoresDeath') return 'fenced';
+      if (isFenced(caller.me) && weak !== 'startIgnoresDeath') return 'fenced';
       const known = s[layout.turn(turn) + TURN.state]! & 7;
       if (known !== TURN_STATE.none) {
         if (s[ROW.active] === turn + 1) return 'already';
@@ -167,7 +171,7 @@ export function createRows(layout: Layout, hand: Hand, weak: Weakness | null, on
     claim({ me, nonce }, epochRead, unchanged) {
       const { s } = hand;
       if (s[ROW.epoch] === 0) return 'lost_race';
-      if (isDead(me) && weak !== 'claimByTheDead') return 'fenced';
+      if (isFenced(me) && weak !== 'claimByTheDead') return 'fenced';
       if (owns(s, { me, nonce, epoch: epochRead + 1 })) return 'row';
       if (s[ROW.epoch] !== epochRead) return 'lost_race';
       if (!unchanged && weak !== 'oldHead') return 'lost_race';

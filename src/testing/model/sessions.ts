@@ -331,14 +331,24 @@ export function createSessions(
     deliver(i, EVENT[event]);
   }
 
-  const started = (i: number): EventName => {
-    if (!mayStart(worker(i)) && weak !== 'sendWithoutLease') return 'startedNoLease';
+  /** The store's refusal may mean this worker's own lost row: the next heartbeat restores it, and the call is repeated. */
+  const isUnrecorded = (w: number) =>
+    (hand.s[layout.worker(w)]! & (WORKER.unrecorded | WORKER.dead)) === WORKER.unrecorded;
+
+  const started = (i: number): EventName | null => {
+    if (!mayStart(worker(i)) && weak !== 'sendWithoutLease') {
+      // A late heartbeat is waited for; an identity that is dead cannot be renewed.
+      return hand.s[layout.worker(worker(i))]! & WORKER.knows ? 'startedNoLease' : null;
+    }
     return byte(i, ACTOR.socket) === 0 ? 'startedNoSocket' : 'started';
   };
 
   const settled = (i: number): EventName => (byte(i, ACTOR.socket) === 0 ? 'settledClosed' : 'settledOpen');
 
-  /** What the rows say to the pending commit, as the event that `src/session/commits.ts` makes of it; null: not asked yet. */
+  /**
+   * What the rows say to the pending commit, as the event that `src/session/commits.ts` makes of it; null: nothing yet, it
+   * is asked again.
+   */
   function ofRows(i: number): EventName | null {
     const me = caller(i);
     const turn = current(i) - 1;
@@ -350,6 +360,8 @@ export function createSessions(
             return started(i);
           case 'rejected':
             return 'rejectedNoRow';
+          case 'fenced':
+            return isUnrecorded(me.me) ? null : 'notCreated';
           default:
             return 'notCreated';
         }
@@ -362,6 +374,8 @@ export function createSessions(
             return 'headMoved';
           case 'busy':
             return 'busy';
+          case 'fenced':
+            return isUnrecorded(me.me) ? null : 'fenced';
           default:
             return 'fenced';
         }

@@ -81,8 +81,8 @@ function sentence({ layout }: World, s: Uint8Array, { name, a, b }: Action): str
       return `${holder()}'s claim of epoch ${request(REQUEST.epoch)} for turn ${a + 1} is carried out; the answer is lost, it will be repeated.`;
     case 'claimGivenUp':
       return `${holder()} waits no longer for an answer to its claim for turn ${a + 1}.`;
-    case 'ownerFoundDead':
-      return `${holder()}, waiting with turn ${a + 1}, finds ${target()} stored as dead.`;
+    case 'looksAgain':
+      return `${holder()}, waiting with turn ${a + 1} for ${target()}, looks at the rows again.`;
     case 'ownerWaitOver':
       return `${holder()} waits no longer for ${target()}; turn ${a + 1} is refused.`;
     case 'hopArrives':
@@ -90,7 +90,9 @@ function sentence({ layout }: World, s: Uint8Array, { name, a, b }: Action): str
     case 'hopFails':
       return `The hop with turn ${a + 1} finds ${target()} ${b === 1 ? 'silent' : 'gone'}.`;
     case 'hopLost':
-      return `${holder()} hears nothing of the hop with turn ${a + 1} to ${target()}, which may arrive yet.`;
+      return `The hop with turn ${a + 1} to ${target()} is lost to ${holder()}, and may arrive yet; it is sent again.`;
+    case 'hopCut':
+      return `The connection on which turn ${a + 1} is answered is cut; its owner is asked again.`;
     case 'hopBreaks':
       return `${holder()} gives up the silent hop with turn ${a + 1}.`;
     case 'strayArrives':
@@ -151,7 +153,7 @@ function sentence({ layout }: World, s: Uint8Array, { name, a, b }: Action): str
     case 'lapses':
       return `Worker ${letter(a)}'s heartbeats are not confirmed any more: its lease lapses.`;
     case 'beats':
-      return `A heartbeat of worker ${letter(a)} is confirmed.`;
+      return `A heartbeat of worker ${letter(a)} is confirmed, and its row is there.`;
     case 'declaredDead':
       return `Worker ${letter(a)}, whose lease has run out, is stored as dead.`;
     case 'learnsDeath':
@@ -162,6 +164,8 @@ function sentence({ layout }: World, s: Uint8Array, { name, a, b }: Action): str
       return `Worker ${letter(a)}, done with draining, stops and stores its own death.`;
     case 'evicts':
       return `${who()} is told to release its session at epoch ${actor(ACTOR.epoch)}.`;
+    case 'losesRow':
+      return `A failover of the database loses the row of worker ${letter(a)}.`;
     case 'failsOver':
       return 'The database fails over to a replica that lacks the latest write.';
   }

@@ -98,9 +98,17 @@ export const weaknesses = {
     what: 'a turn whose output was shown is sent again when its socket is lost',
     bounds: within(1, { socketLoss: 1 }),
   },
+  slowIsDead: {
+    what: 'a hop to a worker that only stands still is given up, and the worker counts as unreachable',
+    bounds: within(2, { pause: 1 }),
+  },
+  lostRowRobs: {
+    what: 'an owner whose row was lost is taken for one that may be robbed of what is idle',
+    bounds: within(2, { rowLoss: 1 }),
+  },
   strayIsHeard: {
     what: 'a hop that was given up may still answer its client',
-    bounds: within(2, { pause: 1 }),
+    bounds: within(2, { pause: 1 }, { concurrent: 2 }),
   },
   forgetsAdmitted: {
     what: 'a request that was admitted but not begun is forgotten when its actor ends',

@@ -53,7 +53,7 @@ export interface World {
 export function createWorld(bounds: Bounds, weak: Weakness | null = null): World {
   const layout = layoutOf(bounds);
   const machine = localMachine();
-  const resolver = createResolver(layout, machine, weak === 'claimRobsTheLiving');
+  const resolver = createResolver(layout, machine, weak === 'claimRobsTheLiving', weak === 'lostRowRobs');
   const hand: Hand = { s: new Uint8Array(layout.stride), broken: null };
   const rows = createRows(layout, hand, weak);
   const sessions = createSessions(layout, hand, machine, rows, weak);
@@ -176,18 +176,16 @@ export function createWorld(bounds: Bounds, weak: Weakness | null = null): World
       case 'claimGivenUp':
       case 'ownerWaitOver':
         return sessions.tell(a, ENDING.failed);
-      case 'ownerFoundDead': {
-        // Waiting was no resolution.
-        const q = layout.request(a);
-        s[q + REQUEST.flags] = s[q + REQUEST.flags]! - FLAG.resolution;
-        return requests.unreachable(a, false);
-      }
+      case 'looksAgain':
+        return requests.lookAgain(a);
       case 'hopArrives':
         return requests.arrive(a);
       case 'hopFails':
         return requests.unreachable(a, b === 1);
       case 'hopLost':
-        return requests.unreachable(a, true);
+        return requests.lose(a);
+      case 'hopCut':
+        return requests.cut(a);
       case 'hopBreaks':
         return requests.broken(a);
       case 'strayArrives':
@@ -249,8 +247,11 @@ export function createWorld(bounds: Bounds, weak: Weakness | null = null): World
       case 'lapses':
         return mark(a, WORKER.lapsed);
       case 'beats':
-        return unmark(a, WORKER.lapsed);
+        return unmark(a, WORKER.lapsed | WORKER.unrecorded);
+      case 'losesRow':
+        return mark(a, WORKER.unrecorded);
       case 'declaredDead':
+        unmark(a, WORKER.unrecorded);
         return mark(a, WORKER.dead);
       case 'learnsDeath':
         mark(a, WORKER.knows);
@@ -262,6 +263,7 @@ export function createWorld(bounds: Bounds, weak: Weakness | null = null): World
         return;
       case 'stops':
         crash(a);
+        unmark(a, WORKER.unrecorded);
         return mark(a, WORKER.dead);
       case 'evicts':
         return sessions.send(a, 'release');
@@ -296,6 +298,7 @@ export function createWorld(bounds: Bounds, weak: Weakness | null = null): World
     layout,
     machine,
     deathBits,
+    givesUp: weak === 'slowIsDead' ? WORKER.paused : 0,
     canCopy(s, i) {
       hand.s.set(s);
       return copies.canMake(i);

@@ -1,6 +1,14 @@
 import type { Forwarder } from '../../cluster/forward/forwarder.ts';
 import type { HopSink } from '../../cluster/forward/hop-sink.ts';
-import { applyLine, decodeLine, encodeLine, failLine, headLine, type Line } from '../../cluster/forward/lines.ts';
+import {
+  applyLine,
+  decodeLine,
+  encodeLine,
+  failLine,
+  headLine,
+  type Line,
+  terminalOf,
+} from '../../cluster/forward/lines.ts';
 import { packRequest, unpackRequest } from '../../cluster/forward/parcel.ts';
 import type { Config } from '../../config.ts';
 import { readSource } from '../../intake/read.ts';
@@ -120,7 +128,7 @@ export function createSimulatedForwarder(
   let hops = 0;
 
   return {
-    forward(peer, hop, request, sink, onAccepted) {
+    forward(peer, hop, request, sink, { patience, signal, onAccepted }) {
       const name = `hop ${process.name} ${++hops}`;
       const random = luck.random(name);
       const { promise, resolve } = Promise.withResolvers<ForwardResult>();
@@ -134,44 +142,63 @@ export function createSimulatedForwarder(
         resolve(result);
         end?.reset();
       };
-      const lost = () =>
-        finish(state === 'accepted' ? { kind: 'broken' } : { kind: 'unreachable', sent: state === 'sent' });
-      const within = (ms: number, phase: typeof state) => {
+      const lost = (again = true) =>
+        finish(
+          state === 'accepted' ? { kind: 'broken', again } : { kind: 'unreachable', sent: state === 'sent', again },
+        );
+      let heard = 0;
+      const watch = (ms: number) => {
         stopTimer();
-        stopTimer = clock.after(ms, () => state === phase && lost());
+        stopTimer = clock.after(ms, () => void look());
+      };
+      const look = async () => {
+        const [phase, at] = [state, heard];
+        const standing = await patience.ask().catch(() => 'slow' as const);
+        if (state === 'ended' || state !== phase || heard !== at) return;
+        if (standing === 'slow') watch(deadlines.ownerPoll);
+        else lost(false);
       };
       const take = (text: string) => {
         if (state === 'ended') return;
         const line = decodeLine(Buffer.from(text));
-        if (state === 'accepted') within(deadlines.forwardSilence, 'accepted');
+        heard += 1;
+        patience.heard();
+        if (state === 'accepted') watch(deadlines.forwardSilence);
         if (line === null) return;
         if (line.t === 'accepted') {
           state = 'accepted';
-          within(deadlines.forwardSilence, 'accepted');
+          watch(deadlines.forwardSilence);
           return onAccepted?.();
         }
         if (line.t === 'not_owner') return finish({ kind: 'not_owner' });
-        if (applyLine(line, sink) === 'ended') finish({ kind: 'served' });
+        if (applyLine(line, sink) === 'ended') finish({ kind: 'served', terminal: terminalOf(line) });
       };
 
       if (!sink.attached) return Promise.resolve({ kind: 'client_gone' });
       sink.onGone(() => finish({ kind: 'client_gone' }));
-      within(deadlines.forwardConnect, 'connecting');
+      signal?.addEventListener('abort', () => finish({ kind: 'client_gone' }), { once: true });
+      watch(deadlines.forwardConnect);
       const target = options.at(peer.url);
       const body = packRequest(request, clock.now(), plain);
       const way = network.held(process, target?.process ?? null) + random.between(0.2, 3);
       process.deliver(way, 'hop connects', () => {
         if (state !== 'connecting') return;
-        if (!target?.process.alive) return lost();
+        // Nobody listens there any more.
+        if (!target?.process.alive) return lost(false);
         const [here, there] = network.connect(process, target.process, random);
         end = here;
-        here.onClosed(lost);
+        here.onClosed(() => lost());
         state = 'sent';
-        within(deadlines.forwardAccepted, 'sent');
+        watch(deadlines.forwardAccepted);
         const breaks = luck.strikes('hop broken', name, options.broken);
         here.post('hop', () => {
           // Signed for another worker: a process that has begun again is not the one that was meant.
-          if (target.service.workerId() !== peer.workerId) return there.reset();
+          if (target.service.workerId() !== peer.workerId) {
+            there.post('refusal', () => {
+              if (state === 'sent') finish({ kind: 'unreachable', sent: false, again: false });
+            });
+            return;
+          }
           const received = unpackRequest(readSource(body, 'parcel'), target.process.clock.now(), plain);
           const accepted = hopSink(target, there, received.body.stream === true, (line) => {
             const text = encodeLine(line);

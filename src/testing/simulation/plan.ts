@@ -51,6 +51,10 @@ export interface ClientPlan {
 export type ScheduledFault = { at: number } & (
   | { kind: 'crash'; worker: number; lasts: number }
   | { kind: 'pause'; worker: number; lasts: number; frozen: boolean }
+  /** It runs for a moment now and then: its timers fire late, and what it is sent waits. */
+  | { kind: 'starved'; worker: number; lasts: number }
+  /** A failover of the database loses the worker's row. */
+  | { kind: 'row lost'; worker: number }
   | { kind: 'store cut off'; worker: number; lasts: number }
   | { kind: 'store down'; lasts: number }
   | { kind: 'peers cut off'; worker: number; lasts: number }
@@ -127,6 +131,18 @@ function faultOf(random: Random, workers: number, calmAt: number): ScheduledFaul
   return { kind: 'operator', at, worker, action: random.pick(['release', 'close', 'drop-anchor'] as const) };
 }
 
+/** What slowness and lost rows there are. A source of its own, so that the other draws of a seed stay what they were. */
+function slowFaultsOf(random: Random, workers: number, calmAt: number): ScheduledFault[] {
+  const faults: ScheduledFault[] = [];
+  const at = () => random.between(200, calmAt * 0.9);
+  const worker = () => random.integer(0, workers - 1);
+  for (let count = random.pick([0, 0, 1, 2]); count > 0; count -= 1) {
+    faults.push({ kind: 'starved', at: at(), worker: worker(), lasts: random.between(2_000, 20_000) });
+  }
+  if (random.chance(0.3)) faults.push({ kind: 'row lost', at: at(), worker: worker() });
+  return faults;
+}
+
 /** The run of a seed: some are gentle, some are not, and most concentrate on a few kinds of trouble. */
 export function planOf(seed: number): Plan {
   const random = createRandom(seed, 'plan');
@@ -143,7 +159,10 @@ export function planOf(seed: number): Plan {
       habits: habitsOf(random, createRandom(seed, `form of client ${index}`)),
       actions: Array.from({ length: random.integer(2, 6) }, () => actionOf(random)),
     })),
-    faults: Array.from({ length: random.integer(0, 6) }, () => faultOf(random, workers, calmAt)),
+    faults: [
+      ...Array.from({ length: random.integer(0, 6) }, () => faultOf(random, workers, calmAt)),
+      ...slowFaultsOf(createRandom(seed, 'slow'), workers, calmAt),
+    ],
     rates: {
       store: { lost: often(0.15), unanswered: often(0.15), late: often(0.1), rejected: often(0.05), slow: often(0.3) },
       turn: often(0.7),

@@ -128,6 +128,26 @@ function strike(world: World, fault: ScheduledFault): void {
         process.resume();
       });
     }
+    case 'starved': {
+      const { process } = slot!;
+      const random = luck.random(`starved ${fault.at}`);
+      const stop = () => {
+        if (agenda.now >= until || !process.alive) return;
+        process.pause(false);
+        agenda.add(Math.min(until, agenda.now + random.between(50, 1_500)), 'a slice of time', () => {
+          process.resume();
+          agenda.add(agenda.now + random.between(1, 150), 'its end', stop);
+        });
+      };
+      return stop();
+    }
+    case 'row lost': {
+      const { worker } = slot!;
+      if (worker && world.database.workers.get(worker.membership.id)?.state !== 'dead') {
+        world.database.workers.delete(worker.membership.id);
+      }
+      return;
+    }
     case 'store cut off':
       return cutOff([slot!]);
     case 'store down':

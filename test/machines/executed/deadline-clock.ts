@@ -27,6 +27,7 @@ export const LAPSE = 301 * MILLION;
 /** How long a drain may take, milliseconds: the worker machine's own limit is told by it. */
 export const DRAIN = 5_000;
 const REGISTRATION_PAUSE = 200;
+const REPEATED_HEARTBEAT = 500;
 
 /** With a random source that always says one half. */
 const REDIALS = [400, 800, 1_600, 2_000];
@@ -48,6 +49,7 @@ function nameOf(ms: number): string | null {
   if (REDIALS.includes(ms)) return 'redial';
   if (ms > 1_000 * MILLION) return 'age';
   if (ms === REGISTRATION_PAUSE) return 'register';
+  if (ms === REPEATED_HEARTBEAT) return 'heartbeat';
   if (ms === DRAIN * 2 + 10_000) return 'drain';
   return Object.keys(lengths).find((name) => lengths[name]! * MILLION === ms) ?? null;
 }

@@ -156,7 +156,10 @@ async function verdict(scene: Scene, { variant, from }: SessionStep): Promise<vo
       if (facts.asked === 'start') {
         await store.operatorRelease(sessionId);
         scene.owner = 'nobody';
-        break;
+        await held.pass();
+        // Asked again once a heartbeat has shown that it is not the worker's own row that is missing.
+        await (await world.gate.next('start')).pass();
+        return;
       }
       scene.owner = { rival: await world.rob(sessionId) };
       await held.pass();

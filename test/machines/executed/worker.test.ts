@@ -109,6 +109,8 @@ async function drive({ steps }: Path<WorkerMachine, WorkerFacts>): Promise<void>
   const { id } = membership;
   /** What the last heartbeat that arrived said: one that was sent before the drain began says `serving` still. */
   let said = 'serving';
+  /** Its lease is in doubt: nothing is started until a heartbeat is confirmed. */
+  let doubted = false;
   const nothing = { verdict: 'unknown', reason: 'no connection' } as const;
   const causes: Record<string, () => unknown> = {
     'registration.confirmed': async () => (await gate.next('register')).pass(),
@@ -116,7 +118,12 @@ async function drive({ steps }: Path<WorkerMachine, WorkerFacts>): Promise<void>
     'heartbeat.confirmed': async () => {
       const call = await gate.next('heartbeat');
       said = call.args[1];
+      doubted = false;
       await call.pass();
+    },
+    'heartbeat.wanted': () => {
+      doubted = true;
+      membership.doubt();
     },
     'heartbeat.unanswered': async () => (await gate.next('heartbeat')).answer(nothing),
     'heartbeat.answered_dead': async () => {
@@ -153,7 +160,7 @@ async function drive({ steps }: Path<WorkerMachine, WorkerFacts>): Promise<void>
     if (top === 'starting') expect(await rowOf(id)).toBeNull();
     if (top === 'serving' || top === 'draining') {
       expect(await rowOf(id)).toBe(said);
-      expect([membership.id, membership.mayStart()]).toEqual([id, true]);
+      expect([membership.id, membership.mayStart()]).toEqual([id, !doubted]);
     } else expect(membership.mayStart()).toBe(false);
     if (top === 'dead') expect([membership.id === id, await rowOf(id)]).toEqual([false, 'dead']);
     if (top === 'stopped') {

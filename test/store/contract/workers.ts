@@ -16,7 +16,8 @@ export function liveness(given: () => Subject): void {
     };
     expect(await store.register({ ...worker, leaseMs: LEASE_MS })).toEqual({ verdict: 'ok' });
     const row = await find(worker.id);
-    expect(row).toEqual({ ...worker, state: 'serving', leaseLeftMs: expect.any(Number) });
+    const measured = { leaseLeftMs: expect.any(Number), leaseUntilMs: expect.any(Number) };
+    expect(row).toEqual({ ...worker, state: 'serving', ...measured });
     expect(row!.leaseLeftMs).toBeGreaterThan(LEASE_MS / 2);
   });
 
@@ -57,7 +58,41 @@ export function liveness(given: () => Subject): void {
     await store.heartbeat(alive, 'serving', EXPIRED_MS);
     expect(await store.declareExpired(alive)).toEqual({ verdict: 'dead' });
     expect(await store.declareExpired(alive)).toEqual({ verdict: 'dead' });
-    expect(await store.declareExpired(randomUUID())).toEqual({ verdict: 'missing' });
+  });
+
+  test('a worker without a row is given one with a full lease, and is judged by that', async () => {
+    const { store } = given();
+    const id = randomUUID();
+    expect(await store.declareExpired(id)).toEqual({ verdict: 'alive' });
+    expect(await find(id)).toMatchObject({ state: 'serving', version: 'unknown', internalUrl: null });
+    expect((await find(id))!.leaseLeftMs).toBeGreaterThan(0);
+    await store.heartbeat(id, 'serving', EXPIRED_MS);
+    expect(await store.declareExpired(id)).toEqual({ verdict: 'dead' });
+  });
+
+  test('a heartbeat restores a row that was lost, and none that is dead', async () => {
+    const { store } = given();
+    const registration = { internalUrl: 'http://a', livenessPath: null, version: '1' };
+    const [lost, met, dead] = [randomUUID(), randomUUID(), randomUUID()];
+    const restored = { verdict: 'ok', restored: true };
+    expect(await store.heartbeat(lost, 'draining', LEASE_MS, registration)).toEqual(restored);
+    expect(await find(lost)).toMatchObject({ state: 'draining', ...registration });
+    expect(await store.heartbeat(lost, 'serving', LEASE_MS, registration)).toEqual({ verdict: 'ok' });
+    await store.declareExpired(met);
+    expect(await store.heartbeat(met, 'serving', LEASE_MS, registration)).toEqual(restored);
+    expect(await find(met)).toMatchObject({ state: 'serving', ...registration });
+    await store.declareDead(dead);
+    expect(await store.heartbeat(dead, 'serving', LEASE_MS, registration)).toEqual({ verdict: 'dead' });
+    expect(await find(dead)).toMatchObject({ state: 'dead', version: 'unknown' });
+  });
+
+  test('the end of a lease changes when it is renewed, and only then', async () => {
+    const { store } = given();
+    const id = await newWorker(store);
+    const before = (await find(id))!.leaseUntilMs;
+    expect((await find(id))!.leaseUntilMs).toBe(before);
+    await store.heartbeat(id, 'serving', LEASE_MS * 2);
+    expect((await find(id))!.leaseUntilMs).not.toBe(before);
   });
 
   test('a certain death needs no expired lease, nor a row', async () => {

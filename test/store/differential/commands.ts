@@ -117,7 +117,15 @@ export function commandOf(random: Random, universe: Universe, rows: MemoryDataba
       name: 'register',
       args: [{ id: worker, internalUrl: 'http://a', livenessPath: null, version: 'v', leaseMs }],
     }),
-    () => ({ name: 'heartbeat', args: [worker, random.pick(['serving', 'draining']), leaseMs] }),
+    () => ({
+      name: 'heartbeat',
+      args: [
+        worker,
+        random.pick(['serving', 'draining']),
+        leaseMs,
+        ...(random.chance(0.5) ? [{ internalUrl: 'http://a', livenessPath: null, version: 'v' }] : []),
+      ],
+    }),
     () => ({ name: 'declareExpired', args: [worker] }),
     () => ({ name: 'declareDead', args: [worker] }),
     () => ({ name: 'operatorRelease', args: [sessionId] }),

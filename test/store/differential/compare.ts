@@ -4,6 +4,12 @@ import { type Command, ITEM_IDS, PLACES, type Universe } from './commands.ts';
 /** Leases are counted by different clocks: that one is left, or none, is what can be compared. */
 const lease = (ms: number) => (ms > 1_000 ? 'left' : 'run out');
 
+/** Readings of a clock, and what depends on how a store writes things down. */
+const clocked: ReadonlySet<string> = new Set([
+  ...['startedAt', 'endedAt', 'createdAt', 'updatedAt', 'leaseUntilMs'],
+  ...['inputBytes', 'outputBytes'],
+]);
+
 /** An answer without what two correct stores may say differently. */
 export function comparable(value: unknown): unknown {
   if (value instanceof Map) return comparable(Object.fromEntries([...value].sort(([a], [b]) => (a < b ? -1 : 1))));
@@ -11,7 +17,7 @@ export function comparable(value: unknown): unknown {
   if (Array.isArray(value)) return value.map(comparable);
   if (typeof value !== 'object' || value === null) return value === undefined ? null : value;
   const entries = Object.entries(value)
-    .filter(([name]) => !['startedAt', 'endedAt', 'createdAt', 'updatedAt', 'inputBytes', 'outputBytes'].includes(name))
+    .filter(([name]) => !clocked.has(name))
     .sort(([a], [b]) => (a < b ? -1 : 1))
     .map(([name, member]) => [name, name === 'leaseLeftMs' ? lease(member as number) : comparable(member)]);
   const shown = Object.fromEntries(entries) as Record<string, unknown>;

@@ -18,7 +18,7 @@ export const fenceCalls = {
 
 export const workerCalls = {
   register: functionCall('holdfast_register', 5),
-  heartbeat: functionCall('holdfast_heartbeat', 3),
-  declareExpired: functionCall('holdfast_declare_expired', 1),
+  heartbeat: functionCall('holdfast_beat', 6),
+  declareExpired: functionCall('holdfast_judge', 1),
   declareDead: functionCall('holdfast_declare_dead', 1),
 } as const;

@@ -25,7 +25,10 @@ export const rowReads = {
   },
   workers: {
     name: 'holdfast_workers',
-    text: 'select holdfast_worker_json(w)::text as answer from worker w order by w.created_at',
+    text: `select (holdfast_worker_json(w)::jsonb
+                   || jsonb_build_object('leaseUntilMs', extract(epoch from w.heartbeat_expires_at) * 1000))::text as answer
+             from worker w
+            order by w.created_at`,
   },
   pepper: {
     name: 'holdfast_pepper',

@@ -1,0 +1,56 @@
+import { expect, it } from 'vitest';
+import { createJudge } from '../../src/cluster/judge.ts';
+import { createMemoryDatabase, createMemoryStore } from '../../src/store/memory/index.ts';
+import { createManualClock } from '../../src/testing/index.ts';
+
+const LEASE = 10_000;
+
+function world(mayJudge = true) {
+  const clock = createManualClock();
+  const database = createMemoryDatabase('0'.repeat(64));
+  const store = createMemoryStore({ clock, database });
+  const register = (id: string) =>
+    store.register({ id, internalUrl: 'http://a', livenessPath: null, version: '1', leaseMs: LEASE });
+  return { clock, database, store, register, ...createJudge({ store, mayJudge: () => mayJudge }) };
+}
+
+it('a worker without a row is given one, and is dead when that has run out', async () => {
+  const { clock, database, judge } = world();
+  expect(await judge('lost')).toBe('alive');
+  expect(database.workers.get('lost')).toMatchObject({ state: 'serving', version: 'unknown' });
+  clock.advance(LEASE + 1);
+  expect(await judge('lost')).toBe('dead');
+});
+
+it('only who was alive itself declares another one dead', async () => {
+  const { clock, register, judge } = world(false);
+  await register('late');
+  clock.advance(LEASE + 1);
+  expect(await judge('late')).toBe('alive');
+});
+
+it('a peer is slow as long as it may answer, unreachable when it goes on without answering, dead when that is stored', async () => {
+  const { clock, store, register, patience } = world();
+  await register('peer');
+  const beat = () => {
+    clock.advance(10);
+    return store.heartbeat('peer', 'serving', LEASE);
+  };
+  const slow = patience('peer');
+  // However often it is asked: it has not run since.
+  for (let i = 0; i < 10; i += 1) expect(await slow.ask()).toBe('slow');
+  for (let i = 0; i < 2; i += 1) {
+    await beat();
+    expect(await slow.ask()).toBe('slow');
+  }
+  slow.heard();
+  for (let i = 0; i < 3; i += 1) {
+    expect(await slow.ask()).toBe('slow');
+    await beat();
+  }
+  expect(await slow.ask()).toBe('unreachable');
+  const dying = patience('peer');
+  expect(await dying.ask()).toBe('slow');
+  clock.advance(LEASE + 1);
+  expect(await dying.ask()).toBe('dead');
+});
