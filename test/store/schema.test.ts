@@ -4,7 +4,7 @@ import pg from 'pg';
 import { afterEach, describe, expect, test } from 'vitest';
 import { entities } from '../../src/store/entities.ts';
 import { openPostgresStore } from '../../src/store/postgres/index.ts';
-import { assertServerVersion } from '../../src/store/postgres/migrate.ts';
+import { assertServer, placeOf } from '../../src/store/postgres/unusable.ts';
 import { freshDatabase } from '../support/database.ts';
 
 const cleanUps: (() => Promise<unknown>)[] = [];
@@ -64,10 +64,11 @@ describe('opening a database', () => {
   });
 
   test('an old server is refused in words an operator understands', () => {
-    expect(() => assertServerVersion(140_011, '14.11')).toThrow(
-      'Holdfast needs PostgreSQL 15 or newer; this server is 14.11.',
+    const place = placeOf('postgres://me:hidden@db.example:6432/app');
+    expect(() => assertServer({ versionNum: 140_011, version: '14.11', standby: false }, place)).toThrow(
+      'PostgreSQL at db.example:6432, database "app": Holdfast needs PostgreSQL 15 or newer; this server is 14.11',
     );
-    expect(() => assertServerVersion(150_000, '15.0')).not.toThrow();
+    expect(() => assertServer({ versionNum: 150_000, version: '15.0', standby: false }, place)).not.toThrow();
   });
 
   test('a database that cannot be reached is an error, not a hang', async () => {
@@ -110,6 +111,7 @@ describe('the tables', () => {
       entities,
       extensions: [Migrator],
       migrations: { tableName: 'holdfast_migrations', snapshot: false },
+      schema: 'holdfast',
       schemaGenerator: { ignoreRoutines: true },
     });
     cleanUps.push(() => orm.close());
@@ -138,8 +140,8 @@ describe('the tables', () => {
     await opened(url);
     const indexes = await query<{ text: string }>(
       url,
-      `select regexp_replace(indexdef, '^CREATE (UNIQUE )?INDEX .* ON public.', '\\1') as text
-         from pg_indexes where schemaname = 'public' and indexname not like '%pkey'`,
+      `select regexp_replace(indexdef, '^CREATE (UNIQUE )?INDEX .* ON holdfast.', '\\1') as text
+         from pg_indexes where schemaname = 'holdfast' and indexname not like '%pkey'`,
     );
     expect(indexes.map(({ text }) => text).sort()).toEqual([
       'UNIQUE turn USING btree (scope, holdfast_key(response_id)) WHERE (response_id IS NOT NULL)',
