@@ -72,7 +72,7 @@ export async function openPostgresStore(options: PostgresStoreOptions): Promise<
     });
   } catch (error) {
     await closePools();
-    throw await unusable(error, place);
+    throw unusable(error, place);
   }
 
   orm.config.set('schema', schema);

@@ -3,7 +3,7 @@ import pg from 'pg';
 import { migrationsList } from '../migrations/index.ts';
 import { quoted, searchPathOf } from './executor.ts';
 import { sqlState } from './outcome.ts';
-import { assertServer, DatabaseUnusable, type Place } from './unusable.ts';
+import { assertPostgres, assertServer, DatabaseUnusable, type Place } from './unusable.ts';
 
 /** The table that names what was migrated; it also tells Holdfast's schema from another's. */
 export const MIGRATIONS_TABLE = 'holdfast_migrations';
@@ -35,6 +35,7 @@ export interface MigrateOptions {
  * @throws `DatabaseUnusable`, or the error of the connection
  */
 export async function migrate(orm: MikroORM, options: MigrateOptions): Promise<string> {
+  await assertPostgres(options.place);
   const client = new pg.Client({ ...options.connection, application_name: 'holdfast migrations' });
   let lost: Error | null = null;
   client.on('error', (error) => {

@@ -87,6 +87,11 @@ function networkCause(error: unknown, { host, port }: Place): Cause | null {
   ) {
     return ['there was no answer in time: check address, routes and firewalls', true];
   }
+  if (/^connection terminated/i.test(message)) {
+    const cause =
+      'the connection was closed without an answer: no PostgreSQL there, or a proxy or pooler without a server behind it';
+    return [cause, true];
+  }
   if (/does not support SSL/.test(message)) {
     return ['the server does not speak TLS: take sslmode or ssl out of DATABASE_URL, or switch TLS on there', false];
   }
@@ -128,20 +133,30 @@ function serverCause(error: unknown, { user, database }: Place): Cause | null {
 const READ_ONLY =
   'it only follows another server, or is read-only: DATABASE_URL must lead to the primary, also after a failover';
 
-/** Whether a PostgreSQL answers there: the first answer to a request for TLS is one letter. */
-function speaksPostgres({ host, port }: Place): Promise<'yes' | 'no' | 'silent'> {
-  if (host.startsWith('/')) return Promise.resolve('silent');
-  return new Promise((resolve) => {
+/**
+ * Looks whether what answers at an address is a PostgreSQL: its answer to a request for TLS is one letter. The driver
+ * would wait for the end of what it takes for a long message.
+ *
+ * @throws `DatabaseUnusable` when something else answers; silence proves nothing
+ */
+export async function assertPostgres({ host, port, text }: Place): Promise<void> {
+  if (host.startsWith('/')) return;
+  const answer = await new Promise<string | null>((resolve) => {
     const socket = connect({ host, port });
-    const settle = (answer: 'yes' | 'no' | 'silent') => {
+    const settle = (said: string | null) => {
       socket.destroy();
-      resolve(answer);
+      resolve(said);
     };
-    socket.setTimeout(PROBE_MS, () => settle('silent'));
+    socket.setTimeout(PROBE_MS, () => settle(null));
     socket.once('connect', () => socket.write(Uint8Array.of(0, 0, 0, 8, 4, 210, 22, 47)));
-    socket.once('data', (answer) => settle(/^[SN]$|^E/.test(answer.toString('latin1')) ? 'yes' : 'no'));
-    for (const event of ['error', 'close']) socket.once(event, () => settle('silent'));
+    socket.once('data', (bytes) => settle(bytes.toString('latin1')));
+    for (const event of ['error', 'close']) socket.once(event, () => settle(null));
   });
+  if (answer === null || /^[SN]$|^E/.test(answer)) return;
+  throw new DatabaseUnusable(
+    `${text}: what answers there is no PostgreSQL: check host and port in DATABASE_URL`,
+    false,
+  );
 }
 
 /** Why a database that answered before does not now, in words. */
@@ -150,22 +165,12 @@ export function causeOf(error: unknown, place: Place): string {
   return cause ?? (error instanceof Error && error.message !== '' ? error.message : 'the connection was lost');
 }
 
-/** What an error at the opening of a database means: asks there once more where the error alone does not say. */
-export async function unusable(error: unknown, place: Place): Promise<DatabaseUnusable> {
+/** What an error at the opening of a database means. */
+export function unusable(error: unknown, place: Place): DatabaseUnusable {
   if (error instanceof DatabaseUnusable) return error;
-  const because = ([cause, passing]: Cause) => new DatabaseUnusable(`${place.text}: ${cause}`, passing, error);
-  const known = serverCause(error, place) ?? networkCause(error, place);
-  if (known) return because(known);
-  const answer = await speaksPostgres(place);
-  if (answer === 'no')
-    return because(['what answers there is no PostgreSQL: check host and port in DATABASE_URL', false]);
-  if (answer === 'silent') {
-    return because([
-      'the connection was closed without an answer: no PostgreSQL there, or a proxy or pooler without a server behind it',
-      true,
-    ]);
-  }
-  return because([error instanceof Error ? error.message : String(error), false]);
+  const [cause, passing] = serverCause(error, place) ??
+    networkCause(error, place) ?? [error instanceof Error ? error.message : String(error), false];
+  return new DatabaseUnusable(`${place.text}: ${cause}`, passing, error);
 }
 
 /** @throws `DatabaseUnusable` for a server that is too old, or only follows another one */
