@@ -883,8 +883,8 @@ export const canaries: readonly Canary[] = [
   {
     name: 'temporary tables of others come before the tables of the schema',
     file: 'src/store/postgres/executor.ts',
-    find: '`${quoted(schema)}, pg_temp`',
-    replace: 'quoted(schema)',
+    find: ', pg_temp`;',
+    replace: '`;',
     tests: ['test/store/pooler.test.ts'],
   },
   {

@@ -20,7 +20,7 @@ export interface Pgbouncer {
 }
 
 export interface PgbouncerOptions {
-  mode: 'session' | 'transaction' | 'statement';
+  mode: 'session' | 'transaction';
   /** Server connections. */
   size: number;
   /** Further lines of its configuration. */

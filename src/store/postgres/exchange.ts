@@ -62,7 +62,7 @@ const known = new WeakMap<PoolClient, Knowledge>();
 /**
  * Two statements in one round trip and one transaction: its settings, then what is asked. Nothing is set for longer than
  * the transaction and nothing is named on a connection that may lead to another server process next time, so that the
- * same traffic passes a pooler in session, transaction and statement mode.
+ * same traffic passes a pooler in session and in transaction mode.
  *
  * Between a pooler and the server, process ids differ from those that the pooler made up for its clients: that is how a
  * direct connection, where statements are parsed once, is told from one through a pooler.

@@ -20,6 +20,8 @@ export interface Place {
   port: number;
   user: string;
   database: string;
+  /** TLS begins without being asked for: nothing else may be said there. */
+  directTls: boolean;
   /** For people: host, port and database. */
   text: string;
 }
@@ -44,7 +46,8 @@ export function placeOf(url: string): Place {
   try {
     const { host, port, user = '', database = '' } = new pg.Client({ connectionString: url });
     const at = host.startsWith('/') ? `socket ${host}` : `${host.includes(':') ? `[${host}]` : host}:${port}`;
-    return { host, port, user, database, text: `PostgreSQL at ${at}, database "${database}"` };
+    const directTls = /[?&]sslnegotiation=direct(?:&|$)/.test(url);
+    return { host, port, user, database, directTls, text: `PostgreSQL at ${at}, database "${database}"` };
   } catch (cause) {
     // Of the driver's own message nothing is shown: it may quote the address, and with it the password.
     throw new DatabaseUnusable('DATABASE_URL cannot be read: one of its parameters is malformed', false, cause);
@@ -139,8 +142,8 @@ const READ_ONLY =
  *
  * @throws `DatabaseUnusable` when something else answers; silence proves nothing
  */
-export async function assertPostgres({ host, port, text }: Place): Promise<void> {
-  if (host.startsWith('/')) return;
+export async function assertPostgres({ host, port, directTls, text }: Place): Promise<void> {
+  if (host.startsWith('/') || directTls) return;
   const answer = await new Promise<string | null>((resolve) => {
     const socket = connect({ host, port });
     const settle = (said: string | null) => {
