@@ -9,6 +9,7 @@ import { createApp } from './http/app.ts';
 import { type Listening, listen } from './http/server.ts';
 import { createLogger } from './observe/log.ts';
 import { ADMIN_TOKEN_FILE } from './store/embedded/index.ts';
+import { DatabaseUnusable } from './store/postgres/unusable.ts';
 import { supervise, type WorkerNews } from './supervisor.ts';
 import { version } from './version.ts';
 
@@ -198,8 +199,9 @@ function fail(error: Error & { code?: string }): void {
   const message =
     error.code === 'EADDRINUSE' ? 'The port is in use: choose another with PORT or --port.' : error.message;
   process.stderr.write(`holdfast: ${message}\n`);
-  if (!(error instanceof ConfigError) && process.env.HOLDFAST_LOG_LEVEL === 'debug')
-    process.stderr.write(`${error.stack}\n`);
+  // These say everything in their message.
+  const isPlain = error instanceof ConfigError || error instanceof DatabaseUnusable;
+  if (!isPlain && process.env.HOLDFAST_LOG_LEVEL === 'debug') process.stderr.write(`${error.stack}\n`);
   process.exit(1);
 }
 

@@ -64,6 +64,7 @@ export const deadlineKnobs = {
   ownerWait: ms('OWNER_WAIT', 15_000, 'For a silent owner to answer or to be declared dead, before 409.'),
   ownerPoll: ms('OWNER_POLL', 1_000, 'Longest pause between two looks at an owner that is waited for.'),
   storeStatement: ms('STORE_STATEMENT', 2_000, 'One call to the database, before it counts as unanswered.'),
+  storeStart: ms('STORE_START', 60_000, 'For a database that cannot be reached at start, before the start fails.'),
   heartbeat: ms('HEARTBEAT', 3_000, 'Between two heartbeats of a worker.'),
   lease: ms('LEASE', 10_000, 'What a heartbeat is good for, by the database clock.'),
   selfFence: ms(
@@ -160,6 +161,8 @@ export interface Config {
     corsOrigins: readonly string[];
   };
   databaseUrl: string | null;
+  /** Schema of the tables; null: where they are found, else one of their own. */
+  databaseSchema: string | null;
   dataDir: string;
   /** Where liveness sockets lie when all workers share one machine and an outside database. */
   livenessDir: string | null;
@@ -209,6 +212,12 @@ export const settings = [
     variable: 'DATABASE_URL',
     default: 'embedded',
     description: 'A PostgreSQL of 15 or newer, shared by any number of workers.',
+  },
+  {
+    variable: 'HOLDFAST_DB_SCHEMA',
+    default: 'found, else holdfast',
+    description:
+      "Schema of Holdfast's tables. Default: where an earlier start put them, by the user's `search_path`; in a database without them a schema `holdfast`, which is created.",
   },
   {
     variable: 'HOLDFAST_DATA_DIR',
@@ -511,6 +520,15 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
     return `HOLDFAST_CORS_ORIGINS: entry ${position} is not of the form https://name, https://name:port or *`;
   });
   const databaseUrl = optional(env.DATABASE_URL);
+  const databaseSchema = optional(env.HOLDFAST_DB_SCHEMA);
+  if (
+    databaseSchema !== null &&
+    (!/^[\p{L}_][\p{L}\p{N}_$]{0,30}$/u.test(databaseSchema) || /^pg_/i.test(databaseSchema))
+  ) {
+    problems.push(
+      'HOLDFAST_DB_SCHEMA must be a name of letters, digits, _ and $, at most 31 long and not beginning with pg_',
+    );
+  }
   const secrets = optional(env.HOLDFAST_SECRETS);
   if (secrets !== null) {
     try {
@@ -552,6 +570,7 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
   return {
     server: { host, port, publicHosts, corsOrigins },
     databaseUrl,
+    databaseSchema,
     dataDir: optional(env.HOLDFAST_DATA_DIR) ?? '.holdfast',
     livenessDir: optional(env.HOLDFAST_LIVENESS_DIR),
     workers: parsed.data.workers,

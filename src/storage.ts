@@ -6,6 +6,7 @@ import type { Logger } from './observe/log.ts';
 import { loadOrCreateAdminToken, loadOrCreateTokenSecrets, startEmbeddedPostgres } from './store/embedded/index.ts';
 import type { SessionStore } from './store/port.ts';
 import { openPostgresStore } from './store/postgres/index.ts';
+import { DatabaseUnusable } from './store/postgres/unusable.ts';
 
 /** A generated admin token and where it is kept. */
 export interface KeptAdminToken {
@@ -35,9 +36,8 @@ const LONGEST_PAUSE_MS = 5_000;
 
 /** Opens the configured database, or starts the embedded one. Keeps trying while a configured one cannot be reached. */
 export async function openStorage(config: Config, logger: Logger): Promise<Storage> {
-  const options = { statementTimeoutMs: config.deadlines.storeStatement, poolSize: config.limits.poolSize, logger };
   if (config.databaseUrl !== null) {
-    const store = await openPatiently({ ...options, url: config.databaseUrl }, logger);
+    const store = await openConfigured(config, config.databaseUrl, logger);
     const liveness = config.livenessDir === null ? null : await openNeighbourhood(config.livenessDir, store, logger);
     return {
       store,
@@ -55,7 +55,7 @@ export async function openStorage(config: Config, logger: Logger): Promise<Stora
   const server = await startEmbeddedPostgres({ dataDir: config.dataDir });
   if (server.adopted) logger.info({ pid: server.pid }, 'took over the database server of a worker that was killed');
   try {
-    const store = await openPostgresStore({ ...options, url: server.url });
+    const store = await openConfigured(config, server.url, logger);
     const liveness = await openNeighbourhood(config.dataDir, store, logger);
     return {
       store,
@@ -90,16 +90,30 @@ async function openNeighbourhood(dir: string, store: SessionStore, logger: Logge
   };
 }
 
-/** A database that is not up yet is waited for; one that refuses for a reason of its own is not. */
-async function openPatiently(options: Parameters<typeof openPostgresStore>[0], logger: Logger): Promise<SessionStore> {
+/**
+ * Opens the store in a database as the settings want it. One that cannot be reached is tried again for
+ * `HOLDFAST_STORE_START_MS`; one that refuses for a reason of its own is not.
+ *
+ * @param poolSize connections; default as configured
+ * @throws `DatabaseUnusable`
+ */
+export async function openConfigured(
+  { deadlines, limits, databaseSchema }: Pick<Config, 'deadlines' | 'limits' | 'databaseSchema'>,
+  url: string,
+  logger: Logger,
+  poolSize = limits.poolSize,
+): Promise<SessionStore> {
+  const options = { url, schema: databaseSchema, statementTimeoutMs: deadlines.storeStatement, poolSize, logger };
+  const until = performance.now() + deadlines.storeStart;
   for (let pause = FIRST_PAUSE_MS; ; pause = Math.min(LONGEST_PAUSE_MS, pause * 2)) {
     try {
       return await openPostgresStore(options);
     } catch (error) {
-      const code = String((error as { code?: unknown }).code ?? '');
-      if (!/^(ECONNREFUSED|ECONNRESET|ETIMEDOUT|EHOSTUNREACH|57P0[123]|08)/.test(code)) throw error;
-      logger.warn({ code, retryInMs: pause }, 'the database is not reachable; trying again');
-      await new Promise((resolve) => setTimeout(resolve, pause));
+      const left = Math.round(until - performance.now());
+      if (!(error instanceof DatabaseUnusable && error.passing) || left <= 0) throw error;
+      const retryInMs = Math.min(pause, left);
+      logger.warn({ retryInMs, givenUpInMs: left }, error.message);
+      await new Promise((resolve) => setTimeout(resolve, retryInMs));
     }
   }
 }

@@ -4,8 +4,8 @@ import { type AdminToken, adminTokenFor } from './bridge.ts';
 import type { Config } from './config.ts';
 import { guarded, onFault, reportFault } from './faults.ts';
 import type { Logger } from './observe/log.ts';
+import { openConfigured } from './storage.ts';
 import { loadOrCreateAdminToken, loadOrCreateTokenSecrets, startEmbeddedPostgres } from './store/embedded/index.ts';
-import { openPostgresStore } from './store/postgres/index.ts';
 import { parseSecrets } from './token/keyring.ts';
 
 /** What a worker process tells its supervisor. */
@@ -40,11 +40,9 @@ export async function supervise({ config, logger, workers, onReady }: Supervisor
   onFault((err, source, suppressed) => {
     logger.error({ err, source, suppressed }, 'an exception ended what it arose from, and nothing else: report it');
   });
-  const store = await openPostgresStore({
-    url,
-    statementTimeoutMs: config.deadlines.storeStatement,
-    poolSize: 1,
-    logger,
+  const store = await openConfigured(config, url, logger, 1).catch(async (error) => {
+    await stopDatabase();
+    throw error;
   });
   // Workers accept by themselves. Where the primary hands connections out, one that it hands to a worker in the moment that
   // worker dies stays open and is never answered.

@@ -52,7 +52,7 @@ it('workers of the release before go on while a newer one has migrated the datab
   await orm.migrator.up();
   await orm.close(true);
   const pool = new pg.Pool({ connectionString: database.url, max: 2 });
-  const old = createFence(createCall(createExecutor({ pool, timeoutMs: 2_000, clock: systemClock })));
+  const old = createFence(createCall(createExecutor({ pool, schema: 'public', timeoutMs: 2_000, clock: systemClock })));
   const register = (id: string) =>
     pool.query('select holdfast_register($1, null, null, $2, 60000)', [id, 'release before']);
   await register('old');

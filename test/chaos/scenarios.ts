@@ -40,6 +40,7 @@ async function query<T extends object>(databaseUrl: string, text: string, values
   const client = new pg.Client({ connectionString: databaseUrl });
   await client.connect();
   try {
+    await client.query('set search_path = holdfast, public');
     return (await client.query(text, values)).rows as T[];
   } finally {
     await client.end();
@@ -67,7 +68,7 @@ async function heartbeatCost(url: string): Promise<string> {
 }
 
 /** What must hold of the rows whatever was done to the workers. */
-async function judgeRows(databaseUrl: string, broken: string[]): Promise<void> {
+export async function judgeRows(databaseUrl: string, broken: string[]): Promise<void> {
   const [heads] = await query<{ wrong: number }>(
     databaseUrl,
     `select count(*)::int as wrong from bridge_session s join turn t on t.id = s.head_turn_id

@@ -51,6 +51,8 @@ export interface TalkerOptions {
   tally: Tally;
   /** Milliseconds after which a turn that still fails is lost. */
   patienceMs: number;
+  /** Called with the id of each response that was given to the client as completed. */
+  onCompleted?: (responseId: string) => void;
 }
 
 export interface Talker {
@@ -64,7 +66,7 @@ const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 
 /** A conversation: half of them resend everything, half anchor to the last response; all name themselves by a key. */
-export function createTalker({ seed, id, pick, tally, patienceMs }: TalkerOptions): Talker {
+export function createTalker({ seed, id, pick, tally, patienceMs, onCompleted }: TalkerOptions): Talker {
   const anchors = chance(seed, 'anchors', id) < 0.5;
   const store = chance(seed, 'store', id) < 0.3;
   const history: object[] = [];
@@ -139,6 +141,7 @@ export function createTalker({ seed, id, pick, tally, patienceMs }: TalkerOption
         if (digestOf(response as never) !== expectedDigest({ items: [...history, next] as never })) tally.wrong += 1;
         history.push(next, ...response.output);
         anchor = response.id;
+        onCompleted?.(response.id);
         turns += 1;
         tally.turns += 1;
         tally.totals.push(performance.now() - startedAt);

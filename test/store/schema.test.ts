@@ -4,8 +4,9 @@ import pg from 'pg';
 import { afterEach, describe, expect, test } from 'vitest';
 import { entities } from '../../src/store/entities.ts';
 import { openPostgresStore } from '../../src/store/postgres/index.ts';
-import { assertServerVersion } from '../../src/store/postgres/migrate.ts';
+import { assertServer, placeOf } from '../../src/store/postgres/unusable.ts';
 import { freshDatabase } from '../support/database.ts';
+import { completed, idleLane, newWorker } from './calls.ts';
 
 const cleanUps: (() => Promise<unknown>)[] = [];
 afterEach(async () => {
@@ -20,6 +21,12 @@ async function emptyDatabase(): Promise<string> {
 
 async function opened(url: string) {
   const store = await openPostgresStore({ url, poolSize: 2 });
+  cleanUps.push(() => store.shutdown());
+  return store;
+}
+
+async function openedIn(url: string, schema: string) {
+  const store = await openPostgresStore({ url, poolSize: 2, schema });
   cleanUps.push(() => store.shutdown());
   return store;
 }
@@ -66,14 +73,93 @@ describe('opening a database', () => {
   });
 
   test('an old server is refused in words an operator understands', () => {
-    expect(() => assertServerVersion(140_011, '14.11')).toThrow(
-      'Holdfast needs PostgreSQL 15 or newer; this server is 14.11.',
+    const place = placeOf('postgres://me:hidden@db.example:6432/app');
+    expect(() => assertServer({ versionNum: 140_011, version: '14.11', standby: false }, place)).toThrow(
+      'PostgreSQL at db.example:6432, database "app": Holdfast needs PostgreSQL 15 or newer; this server is 14.11',
     );
-    expect(() => assertServerVersion(150_000, '15.0')).not.toThrow();
+    expect(() => assertServer({ versionNum: 150_000, version: '15.0', standby: false }, place)).not.toThrow();
   });
 
   test('a database that cannot be reached is an error, not a hang', async () => {
     await expect(openPostgresStore({ url: 'postgres://nobody@127.0.0.1:1/none' })).rejects.toThrow(/ECONNREFUSED/);
+  });
+});
+
+describe('a database that is shared', () => {
+  /** Tables, a type and a function of an application, under names that Holdfast uses. */
+  const foreign = [
+    ...['worker', 'session', 'turn', 'bridge_session', 'session_key', 'turn_items', 'shared_item', 'holdfast_meta'].map(
+      (name) => `create table public.${name} (id integer primary key, note text)`,
+    ),
+    `insert into public.turn values (1, 'theirs')`,
+    `create function public.holdfast_turn_json(t public.turn) returns text language sql as $$ select 'theirs' $$`,
+  ];
+
+  /** What a worker does with a conversation, and the rows that came of it. */
+  async function conversation(url: string, schema: string | null): Promise<{ turns: number }> {
+    const store = await openPostgresStore({ url, poolSize: 2, schema });
+    cleanUps.push(() => store.shutdown());
+    const idle = await idleLane(store, await newWorker(store));
+    const start = idle.start({ expectedHead: idle.firstTurn.id });
+    expect((await store.start(start)).verdict).toBe('ok');
+    expect((await store.settle(idle.settle(start.turn.id, completed()))).verdict).toBe('ok');
+    const found = await store.lookup({
+      scope: idle.scope,
+      anchor: null,
+      tokenSessionId: idle.sessionId,
+      hardKey: null,
+    });
+    expect(found.token?.headTurnId).toBe(start.turn.id);
+    await store.purge({ olderThanHours: 24, limit: 10 });
+    await store.listSessions({ limit: 10 });
+    return { turns: (await store.lineage(idle.scope, start.turn.id)).length };
+  }
+
+  test.each([null, 'bridge', 'Odd_Näme$1'])(
+    'with an application that has tables of the same names; schema %s',
+    async (schema) => {
+      const url = await emptyDatabase();
+      const { pathname } = new URL(url);
+      await query(url, [...foreign, `alter database ${pathname.slice(1)} set search_path = public`].join(';'));
+      expect((await conversation(url, schema)).turns).toBeGreaterThan(0);
+      expect(await query(url, 'select * from public.turn')).toEqual([{ id: 1, note: 'theirs' }]);
+      const tables = await query<{ name: string }>(
+        url,
+        `select table_schema as name from information_schema.tables where table_name = 'turn' order by 1`,
+      );
+      expect(tables.map(({ name }) => name).sort()).toEqual([schema ?? 'holdfast', 'public'].sort());
+    },
+  );
+
+  test('an installation that has its tables in public, or wherever its user looks first, keeps them there', async () => {
+    for (const schema of ['public', 'elsewhere']) {
+      const url = await emptyDatabase();
+      const { pathname } = new URL(url);
+      await query(url, `create schema if not exists ${schema}`);
+      await query(url, `alter database ${pathname.slice(1)} set search_path = ${schema}`);
+      const pepper = await (await openedIn(url, schema)).pepper();
+      expect(await (await opened(url)).pepper()).toBe(pepper);
+      const schemas = await query(url, `select 1 from pg_namespace where nspname = 'holdfast'`);
+      expect(schemas).toHaveLength(0);
+      await conversation(url, null);
+    }
+  });
+
+  test('a schema that holds foreign tables is refused by its name', async () => {
+    const url = await emptyDatabase();
+    await query(url, foreign.join(';'));
+    await expect(openPostgresStore({ url, schema: 'public' })).rejects.toThrow(
+      /schema "public" holds tables of another application .*HOLDFAST_DB_SCHEMA/,
+    );
+    expect(await query(url, 'select * from public.turn')).toHaveLength(1);
+  });
+
+  test('two installations in one database know nothing of each other', async () => {
+    const url = await emptyDatabase();
+    const [one, two] = await Promise.all([openedIn(url, 'one'), openedIn(url, 'two')]);
+    expect(await one.pepper()).not.toBe(await two.pepper());
+    const me = await newWorker(one);
+    expect((await two.heartbeat(me, 'serving', 1_000)).verdict).toBe('dead');
   });
 });
 
@@ -112,6 +198,7 @@ describe('the tables', () => {
       entities,
       extensions: [Migrator],
       migrations: { tableName: 'holdfast_migrations', snapshot: false },
+      schema: 'holdfast',
       schemaGenerator: { ignoreRoutines: true },
     });
     cleanUps.push(() => orm.close());
@@ -140,8 +227,8 @@ describe('the tables', () => {
     await opened(url);
     const indexes = await query<{ text: string }>(
       url,
-      `select regexp_replace(indexdef, '^CREATE (UNIQUE )?INDEX .* ON public.', '\\1') as text
-         from pg_indexes where schemaname = 'public' and indexname not like '%pkey'`,
+      `select regexp_replace(indexdef, '^CREATE (UNIQUE )?INDEX .* ON holdfast.', '\\1') as text
+         from pg_indexes where schemaname = 'holdfast' and indexname not like '%pkey'`,
     );
     expect(indexes.map(({ text }) => text).sort()).toEqual([
       'UNIQUE turn USING btree (scope, holdfast_key(response_id)) WHERE (response_id IS NOT NULL)',

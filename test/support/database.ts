@@ -17,10 +17,18 @@ async function admin(statement: string): Promise<void> {
   }
 }
 
+/**
+ * Makes the statements of tests find the tables without naming their schema.
+ *
+ * @param name of the database
+ */
+export const findingTables = (name: string) => `alter database ${name} set search_path = holdfast, public`;
+
 /** Creates it; `drop` ends whatever is still connected. */
 export async function freshDatabase(): Promise<FreshDatabase> {
   const name = `t_${randomBytes(8).toString('hex')}`;
   await admin(`create database ${name}`);
+  await admin(findingTables(name));
   const url = new URL(process.env.TEST_DATABASE_URL!);
   url.pathname = `/${name}`;
   return { url: url.href, drop: () => admin(`drop database if exists ${name} with (force)`) };

@@ -1,21 +1,23 @@
-import { Migrator } from '@mikro-orm/migrations';
 import { MikroORM } from '@mikro-orm/postgresql';
 import pg from 'pg';
 import { type Clock, systemClock } from '../../clock.ts';
 import { entities } from '../entities.ts';
-import { migrationsList } from '../migrations/index.ts';
 import type { SessionStore } from '../port.ts';
 import { createAdmin } from './admin.ts';
 import { createCall } from './call.ts';
 import { createExecutor } from './executor.ts';
 import { createFence } from './fence.ts';
 import { migrate } from './migrate.ts';
+import { createOutageLog } from './outage.ts';
 import { createRead, createReads } from './reads.ts';
+import { causeOf, placeOf, unusable } from './unusable.ts';
 import { createWorkerRegistry } from './workers.ts';
 
 export interface PostgresStoreOptions {
   /** Connection URL, as libpq understands it. */
   url: string;
+  /** Schema of the tables; null: where they are found, else one of their own. Default null. */
+  schema?: string | null;
   /** Milliseconds within which every call answers; default 2000. */
   statementTimeoutMs?: number;
   /** Connections for fence calls and reads, default 10; heartbeats have one more. */
@@ -29,13 +31,18 @@ export interface PostgresStoreOptions {
 /** Reconnecting costs several milliseconds of a turn, so idle connections are kept this long. */
 const IDLE_CONNECTION_MS = 600_000;
 
+/** How long a connection for migrations may take, milliseconds. */
+const CONNECT_MS = 10_000;
+
 /**
  * Opens the store: migrates the database, checks its version, and keeps a pool (the ORM's own, so that entities and
- * fence share it) and a heartbeat connection. Throws when the database cannot be reached, is older than PostgreSQL 15,
- * or cannot be migrated.
+ * fence share it) and a heartbeat connection.
+ *
+ * @throws `DatabaseUnusable` that names host, database and cause
  */
 export async function openPostgresStore(options: PostgresStoreOptions): Promise<SessionStore> {
   const { url, statementTimeoutMs = 2000, poolSize = 10, logger, onStatement, clock = systemClock } = options;
+  const place = placeOf(url);
   const connection = {
     connectionString: url,
     connectionTimeoutMillis: statementTimeoutMs,
@@ -43,30 +50,36 @@ export async function openPostgresStore(options: PostgresStoreOptions): Promise<
     idleTimeoutMillis: IDLE_CONNECTION_MS,
   };
   const orm = await MikroORM.init({
-    clientUrl: url,
+    dbName: place.database,
     entities,
-    extensions: [Migrator],
-    migrations: { migrationsList, tableName: 'holdfast_migrations', snapshot: false, silent: true },
     driverOptions: { ...connection, max: poolSize, application_name: 'holdfast' },
-    // Lost connections are expected here and answered as `unknown`; they are nothing to print.
-    logger: (message) => logger?.warn({ source: 'mikro-orm' }, message),
+    // What becomes of connections is told by the outage log, once and not for each.
+    logger: () => undefined,
   });
   const heartbeats = new pg.Pool({ ...connection, max: 1, application_name: 'holdfast heartbeat' });
-  heartbeats.on('error', (error) => logger?.warn({ err: error }, 'the heartbeat connection was lost'));
+  heartbeats.on('error', () => undefined);
   heartbeats.on('connect', (client) => client.on('error', () => undefined));
 
   const closePools = async () => {
     await Promise.all([orm.close(true), heartbeats.end()]);
   };
+  let schema: string;
   try {
-    await migrate(orm, { connectionString: url, connectionTimeoutMillis: 10_000 });
+    schema = await migrate(orm, {
+      connection: { connectionString: url, connectionTimeoutMillis: CONNECT_MS },
+      place,
+      schema: options.schema ?? null,
+    });
   } catch (error) {
     await closePools();
-    throw error;
+    throw unusable(error, place);
   }
 
+  orm.config.set('schema', schema);
   const pool = await orm.em.getConnection().getNativeClient();
-  const limits = { timeoutMs: statementTimeoutMs, clock, onStatement };
+  const outages =
+    logger && createOutageLog({ where: place.text, causeOf: (error) => causeOf(error, place), clock, logger });
+  const limits = { schema, timeoutMs: statementTimeoutMs, clock, outages, onStatement };
   const calls = createExecutor({ pool, ...limits });
   const beats = createExecutor({ pool: heartbeats, ...limits });
   const read = createRead(calls);

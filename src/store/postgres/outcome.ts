@@ -29,6 +29,12 @@ export function sqlState(error: unknown): string | null {
   return typeof error.code === 'string' ? error.code : null;
 }
 
+/** Whether the server gave the statement up by itself, at one of its limits: it is well, and so is the connection. */
+export function isOwnLimit(error: unknown): boolean {
+  const state = sqlState(error);
+  return state === '55P03' || state === '57014';
+}
+
 /** Whether an error leaves the call's fate open, or says that the database refused it. */
 export function isTransient(error: unknown): boolean {
   const state = sqlState(error);
