@@ -24,6 +24,7 @@ import { createReader } from './intake/pool.ts';
 import { adminTokenOf, createOperatorAccess, needsAdminToken } from './observe/access.ts';
 import { createObservatory } from './observe/index.ts';
 import { createLogger, type Logger } from './observe/log.ts';
+import type { MetricsSnapshot } from './observe/metrics/merged.ts';
 import { referencesTo } from './session/history.ts';
 import { describeTurn } from './session/line.ts';
 import { openStorage, type Storage } from './storage.ts';
@@ -47,6 +48,8 @@ export interface BridgeOptions {
   random?: () => number;
   /** Called whenever this process has become a worker, under an id it never had before. */
   onRegistered?: (workerId: string) => void;
+  /** What `/metrics` shows in place of this worker's own, where several are scraped as one; null: its own. */
+  metricsPage?: () => Promise<string | null>;
   /** Receives XState's inspection events of every machine that runs here, while the step is under way: look, do not act. */
   inspect?: (event: InspectionEvent) => void;
 }
@@ -72,6 +75,8 @@ export interface Bridge {
   /** Sessions that have an actor here now, with the state each is in. */
   sessions(): { id: string; epoch: number; state: string }[];
   readiness(): Promise<Readiness>;
+  /** What `/metrics` would show of this worker alone, as data. */
+  metrics(): Promise<MetricsSnapshot>;
   /**
    * Drains: first it leaves (others are told, requests are given to them), then nothing new is admitted, running turns
    * may end, everything is given back. Safe to call twice.
@@ -110,8 +115,17 @@ export async function createBridge(options: BridgeOptions = {}): Promise<Bridge>
     logger.error({ err, source, suppressed }, 'an exception ended what it arose from, and nothing else: report it');
   });
   try {
-    const { onRegistered, inspect } = options;
-    return await assemble(config, storage, { clock, ids, random, logger, onRegistered, inspect, stopFaults });
+    const { onRegistered, inspect, metricsPage } = options;
+    return await assemble(config, storage, {
+      clock,
+      ids,
+      random,
+      logger,
+      onRegistered,
+      inspect,
+      metricsPage,
+      stopFaults,
+    });
   } catch (error) {
     stopFaults();
     await storage.close();
@@ -130,6 +144,7 @@ interface Means {
   logger: Logger;
   onRegistered: BridgeOptions['onRegistered'];
   inspect: BridgeOptions['inspect'];
+  metricsPage: BridgeOptions['metricsPage'];
   stopFaults(): void;
 }
 
@@ -161,6 +176,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     ids,
     logger,
     stories: storage.store,
+    metricsPage: means.metricsPage,
   });
   const store = observatory.store(storage.store);
   const hops = createHops({ secrets, clock });
@@ -360,6 +376,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     sessions: () =>
       [...roster.all()].map((session) => ({ id: session.id, epoch: session.epoch, state: session.view().state })),
     readiness,
+    metrics: () => observatory.metrics.registry.getMetricsAsJSON(),
     close: () => (closing ??= close()),
   };
 }

@@ -34,6 +34,8 @@ export interface ObservatoryOptions {
   stories: SessionStore;
   /** Also report the process's own metrics. Default true. */
   processMetrics?: boolean;
+  /** What `/metrics` shows in place of this worker's own; null: its own. */
+  metricsPage?: (() => Promise<string | null>) | undefined;
 }
 
 /** Everything by which a worker can be watched: metrics, the log line of each turn, the inspector and the recorder. */
@@ -87,7 +89,7 @@ export function createObservatory(options: ObservatoryOptions): Observatory {
   metrics.watch({ viewers: () => inspection.viewers });
 
   const router = express.Router();
-  router.get('/metrics', metricsPage(metrics.registry, allow));
+  router.get('/metrics', metricsPage(metrics.registry, allow, options.metricsPage));
   router.use(inspection.router);
   router.use(storiesRouter({ store: options.stories, remembered: (sessionId) => recorder.story(sessionId), allow }));
   router.use((error: unknown, _req: Request, res: Response, next: NextFunction) => {

@@ -9,6 +9,8 @@ export interface Definition {
   labels: Readonly<Record<string, readonly string[]>>;
   /** Upper bounds, for histograms. */
   buckets?: readonly number[];
+  /** What several workers that are scraped as one show: the sum of their values, unless their greatest. */
+  together?: 'max';
 }
 
 /** Milliseconds, for what a person waits for: a turn may take minutes. */
@@ -35,6 +37,7 @@ export const connectResults = ['opened', 'refused', 'failed'] as const;
 
 const counter = (help: string, labels: Definition['labels'] = {}): Definition => ({ kind: 'counter', help, labels });
 const gauge = (help: string, labels: Definition['labels'] = {}): Definition => ({ kind: 'gauge', help, labels });
+const greatest = (definition: Definition): Definition => ({ ...definition, together: 'max' });
 const histogram = (help: string, buckets: readonly number[], labels: Definition['labels'] = {}): Definition => ({
   kind: 'histogram',
   help,
@@ -44,7 +47,7 @@ const histogram = (help: string, buckets: readonly number[], labels: Definition[
 
 /** Every metric of the bridge. Names are API. No label ever carries an id. */
 export const catalogue = {
-  holdfast_build_info: gauge('Always 1; the version is in its label.', { version: [] }),
+  holdfast_build_info: greatest(gauge('Always 1; the version is in its label.', { version: [] })),
 
   holdfast_turns_total: counter('Turns ended, by how the request was placed and how it ended.', {
     outcome: outcomeTable().map(({ outcome }) => outcome),
@@ -129,12 +132,12 @@ export const catalogue = {
     result: forwardResults,
   }),
 
-  holdfast_heartbeat_age_milliseconds: gauge(
-    'Since the last confirmed heartbeat was sent; at the self-fence deadline nothing more is started.',
+  holdfast_heartbeat_age_milliseconds: greatest(
+    gauge('Since the last confirmed heartbeat was sent; at the self-fence deadline nothing more is started.'),
   ),
-  holdfast_event_loop_lag_milliseconds: gauge('Delay of the event loop since the last scrape.', {
-    quantile: ['p50', 'p99', 'max'],
-  }),
+  holdfast_event_loop_lag_milliseconds: greatest(
+    gauge('Delay of the event loop since the last scrape.', { quantile: ['p50', 'p99', 'max'] }),
+  ),
   holdfast_inspect_viewers: gauge('Viewers that watch machines now.'),
   holdfast_inspect_cut_off_total: counter('Viewers cut off because they read too slowly.'),
 } satisfies Record<string, Definition>;

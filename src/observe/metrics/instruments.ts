@@ -19,13 +19,17 @@ export function createInstruments(registry: Registry): Instruments {
   const histograms = new Map<MetricName, Histogram>();
   const readers = new Map<MetricName, (set: (labels: Labels, value: number) => void) => void>();
 
-  for (const [name, { kind, help, labels, buckets }] of Object.entries(catalogue) as [MetricName, Definition][]) {
+  for (const [name, { kind, help, labels, buckets, together }] of Object.entries(catalogue) as [
+    MetricName,
+    Definition,
+  ][]) {
     const options = { name, help, labelNames: Object.keys(labels), registers: [registry] };
     if (kind === 'counter') counters.set(name, new Counter(options));
     else if (kind === 'histogram') histograms.set(name, new Histogram({ ...options, buckets: [...(buckets ?? [])] }));
     else {
       const gauge: Gauge = new Gauge({
         ...options,
+        aggregator: together ?? 'sum',
         collect() {
           const read = readers.get(name);
           if (!read) return;
