@@ -3,7 +3,8 @@ import type { Duplex } from 'node:stream';
 import express, { type RequestHandler, type Router } from 'express';
 import type { InspectionEvent } from 'xstate';
 import { createAdminApi } from './admin/api.ts';
-import type { LocalAnswer, LocalView, Question } from './admin/port.ts';
+import { askFailedElsewhere } from './admin/ask.ts';
+import type { AdminPort, LocalAnswer, LocalView, Question } from './admin/port.ts';
 import { explorer } from './admin/ui/index.ts';
 import { type Clock, systemClock } from './clock.ts';
 import { announcedUrl, checkAnnounced, internalHost } from './cluster/forward/announce.ts';
@@ -177,6 +178,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     logger,
     stories: storage.store,
     metricsPage: means.metricsPage,
+    failedElsewhere: async (id) => askFailedElsewhere(operators, await store.workers(), id),
   });
   const store = observatory.store(storage.store);
   const hops = createHops({ secrets, clock });
@@ -197,7 +199,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
   /** What is known of this worker's sessions, for operators here and at other workers. */
   const tell =
     (session: PeerService['session']) =>
-    ({ sessionIds, recordOf }: Question): LocalAnswer => {
+    ({ sessionIds, recordOf, failures }: Question): LocalAnswer => {
       const views: Record<string, LocalView> = Object.create(null);
       for (const id of sessionIds) {
         const found = session(id);
@@ -206,7 +208,11 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
         const { socketOpen, socketAgeMs } = found;
         views[id] = { state, epoch, queueLength, busy, socketOpen, socketAgeMs };
       }
-      return { views, record: recordOf === null ? null : observatory.story(recordOf) };
+      return {
+        views,
+        record: recordOf === null ? null : observatory.story(recordOf),
+        ...(failures && { failures: observatory.failures(failures.of, failures.limit) }),
+      };
     };
   async function listen({ workerId, serve, claimed, session }: PeerService): Promise<PeerListener> {
     const host = internalHost(config);
@@ -316,27 +322,24 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     clock,
     ids,
     logger,
+    onFailed: observatory.requestFailed,
   });
-  const admin = createAdminApi({
-    port: {
-      store,
-      get workerId() {
-        return membership.id;
-      },
-      here: tell(roster.get),
-      there: async ({ id, internalUrl }, question) =>
-        internalUrl === null
-          ? null
-          : ((await forwarder.view({ workerId: id, url: internalUrl }, question)) as LocalAnswer | null),
-      hint({ id, internalUrl }, notice) {
-        if (internalUrl !== null) void forwarder.claimed({ workerId: id, url: internalUrl }, notice);
-      },
-      tell: (id, action) => roster.get(id)?.send({ type: action === 'close' ? 'operator.close' : 'operator.release' }),
+  const operators: AdminPort = {
+    store,
+    get workerId() {
+      return membership.id;
     },
-    allow,
-    clock,
-    logger,
-  });
+    here: tell(roster.get),
+    there: async ({ id, internalUrl }, question) =>
+      internalUrl === null
+        ? null
+        : ((await forwarder.view({ workerId: id, url: internalUrl }, question)) as LocalAnswer | null),
+    hint({ id, internalUrl }, notice) {
+      if (internalUrl !== null) void forwarder.claimed({ workerId: id, url: internalUrl }, notice);
+    },
+    tell: (id, action) => roster.get(id)?.send({ type: action === 'close' ? 'operator.close' : 'operator.release' }),
+  };
+  const admin = createAdminApi({ port: operators, allow, clock, logger });
   const front = createFront(config.server);
   router.use(front.ownHandler, observatory.router, explorer(), admin, face, errorHandler({ ids, logger }));
 

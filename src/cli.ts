@@ -16,7 +16,8 @@ import { version } from './version.ts';
 const usage = `holdfast ${version}: durable sessions for the OpenAI Responses API
 
   holdfast serve [--port N] [--host ADDRESS] [--workers N]   run the proxy
-  holdfast explain <session or response id> [--url URL]      tell what happened to it
+  holdfast explain <session, response or request id> [--url URL]
+                                                             tell what happened to it
   holdfast inspect [session id ...] [--url URL]              open the inspector
   holdfast --version
   holdfast --help

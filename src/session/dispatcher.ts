@@ -14,7 +14,7 @@ import type { ClientSink, TurnRequest } from './port.ts';
 import { type Lease, type Quota, tenantBusy } from './quota.ts';
 import type { Roster } from './roster.ts';
 import { createSession, type Session, type SessionBirth, type SessionDeps } from './session.ts';
-import { createTurn, type Turn } from './turn.ts';
+import { createTurn, faultError, type Turn } from './turn.ts';
 
 /** A request is resolved at most this often: every failed attempt is a fact for the next one. */
 const MAX_RESOLUTIONS = 3;
@@ -131,7 +131,7 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
     if (turn.times.sent !== null || turn.stream.finished) return;
     const place = places.get(turn);
     if (place?.withdraw(turn)) return turn.fail(new BridgeError('bridge_queue_full'));
-    turn.fail(new BridgeError('bridge_hold_expired'));
+    turn.fail(faultError(turn, 'bridge_hold_expired'));
     // It is in hand there: whatever it still waits for, no frame leaves for it any more.
     place?.send({ type: 'turn.cancelled', reason: 'hold_expired' });
   }
