@@ -1,4 +1,5 @@
 import { parseArgs } from 'node:util';
+import { endTogether } from '../support/end-together.ts';
 import { runCampaign } from './campaign.ts';
 
 /** `npm run test:chaos -- [--seed N] [--short] [--only TEXT] [--verbose]`: the whole campaign; prints its table. */
@@ -10,6 +11,7 @@ const { values } = parseArgs({
     verbose: { type: 'boolean' },
   },
 });
+await endTogether();
 const reports = await runCampaign({
   seed: Number(values.seed ?? Math.floor(Math.random() * 1e9)),
   size: values.short ? 'short' : 'full',

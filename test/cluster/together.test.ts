@@ -124,4 +124,14 @@ it('a worker that does not answer is counted as it was seen last, and what it ho
   expect(read(await ending)).toEqual([7, 3]);
   merger.ended(1);
   expect(read(await merger.page(new Map()))[0]).toBe(7);
+  // The last word of a worker may arrive after the news of its end: it takes the place of what was known.
+  merger.measured(1, { kind: 'metrics', round: null, metrics: metrics(5) });
+  expect(read(await merger.page(new Map()))[0]).toBe(9);
+  // Many come and go: what they have counted is summed up, and counts once.
+  for (let worker = 3; worker < 30; worker += 1) {
+    merger.measured(worker, { kind: 'metrics', round: null, metrics: metrics(1) });
+    merger.ended(worker);
+  }
+  merger.measured(1, { kind: 'metrics', round: null, metrics: metrics(5) });
+  expect(read(await merger.page(new Map()))[0]).toBe(9 + 27);
 });

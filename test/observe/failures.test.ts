@@ -4,8 +4,10 @@ import { type AddressInfo, createServer, type Server } from 'node:net';
 import { pino } from 'pino';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { tellStory } from '../../src/ask.ts';
+import { systemClock } from '../../src/clock.ts';
+import { createMemoryDatabase, createMemoryStore } from '../../src/store/memory/index.ts';
+import { type TestBridge, testBridge } from '../../src/testing/index.ts';
 import { unreachable } from '../../src/upstream/unreachable.ts';
-import { startTestBridge, type TestBridge } from '../support/bridge.ts';
 import { type Answer, post } from '../support/client.ts';
 import { until } from '../support/until.ts';
 import { freePort } from '../support/worker-process.ts';
@@ -18,9 +20,14 @@ afterEach(async () => {
 
 type Line = Record<string, unknown>;
 
-async function start(url: string | null, env: Record<string, string> = {}) {
+async function start(
+  url: string | null,
+  env: Record<string, string> = {},
+  database = createMemoryDatabase('0'.repeat(64)),
+) {
   const lines: Line[] = [];
-  const at = await startTestBridge({
+  const at = await testBridge({
+    openStore: async () => createMemoryStore({ clock: systemClock, database }),
     logger: pino({ level: 'info' }, { write: (line) => void lines.push(JSON.parse(line)) }),
     env: { HOLDFAST_CONNECT_MS: '60000', ...(url === null ? {} : { HOLDFAST_UPSTREAM_URL: url }), ...env },
   });
@@ -136,9 +143,9 @@ describe('an upstream that cannot be reached', () => {
   it('a request that failed at another worker is found from any', async () => {
     const env = { HOLDFAST_SECRETS: `k:${'s'.repeat(32)}`, HOLDFAST_LAME_DUCK_MS: '0' };
     const port = await freePort();
-    const { at } = await start(`http://127.0.0.1:${port}/v1`, env);
-    const other = await startTestBridge({ beside: at, env });
-    ends.push(() => other.close());
+    const database = createMemoryDatabase('0'.repeat(64));
+    const { at } = await start(`http://127.0.0.1:${port}/v1`, env, database);
+    const { at: other } = await start(null, env, database);
     const answer = await ask(at);
     const story = await tellStory(answer.headers['x-request-id']!, { url: other.url, adminToken: null });
     expect(story).toContain(`ECONNREFUSED at 127.0.0.1:${port}`);

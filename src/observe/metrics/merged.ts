@@ -24,6 +24,8 @@ const counted = (metrics: MetricsSnapshot) =>
 
 /** How long a scrape waits for a worker, milliseconds; one that does not answer is counted as it was seen last. */
 const MEASURE_WITHIN_MS = 2_000;
+/** Workers that have ended whose last word is waited for. */
+const MOST_GONE = 8;
 
 /** The supervisor's side: the metrics of all its workers as those of one process. No counter ever goes down. */
 export interface MetricsMerger {
@@ -39,8 +41,22 @@ export interface MetricsMerger {
 export function createMetricsMerger(after: (ms: number, run: () => void) => () => void): MetricsMerger {
   const last = new Map<number, MetricsSnapshot>();
   const rounds = new Map<number, { missing: Set<number>; answered(): void }>();
+  /** Workers that have ended, the first one in front. What one of them has sent last may arrive after its end. */
+  const gone = new Set<number>();
+  const folded = new Set<number>();
   let departed: MetricsSnapshot = [];
   let round = 0;
+
+  /** From here on only the sum is kept of what it had counted. */
+  function fold(worker: number): void {
+    gone.delete(worker);
+    folded.add(worker);
+    const metrics = last.get(worker);
+    last.delete(worker);
+    if (!metrics) return;
+    const both = merged([departed, counted(metrics)]).getMetricsAsArray() as unknown as MetricsSnapshot;
+    departed = both.map(({ name, help, type, values, aggregator }) => ({ name, help, type, values, aggregator }));
+  }
 
   const answer = (worker: number, to: number | null) => {
     for (const [id, { missing, answered }] of rounds) {
@@ -64,20 +80,20 @@ export function createMetricsMerger(after: (ms: number, run: () => void) => () =
         if (missing.size === 0) answered();
         for (const ask of workers.values()) ask({ kind: 'measure', round: mine });
       });
-      const seen = [...last].map(([worker, metrics]) => (missing.has(worker) ? counted(metrics) : metrics));
+      const seen = [...last].map(([worker, metrics]) =>
+        missing.has(worker) || gone.has(worker) ? counted(metrics) : metrics,
+      );
       return merged([...seen, departed]).metrics();
     },
     measured(worker, { round: to, metrics }) {
+      if (folded.has(worker)) return;
       last.set(worker, metrics);
       answer(worker, to);
     },
     ended(worker) {
       answer(worker, null);
-      const metrics = last.get(worker);
-      last.delete(worker);
-      if (!metrics) return;
-      const both = merged([departed, counted(metrics)]).getMetricsAsArray() as unknown as MetricsSnapshot;
-      departed = both.map(({ name, help, type, values, aggregator }) => ({ name, help, type, values, aggregator }));
+      gone.add(worker);
+      if (gone.size > MOST_GONE) fold([...gone][0]!);
     },
   };
 }
@@ -91,7 +107,7 @@ export interface MergedMetrics {
 }
 
 /** Longer than the supervisor waits for its slowest worker, milliseconds. */
-const PAGE_WITHIN_MS = 2 * MEASURE_WITHIN_MS;
+const PAGE_WITHIN_MS = 4 * MEASURE_WITHIN_MS;
 
 export function createMergedMetrics(tell: (news: MetricsNews) => void): MergedMetrics {
   const asked = new Map<number, (page: string | null) => void>();
