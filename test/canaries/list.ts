@@ -585,7 +585,7 @@ export const canaries: readonly Canary[] = [
   {
     name: 'a proxy is ignored for WebSocket',
     file: 'src/upstream/transport.ts',
-    find: 'live, pulse, wayTo(request.target.baseUrl)?.proxy ?? null);',
+    find: 'live, pulse, wayTo(baseUrl)?.proxy ?? null);',
     replace: 'live, pulse, null);',
     tests: ['test/upstream/proxies.test.ts'],
   },
