@@ -977,6 +977,13 @@ export const canaries: readonly Canary[] = [
     tests: failures,
   },
   {
+    name: 'over HTTP a resolver that does not answer is asked once',
+    file: 'src/upstream/http-connection.ts',
+    find: "if (kind === 'dns' && !final) {",
+    replace: 'if (kind !== kind && !final) {',
+    tests: failures,
+  },
+  {
     name: 'of several addresses of a host the first decides',
     file: 'src/upstream/unreachable.ts',
     find: 'codes.find((code) => !isFinal(code)) ?? codes[0]',

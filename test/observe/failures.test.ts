@@ -156,28 +156,24 @@ describe('an upstream that cannot be reached', () => {
   });
 });
 
-describe('a name that is not known', () => {
-  /** Answers look-ups of one name in turn; the last answer stays. */
-  function names(...answers: (string | null)[]) {
-    const lookup = dns.lookup;
-    vi.spyOn(dns, 'lookup').mockImplementation(((
-      name: string,
-      options: object,
-      done: (...given: unknown[]) => void,
-    ) => {
-      if (name !== 'upstream.test') return (lookup as (...given: unknown[]) => void)(name, options, done);
-      const code = answers.length > 1 ? answers.shift()! : answers[0]!;
-      if (code === null) return void done(null, [{ address: '127.0.0.1', family: 4 }]);
-      done(Object.assign(new Error(code), { code }));
-    }) as never);
-  }
-  async function upstream(env: Record<string, string> = {}) {
-    const { at: other } = await start(null);
-    const port = new URL(other.simulator.url).port;
-    const { at } = await start(`http://upstream.test:${port}${new URL(other.simulator.url).pathname}`, env);
-    return { at, simulator: other.simulator };
-  }
+/** Answers look-ups of one name in turn; the last answer stays. */
+function names(...answers: (string | null)[]) {
+  const lookup = dns.lookup;
+  vi.spyOn(dns, 'lookup').mockImplementation(((name: string, options: object, done: (...given: unknown[]) => void) => {
+    if (name !== 'upstream.test') return (lookup as (...given: unknown[]) => void)(name, options, done);
+    const code = answers.length > 1 ? answers.shift()! : answers[0]!;
+    if (code === null) return void done(null, [{ address: '127.0.0.1', family: 4 }]);
+    done(Object.assign(new Error(code), { code }));
+  }) as never);
+}
+async function upstream(env: Record<string, string> = {}) {
+  const { at: other } = await start(null);
+  const port = new URL(other.simulator.url).port;
+  const { at } = await start(`http://upstream.test:${port}${new URL(other.simulator.url).pathname}`, env);
+  return { at, simulator: other.simulator };
+}
 
+describe('a name that is not known', () => {
   it('and never was is said at once', async () => {
     names('ENOTFOUND');
     const { at } = await upstream();
@@ -195,6 +191,21 @@ describe('a name that is not known', () => {
     names(...later);
     expect((await ask(at, 'second')).status).toBe(200);
     expect(simulator.journal.of('upgrade')).toHaveLength(2);
+  });
+});
+
+describe('over HTTP, a name that cannot be looked up for now', () => {
+  it('is looked up again until the deadline', async () => {
+    names('EAI_AGAIN', 'EAI_AGAIN', null);
+    const { at, simulator } = await upstream({ HOLDFAST_UPSTREAM_TRANSPORT: 'http' });
+    expect((await ask(at)).status).toBe(200);
+    expect(simulator.journal.of('upgrade')).toEqual([]);
+  });
+
+  it('is named when the deadline is over', async () => {
+    names('EAI_AGAIN');
+    const { at } = await upstream({ HOLDFAST_UPSTREAM_TRANSPORT: 'http', HOLDFAST_CONNECT_MS: '700' });
+    expect((await ask(at)).body.error?.message).toContain('EAI_AGAIN at upstream.test');
   });
 });
 
