@@ -991,6 +991,13 @@ export const canaries: readonly Canary[] = [
     tests: failures,
   },
   {
+    name: 'a closed bridge goes on asking a database that is gone',
+    file: 'src/session/drain.ts',
+    find: 'for (const session of [...roster.all()]) session.abandon();',
+    replace: '',
+    tests: ['test/bridge/close.test.ts'],
+  },
+  {
     name: 'what an interrupted test run has started goes on',
     file: 'test/support/reaper.ts',
     find: "process.kill(pid, isDatabase && attempt < ATTEMPTS / 2 ? 'SIGQUIT' : 'SIGKILL');",
