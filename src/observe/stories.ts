@@ -41,7 +41,7 @@ export function storiesRouter({ store, remembered, failed, allow }: StoriesOptio
     const record = known ?? lost?.record ?? null;
     if (!session && !record && !lost) {
       throw new BridgeError('bridge_not_found', {
-        detail: 'There is no such session or response, and no worker remembers a request of that id that failed.',
+        detail: 'There is no such session or response. No worker remembers a request of that id that failed.',
       });
     }
     if (!record && !lost) {
