@@ -8,7 +8,7 @@ export interface Asked {
 }
 
 /**
- * Asks a running worker what happened to a session, by session or response id, and tells it in sentences. Throws an
+ * Asks a running worker what happened, by session, response, turn or request id, and tells it in sentences. Throws an
  * Error whose message is what the worker said, or why it could not be asked.
  */
 export async function tellStory(id: string, { url, adminToken }: Asked): Promise<string> {

@@ -3,7 +3,8 @@ import type { Duplex } from 'node:stream';
 import express, { type RequestHandler, type Router } from 'express';
 import type { InspectionEvent } from 'xstate';
 import { createAdminApi } from './admin/api.ts';
-import type { LocalAnswer, LocalView, Question } from './admin/port.ts';
+import { askFailedElsewhere } from './admin/ask.ts';
+import type { AdminPort, LocalAnswer, LocalView, Question } from './admin/port.ts';
 import { explorer } from './admin/ui/index.ts';
 import { type Clock, systemClock } from './clock.ts';
 import { announcedUrl, checkAnnounced, internalHost } from './cluster/forward/announce.ts';
@@ -24,6 +25,7 @@ import { createReader } from './intake/pool.ts';
 import { adminTokenOf, createOperatorAccess, needsAdminToken } from './observe/access.ts';
 import { createObservatory } from './observe/index.ts';
 import { createLogger, type Logger } from './observe/log.ts';
+import type { MetricsSnapshot } from './observe/metrics/merged.ts';
 import { referencesTo } from './session/history.ts';
 import { describeTurn } from './session/line.ts';
 import { openStorage, type Storage } from './storage.ts';
@@ -47,6 +49,8 @@ export interface BridgeOptions {
   random?: () => number;
   /** Called whenever this process has become a worker, under an id it never had before. */
   onRegistered?: (workerId: string) => void;
+  /** What `/metrics` shows in place of this worker's own, where several are scraped as one; null: its own. */
+  metricsPage?: () => Promise<string | null>;
   /** Receives XState's inspection events of every machine that runs here, while the step is under way: look, do not act. */
   inspect?: (event: InspectionEvent) => void;
 }
@@ -72,6 +76,8 @@ export interface Bridge {
   /** Sessions that have an actor here now, with the state each is in. */
   sessions(): { id: string; epoch: number; state: string }[];
   readiness(): Promise<Readiness>;
+  /** What `/metrics` would show of this worker alone, as data. */
+  metrics(): Promise<MetricsSnapshot>;
   /**
    * Drains: first it leaves (others are told, requests are given to them), then nothing new is admitted, running turns
    * may end, everything is given back. Safe to call twice.
@@ -110,8 +116,17 @@ export async function createBridge(options: BridgeOptions = {}): Promise<Bridge>
     logger.error({ err, source, suppressed }, 'an exception ended what it arose from, and nothing else: report it');
   });
   try {
-    const { onRegistered, inspect } = options;
-    return await assemble(config, storage, { clock, ids, random, logger, onRegistered, inspect, stopFaults });
+    const { onRegistered, inspect, metricsPage } = options;
+    return await assemble(config, storage, {
+      clock,
+      ids,
+      random,
+      logger,
+      onRegistered,
+      inspect,
+      metricsPage,
+      stopFaults,
+    });
   } catch (error) {
     stopFaults();
     await storage.close();
@@ -130,6 +145,7 @@ interface Means {
   logger: Logger;
   onRegistered: BridgeOptions['onRegistered'];
   inspect: BridgeOptions['inspect'];
+  metricsPage: BridgeOptions['metricsPage'];
   stopFaults(): void;
 }
 
@@ -161,6 +177,8 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     ids,
     logger,
     stories: storage.store,
+    metricsPage: means.metricsPage,
+    failedElsewhere: async (id) => askFailedElsewhere(operators, await store.workers(), id),
   });
   const store = observatory.store(storage.store);
   const hops = createHops({ secrets, clock });
@@ -181,7 +199,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
   /** What is known of this worker's sessions, for operators here and at other workers. */
   const tell =
     (session: PeerService['session']) =>
-    ({ sessionIds, recordOf }: Question): LocalAnswer => {
+    ({ sessionIds, recordOf, failures }: Question): LocalAnswer => {
       const views: Record<string, LocalView> = Object.create(null);
       for (const id of sessionIds) {
         const found = session(id);
@@ -190,7 +208,11 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
         const { socketOpen, socketAgeMs } = found;
         views[id] = { state, epoch, queueLength, busy, socketOpen, socketAgeMs };
       }
-      return { views, record: recordOf === null ? null : observatory.story(recordOf) };
+      return {
+        views,
+        record: recordOf === null ? null : observatory.story(recordOf),
+        ...(failures && { failures: observatory.failures(failures.of, failures.limit) }),
+      };
     };
   async function listen({ workerId, serve, claimed, session }: PeerService): Promise<PeerListener> {
     const host = internalHost(config);
@@ -300,27 +322,24 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     clock,
     ids,
     logger,
+    onFailed: observatory.requestFailed,
   });
-  const admin = createAdminApi({
-    port: {
-      store,
-      get workerId() {
-        return membership.id;
-      },
-      here: tell(roster.get),
-      there: async ({ id, internalUrl }, question) =>
-        internalUrl === null
-          ? null
-          : ((await forwarder.view({ workerId: id, url: internalUrl }, question)) as LocalAnswer | null),
-      hint({ id, internalUrl }, notice) {
-        if (internalUrl !== null) void forwarder.claimed({ workerId: id, url: internalUrl }, notice);
-      },
-      tell: (id, action) => roster.get(id)?.send({ type: action === 'close' ? 'operator.close' : 'operator.release' }),
+  const operators: AdminPort = {
+    store,
+    get workerId() {
+      return membership.id;
     },
-    allow,
-    clock,
-    logger,
-  });
+    here: tell(roster.get),
+    there: async ({ id, internalUrl }, question) =>
+      internalUrl === null
+        ? null
+        : ((await forwarder.view({ workerId: id, url: internalUrl }, question)) as LocalAnswer | null),
+    hint({ id, internalUrl }, notice) {
+      if (internalUrl !== null) void forwarder.claimed({ workerId: id, url: internalUrl }, notice);
+    },
+    tell: (id, action) => roster.get(id)?.send({ type: action === 'close' ? 'operator.close' : 'operator.release' }),
+  };
+  const admin = createAdminApi({ port: operators, allow, clock, logger });
   const front = createFront(config.server);
   router.use(front.ownHandler, observatory.router, explorer(), admin, face, errorHandler({ ids, logger }));
 
@@ -360,6 +379,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     sessions: () =>
       [...roster.all()].map((session) => ({ id: session.id, epoch: session.epoch, state: session.view().state })),
     readiness,
+    metrics: () => observatory.metrics.registry.getMetricsAsJSON(),
     close: () => (closing ??= close()),
   };
 }

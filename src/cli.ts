@@ -8,15 +8,17 @@ import { ConfigError, readConfig } from './config.ts';
 import { createApp } from './http/app.ts';
 import { type Listening, listen } from './http/server.ts';
 import { createLogger } from './observe/log.ts';
+import { createMergedMetrics } from './observe/metrics/merged.ts';
 import { ADMIN_TOKEN_FILE } from './store/embedded/index.ts';
 import { DatabaseUnusable } from './store/postgres/unusable.ts';
-import { supervise, type WorkerNews } from './supervisor.ts';
+import { type SupervisorOrder, supervise, type WorkerNews } from './supervisor.ts';
 import { version } from './version.ts';
 
 const usage = `holdfast ${version}: durable sessions for the OpenAI Responses API
 
   holdfast serve [--port N] [--host ADDRESS] [--workers N]   run the proxy
-  holdfast explain <session or response id> [--url URL]      tell what happened to it
+  holdfast explain <session, response or request id> [--url URL]
+                                                             tell what happened to it
   holdfast inspect [session id ...] [--url URL]              open the inspector
   holdfast --version
   holdfast --help
@@ -62,8 +64,13 @@ const CLOSE_GRACE = 1_000;
 /** One worker: this process serves. */
 async function serveAlone(): Promise<void> {
   // News for a supervisor that is gone is dropped: its absence is an event of its own.
-  const tell = (news: WorkerNews) => process.send?.(news, () => {});
-  const bridge = await createBridge({ onRegistered: (workerId) => tell({ kind: 'registered', workerId }) });
+  const tell = (news: WorkerNews) =>
+    new Promise<void>((told) => (process.connected ? process.send!(news, () => told()) : told()));
+  const merged = cluster.isWorker ? createMergedMetrics(tell) : null;
+  const bridge = await createBridge({
+    onRegistered: (workerId) => void tell({ kind: 'registered', workerId }),
+    ...(merged && { metricsPage: merged.page }),
+  });
   let server: Listening;
   try {
     server = await listen(createApp(bridge.router, bridge), bridge.config.server, bridge.handleUpgrade);
@@ -72,14 +79,30 @@ async function serveAlone(): Promise<void> {
     throw error;
   }
   bridge.guardConnections(server.server);
-  if (cluster.isWorker) tell({ kind: 'ready', url: server.url });
-  else process.stdout.write(banner(server.url, bridge.adminToken));
-  const drain = () => closeInOrder(bridge, server);
-  const stop = stopInOrder(bridge.logger, drain);
   const { lameDuck, drain: running } = bridge.config.deadlines;
+  const drain = async () => {
+    await closeInOrder(bridge, server);
+    if (merged) await tell({ kind: 'metrics', round: null, metrics: await bridge.metrics() });
+  };
   inOrder = { logger: bridge.logger, drain, withinMs: lameDuck + running + LAST_GRACE };
-  // A supervisor that is gone neither restarts this worker nor keeps its database.
-  process.once('disconnect', () => stop('SIGTERM'));
+  const ending = createEnding(bridge.logger, drain);
+  if (!merged) {
+    process.stdout.write(banner(server.url, bridge.adminToken));
+    return obeySignals(ending);
+  }
+  obeySupervisor((order) => {
+    if (order.kind === 'drain') ending.begin('the supervisor');
+    else merged.take(order, bridge.metrics);
+  });
+  // Node would end a worker whose supervisor is gone, and with it the turns that run. Nothing replaces this worker now.
+  cluster.worker!.exitedAfterDisconnect = true;
+  const orphaned = () => {
+    ending.begin('the end of the supervisor');
+    obeySignals(ending);
+  };
+  process.once('disconnect', orphaned);
+  if (!process.connected) orphaned();
+  await tell({ kind: 'ready', url: server.url });
 }
 
 async function closeInOrder(bridge: Bridge, server: Listening): Promise<void> {
@@ -99,7 +122,7 @@ async function serveMany(workers: number): Promise<void> {
   });
   const { lameDuck, drain } = config.deadlines;
   inOrder = { logger, drain: supervisor.stop, withinMs: lameDuck + drain + LAST_GRACE };
-  stopInOrder(logger, supervisor.stop, supervisor.kill);
+  obeySignals(createEnding(logger, supervisor.stop, supervisor.kill));
 }
 
 /** How this process ends in order, once it serves; until then there is nothing to drain. */
@@ -130,26 +153,85 @@ function installLastResort(): void {
   process.on('unhandledRejection', (reason) => leave(reason, 'rejection'));
 }
 
-/** The first signal drains; a second one stops now. */
-function stopInOrder(
+/** How a process that serves ends. */
+interface Ending {
+  /** Drains and exits, unless that has begun. */
+  begin(asker: string): void;
+  /** The same; when it has begun, whatever is left is cut off. */
+  hurry(asker: string): void;
+}
+
+function createEnding(
   logger: Bridge['logger'],
   drain: () => Promise<void>,
   now: () => Promise<void> = async () => {},
-): (signal: NodeJS.Signals) => void {
-  let asked = false;
-  const stop = async (signal: NodeJS.Signals) => {
-    if (asked) {
-      logger.warn({ signal }, 'asked twice: stopping now');
-      await now();
-      process.exit(1);
-    }
-    asked = true;
-    logger.info({ signal }, 'draining');
-    await drain();
-    process.exit(0);
+): Ending {
+  let begun = false;
+  const begin = (asker: string) => {
+    if (begun) return;
+    begun = true;
+    logger.info({ asker }, 'draining');
+    drain().then(
+      () => process.exit(0),
+      (err) => {
+        logger.error({ err }, 'the drain failed');
+        process.exit(1);
+      },
+    );
   };
-  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => void stop(signal));
-  return (signal) => void stop(signal);
+  return {
+    begin,
+    hurry(asker) {
+      if (!begun) return begin(asker);
+      logger.warn({ asker }, 'asked twice: stopping now');
+      const leave = () => process.exit(1);
+      now().then(leave, leave);
+    },
+  };
+}
+
+const endSignals = ['SIGTERM', 'SIGINT'] as const;
+
+/** What a signal to end does in this process. Until it serves, nothing has to be brought to an end. */
+let onSignal = (signal: NodeJS.Signals): void => void process.exit(signal === 'SIGINT' ? 130 : 143);
+/** What an order of the supervisor does, if this process has one. */
+let onOrder = (order: SupervisorOrder): void => {
+  if (order.kind === 'drain') process.exit(0);
+};
+
+/**
+ * A worker takes no notice of signals: a terminal, and many supervisors, send them to every process of a group. Its
+ * supervisor gets them too and decides alone, so that no request to end reaches a worker twice.
+ */
+function obeySupervisor(take: (order: SupervisorOrder) => void): void {
+  onSignal = () => {};
+  onOrder = take;
+}
+
+/**
+ * One request to end may arrive twice: from the terminal, which signals the whole group, and from npm, which passes on what
+ * it gets. How much later npm does so depends on the load of the machine, so there two signals are never a second request.
+ */
+const SAME_REQUEST_MS = 1_000;
+const byNpm = process.env.npm_lifecycle_event !== undefined;
+/** How often a program that npm has started looks for its parent, milliseconds. */
+const PARENT_MS = 500;
+
+/** The first request to end drains; a second one stops now. */
+function obeySignals(ending: Ending): void {
+  let count = 0;
+  let firstAt = 0;
+  onSignal = (signal) => {
+    count += 1;
+    if (count === 1) {
+      firstAt = performance.now();
+      ending.begin(signal);
+    } else if (count > (byNpm ? 2 : 1) && performance.now() - firstAt >= SAME_REQUEST_MS) ending.hurry(signal);
+  };
+  if (!byNpm || process.platform === 'win32') return;
+  // npm signals the shell that runs its script, and most shells end without passing that on.
+  const { ppid } = process;
+  setInterval(() => process.ppid !== ppid && ending.begin('the end of npm'), PARENT_MS).unref();
 }
 
 /** The generated admin token of a Holdfast that keeps its data here. */
@@ -160,7 +242,12 @@ async function main(): Promise<void> {
   // A reader of the output that went away is no reason to end.
   for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {});
   installLastResort();
-  if (cluster.isWorker) return serveAlone();
+  if (cluster.isWorker) {
+    obeySupervisor(onOrder);
+    process.on('message', (order: SupervisorOrder) => onOrder(order));
+    for (const signal of endSignals) process.on(signal, (given) => onSignal(given));
+    return serveAlone();
+  }
   const { values, positionals } = parseArgs({
     allowPositionals: true,
     options: {
@@ -191,6 +278,7 @@ async function main(): Promise<void> {
   if (values.host) process.env.HOST = values.host;
   if (values.workers) process.env.HOLDFAST_WORKERS = values.workers;
   const { workers } = readConfig(process.env);
+  for (const signal of endSignals) process.on(signal, (given) => onSignal(given));
   await (workers > 1 ? serveMany(workers) : serveAlone());
 }
 

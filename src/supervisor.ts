@@ -1,15 +1,20 @@
 import cluster, { type Worker } from 'node:cluster';
 import { join } from 'node:path';
 import { type AdminToken, adminTokenFor } from './bridge.ts';
+import { systemClock } from './clock.ts';
 import type { Config } from './config.ts';
 import { guarded, onFault, reportFault } from './faults.ts';
 import type { Logger } from './observe/log.ts';
+import { createMetricsMerger, type MetricsNews, type MetricsOrder } from './observe/metrics/merged.ts';
 import { openConfigured } from './storage.ts';
 import { loadOrCreateAdminToken, loadOrCreateTokenSecrets, startEmbeddedPostgres } from './store/embedded/index.ts';
 import { parseSecrets } from './token/keyring.ts';
 
 /** What a worker process tells its supervisor. */
-export type WorkerNews = { kind: 'registered'; workerId: string } | { kind: 'ready'; url: string };
+export type WorkerNews = { kind: 'registered'; workerId: string } | { kind: 'ready'; url: string } | MetricsNews;
+
+/** What a supervisor tells a worker process. Signals say nothing there: see `obeySupervisor` in `cli.ts`. */
+export type SupervisorOrder = { kind: 'drain' } | MetricsOrder;
 
 export interface SupervisorOptions {
   config: Config;
@@ -30,13 +35,15 @@ export interface Supervisor {
 const SHORT_LIFE = 10_000;
 const FIRST_PAUSE = 250;
 const LONGEST_PAUSE = 10_000;
+/** What a drain may take beyond its deadlines before the worker is killed, milliseconds. */
+const HANGING_GRACE = 10_000;
 
 /**
  * Runs several workers behind one port, one process each, and owns their embedded database. A reaped child is certainly
  * dead: its death is stored at once, so that its busy sessions need not wait for a lease.
  */
 export async function supervise({ config, logger, workers, onReady }: SupervisorOptions): Promise<Supervisor> {
-  const { env, url, adminToken, stopDatabase } = await database(config);
+  const { env, url, adminToken, stopDatabase } = await database(config, logger);
   onFault((err, source, suppressed) => {
     logger.error({ err, source, suppressed }, 'an exception ended what it arose from, and nothing else: report it');
   });
@@ -49,6 +56,8 @@ export async function supervise({ config, logger, workers, onReady }: Supervisor
   cluster.schedulingPolicy = cluster.SCHED_NONE;
   cluster.setupPrimary({ exec: join(import.meta.dirname, `cli.${import.meta.filename.split('.').at(-1)}`), args: [] });
   const identities = new Map<number, string>();
+  const serving = new Set<number>();
+  const metrics = createMetricsMerger(systemClock.after);
   const exits = new Set<Promise<void>>();
   let stopping = false;
   let announced = false;
@@ -62,16 +71,40 @@ export async function supervise({ config, logger, workers, onReady }: Supervisor
     logger.error({ worker: workerId }, 'the death of a worker could not be recorded; its lease decides');
   }
 
+  /** A worker that is gone, or is going, gets no orders: its exit is an event of its own. */
+  function order(child: Worker, what: SupervisorOrder): void {
+    if (child.isConnected()) child.send(what, () => {});
+  }
+
+  const children = () => Object.values(cluster.workers ?? {}) as Worker[];
+  /** Those that serve: one that is being started would be waited for in vain. */
+  const askers = () =>
+    new Map(
+      children()
+        .filter((child) => serving.has(child.id))
+        .map((child) => [child.id, (what: MetricsOrder) => order(child, what)] as const),
+    );
+
   function start(pause: number): void {
     const child = cluster.fork(env);
     const startedAt = performance.now();
     child.on(
       'message',
       guarded('supervisor', (news: WorkerNews) => {
-        if (news.kind === 'registered') identities.set(child.id, news.workerId);
-        else if (!announced) {
-          announced = true;
-          onReady(news.url, adminToken);
+        switch (news.kind) {
+          case 'registered':
+            return void identities.set(child.id, news.workerId);
+          case 'metrics':
+            return metrics.measured(child.id, news);
+          case 'scrape':
+            return void metrics.page(askers()).then((page) => {
+              order(child, { kind: 'scraped', scrape: news.scrape, page });
+            });
+          case 'ready':
+            serving.add(child.id);
+            if (announced) return;
+            announced = true;
+            onReady(news.url, adminToken);
         }
       }),
     );
@@ -81,6 +114,8 @@ export async function supervise({ config, logger, workers, onReady }: Supervisor
       child.once('exit', (code, signal) => {
         const workerId = identities.get(child.id);
         identities.delete(child.id);
+        serving.delete(child.id);
+        metrics.ended(child.id);
         if (!stopping || code !== 0) logger.warn({ worker: workerId, code, signal }, 'a worker process ended');
         void (workerId ? recordDeath(workerId) : Promise.resolve()).then(gone);
         if (!stopping) replace(performance.now() - startedAt < SHORT_LIFE ? Math.min(LONGEST_PAUSE, pause * 2) : 0);
@@ -94,20 +129,31 @@ export async function supervise({ config, logger, workers, onReady }: Supervisor
     setTimeout(() => !stopping && start(Math.max(FIRST_PAUSE, pause)), pause);
   }
 
-  async function end(signal: NodeJS.Signals): Promise<void> {
+  async function end(how: 'drain' | 'kill'): Promise<void> {
     stopping = true;
-    for (const child of Object.values(cluster.workers ?? {}) as Worker[]) child.process.kill(signal);
+    const kill = () => {
+      for (const child of children()) child.process.kill('SIGKILL');
+    };
+    if (how === 'kill') kill();
+    else for (const child of children()) order(child, { kind: 'drain' });
+    // A worker that hangs does not keep the others, or the database, from ending.
+    const { lameDuck, drain } = config.deadlines;
+    const cancelKill = systemClock.after(lameDuck + drain + HANGING_GRACE, kill);
     await Promise.all(exits);
+    cancelKill();
     await store.shutdown();
     await stopDatabase();
   }
 
   for (let count = 0; count < workers; count += 1) start(FIRST_PAUSE);
-  return { stop: () => end('SIGTERM'), kill: () => end('SIGKILL') };
+  return { stop: () => end('drain'), kill: () => end('kill') };
 }
 
 /** The database all workers share, the settings by which they find it, and the admin token they all take. */
-async function database(config: Config): Promise<{
+async function database(
+  config: Config,
+  logger: Logger,
+): Promise<{
   url: string;
   env: Record<string, string>;
   adminToken: AdminToken | null;
@@ -118,6 +164,7 @@ async function database(config: Config): Promise<{
     return { url: config.databaseUrl, env: {}, adminToken, stopDatabase: async () => {} };
   }
   const server = await startEmbeddedPostgres({ dataDir: config.dataDir });
+  for (const notice of server.notices) logger.warn({ dataDir: config.dataDir }, notice);
   const secrets = config.security.secrets ?? (await loadOrCreateTokenSecrets(config.dataDir));
   const adminToken = await adminTokenFor(config, parseSecrets(secrets), () => loadOrCreateAdminToken(config.dataDir));
   return {

@@ -5,7 +5,7 @@ import { type AccessRule, isSameOrigin } from '../observe/access.ts';
 import type { FlightRecord } from '../observe/flight.ts';
 import type { OperatorVerdict } from '../store/admin-port.ts';
 import type { SessionStateName } from '../store/port.ts';
-import { askOwners } from './ask.ts';
+import { askFailures, askOwners } from './ask.ts';
 import { sessionOutline } from './outline.ts';
 import type { AdminPort, OperatorAction } from './port.ts';
 import { shownSession, shownTurn, shownWorker } from './shown.ts';
@@ -27,6 +27,8 @@ const CLOSE_WITHIN_MS = 2_000;
 const LOOK_EVERY_MS = 25;
 /** Turns of one session that are shown. */
 const MOST_TURNS = 200;
+/** Failed requests that are shown. */
+const MOST_FAILURES = 200;
 /** Sessions that begin in one that is shown. */
 const MOST_FORKS = 50;
 
@@ -88,6 +90,12 @@ export function createAdminApi({ port, allow, clock, logger }: AdminApiOptions):
     res.json(sessionOutline());
   });
 
+  router.get('/admin/failures', guard, async (req, res) => {
+    const { limit, q } = req.query;
+    const most = Math.min(MOST_FAILURES, limitOf(limit));
+    res.json({ failures: await askFailures(port, await store.workers(), textOf(q) ?? null, most) });
+  });
+
   router.get('/admin/sessions', guard, async (req, res) => {
     const { limit, cursor, state, q, owner, busy } = req.query;
     const [page, workers] = await Promise.all([
@@ -119,8 +127,11 @@ export function createAdminApi({ port, allow, clock, logger }: AdminApiOptions):
     // Somebody's thread id may be spelled like it.
     const found = await store.listSessions({ limit: DEFAULT_PAGE, search: id });
     const row = found.rows.find((each) => each.id === id);
-    if (!row) throw new BridgeError('bridge_not_found', { detail: 'There is no such session.' });
-    return row;
+    if (row) return row;
+    // The first turn of a session creates its row: where that failed, this is all there is of it.
+    const [failed] = await askFailures(port, await store.workers(), id, 1);
+    const why = failed ? ` Its first turn failed: ${failed.cause ?? failed.fault ?? failed.upstreamStatus}.` : '';
+    throw new BridgeError('bridge_not_found', { detail: `There is no such session.${why}` });
   }
 
   router.get('/admin/sessions/:id', guard, async (req, res) => {

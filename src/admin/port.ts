@@ -1,3 +1,4 @@
+import type { FailedRequest } from '../observe/failures.ts';
 import type { FlightRecord } from '../observe/flight.ts';
 import type { StoreAdmin } from '../store/admin-port.ts';
 import type { SessionReads, WorkerRegistry, WorkerRow } from '../store/port.ts';
@@ -18,12 +19,16 @@ export interface Question {
   sessionIds: readonly string[];
   /** One session of which all that is remembered is wanted too. */
   recordOf: string | null;
+  /** Requests that failed there are wanted: those of one request, turn or session id, or the newest of all. */
+  failures?: { of: string | null; limit: number } | undefined;
 }
 
 /** What it answers: nothing about sessions that have no actor there. */
 export interface LocalAnswer {
   views: Readonly<Record<string, LocalView>>;
   record: FlightRecord | null;
+  /** Absent where they were not asked for, and from a worker of an earlier release. */
+  failures?: readonly FailedRequest[];
 }
 
 export type OperatorAction = 'release' | 'close' | 'drop-anchor';

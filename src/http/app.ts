@@ -31,6 +31,8 @@ export interface HttpFaceOptions {
   clock: Clock;
   ids: Ids;
   logger: Logger;
+  /** A request that is no turn was answered with an error of this side or the upstream's. */
+  onFailed?: (requestId: string, error: BridgeError) => void;
 }
 
 /** Where clients look for the API: OpenAI's own prefix, and the one Codex uses with a ChatGPT login. */
@@ -255,7 +257,7 @@ function only(methods: string): RequestHandler {
 }
 
 /** Answers whatever a route threw with the envelope. */
-export function errorHandler({ ids, logger }: Pick<HttpFaceOptions, 'ids' | 'logger'>) {
+export function errorHandler({ ids, logger, onFailed }: Pick<HttpFaceOptions, 'ids' | 'logger' | 'onFailed'>) {
   return (error: unknown, req: Request, res: Response, _next: NextFunction) => {
     const requestId = (res.locals.requestId as string | undefined) ?? ids.uuid();
     // What still arrives of a refused body is discarded before its answer ends: that counts for no tenant.
@@ -269,6 +271,7 @@ export function errorHandler({ ids, logger }: Pick<HttpFaceOptions, 'ids' | 'log
       known = new BridgeError('bridge_internal', { cause: error });
       logger.error({ requestId, err: error }, 'a request failed unexpectedly');
     }
+    if (known.status >= 500) onFailed?.(requestId, known);
     sendError(res, known, requestId);
   };
 }

@@ -2,6 +2,7 @@ import { sessionMachine } from '../../machines/session.ts';
 import { catalogue } from '../errors.ts';
 import { outcomeTable } from '../resolve/outcomes.ts';
 import type { SessionRow, TurnRow, WorkerRow } from '../store/port.ts';
+import type { FailedRequest } from './failures.ts';
 import type { FlightEnding, FlightEvent, FlightRecord } from './flight.ts';
 import { sessionPhrase, turnPhrase } from './phrases.ts';
 import { type ReplayedStep, replaySteps } from './replay.ts';
@@ -75,23 +76,30 @@ function turnSentences({ turns }: StoryRows, ending: FlightEnding | null): strin
   return [`Turn ${short(row.id)} was started by ${by} and ${recorded}${later}.`];
 }
 
+/** Why a client got an error: the fault in words, or what the upstream said. */
+function whySentence({ fault, upstreamStatus }: Pick<FailedRequest, 'fault' | 'upstreamStatus'>): string {
+  const known = fault === null ? undefined : catalogue[fault as keyof typeof catalogue];
+  const why = known
+    ? `${fault}: ${known.message}`
+    : upstreamStatus !== null
+      ? `the provider answered ${upstreamStatus}.`
+      : (fault ?? 'the upstream said so.');
+  return `The client got that because of ${why}${known ? ` ${known.action}` : ''}`;
+}
+
+const causeSentences = (cause: string | null | undefined) => (cause ? [`On the way to the upstream: ${cause}.`] : []);
+
 function endingSentences(ending: FlightEnding | null): string[] {
   if (!ending) return [];
   const placed = outcomeTable().find(({ outcome }) => outcome === ending.outcome)?.meaning;
-  const known = ending.fault === null ? undefined : catalogue[ending.fault as keyof typeof catalogue];
   const sent = ending.heldMs === null ? 'nothing was sent upstream' : `its frame left after ${ending.heldMs} ms`;
   const first =
     ending.firstEventMs === null ? 'no event came back' : `the first event came after ${ending.firstEventMs} ms`;
-  const why = known
-    ? `${ending.fault}: ${known.message}`
-    : ending.upstreamStatus !== null
-      ? `the provider answered ${ending.upstreamStatus}.`
-      : (ending.fault ?? 'the upstream said so.');
   return [
     `Turn ${short(ending.turn)} was placed as ${ending.outcome}${placed ? `: ${placed}` : '.'}`,
     `It ended after ${ending.totalMs} ms as ${ending.terminal}; ${sent}, ${first}.`,
-    `The client got that because of ${why}${known ? ` ${known.action}` : ''}`,
-    ...(ending.cause ? [`On the way to the upstream: ${ending.cause}.`] : []),
+    whySentence(ending),
+    ...causeSentences(ending.cause),
   ];
 }
 
@@ -123,5 +131,20 @@ export function explain(record: FlightRecord, rows: StoryRows): string[] {
     ...told,
     ...turnSentences(rows, record.ending),
     ...endingSentences(record.ending),
+  ];
+}
+
+/**
+ * Tells of a request that failed, whether or not it ever had a session: when and where, how it was placed, why its client
+ * got what it got, and what was in the way to the upstream.
+ */
+export function explainFailure(failed: FailedRequest): string[] {
+  const { t, workerId, request, session, turn, ending } = failed;
+  const at = new Date(t).toISOString();
+  const what =
+    turn === null ? '' : `, turn ${short(turn)}${session === null ? ' of no session' : ` of session ${session}`},`;
+  return [
+    `Request ${request}${what} failed at ${at} on worker ${short(workerId)}.`,
+    ...(ending ? endingSentences(ending) : [whySentence(failed), ...causeSentences(failed.cause)]),
   ];
 }

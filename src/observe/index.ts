@@ -10,6 +10,7 @@ import type { Ids } from '../ids.ts';
 import type { SessionStore } from '../store/port.ts';
 import type { UpstreamTransport } from '../upstream/port.ts';
 import { type AccessRule, createOperatorAccess } from './access.ts';
+import { createFailures, type FailedRequest } from './failures.ts';
 import type { FlightRecord } from './flight.ts';
 import type { ActorLike } from './inspect/identity.ts';
 import { createInspection } from './inspect/index.ts';
@@ -32,8 +33,12 @@ export interface ObservatoryOptions {
   allow?: AccessRule;
   /** Where stories of bad ends are kept. */
   stories: SessionStore;
+  /** Asks the other workers for a request that failed there, and for what they remember of it. Default: there are none. */
+  failedElsewhere?: (id: string) => Promise<{ failed: FailedRequest; record: FlightRecord | null } | null>;
   /** Also report the process's own metrics. Default true. */
   processMetrics?: boolean;
+  /** What `/metrics` shows in place of this worker's own; null: its own. */
+  metricsPage?: (() => Promise<string | null>) | undefined;
 }
 
 /** Everything by which a worker can be watched: metrics, the log line of each turn, the inspector and the recorder. */
@@ -52,6 +57,10 @@ export interface Observatory {
   watch(readings: Omit<Readings, 'sockets' | 'viewers'>): void;
   /** What is remembered of a session here; null for nothing. */
   story(sessionId: string): FlightRecord | null;
+  /** The last requests that failed here, newest first. @param of a request, turn or session id; null for all */
+  failures(of: string | null, limit: number): FailedRequest[];
+  /** A request that was no turn got an error of the bridge. */
+  requestFailed(request: string, error: BridgeError): void;
   /** `/metrics`, `/inspect` and what belongs to it, `/admin/stories`. Answers its own errors. */
   readonly router: Router;
   /** For the server's `upgrade` event: false when the request is not for the inspector and still wants an answer. */
@@ -71,6 +80,11 @@ export function createObservatory(options: ObservatoryOptions): Observatory {
     });
   };
   const recorder = createRecorder({ workerId, clock, events: limits.recordedEvents, onBadEnd: keep });
+  const failures = createFailures({ workerId, clock });
+  const failedHere = (id: string) => {
+    const [failed] = failures.list(id, 1);
+    return failed ? { failed, record: failed.session === null ? null : recorder.story(failed.session) } : null;
+  };
   const inspection = createInspection({
     workerId,
     clock,
@@ -87,9 +101,16 @@ export function createObservatory(options: ObservatoryOptions): Observatory {
   metrics.watch({ viewers: () => inspection.viewers });
 
   const router = express.Router();
-  router.get('/metrics', metricsPage(metrics.registry, allow));
+  router.get('/metrics', metricsPage(metrics.registry, allow, options.metricsPage));
   router.use(inspection.router);
-  router.use(storiesRouter({ store: options.stories, remembered: (sessionId) => recorder.story(sessionId), allow }));
+  router.use(
+    storiesRouter({
+      store: options.stories,
+      remembered: (sessionId) => recorder.story(sessionId),
+      failed: async (id) => failedHere(id) ?? (await options.failedElsewhere?.(id)) ?? null,
+      allow,
+    }),
+  );
   router.use((error: unknown, _req: Request, res: Response, next: NextFunction) => {
     if (!(error instanceof BridgeError)) return next(error);
     sendError(res, error, (res.locals.requestId as string | undefined) ?? ids.uuid());
@@ -115,9 +136,13 @@ export function createObservatory(options: ObservatoryOptions): Observatory {
       turnLine(logger, line);
       metrics.turnEnded(line);
       recorder.turnEnded(line);
+      failures.turnEnded(line);
     },
     watch: (readings) => metrics.watch(readings),
     story: (sessionId) => recorder.story(sessionId),
+    failures: failures.list,
+    requestFailed: (request, { code, detail }) =>
+      failures.requestFailed(request, code, detail?.replace(/\.$/, '') ?? null),
     router,
     handleUpgrade: inspection.handleUpgrade,
     close() {

@@ -1,5 +1,6 @@
 import type { InspectionEvent, StateValue } from 'xstate';
 import type { Clock } from '../clock.ts';
+import { endingOf } from './failures.ts';
 import type { FlightEnding, FlightRecord } from './flight.ts';
 import { type ActorLike, identify } from './inspect/identity.ts';
 import type { TurnLine } from './log.ts';
@@ -144,27 +145,13 @@ export function createRecorder(options: RecorderOptions): Recorder {
       if (line.session === null || !flight) return;
       flight.ending = null;
       if (!endedBadly(line)) return;
-      const { turn, outcome, shape, form, terminal, fault, cause, upstreamStatus, heldMs, firstEventMs, totalMs } =
-        line;
-      const ending = {
-        turn,
-        outcome,
-        shape,
-        form,
-        terminal,
-        fault,
-        cause,
-        upstreamStatus,
-        heldMs,
-        firstEventMs,
-        totalMs,
-      };
+      const ending = endingOf(line);
       flight.ending = ending;
       if (!options.onBadEnd || !mayHandOver()) return;
       const story = tell(line.session);
       if (!story) return;
       try {
-        options.onBadEnd(line.session, turn, story);
+        options.onBadEnd(line.session, line.turn, story);
       } catch {
         // Whoever keeps stories reports its own errors.
       }

@@ -3,7 +3,8 @@ import { BridgeError } from '../errors.ts';
 import type { StoreAdmin } from '../store/admin-port.ts';
 import type { SessionReads, WorkerRegistry } from '../store/port.ts';
 import type { AccessRule } from './access.ts';
-import { explain } from './explain.ts';
+import { explain, explainFailure } from './explain.ts';
+import type { FailedRequest } from './failures.ts';
 import type { FlightRecord } from './flight.ts';
 import { replay } from './replay.ts';
 
@@ -11,6 +12,8 @@ export interface StoriesOptions {
   store: Pick<StoreAdmin, 'listSessions' | 'story'> & Pick<SessionReads, 'turnsOf'> & Pick<WorkerRegistry, 'workers'>;
   /** What this worker remembers of a session. */
   remembered(sessionId: string): FlightRecord | null;
+  /** A request that failed, at whichever worker, by its id or that of its turn or session, and what is remembered of it there. */
+  failed(id: string): Promise<{ failed: FailedRequest; record: FlightRecord | null } | null>;
   allow: AccessRule;
 }
 
@@ -23,26 +26,35 @@ function newest(remembered: FlightRecord | null, kept: FlightRecord | null): Fli
   return (remembered.events.at(-1)?.t ?? 0) >= (kept.events.at(-1)?.t ?? 0) ? remembered : kept;
 }
 
-/** `GET /admin/stories/:id`, by session or response id: what happened, in sentences, with the record it is told from. */
-export function storiesRouter({ store, remembered, allow }: StoriesOptions): Router {
+/** `GET /admin/stories/:id`, by session, response, turn or request id: what happened, in sentences, with the record it is told from. */
+export function storiesRouter({ store, remembered, failed, allow }: StoriesOptions): Router {
   const router = express.Router();
   router.get('/admin/stories/:id', async (req, res) => {
     allow(req);
     const given = String(req.params.id);
     const { rows } = await store.listSessions({ limit: 1, search: given });
     const session = rows[0] ?? null;
-    // A session whose upstream could not be reached at its first turn never got a row.
     const id = session?.id ?? given;
-    const record = newest(remembered(id), session && ((await store.story(id)) as FlightRecord | null));
-    if (!session && !record) {
-      throw new BridgeError('bridge_not_found', { detail: 'There is no such session or response.' });
+    const known = newest(remembered(id), session && ((await store.story(id)) as FlightRecord | null));
+    // What failed before its session was created has no row; and no row names a request.
+    const lost = known === null || session === null ? await failed(given) : null;
+    const record = known ?? lost?.record ?? null;
+    if (!session && !record && !lost) {
+      throw new BridgeError('bridge_not_found', {
+        detail: 'There is no such session or response. No worker remembers a request of that id that failed.',
+      });
     }
-    if (!record) throw new BridgeError('bridge_not_found', { detail: 'Nothing is remembered of that session here.' });
+    if (!record && !lost) {
+      throw new BridgeError('bridge_not_found', { detail: 'Nothing is remembered of that session here.' });
+    }
+    const told = lost ? explainFailure(lost.failed) : [];
     const [turns, workers] = await Promise.all([session ? store.turnsOf(id, TURNS) : [], store.workers()]);
+    const now = { session, turns, workers };
     res.set('cache-control', 'no-store').json({
-      story: explain(record, { session, turns, workers }),
-      endsIn: endOf(record),
+      story: [...told, ...(record ? explain(record, now) : [])],
+      endsIn: record && endOf(record),
       record,
+      failed: lost?.failed ?? null,
     });
   });
   return router;

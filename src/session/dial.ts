@@ -7,6 +7,7 @@ import { normaliseError } from '../upstream/errors.ts';
 import { upstreamHeaders } from '../upstream/headers.ts';
 import type { UpstreamAnswer, UpstreamError, UpstreamTarget } from '../upstream/port.ts';
 import { classifyRefusal, refusesAnchor, refusesAnchors } from '../upstream/refusal.ts';
+import { type FailureKind, hostOf } from '../upstream/unreachable.ts';
 import { loadContents, loadHistory } from './history.ts';
 import { anchorStored } from './placement.ts';
 import { credentialOf } from './port.ts';
@@ -32,7 +33,7 @@ export interface DialerOptions {
   /** Something else than the upstream or the store failed: the turn cannot go on. */
   failed(error: unknown): void;
   /** A connection did not come about. @param cause for people: a code or a status, and the host */
-  onFailure(cause: string): void;
+  onFailure(turn: Turn, cause: string): void;
 }
 
 /** Earns a session its socket, and gathers what a full send on it would need. */
@@ -56,17 +57,22 @@ const TOO_LARGE = 1009;
 /** What a connection without a close frame is said to have been closed with. */
 const NO_CLOSE_FRAME = 1006;
 
+/** Failures that come before anything there could show whether it speaks WebSocket. */
+const beforeAnyAnswer = new Set<FailureKind>(['dns', 'network', 'refused', 'tls']);
+
 /** What the failure of a dial says about WebSocket there; null when HTTP would meet the same. */
 function doubtOf(outcome: Extract<DialOutcome, { kind: 'refused' | 'failed' }>): Doubt | null {
-  if (outcome.kind === 'failed') return outcome.unreachable?.final ? null : 'doubtful';
+  if (outcome.kind === 'failed') {
+    return outcome.unreachable && beforeAnyAnswer.has(outcome.unreachable.kind) ? null : 'doubtful';
+  }
   const meaning = classifyRefusal(outcome.answer);
   return meaning === 'relay' ? null : meaning === 'retry' ? 'doubtful' : 'certain';
 }
 
-/** Why a dial failed, for the log. Never anything of an answer's body. */
-function causeOf(outcome: Extract<DialOutcome, { kind: 'refused' | 'failed' }>): string {
-  if (outcome.kind === 'refused') return `the upgrade was answered with ${outcome.answer.status}`;
-  return outcome.unreachable?.text ?? outcome.reason;
+/** Why a dial failed, for people: what happened and at which host. Never anything of an answer's body. */
+function causeOf(outcome: Extract<DialOutcome, { kind: 'refused' | 'failed' }>, { baseUrl }: UpstreamTarget): string {
+  if (outcome.kind === 'failed') return outcome.unreachable?.text ?? `${outcome.reason} at ${hostOf(baseUrl)}`;
+  return `the upgrade was answered with ${outcome.answer.status} at ${hostOf(baseUrl)}`;
 }
 
 /** What something on the way says of a credential that is not the client's stays here too. */
@@ -126,8 +132,8 @@ export function createDialer(options: DialerOptions): Dialer {
     const timeoutMs = fallsBack ? Math.min(upgrade, connectMs / 2) : Math.floor(connectMs * 0.9);
     const outcome = await open(turn, generation, 'websocket', timeoutMs);
     if (outcome.kind !== 'refused' && outcome.kind !== 'failed') return outcome;
-    const cause = causeOf(outcome);
-    options.onFailure(cause);
+    const cause = causeOf(outcome, target);
+    options.onFailure(turn, cause);
     const doubt = fallsBack ? doubtOf(outcome) : null;
     if (doubt === null) {
       turn.cause = cause;
@@ -207,7 +213,7 @@ export function createDialer(options: DialerOptions): Dialer {
       if (turn?.handedOver()) return send({ type: 'upstream.ended', keepSocket: false });
       if (turn && unreachable) {
         turn.cause = unreachable.text;
-        options.onFailure(unreachable.text);
+        options.onFailure(turn, unreachable.text);
         giveUp(turn, { fault: 'bridge_upstream_unreachable' });
         return send({ type: 'upstream.ended', keepSocket: false });
       }

@@ -15,7 +15,7 @@ import { type Lease, type Quota, tenantBusy } from './quota.ts';
 import { createRest } from './rest.ts';
 import type { Roster } from './roster.ts';
 import { createSession, type Session, type SessionBirth, type SessionDeps } from './session.ts';
-import { createTurn, type Turn } from './turn.ts';
+import { createTurn, faultError, type Turn } from './turn.ts';
 
 /** Attempts of one request that may fail because the conversation moved meanwhile. */
 const MAX_CONFLICTS = 3;
@@ -202,7 +202,7 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
     if (turn.times.sent !== null || turn.stream.finished) return;
     const place = places.get(turn);
     if (place?.withdraw(turn)) return turn.fail(new BridgeError('bridge_queue_full'));
-    turn.fail(new BridgeError('bridge_hold_expired'));
+    turn.fail(faultError(turn, 'bridge_hold_expired'));
     // It is in hand there: whatever it still waits for, no frame leaves for it any more.
     place?.send({ type: 'turn.cancelled', reason: 'hold_expired' });
   }

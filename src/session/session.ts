@@ -260,7 +260,8 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     learnTurnState: (turn, value) => turnState.learn(turn.evidence.clientTurnId, value),
     opened: (headers) => signals.opened(headers),
     failed: failed('preparing a socket'),
-    onFailure: (cause) => log.warn({ session: id, cause }, 'a connection to the upstream failed'),
+    onFailure: ({ request: { requestId: request } }, cause) =>
+      log.warn({ request, session: id, cause }, 'a connection to the upstream failed'),
   });
   const readFrame = createFrameReader({
     socket,

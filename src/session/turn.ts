@@ -1,7 +1,6 @@
 import { type Actor, createActor } from 'xstate';
-import type { SessionFault } from '../../machines/session.ts';
 import { type TurnEvent, type TurnMachine, turnMachine } from '../../machines/turn.ts';
-import { BridgeError } from '../errors.ts';
+import { type BridgeCode, BridgeError } from '../errors.ts';
 import type { Written } from '../json.ts';
 import type { AttemptFact, Evidence, Outcome } from '../resolve/types.ts';
 import type { Inspect } from '../runtime/index.ts';
@@ -18,7 +17,8 @@ export interface TurnEnding {
   state: TurnEnd;
   /** The terminal event as the client shall see it; null when the bridge or a refusal speaks instead. */
   terminal: { type: 'response.completed' | 'response.incomplete' | 'response.failed'; json: string } | null;
-  fault: SessionFault | null;
+  /** Why the bridge speaks; null where the upstream's own word is relayed. */
+  fault: BridgeCode | null;
   answer: UpstreamAnswer | null;
   error: UpstreamError | null;
 }
@@ -167,10 +167,12 @@ const endEvent: Record<TurnEnd, TurnEvent['type']> = {
   lost: 'lose',
 };
 
+/** Errors behind which there may be an upstream that could not be reached. */
+const withCause = new Set<BridgeCode>(['bridge_upstream_unreachable', 'bridge_hold_expired']);
+
 /** The client's error for a fault; that of an unreachable upstream names the cause. */
-export function faultError({ cause }: Turn, fault: SessionFault): BridgeError {
-  const why = fault === 'bridge_upstream_unreachable' && cause !== null ? { detail: `${cause}.` } : {};
-  return new BridgeError(fault, why);
+export function faultError({ cause }: Turn, fault: BridgeCode): BridgeError {
+  return new BridgeError(fault, withCause.has(fault) && cause !== null ? { detail: `${cause}.` } : {});
 }
 
 /** A turn fresh from the HTTP face, placed nowhere yet. */
@@ -268,7 +270,7 @@ export function createTurn(options: TurnOptions): Turn {
       error.outcome ??= turn.outcome;
       // What nobody wanted any more was cancelled: it is no failure, and nobody needs its story.
       const state = error.code === 'bridge_turn_cancelled' ? 'cancelled' : 'failed';
-      turn.ending ??= { state, terminal: null, fault: null, answer: null, error: null };
+      turn.ending ??= { state, terminal: null, fault: error.code, answer: null, error: null };
       const { state: end } = turn.ending;
       endAfter(end, () => turn.stream.finish({ kind: 'fail', error }));
     },

@@ -36,6 +36,7 @@ export async function httpCall(
     const body = unpackStream(answer.body, headers['content-encoding']);
     return { status: answer.statusCode, headers: unpackedHeaders(headers), body };
   } catch (error) {
-    throw new UpstreamUnreachable(unreachable(error, call.target.baseUrl, proxy).text, { cause: error });
+    const { text, kind } = unreachable(error, call.target.baseUrl, proxy);
+    throw new UpstreamUnreachable(text, { kind, cause: error });
   }
 }

@@ -16,6 +16,8 @@ import { createUnpacker, UNPACKED, type Unpacker, unpackedHeaders } from './unpa
 import { unreachable } from './unreachable.ts';
 
 const TURN_STATE = 'x-codex-turn-state';
+/** Between two look-ups of a name by a resolver that does not answer, milliseconds. */
+const LOOK_UP_AGAIN_MS = 500;
 /** Why an exchange ended whose answer, or the reader of it, threw. */
 const BROKEN = 'what it sent could not be handled';
 
@@ -82,6 +84,11 @@ export function openExchange(
   let state: 'open' | 'sent' | 'ended' = 'open';
   let controller: Dispatcher.DispatchController | null = null;
   let cancelTimer = () => {};
+  let cancelRetry = () => {};
+  /** Hands the request to the dispatcher, which may not come to a connection. */
+  let dispatch = () => {};
+  /** Why the last attempt came to none. */
+  let failure: Error | null = null;
   let parser: SseParser | null = null;
   let collector: AnswerCollector | null = null;
   let unpacker: Unpacker | null = null;
@@ -113,6 +120,7 @@ export function openExchange(
     if (state === 'ended') return;
     state = 'ended';
     cancelTimer();
+    cancelRetry();
     unpacker?.destroy();
     gone();
     const why = given === undefined || closing || started ? null : unreachable(given, request.target.baseUrl, proxy);
@@ -194,6 +202,15 @@ export function openExchange(
 
   const failed = (error: Error) => {
     if (refusing) answered();
+    if (!connected && !closing && state === 'sent') {
+      const { kind, final } = unreachable(error, request.target.baseUrl, proxy);
+      // A resolver that does not answer now: nothing was sent, and the time to connect in goes on.
+      if (kind === 'dns' && !final) {
+        failure = error;
+        cancelRetry = clock.after(LOOK_UP_AGAIN_MS, own(dispatch));
+        return;
+      }
+    }
     end(1006, reasonOf(error), error);
   };
 
@@ -231,12 +248,13 @@ export function openExchange(
       state = 'sent';
       cancelTimer = clock.after(request.timeoutMs, () => {
         const reason = `not connected within ${request.timeoutMs} ms`;
-        end(1006, reason, reason);
+        end(1006, reason, failure ?? reason);
       });
       const path = address.pathname + address.search;
       const sent = { ...headers, ...UNPACKED };
-      const dispatch = (bytes: string | Buffer) => {
+      const begin = (bytes: string | Buffer) => {
         if (state === 'ended') return;
+        dispatch = () => begin(bytes);
         dispatcher.dispatch(
           {
             origin: address.origin,
@@ -250,8 +268,8 @@ export function openExchange(
           handler,
         );
       };
-      if (isLongText(body)) void encodeText(body).then(dispatch);
-      else dispatch(body);
+      if (isLongText(body)) void encodeText(body).then(begin);
+      else begin(body);
       return true;
     },
     pause: flow.pause,

@@ -1,5 +1,7 @@
 /** The upstream port: one connection to the provider, whatever carries it. */
 
+import type { FailureKind } from './unreachable.ts';
+
 export interface UpstreamRequestHeaders {
   readonly [name: string]: string;
 }
@@ -31,6 +33,7 @@ export interface UpstreamAnswer {
 export interface Unreachable {
   /** A code and the host, for people; no path, no query, no credential. */
   text: string;
+  kind: FailureKind;
   /** Trying again within seconds cannot help: nothing listens there, the name is unknown, the certificate is wrong. */
   final: boolean;
   /** A proxy on the way refused to pass it on. */
@@ -90,6 +93,12 @@ export interface UpstreamTransport {
 
 export class UpstreamUnreachable extends Error {
   override readonly name = 'UpstreamUnreachable';
+  readonly kind: FailureKind;
+
+  constructor(message: string, options: { kind: FailureKind; cause?: unknown }) {
+    super(message, { cause: options.cause });
+    this.kind = options.kind;
+  }
 }
 
 /** Every error shape the provider uses, as one type. */

@@ -8,6 +8,7 @@ import { createLiveConnections } from './live.ts';
 import { type UpstreamTransport, UpstreamUnreachable } from './port.ts';
 import { noProxies, type ProxySettings, proxyFor } from './proxies.ts';
 import type { PulseTimes } from './pulse.ts';
+import { hostOf } from './unreachable.ts';
 import { dialWebSocket } from './websocket.ts';
 
 export interface UpstreamTransportOptions {
@@ -77,6 +78,8 @@ export function createUpstreamTransport(options: UpstreamTransportOptions = {}):
     return way;
   };
   const live = createLiveConnections();
+  /** Hosts that have answered: if the name of one is unknown now, that may pass. */
+  const known = new Set<string>();
   let stopped: Promise<void> | null = null;
 
   async function stop(): Promise<void> {
@@ -92,7 +95,13 @@ export function createUpstreamTransport(options: UpstreamTransportOptions = {}):
   return {
     async dial(request) {
       if (stopped) return { kind: 'failed', reason: 'shut down' };
-      return dialWebSocket(request, clock, limits, live, pulse, wayTo(request.target.baseUrl)?.proxy ?? null);
+      const { baseUrl } = request.target;
+      const result = await dialWebSocket(request, clock, limits, live, pulse, wayTo(baseUrl)?.proxy ?? null);
+      if (result.kind !== 'failed') known.add(hostOf(baseUrl));
+      else if (result.unreachable?.kind === 'dns' && known.has(hostOf(baseUrl))) {
+        return { ...result, unreachable: { ...result.unreachable, final: false } };
+      }
+      return result;
     },
     exchange(request) {
       const way = wayTo(request.target.baseUrl);
@@ -101,7 +110,7 @@ export function createUpstreamTransport(options: UpstreamTransportOptions = {}):
       return connection;
     },
     async call(call) {
-      if (stopped) throw new UpstreamUnreachable('shut down');
+      if (stopped) throw new UpstreamUnreachable('shut down', { kind: 'other' });
       const way = wayTo(call.target.baseUrl);
       return httpCall(call, way?.dispatcher ?? direct, callSilenceMs, way?.proxy ?? null);
     },

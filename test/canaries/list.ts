@@ -15,6 +15,11 @@ const quota = ['test/hostile/fairness/quota.test.ts'];
 const slow = ['test/forward/exchange.test.ts', 'test/cluster/slow.test.ts'];
 const tenants = ['test/hostile/fairness/tenants.test.ts'];
 
+const signals = ['test/cluster/signals.test.ts'];
+const places = ['test/embedded/places.test.ts'];
+const together = ['test/cluster/together.test.ts'];
+const failures = ['test/observe/failures.test.ts'];
+
 export const canaries: readonly Canary[] = [
   {
     name: 'release without the fence',
@@ -581,7 +586,7 @@ export const canaries: readonly Canary[] = [
   {
     name: 'a proxy is ignored for WebSocket',
     file: 'src/upstream/transport.ts',
-    find: 'live, pulse, wayTo(request.target.baseUrl)?.proxy ?? null);',
+    find: 'live, pulse, wayTo(baseUrl)?.proxy ?? null);',
     replace: 'live, pulse, null);',
     tests: ['test/upstream/proxies.test.ts'],
   },
@@ -1100,5 +1105,139 @@ export const canaries: readonly Canary[] = [
     find: 'if (lostAt !== null || lastAnswerAt >= startedAt) return;',
     replace: 'if (lastAnswerAt >= startedAt) return;',
     tests: ['test/store/opening.test.ts'],
+  },
+  // Signals, places, and why something failed.
+  {
+    name: 'a worker obeys the signals of its group',
+    file: 'src/cli.ts',
+    find: '  onSignal = () => {};',
+    replace: '',
+    tests: signals,
+  },
+  {
+    name: 'a signal that arrives twice is two requests',
+    file: 'src/cli.ts',
+    find: 'performance.now() - firstAt >= SAME_REQUEST_MS',
+    replace: 'true',
+    tests: signals,
+  },
+  {
+    name: 'a worker whose supervisor is gone ends in the middle of its turns',
+    file: 'src/cli.ts',
+    find: '  cluster.worker!.exitedAfterDisconnect = true;',
+    replace: '',
+    tests: signals,
+  },
+  {
+    name: 'a server that npm has started outlives the shell in between',
+    file: 'src/cli.ts',
+    find: 'process.ppid !== ppid && ',
+    replace: 'process.ppid === -1 && ',
+    tests: signals,
+  },
+  {
+    name: 'the embedded database outlives a process that ends without a drain',
+    file: 'src/store/embedded/server.ts',
+    find: "if (isServer(pid)) process.kill(pid, 'SIGINT');",
+    replace: '',
+    tests: signals,
+  },
+  {
+    name: 'the embedded database is looked for by a path that its user may not walk',
+    file: 'src/store/embedded/index.ts',
+    find: 'const hidden = await isHidden(dataDir, user);',
+    replace: 'const hidden = false;',
+    tests: places,
+  },
+  {
+    name: 'data that an earlier release kept elsewhere is passed over',
+    file: 'src/store/embedded/index.ts',
+    find: 'const notices = await bringHome(cluster, dataDir);',
+    replace: 'const notices: string[] = [];',
+    tests: places,
+  },
+  {
+    name: 'programs whose install script did not run stay incomplete',
+    file: 'src/store/embedded/binaries.ts',
+    find: 'if (await lstat(at).catch(() => null)) continue;',
+    replace: 'if (at) continue;',
+    tests: places,
+  },
+  {
+    name: 'what a worker had counted is forgotten at its end',
+    file: 'src/observe/metrics/merged.ts',
+    find: '      gone.add(worker);',
+    replace: '      last.delete(worker);',
+    tests: together,
+  },
+  {
+    name: 'a scrape shows whichever worker answers',
+    file: 'src/observe/metrics/page.ts',
+    find: '(await page()) ?? (await registry.metrics())',
+    replace: 'await registry.metrics()',
+    tests: together,
+  },
+  {
+    name: 'requests that failed at other workers are not asked for',
+    file: 'src/admin/ask.ts',
+    find: '...others.map((worker) => port.there(worker, question))',
+    replace: '',
+    tests: failures,
+  },
+  {
+    name: 'a turn that the bridge itself refused has no fault in its line',
+    file: 'src/session/turn.ts',
+    find: 'fault: error.code, answer: null',
+    replace: 'fault: null, answer: null',
+    tests: failures,
+  },
+  {
+    name: 'connections that did not come about are not counted by cause',
+    file: 'src/observe/metrics/transport.ts',
+    find: '        noteFailure(result);',
+    replace: '',
+    tests: failures,
+  },
+  {
+    name: 'a name that was known before is given up at once',
+    file: 'src/upstream/transport.ts',
+    find: "result.unreachable?.kind === 'dns' && known.has(hostOf(baseUrl))",
+    replace: 'false',
+    tests: failures,
+  },
+  {
+    name: 'a name that cannot be looked up counts against WebSocket',
+    file: 'src/session/dial.ts',
+    find: "['dns', 'network', 'refused', 'tls']",
+    replace: "['network', 'refused', 'tls']",
+    tests: failures,
+  },
+  {
+    name: 'over HTTP a resolver that does not answer is asked once',
+    file: 'src/upstream/http-connection.ts',
+    find: "if (kind === 'dns' && !final) {",
+    replace: 'if (kind !== kind && !final) {',
+    tests: failures,
+  },
+  {
+    name: 'of several addresses of a host the first decides',
+    file: 'src/upstream/unreachable.ts',
+    find: 'codes.find((code) => !isFinal(code)) ?? codes[0]',
+    replace: 'codes[0]',
+    tests: failures,
+  },
+  {
+    name: 'a closed bridge goes on asking a database that is gone',
+    file: 'src/session/drain.ts',
+    find: 'for (const session of [...roster.all()]) session.abandon();',
+    replace: '',
+    tests: ['test/bridge/close.test.ts'],
+  },
+  {
+    name: 'what an interrupted test run has started goes on',
+    file: 'test/support/reaper.ts',
+    find: "process.kill(pid, isDatabase && attempt < ATTEMPTS / 2 ? 'SIGQUIT' : 'SIGKILL');",
+    replace: '',
+    tests: ['test/leftovers/leftovers.test.ts'],
   },
 ];

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { startEmbeddedPostgres } from '../../src/store/embedded/index.ts';
+import { endTogether } from '../support/end-together.ts';
 import { type Canary, canaries } from './list.ts';
 
 /**
@@ -12,6 +13,7 @@ import { type Canary, canaries } from './list.ts';
  */
 const ROOT = join(import.meta.dirname, '..', '..');
 const COPIED = [
+  'bin',
   'src',
   'machines',
   'test',
@@ -81,6 +83,7 @@ function runTests(home: string, tests: readonly string[], databaseUrl: string): 
 
 const { values } = parseArgs({ options: { only: { type: 'string', multiple: true } } });
 const chosen = canaries.filter(({ name }) => !values.only || values.only.some((text) => name.includes(text)));
+await endTogether();
 const dataDir = await mkdtemp(join(tmpdir(), 'hf-canary-'));
 const server = await startEmbeddedPostgres({ dataDir, settings: ['fsync=off', 'max_connections=300'] });
 let survivors = 0;

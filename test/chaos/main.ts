@@ -1,4 +1,5 @@
 import { parseArgs } from 'node:util';
+import { endTogether } from '../support/end-together.ts';
 import { runCampaign } from './campaign.ts';
 
 /**
@@ -15,6 +16,7 @@ const { values } = parseArgs({
     restarts: { type: 'string' },
   },
 });
+await endTogether();
 const reports = await runCampaign({
   seed: Number(values.seed ?? Math.floor(Math.random() * 1e9)),
   size: values.short ? 'short' : 'full',

@@ -103,16 +103,26 @@ it('counts handshakes by result and connections until they are closed', async ()
   const results: DialResult[] = [
     { kind: 'open', connection, headers: {} },
     { kind: 'failed', reason: 'reset' },
+    {
+      kind: 'failed',
+      reason: 'refused',
+      unreachable: { text: 'ECONNREFUSED at u', kind: 'refused', final: true, byProxy: false },
+    },
     { kind: 'refused', answer: { status: 403, headers: {}, body: Buffer.alloc(0) } },
   ];
   const inner = { dial: async () => results.shift()! } as unknown as UpstreamTransport;
   const seen: string[] = [];
-  const observed = observeTransport(inner, { upstreamConnect: (result) => void seen.push(result) }, systemClock);
+  const causes: string[] = [];
+  const observed = observeTransport(
+    inner,
+    { upstreamConnect: (result) => void seen.push(result), upstreamFailed: (cause) => void causes.push(cause) },
+    systemClock,
+  );
   const request = { target: { id: 'u', baseUrl: 'http://u' }, headers: {}, timeoutMs: 1 };
   expect(await observed.transport.dial(request)).toMatchObject({ connection });
-  await observed.transport.dial(request);
-  await observed.transport.dial(request);
-  expect(seen).toEqual(['opened', 'failed', 'refused']);
+  for (let dial = 0; dial < 3; dial += 1) await observed.transport.dial(request);
+  expect(seen).toEqual(['opened', 'failed', 'failed', 'refused']);
+  expect(causes).toEqual(['other', 'refused', 'http_4xx']);
   expect(observed.open).toBe(1);
   (connection as { open: boolean }).open = false;
   expect(observed.open).toBe(0);

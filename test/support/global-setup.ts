@@ -2,11 +2,13 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { startEmbeddedPostgres } from '../../src/store/embedded/index.ts';
+import { endTogether } from './end-together.ts';
 
 /** One real PostgreSQL for the whole run, without the fsync that only matters to data that must outlive it. */
 export default async function setup(): Promise<() => Promise<void>> {
+  const endAll = await endTogether();
   // Whoever runs the tests many times over may bring a server of its own.
-  if (process.env.TEST_DATABASE_URL) return async () => {};
+  if (process.env.TEST_DATABASE_URL) return endAll;
   const dataDir = await mkdtemp(join(tmpdir(), 'holdfast-test-'));
   const server = await startEmbeddedPostgres({
     dataDir,
@@ -16,5 +18,6 @@ export default async function setup(): Promise<() => Promise<void>> {
   return async () => {
     await server.stop();
     await rm(dataDir, { recursive: true, force: true });
+    await endAll();
   };
 }

@@ -53,6 +53,7 @@ const VIEW_BYTES = 65_536;
 const viewQuestion = z.object({
   sessionIds: z.array(z.string().max(200)).max(500).readonly(),
   recordOf: z.string().nullable(),
+  failures: z.object({ of: z.string().max(200).nullable(), limit: z.int().min(1).max(200) }).optional(),
 });
 export type ViewQuestion = z.infer<typeof viewQuestion>;
 

@@ -1,5 +1,7 @@
+import { catalogue as faults } from '../../errors.ts';
 import { outcomeTable } from '../../resolve/outcomes.ts';
 import { tenantLimits } from '../../session/quota.ts';
+import { failureKinds } from '../../upstream/unreachable.ts';
 
 /** One metric as an operator knows it: the table in docs/metrics.md and the registry are both made from these. */
 export interface Definition {
@@ -9,6 +11,10 @@ export interface Definition {
   labels: Readonly<Record<string, readonly string[]>>;
   /** Upper bounds, for histograms. */
   buckets?: readonly number[];
+  /** Every series is there from the start: a rate can be told of the first event, and its absence means something. */
+  fromZero?: true;
+  /** What several workers that are scraped as one show: the sum of their values, unless their greatest. */
+  together?: 'max';
 }
 
 /** Milliseconds, for what a person waits for: a turn may take minutes. */
@@ -35,6 +41,8 @@ export const connectResults = ['opened', 'refused', 'failed'] as const;
 
 const counter = (help: string, labels: Definition['labels'] = {}): Definition => ({ kind: 'counter', help, labels });
 const gauge = (help: string, labels: Definition['labels'] = {}): Definition => ({ kind: 'gauge', help, labels });
+const fromZero = (definition: Definition): Definition => ({ ...definition, fromZero: true });
+const greatest = (definition: Definition): Definition => ({ ...definition, together: 'max' });
 const histogram = (help: string, buckets: readonly number[], labels: Definition['labels'] = {}): Definition => ({
   kind: 'histogram',
   help,
@@ -44,7 +52,7 @@ const histogram = (help: string, buckets: readonly number[], labels: Definition[
 
 /** Every metric of the bridge. Names are API. No label ever carries an id. */
 export const catalogue = {
-  holdfast_build_info: gauge('Always 1; the version is in its label.', { version: [] }),
+  holdfast_build_info: greatest(gauge('Always 1; the version is in its label.', { version: [] })),
 
   holdfast_turns_total: counter('Turns ended, by how the request was placed and how it ended.', {
     outcome: outcomeTable().map(({ outcome }) => outcome),
@@ -58,13 +66,8 @@ export const catalogue = {
       form: forms,
     },
   ),
-  holdfast_turn_faults_total: counter('Turns the bridge itself ended, by its reason.', {
-    fault: [
-      ...['bridge_upstream_unreachable', 'bridge_upstream_lost', 'bridge_first_event_timeout'],
-      ...['bridge_stream_silent', 'bridge_turn_timeout', 'bridge_turn_cancelled', 'bridge_store_unavailable'],
-      ...['bridge_store_rejected', 'bridge_lease_lapsed', 'bridge_session_expired', 'bridge_session_closed'],
-      'bridge_internal',
-    ],
+  holdfast_turn_faults_total: counter('Turns the bridge itself ended or refused, by its reason.', {
+    fault: Object.keys(faults),
   }),
   holdfast_turn_held_milliseconds: histogram('From the request being read to its frame leaving.', slow, {
     shape: shapes,
@@ -90,6 +93,14 @@ export const catalogue = {
 
   holdfast_upstream_connects_total: counter('Upstream handshakes by result.', { result: connectResults }),
   holdfast_upstream_connect_milliseconds: histogram('One upstream handshake.', quick, { result: connectResults }),
+  holdfast_upstream_failures_total: fromZero(
+    counter(
+      'Connections to the upstream that did not come about, by cause; http_*: it answered in place of an upgrade.',
+      {
+        cause: failureKinds,
+      },
+    ),
+  ),
   holdfast_upstream_sockets: gauge('Upstream connections open now.'),
   holdfast_sessions: gauge('Sessions with an actor on this worker, by state.', {
     state: ['connecting', 'live', 'reconnecting', 'stale', 'closed'],
@@ -129,12 +140,12 @@ export const catalogue = {
     result: forwardResults,
   }),
 
-  holdfast_heartbeat_age_milliseconds: gauge(
-    'Since the last confirmed heartbeat was sent; at the self-fence deadline nothing more is started.',
+  holdfast_heartbeat_age_milliseconds: greatest(
+    gauge('Since the last confirmed heartbeat was sent; at the self-fence deadline nothing more is started.'),
   ),
-  holdfast_event_loop_lag_milliseconds: gauge('Delay of the event loop since the last scrape.', {
-    quantile: ['p50', 'p99', 'max'],
-  }),
+  holdfast_event_loop_lag_milliseconds: greatest(
+    gauge('Delay of the event loop since the last scrape.', { quantile: ['p50', 'p99', 'max'] }),
+  ),
   holdfast_inspect_viewers: gauge('Viewers that watch machines now.'),
   holdfast_inspect_cut_off_total: counter('Viewers cut off because they read too slowly.'),
 } satisfies Record<string, Definition>;

@@ -2,6 +2,7 @@ import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { collectDefaultMetrics, Registry } from 'prom-client';
 import type { Clock } from '../../clock.ts';
 import type { TenantLimit } from '../../session/quota.ts';
+import type { FailureKind } from '../../upstream/unreachable.ts';
 import { version } from '../../version.ts';
 import type { TurnLine } from '../log.ts';
 import type { closedReasons, connectResults, forwardResults } from './catalogue.ts';
@@ -38,6 +39,8 @@ export interface Metrics {
   turnEnded(line: TurnLine): void;
   /** @param ms how long the handshake took */
   upstreamConnect(result: ConnectResult, ms: number): void;
+  /** A connection did not come about. */
+  upstreamFailed(cause: FailureKind): void;
   /** One answer of a fence or worker call. */
   storeAnswered(call: string, verdict: string, ms: number): void;
   /** One read; `failed` when the store did not answer in time. */
@@ -93,6 +96,7 @@ export function createMetrics({ clock, defaults = true }: MetricsOptions): Metri
       add('holdfast_upstream_connects_total', { result });
       observe('holdfast_upstream_connect_milliseconds', { result }, ms);
     },
+    upstreamFailed: (cause) => add('holdfast_upstream_failures_total', { cause }),
     storeAnswered(call, verdict, ms) {
       add('holdfast_store_verdicts_total', { call, verdict });
       observe('holdfast_store_call_milliseconds', { call }, ms);

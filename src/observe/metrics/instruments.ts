@@ -19,13 +19,20 @@ export function createInstruments(registry: Registry): Instruments {
   const histograms = new Map<MetricName, Histogram>();
   const readers = new Map<MetricName, (set: (labels: Labels, value: number) => void) => void>();
 
-  for (const [name, { kind, help, labels, buckets }] of Object.entries(catalogue) as [MetricName, Definition][]) {
+  for (const [name, { kind, help, labels, buckets, together, fromZero }] of Object.entries(catalogue) as [
+    MetricName,
+    Definition,
+  ][]) {
     const options = { name, help, labelNames: Object.keys(labels), registers: [registry] };
-    if (kind === 'counter') counters.set(name, new Counter(options));
-    else if (kind === 'histogram') histograms.set(name, new Histogram({ ...options, buckets: [...(buckets ?? [])] }));
+    if (kind === 'counter') {
+      const counter = new Counter(options);
+      counters.set(name, counter);
+      if (fromZero) for (const each of combinations(labels)) counter.inc(each, 0);
+    } else if (kind === 'histogram') histograms.set(name, new Histogram({ ...options, buckets: [...(buckets ?? [])] }));
     else {
       const gauge: Gauge = new Gauge({
         ...options,
+        aggregator: together ?? 'sum',
         collect() {
           const read = readers.get(name);
           if (!read) return;
@@ -53,6 +60,14 @@ export function createInstruments(registry: Registry): Instruments {
     set: (name, labels, value) => gauges.get(name)?.set(bounded(name, labels), value),
     collect: (name, read) => void readers.set(name, read),
   };
+}
+
+/** Every combination of label values. */
+function combinations(labels: Definition['labels']): Labels[] {
+  return Object.entries(labels).reduce<Labels[]>(
+    (found, [label, values]) => found.flatMap((each) => values.map((value) => ({ ...each, [label]: value }))),
+    [{}],
+  );
 }
 
 /** What was not foreseen is counted, but never makes a series of its own. An empty list says: one value a process. */

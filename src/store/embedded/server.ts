@@ -1,8 +1,9 @@
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { chown, mkdir, open, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { readFileSync } from 'node:fs';
+import { chown, mkdir, open, readFile, readlink, realpath, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import pg from 'pg';
@@ -21,7 +22,13 @@ export interface Cluster {
   user: Unprivileged | null;
   /** Server settings, `name=value`. */
   settings: readonly string[];
+  /** Its user cannot get there by the path: it is started inside and knows the place as its working directory. */
+  hidden: boolean;
 }
+
+/** The working directory of the process that looks, by a path that asks for no rights on the way. */
+export const WORKING_DIRECTORY = '/proc/self/cwd';
+const placeOf = ({ hidden }: Cluster, dir: string) => (hidden ? WORKING_DIRECTORY : dir);
 
 export interface RunningServer {
   pid: number;
@@ -73,8 +80,18 @@ export async function loadOrCreateSecret(file: string, make: () => string): Prom
   }
 }
 
-/** Makes the cluster unless it is there. A half-made one never gets the final name. */
-export async function ensureCluster({ binaries, dir, password, user }: Cluster): Promise<void> {
+/** The programs cannot be run, or cannot make a database, for a reason that lies in the machine. */
+export class CannotInitialise extends Error {
+  override readonly name = 'CannotInitialise';
+}
+
+/**
+ * Makes the cluster unless it is there. A half-made one never gets the final name.
+ *
+ * @throws `CannotInitialise` with what the program said
+ */
+export async function ensureCluster(cluster: Cluster): Promise<void> {
+  const { binaries, dir, password, user } = cluster;
   if (await stat(join(dir, 'PG_VERSION')).catch(() => null)) return;
   const draft = `${dir}.new`;
   await rm(draft, { recursive: true, force: true });
@@ -83,11 +100,19 @@ export async function ensureCluster({ binaries, dir, password, user }: Cluster):
   await writeFile(pwfile, `${password}\n`, { mode: 0o600 });
   try {
     if (user) await Promise.all([chown(draft, user.uid, user.gid), chown(pwfile, user.uid, user.gid)]);
-    const options = ['-D', draft, '-U', 'holdfast', `--pwfile=${pwfile}`, '--auth=scram-sha-256'];
+    const named = `../${basename(pwfile)}`;
+    const options = ['-D', placeOf(cluster, draft), '-U', 'holdfast', `--pwfile=${named}`, '--auth=scram-sha-256'];
     await run(binaries.initdb, [...options, '--encoding=UTF8', '--locale=C', '--no-instructions'], {
       ...(user ?? {}),
       cwd: draft,
       env: plainEnvironment(process.env),
+    }).catch((error: Error & { stderr?: string; code?: unknown }) => {
+      const said = (error.stderr ?? '').trim().split('\n')[0] || `${error.code ?? error.message}`;
+      throw new CannotInitialise(
+        `The embedded PostgreSQL cannot make its database in ${dir}: ${said.slice(0, 500)}. Install Holdfast with its ` +
+          'optional dependencies on a system that they are made for (glibc), or set DATABASE_URL.',
+        { cause: error },
+      );
     });
   } finally {
     await rm(pwfile, { force: true });
@@ -141,7 +166,10 @@ export async function findOrphan({ dir, password }: Cluster): Promise<RunningSer
     const { pid, port } = await lockFile(dir);
     if (pid === null || !isAlive(pid)) return null;
     const answer = port === null ? 'not_yet' : await canConnect(port, password);
-    if (port !== null && answer === 'yes') return { pid, port, adopted: true };
+    if (port !== null && answer === 'yes') {
+      servers.add(pid);
+      return { pid, port, adopted: true };
+    }
     // A process id in a stale file may belong to anybody; one that refuses our port is not ours.
     if (answer === 'no' && !(await mayServe(pid, dir))) return null;
     await pause(50);
@@ -152,7 +180,43 @@ export async function findOrphan({ dir, password }: Cluster): Promise<RunningSer
 /** Whether that process may be a server of this very cluster; where there is no way to look, it may. */
 async function mayServe(pid: number, dir: string): Promise<boolean> {
   if (process.platform !== 'linux') return true;
-  return (await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')).includes(dir);
+  if ((await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')).includes(dir)) return true;
+  const [there, here] = await Promise.all(
+    [readlink(`/proc/${pid}/cwd`), realpath(dir)].map((path) => path.catch(() => null)),
+  );
+  return there !== null && there === here;
+}
+
+/**
+ * Servers that this process has started or taken over. They end with it in order, whatever ends it but SIGKILL: what that
+ * leaves behind is taken over by the next start.
+ */
+const servers = new Set<number>();
+
+const isServer = (pid: number): boolean => {
+  if (process.platform !== 'linux') return true;
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes('postgres');
+  } catch {
+    return false;
+  }
+};
+
+process.on('exit', () => {
+  for (const pid of servers) {
+    try {
+      // The id of one that has ended by itself may be another's by now.
+      if (isServer(pid)) process.kill(pid, 'SIGINT');
+    } catch {
+      // Gone.
+    }
+  }
+});
+
+/** A server of this cluster that a killed worker left and that does not answer; null: nothing runs there. */
+export async function runsThere(dir: string): Promise<number | null> {
+  const { pid } = await lockFile(dir);
+  return pid !== null && isAlive(pid) && (await mayServe(pid, dir)) ? pid : null;
 }
 
 function freePort(): Promise<number> {
@@ -183,11 +247,18 @@ export async function startServer(cluster: Cluster): Promise<RunningServer> {
   throw new Error(`The embedded PostgreSQL does not start; its log is ${cluster.logFile}.`, { cause: last });
 }
 
-async function launch({ binaries, dir, logFile, settings, user }: Cluster, port: number): Promise<ChildProcess> {
+async function launch(cluster: Cluster, port: number): Promise<ChildProcess> {
+  const { binaries, dir, logFile, settings, user } = cluster;
   const stale = await namedInVain(dir);
   const log = await open(logFile, 'a', 0o600);
   const fixed = ['listen_addresses=127.0.0.1', 'unix_socket_directories='];
-  const args = ['-D', dir, '-p', String(port), ...[...fixed, ...settings].flatMap((setting) => ['-c', setting])];
+  const args = [
+    '-D',
+    placeOf(cluster, dir),
+    '-p',
+    String(port),
+    ...[...fixed, ...settings].flatMap((setting) => ['-c', setting]),
+  ];
   // A group of its own: a Ctrl-C in the terminal is for Holdfast, which then stops the server in order.
   const child = spawn(binaries.postgres, args, {
     ...(user ?? {}),
@@ -201,6 +272,11 @@ async function launch({ binaries, dir, logFile, settings, user }: Cluster, port:
       ...(stale === null ? {} : { PG_GRANDPARENT_PID: String(stale) }),
     },
   });
+  const { pid } = child;
+  if (pid !== undefined) {
+    servers.add(pid);
+    child.once('exit', () => servers.delete(pid));
+  }
   child.once('spawn', () => void log.close());
   child.once('error', () => void log.close().catch(() => {}));
   return child;
@@ -227,6 +303,7 @@ async function waitReady(child: ChildProcess, port: number, password: string): P
 
 /** Fast shutdown, then an immediate one when that takes too long. Resolves when the process is gone. */
 export async function stopServer(pid: number): Promise<void> {
+  servers.delete(pid);
   for (const [signal, patience] of [
     ['SIGINT', 10_000],
     ['SIGQUIT', 5_000],

@@ -250,7 +250,7 @@ export function createSimulatedUpstream(options: UpstreamOptions): SimulatedUpst
       dial,
       exchange,
       call: async () => {
-        throw new UpstreamUnreachable('not simulated');
+        throw new UpstreamUnreachable('not simulated', { kind: 'other' });
       },
       shutdown: async () => {},
     };

@@ -40,6 +40,7 @@ export const api = {
   sessions: (wish, signal) => ask(`sessions?${query(wish)}`, { signal }),
   session: (id, signal) => ask(`sessions/${encodeURIComponent(id)}`, { signal }),
   workers: (signal) => ask('workers', { signal }),
+  failures: (wish, signal) => ask(`failures?${query(wish)}`, { signal }),
   machine: () => ask('machines/session'),
   act: (id, action) =>
     ask(`sessions/${encodeURIComponent(id)}/${action}`, {

@@ -1,15 +1,16 @@
 import { render } from 'preact';
 import { useCallback, useEffect, useState } from 'preact/hooks';
 import { api, token } from './api.js';
+import { Failures } from './failures.js';
 import { html } from './html.js';
 import { Session } from './session.js';
 import { Sessions } from './sessions.js';
 import { Workers } from './workers.js';
 
-/** `#/sessions/<id>`, `#/workers` or `#/workers/<id>`; anything else is the list. */
+/** `#/sessions/<id>`, `#/failures`, `#/workers` or `#/workers/<id>`; anything else is the list. */
 function readPlace() {
   const [view, id] = location.hash.replace(/^#\/?/, '').split('/').map(decodeURIComponent);
-  return { view: view === 'workers' ? 'workers' : 'sessions', id: id || null };
+  return { view: view === 'workers' || view === 'failures' ? view : 'sessions', id: id || null };
 }
 const goTo = (view, id) => {
   location.hash = id ? `#/${view}/${encodeURIComponent(id)}` : `#/${view}`;
@@ -66,40 +67,45 @@ function App() {
   const tab = (view, name) => html`
     <a href=${`#/${view}`} aria-current=${place.view === view ? 'page' : undefined}>${name}</a>
   `;
+  const views = {
+    failures: () => html`<main class="one"><${Failures} open=${open} /></main>`,
+    workers: () => html`
+      <main class="one">
+        <${Workers}
+          marked=${place.id}
+          showSessions=${(owner) => {
+            setWish({ ...EVERYTHING, owner });
+            goTo('sessions', null);
+          }}
+        />
+      </main>
+    `,
+    sessions: () => html`
+      <main class=${place.id ? 'two' : 'one'}>
+        <${Sessions} chosen=${place.id} open=${open} wish=${wish} setWish=${setWish} />
+        ${
+          place.id &&
+          html`<${Session}
+            key="session"
+            id=${place.id}
+            outline=${outline}
+            open=${open}
+            close=${close}
+            openWorker=${(id) => goTo('workers', id)}
+          />`
+        }
+      </main>
+    `,
+  };
   return html`
     <header class="bar">
       <h1><svg viewBox="0 0 16 16" width="16" height="16" aria-hidden="true"><path d="M2 3h3v4h6V3h3v10h-3V9.5H5V13H2z" /></svg>Holdfast</h1>
-      <nav>${tab('sessions', 'Sessions')}${tab('workers', 'Workers')}</nav>
+      <nav>${tab('sessions', 'Sessions')}${tab('failures', 'Failures')}${tab('workers', 'Workers')}</nav>
       <p class="keys" aria-hidden="true"><kbd>/</kbd> search <kbd>↑</kbd><kbd>↓</kbd> choose <kbd>↵</kbd> open <kbd>esc</kbd> back</p>
       <a class="inspector" href=${new URL('../../../inspect', import.meta.url).href}>Stately inspector ↗</a>
       ${token.get() !== null && html`<button onClick=${forget}>Forget token</button>`}
     </header>
-    ${
-      place.view === 'workers'
-        ? html`<main class="one">
-            <${Workers}
-              marked=${place.id}
-              showSessions=${(owner) => {
-                setWish({ ...EVERYTHING, owner });
-                goTo('sessions', null);
-              }}
-            />
-          </main>`
-        : html`<main class=${place.id ? 'two' : 'one'}>
-            <${Sessions} chosen=${place.id} open=${open} wish=${wish} setWish=${setWish} />
-            ${
-              place.id &&
-              html`<${Session}
-                key="session"
-                id=${place.id}
-                outline=${outline}
-                open=${open}
-                close=${close}
-                openWorker=${(id) => goTo('workers', id)}
-              />`
-            }
-          </main>`
-    }
+    ${views[place.view]()}
   `;
 }
 

@@ -1,0 +1,65 @@
+import { execFile } from 'node:child_process';
+import { cp, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, it, vi } from 'vitest';
+import { version } from '../../src/version.ts';
+
+const ROOT = join(import.meta.dirname, '..', '..');
+vi.setConfig({ testTimeout: 180_000, hookTimeout: 180_000 });
+
+let home: string;
+beforeEach(async () => {
+  home = await mkdtemp(join(tmpdir(), 'hf-bin-'));
+  await cp(join(ROOT, 'bin'), join(home, 'bin'), { recursive: true });
+  await writeFile(join(home, 'package.json'), '{"type":"module"}');
+});
+afterEach(() => rm(home, { recursive: true, force: true }));
+
+/** As another Node would run it, as far as the program can tell. */
+const pretends = (node: string) => [
+  '--no-experimental-strip-types',
+  '--import',
+  `data:text/javascript,${encodeURIComponent(
+    `Object.defineProperty(process, 'versions', { value: { ...process.versions, node: '${node}' } })`,
+  )}`,
+];
+
+function run(bin: string, as: string | null, args: string[] = ['--version']) {
+  return new Promise<{ code: number; out: string; err: string }>((resolve) => {
+    const options = as === null ? [] : pretends(as);
+    execFile(process.execPath, ['--no-warnings', ...options, bin, ...args], (error, out, err) =>
+      resolve({ code: typeof error?.code === 'number' ? error.code : 0, out, err }),
+    );
+  });
+}
+it('runs the sources of a clone that was never built', async () => {
+  expect(await run(join(ROOT, 'bin', 'holdfast.js'), null)).toEqual({ code: 0, out: `${version}\n`, err: '' });
+});
+
+it.each<[string, string, RegExp]>([
+  [
+    'a Node that is too old',
+    '20.20.2',
+    /^holdfast: Node 22\.19 or newer is needed; this is 20\.20\.2 .*npm start.*\n$/,
+  ],
+  [
+    'a Node without TypeScript',
+    '23.2.0',
+    /^holdfast: this Node \(23\.2\.0\) does not run TypeScript: .*npm run build.*\n$/,
+  ],
+])('says in one line what to do with %s', async (_, as, says) => {
+  await mkdir(join(home, 'src'));
+  await writeFile(join(home, 'src', 'cli.ts'), '');
+  const { code, out, err } = await run(join(home, 'bin', 'holdfast.js'), as);
+  expect([code, out]).toEqual([1, '']);
+  expect(err).toMatch(says);
+});
+
+it('says in one line that a package is not complete', async () => {
+  const { code, err } = await run(join(home, 'bin', 'holdfast.js'), null);
+  expect([code, err]).toEqual([
+    1,
+    'holdfast: this package is not complete: neither dist nor src is there. Install it again.\n',
+  ]);
+});
