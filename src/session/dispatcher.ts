@@ -65,6 +65,8 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
     roster,
     me: () => worker.id,
     instancePolicy: config.instancePolicy,
+    takesAnchors: (credentialFp) =>
+      deps.sessions.abilities.takesAnchors({ targetId: deps.sessions.target.id, credentialFp }),
   });
   const claimer = createClaimer({ store, clock, deadlines, me: () => worker.id });
   const elsewhere = createElsewhere({ store, clock, deadlines, peers, onAccepted: (turn) => holds.get(turn)?.() });

@@ -1,3 +1,4 @@
+import { isDeepStrictEqual } from 'node:util';
 import type { Config } from '../config.ts';
 import { resolve } from '../resolve/resolve.ts';
 import { mayBeParent } from '../resolve/situation.ts';
@@ -15,6 +16,8 @@ export interface DeciderOptions {
   roster: Roster;
   me(): string;
   instancePolicy: Config['instancePolicy'];
+  /** Whether the upstream resolves ids of stored responses on any connection, as far as is known for a credential. */
+  takesAnchors(credentialFp: string): boolean;
 }
 
 type Candidate = LookupResult['candidates'][number];
@@ -22,25 +25,57 @@ type Candidate = LookupResult['candidates'][number];
 /** More turns that are alike up to a place are not compared with one request. */
 const MOST_ALIKE = 64;
 
+/** Whether the turn is run by this worker, as opposed to being refused, handed on or shown from another one's stream. */
+const runsHere = ({ do: act }: Decision) =>
+  act !== 'refuse' && act !== 'forward' && act !== 'await_owner' && act !== 'reattach';
+
 /** One place has hidden all others: there may be more turns that end at it. */
 const crowded = ({ candidates }: LookupResult) =>
   candidates.length === MOST_CANDIDATES &&
   candidates.every(({ turn }) => turn.clientFp !== null && turn.clientFp === candidates[0]!.turn.clientFp);
 
 /** Gathers what is known about a request and resolves it. Throws `StoreUnavailable`. */
-export function createDecider({ store, roster, me, instancePolicy }: DeciderOptions) {
-  /** Loads the anchor's lineage unless a socket here holds it and is free: then nothing needs rebuilding. */
-  async function anchorExact(turn: Turn, rows: LookupResult, local: Facts['local']): Promise<boolean | null> {
-    const anchor = rows.anchor?.turn;
-    if (!anchor) return null;
-    const session = rows.anchor?.session;
-    const view = session ? local.get(session.id) : undefined;
+export function createDecider({ store, roster, me, instancePolicy, takesAnchors }: DeciderOptions) {
+  /**
+   * Resolves, and reads the anchor's lineage only where that decides something, or the turn will run here and may need it:
+   * not for a request that another worker serves, and not where a socket here, or the provider, holds the anchor.
+   */
+  async function resolved(turn: Turn, facts: Omit<Facts, 'anchorExact'>): Promise<Decision> {
+    const { evidence } = turn;
+    const given = (anchorExact: boolean | null) => resolve(evidence, { ...facts, anchorExact });
+    if (!facts.rows.anchor) return given(null);
+    const { turn: anchor, session } = facts.rows.anchor;
+    if (anchor.replay !== 'exact') return given(false);
+    const view = session ? facts.local.get(session.id) : undefined;
     const held = view?.epoch === session?.epoch && view?.socketAnchor === anchor.responseId;
-    if (held && !view?.busy) return anchor.replay === 'exact';
-    if (anchor.replay !== 'exact') return false;
-    turn.history = itemsOf(await store.lineage(turn.evidence.scope, anchor.id));
-    return turn.history !== null;
+    if (held && !view?.busy) return given(true);
+    const [exact, inexact] = [given(true), given(false)];
+    const kept = anchor.storedUpstream && anchor.credentialFp === evidence.credentialFp;
+    const unneeded = !runsHere(exact) || (kept && takesAnchors(evidence.credentialFp));
+    if (unneeded && isDeepStrictEqual(exact, inexact)) return exact;
+    turn.history ??= itemsOf(await store.lineage(evidence.scope, anchor.id));
+    return turn.history === null ? inexact : exact;
   }
+
+  /**
+   * The decision to hand a request to the owner of the session that its thread or token names. What the request's items
+   * continue is then the owner's to find out. Null: it has to be found out here.
+   */
+  function passedOn({ evidence, attempts }: Turn, rows: LookupResult): Decision | null {
+    // A session header is a hint: the items may say that it is another conversation.
+    if (evidence.hardKey?.kind === 'session' && evidence.token.kind !== 'ours') return null;
+    const decision = resolve(evidence, {
+      ...{ me: me(), rows, attempts, instancePolicy, anchorExact: null },
+      ...{ local: roster.views(rows, null, evidence.scope, null), like: null, ...inHand(evidence) },
+    });
+    return decision.do === 'forward' ? decision : null;
+  }
+
+  /** Turns here that the request may be a repeat of. */
+  const inHand = ({ scope, idempotencyKey, requestFp }: Turn['evidence']) => ({
+    idempotent: roster.withIdempotencyKey(scope, idempotencyKey),
+    repeated: roster.unread(scope, requestFp),
+  });
 
   /** Most requests continue the session that is warm here: what the rows would say of it, its fenced start says anyway. */
   function certain(turn: Turn): Decision | null {
@@ -188,6 +223,8 @@ export function createDecider({ store, roster, me, instancePolicy }: DeciderOpti
     let known: (Candidate & KnownTurn) | null = null;
     if (named || !search) {
       rows = await store.lookup(query);
+      const away = search ? passedOn(turn, rows) : null;
+      if (away) return away;
       const head = search ? namedHead(turn, rows) : null;
       known = head && (await verified(turn, [head]));
     }
@@ -204,18 +241,16 @@ export function createDecider({ store, roster, me, instancePolicy }: DeciderOpti
     turn.anchor = rows.anchor?.turn ?? null;
     const local = roster.views(rows, like?.session ?? null, evidence.scope, evidence.anchor);
     const foreignReference = await readReferences(turn, turn.ancestor?.row ?? turn.anchor);
-    return resolve(evidence, {
+    return resolved(turn, {
       me: me(),
       rows,
       local,
-      anchorExact: await anchorExact(turn, rows, local),
       attempts: turn.attempts,
       instancePolicy,
       like,
       apart: isApart(turn, rows, like),
       foreignReference: foreignReference ?? ((await ownsComparison(turn)) ? null : COMPARISON_PATH),
-      idempotent: roster.withIdempotencyKey(evidence.scope, evidence.idempotencyKey),
-      repeated: roster.unread(evidence.scope, evidence.requestFp),
+      ...inHand(evidence),
     });
   };
 

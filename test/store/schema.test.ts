@@ -49,6 +49,8 @@ describe('opening a database', () => {
       '0005-turn-facts',
       '0006-operate',
       '0007-lines',
+      '0008-written-once',
+      '0009-purge',
     ]);
   });
 
@@ -88,9 +90,15 @@ test('of every function there is one form, and none that the store does not call
     'create',
     'declare_dead',
     'declare_expired',
+    'drop_shared',
+    'erase',
     'heartbeat',
     'key',
     'operate',
+    'purge_sessions',
+    'purge_shared',
+    'purge_turns',
+    'purge_workers',
     'register',
     'release',
     'session_json',
@@ -130,7 +138,9 @@ describe('the tables', () => {
          from pg_index i join pg_attribute a on a.attrelid = i.indrelid and a.attnum = any(i.indkey)
         where i.indrelid = 'bridge_session'::regclass`,
     );
-    expect(indexed.map(({ attname }) => attname).sort()).toEqual(['created_at', 'id']);
+    // Those that a turn leaves as they are, but for the hour of its change.
+    const still = ['changed_hour', 'created_at', 'fork_turn_id', 'id', 'owner_worker_id'];
+    expect(indexed.map(({ attname }) => attname).sort()).toEqual(still);
   });
 
   test('have the indexes that look-ups use, and no others', async () => {
@@ -142,11 +152,17 @@ describe('the tables', () => {
          from pg_indexes where schemaname = 'public' and indexname not like '%pkey'`,
     );
     expect(indexes.map(({ text }) => text).sort()).toEqual([
-      'UNIQUE turn USING btree (scope, holdfast_key(response_id)) WHERE (response_id IS NOT NULL)',
-      "UNIQUE turn USING btree (session_id) WHERE (state = 'active'::text)",
+      'UNIQUE active_turn USING btree (session_id)',
+      'UNIQUE turn USING btree (holdfast_key(response_id), scope) WHERE (response_id IS NOT NULL)',
+      'active_turn USING btree (parent_turn_id)',
+      'bridge_session USING btree (changed_hour, id)',
       'bridge_session USING btree (created_at)',
+      'bridge_session USING btree (fork_turn_id) WHERE (fork_turn_id IS NOT NULL)',
+      'bridge_session USING btree (owner_worker_id, changed_hour) WHERE (owner_worker_id IS NOT NULL)',
+      'session_key USING btree (hash)',
       'session_key USING btree (session_id)',
       'session_story USING btree (session_id, created_at)',
+      'turn USING btree (ended_at)',
       'turn USING btree (parent_turn_id)',
       'turn USING btree (scope, second_fp, started_at) WHERE (second_fp IS NOT NULL)',
       'turn USING btree (scope, third_fp, started_at) WHERE (third_fp IS NOT NULL)',
@@ -168,11 +184,11 @@ describe('the tables', () => {
     const insert = (id: string) =>
       query(
         url,
-        `insert into turn (id, session_id, scope, epoch, author_worker_id, shape, state, request_fp, context_fp,
+        `insert into active_turn (id, session_id, scope, epoch, author_worker_id, shape, state, request_fp, context_fp,
                            replay, stored_upstream, credential_fp)
          values ('${id}', 's', 'local', 1, 'w', 'fresh', 'active', 'r', 'c', 'never', false, 'f')`,
       );
     await insert('t1');
-    await expect(insert('t2')).rejects.toThrow(/turn_one_active_unique/);
+    await expect(insert('t2')).rejects.toThrow(/active_turn_session_id_unique/);
   });
 });

@@ -1,10 +1,12 @@
 import { Fence } from './fence.ts';
 import { Lines } from './lines.ts';
 import { Operate } from './operate.ts';
+import { Purge } from './purge.ts';
 import { SharedItems } from './shared-items.ts';
 import { Stories } from './stories.ts';
 import { Tables } from './tables.ts';
 import { TurnFactsColumn } from './turn-facts.ts';
+import { WrittenOnce } from './written-once.ts';
 
 /** Every migration, oldest first. A name that was released is never changed or reused. */
 export const migrationsList = [
@@ -15,4 +17,6 @@ export const migrationsList = [
   { name: '0005-turn-facts', class: TurnFactsColumn },
   { name: '0006-operate', class: Operate },
   { name: '0007-lines', class: Lines },
+  { name: '0008-written-once', class: WrittenOnce },
+  { name: '0009-purge', class: Purge },
 ];

@@ -1,7 +1,7 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { expect, test } from 'vitest';
 import type { TurnFacts } from '../../../src/store/port.ts';
-import { busyLane, claimNow, completed, idleLane, key, type Lane, newWorker, turnStart } from '../calls.ts';
+import { busyLane, claimNow, completed, idleLane, key, type Lane, newWorker, sweepAll, turnStart } from '../calls.ts';
 import type { Subject } from '../contract.ts';
 
 export function administration(given: () => Subject): void {
@@ -227,10 +227,7 @@ export function administration(given: () => Subject): void {
       turn: turnStart({ parentTurnId: origin.firstTurn.id }),
     });
     const fresh = await idleLane(store, worker);
-    for (let round = 0; round < 50; round += 1) {
-      const { sessions, turns } = await store.purge({ olderThanHours: 24, limit: 100 });
-      if (sessions + turns === 0) break;
-    }
+    await sweepAll(store);
     const left = async (id: string) => (await store.session(id)) !== null;
     expect(await left(old.sessionId)).toBe(false);
     expect(await store.turn(old.firstTurn.id)).toBeNull();
@@ -262,10 +259,7 @@ export function administration(given: () => Subject): void {
     );
     await age(48);
     await claimNow(store, lane.sessionId, await newWorker(store));
-    for (let round = 0; round < 50; round += 1) {
-      const { sessions, turns } = await store.purge({ olderThanHours: 24, limit: 100 });
-      if (sessions + turns === 0) break;
-    }
+    await sweepAll(store);
     expect(await store.turn(failed.turn.id)).toBeNull();
     expect(await store.turn(lane.firstTurn.id)).not.toBeNull();
   });
@@ -274,10 +268,7 @@ export function administration(given: () => Subject): void {
     const { store, age } = given();
     const gone = await newWorker(store);
     await age(700);
-    for (let round = 0; round < 50; round += 1) {
-      const { sessions, turns, workers } = await store.purge({ olderThanHours: 24, limit: 100 });
-      if (sessions + turns + workers === 0) break;
-    }
+    await sweepAll(store);
     expect((await store.workers()).some(({ id }) => id === gone)).toBe(false);
   });
 }
