@@ -85,7 +85,6 @@ async function fill(): Promise<void> {
 
 /** What turns of sessions all over the database write. */
 async function turns(): Promise<void> {
-  const store = await openPostgresStore({ url: url, statementTimeoutMs: 60_000 });
   const { rows } = await client.query<{ id: string; epoch: string; head: string; scope: string }>(
     `select id, epoch, head_turn_id as head, scope from bridge_session where active_turn_id is null and owner_worker_id = 'w1'
       order by md5(id) limit ${MEASURED_TURNS / 4}`,
@@ -287,7 +286,7 @@ async function janitor(): Promise<void> {
   }
   await watched.end();
 
-  const store = await openPostgresStore({ url: url, statementTimeoutMs: 120_000 });
+  const store = await openPostgresStore({ url, statementTimeoutMs: 120_000 });
   const before = await counted();
   for (let pass = 1; ; pass += 1) {
     let took = 0;
