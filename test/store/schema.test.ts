@@ -3,9 +3,11 @@ import { MikroORM } from '@mikro-orm/postgresql';
 import pg from 'pg';
 import { afterEach, describe, expect, test } from 'vitest';
 import { entities } from '../../src/store/entities.ts';
+import { migrationsList } from '../../src/store/migrations/index.ts';
 import { openPostgresStore } from '../../src/store/postgres/index.ts';
 import { assertServerVersion } from '../../src/store/postgres/migrate.ts';
 import { freshDatabase } from '../support/database.ts';
+import { completed, face } from './calls.ts';
 
 const cleanUps: (() => Promise<unknown>)[] = [];
 afterEach(async () => {
@@ -58,6 +60,55 @@ describe('opening a database', () => {
     const url = await emptyDatabase();
     const pepper = await (await opened(url)).pepper();
     expect(await (await opened(url)).pepper()).toBe(pepper);
+  });
+
+  test('turns that an older release left running are moved to the running ones, and end as ever', async () => {
+    const url = await emptyDatabase();
+    const orm = await MikroORM.init({
+      clientUrl: url,
+      entities,
+      extensions: [Migrator],
+      migrations: { migrationsList, tableName: 'holdfast_migrations', snapshot: false, silent: true },
+    });
+    cleanUps.push(() => orm.close(true));
+    await orm.migrator.up({ to: '0007-lines' });
+    const session = (id: string, active: string | null, head: string | null) =>
+      query(
+        url,
+        `insert into bridge_session (id, scope, state, machine_version, revision, epoch, upstream_id, owner_worker_id,
+                                     owner_nonce, active_turn_id, head_turn_id, updated_at)
+         values ('${id}', 'local', 'live', 1, 1, 1, 'u', 'w', 'n', ${active && `'${active}'`}, ${head && `'${head}'`},
+                 '2026-01-02 03:45:06+00')`,
+      );
+    const turn = (id: string, sessionId: string, state: string) =>
+      query(
+        url,
+        `insert into turn (id, session_id, scope, epoch, author_worker_id, shape, state, request_fp, context_fp,
+                           replay, stored_upstream, credential_fp)
+         values ('${id}', '${sessionId}', 'local', 1, 'w', 'fresh', '${state}', 'r', 'c', 'never', false, 'f')`,
+      );
+    await session('s', 'running', 'ended');
+    await turn('ended', 's', 'completed');
+    await turn('running', 's', 'active');
+    await session('fork', null, 'ended');
+
+    const store = await opened(url);
+    expect(await query(url, 'select id from active_turn')).toEqual([{ id: 'running' }]);
+    expect(await query(url, 'select id from only turn')).toEqual([{ id: 'ended' }]);
+    const places = 'select id, fork_turn_id as fork, changed_hour::text as hour from bridge_session order by id';
+    expect(await query(url, places)).toEqual([
+      { id: 'fork', fork: 'ended', hour: '2026-01-02 03:00:00' },
+      { id: 's', fork: null, hour: '2026-01-02 03:00:00' },
+    ]);
+    const me = { me: 'w', nonce: 'n', sessionId: 's', epoch: 1, face: face() };
+    expect((await store.settle({ ...me, turnId: 'running', result: completed() })).verdict).toBe('ok');
+    // A start that an older release had under way when the table was made.
+    await turn('late', 's', 'active');
+    await query(url, `update bridge_session set active_turn_id = 'late' where id = 's'`);
+    expect((await store.settle({ ...me, turnId: 'late', result: completed() })).verdict).toBe('ok');
+    expect(await query(url, 'select id, state from turn order by id')).toEqual(
+      ['ended', 'late', 'running'].map((id) => ({ id, state: 'completed' })),
+    );
   });
 
   test('two databases never share a pepper', async () => {

@@ -1,4 +1,9 @@
-/** Takes a session over. A turn that its dead owner left running has ended as `lost`, and is moved to those that have ended. See `../fence/claim.ts`. */
+/**
+ * Takes a session over: epoch + 1 under a new nonce. See `../fence/claim.ts` for who may.
+ *
+ * A turn that a dead owner left running has ended as `lost`, and is moved to those that have ended. A session whose turn is
+ * gone (a failover lost its row) can be claimed all the same.
+ */
 export const claim = `create or replace function holdfast_claim(
   p_session text, p_me text, p_nonce text, p_epoch_read bigint, p_revision_read bigint
 ) returns json language plpgsql volatile set lock_timeout = '2s' as $$

@@ -1,4 +1,9 @@
-/** Session, keys and first turn in one, or nothing. As before, but that the turn's row is among the running ones. See `../fence/create.ts`. */
+/**
+ * Session, keys and first turn in one, or nothing. See `../fence/create.ts` for the races on its keys.
+ *
+ * The turn's row is one of the running ones, and the session notes the turn of another session that it begins at. That the
+ * id has not ended elsewhere is looked up last: a session in which it is just ending holds the row up before.
+ */
 export const create = `create or replace function holdfast_create(
   p_session text, p_me text, p_nonce text,
   p_scope text, p_upstream text, p_model text, p_head text, p_key_kinds text[], p_key_hashes text[],

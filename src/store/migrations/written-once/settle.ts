@@ -1,6 +1,6 @@
 /**
- * The end of a turn: its row is written as it stays. The first end stays, except that the author's real end takes the place of
- * `lost`, with everything that belonged to it. See `../lines.ts`.
+ * The end of a turn: its row is written here as it stays, and taken from the running ones. See `../lines.ts` for what an end
+ * may replace. What belonged to a replaced end (`lost`) goes with its row, so that everything of this one is new.
  */
 export const settle = `create or replace function holdfast_settle(
   p_call json, p_input bytea, p_output bytea, p_hashes text[], p_data bytea[]

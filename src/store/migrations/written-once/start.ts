@@ -1,4 +1,9 @@
-/** From "no turn active, head H, epoch E" to "turn T active", or nothing. The turn's row is among the running ones. See `../fence/start.ts`. */
+/**
+ * From "no turn active, head H, epoch E" to "turn T active", or nothing. See `../fence/start.ts`.
+ *
+ * The turn's row is one of the running ones. That its id has not ended in another session is looked up last: where it is
+ * just ending, the row waits for that, and only then is the answer certain.
+ */
 export const start = `create or replace function holdfast_start(
   p_session text, p_me text, p_nonce text, p_epoch bigint, p_expected_head text,
   p_turn text, p_parent text, p_shape text, p_request_fp text, p_context_fp text,
