@@ -337,8 +337,8 @@ function result(): TurnResult {
   return {
     ...{ state: 'completed', responseId: `resp_${randomUUID()}`, replay: 'exact', itemCount: 2, error: null },
     items: {
-      input: JSON.stringify([{ type: 'message', role: 'user', content: randomUUID() }]),
-      output: JSON.stringify([{ id: randomUUID(), content: randomUUID().repeat(4) }]),
+      input: [JSON.stringify({ type: 'message', role: 'user', content: randomUUID() })],
+      output: [JSON.stringify({ id: randomUUID(), content: randomUUID().repeat(4) })],
     },
     ...{ transcriptFp: randomUUID().repeat(2), clientFp: randomUUID().repeat(2), secondFp: null, thirdFp: null },
     ...{ forms: 'f'.repeat(64), itemIds: [`msg_${randomUUID()}`] },

@@ -115,10 +115,10 @@ describe('the janitor', () => {
   });
 
   test('takes large items that no turn needs any more, and no others', async () => {
-    const large = (n: number) => JSON.stringify([{ n, text: 'x'.repeat(SHARED_ABOVE) }]);
+    const large = (n: number) => JSON.stringify({ n, text: 'x'.repeat(SHARED_ABOVE) });
     const made = async (n: number) => {
       const busy = await busyLane(store, await newWorker(store), { scope: 'large' });
-      await store.settle(busy.settle(busy.firstTurn.id, completed({ items: { input: large(n), output: '[]' } })));
+      await store.settle(busy.settle(busy.firstTurn.id, completed({ items: { input: [large(n)], output: [] } })));
       return busy;
     };
     const [gone, kept] = [await made(1), await made(2)];
@@ -128,7 +128,7 @@ describe('the janitor', () => {
     expect(await items()).toBe('2');
     await step('shared');
     expect(await items()).toBe('1');
-    expect((await store.lineage('large', kept.firstTurn.id))[0]!.input).toBe(large(2));
+    expect((await store.lineage('large', kept.firstTurn.id))[0]!.input).toBe(`[${large(2)}]`);
   });
 
   test('answers where it stopped, and goes on behind that', async () => {
