@@ -102,8 +102,10 @@ export function createDialer(options: DialerOptions): Dialer {
       turn.contents = new Map([...turn.contents, ...read]);
     }
     if (turn.continuation?.kind !== 'anchored' || turn.history !== null || turn.parent === null) return 'ready';
+    // The provider has it. Should it refuse the anchor after all, this is asked again.
+    if (anchorStored(turn)) return 'ready';
     turn.history = await loadHistory(store, turn);
-    return turn.history === null && (turn.anchorRefused || !anchorStored(turn)) ? 'missing' : 'ready';
+    return turn.history === null ? 'missing' : 'ready';
   }
 
   function open(turn: Turn, generation: number, how: 'websocket' | 'http', timeoutMs: number): Promise<DialOutcome> {

@@ -79,6 +79,8 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
     instancePolicy: config.instancePolicy,
     graceMs: deadlines.grace,
     shared: deps.shared,
+    takesAnchors: (credentialFp) =>
+      deps.sessions.abilities.takesAnchors({ targetId: deps.sessions.target.id, credentialFp }),
   });
   const claimer = createClaimer({ store, clock, deadlines, me: () => worker.id, doubt: worker.doubt });
   const rest = createRest(clock, deadlines);

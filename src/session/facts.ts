@@ -1,3 +1,4 @@
+import { isDeepStrictEqual } from 'node:util';
 import type { Config } from '../config.ts';
 import { resolve } from '../resolve/resolve.ts';
 import { mayBeParent, tellsRepeats } from '../resolve/situation.ts';
@@ -19,12 +20,21 @@ export interface DeciderOptions {
   graceMs: number;
   /** Other workers may use the same store. */
   shared: boolean;
+  /** Whether the upstream resolves ids of stored responses on any connection, as far as is known for a credential. */
+  takesAnchors(credentialFp: string): boolean;
 }
 
 type Candidate = LookupResult['candidates'][number];
 
+/** Turns that the request may be a repeat of. */
+type RunsAlready = Pick<Facts, 'idempotent' | 'repeated' | 'elsewhere'>;
+
 /** More turns that are alike up to a place are not compared with one request. */
 const MOST_ALIKE = 64;
+
+/** Whether the turn is run by this worker, as opposed to being refused, handed on or shown from another one's stream. */
+const runsHere = ({ do: act }: Decision) =>
+  act !== 'refuse' && act !== 'forward' && act !== 'await_owner' && act !== 'reattach';
 
 /** One place has hidden all others: there may be more turns that end at it. */
 const crowded = ({ candidates }: LookupResult) =>
@@ -32,18 +42,40 @@ const crowded = ({ candidates }: LookupResult) =>
   candidates.every(({ turn }) => turn.clientFp !== null && turn.clientFp === candidates[0]!.turn.clientFp);
 
 /** Gathers what is known about a request and resolves it. Throws `StoreUnavailable`. */
-export function createDecider({ store, roster, me, instancePolicy, graceMs, shared }: DeciderOptions) {
-  /** Loads the anchor's lineage unless a socket here holds it and is free: then nothing needs rebuilding. */
-  async function anchorExact(turn: Turn, rows: LookupResult, local: Facts['local']): Promise<boolean | null> {
-    const anchor = rows.anchor?.turn;
-    if (!anchor) return null;
-    const session = rows.anchor?.session;
-    const view = session ? local.get(session.id) : undefined;
+export function createDecider({ store, roster, me, instancePolicy, graceMs, shared, takesAnchors }: DeciderOptions) {
+  /**
+   * Resolves, and reads the anchor's lineage only where that decides something, or the turn will run here and may need it:
+   * not for a request that another worker serves, and not where a socket here, or the provider, holds the anchor.
+   */
+  async function resolved(turn: Turn, facts: Omit<Facts, 'anchorExact'>): Promise<Decision> {
+    const { evidence } = turn;
+    const given = (anchorExact: boolean | null) => resolve(evidence, { ...facts, anchorExact });
+    if (!facts.rows.anchor) return given(null);
+    const { turn: anchor, session } = facts.rows.anchor;
+    if (anchor.replay !== 'exact') return given(false);
+    const view = session ? facts.local.get(session.id) : undefined;
     const held = view?.epoch === session?.epoch && view?.socketAnchor === anchor.responseId;
-    if (held && !view?.busy) return anchor.replay === 'exact';
-    if (anchor.replay !== 'exact') return false;
-    turn.history = itemsOf(await store.lineage(turn.evidence.scope, anchor.id));
-    return turn.history !== null;
+    if (held && !view?.busy) return given(true);
+    const [exact, inexact] = [given(true), given(false)];
+    const kept = anchor.storedUpstream && anchor.credentialFp === evidence.credentialFp;
+    const unneeded = !runsHere(exact) || (kept && takesAnchors(evidence.credentialFp));
+    if (unneeded && isDeepStrictEqual(exact, inexact)) return exact;
+    turn.history ??= itemsOf(await store.lineage(evidence.scope, anchor.id));
+    return turn.history === null ? inexact : exact;
+  }
+
+  /**
+   * The decision to hand a request to the owner of the session that its thread or token names. What the request's items
+   * continue is then the owner's to find out. Null: it has to be found out here.
+   */
+  function passedOn({ evidence, attempts }: Turn, rows: LookupResult, known: RunsAlready): Decision | null {
+    // A session header is a hint: the items may say that it is another conversation.
+    if (evidence.hardKey?.kind === 'session' && evidence.token.kind !== 'ours') return null;
+    const decision = resolve(evidence, {
+      ...{ me: me(), rows, attempts, instancePolicy, anchorExact: null },
+      ...{ local: roster.views(rows, null, evidence.scope, null), like: null, ...known },
+    });
+    return decision.do === 'forward' ? decision : null;
   }
 
   /** Most requests continue the session that is warm here: what the rows would say of it, its fenced start says anyway. */
@@ -198,6 +230,11 @@ export function createDecider({ store, roster, me, instancePolicy, graceMs, shar
     if (here) return here;
     const named = evidence.hardKey !== null || evidence.token.kind === 'ours';
     const asked = mayRunElsewhere(turn, repeated, named);
+    const runsAlready = async (): Promise<RunsAlready> => ({
+      idempotent: roster.withIdempotencyKey(evidence.scope, evidence.idempotencyKey),
+      repeated,
+      elsewhere: await asked,
+    });
     const query: Lookup = {
       scope: evidence.scope,
       anchor: evidence.anchor,
@@ -209,6 +246,8 @@ export function createDecider({ store, roster, me, instancePolicy, graceMs, shar
     let known: (Candidate & KnownTurn) | null = null;
     if (named || !search) {
       rows = await store.lookup(query);
+      const away = search ? passedOn(turn, rows, await runsAlready()) : null;
+      if (away) return away;
       const head = search ? namedHead(turn, rows) : null;
       known = head && (await verified(turn, [head]));
     }
@@ -225,19 +264,16 @@ export function createDecider({ store, roster, me, instancePolicy, graceMs, shar
     turn.anchor = rows.anchor?.turn ?? null;
     const local = roster.views(rows, like?.session ?? null, evidence.scope, evidence.anchor);
     const foreignReference = await readReferences(turn, turn.ancestor?.row ?? turn.anchor);
-    return resolve(evidence, {
+    return resolved(turn, {
       me: me(),
       rows,
       local,
-      anchorExact: await anchorExact(turn, rows, local),
       attempts: turn.attempts,
       instancePolicy,
       like,
       apart: isApart(turn, rows, like),
       foreignReference: foreignReference ?? ((await ownsComparison(turn)) ? null : COMPARISON_PATH),
-      idempotent: roster.withIdempotencyKey(evidence.scope, evidence.idempotencyKey),
-      repeated,
-      elsewhere: await asked,
+      ...(await runsAlready()),
     });
   };
 

@@ -4,6 +4,7 @@ import type { KeyRef, SessionRow, SessionStateName, TurnFacts, TurnRow, TurnStat
 export interface SessionSummary extends SessionRow {
   createdAt: string;
   updatedAt: string;
+  /** `MOST_COUNTED` stands for that many or more. */
   turnCount: number;
   /** The newest turn of the session; null when all are purged. */
   lastTurn: { state: TurnState; outcome: string | null; form: TurnFacts['form'] } | null;
@@ -50,19 +51,39 @@ export interface SessionQuery {
   busy?: boolean | undefined;
 }
 
+/** Counting goes no further: what an operator looks at must not read a table of millions. */
+export const MOST_COUNTED = 10_000;
+
 export interface SessionPage {
   /** The most recently changed first. */
   rows: readonly SessionSummary[];
   more: boolean;
-  /** Sessions that match, over all pages. */
+  /** Sessions that match, over all pages; `MOST_COUNTED` stands for that many or more. */
   total: number;
 }
 
-/** What one round of the janitor took away. */
+/** The kinds of row that the janitor takes, each in passes of its own. */
+export const purgeKinds = ['sessions', 'turns', 'workers', 'shared'] as const;
+export type PurgeKind = (typeof purgeKinds)[number];
+
+/** One step of a pass over one kind of row. */
+export interface PurgeStep {
+  kind: PurgeKind;
+  olderThanHours: number;
+  /** Rows that the step looks at, at most; of sessions, and of their turns. */
+  limit: number;
+  /** Where the step before this one ended; null begins a pass. */
+  after: readonly string[] | null;
+}
+
+/** What one step took away. */
 export interface Purged {
-  sessions: number;
-  turns: number;
-  workers: number;
+  /** Rows by kind; those that go with another row are not counted, but for the turns of sessions. */
+  removed: Readonly<Partial<Record<PurgeKind, number>>>;
+  /** Where the next step goes on; it means something to the store only. */
+  after: readonly string[];
+  /** False at the end of the pass. */
+  more: boolean;
 }
 
 /** `busy`: a turn is active, and only its owner can end it. */
@@ -85,11 +106,16 @@ export interface StoreAdmin {
   /** The head's upstream id is not used any more, by socket or by store: the context is rebuilt, or honestly refused. */
   dropAnchor(sessionId: string): Promise<OperatorVerdict>;
   /**
-   * Removes, at most `limit` of each: sessions untouched for that long whose turns no other session continues (one with
-   * an active turn only when its owner is dead, or as long silent), ended turns of that age which nothing continues and which are no head, and workers silent for that long that no session
-   * names. Rows that somebody holds are skipped.
+   * Removes what is unused, one kind of row after the other, a bounded step at a time. Rows that somebody holds are skipped.
+   *
+   * - `sessions`: untouched for that long; one with an active turn only when its owner is dead, or as long silent. They are
+   *   closed, and go with their turns, except for turns that other sessions continue and their ancestors: with these the
+   *   closed session stays.
+   * - `turns`: ended for that long, that nothing continues and that are the head of no session.
+   * - `workers`: silent for that long, that no session names.
+   * - `shared`: large items that no turn needs any more.
    */
-  purge(options: { olderThanHours: number; limit: number }): Promise<Purged>;
+  purge(step: PurgeStep): Promise<Purged>;
   /** Keeps the story of a turn that ended badly; the first one stays. A session without a row keeps none. */
   keepStory(sessionId: string, turnId: string, record: unknown): Promise<void>;
   /** The newest story kept of a session; null for none. */

@@ -31,7 +31,16 @@ export const Worker = defineEntity({
 export const BridgeSession = defineEntity({
   name: 'BridgeSession',
   tableName: 'bridge_session',
-  indexes: [{ name: 'bridge_session_created_at_index', properties: ['createdAt'] }],
+  indexes: [
+    { name: 'bridge_session_created_at_index', properties: ['createdAt'] },
+    { name: 'bridge_session_changed_hour_index', properties: ['changedHour', 'id'] },
+    {
+      name: 'bridge_session_owner_worker_id_index',
+      properties: ['ownerWorkerId', 'changedHour'],
+      where: 'owner_worker_id is not null',
+    },
+    { name: 'bridge_session_fork_turn_id_index', properties: ['forkTurnId'], where: 'fork_turn_id is not null' },
+  ],
   checks: [
     {
       name: 'bridge_session_state_check',
@@ -58,13 +67,22 @@ export const BridgeSession = defineEntity({
     anchorLost: p.boolean().defaultRaw('false'),
     createdAt: p.datetime().columnType('timestamptz').defaultRaw('now()'),
     updatedAt: p.datetime().columnType('timestamptz').defaultRaw('now()'),
+    forkTurnId: p.text().nullable(),
+    changedHour: p
+      .datetime()
+      .columnType('timestamp')
+      .nullable()
+      .generated(`(date_trunc('hour'::text, (updated_at at time zone 'UTC'::text))) stored`),
   },
 });
 
 export const SessionKey = defineEntity({
   name: 'SessionKey',
   tableName: 'session_key',
-  indexes: [{ name: 'session_key_session_id_index', properties: ['session'] }],
+  indexes: [
+    { name: 'session_key_session_id_index', properties: ['session'] },
+    { name: 'session_key_hash_index', properties: ['hash'] },
+  ],
   properties: {
     scope: p.text().primary(),
     kind: p.text().primary(),
@@ -78,6 +96,7 @@ export const SessionKey = defineEntity({
   },
 });
 
+/** Its rows that are still running are in `active_turn`, which inherits from this table and is no entity of its own. */
 export const Turn = defineEntity({
   name: 'Turn',
   tableName: 'turn',
@@ -85,13 +104,13 @@ export const Turn = defineEntity({
     {
       name: 'turn_response_id_unique',
       expression:
-        'create unique index turn_response_id_unique on turn (scope, holdfast_key(response_id)) where response_id is not null',
+        'create unique index turn_response_id_unique on turn (holdfast_key(response_id), scope) where response_id is not null',
     },
-    { name: 'turn_one_active_unique', properties: ['session'], where: `state = 'active'` },
   ],
   indexes: [
     { name: 'turn_session_id_started_at_index', properties: ['session', 'startedAt'] },
     { name: 'turn_parent_turn_id_index', properties: ['parentTurnId'] },
+    { name: 'turn_ended_at_index', properties: ['endedAt'] },
     {
       name: 'turn_request_index',
       expression: 'create index turn_request_index on turn (hashtextextended(scope || request_fp, 0), started_at)',

@@ -15,11 +15,17 @@ interface Area {
 export const areas: readonly Area[] = [
   {
     name: 'fence',
-    files: /^src\/store\/migrations\/(?:fence\/.*|lines|shared-items|operate|turn-facts)\.ts$/,
+    files:
+      /^src\/store\/migrations\/(?:(?:fence|written-once)\/.*|lines|shared-items|operate|turn-facts|written-once)\.ts$/,
     strict: true,
     near: /^test\/store\//,
   },
-  { name: 'sql', files: /^src\/store\/postgres\/sql\//, strict: false, near: /^test\/(?:store|admin)\// },
+  {
+    name: 'sql',
+    files: /^src\/store\/(?:postgres\/sql\/|migrations\/purge\.ts$)/,
+    strict: false,
+    near: /^test\/(?:store|admin)\//,
+  },
   {
     name: 'planner',
     files: /^src\/(?:transcript\/(?:planner|continuation|line|read|items|replay)|session\/placement)\.ts$/,

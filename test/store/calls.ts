@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import { type Purged, purgeKinds } from '../../src/store/admin-port.ts';
 import type {
   Answer,
   ClaimVerdict,
@@ -154,4 +155,23 @@ export async function claimNow(
 ): Promise<Answer<ClaimVerdict>> {
   const row = await store.session(sessionId);
   return store.claim({ sessionId, me, nonce, epochRead: row!.epoch, revisionRead: row!.revision });
+}
+
+/**
+ * Sweeps until a whole round takes nothing.
+ *
+ * @param limit rows that one step looks at
+ */
+export async function sweepAll(store: SessionStore, limit = 100, olderThanHours = 24): Promise<void> {
+  for (let took = 1; took > 0; ) {
+    took = 0;
+    for (const kind of purgeKinds) {
+      let after: readonly string[] | null = null;
+      for (let more = true; more; ) {
+        const step: Purged = await store.purge({ kind, olderThanHours, limit, after });
+        took += Object.values(step.removed).reduce((sum, rows) => sum + rows, 0);
+        ({ after, more } = step);
+      }
+    }
+  }
 }

@@ -7,7 +7,7 @@ import type { SessionStore } from '../../src/store/port.ts';
 import { openPostgresStore } from '../../src/store/postgres/index.ts';
 import { createRandom } from '../../src/testing/simulation/seeded.ts';
 import { freshDatabase } from '../support/database.ts';
-import { LEASE_MS } from './calls.ts';
+import { LEASE_MS, sweepAll } from './calls.ts';
 import { type Command, commandOf, type Universe, universeOf } from './differential/commands.ts';
 import { dump, orders, perform } from './differential/compare.ts';
 
@@ -82,7 +82,8 @@ test(`one call after the other, both stores say and keep the same (seed ${SEED},
       const command = random.chance(0.02) && nth > COMMANDS / 2 ? null : commandOf(random, universe, rows);
       if (command === null) {
         await happens('age', universe, rows, '');
-        made.push({ name: 'purge', args: [{ olderThanHours: 24, limit: 1_000 }] });
+        for (const store of [memory, real]) await sweepAll(store, 1_000);
+        made.push({ name: 'purge', args: [{ kind: 'sessions', olderThanHours: 24, limit: 1_000, after: null }] });
       } else made.push(command);
       const [expected, answer] = [await perform(memory, made.at(-1)!), await perform(real, made.at(-1)!)];
       expect(answer, `run ${run}:\n${told(made)}`).toEqual(expected);

@@ -1,7 +1,9 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import type { PurgeKind } from '../../src/store/admin-port.ts';
 import type { SessionStore } from '../../src/store/port.ts';
 import { openPostgresStore } from '../../src/store/postgres/index.ts';
+import { SHARED_ABOVE } from '../../src/store/shared-items.ts';
 import { freshDatabase } from '../support/database.ts';
 import { bare, busyLane, completed, EXPIRED_MS, idleLane, key, LEASE_MS, lane, newWorker } from './calls.ts';
 import { type SecondConnection, secondConnection, waiting } from './second-connection.ts';
@@ -37,6 +39,108 @@ const claimOf = (sessionId: string, me: string, revisionRead: number) => ({
   nonce: randomUUID(),
   epochRead: 1,
   revisionRead,
+});
+
+describe('a turn id that is used twice at the same moment', () => {
+  test.each(['start', 'create'] as const)(
+    'is refused by the %s that waits, though the other turn has ended',
+    async (how) => {
+      const me = await newWorker(store);
+      const elsewhere = lane(me);
+      const idle = await idleLane(store, me);
+      const turn = elsewhere.firstTurn;
+      await first.begin();
+      await first.fence.create(elsewhere.create);
+      const answer = await race<{ verdict: string }>(
+        () =>
+          how === 'create'
+            ? store.create(lane(me, { turn }).create)
+            : store.start(idle.start({ expectedHead: idle.firstTurn.id, turn })),
+        () => first.fence.settle(elsewhere.settle(turn.id)),
+      );
+      expect(answer.verdict).toBe('rejected');
+      expect(await store.turn(turn.id)).toMatchObject({ sessionId: elsewhere.sessionId, state: 'completed' });
+      expect(await store.session(idle.sessionId)).toMatchObject({ activeTurnId: null });
+    },
+  );
+});
+
+test('a session whose running turn is gone can be claimed all the same', async () => {
+  const busy = await busyLane(store, await newWorker(store));
+  await observer.query('delete from turn where id = $1', [busy.firstTurn.id]);
+  await store.declareDead(busy.me);
+  const claimed = await store.claim(claimOf(busy.sessionId, await newWorker(store), 1));
+  expect(claimed).toMatchObject({ verdict: 'row', lostTurnId: busy.firstTurn.id });
+  expect(await store.turn(busy.firstTurn.id)).toBeNull();
+});
+
+describe('the janitor', () => {
+  const step = (kind: PurgeKind) => store.purge({ kind, olderThanHours: 24, limit: 1_000, after: null });
+  const older = async (id: string) => {
+    await observer.query(`update bridge_session set updated_at = updated_at - interval '2 days' where id = $1`, [id]);
+    await observer.query(`update turn set ended_at = ended_at - interval '2 days' where session_id = $1`, [id]);
+  };
+  const count = async (sql: string, id: string) => (await observer.query<{ n: string }>(sql, [id]))[0]!.n;
+
+  test('waits for nothing that somebody holds, and takes it when it is free', async () => {
+    const unused = await idleLane(store, await newWorker(store));
+    await older(unused.sessionId);
+    const used = await idleLane(store, await newWorker(store));
+    const failed = used.start({ expectedHead: used.firstTurn.id });
+    await store.start(failed);
+    await store.settle(used.settle(failed.turn.id, bare('failed')));
+    await observer.query(`update turn set ended_at = ended_at - interval '2 days' where id = $1`, [failed.turn.id]);
+    const silent = await newWorker(store);
+    await observer.query(`update worker set heartbeat_expires_at = now() - interval '2 days' where id = $1`, [silent]);
+    const hash = randomUUID();
+    await observer.query(`insert into shared_item (scope, hash, data) values ('held', $1, '\\x00')`, [hash]);
+    const held: [PurgeKind, string, string][] = [
+      ['sessions', 'bridge_session where id =', unused.sessionId],
+      ['turns', 'turn where id =', failed.turn.id],
+      ['workers', 'worker where id =', silent],
+      ['shared', 'shared_item where hash =', hash],
+    ];
+    await first.begin();
+    for (const [, from, id] of held) await first.query(`select from ${from} $1 for update`, [id]);
+    for (const [kind, from, id] of held) {
+      await step(kind);
+      expect([kind, await count(`select count(*) as n from ${from} $1`, id)]).toEqual([kind, '1']);
+    }
+    await first.rollback();
+    for (const [kind, from, id] of held) {
+      await step(kind);
+      expect([kind, await count(`select count(*) as n from ${from} $1`, id)]).toEqual([kind, '0']);
+    }
+    expect(await store.turn(used.firstTurn.id)).not.toBeNull();
+  });
+
+  test('takes large items that no turn needs any more, and no others', async () => {
+    const large = (n: number) => JSON.stringify({ n, text: 'x'.repeat(SHARED_ABOVE) });
+    const made = async (n: number) => {
+      const busy = await busyLane(store, await newWorker(store), { scope: 'large' });
+      await store.settle(busy.settle(busy.firstTurn.id, completed({ items: { input: [large(n)], output: [] } })));
+      return busy;
+    };
+    const [gone, kept] = [await made(1), await made(2)];
+    await older(gone.sessionId);
+    await step('sessions');
+    const items = () => count('select count(*) as n from shared_item where scope = $1', 'large');
+    expect(await items()).toBe('2');
+    await step('shared');
+    expect(await items()).toBe('1');
+    expect((await store.lineage('large', kept.firstTurn.id))[0]!.input).toBe(`[${large(2)}]`);
+  });
+
+  test('answers where it stopped, and goes on behind that', async () => {
+    const hashes = ['1', '2', '3'].map((nth) => `${nth}${randomUUID()}`);
+    for (const hash of hashes)
+      await observer.query(`insert into shared_item (scope, hash, data) values ('zz', $1, '\\x00')`, [hash]);
+    const from = (after: readonly string[]) => store.purge({ kind: 'shared', olderThanHours: 24, limit: 2, after });
+    const one = await from(['zz', '']);
+    expect(one).toEqual({ removed: { shared: 2 }, after: ['zz', hashes[1]], more: true });
+    expect(await from(one.after)).toEqual({ removed: { shared: 1 }, after: ['zz', hashes[2]], more: false });
+    expect(await from(['zz', hashes[2]!])).toEqual({ removed: { shared: 0 }, after: ['zz', hashes[2]], more: false });
+  });
 });
 
 describe('a claim that waits for the row', () => {

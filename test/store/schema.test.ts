@@ -2,11 +2,13 @@ import { Migrator } from '@mikro-orm/migrations';
 import { MikroORM } from '@mikro-orm/postgresql';
 import pg from 'pg';
 import { afterEach, describe, expect, test } from 'vitest';
+import { purgeKinds } from '../../src/store/admin-port.ts';
 import { entities } from '../../src/store/entities.ts';
+import { migrationsList } from '../../src/store/migrations/index.ts';
 import { openPostgresStore } from '../../src/store/postgres/index.ts';
 import { assertServer, placeOf } from '../../src/store/postgres/unusable.ts';
 import { freshDatabase } from '../support/database.ts';
-import { completed, idleLane, newWorker } from './calls.ts';
+import { completed, face, idleLane, newWorker } from './calls.ts';
 
 const cleanUps: (() => Promise<unknown>)[] = [];
 afterEach(async () => {
@@ -56,8 +58,10 @@ describe('opening a database', () => {
       '0005-turn-facts',
       '0006-operate',
       '0007-lines',
-      '0008-repeats',
-      '0009-lost-rows',
+      '0008-written-once',
+      '0009-purge',
+      '0010-repeats',
+      '0011-lost-rows',
     ]);
   });
 
@@ -65,6 +69,55 @@ describe('opening a database', () => {
     const url = await emptyDatabase();
     const pepper = await (await opened(url)).pepper();
     expect(await (await opened(url)).pepper()).toBe(pepper);
+  });
+
+  test('turns that an older release left running are moved to the running ones, and end as ever', async () => {
+    const url = await emptyDatabase();
+    const orm = await MikroORM.init({
+      clientUrl: url,
+      entities,
+      extensions: [Migrator],
+      migrations: { migrationsList, tableName: 'holdfast_migrations', snapshot: false, silent: true },
+    });
+    cleanUps.push(() => orm.close(true));
+    await orm.migrator.up({ to: '0007-lines' });
+    const session = (id: string, active: string | null, head: string | null) =>
+      query(
+        url,
+        `insert into bridge_session (id, scope, state, machine_version, revision, epoch, upstream_id, owner_worker_id,
+                                     owner_nonce, active_turn_id, head_turn_id, updated_at)
+         values ('${id}', 'local', 'live', 1, 1, 1, 'u', 'w', 'n', ${active && `'${active}'`}, ${head && `'${head}'`},
+                 '2026-01-02 03:45:06+00')`,
+      );
+    const turn = (id: string, sessionId: string, state: string) =>
+      query(
+        url,
+        `insert into turn (id, session_id, scope, epoch, author_worker_id, shape, state, request_fp, context_fp,
+                           replay, stored_upstream, credential_fp)
+         values ('${id}', '${sessionId}', 'local', 1, 'w', 'fresh', '${state}', 'r', 'c', 'never', false, 'f')`,
+      );
+    await session('s', 'running', 'ended');
+    await turn('ended', 's', 'completed');
+    await turn('running', 's', 'active');
+    await session('fork', null, 'ended');
+
+    const store = await opened(url);
+    expect(await query(url, 'select id from active_turn')).toEqual([{ id: 'running' }]);
+    expect(await query(url, 'select id from only turn')).toEqual([{ id: 'ended' }]);
+    const places = 'select id, fork_turn_id as fork, changed_hour::text as hour from bridge_session order by id';
+    expect(await query(url, places)).toEqual([
+      { id: 'fork', fork: 'ended', hour: '2026-01-02 03:00:00' },
+      { id: 's', fork: null, hour: '2026-01-02 03:00:00' },
+    ]);
+    const me = { me: 'w', nonce: 'n', sessionId: 's', epoch: 1, face: face() };
+    expect((await store.settle({ ...me, turnId: 'running', result: completed() })).verdict).toBe('ok');
+    // A start that an older release had under way when the table was made.
+    await turn('late', 's', 'active');
+    await query(url, `update bridge_session set active_turn_id = 'late' where id = 's'`);
+    expect((await store.settle({ ...me, turnId: 'late', result: completed() })).verdict).toBe('ok');
+    expect(await query(url, 'select id, state from turn order by id')).toEqual(
+      ['ended', 'late', 'running'].map((id) => ({ id, state: 'completed' })),
+    );
   });
 
   test('two databases never share a pepper', async () => {
@@ -110,7 +163,7 @@ describe('a database that is shared', () => {
       hardKey: null,
     });
     expect(found.token?.headTurnId).toBe(start.turn.id);
-    await store.purge({ olderThanHours: 24, limit: 10 });
+    for (const kind of purgeKinds) await store.purge({ kind, olderThanHours: 24, limit: 10, after: null });
     await store.listSessions({ limit: 10 });
     return { turns: (await store.lineage(idle.scope, start.turn.id)).length };
   }
@@ -176,9 +229,15 @@ test('of every function there is one form, and none that the store does not call
     'create',
     'declare_dead',
     'declare_expired',
+    'drop_shared',
+    'erase',
     'heartbeat',
     'key',
     'operate',
+    'purge_sessions',
+    'purge_shared',
+    'purge_turns',
+    'purge_workers',
     'register',
     'release',
     'session_json',
@@ -219,7 +278,9 @@ describe('the tables', () => {
          from pg_index i join pg_attribute a on a.attrelid = i.indrelid and a.attnum = any(i.indkey)
         where i.indrelid = 'bridge_session'::regclass`,
     );
-    expect(indexed.map(({ attname }) => attname).sort()).toEqual(['created_at', 'id']);
+    // Those that a turn leaves as they are, but for the hour of its change.
+    const still = ['changed_hour', 'created_at', 'fork_turn_id', 'id', 'owner_worker_id'];
+    expect(indexed.map(({ attname }) => attname).sort()).toEqual(still);
   });
 
   test('have the indexes that look-ups use, and no others', async () => {
@@ -231,11 +292,17 @@ describe('the tables', () => {
          from pg_indexes where schemaname = 'holdfast' and indexname not like '%pkey'`,
     );
     expect(indexes.map(({ text }) => text).sort()).toEqual([
-      'UNIQUE turn USING btree (scope, holdfast_key(response_id)) WHERE (response_id IS NOT NULL)',
-      "UNIQUE turn USING btree (session_id) WHERE (state = 'active'::text)",
+      'UNIQUE active_turn USING btree (session_id)',
+      'UNIQUE turn USING btree (holdfast_key(response_id), scope) WHERE (response_id IS NOT NULL)',
+      'active_turn USING btree (parent_turn_id)',
+      'bridge_session USING btree (changed_hour, id)',
       'bridge_session USING btree (created_at)',
+      'bridge_session USING btree (fork_turn_id) WHERE (fork_turn_id IS NOT NULL)',
+      'bridge_session USING btree (owner_worker_id, changed_hour) WHERE (owner_worker_id IS NOT NULL)',
+      'session_key USING btree (hash)',
       'session_key USING btree (session_id)',
       'session_story USING btree (session_id, created_at)',
+      'turn USING btree (ended_at)',
       'turn USING btree (hashtextextended((scope || request_fp), (0)::bigint), started_at)',
       'turn USING btree (parent_turn_id)',
       'turn USING btree (scope, second_fp, started_at) WHERE (second_fp IS NOT NULL)',
@@ -258,11 +325,11 @@ describe('the tables', () => {
     const insert = (id: string) =>
       query(
         url,
-        `insert into turn (id, session_id, scope, epoch, author_worker_id, shape, state, request_fp, context_fp,
+        `insert into active_turn (id, session_id, scope, epoch, author_worker_id, shape, state, request_fp, context_fp,
                            replay, stored_upstream, credential_fp)
          values ('${id}', 's', 'local', 1, 'w', 'fresh', 'active', 'r', 'c', 'never', false, 'f')`,
       );
     await insert('t1');
-    await expect(insert('t2')).rejects.toThrow(/turn_one_active_unique/);
+    await expect(insert('t2')).rejects.toThrow(/active_turn_session_id_unique/);
   });
 });

@@ -4,7 +4,7 @@ import { chmod, chown, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { type Binaries, reachableBinaries, unprivileged } from '../../src/store/embedded/binaries.ts';
+import { type Binaries, unprivileged, usableBinaries } from '../../src/store/embedded/binaries.ts';
 import { type Cluster, ensureCluster, startServer, stopServer, urlOf } from '../../src/store/embedded/server.ts';
 
 /**
@@ -49,7 +49,7 @@ async function fetched(major: string): Promise<Binaries | null> {
 /** Runs the tests against a server of these programs. */
 async function tryOut(label: string, found: Binaries): Promise<{ server: string; version: string; passed: boolean }> {
   const user = unprivileged();
-  const binaries = user ? await reachableBinaries(found) : found;
+  const binaries = await usableBinaries(found, user);
   const version = execFileSync(binaries.postgres, ['--version'], { encoding: 'utf8', ...(user ?? {}) }).trim();
   const dir = join(home, label);
   await mkdir(dir);
@@ -61,6 +61,7 @@ async function tryOut(label: string, found: Binaries): Promise<{ server: string;
     password: 'secret',
     user,
     settings: ['fsync=off', 'full_page_writes=off', 'max_connections=300', 'dynamic_shared_memory_type=mmap'],
+    hidden: false,
   };
   console.log(`\n${label}: ${version}`);
   await ensureCluster(cluster);

@@ -4,6 +4,8 @@ import type {
   OperatorVerdict,
   OwnedSessions,
   Purged,
+  PurgeKind,
+  PurgeStep,
   SessionPage,
   SessionQuery,
   SessionSummary,
@@ -72,6 +74,62 @@ export function createAdmin(db: MemoryDatabase, now: () => number) {
     db.turns.delete(turn.id);
     db.items.delete(turn.id);
     if (turn.responseId !== null) db.responses.delete(scoped(turn.scope, turn.responseId));
+  };
+
+  const isContinued = (id: string) => [...db.turns.values()].some(({ parentTurnId }) => parentTurnId === id);
+  const isHead = (id: string, of: (session: SessionRecord) => boolean) =>
+    [...db.sessions.values()].some((session) => session.headTurnId === id && of(session));
+  const freeKeys = (sessionId: string) => {
+    for (const [name, owner] of [...db.keys]) if (owner === sessionId) db.keys.delete(name);
+  };
+
+  /** What the janitor takes of each kind that is older than that moment. */
+  const takers: Record<PurgeKind, (until: number) => Purged['removed']> = {
+    sessions(until) {
+      const removed = { sessions: 0, turns: 0 };
+      for (const session of [...db.sessions.values()]) {
+        const owner = db.workers.get(session.ownerWorkerId ?? '');
+        const running = owner !== undefined && owner.state !== 'dead' && owner.heartbeatExpiresAt >= until;
+        if (session.updatedAt >= until || (session.activeTurnId !== null && running)) continue;
+        for (const turn of turnsOf(session.id).reverse()) {
+          if (isContinued(turn.id) || isHead(turn.id, ({ id }) => id !== session.id)) continue;
+          forgetTurn(turn);
+          removed.turns += 1;
+        }
+        freeKeys(session.id);
+        if (turnsOf(session.id).length === 0) {
+          for (const [turnId, story] of [...db.stories]) if (story.sessionId === session.id) db.stories.delete(turnId);
+          db.sessions.delete(session.id);
+          removed.sessions += 1;
+        } else if (session.state !== 'closed') {
+          const resting = { ownerWorkerId: null, ownerNonce: null, activeTurnId: null, state: 'closed' } as const;
+          Object.assign(session, { ...resting, epoch: session.epoch + 1, revision: session.revision + 1 });
+        }
+      }
+      return removed;
+    },
+    turns(until) {
+      const removed = { turns: 0 };
+      for (const turn of [...db.turns.values()].reverse()) {
+        if (turn.endedAt === null || turn.endedAt >= until || isContinued(turn.id)) continue;
+        if (isHead(turn.id, ({ id, state }) => id !== turn.sessionId || state !== 'closed')) continue;
+        forgetTurn(turn);
+        removed.turns += 1;
+      }
+      return removed;
+    },
+    workers(until) {
+      const removed = { workers: 0 };
+      for (const worker of [...db.workers.values()]) {
+        const named = [...db.sessions.values()].some(({ ownerWorkerId }) => ownerWorkerId === worker.id);
+        if (named || worker.heartbeatExpiresAt >= until) continue;
+        db.workers.delete(worker.id);
+        removed.workers += 1;
+      }
+      return removed;
+    },
+    /** Items are kept with their turns here. */
+    shared: () => ({ shared: 0 }),
   };
 
   return {
@@ -155,7 +213,7 @@ export function createAdmin(db: MemoryDatabase, now: () => number) {
     operatorClose: (sessionId: string) =>
       operate(sessionId, (session) => {
         session.state = 'closed';
-        for (const [name, owner] of [...db.keys]) if (owner === sessionId) db.keys.delete(name);
+        freeKeys(sessionId);
       }),
 
     dropAnchor: (sessionId: string) =>
@@ -165,51 +223,9 @@ export function createAdmin(db: MemoryDatabase, now: () => number) {
         if (head) head.storedUpstream = false;
       }),
 
-    purge({ olderThanHours, limit }: { olderThanHours: number; limit: number }): Purged {
-      const until = now() - olderThanHours * HOUR;
-      const purged: Purged = { sessions: 0, turns: 0, workers: 0 };
-      // Who continues whom is asked once, as one statement does: a line goes from its end, a link a sweep.
-      const unused = [...db.sessions.values()].filter((session) => {
-        if (session.updatedAt >= until) return false;
-        const owner = db.workers.get(session.ownerWorkerId ?? '');
-        const running = owner !== undefined && owner.state !== 'dead' && owner.heartbeatExpiresAt >= until;
-        if (session.activeTurnId !== null && running) return false;
-        const mine = new Set(turnsOf(session.id).map(({ id }) => id));
-        const continued = [...db.turns.values()].some(
-          ({ sessionId, parentTurnId }) => sessionId !== session.id && mine.has(parentTurnId ?? ''),
-        );
-        const headed = [...db.sessions.values()].some(
-          ({ id, headTurnId }) => id !== session.id && mine.has(headTurnId ?? ''),
-        );
-        return !continued && !headed;
-      });
-      for (const session of unused.slice(0, limit)) {
-        for (const turn of turnsOf(session.id)) forgetTurn(turn);
-        for (const [name, owner] of [...db.keys]) if (owner === session.id) db.keys.delete(name);
-        for (const [turnId, story] of [...db.stories]) if (story.sessionId === session.id) db.stories.delete(turnId);
-        db.sessions.delete(session.id);
-        purged.sessions += 1;
-      }
-      const leaves = [...db.turns.values()].filter(
-        ({ id, state, endedAt }) =>
-          state !== 'active' &&
-          endedAt !== null &&
-          endedAt < until &&
-          ![...db.turns.values()].some(({ parentTurnId }) => parentTurnId === id) &&
-          ![...db.sessions.values()].some(({ headTurnId }) => headTurnId === id),
-      );
-      for (const turn of leaves.slice(0, limit)) {
-        forgetTurn(turn);
-        purged.turns += 1;
-      }
-      for (const worker of [...db.workers.values()]) {
-        if (purged.workers >= limit) break;
-        const named = [...db.sessions.values()].some(({ ownerWorkerId }) => ownerWorkerId === worker.id);
-        if (named || worker.heartbeatExpiresAt >= until) continue;
-        db.workers.delete(worker.id);
-        purged.workers += 1;
-      }
-      return purged;
+    /** Steps are as large as what they find: nothing else waits for this store. */
+    purge({ kind, olderThanHours }: PurgeStep): Purged {
+      return { removed: takers[kind](now() - olderThanHours * HOUR), after: [], more: false };
     },
 
     keepStory(sessionId: string, turnId: string, record: unknown): void {

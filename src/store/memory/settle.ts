@@ -45,6 +45,8 @@ export function settle(db: MemoryDatabase, call: SettleCall, now: number): Settl
   turn.usage = asStored(result.usage);
   turn.error = asStored(result.error);
   turn.facts ??= asStored(result.facts) as TurnFacts | null;
+  // What belonged to an end that is replaced goes with it.
+  db.items.delete(turn.id);
   if (result.items) {
     const { input, output } = result.items;
     db.items.set(turn.id, { input: arrayText(input), output: arrayText(output) });

@@ -2,6 +2,7 @@ import type {
   ForkedTurn,
   OperatorVerdict,
   OwnedSessions,
+  Purged,
   SessionSummary,
   StoreAdmin,
   TurnDetail,
@@ -9,10 +10,7 @@ import type {
 import type { KeyRef, TurnFacts, TurnState } from '../port.ts';
 import { optionalText, text } from './parameters.ts';
 import type { Read } from './reads.ts';
-import { adminCalls } from './sql/admin.ts';
-
-/** Unused large items that an erasure removes at most. */
-const ERASED_AT_ONCE = 1_000;
+import { adminCalls, listCalls, purgeCalls } from './sql/admin.ts';
 
 interface Answer {
   answer: string;
@@ -40,19 +38,17 @@ export function createAdmin(read: Read): StoreAdmin {
   const verdict = async (statement: (typeof adminCalls)[keyof typeof adminCalls], sessionId: string) =>
     (await read<Answer>(statement, [text(sessionId)]))[0]!.answer as OperatorVerdict;
 
-  /** Large items that no turn needs any more. One that is just being needed again is locked, and skipped. */
-  const purgeShared = (limit: number) => read<Answer>(adminCalls.purgeShared, [limit]);
-
   return {
     async listSessions({ limit, before, state, search, ownerWorkerId, busy }) {
-      const [row] = await read<Answer>(adminCalls.listSessions, [
-        optionalText(search ?? null),
+      const way = search !== undefined ? 'found' : busy ? 'busy' : ownerWorkerId !== undefined ? 'owned' : 'all';
+      const [row] = await read<Answer>(listCalls[way], [
         state ?? null,
+        optionalText(ownerWorkerId ?? null),
+        busy ?? null,
         before?.updatedAt ?? null,
         optionalText(before?.id ?? null),
         limit + 1,
-        optionalText(ownerWorkerId ?? null),
-        busy ?? null,
+        ...(search === undefined ? [] : [text(search)]),
       ]);
       const { rows, total } = JSON.parse(row!.answer) as { rows: Listed[]; total: number };
       return { rows: rows.slice(0, limit).map(summaryOf), more: rows.length > limit, total };
@@ -85,16 +81,9 @@ export function createAdmin(read: Read): StoreAdmin {
     operatorRelease: (sessionId) => verdict(adminCalls.operatorRelease, sessionId),
     operatorClose: (sessionId) => verdict(adminCalls.operatorClose, sessionId),
     dropAnchor: (sessionId) => verdict(adminCalls.dropAnchor, sessionId),
-    async purge({ olderThanHours, limit }) {
-      const count = async (statement: (typeof adminCalls)[keyof typeof adminCalls]) =>
-        (await read<Answer>(statement, [olderThanHours, limit])).length;
-      const purged = {
-        sessions: await count(adminCalls.purgeSessions),
-        turns: await count(adminCalls.purgeTurns),
-        workers: await count(adminCalls.purgeWorkers),
-      };
-      await purgeShared(limit);
-      return purged;
+    async purge({ kind, olderThanHours, limit, after }) {
+      const [row] = await read<Answer>(purgeCalls[kind], [olderThanHours, after, limit]);
+      return JSON.parse(row!.answer) as Purged;
     },
     async keepStory(sessionId, turnId, record) {
       await read<Answer>(adminCalls.keepStory, [text(turnId), text(sessionId), JSON.stringify(record)]);
@@ -104,10 +93,8 @@ export function createAdmin(read: Read): StoreAdmin {
       return row ? (JSON.parse(row.answer) as unknown) : null;
     },
     async eraseResponse(scope, responseId) {
-      const found = (await read<Answer>(adminCalls.eraseResponse, [text(scope), text(responseId)])).length > 0;
-      // What is erased is gone now, not at the next sweep.
-      if (found) await purgeShared(ERASED_AT_ONCE);
-      return found;
+      const [row] = await read<{ answer: string | null }>(adminCalls.eraseResponse, [text(scope), text(responseId)]);
+      return row!.answer !== null;
     },
   };
 }

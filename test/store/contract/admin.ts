@@ -1,7 +1,7 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { expect, test } from 'vitest';
 import type { TurnFacts } from '../../../src/store/port.ts';
-import { busyLane, claimNow, completed, idleLane, key, type Lane, newWorker, turnStart } from '../calls.ts';
+import { busyLane, claimNow, completed, idleLane, key, type Lane, newWorker, sweepAll, turnStart } from '../calls.ts';
 import type { Subject } from '../contract.ts';
 
 export function administration(given: () => Subject): void {
@@ -227,10 +227,7 @@ export function administration(given: () => Subject): void {
       turn: turnStart({ parentTurnId: origin.firstTurn.id }),
     });
     const fresh = await idleLane(store, worker);
-    for (let round = 0; round < 50; round += 1) {
-      const { sessions, turns } = await store.purge({ olderThanHours: 24, limit: 100 });
-      if (sessions + turns === 0) break;
-    }
+    await sweepAll(store);
     const left = async (id: string) => (await store.session(id)) !== null;
     expect(await left(old.sessionId)).toBe(false);
     expect(await store.turn(old.firstTurn.id)).toBeNull();
@@ -262,22 +259,158 @@ export function administration(given: () => Subject): void {
     );
     await age(48);
     await claimNow(store, lane.sessionId, await newWorker(store));
-    for (let round = 0; round < 50; round += 1) {
-      const { sessions, turns } = await store.purge({ olderThanHours: 24, limit: 100 });
-      if (sessions + turns === 0) break;
-    }
+    await sweepAll(store);
     expect(await store.turn(failed.turn.id)).toBeNull();
     expect(await store.turn(lane.firstTurn.id)).not.toBeNull();
+  });
+
+  /** A turn of the lane's session, run to that end. */
+  async function turnOf(
+    lane: Lane,
+    head: string | null,
+    parentTurnId: string | null,
+    end = completed(),
+  ): Promise<string> {
+    const { store } = given();
+    const turn = turnStart({ parentTurnId });
+    expect((await store.start(lane.start({ expectedHead: head, turn }))).verdict).toBe('ok');
+    expect((await store.settle(lane.settle(turn.id, end))).verdict).toBe('ok');
+    return turn.id;
+  }
+  const failed = () => ({
+    ...completed({ responseId: null, items: null }),
+    state: 'failed' as const,
+    replay: 'never' as const,
+  });
+  const left = async (ids: readonly string[]) => {
+    const { store } = given();
+    const rows = await Promise.all(ids.map((id) => store.turn(id)));
+    return ids.filter((_, nth) => rows[nth] !== null);
+  };
+
+  test('the janitor takes a line that was left behind whole, and not the one that is gone on with', async () => {
+    const { store, age } = given();
+    const lane = await idleLane(store, await newWorker(store));
+    const one = lane.firstTurn.id;
+    const two = await turnOf(lane, one, one);
+    const three = await turnOf(lane, two, two);
+    const again = await turnOf(lane, three, null);
+    await age(48);
+    const last = await turnOf(lane, again, again);
+    await sweepAll(store);
+    expect(await left([one, two, three, again, last])).toEqual([again, last]);
+  });
+
+  test('the janitor closes an unused session whose turns others continue, and takes what comes after these', async () => {
+    const { store, age } = given();
+    const me = await newWorker(store);
+    const hard = key();
+    const lane = await idleLane(store, me, { keys: [hard] });
+    const one = lane.firstTurn.id;
+    const two = await turnOf(lane, one, one);
+    const three = await turnOf(lane, two, two);
+    const four = await turnOf(lane, three, three);
+    await age(48);
+    const fork = await idleLane(store, me, { headTurnId: two, turn: turnStart({ parentTurnId: two }) });
+    const before = (await store.session(lane.sessionId))!;
+    await sweepAll(store);
+    expect(await left([one, two, three, four])).toEqual([one, two]);
+    expect(await store.lineage('local', fork.firstTurn.id)).toHaveLength(3);
+    const row = (await store.session(lane.sessionId))!;
+    expect(row).toMatchObject({ state: 'closed', ownerWorkerId: null, ownerNonce: null, activeTurnId: null });
+    expect([row.epoch - before.epoch, row.revision - before.revision]).toEqual([1, 1]);
+    expect(await store.keysOf(lane.sessionId)).toEqual([]);
+    expect((await claimNow(store, lane.sessionId, me)).verdict).toBe('lost_race');
+    await sweepAll(store);
+    expect(await store.session(lane.sessionId)).toEqual(row);
+    await age(48);
+    await sweepAll(store);
+    expect([await store.session(lane.sessionId), await store.session(fork.sessionId)]).toEqual([null, null]);
+    expect(await left([one, two, fork.firstTurn.id])).toEqual([]);
+  });
+
+  test('the janitor keeps the turn at which a session begins that has got no further', async () => {
+    const { store, age } = given();
+    const me = await newWorker(store);
+    const lane = await idleLane(store, me);
+    const next = await turnOf(lane, lane.firstTurn.id, lane.firstTurn.id);
+    const fork = await busyLane(store, me, { headTurnId: next, turn: turnStart({ parentTurnId: next }) });
+    await store.settle(fork.settle(fork.firstTurn.id, failed()));
+    const living = await idleLane(store, me);
+    const behind = await turnOf(living, living.firstTurn.id, living.firstTurn.id);
+    const other = await busyLane(store, me, { headTurnId: behind, turn: turnStart({ parentTurnId: behind }) });
+    await store.settle(other.settle(other.firstTurn.id, failed()));
+    const moved = await turnOf(living, behind, living.firstTurn.id);
+    await age(48);
+    for (const { sessionId } of [fork, other, living]) await claimNow(store, sessionId, await newWorker(store));
+    await sweepAll(store);
+    expect(await left([fork.firstTurn.id, other.firstTurn.id])).toEqual([]);
+    expect(await left([lane.firstTurn.id, next])).toEqual([lane.firstTurn.id, next]);
+    expect(await left([living.firstTurn.id, behind, moved])).toEqual([living.firstTurn.id, behind, moved]);
+  });
+
+  test('the janitor takes the turns of a session that was closed since, and its row when that is unused', async () => {
+    const { store, age } = given();
+    const lane = await idleLane(store, await newWorker(store));
+    await age(48);
+    await store.operatorClose(lane.sessionId);
+    await sweepAll(store);
+    expect(await left([lane.firstTurn.id])).toEqual([]);
+    expect(await store.session(lane.sessionId)).not.toBeNull();
+    await age(48);
+    await sweepAll(store);
+    expect(await store.session(lane.sessionId)).toBeNull();
+  });
+
+  test('the janitor takes a running turn whose worker is silent for as long as sessions are kept', async () => {
+    const { store, age } = given();
+    const silent = await busyLane(store, await newWorker(store));
+    await age(20);
+    const later = await busyLane(store, await newWorker(store));
+    await age(20);
+    await sweepAll(store);
+    expect(await left([silent.firstTurn.id, later.firstTurn.id])).toEqual([later.firstTurn.id]);
+    expect([await store.session(silent.sessionId), (await store.session(later.sessionId))?.state]).toEqual([
+      null,
+      'live',
+    ]);
+  });
+
+  test.each([1, 2, 3])('the janitor skips nothing when a step looks at %d rows', async (limit) => {
+    const { store, age } = given();
+    const me = await newWorker(store);
+    const gone: string[] = [];
+    for (let nth = 0; nth < 4; nth += 1) {
+      const lane = await idleLane(store, me);
+      gone.push(lane.firstTurn.id);
+      for (let turn = 0; turn < 2 * nth; turn += 1) gone.push(await turnOf(lane, gone.at(-1)!, gone.at(-1)!));
+    }
+    const living = await idleLane(store, me);
+    const dropped = await turnOf(living, living.firstTurn.id, living.firstTurn.id, failed());
+    await age(48);
+    await claimNow(store, living.sessionId, await newWorker(store));
+    await sweepAll(store, limit);
+    expect(await left([...gone, dropped])).toEqual([]);
+    expect(await left([living.firstTurn.id])).toEqual([living.firstTurn.id]);
+  });
+
+  test('the janitor leaves workers that sessions name, and those that were heard of lately', async () => {
+    const { store, age } = given();
+    const named = await idleLane(store, await newWorker(store));
+    await age(20);
+    const recent = await newWorker(store);
+    await claimNow(store, named.sessionId, named.me);
+    await age(20);
+    await sweepAll(store);
+    const kept = (await store.workers()).map(({ id }) => id);
+    expect([kept.includes(named.me), kept.includes(recent)]).toEqual([true, true]);
   });
 
   test('the janitor takes workers that were silent for long and own nothing', async () => {
     const { store, age } = given();
     const gone = await newWorker(store);
     await age(700);
-    for (let round = 0; round < 50; round += 1) {
-      const { sessions, turns, workers } = await store.purge({ olderThanHours: 24, limit: 100 });
-      if (sessions + turns + workers === 0) break;
-    }
+    await sweepAll(store);
     expect((await store.workers()).some(({ id }) => id === gone)).toBe(false);
   });
 }

@@ -155,4 +155,14 @@ export function creation(given: () => Subject): void {
     expect((await store.create(made.create)).verdict).toBe('rejected');
     expect(await store.session(made.sessionId)).toBeNull();
   });
+
+  test('so is that of a turn which ended there', async () => {
+    const { store } = given();
+    const me = await newWorker(store);
+    const other = await idleLane(store, me);
+    const made = lane(me, { turn: turnStart({ id: other.firstTurn.id }) });
+    expect((await store.create(made.create)).verdict).toBe('rejected');
+    expect(await store.session(made.sessionId)).toBeNull();
+    expect((await store.turn(other.firstTurn.id))?.sessionId).toBe(other.sessionId);
+  });
 }

@@ -5,6 +5,8 @@ import { usePoll } from './poll.js';
 import { State } from './session.js';
 import { ago, count, duration, full, short } from './words.js';
 
+/** The server counts no further. */
+const MOST_COUNTED = 10_000;
 const PAGE = 100;
 /** What rows can be told apart by. A row is written at commits: no session stays `reconnecting` in one. */
 const FILTERS = {
@@ -142,10 +144,10 @@ export function Sessions({ chosen, open, wish, setWish }) {
       ${data && rows.length === 0 && html`<p class="empty">${q || state || busy || owner ? 'No session matches.' : 'There is no session yet. Point a client at this bridge.'}</p>`}
       </div>
       <footer>
-        <span>${data ? `${count(data.total)} ${data.total === 1 ? 'session' : 'sessions'}` : ''}</span>
+        <span>${data ? `${count(data.total)}${data.total >= MOST_COUNTED ? ' or more' : ''} ${data.total === 1 ? 'session' : 'sessions'}` : ''}</span>
         <span class="pages">
           <button disabled=${path.length === 0} onClick=${() => setPath(path.slice(0, -1))}>Newer</button>
-          <span>page ${path.length + 1}${data ? ` of ${Math.max(1, Math.ceil(data.total / PAGE))}` : ''}</span>
+          <span>page ${path.length + 1}${data && data.total < MOST_COUNTED ? ` of ${Math.max(1, Math.ceil(data.total / PAGE))}` : ''}</span>
           <button disabled=${!data?.cursor} onClick=${() => setPath([...path, data.cursor])}>Older</button>
         </span>
       </footer>

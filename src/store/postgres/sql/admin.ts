@@ -1,42 +1,74 @@
-/** What an operator may match: one id of any kind, or a key or its hash. `$1` search, `$2` state, `$6` owner, `$7` busy. */
-const matching = `
-  ($2::text is null or s.state = $2::text)
-  and ($6::text is null or s.owner_worker_id = $6::text)
-  and ($7::boolean is null or (s.active_turn_id is not null) = $7::boolean)
-  and ($1::text is null or s.id = $1::text
-       or s.id in (select t.session_id from turn t where t.id = $1::text)
-       or s.id in (select t.session_id from turn t where t.response_id = $1::text)
-       or s.id in (select k.session_id from session_key k 
-                  where k.hash in ($1::text, encode(sha256(convert_to($1::text, 'UTF8')), 'hex'))))`;
+import { MOST_COUNTED, type PurgeKind } from '../../admin-port.ts';
+import type { Statement } from '../executor.ts';
 
 /**
- * Statements of operators and the janitor. Each is one statement and decides on the rows it locks itself.
+ * A page of sessions, the latest changed first, and how many there are. `$1` state, `$2` owner, `$3` busy, `$4` and `$5`
+ * where the page before ended, `$6` most rows; `$7` the search, where the source is one.
  *
- * What a turn stores as `json` leaves as its text: PostgreSQL stores escapes there that its operators refuse to decode.
+ * The order begins with the hour of the change, by which an index is kept: what is sorted are sessions of one hour. What is
+ * counted is bounded, since only an operator's eye needs the number.
  */
-export const adminCalls = {
-  listSessions: {
-    name: 'holdfast_list_sessions',
+function listing(name: string, source: string): Statement {
+  const matching = `
+                 ($1::text is null or s.state = $1::text)
+                 and ($2::text is null or s.owner_worker_id = $2::text)
+                 and ($3::boolean is null or (s.active_turn_id is not null) = $3::boolean)`;
+  return {
+    name,
     text: `
       select json_build_object(
-        'total', (select count(*) from bridge_session s where ${matching}),
+        'total', (select count(*) from (select from ${source} where ${matching} limit ${MOST_COUNTED}) counted),
         'rows', coalesce((
           select json_agg(page.row order by page.updated_at desc, page.id desc)
             from (
               select s.id, s.updated_at,
                      (holdfast_session_json(s)::jsonb || jsonb_build_object(
                         'createdAt', s.created_at, 'updatedAt', s.updated_at,
-                        'turnCount', (select count(*) from turn t where t.session_id = s.id),
+                        'turnCount', (
+                          select count(*)
+                            from (select from turn t where t.session_id = s.id limit ${MOST_COUNTED}) counted),
                         'lastTurn', (
                           select json_build_object('state', t.state, 'facts', t.facts::text)
                             from turn t where t.session_id = s.id
-                           order by t.started_at desc, t.id limit 1))) as row
-                from bridge_session s
+                           order by t.started_at desc limit 1))) as row
+                from ${source}
                where ${matching}
-                 and ($3::timestamptz is null or (s.updated_at, s.id) < ($3::timestamptz, $4::text))
-               order by s.updated_at desc, s.id desc
-               limit $5::integer) page), '[]'))::text as answer`,
-  },
+                 and (s.changed_hour, s.updated_at, s.id) < (
+                   coalesce(date_trunc('hour', $4::timestamptz at time zone 'UTC'), 'infinity'),
+                   coalesce($4::timestamptz, 'infinity'),
+                   coalesce($5::text, ''))
+               order by s.changed_hour desc, s.updated_at desc, s.id desc
+               limit $6::integer) page), '[]'))::text as answer`,
+  };
+}
+
+/** Sessions that one id of any kind names, or a key or its hash. */
+const FOUND = `(
+                select $7::text as id
+                 union select t.session_id from turn t where t.id = $7::text
+                 union select t.session_id from only turn t
+                        where holdfast_key(t.response_id) = holdfast_key($7::text) and t.response_id = $7::text
+                 union select k.session_id from session_key k
+                        where k.hash in ($7::text, encode(sha256(convert_to($7::text, 'UTF8')), 'hex'))
+                ) named join bridge_session s on s.id = named.id`;
+
+/** One statement for each way in: a condition that may be absent would keep its index from being used. */
+export const listCalls = {
+  all: listing('holdfast_list_sessions', 'bridge_session s'),
+  found: listing('holdfast_find_sessions', FOUND),
+  busy: listing(
+    'holdfast_busy_sessions',
+    'active_turn a join bridge_session s on s.active_turn_id = a.id and s.id = a.session_id',
+  ),
+  owned: listing('holdfast_sessions_of', '(select * from bridge_session where owner_worker_id = $2::text) s'),
+} as const;
+
+/**
+ * Statements of operators. Each is one statement and decides on the rows it locks itself.
+ *
+ * What a turn stores as `json` leaves as its text: PostgreSQL stores escapes there that its operators refuse to decode.
+ */
+export const adminCalls = {
   turnDetails: {
     name: 'holdfast_turn_details',
     text: `
@@ -57,10 +89,14 @@ export const adminCalls = {
   ownedSessions: {
     name: 'holdfast_owned_sessions',
     text: `
-      select json_build_object('workerId', s.owner_worker_id, 'sessions', count(*),
-                               'busy', count(s.active_turn_id))::text as answer
-        from bridge_session s where s.owner_worker_id is not null
-       group by s.owner_worker_id`,
+      select json_build_object('workerId', owned.id, 'sessions', owned.sessions,
+                               'busy', coalesce(running.sessions, 0))::text as answer
+        from (select s.owner_worker_id as id, count(*) as sessions
+                from bridge_session s where s.owner_worker_id is not null
+               group by s.owner_worker_id) owned
+        left join (select s.owner_worker_id as id, count(*) as sessions
+                     from active_turn a join bridge_session s on s.id = a.session_id and s.active_turn_id = a.id
+                    group by s.owner_worker_id) running on running.id = owned.id`,
   },
   forksOf: {
     name: 'holdfast_forks_of',
@@ -84,61 +120,6 @@ export const adminCalls = {
     name: 'holdfast_drop_anchor',
     text: `select holdfast_operate($1::text, 'drop-anchor') as answer`,
   },
-  purgeSessions: {
-    name: 'holdfast_purge_sessions',
-    text: `
-      with idle as (
-        select s.id from bridge_session s
-         where s.updated_at < now() - make_interval(hours => $1::integer)
-           and (s.active_turn_id is null or not exists (
-             select 1 from worker w
-              where w.id = s.owner_worker_id and w.state <> 'dead'
-                and w.heartbeat_expires_at >= now() - make_interval(hours => $1::integer)))
-           and not exists (
-             select 1 from turn mine join turn child on child.parent_turn_id = mine.id
-              where mine.session_id = s.id and child.session_id <> s.id)
-           and not exists (
-             select 1 from turn mine join bridge_session other on other.head_turn_id = mine.id
-              where mine.session_id = s.id and other.id <> s.id)
-         limit $2::integer
-         for update of s skip locked)
-      delete from bridge_session s using idle where s.id = idle.id returning s.id as answer`,
-  },
-  purgeTurns: {
-    name: 'holdfast_purge_turns',
-    text: `
-      with over as (
-        select t.id from turn t
-         where t.state <> 'active' and t.ended_at < now() - make_interval(hours => $1::integer)
-           and not exists (select 1 from turn child where child.parent_turn_id = t.id)
-           and not exists (select 1 from bridge_session s where s.head_turn_id = t.id)
-         limit $2::integer
-         for update of t skip locked)
-      delete from turn t using over where t.id = over.id returning t.id as answer`,
-  },
-  purgeWorkers: {
-    name: 'holdfast_purge_workers',
-    text: `
-      with gone as (
-        select w.id from worker w
-         where w.heartbeat_expires_at < now() - make_interval(hours => $1::integer)
-           and not exists (select 1 from bridge_session s where s.owner_worker_id = w.id)
-         limit $2::integer
-         for update of w skip locked)
-      delete from worker w using gone where w.id = gone.id returning w.id as answer`,
-  },
-  purgeShared: {
-    name: 'holdfast_purge_shared',
-    text: `
-      with unused as (
-        select i.scope, i.hash from shared_item i
-         where not exists (select 1 from turn_shared_item n where n.scope = i.scope and n.hash = i.hash)
-         limit $1::integer
-         for update of i skip locked)
-      delete from shared_item i using unused u
-       where i.scope = u.scope and i.hash = u.hash
-      returning i.hash as answer`,
-  },
   keepStory: {
     name: 'holdfast_keep_story',
     text: `
@@ -154,14 +135,19 @@ export const adminCalls = {
   },
   eraseResponse: {
     name: 'holdfast_erase_response',
-    text: `
-      with found as (
-        update turn t set replay = 'never', forms = null
-         where t.scope = $1::text and holdfast_key(t.response_id) = holdfast_key($2::text)
-           and t.response_id = $2::text
-        returning t.id),
-      erased as (delete from turn_items i using found f where i.turn_id = f.id),
-      forgotten as (delete from turn_item i using found f where i.turn_id = f.id)
-      select id as answer from found`,
+    text: 'select holdfast_erase($1::text, $2::text) as answer',
   },
 } as const;
+
+/** What the janitor takes, by kind of row: one function each, with the same parameters and the same form of answer. */
+export const purgeCalls: Readonly<Record<PurgeKind, Statement>> = {
+  sessions: purgeCall('sessions'),
+  turns: purgeCall('turns'),
+  workers: purgeCall('workers'),
+  shared: purgeCall('shared'),
+};
+
+function purgeCall(kind: PurgeKind): Statement {
+  const name = `holdfast_purge_${kind}`;
+  return { name, text: `select ${name}($1::integer, $2::text[], $3::integer)::text as answer` };
+}

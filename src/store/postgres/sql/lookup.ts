@@ -4,7 +4,7 @@ import { MOST_CANDIDATES, MOST_REPEATED } from '../../port.ts';
 /** The newest turns that end at a place, by one of the three ways to reach it. */
 const endingAt = (column: string) => `
           (select t.id, t.session_id, t.started_at
-             from turn t
+             from only turn t
             where t.scope = $1::text and t.${column} = place.fp and t.state in ('completed', 'incomplete')
               and t.id <> all ($7::text[])
             order by t.started_at desc
@@ -24,7 +24,9 @@ export const lookup = {
   name: 'holdfast_lookup',
   text: `
     with anchor_turn as materialized (
-      select t.id, t.session_id from turn t where t.scope = $1::text and holdfast_key(t.response_id) = holdfast_key($2::text) and t.response_id = $2::text
+      select t.id, t.session_id
+        from only turn t
+       where t.scope = $1::text and holdfast_key(t.response_id) = holdfast_key($2::text) and t.response_id = $2::text
     ),
     hit as materialized (
       select place.depth, t.id, t.session_id, t.started_at
@@ -59,11 +61,11 @@ export const lookup = {
          select s from bridge_session s where s.id = n.id and s.scope = $1::text and s.state <> 'closed' limit 1) one
     )
     select json_build_object(
-      'anchorTurn', (select holdfast_turn_json(t) from turn t join anchor_turn a on a.id = t.id),
+      'anchorTurn', (select holdfast_turn_json(t) from only turn t join anchor_turn a on a.id = t.id),
       'keyed', (select k.id from keyed k),
       'candidates', coalesce(
         (select json_agg(holdfast_turn_json(t) order by c.depth, c.started_at desc)
-           from candidate c join turn t on t.id = c.id), '[]'),
+           from candidate c join only turn t on t.id = c.id), '[]'),
       'sessions', coalesce((select json_agg(holdfast_session_json(f.s)) from found f), '[]'),
       'named', coalesce(
         (select json_agg(distinct k.session_id)
@@ -112,6 +114,6 @@ export const references = {
         where i.scope = $1::text and i.item_id = wanted.item_id
         order by i.started_at desc
         limit ${TURNS_PER_ITEM}) i
-      join turn t on t.id = i.turn_id
+      join only turn t on t.id = i.turn_id
      order by i.started_at desc, wanted.nth`,
 } as const;

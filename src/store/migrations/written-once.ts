@@ -1,0 +1,57 @@
+import { Migration } from '@mikro-orm/migrations';
+import { claim } from './written-once/claim.ts';
+import { create } from './written-once/create.ts';
+import { settle } from './written-once/settle.ts';
+import { start } from './written-once/start.ts';
+
+/**
+ * A turn's row is written once, when the turn has ended.
+ *
+ * **A running turn** is a row of `active_turn`, a small table that inherits from `turn`: a statement that reads `turn`
+ * sees both, one that reads `only turn` those that have ended. A start writes there, and the end moves the row. Before, the
+ * end updated the row in `turn` in columns that are indexed: a second version of the row, and of its entry in each of
+ * seven indexes, for every turn. A table that only grows at its end is also hardly ever vacuumed.
+ *
+ * No constraint spans both tables. An id that has ended must not start again, so a start looks for it in `turn` **after** its
+ * own row is in `active_turn`: a copy of the call that is about to end under the same id is waited for there.
+ *
+ * - `fork_turn_id`: where a session began, if it began at a turn of another one. Its head is that turn or one of its own,
+ *   so whether a turn is the head of a session is answered without an index over heads, which change with every turn.
+ * - `changed_hour`: `updated_at` as coarse as an index can follow at the price of one entry an hour and session.
+ * - `owner_worker_id` changes with ownership only, so its index leaves the updates of turns in place.
+ *
+ * The functions are those of before but for the table. Replaced within one transaction, they fit workers of either
+ * release: a turn that is active in `turn` itself is moved here, and one that an older start leaves there is moved by its end.
+ */
+const statements = [
+  `create table active_turn (
+     constraint active_turn_pkey primary key (id),
+     constraint active_turn_session_id_unique unique (session_id),
+     constraint active_turn_session_id_foreign
+       foreign key (session_id) references bridge_session (id) on delete cascade,
+     constraint active_turn_state_check check (state = 'active')
+   ) inherits (turn) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000)`,
+  'create index active_turn_parent_turn_id_index on active_turn (parent_turn_id)',
+  `with active as (delete from only turn where state = 'active' returning *)
+   insert into active_turn select * from active`,
+  'drop index turn_one_active_unique',
+  'alter table bridge_session add column fork_turn_id text',
+  `update bridge_session s set fork_turn_id = s.head_turn_id
+     from turn t where t.id = s.head_turn_id and t.session_id <> s.id`,
+  `alter table bridge_session
+     add column changed_hour timestamp generated always as (date_trunc('hour', updated_at at time zone 'UTC')) stored`,
+  'create index bridge_session_changed_hour_index on bridge_session (changed_hour, id)',
+  `create index bridge_session_owner_worker_id_index on bridge_session (owner_worker_id, changed_hour)
+    where owner_worker_id is not null`,
+  `create index bridge_session_fork_turn_id_index on bridge_session (fork_turn_id) where fork_turn_id is not null`,
+  create,
+  start,
+  settle,
+  claim,
+];
+
+export class WrittenOnce extends Migration {
+  override up(): void {
+    for (const statement of statements) this.addSql(statement);
+  }
+}

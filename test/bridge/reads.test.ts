@@ -1,0 +1,119 @@
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { digestOf, expectedDigest } from '../../src/testing/index.ts';
+import { startTestBridge, type TestBridge } from '../support/bridge.ts';
+import { type Answer, post } from '../support/client.ts';
+import { until } from '../support/until.ts';
+
+const TURNS = 4;
+
+let owner: TestBridge;
+let other: TestBridge;
+beforeEach(async () => {
+  owner = await startTestBridge();
+  other = await startTestBridge({ beside: owner });
+});
+afterEach(async () => {
+  await other?.close();
+  await owner?.close();
+});
+
+const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
+
+/** What a turn asks of the store; leases and the addresses of workers are asked for beside it. */
+const ofTurns =
+  /^holdfast_(?:lookup|line|lineage|references|shared_items|session|turn|create|start|settle|claim|release|close)$/;
+
+/** Statements that the worker made for turns since this was asked last, without the common beginning of their names. */
+function statementsOf({ statements }: TestBridge): string[] {
+  return statements
+    .splice(0)
+    .filter((name) => ofTurns.test(name))
+    .map((name) => name.replace('holdfast_', ''));
+}
+
+/** A conversation as a client has it. */
+function conversation(how: 'anchored' | 'whole', store: boolean, headers: Record<string, string> = {}) {
+  const items: object[] = [];
+  let last: Answer | null = null;
+  const say = async (at: TestBridge, text: string): Promise<Answer> => {
+    items.push(user(text));
+    const input = how === 'whole' || last === null ? [...items] : [user(text)];
+    const anchor = how === 'anchored' && last !== null ? { previous_response_id: last.body.id } : {};
+    last = await post(at.url, { model: 'm', stream: true, store, input, ...anchor }, headers);
+    expect(digestOf(last.body)).toBe(expectedDigest({ items: items as never }));
+    items.push(...last.body.output);
+    // The answer may leave before its end is durable; what follows is about sessions that rest.
+    await until(() => owner.bridge.sessions().every(({ state }) => state === 'live.idle' || state === 'stale'));
+    return last;
+  };
+  return {
+    say,
+    /** Some turns at the owner, of which nothing is counted. */
+    async grow() {
+      for (let nth = 0; nth < TURNS; nth += 1) await say(owner, `turn ${nth}`);
+      for (const each of [owner, other]) statementsOf(each);
+    },
+  };
+}
+
+describe.each([false, true])('an anchored turn with store: %s', (store) => {
+  it('asks nothing where the socket is warm', async () => {
+    const { say, grow } = conversation('anchored', store);
+    await grow();
+    expect((await say(owner, 'one more')).headers['x-holdfast-outcome']).toBe('live_reuse');
+    expect(statementsOf(owner)).toEqual(['start', 'settle']);
+  });
+
+  it('is handed to its owner after one look-up, however long its line is', async () => {
+    const { say, grow } = conversation('anchored', store);
+    await grow();
+    expect((await say(other, 'elsewhere')).headers['x-holdfast-outcome']).toBe('live_reuse');
+    expect(statementsOf(other)).toEqual(['lookup']);
+    expect(statementsOf(owner)).toEqual(['start', 'settle']);
+  });
+
+  it('reads its line once where it is taken over, and only if the provider has not kept it', async () => {
+    const { say, grow } = conversation('anchored', store);
+    await grow();
+    await owner.restart();
+    statementsOf(owner);
+    expect((await say(owner, 'after a restart')).headers['x-holdfast-outcome']).toBe('stale_recovery');
+    const read = store ? [] : ['lineage'];
+    expect(statementsOf(owner)).toEqual(['lookup', ...read, 'claim', 'turn', 'start', 'settle']);
+  });
+});
+
+describe('a conversation that is sent whole', () => {
+  it('asks nothing where its socket is warm', async () => {
+    const { say, grow } = conversation('whole', false, { 'thread-id': 'whole' });
+    await grow();
+    await say(owner, 'one more');
+    expect(statementsOf(owner)).toEqual(['start', 'settle']);
+  });
+
+  it('is handed to the owner of its thread after one look-up', async () => {
+    const { say, grow } = conversation('whole', false, { 'thread-id': 'whole' });
+    await grow();
+    await say(other, 'elsewhere');
+    expect(statementsOf(other)).toEqual(['lookup']);
+    expect(statementsOf(owner)).toEqual(['start', 'settle']);
+  });
+
+  it('is compared with the line that it may continue, without its content, where nothing else names its session', async () => {
+    const { say, grow } = conversation('whole', false);
+    await grow();
+    await say(other, 'elsewhere');
+    expect(statementsOf(other)).toEqual(['lookup', 'line']);
+    expect(statementsOf(owner)).toEqual(['start', 'settle']);
+  });
+});
+
+it('an anchored turn whose provider refuses to look it up again is sent whole, from a line that is read then', async () => {
+  const { say, grow } = conversation('anchored', true);
+  await grow();
+  await owner.restart();
+  owner.simulator.script.onTurn({}, { kind: 'refuse_anchor' }, { times: 1 });
+  statementsOf(owner);
+  await say(owner, 'after a restart');
+  expect(statementsOf(owner)).toEqual(['lookup', 'claim', 'turn', 'start', 'lineage', 'settle']);
+});
