@@ -188,7 +188,7 @@ export function lineages(given: () => Subject): void {
       [ended.firstTurn.id, 'completed', me],
     ]);
     expect(found[0]!.turn).toEqual(await store.turn(running.firstTurn.id));
-    const { leaseLeftMs: _, ...row } = (await store.workers()).find(({ id }) => id === other)!;
+    const { leaseLeftMs: _, leaseUntilMs: __, ...row } = (await store.workers()).find(({ id }) => id === other)!;
     expect(found[0]!.author).toMatchObject(row);
     expect((await store.repeated('local', requestFp, 0)).map((each) => each.turn.id)).toEqual([running.firstTurn.id]);
     expect(await store.repeated('nowhere', requestFp, 60_000)).toEqual([]);
