@@ -130,7 +130,7 @@ export interface Facts {
   foreignReference?: string | null;
   /**
    * The actor of this scope whose turn asks the same, running or ended undelivered, and has lost its client; or a session
-   * that has ended since with such a turn, whoever reads it.
+   * that has ended since with such a turn, read or not.
    */
   repeated?: LocalSession | null;
   /** Turns that asked the same, with the workers that ran them. */

@@ -132,7 +132,7 @@ describe.each([
     expect(answer.body.status).toBe('completed');
     expect(digestOf(answer.body)).toBe(expectedDigest({ items: [user(name)] as never }));
     expect(generations(name)).toBe(1);
-    // It has been given once: whoever asks after that asks anew.
+    // It has been given once: the next request is a new one.
     expect((await post(second.url, bodyOf(name), next)).headers['x-holdfast-outcome']).not.toBe('reattached');
     expect(generations(name)).toBe(2);
   });

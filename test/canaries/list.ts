@@ -887,7 +887,7 @@ export const canaries: readonly Canary[] = [
     tests: ['test/session/socket.test.ts'],
   },
   {
-    name: 'any turn holds the socket back, whosever answer is on it',
+    name: 'any turn holds the socket back, not only the one on it',
     file: 'src/session/socket.ts',
     find: 'if (turn !== reader) return;',
     replace: '',

@@ -311,7 +311,7 @@ describe('a repeated request whose first client has left', () => {
     expect(decide({}, { repeated: running })).toMatchObject({ row: 'created', do: 'create' });
   });
 
-  it('takes up what its own session ended undelivered, whoever still seems to read it', () => {
+  it('takes up what its own session ended undelivered, also where its connection still looks open', () => {
     const ended = { ...running, state: 'stale', busy: false };
     expect(decide({ hardKey: key }, { keyed: sessionRow(), repeated: ended })).toMatchObject(taken);
     expect(decide({ hardKey: key }, { keyed: sessionRow({ id: 'x' }), repeated: ended }).do).toBe('claim');
