@@ -66,6 +66,8 @@ function speakWebSocket(socket: Socket, key: string): void {
   let header: Buffer = Buffer.alloc(0);
   let left = 0;
   let opcode = 0;
+  let isLast = true;
+  /** Bytes of the message in hand, over all its fragments. */
   let size = 0;
   /** A large request has come here: what continues it is small, and is answered shortly too. */
   let large = false;
@@ -78,9 +80,11 @@ function speakWebSocket(socket: Socket, key: string): void {
   };
   const ended = () => {
     if (opcode === 9) socket.write(Buffer.from([0x8a, 0]));
-    large ||= size >= PACED_BELOW;
-    if (opcode === 1) stop = answer(next(), !large, say, () => {});
     if (opcode === 8) socket.end();
+    if (opcode > 1 || !isLast) return;
+    large ||= size >= PACED_BELOW;
+    size = 0;
+    stop = answer(next(), !large, say, () => {});
   };
   socket.on('data', (chunk: Buffer) => {
     let rest = chunk;
@@ -92,8 +96,9 @@ function speakWebSocket(socket: Socket, key: string): void {
         header = rest.length < length ? rest : Buffer.alloc(0);
         if (rest.length < length) return;
         opcode = rest[0]! & 0x0f;
-        size = short === 127 ? Number(rest.readBigUInt64BE(2)) : short === 126 ? rest.readUInt16BE(2) : short;
-        left = size;
+        isLast = (rest[0]! & 0x80) !== 0;
+        left = short === 127 ? Number(rest.readBigUInt64BE(2)) : short === 126 ? rest.readUInt16BE(2) : short;
+        if (opcode <= 1) size += left;
         rest = rest.subarray(length);
       }
       const skipped = Math.min(left, rest.length);

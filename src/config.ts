@@ -145,7 +145,7 @@ export const limitKnobs = {
   peerConnections: count(
     'PEER_CONNECTIONS',
     8_192,
-    'Connections from one address without an authenticated request in flight; beyond it the oldest is closed.',
+    'Connections from one address (IPv6: one /64) without an authenticated request in flight; beyond it the oldest is closed.',
   ),
 } satisfies Record<string, Knob>;
 

@@ -328,13 +328,33 @@ export const isLongText = (text: string): boolean => text.length > SLICE;
 export async function encodeText(text: string): Promise<Buffer> {
   if (!isLongText(text)) return Buffer.from(text, 'utf8');
   const parts: Buffer[] = [];
+  for await (const part of encodedSlices(text)) parts.push(part);
+  return joinParts(parts);
+}
+
+/** The slices of a text in UTF-8. The event loop goes on behind each of them. */
+export async function* encodedSlices(text: string): AsyncGenerator<Buffer, void, undefined> {
   for (let at = 0; at < text.length; ) {
     const end = sliceEnd(text, at);
-    parts.push(Buffer.from(text.slice(at, end), 'utf8'));
+    yield Buffer.from(text.slice(at, end), 'utf8');
     at = end;
     await turnOfTheLoop();
   }
-  return joinParts(parts);
+}
+
+/** `arrayText` in UTF-8. A long array is encoded in slices, between which the event loop goes on. */
+export async function encodeArray(elements: readonly string[]): Promise<Buffer> {
+  const parts: Buffer[] = [];
+  let pending = '[';
+  for (const [nth, element] of elements.entries()) {
+    if (nth > 0) pending += ',';
+    pending += element;
+    if (!isLongText(pending)) continue;
+    for await (const part of encodedSlices(pending)) parts.push(part);
+    pending = '';
+  }
+  const last = Buffer.from(`${pending}]`, 'utf8');
+  return parts.length === 0 ? last : joinParts([...parts, last]);
 }
 
 /** The hex SHA-256 of a text in UTF-8. A long one is hashed in slices, between which the event loop goes on. */

@@ -1,13 +1,32 @@
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
-import type { Socket } from 'node:net';
+import { isIPv6, type Socket } from 'node:net';
 import type { Config } from '../config.ts';
 
-/** Connections of one address that no authenticated request holds; each set the oldest first. */
+/** Connections of one network that no authenticated request holds; each set the oldest first. */
 interface Strangers {
   /** None of their requests was ever authenticated. */
   unknown: Set<Socket>;
   /** An authenticated request has ended on them. */
   idle: Set<Socket>;
+}
+
+/**
+ * What stands for one peer: an IPv4 address, or the first 64 bits of an IPv6 address, of which one host may use any
+ * number.
+ *
+ * @param address as `Socket.remoteAddress` has it
+ */
+export function networkOf(address: string): string {
+  const mapped = /^::ffff:([\d.]+)$/i.exec(address)?.[1];
+  if (mapped !== undefined || !isIPv6(address)) return mapped ?? address;
+  const [head = '', tail] = address.replace(/%.*$/, '').split('::');
+  const [first, last] = [head, tail ?? ''].map((part) => (part === '' ? [] : part.split(':'))) as [string[], string[]];
+  const gap = tail === undefined ? 0 : 8 - first.length - last.length;
+  const groups = [...first, ...new Array<string>(gap).fill('0'), ...last];
+  return `${groups
+    .slice(0, 4)
+    .map((group) => Number.parseInt(group, 16).toString(16))
+    .join(':')}::/64`;
 }
 
 export interface ConnectionGuard {
@@ -20,7 +39,7 @@ export interface ConnectionGuardOptions {
   limits: Pick<Config['limits'], 'connections' | 'peerConnections'>;
   /** Several tenants may come: then none may hold more connections than are free for the others. */
   several: boolean;
-  /** A connection was closed because its address, or this worker, had too many. */
+  /** A connection was closed because its network, or this worker, had too many. */
   onClosed?(reason: 'peer' | 'worker'): void;
 }
 
@@ -43,7 +62,7 @@ export function holdConnection(req: IncomingMessage, res: ServerResponse, scope:
 
 /**
  * Keeps connections within their bounds without turning newcomers away: one that comes when all places are taken has
- * the oldest connection closed that no authenticated request holds, of the address with most of these. A part of the
+ * the oldest connection closed that no authenticated request holds, of the network with most of these. A part of the
  * places can never be held, so that there is always one to close.
  */
 export function createConnectionGuard({ limits, several, onClosed }: ConnectionGuardOptions): ConnectionGuard {
@@ -87,7 +106,7 @@ export function createConnectionGuard({ limits, several, onClosed }: ConnectionG
   const closed = new WeakSet<Socket>();
 
   function arrive(socket: Socket): void {
-    const address = socket.remoteAddress ?? '';
+    const address = networkOf(socket.remoteAddress ?? '');
     let requests = 0;
     let scope = '';
     open += 1;

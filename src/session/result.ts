@@ -1,4 +1,4 @@
-import { arrayText, isLongText, type Written } from '../json.ts';
+import type { Written } from '../json.ts';
 import type { TurnResult, TurnRow } from '../store/port.ts';
 import { EMPTY, encodeForms, extendChain, formsOf, type Line, placeAfter, type TurnForms } from '../transcript/line.ts';
 import { namesMade } from '../transcript/provider-ids.ts';
@@ -20,7 +20,12 @@ export interface Head {
   places: readonly string[];
 }
 
-const arrayOf = (items: readonly Written<Item>[]) => arrayText(items.map(({ json }) => json));
+const textsOf = (items: readonly Written<Item>[]) => items.map(({ json }) => json);
+/** Characters and bytes of the array of these texts, its brackets and commas included. */
+const lengthOf = (texts: readonly string[]) => texts.reduce((sum, text) => sum + text.length + 1, 1);
+const bytesOf = (texts: readonly string[]) => texts.reduce((sum, text) => sum + Buffer.byteLength(text) + 1, 1);
+/** Characters whose bytes are counted. */
+const COUNTED_UP_TO = 1_048_576;
 const begins = (forms: TurnForms) => forms.begins.length > 0;
 /** What an item adds to a chain. */
 const linkOf = (value: Item): Pick<ReadItem, 'hash' | 'fromClient'> => readItem({ value, json: '' });
@@ -36,9 +41,9 @@ interface Recognition {
 }
 
 /** Bytes of a turn's input. Those of a long one follow from its share of the body: counting them takes as long as copying. */
-function inputBytes({ request }: Turn, input: string): number {
-  if (!isLongText(input)) return Buffer.byteLength(input);
-  return Math.ceil((request.bytes * input.length) / request.text.length);
+function inputBytes({ request }: Turn, input: readonly string[]): number {
+  const length = lengthOf(input);
+  return length <= COUNTED_UP_TO ? bytesOf(input) : Math.ceil((request.bytes * length) / request.text.length);
 }
 
 /** More places are not stored for a turn. */
@@ -123,8 +128,8 @@ export function turnResult(
   const known = !unknownPast && !unknownOutput;
   const found = known ? recognise(turn) : null;
   const [transcriptFp = null, secondFp = null, thirdFp = null] = found?.places ?? [];
-  const items = { input: arrayOf(input), output: arrayOf(turn.output) };
-  const bytes = inputBytes(turn, items.input) + Buffer.byteLength(items.output);
+  const items = { input: textsOf(input), output: textsOf(turn.output) };
+  const bytes = inputBytes(turn, items.input) + bytesOf(items.output);
   // A line that has grown beyond measure is not stored any further: then it cannot be said again either.
   const tooMuch = lane.storedBytes + bytes > mostBytes;
   if (!tooMuch) lane.storedBytes += bytes;

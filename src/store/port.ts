@@ -145,7 +145,8 @@ export interface TurnFacts {
 export interface TurnResult {
   state: TurnEnd;
   responseId: string | null;
-  items: { input: string; output: string } | null;
+  /** Their JSON texts. */
+  items: { input: readonly string[]; output: readonly string[] } | null;
   transcriptFp: string | null;
   clientFp: string | null;
   /** Other places at which the same turn ends, as for output that was listed otherwise than streamed; null without. */

@@ -13,31 +13,29 @@ export interface SharedPlaces {
 }
 
 interface SplitItems {
-  /** The items' JSON text with `null` where a shared item was. */
-  json: string;
+  /** The items' JSON texts with `null` where a shared item was. */
+  items: readonly string[];
   places: Places;
   /** Texts of the shared items by hash. */
   shared: ReadonlyMap<string, string>;
 }
 
-/** Takes the large items out of an array's JSON text, however that is spaced. Null when there are none. */
-export async function splitItems(json: string): Promise<SplitItems | null> {
-  if (json.length <= SHARED_ABOVE) return null;
+/** Takes the large ones out of a list of items' JSON texts. Null when there are none. */
+export async function splitItems(all: readonly string[]): Promise<SplitItems | null> {
   const places: Record<number, string> = {};
   const shared = new Map<string, string>();
-  const cuts: (Span & { json: string })[] = [];
-  for (const [index, { start, end }] of elementsOf(json).entries()) {
-    if (end - start <= SHARED_ABOVE) continue;
-    const text = json.slice(start, end);
+  const items = [...all];
+  for (const [index, text] of all.entries()) {
+    if (text.length <= SHARED_ABOVE) continue;
     const hash = await hashText(text);
     shared.set(hash, text);
     places[index] = hash;
-    cuts.push({ start, end, json: 'null' });
+    items[index] = 'null';
   }
-  return shared.size === 0 ? null : { json: withSpans(json, cuts), places, shared };
+  return shared.size === 0 ? null : { items, places, shared };
 }
 
-/** Puts shared items back, to the letter. Null when one of them is missing: what is not whole is not used. */
+/** Puts shared items back into the text of their array, to the letter. Null when one of them is missing: what is not whole is not used. */
 export function joinItems(json: string, places: Places, shared: ReadonlyMap<string, string>): string | null {
   const spans = elementsOf(json);
   const edits: (Span & { json: string })[] = [];

@@ -3,7 +3,7 @@ import { HttpsProxyAgent } from 'https-proxy-agent';
 import { WebSocket } from 'ws';
 import type { Clock } from '../clock.ts';
 import { guarded } from '../faults.ts';
-import { encodeText, isLongText } from '../json.ts';
+import { encodedSlices, isLongText } from '../json.ts';
 import { webSocketAddress } from './address.ts';
 import { collectAnswer, flatHeaders, reasonOf } from './answer.ts';
 import { refusalFrame } from './error-frame.ts';
@@ -67,8 +67,8 @@ function connectionOf(
   let closing = false;
   let fault = '';
   let cancelKill: (() => void) | null = null;
-  /** A long frame is being encoded. */
-  let encoding: Promise<void> | null = null;
+  /** A long frame is being written, or waits behind one. */
+  let writing: Promise<void> | null = null;
   const broken = () => {
     fault = 'what it sent could not be handled';
     socket.terminate();
@@ -77,9 +77,23 @@ function connectionOf(
   const on = <A extends unknown[]>(event: string, listener: (...args: A) => void) =>
     socket.on(event, guarded('upstream socket', listener, broken) as (...args: unknown[]) => void);
   // A failed write also ends the connection, and is told as its `closed`.
-  const write = (frame: string | Buffer) => {
-    socket.send(frame, { binary: false, compress: false }, () => {});
-    pulse.sent(frame.length);
+  const write = (part: string | Buffer, fin = true) => {
+    socket.send(part, { binary: false, compress: false, fin }, () => {});
+    pulse.sent(part.length);
+  };
+  const isOpen = () => !closing && socket.readyState === WebSocket.OPEN;
+  /**
+   * A long frame leaves in fragments (RFC 6455, section 5.4): encoding, masking and encrypting it in one go would hold up
+   * the event loop.
+   */
+  const writeSlowly = async (frame: string) => {
+    let held: Buffer | null = null;
+    for await (const part of encodedSlices(frame)) {
+      if (!isOpen()) return;
+      if (held) write(held, false);
+      held = part;
+    }
+    if (held && isOpen()) write(held);
   };
   const flow = createFrameFlow({ hold: (held) => (held ? socket.pause() : socket.resume()), refusalFrame, broken });
   socket.pause();
@@ -112,20 +126,21 @@ function connectionOf(
   return {
     kind: 'websocket',
     get open() {
-      return !closing && socket.readyState === WebSocket.OPEN;
+      return isOpen();
     },
     attach: flow.attach,
     send(frame) {
-      if (closing || socket.readyState !== WebSocket.OPEN) return false;
-      if (encoding === null && !isLongText(frame)) write(frame);
+      if (!isOpen()) return false;
+      if (writing === null && !isLongText(frame)) write(frame);
       else {
         // Frames leave in the order in which they were given.
-        const encoded = Promise.all([encodeText(frame), encoding]).then(([bytes]) => {
-          if (encoding === encoded) encoding = null;
-          if (!closing && socket.readyState === WebSocket.OPEN) write(bytes);
-        });
-        encoding = encoded;
-        encoded.catch(broken);
+        const written = (writing ?? Promise.resolve())
+          .then(() => writeSlowly(frame))
+          .then(() => {
+            if (writing === written) writing = null;
+          });
+        writing = written;
+        written.catch(broken);
       }
       return true;
     },

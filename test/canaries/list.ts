@@ -573,7 +573,7 @@ export const canaries: readonly Canary[] = [
   {
     name: 'a frame takes no ping along',
     file: 'src/upstream/websocket.ts',
-    find: '    pulse.sent(frame.length);\n',
+    find: '    pulse.sent(part.length);\n',
     replace: '',
     tests: ['test/upstream/websocket.test.ts'],
   },

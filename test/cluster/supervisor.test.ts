@@ -9,7 +9,7 @@ import { openLive } from '../support/live-client.ts';
 import { until } from '../support/until.ts';
 import { freePort, startWorker, type WorkerProcess } from '../support/worker-process.ts';
 
-const LEASE_MS = 10_000;
+const LEASE_MS = 60_000;
 let dataDir: string;
 let simulator: Simulator;
 let supervisor: WorkerProcess;
@@ -23,6 +23,7 @@ beforeAll(async () => {
   supervisor = await startWorker({
     PORT: String(port),
     HOLDFAST_WORKERS: '3',
+    HOLDFAST_LEASE_MS: String(LEASE_MS),
     HOLDFAST_DATA_DIR: dataDir,
     HOLDFAST_UPSTREAM_URL: simulator.url,
   });

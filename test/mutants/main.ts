@@ -25,6 +25,7 @@ import { Worker } from './worker.ts';
  *   --budget N        seconds of tests per mutant, by default 90
  *   --workers N       runners at a time, by default 2
  *   --report FILE     everything as JSON
+ *   --known FILE      an earlier report: what was killed then and stands in the same line is not judged again
  *   --swept           only with sweeps: what these do not notice is undecided
  *   --list            prints the mutants and runs nothing
  *
@@ -49,6 +50,7 @@ const { values } = parseArgs({
     budget: { type: 'string', default: '90' },
     workers: { type: 'string', default: '2' },
     report: { type: 'string' },
+    known: { type: 'string' },
     swept: { type: 'boolean', default: false },
     list: { type: 'boolean', default: false },
   },
@@ -300,8 +302,22 @@ try {
   };
   const limitOf = (test: string) => measured.get(test)!.ms * 4 + 10_000;
 
-  /** Verdicts of sweeps. Only those that noticed count: a survivor meets its tests again, each in a process of its own. */
+  /**
+   * Verdicts of sweeps and of an earlier run. Only those that noticed count: a survivor meets its tests again, each in a
+   * process of its own.
+   */
   const swept = new Map<Mutant, Judged>();
+  const identity = ({ file, line, index, original, mutant }: Mutant) =>
+    JSON.stringify([file, line, index, original, mutant]);
+  if (values.known) {
+    const { mutants } = JSON.parse(await readFile(values.known, 'utf8')) as { mutants: (Mutant & Judged)[] };
+    const killed = new Map(mutants.filter(isKilled).map((each) => [identity(each), each.by]));
+    for (const mutant of chosen) {
+      const by = killed.get(identity(mutant));
+      if (by !== undefined) swept.set(mutant, { mutant, status: 'killed', by });
+    }
+    console.log(`${swept.size} of ${chosen.length} are known`);
+  }
   /** In hand when a process went silent: a busy machine may have been the reason. */
   const passedOver = new Set<Mutant>();
 
@@ -392,6 +408,7 @@ try {
         !passedOver.has(mutant) &&
         !isEquivalent(mutant) &&
         isReachedBy(test, mutant) &&
+        areaOf(mutant)!.near.test(test) &&
         (test !== CONTRACT || areaOf(mutant)!.name === 'fence'),
     );
     if (open.length < 4) return;

@@ -97,7 +97,7 @@ const replacements: readonly [RegExp, string, string[]][] = [
   [/(?<=\w) \+ 1\b/g, 'sql arithmetic', ['', ' - 1']],
   [/(?<=\) )\+(?= )/g, 'sql arithmetic', ['-']],
   [/(?<=\) )-(?= )/g, 'sql arithmetic', ['+']],
-  [/\bor\b/g, 'sql operand', ['and']],
+  [/\bor\b(?! replace)/g, 'sql operand', ['and']],
   [/\bskip locked\b/g, 'sql lock', ['']],
   [/\bfor update(?: of \w+)?(?! of)(?! skip)/g, 'sql lock', ['']],
   [/\bon conflict\b[^)]*\) do nothing/g, 'sql conflict', ['']],
@@ -143,7 +143,7 @@ export function sqlMutations(literal: string): SqlMutation[] {
     // An assignment stands at the start of its line, behind `set`, or behind a comma.
     if (!/(?:\n[ \t]*|\bset |, )\w+$/.test(text.slice(0, index))) add(index, index + 3, ' <> ', 'sql comparison');
   });
-  each(/\b(and|or) /g, ({ index, 0: word }) => {
+  each(/\b(and|or) (?!replace)/g, ({ index, 0: word }) => {
     const end = conditionEnd(text, index + word.length);
     const kept = text.slice(0, end).trimEnd().length;
     if (!/^between\b/.test(text.slice(0, index).trimEnd().split(/\s/).at(-2) ?? ''))

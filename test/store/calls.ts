@@ -38,7 +38,7 @@ export const turnStart = (over: Partial<TurnStart> = {}): TurnStart => ({
 export const completed = (over: Partial<TurnResult> = {}): TurnResult => ({
   state: 'completed',
   responseId: `resp_${randomUUID()}`,
-  items: { input: '[{"type":"message","role":"user"}]', output: '[{"type":"message","role":"assistant"}]' },
+  items: { input: ['{"type":"message","role":"user"}'], output: ['{"type":"message","role":"assistant"}'] },
   transcriptFp: 'transcript',
   clientFp: 'client',
   secondFp: null,

@@ -222,6 +222,35 @@ describe('an open WebSocket', () => {
     expect(seen.frames[0]).toBe(text);
   });
 
+  it('sends a long frame whole and in its turn, in fragments that cut no character in two', async () => {
+    const { connection, peer } = await pair();
+    const long = ['😀', 'a😀', 'ü'].map((text) => text.repeat(1_500_000));
+    const frames = ['{"before":1}', long[0]!, '{"between":1}', long[1]!, long[2]!, '{"after":1}'];
+    const received: string[] = [];
+    const { promise: all, resolve } = Promise.withResolvers<void>();
+    peer.on('message', (data) => {
+      received.push(String(data));
+      if (received.length === frames.length) resolve();
+    });
+    const pinged = once(peer, 'ping');
+    for (const frame of frames) expect(connection.send(frame)).toBe(true);
+    await all;
+    expect(received.map((frame, at) => frame === frames[at])).toEqual(frames.map(() => true));
+    await pinged;
+  });
+
+  it('gives a long frame up when it is closed amid it', async () => {
+    const { connection, peer } = await pair();
+    const seen = record(connection);
+    const received: unknown[] = [];
+    peer.on('message', (data) => received.push(data));
+    expect(connection.send('x'.repeat(30_000_000))).toBe(true);
+    connection.close(1001, 'enough');
+    expect(connection.send('{}')).toBe(false);
+    expect(await seen.ended).toMatchObject({ code: 1001 });
+    expect(received).toEqual([]);
+  });
+
   it('gives no frame while paused, though many are already read, and all of them afterwards', async () => {
     const { connection, peer } = await pair();
     const seen = record(connection, {

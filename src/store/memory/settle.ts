@@ -1,3 +1,4 @@
+import { arrayText } from '../../json.ts';
 import { usableItemIds } from '../item-ids.ts';
 import type { SettleCall, SettleVerdict, TurnFacts } from '../port.ts';
 import { asStored, forgetIndex, indexTurn, type MemoryDatabase, scoped } from './database.ts';
@@ -44,7 +45,10 @@ export function settle(db: MemoryDatabase, call: SettleCall, now: number): Settl
   turn.usage = asStored(result.usage);
   turn.error = asStored(result.error);
   turn.facts ??= asStored(result.facts) as TurnFacts | null;
-  if (result.items) db.items.set(turn.id, { ...result.items });
+  if (result.items) {
+    const { input, output } = result.items;
+    db.items.set(turn.id, { input: arrayText(input), output: arrayText(output) });
+  }
   if (!underFence) return { verdict: 'branch' };
 
   const movesHead = result.state === 'completed' || result.state === 'incomplete';

@@ -1,5 +1,5 @@
 import { usableItemIds } from '../item-ids.ts';
-import { packItems } from '../items-codec.ts';
+import { packItem, packItems } from '../items-codec.ts';
 import type {
   Answer,
   ClaimVerdict,
@@ -54,7 +54,7 @@ export function createFence(call: Call): Fence {
           items && (await packItems(items.input)),
           items && (await packItems(items.output)),
           split && [...split.shared.keys()],
-          split && (await Promise.all([...split.shared.values()].map(packItems))),
+          split && (await Promise.all([...split.shared.values()].map(packItem))),
         ];
       }),
 
@@ -88,8 +88,8 @@ async function splitTurn({ result: { items } }: SettleCall) {
   const output = items && (await splitItems(items.output));
   if (!items || (!input && !output)) return null;
   return {
-    input: input?.json ?? items.input,
-    output: output?.json ?? items.output,
+    input: input?.items ?? items.input,
+    output: output?.items ?? items.output,
     places: { input: input?.places ?? {}, output: output?.places ?? {} } satisfies SharedPlaces,
     shared: new Map([...(input?.shared ?? []), ...(output?.shared ?? [])]),
   };

@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
 import { afterEach, describe, expect, it, vi } from 'vitest';
+import { networkOf } from '../../../src/http/connections.ts';
 import { bodyOf, endsOf } from '../../field/support.ts';
 import type { TestBridge } from '../../support/bridge.ts';
 import { post } from '../../support/client.ts';
@@ -88,5 +89,21 @@ describe('connections that requests hold', () => {
     expect(await health(at)).toBe(200);
     held.release();
     await eventually(async () => (await post(at.url, bodyOf([user('x')]), as('ann', close))).status === 200);
+  });
+});
+
+describe('the network of an address', () => {
+  it.each([
+    ['192.0.2.7', '192.0.2.7'],
+    ['::ffff:192.0.2.7', '192.0.2.7'],
+    ['2001:db8:1:2:3:4:5:6', '2001:db8:1:2::/64'],
+    ['2001:DB8:1:2::9', '2001:db8:1:2::/64'],
+    ['2001:db8::1', '2001:db8:0:0::/64'],
+    ['2001:db8:0:1::', '2001:db8:0:1::/64'],
+    ['fe80::1%eth0', 'fe80:0:0:0::/64'],
+    ['::1', '0:0:0:0::/64'],
+    ['', ''],
+  ])('of %s is %s', (address, network) => {
+    expect(networkOf(address)).toBe(network);
   });
 });

@@ -1,5 +1,6 @@
 import { randomBytes, randomUUID } from 'node:crypto';
 import { expect, test } from 'vitest';
+import { arrayText } from '../../../src/json.ts';
 import type { TurnEnd, TurnFacts } from '../../../src/store/port.ts';
 import { bare, busyLane, claimedLane, claimNow, completed, face, idleLane, newWorker } from '../calls.ts';
 import type { Subject } from '../contract.ts';
@@ -84,7 +85,7 @@ export function settling(given: () => Subject): void {
     const real = busy.settle(busy.firstTurn.id);
     expect(await store.settle(real)).toEqual({ verdict: 'branch' });
     expect(await store.turn(busy.firstTurn.id)).toMatchObject({ state: 'completed', transcriptFp: 'transcript' });
-    expect((await store.lineage(busy.scope, busy.firstTurn.id))[0]?.output).toBe(real.result.items?.output);
+    expect((await store.lineage(busy.scope, busy.firstTurn.id))[0]?.output).toBe(arrayText(real.result.items!.output));
     expect(await store.session(busy.sessionId)).toEqual(row);
     expect(await store.settle(real)).toEqual({ verdict: 'branch' });
   });

@@ -48,7 +48,7 @@ function resultOf(random: Random, universe: Universe): TurnResult {
   return {
     state,
     responseId: random.chance(0.7) ? random.pick(universe.responses) : null,
-    items: content ? { input: JSON.stringify([{ text: large }]), output: '[{"text":"\\u0000"}]' } : null,
+    items: content ? { input: [JSON.stringify({ text: large })], output: ['{"text":"\\u0000"}'] } : null,
     transcriptFp: content ? random.pick(PLACES) : null,
     clientFp: content ? random.pick(PLACES) : null,
     secondFp: content && random.chance(0.5) ? random.pick(PLACES) : null,
