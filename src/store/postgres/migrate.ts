@@ -5,8 +5,8 @@ import { quoted, searchPathOf } from './executor.ts';
 import { sqlState } from './outcome.ts';
 import { assertPostgres, assertServer, DatabaseUnusable, type Place } from './unusable.ts';
 
-/** The table that names what was migrated; it also tells Holdfast's schema from another's. */
-export const MIGRATIONS_TABLE = 'holdfast_migrations';
+/** Table of the migrations that were carried out; it also tells Holdfast's schema from another's. */
+const MIGRATIONS_TABLE = 'holdfast_migrations';
 
 /** Schema of a database that has no Holdfast in it yet. */
 const OWN_SCHEMA = 'holdfast';
