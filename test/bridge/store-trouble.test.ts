@@ -233,7 +233,7 @@ describe('a client that leaves while its start is asked', () => {
     let answer = () => {};
     scripted.once('start', () => new Promise((done) => (answer = () => done({ verdict: 'fenced' }))));
     // It is asked once more, because the worker's own row might have been lost: the fence stands.
-    scripted.once('start', async () => ({ verdict: 'fenced' }));
+    scripted.once('start', async () => ({ verdict: 'fenced' as const }));
     const input = [user('one'), ...first.body.output, user('two')];
     const control = new AbortController();
     const leaving = post(server.url, { ...body, input }, headers, control.signal).catch(() => null);

@@ -158,7 +158,8 @@ async function verdict(scene: Scene, { variant, from }: SessionStep): Promise<vo
         scene.owner = 'nobody';
         await held.pass();
         // Asked again once a heartbeat has shown that it is not the worker's own row that is missing.
-        return (await world.gate.next('start')).pass();
+        await (await world.gate.next('start')).pass();
+        return;
       }
       scene.owner = { rival: await world.rob(sessionId) };
       await held.pass();
