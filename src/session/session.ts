@@ -170,6 +170,8 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
   let rejection = '';
   /** When the store first refused the present start as not this worker's. */
   let fencedAt: number | null = null;
+  /** Since when an unanswered commit is waited for, or a heartbeat was last confirmed meanwhile. */
+  let waitsSince = 0;
   const turnState = createUpstreamTurnState();
   const signals = createAnswerSignals();
 
@@ -512,22 +514,24 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
   }
 
   /** A store that cannot be reached has not answered; anything else that is thrown is a verdict. */
-  async function commit(effect: Effect): Promise<CommitReply> {
-    const askedAt = clock.now();
+  async function commit(effect: Effect, attempt: number): Promise<CommitReply> {
+    if (attempt === 0) waitsSince = clock.now();
     try {
       const reply = await ask(effect);
-      if ('unknown' in reply) bearWithStore(askedAt);
+      if ('unknown' in reply) bearWithStore();
       return reply;
     } catch (error) {
       if (!(error instanceof StoreUnavailable)) throw error;
-      bearWithStore(askedAt);
+      bearWithStore();
       return { unknown: error.message };
     }
   }
 
   /** A store that has confirmed a heartbeat meanwhile is slow, not silent: the wait for the start begins again. */
-  function bearWithStore(askedAt: number): void {
-    if (deps.worker.confirmedAt >= askedAt) actor.touch('startWait');
+  function bearWithStore(): void {
+    if (deps.worker.confirmedAt < waitsSince) return;
+    waitsSince = clock.now();
+    actor.touch('startWait');
   }
 
   async function ask({ type }: Effect): Promise<CommitReply> {

@@ -9,7 +9,8 @@ const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 /** Processes that keep every core busy. */
 export function startBurners(count = availableParallelism()): { stop(): Promise<void> } {
   const burners: ChildProcess[] = Array.from({ length: count }, () =>
-    spawn(process.execPath, ['-e', 'for (;;);'], { stdio: 'ignore' }),
+    // One whose parent is gone ends by itself.
+    spawn(process.execPath, ['-e', `while (process.ppid === ${process.pid});`], { stdio: 'ignore' }),
   );
   const kill = () => {
     for (const burner of burners) burner.kill('SIGKILL');
