@@ -14,16 +14,10 @@ import { Migration } from '@mikro-orm/migrations';
  * - **Workers** silent for so long that no session names.
  * - **Shared items** that no turn needs.
  *
- * Operators ask for response ids and keys without a scope, so that the indexes over both begin with the id.
- *
  * `holdfast_drop_shared` locks items before it asks who needs them: a settle that is about to need one has it locked, or
  * waits and makes it again.
  */
 const statements = [
-  'create index turn_ended_at_index on turn (ended_at)',
-  'drop index turn_response_id_unique',
-  `create unique index turn_response_id_unique on turn (holdfast_key(response_id), scope) where response_id is not null`,
-  'create index session_key_hash_index on session_key (hash)',
   `create function holdfast_purge_sessions(p_hours integer, p_after text[], p_limit integer) returns json
    language plpgsql volatile set lock_timeout = '2s' as $$
    declare

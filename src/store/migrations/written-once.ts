@@ -20,10 +20,16 @@ import { start } from './written-once/start.ts';
  * - `changed_hour`: `updated_at` as coarse as an index can follow at the price of one entry an hour and session.
  * - `owner_worker_id` changes with ownership only, so its index leaves the updates of turns in place.
  *
+ * Operators ask for response ids and keys without a scope, so the indexes over both begin with the id; the janitor walks
+ * turns in the order of their ends. These indexes are made first: until the first change of a table, reads go on.
+ *
  * The functions are those of before but for the table. Replaced within one transaction, they fit workers of either
  * release: a turn that is active in `turn` itself is moved here, and one that an older start leaves there is moved by its end.
  */
 const statements = [
+  'create index turn_ended_at_index on turn (ended_at)',
+  `create unique index turn_response_key_unique on turn (holdfast_key(response_id), scope) where response_id is not null`,
+  'create index session_key_hash_index on session_key (hash)',
   `create table active_turn (
      constraint active_turn_pkey primary key (id),
      constraint active_turn_session_id_unique unique (session_id),
@@ -35,6 +41,8 @@ const statements = [
   `with active as (delete from only turn where state = 'active' returning *)
    insert into active_turn select * from active`,
   'drop index turn_one_active_unique',
+  'drop index turn_response_id_unique',
+  'alter index turn_response_key_unique rename to turn_response_id_unique',
   'alter table bridge_session add column fork_turn_id text',
   `update bridge_session s set fork_turn_id = s.head_turn_id
      from turn t where t.id = s.head_turn_id and t.session_id <> s.id`,
