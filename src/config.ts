@@ -76,7 +76,11 @@ export const deadlineKnobs = {
   drain: ms('DRAIN', 30_000, 'Running turns at shutdown, before they are cancelled.'),
   janitor: ms('JANITOR', 600_000, 'Between two sweeps for what nobody uses any more.'),
   lameDuck: ms('LAME_DUCK', 5_000, 'Between "not ready" and the end of admission at shutdown.'),
-  forwardConnect: ms('FORWARD_CONNECT', 150, 'Connecting to another worker, before its standing is looked up in the database.'),
+  forwardConnect: ms(
+    'FORWARD_CONNECT',
+    150,
+    'Connecting to another worker, before its standing is looked up in the database.',
+  ),
   forwardAccepted: ms('FORWARD_ACCEPTED', 500, 'The same, until that worker says that it took the request.'),
   forwardSilence: ms('FORWARD_SILENCE', 10_000, 'The same, without a sign of life from the worker that took it.'),
 } satisfies Record<string, Knob>;
