@@ -12,6 +12,7 @@ export const ownPaths = [
   '/v1/models',
   '/backend-api/codex/responses',
   '/backend-api/codex/models',
+  '/admin/failures',
   '/admin/workers',
   '/admin/machines',
   '/admin/sessions',

@@ -8,8 +8,6 @@ type Attempt = (name: ActionName, a: number, b?: number) => void;
 export interface PossibleOptions {
   layout: Layout;
   machine: LocalMachine;
-  /** Bits of a worker by which others take it for dead. */
-  deathBits: number;
   /** Bits of a worker beside its stored death by which a hop to it is given up. */
   givesUp: number;
   canCopy(s: Uint8Array, actor: number): boolean;
@@ -20,7 +18,7 @@ export interface PossibleOptions {
 
 /** What can happen in a state: calls `attempt` for each, in an order that never changes. */
 export function createPossible(options: PossibleOptions): (s: Uint8Array, attempt: Attempt) => void {
-  const { layout, machine, deathBits, givesUp, canCopy, runsAt, onBeyond } = options;
+  const { layout, machine, givesUp, canCopy, runsAt, onBeyond } = options;
   const { bounds } = layout;
   const { workers, turns } = bounds;
   let attempt: Attempt = () => {};

@@ -61,8 +61,6 @@ export function createWorld(bounds: Bounds, weak: Weakness | null = null): World
   const copies = createCopies(layout, hand, rows, sessions);
   const { turns } = bounds;
   const base = new Uint8Array(layout.stride);
-  const deathBits =
-    weak === 'claimRobsTheLiving' ? WORKER.dead | WORKER.crashed | WORKER.paused | WORKER.lapsed : WORKER.dead;
   let beyond = 0;
 
   const worker = (s: Uint8Array, w: number) => s[layout.worker(w)]!;
@@ -297,7 +295,6 @@ export function createWorld(bounds: Bounds, weak: Weakness | null = null): World
   const possible = createPossible({
     layout,
     machine,
-    deathBits,
     givesUp: weak === 'slowIsDead' ? WORKER.paused : 0,
     canCopy(s, i) {
       hand.s.set(s);
