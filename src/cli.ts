@@ -65,7 +65,7 @@ const CLOSE_GRACE = 1_000;
 async function serveAlone(): Promise<void> {
   // News for a supervisor that is gone is dropped: its absence is an event of its own.
   const tell = (news: WorkerNews) =>
-    new Promise<void>((told) => (process.connected ? process.send!(news, () => told()) : told()));
+    new Promise<void>((sent) => (process.connected ? process.send!(news, () => sent()) : sent()));
   const merged = cluster.isWorker ? createMergedMetrics(tell) : null;
   const bridge = await createBridge({
     onRegistered: (workerId) => void tell({ kind: 'registered', workerId }),

@@ -67,6 +67,7 @@ export async function askFailedElsewhere(
   const [failed] = await askFailures(elsewhere, workers, id, 1);
   if (!failed) return null;
   const worker = workers.find((each) => each.id === failed.workerId);
-  const told = worker && failed.session ? await port.there(worker, { sessionIds: [], recordOf: failed.session }) : null;
-  return { failed, record: told?.record ?? null };
+  const there =
+    worker && failed.session ? await port.there(worker, { sessionIds: [], recordOf: failed.session }) : null;
+  return { failed, record: there?.record ?? null };
 }

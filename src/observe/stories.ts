@@ -26,7 +26,7 @@ function newest(remembered: FlightRecord | null, kept: FlightRecord | null): Fli
   return (remembered.events.at(-1)?.t ?? 0) >= (kept.events.at(-1)?.t ?? 0) ? remembered : kept;
 }
 
-/** `GET /admin/stories/:id`, by session, response, turn or request id: what happened, in sentences, with the record it is told from. */
+/** `GET /admin/stories/:id`, by session, response, turn or request id: what happened, in sentences, with the record behind them. */
 export function storiesRouter({ store, remembered, failed, allow }: StoriesOptions): Router {
   const router = express.Router();
   router.get('/admin/stories/:id', async (req, res) => {
@@ -47,11 +47,11 @@ export function storiesRouter({ store, remembered, failed, allow }: StoriesOptio
     if (!record && !lost) {
       throw new BridgeError('bridge_not_found', { detail: 'Nothing is remembered of that session here.' });
     }
-    const told = lost ? explainFailure(lost.failed) : [];
+    const failure = lost ? explainFailure(lost.failed) : [];
     const [turns, workers] = await Promise.all([session ? store.turnsOf(id, TURNS) : [], store.workers()]);
     const now = { session, turns, workers };
     res.set('cache-control', 'no-store').json({
-      story: [...told, ...(record ? explain(record, now) : [])],
+      story: [...failure, ...(record ? explain(record, now) : [])],
       endsIn: record && endOf(record),
       record,
       failed: lost?.failed ?? null,

@@ -8,7 +8,7 @@ export type FoundBy = 'anchor' | 'token' | 'hard_key' | 'prefix';
  * What can be said of a session's owner.
  * `answers`: another live worker that can be asked. `silent`: another worker, not stored as dead, that cannot be
  * asked (it cannot be reached, or has no address). `overdue`: its lease has run out, and its death is not stored yet.
- * `unrecorded`: another worker without a row of its own, so that nobody can have stored its death. `denies`: another live
+ * `unrecorded`: another worker without a row of its own, so that its death cannot have been stored. `denies`: another live
  * worker that says it runs no actor of the session.
  */
 export type OwnerStanding = 'nobody' | 'me' | 'dead' | 'answers' | 'silent' | 'overdue' | 'unrecorded' | 'denies';

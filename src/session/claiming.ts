@@ -80,7 +80,7 @@ export function createClaimer({ store, clock, deadlines, me, doubt }: ClaimerOpt
   }
 
   return {
-    /** Throws `BridgeError` when the store refuses the call, `StoreUnavailable` when nobody answers. */
+    /** Throws `BridgeError` when the store refuses the call, `StoreUnavailable` when the store does not answer. */
     claim,
     /**
      * This worker is asked for a session that it owns and does not run. Before it says so, a turn that is active there

@@ -106,7 +106,7 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
     const { turnId, attempt } = hop;
     const inHand = fromPeers.get(turnId);
     if (inHand) {
-      // Copies may arrive in any order: only the sender's latest hop still has its ear.
+      // Copies may arrive in any order: only the sender's latest hop is still listened to.
       const earlier = hops.get(inHand);
       if (!earlier || earlier.attempt >= attempt) return hop.notOwner();
       hops.set(inHand, hop);
@@ -246,7 +246,7 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
     }
   }
 
-  /** What a failed attempt taught. Where the conversation itself moved, it is not chased for ever. */
+  /** What a failed attempt taught. Where the conversation itself moved, the number of attempts is bounded. */
   function learn(turn: Turn, fact: AttemptFact): void {
     turn.attempts.push(fact);
     if (fact.kind !== 'unreachable' && fact.kind !== 'not_owner') turn.conflicts += 1;

@@ -145,7 +145,7 @@ export function createElsewhere({ store, clock, deadlines, peers, rest, onAccept
       return 'again';
     },
 
-    /** The turn has ended: nobody waits for what another worker would answer. */
+    /** The turn has ended: what another worker would answer is not wanted any more. */
     ended(turn: Turn): void {
       outgoing.get(turn)?.abort();
     },

@@ -71,9 +71,16 @@ export function createDecider({ store, roster, me, instancePolicy, graceMs, shar
   function passedOn({ evidence, attempts }: Turn, rows: LookupResult, known: RunsAlready): Decision | null {
     // A session header is a hint: the items may say that it is another conversation.
     if (evidence.hardKey?.kind === 'session' && evidence.token.kind !== 'ours') return null;
+    const local = roster.views(rows, null, evidence.scope, null);
     const decision = resolve(evidence, {
-      ...{ me: me(), rows, attempts, instancePolicy, anchorExact: null },
-      ...{ local: roster.views(rows, null, evidence.scope, null), like: null, ...known },
+      ...known,
+      me: me(),
+      rows,
+      local,
+      attempts,
+      instancePolicy,
+      anchorExact: null,
+      like: null,
     });
     return decision.do === 'forward' ? decision : null;
   }

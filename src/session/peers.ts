@@ -34,7 +34,7 @@ export interface Patience {
 /** How a hop is waited for. */
 export interface Waiting {
   patience: Patience;
-  /** Ends the hop when nobody waits for its answer any more. */
+  /** Ends the hop when its answer is not wanted any more. */
   signal?: AbortSignal | undefined;
   /** Called once, when the peer says that it took the request. */
   onAccepted?(): void;

@@ -106,7 +106,7 @@ export interface StoreAdmin {
   /** The head's upstream id is not used any more, by socket or by store: the context is rebuilt, or honestly refused. */
   dropAnchor(sessionId: string): Promise<OperatorVerdict>;
   /**
-   * Removes what is unused, one kind of row after the other, a bounded step at a time. Rows that somebody holds are skipped.
+   * Removes what is unused, one kind of row after the other, a bounded step at a time. Rows that are locked are skipped.
    *
    * - `sessions`: untouched for that long; one with an active turn only when its owner is dead, or as long silent. They are
    *   closed, and go with their turns, except for turns that other sessions continue and their ancestors: with these the

@@ -1100,7 +1100,7 @@ export const canaries: readonly Canary[] = [
     tests: ['test/store/opening.test.ts'],
   },
   {
-    name: 'a lost database is told of once for each call',
+    name: 'a lost database is logged once for each call',
     file: 'src/store/postgres/outage.ts',
     find: 'if (lostAt !== null || lastAnswerAt >= startedAt) return;',
     replace: 'if (lastAnswerAt >= startedAt) return;',

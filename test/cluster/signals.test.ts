@@ -178,7 +178,7 @@ async function userOf(script: string): Promise<string> {
 
 it.each([
   ['this project’s own start', async () => ROOT],
-  ['a script of somebody’s own', () => userOf(`${process.execPath} ${join(ROOT, 'bin', 'holdfast.js')} serve`)],
+  ['a script of a user’s own', () => userOf(`${process.execPath} ${join(ROOT, 'bin', 'holdfast.js')} serve`)],
 ])('SIGTERM to npm alone ends %s in order, and the database with it', async (_, home) => {
   const served = await serve('npm', ['start'], { cwd: await home() });
   const database = await served.database();

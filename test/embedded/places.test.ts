@@ -59,7 +59,7 @@ async function start(dataDir: string) {
 const formerHome = (dataDir: string) =>
   join('/var/lib/holdfast', createHash('sha256').update(dataDir).digest('hex').slice(0, 16));
 
-it('lives in the data directory, also below one that nobody but its owner may enter', async () => {
+it('lives in the data directory, also below one that only its owner may enter', async () => {
   const dataDir = join(home, 'data');
   const first = await start(dataDir);
   await query(first.url, 'create table kept as select 7 as seven');

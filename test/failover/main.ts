@@ -60,7 +60,7 @@ async function query<Row extends object>(text: string, parameters: unknown[] = [
 
 try {
   const world = await inWorld(
-    // Whoever comes to the database meanwhile waits longer for it than an outage takes.
+    // A request that comes meanwhile waits longer for it than an outage takes.
     { seed, databaseUrl: cluster.url, workers, conversations: 0 },
     async (made) => {
       const talkers = Array.from({ length: conversations }, (_, id) =>

@@ -94,7 +94,7 @@ describe('a hop that does not begin', () => {
     expect(hop.done).toEqual(['abort']);
   });
 
-  it('ends at once when nobody waits for its answer any more', async () => {
+  it('ends at once when its answer is not wanted any more', async () => {
     const hop = start();
     hop.connected();
     hop.unwanted();

@@ -69,8 +69,8 @@ async function expectTold(at: TestBridge, lines: Line[], answer: Answer, kind: s
   // The explorer asks for the session that the log names: it has no row, and the answer says why.
   const session = await (await fetch(`${at.url}/admin/sessions/${line.session}`)).text();
   expect(session).toContain(cause);
-  for (const told of [JSON.stringify(lines), story, JSON.stringify(failures), answer.text, session])
-    expect(told).not.toContain('secret');
+  for (const shown of [JSON.stringify(lines), story, JSON.stringify(failures), answer.text, session])
+    expect(shown).not.toContain('secret');
 }
 
 describe('an upstream that cannot be reached', () => {
@@ -149,7 +149,7 @@ describe('an upstream that cannot be reached', () => {
     const answer = await ask(at);
     const story = await tellStory(answer.headers['x-request-id']!, { url: other.url, adminToken: null });
     expect(story).toContain(`ECONNREFUSED at 127.0.0.1:${port}`);
-    // What its session went through is told by the worker that remembers it.
+    // What its session went through is asked of the worker that remembers it.
     expect(story).toContain('Epoch 1');
     const { failures } = (await (await fetch(`${other.url}/admin/failures`)).json()) as { failures: Line[] };
     expect(failures).toEqual([expect.objectContaining({ request: answer.headers['x-request-id'] })]);

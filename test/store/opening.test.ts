@@ -223,7 +223,7 @@ describe('a worker process', () => {
   }, 300_000);
 });
 
-test('a database that is lost while running is told of once, with host and cause, and once more when it is back', async () => {
+test('a database that is lost while running is logged once, with host and cause, and once more when it is back', async () => {
   const url = await database();
   const lines: { message: string; details: object }[] = [];
   const proxy = await faultyProxy(url);

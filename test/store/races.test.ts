@@ -82,7 +82,7 @@ describe('the janitor', () => {
   };
   const count = async (sql: string, id: string) => (await observer.query<{ n: string }>(sql, [id]))[0]!.n;
 
-  test('waits for nothing that somebody holds, and takes it when it is free', async () => {
+  test('waits for no row that is locked, and takes it when it is free', async () => {
     const unused = await idleLane(store, await newWorker(store));
     await older(unused.sessionId);
     const used = await idleLane(store, await newWorker(store));

@@ -17,7 +17,7 @@ export interface ExchangeOptions {
   deadlines: HopDeadlines;
   /** Asked whenever the peer has been silent for one of the deadlines, and every `ownerPoll` from then on. */
   patience: Patience;
-  /** Ends the hop when nobody waits for its answer any more. */
+  /** Ends the hop when its answer is not wanted any more. */
   signal?: AbortSignal | undefined;
   /** Longest line taken from the peer, bytes. */
   maxLineBytes: number;
@@ -34,7 +34,7 @@ export interface HopDeadlines {
   ownerPoll: number;
 }
 
-/** Errors of a connection that prove that nobody listens there. */
+/** Errors of a connection that prove that no process listens there. */
 const NOBODY_LISTENS: ReadonlySet<unknown> = new Set(['ECONNREFUSED']);
 /** The peer's own refusals that say nothing against the next attempt: it was too late, or it had too much in hand. */
 const FOR_NOW: ReadonlySet<unknown> = new Set(['expired', 'too_many']);

@@ -11,7 +11,7 @@ export interface Definition {
   labels: Readonly<Record<string, readonly string[]>>;
   /** Upper bounds, for histograms. */
   buckets?: readonly number[];
-  /** Every series is there from the start: a rate can be told of the first event, and its absence means something. */
+  /** Every series is there from the start: a rate can be computed from the first event on, and its absence means something. */
   fromZero?: true;
   /** What several workers that are scraped as one show: the sum of their values, unless their greatest. */
   together?: 'max';

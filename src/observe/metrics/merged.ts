@@ -7,7 +7,7 @@ export type MetricsSnapshot = readonly Omit<MetricObjectWithValues<MetricValue<s
 export type MetricsNews =
   /** It was asked for the metrics of all workers. */
   | { kind: 'scrape'; scrape: number }
-  /** Its own, as the supervisor has asked in `round`; null: nobody has asked, and they are its last. */
+  /** Its own, as the supervisor has asked in `round`; null: it was not asked for them, and they are its last. */
   | { kind: 'metrics'; round: number | null; metrics: MetricsSnapshot };
 
 /** What a supervisor says to its workers about metrics. */
@@ -98,7 +98,7 @@ export function createMetricsMerger(after: (ms: number, run: () => void) => () =
   };
 }
 
-/** A worker's side: its supervisor is asked for the page, and told what is measured here. */
+/** A worker's side: asks its supervisor for the page, and sends it what is measured here. */
 export interface MergedMetrics {
   /** The page of all workers; null when the supervisor does not answer. */
   page(): Promise<string | null>;

@@ -78,7 +78,7 @@ export function awaitOwner({ facts }: Situation, { session }: Candidate): Decisi
   return { do: 'await_owner', outcome: 'stale_recovery', session, workerId, retryAfterSeconds };
 }
 
-/** Whether this worker lives is not known yet, and will be: its heartbeat is due, or somebody stores its death. */
+/** Whether this worker lives is not known yet, and will be: its heartbeat is due, or its death is about to be stored. */
 export const isLate = (owner: OwnerStanding): boolean => owner === 'overdue' || owner === 'unrecorded';
 
 /** Another worker that cannot be asked now, and whose death is not a stored fact. */
@@ -99,7 +99,7 @@ export function weak({ candidate, onlyLike }: Situation): Candidate | null {
 }
 
 /**
- * Nobody can be running the session: a busy one may be claimed from the dead only; an idle one also from an owner that
+ * No live worker can be running the session: a busy one may be claimed from the dead only; an idle one also from an owner that
  * says it does not run it or that cannot be reached, but never from one that is merely late.
  */
 export function isClaimable({ owner, live, busy }: Candidate): boolean {

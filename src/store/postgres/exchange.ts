@@ -65,7 +65,7 @@ const known = new WeakMap<PoolClient, Knowledge>();
  * same traffic passes a pooler in session and in transaction mode.
  *
  * Between a pooler and the server, process ids differ from those that the pooler made up for its clients: that is how a
- * direct connection, where statements are parsed once, is told from one through a pooler.
+ * direct connection, where statements are parsed once, is distinguished from one through a pooler.
  *
  * The server takes the limit for the second statement only because it begins a new one with each `Parse`, and ends it
  * before the commit: a commit that waits for a synchronous replica is never cut short, which would report as lasting

@@ -8,7 +8,7 @@ import { isOwnLimit, isTransient, NoAnswer, sqlState } from './outcome.ts';
 export interface Statement {
   name: string;
   text: string;
-  /** Milliseconds for this one where the executor's own do not do; for work that nobody waits for. */
+  /** Milliseconds for this one where the executor's own do not do; for work in the background. */
   timeoutMs?: number;
 }
 
@@ -45,7 +45,7 @@ export const searchPathOf = (schema: string) => `${quoted(schema)}, pg_temp`;
 const SERVER_SHARE = 0.9;
 
 /**
- * The deadline is kept on both sides: by the server, which ends what nobody waits for any more, and here, because a
+ * The deadline is kept on both sides: by the server, which ends what is not waited for any more, and here, because a
  * half-open connection never reports anything. The connection of a call that was given up here is destroyed with it: its
  * answer must not be read as that of a later call.
  */

@@ -53,7 +53,7 @@ export async function openPostgresStore(options: PostgresStoreOptions): Promise<
     dbName: place.database,
     entities,
     driverOptions: { ...connection, max: poolSize, application_name: 'holdfast' },
-    // What becomes of connections is told by the outage log, once and not for each.
+    // What becomes of connections is in the outage log, once and not for each.
     logger: () => undefined,
   });
   const heartbeats = new pg.Pool({ ...connection, max: 1, application_name: 'holdfast heartbeat' });

@@ -60,7 +60,7 @@ const arePlaces = (value: unknown): value is Places =>
 
 const NONE: SharedPlaces = { input: {}, output: {} };
 
-/** Null when it is not told where items were taken out. */
+/** Null when it is not known where items were taken out. */
 function placesIn(shared: unknown): SharedPlaces | null {
   if (shared === null) return NONE;
   if (!isObject(shared)) return null;

@@ -40,7 +40,7 @@ export const BRANCHED = 8;
 export const BARE = 16;
 
 /**
- * Bits of a worker. `dead` is the stored fact, `knows` that it was told, `lapsed` what its own clock says, `unrecorded` that
+ * Bits of a worker. `dead` is the stored fact, `knows` that it has learned of it, `lapsed` what its own clock says, `unrecorded` that
  * the database has lost its row.
  */
 export const WORKER = { crashed: 1, paused: 2, lapsed: 4, dead: 8, knows: 16, draining: 32, unrecorded: 64 } as const;

@@ -183,7 +183,7 @@ export function createSimulatedForwarder(
       const way = network.held(process, target?.process ?? null) + random.between(0.2, 3);
       process.deliver(way, 'hop connects', () => {
         if (state !== 'connecting') return;
-        // Nobody listens there any more.
+        // No process listens there any more.
         if (!target?.process.alive) return lost(false);
         const [here, there] = network.connect(process, target.process, random);
         end = here;

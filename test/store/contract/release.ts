@@ -126,7 +126,7 @@ export function releases(given: () => Subject): void {
     expect(await read(settled.sessionId)).toEqual(written);
   });
 
-  test('an unknown session is fenced for whoever starts a turn of it or closes it', async () => {
+  test('an unknown session is fenced for a worker that starts a turn of it or closes it', async () => {
     const { store } = given();
     const unknown = lane(await newWorker(store));
     expect(await store.close(unknown.hold('closed'))).toEqual({ verdict: 'fenced' });
