@@ -896,7 +896,7 @@ export const canaries: readonly Canary[] = [
   {
     name: 'a client that has left holds its turn back',
     file: 'src/session/stream.ts',
-    find: 'the turn goes on all the same.\n      options.onPressure(false);',
+    find: 'The turn continues while no client reads it.\n      options.onPressure(false);',
     replace: '',
     tests: ['test/bridge/slow-readers.test.ts'],
   },
