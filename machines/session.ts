@@ -1,18 +1,18 @@
 import { assign, setup } from 'xstate';
 
 /**
- * The session machine: one conversation lane over one kept upstream connection.
+ * The session machine: one conversation lane over one persistent upstream connection.
  *
- * It is pure. Actions are names; the durable runtime records them as effects and performs them after the step.
- * `commit*` effects are answered by the store with a `store.*` event, and until that answer nothing else is
- * delivered but the state's own deadline. Owner, epoch, active turn and head are columns, never context:
- * the snapshot holds only what the next worker may want to see.
+ * It is pure. Actions are names; the durable runtime records them as effects and performs them after the step. The
+ * store answers `commit*` effects with a `store.*` event. Until then no other event is delivered, except the deadlines
+ * of the current state. Owner, epoch, active turn and head are columns, never context: the snapshot holds only what the
+ * next worker may need.
  */
 
-/** How an active turn ends when the machine, not the upstream, ends it. */
+/** End of an active turn that the machine, not the upstream, ends. */
 export type ForcedEnd = 'failed' | 'cancelled' | 'lost';
 
-/** Error-catalogue codes the machine itself gives as a reason. */
+/** Codes of the error catalogue that the machine itself uses as a reason. */
 export type SessionFault =
   | 'bridge_upstream_unreachable'
   | 'bridge_upstream_lost'
@@ -30,13 +30,13 @@ export type SessionFault =
 export type CancelReason = 'superseded' | 'drain' | 'hold_expired';
 
 export interface SessionContext {
-  /** Counts dials; a socket's events carry the generation they belong to. */
+  /** Number of dials. Events of a socket carry the generation of its dial. */
   generation: number;
-  /** `response.create` frames handed to a socket for the turn in hand: at most two. */
+  /** Number of `response.create` frames handed to a socket for the current turn: at most two. */
   creates: number;
-  /** Turns this lane has settled, over all its workers. */
+  /** Number of turns settled in this lane, over all its workers. */
   turns: number;
-  /** Times a worker took the lane over. */
+  /** Number of takeovers of the lane. */
   takeovers: number;
 }
 
@@ -73,8 +73,8 @@ export type SessionEvent =
   | { type: 'deadline.idle' }
   | { type: 'deadline.age' }
   /**
-   * An effect, or the handler of something that arrived, has thrown; the client has been answered. While a commit is
-   * unanswered it waits, like everything else, and ahead of everything else.
+   * An effect, or a handler of incoming data, has thrown; the client has been answered. While a commit is unanswered
+   * this event waits like any other, but is delivered first.
    */
   | { type: 'effect.failed' }
   | { type: 'operator.release' }
@@ -90,39 +90,39 @@ const machineSetup = setup({
     input: {} as Partial<SessionContext> | undefined,
   },
   actions: {
-    /** Open a socket of the current generation, and gather what a full resend would need. */
+    /** Opens a socket of the current generation and loads the data that a full resend would need. */
     dial: () => {},
-    /** Close the socket and forget its anchor; its late events are nobody's. */
+    /** Closes the socket and forgets its anchor. Late events of the socket are ignored. */
     closeSocket: () => {},
     commitCreate: () => {},
     commitStart: () => {},
-    /** Settle as lost an active turn of this epoch that nobody here is running. */
+    /** Settles as lost an active turn of this epoch that no actor of this worker runs. */
     commitOrphan: () => {},
     commitSettle: () => {},
-    /** Second form of settle: the bare end, without content. */
+    /** Settles the turn's end without its content: the second form of settle. */
     commitBareSettle: () => {},
     sendCreate: () => {},
-    /** The one permitted second create, with the whole context and no anchor. */
+    /** Sends the second create, with the whole context and without an anchor. Permitted once per turn. */
     sendFull: () => {},
-    /** Name how the active turn ended; what the client is told leaves with `deliverTerminal`. */
+    /** Records how the active turn ended. The client gets its answer with `deliverTerminal`. */
     endTurn: (_, _params: { end: ForcedEnd; fault: SessionFault }) => {},
     deliverTerminal: () => {},
-    /** Answer the turn in hand with an error; it was never sent upstream. */
+    /** Answers the current turn, which was never sent upstream, with an error. */
     failTurn: (_, _params: { fault: SessionFault }) => {},
     relayRefusal: () => {},
-    /** Give the turn in hand back to the resolver. */
+    /** Returns the current turn to the resolver. */
     reresolve: () => {},
-    /** Give every waiting request back to the resolver. */
+    /** Returns every waiting request to the resolver. */
     handBack: () => {},
-    /** Give up ownership in the background. */
+    /** Releases ownership in the background. */
     release: () => {},
-    /** The lane is free: admit the next waiting request, or notice that the worker wants it back. */
+    /** Admits the next waiting request into the free lane, or reacts to a drain of the worker. */
     admitNext: () => {},
-    /** Record in the background that the session is closed, and delete its keys. */
+    /** Records in the background that the session is closed, and deletes its keys. */
     recordClose: () => {},
-    /** Record the close, instead of a release, once the turn has been settled. */
+    /** Makes the session record a close instead of a release once the turn is settled. */
     closeWhenSettled: () => {},
-    /** Neither form of the end could be recorded: the turn is left to the orphan rule. */
+    /** Reports that neither form of the turn's end could be recorded: the turn is left to the orphan rule. */
     reportUnsettled: () => {},
     countDial: assign({ generation: ({ context }) => context.generation + 1 }),
     countCreate: assign({ creates: ({ context }) => context.creates + 1 }),
@@ -132,27 +132,30 @@ const machineSetup = setup({
     countTakeover: assign({ takeovers: ({ context }) => context.takeovers + 1, creates: 0 }),
   },
   guards: {
-    /** The event belongs to the socket this session has or waits for now. */
+    /** True if the event belongs to the session's current socket, or to the one that is being opened. */
     isCurrentSocket: ({ context, event }) => 'generation' in event && event.generation === context.generation,
-    /** The socket is open and the worker may still send under its lease. */
+    /** True if the socket is open and the worker may still send under its lease. */
     maySend: ({ event }) => event.type === 'store.started' && event.socketOpen && event.leaseValid,
-    /** The turn is committed, the worker may send, but there is no socket. */
+    /** True if the turn is committed and the worker may send, but there is no socket. */
     needsSocket: ({ event }) => event.type === 'store.started' && !event.socketOpen && event.leaseValid,
-    /** Nothing but created and telemetry arrived, nothing was shown, nothing forbids it, and it is the second create. */
+    /**
+     * True if the turn may be resent: only `response.created` and telemetry have arrived, no output was shown, no other
+     * rule forbids it, and this is the second create.
+     */
     mayResend: ({ context, event }) =>
       event.type === 'socket.lost' &&
       event.generation === context.generation &&
       event.resendable &&
       context.creates < 2,
-    /** The create was refused for its anchor and no second create was used yet. */
+    /** True if the create was refused because of its anchor and the second create has not been used. */
     maySendFull: ({ context }) => context.creates < 2,
-    /** The upstream ended the turn in a way that leaves the socket usable. */
+    /** True if the upstream ended the turn in a way that leaves the socket usable. */
     keepsSocket: ({ event }) => event.type === 'upstream.ended' && event.keepSocket,
-    /** After the settle the socket can carry the next turn. */
+    /** True if the socket can carry the next turn after the settle. */
     hasSocket: ({ event }) => event.type === 'store.settled' && event.socketOpen,
-    /** The session has a row; a rejected start leaves it as it was. */
+    /** True if the session has a row; a rejected start leaves that row unchanged. */
     hasRow: ({ event }) => event.type === 'store.rejected' && event.rowExists,
-    /** The frame was not handed over because the lease had lapsed, not because the socket was gone. */
+    /** True if the frame was not handed over because the lease had lapsed, as opposed to a closed socket. */
     isLeaseLapse: ({ event }) => event.type === 'frame.not_sent' && event.cause === 'lease',
   },
 });
@@ -163,7 +166,11 @@ const cancelled = { end: 'cancelled', fault: 'bridge_turn_cancelled' } as const;
 const broken = { end: 'failed', fault: 'bridge_internal' } as const;
 const closedByOperator = { end: 'cancelled', fault: 'bridge_session_closed' } as const;
 
-/** The states of one settle, the same wherever an active turn is ended: `afterwards` is where a settled turn leads. */
+/**
+ * Returns the states of one settle, shared by all places where an active turn ends.
+ *
+ * @param afterwards state after a settle that leaves an open socket
+ */
 const settling = (afterwards: '#session.live.idle' | '#session.stale') => ({
   initial: 'asking' as const,
   entry: 'commitSettle' as const,
@@ -240,6 +247,7 @@ const settling = (afterwards: '#session.live.idle' | '#session.stale') => ({
   },
 });
 
+/** The session machine. */
 export const sessionMachine = machineSetup.createMachine({
   id: 'session',
   description: 'One durable conversation lane over one kept upstream connection.',

@@ -1,10 +1,10 @@
 import { setup } from 'xstate';
 
 /**
- * The turn machine: one request's way through the bridge, from admission to its one terminal.
+ * The turn machine: one request in the bridge, from admission to its single terminal event.
  *
- * It is a record, not a driver: the session decides, the turn actor shows where the request stands and refuses a
- * second terminal. It is never persisted; what must survive is in the turn's row.
+ * It is a record and makes no decisions: the session decides, the turn actor shows the request's progress and rejects a
+ * second terminal event. It is never persisted; everything that must survive is in the turn's row.
  */
 
 export type TurnEvent =
@@ -37,6 +37,7 @@ const endsOnTheWire = {
   end_incomplete: { target: '#turn.incomplete', description: 'The upstream stopped early.' },
 } as const;
 
+/** The turn machine. */
 export const turnMachine = setup({
   types: { events: {} as TurnEvent, input: {} as { turnId: string }, context: {} as { turnId: string } },
 }).createMachine({

@@ -1,10 +1,11 @@
 import { setup } from 'xstate';
 
 /**
- * The worker machine: one process's membership, from its registration to its last word.
+ * The worker machine: one process's membership, from its registration to its end.
  *
- * Its identity is random per boot and dies with the machine: a worker that others declared dead starts again as somebody
- * else. Whether it may start turns is not a state but a clock reading (the self-fence), checked at every send.
+ * The worker id is random per start and ends with the machine: a worker that was declared dead registers again under a
+ * new id. Whether it may start turns is not a state but depends on the clock (the self-fence) and is checked before
+ * each send.
  */
 
 export type WorkerEvent =
@@ -33,20 +34,21 @@ const beating = {
   },
 } as const;
 
+/** The worker machine. */
 export const workerMachine = setup({
   types: { events: {} as WorkerEvent },
   actions: {
-    /** Insert this worker's row under a fresh id. */
+    /** Inserts this worker's row under a new id. */
     register: () => {},
-    /** Send one heartbeat; the next is due an interval after this one was answered or given up. */
+    /** Sends one heartbeat. The next one is due one interval after this one was answered or timed out. */
     beat: () => {},
     noteConfirmed: () => {},
     noteUnanswered: () => {},
-    /** Forget every session: nothing may be started or claimed under the old id. */
+    /** Drops every session: nothing may be started or claimed under the old id. */
     abandon: () => {},
-    /** Stop admitting, give idle sessions back, let running turns end. */
+    /** Stops admitting requests, releases idle sessions and lets running turns end. */
     startDrain: () => {},
-    /** The last act: store this worker's own death, so that nobody has to wait for its lease. */
+    /** Stores this worker's own death as its last action, so that other workers need not wait for its lease. */
     declareSelfDead: () => {},
   },
 }).createMachine({
