@@ -7,7 +7,7 @@ const LOOK_EVERY = 25;
 /** Time allowed for settling cancelled turns, in milliseconds. */
 const SETTLE_GRACE = 5_000;
 
-/** Asks every session to release itself: idle ones do so at once, the others when their turn has ended. */
+/** Sends every session the drain event: idle ones release themselves at once, the others when their turn has ended. */
 export function releaseIdle(roster: Roster): void {
   for (const session of [...roster.all()]) session.send({ type: 'worker.draining' });
 }

@@ -520,7 +520,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     }
   }
 
-  /** How ownership ends when the session becomes stale: released, or closed if an operator has requested that. */
+  /** Action that ends ownership when the session becomes stale: a release, or a close if an operator has requested that. */
   let leave = release;
 
   async function release(): Promise<void> {

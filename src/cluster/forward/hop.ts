@@ -25,8 +25,8 @@ export interface Hop {
 
 /**
  * Notice to the current or former owner of a session. `claimed`: the session was claimed at this epoch, as recorded in
- * the store. `close`: an operator wants to close the session, and only the owner of that epoch can end its running
- * turn.
+ * the store. `close`: an operator has requested to close the session, and only the owner of that epoch can end its
+ * running turn.
  */
 export interface ClaimedNotice {
   target: string;
