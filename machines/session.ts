@@ -234,7 +234,7 @@ const settling = (afterwards: '#session.live.idle' | '#session.stale') => ({
       },
     },
     bare: {
-      description: 'The turn is being settled without its content: state and usage only. This is the last attempt.',
+      description: 'The turn is being settled without its content (state and usage only), the last form of settle.',
       on: {
         'store.settled': [
           {
@@ -674,7 +674,7 @@ export const sessionMachine = machineSetup.createMachine({
         },
 
         settling: {
-          description: 'The end of the turn is being stored. Every active turn ends through this state.',
+          description: 'The end of the turn is being stored. An active turn always ends with a settle.',
           ...settling('#session.live.idle'),
         },
       },
