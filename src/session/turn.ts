@@ -60,6 +60,8 @@ export interface Turn {
   /** Number of hops to other workers. */
   hops: number;
   outcome: Outcome;
+  /** Id of the row of the resolution table that decided last; null if an idle session here was used without a look-up. */
+  decidedBy: string | null;
 
   /** Set if another worker may have started this turn. It may run here only once that is known not to be the case. */
   maybeAt: { workerId: string; sessionId: string | null; epoch: number | null } | null;
@@ -234,6 +236,7 @@ export function createTurn(options: TurnOptions): Turn {
     rests: 0,
     hops: 0,
     outcome: 'refused',
+    decidedBy: null,
     maybeAt: null,
     awaitedSince: null,
     lapsedSince: null,
