@@ -44,7 +44,7 @@ export function createClaimer({ store, clock, deadlines, me, doubt }: ClaimerOpt
    * Settles as `lost` the active turn of a session that this worker owns without running it. No other worker can do so
    * while this one is alive.
    *
-   * @returns the row as it is afterwards
+   * @returns the row after the settle
    */
   async function endOrphan(row: SessionRow): Promise<SessionRow> {
     await answered(() =>

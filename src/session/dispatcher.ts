@@ -106,9 +106,9 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
   }
 
   /**
-   * Handles a repeated hop, for a turn that the sender has sent before and whose state it does not know. A turn that
-   * runs here is attached to the new hop; a turn that was never started is started; a turn that has ended and is no
-   * longer buffered is never run again.
+   * Handles a hop for a turn that the sender may have sent before and whose state it does not know. A turn that runs
+   * here is attached to the new hop; a turn that was never started is started; a turn that has ended and is no longer
+   * buffered is never run again.
    */
   async function takeUp(request: TurnRequest, sink: ClientSink, hop: IncomingHop): Promise<void> {
     const { turnId, attempt } = hop;

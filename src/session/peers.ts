@@ -47,8 +47,8 @@ export interface Waiting {
 }
 
 /**
- * Target of a forwarded request. `run`: serve it only at the given epoch. `resolve`: place it like a request of your
- * own, but never forward it.
+ * Target of a forwarded request. `run`: serve it only at the given epoch. `resolve`: place it like a client's request,
+ * but never forward it.
  */
 export interface HopTarget {
   workerId: string;
@@ -57,7 +57,10 @@ export interface HopTarget {
   sessionId: string | null;
   epoch: number | null;
   turnId: string;
-  /** Number of earlier hops of this turn to this worker. A later hop resumes what an earlier one has begun. */
+  /**
+   * Number of earlier hops of this turn, to any worker. A hop above 0 resumes what an earlier one may have begun at the
+   * target.
+   */
   attempt: number;
 }
 

@@ -18,7 +18,10 @@ export interface Hop {
   turnId: string;
   /** `run`: serve it at that session and epoch or not at all. `resolve`: place it like a request from a client. */
   mode: 'run' | 'resolve';
-  /** Number of earlier hops of this turn to this worker. A later hop resumes what an earlier one has begun. */
+  /**
+   * Number of earlier hops of this turn, to any worker. A hop above 0 resumes what an earlier one may have begun at the
+   * target.
+   */
   attempt: number;
   requestId: string;
 }
