@@ -1,18 +1,18 @@
 import { assign, setup } from 'xstate';
 
 /**
- * The session machine: one conversation lane over one kept upstream connection.
+ * The session machine: one conversation lane over one persistent upstream connection.
  *
- * It is pure. Actions are names; the durable runtime records them as effects and performs them after the step.
- * `commit*` effects are answered by the store with a `store.*` event, and until that answer nothing else is
- * delivered but the state's own deadline. Owner, epoch, active turn and head are columns, never context:
- * the snapshot holds only what the next worker may want to see.
+ * It is pure. Actions are names; the durable runtime records them as effects and performs them after the step. The
+ * store answers `commit*` effects with a `store.*` event. Until then no other event is delivered, except the deadlines
+ * of the current state. Owner, epoch, active turn and head are columns, never context: the snapshot holds only what the
+ * next worker may need.
  */
 
-/** How an active turn ends when the machine, not the upstream, ends it. */
+/** End of an active turn that the machine, not the upstream, ends. */
 export type ForcedEnd = 'failed' | 'cancelled' | 'lost';
 
-/** Error-catalogue codes the machine itself gives as a reason. */
+/** Codes of the error catalogue that the machine itself uses as a reason. */
 export type SessionFault =
   | 'bridge_upstream_unreachable'
   | 'bridge_upstream_lost'
@@ -30,13 +30,13 @@ export type SessionFault =
 export type CancelReason = 'superseded' | 'drain' | 'hold_expired';
 
 export interface SessionContext {
-  /** Counts dials; a socket's events carry the generation they belong to. */
+  /** Number of dials. Events of a socket carry the generation of its dial. */
   generation: number;
-  /** `response.create` frames handed to a socket for the turn in hand: at most two. */
+  /** Number of `response.create` frames handed to a socket for the current turn: at most two. */
   creates: number;
-  /** Turns this lane has settled, over all its workers. */
+  /** Number of turns settled in this lane, over all its workers. */
   turns: number;
-  /** Times a worker took the lane over. */
+  /** Number of takeovers of the lane. */
   takeovers: number;
 }
 
@@ -73,8 +73,8 @@ export type SessionEvent =
   | { type: 'deadline.idle' }
   | { type: 'deadline.age' }
   /**
-   * An effect, or the handler of something that arrived, has thrown; the client has been answered. While a commit is
-   * unanswered it waits, like everything else, and ahead of everything else.
+   * An effect, or a handler of incoming data, has thrown; the client has been answered. While a commit is unanswered
+   * this event waits like any other, but is delivered first.
    */
   | { type: 'effect.failed' }
   | { type: 'operator.release' }
@@ -90,39 +90,39 @@ const machineSetup = setup({
     input: {} as Partial<SessionContext> | undefined,
   },
   actions: {
-    /** Open a socket of the current generation, and gather what a full resend would need. */
+    /** Opens a socket of the current generation and loads the data that a full resend would need. */
     dial: () => {},
-    /** Close the socket and forget its anchor; its late events are nobody's. */
+    /** Closes the socket and forgets its anchor. Late events of the socket are ignored. */
     closeSocket: () => {},
     commitCreate: () => {},
     commitStart: () => {},
-    /** Settle as lost an active turn of this epoch that nobody here is running. */
+    /** Settles as lost an active turn of this epoch that no actor of this worker runs. */
     commitOrphan: () => {},
     commitSettle: () => {},
-    /** Second form of settle: the bare end, without content. */
+    /** Settles the turn's end without its content: the second form of settle. */
     commitBareSettle: () => {},
     sendCreate: () => {},
-    /** The one permitted second create, with the whole context and no anchor. */
+    /** Sends the second create, with the whole context and without an anchor. Permitted once per turn. */
     sendFull: () => {},
-    /** Name how the active turn ended; what the client is told leaves with `deliverTerminal`. */
+    /** Records how the active turn ended. The client gets its answer with `deliverTerminal`. */
     endTurn: (_, _params: { end: ForcedEnd; fault: SessionFault }) => {},
     deliverTerminal: () => {},
-    /** Answer the turn in hand with an error; it was never sent upstream. */
+    /** Answers the current turn, which was never sent upstream, with an error. */
     failTurn: (_, _params: { fault: SessionFault }) => {},
     relayRefusal: () => {},
-    /** Give the turn in hand back to the resolver. */
+    /** Returns the current turn to the resolver. */
     reresolve: () => {},
-    /** Give every waiting request back to the resolver. */
+    /** Returns every waiting request to the resolver. */
     handBack: () => {},
-    /** Give up ownership in the background. */
+    /** Releases ownership in the background. */
     release: () => {},
-    /** The lane is free: admit the next waiting request, or notice that the worker wants it back. */
+    /** Admits the next waiting request into the free lane, or reacts to a drain of the worker. */
     admitNext: () => {},
-    /** Record in the background that the session is closed, and delete its keys. */
+    /** Records in the background that the session is closed, and deletes its keys. */
     recordClose: () => {},
-    /** Record the close, instead of a release, once the turn has been settled. */
+    /** Makes the session record a close instead of a release once the turn is settled. */
     closeWhenSettled: () => {},
-    /** Neither form of the end could be recorded: the turn is left to the orphan rule. */
+    /** Reports that neither form of the turn's end could be recorded: the turn is left to the orphan rule. */
     reportUnsettled: () => {},
     countDial: assign({ generation: ({ context }) => context.generation + 1 }),
     countCreate: assign({ creates: ({ context }) => context.creates + 1 }),
@@ -132,27 +132,30 @@ const machineSetup = setup({
     countTakeover: assign({ takeovers: ({ context }) => context.takeovers + 1, creates: 0 }),
   },
   guards: {
-    /** The event belongs to the socket this session has or waits for now. */
+    /** True if the event belongs to the session's current socket, or to the one that is being opened. */
     isCurrentSocket: ({ context, event }) => 'generation' in event && event.generation === context.generation,
-    /** The socket is open and the worker may still send under its lease. */
+    /** True if the socket is open and the worker may still send under its lease. */
     maySend: ({ event }) => event.type === 'store.started' && event.socketOpen && event.leaseValid,
-    /** The turn is committed, the worker may send, but there is no socket. */
+    /** True if the turn is committed and the worker may send, but there is no socket. */
     needsSocket: ({ event }) => event.type === 'store.started' && !event.socketOpen && event.leaseValid,
-    /** Nothing but created and telemetry arrived, nothing was shown, nothing forbids it, and it is the second create. */
+    /**
+     * True if the turn may be resent: only `response.created` and telemetry have arrived, no output was shown, no other
+     * rule forbids it, and this is the second create.
+     */
     mayResend: ({ context, event }) =>
       event.type === 'socket.lost' &&
       event.generation === context.generation &&
       event.resendable &&
       context.creates < 2,
-    /** The create was refused for its anchor and no second create was used yet. */
+    /** True if the create was refused because of its anchor and the second create has not been used. */
     maySendFull: ({ context }) => context.creates < 2,
-    /** The upstream ended the turn in a way that leaves the socket usable. */
+    /** True if the upstream ended the turn in a way that leaves the socket usable. */
     keepsSocket: ({ event }) => event.type === 'upstream.ended' && event.keepSocket,
-    /** After the settle the socket can carry the next turn. */
+    /** True if the socket can carry the next turn after the settle. */
     hasSocket: ({ event }) => event.type === 'store.settled' && event.socketOpen,
-    /** The session has a row; a rejected start leaves it as it was. */
+    /** True if the session has a row; a rejected start leaves that row unchanged. */
     hasRow: ({ event }) => event.type === 'store.rejected' && event.rowExists,
-    /** The frame was not handed over because the lease had lapsed, not because the socket was gone. */
+    /** True if the frame was not handed over because the lease had lapsed, as opposed to a closed socket. */
     isLeaseLapse: ({ event }) => event.type === 'frame.not_sent' && event.cause === 'lease',
   },
 });
@@ -163,98 +166,117 @@ const cancelled = { end: 'cancelled', fault: 'bridge_turn_cancelled' } as const;
 const broken = { end: 'failed', fault: 'bridge_internal' } as const;
 const closedByOperator = { end: 'cancelled', fault: 'bridge_session_closed' } as const;
 
-/** The states of one settle, the same wherever an active turn is ended: `afterwards` is where a settled turn leads. */
+/**
+ * Returns the states of one settle, shared by all places where an active turn ends.
+ *
+ * @param afterwards state after a settle that leaves an open socket
+ */
 const settling = (afterwards: '#session.live.idle' | '#session.stale') => ({
   initial: 'asking' as const,
   entry: 'commitSettle' as const,
   exit: ['forgetCreates', 'countTurn'] as const,
   states: {
     asking: {
-      description: "The turn's end is on its way to the store; the client waits for its terminal.",
+      description: 'The end of the turn is being stored; the client is waiting for its terminal event.',
       meta: { deadlines: [{ name: 'settleWait', event: 'deadline.settle_wait' }] },
       on: {
         'deadline.settle_wait': {
           target: 'overdue' as const,
           actions: 'deliverTerminal' as const,
-          description: 'The client gets its terminal now; the settle goes on in the background.',
+          description:
+            'The store is slow: the client gets its terminal event now, the settle continues in the background.',
         },
         'store.settled': [
           {
             guard: 'hasSocket' as const,
             target: afterwards,
             actions: 'deliverTerminal' as const,
-            description: 'Settled, and the socket can carry the next turn.',
+            description: 'The turn is settled, and the socket can carry the next one.',
           },
           {
             target: '#session.stale' as const,
             actions: 'deliverTerminal' as const,
-            description: 'Settled, but the socket is gone or retired.',
+            description: 'The turn is settled, but its socket is closed or must not be reused.',
           },
         ],
         'store.fenced': {
           target: '#session.stale' as const,
           actions: 'deliverTerminal' as const,
-          description: 'Another worker owns the session: the turn stays as a branch.',
+          description: 'Another worker owns the session: the turn is stored as a branch.',
         },
         'store.rejected': {
           target: 'bare' as const,
           actions: ['deliverTerminal', 'commitBareSettle'] as const,
-          description: 'The store cannot keep the content: settle the bare end.',
+          description: 'The store rejected the content: settle the turn without it.',
         },
       },
     },
     overdue: {
-      description: 'The client has its terminal; the store has not answered yet and is asked again.',
+      description: 'The client has its terminal event; the unanswered settle is repeated.',
       on: {
         'store.settled': [
           {
             guard: 'hasSocket' as const,
             target: afterwards,
-            description: 'Settled late, and the socket can carry the next turn.',
+            description: 'The settle was answered late; the socket can carry the next turn.',
           },
-          { target: '#session.stale' as const, description: 'Settled late; the socket is gone.' },
+          { target: '#session.stale' as const, description: 'The settle was answered late; the socket is closed.' },
         ],
-        'store.fenced': { target: '#session.stale' as const, description: 'Settled as a branch.' },
+        'store.fenced': {
+          target: '#session.stale' as const,
+          description: 'Another worker owns the session: the turn is stored as a branch.',
+        },
         'store.rejected': {
           target: 'bare' as const,
           actions: 'commitBareSettle' as const,
-          description: 'The store cannot keep the content: settle the bare end.',
+          description: 'The store rejected the content: settle the turn without it.',
         },
       },
     },
     bare: {
-      description: 'Second and last form of settle: state and usage, no content.',
+      description: 'The turn is being settled without its content (state and usage only), the last form of settle.',
       on: {
         'store.settled': [
-          { guard: 'hasSocket' as const, target: afterwards, description: 'The bare end is recorded.' },
-          { target: '#session.stale' as const, description: 'The bare end is recorded; the socket is gone.' },
+          {
+            guard: 'hasSocket' as const,
+            target: afterwards,
+            description: 'The end is stored without content; the socket can carry the next turn.',
+          },
+          {
+            target: '#session.stale' as const,
+            description: 'The end is stored without content; the socket is closed.',
+          },
         ],
-        'store.fenced': { target: '#session.stale' as const, description: 'Recorded as a branch.' },
+        'store.fenced': {
+          target: '#session.stale' as const,
+          description: 'Another worker owns the session: the turn is stored as a branch.',
+        },
         'store.rejected': {
           target: '#session.stale' as const,
           actions: 'reportUnsettled' as const,
-          description: 'Nothing can be recorded: the turn is left to the orphan rule.',
+          description: 'The store rejected this as well: the turn stays active until it is settled as an orphan.',
         },
       },
     },
   },
 });
 
+/** The session machine. */
 export const sessionMachine = machineSetup.createMachine({
   id: 'session',
-  description: 'One durable conversation lane over one kept upstream connection.',
+  description: 'One durable conversation lane over one persistent upstream connection.',
   context: ({ input }) => ({ generation: 0, creates: 0, turns: 0, takeovers: 0, ...input }),
   initial: 'connecting',
   on: {
     'session.claimed': {
       target: '.stale',
       actions: 'countTakeover',
-      description: 'A worker took the lane over under a new epoch. It has no socket here: it must earn one.',
+      description: 'A worker has claimed the session under a new epoch. It has no socket here yet.',
     },
   },
   states: {
     connecting: {
-      description: 'The first socket is being opened for a waiting turn. No row exists yet.',
+      description: 'The first socket is being opened for a waiting turn. The session has no row yet.',
       meta: { deadlines: [{ name: 'connect', event: 'deadline.connect' }] },
       initial: 'dialing',
       on: {
@@ -262,46 +284,54 @@ export const sessionMachine = machineSetup.createMachine({
           guard: 'isCurrentSocket',
           target: 'live.committing',
           actions: 'commitCreate',
-          description: 'The handshake succeeded: create session, keys and first start in one call.',
+          description: 'The handshake succeeded: create the session, its keys and the first start in one store call.',
         },
         'socket.refused': {
           guard: 'isCurrentSocket',
           target: 'closed',
           actions: 'relayRefusal',
-          description: "The provider's refusal is the answer, or it certainly cannot be reached.",
+          description: 'The provider refused and its answer is relayed, or it certainly cannot be reached.',
         },
         'deadline.connect': {
           target: 'closed',
           actions: { type: 'failTurn', params: { fault: 'bridge_upstream_unreachable' } },
-          description: 'No socket in time.',
+          description: 'No socket was opened in time.',
         },
         'client.gone': {
           target: 'closed',
           actions: { type: 'failTurn', params: { fault: 'bridge_turn_cancelled' } },
-          description: 'Nobody waits any more.',
+          description: 'The client has disconnected.',
         },
         'turn.cancelled': {
           target: 'closed',
           actions: { type: 'failTurn', params: { fault: 'bridge_turn_cancelled' } },
-          description: 'The only request was cancelled before anything began.',
+          description: 'The only request was cancelled before its turn started.',
         },
         'effect.failed': {
           target: 'closed',
           actions: { type: 'failTurn', params: { fault: 'bridge_internal' } },
-          description: 'The bridge failed before anything began.',
+          description: 'An internal error occurred before the turn started.',
         },
-        'operator.close': { target: 'closed', actions: 'reresolve', description: 'Closed before it began.' },
-        'worker.dead': { target: 'closed', actions: 'reresolve', description: 'Nothing may be created under this id.' },
+        'operator.close': {
+          target: 'closed',
+          actions: 'reresolve',
+          description: 'An operator closed the session before it was created.',
+        },
+        'worker.dead': {
+          target: 'closed',
+          actions: 'reresolve',
+          description: 'This worker was declared dead and must not create sessions under its old id.',
+        },
       },
       states: {
         dialing: {
-          description: 'A handshake is under way.',
+          description: 'A handshake is in progress.',
           entry: ['countDial', 'dial'],
           on: {
             'socket.failed': {
               guard: 'isCurrentSocket',
               target: 'pausing',
-              description: 'Reset, timeout or a server error: try again until the deadline.',
+              description: 'Connection reset, timeout or server error: try again until the deadline.',
             },
           },
         },
@@ -314,11 +344,11 @@ export const sessionMachine = machineSetup.createMachine({
     },
 
     live: {
-      description: 'The session has a socket of its own.',
+      description: 'The session has an open socket.',
       initial: 'idle',
       states: {
         idle: {
-          description: 'Socket warm, no turn.',
+          description: 'The socket is open; no turn is running.',
           entry: 'admitNext',
           meta: {
             deadlines: [
@@ -330,7 +360,7 @@ export const sessionMachine = machineSetup.createMachine({
             'turn.wanted': {
               target: 'committing',
               actions: 'commitStart',
-              description: 'Ask the store for the right to start.',
+              description: 'A turn is waiting: commit its start.',
             },
             'socket.lost': {
               guard: 'isCurrentSocket',
@@ -339,48 +369,65 @@ export const sessionMachine = machineSetup.createMachine({
             },
             'effect.failed': {
               target: '#session.stale',
-              description: 'The bridge failed over the turn before, or over the next: nothing here is relied on.',
+              description: 'An internal error occurred with the previous or the next turn: the socket is not reused.',
             },
-            'deadline.idle': { target: '#session.stale', description: 'Unused for long enough.' },
-            'deadline.age': { target: '#session.stale', description: "Rotated before the provider's own limit." },
-            'operator.release': { target: '#session.stale', description: 'Released or evicted.' },
-            'operator.close': { target: '#session.closed', actions: 'recordClose', description: 'Closed for good.' },
-            'worker.draining': { target: '#session.stale', description: 'The worker gives its sessions back.' },
-            'worker.dead': { target: '#session.stale', description: 'This worker owns nothing any more.' },
+            'deadline.idle': { target: '#session.stale', description: 'The socket was idle for its maximum time.' },
+            'deadline.age': {
+              target: '#session.stale',
+              description: "The socket is closed before it reaches the provider's age limit.",
+            },
+            'operator.release': {
+              target: '#session.stale',
+              description: 'The session was released by an operator or evicted.',
+            },
+            'operator.close': {
+              target: '#session.closed',
+              actions: 'recordClose',
+              description: 'An operator closed the session.',
+            },
+            'worker.draining': {
+              target: '#session.stale',
+              description: 'The worker is draining and releases its sessions.',
+            },
+            'worker.dead': {
+              target: '#session.stale',
+              description: 'This worker was declared dead and owns no sessions.',
+            },
           },
         },
 
         committing: {
-          description: 'The fenced start is under way: until it is answered no frame leaves.',
+          description: 'The fenced start is being stored; no frame is sent before the store answers.',
           initial: 'asking',
           on: {
             'store.not_created': {
               target: '#session.closed',
               actions: 'reresolve',
-              description: 'Another request created the session first, or this worker is dead: nothing was written.',
+              description:
+                'Another request created the session first, or this worker was declared dead: nothing was stored.',
             },
             'store.fenced': {
               target: '#session.stale',
               actions: 'reresolve',
-              description: 'Not the owner any more, or the turn has already ended.',
+              description: 'Another worker owns the session, or the turn has ended already.',
             },
             'store.rejected': [
               {
                 guard: 'hasRow',
                 target: 'idle',
                 actions: { type: 'failTurn', params: { fault: 'bridge_store_rejected' } },
-                description: 'The store refused this turn; the session is as it was.',
+                description: 'The store rejected this turn; the session is unchanged.',
               },
               {
                 target: '#session.closed',
                 actions: { type: 'failTurn', params: { fault: 'bridge_store_rejected' } },
-                description: 'The store refused the session: there is none.',
+                description: 'The store rejected the session: it was not created.',
               },
             ],
           },
           states: {
             asking: {
-              description: 'Waiting for the verdict on the start.',
+              description: "Waiting for the store's answer to the start.",
               meta: { deadlines: [{ name: 'startWait', event: 'deadline.start_wait' }] },
               on: {
                 'store.started': [
@@ -388,50 +435,54 @@ export const sessionMachine = machineSetup.createMachine({
                     guard: 'maySend',
                     target: '#session.live.streaming',
                     actions: ['countCreate', 'sendCreate'],
-                    description: 'The turn is ours: only now the frame leaves.',
+                    description: 'The start is stored: send the frame.',
                   },
                   {
                     guard: 'needsSocket',
                     target: '#session.reconnecting.resending',
-                    description: 'The turn is ours, but the socket was lost meanwhile.',
+                    description: 'The start is stored, but the socket was lost in the meantime.',
                   },
                   {
                     target: '#session.live.settling',
                     actions: { type: 'endTurn', params: { end: 'cancelled', fault: 'bridge_lease_lapsed' } },
-                    description: 'The turn is ours, but the lease lapsed: it may not be sent.',
+                    description: 'The start is stored, but the lease has lapsed: the frame must not be sent.',
                   },
                 ],
                 'store.head_moved': {
                   target: '#session.live.idle',
                   actions: 'reresolve',
-                  description: 'The request was placed on an older head; the socket is still good.',
+                  description: 'The head has moved since the request was placed; the socket is still usable.',
                 },
                 'store.busy': {
                   target: 'clearing',
                   actions: 'commitOrphan',
-                  description: 'A turn of this epoch is active that nobody here runs.',
+                  description: 'A turn of this epoch is active that no actor of this worker runs.',
                 },
                 'deadline.start_wait': {
                   target: 'overdue',
                   actions: { type: 'failTurn', params: { fault: 'bridge_store_unavailable' } },
-                  description: 'The store is silent: the client is told, the question stays open.',
+                  description: 'The store does not answer: the client gets an error, the start stays unanswered.',
                 },
               },
             },
             clearing: {
-              description: 'The orphan is being settled as lost.',
+              description: 'The orphaned turn is being settled as lost.',
               meta: { deadlines: [{ name: 'startWait', event: 'deadline.start_wait' }] },
               on: {
-                'store.cleared': { target: 'retrying', actions: 'commitStart', description: 'Ask once more.' },
+                'store.cleared': {
+                  target: 'retrying',
+                  actions: 'commitStart',
+                  description: 'The orphan is settled: repeat the start.',
+                },
                 'deadline.start_wait': {
                   target: 'overdue',
                   actions: { type: 'failTurn', params: { fault: 'bridge_store_unavailable' } },
-                  description: 'The store is silent: the client is told.',
+                  description: 'The store does not answer: the client gets an error.',
                 },
               },
             },
             retrying: {
-              description: 'The start is asked a second time.',
+              description: "Waiting for the store's answer to the second start.",
               meta: { deadlines: [{ name: 'startWait', event: 'deadline.start_wait' }] },
               on: {
                 'store.started': [
@@ -439,47 +490,50 @@ export const sessionMachine = machineSetup.createMachine({
                     guard: 'maySend',
                     target: '#session.live.streaming',
                     actions: ['countCreate', 'sendCreate'],
-                    description: 'The turn is ours.',
+                    description: 'The start is stored: send the frame.',
                   },
                   {
                     guard: 'needsSocket',
                     target: '#session.reconnecting.resending',
-                    description: 'The turn is ours, but the socket was lost meanwhile.',
+                    description: 'The start is stored, but the socket was lost in the meantime.',
                   },
                   {
                     target: '#session.live.settling',
                     actions: { type: 'endTurn', params: { end: 'cancelled', fault: 'bridge_lease_lapsed' } },
-                    description: 'The turn is ours, but may not be sent.',
+                    description: 'The start is stored, but the lease has lapsed: the frame must not be sent.',
                   },
                 ],
                 'store.head_moved': {
                   target: '#session.live.idle',
                   actions: 'reresolve',
-                  description: 'The head is another one now.',
+                  description: 'The head has moved since the request was placed.',
                 },
                 'store.busy': {
                   target: '#session.stale',
                   actions: 'reresolve',
-                  description: 'Still busy: a claim will sort it out.',
+                  description: 'A turn is still active: the next claim ends it.',
                 },
                 'deadline.start_wait': {
                   target: 'overdue',
                   actions: { type: 'failTurn', params: { fault: 'bridge_store_unavailable' } },
-                  description: 'The store is silent: the client is told.',
+                  description: 'The store does not answer: the client gets an error.',
                 },
               },
             },
             overdue: {
-              description: 'The client was told; whatever the store answers, no frame leaves.',
+              description: 'The client has its error; no frame is sent, whatever the store answers.',
               on: {
                 'store.started': {
                   target: '#session.live.settling',
                   actions: { type: 'endTurn', params: { end: 'cancelled', fault: 'bridge_store_unavailable' } },
-                  description: 'Started after all: end it unsent.',
+                  description: 'The start was stored after all: end the turn without sending it.',
                 },
-                'store.head_moved': { target: '#session.live.idle', description: 'Nothing was started.' },
-                'store.busy': { target: '#session.stale', description: 'A claim will sort it out.' },
-                'store.cleared': { target: '#session.live.idle', description: 'Nothing was started.' },
+                'store.head_moved': { target: '#session.live.idle', description: 'No turn was started.' },
+                'store.busy': {
+                  target: '#session.stale',
+                  description: 'A turn is active that this worker does not run: the next claim ends it.',
+                },
+                'store.cleared': { target: '#session.live.idle', description: 'No turn was started.' },
               },
             },
           },
@@ -494,25 +548,26 @@ export const sessionMachine = machineSetup.createMachine({
               {
                 guard: 'keepsSocket',
                 target: 'settling',
-                description: 'The upstream said how the turn ended, and its socket can carry another.',
+                description: 'The upstream ended the turn, and its socket can carry another one.',
               },
               {
                 target: 'settling',
                 actions: 'closeSocket',
-                description: 'The upstream said how the turn ended; the socket is retired.',
+                description: 'The upstream ended the turn; the socket is closed.',
               },
             ],
             'socket.lost': [
               {
                 guard: 'mayResend',
                 target: '#session.reconnecting.resending',
-                description: 'Lost before anything was shown: one resend, unseen by the client.',
+                description:
+                  'The socket was lost before any output was shown: resend the turn once, unnoticed by the client.',
               },
               {
                 guard: 'isCurrentSocket',
                 target: 'settling',
                 actions: { type: 'endTurn', params: lost },
-                description: 'Lost with the answer under way.',
+                description: 'The socket was lost and the turn must not be resent: it ends as lost.',
               },
             ],
             'frame.not_sent': [
@@ -520,51 +575,52 @@ export const sessionMachine = machineSetup.createMachine({
                 guard: 'isLeaseLapse',
                 target: 'settling',
                 actions: { type: 'endTurn', params: { end: 'cancelled', fault: 'bridge_lease_lapsed' } },
-                description: 'The lease lapsed between the verdict and the send.',
+                description: "The lease lapsed between the store's answer and the send.",
               },
               {
                 target: '#session.reconnecting.resending',
                 actions: 'uncountCreate',
-                description: 'The socket closed before the frame was handed over: that was no create.',
+                description: 'The socket closed before it took the frame: this does not count as a create.',
               },
             ],
             'turn.cancelled': {
               target: 'settling',
               actions: [{ type: 'endTurn', params: cancelled }, 'closeSocket'],
-              description: 'Cancelled: the socket is retired, its late frames reach nobody.',
+              description: 'The turn was cancelled: the socket is closed and its late frames are ignored.',
             },
             'effect.failed': {
               target: 'settling',
               actions: [{ type: 'endTurn', params: broken }, 'closeSocket'],
-              description: 'The bridge failed over the turn: it is ended, and its socket is retired.',
+              description: 'An internal error occurred: the turn is ended and its socket is closed.',
             },
             'deadline.turn_budget': {
               target: 'settling',
               actions: [{ type: 'endTurn', params: { end: 'failed', fault: 'bridge_turn_timeout' } }, 'closeSocket'],
-              description: 'The turn used up its budget.',
+              description: 'The turn exceeded its time budget.',
             },
             'operator.close': {
               target: 'settling',
               actions: [{ type: 'endTurn', params: closedByOperator }, 'closeSocket', 'closeWhenSettled'],
-              description: 'Closed by an operator: the turn is ended first.',
+              description: 'An operator closed the session: the turn is ended first.',
             },
           },
           states: {
             flow: {
-              description: 'What the upstream does.',
+              description: 'Progress of the upstream.',
               initial: 'waiting',
               states: {
                 waiting: {
-                  description: 'Sent; nothing but telemetry came back.',
+                  description: 'The frame was sent; only telemetry has arrived.',
                   meta: { deadlines: [{ name: 'firstEvent', event: 'deadline.first_event' }] },
                   on: {
-                    'upstream.progress': { target: 'flowing', description: 'The upstream answers.' },
+                    'upstream.progress': { target: 'flowing', description: 'The upstream has begun to answer.' },
                     'upstream.anchor_refused': {
                       guard: 'maySendFull',
                       target: 'waiting',
                       reenter: true,
                       actions: ['countCreate', 'sendFull'],
-                      description: 'The anchor was refused and struck off: send the whole context, once, unseen.',
+                      description:
+                        'The upstream refused the anchor: send the whole context once, unnoticed by the client.',
                     },
                     'deadline.first_event': {
                       target: '#session.live.settling',
@@ -572,12 +628,12 @@ export const sessionMachine = machineSetup.createMachine({
                         { type: 'endTurn', params: { end: 'failed', fault: 'bridge_first_event_timeout' } },
                         'closeSocket',
                       ],
-                      description: 'The upstream did not begin.',
+                      description: 'The upstream did not begin to answer in time.',
                     },
                   },
                 },
                 flowing: {
-                  description: 'Events arrive.',
+                  description: 'Events are arriving.',
                   meta: { deadlines: [{ name: 'silence', event: 'deadline.silence' }] },
                   on: {
                     'deadline.silence': {
@@ -586,29 +642,29 @@ export const sessionMachine = machineSetup.createMachine({
                         { type: 'endTurn', params: { end: 'failed', fault: 'bridge_stream_silent' } },
                         'closeSocket',
                       ],
-                      description: 'The upstream fell silent.',
+                      description: 'No event arrived within the silence deadline.',
                     },
                   },
                 },
               },
             },
             client: {
-              description: 'Whether anybody reads.',
+              description: "State of the client's connection.",
               initial: 'attached',
               states: {
                 attached: {
                   description: 'A client reads the stream.',
-                  on: { 'client.gone': { target: 'detached', description: 'The client dropped its connection.' } },
+                  on: { 'client.gone': { target: 'detached', description: 'The client disconnected.' } },
                 },
                 detached: {
-                  description: 'Nobody reads; for a while the client may come back and take the stream up again.',
+                  description: 'No client reads the stream; the client may reconnect within the grace period.',
                   meta: { deadlines: [{ name: 'grace', event: 'deadline.grace' }] },
                   on: {
-                    'client.back': { target: 'attached', description: 'A retry took the stream up again.' },
+                    'client.back': { target: 'attached', description: 'A retry was attached to the stream.' },
                     'deadline.grace': {
                       target: '#session.live.settling',
                       actions: [{ type: 'endTurn', params: cancelled }, 'closeSocket'],
-                      description: 'Nobody came back.',
+                      description: 'The client did not reconnect within the grace period.',
                     },
                   },
                 },
@@ -618,18 +674,18 @@ export const sessionMachine = machineSetup.createMachine({
         },
 
         settling: {
-          description: "The turn's end is being committed; the only way an active turn ends.",
+          description: 'The end of the turn is being stored. An active turn always ends with a settle.',
           ...settling('#session.live.idle'),
         },
       },
     },
 
     reconnecting: {
-      description: 'A new socket is wanted for a known session.',
+      description: 'A new socket is being opened for an existing session.',
       initial: 'waiting',
       states: {
         waiting: {
-          description: 'A request waits for the socket; nothing is committed yet.',
+          description: 'A request is waiting for the socket; its start is not stored yet.',
           meta: { deadlines: [{ name: 'connect', event: 'deadline.connect' }] },
           initial: 'dialing',
           on: {
@@ -637,50 +693,54 @@ export const sessionMachine = machineSetup.createMachine({
               guard: 'isCurrentSocket',
               target: '#session.live.committing',
               actions: 'commitStart',
-              description: 'The session has earned its socket: ask for the start.',
+              description: 'The socket is open: commit the start.',
             },
             'socket.refused': {
               guard: 'isCurrentSocket',
               target: '#session.stale',
               actions: 'relayRefusal',
-              description: "The provider's refusal is the answer, or it certainly cannot be reached.",
+              description: 'The provider refused and its answer is relayed, or it certainly cannot be reached.',
             },
             'history.missing': {
               guard: 'isCurrentSocket',
               target: '#session.stale',
               actions: { type: 'failTurn', params: { fault: 'bridge_session_expired' } },
-              description: 'The context cannot be rebuilt exactly: fail closed.',
+              description: 'The context cannot be rebuilt exactly: the request fails.',
             },
             'deadline.connect': {
               target: '#session.stale',
               actions: { type: 'failTurn', params: { fault: 'bridge_upstream_unreachable' } },
-              description: 'No socket in time.',
+              description: 'No socket was opened in time.',
             },
             'client.gone': {
               target: '#session.stale',
               actions: { type: 'failTurn', params: { fault: 'bridge_turn_cancelled' } },
-              description: 'Nobody waits any more.',
+              description: 'The client has disconnected.',
             },
             'turn.cancelled': {
               target: '#session.stale',
               actions: { type: 'failTurn', params: { fault: 'bridge_turn_cancelled' } },
-              description: 'The request was cancelled before anything began.',
+              description: 'The request was cancelled before its turn started.',
             },
             'effect.failed': {
               target: '#session.stale',
               actions: { type: 'failTurn', params: { fault: 'bridge_internal' } },
-              description: 'The bridge failed before anything began.',
+              description: 'An internal error occurred before the turn started.',
             },
             'operator.close': {
               target: '#session.closed',
               actions: ['recordClose', 'reresolve'],
-              description: 'Closed by an operator.',
+              description: 'An operator closed the session.',
             },
-            'worker.dead': { target: '#session.stale', actions: 'reresolve', description: 'Not the owner any more.' },
+            'worker.dead': {
+              target: '#session.stale',
+              actions: 'reresolve',
+              description: 'This worker was declared dead and owns no sessions.',
+            },
           },
           states: {
             dialing: {
-              description: 'A handshake is under way.',
+              description: 'A handshake is in progress.',
               entry: ['countDial', 'dial'],
               on: {
                 'socket.failed': { guard: 'isCurrentSocket', target: 'pausing', description: 'Try again.' },
@@ -695,7 +755,8 @@ export const sessionMachine = machineSetup.createMachine({
         },
 
         resending: {
-          description: 'A committed turn lost its socket before anything was shown.',
+          description:
+            'A started turn lost its socket before any output was shown; a new socket is being opened for it.',
           meta: { deadlines: [{ name: 'connect', event: 'deadline.connect' }] },
           initial: 'dialing',
           on: {
@@ -703,54 +764,54 @@ export const sessionMachine = machineSetup.createMachine({
               guard: 'isCurrentSocket',
               target: '#session.live.streaming',
               actions: ['countCreate', 'sendCreate'],
-              description: 'The turn is committed already: send it.',
+              description: 'The start is stored already: send the frame.',
             },
             'socket.refused': {
               guard: 'isCurrentSocket',
               target: 'settling',
               actions: ['relayRefusal', { type: 'endTurn', params: unreachable }],
-              description: "The provider's refusal is the answer, or it certainly cannot be reached.",
+              description: 'The provider refused and its answer is relayed, or it certainly cannot be reached.',
             },
             'history.missing': {
               guard: 'isCurrentSocket',
               target: 'settling',
               actions: { type: 'endTurn', params: { end: 'lost', fault: 'bridge_session_expired' } },
-              description: 'The context cannot be rebuilt exactly: fail closed.',
+              description: 'The context cannot be rebuilt exactly: the request fails.',
             },
             'deadline.connect': {
               target: 'settling',
               actions: { type: 'endTurn', params: unreachable },
-              description: 'No socket in time.',
+              description: 'No socket was opened in time.',
             },
             'client.gone': {
               target: 'settling',
               actions: { type: 'endTurn', params: cancelled },
-              description: 'Nobody waits any more.',
+              description: 'The client has disconnected.',
             },
             'turn.cancelled': {
               target: 'settling',
               actions: { type: 'endTurn', params: cancelled },
-              description: 'Cancelled.',
+              description: 'The turn was cancelled.',
             },
             'effect.failed': {
               target: 'settling',
               actions: { type: 'endTurn', params: broken },
-              description: 'The bridge failed over the turn: it is ended, unsent.',
+              description: 'An internal error occurred: the turn is ended without being sent.',
             },
             'operator.close': {
               target: 'settling',
               actions: [{ type: 'endTurn', params: closedByOperator }, 'closeWhenSettled'],
-              description: 'Closed by an operator: the turn is ended first.',
+              description: 'An operator closed the session: the turn is ended first.',
             },
             'worker.dead': {
               target: 'settling',
               actions: { type: 'endTurn', params: lost },
-              description: 'Nothing is sent under an id that was declared dead.',
+              description: 'This worker was declared dead and must not send the turn.',
             },
           },
           states: {
             dialing: {
-              description: 'A handshake is under way.',
+              description: 'A handshake is in progress.',
               entry: ['countDial', 'dial'],
               on: {
                 'socket.failed': { guard: 'isCurrentSocket', target: 'pausing', description: 'Try again.' },
@@ -765,26 +826,27 @@ export const sessionMachine = machineSetup.createMachine({
         },
 
         settling: {
-          description: 'The committed turn could not be sent again: its end is being committed.',
+          description: 'The started turn could not be resent; its end is being stored.',
           ...settling('#session.stale'),
         },
       },
     },
 
     stale: {
-      description: 'Durable state without a socket: given back, or just claimed. Needs no memory.',
+      description:
+        'The session has no socket: it was released, or has just been claimed. All of its state is in the database.',
       entry: ['closeSocket', 'release', 'handBack'],
       on: {
         'turn.wanted': {
           target: 'reconnecting',
-          description: 'The claim succeeded and a request waits: open a socket.',
+          description: 'The claim succeeded and a request is waiting: open a socket.',
         },
-        'operator.close': { target: 'closed', actions: 'recordClose', description: 'Closed for good.' },
+        'operator.close': { target: 'closed', actions: 'recordClose', description: 'An operator closed the session.' },
       },
     },
 
     closed: {
-      description: 'Final. The row, if there is one, may be purged.',
+      description: 'Terminal state. The row, if there is one, may be purged.',
       type: 'final',
       entry: ['closeSocket', 'handBack'],
     },

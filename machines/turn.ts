@@ -1,10 +1,10 @@
 import { setup } from 'xstate';
 
 /**
- * The turn machine: one request's way through the bridge, from admission to its one terminal.
+ * The turn machine: one request in the bridge, from admission to its single terminal event.
  *
- * It is a record, not a driver: the session decides, the turn actor shows where the request stands and refuses a
- * second terminal. It is never persisted; what must survive is in the turn's row.
+ * It is a record and makes no decisions: the session decides, the turn actor shows the request's progress and rejects a
+ * second terminal event. It is never persisted; everything that must survive is in the turn's row.
  */
 
 export type TurnEvent =
@@ -22,64 +22,68 @@ export type TurnEvent =
   | { type: 'lose' };
 
 const ends = {
-  fail: { target: '#turn.failed', description: 'It failed.' },
-  cancel: { target: '#turn.cancelled', description: 'Nobody wants it any more.' },
+  fail: { target: '#turn.failed', description: 'The turn failed.' },
+  cancel: { target: '#turn.cancelled', description: 'The turn was cancelled.' },
 } as const;
 
 const endsAfterCommit = {
   ...ends,
-  lose: { target: '#turn.lost', description: 'Its connection or its owner is gone; how it ended upstream is unknown.' },
+  lose: { target: '#turn.lost', description: 'Its connection or its owner was lost; its end upstream is unknown.' },
 } as const;
 
 const endsOnTheWire = {
   ...endsAfterCommit,
   complete: { target: '#turn.completed', description: 'The upstream completed it.' },
-  end_incomplete: { target: '#turn.incomplete', description: 'The upstream stopped early.' },
+  end_incomplete: { target: '#turn.incomplete', description: 'The upstream ended it early.' },
 } as const;
 
+/** The turn machine. */
 export const turnMachine = setup({
   types: { events: {} as TurnEvent, input: {} as { turnId: string }, context: {} as { turnId: string } },
 }).createMachine({
   id: 'turn',
-  description: 'One request, from admission to its one terminal.',
+  description: 'One request, from admission to its single terminal event.',
   context: ({ input }) => ({ turnId: input.turnId }),
   initial: 'admitted',
   states: {
     admitted: {
-      description: 'Read, validated and being placed.',
+      description: 'The request was read and validated and is being placed.',
       on: {
-        queue: { target: 'queued', description: 'Placed on a session.' },
+        queue: { target: 'queued', description: 'The turn was placed on a session.' },
         ...ends,
       },
     },
     queued: {
-      description: 'Waits for its session to be free, connected and fenced.',
+      description: 'Waiting until its session is free and connected and the fenced start is stored.',
       on: {
-        hand_back: { target: 'admitted', description: 'The session cannot serve it: it is placed again.' },
-        commit: { target: 'committed', description: 'Its start is durable.' },
+        hand_back: { target: 'admitted', description: 'The session cannot serve it: the turn is placed again.' },
+        commit: { target: 'committed', description: 'Its start is stored.' },
         ...ends,
       },
     },
     committed: {
-      description: 'The fenced start is durable; no frame has left.',
+      description: 'The fenced start is stored; no frame has been sent.',
       on: {
         send: { target: 'sent', description: 'The frame was handed to the socket.' },
         ...endsAfterCommit,
       },
     },
     sent: {
-      description: 'The frame left; the upstream has not acknowledged it.',
+      description: 'The frame was sent; the upstream has not acknowledged it.',
       on: {
         acknowledge: { target: 'acknowledged', description: 'The upstream created the response.' },
-        commit: { target: 'committed', description: 'Its socket is gone; it may be sent once more.' },
+        commit: { target: 'committed', description: 'Its socket was lost; it may be sent once more.' },
         ...endsOnTheWire,
       },
     },
     acknowledged: {
       description: 'The upstream created the response; no output yet.',
       on: {
-        stream: { target: 'streaming', description: 'Output arrives.' },
-        commit: { target: 'committed', description: 'Its socket is gone before any output; it may be sent once more.' },
+        stream: { target: 'streaming', description: 'The first output has arrived.' },
+        commit: {
+          target: 'committed',
+          description: 'Its socket was lost before any output; it may be sent once more.',
+        },
         ...endsOnTheWire,
       },
     },
@@ -88,16 +92,16 @@ export const turnMachine = setup({
       on: {
         steer: {
           target: 'acknowledged',
-          description: 'Steered: the response ended early and its successor follows by itself.',
+          description: 'The response was steered: it ended early, and its successor follows without another frame.',
         },
         ...endsOnTheWire,
       },
     },
-    completed: { type: 'final', description: 'Ended completely.' },
-    incomplete: { type: 'final', description: 'Ended early, as the upstream said.' },
-    failed: { type: 'final', description: 'Ended by an error.' },
-    cancelled: { type: 'final', description: 'Ended because nobody wanted it any more.' },
-    lost: { type: 'final', description: 'Its end is unknown.' },
+    completed: { type: 'final', description: 'The upstream completed the turn.' },
+    incomplete: { type: 'final', description: 'The upstream ended the turn early.' },
+    failed: { type: 'final', description: 'The turn ended with an error.' },
+    cancelled: { type: 'final', description: 'The turn was cancelled.' },
+    lost: { type: 'final', description: 'The end of the turn is unknown.' },
   },
 });
 

@@ -1,10 +1,11 @@
 import { setup } from 'xstate';
 
 /**
- * The worker machine: one process's membership, from its registration to its last word.
+ * The worker machine: one process's membership, from its registration to its end.
  *
- * Its identity is random per boot and dies with the machine: a worker that others declared dead starts again as somebody
- * else. Whether it may start turns is not a state but a clock reading (the self-fence), checked at every send.
+ * The worker id is random per start and ends with the machine: a worker that was declared dead registers again under a
+ * new id. Whether it may start turns is not a state but depends on the clock (the self-fence) and is checked before
+ * each send.
  */
 
 export type WorkerEvent =
@@ -24,29 +25,33 @@ export type WorkerEvent =
 const beating = {
   'heartbeat.confirmed': {
     actions: 'noteConfirmed',
-    description: 'The lease runs from before this heartbeat was sent.',
+    description: 'The lease is extended, counted from before this heartbeat was sent.',
   },
-  'heartbeat.unanswered': { actions: 'noteUnanswered', description: 'No answer: the self-fence goes on counting.' },
+  'heartbeat.unanswered': {
+    actions: 'noteUnanswered',
+    description: 'The heartbeat was not answered: the time to the self-fence continues to run.',
+  },
   'heartbeat.answered_dead': {
     target: '#worker.dead',
-    description: 'Others have declared this worker dead: that is for ever.',
+    description: 'Another worker has declared this one dead. This is final.',
   },
 } as const;
 
+/** The worker machine. */
 export const workerMachine = setup({
   types: { events: {} as WorkerEvent },
   actions: {
-    /** Insert this worker's row under a fresh id. */
+    /** Inserts this worker's row under a new id. */
     register: () => {},
-    /** Send one heartbeat; the next is due an interval after this one was answered or given up. */
+    /** Sends one heartbeat. The next one is due one interval after this one was answered or timed out. */
     beat: () => {},
     noteConfirmed: () => {},
     noteUnanswered: () => {},
-    /** Forget every session: nothing may be started or claimed under the old id. */
+    /** Drops every session: nothing may be started or claimed under the old id. */
     abandon: () => {},
-    /** Stop admitting, give idle sessions back, let running turns end. */
+    /** Stops admitting requests, releases idle sessions and lets running turns end. */
     startDrain: () => {},
-    /** The last act: store this worker's own death, so that nobody has to wait for its lease. */
+    /** Stores this worker's own death as its last action, so that other workers need not wait for its lease. */
     declareSelfDead: () => {},
   },
 }).createMachine({
@@ -55,18 +60,21 @@ export const workerMachine = setup({
   initial: 'starting',
   states: {
     starting: {
-      description: 'Not yet known to others; serves nothing.',
+      description: 'The worker is not registered yet and serves no requests.',
       initial: 'registering',
       on: {
-        'stop.requested': { target: 'stopped', description: 'Stopped before it began.' },
-        'drain.requested': { target: 'stopped', description: 'There is nothing to drain.' },
+        'stop.requested': { target: 'stopped', description: 'The worker was stopped before it was registered.' },
+        'drain.requested': {
+          target: 'stopped',
+          description: 'A drain was requested before the worker was registered: there is nothing to drain.',
+        },
       },
       states: {
         registering: {
-          description: 'The row is being inserted.',
+          description: "The worker's row is being inserted.",
           entry: 'register',
           on: {
-            'registration.confirmed': { target: '#worker.serving', description: 'Known to others from now on.' },
+            'registration.confirmed': { target: '#worker.serving', description: 'The worker is registered.' },
             'registration.failed': { target: 'pausing', description: 'The store did not answer.' },
           },
         },
@@ -78,69 +86,89 @@ export const workerMachine = setup({
       },
     },
     serving: {
-      description: 'Serves turns; its heartbeat says so.',
+      description: 'The worker serves turns.',
       initial: 'resting',
       on: {
         ...beating,
-        'drain.requested': { target: 'draining', description: 'Asked to end in order.' },
-        'stop.requested': { target: 'stopped', description: 'Asked to end at once.' },
+        'drain.requested': { target: 'draining', description: 'A drain was requested.' },
+        'stop.requested': { target: 'stopped', description: 'An immediate stop was requested.' },
       },
       states: {
         resting: {
-          description: 'Between two heartbeats.',
+          description: 'Waiting for the next heartbeat.',
           meta: { deadlines: [{ name: 'heartbeat', event: 'deadline.heartbeat' }] },
           on: {
             'deadline.heartbeat': { target: 'beating', description: 'The next heartbeat is due.' },
-            'heartbeat.wanted': { target: 'beating', description: 'The lease is in doubt: ask at once.' },
+            'heartbeat.wanted': { target: 'beating', description: 'The lease is in doubt: send a heartbeat at once.' },
           },
         },
         beating: {
-          description: 'A heartbeat is under way.',
+          description: 'A heartbeat is in progress.',
           entry: 'beat',
           on: {
-            'heartbeat.confirmed': { target: 'resting', actions: 'noteConfirmed', description: 'Confirmed.' },
-            'heartbeat.unanswered': { target: 'resting', actions: 'noteUnanswered', description: 'Not answered.' },
+            'heartbeat.confirmed': {
+              target: 'resting',
+              actions: 'noteConfirmed',
+              description: 'The heartbeat was confirmed.',
+            },
+            'heartbeat.unanswered': {
+              target: 'resting',
+              actions: 'noteUnanswered',
+              description: 'The heartbeat was not answered.',
+            },
           },
         },
       },
     },
     draining: {
-      description: 'Admits nothing new and still owns what it runs.',
+      description: 'The worker admits no new requests and still owns its running turns.',
       entry: 'startDrain',
       meta: { deadlines: [{ name: 'drainLimit', event: 'deadline.drain' }] },
       initial: 'beating',
       on: {
         ...beating,
-        'drain.finished': { target: 'stopped', description: 'Nothing is left.' },
-        'deadline.drain': { target: 'stopped', description: 'What is left is left to the orphan rule.' },
-        'stop.requested': { target: 'stopped', description: 'Asked a second time: stop now.' },
+        'drain.finished': { target: 'stopped', description: 'No turn is left.' },
+        'deadline.drain': {
+          target: 'stopped',
+          description: 'The remaining turns are settled as orphans by the next owner.',
+        },
+        'stop.requested': { target: 'stopped', description: 'A stop was requested during the drain: stop now.' },
       },
       states: {
         resting: {
-          description: 'Between two heartbeats.',
+          description: 'Waiting for the next heartbeat.',
           meta: { deadlines: [{ name: 'heartbeat', event: 'deadline.heartbeat' }] },
           on: {
             'deadline.heartbeat': { target: 'beating', description: 'The next heartbeat is due.' },
-            'heartbeat.wanted': { target: 'beating', description: 'The lease is in doubt: ask at once.' },
+            'heartbeat.wanted': { target: 'beating', description: 'The lease is in doubt: send a heartbeat at once.' },
           },
         },
         beating: {
-          description: 'A heartbeat is under way; the first one tells the others at once.',
+          description: 'A heartbeat is in progress. The first one reports the drain to the other workers.',
           entry: 'beat',
           on: {
-            'heartbeat.confirmed': { target: 'resting', actions: 'noteConfirmed', description: 'Confirmed.' },
-            'heartbeat.unanswered': { target: 'resting', actions: 'noteUnanswered', description: 'Not answered.' },
+            'heartbeat.confirmed': {
+              target: 'resting',
+              actions: 'noteConfirmed',
+              description: 'The heartbeat was confirmed.',
+            },
+            'heartbeat.unanswered': {
+              target: 'resting',
+              actions: 'noteUnanswered',
+              description: 'The heartbeat was not answered.',
+            },
           },
         },
       },
     },
     dead: {
-      description: 'Declared dead by others: everything is dropped and the process begins again as somebody else.',
+      description:
+        'Another worker declared this one dead: its sessions are dropped and the process registers again under a new id.',
       type: 'final',
       entry: 'abandon',
     },
     stopped: {
-      description: 'Ended by itself.',
+      description: 'The worker has stopped; its own death is being stored.',
       type: 'final',
       entry: 'declareSelfDead',
     },

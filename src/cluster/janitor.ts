@@ -4,9 +4,9 @@ import { type PurgeKind, purgeKinds, type StoreAdmin } from '../store/admin-port
 export interface JanitorOptions {
   store: Pick<StoreAdmin, 'purge'>;
   clock: Clock;
-  /** Uniform in [0, 1). */
+  /** Returns a uniform random number in [0, 1). */
   random(): number;
-  /** Milliseconds between two rounds; each is spread by a quarter, so that workers do not sweep together. */
+  /** Interval between two sweeps, in milliseconds. Varied by 25 %, so that workers do not sweep at the same time. */
   everyMs: number;
   retentionHours: number;
   log: { info(o: object, m: string): void; warn(o: object, m: string): void };
@@ -16,30 +16,35 @@ export interface Janitor {
   stop(): void;
 }
 
-/** Rows that one statement looks at: few enough to be answered well within the statement deadline. */
+/** Number of rows that one statement examines: small enough to stay well within the statement timeout. */
 const LIMIT = 500;
-/** Milliseconds after which a sweep begins no further statement; what is left is for the next one. */
+/** Time after which a sweep starts no further statement, in milliseconds. The next sweep continues. */
 const SWEEP_MS = 30_000;
 
-/** How far the pass over one kind of row has come. */
+/** Progress of the pass over one kind of row. */
 interface Place {
   after: readonly string[] | null;
   limit: number;
 }
 
 /**
- * Removes what cannot be continued any more. Any worker may sweep, at any time, beside any other.
+ * Starts the janitor, which deletes rows that cannot be continued any more. Any worker may sweep at any time,
+ * concurrently with others.
  *
- * A sweep makes a step with each kind of row in turn until every pass is at its end or its time is over, so that no kind
- * waits for another. The next sweep goes on where this one stopped. A kind whose step failed waits for that sweep, and asks
- * for half as much until a step succeeds: where 500 rows take too long, 250 may not.
+ * A sweep makes one step with each kind of row in turn, until every pass is complete or its time is over, so that no
+ * kind delays another. The next sweep continues where this one stopped. After a failed step a kind is left to the next
+ * sweep and its batch size is halved until a step succeeds: if 500 rows take too long, 250 may not.
  */
 export function startJanitor({ store, clock, random, everyMs, retentionHours, log }: JanitorOptions): Janitor {
   const places = new Map<PurgeKind, Place>(purgeKinds.map((kind) => [kind, { after: null, limit: LIMIT }]));
   let stopped = false;
   let cancel = () => {};
 
-  /** @returns whether there is more of the kind to look at now */
+  /**
+   * Runs one step of the pass over a kind of row.
+   *
+   * @returns true if there are more rows to examine now
+   */
   async function step(kind: PurgeKind, total: Map<PurgeKind, number>): Promise<boolean> {
     const place = places.get(kind)!;
     try {

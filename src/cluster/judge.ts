@@ -4,29 +4,32 @@ import { StoreUnavailable, type WorkerRegistry } from '../store/port.ts';
 
 export interface JudgeOptions {
   store: WorkerRegistry;
-  /** Whether this worker's own heartbeats were confirmed long enough to judge others. */
+  /** Returns whether this worker's own heartbeats have been confirmed for long enough to declare other workers dead. */
   mayJudge(): boolean;
 }
 
 /**
- * Leases a peer renews, after it was asked, before it counts as unreachable. A starved worker is starved of its
- * heartbeats as well: counted in them, patience grows with the peer's own slowness.
+ * Number of lease renewals by a silent peer after which it counts as unreachable. A process that lacks CPU time also
+ * renews its lease more slowly, so the tolerated silence grows with the peer's own slowness.
  */
 const RENEWALS = 3;
 /**
- * Connections in a row that were closed unanswered before a peer counts as unreachable. A starved process does not close
- * what its kernel accepted; a relay or load balancer in front of a process that has ended does. The first one may be a
- * kept connection that had grown stale.
+ * Number of connections in a row that were closed without an answer after which a peer counts as unreachable. A process
+ * that lacks CPU time does not close connections that its kernel accepted; a relay or load balancer in front of a
+ * process that has ended does. The first one may be a kept connection that had become stale.
  */
 const DROPS = 3;
 
-/** Judges other workers: by what the database says of them, never by how long they take to answer. */
+/**
+ * Creates the failure detector for other workers. It relies on the database and on liveness sockets, never on response
+ * times alone.
+ */
 export function createJudge({ store, mayJudge }: JudgeOptions) {
-  /** The worker's row, with a death that could be stored by now; null when there was none. */
+  /** Reads a worker's row and stores the worker's death if it can be proved now. Returns null if there was no row. */
   async function look(workerId: string) {
     const row = (await store.workers()).find(({ id }) => id === workerId);
     if (!row) {
-      // From now on it has a row, and is judged by that.
+      // This inserts a row for the worker; later calls judge it by that row.
       await store.declareExpired(workerId);
       return null;
     }
@@ -42,14 +45,17 @@ export function createJudge({ store, mayJudge }: JudgeOptions) {
 
   return {
     /**
-     * Tries to make a silent worker's death a stored fact. On one machine a refused liveness socket proves it at once; else
-     * the lease decides, and only for a judge that was alive itself all the while. Throws `StoreUnavailable`.
+     * Checks whether a silent worker is dead, and stores its death if that can be proved. On one machine a refused
+     * liveness socket proves it at once. Otherwise an expired lease does, and only if this worker itself has been alive
+     * without a gap.
+     *
+     * @throws StoreUnavailable if the store does not answer
      */
     async judge(workerId: string): Promise<'dead' | 'alive'> {
       return (await look(workerId))?.state === 'dead' ? 'dead' : 'alive';
     },
 
-    /** Patience with one peer, from now on. */
+    /** Starts tracking the silence of one peer. */
     patience(workerId: string): Patience {
       let renewals = 0;
       let until: number | null = null;

@@ -2,8 +2,9 @@ import { listenAlone, probe, socketPath } from '../store/embedded/lock.ts';
 import type { WorkerRegistry } from '../store/port.ts';
 
 /**
- * Certain proof of death, where all workers share a machine: every worker listens on a socket whose path is in its row.
- * A refused connection proves that it is gone (a paused process still connects); any other error proves nothing.
+ * Opens this worker's liveness socket, which allows a certain proof of death where all workers share a machine. The
+ * path is stored in the worker's row. A refused connection proves that the process has ended (a paused process still
+ * accepts connections); any other error proves nothing.
  */
 export async function openLiveness(dataDir: string, name: string): Promise<{ path: string; close(): Promise<void> }> {
   const path = socketPath(dataDir, name);
@@ -11,7 +12,11 @@ export async function openLiveness(dataDir: string, name: string): Promise<{ pat
   return { path, close: () => listener.close() };
 }
 
-/** Stores the death of every worker whose liveness socket refuses. Returns their ids. */
+/**
+ * Declares every worker dead whose liveness socket refuses connections.
+ *
+ * @returns their ids
+ */
 export async function declareDeadNeighbours(
   store: WorkerRegistry & { workers(): ReturnType<WorkerRegistry['workers']> },
 ): Promise<string[]> {

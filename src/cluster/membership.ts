@@ -15,53 +15,66 @@ export interface MembershipOptions {
   version: string;
   internalUrl: string | null;
   livenessPath: string | null;
-  /** Called when others declared this worker dead, before the process takes a new identity. */
+  /** Called when other workers declared this one dead, before the process takes a new identity. */
   onDead(oldId: string): void;
-  /** Makes sure that others would find this worker, before it registers. What it throws at the first start is final. */
+  /** Checks that other workers can reach this one, before it registers. An error at the first start is final. */
   announce?: ((id: string) => Promise<void>) | undefined;
-  /** Called whenever this process has registered under a new id. */
+  /** Called each time this process has registered under a new id. */
   onRegistered?: ((id: string) => void) | undefined;
   log: { info(o: object, m: string): void; warn(o: object, m: string): void };
   inspect?: Inspect;
 }
 
-/** This process as the others know it. */
+/** This process's membership among the workers of a store. */
 export interface Membership {
-  /** Changes when this worker was declared dead and began again. */
+  /** Worker id. Changes after this worker was declared dead. */
   readonly id: string;
-  /** The self-fence: no frame leaves later than this after the last confirmed heartbeat was sent. */
+  /**
+   * Returns whether this worker may start turns (the self-fence): the last confirmed heartbeat was sent at most
+   * `selfFence` ago, and the lease is not in doubt.
+   */
   mayStart(): boolean;
   /**
-   * The store has said that this worker may not act, or that little is left of its lease: until the next heartbeat is
-   * confirmed nothing is started, and that heartbeat is sent at once.
+   * Marks the lease as in doubt: the store refused an operation of this worker, or reported that the lease is about to
+   * expire. No turn is started until the next heartbeat, sent at once, is confirmed.
    */
   doubt(): void;
-  /** Only who was alive without a gap for a whole lease may declare others dead: nobody is judged right after an outage. */
+  /**
+   * Returns whether this worker may declare others dead: its heartbeats have been confirmed without a gap for a whole
+   * lease, so that no worker is declared dead right after an outage.
+   */
   mayJudge(): boolean;
-  /** Monotonic milliseconds just before the last confirmed heartbeat was sent. */
+  /** Time just before the last confirmed heartbeat was sent, in monotonic milliseconds. */
   readonly confirmedAt: number;
   readonly state: string;
   readonly draining: boolean;
   drain(): void;
-  /** Ends the heartbeat and stores this worker's own death. */
+  /** Stops the heartbeat and stores this worker's own death. */
   stop(): Promise<void>;
 }
 
+/** Pause between two attempts to register, in milliseconds. */
 const FIRST_REGISTRATION_PAUSE = 200;
-/** Milliseconds between a heartbeat that was not answered and the next: a lease is not to lapse over a slow answer. */
+/** Pause between an unanswered heartbeat and the next one, in milliseconds: a slow answer must not cost the lease. */
 const REPEATED_HEARTBEAT = 500;
 
-/** Joins the workers of a store. Resolves when this worker is registered; keeps trying while the store is silent. */
+/**
+ * Registers this process as a worker of the store. Resolves when it is registered; retries while the store does not
+ * answer.
+ */
 export async function startMembership(options: MembershipOptions): Promise<Membership> {
   const { store, clock, ids, deadlines, log } = options;
   let id = ids.uuid();
   let actor: DurableActor<typeof workerMachine>;
-  /** Monotonic milliseconds just before the last confirmed heartbeat was sent. */
+  /** Time just before the last confirmed heartbeat was sent, in monotonic milliseconds. */
   let confirmedAt = Number.NEGATIVE_INFINITY;
-  /** Since when heartbeats have been confirmed without a gap. */
+  /** Start of the current gapless series of confirmed heartbeats, in monotonic milliseconds. */
   let steadySince = Number.POSITIVE_INFINITY;
   let registered = Promise.withResolvers<void>();
-  /** Times the lease was doubted, and how many of them a heartbeat has settled that was sent after them. */
+  /**
+   * Number of doubts about the lease. `settled`: how many of them were resolved by a heartbeat that was sent
+   * afterwards.
+   */
   let doubts = 0;
   let settled = 0;
   let unanswered = false;
@@ -76,7 +89,7 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
   };
   const mayStart = () => fresh() && settled === doubts;
 
-  /** Id that was announced last: once is enough for each. */
+  /** Id that was announced last; each id is announced once. */
   let announced = '';
   async function announce(): Promise<boolean> {
     if (announced === id) return true;
@@ -122,7 +135,7 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
       confirm(sentAt);
       settled = settles;
       actor.send({ type: 'heartbeat.confirmed' });
-      // Doubted while it was under way: it has settled nothing.
+      // A doubt that arose during this heartbeat needs another one.
       if (settled < doubts) actor.send({ type: 'heartbeat.wanted' });
     } else if (answer.verdict === 'dead') actor.send({ type: 'heartbeat.answered_dead' });
     else actor.send({ type: 'heartbeat.unanswered' });
@@ -147,7 +160,7 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
       durations(name) {
         if (name === 'heartbeat')
           return unanswered ? Math.min(REPEATED_HEARTBEAT, deadlines.heartbeat) : deadlines.heartbeat;
-        // The drain itself ends by its own deadline; this one only makes sure that a worker cannot drain for ever.
+        // The drain has its own deadline; this one only guarantees that draining ends.
         return name === 'drainLimit' ? deadlines.drain * 2 + 10_000 : FIRST_REGISTRATION_PAUSE;
       },
       perform({ type }) {

@@ -8,14 +8,17 @@ export interface PeersOptions {
   forwarder: Forwarder;
   me(): string;
   mayJudge(): boolean;
-  /** Uniform in [0, 1). */
+  /** Returns a uniform random number in [0, 1). */
   random(): number;
 }
 
-/** Addresses kept; ids are never used twice, so what is known of one stays true. One that is not known is asked for again. */
+/**
+ * Number of cached addresses. Ids are never reused, so a cached address stays valid; an unknown one is looked up each
+ * time.
+ */
 const REMEMBERED = 1_000;
 
-/** The other workers of the store. */
+/** Creates the access to the other workers of the store. */
 export function createPeers({ store, forwarder, me, mayJudge, random }: PeersOptions): Peers {
   const known = new Map<string, string | null>();
 

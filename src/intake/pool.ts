@@ -5,38 +5,39 @@ import type { Flat, Kind, Read } from './read.ts';
 import { readSource, unflatten } from './read.ts';
 import type { Job } from './thread.ts';
 
-/** What a reading thread says of one body. `failed` names an error that is ours. */
+/** Answer of a reading thread for one body. `failed`: text of an internal error. */
 export type Answer =
   | { flat: Flat }
   | { refused: { code: BridgeCode; param: string | null; detail: string | null } }
   | { failed: string };
 
-/** A body as it was received: its bytes in the order they came, or its text. */
+/** A body as received: its bytes in order, or its text. */
 export type Source = readonly Uint8Array[] | string;
 
-/** Reads bodies: small ones at once, all others in threads beside the event loop. */
+/** Reads bodies: small ones synchronously, larger ones in worker threads. */
 export interface Reader {
   /**
-   * Reads one body. Rejects with `BridgeError`.
+   * Reads one body.
    *
-   * @param source given away: the memory of its parts is moved to the thread that reads them
-   * @param gone ends the wait of a body whose client has left
+   * @param source transferred: the memory of its parts is moved to the reading thread
+   * @param gone ends the wait for the result when the client has disconnected
+   * @throws BridgeError if the body is refused, or if this reader is closed
    */
   read(source: Source, kind: Kind, gone?: AbortSignal): Promise<Read>;
-  /** Ends the threads. What is being read is refused. */
+  /** Stops the threads. Bodies that are waiting or being read are refused. */
   close(): Promise<void>;
 }
 
-/** Below this many bytes a body is read faster than it is handed to a thread, whatever it holds. */
+/** Below this size in bytes a body is read faster than it is handed to a thread, whatever its content. */
 export const INLINE_BYTES = 32_768;
 
-/** Bodies read at the same time. More threads than cores would only make each of them slower. */
+/** Maximum number of bodies read at the same time. More threads than cores would only slow each of them down. */
 const THREADS = 2;
 
-/** Heap of one thread, MiB: a body of 32 MiB with the most values needs half of it. */
+/** Heap of one thread, in MiB: a body of 32 MiB with the maximum number of values needs half of it. */
 const HEAP_MB = 1_024;
 
-/** A thread that reads longer than this is ended, milliseconds. */
+/** Time after which a thread that is still reading one body is terminated, in milliseconds. */
 const LONGEST_MS = 20_000;
 
 interface Waiting {
@@ -47,7 +48,7 @@ interface Waiting {
 
 interface Thread {
   worker: Worker;
-  /** What it reads now. */
+  /** Body that it is reading now. */
   reading: Waiting | null;
   stopTimer(): void;
 }
@@ -56,9 +57,9 @@ export interface ReaderOptions {
   logger: { error(fields: object, message: string): void };
   inlineBytes?: number;
   threads?: number;
-  /** Heap of one thread, MiB. */
+  /** Heap of one thread, in MiB. */
   heapMb?: number;
-  /** How long one body may be read, milliseconds. */
+  /** Maximum time for reading one body, in milliseconds. */
   longestMs?: number;
 }
 
@@ -67,7 +68,7 @@ const PATH = join(import.meta.dirname, `thread.${import.meta.filename.split('.')
 const sizeOf = (source: Source) =>
   typeof source === 'string' ? source.length : source.reduce((sum, { byteLength }) => sum + byteLength, 0);
 
-/** A part whose memory is its own, so that it can be moved. */
+/** Returns a part that owns its memory, so that the memory can be transferred. */
 const ownMemory = (part: Uint8Array): Uint8Array<ArrayBuffer> =>
   part.byteLength === part.buffer.byteLength && part.buffer instanceof ArrayBuffer
     ? (part as Uint8Array<ArrayBuffer>)
@@ -85,7 +86,7 @@ function errorOf(answer: Exclude<Answer, { flat: Flat }>, log: ReaderOptions['lo
   return new BridgeError('bridge_internal');
 }
 
-/** The threads are started when there is something for them to read, and again when one has died. */
+/** Creates a reader. Threads are started when they are needed, and replaced when one has died. */
 export function createReader(options: ReaderOptions): Reader {
   const { logger, inlineBytes = INLINE_BYTES, threads: most = THREADS, heapMb = HEAP_MB } = options;
   const { longestMs = LONGEST_MS } = options;
@@ -94,7 +95,7 @@ export function createReader(options: ReaderOptions): Reader {
   let closed = false;
 
   function start(): Thread {
-    // Neither the flags nor the environment of the process concern it, and there are secrets among them.
+    // The thread needs neither the process's flags nor its environment, which contains secrets.
     const worker = new Worker(PATH, {
       execArgv: [],
       env: {},
@@ -121,7 +122,7 @@ export function createReader(options: ReaderOptions): Reader {
     const { reading } = thread;
     thread.stopTimer();
     thread.reading = null;
-    // An idle thread must not keep a process alive that has nothing else to do.
+    // An idle thread must not keep the process alive.
     thread.worker.unref();
     return reading;
   }
@@ -165,7 +166,7 @@ export function createReader(options: ReaderOptions): Reader {
     if (gone?.aborted) leave();
     else {
       gone?.addEventListener('abort', leave, { once: true });
-      // A peer waits for its acceptance, and has read the request once already.
+      // Read requests of peers first: the peer is waiting for the acceptance and has already read the request once.
       if (kind === 'parcel') queue.unshift(waiting);
       else queue.push(waiting);
       next();

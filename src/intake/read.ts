@@ -6,23 +6,24 @@ import { readRequest } from '../transcript/read.ts';
 import type { Item, ItemHash, ReadItem, ReadItems, ReadRequest } from '../transcript/types.ts';
 import { bounds, excessive, isBody, notAnObject, validateRequest } from './validate.ts';
 
-/** What a body is read for: a request, or a request of a peer with what stands around it. */
+/** Kind of a body: a request, or a parcel of a peer, which wraps a request. */
 export type Kind = 'body' | 'parcel';
 
-/** What was read. */
+/** Result of reading a body. */
 export interface Read {
   request: ReadRequest;
-  /** The text of a parcel with `null` in place of the request; empty for a body. */
+  /** The text of a parcel with `null` in place of its request; empty for a plain body. */
   envelope: string;
 }
 
 const utf8 = new TextDecoder('utf-8', { fatal: true });
 
 /**
- * Reads a body: bounds, syntax, fields, and everything that is asked about it later. Throws `BridgeError`.
+ * Reads a body: checks bounds, syntax and fields, and computes everything that is needed of it later.
  *
  * @param source UTF-8 bytes, or a text that was decoded already
- * @param whole it will be flattened
+ * @param whole true if the result will be flattened
+ * @throws BridgeError if the body is refused
  */
 export function readSource(source: Uint8Array | string, kind: Kind, whole = false): Read {
   let text = '';
@@ -43,33 +44,34 @@ export function readSource(source: Uint8Array | string, kind: Kind, whole = fals
   return { request: readRequest(body, text, bytes, whole), envelope };
 }
 
-/** What stands around the request of a parcel, and the text of the request. */
+/** Splits a parcel into the text around its request and the text of the request. */
 function opened(parcel: string): [string, string] {
   const place = membersOf(parcel).get('body');
   return place ? [withSpans(parcel, [{ ...place, json: 'null' }]), textOf(parcel, place)!] : [parcel, 'null'];
 }
 
 /**
- * A read request in a form that another thread receives at little cost: few strings and arrays of numbers, whatever the
- * number of items. A graph of a million values would hold up the thread that receives it longer than the reading.
+ * A read request in a form that is cheap to transfer to another thread: few strings and arrays of numbers, independent
+ * of the number of items. Receiving an object graph with a million values would block a thread for longer than reading
+ * the body.
  */
 export interface Flat extends Omit<ReadRequest, 'items' | 'members'> {
   envelope: string;
   memberNames: readonly string[];
-  /** Three for each member: where its name, its value and what follows begin. */
+  /** Three numbers per member: the start of its name, the start of its value, and the end. */
   memberPlaces: Uint32Array;
-  /** Two for each item: where it begins and ends in the text. A bare string is its own text's place. */
+  /** Two numbers per item: start and end in the text. For a bare string, the place of its own text. */
   spans: Uint32Array;
   bare: boolean;
-  /** Hashes one after another, each of the same length. */
+  /** Concatenated hashes of equal length. */
   hashes: string;
   chain: string;
   places: string;
-  /** Hashes under which items are accepted beside their own. */
+  /** Hashes under which items are accepted in addition to their own. */
   others: string;
-  /** How many of `others` precede those of each item, and their number. */
+  /** For each item the number of entries of `others` before its own; at the end their total. */
   othersBefore: Uint32Array;
-  /** Bits of each item. */
+  /** Flags of each item, as bits. */
   marks: Uint8Array;
 }
 
@@ -77,7 +79,11 @@ const FROM_CLIENT = 1;
 const EXACT = 2;
 const NAMED = 4;
 
-/** @param read whose items lie in its text in their order */
+/**
+ * Converts a read request for the transfer to another thread.
+ *
+ * @param read a request whose items occur in its text in order
+ */
 export function flatten({ request, envelope }: Read): Flat {
   const { items, members, ...plain } = request;
   const { list } = items;
@@ -114,14 +120,14 @@ export function flatten({ request, envelope }: Read): Flat {
   };
 }
 
-/** The hashes of a joined text, from one to another. */
+/** Returns the hashes from index `from` to `to` of a concatenated text. */
 function cut(joined: string, from = 0, to = joined.length / HASH_CHARS): ItemHash[] {
   const hashes: ItemHash[] = [];
   for (let at = from; at < to; at += 1) hashes.push(joined.slice(at * HASH_CHARS, (at + 1) * HASH_CHARS));
   return hashes;
 }
 
-/** An item that was read elsewhere: only its value has to be parsed, if it is asked for. */
+/** An item that was read in another thread: only its value is parsed, on demand. */
 class FlatItem implements ReadItem {
   readonly #flat: Flat;
   readonly #at: number;
@@ -188,7 +194,7 @@ function itemsOf(flat: Flat): ReadItems {
   };
 }
 
-/** The request that was flattened. */
+/** Restores a request that was flattened. */
 export function unflatten(flat: Flat): Read {
   const { text, bytes, body, shape, hostedTools, requestFp, contextFp, references, comparison, names } = flat;
   const place = (at: number) => flat.memberPlaces[at]!;

@@ -3,13 +3,13 @@ import { BridgeError } from '../errors.ts';
 import type { Answer } from './pool.ts';
 import { flatten, type Kind, readSource } from './read.ts';
 
-/** One body to read: its bytes in parts, or its text. */
+/** A body to read: its bytes in parts, or its text. */
 export interface Job {
   parts: readonly Uint8Array[] | string;
   kind: Kind;
 }
 
-/** The thread that reads large bodies, one at a time. What comes back holds no values, see `Flat`. */
+/** Entry point of the thread that reads large bodies, one at a time. Its answers hold no values, see `Flat`. */
 parentPort?.on('message', ({ parts, kind }: Job) => {
   let answer: Answer;
   const transfer: ArrayBufferLike[] = [];

@@ -3,24 +3,30 @@ import { BridgeError } from '../errors.ts';
 import { type Excess, isFields, MOST_LEVELS, rawNumber } from '../json.ts';
 
 /**
- * What one body may hold. All of it is far beyond what clients send: a long session of Codex has thousands of items and
- * some ten values in each. What the provider documents is smaller still (128 tools, 16 keys of metadata), and for it to
- * refuse.
+ * Limits on one body. All are far above what clients send: a long session of Codex has thousands of items with about
+ * ten values each. Limits documented by the provider are lower (128 tools, 16 keys of metadata) and are left for the
+ * provider to enforce.
  */
 export const bounds = {
   levels: MOST_LEVELS,
-  /** Values and member names, all levels together. */
+  /** Number of values and member names, over all levels. */
   values: 1_000_000,
-  /** Members of the body itself. */
+  /** Number of members of the body itself. */
   members: 256,
   items: 65_536,
   tools: 4_096,
   included: 64,
-  /** Members of `metadata` and of `client_metadata`. */
+  /** Number of members of `metadata` and of `client_metadata`. */
   metadata: 256,
-  /** Characters of names that are stored, compared or shown: models, cache keys, turn ids, what is included. */
+  /**
+   * Length of names that are stored, compared or shown: models, cache keys, turn ids, entries of `include`. In
+   * characters.
+   */
   name: 1_024,
-  /** Characters of an id. Gateways pack a deployment and an encrypted original into one; 1,500 have been seen. */
+  /**
+   * Length of an id, in characters. Gateways pack a deployment and an encrypted original id into one; 1,500 have been
+   * observed.
+   */
   id: 65_536,
 } as const;
 
@@ -43,7 +49,7 @@ const clientMetadata = pairs.refine(
   `Too big: expected turn_id to have <=${bounds.name} characters`,
 );
 
-/** The fields Holdfast itself reads, or whose type decides how a request is placed. Everything else passes as it is. */
+/** Fields that Holdfast itself reads, or whose type affects how a request is placed. All other fields pass unchanged. */
 const request = z.looseObject({
   model: name.min(1).nullish(),
   input: z.union([z.string(), z.array(item).max(bounds.items)]).nullish(),
@@ -64,8 +70,10 @@ const request = z.looseObject({
 });
 
 /**
- * Checks the fields of a `POST /responses` body whose types matter here. Throws `bridge_invalid_request` naming the field;
- * nothing has been opened for the request yet.
+ * Checks the fields of a `POST /responses` body whose types matter here. No resource has been opened for the request
+ * yet.
+ *
+ * @throws BridgeError `bridge_invalid_request` with the name of the field
  */
 export function validateRequest(body: Readonly<Record<string, unknown>>): void {
   const names = Object.keys(body);
@@ -78,7 +86,7 @@ export function validateRequest(body: Readonly<Record<string, unknown>>): void {
     ['tools', bounds.tools],
     ['include', bounds.included],
   ] as const;
-  // Counted first: what is too long is not looked through, and a union would not say why it failed.
+  // Check the lengths first: a list that is too long is not validated, and a union would not report why it failed.
   for (const [name, most] of lists) {
     const list = body[name];
     if (Array.isArray(list) && list.length > most) {
@@ -96,16 +104,16 @@ export function validateRequest(body: Readonly<Record<string, unknown>>): void {
   }
 }
 
-/** The error of a body that goes beyond a bound which its text alone shows. */
+/** Returns the error of a body that exceeds a limit which its text alone shows. */
 export const excessive = (excess: Excess): BridgeError =>
   excess === 'levels'
     ? invalid(`The body is nested deeper than ${bounds.levels} levels.`)
     : new BridgeError('bridge_body_too_large', { detail: `The body holds more than ${bounds.values} values.` });
 
-/** A body that is no object at its top. */
+/** Returns the error of a body that is not a JSON object. */
 export const notAnObject = () => invalid('The body must be a JSON object.');
 
-/** Whether a parsed body is an object. */
+/** Returns whether a parsed body is an object. */
 export const isBody = isObject;
 
 const invalid = (detail: string, param?: string) =>

@@ -6,19 +6,19 @@ import { LONGEST_METADATA } from '../transcript/read.ts';
 import type { Names, RequestBody } from '../transcript/types.ts';
 import type { Evidence } from './types.ts';
 
-/** Codex's own id of its user turn travels in these; over HTTP its turn state comes in the header only. */
+/** Headers of Codex. Over HTTP its turn state is sent in the first one only; the second one holds its turn id, as JSON. */
 const TURN_STATE_HEADER = 'x-codex-turn-state';
 const TURN_METADATA = 'x-codex-turn-metadata';
-/** The strongest first: a request uses exactly one. */
+/** Session headers, strongest first. A request uses exactly one. */
 const sessionHeaders = ['session-id', 'session_id', 'x-session-id', 'x-session-affinity'] as const;
 
 export interface ClassifyInput {
   request: TurnRequest;
   tokens: Pick<Tokens, 'verify'>;
   limits: {
-    /** Largest upstream frame in bytes; a larger body goes over plain HTTP. */
+    /** Maximum size of an upstream frame, in bytes; a larger body is sent over plain HTTP. */
     frameBytes: number;
-    /** False when the upstream is known to speak only HTTP, or is configured so. */
+    /** False if the upstream is known, or configured, to support only HTTP. */
     webSocket: boolean;
   };
 }
@@ -35,12 +35,15 @@ function record(value: unknown): Readonly<Record<string, unknown>> {
   return typeof value === 'object' && value !== null && !Array.isArray(value) ? (value as Record<string, unknown>) : {};
 }
 
-/** Taken as it is: an id is compared and relayed byte for byte. */
+/** Returns the anchor unchanged: ids are compared and relayed byte for byte. */
 function anchorOf({ previous_response_id: id }: RequestBody): string | null {
   return typeof id === 'string' && id !== '' ? id : null;
 }
 
-/** The one hard key: thread id, else the first session header. Codex sub-agents share a session id, never a thread. */
+/**
+ * Returns the request's single hard key: the thread id, otherwise the first session header. Codex sub-agents share a
+ * session id, but never a thread id.
+ */
 function hardKeyOf(headers: TurnRequest['headers']): KeyRef | null {
   const thread = text(headers['thread-id']);
   if (thread) return { kind: 'thread', hash: sha256(thread) };
@@ -61,12 +64,15 @@ function turnIdIn(metadata: unknown): string | null {
   }
 }
 
-/** The OpenAI SDKs count: 0 says that it is the first attempt. */
+/** Returns whether the client marks the request as a retry. The OpenAI SDKs count attempts; 0 is the first one. */
 function countsRepeats({ 'x-stainless-retry-count': count }: TurnRequest['headers']): boolean {
   return count !== undefined && !/^\s*0*\s*$/.test(count);
 }
 
-/** Codex writes its turn id into `client_metadata`, and again into a JSON header; a warm-up sends an empty one. */
+/**
+ * Returns the client's turn id. Codex writes it into `client_metadata` and into a JSON header; a warm-up sends an empty
+ * one.
+ */
 function clientTurnIdOf({ body, headers }: TurnRequest): string | null {
   const metadata = record(body.client_metadata);
   return text(metadata.turn_id) ?? turnIdIn(metadata[TURN_METADATA]) ?? turnIdIn(headers[TURN_METADATA]);
@@ -80,8 +86,9 @@ function passThroughOf({ body, bytes }: TurnRequest, limits: ClassifyInput['limi
 }
 
 /**
- * Reads a request into typed evidence; nothing after this looks at raw headers. Never throws.
- * Values of keys leave only as hashes.
+ * Reads a request into typed evidence. Raw headers are not read after this. Never throws.
+ *
+ * Values of keys are only kept as hashes.
  */
 export function classify({ request, tokens, limits }: ClassifyInput): Evidence {
   const { caller, headers, body } = request;
@@ -101,7 +108,7 @@ export function classify({ request, tokens, limits }: ClassifyInput): Evidence {
     contextFp: request.contextFp,
     references: request.references,
     comparison: request.comparison,
-    // Whose they are matters only where several share a credential.
+    // The origin of referenced objects matters only if several tenants share a credential.
     ...(credentialIsClients ? nothing : request.names),
     store: body.store !== false,
     passThrough: passThroughOf(request, limits),

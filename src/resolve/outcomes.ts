@@ -3,9 +3,9 @@ import type { Outcome } from './types.ts';
 
 export interface OutcomeEntry {
   outcome: Outcome;
-  /** What happened to the request, as one sentence. */
+  /** Description of what happened to the request, in one sentence. */
   meaning: string;
-  /** What the client sees over HTTP. */
+  /** Description of the client's answer over HTTP. */
   http: string;
 }
 
@@ -59,7 +59,7 @@ const entries: Record<Outcome, Omit<OutcomeEntry, 'outcome'>> = {
   },
 };
 
-/** Every outcome with its meaning and what the client sees, in the order of the documentation. */
+/** Returns every outcome with its meaning and the client's answer, in the order of the documentation. */
 export function outcomeTable(): readonly OutcomeEntry[] {
   return Object.entries(entries).map(([outcome, entry]) => ({ outcome: outcome as Outcome, ...entry }));
 }

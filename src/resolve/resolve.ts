@@ -6,20 +6,22 @@ import { sessionRows } from './rows/session.ts';
 import { survey } from './situation.ts';
 import type { Decision, Evidence, Facts } from './types.ts';
 
-/** The whole table, in the order in which it is read: the first row that matches decides. */
+/** The whole resolution table. The first row that matches decides. */
 export const rows: readonly Row[] = [...admissionRows, ...ownershipRows, ...sessionRows, ...prefixRows];
 
-/** A decision together with the row that made it, for the log. */
+/** A decision and the row that made it, for the log. */
 export interface Resolution {
   row: Row;
   decision: Decision;
 }
 
 /**
- * Decides a request, and says by which row. Pure and one pass: what a failed attempt taught comes back as a fact, and
- * the caller bounds how often it asks (three times for one request, then `bridge_conflict`).
+ * Decides a request and names the row that decided. Pure, in one pass. Facts from failed attempts are passed in again,
+ * and the caller bounds the number of attempts (three for one request, then `bridge_conflict`).
  *
- * An anchor is answered exactly or not at all: weaker evidence may choose a worker, never the parent.
+ * An anchor is continued exactly or not at all: weaker evidence may select a worker, but never the parent.
+ *
+ * @throws Error if no row matches, which means that the last row was removed
  */
 export function explain(evidence: Evidence, facts: Facts): Resolution {
   const situation = survey(evidence, facts);
@@ -27,7 +29,7 @@ export function explain(evidence: Evidence, facts: Facts): Resolution {
     const decision = row.decide(situation);
     if (decision) return { row, decision };
   }
-  // The last row matches everything, so this says only that somebody removed it.
+  // The last row matches every request; this is only reached if it was removed.
   throw new Error('The resolution table has no row for this request.');
 }
 

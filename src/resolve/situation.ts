@@ -1,51 +1,59 @@
 import { type Repeated, type SessionRow, type TurnRow, UNKNOWN_VERSION } from '../store/port.ts';
 import type { AttemptFact, Evidence, Facts, LocalSession } from './types.ts';
 
-/** By which evidence a session was found, strongest first. */
+/** Evidence by which a session was found, strongest first. */
 export type FoundBy = 'anchor' | 'token' | 'hard_key' | 'prefix';
 
 /**
- * What can be said of a session's owner.
- * `answers`: another live worker that can be asked. `silent`: another worker, not stored as dead, that cannot be
- * asked (it cannot be reached, or has no address). `overdue`: its lease has run out, and its death is not stored yet.
- * `unrecorded`: another worker without a row of its own, so that its death cannot have been stored. `denies`: another live
- * worker that says it runs no actor of the session.
+ * State of a session's owner.
+ *
+ * - `answers`: another live worker that can be asked.
+ * - `silent`: another worker, not stored as dead, that cannot be asked (it cannot be reached, or has no address).
+ * - `overdue`: its lease has expired, and its death is not stored yet.
+ * - `unrecorded`: another worker without a row of its own, so that its death cannot have been stored.
+ * - `denies`: another live worker that has answered that it runs no actor of the session.
  */
 export type OwnerStanding = 'nobody' | 'me' | 'dead' | 'answers' | 'silent' | 'overdue' | 'unrecorded' | 'denies';
 
-/** A session the request may belong to, with everything the rows ask about it. */
+/** A session to which the request may belong, with all data that the rows need about it. */
 export interface Candidate {
   by: FoundBy;
   session: SessionRow;
   owner: OwnerStanding;
-  /** This worker's actor of that session at that epoch, unless it is stale or closed. */
+  /** This worker's actor of that session at that epoch; null if there is none, or if it is stale or closed. */
   live: LocalSession | null;
-  /** A turn is active or waiting. While an actor lives here its word is newer than the row's. */
+  /** True if a turn is active or waiting. A local actor's state takes precedence over the row, because it is newer. */
   busy: boolean;
-  /** The turn to be continued is the session's head; true for a request that names none. */
+  /** True if the turn to continue is the session's head, or if the request names no turn. */
   atHead: boolean;
 }
 
-/** Evidence and facts, looked at once: the rows of the table read nothing else. */
+/** Evidence and facts in the form that the rows of the table read; they read nothing else. */
 export interface Situation {
   evidence: Evidence;
   facts: Facts;
-  /** The request's anchor as a turn of its own scope. */
+  /** The request's anchor, as a turn of its own scope. */
   anchor: TurnRow | null;
-  /** It names an anchor that is unknown in its scope. */
+  /** True if the request names an anchor that is unknown in its scope. */
   anchorUnknown: boolean;
-  /** Without a socket that holds it: the anchor's context can be sent in full, or the provider keeps it. */
+  /**
+   * True if the anchor can be continued without a socket that holds it: its context can be sent in full, or the
+   * provider stores it.
+   */
   answerable: boolean;
   candidate: Candidate | null;
-  /** Sessions of token and hard key when the anchor is unknown: they may choose a worker, never the parent. */
+  /** Sessions of token and hard key if the anchor is unknown: they may select a worker, but never the parent. */
   bystanders: readonly Candidate[];
-  /** Known ancestor of an unanchored request, by its transcript. */
+  /** Known ancestor of an unanchored request, found by its transcript. */
   prefixTurn: TurnRow | null;
-  /** The candidate was found by a transcript that is only like the request's: it lends its socket and is no parent. */
+  /**
+   * True if the candidate was found by a transcript that is only similar to the request's: it may provide its socket,
+   * but is no parent.
+   */
   onlyLike: boolean;
 }
 
-/** `failed`, `cancelled` and `lost` turns are never parents, nor is one that has not ended. */
+/** Returns whether a turn may be a parent: only `completed` and `incomplete` turns may. */
 export function mayBeParent(turn: TurnRow): boolean {
   return turn.state === 'completed' || turn.state === 'incomplete';
 }
@@ -92,7 +100,7 @@ function candidateOf(by: FoundBy, session: SessionRow, parent: TurnRow | null, f
   };
 }
 
-/** Sessions named by the token and by the hard key, strongest first. A token of an older epoch names nothing. */
+/** Returns the sessions named by the token and by the hard key, strongest first. A token of an older epoch is ignored. */
 function named({ token, hardKey, scope }: Evidence, { rows, apart }: Facts): { by: FoundBy; session: SessionRow }[] {
   const found: { by: FoundBy; session: SessionRow }[] = [];
   const byToken = open(rows.token, scope);
@@ -104,7 +112,7 @@ function named({ token, hardKey, scope }: Evidence, { rows, apart }: Facts): { b
   return found;
 }
 
-/** Looks once at everything the rows of the table ask about. Facts of another scope count as unknown. */
+/** Computes everything that the rows of the table read. Facts of another scope count as unknown. */
 export function survey(evidence: Evidence, facts: Facts): Situation {
   const { scope } = evidence;
   const found = evidence.anchor !== null && facts.rows.anchor?.turn.scope === scope ? facts.rows.anchor : null;
@@ -122,7 +130,7 @@ export function survey(evidence: Evidence, facts: Facts): Situation {
     candidate = session && candidateOf('anchor', session, anchor, facts);
   } else if (evidence.anchor === null) {
     const strongest = others[0];
-    // A hard key names a conversation of its own: a shared beginning does not make it another's.
+    // A hard key identifies one conversation: a common beginning does not connect it with another one.
     const byItems = likeTurn && (evidence.hardKey === null || facts.apart === true);
     const session = byItems ? open(like?.session ?? null, scope) : null;
     if (strongest) candidate = candidateOf(strongest.by, strongest.session, null, facts);
@@ -150,19 +158,19 @@ function isLostHead(turn: TurnRow, session: SessionRow | null): boolean {
   return session?.anchorLost === true && session.headTurnId === turn.id;
 }
 
-/** The provider keeps this response, and knows it under the credential that asks now. */
+/** Returns whether the provider stores this response and accepts it from the request's credential. */
 function isStored(turn: TurnRow, evidence: Evidence): boolean {
   return turn.storedUpstream && turn.credentialFp === evidence.credentialFp;
 }
 
-/** The turn is already on the wire, as opposed to waiting for a socket, a start or a settle. */
+/** Returns whether the turn is on the wire, as opposed to waiting for a socket, a start or a settle. */
 export function isStreaming({ state }: LocalSession): boolean {
   return state.startsWith('live.streaming') || state.startsWith('reconnecting.resending');
 }
 
 /**
- * Whether this actor's running (or ended but undelivered) turn is this very request: equal fingerprints, the same
- * parent, and the same client turn where either names one.
+ * Returns whether this actor's running (or ended but undelivered) turn has the same request: equal fingerprints,
+ * parent, Idempotency-Key and client turn.
  */
 function isSameRequest({ evidence, anchor }: Situation, actor: LocalSession): boolean {
   if (actor.activeRequestFp === null || actor.activeRequestFp !== evidence.requestFp) return false;
@@ -171,12 +179,12 @@ function isSameRequest({ evidence, anchor }: Situation, actor: LocalSession): bo
   return actor.activeClientTurnId === evidence.clientTurnId;
 }
 
-/** What the client sends tells an attempt from a request of its own that asks the same. */
+/** Returns whether the client's headers or metadata distinguish a retry from a new request with the same content. */
 export function tellsRepeats({ repeats, clientTurnId, idempotencyKey }: Evidence): boolean {
   return repeats || clientTurnId !== null || idempotencyKey !== null;
 }
 
-/** A turn that asked the same at another worker that can be asked, and that has not denied it yet. */
+/** Returns a turn with the same request on another worker that can be asked and has not denied it yet. */
 export function repeatedElsewhere({ evidence, anchor, facts }: Situation): Repeated | null {
   const mayHave = ({ turn, author }: Repeated): boolean =>
     turn.scope === evidence.scope &&
@@ -195,14 +203,15 @@ export function repeatedElsewhere({ evidence, anchor, facts }: Situation): Repea
   return facts.elsewhere?.find(mayHave) ?? null;
 }
 
-/** The request repeats the Idempotency-Key of this actor's turn. */
+/** Returns whether the request has the Idempotency-Key of this actor's turn. */
 export function sameIdempotencyKey({ evidence }: Situation, actor: LocalSession): boolean {
   return evidence.idempotencyKey !== null && evidence.idempotencyKey === actor.activeIdempotencyKey;
 }
 
 /**
- * Whether the request may take up this actor's stream. An earlier connection that still looks attached counts for
- * nothing when the client itself says that it is the same turn: its close was merely overtaken by the retry.
+ * Returns whether the request may be attached to this actor's stream. An earlier connection that still looks attached
+ * does not prevent that if the client itself identifies the request as the same turn: its close was merely overtaken by
+ * the retry.
  */
 export function mayReattach(situation: Situation, actor: LocalSession): boolean {
   if (!actor.bufferComplete || !isSameRequest(situation, actor)) return false;
@@ -210,7 +219,10 @@ export function mayReattach(situation: Situation, actor: LocalSession): boolean 
   return situation.evidence.clientTurnId !== null;
 }
 
-/** Seconds until the owner's lease can have run out: the earliest moment at which repeating can change anything. */
+/**
+ * Returns the seconds until the owner's lease can have expired: the earliest time at which a retry can have another
+ * result.
+ */
 export function leaseSeconds(leaseLeftMs: number | undefined): number {
   return Math.max(1, Math.ceil((leaseLeftMs ?? 0) / 1000));
 }

@@ -1,7 +1,7 @@
 import type { BridgeCode } from '../errors.ts';
 import type { KeyRef, LookupResult, Repeated, SessionRow, Shape, TurnRow } from '../store/port.ts';
 
-/** What the resolver decided: always in a header, the log and a metric. These names are API. */
+/** Result of the resolver, reported in a header, the log and a metric. These names are API. */
 export type Outcome =
   | 'created'
   | 'live_reuse'
@@ -17,95 +17,104 @@ export type Outcome =
   | 'token_invalid'
   | 'refused';
 
-/** What verification made of an `x-codex-turn-state` header. Only `invalid` is refused; `ignored` is logged and counted. */
+/**
+ * Result of verifying an `x-codex-turn-state` header. Only `invalid` leads to a refusal; `ignored` is logged and
+ * counted.
+ */
 export type TokenEvidence =
   | { kind: 'none' }
   | { kind: 'ours'; sessionId: string; epoch: number }
   | { kind: 'ignored'; reason: string }
   | { kind: 'invalid'; reason: string };
 
-/** A request, decided once into typed evidence. Nothing downstream reads raw headers. */
+/** Typed evidence of a request, computed once. Later steps do not read raw headers. */
 export interface Evidence {
   scope: string;
   credentialFp: string;
-  /** The upstream sees the client's own credential, so provider-side ids may pass unverified. */
+  /** True if the client's own credential is sent upstream, so that provider-side ids may pass unverified. */
   credentialIsClients: boolean;
   token: TokenEvidence;
   /** `previous_response_id`. */
   anchor: string | null;
-  /** The one hard key a request uses: thread id, else session header. */
+  /** The request's single hard key: thread id, otherwise session header. */
   hardKey: KeyRef | null;
   idempotencyKey: string | null;
-  /** The client counts its attempts, and this is not the first one. */
+  /** True if the client counts its attempts and this is not the first one. */
   repeats: boolean;
   clientTurnId: string | null;
   shape: Shape;
   requestFp: string;
   contextFp: string;
-  /** Ids of the items that the request's input refers to instead of holding them. */
+  /** Ids of items that the request's input references instead of containing them. */
   references: readonly string[];
-  /** A response that the request is only compared with (`prompt_cache_options.comparison_response_id`). */
+  /** Id of a response with which the request is only compared (`prompt_cache_options.comparison_response_id`). */
   comparison: string | null;
   /**
-   * Under a shared credential: ids that pass only when this scope's turns made them, with the paths of their fields.
-   * Empty with the client's own.
+   * Under a shared credential: ids that are allowed only if turns of this scope created them, with the paths of their
+   * fields. Empty with the client's own credential.
    */
   owned: ReadonlyMap<string, string>;
-  /** Under a shared credential: path of the first field that names, or may name, what no turn makes. */
+  /** Under a shared credential: path of the first field that names, or may name, an object that no turn creates. */
   foreign: string | null;
-  /** The upstream keeps this response (`store` is not false). */
+  /** True if the upstream stores this response (`store` is not false). */
   store: boolean;
-  /** Why this request must go over plain HTTP, or null. */
+  /** Reason why this request must be sent over plain HTTP, or null. */
   passThrough: 'background' | 'conversation' | 'oversize' | 'no_websocket' | null;
 }
 
-/** What this worker's registry knows of a session that has an actor here. */
+/** View of a session that has an actor on this worker. */
 export interface LocalSession {
   sessionId: string;
   /**
-   * The session's scope. Without it the session is only recognised through a row of the look-up: ids of unsettled
+   * The session's scope. Without it the session is only matched through a row of the look-up: ids of unsettled
    * responses must never be matched across scopes.
    */
   scope?: string;
   epoch: number;
   /** Dotted state of the session machine, e.g. `live.idle`. */
   state: string;
-  /** Any state but idle or stale, or a turn is waiting. */
+  /** True in any state but idle and stale, or if a turn is running or waiting. */
   busy: boolean;
-  /** The id this very socket can continue from. */
+  /** The response id from which the session's socket can continue. */
   socketAnchor: string | null;
-  /** Client attached to the running turn. */
+  /** True if a client is attached to the running turn. */
   clientAttached: boolean;
-  /** The turn can be shown to another reader from event 0: that is kept, and the turn runs or has ended well. */
+  /**
+   * True if the turn can be shown to another reader: its stream is kept from event 0, and it is running or has ended
+   * well.
+   */
   bufferComplete: boolean;
   activeRequestFp: string | null;
   activeParentTurnId: string | null;
   activeClientTurnId: string | null;
   activeIdempotencyKey: string | null;
-  /** Response ids of ended turns whose settle is unanswered. */
+  /** Response ids of ended turns whose settle has not been answered. */
   unsettledResponseIds: readonly string[];
   queueLength: number;
   queueFull: boolean;
 }
 
-/** A fact learned by a failed attempt to carry out an earlier resolution of the same request. */
+/** A fact from a failed attempt to carry out an earlier decision for the same request. */
 export type AttemptFact =
   | { kind: 'unreachable'; workerId: string }
-  /** The owner answered that it runs no actor of that session. `workerId`: who said so, if the row has moved since. */
+  /**
+   * The owner answered that it has no actor for that session. `workerId`: the worker that answered, in case the row has
+   * changed since.
+   */
   | { kind: 'not_owner'; sessionId: string; workerId?: string }
   | { kind: 'busy'; sessionId: string }
   | { kind: 'lost_race'; sessionId: string }
   | { kind: 'head_moved'; sessionId: string }
   | { kind: 'key_taken' };
 
-/** A known turn that the request's items seem to continue. */
+/** A known turn that the request's items may continue. */
 export interface Likeness {
   turn: TurnRow;
-  /** Null when the session is closed or purged. */
+  /** Null if the session is closed or purged. */
   session: SessionRow | null;
   /**
-   * Every item of the turn's line is the request's, in one of its forms: the turn may be the parent. Otherwise only what
-   * clients said and the last item agree, which may choose a socket and never a parent.
+   * True if every item of the turn's line occurs in the request in one of its forms: the turn may be the parent.
+   * Otherwise only the client's items and the last item match: that may select a socket, but never a parent.
    */
   exact: boolean;
 }
@@ -113,35 +122,35 @@ export interface Likeness {
 export interface Facts {
   me: string;
   rows: LookupResult;
-  /** Actors of this worker by session id; an actor of another epoch than the row's is no live owner. */
+  /** Actors of this worker by session id. An actor of another epoch than the row's does not count as the live owner. */
   local: ReadonlyMap<string, LocalSession>;
-  /** Whether the anchor's whole lineage can be rebuilt from stored items; null when there is no anchor row. */
+  /** True if the anchor's whole lineage can be rebuilt from stored items; null if there is no anchor row. */
   anchorExact: boolean | null;
   attempts: readonly AttemptFact[];
   instancePolicy: 'forward' | 'reject';
-  /** The known turn whose transcript is most like the start of the request's input: the weakest evidence. */
+  /** The known turn whose transcript is most similar to the start of the request's input: the weakest evidence. */
   like?: Likeness | null;
   /**
-   * The request came under a session header, but is of another conversation than that header's session, if it has one:
-   * the header is a hint about place, and what the request holds says otherwise.
+   * True if the request has a session header but belongs to another conversation than that header's session, if there
+   * is one. A header is only a hint about placement; the request's items take precedence.
    */
   apart?: boolean;
-  /** Under a shared credential: path of a field that names an item or an object that the scope did not make. */
+  /** Under a shared credential: path of a field that names an item or object which the scope did not create. */
   foreignReference?: string | null;
   /**
-   * The actor of this scope whose turn asks the same, running or ended undelivered, and has lost its client; or a session
-   * that has ended since with such a turn, read or not.
+   * An actor of this scope whose turn has the same request, is running or ended undelivered, and has lost its client;
+   * or a session that has ended since with such a turn, with or without a reader.
    */
   repeated?: LocalSession | null;
-  /** Turns that asked the same, with the workers that ran them. */
+  /** Turns with the same request, with the workers that ran them. */
   elsewhere?: readonly Repeated[];
-  /** The actor of this scope whose running (or undelivered) turn came with this request's Idempotency-Key. */
+  /** The actor of this scope whose running or undelivered turn has this request's Idempotency-Key. */
   idempotent?: LocalSession | null;
 }
 
-/** Parent and expected head are fixed when a request is admitted and are part of the fenced start. */
+/** Parent and expected head of a turn. They are fixed at admission and are part of the fenced start. */
 export interface Placement {
-  /** Turn the request continues, or null for a new root. */
+  /** Turn that the request continues, or null for a new root. */
   parent: TurnRow | null;
   expectedHead: string | null;
 }
@@ -152,7 +161,7 @@ export type Decision =
       outcome: Outcome;
       code: BridgeCode;
       retryAfterSeconds?: number;
-      /** Path of the field that is refused. */
+      /** Path of the refused field. */
       param?: string;
     }
   | {
@@ -176,7 +185,10 @@ export type Decision =
       outcome: 'stale_recovery';
       session: SessionRow;
       workerId: string;
-      /** What `bridge_wrong_instance` says when the wait ends without a verdict: the rest of the owner's lease. */
+      /**
+       * Retry-After of `bridge_wrong_instance` if the wait ends without a verdict: the rest of the owner's lease, in
+       * seconds.
+       */
       retryAfterSeconds?: number;
     }
   | { do: 'reattach'; outcome: 'reattached'; sessionId: string; epoch: number }

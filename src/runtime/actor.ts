@@ -17,63 +17,74 @@ import { createTimers } from './timers.ts';
 /** An observer of XState's inspection events. */
 export type Inspect = NonNullable<XStateOptions<AnyActorLogic>['inspect']>;
 
-/** What one attempt at a commit came to: a verdict, as an event of the machine, or no answer. */
+/** Result of one attempt at a commit: a verdict, as an event of the machine, or no answer. */
 export type CommitAnswer<E> = { event: E } | { unknown: string };
 
 export interface ActorOptions<M extends AnyStateMachine> {
   id: string;
   /** Input of a new actor; ignored when `snapshot` is given. */
   input?: InputFrom<M>;
-  /** A snapshot made by `rehydrate`: no entry action of its state runs. */
+  /** A snapshot made by `rehydrate`. No entry action of its state runs. */
   snapshot?: SnapshotFrom<M>;
-  /** Carries out one effect. Synchronous; events it sends are queued behind what already waits. */
+  /** Performs one effect. Synchronous; events that it sends are queued behind those that already wait. */
   perform(effect: Effect): void;
   /**
-   * An effect has thrown. The event it returns is delivered before everything that waits; those effects of the same step
-   * that follow are performed first. Called once for each.
+   * Handles an exception of an effect. The returned event is delivered before everything that waits, after the
+   * remaining effects of the same step have been performed. Called once for each exception.
    */
   effectFailed?(effect: Effect, error: unknown): EventFrom<M>;
-  /** Makes one attempt at a commit. It is repeated, unchanged, for as long as attempts are not answered. */
+  /**
+   * Makes one attempt at a commit. Attempts are repeated, unchanged, until one is answered.
+   *
+   * @param attempt number of earlier attempts
+   */
   commit?(effect: Effect, attempt: number): Promise<CommitAnswer<EventFrom<M>>>;
   /**
-   * An attempt at a commit has thrown or rejected: that is final, and the event it returns is the verdict. Without this
-   * the actor stops.
+   * Handles an attempt at a commit that threw or rejected. That is final: the returned event is the verdict. Without
+   * this handler the actor stops.
    */
   commitFailed?(effect: Effect, error: unknown): EventFrom<M>;
   clock: Clock;
-  /** Milliseconds of a declared deadline. */
+  /** Returns the duration of a declared deadline, in milliseconds. */
   durations(name: string): number;
-  /** Receives XState's own inspection events. What it throws is reported once, and changes nothing. */
+  /** Receives XState's own inspection events. Its first exception is reported; exceptions have no other effect. */
   inspect?: Inspect | undefined;
-  /** After each step, before its effects are performed. What it throws is reported, and changes nothing. */
+  /** Called after each step, before its effects are performed. Exceptions are reported and have no other effect. */
   onStep?(snapshot: SnapshotFrom<M>, event: EventFrom<M> | null, effects: readonly Effect[]): void;
-  /** Called once, whatever stopped it: a final state, `stop`, or an error of the machine itself. */
+  /** Called once when the actor has stopped: by a final state, `stop`, or an error of the machine itself. */
   onStopped?(): void;
-  /** Errors that have no other way: of the machine itself, of observers, of effects without `effectFailed`. */
+  /**
+   * Receives errors that no other handler covers: of the machine itself, of observers, and of effects without
+   * `effectFailed`.
+   */
   onError?(error: unknown): void;
 }
 
 /** A running durable actor. */
 export interface DurableActor<M extends AnyStateMachine> {
   readonly id: string;
-  /** The real actor, for `subscribe`, `waitFor` and inspection. */
+  /** The underlying XState actor, for `subscribe`, `waitFor` and inspection. */
   readonly xstate: Actor<M>;
   readonly context: ContextFrom<M>;
   /** Dotted path, e.g. `live.idle`; parallel regions are left out below their parent. */
   readonly state: string;
   readonly stopped: boolean;
   snapshot(): SnapshotFrom<M>;
-  /** Queues an event. It is delivered at once unless a step or a commit is under way. */
+  /** Queues an event. It is delivered immediately unless a step or a commit is in progress. */
   send(event: EventFrom<M>): void;
-  /** Starts a running deadline again from now. */
+  /** Restarts a running deadline. */
   touch(name: string): void;
-  /** Nothing is delivered, performed or repeated after this. Returns the events that were still waiting. */
+  /**
+   * Stops the actor: nothing is delivered, performed or repeated afterwards.
+   *
+   * @returns the events that were still waiting
+   */
   stop(): EventFrom<M>[];
-  /** Resolves when nothing waits and no commit is unanswered, or the actor has stopped. */
+  /** Resolves when no event waits and no commit is unanswered, or when the actor has stopped. */
   idle(): Promise<void>;
 }
 
-/** The part of a machine snapshot that is the same for every machine. */
+/** The part of a snapshot that all machines have in common. */
 interface Looked {
   _nodes: { id: string }[];
   status: string;
@@ -83,14 +94,14 @@ interface Looked {
 
 interface Letter<E> {
   event: E;
-  /** False once the deadline that wrote it has been left. */
+  /** Returns false once the state that declared the deadline has been left or the deadline was restarted. */
   current?: () => boolean;
 }
 
 const FIRST_REPEAT = 100;
 const SLOWEST_REPEAT = 1_000;
 
-/** Dotted path of a state value; a parallel state ends it, since below it there is no single path. */
+/** Returns the dotted path of a state value. It ends at a parallel state, below which there is no single path. */
 export function pathOf(value: unknown): string {
   if (typeof value === 'string') return value;
   const entries = Object.entries(value as Record<string, unknown>);
@@ -100,11 +111,7 @@ export function pathOf(value: unknown): string {
   return below === '' ? name : `${name}.${below}`;
 }
 
-/**
- * An observer whose errors end with it: XState calls observers in the middle of a step.
- *
- * @param onError called for the first error only
- */
+/** Wraps an observer so that its exceptions do not reach XState, which calls observers in the middle of a step. */
 export function safeInspect(inspect: Inspect | undefined, onError: (error: unknown) => void): Inspect | undefined {
   if (!inspect) return undefined;
   let reported = false;
@@ -123,19 +130,20 @@ export function safeInspect(inspect: Inspect | undefined, onError: (error: unkno
 /**
  * Starts an actor whose effects are data.
  *
- * One step at a time: an event is given to the machine, the effects it yields are collected, and only when the step is
- * over are they performed. A commit closes the mailbox until it is answered: only its verdict and the deadlines that the
- * waiting states declare themselves are let through, ahead of everything else. Nothing is merged, dropped or rolled back.
+ * One step at a time: an event is passed to the machine, the effects that it yields are collected, and they are
+ * performed after the step. A commit closes the mailbox until it is answered: only its verdict and the deadlines that
+ * the waiting states declare themselves are delivered, ahead of everything else. Events are never merged, dropped or
+ * rolled back.
  *
- * Nothing that throws leaves it between two states: a failed effect and a failed commit are events of the machine, and a
- * machine that fails itself stops its actor.
+ * An exception never leaves the actor between two states: a failed effect and a failed commit become events of the
+ * machine, and a machine that fails itself stops its actor.
  */
 export function startActor<M extends AnyStateMachine>(program: Program<M>, options: ActorOptions<M>): DurableActor<M> {
   const { clock } = options;
   const letters: Letter<EventFrom<M>>[] = [];
   const urgent: Letter<EventFrom<M>>[] = [];
   const effects: Effect[] = [];
-  /** What became of effects of the step at hand that threw. */
+  /** Events for the effects of the current step that threw. */
   const failures: Letter<EventFrom<M>>[] = [];
   let pending: symbol | null = null;
   let cancelRepeat: (() => void) | null = null;
@@ -147,7 +155,7 @@ export function startActor<M extends AnyStateMachine>(program: Program<M>, optio
     try {
       options.onError?.(error);
     } catch {
-      // There is nowhere left to report it.
+      // There is no other way to report it.
     }
   };
   const xstate = createActor(program.machine, {
@@ -167,7 +175,7 @@ export function startActor<M extends AnyStateMachine>(program: Program<M>, optio
       run();
     },
   });
-  // Without an observer of errors XState throws them where nothing can catch them.
+  // Without an error observer XState throws errors where they cannot be caught.
   xstate.subscribe({ error: complain });
   const look = () => xstate.getSnapshot() as unknown as Looked;
 
@@ -186,7 +194,7 @@ export function startActor<M extends AnyStateMachine>(program: Program<M>, optio
     }
   }
 
-  /** What a failure handler makes of an error; null when it fails itself. */
+  /** Returns the event that a failure handler creates for an error; null if there is no handler, or if it throws. */
   function eventOf(
     make: ((effect: Effect, error: unknown) => EventFrom<M>) | undefined,
     effect: Effect,
@@ -213,7 +221,7 @@ export function startActor<M extends AnyStateMachine>(program: Program<M>, optio
     const failed = (error: unknown) => {
       if (pending !== mine) return;
       const event = eventOf(options.commitFailed, effect, error);
-      // A commit without a verdict would close the mailbox for as long as the actor lives.
+      // A commit without a verdict would close the mailbox for the rest of the actor's life.
       if (event === null) stop();
       else verdict(event);
     };
@@ -265,7 +273,7 @@ export function startActor<M extends AnyStateMachine>(program: Program<M>, optio
         step(letter.event, () => xstate.send(letter.event));
       }
     } catch (error) {
-      // The step itself failed: there is no state to go on from.
+      // The step itself failed: there is no consistent state from which to continue.
       complain(error);
       return void stop();
     } finally {

@@ -1,4 +1,4 @@
-/** The durable actor runtime: general over any XState machine whose effects are named. */
+/** The durable actor runtime, for any XState machine whose effects are named. */
 export {
   type ActorOptions,
   type CommitAnswer,

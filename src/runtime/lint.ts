@@ -13,7 +13,7 @@ interface ActionLike {
   delay?: unknown;
 }
 
-/** XState's own actions that reach outside the step, or hide what they do from a reader of the machine. */
+/** XState's built-in actions that act outside the step, or hide their effect from a reader of the machine. */
 const refused: Record<string, string> = {
   'xstate.spawnChild': 'spawns an actor: effects are data, performed by the runtime',
   'xstate.stopChild': 'stops an actor: a durable machine has no children',
@@ -41,7 +41,7 @@ function lintNode(node: AnyStateNode, machine: AnyStateMachine, findings: LintFi
     for (const action of list) {
       const message = judge(action);
       if (message) find(where, message);
-      // A named action may be implemented by one of XState's own; it is judged by what it does.
+      // A named action may be implemented by a built-in action of XState; it is judged by its implementation.
       const name = typeof action === 'string' ? action : (action as ActionLike).type;
       const implementation = name ? machine.implementations.actions[name] : undefined;
       if (implementation && (implementation as ActionLike & { resolve?: unknown }).type) {
@@ -80,8 +80,10 @@ function judgeBuiltIn(action: ActionLike): string | null {
 }
 
 /**
- * Finds every construct that would have effects behind the runtime's back: children, timers, sends to others, and
- * unnamed functions. An empty list means that each effect of the machine is a named, recorded datum.
+ * Finds every construct whose effects the runtime could not record: children, timers, sends to other actors, and
+ * unnamed functions.
+ *
+ * @returns an empty list if every effect of the machine is a named, recorded datum
  */
 export function lintMachine(machine: AnyStateMachine): LintFinding[] {
   const findings: LintFinding[] = [];

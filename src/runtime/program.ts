@@ -1,37 +1,43 @@
 import type { AnyStateMachine, AnyStateNode, SnapshotFrom } from 'xstate';
 import { lintMachine } from './lint.ts';
 
-/** A named action the machine yielded, with its resolved parameters. */
+/** A named action that the machine yielded, with its resolved parameters. */
 export interface Effect {
   type: string;
   params: unknown;
 }
 
-/** A wait that a state declares: `meta: { deadlines: [{ name, event }] }`. */
+/** A deadline that a state declares: `meta: { deadlines: [{ name, event }] }`. */
 export interface Deadline {
   /** Name of the duration (or of the absolute time); API. */
   name: string;
-  /** Type of the event the machine gets when it is over. */
+  /** Type of the event that is sent to the machine when it expires. */
   event: string;
-  /** For waits that survive a restart: wall milliseconds from the context, null when not wanted. */
+  /**
+   * For deadlines that survive a restart: returns the time in wall-clock milliseconds from the context; null disables
+   * it.
+   */
   at?: (context: never) => number | null;
 }
 
-/** A machine made ready to run durably: linted, its actions recording, its deadlines known. Made once per machine. */
+/**
+ * A machine prepared for durable execution: linted, with recording actions and known deadlines. Created once per
+ * machine.
+ */
 export interface Program<M extends AnyStateMachine = AnyStateMachine> {
   readonly machine: M;
   readonly version: number;
   readonly commits: ReadonlySet<string>;
-  /** Deadlines by state node id; only nodes that declare any. */
+  /** Deadlines by state node id, for nodes that declare any. */
   readonly deadlines: ReadonlyMap<string, readonly Deadline[]>;
-  /** Runs `step` and returns the effects it yielded. Steps are synchronous and never nest. */
+  /** Runs `step` and returns the effects that it yielded. Steps are synchronous and never nest. */
   record(step: () => void): Effect[];
 }
 
 export interface ProgramOptions {
-  /** Names of the effects that are answered by a store. */
+  /** Names of the effects that a store answers. */
   commits: readonly string[];
-  /** Version of what is persisted; a snapshot of another version is not loaded. */
+  /** Version of the persisted data; a snapshot of another version is not loaded. */
   version: number;
 }
 
@@ -40,7 +46,7 @@ const nodesOf = (node: AnyStateNode): AnyStateNode[] => [
   ...Object.values(node.states).flatMap((child) => nodesOf(child as AnyStateNode)),
 ];
 
-/** Names of the actions that the machine uses and that are not XState's own (assign and the like). */
+/** Returns the names of the actions that the machine uses and that are not built into XState (`assign` and others). */
 function effectNames(machine: AnyStateMachine): Set<string> {
   const names = new Set<string>();
   const collect = (list: readonly unknown[] | undefined) => {
@@ -63,7 +69,10 @@ function effectNames(machine: AnyStateMachine): Set<string> {
   return names;
 }
 
-/** `assign` and `raise` given by name stay what they are: they are part of the step. */
+/**
+ * Returns whether an implementation is a built-in action. `assign` and `raise` given by name are part of the step and
+ * are not replaced.
+ */
 function isBuiltIn(implementation: unknown): boolean {
   return (
     typeof implementation === 'function' && String((implementation as { type?: unknown }).type).startsWith('xstate.')
@@ -71,8 +80,9 @@ function isBuiltIn(implementation: unknown): boolean {
 }
 
 /**
- * Prepares a machine. Its named actions are replaced, once, by recorders: what would have been done becomes data.
- * Throws an Error that lists every finding when the machine has hidden effects.
+ * Prepares a machine: replaces its named actions, once, by recorders that turn effects into data.
+ *
+ * @throws Error with a list of all findings if the machine has hidden effects
  */
 export function defineProgram<M extends AnyStateMachine>(machine: M, options: ProgramOptions): Program<M> {
   const findings = lintMachine(machine);

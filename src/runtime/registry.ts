@@ -1,17 +1,29 @@
-/** The actors of one process, at most one per id: always that of the newest epoch. */
+/** The actors of one process: at most one per id, always that of the newest epoch. */
 export interface Registry<T> {
-  /** Adds an actor. An actor of an older epoch is stopped first; throws an Error when a newer or equal one is there. */
+  /**
+   * Adds an actor. An actor of an older epoch is stopped first.
+   *
+   * @throws Error if an actor of the same or a newer epoch is registered
+   */
   register(id: string, epoch: number, value: T): void;
   get(id: string): T | undefined;
-  /** Only the actor of this very epoch: an older one is never used again. */
+  /** Returns the actor if it has exactly this epoch: an actor of an older epoch must not be used. */
   getExact(id: string, epoch: number): T | undefined;
-  /** Removes the actor if it is still the one of this epoch. */
+  /**
+   * Removes the actor if it has exactly this epoch.
+   *
+   * @returns true if it was removed
+   */
   remove(id: string, epoch: number): boolean;
   values(): IterableIterator<T>;
   readonly size: number;
 }
 
-/** @param stop called with an actor that a newer epoch replaces, before that one is added */
+/**
+ * Creates a registry.
+ *
+ * @param stop called with an actor that a newer epoch replaces, before the new one is added
+ */
 export function createRegistry<T>({ stop }: { stop(older: T): void }): Registry<T> {
   const entries = new Map<string, { epoch: number; value: T }>();
   return {

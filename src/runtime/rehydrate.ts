@@ -11,13 +11,13 @@ import {
 import type { DurableActor } from './actor.ts';
 import type { Program } from './program.ts';
 
-/** What is kept of an actor: where it stands and its context. Small, and free of XState's own bookkeeping. */
+/** The persisted part of an actor: its state and its context. Small, and without XState's own bookkeeping. */
 export interface Persisted {
   value: StateValue;
   context: unknown;
 }
 
-/** The actor's state as it goes into its row. */
+/** Returns the actor's state in the form in which it is stored in its row. */
 export function persist<M extends AnyStateMachine>(actor: DurableActor<M>): Persisted {
   const { value, context } = actor.snapshot() as unknown as Persisted;
   return { value, context };
@@ -28,16 +28,16 @@ export interface RehydrateOptions<M extends AnyStateMachine> {
   /** Version the snapshot was written with. */
   machineVersion: number;
   input: InputFrom<M>;
-  /** The event that tells the machine that it was taken over: applied before any actor exists. */
+  /** The takeover event, applied before any actor exists. */
   takeover: EventFrom<M>;
-  /** Says whether a context read from a row has the right shape. */
+  /** Returns whether a context read from a row has the right shape. */
   validContext?(context: unknown): boolean;
 }
 
 /**
- * Restores an actor's snapshot and applies the takeover to it, purely: no entry action, timer or child of the old state
- * ever runs. On any doubt (other version, unknown state, bad context) the machine's initial snapshot takes the place of
- * the stored one: the columns of the row are what counts.
+ * Restores an actor's snapshot and applies the takeover event to it, as a pure function: no entry action, timer or
+ * child of the old state runs. In any case of doubt (other version, unknown state, invalid context) the machine's
+ * initial snapshot is used instead of the stored one: the columns of the row are authoritative.
  */
 export function rehydrate<M extends AnyStateMachine>(
   program: Program<M>,

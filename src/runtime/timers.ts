@@ -1,13 +1,13 @@
 import type { Clock } from '../clock.ts';
 import type { Deadline, Program } from './program.ts';
 
-/** The deadlines of the states an actor is in now. */
+/** The deadlines of an actor's current states. */
 export interface Timers {
-  /** Compares with the states now active: arms what was entered, disarms what was left. */
+  /** Arms the deadlines of states that were entered and disarms those of states that were left. */
   update(active: Iterable<string>, context: unknown): void;
-  /** Starts a running deadline again from now; nothing when no active state declares it. */
+  /** Restarts a running deadline; no effect if no active state declares it. */
   touch(name: string): void;
-  /** Event types of the deadlines that active states declare. */
+  /** Returns whether an active state declares a deadline with this event type. */
   isOwn(eventType: string): boolean;
   clear(): void;
 }
@@ -21,15 +21,20 @@ interface Armed {
 export interface TimersOptions {
   program: Program;
   clock: Clock;
-  /** Milliseconds; infinity never fires. */
+  /** Returns a deadline's duration in milliseconds; `Infinity` never fires. */
   durations(name: string): number;
-  /** @param current whether the wait that is over is still the one the state declares: it may be left meanwhile */
+  /**
+   * Called when a deadline expires.
+   *
+   * @param current returns whether the deadline still applies: its state may be left before the event is delivered
+   */
   fire(eventType: string, current: () => boolean): void;
 }
 
-/** Longest delay a timer takes in one go; longer waits are armed again when it has passed. */
+/** Longest delay of one timer, in milliseconds; longer waits are split. */
 const LONGEST = 2_000_000_000;
 
+/** Creates the timers of one actor. */
 export function createTimers({ program, clock, durations, fire }: TimersOptions): Timers {
   const armed = new Map<string, Armed[]>();
   let context: unknown;

@@ -10,19 +10,23 @@ export interface ClaimerOptions {
   clock: Clock;
   deadlines: Pick<Config['deadlines'], 'startWait'>;
   me(): string;
-  /** The store says that this worker may not act: its row may be lost, which its next heartbeat shows and mends. */
+  /** Called when the store answers `fenced`: this worker's row may be lost. The next heartbeat detects and repairs that. */
   doubt(): void;
 }
 
-/** `fenced`: this worker may not claim now. */
+/** Result of a claim. `fenced`: the store does not accept claims from this worker at the moment. */
 export type Claimed = { row: SessionRow; head: TurnRow | null } | AttemptFact | 'fenced';
 
-/** Milliseconds between two repetitions of an unanswered call. */
+/** Pause between two attempts of an unanswered call, in milliseconds. */
 const REPEAT = 100;
 
-/** Takes over a session: a new epoch under a new nonce, or the fact that somebody else was there. */
+/** Claims sessions. A claim assigns a new epoch under a new nonce, or reports that another worker was first. */
 export function createClaimer({ store, clock, deadlines, me, doubt }: ClaimerOptions) {
-  /** Repeats a call, unchanged, until the store answers it or the start wait is over. */
+  /**
+   * Repeats a call, unchanged, until the store answers it.
+   *
+   * @throws StoreUnavailable if there is no answer within `startWait`
+   */
   async function answered<V extends object>(
     call: () => Promise<Answer<V>>,
   ): Promise<Exclude<Answer<V>, { verdict: 'unknown' }>> {
@@ -36,7 +40,12 @@ export function createClaimer({ store, clock, deadlines, me, doubt }: ClaimerOpt
     }
   }
 
-  /** Its owner is this worker, alive, and yet nobody here runs the active turn: only its owner can end it. */
+  /**
+   * Settles as `lost` the active turn of a session that this worker owns without running it. No other worker can do so
+   * while this one is alive.
+   *
+   * @returns the row after the settle
+   */
   async function endOrphan(row: SessionRow): Promise<SessionRow> {
     await answered(() =>
       store.settle({
@@ -52,7 +61,7 @@ export function createClaimer({ store, clock, deadlines, me, doubt }: ClaimerOpt
     return (await store.session(row.id)) ?? row;
   }
 
-  /** The turn that the row names as its head; null where there is none of that name in the session's scope. */
+  /** Loads the turn that the row names as its head. Returns null if that turn does not exist in the session's scope. */
   async function headOf({ headTurnId, scope }: SessionRow): Promise<TurnRow | null> {
     const head = headTurnId === null ? null : await store.turn(headTurnId);
     return head?.scope === scope ? head : null;
@@ -80,11 +89,21 @@ export function createClaimer({ store, clock, deadlines, me, doubt }: ClaimerOpt
   }
 
   return {
-    /** Throws `BridgeError` when the store refuses the call, `StoreUnavailable` when the store does not answer. */
+    /**
+     * Claims the session of the decision for this worker.
+     *
+     * @param nonce identifies this claim in its repetitions
+     * @returns the claimed row and its head, the fact why the claim failed, or `fenced`
+     * @throws BridgeError `bridge_store_rejected` if the store rejects the call
+     * @throws StoreUnavailable if the store does not answer within `startWait`
+     */
     claim,
     /**
-     * This worker is asked for a session that it owns and does not run. Before it says so, a turn that is active there
-     * is ended: as long as its owner lives nobody else can, and whoever asked could only wait. Throws `StoreUnavailable`.
+     * Ends the active turn of a session that this worker owns at this epoch but does not run. Called before this worker
+     * answers `not_owner`: while the owner is alive no other worker can end that turn, so the requester could only
+     * wait.
+     *
+     * @throws StoreUnavailable if the store does not answer
      */
     async disown(sessionId: string, epoch: number): Promise<void> {
       const row = await store.session(sessionId);

@@ -2,7 +2,7 @@ import type { SessionEvent } from '../../machines/session.ts';
 import type { Answer, Fence, KeyRef, RowFace, TurnResult, Writer } from '../store/port.ts';
 import type { Turn } from './turn.ts';
 
-/** What a commit needs to know of its session; read when the commit is made, the same for every repetition. */
+/** Session data of a commit. It is read when the commit is made and is the same for every repetition. */
 export interface CommitScene {
   sessionId: string;
   scope: string;
@@ -10,28 +10,35 @@ export interface CommitScene {
   epoch: number;
   upstreamId: string;
   keys: readonly KeyRef[];
-  /** Turn the head of a new session starts at. */
+  /** Turn at which a new session starts; null for a session without a past. */
   forkHead: string | null;
   face(): RowFace;
 }
 
-/** Facts sampled in the moment the verdict arrives. */
+/** Facts that are read at the moment the store's verdict arrives. */
 export interface CommitFacts {
   socketOpen(): boolean;
-  /** @param leaseLeftMs what the store said is left of the worker's lease */
+  /**
+   * Returns whether the worker may still start turns under its lease.
+   *
+   * @param leaseLeftMs rest of the worker's lease as reported by the store, in milliseconds
+   */
   leaseValid(leaseLeftMs: number): boolean;
   /**
-   * Asks for a heartbeat where the lease is all that is missing, or where the worker's own row may be.
+   * Requests a heartbeat if only the lease is missing, or if the worker's own row may be lost.
    *
-   * @param fenced the store said that this worker does not own the session, or is none
-   * @returns false when a heartbeat could change nothing
+   * @param fenced true if the store answered that this worker does not own the session, or has no row
+   * @returns false if a heartbeat could not change the result
    */
   renew(fenced: boolean): boolean;
 }
 
 export type CommitReply = { event: SessionEvent } | { unknown: string };
 
-/** A late heartbeat is no lost lease: the start is asked again, and answered as made, once the lease is renewed. */
+/**
+ * A late heartbeat is not a lost lease: while the lease is being renewed the answer counts as unknown. The repeated
+ * start is answered as already made.
+ */
 const started = (facts: CommitFacts, leaseLeftMs: number): CommitReply => {
   const leaseValid = facts.leaseValid(leaseLeftMs);
   if (!leaseValid && facts.renew(false)) return { unknown: 'the lease is being renewed' };
@@ -63,8 +70,10 @@ const turnStart = (turn: Turn) => ({
 });
 
 /**
- * The session's commits: each turns one fence call into one machine event. `unknown` is no verdict: the runtime makes
- * the same call again with the same ids until it is answered.
+ * Creates the session's commits. Each one turns one fenced store call into one machine event. `unknown` means that
+ * there is no verdict: the runtime repeats the same call with the same ids until it is answered.
+ *
+ * @param onRejected called with the store's reason when it rejects a commit
  */
 export function createCommits(
   store: Fence,
@@ -135,13 +144,13 @@ export function createCommits(
     settle: (turn: Turn, result: TurnResult): Promise<CommitReply> =>
       settle(turn.id, result, () => ({ type: 'store.settled', socketOpen: facts.socketOpen() })),
 
-    /** Ends an active turn of this epoch that no actor runs, so that the lane can start another. */
+    /** Settles as `lost` an active turn of this epoch that no actor runs, so that the lane can start another one. */
     orphan: (turnId: string): Promise<CommitReply> =>
       settle(turnId, bareResult('lost', null), () => ({ type: 'store.cleared' })),
   };
 }
 
-/** A turn's end without content. */
+/** Returns a turn result without content. */
 export function bareResult(state: TurnResult['state'], usage: unknown, error: unknown = null): TurnResult {
   return {
     state,

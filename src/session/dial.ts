@@ -21,46 +21,64 @@ export interface DialerOptions {
   target: UpstreamTarget;
   deadlines: Pick<Config['deadlines'], 'connect' | 'upgrade'>;
   abilities: Abilities;
-  /** The turn that wants the socket now. */
+  /** Returns the turn that currently needs the socket, or null. */
   current(): Turn | null;
   generation(): number;
   creates(): number;
   send(event: SessionEvent): void;
-  /** The provider's own turn state, from a handshake. */
+  /** Called with the provider's own turn state from a handshake. */
   learnTurnState(turn: Turn, value: string): void;
-  /** A connection was opened, with these headers in the provider's answer. */
+  /** Called when a connection was opened, with the headers of the provider's answer. */
   opened(headers: Record<string, string>): void;
-  /** Something else than the upstream or the store failed: the turn cannot go on. */
+  /** Called when something other than the upstream or the store failed: the turn cannot continue. */
   failed(error: unknown): void;
-  /** A connection did not come about. @param cause for people: a code or a status, and the host */
+  /**
+   * Called when a connection could not be established.
+   *
+   * @param cause readable cause: a code or a status, and the host
+   */
   onFailure(turn: Turn, cause: string): void;
 }
 
-/** Earns a session its socket, and gathers what a full send on it would need. */
+/** Opens the session's upstream connections and loads the data that a full send needs. */
 export interface Dialer {
-  /** Opens a connection of the current generation; the machine is told what came of it. */
+  /** Opens a connection of the current generation and reports the result to the machine as an event. Never rejects. */
   dial(): Promise<void>;
-  /** The connection of that generation is gone. @param turn the turn that was on the wire, if any */
+  /**
+   * Handles the loss of the connection of that generation.
+   *
+   * @param turn the turn that was on the wire, if any
+   */
   lost(turn: Turn | null, generation: number, how: LostConnection): void;
-  /** The exchange over HTTP was answered with a refusal; its connection ends right after this. */
+  /** Handles a refusal of an HTTP exchange. Its connection ends right afterwards. */
   refused(turn: Turn, answer: UpstreamAnswer): void;
-  /** The provider refused the anchor: it is struck off, and the whole context is sent once if it is exact. */
+  /**
+   * Drops an anchor that the provider refused and sends the whole context once, if it is known exactly. Otherwise the
+   * turn ends with `relayed`.
+   */
   resendWithoutAnchor(turn: Turn, relayed: TurnEnding): Promise<void>;
-  /** What `resendWithoutAnchor` does, for a response that had begun: its connection is given up. False when the turn cannot be sent again. */
+  /**
+   * Like `resendWithoutAnchor`, for a response that had already begun: its connection is closed.
+   *
+   * @returns false if the turn cannot be sent again
+   */
   resendElsewhere(turn: Turn, error: UpstreamError): boolean;
-  /** The provider has not begun to answer this turn in time. */
+  /** Handles a turn whose first event did not arrive in time. */
   overdue(turn: Turn): void;
 }
 
-/** Close code of a peer that takes no frame of that size. */
+/** WebSocket close code 1009: the message is too big. */
 const TOO_LARGE = 1009;
-/** What a connection without a close frame is said to have been closed with. */
+/** WebSocket close code 1006: the connection ended without a close frame. */
 const NO_CLOSE_FRAME = 1006;
 
-/** Failures that come before anything there could show whether it speaks WebSocket. */
+/** Failures that occur before the remote end could show whether it supports WebSocket. */
 const beforeAnyAnswer = new Set<FailureKind>(['dns', 'network', 'refused', 'tls']);
 
-/** What the failure of a dial says about WebSocket there; null when HTTP would meet the same. */
+/**
+ * Returns how strongly a failed dial suggests that the upstream does not support WebSocket. Null if HTTP would fail in
+ * the same way.
+ */
 function doubtOf(outcome: Extract<DialOutcome, { kind: 'refused' | 'failed' }>): Doubt | null {
   if (outcome.kind === 'failed') {
     return outcome.unreachable && beforeAnyAnswer.has(outcome.unreachable.kind) ? null : 'doubtful';
@@ -69,31 +87,41 @@ function doubtOf(outcome: Extract<DialOutcome, { kind: 'refused' | 'failed' }>):
   return meaning === 'relay' ? null : meaning === 'retry' ? 'doubtful' : 'certain';
 }
 
-/** Why a dial failed, for people: what happened and at which host. Never anything of an answer's body. */
+/**
+ * Describes why a dial failed, for logs and users: the failure and the host. Never includes any part of an answer's
+ * body.
+ */
 function causeOf(outcome: Extract<DialOutcome, { kind: 'refused' | 'failed' }>, { baseUrl }: UpstreamTarget): string {
   if (outcome.kind === 'failed') return outcome.unreachable?.text ?? `${outcome.reason} at ${hostOf(baseUrl)}`;
   return `the upgrade was answered with ${outcome.answer.status} at ${hostOf(baseUrl)}`;
 }
 
-/** What something on the way says of a credential that is not the client's stays here too. */
+/**
+ * Replaces an answer that refuses a credential which is not the client's own: details about the shared credential must
+ * not reach the client.
+ */
 const relayable = ({ evidence }: Turn, answer: UpstreamAnswer): UpstreamAnswer =>
   !evidence.credentialIsClients && refusesCredential(answer.status) ? instead(answer) : answer;
 
+/** Creates the dialer of a session. */
 export function createDialer(options: DialerOptions): Dialer {
   const { store, socket, target, abilities, send } = options;
-  /** The turn on the wire that the upstream said it did not take. */
+  /** The turn on the wire that the upstream reported as not accepted. */
   let untaken: Turn | null = null;
 
   const peerOf = (turn: Turn) => ({ targetId: target.id, credentialFp: turn.evidence.credentialFp });
 
-  /** From here on this turn goes over HTTP, whatever it is sent again for. */
+  /** Sends this turn over HTTP from now on, including any later send of it. */
   function leaveWebSocket(turn: Turn, cause: string): void {
     turn.evidence = { ...turn.evidence, passThrough: 'no_websocket' };
     turn.outcome = 'passed_through';
     turn.cause = cause;
   }
 
-  /** What a full send of this turn needs beyond its own body. */
+  /**
+   * Loads what a full send of this turn needs in addition to its own body: contents of referenced items and the
+   * history.
+   */
   async function historyFor(turn: Turn): Promise<'ready' | 'missing'> {
     const { scope, references, store: stored } = turn.evidence;
     const unread = stored ? [] : references.filter((id) => !turn.contents.has(id));
@@ -102,7 +130,7 @@ export function createDialer(options: DialerOptions): Dialer {
       turn.contents = new Map([...turn.contents, ...read]);
     }
     if (turn.continuation?.kind !== 'anchored' || turn.history !== null || turn.parent === null) return 'ready';
-    // The provider has it. Should it refuse the anchor after all, this is asked again.
+    // The provider stores the anchor. If it refuses the anchor later, this function runs again and loads the history.
     if (anchorStored(turn)) return 'ready';
     turn.history = await loadHistory(store, turn);
     return turn.history === null ? 'missing' : 'ready';
@@ -125,12 +153,16 @@ export function createDialer(options: DialerOptions): Dialer {
     });
   }
 
-  /** In `auto` a WebSocket that does not come about costs its turn one short wait, never the answer. */
+  /**
+   * Opens a connection. In `auto` mode a failed WebSocket attempt falls back to HTTP after a short timeout, so the turn
+   * still gets an answer.
+   */
   async function connect(turn: Turn, generation: number): Promise<DialOutcome> {
     const { connect: connectMs, upgrade } = options.deadlines;
     if (turn.evidence.passThrough !== null) return open(turn, generation, 'http', connectMs);
     const { fallsBack } = abilities;
-    // The rest of the deadline is for what comes instead; or else it ends later than this, so that the cause is known.
+    // With a fallback, the rest of the deadline is reserved for HTTP. Without one, the attempt ends before the deadline
+    // does, so that its cause is known.
     const timeoutMs = fallsBack ? Math.min(upgrade, connectMs / 2) : Math.floor(connectMs * 0.9);
     const outcome = await open(turn, generation, 'websocket', timeoutMs);
     if (outcome.kind !== 'refused' && outcome.kind !== 'failed') return outcome;
@@ -146,7 +178,7 @@ export function createDialer(options: DialerOptions): Dialer {
     return open(turn, generation, 'http', connectMs);
   }
 
-  /** What earlier turns have learned about this upstream. */
+  /** Applies what earlier turns found out about this upstream. */
   function recall(turn: Turn): void {
     const peer = peerOf(turn);
     if (turn.parent?.replay === 'exact' && !abilities.takesAnchors(peer)) turn.anchorRefused = true;
@@ -155,7 +187,7 @@ export function createDialer(options: DialerOptions): Dialer {
     else if (abilities.isTooLarge(target.id, turn.frameBytes)) leaveWebSocket(turn, 'the frame is too large');
   }
 
-  /** The turn ends here: nothing was sent, and trying again would change nothing. */
+  /** Ends the turn: nothing was sent, and a retry would not change the result. */
   function giveUp(turn: Turn, ending: Partial<TurnEnding>): void {
     turn.ending = { state: 'failed', terminal: null, fault: null, answer: null, error: null, ...ending };
   }
@@ -206,7 +238,7 @@ export function createDialer(options: DialerOptions): Dialer {
       try {
         await attempt(turn, generation);
       } catch (error) {
-        // The store may answer at the next attempt; whatever else has failed would fail again.
+        // The store may answer at the next attempt; any other failure would occur again.
         if (error instanceof StoreUnavailable) return send({ type: 'socket.failed', generation });
         if (options.generation() === generation && options.current() === turn) options.failed(error);
       }
@@ -247,8 +279,8 @@ export function createDialer(options: DialerOptions): Dialer {
       }
     },
     overdue(turn) {
-      // Some gateways accept an upgrade and pass nothing on. The turn may be running somewhere: only later ones go
-      // another way.
+      // Some gateways accept an upgrade and then forward nothing. This turn may be running upstream, so only later
+      // turns use HTTP.
       if (socket.kind === 'websocket' && socket.unheard) abilities.suspect(peerOf(turn), 'doubtful');
     },
     resendElsewhere(turn, error) {

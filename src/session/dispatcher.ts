@@ -17,10 +17,10 @@ import type { Roster } from './roster.ts';
 import { createSession, type Session, type SessionBirth, type SessionDeps } from './session.ts';
 import { createTurn, faultError, type Turn } from './turn.ts';
 
-/** Attempts of one request that may fail because the conversation moved meanwhile. */
+/** Maximum number of placement attempts of one request that fail because the conversation moved in the meantime. */
 const MAX_CONFLICTS = 3;
 
-/** How long the close of a connection may be overtaken by the repeat of its request, milliseconds. */
+/** Time that a repeated request waits for the close of the connection that it replaces, in milliseconds. */
 const OVERTAKEN_MS = 1_000;
 
 export interface DispatcherDeps {
@@ -29,46 +29,53 @@ export interface DispatcherDeps {
   sessions: Omit<SessionDeps, 'returnTurn' | 'onCreated' | 'onEnded' | 'onForgotten' | 'onIdle'>;
   peers: Peers;
   quota: Quota;
-  /** Other workers may use the same store. */
+  /** True if other workers may use the same store. */
   shared: boolean;
   config: Config;
   clock: Clock;
   ids: Ids;
   classify(request: TurnRequest): Evidence;
-  /** Called once per turn when its client has its answer. */
+  /** Called once per turn, when its client has its answer. */
   onFinished(turn: Turn, session: Session | null): void;
-  /** It leaves, and takes nothing in that no other worker can be given. */
+  /** Returns true while this worker is shutting down: a new request is then accepted only if another worker can take it. */
   refusing?(): boolean;
-  /** Called whenever a turn is given to a session, before the session does anything with it. */
+  /** Called whenever a turn is assigned to a session, before the session processes it. */
   onPlaced?(turn: Turn, session: Session): void;
   inspect?: Inspect;
 }
 
-/** Places requests: evidence and rows in, one decision out, carried out here. */
+/** Places requests: resolves a request's evidence and the stored rows into one decision, and carries that decision out. */
 export interface Dispatcher {
   /**
-   * @param hop when another worker holds the client
-   * @param lease what the request counts for since it was admitted, to be ended here; without one it is admitted now
+   * Accepts a request and takes responsibility for its answer on `sink`.
+   *
+   * @param hop the incoming hop, if another worker holds the client
+   * @param lease the admission under which the request was counted so far; ended here. Without one, the request is
+   *   admitted now
    */
   accept(request: TurnRequest, sink: ClientSink, hop?: IncomingHop, lease?: Lease): void;
-  /** Another worker asks for a session at this epoch, and none runs here: nothing may keep others from claiming it. */
+  /**
+   * Handles a peer's request for a session of this worker that has no actor here: its active turn, if any, is ended, so
+   * that another worker can claim the session. Never rejects.
+   */
   disown(sessionId: string, epoch: number): Promise<void>;
-  /** Turns whose clients still wait. */
+  /** Number of turns whose clients are still waiting. */
   readonly inFlight: number;
 }
 
-/** `again`: nothing was learned, and nothing but time may change it. */
+/** Result of carrying out a decision. `again`: there is no new information, only waiting can change the result. */
 type Carried = 'placed' | 'again' | AttemptFact;
 
+/** Creates the dispatcher of a worker. */
 export function createDispatcher(deps: DispatcherDeps): Dispatcher {
   const { store, roster, config, clock, ids, peers, quota } = deps;
   const { worker, log } = deps.sessions;
   const { deadlines, limits } = config;
-  /** The session of each turn that was placed, for as long as anything of the turn is kept. */
+  /** The session of each placed turn. An entry exists as long as the turn itself is referenced. */
   const places = new WeakMap<Turn, Session>();
   const holds = new Map<Turn, () => void>();
   const hops = new Map<Turn, IncomingHop>();
-  /** Turns in hand for other workers, by their ids. */
+  /** Turns being processed for other workers, by turn id. */
   const fromPeers = new Map<string, Turn>();
   const leases = new Map<Turn, Lease>();
   const creating = createCreatingKeys();
@@ -99,14 +106,15 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
   }
 
   /**
-   * Another worker asks for a turn that it has sent before and does not know the fate of. What was begun is taken up, what
-   * was not is begun, and what has ended and is kept no more is never run again.
+   * Handles a hop for a turn that the sender may have sent before and whose state it does not know. A turn that runs
+   * here is attached to the new hop; a turn that was never started is started; a turn that has ended and is no longer
+   * buffered is never run again.
    */
   async function takeUp(request: TurnRequest, sink: ClientSink, hop: IncomingHop): Promise<void> {
     const { turnId, attempt } = hop;
     const inHand = fromPeers.get(turnId);
     if (inHand) {
-      // Copies may arrive in any order: only the sender's latest hop is still listened to.
+      // Copies of a hop may arrive in any order; the sender only reads the answer of its latest one.
       const earlier = hops.get(inHand);
       if (!earlier || earlier.attempt >= attempt) return hop.notOwner();
       hops.set(inHand, hop);
@@ -135,7 +143,7 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
   function admit(request: TurnRequest, sink: ClientSink, hop?: IncomingHop, given?: Lease): void {
     let lease: Lease;
     try {
-      // What another worker forwards was counted there against the requests a minute.
+      // A forwarded request was already counted against the requests per minute, at the worker that received it.
       lease = given ?? quota.admit(request.caller.scope, { declaredBytes: request.bytes, metered: !hop });
     } catch (error) {
       return sink.fail(asBridgeError(error));
@@ -170,7 +178,10 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
     void (deps.refusing?.() && !hop ? dispatchLast(turn) : dispatch(turn));
   }
 
-  /** The worker takes nothing new in: what comes all the same is given to one that stays. */
+  /**
+   * Handles a request that arrives while this worker is shutting down: it is placed only if another worker can serve
+   * it.
+   */
   async function dispatchLast(turn: Turn): Promise<void> {
     const peer = await peers.serving().catch(() => null);
     if (peer === null) return turn.fail(new BridgeError('bridge_draining'));
@@ -199,19 +210,19 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
     deps.onFinished(turn, places.get(turn) ?? null);
   }
 
-  /** The request was held as long as a client can be asked to wait, and no frame has left for it. */
+  /** Ends a request that was held for `requestHold` without a frame having been sent for it. */
   function holdExpired(turn: Turn): void {
     if (turn.times.sent !== null || turn.stream.finished) return;
     const place = places.get(turn);
     if (place?.withdraw(turn)) return turn.fail(new BridgeError('bridge_queue_full'));
     turn.fail(faultError(turn, 'bridge_hold_expired'));
-    // It is in hand there: whatever it still waits for, no frame leaves for it any more.
+    // The session is already processing the turn: cancel it, so that no frame is sent for it later.
     place?.send({ type: 'turn.cancelled', reason: 'hold_expired' });
   }
 
   /**
-   * A repeat may come before the close of the connection that it replaces, above all where that led to another worker:
-   * before it is taken for a request of its own, its earlier reader is given a moment to be gone.
+   * Waits up to 1 s for the earlier reader of the same request to disconnect. A repeated request can arrive before the
+   * close of the connection that it replaces, above all if that connection goes through another worker.
    */
   async function readerGone({ evidence: { scope, requestFp } }: Turn): Promise<void> {
     const reader = roster.readBy(scope, requestFp);
@@ -246,7 +257,10 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
     }
   }
 
-  /** What a failed attempt taught. Where the conversation itself moved, the number of attempts is bounded. */
+  /**
+   * Records the fact from a failed attempt. Attempts that failed because the conversation moved are counted and
+   * bounded.
+   */
   function learn(turn: Turn, fact: AttemptFact): void {
     turn.attempts.push(fact);
     if (fact.kind !== 'unreachable' && fact.kind !== 'not_owner') turn.conflicts += 1;
@@ -260,8 +274,10 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
   }
 
   /**
-   * A store that is slow is not down: as long as it confirms this worker's heartbeats, what it did not answer is looked at
-   * again. Throws `StoreUnavailable` once it has been silent for `startWait` and this worker's lease is in doubt.
+   * Runs `act` and tolerates a slow store: while the store confirms this worker's heartbeats, an unanswered call leads
+   * to `again`.
+   *
+   * @throws StoreUnavailable if the store has been silent for `startWait` and this worker's lease is in doubt
    */
   async function patiently(turn: Turn, act: () => Promise<Carried>): Promise<Carried> {
     const askedAt = clock.now();
@@ -277,7 +293,12 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
     }
   }
 
-  /** Only a worker whose lease is certain acts on what it decided; one whose heartbeat is merely late asks for it. */
+  /**
+   * Returns true while this worker's lease is in doubt, and requests a heartbeat. A worker may only act on a decision
+   * while it holds a valid lease.
+   *
+   * @throws BridgeError `bridge_lease_lapsed` if the lease has been in doubt for `startWait`
+   */
   function leaseInDoubt(turn: Turn): boolean {
     if (worker.mayStart()) {
       turn.lapsedSince = null;
@@ -296,7 +317,7 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
       hop.notOwner();
       return 'placed';
     }
-    // What became of the session after a client's interrupt is no news to that client.
+    // After a supersede, a recovery of the session is an internal detail; the client keeps seeing `superseded`.
     if (turn.outcome !== 'superseded' || decision.outcome !== 'stale_recovery') turn.outcome = decision.outcome;
     if (worker.draining && !hop && (decision.do === 'create' || decision.do === 'claim')) {
       if (!turn.lease.run()) return busy(turn, tenantBusy('turns'));
@@ -311,7 +332,7 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
         return 'placed';
       }
       case 'forward': {
-        // It is held here and run there: each worker bounds what it has in hand.
+        // The request is held here and run there; each of the two workers applies its own limit on turns.
         if (!turn.lease.run()) return busy(turn, tenantBusy('turns'));
         const went = await elsewhere.forward(turn, decision);
         return went === 'done' ? 'placed' : went;
@@ -334,7 +355,11 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
     }
   }
 
-  /** A place for the turn's session, or the error it ends with. */
+  /**
+   * Reserves a place for the turn's session.
+   *
+   * @returns the reserved place, or the error with which the turn has to end
+   */
   function placeFor({ evidence: { scope }, lease }: Turn): { leave(): void } | BridgeError {
     if (!lease.run()) return tenantBusy('turns');
     const room = roster.makeRoom(scope);
@@ -346,7 +371,7 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
     const { scope } = turn.evidence;
     const room = placeFor(turn);
     if (room instanceof BridgeError) return busy(turn, room);
-    // From here on the session itself counts.
+    // The session itself counts against the limit from now on.
     room.leave();
     creating.begin(scope, keys);
     open(turn, { kind: 'new', sessionId: ids.uuid(), scope, keys, fork: parent, nonce: ids.uuid() });
@@ -369,7 +394,8 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
       if (ownerWorkerId !== null && ownerWorkerId !== worker.id)
         peers.tellClaimed(ownerWorkerId, id, claimed.row.epoch);
       if ((await elsewhere.mayRunHere(turn, id)) !== 'yes' || turn.stream.finished) return 'placed';
-      // Between the claim and here another request may have claimed it anew: that one's actor is the session now.
+      // Another request on this worker may have claimed the session again since; in that case its actor is the current
+      // one.
       if ((roster.get(id)?.epoch ?? 0) >= claimed.row.epoch) return { kind: 'lost_race', sessionId: id };
       open(turn, { kind: 'claimed', ...claimed, nonce });
       return 'placed';
@@ -420,7 +446,8 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
     turn.parent = null;
     turn.parentLine = null;
     turn.history = null;
-    // The client left while its turn was in hand: the event was waiting when the session had to let go of it.
+    // The client left while the session was processing its turn; the event was still queued when the session returned
+    // the turn.
     if (!turn.stream.attached) return turn.fail(new BridgeError('bridge_turn_cancelled'));
     void rest(turn).then(() => dispatch(turn));
   }
@@ -445,10 +472,13 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
   };
 }
 
-/** Decisions that start something here, or take something over. */
+/** Decisions that start a turn on this worker or claim a session. They require a valid lease. */
 const acting: ReadonlySet<Decision['do']> = new Set(['create', 'claim', 'use', 'queue', 'supersede']);
 
-/** What a worker may do for a request that another one sent: never forward it on, and claim only when asked to place it. */
+/**
+ * Returns whether this worker may carry out a decision for a forwarded request. It never forwards the request further,
+ * and it claims or creates keyed sessions only in mode `resolve`.
+ */
 function mayServe(hop: IncomingHop, decision: Decision): boolean {
   if (decision.do === 'forward' || decision.do === 'await_owner') return false;
   if (hop.mode === 'resolve') return true;

@@ -2,19 +2,21 @@ import type { Clock } from '../clock.ts';
 import type { Dispatcher } from './dispatcher.ts';
 import type { Roster } from './roster.ts';
 
-/** How often a drain looks whether the last turn has ended, milliseconds. */
+/** Interval at which a drain checks whether the last turn has ended, in milliseconds. */
 const LOOK_EVERY = 25;
-/** What a cancelled turn may take to be settled, milliseconds. */
+/** Time allowed for settling cancelled turns, in milliseconds. */
 const SETTLE_GRACE = 5_000;
 
-/** Gives back every session that is idle; the others follow when their turns have ended. */
+/** Sends every session the drain event: idle ones release themselves at once, the others when their turn has ended. */
 export function releaseIdle(roster: Roster): void {
   for (const session of [...roster.all()]) session.send({ type: 'worker.draining' });
 }
 
 /**
- * Empties a worker that admits nothing new: running turns may end by themselves until `deadlineMs`, those that do not are
- * cancelled and settled, and what cannot be settled in a bounded time is left to the next owner.
+ * Drains a worker that admits no new requests. Running turns may complete until `deadlineMs`; the remaining ones are
+ * cancelled and settled. Turns that cannot be settled within 5 s are left to the session's next owner.
+ *
+ * @param deadlineMs time for running turns to complete, in milliseconds from now
  */
 export async function drain(
   { roster, dispatcher, clock }: { roster: Roster; dispatcher: Dispatcher; clock: Clock },

@@ -9,20 +9,27 @@ export interface DurationsOptions {
   deadlines: Config['deadlines'];
   clock: Clock;
   random(): number;
-  /** Dials so far. */
+  /** Returns the number of dials so far. */
   generation(): number;
 }
 
 const FIRST_REDIAL = 200;
 const SLOWEST_REDIAL = 2_000;
 
-/** The socket is the only holder of the conversation: nothing else could continue it. */
+/**
+ * Returns whether only this socket can continue the conversation: the head is neither exactly replayable nor stored at
+ * the provider.
+ */
 export function isOnlyHolder(lane: Lane, socket: SessionSocket): boolean {
   const { head } = lane;
   return head !== null && head.replay !== 'exact' && !head.storedUpstream && socket.anchor !== null;
 }
 
-/** The session's deadlines by name, milliseconds. */
+/**
+ * Returns a function that maps the name of a session deadline to its duration in milliseconds.
+ *
+ * @throws Error from the returned function, for an unknown name
+ */
 export function createDurations(options: DurationsOptions): (name: string) => number {
   const { lane, socket, deadlines, clock, random } = options;
   const age = deadlines.socketAge + (random() * 2 - 1) * deadlines.socketAgeJitter;

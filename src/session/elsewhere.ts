@@ -13,14 +13,20 @@ export interface ElsewhereOptions {
   deadlines: Config['deadlines'];
   peers: Peers;
   rest: Rest;
-  /** Another worker took the request: what bounds its placing ends, what is left is the stream's. */
+  /** Called when a peer accepted the request: the placement timeout ends, from now on the stream's own deadlines apply. */
   onAccepted(turn: Turn): void;
 }
 
-/** `done`: the client has its answer, or has gone. `again`: nothing was learned, the rows have to be read again. */
+/**
+ * Result of involving another worker. `done`: the client has its answer, or has left. `again`: there is no new
+ * information, so the rows have to be read again.
+ */
 export type WentElsewhere = 'done' | 'again' | AttemptFact;
 
-/** What concerns other workers: handing requests over, waiting for silent owners, leaving. */
+/**
+ * Handles everything that involves other workers: forwarding requests, waiting for silent owners, and giving requests
+ * away while draining.
+ */
 export function createElsewhere({ store, clock, deadlines, peers, rest, onAccepted }: ElsewhereOptions) {
   const outgoing = new Map<Turn, AbortController>();
 
@@ -30,8 +36,9 @@ export function createElsewhere({ store, clock, deadlines, peers, rest, onAccept
   };
 
   /**
-   * Hands the request to a worker. A hop that fails says nothing of that worker: while it may be running the turn it is
-   * asked again by the turn's id, so that it takes up what it has begun and begins what it has not.
+   * Forwards the request to a worker. A failed hop says nothing about that worker's state. While the worker may be
+   * running the turn, the hop is repeated with the same turn id: the worker then resumes a turn that it has begun and
+   * starts one that it has not.
    */
   async function hop(turn: Turn, target: Omit<HopTarget, 'attempt' | 'turnId'>): Promise<WentElsewhere> {
     const { sink } = turn.stream;
@@ -62,7 +69,7 @@ export function createElsewhere({ store, clock, deadlines, peers, rest, onAccept
             return { kind: 'not_owner', sessionId: sessionId ?? '', workerId };
         }
         if (result.kind === 'broken' || result.sent) turn.maybeAt = target;
-        // What was shown cannot be taken back.
+        // The client's answer has begun, at least its status has left: the turn cannot be placed elsewhere any more.
         if (sink.committed) return ownerLost(turn);
         const again = result.again && (await patience.ask()) === 'slow' && (await rest(turn));
         if (turn.stream.finished) return 'done';
@@ -75,12 +82,12 @@ export function createElsewhere({ store, clock, deadlines, peers, rest, onAccept
     }
   }
 
-  /** Whether another worker has started this very turn. */
+  /** Returns whether another worker has started this turn. */
   async function hasStarted(turn: Turn): Promise<boolean> {
     return turn.maybeAt !== null && (await store.turn(turn.id)) !== null;
   }
 
-  /** Nothing that was sent to that worker for that session can start any more. */
+  /** Returns whether that worker is fenced: no hop sent to it for that session can start the turn any more. */
   async function isFenced({ workerId, sessionId, epoch }: NonNullable<Turn['maybeAt']>): Promise<boolean> {
     if (sessionId !== null) {
       const row = await store.session(sessionId);
@@ -90,14 +97,17 @@ export function createElsewhere({ store, clock, deadlines, peers, rest, onAccept
   }
 
   return {
-    /** Hands the request to the session's owner, naming the epoch. */
+    /** Forwards the request to the session's owner, for exactly that epoch. */
     async forward(turn: Turn, { session, workerId }: Extract<Decision, { do: 'forward' }>): Promise<WentElsewhere> {
       const url = await peers.address(workerId);
       if (url === null) return { kind: 'unreachable', workerId };
       return hop(turn, { workerId, url, mode: 'run', sessionId: session.id, epoch: session.epoch });
     },
 
-    /** A worker that leaves gives what it would have to create or claim to one that stays; null when there is none. */
+    /**
+     * Forwards a request that would create or claim a session to a worker that is not draining. Returns null if there
+     * is none.
+     */
     async giveAway(turn: Turn): Promise<WentElsewhere | null> {
       const peer = await peers.serving();
       if (!peer) return null;
@@ -105,11 +115,12 @@ export function createElsewhere({ store, clock, deadlines, peers, rest, onAccept
     },
 
     /**
-     * "Maybe delivered" becomes "not started" only once the worker that may have it is fenced, by its stored death or
-     * because the session is not its own any more, and no turn of this id exists. A turn that does exist is never run
-     * again.
+     * Decides whether a turn that may have been delivered to another worker can run here. Required: that worker is
+     * fenced (its death is stored, or it does not own the session any more), and no turn of this id exists in the
+     * store. A turn that exists is never run again.
      *
-     * @returns `no`: the client has been answered. `unsure`: it has to be looked at again
+     * @param claimed id of the session that this worker has just claimed, if any
+     * @returns `no`: the client has been answered. `unsure`: check again later
      */
     async mayRunHere(turn: Turn, claimed: string | null): Promise<'yes' | 'no' | 'unsure'> {
       const at = turn.maybeAt;
@@ -125,8 +136,10 @@ export function createElsewhere({ store, clock, deadlines, peers, rest, onAccept
     },
 
     /**
-     * A session that only its silent owner can serve: one look at whether its death is, or can be made, a stored fact. If
-     * not, what was learned of that owner is of the past by the next look: it is asked again.
+     * Checks once whether the death of a session's silent owner is stored, or can be stored now. If not, drops what
+     * earlier attempts learned about that owner, so that the next resolution asks it again.
+     *
+     * @throws BridgeError `bridge_wrong_instance` when `ownerWait` or `requestHold` is over
      */
     async awaitOwner(turn: Turn, decision: Extract<Decision, { do: 'await_owner' }>): Promise<WentElsewhere> {
       const { workerId, retryAfterSeconds, session } = decision;
@@ -145,7 +158,7 @@ export function createElsewhere({ store, clock, deadlines, peers, rest, onAccept
       return 'again';
     },
 
-    /** The turn has ended: what another worker would answer is not wanted any more. */
+    /** Aborts the turn's outgoing hop, because the turn has ended. */
     ended(turn: Turn): void {
       outgoing.get(turn)?.abort();
     },

@@ -16,36 +16,47 @@ export interface DeciderOptions {
   roster: Roster;
   me(): string;
   instancePolicy: Config['instancePolicy'];
-  /** How long a turn that has ended waits for its client, milliseconds. */
+  /** Time for which an ended turn is kept for its client, in milliseconds. */
   graceMs: number;
-  /** Other workers may use the same store. */
+  /** True if other workers may use the same store. */
   shared: boolean;
-  /** Whether the upstream resolves ids of stored responses on any connection, as far as is known for a credential. */
+  /**
+   * Returns whether the upstream resolves ids of stored responses on any connection, as far as is known for that
+   * credential.
+   */
   takesAnchors(credentialFp: string): boolean;
 }
 
 type Candidate = LookupResult['candidates'][number];
 
-/** Turns that the request may be a repeat of. */
+/** Turns of which the request may be a repeat. */
 type RunsAlready = Pick<Facts, 'idempotent' | 'repeated' | 'elsewhere'>;
 
-/** More turns that are alike up to a place are not compared with one request. */
+/** Maximum number of turns with the same items up to a place that are compared with one request. */
 const MOST_ALIKE = 64;
 
-/** Whether the turn is run by this worker, as opposed to being refused, handed on or shown from another one's stream. */
+/**
+ * Returns whether this worker runs the turn, as opposed to refusing it, forwarding it or attaching it to another
+ * stream.
+ */
 const runsHere = ({ do: act }: Decision) =>
   act !== 'refuse' && act !== 'forward' && act !== 'await_owner' && act !== 'reattach';
 
-/** One place has hidden all others: there may be more turns that end at it. */
+/** Returns whether all candidates end at the same place and fill the look-up's limit: more turns may end at that place. */
 const crowded = ({ candidates }: LookupResult) =>
   candidates.length === MOST_CANDIDATES &&
   candidates.every(({ turn }) => turn.clientFp !== null && turn.clientFp === candidates[0]!.turn.clientFp);
 
-/** Gathers what is known about a request and resolves it. Throws `StoreUnavailable`. */
+/**
+ * Creates the function that collects the facts about a request and resolves it.
+ *
+ * @returns a function that rejects with `StoreUnavailable` if the store does not answer
+ */
 export function createDecider({ store, roster, me, instancePolicy, graceMs, shared, takesAnchors }: DeciderOptions) {
   /**
-   * Resolves, and reads the anchor's lineage only where that decides something, or the turn will run here and may need it:
-   * not for a request that another worker serves, and not where a socket here, or the provider, holds the anchor.
+   * Resolves the request. Reads the anchor's lineage only if it changes the decision, or if the turn will run here and
+   * may need it. Not read for a request that another worker serves, nor if a socket here, or the provider, holds the
+   * anchor.
    */
   async function resolved(turn: Turn, facts: Omit<Facts, 'anchorExact'>): Promise<Decision> {
     const { evidence } = turn;
@@ -69,12 +80,12 @@ export function createDecider({ store, roster, me, instancePolicy, graceMs, shar
   }
 
   /**
-   * The decision to hand a request to the owner of the session that its thread or token names. What the request's items
-   * continue is then the owner's to find out. Null: it has to be found out here.
+   * Returns the decision to forward a request to the owner of the session that its thread or token names. The owner
+   * then determines what the request's items continue. Null if that has to be determined here.
    */
   function passedOn(turn: Turn, rows: LookupResult, known: RunsAlready): Decision | null {
     const { evidence, attempts } = turn;
-    // A session header is a hint: the items may say that it is another conversation.
+    // A session header is only a hint: the items may show that the request belongs to another conversation.
     if (evidence.hardKey?.kind === 'session' && evidence.token.kind !== 'ours') return null;
     const local = roster.views(rows, null, evidence.scope, null);
     const { row, decision } = explain(evidence, {
@@ -92,12 +103,15 @@ export function createDecider({ store, roster, me, instancePolicy, graceMs, shar
     return decision;
   }
 
-  /** Most requests continue the session that is warm here: what the rows would say of it, its fenced start says anyway. */
+  /**
+   * Returns a decision without a look-up, if the request certainly continues a session that is idle here with an open
+   * socket. This is the most frequent case; if the rows have changed since, the fenced start fails.
+   */
   function certain(turn: Turn): Decision | null {
     const { evidence } = turn;
-    // Behind an anchor nothing here shows whose the items are that a request only names.
+    // Only the store knows which scope owns the items that an anchored request references.
     if (evidence.comparison !== null || (evidence.anchor !== null && evidence.references.length > 0)) return null;
-    // Nor whose anything else is that only the store knows.
+    // The same holds for the other provider-side ids in the request.
     if (evidence.owned.size > evidence.references.length) return null;
     for (const session of roster.certain(evidence, () => turn.items.places)) {
       const { head, line } = session;
@@ -110,25 +124,31 @@ export function createDecider({ store, roster, me, instancePolicy, graceMs, shar
     return null;
   }
 
-  /** The request continues a head here, and what it adds is all the client's: no other turn can be continued deeper. */
+  /**
+   * Returns whether the request continues this local head and adds only items that the client wrote. In that case no
+   * other turn can match more of the request.
+   */
   function continuesWarm(turn: Turn, head: TurnRow, line: Line | null): boolean {
     const count = line && continuedBy(line, turn.items);
     if (count === null) return false;
     const { references, credentialFp, contextFp } = turn.evidence;
     const kept = head.storedUpstream && head.credentialFp === credentialFp;
-    // What only names an item of the line is left out of a delta; in full it may need that item's content.
+    // A delta leaves out items that only reference the line; a full send may need the contents of the referenced items.
     if (references.length > 0 && !kept && head.contextFp !== contextFp) return false;
     return turn.items.list.slice(count).every(({ fromClient }) => fromClient);
   }
 
-  /** The line that a turn ends: from the session that ended it, if it is here, else from the store. */
+  /**
+   * Returns the line that ends at a turn: from the local session that ended it, otherwise from the store. Null if it
+   * cannot be reconstructed.
+   */
   async function lineOf(scope: string, { turn, session }: Candidate): Promise<Line | null> {
     const here = session && roster.get(session.id);
     if (here?.line?.turnId === turn.id) return here.line;
     let line: Line | null = null;
     for (const { id, parentTurnId, forms: text } of await store.line(scope, turn.id)) {
       const forms = text === null ? null : decodeForms(text);
-      // A gap: what precedes this turn is not known, so only what a compaction begins with can be recognised.
+      // The ancestors of this turn are unknown, so that only an output that begins with a compaction can be recognised.
       const detached: boolean = parentTurnId !== null && line === null;
       line = forms && (!detached || forms.begins.length > 0) ? { turnId: id, forms, parent: line, detached } : null;
     }
@@ -139,7 +159,10 @@ export function createDecider({ store, roster, me, instancePolicy, graceMs, shar
   const isBusy = ({ session }: Candidate): boolean =>
     session !== null && (roster.get(session.id)?.view().busy ?? session.activeTurnId !== null);
 
-  /** The deepest candidate whose line is exactly the start of the request. */
+  /**
+   * Returns the deepest candidate whose line is exactly the start of the request. Prefers an idle session over a busy
+   * one.
+   */
   async function verified(turn: Turn, candidates: readonly Candidate[]): Promise<(Candidate & KnownTurn) | null> {
     let busy: (Candidate & KnownTurn) | null = null;
     let deepest = 0;
@@ -148,7 +171,7 @@ export function createDecider({ store, roster, me, instancePolicy, graceMs, shar
       const line = await lineOf(turn.evidence.scope, candidate);
       const count = line && continuedBy(line, turn.items);
       if (line === null || count === null || count < deepest) continue;
-      // Of conversations with the same words, one that is free here serves; others may be running.
+      // Among conversations with identical items, use one that is idle; the others may be running a turn.
       if (!isBusy(candidate)) return { ...candidate, row: candidate.turn, line };
       busy ??= { ...candidate, row: candidate.turn, line };
       deepest = count;
@@ -156,7 +179,12 @@ export function createDecider({ store, roster, me, instancePolicy, graceMs, shar
     return busy;
   }
 
-  /** What the request's items continue, with the rows it was found by; the first rows when there is no such turn. */
+  /**
+   * Searches the turn that the request's items continue.
+   *
+   * @returns that turn with the rows of the look-up that found it; the rows of the first look-up if there is no such
+   *   turn
+   */
   async function continued(turn: Turn, query: Lookup) {
     const search = { ...query, places: turn.items.places };
     const first = await store.lookup(search);
@@ -169,7 +197,7 @@ export function createDecider({ store, roster, me, instancePolicy, graceMs, shar
     }
   }
 
-  /** The head of a named session, as a candidate, when the request may well continue it. */
+  /** Returns the head of the session that token or key name, as a candidate, if the request's items may continue it. */
   function namedHead(turn: Turn, { token, keyed, heads }: LookupResult): Candidate | null {
     const session = token ?? keyed;
     const head = heads.get(session?.headTurnId ?? '');
@@ -178,8 +206,8 @@ export function createDecider({ store, roster, me, instancePolicy, graceMs, shar
   }
 
   /**
-   * Whether a request under a session header is of another conversation than that header's own session. A header that
-   * names none yet does not call a conversation away from a session that no key names.
+   * Returns whether a request with a session header belongs to another conversation than the header's own session. A
+   * header that names no session yet does not pull a conversation away from a session that no key names.
    */
   function isApart(turn: Turn, { keyed, heads, named }: LookupResult, like: Likeness | null): boolean {
     const { hardKey, anchor, token, requestFp } = turn.evidence;
@@ -189,7 +217,7 @@ export function createDecider({ store, roster, me, instancePolicy, graceMs, shar
     const here = roster.get(keyed.id);
     if (here?.epoch === keyed.epoch)
       return here.head?.requestFp !== requestFp && !here.related(turn) && holdsAConversation(here);
-    // Only its worker knows what a running turn was asked.
+    // Only the worker of a running turn knows the turn's request.
     if (keyed.activeTurnId !== null) return false;
     const head = heads.get(keyed.headTurnId ?? '');
     return head !== undefined && head.transcriptFp !== null && head.requestFp !== requestFp;
@@ -199,10 +227,10 @@ export function createDecider({ store, roster, me, instancePolicy, graceMs, shar
     attachable !== null || (head !== null && head.transcriptFp !== null);
 
   /**
-   * Notes which of the named items the provider can look up, and fetches the others.
+   * Determines which referenced items the provider can look up, and loads the contents of the others.
    *
-   * @returns the path of a field that names what the scope did not make; null without one, and with the client's own
-   *   credential
+   * @returns the path of the first field that names an object which the scope did not create; null if there is none,
+   *   and always null with the client's own credential
    */
   async function readReferences(turn: Turn, within: TurnRow | null): Promise<string | null> {
     const { scope, references, owned, credentialFp, credentialIsClients } = turn.evidence;
@@ -223,7 +251,10 @@ export function createDecider({ store, roster, me, instancePolicy, graceMs, shar
     return null;
   }
 
-  /** Turns that this request may repeat, of this worker and others: only others can have what is not found here. */
+  /**
+   * Looks up turns on other workers that this request may repeat. Skipped if a local turn was found, or if there are no
+   * other workers to ask.
+   */
   function mayRunElsewhere(
     { evidence }: Turn,
     repeated: LocalSession | null,
@@ -232,7 +263,7 @@ export function createDecider({ store, roster, me, instancePolicy, graceMs, shar
     const alone = !shared || instancePolicy !== 'forward' || repeated !== null;
     if (alone || !(named || tellsRepeats(evidence))) return Promise.resolve([]);
     const found = store.repeated(evidence.scope, evidence.requestFp, graceMs);
-    // It is awaited later, or not at all where another read fails first.
+    // The promise is awaited later, or never if another read fails first: avoid an unhandled rejection.
     found.catch(() => {});
     return found;
   }
@@ -240,7 +271,8 @@ export function createDecider({ store, roster, me, instancePolicy, graceMs, shar
   return async function decide(turn: Turn): Promise<Decision> {
     const { evidence } = turn;
     const repeated = roster.repeated(evidence.scope, evidence.requestFp);
-    // What a warm session here would generate again may be under way, or done, somewhere else.
+    // A repeated request may already be running, or be finished, on another worker: do not start a second generation
+    // here.
     const here = turn.resolutions === 1 && !repeated && !evidence.repeats ? certain(turn) : null;
     if (here) return here;
     const named = evidence.hardKey !== null || evidence.token.kind === 'ours';
@@ -266,7 +298,7 @@ export function createDecider({ store, roster, me, instancePolicy, graceMs, shar
       const head = search ? namedHead(turn, rows) : null;
       known = head && (await verified(turn, [head]));
     }
-    // Without a name; or the conversation was edited, compacted or forked by its client.
+    // The request names no session, or its client has edited, compacted or forked the conversation.
     if (search && !known) ({ rows, known } = await continued(turn, query));
     rows ??= await store.lookup(query);
     const like: Likeness | null = known
@@ -292,7 +324,10 @@ export function createDecider({ store, roster, me, instancePolicy, graceMs, shar
     });
   };
 
-  /** A response that only a comparison names: under a shared credential it must be one of the scope's own. */
+  /**
+   * Returns whether the scope may use the response that the request names for comparison. Under a shared credential it
+   * must be a response of the scope itself.
+   */
   async function ownsComparison({ evidence }: Turn): Promise<boolean> {
     const { comparison, scope, credentialIsClients } = evidence;
     if (comparison === null || credentialIsClients) return true;

@@ -22,59 +22,69 @@ import type { Turn, TurnEnding } from './turn.ts';
 
 export interface FrameReaderOptions {
   socket: SessionSocket;
-  /** Bytes of one response's streamed items that are kept; what comes after them is relayed only. */
+  /** Maximum number of bytes of one response's streamed items that are kept; items after that are only relayed. */
   mostBytes: number;
   now(): number;
-  /** Wall clock in milliseconds. */
+  /** Wall clock, in milliseconds. */
   wall(): number;
   send(event: SessionEvent): void;
-  /** The upstream showed a sign of progress: the silence deadline starts again. */
+  /** Restarts the silence deadline, because the upstream made progress. */
   touchSilence(): void;
-  /** The provider's own turn state, kept for the same client turn. */
+  /** Called with the provider's own turn state, which applies to the same client turn. */
   learnTurnState(turn: Turn, value: string): void;
-  /** Headers and telemetry that become headers of an answer: the running turn's or, without one, the next one's. */
+  /** Called with headers and telemetry that become answer headers: of the running turn or, without one, of the next one. */
   signal(frame: ParsedFrame, turn: Turn | null): void;
-  /** The socket's loss may be made good by sending the turn once more. */
+  /** Returns whether the turn may be sent once more after the loss of its socket. */
   mayResend(turn: Turn): boolean;
-  /** The provider refused the anchor that we chose: strike it off and prepare a full send. */
+  /** Called when the provider refused an anchor that the bridge chose: drop the anchor and prepare a full send. */
   anchorRefused(turn: Turn, relayed: TurnEnding): void;
-  /** The same after the response was announced. False: the turn cannot go out again, and ends with what was said. */
+  /**
+   * Like `anchorRefused`, after the response was announced.
+   *
+   * @returns false if the turn cannot be sent again; it then ends with the provider's error
+   */
   anchorRefusedLate(turn: Turn, error: UpstreamError): boolean;
 }
 
-/** The response that answers the turn on the wire, from its first frame on. */
+/** The response to the turn on the wire, from its first frame on. */
 interface Running {
   readonly turn: Turn;
   readonly generation: number;
-  /** It began with a frame that announces a response; otherwise one may still come. */
+  /** True if it began with a frame that announces a response; otherwise such a frame may still arrive. */
   announced: boolean;
-  /** Another response began on the same socket while this one ran: frames that name one are not all this turn's. */
+  /**
+   * True if another response began on the same socket during this one: frames with a response id may belong to that
+   * one.
+   */
   joined: boolean;
-  /** Output items as the client sees them, kept for a client that gets one JSON answer. */
+  /** Output items in the form shown to the client, kept for a client that gets one JSON answer. */
   readonly shownItems: string[];
   /** The `output_index` of each streamed item of this response. */
   readonly indexes: number[];
-  /** Bytes of its streamed items that are kept. */
+  /** Number of bytes of its streamed items so far, counted against `mostBytes`. */
   bytes: number;
 }
 
-/** Ended responses whose late frames are recognised by their id. */
+/** Number of ended responses whose late frames are recognised by their id. */
 const REMEMBERED = 64;
 
 /**
- * Reads the frames of a session's sockets into the turn that is on the wire.
+ * Creates the reader that applies the frames of a session's sockets to the turn on the wire.
  *
- * Over HTTP one exchange is one turn, and every frame is its own. A socket outlives its turns: there a turn begins with
- * the announcement of a response. A provider that announced none on this connection begins with any event. From then
- * on every frame is the turn's, except those that name a response that has ended or one that was announced meanwhile.
- * Providers rename responses between events: an id that names nothing else is no reason to drop a frame, and the id in
- * the terminal is the response's. Telemetry is never progress.
+ * - Over HTTP, one exchange carries one turn, and every frame belongs to it.
+ * - A WebSocket outlives its turns. A turn begins with the frame that announces its response. If the provider announced
+ *   no response on this connection so far, the turn begins with any event.
+ * - After that every frame belongs to the turn, except frames with the id of an ended response or of a response that
+ *   was announced in between.
+ * - Some providers change the response id between events. An unknown id is therefore no reason to drop a frame, and the
+ *   id in the terminal event counts as the response's id.
+ * - Telemetry never counts as progress.
  */
 export function createFrameReader(options: FrameReaderOptions): (text: string, turn: Turn | null) => void {
   const { socket, send } = options;
   const ended = new Set<string>();
   let running: Running | null = null;
-  /** Generation of the last connection on which a response was announced. */
+  /** Generation of the most recent connection on which a response was announced. */
   let announcedOn = -1;
 
   const remember = (id: string | null) => {
@@ -91,7 +101,10 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
     return { type: frame.type, json };
   };
 
-  /** An output item of the turn, if it can be kept. What cannot, and says something, makes the turn inexact. */
+  /**
+   * Returns an output item in the form in which it is kept, or null. An item that has content and cannot be kept makes
+   * the turn inexact.
+   */
   const keep = (turn: Turn, json: string): Written<Item> | null => {
     const item = keptItem(json);
     if (item === null && !saysNothing(json)) turn.inexact = true;
@@ -101,14 +114,14 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
   const runningFor = (turn: Turn) =>
     running?.turn === turn && running.generation === socket.generation ? running : null;
 
-  /** Whether a frame that no response of this turn precedes is the first of one. */
+  /** Returns whether a frame that arrives before any response of this turn is the first frame of one. */
   const opensTurn = (frame: ParsedFrame): boolean => {
     if (socket.kind === 'http') return true;
     if (frame.responseId !== null && ended.has(frame.responseId)) return false;
     return frame.end === 'failed' || isBeginning(frame) || announcedOn !== socket.generation;
   };
 
-  /** Whether a frame that came after the turn's beginning is about another response. */
+  /** Returns whether a frame that arrives during the turn belongs to another response. */
   const isForeign = (frame: ParsedFrame, { turn, joined }: Running): boolean => {
     const id = frame.responseId;
     if (socket.kind === 'http' || id === null || id === turn.responseId) return false;
@@ -135,7 +148,10 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
     return running;
   };
 
-  /** The announcement of a response is held back until a second frame shows that the turn is really under way. */
+  /**
+   * Begins the turn and holds the announcement of its response back until a second frame shows that the turn is under
+   * way.
+   */
   const announce = (turn: Turn, frame: ParsedFrame, text: string) => {
     begin(turn, frame);
     turn.showCreated();
@@ -146,7 +162,7 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
     const own = runningFor(turn);
     if (!own) return announce(turn, frame, text);
     if (!own.announced) {
-      // The turn began with another frame: this is its response all the same.
+      // The turn began with another frame; this frame announces its response.
       own.announced = true;
       announcedOn = socket.generation;
       turn.responseId = keptId(frame.responseId) ?? turn.responseId;
@@ -157,8 +173,8 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
   };
 
   /**
-   * Where a finished item stands among those of its response. A client that reads events has the items in the order in
-   * which they were finished; a JSON answer lists them by their index.
+   * Returns the position of a finished item among the items of its response. Streaming clients get the items in the
+   * order of completion; a JSON answer lists them by `output_index`.
    */
   const placeOf = (turn: Turn, frame: ParsedFrame, { indexes }: Running): number => {
     const given = frame.data?.output_index;
@@ -199,7 +215,7 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
     if (turn.evidence.passThrough === 'background' && frame.data?.response) turn.standing = json;
     turn.stream.push(type, json, false);
     if (frame.type === 'response.incomplete') {
-      // Steered: the successor follows with a `response.created` of its own and without a create of ours.
+      // Steered: the successor response follows with its own `response.created`, without another create of the bridge.
       running = null;
       turn.responseId = null;
       turn.steered = turn.streamed.length;
@@ -208,8 +224,8 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
   };
 
   /**
-   * The terminal under a name that clients know: their SDKs end a stream at completed, incomplete or failed only. The one
-   * JSON answer of a client that does not stream has the items that were streamed where the terminal lists fewer.
+   * Returns the terminal event with a type that clients know: the SDKs end a stream only at completed, incomplete or
+   * failed. The JSON answer of a non-streaming client gets the streamed items if the terminal event lists fewer.
    */
   const terminalJson = (turn: Turn, frame: ParsedFrame, text: string, own: Running, listed: number): string => {
     const { json } = show(turn, frame, text);
@@ -266,7 +282,7 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
     send({ type: 'upstream.ended', keepSocket: end !== 'failed' && socket.kind === 'websocket' });
   };
 
-  /** Whether an error strikes off an anchor that we chose, or whose content we may know. */
+  /** Returns whether an error refuses an anchor that the bridge chose, or whose content it may know. */
   const refusesOurAnchor = (turn: Turn, error: UpstreamError): boolean =>
     turn.wire?.form === 'delta' && turn.parent !== null && refusesAnchor(error);
 
@@ -282,7 +298,7 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
       return;
     }
     const plain = upstreamAnswerOf(error);
-    // What HTTP says in headers, an error frame says in a member of that name.
+    // An error frame carries in its `headers` member what an HTTP answer carries in its headers.
     const answer = { ...plain, headers: { ...headersIn(frame.data), ...plain.headers } };
     const ending: TurnEnding = { state: 'failed', terminal: null, fault: null, answer, error };
     if (refusesOurAnchor(turn, error)) {
@@ -295,7 +311,7 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
     send({ type: 'upstream.ended', keepSocket: plainRefusal && socket.kind === 'websocket' });
   };
 
-  /** The provider's turn state is its own; what stands beside it is the client's. */
+  /** Handles a metadata frame: the provider's turn state is kept here, the other headers are shown to the client. */
   const metadata = (turn: Turn, frame: ParsedFrame, text: string) => {
     if (frame.turnState) options.learnTurnState(turn, frame.turnState);
     const headers = memberText(text, 'headers') ?? '';
@@ -313,12 +329,12 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
       try {
         options.signal(frame, current);
       } catch {
-        // Telemetry of an unknown shape says nothing; the turn it came with goes on.
+        // Ignore telemetry of an unknown shape: it must not end the turn that it came with.
       }
     }
     if (!current) {
       if (frame.kind === 'error') {
-        // Without a turn an error concerns the connection: it must not carry another one.
+        // An error without a turn concerns the connection: close it, so that it does not carry another turn.
         const { generation } = socket;
         socket.close(1000, 'error frame without a turn');
         send({ type: 'socket.lost', generation, resendable: false });

@@ -9,7 +9,7 @@ import type { Turn } from './turn.ts';
 
 const isItem = (value: unknown): value is Item => typeof value === 'object' && value !== null && !Array.isArray(value);
 
-/** Stored items with their values; null where another release, or damage, left something else. */
+/** Parses stored items. Returns null if another release, or damage, left something else in the column. */
 function writtenItems(stored: string): Written<Item>[] | null {
   let values: unknown;
   try {
@@ -22,11 +22,11 @@ function writtenItems(stored: string): Written<Item>[] | null {
 }
 
 /**
- * The texts of a lineage's items, root first, ready to be sent in front of new ones. Null when any of them is missing or
- * cannot be said again exactly: then there is no approximation.
+ * Returns the texts of a lineage's items, root first, ready to be sent in front of new ones. Returns null if any of
+ * them is missing or cannot be resent exactly: the history is never approximated.
  */
 export function itemsOf(turns: readonly TurnItems[]): readonly string[] | null {
-  // A line that begins below its root has lost ancestors: what is left would pass for the whole.
+  // The lineage does not begin at a root, so ancestors are missing: a partial history must not be sent as the whole.
   if (turns[0]?.turn.parentTurnId !== null) return null;
   const parts = [];
   for (const { turn, input, output } of turns) {
@@ -48,10 +48,11 @@ function readable(json: string): Item | null {
 }
 
 /**
- * The texts of items of these turns' lines, by item id, as they can be sent in full. An id that stands for several items
- * stands for none. Throws `StoreUnavailable`.
+ * Loads the texts of items, by item id, in the form in which they can be sent in full. The items are searched in the
+ * lines of the given turns. An id that several different items have is left out.
  *
- * @param itemIds what is looked for
+ * @param itemIds ids to look for
+ * @throws StoreUnavailable if the store does not answer
  */
 export async function loadContents(
   store: SessionReads,
@@ -73,12 +74,14 @@ export async function loadContents(
   return contents;
 }
 
-/** Most ids that one question to the store is about. */
+/** Maximum number of ids in one query. */
 const PER_QUESTION = 1_000;
 
 /**
- * The turns of a scope whose output holds or mentions what these ids name, in as many questions as it takes. Throws
- * `StoreUnavailable`.
+ * Loads the turns of a scope whose output contains or mentions the objects with these ids, in as many queries as
+ * needed. At most `MOST_NAMES` ids are looked up.
+ *
+ * @throws StoreUnavailable if the store does not answer
  */
 export async function referencesTo(
   store: Pick<SessionReads, 'references'>,
@@ -91,7 +94,11 @@ export async function referencesTo(
   return rows;
 }
 
-/** Loads the lineage of the turn's parent. Throws `StoreUnavailable`. */
+/**
+ * Loads the history of the turn's parent. Returns null without a parent, or if the history is not exact.
+ *
+ * @throws StoreUnavailable if the store does not answer
+ */
 export async function loadHistory(store: SessionReads, turn: Turn): Promise<readonly string[] | null> {
   return turn.parent === null ? null : itemsOf(await store.lineage(turn.evidence.scope, turn.parent.id));
 }

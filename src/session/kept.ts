@@ -3,22 +3,22 @@ import type { Item } from '../transcript/types.ts';
 import type { UpstreamError } from '../upstream/port.ts';
 
 /**
- * What of a provider's answer is kept: remembered, compared, stored or logged. A provider may send anything, and its
- * client gets it as it came; what is kept has a known shape and size from here on, so that nothing that is done with it
- * can fail.
+ * Functions that reduce a provider's answer to the part that is kept: remembered, compared, stored or logged. A
+ * provider may send anything, and its client gets it unchanged. The kept part has a known shape and size, so that later
+ * steps cannot fail on it.
  */
 
-/** Longest id of a response that is kept, UTF-16 units; providers pack state into theirs. */
+/** Longest response id that is kept, in UTF-16 units; providers pack state into their ids. */
 const LONGEST_ID = 8_192;
-/** Longest code, type or name of a parameter that is kept of an error. */
+/** Longest code, type or parameter name of an error that is kept, in UTF-16 units. */
 const LONGEST_WORD = 100;
-/** A usage object has some dozens of counters. */
+/** Maximum number of counters kept of a usage object; real ones have a few dozen. */
 const MOST_COUNTERS = 64;
 const USAGE_LEVELS = 3;
 
 /**
- * An output item as it is kept; null for what is no object, or nests too deeply: comparing descends, and a client could
- * not send it back.
+ * Returns an output item in the form in which it is kept. Returns null if it is not an object, or nests too deeply:
+ * comparison is recursive, and a client could not send such an item back.
  */
 export function keptItem(json: string): Written<Item> | null {
   if (nestsDeeperThan(json, MOST_LEVELS)) return null;
@@ -26,19 +26,22 @@ export function keptItem(json: string): Written<Item> | null {
   return isFields(value) ? { value: value as Item, json } : null;
 }
 
-/** Whether leaving this item out leaves nothing out: it says nothing. */
+/** Returns whether the item is `null` and can be left out without loss. */
 export const saysNothing = (json: string): boolean => json.trim() === 'null';
 
-/** A response's id as it is kept; null for one that nothing could be found by. */
+/**
+ * Returns a response id in the form in which it is kept; null if it is missing, empty or too long to be looked up
+ * later.
+ */
 export function keptId(id: string | null): string | null {
   return id === null || id === '' || id.length > LONGEST_ID ? null : id;
 }
 
-/** A short name without content; null for anything else. */
+/** Returns a short identifier unchanged; null for anything that may hold content. */
 const word = (value: unknown): string | null =>
   typeof value === 'string' && value.length <= LONGEST_WORD && /^[\w.:/[\]-]+$/.test(value) ? value : null;
 
-/** The counters of a usage object: numbers, flags and short names, in objects. Null without any. */
+/** Returns the counters of a usage object: numbers, flags and short names, in objects. Null if `usage` is not an object. */
 export function keptUsage(usage: unknown): Record<string, unknown> | null {
   let left = MOST_COUNTERS;
   const copy = (value: unknown, levels: number): unknown => {
@@ -58,7 +61,10 @@ export function keptUsage(usage: unknown): Record<string, unknown> | null {
   return isFields(usage) ? (copy(usage, USAGE_LEVELS) as Record<string, unknown>) : null;
 }
 
-/** What is stored of an upstream error. Its message may repeat what a client or a model said: only the client gets it. */
+/**
+ * Returns the part of an upstream error that is stored: identifiers only. Its message may echo user content and is only
+ * sent to the client.
+ */
 export function keptError({ status, type, code, param }: UpstreamError): Record<string, unknown> {
   return { status, type: word(type), code: word(code), param: word(param) };
 }

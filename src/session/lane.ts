@@ -4,48 +4,58 @@ import type { Line } from '../transcript/line.ts';
 import type { Head } from './result.ts';
 import type { Turn } from './turn.ts';
 
-/** Who a lane is: fixed for one (session, epoch) on one worker. */
+/** Identity of a lane: fixed for one (session, epoch) on one worker. */
 export interface LaneIdentity {
   readonly id: string;
   readonly epoch: number;
   readonly scope: string;
   readonly workerId: string;
-  /** Hard keys this session was made with; empty for lanes, forks and claimed sessions. */
+  /** Hard keys under which this session was created; empty for parallel lanes, forks and claimed sessions. */
   readonly keys: readonly KeyRef[];
-  /** The deadline of its idle socket: only sessions reached by hard evidence keep one for long. */
+  /** Name of the deadline of its idle socket: only sessions that were reached by hard evidence keep one for long. */
   kept: 'idle' | 'laneIdle' | 'softIdle';
 }
 
-/** The head a lane begins with. */
+/** The head with which a lane begins. */
 export interface KnownHead {
-  /** What the session's row says: the fence compares it, whether or not such a turn can be read. */
+  /** Head id in the session's row: the fence compares it, whether or not that turn can be read. */
   id: string | null;
   row: TurnRow | null;
   line: Line | null;
 }
 
-/** The turns of one session on this worker: the head, the one in hand, those that wait, and one not yet delivered. */
+/**
+ * The turns of one session on this worker: the head, the current one, the waiting ones, and an ended one that has not
+ * been delivered yet.
+ */
 export interface Lane extends LaneIdentity {
-  /** The head that the session's row names. */
+  /** Head id in the session's row. */
   headId: string | null;
-  /** The last completed or incomplete turn of the line; null also where the row names one that cannot be read. */
+  /** The last completed or incomplete turn of the line. Also null if the row names a turn that cannot be read. */
   head: TurnRow | null;
-  /** The line that the head ends; null when it is not known here. */
+  /** The line that ends at the head; null if it is not known here. */
   line: Line | null;
-  /** Fingerprints under which requests find the head. */
+  /** Fingerprints by which requests find the head. */
   places: readonly string[];
   readonly current: Turn | null;
   readonly waiting: readonly Turn[];
-  /** An ended turn whose client has not got its terminal: kept for the rest of the grace, so that a retry finds it. */
+  /**
+   * An ended turn whose client has not received its terminal event. It is kept for the grace period, so that a retry
+   * finds it.
+   */
   readonly undelivered: Turn | null;
-  /** Bytes of items this worker has stored of the line. */
+  /** Number of bytes of the line's items that this worker has stored. */
   storedBytes: number;
-  /** Monotonic milliseconds of the last activity. */
+  /** Time of the last activity, in monotonic milliseconds. */
   readonly lastUsed: number;
   take(turn: Turn): void;
-  /** The turn in hand is nobody's any more here; returns it. */
+  /** Removes the current turn from the lane and returns it. */
   giveUp(): Turn | null;
-  /** The turn in hand has ended; `head` is what it left, if it became one. */
+  /**
+   * Notes that the current turn has ended.
+   *
+   * @param head the head that the turn became; null if it did not become one
+   */
   finish(head: Head | null): void;
   queue(turn: Turn): void;
   next(): Turn | undefined;
@@ -53,13 +63,15 @@ export interface Lane extends LaneIdentity {
   /** Empties the queue. */
   handBack(): Turn[];
   touch(): void;
-  /** Lets the undelivered turn go. */
+  /** Discards the undelivered turn. */
   forget(): void;
 }
 
 /**
- * @param graceMs how long an ended turn waits for its client to come back, milliseconds
- * @param onForgotten called when an ended turn waits no longer
+ * Creates the lane of a session.
+ *
+ * @param graceMs time for which an ended turn is kept for its client to come back, in milliseconds
+ * @param onForgotten called when an ended turn is no longer kept
  */
 export function createLane(
   identity: LaneIdentity,

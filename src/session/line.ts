@@ -5,7 +5,12 @@ import type { Turn } from './turn.ts';
 
 const since = (turn: Turn, at: number | null) => (at === null ? null : Math.round(at - turn.times.received));
 
-/** What is stored of a turn beside its end. @param now monotonic milliseconds */
+/**
+ * Returns the measurements that are stored with a turn's end.
+ *
+ * @param creates number of creates sent for the turn
+ * @param now monotonic milliseconds
+ */
 export function factsOf(turn: Turn, creates: number, now: number): TurnFacts {
   const { request, wire, ending } = turn;
   return {
@@ -22,7 +27,11 @@ export function factsOf(turn: Turn, creates: number, now: number): TurnFacts {
   };
 }
 
-/** What the log says about a turn that has ended. No content, no credential. */
+/**
+ * Returns the log line of an ended turn. It contains no content and no credential.
+ *
+ * @param now monotonic milliseconds
+ */
 export function describeTurn(turn: Turn, session: Session | null, now: number): TurnLine {
   const { request, evidence, wire, ending } = turn;
   const sent = turn.times.sent === null || !wire || wire.form === 'impossible' ? null : wire.items;

@@ -1,49 +1,55 @@
 import type { TurnEnd } from '../store/port.ts';
 import type { ClientSink, TurnRequest } from './port.ts';
 
-/** What became of a request that was handed to another worker. */
+/** Result of forwarding a request to another worker. */
 export type ForwardResult =
-  /** The client has its answer. `terminal`: how its turn ended. */
+  /** The client has its answer. `terminal`: the end of its turn. */
   | { kind: 'served'; terminal: TurnEnd }
-  /** The client left first; the hop was ended. */
+  /** The client left first; the hop was aborted. */
   | { kind: 'client_gone' }
-  /** The peer does not own the session and started nothing. */
+  /** The peer does not own the session and did not start the turn. */
   | { kind: 'not_owner' }
   /**
-   * Not accepted. `sent` false: it is certain that the peer serves nothing; true: the request may have reached it and may
-   * yet be running there. `again`: the hop failed, which says nothing of the peer; false: the peer is dead, or cannot be
-   * reached, or has refused.
+   * The peer did not accept the request. `sent`: false if the peer certainly does not run the turn; true if the request
+   * may have reached it, so that the turn may still be running there. `again`: true if only the hop failed, which says
+   * nothing about the peer; false if the peer is dead, unreachable, or refused the request.
    */
   | { kind: 'unreachable'; sent: boolean; again: boolean }
-  /** Accepted, then the hop ended without an answer: the turn may have run. `again` as above. */
+  /**
+   * The peer accepted the request, then the hop ended without an answer: the turn may have run. `again`: see
+   * `unreachable`.
+   */
   | { kind: 'broken'; again: boolean };
 
-/** How to tell a slow peer from one that cannot be reached, while it is waited for. */
+/** Distinguishes a slow peer from an unreachable one while its answer is awaited. */
 export interface Patience {
   /**
-   * What is known of a peer that has not answered.
+   * Returns what is known about a peer that has not answered.
    *
-   * @returns `slow`: it may answer yet. `dead`: its death is a stored fact. `unreachable`: it has renewed its lease so
-   *   often since it was asked or last heard that it would have answered what had reached it, or several connections in
-   *   a row were closed before it answered on them.
+   * @returns `slow`: it may still answer. `dead`: its death is stored. `unreachable`: since it was asked or last heard
+   *   it has renewed its lease so often that it would have answered a request that had reached it, or several
+   *   connections in a row were closed before it answered on them
    */
   ask(): Promise<'slow' | 'dead' | 'unreachable'>;
-  /** A connection to the peer was closed before a byte of an answer came over it. */
+  /** Records that a connection to the peer was closed before any byte of an answer arrived. */
   dropped(): void;
-  /** The peer was heard: its silence before that says nothing of what comes. */
+  /** Records that the peer was heard. Earlier silence and dropped connections do not count any more. */
   heard(): void;
 }
 
-/** How a hop is waited for. */
+/** Options for waiting for the answer to a hop. */
 export interface Waiting {
   patience: Patience;
-  /** Ends the hop when its answer is not wanted any more. */
+  /** Aborts the hop when its answer is not needed any more. */
   signal?: AbortSignal | undefined;
-  /** Called once, when the peer says that it took the request. */
+  /** Called once, when the peer has accepted the request. */
   onAccepted?(): void;
 }
 
-/** Where a request goes. `run`: the named epoch only. `resolve`: place it as your own; never forward it on. */
+/**
+ * Target of a forwarded request. `run`: serve it only at the given epoch. `resolve`: place it like a client's request,
+ * but never forward it.
+ */
 export interface HopTarget {
   workerId: string;
   url: string;
@@ -51,31 +57,47 @@ export interface HopTarget {
   sessionId: string | null;
   epoch: number | null;
   turnId: string;
-  /** Counts the hops of this turn to this worker: a later one takes up what an earlier one has begun. */
+  /**
+   * Number of earlier hops of this turn, to any worker. A hop above 0 resumes what an earlier one may have begun at the
+   * target.
+   */
   attempt: number;
 }
 
-/** The other workers, as far as a session has to do with them. */
+/** Access to the other workers, as far as sessions need it. */
 export interface Peers {
   forward(target: HopTarget, request: TurnRequest, sink: ClientSink, waiting: Waiting): Promise<ForwardResult>;
-  /** Patience with a worker that is about to be asked. */
+  /** Starts tracking the silence of a worker that is about to be asked. */
   patience(workerId: string): Patience;
-  /** Another worker that serves and can be reached, for a worker that leaves. Throws `StoreUnavailable`. */
+  /**
+   * Returns another worker that is serving and reachable, for a worker that is draining. Null if there is none.
+   *
+   * @throws StoreUnavailable if the store does not answer
+   */
   serving(): Promise<{ workerId: string; url: string } | null>;
-  /** Address of a worker; null when it has none. Throws `StoreUnavailable`. */
+  /**
+   * Returns the internal URL of a worker; null if it has none.
+   *
+   * @throws StoreUnavailable if the store does not answer
+   */
   address(workerId: string): Promise<string | null>;
-  /** Tells a former owner, best effort, that its session was claimed. */
+  /** Notifies a former owner that its session was claimed. Best effort: the notice may be lost. */
   tellClaimed(workerId: string, sessionId: string, epoch: number): void;
-  /** Tries to make a silent worker's death a stored fact: by certain proof, or by its lease. Throws `StoreUnavailable`. */
+  /**
+   * Checks whether a silent worker is dead, and stores its death if its liveness socket or its expired lease proves it.
+   *
+   * @throws StoreUnavailable if the store does not answer
+   */
   judge(workerId: string): Promise<'dead' | 'alive'>;
 }
 
-/** The receiving end of a hop: what this worker may do for it, and the word for "not mine". */
+/** A hop as received by this worker. */
 export interface IncomingHop {
   mode: 'run' | 'resolve';
   turnId: string;
   sessionId: string | null;
   epoch: number | null;
   attempt: number;
+  /** Answers that this worker does not own the session and has not started the turn. */
   notOwner(): void;
 }

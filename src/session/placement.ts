@@ -5,7 +5,7 @@ import type { WireForm } from '../transcript/types.ts';
 import type { Lane } from './lane.ts';
 import type { KnownTurn, Turn } from './turn.ts';
 
-/** The provider keeps this turn's response, and it was made with the credential that asks now. */
+/** Returns whether the provider stores the parent's response and accepts it as an anchor from this credential. */
 export function anchorStored(turn: Turn): boolean {
   return (
     !turn.anchorRefused &&
@@ -16,10 +16,10 @@ export function anchorStored(turn: Turn): boolean {
 }
 
 /**
- * Admits a turn to a lane: parent, expected head and continuation are fixed here and become part
- * of the fenced start. False: the turn is anchored to something that is not the head; it must be resolved again.
+ * Admits a turn to a lane: fixes parent, expected head and continuation, which become part of the fenced start. If the
+ * lane's line is not known, no request can be shown to continue it.
  *
- * Where the lane's line is not known, nothing can be shown to continue it.
+ * @returns false if the turn is anchored to another turn than the head and must be resolved again
  */
 export function place(turn: Turn, { headId, head, line }: Pick<Lane, 'headId' | 'head' | 'line'>): boolean {
   const { items } = turn;
@@ -31,7 +31,8 @@ export function place(turn: Turn, { headId, head, line }: Pick<Lane, 'headId' | 
     turn.parent = turn.anchor;
     return turn.anchor === null || turn.anchor.id === turn.expectedHead;
   }
-  // The head, or else the deepest ancestor known anywhere: the latter only spares storing its items again.
+  // The head, or the deepest known ancestor. Using an ancestor that is not the head only avoids storing its items
+  // again.
   let match: (KnownTurn & { count: number }) | null = null;
   for (const known of [head && line && { row: head, line }, turn.ancestor]) {
     const count = known ? continuedBy(known.line, items) : null;
@@ -45,19 +46,24 @@ export function place(turn: Turn, { headId, head, line }: Pick<Lane, 'headId' | 
   return true;
 }
 
-/** The form this turn takes on a socket that can continue from `socketAnchor` (null: a fresh one). */
+/**
+ * Returns the form in which this turn is sent on a socket that can continue from `socketAnchor`.
+ *
+ * @param socketAnchor response id from which the socket can continue; null for a fresh socket
+ */
 export function planFor(turn: Turn, socketAnchor: string | null): WireForm {
   const { anchor } = turn.evidence;
   const { request } = turn;
   if (anchor !== null && turn.parent === null) {
-    // Not in our rows: only the provider can know it, and the credential is the client's own.
+    // Unknown anchor: only the provider may know it, and the credential is the client's own. Send it unchanged.
     return { form: 'delta', previousResponseId: anchor, ...inputAsSent(request) };
   }
   return planWire({
     request,
     continuation: turn.continuation!,
     parentResponseId: turn.parent?.responseId ?? null,
-    // What a socket holds is the head. Providers may repeat ids, so an equal id alone does not make another turn held.
+    // A socket can only continue the head. Providers may reuse ids, so an equal id does not prove that another turn is
+    // held.
     socketAnchor: turn.parent?.id === turn.expectedHead ? socketAnchor : null,
     anchorStored: anchorStored(turn),
     history: turn.history,
@@ -65,15 +71,16 @@ export function planFor(turn: Turn, socketAnchor: string | null): WireForm {
   });
 }
 
-/** One list of hashes is the beginning of the other. */
+/** Returns whether one list of hashes is a non-empty prefix of the other. */
 function shareBeginning(one: readonly string[], other: readonly string[]): boolean {
   const length = Math.min(one.length, other.length);
   return length > 0 && one.slice(0, length).every((hash, index) => hash === other[index]);
 }
 
 /**
- * Whether a request under a shared session header belongs to the conversation of this lane: it repeats or extends a
- * request in hand, carries the same turn id of the client, or its items continue the lane's line or end within it.
+ * Returns whether a request under a shared session header belongs to the conversation of this lane: it repeats or
+ * extends a running, waiting or undelivered turn, carries the same client turn id, or its items continue the lane's
+ * line or end within it.
  */
 export function isRelated(turn: Turn, lane: Lane): boolean {
   for (const other of [lane.current ?? lane.undelivered, ...lane.waiting]) {

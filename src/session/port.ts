@@ -4,13 +4,13 @@ import type { ReadRequest } from '../transcript/types.ts';
 import type { UpstreamCredential } from '../upstream/headers.ts';
 import type { UpstreamAnswer } from '../upstream/port.ts';
 
-/** Who is asking, decided by authentication before anything else happens. */
+/** Identity of the requester, established by authentication before anything else happens. */
 export interface Caller {
-  /** The tenant's name, `local`, or a keyed hash of a passed-through credential. Nothing crosses scopes. */
+  /** The tenant's name, `local`, or a keyed hash of a passed-through credential. No data crosses scopes. */
   scope: string;
-  /** Keyed hash of the credential the upstream will see. */
+  /** Keyed hash of the credential that is sent upstream. */
   credentialFp: string;
-  /** Value of the `authorization` header the upstream will see; null sends none. Never logged. */
+  /** Value of the `authorization` header that is sent upstream; null sends none. Never logged. */
   upstreamAuthorization: string | null;
   /** False when a shared upstream key replaces the client's credential. */
   credentialIsClients: boolean;
@@ -18,64 +18,75 @@ export interface Caller {
   upstreamKeys?: Readonly<Record<string, string>> | undefined;
 }
 
-/** What the upstream sees of a caller. */
+/** Returns the credential that is sent upstream for a caller. */
 export const credentialOf = (caller: Caller): UpstreamCredential => ({
   authorization: caller.upstreamAuthorization,
   keys: caller.upstreamKeys ?? {},
   isClients: caller.credentialIsClients,
 });
 
-/** One `POST .../responses`, read and validated, before anything was opened for it. */
+/** One `POST .../responses`, read and validated, before any resource is opened for it. */
 export interface TurnRequest extends ReadRequest {
   requestId: string;
   caller: Caller;
   /** The request's own headers, lower-cased. */
   headers: Readonly<Record<string, string>>;
-  /** Monotonic milliseconds at which the request's headers were read. */
+  /** Time at which the request's headers were read, in monotonic milliseconds. */
   receivedAt: number;
 }
 
-/** Known before the first byte: these become response headers. */
+/** Data that is known before the first byte of the answer and becomes response headers. */
 export interface AnswerHead {
   outcome: Outcome;
   sessionId: string | null;
-  /** Turn-state token; only ever set once the row it names is durable. */
+  /** Turn-state token; only set once the row that it names is durable. */
   token: string | null;
   /** The provider's own headers that concern the client, names in lower case. */
   headers?: Readonly<Record<string, string>> | undefined;
 }
 
 /**
- * The client's end of one request. The session writes to it; it knows nothing of sessions.
- * Exactly one of `end`, `fail` or `relay` ends it; later calls are ignored.
+ * The client's end of one request. The session writes to it; it does not depend on sessions. Exactly one of `end`,
+ * `fail`, `relay` or `cut` ends it; later calls are ignored.
  */
 export interface ClientSink {
-  /** Sets what the answer's headers will say. May be called again until the status has left. */
+  /** Sets the data for the answer's headers. May be called again until the status has been sent. */
   head(head: AnswerHead): void;
   /**
-   * One event of the stream: `type` and the JSON text to show. Telemetry does not release the held-back status.
-   * False: the client reads slower than we write; `onDrain` tells when to go on.
+   * Writes one event of the stream. Telemetry does not release the held-back status.
+   *
+   * @param json the event's JSON text
+   * @returns false if the client reads more slowly than the bridge writes; `onDrain` reports when it has caught up
    */
   event(type: string, json: string, telemetry: boolean): boolean;
-  /** Releases the held-back status (2 s after the frame was sent); a non-streaming client ignores it. */
+  /** Sends the held-back status (2 s after the frame was sent). A non-streaming client's answer is not affected. */
   open(): void;
-  /** The terminal event: written, then the answer is closed. */
+  /** Writes the terminal event and closes the answer. */
   end(type: 'response.completed' | 'response.incomplete' | 'response.failed', json: string): void;
-  /** The request failed in the bridge: an error envelope while the status is held back, else one `response.failed`. */
+  /**
+   * Ends the request with an error of the bridge: an error envelope while the status is held back, afterwards one
+   * `response.failed` event.
+   */
   fail(error: BridgeError): void;
-  /** The provider's own refusal, status and body unchanged; after the status has left it becomes `response.failed`. */
+  /**
+   * Relays the provider's own refusal with unchanged status and body. After the status was sent it becomes
+   * `response.failed`.
+   */
   relay(answer: UpstreamAnswer): void;
-  /** Ends the connection without a word: another one of the same client has taken the answer over. */
+  /** Closes the connection without an answer, because another connection of the same client reads it now. */
   cut(): void;
-  /** False once the connection is gone. */
+  /** False once the connection is closed. */
   readonly attached: boolean;
-  /** An event other than a comment has been written to the client. */
+  /** True once an event (not just a comment) has been written to the client. */
   readonly shown: boolean;
-  /** The status, or the whole answer, has left: from now on a failure can only be an event. */
+  /** True once the status, or the whole answer, has been sent: from then on a failure can only be reported as an event. */
   readonly committed: boolean;
-  /** Called once when the client goes away before its answer was delivered. */
+  /** Registers a listener that is called once if the client disconnects before its answer was delivered. */
   onGone(listener: () => void): void;
   onDrain(listener: () => void): void;
-  /** Called once when the answer was delivered: the terminal was accepted and `finish` came before `close`. */
+  /**
+   * Registers a listener that is called once when the answer was delivered: the terminal event was accepted, and
+   * `finish` came before `close`.
+   */
   onDelivered(listener: () => void): void;
 }

@@ -5,17 +5,17 @@ import type { SessionStateName } from '../store/port.ts';
 /** Version of the persisted snapshot's shape; a snapshot of another version is not loaded. */
 export const SESSION_MACHINE_VERSION = 1;
 
-/** The session machine with its effects recorded: made once, shared by every actor. */
+/** The session machine with recorded effects. Created once and shared by every actor. */
 export const sessionProgram = defineProgram(sessionMachine, {
   version: SESSION_MACHINE_VERSION,
   commits: ['commitCreate', 'commitStart', 'commitOrphan', 'commitSettle', 'commitBareSettle'],
 });
 
 const counters: readonly string[] = ['generation', 'creates', 'turns', 'takeovers'] satisfies (keyof SessionContext)[];
-/** No counter gets this far. */
+/** Upper bound for a valid counter; real ones stay far below. */
 const COUNTED_AT_MOST = 2 ** 31;
 
-/** Whether what a row holds is the context of a session: its counters, and nothing else. */
+/** Returns whether a value read from a row is a session context: its counters and nothing else. */
 export function isSessionContext(context: unknown): context is SessionContext {
   if (typeof context !== 'object' || context === null) return false;
   const entries = Object.entries(context);
@@ -27,7 +27,7 @@ export function isSessionContext(context: unknown): context is SessionContext {
   );
 }
 
-/** The five names a row knows, from a dotted state. */
+/** Returns the top-level state of a dotted state: one of the five names that a row can hold. */
 export function topState(state: string): SessionStateName {
   return state.split('.', 1)[0] as SessionStateName;
 }

@@ -2,66 +2,87 @@ import type { Clock } from '../clock.ts';
 import type { Config } from '../config.ts';
 import { BridgeError } from '../errors.ts';
 
-/** What a tenant can have too much of. */
+/** Limits per tenant, by name. */
 export const tenantLimits = ['requests_per_minute', 'waiting', 'bodies', 'turns', 'sockets', 'connections'] as const;
 export type TenantLimit = (typeof tenantLimits)[number];
 
-/** One request in hand: it counts for its tenant from its admission until `end`. */
+/** The admission of one request. The request counts for its tenant until `end`. */
 export interface Lease {
   /**
-   * So many bytes more of its body were read; what Content-Length announced was counted at the admission already.
+   * Counts bytes of the body as they are read. Bytes announced by Content-Length were already counted at admission.
    *
-   * @throws BridgeError `bridge_tenant_busy` or `bridge_bodies_full` when that is more than may be in hand
+   * @param bytes number of bytes read since the last call
+   * @throws BridgeError `bridge_tenant_busy` or `bridge_bodies_full` if that exceeds the tenant's or the worker's limit
    */
   addBytes(bytes: number): void;
-  /** It stops waiting and runs a turn, or already does. False: its tenant runs as many as it may (`tenantBusy('turns')`). */
+  /**
+   * Moves the request from waiting to running; no effect if it is running already.
+   *
+   * @returns false if its tenant already runs as many turns as it may (`tenantBusy('turns')`)
+   */
   run(): boolean;
-  /** Gives everything back. Only the first call counts. */
+  /** Releases everything that the request counted for. Idempotent. */
   end(): void;
 }
 
-/** What one turn keeps for a client that comes back. */
+/** Accounting for the events that one turn keeps for a client that reconnects. */
 export interface BufferShare {
-  /** So many bytes more are kept. Buffers are given up before this returns where that is too much, this one perhaps. */
+  /**
+   * Counts further bytes that are kept. If the budget is exceeded, buffers are dropped before this returns, possibly
+   * this one.
+   */
   grow(bytes: number): void;
-  /** Nothing of this turn is kept any more. */
+  /** Notes that this turn keeps no events any more. */
   empty(): void;
 }
 
 export interface Admission {
-  /** What Content-Length announces, bytes; 0 when it does not. */
+  /** Content-Length in bytes; 0 without one. */
   declaredBytes?: number;
-  /** Whether the request counts against the requests a minute. Another worker has counted what it forwards. */
+  /**
+   * True if the request counts against the requests per minute. A forwarded request was counted by the worker that
+   * received it.
+   */
   metered?: boolean;
 }
 
-/** What each tenant has in hand on this worker, and how much it may have. */
+/** Tracks and limits each tenant's use of this worker. */
 export interface Quota {
-  /** Admits a request before its body is read. Throws `bridge_rate_limited`, `bridge_tenant_busy` or `bridge_bodies_full`. */
+  /**
+   * Admits a request before its body is read.
+   *
+   * @throws BridgeError `bridge_rate_limited`, `bridge_tenant_busy` or `bridge_bodies_full`
+   */
   admit(scope: string, admission?: Admission): Lease;
-  /** @param giveUp stops keeping the events of that turn; called at most once after each `grow` from nothing */
+  /**
+   * Creates the accounting for one turn's buffered events.
+   *
+   * @param giveUp drops that turn's buffered events; called at most once after each `grow` from nothing
+   */
   buffer(scope: string, giveUp: () => void): BufferShare;
   /**
-   * Reads from the store for a tenant. Where several tenants may come, only some reads of one go on at the same time:
-   * what the store is asked for one tenant must not make the answers of others late. Rejects as `work` does.
+   * Runs a read from the store for a tenant. If there may be several tenants, the number of concurrent reads per tenant
+   * is limited, so that one tenant's queries do not delay the others. Rejects as `work` does.
    */
   read<T>(scope: string, work: () => Promise<T>): Promise<T>;
-  /** Counts a refusal that was found elsewhere, and returns its error. */
+  /** Counts a refusal that another component decided, and returns its error. */
   refuse(limit: BusyLimit): BridgeError;
   /**
-   * So many bytes more, or fewer, were written to clients that have not read them yet. True: all turns together are so
-   * far behind their clients that those which are should not go on.
+   * Adjusts the number of bytes that were written to clients and not read yet.
+   *
+   * @param change difference in bytes, positive or negative
+   * @returns true if all turns together are so far ahead of their clients that the ones with slow readers have to pause
    */
   unread(change: number): boolean;
-  /** Several tenants may come: then none may hold more of a resource than is free for the others. */
+  /** True if there may be several tenants: then none may hold more of a resource than is free for the others. */
   readonly several: boolean;
-  /** Everything in hand, over all tenants. */
+  /** Totals over all tenants: waiting requests, running turns, bytes of bodies. */
   readonly inHand: { readonly waiting: number; readonly running: number; readonly bytes: number };
-  /** Bytes of events kept over all turns. */
+  /** Bytes of buffered events over all turns. */
   readonly bufferedBytes: number;
-  /** Bytes that clients have not read, over all turns. */
+  /** Bytes that clients have not read yet, over all turns. */
   readonly unreadBytes: number;
-  /** Tenants of whom something is remembered. */
+  /** Number of tenants with an account. */
   readonly tenants: number;
 }
 
@@ -69,7 +90,7 @@ export interface QuotaOptions {
   config: Pick<Config, 'limits' | 'security' | 'upstream'>;
   clock: Pick<Clock, 'now'>;
   onRefused?(limit: TenantLimit): void;
-  /** A turn is not kept any more for a client that comes back. */
+  /** Called when a turn's buffered events were dropped because of the budget. */
   onGivenUp?(): void;
 }
 
@@ -77,26 +98,26 @@ interface Account {
   waiting: number;
   running: number;
   bytes: number;
-  /** Requests that the last minute has not yet paid for, as of `at`. */
+  /** Fill level of the rate limiter's bucket in requests, as of `at`. */
   spent: number;
-  /** Monotonic milliseconds. */
+  /** Time of the last update of `spent`, in monotonic milliseconds. */
   at: number;
 }
 
 interface Buffers {
   bytes: number;
-  /** Bytes by what gives the buffer up. */
+  /** Bytes of each buffer, by the function that drops it. */
   each: Map<() => void, number>;
 }
 
-/** More tenants with nothing in hand are not remembered; the one that asked longest ago is forgotten first. */
+/** Maximum number of accounts of idle tenants that are kept; the least recently used one is dropped first. */
 const MOST_REMEMBERED = 10_000;
-/** How many tenants one admission looks at to forget them. */
+/** Number of accounts that one admission examines for removal. */
 const LOOKS = 8;
-/** Reads of one tenant that the store is asked at the same time. */
+/** Maximum number of concurrent store reads of one tenant. */
 const MOST_READS = 32;
 const MINUTE = 60_000;
-/** Sums of fractions of a request are as exact as this. */
+/** Tolerance for rounding errors in sums of fractions of a request. */
 const ROUNDING = 1e-6;
 
 type BusyLimit = Exclude<TenantLimit, 'requests_per_minute'>;
@@ -109,15 +130,19 @@ const busyWith: Record<BusyLimit, string> = {
   connections: 'Its requests hold as many client connections as they may.',
 };
 
-/** The error of a request that would take its tenant beyond a limit. */
+/** Returns the error of a request that would exceed a limit of its tenant. */
 export const tenantBusy = (limit: BusyLimit): BridgeError =>
   new BridgeError('bridge_tenant_busy', { detail: busyWith[limit] });
 
-/** Whether more than one tenant can ask: API keys of several, or credentials of the clients' own. */
+/** Returns whether there can be more than one tenant: API keys of several tenants, or the clients' own credentials. */
 const severalTenants = ({ upstream, security }: Pick<Config, 'security' | 'upstream'>): boolean =>
   upstream.key === null || new Set(security.apiKeys.map(({ tenant }) => tenant)).size > 1;
 
-/** A duration as OpenAI's `x-ratelimit-reset-*` headers write it: `20ms`, `8.64s`, `6m0s`. */
+/**
+ * Formats a duration like OpenAI's `x-ratelimit-reset-*` headers: `20ms`, `8.64s`, `6m0s`.
+ *
+ * @param ms milliseconds
+ */
 export function resetText(ms: number): string {
   const whole = Math.max(0, Math.ceil(ms));
   if (whole < 1_000) return `${whole}ms`;
@@ -126,6 +151,7 @@ export function resetText(ms: number): string {
   return minutes > 0 ? `${minutes}m${seconds}s` : `${seconds}s`;
 }
 
+/** Creates the quota of one worker. */
 export function createQuota({ config, clock, onRefused, onGivenUp }: QuotaOptions): Quota {
   const { limits } = config;
   const several = severalTenants(config);
@@ -162,7 +188,10 @@ export function createQuota({ config, clock, onRefused, onGivenUp }: QuotaOption
   };
   const isIdle = ({ waiting, running, bytes }: Account) => waiting + running + bytes === 0;
 
-  /** Forgets tenants of whom there is nothing left to know; those that asked last stand at the end. */
+  /**
+   * Removes idle accounts, except those whose rate limiter is not empty while there is room. The map is ordered by last
+   * use, the most recently used account at the end.
+   */
   function sweep(): void {
     let looks = LOOKS;
     for (const [scope, account] of accounts) {
@@ -185,14 +214,17 @@ export function createQuota({ config, clock, onRefused, onGivenUp }: QuotaOption
     return account;
   }
 
-  /** The first bytes of a tenant with none are refused only where the worker has no room at all, as its first turn is. */
+  /**
+   * Checks whether more bytes of bodies fit. The first bytes of a tenant that holds none are refused only if the worker
+   * has no room at all; the same holds for a tenant's first turn.
+   */
   const checkRoom = ({ bytes }: Account, more: number): void => {
     const free = limits.bodiesBytes - total.bytes;
     if (more === 0) return;
     if (bytes + more > mostBytes || (several && bytes > 0 && bytes + more > free)) throw refuse('bodies');
     if (more > free) throw new BridgeError('bridge_bodies_full');
   };
-  /** A tenant that runs nothing may always start: whether there is a socket for it is for the worker to say. */
+  /** A tenant without a running turn may always start one; the limit on sockets is checked by the session registry. */
   const mayRun = ({ running }: Account) =>
     running === 0 ||
     ((limits.tenantTurns === 0 || running < limits.tenantTurns) &&
@@ -280,7 +312,7 @@ export function createQuota({ config, clock, onRefused, onGivenUp }: QuotaOption
       try {
         return await work();
       } finally {
-        // Its place goes to the next in line, or is free.
+        // The slot passes to the next waiting read, or becomes free.
         const next = line.waiting.shift();
         if (next) next();
         else if (--line.now === 0) reading.delete(scope);

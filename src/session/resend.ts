@@ -1,10 +1,12 @@
 import type { Turn } from './turn.ts';
 
 /**
- * Whether a turn whose socket was lost may be sent once more. Only if nothing beyond `response.created` and telemetry
- * arrived, nothing was shown, no hosted tool could have acted, and the provider keeps no conversation of its own.
+ * Returns whether a turn whose socket was lost may be sent once more. Required: only `response.created` and telemetry
+ * have arrived, no output was shown, no hosted tool can have acted, and the turn uses no conversation or background
+ * response at the provider.
  *
- * @param untaken the upstream said that it did not take the frame: then nothing of it can have acted
+ * @param untaken true if the upstream reported that it did not accept the frame: the turn then cannot have had any
+ *   effect
  */
 export function mayResend(turn: Turn, untaken = false): boolean {
   const { body, hostedTools } = turn.request;
@@ -14,8 +16,8 @@ export function mayResend(turn: Turn, untaken = false): boolean {
 }
 
 /**
- * Whether the context can be sent again: the client sent it whole, its lineage is known to be exact, or its anchor is
- * the provider's own affair.
+ * Returns whether the whole context can be sent again: the client sent it in full, its lineage is known to be exact, or
+ * only the provider knows the anchor.
  */
 export function canSendFull(turn: Turn): boolean {
   if (turn.continuation?.kind !== 'anchored' || turn.parent === null) return true;

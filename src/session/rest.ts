@@ -2,17 +2,18 @@ import type { Clock } from '../clock.ts';
 import type { Config } from '../config.ts';
 import type { Turn } from './turn.ts';
 
-/** Milliseconds between two looks at the same request, from the second repetition on; each wait doubles. */
+/** Wait before the second repetition of a placement attempt, in milliseconds. Each later wait doubles. */
 const FLOOR = 25;
 
 /**
- * The one wait between two attempts to place a request. The first repetition is made at once, every later one after a
- * longer wait, up to `ownerPoll`: a request that nothing moves costs a bounded number of look-ups.
+ * Waits between two placement attempts of a request. The first repetition follows at once; the waits before later ones
+ * grow up to `ownerPoll`. This bounds the number of look-ups for a request whose situation does not change.
  *
- * @returns false when the request has ended, or was held as long as it may be: it is not to be looked at again
+ * @returns false if the request has ended or was held for `requestHold`: do not try again
  */
 export type Rest = (turn: Turn) => Promise<boolean>;
 
+/** Creates the wait between two placement attempts. */
 export function createRest(clock: Clock, deadlines: Pick<Config['deadlines'], 'ownerPoll' | 'requestHold'>): Rest {
   return async (turn) => {
     const ms = turn.rests === 0 ? 0 : Math.min(deadlines.ownerPoll, FLOOR * 2 ** Math.min(turn.rests - 1, 16));

@@ -11,27 +11,27 @@ import { keptError } from './kept.ts';
 import type { LaneIdentity } from './lane.ts';
 import type { Turn } from './turn.ts';
 
-/** The last turn of a session's line, as the session knows it. */
+/** The last turn of a session's line, as known to the session. */
 export interface Head {
   row: TurnRow;
-  /** Null when the forms of some ancestor are not known here. */
+  /** Null if the forms of some ancestor are not known here. */
   line: Line | null;
-  /** Fingerprints under which requests find the turn. */
+  /** Fingerprints by which requests find the turn. */
   places: readonly string[];
 }
 
 const textsOf = (items: readonly Written<Item>[]) => items.map(({ json }) => json);
-/** Characters and bytes of the array of these texts, its brackets and commas included. */
+/** Length in characters of the JSON array of these texts, including brackets and commas. `bytesOf`: the same in bytes. */
 const lengthOf = (texts: readonly string[]) => texts.reduce((sum, text) => sum + text.length + 1, 1);
 const bytesOf = (texts: readonly string[]) => texts.reduce((sum, text) => sum + Buffer.byteLength(text) + 1, 1);
-/** Characters whose bytes are counted. */
+/** Inputs up to this number of characters have their bytes counted; larger ones are estimated. */
 const COUNTED_UP_TO = 1_048_576;
 const begins = (forms: TurnForms) => forms.begins.length > 0;
-/** What an item adds to a chain. */
+/** Returns the part of an item that a chain needs. */
 const linkOf = (value: Item): Pick<ReadItem, 'hash' | 'fromClient'> => readItem({ value, json: '' });
 const valuesOf = (items: readonly { value: Item }[]) => items.map(({ value }) => value);
 
-/** How later requests find a turn, and how they are recognised as its continuation. */
+/** Data by which later requests find a turn and are recognised as its continuation. */
 interface Recognition {
   forms: TurnForms;
   clientFp: string | null;
@@ -40,18 +40,21 @@ interface Recognition {
   itemIds: readonly string[];
 }
 
-/** Bytes of a turn's input. Those of a long one follow from its share of the body: counting them takes as long as copying. */
+/**
+ * Returns the number of bytes of a turn's input. For a long input it is estimated from the input's share of the body,
+ * because counting would take as long as copying.
+ */
 function inputBytes({ request }: Turn, input: readonly string[]): number {
   const length = lengthOf(input);
   return length <= COUNTED_UP_TO ? bytesOf(input) : Math.ceil((request.bytes * length) / request.text.length);
 }
 
-/** More places are not stored for a turn. */
+/** Maximum number of places stored for a turn. */
 const MOST_PLACES = 3;
 
 /**
- * What the turn's transcript is recognised by. Both forms of the output count as shown to the client: identity is taken
- * from what it saw, so encrypted content that it did not ask for is no part of it.
+ * Computes the data by which a turn's transcript is recognised. Both forms of the output count as shown to the client.
+ * Identity is based on what the client saw, so encrypted content that it did not request is left out.
  */
 function recognise(turn: Turn): Recognition {
   const { parent, items: read, evidence } = turn;
@@ -61,7 +64,7 @@ function recognise(turn: Turn): Recognition {
   const listed = turn.listed === null || turn.listed.length === 0 ? null : shown(valuesOf(turn.listed));
   const output = streamed.length > 0 ? streamed : (listed ?? []);
   const links = output.map(linkOf);
-  // What a client resends whole is chained as it sent it; an anchored one adds to what is known.
+  // A full request is chained as the client sent it; an anchored one extends the known chain of its parent.
   const before = evidence.anchor === null ? null : (parent?.clientFp ?? null);
   const asSent = evidence.anchor === null ? read.chain.at(-1)! : before && extendChain(before, asked);
   const whole = asSent && extendChain(asSent, links);
@@ -83,31 +86,36 @@ function recognise(turn: Turn): Recognition {
   const made = evidence.credentialIsClients ? [] : namesMade(all);
   return {
     forms: formsOf({ input: asked, streamed, listed }),
-    // A later anchored turn goes on from the context as the provider now has it.
+    // A later anchored turn continues from the context that the provider now has.
     clientFp: begun ?? whole,
     itemCount:
       (compacted ? 0 : evidence.anchor === null ? read.hashes.length : (parent?.itemCount ?? 0) + asked.length) +
       kept.length,
     places: [...new Set(places)].slice(0, MOST_PLACES),
-    // References outside this line are the provider's to resolve, which it does for what it keeps.
+    // The provider resolves references from other lines, as long as it stores the response.
     itemIds: [...new Set([...made, ...(evidence.store ? (ids as string[]) : [])])],
   };
 }
 
-/** What is stored of why the turn ended as it did. */
+/** Returns the error that is stored for a turn's end; null without one. */
 export function errorOf({ ending }: Turn): unknown {
   if (ending?.error) return keptError(ending.error);
   return ending?.fault ? { code: ending.fault } : null;
 }
 
-/** What a client may name all the same of a turn that it was shown only in part: Codex sends such items again. */
+/**
+ * Returns ids that a client may still reference although the turn failed: of items that it was shown. Codex resends
+ * such items.
+ */
 function shownBeforeItFailed({ evidence, streamed, hideEncrypted }: Turn): readonly string[] {
   return evidence.credentialIsClients ? [] : namesMade(shownItems(valuesOf(streamed), hideEncrypted));
 }
 
 /**
- * What a turn leaves behind: the result to settle, and the row it becomes if it is a head.
- * Only `completed` and `incomplete` turns have content; nothing can ever continue the others.
+ * Returns the result to settle for a turn, and the row that the turn becomes if it is a head. Only `completed` and
+ * `incomplete` turns have content; the others can never be continued.
+ *
+ * @param mostBytes maximum number of bytes of items stored for one line
  */
 export function turnResult(
   turn: Turn,
@@ -121,16 +129,16 @@ export function turnResult(
 
   const { evidence, parent, continuation } = turn;
   const input = continuation?.items ?? [];
-  // What precedes these items is not ours to know behind a foreign anchor or in a conversation at the provider.
+  // The items before these are unknown behind an anchor that is not in the store, or in a provider-side conversation.
   const unknownPast = (evidence.anchor !== null && parent === null) || turn.request.body.conversation != null;
-  // A background response that still runs at the provider: what it will say is not known here.
+  // The output of a background response that is still running at the provider is unknown here.
   const unknownOutput = evidence.passThrough === 'background' && turn.ending?.fault != null;
   const known = !unknownPast && !unknownOutput;
   const found = known ? recognise(turn) : null;
   const [transcriptFp = null, secondFp = null, thirdFp = null] = found?.places ?? [];
   const items = { input: textsOf(input), output: textsOf(turn.output) };
   const bytes = inputBytes(turn, items.input) + bytesOf(items.output);
-  // A line that has grown beyond measure is not stored any further: then it cannot be said again either.
+  // A line above the size limit is not stored any further; after that it cannot be resent either.
   const tooMuch = lane.storedBytes + bytes > mostBytes;
   if (!tooMuch) lane.storedBytes += bytes;
   const replay =
@@ -180,7 +188,10 @@ export function turnResult(
   return { result, head: { row, line: found && lineAfter(turn, found.forms, lane.line), places: found?.places ?? [] } };
 }
 
-/** The line that the turn ends, as far as the line of its parent is known here. */
+/**
+ * Returns the line that ends at the turn. Null if the line of its parent is unknown here, unless the turn's output
+ * begins with a compaction.
+ */
 function lineAfter({ id, parent, parentLine }: Turn, forms: TurnForms, held: Line | null): Line | null {
   const before = [parentLine, held].find((line) => line?.turnId === parent?.id) ?? null;
   if (parent !== null && before === null)

@@ -3,91 +3,102 @@ import { createRegistry } from '../runtime/index.ts';
 import type { KeyRef, LookupResult, SessionRow } from '../store/port.ts';
 import type { Session } from './session.ts';
 
-/** The sessions that have an actor on this worker: at most one per id, always of the newest epoch. */
+/** The session registry of this worker: sessions with an actor here, at most one per id, always of the newest epoch. */
 export interface Roster {
+  /** Adds a session. An actor of an older epoch of the same session is stopped. */
   add(session: Session): void;
-  /** Its actor has ended. A turn that its client has not got stays to be taken up, until it is forgotten. */
+  /** Removes a session whose actor has ended. Its undelivered turn can still be reattached until `forgotten`. */
   remove(session: Session): void;
-  /** The session's ended turn waits for its client no longer. */
+  /** Removes the session's ended turn, which is no longer kept for its client. */
   forgotten(session: Session): void;
+  /** Returns the session's actor here if it has exactly this epoch. */
   exact(id: string, epoch: number): Session | null;
-  /** The same, also where the session has ended with a turn that may still be taken up. */
+  /** Like `exact`, but also finds an ended session whose turn may still be reattached. */
   attachable(id: string, epoch: number): Session | null;
-  /** The session's actor here, of whatever epoch. */
+  /** Returns the session's actor here, of any epoch. */
   get(id: string): Session | null;
-  /** The session, if its actor here is of an older epoch than that. */
+  /** Returns the session if its actor here has an older epoch than `epoch`. */
   older(id: string, epoch: number): Session | null;
-  /** Makes a session that rests findable by the anchor its socket holds. */
+  /** Indexes an idle session by the anchor that its socket holds, and by the places at which its head ends. */
   rests(session: Session): void;
   /**
-   * Sessions here that a look-up could only confirm: named by the hard key, by the anchor their socket holds, or by a
-   * place in the request's items, idle, and with nothing undelivered. If one was taken from this worker meanwhile, its
-   * start is fenced.
+   * Returns local sessions for which a look-up could only confirm the choice: named by the hard key, by the anchor that
+   * their socket holds, or by a place in the request's items; idle; without an undelivered turn. If such a session was
+   * claimed by another worker in the meantime, its start is fenced.
    *
-   * @param places where in the request's items a known turn might end, the deepest first; asked for only when needed
+   * @param places returns the fingerprints of the places in the request's items at which a known turn might end,
+   *   deepest first; called only if needed
    */
   certain(evidence: Evidence, places: () => readonly string[]): Session[];
-  /** What the resolver may know of the sessions a look-up found, and of the one whose transcript is like the request's. */
+  /**
+   * Returns the local views of the sessions that a look-up found, and of the one whose transcript resembles the
+   * request's.
+   */
   views(
     rows: LookupResult,
     like: SessionRow | null,
     scope: string,
     anchor: string | null,
   ): ReadonlyMap<string, LocalSession>;
-  /** Notes that the client of the session's turn, in hand or ended undelivered, has left. */
+  /** Notes that the client of the session's turn (running, or ended and undelivered) has disconnected. */
   left(session: Session): void;
   /**
-   * A client of this scope reads a turn that asks the same: `left` resolves when such a client leaves. Null without one.
-   * `cancel` ends the wait.
+   * Finds a turn of this scope with the same request that a client is still reading. `left` resolves when such a client
+   * disconnects, `cancel` ends the wait. Null if there is none.
    */
   readBy(scope: string, requestFp: string): { left: Promise<void>; cancel(): void } | null;
-  /** A session of this scope whose turn asks the same and may be taken up: one that has lost its client before others. */
+  /**
+   * Returns a session of this scope whose turn has the same request and can be reattached. Prefers a turn without a
+   * client.
+   */
   repeated(scope: string, requestFp: string): LocalSession | null;
-  /** The session of this scope whose turn carries this Idempotency-Key. */
+  /** Returns the session of this scope whose turn carries this Idempotency-Key. */
   withIdempotencyKey(scope: string, key: string | null): LocalSession | null;
   /**
-   * Makes room for one more socket of a scope, by evicting an idle one where it must: one of its own when the scope holds
-   * as many as it may, else one of the scope that holds most.
+   * Reserves room for one more socket of a scope. If necessary it evicts an idle session: one of this scope if the
+   * scope is at its limit, otherwise one of the scope with the most sessions.
    *
-   * @returns a place that counts as a socket until `leave`, or whose limit keeps the scope from having one: every one
-   *   that could be evicted is busy
+   * @returns a place that counts as a socket until `leave`; or the limit that was reached (`scope` or `worker`) while
+   *   every session that could be evicted is busy
    */
   makeRoom(scope: string): { leave(): void } | 'scope' | 'worker';
   all(): Iterable<Session>;
   readonly size: number;
 }
 
-/** What one scope holds. */
+/** Sessions and reserved places of one scope. */
 interface Held {
   sessions: Set<Session>;
-  /** Places taken for sessions that are about to be. */
+  /** Places reserved for sessions that are not created yet. */
   places: number;
 }
 
-/** More resting conversations that are alike up to a place are not compared with a request. */
+/** Maximum number of idle sessions with the same items up to a place that are compared with a request. */
 const MOST_ALIKE = 64;
 
 /**
- * @param capacity sockets this worker may hold
- * @param share sockets one scope may hold; 0: as many as there are
+ * Creates the session registry of a worker.
+ *
+ * @param capacity maximum number of sockets on this worker
+ * @param share maximum number of sockets of one scope; 0 means no limit per scope
  */
 export function createRoster(capacity: number, share = 0): Roster {
   const registry = createRegistry<Session>({ stop: (older) => older.send({ type: 'worker.dead' }) });
 
   const byKey = new Map<string, Session>();
   /**
-   * Resting sessions by the anchor that their socket holds, and by the places at which their head ends. Conversations
-   * may be alike up to a place: each has its session there, the newest last.
+   * Idle sessions, by the anchor that their socket holds and by the places at which their head ends. Conversations may
+   * have the same items up to a place: each has its own session there, the newest last.
    */
   const byAnchor = new Map<string, Session>();
   const byPlace = new Map<string, Set<Session>>();
   /**
-   * Sessions whose turn lost its client, and ended ones whose turn has not reached it, by what that turn asked: some are
-   * taken up again, all others are forgotten soon.
+   * Sessions whose running turn lost its client, and ended sessions with an undelivered turn, by the turn's request.
+   * Some are reattached, the others are removed after the grace period.
    */
   const unread = new Map<string, Set<Session>>();
   const unreadAs = new Map<Session, string>();
-  /** Ended sessions among them, by id and epoch. */
+  /** The ended ones among them, by id and epoch. */
   const lingering = new Map<string, Session>();
   const byScope = new Map<string, Held>();
   let places = 0;
@@ -97,7 +108,7 @@ export function createRoster(capacity: number, share = 0): Roster {
     if (name !== undefined && map.get(name) === session) map.delete(name);
   };
 
-  /** Called when a turn that asks this has lost its client. */
+  /** Listeners to call when a turn with this request has lost its client. */
   const watching = new Map<string, Set<() => void>>();
   const took = (session: Session) => {
     const name = unreadAs.get(session);
@@ -128,7 +139,7 @@ export function createRoster(capacity: number, share = 0): Roster {
     }
   };
 
-  /** At rest, with a socket that holds the head, and with nothing undelivered. */
+  /** Returns whether the session is idle, its socket holds the head, and no turn is undelivered. */
   const isWarm = (session: Session): boolean => {
     if (session.attachable !== null) return false;
     const { state, socketAnchor, busy } = session.view();
@@ -146,7 +157,10 @@ export function createRoster(capacity: number, share = 0): Roster {
     if (sessions.size + taken === 0) byScope.delete(scope);
   };
 
-  /** Sessions without hard evidence before all others, only holders last, the least recently used first. Busy ones never. */
+  /**
+   * Returns the session to evict first: sessions without hard evidence before others, sessions whose socket alone holds
+   * the conversation last, each group by least recent use. Busy sessions are never evicted.
+   */
   const evictable = ({ sessions }: Held): Session | null => {
     let victim: Session | null = null;
     for (const session of sessions) {
@@ -161,7 +175,7 @@ export function createRoster(capacity: number, share = 0): Roster {
     evictable(held)?.send({ type: 'operator.release' });
     return held.sessions.size < before;
   };
-  /** From the scope that holds most, or from the next where all of that one are busy. */
+  /** Evicts a session of the scope with the most sessions; if all of those are busy, of the next one. */
   const evictFromLargest = (): boolean =>
     [...byScope.values()].sort((one, other) => other.sessions.size - one.sessions.size).some(evict);
 
@@ -210,14 +224,15 @@ export function createRoster(capacity: number, share = 0): Roster {
       const found = new Set<Session>();
       const keyed = hardKey && byKey.get(keyName(scope, hardKey));
       if (keyed) found.add(keyed);
-      // A thread has one session; under a session header, or without a key, the items tell which conversation it is.
+      // A thread has exactly one session. Under a session header, or without a key, the items identify the
+      // conversation.
       if (hardKey?.kind !== 'thread' && (hardKey === null || keyed)) {
         for (const place of places()) {
           const there = byPlace.get(`${scope}\n${place}`);
           if (there) for (const session of [...there].slice(-MOST_ALIKE).reverse()) found.add(session);
         }
       }
-      // A token that names another session is stronger than a key or a place.
+      // A token that names another session takes precedence over a key or a place.
       const named = ({ id, epoch }: Session) =>
         token.kind !== 'ours' || (token.sessionId === id && token.epoch === epoch);
       return [...found].filter((session) => named(session) && isWarm(session));
@@ -269,7 +284,7 @@ export function createRoster(capacity: number, share = 0): Roster {
         const session = row && registry.get(row.id);
         if (session) views.set(session.id, session.view());
       }
-      // An id that was given out before its settle was answered is known only here.
+      // A response id that was shown before its settle was answered is known only to its session here.
       if (anchor !== null && rows.anchor === null) {
         for (const session of registry.values()) {
           if (session.scope === scope && session.view().unsettledResponseIds.includes(anchor)) {
@@ -290,7 +305,7 @@ export function createRoster(capacity: number, share = 0): Roster {
         tidy(scope, held);
         return limit;
       }
-      // Evicting may have let the scope go.
+      // Evicting may have removed the scope's entry.
       byScope.set(scope, held);
       held.places += 1;
       places += 1;

@@ -15,32 +15,36 @@ export interface SenderOptions {
   abilities: Abilities;
   targetId: string;
   sessionId: string;
-  /** Whether this worker may still send under the identity that owns the session. */
+  /** Returns whether this worker still has the identity that owns the session, and a valid lease. */
   maySend(): boolean;
   creates(): number;
-  /** Turn-state token of this epoch; the session's row is durable by now. */
+  /** Returns the turn-state token of this epoch. Called only once the session's row is durable. */
   token(turn: Turn): string;
   turnState(turn: Turn): string | null;
-  /** Headers of the answer that the provider has given so far. */
+  /** Returns the answer headers that the provider has sent so far. */
   headers(turn: Turn): AnswerHead['headers'];
-  /** Releasing the client's status failed. */
+  /** Called when releasing the client's status failed. */
   failed(error: unknown): void;
   send(event: SessionEvent): void;
 }
 
-/** Puts a committed turn on the wire. */
+/** Sends committed turns on the session's socket. */
 export interface Sender {
-  /** Hands the turn's frame to the socket, or tells the machine why it did not. */
+  /** Hands the turn's frame to the socket, or sends the machine an event with the reason why it did not. */
   send(turn: Turn): void;
-  /** Stops waiting to release the client's status. */
+  /** Cancels the timer that releases the client's status. */
   release(): void;
 }
 
+/** Creates the sender of a session. */
 export function createSender(options: SenderOptions): Sender {
   const { socket, clock, config, abilities, targetId, send } = options;
   let cancelHold = () => {};
 
-  /** After a while the client gets its status without an event: a slow model is not a slow bridge. */
+  /**
+   * Releases the client's status after `statusHold` even without an event, so that a slow model does not look like a
+   * slow bridge.
+   */
   const holdStatus = (turn: Turn) => {
     cancelHold();
     cancelHold = clock.after(config.deadlines.statusHold, () => {
@@ -54,8 +58,8 @@ export function createSender(options: SenderOptions): Sender {
   };
 
   /**
-   * A socket that cannot carry this turn is given up for an HTTP exchange. The machine dials it, because what the socket
-   * held of the context may have to be loaded first.
+   * Closes a socket that cannot carry this turn and moves the turn to HTTP. The machine dials the exchange, because the
+   * context that the socket held may have to be loaded first.
    */
   const overHttp = (turn: Turn) => {
     if (turn.evidence.passThrough === null) turn.evidence = { ...turn.evidence, passThrough: 'oversize' };
@@ -66,8 +70,8 @@ export function createSender(options: SenderOptions): Sender {
 
   return {
     send(turn) {
-      // The last look before bytes leave: between the verdict and now the lease may have lapsed.
-      // A client that was told meanwhile that nothing was sent must have been told the truth.
+      // Last check before bytes leave: the lease may have lapsed since the store's answer. And if the client was
+      // already answered with "nothing was sent", that must remain true.
       if (!options.maySend() || turn.stream.finished) return send({ type: 'frame.not_sent', cause: 'lease' });
       if (options.creates() > 1) turn.rewind();
       const { passThrough, credentialFp } = turn.evidence;

@@ -36,46 +36,46 @@ import { createSessionSocket, type LostConnection } from './socket.ts';
 import { faultError, type Turn } from './turn.ts';
 import { viewOf } from './view.ts';
 
-/** What a session needs of its worker. */
+/** Dependencies that a worker provides to its sessions. */
 export interface SessionDeps {
   store: SessionStore;
   transport: UpstreamTransport;
   target: UpstreamTarget;
   config: Pick<Config, 'deadlines' | 'limits'>;
   clock: Clock;
-  /** Uniform in [0, 1). */
+  /** Returns a uniform random number in [0, 1). */
   random(): number;
-  /** The worker identity of this moment and whether it may still send. */
+  /** The current worker identity, and whether it may still send. */
   worker: {
     readonly id: string;
     mayStart(): boolean;
     mayJudge(): boolean;
     doubt(): void;
-    /** Monotonic milliseconds just before the last confirmed heartbeat was sent. */
+    /** Time just before the last confirmed heartbeat was sent, in monotonic milliseconds. */
     readonly confirmedAt: number;
     readonly draining: boolean;
   };
   /** Issues the turn-state token; called only once the session's row is durable. */
   issueToken(sessionId: string, epoch: number, turn: Turn): string;
-  /** What upstreams have turned out to be unable to do. */
+  /** Known limitations of upstreams, as observed so far. */
   abilities: Abilities;
-  /** A turn this session cannot serve goes back to the resolver, with what was learned. */
+  /** Returns a turn that this session cannot serve to the resolver, with the fact that was learned. */
   returnTurn(turn: Turn, fact: AttemptFact | null): void;
-  /** The session's row exists, or never will: whoever waited for it may look again. */
+  /** Called when the session's row exists, or certainly never will: requests that wait for it can be resolved again. */
   onCreated(session: Session): void;
-  /** The session's actor has ended. A turn that its client has not got yet may still be taken up. */
+  /** Called when the session's actor has ended. Its undelivered turn may still be reattached. */
   onEnded(session: Session): void;
-  /** An ended turn of the session waits for its client no longer. */
+  /** Called when an ended turn of the session is no longer kept for its client. */
   onForgotten(session: Session): void;
-  /** The session rests with a warm socket. */
+  /** Called when the session becomes idle with an open socket. */
   onIdle(session: Session): void;
-  /** Work that goes on when the session has ended: a shutdown waits for it. */
+  /** Registers work that continues after the session has ended: a shutdown waits for it. */
   background(work: Promise<void>): void;
   log: { info(o: object, m: string): void; warn(o: object, m: string): void; error(o: object, m: string): void };
   inspect?: Inspect;
 }
 
-/** How a session's actor comes to be on this worker: made here, or claimed. */
+/** Origin of a session's actor on this worker: created here, or claimed. */
 export type SessionBirth =
   | { kind: 'new'; sessionId: string; scope: string; keys: readonly KeyRef[]; fork: TurnRow | null; nonce: string }
   | { kind: 'claimed'; row: SessionRow; head: TurnRow | null; nonce: string };
@@ -86,53 +86,68 @@ export interface Session {
   readonly epoch: number;
   readonly scope: string;
   readonly workerId: string;
-  /** Hard keys this session was made with; empty for lanes, forks and claimed sessions. */
+  /** Hard keys under which this session was created; empty for parallel lanes, forks and claimed sessions. */
   readonly keys: readonly KeyRef[];
-  /** The turn in hand, or the ended one whose client has not got its terminal yet. */
+  /** The current turn, or the ended one whose client has not received its terminal event yet. */
   readonly attachable: Turn | null;
-  /** Hard key by which requests find this session, as far as that is known here. */
+  /** Hard key by which requests find this session, if it is known here. */
   readonly key: KeyRef | null;
-  /** The last turn of its line. */
+  /** The last turn of the session's line. */
   readonly head: TurnRow | null;
-  /** The line that the head ends; null when it is not known here. */
+  /** The line that ends at the head; null if it is not known here. */
   readonly line: Line | null;
-  /** Fingerprints under which requests find the head; empty when they are not known here. */
+  /** Fingerprints by which requests find the head; empty if they are not known here. */
   readonly places: readonly string[];
-  /** Takes over the head's line after it was read from the store. */
+  /** Stores the head's line after it was read from the database. */
   learnLine(line: Line): void;
-  /** Whether the items of a request show that it belongs to this conversation: see `isRelated`. */
+  /** Returns whether the items of a request show that it belongs to this conversation, see `isRelated`. */
   related(turn: Turn): boolean;
-  /** Only sessions reached by hard evidence keep an idle socket for long. */
+  /** True for sessions reached by hard evidence: only these keep an idle socket for long. */
   readonly hard: boolean;
-  /** The socket alone holds the conversation: evicted last. */
+  /** True if only the socket can continue the conversation. Such sessions are evicted last. */
   readonly onlyHolder: boolean;
-  /** Monotonic milliseconds of the last activity. */
+  /** Time of the last activity, in monotonic milliseconds. */
   readonly lastUsed: number;
   readonly socketOpen: boolean;
-  /** Milliseconds the socket has been open; null without one. */
+  /** Age of the open socket in milliseconds; null without one. */
   readonly socketAgeMs: number | null;
-  /** Places the first turn and starts the actor; called once. What it throws has ended the session. */
+  /** Places the first turn and starts the actor. Called once. If it throws, the session has ended. */
   begin(turn: Turn): void;
-  /** Takes a turn in; false when this actor is past serving and the turn must be resolved again. */
+  /**
+   * Takes a turn.
+   *
+   * @returns false if this actor cannot serve turns any more, so that the turn must be resolved again
+   */
   submit(turn: Turn): boolean;
-  /** Hands the stream of the attachable turn to another connection, from event 0. */
+  /**
+   * Attaches another connection to the stream of the attachable turn, from event 0.
+   *
+   * @returns false if that turn cannot be shown again
+   */
   reattach(sink: ClientSink): boolean;
+  /** Cancels the current turn in favour of a newer request. */
   supersede(): void;
-  /** The client of a turn went away. */
+  /** Handles the disconnect of a turn's client. */
   clientGone(turn: Turn): void;
-  /** Takes a waiting turn out again; false when it is not waiting here. */
+  /**
+   * Removes a waiting turn from the queue.
+   *
+   * @returns false if the turn is not waiting here
+   */
   withdraw(turn: Turn): boolean;
-  /** The turn's reader is slower than the upstream, or has caught up. */
+  /** Pauses or resumes reading from the upstream for a turn whose reader is slow or has caught up. */
   pressure(turn: Turn, paused: boolean): void;
   view(): LocalSession;
   send(event: SessionEvent): void;
-  /** Ends the actor where it stands: its clients are answered, what it asks the store is not asked again. */
+  /** Stops the actor immediately. Its clients are answered; unanswered store calls are not repeated. */
   abandon(): void;
 }
 
 /**
- * Binds one session machine to its effects: the socket, the store and the turns' clients.
- * It decides nothing by itself: every step is an event to the machine or an effect of it.
+ * Creates a session: binds one session machine to its effects on the socket, the store and the turns' clients. It
+ * contains no decisions of its own: each step is an event to the machine or an effect of the machine.
+ *
+ * @param first the first turn, passed to `begin` afterwards
  */
 export function createSession(deps: SessionDeps, birth: SessionBirth, first: Turn): Session {
   const { clock, config, store, log } = deps;
@@ -144,8 +159,8 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
   const writer = { me: workerId, nonce: birth.nonce };
   const { evidence } = first;
   const named = evidence.anchor !== null || evidence.token.kind === 'ours' || evidence.hardKey?.kind === 'thread';
-  // A session header is shared by all conversations of a client: one beside the header's own session has to be continued
-  // before it counts as a conversation.
+  // A session header is shared by all conversations of a client. A conversation beside the header's own session counts
+  // as hard only after it has been continued.
   const hard = named || (evidence.hardKey !== null && (birth.kind === 'claimed' || birth.keys.length > 0));
   const head = birth.kind === 'new' ? birth.fork : birth.head;
   const line = head !== null && first.ancestor?.row.id === head.id ? first.ancestor.line : null;
@@ -168,9 +183,9 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
   let token: string | null = null;
   let orphanId: string | null = null;
   let rejection = '';
-  /** When the store first refused the present start as not this worker's. */
+  /** Time at which the store first answered `fenced` to the current start, in monotonic milliseconds. */
   let fencedAt: number | null = null;
-  /** Since when an unanswered commit is waited for, or a heartbeat was last confirmed meanwhile. */
+  /** Start of the wait for an unanswered commit, moved forward by each confirmed heartbeat, in monotonic milliseconds. */
   let waitsSince = 0;
   const turnState = createUpstreamTurnState();
   const signals = createAnswerSignals();
@@ -179,7 +194,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
   const maySend = () => ownsWorkerId() && deps.worker.mayStart();
   const send = (event: SessionEvent) => {
     if (ended) return;
-    // The one end of a turn that keeps its socket.
+    // This is the only event that ends a turn and may keep its socket.
     if (event.type === 'upstream.ended') socket.free();
     actor.send(event);
   };
@@ -188,7 +203,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     snapshot: persist(actor),
     machineVersion: SESSION_MACHINE_VERSION,
   });
-  /** Something of this session threw. The client of the turn in hand is answered at once. */
+  /** Logs an error of this session and answers the client of the current turn at once. */
   function report(what: string, error: unknown): void {
     const turn = lane.current;
     log.error({ session: id, epoch, turn: turn?.id, what, error: safeError(error) }, 'a part of a session failed');
@@ -200,12 +215,15 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
       log.error({ session: id, epoch, turn: turn.id, error: safeError(second) }, 'a client could not be answered');
     }
   }
-  /** The same where no effect is under way: in a handler of something that arrived, or in work that was waited for. */
+  /**
+   * Returns an error handler for code outside the machine's effects: handlers of incoming data and asynchronous work.
+   * It also reports the failure to the machine.
+   */
   const failed = (what: string) => (error: unknown) => {
     report(what, error);
     send({ type: 'effect.failed' });
   };
-  /** A handler whose errors end the turn, not the process. */
+  /** Wraps a handler so that its errors end the turn instead of the process. */
   const guarded =
     <A extends unknown[]>(what: string, act: (...args: A) => void) =>
     (...args: A): void => {
@@ -215,7 +233,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
         failed(what)(error);
       }
     };
-  /** What has to happen, whatever became of the rest. */
+  /** Runs a step that must not prevent the following ones: an error is only reported. */
   const always = (what: string, act: () => void) => {
     try {
       act();
@@ -311,7 +329,8 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
       socketOpen: () => socket.open,
       leaseValid: (left) => left >= config.deadlines.leaseMargin && maySend(),
       renew(fenced) {
-        // An identity that is dead cannot be renewed, and a fence that stands after a heartbeat is one.
+        // A dead identity cannot be renewed. If the store still answers `fenced` after a confirmed heartbeat, the fence
+        // is final.
         const settled = fenced ? fencedAt !== null && deps.worker.confirmedAt >= fencedAt && maySend() : maySend();
         if (!ownsWorkerId() || settled) {
           fencedAt = null;
@@ -328,7 +347,10 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     },
   );
 
-  /** The content of the turn's end, and the head it makes. Computed once, so that repetitions say the same. */
+  /**
+   * The content of the turn's end and the resulting head. Computed once, so that repetitions of the commit are
+   * identical.
+   */
   let prepared: { turn: Turn; result: TurnResult; head: Head | null } | null = null;
   function prepareEnd(turn: Turn): TurnResult {
     if (prepared?.turn !== turn) {
@@ -340,12 +362,12 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
   }
 
   /**
-   * The end without content. It is asked for when the whole end could not be stored, or not even be put together: it rests
-   * on nothing that could have failed there. What was not stored cannot be rebuilt, either.
+   * Returns the turn's end without content. Used when the full end could not be stored or not even be computed, so it
+   * must not depend on anything that could have failed there. A turn that was not stored cannot be rebuilt either.
    */
   function bareEnd(turn: Turn): TurnResult {
     const state = turn.ending?.state ?? 'lost';
-    // It is the head all the same: a request that names it must learn that it cannot be continued.
+    // The turn still becomes the head: a request that names it must get the error that it cannot be continued.
     const anchorLost = state === 'completed' || state === 'incomplete';
     const end = { ...bareResult(state, turn.usage, errorOf(turn)), anchorLost };
     if (prepared?.turn !== turn) return end;
@@ -354,7 +376,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     return { ...end, facts };
   }
 
-  /** After the store answered: the head is what was settled, and the turn is nobody's any more. */
+  /** Finishes the current turn after the store has answered: the settled turn becomes the head, and the lane is free. */
   function finishCurrent(): void {
     const turn = lane.current;
     if (!turn) return;
@@ -369,13 +391,13 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     const next = lane.next();
     if (next) return admit(next);
     if (deps.worker.draining) return send({ type: 'worker.draining' });
-    // How long an idle socket is kept depends on the head it holds, which has just moved.
+    // The lifetime of an idle socket depends on the head that it holds, which has just changed.
     actor.touch('idle');
     actor.touch('age');
     deps.onIdle(session);
   }
 
-  /** A turn that cannot be looked at is answered, and those behind it go on. */
+  /** Admits a turn. A turn whose admission throws is answered with an error, and the following ones continue. */
   function admit(turn: Turn): void {
     try {
       admitSafely(turn);
@@ -401,7 +423,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     send({ type: 'turn.wanted' });
   }
 
-  /** Back to the dispatcher; a request that cannot be placed is answered. */
+  /** Returns a turn to the dispatcher. If that fails, the request is answered with an error. */
   function handOn(turn: Turn, fact: AttemptFact | null): void {
     try {
       deps.returnTurn(turn, fact);
@@ -419,7 +441,10 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     handOn(turn, fact);
   }
 
-  /** What ended this actor (a drain, an eviction) waited in the mailbox ahead of the turn that was just admitted. */
+  /**
+   * Removes the current turn if it has not begun. The event that ended this actor (a drain, an eviction) can have been
+   * queued before the event of the turn that was just admitted.
+   */
   function giveUpUnbegun(): Turn[] {
     const turn = lane.current;
     if (!turn || turn.stream.finished || turn.ending !== null) return [];
@@ -427,7 +452,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     return [turn];
   }
 
-  /** The end of the actor, whatever led to it: nothing of it remains, and what waited here is placed again. */
+  /** Ends the actor for any reason. Waiting requests, including one that has not begun, are placed again. */
   function end(): void {
     if (ended) return;
     ended = true;
@@ -446,13 +471,13 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     const turn = lane.current;
     switch (type) {
       case 'dial':
-        // What a lost socket had begun is shown to nobody: the next attempt begins anew.
+        // Discard what a lost socket had begun: the next attempt starts from the beginning.
         if (turn) turn.heldCreated = null;
         return void dialer.dial();
       case 'closeSocket':
         return socket.close();
       case 'sendFull':
-        // The same state goes on waiting, now for the second create.
+        // The state does not change, but now waits for the answer to the second create.
         actor.touch('firstEvent');
         return sender.send(turn!);
       case 'sendCreate':
@@ -462,7 +487,8 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
         if (!turn) return;
         if (fault === 'bridge_first_event_timeout') dialer.overdue(turn);
         turn.ending ??= { state, terminal: null, fault, answer: null, error: null };
-        // A client that was told of a silent store has its error; the turn itself was cancelled, unsent.
+        // If the client already got an error because the store was silent, the turn itself was cancelled without being
+        // sent.
         if (turn.times.sent === null && turn.ending.answer === null) turn.ending.state = state;
         return;
       }
@@ -481,7 +507,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
       case 'handBack':
         return end();
       case 'release':
-        // Whoever waited here claims it anew; giving it up first would only cost a round trip.
+        // A request that waits here will claim the session again; releasing it first would only cost a round trip.
         if (lane.waiting.length === 0 || leave !== release) inBackground('giving the session up', leave);
         return;
       case 'recordClose':
@@ -494,7 +520,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     }
   }
 
-  /** How the session is given up once it rests: given back, or closed as an operator has asked. */
+  /** Action that ends ownership when the session becomes stale: a release, or a close if an operator has requested that. */
   let leave = release;
 
   async function release(): Promise<void> {
@@ -507,13 +533,13 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     for (let attempt = 0; attempt < 5; attempt += 1) if ((await store.close(call)).verdict !== 'unknown') return;
   }
 
-  /** The start is durable from here on, whether or not its frame can leave. */
+  /** Notes a durable start in the turn's record, whether or not its frame can be sent. */
   function noteStart(turn: Turn, reply: CommitReply): CommitReply {
     if ('event' in reply && reply.event.type === 'store.started') turn.note({ type: 'commit' });
     return reply;
   }
 
-  /** A store that cannot be reached has not answered; anything else that is thrown is a verdict. */
+  /** Makes one attempt at a commit. An unreachable store counts as unanswered; any other error is final. */
   async function commit(effect: Effect, attempt: number): Promise<CommitReply> {
     if (attempt === 0) waitsSince = clock.now();
     try {
@@ -527,7 +553,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     }
   }
 
-  /** A store that has confirmed a heartbeat meanwhile is slow, not silent: the wait for the start begins again. */
+  /** Restarts the wait for the start if the store has confirmed a heartbeat in the meantime: it is slow, not silent. */
   function bearWithStore(): void {
     if (deps.worker.confirmedAt < waitsSince) return;
     waitsSince = clock.now();
@@ -545,7 +571,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
       case 'commitStart':
         return noteStart(turn, await commits.start(turn));
       case 'commitOrphan': {
-        // The same one in every repetition, and only there: the next orphan is another.
+        // All repetitions must name the same orphan; the next commit of this type names another one.
         orphanId ??= (await store.session(id))?.activeTurnId ?? null;
         const reply: CommitReply = orphanId ? await commits.orphan(orphanId) : { event: { type: 'store.cleared' } };
         if ('event' in reply) orphanId = null;
@@ -596,7 +622,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
       onError: (error) => log.error({ session: id, epoch, error: safeError(error) }, 'a session failed'),
       onStopped() {
         if (ended) return;
-        // Not by a state of the machine: the machine itself has failed.
+        // The actor was not stopped by a final state: the machine itself has failed.
         report('the machine', new Error('The machine has stopped.'));
         always('closing the socket', () => socket.close());
         end();

@@ -2,16 +2,24 @@ import { headersOfRateLimits, livingHeaders, UPSTREAM_REQUEST_ID } from '../upst
 import type { ParsedFrame } from '../upstream/port.ts';
 import type { Turn } from './turn.ts';
 
-/** What the provider says about a session's turns in headers and telemetry, and clients act on. */
+/** Collects the provider's headers and telemetry that clients act on, for a session's answers. */
 export interface AnswerSignals {
-  /** A connection was opened: nothing that the one before it said is true any more. */
+  /** Starts from the headers of a new connection. Values from the previous connection are discarded. */
   opened(headers: Readonly<Record<string, string>>): void;
-  /** A frame that may say something. True when the answer of the running turn has changed. */
+  /**
+   * Applies a frame that may carry headers or telemetry.
+   *
+   * @returns true if the headers of the running turn's answer have changed
+   */
   take(frame: ParsedFrame): boolean;
-  /** The headers of a turn's answer as of now. What belonged to one answer is not said of the next. */
+  /**
+   * Returns the current headers of a turn's answer. Headers that belong to one answer only are not repeated for the
+   * next turn.
+   */
   forTurn(turn: Turn): Readonly<Record<string, string>>;
 }
 
+/** Creates the collector of a session. */
 export function createAnswerSignals(): AnswerSignals {
   let connection = new Map<string, string>();
   let quota = new Map<string, string>();
@@ -19,7 +27,7 @@ export function createAnswerSignals(): AnswerSignals {
   let answering: string | null = null;
   let model: unknown;
 
-  /** Telemetry about one limit replaces all that was known of it. */
+  /** Applies telemetry about one rate limit. It replaces all known values of that limit. */
   const replaceQuota = (event: Record<string, unknown>): boolean => {
     const said = headersOfRateLimits(event);
     if (!said) return false;
@@ -54,7 +62,7 @@ export function createAnswerSignals(): AnswerSignals {
     forTurn(turn) {
       if (answering !== null && answering !== turn.id) answer.clear();
       if (answering === null) model = turn.request.body.model;
-      // Codex takes a name that is not the model it asked for as a reroute.
+      // Codex interprets a model name other than the requested one as a reroute.
       else if (model !== turn.request.body.model) connection.delete('openai-model');
       answering = turn.id;
       const headers = Object.fromEntries([...connection, ...quota, ...answer]);

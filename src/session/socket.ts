@@ -2,22 +2,22 @@ import type { Clock } from '../clock.ts';
 import type { ConnectionHandlers, DialResult, UpstreamConnection, UpstreamTransport } from '../upstream/port.ts';
 import { isApiError } from '../upstream/refusal.ts';
 
-/** What came of one dial, for the machine. */
+/** Result of one dial, for the machine. */
 export type DialOutcome =
   | { kind: 'opened'; headers: Record<string, string> }
   | { kind: 'superseded' }
   | Exclude<DialResult, { kind: 'open' }>;
 
-/** How a connection ended. */
+/** The end of a connection. */
 export type LostConnection = Parameters<ConnectionHandlers['closed']>[0];
 
-/** The first thing that a connection did. */
+/** First observable event on a connection. */
 export type FirstSign =
-  /** It brought something that an API says: a frame, or over HTTP a refusal in its own shape. */
+  /** It delivered an answer of an API: a frame, or over HTTP a refusal in the API's format. */
   | { kind: 'spoke' }
-  /** Over HTTP, something else. */
+  /** It delivered anything else over HTTP. */
   | { kind: 'babbled' }
-  /** It ended. `asked`: a frame of ours had been sent on it. */
+  /** It ended. `asked`: a frame had been sent on it. */
   | { kind: 'ended'; code: number; asked: boolean };
 
 export interface SessionSocketOptions {
@@ -26,55 +26,66 @@ export interface SessionSocketOptions {
   onFrame(text: string): void;
   onLost(generation: number, how: LostConnection): void;
   onRefused(answer: Extract<DialResult, { kind: 'refused' }>['answer']): void;
-  /** Reading has been held back for so long that the upstream would soon take this end for dead. */
+  /** Called when reading was paused for so long that the upstream would soon consider this end dead. */
   onStuck(): void;
-  /** False where the upstream refuses them: then no connection holds one. */
+  /** Returns false if the upstream refuses anchors: then no connection holds one. */
   takesAnchors(): boolean;
 }
 
 /**
- * How long the upstream may go unread. Its pings go unanswered meanwhile, and common servers ping every 20 s and close
- * 20 s later: the turn of a client that reads nothing for this long, and has filled its buffer, is not worth the socket.
+ * Maximum time for which reading from the upstream is paused, in milliseconds. Pings are not answered during a pause,
+ * and common servers ping every 20 s and close the connection 20 s later. A client that reads nothing for this long,
+ * with a full buffer, must not cost the socket.
  */
 const UNREAD_MOST_MS = 15_000;
 
 /**
- * The one upstream connection of a session. A connection belongs to a generation: whatever a connection of an older
- * generation still says is nobody's, so frames of a cancelled turn cannot reach another.
+ * The single upstream connection of a session. Each connection belongs to a generation. Events from a connection of an
+ * older generation are ignored, so frames of a cancelled turn cannot reach another turn.
  */
 export interface SessionSocket {
   readonly generation: number;
   readonly open: boolean;
   readonly kind: UpstreamConnection['kind'] | null;
-  /** Id of the last successful response on this very connection; null after any error, failure or cancel. */
+  /** Id of the last successful response on this connection; null after any error, failure or cancel. */
   anchor: string | null;
-  /** A frame was sent on this connection, and nothing has ever come back. */
+  /** True if a frame was sent on this connection and nothing has been received on it. */
   readonly unheard: boolean;
-  /** Monotonic milliseconds at which the connection opened. */
+  /** Time at which the connection opened, in monotonic milliseconds. */
   readonly openedAt: number;
-  /** @param onSign called once for each connection that opened */
+  /**
+   * Opens a connection of the given generation. An HTTP exchange counts as open at once.
+   *
+   * @param onSign called once for each connection that opened, with the first event on it
+   * @returns `superseded` if another generation was dialed or the socket was closed in the meantime
+   */
   dial(
     generation: number,
     how: 'websocket' | 'http',
     request: Parameters<UpstreamTransport['dial']>[0],
     onSign: (sign: FirstSign) => void,
   ): Promise<DialOutcome>;
-  /** Sends the frame of a turn. What is read from here on is that turn's, and nothing that another one held back stays so. */
+  /**
+   * Sends the frame of a turn. Frames read afterwards belong to this turn. A pause requested by another turn ends.
+   *
+   * @returns false if the connection did not take the frame
+   */
   send(frame: string, turn: object): boolean;
-  /** Reading stops while the turn on this connection wants it so. What any other turn wants counts for nothing. */
+  /** Pauses or resumes reading for the turn on this connection. Calls for any other turn have no effect. */
   pause(turn: object, paused: boolean): void;
-  /** The turn on this connection has ended: what it held back goes on. */
+  /** Notes that the turn on this connection has ended and resumes reading. */
   free(): void;
   close(code?: number, reason?: string): void;
 }
 
+/** Creates the upstream connection of a session; none is open at first. */
 export function createSessionSocket(options: SessionSocketOptions): SessionSocket {
   let connection: UpstreamConnection | null = null;
   let generation = 0;
   let openedAt = 0;
   let anchor: string | null = null;
   let stopPatience: (() => void) | null = null;
-  /** The turn whose frame was sent last and whose answer has not ended: it alone may hold reading back. */
+  /** The turn whose frame was sent last and whose answer has not ended. Only this turn can pause reading. */
   let reader: object | null = null;
 
   let asked = false;

@@ -17,52 +17,67 @@ type Ending =
   | { kind: 'relay'; answer: UpstreamAnswer };
 
 export interface StreamOptions {
-  /** Bytes kept from event 0 for a client that comes back; beyond it the buffer is given up as a whole. */
+  /** Maximum number of bytes kept from event 0 for a client that reconnects; above that the whole buffer is dropped. */
   bufferBytes: number;
-  /** Counts what is kept, and gives it up where all turns together keep too much. Default: it is not counted. */
+  /** Registers this turn's buffer with the budget of all turns, which may drop it. Default: not counted. */
   share?: ((giveUp: () => void) => BufferShare) | undefined;
-  /** Counts bytes that readers are behind; true when all of them together are too far behind. Default: not counted. */
+  /**
+   * Counts bytes that readers have not consumed; returns true if the total over all turns is too high. Default: not
+   * counted.
+   */
   unread?: ((change: number) => boolean) | undefined;
-  /** The reader is further behind the writer than the buffer is large, or has caught up again. */
+  /** Called when the reader is further behind than the size of the buffer, and when it has caught up. */
   onPressure(paused: boolean): void;
 }
 
 /**
- * What one turn has to say, from event 0 to its one terminal, and whoever reads it at the moment.
- * A later reader gets everything from the start, or is refused when the start is no longer kept.
+ * The event stream of one turn, from event 0 to its terminal event, and its current reader. A later reader gets all
+ * events from the start, or is rejected if the start is not kept any more.
  */
 export interface TurnStream {
-  /** What the answer's headers will say; a later reader is told the same, except that it was reattached. */
+  /** Sets the data for the answer's headers. A later reader gets the same data with the outcome `reattached`. */
   head(head: AnswerHead): void;
-  /** Replaces the provider's part of the head; no effect on an answer whose status has left. */
+  /** Replaces the provider's headers; no effect on an answer whose status has been sent. */
   restate(headers: AnswerHead['headers']): void;
+  /** Adds an event and writes it to the reader. No effect after the end. */
   push(type: string, json: string, telemetry: boolean): void;
-  /** The terminal. Only the first is taken; returns whether this was it. */
+  /**
+   * Ends the stream.
+   *
+   * @returns true if this call ended it; only the first one does
+   */
   finish(ending: Ending): boolean;
-  /** Replaces the reader: events from the start, then live. */
+  /** Replaces the reader. The new one gets the buffered events from the start, then live events. */
   attach(sink: ClientSink): void;
-  /** Forgets buffered events when a turn is sent again unseen: nothing of the first attempt may be shown. */
+  /**
+   * Drops buffered events before a turn is sent again whose output was not shown: no event of the first attempt may be
+   * shown.
+   */
   rewind(): void;
-  /** Ends without a word: the reader now belongs to another stream. */
+  /** Ends the stream without writing to the reader, which now belongs to another stream. */
   abandon(): void;
-  /** Keeps nothing any more: no reader can come after this. */
+  /** Drops the buffer: no reader can attach after this. */
   discard(): void;
   readonly sink: ClientSink;
   readonly attached: boolean;
-  /** Whether any reader so far was shown an event. */
+  /** True if any reader so far was shown an event. */
   readonly shown: boolean;
-  /** The buffer still begins with event 0. */
+  /** True while the buffer begins with event 0. */
   readonly complete: boolean;
   readonly finished: boolean;
-  /** What of it is kept for a later reader. */
+  /** Size of the buffer kept for a later reader. */
   readonly bufferedBytes: number;
-  /** The terminal has reached a reader. */
+  /** True once a reader has received the terminal event, or the stream was abandoned. */
   readonly delivered: boolean;
-  /** Called once when the terminal has reached a reader; at once if it has. */
+  /** Registers a listener that is called once when a reader has received the terminal event; immediately if one has. */
   onDelivered(listener: () => void): void;
 }
 
-/** @param first the client the turn was admitted for */
+/**
+ * Creates the stream of a turn.
+ *
+ * @param first sink of the client that sent the request
+ */
 export function createTurnStream(first: ClientSink, options: StreamOptions): TurnStream {
   let sink = first;
   let buffer: Entry[] | null = [];
@@ -71,10 +86,10 @@ export function createTurnStream(first: ClientSink, options: StreamOptions): Tur
   let ending: Ending | { kind: 'abandoned' } | null = null;
   let head: AnswerHead | null = null;
   let delivered = false;
-  /** Bytes written since the reader last kept up. */
+  /** Number of characters written since the reader last kept up. */
   let behind = 0;
   const listeners: (() => void)[] = [];
-  /** The start was given up while a reader could still have come. */
+  /** True if the buffer was dropped while a reader could still have attached. */
   let cropped = false;
   const giveUp = () => {
     buffer = null;
@@ -92,7 +107,7 @@ export function createTurnStream(first: ClientSink, options: StreamOptions): Tur
     share?.empty();
   };
 
-  /** A reader that cannot be written to is cut off: it must not wait for what does not come. */
+  /** Runs a write to a reader and closes the reader's connection if the write throws, so that it does not wait in vain. */
   const orCut = <T>(reader: ClientSink, act: () => T): T => {
     try {
       return act();
@@ -109,14 +124,14 @@ export function createTurnStream(first: ClientSink, options: StreamOptions): Tur
       behind += entry.json.length;
       crowded = options.unread?.(entry.json.length) ?? false;
     }
-    // An upstream that is not read has its pings unanswered: until then the events wait here, while there is room.
+    // Pausing the upstream also delays its pings. Therefore events are buffered here first, as long as there is room.
     if (behind > options.bufferBytes || crowded) options.onPressure(true);
     shown ||= sink.shown;
   };
   const close = () =>
     orCut(sink, () => {
       if (ending?.kind === 'end') {
-        // Counted until it was read, like every event before it.
+        // The terminal event counts as unread until it was read, like any other event.
         if (sink.attached) {
           behind += ending.json.length;
           options.unread?.(ending.json.length);
@@ -134,7 +149,7 @@ export function createTurnStream(first: ClientSink, options: StreamOptions): Tur
     reader.onGone(() => {
       if (reader !== sink) return;
       caughtUp();
-      // While no client reads, the turn goes on all the same.
+      // The turn continues while no client reads it.
       options.onPressure(false);
     });
     reader.onDelivered(() => {
@@ -181,7 +196,7 @@ export function createTurnStream(first: ClientSink, options: StreamOptions): Tur
       const before = sink;
       caughtUp();
       sink = reader;
-      // A client that asks again has given its earlier connection up, whether or not that is known here yet.
+      // A client that retries has abandoned its earlier connection, even if its close has not been noticed here yet.
       if (before.attached) before.cut();
       listen(reader);
       options.onPressure(false);

@@ -12,18 +12,21 @@ import type { ClientSink, TurnRequest } from './port.ts';
 import type { Lease } from './quota.ts';
 import { createTurnStream, type StreamOptions, type TurnStream } from './stream.ts';
 
-/** How a turn ended and what its client is to be told. */
+/** The end of a turn and the answer for its client. */
 export interface TurnEnding {
   state: TurnEnd;
-  /** The terminal event as the client shall see it; null when the bridge or a refusal speaks instead. */
+  /**
+   * The terminal event in the form shown to the client; null if the client gets an error of the bridge or a relayed
+   * refusal.
+   */
   terminal: { type: 'response.completed' | 'response.incomplete' | 'response.failed'; json: string } | null;
-  /** Why the bridge speaks; null where the upstream's own word is relayed. */
+  /** Code of the bridge's error; null if the upstream's answer is relayed. */
   fault: BridgeCode | null;
   answer: UpstreamAnswer | null;
   error: UpstreamError | null;
 }
 
-/** Monotonic milliseconds of a turn's way, for its log line. */
+/** Timestamps of a turn for its log line, in monotonic milliseconds. */
 export interface TurnTimes {
   received: number;
   sent: number | null;
@@ -31,118 +34,132 @@ export interface TurnTimes {
   ended: number | null;
 }
 
-/** A stored turn together with the line it ends. */
+/** A stored turn with the line that ends at it. */
 export interface KnownTurn {
   row: TurnRow;
   line: Line;
 }
 
-/** One request on its way: what it asks, where it was placed, what came back. Owned by one session at a time. */
+/** One request in progress: its content, its placement and its answer. Owned by one session at a time. */
 export interface Turn {
   readonly id: string;
   readonly request: TurnRequest;
-  /** What it counts for among its tenant's requests. */
+  /** The admission under which it counts for its tenant. */
   readonly lease: Pick<Lease, 'run'>;
-  /** Read once; only the way to the upstream may still be learned. */
+  /** Computed once; only `passThrough` may change later. */
   evidence: Evidence;
   readonly stream: TurnStream;
   readonly actor: Actor<TurnMachine>;
-  /** Facts learned by failed placements; the resolver reads them. */
+  /** Facts from failed placement attempts, as input for the resolver. */
   readonly attempts: AttemptFact[];
   resolutions: number;
-  /** Attempts that failed because the conversation moved meanwhile. */
+  /** Number of attempts that failed because the conversation moved in the meantime. */
   conflicts: number;
-  /** Waits between two attempts to place it. */
+  /** Number of waits between placement attempts. */
   rests: number;
-  /** Hops to other workers. */
+  /** Number of hops to other workers. */
   hops: number;
   outcome: Outcome;
-  /** Id of the row of the resolution table that decided last; null where the warm session was used without it. */
+  /** Id of the row of the resolution table that decided last; null if an idle session here was used without a look-up. */
   decidedBy: string | null;
 
-  /** Another worker may have started this turn there: it may run here only once that is known not to be so. */
+  /** Set if another worker may have started this turn. It may run here only once that is known not to be the case. */
   maybeAt: { workerId: string; sessionId: string | null; epoch: number | null } | null;
-  /** Monotonic milliseconds since when a silent owner is waited for. */
+  /** Start of the wait for a silent owner, in monotonic milliseconds. */
   awaitedSince: number | null;
-  /** Monotonic milliseconds since when this worker's own lease is in doubt. */
+  /** Time since which this worker's own lease is in doubt, in monotonic milliseconds. */
   lapsedSince: number | null;
-  /** Monotonic milliseconds since when the store has answered nothing that was asked for it. */
+  /** Time since which the store has not answered any call for this turn, in monotonic milliseconds. */
   silentSince: number | null;
 
-  /** Session that the request's hard key names, by the rows read last. */
+  /** Session that the request's hard key names, according to the rows read last. */
   namedByKey: string | null;
 
   /** The request's items. */
   readonly items: ReadItems;
 
-  /** Row of the anchor, when the request has one that is known in its scope. */
+  /** Row of the anchor, if the request has one that is known in its scope. */
   anchor: TurnRow | null;
-  /** Deepest known turn whose line is the start of an unanchored request. */
+  /** The deepest known turn whose line is the start of an unanchored request. */
   ancestor: KnownTurn | null;
-  /** Texts of items that the provider did not keep, by item id: a full send holds them in place of what names them. */
+  /**
+   * Texts of items that the provider does not store, by item id. A full send contains them in place of references to
+   * them.
+   */
   contents: ReadonlyMap<string, string>;
   parent: TurnRow | null;
-  /** The line that the parent ends, when the request was compared with it. */
+  /** The line that ends at the parent, if the request was compared with it. */
   parentLine: Line | null;
   expectedHead: string | null;
   continuation: Continuation | null;
-  /** Exact texts of the items of the parent's lineage; null when not needed, not loaded or not exact. */
+  /** Exact texts of the items of the parent's lineage; null if not needed, not loaded or not exact. */
   history: readonly string[] | null;
   wire: WireForm | null;
-  /** The provider refused the anchor: it is not tried again for this turn. */
+  /** True if the provider refused the anchor: it is not tried again for this turn. */
   anchorRefused: boolean;
 
   responseId: string | null;
-  /** Items as `response.output_item.done` showed them, those of steered predecessors first. */
+  /** Output items from `response.output_item.done` events; those of steered predecessors come first. */
   streamed: Written<Item>[];
-  /** Items as the terminal event lists them, after those of steered predecessors; null until it came, or without a list. */
+  /**
+   * Output items from the terminal event, after those of steered predecessors. Null before that event, or if it has no
+   * list.
+   */
   listed: readonly Written<Item>[] | null;
-  /** The provider's output held something that is not kept: the turn can be continued at the provider only. */
+  /** True if the output contained something that is not kept: then only the provider can continue the turn. */
   inexact: boolean;
-  /** How many of `streamed` belong to steered predecessors of the running response. */
+  /** Number of items in `streamed` that belong to steered predecessors of the running response. */
   steered: number;
-  /** The output in the form this turn's client has: as streamed, or as listed; whichever holds more items. */
+  /** The output in the form that this turn's client has: `streamed` or `listed`, whichever holds more items. */
   readonly output: readonly Written<Item>[];
-  /** The bridge asked for encrypted reasoning that the client did not: it is kept for replays and not shown. */
+  /**
+   * True if the bridge requested encrypted reasoning that the client did not request: it is kept for replays and not
+   * shown.
+   */
   hideEncrypted: boolean;
   usage: unknown;
-  /** The provider's own id of the request that was answered. */
+  /** The provider's own id of the answered request. */
   upstreamRequest: string | null;
-  /** Something other than `response.created` and telemetry has arrived. */
+  /** True once a frame other than `response.created` and telemetry has arrived. */
   sawOutput: boolean;
-  /** `response.created`, held back until a second event shows that the turn is really under way. */
+  /** `response.created`, held back until a second event shows that the turn is under way. */
   heldCreated: { type: string; json: string } | null;
-  /** The last event that showed the whole response object, kept for background turns only. */
+  /** The last event that contained the whole response object, kept for background turns only. */
   standing: string | null;
   ending: TurnEnding | null;
-  /** Why the upstream was not reached, or not over WebSocket: a code and a host. Null for a turn that was. */
+  /** Reason why the upstream was not reached, or not over WebSocket: a code and a host. Null if it was. */
   cause: string | null;
   readonly times: TurnTimes;
   frameBytes: number;
 
-  /** Another reader may have all of it: it is kept from event 0, runs or has ended well, and no reader got its end. */
+  /**
+   * True if another reader can get the whole stream: it is kept from event 0, the turn is running or has ended well,
+   * and no reader has received its end.
+   */
   readonly repeatable: boolean;
 
-  /** Shows the client the `response.created` that was held back. */
+  /** Shows the client the `response.created` event that was held back. */
   showCreated(): void;
-  /** Moves the turn's own machine. */
+  /** Sends an event to the turn's own machine. */
   note(event: TurnEvent): void;
-  /** Ends the turn with an error of the bridge, unless it has ended. */
+  /** Ends the turn with an error of the bridge, unless it has ended already. */
   fail(error: BridgeError): void;
-  /** Another worker has given its client everything. */
+  /** Notes that another worker has delivered the whole answer. */
   served(terminal: TurnEnd): void;
-  /** Drops what failed attempts taught, where it may not be so any more. */
+  /** Removes facts from failed attempts that may be outdated. */
   forget(outdated: (fact: AttemptFact) => boolean): void;
-  /** Its client reads another turn's stream from now on: nothing more is said here. */
+  /** Ends this turn without writing to its client, which reads another turn's stream from now on. */
   handOver(): void;
   /**
-   * Its connection has ended without a terminal. A background response goes on at the provider: the turn ends here as
-   * `incomplete`, and its client gets the response object as it stood. False for any other turn.
+   * Handles the end of the upstream connection without a terminal event. A background response continues at the
+   * provider: the turn ends here as `incomplete`, and its client gets the response object in its last known state.
+   *
+   * @returns false for any other turn, which is left unchanged
    */
   handedOver(): boolean;
-  /** Hands the prepared ending to the client, unless it has ended. */
+  /** Sends the prepared ending to the client, unless the stream has ended already. */
   deliver(): void;
-  /** Prepares the turn for its second create: nothing of the first attempt remains. */
+  /** Resets the turn for its second create: all data of the first attempt is dropped. */
   rewind(): void;
 }
 
@@ -156,7 +173,7 @@ export interface TurnOptions {
   share: StreamOptions['share'];
   unread: StreamOptions['unread'];
   onPressure(turn: Turn, paused: boolean): void;
-  /** Called once, when the turn's client has got its terminal (or can no longer get one). */
+  /** Called once, when the turn's client has received its terminal event (or cannot receive it any more). */
   onFinished(turn: Turn): void;
   inspect?: Inspect | undefined;
 }
@@ -169,15 +186,15 @@ const endEvent: Record<TurnEnd, TurnEvent['type']> = {
   lost: 'lose',
 };
 
-/** Errors behind which there may be an upstream that could not be reached. */
+/** Errors whose cause may be an upstream that could not be reached. */
 const withCause = new Set<BridgeCode>(['bridge_upstream_unreachable', 'bridge_hold_expired']);
 
-/** The client's error for a fault; that of an unreachable upstream names the cause. */
+/** Returns the client's error for a fault. The error of an unreachable upstream includes the cause. */
 export function faultError({ cause }: Turn, fault: BridgeCode): BridgeError {
   return new BridgeError(fault, withCause.has(fault) && cause !== null ? { detail: `${cause}.` } : {});
 }
 
-/** A turn fresh from the HTTP face, placed nowhere yet. */
+/** Creates a turn for a new request that has not been placed yet. */
 export function createTurn(options: TurnOptions): Turn {
   const { request, evidence } = options;
   const actor = createActor(turnMachine, { input: { turnId: options.id }, inspect: options.inspect });
@@ -191,7 +208,7 @@ export function createTurn(options: TurnOptions): Turn {
     options.onFinished(turn);
   };
 
-  /** The turn has ended once its stream has, also where writing its end failed. */
+  /** Runs `act`, which ends the stream, and then ends the turn, even if writing the end failed. */
   const endAfter = (state: TurnEnd, act: () => boolean) => {
     let taken = true;
     try {
@@ -271,7 +288,7 @@ export function createTurn(options: TurnOptions): Turn {
     },
     fail(error) {
       error.outcome ??= turn.outcome;
-      // What nobody wanted any more was cancelled: it is no failure, and nobody needs its story.
+      // A request that its client abandoned counts as cancelled; it is not reported as a failure.
       const state = error.code === 'bridge_turn_cancelled' ? 'cancelled' : 'failed';
       turn.ending ??= { state, terminal: null, fault: error.code, answer: null, error: null };
       const { state: end } = turn.ending;

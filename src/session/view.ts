@@ -1,10 +1,10 @@
 import type { LocalSession } from '../resolve/types.ts';
 import type { Lane } from './lane.ts';
 
-/** The states in which an actor has nothing in hand. */
+/** States in which an actor has no turn. */
 const resting = new Set(['live.idle', 'stale']);
 
-/** What the resolver may know of a session that has an actor here. */
+/** Returns the resolver's view of a session that has an actor on this worker. */
 export function viewOf(
   lane: Lane,
   { state, socketAnchor, queueFull }: { state: string; socketAnchor: string | null; queueFull: boolean },

@@ -1,7 +1,7 @@
 import { asksEncryptedReasoning, createFrame } from '../transcript/planner.ts';
 import type { Turn } from './turn.ts';
 
-/** Families that reason unasked. The others refuse to be asked for encrypted reasoning. */
+/** Model families that reason by default. Other models reject a request for encrypted reasoning. */
 const reasoningModel = /^(o\d|gpt-[5-9]|codex)(?!.*chat)/;
 
 function reasons({ reasoning, model }: Turn['request']['body']): boolean {
@@ -9,8 +9,9 @@ function reasons({ reasoning, model }: Turn['request']['body']): boolean {
 }
 
 /**
- * The frame a turn leaves in. A turn the provider does not keep is asked for its encrypted reasoning, because without it
- * the context could not be said again on another socket; the client is not shown what it did not ask for.
+ * Returns the frame in which a turn is sent. If the provider does not store the response, its encrypted reasoning is
+ * requested as well: without it the context could not be resent on another socket. It is hidden from a client that did
+ * not request it.
  */
 export function composeFrame(turn: Turn, turnState: string | null): string {
   const { request, wire } = turn;

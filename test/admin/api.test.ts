@@ -62,7 +62,7 @@ describe('operators see', () => {
     const { entries } = body.timeline as unknown as { entries: { actor: string; says: string; active: string[] }[] };
     expect(entries.findLast(({ actor }) => actor === 'session@1')).toMatchObject({
       says: "the turn's end was stored",
-      meaning: 'Settled, and the socket can carry the next turn.',
+      meaning: 'The turn is settled, and the socket can carry the next one.',
       active: ['live', 'live.idle'],
     });
     const text = JSON.stringify(body);

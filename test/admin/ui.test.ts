@@ -129,9 +129,11 @@ describe.skipIf(!existsSync(browserPath))('the page in a browser', () => {
     expect(rows[0]).toMatch(/live_reuse.*completed.*full → delta.*\d %/);
     expect(rows[1]).toMatch(/created.*completed.*fresh → full|created.*completed.*full → full/);
     expect(rows[1]).toContain(`fork ${String(fork.headers['x-holdfast-session']).slice(0, 8)}`);
-    expect(await page.textContent('.timeline')).toContain('Settled, and the socket can carry the next turn.');
+    expect(await page.textContent('.timeline')).toContain(
+      'The turn is settled, and the socket can carry the next one.',
+    );
     await page.hover('[data-state="live.committing"] > text');
-    expect(await page.textContent('.told')).toContain('The fenced start is under way');
+    expect(await page.textContent('.told')).toContain('The fenced start is being stored');
     await shoot(page, 'detail-light');
 
     // The running turn is lit while it runs.

@@ -138,10 +138,10 @@ export const canaries: readonly Canary[] = [
     file: 'machines/session.ts',
     find: `              target: 'committing',
               actions: 'commitStart',
-              description: 'Ask the store for the right to start.',`,
+              description: 'A turn is waiting: commit its start.',`,
     replace: `              target: 'committing',
               actions: ['countCreate', 'sendCreate', 'commitStart'],
-              description: 'Ask the store for the right to start.',`,
+              description: 'A turn is waiting: commit its start.',`,
     tests: bridge,
   },
   {
@@ -176,9 +176,9 @@ export const canaries: readonly Canary[] = [
   {
     name: 'the socket of a cancelled turn is kept',
     file: 'machines/session.ts',
-    find: "actions: [{ type: 'endTurn', params: cancelled }, 'closeSocket'],\n              description: 'Cancelled: the socket is retired, its late frames reach nobody.',",
+    find: "actions: [{ type: 'endTurn', params: cancelled }, 'closeSocket'],\n              description: 'The turn was cancelled: the socket is closed and its late frames are ignored.',",
     replace:
-      "actions: [{ type: 'endTurn', params: cancelled }],\n              description: 'Cancelled: the socket is retired, its late frames reach nobody.',",
+      "actions: [{ type: 'endTurn', params: cancelled }],\n              description: 'The turn was cancelled: the socket is closed and its late frames are ignored.',",
     tests: bridge,
   },
   {
@@ -896,7 +896,7 @@ export const canaries: readonly Canary[] = [
   {
     name: 'a client that has left holds its turn back',
     file: 'src/session/stream.ts',
-    find: 'the turn goes on all the same.\n      options.onPressure(false);',
+    find: 'The turn continues while no client reads it.\n      options.onPressure(false);',
     replace: '',
     tests: ['test/bridge/slow-readers.test.ts'],
   },

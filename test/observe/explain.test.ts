@@ -69,10 +69,11 @@ it('tells who owned it, what happened and why the client got what it got', () =>
   expect(story).toContain('12:00:00.000 Turn 70000000 was placed on the session.');
   expect(story).toContain(
     '12:00:00.004 Epoch 2: the store granted the start; it went to live.streaming (flow.waiting, client.attached). ' +
-      'The turn is ours: only now the frame leaves.',
+      'The start is stored: send the frame.',
   );
   expect(story).toContain(
-    '12:00:00.004 Epoch 2: socket 1 was lost; it went to live.settling.asking. Lost with the answer under way.',
+    '12:00:00.004 Epoch 2: socket 1 was lost; it went to live.settling.asking. ' +
+      'The socket was lost and the turn must not be resent: it ends as lost.',
   );
   expect(story).toContain(
     '12:00:00.004 Epoch 2: a retry of the client took the stream up again, which meant nothing there; ' +

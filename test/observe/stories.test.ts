@@ -15,7 +15,7 @@ it('tells, by session or response id, what happened and why the client got what 
   at = await startTestBridge();
   const first = await post(at.url, { model: 'm', stream: true, store: false, input: 'one' }, { 'thread-id': 't' });
   const story = await tellStory(first.body.id, asked());
-  expect(story).toContain('The upstream said how the turn ended');
+  expect(story).toContain('The upstream ended the turn');
   expect(story).toMatch(/Replayed, it ends in \{"live":"idle"\}/);
   await expect(tellStory('resp_unknown', asked())).rejects.toThrow('There is no such session or response.');
 });

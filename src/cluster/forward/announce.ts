@@ -8,13 +8,13 @@ import { WORKER_PATH } from './paths.ts';
 export interface AnnounceOptions {
   /** HOLDFAST_ADVERTISE_URL, an origin; null derives one. */
   advertiseUrl: string | null;
-  /** Where the internal listener is bound. */
+  /** Host to which the internal listener is bound. */
   host: string;
-  /** The port the internal listener got. */
+  /** Port on which the internal listener listens. */
   port: number;
-  /** Null: the embedded database, which is always on this machine. */
+  /** PostgreSQL URL; null for the embedded database, which is always on this machine. */
   databaseUrl: string | null;
-  /** Addresses of this machine; defaults to its interfaces. */
+  /** Addresses of this machine. Default: those of its network interfaces. */
   addresses?: readonly MachineAddress[];
 }
 
@@ -30,7 +30,10 @@ const shown = (host: string) => (host.includes(':') ? `[${host}]` : host);
 
 const machineAddresses = () => Object.values(networkInterfaces()).flatMap((each) => each ?? []);
 
-/** RFC 1918, the shared range of RFC 6598, and RFC 4193: addresses that are routed on no public network. */
+/**
+ * Returns whether an address is private: RFC 1918, the shared range of RFC 6598, or RFC 4193. No public network routes
+ * these.
+ */
 function isPrivate(address: string): boolean {
   if (/^f[cd][\da-f]{2}:/i.test(address)) return true;
   const [a = 0, b = 0, ...rest] = address.split('.').map(Number);
@@ -39,11 +42,17 @@ function isPrivate(address: string): boolean {
 }
 
 /**
- * Where the listener for peers binds where HOLDFAST_INTERNAL_HOST does not say: on loopback while the database, and so
- * every peer, is on this machine, else on the private address that HOST or HOLDFAST_ADVERTISE_URL names or that is the
- * machine's only one. Never on a public address: what peers say is signed, but not encrypted.
+ * Returns the host to which the internal listener binds, the first of:
  *
- * @throws `ConfigError` where no such address is certain
+ * - HOLDFAST_INTERNAL_HOST;
+ * - the host of HOLDFAST_ADVERTISE_URL, if it is a private address of this machine;
+ * - loopback, while the database, and therefore every peer, is on this machine;
+ * - HOST, if it is a private address;
+ * - the machine's only private IPv4 address.
+ *
+ * It never selects a public address by itself: messages between peers are signed, but not encrypted.
+ *
+ * @throws ConfigError if no such address can be determined
  */
 export function internalHost(
   config: Pick<Config, 'databaseUrl' | 'internal'> & { server: Pick<Config['server'], 'host'> },
@@ -69,11 +78,11 @@ export function internalHost(
 }
 
 /**
- * The URL under which peers find this worker. The rule: an address that means "any" is never advertised, and one
- * that means "this machine" only while the database, and so every peer, is on this machine as well. An unspecified
- * internal host becomes the machine's own address if it has exactly one.
+ * Returns the URL under which peers reach this worker. A wildcard address is never advertised, and a loopback address
+ * only while the database, and therefore every peer, is on this machine. An unspecified internal host is replaced by
+ * the machine's own address, if it has exactly one.
  *
- * Throws `ConfigError` that says what to set.
+ * @throws ConfigError whose message names the setting to change
  */
 export function announcedUrl(options: AnnounceOptions): string {
   const addresses = options.addresses ?? machineAddresses();
@@ -106,7 +115,7 @@ function derived(options: AnnounceOptions, addresses: readonly MachineAddress[],
   );
 }
 
-/** Whether a database is on this machine: embedded, a Unix socket, loopback, or one of the machine's addresses. */
+/** Returns whether a database is on this machine: embedded, a Unix socket, loopback, or one of the machine's addresses. */
 function isHere(databaseUrl: string | null, addresses: readonly MachineAddress[]): boolean {
   if (databaseUrl === null) return true;
   const url = URL.parse(databaseUrl);
@@ -119,7 +128,7 @@ export interface CheckOptions {
   url: string;
   workerId: string;
   clock: Clock;
-  /** Milliseconds in which the URL must have answered; name services may need a moment. Default 5 s. */
+  /** Time within which the URL must answer, in milliseconds; DNS may need a moment. Default 5 s. */
   timeoutMs?: number;
 }
 
@@ -127,8 +136,10 @@ const PAUSE_MS = 200;
 const answerSchema = z.object({ id: z.string() });
 
 /**
- * Makes sure, before the worker registers, that the advertised URL leads to this very worker and not to a balancer or to
- * a namesake on another host. Tries again while nothing answers. Throws `ConfigError`.
+ * Checks, before the worker registers, that the advertised URL leads to this worker, not to a load balancer or to
+ * another host with the same name. Retries while there is no answer.
+ *
+ * @throws ConfigError if another worker answers, or no worker does in time
  */
 export async function checkAnnounced({ url, workerId, clock, timeoutMs = 5_000 }: CheckOptions): Promise<void> {
   const until = clock.now() + timeoutMs;

@@ -15,18 +15,21 @@ export interface ExchangeOptions {
   sink: ClientSink;
   clock: Clock;
   deadlines: HopDeadlines;
-  /** Asked whenever the peer has been silent for one of the deadlines, and every `ownerPoll` from then on. */
+  /** Consulted when the peer has been silent for one of the deadlines, and then every `ownerPoll`. */
   patience: Patience;
-  /** Ends the hop when its answer is not wanted any more. */
+  /** Aborts the hop when its answer is not needed any more. */
   signal?: AbortSignal | undefined;
-  /** Longest line taken from the peer, bytes. */
+  /** Maximum length of a line from the peer, in bytes. */
   maxLineBytes: number;
-  /** Called once, when the peer says that it took the request. */
+  /** Called once, when the peer has accepted the request. */
   onAccepted?: (() => void) | undefined;
   debug(fields: object, message: string): void;
 }
 
-/** Milliseconds of silence after which a peer's standing is looked up, by what it has said so far, and between two looks. */
+/**
+ * Times of silence after which the peer's state is looked up, by phase of the hop, and the interval between two
+ * look-ups (`ownerPoll`). In milliseconds.
+ */
 export interface HopDeadlines {
   forwardConnect: number;
   forwardAccepted: number;
@@ -34,15 +37,15 @@ export interface HopDeadlines {
   ownerPoll: number;
 }
 
-/** Errors of a connection that prove that no process listens there. */
+/** Connection errors that prove that no process listens there. */
 const NOBODY_LISTENS: ReadonlySet<unknown> = new Set(['ECONNREFUSED']);
-/** The peer's own refusals that say nothing against the next attempt: it was too late, or it had too much in hand. */
+/** Refusals by the peer that do not rule out a later attempt: the token had expired, or the peer had too much work. */
 const FOR_NOW: ReadonlySet<unknown> = new Set(['expired', 'too_many']);
 
 /**
- * Runs one hop: sends the request and carries the peer's lines out on the client's sink. Never rejects.
+ * Runs one hop: sends the request and applies the peer's lines to the client's sink. Never rejects.
  *
- * No deadline ends it: a peer that says nothing is waited for until `patience` knows more than that it is slow.
+ * There is no response timeout: a silent peer is awaited until `patience` reports more than that it is slow.
  */
 export function runExchange(options: ExchangeOptions): Promise<ForwardResult> {
   const { dispatcher, origin, headers, body, sink, clock, deadlines, debug } = options;
@@ -63,7 +66,8 @@ export function runExchange(options: ExchangeOptions): Promise<ForwardResult> {
     stopTimer();
     if (result.kind !== 'served') debug({ result: result.kind, why }, 'a hop ended');
     resolve(result);
-    // An answer that is being read to its end keeps its connection; everything else would only hold the peer up.
+    // An answer that is read to its end keeps its connection open for reuse; otherwise the connection is aborted, so
+    // that the peer stops working for it.
     const answered = result.kind === 'served' || result.kind === 'not_owner' || refused;
     if (answered) controller?.resume();
     else if (!complete) controller?.abort(new Error(why));
@@ -72,7 +76,7 @@ export function runExchange(options: ExchangeOptions): Promise<ForwardResult> {
     if (state === 'accepted') end({ kind: 'broken', again }, why);
     else end({ kind: 'unreachable', sent: state === 'sent' && !refused, again }, why);
   };
-  /** What waits in our own sockets is read before anything is concluded from silence. */
+  /** Processes pending I/O before drawing conclusions from silence. */
   const watch = (ms: number) => {
     stopTimer();
     if (paused) return;
@@ -85,7 +89,7 @@ export function runExchange(options: ExchangeOptions): Promise<ForwardResult> {
     const [phase, at] = [state, heardAt];
     const standing = await options.patience.ask().catch(() => 'slow' as const);
     if ((state as string) === 'ended' || paused || state !== phase) return;
-    // It was heard meanwhile: what is known of its silence is of the past.
+    // The peer was heard in the meantime: the result of the look-up is outdated.
     if (heardAt !== at) return watch(deadlines.forwardSilence);
     if (standing === 'slow') watch(deadlines.ownerPoll);
     else lost(`silent, and ${standing}`, false);
@@ -131,7 +135,7 @@ export function runExchange(options: ExchangeOptions): Promise<ForwardResult> {
   const handler: Dispatcher.DispatchHandler = {
     onRequestStart(given) {
       controller = given;
-      // Given up while connecting: not a byte may leave any more.
+      // The hop ended while connecting: no byte may be sent.
       if (state !== 'connecting') return given.abort(new Error('not wanted any more'));
       state = 'sent';
       watch(deadlines.forwardAccepted);
@@ -141,7 +145,7 @@ export function runExchange(options: ExchangeOptions): Promise<ForwardResult> {
       if (status < 200 || status === 200) return;
       const reason = received[REFUSED_HEADER];
       refused = reason !== undefined;
-      // What a box in between answers says nothing of the peer.
+      // An answer of an intermediary (proxy, load balancer) says nothing about the peer.
       lost(`answered ${status}`, !refused || FOR_NOW.has(reason));
     },
     onResponseData(_given, chunk) {

@@ -9,17 +9,18 @@ import type { ViewQuestion } from './internal-server.ts';
 import { packRequest } from './parcel.ts';
 import { CLAIMED_PATH, HOP_HEADER, VIEW_PATH } from './paths.ts';
 
-/** Another worker and where it listens for its peers. */
+/** Another worker and the URL of its internal listener. */
 export interface Peer {
   workerId: string;
   url: string;
 }
 
+/** Sends requests, notices and questions to other workers. */
 export interface Forwarder {
   /**
-   * Lets a peer serve a request and carries its answer out on the client's sink. How long a silent peer is waited for is
-   * the patience's matter; one hop sends the request once. After any result but `served` and `client_gone` the answer is
-   * still owed.
+   * Forwards a request to a peer and applies its answer to the client's sink. One hop sends the request once;
+   * `patience` decides how long a silent peer is awaited. After any result but `served` and `client_gone` the client
+   * still needs an answer.
    */
   forward(
     peer: Peer,
@@ -28,31 +29,44 @@ export interface Forwarder {
     sink: ClientSink,
     waiting: Waiting,
   ): Promise<ForwardResult>;
-  /** Tells a worker what became of a session of it, or shall become. Best effort: never rejects, bounded, may be lost. */
+  /**
+   * Notifies a worker about a session of it that was claimed, or that is to be closed. Best effort: never rejects,
+   * takes at most `forwardAccepted`, may be lost.
+   */
   claimed(peer: Peer, notice: Pick<ClaimedNotice, 'sessionId' | 'epoch' | 'news'>): Promise<void>;
-  /** Asks a peer what it knows of its sessions. Bounded; null when it does not answer. */
+  /**
+   * Requests a peer's view of its sessions. Takes at most `forwardAccepted`.
+   *
+   * @returns the parsed JSON answer; null if there is none
+   */
   view(peer: Peer, question: ViewQuestion): Promise<unknown>;
-  /** Ends every hop that still runs. */
+  /** Aborts all running hops. */
   close(): Promise<void>;
 }
 
 export interface ForwarderOptions {
   hops: Hops;
   clock: Clock;
-  /** This worker's id as of now: it changes when the worker begins again. */
+  /** Returns this worker's current id, which changes when the worker registers again. */
   workerId(): string;
   deadlines: HopDeadlines;
   logger: { debug(fields: object, message: string): void };
 }
 
-/** Below the receiver's own limit, so that an idle connection is never closed under a request. */
+/**
+ * Idle timeout of a connection. Below the receiver's own limit (60 s), so that the receiver never closes a connection
+ * that is about to be used.
+ */
 const IDLE_CONNECTION_MS = 20_000;
-/** Ends one attempt to connect: packets may be lost where no answer is late, so another one is made then. */
+/**
+ * Timeout of one attempt to connect. Packets may have been lost although the peer is not slow, so another attempt
+ * follows.
+ */
 const CONNECT_LIMIT_MS = 10_000;
-/** One event is at most a frame; text grows when it is quoted, by six at worst. */
+/** Maximum length of a line, in bytes. An event is at most one frame, and quoting makes text at most six times longer. */
 const MAX_LINE_BYTES = 134_217_728;
 
-/** The sending side: one pool of connections to the peers of this worker. */
+/** Creates the sending side: one connection pool for all peers of this worker. */
 export function createForwarder({ hops, clock, workerId, deadlines, logger }: ForwarderOptions): Forwarder {
   const agent = new Agent({
     connect: { timeout: CONNECT_LIMIT_MS, noDelay: true },
@@ -61,7 +75,11 @@ export function createForwarder({ hops, clock, workerId, deadlines, logger }: Fo
     keepAliveMaxTimeout: IDLE_CONNECTION_MS,
   });
 
-  /** A short question outside any turn, bounded by `forwardAccepted`: the text of a 2xx answer, else null. */
+  /**
+   * Sends a short request outside any turn, with `forwardAccepted` as its timeout.
+   *
+   * @returns the text of a 2xx answer, otherwise null
+   */
   async function ask(peer: Peer, path: string, token: string, body: Buffer): Promise<string | null> {
     const origin = originOf(peer.url);
     if (origin === null) return null;
@@ -112,7 +130,7 @@ export function createForwarder({ hops, clock, workerId, deadlines, logger }: Fo
     async claimed(peer, notice) {
       const body = Buffer.from(JSON.stringify(notice));
       const token = hops.issueClaimed({ target: peer.workerId, from: workerId(), ...notice }, body);
-      // The store says the same to whoever asks: a hint that is lost costs nothing but time.
+      // The store holds the same information: a lost notice only costs time.
       await ask(peer, CLAIMED_PATH, token, body);
     },
 

@@ -4,24 +4,30 @@ import { watchConnection } from '../../http/connection.ts';
 import type { ClientSink } from '../../session/port.ts';
 import { encodeLine, failLine, headLine, type Line } from './lines.ts';
 
-/** The client of a forwarded request, as the worker that serves it sees it. */
+/** The client of a forwarded request, from the point of view of the serving worker. */
 export interface HopSink extends ClientSink {
-  /** This worker does not own the session: nothing was started, the sender resolves again. */
+  /** Answers that this worker does not own the session and started nothing. The sender then resolves the request again. */
   notOwner(): void;
 }
 
 export interface HopSinkOptions {
   res: ServerResponse;
   clock: Clock;
-  /** The client asked for a stream. What a client without one was sent is not shown before it is whole. */
+  /** True if the client requested a stream. A non-streaming client sees nothing before its answer is complete. */
   streaming: boolean;
-  /** Milliseconds between signs of life. */
+  /** Interval between pings, in milliseconds. */
   pingMs: number;
-  /** Milliseconds the sender may go without reading. Its own client has less, so this ends only a sender that is gone. */
+  /**
+   * Time for which the sender may stop reading, in milliseconds. The sender's own client has less time, so this only
+   * disconnects a sender that is gone.
+   */
   patienceMs: number;
 }
 
-/** Says `accepted` at once, then every call on the sink as a line; the sender carries them out on the real client. */
+/**
+ * Creates a sink that writes an `accepted` line at once and then each call as one line. The sender applies these lines
+ * to the real client.
+ */
 export function createHopSink({ res, clock, streaming, pingMs, patienceMs }: HopSinkOptions): HopSink {
   const connection = watchConnection(res);
   let ended: 'terminal' | 'not_owner' | null = null;
@@ -51,7 +57,7 @@ export function createHopSink({ res, clock, streaming, pingMs, patienceMs }: Hop
   const ping = () => {
     stopPing = clock.after(pingMs, () => {
       if (ended || !connection.open) return;
-      // What waits unread already tells the sender that we live.
+      // Unread data is itself a sign of life for the sender.
       if (!stalled) write({ t: 'ping' });
       ping();
     });

@@ -6,26 +6,30 @@ import type { KeyRing } from '../../token/keyring.ts';
 import { createSealer, keysFor, type PurposeKeys, type Sealer } from './keys.ts';
 import { createSpent, type Spent } from './spent.ts';
 
-/** One request's way from the worker that holds the client to the one that owns the session. */
+/** Claims of a hop: one request sent by the worker that holds the client to the worker that owns the session. */
 export interface Hop {
-  /** Worker that shall serve it. */
+  /** Worker that serves the request. */
   target: string;
   /** Worker that holds the client. */
   from: string;
   sessionId: string | null;
   epoch: number | null;
-  /** Made by the sender, so that it can find out what became of a hop that broke. */
+  /** Assigned by the sender, so that it can find out whether a turn was started by a hop that broke. */
   turnId: string;
-  /** `run`: at that session and epoch or not at all. `resolve`: place it as if it had come from a client. */
+  /** `run`: serve it at that session and epoch or not at all. `resolve`: place it like a request from a client. */
   mode: 'run' | 'resolve';
-  /** Counts the hops of this turn to this worker, from 0: a later one takes up what an earlier one has begun. */
+  /**
+   * Number of earlier hops of this turn, to any worker. A hop above 0 resumes what an earlier one may have begun at the
+   * target.
+   */
   attempt: number;
   requestId: string;
 }
 
 /**
- * News for the worker that owns a session, or owned it. `claimed`: it was taken at this epoch, which the store says to
- * whoever asks. `close`: an operator wants it closed, and only the owner of that epoch can end the turn that runs.
+ * Notice to the current or former owner of a session. `claimed`: the session was claimed at this epoch, as recorded in
+ * the store. `close`: an operator has requested to close the session, and only the owner of that epoch can end its
+ * running turn.
  */
 export interface ClaimedNotice {
   target: string;
@@ -35,7 +39,7 @@ export interface ClaimedNotice {
   news: 'claimed' | 'close';
 }
 
-/** A worker asks another what it knows of its sessions; the body says of which. */
+/** Claims of a request for a worker's view of its sessions; the body names the sessions. */
 export interface ViewAsked {
   target: string;
   from: string;
@@ -54,7 +58,7 @@ export type HopRefusal =
   | 'replayed'
   | 'too_many';
 
-/** A token that opens nothing. The message never holds the token. */
+/** Error for a token that was not accepted. The message never contains the token. */
 export class HopRefused extends Error {
   override readonly name = 'HopRefused';
   readonly reason: HopRefusal;
@@ -66,12 +70,20 @@ export class HopRefused extends Error {
 }
 
 export interface Hops extends Sealer {
-  /** A token that lets these exact bytes be served once, by that worker, within 10 s. */
+  /** Issues a token that allows the target worker to serve exactly these bytes once, within 10 s. */
   issue(hop: Hop, body: Buffer): string;
-  /** Judges and spends a token. Throws `HopRefused`. */
+  /**
+   * Verifies a token and marks it as used.
+   *
+   * @param me id of this worker, which must be the target
+   * @throws HopRefused with the reason
+   */
   verify(token: string, body: Buffer, me: string): Hop;
   /**
-   * The same in two steps: all that can be known before the body was read, then the rest. Both throw `HopRefused`.
+   * Verifies a token in two steps: first everything that does not need the body, then, in the returned function, the
+   * rest.
+   *
+   * @throws HopRefused with the reason, in both steps
    */
   admit(token: string, me: string): (body: Buffer) => Hop;
   issueClaimed(notice: ClaimedNotice, body: Buffer): string;
@@ -83,13 +95,15 @@ export interface Hops extends Sealer {
 export interface HopsOptions {
   secrets: KeyRing;
   clock: Pick<Clock, 'wall'>;
-  /** Hops remembered at once, so that none is used twice; beyond it hops are refused. */
+  /** Capacity of the replay cache in tokens; when it is full, hops are refused. Default 100,000. */
   remembered?: number;
 }
 
+/** Lifetime of a token, in milliseconds. */
 const LIFE_MS = 10_000;
-/** How far the clocks of two workers may be apart: a token from further ahead is refused. */
+/** Maximum clock skew between two workers, in milliseconds: a token issued further in the future is refused. */
 const SKEW_MS = 10_000;
+/** Maximum length of a token, in characters. */
 const MAX_LENGTH = 4096;
 const VERSION = 1;
 
@@ -123,7 +137,7 @@ const claimedSchema = z.object({
 const viewSchema = z.object({ target: id, from: id });
 
 interface Kind<T extends { target: string }> {
-  /** Value of the header's `typ`: a token of one kind is no token of another, whatever it says. */
+  /** Value of the header's `typ`. It prevents a token of one kind from being accepted as another kind. */
   typ: string;
   schema: z.ZodType<T>;
 }
@@ -134,8 +148,9 @@ const viewKind: Kind<ViewAsked> = { typ: 'holdfast-view+jwt', schema: viewSchema
 const digest = (body: Buffer) => createHash('sha256').update(body).digest();
 
 /**
- * Hop tokens: HS256 with a key of their own, bound to target, session, epoch and the exact bytes sent, which hold the
- * caller and the request. Single use: a receiver remembers every token until it has expired.
+ * Creates the issuer and verifier of hop tokens. HS256 with a purpose-specific key; bound to target, session, epoch and
+ * the exact bytes sent, which contain caller and request. Single use: a receiver keeps every token in a replay cache
+ * until it has expired.
  */
 export function createHops({ secrets, clock, remembered = 100_000 }: HopsOptions): Hops {
   const means = { keys: keysFor('hop', secrets), clock, spent: createSpent(remembered) };

@@ -15,20 +15,20 @@ import { afterPendingIo } from './pending-io.ts';
 
 export interface InternalServerOptions {
   host: string;
-  /** 0 takes a free one. */
+  /** Port to listen on; 0 selects a free one. */
   port: number;
-  /** This worker's id as of now: it changes when the worker begins again. */
+  /** Returns this worker's current id, which changes when the worker registers again. */
   workerId(): string;
   hops: Hops;
   clock: Clock;
   limits: { bodyBytes: number };
   reader: Reader;
   deadlines: { forwardSilence: number; slowClient: number };
-  /** Takes a request whose hop was verified and whose sender still waits. What it throws fails the request. */
+  /** Serves a request whose hop was verified and whose sender is still connected. An exception fails the request. */
   serve(hop: Hop, request: TurnRequest, sink: HopSink): void;
-  /** A peer claimed a session of this worker. */
+  /** Called when a peer sent a notice about a session of this worker. */
   onClaimed?(notice: ClaimedNotice): void;
-  /** A peer asks for an operator what is known here of these sessions. What it returns is sent as JSON. */
+  /** Answers a peer's question, asked for an operator, about these sessions. The result is sent as JSON. */
   onView?(question: ViewQuestion): object;
   logger: {
     debug(fields: object, message: string): void;
@@ -38,15 +38,19 @@ export interface InternalServerOptions {
 }
 
 export interface InternalServer {
-  /** e.g. `http://10.0.0.4:41873`: where it listens, which need not be where others find it. */
+  /** URL at which it listens, e.g. `http://10.0.0.4:41873`. Peers may have to use another one. */
   readonly url: string;
   readonly port: number;
-  /** Stops accepting; running hops may end until `graceMs` is over, then they are cut. */
+  /**
+   * Stops accepting connections. Running hops may complete until `graceMs` milliseconds are over, then they are
+   * aborted.
+   */
   close(graceMs: number): Promise<void>;
 }
 
+/** Longest interval between two pings, in milliseconds. */
 const PING_MS = 2_000;
-/** Longer than a sender keeps an idle connection, so that the sender closes first. */
+/** Idle timeout of a connection, in milliseconds. Longer than the sender's (20 s), so that the sender closes first. */
 const KEEP_ALIVE_MS = 60_000;
 const CLAIMED_BYTES = 4_096;
 const VIEW_BYTES = 65_536;
@@ -57,10 +61,13 @@ const viewQuestion = z.object({
 });
 export type ViewQuestion = z.infer<typeof viewQuestion>;
 
-/** The listener for peers, which serves nothing else. Rejects with the system's error when it cannot listen. */
+/**
+ * Starts the internal listener for peers. It serves no other requests. Rejects with the system's error if it cannot
+ * listen.
+ */
 export async function startInternalServer(options: InternalServerOptions): Promise<InternalServer> {
   const { workerId, hops, limits, logger } = options;
-  // Quoted again, numbers written out and headers beside it: a body may have grown on the way.
+  // Quoting, written-out numbers and the added headers can make a forwarded body larger than the original.
   const maxBytes = limits.bodyBytes * 2 + 1_048_576;
 
   async function take<T>(
@@ -96,7 +103,7 @@ export async function startInternalServer(options: InternalServerOptions): Promi
     if (!taken) return;
     const { hop, body } = taken;
     const { requestId, turnId } = hop;
-    // A process that was stopped reads the request before it reads that its sender has long gone.
+    // After a pause of the process, the request is read before the news that its sender has long disconnected.
     await new Promise<void>(afterPendingIo);
     const left = () => res.destroyed || res.socket === null || res.socket.destroyed || res.socket.readableEnded;
     const tellLeft = () => logger.debug({ requestId, turnId, from: hop.from }, 'a hop had left before it was accepted');
@@ -166,11 +173,14 @@ export async function startInternalServer(options: InternalServerOptions): Promi
     { keepAliveTimeout: KEEP_ALIVE_MS },
     refuseUpgrade,
   );
-  // Each process of a cluster has a listener of its own: peers mean one worker, not whichever is free.
+  // Each process of a Node cluster needs its own listener: peers address one worker, not any free process.
   return startListening(server, { port: options.port, host: options.host, exclusive: true });
 }
 
-/** Answers unless the other side left. Returns null, so that a refusal reads as the absence of what was wanted. */
+/**
+ * Sends a JSON answer unless the peer has disconnected. Always returns null, so that callers can return it as the
+ * missing result.
+ */
 function answer(res: ServerResponse, status: number, body: object, refused: string | null): null {
   if (res.destroyed || res.headersSent) return null;
   res.statusCode = status;
@@ -179,12 +189,17 @@ function answer(res: ServerResponse, status: number, body: object, refused: stri
   return null;
 }
 
-/** The whole body; null when it is larger than `limit`. Rejects when the sender leaves in the middle. */
+/**
+ * Reads the whole body. Rejects if the sender disconnects before its end.
+ *
+ * @param limit in bytes
+ * @returns null if the body is larger than `limit`
+ */
 async function readAll(req: IncomingMessage, limit: number): Promise<Buffer | null> {
   if (Number(req.headers['content-length']) > limit) return null;
   const chunks: Buffer[] = [];
   let size = 0;
-  // Leaving the loop must not destroy the connection: the sender is still to be told why.
+  // Leaving the loop must not destroy the connection: the sender still has to receive the reason.
   for await (const chunk of req.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
     size += chunk.length;
     if (size > limit) return null;

@@ -8,13 +8,16 @@ import {
 } from 'node:crypto';
 import type { KeyRing } from '../../token/keyring.ts';
 
-/** Keys made from the installation's secrets for one purpose: what one purpose signs or seals is noise to any other. */
+/**
+ * Keys derived from the installation's secrets for one purpose. They do not verify or open anything made for another
+ * purpose.
+ */
 export interface PurposeKeys {
   readonly signing: { kid: string; key: KeyObject };
   find(kid: string): KeyObject | undefined;
 }
 
-/** Derives a key per secret with HMAC-SHA-256 (the expand step of RFC 5869). */
+/** Derives one key per secret with HMAC-SHA-256 (the expand step of RFC 5869). */
 export function keysFor(purpose: string, secrets: KeyRing): PurposeKeys {
   const made = new Map<string, KeyObject>();
   const find = (kid: string): KeyObject | undefined => {
@@ -30,17 +33,17 @@ export function keysFor(purpose: string, secrets: KeyRing): PurposeKeys {
   return { signing: { kid, key: find(kid)! }, find };
 }
 
-/** Text that only workers of this installation can read. */
+/** Encrypts text so that only workers of this installation can read it. */
 export interface Sealer {
   seal(text: string): string;
-  /** The text, or null when it was not sealed by this installation or was altered. */
+  /** Returns the text, or null if it was not sealed by this installation or was altered. */
   open(sealed: string): string | null;
 }
 
 const IV_BYTES = 12;
 const TAG_BYTES = 16;
 
-/** AES-256-GCM: a port that another program took over learns no credential from what is sent there. */
+/** Creates the sealer (AES-256-GCM). It protects credentials in case another program has taken over a peer's port. */
 export function createSealer(secrets: KeyRing): Sealer {
   const keys = keysFor('credential', secrets);
   return {

@@ -4,9 +4,9 @@ import type { Outcome } from '../../resolve/types.ts';
 import type { AnswerHead, ClientSink } from '../../session/port.ts';
 import type { TurnEnd } from '../../store/port.ts';
 
-/** Visible ASCII: these become header values, and a header that cannot be written would end the answer. */
+/** Visible ASCII: these become header values, and a header that cannot be written would break the answer. */
 const headerSafe = z.string().regex(/^[\x21-\x7e]*$/);
-/** The value of any other header: bytes that can be written, and no line break. */
+/** Value of any other header: writable bytes without line breaks. */
 const headerValue = z
   .string()
   .max(16_384)
@@ -44,20 +44,25 @@ const lineSchema = z.discriminatedUnion('t', [
   }),
 ]);
 
-/** One line of an owner's answer: a call on the client's sink, or a word between the two workers. */
+/** One line of an owner's answer: a call on the client's sink, or a message between the two workers. */
 export type Line = z.infer<typeof lineSchema>;
 const kinds: ReadonlySet<unknown> = new Set(lineSchema.options.map(({ shape }) => shape.t.value));
 
+/** Returns the JSON text of a line, with its line break. */
 export const encodeLine = (line: Line): string => `${JSON.stringify(line)}\n`;
 
-/** The line, or null for a kind only a newer release knows. Throws for anything that is no line. */
+/**
+ * Parses a line. Returns null for a kind that only a newer release knows.
+ *
+ * @throws SyntaxError or ZodError if the bytes are not a line
+ */
 export function decodeLine(bytes: Buffer): Line | null {
   const value: unknown = JSON.parse(bytes.toString('utf8'));
   if (typeof value === 'object' && value !== null && 't' in value && !kinds.has(value.t)) return null;
   return lineSchema.parse(value);
 }
 
-/** How the turn ended whose answer this line ends. */
+/** Returns how a turn ended, from the line that ends its answer. */
 export function terminalOf(line: Line): TurnEnd {
   switch (line.t) {
     case 'end':
@@ -75,6 +80,7 @@ export function terminalOf(line: Line): TurnEnd {
   }
 }
 
+/** Returns the line of a `head` call. */
 export const headLine = ({ outcome, sessionId, token, headers }: AnswerHead): Line => ({
   t: 'head',
   outcome,
@@ -83,6 +89,7 @@ export const headLine = ({ outcome, sessionId, token, headers }: AnswerHead): Li
   headers: headers && { ...headers },
 });
 
+/** Returns the line of a `fail` call. The detail that follows the catalogue's message is sent separately. */
 export function failLine(error: BridgeError): Line {
   const { code, entry, message, param, retryAfterSeconds, outcome } = error;
   const detail = message.startsWith(`${entry.message} `) ? message.slice(entry.message.length + 1) : null;
@@ -101,9 +108,9 @@ function errorOf(line: Extract<Line, { t: 'fail' }>): BridgeError {
 }
 
 /**
- * Carries a line out on the real client's sink.
+ * Applies a line to the real client's sink.
  *
- * @returns `ended` after the answer's last word, `full` when the client reads slower than it is written to
+ * @returns `ended` after the last line of an answer, `full` if the client reads more slowly than it is written to
  */
 export function applyLine(line: Line, sink: ClientSink): 'more' | 'full' | 'ended' {
   switch (line.t) {

@@ -7,16 +7,16 @@ import { isForwardable, keyHeaders } from '../../upstream/headers.ts';
 import type { Sealer } from './keys.ts';
 
 /**
- * Whether a header of a client travels: those that identify a turn, and all that a setting could send upstream, because
- * the worker that serves the turn applies its own. Neither the connection's headers nor the bridge's internal ones do,
- * so that a client cannot plant them; credentials travel sealed.
+ * Returns whether a client's header is forwarded: headers that identify a turn, and all headers that a setting could
+ * send upstream, because the serving worker applies its own settings. Headers of the connection and internal ones are
+ * not forwarded, so that a client cannot forge them. Credentials are sealed separately.
  *
  * @param name in lower case
  */
 export const travels = (name: string): boolean =>
   name === 'x-codex-turn-state' || name === 'idempotency-key' || isForwardable(name);
 
-/** Stands for a credential that was replaced by the shared upstream key: that there was one matters, not which. */
+/** Placeholder for a credential that was replaced by the shared upstream key: only its presence matters. */
 const WITHHELD = 'withheld';
 
 const parcelSchema = z.object({
@@ -25,25 +25,27 @@ const parcelSchema = z.object({
   scope: z.string(),
   credentialFp: z.string(),
   credentialIsClients: z.boolean(),
-  /** Sealed; null when nothing is sent upstream. */
+  /** Sealed `authorization` value; null if none is sent upstream. */
   authorization: z.string().nullable(),
   credentialGiven: z.boolean(),
-  /** Keys in headers of their own, by name, each sealed. */
+  /** Sealed keys from separate key headers, by header name. */
   keys: z.record(z.string(), z.string()).default({}),
   headers: z.record(z.string(), z.string()),
   bytes: z.int().nonnegative(),
-  /** Milliseconds since the request was read. */
+  /** Time since the request was read, in milliseconds. */
   age: z.number().nonnegative(),
 });
 
-/** What was sent is not a request this version can read. The message holds nothing of it. */
+/** Error for a forwarded request that this version cannot read. The message contains no part of it. */
 export class UnreadableParcel extends Error {
   override readonly name = 'UnreadableParcel';
 }
 
 /**
- * A request as the text of one JSON object whose `body` is the request's own text, so that the other worker has what this
- * one got. Workers that parse the whole of it read the same request.
+ * Packs a request into the text of one JSON object. Its `body` member is the request's own text, so that the other
+ * worker gets exactly what this one got. Workers that parse the whole object read the same request.
+ *
+ * @param now this worker's monotonic milliseconds
  */
 export function packRequest(request: TurnRequest, now: number, sealer: Pick<Sealer, 'seal'>): string {
   const { caller, headers } = request;
@@ -66,10 +68,11 @@ export function packRequest(request: TurnRequest, now: number, sealer: Pick<Seal
 }
 
 /**
- * The request again, its times on this worker's clock. Throws `UnreadableParcel`.
+ * Unpacks a forwarded request, with its times converted to this worker's clock.
  *
- * @param read the parcel as it was read, or the error of one that could not be
+ * @param read the parsed parcel, or the error of one that could not be parsed
  * @param now this worker's monotonic milliseconds
+ * @throws UnreadableParcel if the parcel or a sealed credential cannot be read
  */
 export function unpackRequest(read: Read | BridgeError, now: number, sealer: Pick<Sealer, 'open'>): TurnRequest {
   const parsed = read instanceof BridgeError ? null : parcelSchema.safeParse(jsonOf(read.envelope));

@@ -1,10 +1,21 @@
-/** Ids that were used, each remembered until nothing with that id can be valid any more. */
+/** Replay cache: used ids, each kept until a token with that id has expired. */
 export interface Spent {
-  /** `full`: nothing more can be remembered now, so that nothing more may be let in. */
+  /**
+   * Marks an id as used.
+   *
+   * @param untilMs expiry of the id, in wall-clock milliseconds
+   * @param nowMs current wall-clock milliseconds
+   * @returns `again` for an id that was used before; `full` if the cache has no room, so that nothing more may be
+   *   accepted
+   */
   spend(id: string, untilMs: number, nowMs: number): 'first' | 'again' | 'full';
 }
 
-/** @param capacity most ids remembered at once; only holders of a secret can fill it */
+/**
+ * Creates a replay cache.
+ *
+ * @param capacity maximum number of ids; only holders of a secret can fill it
+ */
 export function createSpent(capacity: number): Spent {
   const until = new Map<string, number>();
   const forget = (nowMs: number, all: boolean) => {
@@ -15,7 +26,7 @@ export function createSpent(capacity: number): Spent {
   };
   return {
     spend(id, untilMs, nowMs) {
-      // Ids come roughly in the order in which they expire: the front is enough, unless room is short.
+      // Ids arrive roughly in the order of their expiry: checking the front is enough, unless the cache is full.
       forget(nowMs, until.size >= capacity);
       if (until.has(id)) return 'again';
       if (until.size >= capacity) return 'full';

@@ -1,16 +1,25 @@
-/** Cuts a byte stream into lines; a long line is copied once, however many pieces it comes in. */
+/** Splits a byte stream into lines. A long line is copied once, regardless of the number of chunks. */
 export interface Splitter {
-  /** Takes the next piece and gives out the lines it completes. Throws `LineTooLong`. */
+  /**
+   * Adds a chunk and returns the lines that it completes.
+   *
+   * @throws LineTooLong if an unfinished line exceeds the maximum
+   */
   push(chunk: Buffer): Buffer[];
 }
 
+/** Error for a line that exceeds the maximum length. */
 export class LineTooLong extends Error {
   override readonly name = 'LineTooLong';
 }
 
 const NEWLINE = 0x0a;
 
-/** @param maxBytes longest line that is still put together */
+/**
+ * Creates a splitter.
+ *
+ * @param maxBytes maximum length of a line that arrives in several chunks, in bytes
+ */
 export function createSplitter(maxBytes: number): Splitter {
   let pieces: Buffer[] = [];
   let held = 0;
@@ -26,7 +35,7 @@ export function createSplitter(maxBytes: number): Splitter {
         from = at + 1;
       }
       if (from < chunk.length) {
-        // The caller may reuse the memory behind a chunk: what is kept is a copy.
+        // The caller may reuse the memory of a chunk, so the rest is copied.
         pieces.push(Buffer.from(chunk.subarray(from)));
         held += chunk.length - from;
         if (held > maxBytes) throw new LineTooLong(`A line is longer than ${maxBytes} bytes.`);

@@ -9,19 +9,19 @@ import {
 import type { LocalSession } from '../types.ts';
 import { askOwner, awaitOwner, create, expired, fork, isLate, queueBehind, type Row, strong } from './row.ts';
 
-/** The actor of this scope that gave out this id and is still waiting for its settle to be answered. */
+/** Returns the actor of this scope that has shown this response id and is waiting for the answer to its settle. */
 function unsettledAt({ evidence, facts, bystanders }: Situation): LocalSession | null {
   const { anchor, scope } = evidence;
   for (const actor of facts.local.values()) {
     if (!actor.unsettledResponseIds.includes(anchor ?? '')) continue;
-    // Compatible providers repeat ids: without the same scope an equal id means nothing.
+    // Compatible providers reuse ids: an equal id in another scope means nothing.
     if (actor.scope === scope) return actor;
     if (actor.scope === undefined && bystanders.some(({ session }) => session.id === actor.sessionId)) return actor;
   }
   return null;
 }
 
-/** What is decided before any session is looked at: the token, the retry that names itself, and unknown anchors. */
+/** Rows that apply before any session is considered: the token, retries that identify themselves, and unknown anchors. */
 export const admissionRows: readonly Row[] = [
   {
     id: 'token_invalid',

@@ -1,7 +1,10 @@
 import { mayReattach } from '../situation.ts';
 import { askOwner, awaitOwner, create, expired, fork, isClaimable, isLate, isUnsure, type Row, strong } from './row.ts';
 
-/** Sessions that another worker owns, and what must be known before a busy session of this one is looked at. */
+/**
+ * Rows for sessions that another worker owns, and for facts that must be known before a busy session of this worker is
+ * considered.
+ */
 export const ownershipRows: readonly Row[] = [
   {
     id: 'passed_through_aside',
@@ -80,7 +83,7 @@ export const ownershipRows: readonly Row[] = [
     does: 'Waits, bounded, for the owner’s death to be certain: until then the continuity is not known to be lost.',
     decide(situation) {
       const { candidate, answerable, evidence } = situation;
-      // An owner that denies the session has said that it holds no socket.
+      // An owner that denies the session holds no socket for it.
       if (candidate?.by !== 'anchor' || !isUnsure(candidate.owner) || candidate.owner === 'denies') return null;
       return answerable || evidence.passThrough !== null ? null : awaitOwner(situation, candidate);
     },

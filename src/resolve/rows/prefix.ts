@@ -1,6 +1,9 @@
 import { askOwner, claim, create, fresh, isClaimable, lane, queueBehind, type Row, use, weak } from './row.ts';
 
-/** Only the transcript names a session: it may be continued at its head, and nobody is disturbed for it. */
+/**
+ * Rows for requests that only their transcript connects with a session. It may be continued at its head; no running
+ * turn is cancelled or delayed for it.
+ */
 export const prefixRows: readonly Row[] = [
   {
     id: 'prefix_settling',
@@ -30,7 +33,8 @@ export const prefixRows: readonly Row[] = [
       const found = weak(situation);
       const { evidence, facts } = situation;
       if (found?.owner !== 'answers' || evidence.passThrough !== null) return null;
-      // An edit under a header stays in its session, wherever that is: no second one is left behind.
+      // An edited conversation under a session header stays in its session, on whichever worker: it leaves no second
+      // session behind.
       if (!found.atHead && evidence.hardKey === null) return null;
       return facts.instancePolicy === 'forward' ? askOwner(situation, found) : null;
     },

@@ -4,23 +4,31 @@ import type { Decision, LocalSession, Outcome } from '../types.ts';
 
 /** One row of the resolution table. */
 export interface Row {
-  /** Stable name, for the log and the documentation. */
+  /** Stable name for the log and the documentation. */
   id: string;
-  /** The outcome the client is told; requests that must go over plain HTTP read `passed_through` where a session serves. */
+  /**
+   * Outcome that is reported to the client. If a session serves a request that must go over plain HTTP,
+   * `passed_through` is reported instead.
+   */
   outcome: Outcome;
-  /** The situation, as a sentence. */
+  /** Condition of the row, as a sentence. */
   when: string;
-  /** What is done, as a sentence. */
+  /** Action of the row, as a sentence. */
   does: string;
-  /** The decision, or null when the row does not match. Pure. */
+  /** Returns the decision, or null if the row does not match. Pure. */
   decide(situation: Situation): Decision | null;
 }
 
 type CreateOutcome = Extract<Decision, { do: 'create' }>['outcome'];
 
+/** Refusal of a request whose continuity is lost. */
 export const expired: Decision = { do: 'refuse', outcome: 'expired_continuity', code: 'bridge_session_expired' };
 
-/** A session of its own; `parent` is the turn its head starts at. */
+/**
+ * Returns the decision to create a session.
+ *
+ * @param parent turn at which the session starts
+ */
 export function create(
   { evidence }: Situation,
   outcome: CreateOutcome,
@@ -30,41 +38,53 @@ export function create(
   return { do: 'create', outcome: evidence.passThrough === null ? outcome : 'passed_through', keys, parent };
 }
 
-/** A session of its own whose head is the anchor, or an honest failure when that context cannot be had. */
+/**
+ * Returns the decision to create a session that starts at the anchor, or an explicit error if the anchor's context is
+ * not available.
+ */
 export function fork(situation: Situation): Decision {
   return situation.answerable ? create(situation, 'forked', [], situation.anchor) : expired;
 }
 
-/** A session of its own beside one that cannot serve now. Without keys, it can never be taken for that one. */
+/**
+ * Returns the decision to create a parallel session beside one that cannot serve the request now. It has no keys, so
+ * that it is never found in place of the other one.
+ */
 export function lane(situation: Situation): Decision {
   return create(situation, 'parallel_lane', [], situation.prefixTurn);
 }
 
-/** A new session, under the hard key if that names no open session. */
+/** Returns the decision to create a session, under the hard key if no open session has it. */
 export function fresh(situation: Situation): Decision {
   const { evidence, facts } = situation;
-  // The key stays with the conversation that has it.
+  // The key stays with the conversation that already has it.
   const keys = evidence.hardKey && facts.apart !== true ? [evidence.hardKey] : [];
   return create(situation, 'created', keys, situation.prefixTurn);
 }
 
+/** Returns the decision to queue behind the session's current turn, or to refuse if its queue is full. */
 export function queueBehind({ sessionId, epoch, queueFull }: LocalSession): Decision {
   if (queueFull) return { do: 'refuse', outcome: 'refused', code: 'bridge_queue_full' };
   return { do: 'queue', outcome: 'live_reuse', sessionId, epoch };
 }
 
+/** Returns the decision to use a session that is idle here. */
 export function use({ evidence, anchor }: Situation, { sessionId, epoch }: LocalSession): Decision {
   const outcome = evidence.passThrough === null ? 'live_reuse' : 'passed_through';
   return { do: 'use', outcome, sessionId, epoch, anchor };
 }
 
+/** Returns the decision to claim a session. */
 export function claim({ evidence, anchor }: Situation, { session, owner }: Candidate): Decision {
   const outcome = evidence.passThrough === null ? 'stale_recovery' : 'passed_through';
   const ownOrphan = owner === 'me' && session.activeTurnId !== null;
   return { do: 'claim', outcome, session, anchor, ownOrphan };
 }
 
-/** Asks the owner, or tells the router in front that it asked the wrong worker. */
+/**
+ * Returns the decision to forward to the owner; under the instance policy `reject`, a refusal for the sticky router in
+ * front.
+ */
 export function askOwner({ facts }: Situation, { session }: Candidate): Decision {
   const workerId = session.ownerWorkerId!;
   if (facts.instancePolicy === 'forward') return { do: 'forward', outcome: 'forwarded', session, workerId };
@@ -72,26 +92,30 @@ export function askOwner({ facts }: Situation, { session }: Candidate): Decision
   return { do: 'refuse', outcome: 'wrong_instance', code: 'bridge_wrong_instance', retryAfterSeconds };
 }
 
+/** Returns the decision to wait until a silent owner answers or is declared dead. */
 export function awaitOwner({ facts }: Situation, { session }: Candidate): Decision {
   const workerId = session.ownerWorkerId!;
   const retryAfterSeconds = leaseSeconds(facts.rows.owners.get(workerId)?.leaseLeftMs);
   return { do: 'await_owner', outcome: 'stale_recovery', session, workerId, retryAfterSeconds };
 }
 
-/** Whether this worker lives is not known yet, and will be: its heartbeat is due, or its death is about to be stored. */
+/**
+ * Returns whether it will soon be known if the owner is alive: its heartbeat is overdue, or its death is about to be
+ * stored.
+ */
 export const isLate = (owner: OwnerStanding): boolean => owner === 'overdue' || owner === 'unrecorded';
 
-/** Another worker that cannot be asked now, and whose death is not a stored fact. */
+/** Returns whether the owner is another worker that cannot be asked now and whose death is not stored. */
 export const isUnsure = (owner: OwnerStanding): boolean => owner === 'silent' || owner === 'denies' || isLate(owner);
 
-/** The candidate, when stronger evidence than a common beginning led to it. */
+/** Returns the candidate if stronger evidence than the transcript led to it. */
 export function strong({ candidate }: Situation): Candidate | null {
   return candidate && candidate.by !== 'prefix' ? candidate : null;
 }
 
 /**
- * The candidate, when only its transcript led to it. One that is merely like the request serves only where it is free and
- * the likeness reaches its head: there it costs no conversation anything.
+ * Returns the candidate if only its transcript led to it. A candidate that is merely similar to the request is used
+ * only if it is idle and the similarity reaches its head: then no other conversation is affected.
  */
 export function weak({ candidate, onlyLike }: Situation): Candidate | null {
   if (candidate?.by !== 'prefix') return null;
@@ -99,8 +123,9 @@ export function weak({ candidate, onlyLike }: Situation): Candidate | null {
 }
 
 /**
- * No live worker can be running the session: a busy one may be claimed from the dead only; an idle one also from an owner that
- * says it does not run it or that cannot be reached, but never from one that is merely late.
+ * Returns whether the session may be claimed because no live worker can be running it. A busy session may be claimed
+ * only if it has no owner, this worker owns it, or its owner is dead. An idle one also if its owner denies it or cannot
+ * be reached, but never if the owner's heartbeat is merely overdue.
  */
 export function isClaimable({ owner, live, busy }: Candidate): boolean {
   if (live || owner === 'answers' || isLate(owner)) return false;

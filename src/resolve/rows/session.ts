@@ -1,7 +1,7 @@
 import { isStreaming } from '../situation.ts';
 import { claim, expired, fork, isClaimable, lane, queueBehind, type Row, strong, use } from './row.ts';
 
-/** The session is this worker's, or may become so: first while it is busy, then idle. */
+/** Rows for sessions that this worker owns or may claim: first while busy, then idle. */
 export const sessionRows: readonly Row[] = [
   {
     id: 'queue_full',
@@ -64,7 +64,7 @@ export const sessionRows: readonly Row[] = [
       const live = strong(situation)?.live;
       const { evidence, anchor, answerable } = situation;
       if (!live) return null;
-      // A turn over plain HTTP does not use the socket, so what only the socket holds does not help it.
+      // A turn over plain HTTP does not use the socket, so it cannot use context that only the socket holds.
       const held = evidence.passThrough === null && live.socketAnchor === evidence.anchor;
       return anchor === null || held || answerable ? use(situation, live) : null;
     },
