@@ -65,7 +65,7 @@ const known = new WeakMap<PoolClient, Knowledge>();
  * traffic works through a pooler in session mode and in transaction mode.
  *
  * A pooler makes up process ids for its clients, which differ from those of the server. That is how a direct connection, where
- * statements are parsed once, is told from one through a pooler.
+ * statements are parsed once, is recognised.
  *
  * The time limit applies to the second statement only because the server restarts the timeout with each `Parse`, and stops it
  * before the commit. A commit that waits for a synchronous replica is therefore never cut short; otherwise the call would report
