@@ -4,7 +4,7 @@ import { InvalidSecrets, parseSecrets } from './token/keyring.ts';
 import { isForwardable } from './upstream/headers.ts';
 import { type ProxySettings, readProxies } from './upstream/proxies.ts';
 
-/** One knob: its environment variable, default and meaning. The table in the README is made from these. */
+/** Numeric setting: environment variable, default and meaning. The table in the README is generated from these. */
 interface Knob {
   variable: string;
   default: number;
@@ -31,7 +31,7 @@ const count = (variable: string, value: number, description: string): Knob => ({
   description,
 });
 
-/** Every wait by its name. These names are API: machines declare them, logs and errors name them. */
+/** Every timeout by its name. The names are API: machines declare them, logs and errors contain them. */
 export const deadlineKnobs = {
   connect: ms('CONNECT', 10_000, 'An upstream handshake, all attempts together.'),
   upgrade: ms(
@@ -159,37 +159,39 @@ export interface Config {
   server: {
     host: string;
     port: number;
-    /** Names in `Host` beside this machine's own, `name` or `name:port` in lower case; `*` for any. */
+    /** Names accepted in `Host` beside this machine's own, `name` or `name:port` in lower case; `*` for any. */
     publicHosts: readonly string[];
     /** Origins of pages that may use `/v1`, in lower case; `*` for any. */
     corsOrigins: readonly string[];
   };
   databaseUrl: string | null;
-  /** Schema of the tables; null: where they are found, else one of their own. */
+  /** Schema of the tables; null: the one that holds them, else `holdfast`. */
   databaseSchema: string | null;
   dataDir: string;
-  /** Where liveness sockets lie when all workers share one machine and an outside database. */
+  /** Directory of the liveness sockets, when all workers share one machine and an external database. */
   livenessDir: string | null;
-  /** Processes behind one port. */
+  /** Number of processes behind one port. */
   workers: number;
   upstream: {
-    /** Base of the API: no endpoint, no trailing slash, always http(s). */
+    /** Base URL of the API: no endpoint, no trailing slash, always http(s). */
     url: string;
     key: string | null;
     transport: 'auto' | 'websocket' | 'http';
     proxies: ProxySettings;
-    /** Further headers of clients that go upstream, names in lower case. */
+    /** Further client headers to pass upstream, names in lower case. */
     forwardHeaders: readonly string[];
   };
   security: {
-    /** `kid:secret,...`; null: made and kept in the data directory. */
+    /** `kid:secret,...`; null: generated and stored in the data directory. */
     secrets: string | null;
     apiKeys: readonly { tenant: string; key: string }[];
     adminToken: string | null;
   };
-  /** The listener for other workers. `host` null: chosen by `internalHost`; `advertiseUrl` null: derived from where it listens. */
+  /**
+   * Listener for other workers. `host` null: chosen by `internalHost`; `advertiseUrl` null: derived from the listening address.
+   */
   internal: { host: string | null; port: number; advertiseUrl: string | null };
-  /** The viewer that `/inspect` frames, and whether it is shown more than the harmless fields. */
+  /** Viewer that `/inspect` frames, and whether it gets more than the harmless fields. */
   inspect: { url: string; content: boolean };
   instancePolicy: 'forward' | 'reject';
   logLevel: string;
@@ -197,7 +199,7 @@ export interface Config {
   limits: Values<typeof limitKnobs>;
 }
 
-/** The settings that are not numbers, for people. */
+/** Settings that are not numbers, for the README. */
 export const settings = [
   { variable: 'HOST', default: '127.0.0.1', description: 'Address to serve on.' },
   { variable: 'PORT', default: '8787', description: 'Port to serve on; 0 takes a free one.' },
@@ -320,19 +322,19 @@ export const settings = [
   { variable: 'HOLDFAST_LOG_LEVEL', default: 'info', description: '`trace` to `fatal`, or `silent`.' },
 ] as const;
 
-/** A configuration that cannot work; the message lists every problem and holds no secret. */
+/** The configuration is invalid. The message lists every problem and contains no secret. */
 export class ConfigError extends Error {
   override readonly name = 'ConfigError';
 }
 
 const optional = (value: string | undefined) => (value === undefined || value.trim() === '' ? null : value.trim());
-/** Whether an address means "this machine" and nothing else. */
+/** Returns whether an address means this machine and nothing else. */
 export const isLoopback = (host: string) => host === 'localhost' || host === '::1' || /^127(\.\d{1,3}){3}$/.test(host);
 
-/** A value as it was meant when it was pasted with the quotes of its source. */
+/** Removes the quotes around a value that was pasted with them. */
 const unquoted = (text: string) => /^(["'`])(.*)\1$/s.exec(text)?.[2]?.trim() ?? text;
 
-/** The base URL of what was pasted: the whole endpoint and the WebSocket address mean the same place. */
+/** Returns the base URL of a pasted address: the full endpoint and the WebSocket address mean the same place. */
 function upstreamBase(text: string): string {
   const url = URL.parse(unquoted(text).replace(/^ws(s?):\/\//i, 'http$1://'));
   if (url === null) return text;
@@ -344,10 +346,10 @@ function upstreamBase(text: string): string {
   return url.href.replace(/\/(?=$|\?)/, '');
 }
 
-/** What a client can send as a bearer token: anything else would never match. */
+/** Returns whether a client can send the key as a bearer token. Any other key would never match. */
 const isSendable = (key: string) => /^[\x21-\x7e]+$/.test(key);
 
-/** The bare key of what was pasted: the value of the header, or the whole line, mean the same key. */
+/** Returns the bare key of a pasted value: the value of the header, or the whole line, mean the same key. */
 function upstreamKeyOf(text: string | null, problems: string[]): string | null {
   if (text === null) return null;
   const key = unquoted(
@@ -432,7 +434,7 @@ function headerNames(text: string | null, problems: string[]): string[] {
   });
 }
 
-/** A comma-separated list in lower case; empty entries count for nothing. */
+/** Parses a comma-separated list to lower case; empty entries are ignored. */
 function list(
   text: string | undefined,
   isValid: (entry: string) => boolean,
@@ -450,20 +452,20 @@ const isHostName = (entry: string) => entry === '*' || hostAndPort(entry) !== nu
 const isPageOrigin = (entry: string) => entry === '*' || /^[a-z][a-z0-9+.-]*:\/\/[^\s/?#@]+$/.test(entry);
 
 /**
- * The name or address and the port of a `Host` header, in lower case and without the dot that ends a full name; null for
- * one that is malformed.
+ * Parses a `Host` header to name or address and port, in lower case and without the dot that ends a full name; null when it is
+ * malformed.
  */
 export function hostAndPort(text: string): { name: string; port: string | null } | null {
   const match = /^(\[[\da-f:.]+\]|[\w.-]+?)\.?(?::(\d{1,5}))?$/i.exec(text.trim());
   return match && { name: match[1]!.toLowerCase(), port: match[2] ?? null };
 }
 
-/** What Kubernetes derives from the name of a service, which may begin like a setting. */
+/** Matches variables that Kubernetes derives from a service's name, which may start like a setting. */
 const ofKubernetes = (name: string, value: string) =>
   /_SERVICE_(?:HOST|PORT(?:_\w+)?)$|_PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?$/.test(name) ||
   (name.endsWith('_PORT') && /^(?:tcp|udp|sctp):\/\//.test(value));
 
-/** Steps of one character by which two names differ. */
+/** Returns the edit distance between two names, in single characters. */
 function distance(a: string, b: string): number {
   let row = Array.from({ length: b.length + 1 }, (_, at) => at);
   for (let i = 1; i <= a.length; i += 1) {
@@ -476,7 +478,7 @@ function distance(a: string, b: string): number {
   return row[b.length]!;
 }
 
-/** A setting that is spelled wrong would silently be at its default. */
+/** Reports unknown variables: a misspelled setting would silently keep its default. */
 function unknownNames(env: NodeJS.ProcessEnv, problems: string[]): void {
   const known = [...Object.values(deadlineKnobs), ...Object.values(limitKnobs), ...settings].map(
     ({ variable }) => variable as string,
@@ -492,7 +494,11 @@ function unknownNames(env: NodeJS.ProcessEnv, problems: string[]): void {
   }
 }
 
-/** Reads and checks the whole configuration. Throws `ConfigError` naming every problem at once. */
+/**
+ * Reads and validates the whole configuration.
+ *
+ * @throws `ConfigError` naming every problem at once
+ */
 export function readConfig(env: NodeJS.ProcessEnv): Config {
   const problems: string[] = [];
   const parsed = strings.safeParse({

@@ -1,11 +1,11 @@
 /**
- * The error catalogue. Each entry is API: `bridge_code`, the HTTP status, the OpenAI `type` and `code` clients act on,
- * and what the client should do. Codex takes 400 and a 429 without Retry-After as final; 5xx it repeats for 30 s.
+ * Error catalogue. Each entry is API: `bridge_code`, the HTTP status, the OpenAI `type` and `code` that clients act on, and the
+ * recommended action. Codex treats 400, and 429 without Retry-After, as final; it repeats 5xx for 30 s.
  */
 interface CatalogueEntry {
   status: number;
   type: 'invalid_request_error' | 'server_error' | 'authentication_error' | 'permission_error' | 'rate_limit_error';
-  /** The canonical code where clients match one, else the bridge's own. */
+  /** Canonical code where clients match one, else the bridge's own. */
   code: string;
   message: string;
   /** `false` is sent as `x-should-retry: false`: repeating the same request cannot help. */
@@ -336,7 +336,7 @@ export const catalogue = {
     action: 'Repeat the request; a new session starts.',
   },
   bridge_upstream_credential: {
-    // 400 although the fault is not the client's: it is the one status that no client repeats.
+    // Status 400 although the client is not at fault: no client repeats it.
     status: 400,
     type: 'server_error',
     code: 'bridge_upstream_credential',
@@ -356,7 +356,7 @@ export const catalogue = {
 
 export type BridgeCode = keyof typeof catalogue;
 
-/** The body every error leaves in: OpenAI's envelope plus what Holdfast knows. */
+/** Body of every error answer: OpenAI's envelope plus Holdfast's fields. */
 export interface ErrorEnvelope {
   error: {
     message: string;
@@ -368,19 +368,19 @@ export interface ErrorEnvelope {
   };
 }
 
-/** A failure with a name. `detail` goes to the client and must hold no secret and no prompt. */
+/** Failure with a catalogue entry. `detail` is sent to the client and must contain no secret and no prompt. */
 export class BridgeError extends Error {
   override readonly name = 'BridgeError';
   readonly code: BridgeCode;
   readonly entry: CatalogueEntry;
   readonly param: string | null;
-  /** What the message says beyond that of its entry. */
+  /** Text added to the message of the catalogue entry. */
   readonly detail: string | null;
-  /** Seconds, as the Retry-After header will say; null sends none. */
+  /** Value of the Retry-After header in seconds; null sends none. */
   readonly retryAfterSeconds: number | null;
   /** Further headers of the answer, names in lower case. */
   readonly headers: Readonly<Record<string, string>>;
-  /** What the resolver had decided, if it had. */
+  /** Outcome decided by the resolver; null if it had not decided. */
   outcome: string | null = null;
 
   constructor(
@@ -407,7 +407,7 @@ export class BridgeError extends Error {
     return this.entry.status;
   }
 
-  /** The error in OpenAI's envelope. */
+  /** Returns the error in OpenAI's envelope. */
   envelope(): ErrorEnvelope {
     const { type, code } = this.entry;
     return {
