@@ -33,12 +33,14 @@ export interface TurnDetail extends TurnRow {
   outputBytes: number | null;
 }
 
+/** Number of sessions that one worker owns; `busy` counts those with an active turn. */
 export interface OwnedSessions {
   workerId: string;
   sessions: number;
   busy: number;
 }
 
+/** Filters and position of one page of sessions. Absent filters match everything. */
 export interface SessionQuery {
   limit: number;
   /** Cursor: the last row of the previous page. */

@@ -23,6 +23,7 @@ export interface KeyRef {
   hash: string;
 }
 
+/** Row of a worker. */
 export interface WorkerRow {
   id: string;
   internalUrl: string | null;
@@ -45,6 +46,7 @@ export interface WorkerRow {
 /** Version in the row of a worker that other workers inserted, because they met its id and found no row for it. */
 export const UNKNOWN_VERSION = 'unknown';
 
+/** Row of a session. */
 export interface SessionRow {
   id: string;
   scope: string;
@@ -65,6 +67,7 @@ export interface SessionRow {
   anchorLost: boolean;
 }
 
+/** Row of a turn, without its items. */
 export interface TurnRow {
   id: string;
   sessionId: string;
@@ -147,7 +150,9 @@ export interface TurnFacts {
   creates: number;
   fault: string | null;
   upstreamStatus: number | null;
+  /** Time until the frame was sent; null when none was. */
   heldMs: number | null;
+  /** Time until the first upstream event; null when none arrived. */
   firstEventMs: number | null;
   totalMs: number;
 }
@@ -276,6 +281,7 @@ export type HeartbeatVerdict = { verdict: 'ok'; restored?: true } | { verdict: '
 /** Columns of a worker's row that the worker itself provides, beside state and lease. */
 export type Registration = Pick<WorkerRow, 'internalUrl' | 'livenessPath' | 'version'>;
 
+/** Evidence of a request for the look-up. Null or absent parts are not looked up. */
 export interface Lookup {
   scope: string;
   /** `previous_response_id`. */
@@ -292,6 +298,7 @@ export interface Lookup {
   besides?: readonly string[];
 }
 
+/** Rows found for a `Lookup`. Sessions are null when unknown or closed. */
 export interface LookupResult {
   anchor: { turn: TurnRow; session: SessionRow | null } | null;
   token: SessionRow | null;

@@ -1,6 +1,7 @@
 import { arrayText, changedMembers, elementTexts, spansByName, textOf, withMembers } from '../json.ts';
 import type { Continuation, ReadItem, ReadRequest, RequestBody, WireForm, WireInput } from './types.ts';
 
+/** Inputs of the decision about a turn's wire form. */
 export interface PlanInput {
   request: Pick<ReadRequest, 'text' | 'members' | 'items'>;
   continuation: Continuation;
@@ -58,6 +59,7 @@ export function inputAsSent({ text, members, items }: PlanInput['request']): Wir
 
 const inputOf = (texts: readonly string[]) => ({ input: arrayText(texts), items: texts.length });
 
+/** Inputs of a `response.create` frame. */
 export interface FrameInput {
   request: Pick<ReadRequest, 'text' | 'members' | 'body'>;
   wire: Exclude<WireForm, { form: 'impossible' }>;

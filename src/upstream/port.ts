@@ -45,6 +45,7 @@ export type DialResult =
   | { kind: 'refused'; answer: UpstreamAnswer }
   | { kind: 'failed'; reason: string; unreachable?: Unreachable };
 
+/** Reader of a connection. */
 export interface ConnectionHandlers {
   /** Called with one JSON text frame as received. */
   frame(text: string): void;
@@ -80,6 +81,7 @@ export interface UpstreamConnection {
   close(code?: number, reason?: string): void;
 }
 
+/** One HTTP request to a provider. */
 export interface HttpCall {
   target: UpstreamTarget;
   method: string;
@@ -90,6 +92,7 @@ export interface HttpCall {
   signal?: AbortSignal;
 }
 
+/** Transport for all traffic to providers. */
 export interface UpstreamTransport {
   /** Opens a WebSocket. Never rejects; never follows redirects. */
   dial(request: DialRequest): Promise<DialResult>;
@@ -108,6 +111,7 @@ export interface UpstreamTransport {
   shutdown(): Promise<void>;
 }
 
+/** An HTTP call got no answer. The message names the cause. */
 export class UpstreamUnreachable extends Error {
   override readonly name = 'UpstreamUnreachable';
   readonly kind: FailureKind;

@@ -1,5 +1,6 @@
 import { systemClock } from '../clock.ts';
 
+/** Ping times of a WebSocket. */
 export interface PulseTimes {
   /** Interval between two pings to a silent peer, in milliseconds; 0 sends none. */
   pingMs: number;

@@ -7,6 +7,7 @@ export type SseListener = (data: string, name: string) => void;
 /** Longest `event:` name kept, in characters; the API has no longer ones. */
 const LONGEST_NAME = 128;
 
+/** One event exceeds the parser's limit. */
 export class SseOverflow extends Error {
   override readonly name = 'SseOverflow';
 }

@@ -33,6 +33,7 @@ export interface Unprivileged {
 
 const NOBODY: Unprivileged = { uid: 65_534, gid: 65_534 };
 
+/** The embedded PostgreSQL is not available on this machine. The message names the alternative. */
 export class NoEmbeddedPostgres extends Error {
   override readonly name = 'NoEmbeddedPostgres';
 }

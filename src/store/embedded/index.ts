@@ -29,6 +29,7 @@ export interface EmbeddedOptions {
   settings?: readonly string[];
 }
 
+/** Running server of a data directory. `adopted`: it was left running by a killed worker. */
 export interface EmbeddedPostgres {
   url: string;
   pid: number;

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 /** Longest path of a Unix socket that every system accepts. */
 const MAX_SOCKET_PATH = 100;
 
+/** Another process holds the data directory. */
 export class DataDirInUse extends Error {
   override readonly name = 'DataDirInUse';
 }

@@ -52,6 +52,7 @@ const parameters = new URLSearchParams({
   replication: 'false',
 });
 
+/** Returns the connection URL of the server on a local port. */
 export const urlOf = (port: number, password: string) =>
   `postgres://holdfast:${password}@127.0.0.1:${port}/postgres?${parameters}`.replaceAll('+', '%20');
 

@@ -11,6 +11,7 @@ export type Call = <Verdict>(
   parameters: () => readonly unknown[] | Promise<readonly unknown[]>,
 ) => Promise<Verdict | NoVerdict>;
 
+/** Creates calls over an executor. */
 export function createCall(executor: Executor): Call {
   return async <Verdict>(
     statement: Statement,

@@ -21,6 +21,7 @@ export interface OutageLogOptions {
   logger: { warn(details: object, message: string): void };
 }
 
+/** Creates an outage log. A failure is ignored if an answer arrived after the failed call began. */
 export function createOutageLog({ where, causeOf, clock, logger }: OutageLogOptions): OutageLog {
   let lastAnswerAt = Number.NEGATIVE_INFINITY;
   let lostAt: number | null = null;

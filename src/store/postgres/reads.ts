@@ -21,6 +21,7 @@ import { rowReads } from './sql/rows.ts';
 /** Executes one statement and returns its rows. Rejects with `StoreUnavailable` when there is no answer. */
 export type Read = <Row>(statement: Statement, values: readonly unknown[]) => Promise<Row[]>;
 
+/** Creates reads over an executor. */
 export function createRead(executor: Executor): Read {
   return async <Row>(statement: Statement, values: readonly unknown[]) => {
     try {
