@@ -120,7 +120,7 @@ export async function createBridge(options: BridgeOptions = {}): Promise<Bridge>
       }
     : await openStorage(config, logger);
   const stopFaults = onFault((err, source, suppressed) => {
-    logger.error({ err, source, suppressed }, 'an exception ended what it arose from, and nothing else: report it');
+    logger.error({ err, source, suppressed }, 'an exception was contained at its source: report it');
   });
   try {
     const { onRegistered, inspect, metricsPage } = options;

@@ -18,7 +18,7 @@ const usage = `holdfast ${version}: durable sessions for the OpenAI Responses AP
 
   holdfast serve [--port N] [--host ADDRESS] [--workers N]   run the proxy
   holdfast explain <session, response or request id> [--url URL]
-                                                             tell what happened to it
+                                                             explain what happened to it
   holdfast inspect [session id ...] [--url URL]              open the inspector
   holdfast --version
   holdfast --help
@@ -31,7 +31,7 @@ function operators(url: string, adminToken: AdminToken | null): string {
   const page = `Operators: ${url}/admin/ui`;
   if (adminToken === null) return `${page}, from this machine only`;
   if (adminToken.given) return `${page}, with the admin token`;
-  const kept = adminToken.file === null ? 'it follows from HOLDFAST_SECRETS' : `kept in ${adminToken.file}`;
+  const kept = adminToken.file === null ? 'derived from HOLDFAST_SECRETS' : `kept in ${adminToken.file}`;
   if (adminToken.file !== null && !adminToken.fresh) return `${page}, with the admin token ${kept}`;
   return `${page}\nAdmin token (generated; ${kept}): ${adminToken.token}`;
 }
@@ -187,7 +187,7 @@ function createEnding(
     begin,
     hurry(asker) {
       if (!begun) return begin(asker);
-      logger.warn({ asker }, 'asked twice: stopping now');
+      logger.warn({ asker }, 'second request to stop: stopping now');
       const leave = () => process.exit(1);
       now().then(leave, leave);
     },

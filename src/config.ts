@@ -33,56 +33,68 @@ const count = (variable: string, value: number, description: string): Knob => ({
 
 /** Every timeout by its name. The names are API: machines declare them, logs and errors contain them. */
 export const deadlineKnobs = {
-  connect: ms('CONNECT', 10_000, 'An upstream handshake, all attempts together.'),
+  connect: ms('CONNECT', 10_000, 'Timeout of an upstream handshake, all attempts together.'),
   upgrade: ms(
     'UPGRADE',
     3_000,
-    'One WebSocket handshake, before the turn goes over HTTP; `auto` only, and at most half of CONNECT.',
+    'Timeout of one WebSocket handshake, before the turn goes over HTTP; `auto` only, and at most half of CONNECT.',
   ),
-  ping: ms('PING', 25_000, 'Between two pings of an upstream socket that is silent; 0 sends none.'),
-  pong: ms('PONG', 5_000, 'An unanswered ping of an upstream socket, before it counts as missed.'),
-  firstEvent: ms('FIRST_EVENT', 60_000, 'From the frame to the first upstream event that is not telemetry.'),
-  silence: ms('STREAM_SILENCE', 270_000, 'Between two upstream events; Codex gives up at 300 s.'),
-  turnBudget: ms('TURN_BUDGET', 7_200_000, 'A whole turn.'),
-  keepalive: ms('KEEPALIVE', 15_000, 'Between two SSE comments to a waiting client.'),
-  grace: ms('DISCONNECT_GRACE', 15_000, 'A running turn without a client, before it is cancelled.'),
-  idle: ms('IDLE_SOCKET', 900_000, 'An unused socket of a session reached by hard evidence.'),
-  laneIdle: ms('LANE_IDLE', 600_000, 'An unused socket of a session made beside a busy one.'),
-  softIdle: ms('SOFT_IDLE', 60_000, 'An unused socket of a session without hard evidence.'),
+  ping: ms('PING', 25_000, 'Ping interval of a silent upstream socket; 0 sends none.'),
+  pong: ms('PONG', 5_000, 'Time for an upstream to answer a ping before it counts as missed.'),
+  firstEvent: ms('FIRST_EVENT', 60_000, 'Timeout from the frame to the first upstream event that is not telemetry.'),
+  silence: ms('STREAM_SILENCE', 270_000, 'Longest silence between two upstream events; the timeout of Codex is 300 s.'),
+  turnBudget: ms('TURN_BUDGET', 7_200_000, 'Longest duration of a turn.'),
+  keepalive: ms('KEEPALIVE', 15_000, 'Interval of SSE comments to a waiting client.'),
+  grace: ms('DISCONNECT_GRACE', 15_000, 'Time without a client before a running turn is cancelled.'),
+  idle: ms('IDLE_SOCKET', 900_000, 'Idle timeout of the socket of a session reached by hard evidence.'),
+  laneIdle: ms('LANE_IDLE', 600_000, 'Idle timeout of the socket of a session made beside a busy one.'),
+  softIdle: ms('SOFT_IDLE', 60_000, 'Idle timeout of the socket of a session without hard evidence.'),
   socketAge: ms('SOCKET_AGE', 3_000_000, 'Age at which an idle socket is rotated.'),
-  socketAgeJitter: ms('SOCKET_AGE_JITTER', 120_000, 'Spread of that age, either way.'),
+  socketAgeJitter: ms('SOCKET_AGE_JITTER', 120_000, 'Random spread of that age, in both directions.'),
   onlyHolderAge: ms('ONLY_HOLDER_AGE', 3_480_000, 'The same for a socket that alone holds its conversation.'),
-  statusHold: ms('STATUS_HOLD', 2_000, 'How long the HTTP status waits for the first event once the frame was sent.'),
+  statusHold: ms(
+    'STATUS_HOLD',
+    2_000,
+    'Time for which the HTTP status waits for the first event after the frame was sent.',
+  ),
   slowClient: ms(
     'SLOW_CLIENT',
     60_000,
-    'A client that does not read, before it is cut off; 15 s once it is a whole turn buffer behind a WebSocket.',
+    'Time before a client that does not read is disconnected; 15 s once it is a whole turn buffer behind a WebSocket.',
   ),
-  requestHold: ms('REQUEST_HOLD', 30_000, 'Everything before the frame is sent, together.'),
-  startWait: ms('START_WAIT', 5_000, 'An unanswered start, before the client gets 503.'),
-  settleWait: ms('SETTLE_WAIT', 1_000, 'An unanswered settle, before the client gets its terminal anyway.'),
-  ownerWait: ms('OWNER_WAIT', 15_000, 'For a silent owner to answer or to be declared dead, before 409.'),
-  ownerPoll: ms('OWNER_POLL', 1_000, 'Longest pause between two looks at an owner that is waited for.'),
-  storeStatement: ms('STORE_STATEMENT', 2_000, 'One call to the database, before it counts as unanswered.'),
-  storeStart: ms('STORE_START', 60_000, 'For a database that cannot be reached at start, before the start fails.'),
-  heartbeat: ms('HEARTBEAT', 3_000, 'Between two heartbeats of a worker.'),
-  lease: ms('LEASE', 10_000, 'What a heartbeat is good for, by the database clock.'),
+  requestHold: ms('REQUEST_HOLD', 30_000, 'Time limit for all steps before the frame is sent, together.'),
+  startWait: ms('START_WAIT', 5_000, 'Wait for an unanswered start before the client gets 503.'),
+  settleWait: ms(
+    'SETTLE_WAIT',
+    1_000,
+    'Wait for an unanswered settle before the client gets its terminal event anyway.',
+  ),
+  ownerWait: ms('OWNER_WAIT', 15_000, 'Wait for a silent owner to answer or to be declared dead, before 409.'),
+  ownerPoll: ms('OWNER_POLL', 1_000, 'Longest pause between two checks of an owner during that wait.'),
+  storeStatement: ms('STORE_STATEMENT', 2_000, 'Timeout of one call to the database, which then counts as unanswered.'),
+  storeStart: ms(
+    'STORE_START',
+    60_000,
+    'Time for which an unreachable database is retried at start, before the start fails.',
+  ),
+  heartbeat: ms('HEARTBEAT', 3_000, 'Heartbeat interval of a worker.'),
+  lease: ms('LEASE', 10_000, 'Duration of the lease that a heartbeat renews, by the database clock.'),
   selfFence: ms(
     'SELF_FENCE',
     8_000,
-    'Since the last confirmed heartbeat was sent, before a worker starts nothing more.',
+    'Time since the last confirmed heartbeat was sent after which a worker starts nothing more.',
   ),
-  leaseMargin: ms('LEASE_MARGIN', 2_000, 'Lease that must be left for a frame to be sent.'),
-  drain: ms('DRAIN', 30_000, 'Running turns at shutdown, before they are cancelled.'),
-  janitor: ms('JANITOR', 600_000, 'Between two sweeps for what nobody uses any more.'),
-  lameDuck: ms('LAME_DUCK', 5_000, 'Between "not ready" and the end of admission at shutdown.'),
+  leaseMargin: ms('LEASE_MARGIN', 2_000, 'Lease that must remain for a frame to be sent.'),
+  drain: ms('DRAIN', 30_000, 'Time for running turns at shutdown before they are cancelled.'),
+  janitor: ms('JANITOR', 600_000, 'Interval of the janitor, which removes unused rows.'),
+  lameDuck: ms('LAME_DUCK', 5_000, 'Time between "not ready" and the end of admission at shutdown.'),
   forwardConnect: ms(
     'FORWARD_CONNECT',
     150,
-    'Connecting to another worker, before its standing is looked up in the database.',
+    'Timeout of a connection to another worker, before its state is looked up in the database.',
   ),
-  forwardAccepted: ms('FORWARD_ACCEPTED', 500, 'The same, until that worker says that it took the request.'),
-  forwardSilence: ms('FORWARD_SILENCE', 10_000, 'The same, without a sign of life from the worker that took it.'),
+  forwardAccepted: ms('FORWARD_ACCEPTED', 500, 'The same, until that worker confirms that it accepted the request.'),
+  forwardSilence: ms('FORWARD_SILENCE', 10_000, 'The same, for silence of the worker that accepted the request.'),
 } satisfies Record<string, Knob>;
 
 export const limitKnobs = {
@@ -95,56 +107,52 @@ export const limitKnobs = {
   frameBytes: bytes(
     'MAX_FRAME',
     16_777_216,
-    'One frame to or from the upstream; a larger request goes over plain HTTP.',
+    'Largest frame to or from the upstream; a larger request goes over plain HTTP.',
   ),
-  bodyBytes: bytes('MAX_BODY', 33_554_432, 'One request body, unpacked.'),
+  bodyBytes: bytes('MAX_BODY', 33_554_432, 'Largest request body, decompressed.'),
   bodiesBytes: bytes(
     'BODIES',
     268_435_456,
-    'Request bodies in hand at the same time, unpacked; a request beyond it gets 503 before its body is read.',
+    'Request bodies held at the same time, decompressed; a request beyond it gets 503 before its body is read.',
   ),
-  turnBufferBytes: bytes('TURN_BUFFER', 8_388_608, 'Events of one turn kept for a client that comes back.'),
+  turnBufferBytes: bytes('TURN_BUFFER', 8_388_608, 'Events of one turn kept for a client that reconnects.'),
   transcriptBytes: bytes(
     'MAX_TRANSCRIPT',
     67_108_864,
-    'Items of one conversation that one worker stores in one go; beyond it they are not kept, and only its socket or the provider can continue it.',
+    'Items of one conversation that one worker stores at once; beyond it they are not stored, and only its socket or the provider can continue it.',
   ),
-  retentionHours: count('RETENTION_HOURS', 24, 'How long sessions and turns nobody uses are kept.'),
-  recordedEvents: count('RECORDED_EVENTS', 64, 'Machine events remembered of each session, for its story.'),
+  retentionHours: count('RETENTION_HOURS', 24, 'Hours for which unused sessions and turns are kept.'),
+  recordedEvents: count('RECORDED_EVENTS', 64, 'Machine events recorded per session, for its trace.'),
   inspectViewers: count('INSPECT_VIEWERS', 8, 'Viewers of the inspector at the same time.'),
-  inspectSessions: count('INSPECT_SESSIONS', 50, 'Sessions of a sample that one viewer is shown at the same time.'),
-  inspectBufferBytes: bytes('INSPECT_BUFFER', 8_388_608, 'What may wait for one viewer before it is cut off.'),
-  poolSize: count('POOL_SIZE', 10, 'Database connections of one worker, beside the one of its heartbeat.'),
+  inspectSessions: count('INSPECT_SESSIONS', 50, 'Sessions of a sample shown to one viewer at the same time.'),
+  inspectBufferBytes: bytes('INSPECT_BUFFER', 8_388_608, 'Data queued for one viewer before it is disconnected.'),
+  poolSize: count('POOL_SIZE', 10, 'Database connections of one worker, plus one for its heartbeat.'),
   tenantSockets: count(
     'TENANT_SOCKETS',
     0,
     'Upstream sockets of one tenant on one worker; at the limit its own idle ones are evicted. 0: no limit of its own.',
   ),
-  tenantTurns: count(
-    'TENANT_TURNS',
-    0,
-    'Turns of one tenant that run at the same time on one worker. 0: no limit of its own.',
-  ),
-  tenantWaiting: count('TENANT_WAITING', 2_000, 'Requests of one tenant in hand on one worker that run no turn yet.'),
+  tenantTurns: count('TENANT_TURNS', 0, 'Concurrent turns of one tenant on one worker. 0: no limit of its own.'),
+  tenantWaiting: count('TENANT_WAITING', 2_000, 'Requests of one tenant held by one worker without a running turn.'),
   tenantBodyBytes: bytes(
     'TENANT_BODIES',
     0,
-    'Request bodies of one tenant in hand on one worker, until their turns end; at least one of MAX_BODY. 0: no limit of its own.',
+    'Request bodies of one tenant held by one worker, until their turns end; at least one of MAX_BODY. 0: no limit of its own.',
   ),
   tenantRequests: count(
     'TENANT_REQUESTS_PER_MINUTE',
     0,
-    'Requests a minute that one worker takes from one tenant, all of them at once if need be. 0: no limit.',
+    'Requests per minute that one worker accepts from one tenant, possibly all at once. 0: no limit.',
   ),
   turnBuffersBytes: bytes(
     'TURN_BUFFERS',
     536_870_912,
-    'Events of all turns of one worker kept for clients that come back; beyond it the largest is given up.',
+    'Events of all turns of one worker kept for clients that reconnect; beyond it the largest buffer is dropped.',
   ),
   connections: count(
     'MAX_CONNECTIONS',
     16_384,
-    'Client connections of one worker; some are kept free for health, admin and newcomers.',
+    'Client connections of one worker; some are reserved for health, admin and new clients.',
   ),
   peerConnections: count(
     'PEER_CONNECTIONS',
@@ -223,12 +231,12 @@ export const settings = [
     variable: 'HOLDFAST_DB_SCHEMA',
     default: 'found, else holdfast',
     description:
-      "Schema of Holdfast's tables. Default: where an earlier start put them, by the user's `search_path`; in a database without them a schema `holdfast`, which is created.",
+      "Schema of Holdfast's tables. Default: the schema of an earlier start, found by the user's `search_path`; in a database without one a schema `holdfast`, which is created.",
   },
   {
     variable: 'HOLDFAST_DATA_DIR',
     default: '.holdfast',
-    description: 'Where the embedded database and its secrets live.',
+    description: 'Directory of the embedded database and its secrets.',
   },
   {
     variable: 'HOLDFAST_WORKERS',
@@ -239,7 +247,7 @@ export const settings = [
     variable: 'HOLDFAST_LIVENESS_DIR',
     default: 'none',
     description:
-      'Set it where all workers of an outside database share one machine: their deaths are then certain at once.',
+      'Directory of liveness sockets, for workers of an external database that all share one machine: a death is then detected at once.',
   },
   {
     variable: 'HOLDFAST_UPSTREAM_URL',
@@ -259,7 +267,7 @@ export const settings = [
   {
     variable: 'HTTP_PROXY',
     default: 'none',
-    description: 'Proxy on the way to an upstream at an `http` address, for WebSockets too. Lower case wins.',
+    description: 'Proxy for an upstream at an `http` address, for WebSockets too. Lower case wins.',
   },
   {
     variable: 'HTTPS_PROXY',
@@ -290,7 +298,7 @@ export const settings = [
     variable: 'HOLDFAST_ADMIN_TOKEN',
     default: 'generated',
     description:
-      'Admin token. With HOLDFAST_API_KEYS or HOLDFAST_UPSTREAM_KEY one is generated where none is given; without those, admin paths answer on loopback only.',
+      'Admin token. With HOLDFAST_API_KEYS or HOLDFAST_UPSTREAM_KEY one is generated when none is set; without those, admin paths answer on loopback only.',
   },
   {
     variable: 'HOLDFAST_INTERNAL_HOST',
@@ -298,11 +306,12 @@ export const settings = [
     description:
       'Address on which other workers reach this one. Default: loopback, or with a database on another machine its only private address; never a public one.',
   },
-  { variable: 'HOLDFAST_INTERNAL_PORT', default: '0', description: 'Its port; 0 takes a free one.' },
+  { variable: 'HOLDFAST_INTERNAL_PORT', default: '0', description: 'Port of that address; 0 takes a free one.' },
   {
     variable: 'HOLDFAST_ADVERTISE_URL',
     default: 'derived',
-    description: 'Where other workers find that address, `http://address:port`; it must lead to this very worker.',
+    description:
+      'URL under which other workers reach that address, `http://address:port`; it must lead to this very worker.',
   },
   {
     variable: 'HOLDFAST_INSTANCE_POLICY',
@@ -574,7 +583,7 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
     problems.push('HOLDFAST_HEARTBEAT_MS must be at most half of HOLDFAST_SELF_FENCE_MS');
   }
   if (problems.length > 0 || !parsed.success) {
-    throw new ConfigError(`The configuration cannot work:\n${problems.map((each) => `  - ${each}`).join('\n')}`);
+    throw new ConfigError(`The configuration is invalid:\n${problems.map((each) => `  - ${each}`).join('\n')}`);
   }
   const { port, upstreamUrl, transport, internalPort, advertiseUrl, policy, inspectUrl, inspectContent } = parsed.data;
   return {

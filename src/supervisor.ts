@@ -47,7 +47,7 @@ const HANGING_GRACE = 10_000;
 export async function supervise({ config, logger, workers, onReady }: SupervisorOptions): Promise<Supervisor> {
   const { env, url, adminToken, stopDatabase } = await database(config, logger);
   onFault((err, source, suppressed) => {
-    logger.error({ err, source, suppressed }, 'an exception ended what it arose from, and nothing else: report it');
+    logger.error({ err, source, suppressed }, 'an exception was contained at its source: report it');
   });
   const store = await openConfigured(config, url, logger, 1).catch(async (error) => {
     await stopDatabase();
@@ -70,7 +70,7 @@ export async function supervise({ config, logger, workers, onReady }: Supervisor
       if ((await store.declareDead(workerId)).verdict === 'dead') return;
       await new Promise((again) => setTimeout(again, 250));
     }
-    logger.error({ worker: workerId }, 'the death of a worker could not be recorded; its lease decides');
+    logger.error({ worker: workerId }, 'the death of a worker could not be recorded; its lease must expire first');
   }
 
   /** Sends an order. A worker that has ended, or is ending, gets none; its exit is a separate event. */
