@@ -62,15 +62,15 @@ export interface Bridge {
   logger: Logger;
   ids: Ids;
   /**
-   * Checks `Host` and `Origin` for every path of an app; the router applies it to the bridge's own paths. Names under which an
-   * outer app is reached must be listed in HOLDFAST_PUBLIC_HOSTS.
+   * Checks `Host` and `Origin` for every path of an app; the router applies it to the bridge's own paths. Names under which
+   * an outer app is reached must be listed in HOLDFAST_PUBLIC_HOSTS.
    */
   front: RequestHandler;
   /** Bearer token that operators must send; null when none is needed from this machine. */
   readonly adminToken: AdminToken | null;
   /**
-   * Handles the server's `upgrade` event: accepts viewers of the inspector. Any other upgrade gets 426, which makes clients use
-   * HTTP.
+   * Handles the server's `upgrade` event: accepts viewers of the inspector. Any other upgrade gets 426, which makes clients
+   * use HTTP.
    */
   handleUpgrade(req: IncomingMessage, socket: Duplex, head: Buffer): void;
   /** Limits the client connections of a server by `HOLDFAST_MAX_CONNECTIONS` and `HOLDFAST_PEER_CONNECTIONS`. */
@@ -82,8 +82,8 @@ export interface Bridge {
   /** Returns this worker's own metrics as data. */
   metrics(): Promise<MetricsSnapshot>;
   /**
-   * Drains: announces its leave to the other workers and hands requests over to them, then admits nothing new, lets running turns
-   * end, and releases everything. Idempotent.
+   * Drains: announces its leave to the other workers and hands requests over to them, then admits nothing new, lets running
+   * turns end, and releases everything. Idempotent.
    */
   close(): Promise<void>;
 }
@@ -159,7 +159,8 @@ interface Means {
 /**
  * Returns the admin token: the configured one, or a generated one where a token is needed.
  *
- * @param kept returns the token stored on this machine, and makes it first if it does not exist; null when none is stored here
+ * @param kept returns the token stored on this machine, and makes it first if it does not exist; null when none is stored
+ *   here
  * @returns null when operators need no token
  */
 export async function adminTokenFor(

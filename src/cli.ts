@@ -94,7 +94,8 @@ async function serveAlone(): Promise<void> {
     if (order.kind === 'drain') ending.begin('the supervisor');
     else merged.take(order, bridge.metrics);
   });
-  // Otherwise Node would end a worker when its supervisor ends, together with its running turns, which nothing would replace.
+  // Otherwise Node would end a worker when its supervisor ends, together with its running turns, which nothing would
+  // replace.
   cluster.worker!.exitedAfterDisconnect = true;
   const orphaned = () => {
     ending.begin('the end of the supervisor');
@@ -204,8 +205,9 @@ let onOrder = (order: SupervisorOrder): void => {
 };
 
 /**
- * Makes a worker ignore signals and take orders of its supervisor instead. A terminal, and many process managers, send a signal
- * to the whole process group; the supervisor gets it too and decides alone, so that a worker never gets one request twice.
+ * Makes a worker ignore signals and take orders of its supervisor instead. A terminal, and many process managers, send a
+ * signal to the whole process group; the supervisor gets it too and decides alone, so that a worker never gets one request
+ * twice.
  */
 function obeySupervisor(take: (order: SupervisorOrder) => void): void {
   onSignal = () => {};
@@ -213,9 +215,9 @@ function obeySupervisor(take: (order: SupervisorOrder) => void): void {
 }
 
 /**
- * Window in which a repeated signal counts as the same request, in milliseconds. One request may arrive twice: from the terminal,
- * which signals the whole group, and from npm, which passes signals on. The delay of npm depends on the machine's load, so under
- * npm two signals are never a second request.
+ * Window in which a repeated signal counts as the same request, in milliseconds. One request may arrive twice: from the
+ * terminal, which signals the whole group, and from npm, which passes signals on. The delay of npm depends on the machine's
+ * load, so under npm two signals are never a second request.
  */
 const SAME_REQUEST_MS = 1_000;
 const byNpm = process.env.npm_lifecycle_event !== undefined;

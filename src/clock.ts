@@ -21,8 +21,8 @@ export interface Clock {
 export const LONGEST_TIMER = 2_147_483_647;
 
 /**
- * The process's own clock. Its timers do not keep the process alive, and an exception in `fn` does not end it. Pending I/O is
- * processed before a timer fires, so that a stalled process does not blame its peers.
+ * The process's own clock. Its timers do not keep the process alive, and an exception in `fn` does not end it. Pending I/O
+ * is processed before a timer fires, so that a stalled process does not blame its peers.
  */
 export const systemClock: Clock = {
   now: () => performance.now(),

@@ -93,8 +93,16 @@ export const deadlineKnobs = {
     150,
     'Timeout of a connection to another worker, before its state is looked up in the database.',
   ),
-  forwardAccepted: ms('FORWARD_ACCEPTED', 500, 'The same, until that worker confirms that it accepted the request.'),
-  forwardSilence: ms('FORWARD_SILENCE', 10_000, 'The same, for silence of the worker that accepted the request.'),
+  forwardAccepted: ms(
+    'FORWARD_ACCEPTED',
+    500,
+    'Timeout until that worker confirms that it accepted the request, before the same look-up.',
+  ),
+  forwardSilence: ms(
+    'FORWARD_SILENCE',
+    10_000,
+    'Longest silence of a worker that accepted the request, before the same look-up.',
+  ),
 } satisfies Record<string, Knob>;
 
 export const limitKnobs = {
@@ -196,7 +204,8 @@ export interface Config {
     adminToken: string | null;
   };
   /**
-   * Listener for other workers. `host` null: chosen by `internalHost`; `advertiseUrl` null: derived from the listening address.
+   * Listener for other workers. `host` null: chosen by `internalHost`; `advertiseUrl` null: derived from the listening
+   * address.
    */
   internal: { host: string | null; port: number; advertiseUrl: string | null };
   /** Viewer that `/inspect` frames, and whether it gets more than the harmless fields. */
@@ -461,8 +470,8 @@ const isHostName = (entry: string) => entry === '*' || hostAndPort(entry) !== nu
 const isPageOrigin = (entry: string) => entry === '*' || /^[a-z][a-z0-9+.-]*:\/\/[^\s/?#@]+$/.test(entry);
 
 /**
- * Parses a `Host` header to name or address and port, in lower case and without the dot that ends a full name; null when it is
- * malformed.
+ * Parses a `Host` header to name or address and port, in lower case and without the dot that ends a full name; null when it
+ * is malformed.
  */
 export function hostAndPort(text: string): { name: string; port: string | null } | null {
   const match = /^(\[[\da-f:.]+\]|[\w.-]+?)\.?(?::(\d{1,5}))?$/i.exec(text.trim());

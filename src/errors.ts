@@ -1,6 +1,6 @@
 /**
- * Error catalogue. Each entry is API: `bridge_code`, the HTTP status, the OpenAI `type` and `code` that clients act on, and the
- * recommended action. Codex treats 400, and 429 without Retry-After, as final; it repeats 5xx for 30 s.
+ * Error catalogue. Each entry is API: `bridge_code`, the HTTP status, the OpenAI `type` and `code` that clients act on, and
+ * the recommended action. Codex treats 400, and 429 without Retry-After, as final; it repeats 5xx for 30 s.
  */
 interface CatalogueEntry {
   status: number;

@@ -63,8 +63,8 @@ export function reportFault(error: unknown, source: FaultSource): void {
 }
 
 /**
- * Wraps a listener of an event source so that its exceptions end here. Otherwise an exception in a listener ends the process and
- * every conversation in it.
+ * Wraps a listener of an event source so that its exceptions end here. Otherwise an exception in a listener ends the
+ * process and every conversation in it.
  *
  * @param fail ends the connection, socket or turn that the event concerned
  */

@@ -1,9 +1,9 @@
 import { createHash } from 'node:crypto';
 
 /**
- * JSON in its written form. Bodies and frames are relayed, stored and cut into items as slices of their own text, because a round
- * trip through `JSON.parse` and `JSON.stringify` may change a value: numbers lose digits (2^63 - 1) or their form (`1.0`, `-0`,
- * `1E400`), and integer-like keys move to the front.
+ * JSON in its written form. Bodies and frames are relayed, stored and cut into items as slices of their own text, because a
+ * round trip through `JSON.parse` and `JSON.stringify` may change a value: numbers lose digits (2^63 - 1) or their form
+ * (`1.0`, `-0`, `1E400`), and integer-like keys move to the front.
  *
  * The scanners here expect text that `JSON.parse` accepts. On other text their result is unspecified, but they terminate.
  */
@@ -196,9 +196,9 @@ export interface MembersText {
 }
 
 /**
- * Returns an object's text with some of its members replaced, added (at the end, in the given order) or, with null, removed.
- * Everything else keeps its written form, including white space and escapes. Of repeated names only the last is kept. Parts are
- * appended, not joined, so a long text is not copied before it is used.
+ * Returns an object's text with some of its members replaced, added (at the end, in the given order) or, with null,
+ * removed. Everything else keeps its written form, including white space and escapes. Of repeated names only the last is
+ * kept. Parts are appended, not joined, so a long text is not copied before it is used.
  *
  * @param changes JSON text by member name
  * @param members the text's own members, if already known
@@ -281,8 +281,8 @@ export const nestsDeeperThan = (text: string, most: number): boolean =>
   excessOf(text, { levels: most, values: Number.POSITIVE_INFINITY }) === 'levels';
 
 /**
- * Returns the path (names and indexes) of the first name that an object of the text contains more than once; null when there is
- * none. `JSON.parse` uses the last of its values, another parser may use the first.
+ * Returns the path (names and indexes) of the first name that an object of the text contains more than once; null when
+ * there is none. `JSON.parse` uses the last of its values, another parser may use the first.
  */
 export function repeatedName(text: string): readonly (string | number)[] | null {
   const open: { names: Set<string> | null; at: string | number }[] = [];
@@ -400,8 +400,8 @@ export async function decodeText(bytes: Buffer): Promise<string> {
 }
 
 /**
- * Matches numbers whose value a double may not hold: more digits than it has, or an exponent. A match inside a string only causes
- * the slower parse.
+ * Matches numbers whose value a double may not hold: more digits than it has, or an exponent. A match inside a string only
+ * causes the slower parse.
  */
 const UNSAFE_NUMBER = /(?:^|[\s:[,])-?(?:[\d.]{16}|\d+(?:\.\d+)?[eE])/;
 
@@ -426,9 +426,10 @@ function exactValue(written: string): string | null {
 }
 
 /**
- * Parses like `JSON.parse`, but keeps a number whose value a double cannot hold as a `JSON.rawJSON` object, so that two of them
- * compare by their digits. Other spellings of a number that a double holds (`1.0`, `1e-05`) become that number: a client that
- * parses and reserialises what it received produces the same. Text nested too deeply for this falls back to `JSON.parse`.
+ * Parses like `JSON.parse`, but keeps a number whose value a double cannot hold as a `JSON.rawJSON` object, so that two of
+ * them compare by their digits. Other spellings of a number that a double holds (`1.0`, `1e-05`) become that number: a
+ * client that parses and reserialises what it received produces the same. Text nested too deeply for this falls back to
+ * `JSON.parse`.
  *
  * @throws SyntaxError when the text is not JSON
  */

@@ -22,8 +22,8 @@ export interface Storage {
   /** `kid:secret,...`. */
   secrets: string;
   /**
-   * Returns the admin token stored beside the secrets, and makes it first if it does not exist; null when nothing is stored on
-   * this machine.
+   * Returns the admin token stored beside the secrets, and makes it first if it does not exist; null when nothing is stored
+   * on this machine.
    */
   adminToken(): Promise<KeptAdminToken | null>;
   embedded: boolean;
@@ -85,7 +85,8 @@ export async function openStorage(config: Config, logger: Logger): Promise<Stora
 }
 
 /**
- * Listens on a socket by which neighbours can prove this worker dead, and declares dead those whose sockets refuse connections.
+ * Listens on a socket by which neighbours can prove this worker dead, and declares dead those whose sockets refuse
+ * connections.
  */
 async function openNeighbourhood(dir: string, store: SessionStore, logger: Logger) {
   const liveness = await openLiveness(dir, `worker-${randomBytes(4).toString('hex')}`);
@@ -101,8 +102,8 @@ async function openNeighbourhood(dir: string, store: SessionStore, logger: Logge
 }
 
 /**
- * Opens the store with the configured settings. A database that cannot be reached is retried for `HOLDFAST_STORE_START_MS`; one
- * that is unusable for another reason is not.
+ * Opens the store with the configured settings. A database that cannot be reached is retried for `HOLDFAST_STORE_START_MS`;
+ * one that is unusable for another reason is not.
  *
  * @param poolSize number of connections; default as configured
  * @throws `DatabaseUnusable`

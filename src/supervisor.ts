@@ -39,8 +39,8 @@ const LONGEST_PAUSE = 10_000;
 const HANGING_GRACE = 10_000;
 
 /**
- * Runs several workers behind one port, one process each, and owns their embedded database. A reaped child process is certainly
- * dead: its death is stored at once, so that its busy sessions do not wait for the lease to expire.
+ * Runs several workers behind one port, one process each, and owns their embedded database. A reaped child process is
+ * certainly dead: its death is stored at once, so that its busy sessions do not wait for the lease to expire.
  *
  * @throws `DatabaseUnusable`, or the error of the embedded database's start
  */
@@ -53,8 +53,8 @@ export async function supervise({ config, logger, workers, onReady }: Supervisor
     await stopDatabase();
     throw error;
   });
-  // Workers accept connections themselves. With distribution by the primary, a connection handed to a worker that just dies stays
-  // open and is never answered.
+  // Workers accept connections themselves. With distribution by the primary, a connection handed to a worker that just dies
+  // stays open and is never answered.
   cluster.schedulingPolicy = cluster.SCHED_NONE;
   cluster.setupPrimary({ exec: join(import.meta.dirname, `cli.${import.meta.filename.split('.').at(-1)}`), args: [] });
   const identities = new Map<number, string>();

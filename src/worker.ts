@@ -91,14 +91,15 @@ export interface Worker {
   /** Nothing new is admitted. */
   readonly refusing: boolean;
   /**
-   * Drains: announces its leave to the other workers and hands requests over to them, then admits nothing new, lets running turns
-   * end, and releases everything. The caller closes store and transport.
+   * Drains: announces its leave to the other workers and hands requests over to them, then admits nothing new, lets running
+   * turns end, and releases everything. The caller closes store and transport.
    */
   close(): Promise<void>;
 }
 
 /**
- * Log message of a worker that is notified of a claim while it still runs the session: another worker took it for dead or unreachable.
+ * Log message of a worker that is notified of a claim while it still runs the session: another worker took it for dead or
+ * unreachable.
  */
 const TAKEN = 'another worker has claimed a session that runs here';
 

@@ -92,14 +92,18 @@ export interface Purged {
 export type OperatorVerdict = 'ok' | 'busy' | 'missing';
 
 /**
- * Store operations of operators and the janitor. Reads and writes reject with `StoreUnavailable` when the store does not answer.
+ * Store operations of operators and the janitor. Reads and writes reject with `StoreUnavailable` when the store does not
+ * answer.
  */
 export interface StoreAdmin {
   listSessions(query: SessionQuery): Promise<SessionPage>;
   /** Returns the turns of a session, newest first. */
   turnDetails(sessionId: string, limit: number): Promise<readonly TurnDetail[]>;
   keysOf(sessionId: string): Promise<readonly KeyRef[]>;
-  /** Returns how many sessions each worker owns, and how many of them have an active turn. Workers that own none are left out. */
+  /**
+   * Returns how many sessions each worker owns, and how many of them have an active turn. Workers that own none are left
+   * out.
+   */
   ownedSessions(): Promise<readonly OwnedSessions[]>;
   /** Returns the turns of other sessions that continue a turn of this one, newest first. */
   forksOf(sessionId: string, limit: number): Promise<readonly ForkedTurn[]>;
@@ -108,23 +112,24 @@ export interface StoreAdmin {
   /** Closes an idle session and frees its keys. */
   operatorClose(sessionId: string): Promise<OperatorVerdict>;
   /**
-   * Stops the use of the head's upstream id as an anchor, by the socket and by the provider's storage. The next turn rebuilds the
-   * context from stored items or gets an explicit error.
+   * Stops the use of the head's upstream id as an anchor, by the socket and by the provider's storage. The next turn
+   * rebuilds the context from stored items or gets an explicit error.
    */
   dropAnchor(sessionId: string): Promise<OperatorVerdict>;
   /**
    * Removes unused rows of one kind in bounded steps. Locked rows are skipped.
    *
-   * - `sessions`: unchanged for `olderThanHours`. A session with an active turn qualifies only when its owner is dead or has been
-   *   silent for as long. Sessions are closed and deleted with their turns, except for turns that other sessions continue and the
-   *   ancestors of those turns; the closed session then stays with them.
+   * - `sessions`: unchanged for `olderThanHours`. A session with an active turn qualifies only when its owner is dead or
+   *   has been silent for as long. Sessions are closed and deleted with their turns, except for turns that other sessions
+   *   continue and the ancestors of those turns; the closed session then stays with them.
    * - `turns`: ended at least that long ago, without a successor, and not the head of any session.
    * - `workers`: silent for at least that long, and not named by any session.
    * - `shared`: large items that no turn references.
    */
   purge(step: PurgeStep): Promise<Purged>;
   /**
-   * Stores the trace of a turn that ended badly. The first trace of a turn stays. Nothing is stored for a session without a row.
+   * Stores the trace of a turn that ended badly. The first trace of a turn stays. Nothing is stored for a session without a
+   * row.
    */
   keepStory(sessionId: string, turnId: string, record: unknown): Promise<void>;
   /** Returns the newest stored trace of a session; null when there is none. */

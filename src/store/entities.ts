@@ -1,8 +1,8 @@
 import { defineEntity, type InferEntity, p } from '@mikro-orm/core';
 
 /**
- * MikroORM entities of the tables. Ownership is never written by a unit-of-work flush: a flush omits columns that it considers
- * unchanged, and an ownership write must name every column. A test compares these entities with the migrations.
+ * MikroORM entities of the tables. Ownership is never written by a unit-of-work flush: a flush omits columns that it
+ * considers unchanged, and an ownership write must name every column. A test compares these entities with the migrations.
  */
 export const Meta = defineEntity({
   name: 'Meta',

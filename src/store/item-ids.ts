@@ -6,8 +6,8 @@ const ITEM_ID_BYTES = 2_048;
 export const TURNS_PER_ITEM = 4;
 
 /**
- * Returns the item ids to store or to look up: each once, in their order. A provider id that is too long is left out, because it
- * must not fail the end of a turn; a reference to it is then not found.
+ * Returns the item ids to store or to look up: each once, in their order. A provider id that is too long is left out,
+ * because it must not fail the end of a turn; a reference to it is then not found.
  */
 export function usableItemIds(ids: readonly string[]): string[] {
   const usable = new Set<string>();

@@ -9,7 +9,8 @@ const inflateAsync = promisify(inflate);
 const INLINE_BYTES = 16 * 1024;
 
 /**
- * Encodes items for storage: an array of their exact JSON texts in UTF-8, in zlib format, whose checksum detects damaged rows.
+ * Encodes items for storage: an array of their exact JSON texts in UTF-8, in zlib format, whose checksum detects damaged
+ * rows.
  */
 export const packItems = async (items: readonly string[]): Promise<Buffer> => pack(await encodeArray(items));
 

@@ -1,9 +1,9 @@
 /**
  * Store port: the operations that Holdfast needs from durable storage, and their verdicts.
  *
- * Two implementations (PostgreSQL and in-memory) satisfy this contract, and one test suite checks both. The five fence calls are
- * idempotent: a caller without an answer repeats the same call with the same ids until it gets one. Time is always the store's
- * own `now()`.
+ * Two implementations (PostgreSQL and in-memory) satisfy this contract, and one test suite checks both. The five fence
+ * calls are idempotent: a caller without an answer repeats the same call with the same ids until it gets one. Time is
+ * always the store's own `now()`.
  */
 
 import type { StoreAdmin } from './admin-port.ts';
@@ -28,8 +28,8 @@ export interface WorkerRow {
   id: string;
   internalUrl: string | null;
   /**
-   * Unix socket (or named pipe) of this worker's process. A refused connection proves the worker dead. Only with the embedded
-   * database.
+   * Unix socket (or named pipe) of this worker's process. A refused connection proves the worker dead. Only with the
+   * embedded database.
    */
   livenessPath: string | null;
   state: WorkerState;
@@ -37,8 +37,8 @@ export interface WorkerRow {
   /** Milliseconds until the heartbeat lease expires, by the store's clock when the row was read. May be negative. */
   leaseLeftMs: number;
   /**
-   * Expiry of the heartbeat lease, by the store's clock. Only for comparison: a changed value means that the lease was renewed.
-   * Set by `workers` only.
+   * Expiry of the heartbeat lease, by the store's clock. Only for comparison: a changed value means that the lease was
+   * renewed. Set by `workers` only.
    */
   leaseUntilMs?: number;
 }
@@ -81,12 +81,14 @@ export interface TurnRow {
   requestFp: string;
   contextFp: string;
   /**
-   * Fingerprint of the place in a transcript at which this turn ends, with its output as streamed. It only selects candidates
-   * (see `transcript/line.ts`); the forms of the turn's line decide whether a request continues it. Null until settled, and when
-   * the transcript is not known.
+   * Fingerprint of the place in a transcript at which this turn ends, with its output as streamed. It only selects
+   * candidates (see `transcript/line.ts`); the forms of the turn's line decide whether a request continues it. Null until
+   * settled, and when the transcript is not known.
    */
   transcriptFp: string | null;
-  /** Chain fingerprint over the client-made items up to and including this turn. Input to the `transcriptFp` of later turns. */
+  /**
+   * Chain fingerprint over the client-made items up to and including this turn. Input to the `transcriptFp` of later turns.
+   */
   clientFp: string | null;
   /** Number of items up to and including this turn's outputs; null until settled. */
   itemCount: number | null;
@@ -137,8 +139,8 @@ export interface TurnStart {
 }
 
 /**
- * Actions of the bridge on a turn. For operators only: no decision depends on it. Times are milliseconds since the request was
- * read. Holds no content and no credential.
+ * Actions of the bridge on a turn. For operators only: no decision depends on it. Times are milliseconds since the request
+ * was read. Holds no content and no credential.
  */
 export interface TurnFacts {
   outcome: string;
@@ -166,8 +168,8 @@ export interface TurnResult {
   transcriptFp: string | null;
   clientFp: string | null;
   /**
-   * Other places at which the same turn ends, for example when its output is listed differently than it was streamed; null when
-   * there are none.
+   * Other places at which the same turn ends, for example when its output is listed differently than it was streamed; null
+   * when there are none.
    */
   secondFp: string | null;
   thirdFp: string | null;
@@ -244,8 +246,8 @@ export interface CloseCall extends Writer {
 }
 
 /**
- * `unknown`: no answer (timeout, lost connection). The call may or may not have been applied; repeat it unchanged. `rejected`:
- * the store reported an error of its own, so the call cannot be carried out.
+ * `unknown`: no answer (timeout, lost connection). The call may or may not have been applied; repeat it unchanged.
+ * `rejected`: the store reported an error of its own, so the call cannot be carried out.
  */
 export type NoVerdict = { verdict: 'unknown'; reason: string } | { verdict: 'rejected'; reason: string };
 export type Answer<V> = V | NoVerdict;
@@ -260,8 +262,8 @@ export type StartVerdict =
   | { verdict: 'ok' | 'already'; leaseLeftMs: number; revision: number }
   | { verdict: 'ended' | 'busy' | 'head_moved' | 'fenced' };
 /**
- * `ok`: the fence held. `already`: an end was recorded under the fence before, and stays. `branch`: the caller no longer owns the
- * session (the turn row is still completed), or did not start the turn. A repeated call gets `branch` again.
+ * `ok`: the fence held. `already`: an end was recorded under the fence before, and stays. `branch`: the caller no longer
+ * owns the session (the turn row is still completed), or did not start the turn. A repeated call gets `branch` again.
  */
 export type SettleVerdict = { verdict: 'ok'; revision: number } | { verdict: 'already' } | { verdict: 'branch' };
 export type ClaimVerdict =
@@ -290,8 +292,8 @@ export interface Lookup {
   tokenSessionId: string | null;
   hardKey: KeyRef | null;
   /**
-   * Places in the request's items where a known turn may end, deepest first. They are the weakest evidence and are considered
-   * last. Each one is compared with `transcriptFp`, `secondFp` and `thirdFp`.
+   * Places in the request's items where a known turn may end, deepest first. They are the weakest evidence and are
+   * considered last. Each one is compared with `transcriptFp`, `secondFp` and `thirdFp`.
    */
   places?: readonly string[];
   /** Ids of turns to exclude from the candidates: those that an earlier look-up for the same request returned. */
@@ -304,8 +306,8 @@ export interface LookupResult {
   token: SessionRow | null;
   keyed: SessionRow | null;
   /**
-   * Completed and incomplete turns of the scope that end at one of `places`: deepest place first, newest first within a place, at
-   * most `MOST_CANDIDATES`, without those of `besides`.
+   * Completed and incomplete turns of the scope that end at one of `places`: deepest place first, newest first within a
+   * place, at most `MOST_CANDIDATES`, without those of `besides`.
    */
   candidates: readonly { turn: TurnRow; session: SessionRow | null }[];
   /** Ids of those of the sessions above that have a hard key. */
@@ -340,8 +342,8 @@ export interface Fence {
   /** Records the end of a turn. The head moves only while the caller still owns the session. */
   settle(call: SettleCall): Promise<Answer<SettleVerdict>>;
   /**
-   * Takes a session over under the next epoch and a new nonce. A session with an active turn can be claimed only after its owner
-   * is stored as dead.
+   * Takes a session over under the next epoch and a new nonce. A session with an active turn can be claimed only after its
+   * owner is stored as dead.
    */
   claim(call: ClaimCall): Promise<Answer<ClaimVerdict>>;
   /** Gives an idle session up. */
@@ -352,7 +354,9 @@ export interface Fence {
 
 /** Liveness of workers: heartbeats, and stored deaths. `dead` is a terminal state. */
 export interface WorkerRegistry {
-  /** Inserts this worker as `serving` with a full lease of `leaseMs` milliseconds. The id must never have been used before. */
+  /**
+   * Inserts this worker as `serving` with a full lease of `leaseMs` milliseconds. The id must never have been used before.
+   */
   register(worker: {
     id: string;
     internalUrl: string | null;
@@ -372,8 +376,8 @@ export interface WorkerRegistry {
     registration?: Registration,
   ): Promise<Answer<HeartbeatVerdict>>;
   /**
-   * Stores the death of a worker, but only if its heartbeat lease has expired. For a worker without a row it inserts one with
-   * version `unknown` and a full lease, which applies from then on.
+   * Stores the death of a worker, but only if its heartbeat lease has expired. For a worker without a row it inserts one
+   * with version `unknown` and a full lease, which applies from then on.
    */
   declareExpired(id: string): Promise<Answer<{ verdict: 'dead' | 'alive' }>>;
   /** Stores a death that is certain (own exit, reaped child process, refused liveness socket). */
@@ -382,8 +386,8 @@ export interface WorkerRegistry {
 }
 
 /**
- * Reads. They reject with `StoreUnavailable` when the store does not answer in time. All are bounded by the statement deadline,
- * and none takes a lock.
+ * Reads. They reject with `StoreUnavailable` when the store does not answer in time. All are bounded by the statement
+ * deadline, and none takes a lock.
  */
 export interface SessionReads {
   /** Returns everything that the resolver needs, in one round trip. Closed sessions are not found by key or token. */
@@ -391,20 +395,20 @@ export interface SessionReads {
   session(id: string): Promise<SessionRow | null>;
   turn(id: string): Promise<TurnRow | null>;
   /**
-   * Returns the turn and its ancestors, root first, with their items. Empty when the turn is unknown in the scope. When ancestors
-   * were purged, the first turn of the result still names a `parentTurnId`.
+   * Returns the turn and its ancestors, root first, with their items. Empty when the turn is unknown in the scope. When
+   * ancestors were purged, the first turn of the result still names a `parentTurnId`.
    */
   lineage(scope: string, turnId: string): Promise<readonly TurnItems[]>;
   /**
-   * Returns the forms of the turn and its ancestors, root first. Empty when the turn is unknown in the scope. When ancestors were
-   * purged, the first entry still names a `parentTurnId`.
+   * Returns the forms of the turn and its ancestors, root first. Empty when the turn is unknown in the scope. When
+   * ancestors were purged, the first entry still names a `parentTurnId`.
    */
   line(scope: string, turnId: string): Promise<readonly LineTurn[]>;
   /** Returns the turns of the scope whose output holds an item with one of these ids, newest first. */
   references(scope: string, itemIds: readonly string[]): Promise<readonly ReferencedItem[]>;
   /**
-   * Returns the newest turns of the scope with the same request fingerprint, in any session: running ones, and those that ended
-   * as completed or incomplete.
+   * Returns the newest turns of the scope with the same request fingerprint, in any session: running ones, and those that
+   * ended as completed or incomplete.
    *
    * @param withinMs greatest age of such an end, in milliseconds
    */

@@ -6,8 +6,8 @@ import type { TokenEvidence } from '../resolve/types.ts';
 import { type KeyRing, scopeHash, type TokenKey } from './keyring.ts';
 
 /**
- * Kind of a scope. A tenant is an identity, so a token of another tenant is rejected. A passed-through credential is refreshed in
- * the normal course of things, so a token of an earlier one is ignored.
+ * Kind of a scope. A tenant is an identity, so a token of another tenant is rejected. A passed-through credential is
+ * refreshed in the normal course of things, so a token of an earlier one is ignored.
  */
 export type ScopeKind = 'tenant' | 'credential' | 'local';
 
@@ -85,9 +85,9 @@ const invalid = (reason: string): TokenEvidence => ({ kind: 'invalid', reason })
 /**
  * Creates turn-state tokens, signed with HS256, that carry session id, epoch and a keyed hash of the scope.
  *
- * A token is rejected only when it claims to be Holdfast's and then fails verification. One that is foreign, expired or otherwise
- * useless is ignored, and the other evidence of the request decides. The resolver, which has the row, checks whether the session
- * still exists at that epoch.
+ * A token is rejected only when it claims to be Holdfast's and then fails verification. One that is foreign, expired or
+ * otherwise useless is ignored, and the other evidence of the request decides. The resolver, which has the row, checks
+ * whether the session still exists at that epoch.
  */
 export function createTokens({ secrets, clock, ttlSeconds = 86_400 }: TokensOptions): Tokens {
   const nowSeconds = () => Math.floor(clock.wall() / 1000);

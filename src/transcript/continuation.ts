@@ -1,8 +1,8 @@
 import type { Continuation, Fingerprint, KnownEnd, ReadItem } from './types.ts';
 
 /**
- * Returns why the request cannot be sent as a delta; null when it can. Tools listed by a server are part of the context, and a
- * delta cannot change the tools beside them; equal context fields rule that out.
+ * Returns why the request cannot be sent as a delta; null when it can. Tools listed by a server are part of the context,
+ * and a delta cannot change the tools beside them; equal context fields rule that out.
  */
 function deltaRefusal(contextFp: Fingerprint, left: readonly ReadItem[], end: KnownEnd): string | null {
   if (left.length === 0) return 'nothing new is left';
@@ -17,8 +17,8 @@ export function continueAnchor(items: readonly ReadItem[]): Continuation {
 }
 
 /**
- * Returns where an unanchored request continues and what it adds. If a known line is exactly the start of its input, only the
- * remaining items are new. Otherwise it is a root of its own. In both cases it may be sent as the client sent it.
+ * Returns where an unanchored request continues and what it adds. If a known line is exactly the start of its input, only
+ * the remaining items are new. Otherwise it is a root of its own. In both cases it may be sent as the client sent it.
  *
  * @param contextFp the request's own context fingerprint
  * @param match deepest turn that the request continues, and how many of its items belong to that turn's line

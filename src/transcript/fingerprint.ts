@@ -2,7 +2,10 @@ import { hash } from 'node:crypto';
 import { canonical } from './identity.ts';
 import type { Fingerprint, ItemHash, RequestBody } from './types.ts';
 
-/** Returns the form of a text to hash. Hashing a long string takes several times as long as encoding it and hashing its bytes. */
+/**
+ * Returns the form of a text to hash. Hashing a long string takes several times as long as encoding it and hashing its
+ * bytes.
+ */
 export const hashable = (text: string): string | Buffer => (text.length < 65_536 ? text : Buffer.from(text, 'utf8'));
 
 const sha256 = (text: string): Fingerprint => hash('sha256', hashable(text), 'hex');
@@ -51,8 +54,8 @@ function contextField(name: string, value: unknown): string {
 }
 
 /**
- * Returns the fingerprint of the fields that must be equal for a request to be sent as a delta of another. Unknown fields are
- * compared; a field at its default equals its absence.
+ * Returns the fingerprint of the fields that must be equal for a request to be sent as a delta of another. Unknown fields
+ * are compared; a field at its default equals its absence.
  */
 export function contextFingerprint(body: RequestBody): Fingerprint {
   const fields: string[] = [];

@@ -3,8 +3,8 @@ import { typeOf } from './items.ts';
 import type { Item } from './types.ts';
 
 /**
- * Types whose `id` is never part of the identity: providers change these ids between events, and clients drop them. For all other
- * types an id sent by a client must be one that the item was shown with, since the item may refer by nothing else.
+ * Types whose `id` is never part of the identity: providers change these ids between events, and clients drop them. For all
+ * other types an id sent by a client must be one that the item was shown with, since the item may refer by nothing else.
  */
 const volatileIds = new Set([
   'message',
@@ -103,15 +103,16 @@ export function identity(item: Item): string {
 }
 
 /**
- * Returns an identity without the parts that clients drop or change freely. It may be equal where `identity` differs, so it only
- * selects candidates.
+ * Returns an identity without the parts that clients drop or change freely. It may be equal where `identity` differs, so it
+ * only selects candidates.
  */
 export function looseIdentity(item: Item): string {
   return identityOf(item, typeOf(item) === 'item_reference', true);
 }
 
 /**
- * Returns every identity under which a client may repeat an item: whole, without its id, and without the annotations of its text.
+ * Returns every identity under which a client may repeat an item: whole, without its id, and without the annotations of its
+ * text.
  */
 export function identitiesOf(item: Item): string[] {
   const whole = identityOf(item, true, false);
@@ -127,8 +128,8 @@ export function identitiesOf(item: Item): string[] {
 }
 
 /**
- * Returns every identity under which a client may send back an item that it was shown: those above, and a reference by its id. An
- * id that only a client gave to an item means nothing to the provider.
+ * Returns every identity under which a client may send back an item that it was shown: those above, and a reference by its
+ * id. An id that only a client gave to an item means nothing to the provider.
  */
 export function identitiesShown(item: Item): string[] {
   const own = identitiesOf(item);

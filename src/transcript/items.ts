@@ -32,8 +32,8 @@ const isId = (value: unknown) => typeof value === 'string' && value !== '';
 const isMissing = (value: unknown) => !value || (Array.isArray(value) && value.length === 0);
 
 /**
- * Returns whether an item is only a name: a reference, or an item whose content the provider looks up by its id. It means nothing
- * where that content is not stored, and where several tenants share a credential its owner must be known.
+ * Returns whether an item is only a name: a reference, or an item whose content the provider looks up by its id. It means
+ * nothing where that content is not stored, and where several tenants share a credential its owner must be known.
  */
 export function isNameOnly(item: Item): boolean {
   if (!isId(item.id)) return false;

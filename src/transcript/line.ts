@@ -7,11 +7,12 @@ import type { Fingerprint, Item, ItemHash, ReadItem, ReadItems } from './types.t
 /**
  * Matching of a request's items with the turns that they continue.
  *
- * A provider seals an item separately for each event that shows it, may list items that it did not stream, and may change ids
- * between the two. So one turn is known in several forms, and a client may send back any of them, turn by turn. This has two
- * consequences. A fingerprint over everything cannot be looked up: the **place** fingerprint covers only the client-made items
- * and the last item, and selects candidates. The decision then compares item by item: each known item is a set of accepted hashes
- * (its **forms**), and a request continues a turn when every item of the turn's line accepts the request's item at its position.
+ * A provider seals an item separately for each event that shows it, may list items that it did not stream, and may change
+ * ids between the two. So one turn is known in several forms, and a client may send back any of them, turn by turn. This
+ * has two consequences. A fingerprint over everything cannot be looked up: the **place** fingerprint covers only the
+ * client-made items and the last item, and selects candidates. The decision then compares item by item: each known item is
+ * a set of accepted hashes (its **forms**), and a request continues a turn when every item of the turn's line accepts the
+ * request's item at its position.
  */
 
 /** Hashes accepted for one known item. */
@@ -23,8 +24,8 @@ export interface TurnForms {
   /** Alternatives for the output: usually one; two when the terminal event listed other items than were streamed. */
   outputs: readonly (readonly Accepted[])[];
   /**
-   * Alternatives for the start of the line after the provider compacted the context. Clients send either one of these or the
-   * whole line, compaction included. Empty without a compaction.
+   * Alternatives for the start of the line after the provider compacted the context. Clients send either one of these or
+   * the whole line, compaction included. Empty without a compaction.
    */
   begins: readonly (readonly Accepted[])[];
 }
@@ -104,8 +105,8 @@ const MOST_PLACES = 256;
 const NEWEST = 8;
 
 /**
- * Returns the places in a request's items where a known turn may have ended, deepest first: after items of the model, and among
- * the newest items after any item (a warm-up has no output, and some outputs end like an input).
+ * Returns the places in a request's items where a known turn may have ended, deepest first: after items of the model, and
+ * among the newest items after any item (a warm-up has no output, and some outputs end like an input).
  */
 export function plausiblePlaces(items: readonly ReadItem[], chain: readonly Fingerprint[]): Fingerprint[] {
   const places: Fingerprint[] = [];
@@ -185,8 +186,8 @@ export interface Relation {
 }
 
 /**
- * Matches `items` with `hashes` from position `at`. Returns the position after them; -1 when an item differs, infinity when the
- * hashes end first.
+ * Matches `items` with `hashes` from position `at`. Returns the position after them; -1 when an item differs, infinity when
+ * the hashes end first.
  */
 function take(items: readonly Accepted[], hashes: readonly ItemHash[], at: number): number {
   for (let index = 0; index < items.length; index += 1) {
@@ -197,8 +198,8 @@ function take(items: readonly Accepted[], hashes: readonly ItemHash[], at: numbe
 }
 
 /**
- * Compares a request's items with a line. The request continues the line when its first items are exactly the line's, each in any
- * of its forms. It is within the line when it ends before the line does without a difference.
+ * Compares a request's items with a line. The request continues the line when its first items are exactly the line's, each
+ * in any of its forms. It is within the line when it ends before the line does without a difference.
  *
  * @returns null when it neither continues the line nor is within it
  */

@@ -18,8 +18,8 @@ export interface PlanInput {
 }
 
 /**
- * Plans the form in which a turn is sent: anchor and new items, or everything without an anchor. Never both, and never an anchor
- * that the upstream cannot resolve. A full input of the client is sent as received.
+ * Plans the form in which a turn is sent: anchor and new items, or everything without an anchor. Never both, and never an
+ * anchor that the upstream cannot resolve. A full input of the client is sent as received.
  */
 export function planWire(input: PlanInput): WireForm {
   const { request, continuation, parentResponseId, socketAnchor, anchorStored, history, contents } = input;
@@ -63,7 +63,9 @@ const inputOf = (texts: readonly string[]) => ({ input: arrayText(texts), items:
 export interface FrameInput {
   request: Pick<ReadRequest, 'text' | 'members' | 'body'>;
   wire: Exclude<WireForm, { form: 'impossible' }>;
-  /** Requests encrypted reasoning although the client did not: without it a turn that is not stored could not be sent again. */
+  /**
+   * Requests encrypted reasoning although the client did not: without it a turn that is not stored could not be sent again.
+   */
   addEncryptedReasoning: boolean;
   /** Provider's own turn state for the same client turn; null when there is none. */
   turnState: string | null;
@@ -79,9 +81,9 @@ export function asksEncryptedReasoning(body: RequestBody): boolean {
 }
 
 /**
- * Returns the text of a `response.create` frame: the client's body as written, with anchor and input in the planned form. No
- * field is added that the client did not send, except encrypted reasoning and the turn state. A socket always streams, so a
- * `stream` that the client sent becomes true.
+ * Returns the text of a `response.create` frame: the client's body as written, with anchor and input in the planned form.
+ * No field is added that the client did not send, except encrypted reasoning and the turn state. A socket always streams,
+ * so a `stream` that the client sent becomes true.
  */
 export function createFrame({ request, wire, addEncryptedReasoning, turnState }: FrameInput): string {
   const { body, text, members } = request;

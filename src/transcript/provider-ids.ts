@@ -24,8 +24,8 @@ export function comparisonOf(body: RequestBody): string | null {
 export const COMPARISON_PATH = 'prompt_cache_options.comparison_response_id';
 
 /**
- * Most different ids checked; the first one beyond counts as foreign. An SDK session that names each item it received has some
- * thousands, and more than this do not fit the context of a model.
+ * Most different ids checked; the first one beyond counts as foreign. An SDK session that names each item it received has
+ * some thousands, and more than this do not fit the context of a model.
  */
 export const MOST_NAMES = 16_384;
 
@@ -228,9 +228,9 @@ const saysMoreThanItsType = (value: unknown) => isFields(value) && Object.keys(v
 const present = (name: string) => (fields: Item) => typeof fields[name] === 'string' || Array.isArray(fields[name]);
 
 /**
- * Items that are complete in themselves, with the members they need for that: the provider reads them as content and resolves
- * none of their ids. A client may have them from elsewhere, so their ids need not be known. Images and open reasoning are not
- * listed: the provider looks those up by their ids, whatever else they hold.
+ * Items that are complete in themselves, with the members they need for that: the provider reads them as content and
+ * resolves none of their ids. A client may have them from elsewhere, so their ids need not be known. Images and open
+ * reasoning are not listed: the provider looks those up by their ids, whatever else they hold.
  */
 const substance = new Map<string, (fields: Item) => boolean>([
   ['message', present('content')],
@@ -313,9 +313,9 @@ function pathOf(places: readonly (string | number)[]): string {
 const placeIn = ({ keys, at }: Frame) => (keys === null ? at - 1 : keys[at - 1]!);
 
 /**
- * Collects everything that a request's body names at the provider, except the anchor, the compared response and the client's own
- * call ids. It uses an allow-list: known content is allowed, known ids are judged by who can have made them, and any other
- * id-like name or value counts as foreign. Pure; linear in the size of the body; not recursive.
+ * Collects everything that a request's body names at the provider, except the anchor, the compared response and the
+ * client's own call ids. It uses an allow-list: known content is allowed, known ids are judged by who can have made them,
+ * and any other id-like name or value counts as foreign. Pure; linear in the size of the body; not recursive.
  */
 export function namesIn(request: RequestBody): Names {
   const owned = new Map<string, string>();
@@ -383,8 +383,8 @@ export function namesIn(request: RequestBody): Names {
 }
 
 /**
- * Applies `namesIn` to a body as it was written. A repeated name in one object counts as foreign: the upstream may read another
- * of its values than the one checked here.
+ * Applies `namesIn` to a body as it was written. A repeated name in one object counts as foreign: the upstream may read
+ * another of its values than the one checked here.
  *
  * @param text JSON text from which the body was parsed
  */
@@ -395,8 +395,8 @@ export function namesWritten(request: RequestBody, text: string): Names {
 }
 
 /**
- * Returns the ids by which a later request of the same scope may name these output items or objects they mention: what `namesIn`
- * would check if they were sent back.
+ * Returns the ids by which a later request of the same scope may name these output items or objects they mention: what
+ * `namesIn` would check if they were sent back.
  */
 export function namesMade(items: readonly Item[]): string[] {
   const questions = items.filter((each) => isFields(each) && each.type === 'mcp_approval_request');

@@ -63,7 +63,9 @@ export function readItems(items: readonly Written<Item>[]): ReadItems {
   };
 }
 
-/** Members of `client_metadata` that are kept, up to `LONGEST_METADATA` characters; the others are only for the provider. */
+/**
+ * Members of `client_metadata` that are kept, up to `LONGEST_METADATA` characters; the others are only for the provider.
+ */
 const METADATA = ['turn_id', 'x-codex-turn-metadata', 'x-codex-turn-state'];
 export const LONGEST_METADATA = 32_768;
 /** Members kept unchanged: validation bounds their size. */

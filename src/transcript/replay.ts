@@ -23,8 +23,8 @@ const selfContained = new Set([
 const selfContainedParts = new Set(['input_text', 'output_text', 'text', 'refusal', 'summary_text', 'reasoning_text']);
 
 /**
- * Returns whether a content part is exact. An image or file is exact only when its bytes are in the item; an address or a file id
- * may expire.
+ * Returns whether a content part is exact. An image or file is exact only when its bytes are in the item; an address or a
+ * file id may expire.
  */
 function isExactPart(part: unknown): boolean {
   if (typeof part !== 'object' || part === null) return typeof part === 'string';
@@ -46,8 +46,8 @@ export function isExactItem(item: Item): boolean {
 }
 
 /**
- * Returns the part of a turn's output with which the context continues: all of it, unless the provider compacted it. A compaction
- * item in the output replaces everything before it; one sent by a client is an ordinary item.
+ * Returns the part of a turn's output with which the context continues: all of it, unless the provider compacted it. A
+ * compaction item in the output replaces everything before it; one sent by a client is an ordinary item.
  */
 export function keptOutput(output: readonly Item[]): { compacted: boolean; items: readonly Item[] } {
   const last = output.findLastIndex((item) => typeOf(item) === 'compaction');
@@ -55,8 +55,8 @@ export function keptOutput(output: readonly Item[]): { compacted: boolean; items
 }
 
 /**
- * Returns how a turn's context can be rebuilt: `exact` when its parent's is exact and every item it added is complete in itself.
- * A compaction starts a new context. A provider-side conversation can never be rebuilt.
+ * Returns how a turn's context can be rebuilt: `exact` when its parent's is exact and every item it added is complete in
+ * itself. A compaction starts a new context. A provider-side conversation can never be rebuilt.
  */
 export function replayClassOf(turn: {
   input: readonly Pick<ReadItem, 'exact'>[];
@@ -86,7 +86,10 @@ const serverFields = new Map([
   ['status', null],
 ]);
 
-/** Returns the text of an item without its id and status: the id of an item that the provider did not store refers to nothing. */
+/**
+ * Returns the text of an item without its id and status: the id of an item that the provider did not store refers to
+ * nothing.
+ */
 export const withoutServerIds = ({ json }: Pick<Written<Item>, 'json'>) => withMembers(json, serverFields);
 
 /**

@@ -32,8 +32,8 @@ const unseal = (text: string, { start, end }: Span) => ({
 });
 
 /**
- * Returns one upstream event as its client may see it. The text is passed on unchanged except for additions of the bridge: an
- * anchor that the client did not send, or encrypted content that it did not request.
+ * Returns one upstream event as its client may see it. The text is passed on unchanged except for additions of the bridge:
+ * an anchor that the client did not send, or encrypted content that it did not request.
  */
 export function rewriteForClient(text: string, data: Record<string, unknown>, form: ShownForm): string {
   const { response, item } = data as { response?: Record<string, unknown>; item?: Item };

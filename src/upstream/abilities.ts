@@ -5,14 +5,17 @@ const CERTAIN_MS = 600_000;
 /** The same after a failure that may be transient. Doubled with each consecutive one, up to `CERTAIN_MS`. */
 const DOUBT_MS = 60_000;
 /**
- * Consecutive failures that count as an outage where WebSocket has worked before. The time without it then starts at `OUTAGE_MS`
- * and is doubled likewise.
+ * Consecutive failures that count as an outage where WebSocket has worked before. The time without it then starts at
+ * `OUTAGE_MS` and is doubled likewise.
  */
 const OUTAGE = 3;
 const OUTAGE_MS = 15_000;
 /** Time for which a failure counts before an answer over HTTP has confirmed it, in milliseconds. */
 const SUSPECTED_MS = 30_000;
-/** Time for which a learned limit holds, in milliseconds. Limits are configuration: a release of the upstream may change them. */
+/**
+ * Time for which a learned limit holds, in milliseconds. Limits are configuration: a release of the upstream may change
+ * them.
+ */
 const LIMIT_MS = 3_600_000;
 /** Most entries remembered per map; the one noted longest ago is dropped first. */
 const MOST = 4_096;
@@ -24,14 +27,14 @@ export interface Peer {
 }
 
 /**
- * Reason why a turn leaves WebSocket. `certain`: the upstream refused it explicitly. `doubtful`: a handshake or a first turn
- * failed for an unknown reason.
+ * Reason why a turn leaves WebSocket. `certain`: the upstream refused it explicitly. `doubtful`: a handshake or a first
+ * turn failed for an unknown reason.
  */
 export type Doubt = 'certain' | 'doubtful';
 
 /**
- * Learned limitations of upstreams. Consulted when a connection is dialled and when a frame is sent, never when a request is
- * placed: a working socket stays in use, whatever happened to another credential.
+ * Learned limitations of upstreams. Consulted when a connection is dialled and when a frame is sent, never when a request
+ * is placed: a working socket stays in use, whatever happened to another credential.
  */
 export interface Abilities {
   /** A turn may leave WebSocket on its own. With transport `websocket` every failure is final. */
@@ -39,8 +42,8 @@ export interface Abilities {
   /** Returns whether WebSocket is currently considered unavailable at that peer. */
   withoutWebSocket(peer: Peer): boolean;
   /**
-   * Records a failed handshake. Where WebSocket has worked before, a failure affects only its turn, and the third in a row makes
-   * the peer suspect. The answer over HTTP then decides, through `confirm` or `acquit`.
+   * Records a failed handshake. Where WebSocket has worked before, a failure affects only its turn, and the third in a row
+   * makes the peer suspect. The answer over HTTP then decides, through `confirm` or `acquit`.
    */
   suspect(peer: Peer, doubt: Doubt): void;
   /** Records that HTTP answered where WebSocket had failed. */
@@ -50,9 +53,9 @@ export interface Abilities {
   /** Records that a WebSocket delivered a frame from there. */
   works(peer: Peer): void;
   /**
-   * Records that a WebSocket was accepted and ended before it delivered a frame. The second time in a row makes the peer suspect,
-   * the third where WebSocket has worked before. If it has never worked and `mute` is true, the first time is enough: gateways
-   * accept upgrades that they cannot pass on.
+   * Records that a WebSocket was accepted and ended before it delivered a frame. The second time in a row makes the peer
+   * suspect, the third where WebSocket has worked before. If it has never worked and `mute` is true, the first time is
+   * enough: gateways accept upgrades that they cannot pass on.
    *
    * @param mute no close frame came, or no frame had been sent that it could have answered
    */

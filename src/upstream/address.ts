@@ -1,6 +1,6 @@
 /**
- * Returns the HTTP address of `path` (which may have a query) below a provider's base URL. A query of the base URL itself, such
- * as an API version, is kept.
+ * Returns the HTTP address of `path` (which may have a query) below a provider's base URL. A query of the base URL itself,
+ * such as an API version, is kept.
  *
  * @throws `TypeError` for a base that is no http(s) URL, and for a path that leaves it: dot segments could otherwise reach
  *   addresses that the credential is not meant for

@@ -1,8 +1,8 @@
 import { isFields } from '../json.ts';
 
 /**
- * Headers of a provider's answer (an upgrade, a 2xx, a refusal) that reach the client, and how long each one is valid. All others
- * concern only the provider's connection or this bridge.
+ * Headers of a provider's answer (an upgrade, a 2xx, a refusal) that reach the client, and how long each one is valid. All
+ * others concern only the provider's connection or this bridge.
  */
 
 /**
@@ -52,8 +52,8 @@ function lifeOf(name: string): HeaderLife | null {
 export const concernsTurns = (name: string): boolean => ![null, 'relayed'].includes(lifeOf(name));
 
 /**
- * Returns a header value as it can be written to a client, or null. Some readers decode values as UTF-8; the original bytes are
- * restored.
+ * Returns a header value as it can be written to a client, or null. Some readers decode values as UTF-8; the original bytes
+ * are restored.
  */
 function writable(value: string): string | null {
   const bytes = /[\u0100-\uffff]/.test(value) ? Buffer.from(value, 'utf8').toString('latin1') : value;
@@ -82,7 +82,8 @@ type Fields = Readonly<Record<string, unknown>>;
 const LONGEST_VALUE = 256;
 
 /**
- * Returns the header prefix of a limit: `x-codex` for the account's own, `x-codex-name` for a named one; null for other names.
+ * Returns the header prefix of a limit: `x-codex` for the account's own, `x-codex-name` for a named one; null for other
+ * names.
  */
 function prefixOf(event: Fields): string | null {
   const given = event.metered_limit_name ?? event.limit_name ?? 'codex';
@@ -91,10 +92,11 @@ function prefixOf(event: Fields): string | null {
 }
 
 /**
- * Converts a `codex.rate_limits` event to the headers from which Codex reads the same data over HTTP, where it ignores the event.
+ * Converts a `codex.rate_limits` event to the headers from which Codex reads the same data over HTTP, where it ignores the
+ * event.
  *
- * @returns the headers of the limit, and the prefix of the known headers that they replace; null when the event concerns no limit
- *   that has headers
+ * @returns the headers of the limit, and the prefix of the known headers that they replace; null when the event concerns no
+ *   limit that has headers
  */
 export function headersOfRateLimits(event: Fields): { prefix: string; headers: Map<string, string> } | null {
   const prefix = prefixOf(event);

@@ -26,8 +26,8 @@ const REDACTED = '[redacted]';
 const SHORTEST_KEY = 8;
 
 /**
- * Matches keys, whole or masked, and names of parts of an account, as error texts quote them. A masked word is matched from its
- * start only, so that the time stays linear in the length of any upstream text.
+ * Matches keys, whole or masked, and names of parts of an account, as error texts quote them. A masked word is matched from
+ * its start only, so that the time stays linear in the length of any upstream text.
  */
 const QUOTED =
   /\b(?:sk|rk|pk|sess)-[\w*.\u2026-]{3,}[\w*\u2026-]|(?<![\w*\u2022-])(?=[\w*\u2022-]*?[*\u2022]{3})[\w*\u2022-]+|\b(?:org|proj|user|acct)[-_](?=[A-Za-z]*\d)[A-Za-z0-9]{8,}\b/g;
@@ -52,8 +52,8 @@ function refusalOf(given: unknown, status: number): CredentialRefusal {
 }
 
 /**
- * Returns the answer that replaces an upstream's 401 or 403 to a credential that is not the client's own. Upstreams quote parts
- * of the key in such answers.
+ * Returns the answer that replaces an upstream's 401 or 403 to a credential that is not the client's own. Upstreams quote
+ * parts of the key in such answers.
  */
 export function instead(answer: UpstreamAnswer): UpstreamAnswer {
   const error = refusalError(refusalOf(answer, answer.status));
@@ -62,8 +62,8 @@ export function instead(answer: UpstreamAnswer): UpstreamAnswer {
 }
 
 /**
- * Wraps a transport whose credential is shared by several clients and known to none of them, so that nothing received reveals it.
- * The key is removed from every frame, body and header. Upstream answers of 401 and 403 are replaced by
+ * Wraps a transport whose credential is shared by several clients and known to none of them, so that nothing received
+ * reveals it. The key is removed from every frame, body and header. Upstream answers of 401 and 403 are replaced by
  * `bridge_upstream_credential`, since they quote parts of the key. Other errors lose everything that looks like a key, an
  * organisation or a project.
  */

@@ -52,8 +52,8 @@ const over = (inner: Layer, outer: Layer): Layer => ({
 });
 
 /**
- * Parses the JSON object that a text is or contains, as in an SSE body or a message that quotes a body. An object nested too
- * deeply to be serialised again is treated as plain text.
+ * Parses the JSON object that a text is or contains, as in an SSE body or a message that quotes a body. An object nested
+ * too deeply to be serialised again is treated as plain text.
  */
 function embeddedObject(value: string): Fields | null {
   const from = value.indexOf('{');
@@ -163,8 +163,8 @@ export function normaliseError(given: unknown, now: number = systemClock.wall())
 }
 
 /**
- * Converts an error frame to the HTTP answer that a client would have got: the error object as received, in OpenAI's envelope.
- * Missing fields are added, above all the canonical code that clients act on; existing fields are not changed.
+ * Converts an error frame to the HTTP answer that a client would have got: the error object as received, in OpenAI's
+ * envelope. Missing fields are added, above all the canonical code that clients act on; existing fields are not changed.
  */
 export function upstreamAnswerOf(error: UpstreamError): UpstreamAnswer {
   const raw: Record<string, unknown> = isFields(error.raw) ? { ...error.raw } : {};

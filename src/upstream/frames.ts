@@ -59,8 +59,8 @@ const malformed: ParsedFrame = Object.freeze({
 });
 
 /**
- * Returns the error that replaces a frame nested too deeply to be read, stored or relayed. It ends the turn, because the frame
- * may have been an error or the end of the answer.
+ * Returns the error that replaces a frame nested too deeply to be read, stored or relayed. It ends the turn, because the
+ * frame may have been an error or the end of the answer.
  */
 const tooDeep = (): ParsedFrame => ({
   ...malformed,
@@ -92,7 +92,9 @@ export function answerHeadFrame(headers: Record<string, string>): string | null 
   return kept.length === 0 ? null : JSON.stringify({ type: ANSWER_HEAD, headers: Object.fromEntries(kept) });
 }
 
-/** Returns a frame's `headers` as strings, names in lower case, with the first value of a list. Null when there are none. */
+/**
+ * Returns a frame's `headers` as strings, names in lower case, with the first value of a list. Null when there are none.
+ */
 export function headersIn(data: Readonly<Fields> | null): Record<string, string> | null {
   if (!isFields(data?.headers)) return null;
   const found: [string, string][] = [];
@@ -105,8 +107,8 @@ export function headersIn(data: Readonly<Fields> | null): Record<string, string>
 }
 
 /**
- * Returns how a frame ends its response; null when it does not. Only the response's own events (`response.` and one word) with
- * the whole response object can: `response.mcp_call.failed` and the like concern an item or a tool.
+ * Returns how a frame ends its response; null when it does not. Only the response's own events (`response.` and one word)
+ * with the whole response object can: `response.mcp_call.failed` and the like concern an item or a tool.
  */
 function endOf(type: string, data: Fields): End | null {
   const known = ends.get(type);
@@ -141,7 +143,9 @@ function isError(type: string, data: Fields): boolean {
   return namesError(type) && (isFields(data.error) || typeof data.message === 'string');
 }
 
-/** Returns whether a response was steered. Its successor follows without another `response.create`, so the turn continues. */
+/**
+ * Returns whether a response was steered. Its successor follows without another `response.create`, so the turn continues.
+ */
 function isSteered(data: Fields): boolean {
   const details = isFields(data.response) ? data.response.incomplete_details : null;
   return isFields(details) && details.reason === 'steered';
@@ -149,8 +153,8 @@ function isSteered(data: Fields): boolean {
 
 /**
  * Parses one frame (or the data of one SSE event). Unknown types pass through as `event`; in particular,
- * `response.mcp_call.failed` and the like end a tool call, not the response. A frame nested deeper than `MOST_FRAME_LEVELS` is an
- * error. Never throws.
+ * `response.mcp_call.failed` and the like end a tool call, not the response. A frame nested deeper than `MOST_FRAME_LEVELS`
+ * is an error. Never throws.
  */
 export function parseFrame(frame: string): ParsedFrame {
   if (nestsDeeperThan(frame, MOST_FRAME_LEVELS)) return tooDeep();

@@ -52,8 +52,8 @@ function mayGoUpstream(name: string): boolean {
 }
 
 /**
- * Headers that no setting can send upstream: credentials, cookies, those of one connection, of a body or of the proxies in front
- * of the bridge, and the bridge's own. Idempotency keys too: one request of a client may need two sends upstream.
+ * Headers that no setting can send upstream: credentials, cookies, those of one connection, of a body or of the proxies in
+ * front of the bridge, and the bridge's own. Idempotency keys too: one request of a client may need two sends upstream.
  */
 const neverForwarded =
   /^(?:authorization|proxy-.*|cookie2?|set-cookie2?|api-key|x-api-key|host|connection|keep-alive|te|trailer|transfer-encoding|upgrade|expect|via|forwarded|x-forwarded-.*|x-real-ip|true-client-ip|cf-.*|content-.*|accept-encoding|sec-websocket-.*|idempotency-key|x-holdfast-.*|x-codex-turn-state|x-codex-routing-hint)$/;
@@ -63,7 +63,8 @@ export const isForwardable = (name: string): boolean =>
   /^[a-z0-9!#$%&'*+.^_`|~-]{1,128}$/.test(name) && !neverForwarded.test(name);
 
 /**
- * Returns the client's headers that select the account beside its credential, as one canonical text; empty when there are none.
+ * Returns the client's headers that select the account beside its credential, as one canonical text; empty when there are
+ * none.
  *
  * @param client headers, names in lower case
  */
@@ -80,7 +81,8 @@ const WEBSOCKET_BETA = 'responses_websockets';
 const WEBSOCKET_BETA_VERSION = `${WEBSOCKET_BETA}=2026-02-06`;
 
 /**
- * Returns the client's beta flags with exactly the WebSocket protocol version that this bridge uses, or without any over HTTP.
+ * Returns the client's beta flags with exactly the WebSocket protocol version that this bridge uses, or without any over
+ * HTTP.
  */
 function betaFlags(given: string | undefined, websocket: boolean): string | null {
   const flags = (given ?? '')
@@ -92,8 +94,8 @@ function betaFlags(given: string | undefined, websocket: boolean): string | null
 }
 
 /**
- * Returns the headers of an upgrade or an HTTP request made on behalf of a client: those of the families above, those of the
- * setting, and the credential.
+ * Returns the headers of an upgrade or an HTTP request made on behalf of a client: those of the families above, those of
+ * the setting, and the credential.
  *
  * @param from.client the client's headers, names in lower case
  * @param from.also further names to pass on, in lower case

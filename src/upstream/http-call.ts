@@ -6,9 +6,9 @@ import { UNPACKED, unpackedHeaders, unpackStream } from './unpack.ts';
 import { unreachable } from './unreachable.ts';
 
 /**
- * Makes one HTTP call and streams its answer: resolves with status and headers as soon as they arrive. Redirects are returned
- * like other answers, and a body compressed against the request is unpacked. The caller must read or destroy the body, or its
- * connection stays in use.
+ * Makes one HTTP call and streams its answer: resolves with status and headers as soon as they arrive. Redirects are
+ * returned like other answers, and a body compressed against the request is unpacked. The caller must read or destroy the
+ * body, or its connection stays in use.
  *
  * @param silenceMs longest wait in milliseconds for the headers, and between two chunks of the body
  * @param proxy proxy that the dispatcher uses; null for none

@@ -22,8 +22,9 @@ const LOOK_UP_AGAIN_MS = 500;
 const BROKEN = 'what it sent could not be handled';
 
 /**
- * Converts a `response.create` frame to the equivalent request, keeping the frame's own text. The exchange must stream, except
- * that a background request decides that itself. The provider's turn state is sent in a header here, not in `client_metadata`.
+ * Converts a `response.create` frame to the equivalent request, keeping the frame's own text. The exchange must stream,
+ * except that a background request decides that itself. The provider's turn state is sent in a header here, not in
+ * `client_metadata`.
  */
 export function requestOfFrame(
   frame: string,
@@ -59,16 +60,18 @@ function streamOrNot(begun: string): 'stream' | 'other' | 'open' {
 }
 
 /**
- * Opens a connection whose single exchange is `POST {base}/responses`. It is open at once and closed at the end of the answer.
+ * Opens a connection whose single exchange is `POST {base}/responses`. It is open at once and closed at the end of the
+ * answer.
  *
- * The first bytes of a 2xx answer decide what it is, not its content type: an event stream under any content type is delivered
- * event by event, as it arrives; a JSON answer as the frames that a stream would have had. Any other status goes whole to the
- * reader's `refused` handler, or else arrives as an `error` frame. A turn state in the answer's headers arrives first, as a
- * `response.metadata` frame, then the headers that concern the client. `closed` has code 1000 when the HTTP answer ended properly
- * and 1006 when it was cut. Neither means that the turn ended well; only its terminal event does.
+ * The first bytes of a 2xx answer decide what it is, not its content type: an event stream under any content type is
+ * delivered event by event, as it arrives; a JSON answer as the frames that a stream would have had. Any other status goes
+ * whole to the reader's `refused` handler, or else arrives as an `error` frame. A turn state in the answer's headers
+ * arrives first, as a `response.metadata` frame, then the headers that concern the client. `closed` has code 1000 when the
+ * HTTP answer ended properly and 1006 when it was cut. Neither means that the turn ended well; only its terminal event
+ * does.
  *
- * `request.timeoutMs` bounds the time to a connected socket, including the wait for a free one. There is no response timeout
- * here; the turn's deadlines apply.
+ * `request.timeoutMs` bounds the time to a connected socket, including the wait for a free one. There is no response
+ * timeout here; the turn's deadlines apply.
  *
  * @param proxy proxy that the dispatcher uses; null for none
  */

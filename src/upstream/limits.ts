@@ -1,6 +1,8 @@
 import { MOST_LEVELS } from '../json.ts';
 
-/** Deepest nesting accepted from a provider. A provider repeats parts of a request a few levels deeper than they were sent. */
+/**
+ * Deepest nesting accepted from a provider. A provider repeats parts of a request a few levels deeper than they were sent.
+ */
 export const MOST_FRAME_LEVELS = MOST_LEVELS + 16;
 
 /** Limits of one transport on data from a peer, and on the time to wait for it. */

@@ -50,12 +50,13 @@ export interface ConnectionHandlers {
   /** Called with one JSON text frame as received. */
   frame(text: string): void;
   /**
-   * HTTP only: called when the provider answered with a status other than 2xx, with the whole answer so that it can be relayed
-   * unchanged. Without this handler the refusal arrives as an `error` frame. `closed` follows in both cases.
+   * HTTP only: called when the provider answered with a status other than 2xx, with the whole answer so that it can be
+   * relayed unchanged. Without this handler the refusal arrives as an `error` frame. `closed` follows in both cases.
    */
   refused?(answer: UpstreamAnswer): void;
   /**
-   * Called exactly once, after the last frame, when the connection has ended. `unreachable` is set when it was never established.
+   * Called exactly once, after the last frame, when the connection has ended. `unreachable` is set when it was never
+   * established.
    */
   closed(info: { code: number; reason: string; unreachable?: Unreachable }): void;
 }
@@ -97,8 +98,8 @@ export interface UpstreamTransport {
   /** Opens a WebSocket. Never rejects; never follows redirects. */
   dial(request: DialRequest): Promise<DialResult>;
   /**
-   * Opens a connection whose single exchange is a `POST /responses` over HTTP. It is open at once and closed at the end of the
-   * answer.
+   * Opens a connection whose single exchange is a `POST /responses` over HTTP. It is open at once and closed at the end of
+   * the answer.
    */
   exchange(request: DialRequest): UpstreamConnection;
   /**

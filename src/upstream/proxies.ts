@@ -11,8 +11,8 @@ export interface ProxySettings {
 export const noProxies: ProxySettings = { http: null, https: null, none: '' };
 
 /**
- * Reads `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` in either spelling. Lower case wins, as in other programs. An unusable value
- * is a problem, never a direct connection.
+ * Reads `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` in either spelling. Lower case wins, as in other programs. An unusable
+ * value is a problem, never a direct connection.
  *
  * @param problems receives one sentence per problem, with the variable's name but not its value, which may hold a password
  */

@@ -30,8 +30,8 @@ export interface Pulse {
 }
 
 /**
- * Consecutive unanswered pings after which a peer counts as dead, except right after a frame. RFC 6455 requires a pong, but a
- * busy peer sends it late, and in the middle of a turn a false alarm costs the answer.
+ * Consecutive unanswered pings after which a peer counts as dead, except right after a frame. RFC 6455 requires a pong, but
+ * a busy peer sends it late, and in the middle of a turn a false alarm costs the answer.
  */
 const MISSES = 3;
 
@@ -42,12 +42,13 @@ const SLOWEST_UPLOAD = 64;
  * Detects that the other side of a socket is gone although no FIN or RST arrived: a middlebox dropped the connection, or a
  * machine lost power.
  *
- * Every frame except the first of a connection is followed by a ping. If neither a pong nor any other data arrives in time, the
- * socket is dead; nothing of that turn was shown to the client, so it can be sent again. At all other times, idle or in a turn,
- * three consecutive pings must stay unanswered.
+ * Every frame except the first of a connection is followed by a ping. If neither a pong nor any other data arrives in time,
+ * the socket is dead; nothing of that turn was shown to the client, so it can be sent again. At all other times, idle or in
+ * a turn, three consecutive pings must stay unanswered.
  *
- * Only a peer that has answered a ping before is judged. For one that never does, such as some gateways, only the turn's own
- * deadlines apply. The timers run on real time, since a peer needs real time to answer, whatever clock drives a test's deadlines.
+ * Only a peer that has answered a ping before is judged. For one that never does, such as some gateways, only the turn's
+ * own deadlines apply. The timers run on real time, since a peer needs real time to answer, whatever clock drives a test's
+ * deadlines.
  */
 export function createPulse({ times, bytesRead, reading, ping, dead }: PulseOptions): Pulse {
   const { pingMs, pongMs } = times;

@@ -3,8 +3,8 @@ import { MOST_FRAME_LEVELS } from './limits.ts';
 import type { UpstreamAnswer, UpstreamError } from './port.ts';
 
 /**
- * Meaning of a refused upgrade: relay it to the client, continue over HTTP because the server has no WebSocket, or retry because
- * the failure may be transient.
+ * Meaning of a refused upgrade: relay it to the client, continue over HTTP because the server has no WebSocket, or retry
+ * because the failure may be transient.
  */
 export type RefusalMeaning = 'relay' | 'no_websocket' | 'retry';
 
@@ -27,10 +27,10 @@ export function isApiError({ status, body }: Pick<UpstreamAnswer, 'status' | 'bo
 /**
  * Classifies the answer that a provider gave in place of a WebSocket upgrade.
  *
- * 404, 405, 426, 501 and every 2xx mean that the server has no WebSocket, whatever the body. 5xx may be transient. Any other
- * status (400, 401, 403 and 429 above all) is the provider's verdict on this request and credential if the body is an error of
- * the API: a retry would only delay the client. Without such a body it comes from an intermediary without support for upgrades (a
- * challenge page, a proxy that drops the header, a server that has the route for POST only).
+ * 404, 405, 426, 501 and every 2xx mean that the server has no WebSocket, whatever the body. 5xx may be transient. Any
+ * other status (400, 401, 403 and 429 above all) is the provider's verdict on this request and credential if the body is an
+ * error of the API: a retry would only delay the client. Without such a body it comes from an intermediary without support
+ * for upgrades (a challenge page, a proxy that drops the header, a server that has the route for POST only).
  */
 export function classifyRefusal(answer: Pick<UpstreamAnswer, 'status' | 'body'>): RefusalMeaning {
   const { status } = answer;

@@ -13,8 +13,8 @@ const seconds = (value: number | null): number | null =>
   value === null || Number.isNaN(value) ? null : Math.max(0, Math.round(value * 1000) / 1000);
 
 /**
- * Reads `retry-after-ms`, or `retry-after` as seconds or as an HTTP date. Names may be in any case; of a list the first value
- * counts.
+ * Reads `retry-after-ms`, or `retry-after` as seconds or as an HTTP date. Names may be in any case; of a list the first
+ * value counts.
  */
 export function retryAfterFromHeaders(headers: Readonly<Record<string, unknown>>, now: number): number | null {
   const first = (value: unknown): unknown => (Array.isArray(value) ? value[0] : value);

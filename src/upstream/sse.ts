@@ -24,9 +24,9 @@ export interface SseParser {
 }
 
 /**
- * Creates an incremental parser for `text/event-stream`: lines end with CR, LF or CRLF, `data` lines of one event are joined with
- * LF, comments and all fields but `event` are skipped, and a byte order mark at the start is dropped. Chunks of an unfinished
- * line are joined only at its end, so a long line is not copied repeatedly.
+ * Creates an incremental parser for `text/event-stream`: lines end with CR, LF or CRLF, `data` lines of one event are
+ * joined with LF, comments and all fields but `event` are skipped, and a byte order mark at the start is dropped. Chunks of
+ * an unfinished line are joined only at its end, so a long line is not copied repeatedly.
  *
  * @param maxChars longest event, in UTF-16 units
  */
@@ -108,8 +108,8 @@ export function createSseParser(listener: SseListener, maxChars: number): SsePar
 const apiName = /^(?:response|codex|responsesapi)\.[a-z_.]+$|^error$/;
 
 /**
- * Converts an event to the frame that a WebSocket would have carried; null for the end marker of a stream. If the JSON lacks a
- * `type`, as with some gateways, the event's name is used.
+ * Converts an event to the frame that a WebSocket would have carried; null for the end marker of a stream. If the JSON
+ * lacks a `type`, as with some gateways, the event's name is used.
  */
 export function frameOfEvent(data: string, name: string): string | null {
   if (data === '[DONE]') return null;
@@ -118,16 +118,16 @@ export function frameOfEvent(data: string, name: string): string | null {
 }
 
 /**
- * Splits a text with one JSON text per line; a single JSON text is returned as it is. A split between `}` and `{` is safe: within
- * one JSON text a comma stands between two objects.
+ * Splits a text with one JSON text per line; a single JSON text is returned as it is. A split between `}` and `{` is safe:
+ * within one JSON text a comma stands between two objects.
  */
 export function jsonTexts(text: string): string[] {
   return text.includes('}\n{') || text.includes('}\r\n{') ? text.trim().split(/(?<=\})\r?\n(?=\{)/) : [text];
 }
 
 /**
- * Returns the frames in one WebSocket message: nearly always the message itself. Gateways that translate an event stream forward
- * its text unchanged, possibly with several events per message or a byte order mark.
+ * Returns the frames in one WebSocket message: nearly always the message itself. Gateways that translate an event stream
+ * forward its text unchanged, possibly with several events per message or a byte order mark.
  */
 export function framesOfMessage(message: string): string[] {
   const text = message.charCodeAt(0) === 0xfeff ? message.slice(1) : message;

@@ -19,7 +19,9 @@ export interface UpstreamTransportOptions {
   maxHttpConnections?: number;
   /** Timeout of TCP and TLS for one HTTP connection, in milliseconds. */
   connectTimeoutMs?: number;
-  /** Longest silence in a `call`, before its headers and within its body, in milliseconds. Background tasks may answer late. */
+  /**
+   * Longest silence in a `call`, before its headers and within its body, in milliseconds. Background tasks may answer late.
+   */
   callSilenceMs?: number;
   /** Time for a peer to answer a close frame, in milliseconds. Also the longest `shutdown`. */
   closeTimeoutMs?: number;
@@ -34,8 +36,8 @@ const REFUSAL_TIMEOUT_MS = 5_000;
 const TCP_KEEP_ALIVE_MS = 30_000;
 
 /**
- * Creates the transport for all traffic to providers: WebSockets through `ws`, HTTP through an undici agent of its own. Nothing
- * is opened after `shutdown`.
+ * Creates the transport for all traffic to providers: WebSockets through `ws`, HTTP through an undici agent of its own.
+ * Nothing is opened after `shutdown`.
  */
 export function createUpstreamTransport(options: UpstreamTransportOptions = {}): UpstreamTransport {
   const clock = options.clock ?? systemClock;

@@ -1,8 +1,9 @@
 /**
  * Provider's own turn state, learned from a handshake header or a `response.metadata` frame.
  *
- * It belongs to one turn of the client and is sent back only within that turn: in the `client_metadata` of later frames, or as a
- * header over HTTP. It is never shown to a client as the bridge's token, and the bridge's token is never sent in its place.
+ * It belongs to one turn of the client and is sent back only within that turn: in the `client_metadata` of later frames, or
+ * as a header over HTTP. It is never shown to a client as the bridge's token, and the bridge's token is never sent in its
+ * place.
  */
 export interface UpstreamTurnState {
   /**
@@ -16,8 +17,8 @@ export interface UpstreamTurnState {
 }
 
 /**
- * Longest stored value, in characters. A longer one would be repeated in each frame of its turn, and no header of this size is
- * accepted.
+ * Longest stored value, in characters. A longer one would be repeated in each frame of its turn, and no header of this size
+ * is accepted.
  */
 const LONGEST_VALUE = 16_384;
 

@@ -9,8 +9,8 @@ import {
 } from 'node:zlib';
 
 /**
- * Requests uncompressed bodies: decompression costs more than it saves here. Without `*;q=0` other codings would only have a
- * lower preference. A body compressed anyway is decompressed.
+ * Requests uncompressed bodies: decompression costs more than it saves here. Without `*;q=0` other codings would only have
+ * a lower preference. A body compressed anyway is decompressed.
  */
 export const UNPACKED = { 'accept-encoding': 'identity;q=1, *;q=0' } as const;
 
@@ -55,8 +55,8 @@ const isOpen = (coding: string, begun: Buffer): boolean =>
   NAMED_ONLY.has(coding) ? begun.length < PREFIX : begun.length < 4 && (begun[0] === 0x1f || begun[0] === 0x28);
 
 /**
- * Selects the decoder by the first bytes of a body before its declared coding. An edge may label bodies that it did not compress,
- * and remove the label from those it did.
+ * Selects the decoder by the first bytes of a body before its declared coding. An edge may label bodies that it did not
+ * compress, and remove the label from those it did.
  */
 function decoderFor(coding: string, first: Buffer): Transform | null {
   if (isGzip(first)) return createGunzip(lenient);
@@ -68,7 +68,8 @@ function decoderFor(coding: string, first: Buffer): Transform | null {
 }
 
 /**
- * Creates an unpacker. Output comes in small chunks, so that the listener can enforce its limit with `destroy` at any of them.
+ * Creates an unpacker. Output comes in small chunks, so that the listener can enforce its limit with `destroy` at any of
+ * them.
  *
  * @param coding the `content-encoding`; with an unknown one the body is passed on unchanged
  */

@@ -1,7 +1,8 @@
 import type { Unreachable } from './port.ts';
 
 /**
- * Kinds of failure to connect, and of answers in place of a connection. They are label values of metrics, so the set is closed.
+ * Kinds of failure to connect, and of answers in place of a connection. They are label values of metrics, so the set is
+ * closed.
  */
 export const failureKinds = [
   'dns',

@@ -83,8 +83,8 @@ function connectionOf(
   };
   const isOpen = () => !closing && socket.readyState === WebSocket.OPEN;
   /**
-   * Sends a long frame in fragments (RFC 6455, section 5.4): encoding, masking and encrypting it at once would block the event
-   * loop.
+   * Sends a long frame in fragments (RFC 6455, section 5.4): encoding, masking and encrypting it at once would block the
+   * event loop.
    */
   const writeSlowly = async (frame: string) => {
     let held: Buffer | null = null;
@@ -169,8 +169,8 @@ function connectionOf(
 
 /**
  * Opens a WebSocket to `{base}/responses` with exactly the given headers. Never rejects, follows no redirect, and offers no
- * compression (15 to 30 times the work for frames of this size). An answer in place of the upgrade is read within its limits, and
- * unpacked. Pings of the peer are answered, and the peer is pinged: see `createPulse`.
+ * compression (15 to 30 times the work for frames of this size). An answer in place of the upgrade is read within its
+ * limits, and unpacked. Pings of the peer are answered, and the peer is pinged: see `createPulse`.
  *
  * @param live registry of open connections, for `shutdown`
  * @param proxy proxy to tunnel through; null for a direct connection

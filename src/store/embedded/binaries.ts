@@ -81,7 +81,8 @@ async function linksOf(native: string): Promise<{ source: string; target: string
 }
 
 /**
- * Does the work of the package's install script if that did not run: some package managers run no install scripts by default.
+ * Does the work of the package's install script if that did not run: some package managers run no install scripts by
+ * default.
  *
  * @param native directory with the programs
  * @throws the file system's error when the directory is not writable
@@ -144,7 +145,7 @@ type Stat = Awaited<ReturnType<typeof stat>> & { uid: number; gid: number; mode:
 
 /**
  * Ensures that no other user may change a path: neither the path itself nor any directory above it. Group and world write
- * permission on the path itself is removed if it belongs to this user.
+ * permission on the path itself is removed if it belongs to this user, or to an accepted user and this process is root.
  *
  * @param also users whose files are accepted beside those of root, this user and the owner of this program
  * @throws `UnsafePath` whose message says what to do

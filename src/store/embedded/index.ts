@@ -122,8 +122,9 @@ async function bringHome(cluster: Cluster, dataDir: string): Promise<string[]> {
 /**
  * Starts the PostgreSQL server of a data directory, or adopts a running one. Only one Holdfast at a time may use it.
  *
- * @throws `DataDirInUse` for a second Holdfast, `NoEmbeddedPostgres` on a platform without binaries, `UnsafePath` when another
- *   user may write its data directory or its programs, `PrivatePlace` when the server could not reach the data directory
+ * @throws `DataDirInUse` for a second Holdfast, `NoEmbeddedPostgres` on a platform without binaries, `UnsafePath` when
+ *   another user may write its data directory or its programs, `PrivatePlace` when the server could not reach the data
+ *   directory
  */
 export async function startEmbeddedPostgres(options: EmbeddedOptions): Promise<EmbeddedPostgres> {
   const dataDir = resolve(options.dataDir);
@@ -171,8 +172,8 @@ export async function startEmbeddedPostgres(options: EmbeddedOptions): Promise<E
 }
 
 /**
- * Returns the token secrets of an embedded installation, `kid:secret`. They are made at the first start and readable by their
- * owner only.
+ * Returns the token secrets of an embedded installation, `kid:secret`. They are made at the first start and readable by
+ * their owner only.
  */
 export function loadOrCreateTokenSecrets(dataDir: string): Promise<string> {
   return loadOrCreateSecret(join(resolve(dataDir), 'token.secrets'), () => `${hex(4)()}:${hex(32)()}`);

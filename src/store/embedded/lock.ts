@@ -13,8 +13,8 @@ export class DataDirInUse extends Error {
 }
 
 /**
- * Returns the socket path for a directory: inside it when that is short enough, else derived from a hash. On Windows it is a
- * named pipe.
+ * Returns the socket path for a directory: inside it when that is short enough, else derived from a hash. On Windows it is
+ * a named pipe.
  */
 export function socketPath(dir: string, name: string): string {
   const hash = createHash('sha256').update(join(dir, name)).digest('hex').slice(0, 24);
@@ -23,7 +23,9 @@ export function socketPath(dir: string, name: string): string {
   return inside.length <= MAX_SOCKET_PATH ? inside : join(tmpdir(), `holdfast-${hash}.sock`);
 }
 
-/** Connects to a socket path. `refused` proves that no process listens there; any other result proves nothing about a death. */
+/**
+ * Connects to a socket path. `refused` proves that no process listens there; any other result proves nothing about a death.
+ */
 export function probe(path: string): Promise<'answered' | 'refused' | 'unclear'> {
   return new Promise((resolve) => {
     const socket = connect(path);
@@ -39,8 +41,8 @@ export function probe(path: string): Promise<'answered' | 'refused' | 'unclear'>
 }
 
 /**
- * Listens on a Unix socket until this process ends. The kernel, not a file, shows whether the process still lives. A socket file
- * without a listener is replaced.
+ * Listens on a Unix socket until this process ends. The kernel, not a file, shows whether the process still lives. A socket
+ * file without a listener is replaced.
  *
  * @throws `DataDirInUse` when another process listens
  */

@@ -22,7 +22,10 @@ export interface Cluster {
   user: Unprivileged | null;
   /** Server settings, `name=value`. */
   settings: readonly string[];
-  /** The server's user cannot reach the directory by its path. The server is started inside it and uses its working directory. */
+  /**
+   * The server's user cannot reach the directory by its path. The server is started inside it and uses its working
+   * directory.
+   */
   hidden: boolean;
 }
 
@@ -67,8 +70,8 @@ export function plainEnvironment(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
 }
 
 /**
- * Returns the secret in a file, and makes it first if the file does not exist. It keeps other users of the machine, who can reach
- * the port, out of the database.
+ * Returns the secret in a file, and makes it first if the file does not exist. It keeps other users of the machine, who can
+ * reach the port, out of the database.
  */
 export async function loadOrCreateSecret(file: string, make: () => string): Promise<string> {
   try {
@@ -155,8 +158,8 @@ async function lockFile(dir: string): Promise<{ pid: number | null; port: number
 
 /**
  * Returns the process id in a stale lock file while that id is still in use: by a killed server that was not reaped yet
- * (containers whose first process reaps late or never), or by an unrelated process. PostgreSQL cannot tell the difference and
- * would refuse to start. The caller holds the data directory's own lock and has found no server to adopt.
+ * (containers whose first process reaps late or never), or by an unrelated process. PostgreSQL cannot tell the difference
+ * and would refuse to start. The caller holds the data directory's own lock and has found no server to adopt.
  */
 async function namedInVain(dir: string): Promise<number | null> {
   const { pid } = await lockFile(dir);
@@ -164,8 +167,8 @@ async function namedInVain(dir: string): Promise<number | null> {
 }
 
 /**
- * Returns a server of this cluster that a killed worker left running; null when there is none. Waits for one that is starting or
- * shutting down.
+ * Returns a server of this cluster that a killed worker left running; null when there is none. Waits for one that is
+ * starting or shutting down.
  */
 export async function findOrphan({ dir, password }: Cluster): Promise<RunningServer | null> {
   const until = Date.now() + READY_WITHIN_MS;
@@ -195,8 +198,8 @@ async function mayServe(pid: number, dir: string): Promise<boolean> {
 }
 
 /**
- * Servers that this process has started or adopted. They are stopped in order when this process ends, except by SIGKILL; the next
- * start adopts a server left behind by that.
+ * Servers that this process has started or adopted. They are stopped in order when this process ends, except by SIGKILL;
+ * the next start adopts a server left behind by that.
  */
 const servers = new Set<number>();
 
@@ -220,7 +223,10 @@ process.on('exit', () => {
   }
 });
 
-/** Returns the process id of a server of this cluster that a killed worker left and that does not answer; null when none runs. */
+/**
+ * Returns the process id of a server of this cluster that a killed worker left and that does not answer; null when none
+ * runs.
+ */
 export async function runsThere(dir: string): Promise<number | null> {
   const { pid } = await lockFile(dir);
   return pid !== null && isAlive(pid) && (await mayServe(pid, dir)) ? pid : null;
@@ -238,8 +244,8 @@ function freePort(): Promise<number> {
 }
 
 /**
- * Starts the server on a free port and waits until it accepts connections. Tries again when another process took the port or the
- * lock file.
+ * Starts the server on a free port and waits until it accepts connections. Tries again when another process took the port
+ * or the lock file.
  *
  * @throws Error naming the log file, after the last attempt
  */

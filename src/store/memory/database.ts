@@ -36,8 +36,8 @@ export interface TurnRecord extends TurnRow {
 }
 
 /**
- * Contents of the database. Several stores may share one, as several workers share a server. Only the store modifies records;
- * callers get copies.
+ * Contents of the database. Several stores may share one, as several workers share a server. Only the store modifies
+ * records; callers get copies.
  */
 export interface MemoryDatabase {
   workers: Map<string, WorkerRecord>;

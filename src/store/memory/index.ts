@@ -17,8 +17,8 @@ export interface MemoryStoreOptions {
 }
 
 /**
- * Creates the in-memory store for tests and simulations. Its verdicts are those of the PostgreSQL store. A call takes effect
- * synchronously; only its answer is asynchronous.
+ * Creates the in-memory store for tests and simulations. Its verdicts are those of the PostgreSQL store. A call takes
+ * effect synchronously; only its answer is asynchronous.
  */
 export function createMemoryStore({
   clock,

@@ -7,20 +7,21 @@ import { Migration } from '@mikro-orm/migrations';
  *   `started_at`, so that the newest turns of a place shared by very many conversations are read without the others.
  * - `holdfast_key`: providers make response ids of any length, and an index entry holds less than 3 KB.
  * - `forms`: opaque here. Hashes of content, erased together with it.
- * - `turn_item`: the turn that produced an item which later requests may reference. The primary key starts with the turn, for the
- *   cascade; `started_at` is that of the turn, for the same reason as above.
+ * - `turn_item`: the turn that produced an item which later requests may reference. The primary key starts with the turn,
+ *   for the cascade; `started_at` is that of the turn, for the same reason as above.
  *
- * **The settle function.** The author always completes the turn row; the head moves only under the fence, and only to a completed
- * or incomplete turn. The first recorded end stays, except that the author's real end replaces `lost` (which another worker, or
- * the cleanup of an orphan, may have written while the author was still receiving). A turn whose end was recorded outside the
- * fence stays `branched`, so a repeated call gets the same answer as the first one. Nothing is written for a turn that the caller
- * did not start, nor by a call whose end is not kept: facts, items, shared items and item ids belong to the recorded end.
+ * **The settle function.** The author always completes the turn row; the head moves only under the fence, and only to a
+ * completed or incomplete turn. The first recorded end stays, except that the author's real end replaces `lost` (which
+ * another worker, or the cleanup of an orphan, may have written while the author was still receiving). A turn whose end was
+ * recorded outside the fence stays `branched`, so a repeated call gets the same answer as the first one. Nothing is written
+ * for a turn that the caller did not start, nor by a call whose end is not kept: facts, items, shared items and item ids
+ * belong to the recorded end.
  *
- * `p_call` carries everything but the binary data. JSON written by a provider (usage, error) and stored verbatim is passed as a
- * string: parsing `p_call` decodes its strings, and `\u0000` cannot be decoded.
+ * `p_call` carries everything but the binary data. JSON written by a provider (usage, error) and stored verbatim is passed
+ * as a string: parsing `p_call` decodes its strings, and `\u0000` cannot be decoded.
  *
- * Shared items are locked in the order of their hashes before they are referenced: an item that the janitor is about to remove is
- * either seen as referenced or inserted again.
+ * Shared items are locked in the order of their hashes before they are referenced: an item that the janitor is about to
+ * remove is either seen as referenced or inserted again.
  */
 const statements = [
   'alter table turn add column client_fp text',

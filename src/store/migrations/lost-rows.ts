@@ -3,11 +3,11 @@ import { Migration } from '@mikro-orm/migrations';
 /**
  * Handling of workers whose rows were lost in a failover of the database.
  *
- * `holdfast_beat` is a heartbeat that restores the sender's row. The old id is safe: a stored death stays stored, and a session
- * claimed in the time without a row has a new epoch.
+ * `holdfast_beat` is a heartbeat that restores the sender's row. The old id is safe: a stored death stays stored, and a
+ * session claimed in the time without a row has a new epoch.
  *
- * `holdfast_judge` inserts a row with a full lease for an owner without one. From then on the usual rules apply: the owner's
- * heartbeat restores its row, or the lease expires.
+ * `holdfast_judge` inserts a row with a full lease for an owner without one. From then on the usual rules apply: the
+ * owner's heartbeat restores its row, or the lease expires.
  */
 const statements = [
   `create function holdfast_beat(

@@ -2,7 +2,8 @@ import { Migration } from '@mikro-orm/migrations';
 
 /**
  * Operators' actions on an idle session. Like the fence functions it locks the row first and reads everything after that. A
- * single statement would decide on data read before it waited, and could take a session at the moment one of its turns starts.
+ * single statement would decide on data read before it waited, and could take a session at the moment one of its turns
+ * starts.
  */
 const statement = `create function holdfast_operate(p_session text, p_action text) returns text
    language plpgsql volatile set lock_timeout = '2s' as $$

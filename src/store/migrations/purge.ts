@@ -1,21 +1,22 @@
 import { Migration } from '@mikro-orm/migrations';
 
 /**
- * The janitor's functions, one per kind of row. A call examines at most `p_limit` rows in index order. It returns where the next
- * call continues (`after`) and whether there is more. Each row is checked with a few index look-ups, so the cost of a call does
- * not grow with the tables. The limit counts examined rows: a limit on removed rows would read all others on the way. Rows locked
- * by another transaction are skipped.
+ * The janitor's functions, one per kind of row. A call examines at most `p_limit` rows in index order. It returns where the
+ * next call continues (`after`) and whether there is more. Each row is checked with a few index look-ups, so the cost of a
+ * call does not grow with the tables. The limit counts examined rows: a limit on removed rows would read all others on the
+ * way. Rows locked by another transaction are skipped.
  *
- * - **Sessions** unused for `p_hours`, latest first, so that a fork is purged before the turn it continues. A session is closed
- *   and its turns are removed from the newest on. Turns that another session continues stay, and so does the closed row. A
- *   session with more turns than one call may examine is continued by the next call. `updated_at` is not changed.
+ * - **Sessions** unused for `p_hours`, latest first, so that a fork is purged before the turn it continues. A session is
+ *   closed and its turns are removed from the newest on. Turns that another session continues stay, and so does the closed
+ *   row. A session with more turns than one call may examine is continued by the next call. `updated_at` is not changed.
  * - **Turns** that ended more than `p_hours` ago in sessions still in use, latest first, so that a whole abandoned line is
- *   removed in one pass: those without a successor that are not the head of a session. A closed session does not need its head.
+ *   removed in one pass: those without a successor that are not the head of a session. A closed session does not need its
+ *   head.
  * - **Workers** silent for more than `p_hours` that no session names.
  * - **Shared items** that no turn references.
  *
- * `holdfast_drop_shared` locks items before it checks for references: a settle that is about to reference one already holds the
- * lock, or waits and inserts the item again.
+ * `holdfast_drop_shared` locks items before it checks for references: a settle that is about to reference one already holds
+ * the lock, or waits and inserts the item again.
  */
 const statements = [
   `create function holdfast_purge_sessions(p_hours integer, p_after text[], p_limit integer) returns json

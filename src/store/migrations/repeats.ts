@@ -1,8 +1,8 @@
 import { Migration } from '@mikro-orm/migrations';
 
 /**
- * Index for finding the turn that a request repeats, on any worker. It stores an eight-byte hash of scope and fingerprint to stay
- * small: it is read only for requests that may be repeats, but written at every start of a turn.
+ * Index for finding the turn that a request repeats, on any worker. It stores an eight-byte hash of scope and fingerprint
+ * to stay small: it is read only for requests that may be repeats, but written at every start of a turn.
  */
 export class Repeats extends Migration {
   override up(): void {

@@ -3,11 +3,11 @@ import { Migration } from '@mikro-orm/migrations';
 /**
  * Large items, stored once per scope: a file pasted into every conversation is stored once.
  *
- * `turn_items.shared` holds their positions; `turn_shared_item` the turns that reference them, so that an item is removed with
- * its last reference. The settle locks the items before it references them: an item that the janitor is about to remove is either
- * seen as referenced or inserted again. Large items belong to the recorded end. `branch` is also the answer to a settle that
- * wrote nothing because the turn had ended before, so the function checks first, under the lock that the settle itself takes,
- * whether this call records the end.
+ * `turn_items.shared` holds their positions; `turn_shared_item` the turns that reference them, so that an item is removed
+ * with its last reference. The settle locks the items before it references them: an item that the janitor is about to
+ * remove is either seen as referenced or inserted again. Large items belong to the recorded end. `branch` is also the
+ * answer to a settle that wrote nothing because the turn had ended before, so the function checks first, under the lock
+ * that the settle itself takes, whether this call records the end.
  */
 const statements = [
   'alter table turn_items add column shared json',

@@ -1,11 +1,11 @@
 import { Migration } from '@mikro-orm/migrations';
 
 /**
- * The tables. Identifiers are `text` because they are opaque here: ids given by callers are looked up, never cast, so a malformed
- * id in a token or an admin path is simply not found.
+ * The tables. Identifiers are `text` because they are opaque here: ids given by callers are looked up, never cast, so a
+ * malformed id in a token or an admin path is simply not found.
  *
- * - `bridge_session` is updated twice per turn. Free space on the page (fillfactor) and no index over a volatile column keep
- *   those updates in place (HOT).
+ * - `bridge_session` is updated twice per turn. Free space on the page (fillfactor) and no index over a volatile column
+ *   keep those updates in place (HOT).
  * - `turn_items` is a separate table so that content can be erased while the turn, its ids and fingerprints stay.
  * - `usage` and `error` come from providers: `json`, not `jsonb`, since jsonb rejects `\u0000` and lone surrogates.
  * - `branched`: the end was recorded outside the fence, so it never moved a head.

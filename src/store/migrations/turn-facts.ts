@@ -2,8 +2,8 @@ import { Migration } from '@mikro-orm/migrations';
 
 /**
  * Actions of the bridge on a turn, beside the provider's data: outcome, form sent, bytes and times. For operators only: no
- * decision depends on it. Written in the call that records the turn's end. Null for turns of older releases and for turns that no
- * author ended.
+ * decision depends on it. Written in the call that records the turn's end. Null for turns of older releases and for turns
+ * that no author ended.
  */
 const statements = [
   'alter table turn add column facts json',

@@ -7,25 +7,25 @@ import { start } from './written-once/start.ts';
 /**
  * Makes a turn's row in `turn` be written once, when the turn has ended.
  *
- * **A running turn** is a row of `active_turn`, a small table that inherits from `turn`: a statement on `turn` sees both tables,
- * one on `only turn` sees ended turns. A start inserts there, and the end moves the row. Before this migration the end updated
- * indexed columns of the row in `turn`, which added a second version of the row and of its entry in each of seven indexes for
- * every turn. An append-only table also needs hardly any vacuum.
+ * **A running turn** is a row of `active_turn`, a small table that inherits from `turn`: a statement on `turn` sees both
+ * tables, one on `only turn` sees ended turns. A start inserts there, and the end moves the row. Before this migration the
+ * end updated indexed columns of the row in `turn`, which added a second version of the row and of its entry in each of
+ * seven indexes for every turn. An append-only table also needs hardly any vacuum.
  *
- * No constraint spans both tables. An id that has ended must not start again, so a start checks `turn` **after** inserting its
- * own row into `active_turn`: there it waits for a copy of the call that is just ending under the same id.
+ * No constraint spans both tables. An id that has ended must not start again, so a start checks `turn` **after** inserting
+ * its own row into `active_turn`: there it waits for a copy of the call that is just ending under the same id.
  *
- * - `fork_turn_id`: the turn of another session at which this one began, if any. A session's head is that turn or one of its own,
- *   so whether a turn is a session's head is answered without an index over heads, which change with every turn.
+ * - `fork_turn_id`: the turn of another session at which this one began, if any. A session's head is that turn or one of
+ *   its own, so whether a turn is a session's head is answered without an index over heads, which change with every turn.
  * - `changed_hour`: `updated_at`, rounded so that its index gets at most one entry per hour and session.
  * - `owner_worker_id` changes only with ownership, so its index does not prevent in-place updates by turns.
  *
- * Operators search response ids and keys without a scope, so the indexes over both start with the id; the janitor walks turns in
- * the order of their ends. These indexes are created first: reads continue until the first change of a table.
+ * Operators search response ids and keys without a scope, so the indexes over both start with the id; the janitor walks
+ * turns in the order of their ends. These indexes are created first: reads continue until the first change of a table.
  *
- * The functions keep their behaviour except for the table. They are replaced within one transaction and work with workers of
- * either release: a turn that is active in `turn` itself is moved here, and one that an older start leaves there is moved by its
- * end.
+ * The functions keep their behaviour except for the table. They are replaced within one transaction and work with workers
+ * of either release: a turn that is active in `turn` itself is moved here, and one that an older start leaves there is
+ * moved by its end.
  */
 const statements = [
   'create index turn_ended_at_index on turn (ended_at)',

@@ -3,8 +3,8 @@ import type { Executor, Statement } from './executor.ts';
 import { NoAnswer } from './outcome.ts';
 
 /**
- * Executes one call whose answer is a verdict. Never rejects: a call without an answer gets `unknown`; an error reported by the
- * database, or parameters that cannot be serialised, give `rejected`.
+ * Executes one call whose answer is a verdict. Never rejects: a call without an answer gets `unknown`; an error reported by
+ * the database, or parameters that cannot be serialised, give `rejected`.
  */
 export type Call = <Verdict>(
   statement: Statement,

@@ -60,16 +60,17 @@ const SETTINGS = {
 const known = new WeakMap<PoolClient, Knowledge>();
 
 /**
- * Sends two statements in one round trip and one transaction: the settings, then the statement itself. No setting outlives the
- * transaction, and no prepared statement is named on a connection that may reach another server process next time. So the same
- * traffic works through a pooler in session mode and in transaction mode.
+ * Sends two statements in one round trip and one transaction: the settings, then the statement itself. No setting outlives
+ * the transaction, and no prepared statement is named on a connection that may reach another server process next time. So
+ * the same traffic works through a pooler in session mode and in transaction mode.
  *
- * A pooler makes up process ids for its clients, which differ from those of the server. That is how a direct connection, where
- * statements are parsed once, is recognised.
+ * A pooler makes up process ids for its clients, which differ from those of the server. That is how a direct connection,
+ * where statements are parsed once, is recognised.
  *
- * The time limit applies to the second statement only because the server restarts the timeout with each `Parse`, and stops it
- * before the commit. A commit that waits for a synchronous replica is therefore never cut short; otherwise the call would report
- * a write as durable that a failover loses. For the same reason a call that timed out here is not cancelled at the server.
+ * The time limit applies to the second statement only because the server restarts the timeout with each `Parse`, and stops
+ * it before the commit. A commit that waits for a synchronous replica is therefore never cut short; otherwise the call
+ * would report a write as durable that a failover loses. For the same reason a call that timed out here is not cancelled at
+ * the server.
  */
 class Exchange extends RawQuery {
   standby = false;
@@ -143,8 +144,8 @@ export function exchange<Row>(client: PoolClient, sent: Sent, settings: Transact
 }
 
 /**
- * Returns whether the statement failed because the connection goes through a pooler that passes the server's process ids on but
- * switched to another server process. The connection then counts as pooled.
+ * Returns whether the statement failed because the connection goes through a pooler that passes the server's process ids on
+ * but switched to another server process. The connection then counts as pooled.
  *
  * @param state SQLSTATE of the error: unknown prepared statement, or one that exists already
  */

@@ -38,7 +38,8 @@ export interface Executor {
 export const quoted = (name: string) => `"${name.replaceAll('"', '""')}"`;
 
 /**
- * Returns the `search_path` value. Temporary tables of other users of a pooled connection come last; by default they come first.
+ * Returns the `search_path` value. Temporary tables of other users of a pooled connection come last; by default they come
+ * first.
  */
 export const searchPathOf = (schema: string) => `${quoted(schema)}, pg_temp`;
 
@@ -49,9 +50,9 @@ export const searchPathOf = (schema: string) => `${quoted(schema)}, pg_temp`;
 const SERVER_SHARE = 0.9;
 
 /**
- * Creates an executor that applies the deadline on both sides: at the server, which stops abandoned statements, and here, because
- * a half-open connection never reports anything. The connection of a call abandoned here is destroyed with it: its answer must
- * not be taken for that of a later call.
+ * Creates an executor that applies the deadline on both sides: at the server, which stops abandoned statements, and here,
+ * because a half-open connection never reports anything. The connection of a call abandoned here is destroyed with it: its
+ * answer must not be taken for that of a later call.
  */
 export function createExecutor({ pool, schema, timeoutMs, clock, outages, onStatement }: ExecutorOptions): Executor {
   const inFlight = new Set<(reason: string) => void>();

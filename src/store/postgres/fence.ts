@@ -96,8 +96,8 @@ async function splitTurn({ result: { items } }: SettleCall) {
 }
 
 /**
- * Builds the function's JSON argument. JSON written by a provider is passed as text, so that the database need not decode its
- * escapes.
+ * Builds the function's JSON argument. JSON written by a provider is passed as text, so that the database need not decode
+ * its escapes.
  */
 function settleCall({ result, face, ...c }: SettleCall, places: SharedPlaces | null): string {
   const itemIds = usableItemIds(result.itemIds.map(text));

@@ -35,8 +35,8 @@ const IDLE_CONNECTION_MS = 600_000;
 const CONNECT_MS = 10_000;
 
 /**
- * Opens the store: migrates the database, checks its version, and creates a pool (the ORM's own, shared by entities and fence)
- * and a heartbeat connection.
+ * Opens the store: migrates the database, checks its version, and creates a pool (the ORM's own, shared by entities and
+ * fence) and a heartbeat connection.
  *
  * @throws `DatabaseUnusable` that names host, database and cause
  */

@@ -15,8 +15,8 @@ const OWN_SCHEMA = 'holdfast';
 const MIGRATION_LOCK = '7525352680829580148';
 
 /**
- * Limits of a migration in milliseconds, overriding those of its role: waiting for another migration, one statement, losing the
- * client.
+ * Limits of a migration in milliseconds, overriding those of its role: waiting for another migration, one statement, losing
+ * the client.
  */
 const LIMITS = { lock_timeout: 120_000, statement_timeout: 1_800_000, idle_in_transaction_session_timeout: 120_000 };
 
@@ -28,9 +28,10 @@ export interface MigrateOptions {
 }
 
 /**
- * Migrates the database on one connection and in one transaction. All settings end with the transaction, so that it works through
- * a pooler in transaction mode. Processes that start together queue on an advisory lock of that transaction; all but the first
- * then find nothing to do. A role without the right to create objects is sufficient when nothing needs to be created.
+ * Migrates the database on one connection and in one transaction. All settings end with the transaction, so that it works
+ * through a pooler in transaction mode. Processes that start together queue on an advisory lock of that transaction; all
+ * but the first then find nothing to do. A role without the right to create objects is sufficient when nothing needs to be
+ * created.
  *
  * @param orm supplies what the migration classes need; its connections are not used
  * @returns the schema that holds the tables
@@ -100,7 +101,9 @@ async function carryOut(client: pg.Client, orm: MikroORM, { schema: wanted, plac
   }
 }
 
-/** Returns the schema of an earlier release's tables, which followed the user's own `search_path`; null when there are none. */
+/**
+ * Returns the schema of an earlier release's tables, which followed the user's own `search_path`; null when there are none.
+ */
 async function schemaFound(client: pg.Client): Promise<string | null> {
   const { rows } = await client.query<{ schema: string }>(
     `select n.nspname as schema from pg_class c join pg_namespace n on n.oid = c.relnamespace

@@ -5,8 +5,8 @@ export interface OutageLog {
   /**
    * Records a failed call.
    *
-   * @param startedAt start of the failed call, in milliseconds of the clock; an answer received after it shows that the database
-   *   is available
+   * @param startedAt start of the failed call, in milliseconds of the clock; an answer received after it shows that the
+   *   database is available
    */
   failed(error: unknown, startedAt: number): void;
   answered(): void;

@@ -4,8 +4,8 @@ export class NoAnswer extends Error {
 }
 
 /**
- * SQLSTATE classes and codes after which the same call may succeed: the fault lies with the connection, the server or the moment,
- * not with the call.
+ * SQLSTATE classes and codes after which the same call may succeed: the fault lies with the connection, the server or the
+ * moment, not with the call.
  */
 const TRANSIENT_CLASSES = [
   '08', // connection
@@ -23,13 +23,18 @@ const TRANSIENT_CODES = [
 /** A full disk is not a passing shortage: the caller must see the error, and may be able to store less. */
 const DISK_FULL = '53100';
 
-/** Returns the SQLSTATE of an error reported by PostgreSQL itself; null for every other error (`EPIPE` has five letters too). */
+/**
+ * Returns the SQLSTATE of an error reported by PostgreSQL itself; null for every other error (`EPIPE` has five letters
+ * too).
+ */
 export function sqlState(error: unknown): string | null {
   if (!(error instanceof Error) || !('severity' in error) || !('code' in error)) return null;
   return typeof error.code === 'string' ? error.code : null;
 }
 
-/** Returns whether the server cancelled the statement itself, at one of its limits. Server and connection are then intact. */
+/**
+ * Returns whether the server cancelled the statement itself, at one of its limits. Server and connection are then intact.
+ */
 export function isOwnLimit(error: unknown): boolean {
   const state = sqlState(error);
   return state === '55P03' || state === '57014';

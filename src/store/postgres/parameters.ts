@@ -1,8 +1,8 @@
 import type { RowFace, TurnStart } from '../port.ts';
 
 /**
- * Replaces what PostgreSQL's `text` cannot store: NUL, and lone surrogates, which UTF-8 does not allow. Clients and providers may
- * send both.
+ * Replaces what PostgreSQL's `text` cannot store: NUL, and lone surrogates, which UTF-8 does not allow. Clients and
+ * providers may send both.
  */
 export function text(value: string): string {
   return value.toWellFormed().replaceAll('\u0000', '\uFFFD');

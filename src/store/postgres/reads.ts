@@ -70,7 +70,8 @@ function placesIn(shared: unknown): SharedPlaces | null {
 }
 
 /**
- * Restores a turn's items with the shared ones in place. Null when one of them is missing or damaged: a partial list is not used.
+ * Restores a turn's items with the shared ones in place. Null when one of them is missing or damaged: a partial list is not
+ * used.
  */
 async function whole(
   packed: Buffer | null,

@@ -141,8 +141,8 @@ const READ_ONLY =
   'it only follows another server, or is read-only: DATABASE_URL must lead to the primary, also after a failover';
 
 /**
- * Checks that a PostgreSQL answers at an address: its answer to a TLS request is one letter. With any other service the driver
- * would wait for the end of what looks like a long message.
+ * Checks that a PostgreSQL answers at an address: its answer to a TLS request is one letter. With any other service the
+ * driver would wait for the end of what looks like a long message.
  *
  * @throws `DatabaseUnusable` when something else answers; no answer proves nothing
  */

@@ -2,8 +2,8 @@
  * Records the end of a turn. Its author always completes the turn row; the head moves only under the fence, and only to a
  * completed or incomplete turn.
  *
- * The first recorded end stays, except that the author's real end replaces `lost` (which another worker, or the cleanup of an
- * orphan, may have written while the author was still receiving). A turn whose end was recorded outside the fence stays
+ * The first recorded end stays, except that the author's real end replaces `lost` (which another worker, or the cleanup of
+ * an orphan, may have written while the author was still receiving). A turn whose end was recorded outside the fence stays
  * `branched`, so a repeated call gets the same answer as the first one.
  *
  * Nothing is written for a turn that the caller did not start. Such a turn, or a missing one, gets `branch`.

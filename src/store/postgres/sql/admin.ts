@@ -2,12 +2,12 @@ import { MOST_COUNTED, type PurgeKind } from '../../admin-port.ts';
 import type { Statement } from '../executor.ts';
 
 /**
- * Builds the statement for one page of sessions, most recently changed first, with their number. Parameters: `$1` state, `$2`
- * owner, `$3` busy, `$4` and `$5` cursor (`updatedAt` and id of the last row of the previous page), `$6` most rows; `$7` the
- * search, where the source uses one.
+ * Builds the statement for one page of sessions, most recently changed first, with their number. Parameters: `$1` state,
+ * `$2` owner, `$3` busy, `$4` and `$5` cursor (`updatedAt` and id of the last row of the previous page), `$6` most rows;
+ * `$7` the search, where the source uses one.
  *
- * The order starts with the hour of the change because an index covers that: only the sessions of one hour are sorted. The count
- * is capped, since only the display uses it.
+ * The order starts with the hour of the change because an index covers that: only the sessions of one hour are sorted. The
+ * count is capped, since only the display uses it.
  */
 function listing(name: string, source: string): Statement {
   const matching = `

@@ -1,6 +1,6 @@
 /**
- * Ids of a turn and its ancestors within the scope. `union` drops known rows, so a cycle terminates. The rows are unordered;
- * `rootFirst` sorts them.
+ * Ids of a turn and its ancestors within the scope. `union` drops known rows, so a cycle terminates. The rows are
+ * unordered; `rootFirst` sorts them.
  */
 const line = `
     with recursive line as (

@@ -11,13 +11,14 @@ const endingAt = (column: string) => `
             limit ${MOST_CANDIDATES})`;
 
 /**
- * Everything that the resolver needs, from one snapshot: the anchor's turn, the turns that end at the given places, the sessions
- * named by these, the token and the key, and the heads and owners of those sessions. A closed session is not found; its turns
- * still are.
+ * Everything that the resolver needs, from one snapshot: the anchor's turn, the turns that end at the given places, the
+ * sessions named by these, the token and the key, and the heads and owners of those sessions. A closed session is not
+ * found; its turns still are.
  *
- * A turn can match at most three times, once per column. So `3 * MOST_CANDIDATES` hits are enough for all candidates. Rows carry
- * only ids until the end, so that no out-of-line column of a turn is fetched. The sessions are read one by one (`limit` enforces
- * it): for a handful of ids the planner would otherwise scan the whole table, up to some thousand sessions.
+ * A turn can match at most three times, once per column. So `3 * MOST_CANDIDATES` hits are enough for all candidates. Rows
+ * carry only ids until the end, so that no out-of-line column of a turn is fetched. The sessions are read one by one
+ * (`limit` enforces it): for a handful of ids the planner would otherwise scan the whole table, up to some thousand
+ * sessions.
  */
 export const lookup = {
   name: 'holdfast_lookup',
@@ -82,8 +83,8 @@ export const lookup = {
 } as const;
 
 /**
- * Newest turns with the same request fingerprint that may be reattached to. Their number is bounded, however often the request
- * was made.
+ * Newest turns with the same request fingerprint that may be reattached to. Their number is bounded, however often the
+ * request was made.
  */
 export const repeated = {
   name: 'holdfast_repeated',
