@@ -1,15 +1,16 @@
 import { spawn } from 'node:child_process';
 import { request } from 'undici';
 
-/** Where a running Holdfast is asked, and with which token. */
+/** Address and admin token of a running Holdfast. */
 export interface Asked {
   url: string;
   adminToken: string | null;
 }
 
 /**
- * Asks a running worker what happened, by session, response, turn or request id, and tells it in sentences. Throws an
- * Error whose message is what the worker said, or why it could not be asked.
+ * Fetches the readable trace of a session, response, turn or request from a running worker.
+ *
+ * @throws Error with the worker's error message, or the reason why the worker could not be reached
  */
 export async function tellStory(id: string, { url, adminToken }: Asked): Promise<string> {
   const target = new URL(`/admin/stories/${encodeURIComponent(id)}`, url);
@@ -29,13 +30,17 @@ const openers: Partial<Record<NodeJS.Platform, [string, ...string[]]>> = {
   win32: ['cmd', '/c', 'start', ''],
 };
 
-/** Opens the inspector page of a running Holdfast in a browser, where there is one; returns its address either way. */
+/**
+ * Opens the inspector page of a running Holdfast in a browser, if there is one.
+ *
+ * @returns the address of the page, in any case
+ */
 export function openInspector(sessions: readonly string[], url: string): string {
   const page = new URL('/inspect', url);
   for (const session of sessions) page.searchParams.append('session', session);
   const [command, ...args] = openers[process.platform] ?? ['xdg-open'];
   const child = spawn(command, [...args, page.href], { stdio: 'ignore', detached: true });
-  // Without a browser the address that is printed has to do.
+  // Without a browser, the caller still has the address to print.
   child.once('error', () => {});
   child.unref();
   return page.href;

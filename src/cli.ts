@@ -18,7 +18,7 @@ const usage = `holdfast ${version}: durable sessions for the OpenAI Responses AP
 
   holdfast serve [--port N] [--host ADDRESS] [--workers N]   run the proxy
   holdfast explain <session, response or request id> [--url URL]
-                                                             tell what happened to it
+                                                             explain what happened to it
   holdfast inspect [session id ...] [--url URL]              open the inspector
   holdfast --version
   holdfast --help
@@ -26,12 +26,12 @@ const usage = `holdfast ${version}: durable sessions for the OpenAI Responses AP
 Everything else is set by environment variables; the README lists them.
 `;
 
-/** The one place where a generated token is shown: the banner is for people, and never part of the log. */
+/** Returns the operators' line of the banner. Only the banner shows a generated token; the log never does. */
 function operators(url: string, adminToken: AdminToken | null): string {
   const page = `Operators: ${url}/admin/ui`;
   if (adminToken === null) return `${page}, from this machine only`;
   if (adminToken.given) return `${page}, with the admin token`;
-  const kept = adminToken.file === null ? 'it follows from HOLDFAST_SECRETS' : `kept in ${adminToken.file}`;
+  const kept = adminToken.file === null ? 'derived from HOLDFAST_SECRETS' : `kept in ${adminToken.file}`;
   if (adminToken.file !== null && !adminToken.fresh) return `${page}, with the admin token ${kept}`;
   return `${page}\nAdmin token (generated; ${kept}): ${adminToken.token}`;
 }
@@ -55,15 +55,15 @@ OpenAI SDKs: base URL ${url}/v1
 ${operators(url, adminToken)}
 `;
 
-/** What a last drain may take beyond the deadlines of a drain, milliseconds. */
+/** Time for the last drain beyond its deadlines, in milliseconds. */
 const LAST_GRACE = 5_000;
 
-/** How long a stopped server waits for answers that are still being written, milliseconds. */
+/** Time for a stopped server to finish answers in progress, in milliseconds. */
 const CLOSE_GRACE = 1_000;
 
-/** One worker: this process serves. */
+/** Serves in this process, as a single worker. */
 async function serveAlone(): Promise<void> {
-  // News for a supervisor that is gone is dropped: its absence is an event of its own.
+  // Messages to a supervisor that has ended are dropped; the `disconnect` event reports its end.
   const tell = (news: WorkerNews) =>
     new Promise<void>((sent) => (process.connected ? process.send!(news, () => sent()) : sent()));
   const merged = cluster.isWorker ? createMergedMetrics(tell) : null;
@@ -94,7 +94,8 @@ async function serveAlone(): Promise<void> {
     if (order.kind === 'drain') ending.begin('the supervisor');
     else merged.take(order, bridge.metrics);
   });
-  // Node would end a worker whose supervisor is gone, and with it the turns that run. Nothing replaces this worker now.
+  // Otherwise Node would end a worker when its supervisor ends, together with its running turns, which nothing would
+  // replace.
   cluster.worker!.exitedAfterDisconnect = true;
   const orphaned = () => {
     ending.begin('the end of the supervisor');
@@ -110,7 +111,7 @@ async function closeInOrder(bridge: Bridge, server: Listening): Promise<void> {
   await server.close(CLOSE_GRACE);
 }
 
-/** Several workers: this process supervises. */
+/** Supervises several workers from this process. */
 async function serveMany(workers: number): Promise<void> {
   const config = readConfig(process.env);
   const logger = createLogger(config.logLevel);
@@ -125,12 +126,12 @@ async function serveMany(workers: number): Promise<void> {
   obeySignals(createEnding(logger, supervisor.stop, supervisor.kill));
 }
 
-/** How this process ends in order, once it serves; until then there is nothing to drain. */
+/** Drain of this process, set once it serves; until then there is nothing to drain. */
 let inOrder: { logger: Bridge['logger']; drain(): Promise<void>; withinMs: number } | null = null;
 
 /**
- * For an exception that no guard took: what this process holds may be half changed, so it says what happened, lets running
- * turns end and exits with 1, to be started again. A second one changes nothing but the log.
+ * Handles an exception that no guard caught. The state of this process may be inconsistent, so it logs the exception, lets
+ * running turns end and exits with 1 to be restarted. A second exception is only logged.
  */
 function installLastResort(): void {
   let leaving = false;
@@ -153,11 +154,15 @@ function installLastResort(): void {
   process.on('unhandledRejection', (reason) => leave(reason, 'rejection'));
 }
 
-/** How a process that serves ends. */
+/** Shutdown of a process that serves. */
 interface Ending {
-  /** Drains and exits, unless that has begun. */
+  /**
+   * Drains and exits; does nothing if that has begun.
+   *
+   * @param asker origin of the request, for the log
+   */
   begin(asker: string): void;
-  /** The same; when it has begun, whatever is left is cut off. */
+  /** The same, but if that has begun, it cuts off everything that still runs. */
   hurry(asker: string): void;
 }
 
@@ -183,7 +188,7 @@ function createEnding(
     begin,
     hurry(asker) {
       if (!begun) return begin(asker);
-      logger.warn({ asker }, 'asked twice: stopping now');
+      logger.warn({ asker }, 'second request to stop: stopping now');
       const leave = () => process.exit(1);
       now().then(leave, leave);
     },
@@ -192,16 +197,17 @@ function createEnding(
 
 const endSignals = ['SIGTERM', 'SIGINT'] as const;
 
-/** What a signal to end does in this process. Until it serves, nothing has to be brought to an end. */
+/** Action on a termination signal. Until the process serves, there is nothing to drain. */
 let onSignal = (signal: NodeJS.Signals): void => void process.exit(signal === 'SIGINT' ? 130 : 143);
-/** What an order of the supervisor does, if this process has one. */
+/** Action on an order of the supervisor, in a process that has one. */
 let onOrder = (order: SupervisorOrder): void => {
   if (order.kind === 'drain') process.exit(0);
 };
 
 /**
- * A worker takes no notice of signals: a terminal, and many supervisors, send them to every process of a group. Its
- * supervisor gets them too and decides alone, so that no request to end reaches a worker twice.
+ * Makes a worker ignore signals and take orders of its supervisor instead. A terminal, and many process managers, send a
+ * signal to the whole process group; the supervisor gets it too and decides alone, so that a worker never gets one request
+ * twice.
  */
 function obeySupervisor(take: (order: SupervisorOrder) => void): void {
   onSignal = () => {};
@@ -209,15 +215,16 @@ function obeySupervisor(take: (order: SupervisorOrder) => void): void {
 }
 
 /**
- * One request to end may arrive twice: from the terminal, which signals the whole group, and from npm, which passes on what
- * it gets. How much later npm does so depends on the load of the machine, so there two signals are never a second request.
+ * Window in which a repeated signal counts as the same request, in milliseconds. One request may arrive twice: from the
+ * terminal, which signals the whole group, and from npm, which passes signals on. The delay of npm depends on the machine's
+ * load, so under npm two signals are never a second request.
  */
 const SAME_REQUEST_MS = 1_000;
 const byNpm = process.env.npm_lifecycle_event !== undefined;
-/** How often a program that npm has started looks for its parent, milliseconds. */
+/** Interval at which a program started by npm checks its parent, in milliseconds. */
 const PARENT_MS = 500;
 
-/** The first request to end drains; a second one stops now. */
+/** Connects signals: the first request drains, a second one stops at once. */
 function obeySignals(ending: Ending): void {
   let count = 0;
   let firstAt = 0;
@@ -229,17 +236,17 @@ function obeySignals(ending: Ending): void {
     } else if (count > (byNpm ? 2 : 1) && performance.now() - firstAt >= SAME_REQUEST_MS) ending.hurry(signal);
   };
   if (!byNpm || process.platform === 'win32') return;
-  // npm signals the shell that runs its script, and most shells end without passing that on.
+  // npm signals the shell that runs its script, and most shells exit without passing the signal on.
   const { ppid } = process;
   setInterval(() => process.ppid !== ppid && ending.begin('the end of npm'), PARENT_MS).unref();
 }
 
-/** The generated admin token of a Holdfast that keeps its data here. */
+/** Returns the generated admin token of a Holdfast whose data directory is here; null when there is none. */
 const keptAdminToken = (): Promise<string | null> =>
   readFile(join(process.env.HOLDFAST_DATA_DIR ?? '.holdfast', ADMIN_TOKEN_FILE), 'utf8').catch(() => null);
 
 async function main(): Promise<void> {
-  // A reader of the output that went away is no reason to end.
+  // A closed output stream must not end the process.
   for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {});
   installLastResort();
   if (cluster.isWorker) {
@@ -282,12 +289,12 @@ async function main(): Promise<void> {
   await (workers > 1 ? serveMany(workers) : serveAlone());
 }
 
-/** Says why this process cannot serve, and ends it. */
+/** Prints why this process cannot serve, and exits. */
 function fail(error: Error & { code?: string }): void {
   const message =
     error.code === 'EADDRINUSE' ? 'The port is in use: choose another with PORT or --port.' : error.message;
   process.stderr.write(`holdfast: ${message}\n`);
-  // These say everything in their message.
+  // Messages of these errors are complete; a stack trace adds nothing.
   const isPlain = error instanceof ConfigError || error instanceof DatabaseUnusable;
   if (!isPlain && process.env.HOLDFAST_LOG_LEVEL === 'debug') process.stderr.write(`${error.stack}\n`);
   process.exit(1);

@@ -4,7 +4,7 @@ import { InvalidSecrets, parseSecrets } from './token/keyring.ts';
 import { isForwardable } from './upstream/headers.ts';
 import { type ProxySettings, readProxies } from './upstream/proxies.ts';
 
-/** One knob: its environment variable, default and meaning. The table in the README is made from these. */
+/** Numeric setting: environment variable, default and meaning. The table in the README is generated from these. */
 interface Knob {
   variable: string;
   default: number;
@@ -31,58 +31,78 @@ const count = (variable: string, value: number, description: string): Knob => ({
   description,
 });
 
-/** Every wait by its name. These names are API: machines declare them, logs and errors name them. */
+/** Every timeout by its name. The names are API: machines declare them, logs and errors contain them. */
 export const deadlineKnobs = {
-  connect: ms('CONNECT', 10_000, 'An upstream handshake, all attempts together.'),
+  connect: ms('CONNECT', 10_000, 'Timeout of an upstream handshake, all attempts together.'),
   upgrade: ms(
     'UPGRADE',
     3_000,
-    'One WebSocket handshake, before the turn goes over HTTP; `auto` only, and at most half of CONNECT.',
+    'Timeout of one WebSocket handshake, before the turn goes over HTTP; `auto` only, and at most half of CONNECT.',
   ),
-  ping: ms('PING', 25_000, 'Between two pings of an upstream socket that is silent; 0 sends none.'),
-  pong: ms('PONG', 5_000, 'An unanswered ping of an upstream socket, before it counts as missed.'),
-  firstEvent: ms('FIRST_EVENT', 60_000, 'From the frame to the first upstream event that is not telemetry.'),
-  silence: ms('STREAM_SILENCE', 270_000, 'Between two upstream events; Codex gives up at 300 s.'),
-  turnBudget: ms('TURN_BUDGET', 7_200_000, 'A whole turn.'),
-  keepalive: ms('KEEPALIVE', 15_000, 'Between two SSE comments to a waiting client.'),
-  grace: ms('DISCONNECT_GRACE', 15_000, 'A running turn without a client, before it is cancelled.'),
-  idle: ms('IDLE_SOCKET', 900_000, 'An unused socket of a session reached by hard evidence.'),
-  laneIdle: ms('LANE_IDLE', 600_000, 'An unused socket of a session made beside a busy one.'),
-  softIdle: ms('SOFT_IDLE', 60_000, 'An unused socket of a session without hard evidence.'),
+  ping: ms('PING', 25_000, 'Ping interval of a silent upstream socket; 0 sends none.'),
+  pong: ms('PONG', 5_000, 'Time for an upstream to answer a ping before it counts as missed.'),
+  firstEvent: ms('FIRST_EVENT', 60_000, 'Timeout from the frame to the first upstream event that is not telemetry.'),
+  silence: ms('STREAM_SILENCE', 270_000, 'Longest silence between two upstream events; the timeout of Codex is 300 s.'),
+  turnBudget: ms('TURN_BUDGET', 7_200_000, 'Longest duration of a turn.'),
+  keepalive: ms('KEEPALIVE', 15_000, 'Interval of SSE comments to a waiting client.'),
+  grace: ms('DISCONNECT_GRACE', 15_000, 'Time without a client before a running turn is cancelled.'),
+  idle: ms('IDLE_SOCKET', 900_000, 'Idle timeout of the socket of a session reached by hard evidence.'),
+  laneIdle: ms('LANE_IDLE', 600_000, 'Idle timeout of the socket of a session made beside a busy one.'),
+  softIdle: ms('SOFT_IDLE', 60_000, 'Idle timeout of the socket of a session without hard evidence.'),
   socketAge: ms('SOCKET_AGE', 3_000_000, 'Age at which an idle socket is rotated.'),
-  socketAgeJitter: ms('SOCKET_AGE_JITTER', 120_000, 'Spread of that age, either way.'),
+  socketAgeJitter: ms('SOCKET_AGE_JITTER', 120_000, 'Random spread of that age, in both directions.'),
   onlyHolderAge: ms('ONLY_HOLDER_AGE', 3_480_000, 'The same for a socket that alone holds its conversation.'),
-  statusHold: ms('STATUS_HOLD', 2_000, 'How long the HTTP status waits for the first event once the frame was sent.'),
+  statusHold: ms(
+    'STATUS_HOLD',
+    2_000,
+    'Time for which the HTTP status waits for the first event after the frame was sent.',
+  ),
   slowClient: ms(
     'SLOW_CLIENT',
     60_000,
-    'A client that does not read, before it is cut off; 15 s once it is a whole turn buffer behind a WebSocket.',
+    'Time before a client that does not read is disconnected; 15 s once it is a whole turn buffer behind a WebSocket.',
   ),
-  requestHold: ms('REQUEST_HOLD', 30_000, 'Everything before the frame is sent, together.'),
-  startWait: ms('START_WAIT', 5_000, 'An unanswered start, before the client gets 503.'),
-  settleWait: ms('SETTLE_WAIT', 1_000, 'An unanswered settle, before the client gets its terminal anyway.'),
-  ownerWait: ms('OWNER_WAIT', 15_000, 'For a silent owner to answer or to be declared dead, before 409.'),
-  ownerPoll: ms('OWNER_POLL', 1_000, 'Longest pause between two looks at an owner that is waited for.'),
-  storeStatement: ms('STORE_STATEMENT', 2_000, 'One call to the database, before it counts as unanswered.'),
-  storeStart: ms('STORE_START', 60_000, 'For a database that cannot be reached at start, before the start fails.'),
-  heartbeat: ms('HEARTBEAT', 3_000, 'Between two heartbeats of a worker.'),
-  lease: ms('LEASE', 10_000, 'What a heartbeat is good for, by the database clock.'),
+  requestHold: ms('REQUEST_HOLD', 30_000, 'Time limit for all steps before the frame is sent, together.'),
+  startWait: ms('START_WAIT', 5_000, 'Wait for an unanswered start before the client gets 503.'),
+  settleWait: ms(
+    'SETTLE_WAIT',
+    1_000,
+    'Wait for an unanswered settle before the client gets its terminal event anyway.',
+  ),
+  ownerWait: ms('OWNER_WAIT', 15_000, 'Wait for a silent owner to answer or to be declared dead, before 409.'),
+  ownerPoll: ms('OWNER_POLL', 1_000, 'Longest pause between two checks of an owner during that wait.'),
+  storeStatement: ms('STORE_STATEMENT', 2_000, 'Timeout of one call to the database, which then counts as unanswered.'),
+  storeStart: ms(
+    'STORE_START',
+    60_000,
+    'Time for which an unreachable database is retried at start, before the start fails.',
+  ),
+  heartbeat: ms('HEARTBEAT', 3_000, 'Heartbeat interval of a worker.'),
+  lease: ms('LEASE', 10_000, 'Duration of the lease that a heartbeat renews, by the database clock.'),
   selfFence: ms(
     'SELF_FENCE',
     8_000,
-    'Since the last confirmed heartbeat was sent, before a worker starts nothing more.',
+    'Time since the last confirmed heartbeat was sent after which a worker starts nothing more.',
   ),
-  leaseMargin: ms('LEASE_MARGIN', 2_000, 'Lease that must be left for a frame to be sent.'),
-  drain: ms('DRAIN', 30_000, 'Running turns at shutdown, before they are cancelled.'),
-  janitor: ms('JANITOR', 600_000, 'Between two sweeps for what nobody uses any more.'),
-  lameDuck: ms('LAME_DUCK', 5_000, 'Between "not ready" and the end of admission at shutdown.'),
+  leaseMargin: ms('LEASE_MARGIN', 2_000, 'Lease that must remain for a frame to be sent.'),
+  drain: ms('DRAIN', 30_000, 'Time for running turns at shutdown before they are cancelled.'),
+  janitor: ms('JANITOR', 600_000, 'Interval of the janitor, which removes unused rows.'),
+  lameDuck: ms('LAME_DUCK', 5_000, 'Time between "not ready" and the end of admission at shutdown.'),
   forwardConnect: ms(
     'FORWARD_CONNECT',
     150,
-    'Connecting to another worker, before its standing is looked up in the database.',
+    'Timeout of a connection to another worker, before its state is looked up in the database.',
   ),
-  forwardAccepted: ms('FORWARD_ACCEPTED', 500, 'The same, until that worker says that it took the request.'),
-  forwardSilence: ms('FORWARD_SILENCE', 10_000, 'The same, without a sign of life from the worker that took it.'),
+  forwardAccepted: ms(
+    'FORWARD_ACCEPTED',
+    500,
+    'Timeout until that worker confirms that it accepted the request, before the same look-up.',
+  ),
+  forwardSilence: ms(
+    'FORWARD_SILENCE',
+    10_000,
+    'Longest silence of a worker that accepted the request, before the same look-up.',
+  ),
 } satisfies Record<string, Knob>;
 
 export const limitKnobs = {
@@ -95,56 +115,52 @@ export const limitKnobs = {
   frameBytes: bytes(
     'MAX_FRAME',
     16_777_216,
-    'One frame to or from the upstream; a larger request goes over plain HTTP.',
+    'Largest frame to or from the upstream; a larger request goes over plain HTTP.',
   ),
-  bodyBytes: bytes('MAX_BODY', 33_554_432, 'One request body, unpacked.'),
+  bodyBytes: bytes('MAX_BODY', 33_554_432, 'Largest request body, decompressed.'),
   bodiesBytes: bytes(
     'BODIES',
     268_435_456,
-    'Request bodies in hand at the same time, unpacked; a request beyond it gets 503 before its body is read.',
+    'Request bodies held at the same time, decompressed; a request beyond it gets 503 before its body is read.',
   ),
-  turnBufferBytes: bytes('TURN_BUFFER', 8_388_608, 'Events of one turn kept for a client that comes back.'),
+  turnBufferBytes: bytes('TURN_BUFFER', 8_388_608, 'Events of one turn kept for a client that reconnects.'),
   transcriptBytes: bytes(
     'MAX_TRANSCRIPT',
     67_108_864,
-    'Items of one conversation that one worker stores in one go; beyond it they are not kept, and only its socket or the provider can continue it.',
+    'Items of one conversation that one worker stores at once; beyond it they are not stored, and only its socket or the provider can continue it.',
   ),
-  retentionHours: count('RETENTION_HOURS', 24, 'How long sessions and turns nobody uses are kept.'),
-  recordedEvents: count('RECORDED_EVENTS', 64, 'Machine events remembered of each session, for its story.'),
+  retentionHours: count('RETENTION_HOURS', 24, 'Hours for which unused sessions and turns are kept.'),
+  recordedEvents: count('RECORDED_EVENTS', 64, 'Machine events recorded per session, for its trace.'),
   inspectViewers: count('INSPECT_VIEWERS', 8, 'Viewers of the inspector at the same time.'),
-  inspectSessions: count('INSPECT_SESSIONS', 50, 'Sessions of a sample that one viewer is shown at the same time.'),
-  inspectBufferBytes: bytes('INSPECT_BUFFER', 8_388_608, 'What may wait for one viewer before it is cut off.'),
-  poolSize: count('POOL_SIZE', 10, 'Database connections of one worker, beside the one of its heartbeat.'),
+  inspectSessions: count('INSPECT_SESSIONS', 50, 'Sessions of a sample shown to one viewer at the same time.'),
+  inspectBufferBytes: bytes('INSPECT_BUFFER', 8_388_608, 'Data queued for one viewer before it is disconnected.'),
+  poolSize: count('POOL_SIZE', 10, 'Database connections of one worker, plus one for its heartbeat.'),
   tenantSockets: count(
     'TENANT_SOCKETS',
     0,
     'Upstream sockets of one tenant on one worker; at the limit its own idle ones are evicted. 0: no limit of its own.',
   ),
-  tenantTurns: count(
-    'TENANT_TURNS',
-    0,
-    'Turns of one tenant that run at the same time on one worker. 0: no limit of its own.',
-  ),
-  tenantWaiting: count('TENANT_WAITING', 2_000, 'Requests of one tenant in hand on one worker that run no turn yet.'),
+  tenantTurns: count('TENANT_TURNS', 0, 'Concurrent turns of one tenant on one worker. 0: no limit of its own.'),
+  tenantWaiting: count('TENANT_WAITING', 2_000, 'Requests of one tenant held by one worker without a running turn.'),
   tenantBodyBytes: bytes(
     'TENANT_BODIES',
     0,
-    'Request bodies of one tenant in hand on one worker, until their turns end; at least one of MAX_BODY. 0: no limit of its own.',
+    'Request bodies of one tenant held by one worker, until their turns end; at least one of MAX_BODY. 0: no limit of its own.',
   ),
   tenantRequests: count(
     'TENANT_REQUESTS_PER_MINUTE',
     0,
-    'Requests a minute that one worker takes from one tenant, all of them at once if need be. 0: no limit.',
+    'Requests per minute that one worker accepts from one tenant, possibly all at once. 0: no limit.',
   ),
   turnBuffersBytes: bytes(
     'TURN_BUFFERS',
     536_870_912,
-    'Events of all turns of one worker kept for clients that come back; beyond it the largest is given up.',
+    'Events of all turns of one worker kept for clients that reconnect; beyond it the largest buffer is dropped.',
   ),
   connections: count(
     'MAX_CONNECTIONS',
     16_384,
-    'Client connections of one worker; some are kept free for health, admin and newcomers.',
+    'Client connections of one worker; some are reserved for health, admin and new clients.',
   ),
   peerConnections: count(
     'PEER_CONNECTIONS',
@@ -159,37 +175,40 @@ export interface Config {
   server: {
     host: string;
     port: number;
-    /** Names in `Host` beside this machine's own, `name` or `name:port` in lower case; `*` for any. */
+    /** Names accepted in `Host` beside this machine's own, `name` or `name:port` in lower case; `*` for any. */
     publicHosts: readonly string[];
     /** Origins of pages that may use `/v1`, in lower case; `*` for any. */
     corsOrigins: readonly string[];
   };
   databaseUrl: string | null;
-  /** Schema of the tables; null: where they are found, else one of their own. */
+  /** Schema of the tables; null: the one that holds them, else `holdfast`. */
   databaseSchema: string | null;
   dataDir: string;
-  /** Where liveness sockets lie when all workers share one machine and an outside database. */
+  /** Directory of the liveness sockets, when all workers share one machine and an external database. */
   livenessDir: string | null;
-  /** Processes behind one port. */
+  /** Number of processes behind one port. */
   workers: number;
   upstream: {
-    /** Base of the API: no endpoint, no trailing slash, always http(s). */
+    /** Base URL of the API: no endpoint, no trailing slash, always http(s). */
     url: string;
     key: string | null;
     transport: 'auto' | 'websocket' | 'http';
     proxies: ProxySettings;
-    /** Further headers of clients that go upstream, names in lower case. */
+    /** Further client headers to pass upstream, names in lower case. */
     forwardHeaders: readonly string[];
   };
   security: {
-    /** `kid:secret,...`; null: made and kept in the data directory. */
+    /** `kid:secret,...`; null: generated and stored in the data directory. */
     secrets: string | null;
     apiKeys: readonly { tenant: string; key: string }[];
     adminToken: string | null;
   };
-  /** The listener for other workers. `host` null: chosen by `internalHost`; `advertiseUrl` null: derived from where it listens. */
+  /**
+   * Listener for other workers. `host` null: chosen by `internalHost`; `advertiseUrl` null: derived from the listening
+   * address.
+   */
   internal: { host: string | null; port: number; advertiseUrl: string | null };
-  /** The viewer that `/inspect` frames, and whether it is shown more than the harmless fields. */
+  /** Viewer that `/inspect` frames, and whether it gets more than the harmless fields. */
   inspect: { url: string; content: boolean };
   instancePolicy: 'forward' | 'reject';
   logLevel: string;
@@ -197,7 +216,7 @@ export interface Config {
   limits: Values<typeof limitKnobs>;
 }
 
-/** The settings that are not numbers, for people. */
+/** Settings that are not numbers, for the README. */
 export const settings = [
   { variable: 'HOST', default: '127.0.0.1', description: 'Address to serve on.' },
   { variable: 'PORT', default: '8787', description: 'Port to serve on; 0 takes a free one.' },
@@ -221,12 +240,12 @@ export const settings = [
     variable: 'HOLDFAST_DB_SCHEMA',
     default: 'found, else holdfast',
     description:
-      "Schema of Holdfast's tables. Default: where an earlier start put them, by the user's `search_path`; in a database without them a schema `holdfast`, which is created.",
+      "Schema of Holdfast's tables. Default: the schema of an earlier start, found by the user's `search_path`; in a database without one a schema `holdfast`, which is created.",
   },
   {
     variable: 'HOLDFAST_DATA_DIR',
     default: '.holdfast',
-    description: 'Where the embedded database and its secrets live.',
+    description: 'Directory of the embedded database and its secrets.',
   },
   {
     variable: 'HOLDFAST_WORKERS',
@@ -237,7 +256,7 @@ export const settings = [
     variable: 'HOLDFAST_LIVENESS_DIR',
     default: 'none',
     description:
-      'Set it where all workers of an outside database share one machine: their deaths are then certain at once.',
+      'Directory of liveness sockets, for workers of an external database that all share one machine: a death is then detected at once.',
   },
   {
     variable: 'HOLDFAST_UPSTREAM_URL',
@@ -257,7 +276,7 @@ export const settings = [
   {
     variable: 'HTTP_PROXY',
     default: 'none',
-    description: 'Proxy on the way to an upstream at an `http` address, for WebSockets too. Lower case wins.',
+    description: 'Proxy for an upstream at an `http` address, for WebSockets too. Lower case wins.',
   },
   {
     variable: 'HTTPS_PROXY',
@@ -288,7 +307,7 @@ export const settings = [
     variable: 'HOLDFAST_ADMIN_TOKEN',
     default: 'generated',
     description:
-      'Admin token. With HOLDFAST_API_KEYS or HOLDFAST_UPSTREAM_KEY one is generated where none is given; without those, admin paths answer on loopback only.',
+      'Admin token. With HOLDFAST_API_KEYS or HOLDFAST_UPSTREAM_KEY one is generated when none is set; without those, admin paths answer on loopback only.',
   },
   {
     variable: 'HOLDFAST_INTERNAL_HOST',
@@ -296,11 +315,12 @@ export const settings = [
     description:
       'Address on which other workers reach this one. Default: loopback, or with a database on another machine its only private address; never a public one.',
   },
-  { variable: 'HOLDFAST_INTERNAL_PORT', default: '0', description: 'Its port; 0 takes a free one.' },
+  { variable: 'HOLDFAST_INTERNAL_PORT', default: '0', description: 'Port of that address; 0 takes a free one.' },
   {
     variable: 'HOLDFAST_ADVERTISE_URL',
     default: 'derived',
-    description: 'Where other workers find that address, `http://address:port`; it must lead to this very worker.',
+    description:
+      'URL under which other workers reach that address, `http://address:port`; it must lead to this very worker.',
   },
   {
     variable: 'HOLDFAST_INSTANCE_POLICY',
@@ -320,19 +340,19 @@ export const settings = [
   { variable: 'HOLDFAST_LOG_LEVEL', default: 'info', description: '`trace` to `fatal`, or `silent`.' },
 ] as const;
 
-/** A configuration that cannot work; the message lists every problem and holds no secret. */
+/** The configuration is invalid. The message lists every problem and contains no secret. */
 export class ConfigError extends Error {
   override readonly name = 'ConfigError';
 }
 
 const optional = (value: string | undefined) => (value === undefined || value.trim() === '' ? null : value.trim());
-/** Whether an address means "this machine" and nothing else. */
+/** Returns whether an address means this machine and nothing else. */
 export const isLoopback = (host: string) => host === 'localhost' || host === '::1' || /^127(\.\d{1,3}){3}$/.test(host);
 
-/** A value as it was meant when it was pasted with the quotes of its source. */
+/** Removes the quotes around a value that was pasted with them. */
 const unquoted = (text: string) => /^(["'`])(.*)\1$/s.exec(text)?.[2]?.trim() ?? text;
 
-/** The base URL of what was pasted: the whole endpoint and the WebSocket address mean the same place. */
+/** Returns the base URL of a pasted address: the full endpoint and the WebSocket address mean the same place. */
 function upstreamBase(text: string): string {
   const url = URL.parse(unquoted(text).replace(/^ws(s?):\/\//i, 'http$1://'));
   if (url === null) return text;
@@ -344,10 +364,10 @@ function upstreamBase(text: string): string {
   return url.href.replace(/\/(?=$|\?)/, '');
 }
 
-/** What a client can send as a bearer token: anything else would never match. */
+/** Returns whether a client can send the key as a bearer token. Any other key would never match. */
 const isSendable = (key: string) => /^[\x21-\x7e]+$/.test(key);
 
-/** The bare key of what was pasted: the value of the header, or the whole line, mean the same key. */
+/** Returns the bare key of a pasted value: the value of the header, or the whole line, mean the same key. */
 function upstreamKeyOf(text: string | null, problems: string[]): string | null {
   if (text === null) return null;
   const key = unquoted(
@@ -432,7 +452,7 @@ function headerNames(text: string | null, problems: string[]): string[] {
   });
 }
 
-/** A comma-separated list in lower case; empty entries count for nothing. */
+/** Parses a comma-separated list to lower case; empty entries are ignored. */
 function list(
   text: string | undefined,
   isValid: (entry: string) => boolean,
@@ -450,20 +470,20 @@ const isHostName = (entry: string) => entry === '*' || hostAndPort(entry) !== nu
 const isPageOrigin = (entry: string) => entry === '*' || /^[a-z][a-z0-9+.-]*:\/\/[^\s/?#@]+$/.test(entry);
 
 /**
- * The name or address and the port of a `Host` header, in lower case and without the dot that ends a full name; null for
- * one that is malformed.
+ * Parses a `Host` header to name or address and port, in lower case and without the dot that ends a full name; null when it
+ * is malformed.
  */
 export function hostAndPort(text: string): { name: string; port: string | null } | null {
   const match = /^(\[[\da-f:.]+\]|[\w.-]+?)\.?(?::(\d{1,5}))?$/i.exec(text.trim());
   return match && { name: match[1]!.toLowerCase(), port: match[2] ?? null };
 }
 
-/** What Kubernetes derives from the name of a service, which may begin like a setting. */
+/** Matches variables that Kubernetes derives from a service's name, which may start like a setting. */
 const ofKubernetes = (name: string, value: string) =>
   /_SERVICE_(?:HOST|PORT(?:_\w+)?)$|_PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?$/.test(name) ||
   (name.endsWith('_PORT') && /^(?:tcp|udp|sctp):\/\//.test(value));
 
-/** Steps of one character by which two names differ. */
+/** Returns the edit distance between two names, in single characters. */
 function distance(a: string, b: string): number {
   let row = Array.from({ length: b.length + 1 }, (_, at) => at);
   for (let i = 1; i <= a.length; i += 1) {
@@ -476,7 +496,7 @@ function distance(a: string, b: string): number {
   return row[b.length]!;
 }
 
-/** A setting that is spelled wrong would silently be at its default. */
+/** Reports unknown variables: a misspelled setting would silently keep its default. */
 function unknownNames(env: NodeJS.ProcessEnv, problems: string[]): void {
   const known = [...Object.values(deadlineKnobs), ...Object.values(limitKnobs), ...settings].map(
     ({ variable }) => variable as string,
@@ -492,7 +512,11 @@ function unknownNames(env: NodeJS.ProcessEnv, problems: string[]): void {
   }
 }
 
-/** Reads and checks the whole configuration. Throws `ConfigError` naming every problem at once. */
+/**
+ * Reads and validates the whole configuration.
+ *
+ * @throws `ConfigError` naming every problem at once
+ */
 export function readConfig(env: NodeJS.ProcessEnv): Config {
   const problems: string[] = [];
   const parsed = strings.safeParse({
@@ -568,7 +592,7 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
     problems.push('HOLDFAST_HEARTBEAT_MS must be at most half of HOLDFAST_SELF_FENCE_MS');
   }
   if (problems.length > 0 || !parsed.success) {
-    throw new ConfigError(`The configuration cannot work:\n${problems.map((each) => `  - ${each}`).join('\n')}`);
+    throw new ConfigError(`The configuration is invalid:\n${problems.map((each) => `  - ${each}`).join('\n')}`);
   }
   const { port, upstreamUrl, transport, internalPort, advertiseUrl, policy, inspectUrl, inspectContent } = parsed.data;
   return {

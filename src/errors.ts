@@ -1,11 +1,11 @@
 /**
- * The error catalogue. Each entry is API: `bridge_code`, the HTTP status, the OpenAI `type` and `code` clients act on,
- * and what the client should do. Codex takes 400 and a 429 without Retry-After as final; 5xx it repeats for 30 s.
+ * Error catalogue. Each entry is API: `bridge_code`, the HTTP status, the OpenAI `type` and `code` that clients act on, and
+ * the recommended action. Codex treats 400, and 429 without Retry-After, as final; it repeats 5xx for 30 s.
  */
 interface CatalogueEntry {
   status: number;
   type: 'invalid_request_error' | 'server_error' | 'authentication_error' | 'permission_error' | 'rate_limit_error';
-  /** The canonical code where clients match one, else the bridge's own. */
+  /** Canonical code where clients match one, else the bridge's own. */
   code: string;
   message: string;
   /** `false` is sent as `x-should-retry: false`: repeating the same request cannot help. */
@@ -37,7 +37,7 @@ export const catalogue = {
     code: 'malformed_request',
     message: 'The request is not well-formed HTTP.',
     retry: false,
-    action: 'Fix the client, or what stands between it and this bridge.',
+    action: 'Fix the client, or the intermediary between it and this bridge.',
   },
   bridge_request_timeout: {
     status: 408,
@@ -51,7 +51,7 @@ export const catalogue = {
     status: 417,
     type: 'invalid_request_error',
     code: 'expectation_failed',
-    message: 'The Expect header asks for something that this bridge does not do.',
+    message: 'The Expect header requests behaviour that this bridge does not support.',
     retry: false,
     action: 'Send `Expect: 100-continue`, or none.',
   },
@@ -109,13 +109,13 @@ export const catalogue = {
     code: 'invalid_api_key',
     message: 'Missing or unknown API key.',
     retry: false,
-    action: 'Send a key this bridge knows.',
+    action: 'Send a valid key.',
   },
   bridge_forbidden_host: {
     status: 403,
     type: 'permission_error',
     code: 'bridge_forbidden_host',
-    message: 'This bridge does not go by the name in the Host header.',
+    message: 'The name in the Host header is not a name of this bridge.',
     retry: false,
     action: 'Use an address of this bridge, or add the name to HOLDFAST_PUBLIC_HOSTS.',
   },
@@ -125,7 +125,8 @@ export const catalogue = {
     code: 'bridge_forbidden_origin',
     message: 'Pages of other origins may not use this bridge.',
     retry: false,
-    action: 'Add the origin to HOLDFAST_CORS_ORIGINS. Operators act from no page but this bridge’s own, and with JSON.',
+    action:
+      'Add the origin to HOLDFAST_CORS_ORIGINS. Operator requests are accepted only from this bridge’s own pages, and only with JSON.',
   },
   bridge_session_busy: {
     status: 409,
@@ -174,7 +175,7 @@ export const catalogue = {
     status: 503,
     type: 'server_error',
     code: 'bridge_owner_lost',
-    message: 'The worker that ran this turn is gone; how far it got is not known.',
+    message: 'The worker that ran this turn has failed; its progress is unknown.',
     retry: true,
     retryAfterSeconds: 1,
     action: 'Repeat after Retry-After.',
@@ -183,7 +184,7 @@ export const catalogue = {
     status: 429,
     type: 'rate_limit_error',
     code: 'rate_limit_exceeded',
-    message: 'More requests than this bridge takes from one tenant in a minute.',
+    message: 'This tenant has exceeded its limit of requests per minute.',
     retry: true,
     retryAfterSeconds: 1,
     action: 'Repeat after Retry-After, or raise HOLDFAST_TENANT_REQUESTS_PER_MINUTE.',
@@ -192,7 +193,7 @@ export const catalogue = {
     status: 429,
     type: 'rate_limit_error',
     code: 'bridge_tenant_busy',
-    message: 'This tenant has as much in hand here as one tenant may.',
+    message: 'This tenant has reached its limit of concurrent work on this worker.',
     retry: true,
     retryAfterSeconds: 2,
     action: 'Repeat after Retry-After, when some of its requests have ended.',
@@ -210,7 +211,7 @@ export const catalogue = {
     status: 503,
     type: 'server_error',
     code: 'bridge_conflict',
-    message: 'The conversation changed hands too often while this request was being placed.',
+    message: 'The conversation changed its owner too often while this request was being placed.',
     retry: true,
     retryAfterSeconds: 1,
     action: 'Repeat after Retry-After.',
@@ -219,7 +220,7 @@ export const catalogue = {
     status: 503,
     type: 'server_error',
     code: 'bridge_hold_expired',
-    message: 'The request could not be started in the time it may be held; nothing was sent.',
+    message: 'The request could not be started within its time limit; nothing was sent.',
     retry: true,
     retryAfterSeconds: 1,
     action: 'Repeat after Retry-After.',
@@ -237,7 +238,7 @@ export const catalogue = {
     status: 500,
     type: 'server_error',
     code: 'bridge_store_rejected',
-    message: 'The session store refused to record this turn.',
+    message: 'The session store rejected this turn.',
     retry: false,
     action: 'Tell the operator; the log has the reason.',
   },
@@ -263,7 +264,7 @@ export const catalogue = {
     status: 503,
     type: 'server_error',
     code: 'bridge_overloaded',
-    message: 'This worker holds as many connections as it may.',
+    message: 'This worker has reached its connection limit.',
     retry: true,
     retryAfterSeconds: 5,
     action: 'Repeat after Retry-After.',
@@ -272,7 +273,7 @@ export const catalogue = {
     status: 503,
     type: 'server_error',
     code: 'bridge_bodies_full',
-    message: 'This worker has as many bytes of requests in hand as it may.',
+    message: 'This worker has reached its limit of request bytes.',
     retry: true,
     retryAfterSeconds: 1,
     action: 'Repeat after Retry-After, or raise HOLDFAST_BODIES_BYTES.',
@@ -298,7 +299,7 @@ export const catalogue = {
     status: 504,
     type: 'server_error',
     code: 'bridge_first_event_timeout',
-    message: 'The upstream did not begin to answer in time.',
+    message: 'The upstream did not start to answer in time.',
     retry: true,
     action: 'Repeat the request.',
   },
@@ -306,7 +307,7 @@ export const catalogue = {
     status: 504,
     type: 'server_error',
     code: 'bridge_stream_silent',
-    message: 'The upstream fell silent during the turn.',
+    message: 'The upstream sent nothing for too long during the turn.',
     retry: true,
     action: 'Repeat the request.',
   },
@@ -336,7 +337,7 @@ export const catalogue = {
     action: 'Repeat the request; a new session starts.',
   },
   bridge_upstream_credential: {
-    // 400 although the fault is not the client's: it is the one status that no client repeats.
+    // Status 400 although the client is not at fault: no client repeats it.
     status: 400,
     type: 'server_error',
     code: 'bridge_upstream_credential',
@@ -356,7 +357,7 @@ export const catalogue = {
 
 export type BridgeCode = keyof typeof catalogue;
 
-/** The body every error leaves in: OpenAI's envelope plus what Holdfast knows. */
+/** Body of every error answer: OpenAI's envelope plus Holdfast's fields. */
 export interface ErrorEnvelope {
   error: {
     message: string;
@@ -368,19 +369,19 @@ export interface ErrorEnvelope {
   };
 }
 
-/** A failure with a name. `detail` goes to the client and must hold no secret and no prompt. */
+/** Failure with a catalogue entry. `detail` is sent to the client and must contain no secret and no prompt. */
 export class BridgeError extends Error {
   override readonly name = 'BridgeError';
   readonly code: BridgeCode;
   readonly entry: CatalogueEntry;
   readonly param: string | null;
-  /** What the message says beyond that of its entry. */
+  /** Text added to the message of the catalogue entry. */
   readonly detail: string | null;
-  /** Seconds, as the Retry-After header will say; null sends none. */
+  /** Value of the Retry-After header in seconds; null sends none. */
   readonly retryAfterSeconds: number | null;
   /** Further headers of the answer, names in lower case. */
   readonly headers: Readonly<Record<string, string>>;
-  /** What the resolver had decided, if it had. */
+  /** Outcome decided by the resolver; null if it had not decided. */
   outcome: string | null = null;
 
   constructor(
@@ -407,7 +408,7 @@ export class BridgeError extends Error {
     return this.entry.status;
   }
 
-  /** The error in OpenAI's envelope. */
+  /** Returns the error in OpenAI's envelope. */
   envelope(): ErrorEnvelope {
     const { type, code } = this.entry;
     return {

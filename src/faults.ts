@@ -1,4 +1,4 @@
-/** Where an exception was caught that no request, connection or turn was there to take. */
+/** Event source whose listener threw an exception that belongs to no request, connection or turn. */
 export type FaultSource =
   | 'timer'
   | 'upgrade'
@@ -10,10 +10,14 @@ export type FaultSource =
   | 'inspector'
   | 'supervisor';
 
-/** @param suppressed faults of this source since the last report, which were not reported */
+/**
+ * Receives a fault.
+ *
+ * @param suppressed number of unreported faults of this source since the last report
+ */
 type FaultReport = (error: unknown, source: FaultSource, suppressed: number) => void;
 
-/** Reports of one source in `WINDOW_MS`: a fault that repeats must not fill the log. */
+/** Most reports per source within `WINDOW_MS`: a recurring fault must not fill the log. */
 const MOST_REPORTS = 5;
 const WINDOW_MS = 60_000;
 
@@ -21,8 +25,10 @@ const reports: FaultReport[] = [];
 const windows = new Map<FaultSource, { since: number; reported: number; suppressed: number }>();
 
 /**
- * Where faults are reported from now on; of several the one that was added last is used. The returned function takes it
- * out again. Without any, faults are warnings of the process.
+ * Registers a receiver of fault reports. With several, the last one registered is used; without any, faults become process
+ * warnings.
+ *
+ * @returns a function that removes the receiver
  */
 export function onFault(report: FaultReport): () => void {
   reports.push(report);
@@ -32,7 +38,7 @@ export function onFault(report: FaultReport): () => void {
   };
 }
 
-/** Reports an exception that ends at an event source, at a bounded rate for each source. Never throws. */
+/** Reports an exception caught at an event source, at a limited rate per source. Never throws. */
 export function reportFault(error: unknown, source: FaultSource): void {
   const now = performance.now();
   let window = windows.get(source);
@@ -52,15 +58,15 @@ export function reportFault(error: unknown, source: FaultSource): void {
     if (report) report(error, source, suppressed);
     else process.emitWarning(error instanceof Error ? error : new Error(String(error)));
   } catch {
-    // A log that cannot be written must not end what was saved from the fault.
+    // A failing log must not undo the containment of the fault.
   }
 }
 
 /**
- * The guard of an event source: a listener whose exceptions end here. Without it, an exception in a listener ends the
+ * Wraps a listener of an event source so that its exceptions end here. Otherwise an exception in a listener ends the
  * process and every conversation in it.
  *
- * @param fail ends what the event was about: its connection, socket or turn
+ * @param fail ends the connection, socket or turn that the event concerned
  */
 export function guarded<A extends unknown[]>(
   source: FaultSource,

@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 
 /** Source of identifiers, injected so that a simulation can make them reproducible. */
 export interface Ids {
-  /** A fresh UUID: session, turn, worker, nonce and request ids are all of this form. */
+  /** Returns a fresh UUID. Session, turn, worker, nonce and request ids all have this form. */
   uuid(): string;
 }
 

@@ -1,26 +1,26 @@
 import { createHash } from 'node:crypto';
 
 /**
- * JSON as it was written. Bodies and frames are relayed, stored and cut into items by slices of their own text, because
- * a value that went through `JSON.parse` and `JSON.stringify` may come out changed: numbers lose digits (2^63 - 1) or
- * their form (`1.0`, `-0`, `1E400`), and integer-like keys move to the front.
+ * JSON in its written form. Bodies and frames are relayed, stored and cut into items as slices of their own text, because a
+ * round trip through `JSON.parse` and `JSON.stringify` may change a value: numbers lose digits (2^63 - 1) or their form
+ * (`1.0`, `-0`, `1E400`), and integer-like keys move to the front.
  *
- * The scanners here expect text that `JSON.parse` accepts; on other text their result is unspecified, but they end.
+ * The scanners here expect text that `JSON.parse` accepts. On other text their result is unspecified, but they terminate.
  */
 
-/** Where a value lies in a JSON text, in UTF-16 units; `end` is exclusive. */
+/** Position of a value in a JSON text, in UTF-16 units; `end` is exclusive. */
 export interface Span {
   readonly start: number;
   readonly end: number;
 }
 
-/** A value together with the text it was written as. */
+/** Value together with the text it was written as. */
 export interface Written<T> {
   readonly value: T;
   readonly json: string;
 }
 
-/** A JSON object: neither null nor an array. */
+/** Returns whether a value is a JSON object: neither null nor an array. */
 export const isFields = (value: unknown): value is Record<string, unknown> =>
   typeof value === 'object' && value !== null && !Array.isArray(value);
 
@@ -41,7 +41,7 @@ function skipSpace(text: string, from: number): number {
   return at;
 }
 
-/** The index after the closing quote of the string that begins at `from`. */
+/** Returns the index after the closing quote of the string that starts at `from`. */
 function skipString(text: string, from: number): number {
   for (let quote = text.indexOf('"', from + 1); quote >= 0; quote = text.indexOf('"', quote + 1)) {
     let slashes = 0;
@@ -51,7 +51,7 @@ function skipString(text: string, from: number): number {
   return text.length;
 }
 
-/** The index after the value that begins at `from`. Iterative, so that nesting costs no stack. */
+/** Returns the index after the value that starts at `from`. Iterative, so that nesting uses no stack. */
 function skipValue(text: string, from: number): number {
   let depth = 0;
   for (let at = from; at < text.length; at += 1) {
@@ -66,7 +66,7 @@ function skipValue(text: string, from: number): number {
         break;
       case CLOSE_LIST:
       case CLOSE_OBJECT:
-        // The end of what surrounds a bare number or word.
+        // End of the array or object around a bare number or word.
         if (depth === 0) return at;
         depth -= 1;
         if (depth === 0) return at + 1;
@@ -78,14 +78,14 @@ function skipValue(text: string, from: number): number {
   return text.length;
 }
 
-/** A member of an object, where its value lies. */
+/** Member of an object; the span is that of its value. */
 export interface Member extends Span {
   readonly name: string;
-  /** Where the quoted name begins. */
+  /** Start of the quoted name. */
   readonly from: number;
 }
 
-/** A member's name from its quoted text. Broken text does not throw. */
+/** Returns a member's name from its quoted text. Malformed text does not throw. */
 function nameOf(quoted: string): string {
   if (!quoted.includes('\\')) return quoted.slice(1, -1);
   try {
@@ -95,7 +95,7 @@ function nameOf(quoted: string): string {
   }
 }
 
-/** Every member of the object that `text` holds at `at`, as it was written, repeated names included. */
+/** Returns every member of the object that `text` has at `at`, in written order, including repeated names. */
 export function scanMembers(text: string, at = 0): Member[] {
   const members: Member[] = [];
   let next = skipSpace(text, at);
@@ -117,23 +117,23 @@ export function scanMembers(text: string, at = 0): Member[] {
 }
 
 /**
- * The members of the object that `text` holds at `at`, in the order they were written. Of repeated names the last
- * counts, as in `JSON.parse`. Empty when there is no object.
+ * Returns the members of the object that `text` has at `at`, in written order. Of repeated names the last counts, as in
+ * `JSON.parse`. Empty when there is no object.
  *
- * @param at where the object begins; white space before it is skipped
+ * @param at start of the object; white space before it is skipped
  */
 export function membersOf(text: string, at = 0): Map<string, Span> {
   return spansByName(scanMembers(text, at));
 }
 
-/** The members by name; of repeated names the last counts. */
+/** Returns the members by name; of repeated names the last counts. */
 export const spansByName = (members: readonly Member[]): Map<string, Span> =>
   new Map(members.map(({ name, start, end }) => [name, { start, end }]));
 
 /**
- * The elements of the array that `text` holds at `at`. Empty when there is no array.
+ * Returns the elements of the array that `text` has at `at`. Empty when there is no array.
  *
- * @param at where the array begins; white space before it is skipped
+ * @param at start of the array; white space before it is skipped
  */
 export function elementsOf(text: string, at = 0): Span[] {
   const elements: Span[] = [];
@@ -151,31 +151,31 @@ export function elementsOf(text: string, at = 0): Span[] {
   return elements;
 }
 
-/** The text of a span, or null without one. */
+/** Returns the text of a span; null without a span. */
 export function textOf(text: string, span: Span | undefined): string | null {
   return span ? text.slice(span.start, span.end) : null;
 }
 
-/** The text of one member of the object that `text` holds, or null when it has no such member. */
+/** Returns the text of one member of the object in `text`; null when it has no such member. */
 export function memberText(text: string, name: string): string | null {
   return textOf(text, membersOf(text).get(name));
 }
 
-/** The texts of the elements of a JSON array. */
+/** Returns the texts of the elements of a JSON array. */
 export function elementTexts(text: string, at = 0): string[] {
   return elementsOf(text, at).map(({ start, end }) => text.slice(start, end));
 }
 
-/** The text of a JSON array whose elements have these texts. */
+/** Returns the text of a JSON array whose elements have these texts. */
 export function arrayText(elements: readonly string[]): string {
-  // One long element is not copied before it is used.
+  // Avoids copying a single long element.
   return elements.length === 1 ? `[${elements[0]}]` : `[${elements.join(',')}]`;
 }
 
 /**
- * The text with some of its spans replaced.
+ * Returns the text with some of its spans replaced.
  *
- * @param edits in the order of their spans, which do not overlap
+ * @param edits non-overlapping spans in ascending order
  */
 export function withSpans(text: string, edits: Iterable<Span & { readonly json: string }>): string {
   const parts: string[] = [];
@@ -188,7 +188,7 @@ export function withSpans(text: string, edits: Iterable<Span & { readonly json: 
   return parts.join('');
 }
 
-/** An object's text around and between its braces' ends: what precedes its first member, its members, what follows them. */
+/** Text of an object in three parts: up to its first member, its members, and after the last one. */
 export interface MembersText {
   readonly before: string;
   readonly members: string;
@@ -196,12 +196,12 @@ export interface MembersText {
 }
 
 /**
- * An object's text with some of its members replaced, added (at the end, in the order given) or, with null, left out;
- * everything else stays as it was written, white space and escapes included. Of repeated names only the last is kept.
- * Parts are appended, never joined: so a long text is not copied before it is used.
+ * Returns an object's text with some of its members replaced, added (at the end, in the given order) or, with null,
+ * removed. Everything else keeps its written form, including white space and escapes. Of repeated names only the last is
+ * kept. Parts are appended, not joined, so a long text is not copied before it is used.
  *
  * @param changes JSON text by member name
- * @param members the text's own members, where they are known already
+ * @param members the text's own members, if already known
  */
 export function changedMembers(
   text: string,
@@ -215,7 +215,7 @@ export function changedMembers(
     const { name, from, start, end } = member;
     const change = changes.get(name);
     if (change !== null && last.get(name) === member) {
-      // The white space and the comma before a member leave with it.
+      // The white space and the comma before a removed member are removed with it.
       if (kept !== '' && previous) kept += text.slice(previous.end, from);
       kept += text.slice(from, start);
       kept += change ?? text.slice(start, end);
@@ -231,23 +231,23 @@ export function changedMembers(
   return { before: text.slice(0, members[0]!.from), members: kept, after: text.slice(previous.end) };
 }
 
-/** The text that `changedMembers` describes. */
+/** Returns the text that `changedMembers` describes. */
 export function withMembers(...change: Parameters<typeof changedMembers>): string {
   const { before, members, after } = changedMembers(...change);
   return before + members + after;
 }
 
-/** Deepest nesting of anything that is taken in, a request body or an upstream frame: what reads it on is recursive. */
+/** Deepest nesting accepted in a request body or an upstream frame: later code processes it recursively. */
 export const MOST_LEVELS = 400;
 
-/** What of a text is beyond a bound: arrays and objects in each other, or values and member names together. */
+/** Bound that a text exceeds: nesting of arrays and objects, or the number of values and member names. */
 export type Excess = 'levels' | 'values';
 
 /**
- * The first bound that a text goes beyond, found without parsing it; null when it keeps both.
+ * Returns the first bound that a text exceeds, without parsing it; null when it is within both.
  *
- * @param most.levels arrays and objects that may lie in each other
- * @param most.values values and member names that the text may hold, all levels together
+ * @param most.levels deepest nesting of arrays and objects
+ * @param most.values most values and member names in the text, over all levels
  */
 export function excessOf(text: string, most: { levels: number; values: number }): Excess | null {
   let depth = 0;
@@ -276,13 +276,13 @@ export function excessOf(text: string, most: { levels: number; values: number })
   return null;
 }
 
-/** Whether arrays and objects in the text lie in each other deeper than `most` levels. */
+/** Returns whether arrays and objects in the text are nested deeper than `most` levels. */
 export const nestsDeeperThan = (text: string, most: number): boolean =>
   excessOf(text, { levels: most, values: Number.POSITIVE_INFINITY }) === 'levels';
 
 /**
- * Where the first name lies that an object of the text has more than once, as the names and indexes on the way to it; null
- * without one. `JSON.parse` shows the last of its values: another reader may take the first.
+ * Returns the path (names and indexes) of the first name that an object of the text contains more than once; null when
+ * there is none. `JSON.parse` uses the last of its values, another parser may use the first.
  */
 export function repeatedName(text: string): readonly (string | number)[] | null {
   const open: { names: Set<string> | null; at: string | number }[] = [];
@@ -316,15 +316,15 @@ export function repeatedName(text: string): readonly (string | number)[] | null 
   return null;
 }
 
-/** Texts of up to this many UTF-16 units are encoded or decoded in one go. */
+/** Most UTF-16 units of a text that are encoded or decoded at once. */
 const SLICE = 1_048_576;
 
 const turnOfTheLoop = () => new Promise<void>((next) => setImmediate(next));
 
-/** Whether encoding the text in one go would hold up the event loop. */
+/** Returns whether encoding the text at once would block the event loop. */
 export const isLongText = (text: string): boolean => text.length > SLICE;
 
-/** A text in UTF-8. A long one is encoded in slices, between which the event loop goes on. */
+/** Encodes a text in UTF-8. A long text is encoded in slices; the event loop runs between them. */
 export async function encodeText(text: string): Promise<Buffer> {
   if (!isLongText(text)) return Buffer.from(text, 'utf8');
   const parts: Buffer[] = [];
@@ -332,7 +332,7 @@ export async function encodeText(text: string): Promise<Buffer> {
   return joinParts(parts);
 }
 
-/** The slices of a text in UTF-8. The event loop goes on behind each of them. */
+/** Yields the slices of a text in UTF-8. The event loop runs after each one. */
 export async function* encodedSlices(text: string): AsyncGenerator<Buffer, void, undefined> {
   for (let at = 0; at < text.length; ) {
     const end = sliceEnd(text, at);
@@ -342,7 +342,7 @@ export async function* encodedSlices(text: string): AsyncGenerator<Buffer, void,
   }
 }
 
-/** `arrayText` in UTF-8. A long array is encoded in slices, between which the event loop goes on. */
+/** Encodes `arrayText` in UTF-8. A long array is encoded in slices; the event loop runs between them. */
 export async function encodeArray(elements: readonly string[]): Promise<Buffer> {
   const parts: Buffer[] = [];
   let pending = '[';
@@ -357,7 +357,7 @@ export async function encodeArray(elements: readonly string[]): Promise<Buffer> 
   return parts.length === 0 ? last : joinParts([...parts, last]);
 }
 
-/** The hex SHA-256 of a text in UTF-8. A long one is hashed in slices, between which the event loop goes on. */
+/** Returns the hex SHA-256 of a text in UTF-8. A long text is hashed in slices; the event loop runs between them. */
 export async function hashText(text: string): Promise<string> {
   const hash = createHash('sha256');
   for (let at = 0; at < text.length; ) {
@@ -369,7 +369,7 @@ export async function hashText(text: string): Promise<string> {
   return hash.digest('hex');
 }
 
-/** Where a slice from `at` ends: not between the halves of one character. */
+/** Returns the end of a slice from `at`, which never separates a surrogate pair. */
 function sliceEnd(text: string, at: number): number {
   const end = Math.min(text.length, at + SLICE);
   const last = text.charCodeAt(end - 1);
@@ -386,7 +386,7 @@ async function joinParts(parts: readonly Buffer[]): Promise<Buffer> {
   return whole;
 }
 
-/** The text of UTF-8 bytes, which are decoded in slices when they are many; what is no UTF-8 is replaced. */
+/** Decodes UTF-8 bytes, many of them in slices. Invalid bytes are replaced. */
 export async function decodeText(bytes: Buffer): Promise<string> {
   if (bytes.length <= SLICE) return bytes.toString('utf8');
   const decoder = new TextDecoder('utf-8', { ignoreBOM: true });
@@ -400,14 +400,17 @@ export async function decodeText(bytes: Buffer): Promise<string> {
 }
 
 /**
- * Finds numbers whose value a double may not hold: more digits than it has, or an exponent. It may also match inside
- * strings, which only costs the slower parse.
+ * Matches numbers whose value a double may not hold: more digits than it has, or an exponent. A match inside a string only
+ * causes the slower parse.
  */
 const UNSAFE_NUMBER = /(?:^|[\s:[,])-?(?:[\d.]{16}|\d+(?:\.\d+)?[eE])/;
 
 const NUMBER = /^(-?)0*(\d*)(?:\.(\d+))?(?:[eE]([+-]?\d{1,6}))?$/;
 
-/** A number's exact value, so that `1.0`, `1` and `10e-1` are equal; null for exponents beyond reason. */
+/**
+ * Returns a number's exact value in a normal form, so that `1.0`, `1` and `10e-1` are equal; null for unreasonably large
+ * exponents.
+ */
 function exactValue(written: string): string | null {
   const match = NUMBER.exec(written);
   if (!match) return null;
@@ -423,9 +426,10 @@ function exactValue(written: string): string | null {
 }
 
 /**
- * `JSON.parse`, but a number whose value a double cannot hold is kept as a `JSON.rawJSON` object, so that two of them
- * compare by their digits. Other ways to write a number that a double holds (`1.0`, `1e-05`) are that number: a client
- * that parses and writes what it was sent says the same. Text that is nested too deeply is parsed without this.
+ * Parses like `JSON.parse`, but keeps a number whose value a double cannot hold as a `JSON.rawJSON` object, so that two of
+ * them compare by their digits. Other spellings of a number that a double holds (`1.0`, `1e-05`) become that number: a
+ * client that parses and reserialises what it received produces the same. Text nested too deeply for this falls back to
+ * `JSON.parse`.
  *
  * @throws SyntaxError when the text is not JSON
  */
@@ -444,7 +448,7 @@ export function parseExact(text: string): unknown {
 }
 
 /**
- * `JSON.parse` of text from outside.
+ * Parses external text with `JSON.parse`.
  *
  * @param most deepest nesting
  * @throws SyntaxError when the text is not JSON, or nested deeper
@@ -454,13 +458,13 @@ export function parseBounded(text: string, most: number = MOST_LEVELS): unknown 
   return JSON.parse(text);
 }
 
-/** ES2026 members of `JSON` that the type library does not know yet; Node has them since 21. */
+/** ES2026 members of `JSON` that the type library does not declare yet; Node has them since 21. */
 const rawJson = JSON as unknown as {
   rawJSON(text: string): { readonly rawJSON: string };
   isRawJSON(value: unknown): value is { readonly rawJSON: string };
 };
 
-/** The digits of a number that `parseExact` kept as written; null for anything else. */
+/** Returns the digits of a number that `parseExact` kept as written; null for any other value. */
 export function rawNumber(value: unknown): string | null {
   return rawJson.isRawJSON(value) ? value.rawJSON : null;
 }

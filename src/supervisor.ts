@@ -10,10 +10,10 @@ import { openConfigured } from './storage.ts';
 import { loadOrCreateAdminToken, loadOrCreateTokenSecrets, startEmbeddedPostgres } from './store/embedded/index.ts';
 import { parseSecrets } from './token/keyring.ts';
 
-/** What a worker process tells its supervisor. */
+/** Messages of a worker process to its supervisor. */
 export type WorkerNews = { kind: 'registered'; workerId: string } | { kind: 'ready'; url: string } | MetricsNews;
 
-/** What a supervisor tells a worker process. Signals say nothing there: see `obeySupervisor` in `cli.ts`. */
+/** Orders of a supervisor to a worker process. Workers ignore signals: see `obeySupervisor` in `cli.ts`. */
 export type SupervisorOrder = { kind: 'drain' } | MetricsOrder;
 
 export interface SupervisorOptions {
@@ -25,34 +25,36 @@ export interface SupervisorOptions {
 }
 
 export interface Supervisor {
-  /** Resolves when every worker has drained and gone, and the embedded database, if any, has stopped. */
+  /** Drains all workers and stops the embedded database, if there is one. Resolves when all processes have ended. */
   stop(): Promise<void>;
-  /** Ends the workers without draining; what they ran is recorded as lost. */
+  /** Ends the workers without draining; their running turns are recorded as lost. */
   kill(): Promise<void>;
 }
 
-/** A worker that lived shorter than this, in milliseconds, is replaced with a growing pause. */
+/** Lifetime in milliseconds below which a worker is replaced after a growing pause. */
 const SHORT_LIFE = 10_000;
 const FIRST_PAUSE = 250;
 const LONGEST_PAUSE = 10_000;
-/** What a drain may take beyond its deadlines before the worker is killed, milliseconds. */
+/** Time for a drain beyond its deadlines before the worker is killed, in milliseconds. */
 const HANGING_GRACE = 10_000;
 
 /**
- * Runs several workers behind one port, one process each, and owns their embedded database. A reaped child is certainly
- * dead: its death is stored at once, so that its busy sessions need not wait for a lease.
+ * Runs several workers behind one port, one process each, and owns their embedded database. A reaped child process is
+ * certainly dead: its death is stored at once, so that its busy sessions do not wait for the lease to expire.
+ *
+ * @throws `DatabaseUnusable`, or the error of the embedded database's start
  */
 export async function supervise({ config, logger, workers, onReady }: SupervisorOptions): Promise<Supervisor> {
   const { env, url, adminToken, stopDatabase } = await database(config, logger);
   onFault((err, source, suppressed) => {
-    logger.error({ err, source, suppressed }, 'an exception ended what it arose from, and nothing else: report it');
+    logger.error({ err, source, suppressed }, 'an exception was contained at its source: report it');
   });
   const store = await openConfigured(config, url, logger, 1).catch(async (error) => {
     await stopDatabase();
     throw error;
   });
-  // Workers accept by themselves. Where the primary hands connections out, one that it hands to a worker in the moment that
-  // worker dies stays open and is never answered.
+  // Workers accept connections themselves. With distribution by the primary, a connection handed to a worker that just dies
+  // stays open and is never answered.
   cluster.schedulingPolicy = cluster.SCHED_NONE;
   cluster.setupPrimary({ exec: join(import.meta.dirname, `cli.${import.meta.filename.split('.').at(-1)}`), args: [] });
   const identities = new Map<number, string>();
@@ -62,22 +64,22 @@ export async function supervise({ config, logger, workers, onReady }: Supervisor
   let stopping = false;
   let announced = false;
 
-  /** Repeated until it is answered: only a stored death frees what the worker was running. */
+  /** Stores a worker's death, retrying until the store answers: only a stored death releases the worker's running turns. */
   async function recordDeath(workerId: string): Promise<void> {
     for (let attempt = 0; attempt < 20; attempt += 1) {
       if ((await store.declareDead(workerId)).verdict === 'dead') return;
       await new Promise((again) => setTimeout(again, 250));
     }
-    logger.error({ worker: workerId }, 'the death of a worker could not be recorded; its lease decides');
+    logger.error({ worker: workerId }, 'the death of a worker could not be recorded; its lease must expire first');
   }
 
-  /** A worker that is gone, or is going, gets no orders: its exit is an event of its own. */
+  /** Sends an order. A worker that has ended, or is ending, gets none; its exit is a separate event. */
   function order(child: Worker, what: SupervisorOrder): void {
     if (child.isConnected()) child.send(what, () => {});
   }
 
   const children = () => Object.values(cluster.workers ?? {}) as Worker[];
-  /** Those that serve: one that is being started would be waited for in vain. */
+  /** Returns the workers that serve. One that is starting would not answer in time. */
   const askers = () =>
     new Map(
       children()
@@ -108,7 +110,7 @@ export async function supervise({ config, logger, workers, onReady }: Supervisor
         }
       }),
     );
-    // A message that could not be delivered; the end of the process is an event of its own.
+    // A message could not be delivered; the end of the process is a separate event.
     child.on('error', (error) => reportFault(error, 'supervisor'));
     const exit = new Promise<void>((gone) => {
       child.once('exit', (code, signal) => {
@@ -136,7 +138,7 @@ export async function supervise({ config, logger, workers, onReady }: Supervisor
     };
     if (how === 'kill') kill();
     else for (const child of children()) order(child, { kind: 'drain' });
-    // A worker that hangs does not keep the others, or the database, from ending.
+    // A hanging worker must not keep the others, or the database, from ending.
     const { lameDuck, drain } = config.deadlines;
     const cancelKill = systemClock.after(lameDuck + drain + HANGING_GRACE, kill);
     await Promise.all(exits);
@@ -149,7 +151,7 @@ export async function supervise({ config, logger, workers, onReady }: Supervisor
   return { stop: () => end('drain'), kill: () => end('kill') };
 }
 
-/** The database all workers share, the settings by which they find it, and the admin token they all take. */
+/** Returns the database shared by all workers, the settings with which they find it, and their common admin token. */
 async function database(
   config: Config,
   logger: Logger,
@@ -175,7 +177,7 @@ async function database(
       HOLDFAST_SECRETS: secrets,
       ...(adminToken ? { HOLDFAST_ADMIN_TOKEN: adminToken.token } : {}),
       HOLDFAST_LIVENESS_DIR: config.dataDir,
-      // One port for all: nobody has to learn that one of them goes.
+      // All workers share one port, so clients and balancers need no notice when one leaves.
       HOLDFAST_LAME_DUCK_MS: '0',
     },
     stopDatabase: () => server.stop(),

@@ -1,2 +1,2 @@
-/** Released version; a test keeps it equal to package.json. */
+/** Released version. A test keeps it equal to package.json. */
 export const version = '0.1.0';

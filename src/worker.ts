@@ -25,43 +25,46 @@ import { createTokens, scopeKindOf } from './token/token.ts';
 import { createAbilities } from './upstream/abilities.ts';
 import type { UpstreamTarget, UpstreamTransport } from './upstream/port.ts';
 
-/** What a worker does for its peers. */
+/** Services of a worker for its peers. */
 export interface PeerService {
-  /** The id it is about to have or has: it changes when the worker begins again. */
+  /** Returns the worker's current id, or the one it is about to register. It changes when the worker registers again. */
   workerId(): string;
-  /** What another worker sent: run it at the epoch it names, or say that it is not ours. */
+  /**
+   * Handles a request forwarded by another worker: runs it at the given epoch, or answers that this worker does not own the
+   * session.
+   */
   serve(hop: Hop, request: TurnRequest, sink: HopSink): void;
   claimed(notice: Pick<ClaimedNotice, 'sessionId' | 'epoch' | 'news'>): void;
-  /** The actor here of that session, of whatever epoch. */
+  /** Returns the actor of that session in this process, at any epoch; null when there is none. */
   session(id: string): Session | null;
 }
 
-/** Where a worker listens for its peers. */
+/** Listener of a worker for its peers. */
 export interface PeerListener {
-  /** Where others find it; null: nowhere. */
+  /** Address for other workers; null when they cannot reach this one. */
   readonly url: string | null;
-  /** Makes sure that they do, under this id. Rejects when they would not. */
+  /** Checks that other workers reach this one at its address under this id. Rejects otherwise. */
   check(workerId: string): Promise<void>;
-  /** Running hops may end until `graceMs` is over. */
+  /** Closes the listener. Running hops may end within `graceMs` milliseconds. */
   close(graceMs: number): Promise<void>;
 }
 
-/** Everything a worker touches is handed in: a process and a simulation run the same worker. */
+/** Dependencies of a worker. Everything is injected, so that a process and a simulation run the same worker. */
 export interface WorkerMeans {
   config: Config;
   store: SessionStore;
   transport: UpstreamTransport;
   clock: Clock;
   ids: Ids;
-  /** Uniform in [0, 1). */
+  /** Returns a random number, uniform in [0, 1). */
   random(): number;
   secrets: KeyRing;
-  /** Release of the software, for the worker's row. */
+  /** Software release, for the worker's row. */
   version: string;
   livenessPath: string | null;
-  /** Others use the same store. */
+  /** Other workers use the same store. */
   shared: boolean;
-  /** Null: other workers send nothing here. */
+  /** Starts the listener for peers; null when other workers send nothing here. */
   listen: ((service: PeerService) => Promise<PeerListener>) | null;
   forwarder(workerId: () => string): Forwarder;
   logger: { info(o: object, m: string): void; warn(o: object, m: string): void; error(o: object, m: string): void };
@@ -75,7 +78,7 @@ export interface WorkerMeans {
   onGivenUp?: QuotaOptions['onGivenUp'];
 }
 
-/** One worker: its membership, its sessions and whoever places requests on them. */
+/** One worker: its membership, its sessions and the dispatcher that places requests on them. */
 export interface Worker {
   readonly membership: Membership;
   readonly roster: Roster;
@@ -83,26 +86,32 @@ export interface Worker {
   readonly quota: Quota;
   readonly forwarder: Forwarder;
   readonly target: UpstreamTarget;
-  /** It is about to go, but still serves. */
+  /** The worker is about to leave, but still serves. */
   readonly leaving: boolean;
-  /** Nothing new is admitted any more. */
+  /** Nothing new is admitted. */
   readonly refusing: boolean;
   /**
-   * Drains: first it leaves (others are told, requests are given to them), then nothing new is admitted, running turns
-   * may end, everything is given back. Store and transport are the caller's.
+   * Drains: announces its leave to the other workers and hands requests over to them, then admits nothing new, lets running
+   * turns end, and releases everything. The caller closes store and transport.
    */
   close(): Promise<void>;
 }
 
-/** What a worker logs that learns of a claim although it still runs the session: others took it for dead or unreachable. */
+/**
+ * Log message of a worker that is notified of a claim while it still runs the session: another worker took it for dead or
+ * unreachable.
+ */
 const TAKEN = 'another worker has claimed a session that runs here';
 
-/** How long a shutdown waits for what sessions still tell the store, milliseconds. */
+/** Time for a shutdown to wait for sessions' pending writes to the store, in milliseconds. */
 const BACKGROUND_GRACE = 5_000;
-/** How long the listener for peers lets its last answers be written, milliseconds. */
+/** Time for the peer listener to finish its last answers, in milliseconds. */
 const INTERNAL_GRACE = 10_000;
 
-/** Joins the workers of a store. Resolves when it may serve; rejects with whatever keeps it from being found by others. */
+/**
+ * Joins the workers of a store. Resolves when this worker may serve; rejects with the error that keeps other workers from
+ * reaching it.
+ */
 export async function startWorker(means: WorkerMeans): Promise<Worker> {
   const { config, store, transport, clock, ids, random, logger } = means;
   const inspect = safeInspect(means.inspect, (error) =>
@@ -119,9 +128,9 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
   let announcedId = '';
   let leaving = false;
   let refusing = false;
-  /** The lame duck is over: only what another worker can be given is taken in. */
+  /** The lame-duck time is over: only requests that another worker can take are accepted. */
   let emptying = false;
-  /** Peers may read of this worker before it has read that it is registered: until then nothing is its own. */
+  /** Peers may read this worker's row before it knows that it is registered; until then it owns nothing. */
   let ready: Dispatcher | null = null;
 
   const listener = means.listen
@@ -230,7 +239,7 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
     log: logger,
   });
 
-  /** Lame duck: while the balancers learn of it, this worker still takes requests and gives them to those that stay. */
+  /** Lame duck: until the balancers notice, this worker still accepts requests and hands them to the remaining workers. */
   async function leave(): Promise<void> {
     leaving = true;
     membership.drain();
@@ -271,7 +280,7 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
   };
 }
 
-/** What is stored to recognise an upstream: its address, without what could be secret in it. */
+/** Returns the stored id of an upstream: its address, without parts that could be secret. */
 function upstreamId(url: string): string {
   const { protocol, host, pathname } = new URL(url);
   const address = `${protocol}//${host}${pathname}`;

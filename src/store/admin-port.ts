@@ -1,16 +1,16 @@
 import type { KeyRef, SessionRow, SessionStateName, TurnFacts, TurnRow, TurnState } from './port.ts';
 
-/** A session as a list shows it. Times are ISO 8601. */
+/** Session as shown in a list. Times are ISO 8601. */
 export interface SessionSummary extends SessionRow {
   createdAt: string;
   updatedAt: string;
-  /** `MOST_COUNTED` stands for that many or more. */
+  /** Capped: `MOST_COUNTED` means that many or more. */
   turnCount: number;
-  /** The newest turn of the session; null when all are purged. */
+  /** Newest turn of the session; null when all its turns are purged. */
   lastTurn: { state: TurnState; outcome: string | null; form: TurnFacts['form'] } | null;
 }
 
-/** A turn of another session that continues a turn of this one. */
+/** Turn of another session that continues a turn of this one. */
 export interface ForkedTurn {
   turnId: string;
   sessionId: string;
@@ -18,108 +18,126 @@ export interface ForkedTurn {
   state: TurnState;
 }
 
-/** A turn with everything an operator may see of it; never its content. */
+/** Turn with everything that an operator may see. Never holds content. */
 export interface TurnDetail extends TurnRow {
   usage: unknown;
   error: unknown;
-  /** Null for a running turn, and for one that its author did not end. */
+  /** Null for a running turn, and for a turn that its author did not end. */
   facts: TurnFacts | null;
   startedAt: string;
   endedAt: string | null;
-  /** Its end did not happen under the fence. */
+  /** The end was recorded outside the fence, so it never moved a head. */
   branched: boolean;
-  /** Bytes its stored items take; null when none are stored. */
+  /** Bytes of the stored items; null when none are stored. */
   inputBytes: number | null;
   outputBytes: number | null;
 }
 
+/** Number of sessions that one worker owns; `busy` counts those with an active turn. */
 export interface OwnedSessions {
   workerId: string;
   sessions: number;
   busy: number;
 }
 
+/** Filters and position of one page of sessions. Absent filters match everything. */
 export interface SessionQuery {
   limit: number;
-  /** Where the page before this one ended. */
+  /** Cursor: the last row of the previous page. */
   before?: { updatedAt: string; id: string } | undefined;
   state?: SessionStateName | undefined;
-  /** A session, response or turn id exactly; or a thread or session key, as it is or as its hex SHA-256. */
+  /** Session, response or turn id, matched exactly; or a thread or session key, as plain text or as its hex SHA-256. */
   search?: string | undefined;
   ownerWorkerId?: string | undefined;
-  /** Only those with a turn active, or only those without. */
+  /** True: only sessions with an active turn. False: only sessions without one. */
   busy?: boolean | undefined;
 }
 
-/** Counting goes no further: what an operator looks at must not read a table of millions. */
+/** Upper bound of every count: a page of the console must not scan a table of millions of rows. */
 export const MOST_COUNTED = 10_000;
 
 export interface SessionPage {
-  /** The most recently changed first. */
+  /** Most recently changed first. */
   rows: readonly SessionSummary[];
   more: boolean;
-  /** Sessions that match, over all pages; `MOST_COUNTED` stands for that many or more. */
+  /** Number of matching sessions over all pages, capped: `MOST_COUNTED` means that many or more. */
   total: number;
 }
 
-/** The kinds of row that the janitor takes, each in passes of its own. */
+/** Kinds of row that the janitor purges, each in passes of its own. */
 export const purgeKinds = ['sessions', 'turns', 'workers', 'shared'] as const;
 export type PurgeKind = (typeof purgeKinds)[number];
 
-/** One step of a pass over one kind of row. */
+/** One step of a purge pass over one kind of row. */
 export interface PurgeStep {
   kind: PurgeKind;
   olderThanHours: number;
-  /** Rows that the step looks at, at most; of sessions, and of their turns. */
+  /** Most rows that the step examines. For `sessions` the limit applies to the sessions and, separately, to their turns. */
   limit: number;
-  /** Where the step before this one ended; null begins a pass. */
+  /** Cursor: where the previous step ended. Null starts a pass. */
   after: readonly string[] | null;
 }
 
-/** What one step took away. */
+/** Result of one purge step. */
 export interface Purged {
-  /** Rows by kind; those that go with another row are not counted, but for the turns of sessions. */
+  /** Number of removed rows by kind. Rows removed by cascade are not counted, except the turns of sessions. */
   removed: Readonly<Partial<Record<PurgeKind, number>>>;
-  /** Where the next step goes on; it means something to the store only. */
+  /** Cursor for the next step; opaque outside the store. */
   after: readonly string[];
   /** False at the end of the pass. */
   more: boolean;
 }
 
-/** `busy`: a turn is active, and only its owner can end it. */
+/** `busy`: a turn is active, and only its owner may end it. `missing`: the session is unknown or closed. */
 export type OperatorVerdict = 'ok' | 'busy' | 'missing';
 
-/** What operators and the janitor ask of a store. Reads throw `StoreUnavailable`, and so do the writes. */
+/**
+ * Store operations of operators and the janitor. Reads and writes reject with `StoreUnavailable` when the store does not
+ * answer.
+ */
 export interface StoreAdmin {
   listSessions(query: SessionQuery): Promise<SessionPage>;
-  /** Newest first. */
+  /** Returns the turns of a session, newest first. */
   turnDetails(sessionId: string, limit: number): Promise<readonly TurnDetail[]>;
   keysOf(sessionId: string): Promise<readonly KeyRef[]>;
-  /** How many sessions each worker owns, and with how many of them a turn is active. Workers without any are absent. */
+  /**
+   * Returns how many sessions each worker owns, and how many of them have an active turn. Workers that own none are left
+   * out.
+   */
   ownedSessions(): Promise<readonly OwnedSessions[]>;
-  /** Where other sessions begin in this one; newest first. */
+  /** Returns the turns of other sessions that continue a turn of this one, newest first. */
   forksOf(sessionId: string, limit: number): Promise<readonly ForkedTurn[]>;
-  /** Takes an idle session from its owner: the epoch rises, so that its actor is fenced. */
+  /** Removes the owner of an idle session. The epoch is raised, which fences the former owner. */
   operatorRelease(sessionId: string): Promise<OperatorVerdict>;
   /** Closes an idle session and frees its keys. */
   operatorClose(sessionId: string): Promise<OperatorVerdict>;
-  /** The head's upstream id is not used any more, by socket or by store: the context is rebuilt, or honestly refused. */
+  /**
+   * Stops the use of the head's upstream id as an anchor, by the socket and by the provider's storage. The next turn
+   * rebuilds the context from stored items or gets an explicit error.
+   */
   dropAnchor(sessionId: string): Promise<OperatorVerdict>;
   /**
-   * Removes what is unused, one kind of row after the other, a bounded step at a time. Rows that are locked are skipped.
+   * Removes unused rows of one kind in bounded steps. Locked rows are skipped.
    *
-   * - `sessions`: untouched for that long; one with an active turn only when its owner is dead, or as long silent. They are
-   *   closed, and go with their turns, except for turns that other sessions continue and their ancestors: with these the
-   *   closed session stays.
-   * - `turns`: ended for that long, that nothing continues and that are the head of no session.
-   * - `workers`: silent for that long, that no session names.
-   * - `shared`: large items that no turn needs any more.
+   * - `sessions`: unchanged for `olderThanHours`. A session with an active turn qualifies only when its owner is dead or
+   *   has been silent for as long. Sessions are closed and deleted with their turns, except for turns that other sessions
+   *   continue and the ancestors of those turns; the closed session then stays with them.
+   * - `turns`: ended at least that long ago, without a successor, and not the head of any session.
+   * - `workers`: silent for at least that long, and not named by any session.
+   * - `shared`: large items that no turn references.
    */
   purge(step: PurgeStep): Promise<Purged>;
-  /** Keeps the story of a turn that ended badly; the first one stays. A session without a row keeps none. */
+  /**
+   * Stores the trace of a turn that ended badly. The first trace of a turn stays. Nothing is stored for a session without a
+   * row.
+   */
   keepStory(sessionId: string, turnId: string, record: unknown): Promise<void>;
-  /** The newest story kept of a session; null for none. */
+  /** Returns the newest stored trace of a session; null when there is none. */
   story(sessionId: string): Promise<unknown>;
-  /** Erases what a response said and was asked; its ids stay, and nothing can be rebuilt from it. False: unknown. */
+  /**
+   * Erases the input and output of a response. Its ids stay, and the context can no longer be rebuilt from it.
+   *
+   * @returns false when the response is unknown in the scope
+   */
   eraseResponse(scope: string, responseId: string): Promise<boolean>;
 }

@@ -1,8 +1,8 @@
 import { defineEntity, type InferEntity, p } from '@mikro-orm/core';
 
 /**
- * The tables as MikroORM sees them. Ownership is never written through a unit-of-work flush: a flush leaves out what it
- * believes unchanged, and an ownership write must name every column. A test holds these to the migrations.
+ * MikroORM entities of the tables. Ownership is never written by a unit-of-work flush: a flush omits columns that it
+ * considers unchanged, and an ownership write must name every column. A test compares these entities with the migrations.
  */
 export const Meta = defineEntity({
   name: 'Meta',
@@ -96,7 +96,7 @@ export const SessionKey = defineEntity({
   },
 });
 
-/** Its rows that are still running are in `active_turn`, which inherits from this table and is no entity of its own. */
+/** Running turns are rows of `active_turn`, which inherits from this table and has no entity of its own. */
 export const Turn = defineEntity({
   name: 'Turn',
   tableName: 'turn',

@@ -1,13 +1,13 @@
-/** Most item ids that one end records, and that one question asks for. */
+/** Most item ids recorded for one turn, and most looked up in one query. */
 const MOST_ITEM_IDS = 1_000;
-/** Longest item id that is recorded, in bytes of UTF-8: an index takes no entry of any length. */
+/** Longest recorded item id, in bytes of UTF-8: index entries are limited in size. */
 const ITEM_ID_BYTES = 2_048;
-/** Most turns that are given for one item id. */
+/** Most turns returned for one item id. */
 export const TURNS_PER_ITEM = 4;
 
 /**
- * The item ids that are stored, or asked for: each once, in their order. A provider's id that is too long is left out,
- * since it must not make the end of a turn fail; a reference to it is then not found.
+ * Returns the item ids to store or to look up: each once, in their order. A provider id that is too long is left out,
+ * because it must not fail the end of a turn; a reference to it is then not found.
  */
 export function usableItemIds(ids: readonly string[]): string[] {
   const usable = new Set<string>();

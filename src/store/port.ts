@@ -1,9 +1,9 @@
 /**
- * The store port: what Holdfast asks of durable storage, and the verdicts it answers with.
+ * Store port: the operations that Holdfast needs from durable storage, and their verdicts.
  *
- * Two implementations keep this contract (PostgreSQL and in-memory) and one suite holds both to it.
- * The five fence calls are idempotent: a caller that got no answer repeats the same call with the same ids
- * until it is answered. Time is always the store's own `now()`.
+ * Two implementations (PostgreSQL and in-memory) satisfy this contract, and one test suite checks both. The five fence
+ * calls are idempotent: a caller without an answer repeats the same call with the same ids until it gets one. Time is
+ * always the store's own `now()`.
  */
 
 import type { StoreAdmin } from './admin-port.ts';
@@ -13,35 +13,40 @@ export type TurnEnd = 'completed' | 'incomplete' | 'failed' | 'cancelled' | 'los
 export type TurnState = 'active' | TurnEnd;
 /** `fresh`: no history; `full`: whole history, no anchor; `delta`: anchor and new items. */
 export type Shape = 'fresh' | 'full' | 'delta';
-/** Whether a turn's context can be rebuilt from its items: exactly, only through its upstream id, or not at all. */
+/** Way to rebuild a turn's context: from its items exactly, only through its upstream id, or not at all. */
 export type ReplayClass = 'exact' | 'anchor_only' | 'never';
 export type WorkerState = 'serving' | 'draining' | 'dead';
 
-/** A hard continuity key; `hash` is hex SHA-256 of the value, never the value itself. */
+/** Hard continuity key. `hash` is the hex SHA-256 of the value; the value itself is never stored. */
 export interface KeyRef {
   kind: 'thread' | 'session';
   hash: string;
 }
 
+/** Row of a worker. */
 export interface WorkerRow {
   id: string;
   internalUrl: string | null;
-  /** Unix socket (or named pipe) whose refusal proves this worker dead; only with the embedded database. */
+  /**
+   * Unix socket (or named pipe) of this worker's process. A refused connection proves the worker dead. Only with the
+   * embedded database.
+   */
   livenessPath: string | null;
   state: WorkerState;
   version: string;
-  /** Milliseconds until its heartbeat expires, by the store's clock when the row was read; may be negative. */
+  /** Milliseconds until the heartbeat lease expires, by the store's clock when the row was read. May be negative. */
   leaseLeftMs: number;
   /**
-   * When its heartbeat expires, by the store's clock: another value says that the lease was renewed, and nothing else may
-   * be read from it. Only `workers` gives it.
+   * Expiry of the heartbeat lease, by the store's clock. Only for comparison: a changed value means that the lease was
+   * renewed. Set by `workers` only.
    */
   leaseUntilMs?: number;
 }
 
-/** Version of a worker whose row others have made, because they met its id and found no row of it. */
+/** Version in the row of a worker that other workers inserted, because they met its id and found no row for it. */
 export const UNKNOWN_VERSION = 'unknown';
 
+/** Row of a session. */
 export interface SessionRow {
   id: string;
   scope: string;
@@ -58,10 +63,11 @@ export interface SessionRow {
   headTurnId: string | null;
   upstreamId: string;
   model: string | null;
-  /** The head's upstream id can no longer be used and its items are not known (see settle's second form). */
+  /** The head's upstream id can no longer be used, and its items are not known (see settle's second form). */
   anchorLost: boolean;
 }
 
+/** Row of a turn, without its items. */
 export interface TurnRow {
   id: string;
   sessionId: string;
@@ -75,42 +81,44 @@ export interface TurnRow {
   requestFp: string;
   contextFp: string;
   /**
-   * Fingerprint of the place in a transcript at which this turn ends, its output as streamed. It only chooses candidates
-   * (see `transcript/line.ts`); whether a request continues the turn is decided by the forms of its line. Null until
+   * Fingerprint of the place in a transcript at which this turn ends, with its output as streamed. It only selects
+   * candidates (see `transcript/line.ts`); the forms of the turn's line decide whether a request continues it. Null until
    * settled, and when the transcript is not known.
    */
   transcriptFp: string | null;
-  /** Chain fingerprint over the items that clients made, up to here: what `transcriptFp` of later turns is made from. */
+  /**
+   * Chain fingerprint over the client-made items up to and including this turn. Input to the `transcriptFp` of later turns.
+   */
   clientFp: string | null;
   /** Number of items up to and including this turn's outputs; null until settled. */
   itemCount: number | null;
   replay: ReplayClass;
-  /** The provider keeps this response (`store: true`), so its id may be used as an anchor on any socket. */
+  /** The provider stores this response (`store: true`), so its id works as an anchor on any socket. */
   storedUpstream: boolean;
-  /** Fingerprint of the credential the provider knows this response under (see `Scope.credentialFp`). */
+  /** Fingerprint of the credential under which the provider knows this response (see `Scope.credentialFp`). */
   credentialFp: string;
-  /** The client's own id of its user turn (Codex `turn_id`), if it sent one. */
+  /** The client's own id of its user turn (Codex `turn_id`); null when it sent none. */
   clientTurnId: string | null;
 }
 
-/** A turn together with what it added to its lineage. */
+/** A turn together with the items that it added to its lineage. */
 export interface TurnItems {
   turn: TurnRow;
-  /** JSON text of an array: the new input items. Null when the items are not (or no longer) stored. */
+  /** JSON text of an array with the new input items. Null when the items are not, or no longer, stored. */
   input: string | null;
-  /** JSON text of an array: the output items. */
+  /** JSON text of an array with the output items. */
   output: string | null;
 }
 
-/** One turn of a line, as far as recognising its items needs it. */
+/** One turn of a line, reduced to what matching its items requires. */
 export interface LineTurn {
   id: string;
   parentTurnId: string | null;
-  /** What the turn added, as `encodeForms` of `transcript/line.ts` wrote it; null when that is not known. */
+  /** Forms of the items that the turn added, as written by `encodeForms` of `transcript/line.ts`; null when not known. */
   forms: string | null;
 }
 
-/** A turn of the scope whose output holds an item of that id at the provider. */
+/** Turn of the scope whose output holds an item with that provider id. */
 export interface ReferencedItem {
   itemId: string;
   turnId: string;
@@ -118,7 +126,7 @@ export interface ReferencedItem {
   credentialFp: string;
 }
 
-/** What is known when a turn starts. Ids come from the worker so that a repeated call names the same rows. */
+/** Values known when a turn starts. The worker makes the ids, so that a repeated call names the same rows. */
 export interface TurnStart {
   id: string;
   parentTurnId: string | null;
@@ -131,55 +139,60 @@ export interface TurnStart {
 }
 
 /**
- * What the bridge did with a turn: for people, nothing decides by it. Times are milliseconds since the request was read.
- * No content and no credential.
+ * Actions of the bridge on a turn. For operators only: no decision depends on it. Times are milliseconds since the request
+ * was read. Holds no content and no credential.
  */
 export interface TurnFacts {
   outcome: string;
-  /** How the request was sent upstream; null when it never was. */
+  /** Form in which the request was sent upstream; null when it was not sent. */
   form: 'full' | 'delta' | null;
   bytesFromClient: number;
   bytesSent: number;
-  /** Frames that were sent for it: 2 after a resend. */
+  /** Number of frames sent for the turn: 2 after a resend. */
   creates: number;
   fault: string | null;
   upstreamStatus: number | null;
+  /** Time until the frame was sent; null when none was. */
   heldMs: number | null;
+  /** Time until the first upstream event; null when none arrived. */
   firstEventMs: number | null;
   totalMs: number;
 }
 
-/** How a turn ended. `items` null means the bare end (nothing of the content is stored; `replay` must be `never`). */
+/** End of a turn. With `items` null no content is stored, and `replay` must be `never`. */
 export interface TurnResult {
   state: TurnEnd;
   responseId: string | null;
-  /** Their JSON texts. */
+  /** JSON texts of the items. */
   items: { input: readonly string[]; output: readonly string[] } | null;
   transcriptFp: string | null;
   clientFp: string | null;
-  /** Other places at which the same turn ends, as for output that was listed otherwise than streamed; null without. */
+  /**
+   * Other places at which the same turn ends, for example when its output is listed differently than it was streamed; null
+   * when there are none.
+   */
   secondFp: string | null;
   thirdFp: string | null;
   /** See `LineTurn.forms`. */
   forms: string | null;
-  /** Provider ids of output items that later requests of the scope may refer to. */
+  /** Provider ids of output items that later requests of the scope may reference. */
   itemIds: readonly string[];
   itemCount: number | null;
   replay: ReplayClass;
   usage: unknown;
   error: unknown;
   facts?: TurnFacts | null;
-  /** Set on the session together with this end: its head cannot be continued any more. */
+  /** Stored on the session with this end: its head can no longer be continued. */
   anchorLost?: boolean;
 }
 
-/** Who is writing: this boot of this worker, and the nonce of its claim. */
+/** Identity of the writer: this boot of this worker, and the nonce of its claim. */
 export interface Writer {
   me: string;
   nonce: string;
 }
 
-/** Added to every fence call: what the row shows to people and to the next worker. */
+/** Columns that every fence call writes for people and for the next worker. */
 export interface RowFace {
   state: SessionStateName;
   snapshot: unknown;
@@ -192,7 +205,7 @@ export interface CreateCall extends Writer {
   keys: readonly KeyRef[];
   upstreamId: string;
   model: string | null;
-  /** The turn the new session's head starts at (a fork), or null. */
+  /** Turn at which the new session's head starts (a fork), or null. */
   headTurnId: string | null;
   turn: TurnStart;
   face: RowFace;
@@ -233,14 +246,14 @@ export interface CloseCall extends Writer {
 }
 
 /**
- * No answer (`unknown`: timeout, lost connection; it may or may not have been applied; repeat the same call)
- * or an answer that says the call cannot be carried out (`rejected`: the store reported an error of its own).
+ * `unknown`: no answer (timeout, lost connection). The call may or may not have been applied; repeat it unchanged.
+ * `rejected`: the store reported an error of its own, so the call cannot be carried out.
  */
 export type NoVerdict = { verdict: 'unknown'; reason: string } | { verdict: 'rejected'; reason: string };
 export type Answer<V> = V | NoVerdict;
 
-/** `leaseLeftMs`: what is left of the writer's own heartbeat lease by the store's clock. */
-/** `already` only while that first turn still runs under this nonce: a later copy of the call is `fenced`. */
+/** `leaseLeftMs`: remaining milliseconds of the writer's own heartbeat lease, by the store's clock. */
+/** `already` only while that first turn still runs under this nonce. A later copy of the call is `fenced`. */
 export type CreateVerdict =
   | { verdict: 'ok' | 'already'; leaseLeftMs: number; epoch: number; revision: number }
   | { verdict: 'key_taken' }
@@ -249,8 +262,8 @@ export type StartVerdict =
   | { verdict: 'ok' | 'already'; leaseLeftMs: number; revision: number }
   | { verdict: 'ended' | 'busy' | 'head_moved' | 'fenced' };
 /**
- * `ok`: the fence held. `already`: an end was recorded under the fence before, and stays. `branch`: the session is not
- * the caller's any more (the turn row is completed all the same), or the turn is not its own; repeated, still `branch`.
+ * `ok`: the fence held. `already`: an end was recorded under the fence before, and stays. `branch`: the caller no longer
+ * owns the session (the turn row is still completed), or did not start the turn. A repeated call gets `branch` again.
  */
 export type SettleVerdict = { verdict: 'ok'; revision: number } | { verdict: 'already' } | { verdict: 'branch' };
 export type ClaimVerdict =
@@ -259,17 +272,18 @@ export type ClaimVerdict =
   | { verdict: 'lost_race' }
   | { verdict: 'fenced' };
 export type ReleaseVerdict = { verdict: 'ok' | 'already' | 'busy' | 'fenced' };
-/** Close deletes the session's keys in the same statement; a session with an active turn answers `busy`. */
+/** Close deletes the session's keys in the same statement. A session with an active turn gets `busy`. */
 export type CloseVerdict = { verdict: 'ok' | 'already' | 'busy' | 'fenced' };
 /**
- * `dead`: this worker has been declared dead, or its row is missing and was not to be restored: it must take a new id.
- * `restored`: the row was missing, or one that others had made for a worker they knew nothing of.
+ * `dead`: this worker was declared dead, or its row is missing and could not be restored; it must register under a new id.
+ * `restored`: the row was missing, or had been inserted by other workers that had no data about this one.
  */
 export type HeartbeatVerdict = { verdict: 'ok'; restored?: true } | { verdict: 'dead' };
 
-/** What a worker's row says of it, beside its state and its lease. */
+/** Columns of a worker's row that the worker itself provides, beside state and lease. */
 export type Registration = Pick<WorkerRow, 'internalUrl' | 'livenessPath' | 'version'>;
 
+/** Evidence of a request for the look-up. Null or absent parts are not looked up. */
 export interface Lookup {
   scope: string;
   /** `previous_response_id`. */
@@ -278,24 +292,25 @@ export interface Lookup {
   tokenSessionId: string | null;
   hardKey: KeyRef | null;
   /**
-   * Places in the request's items where a known turn might end, the deepest first: the weakest evidence, and the last to
-   * be looked at. Each is matched against `transcriptFp`, `secondFp` and `thirdFp`.
+   * Places in the request's items where a known turn may end, deepest first. They are the weakest evidence and are
+   * considered last. Each one is compared with `transcriptFp`, `secondFp` and `thirdFp`.
    */
   places?: readonly string[];
-  /** Turns that are no candidates, by id: those that an earlier look-up for the same request gave. */
+  /** Ids of turns to exclude from the candidates: those that an earlier look-up for the same request returned. */
   besides?: readonly string[];
 }
 
+/** Rows found for a `Lookup`. Sessions are null when unknown or closed. */
 export interface LookupResult {
   anchor: { turn: TurnRow; session: SessionRow | null } | null;
   token: SessionRow | null;
   keyed: SessionRow | null;
   /**
-   * Completed and incomplete turns of the scope that end at one of the places asked for: the deepest place first, of
-   * equals the newest, at most `MOST_CANDIDATES`; without those of `besides`.
+   * Completed and incomplete turns of the scope that end at one of `places`: deepest place first, newest first within a
+   * place, at most `MOST_CANDIDATES`, without those of `besides`.
    */
   candidates: readonly { turn: TurnRow; session: SessionRow | null }[];
-  /** Ids of the sessions above that a hard key names. */
+  /** Ids of those of the sessions above that have a hard key. */
   named: ReadonlySet<string>;
   /** Head turns of the sessions above, by turn id. */
   heads: ReadonlyMap<string, TurnRow>;
@@ -303,31 +318,45 @@ export interface LookupResult {
   owners: ReadonlyMap<string, WorkerRow>;
 }
 
-/** A turn that a request may repeat, with the row of the worker that ran it: what its client was not given is there. */
+/**
+ * Turn that a request may repeat, with the row of its author: only that worker still holds events that the client did not
+ * receive.
+ */
 export interface Repeated {
   turn: TurnRow;
   author: WorkerRow;
 }
 
-/** So many of the newest turns that asked the same are looked at. */
+/** Most turns with the same request fingerprint that are examined; the newest ones. */
 export const MOST_REPEATED = 8;
 
-/** Most candidates a look-up by place gives. */
+/** Most candidates that a look-up by place returns. */
 export const MOST_CANDIDATES = 8;
 
-/** The five fence calls plus close. Each is one round trip and answers within the statement deadline. */
+/** The five fence calls plus close. Each is one round trip, answers within the statement deadline and never rejects. */
 export interface Fence {
+  /** Inserts a session with its keys and first turn, or nothing. */
   create(call: CreateCall): Promise<Answer<CreateVerdict>>;
+  /** Makes a turn active: from "no turn active, expected head, epoch" to "turn active", or nothing. */
   start(call: StartCall): Promise<Answer<StartVerdict>>;
+  /** Records the end of a turn. The head moves only while the caller still owns the session. */
   settle(call: SettleCall): Promise<Answer<SettleVerdict>>;
+  /**
+   * Takes a session over under the next epoch and a new nonce. A session with an active turn can be claimed only after its
+   * owner is stored as dead.
+   */
   claim(call: ClaimCall): Promise<Answer<ClaimVerdict>>;
+  /** Gives an idle session up. */
   release(call: ReleaseCall): Promise<Answer<ReleaseVerdict>>;
+  /** Closes an idle session and frees its keys. */
   close(call: CloseCall): Promise<Answer<CloseVerdict>>;
 }
 
-/** Liveness of workers: heartbeats, and death as a stored fact. */
+/** Liveness of workers: heartbeats, and stored deaths. `dead` is a terminal state. */
 export interface WorkerRegistry {
-  /** Inserts this worker as `serving` with a full lease. Its id must never have been used before. */
+  /**
+   * Inserts this worker as `serving` with a full lease of `leaseMs` milliseconds. The id must never have been used before.
+   */
   register(worker: {
     id: string;
     internalUrl: string | null;
@@ -336,8 +365,9 @@ export interface WorkerRegistry {
     leaseMs: number;
   }): Promise<Answer<{ verdict: 'ok' }>>;
   /**
-   * Extends the lease unless the row is dead. A row that a failover has lost is restored from `registration`. Uses a
-   * connection of its own.
+   * Extends the lease to `leaseMs` milliseconds from now, unless the row is `dead`. Uses a connection of its own.
+   *
+   * @param registration restores a row that a database failover has lost
    */
   heartbeat(
     id: string,
@@ -346,56 +376,56 @@ export interface WorkerRegistry {
     registration?: Registration,
   ): Promise<Answer<HeartbeatVerdict>>;
   /**
-   * Stores the death of a worker whose heartbeat has expired, and only then. A worker without a row is given one of
-   * version `unknown` with a full lease, and is judged by that from then on.
+   * Stores the death of a worker, but only if its heartbeat lease has expired. For a worker without a row it inserts one
+   * with version `unknown` and a full lease, which applies from then on.
    */
   declareExpired(id: string): Promise<Answer<{ verdict: 'dead' | 'alive' }>>;
-  /** Stores a death that is known for certain (own exit, reaped child, refused liveness socket). */
+  /** Stores a death that is certain (own exit, reaped child process, refused liveness socket). */
   declareDead(id: string): Promise<Answer<{ verdict: 'dead' }>>;
   workers(): Promise<readonly WorkerRow[]>;
 }
 
 /**
- * Reads. They throw `StoreUnavailable` when the store does not answer in time.
- * All are bounded by the statement deadline, and none takes a lock.
+ * Reads. They reject with `StoreUnavailable` when the store does not answer in time. All are bounded by the statement
+ * deadline, and none takes a lock.
  */
 export interface SessionReads {
-  /** Everything the resolver needs to know, in one round trip. Closed sessions are not found by key or token. */
+  /** Returns everything that the resolver needs, in one round trip. Closed sessions are not found by key or token. */
   lookup(query: Lookup): Promise<LookupResult>;
   session(id: string): Promise<SessionRow | null>;
   turn(id: string): Promise<TurnRow | null>;
   /**
-   * The turn and its ancestors, root first, with their items. Empty when the turn is unknown in the scope. When
-   * ancestors are gone the line begins late: the first turn then still names a `parentTurnId`.
+   * Returns the turn and its ancestors, root first, with their items. Empty when the turn is unknown in the scope. When
+   * ancestors were purged, the first turn of the result still names a `parentTurnId`.
    */
   lineage(scope: string, turnId: string): Promise<readonly TurnItems[]>;
   /**
-   * What the turn and its ancestors added, root first, to recognise their items by. Empty when the turn is unknown in the
-   * scope; when ancestors are gone the first one still names a `parentTurnId`.
+   * Returns the forms of the turn and its ancestors, root first. Empty when the turn is unknown in the scope. When
+   * ancestors were purged, the first entry still names a `parentTurnId`.
    */
   line(scope: string, turnId: string): Promise<readonly LineTurn[]>;
-  /** Turns of the scope whose output holds an item of one of these ids; the newest first. */
+  /** Returns the turns of the scope whose output holds an item with one of these ids, newest first. */
   references(scope: string, itemIds: readonly string[]): Promise<readonly ReferencedItem[]>;
   /**
-   * The newest turns of the scope that asked the same, of whatever session: those that run, and those that ended as
-   * completed or incomplete.
+   * Returns the newest turns of the scope with the same request fingerprint, in any session: running ones, and those that
+   * ended as completed or incomplete.
    *
-   * @param withinMs how long ago such an end may be at most, milliseconds
+   * @param withinMs greatest age of such an end, in milliseconds
    */
   repeated(scope: string, requestFp: string, withinMs: number): Promise<readonly Repeated[]>;
-  /** The turns of one session, newest first. */
+  /** Returns the turns of one session, newest first. */
   turnsOf(sessionId: string, limit: number): Promise<readonly TurnRow[]>;
   sessions(limit: number): Promise<readonly SessionRow[]>;
-  /** The random pepper made by the first migration: keys the credential hash that separates scopes. */
+  /** Returns the random pepper made by the first migration. It keys the credential hash that separates scopes. */
   pepper(): Promise<string>;
 }
 
 export interface SessionStore extends Fence, WorkerRegistry, SessionReads, StoreAdmin {
-  /** Closes connections; calls in flight answer `unknown`. */
+  /** Closes connections. Calls in flight answer `unknown`. */
   shutdown(): Promise<void>;
 }
 
-/** A read found no answering store. The HTTP face turns it into `bridge_store_unavailable`. */
+/** A read got no answer from the store. Over HTTP it becomes `bridge_store_unavailable`. */
 export class StoreUnavailable extends Error {
   override readonly name = 'StoreUnavailable';
 }

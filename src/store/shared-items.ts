@@ -1,26 +1,30 @@
 import { elementsOf, hashText, type Span, withSpans } from '../json.ts';
 
-/** An item of more characters than this is stored once per scope, however many conversations carry it. */
+/** Length in characters above which an item is stored once per scope, for any number of conversations. */
 export const SHARED_ABOVE = 64 * 1024;
 
-/** Where in an array of items a shared one was taken out, and the hash of its text. */
+/** Hash of each extracted shared item, by its index in the array of items. */
 export type Places = Readonly<Record<number, string>>;
 
-/** As stored beside a turn's items. */
+/** Extracted items of a turn, as stored beside its items. */
 export interface SharedPlaces {
   input: Places;
   output: Places;
 }
 
 interface SplitItems {
-  /** The items' JSON texts with `null` where a shared item was. */
+  /** JSON texts of the items, with `null` in place of each shared item. */
   items: readonly string[];
   places: Places;
-  /** Texts of the shared items by hash. */
+  /** Texts of the shared items, by hash. */
   shared: ReadonlyMap<string, string>;
 }
 
-/** Takes the large ones out of a list of items' JSON texts. Null when there are none. */
+/**
+ * Extracts the large items from a list of items' JSON texts.
+ *
+ * @returns null when there are none
+ */
 export async function splitItems(all: readonly string[]): Promise<SplitItems | null> {
   const places: Record<number, string> = {};
   const shared = new Map<string, string>();
@@ -35,11 +39,15 @@ export async function splitItems(all: readonly string[]): Promise<SplitItems | n
   return shared.size === 0 ? null : { items, places, shared };
 }
 
-/** Puts shared items back into the text of their array, to the letter. Null when one of them is missing: what is not whole is not used. */
+/**
+ * Puts shared items back into the text of their array, byte for byte.
+ *
+ * @returns null when a shared item is missing: an incomplete array must not be used
+ */
 export function joinItems(json: string, places: Places, shared: ReadonlyMap<string, string>): string | null {
   const spans = elementsOf(json);
   const edits: (Span & { json: string })[] = [];
-  // Integer-like names come in ascending order.
+  // Object.entries returns integer-like names in ascending order, as `withSpans` needs them.
   for (const [index, hash] of Object.entries(places)) {
     const text = shared.get(hash);
     const span = spans[Number(index)];

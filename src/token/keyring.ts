@@ -1,24 +1,24 @@
 import { createHmac, createSecretKey, type KeyObject } from 'node:crypto';
 
-/** One signing secret. `key` is opaque when printed, so that a ring may appear in an inspected object. */
+/** One signing secret. `key` is opaque when printed, so that a key ring may appear in an inspected object. */
 export interface TokenKey {
   readonly kid: string;
   readonly key: KeyObject;
 }
 
-/** The secrets of an installation: the first signs, all verify. */
+/** Secrets of an installation: the first one signs, all of them verify. */
 export interface KeyRing {
   readonly signing: TokenKey;
   find(kid: string): TokenKey | undefined;
   readonly kids: readonly string[];
 }
 
-/** The configured secrets cannot be used. The message names the entry and never shows a secret. */
+/** The configured secrets cannot be used. The message names the entry and never contains a secret. */
 export class InvalidSecrets extends Error {
   override readonly name = 'InvalidSecrets';
 }
 
-/** HS256 asks for a key at least as long as its hash (RFC 7518, 3.2). */
+/** Shortest secret, in bytes: HS256 needs a key at least as long as its hash (RFC 7518, 3.2). */
 export const MIN_SECRET_BYTES = 32;
 
 const kidPattern = /^[A-Za-z0-9._-]{1,64}$/;
@@ -38,8 +38,10 @@ function parseEntry(entry: string, position: number): TokenKey {
 }
 
 /**
- * Reads `kid:secret,kid2:secret2`. To rotate, put the new entry first and drop the old one when its last token has
- * expired. Secrets may contain colons, not commas. Throws `InvalidSecrets`.
+ * Parses `kid:secret,kid2:secret2`. To rotate, put the new entry first and remove the old one when its last token has
+ * expired. Secrets may contain colons but no commas.
+ *
+ * @throws `InvalidSecrets`
  */
 export function parseSecrets(text: string): KeyRing {
   const entries = text.split(',').map((entry) => entry.trim());
@@ -55,7 +57,7 @@ export function parseSecrets(text: string): KeyRing {
   return { signing: signing!, find: (kid) => keys.get(kid), kids: [...keys.keys()] };
 }
 
-/** A hash of a scope that only holders of this key can compute: a token names its scope without revealing it. */
+/** Returns a hash of a scope that only holders of this key can compute: a token names its scope without revealing it. */
 export function scopeHash(key: TokenKey, scopeKind: string, scope: string): string {
   return createHmac('sha256', key.key)
     .update(`holdfast-scope\0${scopeKind}\0${scope}`)

@@ -6,8 +6,8 @@ import type { TokenEvidence } from '../resolve/types.ts';
 import { type KeyRing, scopeHash, type TokenKey } from './keyring.ts';
 
 /**
- * What a scope stands for. A tenant is an identity, so a token of another tenant is refused. A passed-through
- * credential is refreshed in the normal course of things, so a token of an earlier one is merely useless.
+ * Kind of a scope. A tenant is an identity, so a token of another tenant is rejected. A passed-through credential is
+ * refreshed in the normal course of things, so a token of an earlier one is ignored.
  */
 export type ScopeKind = 'tenant' | 'credential' | 'local';
 
@@ -17,9 +17,9 @@ export interface TokenScope {
 }
 
 export interface Tokens {
-  /** A token that names a session at an epoch. Emit it only after that row is durable. */
+  /** Returns a token that names a session at an epoch. Send it only after that row is durable. */
   issue(turnState: { sessionId: string; epoch: number } & TokenScope): string;
-  /** Judges an `x-codex-turn-state` header. Never throws, and what it returns never holds the token. */
+  /** Checks an `x-codex-turn-state` header. Never throws; the result never contains the token. */
   verify(text: string, expected: TokenScope): TokenEvidence;
 }
 
@@ -30,10 +30,10 @@ export interface TokensOptions {
   ttlSeconds?: number;
 }
 
-/** Value of the header's `typ`: how a token says that it is one of Holdfast's. */
+/** Value of the header's `typ`, which identifies Holdfast's tokens. */
 export const TOKEN_TYPE = 'holdfast-turn+jwt';
 const VERSION = 1;
-/** Ours have about 350 characters; nothing longer is worth decoding. */
+/** Longest token that is decoded, in characters. Holdfast's own have about 350. */
 const MAX_LENGTH = 4096;
 
 const claimsSchema = z.object({
@@ -46,7 +46,7 @@ const claimsSchema = z.object({
   exp: z.int().positive(),
 });
 
-/** A caller's scope is a tenant unless the upstream sees the client's own credential. */
+/** Returns the kind of a caller's scope: a tenant unless the upstream sees the client's own credential. */
 export function scopeKindOf(caller: { scope: string; credentialIsClients: boolean }): ScopeKind {
   if (!caller.credentialIsClients) return 'tenant';
   return caller.scope === 'local' ? 'local' : 'credential';
@@ -61,7 +61,7 @@ function headerOf(text: string): Record<string, unknown> | null {
   }
 }
 
-/** The payload when the signature is HS256 under this key, whatever the header claims to be signed with. */
+/** Returns the payload when the signature is HS256 under this key, whatever algorithm the header names; else null. */
 function signedPayload(text: string, key: TokenKey): unknown {
   try {
     return jwt.verify(text, key.key, { algorithms: ['HS256'], ignoreExpiration: true, ignoreNotBefore: true });
@@ -70,7 +70,10 @@ function signedPayload(text: string, key: TokenKey): unknown {
   }
 }
 
-/** A version other than ours, signed by us: written by a newer or older release during a rolling upgrade. */
+/**
+ * Returns whether a correctly signed token has another version: it was issued by a newer or older release during a rolling
+ * upgrade.
+ */
 function isOtherVersion(payload: unknown): boolean {
   if (typeof payload !== 'object' || payload === null || !('v' in payload)) return false;
   return Number.isSafeInteger(payload.v) && payload.v !== VERSION;
@@ -80,11 +83,11 @@ const ignored = (reason: string): TokenEvidence => ({ kind: 'ignored', reason })
 const invalid = (reason: string): TokenEvidence => ({ kind: 'invalid', reason });
 
 /**
- * Turn-state tokens: signed with HS256, carrying session id, epoch and a keyed hash of the scope.
+ * Creates turn-state tokens, signed with HS256, that carry session id, epoch and a keyed hash of the scope.
  *
- * A token is refused only when it says that it is ours and then does not hold: everything that merely is not (or no
- * longer) useful is ignored, and the request's other evidence decides. Whether the session still exists and is still
- * at that epoch is for the resolver, which has the row.
+ * A token is rejected only when it claims to be Holdfast's and then fails verification. One that is foreign, expired or
+ * otherwise useless is ignored, and the other evidence of the request decides. The resolver, which has the row, checks
+ * whether the session still exists at that epoch.
  */
 export function createTokens({ secrets, clock, ttlSeconds = 86_400 }: TokensOptions): Tokens {
   const nowSeconds = () => Math.floor(clock.wall() / 1000);

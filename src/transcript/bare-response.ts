@@ -1,8 +1,8 @@
 /**
- * A response object of this bridge's own making: every member that OpenAI's SDKs declare as always there, with nothing
- * generated. Vercel's refuses one without `model` and `created_at`.
+ * Returns a response object made by the bridge itself: every member that OpenAI's SDKs declare as required, with nothing
+ * generated. Vercel's SDK rejects one without `model` and `created_at`.
  *
- * @param from.model the model the request asked for; clients take no response without one
+ * @param from.model model that the request named; clients reject a response without one
  * @param from.now wall clock in milliseconds
  */
 export function bareResponse(from: { id: string; model: unknown; now: number }) {

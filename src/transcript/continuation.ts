@@ -1,6 +1,9 @@
 import type { Continuation, Fingerprint, KnownEnd, ReadItem } from './types.ts';
 
-/** Server-listed tools live in the context: a delta cannot change the tools beside them. Equal context fields ensure it. */
+/**
+ * Returns why the request cannot be sent as a delta; null when it can. Tools listed by a server are part of the context,
+ * and a delta cannot change the tools beside them; equal context fields rule that out.
+ */
 function deltaRefusal(contextFp: Fingerprint, left: readonly ReadItem[], end: KnownEnd): string | null {
   if (left.length === 0) return 'nothing new is left';
   if (end.responseId === null) return 'the line has no response id';
@@ -8,17 +11,17 @@ function deltaRefusal(contextFp: Fingerprint, left: readonly ReadItem[], end: Kn
   return null;
 }
 
-/** An anchored request adds its input to the anchor. */
+/** Returns the continuation of an anchored request: its input is added to the anchor. */
 export function continueAnchor(items: readonly ReadItem[]): Continuation {
   return { kind: 'anchored', items };
 }
 
 /**
- * Where an unanchored request continues and what it adds: if a known line is exactly the start of its input, only what is
- * left over is new. Anything else is a root of its own. Either way it may be sent as the client sent it.
+ * Returns where an unanchored request continues and what it adds. If a known line is exactly the start of its input, only
+ * the remaining items are new. Otherwise it is a root of its own. In both cases it may be sent as the client sent it.
  *
- * @param contextFp the request's own
- * @param match the deepest turn that the request continues, and how many of its items belong to that turn's line
+ * @param contextFp the request's own context fingerprint
+ * @param match deepest turn that the request continues, and how many of its items belong to that turn's line
  */
 export function continueLine(
   contextFp: Fingerprint,

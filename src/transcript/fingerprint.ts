@@ -2,12 +2,15 @@ import { hash } from 'node:crypto';
 import { canonical } from './identity.ts';
 import type { Fingerprint, ItemHash, RequestBody } from './types.ts';
 
-/** What is hashed of a text. Hashing a long string takes several times what encoding it and hashing its bytes takes. */
+/**
+ * Returns the form of a text to hash. Hashing a long string takes several times as long as encoding it and hashing its
+ * bytes.
+ */
 export const hashable = (text: string): string | Buffer => (text.length < 65_536 ? text : Buffer.from(text, 'utf8'));
 
 const sha256 = (text: string): Fingerprint => hash('sha256', hashable(text), 'hex');
 
-/** Fields that do not change what the model is given, or that are free to change between the turns of one line. */
+/** Fields that do not change the model's input, or that may change between the turns of one line. */
 const ignored = new Set([
   'type',
   'input',
@@ -34,7 +37,7 @@ const ignored = new Set([
   'generate',
 ]);
 
-/** Values the API assumes when a field is absent. */
+/** Values that the API assumes for absent fields. */
 const defaults = new Map<string, string>([
   ['tool_choice', canonical('auto')],
   ['parallel_tool_calls', canonical(true)],
@@ -51,8 +54,8 @@ function contextField(name: string, value: unknown): string {
 }
 
 /**
- * Fingerprint of the fields that must be equal for a request to go out as a delta of another. A field nobody knows
- * compares; a field at its default equals its absence.
+ * Returns the fingerprint of the fields that must be equal for a request to be sent as a delta of another. Unknown fields
+ * are compared; a field at its default equals its absence.
  */
 export function contextFingerprint(body: RequestBody): Fingerprint {
   const fields: string[] = [];
@@ -65,13 +68,13 @@ export function contextFingerprint(body: RequestBody): Fingerprint {
   return sha256(fields.join('\n'));
 }
 
-/** Not part of what is asked for: how it is delivered, and stamps that change with every attempt. */
+/** Fields about delivery, and stamps that change with every attempt. They are not part of the requested generation. */
 const delivery = new Set(['type', 'stream', 'stream_options', 'client_metadata', 'input']);
 
 /**
- * Two requests with equal fingerprints ask for the same generation.
+ * Returns the fingerprint of a request. Requests with equal fingerprints ask for the same generation.
  *
- * @param hashes those of the items of the body's input
+ * @param hashes hashes of the items of the body's input
  */
 export function requestFingerprint(body: RequestBody, hashes: readonly ItemHash[]): Fingerprint {
   const fields: string[] = [];

@@ -3,8 +3,8 @@ import { typeOf } from './items.ts';
 import type { Item } from './types.ts';
 
 /**
- * Types whose `id` is never identity: providers rotate these ids between events and clients drop them. For all other
- * types an id that a client sends must be one the item was shown with, since it may be all that the item refers by.
+ * Types whose `id` is never part of the identity: providers change these ids between events, and clients drop them. For all
+ * other types an id sent by a client must be one that the item was shown with, since the item may refer by nothing else.
  */
 const volatileIds = new Set([
   'message',
@@ -24,18 +24,18 @@ const volatileIds = new Set([
 ]);
 
 /**
- * A stamp that Codex puts on every item it sends, the model's own included (seen in 0.169.0 with remote compaction).
- * Its own deltas over WebSocket take stamped and unstamped items for the same.
+ * Stamp that Codex puts on every item it sends, including the model's own (seen in 0.169.0 with remote compaction). Its own
+ * deltas over WebSocket treat stamped and unstamped items as equal.
  */
 const STAMP = 'internal_chat_message_metadata_passthrough';
 
-/** Types whose status is what a client reports to the model, not how far the provider has got with the item. */
+/** Types whose status is a client's report to the model, not the provider's progress with the item. */
 const reportedStatus = new Set(['apply_patch_call_output']);
 
-/** Marks on a text that are about its display; clients drop them when they send the text back. */
+/** Display marks of a text. Clients drop them when they send the text back. */
 const decorations = new Set(['annotations', 'logprobs']);
 
-/** How many significant digits a number is written with. A pattern for zeros at the end would take quadratic time. */
+/** Returns the number of significant digits of a written number. A pattern for trailing zeros would take quadratic time. */
 function digitsOf(written: string): number {
   const digits = written.replace(/[eE].*$/, '').replace(/[-.]/g, '');
   let start = 0;
@@ -45,7 +45,7 @@ function digitsOf(written: string): number {
   return end - start;
 }
 
-/** A number kept as it was written, in the form a double with the same value has; all its digits where there is none. */
+/** Returns a number kept as written in the form of the double with the same value; with all its digits if there is none. */
 function canonicalNumber(written: string): string {
   const digits = digitsOf(written);
   const value = Number(written);
@@ -54,10 +54,10 @@ function canonicalNumber(written: string): string {
 }
 
 /**
- * JSON with sorted keys; absent, null and empty annotations are the same as nothing.
+ * Serialises to JSON with sorted keys. Absent members, null and empty annotations are equal.
  *
- * @param omit members of the value itself that are left out
- * @param plain leave out annotations and logprobs at every depth, whatever they hold
+ * @param omit members of the value itself to omit
+ * @param plain omit annotations and logprobs at every depth, whatever they hold
  */
 export function canonical(value: unknown, omit: readonly string[] = [], plain = false): string {
   if (Array.isArray(value)) return `[${value.map((each) => canonical(each, [], plain)).join(',')}]`;
@@ -74,7 +74,7 @@ export function canonical(value: unknown, omit: readonly string[] = [], plain = 
   return `{${fields.join(',')}}`;
 }
 
-/** A message's content as parts: a string is one text part of the kind its role writes. */
+/** Returns a message's content as parts: a string becomes one text part of the kind that matches its role. */
 function contentOf(item: Item): unknown {
   const { content, role } = item;
   if (typeof content !== 'string') return content;
@@ -89,34 +89,37 @@ function identityOf(item: Item, withId: boolean, plain: boolean): string {
   if (!withId || volatileIds.has(type)) omit.push('id');
   if (!reportedStatus.has(type)) omit.push('status');
   if (type === 'message') return canonical({ ...item, type, content: contentOf(item) }, omit, plain);
-  // The ciphertext is the whole item: what it seals is what the model reads, and nothing else of it is identity.
+  // The ciphertext determines the item: the model reads only what it seals.
   if (type === 'reasoning' && isSealed(item)) return canonical({ type, encrypted_content: item.encrypted_content });
   return canonical({ ...item, type }, omit, plain);
 }
 
 /**
- * What an item is, as a string: equal strings, same item. Status and ids that providers rotate are not identity, nor are
- * empty annotations; anything unknown compares whole.
+ * Returns the identity of an item: items with equal strings are the same. Status, ids that providers change, and empty
+ * annotations are not part of it; unknown members are compared whole.
  */
 export function identity(item: Item): string {
   return identityOf(item, true, false);
 }
 
 /**
- * An identity without what clients drop or change at will: it may be equal where `identity` is not, so it chooses and
- * never decides.
+ * Returns an identity without the parts that clients drop or change freely. It may be equal where `identity` differs, so it
+ * only selects candidates.
  */
 export function looseIdentity(item: Item): string {
   return identityOf(item, typeOf(item) === 'item_reference', true);
 }
 
-/** Every identity under which a client may repeat an item: whole, without its id, and without what decorates its text. */
+/**
+ * Returns every identity under which a client may repeat an item: whole, without its id, and without the annotations of its
+ * text.
+ */
 export function identitiesOf(item: Item): string[] {
   const whole = identityOf(item, true, false);
   const forms = [whole];
   const hasOwnId = item.id != null && !volatileIds.has(typeOf(item));
   if (hasOwnId) forms.push(identityOf(item, false, false));
-  // Long inputs are read on the way to an answer: what cannot differ is not written out again.
+  // Long inputs are read before the request is answered, so forms that cannot differ are not serialised again.
   if ([...decorations].some((name) => whole.includes(`"${name}":`))) {
     forms.push(identityOf(item, true, true));
     if (hasOwnId) forms.push(identityOf(item, false, true));
@@ -125,8 +128,8 @@ export function identitiesOf(item: Item): string[] {
 }
 
 /**
- * Every identity under which a client may send back an item that it was shown: those above, and a reference by its id.
- * An id that only a client gave an item names nothing at the provider.
+ * Returns every identity under which a client may send back an item that it was shown: those above, and a reference by its
+ * id. An id that only a client gave to an item means nothing to the provider.
  */
 export function identitiesShown(item: Item): string[] {
   const own = identitiesOf(item);

@@ -1,7 +1,7 @@
 import { elementTexts, type Written } from '../json.ts';
 import type { Item } from './types.ts';
 
-/** A request's `input` as items: a bare string is one user message. */
+/** Returns a request's `input` as items. A bare string is one user message. */
 export function normaliseInput(input: unknown): readonly Item[] {
   if (typeof input === 'string') {
     return [{ type: 'message', role: 'user', content: [{ type: 'input_text', text: input }] }];
@@ -10,9 +10,9 @@ export function normaliseInput(input: unknown): readonly Item[] {
 }
 
 /**
- * A request's input items with the texts they were written in. The item that a bare string stands for is ours to write.
+ * Returns a request's input items with the texts they were written in. The text of the item for a bare string is made here.
  *
- * @param text the text of the input; null without one
+ * @param text text of the input; null when there is none
  */
 export function writtenInput(input: unknown, text: string | null): readonly Written<Item>[] {
   if (typeof input === 'string' && text !== null) return [{ value: normaliseInput(input)[0]!, json: bareItem(text) }];
@@ -20,7 +20,11 @@ export function writtenInput(input: unknown, text: string | null): readonly Writ
   return normaliseInput(input).map((value, index) => ({ value, json: texts[index] ?? JSON.stringify(value) }));
 }
 
-/** The text of the item that a bare string stands for. */
+/**
+ * Returns the text of the item for a bare string.
+ *
+ * @param string the string as JSON text
+ */
 export const bareItem = (string: string): string =>
   `{"type":"message","role":"user","content":[{"type":"input_text","text":${string}}]}`;
 
@@ -28,8 +32,8 @@ const isId = (value: unknown) => typeof value === 'string' && value !== '';
 const isMissing = (value: unknown) => !value || (Array.isArray(value) && value.length === 0);
 
 /**
- * Whether an item only names what it is: references, and items whose substance the provider looks up by their id. It
- * means nothing where that is not stored, and whose it is has to be known where several share a credential.
+ * Returns whether an item is only a name: a reference, or an item whose content the provider looks up by its id. It means
+ * nothing where that content is not stored, and where several tenants share a credential its owner must be known.
  */
 export function isNameOnly(item: Item): boolean {
   if (!isId(item.id)) return false;
@@ -45,7 +49,7 @@ export function isNameOnly(item: Item): boolean {
   }
 }
 
-/** The item's type. Without one, an item with a role is a message, and one with no more than an id is a reference. */
+/** Returns the item's type. Without one, an item with a role is a message, and one with only an id is a reference. */
 export function typeOf(item: Item): string {
   if (typeof item.type === 'string') return item.type;
   if (typeof item.role === 'string') return 'message';

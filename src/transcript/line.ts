@@ -5,44 +5,44 @@ import { typeOf } from './items.ts';
 import type { Fingerprint, Item, ItemHash, ReadItem, ReadItems } from './types.ts';
 
 /**
- * Recognising the turns that a request's items continue.
+ * Matching of a request's items with the turns that they continue.
  *
  * A provider seals an item separately for each event that shows it, may list items that it did not stream, and may change
- * ids between the two. So one turn is known in several forms, and a client may send back any of them, turn by turn. Two
- * things follow. A fingerprint over everything cannot be looked up: the **place** fingerprint covers only the items that
- * clients made and the last item, and chooses candidates. And the decision compares item by item: each known item is a
- * set of accepted hashes (its **forms**), and a request continues a turn when every item of the turn's line accepts the
+ * ids between the two. So one turn is known in several forms, and a client may send back any of them, turn by turn. This
+ * has two consequences. A fingerprint over everything cannot be looked up: the **place** fingerprint covers only the
+ * client-made items and the last item, and selects candidates. The decision then compares item by item: each known item is
+ * a set of accepted hashes (its **forms**), and a request continues a turn when every item of the turn's line accepts the
  * request's item at its position.
  */
 
-/** The hashes under which one known item is accepted. */
+/** Hashes accepted for one known item. */
 type Accepted = readonly ItemHash[];
 
-/** What one turn added to its line. */
+/** Items that one turn added to its line. */
 export interface TurnForms {
   input: readonly Accepted[];
-  /** Alternatives for the output: usually one; two when the terminal listed other items than were streamed. */
+  /** Alternatives for the output: usually one; two when the terminal event listed other items than were streamed. */
   outputs: readonly (readonly Accepted[])[];
   /**
-   * The provider compacted the context: alternatives for what the line may begin with from here on. Clients send either
-   * that or the whole line, compaction included. Empty without a compaction.
+   * Alternatives for the start of the line after the provider compacted the context. Clients send either one of these or
+   * the whole line, compaction included. Empty without a compaction.
    */
   begins: readonly (readonly Accepted[])[];
 }
 
-/** A turn's forms with those of its ancestors. */
+/** Forms of a turn and of its ancestors. */
 export interface Line {
   readonly turnId: string;
   readonly forms: TurnForms;
   readonly parent: Line | null;
-  /** The turn has a parent that is not known here: only what a compaction lets its line begin with can be recognised. */
+  /** The turn has a parent that is not known here. Only a start of the line after a compaction can then be matched. */
   readonly detached?: boolean;
 }
 
 export const HASH_CHARS = 22;
 const short = (text: string): ItemHash => hash('sha256', hashable(text), 'base64url').slice(0, HASH_CHARS);
 
-/** The chain of no items. */
+/** Chain over no items. */
 export const EMPTY: Fingerprint = short('');
 
 const clientRoles = new Set(['user', 'system', 'developer']);
@@ -55,33 +55,33 @@ const clientTypes = new Set([
   'mcp_approval_response',
 ]);
 
-/** An item that only a client makes: it is the same text in every form of a turn. */
+/** Returns whether only clients make such an item. Its text is the same in every form of a turn. */
 export function isFromClient(item: Item): boolean {
   const type = typeOf(item);
   return type === 'message' ? clientRoles.has(item.role as string) : clientTypes.has(type);
 }
 
-/** The hash of an item as a request holds it. */
+/** Returns the hash of an item as a request holds it. */
 export function itemHash(item: Item): ItemHash {
   return short(identity(item));
 }
 
-/** The hashes under which a client may repeat an item that it made or was shown, the item's own the first. */
+/** Returns the hashes under which a client may repeat an item that it made or was shown; the item's own hash is first. */
 export const acceptedOf = (item: Item): Accepted => identitiesOf(item).map(short);
 
-/** What of an item a chain is made of. */
+/** Part of an item that a chain covers. */
 export type Link = Pick<ReadItem, 'hash' | 'fromClient'>;
 
-/** The chain after one more item; items that a model made do not count. */
+/** Returns the chain after one more item. Items made by a model are skipped. */
 const next = (before: Fingerprint, { hash: own, fromClient }: Link): Fingerprint =>
   fromClient ? short(`${before}\n${own}`) : before;
 
-/** Continues a client chain by more items. */
+/** Extends a client chain by more items. */
 export function extendChain(from: Fingerprint, items: readonly Link[]): Fingerprint {
   return items.reduce(next, from);
 }
 
-/** The chains over items: entry n covers the first n. */
+/** Returns the chains over items: entry n covers the first n. */
 export function chainOver(items: readonly Link[]): Fingerprint[] {
   const chain = [EMPTY];
   for (const item of items) chain.push(next(chain.at(-1)!, item));
@@ -89,24 +89,24 @@ export function chainOver(items: readonly Link[]): Fingerprint[] {
 }
 
 /**
- * The fingerprint of the place between two items of a transcript.
+ * Returns the fingerprint of the place after an item of a transcript.
  *
  * @param chain client chain up to the place
- * @param last the item before the place
+ * @param last item before the place
  */
 export function placeAfter(chain: Fingerprint, last: Item): Fingerprint {
   return short(`${chain}\n>${looseIdentity(last)}`);
 }
 
-/** More places are never asked for: the deepest match wins, so the longest beginnings come first. */
+/** Most places looked up. The deepest match wins, so the longest prefixes come first. */
 const MOST_PLACES = 256;
 
-/** Among so many of the newest items a known turn may have ended after what a client made. */
+/** Number of newest items among which a known turn may also have ended after a client-made item. */
 const NEWEST = 8;
 
 /**
- * Where in a request's items a known turn may have ended, the deepest first: after something the model said, and among
- * the newest items after anything (a warm-up says nothing, and some outputs end like an input).
+ * Returns the places in a request's items where a known turn may have ended, deepest first: after items of the model, and
+ * among the newest items after any item (a warm-up has no output, and some outputs end like an input).
  */
 export function plausiblePlaces(items: readonly ReadItem[], chain: readonly Fingerprint[]): Fingerprint[] {
   const places: Fingerprint[] = [];
@@ -120,11 +120,11 @@ export function plausiblePlaces(items: readonly ReadItem[], chain: readonly Fing
 
 const shown = (items: readonly Item[]): Accepted[] => items.map((item) => identitiesShown(item).map(short));
 
-/** Two lists of the same length as one whose items accept what either accepts. */
+/** Merges two lists of equal length: each item accepts what either one accepts. */
 const merged = (one: readonly Accepted[], other: readonly Accepted[]): Accepted[] =>
   one.map((hashes, index) => [...new Set([...hashes, ...other[index]!])]);
 
-/** The forms of an output: one list, or two where the terminal listed other items than were streamed. */
+/** Returns the forms of an output: one list, or two where the terminal event listed other items than were streamed. */
 function alternatives(streamed: readonly Item[], listed: readonly Item[] | null): (readonly Accepted[])[] {
   const [one, other] = [shown(streamed), shown(listed ?? [])];
   if (one.length === other.length) return one.length === 0 ? [] : [merged(one, other)];
@@ -135,10 +135,10 @@ const isCompaction = (item: Item) => typeOf(item) === 'compaction';
 const fromCompaction = (items: readonly Item[]) => items.slice(Math.max(0, items.findLastIndex(isCompaction)));
 
 /**
- * The forms of a turn.
+ * Returns the forms of a turn.
  *
- * @param turn.streamed output items as `response.output_item.done` showed them
- * @param turn.listed output items as the terminal listed them; null or empty when it listed none
+ * @param turn.streamed output items of `response.output_item.done`
+ * @param turn.listed output items of the terminal event; null or empty when it listed none
  */
 export function formsOf(turn: {
   input: readonly Pick<ReadItem, 'accepted'>[];
@@ -154,7 +154,7 @@ export function formsOf(turn: {
   };
 }
 
-/** Forms as text, for the store. */
+/** Serialises forms for the store. */
 export function encodeForms({ input, outputs, begins }: TurnForms): string {
   return JSON.stringify(begins.length > 0 ? [input, outputs, begins] : [input, outputs]);
 }
@@ -166,7 +166,7 @@ const isListOf =
 const areItems = isListOf(isListOf((value): value is ItemHash => typeof value === 'string'));
 const areAlternatives = isListOf(areItems);
 
-/** The forms that `encodeForms` wrote; null for any other text, such as that of another version. */
+/** Parses what `encodeForms` wrote; null for any other text, such as that of another version. */
 export function decodeForms(text: string): TurnForms | null {
   let stored: unknown;
   try {
@@ -179,13 +179,16 @@ export function decodeForms(text: string): TurnForms | null {
   return areItems(input) && areAlternatives(outputs) && areAlternatives(begins) ? { input, outputs, begins } : null;
 }
 
-/** How a request's items relate to a line: they continue it after `count` items, or end within it. */
+/** Relation of a request's items to a line: they continue it after `count` items, or end within it. */
 export interface Relation {
   kind: 'continues' | 'within';
   count: number;
 }
 
-/** Where `hashes` stand after `items` were taken from position `at`; -1 when an item differs, `length` where they end early. */
+/**
+ * Matches `items` with `hashes` from position `at`. Returns the position after them; -1 when an item differs, infinity when
+ * the hashes end first.
+ */
 function take(items: readonly Accepted[], hashes: readonly ItemHash[], at: number): number {
   for (let index = 0; index < items.length; index += 1) {
     if (at + index >= hashes.length) return Number.POSITIVE_INFINITY;
@@ -195,8 +198,10 @@ function take(items: readonly Accepted[], hashes: readonly ItemHash[], at: numbe
 }
 
 /**
- * Compares a request's items with a line. The request continues the line when its first items are exactly the line's,
- * each in any of its forms; it is within the line when it ends before the line does and has not differed until then.
+ * Compares a request's items with a line. The request continues the line when its first items are exactly the line's, each
+ * in any of its forms. It is within the line when it ends before the line does without a difference.
+ *
+ * @returns null when it neither continues the line nor is within it
  */
 export function relate(line: Line, { hashes }: Pick<ReadItems, 'hashes'>): Relation | null {
   const nodes: Line[] = [];
@@ -204,7 +209,7 @@ export function relate(line: Line, { hashes }: Pick<ReadItems, 'hashes'>): Relat
   const start: ReadonlySet<number> = new Set([0]);
   let places = start;
   let within = false;
-  /** Where the request stands after one of several lists of items, from each of several places. */
+  /** Returns the positions reached after any of several lists of items, from any of several positions. */
   const after = (from: ReadonlySet<number>, lists: readonly (readonly Accepted[])[]): Set<number> => {
     const reached = new Set<number>();
     for (const items of lists) {
@@ -226,7 +231,7 @@ export function relate(line: Line, { hashes }: Pick<ReadItems, 'hashes'>): Relat
   return within && hashes.length > 0 ? { kind: 'within', count: hashes.length } : null;
 }
 
-/** How many of a request's first items are exactly the line; null when the request does not continue it. */
+/** Returns how many of a request's first items are exactly the line; null when the request does not continue it. */
 export function continuedBy(line: Line, read: Pick<ReadItems, 'hashes'>): number | null {
   const relation = relate(line, read);
   return relation?.kind === 'continues' ? relation.count : null;

@@ -7,43 +7,50 @@ type Fields = Readonly<Record<string, unknown>>;
 const isText = (value: unknown): value is string => typeof value === 'string' && value !== '';
 const listOf = (value: unknown): readonly unknown[] => (Array.isArray(value) ? value : []);
 
-/** Ids of the items that a request's input names instead of holding them. */
+/** Returns the ids of items that a request's input names instead of containing them. */
 export function referencesIn(body: RequestBody): string[] {
   const items = listOf(body.input).filter((item): item is Item => isFields(item) && isNameOnly(item));
   return [...new Set(items.map(({ id }) => String(id)))];
 }
 
-/** The response that a request asks the provider to compare its cache with; null when it names none. */
+/** Returns the id of the response with which the provider is to compare its cache; null when the request names none. */
 export function comparisonOf(body: RequestBody): string | null {
   const options = body.prompt_cache_options;
   const id = isFields(options) ? options.comparison_response_id : null;
   return typeof id === 'string' && id !== '' ? id : null;
 }
 
-/** Path of the field that `comparisonOf` reads. */
+/** Path of the field read by `comparisonOf`. */
 export const COMPARISON_PATH = 'prompt_cache_options.comparison_response_id';
 
 /**
- * More different ids are not asked about: the first one beyond counts as foreign. A session of an SDK that names each
- * item it was given has some thousands; more of them than this do not fit the context of a model.
+ * Most different ids checked; the first one beyond counts as foreign. An SDK session that names each item it received has
+ * some thousands, and more than this do not fit the context of a model.
  */
 export const MOST_NAMES = 16_384;
 
 /**
- * What may stand in a field. `text`: content, in one string or a list of them. `opaque`: content of any shape, written
- * by a client or a tool. `owned`: the id of something that a turn may have made. `foreign`: the id of something that no
- * turn makes. `connector`: one of the provider's own, or foreign. `address`: a URL. `elsewhere`: checked by other code. `unknown`: nothing is known, so every id-like name
- * and value in it is foreign. A shape: an object, or a list of them.
+ * Allowed content of a field.
+ *
+ * - `text`: content, in one string or a list of them.
+ * - `opaque`: content of any shape, written by a client or a tool.
+ * - `owned`: id of an object that a turn may have made.
+ * - `foreign`: id of an object that no turn makes.
+ * - `connector`: one of the provider's own connectors, or else foreign.
+ * - `address`: a URL.
+ * - `elsewhere`: checked by other code.
+ * - `unknown`: nothing is known, so every id-like name and value in it is foreign.
+ * - a shape: an object, or a list of objects.
  */
 type Rule = 'text' | 'opaque' | 'owned' | 'foreign' | 'connector' | 'address' | 'elsewhere' | 'unknown' | Shape;
 
 interface Shape {
   readonly members: ReadonlyMap<string, Rule>;
-  /** A string in place of the object. */
+  /** Rule for a string in place of the object. */
   readonly string: Rule;
-  /** Members that are not listed. */
+  /** Rule for members that are not listed. */
   readonly others: Rule;
-  /** Objects of this shape are items: their `id` is judged by what else they hold. */
+  /** Objects of this shape are items: the check of their `id` depends on their other members. */
   readonly items: boolean;
 }
 
@@ -63,7 +70,7 @@ const content = { string: 'text' } as const;
 
 const annotation = shape('text title url filename quote', { file_id: 'owned', container_id: 'owned' });
 
-/** A part of a message, of a tool's output, of a reasoning item. */
+/** Part of a message, of a tool's output, or of a reasoning item. */
 const part = shape(
   'text refusal detail filename file_data transcript stdout stderr logs data format title status encrypted_content',
   {
@@ -97,7 +104,7 @@ const container = {
 } as const;
 const environment = shape('memory_limit', container);
 
-/** Services that the provider offers to everyone: what they reach is decided by the token that a client sends with them. */
+/** Connectors that the provider offers to everyone. The client's own token decides what they can reach. */
 const connectors = new Set(
   [
     'dropbox',
@@ -152,12 +159,12 @@ const action = shape(
   content,
 );
 
-/** Every item of the input, whatever it says it is: a field means the same in all of them. */
+/** Shape of every input item, whatever its type: a field means the same in all of them. */
 const item = shape(
   'role status phase arguments name namespace call_id encrypted_content fingerprint code input result queries ' +
     'revised_prompt size quality background output_format execution server_label reason created_by author recipient',
   {
-    // Judged together with the rest of the item.
+    // Checked together with the item's other members.
     id: 'elsewhere',
     content: part,
     output: part,
@@ -170,7 +177,7 @@ const item = shape(
     actions: action,
     operation: shape('path diff'),
     environment,
-    // What program made a call, by the id of its call.
+    // Call id of the program that made a call.
     caller: shape('caller_id'),
     tools: tool,
     pending_safety_checks: checks,
@@ -180,7 +187,7 @@ const item = shape(
     reasoning,
     text: textConfig,
     metadata: 'opaque',
-    // Codex's stamp on every item it sends.
+    // Stamp of Codex on every item it sends.
     internal_chat_message_metadata_passthrough: 'opaque',
   },
   { items: true },
@@ -191,7 +198,7 @@ const input: Shape = { ...item, string: 'text' };
 const body = shape(
   'model user safety_identifier prompt_cache_key prompt_cache_retention service_tier truncation include',
   {
-    // An anchor that the scope does not know is answered in its own way, as if it did not exist.
+    // An anchor unknown in the scope has its own error, as if it did not exist.
     previous_response_id: 'elsewhere',
     input,
     instructions: input,
@@ -221,9 +228,9 @@ const saysMoreThanItsType = (value: unknown) => isFields(value) && Object.keys(v
 const present = (name: string) => (fields: Item) => typeof fields[name] === 'string' || Array.isArray(fields[name]);
 
 /**
- * Items that say everything they are: the provider reads them as content and resolves no id of theirs. What the item
- * must hold for that. A client may have them from elsewhere, so their ids need not be known. A picture and open
- * reasoning are not among them: the provider looks those up by their ids, whatever stands beside them.
+ * Items that are complete in themselves, with the members they need for that: the provider reads them as content and
+ * resolves none of their ids. A client may have them from elsewhere, so their ids need not be known. Images and open
+ * reasoning are not listed: the provider looks those up by their ids, whatever else they hold.
  */
 const substance = new Map<string, (fields: Item) => boolean>([
   ['message', present('content')],
@@ -253,7 +260,7 @@ const substance = new Map<string, (fields: Item) => boolean>([
   ['mcp_list_tools', present('tools')],
   ['mcp_call', (fields) => has('name', 'output')(fields) || has('name', 'error')(fields)],
   ['mcp_approval_request', has('name', 'arguments')],
-  // The answer names its question in a field of its own.
+  // The answer names its request in a field of its own.
   ['mcp_approval_response', has('approval_request_id')],
   ['program', has('code')],
   ['program_output', present('result')],
@@ -261,22 +268,22 @@ const substance = new Map<string, (fields: Item) => boolean>([
 
 const isSelfContained = (fields: Item): boolean => substance.get(typeOf(fields))?.(fields) ?? false;
 
-/** The beginnings that provider ids are known to have. In a field that is not known, one of these is enough. */
+/** Known prefixes of provider ids. In an unknown field one of these is enough. */
 const FAMILY =
   /^(?:resp|msg|rs|fc|fco|ctc|ctco|item|c?file|cntr|container|vsf?|conv|pmpt|igc?|mcp[arl]?|ws|fs|ci|shc?|lsh|cu|tsc|tso|apc|cmp|skill|connector|tunnel|batch|ft|ftjob|asst|thread)[-_]\S+$/;
-/** A short word or two, then what only a generator writes: a long run with digits in it, or a UUID. */
+/** Matches one or two short words followed by a generated part: a long run with digits in it, or a UUID. */
 const GENERATED =
   /^[a-z][a-z0-9]{0,15}(?:_[a-z][a-z0-9]{0,15})?[-_:](?:(?=[A-Za-z]{0,64}\d)[A-Za-z0-9]{16,}|[\da-f]{8}(?:-[\da-f]{4}){3}-[\da-f]{12})/;
 
-/** Whether a text has the form of a provider's id. */
+/** Returns whether a text has the form of a provider's id. */
 export const looksLikeProviderId = (text: string): boolean => FAMILY.test(text) || GENERATED.test(text);
 
-/** Ids of who asks, and of what they watch their requests by. No provider keeps an object under them. */
+/** Ids of the caller, and of its tracing. No provider stores an object under them. */
 const ofTheClient = /^(?:client_)?(?:client|user|session|request|trace|span|correlation|device|installation)_id$/;
-/** Whether a field's name says that it holds ids of the provider's. */
+/** Returns whether a field's name indicates provider ids. */
 const saysId = (name: string): boolean => /(?:^|_)ids?$|[a-z]I[dD]s?$/.test(name) && !ofTheClient.test(name);
 
-/** Addresses that the provider fetches as anyone would, and content in the form of one. */
+/** Addresses that the provider fetches without the credential, and inline data URLs. */
 const FETCHED = /^(?:https?|data):/i;
 const SCHEME = /^[a-z][a-z\d+.-]*:/i;
 
@@ -284,7 +291,7 @@ interface Frame {
   readonly value: object;
   readonly keys: readonly string[] | null;
   readonly rule: Rule;
-  /** The nearest name above says that there are ids here. */
+  /** The nearest name above indicates ids. */
   readonly named: boolean;
   at: number;
 }
@@ -292,7 +299,7 @@ interface Frame {
 const LONGEST_NAME = 64;
 const LONGEST_PATH = 256;
 
-/** Names are the client's: what could be a line break or worse in a log is left out. */
+/** Names are chosen by the client: characters that could break a log line are replaced. */
 function pathOf(places: readonly (string | number)[]): string {
   let path = '';
   for (const place of places) {
@@ -306,10 +313,9 @@ function pathOf(places: readonly (string | number)[]): string {
 const placeIn = ({ keys, at }: Frame) => (keys === null ? at - 1 : keys[at - 1]!);
 
 /**
- * Everything a request's body names at the provider, the anchor, the compared response and the client's own call ids
- * aside. It reads an allow-list: what is known to be content is free, what is known to be an id is judged by who can
- * have made it, and of the rest every id-like name or value counts as foreign. Pure; linear in the size of the body, and
- * not recursive.
+ * Collects everything that a request's body names at the provider, except the anchor, the compared response and the
+ * client's own call ids. It uses an allow-list: known content is allowed, known ids are judged by who can have made them,
+ * and any other id-like name or value counts as foreign. Pure; linear in the size of the body; not recursive.
  */
 export function namesIn(request: RequestBody): Names {
   const owned = new Map<string, string>();
@@ -348,7 +354,7 @@ export function namesIn(request: RequestBody): Names {
     if (key !== null) {
       if (typeof rule === 'object') next = rule.members.get(key) ?? rule.others;
       if (next === 'unknown') {
-        // A map may have ids for names. What a scheme calls its members is a word, and `type` is never an id.
+        // A map may have ids as names. Members of a schema are plain words, and `type` is never an id.
         if (GENERATED.test(key)) foreign = here();
         if (key === 'type') next = 'text';
         named = saysId(key);
@@ -360,7 +366,7 @@ export function namesIn(request: RequestBody): Names {
       }
     }
     if (next === 'opaque' || (next === 'elsewhere' && typeof child === 'string')) continue;
-    // What checks it reads a string: anything else in its place would pass unseen.
+    // The other check reads only strings; any other value would pass unchecked.
     if (next === 'elsewhere') next = 'foreign';
     if (typeof child === 'string') {
       // A list has no strings in place of its objects.
@@ -368,7 +374,7 @@ export function namesIn(request: RequestBody): Names {
       string(child, listed ? 'unknown' : next, named);
     } else if (Array.isArray(child)) stack.push({ value: child, keys: null, rule: next, named, at: 0 });
     else if (isFields(child)) {
-      // Ids and texts have no members: an object in their place is nothing that is known.
+      // Ids and texts have no members, so an object in their place is unknown.
       const inside = next === 'text' || next === 'address' ? 'unknown' : next;
       stack.push({ value: child, keys: Object.keys(child), rule: inside, named: false, at: 0 });
     }
@@ -377,10 +383,10 @@ export function namesIn(request: RequestBody): Names {
 }
 
 /**
- * What `namesIn` finds in a body as it was written. A name that an object has more than once counts as foreign: what
- * reads the body behind the bridge may take another of its values than the one that was judged.
+ * Applies `namesIn` to a body as it was written. A repeated name in one object counts as foreign: the upstream may read
+ * another of its values than the one checked here.
  *
- * @param text what the body was parsed from
+ * @param text JSON text from which the body was parsed
  */
 export function namesWritten(request: RequestBody, text: string): Names {
   const names = namesIn(request);
@@ -389,8 +395,8 @@ export function namesWritten(request: RequestBody, text: string): Names {
 }
 
 /**
- * The ids by which a later request of the same scope may name what these output items are or mention: what `namesIn`
- * would ask for if they were sent back.
+ * Returns the ids by which a later request of the same scope may name these output items or objects they mention: what
+ * `namesIn` would check if they were sent back.
  */
 export function namesMade(items: readonly Item[]): string[] {
   const questions = items.filter((each) => isFields(each) && each.type === 'mcp_approval_request');
@@ -398,11 +404,11 @@ export function namesMade(items: readonly Item[]): string[] {
   return [...new Set([...namesIn({ input: items }).owned.keys(), ...asked])];
 }
 
-/** Parameters of a query whose values are words of the API, or belong to the response that the path names. */
+/** Query parameters whose values are words of the API, or belong to the response named by the path. */
 const wordParameters = new Set(['include', 'include[]', 'order']);
 
 /**
- * The first parameter of a query that names, or may name, something at the provider; null without one.
+ * Returns the first parameter of a query that names, or may name, an object at the provider; null when there is none.
  *
  * @param besides parameters that other code checks
  */

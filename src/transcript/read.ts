@@ -7,7 +7,7 @@ import { isExactItem } from './replay.ts';
 import { hasHostedTools, shapeOf } from './shape.ts';
 import type { Item, ItemHash, LookedAt, ReadItem, ReadItems, ReadRequest, RequestBody } from './types.ts';
 
-/** An item whose properties are found when they are asked for. */
+/** Item whose properties are computed on first use. */
 class LazyItem implements ReadItem {
   readonly value: Item;
   readonly json: string;
@@ -40,10 +40,10 @@ class LazyItem implements ReadItem {
   }
 }
 
-/** One item, read when it is asked about. */
+/** Wraps one item, whose properties are computed on first use. */
 export const readItem = (item: Written<Item>): ReadItem => new LazyItem(item);
 
-/** The items of a request, which must not change afterwards. */
+/** Wraps the items of a request, which must not change afterwards. */
 export function readItems(items: readonly Written<Item>[]): ReadItems {
   const list = items.map(readItem);
   let hashes: ReadItems['hashes'] | null = null;
@@ -63,10 +63,12 @@ export function readItems(items: readonly Written<Item>[]): ReadItems {
   };
 }
 
-/** Members of `client_metadata` that are looked at, if they are no longer than this; the others are the provider's. */
+/**
+ * Members of `client_metadata` that are kept, up to `LONGEST_METADATA` characters; the others are only for the provider.
+ */
 const METADATA = ['turn_id', 'x-codex-turn-metadata', 'x-codex-turn-state'];
 export const LONGEST_METADATA = 32_768;
-/** Members that are kept as they are: short by the bounds of a valid request. */
+/** Members kept unchanged: validation bounds their size. */
 const KEPT: readonly (keyof LookedAt)[] = [
   'model',
   'stream',
@@ -77,7 +79,7 @@ const KEPT: readonly (keyof LookedAt)[] = [
   'prompt_cache_key',
   'client_metadata',
 ];
-/** Members of which it matters only whether they are there. */
+/** Members of which only the presence is kept. */
 const NOTED: readonly (keyof LookedAt)[] = ['conversation', 'reasoning'];
 
 const isFields = (value: unknown): value is RequestBody => typeof value === 'object' && value !== null;
@@ -92,7 +94,7 @@ function metadataOf(fields: RequestBody): RequestBody {
   return Object.fromEntries(named.map(([name, value]) => [name, short(value) ? value : null]));
 }
 
-/** The members of a body that the bridge itself looks at: nothing in them is large. */
+/** Returns the members of a body that the bridge itself uses. None of them is large. */
 function lookedAt(body: RequestBody): LookedAt {
   const kept = only(body, KEPT);
   const metadata = isFields(kept.client_metadata) ? metadataOf(kept.client_metadata) : null;
@@ -101,11 +103,11 @@ function lookedAt(body: RequestBody): LookedAt {
 }
 
 /**
- * Reads a body once, so that nothing later looks at it whole.
+ * Reads a body once, so that no later code needs the whole of it.
  *
- * @param body the value of `text`, validated
+ * @param body validated value of `text`
  * @param bytes size as received
- * @param whole every form of every item will be asked for: their hashes are found together
+ * @param whole compute all hashes of every item now, because they will be needed
  */
 export function readRequest(body: RequestBody, text: string, bytes: number, whole = false): ReadRequest {
   const members = scanMembers(text);

@@ -3,7 +3,7 @@ import type { ReplayClass } from '../store/port.ts';
 import { typeOf } from './items.ts';
 import type { Item, ReadItem, RequestBody } from './types.ts';
 
-/** Items that say everything they are: sent again, they are the same context. Anything not listed is not exact. */
+/** Items that are complete in themselves: sent again, they produce the same context. All others are not exact. */
 const selfContained = new Set([
   'message',
   'function_call',
@@ -22,7 +22,10 @@ const selfContained = new Set([
 
 const selfContainedParts = new Set(['input_text', 'output_text', 'text', 'refusal', 'summary_text', 'reasoning_text']);
 
-/** A picture or file is exact only when its bytes are in the item; an address or a file id may expire. */
+/**
+ * Returns whether a content part is exact. An image or file is exact only when its bytes are in the item; an address or a
+ * file id may expire.
+ */
 function isExactPart(part: unknown): boolean {
   if (typeof part !== 'object' || part === null) return typeof part === 'string';
   const { type, image_url: image, file_data: file, file_id: id, file_url: url } = part as Record<string, unknown>;
@@ -34,7 +37,7 @@ function isExactPart(part: unknown): boolean {
 
 const partsOf = (value: unknown): unknown[] => (Array.isArray(value) ? value : []);
 
-/** Whether an item says everything it is: sent again, it is the same context. */
+/** Returns whether an item is complete in itself: sent again, it produces the same context. */
 export function isExactItem(item: Item): boolean {
   const type = typeOf(item);
   if (type === 'reasoning') return typeof item.encrypted_content === 'string' && item.encrypted_content !== '';
@@ -43,8 +46,8 @@ export function isExactItem(item: Item): boolean {
 }
 
 /**
- * What of a turn's output the context goes on with: everything, unless the provider compacted it. A compaction item in
- * the output stands for all that came before it; one that a client sends is an item like any other.
+ * Returns the part of a turn's output with which the context continues: all of it, unless the provider compacted it. A
+ * compaction item in the output replaces everything before it; one sent by a client is an ordinary item.
  */
 export function keptOutput(output: readonly Item[]): { compacted: boolean; items: readonly Item[] } {
   const last = output.findLastIndex((item) => typeOf(item) === 'compaction');
@@ -52,8 +55,8 @@ export function keptOutput(output: readonly Item[]): { compacted: boolean; items
 }
 
 /**
- * Whether a turn's context can be said again: `exact` when its parent's can and every item it added says everything it
- * is. A compaction starts the context anew. A provider-side conversation can never be rebuilt.
+ * Returns how a turn's context can be rebuilt: `exact` when its parent's is exact and every item it added is complete in
+ * itself. A compaction starts a new context. A provider-side conversation can never be rebuilt.
  */
 export function replayClassOf(turn: {
   input: readonly Pick<ReadItem, 'exact'>[];
@@ -83,10 +86,18 @@ const serverFields = new Map([
   ['status', null],
 ]);
 
-/** The text of an item without its id and status: an id of an item that the provider did not keep refers to nothing. */
+/**
+ * Returns the text of an item without its id and status: the id of an item that the provider did not store refers to
+ * nothing.
+ */
 export const withoutServerIds = ({ json }: Pick<Written<Item>, 'json'>) => withMembers(json, serverFields);
 
-/** The texts of a lineage's items, root first: the same context without an anchor, or no answer. */
+/**
+ * Returns the texts of a lineage's items for a request without an anchor, or the reason why the context cannot be rebuilt
+ * exactly.
+ *
+ * @param turns the lineage, root first
+ */
 export function buildReplay(turns: readonly ReplayTurn[]): Replay {
   const last = turns.at(-1);
   if (last && last.replay !== 'exact') return { kind: 'not_exact', reason: `the line is ${last.replay}` };

@@ -3,9 +3,9 @@ import { typeOf } from './items.ts';
 import type { Item } from './types.ts';
 
 export interface ShownForm {
-  /** The client's own anchor, or null: a response object must never show one that only the bridge used. */
+  /** The client's own anchor, or null. A response object must never show an anchor that only the bridge used. */
   previousResponseId: string | null;
-  /** The bridge asked for encrypted reasoning; the client did not and does not get it. */
+  /** The bridge requested encrypted reasoning; the client did not and must not get it. */
   hideEncrypted: boolean;
 }
 
@@ -17,14 +17,14 @@ function withoutEncrypted(item: Item): Item {
   return rest;
 }
 
-/** The items of a turn as its client saw them: identity is taken from this form, replays from the stored one. */
+/** Returns the items of a turn as its client saw them. Identities use this form, replays the stored one. */
 export function shownItems(items: readonly Item[], hideEncrypted: boolean): readonly Item[] {
   return hideEncrypted ? items.map(withoutEncrypted) : items;
 }
 
 const sealed = new Map([['encrypted_content', null]]);
 
-/** Takes the encrypted content out of an item's text. */
+/** Removes the encrypted content from an item's text. */
 const unseal = (text: string, { start, end }: Span) => ({
   start,
   end,
@@ -32,8 +32,8 @@ const unseal = (text: string, { start, end }: Span) => ({
 });
 
 /**
- * One upstream event as its client may see it. Text is passed on unchanged unless something in it is ours: an anchor the
- * client did not send, or encrypted content it did not ask for; then only that is replaced.
+ * Returns one upstream event as its client may see it. The text is passed on unchanged except for additions of the bridge:
+ * an anchor that the client did not send, or encrypted content that it did not request.
  */
 export function rewriteForClient(text: string, data: Record<string, unknown>, form: ShownForm): string {
   const { response, item } = data as { response?: Record<string, unknown>; item?: Item };

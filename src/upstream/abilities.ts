@@ -1,72 +1,83 @@
 import type { Clock } from '../clock.ts';
 
-/** How long an upstream that says itself that it speaks no WebSocket is believed, milliseconds. */
+/** Time without WebSocket after an upstream refused it explicitly, in milliseconds. */
 const CERTAIN_MS = 600_000;
-/** The same after a failure that may pass, doubled with each one in a row up to `CERTAIN_MS`. */
+/** The same after a failure that may be transient. Doubled with each consecutive one, up to `CERTAIN_MS`. */
 const DOUBT_MS = 60_000;
-/** Where WebSocket has worked, so many failures in a row are an outage. It is believed for this long, and doubled too. */
+/**
+ * Consecutive failures that count as an outage where WebSocket has worked before. The time without it then starts at
+ * `OUTAGE_MS` and is doubled likewise.
+ */
 const OUTAGE = 3;
 const OUTAGE_MS = 15_000;
-/** How long a failure counts before any answer over HTTP has confirmed it. */
+/** Time for which a failure counts before an answer over HTTP has confirmed it, in milliseconds. */
 const SUSPECTED_MS = 30_000;
-/** Limits that an upstream enforces are configuration: they change with a release of it. */
+/**
+ * Time for which a learned limit holds, in milliseconds. Limits are configuration: a release of the upstream may change
+ * them.
+ */
 const LIMIT_MS = 3_600_000;
-/** Credentials remembered; the one that was noted first is forgotten first. */
+/** Most entries remembered per map; the one noted longest ago is dropped first. */
 const MOST = 4_096;
 
-/** Where a turn would go, and under whose name. */
+/** Upstream and credential that a turn would use. */
 export interface Peer {
   targetId: string;
   credentialFp: string;
 }
 
-/** Why a turn leaves WebSocket: the upstream said so, or a handshake or a first turn failed for a reason unknown. */
+/**
+ * Reason why a turn leaves WebSocket. `certain`: the upstream refused it explicitly. `doubtful`: a handshake or a first
+ * turn failed for an unknown reason.
+ */
 export type Doubt = 'certain' | 'doubtful';
 
 /**
- * What upstreams have turned out to be unable to do. Consulted when a connection is dialled and when a frame is sent,
- * never when a request is placed: a socket that works stays in use, whatever happened to another credential.
+ * Learned limitations of upstreams. Consulted when a connection is dialled and when a frame is sent, never when a request
+ * is placed: a working socket stays in use, whatever happened to another credential.
  */
 export interface Abilities {
-  /** Whether a turn may leave WebSocket by itself; with transport `websocket` every failure is final. */
+  /** A turn may leave WebSocket on its own. With transport `websocket` every failure is final. */
   readonly fallsBack: boolean;
-  /** A dial to that peer would be in vain, as far as is known. */
+  /** Returns whether WebSocket is currently considered unavailable at that peer. */
   withoutWebSocket(peer: Peer): boolean;
   /**
-   * A handshake failed there. Where WebSocket has worked a failure concerns only its turn, and three in a row are suspect.
-   * Then the answer over HTTP decides, through `confirm` or `acquit`.
+   * Records a failed handshake. Where WebSocket has worked before, a failure affects only its turn, and the third in a row
+   * makes the peer suspect. The answer over HTTP then decides, through `confirm` or `acquit`.
    */
   suspect(peer: Peer, doubt: Doubt): void;
-  /** HTTP answered where WebSocket had failed. */
+  /** Records that HTTP answered where WebSocket had failed. */
   confirm(peer: Peer): void;
-  /** HTTP failed as well: nothing was learned about WebSocket. */
+  /** Records that HTTP failed as well, which proves nothing about WebSocket. */
   acquit(peer: Peer): void;
-  /** A WebSocket brought a frame from there. */
+  /** Records that a WebSocket delivered a frame from there. */
   works(peer: Peer): void;
   /**
-   * A WebSocket was accepted there and ended before it brought a frame. That is suspect the second time in a row, the third where WebSocket has worked, and at
-   * once where none has ever worked if nothing at all was said: gateways accept upgrades that they cannot pass on.
+   * Records that a WebSocket was accepted and ended before it delivered a frame. The second time in a row makes the peer
+   * suspect, the third where WebSocket has worked before. If it has never worked and `mute` is true, the first time is
+   * enough: gateways accept upgrades that they cannot pass on.
    *
-   * @param mute neither a close frame came, nor was there any frame of ours that it could have been the answer to
+   * @param mute no close frame came, or no frame had been sent that it could have answered
    */
   dropped(peer: Peer, mute: boolean): void;
-  /** Bytes of a frame that the upstream closed with 1009. */
+  /** Records the size in bytes of a frame that the upstream closed with 1009. */
   tooLarge(targetId: string, bytes: number): void;
-  /** Whether a frame of that size is known to be refused. */
+  /** Returns whether a frame of that size in bytes is known to be refused. */
   isTooLarge(targetId: string, bytes: number): boolean;
-  /** The upstream refuses `previous_response_id` as a parameter. */
+  /** Records that the upstream refuses the parameter `previous_response_id`. */
   refusesAnchors(peer: Peer): void;
+  /** Returns false while the upstream is known to refuse `previous_response_id`. */
   takesAnchors(peer: Peer): boolean;
 }
 
 interface Failure {
   until: number;
   confirmed: boolean;
-  /** What a confirmation makes of it, milliseconds. */
+  /** Duration once it is confirmed, in milliseconds. */
   confirmedMs: number;
 }
 
-/** A map that forgets its oldest entry, so that credentials made up by clients cost no memory. */
+/** Creates a map that drops its oldest entry when full, so that credentials invented by clients cost no memory. */
 function bounded<V>() {
   const entries = new Map<string, V>();
   return {
@@ -80,7 +91,11 @@ function bounded<V>() {
   };
 }
 
-/** @param fallsBack transport `auto` */
+/**
+ * Creates the record of learned limitations.
+ *
+ * @param fallsBack true with transport `auto`
+ */
 export function createAbilities(fallsBack: boolean, clock: Pick<Clock, 'now'>): Abilities {
   const failures = bounded<Failure>();
   const sockets = bounded<{ worked: boolean; drops: number }>();
@@ -88,7 +103,11 @@ export function createAbilities(fallsBack: boolean, clock: Pick<Clock, 'now'>): 
   const sizes = bounded<{ bytes: number; until: number }>();
   const key = ({ targetId, credentialFp }: Peer) => `${credentialFp} ${targetId}`;
 
-  /** One failure more in a row; whether it says something of the peer, and not only of this attempt. */
+  /**
+   * Counts one more consecutive failure.
+   *
+   * @returns whether the failure says something about the peer, beyond this attempt
+   */
   const counts = (peer: Peer, certain: boolean): boolean => {
     const { worked, drops } = sockets.get(key(peer)) ?? { worked: false, drops: 0 };
     sockets.set(key(peer), { worked, drops: drops + 1 });
@@ -110,7 +129,7 @@ export function createAbilities(fallsBack: boolean, clock: Pick<Clock, 'now'>): 
     withoutWebSocket: (peer) => fallsBack && (failures.get(key(peer))?.until ?? Number.NEGATIVE_INFINITY) > clock.now(),
     confirm(peer) {
       const failure = failures.get(key(peer));
-      // Once only: what every turn over HTTP prolonged would never be probed again.
+      // Only once: a failure that every turn over HTTP prolonged would never be probed again.
       if (!failure || failure.confirmed) return;
       failure.confirmed = true;
       failure.until = clock.now() + failure.confirmedMs;

@@ -1,7 +1,9 @@
 /**
- * The HTTP address of `path` (which may carry a query) below a provider's base URL. A query of the base URL itself,
- * such as an API version, is kept. Throws `TypeError` for a base that is no http(s) URL, and for a path that leaves it:
- * dot segments would otherwise reach addresses the credential was not meant for.
+ * Returns the HTTP address of `path` (which may have a query) below a provider's base URL. A query of the base URL itself,
+ * such as an API version, is kept.
+ *
+ * @throws `TypeError` for a base that is no http(s) URL, and for a path that leaves it: dot segments could otherwise reach
+ *   addresses that the credential is not meant for
  */
 export function httpAddress(baseUrl: string, path: string): URL {
   const base = new URL(baseUrl);
@@ -18,7 +20,11 @@ export function httpAddress(baseUrl: string, path: string): URL {
   return address;
 }
 
-/** The WebSocket address of the same place: `https` becomes `wss`, `http` becomes `ws`. */
+/**
+ * Returns the WebSocket address of the same place: `https` becomes `wss`, `http` becomes `ws`.
+ *
+ * @throws `TypeError` as `httpAddress` does
+ */
 export function webSocketAddress(baseUrl: string, path: string): URL {
   const address = httpAddress(baseUrl, path);
   address.protocol = address.protocol === 'https:' ? 'wss:' : 'ws:';

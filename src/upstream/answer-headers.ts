@@ -1,21 +1,21 @@
 import { isFields } from '../json.ts';
 
 /**
- * Which headers of a provider's answer (an upgrade, a 2xx, a refusal) reach the client, and for how long each is true.
- * Everything that is not named here belongs to the provider's connection or to this bridge.
+ * Headers of a provider's answer (an upgrade, a 2xx, a refusal) that reach the client, and how long each one is valid. All
+ * others concern only the provider's connection or this bridge.
  */
 
 /**
- * - `connection`: true for every turn on the connection that was opened with it.
- * - `quota`: the same until newer telemetry on that connection replaces it.
- * - `answer`: about one answer only; an upgrade's belong to the first turn after it.
- * - `relayed`: goes only with an answer that is relayed whole.
+ * - `connection`: valid for every turn on the connection opened with it.
+ * - `quota`: the same, until newer telemetry on that connection replaces it.
+ * - `answer`: about one answer only. Those of an upgrade belong to the first turn after it.
+ * - `relayed`: sent only with an answer that is relayed whole.
  */
 type HeaderLife = 'connection' | 'quota' | 'answer' | 'relayed';
 
 const TURN_STATE = 'x-codex-turn-state';
 
-/** The client knows the bridge's own request id by the provider's name for it. */
+/** The provider's request id. Clients get it under another name, because this one carries the bridge's own id. */
 const REQUEST_ID = 'x-request-id';
 export const UPSTREAM_REQUEST_ID = 'x-upstream-request-id';
 
@@ -28,7 +28,7 @@ const named = new Map<string, HeaderLife>([
   [REQUEST_ID, 'answer'],
   ['openai-organization', 'relayed'],
   ['content-type', 'relayed'],
-  // Codex compares it with `x-models-etag`: without it every such header makes it fetch the list again.
+  // Codex compares it with `x-models-etag`. Without it, every such header makes Codex fetch the model list again.
   ['etag', 'relayed'],
   ['retry-after', 'relayed'],
   ['retry-after-ms', 'relayed'],
@@ -38,31 +38,34 @@ const named = new Map<string, HeaderLife>([
 
 const quota = /^x-codex-(?:.+-)?(?:primary|secondary|credits|promo|plan|limit|rate)(?:-|$)/;
 
-/** The life of an answer's header at the client, or null for one that stays here. */
+/** Returns the lifetime of an answer's header at the client; null for a header that is not passed on. */
 function lifeOf(name: string): HeaderLife | null {
   const lower = name.toLowerCase();
   const life = named.get(lower);
   if (life !== undefined) return life;
   if (lower.startsWith('x-codex-')) return lower === TURN_STATE ? null : quota.test(lower) ? 'quota' : 'connection';
-  // Counters of a window of seconds: on a connection that lives for an hour only the first turn may show them.
+  // Counters over a window of seconds. A connection lives for up to an hour, so only its first turn may show them.
   return lower.startsWith('x-ratelimit-') ? 'answer' : null;
 }
 
-/** Whether a header of a 2xx answer has a part in the answer to a turn. */
+/** Returns whether a header of a 2xx answer is relevant to the answer of a turn. */
 export const concernsTurns = (name: string): boolean => ![null, 'relayed'].includes(lifeOf(name));
 
-/** A value as it can be written to a client, or null. Some readers decode UTF-8: its bytes are restored. */
+/**
+ * Returns a header value as it can be written to a client, or null. Some readers decode values as UTF-8; the original bytes
+ * are restored.
+ */
 function writable(value: string): string | null {
   const bytes = /[\u0100-\uffff]/.test(value) ? Buffer.from(value, 'utf8').toString('latin1') : value;
   return /^[\t\u0020-\u007e\u0080-\u00ff]*$/.test(bytes) ? bytes : null;
 }
 
-/** An answer's headers that may go to the client, under the names they have there. */
+/** Returns an answer's headers that the client may get, under the names they have there. */
 export function clientHeaders(headers: Readonly<Record<string, string>>): Record<string, string> {
   return Object.fromEntries(livingHeaders(headers).map(({ name, value }) => [name, value]));
 }
 
-/** An answer's headers that may go to the client, with their lives. */
+/** Returns an answer's headers that the client may get, with their lifetimes. */
 export function livingHeaders(
   headers: Readonly<Record<string, string>>,
 ): { name: string; value: string; life: HeaderLife }[] {
@@ -78,7 +81,10 @@ export function livingHeaders(
 type Fields = Readonly<Record<string, unknown>>;
 const LONGEST_VALUE = 256;
 
-/** The prefix of a limit's headers: `x-codex` for the account's own, `x-codex-name` for a limit of its own. */
+/**
+ * Returns the header prefix of a limit: `x-codex` for the account's own, `x-codex-name` for a named one; null for other
+ * names.
+ */
 function prefixOf(event: Fields): string | null {
   const given = event.metered_limit_name ?? event.limit_name ?? 'codex';
   const name = String(given).toLowerCase().replaceAll('_', '-');
@@ -86,10 +92,11 @@ function prefixOf(event: Fields): string | null {
 }
 
 /**
- * A `codex.rate_limits` event as the headers in which Codex reads the same over HTTP, where it ignores the event.
+ * Converts a `codex.rate_limits` event to the headers from which Codex reads the same data over HTTP, where it ignores the
+ * event.
  *
- * @returns the headers of the limit it is about, and the prefix below which they replace what was known; null when the
- *   event is about no limit that has headers
+ * @returns the headers of the limit, and the prefix of the known headers that they replace; null when the event concerns no
+ *   limit that has headers
  */
 export function headersOfRateLimits(event: Fields): { prefix: string; headers: Map<string, string> } | null {
   const prefix = prefixOf(event);

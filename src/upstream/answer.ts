@@ -1,8 +1,8 @@
 import type { UpstreamAnswer } from './port.ts';
 
-/** Headers as one string each, names in lower case; repeated ones are joined as HTTP allows. */
+/** Flattens headers to one string each, names in lower case. Repeated headers are joined as HTTP allows. */
 export function flatHeaders(headers: Readonly<Record<string, string | string[] | undefined>>): Record<string, string> {
-  // Without a prototype: a header may be called `constructor`.
+  // Without a prototype: a header may be named `constructor`.
   const flat: Record<string, string> = Object.create(null);
   for (const [name, value] of Object.entries(headers)) {
     if (value !== undefined) flat[name.toLowerCase()] = Array.isArray(value) ? value.join(', ') : value;
@@ -10,14 +10,23 @@ export function flatHeaders(headers: Readonly<Record<string, string | string[] |
   return flat;
 }
 
-/** Collects a body up to a limit. What is cut off is gone, and the answer no longer claims its length. */
+/** Collects a body up to a limit. The excess is dropped, and the answer then has no `content-length`. */
 export interface AnswerCollector {
-  /** False once the limit is reached: nothing more is kept. */
+  /** Adds a chunk. Returns false once the limit is reached; nothing more is kept then. */
   push(chunk: Buffer): boolean;
+  /**
+   * Returns the answer as collected so far.
+   *
+   * @param complete false when the body was cut
+   */
   answer(complete: boolean): UpstreamAnswer;
 }
 
-/** @param maxBytes most that is kept of the body */
+/**
+ * Creates a collector.
+ *
+ * @param maxBytes most bytes kept of the body
+ */
 export function collectAnswer(status: number, headers: Record<string, string>, maxBytes: number): AnswerCollector {
   const chunks: Buffer[] = [];
   let bytes = 0;
@@ -39,7 +48,7 @@ export function collectAnswer(status: number, headers: Record<string, string>, m
   };
 }
 
-/** Short reason for a connection that failed; never holds a header or a body. */
+/** Returns a short reason for a failed connection. Never contains a header or a body. */
 export function reasonOf(error: unknown): string {
   if (error instanceof AggregateError && error.errors.length > 0) return reasonOf(error.errors[0]);
   if (!(error instanceof Error)) return 'unknown';

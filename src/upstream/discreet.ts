@@ -8,37 +8,37 @@ import { parseFrame } from './frames.ts';
 import type { DialResult, UpstreamAnswer, UpstreamConnection, UpstreamTransport } from './port.ts';
 import { isApiError } from './refusal.ts';
 
-/** A refusal of the shared credential, as the log may hold it. */
+/** Refusal of the shared credential, reduced to what may be logged. */
 export interface CredentialRefusal {
   status: number;
-  /** A code that OpenAI's API is known to use; null for anything else. */
+  /** Error code if OpenAI's API is known to use it; null for any other. */
   code: string | null;
 }
 
 export interface DiscretionOptions {
-  /** The credential that clients do not know. */
+  /** Shared credential, unknown to clients. */
   key: string;
   onRefused(refusal: CredentialRefusal): void;
 }
 
 const REDACTED = '[redacted]';
-/** A shorter key is no secret, and leaving it out would change content. */
+/** Shortest key that is redacted, in characters: a shorter one is no secret, and redacting it would change content. */
 const SHORTEST_KEY = 8;
 
 /**
- * Keys, whole or masked, and the names of an account's parts, as error texts quote them. A masked word is looked for from
- * its beginning only: the time is linear in the length of a text, whatever an upstream sends.
+ * Matches keys, whole or masked, and names of parts of an account, as error texts quote them. A masked word is matched from
+ * its start only, so that the time stays linear in the length of any upstream text.
  */
 const QUOTED =
   /\b(?:sk|rk|pk|sess)-[\w*.\u2026-]{3,}[\w*\u2026-]|(?<![\w*\u2022-])(?=[\w*\u2022-]*?[*\u2022]{3})[\w*\u2022-]+|\b(?:org|proj|user|acct)[-_](?=[A-Za-z]*\d)[A-Za-z0-9]{8,}\b/g;
 
-/** Headers that say whose account it is. */
+/** Headers that identify the account. */
 const ofAccount = new Set(['openai-organization', 'openai-project', 'www-authenticate']);
 
-/** Most that is read of a refusal, bytes. */
+/** Most bytes read of a refusal. */
 const REFUSAL_BYTES = 1024 * 1024;
 
-/** An upstream status that is about the credential or what it may do. */
+/** Returns whether an upstream status concerns the credential or its permissions. */
 export const refusesCredential = (status: number): boolean => status === 401 || status === 403;
 
 function refusalError({ status, code }: CredentialRefusal): BridgeError {
@@ -52,8 +52,8 @@ function refusalOf(given: unknown, status: number): CredentialRefusal {
 }
 
 /**
- * The answer that a client gets in place of an upstream's 401 or 403 to a credential that is not its own. Upstreams quote
- * parts of the key in it.
+ * Returns the answer that replaces an upstream's 401 or 403 to a credential that is not the client's own. Upstreams quote
+ * parts of the key in such answers.
  */
 export function instead(answer: UpstreamAnswer): UpstreamAnswer {
   const error = refusalError(refusalOf(answer, answer.status));
@@ -62,9 +62,10 @@ export function instead(answer: UpstreamAnswer): UpstreamAnswer {
 }
 
 /**
- * A transport for a credential that several clients share and none of them knows: nothing that comes back shows it. Its
- * text is left out of every frame, body and header; an upstream's 401 and 403 are replaced by `bridge_upstream_credential`,
- * since they quote it in parts; other errors lose what looks like a key, an organisation or a project.
+ * Wraps a transport whose credential is shared by several clients and known to none of them, so that nothing received
+ * reveals it. The key is removed from every frame, body and header. Upstream answers of 401 and 403 are replaced by
+ * `bridge_upstream_credential`, since they quote parts of the key. Other errors lose everything that looks like a key, an
+ * organisation or a project.
  */
 export function createDiscreetTransport(inner: UpstreamTransport, options: DiscretionOptions): UpstreamTransport {
   const { key, onRefused } = options;
@@ -94,7 +95,7 @@ export function createDiscreetTransport(inner: UpstreamTransport, options: Discr
     return { ...answer, headers, body };
   };
 
-  /** The refusal of an upgrade that comes from something on the way keeps its status: it says that HTTP may pass. */
+  /** Keeps the status of a refused upgrade that comes from an intermediary: it shows that HTTP may still work. */
   const discreetRefusal = (answer: UpstreamAnswer): UpstreamAnswer => {
     if (!refusesCredential(answer.status) || isApiError(answer)) return discreetAnswer(answer);
     return { status: answer.status, headers: { 'content-type': 'text/plain' }, body: Buffer.from('Refused.') };
@@ -123,7 +124,7 @@ export function createDiscreetTransport(inner: UpstreamTransport, options: Discr
     return changed(response === null ? text : withMembers(text, new Map([['response', changed(response)]])));
   };
 
-  /** A connection whose reader is shown nothing of the credential. */
+  /** Wraps a connection so that its reader sees nothing of the credential. */
   const discreetConnection = (connection: UpstreamConnection): UpstreamConnection => ({
     kind: connection.kind,
     get open() {
@@ -178,7 +179,7 @@ export function createDiscreetTransport(inner: UpstreamTransport, options: Discr
   };
 }
 
-/** A frame, whatever it holds, without the headers in it that say whose account it is. */
+/** Removes the headers that identify the account from a frame, whatever else it holds. */
 function withoutAccount(text: string): string {
   if (!/openai-(?:organization|project)/i.test(text)) return text;
   const headers = memberText(text, 'headers');
@@ -188,7 +189,7 @@ function withoutAccount(text: string): string {
   return withMembers(text, new Map([['headers', withMembers(headers, new Map(found.map((name) => [name, null])))]]));
 }
 
-/** A stream of bytes without a text, wherever its pieces are cut. Only what may be its beginning waits. */
+/** Creates a stream that removes a text, however the chunks are cut. Only a possible start of the text is held back. */
 function without(secret: string): Transform {
   let kept = '';
   return new Transform({

@@ -1,4 +1,4 @@
-/** HTTP-like status of the codes a provider uses; also the list of codes that are recognised in a `type` field. */
+/** HTTP status of the error codes that providers use. Also the list of codes recognised in a `type` field. */
 const statusOfCode = new Map(
   Object.entries({
     previous_response_not_found: 400,
@@ -46,7 +46,7 @@ const statusOfType = new Map(
   }),
 );
 
-/** Codes that say less than the message or the parameter beside them. */
+/** Codes less specific than the message or the parameter beside them. */
 const generic = new Set([
   'invalid_request_error',
   'invalid_request',
@@ -65,9 +65,9 @@ const generic = new Set([
   'unknown_error',
 ]);
 
-/** Wordings seen without a code. The text is matched with every run of white space as one blank. */
+/** Messages seen without a code. Each run of white space in the text is matched as one blank. */
 const wordings: readonly (readonly [RegExp, string])[] = [
-  // Servers that keep nothing say it of the anchor as they would of a response that was asked for.
+  // Servers without storage report a missing anchor in the same words as a missing response.
   [/(?:previous |^)response with id \S+ (?:was )?not found/i, 'previous_response_not_found'],
   [/\binvalid [`'"]?previous_response_id[`'"]?/i, 'previous_response_not_found'],
   [
@@ -83,7 +83,7 @@ const wordings: readonly (readonly [RegExp, string])[] = [
   [/^rate limit reached\b/i, 'rate_limit_exceeded'],
 ];
 
-/** Complaints about the parameter that are not about the response it names. */
+/** Complaints about the parameter that do not concern the response it names. */
 const otherComplaint = /unsupported|not supported|not allowed|cannot be used|mutually|together|conversation/i;
 
 interface Described {
@@ -95,8 +95,8 @@ interface Described {
 }
 
 /**
- * The canonical code of an error, whatever field it hides in; null when none can be derived.
- * A specific code of the provider is never replaced by a guess.
+ * Returns the canonical code of an error, whichever field holds it; null when none can be derived. A specific code of the
+ * provider is never replaced by a guess.
  */
 export function canonicalCode(error: Described): string | null {
   const { code, type, param, status } = error;
@@ -110,20 +110,20 @@ export function canonicalCode(error: Described): string | null {
   return code;
 }
 
-/** Whether a `type` is really an error's code or class, as in frames that are nothing but an error object. */
+/** Returns whether a `type` is an error's code or class, as in frames that are a bare error object. */
 export function namesError(type: string): boolean {
   return statusOfCode.has(type) || statusOfType.has(type);
 }
 
-/** Whether a code is one of those that OpenAI's API is known to use: it says nothing of an account. */
+/** Returns whether OpenAI's API is known to use a code. Such a code reveals nothing about an account. */
 export const namesCode = (code: string): boolean => statusOfCode.has(code);
 
-/** The status that belongs to a code or, failing that, to a type; null when neither is known. */
+/** Returns the status of a code or, failing that, of a type; null when neither is known. */
 export function statusFor(code: string | null, type: string | null): number | null {
   return statusOfCode.get(code ?? '') ?? statusOfType.get(type ?? '') ?? statusOfType.get(code ?? '') ?? null;
 }
 
-/** OpenAI's error type for a status. */
+/** Returns OpenAI's error type for a status. */
 export function typeFor(status: number): string {
   if (status === 401) return 'authentication_error';
   if (status === 403) return 'permission_error';

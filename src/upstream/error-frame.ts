@@ -3,7 +3,7 @@ import type { UpstreamAnswer } from './port.ts';
 
 const kept = ['retry-after', 'retry-after-ms', 'x-request-id', 'x-should-retry'];
 
-/** A refusal over HTTP as the `error` frame a WebSocket would have carried. */
+/** Converts a refusal over HTTP to the `error` frame that a WebSocket would have carried. */
 export function refusalFrame(answer: UpstreamAnswer): string {
   const error = normaliseError(answer);
   const { type, code, message, param, raw } = error;

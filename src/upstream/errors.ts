@@ -7,7 +7,7 @@ import { retryAfterFromError, retryAfterFromHeaders, retryAfterFromMessage } fro
 
 type Fields = Readonly<Record<string, unknown>>;
 
-/** What one layer of an error says. Layers are merged from the inside out: the most specific word wins. */
+/** Fields of one layer of an error. Layers are merged from the inside out: the most specific value wins. */
 interface Layer {
   status: number | null;
   type: string | null;
@@ -24,7 +24,7 @@ const DEEPEST = 4;
 const text = (value: unknown): string | null => (typeof value === 'string' && value.trim() !== '' ? value : null);
 const isAnswer = (value: Fields): boolean => typeof value.status === 'number' && Buffer.isBuffer(value.body);
 
-/** An error's status, or null: a number outside 400-599 is no error status, whatever field it stands in. */
+/** Parses an error's status. A number outside 400-599 is no error status, whichever field holds it. */
 const status = (value: unknown): number | null => {
   const parsed = typeof value === 'string' && /^\d{3}$/.test(value) ? Number(value) : value;
   return typeof parsed === 'number' && Number.isInteger(parsed) && parsed >= 400 && parsed <= 599 ? parsed : null;
@@ -52,8 +52,8 @@ const over = (inner: Layer, outer: Layer): Layer => ({
 });
 
 /**
- * The JSON object a text is, or holds: an SSE body and a message that quotes a body both do. One that is nested too deeply
- * to be written again is text like any other.
+ * Parses the JSON object that a text is or contains, as in an SSE body or a message that quotes a body. An object nested
+ * too deeply to be serialised again is treated as plain text.
  */
 function embeddedObject(value: string): Fields | null {
   const from = value.indexOf('{');
@@ -81,7 +81,7 @@ function ofText(value: string, now: number, depth: number): Layer {
   return says({ message: text(value.trim().slice(0, LONGEST_TEXT)), raw: text(value) });
 }
 
-/** `{detail: [{loc, msg}]}`, as Python services answer a body that does not validate. */
+/** Joins the messages of `{detail: [{loc, msg}]}`, the answer of Python services to an invalid body. */
 const ofList = (list: readonly unknown[]): string | null =>
   text(
     list
@@ -90,7 +90,7 @@ const ofList = (list: readonly unknown[]): string | null =>
       .join('; '),
   );
 
-/** The error object inside a frame, an envelope or a response; null when the fields are themselves the error. */
+/** Returns the error object inside a frame, an envelope or a response; null when the fields themselves are the error. */
 function inside(value: Fields): unknown {
   if (isFields(value.error)) return value.error;
   if (isFields(value.response) && isFields(value.response.error)) return value.response.error;
@@ -127,15 +127,15 @@ function ofFields(value: Fields, now: number, depth: number): Layer {
 function ofAnswer(answer: UpstreamAnswer, now: number): Layer {
   const found = ofText(answer.body.toString('utf8'), now, 0);
   const fromHeaders = retryAfterFromHeaders(answer.headers, now);
-  // The line's own status is certain; one inside the body may be about something further upstream.
+  // The status line is reliable; a status inside the body may come from a server further upstream.
   return { ...found, status: status(answer.status) ?? found.status, retryAfter: fromHeaders ?? found.retryAfter };
 }
 
 /**
- * The one reading of an upstream error, whatever shape it came in: an `UpstreamAnswer`, a parsed or unparsed frame,
- * a `response.failed` event, an HTTP envelope, a bare error object, text, HTML, or something thrown. Never throws.
+ * Reads an upstream error of any shape: an `UpstreamAnswer`, a parsed or unparsed frame, a `response.failed` event, an HTTP
+ * envelope, a bare error object, text, HTML, or a thrown value. Never throws.
  *
- * @param now wall clock in milliseconds, for waits that are given as a date
+ * @param now wall clock in milliseconds, for waits given as a date
  */
 export function normaliseError(given: unknown, now: number = systemClock.wall()): UpstreamError {
   const layer =
@@ -163,12 +163,12 @@ export function normaliseError(given: unknown, now: number = systemClock.wall())
 }
 
 /**
- * An error frame as the HTTP answer a client would have got: the error object as received, in OpenAI's envelope.
- * Missing fields are filled in, above all the canonical code that clients act on; none that is present is changed.
+ * Converts an error frame to the HTTP answer that a client would have got: the error object as received, in OpenAI's
+ * envelope. Missing fields are added, above all the canonical code that clients act on; existing fields are not changed.
  */
 export function upstreamAnswerOf(error: UpstreamError): UpstreamAnswer {
   const raw: Record<string, unknown> = isFields(error.raw) ? { ...error.raw } : {};
-  // A frame that is itself the error has members of the frame among those of the error.
+  // A frame that is itself the error mixes the frame's members with those of the error.
   if (raw.type === 'error') for (const name of ['type', 'sequence_number', 'status', 'headers']) delete raw[name];
   const body = {
     ...raw,

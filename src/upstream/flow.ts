@@ -6,30 +6,30 @@ type Step =
   | { kind: 'refused'; answer: UpstreamAnswer }
   | { kind: 'closed'; info: { code: number; reason: string; unreachable?: Unreachable } };
 
-/** The receiving side of a connection: order, backpressure and the single `closed`, the same for every transport. */
+/** Receiving side of a connection: order, backpressure and the single `closed` event, the same for every transport. */
 export interface FrameFlow {
   readonly held: boolean;
   attach(handlers: ConnectionHandlers): void;
   frame(text: string): void;
   refused(answer: UpstreamAnswer): void;
-  /** The connection is gone. Later calls change nothing. */
+  /** Reports the end of the connection. Later calls have no effect. */
   close(code: number, reason: string, unreachable?: Unreachable): void;
   pause(): void;
   resume(): void;
-  /** Frames are of no interest any more, waiting ones included; `closed` will still be told. */
+  /** Discards all further frames, including waiting ones. `closed` is still delivered. */
   mute(): void;
 }
 
 export interface FrameFlowOptions {
-  /** Stop or go on reading from the network. Frames that were already read wait here. */
+  /** Stops or resumes reading from the network. Frames already read wait in the flow. */
   hold(held: boolean): void;
-  /** The `error` frame that stands for a refusal when the reader has no handler for one. */
+  /** Returns the `error` frame for a refusal, used when the reader has no handler for refusals. */
   refusalFrame(answer: UpstreamAnswer): string;
-  /** The reader threw: end the connection. It is given nothing more but `closed`. */
+  /** Ends the connection after the reader threw. The reader gets nothing more except `closed`. */
   broken(): void;
 }
 
-/** A flow, held until a reader attaches. */
+/** Creates a flow, held until a reader attaches. */
 export function createFrameFlow(options: FrameFlowOptions): FrameFlow {
   let handlers: ConnectionHandlers | null = null;
   let paused = false;
@@ -51,7 +51,7 @@ export function createFrameFlow(options: FrameFlowOptions): FrameFlow {
     }
   };
 
-  /** Never throws: what a reader throws ends this one connection, as the loss of it would. */
+  /** Never throws: an exception of the reader ends this one connection, like its loss. */
   const give = (reader: ConnectionHandlers, step: Step) => {
     try {
       hand(reader, step);
@@ -82,7 +82,7 @@ export function createFrameFlow(options: FrameFlowOptions): FrameFlow {
 
   const arrive = (step: Step) => {
     if (ended) return;
-    // The way nearly every frame takes.
+    // Fast path of nearly every frame.
     if (handlers && !paused && !draining && waiting.length === 0) return give(handlers, step);
     waiting.push(step);
     settle();

@@ -16,7 +16,7 @@ const ends = new Map<string, End>([
   ['response.canceled', 'failed'],
 ]);
 
-/** What a final `status` of a response means. A cancelled response cannot be continued, like a failed one. */
+/** Meaning of a response's final `status`. A cancelled response cannot be continued, like a failed one. */
 const endOfStatus = new Map<unknown, End>([
   ['completed', 'completed'],
   ['incomplete', 'incomplete'],
@@ -25,16 +25,16 @@ const endOfStatus = new Map<unknown, End>([
   ['canceled', 'failed'],
 ]);
 
-/** Events with the response object that begin a response or show that it runs, whatever status stands in it. */
+/** Events with a response object that start a response or show that it runs, whatever its status says. */
 const beginnings = new Set(['response.created', 'response.queued', 'response.in_progress']);
 
-/** Both names of the frame that carries, over WebSocket, what HTTP says in headers. */
+/** Both names of the frame that carries over WebSocket what HTTP sends in headers. */
 const metadata = new Set(['response.metadata', 'codex.response.metadata']);
 
-/** The head of a 2xx answer over HTTP, handed on as a frame so that it keeps its place in the stream. */
+/** Type of the frame that carries the head of a 2xx answer over HTTP, so that it keeps its place in the stream. */
 const ANSWER_HEAD = 'holdfast.answer_head';
 
-/** Frames that show the connection lives and say nothing about the turn. Telemetry is never progress. */
+/** Frames that only show that the connection is alive. Telemetry never counts as progress of the turn. */
 const telemetry = new Set([
   ...metadata,
   'keepalive',
@@ -59,8 +59,8 @@ const malformed: ParsedFrame = Object.freeze({
 });
 
 /**
- * A frame that nothing here could read, keep or relay in full. It ends the turn: whatever it said, an error and the end of
- * the answer included, is not known.
+ * Returns the error that replaces a frame nested too deeply to be read, stored or relayed. It ends the turn, because the
+ * frame may have been an error or the end of the answer.
  */
 const tooDeep = (): ParsedFrame => ({
   ...malformed,
@@ -79,20 +79,22 @@ const tooDeep = (): ParsedFrame => ({
 const isTelemetry = (type: string) =>
   telemetry.has(type) || type.startsWith('codex.') || type.startsWith('responsesapi.');
 
-/** Whether a frame announces a response that has produced nothing yet. */
+/** Returns whether a frame announces a response that has produced nothing yet. */
 export const isBeginning = ({ type }: Pick<ParsedFrame, 'type'>): boolean => beginnings.has(type);
 
 /**
- * The head of an HTTP answer as a frame, or null when nothing in it concerns the client.
+ * Returns the head of an HTTP answer as a frame; null when none of its headers concerns the client.
  *
- * @param headers of a 2xx answer, names in lower case
+ * @param headers headers of a 2xx answer, names in lower case
  */
 export function answerHeadFrame(headers: Record<string, string>): string | null {
   const kept = Object.entries(headers).filter(([name]) => concernsTurns(name));
   return kept.length === 0 ? null : JSON.stringify({ type: ANSWER_HEAD, headers: Object.fromEntries(kept) });
 }
 
-/** A frame's `headers` as strings, names in lower case; of a list the first value. Null without any. */
+/**
+ * Returns a frame's `headers` as strings, names in lower case, with the first value of a list. Null when there are none.
+ */
 export function headersIn(data: Readonly<Fields> | null): Record<string, string> | null {
   if (!isFields(data?.headers)) return null;
   const found: [string, string][] = [];
@@ -105,8 +107,8 @@ export function headersIn(data: Readonly<Fields> | null): Record<string, string>
 }
 
 /**
- * How a frame ends its response; null when it does not. Only the response's own events (`response.` and one word) with
- * the whole response object can: `response.mcp_call.failed` and its like are about an item or a tool.
+ * Returns how a frame ends its response; null when it does not. Only the response's own events (`response.` and one word)
+ * with the whole response object can: `response.mcp_call.failed` and the like concern an item or a tool.
  */
 function endOf(type: string, data: Fields): End | null {
   const known = ends.get(type);
@@ -118,7 +120,7 @@ function endOf(type: string, data: Fields): End | null {
   return response !== null && Array.isArray(response.output) ? judged : null;
 }
 
-/** Why a response failed; one that was cancelled often says nothing. */
+/** Returns why a response failed. A cancelled one often has no error. */
 function failureOf(type: string, data: Fields): ParsedFrame['error'] {
   const status = isFields(data.response) ? data.response.status : null;
   const silent = !isFields(data.error) && !(isFields(data.response) && isFields(data.response.error));
@@ -133,7 +135,7 @@ function responseIdIn(data: Fields): string | null {
   return typeof data.response_id === 'string' ? data.response_id : null;
 }
 
-/** An error may come without the frame's `type`, or with its code in the place of the type. */
+/** Returns whether a frame is an error. It may lack the frame's `type`, or have its code in place of the type. */
 function isError(type: string, data: Fields): boolean {
   if (type === 'error') return true;
   if (type.startsWith('response.')) return false;
@@ -141,16 +143,18 @@ function isError(type: string, data: Fields): boolean {
   return namesError(type) && (isFields(data.error) || typeof data.message === 'string');
 }
 
-/** A steered response is followed by its successor without a create of ours: the turn goes on. */
+/**
+ * Returns whether a response was steered. Its successor follows without another `response.create`, so the turn continues.
+ */
 function isSteered(data: Fields): boolean {
   const details = isFields(data.response) ? data.response.incomplete_details : null;
   return isFields(details) && details.reason === 'steered';
 }
 
 /**
- * Reads one frame (or the data of one SSE event). Types that are not known pass through as `event`; in particular
- * `response.mcp_call.failed` and its like end a tool call, not the response. One that is nested deeper than
- * `MOST_FRAME_LEVELS` is an error. Never throws.
+ * Parses one frame (or the data of one SSE event). Unknown types pass through as `event`; in particular,
+ * `response.mcp_call.failed` and the like end a tool call, not the response. A frame nested deeper than `MOST_FRAME_LEVELS`
+ * is an error. Never throws.
  */
 export function parseFrame(frame: string): ParsedFrame {
   if (nestsDeeperThan(frame, MOST_FRAME_LEVELS)) return tooDeep();

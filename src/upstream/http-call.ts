@@ -6,14 +6,14 @@ import { UNPACKED, unpackedHeaders, unpackStream } from './unpack.ts';
 import { unreachable } from './unreachable.ts';
 
 /**
- * One HTTP call, its answer streamed: the status and headers are returned as soon as they are there. Redirects are
- * answers like any other, and a body that comes compressed although none was asked for is unpacked. The body must be
- * read or destroyed, or its connection stays taken.
+ * Makes one HTTP call and streams its answer: resolves with status and headers as soon as they arrive. Redirects are
+ * returned like other answers, and a body compressed against the request is unpacked. The caller must read or destroy the
+ * body, or its connection stays in use.
  *
- * @param silenceMs longest wait for the headers, and between two pieces of the body
- * @param proxy the proxy that the dispatcher goes through; null for none
- * @throws `UpstreamUnreachable`, whose message names the cause, when no answer came (also when `signal` was aborted first), `TypeError` for a path that
- * leaves the base URL.
+ * @param silenceMs longest wait in milliseconds for the headers, and between two chunks of the body
+ * @param proxy proxy that the dispatcher uses; null for none
+ * @throws `UpstreamUnreachable`, whose message names the cause, when no answer came (also when `signal` was aborted first)
+ * @throws `TypeError` for a path that leaves the base URL
  */
 export async function httpCall(
   call: HttpCall,

@@ -16,14 +16,14 @@ import { createUnpacker, UNPACKED, type Unpacker, unpackedHeaders } from './unpa
 import { unreachable } from './unreachable.ts';
 
 const TURN_STATE = 'x-codex-turn-state';
-/** Between two look-ups of a name by a resolver that does not answer, milliseconds. */
+/** Pause between two look-ups of a name while the resolver does not answer, in milliseconds. */
 const LOOK_UP_AGAIN_MS = 500;
-/** Why an exchange ended whose answer, or the reader of it, threw. */
+/** Close reason of an exchange after an exception while handling its answer, or in its reader. */
 const BROKEN = 'what it sent could not be handled';
 
 /**
- * A `response.create` frame as the request it stands for, in the frame's own text. The exchange must stream, except that
- * a background request says itself whether it wants that. The provider's turn state travels in a header here, not in
+ * Converts a `response.create` frame to the equivalent request, keeping the frame's own text. The exchange must stream,
+ * except that a background request decides that itself. The provider's turn state is sent in a header here, not in
  * `client_metadata`.
  */
 export function requestOfFrame(
@@ -51,7 +51,7 @@ export function requestOfFrame(
   return { headers: sent, body: withMembers(frame, changes, scanned) };
 }
 
-/** The beginning of a body as far as it says what the rest is: an event stream, something else, or not known yet. */
+/** Classifies a body by its start: an event stream, something else, or still undecided. */
 function streamOrNot(begun: string): 'stream' | 'other' | 'open' {
   const text = begun.replace(/^[\ufeff\s]+/, '');
   if (text === '') return 'open';
@@ -60,18 +60,20 @@ function streamOrNot(begun: string): 'stream' | 'other' | 'open' {
 }
 
 /**
- * A connection whose single exchange is `POST {base}/responses`: open at once, lost at the end of its answer.
+ * Opens a connection whose single exchange is `POST {base}/responses`. It is open at once and closed at the end of the
+ * answer.
  *
- * What a 2xx answer is, its first bytes say, not its label: an event stream under any content type is given out event by
- * event, as it arrives; a JSON answer as the frames a stream would have had. An answer other
- * than 2xx goes whole to the reader's `refused` handler, or else arrives as an `error` frame. A turn state in the
- * answer's headers arrives first, as a `response.metadata` frame, then the headers that concern the client. `closed` says 1000 when the answer ended as HTTP
- * wants it and 1006 when it was cut; neither says that the turn ended well, only its terminal event does.
+ * The first bytes of a 2xx answer decide what it is, not its content type: an event stream under any content type is
+ * delivered event by event, as it arrives; a JSON answer as the frames that a stream would have had. Any other status goes
+ * whole to the reader's `refused` handler, or else arrives as an `error` frame. A turn state in the answer's headers
+ * arrives first, as a `response.metadata` frame, then the headers that concern the client. `closed` has code 1000 when the
+ * HTTP answer ended properly and 1006 when it was cut. Neither means that the turn ended well; only its terminal event
+ * does.
  *
- * @param proxy the proxy that the dispatcher goes through; null for none
+ * `request.timeoutMs` bounds the time to a connected socket, including the wait for a free one. There is no response
+ * timeout here; the turn's deadlines apply.
  *
- * `request.timeoutMs` bounds the way to a connected socket, waiting for a free one included. The answer itself has no
- * limit here: its silence is the turn's to judge.
+ * @param proxy proxy that the dispatcher uses; null for none
  */
 export function openExchange(
   request: DialRequest,
@@ -85,18 +87,18 @@ export function openExchange(
   let controller: Dispatcher.DispatchController | null = null;
   let cancelTimer = () => {};
   let cancelRetry = () => {};
-  /** Hands the request to the dispatcher, which may not come to a connection. */
+  /** Hands the request to the dispatcher, which may fail to connect. */
   let dispatch = () => {};
-  /** Why the last attempt came to none. */
+  /** Error of the last attempt to connect. */
   let failure: Error | null = null;
   let parser: SseParser | null = null;
   let collector: AnswerCollector | null = null;
   let unpacker: Unpacker | null = null;
-  /** The beginning of a 2xx body, until it shows what the body is. */
+  /** Start of a 2xx body, until it shows what the body is. */
   let begun: Buffer | null = null;
   let started: { status: number; headers: Record<string, string> } | null = null;
   let connected = false;
-  /** Nothing more comes from the network. */
+  /** Nothing more will arrive from the network. */
   let arrived = false;
   let refusing = false;
   let complete = false;
@@ -110,7 +112,7 @@ export function openExchange(
     refusalFrame,
     broken: () => end(1006, BROKEN),
   });
-  /** Every listener of the exchange: an exception in one ends this exchange and nothing else. */
+  /** Guards a listener of the exchange: an exception in it ends this exchange and nothing else. */
   const own = <A extends unknown[]>(listener: (...args: A) => void) =>
     guarded('upstream stream', listener, () => end(1006, BROKEN));
   const shutDown = () => connection.close(1001, 'shutting down');
@@ -137,7 +139,7 @@ export function openExchange(
     end(1000, 'answered');
   };
 
-  /** Decides what a 2xx answer is, as soon as enough of it has come. */
+  /** Decides what a 2xx answer is, as soon as enough of it has arrived. */
   const judge = (chunk: Buffer, last: boolean) => {
     const { status, headers } = started!;
     begun = begun === null ? chunk : Buffer.concat([begun, chunk]);
@@ -204,7 +206,7 @@ export function openExchange(
     if (refusing) answered();
     if (!connected && !closing && state === 'sent') {
       const { kind, final } = unreachable(error, request.target.baseUrl, proxy);
-      // A resolver that does not answer now: nothing was sent, and the time to connect in goes on.
+      // The resolver does not answer now. Nothing was sent, so retry within the time to connect.
       if (kind === 'dns' && !final) {
         failure = error;
         cancelRetry = clock.after(LOOK_UP_AGAIN_MS, own(dispatch));
@@ -278,7 +280,7 @@ export function openExchange(
       if (closing) return;
       closing = true;
       flow.mute();
-      // Never within the caller's own call: a reader may close from inside a frame.
+      // Not within the caller's own call: a reader may close from inside a frame.
       queueMicrotask(() => end(code, reason));
     },
   };

@@ -10,7 +10,7 @@ const ending = new Map([
   ['completed', 'response.completed'],
   ['incomplete', 'response.incomplete'],
   ['failed', 'response.failed'],
-  // No event of this name exists; a cancelled response must never be continued from, like a failed one.
+  // No event of this name exists. A cancelled response must never be continued, like a failed one.
   ['cancelled', 'response.failed'],
 ]);
 
@@ -19,7 +19,7 @@ const running = new Map([
   ['in_progress', 'response.in_progress'],
 ]);
 
-/** A finished response as it stood when it had produced nothing. */
+/** Values that turn a finished response back into one that has produced nothing. */
 const begun = new Map([
   ['status', '"in_progress"'],
   ['output', '[]'],
@@ -38,14 +38,14 @@ function parse(text: string): Fields | null {
 }
 
 /**
- * A 2xx answer that is no event stream, as the frames a stream would have had, their values as they were written.
+ * Converts a 2xx answer that is no event stream to the frames a stream would have had. Values keep their written form.
  *
- * - A finished response: `response.created` (begun, nothing generated), its output items, and the terminal that
- *   matches its status.
- * - A background response (`queued`, `in_progress`): `response.created` and the event of that name, both with the
- *   response object; no terminal follows, the end of the connection is the end of the turn.
- * - Events, one on each line: those.
- * - Anything else is an `error` frame with status 502, or with the error's own.
+ * - A finished response: `response.created` (started, nothing generated), its output items, and the terminal event for its
+ *   status.
+ * - A background response (`queued`, `in_progress`): `response.created` and the event of that name, both with the response
+ *   object. No terminal event follows; the end of the connection is the end of the turn.
+ * - Events, one per line: those.
+ * - Anything else: an `error` frame with status 502, or with the error's own status.
  */
 export function framesOfAnswer(answer: UpstreamAnswer): string[] {
   const text = answer.body.toString('utf8');

@@ -1,18 +1,20 @@
 import { MOST_LEVELS } from '../json.ts';
 
-/** Deepest nesting of what a provider says. It repeats parts of a request some levels further down than they were sent. */
+/**
+ * Deepest nesting accepted from a provider. A provider repeats parts of a request a few levels deeper than they were sent.
+ */
 export const MOST_FRAME_LEVELS = MOST_LEVELS + 16;
 
-/** What one transport takes from a peer, and how long it waits for it. */
+/** Limits of one transport on data from a peer, and on the time to wait for it. */
 export interface TransportLimits {
   /** Longest incoming message, event or JSON answer, bytes; a longer one ends the connection with 1009. */
   maxIncomingBytes: number;
-  /** How long the peer may take to answer a close frame, ms. */
+  /** Time for the peer to answer a close frame, in milliseconds. */
   closeTimeoutMs: number;
-  /** Most that is read of a refusal's body, bytes. */
+  /** Most bytes read of a refusal's body. */
   refusalBytes: number;
-  /** How long after its status line a refusal's body may take, ms. */
+  /** Time for a refusal's body after its status line, in milliseconds. */
   refusalTimeoutMs: number;
-  /** TCP keepalive probes start after this much silence, ms. */
+  /** Silence before TCP keepalive probes start, in milliseconds. */
   tcpKeepAliveMs: number;
 }

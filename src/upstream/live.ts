@@ -1,18 +1,22 @@
-/** Something open, or being opened, that `shutdown` must end. */
+/** Connection, open or being opened, that `shutdown` must end. */
 export interface Ending {
-  /** Politely; may take a moment. */
+  /** Closes in order; may take a moment. */
   close(): void;
-  /** At once. */
+  /** Closes at once. */
   destroy(): void;
 }
 
-/** Everything a transport has open. */
+/** Open connections of a transport. */
 export interface LiveConnections {
-  /** The returned function takes it out again and may be called more than once. */
+  /**
+   * Adds a connection.
+   *
+   * @returns a function that removes it again; it may be called more than once
+   */
   add(one: Ending): () => void;
   closeAll(): void;
   destroyAll(): void;
-  /** Resolves when nothing is left. */
+  /** Resolves when no connection is left. */
   emptied(): Promise<void>;
 }
 

@@ -1,4 +1,4 @@
-/** The upstream port: one connection to the provider, whatever carries it. */
+/** Upstream port: one connection to the provider, over any transport. */
 
 import type { FailureKind } from './unreachable.ts';
 
@@ -6,37 +6,37 @@ export interface UpstreamRequestHeaders {
   readonly [name: string]: string;
 }
 
-/** A provider endpoint. `id` is stored with every session: encrypted items go back only to the same upstream. */
+/** Provider endpoint. `id` is stored with every session: encrypted items may go back only to the same upstream. */
 export interface UpstreamTarget {
   id: string;
-  /** e.g. `https://api.openai.com/v1`; WebSocket and HTTP addresses are derived from it. */
+  /** Base URL such as `https://api.openai.com/v1`. WebSocket and HTTP addresses are derived from it. */
   baseUrl: string;
-  /** Further request headers of clients that go to it, names in lower case. */
+  /** Further client headers to pass on to it, names in lower case. */
   forwardHeaders?: readonly string[];
 }
 
 export interface DialRequest {
   target: UpstreamTarget;
   headers: UpstreamRequestHeaders;
-  /** Milliseconds for TCP, TLS and the upgrade together. */
+  /** Time in milliseconds for TCP, TLS and the upgrade together. */
   timeoutMs: number;
 }
 
-/** An HTTP answer in place of the expected upgrade or stream, kept whole so that it can be relayed unchanged. */
+/** HTTP answer received in place of the expected upgrade or stream. Kept whole so that it can be relayed unchanged. */
 export interface UpstreamAnswer {
   status: number;
   headers: Record<string, string>;
   body: Buffer;
 }
 
-/** Why no connection came about. */
+/** Cause of a connection failure. */
 export interface Unreachable {
-  /** A code and the host, for people; no path, no query, no credential. */
+  /** Code and host, for people. Contains no path, no query and no credential. */
   text: string;
   kind: FailureKind;
-  /** Trying again within seconds cannot help: nothing listens there, the name is unknown, the certificate is wrong. */
+  /** Repeating within seconds cannot help: nothing listens there, the name is unknown, the certificate is wrong. */
   final: boolean;
-  /** A proxy on the way refused to pass it on. */
+  /** A proxy on the way refused the connection. */
   byProxy: boolean;
 }
 
@@ -45,52 +45,74 @@ export type DialResult =
   | { kind: 'refused'; answer: UpstreamAnswer }
   | { kind: 'failed'; reason: string; unreachable?: Unreachable };
 
+/** Reader of a connection. */
 export interface ConnectionHandlers {
-  /** One JSON text frame as received. */
+  /** Called with one JSON text frame as received. */
   frame(text: string): void;
   /**
-   * HTTP only: the provider answered with something other than 2xx, given whole so that it can be relayed unchanged.
-   * Without this handler the refusal arrives as an `error` frame instead. `closed` follows either way.
+   * HTTP only: called when the provider answered with a status other than 2xx, with the whole answer so that it can be
+   * relayed unchanged. Without this handler the refusal arrives as an `error` frame. `closed` follows in both cases.
    */
   refused?(answer: UpstreamAnswer): void;
-  /** The connection is gone; called exactly once, after the last frame. `unreachable`: it never came about. */
+  /**
+   * Called exactly once, after the last frame, when the connection has ended. `unreachable` is set when it was never
+   * established.
+   */
   closed(info: { code: number; reason: string; unreachable?: Unreachable }): void;
 }
 
-/** One connection carrying one credential. Frames that arrive before `attach` wait. */
+/** One connection carrying one credential. Frames that arrive before `attach` are queued. */
 export interface UpstreamConnection {
   readonly kind: 'websocket' | 'http';
   readonly open: boolean;
   attach(handlers: ConnectionHandlers): void;
-  /** Hands one `response.create` frame to the transport. False: the connection is not open and nothing was sent. */
+  /**
+   * Hands one `response.create` frame to the transport.
+   *
+   * @returns false when the connection is not open; nothing was sent then
+   */
   send(frame: string): boolean;
-  /** Nothing is read until `resume`, control frames included: a peer that pings counts this as silence. */
+  /** Stops reading until `resume`, control frames included: a peer that pings sees this as silence. */
   pause(): void;
   resume(): void;
-  /** Idempotent. `code` defaults to 1000. The peer is given a bounded time to answer, then the socket is destroyed. */
+  /**
+   * Closes the connection; `code` defaults to 1000. Idempotent. The peer gets a bounded time to answer, then the socket is
+   * destroyed.
+   */
   close(code?: number, reason?: string): void;
 }
 
+/** One HTTP request to a provider. */
 export interface HttpCall {
   target: UpstreamTarget;
   method: string;
-  /** Path below the base URL, with query, e.g. `/responses/resp_1?stream=false`. */
+  /** Path below the base URL, with query, such as `/responses/resp_1?stream=false`. */
   path: string;
   headers: UpstreamRequestHeaders;
   body: Buffer | string | null;
   signal?: AbortSignal;
 }
 
+/** Transport for all traffic to providers. */
 export interface UpstreamTransport {
-  /** Opens a WebSocket. Never throws; never follows redirects. */
+  /** Opens a WebSocket. Never rejects; never follows redirects. */
   dial(request: DialRequest): Promise<DialResult>;
-  /** A connection whose single exchange is a `POST /responses` over HTTP. Open at once, lost at the end of its answer. */
+  /**
+   * Opens a connection whose single exchange is a `POST /responses` over HTTP. It is open at once and closed at the end of
+   * the answer.
+   */
   exchange(request: DialRequest): UpstreamConnection;
-  /** One HTTP call, answer streamed. Throws `UpstreamUnreachable`. */
+  /**
+   * Makes one HTTP call and streams the answer.
+   *
+   * @throws `UpstreamUnreachable` when no answer came
+   */
   call(request: HttpCall): Promise<{ status: number; headers: Record<string, string>; body: NodeJS.ReadableStream }>;
+  /** Closes all connections; nothing is opened after that. */
   shutdown(): Promise<void>;
 }
 
+/** An HTTP call got no answer. The message names the cause. */
 export class UpstreamUnreachable extends Error {
   override readonly name = 'UpstreamUnreachable';
   readonly kind: FailureKind;
@@ -101,21 +123,21 @@ export class UpstreamUnreachable extends Error {
   }
 }
 
-/** Every error shape the provider uses, as one type. */
+/** Upstream error of any shape, normalised. */
 export interface UpstreamError {
-  /** HTTP-like status: from the frame, else derived from the code, else 502. */
+  /** HTTP status: from the frame, else derived from the code, else 502. */
   status: number;
   type: string;
-  /** Canonical code, e.g. `previous_response_not_found`; null when none could be derived. */
+  /** Canonical code such as `previous_response_not_found`; null when none could be derived. */
   code: string | null;
   message: string;
   param: string | null;
   retryAfterSeconds: number | null;
-  /** The `error` object (or the whole body) as received, to be relayed. */
+  /** The `error` object (or the whole body) as received, for relaying. */
   raw: unknown;
 }
 
-/** What a frame means to the bridge. Anything not listed passes through as `event`. */
+/** Interpretation of one frame. Anything not listed passes through as `event`. */
 export interface ParsedFrame {
   kind: 'created' | 'event' | 'telemetry' | 'terminal' | 'error' | 'turn_state' | 'head' | 'malformed';
   /** The frame's `type`. */
@@ -123,12 +145,12 @@ export interface ParsedFrame {
   /** The frame as parsed; null when malformed. */
   data: Record<string, unknown> | null;
   responseId: string | null;
-  /** For `terminal`. `response.incomplete` with reason `steered` is no terminal and arrives as `event`. */
+  /** For `terminal`. `response.incomplete` with reason `steered` is not terminal and has kind `event`. */
   end: 'completed' | 'incomplete' | 'failed' | null;
-  /** For `error`, and for a terminal that failed. */
+  /** For `error`, and for a terminal event that failed. */
   error: UpstreamError | null;
-  /** For `turn_state`: the provider's own turn state, never shown to a client as ours. */
+  /** For `turn_state`: the provider's own turn state. Never shown to a client as the bridge's token. */
   turnState: string | null;
-  /** For `head` and metadata: what the provider says in headers, names in lower case. */
+  /** For `head` and metadata: headers of the provider, names in lower case. */
   headers: Readonly<Record<string, string>> | null;
 }

@@ -1,6 +1,6 @@
 import { BlockList, isIP } from 'node:net';
 
-/** The outgoing proxies of this process, by the scheme of the target. */
+/** Outgoing proxies of this process, by the scheme of the target. */
 export interface ProxySettings {
   readonly http: URL | null;
   readonly https: URL | null;
@@ -11,10 +11,10 @@ export interface ProxySettings {
 export const noProxies: ProxySettings = { http: null, https: null, none: '' };
 
 /**
- * Reads `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`, in either spelling; the lower case one wins, as it does elsewhere. A
- * value that cannot be used is a problem, never a direct connection.
+ * Reads `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` in either spelling. Lower case wins, as in other programs. An unusable
+ * value is a problem, never a direct connection.
  *
- * @param problems gets a sentence for each, which names the variable and not its value: that may hold a password
+ * @param problems receives one sentence per problem, with the variable's name but not its value, which may hold a password
  */
 export function readProxies(env: NodeJS.ProcessEnv, problems: string[]): ProxySettings {
   const read = (name: string, lower: string | undefined, upper: string | undefined): URL | null => {
@@ -56,7 +56,7 @@ function isExcepted(target: URL, none: string): boolean {
     if (entry === '') return false;
     if (entry === '*') return true;
     if (entry.includes('/')) return inRange(host, entry);
-    // An address with colons of its own has a port only behind brackets.
+    // An IPv6 address has a port only after brackets.
     const split = isIP(entry) === 6 ? null : /^(.*?):(\d+)$/.exec(entry);
     if (split && split[2] !== port) return false;
     const name = bare(split?.[1] ?? entry).replace(/^\*?\./, '');
@@ -64,7 +64,12 @@ function isExcepted(target: URL, none: string): boolean {
   });
 }
 
-/** @returns the proxy on the way to a target, by its `http` or `https` address; null for a direct connection */
+/**
+ * Selects the proxy for a target.
+ *
+ * @param baseUrl `http` or `https` address of the target
+ * @returns null for a direct connection
+ */
 export function proxyFor(settings: ProxySettings, baseUrl: string): URL | null {
   const target = URL.parse(baseUrl);
   if (target === null) return null;

@@ -1,52 +1,54 @@
 import { systemClock } from '../clock.ts';
 
+/** Ping times of a WebSocket. */
 export interface PulseTimes {
-  /** Between two pings to a peer that says nothing, milliseconds; 0 sends none. */
+  /** Interval between two pings to a silent peer, in milliseconds; 0 sends none. */
   pingMs: number;
-  /** How long a ping may stay unanswered, milliseconds. */
+  /** Time for which a ping may stay unanswered, in milliseconds. */
   pongMs: number;
 }
 
 export interface PulseOptions {
   times: PulseTimes;
-  /** Bytes read from the peer so far: whatever comes is a sign of life, down to half of a frame. */
+  /** Returns the number of bytes read from the peer so far. Any byte is a sign of life, even half of a frame. */
   bytesRead(): number;
-  /** Whether anything is read at all; while it is not, silence says nothing about the peer. */
+  /** Returns whether the socket is being read. While it is not, silence says nothing about the peer. */
   reading(): boolean;
   ping(): void;
   dead(): void;
 }
 
-/** Watches over one open WebSocket, with at most one timer. */
+/** Failure detector of one open WebSocket, with at most one timer. */
 export interface Pulse {
-  /** A frame of about that many bytes was handed to the socket. */
+  /** Reports that a frame of about that many bytes was handed to the socket. */
   sent(bytes: number): void;
-  /** A pong came. */
+  /** Reports a pong. */
   pong(): void;
-  /** Reading goes on after it was held back: what the peer has sent meanwhile is still to be read. */
+  /** Reports that reading resumed: data that the peer sent before is still to be read. */
   resumed(): void;
   stop(): void;
 }
 
 /**
- * In a row, outside the moment after a frame. A pong is required by RFC 6455, but a peer that is busy sends it late, and
- * with a turn half done a false alarm costs its answer: then three unanswered pings are asked of it.
+ * Consecutive unanswered pings after which a peer counts as dead, except right after a frame. RFC 6455 requires a pong, but
+ * a busy peer sends it late, and in the middle of a turn a false alarm costs the answer.
  */
 const MISSES = 3;
 
-/** The slowest way out that is expected, bytes a millisecond: a ping waits behind the frame it goes with. */
+/** Slowest expected upload, in bytes per millisecond: a ping waits behind the frame it is sent with. */
 const SLOWEST_UPLOAD = 64;
 
 /**
- * Finds out that the other side of a socket is gone although no FIN and no RST ever came: a middlebox that forgot the
- * connection, a machine that lost power.
+ * Detects that the other side of a socket is gone although no FIN or RST arrived: a middlebox dropped the connection, or a
+ * machine lost power.
  *
- * Every frame takes a ping along, except the first of a connection. If neither a pong nor anything else arrives in time,
- * the socket is dead: nothing of that turn was shown, and it can be sent again. In all other silence, idle or in a turn,
- * three pings in a row must stay unanswered.
+ * Every frame except the first of a connection is followed by a ping. If neither a pong nor any other data arrives in time,
+ * the socket is dead; nothing of that turn was shown to the client, so it can be sent again. At all other times, idle or in
+ * a turn, three consecutive pings must stay unanswered.
  *
- * Only a peer that has answered a ping before is judged. One that never does, as some gateways, is left to the turn's own
- * deadlines. It runs on real time: a peer's answers take that, whatever clock the deadlines of a test run on.
+ * Only a peer that has answered a ping before is judged. For one that never does, such as some gateways, only the turn's
+ * own deadlines apply. The timers run on real time, since a peer needs real time to answer, whatever clock drives a test's
+ * deadlines.
  */
 export function createPulse({ times, bytesRead, reading, ping, dead }: PulseOptions): Pulse {
   const { pingMs, pongMs } = times;
@@ -63,7 +65,7 @@ export function createPulse({ times, bytesRead, reading, ping, dead }: PulseOpti
     cancel();
     cancel = systemClock.after(ms, look);
   };
-  /** Whether anything came since the last look. */
+  /** Returns whether any data arrived since the last check. */
   const heard = () => {
     const now = bytesRead();
     const more = now !== seen;

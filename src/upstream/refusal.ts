@@ -3,12 +3,12 @@ import { MOST_FRAME_LEVELS } from './limits.ts';
 import type { UpstreamAnswer, UpstreamError } from './port.ts';
 
 /**
- * What a refused upgrade means: hand it to the client, go on over HTTP because nothing there speaks WebSocket, or try
- * again because it may pass.
+ * Meaning of a refused upgrade: relay it to the client, continue over HTTP because the server has no WebSocket, or retry
+ * because the failure may be transient.
  */
 export type RefusalMeaning = 'relay' | 'no_websocket' | 'retry';
 
-/** Whether a body is an error of the API rather than a page of something on the way, or nothing. */
+/** Returns whether a body is an error of the API, not a page of an intermediary or empty. */
 export function isApiError({ status, body }: Pick<UpstreamAnswer, 'status' | 'body'>): boolean {
   let value: unknown;
   try {
@@ -20,17 +20,17 @@ export function isApiError({ status, body }: Pick<UpstreamAnswer, 'status' | 'bo
   const { error, detail } = value as { error?: unknown; detail?: unknown };
   if (typeof error === 'object' && error !== null) return true;
   if (typeof error === 'string' && error !== '') return true;
-  // Python services say `detail` of a missing route too; a credential and a quota are refused by nothing but the API.
+  // Python services also send `detail` for a missing route; but only the API refuses a credential or a quota.
   return (status === 401 || status === 429) && detail !== undefined && detail !== null;
 }
 
 /**
- * Classifies the answer a provider gave in place of a WebSocket upgrade.
+ * Classifies the answer that a provider gave in place of a WebSocket upgrade.
  *
- * 404, 405, 426, 501 and every 2xx say that nothing there speaks WebSocket, whatever their body. 5xx may pass. All else
- * (400, 401, 403 and 429 above all) is the provider's word on this request and credential if it is an error of the API:
- * repeating it would only delay the client. Without one it is the word of something on the way that knows no upgrades
- * (a challenge page, a proxy that drops the header, a server that has the route for POST only).
+ * 404, 405, 426, 501 and every 2xx mean that the server has no WebSocket, whatever the body. 5xx may be transient. Any
+ * other status (400, 401, 403 and 429 above all) is the provider's verdict on this request and credential if the body is an
+ * error of the API: a retry would only delay the client. Without such a body it comes from an intermediary without support
+ * for upgrades (a challenge page, a proxy that drops the header, a server that has the route for POST only).
  */
 export function classifyRefusal(answer: Pick<UpstreamAnswer, 'status' | 'body'>): RefusalMeaning {
   const { status } = answer;
@@ -42,11 +42,11 @@ export function classifyRefusal(answer: Pick<UpstreamAnswer, 'status' | 'body'>)
 
 const aboutParameter =
   /unsupported|not (?:currently |yet )?(?:supported|implemented|available|enabled)|unknown|unrecogni[sz]ed|unexpected|not (?:allowed|permitted)|extra_forbidden|does(?: not|n't) (?:support|allow|accept)|stateless|zero data retention/i;
-/** The parameter is known, and wrong in this combination; or this one response is. */
+/** Matches errors where the parameter is supported, but wrong in this combination or for this one response. */
 const aboutCombination =
   /mutually|(?:used|combined|specified|provided|set) (?:together|with|alongside|in combination|at the same time)|only one of|not found|does not exist|no longer exists|(?:supported|allowed|permitted) (?:together |in combination )?(?:with|alongside) .{0,24}conversation/i;
 
-/** Whether an error refuses `previous_response_id` as such, whatever response it names. */
+/** Returns whether an error refuses the parameter `previous_response_id` itself, whatever response it names. */
 export function refusesAnchors(error: UpstreamError): boolean {
   if (![400, 422, 501].includes(error.status)) return false;
   if (error.code === 'previous_response_not_found') return false;
@@ -57,7 +57,7 @@ export function refusesAnchors(error: UpstreamError): boolean {
   return /previous_response_id/.test(said) && aboutParameter.test(said) && !aboutCombination.test(said);
 }
 
-/** Whether an error says that a turn could go out again without its anchor. */
+/** Returns whether the turn could be sent again without its anchor after this error. */
 export function refusesAnchor(error: UpstreamError): boolean {
   return error.code === 'previous_response_not_found' || refusesAnchors(error);
 }

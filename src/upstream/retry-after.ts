@@ -1,4 +1,7 @@
-/** Where a provider hides how long to wait. All results are seconds from `now` (wall clock, ms), never negative. */
+/**
+ * Readers for the places where providers state a wait. All results are seconds from `now` (wall clock, milliseconds), never
+ * negative, and null when there is none.
+ */
 
 const number = (value: unknown): number | null => {
   if (typeof value === 'string' && value.trim() === '') return null;
@@ -9,7 +12,10 @@ const number = (value: unknown): number | null => {
 const seconds = (value: number | null): number | null =>
   value === null || Number.isNaN(value) ? null : Math.max(0, Math.round(value * 1000) / 1000);
 
-/** From `retry-after-ms`, or `retry-after` as seconds or as an HTTP date. Names in any case; of a list the first counts. */
+/**
+ * Reads `retry-after-ms`, or `retry-after` as seconds or as an HTTP date. Names may be in any case; of a list the first
+ * value counts.
+ */
 export function retryAfterFromHeaders(headers: Readonly<Record<string, unknown>>, now: number): number | null {
   const first = (value: unknown): unknown => (Array.isArray(value) ? value[0] : value);
   const found = new Map(Object.entries(headers).map(([name, value]) => [name.toLowerCase(), first(value)]));
@@ -21,7 +27,7 @@ export function retryAfterFromHeaders(headers: Readonly<Record<string, unknown>>
   return typeof value === 'string' ? seconds((Date.parse(value) - now) / 1000) : null;
 }
 
-/** From `resets_in_seconds` or `resets_at` (seconds or milliseconds since the epoch, or a date) of an error object. */
+/** Reads `resets_in_seconds` or `resets_at` (seconds or milliseconds since the epoch, or a date) of an error object. */
 export function retryAfterFromError(error: Readonly<Record<string, unknown>>, now: number): number | null {
   const left = number(error.resets_in_seconds) ?? number(error.retry_after_seconds) ?? number(error.retry_after);
   if (left !== null) return seconds(left);
@@ -39,7 +45,7 @@ const part = String.raw`(\d+(?:\.\d+)?)\s*(milliseconds?|ms|seconds?|secs?|s|min
 const phrase = new RegExp(String.raw`(?:try again|retry)\s+(?:in|after)\s+((?:${part}[\s,]*(?:and\s+)?)+)`, 'i');
 const parts = new RegExp(part, 'gi');
 
-/** From words such as "Please try again in 1.5s", "in 20ms", "in 6m0s" or "in 2 days 3 hours". */
+/** Reads phrases such as "Please try again in 1.5s", "in 20ms", "in 6m0s" or "in 2 days 3 hours". */
 export function retryAfterFromMessage(message: string): number | null {
   const words = phrase.exec(message.slice(0, 4096))?.[1];
   if (words === undefined) return null;

@@ -1,27 +1,32 @@
 import { StringDecoder } from 'node:string_decoder';
 import { membersOf, withMembers } from '../json.ts';
 
-/** One server-sent event; the name is empty without an `event:` line. */
+/** Receives one server-sent event. The name is empty without an `event:` line. */
 export type SseListener = (data: string, name: string) => void;
 
-/** A longer `event:` name is none of the API's. */
+/** Longest `event:` name kept, in characters; the API has no longer ones. */
 const LONGEST_NAME = 128;
 
+/** One event exceeds the parser's limit. */
 export class SseOverflow extends Error {
   override readonly name = 'SseOverflow';
 }
 
 export interface SseParser {
-  /** Takes the next bytes, cut anywhere. Throws `SseOverflow` when one event grows past the limit. */
+  /**
+   * Parses the next bytes, however they are cut.
+   *
+   * @throws `SseOverflow` when one event exceeds the limit
+   */
   push(chunk: Buffer): void;
-  /** The stream ended cleanly: what stands without its closing blank line is given out too. */
+  /** Ends the stream. A last event without its closing blank line is delivered. */
   end(): void;
 }
 
 /**
- * An incremental parser for `text/event-stream`: lines end with CR, LF or CRLF, `data` lines of one event are joined
- * with LF, comments and all fields but `event` are skipped, and a byte order mark at the start is dropped.
- * Parts of an unfinished line are kept as they came, so a long line costs no repeated copying.
+ * Creates an incremental parser for `text/event-stream`: lines end with CR, LF or CRLF, `data` lines of one event are
+ * joined with LF, comments and all fields but `event` are skipped, and a byte order mark at the start is dropped. Chunks of
+ * an unfinished line are joined only at its end, so a long line is not copied repeatedly.
  *
  * @param maxChars longest event, in UTF-16 units
  */
@@ -99,12 +104,12 @@ export function createSseParser(listener: SseListener, maxChars: number): SsePar
   };
 }
 
-/** Names that the API gives to events; any other, above all `message`, says nothing about the data. */
+/** Event names of the API. Any other name, above all `message`, says nothing about the data. */
 const apiName = /^(?:response|codex|responsesapi)\.[a-z_.]+$|^error$/;
 
 /**
- * An event as the frame it would be on a WebSocket, or null for the mark at the end of a stream. The JSON names its own
- * type; where it does not, as with some gateways, the event's name is its type.
+ * Converts an event to the frame that a WebSocket would have carried; null for the end marker of a stream. If the JSON
+ * lacks a `type`, as with some gateways, the event's name is used.
  */
 export function frameOfEvent(data: string, name: string): string | null {
   if (data === '[DONE]') return null;
@@ -113,16 +118,16 @@ export function frameOfEvent(data: string, name: string): string | null {
 }
 
 /**
- * The JSON texts in a text that holds one on each line; the text itself when it is a single one. Between the tokens of
- * one JSON text an object never follows another without a comma.
+ * Splits a text with one JSON text per line; a single JSON text is returned as it is. A split between `}` and `{` is safe:
+ * within one JSON text a comma stands between two objects.
  */
 export function jsonTexts(text: string): string[] {
   return text.includes('}\n{') || text.includes('}\r\n{') ? text.trim().split(/(?<=\})\r?\n(?=\{)/) : [text];
 }
 
 /**
- * The frames in one WebSocket message: nearly always the message itself. Gateways that translate an event stream send its
- * text on as it is, several events in a message or a byte order mark included.
+ * Returns the frames in one WebSocket message: nearly always the message itself. Gateways that translate an event stream
+ * forward its text unchanged, possibly with several events per message or a byte order mark.
  */
 export function framesOfMessage(message: string): string[] {
   const text = message.charCodeAt(0) === 0xfeff ? message.slice(1) : message;

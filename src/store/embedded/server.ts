@@ -14,26 +14,29 @@ const run = promisify(execFile);
 /** A cluster on disk and how to run it. */
 export interface Cluster {
   binaries: Binaries;
-  /** The data directory proper. */
+  /** The cluster's data directory. */
   dir: string;
   logFile: string;
   password: string;
-  /** User to run as; null runs as this process's own. */
+  /** User to run as; null runs as this process's own user. */
   user: Unprivileged | null;
   /** Server settings, `name=value`. */
   settings: readonly string[];
-  /** Its user cannot get there by the path: it is started inside and knows the place as its working directory. */
+  /**
+   * The server's user cannot reach the directory by its path. The server is started inside it and uses its working
+   * directory.
+   */
   hidden: boolean;
 }
 
-/** The working directory of the process that looks, by a path that asks for no rights on the way. */
+/** Path of the process's own working directory. Resolving it needs no permission on the parent directories. */
 export const WORKING_DIRECTORY = '/proc/self/cwd';
 const placeOf = ({ hidden }: Cluster, dir: string) => (hidden ? WORKING_DIRECTORY : dir);
 
 export interface RunningServer {
   pid: number;
   port: number;
-  /** Whether it was found running, left behind by a worker that was killed. */
+  /** The server was already running, left behind by a killed worker. */
   adopted: boolean;
 }
 
@@ -41,8 +44,8 @@ const READY_WITHIN_MS = 15_000;
 const START_ATTEMPTS = 5;
 
 /**
- * Every parameter that a client would else take from a `PG*` variable is named: those of the environment are about a
- * database of its own. A value that is empty would count as not given.
+ * Sets every connection parameter that a client would otherwise read from a `PG*` variable, since those of the environment
+ * describe another database. An empty value would count as not set.
  */
 const parameters = new URLSearchParams({
   sslmode: 'disable',
@@ -52,20 +55,24 @@ const parameters = new URLSearchParams({
   replication: 'false',
 });
 
+/** Returns the connection URL of the server on a local port. */
 export const urlOf = (port: number, password: string) =>
   `postgres://holdfast:${password}@127.0.0.1:${port}/postgres?${parameters}`.replaceAll('+', '%20');
 
-/** What the database's own programs need of the environment; all else in it is not theirs, secrets above all. */
+/** Environment variables passed to the database's programs. All others are withheld, secrets above all. */
 const passedOn =
   /^(?:PATH|LANG|LANGUAGE|LC_.*|TZ|HOME|TMPDIR|TEMP|TMP|LD_LIBRARY_PATH|DYLD_LIBRARY_PATH|SYSTEMROOT|WINDIR|USERPROFILE)$/i;
 
-/** @returns an environment without secrets, and without anything that PostgreSQL or libpq would read as a setting */
+/** Returns an environment without secrets and without anything that PostgreSQL or libpq reads as a setting. */
 export function plainEnvironment(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
   const kept = Object.entries(env).filter(([name]) => passedOn.test(name));
   return { ...Object.fromEntries(kept), LC_ALL: 'C' };
 }
 
-/** A password kept beside the data: other users of the machine reach the port, not the database. */
+/**
+ * Returns the secret in a file, and makes it first if the file does not exist. It keeps other users of the machine, who can
+ * reach the port, out of the database.
+ */
 export async function loadOrCreateSecret(file: string, make: () => string): Promise<string> {
   try {
     const handle = await open(file, 'wx', 0o600);
@@ -80,15 +87,15 @@ export async function loadOrCreateSecret(file: string, make: () => string): Prom
   }
 }
 
-/** The programs cannot be run, or cannot make a database, for a reason that lies in the machine. */
+/** The programs cannot run, or cannot make a database, because of the machine. */
 export class CannotInitialise extends Error {
   override readonly name = 'CannotInitialise';
 }
 
 /**
- * Makes the cluster unless it is there. A half-made one never gets the final name.
+ * Makes the cluster unless it exists. An unfinished one never gets the final name.
  *
- * @throws `CannotInitialise` with what the program said
+ * @throws `CannotInitialise` with the first line of the program's output
  */
 export async function ensureCluster(cluster: Cluster): Promise<void> {
   const { binaries, dir, password, user } = cluster;
@@ -142,7 +149,7 @@ function isAlive(pid: number): boolean {
   }
 }
 
-/** What a server of this cluster wrote down of itself, whether or not it still runs. */
+/** Reads process id and port from the lock file of a server of this cluster, whether or not the server still runs. */
 async function lockFile(dir: string): Promise<{ pid: number | null; port: number | null }> {
   const lines = (await readFile(join(dir, 'postmaster.pid'), 'utf8').catch(() => '')).split('\n');
   const [pid, port] = [Number(lines[0]), Number(lines[3])].map((n) => (Number.isInteger(n) && n > 0 ? n : null));
@@ -150,16 +157,19 @@ async function lockFile(dir: string): Promise<{ pid: number | null; port: number
 }
 
 /**
- * The process that a stale lock file names, while that id is still taken: by a killed server that nobody has reaped
- * (containers whose first process reaps late or never), or by a stranger. PostgreSQL itself cannot tell and would refuse
- * to start; whoever asks here holds the data directory's own lock and has found no server to adopt.
+ * Returns the process id in a stale lock file while that id is still in use: by a killed server that was not reaped yet
+ * (containers whose first process reaps late or never), or by an unrelated process. PostgreSQL cannot tell the difference
+ * and would refuse to start. The caller holds the data directory's own lock and has found no server to adopt.
  */
 async function namedInVain(dir: string): Promise<number | null> {
   const { pid } = await lockFile(dir);
   return pid !== null && isAlive(pid) && !(await mayServe(pid, dir)) ? pid : null;
 }
 
-/** A server of this cluster that a killed worker left running; null when there is none. Waits for one on its way down. */
+/**
+ * Returns a server of this cluster that a killed worker left running; null when there is none. Waits for one that is
+ * starting or shutting down.
+ */
 export async function findOrphan({ dir, password }: Cluster): Promise<RunningServer | null> {
   const until = Date.now() + READY_WITHIN_MS;
   while (Date.now() < until) {
@@ -170,14 +180,14 @@ export async function findOrphan({ dir, password }: Cluster): Promise<RunningSer
       servers.add(pid);
       return { pid, port, adopted: true };
     }
-    // A process id in a stale file may belong to anybody; one that refuses our port is not ours.
+    // A process id in a stale file may belong to any process; one that rejects our password is not our server.
     if (answer === 'no' && !(await mayServe(pid, dir))) return null;
     await pause(50);
   }
   return null;
 }
 
-/** Whether that process may be a server of this very cluster; where there is no way to look, it may. */
+/** Returns whether a process may be a server of this very cluster. True where that cannot be checked. */
 async function mayServe(pid: number, dir: string): Promise<boolean> {
   if (process.platform !== 'linux') return true;
   if ((await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')).includes(dir)) return true;
@@ -188,8 +198,8 @@ async function mayServe(pid: number, dir: string): Promise<boolean> {
 }
 
 /**
- * Servers that this process has started or taken over. They end with it in order, whatever ends it but SIGKILL: what that
- * leaves behind is taken over by the next start.
+ * Servers that this process has started or adopted. They are stopped in order when this process ends, except by SIGKILL;
+ * the next start adopts a server left behind by that.
  */
 const servers = new Set<number>();
 
@@ -205,15 +215,18 @@ const isServer = (pid: number): boolean => {
 process.on('exit', () => {
   for (const pid of servers) {
     try {
-      // The id of one that has ended by itself may be another's by now.
+      // The id of a server that ended by itself may belong to another process by now.
       if (isServer(pid)) process.kill(pid, 'SIGINT');
     } catch {
-      // Gone.
+      // The process has already ended.
     }
   }
 });
 
-/** A server of this cluster that a killed worker left and that does not answer; null: nothing runs there. */
+/**
+ * Returns the process id of a server of this cluster that a killed worker left and that does not answer; null when none
+ * runs.
+ */
 export async function runsThere(dir: string): Promise<number | null> {
   const { pid } = await lockFile(dir);
   return pid !== null && isAlive(pid) && (await mayServe(pid, dir)) ? pid : null;
@@ -230,7 +243,12 @@ function freePort(): Promise<number> {
   });
 }
 
-/** Starts the server on a free port, tries again when the port or a lock file was lost to somebody, and waits for it. */
+/**
+ * Starts the server on a free port and waits until it accepts connections. Tries again when another process took the port
+ * or the lock file.
+ *
+ * @throws Error naming the log file, after the last attempt
+ */
 export async function startServer(cluster: Cluster): Promise<RunningServer> {
   let last: Error | null = null;
   for (let attempt = 0; attempt < START_ATTEMPTS; attempt += 1) {
@@ -259,14 +277,14 @@ async function launch(cluster: Cluster, port: number): Promise<ChildProcess> {
     String(port),
     ...[...fixed, ...settings].flatMap((setting) => ['-c', setting]),
   ];
-  // A group of its own: a Ctrl-C in the terminal is for Holdfast, which then stops the server in order.
+  // A process group of its own: Ctrl-C in the terminal must reach only Holdfast, which then stops the server in order.
   const child = spawn(binaries.postgres, args, {
     ...(user ?? {}),
     cwd: dir,
     detached: true,
     stdio: ['ignore', log.fd, log.fd],
-    // The one process besides its parent that PostgreSQL takes for no rival, as pg_ctl tells it about a shell. The shared
-    // memory of a server whose children still run is looked for all the same.
+    // PostgreSQL ignores this process id when it looks for a rival server, as with the shell that started pg_ctl. It still
+    // detects the shared memory of a server whose child processes run.
     env: {
       ...plainEnvironment(process.env),
       ...(stale === null ? {} : { PG_GRANDPARENT_PID: String(stale) }),
@@ -282,7 +300,11 @@ async function launch(cluster: Cluster, port: number): Promise<ChildProcess> {
   return child;
 }
 
-/** Null when the server accepts connections, else why not. */
+/**
+ * Waits until the server accepts connections.
+ *
+ * @returns null when it does, else the reason
+ */
 async function waitReady(child: ChildProcess, port: number, password: string): Promise<Error | null> {
   let failed: Error | null = null;
   child.once('error', (error) => {
@@ -301,7 +323,7 @@ async function waitReady(child: ChildProcess, port: number, password: string): P
   return failed ?? new Error(`it did not accept connections within ${READY_WITHIN_MS} ms`);
 }
 
-/** Fast shutdown, then an immediate one when that takes too long. Resolves when the process is gone. */
+/** Requests a fast shutdown, then an immediate one, then kills. Resolves when the process has ended. */
 export async function stopServer(pid: number): Promise<void> {
   servers.delete(pid);
   for (const [signal, patience] of [

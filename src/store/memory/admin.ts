@@ -24,10 +24,14 @@ import { sessionRow, turnRow } from './rows.ts';
 
 const sha256 = (text: string) => createHash('sha256').update(text).digest('hex');
 const HOUR = 3_600_000;
-/** Whole milliseconds, by which lists are ordered too: a cursor must mean what it says. */
+/** Formats whole milliseconds. Lists are ordered by the same truncated value, so that a cursor matches its row. */
 const iso = (ms: number) => new Date(Math.floor(ms)).toISOString();
 
-/** What operators and the janitor ask, over maps. `now`: the store's clock, milliseconds. */
+/**
+ * Creates the operations of operators and the janitor over maps.
+ *
+ * @param now returns the store's clock in milliseconds
+ */
 export function createAdmin(db: MemoryDatabase, now: () => number) {
   const turnsOf = (sessionId: string) => [...db.turns.values()].filter((turn) => turn.sessionId === sessionId);
 
@@ -83,7 +87,7 @@ export function createAdmin(db: MemoryDatabase, now: () => number) {
     for (const [name, owner] of [...db.keys]) if (owner === sessionId) db.keys.delete(name);
   };
 
-  /** What the janitor takes of each kind that is older than that moment. */
+  /** Purges per kind of row what is older than the given time, in milliseconds of the store's clock. */
   const takers: Record<PurgeKind, (until: number) => Purged['removed']> = {
     sessions(until) {
       const removed = { sessions: 0, turns: 0 };
@@ -128,7 +132,7 @@ export function createAdmin(db: MemoryDatabase, now: () => number) {
       }
       return removed;
     },
-    /** Items are kept with their turns here. */
+    /** This store keeps items with their turns. */
     shared: () => ({ shared: 0 }),
   };
 
@@ -223,7 +227,7 @@ export function createAdmin(db: MemoryDatabase, now: () => number) {
         if (head) head.storedUpstream = false;
       }),
 
-    /** Steps are as large as what they find: nothing else waits for this store. */
+    /** One step purges everything that qualifies: this store has no concurrent callers that would wait for it. */
     purge({ kind, olderThanHours }: PurgeStep): Purged {
       return { removed: takers[kind](now() - olderThanHours * HOUR), after: [], more: false };
     },

@@ -11,7 +11,7 @@ export interface WorkerRecord {
 }
 
 export interface SessionRecord extends SessionRow {
-  /** Turn that the latest claim marked lost: a repeated claim gives the same answer. */
+  /** Turn that the latest claim marked lost; a repeated claim returns it again. */
   lostTurnId: string | null;
   /** Milliseconds of the store's clock. */
   createdAt: number;
@@ -19,13 +19,13 @@ export interface SessionRecord extends SessionRow {
 }
 
 export interface TurnRecord extends TurnRow {
-  /** Rises with every turn that is started: the order of those that started in one moment. */
+  /** Increases with every started turn: orders turns that started at the same time. */
   ordinal: number;
   secondFp: string | null;
   thirdFp: string | null;
   forms: string | null;
   itemIds: readonly string[];
-  /** The recorded end did not happen under the fence, so it never moved a head. */
+  /** The end was recorded outside the fence, so it never moved a head. */
   branched: boolean;
   usage: unknown;
   error: unknown;
@@ -36,18 +36,18 @@ export interface TurnRecord extends TurnRow {
 }
 
 /**
- * What a database would hold. Several stores may share one, as several workers share a server; records are replaced or
- * changed in place only by the store, which hands out copies.
+ * Contents of the database. Several stores may share one, as several workers share a server. Only the store modifies
+ * records; callers get copies.
  */
 export interface MemoryDatabase {
   workers: Map<string, WorkerRecord>;
   sessions: Map<string, SessionRecord>;
   turns: Map<string, TurnRecord>;
-  /** How many turns were ever started. */
+  /** Number of turns ever started. */
   started: number;
-  /** Ids of the turns that end at a place, by its fingerprint; kept by `indexTurn`. */
+  /** Ids of the turns that end at a place, by its fingerprint. Maintained by `indexTurn`. */
   places: Map<string, Set<string>>;
-  /** Ids of the turns whose output holds an item, by the item's id; kept by `indexTurn`. */
+  /** Ids of the turns whose output holds an item, by the item's id. Maintained by `indexTurn`. */
   itemTurns: Map<string, Set<string>>;
   /** Items by turn id. */
   items: Map<string, { input: string; output: string }>;
@@ -55,7 +55,7 @@ export interface MemoryDatabase {
   keys: Map<string, string>;
   /** Turn id by response id. */
   responses: Map<string, string>;
-  /** Stories of bad ends by turn id, oldest first. */
+  /** Traces of bad ends by turn id, oldest first. */
   stories: Map<string, { sessionId: string; record: unknown }>;
   pepper: string;
 }
@@ -76,10 +76,14 @@ export function createMemoryDatabase(pepper: string): MemoryDatabase {
   };
 }
 
-/** A missing owner's row is made with a lease of this length, milliseconds. */
+/** Lease of the row inserted for a missing owner, in milliseconds. */
 const MISSING_OWNER_LEASE_MS = 10_000;
 
-/** The row of a worker of which nothing is known but its id: from now on it can be judged. */
+/**
+ * Inserts the row of a worker of which only the id is known, so that its lease can expire.
+ *
+ * @param now milliseconds of the store's clock
+ */
 export function insertMissingOwner(db: MemoryDatabase, id: string, now: number): WorkerRecord {
   const worker: WorkerRecord = {
     id,
@@ -93,14 +97,14 @@ export function insertMissingOwner(db: MemoryDatabase, id: string, now: number):
   return worker;
 }
 
-/** An unambiguous map key for values that belong to one scope. */
+/** Returns an unambiguous map key for values of one scope. */
 export const scoped = (scope: string, ...parts: readonly string[]): string => JSON.stringify([scope, ...parts]);
 
-/** What a database would give back: written down as JSON and read again. */
+/** Returns a value as a database would return it: serialised to JSON and parsed again. */
 export const asStored = (value: unknown): unknown =>
   value === undefined || value === null ? null : JSON.parse(JSON.stringify(value));
 
-/** What a turn is found by beside its ids. */
+/** Yields the index entries by which a turn is found, beside its ids. */
 function* foundBy(db: MemoryDatabase, turn: TurnRecord): Generator<[index: Map<string, Set<string>>, key: string]> {
   for (const fp of [turn.transcriptFp, turn.secondFp, turn.thirdFp]) {
     if (fp !== null) yield [db.places, scoped(turn.scope, fp)];
@@ -108,7 +112,7 @@ function* foundBy(db: MemoryDatabase, turn: TurnRecord): Generator<[index: Map<s
   for (const itemId of turn.itemIds) yield [db.itemTurns, scoped(turn.scope, itemId)];
 }
 
-/** Makes a turn known by its places and item ids. To be undone by `forgetIndex` before any of them changes. */
+/** Adds a turn to the indexes of places and item ids. Call `forgetIndex` before any of these values changes. */
 export function indexTurn(db: MemoryDatabase, turn: TurnRecord): void {
   for (const [index, key] of foundBy(db, turn)) {
     const ids = index.get(key);
@@ -117,6 +121,7 @@ export function indexTurn(db: MemoryDatabase, turn: TurnRecord): void {
   }
 }
 
+/** Removes a turn from the indexes of places and item ids. */
 export function forgetIndex(db: MemoryDatabase, turn: TurnRecord): void {
   for (const [index, key] of foundBy(db, turn)) {
     const ids = index.get(key);

@@ -23,11 +23,15 @@ import {
 } from './database.ts';
 import { sessionRow } from './rows.ts';
 
-/** Whether the caller still owns the session: owner, nonce and epoch are all its own. */
+/** Returns whether the caller still owns the session: owner, nonce and epoch all match. */
 export const holds = (session: SessionRecord, { me, nonce }: Writer, epoch: number): boolean =>
   session.ownerWorkerId === me && session.ownerNonce === nonce && session.epoch === epoch;
 
-/** What a write shows of the session; every write raises the revision. */
+/**
+ * Applies the columns that every write sets, and raises the revision.
+ *
+ * @param now milliseconds of the store's clock
+ */
 export function write(session: SessionRecord, face: RowFace, now: number): void {
   session.state = face.state;
   session.snapshot = asStored(face.snapshot);
@@ -37,11 +41,13 @@ export function write(session: SessionRecord, face: RowFace, now: number): void 
 }
 
 /**
- * The fence as plain functions over maps. Each runs to its end in one step, which is what the row lock does for the
- * database; the order of the questions is that of the SQL functions.
+ * Creates the fence as plain functions over maps. Each runs to completion synchronously, which replaces the row lock of the
+ * database. Checks are in the order of the SQL functions.
+ *
+ * @param now returns the store's clock in milliseconds
  */
 export function createFence(db: MemoryDatabase, now: () => number) {
-  /** What is left of a living worker's lease, or null when it is dead or unknown. */
+  /** Returns the remaining milliseconds of a worker's lease; null when the worker is dead or unknown. */
   function leaseLeft(id: string): number | null {
     const worker = db.workers.get(id);
     return worker && worker.state !== 'dead' ? Math.floor(worker.heartbeatExpiresAt - now()) : null;

@@ -10,15 +10,15 @@ import { createWorkers } from './workers.ts';
 export { createMemoryDatabase, type MemoryDatabase } from './database.ts';
 
 export interface MemoryStoreOptions {
-  /** Leases expire by this clock. */
+  /** Clock by which leases expire. */
   clock: Clock;
-  /** Shared by the stores of several workers; default a database of its own. */
+  /** Database shared by the stores of several workers; default a new one. */
   database?: MemoryDatabase;
 }
 
 /**
- * The store in memory: the same verdicts as over PostgreSQL, for tests and simulations. A call takes effect in the
- * moment it is made; only its answer is asynchronous.
+ * Creates the in-memory store for tests and simulations. Its verdicts are those of the PostgreSQL store. A call takes
+ * effect synchronously; only its answer is asynchronous.
  */
 export function createMemoryStore({
   clock,
@@ -31,7 +31,7 @@ export function createMemoryStore({
   const admin = createAdmin(database, now);
   let down = false;
 
-  /** An error of the store's own, such as a response id that is taken, is a refusal of the call. */
+  /** Runs a call. An error of the store itself, such as a taken response id, rejects the call. */
   const call = async <V>(perform: () => V): Promise<Answer<V>> => {
     if (down) return { verdict: 'unknown', reason: 'the store is shut down' };
     try {

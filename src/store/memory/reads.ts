@@ -15,7 +15,11 @@ import {
 import { type MemoryDatabase, type SessionRecord, scoped, type TurnRecord } from './database.ts';
 import { sessionRow, turnRow, workerRow } from './rows.ts';
 
-/** The reads as plain functions over maps. */
+/**
+ * Creates the reads as plain functions over maps.
+ *
+ * @param now returns the store's clock in milliseconds
+ */
 export function createReads(db: MemoryDatabase, now: () => number) {
   const open = (id: string | null | undefined, scope: string): SessionRecord | null => {
     const session = id === null || id === undefined ? undefined : db.sessions.get(id);
@@ -25,7 +29,7 @@ export function createReads(db: MemoryDatabase, now: () => number) {
   const newestFirst = (ids: ReadonlySet<string> | undefined): TurnRecord[] =>
     [...(ids ?? [])].map((id) => db.turns.get(id)!).sort((a, b) => b.ordinal - a.ordinal);
 
-  /** Turns that end at one of the places: those of the first place first. */
+  /** Returns turns that end at one of the places, in the order of the places. */
   const endingAt = (scope: string, places: readonly string[], besides: ReadonlySet<string>): TurnRecord[] => {
     const found = new Set<TurnRecord>();
     for (const place of places) {
@@ -37,7 +41,7 @@ export function createReads(db: MemoryDatabase, now: () => number) {
     return [...found];
   };
 
-  /** The turn and its ancestors within the scope, root first. */
+  /** Returns the turn and its ancestors within the scope, root first. */
   const ancestry = (scope: string, turnId: string): TurnRecord[] => {
     const line = new Set<TurnRecord>();
     let next = db.turns.get(turnId);

@@ -1,7 +1,7 @@
 import type { SessionRow, TurnRow, WorkerRow } from '../port.ts';
 import { asStored, type SessionRecord, type TurnRecord, type WorkerRecord } from './database.ts';
 
-/** Copies of records in the port's shape: what a caller holds never changes under it. */
+/** Copies a record into the port's shape: callers must not see later changes. */
 export function sessionRow({ lostTurnId: _, createdAt: __, updatedAt: ___, ...session }: SessionRecord): SessionRow {
   return { ...session, snapshot: asStored(session.snapshot) };
 }

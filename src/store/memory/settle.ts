@@ -5,8 +5,10 @@ import { asStored, forgetIndex, indexTurn, type MemoryDatabase, scoped } from '.
 import { holds, write } from './fence.ts';
 
 /**
- * The end of a turn: the row is completed always, the head moves only under the fence. Throws when another turn of the
- * scope has the same response id; nothing is written then.
+ * Records the end of a turn: the row is always completed, the head moves only under the fence.
+ *
+ * @param now milliseconds of the store's clock
+ * @throws Error when another turn of the scope has the same response id; nothing is written then
  */
 export function settle(db: MemoryDatabase, call: SettleCall, now: number): SettleVerdict {
   const { result } = call;
@@ -45,7 +47,7 @@ export function settle(db: MemoryDatabase, call: SettleCall, now: number): Settl
   turn.usage = asStored(result.usage);
   turn.error = asStored(result.error);
   turn.facts ??= asStored(result.facts) as TurnFacts | null;
-  // What belonged to an end that is replaced goes with it.
+  // The items of a replaced end are removed with it.
   db.items.delete(turn.id);
   if (result.items) {
     const { input, output } = result.items;

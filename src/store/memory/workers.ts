@@ -3,7 +3,11 @@ import { insertMissingOwner, type MemoryDatabase } from './database.ts';
 
 type NewWorker = Parameters<WorkerRegistry['register']>[0];
 
-/** Liveness as plain functions over a map. Dead is for ever, here too. */
+/**
+ * Creates the worker registry as plain functions over a map. `dead` is a terminal state, as in the database.
+ *
+ * @param now returns the store's clock in milliseconds
+ */
 export function createWorkers(db: MemoryDatabase, now: () => number) {
   return {
     register({ leaseMs, ...worker }: NewWorker): { verdict: 'ok' } {

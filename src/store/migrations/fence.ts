@@ -12,14 +12,15 @@ import { settle } from './fence/settle.ts';
 import { start } from './fence/start.ts';
 
 /**
- * The fence functions. All are VOLATILE plpgsql, so under READ COMMITTED every statement inside them sees what was
- * committed before it began: each **locks the session row first and reads everything else after**. A claim written as
- * one statement cannot do that: it re-reads the locked row but not the rows joined to it, and robs live owners.
+ * The fence functions. All are VOLATILE plpgsql, so under READ COMMITTED every statement in them sees what was committed
+ * before that statement began. Each function **locks the session row first and reads everything else after that**. A claim
+ * in a single statement cannot do so: it re-reads the locked row but not the rows joined to it, and would take sessions
+ * from live owners.
  *
- * `lock_timeout` keeps backends from piling up behind a row that somebody holds; its error is an `unknown`.
+ * `lock_timeout` keeps backends from queueing behind a locked row. Its error counts as `unknown`.
  *
- * Old and new workers share the database during a rolling restart: a later change of a function's parameters or of the
- * meaning of its answer comes as a function of a new name.
+ * Old and new workers share the database during a rolling restart. A later change of a function's parameters, or of the
+ * meaning of its answer, therefore needs a new function name.
  */
 export class Fence extends Migration {
   override up(): void {

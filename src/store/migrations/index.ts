@@ -10,7 +10,7 @@ import { Tables } from './tables.ts';
 import { TurnFactsColumn } from './turn-facts.ts';
 import { WrittenOnce } from './written-once.ts';
 
-/** Every migration, oldest first. A name that was released is never changed or reused. */
+/** Every migration, oldest first. A released name is never changed or reused. */
 export const migrationsList = [
   { name: '0001-tables', class: Tables },
   { name: '0002-fence', class: Fence },

@@ -1,27 +1,27 @@
 import { Migration } from '@mikro-orm/migrations';
 
 /**
- * What recognising a conversation by its items needs, and the one function that ends a turn.
+ * Columns and tables for matching a conversation by its items, and the single function that ends a turn.
  *
- * - `second_fp`, `third_fp`: the turn's place reached another way. The indexes over places end in `started_at`, so
- *   that the newest turns of a place that very many conversations share are read without the others.
+ * - `second_fp`, `third_fp`: further fingerprints of the place at which the turn ends. The indexes over places end in
+ *   `started_at`, so that the newest turns of a place shared by very many conversations are read without the others.
  * - `holdfast_key`: providers make response ids of any length, and an index entry holds less than 3 KB.
- * - `forms`: opaque here; hashes of content, erased with it.
- * - `turn_item`: which turn produced an item that later requests may refer to. The primary key begins with the turn, for
- *   the cascade; `started_at` is the turn's, for the same reason as above.
+ * - `forms`: opaque here. Hashes of content, erased together with it.
+ * - `turn_item`: the turn that produced an item which later requests may reference. The primary key starts with the turn,
+ *   for the cascade; `started_at` is that of the turn, for the same reason as above.
  *
- * **The settle function.** Its author completes the turn row always; the head moves only under the fence, and only to a
- * completed or incomplete turn. The first end stays, except that the author's real end replaces `lost` (which another
- * worker, or an orphan's clean-up, may have written while the author was still receiving). A turn whose end came outside
- * the fence is `branched` for good, so a repeated call is answered as the first one was. Nothing is written for a turn
- * that is not the caller's, and nothing by a call whose end is not kept: facts, items, shared items and item ids belong
- * to the end that is recorded.
+ * **The settle function.** The author always completes the turn row; the head moves only under the fence, and only to a
+ * completed or incomplete turn. The first recorded end stays, except that the author's real end replaces `lost` (which
+ * another worker, or the cleanup of an orphan, may have written while the author was still receiving). A turn whose end was
+ * recorded outside the fence stays `branched`, so a repeated call gets the same answer as the first one. Nothing is written
+ * for a turn that the caller did not start, nor by a call whose end is not kept: facts, items, shared items and item ids
+ * belong to the recorded end.
  *
- * Everything but the bytes comes in `p_call`. JSON that a provider wrote (usage, error) and that is stored as it was
- * written comes as a string of its own: reading `p_call` decodes its strings, and `\u0000` cannot be decoded.
+ * `p_call` carries everything but the binary data. JSON written by a provider (usage, error) and stored verbatim is passed
+ * as a string: parsing `p_call` decodes its strings, and `\u0000` cannot be decoded.
  *
- * Shared items are locked, in the order of their hashes, before they are referred to: one that the janitor is about to
- * remove is either seen as needed or inserted again.
+ * Shared items are locked in the order of their hashes before they are referenced: an item that the janitor is about to
+ * remove is either seen as referenced or inserted again.
  */
 const statements = [
   'alter table turn add column client_fp text',

@@ -1,13 +1,13 @@
 import { Migration } from '@mikro-orm/migrations';
 
 /**
- * Workers whose rows a failover of the database has lost.
+ * Handling of workers whose rows were lost in a failover of the database.
  *
- * `holdfast_beat` is a heartbeat that restores the row of the worker that sends it. Under its old id, because nothing of
- * it can have been taken meanwhile: a death that was stored stays stored, and whatever was claimed has another epoch.
+ * `holdfast_beat` is a heartbeat that restores the sender's row. The old id is safe: a stored death stays stored, and a
+ * session claimed in the time without a row has a new epoch.
  *
- * `holdfast_judge` gives an owner without a row one with a full lease, so that it is judged like any other: its own
- * heartbeat restores the row, or the lease runs out.
+ * `holdfast_judge` inserts a row with a full lease for an owner without one. From then on the usual rules apply: the
+ * owner's heartbeat restores its row, or the lease expires.
  */
 const statements = [
   `create function holdfast_beat(

@@ -1,8 +1,9 @@
 import { Migration } from '@mikro-orm/migrations';
 
 /**
- * What operators do to a session that rests. Like the fence it locks the row first and reads everything after: a single
- * statement would decide on what it read before it waited, and take a session in the moment a turn of it starts.
+ * Operators' actions on an idle session. Like the fence functions it locks the row first and reads everything after that. A
+ * single statement would decide on data read before it waited, and could take a session at the moment one of its turns
+ * starts.
  */
 const statement = `create function holdfast_operate(p_session text, p_action text) returns text
    language plpgsql volatile set lock_timeout = '2s' as $$

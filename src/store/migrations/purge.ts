@@ -1,21 +1,22 @@
 import { Migration } from '@mikro-orm/migrations';
 
 /**
- * What the janitor takes, one function for each kind of row. A call looks at `p_limit` rows at most, in the order of an
- * index, and answers where the next call goes on (`after`) and whether there is more behind it; each row is judged by a few
- * look-ups by index, so that what a call costs does not grow with the tables. The limit is one of rows looked at: one of
- * rows found would read all others on the way. Rows that another transaction holds are skipped.
+ * The janitor's functions, one per kind of row. A call examines at most `p_limit` rows in index order. It returns where the
+ * next call continues (`after`) and whether there is more. Each row is checked with a few index look-ups, so the cost of a
+ * call does not grow with the tables. The limit counts examined rows: a limit on removed rows would read all others on the
+ * way. Rows locked by another transaction are skipped.
  *
- * - **Sessions** unused for `p_hours`, the latest first, so that a fork goes before what it continues. One is closed and
- *   then taken from its newest turn on; turns that another session continues stay, and the closed row with them. A session
- *   of more turns than one call may look at is gone on with by the next call. `updated_at` stays as it is.
- * - **Turns** that ended so long ago in sessions that are used, the latest first, so that a whole line that was left behind
- *   goes in one pass: what nothing continues and no session has as its head. A closed session needs its head no more.
- * - **Workers** silent for so long that no session names.
- * - **Shared items** that no turn needs.
+ * - **Sessions** unused for `p_hours`, latest first, so that a fork is purged before the turn it continues. A session is
+ *   closed and its turns are removed from the newest on. Turns that another session continues stay, and so does the closed
+ *   row. A session with more turns than one call may examine is continued by the next call. `updated_at` is not changed.
+ * - **Turns** that ended more than `p_hours` ago in sessions still in use, latest first, so that a whole abandoned line is
+ *   removed in one pass: those without a successor that are not the head of a session. A closed session does not need its
+ *   head.
+ * - **Workers** silent for more than `p_hours` that no session names.
+ * - **Shared items** that no turn references.
  *
- * `holdfast_drop_shared` locks items before it asks who needs them: a settle that is about to need one has it locked, or
- * waits and makes it again.
+ * `holdfast_drop_shared` locks items before it checks for references: a settle that is about to reference one already holds
+ * the lock, or waits and inserts the item again.
  */
 const statements = [
   `create function holdfast_purge_sessions(p_hours integer, p_after text[], p_limit integer) returns json

@@ -1,8 +1,8 @@
 import { Migration } from '@mikro-orm/migrations';
 
 /**
- * Finds the turn that a request repeats, wherever it runs. Of scope and fingerprint the index holds a hash of eight
- * bytes: it is read only for requests that may be repeats, and every start of a turn writes it.
+ * Index for finding the turn that a request repeats, on any worker. It stores an eight-byte hash of scope and fingerprint
+ * to stay small: it is read only for requests that may be repeats, but written at every start of a turn.
  */
 export class Repeats extends Migration {
   override up(): void {

@@ -1,13 +1,13 @@
 import { Migration } from '@mikro-orm/migrations';
 
 /**
- * Large items, stored once per scope: a file that is pasted into every conversation is kept once.
+ * Large items, stored once per scope: a file pasted into every conversation is stored once.
  *
- * `turn_items.shared` says where they belong; `turn_shared_item` which turns need them, so that the last one that goes
- * takes them along. The settle locks what it names before it refers to it: an item that the janitor is about to remove
- * is either seen as needed or inserted again. Large items belong to the end that is kept: `branch` is also the answer to
- * a settle that wrote nothing because the turn had ended before, so whether this one is the end is looked at first, under
- * the lock that the settle itself takes.
+ * `turn_items.shared` holds their positions; `turn_shared_item` the turns that reference them, so that an item is removed
+ * with its last reference. The settle locks the items before it references them: an item that the janitor is about to
+ * remove is either seen as referenced or inserted again. Large items belong to the recorded end. `branch` is also the
+ * answer to a settle that wrote nothing because the turn had ended before, so the function checks first, under the lock
+ * that the settle itself takes, whether this call records the end.
  */
 const statements = [
   'alter table turn_items add column shared json',

@@ -1,8 +1,8 @@
 import { Migration } from '@mikro-orm/migrations';
 
 /**
- * Stories of turns that ended badly, as a worker's flight recorder told them. `json`: they are shown as they were
- * written. They go with their session.
+ * Traces of turns that ended badly, as recorded by a worker's flight recorder. Stored as `json` to keep them verbatim. They
+ * are deleted with their session.
  */
 const statements = [
   `create table session_story (

@@ -1,22 +1,22 @@
 import { Migration } from '@mikro-orm/migrations';
 
 /**
- * The tables. Identifiers are `text` because they are opaque here: whatever a caller names is looked up, never cast,
- * so a malformed id in a token or an admin path is simply not found.
+ * The tables. Identifiers are `text` because they are opaque here: ids given by callers are looked up, never cast, so a
+ * malformed id in a token or an admin path is simply not found.
  *
- * - `bridge_session` is rewritten twice a turn: room on the page (fillfactor) and no index over a volatile column keep
- *   those updates in place (HOT).
- * - `turn_items` stands apart so that content can be erased while the turn, its ids and fingerprints stay.
- * - `usage` and `error` come from providers: `json`, not `jsonb`, since jsonb refuses `\u0000` and lone surrogates.
- * - `branched`: the recorded end did not happen under the fence, so it never moved a head.
- * - `lost_turn_id`: the turn that the latest claim marked lost, so that a repeated claim gives the same answer.
+ * - `bridge_session` is updated twice per turn. Free space on the page (fillfactor) and no index over a volatile column
+ *   keep those updates in place (HOT).
+ * - `turn_items` is a separate table so that content can be erased while the turn, its ids and fingerprints stay.
+ * - `usage` and `error` come from providers: `json`, not `jsonb`, since jsonb rejects `\u0000` and lone surrogates.
+ * - `branched`: the end was recorded outside the fence, so it never moved a head.
+ * - `lost_turn_id`: the turn that the latest claim marked lost, so that a repeated claim gets the same answer.
  */
 const statements = [
   `create table holdfast_meta (
      name text primary key,
      value text not null
    )`,
-  // The pepper keys the credential hash that separates scopes. Only core functions, and 244 random bits.
+  // The pepper keys the credential hash that separates scopes. Uses core functions only; 244 random bits.
   `insert into holdfast_meta (name, value)
    values ('pepper', encode(sha256(convert_to(gen_random_uuid()::text || gen_random_uuid()::text, 'UTF8')), 'hex'))`,
   `create table worker (

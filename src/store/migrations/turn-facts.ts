@@ -1,9 +1,9 @@
 import { Migration } from '@mikro-orm/migrations';
 
 /**
- * What the bridge did with a turn, beside what the provider said of it: its outcome, the form it was sent in, bytes and
- * times. For people only; nothing decides by it. It is written with the turn's end, in the same call, and is null for
- * turns of older releases and for those that no author ended.
+ * Actions of the bridge on a turn, beside the provider's data: outcome, form sent, bytes and times. For operators only: no
+ * decision depends on it. Written in the call that records the turn's end. Null for turns of older releases and for turns
+ * that no author ended.
  */
 const statements = [
   'alter table turn add column facts json',

@@ -5,26 +5,27 @@ import { settle } from './written-once/settle.ts';
 import { start } from './written-once/start.ts';
 
 /**
- * A turn's row is written once, when the turn has ended.
+ * Makes a turn's row in `turn` be written once, when the turn has ended.
  *
- * **A running turn** is a row of `active_turn`, a small table that inherits from `turn`: a statement that reads `turn`
- * sees both, one that reads `only turn` those that have ended. A start writes there, and the end moves the row. Before, the
- * end updated the row in `turn` in columns that are indexed: a second version of the row, and of its entry in each of
- * seven indexes, for every turn. A table that only grows at its end is also hardly ever vacuumed.
+ * **A running turn** is a row of `active_turn`, a small table that inherits from `turn`: a statement on `turn` sees both
+ * tables, one on `only turn` sees ended turns. A start inserts there, and the end moves the row. Before this migration the
+ * end updated indexed columns of the row in `turn`, which added a second version of the row and of its entry in each of
+ * seven indexes for every turn. An append-only table also needs hardly any vacuum.
  *
- * No constraint spans both tables. An id that has ended must not start again, so a start looks for it in `turn` **after** its
- * own row is in `active_turn`: a copy of the call that is about to end under the same id is waited for there.
+ * No constraint spans both tables. An id that has ended must not start again, so a start checks `turn` **after** inserting
+ * its own row into `active_turn`: there it waits for a copy of the call that is just ending under the same id.
  *
- * - `fork_turn_id`: where a session began, if it began at a turn of another one. Its head is that turn or one of its own,
- *   so whether a turn is the head of a session is answered without an index over heads, which change with every turn.
- * - `changed_hour`: `updated_at` as coarse as an index can follow at the price of one entry an hour and session.
- * - `owner_worker_id` changes with ownership only, so its index leaves the updates of turns in place.
+ * - `fork_turn_id`: the turn of another session at which this one began, if any. A session's head is that turn or one of
+ *   its own, so whether a turn is a session's head is answered without an index over heads, which change with every turn.
+ * - `changed_hour`: `updated_at`, rounded so that its index gets at most one entry per hour and session.
+ * - `owner_worker_id` changes only with ownership, so its index does not prevent in-place updates by turns.
  *
- * Operators ask for response ids and keys without a scope, so the indexes over both begin with the id; the janitor walks
- * turns in the order of their ends. These indexes are made first: until the first change of a table, reads go on.
+ * Operators search response ids and keys without a scope, so the indexes over both start with the id; the janitor walks
+ * turns in the order of their ends. These indexes are created first: reads continue until the first change of a table.
  *
- * The functions are those of before but for the table. Replaced within one transaction, they fit workers of either
- * release: a turn that is active in `turn` itself is moved here, and one that an older start leaves there is moved by its end.
+ * The functions keep their behaviour except for the table. They are replaced within one transaction and work with workers
+ * of either release: a turn that is active in `turn` itself is moved here, and one that an older start leaves there is
+ * moved by its end.
  */
 const statements = [
   'create index turn_ended_at_index on turn (ended_at)',

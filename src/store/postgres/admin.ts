@@ -16,12 +16,12 @@ interface Answer {
   answer: string;
 }
 
-/** A summary as the statement answers it. */
+/** Summary as returned by the statement. */
 type Listed = Omit<SessionSummary, 'lastTurn'> & { lastTurn: { state: TurnState; facts: string | null } | null };
 
 const parsedOrNull = (json: string | null): unknown => (json === null ? null : JSON.parse(json));
 
-/** Facts as stored; null where another release, or damage, left something else. */
+/** Parses stored facts. Null where another release, or damage, left a different value. */
 function factsOf(json: string | null): TurnFacts | null {
   const facts = parsedOrNull(json);
   return typeof facts === 'object' && !Array.isArray(facts) ? (facts as TurnFacts | null) : null;
@@ -33,7 +33,7 @@ function summaryOf({ lastTurn, ...row }: Listed): SessionSummary {
   return { ...row, lastTurn: { state: lastTurn.state, outcome: facts?.outcome ?? null, form: facts?.form ?? null } };
 }
 
-/** What operators and the janitor ask, over PostgreSQL: one statement each. */
+/** Creates the operations of operators and the janitor over PostgreSQL, one statement each. */
 export function createAdmin(read: Read): StoreAdmin {
   const verdict = async (statement: (typeof adminCalls)[keyof typeof adminCalls], sessionId: string) =>
     (await read<Answer>(statement, [text(sessionId)]))[0]!.answer as OperatorVerdict;

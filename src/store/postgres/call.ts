@@ -3,14 +3,15 @@ import type { Executor, Statement } from './executor.ts';
 import { NoAnswer } from './outcome.ts';
 
 /**
- * Carries out one call whose answer is a verdict. Never throws: no answer is `unknown`, and an error that the database
- * reported, or parameters that cannot be written down, are `rejected`.
+ * Executes one call whose answer is a verdict. Never rejects: a call without an answer gets `unknown`; an error reported by
+ * the database, or parameters that cannot be serialised, give `rejected`.
  */
 export type Call = <Verdict>(
   statement: Statement,
   parameters: () => readonly unknown[] | Promise<readonly unknown[]>,
 ) => Promise<Verdict | NoVerdict>;
 
+/** Creates calls over an executor. */
 export function createCall(executor: Executor): Call {
   return async <Verdict>(
     statement: Statement,

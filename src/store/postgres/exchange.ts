@@ -1,35 +1,35 @@
 import pg, { type PoolClient, type QueryResult } from 'pg';
 
-/** A statement as it is sent: text, values and the name under which a connection keeps it parsed. */
+/** Statement to send: text, values, and the name under which a connection keeps it prepared. */
 export interface Sent {
   name: string;
   text: string;
   values: readonly unknown[];
 }
 
-/** What holds for one transaction, whatever its connection was used for before. */
+/** Settings of one transaction, independent of the earlier use of its connection. */
 export interface TransactionSettings {
   /** Value of `search_path`. */
   searchPath: string;
-  /** Milliseconds after which the server gives the statement up. */
+  /** Milliseconds after which the server cancels the statement. */
   limitMs: number;
 }
 
 export interface ExchangeResult<Row> {
   rows: Row[];
-  /** The server only follows another one: what it read may be old, and it writes nothing. */
+  /** The server is a standby: its data may be stale, and it accepts no writes. */
   standby: boolean;
 }
 
-/** What was learnt of a connection by using it. */
+/** Properties of a connection, learned by using it. */
 interface Knowledge {
-  /** It leads to one and the same server process, so that what is prepared on it stays. */
+  /** The connection always reaches the same server process, so prepared statements stay available. */
   direct: boolean;
-  /** Statements that are prepared on it. */
+  /** Names of the statements prepared on it. */
   prepared: Set<string>;
 }
 
-/** Parts of `pg`'s connection and query that its type declarations leave out; `pg-cursor` is built on the same. */
+/** Parts of `pg`'s connection and query that its type declarations omit. `pg-cursor` is built on the same parts. */
 interface Wire {
   parsedStatements: Record<string, string>;
   parse(message: { name: string; text: string; types: string[] }): void;
@@ -60,16 +60,17 @@ const SETTINGS = {
 const known = new WeakMap<PoolClient, Knowledge>();
 
 /**
- * Two statements in one round trip and one transaction: its settings, then what is asked. Nothing is set for longer than
- * the transaction and nothing is named on a connection that may lead to another server process next time, so that the
- * same traffic passes a pooler in session and in transaction mode.
+ * Sends two statements in one round trip and one transaction: the settings, then the statement itself. No setting outlives
+ * the transaction, and no prepared statement is named on a connection that may reach another server process next time. So
+ * the same traffic works through a pooler in session mode and in transaction mode.
  *
- * Between a pooler and the server, process ids differ from those that the pooler made up for its clients: that is how a
- * direct connection, where statements are parsed once, is distinguished from one through a pooler.
+ * A pooler makes up process ids for its clients, which differ from those of the server. That is how a direct connection,
+ * where statements are parsed once, is recognised.
  *
- * The server takes the limit for the second statement only because it begins a new one with each `Parse`, and ends it
- * before the commit: a commit that waits for a synchronous replica is never cut short, which would report as lasting
- * what a failover loses. A call that was given up is not cancelled for the same reason.
+ * The time limit applies to the second statement only because the server restarts the timeout with each `Parse`, and stops
+ * it before the commit. A commit that waits for a synchronous replica is therefore never cut short; otherwise the call
+ * would report a write as durable that a failover loses. For the same reason a call that timed out here is not cancelled at
+ * the server.
  */
 class Exchange extends RawQuery {
   standby = false;
@@ -90,7 +91,7 @@ class Exchange extends RawQuery {
   override prepare(connection: Wire): void {
     const { direct, prepared } = this.#knowledge;
     const name = direct ? SETTINGS.name : '';
-    // A statement of unknown fate may be there already: closing one that is not is no error.
+    // The statement may already be prepared if an earlier exchange failed. Closing an unknown name is not an error.
     const forget = (each: string) => {
       delete connection.parsedStatements[each];
       connection.close({ type: 'S', name: each });
@@ -117,14 +118,14 @@ class Exchange extends RawQuery {
     else super.handleCommandComplete(message, connection);
   }
 
-  /** To be called when it ended well: what it parsed stays parsed. */
+  /** Marks the statements as prepared. Call it only after success. */
   remember(): void {
     if (this.#name !== '') this.#knowledge.prepared.add(SETTINGS.name).add(this.#name);
   }
 }
 
 /**
- * Carries out one statement under settings of its own.
+ * Executes one statement under its own settings.
  *
  * @throws PostgreSQL's error, or that of the connection
  */
@@ -143,9 +144,10 @@ export function exchange<Row>(client: PoolClient, sent: Sent, settings: Transact
 }
 
 /**
- * A pooler passed the server's process ids on, and leads to another server process all the same.
+ * Returns whether the statement failed because the connection goes through a pooler that passes the server's process ids on
+ * but switched to another server process. The connection then counts as pooled.
  *
- * @param state SQLSTATE of the error: the statement is not known, or known already
+ * @param state SQLSTATE of the error: unknown prepared statement, or one that exists already
  */
 export function wasPooled(client: PoolClient, state: string | null): boolean {
   const knowledge = known.get(client);

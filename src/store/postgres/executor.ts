@@ -4,11 +4,11 @@ import { exchange, wasPooled } from './exchange.ts';
 import type { OutageLog } from './outage.ts';
 import { isOwnLimit, isTransient, NoAnswer, sqlState } from './outcome.ts';
 
-/** A statement: parsed once per direct connection, and the name under which it is counted. */
+/** Statement, prepared once per direct connection. The name also labels its count. */
 export interface Statement {
   name: string;
   text: string;
-  /** Milliseconds for this one where the executor's own do not do; for work in the background. */
+  /** Milliseconds for this statement instead of the executor's timeout; for background work. */
   timeoutMs?: number;
 }
 
@@ -16,7 +16,7 @@ export interface ExecutorOptions {
   pool: Pool;
   /** The schema that holds the tables and functions. */
   schema: string;
-  /** Milliseconds from the call to its answer, waiting for a connection included. */
+  /** Milliseconds from the call to its answer, including the wait for a connection. */
   timeoutMs: number;
   clock: Clock;
   outages?: OutageLog;
@@ -25,29 +25,34 @@ export interface ExecutorOptions {
 
 export interface Executor {
   /**
-   * One statement, one round trip, autocommit. Throws `NoAnswer` when its fate is unknown, else PostgreSQL's error.
+   * Executes one statement in one round trip, with autocommit.
+   *
+   * @throws `NoAnswer` when it is unknown whether the statement took effect, else PostgreSQL's error
    */
   run<Row>(statement: Statement, values: readonly unknown[]): Promise<Row[]>;
-  /** Gives every call in flight up, and refuses later ones. */
+  /** Fails every call in flight with `NoAnswer`, and rejects later ones. */
   stop(): void;
 }
 
-/** A name in SQL text. */
+/** Quotes a name for SQL text. */
 export const quoted = (name: string) => `"${name.replaceAll('"', '""')}"`;
 
-/** Temporary tables of other users of a pooled connection come last: by default they would come before everything. */
+/**
+ * Returns the `search_path` value. Temporary tables of other users of a pooled connection come last; by default they come
+ * first.
+ */
 export const searchPathOf = (schema: string) => `${quoted(schema)}, pg_temp`;
 
 /**
- * Part of a call's remaining time that the server is given, so that it gives up first: its answer ends the call with a
- * connection that can be used on, and no server process goes on with what was given up here.
+ * Share of a call's remaining time that the server gets as its limit. So the server gives up first: its answer leaves the
+ * connection usable, and no server process continues an abandoned call.
  */
 const SERVER_SHARE = 0.9;
 
 /**
- * The deadline is kept on both sides: by the server, which ends what is not waited for any more, and here, because a
- * half-open connection never reports anything. The connection of a call that was given up here is destroyed with it: its
- * answer must not be read as that of a later call.
+ * Creates an executor that applies the deadline on both sides: at the server, which stops abandoned statements, and here,
+ * because a half-open connection never reports anything. The connection of a call abandoned here is destroyed with it: its
+ * answer must not be taken for that of a later call.
  */
 export function createExecutor({ pool, schema, timeoutMs, clock, outages, onStatement }: ExecutorOptions): Executor {
   const inFlight = new Set<(reason: string) => void>();
@@ -102,7 +107,7 @@ export function createExecutor({ pool, schema, timeoutMs, clock, outages, onStat
           finish(false);
           resolve(result.rows);
         } catch (error) {
-          // Neither was carried out: the statement was not known, or its name was taken.
+          // Neither statement was executed: a prepared statement was missing, or its name was taken.
           if (!over && wasPooled(connected, sqlState(error))) return void ask(connected);
           failed(error);
         }

@@ -16,7 +16,7 @@ import type { Call } from './call.ts';
 import { faceParameters, json, optionalText, text, turnParameters } from './parameters.ts';
 import { fenceCalls } from './sql/fence-calls.ts';
 
-/** The fence over PostgreSQL: each call is one function, one statement, one commit. */
+/** Creates the fence over PostgreSQL: each call is one function, one statement, one commit. */
 export function createFence(call: Call): Fence {
   return {
     create: (c) =>
@@ -82,7 +82,7 @@ export function createFence(call: Call): Fence {
   };
 }
 
-/** A turn's items without the large ones, which are stored beside them. Null when it has none. */
+/** Extracts the large items of a turn, which are stored separately. Null when there are none. */
 async function splitTurn({ result: { items } }: SettleCall) {
   const input = items && (await splitItems(items.input));
   const output = items && (await splitItems(items.output));
@@ -96,8 +96,8 @@ async function splitTurn({ result: { items } }: SettleCall) {
 }
 
 /**
- * The function's JSON argument. What a provider wrote in JSON stays text in it, so that no escape of it has to be decoded
- * by the database.
+ * Builds the function's JSON argument. JSON written by a provider is passed as text, so that the database need not decode
+ * its escapes.
  */
 function settleCall({ result, face, ...c }: SettleCall, places: SharedPlaces | null): string {
   const itemIds = usableItemIds(result.itemIds.map(text));

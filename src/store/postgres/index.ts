@@ -16,11 +16,11 @@ import { createWorkerRegistry } from './workers.ts';
 export interface PostgresStoreOptions {
   /** Connection URL, as libpq understands it. */
   url: string;
-  /** Schema of the tables; null: where they are found, else one of their own. Default null. */
+  /** Schema of the tables. Null (the default): the one that holds them, else a schema `holdfast`. */
   schema?: string | null;
-  /** Milliseconds within which every call answers; default 2000. */
+  /** Timeout of every call in milliseconds; default 2000. */
   statementTimeoutMs?: number;
-  /** Connections for fence calls and reads, default 10; heartbeats have one more. */
+  /** Connections for fence calls and reads; default 10. Heartbeats use one more. */
   poolSize?: number;
   logger?: { warn(details: object, message: string): void };
   /** Called with the statement's name each time one is sent. Every fence statement is one commit. */
@@ -28,15 +28,15 @@ export interface PostgresStoreOptions {
   clock?: Clock;
 }
 
-/** Reconnecting costs several milliseconds of a turn, so idle connections are kept this long. */
+/** Time in milliseconds for which idle connections are kept: reconnecting costs several milliseconds of a turn. */
 const IDLE_CONNECTION_MS = 600_000;
 
-/** How long a connection for migrations may take, milliseconds. */
+/** Connect timeout for migrations, in milliseconds. */
 const CONNECT_MS = 10_000;
 
 /**
- * Opens the store: migrates the database, checks its version, and keeps a pool (the ORM's own, so that entities and
- * fence share it) and a heartbeat connection.
+ * Opens the store: migrates the database, checks its version, and creates a pool (the ORM's own, shared by entities and
+ * fence) and a heartbeat connection.
  *
  * @throws `DatabaseUnusable` that names host, database and cause
  */
@@ -53,7 +53,7 @@ export async function openPostgresStore(options: PostgresStoreOptions): Promise<
     dbName: place.database,
     entities,
     driverOptions: { ...connection, max: poolSize, application_name: 'holdfast' },
-    // What becomes of connections is in the outage log, once and not for each.
+    // The outage log reports lost connections, once per outage instead of once per connection.
     logger: () => undefined,
   });
   const heartbeats = new pg.Pool({ ...connection, max: 1, application_name: 'holdfast heartbeat' });

@@ -5,32 +5,35 @@ import { quoted, searchPathOf } from './executor.ts';
 import { sqlState } from './outcome.ts';
 import { assertPostgres, assertServer, DatabaseUnusable, type Place } from './unusable.ts';
 
-/** Table of the migrations that were carried out; it also tells Holdfast's schema from another's. */
+/** Table of the executed migrations. It also identifies a schema as Holdfast's. */
 const MIGRATIONS_TABLE = 'holdfast_migrations';
 
-/** Schema of a database that has no Holdfast in it yet. */
+/** Schema used in a database without Holdfast's tables. */
 const OWN_SCHEMA = 'holdfast';
 
-/** Key of the advisory lock under which migrations run: "holdfast" in ASCII, read as one number. */
+/** Key of the advisory lock for migrations: "holdfast" in ASCII, read as one number. */
 const MIGRATION_LOCK = '7525352680829580148';
 
-/** Limits of a migration, whatever those of its role are, milliseconds: waiting for another's, one statement, being lost. */
+/**
+ * Limits of a migration in milliseconds, overriding those of its role: waiting for another migration, one statement, losing
+ * the client.
+ */
 const LIMITS = { lock_timeout: 120_000, statement_timeout: 1_800_000, idle_in_transaction_session_timeout: 120_000 };
 
 export interface MigrateOptions {
   connection: pg.ClientConfig;
   place: Place;
-  /** Schema to use; null: the one where Holdfast's tables are found, else one of its own. */
+  /** Schema to use; null: the one that holds Holdfast's tables, else `holdfast`. */
   schema: string | null;
 }
 
 /**
- * Brings the database up to date: one connection and one transaction, in which everything that is set ends with it, so
- * that it passes a connection pooler in transaction mode. Processes that start together queue on an advisory lock of that
- * transaction; all but the first then find nothing left to do. A role without the right to create anything will do where
- * there is nothing to create.
+ * Migrates the database on one connection and in one transaction. All settings end with the transaction, so that it works
+ * through a pooler in transaction mode. Processes that start together queue on an advisory lock of that transaction; all
+ * but the first then find nothing to do. A role without the right to create objects is sufficient when nothing needs to be
+ * created.
  *
- * @param orm gives the migrations what they are made with; its connections are not used
+ * @param orm supplies what the migration classes need; its connections are not used
  * @returns the schema that holds the tables
  * @throws `DatabaseUnusable`, or the error of the connection
  */
@@ -98,7 +101,9 @@ async function carryOut(client: pg.Client, orm: MikroORM, { schema: wanted, plac
   }
 }
 
-/** Where earlier releases put the tables: wherever the user's own `search_path` leads. */
+/**
+ * Returns the schema of an earlier release's tables, which followed the user's own `search_path`; null when there are none.
+ */
 async function schemaFound(client: pg.Client): Promise<string | null> {
   const { rows } = await client.query<{ schema: string }>(
     `select n.nspname as schema from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -107,13 +112,13 @@ async function schemaFound(client: pg.Client): Promise<string | null> {
   return rows[0]?.schema ?? null;
 }
 
-/** `create schema if not exists` asks for the right to create one even where there is one. */
+/** Creates the schema if it is missing. `create schema if not exists` needs the right to create one even when it exists. */
 async function createSchema(client: pg.Client, schema: string): Promise<void> {
   const { rowCount } = await client.query('select from pg_namespace where nspname = $1', [schema]);
   if (rowCount === 0) await client.query(`create schema ${quoted(schema)}`);
 }
 
-/** Migrations that are not carried out yet, oldest first. */
+/** Returns the migrations that were not executed yet, oldest first. */
 async function pending(client: pg.Client, schema: string): Promise<typeof migrationsList> {
   const { rowCount } = await client.query(
     'select from pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname = $1 and c.relname = $2',

@@ -1,8 +1,13 @@
 import type { Clock } from '../../clock.ts';
 
-/** Tells of a database that was lost while running: once when it is lost and once when it is back. */
+/** Logs the loss of a running database: once when it is lost and once when it is back. */
 export interface OutageLog {
-  /** @param startedAt when the failed call began, milliseconds of the clock: an answer since then says that the database is there */
+  /**
+   * Records a failed call.
+   *
+   * @param startedAt start of the failed call, in milliseconds of the clock; an answer received after it shows that the
+   *   database is available
+   */
   failed(error: unknown, startedAt: number): void;
   answered(): void;
 }
@@ -10,12 +15,13 @@ export interface OutageLog {
 export interface OutageLogOptions {
   /** The database, without credentials. */
   where: string;
-  /** Why it was not reached, in words. */
+  /** Returns a readable cause of the failure. */
   causeOf(error: unknown): string;
   clock: Clock;
   logger: { warn(details: object, message: string): void };
 }
 
+/** Creates an outage log. A failure is ignored if an answer arrived after the failed call began. */
 export function createOutageLog({ where, causeOf, clock, logger }: OutageLogOptions): OutageLog {
   let lastAnswerAt = Number.NEGATIVE_INFINITY;
   let lostAt: number | null = null;

@@ -1,11 +1,11 @@
-/** No verdict: the statement may or may not have been carried out. Repeating the same call finds out. */
+/** The call got no verdict: the statement may or may not have been executed. Repeating the same call resolves it. */
 export class NoAnswer extends Error {
   override readonly name = 'NoAnswer';
 }
 
 /**
- * SQLSTATE classes and codes after which the same call may well succeed: the connection, the server or the moment was
- * wrong, not the call.
+ * SQLSTATE classes and codes after which the same call may succeed: the fault lies with the connection, the server or the
+ * moment, not with the call.
  */
 const TRANSIENT_CLASSES = [
   '08', // connection
@@ -17,25 +17,30 @@ const TRANSIENT_CODES = [
   '55P03', // lock not available within lock_timeout
   '57014', // cancelled from outside
   '25006', // read-only: this connection leads to a server that was demoted
-  '26000', // a pooler lost our prepared statements ...
-  '42P05', // ... or holds somebody else's under the same names
+  '26000', // prepared statements are missing behind a pooler ...
+  '42P05', // ... or another client's exist under the same names
 ];
-/** A full disk is no passing shortage: the caller must learn of it, and may still store less. */
+/** A full disk is not a passing shortage: the caller must see the error, and may be able to store less. */
 const DISK_FULL = '53100';
 
-/** The SQLSTATE of an error that PostgreSQL itself reported; null for every other error (`EPIPE` has five letters too). */
+/**
+ * Returns the SQLSTATE of an error reported by PostgreSQL itself; null for every other error (`EPIPE` has five letters
+ * too).
+ */
 export function sqlState(error: unknown): string | null {
   if (!(error instanceof Error) || !('severity' in error) || !('code' in error)) return null;
   return typeof error.code === 'string' ? error.code : null;
 }
 
-/** Whether the server gave the statement up by itself, at one of its limits: it is well, and so is the connection. */
+/**
+ * Returns whether the server cancelled the statement itself, at one of its limits. Server and connection are then intact.
+ */
 export function isOwnLimit(error: unknown): boolean {
   const state = sqlState(error);
   return state === '55P03' || state === '57014';
 }
 
-/** Whether an error leaves the call's fate open, or says that the database refused it. */
+/** Returns whether an error leaves open if the call took effect. False: the database rejected it. */
 export function isTransient(error: unknown): boolean {
   const state = sqlState(error);
   if (state === null) return true;

@@ -1,6 +1,9 @@
 import type { RowFace, TurnStart } from '../port.ts';
 
-/** PostgreSQL's `text` has no NUL, and UTF-8 no lone surrogate; what clients and providers send may have both. */
+/**
+ * Replaces what PostgreSQL's `text` cannot store: NUL, and lone surrogates, which UTF-8 does not allow. Clients and
+ * providers may send both.
+ */
 export function text(value: string): string {
   return value.toWellFormed().replaceAll('\u0000', '\uFFFD');
 }
@@ -9,12 +12,16 @@ export function optionalText(value: string | null): string | null {
   return value === null ? null : text(value);
 }
 
-/** JSON text for a `json` or `jsonb` parameter. Throws TypeError for what JSON cannot say (cycles, bigint). */
+/**
+ * Returns the JSON text for a `json` or `jsonb` parameter.
+ *
+ * @throws TypeError for values that JSON cannot represent (cycles, bigint)
+ */
 export function json(value: unknown): string | null {
   return value === undefined || value === null ? null : JSON.stringify(value);
 }
 
-/** A turn's columns, in the order in which `create` and `start` take them. */
+/** Returns a turn's columns, in the order of the parameters of `create` and `start`. */
 export function turnParameters(turn: TurnStart): unknown[] {
   return [
     turn.id,

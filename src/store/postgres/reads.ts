@@ -18,9 +18,10 @@ import { lineage, lineForms, rootFirst, sharedItems } from './sql/lineage.ts';
 import { lookup, references, repeated } from './sql/lookup.ts';
 import { rowReads } from './sql/rows.ts';
 
-/** Rows of one statement. Throws `StoreUnavailable` when there was no answer. */
+/** Executes one statement and returns its rows. Rejects with `StoreUnavailable` when there is no answer. */
 export type Read = <Row>(statement: Statement, values: readonly unknown[]) => Promise<Row[]>;
 
+/** Creates reads over an executor. */
 export function createRead(executor: Executor): Read {
   return async <Row>(statement: Statement, values: readonly unknown[]) => {
     try {
@@ -34,10 +35,10 @@ export function createRead(executor: Executor): Read {
 
 interface LookupAnswer {
   anchorTurn: TurnRow | null;
-  /** Id of the session that the hard key names, if any. */
+  /** Id of the session with the hard key, if there is one. */
   keyed: string | null;
   candidates: readonly TurnRow[];
-  /** Every session named by anchor, token, key or candidates that is not closed, each once. */
+  /** Every open session named by anchor, token, key or candidates, each once. */
   sessions: readonly SessionRow[];
   named: readonly string[];
   heads: readonly TurnRow[];
@@ -48,7 +49,7 @@ interface LineageRow {
   turn: string;
   input: Buffer | null;
   output: Buffer | null;
-  /** As stored: whatever another release, or damage, may have left there. */
+  /** Value as stored; another release, or damage, may have left any other. */
   shared: unknown;
 }
 
@@ -60,7 +61,7 @@ const arePlaces = (value: unknown): value is Places =>
 
 const NONE: SharedPlaces = { input: {}, output: {} };
 
-/** Null when it is not known where items were taken out. */
+/** Parses the places of extracted items. Null when they cannot be determined. */
 function placesIn(shared: unknown): SharedPlaces | null {
   if (shared === null) return NONE;
   if (!isObject(shared)) return null;
@@ -68,7 +69,10 @@ function placesIn(shared: unknown): SharedPlaces | null {
   return arePlaces(input) && arePlaces(output) ? { input, output } : null;
 }
 
-/** A turn's items with the shared ones put back; null when one is gone or damaged, as if all were. */
+/**
+ * Restores a turn's items with the shared ones in place. Null when one of them is missing or damaged: a partial list is not
+ * used.
+ */
 async function whole(
   packed: Buffer | null,
   places: Places | undefined,
@@ -79,7 +83,7 @@ async function whole(
   return joinItems(json, places, data);
 }
 
-/** Reads over PostgreSQL: one statement each, no locks. */
+/** Creates the reads over PostgreSQL: one statement each, no locks. */
 export function createReads(read: Read): Omit<SessionReads, 'workers'> {
   let knownPepper: string | null = null;
 
@@ -88,7 +92,7 @@ export function createReads(read: Read): Omit<SessionReads, 'workers'> {
     return rows.map(({ answer }) => JSON.parse(answer) as Row);
   }
 
-  /** Texts of the large items that these turns share with others. */
+  /** Fetches the texts of the large items that these turns share with others. */
   async function sharedData(scope: string, rows: readonly LineageRow[]): Promise<ReadonlyMap<string, string>> {
     const hashes = rows.flatMap(({ shared }) =>
       Object.values(placesIn(shared) ?? NONE).flatMap((places: Places) => Object.values(places)),

@@ -2,10 +2,10 @@ import { connect } from 'node:net';
 import pg from 'pg';
 import { sqlState } from './outcome.ts';
 
-/** The database cannot be used as it is. The message is one line: host, port, database, cause and what to do. */
+/** The database cannot be used as it is. The message is one line: host, port, database, cause and remedy. */
 export class DatabaseUnusable extends Error {
   override readonly name = 'DatabaseUnusable';
-  /** Whether it may well work a little later without anybody's doing. */
+  /** The cause may pass without any intervention. */
   readonly passing: boolean;
 
   constructor(message: string, passing: boolean, cause?: unknown) {
@@ -14,24 +14,28 @@ export class DatabaseUnusable extends Error {
   }
 }
 
-/** Where a connection URL leads, by the rules of the driver; never with its password. */
+/** Destination of a connection URL, parsed by the driver's rules. Never includes the password. */
 export interface Place {
   host: string;
   port: number;
   user: string;
   database: string;
-  /** TLS begins without being asked for: nothing else may be said there. */
+  /** TLS starts without negotiation: nothing else may be sent first. */
   directTls: boolean;
-  /** For people: host, port and database. */
+  /** Host, port and database, for messages. */
   text: string;
 }
 
-/** How long an address is asked whether PostgreSQL answers there, milliseconds. */
+/** Timeout of the probe for a PostgreSQL server at an address, in milliseconds. */
 const PROBE_MS = 2_000;
 
 const SCHEMES = /^(?:postgres|postgresql|socket):$/;
 
-/** @throws `DatabaseUnusable` for what is no address of a PostgreSQL */
+/**
+ * Parses a connection URL.
+ *
+ * @throws `DatabaseUnusable` when it is not the address of a PostgreSQL
+ */
 export function placeOf(url: string): Place {
   const isPath = url.startsWith('/');
   const scheme = isPath ? null : URL.parse(url.replace('@/', '@localhost/'))?.protocol;
@@ -49,7 +53,7 @@ export function placeOf(url: string): Place {
     const directTls = /[?&]sslnegotiation=direct(?:&|$)/.test(url);
     return { host, port, user, database, directTls, text: `PostgreSQL at ${at}, database "${database}"` };
   } catch (cause) {
-    // Of the driver's own message nothing is shown: it may quote the address, and with it the password.
+    // Do not show the driver's own message: it may quote the address with the password.
     throw new DatabaseUnusable('DATABASE_URL cannot be read: one of its parameters is malformed', false, cause);
   }
 }
@@ -61,7 +65,7 @@ const codeOf = (error: unknown): string => {
   return typeof code === 'string' ? code : '';
 };
 
-/** Causes below the server: names, addresses, sockets, TLS. Null for an error of another kind. */
+/** Returns the cause of an error below the server: names, addresses, sockets, TLS. Null for other errors. */
 function networkCause(error: unknown, { host, port }: Place): Cause | null {
   const code = codeOf(error);
   const message = error instanceof Error ? error.message : '';
@@ -110,7 +114,7 @@ function networkCause(error: unknown, { host, port }: Place): Cause | null {
   return null;
 }
 
-/** Causes that the server (or a pooler in its place) gave itself. Null for an error of another kind. */
+/** Returns the cause of an error reported by the server, or by a pooler in its place. Null for other errors. */
 function serverCause(error: unknown, { user, database }: Place): Cause | null {
   const state = sqlState(error);
   if (state === null) return null;
@@ -137,10 +141,10 @@ const READ_ONLY =
   'it only follows another server, or is read-only: DATABASE_URL must lead to the primary, also after a failover';
 
 /**
- * Looks whether what answers at an address is a PostgreSQL: its answer to a request for TLS is one letter. The driver
- * would wait for the end of what it takes for a long message.
+ * Checks that a PostgreSQL answers at an address: its answer to a TLS request is one letter. With any other service the
+ * driver would wait for the end of what looks like a long message.
  *
- * @throws `DatabaseUnusable` when something else answers; silence proves nothing
+ * @throws `DatabaseUnusable` when something else answers; no answer proves nothing
  */
 export async function assertPostgres({ host, port, directTls, text }: Place): Promise<void> {
   if (host.startsWith('/') || directTls) return;
@@ -162,13 +166,13 @@ export async function assertPostgres({ host, port, directTls, text }: Place): Pr
   );
 }
 
-/** Why a database that answered before does not now, in words. */
+/** Returns a readable cause for the loss of a database that answered before. */
 export function causeOf(error: unknown, place: Place): string {
   const [cause] = serverCause(error, place) ?? networkCause(error, place) ?? [];
   return cause ?? (error instanceof Error && error.message !== '' ? error.message : 'the connection was lost');
 }
 
-/** What an error at the opening of a database means. */
+/** Converts an error at the opening of a database. */
 export function unusable(error: unknown, place: Place): DatabaseUnusable {
   if (error instanceof DatabaseUnusable) return error;
   const [cause, passing] = serverCause(error, place) ??
@@ -176,7 +180,11 @@ export function unusable(error: unknown, place: Place): DatabaseUnusable {
   return new DatabaseUnusable(`${place.text}: ${cause}`, passing, error);
 }
 
-/** @throws `DatabaseUnusable` for a server that is too old, or only follows another one */
+/**
+ * Checks the server's version and role.
+ *
+ * @throws `DatabaseUnusable` for a server that is too old, or a standby
+ */
 export function assertServer(
   { versionNum, version, standby }: { versionNum: number; version: string; standby: boolean },
   place: Place,
@@ -190,5 +198,5 @@ export function assertServer(
   if (standby) throw new DatabaseUnusable(`${place.text}: ${READ_ONLY}`, true);
 }
 
-/** Named by its own version numbering: 150000 is 15.0. */
+/** Minimum version in PostgreSQL's own numbering: 150000 is 15.0. */
 const MINIMUM_SERVER_VERSION = 150_000;

@@ -6,8 +6,8 @@ import { workerCalls } from './sql/fence-calls.ts';
 import { rowReads } from './sql/rows.ts';
 
 /**
- * Heartbeats go over a connection of their own (`beat`), so that a pool full of waiting calls can never make a healthy
- * worker look dead.
+ * Creates the worker registry. Heartbeats use a connection of their own (`beat`), so that a pool full of waiting calls
+ * cannot make a healthy worker look dead.
  */
 export function createWorkerRegistry(call: Call, beat: Call, read: Read): WorkerRegistry {
   return {

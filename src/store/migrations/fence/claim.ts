@@ -1,10 +1,10 @@
 /**
  * Takes a session over: epoch + 1 under a new nonce.
  *
- * An idle session may be claimed at any moment by whoever read its present epoch and revision. A busy one only when its
- * owner's death is a stored fact: leases are never compared here, since a lease read before the lock says nothing
- * after it. An owner without a row (a failover lost it) is given one with a full lease, and is then judged like any
- * other; without it the session could never be claimed again.
+ * An idle session may be claimed at any time by a worker that read its current epoch and revision. A session with an active
+ * turn may be claimed only after its owner is stored as dead. Leases are never compared here: a lease read before the lock
+ * proves nothing after it. An owner without a row (lost in a failover) gets one with a full lease, which then expires like
+ * any other; without it the session could never be claimed again.
  */
 export const claim = `create function holdfast_claim(
   p_session text, p_me text, p_nonce text, p_epoch_read bigint, p_revision_read bigint

@@ -1,4 +1,6 @@
-/** Closes an idle session for good and frees its keys in the same call: a closed session is unknown to everybody. */
+/**
+ * Closes an idle session permanently and frees its keys in the same call. No lookup by key or token finds a closed session.
+ */
 export const close = `create function holdfast_close(
   p_session text, p_me text, p_nonce text, p_epoch bigint, p_snapshot jsonb, p_machine_version integer
 ) returns json language plpgsql volatile set lock_timeout = '2s' as $$

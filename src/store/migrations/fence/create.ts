@@ -1,12 +1,13 @@
 /**
- * Session, keys and first turn in one, or nothing.
+ * Inserts session, keys and first turn, or nothing.
  *
- * Two calls for the same new key race on `session_key`'s primary key; the loser's inserts are rolled back to the
- * savepoint of the inner block. Two copies of the *same* call race on the session's primary key, which comes first, so
- * a copy never takes its own keys for somebody else's. A copy that arrives when its turn is over, or its session
- * claimed, is `fenced`: it must not make a frame leave.
+ * Two calls for the same new key race on the primary key of `session_key`; the loser's inserts are rolled back to the
+ * savepoint of the inner block. Two copies of the *same* call race on the session's primary key, which is inserted first,
+ * so a copy never takes its own keys for those of another session. A copy that arrives after its turn has ended, or after
+ * its session was claimed, is `fenced`: it must not cause a frame to be sent.
  *
- * What is left of the lease is read from `clock_timestamp()`: `now()` is the moment the call began, before it waited.
+ * The remaining lease is computed with `clock_timestamp()`, because `now()` is the start of the call, before it waited for
+ * locks.
  */
 export const create = `create function holdfast_create(
   p_session text, p_me text, p_nonce text,

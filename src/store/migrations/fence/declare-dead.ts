@@ -1,4 +1,6 @@
-/** Death known for certain. A missing row is made, so that what the dead worker left busy becomes claimable. */
+/**
+ * Stores a death that is certain. A missing row is inserted, so that sessions left with an active turn become claimable.
+ */
 export const declareDead = `create function holdfast_declare_dead(p_id text)
 returns json language plpgsql volatile set lock_timeout = '2s' as $$
 begin

@@ -1,6 +1,6 @@
 /**
- * Death of a silent worker, as a stored fact: one UPDATE that judges the very row it locks, and `now()` from before it
- * waited, so a heartbeat that commits first always wins.
+ * Stores the death of a worker whose lease has expired. One UPDATE checks the very row that it locks, and `now()` dates
+ * from before it waited, so a heartbeat that commits first always wins.
  */
 export const declareExpired = `create function holdfast_declare_expired(p_id text)
 returns json language plpgsql volatile set lock_timeout = '2s' as $$

@@ -1,4 +1,6 @@
-/** Extends a lease. Dead is for ever: for a dead or missing row nothing is written, and the worker learns it is dead. */
+/**
+ * Extends a lease. `dead` is a terminal state: for a dead or missing row nothing is written, and the worker gets `dead`.
+ */
 export const heartbeat = `create function holdfast_heartbeat(
   p_id text, p_state text, p_lease_ms double precision
 ) returns json language plpgsql volatile set lock_timeout = '2s' as $$

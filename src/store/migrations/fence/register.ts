@@ -1,6 +1,6 @@
 /**
- * A worker's row. The call may be repeated by the worker that made it; anything else under a used id is an error, and
- * above all a dead worker never comes back under its old id.
+ * Inserts a worker's row. The same worker may repeat the call. Any other use of a known id is an error; in particular, a
+ * dead worker never returns under its old id.
  */
 export const register = `create function holdfast_register(
   p_id text, p_internal_url text, p_liveness_path text, p_version text, p_lease_ms double precision

@@ -1,7 +1,7 @@
 /**
- * Gives an idle session up. The owner of an active turn is never cleared: such a session could not be claimed any
- * more, because no death would ever be recorded for nobody. Epochs only rise by claims, so an unowned session at the
- * caller's epoch is one the caller has released before.
+ * Gives an idle session up. The owner of an active turn is never cleared: such a session could never be claimed again,
+ * because no death is ever recorded for a missing owner. Only claims raise the epoch, so an unowned session at the caller's
+ * epoch is one that the caller has released before.
  */
 export const release = `create function holdfast_release(
   p_session text, p_me text, p_nonce text, p_epoch bigint,

@@ -1,4 +1,4 @@
-/** The rows as the port shows them, so that no caller maps columns a second time. */
+/** Convert rows to the port's shape, so that no caller maps columns again. */
 export const rows = [
   `create function holdfast_session_json(s bridge_session) returns json language sql stable as $$
   select json_build_object(

@@ -1,12 +1,12 @@
 /**
- * The end of a turn. Its author completes the turn row always; the head moves only under the fence, and only to a
+ * Records the end of a turn. Its author always completes the turn row; the head moves only under the fence, and only to a
  * completed or incomplete turn.
  *
- * The first end stays, except that the author's real end replaces `lost` (which another worker, or an orphan's
- * clean-up, may have written while the author was still receiving). A turn whose end came outside the fence is
- * `branched` for good, so a repeated call is answered as the first one was.
+ * The first recorded end stays, except that the author's real end replaces `lost` (which another worker, or the cleanup of
+ * an orphan, may have written while the author was still receiving). A turn whose end was recorded outside the fence stays
+ * `branched`, so a repeated call gets the same answer as the first one.
  *
- * Nothing is written for a turn that is not the caller's; such a turn, like a missing one, is no part of its line.
+ * Nothing is written for a turn that the caller did not start. Such a turn, or a missing one, gets `branch`.
  */
 export const settle = `create function holdfast_settle(
   p_session text, p_me text, p_nonce text, p_epoch bigint, p_turn text,

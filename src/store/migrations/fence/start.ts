@@ -1,8 +1,8 @@
 /**
- * From "no turn active, head H, epoch E" to "turn T active", or nothing.
+ * Moves a session from "no turn active, head H, epoch E" to "turn T active", or does nothing.
  *
- * A turn row that exists already is either the active one (this call's own repeat: `already`) or over: a late copy of
- * the call must never make it active again (`ended`).
+ * An existing turn row is either the active one (a repeat of this call: `already`) or has ended: a late copy of the call
+ * must never activate it again (`ended`).
  */
 export const start = `create function holdfast_start(
   p_session text, p_me text, p_nonce text, p_epoch bigint, p_expected_head text,

@@ -1,8 +1,8 @@
 /**
- * Takes a session over: epoch + 1 under a new nonce. See `../fence/claim.ts` for who may.
+ * Takes a session over: epoch + 1 under a new nonce. See `../fence/claim.ts` for the conditions.
  *
- * A turn that a dead owner left running has ended as `lost`, and is moved to those that have ended. A session whose turn is
- * gone (a failover lost its row) can be claimed all the same.
+ * A turn left running by a dead owner ends as `lost` and is moved to the ended turns. A session whose turn row is missing
+ * (lost in a failover) can still be claimed.
  */
 export const claim = `create or replace function holdfast_claim(
   p_session text, p_me text, p_nonce text, p_epoch_read bigint, p_revision_read bigint

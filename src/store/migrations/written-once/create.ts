@@ -1,8 +1,8 @@
 /**
- * Session, keys and first turn in one, or nothing. See `../fence/create.ts` for the races on its keys.
+ * Inserts session, keys and first turn, or nothing. See `../fence/create.ts` for the races on its keys.
  *
- * The turn's row is one of the running ones, and the session notes the turn of another session that it begins at. That the
- * id has not ended elsewhere is looked up last: a session in which it is just ending holds the row up before.
+ * The turn is inserted as a running one, and the session records the turn of another session at which it begins. The check
+ * that the id has not ended in another session comes last: if it is just ending there, the insert waits for that first.
  */
 export const create = `create or replace function holdfast_create(
   p_session text, p_me text, p_nonce text,

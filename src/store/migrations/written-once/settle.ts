@@ -1,6 +1,7 @@
 /**
- * The end of a turn: its row is written here as it stays, and taken from the running ones. See `../lines.ts` for what an end
- * may replace. What belonged to a replaced end (`lost`) goes with its row, so that everything of this one is new.
+ * Records the end of a turn: writes its final row and removes the running one. See `../lines.ts` for the ends that may be
+ * replaced. The items of a replaced end (`lost`) are deleted with its row, so that everything of the new end is inserted
+ * fresh.
  */
 export const settle = `create or replace function holdfast_settle(
   p_call json, p_input bytea, p_output bytea, p_hashes text[], p_data bytea[]

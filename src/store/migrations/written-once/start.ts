@@ -1,8 +1,8 @@
 /**
- * From "no turn active, head H, epoch E" to "turn T active", or nothing. See `../fence/start.ts`.
+ * Moves a session from "no turn active, head H, epoch E" to "turn T active", or does nothing. See `../fence/start.ts`.
  *
- * The turn's row is one of the running ones. That its id has not ended in another session is looked up last: where it is
- * just ending, the row waits for that, and only then is the answer certain.
+ * The turn is inserted as a running one. The check that its id has not ended in another session comes last: if it is just
+ * ending there, the insert waits for that, and only then is the result certain.
  */
 export const start = `create or replace function holdfast_start(
   p_session text, p_me text, p_nonce text, p_epoch bigint, p_expected_head text,

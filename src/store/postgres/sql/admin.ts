@@ -2,11 +2,12 @@ import { MOST_COUNTED, type PurgeKind } from '../../admin-port.ts';
 import type { Statement } from '../executor.ts';
 
 /**
- * A page of sessions, the latest changed first, and how many there are. `$1` state, `$2` owner, `$3` busy, `$4` and `$5`
- * where the page before ended, `$6` most rows; `$7` the search, where the source is one.
+ * Builds the statement for one page of sessions, most recently changed first, with their number. Parameters: `$1` state,
+ * `$2` owner, `$3` busy, `$4` and `$5` cursor (`updatedAt` and id of the last row of the previous page), `$6` most rows;
+ * `$7` the search, where the source uses one.
  *
- * The order begins with the hour of the change, by which an index is kept: what is sorted are sessions of one hour. What is
- * counted is bounded, since only an operator's eye needs the number.
+ * The order starts with the hour of the change because an index covers that: only the sessions of one hour are sorted. The
+ * count is capped, since only the display uses it.
  */
 function listing(name: string, source: string): Statement {
   const matching = `
@@ -42,7 +43,7 @@ function listing(name: string, source: string): Statement {
   };
 }
 
-/** Sessions that one id of any kind names, or a key or its hash. */
+/** Sessions named by an id of any kind, or by a key or its hash. */
 const FOUND = `(
                 select $7::text as id
                  union select t.session_id from turn t where t.id = $7::text
@@ -52,7 +53,7 @@ const FOUND = `(
                         where k.hash in ($7::text, encode(sha256(convert_to($7::text, 'UTF8')), 'hex'))
                 ) named join bridge_session s on s.id = named.id`;
 
-/** One statement for each way in: a condition that may be absent would keep its index from being used. */
+/** One statement per access path: a condition with an optional parameter would prevent the use of its index. */
 export const listCalls = {
   all: listing('holdfast_list_sessions', 'bridge_session s'),
   found: listing('holdfast_find_sessions', FOUND),
@@ -64,9 +65,9 @@ export const listCalls = {
 } as const;
 
 /**
- * Statements of operators. Each is one statement and decides on the rows it locks itself.
+ * Statements for operators. Each is one statement and decides on rows that it locks itself.
  *
- * What a turn stores as `json` leaves as its text: PostgreSQL stores escapes there that its operators refuse to decode.
+ * Values stored as `json` are returned as text: PostgreSQL stores escapes in them that its operators refuse to decode.
  */
 export const adminCalls = {
   turnDetails: {
@@ -139,7 +140,7 @@ export const adminCalls = {
   },
 } as const;
 
-/** What the janitor takes, by kind of row: one function each, with the same parameters and the same form of answer. */
+/** Statements of the janitor by kind of row: one function each, with the same parameters and the same form of answer. */
 export const purgeCalls: Readonly<Record<PurgeKind, Statement>> = {
   sessions: purgeCall('sessions'),
   turns: purgeCall('turns'),

@@ -1,12 +1,12 @@
 import type { Statement } from '../executor.ts';
 
-/** `select name($1, ..., $arity)`, prepared under the function's own name; the answer comes as JSON text. */
+/** Builds `select name($1, ..., $arity)`, prepared under the function's own name. The answer is JSON text. */
 function functionCall(name: string, arity: number): Statement {
   const parameters = Array.from({ length: arity }, (_, index) => `$${index + 1}`).join(', ');
   return { name, text: `select ${name}(${parameters})::text as answer` };
 }
 
-/** One statement per fence function; the order of parameters is the function's. */
+/** One statement per fence function. Parameters are in the function's order. */
 export const fenceCalls = {
   create: functionCall('holdfast_create', 20),
   start: functionCall('holdfast_start', 16),

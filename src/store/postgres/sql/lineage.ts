@@ -1,6 +1,6 @@
 /**
- * The ids of a turn and its ancestors, never leaving the scope. `union` drops what is there already, so a circle ends;
- * the rows come in no order, and `rootFirst` puts them into that of the line.
+ * Ids of a turn and its ancestors within the scope. `union` drops known rows, so a cycle terminates. The rows are
+ * unordered; `rootFirst` sorts them.
  */
 const line = `
     with recursive line as (
@@ -13,7 +13,7 @@ const line = `
        where parent.scope = $1::text
     )`;
 
-/** The line with everything it said. Only ids are carried through the recursion; rows and items are fetched once. */
+/** The line with its rows and items. The recursion carries only ids; rows and items are fetched once. */
 export const lineage = {
   name: 'holdfast_lineage',
   text: `${line}
@@ -23,7 +23,7 @@ export const lineage = {
       left join turn_items items on items.turn_id = line.id`,
 } as const;
 
-/** The line as far as recognising its items needs it. */
+/** The line reduced to what matching its items requires. */
 export const lineForms = {
   name: 'holdfast_line',
   text: `${line}
@@ -31,7 +31,7 @@ export const lineForms = {
 } as const;
 
 /**
- * Puts the turns of a line into order.
+ * Sorts the turns of a line.
  *
  * @param turns the turn and its ancestors, each once
  * @param turnId the turn at the end of the line

@@ -1,7 +1,7 @@
 import { TURNS_PER_ITEM } from '../../item-ids.ts';
 import { MOST_CANDIDATES, MOST_REPEATED } from '../../port.ts';
 
-/** The newest turns that end at a place, by one of the three ways to reach it. */
+/** Selects the newest turns that end at a place, by one of the three fingerprint columns. */
 const endingAt = (column: string) => `
           (select t.id, t.session_id, t.started_at
              from only turn t
@@ -11,14 +11,14 @@ const endingAt = (column: string) => `
             limit ${MOST_CANDIDATES})`;
 
 /**
- * Everything the resolver needs, from one snapshot: the anchor's turn, the turns that end at the places asked for, the
- * sessions that these, token and key name, and those sessions' heads and owners. A closed session is not found; the turn
- * it once ran still is.
+ * Everything that the resolver needs, from one snapshot: the anchor's turn, the turns that end at the given places, the
+ * sessions named by these, the token and the key, and the heads and owners of those sessions. A closed session is not
+ * found; its turns still are.
  *
- * A turn is hit at most three times, once by each column: the first hits hold the candidates when they are three times
- * as many. Rows carry ids only until the end, so that no column of a turn that was stored out of line is fetched. The
- * sessions are read one by one (`limit` keeps it so): for a handful of ids the planner would else read a whole table of
- * up to some thousand sessions.
+ * A turn can match at most three times, once per column. So `3 * MOST_CANDIDATES` hits are enough for all candidates. Rows
+ * carry only ids until the end, so that no out-of-line column of a turn is fetched. The sessions are read one by one
+ * (`limit` enforces it): for a handful of ids the planner would otherwise scan the whole table, up to some thousand
+ * sessions.
  */
 export const lookup = {
   name: 'holdfast_lookup',
@@ -82,7 +82,10 @@ export const lookup = {
     )::text as answer`,
 } as const;
 
-/** The newest turns that asked the same and may be taken up. Those are few, however many turns asked it ever. */
+/**
+ * Newest turns with the same request fingerprint that may be reattached to. Their number is bounded, however often the
+ * request was made.
+ */
 export const repeated = {
   name: 'holdfast_repeated',
   text: `
@@ -101,7 +104,7 @@ export const repeated = {
      order by (newest.t).started_at desc`,
 } as const;
 
-/** The newest turns whose output holds an item, for each id asked for. */
+/** Newest turns whose output holds an item, for each given id. */
 export const references = {
   name: 'holdfast_references',
   text: `

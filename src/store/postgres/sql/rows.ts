@@ -1,4 +1,4 @@
-/** Plain reads of rows, for the resolver's second look, the session explorer and the boot. */
+/** Plain reads of rows for the resolver's second look-up, the session explorer and the start of a worker. */
 export const rowReads = {
   session: {
     name: 'holdfast_session',
