@@ -13,7 +13,7 @@ const socket =
   ({ generation }) =>
     `socket ${generation ?? '?'} ${text}`;
 
-/** What each event of the session machine says, as the beginning of a sentence. */
+/** Phrase for each event of the session machine, to be used at the beginning of a sentence. */
 const session: Record<SessionEvent['type'], Phrase> = {
   'turn.wanted': say('a request wanted its turn'),
   'turn.cancelled': ({ reason }) => `the turn was cancelled (${reason ?? 'no reason given'})`,
@@ -60,7 +60,7 @@ const session: Record<SessionEvent['type'], Phrase> = {
   'session.claimed': say('a worker took the session over'),
 };
 
-/** What each event of the turn machine says. */
+/** Phrase for each event of the turn machine. */
 const turn: Record<TurnEvent['type'], string> = {
   queue: 'was placed on the session',
   hand_back: 'was handed back to be placed again',
@@ -76,14 +76,14 @@ const turn: Record<TurnEvent['type'], string> = {
   lose: 'was lost',
 };
 
-/** The event of a session's actor in words; an unknown one by its name. */
+/** Describes an event of a session's actor; an unknown event is described by its name. */
 export function sessionPhrase(type: string, fields: SafeFields = {}): string {
   if (type === 'xstate.init') return 'the actor began';
   if (type === 'xstate.stop') return 'the actor was stopped';
   return Object.hasOwn(session, type) ? session[type as SessionEvent['type']](fields) : `${type} arrived`;
 }
 
-/** The event of a turn's actor in words. */
+/** Describes an event of a turn's actor. */
 export function turnPhrase(type: string): string {
   if (type === 'xstate.init') return 'arrived';
   return Object.hasOwn(turn, type) ? turn[type as TurnEvent['type']] : `had ${type}`;

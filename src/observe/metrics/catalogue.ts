@@ -3,23 +3,26 @@ import { outcomeTable } from '../../resolve/outcomes.ts';
 import { tenantLimits } from '../../session/quota.ts';
 import { failureKinds } from '../../upstream/unreachable.ts';
 
-/** One metric as an operator knows it: the table in docs/metrics.md and the registry are both made from these. */
+/** Definition of one metric. Both the registry and the table in docs/metrics.md are generated from these. */
 export interface Definition {
   kind: 'counter' | 'gauge' | 'histogram';
   help: string;
-  /** Every label with all the values it can take; anything else is recorded as `other`. */
+  /** Labels and all their values. Any other value is recorded as `other`. */
   labels: Readonly<Record<string, readonly string[]>>;
-  /** Upper bounds, for histograms. */
+  /** Upper bounds of a histogram's buckets. */
   buckets?: readonly number[];
-  /** Every series is there from the start: a rate can be computed from the first event on, and its absence means something. */
+  /**
+   * Exports every series from the start with value 0, so that a rate includes the first event, and a missing series
+   * indicates a problem.
+   */
   fromZero?: true;
-  /** What several workers that are scraped as one show: the sum of their values, unless their greatest. */
+  /** Aggregation over several workers that are scraped as one process: their maximum. Default: the sum. */
   together?: 'max';
 }
 
-/** Milliseconds, for what a person waits for: a turn may take minutes. */
+/** Buckets in milliseconds for times that a user waits for. A turn may take minutes. */
 const slow = [5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 300_000, 1_800_000];
-/** Milliseconds, for one round trip to the store or a handshake. */
+/** Buckets in milliseconds for one round trip to the store or one handshake. */
 const quick = [0.5, 1, 2, 3, 5, 8, 12, 20, 35, 60, 100, 250, 500, 1_000, 2_000, 5_000, 10_000];
 
 const shapes = ['fresh', 'full', 'delta'];
@@ -32,11 +35,11 @@ const verdicts = [
   ...['fenced', 'lost_race', 'rejected', 'unknown'],
 ];
 
-/** What becomes of a request proxied to another worker, as far as this worker sees it. */
+/** Results of forwarding a request to another worker, as this worker observes them. */
 export const forwardResults = ['served', 'not_owner', 'unreachable', 'broken', 'client_gone'] as const;
-/** Why the bridge closed a client's connection: its address, or this worker, had too many. */
+/** Reasons for which the bridge closes a client's connection: too many from its address, or on this worker. */
 export const closedReasons = ['peer', 'worker'] as const;
-/** What a dial came to. */
+/** Results of a dial. */
 export const connectResults = ['opened', 'refused', 'failed'] as const;
 
 const counter = (help: string, labels: Definition['labels'] = {}): Definition => ({ kind: 'counter', help, labels });
@@ -50,7 +53,7 @@ const histogram = (help: string, buckets: readonly number[], labels: Definition[
   labels,
 });
 
-/** Every metric of the bridge. Names are API. No label ever carries an id. */
+/** All metrics of the bridge. Their names are part of the API. No label ever contains an id. */
 export const catalogue = {
   holdfast_build_info: greatest(gauge('Always 1; the version is in its label.', { version: [] })),
 
