@@ -23,7 +23,7 @@ const actions = {
   },
 };
 
-/** What an operator may do to a session, each after being asked once more. */
+/** Renders the actions that an operator may take on a session. Each needs a confirmation. */
 export function Actions({ session, done }) {
   const [wanted, want] = useState(null);
   const [said, say] = useState(null);
@@ -33,7 +33,10 @@ export function Actions({ session, done }) {
   }, [wanted]);
   const isOver = session.state === 'closed';
   const isBusy = session.activeTurnId !== null;
-  /** Why an action cannot be taken now; empty when it can. A close ends the running turn first. */
+  /**
+   * Returns the reason why an action is not available now, or an empty string. A close cancels the running turn first,
+   * so it is available during a turn.
+   */
   const whyNot = (action) => {
     if (isOver) return 'It is closed.';
     return isBusy && action !== 'close' ? 'A turn is running.' : '';

@@ -4,7 +4,7 @@ import { html } from './html.js';
 import { usePoll } from './poll.js';
 import { clock, duration, short } from './words.js';
 
-/** Requests that failed at any worker, the last one first, those that never had a session included. */
+/** Renders the failed requests of all workers, newest first, including those that never had a session. */
 export function Failures({ open }) {
   const [q, setQ] = useState('');
   const { data, error } = usePoll((signal) => api.failures({ q }, signal), 1_500, `failures ${q}`);

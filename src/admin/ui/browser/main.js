@@ -7,7 +7,10 @@ import { Session } from './session.js';
 import { Sessions } from './sessions.js';
 import { Workers } from './workers.js';
 
-/** `#/sessions/<id>`, `#/failures`, `#/workers` or `#/workers/<id>`; anything else is the list. */
+/**
+ * Parses the URL fragment: `#/sessions/<id>`, `#/failures`, `#/workers` or `#/workers/<id>`. Anything else is the
+ * session list.
+ */
 function readPlace() {
   const [view, id] = location.hash.replace(/^#\/?/, '').split('/').map(decodeURIComponent);
   return { view: view === 'workers' || view === 'failures' ? view : 'sessions', id: id || null };
@@ -22,7 +25,7 @@ function App() {
   const [place, setPlace] = useState(readPlace);
   const [wish, setWish] = useState(EVERYTHING);
   const [outline, setOutline] = useState(null);
-  // null: not known yet whether this page may ask.
+  // null: the first request, which shows whether this page has access, is not answered yet.
   const [mayAsk, setMayAsk] = useState(null);
   const [trouble, setTrouble] = useState(null);
 
@@ -109,7 +112,7 @@ function App() {
   `;
 }
 
-/** Asks for the admin token. It is kept for this tab only. */
+/** Renders the form for the admin token, which is kept in this tab's session storage only. */
 function Gate({ enter, refused }) {
   const submit = (event) => {
     event.preventDefault();

@@ -7,7 +7,7 @@ import { Timeline } from './timeline.js';
 import { Turns } from './turns.js';
 import { ago, duration, full, short } from './words.js';
 
-/** Everything that is known of one session. */
+/** Renders all data of one session. */
 export function Session({ id, outline, open, close, openWorker }) {
   const { data, error, refresh } = usePoll((signal) => api.session(id, signal), 1_000, id);
   if (!data) {
@@ -67,7 +67,7 @@ export function Session({ id, outline, open, close, openWorker }) {
   `;
 }
 
-/** A dotted state and those around it. */
+/** Returns a dotted state and the states around it. */
 const pathsOf = (state) => state.split('.').map((_, index, names) => names.slice(0, index + 1).join('.'));
 
 const Fact = ({ name, children }) => html`<div><dt>${name}</dt><dd>${children}</dd></div>`;
@@ -85,7 +85,7 @@ const Head = ({ id, state, detail, close }) => html`
   </header>
 `;
 
-/** The actor's state where it could be asked: a row is only written at commits. */
+/** Renders a state. The actor's state is preferred where it is known, because rows are written only at commits. */
 export function State({ state, detail }) {
   const [top, ...deeper] = (detail ?? state).split('.');
   return html`

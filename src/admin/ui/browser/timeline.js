@@ -1,7 +1,7 @@
 import { html } from './html.js';
 import { clock, duration, short } from './words.js';
 
-/** What happened, newest first, so that what is new appears where one looks. */
+/** Renders the recorded events, newest first, so that new events appear at the top. */
 export function Timeline({ timeline }) {
   if (!timeline) {
     return html`<p class="quiet">

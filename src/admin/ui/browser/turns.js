@@ -43,7 +43,7 @@ const sums = (turns) =>
     { client: 0, saved: 0, input: 0, cached: 0, output: 0 },
   );
 
-/** The turns as a tree with what each cost. */
+/** Renders the turns as a tree, with the cost of each. */
 export function Turns({ session, turns, forks, origin, open }) {
   if (turns.length === 0) return html`<p class="quiet">No turn is stored.</p>`;
   const places = columnsOf(turns);

@@ -3,7 +3,7 @@ import { html } from './html.js';
 import { usePoll } from './poll.js';
 import { duration } from './words.js';
 
-/** Every worker that has a row, and what its lease is worth. */
+/** Renders all workers that have a row, with the time left on their leases. */
 export function Workers({ marked, showSessions }) {
   const { data, error } = usePoll((signal) => api.workers(signal), 1_500, 'workers');
   const workers = data?.workers ?? [];
