@@ -170,7 +170,7 @@ function Told({ outline, subject, isActive }) {
     <h4>${broken(state.path)} ${isActive.has(state.path) && html`<span class="now">active</span>`}</h4>
     <p>${state.description}</p>
     ${state.deadlines.length > 0 && html`<p class="quiet">Bounded by ${state.deadlines.map((name) => html`<code key=${name}>${name}</code> `)}</p>`}
-    ${outgoing.length > 0 ? html`<${Transitions} list=${outgoing} />` : html`<p class="quiet">Nothing leads out of it.</p>`}
+    ${outgoing.length > 0 ? html`<${Transitions} list=${outgoing} />` : html`<p class="quiet">It has no outgoing transitions.</p>`}
   `;
 }
 

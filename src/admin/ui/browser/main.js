@@ -125,10 +125,10 @@ function Gate({ enter, refused }) {
         <h1>Holdfast</h1>
         <label>Admin token <input name="token" type="password" required autofocus /></label>
         <button class="primary">Open</button>
-        ${refused && html`<p class="trouble" role="alert">That token is not the right one.</p>`}
+        ${refused && html`<p class="trouble" role="alert">The token is wrong.</p>`}
         <p class="quiet">
-          It is <code>HOLDFAST_ADMIN_TOKEN</code> of the workers, and is kept for this tab only. Without one they answer
-          on their own machine alone, at a loopback address.
+          The workers take it from <code>HOLDFAST_ADMIN_TOKEN</code>; this page keeps it for this tab only. Workers without
+          a token answer only on their own machine, at a loopback address.
         </p>
       </form>
     </main>

@@ -39,7 +39,7 @@ export function Workers({ marked, showSessions }) {
           )}
         </tbody>
       </table>
-      <p class="quiet">A dead worker stays dead: it comes back under a new id. Its idle sessions are taken over by the next request, busy ones too, as soon as its death is recorded.</p>
+      <p class="quiet">A dead worker stays dead; after a restart it has a new id. The next request takes over its idle sessions, and its busy ones as soon as its death is recorded.</p>
     </section>
   `;
 }
