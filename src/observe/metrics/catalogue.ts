@@ -72,48 +72,49 @@ export const catalogue = {
   holdfast_turn_faults_total: counter('Turns the bridge itself ended or refused, by its reason.', {
     fault: Object.keys(faults),
   }),
-  holdfast_turn_held_milliseconds: histogram('From the request being read to its frame leaving.', slow, {
+  holdfast_turn_held_milliseconds: histogram('Time from reading the request to sending its frame.', slow, {
     shape: shapes,
   }),
-  holdfast_turn_first_event_milliseconds: histogram('From the request being read to the first upstream event.', slow, {
-    form: forms,
-  }),
-  holdfast_turn_total_milliseconds: histogram('From the request being read to its terminal.', slow, {
+  holdfast_turn_first_event_milliseconds: histogram(
+    'Time from reading the request to the first upstream event.',
+    slow,
+    {
+      form: forms,
+    },
+  ),
+  holdfast_turn_total_milliseconds: histogram('Time from reading the request to its terminal event.', slow, {
     terminal: ends,
   }),
   holdfast_turn_client_bytes_total: counter('Bytes of request bodies received from clients.'),
   holdfast_turn_upstream_bytes_total: counter('Bytes of frames sent upstream.'),
-  holdfast_turn_saved_bytes_total: counter('Bytes received from clients that a delta spared the upstream link.'),
+  holdfast_turn_saved_bytes_total: counter('Bytes received from clients that deltas saved on the upstream link.'),
   holdfast_turn_items_total: counter('Input items, as clients sent them and as they went upstream.', {
     side: ['client', 'upstream'],
   }),
   holdfast_tokens_total: counter("Tokens from the provider's usage; cached is part of input, reasoning of output.", {
     kind: ['input', 'cached', 'output', 'reasoning'],
   }),
-  holdfast_turn_state_ignored_total: counter('Turn-state tokens that were set aside, by reason.', {
+  holdfast_turn_state_ignored_total: counter('Turn-state tokens that were ignored, by reason.', {
     reason: ['foreign', 'unknown_key', 'other_version', 'other_credential', 'expired'],
   }),
 
   holdfast_upstream_connects_total: counter('Upstream handshakes by result.', { result: connectResults }),
   holdfast_upstream_connect_milliseconds: histogram('One upstream handshake.', quick, { result: connectResults }),
   holdfast_upstream_failures_total: fromZero(
-    counter(
-      'Connections to the upstream that did not come about, by cause; http_*: it answered in place of an upgrade.',
-      {
-        cause: failureKinds,
-      },
-    ),
+    counter('Failed connections to the upstream, by cause; http_*: it answered instead of upgrading.', {
+      cause: failureKinds,
+    }),
   ),
   holdfast_upstream_sockets: gauge('Upstream connections open now.'),
   holdfast_sessions: gauge('Sessions with an actor on this worker, by state.', {
     state: ['connecting', 'live', 'reconnecting', 'stale', 'closed'],
   }),
   holdfast_queue_length: gauge('Requests waiting for a session to be free.'),
-  holdfast_turns_in_flight: gauge('Turns whose clients still wait.'),
-  holdfast_turn_buffer_bytes: gauge('Bytes of events kept for clients that come back.'),
+  holdfast_turns_in_flight: gauge('Turns whose clients are still waiting.'),
+  holdfast_turn_buffer_bytes: gauge('Bytes of events kept for clients that may reconnect.'),
   holdfast_unread_bytes: gauge('Bytes of events written to clients that have not read them yet.'),
   holdfast_turn_buffers_given_up_total: counter(
-    'Turns whose events were not kept any more, because all kept too much.',
+    'Turns whose event buffer was dropped because all buffers together were too large.',
   ),
 
   holdfast_requests_in_hand: gauge('Requests that count against the limits of tenants now.'),
@@ -144,12 +145,14 @@ export const catalogue = {
   }),
 
   holdfast_heartbeat_age_milliseconds: greatest(
-    gauge('Since the last confirmed heartbeat was sent; at the self-fence deadline nothing more is started.'),
+    gauge(
+      'Time since the last confirmed heartbeat was sent; at the self-fence deadline the worker starts no more turns.',
+    ),
   ),
   holdfast_event_loop_lag_milliseconds: greatest(
     gauge('Delay of the event loop since the last scrape.', { quantile: ['p50', 'p99', 'max'] }),
   ),
-  holdfast_inspect_viewers: gauge('Viewers that watch machines now.'),
+  holdfast_inspect_viewers: gauge('Inspector viewers connected now.'),
   holdfast_inspect_cut_off_total: counter('Viewers cut off because they read too slowly.'),
 } satisfies Record<string, Definition>;
 
