@@ -22,14 +22,14 @@ export interface AdminApiOptions {
 const states = new Set<string>(['connecting', 'live', 'reconnecting', 'stale', 'closed']);
 const DEFAULT_PAGE = 50;
 const LONGEST_PAGE = 500;
-/** How long an operator waits for a running turn to be ended, milliseconds, and how often that is looked for. */
+/** Time for which a close waits until a running turn has ended, and interval of the checks, in milliseconds. */
 const CLOSE_WITHIN_MS = 2_000;
 const LOOK_EVERY_MS = 25;
-/** Turns of one session that are shown. */
+/** Maximum number of a session's turns in a response. */
 const MOST_TURNS = 200;
-/** Failed requests that are shown. */
+/** Maximum number of failed requests in a response. */
 const MOST_FAILURES = 200;
-/** Sessions that begin in one that is shown. */
+/** Maximum number of sessions in a response that forked from the requested one. */
 const MOST_FORKS = 50;
 
 function cursorOf(text: unknown): { updatedAt: string; id: string } | undefined {
@@ -57,7 +57,10 @@ function stateOf(text: unknown): SessionStateName | undefined {
 
 const textOf = (text: unknown) => (typeof text === 'string' && text.trim() !== '' ? text.trim() : undefined);
 
-/** The operators' API. JSON in and out, errors in the envelope, every action in the log. */
+/**
+ * Creates the operators' API. Requests and responses are JSON, errors use the error envelope, and every action is
+ * logged.
+ */
 export function createAdminApi({ port, allow, clock, logger }: AdminApiOptions): Router {
   const router = express.Router();
   const { store } = port;
@@ -67,7 +70,10 @@ export function createAdminApi({ port, allow, clock, logger }: AdminApiOptions):
     res.set('cache-control', 'no-store');
     next();
   };
-  /** A page of another origin can send neither this type nor this origin without being asked for it. */
+  /**
+   * CSRF check: without permission by CORS, a page of another origin can send neither this content type nor this
+   * origin.
+   */
   const sameOrigin: RequestHandler = (req, _res, next) => {
     if (!isSameOrigin(req.headers) || !/^application\/json\b/i.test(req.headers['content-type'] ?? '')) {
       throw new BridgeError('bridge_forbidden_origin');
@@ -124,11 +130,12 @@ export function createAdminApi({ port, allow, clock, logger }: AdminApiOptions):
   });
 
   async function one(id: string) {
-    // Somebody's thread id may be spelled like it.
+    // The search also matches thread ids, and a thread id may look like a session id.
     const found = await store.listSessions({ limit: DEFAULT_PAGE, search: id });
     const row = found.rows.find((each) => each.id === id);
     if (row) return row;
-    // The first turn of a session creates its row: where that failed, this is all there is of it.
+    // The first turn of a session creates its row. If that turn failed, the record of the failed request is all there
+    // is.
     const [failed] = await askFailures(port, await store.workers(), id, 1);
     const why = failed ? ` Its first turn failed: ${failed.cause ?? failed.fault ?? failed.upstreamStatus}.` : '';
     throw new BridgeError('bridge_not_found', { detail: `There is no such session.${why}` });
@@ -159,7 +166,7 @@ export function createAdminApi({ port, allow, clock, logger }: AdminApiOptions):
       owner: shownWorker(owner, port.workerId),
       keys: keys.map(({ kind, hash }) => ({ kind, hash: hash.slice(0, 12) })),
       turns: turns.map(shownTurn),
-      /** The turn of another session that this one began at. */
+      /** Turn of another session from which this one was forked. */
       origin: origin && { turnId: origin.id, sessionId: origin.sessionId },
       forks,
       actor,
@@ -173,7 +180,10 @@ export function createAdminApi({ port, allow, clock, logger }: AdminApiOptions):
     close: (id) => store.operatorClose(id),
     'drop-anchor': (id) => store.dropAnchor(id),
   };
-  /** The owner ends the turn, as cancelled, and closes the session itself. `busy`: not in the time one can wait for it. */
+  /**
+   * Asks the owner to cancel the running turn and to close the session. Returns `busy` when that has not happened
+   * within `CLOSE_WITHIN_MS`.
+   */
   async function closeBusy(id: string): Promise<OperatorVerdict> {
     const row = await store.session(id);
     const owner = (await store.workers()).find((each) => each.id === row?.ownerWorkerId);
@@ -185,7 +195,7 @@ export function createAdminApi({ port, allow, clock, logger }: AdminApiOptions):
       if (!now || now.state === 'closed') return 'ok';
       await new Promise<void>((look) => clock.after(LOOK_EVERY_MS, look));
     }
-    // Nobody has closed it: gone or closed by now, idle again, or busy still.
+    // The owner has not closed it in time. It may be missing, closed or idle by now, or still busy.
     const verdict = await store.operatorClose(id);
     return verdict === 'missing' ? 'ok' : verdict;
   }

@@ -11,10 +11,10 @@ const mayAnswer = ({ internalUrl, state, leaseLeftMs }: WorkerRow) =>
   internalUrl !== null && state !== 'dead' && leaseLeftMs > 0;
 
 /**
- * Asks the owners of these sessions what only they know, each once and all at the same time. Sessions of which nothing
- * could be learned are absent: their rows are all there is to see.
+ * Asks the owners of these sessions for the state that only they hold. Each owner receives one request, all of them in
+ * parallel. Sessions without an answer are absent from the result; only their rows are then known.
  *
- * @param recordOf one of the sessions, of which everything that is remembered is wanted too
+ * @param recordOf one of the sessions, whose event record is requested too
  */
 export async function askOwners(
   port: AdminPort,
@@ -26,7 +26,7 @@ export async function askOwners(
   const answers = await Promise.all(
     [...byOwner].map(([ownerId, owned]) => {
       const question = { sessionIds: owned.map(({ id }) => id), recordOf };
-      // What nobody owns may still be remembered where somebody asks.
+      // For a session without an owner, this worker may still hold a record.
       if (ownerId === null || ownerId === port.workerId) return port.here(question);
       const worker = workers.find(({ id }) => id === ownerId);
       return worker && mayAnswer(worker) ? port.there(worker, question) : null;
@@ -35,14 +35,15 @@ export async function askOwners(
   const views = new Map<string, LocalView>();
   for (const answer of answers) for (const [id, view] of Object.entries(answer?.views ?? {})) views.set(id, view);
   const told = answers.find((answer) => answer?.record)?.record;
-  // An earlier owner's memory is better than none.
+  // A former owner's record is better than none.
   return { views, record: told ?? port.here({ sessionIds: [], recordOf }).record };
 }
 
 /**
- * Asks every worker that may answer for requests that failed there, newest first.
+ * Asks every worker that may answer for requests that failed there. Newest first.
  *
- * @param of a request, turn or session id; null for the newest of all
+ * @param of request, turn or session id; null for all
+ * @param limit maximum number of requests returned
  */
 export async function askFailures(
   port: Pick<AdminPort, 'workerId' | 'here' | 'there'>,
@@ -57,7 +58,11 @@ export async function askFailures(
   return found.sort((one, other) => other.t - one.t).slice(0, limit);
 }
 
-/** Asks the other workers for one request that failed at one of them, and for what is remembered of its session there. */
+/**
+ * Asks the other workers for one failed request, and for the record of its session on the worker where it failed.
+ *
+ * @returns null when no other worker has recorded it
+ */
 export async function askFailedElsewhere(
   port: Pick<AdminPort, 'workerId' | 'here' | 'there'>,
   workers: readonly WorkerRow[],

@@ -2,13 +2,13 @@ import type { AnyStateNode } from 'xstate';
 import { sessionMachine } from '../../machines/session.ts';
 
 export interface OutlinedState {
-  /** Dotted; empty for the machine itself. */
+  /** Dotted path; empty for the machine itself. */
   path: string;
   description: string;
   kind: 'atomic' | 'compound' | 'parallel' | 'final' | 'history';
-  /** Path of the child that is entered first; null where there is none, or all are. */
+  /** Path of the initial child; null when there are no children, or when all are entered. */
   initial: string | null;
-  /** Names of the deadlines that bound the stay. */
+  /** Names of the deadlines that limit the time in this state. */
   deadlines: string[];
 }
 
@@ -16,13 +16,13 @@ export interface OutlinedTransition {
   from: string;
   event: string;
   guard: string | null;
-  /** Null when the state is not left. */
+  /** Null when the transition does not leave the state. */
   to: string | null;
   actions: string[];
   description: string;
 }
 
-/** A machine as data: what there is to draw and to read, in the order of its definition. */
+/** A machine as data, for drawing and reading, in the order of its definition. */
 export interface MachineOutline {
   id: string;
   states: OutlinedState[];
@@ -63,7 +63,7 @@ function transitionsOf(node: AnyStateNode): OutlinedTransition[] {
 
 let outline: MachineOutline | null = null;
 
-/** The session machine that runs in this process. */
+/** Returns the outline of the session machine that runs in this process. */
 export function sessionOutline(): MachineOutline {
   const nodes = nodesBelow(sessionMachine.root as unknown as AnyStateNode);
   outline ??= { id: sessionMachine.id, states: nodes.map(stateOf), transitions: nodes.flatMap(transitionsOf) };

@@ -3,9 +3,9 @@ import type { FlightRecord } from '../observe/flight.ts';
 import type { StoreAdmin } from '../store/admin-port.ts';
 import type { SessionReads, WorkerRegistry, WorkerRow } from '../store/port.ts';
 
-/** What only the worker that runs a session knows of it. */
+/** State of a session that only its owner knows. */
 export interface LocalView {
-  /** Dotted; a parallel state ends it. */
+  /** Dotted path. A parallel state ends the path. */
   state: string;
   epoch: number;
   socketOpen: boolean;
@@ -14,26 +14,26 @@ export interface LocalView {
   busy: boolean;
 }
 
-/** What a worker is asked about sessions it owns. */
+/** Question to a worker about sessions it owns. */
 export interface Question {
   sessionIds: readonly string[];
-  /** One session of which all that is remembered is wanted too. */
+  /** One session whose event record is requested too. */
   recordOf: string | null;
-  /** Requests that failed there are wanted: those of one request, turn or session id, or the newest of all. */
+  /** Requests failures recorded there: those of one request, turn or session id, or the newest of all. */
   failures?: { of: string | null; limit: number } | undefined;
 }
 
-/** What it answers: nothing about sessions that have no actor there. */
+/** A worker's answer. It has no entries for sessions without an actor there. */
 export interface LocalAnswer {
   views: Readonly<Record<string, LocalView>>;
   record: FlightRecord | null;
-  /** Absent where they were not asked for, and from a worker of an earlier release. */
+  /** Absent when not requested, and in answers of workers of an earlier release. */
   failures?: readonly FailedRequest[];
 }
 
 export type OperatorAction = 'release' | 'close' | 'drop-anchor';
 
-/** What the admin API stands on. */
+/** Services that the admin API uses. */
 export interface AdminPort {
   store: Pick<
     StoreAdmin,
@@ -52,10 +52,13 @@ export interface AdminPort {
   readonly workerId: string;
   /** Asks this worker. */
   here(question: Question): LocalAnswer;
-  /** Asks another one. Bounded; null when it cannot be asked or does not answer. */
+  /** Asks another worker, with a time limit. Returns null when it is unavailable or does not answer. */
   there(worker: WorkerRow, question: Question): Promise<LocalAnswer | null>;
-  /** Tells the actor here, if there is one, what the operator wants. */
+  /** Passes an operator's action to the local actor, if there is one. */
   tell(sessionId: string, action: OperatorAction): void;
-  /** Tells another worker that a session of it was taken away and has this epoch now, or shall be closed. Best effort. */
+  /**
+   * Notifies another worker that one of its sessions was taken over and now has this epoch, or is to be closed. Best
+   * effort.
+   */
   hint(worker: WorkerRow, notice: { sessionId: string; epoch: number; news: 'claimed' | 'close' }): void;
 }

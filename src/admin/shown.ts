@@ -1,15 +1,20 @@
 import type { SessionSummary, TurnDetail } from '../store/admin-port.ts';
 import type { WorkerRow } from '../store/port.ts';
 
-/** Nonces prove ownership to the fence: they are nobody's to see. */
+/** Removes the nonce, which proves ownership to the fence and must not be disclosed. */
 export const shownSession = ({ ownerNonce: _, ...row }: SessionSummary) => row;
 
+/**
+ * Returns the fields of a worker's row that operators see.
+ *
+ * @param me id of the worker that answers
+ */
 export const shownWorker = (row: WorkerRow | undefined, me: string) =>
   row
     ? { id: row.id, state: row.state, leaseLeftMs: row.leaseLeftMs, version: row.version, here: row.id === me }
     : null;
 
-/** Of an error what names it. Providers repeat in their messages what they were sent, and that is content. */
+/** Reduces an error to its identifiers. Providers may repeat user content in their messages. */
 function shownError(error: unknown) {
   if (typeof error !== 'object' || error === null) return null;
   const { code, type, status } = error as Record<string, unknown>;
@@ -17,7 +22,7 @@ function shownError(error: unknown) {
   return { code: name(code), type: name(type), status: typeof status === 'number' ? status : null };
 }
 
-/** Providers may put anything into `usage`: only numbers are shown, by name. */
+/** Keeps only numbers, by name: providers may put anything into `usage`. */
 function shownUsage(usage: unknown, depth = 2): Record<string, unknown> | null {
   if (typeof usage !== 'object' || usage === null || Array.isArray(usage)) return null;
   const fields = Object.entries(usage).flatMap(([name, value]): [string, unknown][] => {
@@ -29,6 +34,7 @@ function shownUsage(usage: unknown, depth = 2): Record<string, unknown> | null {
   return Object.fromEntries(fields);
 }
 
+/** Returns a turn without its credential fingerprint, with `error` and `usage` reduced to safe fields. */
 export const shownTurn = ({ credentialFp: _, error, usage, ...turn }: TurnDetail) => ({
   ...turn,
   error: shownError(error),

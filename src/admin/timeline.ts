@@ -4,36 +4,36 @@ import type { FlightEvent, FlightRecord } from '../observe/flight.ts';
 import { sessionPhrase, turnPhrase } from '../observe/phrases.ts';
 import { type ReplayedStep, replaySteps } from '../observe/replay.ts';
 
-/** One thing that happened to a session, as its owner saw it. */
+/** One event of a session, as recorded by its owner. */
 export interface TimelineEntry {
-  /** Wall clock, milliseconds since the epoch. */
+  /** Wall-clock time, in milliseconds since the Unix epoch. */
   t: number;
   /** `session@<epoch>` or `turn:<id>`. */
   actor: string;
   event: string;
   /** The event in words. */
   says: string;
-  /** What the machine says of the transition that was taken; null when there was none, or it is not known. */
+  /** The machine's description of the transition taken; null when there was none, or when it is unknown. */
   meaning: string | null;
-  /** The state afterwards, as one reads it. */
+  /** State after the event, formatted for people. */
   state: string;
-  /** Every state that was active then, dotted. */
+  /** Dotted paths of all states active after the event. */
   active: string[];
   moved: boolean;
   times: number;
 }
 
 export interface Timeline {
-  /** `memory`: of the worker that has the session; `story`: what was kept when a turn ended badly. */
+  /** `memory`: the record of the worker that runs the session. `story`: the record stored when a turn ended badly. */
   from: 'memory' | 'story';
   workerId: string;
   epoch: number;
-  /** Older events that are not remembered. */
+  /** Number of older events that were dropped. */
   dropped: number;
   entries: TimelineEntry[];
 }
 
-/** Dotted paths of every state in a state value, outer ones first. */
+/** Returns the dotted paths of all states in a state value, outer states first. */
 export function activePaths(value: StateValue, prefix = ''): string[] {
   if (typeof value === 'string') return [prefix + value];
   return Object.entries(value).flatMap(([name, below]) => [
@@ -47,12 +47,12 @@ function stepsOf(record: FlightRecord): Map<FlightEvent, ReplayedStep> {
   try {
     for (const step of replaySteps(record).steps) if (!first.has(step.recorded)) first.set(step.recorded, step);
   } catch {
-    // An older machine's record: what its transitions meant is not known.
+    // The record was made by an older version of the machine, so the descriptions of its transitions are unknown.
   }
   return first;
 }
 
-/** The record as a list to be read. Oldest first. */
+/** Converts a record to a list of readable entries, oldest first. */
 export function timelineOf(record: FlightRecord, from: Timeline['from']): Timeline {
   const steps = stepsOf(record);
   const previous = new Map<string, string>();

@@ -1,16 +1,16 @@
 import type { SessionRow, WorkerRow } from '../store/port.ts';
 
-/** What is known of a session at the moment it is looked at. */
+/** State of a session when it is inspected. */
 export interface Standing {
   session: Pick<SessionRow, 'state' | 'ownerWorkerId' | 'activeTurnId' | 'headTurnId' | 'anchorLost'>;
   owner: Pick<WorkerRow, 'state' | 'leaseLeftMs'> | null;
-  /** The head's context can be rebuilt or is kept by the provider; null without a head. */
+  /** True when the head's context can be rebuilt or is kept by the provider; null without a head. */
   headContinuable: boolean | null;
-  /** Dotted state of its actor; null when it has none, or its owner could not be asked. */
+  /** Dotted state of the session's actor; null when there is none, or when its owner did not answer. */
   actor: string | null;
 }
 
-/** Why a session is where it is, and how it gets out of there: one sentence each. */
+/** Explanation of a session's state and of how it can leave it, one sentence each. */
 export interface WhyAndExit {
   why: string;
   exit: string;
@@ -63,7 +63,7 @@ function afterwards({ session, headContinuable }: Standing): string {
   return 'The next request continues it from its durable state.';
 }
 
-/** Covers every combination of row, owner and actor; nothing is ever in a place without a way out. */
+/** Explains every combination of row, owner and actor. No combination is without an exit. */
 export function whyAndExit(standing: Standing): WhyAndExit {
   const { session, owner, actor } = standing;
   if (session.state === 'closed') {

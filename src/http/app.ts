@@ -31,29 +31,38 @@ export interface HttpFaceOptions {
   clock: Clock;
   ids: Ids;
   logger: Logger;
-  /** A request that is no turn was answered with an error of this side or the upstream's. */
+  /**
+   * Called after a request that did not become a turn was answered with a 5xx error, from the bridge or from the
+   * upstream.
+   */
   onFailed?: (requestId: string, error: BridgeError) => void;
 }
 
-/** Where clients look for the API: OpenAI's own prefix, and the one Codex uses with a ChatGPT login. */
+/** Base paths under which clients expect the API: OpenAI's own, and the one Codex uses with a ChatGPT login. */
 const PREFIXES = ['/v1', '/backend-api/codex'];
 
-/** The routes of the bridge, for any Express app. Every answer it gives by itself is OpenAI's error envelope. */
+/**
+ * Creates the routes of the bridge, to be mounted in any Express app. Errors raised by the bridge itself are answered
+ * with OpenAI's error envelope.
+ */
 export function createHttpFace(options: HttpFaceOptions): Router {
   const { service, authenticate, quota, transport, target, config, reader, clock, ids } = options;
   const router = express.Router();
 
   router.use((_req, res, next) => {
     res.locals.requestId = ids.uuid();
-    // Connection, lease, sink and pipeline each wait for its end: no leak, and no warning for every answer.
+    // Connection, lease, sink and pipeline each listen for the end of the response. Raise the limit so that Node does
+    // not report a listener leak.
     res.setMaxListeners(END_LISTENERS);
     if (service.draining || service.leaving) res.set('connection', 'close');
     next();
   });
 
   /**
-   * Who asks, and what the request counts for until its answer has ended, or until `keep`: then who took the lease ends
-   * it. Throws what authentication and admission throw.
+   * Authenticates a request and takes its quota lease. The lease ends with the response, unless `keep` is called: then
+   * the code that took it over ends it.
+   *
+   * @throws {BridgeError} when authentication or admission refuses the request
    */
   const enter = (req: Request, res: Response) => {
     const caller = authenticate(req.headers);
@@ -61,7 +70,7 @@ export function createHttpFace(options: HttpFaceOptions): Router {
     if (unheld === 'scope') throw quota.refuse('connections');
     if (unheld === 'worker') throw new BridgeError('bridge_overloaded');
     const declared = Number(req.headers['content-length'] ?? 0);
-    // A body that is too large is refused, and takes no room.
+    // An oversized body is refused later, so it reserves no bytes here.
     const lease = quota.admit(caller.scope, { declaredBytes: declared > config.limits.bodyBytes ? 0 : declared });
     if (res.closed) lease.end();
     res.locals.lease = lease;
@@ -92,7 +101,11 @@ export function createHttpFace(options: HttpFaceOptions): Router {
     keep();
   };
 
-  /** The body as it was read. An outer app's own parser may have parsed it already. */
+  /**
+   * Reads the request body and parses it off-thread. An outer app may have parsed it already; then its value is used.
+   *
+   * @throws {BridgeError} for a wrong media type, or when the body cannot be read
+   */
   async function bodyOf(req: Request, res: Response, lease: Lease): Promise<ReadRequest> {
     const type = req.headers['content-type'] ?? '';
     if (!/^application\/([\w.+-]+\+)?json\b/i.test(type)) throw new BridgeError('bridge_unsupported_media_type');
@@ -109,7 +122,10 @@ export function createHttpFace(options: HttpFaceOptions): Router {
     }
   }
 
-  /** A call about a response: under a shared credential only for ids this scope has seen, told apart by nothing. */
+  /**
+   * Handles a call about one response. Under a shared credential, only ids that this scope has seen are passed on. The
+   * error for a foreign id is the same as for one that does not exist.
+   */
   const aboutResponse =
     (below: '' | '/input_items' | '/cancel'): RequestHandler =>
     async (req, res) => {
@@ -124,20 +140,29 @@ export function createHttpFace(options: HttpFaceOptions): Router {
       if (req.method === 'DELETE' && status < 300) await service.forgetResponse(caller.scope, id);
     };
 
-  /** The parameters that name places in a response's own list, once it is certain that they do. */
+  /**
+   * Returns the names of the query parameters that are verified to refer to items of this response's own list.
+   *
+   * @throws {BridgeError} `bridge_foreign_object` for a cursor that refers to any other item
+   */
   async function ownCursors(req: Request, caller: Caller, path: string): Promise<readonly string[]> {
     if (caller.credentialIsClients) return [];
     for (const name of CURSORS) {
       for (const cursor of queryOf(req).getAll(name)) {
         if ((await service.notMade(caller.scope, [cursor])) === null) continue;
-        // The provider names the client's own items too: only its list shows whether this is one of them.
+        // The provider also assigns ids to the client's own items, so only the list shows whether this is one of them.
         if (!(await listsItem(req, { transport, target, caller, path }, cursor))) throw foreignObject(name);
       }
     }
     return CURSORS;
   }
 
-  /** Under a shared credential a body may name only what belongs to its scope, whatever route it is sent to. */
+  /**
+   * Refuses a body that names objects of another scope, under a shared credential, on any route.
+   *
+   * @throws {BridgeError} `bridge_session_expired` or `bridge_foreign_object`
+   * @throws {StoreUnavailable}
+   */
   async function admit({ scope, credentialIsClients }: Caller, request: ReadRequest): Promise<void> {
     if (credentialIsClients) return;
     const { body, comparison } = request;
@@ -151,7 +176,7 @@ export function createHttpFace(options: HttpFaceOptions): Router {
     if (comparison !== null && !(await service.knowsResponse(scope, comparison))) throw foreignObject(COMPARISON_PATH);
   }
 
-  /** A call whose body is like a turn's but opens none. */
+  /** Handles a call whose body has the shape of a turn but which starts none. */
   const likeTurn =
     (path: string): RequestHandler =>
     async (req, res) => {
@@ -167,10 +192,10 @@ export function createHttpFace(options: HttpFaceOptions): Router {
   };
 
   /**
-   * Passes a call on. Its path is written by the route, never taken from the request line: what that would mean to the
-   * provider once it is decoded and shortened cannot be known here.
+   * Forwards a call to the provider. The route builds the path; it is never copied from the request line, because the
+   * provider may decode and normalise that one differently.
    *
-   * @param to.checked parameters of the query that are known to name what is the scope's own
+   * @param to.checked query parameters already verified to name objects of this scope
    */
   const passOn = (
     req: Request,
@@ -208,9 +233,9 @@ export function createHttpFace(options: HttpFaceOptions): Router {
 }
 
 /**
- * An Express app that serves the bridge and nothing else; unknown paths get the envelope too.
+ * Creates an Express app that serves only the bridge and answers unknown paths with the error envelope.
  *
- * @param options `front` stands before every path
+ * @param options `front` is middleware that runs before every route
  */
 export function createApp(
   router: Router,
@@ -228,10 +253,10 @@ export function createApp(
   return app;
 }
 
-/** Listeners for the end of one answer. */
+/** Maximum number of close listeners on one response before Node warns. */
 const END_LISTENERS = 32;
 
-/** Parameters that name a place in a list. */
+/** Query parameters that refer to a position in a list. */
 const CURSORS = ['after', 'before'] as const;
 
 const foreignObject = (param: string) => new BridgeError('bridge_foreign_object', { param });
@@ -240,8 +265,10 @@ const queryOf = ({ originalUrl }: Request) =>
   new URLSearchParams(originalUrl.includes('?') ? originalUrl.slice(originalUrl.indexOf('?') + 1) : '');
 
 /**
- * A decoded segment of a path as it is sent on. Throws `bridge_not_found` for one that could mean another place to a
- * provider that decodes or shortens it once more.
+ * Encodes one decoded path segment for the upstream path.
+ *
+ * @throws {BridgeError} `bridge_not_found` for a segment that a provider could resolve to a different path when it
+ * decodes or normalises once more
  */
 function segment(text: string): string {
   const unsafe = text.includes('%') || text.split(/[\\/]/).some((piece) => /^\.{0,2}$/.test(piece));
@@ -256,11 +283,12 @@ function only(methods: string): RequestHandler {
   };
 }
 
-/** Answers whatever a route threw with the envelope. */
+/** Creates the Express error handler that answers any error thrown by a route with the error envelope. */
 export function errorHandler({ ids, logger, onFailed }: Pick<HttpFaceOptions, 'ids' | 'logger' | 'onFailed'>) {
   return (error: unknown, req: Request, res: Response, _next: NextFunction) => {
     const requestId = (res.locals.requestId as string | undefined) ?? ids.uuid();
-    // What still arrives of a refused body is discarded before its answer ends: that counts for no tenant.
+    // End the lease now: the rest of a refused body is still read and discarded before the answer ends, and must not
+    // count against the tenant.
     (res.locals.lease as Lease | undefined)?.end();
     if (req.destroyed && res.destroyed) return;
     let known: BridgeError;
@@ -278,6 +306,6 @@ export function errorHandler({ ids, logger, onFailed }: Pick<HttpFaceOptions, 'i
 
 const MALFORMED_PATH = 'The path is not percent-encoded as a URL asks for.';
 
-/** What the router throws for a parameter that cannot be decoded. */
+/** Recognises the router's error for a path parameter that cannot be decoded. */
 const isMalformedPath = (error: unknown) =>
   error instanceof URIError || (error instanceof Error && (error as { status?: unknown }).status === 400);

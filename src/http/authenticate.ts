@@ -10,7 +10,7 @@ const digest = (text: string) => createHash('sha256').update(text).digest();
 const bearerOf = (headers: IncomingHttpHeaders) =>
   /^Bearer\s+(\S+)\s*$/i.exec(headers.authorization ?? '')?.[1] ?? null;
 
-/** The keys given in headers of their own, in a fixed order. */
+/** Returns the API keys sent in dedicated headers, in a fixed order. */
 function keysIn(headers: IncomingHttpHeaders): [name: string, key: string][] {
   return keyHeaders.flatMap((name) => {
     const key = String(headers[name] ?? '').trim();
@@ -19,9 +19,15 @@ function keysIn(headers: IncomingHttpHeaders): [name: string, key: string][] {
 }
 
 /**
- * Decides who asks. With API keys the scope is the key's tenant; with a shared upstream key alone, or without any
- * credential, it is `local`; a passed-through credential is a scope of its own, together with the account it chooses,
- * known only by a keyed hash. The pepper is the database's and outlives the rotation of every other secret.
+ * Creates the function that authenticates a request and derives its scope.
+ *
+ * - With API keys configured, the scope is the key's tenant.
+ * - With only a shared upstream key, or without any credential, the scope is `local`.
+ * - A passed-through credential, together with the account it selects, is a scope of its own, identified by a keyed
+ *   hash.
+ *
+ * @param pepper key of that hash; it is stored in the database and does not change when other secrets are rotated
+ * @returns a function that throws {@link BridgeError} `bridge_unauthorized` for an unknown API key
  */
 export function createAuthentication(config: Config, pepper: string): (headers: IncomingHttpHeaders) => Caller {
   const { key: upstreamKey } = config.upstream;
@@ -33,7 +39,7 @@ export function createAuthentication(config: Config, pepper: string): (headers: 
   const tenantOf = (headers: IncomingHttpHeaders): string => {
     if (keys.length === 0) return 'local';
     const given = [bearerOf(headers) ?? '', ...keysIn(headers).map(([, key]) => key)].map(digest);
-    // Every key is compared, so that the time taken says nothing about which one came close.
+    // Compare every key, so that the response time does not reveal which key is close to a match.
     const matches = keys.filter(({ hash }) => given.filter((one) => timingSafeEqual(hash, one)).length > 0);
     if (!matches[0]) throw new BridgeError('bridge_unauthorized');
     return `tenant:${matches[0].tenant}`;
@@ -52,7 +58,8 @@ export function createAuthentication(config: Config, pepper: string): (headers: 
     const authorization = headers.authorization ?? null;
     const given = keysIn(headers);
     const account = accountOf(headers);
-    // A bearer token alone is hashed as itself, as it always was: what is stored under it keeps its scope.
+    // A bearer token alone is hashed without the JSON wrapper, as in earlier versions, so that stored sessions keep
+    // their scope.
     const alone = given.length === 0 && account === '';
     const credentialFp = keyed(alone ? (authorization ?? '') : JSON.stringify([authorization ?? '', given, account]));
     return {

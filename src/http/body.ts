@@ -12,10 +12,13 @@ const unpackers = new Map<string, () => NodeJS.ReadWriteStream & { destroy(): vo
   ['zstd', createZstdDecompress],
 ]);
 
-/** What has been read is gathered in blocks of this size: each has memory of its own, which can be given to a thread. */
+/**
+ * Size of the blocks in which a body is collected, in bytes. Each block has its own memory, so it can be transferred to
+ * a worker thread.
+ */
 const BLOCK = 1_048_576;
 
-/** Gathers chunks in few blocks, without ever copying all of them at once. */
+/** Collects chunks into a few blocks. At no time is the whole body copied at once. */
 function createBlocks() {
   const blocks: Buffer[] = [];
   let room = Buffer.alloc(0);
@@ -33,23 +36,25 @@ function createBlocks() {
         used += copied;
       }
     },
-    /** All of it. */
+    /** Returns all blocks, the last one trimmed. */
     end: (): Buffer[] => (used === 0 ? blocks : [...blocks, used === room.length ? room : room.subarray(0, used)]),
   };
 }
 
 /**
- * Reads a whole request body, unpacked, of at most `limit` bytes: the limit counts what comes out, so a small packed body
- * cannot grow beyond it, and so do the limits of the lease. Throws `BridgeError`: `bridge_body_too_large`,
- * `bridge_unsupported_media_type`, `bridge_invalid_json` (for a body that does not unpack), and what `lease.addBytes` throws.
+ * Reads and decompresses a whole request body. Both `limit` and the limits of the lease apply to the decompressed
+ * bytes, so a small compressed body cannot exceed them.
  *
+ * @param limit maximum size, in bytes
  * @returns the body in parts, each with memory of its own
+ * @throws {BridgeError} `bridge_body_too_large`, `bridge_unsupported_media_type`, `bridge_invalid_json` (for a body
+ * that cannot be decompressed), and any error of `lease.addBytes`
  */
 export async function readBody(req: IncomingMessage, limit: number, lease: Pick<Lease, 'addBytes'>): Promise<Buffer[]> {
   const declared = Number(req.headers['content-length'] ?? 0);
   if (declared > limit) throw new BridgeError('bridge_body_too_large');
   const encoding = req.headers['content-encoding']?.toLowerCase().trim() ?? 'identity';
-  // Leaving the loop must not destroy the connection: the client is still to be answered.
+  // Leaving the loop must not destroy the connection: the client still has to receive an answer.
   const source = encoding === 'identity' ? req.iterator({ destroyOnReturn: false }) : unpack(req, encoding);
   const blocks = createBlocks();
   let size = 0;
@@ -75,7 +80,11 @@ function unpack(req: IncomingMessage, encoding: string): Readable {
   return req.pipe(unpacker) as unknown as Readable;
 }
 
-/** A body that an outer app's own parser has read: its text is gone, and the value is all there is. Throws `BridgeError`. */
+/**
+ * Serialises a body that an outer app's parser has already consumed; its original text is no longer available.
+ *
+ * @throws {BridgeError} `bridge_invalid_request` for a body that is nested too deeply
+ */
 export function textOfParsed(body: object): string {
   try {
     return JSON.stringify(body);

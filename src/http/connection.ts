@@ -1,7 +1,7 @@
 import type { ServerResponse } from 'node:http';
 import { guarded } from '../faults.ts';
 
-/** What both kinds of sink need to know of their connection. */
+/** State of the client connection, as both kinds of sink need it. */
 export interface Connection {
   readonly open: boolean;
   onGone(listener: () => void): void;
@@ -9,8 +9,8 @@ export interface Connection {
 }
 
 /**
- * Watches one response: delivered when `finish` came before `close`, gone when it did not. Exactly one of the two
- * happens, once; a listener added afterwards is told at once.
+ * Watches one response. The result is `delivered` when `finish` comes before `close`, and `gone` otherwise. Exactly one
+ * of the two happens, once; a listener added later is called immediately.
  */
 export function watchConnection(res: ServerResponse): Connection {
   let end: 'delivered' | 'gone' | null = null;

@@ -2,19 +2,21 @@ import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import { isIPv6, type Socket } from 'node:net';
 import type { Config } from '../config.ts';
 
-/** Connections of one network that no authenticated request holds; each set the oldest first. */
+/**
+ * Connections of one network without an authenticated request in progress. Each set is ordered from oldest to newest.
+ */
 interface Strangers {
-  /** None of their requests was ever authenticated. */
+  /** Connections that have never carried an authenticated request. */
   unknown: Set<Socket>;
-  /** An authenticated request has ended on them. */
+  /** Connections on which an authenticated request has ended. */
   idle: Set<Socket>;
 }
 
 /**
- * What stands for one peer: an IPv4 address, or the first 64 bits of an IPv6 address, of which one host may use any
- * number.
+ * Returns the key under which the connections of one peer are counted: an IPv4 address, or the first 64 bits of an IPv6
+ * address, because one host may use any number of addresses within its /64.
  *
- * @param address as `Socket.remoteAddress` has it
+ * @param address as `Socket.remoteAddress` reports it
  */
 export function networkOf(address: string): string {
   const mapped = /^::ffff:([\d.]+)$/i.exec(address)?.[1];
@@ -30,40 +32,47 @@ export function networkOf(address: string): string {
 }
 
 export interface ConnectionGuard {
-  /** Bounds a server's connections from now on, together with those of every other server it watches. */
+  /** Starts limiting a server's connections. All watched servers share the same limits. */
   watch(server: Server): void;
   readonly open: number;
 }
 
 export interface ConnectionGuardOptions {
   limits: Pick<Config['limits'], 'connections' | 'peerConnections'>;
-  /** Several tenants may come: then none may hold more connections than are free for the others. */
+  /** Several tenants are possible. Then no tenant may hold more connections than remain free for the others. */
   several: boolean;
-  /** A connection was closed because its network, or this worker, had too many. */
+  /** Called when a connection was closed because its network, or this worker, had too many. */
   onClosed?(reason: 'peer' | 'worker'): void;
 }
 
-/** What keeps a request from holding its connection: its tenant holds too many, or all together do. */
+/**
+ * Reason why a request cannot hold its connection: its tenant holds too many (`scope`), or all tenants together do
+ * (`worker`).
+ */
 export type Unheld = 'scope' | 'worker';
 
-/** One place in so many is for connections that no authenticated request holds: health, metrics, admin, newcomers. */
+/**
+ * One in this many connections is reserved for those without an authenticated request: health, metrics, admin,
+ * newcomers.
+ */
 const RESERVED = 16;
 
 const holders = new WeakMap<Socket, (res: ServerResponse, scope: string) => Unheld | null>();
 
 /**
- * The sender of this request is known. Until its answer ends, its connection is not closed to make room for others.
+ * Marks the connection of an authenticated request as held: until the response ends, it is not closed to make room for
+ * others.
  *
- * @returns null, or what keeps the request from it; null on a server that is not guarded
+ * @returns null when the connection is held or the server is not guarded, otherwise the reason why it cannot be held
  */
 export function holdConnection(req: IncomingMessage, res: ServerResponse, scope: string): Unheld | null {
   return holders.get(req.socket)?.(res, scope) ?? null;
 }
 
 /**
- * Keeps connections within their bounds without turning newcomers away: one that comes when all places are taken has
- * the oldest connection closed that no authenticated request holds, of the network with most of these. A part of the
- * places can never be held, so that there is always one to close.
+ * Limits the number of connections without refusing new ones. When all are in use, a new connection evicts the oldest
+ * one without an authenticated request, from the network that has the most of these. A reserved part of the connections
+ * can never be held, so there is always one to evict.
  */
 export function createConnectionGuard({ limits, several, onClosed }: ConnectionGuardOptions): ConnectionGuard {
   const reserve = Math.max(1, Math.floor(limits.connections / RESERVED));
@@ -102,7 +111,7 @@ export function createConnectionGuard({ limits, several, onClosed }: ConnectionG
     socket.destroy();
     onClosed?.(reason);
   };
-  /** Closed here and counted so, though the system has not said it yet. */
+  /** Connections closed here and already subtracted from `open`, although their `close` event has not fired yet. */
   const closed = new WeakSet<Socket>();
 
   function arrive(socket: Socket): void {
@@ -147,7 +156,7 @@ export function createConnectionGuard({ limits, several, onClosed }: ConnectionG
 
   return {
     watch(server) {
-      // What has been closed here counts at the server until the system says so.
+      // The server still counts evicted connections until their `close` event fires.
       server.maxConnections = limits.connections + reserve;
       server.on('connection', arrive);
     },

@@ -6,11 +6,11 @@ import type { AnswerHead } from '../session/port.ts';
 /** Header in which Codex keeps the turn-state token of its user turn. */
 const TURN_STATE_HEADER = 'x-codex-turn-state';
 
-/** How long a refused sender is read on after its answer, milliseconds, and how many bytes of it are discarded. */
+/** Limits of reading on after a refused request was answered: time in milliseconds, and number of bytes discarded. */
 const LINGER_MS = 10_000;
 const LINGER_BYTES = 64 * 1024 * 1024;
 
-/** The headers every answer of a turn carries. The token is there only when its row is durable. */
+/** Returns the headers common to all answers of a turn. The token is included only when its row is durable. */
 export function headHeaders(requestId: string, head: AnswerHead | null): Record<string, string> {
   return {
     ...head?.headers,
@@ -21,7 +21,7 @@ export function headHeaders(requestId: string, head: AnswerHead | null): Record<
   };
 }
 
-/** Headers that tell a client whether and when to try again. */
+/** Returns the headers that tell a client whether and when to retry. */
 export function retryHeaders(error: BridgeError): Record<string, string> {
   return {
     ...error.headers,
@@ -31,7 +31,9 @@ export function retryHeaders(error: BridgeError): Record<string, string> {
   };
 }
 
-/** Answers with the error's status and OpenAI's envelope. Does nothing when the status has left already. */
+/**
+ * Sends the error's status and OpenAI's error envelope. Does nothing when the response headers have already been sent.
+ */
 export function sendError(res: Response, error: BridgeError, requestId: string, head: AnswerHead | null = null): void {
   if (res.headersSent || res.destroyed) return;
   res.status(error.status).set({ ...headHeaders(requestId, head), ...retryHeaders(error) });
@@ -39,9 +41,9 @@ export function sendError(res: Response, error: BridgeError, requestId: string, 
 }
 
 /**
- * Ends an answer whose status and other headers are set. Where a part of the request has not arrived, the whole answer
- * leaves at once, but the connection stays until the rest was read and discarded, within bounds: one that is closed with
- * unread bytes in it is reset, and the client sees a broken connection in place of the answer.
+ * Ends a response whose status and other headers are set. If part of the request has not arrived, the whole answer is
+ * sent at once, but the connection stays open until the rest was read and discarded, within limits: closing a socket
+ * with unread data resets it, and the client would see a broken connection instead of the answer.
  */
 export function endWithJson(res: ServerResponse, body: object): void {
   const text = JSON.stringify(body);
@@ -55,16 +57,23 @@ export function endWithJson(res: ServerResponse, body: object): void {
   else res.write(text);
   discard(req, () => {
     res.end();
-    // Beyond the bounds nothing of it is wanted any more.
+    // The rest exceeds the limits: drop the connection.
     if (!req.complete) req.destroy();
   });
 }
 
-/** Whether a request announces a body. One without is complete, but is so marked only after its listeners have run. */
+/**
+ * Returns whether the headers announce a body. `req.complete` is not enough: for a request without a body it becomes
+ * true only after the request listeners have run.
+ */
 const hasBody = ({ headers }: IncomingMessage) =>
   headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0;
 
-/** Reads a stream on without keeping anything, within the bounds of lingering; `over` is called once, at the end of it. */
+/**
+ * Reads and discards the rest of a stream within `LINGER_MS` and `LINGER_BYTES`.
+ *
+ * @param over called once, when the stream has ended or a limit is reached
+ */
 export function discard(stream: NodeJS.ReadableStream, over: () => void): void {
   let bytes = 0;
   let ended = false;
@@ -79,7 +88,7 @@ export function discard(stream: NodeJS.ReadableStream, over: () => void): void {
     bytes += chunk.length;
     if (bytes > LINGER_BYTES) end();
   };
-  // On real time: what the other side does takes that, whatever clock deadlines run on.
+  // Uses real time, not the injected clock: the peer sends in real time.
   const timer = setTimeout(end, LINGER_MS);
   timer.unref();
   for (const event of ['end', 'close', 'error']) stream.once(event, end);

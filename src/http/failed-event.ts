@@ -2,13 +2,13 @@ import { memberText } from '../json.ts';
 import { bareResponse } from '../transcript/bare-response.ts';
 import { isBeginning } from '../upstream/frames.ts';
 
-/** The `sequence_number` an event carries, found without parsing it: it is a top-level number of every typed event. */
+/** Extracts the `sequence_number` of an event without parsing it. Every typed event has it as a top-level number. */
 export function sequenceOf(json: string): number | null {
   const match = /"sequence_number":\s*(\d+)/.exec(json);
   return match ? Number(match[1]) : null;
 }
 
-/** The id of the response that an event announces; null for an event that announces none. */
+/** Returns the id of the response that an event announces, or null for an event that announces none. */
 export function responseIdOf(type: string, json: string): string | null {
   if (!isBeginning({ type })) return null;
   const id: unknown = JSON.parse(memberText(memberText(json, 'response') ?? '', 'id') ?? 'null');
@@ -18,21 +18,21 @@ export function responseIdOf(type: string, json: string): string | null {
 export interface FailedEventInput {
   error: { code: string; message: string; bridge_code?: string };
   requestId: string;
-  /** The response that the client has been shown the beginning of: OpenAI's SDK takes no other after it. */
+  /** Id of the response whose beginning was sent to the client. OpenAI's SDK accepts no other id after it. */
   responseId: string | null;
-  /** The model the request asked for, or null when it named none. */
+  /** Model named in the request, or null when it named none. */
   model: string | null;
-  /** Wall clock in milliseconds. */
+  /** Wall-clock time, in milliseconds. */
   now: number;
-  /** The client has been shown the beginning of its response. */
+  /** True when the client has received the beginning of its response. */
   begun: boolean;
-  /** Last sequence number that was shown, or -1. */
+  /** Last sequence number that was sent, or -1. */
   sequence: number;
 }
 
 /**
- * The events that end a stream that the bridge must fail: `response.created` first when the client has not seen the
- * beginning of one, because clients take nothing before it.
+ * Builds the events that end a failed stream. They begin with `response.created` when the client has received no
+ * beginning of a response, because clients accept nothing before it.
  */
 export function failedEvent(input: FailedEventInput): { type: string; json: string }[] {
   const { error, requestId, model, begun, sequence } = input;

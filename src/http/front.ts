@@ -6,7 +6,7 @@ import { type Config, hostAndPort, isLoopback } from '../config.ts';
 import { BridgeError } from '../errors.ts';
 import { isSameOrigin } from '../observe/access.ts';
 
-/** Everything this bridge serves is one of these or lies below it. */
+/** Paths of the bridge. Everything it serves is one of these or lies below one. */
 export const ownPaths = [
   '/v1/responses',
   '/v1/models',
@@ -24,12 +24,14 @@ export const ownPaths = [
   '/ready',
 ] as const;
 
-/** Names by which containers call the machine that they run on; they cannot be had from a public registrar. */
+/**
+ * Names by which containers reach their host. A public registrar cannot issue them, so DNS rebinding cannot use them.
+ */
 const containersNames = ['host.docker.internal', 'gateway.docker.internal', 'host.containers.internal'];
 
 /**
- * Probes come to an address of their own choice, and the old ones with no `Host` at all. Neither lets a foreign page in: one
- * whose name was made to point here comes with a name.
+ * Paths of health probes. Probes address the server by an IP of their choice, and HTTP/1.0 probes send no `Host` at
+ * all. Accepting both admits no foreign page: a page that uses DNS rebinding sends a name.
  */
 const forProbes = /^\/(?:health|ready)\/?(?:\?|$)/i;
 export const ONE_HOST = 'There must be one Host header.';
@@ -51,31 +53,34 @@ const EXPOSED = [
   'x-ratelimit-reset-requests',
   'x-ratelimit-reset-tokens',
 ].join(', ');
-/** How long a browser may remember what it was allowed, seconds. */
+/** Time for which a browser may cache the result of a preflight, in seconds. */
 const PREFLIGHT_MAX_AGE = '600';
 
-/** The rule that stands in front of everything. */
+/** Check of `Host` and `Origin` that runs before all other handling of a request. */
 export interface Front {
-  /** Throws the error of a request that may not enter. */
+  /** Throws a {@link BridgeError} when the request is not admitted. */
   admit(req: IncomingMessage): void;
-  /** The same for an app; answers preflights, and tells pages of listed origins what they may read. */
+  /**
+   * Does the same check as Express middleware. It also answers preflights and sets the CORS headers for listed origins.
+   */
   readonly handler: RequestHandler;
-  /** `handler` for the bridge's own paths alone: an outer app has rules of its own for all others. */
+  /** Applies `handler` to the bridge's own paths only. An outer app has its own rules for all other paths. */
   readonly ownHandler: RequestHandler;
 }
 
 /**
- * Which `Host` and `Origin` may enter.
+ * Creates the check of `Host` and `Origin`.
  *
- * `Host`: a page whose name was made to point at this machine (DNS rebinding) comes with its own name there. While HOST is
- * loopback, or HOLDFAST_PUBLIC_HOSTS says the names, only known ones enter: loopback, HOST, and those listed; beyond
- * loopback also the addresses of this machine. Where HOST is open to others and no names are listed, any enters:
- * services are reached under names that only their cluster or balancer knows, and every path that spends or shows
- * anything asks there for an API key or the admin token, which no foreign page has.
+ * `Host`: a page that uses DNS rebinding to reach this machine sends its own name. When HOST is loopback, or
+ * HOLDFAST_PUBLIC_HOSTS lists names, only known names are admitted: loopback, HOST and the listed ones; when HOST is
+ * not loopback, also the addresses of this machine. When HOST is open to others and no names are listed, every name is
+ * admitted: services are reached under names that only their cluster or balancer knows, and every path that spends or
+ * shows anything then requires an API key or the admin token, which a foreign page does not have.
  *
- * `Origin`: pages of other origins enter only where HOLDFAST_CORS_ORIGINS lists them, and operators' paths not even then.
+ * `Origin`: pages of other origins are admitted only when HOLDFAST_CORS_ORIGINS lists them, and never on operators'
+ * paths.
  *
- * @param addresses of this machine; default: its interfaces
+ * @param addresses addresses of this machine; default: those of its network interfaces
  */
 export function createFront(config: Config['server'], addresses: readonly string[] = machineAddresses()): Front {
   const { host, publicHosts, corsOrigins } = config;
@@ -103,13 +108,17 @@ export function createFront(config: Config['server'], addresses: readonly string
       throw new BridgeError('bridge_malformed_request', { detail: ONE_HOST });
     }
     if (!isKnown(req.headers.host!, isProbe)) throw new BridgeError('bridge_forbidden_host');
-    // A target that is a whole URL names the host once more, and takes precedence.
+    // An absolute-form target repeats the host and takes precedence over the header.
     const target = targetOf(req);
     if (target.startsWith('/') || target === '*') return;
     if (!isKnown(URL.parse(target)?.host ?? '', isProbe)) throw new BridgeError('bridge_forbidden_host');
   }
 
-  /** The origin, where it is a listed one; null where the request is from no foreign page. Throws for all others. */
+  /**
+   * Returns the origin if it is listed, or null when the request does not come from a foreign page.
+   *
+   * @throws {BridgeError} `bridge_forbidden_origin` for every other origin
+   */
   function foreignOrigin(req: IncomingMessage): string | null {
     const { origin } = req.headers;
     if (origin === undefined || isSameOrigin(req.headers)) return null;
@@ -121,7 +130,7 @@ export function createFront(config: Config['server'], addresses: readonly string
   }
 
   const enter = (req: IncomingMessage): string | null => {
-    // No id and no name holds it, and the database takes it in no text.
+    // No id or name contains NUL, and PostgreSQL accepts it in no text value.
     if (targetOf(req).includes('%00'))
       throw new BridgeError('bridge_malformed_request', { detail: 'NUL in the path.' });
     checkHost(req);
@@ -156,10 +165,10 @@ function isOwn(target: string): boolean {
   return ownPaths.some((own) => path === own || path.startsWith(`${own}/`));
 }
 
-/** The target as it was sent: what a router that is mounted below a path sees is shorter. */
+/** Returns the target as sent. A router mounted below a path sees only the rest of it in `req.url`. */
 const targetOf = (req: IncomingMessage): string => (req as { originalUrl?: string }).originalUrl ?? req.url ?? '';
 
-/** The path as the router sees it, with its query. */
+/** Returns the path as the router sees it, with its query. */
 function pathOf(req: IncomingMessage): string {
   const target = req.url ?? '';
   if (target.startsWith('/')) return target;

@@ -12,16 +12,16 @@ export interface JsonSinkOptions {
   res: Response;
   requestId: string;
   clock: Clock;
-  /** Milliseconds a client may take nothing of its answer before it is cut off. */
+  /** Time for which a client may accept no part of its answer before its connection is closed, in milliseconds. */
   slowClientMs: number;
 }
 
-/** A body leaves in pieces of this size, bytes: each that is taken shows that the client reads. */
+/** Size of the pieces in which a body is written, in bytes. Each accepted piece shows that the client is reading. */
 const PIECE_BYTES = 65_536;
 
 /**
- * The client's end of a `stream: false` answer: events are not shown, the terminal's response object is the body. Status
- * and body leave together at the end, so every failure has its own status.
+ * Creates the client side of a `stream: false` answer. Events are not sent; the response object of the terminal event
+ * becomes the body. Status and body are sent together at the end, so every failure gets its own status.
  */
 export function createJsonSink({ res, requestId, clock, slowClientMs }: JsonSinkOptions): ClientSink {
   const connection = watchConnection(res);
@@ -55,7 +55,7 @@ export function createJsonSink({ res, requestId, clock, slowClientMs }: JsonSink
       write();
       wait();
     } catch (error) {
-      // What was to be said cannot be written: the client gets an answer all the same.
+      // The answer could not be written. Send an error instead, so that the client gets an answer.
       sendError(res, new BridgeError('bridge_internal', { cause: error }), requestId);
       throw error;
     }
@@ -71,7 +71,7 @@ export function createJsonSink({ res, requestId, clock, slowClientMs }: JsonSink
       once(() => {
         res.set(headHeaders(requestId, head));
         if (type !== 'response.failed') {
-          // The text as it came: a value that was parsed and written again may have changed.
+          // Use the original text: parsing and serialising a value again may change it.
           const body = Buffer.from(memberText(json, 'response') ?? 'null');
           res.status(200).set({
             'content-type': 'application/json; charset=utf-8',

@@ -17,8 +17,11 @@ export interface PassOptions {
 }
 
 /**
- * Passes one call that opens no turn to the provider and streams its answer back. Throws `bridge_upstream_unreachable`
- * when there is none; a client that goes away ends the call. Resolves to the provider's status, 499 for a client that left.
+ * Forwards one call that starts no turn to the provider and streams the answer back. The call is aborted when the
+ * client disconnects.
+ *
+ * @returns the provider's status, or 499 when the client disconnected
+ * @throws {BridgeError} `bridge_upstream_unreachable` when the provider cannot be reached
  */
 export async function pass(req: Request, res: Response, options: PassOptions): Promise<number> {
   const { transport, target, caller, path, body, requestId } = options;
@@ -56,14 +59,16 @@ export async function pass(req: Request, res: Response, options: PassOptions): P
   }
 }
 
-/** Pages of a list that are read for one item, items on each, and bytes that a page may have. */
+/** Limits of a search for one item: pages read, items per page, and bytes per page. */
 const MOST_PAGES = 50;
 const PER_PAGE = 100;
 const PAGE_BYTES = 16 * 1024 * 1024;
 
 /**
- * Whether the list at a path below the upstream's base URL holds an item of this id. It reads the list from its beginning
- * with the caller's credential, and no further than some thousand items. Throws `bridge_upstream_unreachable`.
+ * Checks whether the list at a path below the upstream's base URL contains an item. Reads the list from its beginning
+ * with the caller's credential, up to `MOST_PAGES` pages of `PER_PAGE` items.
+ *
+ * @throws {BridgeError} `bridge_upstream_unreachable`
  */
 export async function listsItem(
   req: Request,
@@ -108,7 +113,7 @@ async function readList(transport: UpstreamTransport, call: HttpCall): Promise<{
 const unreachableError = (cause: UpstreamUnreachable) =>
   new BridgeError('bridge_upstream_unreachable', { detail: `${cause.message}.`, cause });
 
-/** A request's headers as single lower-cased strings. */
+/** Flattens request headers to single strings with lower-case names. */
 export function flatHeaders(headers: Request['headers']): Record<string, string> {
   return Object.fromEntries(
     Object.entries(headers).flatMap(([name, value]) =>

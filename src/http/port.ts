@@ -1,25 +1,40 @@
 import type { ClientSink, TurnRequest } from '../session/port.ts';
 import type { Lease } from '../session/quota.ts';
 
-/** Whether this worker may be sent requests, and why not. */
+/** Readiness of this worker to receive requests, with the reasons if it is not ready. */
 export interface Readiness {
   ready: boolean;
   reasons: readonly string[];
 }
 
-/** What the HTTP face asks of the bridge behind it. */
+/** Services of the bridge that the HTTP layer uses. */
 export interface TurnService {
-  /** Takes a validated request and its lease; everything else reaches the client through its sink. */
+  /**
+   * Starts a turn for a validated request and takes over its lease. Results and errors reach the client through the
+   * sink.
+   */
   turn(request: TurnRequest, sink: ClientSink, lease: Lease): void;
-  /** Whether a response id is known in this scope. Throws `StoreUnavailable`. */
+  /**
+   * Returns whether a response id is known in this scope.
+   *
+   * @throws {StoreUnavailable}
+   */
   knowsResponse(scope: string, responseId: string): Promise<boolean>;
-  /** The first of these ids that no turn of this scope made; null without one. Throws `StoreUnavailable`. */
+  /**
+   * Returns the first of these ids that no turn of this scope produced, or null when there is none.
+   *
+   * @throws {StoreUnavailable}
+   */
   notMade(scope: string, ids: readonly string[]): Promise<string | null>;
-  /** Erases what is kept of a response that the provider has deleted. Throws `StoreUnavailable`. */
+  /**
+   * Deletes the stored data of a response that the provider has deleted.
+   *
+   * @throws {StoreUnavailable}
+   */
   forgetResponse(scope: string, responseId: string): Promise<void>;
   readiness(): Promise<Readiness>;
-  /** While true, connections are asked to close: this worker is about to go, but still serves. */
+  /** True when this worker is about to stop but still serves. Answers ask clients to close their connections. */
   readonly leaving?: boolean;
-  /** While true, new turns are refused and connections are asked to close. */
+  /** True when new turns are refused. Answers ask clients to close their connections. */
   readonly draining: boolean;
 }

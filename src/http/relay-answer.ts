@@ -4,7 +4,10 @@ import { clientHeaders } from '../upstream/answer-headers.ts';
 import type { UpstreamAnswer } from '../upstream/port.ts';
 import { headHeaders } from './envelope.ts';
 
-/** Relays an upstream answer with status and body unchanged. Its own headers say more than its connection's. */
+/**
+ * Relays an upstream answer with its status and body unchanged. Headers of the answer itself override those of its
+ * upstream connection.
+ */
 export function relayAnswer(res: Response, answer: UpstreamAnswer, requestId: string, head: AnswerHead | null): void {
   const { status, headers, body } = answer;
   res.writeHead(status >= 200 && status < 600 ? status : 502, {

@@ -16,46 +16,50 @@ import { answerSocket, refuseUpgrade } from './upgrade.ts';
 
 export interface Listening {
   server: Server;
-  /** e.g. `http://127.0.0.1:8787`. */
+  /** Base URL, for example `http://127.0.0.1:8787`. */
   url: string;
   port: number;
-  /** Stops accepting; idle connections are closed, busy ones may end until `graceMs` is over. */
+  /** Stops accepting connections and closes idle ones. Busy connections are closed after `graceMs` milliseconds. */
   close(graceMs: number): Promise<void>;
 }
 
-/** Takes an upgrade over, socket and all. */
+/** Handles an upgrade request and takes over its socket. */
 export type UpgradeListener = (req: IncomingMessage, socket: Duplex, head: Buffer) => void;
 
 const LIMITS: ServerOptions = {
-  // A long answer is no slow request: only the time until the request was read is bounded.
+  // These limit only the time to receive a request. An answer may take longer.
   requestTimeout: 120_000,
   headersTimeout: 30_000,
   connectionsCheckingInterval: 5_000,
-  // Request line and headers together, bytes.
+  // Request line and headers together, in bytes.
   maxHeaderSize: 32_768,
-  // Node's own refusal has no envelope.
+  // Node's own refusal has no error envelope; this server checks the header itself.
   requireHostHeader: false,
   noDelay: true,
 };
 
-/** Requests of one connection that may be in hand at once. No client of this API pipelines. */
+/** Maximum number of unanswered requests on one connection. No client of this API pipelines. */
 const MOST_PIPELINED = 32;
 
-/** What the parser and its timers refuse, by the code of their error; all else is malformed. */
+/**
+ * Errors for requests that the parser or its timers refuse, by Node's error code. All others are reported as malformed.
+ */
 const refusals = new Map<string, BridgeCode>([
   ['HPE_HEADER_OVERFLOW', 'bridge_headers_too_large'],
   ['HPE_CHUNK_EXTENSIONS_OVERFLOW', 'bridge_body_too_large'],
   ['ERR_HTTP_REQUEST_TIMEOUT', 'bridge_request_timeout'],
 ]);
 
-/** Every other protocol that a client offers to change to may be passed over, and the request is served as it is. */
+/**
+ * Accepts only upgrades to WebSocket. A server may ignore any other upgrade offer and serve the request as plain HTTP.
+ */
 const asksForWebSocket = ({ headers }: IncomingMessage) => /\bwebsocket\b/i.test(headers.upgrade ?? '');
 
-/** A path, `*`, or an absolute URL of HTTP: routers find no path in one of another scheme. */
+/** Accepts a path, `*`, or an absolute HTTP URL. Routers cannot match a path in a URL of another scheme. */
 const isTarget = (target: string) =>
   target.startsWith('/') || target === '*' || (/^https?:\/\//i.test(target) && URL.canParse(target));
 
-/** Answers a request that no app has seen. */
+/** Answers a request directly, without going through the app. */
 function answerPlainly(res: ServerResponse, error: BridgeError): void {
   res.statusCode = error.status;
   for (const [name, value] of Object.entries(retryHeaders(error))) res.setHeader(name, value);
@@ -63,17 +67,21 @@ function answerPlainly(res: ServerResponse, error: BridgeError): void {
 }
 
 /**
- * An HTTP server on which nothing that a peer sends ends the process, and which answers with the envelope whatever its
- * parser refuses. It does not listen yet.
+ * Creates an HTTP server that no input of a peer can crash, and that answers requests its parser refuses with the error
+ * envelope. It does not listen yet.
  *
- * @param onUpgrade gets requests for a WebSocket; other upgrades are not taken up
+ * @param onUpgrade receives requests for a WebSocket; other upgrade offers are ignored
  */
 export function createHttpServer(app: RequestListener, options: ServerOptions, onUpgrade: UpgradeListener): Server {
   const server = createServer({ ...LIMITS, ...options, ...{ shouldUpgradeCallback: asksForWebSocket } });
-  /** Answers that are not over, by the connection they are for, in the order of their requests. */
+  /** Unfinished responses of each connection, in the order of their requests. */
   const open = new WeakMap<Duplex, Set<ServerResponse>>();
 
-  /** @returns how many answers of this connection are not over, this one included */
+  /**
+   * Registers a response as unfinished.
+   *
+   * @returns the number of unfinished responses of this connection, including this one
+   */
   function owe({ socket }: IncomingMessage, res: ServerResponse): number {
     const answers = open.get(socket) ?? new Set();
     open.set(socket, answers);
@@ -82,7 +90,10 @@ export function createHttpServer(app: RequestListener, options: ServerOptions, o
     return answers.size;
   }
 
-  /** What is written past HTTP's own queue waits for the answers to earlier requests: clients tell them apart by order. */
+  /**
+   * Runs `write` after the earlier responses have closed. Output that bypasses Node's response queue must keep the
+   * order, because clients match answers to requests by order.
+   */
   function afterThese(earlier: readonly ServerResponse[], write: () => void): void {
     let left = earlier.length;
     if (left === 0) return write();
@@ -102,7 +113,7 @@ export function createHttpServer(app: RequestListener, options: ServerOptions, o
     if (req.httpVersion === '1.1' && req.headers.host === undefined) {
       return answerPlainly(res, new BridgeError('bridge_malformed_request', { detail: ONE_HOST }));
     }
-    // A router cannot read such a target, and so would not call anything that answers it.
+    // Routers cannot parse other targets and would never call a handler for them.
     if (!isTarget(req.url ?? '')) return answerPlainly(res, new BridgeError('bridge_malformed_request'));
     guarded('client connection', app, () => socket.destroy())(req, res);
   });
@@ -110,15 +121,15 @@ export function createHttpServer(app: RequestListener, options: ServerOptions, o
   server.on(
     'clientError',
     guarded('client connection', (error: NodeJS.ErrnoException, socket: Duplex) => {
-      // The parser reports every further piece of what it has refused already.
+      // The parser reports each further chunk after it has refused the first.
       if (refused.has(socket)) return;
       refused.add(socket);
       if (error.code === 'ECONNRESET') return void socket.destroy();
       const answers = openOf(socket);
-      // The one whose request was refused in the middle; what was refused before or after a request has none.
+      // The response whose request was refused half-way. An error before or after a request belongs to no response.
       const broken = answers.find(({ req }) => !req.complete);
       const refuse = () => {
-        // Into an answer that has begun, no other can be written.
+        // A response that has started cannot be replaced by another one.
         if (broken?.headersSent) return void socket.destroy();
         answerSocket(socket, new BridgeError(refusals.get(error.code ?? '') ?? 'bridge_malformed_request'));
       };
@@ -138,7 +149,7 @@ export function createHttpServer(app: RequestListener, options: ServerOptions, o
     afterThese(openOf(socket), () => answerSocket(socket, refusal, ['allow: GET, POST, DELETE']));
   });
   server.on('upgrade', (req, socket, head) => {
-    // It is this listener's alone from here: without one of its own, an error of the socket ends the process.
+    // Node hands the socket over without an error listener; without one, a socket error would end the process.
     socket.on('error', () => socket.destroy());
     const take = guarded('upgrade', onUpgrade, () => socket.destroy());
     afterThese(openOf(socket), () => take(req, socket, head));
@@ -146,7 +157,11 @@ export function createHttpServer(app: RequestListener, options: ServerOptions, o
   return server;
 }
 
-/** Starts listening. Rejects with the system's error when the address cannot be used. */
+/**
+ * Starts listening.
+ *
+ * @returns the bound address and a `close` function; rejects with the system's error when the address cannot be used
+ */
 export async function startListening(
   server: Server,
   { host, port, exclusive = false }: { host: string; port: number; exclusive?: boolean },
@@ -158,7 +173,7 @@ export async function startListening(
       resolve();
     });
   });
-  // A connection that cannot be accepted, for want of descriptors above all, is an error of the server.
+  // The server emits an error when it cannot accept a connection, usually for lack of file descriptors.
   server.on('error', (error) => reportFault(error, 'listener'));
   const bound = server.address() as AddressInfo;
   const shown = bound.family === 'IPv6' ? `[${bound.address}]` : bound.address;
@@ -178,13 +193,15 @@ export async function startListening(
   };
 }
 
-/** Serves an app. Rejects with the system's error when the address cannot be used. */
+/**
+ * Creates a server for an app and starts listening. Rejects with the system's error when the address cannot be used.
+ */
 export function listen(
   app: RequestListener,
   address: { host: string; port: number },
   onUpgrade: UpgradeListener = refuseUpgrade,
   options: ServerOptions = {},
 ): Promise<Listening> {
-  // Longer than the 60 s that common balancers keep idle connections, so that they close first.
+  // Longer than the 60 s for which common balancers keep idle connections, so that the balancer closes first.
   return startListening(createHttpServer(app, { keepAliveTimeout: 75_000, ...options }, onUpgrade), address);
 }

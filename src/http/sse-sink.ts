@@ -11,18 +11,19 @@ import { relayAnswer } from './relay-answer.ts';
 export interface SseSinkOptions {
   res: Response;
   requestId: string;
-  /** The model the request asked for. */
+  /** Model named in the request. */
   model: string | null;
   clock: Clock;
-  /** Milliseconds between comments to a client that is shown nothing. */
+  /** Interval between keepalive comments while no event is sent, in milliseconds. */
   keepaliveMs: number;
-  /** Milliseconds a client may go without reading before it is cut off. */
+  /** Time for which a client may read nothing before its connection is closed, in milliseconds. */
   slowClientMs: number;
 }
 
 /**
- * The client's end of a streamed answer. The status is held back, so that a failure that is known early has the right
- * one; once it has left, every failure is one `response.failed`, since clients ignore a bare `error` event.
+ * Creates the client side of a streamed answer. The status is held back until the first event, so that an early failure
+ * can use its own status. After the headers were sent, every failure is one `response.failed` event, because clients
+ * ignore a bare `error` event.
  */
 export function createSseSink(options: SseSinkOptions): ClientSink {
   const { res, requestId, clock, keepaliveMs, slowClientMs } = options;
@@ -72,7 +73,10 @@ export function createSseSink(options: SseSinkOptions): ClientSink {
     for (const text of early) write(text);
     keepalive();
   };
-  /** False once the client reads slower than it is written to; from then on its patience runs. */
+  /**
+   * Writes to the client. Returns false when the client reads more slowly than data arrives; `slowClientMs` then starts
+   * to run.
+   */
   const write = (text: string): boolean => {
     if (!connection.open) return true;
     if (res.write(text)) return true;
@@ -82,7 +86,10 @@ export function createSseSink(options: SseSinkOptions): ClientSink {
     }
     return false;
   };
-  /** What is left of an ended answer must leave too: a client that takes none of it holds its connection for so long. */
+  /**
+   * Limits the time in which the buffered rest of an ended answer must be delivered; otherwise a client that stops
+   * reading would hold its connection.
+   */
   const awaitDelivery = () => {
     if (!stalled && connection.open) stopPatience = clock.after(slowClientMs, () => res.destroy());
   };
@@ -164,15 +171,16 @@ export function createSseSink(options: SseSinkOptions): ClientSink {
 }
 
 /**
- * One event as it is written: an `event` line and one `data` line. Line breaks stand between the tokens of pretty-printed
- * JSON, never inside its strings, so that leaving them out changes no value. A type with one is no name of an event.
+ * Formats one server-sent event as an `event` line and one `data` line. Line breaks can stand only between the tokens
+ * of pretty-printed JSON, never inside its strings, so removing them changes no value. A type that is empty or contains
+ * a line break cannot be an event name and is left out.
  */
 function eventText(type: string, json: string): string {
   const data = /[\r\n]/.test(json) ? json.replaceAll(/[\r\n]+/g, '') : json;
   return /[\r\n]/.test(type) || type === '' ? `data: ${data}\n\n` : `event: ${type}\ndata: ${data}\n\n`;
 }
 
-/** Code and message of a refusal that must become an event. */
+/** Returns the code and message of an upstream refusal that has to be sent as an event. */
 function describe(answer: UpstreamAnswer): { code: string; message: string } {
   try {
     const { error } = JSON.parse(answer.body.toString('utf8')) as {

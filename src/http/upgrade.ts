@@ -3,14 +3,14 @@ import type { Duplex } from 'node:stream';
 import { BridgeError } from '../errors.ts';
 import { discard, retryHeaders } from './envelope.ts';
 
-/** How long an answer may take to leave, milliseconds. */
+/** Time within which an answer must have been flushed, in milliseconds; then the socket is destroyed. */
 const FLUSH_MS = 12_000;
 
 /**
- * Answers a request that has left HTTP's own machinery, or never reached it, and ends its connection, after what was still
- * arriving has been read and discarded.
+ * Writes an error answer directly to a socket that is not, or no longer, handled by Node's HTTP server. Reads and
+ * discards what still arrives, then closes the connection.
  *
- * @param headers further ones, as lines
+ * @param headers additional header lines
  */
 export function answerSocket(socket: Duplex, error: BridgeError, headers: readonly string[] = []): void {
   socket.on('error', () => socket.destroy());
@@ -31,13 +31,13 @@ export function answerSocket(socket: Duplex, error: BridgeError, headers: readon
   kill.unref();
   socket.once('close', () => clearTimeout(kill));
   const sent = new Promise<void>((flushed) => void socket.end(lines.join('\r\n'), () => flushed()));
-  // A peer that has said everything may still be reading.
+  // The peer may have ended its side and still be reading the answer.
   discard(socket, () => void sent.then(() => socket.destroy()));
 }
 
 /**
- * Answers an upgrade with 426: it is the one refusal that makes Codex fall back to HTTP at once and silently.
- * Attach it to the server's `upgrade` event.
+ * Answers an upgrade with 426, the only refusal that makes Codex fall back to HTTP immediately and silently. Attach it
+ * to the server's `upgrade` event.
  */
 export function refuseUpgrade(_req: IncomingMessage, socket: Duplex): void {
   answerSocket(socket, new BridgeError('bridge_websocket_unsupported'), ['upgrade: HTTP/1.1']);

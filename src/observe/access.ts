@@ -4,7 +4,7 @@ import type { Config } from '../config.ts';
 import { BridgeError } from '../errors.ts';
 import type { KeyRing } from '../token/keyring.ts';
 
-/** Says who may look inside: throws the error that anybody else gets. */
+/** Check of operators' access. Throws {@link BridgeError} `bridge_unauthorized` for requests without it. */
 export type AccessRule = (req: {
   headers: IncomingHttpHeaders;
   httpVersion?: string;
@@ -13,26 +13,33 @@ export type AccessRule = (req: {
 
 const loopbackName = /^(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?$/i;
 const loopbackAddress = /^(::1|(::ffff:)?127(\.\d{1,3}){3})$/i;
-/** What proxies add to a request. */
+/** Request headers that only proxies add. */
 const byProxy =
   /^(?:forwarded|via|x-forwarded(?:-.*)?|x-real-ip|x-client-ip|x-cluster-client-ip|x-original-.*|true-client-ip|cf-.*|x-envoy-.*|x-amzn-trace-id)$/;
 const digest = (text: string) => createHash('sha256').update(text).digest();
 
 /**
- * Whether operators need a token. Where keys tell clients apart, or clients spend a key of the operator's, a request from
- * loopback proves nothing: a proxy on this machine sends strangers' requests from there, and by default marks none.
+ * Returns whether operators need a token. When API keys tell clients apart, or clients use the operator's upstream key,
+ * a loopback address proves nothing: a proxy on this machine forwards remote requests from there, and by default does
+ * not mark them.
  */
 export const needsAdminToken = ({ security, upstream }: Pick<Config, 'security' | 'upstream'>): boolean =>
   security.apiKeys.length > 0 || upstream.key !== null;
 
-/** The admin token of an installation that was given none: the same at all workers that share their secrets. */
+/**
+ * Derives the admin token of an installation that has none configured. It is the same on all workers that share their
+ * secrets.
+ */
 export const adminTokenOf = ({ signing }: Pick<KeyRing, 'signing'>): string =>
   createHmac('sha256', signing.key).update('holdfast-admin-token').digest('base64url');
 
 /**
- * With an admin token: its bearer. Without one: whatever comes from the loopback address, asks for a loopback name, and
- * was not sent on by a proxy; a foreign name that was made to point here comes with that name in `Host`. HTTP/1.0 is
- * spoken by proxies alone. The rule throws `bridge_unauthorized`.
+ * Creates the check of operators' access. With an admin token, the request must carry it as a bearer token. Without
+ * one, the request must come from a loopback address, use a loopback name in `Host`, and not come through a proxy. The
+ * check of `Host` stops DNS rebinding, where the header holds the foreign name. HTTP/1.0 is refused because only
+ * proxies use it.
+ *
+ * @returns a rule that throws {@link BridgeError} `bridge_unauthorized`
  */
 export function createOperatorAccess(adminToken: string | null): AccessRule {
   const expected = adminToken === null ? null : digest(adminToken);
@@ -53,12 +60,12 @@ export function createOperatorAccess(adminToken: string | null): AccessRule {
 }
 
 /**
- * Whether a request comes from no page, or from one of this very host. Browsers name the page in `Origin`; programs that
- * are no browsers send none.
+ * Returns whether a request does not come from a web page, or comes from a page of the same host. Browsers name the
+ * page's origin in `Origin`; other programs do not send the header.
  */
 export function isSameOrigin({ origin, host }: IncomingHttpHeaders): boolean {
   if (origin === undefined) return true;
   const page = URL.parse(origin);
-  // A port that is the scheme's own may be written or not.
+  // Parsing both sides drops a default port, which may or may not be written.
   return page !== null && page.host !== '' && page.host === URL.parse(`${page.protocol}//${host ?? ''}`)?.host;
 }

@@ -8,7 +8,7 @@ import type { FlightEnding, FlightEvent, FlightRecord } from './flight.ts';
 import { sessionPhrase, turnPhrase } from './phrases.ts';
 import { type ReplayedStep, replaySteps } from './replay.ts';
 
-/** What the database knows of the session now; null and empty for what is gone. */
+/** Current database rows about the session. Null or empty where a row no longer exists. */
 export interface StoryRows {
   session: SessionRow | null;
   turns: readonly TurnRow[];
@@ -17,7 +17,7 @@ export interface StoryRows {
 
 const short = (id: string) => id.slice(0, 8);
 
-/** A state value as one reads it: `live.idle`, and `live.streaming (flow.waiting, client.attached)`. */
+/** Formats a state value for people: `live.idle`, or `live.streaming (flow.waiting, client.attached)`. */
 export function stateText(value: unknown): string {
   if (typeof value === 'string') return value;
   const entries = Object.entries(value as Record<string, unknown>);
@@ -30,7 +30,7 @@ export function stateText(value: unknown): string {
   return `(${entries.map(([name, below]) => `${name}.${stateText(below)}`).join(', ')})`;
 }
 
-/** What the machine itself says about the transition that was taken; null when the event changed nothing. */
+/** Returns the machine's own description of the transition taken, or null when the event changed nothing. */
 export function meaningOf({ before, event }: ReplayedStep): string | null {
   const [taken] = sessionMachine.getTransitionData(before, event);
   return taken?.description ?? null;
@@ -77,7 +77,7 @@ function turnSentences({ turns }: StoryRows, ending: FlightEnding | null): strin
   return [`Turn ${short(row.id)} was started by ${by} and ${recorded}${later}.`];
 }
 
-/** Why a client got an error: the fault in words, or what the upstream said. */
+/** Explains why a client received an error: the fault in words, or the upstream's status. */
 function whySentence({ fault, upstreamStatus }: Pick<FailedRequest, 'fault' | 'upstreamStatus'>): string {
   const known = fault === null ? undefined : catalogue[fault as keyof typeof catalogue];
   const why = known
@@ -107,16 +107,16 @@ function endingSentences(ending: FlightEnding | null): string[] {
 }
 
 /**
- * Tells what happened to a session in sentences: who owns it, what its actor and its turns went through, and why the
- * client got what it got. Rows are those of now, the record is of then. Never throws over a record it cannot replay:
- * the events are told without the machine's own words for them.
+ * Describes in sentences what happened to a session: its owner, the events of its actor and turns, and the reason for
+ * the client's result. The rows show the current state, the record the state at the time. A record that cannot be
+ * replayed causes no error; its events are then described without the machine's descriptions.
  */
 export function explain(record: FlightRecord, rows: StoryRows): string[] {
   let steps: ReplayedStep[] = [];
   try {
     ({ steps } = replaySteps(record));
   } catch {
-    // An older machine's record.
+    // The record was made by an older version of the machine.
   }
   const first = new Map<FlightEvent, ReplayedStep>();
   for (const step of steps) if (!first.has(step.recorded)) first.set(step.recorded, step);
@@ -138,8 +138,8 @@ export function explain(record: FlightRecord, rows: StoryRows): string[] {
 }
 
 /**
- * Tells of a request that failed, whether or not it ever had a session: when and where, how it was placed, why its client
- * got what it got, and what was in the way to the upstream.
+ * Describes a failed request, even one that never had a session: when and where it failed, how it was placed, why its
+ * client received the error, and the upstream problem if there was one.
  */
 export function explainFailure(failed: FailedRequest): string[] {
   const { t, workerId, request, session, turn, ending } = failed;

@@ -2,39 +2,48 @@ import type { Clock } from '../clock.ts';
 import type { FlightEnding } from './flight.ts';
 import type { TurnLine } from './log.ts';
 
-/** A request that got an error: what is known of it without a row, a session or a story. No content, no credential. */
+/**
+ * Request that was answered with an error. Describes it without a database row, a session or a story. Holds no content
+ * and no credential.
+ */
 export interface FailedRequest {
-  /** Wall milliseconds at which it ended. */
+  /** Wall-clock time at which the request ended, in milliseconds. */
   t: number;
   workerId: string;
-  /** The id its client was given as `x-request-id`. */
+  /** Id that the client received as `x-request-id`. */
   request: string;
-  /** Null when it never had one; a session whose first turn failed has no row either. */
+  /** Null when the request had no session. A session whose first turn failed has no database row either. */
   session: string | null;
-  /** Null for a request that was no turn. */
+  /** Null for a request that did not become a turn. */
   turn: string | null;
   fault: string | null;
   cause: string | null;
   upstreamStatus: number | null;
-  /** How the turn went; null for a request that was no turn. */
+  /** Timing and placement of the turn; null for a request that did not become a turn. */
   ending: FlightEnding | null;
 }
 
-/** The last requests that failed on this worker. They are not stored: a restart forgets them. */
+/** The last requests that failed on this worker. Kept in memory only: a restart loses them. */
 export interface Failures {
-  /** Takes the log line of a turn that has ended; one that ended well, or was cancelled, is passed over. */
+  /** Records a turn from its log line, if it failed. Ignores turns that succeeded or were cancelled. */
   turnEnded(line: TurnLine): void;
-  /** A request that was no turn got an error of the bridge. */
+  /** Records a request that did not become a turn that the bridge answered with an error. */
   requestFailed(request: string, fault: string, cause: string | null): void;
-  /** @param of a request, turn or session id; null for all. Newest first. */
+  /**
+   * Returns recorded failures, newest first.
+   *
+   * @param of request, turn or session id; null for all
+   * @param limit maximum number of entries returned
+   */
   list(of: string | null, limit: number): FailedRequest[];
 }
 
 const MOST = 500;
 
-/** What the client itself ended is no failure. */
+/** Faults caused by the client itself. They are not failures. */
 const ofTheClient = new Set<string | null>(['bridge_turn_cancelled']);
 
+/** Returns the fields of a turn's log line that describe its end. */
 export function endingOf(line: TurnLine): FlightEnding {
   const { turn, outcome, decidedBy, shape, form, terminal, fault, cause, upstreamStatus } = line;
   const { heldMs, firstEventMs, totalMs } = line;
@@ -44,6 +53,7 @@ export function endingOf(line: TurnLine): FlightEnding {
   };
 }
 
+/** Creates the in-memory list of the last 500 failed requests. */
 export function createFailures(options: { workerId(): string; clock: Pick<Clock, 'wall'> }): Failures {
   const kept: FailedRequest[] = [];
   const keep = (failed: Omit<FailedRequest, 't' | 'workerId'>) => {

@@ -2,27 +2,27 @@ import type { StateValue } from 'xstate';
 import type { TurnLine } from './log.ts';
 import type { SafeFields } from './safe.ts';
 
-/** One event of a session's actor, or of one of its turns, and the state it led to. */
+/** One event of a session's actor or of one of its turns, with the state it led to. */
 export interface FlightEvent {
-  /** Wall milliseconds. */
+  /** Wall-clock time, in milliseconds. */
   t: number;
   /** `session@<epoch>` or `turn:<id>`. */
   actor: string;
   event: string;
   fields?: SafeFields;
-  /** The state afterwards, as JSON text of an XState state value. */
+  /** State after the event: an XState state value as JSON text. */
   state: string;
-  /** How often it came in a row without changing anything; absent for once. */
+  /** Number of consecutive repetitions that changed nothing; absent for a single event. */
   times?: number;
 }
 
-/** Where replaying begins: what is older was let go. */
+/** State from which replay starts. Older events were dropped. */
 export interface FlightBase {
   value: StateValue;
   context: SafeFields;
 }
 
-/** What is known of how the turn ended, out of its log line. */
+/** Fields of a turn's log line that describe how it ended. */
 export type FlightEnding = Pick<
   TurnLine,
   | 'turn'
@@ -36,28 +36,28 @@ export type FlightEnding = Pick<
   | 'firstEventMs'
   | 'totalMs'
 > &
-  // Stories kept by an earlier release have none.
+  // Optional: stories stored by an earlier release lack it.
   Partial<Pick<TurnLine, 'cause' | 'decidedBy'>>;
 
-/** The last events of one session on one worker. Plain JSON without content or credentials. */
+/** The last events of one session on one worker, as plain JSON without content or credentials. */
 export interface FlightRecord {
   version: 1;
   sessionId: string;
   workerId: string;
-  /** Epoch of the newest actor seen: the one that `base` and replaying are about. */
+  /** Epoch of the newest actor seen. `base` and replay refer to that actor. */
   epoch: number;
   /** Null when no event of the session's own actor was seen. */
   base: FlightBase | null;
   events: readonly FlightEvent[];
-  /** Events that were let go. */
+  /** Number of events dropped. */
   dropped: number;
-  /** The last turn that ended, if it ended badly; null for a story of a running session. */
+  /** The last turn that ended, if it ended badly; null in the story of a running session. */
   ending: FlightEnding | null;
 }
 
-/** Where stories of turns that ended badly are kept. A store may offer it; losing one is no error. */
+/** Storage for the stories of turns that ended badly. Optional for a store; losing a story is not an error. */
 export interface StoryKeeper {
   keepStory(story: { sessionId: string; turnId: string; record: FlightRecord }): Promise<void>;
-  /** Newest first. */
+  /** Returns stories of a session, newest first. */
   stories(sessionId: string, limit: number): Promise<readonly FlightRecord[]>;
 }

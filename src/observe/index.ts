@@ -24,56 +24,71 @@ import { storiesRouter } from './stories.ts';
 
 export interface ObservatoryOptions {
   config: Pick<Config, 'inspect' | 'limits' | 'security'>;
-  /** This worker's identity of the moment; asked only once actors run. */
+  /** Returns this worker's current id. Called only once actors run. */
   workerId(): string;
   clock: Clock;
   ids: Ids;
   logger: Logger;
-  /** Default: `createOperatorAccess` with the admin token. */
+  /** Access check for operators. Default: `createOperatorAccess` with the admin token. */
   allow?: AccessRule;
-  /** Where stories of bad ends are kept. */
+  /** Store in which stories of turns that ended badly are kept. */
   stories: SessionStore;
-  /** Asks the other workers for a request that failed there, and for what they remember of it. Default: there are none. */
+  /**
+   * Asks the other workers for a failed request and their record of its session. Default: there are no other workers.
+   */
   failedElsewhere?: (id: string) => Promise<{ failed: FailedRequest; record: FlightRecord | null } | null>;
-  /** Also report the process's own metrics. Default true. */
+  /** True to report the metrics of the process as well. Default true. */
   processMetrics?: boolean;
-  /** What `/metrics` shows in place of this worker's own; null: its own. */
+  /**
+   * Returns the page that `/metrics` shows instead of this worker's own metrics. Where it returns null, the worker's
+   * own metrics are shown.
+   */
   metricsPage?: (() => Promise<string | null>) | undefined;
 }
 
-/** Everything by which a worker can be watched: metrics, the log line of each turn, the inspector and the recorder. */
+/** Observability of one worker: metrics, a log line per turn, the inspector and the event recorder. */
 export interface Observatory {
   readonly metrics: Metrics;
-  /** The same store and transport, counted and timed. */
+  /** Wraps the store so that its calls are counted and timed. */
   store(inner: SessionStore): SessionStore;
+  /** Wraps the transport so that handshakes are timed and connections counted. */
   transport(inner: UpstreamTransport): UpstreamTransport;
   /** The `inspect` option of every actor. Never throws. */
   readonly inspect: (event: InspectionEvent) => void;
-  /** A turn was placed on a session. */
+  /** Records that a turn was placed on a session. */
   placed(turn: { readonly actor: ActorLike }, session: { readonly id: string }): void;
-  /** A turn has ended: its log line, its metrics and, with a bad end, its story. */
+  /** Records the end of a turn: its log line, its metrics and, after a bad end, its story. */
   turnEnded(line: TurnLine): void;
-  /** Sources of the gauges; sockets and viewers are known here already. */
+  /** Adds sources for the gauges, except for sockets and viewers, which the observatory itself counts. */
   watch(readings: Omit<Readings, 'sockets' | 'viewers'>): void;
-  /** What is remembered of a session here; null for nothing. */
+  /** Returns the record of a session on this worker, or null when there is none. */
   story(sessionId: string): FlightRecord | null;
-  /** The last requests that failed here, newest first. @param of a request, turn or session id; null for all */
+  /**
+   * Returns the last requests that failed here, newest first.
+   *
+   * @param of request, turn or session id; null for all
+   * @param limit maximum number of entries returned
+   */
   failures(of: string | null, limit: number): FailedRequest[];
-  /** A request that was no turn got an error of the bridge. */
+  /** Records a request that did not become a turn that the bridge answered with an error. */
   requestFailed(request: string, error: BridgeError): void;
-  /** `/metrics`, `/inspect` and what belongs to it, `/admin/stories`. Answers its own errors. */
+  /** Routes `/metrics`, `/inspect` and its subpaths, and `/admin/stories`, with their own error answers. */
   readonly router: Router;
-  /** For the server's `upgrade` event: false when the request is not for the inspector and still wants an answer. */
+  /**
+   * Handles the server's `upgrade` event. Returns false when the request is not for the inspector; the caller must then
+   * answer it.
+   */
   handleUpgrade(req: IncomingMessage, socket: Duplex, head: Buffer): boolean;
   close(): void;
 }
 
+/** Creates the observability of one worker: its metrics, recorder, inspector and routes. */
 export function createObservatory(options: ObservatoryOptions): Observatory {
   const { config, workerId, clock, ids, logger } = options;
   const { limits } = config;
   const allow = options.allow ?? createOperatorAccess(config.security.adminToken);
   const metrics = createMetrics({ clock, defaults: options.processMetrics ?? true });
-  /** Best effort: a store that does not answer is told of elsewhere. */
+  /** Best effort: an unavailable store is reported elsewhere. */
   const keep = (sessionId: string, turnId: string, record: FlightRecord) => {
     options.stories.keepStory(sessionId, turnId, record).catch((error) => {
       logger.debug({ err: error, session: sessionId }, 'a story could not be kept');

@@ -2,7 +2,7 @@ import { type DestinationStream, type Logger, pino } from 'pino';
 
 export type { Logger };
 
-/** Never written, wherever they stand: credentials, tokens, and what people and models said. */
+/** Fields that are never logged, at any of these places: credentials, tokens, prompts and model output. */
 const secret = [
   'authorization',
   'headers.authorization',
@@ -20,7 +20,10 @@ const secret = [
   '*.instructions',
 ];
 
-/** An error as far as people need it. Drivers hang their connections on their errors; none of that is for a log. */
+/**
+ * Reduces an error to type, message, code, stack and cause. Drivers attach connection objects to their errors, which
+ * must not be logged.
+ */
 function plainError(error: unknown): object {
   if (!(error instanceof Error)) return { message: String(error) };
   const { name, message, stack, cause } = error;
@@ -28,7 +31,11 @@ function plainError(error: unknown): object {
   return { type: name, message, code, stack, ...(cause === undefined ? {} : { cause: plainError(cause) }) };
 }
 
-/** @param destination defaults to standard output */
+/**
+ * Creates the logger.
+ *
+ * @param destination defaults to standard output
+ */
 export function createLogger(level: string, destination?: DestinationStream): Logger {
   const options = {
     level,
@@ -39,7 +46,7 @@ export function createLogger(level: string, destination?: DestinationStream): Lo
   return destination ? pino(options, destination) : pino(options);
 }
 
-/** Everything an operator asks about one turn. Times are milliseconds since the request was read. */
+/** Log line of one turn. Times are milliseconds since the request was read. */
 export interface TurnLine {
   request: string;
   session: string | null;
@@ -52,10 +59,10 @@ export interface TurnLine {
   form: string | null;
   terminal: string;
   fault: string | null;
-  /** Why the upstream was not reached, or not over WebSocket: a code and a host. */
+  /** Reason why the upstream was not reached, or not over WebSocket: a code and a host. */
   cause: string | null;
   upstreamStatus: number | null;
-  /** The provider's own id of the request, for its support. */
+  /** The provider's id of the request, for its support. */
   upstreamRequest: string | null;
   heldMs: number | null;
   firstEventMs: number | null;
@@ -68,7 +75,7 @@ export interface TurnLine {
   tokenIgnored: string | null;
 }
 
-/** One line a turn. */
+/** Writes the log line of one turn. */
 export function turnLine(logger: Logger, line: TurnLine): void {
   logger.info(line, 'turn');
 }

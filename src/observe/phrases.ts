@@ -13,23 +13,23 @@ const socket =
   ({ generation }) =>
     `socket ${generation ?? '?'} ${text}`;
 
-/** What each event of the session machine says, as the beginning of a sentence. */
+/** Phrase for each event of the session machine, to be used at the beginning of a sentence. */
 const session: Record<SessionEvent['type'], Phrase> = {
-  'turn.wanted': say('a request wanted its turn'),
+  'turn.wanted': say('a request was ready to start its turn'),
   'turn.cancelled': ({ reason }) => `the turn was cancelled (${reason ?? 'no reason given'})`,
   'client.gone': say('the client dropped its connection'),
-  'client.back': say('a retry of the client took the stream up again'),
+  'client.back': say('a retry by the client resumed the stream'),
   'socket.opened': socket('opened'),
   'socket.failed': socket('could not be opened'),
   'socket.refused': ({ generation, relay }) =>
-    `the provider refused socket ${generation ?? '?'}${relay ? ' for good' : ' as a WebSocket'}`,
+    `the provider refused socket ${generation ?? '?'}${relay ? ' permanently' : ' as a WebSocket'}`,
   'socket.lost': ({ generation, resendable }) =>
     `socket ${generation ?? '?'} was lost${resendable ? ' before anything had been shown' : ''}`,
   'history.missing': socket('was not needed: the context could not be rebuilt exactly'),
   'frame.not_sent': ({ cause }) =>
     cause === 'lease'
-      ? 'the frame was held back, for the lease had lapsed'
-      : 'the frame was not sent, for the socket was gone',
+      ? 'the frame was held back because the lease had lapsed'
+      : 'the frame was not sent because the socket was gone',
   'upstream.progress': say('the upstream began to answer'),
   'upstream.anchor_refused': say('the provider did not know the previous response'),
   'upstream.ended': ({ keepSocket }) => `the upstream ended the turn${keepSocket ? '' : ' and its socket was retired'}`,
@@ -37,12 +37,12 @@ const session: Record<SessionEvent['type'], Phrase> = {
     `the store granted the start${leaseValid ? '' : ', but the lease had lapsed'}${socketOpen ? '' : ', but the socket was gone'}`,
   'store.not_created': say('the store did not create the session: another request was first, or this worker was dead'),
   'store.head_moved': say('the store answered that the conversation had moved on'),
-  'store.busy': say('the store answered that a turn was active already'),
-  'store.cleared': say('the store ended the turn that nobody ran'),
-  'store.fenced': say('the store answered that this worker was not the owner any more'),
+  'store.busy': say('the store answered that a turn was already active'),
+  'store.cleared': say('the store ended the orphaned turn'),
+  'store.fenced': say('the store answered that this worker was no longer the owner'),
   'store.settled': say("the turn's end was stored"),
   'store.rejected': say('the store rejected the call'),
-  'deadline.connect': say('no socket could be had in time'),
+  'deadline.connect': say('no socket was opened in time'),
   'deadline.redial': say('the pause before the next attempt was over'),
   'deadline.start_wait': say('the store had not answered the start in time'),
   'deadline.settle_wait': say('the store had not answered the settle in time'),
@@ -51,16 +51,16 @@ const session: Record<SessionEvent['type'], Phrase> = {
   'deadline.turn_budget': say('the turn had used up its budget'),
   'deadline.grace': say('no client had come back in time'),
   'deadline.idle': say('the socket had been unused for long enough'),
-  'deadline.age': say('the socket had become old'),
-  'effect.failed': say('the bridge itself failed over it'),
+  'deadline.age': say('the socket had reached its maximum age'),
+  'effect.failed': say('an effect failed in the bridge'),
   'operator.release': say('the session was released to make room, or by an operator'),
   'operator.close': say('an operator closed the session'),
-  'worker.draining': say('the worker was leaving'),
+  'worker.draining': say('the worker was draining'),
   'worker.dead': say('this worker had lost its sessions'),
   'session.claimed': say('a worker took the session over'),
 };
 
-/** What each event of the turn machine says. */
+/** Phrase for each event of the turn machine. */
 const turn: Record<TurnEvent['type'], string> = {
   queue: 'was placed on the session',
   hand_back: 'was handed back to be placed again',
@@ -76,14 +76,14 @@ const turn: Record<TurnEvent['type'], string> = {
   lose: 'was lost',
 };
 
-/** The event of a session's actor in words; an unknown one by its name. */
+/** Describes an event of a session's actor; an unknown event is described by its name. */
 export function sessionPhrase(type: string, fields: SafeFields = {}): string {
   if (type === 'xstate.init') return 'the actor began';
   if (type === 'xstate.stop') return 'the actor was stopped';
   return Object.hasOwn(session, type) ? session[type as SessionEvent['type']](fields) : `${type} arrived`;
 }
 
-/** The event of a turn's actor in words. */
+/** Describes an event of a turn's actor. */
 export function turnPhrase(type: string): string {
   if (type === 'xstate.init') return 'arrived';
   return Object.hasOwn(turn, type) ? turn[type as TurnEvent['type']] : `had ${type}`;

@@ -10,32 +10,32 @@ import { safeEvent } from './safe.ts';
 export interface RecorderOptions {
   workerId(): string;
   clock: Pick<Clock, 'now' | 'wall'>;
-  /** Events kept of each session. Default 64. */
+  /** Number of events kept per session. Default 64. */
   events?: number;
-  /** Sessions without an actor here whose stories are kept. Default 500. */
+  /** Number of sessions without an actor here whose stories are kept. Default 500. */
   ended?: number;
-  /** Called with the story of a turn that ended badly, at most 60 times a minute. What it throws is ignored. */
+  /** Called with the story of a turn that ended badly, at most 60 times a minute. Its exceptions are ignored. */
   onBadEnd?(sessionId: string, turnId: string, record: FlightRecord): void;
 }
 
-/** Remembers the last machine events of every session, so that it can be told afterwards what happened. */
+/** Recorder of the last machine events of every session, for diagnosis after a failure. */
 export interface Recorder {
   /** The `inspect` option of sessions and turns. Never throws. */
   readonly observe: (event: InspectionEvent) => void;
-  /** A turn was placed on a session: its events are part of that session's story from now on. */
+  /** Records that a turn was placed on a session. Its events then belong to that session's story. */
   place(turn: ActorLike, sessionId: string): void;
-  /** A turn has ended; with a bad end its session's story is handed to `onBadEnd`. */
+  /** Records the end of a turn. After a bad end, the story of its session is passed to `onBadEnd`. */
   turnEnded(line: TurnLine): void;
-  /** Null for a session nothing is remembered of. */
+  /** Returns the story of a session, or null when nothing is recorded. */
   story(sessionId: string): FlightRecord | null;
-  /** Sessions something is remembered of. */
+  /** Number of sessions with recorded events. */
   readonly size: number;
 }
 
 interface Flight {
   ring: Ring;
   epoch: number;
-  /** Of the last turn that ended, if it ended badly. */
+  /** The last turn that ended, if it ended badly. */
   ending: FlightEnding | null;
 }
 
@@ -43,8 +43,8 @@ const MINUTE = 60_000;
 const MOST_A_MINUTE = 60;
 
 /**
- * Ended badly: the bridge gave up on it, or its end is unknown. A client that cancels, and a provider that refuses a
- * request as wrong, are the order of the day.
+ * Returns whether a turn ended badly: the bridge failed it, or its end is unknown. Cancellation by a client, and a
+ * request that the provider refuses as invalid, are normal.
  */
 export function endedBadly({ terminal, fault, upstreamStatus }: FlightEnding): boolean {
   if (terminal === 'lost') return true;
@@ -52,10 +52,11 @@ export function endedBadly({ terminal, fault, upstreamStatus }: FlightEnding): b
   return terminal === 'failed' && (upstreamStatus === null || upstreamStatus >= 500);
 }
 
+/** Creates a recorder without any events. */
 export function createRecorder(options: RecorderOptions): Recorder {
   const { clock, events = 64, ended: mostEnded = 500 } = options;
   const flights = new Map<string, Flight>();
-  /** Those without an actor, the one that ended first in front. */
+  /** Sessions without an actor, the one that ended first in front. */
   const ended = new Set<string>();
   const placed = new WeakMap<object, string>();
   const known = new WeakMap<object, { sessionId: string; actor: string; epoch: number | null }>();
@@ -79,7 +80,7 @@ export function createRecorder(options: RecorderOptions): Recorder {
     return flight;
   }
 
-  /** Keeps the stories of sessions that have no actor for as long as there is room. */
+  /** Keeps the stories of sessions without an actor up to the limit, and drops the oldest. */
   function retire(sessionId: string): void {
     ended.delete(sessionId);
     ended.add(sessionId);
@@ -106,7 +107,7 @@ export function createRecorder(options: RecorderOptions): Recorder {
       ended.delete(who.sessionId);
     }
     flight.ring.add({ t: clock.wall(), actor: who.actor, event: type, fields, value, context });
-    // A turn placed on a session that never began keeps no story either.
+    // Applies also to a turn placed on a session that never started: its story must not be kept without limit.
     if (status !== 'active' && (who.epoch === flight.epoch || flight.epoch === 0)) retire(who.sessionId);
   }
 
@@ -133,7 +134,7 @@ export function createRecorder(options: RecorderOptions): Recorder {
       try {
         record(event);
       } catch {
-        // A story with a gap is better than a turn that fails over its story.
+        // A gap in a story is better than a turn that fails because of its recording.
       }
     },
     place(turn, sessionId) {
@@ -153,7 +154,7 @@ export function createRecorder(options: RecorderOptions): Recorder {
       try {
         options.onBadEnd(line.session, line.turn, story);
       } catch {
-        // Whoever keeps stories reports its own errors.
+        // The keeper of stories reports its own errors.
       }
     },
     story: tell,

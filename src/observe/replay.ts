@@ -4,7 +4,7 @@ import type { FlightEvent, FlightRecord } from './flight.ts';
 
 type SessionSnapshot = SnapshotFrom<SessionMachine>;
 
-/** One replayed step: what was recorded, and the machine before and after it. */
+/** One replayed step: the recorded event, and the machine before and after it. */
 export interface ReplayedStep {
   recorded: FlightEvent;
   event: SessionEvent;
@@ -13,8 +13,9 @@ export interface ReplayedStep {
 }
 
 /**
- * Runs the recorded events of the session's newest actor through the pure machine again: no effect happens. Throws an
- * Error when the record does not begin with a state of this version of the machine.
+ * Replays the recorded events of the session's newest actor through the pure machine, without effects.
+ *
+ * @throws {Error} when the record does not begin with a state of this version of the machine
  */
 export function replaySteps(record: FlightRecord): { start: SessionSnapshot; steps: ReplayedStep[] } {
   if (!record.base) throw new Error(`the story of ${record.sessionId} has no beginning`);
@@ -37,7 +38,11 @@ export function replaySteps(record: FlightRecord): { start: SessionSnapshot; ste
   return { start, steps };
 }
 
-/** The state the session was in at the end of the record, found by replaying it. Throws like `replaySteps`. */
+/**
+ * Returns the state of the session at the end of the record, found by replay.
+ *
+ * @throws {Error} under the same conditions as {@link replaySteps}
+ */
 export function replay(record: FlightRecord): SessionSnapshot {
   const { start, steps } = replaySteps(record);
   return steps.at(-1)?.after ?? start;

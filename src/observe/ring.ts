@@ -2,7 +2,7 @@ import type { StateValue } from 'xstate';
 import type { FlightBase, FlightEvent } from './flight.ts';
 import { type SafeFields, safeContext } from './safe.ts';
 
-/** What one step of an actor left behind. Snapshots are immutable, so that holding their parts costs no copy. */
+/** One step of an actor. Snapshots are immutable, so keeping references to their parts needs no copy. */
 export interface Step {
   t: number;
   actor: string;
@@ -12,14 +12,17 @@ export interface Step {
   context: unknown;
 }
 
-/** Of a step's snapshot only the context is held on to: its state value is in the text, which all sessions share. */
+/**
+ * Recorded step. Of the snapshot only the context is kept; the state value is in `state`, as a text shared by all
+ * sessions.
+ */
 interface Kept extends FlightEvent {
   context: unknown;
 }
 
 /** The last steps of one session and its turns. */
 export interface Ring {
-  /** The newest actor of the session has begun in this state: replaying is about it from now on. */
+  /** Records that the newest actor of the session started in this state. Replay then refers to this actor. */
   begin(actor: string, base: { value: StateValue; context: unknown }): void;
   add(step: Step): void;
   base(): FlightBase | null;
@@ -27,7 +30,7 @@ export interface Ring {
   readonly dropped: number;
 }
 
-/** Texts of state values: there are few, and every session has the same. */
+/** Interned texts of state values. There are few, and all sessions share them. */
 const texts = new Map<string, string>();
 const intern = (text: string) => {
   const known = texts.get(text);
@@ -37,14 +40,18 @@ const intern = (text: string) => {
 
 const isEmpty = (fields: SafeFields) => Object.keys(fields).length === 0;
 
-/** @param capacity steps kept; a step that repeats the one before it takes no place of its own */
+/**
+ * Creates an empty ring.
+ *
+ * @param capacity number of steps kept; a step that repeats the previous one takes no extra place
+ */
 export function createRing(capacity: number): Ring {
   const kept: Kept[] = [];
   let subject: string | null = null;
   let start: { value: StateValue; context: unknown } | null = null;
   let dropped = 0;
 
-  /** A step that left everything as it was and came just before in the same form is counted, not kept twice. */
+  /** Returns whether a step is identical to the previous one and changed nothing. It is counted, not stored again. */
   function repeats(last: Kept | undefined, step: Step, state: string): last is Kept {
     return (
       last !== undefined &&

@@ -1,6 +1,6 @@
 import type { SessionContext, SessionEvent } from '../../machines/session.ts';
 
-/** Names of the fields that events of the session machine carry beside their type. */
+/** Names of the fields that events of the session machine carry besides their type. */
 type Field = SessionEvent extends infer E ? (E extends SessionEvent ? Exclude<keyof E, 'type'> : never) : never;
 type Check = (value: unknown) => boolean;
 
@@ -12,7 +12,7 @@ const oneOf =
   (value) =>
     values.includes(value as string);
 
-/** What may be seen of an event. An event's new field is invisible until it is added here: the compiler asks for it. */
+/** Event fields that may be shown. A new field stays hidden until it is added here; the compiler requires an entry. */
 const eventFields: Record<Field, Check> = {
   generation: isNumber,
   resendable: isBoolean,
@@ -32,7 +32,7 @@ const contextFields: Record<keyof SessionContext | 'turnId', Check> = {
   turnId: isId,
 };
 
-/** A value that says nothing about anybody. */
+/** Value without content, credentials or personal data. */
 export type SafeValue = string | number | boolean;
 export type SafeFields = Readonly<Record<string, SafeValue>>;
 
@@ -46,21 +46,21 @@ function pick(value: unknown, checks: Record<string, Check>): SafeFields {
   return picked;
 }
 
-/** The type of an event and the fields of it that hold neither content nor credentials. */
+/** Returns the type of an event and those of its fields that hold neither content nor credentials. */
 export function safeEvent(event: { type: string }): { type: string; fields: SafeFields } {
   const type = /^[\w.:-]{1,80}$/.test(event.type) ? event.type : 'unnamed';
   return { type, fields: pick(event, eventFields) };
 }
 
-/** The fields of a machine's context that hold neither content nor credentials. */
+/** Returns the fields of a machine's context that hold neither content nor credentials. */
 export const safeContext = (context: unknown): SafeFields => pick(context, contextFields);
 
-/** Lines of a stack that are kept of an error. */
+/** Maximum number of stack lines kept of an error. */
 const MOST_FRAMES = 12;
 
 /**
- * What may be logged of an error of any origin: its type, its code and where it was thrown. Its message may quote what
- * was being read.
+ * Reduces an error of any origin to what may be logged: its type, its code and where it was thrown. Its message is left
+ * out, because it may quote the data being read.
  */
 export function safeError(error: unknown): { type: string; code: string | null; at: readonly string[] } {
   if (!(error instanceof Error)) return { type: typeof error, code: null, at: [] };
@@ -77,8 +77,10 @@ export function safeError(error: unknown): { type: string; code: string | null; 
 const credential = /authorization|token|secret|password|cookie|credential|api.?key|pepper|nonce/i;
 
 /**
- * A copy of any value for somebody who may see content: bounded in depth, width and length, without functions, and
- * without what is a credential by its name.
+ * Copies any value for a viewer who may see content. The copy is bounded in depth, width and length, has no functions,
+ * and has no values whose name suggests a credential.
+ *
+ * @param depth maximum nesting depth
  */
 export function boundedCopy(value: unknown, depth = 6): unknown {
   if (typeof value === 'string') return value.length > 2_000 ? `${value.slice(0, 2_000)}...` : value;

@@ -10,23 +10,29 @@ import { replay } from './replay.ts';
 
 export interface StoriesOptions {
   store: Pick<StoreAdmin, 'listSessions' | 'story'> & Pick<SessionReads, 'turnsOf'> & Pick<WorkerRegistry, 'workers'>;
-  /** What this worker remembers of a session. */
+  /** Returns this worker's record of a session. */
   remembered(sessionId: string): FlightRecord | null;
-  /** A request that failed, at whichever worker, by its id or that of its turn or session, and what is remembered of it there. */
+  /**
+   * Finds a failed request on any worker, by its id or that of its turn or session, together with that worker's record
+   * of the session.
+   */
   failed(id: string): Promise<{ failed: FailedRequest; record: FlightRecord | null } | null>;
   allow: AccessRule;
 }
 
-/** Turns of a session that a story may speak of. */
+/** Maximum number of a session's turns that a story may mention. */
 const TURNS = 50;
 
-/** The newer of what this worker remembers and what was kept when a turn ended badly. */
+/** Returns the newer of this worker's record and the record stored when a turn ended badly. */
 function newest(remembered: FlightRecord | null, kept: FlightRecord | null): FlightRecord | null {
   if (!remembered || !kept) return remembered ?? kept;
   return (remembered.events.at(-1)?.t ?? 0) >= (kept.events.at(-1)?.t ?? 0) ? remembered : kept;
 }
 
-/** `GET /admin/stories/:id`, by session, response, turn or request id: what happened, in sentences, with the record behind them. */
+/**
+ * Creates the route `GET /admin/stories/:id`, where the id is that of a session, response, turn or request. It answers
+ * with sentences that describe what happened, and with the record they are based on.
+ */
 export function storiesRouter({ store, remembered, failed, allow }: StoriesOptions): Router {
   const router = express.Router();
   router.get('/admin/stories/:id', async (req, res) => {
@@ -36,7 +42,7 @@ export function storiesRouter({ store, remembered, failed, allow }: StoriesOptio
     const session = rows[0] ?? null;
     const id = session?.id ?? given;
     const known = newest(remembered(id), session && ((await store.story(id)) as FlightRecord | null));
-    // What failed before its session was created has no row; and no row names a request.
+    // A request that failed before its session was created has no row, and no row contains a request id.
     const lost = known === null || session === null ? await failed(given) : null;
     const record = known ?? lost?.record ?? null;
     if (!session && !record && !lost) {
@@ -60,7 +66,7 @@ export function storiesRouter({ store, remembered, failed, allow }: StoriesOptio
   return router;
 }
 
-/** The state in which replaying the record through the machine ends; null for a record of another machine. */
+/** Returns the state in which replay of the record ends, or null for a record of another version of the machine. */
 function endOf(record: FlightRecord): unknown {
   try {
     return replay(record).value;

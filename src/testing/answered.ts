@@ -1,26 +1,29 @@
 import type { Item } from '../transcript/types.ts';
 
-/** The items of one answer, as its two kinds of events show them. */
+/** Items of one answer, as its two kinds of events list them. */
 export interface AnsweredItems {
-  /** Those of `response.output_item.done`, in order; none of an answer that was not streamed. */
+  /** Items of `response.output_item.done` events, in order. Empty for an answer that was not streamed. */
   done: readonly Item[];
-  /** Those the terminal event or the JSON body lists. */
+  /** Items listed by the terminal event or the JSON body. */
   completed: readonly Item[];
 }
 
-/** Which of the two a client keeps. Streaming clients like Codex keep `done`, users of `response.output` the other. */
+/**
+ * List of items that a client keeps. Streaming clients such as Codex keep `done`; users of `response.output` keep
+ * `completed`.
+ */
 export type ItemForm = keyof AnsweredItems;
 
-/** What a client leaves out of the model's items when it sends them again. */
+/** Parts of the model's items that a client leaves out when it resends them. */
 export type Dropped = 'id' | 'status' | 'reasoning' | 'annotations';
 
-/** The items as a client keeps them: the other form where its own has none. */
+/** Returns the items that a client keeps: its own form, or the other one where its own is empty. */
 export function keptItems(answer: AnsweredItems, form: ItemForm): readonly Item[] {
   const own = answer[form];
   return own.length > 0 ? own : answer[form === 'done' ? 'completed' : 'done'];
 }
 
-/** The items as a client sends them again. */
+/** Returns the items as a client resends them, without the parts it drops. */
 export function sentAgain(items: readonly Item[], drops: readonly Dropped[]): Item[] {
   return items
     .filter(({ type }) => !(type === 'reasoning' && drops.includes('reasoning')))

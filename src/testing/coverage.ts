@@ -1,7 +1,7 @@
 import type { AnyStateMachine, SnapshotFrom } from 'xstate';
 import { configurationOf, type Graph, transitionNames, transitionsTaken } from './explore.ts';
 
-/** How much of something was seen, and what was not. */
+/** Covered part of a set, with the names of the missing elements. */
 export interface Covered {
   readonly seen: number;
   readonly total: number;
@@ -11,19 +11,23 @@ export interface Covered {
 export interface CoverageReport {
   /** State nodes of the machine without children. */
   readonly states: Covered;
-  /** Transitions on events, each guarded alternative by itself. */
+  /** Transitions on events, each guarded alternative counted separately. */
   readonly transitions: Covered;
-  /** Reachable state values, each with every event of the vocabulary: those that are ignored there too. */
+  /** Pairs of a reachable state value and an event of the vocabulary, including pairs in which the event is ignored. */
   readonly pairs: Covered;
-  /** All of it in one line. */
+  /** Summary in one line. */
   readonly line: string;
 }
 
-/** Counts what was seen of a machine, however it was driven there. */
+/** Coverage of a machine's states and transitions, independent of how the machine is driven. */
 export interface CoverageMeter<M extends AnyStateMachine = AnyStateMachine> {
-  /** The machine is in this state. */
+  /** Records that the machine is in this state. */
   visit(snapshot: SnapshotFrom<M>): void;
-  /** The machine gets this event in that state. Returns the names of the transitions it takes. */
+  /**
+   * Records an event given to the machine in a state.
+   *
+   * @returns the names of the transitions taken
+   */
   take(before: SnapshotFrom<M>, event: { type: string }): readonly string[];
   report(): CoverageReport;
 }
@@ -37,7 +41,11 @@ const count = (all: Iterable<string>, seen: ReadonlySet<string>): Covered => {
 const percent = ({ seen, total }: Covered) =>
   `${seen}/${total} (${total === 0 ? 100 : Math.floor((seen / total) * 100)} %)`;
 
-/** @param graph what the machine can do (`explore`): the total that is measured against */
+/**
+ * Creates a coverage meter.
+ *
+ * @param graph everything the machine can do (see `explore`), used as the total
+ */
 export function createCoverage<M extends AnyStateMachine, F>({ model, nodes }: Graph<M, F>): CoverageMeter<M> {
   const { machine, events, name } = model;
   const names = transitionNames(machine);

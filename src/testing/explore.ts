@@ -10,47 +10,52 @@ import {
 import { getAdjacencyMap } from 'xstate/graph';
 import type { EventVariant, MachineModel } from './vocabulary.ts';
 
-/** One event given to the machine in one state, and what came of it. */
+/** One event given to the machine in one state, and its result. */
 export interface Step<M extends AnyStateMachine = AnyStateMachine, F = unknown> {
   readonly variant: EventVariant<M>;
   readonly event: EventFromLogic<M>;
   readonly from: GraphNode<M, F>;
   readonly to: GraphNode<M, F>;
-  /** Names of the machine's transitions that it took; empty when the event is ignored there. */
+  /** Names of the transitions taken; empty when the event is ignored in that state. */
   readonly transitions: readonly string[];
-  /** The actions it would execute, in order; `assign` and the like are left out. */
+  /** Actions that would be executed, in order, without built-in ones such as `assign`. */
   readonly actions: readonly { readonly type: string; readonly params: unknown }[];
 }
 
-/** A state the machine can be in, as far as the model tells states apart. */
+/** State of the machine, as far as the model distinguishes states. */
 export interface GraphNode<M extends AnyStateMachine = AnyStateMachine, F = unknown> {
   readonly key: string;
-  /** The state value as JSON: where the machine is, whatever its context says. */
+  /** State value as JSON, without the context. */
   readonly configuration: string;
   readonly snapshot: SnapshotFrom<M>;
   readonly facts: F;
   readonly steps: Step<M, F>[];
 }
 
-/** Everything a machine can do, from its initial state. */
+/** Everything a machine can do from its initial state. */
 export interface Graph<M extends AnyStateMachine = AnyStateMachine, F = unknown> {
   readonly model: MachineModel<M>;
   readonly initial: GraphNode<M, F>;
   readonly nodes: ReadonlyMap<string, GraphNode<M, F>>;
 }
 
-/** What the machine does not know of the world it is driven in, and which therefore limits what can happen to it. */
+/** Facts about the environment that the machine does not know and that limit which events can happen. */
 export interface World<M extends AnyStateMachine, F> {
   readonly facts: F;
-  /** What is known after a step. The facts are part of the state: they must be few, and JSON. */
+  /**
+   * Returns the facts known after a step. Facts are part of the explored state, so there must be few of them, and they
+   * must be JSON values.
+   */
   learn(facts: F, step: Omit<Step<M, F>, 'from' | 'to'> & { before: SnapshotFrom<M>; after: SnapshotFrom<M> }): F;
-  /** Whether the world can make this happen now. Default: everything can. */
+  /** Returns whether the environment can produce this event now. Default: every event is possible. */
   allows?(facts: F, before: SnapshotFrom<M>, variant: EventVariant<M>): boolean;
 }
 
 export interface ExploreOptions<M extends AnyStateMachine, F> {
   world?: World<M, F>;
-  /** Throws when more states than this are met: then the projection is too fine. Default 10,000. */
+  /**
+   * Maximum number of states. Exploration throws beyond it, because the projection is then too fine. Default 10,000.
+   */
   limit?: number;
 }
 
@@ -70,10 +75,13 @@ interface Looked {
   context: never;
 }
 
-/** The state value as text: where a machine is, whatever its context says. */
+/** Returns the state value as text, without the context. */
 export const configurationOf = (snapshot: unknown): string => JSON.stringify((snapshot as Looked).value);
 
-/** Names every transition on events of a machine, by its definition. Eventless ones follow from others and have no name. */
+/**
+ * Names every transition on an event in a machine's definition. Eventless transitions follow from others and get no
+ * name.
+ */
 export function transitionNames(machine: AnyStateMachine): ReadonlyMap<object, string> {
   const names = new Map<object, string>();
   const walk = (node: AnyStateMachine['root']): void => {
@@ -91,7 +99,10 @@ export function transitionNames(machine: AnyStateMachine): ReadonlyMap<object, s
   return names;
 }
 
-/** Names of the transitions an event would make a machine take; empty when it is ignored, or the machine is done. */
+/**
+ * Returns the names of the transitions that an event would take. The result is empty when the event is ignored or the
+ * machine is done.
+ */
 export function transitionsTaken(
   machine: AnyStateMachine,
   names: ReadonlyMap<object, string>,
@@ -103,8 +114,10 @@ export function transitionsTaken(
 }
 
 /**
- * Explores a machine, purely: no action is executed. With a `world`, only what that world can make happen is followed,
- * and states are told apart by its facts too. Throws when `limit` states do not suffice.
+ * Explores a machine without executing any action. With a `world`, only events that the world allows are followed, and
+ * states are also distinguished by its facts.
+ *
+ * @throws {Error} when there are more than `limit` states
  */
 export function explore<M extends AnyStateMachine, F = null>(
   model: MachineModel<M>,

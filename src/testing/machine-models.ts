@@ -13,7 +13,7 @@ import { type EventVariant, fixedEvents, type MachineModel, variantName } from '
 
 const both = [true, false];
 
-/** Events of a socket: of the one the session has or waits for now, and of an earlier one that nobody wants any more. */
+/** Variants of a socket event: one for the current socket, and one for an earlier socket that is no longer used. */
 const ofSocket = (make: (generation: number) => SessionEvent): EventVariant<SessionMachine>[] => {
   const { generation: _, ...rest } = make(0) as SessionEvent & { generation: number };
   const name = (which: object) => variantName({ ...rest, ...which });
@@ -68,7 +68,10 @@ const sessionEvents: EventVariant<SessionMachine>[] = [
   ]),
 ];
 
-/** Sockets are counted for ever, but only whether an event is of the current one matters; of creates, that two are the most. */
+/**
+ * The socket counter grows without limit, but only whether an event belongs to the current socket matters. Of the
+ * counters only `creates` affects behaviour, and it is at most two. The projection therefore keeps only `creates`.
+ */
 export const sessionModel: MachineModel<SessionMachine> = {
   name: 'session',
   machine: sessionMachine,

@@ -1,12 +1,15 @@
 import type { Clock } from '../clock.ts';
 
-/** A clock that stands still until it is told to move. */
+/** Clock that moves only when a test advances it. */
 export interface ManualClock extends Clock {
-  /** Moves time on, firing what falls due on the way, in order; what those callbacks arm fires too if it is due. */
+  /**
+   * Advances the time by `ms` milliseconds and fires the callbacks that become due, in order, including those that they
+   * schedule themselves.
+   */
   advance(ms: number): void;
-  /** Moves to the next armed callback and fires it; false when none is armed. */
+  /** Advances to the next scheduled callback and fires it. Returns false when none is scheduled. */
   next(): boolean;
-  /** Callbacks that are armed. */
+  /** Number of scheduled callbacks. */
   readonly armed: number;
 }
 
@@ -16,7 +19,11 @@ interface Due {
   fire(): void;
 }
 
-/** @param start wall milliseconds at monotonic 0 */
+/**
+ * Creates a clock at monotonic time 0.
+ *
+ * @param start wall-clock time at monotonic 0, in milliseconds
+ */
 export function createManualClock(start = Date.UTC(2030, 0, 1)): ManualClock {
   let now = 0;
   let order = 0;

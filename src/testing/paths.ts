@@ -1,9 +1,9 @@
 import type { AnyStateMachine } from 'xstate';
 import type { Graph, GraphNode, Step } from './explore.ts';
 
-/** A way through a machine, from its initial state. */
+/** Path through a machine, from its initial state. */
 export interface Path<M extends AnyStateMachine = AnyStateMachine, F = unknown> {
-  /** The names of its events, in order. */
+  /** Names of its events, in order. */
   readonly name: string;
   readonly steps: readonly Step<M, F>[];
 }
@@ -15,7 +15,7 @@ const pathOf = <M extends AnyStateMachine, F>(steps: Walk<M, F>): Path<M, F> => 
   steps,
 });
 
-/** The shortest walk from `start` whose last step is wanted; null when none is. */
+/** Returns the shortest walk from `start` whose last step is wanted, or null when there is none. */
 function nearest<M extends AnyStateMachine, F>(
   start: GraphNode<M, F>,
   isWanted: (step: Step<M, F>) => boolean,
@@ -34,7 +34,11 @@ function nearest<M extends AnyStateMachine, F>(
   return null;
 }
 
-/** The path of these events, by their variants' names. Throws when one of them cannot happen where it stands. */
+/**
+ * Returns the path of these events, given by their variants' names.
+ *
+ * @throws {Error} when one of them is not possible in the state reached
+ */
 export function pathAlong<M extends AnyStateMachine, F>(graph: Graph<M, F>, names: readonly string[]): Path<M, F> {
   const steps: Step<M, F>[] = [];
   for (const name of names) {
@@ -46,7 +50,7 @@ export function pathAlong<M extends AnyStateMachine, F>(graph: Graph<M, F>, name
   return pathOf(steps);
 }
 
-/** For each state the shortest path that ends there, the nearest first. The initial state has the empty path. */
+/** Returns the shortest path to each state, ordered by length. The path to the initial state is empty. */
 export function shortestPaths<M extends AnyStateMachine, F>(graph: Graph<M, F>): Path<M, F>[] {
   const walks = new Map<GraphNode<M, F>, Walk<M, F>>([[graph.initial, []]]);
   for (const [node, walk] of walks) {
@@ -56,15 +60,18 @@ export function shortestPaths<M extends AnyStateMachine, F>(graph: Graph<M, F>):
 }
 
 export interface CoverOptions<M extends AnyStateMachine, F> {
-  /** A path that is as long as this begins anew. Default 12. */
+  /**
+   * Maximum path length: a path is ended when its next goal would exceed it. Only the way to its first goal may be
+   * longer. Default 12.
+   */
   maxLength?: number;
-  /** What must be covered by a step; default the names of the transitions it takes. */
+  /** Returns the goals that a step covers. Default: the names of the transitions it takes. */
   goals?(step: Step<M, F>): readonly string[];
 }
 
 /**
- * A few paths that together take every transition the graph knows: each goes on to the nearest transition that was not
- * taken yet, until there is none or it has become long.
+ * Returns a few paths that together take every transition of the graph. Each path proceeds to the nearest transition
+ * not taken yet, until there is none or the path becomes too long.
  */
 export function transitionCover<M extends AnyStateMachine, F>(
   graph: Graph<M, F>,
@@ -87,13 +94,16 @@ export function transitionCover<M extends AnyStateMachine, F>(
 }
 
 export interface SimplePathOptions {
-  /** Steps of the longest path. */
+  /** Maximum number of steps in a path. */
   maxLength: number;
-  /** Follow steps that change nothing the model sees; default false. */
+  /** True to follow steps that take no transition as well. Default false. */
   ignored?: boolean;
 }
 
-/** Every path that visits no state twice, depth first, up to a length. There are many: take what is wanted of them. */
+/**
+ * Generates every path that visits no state twice, depth first, up to a length. There are many; consume only as many as
+ * needed.
+ */
 export function* simplePaths<M extends AnyStateMachine, F>(
   graph: Graph<M, F>,
   { maxLength, ignored = false }: SimplePathOptions,

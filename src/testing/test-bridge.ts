@@ -9,41 +9,41 @@ import { openPostgresStore } from '../store/postgres/index.ts';
 import { type Simulator, type SimulatorOptions, startSimulator } from './simulator/index.ts';
 
 export interface TestBridgeOptions extends Pick<BridgeOptions, 'logger' | 'random' | 'ids' | 'inspect'> {
-  /** Settings, by the names of the environment variables. */
+  /** Settings, by the names of their environment variables. */
   env?: Record<string, string>;
-  /** Options of the simulated upstream, or one that runs already; that one is not closed with the bridge. */
+  /** Options of the simulated upstream, or a running simulator, which is not closed with the bridge. */
   simulator?: SimulatorOptions | Simulator;
-  /** A PostgreSQL of your own. Default: a store in memory that lives as long as this test bridge. */
+  /** URL of a PostgreSQL database. Default: an in-memory store that lives as long as this test bridge. */
   databaseUrl?: string;
-  /** Opens a store of another kind; called again at each restart, closed at each end. */
+  /** Opens a store of another kind. Called again at each restart; the store is closed at each stop. */
   openStore?(): Promise<SessionStore>;
-  /** Deadlines run on it. Default: the system's. */
+  /** Clock for deadlines. Default: the system clock. */
   clock?: Clock;
-  /** Stands between the bridge and its store: to count, delay or lose its calls. */
+  /** Wraps the bridge's store, to count, delay or lose its calls. */
   wrapStore?(store: SessionStore): SessionStore;
 }
 
-/** A bridge that answers on a loopback port, in front of a simulated upstream. */
+/** Bridge on a loopback port in front of a simulated upstream. */
 export interface TestBridge extends AsyncDisposable {
-  /** e.g. `http://127.0.0.1:40001`; another one after a restart. */
+  /** Base URL, for example `http://127.0.0.1:40001`. Changes at a restart. */
   readonly url: string;
   readonly bridge: Bridge;
   readonly simulator: Simulator;
   readonly store: SessionStore;
-  /** Drains the worker and starts another one on the same store, as a restart would. */
+  /** Drains the worker and starts another one on the same store, like a restart. */
   restart(): Promise<void>;
   close(): Promise<void>;
 }
 
-/** How long a stopped server waits for answers that are still being written, milliseconds. */
+/** Time for which a stopped server waits for unfinished answers, in milliseconds. */
 const CLOSE_GRACE = 500;
-/** Any secret will do, as long as tokens survive a restart. */
+/** Fixed secret, so that tokens survive a restart. */
 const SECRETS = 'test:0123456789abcdef0123456789abcdef';
-/** The simulator is on loopback, whatever proxies the environment has. */
+/** Ignore proxy settings of the environment: the simulator is on loopback. */
 const DIRECT = { http_proxy: '', HTTP_PROXY: '', https_proxy: '', HTTPS_PROXY: '' };
 
 /**
- * Starts a bridge for tests. It needs no test framework.
+ * Starts a bridge for tests. Independent of any test framework.
  *
  * @example
  * await using at = await testBridge();

@@ -76,7 +76,7 @@ it('tells who owned it, what happened and why the client got what it got', () =>
       'The socket was lost and the turn must not be resent: it ends as lost.',
   );
   expect(story).toContain(
-    '12:00:00.004 Epoch 2: a retry of the client took the stream up again, which meant nothing there; ' +
+    '12:00:00.004 Epoch 2: a retry by the client resumed the stream, which meant nothing there; ' +
       'it stayed in live.settling.asking.',
   );
   expect(story.at(-4)).toBe('Turn 70000000 was started by worker aaaa1111 in epoch 2 and is recorded as lost.');

@@ -8,13 +8,13 @@ export interface Asset {
   type: string;
 }
 
-/** Files of the page, as they are: its own, and the three libraries it stands on. */
+/** Files of the page, served unchanged: its own files and the libraries it uses. */
 export interface Assets {
-  /** Changes whenever a file does; part of every file's address. */
+  /** Hash over all files. It is part of every file's URL, so a change of any file changes all URLs. */
   readonly version: string;
-  /** By name, e.g. `main.js` or `vendor/preact.js`. */
+  /** Returns a file by name, for example `main.js` or `vendor/preact.js`. */
   get(name: string): Asset | undefined;
-  /** Names of the libraries by what modules import them as. */
+  /** File names of the libraries, by the specifier with which modules import them. */
   readonly imports: Readonly<Record<string, string>>;
 }
 
@@ -24,7 +24,7 @@ const types: Record<string, string> = {
   svg: 'image/svg+xml',
 };
 
-/** Resolved as this package resolves them, wherever they were installed. */
+/** Libraries, resolved as this package resolves its imports, independent of where they are installed. */
 const libraries = {
   preact: { name: 'vendor/preact.js', url: () => import.meta.resolve('preact') },
   'preact/hooks': { name: 'vendor/hooks.js', url: () => import.meta.resolve('preact/hooks') },
@@ -32,10 +32,10 @@ const libraries = {
   '@dagrejs/dagre': { name: 'vendor/dagre.js', url: () => import.meta.resolve('@dagrejs/dagre') },
 } as const;
 
-/** Their source maps are not served. */
+/** Removes the reference to the source map, which is not served. */
 const withoutMap = (text: string) => text.replace(/\n?\/\/# sourceMappingURL=.*\s*$/, '\n');
 
-/** Reads every file, once: together they are small. Throws what the file system throws. */
+/** Reads all files into memory; together they are small. Throws errors of the file system. */
 export function readAssets(): Assets {
   const folder = join(import.meta.dirname, 'browser');
   const files = new Map<string, Buffer>();

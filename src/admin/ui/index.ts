@@ -3,12 +3,15 @@ import express, { type Router } from 'express';
 import { BridgeError } from '../../errors.ts';
 import { type Assets, readAssets } from './assets.ts';
 
-/** In the order in which later ones may overrule earlier ones. */
+/** Style sheets in cascade order: later ones may override earlier ones. */
 const sheets = ['base.css', 'list.css', 'session.css', 'chart.css', 'rest.css'];
 
 const hashOf = (text: string) => `'sha256-${createHash('sha256').update(text).digest('base64')}'`;
 
-/** Addresses are relative to `/admin/ui`: the bridge's routes may be mounted anywhere. */
+/**
+ * Builds the page and its content security policy. URLs are relative to `/admin/ui`, because the bridge's routes may be
+ * mounted below any path.
+ */
 function pageOf({ version, imports }: Assets): { html: string; policy: string } {
   const at = (name: string) => `./ui/${version}/${name}`;
   const map = JSON.stringify({
@@ -46,13 +49,14 @@ ${sheets.map((name) => `<link rel="stylesheet" href="${at(name)}">`).join('\n')}
 }
 
 /**
- * `GET /admin/ui`: the session explorer. The page and its files hold no data, so that it can be opened without the admin
- * token and ask for it; everything it shows comes from the admin API. It needs nothing but this worker.
+ * Creates the routes of the session explorer at `GET /admin/ui`. The page and its files contain no data, so they can be
+ * loaded without the admin token, which the page then asks for. All data comes from the admin API. Nothing is loaded
+ * from other hosts.
  */
 export function explorer(): Router {
   const router = express.Router();
   let made: { assets: Assets; page: ReturnType<typeof pageOf> } | null = null;
-  // Read when it is first asked for: a worker that nobody looks into keeps nothing of it.
+  // Load the files on first use: a worker whose explorer is never opened keeps none of them in memory.
   const parts = () => {
     if (!made) {
       const assets = readAssets();
@@ -63,7 +67,7 @@ export function explorer(): Router {
   const common = { 'referrer-policy': 'no-referrer', 'x-content-type-options': 'nosniff' };
 
   router.get('/admin/ui', (req, res) => {
-    // The page's addresses are relative to the path without a slash at its end.
+    // The page's URLs are relative to the path without a trailing slash.
     if (req.path.endsWith('/')) return void res.redirect(308, '../ui');
     const { html, policy } = parts().page;
     res
@@ -76,7 +80,8 @@ export function explorer(): Router {
     const { version, name } = req.params as unknown as { version: string; name: string[] };
     const asset = assets.get(name.join('/'));
     if (!asset) throw new BridgeError('bridge_not_found');
-    // While a release rolls, the page may be another worker's: it gets what there is, and keeps nothing.
+    // During a rolling release the page may come from a worker of another version. Serve the current file, but do not
+    // let the browser cache it.
     const isOurs = version === assets.version;
     res.set({
       ...common,

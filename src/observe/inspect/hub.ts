@@ -6,45 +6,50 @@ import { type ActorLike, type Identity, identify } from './identity.ts';
 import { createRunning } from './running.ts';
 import type { Selection } from './selection.ts';
 
-/** Somebody who watches: takes one message of the wire, or has gone. */
+/** Connected viewer of the inspector. */
 export interface Viewer {
   readonly selection: Selection;
   send(message: string): void;
 }
 
 export interface InspectionHubOptions {
-  /** This worker's identity of the moment; part of every message's id. */
+  /** Returns this worker's current id, which is part of every message id. */
   workerId(): string;
-  /** Show whole events and contexts instead of the allowed fields. Off unless an operator asks for it. */
+  /** True to show whole events and contexts instead of the allowed fields only. Off unless an operator enables it. */
   content: boolean;
   clock: Pick<Clock, 'wall'>;
   onError?(error: unknown): void;
 }
 
 /**
- * Turns what XState tells about running actors into messages of the Stately inspector. It costs one check for each
- * event while nobody watches, it never waits for a viewer, and no error of it reaches a machine.
+ * Converts XState inspection events of running actors into messages of the Stately inspector. Without viewers it costs
+ * one check per event. It never waits for a viewer, and none of its errors reaches a machine.
  */
 export interface InspectionHub {
-  /** The `inspect` option of every actor to be seen. */
+  /** The `inspect` option of every actor to be shown. */
   readonly observe: (event: InspectionEvent) => void;
-  /** A turn was placed on a session; from now on it is drawn below it. Also for a turn that moves on. */
+  /** Records that a turn was placed on a session, or moved to another one. It is then drawn below that session. */
   place(turn: ActorLike, sessionId: string): void;
-  /** Shows a viewer what runs now, and from then on every event. The returned function ends that. */
+  /**
+   * Shows a viewer the actors that run now, and every event from then on.
+   *
+   * @returns a function that removes the viewer
+   */
   join(viewer: Viewer): () => void;
   readonly viewers: number;
 }
 
-/** Deep enough for the definitions of the bridge's machines, which nest further than the library's default. */
+/** Serialisation depth. The definitions of the bridge's machines nest more deeply than the library's default allows. */
 const DEFINITION_DEPTH = 40;
 
+/** Creates the hub that sends inspection messages to all viewers. */
 export function createInspectionHub(options: InspectionHubOptions): InspectionHub {
   const { clock, content } = options;
   const running = createRunning();
   const placed = new WeakMap<object, string>();
   const identities = new WeakMap<object, Identity>();
   const definitions = new WeakMap<object, string>();
-  /** The actor that speaks for an id: a newer epoch's takes the picture over from an older one. */
+  /** Actor shown for each id. An actor of a newer epoch replaces an older one. */
   const latest = new Map<string, ActorLike>();
   const announced = new Map<Viewer, WeakSet<object>>();
   let watched = false;
@@ -100,7 +105,7 @@ export function createInspectionHub(options: InspectionHubOptions): InspectionHu
   const sees = ({ selection }: Viewer, { sessionId, kind }: Identity) =>
     sessionId === null ? kind === 'worker' && !selection.exact : selection.wants(sessionId);
 
-  /** Says that the actor exists to those of the viewers who have not been told. */
+  /** Announces the actor to those viewers that have not received it yet. */
   function announce(ref: ActorLike, identity: Identity, viewers: readonly Viewer[]): void {
     targets = viewers.filter((viewer) => !announced.get(viewer)!.has(ref));
     if (targets.length === 0) return;
@@ -130,7 +135,7 @@ export function createInspectionHub(options: InspectionHubOptions): InspectionHu
     for (const viewer of viewers) viewer.selection.release(identity.sessionId!);
   }
 
-  /** Whatever fails here is nobody's business but the log's. */
+  /** Errors of the inspector go to the log only and never reach a machine. */
   function guarded(act: () => void): void {
     try {
       act();
@@ -169,7 +174,7 @@ export function createInspectionHub(options: InspectionHubOptions): InspectionHu
           const identity = identityOf(ref);
           return identity ? [{ ref, identity }] : [];
         });
-        // Parents first: a viewer hangs an actor only below one it knows.
+        // Parents first: a viewer can attach an actor only to a parent it knows.
         known.sort((a, b) => Number(a.identity.kind === 'turn') - Number(b.identity.kind === 'turn'));
         for (const { ref, identity } of known) {
           if (identity.kind !== 'turn') latest.set(identity.id, ref);
@@ -189,7 +194,7 @@ export function createInspectionHub(options: InspectionHubOptions): InspectionHu
   return hub;
 }
 
-/** Of a snapshot only what a viewer draws; the machine and its nodes stay here. */
+/** Reduces a snapshot to what a viewer draws. The machine and its nodes are not sent. */
 function shownSnapshot(snapshot: unknown): { status: 'active'; value?: unknown; context?: unknown } {
   const { status, value, context } = (snapshot ?? { status: 'active' }) as {
     status: 'active';

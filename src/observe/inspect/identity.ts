@@ -1,27 +1,34 @@
 import type { AnyStateMachine } from 'xstate';
 
-/** What the hub needs of a running XState actor. */
+/** Parts of a running XState actor that the hub uses. */
 export interface ActorLike {
   readonly id: string;
   readonly logic?: unknown;
   getSnapshot(): unknown;
 }
 
-/** An actor as viewers know it. The ids hold no process: a session that moves goes on in the same picture. */
+/**
+ * Identity of an actor in the inspector. Ids contain no process, so a session that moves to another worker continues in
+ * the same picture.
+ */
 export interface Identity {
   kind: 'session' | 'turn' | 'worker';
-  /** e.g. `session:<uuid>`. */
+  /** Id shown to viewers, for example `session:<uuid>`. */
   id: string;
-  /** Shown above the machine; short. */
+  /** Short name shown above the machine. */
   name: string;
-  /** The session it is or belongs to; null for a worker, and for a turn that has no place yet. */
+  /** Session that the actor is or belongs to; null for a worker, and for a turn without a session. */
   sessionId: string | null;
   parentId: string | undefined;
 }
 
 const short = (id: string) => id.slice(0, 8);
 
-/** Who an actor is, by its machine and its id. Null for machines that are none of the bridge's. */
+/**
+ * Derives the identity of an actor from its machine and id. Returns null for machines that do not belong to the bridge.
+ *
+ * @param sessionOfTurn the session on which a turn was placed, if known
+ */
 export function identify(ref: ActorLike, sessionOfTurn: string | undefined): Identity | null {
   const machine = (ref.logic as AnyStateMachine | undefined)?.id;
   if (machine === 'session') {

@@ -13,25 +13,29 @@ export interface InspectionOptions extends Omit<InspectionHubOptions, 'clock'> {
   clock: Clock;
   ids: Ids;
   allow: AccessRule;
-  /** The viewer framed by the page, an http(s) address. */
+  /** Viewer that the page frames, as an http(s) URL. */
   inspectorUrl: string;
-  /** Bytes that may wait for one viewer before it is cut off. */
+  /** Maximum number of bytes buffered for one viewer; beyond it the viewer is disconnected. */
   bufferBytes: number;
-  /** Viewers at the same time. */
+  /** Maximum number of simultaneous viewers. */
   viewers: number;
-  /** Sessions of a sample shown to one viewer at the same time. */
+  /** Maximum number of sampled sessions shown to one viewer at the same time. */
   sessions: number;
   onCutOff?(): void;
 }
 
-/** The inspector as a whole: what actors are observed with, its page, and its socket. */
+/** The whole inspector: the actors' `inspect` option, its page and its WebSocket. */
 export interface Inspection extends Pick<InspectionHub, 'observe' | 'place' | 'viewers'> {
   readonly router: Router;
-  /** For the server's `upgrade` event. False when the request is for another path and still wants an answer. */
+  /**
+   * Handles the server's `upgrade` event. Returns false when the request is for another path; the caller must then
+   * answer it.
+   */
   handleUpgrade(req: IncomingMessage, socket: Duplex, head: Buffer): boolean;
   close(): void;
 }
 
+/** Creates the inspector from its hub, tickets, page and socket. */
 export function createInspection(options: InspectionOptions): Inspection {
   const hub = createInspectionHub(options);
   const tickets = createTickets(options);

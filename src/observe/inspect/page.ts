@@ -12,7 +12,10 @@ input{padding:4px 6px}
 iframe{width:100%;height:100%;border:0}
 `;
 
-/** Runs in the browser: feeds the inspector in the frame, which is told nothing before it says that it is there. */
+/**
+ * Script of the page. Forwards events to the framed inspector, and buffers them until the inspector has reported that
+ * it is connected.
+ */
 const script = `
 const frame = document.querySelector('iframe');
 const form = document.querySelector('form');
@@ -89,16 +92,17 @@ const html = (inspectorUrl: string) => `<!doctype html>
 `;
 
 export interface InspectPageOptions {
-  /** Who may have a ticket. Throws the error the client shall see. */
+  /** Check made before a ticket is issued. Throws the error that the client receives. */
   allow: AccessRule;
   tickets: Tickets;
-  /** The viewer to be framed, an http(s) address. */
+  /** Viewer to be framed, as an http(s) URL. */
   inspectorUrl: string;
 }
 
 /**
- * `GET /inspect`, a page without any data, and `POST /inspect/ticket`, which hands out what opens the WebSocket.
- * The page may run nothing but its own script, frame nothing but the viewer, and be framed by nobody.
+ * Creates the routes `GET /inspect`, a page without any data, and `POST /inspect/ticket`, which issues a ticket for the
+ * WebSocket. The content security policy allows the page to run only its own script and to frame only the viewer, and
+ * allows no page to frame it.
  */
 export function inspectPage({ allow, tickets, inspectorUrl }: InspectPageOptions): Router {
   const router = express.Router();

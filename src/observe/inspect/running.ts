@@ -1,18 +1,21 @@
 import type { ActorLike } from './identity.ts';
 
-/** The actors that run now, kept so that it costs next to nothing while nobody asks. */
+/** Set of running actors, with almost no cost while no viewer is connected. */
 export interface Running {
   add(ref: ActorLike): void;
-  /** None that has ended. */
+  /** Returns the running actors, without ended ones. */
   all(): Iterable<ActorLike>;
-  /** How many are held, ended ones among them. */
+  /** Number of actors held, including ended ones. */
   readonly size: number;
 }
 
-/** Fewer than this are not worth looking through. */
+/** Below this number of actors no sweep is made. */
 const FEW = 256;
 
-/** Ended actors are thrown out when it is read, or when as many were added as were running at the last look. */
+/**
+ * Creates the set of running actors. Ended actors are removed when it is read, or when it holds more than `FEW` plus
+ * twice the number that was running at the last sweep.
+ */
 export function createRunning(): Running {
   const refs = new Set<ActorLike>();
   let left = 0;
@@ -25,7 +28,7 @@ export function createRunning(): Running {
   };
   return {
     add(ref) {
-      // The new one comes last: it has no snapshot yet, and XState throws when it is asked for one.
+      // Sweep before adding: the new actor has no snapshot yet, and XState throws when the snapshot is read.
       if (refs.size > FEW + 2 * left) sweep();
       refs.add(ref);
     },

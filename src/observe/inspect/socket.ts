@@ -13,35 +13,39 @@ import type { Tickets } from './tickets.ts';
 export interface InspectSocketOptions {
   hub: InspectionHub;
   tickets: Tickets;
-  /** Asked when there is no ticket. Throws the error the viewer shall see. */
+  /** Access check for requests without a valid ticket. Throws the error that the viewer receives. */
   allow: AccessRule;
   clock: Clock;
-  /** Bytes that may wait for one viewer; one that lets more pile up is cut off. */
+  /** Maximum number of bytes buffered for one viewer; beyond it the viewer is disconnected. */
   bufferBytes: number;
-  /** Viewers at the same time. */
+  /** Maximum number of simultaneous viewers. */
   viewers: number;
-  /** Sessions of a sample shown to one viewer at the same time. */
+  /** Maximum number of sampled sessions shown to one viewer at the same time. */
   sessions: number;
   onCutOff?(): void;
 }
 
-/** The WebSocket of the inspector. */
+/** WebSocket endpoint of the inspector. */
 export interface InspectSocket {
-  /** Takes an upgrade of its path, or answers it with a refusal. False, and untouched, when it is for another path. */
+  /**
+   * Accepts or refuses an upgrade for the inspector's path. Returns false, without touching the socket, when the
+   * request is for another path.
+   */
   handleUpgrade(req: IncomingMessage, socket: Duplex, head: Buffer): boolean;
-  /** Closes every viewer's connection. */
+  /** Closes the connections of all viewers. */
   close(): void;
 }
 
 const PATH = '/inspect/socket';
-/** Milliseconds between two pings; who did not answer one by the next is gone. */
+/** Ping interval, in milliseconds. A viewer that has not answered a ping by the next one is disconnected. */
 const PING_EVERY = 30_000;
 
+/** Creates the WebSocket endpoint of the inspector. */
 export function createInspectSocket(options: InspectSocketOptions): InspectSocket {
   const { hub, clock, bufferBytes } = options;
-  // Nothing a viewer says is of interest.
+  // Messages of viewers are ignored, so a small payload limit is enough.
   const server = new WebSocketServer({ noServer: true, maxPayload: 1_024, perMessageDeflate: false });
-  // The library's own refusals have no envelope.
+  // Replace the library's own refusals, which have no error envelope.
   server.on('wsClientError', (error, socket, req) => {
     const code = req.method === 'GET' ? 'bridge_malformed_request' : 'bridge_method_not_allowed';
     answerSocket(socket, new BridgeError(code, { detail: `${error.message}.` }), ['sec-websocket-version: 13']);
@@ -85,7 +89,7 @@ export function createInspectSocket(options: InspectSocketOptions): InspectSocke
     if (ws.readyState !== ws.OPEN) leave();
   }
 
-  /** Throws the error of a request that may not watch. */
+  /** Throws a {@link BridgeError} when the request may not connect. */
   function admit(req: IncomingMessage, wish: URLSearchParams): void {
     if (!options.tickets.redeem(wish.get('ticket'))) options.allow(req);
     if (!isSameOrigin(req.headers)) throw new BridgeError('bridge_unauthorized');
@@ -94,7 +98,7 @@ export function createInspectSocket(options: InspectSocketOptions): InspectSocke
 
   return {
     handleUpgrade(req, socket, head) {
-      // A target is not parsed as a URL before it is known to be a path: `//` is none.
+      // Split the target by hand: a path that starts with `//` does not parse as a relative URL.
       const [path, query = ''] = (req.url ?? '').split('?', 2);
       if (path !== PATH) return false;
       const wish = new URLSearchParams(query);

@@ -2,20 +2,21 @@ import type { Clock } from '../../clock.ts';
 import type { Ids } from '../../ids.ts';
 
 /**
- * Tickets for one WebSocket each. A browser cannot put a header on a WebSocket, and a token in an address would end up
- * in logs and histories: the page exchanges its token for a ticket that is worth nothing a moment later.
+ * Tickets that each open one WebSocket. A browser cannot set a header on a WebSocket, and a token in a URL would end up
+ * in logs and histories. The page therefore exchanges its token for a short-lived, single-use ticket.
  */
 export interface Tickets {
   issue(): string;
-  /** True once for a ticket that is still good. */
+  /** Uses up a ticket. Returns true only for a valid ticket, and only once. */
   redeem(ticket: string | null): boolean;
 }
 
-/** Milliseconds a ticket is good for. */
+/** Lifetime of a ticket, in milliseconds. */
 const GOOD_FOR = 30_000;
-/** More are not kept; the oldest are the first to go. */
+/** Maximum number of valid tickets; the oldest are dropped first. */
 const MOST = 100;
 
+/** Creates an empty set of tickets. */
 export function createTickets({ clock, ids }: { clock: Pick<Clock, 'now'>; ids: Ids }): Tickets {
   const until = new Map<string, number>();
   return {

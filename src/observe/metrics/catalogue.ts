@@ -3,23 +3,26 @@ import { outcomeTable } from '../../resolve/outcomes.ts';
 import { tenantLimits } from '../../session/quota.ts';
 import { failureKinds } from '../../upstream/unreachable.ts';
 
-/** One metric as an operator knows it: the table in docs/metrics.md and the registry are both made from these. */
+/** Definition of one metric. Both the registry and the table in docs/metrics.md are generated from these. */
 export interface Definition {
   kind: 'counter' | 'gauge' | 'histogram';
   help: string;
-  /** Every label with all the values it can take; anything else is recorded as `other`. */
+  /** Labels and all their values. Any other value is recorded as `other`. */
   labels: Readonly<Record<string, readonly string[]>>;
-  /** Upper bounds, for histograms. */
+  /** Upper bounds of a histogram's buckets. */
   buckets?: readonly number[];
-  /** Every series is there from the start: a rate can be computed from the first event on, and its absence means something. */
+  /**
+   * Exports every series from the start with value 0, so that a rate includes the first event, and a missing series
+   * indicates a problem.
+   */
   fromZero?: true;
-  /** What several workers that are scraped as one show: the sum of their values, unless their greatest. */
+  /** Aggregation over several workers that are scraped as one process: their maximum. Default: the sum. */
   together?: 'max';
 }
 
-/** Milliseconds, for what a person waits for: a turn may take minutes. */
+/** Buckets in milliseconds for times that a user waits for. A turn may take minutes. */
 const slow = [5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 300_000, 1_800_000];
-/** Milliseconds, for one round trip to the store or a handshake. */
+/** Buckets in milliseconds for one round trip to the store or one handshake. */
 const quick = [0.5, 1, 2, 3, 5, 8, 12, 20, 35, 60, 100, 250, 500, 1_000, 2_000, 5_000, 10_000];
 
 const shapes = ['fresh', 'full', 'delta'];
@@ -32,11 +35,11 @@ const verdicts = [
   ...['fenced', 'lost_race', 'rejected', 'unknown'],
 ];
 
-/** What becomes of a request proxied to another worker, as far as this worker sees it. */
+/** Results of forwarding a request to another worker, as this worker observes them. */
 export const forwardResults = ['served', 'not_owner', 'unreachable', 'broken', 'client_gone'] as const;
-/** Why the bridge closed a client's connection: its address, or this worker, had too many. */
+/** Reasons for which the bridge closes a client's connection: too many from its address, or on this worker. */
 export const closedReasons = ['peer', 'worker'] as const;
-/** What a dial came to. */
+/** Results of a dial. */
 export const connectResults = ['opened', 'refused', 'failed'] as const;
 
 const counter = (help: string, labels: Definition['labels'] = {}): Definition => ({ kind: 'counter', help, labels });
@@ -50,7 +53,7 @@ const histogram = (help: string, buckets: readonly number[], labels: Definition[
   labels,
 });
 
-/** Every metric of the bridge. Names are API. No label ever carries an id. */
+/** All metrics of the bridge. Their names are part of the API. No label ever contains an id. */
 export const catalogue = {
   holdfast_build_info: greatest(gauge('Always 1; the version is in its label.', { version: [] })),
 
@@ -69,48 +72,49 @@ export const catalogue = {
   holdfast_turn_faults_total: counter('Turns the bridge itself ended or refused, by its reason.', {
     fault: Object.keys(faults),
   }),
-  holdfast_turn_held_milliseconds: histogram('From the request being read to its frame leaving.', slow, {
+  holdfast_turn_held_milliseconds: histogram('Time from reading the request to sending its frame.', slow, {
     shape: shapes,
   }),
-  holdfast_turn_first_event_milliseconds: histogram('From the request being read to the first upstream event.', slow, {
-    form: forms,
-  }),
-  holdfast_turn_total_milliseconds: histogram('From the request being read to its terminal.', slow, {
+  holdfast_turn_first_event_milliseconds: histogram(
+    'Time from reading the request to the first upstream event.',
+    slow,
+    {
+      form: forms,
+    },
+  ),
+  holdfast_turn_total_milliseconds: histogram('Time from reading the request to its terminal event.', slow, {
     terminal: ends,
   }),
   holdfast_turn_client_bytes_total: counter('Bytes of request bodies received from clients.'),
   holdfast_turn_upstream_bytes_total: counter('Bytes of frames sent upstream.'),
-  holdfast_turn_saved_bytes_total: counter('Bytes received from clients that a delta spared the upstream link.'),
+  holdfast_turn_saved_bytes_total: counter('Bytes received from clients that deltas saved on the upstream link.'),
   holdfast_turn_items_total: counter('Input items, as clients sent them and as they went upstream.', {
     side: ['client', 'upstream'],
   }),
   holdfast_tokens_total: counter("Tokens from the provider's usage; cached is part of input, reasoning of output.", {
     kind: ['input', 'cached', 'output', 'reasoning'],
   }),
-  holdfast_turn_state_ignored_total: counter('Turn-state tokens that were set aside, by reason.', {
+  holdfast_turn_state_ignored_total: counter('Turn-state tokens that were ignored, by reason.', {
     reason: ['foreign', 'unknown_key', 'other_version', 'other_credential', 'expired'],
   }),
 
   holdfast_upstream_connects_total: counter('Upstream handshakes by result.', { result: connectResults }),
   holdfast_upstream_connect_milliseconds: histogram('One upstream handshake.', quick, { result: connectResults }),
   holdfast_upstream_failures_total: fromZero(
-    counter(
-      'Connections to the upstream that did not come about, by cause; http_*: it answered in place of an upgrade.',
-      {
-        cause: failureKinds,
-      },
-    ),
+    counter('Failed connections to the upstream, by cause; http_*: it answered instead of upgrading.', {
+      cause: failureKinds,
+    }),
   ),
   holdfast_upstream_sockets: gauge('Upstream connections open now.'),
   holdfast_sessions: gauge('Sessions with an actor on this worker, by state.', {
     state: ['connecting', 'live', 'reconnecting', 'stale', 'closed'],
   }),
   holdfast_queue_length: gauge('Requests waiting for a session to be free.'),
-  holdfast_turns_in_flight: gauge('Turns whose clients still wait.'),
-  holdfast_turn_buffer_bytes: gauge('Bytes of events kept for clients that come back.'),
+  holdfast_turns_in_flight: gauge('Turns whose clients are still waiting.'),
+  holdfast_turn_buffer_bytes: gauge('Bytes of events kept for clients that may reconnect.'),
   holdfast_unread_bytes: gauge('Bytes of events written to clients that have not read them yet.'),
   holdfast_turn_buffers_given_up_total: counter(
-    'Turns whose events were not kept any more, because all kept too much.',
+    'Turns whose event buffer was dropped because all buffers together were too large.',
   ),
 
   holdfast_requests_in_hand: gauge('Requests that count against the limits of tenants now.'),
@@ -141,12 +145,14 @@ export const catalogue = {
   }),
 
   holdfast_heartbeat_age_milliseconds: greatest(
-    gauge('Since the last confirmed heartbeat was sent; at the self-fence deadline nothing more is started.'),
+    gauge(
+      'Time since the last confirmed heartbeat was sent; at the self-fence deadline the worker starts no more turns.',
+    ),
   ),
   holdfast_event_loop_lag_milliseconds: greatest(
     gauge('Delay of the event loop since the last scrape.', { quantile: ['p50', 'p99', 'max'] }),
   ),
-  holdfast_inspect_viewers: gauge('Viewers that watch machines now.'),
+  holdfast_inspect_viewers: gauge('Inspector viewers connected now.'),
   holdfast_inspect_cut_off_total: counter('Viewers cut off because they read too slowly.'),
 } satisfies Record<string, Definition>;
 

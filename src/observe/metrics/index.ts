@@ -13,18 +13,18 @@ export type ForwardResult = (typeof forwardResults)[number];
 export type ConnectResult = (typeof connectResults)[number];
 export type StoreRead = 'lookup' | 'lineage' | 'read';
 
-/** What is looked up when somebody scrapes, instead of being kept up to date all the time. */
+/** Values read at each scrape instead of being updated all the time. */
 export interface Readings {
   /** Upstream connections open now. */
   sockets?(): number;
-  /** One state name per session actor; dotted names count for their first part. */
+  /** State names, one per session actor. A dotted name counts for its first part. */
   sessions?(): Iterable<string>;
   /** Requests waiting for their session, over all sessions. */
   queued?(): number;
   turnsInFlight?(): number;
-  /** Bytes kept for clients that come back, over all turns. */
+  /** Bytes kept for clients that may reconnect, over all turns. */
   turnBufferBytes?(): number;
-  /** Bytes written to clients that have not read them yet. */
+  /** Bytes written to clients but not read by them yet. */
   unreadBytes?(): number;
   /** Requests that count against the limits of tenants. */
   requestsInHand?(): number;
@@ -33,24 +33,32 @@ export interface Readings {
   viewers?(): number;
 }
 
-/** The bridge's metrics: one function per fact. None throws, none keeps an id. */
+/** Metrics of the bridge, with one function per fact. None of them throws or keeps an id. */
 export interface Metrics {
   readonly registry: Registry;
   turnEnded(line: TurnLine): void;
-  /** @param ms how long the handshake took */
+  /**
+   * Records one handshake.
+   *
+   * @param ms duration of the handshake, in milliseconds
+   */
   upstreamConnect(result: ConnectResult, ms: number): void;
-  /** A connection did not come about. */
+  /** Counts a connection that could not be established. */
   upstreamFailed(cause: FailureKind): void;
-  /** One answer of a fence or worker call. */
+  /** Records one answer to a fence or worker call. `ms` is its duration in milliseconds. */
   storeAnswered(call: string, verdict: string, ms: number): void;
-  /** One read; `failed` when the store did not answer in time. */
+  /** Records one read. `ms` is its duration in milliseconds; `failed` means that the store did not answer in time. */
   storeRead(call: StoreRead, ms: number, failed: boolean): void;
   takeover(lostTurn: boolean): void;
   forwarded(result: ForwardResult): void;
-  /** @param sentAt monotonic milliseconds just before the heartbeat was sent */
+  /**
+   * Records a confirmed heartbeat.
+   *
+   * @param sentAt monotonic time just before the heartbeat was sent, in milliseconds
+   */
   heartbeatConfirmed(sentAt: number): void;
   viewerCutOff(): void;
-  /** A request was refused because its tenant was at a limit. */
+  /** Counts a request that was refused because its tenant was at a limit. */
   refused(limit: TenantLimit): void;
   bufferGivenUp(): void;
   connectionClosed(reason: (typeof closedReasons)[number]): void;
@@ -62,11 +70,13 @@ export interface Metrics {
 
 export interface MetricsOptions {
   clock: Clock;
-  /** Also the process's own: memory, CPU, file descriptors, garbage collection. Default true. */
+  /**
+   * True to report the metrics of the process as well: memory, CPU, file descriptors, garbage collection. Default true.
+   */
   defaults?: boolean;
 }
 
-/** Metrics in a registry of their own. The event loop is measured from now until `stop`. */
+/** Creates metrics in a registry of their own. The event loop is measured until `stop` is called. */
 export function createMetrics({ clock, defaults = true }: MetricsOptions): Metrics {
   const registry = new Registry();
   const instruments = createInstruments(registry);
@@ -135,7 +145,7 @@ const gaugeOf = {
   viewers: 'holdfast_inspect_viewers',
 } as const;
 
-/** Every state is written, the empty ones too: a series that vanishes cannot be alerted on. */
+/** Writes all states, including those with a count of 0: an alert cannot be defined on a series that disappears. */
 function count(states: Iterable<string>, write: (labels: Record<string, string>, value: number) => void): void {
   const counts = new Map(['connecting', 'live', 'reconnecting', 'stale', 'closed'].map((state) => [state, 0]));
   for (const state of states) {

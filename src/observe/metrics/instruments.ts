@@ -3,16 +3,18 @@ import { catalogue, type Definition, type MetricName } from './catalogue.ts';
 
 type Labels = Record<string, string>;
 
-/** The catalogue's metrics in one registry, written to by name. Label values outside the catalogue become `other`. */
+/** Metrics of the catalogue in one registry, written by name. Label values outside the catalogue become `other`. */
 export interface Instruments {
   add(name: MetricName, labels: Labels, value?: number): void;
   observe(name: MetricName, labels: Labels, value: number): void;
   set(name: MetricName, labels: Labels, value: number): void;
-  /** Called just before each scrape, to set the metric's values anew; an error leaves it without any. */
+  /**
+   * Registers a function that sets the metric's values just before each scrape. If it throws, the metric has no value.
+   */
   collect(name: MetricName, read: (set: (labels: Labels, value: number) => void) => void): void;
 }
 
-/** Registers every metric of the catalogue. Throws the library's Error when one is registered there already. */
+/** Registers every metric of the catalogue. Throws the library's Error when the registry already has one of them. */
 export function createInstruments(registry: Registry): Instruments {
   const counters = new Map<MetricName, Counter>();
   const gauges = new Map<MetricName, Gauge>();
@@ -44,7 +46,7 @@ export function createInstruments(registry: Registry): Instruments {
           }
         },
       });
-      // A reset leaves a gauge without labels at 0, which would be a statement.
+      // `reset` would leave a gauge without labels at 0, which would be a reported value; `remove` leaves it absent.
       const forget = () => (options.labelNames.length === 0 ? gauge.remove() : gauge.reset());
       gauges.set(name, gauge);
     }
@@ -62,7 +64,7 @@ export function createInstruments(registry: Registry): Instruments {
   };
 }
 
-/** Every combination of label values. */
+/** Returns every combination of label values. */
 function combinations(labels: Definition['labels']): Labels[] {
   return Object.entries(labels).reduce<Labels[]>(
     (found, [label, values]) => found.flatMap((each) => values.map((value) => ({ ...each, [label]: value }))),
@@ -70,7 +72,10 @@ function combinations(labels: Definition['labels']): Labels[] {
   );
 }
 
-/** What was not foreseen is counted, but never makes a series of its own. An empty list says: one value a process. */
+/**
+ * Replaces unknown label values by `other`, so that they create no series of their own. An empty list of values allows
+ * any value; the process then sets only one.
+ */
 function bounded(name: MetricName, labels: Labels): Labels {
   const allowed: Definition['labels'] = catalogue[name].labels;
   return Object.fromEntries(

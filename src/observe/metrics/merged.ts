@@ -1,16 +1,16 @@
 import { AggregatorRegistry, type MetricObjectWithValues, type MetricValue } from 'prom-client';
 
-/** Every metric of one process, with its values, as plain JSON. */
+/** All metrics of one process with their values, as plain JSON. */
 export type MetricsSnapshot = readonly Omit<MetricObjectWithValues<MetricValue<string>>, 'collect'>[];
 
-/** What a worker says to its supervisor about metrics. */
+/** Messages about metrics from a worker to its supervisor. */
 export type MetricsNews =
-  /** It was asked for the metrics of all workers. */
+  /** A scrape reached this worker; it requests the metrics of all workers. */
   | { kind: 'scrape'; scrape: number }
-  /** Its own, as the supervisor has asked in `round`; null: it was not asked for them, and they are its last. */
+  /** The worker's own metrics, in answer to `round`. With round null they are its last ones, sent without a request. */
   | { kind: 'metrics'; round: number | null; metrics: MetricsSnapshot };
 
-/** What a supervisor says to its workers about metrics. */
+/** Messages about metrics from a supervisor to its workers. */
 export type MetricsOrder =
   | { kind: 'measure'; round: number }
   /** The page of all workers. */
@@ -18,36 +18,43 @@ export type MetricsOrder =
 
 const merged = (snapshots: readonly MetricsSnapshot[]) => AggregatorRegistry.aggregate(snapshots as never);
 
-/** What a process that has ended leaves behind: what it counted. What it held is gone with it. */
+/** Keeps the counters and histograms of an ended process. Its gauges end with it. */
 const counted = (metrics: MetricsSnapshot) =>
   metrics.filter(({ type }) => ['counter', 'histogram'].includes(String(type)));
 
-/** How long a scrape waits for a worker, milliseconds; one that does not answer is counted as it was seen last. */
+/**
+ * Time for which a scrape waits for a worker, in milliseconds. After that, the worker's last counters and histograms
+ * are used.
+ */
 const MEASURE_WITHIN_MS = 2_000;
-/** Workers that have ended whose last word is waited for. */
+/** Number of ended workers whose last metrics may still arrive. */
 const MOST_GONE = 8;
 
-/** The supervisor's side: the metrics of all its workers as those of one process. No counter ever goes down. */
+/** The supervisor's side: merges the metrics of all workers into those of one process. No counter ever decreases. */
 export interface MetricsMerger {
-  /** Asks every worker and makes one page of what they say. */
+  /** Requests the metrics of every worker and returns the merged page. */
   page(workers: ReadonlyMap<number, (order: MetricsOrder) => void>): Promise<string>;
-  /** A worker has said what it measures. */
+  /** Stores the metrics that a worker has sent. */
   measured(worker: number, news: Extract<MetricsNews, { kind: 'metrics' }>): void;
-  /** A worker has ended: what it had counted when it was seen last still counts. */
+  /** Records the end of a worker. Its last known counters stay in the totals. */
   ended(worker: number): void;
 }
 
-/** @param after runs something after that many milliseconds; returns what takes it back */
+/**
+ * Creates the supervisor's side.
+ *
+ * @param after runs a function after a number of milliseconds; returns a function that cancels it
+ */
 export function createMetricsMerger(after: (ms: number, run: () => void) => () => void): MetricsMerger {
   const last = new Map<number, MetricsSnapshot>();
   const rounds = new Map<number, { missing: Set<number>; answered(): void }>();
-  /** Workers that have ended, the first one in front. What one of them has sent last may arrive after its end. */
+  /** Ended workers, the one that ended first in front. A worker's last message may arrive after its end. */
   const gone = new Set<number>();
   const folded = new Set<number>();
   let departed: MetricsSnapshot = [];
   let round = 0;
 
-  /** From here on only the sum is kept of what it had counted. */
+  /** Adds the worker's counters to the totals of ended workers and drops its own entry. */
   function fold(worker: number): void {
     gone.delete(worker);
     folded.add(worker);
@@ -98,17 +105,26 @@ export function createMetricsMerger(after: (ms: number, run: () => void) => () =
   };
 }
 
-/** A worker's side: asks its supervisor for the page, and sends it what is measured here. */
+/** A worker's side: requests the page from its supervisor, and sends its own metrics when requested. */
 export interface MergedMetrics {
-  /** The page of all workers; null when the supervisor does not answer. */
+  /** Returns the page of all workers, or null when the supervisor does not answer in time. */
   page(): Promise<string | null>;
-  /** Takes what the supervisor says. @param own what is measured here */
+  /**
+   * Handles a message of the supervisor.
+   *
+   * @param own returns the metrics of this worker
+   */
   take(order: MetricsOrder, own: () => Promise<MetricsSnapshot>): void;
 }
 
-/** Longer than the supervisor waits for its slowest worker, milliseconds. */
+/** Time limit for the page, in milliseconds; longer than the supervisor waits for its slowest worker. */
 const PAGE_WITHIN_MS = 4 * MEASURE_WITHIN_MS;
 
+/**
+ * Creates a worker's side.
+ *
+ * @param tell function that sends a message to the supervisor
+ */
 export function createMergedMetrics(tell: (news: MetricsNews) => void): MergedMetrics {
   const asked = new Map<number, (page: string | null) => void>();
   let scrapes = 0;

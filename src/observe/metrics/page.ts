@@ -3,9 +3,9 @@ import type { Registry } from 'prom-client';
 import type { AccessRule } from '../access.ts';
 
 /**
- * `GET /metrics` in the text format Prometheus scrapes. Never cached.
+ * Handles `GET /metrics`, in the Prometheus text format. Responses are never cached.
  *
- * @param page what is shown in place of the registry's own metrics; where it is null, they are shown
+ * @param page returns the page to show instead of the registry's own metrics; where it returns null, those are shown
  */
 export function metricsPage(
   registry: Registry,

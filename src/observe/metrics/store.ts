@@ -2,12 +2,12 @@ import type { Clock } from '../../clock.ts';
 import type { SessionStore } from '../../store/port.ts';
 import type { Metrics, StoreRead } from './index.ts';
 
-/** What of the metrics the store's calls are recorded with. */
+/** Metrics recorded for calls of the store. */
 export type StoreMetrics = Pick<Metrics, 'storeAnswered' | 'storeRead' | 'takeover' | 'heartbeatConfirmed'>;
 
 /**
- * The same store, with every call timed and every verdict counted. A successful claim counts as a takeover, a confirmed
- * heartbeat moves the age of the lease. Answers and errors pass through untouched.
+ * Wraps the store so that every call is timed and every verdict counted. A successful claim counts as a takeover; a
+ * confirmed heartbeat resets the heartbeat age. Results and errors are passed through unchanged.
  */
 export function observeStore(store: SessionStore, metrics: StoreMetrics, clock: Pick<Clock, 'now'>): SessionStore {
   const answered =
@@ -41,7 +41,7 @@ export function observeStore(store: SessionStore, metrics: StoreMetrics, clock: 
   };
 
   return {
-    // Calls this wrapper does not know stay reachable, with the store itself as their receiver.
+    // Methods not wrapped below stay available, bound to the store itself.
     ...passThrough(store),
     create: answered('create', (call) => store.create(call)),
     start: answered('start', (call) => store.start(call)),

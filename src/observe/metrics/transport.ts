@@ -9,14 +9,17 @@ import {
 import { kindOfStatus } from '../../upstream/unreachable.ts';
 import type { Metrics } from './index.ts';
 
-/** The same transport, with every handshake timed, counted by result, and every open connection counted. */
+/** Transport whose handshakes are timed and counted by result, and whose open connections are counted. */
 export interface ObservedTransport {
   transport: UpstreamTransport;
   /** Connections made through it that are open now. */
   readonly open: number;
 }
 
-/** A connection counts from its handshake until it is found closed, at the latest when the count is read. */
+/**
+ * Wraps a transport. A connection counts as open from its handshake until it is found closed, at the latest when the
+ * count is read.
+ */
 export function observeTransport(
   inner: UpstreamTransport,
   metrics: Pick<Metrics, 'upstreamConnect' | 'upstreamFailed'>,
@@ -30,14 +33,17 @@ export function observeTransport(
   let swept = 0;
   const keep = (connection: { readonly open: boolean }) => {
     connections.add(connection);
-    // Even unread, the set never grows past twice what was open at the last look.
+    // Bounds the set even if the count is never read: at most 64 plus twice the number that was open at the last sweep.
     if (connections.size > 64 + 2 * swept) swept = sweep();
   };
   const noteFailure = (result: DialResult) => {
     if (result.kind === 'failed') metrics.upstreamFailed(result.unreachable?.kind ?? 'other');
     else if (result.kind === 'refused') metrics.upstreamFailed(kindOfStatus(result.answer.status));
   };
-  /** An exchange is open before there is a connection: that there was none, only its end says. */
+  /**
+   * Counts the failure of an exchange when it closes: an exchange is open before it has a connection, so only its end
+   * shows that there was none.
+   */
   const noticing = (connection: UpstreamConnection): UpstreamConnection => ({
     ...connection,
     get open() {

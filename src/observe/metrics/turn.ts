@@ -2,7 +2,7 @@ import type { TurnLine } from '../log.ts';
 import type { Instruments } from './instruments.ts';
 import { tokensOf } from './usage.ts';
 
-/** Records everything a turn's log line says; the line is the one source, so that log and metrics cannot differ. */
+/** Records all metrics of a turn from its log line, the only source, so that log and metrics cannot differ. */
 export function recordTurn(instruments: Instruments, line: TurnLine): void {
   const { add, observe } = instruments;
   const { outcome, shape, terminal } = line;
@@ -15,7 +15,7 @@ export function recordTurn(instruments: Instruments, line: TurnLine): void {
   observe('holdfast_turn_total_milliseconds', { terminal }, line.totalMs);
   add('holdfast_turn_client_bytes_total', {}, line.bytesFromClient);
   add('holdfast_turn_upstream_bytes_total', {}, line.bytesSent);
-  // A turn that never left saved nothing: it did not do its work.
+  // A turn that was never sent saved nothing.
   if (line.form !== null) add('holdfast_turn_saved_bytes_total', {}, line.bytesFromClient - line.bytesSent);
   add('holdfast_turn_items_total', { side: 'client' }, line.itemsFromClient);
   add('holdfast_turn_items_total', { side: 'upstream' }, line.itemsSent ?? 0);

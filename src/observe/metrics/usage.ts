@@ -1,4 +1,4 @@
-/** Tokens of one turn; `cached` is part of `input`, `reasoning` of `output`. */
+/** Token counts of one turn. `cached` is part of `input`, `reasoning` is part of `output`. */
 export interface TokenCounts {
   input: number;
   cached: number;
@@ -11,7 +11,7 @@ const count = (value: unknown): number =>
 const object = (value: unknown): Record<string, unknown> =>
   typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : {};
 
-/** Reads the provider's `usage`; whatever is missing or is no number counts as nothing. */
+/** Reads the provider's `usage`. Missing or non-numeric values count as 0. */
 export function tokensOf(usage: unknown): TokenCounts {
   const { input_tokens, input_tokens_details, output_tokens, output_tokens_details } = object(usage);
   return {

@@ -1,9 +1,12 @@
 import type { Fault } from './bounds.ts';
 
 /**
- * Everything that can happen, in one word each. `own`: the bridge, its store, its clock or its clients' next request do
- * it by themselves, so that progress may count on it. `world`: it may happen at any time, and nobody may count on it.
- * A fault's name: it happens as often as the bounds allow.
+ * All actions of the model, each with its kind.
+ *
+ * - `own`: done by the bridge, its store, its clock or its clients' next request without outside help, so progress may
+ *   rely on it.
+ * - `world`: may happen at any time; progress must not rely on it.
+ * - the name of a fault: happens as often as the bounds allow.
  */
 export const ACTIONS = {
   asks: 'own',
@@ -56,7 +59,10 @@ export const ACTIONS = {
 } as const satisfies Record<string, 'own' | 'world' | Fault>;
 export type ActionName = keyof typeof ACTIONS;
 
-/** `a`, `b`: whom it concerns (request, worker, actor or copy, counted from 0) and how. */
+/**
+ * One action. `a` and `b` are its operands: the request, worker, actor or copy it concerns (counted from 0), and its
+ * variant.
+ */
 export interface Action {
   name: ActionName;
   a: number;

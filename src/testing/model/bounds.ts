@@ -1,4 +1,4 @@
-/** What may go wrong, each as often as the bounds allow. */
+/** Faults of the model, each happening as often as the bounds allow. */
 export const FAULTS = [
   'crash',
   'pause',
@@ -18,25 +18,31 @@ export const FAULTS = [
 ] as const;
 export type Fault = (typeof FAULTS)[number];
 
-/** Which way clients name their past: by `previous_response_id`, by key and whole history, or either. */
+/** Way in which clients refer to earlier turns: by `previous_response_id`, by key and whole history, or either. */
 export type Naming = 'anchored' | 'keyed' | 'either';
 
-/** How far a world is explored. Everything within is explored; what lies beyond is counted, never silently dropped. */
+/**
+ * Bounds of an exploration. Everything within them is explored; steps beyond them are counted and never dropped
+ * silently.
+ */
 export interface Bounds {
-  /** Worker identities: 2 or 3. A process that begins again under a new id is one more of them. */
+  /** Number of worker identities: 2 or 3. A restarted process has a new id and counts again. */
   workers: number;
-  /** Requests of one conversation, each with a turn id of its own: 1 to 6. A repetition is a request. */
+  /** Number of requests in one conversation, each with its own turn id: 1 to 6. A retry counts as a request. */
   turns: number;
-  /** Highest epoch: no claim is explored beyond it. */
+  /** Highest epoch. Claims beyond it are not explored. */
   epochs: number;
-  /** Requests at the same time. */
+  /** Maximum number of simultaneous requests. */
   concurrent: number;
   naming: Naming;
-  /** Every history can be rebuilt; otherwise only the socket that holds an anchor can continue it. */
+  /** True when every history can be rebuilt. If not, only the socket that holds an anchor can continue it. */
   exact: boolean;
-  /** Copies of store calls that may be under way without a caller, `release` among them. */
+  /** Maximum number of store calls in flight without a waiting caller, including `release`. */
   copies: number;
-  /** Waits also end by their deadlines where the upstream would have answered. Progress needs them. */
+  /**
+   * True when waits can also end by their deadlines while the upstream would still answer. Required for checking
+   * progress.
+   */
   deadlines: boolean;
   faults: Partial<Record<Fault, number>>;
 }
@@ -53,7 +59,7 @@ export const defaults: Bounds = {
   faults: {},
 };
 
-/** One line for people. */
+/** Describes bounds in one line. */
 export function describeBounds(bounds: Bounds): string {
   const { workers, turns, epochs, concurrent, naming, exact, copies, deadlines, faults } = bounds;
   const counts = Object.entries(faults).flatMap(([fault, count]) => (count > 0 ? [`${fault} ${count}`] : []));

@@ -2,14 +2,18 @@ import { ACTOR, BARE, BIT, COMMIT, COPY, type Layout, SIZES, TURN_STATE } from '
 import type { Hand, Rows } from './rows.ts';
 import type { Sessions } from './sessions.ts';
 
-/** Store calls under way without a caller: a copy of one that was given up, or a `release` that nobody waits for. */
+/**
+ * Store calls in flight without a waiting caller: copies of calls that were given up, and `release` calls, which are
+ * never awaited.
+ */
 export interface Copies {
   canMake(actor: number): boolean;
   make(actor: number): void;
-  /** It takes effect; its answer reaches nobody. */
+  /** Executes the call at the store. Its answer is discarded. */
   arrive(copy: number): void;
 }
 
+/** Creates the store calls in flight over the state in `hand`. */
 export function createCopies(layout: Layout, hand: Hand, rows: Rows, sessions: Sessions): Copies {
   const actor = (i: number, field: number) => hand.s[layout.actor(i) + field]!;
   const commit = (i: number) => actor(i, ACTOR.pending) & 15;
@@ -20,7 +24,7 @@ export function createCopies(layout: Layout, hand: Hand, rows: Rows, sessions: S
     return -1;
   };
 
-  /** The last argument: the expected head, or the end. */
+  /** Returns the call's last argument: the expected head, or the end. */
   function argument(i: number): number {
     switch (commit(i)) {
       case COMMIT.create:

@@ -6,9 +6,9 @@ import { StateSet } from './state-set.ts';
 import type { Weakness } from './weakness.ts';
 import { createWorld, type World } from './world.ts';
 
-/** A promise that was broken, and the shortest way there. */
+/** A violated property with a shortest sequence of actions that violates it. */
 export interface Violation {
-  /** A promise of safety, or of progress: some request never ends, or the session never serves again. */
+  /** A safety property, or a progress property: some request never ends, or the session never serves again. */
   property: Broken | 'everyRequestEnds' | 'servesAgain';
   actions: readonly Action[];
 }
@@ -18,11 +18,11 @@ export interface Exploration {
   weakness: Weakness | null;
   states: number;
   transitions: number;
-  /** Steps of the longest shortest way. */
+  /** Length of the longest of the shortest paths to the states. */
   depth: number;
-  /** Every state within the bounds was seen, or the exploration ended at a violation. */
+  /** True when every state within the bounds was visited. False also when the exploration ended at a violation. */
   exhausted: boolean;
-  /** Steps not taken because they lead beyond the bounds. */
+  /** Number of steps not taken because they lead beyond the bounds. */
   beyond: number;
   violation: Violation | null;
   milliseconds: number;
@@ -34,14 +34,14 @@ export interface Exploration {
 export interface ExploreOptions {
   bounds: Bounds;
   weakness?: Weakness | null;
-  /** Look for progress, too: needs four bytes for every step that progress may count on. Default true. */
+  /** True to check progress as well. Needs four bytes for every step on which progress may rely. Default true. */
   progress?: boolean;
-  /** More states than this are not looked at: the exploration is then partial. */
+  /** Maximum number of states; beyond it the exploration is partial. */
   mostStates?: number;
   onLevel?(depth: number, states: number): void;
 }
 
-/** Explores a world breadth first, so that the first violation found is one of the shortest. */
+/** Explores a world breadth first, so that the first safety violation found has a shortest path. */
 export function explore(options: ExploreOptions): Exploration {
   const { bounds, weakness = null, progress = true, mostStates = Number.POSITIVE_INFINITY } = options;
   const startedAt = performance.now();
@@ -105,7 +105,7 @@ export function explore(options: ExploreOptions): Exploration {
   };
 }
 
-/** The number of the state from which each state was first met. */
+/** For each state, the number of the state from which it was first reached. */
 class Parents {
   #list = new Uint32Array(1 << 16);
   #size = 0;
@@ -122,11 +122,14 @@ class Parents {
   }
 }
 
-/** Only parents are kept; which step led from one to the next is found again. */
+/**
+ * Reconstructs the actions on the path to a state. Only parent states are stored, so each step is found again by trying
+ * all steps.
+ */
 function wayTo(world: World, set: StateSet, parents: Parents, state: number): Action[] {
   const line = [state];
   while (line[0] !== 0) line.unshift(parents.of(line[0]!));
-  // The world in hand is the one that broke something: another finds the way.
+  // Use a second world, because the first one still holds the state of the violation.
   const guide = createWorld(world.layout.bounds, world.weakness);
   const next = new Uint32Array(guide.next.buffer);
   const actions: Action[] = [];

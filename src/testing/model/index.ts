@@ -1,4 +1,4 @@
-/** @module The ownership protocol, explored exhaustively with the machines that run. */
+/** @module Model of the ownership protocol, explored exhaustively with the production state machines. */
 export type { Action, ActionName } from './actions.ts';
 export {
   type Bounds,

@@ -1,15 +1,15 @@
 import { type Bounds, FAULTS, type Fault } from './bounds.ts';
 
 /**
- * A world as a row of small integers, so that millions of them can be kept and compared. Ids are one more than their
- * index and 0 is "none", everywhere. Nonces are numbered in the order in which they are met (see `canonical`): only
- * their equality means anything.
+ * Layout of a world's state as a row of small integers, compact enough to store and compare millions of states. Ids are
+ * stored as index plus one, and 0 means "none", everywhere. Nonces are renumbered in order of appearance (see
+ * `canonical`), because only their equality matters.
  */
 export interface Layout {
   /** Bytes of one state, a multiple of four. */
   readonly stride: number;
   readonly bounds: Bounds;
-  /** Actors that may exist at once. */
+  /** Maximum number of simultaneous actors. */
   readonly actors: number;
   readonly turn: (r: number) => number;
   readonly worker: (w: number) => number;
@@ -18,30 +18,33 @@ export interface Layout {
   readonly copy: (j: number) => number;
   readonly stray: number;
   readonly budget: (fault: Fault) => number;
-  /** The actor whose next effect throws, plus one; only where something may throw. */
+  /** Offset of the actor whose next effect throws, plus one. Null when the bounds allow no throw. */
   readonly broken: number | null;
-  /** The rows as they were before the latest write; only where a failover may lose it. */
+  /** Offset of the rows before the latest write. Null when the bounds allow no failover. */
   readonly previous: number | null;
-  /** Offsets that hold nonces. */
+  /** Offsets of all nonces. */
   readonly nonces: readonly number[];
 }
 
-/** The last response that the conversation's client was told of. */
+/** Offset of the last response that the conversation's client has received. */
 export const TOLD = 0;
-/** The session's row. Epoch 0: there is none. `sid`: nonce of the create that made it, in place of its id. */
+/**
+ * Offsets of the session's row. Epoch 0 means that there is no row. `sid` is the nonce of the create that made the row,
+ * used as its id.
+ */
 export const ROW = { epoch: 1, owner: 2, nonce: 3, sid: 4, active: 5, head: 6 } as const;
 const TURNS = 7;
 
-/** A turn's row: state and whether it is a branch, then author and epoch. */
+/** Offsets within a turn's row: state with the branch flag, author and epoch. */
 export const TURN = { state: 0, author: 1, epoch: 2 } as const;
 export const TURN_STATE = { none: 0, active: 1, completed: 2, failed: 3, cancelled: 4, lost: 5 } as const;
 export const BRANCHED = 8;
-/** The end is recorded without its content: nothing can name it any more. */
+/** Flag of a turn whose end is recorded without its content, so that no request can refer to it. */
 export const BARE = 16;
 
 /**
- * Bits of a worker. `dead` is the stored fact, `knows` that it has learned of it, `lapsed` what its own clock says, `unrecorded` that
- * the database has lost its row.
+ * Bits of a worker. `dead`: its death is stored. `knows`: it has learned of its death. `lapsed`: its lease has expired
+ * by its own clock. `unrecorded`: the database has lost its row.
  */
 export const WORKER = { crashed: 1, paused: 2, lapsed: 4, dead: 8, knows: 16, draining: 32, unrecorded: 64 } as const;
 
@@ -49,7 +52,7 @@ export const REQUEST = { stage: 0, holder: 1, named: 2, flags: 3, facts: 4, targ
 export const STAGE = {
   unborn: 0,
   resolving: 1,
-  /** Ends its own worker's orphan before it claims. */
+  /** The worker ends its own orphan before it claims. */
   clearing: 2,
   claiming: 3,
   awaiting: 4,
@@ -57,7 +60,10 @@ export const STAGE = {
   placed: 6,
   ended: 7,
 } as const;
-/** Bits of `flags`; the two lowest count the creates, the next two the resolutions that failed for a conflict, and the one in hand. */
+/**
+ * Bits of `flags`. Bits 0 and 1 count the creates; bits 2 and 3 count the resolutions, including the current one and
+ * those that failed because of a conflict.
+ */
 export const FLAG = {
   creates: 3,
   resolution: 4,
@@ -67,7 +73,7 @@ export const FLAG = {
   maybe: 64,
   dirty: 128,
 } as const;
-/** `target` of a request that has ended: what its client was told. */
+/** Values of `target` in a request that has ended: the result that its client received. */
 export const ENDING = { completed: 1, failed: 2, elsewhere: 3, reattached: 4, gone: 5 } as const;
 
 export const ACTOR = {
@@ -78,17 +84,17 @@ export const ACTOR = {
   head: 4,
   current: 5,
   waiting: 6,
-  /** 0: no socket; 1: open, holding nothing; 2 + r: open, holding the response of turn r. */
+  /** 0: no socket. 1: open without a cached response. 2 + r: open, with the response of turn r cached. */
   socket: 7,
-  /** Low half: the unanswered commit; high half: the orphan it is about. */
+  /** Low half: the unanswered commit. High half: the orphan it concerns. */
   pending: 8,
   mail: 9,
   bits: 11,
-  /** What the upstream itself keeps for this socket: 0 nothing, else a turn. */
+  /** Turn that the upstream itself keeps for this socket; 0 for none. */
   held: 12,
 } as const;
 export const MAIL_BYTES = 2;
-/** Low three bits: how the turn in hand ended, as a turn state. */
+/** The low three bits hold the end of the current turn, as a turn state. */
 export const BIT = { ending: 7, shown: 8, stray: 16, delta: 32, created: 64, told: 128 } as const;
 export const COMMIT = { none: 0, create: 1, start: 2, orphan: 3, settle: 4, bareSettle: 5, release: 6 } as const;
 
@@ -96,6 +102,7 @@ export const COPY = { kind: 0, worker: 1, nonce: 2, epoch: 3, turn: 4, argument:
 
 export const SIZES = { turn: 3, request: 8, actor: 13, copy: 6 } as const;
 
+/** Computes the layout of a state within the given bounds. */
 export function layoutOf(bounds: Bounds): Layout {
   const actors = bounds.workers + 1;
   let end = TURNS;
@@ -141,12 +148,12 @@ export function layoutOf(bounds: Bounds): Layout {
   };
 }
 
-/** Where the rows begin and how long they are: what a failover can set back. */
+/** Start and length of the rows, the part of a state that a failover can reset. */
 export const ROWS = { start: ROW.epoch, length: ({ bounds }: Layout) => TURNS - ROW.epoch + SIZES.turn * bounds.turns };
 
 const renamed = new Uint8Array(256);
 
-/** Numbers nonces by where they are met first: worlds that differ only in their names become one. */
+/** Renumbers nonces in order of appearance, so that states that differ only in nonce numbers become equal. */
 export function canonical(layout: Layout, s: Uint8Array): void {
   let next = 1;
   let seen = 0;
@@ -163,7 +170,7 @@ export function canonical(layout: Layout, s: Uint8Array): void {
   renamed.fill(0, 0, seen + 1);
 }
 
-/** A nonce that nobody in this world has. */
+/** Returns a nonce that is not used anywhere in the state. */
 export function freshNonce(layout: Layout, s: Uint8Array): number {
   let highest = 0;
   for (const at of layout.nonces) highest = Math.max(highest, s[at]!);

@@ -7,7 +7,10 @@ import { TURN_STATE } from './layout.ts';
 const GENERATION = 1;
 const socket = { generation: GENERATION };
 
-/** Every event a model delivers to the session machine. Only events of the current socket are: others are ignored. */
+/**
+ * Events that the model delivers to the session machine. All socket events are of the current socket; events of earlier
+ * sockets would be ignored.
+ */
 export const events = {
   wanted: { type: 'turn.wanted' },
   cancelled: { type: 'turn.cancelled', reason: 'superseded' },
@@ -56,34 +59,34 @@ export type EventName = keyof typeof events;
 export const eventNames = Object.keys(events) as EventName[];
 export const EVENT = Object.fromEntries(eventNames.map((name, index) => [name, index])) as Record<EventName, number>;
 
-/** Effect names with their parameters folded in: `endTurn:lost`. */
+/** Result of an event. Effect names include their parameters, for example `endTurn:lost`. */
 export interface Step {
   to: number;
   effects: readonly string[];
 }
 
-/** One state of the session machine, with all that differs between equals (counters of the past) taken out. */
+/** One state of the session machine, with irrelevant differences (counters that only grow) removed. */
 export interface Local {
   readonly path: string;
   readonly snapshot: unknown;
   readonly creates: number;
   readonly dialing: boolean;
-  /** A turn is on the wire. */
+  /** A turn was sent upstream. */
   readonly streaming: boolean;
-  /** On the wire, and nothing but telemetry came back. */
+  /** A turn was sent upstream, and only telemetry has come back. */
   readonly waiting: boolean;
   readonly idle: boolean;
   readonly over: boolean;
-  /** Deadlines that the active states declare, as event numbers. */
+  /** Deadlines declared by the active states, as event numbers. */
   readonly deadlines: readonly number[];
 }
 
-/** The session machine as a table of local states and steps, filled as they are met. */
+/** The session machine as a table of local states and steps, filled on demand. */
 export interface LocalMachine {
   readonly locals: readonly Local[];
-  /** A new session's actor: connecting, its first dial under way. */
+  /** State of a new session's actor: connecting, with its first dial in progress. */
   readonly born: number;
-  /** A claimed session's actor, whatever state its row's snapshot was written in. */
+  /** State of a claimed session's actor. It does not depend on the state stored in the row's snapshot. */
   readonly claimed: number;
   step(local: number, event: number): Step;
 }
@@ -102,9 +105,9 @@ const STATE_OF_END: Record<ForcedEnd, number> = {
 };
 
 /**
- * Walks the production machine by XState's pure transition. The recorders of `defineProgram` say which effects a step
- * yields; the counters that only grow (dials, turns, takeovers) are set back, since no guard compares them with anything
- * but the events of the same socket.
+ * Runs the production machine with XState's pure transition function. The recorders of `defineProgram` report the
+ * effects of each step. Counters that only grow (dials, turns, takeovers) are reset, because guards compare them only
+ * with events of the same socket.
  */
 function createLocalMachine(): LocalMachine {
   const { machine } = sessionProgram;
@@ -173,13 +176,13 @@ function createLocalMachine(): LocalMachine {
 
 let shared: LocalMachine | null = null;
 
-/** One table for all worlds of a process: a state's number means the same in each. */
+/** Returns the table shared by all worlds of a process, so that a state's number means the same in each. */
 export function localMachine(): LocalMachine {
   shared ??= createLocalMachine();
   return shared;
 }
 
-/** Ids of the states of the session machine that any world of this process has met. */
+/** Returns the ids of the session machine's states that any world of this process has visited. */
 export function visitedStates(): ReadonlySet<string> {
   return new Set(localMachine().locals.flatMap(({ snapshot }) => (snapshot as Looked)._nodes.map(({ id }) => id)));
 }

@@ -20,20 +20,23 @@ const LETTERS = [
 ] as const satisfies readonly EventName[];
 export type Letter = (typeof LETTERS)[number];
 
-/** The state is beyond what its bytes can hold; the step is counted as outside the bounds. */
+/** Thrown when a state does not fit into its bytes. The step is then counted as beyond the bounds. */
 export class Beyond extends Error {}
 
-/** What waits for each actor while its commit is unanswered: strictly first in, first out, as in `src/runtime`. */
+/**
+ * Events that wait for each actor while its commit is unanswered. Strictly first in, first out, as in `src/runtime`.
+ */
 export interface Mailboxes {
   post(actor: number, letter: Letter): void;
-  /** In front of everything that waits, as what has failed is. */
+  /** Puts an event in front of all waiting ones, as a failed effect does. */
   postFirst(actor: number, letter: Letter): void;
-  /** Takes the first letter out; there is one. */
+  /** Removes and returns the first event. The mailbox must not be empty. */
   take(actor: number): Letter;
-  /** A loss that waits belongs to a socket of the past once another is dialed: it would be ignored. */
+  /** Removes waiting socket losses when another socket is dialed: they concern the old socket and would be ignored. */
   forgetLosses(actor: number): void;
 }
 
+/** Creates the mailboxes of all actors over the state in `hand`. */
 export function createMailboxes(layout: Layout, hand: Hand): Mailboxes {
   const at = (i: number, k: number) => layout.actor(i) + ACTOR.mail + (k >> 1);
 

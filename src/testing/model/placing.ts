@@ -8,35 +8,42 @@ const SCOPE = 'scope';
 const SESSION = 'session';
 const CREDENTIAL = 'credential';
 
-/** What is done with a request, with workers as indices. */
+/** Placement decision for a request, with workers as indices. */
 export interface Placing {
   do: Decision['do'];
-  /** `create`: under the conversation's key. */
+  /** For `create`: true when the session is created under the conversation's key. */
   keyed: boolean;
-  /** `claim`: the worker's own orphan is ended first. */
+  /** For `claim`: true when the worker's own orphan is ended first. */
   ownOrphan: boolean;
-  /** `forward`, `await_owner`. */
+  /** For `forward` and `await_owner`: the worker concerned. */
   worker: number;
 }
 
-/** The production resolver over a small world: its answers are remembered by all that it may look at. */
+/** The production resolver applied to a world's state. Decisions are cached by all their inputs. */
 export interface Resolver {
-  /** @param actor the actor that this worker's registry has of the session, or -1 */
+  /**
+   * Places a request at a worker.
+   *
+   * @param actor the actor that this worker's registry has for the session, or -1
+   */
   place(s: Uint8Array, request: number, worker: number, actor: number): Placing;
-  /** Decisions met so far. */
+  /** Number of distinct decisions so far. */
   readonly met: number;
 }
 
 /**
- * @param guesses death is inferred from silence instead of being read from the store: the weakness of that name
- * @param robs a worker without a row counts as one that is recorded and cannot be asked
+ * Creates the resolver.
+ *
+ * @param guesses whether death is inferred from silence instead of read from the store: the weakness
+ * `claimRobsTheLiving`
+ * @param robs whether a worker without a row is treated as recorded but unreachable: the weakness `lostRowRobs`
  */
 export function createResolver(layout: Layout, machine: LocalMachine, guesses: boolean, robs = false): Resolver {
   const { exact } = layout.bounds;
   const deathBits = guesses ? WORKER.dead | WORKER.crashed | WORKER.paused | WORKER.lapsed : WORKER.dead;
   const met = new Map<string, Placing>();
 
-  /** A turn's row as far as the resolver reads it; without content it has no response id that anybody could name. */
+  /** Returns a turn's row as far as the resolver reads it. A turn without content has no response id to refer to. */
   function turnRow(s: Uint8Array, turn: number): TurnRow {
     const t = layout.turn(turn - 1);
     const recorded = s[t + TURN.state]!;
@@ -191,7 +198,10 @@ export function createResolver(layout: Layout, machine: LocalMachine, guesses: b
     };
   }
 
-  /** An idle actor whose socket holds the head that is named, or the key's session, needs no look-up. */
+  /**
+   * Returns whether no look-up is needed: the actor is idle, and its socket holds the head that the request names or
+   * that belongs to the key's session.
+   */
   function isCertain(s: Uint8Array, r: number, i: number): boolean {
     const q = layout.request(r);
     const a = layout.actor(i);
@@ -222,7 +232,10 @@ export function createResolver(layout: Layout, machine: LocalMachine, guesses: b
   };
 }
 
-/** Facts of failed attempts: low half unreachable workers, high half those that deny the session. */
+/**
+ * Returns the facts of failed attempts. The low half holds unreachable workers, the high half workers that do not own
+ * the session.
+ */
 function attemptsOf(facts: number, workers: number): AttemptFact[] {
   const attempts: AttemptFact[] = [];
   for (let w = 0; w < workers; w += 1) {
@@ -232,7 +245,7 @@ function attemptsOf(facts: number, workers: number): AttemptFact[] {
   return attempts;
 }
 
-/** Everything that a decision depends on, as a string. */
+/** Returns a cache key made of all inputs of a decision. */
 function nameOf(layout: Layout, deathBits: number, s: Uint8Array, r: number, w: number, i: number): string {
   const q = layout.request(r);
   const named = s[q + REQUEST.named]!;

@@ -8,15 +8,15 @@ type Attempt = (name: ActionName, a: number, b?: number) => void;
 export interface PossibleOptions {
   layout: Layout;
   machine: LocalMachine;
-  /** Bits of a worker beside its stored death by which a hop to it is given up. */
+  /** Bits of a worker that, besides its stored death, make a hop to it fail. */
   givesUp: number;
   canCopy(s: Uint8Array, actor: number): boolean;
-  /** Actor that has the request in hand or in its queue, or -1. */
+  /** Returns the actor that runs the request (`current`) or has it in its queue (`waiting`), or -1. */
   runsAt(s: Uint8Array, request: number, where: 'current' | 'waiting'): number;
   onBeyond(): void;
 }
 
-/** What can happen in a state: calls `attempt` for each, in an order that never changes. */
+/** Creates a function that calls `attempt` for every action possible in a state, in a fixed order. */
 export function createPossible(options: PossibleOptions): (s: Uint8Array, attempt: Attempt) => void {
   const { layout, machine, givesUp, canCopy, runsAt, onBeyond } = options;
   const { bounds } = layout;
@@ -78,7 +78,7 @@ export function createPossible(options: PossibleOptions): (s: Uint8Array, attemp
             if (!gone) attempt('hopArrives', r);
             if (may(s, 'lostHop')) attempt('hopLost', r);
           } else if (worker(s, target) & WORKER.crashed) attempt('hopFails', r, 0);
-          // One that stands still is waited for until its death is stored.
+          // A hop to a paused worker waits until the worker's death is stored.
           else if (worker(s, target) & (WORKER.dead | givesUp)) attempt('hopFails', r, 1);
           return;
         case STAGE.placed: {
@@ -95,7 +95,7 @@ export function createPossible(options: PossibleOptions): (s: Uint8Array, attemp
     });
   }
 
-  /** A second request for the key waits while this worker is creating a session under it. */
+  /** Returns whether the request must wait because this worker is creating a session under the same key. */
   function waitsForCreation(s: Uint8Array, r: number, w: number): boolean {
     if (request(s, r, REQUEST.flags) & FLAG.anchored) return false;
     for (let i = 0; i < layout.actors; i += 1) {
@@ -173,13 +173,16 @@ export function createPossible(options: PossibleOptions): (s: Uint8Array, attemp
     if (may(s, 'drain') && (state & (WORKER.draining | WORKER.dead)) === 0 && hasOther(s, w)) attempt('drains', w);
   }
 
-  /** Somebody is left who may judge: up, under a valid lease and not dead. */
+  /** Returns whether another worker can record the death: it must be up, with a valid lease and not dead. */
   function hasJudge(s: Uint8Array, w: number): boolean {
     for (let other = 0; other < workers; other += 1) if (other !== w && worker(s, other) === 0) return true;
     return false;
   }
 
-  /** The last worker that can serve is left alone: without any there is nothing to promise. */
+  /**
+   * Returns whether another worker can serve. The last one is never taken out, because without any worker no progress
+   * can be expected.
+   */
   function hasOther(s: Uint8Array, w: number): boolean {
     for (let other = 0; other < workers; other += 1) {
       const out = WORKER.crashed | WORKER.dead | WORKER.draining;

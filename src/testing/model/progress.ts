@@ -1,9 +1,9 @@
-/** What is kept for progress: which states are at rest, and the steps that may be counted on. */
+/** Data for the progress check: which states are at rest, and the steps on which progress may rely. */
 export interface Progress {
-  /** The next state, in the order of their numbers; its edges follow. */
+  /** Adds the next state, in the order of state numbers. Its edges must follow. */
   state(quiet: boolean, servable: boolean, more: boolean): void;
   edge(to: number): void;
-  /** The first state from which rest cannot be reached. */
+  /** Returns the first state from which no state at rest can be reached. */
   firstStuck(): { state: number; property: 'everyRequestEnds' | 'servesAgain' } | null;
 }
 
@@ -12,7 +12,7 @@ const SERVES = 2;
 const MORE = 4;
 const CHUNK = 1 << 20;
 
-/** A list of numbers that grows without being copied. */
+/** List of numbers that grows without copying. */
 function createList() {
   const chunks: Uint32Array[] = [];
   let size = 0;
@@ -31,16 +31,19 @@ function createList() {
 }
 
 /**
- * Progress over the steps that happen by themselves: the bridge's own, its store's answers and its deadlines. Neither a
- * fault nor any goodwill of the upstream is counted on. From every state rest must be reachable by these alone: every
- * request that was asked has ended and, where another could still be asked, no turn is active any more.
+ * Creates the progress check. It uses only the bridge's own steps, answers of its store and its deadlines, and relies
+ * neither on faults nor on the upstream. From every state these steps must lead to rest: every request has ended and,
+ * if another request could still be made, no turn is active.
  */
 export function createProgress(): Progress {
   const starts = createList();
   const targets = createList();
   const states: number[] = [];
 
-  /** Backwards through the numbers until nothing changes: most steps lead to a later state, so few rounds do. */
+  /**
+   * Computes the states from which a wanted state can be reached. Iterates backwards until nothing changes; most steps
+   * lead to a later state, so few rounds are needed.
+   */
   function reaching(wanted: number): Uint8Array {
     const good = new Uint8Array(states.length);
     for (let changed = true; changed; ) {

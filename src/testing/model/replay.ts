@@ -6,7 +6,7 @@ import { tellStory } from './story.ts';
 import type { Weakness } from './weakness.ts';
 import { createWorld, type World } from './world.ts';
 
-/** A way to a broken promise, as it is kept in a file. */
+/** Recorded path to a violation, as stored in a file. */
 export interface Trace {
   format: 'holdfast-model-trace-1';
   bounds: Bounds;
@@ -15,12 +15,21 @@ export interface Trace {
   actions: readonly Action[];
 }
 
+/**
+ * Returns the trace of an exploration's violation.
+ *
+ * @throws {Error} when there is none
+ */
 export function traceOf({ bounds, weakness, violation }: Exploration): Trace {
   if (!violation) throw new Error('Nothing was broken: there is no trace.');
   return { format: 'holdfast-model-trace-1', bounds, weakness, ...violation };
 }
 
-/** Goes the way again. `broken`: it still leads to what the trace says. Throws when a step is not possible any more. */
+/**
+ * Replays a trace. `broken` is true when it still violates the trace's property.
+ *
+ * @throws {Error} when a step is no longer possible, or the trace has another format
+ */
 export function replay(trace: Trace): { story: string; broken: boolean } {
   if (trace.format !== 'holdfast-model-trace-1') throw new Error('This is no trace of the model.');
   const world = createWorld(trace.bounds, trace.weakness);
@@ -39,7 +48,7 @@ export function replay(trace: Trace): { story: string; broken: boolean } {
   return { story, broken: last === trace.property };
 }
 
-/** Whether the bridge comes there by itself. */
+/** Returns whether `own` steps alone lead from `start` to a state that satisfies `isThere`. */
 function reaches(world: World, start: Uint8Array, isThere: (s: Uint8Array) => boolean): boolean {
   const set = new StateSet(world.layout.stride);
   const from = new Uint8Array(start);

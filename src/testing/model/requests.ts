@@ -18,30 +18,33 @@ import type { Hand, Rows } from './rows.ts';
 import type { Sessions } from './sessions.ts';
 import type { Weakness } from './weakness.ts';
 
-/** Requests on their way to a session, as `src/session/dispatcher.ts` takes them there. */
+/** Placement of requests on sessions, as in `src/session/dispatcher.ts`. */
 export interface Requests {
   resolve(r: number): void;
   clearOrphan(r: number): void;
   claim(r: number, answered: boolean): void;
-  /** What became of a hop that found nobody. */
+  /** Handles a hop that did not reach its worker. `sent`: the request may still arrive. */
   unreachable(r: number, sent: boolean): void;
-  /** A hop that says nothing of its worker was lost on its way: that worker is asked again. */
+  /**
+   * Handles a hop that was lost, with no information about its worker. The request is sent to the same worker again.
+   */
   lose(r: number): void;
-  /** The same for a hop that was accepted. */
+  /** Handles the loss of a hop's connection after it was accepted. */
   cut(r: number): void;
-  /** What was learned of an owner that is waited for is of the past. */
+  /** Discards the facts about an owner that the request waits for. */
   lookAgain(r: number): void;
   arrive(r: number): void;
-  /** An accepted hop ended without an answer. */
+  /** Handles an accepted hop that ended without an answer. */
   broken(r: number): void;
   strayArrives(): void;
   depart(r: number): void;
-  /** The queue's own limit. */
+  /** Removes a request from the queue when the queue's limit has expired. */
   withdraw(r: number, ending: number): void;
-  /** Actor that runs (`current`) or queues (`waiting`) the request for its client, or -1. */
+  /** Returns the actor that runs (`current`) or queues (`waiting`) the request for its client, or -1. */
   runs(r: number, where: 'current' | 'waiting'): number;
 }
 
+/** Creates the placement of requests over the state in `hand`. */
 export function createRequests(
   layout: Layout,
   hand: Hand,
@@ -61,7 +64,7 @@ export function createRequests(
   const hasRow = (r: number) => hand.s[layout.turn(r) + TURN.state] !== TURN_STATE.none;
 
   const again = (r: number, fact = 0) => {
-    // Whoever held the client has gone with it, and what was sent on comes back to nobody.
+    // The worker that held the client's connection crashed, so a handed-back request has no recipient.
     if (worker(get(r, REQUEST.holder) - 1) & WORKER.crashed) return sessions.tell(r, ENDING.gone);
     set(r, REQUEST.facts, get(r, REQUEST.facts) | fact);
     if (fact !== 0) uncount(r);
@@ -71,14 +74,16 @@ export function createRequests(
     set(r, REQUEST.epoch, 0);
     set(r, REQUEST.flags, get(r, REQUEST.flags) & ~FLAG.dirty);
   };
-  /** Only what moved meanwhile counts against a request: waiting for another worker does not. */
+  /**
+   * Does not count the current resolution against the limit. Only conflicts count; waiting for another worker does not.
+   */
   function uncount(r: number): void {
     if ((get(r, REQUEST.flags) & FLAG.resolutions) !== 0)
       set(r, REQUEST.flags, get(r, REQUEST.flags) - FLAG.resolution);
   }
   const denies = (w: number) => 16 << w;
 
-  /** Actor of that worker that runs the request for a client that it lost, or -1. */
+  /** Returns the actor of that worker that runs the request after losing its client, or -1. */
   function runsForNobody(r: number, w: number): number {
     for (let i = 0; i < layout.actors; i += 1) {
       const mine = actor(i, ACTOR.worker) === w + 1 && actor(i, ACTOR.current) === r + 1;
@@ -87,9 +92,12 @@ export function createRequests(
     return -1;
   }
 
-  /** The owner is asked again for a turn that it may have begun: it takes it up, or begins it, and never twice. */
+  /**
+   * Handles a retried hop for a turn that the owner may already have started. The owner resumes it or starts it, never
+   * twice. Returns false when the turn has not started.
+   */
   function takeUp(r: number, w: number): boolean {
-    // A copy that comes later is of an earlier hop, and is not heard any more.
+    // Ignore a copy of an earlier hop that arrives later.
     if (hand.s[layout.stray + 1] === r + 1) {
       hand.s[layout.stray] = 0;
       hand.s[layout.stray + 1] = 0;
@@ -112,7 +120,7 @@ export function createRequests(
     return true;
   }
 
-  /** The owner has the session, the request is on its way to it again. */
+  /** Sends the request to the owner again. */
   function hopAgain(r: number, w: number, epoch: number): void {
     set(r, REQUEST.flags, get(r, REQUEST.flags) | FLAG.maybe);
     set(r, REQUEST.stage, STAGE.hopping);
@@ -128,7 +136,7 @@ export function createRequests(
     return -1;
   }
 
-  /** On a worker that runs the session: the rest of the table. */
+  /** Places a request on the worker that runs the session, for the remaining decisions. */
   function runOn(r: number, w: number, i: number, placing: Placing): void {
     if (i < 0) return again(r, denies(w));
     if (flag(r, FLAG.maybe) && hasRow(r)) return fail(r);
@@ -162,13 +170,13 @@ export function createRequests(
     set(r, REQUEST.flags, get(r, REQUEST.flags) & ~FLAG.dirty);
   }
 
-  /** That worker runs the session at that epoch. */
+  /** Returns whether that worker runs the session at that epoch. */
   function runsSession(w: number, epoch: number): boolean {
     const i = sessions.find(w);
     return i >= 0 && actor(i, ACTOR.epoch) === epoch;
   }
 
-  /** A worker that leaves gives what it would have to create or claim to one that stays. */
+  /** Returns a worker that stays. A draining worker passes requests that need a create or a claim to it. */
   function peerOf(w: number): number {
     for (let other = 0; other < layout.bounds.workers; other += 1) {
       const out = WORKER.crashed | WORKER.paused | WORKER.dead | WORKER.draining;
@@ -217,7 +225,7 @@ export function createRequests(
     clearOrphan(r) {
       const caller = { me: get(r, REQUEST.holder) - 1, nonce: get(r, REQUEST.nonce), epoch: get(r, REQUEST.epoch) };
       rows.settle(caller, get(r, REQUEST.target) - 1, TURN_STATE.lost);
-      // The row is read again, and claimed as it stands now.
+      // Read the row again and claim it in its current state.
       beginClaim(r, false);
     },
 
@@ -272,7 +280,7 @@ export function createRequests(
       const at = i >= 0 ? i : queued;
       const w = actor(at, ACTOR.worker) - 1;
       const epoch = actor(at, ACTOR.epoch);
-      // Its client has gone, as far as the owner can see.
+      // From the owner's point of view the client has disconnected.
       if (queued >= 0) hand.s[layout.actor(queued) + ACTOR.waiting] = 0;
       if (i >= 0) {
         const shown = (actor(i, ACTOR.bits) & BIT.shown) !== 0;
@@ -298,7 +306,7 @@ export function createRequests(
         return again(r, denies(w));
       }
       if (flag(r, FLAG.maybe) && takeUp(r, w)) return;
-      // The owner resolves it as a request of its own, and knows nothing of what the sender tried.
+      // The owner resolves the request as its own, without the sender's facts about earlier attempts.
       const facts = get(r, REQUEST.facts);
       const flags = get(r, REQUEST.flags);
       set(r, REQUEST.facts, 0);

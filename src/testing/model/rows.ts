@@ -1,13 +1,13 @@
 import { BRANCHED, FLAG, type Layout, REQUEST, ROW, ROWS, STAGE, TURN, TURN_STATE, WORKER } from './layout.ts';
 import type { Weakness } from './weakness.ts';
 
-/** The world in hand: what a step changes, and the first promise that it broke. */
+/** The state that a step changes, and the first safety property that the step violated. */
 export interface Hand {
   s: Uint8Array;
   broken: Broken | null;
 }
 
-/** A promise of the design that a step did not keep. */
+/** Name of a safety property of the design. */
 export type Broken = keyof typeof promises;
 export const promises = {
   oneActive: 'At most one turn of a session is active, and it is the one its row names.',
@@ -36,39 +36,49 @@ export type SettleAnswer = 'ok' | 'already' | 'branch';
 export type ClaimAnswer = 'row' | 'busy' | 'lost_race' | 'fenced';
 export type ReleaseAnswer = 'ok' | 'already' | 'busy' | 'fenced';
 
-/** Who calls, and with which hold. Indices of workers and turns count from 0. */
+/** Caller of a store operation, with its hold on the session. Indices of workers and turns count from 0. */
 export interface Caller {
   me: number;
   nonce: number;
   epoch: number;
 }
 
-/** The fence over one session's row, as `src/store/port.ts` has it; `test/model` compares it with the store in memory. */
+/** The fence over one session's row, as in `src/store/port.ts`. `test/model` compares it with the in-memory store. */
 export interface Rows {
   create(caller: Caller, turn: number): CreateAnswer;
   start(caller: Caller, turn: number, expectedHead: number): StartAnswer;
-  /** @param end a turn state, with `BARE` when its content is not stored */
+  /**
+   * Records the end of a turn.
+   *
+   * @param end a turn state, with `BARE` when its content is not stored
+   */
   settle(caller: Caller, turn: number, end: number): SettleAnswer;
-  /** @param unchanged nothing was written to the row since the caller read it: in place of the revision */
+  /**
+   * Claims the session.
+   *
+   * @param unchanged whether the row was not written since the caller read it; stands for the comparison of revisions
+   */
   claim(caller: Omit<Caller, 'epoch'>, epochRead: number, unchanged: boolean): ClaimAnswer;
   release(caller: Caller): ReleaseAnswer;
   isDead(worker: number): boolean;
 }
 
 /**
- * @param weak what is left out, or null
+ * Creates the rows over the state in `hand`.
+ *
+ * @param weak the check that is left out, or null
  * @param onWrite called before every write to the session's row
  */
 export function createRows(layout: Layout, hand: Hand, weak: Weakness | null, onWrite = () => {}): Rows {
   const { turns } = layout.bounds;
   const isDead = (w: number) => (hand.s[layout.worker(w)]! & WORKER.dead) !== 0;
-  /** Without a row a worker may begin nothing, either. */
+  /** A worker without a row may start nothing either. */
   const isFenced = (w: number) => (hand.s[layout.worker(w)]! & (WORKER.dead | WORKER.unrecorded)) !== 0;
 
   const owns = (s: Uint8Array, { me, nonce, epoch }: Caller) =>
     s[ROW.epoch] === epoch && s[ROW.owner] === me + 1 && s[ROW.nonce] === nonce;
 
-  /** The fence's own question, which a weakness may shorten. */
+  /** Returns whether the fence accepts the caller. A weakness may skip part of this check. */
   const holds = (s: Uint8Array, caller: Caller) => {
     if (weak === 'startIgnoresEpoch') return s[ROW.owner] === caller.me + 1;
     if (weak === 'startIgnoresOwner') return s[ROW.epoch] === caller.epoch;
@@ -79,13 +89,13 @@ export function createRows(layout: Layout, hand: Hand, weak: Weakness | null, on
     hand.broken ??= promise;
   };
 
-  /** Before every write: what a failover may set back to. */
+  /** Saves the rows before a write, so that a failover can restore them. */
   function keep(): void {
     const { s } = hand;
     if (layout.previous !== null) s.copyWithin(layout.previous, ROWS.start, ROWS.start + ROWS.length(layout));
   }
 
-  /** Before every write to the session's row: whoever has read it has read an old one. */
+  /** Prepares a write to the session's row: marks the earlier reads of all claiming requests as outdated. */
   function write(): void {
     onWrite();
     keep();

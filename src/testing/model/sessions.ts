@@ -22,38 +22,44 @@ import { Beyond, createMailboxes, type Letter } from './mailbox.ts';
 import type { Broken, Caller, Hand, Rows } from './rows.ts';
 import type { Weakness } from './weakness.ts';
 
-/** The actors of all workers: one session machine each, bound to its effects as `src/session` binds it. */
+/** The actors of all workers. Each is one session machine, connected to its effects as in `src/session`. */
 export interface Sessions {
-  /** Index of a free actor; throws `Beyond`. */
+  /** Creates a new session's actor. Throws `Beyond` when no slot is free. */
   open(worker: number, request: number): void;
-  /** The claim was granted; false when the request does not fit the head that came with it. */
+  /** Creates the actor of a claimed session. Returns false when the request does not fit the session's head. */
   takeOver(worker: number, request: number, hold: { nonce: number; epoch: number; head: number }): boolean;
   submit(actor: number, request: number): void;
-  /** A hop that was given up arrives all the same: the turn begins, and nobody reads it. */
+  /** Handles a hop that arrives although its sender has given it up: the turn starts, but without a client. */
   submitStray(actor: number, request: number): void;
-  /** An event that waits its turn while a commit is unanswered. */
+  /** Posts an event, which waits while a commit is unanswered. */
   send(actor: number, letter: Letter): void;
-  /** An event of the outside; only while nothing is pending, or a deadline of the waiting state. */
+  /**
+   * Delivers an external event immediately. Allowed only while no commit is pending, except for deadlines of the
+   * waiting state.
+   */
   deliver(actor: number, event: number): void;
-  /** Carries the unanswered commit to the rows. `answered` false: it takes effect, and nobody is told. */
+  /**
+   * Executes the pending commit at the rows. With `answered` false it takes effect, but the actor receives no answer.
+   */
   commit(actor: number, answered: boolean): void;
   reject(actor: number): void;
-  /** The commit under way throws here, whether or not the store has carried it out. */
+  /** Makes the pending commit throw at the worker, whether or not the store has executed it. */
   breakCommit(actor: number, carriedOut: boolean): void;
-  /** Something that has arrived cannot be dealt with. */
+  /** Makes the handling of an incoming event throw. */
   breakHandler(actor: number): void;
-  /** The next effect that is no commit throws, and is not performed. */
+  /** Makes the next effect other than a commit throw before it is performed. */
   breakNext(actor: number): void;
-  /** The actor of this worker that its registry finds for the row's session, or -1. */
+  /** Returns the actor that this worker's registry has for the row's session, or -1. */
   find(worker: number): number;
   caller(actor: number): Caller;
-  /** Forgets an actor with all it had. */
+  /** Removes an actor and everything it holds. */
   drop(actor: number): void;
-  /** The request goes back to whoever places it. */
+  /** Returns the request to the dispatcher that places it. */
   handBack(request: number, worker: number): void;
   tell(request: number, ending: number): void;
 }
 
+/** Creates the actors of all workers over the state in `hand`. */
 export function createSessions(
   layout: Layout,
   hand: Hand,
@@ -81,7 +87,9 @@ export function createSessions(
   const mayStart = (w: number) => (hand.s[layout.worker(w)]! & (WORKER.lapsed | WORKER.knows)) === 0;
   const caller = (i: number): Caller => ({ me: worker(i), nonce: byte(i, ACTOR.nonce), epoch: byte(i, ACTOR.epoch) });
 
-  /** Writes that were answered are gone: what rests on their durability is not promised any more. */
+  /**
+   * Returns whether a failover has lost answered writes. Properties that rely on their durability are then not checked.
+   */
   const failedOver = () => hand.s[layout.budget('failover')] !== (bounds.faults.failover ?? 0);
 
   const drop = (i: number) => {
@@ -112,7 +120,7 @@ export function createSessions(
     if ((bits & BIT.stray) === 0) tell(current(i) - 1, ending);
   }
 
-  /** Back to the dispatcher that has it: the client's own worker, or the one that was sent the hop. */
+  /** Returns the request to its dispatcher: that of the client's own worker, or of the worker that received the hop. */
   function handBack(r: number, at: number): void {
     if (request(r, REQUEST.flags) & FLAG.gone) return tell(r, ENDING.gone);
     if (request(r, REQUEST.holder) === at + 1) set(r, REQUEST.stage, STAGE.resolving);
@@ -143,7 +151,7 @@ export function createSessions(
     put(i, ACTOR.bits, 0);
   }
 
-  /** Whether the turn continues this lane's head, and can be said on some socket. */
+  /** Returns whether the turn continues this lane's head and can be sent on some socket. */
   function fits(i: number, r: number): boolean {
     const named = request(r, REQUEST.named);
     if ((request(r, REQUEST.flags) & FLAG.anchored) === 0 || named === 0) return true;
@@ -173,7 +181,7 @@ export function createSessions(
   function end(i: number): void {
     const w = worker(i);
     const bits = byte(i, ACTOR.bits);
-    // Admitted, and overtaken by what ended the actor before the machine heard of it.
+    // The request was admitted, but the actor ended before the machine processed it.
     const unbegun = bits & (BIT.told | BIT.stray | BIT.ending) || weak === 'forgetsAdmitted' ? 0 : current(i);
     finish(i);
     const waiting = byte(i, ACTOR.waiting);
@@ -181,13 +189,13 @@ export function createSessions(
     for (const turn of [unbegun, waiting]) if (turn !== 0) handBack(turn - 1, w);
   }
 
-  /** The frame's last look: the self-fence, then the socket; then it counts as a create. */
+  /** Sends the frame after the final checks: first the self-fence, then the socket. Then it counts as a create. */
   function sendFrame(i: number): void {
     const { s } = hand;
     const r = current(i) - 1;
     if (r < 0) return;
     const w = worker(i);
-    // Its client has its answer already: nothing is sent for it.
+    // The client already has its answer, so nothing is sent.
     if (byte(i, ACTOR.bits) & BIT.told) return mail.post(i, 'notSentLease');
     if (!mayStart(w)) {
       if (weak !== 'sendWithoutLease') return mail.post(i, 'notSentLease');
@@ -213,7 +221,7 @@ export function createSessions(
     put(i, ACTOR.bits, delta ? bits | BIT.delta : bits & ~BIT.delta);
   }
 
-  /** `release` goes out and is not waited for: it may arrive at any later time, or never. */
+  /** Sends `release` without waiting for it. It may arrive at any later time, or never. */
   function release(i: number): void {
     if (byte(i, ACTOR.waiting) !== 0) return;
     for (let j = 0; j < bounds.copies; j += 1) {
@@ -285,7 +293,10 @@ export function createSessions(
     }
   }
 
-  /** Commits fail by verdicts, and an actor's end is made of parts that fail each by itself. */
+  /**
+   * Returns whether the planned failure hits this effect. Commits fail by their verdicts, and the parts of an actor's
+   * end fail separately.
+   */
   function strikes(i: number, effect: string): boolean {
     if (layout.broken === null || hand.s[layout.broken] !== i + 1) return false;
     if (effect.startsWith('commit') || effect === 'handBack') return false;
@@ -293,7 +304,10 @@ export function createSessions(
     return true;
   }
 
-  /** The client is answered at once; the machine hears of it before anything else. */
+  /**
+   * Handles a thrown effect. The client is answered immediately, and the machine processes the failure before any other
+   * event.
+   */
   function fail(i: number): void {
     if (weak === 'forgetsThrown') return;
     if (current(i) !== 0 && (byte(i, ACTOR.bits) & BIT.told) === 0) {
@@ -331,13 +345,16 @@ export function createSessions(
     deliver(i, EVENT[event]);
   }
 
-  /** The store's refusal may mean this worker's own lost row: the next heartbeat restores it, and the call is repeated. */
+  /**
+   * Returns whether the worker's own row was lost. The store's refusal may then be temporary: the next heartbeat
+   * restores the row, and the call is repeated.
+   */
   const isUnrecorded = (w: number) =>
     (hand.s[layout.worker(w)]! & (WORKER.unrecorded | WORKER.dead)) === WORKER.unrecorded;
 
   const started = (i: number): EventName | null => {
     if (!mayStart(worker(i)) && weak !== 'sendWithoutLease') {
-      // A late heartbeat is waited for; an identity that is dead cannot be renewed.
+      // Wait for a late heartbeat. A dead identity cannot be renewed.
       return hand.s[layout.worker(worker(i))]! & WORKER.knows ? 'startedNoLease' : null;
     }
     return byte(i, ACTOR.socket) === 0 ? 'startedNoSocket' : 'started';
@@ -346,8 +363,8 @@ export function createSessions(
   const settled = (i: number): EventName => (byte(i, ACTOR.socket) === 0 ? 'settledClosed' : 'settledOpen');
 
   /**
-   * What the rows say to the pending commit, as the event that `src/session/commits.ts` makes of it; null: nothing yet, it
-   * is asked again.
+   * Executes the pending commit and returns its verdict as the event that `src/session/commits.ts` produces. Null means
+   * that there is no verdict yet and the commit is repeated.
    */
   function ofRows(i: number): EventName | null {
     const me = caller(i);
@@ -479,7 +496,7 @@ export function createSessions(
     tell,
   };
 
-  /** The actor is one of the row's session, not of one that lost the race to be created. */
+  /** Returns whether the actor belongs to the row's session, and not to one that lost the race to be created. */
   function belongs(i: number): boolean {
     return exists(i) && (byte(i, ACTOR.epoch) > 1 || byte(i, ACTOR.nonce) === hand.s[ROW.sid]);
   }

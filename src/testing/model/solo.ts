@@ -3,16 +3,16 @@ import type { Bounds } from './bounds.ts';
 import { layoutOf, ROW, TURN, TURN_STATE, WORKER } from './layout.ts';
 import { type Caller, createRows, type Hand, type Rows, type SettleAnswer } from './rows.ts';
 
-/** The rows alone, without a world around them: for comparing them with a store. */
+/** The rows without a world, for comparison with a store. */
 export interface ModelRows {
   readonly rows: Rows;
-  /** Writes so far: a claim's row is unchanged when this is. */
+  /** Number of writes so far. A row is unchanged while this number is. */
   readonly writes: number;
   settle(caller: Caller, turn: number, end: TurnEnd): SettleAnswer;
-  /** The worker's death becomes a stored fact. */
+  /** Stores the worker's death. */
   die(worker: number): void;
   look(): {
-    /** Nonce of the create that made the session; stands for its id. */
+    /** Nonce of the create that made the session, used as its id. */
     sid: number | null;
     row: {
       epoch: number;
@@ -29,6 +29,7 @@ export interface ModelRows {
 const index = (id: number) => (id === 0 ? null : id - 1);
 const STATES = Object.keys(TURN_STATE) as (keyof typeof TURN_STATE)[];
 
+/** Creates empty rows within the given bounds. */
 export function createModelRows(bounds: Bounds): ModelRows {
   const layout = layoutOf(bounds);
   const hand: Hand = { s: new Uint8Array(layout.stride), broken: null };

@@ -1,6 +1,9 @@
 const CHUNK = 1 << 16;
 
-/** States by number, in the order in which they were met: packed bytes, and open addressing over their numbers. */
+/**
+ * Set of states, numbered in order of insertion. States are stored as packed bytes and indexed by an open-addressing
+ * hash table of their numbers.
+ */
 export class StateSet {
   readonly #stride: number;
   readonly #words: number;
@@ -8,7 +11,11 @@ export class StateSet {
   #table = new Uint32Array(1 << 16);
   #size = 0;
 
-  /** @param stride bytes of one state, a multiple of four */
+  /**
+   * Creates an empty set.
+   *
+   * @param stride bytes of one state, a multiple of four
+   */
   constructor(stride: number) {
     this.#stride = stride;
     this.#words = stride / 4;
@@ -18,12 +25,17 @@ export class StateSet {
     return this.#size;
   }
 
-  /** Bytes held. */
+  /** Number of bytes allocated. */
   get bytes(): number {
     return this.#chunks.length * CHUNK * this.#stride + this.#table.byteLength;
   }
 
-  /** @param state words of one state; its number, or -1 - number when it was known */
+  /**
+   * Adds a state.
+   *
+   * @param state words of one state
+   * @returns its number, or -1 - number when it was known
+   */
   add(state: Uint32Array): number {
     const mask = this.#table.length - 1;
     let at = this.#hash(state) & mask;
@@ -41,7 +53,7 @@ export class StateSet {
     return number;
   }
 
-  /** Copies a state out. */
+  /** Copies a state into `into`. */
   read(number: number, into: Uint32Array): void {
     const chunk = this.#chunks[Math.floor(number / CHUNK)]!;
     const start = (number % CHUNK) * this.#words;

@@ -27,18 +27,19 @@ const ENDINGS: Record<number, string> = {
   [ENDING.gone]: 'its client is gone',
 };
 
-/** What the properties that are no promise of one step say. */
+/** Texts of the properties that concern progress rather than a single step. */
 export const PROGRESS = {
   everyRequestEnds: 'Every request ends, by deadlines alone if need be.',
   servesAgain: 'The session can serve again, without anybody else coming to help.',
 } as const;
 
+/** Returns the text of a safety or progress property. */
 export const describeProperty = (property: Violation['property']): string =>
   property in PROGRESS
     ? PROGRESS[property as keyof typeof PROGRESS]
     : promises[property as Exclude<Violation['property'], keyof typeof PROGRESS>];
 
-/** Tells what happened, one sentence a step, each with what it changed. */
+/** Describes a sequence of actions, one sentence per step, each followed by the changes it made. */
 export function tellStory(world: World, actions: readonly Action[]): string {
   let state = world.initial();
   const lines: string[] = [];

@@ -1,13 +1,13 @@
 import { type Bounds, defaults, type Fault } from './bounds.ts';
 
 /**
- * A way in which the fence, or its use, can be made weaker than it is: one line that somebody might leave out. Some of
- * these lines are second belts: that start compares owner, head and activity, too, matters only where a failover of the
- * database has lost a write that was answered.
+ * Deliberate weakening of the fence or of its use: one omitted check. Some of these checks are redundant safeguards:
+ * that start compares owner, head and activity too matters only when a failover of the database has lost an answered
+ * write.
  */
 export interface Weakening {
   what: string;
-  /** Small bounds within which it shows. */
+  /** Small bounds within which the weakness causes a violation. */
   bounds: Bounds;
 }
 

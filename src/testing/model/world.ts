@@ -27,29 +27,38 @@ import { type Broken, createRows, type Hand } from './rows.ts';
 import { createSessions } from './sessions.ts';
 import type { Weakness } from './weakness.ts';
 
-/** A world of workers, one conversation, its rows and its upstream: states and what can happen in each. */
+/** World of workers, one conversation, its rows and its upstream: the states, and the steps possible in each. */
 export interface World {
   readonly layout: Layout;
   readonly weakness: Weakness | null;
   readonly machine: LocalMachine;
   readonly resolver: Resolver;
   initial(): Uint8Array;
-  /** Calls `visit` for every step out of `from`; the state it led to is in `next` until then. */
+  /** Calls `visit` for every step possible in `from`. During the call, `next` holds the resulting state. */
   steps(from: Uint8Array, visit: (name: ActionName, a: number, b: number) => void): void;
   readonly next: Uint8Array;
-  /** Promise that the step in `next` broke. */
+  /** Property violated by the step in `next`. */
   readonly broken: Broken | null;
-  /** Steps that led beyond what the bounds can hold. */
+  /** Number of steps that led beyond the bounds. */
   readonly beyond: number;
-  /** Takes one step. Throws when it is not possible. */
+  /**
+   * Takes one step.
+   *
+   * @throws {Error} when it is not possible
+   */
   take(from: Uint8Array, action: Action): { state: Uint8Array; broken: Broken | null };
-  /** Every request that was asked has ended. */
+  /** Returns whether every request made so far has ended. */
   isQuiet(s: Uint8Array): boolean;
-  /** Nothing is active, so that the next request is served by whoever gets it. */
+  /** Returns whether no turn is active, so that any worker can serve the next request. */
   isServable(s: Uint8Array): boolean;
   hasMore(s: Uint8Array): boolean;
 }
 
+/**
+ * Creates the world within the given bounds.
+ *
+ * @param weak the check that is left out, or null
+ */
 export function createWorld(bounds: Bounds, weak: Weakness | null = null): World {
   const layout = layoutOf(bounds);
   const machine = localMachine();
@@ -96,7 +105,7 @@ export function createWorld(bounds: Bounds, weak: Weakness | null = null): World
 
   function crash(w: number): void {
     const { s } = hand;
-    // Whoever waits at this worker's actors for a client of another worker learns of it from the broken hop.
+    // Requests of other workers' clients at this worker's actors: their senders notice the crash by the broken hop.
     each(turns, (r) => {
       if (request(s, r, REQUEST.stage) !== STAGE.placed || request(s, r, REQUEST.holder) === w + 1) return;
       const i = Math.max(requests.runs(r, 'current'), requests.runs(r, 'waiting'));
@@ -118,7 +127,7 @@ export function createWorld(bounds: Bounds, weak: Weakness | null = null): World
       if (stage === STAGE.unborn || stage === STAGE.ended || request(s, r, REQUEST.holder) !== w + 1) return;
       const i = requests.runs(r, 'current');
       if (stage === STAGE.placed && i >= 0) {
-        // The owner learns that its client has gone, and may be in the middle of something else.
+        // The owner notices the disconnect, possibly while it handles another event.
         hand.s[layout.request(r) + REQUEST.flags] = request(s, r, REQUEST.flags) | FLAG.gone;
         sessions.send(i, 'clientGone');
       } else if (stage === STAGE.placed && requests.runs(r, 'waiting') >= 0) requests.withdraw(r, ENDING.gone);
@@ -126,7 +135,7 @@ export function createWorld(bounds: Bounds, weak: Weakness | null = null): World
     });
   }
 
-  /** How the upstream ended the turn on the wire. 0: completed; 1: failed; 2: a plain refusal before it began. */
+  /** Applies the upstream's end of the sent turn. `how` is 0: completed, 1: failed, 2: refused before output began. */
   function upstreamEnds(i: number, how: number): void {
     const bits = actor(hand.s, i, ACTOR.bits);
     const ending = how === 0 ? TURN_STATE.completed : TURN_STATE.failed;
@@ -271,7 +280,7 @@ export function createWorld(bounds: Bounds, weak: Weakness | null = null): World
     }
   }
 
-  /** What the rows themselves show, whatever led there. */
+  /** Checks the invariants of the rows, independent of the step that led to them. */
   function inspect(s: Uint8Array): Broken | null {
     if (s[ROW.epoch] === 0) return null;
     let active = 0;

@@ -1,34 +1,38 @@
 import { setImmediate as macrotask } from 'node:timers';
 
-/** Something that will happen. */
+/** Scheduled event. */
 export interface Due {
-  /** Milliseconds of the simulation. */
+  /** Simulated time, in milliseconds. */
   at: number;
-  /** Decides between things of the same moment; from the seed. */
+  /** Order among events of the same time; derived from the seed. */
   rank: number;
   label: string;
   fire(): void;
   cancelled: boolean;
 }
 
-/** Everything that will happen, in the order in which it will. */
+/** Queue of all scheduled events, in execution order. */
 export interface Agenda {
   readonly now: number;
-  /** Steps taken so far. */
+  /** Number of events executed so far. */
   readonly steps: number;
   add(at: number, label: string, fire: () => void): Due;
-  /** Moves what has not happened yet. */
+  /** Moves a pending event to a later time. */
   postpone(due: Due, ms: number): void;
   /**
-   * Takes one step after the other until `done` says so, nothing is left, or the time is over. Between two steps every
-   * promise that can settle has settled, so a step is atomic and the order of steps is the whole schedule.
+   * Executes events one by one until `done` returns true, none is left, or the time is over. Between two events all
+   * promises that can settle have settled. Each event is therefore atomic, and the order of events is the whole
+   * schedule.
    */
   run(until: number, done?: () => boolean): Promise<void>;
 }
 
 /**
- * @param onStep told of every step before it is taken
- * @param onError told of what a step has thrown
+ * Creates an empty agenda.
+ *
+ * @param rank source of the order among events of the same time
+ * @param onStep called before each event
+ * @param onError called with an error thrown by an event
  */
 export function createAgenda(
   rank: () => number,
@@ -69,7 +73,10 @@ export function createAgenda(
     return first;
   }
 
-  /** Immediates run only when no microtask is left: nothing in a simulation waits for anything real. */
+  /**
+   * Resolves when no microtask is left, because immediates run only then. This suffices because nothing in a simulation
+   * waits for real I/O.
+   */
   const settled = () => new Promise<void>((go) => macrotask(go));
 
   return {

@@ -1,10 +1,10 @@
 import { planOf } from './plan.ts';
 import { type Run, simulate } from './run.ts';
 
-/** Many seeds, added up. */
+/** Summed results of many seeds. */
 export interface Campaign {
   seeds: number;
-  /** Turns that were answered as their client meant them. */
+  /** Number of turns that were answered as their client intended. */
   answered: number;
   steps: number;
   simulatedMs: number;
@@ -20,8 +20,10 @@ const addTo = (sums: Record<string, number>, counts: Readonly<Record<string, num
 /**
  * Runs the plans of consecutive seeds.
  *
- * @param options.onFailure called with each failing run as it ends; false ends the campaign
- * @param options.goOn asked before each seed; false ends the campaign
+ * @param from first seed
+ * @param seeds number of seeds
+ * @param options.onFailure called with each failing run as it ends; return false to end the campaign
+ * @param options.goOn called before each seed; return false to end the campaign
  */
 export async function simulateSeeds(
   from: number,

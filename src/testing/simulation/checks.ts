@@ -6,15 +6,15 @@ interface Body {
   previous_response_id?: unknown;
 }
 
-/** The last thing the client said in a frame. */
+/** Returns the client's last message in a frame. */
 function saidLast(input: unknown): string | null {
   const items = (Array.isArray(input) ? input : []) as { role?: string; content?: { text?: string }[] }[];
   return items.findLast(({ role }) => role === 'user')?.content?.[0]?.text ?? null;
 }
 
 /**
- * What must hold in the moment a frame leaves: its turn has been started, under the fence, by this very process; and
- * the anchor in it, if the bridge chose one, is one that the provider can resolve there.
+ * Checks a frame at the moment it is sent. Its turn must have been started under the fence by the sending process. If
+ * the bridge chose an anchor, the provider must be able to resolve it on that connection.
  */
 export function checkFrame(
   world: World,
@@ -47,7 +47,10 @@ export function checkFrame(
   }
 }
 
-/** Some seconds after the last client was answered: nothing is in hand, nothing waits, nothing is kept. */
+/**
+ * Checks some seconds after the last client was answered that no turn is in flight, no request waits and no quota is in
+ * use.
+ */
 export function checkAtRest(world: World): void {
   for (const { worker, process } of world.slots) {
     if (!worker) {
@@ -68,7 +71,7 @@ export function checkAtRest(world: World): void {
   }
 }
 
-/** When every deadline has passed: no actor is left, and every row is idle or can be taken over. */
+/** Checks after all deadlines have passed that no actor is left, and that every row is idle or can be taken over. */
 export async function checkDurable(world: World): Promise<void> {
   const { database } = world;
   for (const { worker, process } of world.slots) {

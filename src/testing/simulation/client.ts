@@ -9,23 +9,23 @@ import type { Slot, World } from './world.ts';
 type Item = Record<string, unknown>;
 
 interface Point {
-  /** Everything the client has up to here, as it would send it. */
+  /** Everything the client has up to here, in the form it would send. */
   items: readonly Item[];
-  /** What the model knows up to here, when it is named by its id. */
+  /** Everything the model knows up to here when this point is referred to by its response id. */
   known: readonly Item[];
   responseId: string | null;
 }
 
-/** A client on its way through its plan. */
+/** Simulated client that executes its plan. */
 export interface SimulatedClient {
   readonly name: string;
-  /** Resolves when it has done all it planned, whether it was served or gave up. */
+  /** Resolves when all planned actions are done, whether they were served or given up. */
   run(): Promise<void>;
-  /** One more turn; false when the bridge does not serve it although nothing is wrong any more. */
+  /** Makes one more request. Returns false when the bridge does not serve it although faults have stopped. */
   once(): Promise<boolean>;
   readonly waiting: boolean;
   readonly answered: number;
-  /** The response its conversation has come to. */
+  /** Response id at the end of its conversation. */
   readonly responseId: string | null;
 }
 
@@ -33,16 +33,17 @@ export interface ClientOptions {
   world: World;
   plan: ClientPlan;
   name: string;
-  /** Told of every request before it leaves. */
+  /** Called with every request before it is sent. */
   onAsk(text: string, body: Readonly<Record<string, unknown>>): void;
   onHeard(heard: Heard): void;
 }
 
 const answerOf = ({ done, output }: AnswerSeen): AnsweredItems => ({ done, completed: output });
 const user = (text: string): Item => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
-/** Attempts at one turn while things go wrong, and when nothing does any more. */
+/** Maximum number of attempts at one turn, while faults are active and after they have stopped. */
 const PATIENCE = { troubled: 6, calm: 6 };
 
+/** Creates a client from its plan. */
 export function createClient({ world, plan, name, onAsk, onHeard }: ClientOptions): SimulatedClient {
   const { habits } = plan;
   const random = world.luck.random(`client ${name}`);
@@ -78,7 +79,7 @@ export function createClient({ world, plan, name, onAsk, onHeard }: ClientOption
     ...(habits.token && token !== null ? { 'x-codex-turn-state': token } : {}),
   });
 
-  /** One attempt, at whichever worker the balancer chooses. Null when there is none. */
+  /** Sends one request to a worker chosen by the balancer. Returns null when no worker is available. */
   function attempt(point: Point, item: Item, anchored: boolean, turnId: string) {
     const slot = balanced(world, random, habits.sticky ? home : null);
     if (!slot) return null;
@@ -108,7 +109,7 @@ export function createClient({ world, plan, name, onAsk, onHeard }: ClientOption
     answered += 1;
   }
 
-  /** Asks until it is answered; null when it gives up. */
+  /** Repeats a request until it is answered. Returns null after the last attempt. */
   async function ask(point: Point, item: Item, wantsAnchor: boolean, turnId: string): Promise<Point | null> {
     let anchored = wantsAnchor && point.responseId !== null;
     const gentle = calm();
@@ -135,7 +136,10 @@ export function createClient({ world, plan, name, onAsk, onHeard }: ClientOption
     return null;
   }
 
-  /** What the client does about an answer that is none; whatever has no explanation is a violation. */
+  /**
+   * Decides how the client reacts to an error: a pause in milliseconds, or a full resend. An error without an
+   * explanation is a violation.
+   */
   function explain(heard: Exclude<Heard, { kind: 'answer' }>, anchored: boolean, gentle: boolean): number | 'resend' {
     const pause = random.between(50, 2_000);
     if (heard.kind === 'cut') return pause;
@@ -149,7 +153,7 @@ export function createClient({ world, plan, name, onAsk, onHeard }: ClientOption
     return heard.kind === 'error' && heard.retryAfterMs !== null ? heard.retryAfterMs + pause : pause;
   }
 
-  /** Begins a request and leaves after a while. */
+  /** Starts a request and disconnects after `after` milliseconds. */
   async function cutOff(item: Item, after: number, turnId: string): Promise<void> {
     const anchored = habits.style === 'anchor' && here().responseId !== null;
     const sent = attempt(here(), item, anchored, turnId);
@@ -233,7 +237,7 @@ function textOf(item: Item): string {
   return (item.content as { text: string }[])[0]!.text;
 }
 
-/** A worker that looks alive to a balancer: paused ones do, for a while. */
+/** Returns a worker that looks alive to a balancer. Paused workers do, for a while. */
 function balanced(world: World, random: Random, home: number | null): Slot | null {
   const ready = world.slots.filter(({ worker, process }) => process.alive && worker !== null && !worker.refusing);
   return ready.find(({ index }) => index === home) ?? (ready.length === 0 ? null : random.pick(ready));

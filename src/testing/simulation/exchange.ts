@@ -10,12 +10,12 @@ export interface ResponseSeen {
   input_transformations?: unknown;
 }
 
-/** An answer, with its items as they were streamed. */
+/** Answer with its items as they were streamed. */
 export interface AnswerSeen extends ResponseSeen {
   done: Record<string, unknown>[];
 }
 
-/** What a client made of one request. `cut`: its connection ended without an answer. */
+/** Result of one request from the client's point of view. `cut`: the connection ended without an answer. */
 export type Heard = { head: AnswerHead | null } & (
   | { kind: 'answer'; response: AnswerSeen }
   | { kind: 'failed'; code: string }
@@ -25,7 +25,7 @@ export type Heard = { head: AnswerHead | null } & (
 
 export interface Exchange {
   heard: Promise<Heard>;
-  /** The client leaves; it hears `cut`. */
+  /** Disconnects the client; the result is then `cut`. */
   hangUp(): void;
 }
 
@@ -36,13 +36,13 @@ const textOf = (output: readonly Record<string, unknown>[]): string =>
     .map(({ text }) => text ?? '')
     .join('');
 
-/** What a client takes for an item. */
+/** Returns whether a client accepts the value as an item. */
 const isItem = (item: unknown): item is Record<string, unknown> =>
   typeof item === 'object' && item !== null && !Array.isArray(item);
 
 /**
- * One request of a client, from its connection to its one end. What reaches a client is checked as it comes: one
- * terminal, nothing after it, one response throughout, and a text that is the sum of its parts.
+ * Performs one request of a client, from its connection to its end. Checks the output as it arrives: exactly one
+ * terminal, nothing after it, the same response throughout, and a text equal to the sum of its deltas.
  */
 export function exchange(world: World, slot: Slot, request: OpenRequest): Exchange {
   const { promise, resolve } = Promise.withResolvers<Heard>();

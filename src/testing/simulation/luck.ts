@@ -1,22 +1,27 @@
 import { createRandom, hashOf, type Random } from './seeded.ts';
 
-/** Where a run's luck comes from, and what of it was bad. Every misfortune has a name, so that it can be taken out again. */
+/**
+ * Random decisions of a run, and the faults they caused. Every injected fault has a name, so that it can be excluded
+ * when the run is repeated.
+ */
 export interface Luck {
   readonly seed: number;
   random(name: string): Random;
-  /** Whether this named misfortune strikes; never once the faults have stopped, nor when it was taken out. */
+  /** Decides whether this named fault occurs. Never after faults have stopped, nor when the fault is excluded. */
   strikes(kind: string, name: string, probability: number): boolean;
-  /** Names of what struck, in order. */
+  /** Names of the faults that occurred, in order. */
   readonly struck: readonly string[];
-  /** How often each kind struck. */
+  /** Number of occurrences of each kind. */
   readonly counts: ReadonlyMap<string, number>;
   stop(): void;
   count(kind: string): void;
 }
 
 /**
- * @param without names of misfortunes that are spared
- * @param onStrike told of every misfortune
+ * Creates the random decisions of a seed.
+ *
+ * @param without names of excluded faults
+ * @param onStrike called with the name of every fault that occurs
  */
 export function createLuck(seed: number, without: ReadonlySet<string>, onStrike: (name: string) => void): Luck {
   const struck: string[] = [];

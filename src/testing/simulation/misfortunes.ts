@@ -1,6 +1,6 @@
 import type { TurnFault, UpgradeFault } from '../simulator/faults.ts';
 
-/** Codes that a client is only ever told because a fault of this list put them there. */
+/** Error codes that a client can receive only because of the faults below. */
 export const injectedCodes: ReadonlySet<string> = new Set([
   'invalid_value',
   'server_error',
@@ -13,7 +13,7 @@ const serverError = { status: 500, code: 'server_error', message: 'The server ha
 const overloaded = { status: 503, code: 'server_is_overloaded', message: 'Our servers are currently overloaded.' };
 const rateLimited = { status: 429, code: 'rate_limit_exceeded', message: 'Slow down.', retryAfter: 1 };
 
-/** What may happen to a turn at the provider. */
+/** Faults that may affect a turn at the provider. */
 export const turnFaults: readonly TurnFault[] = [
   { kind: 'close', at: 'before_created' },
   { kind: 'close', at: 'after_created' },
@@ -46,12 +46,12 @@ export const turnFaults: readonly TurnFault[] = [
   { kind: 'silence', at: 'before_created', telemetry: 2 },
 ];
 
-/** Thrown by a part of a worker because the simulation wants it to. */
+/** Error that the simulation makes a part of a worker throw. */
 export class Planted extends Error {
   override readonly name = 'Planted';
 }
 
-/** What may happen to a handshake. */
+/** Faults that may affect a handshake. */
 export const upgradeFaults: readonly UpgradeFault[] = [
   { kind: 'refuse', status: 503 },
   { kind: 'refuse', status: 429 },

@@ -2,44 +2,45 @@ import type { Agenda } from './agenda.ts';
 import type { Process } from './process.ts';
 import type { Random } from './seeded.ts';
 
-/** One side of a connection. */
+/** One end of a connection. */
 export interface End {
-  /** Neither side has closed it, as far as this side knows. */
+  /** True while the connection is open, as far as this end knows. */
   readonly open: boolean;
-  /** Runs at the other side, in order, unless the connection is lost first. */
+  /** Runs `act` at the other end, in order, unless the connection is lost before. */
   post(label: string, act: () => void): void;
-  /** Orderly: what was posted before still arrives. */
+  /** Closes in order: what was posted before still arrives. */
   close(): void;
-  /** Torn down: what is under way is lost, in both directions. */
+  /** Resets the connection: everything in flight is lost in both directions. */
   reset(): void;
-  /** Called once when the other side has closed or is gone; never for an own close. */
+  /** Registers a listener that is called once when the other end has closed or failed, never after an own close. */
   onClosed(listener: (reset: boolean) => void): void;
 }
 
-/** Where code runs: a process, or (null) the world outside, which never fails. */
+/** Place where code runs: a process, or (null) the outside world, which never fails. */
 export type Place = Process | null;
 
 export interface Network {
-  /** A connection with a latency of its own. */
+  /** Connects two places, with a random latency. */
   connect(a: Place, b: Place, random: Random): [End, End];
-  /** Runs something at a place after a while, unless that place is gone. */
+  /** Runs a function at a place after `ms` milliseconds, unless the place has crashed. */
   at(place: Place, ms: number, label: string, act: () => void): void;
-  /** What is posted between the two waits until then; null heals it. */
+  /** Delays everything posted between two places until a time; null ends the delay. */
   hold(a: Place, b: Place, until: number | null): void;
-  /** Milliseconds a message between the two waits now. */
+  /** Returns the current delay of messages between two places, in milliseconds. */
   held(a: Place, b: Place): number;
 }
 
 interface Side {
   place: Place;
   open: boolean;
-  /** When the last of what was posted from here arrives. */
+  /** Arrival time of the last message posted from here. */
   arrives: number;
   listener: ((reset: boolean) => void) | null;
-  /** Told before anybody listened. */
+  /** Close notification that arrived before a listener was registered. */
   closed: boolean | null;
 }
 
+/** Creates a network on the simulation's agenda. */
 export function createNetwork(agenda: Agenda): Network {
   const holds = new Map<string, number>();
   const pair = (a: Place, b: Place) => [a?.name ?? '-', b?.name ?? '-'].sort().join('|');
@@ -62,7 +63,7 @@ export function createNetwork(agenda: Agenda): Network {
       if (to.listener) to.listener(reset);
       else to.closed = reset;
     };
-    /** Milliseconds until what leaves now has arrived, behind all that left before. */
+    /** Returns the milliseconds until a message sent now arrives, behind all earlier ones. */
     const way = (from: Side, to: Side) => {
       const arrival = agenda.now + held(from.place, to.place) + latency * (0.5 + random());
       from.arrives = Math.max(arrival, from.arrives + 1e-6);

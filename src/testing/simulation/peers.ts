@@ -19,7 +19,7 @@ import type { Luck } from './luck.ts';
 import type { End, Network } from './network.ts';
 import type { Process } from './process.ts';
 
-/** A worker as its peers find it. */
+/** A worker as its peers reach it. */
 export interface Peer {
   process: Process;
   service: PeerService;
@@ -30,17 +30,17 @@ export interface PeersOptions {
   agenda: Agenda;
   network: Network;
   luck: Luck;
-  /** Who listens at an address; null when nobody does any more. */
+  /** Returns the worker that listens at a URL, or null when none does any more. */
   at(url: string): Peer | null;
-  /** Probability that a hop breaks under way. */
+  /** Probability that an accepted hop breaks. */
   broken: number;
 }
 
 const PING_MS = 2_000;
-/** Nothing is secret between simulated workers. */
+/** Identity cipher: simulated workers need no encryption. */
 const plain = { seal: (text: string) => text, open: (text: string) => text };
 
-/** The owner's end of a hop: the sink of the real one, with a simulated connection below. */
+/** Creates the owner's end of a hop: like the production sink, but over a simulated connection. */
 function hopSink({ process, deadlines }: Peer, end: End, streaming: boolean, say: (line: Line) => void): HopSink {
   let state: 'open' | 'delivered' | 'gone' = 'open';
   let ended: 'terminal' | 'not_owner' | null = null;
@@ -116,7 +116,9 @@ function hopSink({ process, deadlines }: Peer, end: End, streaming: boolean, say
   };
 }
 
-/** The sending side of the hops of one process: the rules of the real exchange over a simulated connection. */
+/**
+ * Creates the sending side of one process's hops, with the rules of the production exchange over simulated connections.
+ */
 export function createSimulatedForwarder(
   options: PeersOptions,
   process: Process,
@@ -183,7 +185,7 @@ export function createSimulatedForwarder(
       const way = network.held(process, target?.process ?? null) + random.between(0.2, 3);
       process.deliver(way, 'hop connects', () => {
         if (state !== 'connecting') return;
-        // No process listens there any more.
+        // No process listens at this address any more.
         if (!target?.process.alive) return lost(false);
         const [here, there] = network.connect(process, target.process, random);
         end = here;
@@ -192,7 +194,7 @@ export function createSimulatedForwarder(
         watch(deadlines.forwardAccepted);
         const breaks = luck.strikes('hop broken', name, options.broken);
         here.post('hop', () => {
-          // Signed for another worker: a process that has begun again is not the one that was meant.
+          // The hop was signed for another worker: a restarted process at this address must not accept it.
           if (target.service.workerId() !== peer.workerId) {
             there.post('refusal', () => {
               if (state === 'sent') finish({ kind: 'unreachable', sent: false, again: false });
@@ -212,7 +214,7 @@ export function createSimulatedForwarder(
       return promise;
     },
 
-    // Operators ask nothing here.
+    // The simulation makes no operator queries.
     view: async () => null,
     async claimed(peer, notice) {
       const target = options.at(peer.url);

@@ -2,56 +2,56 @@ import type { Dropped, ItemForm } from '../answered.ts';
 import { createRandom, type Random } from './seeded.ts';
 import type { StoreTrouble } from './store.ts';
 
-/** How a client behaves for as long as it talks. */
+/** Behaviour of a client throughout a run. */
 export interface Habits {
-  /** `session`: one key for all clients that have this habit, as sub-agents do. */
+  /** `session`: one key shared by all clients with this habit, as sub-agents do. */
   key: 'none' | 'thread' | 'session';
-  /** `resend`: everything, every time; `anchor`: the last response and what is new. */
+  /** `resend`: the whole history with each request. `anchor`: the last response id and the new input. */
   style: 'resend' | 'anchor';
   store: boolean;
   streaming: boolean;
-  /** What it drops from the model's items when it sends them again. */
+  /** Parts of the model's items that it drops when resending them. */
   drops: readonly Dropped[];
-  /** Which events its items of the model come from; `mixed` changes from turn to turn. */
+  /** Events from which it takes the model's items; `mixed` changes from turn to turn. */
   form: ItemForm | 'mixed';
   instructions: string | null;
-  /** How it marks a repeated request as the same. */
+  /** Way in which it marks a retried request. */
   marks: 'nothing' | 'idempotency_key' | 'turn_id';
-  /** Its balancer always chooses the same worker while that one is there. */
+  /** True when its balancer always chooses the same worker while that one is available. */
   sticky: boolean;
-  /** It sends the turn-state token back that it was given last. */
+  /** True when it returns the last turn-state token it received. */
   token: boolean;
 }
 
-/** One thing a client does. */
+/** One action of a client. */
 export type Action =
   | { do: 'say' }
-  /** Goes back some turns and says something else there. */
+  /** Goes back some turns and continues with another message. */
   | { do: 'edit'; back: number }
   /** Anchors to an older response. */
   | { do: 'fork'; back: number }
-  /** Replaces everything by a summary of its own. */
+  /** Replaces the history by a summary of its own. */
   | { do: 'compact' }
-  /** Hangs up after a while, then says something new. */
+  /** Disconnects after a while, then sends a new message. */
   | { do: 'interrupt'; after: number }
-  /** Hangs up after a while, then repeats itself to the letter. */
+  /** Disconnects after a while, then repeats the request exactly. */
   | { do: 'retry'; after: number }
-  /** Two requests at once from the same place. */
+  /** Sends two requests at once from the same point. */
   | { do: 'parallel' }
-  /** Repeats itself to the letter while the first request still runs. */
+  /** Repeats the request exactly while the first one still runs. */
   | { do: 'twice'; after: number };
 
 export interface ClientPlan {
   habits: Habits;
-  /** Each with the milliseconds the client thinks before it. */
+  /** Each with the think time before it, in milliseconds. */
   actions: readonly (Action & { think: number })[];
 }
 
-/** A fault with a time and a place. */
+/** Fault at a given time and place. */
 export type ScheduledFault = { at: number } & (
   | { kind: 'crash'; worker: number; lasts: number }
   | { kind: 'pause'; worker: number; lasts: number; frozen: boolean }
-  /** It runs for a moment now and then: its timers fire late, and what it is sent waits. */
+  /** The process gets CPU time only in short slices: its timers fire late, and incoming messages wait. */
   | { kind: 'starved'; worker: number; lasts: number }
   /** A failover of the database loses the worker's row. */
   | { kind: 'row lost'; worker: number }
@@ -65,25 +65,29 @@ export type ScheduledFault = { at: number } & (
   | { kind: 'operator'; action: 'release' | 'close' | 'drop-anchor'; worker: number }
 );
 
-/** Everything a run is made of; the rest follows from it. */
+/** Everything that determines a run. */
 export interface Plan {
   seed: number;
   workers: number;
-  /** `own`: the upstream sees the client's credential; `shared`: one of the bridge's. */
+  /** `own`: the upstream receives the client's credential. `shared`: it receives one of the bridge's. */
   credential: 'own' | 'shared';
   clients: readonly ClientPlan[];
   faults: readonly ScheduledFault[];
   rates: { store: StoreTrouble; turn: number; upgrade: number; hop: number; hostile: number; throws: number };
-  /** Milliseconds after which nothing bad happens any more. */
+  /** Time after which no fault occurs, in milliseconds. */
   calmAt: number;
   env: Readonly<Record<string, string>>;
-  /** Names of misfortunes that are spared, see `Luck`. */
+  /** Names of excluded faults, see `Luck`. */
   without: readonly string[];
 }
 
 const exponential = (random: Random, mean: number, most: number) => Math.min(most, -mean * Math.log(1 - random()));
 
-/** @param form a source of its own, so that the other draws of a seed stay what they were */
+/**
+ * Draws a client's habits.
+ *
+ * @param form separate random source, so that adding this draw did not change the other draws of a seed
+ */
 function habitsOf(random: Random, form: Random): Habits {
   return {
     key: random.pick(['none', 'thread', 'thread', 'thread', 'session'] as const),
@@ -131,7 +135,10 @@ function faultOf(random: Random, workers: number, calmAt: number): ScheduledFaul
   return { kind: 'operator', at, worker, action: random.pick(['release', 'close', 'drop-anchor'] as const) };
 }
 
-/** What slowness and lost rows there are. A source of its own, so that the other draws of a seed stay what they were. */
+/**
+ * Draws faults of slowness and lost rows, from a separate random source, so that the other draws of a seed do not
+ * change.
+ */
 function slowFaultsOf(random: Random, workers: number, calmAt: number): ScheduledFault[] {
   const faults: ScheduledFault[] = [];
   const at = () => random.between(200, calmAt * 0.9);
@@ -143,13 +150,13 @@ function slowFaultsOf(random: Random, workers: number, calmAt: number): Schedule
   return faults;
 }
 
-/** The run of a seed: some are gentle, some are not, and most concentrate on a few kinds of trouble. */
+/** Returns the plan of a seed. Some plans are mild, others are not, and most concentrate on a few kinds of faults. */
 export function planOf(seed: number): Plan {
   const random = createRandom(seed, 'plan');
   const workers = random.pick([1, 2, 2, 2, 3, 3]);
   const calmAt = random.between(4_000, 40_000);
   const often = (rate: number, from = random) => (from.chance(0.5) ? 0 : from() * rate);
-  // A source of its own, so that the other draws of a seed stay what they were.
+  // Separate random source, so that the other draws of a seed do not change.
   const wild = createRandom(seed, 'hostile and broken');
   return {
     seed,

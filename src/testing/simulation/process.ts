@@ -2,30 +2,34 @@ import type { Clock } from '../../clock.ts';
 import type { Agenda, Due } from './agenda.ts';
 
 /**
- * One process of the simulation. Its code runs only in timers of its own clock and in what is delivered to it, so that a
- * crash makes it vanish between two steps: nothing of it ever runs again.
+ * One process of the simulation. Its code runs only in timers of its own clock and in deliveries, so a crash takes
+ * effect between two steps, and none of its code runs afterwards.
  */
 export interface Process {
   readonly name: string;
   readonly alive: boolean;
   readonly paused: boolean;
   readonly clock: Clock;
-  /** Something arrives from outside after so many milliseconds. */
+  /** Delivers an external event after `ms` milliseconds. */
   deliver(ms: number, label: string, act: () => void): void;
   crash(): void;
   /**
-   * Nothing reaches it until it is resumed; then all of it does: what had arrived before the timers that are due, as the
-   * process's own clock promises. `frozen`: its clock stands still meanwhile, like that of a suspended machine.
+   * Holds back all timers and deliveries until it is resumed. Then deliveries run before the timers that are due, as
+   * the process's own clock guarantees. `frozen`: its clock stops during the pause, as on a suspended machine.
    */
   pause(frozen: boolean): void;
   resume(): void;
-  /** Called once when it crashes. */
+  /** Registers a listener that is called once when the process crashes. */
   onCrash(listener: () => void): void;
 }
 
 const WALL_START = Date.UTC(2030, 0, 1);
 
-/** @param epoch what its monotonic clock reads at the beginning: two processes never agree on it */
+/**
+ * Creates a running process.
+ *
+ * @param epoch value of its monotonic clock at the start; differs between processes
+ */
 export function createProcess(agenda: Agenda, name: string, epoch: number): Process {
   const startedAt = agenda.now;
   let alive = true;
@@ -98,7 +102,7 @@ export function createProcess(agenda: Agenda, name: string, epoch: number): Proc
       const late = [...withheld.filter(({ timer }) => !timer), ...withheld.filter(({ timer }) => timer)];
       withheld = [];
       for (const [index, { timer, act }] of late.entries()) {
-        // Apart by less than any latency, so that their order is this one.
+        // Separate them by less than any latency to keep this order.
         agenda.add(agenda.now + index * 1e-6, `${name} late`, () => here(timer, act));
       }
     },

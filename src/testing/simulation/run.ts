@@ -4,30 +4,30 @@ import { createClient, type SimulatedClient } from './client.ts';
 import type { Plan, ScheduledFault } from './plan.ts';
 import { createWorld, type Slot, type Violation, type World } from './world.ts';
 
-/** What a run came to. */
+/** Result of a run. */
 export interface Run {
   seed: number;
   violations: readonly Violation[];
-  /** Hex digest of everything that happened, in order: equal for equal plans. */
+  /** Hex digest of everything that happened, in order. Equal plans give equal digests. */
   hash: string;
   steps: number;
-  /** Milliseconds of the simulation. */
+  /** Simulated time, in milliseconds. */
   simulatedMs: number;
-  /** Turns that were answered as their client meant them. */
+  /** Number of turns that were answered as their client intended. */
   answered: number;
-  /** Misfortunes by kind. */
+  /** Number of faults by kind. */
   misfortunes: Readonly<Record<string, number>>;
   outcomes: Readonly<Record<string, number>>;
-  /** Names of the misfortunes that struck, for `Plan.without`. */
+  /** Names of the faults that occurred, for `Plan.without`. */
   struck: readonly string[];
 }
 
-/** Longer than everything that may hold a request, one after the other. */
+/** Longer than all waits of one request in sequence, in milliseconds. */
 const LONGEST_REQUEST = 240_000;
-/** After it every idle socket has been given up. */
+/** Time after which every idle socket has been closed, in milliseconds. */
 const EVERYTHING_IDLE = 100_000;
 
-/** Runs a plan to its end. Equal plans give equal runs, whatever the machine does meanwhile. */
+/** Runs a plan to its end. Equal plans give equal runs, independent of the machine's load. */
 export async function simulate(plan: Plan, trace?: (line: string) => void): Promise<Run> {
   const world = createWorld(plan, trace);
   const { agenda, luck } = world;
@@ -72,7 +72,7 @@ export async function simulate(plan: Plan, trace?: (line: string) => void): Prom
   };
 }
 
-/** Nothing bad happens any more: everybody must come to rest, and every conversation must go on. */
+/** Checks after the last fault that the system comes to rest and that every conversation can continue. */
 async function rest(world: World, clients: readonly SimulatedClient[], busy: () => number): Promise<void> {
   const { agenda } = world;
   if (busy() > 0) {
@@ -87,7 +87,7 @@ async function rest(world: World, clients: readonly SimulatedClient[], busy: () 
   for (const client of clients) void served(client);
   await agenda.run(agenda.now + LONGEST_REQUEST * 4, () => left === 0 || world.violations.length > 0);
   if (left > 0 && world.violations.length === 0) world.violate('a request without an end', 'when all was calm');
-  // What clients have left behind is ended by its own deadlines first.
+  // First let the deadlines end what disconnected clients have left running.
   await agenda.run(agenda.now + 15_000);
   checkAtRest(world);
   for (const { name, responseId } of clients) {

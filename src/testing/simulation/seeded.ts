@@ -1,15 +1,15 @@
-/** Uniform in [0, 1), from a seed alone. */
+/** Random source that depends on a seed only. A call returns a number uniform in [0, 1). */
 export interface Random {
   (): number;
-  /** Uniform in [from, to). */
+  /** Returns a number uniform in [from, to). */
   between(from: number, to: number): number;
-  /** A whole number in [from, to]. */
+  /** Returns an integer in [from, to]. */
   integer(from: number, to: number): number;
   pick<T>(list: readonly T[]): T;
   chance(probability: number): boolean;
 }
 
-/** 32 bits that depend on the seed and the name alone (FNV-1a, finished as in MurmurHash3). */
+/** Hashes a seed and a name to 32 bits (FNV-1a, finalised as in MurmurHash3). */
 export function hashOf(seed: number, name: string): number {
   let hash = 0x811c9dc5 ^ seed;
   for (let at = 0; at < name.length; at += 1) hash = Math.imul(hash ^ name.charCodeAt(at), 0x01000193);
@@ -18,7 +18,10 @@ export function hashOf(seed: number, name: string): number {
   return (hash ^ (hash >>> 16)) >>> 0;
 }
 
-/** A stream of its own for every name: taking one thing out of a run leaves the luck of the others as it was. */
+/**
+ * Creates a separate random stream for each name, so that removing one part of a run does not change the random
+ * decisions of the others.
+ */
 export function createRandom(seed: number, name: string): Random {
   let state = hashOf(seed, name);
   // Mulberry32.

@@ -3,7 +3,7 @@ import { type Run, simulate } from './run.ts';
 
 const without = <T>(list: readonly T[], index: number): T[] => list.filter((_, at) => at !== index);
 
-/** Plans that are smaller by one thing, the biggest steps first. */
+/** Generates plans that are smaller by one element, the largest reductions first. */
 function* smaller(plan: Plan, run: Run): Generator<Plan> {
   for (let at = 0; at < plan.clients.length; at += 1) {
     if (plan.clients.length > 1) yield { ...plan, clients: without(plan.clients, at) };
@@ -28,8 +28,8 @@ function* smaller(plan: Plan, run: Run): Generator<Plan> {
 }
 
 /**
- * Takes one thing after the other out of a plan and keeps what still fails by the same check. The result fails, and
- * fails no more when any single thing is taken out (as far as `budget` runs allowed to see).
+ * Removes one element after the other from a plan and keeps each reduction that still fails the same check. In the
+ * result, removing any single element makes the failure disappear, as far as `budget` runs could establish.
  */
 export async function shrink(
   plan: Plan,

@@ -4,7 +4,7 @@ import type { UpstreamAnswer } from '../../upstream/port.ts';
 import type { End } from './network.ts';
 import type { Process } from './process.ts';
 
-/** What a client is told, in order. */
+/** Receiver of everything that a client is sent, in order. */
 export interface ClientEars {
   head(head: AnswerHead): void;
   event(type: string, json: string): void;
@@ -13,13 +13,13 @@ export interface ClientEars {
   relay(answer: UpstreamAnswer, committed: boolean): void;
 }
 
-/** The worker's end of one client connection; behaves as the sinks of the HTTP face do. */
+/** Creates the worker's end of a client connection. Behaves like the sinks in `src/http`. */
 export function createSimulatedSink(options: {
   process: Process;
   end: End;
   streaming: boolean;
   ears: ClientEars;
-  /** Ends that were said although one had been said before. */
+  /** Called when an end is sent after another one. */
   onSecondEnd(): void;
 }): ClientSink {
   const { process, end, streaming, ears } = options;

@@ -8,22 +8,24 @@ import type { Luck } from './luck.ts';
 import type { End } from './network.ts';
 import type { Random } from './seeded.ts';
 
-/** A WebSocket that the provider serves now. */
+/** WebSocket that the provider currently serves. */
 export interface Served {
   end: End;
   cache: ConnectionCache;
 }
 
 export interface SocketService {
-  /** Whether it could ever continue from there: what it has forgotten since, the bridge cannot know. */
+  /**
+   * Returns whether this connection ever held the anchor. The bridge cannot know what the provider has evicted since.
+   */
   holds(anchor: string): boolean;
-  /** One `response.create` frame. */
+  /** Handles one `response.create` frame. */
   take(text: string): void;
 }
 
 type Pace = (random: Random, label: string) => void | Promise<void>;
 
-/** A turn goes on after a while: between two of its events anything else may happen. */
+/** Creates random delays between a turn's events, in which other events may happen. */
 export const createPace =
   (agenda: Agenda): Pace =>
   (random, label) => {
@@ -34,14 +36,14 @@ export const createPace =
 
 export interface SocketServiceOptions {
   host: TurnHost;
-  /** Those that are open are kept here. */
+  /** Set of the currently open connections. */
   served: Set<Served>;
   luck: Luck;
   pace: Pace;
   nextId(): number;
 }
 
-/** Serves accepted WebSockets, as the simulator does over real ones. */
+/** Creates the service of accepted WebSockets, which behaves like the simulator's service over real ones. */
 export function createSocketService({ host, served, luck, pace, nextId }: SocketServiceOptions) {
   return (end: End, credential: string, give: (text: string) => void): SocketService => {
     const id = nextId();

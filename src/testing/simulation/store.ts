@@ -4,20 +4,20 @@ import type { Luck } from './luck.ts';
 import { Planted } from './misfortunes.ts';
 import type { Process } from './process.ts';
 
-/** Probabilities per call of what may become of it. */
+/** Probabilities of faults per store call. */
 export interface StoreTrouble {
-  /** Neither carried out nor answered. */
+  /** The call is neither executed nor answered. */
   lost: number;
-  /** Carried out, the answer lost. */
+  /** The call is executed, but its answer is lost. */
   unanswered: number;
-  /** Given up, and carried out long after. */
+  /** The call is executed long after the caller has given it up. */
   late: number;
-  /** Answered with an error. */
+  /** The call is answered with an error. */
   rejected: number;
   slow: number;
 }
 
-/** How often a call throws here, answered or not. */
+/** Probability that a call throws at the caller, whether or not it is executed. */
 export interface StoreBreakage {
   throws: number;
 }
@@ -26,14 +26,14 @@ export interface StoreLinkOptions {
   process: Process;
   agenda: Agenda;
   luck: Luck;
-  /** The store as it is where it runs: it answers at once. */
+  /** The store itself, which answers immediately. */
   store: SessionStore;
   trouble: StoreTrouble & StoreBreakage;
-  /** Milliseconds after which a call counts as unanswered. */
+  /** Time after which a call counts as unanswered, in milliseconds. */
   statementMs: number;
-  /** Whether this process reaches the store now. */
+  /** Returns whether this process can reach the store now. */
   reachable(): boolean;
-  /** The store answered with an error that was put there. */
+  /** Called when the store answered with an injected error. */
   onRejected(name: string, args: readonly unknown[]): void;
   onAnswer?(call: { name: string; args: readonly unknown[]; answer: unknown; told: boolean }): void;
 }
@@ -50,11 +50,11 @@ const verdicts = new Set([
   'declareExpired',
   'declareDead',
 ]);
-/** The calls whose refusal is an answer that the sessions know how to take. */
+/** Calls whose rejection the sessions can handle. */
 const refusable = new Set(['create', 'start', 'settle']);
 
 /**
- * The way of one process to its store: it takes time, and both what is asked and what is answered can be lost. The store
+ * Creates one process's connection to its store. It adds latency, and both calls and answers can be lost. The store
  * itself is never wrong.
  */
 export function createStoreLink(options: StoreLinkOptions): SessionStore {
@@ -82,7 +82,7 @@ export function createStoreLink(options: StoreLinkOptions): SessionStore {
     const broken = () => process.deliver(random.between(0.2, 5), `${name} broken`, () => giveUp('connection lost'));
 
     const slow = luck.strikes('store slow', id, trouble.slow) ? random.between(20, statementMs * 0.9) : 0;
-    // Slow before it is carried out, or with what it did already to be seen by others.
+    // The delay is either before the execution, or after it, when the effect is already visible to others.
     const slowBack = random.chance(0.5);
     const there = (slowBack ? 0 : slow) + random.between(0.1, 1.5);
     const back = (slowBack ? slow : 0) + random.between(0.1, 1.5);
@@ -110,7 +110,7 @@ export function createStoreLink(options: StoreLinkOptions): SessionStore {
       );
     } else if (refusable.has(name) && luck.strikes('store threw', id, trouble.throws)) {
       options.onRejected(name, args);
-      // It may have been carried out all the same.
+      // The call may have been executed nevertheless.
       if (random.chance(0.5)) agenda.add(agenda.now + there, `${process.name} ${name}`, () => apply(false));
       process.deliver(there + back, `${name} threw`, () => settle(() => reject(new Planted('A call to the store.'))));
     } else {

@@ -19,27 +19,29 @@ import type { End, Network } from './network.ts';
 import type { Process } from './process.ts';
 import { createPace, createSocketService, type Served } from './socket-service.ts';
 
-/** Outside a simulation it costs a connection; here it is a finding. */
+/** In production such an error costs a connection; in the simulation it is a failure. */
 const readerThrew = () => {
   throw new Error('the reader of a simulated connection threw');
 };
 
-/** A `response.create` as it leaves a worker. */
+/** A `response.create` frame sent by a worker. */
 export interface Create {
   process: Process;
   body: Record<string, unknown>;
-  /** The connection could answer from this anchor, or the provider keeps it. Null without an anchor. */
+  /**
+   * True when the provider can resolve the anchor: on this connection or from its own storage. Null without an anchor.
+   */
   anchorKnown: boolean | null;
 }
 
 export interface SimulatedUpstream {
-  /** The transport of one process. */
+  /** Returns the transport of one process. */
   transport(process: Process): UpstreamTransport;
-  /** Ends every connection. */
+  /** Resets every connection. */
   dropAll(): void;
-  /** Every connection forgets what it could continue from. */
+  /** Empties the response cache of every connection. */
   expireCaches(): void;
-  /** While down nothing is accepted. */
+  /** While true, no connection is accepted. */
   down: boolean;
 }
 
@@ -53,7 +55,7 @@ export interface UpstreamOptions {
   onCreate(create: Create): void;
 }
 
-/** The simulator's provider and model, without sockets: its wires are connections of the simulated network. */
+/** Creates the simulator's provider and model on the simulated network, without real sockets. */
 export function createSimulatedUpstream(options: UpstreamOptions): SimulatedUpstream {
   const { agenda, network, luck } = options;
   const served = new Set<Served>();
@@ -88,7 +90,7 @@ export function createSimulatedUpstream(options: UpstreamOptions): SimulatedUpst
   let upgrades = 0;
 
   let chances = 0;
-  /** A part of the worker that does what an effect asks for fails. */
+  /** Makes an effect throw in the worker, with the planned probability. */
   const mayThrow = (what: string) => {
     if (luck.strikes('an effect throws', `${what} ${++chances}`, options.faults.throws)) throw new Planted(what);
   };
@@ -179,7 +181,7 @@ export function createSimulatedUpstream(options: UpstreamOptions): SimulatedUpst
       return promise;
     }
 
-    /** `POST /responses`: one exchange, open at once, lost at the end of its answer. */
+    /** Performs `POST /responses` as a single exchange, open immediately and closed at the end of its answer. */
     function exchange(request: DialRequest): UpstreamConnection {
       const random = luck.random(`exchange ${nextId()}`);
       const credential = request.headers.authorization ?? '';

@@ -18,21 +18,21 @@ import { type ClientEars, createSimulatedSink } from './sink.ts';
 import { createStoreLink } from './store.ts';
 import { type Create, createSimulatedUpstream, type SimulatedUpstream } from './upstream.ts';
 
-/** Something that must never happen, and did. */
+/** Violation of a check. */
 export interface Violation {
   check: string;
   detail: string;
-  /** Milliseconds of the simulation. */
+  /** Simulated time, in milliseconds. */
   at: number;
 }
 
-/** One worker process after another, at one place. */
+/** A place at which one worker process runs after the other. */
 export interface Slot {
   readonly index: number;
   readonly process: Process;
-  /** Null until it has registered. */
+  /** Null until the worker has registered. */
   readonly worker: Worker | null;
-  /** It was frozen at some time: then the provider may see a frame that came too late. */
+  /** True when the process was ever frozen. The provider may then receive a frame that was sent too late. */
   frozen: boolean;
   storeReachable: boolean;
   draining: boolean;
@@ -54,29 +54,33 @@ export interface World {
   readonly config: Config;
   readonly slots: readonly Slot[];
   readonly violations: Violation[];
-  /** Hex digest over everything that happened so far, in order. */
+  /** Returns a hex digest of everything that happened so far, in order. */
   hash(): string;
   note(what: string): void;
   violate(check: string, detail: string): void;
   sleep(ms: number): Promise<void>;
   crash(slot: Slot): void;
-  /** Drains the worker and starts another in its place. */
+  /** Drains the worker and starts another one in its place. */
   drain(slot: Slot): void;
-  /** Starts a process in place of one that has crashed. */
+  /** Starts a process in place of a crashed one. */
   restart(slot: Slot): void;
-  /** Sends a request to a worker. Returns how to hang up. */
+  /**
+   * Sends a request to a worker.
+   *
+   * @returns a function that disconnects the client
+   */
   open(slot: Slot, request: OpenRequest, ears: ClientEars, onClosed: () => void): () => void;
-  /** What an operator does to a session, by asking one of the workers. */
+  /** Performs an operator's action on a session through one of the workers. */
   operate(action: 'release' | 'close' | 'drop-anchor', sessionId: string, slot: Slot): void;
-  /** How often the store refused to begin or end a turn: such a turn is left to the orphan rule. */
+  /** Number of refusals per turn of calls to start or end it. Such turns are left to orphan handling. */
   readonly refusals: Map<string, number>;
-  /** Anchors that clients themselves have sent: the bridge may pass on what it does not know. */
+  /** Anchors that clients themselves have sent. The bridge may forward these even if it does not know them. */
   readonly clientAnchors: Set<string>;
-  /** Told of every frame that leaves. */
+  /** Called with every frame that is sent. */
   onCreate: (create: Create, slot: Slot) => void;
 }
 
-/** Shorter than in life, so that a run sees them all. */
+/** Shorter deadlines than in production, so that a run covers all of them. In milliseconds. */
 const env = {
   HOLDFAST_UPSTREAM_URL: 'http://upstream.invalid/v1',
   HOLDFAST_IDLE_SOCKET_MS: '40000',
@@ -97,7 +101,7 @@ const callers: Record<Plan['credential'], Caller> = {
   shared: { scope: 'tenant:a', credentialFp: 'fp1', upstreamAuthorization: 'Bearer sk-up', credentialIsClients: false },
 };
 
-/** Workers, their store and their upstream, on one clock. */
+/** Creates the workers, their store and their upstream on one clock. */
 export function createWorld(plan: Plan, trace?: (line: string) => void): World {
   const digest = createHash('sha256');
   const luck = createLuck(plan.seed, new Set(plan.without), (name) => note(`struck: ${name}`));
@@ -148,7 +152,7 @@ export function createWorld(plan: Plan, trace?: (line: string) => void): World {
     let ids = 0;
     const complain = (fields: { err?: unknown; error?: { type: string }; reason?: unknown }, message: string) => {
       const { err, error } = fields;
-      // A refused commit is logged as an error, and refusals are injected; so are parts that throw.
+      // Refused commits are logged as errors, and refusals and exceptions are injected here.
       const provoked = err instanceof StoreUnavailable || err instanceof Planted || error?.type === 'Planted';
       if (provoked || (err === undefined && error === undefined)) return note(`${name} logged: ${message}`);
       violate('error in the log', `${name}: ${message}: ${(err as Error)?.stack ?? JSON.stringify(error ?? err)}`);
@@ -245,7 +249,7 @@ export function createWorld(plan: Plan, trace?: (line: string) => void): World {
         note(`${process.name} stops`);
         for (const session of worker.roster.all()) {
           const { state } = session.view();
-          // What the store has not answered by then is left to the orphan rule.
+          // Turns whose end the store has not confirmed by then are left to orphan handling.
           if (!/settling|committing/.test(state)) violate('a drained worker keeps a session', `${session.id} ${state}`);
         }
         process.crash();

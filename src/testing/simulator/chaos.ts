@@ -6,7 +6,9 @@ const overloaded = { status: 503, code: 'server_is_overloaded', message: 'Our se
 const rateLimit = { status: 429, type: 'rate_limit_error', code: 'rate_limit_exceeded', message: 'Slow down.' };
 const badRequest = { status: 400, code: 'invalid_value', message: 'Invalid value.' };
 
-/** The faults chaos chooses from, by name. Those that never end a turn by themselves need a client with deadlines. */
+/**
+ * Faults from which chaos chooses, by name. Faults that never end a turn by themselves need a client with deadlines.
+ */
 const turnFaults = {
   close_before_created: { kind: 'close', at: 'before_created' },
   close_clean_before_created: { kind: 'close', at: 'before_created', code: 1000 },
@@ -50,7 +52,10 @@ export type ChaosKind = keyof typeof turnFaults | keyof typeof upgradeFaults;
 export interface ChaosOptions {
   /** Default: the simulator's seed. */
   seed?: number;
-  /** Probability of each fault per turn (or per upgrade); those of turns together, and of upgrades, at most 1. */
+  /**
+   * Probability of each fault per turn or per upgrade. The sum over turn faults, and the sum over upgrade faults, must
+   * not exceed 1.
+   */
   rates: Partial<Record<ChaosKind, number>>;
 }
 
@@ -60,7 +65,7 @@ export interface ChaosRecord {
   nth: number;
 }
 
-/** Running chaos: what it injected, and its end. */
+/** Running chaos: the faults injected so far, and a way to stop it. */
 export interface Chaos {
   readonly seed: number;
   readonly injected: readonly ChaosRecord[];
@@ -73,7 +78,7 @@ export interface ChaosSource {
   forUpgrade(upgrade: number): UpgradeFault | null;
 }
 
-/** Faults chosen by seed and number alone, so that a campaign can be run again from its seed. */
+/** Creates chaos that chooses faults by seed and number only, so that a campaign can be repeated from its seed. */
 export function createChaos(options: ChaosOptions, defaultSeed: number): ChaosSource {
   const seed = options.seed ?? defaultSeed;
   const injected: ChaosRecord[] = [];

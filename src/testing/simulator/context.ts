@@ -10,23 +10,26 @@ import {
 import { type ConnectionCache, itemsBackwards, type Provider, type ResponseRecord } from './provider.ts';
 import { SEALED_MEMBERS } from './sealed.ts';
 
-/** A request resolved against what the provider knows: exactly what its model is given. */
+/** A request resolved against the provider's data: exactly the input of its model. */
 export interface TurnContext {
   previous: ResponseRecord | null;
-  /** Items this request adds. */
+  /** Items that this request adds. */
   input: readonly Item[];
-  /** Ids of reasoning that was replayed out of its place; it is not in `input`. */
+  /** Ids of reasoning items replayed under another context than they were made under. They are not in `input`. */
   removed: readonly unknown[];
   line: string;
   count: number;
   openCalls: ReadonlyMap<string, string>;
-  /** Estimated tokens: of all items, with the request's instructions and tools, and of the prefix that was read before. */
+  /**
+   * Estimated tokens. `itemTokens`: of all items. `tokens`: also of the request's instructions and tools.
+   * `cachedTokens`: of the prefix that the model has read before.
+   */
   itemTokens: number;
   tokens: number;
   cachedTokens: number;
   /** Sixteen hex digits over the effective context. */
   digest: string;
-  /** The conversation the request belongs to. */
+  /** Conversation that the request belongs to. */
   conversation: string | null;
 }
 
@@ -36,10 +39,15 @@ const CALL_OF_OUTPUT: Record<string, string> = {
 };
 const CALLS = new Set(Object.values(CALL_OF_OUTPUT));
 
+/** Estimates tokens from the length of a value's JSON. */
 export const estimateTokens = (value: unknown): number =>
   Math.ceil((JSON.stringify(value) ?? '').length / BYTES_PER_TOKEN);
 
-/** The open calls after `items` follow those of `before`. Refuses an output whose call the context does not hold. */
+/**
+ * Returns the open calls after `items`, given those of `before`.
+ *
+ * @throws {Refusal} for an output whose call is not in the context
+ */
 function pairCalls(
   before: ReadonlyMap<string, string>,
   items: readonly Item[],
@@ -92,10 +100,10 @@ function conversationId(conversation: unknown): string | null {
 }
 
 /**
- * The effective context of a request: items of the chain it continues, then its own input. Instructions and tools are
- * those of the request alone; they are not inherited.
+ * Computes the effective context of a request: the items of the chain it continues, then its own input. Instructions
+ * and tools are those of the request only; they are not inherited.
  *
- * @throws Refusal as the provider would refuse: unknown anchor, foreign encrypted content, unanswered tool calls.
+ * @throws {Refusal} as the provider would refuse: unknown anchor, foreign encrypted content, unanswered tool calls
  */
 export function resolveContext(options: {
   provider: Provider;
@@ -157,13 +165,13 @@ export function resolveContext(options: {
   };
 }
 
-/** The record a finished response leaves. What a compaction item replaces is no longer part of the context. */
+/** Returns the record of a finished response. Items replaced by a compaction item are no longer part of the context. */
 export function recordOf(options: {
   context: TurnContext;
   credential: string;
   connection: number | null;
   response: Record<string, unknown>;
-  /** Further ids that the output's items went by, and the item each names. */
+  /** Additional ids under which output items were sent, and the items they refer to. */
   aliases: ResponseRecord['aliases'];
 }): ResponseRecord {
   const { context, response } = options;

@@ -6,15 +6,15 @@ import { answer } from './http-wires.ts';
 import type { EntryKind, JournalEntry } from './journal.ts';
 import type { Simulator } from './types.ts';
 
-/** Orders for a simulator in another process. */
+/** Commands to a simulator in another process. */
 interface Orders {
   drop?: 'reset' | number;
   expireCaches?: boolean;
   /** A response id, or true for all. */
   forgetStored?: string | boolean;
-  /** Id of the rule whose holds go on. */
+  /** Id of the rule whose holds are released. */
   release?: number;
-  /** Null stops it. */
+  /** Null stops the chaos. */
   chaos?: ChaosOptions | null;
 }
 
@@ -31,10 +31,11 @@ async function readJournal(simulator: Simulator, url: URL): Promise<readonly Jou
 }
 
 /**
- * The same simulator over HTTP, for tests of whole processes:
- * `GET /__journal?since=SEQ&kind=KIND&wait=MS` (waits for the first entry of that kind), `DELETE /__journal`,
- * `POST /__script` (a rule or a list of them), `DELETE /__script`, `POST /__control`, `GET /__state`.
- * Answers false for any other path.
+ * Exposes the simulator's control interface over HTTP, for tests of whole processes: `GET
+ * /__journal?since=SEQ&kind=KIND&wait=MS` (waits for the first entry of that kind), `DELETE /__journal`, `POST
+ * /__script` (a rule or a list of rules), `DELETE /__script`, `POST /__control`, `GET /__state`.
+ *
+ * @returns false for any other path
  */
 export async function serveControl(simulator: Simulator, req: IncomingMessage, res: ServerResponse): Promise<boolean> {
   const url = new URL(req.url ?? '/', 'http://simulator');

@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import type { Item } from '../../transcript/types.ts';
 import { readSealed, SEALED_MEMBERS } from './sealed.ts';
 
-/** Everything the simulated model is given. `instructions` and `tools` are those of the request itself. */
+/** Input of the simulated model. `instructions` and `tools` are those of the request itself. */
 export interface ModelContext {
   items: readonly Item[];
   instructions?: unknown;
@@ -10,7 +10,7 @@ export interface ModelContext {
   reasoning?: unknown;
 }
 
-/** JSON with sorted keys; members that are undefined are left out, as they would be on the wire. */
+/** Serialises JSON with sorted keys. Undefined members are left out, as in a request body. */
 function canonicalJson(value: unknown): string {
   if (Array.isArray(value)) return `[${value.map(canonicalJson).join(',')}]`;
   if (value === null || typeof value !== 'object') return JSON.stringify(value) ?? 'null';
@@ -31,10 +31,13 @@ function messageContent(content: unknown): unknown {
   });
 }
 
-/** What is sealed in a ciphertext, whichever event it came from; a ciphertext of somebody else is itself. */
+/**
+ * Returns the content of a ciphertext, which is equal in all its forms. A ciphertext of another origin stands for
+ * itself.
+ */
 const opened = (sealed: unknown): unknown => readSealed(sealed)?.nonce ?? sealed;
 
-/** The part of an item that is its identity: without server-made ids, status, annotations and the seal's form. */
+/** Returns the identity of an item: without ids made by the server, status, annotations and the form of the seal. */
 function identity(item: Item): unknown {
   const { id: _id, status: _status, ...rest } = item;
   switch (item.type ?? 'message') {
@@ -56,43 +59,46 @@ function identity(item: Item): unknown {
   }
 }
 
-/** The items a request's `input` stands for: a string is one user message. */
+/** Returns the items of a request's `input`. A string is one user message. */
 export function inputItems(input: unknown): readonly Item[] {
   if (typeof input === 'string') return [{ type: 'message', role: 'user', content: input }];
   return Array.isArray(input) ? (input as Item[]) : [];
 }
 
-/** A hosted server's list of tools: the provider's own copy, listed again where the context has none. */
+/**
+ * Returns whether an item is a hosted server's list of tools. It is the provider's own copy and is listed again when
+ * the context has none.
+ */
 const isToolList = (item: Item): boolean => item.type === 'mcp_list_tools';
 
-/** The mark of a context in what is sealed under it. */
+/** Returns the identification of a context that is stored in content sealed under it. */
 export const prefixOf = (line: string): string => line.slice(0, 16) || 'root';
 
-/** True for sealed reasoning that was made under another context than the one hashed so far. */
+/** Returns whether an item is sealed reasoning that was made under another context than the one hashed so far. */
 function isStale(line: string, item: Item): boolean {
   if (item.type !== 'reasoning') return false;
   const prefixes = readSealed(item.encrypted_content)?.prefixes ?? [];
   return prefixes.length > 0 && !prefixes.includes(prefixOf(line));
 }
 
-/** Only the proportions of tokens matter. */
+/** Bytes per estimated token. Only the proportions of token counts matter. */
 export const BYTES_PER_TOKEN = 4;
 
-/** A running hash over a context, and which of the items put to it the model is given. */
+/** Running hash over a context, and the items that the model receives. */
 export interface Folded {
   line: string;
-  /** The items that are part of the context. */
+  /** Items that are part of the context. */
   kept: readonly Item[];
-  /** Estimated tokens of what was added; equal in every form that a client sends an item in. */
+  /** Estimated tokens of the added items, equal for every form in which a client sends an item. */
   tokens: number;
-  /** Reasoning that does not follow the exact prefix it was made under: the model is not given it. */
+  /** Reasoning items that do not follow the exact prefix they were made under. The model does not receive them. */
   removed: readonly Item[];
 }
 
 /**
- * Extends a running hash by items, so that a chain of any length is digested in time proportional to what is new.
+ * Extends a running hash by items, so that the time to digest a chain of any length depends only on the new items.
  *
- * @param onItem is given the hash and the tokens so far after each item
+ * @param onItem called after each item with the hash and the number of tokens so far
  */
 export function fold(line: string, items: readonly Item[], onItem?: (line: string, tokens: number) => void): Folded {
   const folded = { line, tokens: 0, kept: [] as Item[], removed: [] as Item[] };
@@ -111,22 +117,28 @@ export function fold(line: string, items: readonly Item[], onItem?: (line: strin
   return folded;
 }
 
-/** Items of the context that a digest counts. */
+/** Counts the items of a context that its digest covers. */
 export const countItems = (items: readonly Item[]): number => items.filter((item) => !isToolList(item)).length;
 
-/** Hex SHA-256 of a folded line together with the request's own instructions, tools and reasoning configuration. */
+/**
+ * Returns the hex SHA-256 of a folded line together with the request's own instructions, tools and reasoning
+ * configuration.
+ */
 export function sealLine(line: string, context: Omit<ModelContext, 'items'>): string {
   const tools = Array.isArray(context.tools) && context.tools.length === 0 ? null : (context.tools ?? null);
   const fields = [context.instructions || null, tools, context.reasoning ?? null];
   return createHash('sha256').update(line).update(canonicalJson(fields)).digest('hex');
 }
 
-/** Hex SHA-256 over the identity of every item, in order, and over instructions, tools and reasoning configuration. */
+/**
+ * Returns the hex SHA-256 over the identity of every item, in order, and over instructions, tools and reasoning
+ * configuration.
+ */
 export function contextDigest(context: ModelContext): string {
   return sealLine(fold('', context.items).line, context);
 }
 
-/** What a test lists of a conversation: a string is a user message, a response stands for its output items. */
+/** Element of a conversation as a test lists it: a string is a user message, a response stands for its output items. */
 export type ExpectedItem = string | Item | readonly Item[] | { readonly output: readonly unknown[] };
 
 export interface ExpectedContext extends Omit<ModelContext, 'items'> {
@@ -140,7 +152,7 @@ function flatten(item: ExpectedItem): readonly Item[] {
 }
 
 /**
- * The digest the simulated model reports for this context: 16 hex digits, to be compared with `digestOf`.
+ * Returns the digest that the simulated model reports for this context: 16 hex digits, to be compared with `digestOf`.
  *
  * @example expectedDigest({ items: ['first', firstResponse, 'second'], instructions: 'Be brief.' })
  */
@@ -153,8 +165,10 @@ const IN_TEXT = /digest=([0-9a-f]{16})/;
 const IN_CALL = /^call_([0-9a-f]{16})_/;
 
 /**
- * The digest in an answer: from a text, or from a response object's message text, else from its tool calls' ids.
- * Null when there is none.
+ * Extracts the digest from an answer: from a text, from a response object's message text, or else from the ids of its
+ * tool calls.
+ *
+ * @returns null when there is none
  */
 export function digestOf(answer: string | { readonly output?: readonly unknown[] } | null | undefined): string | null {
   if (typeof answer === 'string') return IN_TEXT.exec(answer)?.[1] ?? null;

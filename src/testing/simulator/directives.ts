@@ -1,17 +1,18 @@
-/** A tool call the last user message asks the model to make. */
+/** Tool call that the last user message asks the model to make. */
 interface CallDirective {
   tool: 'function' | 'custom';
   name: string;
-  /** JSON arguments of a function, free text of a custom tool. */
+  /** JSON arguments of a function, or free text of a custom tool. */
   payload: string;
 }
 
 /**
- * What a user message asks of the simulated model:
- * - `[call:NAME {json}]` one function call; several side by side are parallel calls of one response
+ * Instructions in a user message to the simulated model:
+ *
+ * - `[call:NAME {json}]` one function call; several adjacent ones are parallel calls of one response
  * - `[custom:NAME "text"]` (or bare text without brackets) a custom tool call
- * - `[[call:a {..}][custom:b ..]]` one call per response, each after the output of the one before
- * - `[say:TEXT]` words of the final message; `[deltas:N]` its number of deltas
+ * - `[[call:a {..}][custom:b ..]]` one call per response, each after the output of the previous one
+ * - `[say:TEXT]` text of the final message; `[deltas:N]` its number of deltas
  * - `[terminal:listed]` (or `empty`, `ids`) how the terminal event lists the output
  */
 export interface Directives {
@@ -23,16 +24,19 @@ export interface Directives {
 }
 
 /**
- * How a terminal event differs from what was streamed:
- * - `listed`: two items more, which were never streamed, as where a server's tools are listed
+ * Difference between a terminal event and the streamed output:
+ *
+ * - `listed`: two additional items that were never streamed, as when a server's tools are listed
  * - `empty`: `output: []`, although items were streamed
- * - `ids`: other ids; every event of an item has its own
+ * - `ids`: other ids; every event of an item has a different one
  */
 export type TerminalDialect = 'listed' | 'empty' | 'ids';
 
 const OPENING = /\[(\[)?(call|custom):([\w.-]+)|\[say:([^\]]*)\]|\[deltas:(\d+)\]|\[terminal:(listed|empty|ids)\]/y;
 
-/** Index after the JSON value that starts at `from`, or -1. Strings may hold brackets and escaped quotes. */
+/**
+ * Returns the index after the JSON value that starts at `from`, or -1. Strings may contain brackets and escaped quotes.
+ */
 function endOfJson(text: string, from: number): number {
   let depth = 0;
   let quoted = false;
@@ -49,7 +53,7 @@ function endOfJson(text: string, from: number): number {
   return -1;
 }
 
-/** Reads the payload up to the directive's closing bracket. Null when the directive is not closed. */
+/** Reads the payload up to the directive's closing bracket. Returns null when the directive is not closed. */
 function readPayload(text: string, from: number): { payload: string; end: number } | null {
   let at = from;
   while (text[at] === ' ') at += 1;
@@ -63,6 +67,7 @@ function readPayload(text: string, from: number): { payload: string; end: number
   return { payload: raw.startsWith('"') ? JSON.parse(raw) : raw.trim(), end: close + 1 };
 }
 
+/** Extracts all directives from a user message. */
 export function parseDirectives(text: string): Directives {
   const found: Directives = { rounds: [], say: null, deltas: null, dialect: null };
   let sequence = false;

@@ -1,34 +1,35 @@
-/** An upstream error before it is given one of the shapes seen on the wire. */
+/** Upstream error, independent of the shape in which it is sent. */
 export interface ErrorSpec {
   status: number;
   type?: string;
   code?: string | null;
   message: string;
   param?: string | null;
-  /** Seconds; the Retry-After header over HTTP, `headers` of a nested error frame over WebSocket. */
+  /** In seconds. Sent as the Retry-After header over HTTP, and in `headers` of a nested error frame over WebSocket. */
   retryAfter?: number;
-  /** Further members of the `error` object, e.g. `resets_at`. */
+  /** Additional members of the `error` object, for example `resets_at`. */
   extra?: Record<string, unknown>;
 }
 
 /**
- * One upstream condition reaches clients in many shapes:
+ * Shapes in which clients may receive one upstream error:
+ *
  * - `nested`: the documented frame, `{type:'error', status, error:{type, code, message, param}}`
  * - `top_level`: the typed stream event, `{type:'error', code, message, param}`
- * - `code_in_type`: nested, the code only in `error.type`
- * - `terse`: nothing but a message, "Invalid `previous_response_id`." for a lost anchor
+ * - `code_in_type`: nested, with the code only in `error.type`
+ * - `terse`: only a message, "Invalid `previous_response_id`." for a lost anchor
  * - `bare`: an `error` object without the frame's `type`
- * - `multi_line`: nested, the message wrapped over several lines
+ * - `multi_line`: nested, with the message wrapped over several lines
  */
 export type ErrorShape = 'nested' | 'top_level' | 'code_in_type' | 'terse' | 'bare' | 'multi_line';
 
-/** The `error` object of an HTTP body or a nested frame. */
+/** Returns the `error` object of an HTTP body or a nested frame. */
 export function errorObject(error: ErrorSpec): Record<string, unknown> {
   const type = error.type ?? (error.status >= 500 ? 'server_error' : 'invalid_request_error');
   return { type, code: error.code ?? null, message: error.message, param: error.param ?? null, ...error.extra };
 }
 
-/** The frame (or SSE event) for an error. `top_level` alone carries a sequence number, as the typed event does. */
+/** Returns the frame or SSE event for an error. Only `top_level` has a sequence number, like the typed event. */
 export function errorFrame(error: ErrorSpec, shape: ErrorShape, sequence: number): Record<string, unknown> {
   const nested = errorObject(error);
   const status = error.status;
@@ -87,7 +88,7 @@ export const invalidRequest = (message: string, param: string | null = null): Er
 
 export const notFound = (message: string): ErrorSpec => ({ status: 404, message });
 
-/** Refuses a turn with an upstream error; thrown while a request is validated. */
+/** Thrown while a request is validated, to refuse its turn with an upstream error. */
 export class Refusal extends Error {
   override readonly name = 'Refusal';
   readonly error: ErrorSpec;

@@ -1,10 +1,10 @@
 import type { Item } from '../../transcript/types.ts';
 import { derive } from './seeded.ts';
 
-/** A stream event without its sequence number. */
+/** Stream event without its sequence number. */
 export type SimEvent = Record<string, unknown> & { type: string };
 
-/** Text cut into `count` even pieces (fewer when the text is shorter); never cuts a surrogate pair. */
+/** Splits a text into `count` even pieces, or fewer when the text is shorter. Never splits a surrogate pair. */
 function pieces(text: string, count: number): string[] {
   const characters = [...text];
   const pieceCount = Math.min(characters.length, Math.max(1, count));
@@ -54,13 +54,13 @@ function callEvents(item: Item, output_index: number, deltas: number): SimEvent[
   return [...pieces(text, deltas).map((delta) => ({ type: `${name}.delta`, ...at, delta })), done];
 }
 
-/** An item as its `added` and its `done` event show it; the terminal event may show it in yet another way. */
+/** An item as its `added` event and its `done` event show it. The terminal event may show it differently again. */
 export interface StreamedItem {
   added: Item;
   done: Item;
 }
 
-/** The item as `response.output_item.added` shows it: begun, its content still empty. */
+/** Returns the item as `response.output_item.added` shows it: started, with empty content. */
 export function begun(item: Item): Item {
   switch (item.type) {
     case 'message':
@@ -76,7 +76,7 @@ export function begun(item: Item): Item {
   }
 }
 
-/** The events of one output item, from added to done. */
+/** Returns the events of one output item, from added to done. */
 function itemEvents({ added, done: item }: StreamedItem, output_index: number, deltas: number): SimEvent[] {
   const inner =
     item.type === 'message'
@@ -93,7 +93,7 @@ function itemEvents({ added, done: item }: StreamedItem, output_index: number, d
   ];
 }
 
-/** A response object before anything was generated. Context fields are echoed, as the API does. */
+/** Returns a response object before anything was generated. Fields of the request are echoed, as the API does. */
 export function responseObject(options: {
   id: string;
   createdAt: number;
@@ -137,7 +137,10 @@ export function responseObject(options: {
   };
 }
 
-/** The full event sequence of a response, from created to its terminal event, which shows `finished` as it is. */
+/**
+ * Returns the complete event sequence of a response, from `response.created` to its terminal event, which contains
+ * `finished` unchanged.
+ */
 export function responseEvents(options: {
   started: Record<string, unknown>;
   items: readonly StreamedItem[];
@@ -156,12 +159,12 @@ export function responseEvents(options: {
   ];
 }
 
-/** Bytes that a delta and its obfuscation fill together, or a multiple of them. */
+/** A delta and its obfuscation together fill a multiple of this many bytes. */
 const OBFUSCATED_BYTES = 16;
 
 /**
- * The events with noise on most of their deltas, so that sizes do not tell their content: as recorded, about 78 % carry
- * it, as many characters as fill the next sixteen.
+ * Adds random padding to most deltas, so that event sizes do not reveal their content. As in recorded traffic, about 78
+ * % of the deltas have it, and it fills them up to a multiple of sixteen characters.
  */
 export function obfuscate(events: readonly SimEvent[], seed: number, name: string): SimEvent[] {
   return events.map((event, index) => {
@@ -174,7 +177,7 @@ export function obfuscate(events: readonly SimEvent[], seed: number, name: strin
   });
 }
 
-/** The events with an id of its own in each place that names an item: some gateways make them up as they relay. */
+/** Gives every reference to an item a different id: some gateways generate ids as they relay events. */
 export function scatterIds(events: readonly SimEvent[], freshId: () => string): SimEvent[] {
   const renamed = (item: Item): Item => ({ ...item, id: freshId() });
   return events.map((event): SimEvent => {

@@ -1,7 +1,10 @@
 import type { Item } from '../../transcript/types.ts';
 import type { ErrorShape, ErrorSpec } from './error-shapes.ts';
 
-/** Where in a turn's event sequence a fault strikes. `before_terminal`: nothing was committed upstream. */
+/**
+ * Position in a turn's event sequence at which a fault occurs. `before_terminal`: the provider has not committed the
+ * response yet.
+ */
 export type Point =
   | 'before_created'
   | 'after_created'
@@ -9,84 +12,87 @@ export type Point =
   | 'after_item_done'
   | 'before_terminal'
   | 'after_terminal'
-  /** After the nth delta of any kind (or the last, when there are fewer). */
+  /** After the nth delta of any kind, or after the last one when there are fewer. */
   | { deltas: number }
   /** After the nth event. */
   | { events: number };
 
-/** What the model answers instead of its default. A string becomes a message that still carries the digest. */
+/** Output of the model in place of its default. A string becomes a message that still contains the digest. */
 export type ScriptedOutput = string | readonly Item[];
 
-/** What happens to one turn. Several may be combined; they are applied in the order given. */
+/** Fault of one turn. Several faults can be combined; they are applied in the order given. */
 export type TurnFault =
-  /** Close the WebSocket (default code 1011), or end the HTTP answer cleanly, without a terminal event. */
+  /** Closes the WebSocket (default code 1011), or ends the HTTP answer cleanly, without a terminal event. */
   | { kind: 'close'; at: Point; code?: number; reason?: string }
   /** TCP reset. */
   | { kind: 'reset'; at: Point }
-  /** Nothing more is ever sent; the connection stays. `telemetry` frames go out first. */
+  /** Sends nothing more and keeps the connection open. `telemetry` frames are sent first. */
   | { kind: 'silence'; at: Point; telemetry?: number }
-  /** The turn stops and goes on when the rule is released (or at the next create on the connection). */
+  /** Pauses the turn until the rule is released, or until the next create on the connection. */
   | { kind: 'hold'; at: Point; until?: 'release' | 'next_create' }
   /**
-   * The lane is given up without a terminal event; the rest of the turn's frames follow the next turn's
-   * `response.created` on the same connection, or the rule's release.
+   * Frees the lane without a terminal event. The rest of the turn's frames follow the next turn's `response.created` on
+   * the same connection, or the rule's release.
    */
   | { kind: 'late_frames'; at: Point }
-  /** An error frame (HTTP: the status, before the first event). Default point: before `response.created`. */
+  /** Sends an error frame; over HTTP, a status before the first event. Default point: before `response.created`. */
   | { kind: 'error'; error: ErrorSpec; shape?: ErrorShape; at?: Point; thenClose?: number }
-  /** `previous_response_not_found` for an anchored turn; others are left alone. */
+  /** Answers an anchored turn with `previous_response_not_found`. Has no effect on other turns. */
   | { kind: 'refuse_anchor'; shape?: ErrorShape; as?: 'error' | 'failed' }
-  /** `response.failed`. Default point: after `response.created`. */
+  /** Sends `response.failed`. Default point: after `response.created`. */
   | { kind: 'failed'; code: string; message?: string; at?: Point }
-  /** `response.incomplete`. Default reason `max_output_tokens`. */
+  /** Ends with `response.incomplete`. Default reason: `max_output_tokens`. */
   | { kind: 'incomplete'; reason?: string }
-  /** Ends `incomplete` with reason `steered`; a successor follows without a create. */
+  /** Ends `incomplete` with reason `steered`. A successor follows without a create. */
   | { kind: 'steered'; input?: string }
-  /** Milliseconds before each event. */
+  /** Delays each event by `everyMs` milliseconds. */
   | { kind: 'drip'; everyMs: number }
-  /** One delta of at least this many bytes. */
+  /** Sends one delta of at least this many bytes. */
   | { kind: 'huge'; bytes: number }
   | { kind: 'duplicate_terminal'; until?: 'now' | 'next_create' | 'release' }
-  /** Events of types no client knows. */
+  /** Sends events of types unknown to clients. */
   | { kind: 'unknown_events'; count?: number; at?: Point }
-  /** `codex.rate_limits` frames, optionally spaced. Default point: before `response.created`. */
+  /**
+   * Sends `codex.rate_limits` frames, `everyMs` milliseconds apart if given. Default point: before `response.created`.
+   */
   | { kind: 'telemetry'; count?: number; everyMs?: number; at?: Point }
-  /** A frame that is no JSON. The turn goes on. */
+  /** Sends a frame that is not valid JSON. The turn continues. */
   | { kind: 'malformed'; at: Point; text?: string }
   /**
-   * Output items that are none (the JSON texts given; default: null, a number, a string, a list, and one nested 9,000
-   * deep), streamed and, except for the deepest, listed; and usage that is none. The context is what it would be without.
+   * Sends output items that are not items: the given JSON texts; default: null, a number, a string, a list, and one
+   * nested 9,000 levels deep. They are streamed and, except for the deepest, listed; `usage` is invalid too. The
+   * context is the same as without them.
    */
   | { kind: 'hostile_items'; items?: readonly string[] }
-  /** Response ids in the events from a point on name another response. Default: only the terminal event's. */
+  /** Replaces the response id in the events from a point on. Default: only in the terminal event. */
   | { kind: 'wrong_response_id'; id?: string; from?: Point }
-  /** The response gets an id that was given before: the one named, else the last one given to this credential. */
+  /** Reuses a response id that was assigned before: the given one, or else the last one of this credential. */
   | { kind: 'reuse_response_id'; id?: string }
-  /** Exactly these frames (strings are sent as they are) instead of the turn's own. */
+  /** Sends exactly these frames instead of the turn's own. Strings are sent unchanged. */
   | { kind: 'frames'; frames: readonly (string | Record<string, unknown>)[] }
-  /** Not a fault: what the model answers. */
+  /** Not a fault: sets the model's output. */
   | { kind: 'reply'; output: ScriptedOutput }
-  /** Over HTTP this exact answer; over WebSocket the body as a frame. */
+  /** Sends exactly this answer over HTTP, or its body as a frame over WebSocket. */
   | { kind: 'respond'; status: number; headers?: Record<string, string>; body?: unknown };
 
-/** What happens to an upgrade request. */
+/** Fault of an upgrade request. */
 export type UpgradeFault =
   | { kind: 'refuse'; status: number; headers?: Record<string, string>; body?: unknown }
-  /** Answered when the rule is released. */
+  /** Answers when the rule is released. */
   | { kind: 'hold' }
-  /** Never answered. */
+  /** Never answers. */
   | { kind: 'hang' }
   | { kind: 'reset' }
-  /** Accepted, then closed (default code 1011) before anything was sent. */
+  /** Accepts, then closes (default code 1011) before anything is sent. */
   | { kind: 'accept_then_close'; code?: number; reason?: string }
   | { kind: 'accept_then_reset' }
-  /** Accepted with further handshake headers. */
+  /** Accepts with additional handshake headers. */
   | { kind: 'headers'; headers: Record<string, string> };
 
-/** What happens to a TCP connection before a byte was read. */
+/** Fault of a TCP connection before any data is read. */
 export type ConnectFault = { kind: 'reset' };
 
-/** What happens to a plain HTTP request, any path. */
+/** Fault of a plain HTTP request on any path. */
 export type RequestFault =
   | { kind: 'respond'; status: number; headers?: Record<string, string>; body?: unknown }
   | { kind: 'hang' }
@@ -94,11 +100,11 @@ export type RequestFault =
 
 /** A turn as rules see it. */
 export interface TurnSeen {
-  /** Count of creates since the start, from 1. */
+  /** Number of creates since the start, from 1. */
   turn: number;
   /** Connection id; null over HTTP. */
   connection: number | null;
-  /** Count of creates on this connection, from 1. */
+  /** Number of creates on this connection, from 1. */
   nthOnConnection: number;
   transport: 'websocket' | 'http';
   lane: string | null;
@@ -106,9 +112,9 @@ export interface TurnSeen {
   headers: Readonly<Record<string, string>>;
 }
 
-/** All members given must hold. */
+/** Conditions for a turn. All given members must match. */
 export interface TurnMatch {
-  /** Applies from the nth turn that otherwise matches, counted from 1 per rule. */
+  /** Applies from the nth turn on that matches all other conditions, counted from 1 per rule. */
   nth?: number;
   turn?: number;
   connection?: number;
@@ -117,21 +123,21 @@ export interface TurnMatch {
   anchored?: boolean;
   generate?: boolean;
   model?: string;
-  /** A substring of the JSON of `input`. */
+  /** Substring of the JSON of `input`. */
   input?: string;
-  /** A substring of the body's JSON. */
+  /** Substring of the body's JSON. */
   body?: string;
   where?: (turn: TurnSeen) => boolean;
 }
 
 export interface UpgradeSeen {
-  /** Count of upgrade requests, from 1. */
+  /** Number of upgrade requests, from 1. */
   upgrade: number;
   headers: Readonly<Record<string, string>>;
 }
 
 export interface UpgradeMatch {
-  /** Applies from the nth upgrade that otherwise matches, counted from 1 per rule. */
+  /** Applies from the nth upgrade on that matches all other conditions, counted from 1 per rule. */
   nth?: number;
   upgrade?: number;
   where?: (upgrade: UpgradeSeen) => boolean;
@@ -151,11 +157,14 @@ export interface RequestMatch {
 }
 
 interface RuleBase {
-  /** How often the rule applies; default once. */
+  /** Number of times the rule applies; default 1. */
   times?: number | 'always';
 }
 
-/** JSON unless `where` is used, so that a rule can also be posted to a simulator in another process. */
+/**
+ * Rule for injecting faults. It is plain JSON unless `where` is used, so it can also be posted to a simulator in
+ * another process.
+ */
 export type Rule = RuleBase &
   (
     | { on: 'turn'; match?: TurnMatch; fault: TurnFault | readonly TurnFault[] }

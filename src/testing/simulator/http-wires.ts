@@ -4,7 +4,7 @@ import type { SimEvent } from './events.ts';
 import { isTerminal } from './program.ts';
 import type { Wire } from './wire.ts';
 
-/** Answers with JSON (a string goes as plain text), unless the answer has begun. */
+/** Sends a JSON answer (a string is sent as plain text), unless the answer has already started. */
 export function answer(
   res: ServerResponse,
   status: number,
@@ -17,7 +17,7 @@ export function answer(
   res.end(text);
 }
 
-/** Aborted when the client leaves before its answer was finished. */
+/** Returns a signal that is aborted when the client disconnects before its answer is finished. */
 function goneSignal(res: ServerResponse): AbortSignal {
   const gone = new AbortController();
   res.on('close', () => {
@@ -31,7 +31,7 @@ const retryAfter = (seconds: number | undefined): Record<string, string> =>
 
 const never = () => new Promise<void>(() => undefined);
 
-/** A turn answered as server-sent events. The status leaves with the first of them. */
+/** Creates the wire of a turn answered as server-sent events. The status is sent with the first event. */
 export function sseWire(res: ServerResponse, headers: Readonly<Record<string, string>>): Wire {
   const begin = () => {
     if (!res.headersSent)
@@ -76,7 +76,10 @@ export function sseWire(res: ServerResponse, headers: Readonly<Record<string, st
   };
 }
 
-/** A turn answered as one JSON body. `queued` answers with the response as it was begun, for `background`. */
+/**
+ * Creates the wire of a turn answered as one JSON body. With `queued`, for `background`, the answer is the response as
+ * queued.
+ */
 export function jsonWire(res: ServerResponse, headers: Readonly<Record<string, string>>, queued: boolean): Wire {
   let result: Record<string, unknown> | null = null;
   return {

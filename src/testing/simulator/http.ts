@@ -17,7 +17,7 @@ export function flatHeaders(req: IncomingMessage): Record<string, string> {
   return flat;
 }
 
-/** The caller's credential, or null when the simulator refuses it. */
+/** Returns the caller's credential, or null when the simulator refuses it. */
 export function credentialOf(host: TurnHost, headers: Readonly<Record<string, string>>): string | null {
   const { requireAuthorization = true, credentials } = host.options;
   const given = headers.authorization;
@@ -25,6 +25,11 @@ export function credentialOf(host: TurnHost, headers: Readonly<Record<string, st
   return credentials && !credentials.includes(given) ? null : given;
 }
 
+/**
+ * Reads a request body of at most 64 MiB.
+ *
+ * @throws {Refusal} with status 413 for a larger one
+ */
 export async function readBody(req: IncomingMessage): Promise<string> {
   const chunks: Buffer[] = [];
   let size = 0;
@@ -48,7 +53,7 @@ function parseBody(text: string): Record<string, unknown> {
   return body as Record<string, unknown>;
 }
 
-/** Marks of a background response: it is queued, then in progress once, then what it became. */
+/** Returns a background response as a poll sees it: queued first, then in progress once, then its result. */
 function asPolled(record: ResponseRecord): Record<string, unknown> {
   const { response } = record;
   if (response.background !== true || record.polled >= 2 || response.status === 'cancelled') return response;
@@ -81,7 +86,7 @@ function compact(host: TurnHost, credential: string, body: Record<string, unknow
   };
 }
 
-/** The provider's HTTP API. */
+/** Creates the provider's HTTP API. */
 export function createHttpApi(host: TurnHost): (req: IncomingMessage, res: ServerResponse) => Promise<void> {
   const { provider, journal, options } = host;
 

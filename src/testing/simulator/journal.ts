@@ -1,19 +1,22 @@
 import type { Fault } from './faults.ts';
 
-/** How a turn ended as the simulator saw it. `abandoned`: the peer went away; `detached` frames may still follow. */
+/**
+ * End of a turn from the simulator's point of view. `abandoned`: the peer disconnected. `scripted`: the turn's program
+ * ended without any of the other ends.
+ */
 export type TurnEnd = 'completed' | 'incomplete' | 'failed' | 'error' | 'closed' | 'reset' | 'abandoned' | 'scripted';
 
 interface Kinds {
-  /** An upgrade request, whatever became of it. */
+  /** An upgrade request, with its outcome. */
   upgrade: {
     upgrade: number;
     headers: Record<string, string>;
     outcome: 'accepted' | 'hung' | 'reset' | number;
     connection: number | null;
   };
-  /** A WebSocket that was opened. */
+  /** A WebSocket was opened. */
   opened: { connection: number; headers: Record<string, string> };
-  /** A WebSocket that is gone. */
+  /** A WebSocket was closed or lost. */
   closed: { connection: number; code: number; reason: string };
   /** A `response.create` frame or a `POST /responses`. */
   create: {
@@ -23,19 +26,19 @@ interface Kinds {
     lane: string | null;
     credential: string;
     headers: Record<string, string>;
-    /** Empty when the simulator was told not to keep bodies. */
+    /** Empty when the simulator is configured not to keep bodies. */
     body: Record<string, unknown>;
     bytes: number;
     itemsReceived: number;
     previousResponseId: string | null;
     generate: boolean;
-    /** Turn state the client sent back, by header or `client_metadata`. */
+    /** Turn state returned by the client, in a header or in `client_metadata`. */
     turnState: string | null;
-    /** Creates of the same lane still unfinished when this one arrived. */
+    /** Number of unfinished creates in the same lane when this one arrived. */
     queuedBehind: number;
-    /** Sixteen hex digits over the effective context; null while queued and for a refused turn. */
+    /** Sixteen hex digits over the effective context; null while queued, and for a refused turn. */
     digest: string | null;
-    /** Items of the effective context. */
+    /** Number of items of the effective context. */
     contextItems: number | null;
     responseId: string | null;
   };
@@ -43,11 +46,11 @@ interface Kinds {
   end: { turn: number; connection: number | null; responseId: string | null; end: TurnEnd; code: string | null };
   /** A turn reached a hold, a silence or late frames. */
   held: { turn: number; connection: number | null; rule: number };
-  /** A rule or the chaos applied. `rule` 0 is the chaos. */
+  /** A rule or the chaos was applied. `rule` 0 is the chaos. */
   fault: { rule: number; turn: number | null; connection: number | null; fault: Fault | readonly Fault[] };
-  /** Any HTTP request, the turns too. */
+  /** Any HTTP request, including those of turns. */
   request: { method: string; path: string; headers: Record<string, string>; bytes: number; status: number };
-  /** A WebSocket frame that is no `response.create`. */
+  /** A WebSocket frame other than `response.create`. */
   frame: { connection: number; text: string };
 }
 
@@ -56,21 +59,23 @@ export type EntryOf<K extends EntryKind> = { [P in K]: { kind: P; seq: number; a
 export type JournalEntry = EntryOf<EntryKind>;
 
 export interface WaitOptions {
-  /** Milliseconds after which the wait rejects with a summary of what was recorded. Default 10,000. */
+  /** Time after which the wait rejects with a summary of the recorded entries, in milliseconds. Default 10,000. */
   timeoutMs?: number;
 }
 
 export interface Journal {
   readonly entries: readonly JournalEntry[];
-  /** All entries of one kind, oldest first. */
+  /** Returns all entries of one kind, oldest first. */
   of<K extends EntryKind>(kind: K): EntryOf<K>[];
-  /** The first matching entry recorded after this call. Rejects on timeout and when the simulator closes. */
+  /**
+   * Resolves to the first matching entry recorded after this call. Rejects on timeout and when the simulator closes.
+   */
   next<K extends EntryKind>(
     kind: K,
     predicate?: (entry: EntryOf<K>) => boolean,
     options?: WaitOptions,
   ): Promise<EntryOf<K>>;
-  /** The first matching entry, already recorded or to come. Rejects like `next`. */
+  /** Resolves to the first matching entry, already recorded or future. Rejects like `next`. */
   waitFor<K extends EntryKind>(
     kind: K,
     predicate?: (entry: EntryOf<K>) => boolean,
@@ -83,7 +88,7 @@ export interface Journal {
     predicate?: (entry: EntryOf<K>) => boolean,
     options?: WaitOptions,
   ): Promise<EntryOf<K>[]>;
-  /** Forgets the entries; waits stay. */
+  /** Removes all entries. Pending waits continue. */
   clear(): void;
 }
 
@@ -96,7 +101,7 @@ function isKind<K extends EntryKind>(entry: JournalEntry, kind: K): entry is Jou
   return entry.kind === kind;
 }
 
-/** A journal holding at most `limit` entries; the oldest leave first. */
+/** Creates a journal of at most `limit` entries; the oldest are dropped first. */
 export function createJournal(limit: number): JournalWriter {
   const entries: JournalEntry[] = [];
   const listeners = new Set<(entry: JournalEntry | null) => void>();
@@ -108,7 +113,7 @@ export function createJournal(limit: number): JournalWriter {
     return [...counts].map(([kind, count]) => `${count} ${kind}`).join(', ') || 'nothing';
   }
 
-  /** Settles when `collect` returns something for an entry; `collect` sees each new entry once, in order. */
+  /** Resolves when `collect` returns a value. `collect` is called once for each new entry, in order. */
   function wait<T>(what: string, collect: (entry: JournalEntry) => T | undefined, options: WaitOptions = {}) {
     return new Promise<T>((resolve, reject) => {
       const done = () => {

@@ -1,15 +1,25 @@
-/** Starts a turn; it must call `free` once, when its lane may go on. */
+/** Starts a turn. It must call `free` once, when its lane may continue. */
 type Start = (free: () => void) => void;
 
-/** The order of one connection's turns: first in, first out within a lane, a bounded number at once over all. */
+/**
+ * Order of one connection's turns: first in, first out within a lane, and a limited number of simultaneous turns over
+ * all lanes.
+ */
 export interface Lanes {
-  /** False when the lane would be one named lane too many. */
+  /** Returns false when the lane would exceed the number of named lanes. */
   admits(lane: string | null): boolean;
-  /** Turns that must end before a new one of this lane starts; 0 means it starts at once. */
+  /**
+   * Returns the number of turns that must end before a new one of this lane starts; 0 means that it starts immediately.
+   */
   waitingIn(lane: string | null): number;
   push(lane: string | null, start: Start): void;
 }
 
+/**
+ * Creates the lanes of one connection.
+ *
+ * @param limits maximum number of named lanes, and of simultaneous turns
+ */
 export function createLanes(limits = { named: 32, inFlight: 16 }): Lanes {
   const queues = new Map<string | null, { busy: boolean; waiting: Start[] }>();
   let inFlight = 0;

@@ -4,7 +4,10 @@ import type { Point, TurnFault } from './faults.ts';
 import type { ResponseRecord } from './provider.ts';
 import { isSignal, rateLimitsEvent } from './signals.ts';
 
-/** A turn as data: what will happen on the wire, in order. Faults rewrite it before anything is sent. */
+/**
+ * One step of a turn's program, the list of everything that is sent, in order. Faults rewrite the program before it is
+ * sent.
+ */
 export type Step =
   | { op: 'send'; event: SimEvent; again?: boolean }
   | { op: 'raw'; text: string }
@@ -12,7 +15,7 @@ export type Step =
   /** From here on the provider holds the response: cached, and stored unless `store:false`. */
   | { op: 'commit'; record: ResponseRecord }
   | { op: 'hold'; until: 'release' | 'next_create' }
-  /** The turn is over for its lane; what follows is sent late. */
+  /** The turn has ended for its lane; the following steps are sent late. */
   | { op: 'detach' }
   | { op: 'error'; error: ErrorSpec; shape: ErrorShape }
   | { op: 'respond'; status: number; headers: Record<string, string>; body: unknown }
@@ -21,7 +24,10 @@ export type Step =
 
 const TERMINALS = new Set(['response.completed', 'response.incomplete', 'response.failed']);
 
-/** The terminal types; a steered incomplete is none, its successor follows. */
+/**
+ * Returns whether an event is terminal. An incomplete response with reason `steered` is not, because its successor
+ * follows.
+ */
 export function isTerminal(event: SimEvent): boolean {
   const response = event.response as { incomplete_details?: { reason?: string } | null } | undefined;
   return TERMINALS.has(event.type) && response?.incomplete_details?.reason !== 'steered';
@@ -29,7 +35,7 @@ export function isTerminal(event: SimEvent): boolean {
 
 const isSend = (step: Step): step is Step & { op: 'send' } => step.op === 'send';
 
-/** Index of the step before which the point lies; the end when the turn never gets there. */
+/** Returns the index of the step before which the point lies, or the number of steps when the turn never reaches it. */
 function indexOfPoint(steps: readonly Step[], point: Point): number {
   const after = (matches: (event: SimEvent) => boolean, nth = 1): number => {
     let seen = 0;
@@ -67,10 +73,10 @@ function indexOfPoint(steps: readonly Step[], point: Point): number {
   }
 }
 
-/** What rewriting must know of the turn besides its steps. */
+/** Facts about the turn that rewriting needs besides its steps. */
 export interface TurnFacts {
   anchor: string | null;
-  /** The response object as begun; null when the turn was refused before it got an id. */
+  /** The response object as started; null when the turn was refused before it got an id. */
   started: Record<string, unknown> | null;
   foreignId: string;
   refusal: ErrorSpec;
@@ -88,7 +94,10 @@ function failedEvent(facts: TurnFacts, code: string, message: string): SimEvent 
   return { type: 'response.failed', response };
 }
 
-/** The turn as one fault makes it. Faults that shape the answer itself were applied before and change nothing here. */
+/**
+ * Applies one fault to a turn's program. Faults that shape the answer itself were applied earlier and change nothing
+ * here.
+ */
 export function rewrite(steps: readonly Step[], fault: TurnFault, facts: TurnFacts): Step[] {
   const upTo = (point: Point, ...then: Step[]): Step[] => [...steps.slice(0, indexOfPoint(steps, point)), ...then];
   const insert = (point: Point, ...between: Step[]): Step[] => {
@@ -186,7 +195,7 @@ export function rewrite(steps: readonly Step[], fault: TurnFault, facts: TurnFac
   }
 }
 
-/** Gives each event its place in its response; a signal has none, a repeated event keeps the one it had. */
+/** Assigns sequence numbers. Signals have none, and a repeated event keeps its number. */
 export function numberEvents(steps: readonly Step[]): Step[] {
   let next = 0;
   return steps.map((step) => {

@@ -2,33 +2,35 @@ import type { Item } from '../../transcript/types.ts';
 import { createSealer, type Sealer } from './sealed.ts';
 import { derive } from './seeded.ts';
 
-/** A response the provider can continue from. Records form trees; a chain's items are those of all its records. */
+/**
+ * Response that the provider can continue from. Records form trees; the items of a chain are those of all its records.
+ */
 export interface ResponseRecord {
   id: string;
   credential: string;
   connection: number | null;
-  /** Null at a root, and at a compaction, which stands for all before it. */
+  /** Null for a root, and for a compaction, which replaces everything before it. */
   parent: ResponseRecord | null;
-  /** Items this record adds to the effective context: input, then output. */
+  /** Items that this record adds to the effective context: input, then output. */
   items: readonly Item[];
   /** Running hash and number of all effective items up to and including this record's. */
   line: string;
   count: number;
-  /** Calls in the effective context that have no output yet: id to item type. */
+  /** Calls in the effective context without an output, from call id to item type. */
   openCalls: ReadonlyMap<string, string>;
   /** Estimated tokens of the effective items. */
   tokens: number;
   /** The request's own input, as `input_items` lists it. */
   input: readonly Item[];
-  /** The response object as `GET` answers it. */
+  /** The response object that `GET` returns. */
   response: Record<string, unknown>;
-  /** Ids that its output items had in other events, with the items. */
+  /** Ids of its output items in other events, with the items. */
   aliases: readonly (readonly [id: string, item: Item])[];
-  /** Times a queued background response was looked at; it completes on the second. */
+  /** Number of polls of a queued background response, which completes on the second. */
   polled: number;
 }
 
-/** What one WebSocket can continue from besides stored responses: the latest response of each lane. */
+/** Responses that one WebSocket can continue from in addition to stored ones: the latest response of each lane. */
 export interface ConnectionCache {
   get(id: string): ResponseRecord | undefined;
   put(lane: string, record: ResponseRecord): void;
@@ -37,6 +39,7 @@ export interface ConnectionCache {
   ids(): string[];
 }
 
+/** Creates the empty cache of one connection. */
 export function createConnectionCache(): ConnectionCache {
   const latest = new Map<string, ResponseRecord>();
   const find = (id: string) => [...latest].find(([, record]) => record.id === id);
@@ -55,30 +58,30 @@ export function createConnectionCache(): ConnectionCache {
 export interface Provider {
   readonly seed: number;
   readonly sealer: Sealer;
-  /** A fresh id with the given prefix; the sequence depends only on the seed. */
+  /** Returns a new id with the given prefix. The sequence depends only on the seed. */
   id(prefix: string): string;
-  /** Count of creates so far, and one more. */
+  /** Returns the number of the next turn. */
   nextTurn(): number;
   store(record: ResponseRecord): void;
-  /** Keeps the mark of a context that the model has read, stored or not: prompts are cached by what they begin with. */
+  /** Records that the model has read a context, whether stored or not, because prompts are cached by their prefix. */
   read(record: ResponseRecord): void;
-  /** Whether a context of this credential had come to this line. */
+  /** Returns whether a context with this hash was read under the credential. */
   hasRead(credential: string, line: string): boolean;
-  /** A stored response of this credential. Another credential's is as unknown as none. */
+  /** Returns a stored response of this credential. Responses of other credentials are treated as unknown. */
   stored(credential: string, id: string): ResponseRecord | undefined;
   remove(credential: string, id: string): boolean;
   forget(id?: string): void;
-  /** The id last given to this credential. */
+  /** Returns the last id assigned under this credential. */
   lastId(credential: string): string | null;
   remember(credential: string, id: string): void;
-  /** Head of a `conversation`. */
+  /** Returns the head of a `conversation`. */
   conversation(credential: string, id: string): ResponseRecord | undefined;
   advance(credential: string, id: string, record: ResponseRecord): void;
-  /** A stored item, for `item_reference`. */
+  /** Returns a stored item, for `item_reference`. */
   item(credential: string, id: string): Item | undefined;
 }
 
-/** The provider behind every connection: ids, stored responses, conversations. */
+/** Creates the provider behind every connection, with its ids, stored responses and conversations. */
 export function createProvider(seed: number): Provider {
   const responses = new Map<string, ResponseRecord>();
   const conversations = new Map<string, ResponseRecord>();
@@ -119,7 +122,7 @@ export function createProvider(seed: number): Provider {
   };
 }
 
-/** The items of a chain from the newest backwards, as far as the caller reads. */
+/** Iterates over the items of a chain from the newest backwards. */
 export function* itemsBackwards(record: ResponseRecord | null): Generator<Item> {
   for (let at = record; at; at = at.parent) for (let i = at.items.length - 1; i >= 0; i--) yield at.items[i]!;
 }

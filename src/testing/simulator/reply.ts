@@ -6,11 +6,11 @@ import type { TurnFault } from './faults.ts';
 import { itemsBackwards, type Provider } from './provider.ts';
 import { SEALED_MEMBERS } from './sealed.ts';
 
-/** What the model answers: finished output items, and how many deltas each text is cut into. */
+/** The model's answer: finished output items, and the number of deltas per text. */
 export interface Reply {
   output: Item[];
   deltas: number;
-  /** How the terminal event is to list the output, where the last user message asks for it. */
+  /** Form in which the terminal event lists the output, if the last user message requests one. */
   dialect: TerminalDialect | null;
 }
 
@@ -30,7 +30,7 @@ function textOf(content: unknown): string {
   return content.map((part) => String((part as { text?: unknown })?.text ?? '')).join('\n');
 }
 
-/** The last user message of the effective context, and the number of calls made since. */
+/** Returns the last user message of the effective context, and the number of calls made since. */
 function lastAsk(context: TurnContext): { text: string; callsSince: number } {
   let callsSince = 0;
   function* backwards() {
@@ -55,8 +55,8 @@ const encryptedWanted = (body: Readonly<Record<string, unknown>>) =>
   Array.isArray(body.include) && body.include.includes('reasoning.encrypted_content');
 
 /**
- * The default model: calls the tools the last user message asks for, round by round, then answers with the digest of
- * the whole context it was given. `reply`, `huge` and `steered` faults shape the answer.
+ * Computes the default model's answer. It makes the tool calls requested by the last user message, round by round, then
+ * answers with the digest of the whole context it received. The faults `reply`, `huge` and `steered` shape the answer.
  */
 export function composeReply(options: ReplyOptions): Reply {
   const { provider, credential, context, body, faults } = options;
@@ -87,7 +87,10 @@ export function composeReply(options: ReplyOptions): Reply {
     type: 'compaction',
     encrypted_content: provider.sealer.seal(credential, { nonce: provider.id('cmpn'), prefixes: [] }, 'completed'),
   });
-  /** The contexts that an item after `before` may be replayed in: the whole one, or what a compaction leaves of it. */
+  /**
+   * Returns the contexts in which an item after `before` may be replayed: the whole one, and the one that a compaction
+   * leaves.
+   */
   const prefixesAfter = (before: readonly Item[]): string[] => {
     const compacted = before.findLastIndex(({ type }) => type === 'compaction');
     const whole = prefixOf(fold(context.line, before).line);
@@ -145,7 +148,7 @@ export function composeReply(options: ReplyOptions): Reply {
   return { output, deltas, dialect };
 }
 
-/** Token accounting of one response. */
+/** Returns the token counts of one response. */
 export function usageOf(context: TurnContext, output: readonly Item[]): Record<string, unknown> {
   const reasoning = output.filter((item) => item.type === 'reasoning');
   const out = output.length === 0 ? 0 : estimateTokens(output);

@@ -14,11 +14,11 @@ import type {
 
 export interface RuleHandle {
   readonly id: number;
-  /** How often the rule applied. */
+  /** Number of times the rule applied. */
   readonly hits: number;
-  /** Lets go what the rule holds; when nothing is held yet, the next hold passes. */
+  /** Releases what the rule holds. If nothing is held yet, the next hold passes. */
   release(): void;
-  /** The rule applies no more. What it holds stays held. */
+  /** Stops applying the rule. What it holds remains held. */
   remove(): void;
 }
 
@@ -26,25 +26,26 @@ interface Times {
   times?: number | 'always';
 }
 
-/** The rules in force. The earliest rule that matches applies; by default once. */
+/** The active rules. The earliest matching rule applies, by default once. */
 export interface Script {
   (rule: Rule): RuleHandle;
   onTurn(match: TurnMatch, fault: TurnFault | readonly TurnFault[], options?: Times): RuleHandle;
   onUpgrade(match: UpgradeMatch, fault: UpgradeFault, options?: Times): RuleHandle;
   onRequest(match: RequestMatch, fault: RequestFault, options?: Times): RuleHandle;
   onConnect(match: { nth?: number }, fault: ConnectFault, options?: Times): RuleHandle;
-  /** Rules by id, those used up too. */
+  /** Returns a rule by id, including used-up ones. */
   handle(id: number): RuleHandle | undefined;
-  /** Removes every rule and releases what they hold. */
+  /** Removes all rules and releases what they hold. */
   clear(): void;
 }
 
-/** A gate that `release` opens for whoever waits, or for the next one to come. */
+/** Gate that `release` opens for all current waiters, or for the next one if there is none. */
 export interface Gate {
   wait(signal: AbortSignal): Promise<void>;
   release(): void;
 }
 
+/** Creates a closed gate. */
 export function createGate(): Gate {
   const waiting = new Set<() => void>();
   let ahead = false;
@@ -71,7 +72,7 @@ export function createGate(): Gate {
   };
 }
 
-/** A rule that applied to a turn, with the gate that lets its holds go. */
+/** Faults of a rule that applied to a turn, with the gate that releases its holds. */
 interface AppliedFaults {
   rule: number;
   faults: readonly TurnFault[];
@@ -90,13 +91,13 @@ interface Entry {
   id: number;
   rule: Rule;
   gate: Gate;
-  /** Events that matched everything but `nth`. */
+  /** Number of events that matched all conditions except `nth`. */
   seen: number;
   hits: number;
   removed: boolean;
 }
 
-/** True when every member of `match` named in `facts` is absent or equal. */
+/** Returns whether every member of `match` that is named in `facts` is absent or equal. */
 function holds(match: Record<string, unknown>, facts: Record<string, unknown>): boolean {
   return Object.entries(facts).every(([key, value]) => match[key] === undefined || match[key] === value);
 }
@@ -118,6 +119,7 @@ function turnMatches(match: TurnMatch, turn: TurnSeen): boolean {
   return match.where?.(turn) ?? true;
 }
 
+/** Creates the rules, starting with `initial`. */
 export function createRules(initial: readonly Rule[]): Rules {
   const entries: Entry[] = [];
 

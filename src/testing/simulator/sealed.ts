@@ -2,35 +2,41 @@ import { createCipheriv, createDecipheriv, createHmac } from 'node:crypto';
 import type { Item } from '../../transcript/types.ts';
 import { derive } from './seeded.ts';
 
-/** The event that carries a ciphertext. The provider seals one content separately for each, so no two are equal. */
+/**
+ * Event that carries a ciphertext. The provider seals the same content separately for each event, so no two ciphertexts
+ * are equal.
+ */
 export type SealForm = 'added' | 'done' | 'completed';
 
-/** What a ciphertext stands for. */
+/** Content of a ciphertext. */
 export interface SealedContent {
-  /** The identity of the content; equal in every form. */
+  /** Identity of the content, equal in every form. */
   nonce: string;
-  /** Hashes of the contexts that the content was made under; empty when it may stand anywhere. */
+  /** Hashes of the contexts under which the content was made; empty when it may be used anywhere. */
   prefixes: readonly string[];
 }
 
 /**
- * Encrypted content: opaque to clients, bound to the credential it was made for. It carries its own proof, so that a
- * simulator started again with the same seed still knows it.
+ * Creates and reads encrypted content, which is opaque to clients and bound to a credential. Its proof is part of the
+ * ciphertext, so a simulator restarted with the same seed still recognises it.
  */
 export interface Sealer {
   seal(credential: string, content: SealedContent, form: SealForm): string;
-  /** True only for what `seal` made for this credential under this seed, in any form. */
+  /** Returns true only for ciphertexts that `seal` made for this credential under this seed, in any form. */
   opens(credential: string, sealed: unknown): boolean;
-  /** The item with each of its ciphertexts in another form. What this sealer did not make stays as it is. */
+  /** Returns the item with each of its ciphertexts in another form. Ciphertexts of other sealers stay unchanged. */
   inForm(credential: string, item: Item, form: SealForm): Item;
 }
 
-/** The members of items that hold ciphertext. */
+/** Members of items that hold ciphertext. */
 export const SEALED_MEMBERS = ['encrypted_content', 'fingerprint'] as const;
 
 const MARK = 'gAAAA';
 const PROOF_BYTES = 16;
-/** Not a secret: it makes the forms of one content share no characters, and lets a digest read what is sealed. */
+/**
+ * Fixed key, not a secret. Encryption only makes the forms of one content share no characters, and a digest can still
+ * read the content.
+ */
 const KEY = Buffer.from(derive(0, 'sealed content'), 'hex').subarray(0, 16);
 
 function unpack(sealed: unknown): { proof: string; text: string } | null {
@@ -48,7 +54,7 @@ const contentOf = (text: string): SealedContent => {
 };
 
 /**
- * Reads a ciphertext without judging it: the same content for each of its forms.
+ * Reads a ciphertext without verifying its proof. The result is the same for each form of a content.
  *
  * @returns null for text that no simulator sealed
  */
@@ -57,6 +63,7 @@ export function readSealed(sealed: unknown): SealedContent | null {
   return unpacked && /^(?:added|done|completed) /.test(unpacked.text) ? contentOf(unpacked.text) : null;
 }
 
+/** Creates the sealer of a seed. */
 export function createSealer(seed: number): Sealer {
   const key = derive(seed, 'sealer');
   const proofOf = (credential: string, text: string) =>

@@ -10,7 +10,10 @@ import { composeReply, usageOf } from './reply.ts';
 import { chance } from './seeded.ts';
 import type { Intake, TurnHost } from './turn.ts';
 
-/** Seconds since the epoch of the first response; later ones follow by one each, whatever the clock says. */
+/**
+ * Creation time of the first response, in seconds since the Unix epoch. Later responses follow in steps of one second,
+ * independent of the clock.
+ */
 const FIRST_CREATED_AT = 1_760_000_000;
 
 export interface SegmentSpec {
@@ -24,12 +27,12 @@ export interface SegmentSpec {
   incompleteReason: string | null;
 }
 
-/** Of the turns that give an occasion for it, how many have a terminal event that lists the output differently. */
+/** Share of the eligible turns whose terminal event lists the output differently. */
 const OCCASIONAL = 0.5;
 
 /**
- * How a turn's terminal event lists the output, as recorded: lists of a hosted server's tools where the request names
- * such a server, nothing at the backend of ChatGPT logins, and otherwise what `dialects` says.
+ * Chooses how a turn's terminal event lists the output, as recorded from real providers: with lists of tools when the
+ * request names a hosted server, empty at the backend for ChatGPT logins, and otherwise as configured in `dialects`.
  */
 function dialectOf({ host, intake, body, turn }: SegmentSpec): TerminalDialect | null {
   const { dialects = {} } = host.options;
@@ -47,7 +50,7 @@ function dialectOf({ host, intake, body, turn }: SegmentSpec): TerminalDialect |
   return null;
 }
 
-/** Two lists of a hosted server's tools, which come with a response's output without having been streamed. */
+/** Returns two lists of a hosted server's tools, which are part of a response's output but are never streamed. */
 const toolLists = (host: TurnHost): Item[] =>
   ['one', 'two'].map((name) => ({
     id: host.provider.id('mcpl'),
@@ -56,7 +59,7 @@ const toolLists = (host: TurnHost): Item[] =>
     tools: [{ name: 'search', annotations: null, description: null, input_schema: { type: 'object' } }],
   }));
 
-/** One response as a program: created, its items, the commit, the terminal event. Also the record it leaves. */
+/** Composes one response as a program: created, its items, the commit, the terminal event. Also returns its record. */
 export function composeSegment(spec: SegmentSpec): {
   steps: Step[];
   record: ResponseRecord;
@@ -125,7 +128,7 @@ export function composeSegment(spec: SegmentSpec): {
   return { steps, record, started };
 }
 
-/** The context of the successor of a steered response: the chain with its output, then the steering input. */
+/** Returns the context of a steered response's successor: the chain with its output, then the steering input. */
 export function steeredContext(record: ResponseRecord, text: string, body: Record<string, unknown>): TurnContext {
   const input = inputItems(text);
   const { line, tokens } = fold(record.line, input);

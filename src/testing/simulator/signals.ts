@@ -2,10 +2,10 @@ import type { SimEvent } from './events.ts';
 import { chance } from './seeded.ts';
 
 /**
- * What the provider says of itself and of the account beside an answer, and clients act on. The same on an upgrade and on
- * an HTTP answer, but that the latter names its model too.
+ * Returns headers with information about the provider and the account that clients act on. They are the same on an
+ * upgrade and on an HTTP answer, except that the latter also names its model.
  *
- * @param model of the request; undefined on an upgrade, which comes before any
+ * @param model model of the request; undefined for an upgrade, which precedes all requests
  */
 export const signalHeaders = (model?: unknown): Record<string, string> => ({
   'openai-version': '2020-10-01',
@@ -29,11 +29,16 @@ export const rateLimitsEvent = (): SimEvent => ({
   },
 });
 
-/** True for events that belong to no place in a response: they are not numbered and may come before it begins. */
+/**
+ * Returns whether an event is a signal outside the response: it has no sequence number and may precede
+ * `response.created`.
+ */
 export const isSignal = ({ type }: SimEvent): boolean =>
   type.startsWith('codex.') || type.startsWith('responsesapi.') || type === 'response.metadata';
 
-/** The signals before `response.created` of a turn; the metadata goes by either of its names, or is not sent. */
+/**
+ * Returns the signals before `response.created` of a turn. The metadata event has one of its two names, or is left out.
+ */
 export function signalsBefore(seed: number, turn: number, model: unknown, timing: boolean): SimEvent[] {
   const events = [rateLimitsEvent()];
   const name = ['response.metadata', 'codex.response.metadata'][Math.floor(chance(seed, 'metadata', turn) * 3)];

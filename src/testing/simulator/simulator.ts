@@ -14,8 +14,8 @@ import type { SimulatedConnection, Simulator, SimulatorOptions } from './types.t
 import { createUpgradeHandler } from './upgrades.ts';
 
 /**
- * Starts a Responses API on loopback, over HTTP and WebSocket, whose model answers with a digest of the whole context
- * it was given. Rejects when the port is taken.
+ * Starts a Responses API on loopback, over HTTP and WebSocket. Its model answers with a digest of the whole context it
+ * received. Rejects when the port is in use.
  *
  * @example
  * const sim = await startSimulator();

@@ -13,7 +13,7 @@ import { signalsBefore } from './signals.ts';
 import type { SimulatorOptions } from './types.ts';
 import type { Wire } from './wire.ts';
 
-/** What every turn of one simulator shares. */
+/** Objects shared by all turns of one simulator. */
 export interface TurnHost {
   options: SimulatorOptions;
   provider: Provider;
@@ -22,7 +22,7 @@ export interface TurnHost {
   chaos: () => ChaosSource | null;
 }
 
-/** One create as it came in. */
+/** One create as it arrived. */
 export interface Intake {
   wire: Wire;
   body: Record<string, unknown>;
@@ -44,11 +44,17 @@ function turnStateOf(intake: Intake): string | null {
 
 export interface Turn {
   readonly number: number;
-  /** Runs the turn to its end. `laneFree` is called once, when the lane may start the next one. Never rejects. */
+  /**
+   * Runs the turn to its end. Never rejects.
+   *
+   * @param laneFree called once, when the lane may start its next turn
+   */
   run(laneFree: () => void): Promise<void>;
 }
 
-/** Takes a create in: numbers it, finds its faults and, when it must wait, journals it at once. */
+/**
+ * Accepts a create: assigns its number, selects its faults and, when it must wait, adds it to the journal immediately.
+ */
 export function openTurn(host: TurnHost, intake: Intake): Turn {
   const { options, provider, journal } = host;
   const { wire, body, credential, connection, cache } = intake;
@@ -98,7 +104,7 @@ export function openTurn(host: TurnHost, intake: Intake): Turn {
       journal.record('fault', { rule, turn: number, connection, fault: faults.length === 1 ? faults[0]! : faults });
   }
 
-  /** The turn's program, faults applied; a refused request is a program of one error. */
+  /** Builds the turn's program with faults applied. The program of a refused request is a single error. */
   function plan(): Step[] {
     const foreignId = provider.id('resp');
     let steps: Step[];

@@ -4,7 +4,7 @@ import type { Rule } from './faults.ts';
 import type { EntryKind, EntryOf, Journal, WaitOptions } from './journal.ts';
 import type { Script } from './script.ts';
 
-/** A refusal of every upgrade: how an upstream without WebSocket looks. */
+/** Refusal of every upgrade, as by an upstream without WebSocket support. */
 export interface UpgradeRefusal {
   status: number;
   headers?: Record<string, string>;
@@ -17,89 +17,95 @@ export interface SimulatorOptions {
   /** Default: an ephemeral port. */
   port?: number;
   /**
-   * Ids, encrypted content and chaos depend only on the seed and on the order of requests. Default: random, so that
-   * the response ids of two simulators never meet in one database. Encrypted content stays valid for an equal seed.
+   * Seed of ids, encrypted content and chaos, which depend only on it and on the order of requests. Default: random, so
+   * that the response ids of two simulators never collide in one database. Encrypted content stays valid under an equal
+   * seed.
    */
   seed?: number;
-  /** Milliseconds before the first event of a turn. Default 0. */
+  /** Delay before the first event of a turn, in milliseconds. Default 0. */
   latencyMs?: number;
-  /** Milliseconds between events. Default 0: all events of a turn are written at once. */
+  /** Delay between events, in milliseconds. Default 0: all events of a turn are written at once. */
   eventGapMs?: number;
-  /** Deltas per text. Default 3. */
+  /** Number of deltas per text. Default 3. */
   deltaCount?: number;
-  /** Answers begin with a reasoning item. Default false. */
+  /** True when answers start with a reasoning item. Default false. */
   reasoning?: boolean;
-  /** Default true: requests without Authorization get 401. */
+  /** True when requests without Authorization get 401. Default true. */
   requireAuthorization?: boolean;
-  /** Accepted Authorization values; any by default. */
+  /** Accepted Authorization values. Default: any. */
   credentials?: readonly string[];
-  /** Default `on`; a status or a refusal turns WebSocket off. */
+  /** Default `on`. A status or a refusal disables WebSocket. */
   webSocket?: 'on' | number | UpgradeRefusal;
-  /** Codex turn state: on the handshake (and HTTP answers), by `response.metadata`, both, or (default) not at all. */
+  /**
+   * Place of the Codex turn state: on the handshake (and HTTP answers), by `response.metadata`, both, or not at all
+   * (default).
+   */
   turnState?: 'off' | 'handshake' | 'metadata' | 'both';
-  /** `codex.rate_limits` and other signals before `response.created` of a turn over WebSocket. Default true. */
+  /**
+   * True when `codex.rate_limits` and other signals precede `response.created` of a turn over WebSocket. Default true.
+   */
   telemetry?: boolean;
   /**
-   * Shares of all streamed turns whose terminal event lists the output differently than it was streamed, together at most
-   * 1. Default none, but for requests that name a hosted MCP server and those of a ChatGPT login.
+   * Shares of all streamed turns whose terminal event lists the output differently than it was streamed. Their sum must
+   * not exceed 1. Default: none, except for requests that name a hosted MCP server and requests of a ChatGPT login.
    */
   dialects?: Partial<Record<TerminalDialect, number>>;
-  /** Milliseconds a WebSocket may live. Default 60 minutes. */
+  /** Maximum age of a WebSocket, in milliseconds. Default 60 minutes. */
   connectionLimitMs?: number;
-  /** Larger frames close the WebSocket with 1009. Default 16 MiB. */
+  /** Maximum frame size. A larger frame closes the WebSocket with 1009. Default 16 MiB. */
   maxFrameBytes?: number;
   models?: readonly string[];
-  /** Refuse a context with an unanswered tool call, or an answer to an unknown one. Default true. */
+  /** True to refuse a context with an unanswered tool call, or with an output of an unknown call. Default true. */
   checkToolPairs?: boolean;
-  /** Keep request bodies in the journal. Default true. */
+  /** True to keep request bodies in the journal. Default true. */
   journalBodies?: boolean;
-  /** Entries kept. Default 100,000. */
+  /** Maximum number of journal entries. Default 100,000. */
   journalLimit?: number;
-  /** Rules in force from the start. */
+  /** Rules active from the start. */
   script?: readonly Rule[];
 }
 
-/** One WebSocket, open or gone. */
+/** One WebSocket, open or closed. */
 export interface SimulatedConnection {
   readonly id: number;
   readonly headers: Readonly<Record<string, string>>;
   readonly open: boolean;
-  /** Ids this connection can continue from, one per lane. */
+  /** Ids of the responses this connection can continue from, one per lane. */
   readonly cachedResponseIds: readonly string[];
   close(code?: number, reason?: string): void;
-  /** TCP reset. */
+  /** Resets the TCP connection. */
   reset(): void;
   /** Sends a frame outside any turn. */
   send(frame: Record<string, unknown> | string): void;
-  /** The connection limit, now: error frame, then close. */
+  /** Applies the connection limit immediately: an error frame, then close. */
   expire(): void;
-  /** Forgets what the connection could continue from. */
+  /** Clears the responses that the connection could continue from. */
   forget(): void;
 }
 
 export interface Simulator {
-  /** Base URL for clients, e.g. `http://127.0.0.1:40001/v1`. */
+  /** Base URL for clients, for example `http://127.0.0.1:40001/v1`. */
   readonly url: string;
   readonly port: number;
   readonly seed: number;
   readonly journal: Journal;
   readonly script: Script;
-  /** Every WebSocket accepted so far, oldest first. */
+  /** All WebSockets accepted so far, oldest first. */
   readonly connections: readonly SimulatedConnection[];
-  /** Random faults from now on, decided by the seed and the turn's number. Replaces an earlier chaos. */
+  /** Starts injecting random faults, determined by the seed and the turn's number. Replaces an earlier chaos. */
   chaos(options: ChaosOptions): Chaos;
-  /** The first matching journal entry, already recorded or to come. */
+  /** Resolves to the first matching journal entry, already recorded or future. */
   waitFor<K extends EntryKind>(
     kind: K,
     predicate?: (entry: EntryOf<K>) => boolean,
     options?: WaitOptions,
   ): Promise<EntryOf<K>>;
-  /** Ends every open WebSocket: TCP reset, or a close code. */
+  /** Ends every open WebSocket by TCP reset or with a close code. */
   dropAll(how?: 'reset' | number): void;
-  /** Makes every open WebSocket forget its responses; they stay open. */
+  /** Clears the response cache of every open WebSocket; the connections stay open. */
   expireCaches(): void;
-  /** Forgets a stored response, or all. */
+  /** Deletes a stored response, or all of them. */
   forgetStored(id?: string): void;
-  /** Ends everything: sockets, held turns, waits. Idempotent. */
+  /** Ends all sockets, held turns and waits. Idempotent. */
   close(): Promise<void>;
 }

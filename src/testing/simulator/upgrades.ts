@@ -26,7 +26,10 @@ function refuseUpgrade(socket: Socket, { status, headers = {}, body }: UpgradeRe
 
 const PATH = /^\/(?:v1|backend-api\/codex)\/responses$/;
 
-/** Handles upgrade requests: scripted and chaotic refusals first, then what the options and the credential say. */
+/**
+ * Creates the handler of upgrade requests. Scripted and chaos refusals come first, then those due to the options and
+ * the credential.
+ */
 export function createUpgradeHandler(
   host: TurnHost,
   connections: SimulatedConnection[],

@@ -16,14 +16,17 @@ const streamLimitReached: ErrorSpec = {
   param: 'stream_id',
 };
 
-/** Steering is answered, never carried out: the `steered` fault makes the sequence it would lead to. */
+/**
+ * Returns the answer to a steering request, which is never executed. The `steered` fault produces the sequence that
+ * real steering would lead to.
+ */
 function steerFailed(frame: Record<string, unknown>): Record<string, unknown> {
   const error = { code: 'steering_not_supported', message: 'This model does not support steering.' };
   const steer = { input: frame.input, previous_response_id: frame.previous_response_id };
   return { type: 'response.steer.failed', error, steer, sequence_number: 0 };
 }
 
-/** Serves one accepted WebSocket: its lanes, its cache of continuable responses, its age limit. */
+/** Serves one accepted WebSocket, with its lanes, its response cache and its age limit. */
 export function serveConnection(
   host: TurnHost,
   ws: WebSocket,
@@ -74,13 +77,13 @@ export function serveConnection(
     ws.close(1000, connectionLimitReached.code!);
   }
 
-  /** Parses a frame; what is no create is answered here and gives null. */
+  /** Parses a frame. Frames other than creates are answered here, and null is returned. */
   function readCreate(text: string): Record<string, unknown> | null {
     let frame: Record<string, unknown> | null = null;
     try {
       frame = JSON.parse(text);
     } catch {
-      // Refused below like any frame that is no object.
+      // Invalid JSON is refused below like any other invalid frame.
     }
     if (frame?.type === 'response.create') return frame;
     host.journal.record('frame', { connection: id, text });

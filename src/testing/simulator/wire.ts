@@ -1,24 +1,30 @@
 import type { ErrorShape, ErrorSpec } from './error-shapes.ts';
 import type { SimEvent } from './events.ts';
 
-/** The way back to one client for one turn. */
+/** Return path to one client for one turn. */
 export interface Wire {
   readonly transport: 'websocket' | 'http';
-  /** Aborted once the peer is gone. */
+  /** Aborted once the peer has disconnected. */
   readonly gone: AbortSignal;
-  /** A promise when frames of another turn were let in between: the turn goes on when it settles. */
+  /**
+   * Sends an event. Returns a promise when frames of another turn may be sent in between; the turn continues when it
+   * resolves.
+   */
   send(event: SimEvent): void | Promise<void>;
-  /** Text as it is, JSON or not. */
+  /** Sends a text unchanged, whether or not it is JSON. */
   raw(text: string): void;
-  /** An error frame; over HTTP a status as long as nothing was sent. */
+  /** Sends an error frame; over HTTP, a status as long as nothing was sent. */
   refuse(error: ErrorSpec, shape: ErrorShape, sequence: number): void;
   respond(status: number, headers: Record<string, string>, body: unknown): void;
-  /** WebSocket close, or a clean end of the HTTP answer. */
+  /** Closes the WebSocket, or ends the HTTP answer cleanly. */
   close(code: number, reason: string): void;
-  /** TCP reset. */
+  /** Resets the TCP connection. */
   reset(): void;
-  /** The turn has nothing more to say. */
+  /** Called when the turn has nothing more to send. */
   finish(): void;
-  /** Resolves when another turn of the same connection arrives, or has sent `response.created`; never over HTTP. */
+  /**
+   * Resolves when another turn of the same connection arrives, or has sent `response.created`. Never resolves over
+   * HTTP.
+   */
   next(what: 'create' | 'created'): Promise<void>;
 }

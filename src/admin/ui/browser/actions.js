@@ -6,24 +6,25 @@ import { short } from './words.js';
 const actions = {
   release: {
     name: 'Release',
-    asks: 'Give this session back?',
-    means: 'Its socket is closed and nobody owns it. The next request claims it and opens a new one; nothing is lost.',
+    asks: 'Release this session?',
+    means:
+      'Its socket is closed and it has no owner. The next request claims it and opens a new socket; nothing is lost.',
   },
   'drop-anchor': {
     name: 'Drop anchor',
-    asks: 'Forget what the upstream holds?',
+    asks: 'Drop the upstream anchor?',
     means:
-      'Its socket is closed and the last response id is not used any more. The next request is sent in full; where the context cannot be rebuilt exactly, it is refused.',
+      'Its socket is closed and the last response id is no longer used. The next request is sent in full; where the context cannot be rebuilt exactly, it is refused.',
   },
   close: {
     name: 'Close',
-    asks: 'End this session for good?',
+    asks: 'Close this session permanently?',
     means:
-      'A running turn is cancelled first, and its client is told. Its keys are freed. The next request with the same thread id starts a new conversation. There is no way back.',
+      'A running turn is cancelled first, and its client gets an error. Its keys are freed. The next request with the same thread id starts a new conversation. This cannot be undone.',
   },
 };
 
-/** What an operator may do to a session, each after being asked once more. */
+/** Renders the actions that an operator may take on a session. Each needs a confirmation. */
 export function Actions({ session, done }) {
   const [wanted, want] = useState(null);
   const [said, say] = useState(null);
@@ -33,7 +34,10 @@ export function Actions({ session, done }) {
   }, [wanted]);
   const isOver = session.state === 'closed';
   const isBusy = session.activeTurnId !== null;
-  /** Why an action cannot be taken now; empty when it can. A close ends the running turn first. */
+  /**
+   * Returns the reason why an action is not available now, or an empty string. A close cancels the running turn first,
+   * so it is available during a turn.
+   */
   const whyNot = (action) => {
     if (isOver) return 'It is closed.';
     return isBusy && action !== 'close' ? 'A turn is running.' : '';
@@ -75,7 +79,7 @@ export function Actions({ session, done }) {
             <form method="dialog" onSubmit=${act}>
               <h3 id="asks">${actions[wanted].asks}</h3>
               <p>${actions[wanted].means}</p>
-              <p class="quiet">Session <code>${short(session.id)}</code>. It is written to the log.</p>
+              <p class="quiet">Session <code>${short(session.id)}</code>. The action is written to the log.</p>
               <div class="choice">
                 <button type="button" onClick=${() => dialog.current.close()}>Cancel</button>
                 <button class=${wanted === 'close' ? 'danger' : 'primary'}>${actions[wanted].name}</button>

@@ -1,4 +1,4 @@
-/** Where the admin API is: beside this page, wherever that was mounted. */
+/** Base URL of the admin API, relative to this module, because the routes may be mounted below any path. */
 const base = new URL('../../', import.meta.url);
 const KEY = 'holdfast-admin-token';
 
@@ -8,7 +8,7 @@ export const token = {
   forget: () => sessionStorage.removeItem(KEY),
 };
 
-/** An answer that was no success. `status` 0: no answer at all. */
+/** Error for a request that did not succeed. `status` 0 means that no response arrived. */
 export class Refused extends Error {
   constructor(status, message) {
     super(message);

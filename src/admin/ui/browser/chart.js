@@ -4,19 +4,19 @@ import { arrange, curve, nameOf } from './layout.js';
 
 const isWithin = (path, outer) => outer === '' || path === outer || path.startsWith(`${outer}.`);
 
-/** Whether the step that was taken last is one of an arrow's transitions. */
+/** Returns whether the last transition taken is one of an arrow's transitions. */
 const wasTaken = ({ transitions }, taken) =>
   taken !== null && transitions.some(({ event, to }) => event === taken.event && taken.active.includes(to));
 
 /**
- * The machine as it was defined, with the active states lit. What is under the pointer or has the focus is told beside
- * it; otherwise the innermost active state is.
+ * Renders the machine's definition with the active states highlighted. The panel beside it describes the element under
+ * the pointer or with the focus, otherwise the innermost active state.
  */
 export function Chart({ outline, active, taken, caption }) {
   const drawing = useMemo(() => arrange(outline), [outline]);
   const [pointed, setPointed] = useState(null);
   const lit = new Set(active);
-  // Where several are active at once, what holds them is what there is to tell of.
+  // When parallel regions are active, describe the state that contains them.
   const parallel = outline.states.find(({ path, kind }) => kind === 'parallel' && lit.has(path));
   const innermost = parallel?.path ?? active.at(-1) ?? null;
   const subject = pointed ?? (innermost === null ? null : { state: innermost });
@@ -27,7 +27,7 @@ export function Chart({ outline, active, taken, caption }) {
     onBlur: () => setPointed(null),
   });
 
-  /** An arrow belongs to what is looked at when the state, or one around it, has a transition in it. */
+  /** An arrow is highlighted when the described state, or a state around it, has one of the arrow's transitions. */
   const isFinal = outline.states.some(({ path, kind }) => path === subject?.state && kind === 'final');
   const isNear = (arrow) =>
     subject?.state !== undefined && !isFinal && arrow.transitions.some(({ from }) => isWithin(subject.state, from));
@@ -150,7 +150,7 @@ export function Chart({ outline, active, taken, caption }) {
   `;
 }
 
-/** A dotted name that may be broken at its dots. */
+/** Returns a dotted name with line-break opportunities at its dots. */
 const broken = (path) => path.split('.').flatMap((name, index) => (index === 0 ? [name] : [html`.<wbr />`, name]));
 
 function Told({ outline, subject, isActive }) {
@@ -164,13 +164,13 @@ function Told({ outline, subject, isActive }) {
   }
   const state = outline.states.find(({ path }) => path === subject.state);
   if (!state) return null;
-  // What is final takes no event, not even one that every state takes.
+  // A final state takes no events, not even those that apply to every state.
   const outgoing = state.kind === 'final' ? [] : outline.transitions.filter(({ from }) => isWithin(state.path, from));
   return html`
     <h4>${broken(state.path)} ${isActive.has(state.path) && html`<span class="now">active</span>`}</h4>
     <p>${state.description}</p>
     ${state.deadlines.length > 0 && html`<p class="quiet">Bounded by ${state.deadlines.map((name) => html`<code key=${name}>${name}</code> `)}</p>`}
-    ${outgoing.length > 0 ? html`<${Transitions} list=${outgoing} />` : html`<p class="quiet">Nothing leads out of it.</p>`}
+    ${outgoing.length > 0 ? html`<${Transitions} list=${outgoing} />` : html`<p class="quiet">It has no outgoing transitions.</p>`}
   `;
 }
 

@@ -4,7 +4,7 @@ import { html } from './html.js';
 import { usePoll } from './poll.js';
 import { clock, duration, short } from './words.js';
 
-/** Requests that failed at any worker, the last one first, those that never had a session included. */
+/** Renders the failed requests of all workers, newest first, including those that never had a session. */
 export function Failures({ open }) {
   const [q, setQ] = useState('');
   const { data, error } = usePoll((signal) => api.failures({ q }, signal), 1_500, `failures ${q}`);
@@ -40,7 +40,7 @@ export function Failures({ open }) {
               <tr key=${request}>
                 <td title=${new Date(t).toLocaleString()}>${clock(t, true)}</td>
                 <td><code>${request}</code></td>
-                <td>${fault ?? (upstreamStatus === null ? 'the upstream said so' : `the upstream said ${upstreamStatus}`)}</td>
+                <td>${fault ?? (upstreamStatus === null ? 'upstream error' : `upstream status ${upstreamStatus}`)}</td>
                 <td>${cause ?? '–'}</td>
                 <td class="number">${duration(ending?.totalMs)}</td>
                 <td>${session ? html`<button class="link" onClick=${() => open(session)}>${short(session)}</button>` : '–'}</td>
@@ -50,8 +50,8 @@ export function Failures({ open }) {
           )}
         </tbody>
       </table>
-      ${data && failures.length === 0 && html`<p class="empty">Nothing that failed is remembered.</p>`}
-      <p class="quiet">Workers remember their last 500 failures until they end. A session whose first turn failed has no row: it shows nothing more than this.</p>
+      ${data && failures.length === 0 && html`<p class="empty">No failed requests are recorded.</p>`}
+      <p class="quiet">Each worker records its last 500 failures until it stops. A session whose first turn failed has no row; this page is its only record.</p>
     </section>
   `;
 }

@@ -1,6 +1,6 @@
 import { Graph, layout } from '@dagrejs/dagre';
 
-/** Pixels of the drawing at its natural size. */
+/** Sizes in pixels of the drawing at scale 1. */
 const TEXT = 7.1;
 const SMALL = 6;
 const LEAF = 28;
@@ -12,14 +12,14 @@ const parentOf = (path) => (path.includes('.') ? path.slice(0, path.lastIndexOf(
 export const nameOf = (path) => path.slice(path.lastIndexOf('.') + 1);
 const isWithin = (path, outer) => outer === '' || path === outer || path.startsWith(`${outer}.`);
 
-/** The part of a path directly below `level`. */
+/** Returns the ancestor of a path, or the path itself, that is directly below `level`. */
 const childAt = (path, level) => {
   const rest = level === '' ? path : path.slice(level.length + 1);
   const [first] = rest.split('.');
   return level === '' ? first : `${level}.${first}`;
 };
 
-/** The innermost state that holds both without being either. */
+/** Returns the innermost state that contains both paths and equals neither. */
 function commonOuter(a, b) {
   let level = parentOf(a);
   while (level !== '' && !(isWithin(b, level) && b !== level)) level = parentOf(level);
@@ -27,8 +27,9 @@ function commonOuter(a, b) {
 }
 
 /**
- * Transitions as arrows: each is drawn between the two siblings that hold its ends, and those with the same siblings
- * share one arrow. One that holds for every state comes out of a node of its own.
+ * Combines transitions into arrows. Each arrow connects the two siblings that contain the ends of its transitions;
+ * transitions between the same siblings share one arrow. Transitions that apply to every state start at a node of their
+ * own.
  */
 function bundle(transitions) {
   const bundles = new Map();
@@ -47,15 +48,15 @@ function bundle(transitions) {
   return [...bundles.values()];
 }
 
-/** What is written at an arrow: never more than two lines. */
+/** Returns the label of an arrow, at most two lines. */
 function labelOf({ transitions }) {
   const events = [...new Set(transitions.map(({ event }) => event))];
   return events.length <= 2 ? events : [events[0], `+ ${events.length - 1} more`];
 }
 
 /**
- * Places a machine's states and arrows. Every compound state is laid out by itself and then is a box in the one around
- * it, so that no arrow crosses a border and the picture is the same whatever state is active.
+ * Computes positions of a machine's states and arrows. Every compound state is laid out separately and is then one box
+ * in the layout of its parent. So no arrow crosses a border, and the layout does not depend on the active state.
  */
 export function arrange({ states, transitions }) {
   const byPath = new Map(states.map((state) => [state.path, state]));
@@ -81,17 +82,17 @@ export function arrange({ states, transitions }) {
     const boxes = children.map((child) => place(child.path));
     const graph = new Graph({ multigraph: true });
     const depth = path === '' ? 0 : path.split('.').length;
-    // What is long lies across the page, what is around and inside it stands.
+    // The first nested level is laid out horizontally, all other levels vertically.
     graph.setGraph({
       rankdir: depth === 1 ? 'LR' : 'TB',
       nodesep: depth === 0 ? 30 : 16,
       edgesep: depth === 0 ? 30 : 12,
-      // An arrow with a label spans two ranks.
+      // Distance between ranks. An arrow with a label spans two ranks.
       ranksep: [11, 14, 11, 14][depth] ?? 10,
       marginx: 2,
       marginy: 2,
     });
-    // Deeper down an arrow is named when it matters, over what is around it: there is no room kept for it.
+    // At deeper levels no space is reserved for labels; they are shown on demand, over their surroundings.
     const isNamed = depth < 2;
     graph.setDefaultEdgeLabel(() => ({}));
     for (const box of boxes) graph.setNode(box.path, { width: box.width, height: box.height });
@@ -117,7 +118,7 @@ export function arrange({ states, transitions }) {
         each.id,
       );
     }
-    // Side by side, in the order of the definition, also where nothing leads from one to the next.
+    // Keep the states of this level in the order of their definition, even where no transition connects neighbours.
     if (depth === 1) {
       for (const [index, { path: next }] of boxes.slice(1).entries()) {
         const last = boxes[index].path;
@@ -158,7 +159,7 @@ export function arrange({ states, transitions }) {
 
 const edgePoints = (edge, move) => edge.points.map(move);
 
-/** A smooth line through an arrow's points. */
+/** Returns the path data of a smooth curve through an arrow's points. */
 export function curve(points) {
   const [first, ...rest] = points;
   const text = (n) => Math.round(n * 10) / 10;

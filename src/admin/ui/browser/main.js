@@ -7,7 +7,10 @@ import { Session } from './session.js';
 import { Sessions } from './sessions.js';
 import { Workers } from './workers.js';
 
-/** `#/sessions/<id>`, `#/failures`, `#/workers` or `#/workers/<id>`; anything else is the list. */
+/**
+ * Parses the URL fragment: `#/sessions/<id>`, `#/failures`, `#/workers` or `#/workers/<id>`. Anything else is the
+ * session list.
+ */
 function readPlace() {
   const [view, id] = location.hash.replace(/^#\/?/, '').split('/').map(decodeURIComponent);
   return { view: view === 'workers' || view === 'failures' ? view : 'sessions', id: id || null };
@@ -22,7 +25,7 @@ function App() {
   const [place, setPlace] = useState(readPlace);
   const [wish, setWish] = useState(EVERYTHING);
   const [outline, setOutline] = useState(null);
-  // null: not known yet whether this page may ask.
+  // null: the first request, which shows whether this page has access, is not answered yet.
   const [mayAsk, setMayAsk] = useState(null);
   const [trouble, setTrouble] = useState(null);
 
@@ -109,7 +112,7 @@ function App() {
   `;
 }
 
-/** Asks for the admin token. It is kept for this tab only. */
+/** Renders the form for the admin token, which is kept in this tab's session storage only. */
 function Gate({ enter, refused }) {
   const submit = (event) => {
     event.preventDefault();
@@ -122,10 +125,10 @@ function Gate({ enter, refused }) {
         <h1>Holdfast</h1>
         <label>Admin token <input name="token" type="password" required autofocus /></label>
         <button class="primary">Open</button>
-        ${refused && html`<p class="trouble" role="alert">That token is not the right one.</p>`}
+        ${refused && html`<p class="trouble" role="alert">The token is wrong.</p>`}
         <p class="quiet">
-          It is <code>HOLDFAST_ADMIN_TOKEN</code> of the workers, and is kept for this tab only. Without one they answer
-          on their own machine alone, at a loopback address.
+          The workers take it from <code>HOLDFAST_ADMIN_TOKEN</code>; this page keeps it for this tab only. Workers without
+          a token answer only on their own machine, at a loopback address.
         </p>
       </form>
     </main>

@@ -1,8 +1,8 @@
 import { useCallback, useEffect, useRef, useState } from 'preact/hooks';
 
 /**
- * Asks again and again, the next time only when the last one was answered, and not while nobody looks.
- * What was known of the same thing stays shown while an answer is missing; of another thing (`key`) it does not.
+ * Polls repeatedly. The next request starts `everyMs` milliseconds after the previous answer, and none while the page
+ * is hidden. After an error, the last data of the same `key` stays available; data of another key does not.
  */
 export function usePoll(ask, everyMs, key) {
   const [known, setKnown] = useState({ key: null, data: null, error: null });
@@ -10,7 +10,7 @@ export function usePoll(ask, everyMs, key) {
   const again = useRef(() => {});
   latest.current = ask;
 
-  // A new key begins anew; the question itself is read when it is asked.
+  // Restart only when `key` or `everyMs` changes; the current request function is read from the ref at each request.
   useEffect(() => {
     const control = new AbortController();
     let timer = 0;

@@ -7,11 +7,11 @@ import { Timeline } from './timeline.js';
 import { Turns } from './turns.js';
 import { ago, duration, full, short } from './words.js';
 
-/** Everything that is known of one session. */
+/** Renders all data of one session. */
 export function Session({ id, outline, open, close, openWorker }) {
   const { data, error, refresh } = usePoll((signal) => api.session(id, signal), 1_000, id);
   if (!data) {
-    const text = error ? (error.status === 404 ? 'There is no such session (any more).' : error.message) : 'Looking…';
+    const text = error ? (error.status === 404 ? 'There is no such session.' : error.message) : 'Loading…';
     return html`<article class="session"><${Head} id=${id} close=${close} /><p class="quiet">${text}</p></article>`;
   }
   const { session, owner, actor, turns, forks, origin, keys, timeline, why, exit } = data;
@@ -23,10 +23,10 @@ export function Session({ id, outline, open, close, openWorker }) {
   return html`
     <article class="session" aria-labelledby="session-title">
       <${Head} id=${id} state=${session.state} detail=${actor?.state} close=${close} />
-      ${error && html`<p class="trouble" role="alert">${error.message} What is shown is from before.</p>`}
+      ${error && html`<p class="trouble" role="alert">${error.message} The data below may be outdated.</p>`}
       <div class="standing">
         <p><strong>Why.</strong> ${why}</p>
-        <p><strong>And then.</strong> ${exit}</p>
+        <p><strong>Next.</strong> ${exit}</p>
       </div>
       <dl class="facts">
         <${Fact} name="Owner">
@@ -35,7 +35,7 @@ export function Session({ id, outline, open, close, openWorker }) {
               ? html`<button class="link" onClick=${() => openWorker(owner.id)} title=${owner.id}>${short(owner.id)}</button>${owner.state !== 'serving' && html` <span class="bad">${owner.state}</span>`}${owner.here && html` <span class="tag" title="The worker that answers this page.">here</span>`}`
               : session.ownerWorkerId
                 ? html`<code>${short(session.ownerWorkerId)}</code> <span class="quiet">without a row</span>`
-                : html`<span class="quiet">nobody</span>`
+                : html`<span class="quiet">none</span>`
           }
         </${Fact}>
         <${Fact} name="Lease left">${owner ? html`<span class=${owner.leaseLeftMs < 0 ? 'bad' : ''}>${duration(owner.leaseLeftMs)}</span>` : '–'}</${Fact}>
@@ -53,7 +53,7 @@ export function Session({ id, outline, open, close, openWorker }) {
       <section aria-label="State machine">
         <h3>Machine</h3>
         ${outline && html`<${Chart} outline=${outline} active=${active} taken=${taken} caption=${`The session machine; active: ${active.join(', ')}`} />`}
-        ${!actor && session.state !== 'closed' && html`<p class="quiet">By its row; no actor of it could be asked.</p>`}
+        ${!actor && session.state !== 'closed' && html`<p class="quiet">From its row; no actor answered.</p>`}
       </section>
       <section aria-label="Turns">
         <h3>Turns</h3>
@@ -67,7 +67,7 @@ export function Session({ id, outline, open, close, openWorker }) {
   `;
 }
 
-/** A dotted state and those around it. */
+/** Returns a dotted state and the states around it. */
 const pathsOf = (state) => state.split('.').map((_, index, names) => names.slice(0, index + 1).join('.'));
 
 const Fact = ({ name, children }) => html`<div><dt>${name}</dt><dd>${children}</dd></div>`;
@@ -85,11 +85,11 @@ const Head = ({ id, state, detail, close }) => html`
   </header>
 `;
 
-/** The actor's state where it could be asked: a row is only written at commits. */
+/** Renders a state. The actor's state is preferred where it is known, because rows are written only at commits. */
 export function State({ state, detail }) {
   const [top, ...deeper] = (detail ?? state).split('.');
   return html`
-    <span class=${`badge ${top}`} title=${detail && top !== state ? `By its row still ${state}.` : ''}>
+    <span class=${`badge ${top}`} title=${detail && top !== state ? `Stored state: ${state}.` : ''}>
       <i aria-hidden="true"></i>${top}${deeper.length > 0 && html`<span class="deeper">.${deeper.join('.')}</span>`}
     </span>
   `;

@@ -5,10 +5,10 @@ import { usePoll } from './poll.js';
 import { State } from './session.js';
 import { ago, count, duration, full, short } from './words.js';
 
-/** The server counts no further. */
+/** Maximum total that the server counts. */
 const MOST_COUNTED = 10_000;
 const PAGE = 100;
-/** What rows can be told apart by. A row is written at commits: no session stays `reconnecting` in one. */
+/** Filters on stored state. Rows are written only at commits, so no row stays `reconnecting` for long. */
 const FILTERS = {
   all: {},
   'with a turn': { busy: '1' },
@@ -17,9 +17,9 @@ const FILTERS = {
   closed: { state: 'closed' },
 };
 
-/** Every session of every worker, page by page, the one that changed last first. */
+/** Renders the sessions of all workers page by page, the last changed first. */
 export function Sessions({ chosen, open, wish, setWish }) {
-  // Where each page before this one ended.
+  // Cursors of the pages before the current one.
   const [path, setPath] = useState([]);
   const [marked, mark] = useState(null);
   const list = useRef(null);

@@ -1,18 +1,16 @@
 import { html } from './html.js';
 import { clock, duration, short } from './words.js';
 
-/** What happened, newest first, so that what is new appears where one looks. */
+/** Renders the recorded events, newest first, so that new events appear at the top. */
 export function Timeline({ timeline }) {
   if (!timeline) {
     return html`<p class="quiet">
-      Nothing is remembered of it: the worker that ran it is gone or forgot it, and no turn ended badly.
+      No events are recorded: the worker that ran the session has stopped or dropped them, and no turn ended badly.
     </p>`;
   }
   const { from, workerId, epoch, dropped, entries } = timeline;
   const where =
-    from === 'memory'
-      ? `as worker ${short(workerId)} remembers it`
-      : `as worker ${short(workerId)} kept it of a bad end`;
+    from === 'memory' ? `recorded by worker ${short(workerId)}` : `stored by worker ${short(workerId)} after a bad end`;
   return html`
     <p class="quiet">Up to epoch ${epoch}, ${where}.</p>
     <ol class="timeline">

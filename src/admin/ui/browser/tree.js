@@ -1,9 +1,10 @@
 /**
- * Columns of a turn tree, drawn like a commit graph: one row a turn, the newest first. A column waits for the parent of
- * the turn above it; where several wait for the same one they meet. Turns that nothing continues begin a column.
+ * Computes the columns of a turn tree drawn like a commit graph: one row per turn, the newest first. A column waits for
+ * the parent of the turn above it; columns that wait for the same turn merge there. A turn without a successor starts a
+ * column.
  *
- * @returns for each turn: its column, the columns that come in from above (with those that end in it), and those that
- *   go on below
+ * @returns for each turn: its column, the columns that come in from above (including those that end in it), and the
+ * columns that continue below
  */
 export function columnsOf(turns) {
   const known = new Set(turns.map(({ id }) => id));
@@ -24,7 +25,7 @@ export function columnsOf(turns) {
       column,
       above: before.flatMap((each, from) => (each === null ? [] : [{ from, to: each === id ? column : from }])),
       below: after.flatMap((each, from) => (each === null ? [] : [from])),
-      /** It begins at a turn that is not among these. */
+      /** True when the turn's parent is not in the list. */
       cut: parentTurnId !== null && parent === null,
     };
   });

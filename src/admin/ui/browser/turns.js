@@ -43,7 +43,7 @@ const sums = (turns) =>
     { client: 0, saved: 0, input: 0, cached: 0, output: 0 },
   );
 
-/** The turns as a tree with what each cost. */
+/** Renders the turns as a tree, with the cost of each. */
 export function Turns({ session, turns, forks, origin, open }) {
   if (turns.length === 0) return html`<p class="quiet">No turn is stored.</p>`;
   const places = columnsOf(turns);
@@ -97,7 +97,7 @@ export function Turns({ session, turns, forks, origin, open }) {
     ${
       origin &&
       html`<p class="origin">
-        It began at turn ${short(origin.turnId)} of
+        It was forked from turn ${short(origin.turnId)} of
         ${' '}<button class="link" onClick=${() => open(origin.sessionId)}>session ${short(origin.sessionId)}</button>.
       </p>`
     }
@@ -122,12 +122,12 @@ function Row({ turn, graph, isHead, forks, open }) {
           ${short(turn.id)}
         </code>
         ${isHead && html` <span class="tag head">head</span>`}
-        ${turn.branched && html` <span class="tag" title="Its end did not happen under the fence: it never became the head.">branch</span>`}
+        ${turn.branched && html` <span class="tag" title="It did not end under the fence, so it never became the head.">branch</span>`}
         ${forks.map(
           (fork) => html` <button
             key=${fork.turnId}
             class="link tag"
-            title="Another session begins here."
+            title="Another session was forked here."
             onClick=${() => open(fork.sessionId)}
           >
             fork ${short(fork.sessionId)}
@@ -142,8 +142,8 @@ function Row({ turn, graph, isHead, forks, open }) {
       </td>
       <td>
         <span class="quiet" title="As the client sent it.">${turn.shape}</span>
-        ${facts?.form && html` → <strong class=${facts.form} title="As it went upstream.">${facts.form}</strong>`}
-        ${facts?.creates > 1 && html` <span class="tag" title="Its first frame was lost unseen and sent once more.">resent</span>`}
+        ${facts?.form && html` → <strong class=${facts.form} title="As it was sent upstream.">${facts.form}</strong>`}
+        ${facts?.creates > 1 && html` <span class="tag" title="Its first frame was lost before any output was shown, and was sent again.">resent</span>`}
       </td>
       <td class="number">${facts ? bytes(facts.bytesFromClient) : untold}</td>
       <td class="number">${facts?.form ? bytes(facts.bytesSent) : untold}</td>

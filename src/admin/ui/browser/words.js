@@ -1,7 +1,10 @@
-/** Ids as one reads them: the first eight characters tell them apart. */
+/**
+ * Shortens an id to its first eight characters, which are enough to distinguish ids on screen; for a response id, eight
+ * after its prefix.
+ */
 export const short = (id) => (id ? id.slice(0, id.startsWith('resp_') ? 13 : 8) : '');
 
-/** Milliseconds in the largest unit that leaves two digits or more: `840 ms`, `12.4 s`, `3 min`, `5 h`. */
+/** Formats milliseconds in a unit that keeps numbers short: `840 ms`, `12.4 s`, `3 min`, `5 h`. */
 export function duration(ms) {
   if (ms === null || ms === undefined) return '';
   if (ms < 0) return `−${duration(-ms)}`;
@@ -24,7 +27,7 @@ export const percent = (part, whole) => (whole > 0 ? `${Math.round((part / whole
 
 const two = (number) => String(number).padStart(2, '0');
 
-/** Time of day here; with milliseconds where order matters. */
+/** Formats the local time of day, with milliseconds if `fine` is set. */
 export function clock(t, fine = false) {
   const at = new Date(t);
   const text = `${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}`;
@@ -38,7 +41,7 @@ export function ago(iso, now = Date.now()) {
 
 export const full = (iso) => new Date(iso).toLocaleString();
 
-/** Token counts of a turn, whatever else its provider counts. Null without any. */
+/** Returns the token counts of a turn without other fields of its provider, or null when there are none. */
 export function tokens(usage) {
   if (!usage || typeof usage.input_tokens !== 'number') return null;
   return {
@@ -48,5 +51,5 @@ export function tokens(usage) {
   };
 }
 
-/** Bytes that the upstream was spared; null for a turn that never left. */
+/** Returns the bytes saved on the upstream link, or null for a turn that was never sent. */
 export const saved = ({ facts }) => (facts?.form ? facts.bytesFromClient - facts.bytesSent : null);

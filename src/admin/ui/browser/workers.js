@@ -3,7 +3,7 @@ import { html } from './html.js';
 import { usePoll } from './poll.js';
 import { duration } from './words.js';
 
-/** Every worker that has a row, and what its lease is worth. */
+/** Renders all workers that have a row, with the time left on their leases. */
 export function Workers({ marked, showSessions }) {
   const { data, error } = usePoll((signal) => api.workers(signal), 1_500, 'workers');
   const workers = data?.workers ?? [];
@@ -39,7 +39,7 @@ export function Workers({ marked, showSessions }) {
           )}
         </tbody>
       </table>
-      <p class="quiet">A dead worker stays dead: it comes back under a new id. Its idle sessions are taken over by the next request, busy ones too, as soon as its death is recorded.</p>
+      <p class="quiet">A dead worker stays dead; after a restart it has a new id. The next request takes over its idle sessions, and its busy ones as soon as its death is recorded.</p>
     </section>
   `;
 }
