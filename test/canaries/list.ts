@@ -1007,6 +1007,13 @@ export const canaries: readonly Canary[] = [
     tests: store,
   },
   {
+    name: 'closed connections never count against a peer behind a relay',
+    file: 'src/cluster/judge.ts',
+    find: 'renewals >= RENEWALS || drops >= DROPS',
+    replace: 'renewals >= RENEWALS',
+    tests: ['test/cluster/judge.test.ts'],
+  },
+  {
     name: 'an owner without a row is never judged',
     file: 'src/cluster/judge.ts',
     find: '      await store.declareExpired(workerId);\n      return null;',
@@ -1244,7 +1251,7 @@ export const canaries: readonly Canary[] = [
   {
     name: 'a request that another worker serves is first read here',
     file: 'src/session/facts.ts',
-    find: 'if (unneeded && isDeepStrictEqual(exact, inexact)) return exact;',
+    find: 'if (unneeded && isDeepStrictEqual(exact.decision, inexact.decision)) return by(exact);',
     replace: 'void unneeded;',
     tests: ['test/bridge/reads.test.ts'],
   },

@@ -54,3 +54,19 @@ it('a peer is slow as long as it may answer, unreachable when it goes on without
   clock.advance(LEASE + 1);
   expect(await dying.ask()).toBe('dead');
 });
+
+it('a peer is unreachable once three connections in a row were closed before it answered', async () => {
+  const { register, patience } = world();
+  await register('peer');
+  const behindRelay = patience('peer');
+  for (let i = 0; i < 2; i += 1) {
+    behindRelay.dropped();
+    expect(await behindRelay.ask()).toBe('slow');
+  }
+  behindRelay.heard();
+  behindRelay.dropped();
+  expect(await behindRelay.ask()).toBe('slow');
+  behindRelay.dropped();
+  behindRelay.dropped();
+  expect(await behindRelay.ask()).toBe('unreachable');
+});

@@ -83,6 +83,25 @@ describe('a hop that does not begin', () => {
     expect(await lost.result).toEqual({ kind: 'unreachable', sent: false, again: true });
   });
 
+  it('counts a connection that was closed unanswered against the peer, but not a timeout, a refusal or a cut answer', async () => {
+    const dropped = start();
+    dropped.connected();
+    dropped.failed('UND_ERR_SOCKET');
+    expect(await dropped.result).toEqual({ kind: 'unreachable', sent: true, again: true });
+    const late = start();
+    late.failed('UND_ERR_CONNECT_TIMEOUT');
+    const answered = start();
+    answered.connected();
+    answered.answered(200);
+    answered.failed('UND_ERR_SOCKET');
+    const accepted = start();
+    accepted.connected();
+    accepted.lines({ t: 'accepted' });
+    accepted.failed('UND_ERR_SOCKET');
+    await Promise.all([late.result, answered.result, accepted.result]);
+    expect([dropped, late, answered, accepted].map(({ asked }) => asked.droppedCount)).toEqual([1, 0, 0, 0]);
+  });
+
   it('may have begun when no word came from a peer that cannot be reached', async () => {
     const hop = start('slow', 'unreachable');
     hop.connected();

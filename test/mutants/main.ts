@@ -25,7 +25,7 @@ import { Worker } from './worker.ts';
  *   --budget N        seconds of tests per mutant, by default 90
  *   --workers N       runners at a time, by default 2
  *   --report FILE     everything as JSON
- *   --known FILE      an earlier report: what was killed then and stands in the same line is not judged again
+ *   --known FILE      an earlier report: what was killed then, in a line of the same text, is not judged again
  *   --swept           only with sweeps: what these do not notice is undecided
  *   --list            prints the mutants and runs nothing
  *
@@ -89,6 +89,22 @@ const shown = ({ file, line, operator, original, mutant }: Mutant) => {
   const short = (text: string) => (text.length > 110 ? `${text.slice(0, 107)}...` : text);
   return `${file}:${line}  [${operator}]  ${short(original)}  →  ${mutant === '' ? '(taken out)' : short(mutant)}`;
 };
+
+async function namesOf(mutants: readonly Mutant[]): Promise<Map<Mutant, string>> {
+  const lines = new Map<string, string[]>();
+  for (const file of new Set(mutants.map((mutant) => mutant.file)))
+    lines.set(file, (await readFile(join(ROOT, file), 'utf8')).split('\n'));
+  const equals = new Map<string, number>();
+  const names = new Map<Mutant, string>();
+  for (const each of mutants) {
+    const text = lines.get(each.file)![each.line - 1]!.trim();
+    const name = JSON.stringify([each.file, text, each.original, each.mutant]);
+    const nth = (equals.get(name) ?? 0) + 1;
+    equals.set(name, nth);
+    names.set(each, `${name} ${nth}`);
+  }
+  return names;
+}
 
 /** Changed lines by file, or null when git cannot say. */
 function changedLines(ref: string): Map<string, Set<number>> | null {
@@ -188,6 +204,8 @@ if (chosen.length === 0) {
   process.exit(0);
 }
 
+/** Names of mutants that other lines of their files do not change: from the line's text, and the place among equals. */
+const keys = await namesOf(all.mutants);
 const dataDir = await mkdtemp(join(tmpdir(), 'mutants-database-'));
 const server = await startEmbeddedPostgres({
   dataDir,
@@ -307,13 +325,11 @@ try {
    * process of its own.
    */
   const swept = new Map<Mutant, Judged>();
-  const identity = ({ file, line, index, original, mutant }: Mutant) =>
-    JSON.stringify([file, line, index, original, mutant]);
   if (values.known) {
-    const { mutants } = JSON.parse(await readFile(values.known, 'utf8')) as { mutants: (Mutant & Judged)[] };
-    const killed = new Map(mutants.filter(isKilled).map((each) => [identity(each), each.by]));
+    const { mutants } = JSON.parse(await readFile(values.known, 'utf8')) as { mutants: (Judged & { key: string })[] };
+    const killed = new Map(mutants.filter(isKilled).map((each) => [each.key, each.by]));
     for (const mutant of chosen) {
-      const by = killed.get(identity(mutant));
+      const by = killed.get(keys.get(mutant)!);
       if (by !== undefined) swept.set(mutant, { mutant, status: 'killed', by });
     }
     console.log(`${swept.size} of ${chosen.length} are known`);

@@ -51,6 +51,15 @@ it('says why the upstream was not reached, where that is known', () => {
   expect(story.at(-1)).toBe('On the way to the upstream: ECONNREFUSED at api.test.');
 });
 
+it('names the row of the resolution table that decided, where the record has it', () => {
+  const lost = lostTurn();
+  const rows = { session: row, turns: [turnRow], workers: [worker] };
+  expect(explain(lost, rows).join()).not.toContain('The row that decided');
+  expect(explain({ ...lost, ending: { ...lost.ending!, decidedBy: 'created' } }, rows)).toContain(
+    'The row that decided was created: Nothing is known.',
+  );
+});
+
 it('tells who owned it, what happened and why the client got what it got', () => {
   const story = explain(lostTurn(), { session: row, turns: [turnRow], workers: [worker] });
   expect(story[0]).toBe('Session 5e551000 as worker aaaa1111 saw it, up to epoch 2.');
