@@ -19,7 +19,7 @@ const said = (text: string) => ({
   content: [{ type: 'output_text', text, annotations: [] }],
 });
 
-it('an upstream that gives every response the same id continues the newest only', async () => {
+it('When an upstream gives every response the same id, only the newest response is continued', async () => {
   player = await startPlayer();
   player.program(
     'Bearer sk-test',
