@@ -13,6 +13,12 @@ export interface JudgeOptions {
  * heartbeats as well: counted in them, patience grows with the peer's own slowness.
  */
 const RENEWALS = 3;
+/**
+ * Connections in a row that were closed unanswered before a peer counts as unreachable. A starved process does not close
+ * what its kernel accepted; a relay or load balancer in front of a process that has ended does. The first one may be a
+ * kept connection that had grown stale.
+ */
+const DROPS = 3;
 
 /** Judges other workers: by what the database says of them, never by how long they take to answer. */
 export function createJudge({ store, mayJudge }: JudgeOptions) {
@@ -47,6 +53,7 @@ export function createJudge({ store, mayJudge }: JudgeOptions) {
     patience(workerId: string): Patience {
       let renewals = 0;
       let until: number | null = null;
+      let drops = 0;
       return {
         async ask() {
           const row = await look(workerId).catch((error) => {
@@ -57,9 +64,13 @@ export function createJudge({ store, mayJudge }: JudgeOptions) {
           if (row.state === 'dead') return 'dead';
           if (until !== null && row.leaseUntilMs !== until) renewals += 1;
           until = row.leaseUntilMs ?? null;
-          return renewals >= RENEWALS ? 'unreachable' : 'slow';
+          return renewals >= RENEWALS || drops >= DROPS ? 'unreachable' : 'slow';
+        },
+        dropped() {
+          drops += 1;
         },
         heard() {
+          drops = 0;
           renewals = 0;
           until = null;
         },

@@ -1,6 +1,7 @@
 import { sessionMachine } from '../../machines/session.ts';
 import { catalogue } from '../errors.ts';
 import { outcomeTable } from '../resolve/outcomes.ts';
+import { rows as resolutionRows } from '../resolve/resolve.ts';
 import type { SessionRow, TurnRow, WorkerRow } from '../store/port.ts';
 import type { FailedRequest } from './failures.ts';
 import type { FlightEnding, FlightEvent, FlightRecord } from './flight.ts';
@@ -92,11 +93,13 @@ const causeSentences = (cause: string | null | undefined) => (cause ? [`On the w
 function endingSentences(ending: FlightEnding | null): string[] {
   if (!ending) return [];
   const placed = outcomeTable().find(({ outcome }) => outcome === ending.outcome)?.meaning;
+  const row = resolutionRows.find(({ id }) => id === ending.decidedBy);
   const sent = ending.heldMs === null ? 'nothing was sent upstream' : `its frame left after ${ending.heldMs} ms`;
   const first =
     ending.firstEventMs === null ? 'no event came back' : `the first event came after ${ending.firstEventMs} ms`;
   return [
     `Turn ${short(ending.turn)} was placed as ${ending.outcome}${placed ? `: ${placed}` : '.'}`,
+    ...(row ? [`The row that decided was ${row.id}: ${row.when}`] : []),
     `It ended after ${ending.totalMs} ms as ${ending.terminal}; ${sent}, ${first}.`,
     whySentence(ending),
     ...causeSentences(ending.cause),

@@ -36,8 +36,12 @@ const MOST = 500;
 const ofTheClient = new Set<string | null>(['bridge_turn_cancelled']);
 
 export function endingOf(line: TurnLine): FlightEnding {
-  const { turn, outcome, shape, form, terminal, fault, cause, upstreamStatus, heldMs, firstEventMs, totalMs } = line;
-  return { turn, outcome, shape, form, terminal, fault, cause, upstreamStatus, heldMs, firstEventMs, totalMs };
+  const { turn, outcome, decidedBy, shape, form, terminal, fault, cause, upstreamStatus } = line;
+  const { heldMs, firstEventMs, totalMs } = line;
+  return {
+    ...{ turn, outcome, decidedBy, shape, form, terminal, fault, cause, upstreamStatus },
+    ...{ heldMs, firstEventMs, totalMs },
+  };
 }
 
 export function createFailures(options: { workerId(): string; clock: Pick<Clock, 'wall'> }): Failures {

@@ -37,7 +37,7 @@ export type FlightEnding = Pick<
   | 'totalMs'
 > &
   // Stories kept by an earlier release have none.
-  Partial<Pick<TurnLine, 'cause'>>;
+  Partial<Pick<TurnLine, 'cause' | 'decidedBy'>>;
 
 /** The last events of one session on one worker. Plain JSON without content or credentials. */
 export interface FlightRecord {

@@ -46,6 +46,8 @@ export interface TurnLine {
   epoch: number | null;
   turn: string;
   outcome: string;
+  /** Id of the row of the resolution table that decided last; null where the warm session was used without it. */
+  decidedBy: string | null;
   shape: string;
   form: string | null;
   terminal: string;

@@ -1,6 +1,6 @@
 import { isDeepStrictEqual } from 'node:util';
 import type { Config } from '../config.ts';
-import { resolve } from '../resolve/resolve.ts';
+import { explain, type Resolution } from '../resolve/resolve.ts';
 import { mayBeParent, tellsRepeats } from '../resolve/situation.ts';
 import type { Decision, Facts, Likeness, LocalSession } from '../resolve/types.ts';
 import { type Lookup, type LookupResult, MOST_CANDIDATES, type SessionStore, type TurnRow } from '../store/port.ts';
@@ -49,30 +49,35 @@ export function createDecider({ store, roster, me, instancePolicy, graceMs, shar
    */
   async function resolved(turn: Turn, facts: Omit<Facts, 'anchorExact'>): Promise<Decision> {
     const { evidence } = turn;
-    const given = (anchorExact: boolean | null) => resolve(evidence, { ...facts, anchorExact });
-    if (!facts.rows.anchor) return given(null);
+    const given = (anchorExact: boolean | null) => explain(evidence, { ...facts, anchorExact });
+    const by = ({ row, decision }: Resolution): Decision => {
+      turn.decidedBy = row.id;
+      return decision;
+    };
+    if (!facts.rows.anchor) return by(given(null));
     const { turn: anchor, session } = facts.rows.anchor;
-    if (anchor.replay !== 'exact') return given(false);
+    if (anchor.replay !== 'exact') return by(given(false));
     const view = session ? facts.local.get(session.id) : undefined;
     const held = view?.epoch === session?.epoch && view?.socketAnchor === anchor.responseId;
-    if (held && !view?.busy) return given(true);
+    if (held && !view?.busy) return by(given(true));
     const [exact, inexact] = [given(true), given(false)];
     const kept = anchor.storedUpstream && anchor.credentialFp === evidence.credentialFp;
-    const unneeded = !runsHere(exact) || (kept && takesAnchors(evidence.credentialFp));
-    if (unneeded && isDeepStrictEqual(exact, inexact)) return exact;
+    const unneeded = !runsHere(exact.decision) || (kept && takesAnchors(evidence.credentialFp));
+    if (unneeded && isDeepStrictEqual(exact.decision, inexact.decision)) return by(exact);
     turn.history ??= itemsOf(await store.lineage(evidence.scope, anchor.id));
-    return turn.history === null ? inexact : exact;
+    return by(turn.history === null ? inexact : exact);
   }
 
   /**
    * The decision to hand a request to the owner of the session that its thread or token names. What the request's items
    * continue is then the owner's to find out. Null: it has to be found out here.
    */
-  function passedOn({ evidence, attempts }: Turn, rows: LookupResult, known: RunsAlready): Decision | null {
+  function passedOn(turn: Turn, rows: LookupResult, known: RunsAlready): Decision | null {
+    const { evidence, attempts } = turn;
     // A session header is a hint: the items may say that it is another conversation.
     if (evidence.hardKey?.kind === 'session' && evidence.token.kind !== 'ours') return null;
     const local = roster.views(rows, null, evidence.scope, null);
-    const decision = resolve(evidence, {
+    const { row, decision } = explain(evidence, {
       ...known,
       me: me(),
       rows,
@@ -82,7 +87,9 @@ export function createDecider({ store, roster, me, instancePolicy, graceMs, shar
       anchorExact: null,
       like: null,
     });
-    return decision.do === 'forward' ? decision : null;
+    if (decision.do !== 'forward') return null;
+    turn.decidedBy = row.id;
+    return decision;
   }
 
   /** Most requests continue the session that is warm here: what the rows would say of it, its fenced start says anyway. */
@@ -97,6 +104,7 @@ export function createDecider({ store, roster, me, instancePolicy, graceMs, shar
       if (!head) continue;
       if (evidence.anchor === null && !continuesWarm(turn, head, line)) continue;
       turn.anchor = evidence.anchor === null ? null : head;
+      turn.decidedBy = null;
       return { do: 'use', outcome: 'live_reuse', sessionId: session.id, epoch: session.epoch, anchor: turn.anchor };
     }
     return null;

@@ -32,6 +32,7 @@ export function describeTurn(turn: Turn, session: Session | null, now: number): 
     epoch: session?.epoch ?? null,
     turn: turn.id,
     outcome: turn.outcome,
+    decidedBy: turn.decidedBy,
     shape: evidence.shape,
     form: sent === null ? null : (wire?.form ?? null),
     terminal: ending?.state ?? 'cancelled',

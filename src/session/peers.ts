@@ -24,9 +24,12 @@ export interface Patience {
    * What is known of a peer that has not answered.
    *
    * @returns `slow`: it may answer yet. `dead`: its death is a stored fact. `unreachable`: it has renewed its lease so
-   *   often since it was asked or last heard that it would have answered what had reached it.
+   *   often since it was asked or last heard that it would have answered what had reached it, or several connections in
+   *   a row were closed before it answered on them.
    */
   ask(): Promise<'slow' | 'dead' | 'unreachable'>;
+  /** A connection to the peer was closed before a byte of an answer came over it. */
+  dropped(): void;
   /** The peer was heard: its silence before that says nothing of what comes. */
   heard(): void;
 }

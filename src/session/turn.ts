@@ -57,6 +57,8 @@ export interface Turn {
   /** Hops to other workers. */
   hops: number;
   outcome: Outcome;
+  /** Id of the row of the resolution table that decided last; null where the warm session was used without it. */
+  decidedBy: string | null;
 
   /** Another worker may have started this turn there: it may run here only once that is known not to be so. */
   maybeAt: { workerId: string; sessionId: string | null; epoch: number | null } | null;
@@ -217,6 +219,7 @@ export function createTurn(options: TurnOptions): Turn {
     rests: 0,
     hops: 0,
     outcome: 'refused',
+    decidedBy: null,
     maybeAt: null,
     awaitedSince: null,
     lapsedSince: null,

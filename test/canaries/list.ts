@@ -1,4 +1,4 @@
-/** A planted bug: one small weakening, and the tests that must notice it. */
+/** A planted bug: one small weakening, and the tests that must detect it. */
 export interface Canary {
   name: string;
   file: string;
@@ -871,7 +871,7 @@ export const canaries: readonly Canary[] = [
     replace: 'isFields(value);',
     tests: ['test/hostile/intake/bounds.test.ts'],
   },
-  // Slow readers, and one generation for a repeated request.
+  // Slow readers and repeated requests.
   {
     name: 'a turn that has ended keeps its socket paused',
     file: 'src/session/session.ts',
@@ -963,7 +963,7 @@ export const canaries: readonly Canary[] = [
     replace: '',
     tests: ['test/bridge/repeats.test.ts'],
   },
-  // Slow is not dead: what may be concluded from silence, and what becomes of rows that were lost.
+  // Failure detection: a slow peer is not dead, and lost rows are restored.
   {
     name: 'a peer that is slow to accept is abandoned',
     file: 'src/cluster/forward/exchange.ts',
@@ -1007,6 +1007,13 @@ export const canaries: readonly Canary[] = [
     tests: store,
   },
   {
+    name: 'closed connections never count against a peer behind a relay',
+    file: 'src/cluster/judge.ts',
+    find: 'renewals >= RENEWALS || drops >= DROPS',
+    replace: 'renewals >= RENEWALS',
+    tests: ['test/cluster/judge.test.ts'],
+  },
+  {
     name: 'an owner without a row is never declared dead',
     file: 'src/cluster/judge.ts',
     find: '      await store.declareExpired(workerId);\n      return null;',
@@ -1041,7 +1048,7 @@ export const canaries: readonly Canary[] = [
     replace: "turn.ending ??= { state: 'cancelled', terminal: null,",
     tests: slow,
   },
-  // What stands between a worker and its database, and who else uses it.
+  // Poolers, shared databases and lost connections between a worker and its database.
   {
     name: 'statements are named on connections through a pooler',
     file: 'src/store/postgres/exchange.ts',
@@ -1106,7 +1113,7 @@ export const canaries: readonly Canary[] = [
     replace: 'if (lastAnswerAt >= startedAt) return;',
     tests: ['test/store/opening.test.ts'],
   },
-  // Signals, places, and why something failed.
+  // Signals, data directories, and reports of failures.
   {
     name: 'a worker handles the signals of its process group',
     file: 'src/cli.ts',
@@ -1240,11 +1247,11 @@ export const canaries: readonly Canary[] = [
     replace: '',
     tests: ['test/leftovers/leftovers.test.ts'],
   },
-  // Statements at size.
+  // Statements in a large database.
   {
     name: 'the history of a request that another worker serves is read here',
     file: 'src/session/facts.ts',
-    find: 'if (unneeded && isDeepStrictEqual(exact, inexact)) return exact;',
+    find: 'if (unneeded && isDeepStrictEqual(exact.decision, inexact.decision)) return by(exact);',
     replace: 'void unneeded;',
     tests: ['test/bridge/reads.test.ts'],
   },

@@ -54,3 +54,19 @@ it('A silent peer is slow while it may still answer, unreachable when it renews 
   clock.advance(LEASE + 1);
   expect(await dying.ask()).toBe('dead');
 });
+
+it('A peer is unreachable once three connections in a row were closed before an answer', async () => {
+  const { register, patience } = world();
+  await register('peer');
+  const behindRelay = patience('peer');
+  for (let i = 0; i < 2; i += 1) {
+    behindRelay.dropped();
+    expect(await behindRelay.ask()).toBe('slow');
+  }
+  behindRelay.heard();
+  behindRelay.dropped();
+  expect(await behindRelay.ask()).toBe('slow');
+  behindRelay.dropped();
+  behindRelay.dropped();
+  expect(await behindRelay.ask()).toBe('unreachable');
+});

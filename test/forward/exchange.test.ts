@@ -83,6 +83,25 @@ describe('a hop that was not accepted yet', () => {
     expect(await lost.result).toEqual({ kind: 'unreachable', sent: false, again: true });
   });
 
+  it('A connection closed before any answer counts against the peer, and a timeout, a refusal or a cut answer does not', async () => {
+    const dropped = start();
+    dropped.connected();
+    dropped.failed('UND_ERR_SOCKET');
+    expect(await dropped.result).toEqual({ kind: 'unreachable', sent: true, again: true });
+    const late = start();
+    late.failed('UND_ERR_CONNECT_TIMEOUT');
+    const answered = start();
+    answered.connected();
+    answered.answered(200);
+    answered.failed('UND_ERR_SOCKET');
+    const accepted = start();
+    accepted.connected();
+    accepted.lines({ t: 'accepted' });
+    accepted.failed('UND_ERR_SOCKET');
+    await Promise.all([late.result, answered.result, accepted.result]);
+    expect([dropped, late, answered, accepted].map(({ asked }) => asked.droppedCount)).toEqual([1, 0, 0, 0]);
+  });
+
   it('A hop without an answer from an unreachable peer may have begun', async () => {
     const hop = start('slow', 'unreachable');
     hop.connected();

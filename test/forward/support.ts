@@ -127,8 +127,15 @@ export const TURN = { sessionId: 's1', epoch: 3, turnId: 't1', mode: 'run', atte
 export function patience(...answers: Awaited<ReturnType<Patience['ask']>>[]) {
   const asked: string[] = [];
   let heard = 0;
+  let dropped = 0;
   return {
     asked,
+    get droppedCount() {
+      return dropped;
+    },
+    dropped() {
+      dropped += 1;
+    },
     get heardCount() {
       return heard;
     },

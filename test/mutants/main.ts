@@ -25,7 +25,7 @@ import { Worker } from './worker.ts';
  *   --budget N        seconds of tests per mutant, by default 90
  *   --workers N       concurrent runners, by default 2
  *   --report FILE     writes everything as JSON
- *   --known FILE      an earlier report: mutants killed then, on an unchanged line, are not run again
+ *   --known FILE      an earlier report: mutants killed then, on a line with the same text, are not run again
  *   --swept           only with sweeps: mutants that these do not detect are undecided
  *   --list            prints the mutants and runs nothing
  *
@@ -89,6 +89,22 @@ const shown = ({ file, line, operator, original, mutant }: Mutant) => {
   const short = (text: string) => (text.length > 110 ? `${text.slice(0, 107)}...` : text);
   return `${file}:${line}  [${operator}]  ${short(original)}  →  ${mutant === '' ? '(taken out)' : short(mutant)}`;
 };
+
+async function namesOf(mutants: readonly Mutant[]): Promise<Map<Mutant, string>> {
+  const lines = new Map<string, string[]>();
+  for (const file of new Set(mutants.map((mutant) => mutant.file)))
+    lines.set(file, (await readFile(join(ROOT, file), 'utf8')).split('\n'));
+  const equals = new Map<string, number>();
+  const names = new Map<Mutant, string>();
+  for (const each of mutants) {
+    const text = lines.get(each.file)![each.line - 1]!.trim();
+    const name = JSON.stringify([each.file, text, each.original, each.mutant]);
+    const nth = (equals.get(name) ?? 0) + 1;
+    equals.set(name, nth);
+    names.set(each, `${name} ${nth}`);
+  }
+  return names;
+}
 
 /** Returns the changed lines by file; null when git cannot report them. */
 function changedLines(ref: string): Map<string, Set<number>> | null {
@@ -188,6 +204,11 @@ if (chosen.length === 0) {
   process.exit(0);
 }
 
+/**
+ * Returns stable names of mutants, which do not change with other lines of their files: made of the text of the line and
+ * the position among equal ones.
+ */
+const keys = await namesOf(all.mutants);
 const dataDir = await mkdtemp(join(tmpdir(), 'mutants-database-'));
 const server = await startEmbeddedPostgres({
   dataDir,
@@ -307,13 +328,11 @@ try {
    * own process.
    */
   const swept = new Map<Mutant, Judged>();
-  const identity = ({ file, line, index, original, mutant }: Mutant) =>
-    JSON.stringify([file, line, index, original, mutant]);
   if (values.known) {
-    const { mutants } = JSON.parse(await readFile(values.known, 'utf8')) as { mutants: (Mutant & Judged)[] };
-    const killed = new Map(mutants.filter(isKilled).map((each) => [identity(each), each.by]));
+    const { mutants } = JSON.parse(await readFile(values.known, 'utf8')) as { mutants: (Judged & { key: string })[] };
+    const killed = new Map(mutants.filter(isKilled).map((each) => [each.key, each.by]));
     for (const mutant of chosen) {
-      const by = killed.get(identity(mutant));
+      const by = killed.get(keys.get(mutant)!);
       if (by !== undefined) swept.set(mutant, { mutant, status: 'killed', by });
     }
     console.log(`${swept.size} of ${chosen.length} are known`);

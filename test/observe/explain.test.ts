@@ -51,6 +51,15 @@ it('A story gives the cause when the upstream could not be reached', () => {
   expect(story.at(-1)).toBe('On the way to the upstream: ECONNREFUSED at api.test.');
 });
 
+it('A story names the decision row if the record has it', () => {
+  const lost = lostTurn();
+  const rows = { session: row, turns: [turnRow], workers: [worker] };
+  expect(explain(lost, rows).join()).not.toContain('The row that decided');
+  expect(explain({ ...lost, ending: { ...lost.ending!, decidedBy: 'created' } }, rows)).toContain(
+    'The row that decided was created: Nothing is known.',
+  );
+});
+
 it('A story describes the owner, the events, and why the client got its answer', () => {
   const story = explain(lostTurn(), { session: row, turns: [turnRow], workers: [worker] });
   expect(story[0]).toBe('Session 5e551000 as worker aaaa1111 saw it, up to epoch 2.');

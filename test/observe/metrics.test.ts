@@ -35,6 +35,7 @@ const line = (over: Partial<TurnLine> = {}): TurnLine => ({
   epoch: 2,
   turn: 'turn-1',
   outcome: 'live_reuse',
+  decidedBy: 'live_reuse',
   shape: 'full',
   form: 'delta',
   terminal: 'completed',

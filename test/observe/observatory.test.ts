@@ -41,7 +41,16 @@ it('One call produces the log line, the metrics and the story of a turn', async 
   session.send({ type: 'deadline.connect' });
   turn.send({ type: 'fail' });
   observatory.turnEnded({
-    ...{ request: 'r', session: sessionId, epoch: 1, turn: turnId, outcome: 'created', shape: 'fresh', form: null },
+    ...{
+      request: 'r',
+      session: sessionId,
+      epoch: 1,
+      turn: turnId,
+      outcome: 'created',
+      decidedBy: 'created',
+      shape: 'fresh',
+      form: null,
+    },
     ...{
       terminal: 'failed',
       fault: 'bridge_upstream_unreachable',

@@ -205,7 +205,16 @@ it('Ended sessions are remembered for a while, and running ones always', () => {
 });
 
 const line = (over: Partial<TurnLine> = {}): TurnLine => ({
-  ...{ request: 'r', session: sessionId, epoch: 1, turn: turnId, outcome: 'created', shape: 'fresh', form: 'full' },
+  ...{
+    request: 'r',
+    session: sessionId,
+    epoch: 1,
+    turn: turnId,
+    outcome: 'created',
+    decidedBy: 'created',
+    shape: 'fresh',
+    form: 'full',
+  },
   ...{
     terminal: 'lost',
     fault: 'bridge_upstream_lost',

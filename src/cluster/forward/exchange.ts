@@ -54,6 +54,7 @@ export function runExchange(options: ExchangeOptions): Promise<ForwardResult> {
   let refused = false;
   let paused = false;
   let heardAt = 0;
+  let answering = false;
   let stopTimer = () => {};
 
   const end = (result: ForwardResult, why: string) => {
@@ -136,6 +137,7 @@ export function runExchange(options: ExchangeOptions): Promise<ForwardResult> {
       watch(deadlines.forwardAccepted);
     },
     onResponseStart(_given, status, received) {
+      answering = true;
       if (status < 200 || status === 200) return;
       const reason = received[REFUSED_HEADER];
       refused = reason !== undefined;
@@ -158,6 +160,7 @@ export function runExchange(options: ExchangeOptions): Promise<ForwardResult> {
     onResponseError(_given, error) {
       complete = true;
       const { code } = error as { code?: unknown };
+      if (state === 'sent' && !answering) options.patience.dropped();
       lost(String(code ?? error.name), !NOBODY_LISTENS.has(code));
     },
   };
