@@ -72,7 +72,7 @@ describe('slices of a JSON text', () => {
     expect(Object.keys(JSON.parse(text))).toEqual(['9', '10', 'b', 'a']);
   });
 
-  it('Of repeated names the last slice is used, however the names are escaped', () => {
+  it('The last slice of repeated names is used, however the names are escaped', () => {
     expect(memberText(String.raw`{"a":1,"\u0061":2,"b":3}`, 'a')).toBe('2');
     expect(memberText(String.raw`{"a\"":1,"a\\":{"}":2}}`, 'a"')).toBe('1');
     expect(memberText(String.raw`{"a\"":1,"a\\":{"}":2}}`, 'a\\')).toBe('{"}":2}');

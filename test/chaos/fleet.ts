@@ -17,9 +17,9 @@ export interface FleetWorker {
   /** The path by which other workers reach this one. */
   readonly peers: Path;
   start(): Promise<void>;
-  /** SIGKILL. */
+  /** Sends SIGKILL. */
   kill(): Promise<void>;
-  /** SIGSTOP: it keeps its sockets and answers nothing. */
+  /** Sends SIGSTOP: the worker keeps its sockets and answers nothing. */
   pause(): void;
   resume(): void;
   /** Sends SIGTERM; resolves when the process has exited. */

@@ -5,7 +5,7 @@ import { starve } from './starved.ts';
 import { createTalker, type Tally } from './talker.ts';
 import { inWorld, ownDatabase, type World } from './world.ts';
 
-/** What one scenario injected, and its results. */
+/** The faults that one scenario injected, and its results. */
 export interface Report {
   name: string;
   faults: number;

@@ -102,7 +102,7 @@ describe('a failed upgrade with transport auto', () => {
     at.simulator.script.onUpgrade({}, { kind: 'refuse', status: 404 }, { times: 'always' });
     const others = ['b', 'c', 'd', 'e'];
     for (const thread of others) await ask([user('other')], { 'thread-id': thread });
-    // Where WebSocket has worked, three failures in a row are needed for the fallback: the fourth turn did not try.
+    // After WebSocket has worked, the fallback needs three failures in a row: the fourth turn did not try.
     expect(upgrades()).toBe(4);
     const second = await ask([user('two')], { 'thread-id': 'a' }, { previous_response_id: first.body.id });
     expect(second.headers['x-holdfast-outcome']).toBe('live_reuse');

@@ -80,7 +80,7 @@ describe('hop token', () => {
     expect(refusal(() => receiver.verify(sender.issue(hop, body), body, 'worker-c'))).toBe('wrong_target');
   });
 
-  it('A hop token is refused when its hop was replaced', () => {
+  it('A hop token is refused when its hop was altered', () => {
     const { sender, receiver } = setup();
     const [head, claims, signature] = sender.issue(hop, body).split('.') as [string, string, string];
     const changed = JSON.parse(Buffer.from(claims, 'base64url').toString());

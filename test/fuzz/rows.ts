@@ -19,7 +19,7 @@ interface Change {
 
 interface Input {
   changes?: Change[];
-  /** How the conversation continues. */
+  /** Form of the next request of the conversation. */
   way?: 'full' | 'anchor' | 'key';
   store?: boolean;
 }

@@ -39,7 +39,7 @@ describe('a session that loses its socket', () => {
     at.simulator.script.onTurn({}, { kind: 'reset', at: { deltas: 1 } });
     const second = post(at.url, { ...bodyOf('two'), previous_response_id: first.body.id }, thread('t'));
     await reached.promise;
-    // Not sent yet, so they are unaffected by the loss of the socket they would have used.
+    // These turns were not sent yet, so the loss of the socket that they would have used does not affect them.
     const waiting = ['a', 'b'].map((text) =>
       post(at.url, { ...bodyOf(text), previous_response_id: first.body.id }, thread('t')),
     );

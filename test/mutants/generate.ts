@@ -18,7 +18,7 @@ export interface Mutant {
 }
 
 type Node = ESTree.Node;
-/** How the original text is combined with the mutants that replace it. */
+/** Syntax with which the original text is combined with the mutants that replace it. */
 type Wrap = 'expression' | 'statement' | 'element' | 'property';
 
 interface Change {

@@ -314,7 +314,7 @@ try {
       }
   }
 
-  // Which tests detect what: each verdict improves the order of tests for the next mutant of the same file.
+  // Statistics of detections: each verdict improves the order of tests for the next mutant of the same file.
   const tries = new Map<string, { runs: number; kills: number }>();
   const costOf = (test: string, mutant: Mutant) => {
     const { runs, kills } = tries.get(`${test} ${mutant.file}`) ?? { runs: 0, kills: 0 };

@@ -31,7 +31,7 @@ it.skipIf(!existsSync(browserPath))(
       const complaints: string[] = [];
       page.on('console', (message) => void (message.type() === 'error' && complaints.push(message.text())));
       page.on('pageerror', (error) => void complaints.push(String(error)));
-      // As `holdfast inspect <session>` opens it: the named session is shown at once.
+      // `holdfast inspect <session>` opens this URL: the named session is shown at once.
       await page.goto(`${url}/inspect?session=${sessionId}`);
       const frame = page.frame({ url: inspectorUrl })!;
       await page.waitForFunction("document.querySelector('output').value.startsWith('watching')");

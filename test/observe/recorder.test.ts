@@ -261,7 +261,7 @@ it('The story of a bad end is handed over, a bounded number per minute, and a re
   expect(taken.length).toBe(before + 1);
 });
 
-it('The last turn is reported while it is a bad end', () => {
+it('A record has the ending of the last turn only if that was a bad end', () => {
   const recorder = recorderOf();
   createActor(sessionMachine, { id: `${sessionId}@1`, input: {}, inspect: recorder.observe }).start();
   expect(recorder.story(sessionId)?.ending).toBeNull();

@@ -10,7 +10,7 @@ export const user = (text: string): Item => ({
   content: [{ type: 'input_text', text }],
 });
 
-/** How a client continues a conversation. */
+/** A client’s way to continue a conversation. */
 export interface Ways {
   name: string;
   form: ItemForm;

@@ -192,7 +192,7 @@ describe('a rebuild after a loss', () => {
   afterEach(() => at?.close());
 
   it.each(['done', 'completed'] as const)(
-    'A rebuild replays reasoning at its own place for a client that keeps the %s form',
+    'A rebuild replays reasoning after its original prefix for a client that keeps the %s form',
     async (form) => {
       at = await testBridge({ simulator: { seed: 31, reasoning: true } });
       const { simulator } = at;

@@ -139,7 +139,7 @@ describe('the client’s turn id', () => {
     },
   );
 
-  it('The retry key is read separately from the client’s turn id', () => {
+  it('The Idempotency-Key and the retry count are read from their own headers', () => {
     expect(read({ headers: { 'idempotency-key': ' again ' } }).idempotencyKey).toBe('again');
     const counted = (count: string) => read({ headers: { 'x-stainless-retry-count': count } }).repeats;
     expect(['0', '', '1', '12'].map(counted)).toEqual([false, false, true, true]);
@@ -176,7 +176,7 @@ describe('requests over plain HTTP', () => {
     ['oversize', { bytes: 1001, limits: { webSocket: false } }],
     ['no_websocket', { bytes: 1000, limits: { webSocket: false } }],
     [null, { bytes: 1000, body: { background: false, conversation: null } }],
-  ])('A request is sent over plain HTTP because of %s', (reason, asked) => {
+  ])('The reason to send a request over plain HTTP is %s', (reason, asked) => {
     expect(read(asked).passThrough).toBe(reason);
   });
 });

@@ -133,7 +133,7 @@ describe('throwing callbacks', () => {
     order.actor.send({ type: 'pay' });
     expect(order.actor.state).toBe('paying');
     order.actor.stop();
-    // The inspector once, each of four steps, and the stop.
+    // Expected errors: one of the inspector, one of each of four steps, and one of the stop.
     expect(order.errors.length).toBeGreaterThan(3);
   });
 

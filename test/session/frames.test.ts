@@ -379,7 +379,7 @@ describe('items', () => {
     expect(shown.map(({ telemetry }) => telemetry)).toEqual([false, false]);
   });
 
-  it('Items of a steered turn come after its first event, whose time stays', () => {
+  it('The time of a turn’s first event stays when the turn is steered', () => {
     const { turn } = turnOf();
     read(created('r1'), turn);
     now = 2_000;

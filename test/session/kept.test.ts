@@ -9,13 +9,13 @@ describe('stored output of an answer', () => {
     for (const other of ['null', '7', '"x"', '[]', '[{}]', 'true']) expect(keptItem(other)).toBeNull();
   });
 
-  it('Stored nested items are those that a client could send back', () => {
+  it('Stored items are nested no deeper than a client could send back', () => {
     const nested = (levels: number) => `${'{"a":'.repeat(levels - 1)}{}${'}'.repeat(levels - 1)}`;
     expect(keptItem(nested(MOST_LEVELS))).not.toBeNull();
     expect(keptItem(nested(MOST_LEVELS + 1))).toBeNull();
   });
 
-  it('A null item leaves the stored output complete', () => {
+  it('Only a null item counts as empty', () => {
     expect([' null\n', 'null', '{}', '"null"', '7', ''].map(saysNothing)).toEqual([
       true,
       true,

@@ -70,7 +70,7 @@ describe('faults of a turn', () => {
     await hangUp(other);
   });
 
-  it('A silence fault sends telemetry and then nothing, until the client gives up', async () => {
+  it('A silence fault sends telemetry and then nothing, until the client disconnects', async () => {
     const rule = fault({ kind: 'silence', at: 'before_created', telemetry: 2 });
     client.send({ input: 'x' });
     expect(await client.next()).toMatchObject({ type: 'codex.rate_limits' });
@@ -95,7 +95,7 @@ describe('faults of a turn', () => {
     expect(digestOf((await client.read()).last.response)).toBe(expectedDigest({ items: 'second' }));
   });
 
-  it('A late fault sends frames of a turn that the client abandoned during the next turn', async () => {
+  it('A late_frames fault sends frames of an abandoned turn during the next turn', async () => {
     fault({ kind: 'late_frames', at: { deltas: 1 } });
     client.send({ input: 'first' });
     await sim.journal.waitFor('held');
@@ -141,7 +141,7 @@ describe('faults of a turn', () => {
     expect((await client.closed).code).toBe(1008);
   });
 
-  it('An anchor fault refuses a known anchor in the given shape, and does not affect unanchored turns', async () => {
+  it('A refuse_anchor fault refuses a known anchor in the given shape, and does not affect unanchored turns', async () => {
     sim.script.onTurn({}, { kind: 'refuse_anchor', shape: 'terse' }, { times: 2 });
     const first = await client.turn({ input: 'x' });
     expect(first.last.type).toBe('response.completed');
@@ -168,7 +168,7 @@ describe('faults of a turn', () => {
     expect(digestOf(last.response)).toBe(expectedDigest({ items: ['x', incomplete, 'y'] }));
   });
 
-  it('A steer fault sends a successor without a create, which continues the first response', async () => {
+  it('A steered fault sends a successor without a create, which continues the first response', async () => {
     fault({ kind: 'steered', input: 'Turn left.' });
     const steered = (await client.turn({ input: 'x' })).last.response;
     expect(steered.incomplete_details.reason).toBe('steered');
@@ -195,7 +195,7 @@ describe('faults of a turn', () => {
     expect((await client.read()).last.response.id).not.toBe(first.last.response.id);
   });
 
-  it('A noise fault inserts telemetry, unknown events and frames that are no JSON', async () => {
+  it('Telemetry, unknown events and frames that are no JSON can be inserted into a turn', async () => {
     fault(
       { kind: 'unknown_events', count: 1 },
       { kind: 'malformed', at: { deltas: 1 } },
@@ -218,7 +218,7 @@ describe('faults of a turn', () => {
     expect(deltas[0]!.delta.length).toBeGreaterThan(200_000);
   });
 
-  it('An id fault names another response in the terminal event, or gives an id twice', async () => {
+  it('A terminal event can name another response, and an id can be given twice', async () => {
     fault({ kind: 'wrong_response_id', id: 'resp_other' });
     const { frames, last } = await client.turn({ input: 'x' });
     expect(last.response.id).toBe('resp_other');
@@ -228,7 +228,7 @@ describe('faults of a turn', () => {
     expect((await client.turn({ input: 'y' })).last.response.id).toBe(next.last.response.id);
   });
 
-  it('A frames fault sends exactly the given frames, and the given answer', async () => {
+  it('A frames fault sends exactly the given frames, and a reply fault the given answer', async () => {
     fault({
       kind: 'frames',
       frames: [{ type: 'response.created', response: { id: 'r' } }, 'not json', { type: 'error' }],

@@ -96,7 +96,7 @@ test('A commit that waits for its synchronous replica is cancelled by neither si
               (select count(*)::int from holdfast.turn where id = $1) as seen`,
       [start.turn.id],
     );
-    // If the wait had been cancelled, its turn would be visible, would count as recorded, and could be lost with this
+    // Otherwise the turn of a cancelled wait would be visible, would count as recorded, and could be lost with this
     // server.
     expect(rows).toEqual([{ waiting: 1, seen: 0 }]);
   } finally {

@@ -16,7 +16,7 @@ export async function endTogether(): Promise<() => Promise<void>> {
   // The user of the database must be able to traverse it.
   await chmod(dir, 0o711);
   const reaper = spawn(process.execPath, [join(import.meta.dirname, 'reaper.ts'), dir], {
-    // Not in the process group that a terminal signals.
+    // A separate process group, which a terminal does not signal.
     detached: true,
     stdio: ['pipe', 'ignore', 'inherit'],
   });

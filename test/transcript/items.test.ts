@@ -103,7 +103,7 @@ describe('members that are read from a body', () => {
     expect(reading(body).body).toEqual({ ...kept, previous_response_id: 'resp_1' });
   });
 
-  it('Of some members only the presence is read', () => {
+  it('Some members are read only for their presence', () => {
     expect(reading({ conversation: { id: 'conv_1' }, reasoning: { effort: 'low' } }).body).toEqual({
       conversation: {},
       reasoning: {},
@@ -112,7 +112,7 @@ describe('members that are read from a body', () => {
     expect(reading({}).body).toEqual({});
   });
 
-  it('Of metadata only short texts are read', () => {
+  it('Only short texts of metadata are read', () => {
     const longest = 'x'.repeat(LONGEST_METADATA);
     const metadata = { turn_id: longest, 'x-codex-turn-metadata': `${longest}x`, 'x-codex-turn-state': 7, other: 'x' };
     expect(reading({ client_metadata: metadata }).body).toEqual({

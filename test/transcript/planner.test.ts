@@ -93,7 +93,7 @@ describe('an anchored request', () => {
     ['the provider stores it', { socketAnchor: null, anchorStored: true }, 'delta'],
     ['its context is known exactly', { socketAnchor: null, history: texts(past) }, 'full'],
     ['none of these holds', { socketAnchor: null }, 'impossible'],
-  ])('When %s, an anchored request is sent as: %s', (_, more, form) => {
+  ])('An anchored request is sent as its case requires when %s: %s', (_, more, form) => {
     expect(at(more).form).toBe(form);
   });
 

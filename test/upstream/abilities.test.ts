@@ -49,7 +49,7 @@ it('A possibly temporary failure is remembered for a minute, and longer with eac
   expect([lasts(), lasts(), lasts(), lasts(), lasts(), lasts()]).toEqual([1, 2, 4, 8, 10, 10]);
 });
 
-it('Where WebSocket has worked, only the third failed handshake in a row is remembered, for a short time', () => {
+it('A failed handshake after WebSocket has worked is remembered only as the third in a row, for a short time', () => {
   const { abilities, clock } = start();
   const failsOver = () => {
     abilities.suspect(mine, 'doubtful');
@@ -83,7 +83,7 @@ it('An unconfirmed suspicion expires soon', () => {
   expect(abilities.withoutWebSocket(mine)).toBe(false);
 });
 
-it('A silent drop counts at once where WebSocket never worked, any drop from the second in a row, and the third where it has worked', () => {
+it('A silent drop counts at once, other drops from the second in a row, and after WebSocket has worked only the third', () => {
   const { abilities } = start();
   abilities.dropped(mine, false);
   expect(abilities.withoutWebSocket(mine)).toBe(false);

@@ -55,7 +55,7 @@ describe.skipIf(process.platform === 'win32')('directories that another user may
     await expect(requireSafe(join(home, 'link', 'postgres'))).rejects.toThrow(/foreign belongs to user 12345/);
     await chown(foreign, 0, 12_345);
     await chmod(foreign, 0o775);
-    // A group to which root gave a directory was meant to have it.
+    // Root owns the directory and gave it to a group, so group write access is intended.
     await requireSafe(join(foreign, 'postgres'));
   });
 });

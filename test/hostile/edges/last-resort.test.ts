@@ -53,20 +53,23 @@ async function serve(what: string, env: Record<string, string> = {}) {
 it.each([
   ['an exception', `setImmediate(() => { throw new Error('planted'); })`],
   ['a rejection', `Promise.reject(new Error('planted'))`],
-])('When %s escapes every guard, the worker drains, exits with 1 and logs one line with advice', async (_, what) => {
-  const { child, gone, text } = await serve(what);
-  child.kill('SIGUSR2');
-  expect(await gone).toBe(1);
-  const lines = text()
-    .split('\n')
-    .filter((line) => line.startsWith('{'))
-    .map((line) => JSON.parse(line) as { level: number; msg: string; err?: { message: string } });
-  const fatal = lines.filter(({ level }) => level === 60);
-  expect(fatal).toHaveLength(1);
-  expect(fatal[0]).toMatchObject({ err: { message: 'planted' }, msg: expect.stringContaining('report it') });
-  // It shut down in order: its departure is stored.
-  expect(lines.at(-1)!.msg).toBe('stopped');
-});
+])(
+  'After %s that escapes every guard the worker drains, exits with 1 and logs one line with advice',
+  async (_, what) => {
+    const { child, gone, text } = await serve(what);
+    child.kill('SIGUSR2');
+    expect(await gone).toBe(1);
+    const lines = text()
+      .split('\n')
+      .filter((line) => line.startsWith('{'))
+      .map((line) => JSON.parse(line) as { level: number; msg: string; err?: { message: string } });
+    const fatal = lines.filter(({ level }) => level === 60);
+    expect(fatal).toHaveLength(1);
+    expect(fatal[0]).toMatchObject({ err: { message: 'planted' }, msg: expect.stringContaining('report it') });
+    // It shut down in order: its departure is stored.
+    expect(lines.at(-1)!.msg).toBe('stopped');
+  },
+);
 
 it('The generated admin token is printed in the banner, once, and never logged', async () => {
   const { child, gone, text } = await serve('', { HOLDFAST_UPSTREAM_KEY: 'sk-operators' });

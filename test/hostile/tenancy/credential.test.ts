@@ -227,7 +227,7 @@ it('An upstream that echoes the shared key in its answer reveals it to no client
   expect(answer.text + JSON.stringify(answer.headers) + (await at.stored())).not.toMatch(pieces);
 });
 
-it('A frame that only mentions such a header is read like any other, whatever its headers are', async () => {
+it('A frame that only mentions an account header is read like any other, whatever its headers are', async () => {
   await using at = await bridged({
     websocket(socket) {
       socket.on('message', () => {

@@ -75,7 +75,7 @@ function* sites(type: Declared, owner: string, route: readonly string[]): Genera
       for (const member of type.members) {
         const { name, type: of } = member;
         const key = name === '*' ? 'some' : name;
-        // Of the other members only the required ones. Ids among them are omitted, so that exactly one id is foreign.
+        // Other members are included only if they are required. Ids among them are omitted, so that exactly one id is foreign.
         const { id: _id, ...rest } = Object.fromEntries(
           Object.entries(least(type) as object).filter(
             ([other]) => !saysId({ name: other } as Member) || other === 'call_id',

@@ -7,7 +7,7 @@ import type { Client, RealWorld } from './session-world.ts';
 
 export type SessionStep = Step<SessionMachine, SessionFacts>;
 
-/** How the client of the current turn will learn that the turn has ended. */
+/** Form in which the client of the current turn will be informed of its end. */
 export type Ending = { fault: string } | { status: number } | { terminal: 'response.completed' | 'response.failed' };
 
 /** State of the session under test beyond the model: ids, and waiting clients. */

@@ -13,7 +13,7 @@ export interface SessionFacts {
   holds: boolean;
   /** The store call that is unanswered. */
   asked: 'create' | 'start' | 'orphan' | 'settle' | 'bare' | null;
-  /** Whether the history of the current turn was read; it is needed once the turn cannot be sent as a delta. */
+  /** State of the history of the current turn, which is needed once the turn cannot be sent as a delta. */
   history: 'none' | 'unread' | 'read';
   /** A frame of the current turn has been sent. */
   sent: boolean;

@@ -147,7 +147,7 @@ export function claims(given: () => Subject): void {
     expect(await store.claim(call)).toEqual({ verdict: 'lost_race' });
   });
 
-  test('Of many claims based on one read exactly one wins', async () => {
+  test('Exactly one of many claims based on one read wins', async () => {
     const { store } = given();
     const claimers = await Promise.all(Array.from({ length: 6 }, () => newWorker(store)));
     for (let round = 0; round < 10; round += 1) {
@@ -159,7 +159,7 @@ export function claims(given: () => Subject): void {
     }
   });
 
-  test('When the old and the new owner start at once, one of them runs: one lineage in any interleaving', async () => {
+  test('Concurrent starts of the old and the new owner run one turn: one lineage in any interleaving', async () => {
     const { store } = given();
     const [old, next] = [await newWorker(store), await newWorker(store)];
     for (let round = 0; round < 10; round += 1) {

@@ -112,7 +112,7 @@ export function creation(given: () => Subject): void {
     }
   });
 
-  test('Of many requests racing for a new key exactly one creates', async () => {
+  test('Exactly one of many requests that race for a new key creates', async () => {
     const { store } = given();
     const me = await newWorker(store);
     for (let round = 0; round < 10; round += 1) {

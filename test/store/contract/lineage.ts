@@ -194,7 +194,7 @@ export function lineages(given: () => Subject): void {
     expect(await store.repeated('nowhere', requestFp, 60_000)).toEqual([]);
   });
 
-  test('Of turns of the same request only the newest are examined', async () => {
+  test('Only the newest turns of the same request are examined', async () => {
     const { store } = given();
     const me = await newWorker(store);
     const requestFp = `asked ${randomUUID()}`;

@@ -226,7 +226,7 @@ export function settling(given: () => Subject): void {
     const { store } = given();
     const busy = await busyLane(store, await newWorker(store));
     const odd = { text: 'a\u0000b\ud800' };
-    // As long as a gateway packs them, in an incompressible form.
+    // The length of ids that a gateway packs, in an incompressible form.
     const packed = randomBytes(1_536).toString('base64');
     const itemIds = ['msg\u0000\ud800', 'msg_"quoted", {1}', `msg_${'x'.repeat(10_000)}`, 'msg_plain', packed];
     const facts = { outcome: 'a\u0000b' } as TurnFacts;
