@@ -17,9 +17,9 @@ import { pagesOf, type RunPlan, shapeOf, watchPlans } from '../test/support/plan
 import { percentile, show, thisMachine } from './machine.ts';
 
 /**
- * Measures the SQL statements at size: bytes that a turn writes, rows that each statement of a turn reads, and rows
- * that the janitor deletes. The database holds BENCH_SESSIONS sessions and about BENCH_TURNS turns, on the embedded
- * server with its shipped configuration.
+ * Measures the SQL statements at size: what a turn writes (WAL), what each statement of a turn reads (pages), and what
+ * the janitor deletes. The database holds BENCH_SESSIONS sessions and about BENCH_TURNS turns, on the embedded server
+ * with its shipped configuration.
  */
 const SESSIONS = Number(process.env.BENCH_SESSIONS ?? 100_000);
 const TURNS = Number(process.env.BENCH_TURNS ?? 1_000_000);

@@ -18,8 +18,8 @@ const tricky = fc.oneof(
   fc.string({ unit: 'binary' }),
   fc.constantFrom('"', '\\', '\\"', '}', ']', '{"a":1}', ',', ':', '10', '2', '__proto__', '\u2028', '\ud800', ''),
 );
-// Some V8 versions confuse names that are a single escape, as in `[{"\"":0,"\\":1},{"a":0,"
-// ":1}]`. Where a slice is compared with JSON.parse, inner names therefore have no escapes.
+// Some V8 versions confuse names that are a single escape, as in `[{"\"":0,"\\":1},{"a":0,"\n":1}]`. Where a slice is
+// compared with JSON.parse, inner names therefore have no escapes.
 const plainName = tricky.filter((name) => JSON.stringify(name).length === name.length + 2);
 const { json } = fc.letrec<{ json: unknown }>((tie) => ({
   json: fc.oneof(

@@ -101,7 +101,7 @@ export function anyRunning(workers: readonly FleetWorker[], random: () => number
   return running[Math.floor(random() * running.length)]!;
 }
 
-/** Starts a database server that only this scenario uses and may kill. */
+/** Starts a database server of the campaign, which may be killed. */
 export async function ownDatabase(): Promise<{
   server: () => EmbeddedPostgres;
   dataDir: string;

@@ -149,9 +149,9 @@ export function patience(...answers: Awaited<ReturnType<Patience['ask']>>[]) {
     },
   };
 }
-/** Waits for the peer indefinitely. */
+/** Returns a `Waiting` for a peer that is slow forever. */
 export const patient = (): Waiting => ({ patience: patience('slow') });
-/** Treats the peer as stored dead at the first check. */
+/** Returns a `Waiting` for a peer whose death is stored at the first check. */
 export const forDead = (): Waiting => ({ patience: patience('dead') });
 
 /** Starts the owner's side, and hands out requests one by one as they arrive. */

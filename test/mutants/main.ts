@@ -205,8 +205,8 @@ if (chosen.length === 0) {
 }
 
 /**
- * Returns stable names of mutants, which do not change with other lines of their files: made of the text of the line and
- * the position among equal ones.
+ * Stable names of the mutants, independent of other lines of their files: the text of the line, and the position among
+ * equal ones.
  */
 const keys = await namesOf(all.mutants);
 const dataDir = await mkdtemp(join(tmpdir(), 'mutants-database-'));

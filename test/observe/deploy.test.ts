@@ -5,7 +5,7 @@ import { renderMetrics } from '../support/metrics-table.ts';
 import { readBlockYaml } from './block-yaml.ts';
 
 const definitions: Record<string, Definition> = catalogue;
-/** Labels that Prometheus adds to every series when it scrapes. */
+/** Labels that exist on series once Prometheus has scraped them. */
 const scraped = ['instance', 'job', 'le'];
 
 /** Returns the metric that a series belongs to, or null. */

@@ -4,9 +4,7 @@ import { action, type Counts, converse, habits } from './conversation.ts';
 import { openWorld, type PropertyWorld } from './world.ts';
 
 const RUNS = Number(process.env.PROPERTY_RUNS ?? 2_000);
-/**
- * A number given by the environment is run in full; otherwise as many runs as the time limit allows on this machine.
- */
+/** Time limit in milliseconds. A number of runs given by the environment is run in full, whatever its time. */
 const LIMIT_MS = process.env.PROPERTY_RUNS === undefined ? 45_000 : Number.POSITIVE_INFINITY;
 const LEAST = Math.min(RUNS, 100);
 const SEED = Number(process.env.PROPERTY_SEED ?? Math.floor(Math.random() * 2 ** 31));

@@ -12,7 +12,7 @@ export interface Play {
 
 /** A request that reached the player. */
 export interface Received {
-  /** Number of the WebSocket; null over HTTP. */
+  /** Sequence number of the WebSocket; null over HTTP. */
   socket: number | null;
   bytes: number;
   body: Json;

@@ -4,9 +4,7 @@ import { regressions } from './regressions.ts';
 
 const SEEDS = Number(process.env.SIM_SEEDS ?? 500);
 const FROM = Number(process.env.SIM_FROM ?? 1);
-/**
- * A number given by the environment is run in full; otherwise as many seeds as the time limit allows on this machine.
- */
+/** Time limit in milliseconds. A number of seeds given by the environment is run in full, whatever its time. */
 const LIMIT_MS = process.env.SIM_SEEDS === undefined ? 45_000 : Number.POSITIVE_INFINITY;
 const LEAST = Math.min(SEEDS, 150);
 

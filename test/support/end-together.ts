@@ -4,9 +4,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 /**
- * Ties the life of all processes that this one starts from here on, directly or not, to its own, however it ends; above
- * all database servers, which are made to outlive their parent. All of them get a common temporary directory, by which
- * they are found.
+ * Makes all processes that this one starts from now on, directly or indirectly, end with it, however it ends. This
+ * concerns above all database servers, which are made to outlive their parent. All of them share a temporary directory,
+ * by which they are found.
  *
  * @returns a function that ends them all now and removes the directory
  */

@@ -71,7 +71,7 @@ describe.each(refusals)('a refusal before the body was read: %s', (_, url, path,
   it.each(clients)(
     'A refusal before the body was read is received by %s',
     async (_name, send) => {
-      // 413 was seen to get lost and is repeated in full; the others a few times.
+      // The 413 was once lost, so it is repeated many times; the other refusals a few times.
       const times = status === 413 ? MANY : 3;
       const statuses: number[] = [];
       for (let count = 0; count < times; count += 1) statuses.push(await send(url(), path, headers));

@@ -3,7 +3,7 @@ import type { SessionStore } from '../../../src/store/port.ts';
 const gated = ['create', 'start', 'settle', 'lookup', 'lineage', 'register', 'heartbeat'] as const;
 type Gated = (typeof gated)[number];
 
-/** A store call that is held back before the store. */
+/** A store call that is held back and has not reached the store. */
 export interface Held<N extends Gated = Gated> {
   name: N;
   args: Parameters<SessionStore[N]>;

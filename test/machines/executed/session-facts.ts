@@ -214,7 +214,7 @@ export const sessionWorld: World<SessionMachine, SessionFacts> = {
   },
 };
 
-/** Every path on which a real bridge can lead one session. */
+/** All states and steps that a real bridge can be made to take with one session. */
 export const sessionGraph = explore(sessionModel, { world: sessionWorld, limit: 20_000 });
 
 /** Transitions that no world can cause, each with its reason. */

@@ -49,7 +49,7 @@ const world: World<TurnMachine, TurnFacts> = {
   },
 };
 
-/** Every path on which a real bridge can lead one turn. */
+/** All states and steps that a real bridge can be made to take with one turn. */
 export const turnGraph = explore(turnModel, { world });
 
 /** Transitions that no world can cause, each with its reason. */
