@@ -30,7 +30,7 @@ describe.each(Object.entries(machines))('the %s machine', (_, machine) => {
     expect(silent).toEqual([]);
   });
 
-  it('Every effect is declared', () => {
+  it('The machine hides no effect from the effect lint', () => {
     expect(lintMachine(machine)).toEqual([]);
   });
 });

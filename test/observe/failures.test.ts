@@ -215,7 +215,7 @@ describe('a temporary resolver failure over HTTP', () => {
   });
 });
 
-it('A connection is retried if one of several addresses of its host may still answer', () => {
+it('A connection failure counts as final only if no address of the host may still answer', () => {
   const failed = (code: string) => Object.assign(new Error(code), { code });
   const of = (...codes: string[]) => unreachable(new AggregateError(codes.map(failed)), 'https://u.test/v1', null);
   expect(of('ENETUNREACH', 'ETIMEDOUT')).toMatchObject({ kind: 'timeout', final: false, text: 'ETIMEDOUT at u.test' });

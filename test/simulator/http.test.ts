@@ -102,7 +102,7 @@ describe('the simulated HTTP API', () => {
     expect(digestOf(next.json)).toBe(expectedDigest({ items: [...json.output, 'c'] }));
   });
 
-  it('The simulated HTTP API lists models and refuses unknown ones', async () => {
+  it('The simulated HTTP API lists models and refuses requests that it does not serve', async () => {
     expect((await call('GET', '/models?client_version=1')).json.data.length).toBeGreaterThan(0);
     expect((await call('GET', '/nothing')).status).toBe(404);
     expect((await call('GET', '/responses')).status).toBe(405);

@@ -230,7 +230,7 @@ describe('a part that throws', () => {
     await servesAgain();
   });
 
-  it('A throw while a request is handed back answers that request', async () => {
+  it('A session whose upstream close throws is still released, and the next request is served', async () => {
     const { worker, upstream, ask, idle, servesAgain } = await open();
     expect(await ask()).toBe('response.completed');
     await idle();
