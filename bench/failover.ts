@@ -6,8 +6,8 @@ import { openLive } from '../test/support/live-client.ts';
 import { percentile, show, thisMachine } from './machine.ts';
 
 /**
- * How long the next request waits when the owner of its session was killed, or stopped, a moment ago: while the session
- * was idle, and while a turn ran (then from that moment until the repeated request is answered).
+ * Measures how long the next request waits after the owner of its session was killed or stopped (SIGSTOP): once while
+ * the session was idle, and once while a turn ran (then until the repeated request is answered).
  */
 const ROUNDS = Number(process.env.BENCH_ROUNDS ?? 8);
 const SESSIONS = Number(process.env.BENCH_SESSIONS ?? 12);

@@ -10,10 +10,10 @@ import { freePort, startWorker } from '../test/support/worker-process.ts';
 import { percentile, show, thisMachine } from './machine.ts';
 
 /**
- * What it costs a worker to be watched: BENCH_SESSIONS conversations with a turn running in each of them all the time,
- * one worker, and in turn nobody at the inspector, one viewer with its usual sample, one viewer that sees every session.
- * The three alternate window by window over the same running sessions, in an order that shifts; the flight recorder
- * always runs. The viewer lives in this process, beside the clients, and reads everything.
+ * Measures what the inspector costs a worker. One worker runs BENCH_SESSIONS conversations, each with a turn running
+ * all the time, under three conditions: no viewer, one viewer with the default sample, one viewer that receives every
+ * session. The conditions alternate window by window over the same running sessions, in a rotating order; the flight
+ * recorder is always on. The viewer lives in this process, beside the clients, and reads everything.
  */
 const SESSIONS = Number(process.env.BENCH_SESSIONS ?? 1_000);
 const WINDOWS = Number(process.env.BENCH_WINDOWS ?? 5);
@@ -21,7 +21,7 @@ const WINDOW_MS = Number(process.env.BENCH_WINDOW_MS ?? 6_000);
 const DELTAS = 40;
 const GAP_MS = 400;
 const TURN_MS = DELTAS * GAP_MS;
-/** Kernel ticks a second of /proc. */
+/** Clock ticks per second in /proc. */
 const TICKS = 100;
 
 const arms = ['nobody watches', 'a viewer of 50', 'a viewer of all'] as const;
@@ -61,7 +61,7 @@ let refused = 0;
 let cutOff = 0;
 let current: Window | null = null;
 
-/** One turn; its time to the first event that shows progress counts for the window in which it began. */
+/** Runs one turn. Its time to the first event that shows progress counts for the window in which the turn began. */
 async function turn(session: number, anchor: string | null): Promise<string> {
   if (stopping) return anchor ?? '';
   const window = current;
@@ -85,7 +85,7 @@ async function turn(session: number, anchor: string | null): Promise<string> {
   }
   const id = /"id":"(resp_[^"]+)"/.exec(tail.slice(tail.lastIndexOf('event: response.completed')))?.[1];
   if (answer.statusCode === 503 || answer.statusCode === 409) {
-    // A machine that others use as well may keep the database waiting: said again, and said below.
+    // On a shared machine the database may be slow: repeat the request, and report the count below.
     refused += 1;
     await new Promise((again) => setTimeout(again, 1_000));
     return anchor ?? turn(session, null);
@@ -96,13 +96,13 @@ async function turn(session: number, anchor: string | null): Promise<string> {
 }
 
 async function converse(session: number): Promise<void> {
-  // Spread over one turn's length, so that turns begin evenly.
+  // Spread the starts over the length of one turn, so that turns begin evenly.
   await new Promise((begin) => setTimeout(begin, (session / SESSIONS) * TURN_MS));
   let anchor: string | null = null;
   while (!stopping) anchor = await turn(session, anchor);
 }
 
-/** CPU time the worker has used, milliseconds. */
+/** Returns the CPU time that the worker has used, in milliseconds. */
 async function cpuMs(): Promise<number> {
   const stat = await readFile(`/proc/${worker.pid}/stat`, 'utf8');
   const [utime, stime] = stat
@@ -118,7 +118,7 @@ async function viewer(arm: Arm, onFrame: () => void): Promise<() => Promise<void
   const ws = new WebSocket(`ws://127.0.0.1:${port}/inspect/socket?sample=${sample}`);
   ws.on('message', onFrame);
   await once(ws, 'message');
-  // What runs already is announced in one go, once; it is not part of the window.
+  // A new viewer first receives all running actors in one burst; that burst is not part of the window.
   await new Promise((settled) => setTimeout(settled, 2_000));
   return async () => {
     if (ws.readyState === ws.OPEN) {

@@ -4,8 +4,8 @@ import { openLive } from '../test/support/live-client.ts';
 import { percentile, show, thisMachine } from './machine.ts';
 
 /**
- * A client interrupts and asks something else: how long from the new prompt's arrival to its frame at the provider. The
- * old socket is retired, so a handshake with the simulated upstream on loopback is part of the figure.
+ * Measures an interrupt: time from the arrival of the client's new prompt to its frame at the provider. The old socket
+ * is retired, so the figure includes a handshake with the simulated upstream on loopback.
  */
 const ROUNDS = Number(process.env.BENCH_ROUNDS ?? 200);
 

@@ -1,12 +1,12 @@
 import { cpus, totalmem } from 'node:os';
 
-/** The line under which every figure stands. */
+/** Returns the line that describes the machine; every benchmark prints it first. */
 export function thisMachine(): string {
   const [cpu] = cpus();
   return `${cpus().length} x ${cpu?.model.trim() ?? 'unknown'}, ${Math.round(totalmem() / 2 ** 30)} GiB, Node ${process.versions.node}, ${process.platform}`;
 }
 
-/** Nearest-rank percentile. */
+/** Returns the nearest-rank percentile. */
 export function percentile(values: readonly number[], p: number): number {
   const sorted = [...values].sort((a, b) => a - b);
   return sorted[Math.min(sorted.length - 1, Math.max(0, Math.ceil(sorted.length * p) - 1))] ?? Number.NaN;

@@ -8,7 +8,7 @@ import { Agent, request } from 'undici';
 import { freePort, startWorker } from '../test/support/worker-process.ts';
 import { thisMachine } from './machine.ts';
 
-/** What idle conversations cost: memory of one worker that keeps BENCH_SESSIONS live sessions, each with its socket. */
+/** Measures the memory of one worker that keeps BENCH_SESSIONS idle sessions, each with its socket. */
 const SESSIONS = Number(process.env.BENCH_SESSIONS ?? 10_000);
 const AT_ONCE = 32;
 
@@ -26,7 +26,7 @@ const worker = await startWorker({
 });
 const agent = new Agent({ connections: AT_ONCE });
 
-/** Resident memory in bytes, as the kernel counts it. */
+/** Returns the resident memory of a process in bytes, as the kernel counts it. */
 async function resident(pid: number): Promise<number> {
   const status = await readFile(`/proc/${pid}/status`, 'utf8');
   return Number(/VmRSS:\s+(\d+) kB/.exec(status)?.[1]) * 1024;

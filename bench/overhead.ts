@@ -7,10 +7,10 @@ import { freePort, startWorker } from '../test/support/worker-process.ts';
 import { percentile, show, thisMachine } from './machine.ts';
 
 /**
- * What Holdfast adds: time to the first event that shows progress, and the gap between events. (`response.created` alone
- * is held back until something follows it, so that a socket lost in between costs the client nothing.) Each conversation asks the simulated upstream
- * directly over HTTP and through a worker in turn, so that both see the same machine. Warm sockets, loopback, embedded
- * PostgreSQL with synchronous_commit on.
+ * Measures the latency that Holdfast adds: time to the first event that shows progress, and the gap between events.
+ * (`response.created` alone is held back until another event follows, so that a socket lost in between costs the client
+ * nothing.) Each conversation alternates between the simulated upstream over HTTP and a worker, so that both run under
+ * the same load. Warm sockets, loopback, embedded PostgreSQL with synchronous_commit on.
  */
 const STREAMS = Number(process.env.BENCH_STREAMS ?? 32);
 const TURNS = Number(process.env.BENCH_TURNS ?? 60);
@@ -71,13 +71,14 @@ async function converse(stream: number): Promise<void> {
   const history: object[] = [];
   const headers = { 'thread-id': `bench-${stream}` };
   for (let turn = 0; turn < TURNS; turn += 1) {
-    // Paced as a whole: STREAMS conversations together make RATE turns a second, either way counted.
+    // The pace is global: STREAMS conversations together make RATE turns per second, direct and bridged turns both
+    // counted.
     await new Promise((next) => setTimeout(next, ((STREAMS * 2) / RATE) * 500 * (0.5 + Math.random())));
     history.push(user(`turn ${turn} of ${stream}`));
     const body = { model: 'm', stream: true, store: false, input: history };
     const plain = await ask(`${simulator.url}/responses`, body, headers);
     const through = await ask(`http://127.0.0.1:${port}/v1/responses`, body, headers);
-    // The first turns open sockets and let the code be compiled.
+    // The first turns open sockets and let the JIT compile the code.
     if (turn >= WARM_UP) {
       direct.push(plain.sample);
       bridged.push(through.sample);

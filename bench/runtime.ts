@@ -8,8 +8,9 @@ import { completed, idleLane, newWorker, turnStart } from '../test/store/calls.t
 import { thisMachine } from './machine.ts';
 
 /**
- * What the runtime does in a second: transitions of one actor that touch no store, and durable commits over 64 sessions
- * beside bare one-row updates on as many connections in the same run (the database alone moves by half between runs).
+ * Measures the throughput of the runtime: transitions per second of one actor without store access, and durable commits
+ * per second over 64 sessions. Bare one-row updates on as many connections run in the same run for comparison, because
+ * the database alone varies by half between runs.
  */
 const STEPS = Number(process.env.BENCH_STEPS ?? 400_000);
 const SECONDS = Number(process.env.BENCH_SECONDS ?? 5);
@@ -49,7 +50,7 @@ async function transitionsPerSecond(): Promise<number> {
   return STEPS / seconds;
 }
 
-/** Calls `step` on every lane at once, over and over, for SECONDS; returns calls a second. */
+/** Calls `step` on all lanes concurrently and repeatedly for SECONDS; returns calls per second. */
 async function rate(lanes: number, step: (lane: number) => Promise<number>): Promise<number> {
   const until = performance.now() + SECONDS * 1_000;
   const counts = await Promise.all(

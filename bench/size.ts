@@ -17,13 +17,14 @@ import { pagesOf, type RunPlan, shapeOf, watchPlans } from '../test/support/plan
 import { percentile, show, thisMachine } from './machine.ts';
 
 /**
- * The statements at size: what a turn writes, what each statement of a turn reads, and what the janitor takes, in a
- * database of BENCH_SESSIONS sessions and about BENCH_TURNS turns on the embedded server as it is installed.
+ * Measures the SQL statements at size: what a turn writes (WAL), what each statement of a turn reads (pages), and what
+ * the janitor deletes. The database holds BENCH_SESSIONS sessions and about BENCH_TURNS turns, on the embedded server
+ * with its shipped configuration.
  */
 const SESSIONS = Number(process.env.BENCH_SESSIONS ?? 100_000);
 const TURNS = Number(process.env.BENCH_TURNS ?? 1_000_000);
 const MEASURED_TURNS = Number(process.env.BENCH_MEASURED_TURNS ?? 2_000);
-/** A database that an earlier run has filled; without one it is made, and gone afterwards. */
+/** Database that an earlier run has filled. If unset, a temporary one is created and removed at the end. */
 const FILLED = process.env.BENCH_DATABASE_URL;
 const parts = new Map([
   ['turns', turns],
@@ -33,7 +34,7 @@ const parts = new Map([
 ]);
 const wanted = process.env.BENCH_PARTS?.split(',') ?? [...parts.keys()];
 
-/** What is left that a sweep should have taken, by a query that is slow and obviously right. */
+/** Rows that a sweep should have deleted but did not, found by queries that are slow and obviously correct. */
 const UNUSED = {
   sessions: `select count(*) from bridge_session s
               where s.updated_at < now() - interval '24 hours'
@@ -84,7 +85,7 @@ async function fill(): Promise<void> {
   console.table(rows);
 }
 
-/** What turns of sessions all over the database write. */
+/** Measures what turns write, for sessions spread over the whole database. */
 async function turns(): Promise<void> {
   const { rows } = await client.query<{ id: string; epoch: string; head: string; scope: string }>(
     `select id, epoch, head_turn_id as head, scope from bridge_session where active_turn_id is null and owner_worker_id = 'w1'
@@ -119,7 +120,7 @@ async function turns(): Promise<void> {
         made += 1;
       }
     }
-    // What a connection has counted is known once it has ended.
+    // PostgreSQL publishes the counters of a connection when the connection ends.
     await store.shutdown();
     const after = await counters();
     measured.push({
@@ -165,7 +166,7 @@ async function counters() {
   };
 }
 
-/** The statements that ran since the last time, alike ones together. */
+/** Prints the statements that ran since the last call; identical ones are grouped. */
 function showPlans(title: string, plans: readonly RunPlan[], ms: number): void {
   const alike = Map.groupBy(
     plans,
@@ -181,7 +182,7 @@ function showPlans(title: string, plans: readonly RunPlan[], ms: number): void {
   }
 }
 
-/** What each statement of a turn, and each question of an operator, reads. */
+/** Shows what each statement of a turn, and each query of an operator, reads. */
 async function statements(): Promise<void> {
   const watched = await watchPlans(url);
   const read = createRead(watched.executor);
@@ -273,7 +274,7 @@ async function counted() {
   return counts;
 }
 
-/** What one step of the janitor reads, for each kind of row. Nothing is taken. */
+/** Shows what one step of the janitor reads for each kind of row. Deletes nothing. */
 async function steps(): Promise<void> {
   const watched = await watchPlans(url);
   const watching = createAdmin(createRead(watched.executor));
@@ -288,7 +289,7 @@ async function steps(): Promise<void> {
   await watched.end();
 }
 
-/** The janitor's statements, until a pass over every kind takes nothing any more. */
+/** Runs the statements of the janitor until a pass over all kinds deletes nothing more. */
 async function janitor(): Promise<void> {
   const store = await openPostgresStore({ url, statementTimeoutMs: 120_000 });
   const before = await counted();

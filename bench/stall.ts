@@ -10,21 +10,21 @@ import { freePort, startWorker } from '../test/support/worker-process.ts';
 import { percentile, show, thisMachine } from './machine.ts';
 
 /**
- * How long one large request keeps others waiting: paced streams run through a worker while a hostile body arrives. The
- * worst gap between two events of any of them, and the longest stall of the worker's own event loop, each with and
- * without the body. The upstream is a process of its own that counts the bytes of a request and reads none of them, so
- * that a gap is the worker's.
+ * Measures how long one large request delays others. Paced streams run through a worker while a hostile body arrives.
+ * Reported with and without the body: the worst gap between two events of any stream, and the longest stall of the
+ * worker's event loop. The upstream is a process of its own that counts the bytes of a request without parsing them, so
+ * that a gap is attributable to the worker.
  */
 const STREAMS = Number(process.env.BENCH_STREAMS ?? 32);
 const EVENT_GAP_MS = 20;
 const QUIET_MS = Number(process.env.BENCH_QUIET_MS ?? 3_000);
 const REPEATS = Number(process.env.BENCH_REPEATS ?? 2);
-/** A body that is not answered by then is given up. */
+/** Time after which an unanswered body is abandoned, in milliseconds. */
 const GIVE_UP_MS = 60_000;
 const ONLY = process.env.BENCH_ONLY;
 const MB = 1_000_000;
 
-/** A request of more bytes than this gets a short answer; all others get a paced one without an end. */
+/** Threshold in bytes: larger requests get a short answer, all others a paced answer without end. */
 const PACED_BELOW = 65_536;
 
 const outputItem = (id: string) => ({
@@ -37,7 +37,7 @@ const outputItem = (id: string) => ({
 
 // --- the upstream, in its own process ---
 
-/** The frames of an answer, given out one by one; `end` false goes on until the connection ends. */
+/** Sends the frames of an answer one by one. With `end` false it continues until the connection closes. */
 function answer(id: string, paced: boolean, say: (frame: object) => void, done: () => void): () => void {
   const response = { id: `resp_${id}`, object: 'response', status: 'in_progress', model: 'm', output: [] as object[] };
   say({ type: 'response.created', response });
@@ -56,7 +56,7 @@ function answer(id: string, paced: boolean, say: (frame: object) => void, done: 
   return () => clearInterval(timer);
 }
 
-/** The server's side of one WebSocket: frame headers are read, payloads are skipped. */
+/** Implements the server side of one WebSocket: parses frame headers, skips payloads. */
 function speakWebSocket(socket: Socket, key: string): void {
   const accept = createHash('sha1').update(`${key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11`).digest('base64');
   socket.write(
@@ -67,9 +67,9 @@ function speakWebSocket(socket: Socket, key: string): void {
   let left = 0;
   let opcode = 0;
   let isLast = true;
-  /** Bytes of the message in hand, over all its fragments. */
+  /** Bytes of the current message, summed over its fragments. */
   let size = 0;
-  /** A large request has come here: what continues it is small, and is answered shortly too. */
+  /** True after a large request: its continuation is small but must get a short answer too. */
   let large = false;
   let stop = () => {};
   const say = (frame: object) => {
@@ -137,7 +137,7 @@ function serveUpstream(): void {
 
 const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 
-/** A history as agents have them: prompts, calls, their outputs and answers, of about `bytes` together. */
+/** Returns a history as agents produce it (prompts, calls, call outputs, answers) of about `bytes` bytes in total. */
 function history(bytes: number): object[] {
   const items: object[] = [];
   const output = 'a line of what some tool printed, neither short nor long\n'.repeat(60);
@@ -153,7 +153,7 @@ function history(bytes: number): object[] {
 }
 
 const bodyOf = (fields: object) => Buffer.from(JSON.stringify({ model: 'm', stream: true, ...fields }));
-/** A body around `text`, which stands for the value of `name`. */
+/** Builds a body with `text` as the raw value of the member `name`. */
 const raw = (name: string, text: string) => Buffer.from(`{"model":"m","stream":true,"${name}":${text}}`);
 const listOf = (element: string, count: number) => `[${new Array(count).fill(element).join(',')}]`;
 
@@ -169,7 +169,7 @@ function hostiles(): Hostile[] {
   const empty = listOf('[]', 9 * MB - 100);
   const long = JSON.stringify('x'.repeat(25 * MB));
   const past = history(10 * MB);
-  // What comes back of a turn is the item that the upstream has made; its id is no part of what an item is.
+  // A turn returns the item that the upstream generated. Its id is ignored when items are compared.
   const continued = [...past, outputItem('any'), user('and now?')];
   return [
     { name: '2 M metadata keys', body: raw('metadata', `{${metadata}}`) },
@@ -215,7 +215,7 @@ function send(port: number, path: string, { body, packed = false }: Hostile, hea
   });
 }
 
-/** One stream that goes on until it is ended; `gap` hears the time between two events. */
+/** Runs one stream until it is ended; calls `gap` with the time between two events. */
 function stream(port: number, at: number, gap: (ms: number) => void): Promise<() => void> {
   return new Promise((resolve, reject) => {
     const body = JSON.stringify({ model: 'm', stream: true, input: `stream ${at}` });
@@ -243,8 +243,8 @@ function stream(port: number, at: number, gap: (ms: number) => void): Promise<()
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /**
- * Loaded into the worker: writes the longest stall of its event loop since the last signal, by the clock and by the
- * processor time of its main thread. The second is what the worker is to blame for on a machine that others use too.
+ * Preloaded into the worker. On each signal it writes the longest stall of the event loop since the previous signal, by
+ * wall clock and by CPU time of the main thread. On a shared machine only the CPU time is attributable to the worker.
  */
 const PROBE = `
 import { monitorEventLoopDelay } from 'node:perf_hooks';
@@ -287,7 +287,7 @@ async function measure(): Promise<void> {
   let gaps: number[] = [];
   const rows: object[] = [];
 
-  /** The longest stall of the worker's loop since the last call. */
+  /** Returns the longest stall of the worker's event loop since the previous call. */
   const loopStall = async (): Promise<Stall> => {
     await rm(probe, { force: true });
     process.kill(worker.pid, 'SIGUSR2');
@@ -302,7 +302,7 @@ async function measure(): Promise<void> {
     gaps = [];
     const got = await run();
     await pause(300);
-    // The loop answers when its stall is over, and only then is the gap of the streams.
+    // The event loop answers after its stall has ended, and only then is the streams' gap complete.
     const stall = await loopStall();
     await pause(100);
     const worst = Math.max(...gaps);

@@ -13,13 +13,13 @@ import {
   withSpans,
 } from '../src/json.ts';
 
-/** Strings that scanners stumble over. */
+/** Strings that are difficult for scanners. */
 const tricky = fc.oneof(
   fc.string({ unit: 'binary' }),
   fc.constantFrom('"', '\\', '\\"', '}', ']', '{"a":1}', ',', ':', '10', '2', '__proto__', '\u2028', '\ud800', ''),
 );
-// Not every V8 tells names apart that are a single escape, as in `[{"\"":0,"\\":1},{"a":0,"\n":1}]`: where JSON.parse is
-// what a slice is compared with, inner names need no escapes.
+// Some V8 versions confuse names that are a single escape, as in `[{"\"":0,"\\":1},{"a":0,"\n":1}]`. Where a slice is
+// compared with JSON.parse, inner names therefore have no escapes.
 const plainName = tricky.filter((name) => JSON.stringify(name).length === name.length + 2);
 const { json } = fc.letrec<{ json: unknown }>((tie) => ({
   json: fc.oneof(
@@ -33,15 +33,15 @@ const { json } = fc.letrec<{ json: unknown }>((tie) => ({
 }));
 const record = fc.dictionary(tricky, json, { noNullPrototype: true });
 const spacing = fc.constantFrom(undefined, 1, '\t', '\r\n ');
-/** The text without the spacing that `JSON.stringify` does not make by itself. */
+/** Returns the text with spacing that `JSON.stringify` does not produce. */
 const spaced = (value: unknown, space: string | number | undefined, around: string) =>
   around + JSON.stringify(value, null, space) + around;
 const around = fc.constantFrom('', ' ', '\n\t');
-/** What a JSON text says; `JSON.parse` turns -0 into 0 only when it is written. */
+/** Returns the value that a JSON text represents, with -0 turned into 0 as JSON.stringify writes it. */
 const said = (value: unknown) => JSON.parse(JSON.stringify(value)) as unknown;
 
 describe('slices of a JSON text', () => {
-  it('of an object are its members', () => {
+  it('The slices of an object are its members', () => {
     fc.assert(
       fc.property(record, spacing, around, (value, space, edge) => {
         const text = spaced(value, space, edge);
@@ -56,7 +56,7 @@ describe('slices of a JSON text', () => {
     );
   });
 
-  it('of an array are its elements, in order', () => {
+  it('The slices of an array are its elements, in order', () => {
     fc.assert(
       fc.property(fc.array(json), spacing, around, (value, space, edge) => {
         const texts = elementTexts(spaced(value, space, edge));
@@ -66,19 +66,19 @@ describe('slices of a JSON text', () => {
     );
   });
 
-  it('keep the order in which integer-like names were written, which a parsed object does not', () => {
+  it('Slices keep the written order of integer-like names, which a parsed object does not', () => {
     const text = '{"b":1,"10":2,"9":3,"a":4}';
     expect([...membersOf(text).keys()]).toEqual(['b', '10', '9', 'a']);
     expect(Object.keys(JSON.parse(text))).toEqual(['9', '10', 'b', 'a']);
   });
 
-  it('take the last of repeated names, however these are escaped', () => {
+  it('The last slice of repeated names is used, however the names are escaped', () => {
     expect(memberText(String.raw`{"a":1,"\u0061":2,"b":3}`, 'a')).toBe('2');
     expect(memberText(String.raw`{"a\"":1,"a\\":{"}":2}}`, 'a"')).toBe('1');
     expect(memberText(String.raw`{"a\"":1,"a\\":{"}":2}}`, 'a\\')).toBe('{"}":2}');
   });
 
-  it('are of any depth', () => {
+  it('Slices work at any depth', () => {
     const deep = '['.repeat(100_000) + ']'.repeat(100_000);
     expect(elementTexts(`[1,${deep},2]`)).toEqual(['1', deep, '2']);
     expect(memberText(`{"a":${deep}}`, 'a')).toBe(deep);
@@ -87,7 +87,7 @@ describe('slices of a JSON text', () => {
     expect(nestsDeeperThan(`"${'['.repeat(100)}"`, 1)).toBe(false);
   });
 
-  it('of broken text end without an error', () => {
+  it('Slices of broken text end without an error', () => {
     fc.assert(
       fc.property(record, fc.array(fc.nat(), { maxLength: 4 }), tricky, (value, places, noise) => {
         let text = JSON.stringify([value, value]);
@@ -113,15 +113,15 @@ describe('slices of a JSON text', () => {
     expect(membersOf('').size).toBe(0);
   });
 
-  it('cost time in proportion to the text', () => {
+  it('Slicing takes time linear in the length of the text', () => {
     const quotes = JSON.stringify({ a: '\\"'.repeat(500_000), b: '\\'.repeat(1_000_000) });
     expect(membersOf(quotes).size).toBe(2);
     expect(rawNumber(parseExact(`1${'0'.repeat(500_000)}1`))).toHaveLength(500_002);
   });
 });
 
-describe('members that change', () => {
-  it('do so alone', () => {
+describe('changed members', () => {
+  it('A changed member changes no other', () => {
     const changes = fc.dictionary(tricky, fc.option(json, { nil: null }), { noNullPrototype: true });
     fc.assert(
       fc.property(record, changes, spacing, around, (object, given, space, edge) => {
@@ -142,7 +142,7 @@ describe('members that change', () => {
     );
   });
 
-  it('leave everything else as it was written', () => {
+  it('A change leaves the rest of the text as it was written', () => {
     const text = String.raw` { "\u0061" : 1.0 ,
   "10":-0, "b":[ 1E400 ], "c":"\/" } `;
     expect(withMembers(text, new Map())).toBe(text);
@@ -152,19 +152,19 @@ describe('members that change', () => {
     expect(withMembers(text, new Map([['d', '3']]))).toBe(text.replace(String.raw`"\/" }`, String.raw`"\/","d":3 }`));
   });
 
-  it('make an object of an empty one and of none', () => {
+  it('A member can be added to an empty object and to a text that is no object', () => {
     expect(withMembers('{ }', new Map([['a', '1']]))).toBe('{"a":1}');
     expect(withMembers('null', new Map([['a', '1']]))).toBe('{"a":1}');
     expect(withMembers('{"a":1}', new Map([['a', null]]))).toBe('{}');
   });
 
-  it('leave one of repeated names', () => {
+  it('A change leaves one of repeated names', () => {
     expect(withMembers('{"a":1,"b":2,"a":3}', new Map([['b', '4']]))).toBe('{"b":4,"a":3}');
     expect(withMembers('{"a":1,"b":2,"a":3}', new Map([['a', null]]))).toBe('{"b":2}');
   });
 });
 
-it('spans are replaced where they stand', () => {
+it('Spans are replaced in place', () => {
   const text = '[1, {"a":2} ,3]';
   const [one, , three] = elementsOf(text);
   expect(
@@ -175,7 +175,7 @@ it('spans are replaced where they stand', () => {
   ).toBe('["x", {"a":2} ,]');
 });
 
-describe('a number', () => {
+describe('exact numbers', () => {
   it.each([
     '9223372036854775807',
     '-9007199254740993',
@@ -183,7 +183,7 @@ describe('a number', () => {
     '1e-400',
     '12345678901234.1235',
     '0.1234567890123456789',
-  ])('that no double holds keeps its digits: %s', (digits) => {
+  ])('A number that no double represents keeps its digits: %s', (digits) => {
     for (const text of [digits, `[${digits}]`, `{"a": ${digits}}`, `[0,\n${digits}]`]) {
       expect(JSON.stringify(parseExact(text))).toBe(text.replace(/\s/g, ''));
     }
@@ -199,13 +199,13 @@ describe('a number', () => {
     ['1000000000000000000000', 1e21],
     ['9007199254740992', 2 ** 53],
     ['0e999', 0],
-  ])('that a double holds is one, however it is written: %s', (digits, value) => {
+  ])('A number that a double represents becomes one, whatever its notation: %s', (digits, value) => {
     expect(parseExact(digits)).toBe(value);
     expect(parseExact(`{"a":[${digits}]}`)).toEqual({ a: [value] });
     expect(rawNumber(parseExact(digits))).toBeNull();
   });
 
-  it('of any double comes back as that double', () => {
+  it('The text of any double is read as that double', () => {
     fc.assert(
       fc.property(fc.double({ noNaN: true, noDefaultInfinity: true }), (value) => {
         const same = value || 0;
@@ -215,7 +215,7 @@ describe('a number', () => {
   });
 });
 
-it('other values are those of JSON.parse, and so are the errors', () => {
+it('Other values, and errors, are those of JSON.parse', () => {
   fc.assert(
     fc.property(json, (value) => {
       const text = JSON.stringify([1e21, value]);

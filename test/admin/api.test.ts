@@ -22,8 +22,8 @@ const call = async (path: string, { method = 'GET', headers = {} as Record<strin
 const say = (thread: string, input: unknown = 'one') =>
   post(at.url, { model: 'm', stream: true, store: false, input }, { 'thread-id': thread });
 
-describe('operators see', () => {
-  it('every session, page by page, with its owner and what it does', async () => {
+describe('admin API: reading', () => {
+  it('The session list is paged, and each entry has its owner and the state of its actor', async () => {
     await start();
     for (const thread of ['a', 'b', 'c']) await say(thread);
     const seen: string[] = [];
@@ -44,7 +44,7 @@ describe('operators see', () => {
     expect(new Set(seen).size).toBe(3);
   });
 
-  it('one session with its turns and keys, why it is where it is, and how it gets out; no content, no secret', async () => {
+  it('The detail of a session lists turns, keys, reason and way out, without content or secrets', async () => {
     await start();
     const first = await say('a', 'a very private prompt');
     const id = String(first.headers['x-holdfast-session']);
@@ -70,7 +70,7 @@ describe('operators see', () => {
       expect(text).not.toContain(secret);
   });
 
-  it('of an error what names it, and not what the provider repeats of the request', async () => {
+  it('The error of a failed turn shows its identifiers, but not the message in which the provider may echo the request', async () => {
     await start();
     at.simulator.script.onTurn(
       {},
@@ -82,7 +82,7 @@ describe('operators see', () => {
     expect(JSON.stringify(body)).not.toContain('oyster');
   });
 
-  it('a conversation by its thread id, and where forks of it began', async () => {
+  it('A search by thread id finds the session, and its detail lists the forks and their origin', async () => {
     await start();
     const first = await say('a');
     const id = first.headers['x-holdfast-session'];
@@ -98,7 +98,7 @@ describe('operators see', () => {
     expect((await call(`/admin/sessions/${forkId}`)).body.origin).toMatchObject({ sessionId: id });
   });
 
-  it('the machine that runs, as data', async () => {
+  it('The session machine is served as data with every state and transition', async () => {
     await start();
     const { body } = await call('/admin/machines/session');
     const { states, transitions } = body as unknown as MachineOutline;
@@ -109,12 +109,12 @@ describe('operators see', () => {
     expect(states.find(({ path }) => path === 'live')).toMatchObject({ kind: 'compound', initial: 'live.idle' });
   });
 
-  it('the workers', async () => {
+  it('The worker list shows state and which worker is this one', async () => {
     await start();
     expect((await call('/admin/workers')).body).toMatchObject({ workers: [{ state: 'serving', here: true }] });
   });
 
-  it('that what they ask makes no sense', async () => {
+  it('An invalid query gets 400 and an unknown session gets 404', async () => {
     await start();
     for (const query of ['limit=0', 'limit=x', 'state=odd', 'cursor=odd']) {
       expect((await call(`/admin/sessions?${query}`)).status).toBe(400);
@@ -123,8 +123,8 @@ describe('operators see', () => {
   });
 });
 
-describe('operators', () => {
-  it('release a session: its socket closes, and the next request recovers it', async () => {
+describe('admin API: actions', () => {
+  it('Releasing a session closes its socket, and the next request recovers it', async () => {
     await start();
     const first = await say('a');
     const id = String(first.headers['x-holdfast-session']);
@@ -137,7 +137,7 @@ describe('operators', () => {
     expect((await say('a')).headers['x-holdfast-outcome']).toBe('stale_recovery');
   });
 
-  it('close a session: its key is free, and a new conversation may take it', async () => {
+  it('Closing a session frees its key, and a new conversation may take it', async () => {
     await start();
     const first = await say('a');
     const id = String(first.headers['x-holdfast-session']);
@@ -148,7 +148,7 @@ describe('operators', () => {
     expect(next.headers['x-holdfast-session']).not.toBe(id);
   });
 
-  it('release no session whose turn is running', async () => {
+  it('Releasing a session whose turn is running is refused with 409', async () => {
     await start();
     const held = at.simulator.script.onTurn({}, { kind: 'hold', at: 'before_terminal' });
     const client = await openLive(at.url, { model: 'm', store: false, input: 'one' }, { 'thread-id': 'a' });
@@ -161,7 +161,7 @@ describe('operators', () => {
     expect((await client.rest()).events.at(-1)!.type).toBe('response.completed');
   });
 
-  it('close a session whose turn is running, here or at another worker: the turn ends first, with one clear terminal', async () => {
+  it('Closing a session with a running turn, from its owner or from another worker, first ends the turn with one clear terminal', async () => {
     await start();
     const other = await startTestBridge({ beside: at });
     try {
@@ -182,7 +182,7 @@ describe('operators', () => {
         const told = (await client.rest()).events.at(-1)!;
         expect(told.type).toBe('response.failed');
         expect(told.data.response).toMatchObject({ error: { bridge_code: 'bridge_session_closed' } });
-        // Its owner closed it: whoever else does so raises the epoch.
+        // The epoch is still 1, so the owner closed it: a close by another worker raises the epoch.
         expect(await at.store.session(session.id)).toMatchObject({ state: 'closed', activeTurnId: null, epoch: 1 });
         expect(await at.store.turnsOf(session.id, 9)).toMatchObject([{ state: 'cancelled' }]);
         const anew = await post(at.url, { model: 'm', store: false, input: 'two' }, { 'thread-id': name });
@@ -194,7 +194,7 @@ describe('operators', () => {
     }
   });
 
-  it('are asked for their token, and must not come from another page', async () => {
+  it('Requests need the admin token, and are refused when they come from another page', async () => {
     await start({ env: { HOLDFAST_ADMIN_TOKEN: 'operator' } });
     expect((await call('/admin/sessions')).status).toBe(401);
     const headers = { authorization: 'Bearer operator' };
@@ -205,7 +205,7 @@ describe('operators', () => {
     expect((await call('/admin/sessions/x/close', { method: 'POST', headers: form })).status).toBe(403);
   });
 
-  it('without a token are this machine, asked by its own name', async () => {
+  it('Without an admin token only this machine is accepted, and only under its own host name', async () => {
     await start();
     for (const host of ['evil.example', `evil.example:${new URL(at.url).port}`]) {
       expect((await call('/admin/sessions', { headers: { host } })).status).toBe(403);

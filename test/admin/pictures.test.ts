@@ -13,8 +13,8 @@ interface Place {
 }
 const turn = (id: string, parentTurnId: string | null) => ({ id, parentTurnId });
 
-describe('the tree of turns, the newest first', () => {
-  it('is one column while each turn continues the one before it', () => {
+describe('drawing of the turn tree, newest first', () => {
+  it('A linear conversation is drawn as one column', () => {
     const places: Place[] = columnsOf([turn('c', 'b'), turn('b', 'a'), turn('a', null)]);
     expect(places).toEqual([
       { column: 0, above: [], below: [0], cut: false },
@@ -23,7 +23,7 @@ describe('the tree of turns, the newest first', () => {
     ]);
   });
 
-  it('sets what nothing continues beside the line, and leads it back to its parent', () => {
+  it('A turn without a successor is drawn beside the line, with an edge to its parent', () => {
     const places: Place[] = columnsOf([turn('d', 'b'), turn('c', 'b'), turn('b', 'a'), turn('a', null)]);
     expect(places.map(({ column }) => column)).toEqual([0, 1, 0, 0]);
     expect(places[2]!.above).toEqual([
@@ -33,7 +33,7 @@ describe('the tree of turns, the newest first', () => {
     expect(places[2]!.below).toEqual([0]);
   });
 
-  it('says where a turn begins at one that is not there, as in a fork', () => {
+  it('A turn whose parent is not in the list, as in a fork, is drawn with an open beginning', () => {
     const [place] = columnsOf([turn('b', 'elsewhere')]) as [Place];
     expect(place).toEqual({ column: 0, above: [], below: [], cut: true });
   });
@@ -49,11 +49,11 @@ interface Box {
   arrows: { transitions: unknown[]; points: { x: number; y: number }[] }[];
 }
 
-describe('the picture of the machine', () => {
+describe('drawing of the machine', () => {
   const drawing: Box = arrange(sessionOutline());
   const all = (box: Box): Box[] => [box, ...box.inside.flatMap(all)];
 
-  it('has every state in the one that holds it, and none over another', () => {
+  it('Every state is drawn inside its parent state, and no two states overlap', () => {
     const paths = all(drawing).map(({ path }) => path);
     expect(paths.toSorted()).toEqual(
       sessionOutline()
@@ -72,7 +72,7 @@ describe('the picture of the machine', () => {
     }
   });
 
-  it('has every transition that leads elsewhere in exactly one arrow', () => {
+  it('Every transition to another state is part of exactly one arrow', () => {
     const drawn = all(drawing).flatMap(({ arrows }) => arrows.flatMap(({ transitions }) => transitions));
     const leading = sessionOutline().transitions.filter(({ from, to }) => to !== null && from !== to);
     expect(new Set(drawn).size).toBe(drawn.length);

@@ -8,7 +8,7 @@ import { post } from '../support/client.ts';
 import { openLive } from '../support/live-client.ts';
 
 const browserPath = process.env.CHROMIUM_PATH ?? '/usr/bin/chromium';
-/** Where pictures of the page are left for people; nowhere unless asked for. */
+/** Folder for screenshots of the page; none are taken when it is unset. */
 const shots = process.env.TEST_SCREENSHOTS;
 
 let at: TestBridge;
@@ -26,8 +26,8 @@ const user = (text: string) => ({ type: 'message', role: 'user', content: [{ typ
 const say = (thread: string, input: unknown, more: object = {}) =>
   post(at.url, { model: 'gpt-5.5', stream: true, store: false, input, ...more }, { 'thread-id': thread });
 
-describe('the page, asked for by any program', () => {
-  it('holds no data, runs only its own files, and may talk to nobody else', async () => {
+describe('admin page over HTTP', () => {
+  it('The admin page holds no data, runs only its own scripts, and may connect only to its own origin', async () => {
     await start({ env: { HOLDFAST_ADMIN_TOKEN: 'operator' } });
     const answer = await fetch(`${at.url}/admin/ui`);
     const html = await answer.text();
@@ -42,7 +42,7 @@ describe('the page, asked for by any program', () => {
     expect((await fetch(`${at.url}/admin/sessions`)).status).toBe(401);
   });
 
-  it('stands on files that are all there, name nobody else, and may be kept for ever', async () => {
+  it('The files of the admin page all exist, refer to no other origin, and are cacheable as immutable', async () => {
     await start();
     const html = await (await fetch(`${at.url}/admin/ui`)).text();
     const named = [...html.matchAll(/"(\.\/ui\/[^"]+)"/g)].map(([, path]) => path!);
@@ -70,21 +70,21 @@ describe('the page, asked for by any program', () => {
       expect((await fetch(`${at.url}/admin/ui/0/${odd}`)).status).toBe(404);
   });
 
-  it('is found with a slash at its end as well', async () => {
+  it('The admin page is also served with a trailing slash', async () => {
     await start();
     const answer = await fetch(`${at.url}/admin/ui/`);
     expect([answer.url, answer.status]).toEqual([`${at.url}/admin/ui`, 200]);
   });
 });
 
-/** A page that complains of nothing and asks nobody but the bridge. */
+/** Opens a page that fails the test if it logs an error or sends a request to any other origin. */
 async function open(path = '/admin/ui', colorScheme: 'light' | 'dark' = 'light') {
   browser ??= await chromium.launch({ executablePath: browserPath, args: ['--no-sandbox'] });
   const page = await browser.newPage({ viewport: { width: 1560, height: 1000 }, colorScheme });
   const complaints: string[] = [];
   page.on('pageerror', (error) => void complaints.push(String(error)));
   page.on('console', (message) => {
-    // A refusal is told to the console by the browser itself.
+    // The browser itself logs a refused request to the console.
     if (message.type() === 'error' && !message.text().includes('401')) complaints.push(message.text());
   });
   page.on('request', (request) => {
@@ -100,8 +100,8 @@ async function shoot(page: Page, name: string): Promise<void> {
   await page.screenshot({ path: join(shots, `${name}.png`) });
 }
 
-describe.skipIf(!existsSync(browserPath))('the page in a browser', () => {
-  it('shows every session, and one of them with its machine, its turns and its story', async () => {
+describe.skipIf(!existsSync(browserPath))('admin page in a browser', () => {
+  it('The admin page lists sessions and shows one with its machine, turns and story', async () => {
     await start({ simulator: { deltaCount: 20 } });
     const history: object[] = [user('a very private prompt '.repeat(100))];
     const first = await say('the-thread', history);
@@ -117,7 +117,7 @@ describe.skipIf(!existsSync(browserPath))('the page in a browser', () => {
     expect(await page.textContent('.sessions footer')).toContain('7 sessions');
     await shoot(page, 'list-light');
 
-    // By keyboard: search for the thread, open what is found.
+    // By keyboard: search for the thread, then open the result.
     await page.keyboard.press('/');
     await page.keyboard.type('the-thread');
     await page.waitForSelector('.rows li:only-child');
@@ -136,7 +136,7 @@ describe.skipIf(!existsSync(browserPath))('the page in a browser', () => {
     expect(await page.textContent('.told')).toContain('The fenced start is being stored');
     await shoot(page, 'detail-light');
 
-    // The running turn is lit while it runs.
+    // The state of the running turn is highlighted while it runs.
     const held = at.simulator.script.onTurn({}, { kind: 'hold', at: 'before_terminal' });
     history.push(...second.body.output, user('still on'));
     const live = await openLive(
@@ -162,7 +162,7 @@ describe.skipIf(!existsSync(browserPath))('the page in a browser', () => {
     expect(dark.complaints).toEqual([]);
   }, 60_000);
 
-  it('is gone through with the arrow keys, page by page', async () => {
+  it('The session list is paged with the arrow keys', async () => {
     await start({ simulator: { journalBodies: false } });
     for (let other = 0; other < 130; other += 10)
       await Promise.all(Array.from({ length: 10 }, (_, each) => say(`t-${other + each}`, [user('hello')])));
@@ -190,7 +190,7 @@ describe.skipIf(!existsSync(browserPath))('the page in a browser', () => {
     expect(complaints).toEqual([]);
   }, 60_000);
 
-  it('acts on a session only when it was asked twice, and shows what came of it', async () => {
+  it('An action on a session needs a confirmation, and its result is shown', async () => {
     await start();
     const first = await say('a', [user('hello')]);
     const id = String(first.headers['x-holdfast-session']);
@@ -209,7 +209,7 @@ describe.skipIf(!existsSync(browserPath))('the page in a browser', () => {
     expect(complaints).toEqual([]);
   }, 60_000);
 
-  it('asks for the admin token, keeps it for the tab, and shows the workers', async () => {
+  it('The admin page asks for the admin token, keeps it for the tab, and then shows the workers', async () => {
     await start({ env: { HOLDFAST_ADMIN_TOKEN: 'operator' } });
     const { page, complaints } = await open('/admin/ui#/workers');
     await page.fill('input[name=token]', 'wrong');

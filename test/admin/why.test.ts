@@ -10,8 +10,8 @@ const owners: Standing['owner'][] = [
   { state: 'dead', leaseLeftMs: -1 },
 ];
 
-describe('whatever a session is in', () => {
-  it('there is a reason and a way out', () => {
+describe('whyAndExit', () => {
+  it('Every combination of session, owner and actor state has a reason and a way out', () => {
     const seen = new Set<string>();
     for (const state of states)
       for (const owner of owners)
@@ -37,7 +37,7 @@ describe('whatever a session is in', () => {
   });
 });
 
-it('a busy session of a dead worker is taken over at once', () => {
+it('A busy session of a dead worker is reported as taken over at once', () => {
   const session = {
     state: 'live',
     ownerWorkerId: 'w',

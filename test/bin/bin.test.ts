@@ -16,7 +16,7 @@ beforeEach(async () => {
 });
 afterEach(() => rm(home, { recursive: true, force: true }));
 
-/** As another Node would run it, as far as the program can tell. */
+/** Arguments that make the program see another Node version. */
 const pretends = (node: string) => [
   '--no-experimental-strip-types',
   '--import',
@@ -33,7 +33,7 @@ function run(bin: string, as: string | null, args: string[] = ['--version']) {
     );
   });
 }
-it('runs the sources of a clone that was never built', async () => {
+it('The program runs from the sources of a clone that was never built', async () => {
   expect(await run(join(ROOT, 'bin', 'holdfast.js'), null)).toEqual({ code: 0, out: `${version}\n`, err: '' });
 });
 
@@ -48,7 +48,7 @@ it.each<[string, string, RegExp]>([
     '23.2.0',
     /^holdfast: this Node \(23\.2\.0\) does not run TypeScript: .*npm run build.*\n$/,
   ],
-])('says in one line what to do with %s', async (_, as, says) => {
+])('The program explains in one line what to do with %s', async (_, as, says) => {
   await mkdir(join(home, 'src'));
   await writeFile(join(home, 'src', 'cli.ts'), '');
   const { code, out, err } = await run(join(home, 'bin', 'holdfast.js'), as);
@@ -56,7 +56,7 @@ it.each<[string, string, RegExp]>([
   expect(err).toMatch(says);
 });
 
-it('says in one line that a package is not complete', async () => {
+it('The program reports an incomplete package in one line', async () => {
   const { code, err } = await run(join(home, 'bin', 'holdfast.js'), null);
   expect([code, err]).toEqual([
     1,

@@ -4,7 +4,9 @@ import { startTestBridge, type TestBridge } from '../support/bridge.ts';
 import { post } from '../support/client.ts';
 import { type Provider, startProvider } from '../upstream/servers.ts';
 
-/** What a double, a parsed object or a writer of JSON would change: digits, signs, zeros, exponents, order, escapes. */
+/**
+ * JSON that a double, a parsed object or a JSON writer would alter: digits, signs, zeros, exponents, order, escapes.
+ */
 const odd = String.raw`"10":9223372036854775807, "9":[1.0,-0 ,1E400] ,"b":0.10,"\u0061" : "\/\u00e9😀\ud800"`;
 const asked = (text: string) =>
   String.raw`{ "type":"message","role":"user", "content":[{"text":"${text} \u0041","type":"input_text"}], ${odd} }`;
@@ -16,7 +18,7 @@ const responseOf = (n: number, anchor: string | null) =>
 const bodyOf = (input: string, more = '"stream":true') =>
   String.raw`{"2":1.0, "1" : -0,"model":"m",  "input" :${input}, "store":false,${more} ,"metadata":{"k":"\u0061"},"novelty":{${odd}} }`;
 const frameOf = (body: string) => `{"type":"response.create",${body.slice(1)}`;
-/** The same body with an anchor, as a delta leaves. */
+/** Returns the same body with an anchor, as it is sent as a delta. */
 const anchoredAt = (body: string, id: string) => body.replace(/ }$/, `,"previous_response_id":"${id}" }`);
 
 let received: string[] = [];
@@ -24,7 +26,7 @@ let sockets = 0;
 let upstream: Provider;
 const open: TestBridge[] = [];
 
-/** Answers as no writer of JSON would. */
+/** Returns events in a form that no JSON writer would produce. */
 function eventsFor(request: string): string[] {
   received.push(request);
   const n = received.length;
@@ -71,8 +73,8 @@ async function start(env: Record<string, string> = {}, beside?: TestBridge) {
 const list = (...items: string[]) => `[ ${items.join(' ,')} ]`;
 const headers = { 'thread-id': 't' };
 
-describe('a request reaches the provider as it was written', () => {
-  it('in full, and as a delta when all that it repeats was written that way', async () => {
+describe('a request reaches the provider byte for byte', () => {
+  it('A full send is forwarded as written, and becomes a delta when the repeated part was written identically', async () => {
     const { url } = await start();
     const first = bodyOf(list(asked('one')));
     await post(url, first, headers);
@@ -83,7 +85,7 @@ describe('a request reaches the provider as it was written', () => {
     expect(sockets).toBe(1);
   });
 
-  it('whose digits differ from a known item where a double sees no difference is another conversation', async () => {
+  it('A request whose digits differ from a known item only beyond double precision starts another conversation', async () => {
     const { url } = await start();
     await post(url, bodyOf(list(asked('one'))), headers);
     const other = bodyOf(list(asked('one').replace('775807', '775806'), answered(1), asked('two')));
@@ -91,7 +93,7 @@ describe('a request reaches the provider as it was written', () => {
     expect(received[1]).toBe(frameOf(other));
   });
 
-  it('with nothing that the client did not write', async () => {
+  it('A request is forwarded without any member that the client did not write', async () => {
     const { url } = await start();
     await post(url, '{"model":"m"}');
     await post(url, '{"model":"m","input": "caf\\u00e9" ,"stream":false}');
@@ -101,7 +103,7 @@ describe('a request reaches the provider as it was written', () => {
     ]);
   });
 
-  it('when its context is rebuilt after a restart', async () => {
+  it('A context that is rebuilt after a restart is sent as the client wrote it', async () => {
     const bridge = await start();
     await post(bridge.url, bodyOf(list(asked('one'))), headers);
     await post(bridge.url, bodyOf('"two \\u0041"', '"previous_response_id":"resp_1"'), headers);
@@ -115,7 +117,7 @@ describe('a request reaches the provider as it was written', () => {
     expect(received[2]).toBe(frameOf(bodyOf(input)));
   });
 
-  it('over HTTP, where only a stream that it did not ask for is added', async () => {
+  it('A request over HTTP is forwarded as written, plus `stream: true` if the client did not ask for a stream', async () => {
     const { url } = await start({ HOLDFAST_UPSTREAM_TRANSPORT: 'http' });
     const bodies = [bodyOf(list(asked('one'))), bodyOf('"one"', '"stream":false'), '{"model":"m" ,"input":"\\u0041"}'];
     for (const body of bodies) expect((await post(url, body)).status).toBe(200);
@@ -126,7 +128,7 @@ describe('a request reaches the provider as it was written', () => {
     ]);
   });
 
-  it('or not at all when it is nested beyond what can be read', async () => {
+  it('A request that is nested too deeply to parse is refused, not altered', async () => {
     const { url } = await start();
     const nested = (levels: number) =>
       bodyOf(`[{"role":"user","content":"x","n":${'['.repeat(levels)}1e400${']'.repeat(levels)}}]`);
@@ -139,27 +141,27 @@ describe('a request reaches the provider as it was written', () => {
     expect(received).toEqual([frameOf(nested(397))]);
   });
 
-  it('through another worker', async () => {
+  it('A request that another worker forwards reaches the provider as written', async () => {
     const owner = await start();
     const other = await start({}, owner);
     await post(owner.url, bodyOf(list(asked('one'))), headers);
     await post(other.url, bodyOf(list(asked('one'), answered(1), asked('two'))), headers);
     expect(received[1]).toBe(frameOf(anchoredAt(bodyOf(`[${asked('two')}]`), 'resp_1')));
-    // It was handed over to the worker that holds the socket.
+    // It was forwarded to the worker that holds the socket.
     expect(sockets).toBe(1);
     expect(other.bridge.sessions()).toEqual([]);
   });
 });
 
-describe('an answer reaches the client as it was written', () => {
-  it('as one JSON object', async () => {
+describe('an answer reaches the client byte for byte', () => {
+  it('A JSON answer reaches the client as the provider wrote it', async () => {
     const { url } = await start();
     const answer = await post(url, bodyOf(list(asked('one')), '"stream":false'));
     expect(answer.headers['content-type']).toContain('application/json');
     expect(answer.text).toBe(responseOf(1, null));
   });
 
-  it('but for an anchor that only the bridge used', async () => {
+  it('An answer omits an anchor that only the bridge used, and is otherwise unchanged', async () => {
     const { url } = await start();
     await post(url, bodyOf(list(asked('one')), '"stream":false'), headers);
     const input = list(asked('one'), answered(1), asked('two'));
@@ -168,7 +170,7 @@ describe('an answer reaches the client as it was written', () => {
     expect(answer.text).toBe(responseOf(2, null));
   });
 
-  it('as events', async () => {
+  it('Streamed events reach the client as the provider wrote them', async () => {
     const { url } = await start();
     const { text } = await post(url, bodyOf(list(asked('one'))));
     for (const event of eventsFor('{}').map((made) => made.replaceAll('resp_2', 'resp_1').replaceAll('_2"', '_1"'))) {

@@ -16,7 +16,7 @@ afterEach(async () => {
   for (const end of ends.splice(0).reverse()) await end();
 });
 
-/** What a bridge waits for: the timers it has set, and the calls of its store that are not answered. */
+/** Records what a bridge waits for: its timers and the unanswered calls to its store. */
 function watched() {
   const timers = new Set<object>();
   let calls = 0;
@@ -54,7 +54,7 @@ function watched() {
   return { clock, wrapStore, isAtRest: () => timers.size === 0 && calls === 0 };
 }
 
-it('a bridge that is closed while its database is gone repeats nothing, whatever was to be stored', async () => {
+it('A bridge that is closed while its database is gone repeats no write and leaves no timer, whatever was pending', async () => {
   const database = await freshDatabase();
   ends.push(() => database.drop());
   const path = await faultyProxy(database.url);
@@ -78,6 +78,6 @@ it('a bridge that is closed while its database is gone repeats nothing, whatever
   expect((await ended.rest()).events.at(-1)!.type).toBe('response.completed');
   await at.bridge.close();
   expect(at.bridge.sessions()).toEqual([]);
-  // What was set before the end runs out; a repetition would set another each time.
+  // Timers that were set before the close run out; a retry would set a new one each time.
   await until(isAtRest, 110_000);
 });

@@ -12,7 +12,7 @@ afterAll(() => at?.close());
 const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 const writes = /^holdfast_(create|start|settle|claim|release|close)$/;
 
-it('costs two commits per completed turn, and no statement of any kind between the frames', async () => {
+it('A completed turn costs two commits, and no statement of any kind between its frames', async () => {
   const headers = { 'thread-id': crypto.randomUUID() };
   const history: object[] = [];
   const commits: string[][] = [];
@@ -29,7 +29,7 @@ it('costs two commits per completed turn, and no statement of any kind between t
     const { events } = await client.rest();
     history.push(...(events.at(-1)!.data.response as ResponseObject).output);
     commits.push(at.statements.filter((name) => writes.test(name)));
-    // On a warm socket the fenced start is the only question asked before the frame leaves.
+    // On a warm socket the fenced start is the only statement before the frame leaves.
     if (turn > 0) expect(at.statements.filter((name) => name !== 'holdfast_beat')).toEqual(commits.at(-1));
   }
   expect(commits).toEqual([

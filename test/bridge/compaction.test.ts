@@ -18,10 +18,13 @@ async function ask(body: Item, meant: Item[]) {
   return answer.body;
 }
 
-/** What the conversation is once an answer holds a compaction: that item, and what came after it. */
+/** Returns the context after an answer that holds a compaction: that item and everything after it. */
 const sinceCompaction = (output: Item[]) => output.slice(output.findLastIndex(({ type }) => type === 'compaction'));
 
-/** Goes on by resending, by an anchor, and by an anchor after a restart: each time with what is left, never with all. */
+/**
+ * Continues the conversation by a resend, by an anchor, and by an anchor after a restart. Each time the model must see
+ * the compacted context, not the full history.
+ */
 async function goesOn(context: Item[], id: string) {
   const first = await ask({ input: [...context, user('next')] }, [...context, user('next')]);
   const second = [...context, user('next'), ...first.output];
@@ -34,20 +37,20 @@ async function goesOn(context: Item[], id: string) {
   expect(id).not.toBe(first.id);
 }
 
-describe('a compacted conversation goes on from what is left', () => {
-  it('when its client asks for it within the conversation', async () => {
+describe('a compacted conversation', () => {
+  it('A conversation that its client compacts with a trigger item continues from the compacted context', async () => {
     at = await startTestBridge({ simulator: { reasoning: true } });
     const one = await ask({ input: [user('one')] }, [user('one')]);
     const trigger = { type: 'compaction_trigger' };
     const input = [user('one'), ...one.output, trigger];
     const answer = await post(at.url, { ...base, input }, headers);
     expect(answer.body.output).toEqual([expect.objectContaining({ type: 'compaction' })]);
-    // The trigger alone went out: the socket held the rest.
+    // Only the trigger was sent: the socket already held the rest.
     expect(lastSent()).toMatchObject({ itemsReceived: 1, previousResponseId: one.id });
     await goesOn([...answer.body.output], answer.body.id);
   });
 
-  it('when the provider does it by itself in the middle of an answer', async () => {
+  it('A conversation that the provider compacts in the middle of an answer continues from the compacted context', async () => {
     at = await startTestBridge({ simulator: { reasoning: true } });
     const management = { context_management: [{ type: 'compaction', compact_threshold: 1 }] };
     const input = [user('one'.repeat(50))];
@@ -56,7 +59,7 @@ describe('a compacted conversation goes on from what is left', () => {
     await goesOn(sinceCompaction(answer.body.output), answer.body.id);
   });
 
-  it('when its client has it done beside the conversation, and begins anew with the result', async () => {
+  it('A conversation that restarts from the output of a separate compact call continues from the compacted context', async () => {
     at = await startTestBridge({ simulator: { reasoning: true } });
     const one = await ask({ input: [user('one')] }, [user('one')]);
     const done = await fetch(`${at.url}/v1/responses/compact`, {

@@ -19,19 +19,22 @@ const sent = () => {
 };
 const isMessage = ({ type }: Item) => type === 'message';
 
-describe('items that a request refers to instead of holding them', () => {
+describe('item references', () => {
   it.each([
     ['stored by the provider', {}],
     ['not stored', { store: false }],
-  ])('continue the conversation on its socket when they are %s', async (_, more) => {
-    await start();
-    const first = await ask([user('one')], more);
-    const again = await ask([user('one'), ...first.body.output.map(reference), user('two')], more);
-    expect(again.headers['x-holdfast-outcome']).toBe('live_reuse');
-    expect(sent()).toEqual({ anchor: first.body.id, input: [user('two')] });
-  });
+  ])(
+    'A request with item references continues its conversation on its socket when the items are %s',
+    async (_, more) => {
+      await start();
+      const first = await ask([user('one')], more);
+      const again = await ask([user('one'), ...first.body.output.map(reference), user('two')], more);
+      expect(again.headers['x-holdfast-outcome']).toBe('live_reuse');
+      expect(sent()).toEqual({ anchor: first.body.id, input: [user('two')] });
+    },
+  );
 
-  it('stay references in a full send where the provider keeps them', async () => {
+  it('An item reference stays a reference in a full send when the provider stores the item', async () => {
     await start();
     const first = await ask([user('one')]);
     await at.restart();
@@ -41,7 +44,7 @@ describe('items that a request refers to instead of holding them', () => {
     expect(sent()).toEqual({ anchor: null, input });
   });
 
-  it('are sent with their content where the provider does not', async () => {
+  it('An item reference is replaced by its content in a full send when the provider does not store the item', async () => {
     await start();
     const more = { store: false, include: ['reasoning.encrypted_content'] };
     const first = await ask([user('one')], more);
@@ -55,7 +58,7 @@ describe('items that a request refers to instead of holding them', () => {
     expect(again.body).not.toHaveProperty('input_transformations');
   });
 
-  it('are not lost when the context of the request changes', async () => {
+  it('Referenced items are still resolved when the context of the request changes', async () => {
     await start();
     const more = { store: false, include: ['reasoning.encrypted_content'] };
     const first = await ask([user('one')], more);
@@ -66,11 +69,11 @@ describe('items that a request refers to instead of holding them', () => {
   });
 });
 
-describe('under a credential that several tenants share', () => {
+describe('item references under a credential that several tenants share', () => {
   const shared = { HOLDFAST_UPSTREAM_KEY: 'sk-shared', HOLDFAST_API_KEYS: 'one:key-1,two:key-2' };
   const tenant = (n: 1 | 2) => ({ authorization: `Bearer key-${n}` });
 
-  it('a reference to an item of the own scope is no foreign object, whatever conversation it is from', async () => {
+  it('A reference to an item of the own scope is accepted, whatever conversation it is from', async () => {
     await start({ env: shared });
     const first = await ask([user('one')], {}, tenant(1));
     const message = first.body.output.find(isMessage);
@@ -79,7 +82,7 @@ describe('under a credential that several tenants share', () => {
     expect(sent().input).toEqual(inAnother);
   });
 
-  it('a reference to an item of another scope is refused like one that does not exist', async () => {
+  it('A reference to an item of another scope is refused like one that does not exist', async () => {
     await start({ env: shared });
     const first = await ask([user('one')], {}, tenant(1));
     const input = (id: unknown) => [user('one'), { type: 'item_reference', id }, user('two')];
@@ -98,7 +101,7 @@ describe('under a credential that several tenants share', () => {
     ['reasoning that is only named', (id) => ({ type: 'reasoning', id, summary: [] })],
     ['a picture that is only named', (id) => ({ type: 'image_generation_call', id })],
   ];
-  it.each(naming)('%s of another scope is refused wherever it stands', async (_, named) => {
+  it.each(naming)('An item of another scope is refused wherever the request names it as %s', async (_, named) => {
     await start({ env: shared });
     const first = await ask([user('one')], {}, tenant(1));
     const own = await ask([user('mine')], {}, tenant(2));
@@ -113,7 +116,7 @@ describe('under a credential that several tenants share', () => {
     expect(at.simulator.journal.of('create')).toHaveLength(before);
   });
 
-  it('an id that only the client gave an item does not make a reference to it its own', async () => {
+  it('A reference is refused when only the client gave an item that id', async () => {
     await start({ env: shared });
     const first = await ask([user('one')], {}, tenant(1));
     const borrowed = { ...user('mine'), id: first.body.output.at(-1)!.id };
@@ -124,7 +127,7 @@ describe('under a credential that several tenants share', () => {
     expect([answer.status, sentReferences]).toEqual([400, []]);
   });
 
-  it('reasoning of the own scope that is only named goes on, on its socket and after a restart', async () => {
+  it('Reasoning of the own scope that is named only by id continues on its socket and after a restart', async () => {
     await start({ env: shared });
     const more = { store: false };
     const first = await ask([user('one')], more, tenant(1));
@@ -136,7 +139,7 @@ describe('under a credential that several tenants share', () => {
     expect(sent().input.filter((item) => 'encrypted_content' in item)).toHaveLength(2);
   });
 
-  it('a response that is only compared with must be of the own scope too', async () => {
+  it('A request that names a response only for comparison is refused unless the response is of the own scope', async () => {
     await start({ env: shared });
     const first = await ask([user('one')], {}, tenant(1));
     const compared = { prompt_cache_options: { comparison_response_id: first.body.id } };
@@ -145,7 +148,7 @@ describe('under a credential that several tenants share', () => {
     expect([foreign.status, foreign.body.error?.bridge_code]).toEqual([400, 'bridge_foreign_object']);
   });
 
-  it('the same holds for a call that compacts', async () => {
+  it('A compact call is refused for the same references as a turn', async () => {
     await start({ env: shared });
     const first = await ask([user('one')], {}, tenant(1));
     const compact = (n: 1 | 2) =>
@@ -158,8 +161,8 @@ describe('under a credential that several tenants share', () => {
   });
 });
 
-describe('reasoning whose ciphertext the client did not ask for', () => {
-  it('is put back when its conversation is sent in full', async () => {
+describe('reasoning whose encrypted content the client did not request', () => {
+  it('Omitted encrypted reasoning is restored when its conversation is sent in full', async () => {
     await start();
     const first = await ask([user('one')], { store: false });
     const [reasoning] = first.body.output;
@@ -175,7 +178,7 @@ describe('reasoning whose ciphertext the client did not ask for', () => {
   });
 });
 
-it('a warm-up asked for by prompt_cache_options has no output and is continued like any turn', async () => {
+it('A warm-up requested by prompt_cache_options has no output and can be continued like any turn', async () => {
   await start();
   const first = await ask([user('prompt')], { store: false, prompt_cache_options: { prewarm: true } });
   expect(first.status).toBe(200);

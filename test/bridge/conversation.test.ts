@@ -12,7 +12,7 @@ afterAll(() => at?.close());
 const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 
 describe('a conversation that resends everything', () => {
-  it('goes out as deltas on one socket, with the whole context upstream', async () => {
+  it('A conversation whose client resends everything goes out as deltas on one socket, with the whole context upstream', async () => {
     const headers = { 'thread-id': crypto.randomUUID() };
     const history: object[] = [];
     const outcomes: string[] = [];

@@ -15,13 +15,14 @@ const user = (text: string) => ({ type: 'message', role: 'user', content: [{ typ
 const body = { model: 'm', stream: true, store: false, input: [user('one')] };
 
 describe('a bridge that is closed', () => {
-  it('lets a running turn end, settles it, and gives its session back', async () => {
+  it('A bridge that is closed lets a running turn end, settles it, and releases its session', async () => {
     await start();
     const held = at.simulator.script.onTurn({}, { kind: 'hold', at: 'before_terminal' });
     const client = await openLive(at.url, body, { 'thread-id': 't' });
     await client.until('response.output_item.done');
     const closed = at.bridge.close();
-    // It first looks whether another worker stays; what is no request opens nothing and shows when that is known.
+    // A draining bridge first looks up whether another worker remains. An invalid request opens nothing upstream and
+    // shows when that look-up is done.
     await until(
       async () => (await post(at.url, { ...body, conversation: 'c', previous_response_id: 'r' })).status === 503,
     );
@@ -38,7 +39,7 @@ describe('a bridge that is closed', () => {
     expect((await at.store.workers()).map(({ state }) => state)).toEqual(['dead']);
   });
 
-  it('gives idle sessions back at once, with their sockets closed properly', async () => {
+  it('A bridge that is closed releases idle sessions at once, and closes their sockets properly', async () => {
     await start();
     const first = await post(at.url, body, { 'thread-id': 't' });
     await at.bridge.close();
@@ -51,7 +52,7 @@ describe('a bridge that is closed', () => {
     expect(digestOf(second.body)).toBe(expectedDigest({ items: input as never }));
   });
 
-  it('cancels at its deadline what still runs, with one clear terminal, and leaves nothing active', async () => {
+  it('A bridge that is closed cancels the turns that still run at its deadline, with one clear terminal each, and leaves none active', async () => {
     await start({ env: { HOLDFAST_DRAIN_MS: '50' } });
     at.simulator.script.onTurn({}, { kind: 'silence', at: { deltas: 1 } });
     const client = await openLive(at.url, body, { 'thread-id': 't' });

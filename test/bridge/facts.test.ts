@@ -10,7 +10,7 @@ afterAll(() => at?.close());
 
 const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 
-it('stores of every turn how it was placed and sent, in bytes and not in characters', async () => {
+it('A settled turn stores how it was placed and sent, with sizes in bytes and not in characters', async () => {
   const headers = { 'thread-id': crypto.randomUUID() };
   const history: object[] = [user('Grüße aus Zürich '.repeat(200))];
   const first = await post(at.url, { model: 'm', stream: true, store: false, input: history }, headers);
@@ -26,7 +26,7 @@ it('stores of every turn how it was placed and sent, in bytes and not in charact
   expect(second!.facts!.bytesFromClient).toBeGreaterThan(5 * second!.facts!.bytesSent);
 });
 
-it('stores why a turn failed', async () => {
+it('A failed turn stores its failure', async () => {
   at.simulator.script.onTurn({}, { kind: 'error', error: { status: 500, code: 'server_error', message: 'no' } });
   const answer = await post(
     at.url,

@@ -16,7 +16,7 @@ const bodyOf = (...input: object[]) => ({ model: 'm', stream: true, store: false
 const creates = () => at.simulator.journal.of('create');
 
 describe('a client that sends no key and resends everything', () => {
-  it('finds its session by the beginning of what it sends: one socket, deltas', async () => {
+  it('A keyless resend finds its session by the beginning of its input: one socket, deltas', async () => {
     await start();
     let input: object[] = [user('one')];
     const outcomes: string[] = [];
@@ -31,7 +31,7 @@ describe('a client that sends no key and resends everything', () => {
     expect(new Set(creates().map(({ connection }) => connection)).size).toBe(1);
   });
 
-  it('finds it after a restart too', async () => {
+  it('A keyless resend finds its session after a restart', async () => {
     await start();
     const first = await post(at.url, bodyOf(user('one')));
     await at.restart();
@@ -40,41 +40,46 @@ describe('a client that sends no key and resends everything', () => {
   });
 });
 
-describe('conversations that are alike but for what the model thought', () => {
+describe('conversations that differ only in their reasoning', () => {
   const include = ['reasoning.encrypted_content'];
   const ask = (input: object[]) => post(at.url, { ...bodyOf(...input), include });
 
   it.each([
     ['on their warm sockets', false],
     ['after a restart', true],
-  ])('are each continued as what they are, more of them than one look-up gives, %s', async (_, restarts) => {
-    await start({ simulator: { reasoning: true } });
-    const firsts = await Promise.all(Array.from({ length: MOST_CANDIDATES + 4 }, () => ask([user('one')])));
-    let talks: object[][] = firsts.map(({ body }) => [user('one'), ...body.output]);
-    expect(new Set(talks.map((items) => JSON.stringify((items.at(-1) as { content: unknown }).content))).size).toBe(1);
-    if (restarts) await at.restart();
-    for (const text of ['two', 'three']) {
-      const before = creates().length;
-      const next: object[][] = [];
-      for (const [index, items] of talks.entries()) {
-        const answer = await ask([...items, user(text)]);
-        expect(answer.body).not.toHaveProperty('input_transformations');
-        if (text === 'two') {
-          expect(answer.headers['x-holdfast-session']).toBe(firsts[index]!.headers['x-holdfast-session']);
+  ])(
+    'Conversations that differ only in reasoning, more of them than one look-up returns, each continue their own line %s',
+    async (_, restarts) => {
+      await start({ simulator: { reasoning: true } });
+      const firsts = await Promise.all(Array.from({ length: MOST_CANDIDATES + 4 }, () => ask([user('one')])));
+      let talks: object[][] = firsts.map(({ body }) => [user('one'), ...body.output]);
+      expect(new Set(talks.map((items) => JSON.stringify((items.at(-1) as { content: unknown }).content))).size).toBe(
+        1,
+      );
+      if (restarts) await at.restart();
+      for (const text of ['two', 'three']) {
+        const before = creates().length;
+        const next: object[][] = [];
+        for (const [index, items] of talks.entries()) {
+          const answer = await ask([...items, user(text)]);
+          expect(answer.body).not.toHaveProperty('input_transformations');
+          if (text === 'two') {
+            expect(answer.headers['x-holdfast-session']).toBe(firsts[index]!.headers['x-holdfast-session']);
+          }
+          next.push([...items, user(text), ...answer.body.output]);
         }
-        next.push([...items, user(text), ...answer.body.output]);
+        talks = next;
+        const anchors = creates()
+          .slice(before)
+          .map(({ previousResponseId }) => previousResponseId);
+        if (!restarts || text === 'three') expect(anchors).not.toContain(null);
       }
-      talks = next;
-      const anchors = creates()
-        .slice(before)
-        .map(({ previousResponseId }) => previousResponseId);
-      if (!restarts || text === 'three') expect(anchors).not.toContain(null);
-    }
-    expect(at.bridge.sessions()).toHaveLength(talks.length);
-  });
+      expect(at.bridge.sessions()).toHaveLength(talks.length);
+    },
+  );
 });
 
-it('a warm-up is found although several new items follow it', async () => {
+it('A warm-up is found as the parent although several new items follow it', async () => {
   await start();
   const first = await post(at.url, { ...bodyOf(user('one')), generate: false });
   const answer = await post(at.url, bodyOf(user('one'), user('two'), user('three')));
@@ -82,7 +87,7 @@ it('a warm-up is found although several new items follow it', async () => {
   expect(creates().at(-1)!.previousResponseId).toBe(first.body.id);
 });
 
-it('what was said in a conversation at the provider is no beginning of another', async () => {
+it('Turns of a conversation stored at the provider are not matched as the beginning of another conversation', async () => {
   await start();
   const first = await post(at.url, { ...bodyOf(user('one')), store: true, conversation: 'conv_1' });
   const answer = await post(at.url, { ...bodyOf(user('one'), ...first.body.output, user('two')), store: true });
@@ -90,7 +95,7 @@ it('what was said in a conversation at the provider is no beginning of another',
 });
 
 describe('five hundred one-shot requests', () => {
-  it('leave no socket and no session in memory once their short limit is over', async () => {
+  it('One-shot requests leave no socket and no session in memory after their short idle limit', async () => {
     await start({ env: { HOLDFAST_SOFT_IDLE_MS: '200' }, simulator: { journalBodies: false } });
     const texts = Array.from({ length: 500 }, (_, index) => `question ${index}`);
     const caller = async (mine: string[]) => {

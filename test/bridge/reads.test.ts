@@ -19,11 +19,11 @@ afterEach(async () => {
 
 const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 
-/** What a turn asks of the store; leases and the addresses of workers are asked for beside it. */
+/** Statements that belong to turns; reads of leases and worker addresses are not counted. */
 const ofTurns =
   /^holdfast_(?:lookup|line|lineage|references|shared_items|session|turn|create|start|settle|claim|release|close)$/;
 
-/** Statements that the worker made for turns since this was asked last, without the common beginning of their names. */
+/** Returns the turn statements of the worker since the previous call, without the common prefix of their names. */
 function statementsOf({ statements }: TestBridge): string[] {
   return statements
     .splice(0)
@@ -31,7 +31,7 @@ function statementsOf({ statements }: TestBridge): string[] {
     .map((name) => name.replace('holdfast_', ''));
 }
 
-/** A conversation as a client has it. */
+/** Creates the client side of a conversation. */
 function conversation(how: 'anchored' | 'whole', store: boolean, headers: Record<string, string> = {}) {
   const items: object[] = [];
   let last: Answer | null = null;
@@ -42,13 +42,13 @@ function conversation(how: 'anchored' | 'whole', store: boolean, headers: Record
     last = await post(at.url, { model: 'm', stream: true, store, input, ...anchor }, headers);
     expect(digestOf(last.body)).toBe(expectedDigest({ items: items as never }));
     items.push(...last.body.output);
-    // The answer may leave before its end is durable; what follows is about sessions that rest.
+    // The answer may leave before its settle is durable, but the counts below need idle sessions.
     await until(() => owner.bridge.sessions().every(({ state }) => state === 'live.idle' || state === 'stale'));
     return last;
   };
   return {
     say,
-    /** Some turns at the owner, of which nothing is counted. */
+    /** Runs some turns at the owner and discards their counts. */
     async grow() {
       for (let nth = 0; nth < TURNS; nth += 1) await say(owner, `turn ${nth}`);
       for (const each of [owner, other]) statementsOf(each);
@@ -56,15 +56,15 @@ function conversation(how: 'anchored' | 'whole', store: boolean, headers: Record
   };
 }
 
-describe.each([false, true])('an anchored turn with store: %s', (store) => {
-  it('asks nothing where the socket is warm', async () => {
+describe.each([false, true])('statements of an anchored turn with store: %s', (store) => {
+  it('An anchored turn reads nothing from the store when its socket is warm', async () => {
     const { say, grow } = conversation('anchored', store);
     await grow();
     expect((await say(owner, 'one more')).headers['x-holdfast-outcome']).toBe('live_reuse');
     expect(statementsOf(owner)).toEqual(['start', 'settle']);
   });
 
-  it('is handed to its owner after one look-up, however long its line is', async () => {
+  it('An anchored turn at another worker is forwarded to its owner after one look-up, however long its line is', async () => {
     const { say, grow } = conversation('anchored', store);
     await grow();
     expect((await say(other, 'elsewhere')).headers['x-holdfast-outcome']).toBe('live_reuse');
@@ -72,7 +72,7 @@ describe.each([false, true])('an anchored turn with store: %s', (store) => {
     expect(statementsOf(owner)).toEqual(['start', 'settle']);
   });
 
-  it('reads its line once where it is taken over, and only if the provider has not kept it', async () => {
+  it('An anchored turn after a takeover reads its lineage once, and only if the provider has not stored it', async () => {
     const { say, grow } = conversation('anchored', store);
     await grow();
     await owner.restart();
@@ -83,15 +83,15 @@ describe.each([false, true])('an anchored turn with store: %s', (store) => {
   });
 });
 
-describe('a conversation that is sent whole', () => {
-  it('asks nothing where its socket is warm', async () => {
+describe('statements of a conversation that is sent whole', () => {
+  it('A full resend reads nothing from the store when its socket is warm', async () => {
     const { say, grow } = conversation('whole', false, { 'thread-id': 'whole' });
     await grow();
     await say(owner, 'one more');
     expect(statementsOf(owner)).toEqual(['start', 'settle']);
   });
 
-  it('is handed to the owner of its thread after one look-up', async () => {
+  it('A full resend at another worker is forwarded to the owner of its thread after one look-up', async () => {
     const { say, grow } = conversation('whole', false, { 'thread-id': 'whole' });
     await grow();
     await say(other, 'elsewhere');
@@ -99,7 +99,7 @@ describe('a conversation that is sent whole', () => {
     expect(statementsOf(owner)).toEqual(['start', 'settle']);
   });
 
-  it('is compared with the line that it may continue, without its content, where nothing else names its session', async () => {
+  it('A full resend without a key is compared with its candidate line by digests only, without reading content', async () => {
     const { say, grow } = conversation('whole', false);
     await grow();
     await say(other, 'elsewhere');
@@ -108,7 +108,7 @@ describe('a conversation that is sent whole', () => {
   });
 });
 
-it('an anchored turn whose provider refuses to look it up again is sent whole, from a line that is read then', async () => {
+it('An anchored turn whose anchor the provider refuses after a restart is sent whole, and only then is its lineage read', async () => {
   const { say, grow } = conversation('anchored', true);
   await grow();
   await owner.restart();

@@ -26,8 +26,8 @@ async function sql(url: string, statement: string): Promise<void> {
   await client.end();
 }
 
-describe('after the worker was taken away and another started', () => {
-  it('continues a full resend with the right context and a new token', async () => {
+describe('a worker that is replaced by another', () => {
+  it('A full resend after a restart continues with the right context and a new token', async () => {
     const { url, restart, simulator } = await start();
     const headers = { 'thread-id': 't-1' };
     const first = await post(url, { ...base, store: false, input: [user('one')] }, headers);
@@ -41,7 +41,7 @@ describe('after the worker was taken away and another started', () => {
     expect(simulator.journal.of('create').map(({ itemsReceived }) => itemsReceived)).toEqual([1, 3]);
   });
 
-  it.each([true, false])('continues a delta with store: %s', async (store) => {
+  it.each([true, false])('A delta with store: %s continues after a restart', async (store) => {
     const { url, restart, simulator } = await start();
     const first = await post(url, { ...base, store, input: [user('one')] });
     await restart();
@@ -55,7 +55,7 @@ describe('after the worker was taken away and another started', () => {
     expect(create!.previousResponseId).toBe(store ? first.body.id : null);
   });
 
-  it('fails closed when the items of an unstored anchor are gone, and sends nothing', async () => {
+  it('A delta fails closed after a restart when the items of its unstored anchor are gone, and nothing is sent', async () => {
     const { url, restart, simulator, databaseUrl } = await start();
     const first = await post(url, { ...base, store: false, input: [user('one')] });
     await restart();
@@ -76,7 +76,7 @@ describe('after the worker was taken away and another started', () => {
     expect(simulator.journal.of('upgrade')).toHaveLength(1);
   });
 
-  it('lets the provider answer for an anchor whose row is gone too, when the credential is the client’s own', async () => {
+  it('An anchor whose row is gone too is passed to the provider when the credential is the client’s own', async () => {
     const { url, restart, databaseUrl } = await start();
     const first = await post(url, { ...base, store: false, input: [user('one')] });
     await restart();
@@ -92,7 +92,7 @@ describe('after the worker was taken away and another started', () => {
     expect(second.body.error).not.toHaveProperty('bridge_code');
   });
 
-  it('fails closed for that anchor under a shared upstream key', async () => {
+  it('An anchor whose row is gone too fails closed under a shared upstream key', async () => {
     const env = { HOLDFAST_UPSTREAM_KEY: 'sk-shared' };
     const { url, restart, databaseUrl, simulator } = await start({ env });
     const first = await post(url, { ...base, store: false, input: [user('one')] });
@@ -109,8 +109,8 @@ describe('after the worker was taken away and another started', () => {
   });
 });
 
-describe('a turn that its own worker runs no more, though its row says so', () => {
-  it('is ended when another worker asks for the session, which goes on from the head', async () => {
+describe('a turn that its row marks as active but its own worker does not run', () => {
+  it('An active turn that its worker does not run is ended when another worker asks for the session, which continues from the head', async () => {
     const owner = await start();
     const headers = { 'thread-id': 't-6' };
     const first = await post(owner.url, { ...base, store: false, input: [user('one')] }, headers);
@@ -133,7 +133,7 @@ describe('a turn that its own worker runs no more, though its row says so', () =
 });
 
 describe('a socket that is lost', () => {
-  it('before anything was shown costs one resend that the client does not see', async () => {
+  it('A socket lost before any output was shown costs one resend that the client does not see', async () => {
     const { url, simulator } = await start();
     simulator.script.onTurn({ nth: 2 }, { kind: 'reset', at: 'before_created' }, { times: 1 });
     const headers = { 'thread-id': 't-2' };
@@ -146,11 +146,11 @@ describe('a socket that is lost', () => {
     expect(simulator.journal.of('create').map(({ itemsReceived }) => itemsReceived)).toEqual([1, 1, 3]);
   });
 
-  it('right after the response began shows nothing of it, however long the next connection takes', async () => {
+  it('A socket lost right after response.created shows nothing of that response, however long the next connection takes', async () => {
     const { url, simulator } = await start({ env: { HOLDFAST_STATUS_HOLD_MS: '1000' } });
     simulator.script.onTurn({ nth: 1 }, { kind: 'reset', at: 'after_created' });
     const second = simulator.script.onUpgrade({ nth: 2 }, { kind: 'hold' });
-    // The status leaves while the second connection is still being made.
+    // The status line leaves while the second connection is still being opened.
     const live = await openLive(url, { ...base, input: [user('one')] });
     second.release();
     const events = ownEvents((await live.rest()).events);
@@ -159,7 +159,7 @@ describe('a socket that is lost', () => {
     expect(events.at(-1)!.type).toBe('response.completed');
   });
 
-  it('with the answer under way ends in one response.failed, and the identical retry recovers', async () => {
+  it('A socket lost during the answer ends it with one response.failed, and the identical retry recovers', async () => {
     const { url, simulator } = await start();
     simulator.script.onTurn({ nth: 1 }, { kind: 'reset', at: { deltas: 1 } }, { times: 1 });
     const headers = { 'thread-id': 't-3' };
@@ -171,7 +171,7 @@ describe('a socket that is lost', () => {
     expect(digestOf(again.body)).toBe(expectedDigest({ items: [user('one')] as never }));
   });
 
-  it('through the provider’s own limit is not seen by the client', async () => {
+  it('A socket that the provider closes for its own age limit is replaced unseen by the client', async () => {
     const { url, simulator } = await start();
     const headers = { 'thread-id': 't-4' };
     const first = await post(url, { ...base, store: false, input: [user('one')] }, headers);
@@ -182,7 +182,7 @@ describe('a socket that is lost', () => {
     expect(digestOf(second.body)).toBe(expectedDigest({ items: input as never }));
   });
 
-  it('twice before anything was shown ends in one clear failure', async () => {
+  it('A socket lost twice before any output was shown ends in one clear failure', async () => {
     const { url, simulator } = await start();
     simulator.script.onTurn({}, { kind: 'reset', at: 'before_created' }, { times: 2 });
     const answer = await post(url, { ...base, input: 'hi' });
@@ -192,7 +192,7 @@ describe('a socket that is lost', () => {
 });
 
 describe('a refused anchor', () => {
-  it('is struck off and the whole context is sent once, unseen', async () => {
+  it('An anchor that the provider refuses is dropped, and the whole context is sent once, unseen by the client', async () => {
     const { url, simulator } = await start();
     const headers = { 'thread-id': 't-5' };
     const first = await post(url, { ...base, store: false, input: [user('one')] }, headers);

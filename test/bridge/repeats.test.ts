@@ -13,7 +13,7 @@ const user = (text: string) => ({ type: 'message', role: 'user', content: [{ typ
 const bodyOf = (text: string) => ({ model: 'm', stream: true, store: false, input: [user(text)] });
 const again = { 'x-stainless-retry-count': '1' };
 
-/** How a client says that it asks again: what it sends with its first attempt, and with the next. */
+/** Ways to mark a request as a repeat: headers of the first attempt and of the next. */
 const signs: [string, (name: string) => [Headers, Headers]][] = [
   ['its SDK counts attempts', () => [{ 'x-stainless-retry-count': '0' }, again]],
   ['it has an Idempotency-Key', (name) => [{ 'idempotency-key': name }, { 'idempotency-key': name }]],
@@ -27,9 +27,9 @@ const signs: [string, (name: string) => [Headers, Headers]][] = [
   ],
 ];
 
-it('a repeat that overtakes the close of the connection it replaces is given the running turn', async () => {
+it('A repeat that overtakes the close of the connection it replaces receives the running turn', async () => {
   let requests = 0;
-  // A moment is given for the close: here it lasts until the close has come.
+  // The bridge waits a moment for the close; with a manual clock that moment lasts until the close has arrived.
   const clock = createManualClock();
   const at = await testBridge({
     clock,
@@ -65,10 +65,10 @@ describe.each([
   ['http', 'one worker'],
   ['websocket', 'two workers'],
   ['http', 'two workers'],
-])('over %s, with %s', (transport, workers) => {
+])('repeats over %s, with %s', (transport, workers) => {
   let first: TestBridge;
   let second: TestBridge;
-  /** Clients that the first worker has seen leaving. */
+  /** Number of clients whose departure the first worker has noticed. */
   let left = 0;
   beforeAll(async () => {
     const database = createMemoryDatabase('0'.repeat(64));
@@ -97,7 +97,7 @@ describe.each([
     const [session] = await first.store.sessions(1);
     return session ? ((await first.store.turnsOf(session.id, 1))[0] ?? null) : null;
   };
-  /** Starts a turn and cuts its client once something was shown. */
+  /** Starts a turn and disconnects its client once output was shown. */
   const cut = async (text: string, headers: Headers, ...ends: TurnFault[]) => {
     const held = first.simulator.script.onTurn({}, [{ kind: 'hold', at: { deltas: 1 } }, ...ends]);
     const live = await openLive(first.url, bodyOf(text), headers);
@@ -108,7 +108,7 @@ describe.each([
     return held;
   };
 
-  it.each(signs)('a cut client is given the turn that runs: %s', async (_, sign) => {
+  it.each(signs)('A repeat after a disconnect receives the running turn when %s', async (_, sign) => {
     const name = newName();
     const [one, next] = sign(name);
     const held = await cut(name, one);
@@ -122,7 +122,7 @@ describe.each([
     expect(generations(name)).toBe(1);
   });
 
-  it.each(signs)('a cut client is given the turn that has ended since: %s', async (_, sign) => {
+  it.each(signs)('A repeat after a disconnect receives the turn that has ended since when %s', async (_, sign) => {
     const name = newName();
     const [one, next] = sign(name);
     (await cut(name, one)).release();
@@ -132,12 +132,12 @@ describe.each([
     expect(answer.body.status).toBe('completed');
     expect(digestOf(answer.body)).toBe(expectedDigest({ items: [user(name)] as never }));
     expect(generations(name)).toBe(1);
-    // It has been given once: the next request is a new one.
+    // An undelivered answer is delivered once: the next request is a new one.
     expect((await post(second.url, bodyOf(name), next)).headers['x-holdfast-outcome']).not.toBe('reattached');
     expect(generations(name)).toBe(2);
   });
 
-  it('what says nothing and names nothing is a generation of its own', async () => {
+  it('A request without any mark of a repeat is a generation of its own', async () => {
     const name = newName();
     const held = await cut(name, {});
     const answer = await post(second.url, bodyOf(name));
@@ -146,7 +146,7 @@ describe.each([
     held.release();
   });
 
-  it('what is still read is left to its reader', async () => {
+  it('A repeat does not take over a stream that its client still reads', async () => {
     const name = newName();
     const held = first.simulator.script.onTurn({}, { kind: 'hold', at: { deltas: 1 } });
     const live = await openLive(first.url, bodyOf(name), {});
@@ -159,7 +159,7 @@ describe.each([
     expect([wasCut, events.at(-1)!.type]).toEqual([false, 'response.completed']);
   });
 
-  it('what has failed is asked again', async () => {
+  it('A repeat of a failed turn is generated again', async () => {
     const name = newName();
     (await cut(name, {}, { kind: 'failed', code: 'server_error', at: 'before_terminal' })).release();
     await until(async () => (await newest())?.state === 'failed');

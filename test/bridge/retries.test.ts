@@ -17,8 +17,8 @@ const body = { model: 'm', stream: true, store: false, input: [user('one')] };
 const creates = () => at.simulator.journal.of('create');
 const states = () => at.bridge.sessions().map(({ state }) => state);
 
-describe('a client whose connection was cut and that repeats its request at once', () => {
-  it('takes up the running turn from its first event: one generation', async () => {
+describe('a client that loses its connection and repeats its request at once', () => {
+  it('A repeated request receives the running turn from its first event: one generation', async () => {
     await start({ simulator: { deltaCount: 5 } });
     const held = at.simulator.script.onTurn({}, { kind: 'hold', at: 'before_terminal' });
     const first = await openLive(at.url, body, headers);
@@ -35,7 +35,7 @@ describe('a client whose connection was cut and that repeats its request at once
     expect(creates()).toHaveLength(1);
   });
 
-  it('gets the answer of a turn that ended while nobody read', async () => {
+  it('A repeated request receives the answer of a turn that ended without a reader', async () => {
     await start();
     const held = at.simulator.script.onTurn({}, { kind: 'hold', at: 'before_terminal' });
     const first = await openLive(at.url, body, headers);
@@ -53,7 +53,7 @@ describe('a client whose connection was cut and that repeats its request at once
     expect(creates()).toHaveLength(2);
   });
 
-  it('continues the conversation after the answer it took up', async () => {
+  it('A conversation continues after an answer that a repeated request received', async () => {
     await start();
     const held = at.simulator.script.onTurn({}, { kind: 'hold', at: 'before_terminal' });
     const first = await openLive(at.url, body, headers);
@@ -69,7 +69,7 @@ describe('a client whose connection was cut and that repeats its request at once
 });
 
 describe('an interrupt', () => {
-  it('followed by another prompt cancels the old turn, whose events reach nobody', async () => {
+  it('An interrupt that is followed by another prompt cancels the old turn, and none of its events reach a client', async () => {
     await start({ simulator: { deltaCount: 5 } });
     at.simulator.script.onTurn({ nth: 1 }, { kind: 'late_frames', at: { deltas: 2 } });
     const first = await openLive(at.url, body, headers);
@@ -82,13 +82,13 @@ describe('an interrupt', () => {
     expect(digestOf(second.body)).toBe(expectedDigest({ items: input as never }));
     const ids = second.events.flatMap(({ data }) => (data.response ? [(data.response as { id: string }).id] : []));
     expect(new Set(ids).size).toBe(1);
-    // The provider may still be writing the old answer: its socket is not used again.
+    // The provider may still be writing the old answer, so its socket is not reused.
     expect(new Set(creates().map(({ connection }) => connection)).size).toBe(2);
   });
 });
 
-describe('a request anchored to the answer before the one that still runs', () => {
-  it('is a fork with the right context, also where the provider keeps nothing and the old client has left', async () => {
+describe('a request anchored to the answer before the running one', () => {
+  it('A request anchored before the running turn forks with the right context, also with store: false and after the old client has left', async () => {
     await start();
     const first = await post(at.url, { ...body, store: false }, headers);
     const held = at.simulator.script.onTurn({}, { kind: 'hold', at: { deltas: 1 } });
@@ -105,8 +105,8 @@ describe('a request anchored to the answer before the one that still runs', () =
   });
 });
 
-describe('a client that goes away for good', () => {
-  it('has its turn cancelled after the grace, and its session continues from the head before', async () => {
+describe('a client that does not come back', () => {
+  it('A turn whose client does not come back is cancelled after the grace period, and its session continues from the previous head', async () => {
     await start({ env: { HOLDFAST_DISCONNECT_GRACE_MS: '30' } });
     const first = await post(at.url, body, headers);
     at.simulator.script.onTurn({}, { kind: 'silence', at: { deltas: 1 } });
@@ -124,14 +124,14 @@ describe('a client that goes away for good', () => {
 });
 
 describe('independent callers that send the same body', () => {
-  it('each get a generation of their own', async () => {
+  it('Independent callers that send the same body each get a generation of their own', async () => {
     await start();
     const answers = await Promise.all(Array.from({ length: 10 }, () => post(at.url, body)));
     expect(new Set(answers.map(({ body: { id } }) => id)).size).toBe(10);
     expect(creates()).toHaveLength(10);
   });
 
-  it('keep their own stream, in one thread too', async () => {
+  it('Independent callers that send the same body keep their own stream, in one thread too', async () => {
     await start({ simulator: { deltaCount: 5 } });
     const held = at.simulator.script.onTurn({ nth: 1 }, { kind: 'hold', at: 'before_terminal' });
     const first = await openLive(at.url, body, headers);

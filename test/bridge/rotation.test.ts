@@ -17,7 +17,7 @@ describe.each([
   ['by age', { HOLDFAST_SOCKET_AGE_MS: '50', HOLDFAST_SOCKET_AGE_JITTER_MS: '0' }],
   ['when it was idle for long enough', { HOLDFAST_IDLE_SOCKET_MS: '50', HOLDFAST_SOFT_IDLE_MS: '50' }],
 ])('a socket retired %s', (_, env) => {
-  it('is not noticed by a client that resends its history', async () => {
+  it('A client that resends its history does not notice that its socket was retired', async () => {
     at = await startTestBridge({ env });
     const headers = { 'thread-id': 't' };
     const first = await post(at.url, { model: 'm', stream: true, store: false, input: [user('one')] }, headers);
@@ -31,7 +31,7 @@ describe.each([
     expect(at.simulator.journal.of('upgrade')).toHaveLength(2);
   });
 
-  it('is not noticed by a client that anchors to an unstored response', async () => {
+  it('A client that anchors to an unstored response does not notice that its socket was retired', async () => {
     at = await startTestBridge({ env });
     const first = await post(at.url, { model: 'm', stream: true, store: false, input: [user('one')] });
     await gone();
@@ -49,11 +49,11 @@ describe.each([
   });
 });
 
-describe('a socket that alone holds its conversation', () => {
-  // A hosted tool's call cannot be said again: the line is not exact, and the provider does not keep it.
+describe('a socket that is the only holder of its conversation', () => {
+  // The call of a hosted tool cannot be resent, so the line is not exact, and the provider does not store it.
   const hosted = [{ type: 'code_interpreter_call', id: 'ci_1', status: 'completed', code: '1', container_id: 'c' }];
 
-  it('outlives the idle and age limits of others', async () => {
+  it('A socket that is the only holder of its conversation is exempt from the idle and age limits', async () => {
     at = await startTestBridge({
       env: {
         HOLDFAST_SOCKET_AGE_MS: '50',
@@ -77,7 +77,7 @@ describe('a socket that alone holds its conversation', () => {
     expect(second.headers['x-holdfast-outcome']).toBe('live_reuse');
   });
 
-  it('lost, is answered honestly', async () => {
+  it('A request gets an explicit error after the loss of the socket that was the only holder of its conversation', async () => {
     at = await startTestBridge();
     at.simulator.script.onTurn({ nth: 1 }, { kind: 'reply', output: hosted });
     const first = await post(at.url, { model: 'm', stream: true, store: false, input: [user('one')] });
@@ -96,8 +96,8 @@ describe('a socket that alone holds its conversation', () => {
   });
 });
 
-describe('a conversation that has grown beyond what is stored of one', () => {
-  it('goes on where its socket holds it, and is refused honestly once that is lost', async () => {
+describe('a conversation larger than the limit of stored context', () => {
+  it('A conversation above the stored-context limit continues while its socket lives, and gets an explicit error once that is lost', async () => {
     at = await startTestBridge({ env: { HOLDFAST_MAX_TRANSCRIPT_BYTES: '500' } });
     const ask = (input: object[], anchor?: string) =>
       post(at!.url, {

@@ -16,7 +16,7 @@ const turnStates = async () => {
 };
 
 describe('stream: false', () => {
-  it('is answered with one response object, continued on the same socket', async () => {
+  it('A request with stream: false gets one response object, and continues on the same socket', async () => {
     await start();
     const first = await post(at.url, { model: 'm', store: false, input: 'one' });
     expect(first.headers['content-type']).toMatch(/^application\/json/);
@@ -33,7 +33,7 @@ describe('stream: false', () => {
     );
   });
 
-  it('that fails has the status of its failure', async () => {
+  it('A failed turn with stream: false gets the HTTP status of its failure', async () => {
     await start();
     at.simulator.script.onTurn({}, { kind: 'failed', code: 'server_error' });
     const answer = await post(at.url, { model: 'm', input: 'one' });
@@ -41,7 +41,7 @@ describe('stream: false', () => {
     expect(answer.body.error).toMatchObject({ code: 'server_error' });
   });
 
-  it('relays the provider’s refusal of the handshake unchanged', async () => {
+  it('A refused handshake is relayed unchanged with stream: false', async () => {
     await start({
       simulator: { webSocket: { status: 429, headers: { 'retry-after': '7' }, body: { detail: 'slow' } } },
     });
@@ -54,7 +54,7 @@ describe('stream: false', () => {
 });
 
 describe('an upstream without WebSocket', () => {
-  it('is served over HTTP, turn by turn, with the whole context', async () => {
+  it('An upstream without WebSocket is served over HTTP, turn by turn, with the whole context', async () => {
     await start({ simulator: { webSocket: 404 } });
     const headers = { 'thread-id': 't' };
     const first = await post(at.url, { model: 'm', stream: true, store: false, input: [user('one')] }, headers);
@@ -78,7 +78,7 @@ describe('an upstream without WebSocket', () => {
 });
 
 describe('a background request', () => {
-  it('is answered at once with the queued response and settled as incomplete', async () => {
+  it('A background request is answered at once with the queued response and settled as incomplete', async () => {
     await start();
     const answer = await post(at.url, { model: 'm', background: true, input: 'one' });
     expect(answer.status).toBe(200);
@@ -87,7 +87,7 @@ describe('a background request', () => {
     expect(await turnStates()).toEqual([['incomplete', 'anchor_only']]);
   });
 
-  it('streamed to its end is a turn like any other', async () => {
+  it('A background request that is streamed to its end is a turn like any other', async () => {
     await start();
     const answer = await post(at.url, { model: 'm', background: true, stream: true, input: 'one' });
     expect(terminalsOf(answer).map(({ type }) => type)).toEqual(['response.completed']);
@@ -96,7 +96,7 @@ describe('a background request', () => {
 });
 
 describe('a warm-up', () => {
-  it('generates nothing and is a turn that can be continued', async () => {
+  it('A warm-up generates nothing and is a turn that can be continued', async () => {
     await start();
     const headers = { 'thread-id': 't' };
     const warm = { model: 'm', stream: true, store: false, generate: false, input: [user('one')] };
@@ -110,7 +110,7 @@ describe('a warm-up', () => {
 });
 
 describe('a steered response', () => {
-  it('is followed by its successor in the same stream, and the line continues from that', async () => {
+  it('A steered response is followed by its successor in the same stream, and the line continues from the successor', async () => {
     await start();
     at.simulator.script.onTurn({ nth: 1 }, { kind: 'steered' });
     const headers = { 'thread-id': 't' };

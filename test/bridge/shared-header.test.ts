@@ -14,14 +14,17 @@ afterEach(() => at.close());
 type Item = Record<string, unknown>;
 const user = (text: string): Item => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 const instructed: Item = { type: 'message', role: 'developer', content: [{ type: 'input_text', text: 'Be brief.' }] };
-/** What an SDK client object that was given one header sends, whatever conversation it is in. */
+/** Headers of an SDK client object with one fixed session header: the same for all its conversations. */
 const headers = { 'session-id': 'one-client-object' };
 const bodyOf = (input: readonly Item[]) => ({ model: 'm', stream: true, store: false, input });
 const creates = () => at.simulator.journal.of('create');
 const deltas = () => creates().filter(({ previousResponseId }) => previousResponseId !== null);
 const open = () => at.simulator.connections.filter((each) => each.open).length;
 
-/** One more turn of a conversation: its new items, and whether the model was given exactly what the client means. */
+/**
+ * Runs one more turn of a conversation. Returns its new items, and whether the model received exactly what the client
+ * means.
+ */
 async function say(conversation: Item[], text: string, url = at.url) {
   const input = [...conversation, user(text)];
   const answer = await post(url, bodyOf(input), headers);
@@ -35,7 +38,7 @@ async function say(conversation: Item[], text: string, url = at.url) {
 }
 
 describe('ten conversations of one client object under one session header', () => {
-  it('have a session and a warm socket each, and go out as deltas from their second turn on', async () => {
+  it('Conversations under one session header get a session and a warm socket each, and go out as deltas from their second turn on', async () => {
     await start();
     const conversations: Item[][] = Array.from({ length: 10 }, () => [instructed]);
     for (let turn = 0; turn < 4; turn += 1) {
@@ -50,7 +53,7 @@ describe('ten conversations of one client object under one session header', () =
     expect(open()).toBe(10);
   });
 
-  it('do not wait for each other', async () => {
+  it('Conversations under one session header do not wait for each other', async () => {
     await start();
     const held = at.simulator.script.onTurn({ nth: 1 }, { kind: 'hold', at: 'before_terminal' });
     const first = await openLive(at.url, bodyOf([user('slow')]), headers);
@@ -62,7 +65,7 @@ describe('ten conversations of one client object under one session header', () =
     expect((await first.rest()).events.at(-1)!.type).toBe('response.completed');
   });
 
-  it('are found again after a restart', async () => {
+  it('Conversations under one session header are found again after a restart', async () => {
     await start();
     let one = (await say([], 'one')).items;
     let two = (await say([], 'two')).items;
@@ -79,7 +82,7 @@ describe('ten conversations of one client object under one session header', () =
     expect(at.bridge.sessions()).toHaveLength(2);
   });
 
-  it('keep their socket once they were continued, though the header names another session', async () => {
+  it('Conversations keep their socket once they were continued, though the header names another session', async () => {
     await start({ env: { HOLDFAST_SOFT_IDLE_MS: '300' } });
     await say([], 'the conversation that has the header');
     const other = await say((await say([], 'another')).items, 'continued');
@@ -89,8 +92,8 @@ describe('ten conversations of one client object under one session header', () =
   });
 });
 
-describe('a header that names no session any more', () => {
-  it('calls no conversation away from the session it is in', async () => {
+describe('a header that no longer names a session', () => {
+  it('A header that no longer names a session does not move a conversation out of its session', async () => {
     await start();
     const { session } = await say([], 'the conversation that has the header');
     let other = await say([], 'another');
@@ -105,7 +108,7 @@ describe('a header that names no session any more', () => {
     expect(deltas()).toHaveLength(2);
   });
 
-  it('does call a conversation away from a session that another header names', async () => {
+  it('A header that names a session moves a conversation out of a session that another header names', async () => {
     await start();
     const first = await say([], 'one');
     const forked = [...first.items, user('two, for a helper')];
@@ -117,7 +120,7 @@ describe('a header that names no session any more', () => {
 });
 
 describe('one conversation under a session header stays in its session', () => {
-  it('when its last message is edited', async () => {
+  it('A conversation stays in its session when its last message is edited', async () => {
     await start();
     const first = await say([], 'one');
     await say(first.items, 'two');
@@ -128,7 +131,7 @@ describe('one conversation under a session header stays in its session', () => {
     expect(open()).toBe(1);
   });
 
-  it('when it is edited beside the conversation that has the header', async () => {
+  it('A conversation stays in its session when it is edited beside the conversation that has the header', async () => {
     await start();
     await say([], 'the conversation that has the header');
     const first = await say([], 'one');
@@ -138,7 +141,7 @@ describe('one conversation under a session header stays in its session', () => {
     expect(open()).toBe(2);
   });
 
-  it('when it is edited at another worker than the one that holds it', async () => {
+  it('A conversation stays in its session when it is edited at a worker that does not own it', async () => {
     await start();
     await say([], 'the conversation that has the header');
     const first = await say([], 'one');
@@ -151,7 +154,7 @@ describe('one conversation under a session header stays in its session', () => {
     expect(beside.bridge.sessions()).toEqual([]);
   });
 
-  it('when its last request is repeated after its answer was delivered', async () => {
+  it('A conversation stays in its session when its last request is repeated after its answer was delivered', async () => {
     await start();
     const first = await say([], 'one');
     await say(first.items, 'two');
@@ -160,7 +163,7 @@ describe('one conversation under a session header stays in its session', () => {
     expect(at.bridge.sessions()).toHaveLength(1);
   });
 
-  it('when an interrupted prompt is followed by another', async () => {
+  it('A conversation stays in its session when an interrupted prompt is followed by another', async () => {
     await start({ simulator: { deltaCount: 5 } });
     const first = await say([], 'one');
     at.simulator.script.onTurn({}, { kind: 'hold', at: 'before_terminal' });
@@ -171,7 +174,7 @@ describe('one conversation under a session header stays in its session', () => {
     expect(at.bridge.sessions()).toHaveLength(1);
   });
 
-  it('when its thread is named, whatever it sends', async () => {
+  it('A conversation stays in its session when its thread is named, whatever it sends', async () => {
     await start();
     const thread = { ...headers, 'thread-id': 'a-thread' };
     for (const text of ['one', 'something else', 'a compacted beginning']) {
@@ -183,7 +186,7 @@ describe('one conversation under a session header stays in its session', () => {
 });
 
 describe('a request that is repeated while its first copy runs unread', () => {
-  it('takes up its stream, without any key', async () => {
+  it('A repeated request takes over the unread stream of its first copy without any key', async () => {
     await start({ simulator: { deltaCount: 5 } });
     const held = at.simulator.script.onTurn({}, { kind: 'hold', at: 'before_terminal' });
     const keyless = bodyOf([user('long work')]);
@@ -199,7 +202,7 @@ describe('a request that is repeated while its first copy runs unread', () => {
     expect(creates()).toHaveLength(1);
   });
 
-  it('is a generation of its own while the first is read', async () => {
+  it('A repeated request is a generation of its own while the first copy is read', async () => {
     await start({ simulator: { deltaCount: 5 } });
     const held = at.simulator.script.onTurn({ nth: 1 }, { kind: 'hold', at: 'before_terminal' });
     const keyless = bodyOf([user('the same question')]);

@@ -8,7 +8,7 @@ import { post } from '../support/client.ts';
 import { until } from '../support/until.ts';
 import { type Provider, startProvider } from '../upstream/servers.ts';
 
-/** More than a turn buffer holds, in one event. */
+/** Size of one event that exceeds the turn buffer, in bytes. */
 const LARGE = 12 * 1024 * 1024;
 const headers = { 'thread-id': 'thread' };
 const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
@@ -19,7 +19,7 @@ afterEach(async () => {
   for (const close of closing.splice(0).reverse()) await close();
 });
 
-/** What one turn asked, and the ways to answer it. */
+/** One turn as the upstream received it, and the ways to answer it. */
 interface Asked {
   readonly said: string;
   readonly socket: WebSocket | null;
@@ -72,7 +72,7 @@ async function start(turn: (asked: Asked) => void, env: Record<string, string> =
   });
   closing.push(() => provider.close());
   const database = createMemoryDatabase('0'.repeat(64));
-  /** Another worker of the same store. */
+  /** Starts another worker on the same store. */
   const worker = async (): Promise<TestBridge> => {
     const at = await testBridge({
       env: { HOLDFAST_UPSTREAM_URL: provider.url, ...env },
@@ -84,7 +84,7 @@ async function start(turn: (asked: Asked) => void, env: Record<string, string> =
   return { worker, sockets: () => sockets };
 }
 
-/** A client that has asked and reads nothing until it is let. */
+/** Opens a client that sends its request and reads nothing until it is allowed to. */
 function slowly(url: string, body: object, header = 'Thread-Id: thread'): { socket: Socket; read(): Promise<string> } {
   const text = JSON.stringify(body);
   const socket = connect(Number(new URL(url).port), '127.0.0.1');
@@ -109,7 +109,7 @@ const largeOrSmall = ({ said, created, completed }: Asked) => {
   completed();
 };
 const states = (at: TestBridge) => at.bridge.sessions().map(({ state }) => state);
-/** Bytes that the worker's clients have not read. */
+/** Returns the bytes that the worker's clients have not read. */
 const unread = async (at: TestBridge) => {
   const page = await (await fetch(`${at.url}/metrics`)).text();
   return Number(/^holdfast_unread_bytes (\S+)$/m.exec(page)?.[1] ?? 0);
@@ -121,7 +121,7 @@ const ended = async (at: TestBridge, turns: number) => {
 };
 
 describe('a client that reads more slowly than the provider writes', () => {
-  it('holds back its own turn, and not the next one on the same socket', async () => {
+  it('A slow reader holds back its own turn, and not the next one on the same socket', async () => {
     let upstream!: WebSocket;
     const { worker, sockets } = await start((asked) => {
       upstream = asked.socket!;
@@ -135,7 +135,7 @@ describe('a client that reads more slowly than the provider writes', () => {
     expect(await slow.read()).toContain('event: response.completed');
     const slower = slowly(at.url, bodyOf('large'));
     await until(() => ended(at, 3));
-    // Between two turns the provider is read: its pings are answered.
+    // Between two turns the provider's socket is read: pings are answered.
     const answered = new Promise((pong) => upstream.once('pong', pong));
     upstream.ping();
     await answered;
@@ -145,7 +145,7 @@ describe('a client that reads more slowly than the provider writes', () => {
     expect(sockets()).toBe(1);
   });
 
-  it('does so too when another worker holds the client', async () => {
+  it('A slow reader behind another worker holds back only its own turn', async () => {
     const { worker, sockets } = await start(largeOrSmall);
     const owner = await worker();
     const other = await worker();
@@ -160,7 +160,7 @@ describe('a client that reads more slowly than the provider writes', () => {
     expect(states(other)).toEqual([]);
   });
 
-  it('does so too where the provider is spoken to over HTTP', async () => {
+  it('A slow reader whose provider is reached over HTTP holds back only its own turn', async () => {
     const { worker } = await start(largeOrSmall, { HOLDFAST_UPSTREAM_TRANSPORT: 'http' });
     const at = await worker();
     const slow = slowly(at.url, bodyOf('large'));
@@ -169,24 +169,27 @@ describe('a client that reads more slowly than the provider writes', () => {
     expect(await slow.read()).toContain('event: response.completed');
   });
 
-  it.each(['websocket', 'http'])('and leaves holds nothing back any more (%s)', async (transport) => {
-    let turn!: Asked;
-    const { worker } = await start((asked) => (turn = asked), {
-      HOLDFAST_UPSTREAM_TRANSPORT: transport,
-      HOLDFAST_TURN_BUFFER_BYTES: '1000000',
-    });
-    const at = await worker();
-    const slow = slowly(at.url, bodyOf('cut'));
-    await until(() => turn !== undefined);
-    turn.created();
-    for (let n = 0; n < 40; n += 1) turn.send('response.output_text.delta', { delta: 'x'.repeat(1_000_000) });
-    turn.completed();
-    await until(async () => (await unread(at)) > 1_000_000);
-    slow.socket.destroy();
-    await until(() => ended(at, 1));
-  });
+  it.each(['websocket', 'http'])(
+    'A slow reader that disconnects no longer holds anything back (%s)',
+    async (transport) => {
+      let turn!: Asked;
+      const { worker } = await start((asked) => (turn = asked), {
+        HOLDFAST_UPSTREAM_TRANSPORT: transport,
+        HOLDFAST_TURN_BUFFER_BYTES: '1000000',
+      });
+      const at = await worker();
+      const slow = slowly(at.url, bodyOf('cut'));
+      await until(() => turn !== undefined);
+      turn.created();
+      for (let n = 0; n < 40; n += 1) turn.send('response.output_text.delta', { delta: 'x'.repeat(1_000_000) });
+      turn.completed();
+      await until(async () => (await unread(at)) > 1_000_000);
+      slow.socket.destroy();
+      await until(() => ended(at, 1));
+    },
+  );
 
-  it('and leaves when all was written may ask again, and is given all of it', async () => {
+  it('A slow reader that disconnects after everything was written may repeat its request and receives all of it', async () => {
     let turns = 0;
     const { worker } = await start((asked) => {
       turns += 1;
@@ -203,7 +206,7 @@ describe('a client that reads more slowly than the provider writes', () => {
     expect(turns).toBe(1);
   });
 
-  it('bounds what is read for it', async () => {
+  it('A slow reader bounds what is read from the provider for it', async () => {
     let turn!: Asked;
     const { worker } = await start((asked) => (turn = asked), { HOLDFAST_TURN_BUFFER_BYTES: '1000000' });
     const at = await worker();

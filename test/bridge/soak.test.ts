@@ -54,7 +54,9 @@ const rates = {
 const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 const tally = { mismatches: 0, badTerminals: 0, completed: 0, attempts: 0, outcomes: {} as Record<string, number> };
 
-/** A client like those in use: resends its history, or anchors to the last response, and repeats what failed. */
+/**
+ * Runs a client like those in use: it resends its history or anchors to the last response, and repeats failed requests.
+ */
 async function converse(conversation: number): Promise<void> {
   const keyed = chance(SEED, 'keyed', conversation) < 0.7;
   const anchored = chance(SEED, 'anchored', conversation) < 0.4;
@@ -91,7 +93,7 @@ async function converse(conversation: number): Promise<void> {
         anchor = answer.body.id;
         break;
       }
-      // What every client does with this code: the whole conversation, without the anchor.
+      // Every client reacts to this code by resending the whole conversation without the anchor.
       if (answer.body.error?.code === 'previous_response_not_found') useAnchor = false;
       if (attempt > 20)
         throw new Error(`turn ${turn} of conversation ${conversation} never ended well: ${answer.text.slice(-300)}`);

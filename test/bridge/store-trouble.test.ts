@@ -55,8 +55,8 @@ async function next(first: { body: { output: object[] } }, text: string) {
   return answer;
 }
 
-describe('an answer that is lost', () => {
-  it('of a create is asked for again, and the turn is sent once', async () => {
+describe('a lost answer of the store', () => {
+  it('A create whose answer is lost is repeated, and the turn is sent once', async () => {
     scripted.once('create', answerLost);
     scripted.once('create', answerLost);
     const answer = await post(server.url, body, headers);
@@ -65,7 +65,7 @@ describe('an answer that is lost', () => {
     await next(answer, 'two');
   });
 
-  it('of a start is asked for again, and the turn is sent once', async () => {
+  it('A start whose answer is lost is repeated, and the turn is sent once', async () => {
     const first = await post(server.url, body, headers);
     scripted.once('start', answerLost);
     scripted.once('start', requestLost);
@@ -74,7 +74,7 @@ describe('an answer that is lost', () => {
     expect(scripted.calls.filter((name) => name === 'start')).toHaveLength(3);
   });
 
-  it('of a settle is asked for again, and the line goes on', async () => {
+  it('A settle whose answer is lost is repeated, and the line continues', async () => {
     scripted.once('settle', answerLost);
     const first = await post(server.url, body, headers);
     const second = await next(first, 'two');
@@ -82,7 +82,7 @@ describe('an answer that is lost', () => {
     expect(await turns()).toEqual(['completed', 'completed']);
   });
 
-  it('of a claim is asked for again, and nobody else is fenced', async () => {
+  it('A claim whose answer is lost is repeated, and fences no other owner', async () => {
     const first = await post(server.url, body, headers);
     simulator.dropAll();
     await until(() => bridge.sessions().length === 0);
@@ -92,8 +92,8 @@ describe('an answer that is lost', () => {
   });
 });
 
-describe('a store that is silent', () => {
-  it('at a start costs a 503 in time, and whatever it says later, no frame leaves', async () => {
+describe('a store that does not answer', () => {
+  it('An unanswered start costs a 503 in time, and a later answer of the store sends no frame', async () => {
     const first = await post(server.url, body, headers);
     const sent = creates().length;
     let answer = () => {};
@@ -110,7 +110,7 @@ describe('a store that is silent', () => {
     await next(first, 'two');
   });
 
-  it('at a settle keeps nobody waiting: the terminal leaves, and the settle follows', async () => {
+  it('An unanswered settle delays no client: the terminal leaves, and the settle follows', async () => {
     let answer = () => {};
     scripted.once('settle', (pass, call) => new Promise((done) => (answer = () => void pass(call).then(done))));
     const first = await post(server.url, body, headers);
@@ -122,7 +122,7 @@ describe('a store that is silent', () => {
     expect(await turns()).toEqual(['completed', 'completed']);
   });
 
-  it('holds back a request that is anchored to the answer it has not recorded yet', async () => {
+  it('A request anchored to an answer that is not settled yet waits for the settle', async () => {
     let answer = () => {};
     scripted.once('settle', (pass, call) => new Promise((done) => (answer = () => void pass(call).then(done))));
     const first = await post(server.url, body, headers);
@@ -135,8 +135,8 @@ describe('a store that is silent', () => {
   });
 });
 
-describe('a request that could not be started in the time it may be held', () => {
-  it('is told so, and whatever the store says later, no frame leaves for it', async () => {
+describe('a request that could not be started within its waiting time', () => {
+  it('A request that could not be started in time gets an error, and a later answer of the store sends no frame for it', async () => {
     const other = await createBridge({
       store: scripted.store,
       logger: pino({ level: 'silent' }),
@@ -159,7 +159,7 @@ describe('a request that could not be started in the time it may be held', () =>
 });
 
 describe('a store that refuses', () => {
-  it('a settle still lets the client have its terminal, and the bare end is recorded', async () => {
+  it('A refused settle still lets the client have its terminal, and the bare end of the turn is recorded', async () => {
     simulator.script.onTurn({ nth: 2 }, { kind: 'reuse_response_id' });
     const first = await post(server.url, body, headers);
     const again = await post(server.url, { ...body, input: [user('else')] }, { 'thread-id': 'other' });
@@ -175,7 +175,7 @@ describe('a store that refuses', () => {
     );
   });
 
-  it('a create is one clear error', async () => {
+  it('A refused create is one clear error', async () => {
     scripted.once('create', async () => ({ verdict: 'rejected' as const, reason: 'disk full' }));
     const answer = await post(server.url, body, headers);
     expect(answer.status).toBe(500);
@@ -185,8 +185,8 @@ describe('a store that refuses', () => {
   });
 });
 
-describe('a lease that has too little left', () => {
-  it('lets no frame leave: the turn is ended unsent', async () => {
+describe('a lease with too little time left', () => {
+  it('A lease with too little time left lets no frame leave: the turn is ended unsent', async () => {
     const first = await post(server.url, body, headers);
     scripted.once('start', async (pass, call) => ({ ...(await pass(call)), leaseLeftMs: 1_999 }) as never);
     const input = [user('one'), ...first.body.output, user('two')];
@@ -198,8 +198,8 @@ describe('a lease that has too little left', () => {
   });
 });
 
-describe('a session that was taken from this worker', () => {
-  it('is noticed at the next start, and the request is placed again', async () => {
+describe('a session that another worker has claimed', () => {
+  it('A claim by another worker is noticed at the next start, and the request is placed again', async () => {
     const first = await post(server.url, body, headers);
     const [row] = await scripted.store.sessions(1);
     await scripted.store.operatorRelease(row!.id);
@@ -210,7 +210,7 @@ describe('a session that was taken from this worker', () => {
 });
 
 describe('two requests that claim one session at once', () => {
-  it('are both served by the later claim, though the earlier one was slower to read what it claimed', async () => {
+  it('Two concurrent claims of one session are both served by the later epoch, though the earlier claim was slower to read its row', async () => {
     const first = await post(server.url, body, headers);
     await bridge.close();
     await server.close(100);
@@ -227,12 +227,12 @@ describe('two requests that claim one session at once', () => {
   });
 });
 
-describe('a client that leaves while its start is asked', () => {
-  it('is not placed again when the start is fenced: nobody would read the answer', async () => {
+describe('a client that leaves while its start is unanswered', () => {
+  it('A request whose client has left is not placed again when its start is fenced, because no reader is left', async () => {
     const first = await post(server.url, body, headers);
     let answer = () => {};
     scripted.once('start', () => new Promise((done) => (answer = () => done({ verdict: 'fenced' }))));
-    // It is asked once more, because the worker's own row might have been lost: the fence stands.
+    // The worker repeats the start once, because its own row might have been lost; the fence stands.
     scripted.once('start', async () => ({ verdict: 'fenced' as const }));
     const input = [user('one'), ...first.body.output, user('two')];
     const control = new AbortController();
@@ -240,7 +240,7 @@ describe('a client that leaves while its start is asked', () => {
     await until(() => scripted.calls.includes('start'));
     control.abort();
     await leaving;
-    // By the time another conversation has had its whole answer, the closed connection is known here too.
+    // Once another conversation has received its whole answer, the closed connection has been noticed here too.
     await post(server.url, body, { 'thread-id': 'other' });
     const sent = creates().length;
     answer();
@@ -257,13 +257,13 @@ describe('requests that wait for one conversation', () => {
     return Number(/^holdfast_queue_length (\d+)$/m.exec(page)?.[1]);
   };
 
-  it('are bounded: the next one is told to come back, and the slot is free again afterwards', async () => {
+  it('The queue of a session is bounded: the next request is refused with a retry hint, and the slot is freed afterwards', async () => {
     const first = await post(server.url, body, headers);
     let answer = () => {};
     scripted.once('settle', (pass, call) => new Promise((done) => (answer = () => void pass(call).then(done))));
     const input = [user('one'), ...first.body.output, user('two')];
     const second = await post(server.url, { ...body, input }, headers);
-    // Anchored: only this very line can answer it, so there is no lane beside it to go to.
+    // Anchored: only this line can answer it, so no lane beside it is possible.
     const third = { ...body, input: [user('three')], previous_response_id: second.body.id };
     const queued = post(server.url, third, headers);
     await until(async () => (await waiting()) === 1);
@@ -276,7 +276,7 @@ describe('requests that wait for one conversation', () => {
     expect((await post(server.url, third, headers)).status).toBe(200);
   });
 
-  it('are served although a drain began while the settle before them was unanswered', async () => {
+  it('Queued requests are served although a drain began while the previous settle was unanswered', async () => {
     await post(server.url, body, { 'thread-id': 'other' });
     let answer = () => {};
     scripted.once('settle', (pass, call) => new Promise((done) => (answer = () => void pass(call).then(done))));
@@ -284,17 +284,17 @@ describe('requests that wait for one conversation', () => {
     const looked = scripted.calls.filter((name) => name === 'lookup').length;
     const next = { ...body, input: [user('one'), ...first.body.output, user('two')] };
     const queued = post(server.url, next, headers);
-    // Twice: the head that its input continues is not recorded yet.
+    // Two calls: the head that its input continues is not recorded yet.
     await until(() => scripted.calls.filter((name) => name === 'lookup').length === looked + 2);
     const closed = bridge.close();
-    // The idle session's socket is closed in the same step in which the busy one is told.
+    // The idle session's socket is closed in the same step in which the busy session receives the drain.
     await simulator.waitFor('closed', ({ code }) => code === 1000 || code === 1001);
     answer();
     expect(terminalsOf(await queued).map(({ type }) => type)).toEqual(['response.completed']);
     await closed;
   });
 
-  it('give their place back when their client leaves', async () => {
+  it('A queued request frees its slot when its client leaves', async () => {
     const first = await post(server.url, body, headers);
     const held = simulator.script.onTurn({}, { kind: 'hold', at: 'before_terminal' });
     let answer = () => {};
@@ -303,7 +303,7 @@ describe('requests that wait for one conversation', () => {
     const running = await openLive(server.url, { ...body, input }, headers);
     held.release();
     const { events } = await running.rest();
-    // Anchored to the answer whose end is not recorded yet: only this line can answer, so they have to wait.
+    // Anchored to the answer whose settle is not recorded yet: only this line can answer, so they have to wait.
     const { id } = events.at(-1)!.data.response as { id: string };
     const anchored = (text: string) => ({ ...body, previous_response_id: id, input: [user(text)] });
     const control = new AbortController();

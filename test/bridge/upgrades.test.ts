@@ -17,7 +17,7 @@ import { freshDatabase } from '../support/database.ts';
 
 const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 
-it('a worker that meets a snapshot of a newer machine recovers the session from its columns', async () => {
+it('A worker that reads a snapshot of a newer machine version recovers the session from its columns', async () => {
   const at = await startTestBridge();
   const headers = { 'thread-id': 't' };
   const first = await post(at.url, { model: 'm', stream: true, store: false, input: [user('one')] }, headers);
@@ -35,9 +35,9 @@ it('a worker that meets a snapshot of a newer machine recovers the session from 
   await at.close();
 });
 
-it('workers of the release before go on while a newer one has migrated the database, and each takes over from the other', async () => {
+it('Workers of the previous release keep serving after a newer one has migrated the database, and each takes over from the other', async () => {
   const database = await freshDatabase();
-  // What a worker of the first release would have made, and the statements it goes on sending.
+  // Schema and statements as a worker of the first release creates and sends them.
   const orm = await MikroORM.init({
     clientUrl: database.url,
     entities,

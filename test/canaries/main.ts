@@ -8,8 +8,8 @@ import { endTogether } from '../support/end-together.ts';
 import { type Canary, canaries } from './list.ts';
 
 /**
- * `npm run test:canaries -- [--only TEXT]...`: plants each bug in a copy of the project; one that no test notices fails.
- * The tests run once without any bug first: what fails there would pass for a catch.
+ * `npm run test:canaries -- [--only TEXT]...`: plants each bug in a copy of the project; a bug that no test detects fails.
+ * The tests first run once without any bug, because a test that fails then would count as a catch.
  */
 const ROOT = join(import.meta.dirname, '..', '..');
 const COPIED = [
@@ -25,7 +25,7 @@ const COPIED = [
   'deploy',
 ];
 
-/** Milliseconds; the first run holds every test file of the list. */
+/** Maximum time of a run, in milliseconds; the first run includes every test file of the list. */
 const LONGEST_RUN_MS = 1_200_000;
 
 async function plant({ file, find, replace, name }: Canary, home: string): Promise<void> {
@@ -38,7 +38,7 @@ async function plant({ file, find, replace, name }: Canary, home: string): Promi
   );
 }
 
-/** Calls `use` with a copy of the project, which is gone afterwards. */
+/** Calls `use` with a copy of the project, and removes the copy afterwards. */
 async function withCopy<T>(use: (home: string) => Promise<T>): Promise<T> {
   const home = await mkdtemp(join(tmpdir(), 'hf-canary-home-'));
   try {
@@ -50,7 +50,7 @@ async function withCopy<T>(use: (home: string) => Promise<T>): Promise<T> {
   }
 }
 
-/** The first failing test; null when none failed, which proves something only if `note` says that all passed. */
+/** Result of a run. `failed` is the first failing test; null means that all tests passed only if `note` is `passed`. */
 interface Run {
   failed: string | null;
   note: 'passed' | 'failed' | 'did not end' | 'did not load';
@@ -74,7 +74,7 @@ function runTests(home: string, tests: readonly string[], databaseUrl: string): 
       clearTimeout(timer);
       if (signal) return resolve({ failed: null, note: 'did not end' });
       if (code === 0) return resolve({ failed: null, note: 'passed' });
-      // A file that fails as a whole has no test in its line.
+      // The line of a file that fails as a whole names no test.
       const failed = /^ *(?:FAIL|×) +(.+ > .+)$/m.exec(output)?.[1]?.replace(/ \d+ms$/, '') ?? null;
       resolve({ failed, note: failed === null ? 'did not load' : 'failed' });
     });

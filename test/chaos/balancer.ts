@@ -1,7 +1,7 @@
 import { createServer, request as httpRequest } from 'node:http';
 import type { FleetWorker } from './fleet.ts';
 
-/** A plain balancer: round robin over the workers that were ready a moment ago. It knows nothing of sessions. */
+/** A plain load balancer: round robin over the workers that were ready at the last check, without session affinity. */
 export interface Balancer {
   readonly url: string;
   close(): Promise<void>;

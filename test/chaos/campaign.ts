@@ -4,9 +4,9 @@ import { ownDatabase } from './world.ts';
 export interface CampaignOptions {
   seed: number;
   size: 'short' | 'full';
-  /** Only scenarios whose name contains this. */
+  /** Runs only scenarios whose name contains this text. */
   only: string;
-  /** Restarts of the starved scenario; null: as its form says. */
+  /** Restarts of the starved scenario; null: the default of the chosen size. */
   restarts?: number | null;
   verbose: boolean;
 }
@@ -22,7 +22,7 @@ const percentile = (values: readonly number[], p: number) => {
   return `${Math.round(sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * p))]!)}`;
 };
 
-/** Runs the scenarios one after another, each with workers and a database of its own, and prints what came of them. */
+/** Runs the scenarios one after another, each with its own workers and database, and prints their reports. */
 export async function runCampaign({ seed, size, only, restarts = null, verbose }: CampaignOptions): Promise<Verdict[]> {
   console.log(`seed ${seed}, ${size} form`);
   const verdicts: Verdict[] = [];

@@ -3,7 +3,7 @@ import { runCampaign } from './campaign.ts';
 
 const SEED = Number(process.env.CHAOS_SEED ?? Math.floor(Math.random() * 1e9));
 
-it(`real workers that are killed, stopped, cut off and restarted lose nothing (seed ${SEED})`, async () => {
+it(`Real workers that are killed, stopped, cut off and restarted lose nothing (seed ${SEED})`, async () => {
   const verdicts = await runCampaign({ seed: SEED, size: 'short', only: '', verbose: false });
   expect(verdicts.length).toBeGreaterThan(4);
   for (const { name, tally, broken } of verdicts) {

@@ -6,33 +6,33 @@ import { openPath, type Path } from './proxy.ts';
 
 const CLI = join(import.meta.dirname, '..', '..', 'src', 'cli.ts');
 
-/** One worker process, with the paths to it and from it in the test's hands. */
+/** One worker process. The test controls the network paths to it and from it. */
 export interface FleetWorker {
   readonly name: string;
   readonly url: string;
   readonly running: boolean;
-  /** Its way to the database, and where that leads. */
+  /** The worker's path to the database, which can be pointed elsewhere. */
   readonly database: Path;
   readonly databaseTarget: { host: string; port: number };
-  /** The others' way to it. */
+  /** The path by which other workers reach this one. */
   readonly peers: Path;
   start(): Promise<void>;
-  /** SIGKILL. */
+  /** Sends SIGKILL. */
   kill(): Promise<void>;
-  /** SIGSTOP: it keeps its sockets and answers nothing. */
+  /** Sends SIGSTOP: the worker keeps its sockets and answers nothing. */
   pause(): void;
   resume(): void;
-  /** SIGTERM; resolves when it is gone. */
+  /** Sends SIGTERM; resolves when the process has exited. */
   stop(): Promise<number | null>;
   ready(): Promise<boolean>;
   output(): string;
-  /** How often it has logged this message. */
+  /** Returns the number of times the worker has logged this message. */
   logged(text: string): number;
 }
 
 export interface Fleet {
   readonly workers: readonly FleetWorker[];
-  /** The database came back at another port. */
+  /** Points the worker's path at a database that came back on another port. */
   databaseMoved(url: string): void;
   close(): Promise<void>;
 }
@@ -44,7 +44,7 @@ export interface FleetOptions {
   env?: Record<string, string>;
 }
 
-/** Starts workers that share a database, each behind paths of its own, and waits until all are ready. */
+/** Starts workers that share a database, each behind its own paths, and waits until all are ready. */
 export async function startFleet(options: FleetOptions): Promise<Fleet> {
   const workers = await Promise.all(
     Array.from({ length: options.workers }, (_, index) => prepare(String.fromCharCode(65 + index), options)),
@@ -76,7 +76,7 @@ async function prepare(name: string, { databaseUrl, upstreamUrl, env }: FleetOpt
   let gone: Promise<number | null> = Promise.resolve(null);
   let output = '';
   const notable = new Map<string, number>();
-  /** The messages of a worker's log, counted: its whole output is not kept. */
+  /** Counts the messages of a worker's log; the whole output is not kept. */
   const note = (line: string) => {
     const message = /"msg":"([^"]*)"/.exec(line)?.[1];
     if (message) notable.set(message, (notable.get(message) ?? 0) + 1);

@@ -3,7 +3,7 @@ import { endTogether } from '../support/end-together.ts';
 import { runCampaign } from './campaign.ts';
 
 /**
- * `npm run test:chaos -- [--seed N] [--short] [--only TEXT] [--verbose]`: the whole campaign; prints its table.
+ * `npm run test:chaos -- [--seed N] [--short] [--only TEXT] [--verbose]`: runs the whole campaign and prints its table.
  * `npm run test:chaos -- --starved [--restarts N]`: only the starved workers, restarted 100 times.
  */
 const { values } = parseArgs({

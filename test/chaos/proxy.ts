@@ -1,14 +1,16 @@
 import { connect, createServer, type Socket } from 'node:net';
 
-/** A TCP path that can be taken away and given back. */
+/** A TCP path that can be interrupted and restored. */
 export interface Path {
   readonly port: number;
-  /** `open` passes; `refuse` cuts what is open and refuses what comes; `blackhole` accepts and passes nothing on. */
+  /**
+   * `open` forwards; `refuse` closes open connections and refuses new ones; `blackhole` accepts and forwards nothing.
+   */
   set(state: 'open' | 'refuse' | 'blackhole'): void;
   close(): Promise<void>;
 }
 
-/** @param target where the path leads; read at each connection, so that what listens there may come later */
+/** @param target destination, read at each connection, so that its listener may start later */
 export async function openPath(target: { host: string; port: number }): Promise<Path> {
   let state: 'open' | 'refuse' | 'blackhole' = 'open';
   const pairs = new Set<{ near: Socket; far: Socket | null }>();
@@ -53,7 +55,7 @@ export async function openPath(target: { host: string; port: number }): Promise<
     set(wanted) {
       state = wanted;
       if (wanted === 'refuse') cut();
-      // What was lost in between can never be made whole again: a healed path starts with new connections.
+      // Bytes lost while the path was down cannot be recovered: a restored path starts with new connections.
       if (wanted === 'open') cut();
     },
     close: () =>

@@ -5,31 +5,31 @@ import { starve } from './starved.ts';
 import { createTalker, type Tally } from './talker.ts';
 import { inWorld, ownDatabase, type World } from './world.ts';
 
-/** What one scenario injected and what came of it. */
+/** The faults that one scenario injected, and its results. */
 export interface Report {
   name: string;
   faults: number;
   tally: Tally;
-  /** What must hold beside "nothing wrong, nothing lost"; one sentence each when it does not. */
+  /** Violations of the scenario's own conditions, beside wrong and lost turns; one sentence each. */
   broken: string[];
-  /** Measured on the way; one sentence each. */
+  /** Measurements; one sentence each. */
   figures: string[];
 }
 
 export interface ScenarioContext {
   seed: number;
-  /** A database server that lives as long as the campaign. */
+  /** Returns the URL of a database server that lives as long as the campaign. */
   databaseUrl(): Promise<string>;
   /** `short` in the test suite, `full` on demand. */
   size: 'short' | 'full';
-  /** Restarts of the starved scenario; null: as its form says. */
+  /** Restarts of the starved scenario; null: the default of the chosen size. */
   restarts: number | null;
   verbose: boolean;
 }
 
 export interface Scenario {
   name: string;
-  /** Part of the short form. */
+  /** True if the scenario is part of the short form. */
   short: boolean;
   run(context: ScenarioContext): Promise<Report>;
 }
@@ -47,11 +47,11 @@ async function query<T extends object>(databaseUrl: string, text: string, values
   }
 }
 
-/** What a worker's heartbeats cost over the next ten seconds: how many calls, and milliseconds each. */
+/** Measures a worker's heartbeats over the next ten seconds: number of calls, and milliseconds each. */
 async function heartbeatCost(url: string): Promise<string> {
   const read = async () => {
     const text = await (await fetch(`${url}/metrics`)).text();
-    // A call that was never made has no line yet.
+    // A call that was never made has no line in the metrics yet.
     const value = (part: string) =>
       Number(
         new RegExp(`^holdfast_store_call_milliseconds_${part}\\{[^}]*call="heartbeat".*\\} (.+)$`, 'm').exec(
@@ -67,7 +67,7 @@ async function heartbeatCost(url: string): Promise<string> {
   return `${calls} heartbeats in 10 s, ${((after.ms - before.ms) / calls).toFixed(1)} ms each`;
 }
 
-/** What must hold of the rows whatever was done to the workers. */
+/** Checks what must hold in the rows after any scenario. */
 export async function judgeRows(databaseUrl: string, broken: string[]): Promise<void> {
   const [heads] = await query<{ wrong: number }>(
     databaseUrl,
@@ -84,7 +84,7 @@ export async function judgeRows(databaseUrl: string, broken: string[]): Promise<
   if (forked!.wrong > 0) broken.push(`${forked!.wrong} times two turns of one session ran at once under the fence`);
 }
 
-/** The worker whose row owns most sessions. */
+/** Returns the worker whose row owns the most sessions. */
 async function owner(databaseUrl: string, fleet: World['fleet']): Promise<FleetWorker> {
   const rows = await query<{ internal_url: string | null }>(
     databaseUrl,
@@ -304,7 +304,7 @@ export const scenarios: readonly Scenario[] = [
         const code = await worker.stop();
         if (code !== 0) report.broken.push(`worker ${worker.name} ended with ${code}`);
         await worker.start();
-        // The balancer must see it before the next one goes.
+        // The balancer must notice it before the next worker is stopped.
         await pause(1_200);
         report.faults += 1;
       }

@@ -6,10 +6,10 @@ import type { World } from './world.ts';
 
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
-/** Processes that keep every core busy. */
+/** Starts processes that keep every core busy. */
 export function startBurners(count = availableParallelism()): { stop(): Promise<void> } {
   const burners: ChildProcess[] = Array.from({ length: count }, () =>
-    // One whose parent is gone ends by itself.
+    // A burner exits by itself when its parent is gone.
     spawn(process.execPath, ['-e', `while (process.ppid === ${process.pid});`], { stdio: 'ignore' }),
   );
   const kill = () => {
@@ -26,10 +26,10 @@ export function startBurners(count = availableParallelism()): { stop(): Promise<
   };
 }
 
-/** What a worker logs when a session that it runs was claimed. */
+/** Message that a worker logs when another worker claimed a session that it runs. */
 const TAKEN = 'another worker has claimed a session that runs here';
 
-/** Stops workers for a while, or lets them run a part of the time only, until `over`. */
+/** Stops workers for a while, or lets them run only part of the time, until `over`. */
 async function slowDown(world: World, workers: () => readonly FleetWorker[], over: () => boolean): Promise<number> {
   let faults = 0;
   while (!over()) {
@@ -39,7 +39,7 @@ async function slowDown(world: World, workers: () => readonly FleetWorker[], ove
     if (!worker || over()) continue;
     faults += 1;
     if (world.random() < 0.5) {
-      // Less than the lease can bear together with the beat that was due.
+      // Shorter than what the lease can absorb together with the heartbeat that was due.
       worker.pause();
       await pause(300 + world.random() * 2_700);
       worker.resume();
@@ -60,8 +60,8 @@ const at = (sorted: readonly number[], p: number) =>
   sorted.length === 0 ? '-' : `${Math.round(sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * p))]!)} ms`;
 
 /**
- * Rolling restarts of workers that are starved of CPU, stopped and slowed, under conversations each of whose turns goes
- * to a random worker that is up. Nothing dies, so nothing may be lost: no session is taken from a live owner, no request
+ * Runs rolling restarts of workers that are starved of CPU, stopped and slowed, under conversations whose turns each go
+ * to a random running worker. No worker dies, so nothing may be lost: no session is taken from a live owner, no request
  * fails, no turn is generated in vain.
  */
 export async function starve(world: World, restarts: number, report: Report): Promise<void> {

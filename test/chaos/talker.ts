@@ -3,7 +3,7 @@ import { digestOf, expectedDigest } from '../../src/testing/index.ts';
 import { chance } from '../../src/testing/simulator/seeded.ts';
 import { parseStream } from '../support/client.ts';
 
-/** What many conversations came to. */
+/** Results of many conversations. */
 export interface Tally {
   turns: number;
   requests: number;
@@ -24,7 +24,7 @@ export interface Tally {
   firstEvents: number[];
   /** Milliseconds from the first attempt of a turn to the end of its answer, for all turns. */
   totals: number[];
-  /** Turns that never ended well. */
+  /** Turns that never completed. */
   lost: string[];
 }
 
@@ -46,17 +46,17 @@ export const emptyTally = (): Tally => ({
 export interface TalkerOptions {
   seed: number;
   id: number;
-  /** Base URL for the next request. */
+  /** Returns the base URL for the next request. */
   pick(): string;
   tally: Tally;
   /** Milliseconds after which a turn that still fails is lost. */
   patienceMs: number;
-  /** Called with the id of each response that was given to the client as completed. */
+  /** Called with the id of each response that was delivered to the client as completed. */
   onCompleted?: (responseId: string) => void;
 }
 
 export interface Talker {
-  /** One user turn, repeated like a well-behaved client until it completes. */
+  /** Runs one user turn, and repeats it like a well-behaved client until it completes. */
   turn(): Promise<void>;
   readonly turns: number;
 }
@@ -65,7 +65,7 @@ const terminals = new Set(['response.completed', 'response.incomplete', 'respons
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 
-/** A conversation: half of them resend everything, half anchor to the last response; all name themselves by a key. */
+/** Creates a conversation. Half of them resend everything, half anchor to the last response; all send a key. */
 export function createTalker({ seed, id, pick, tally, patienceMs, onCompleted }: TalkerOptions): Talker {
   const anchors = chance(seed, 'anchors', id) < 0.5;
   const store = chance(seed, 'store', id) < 0.3;

@@ -6,17 +6,17 @@ import { type Simulator, startSimulator } from '../../src/testing/index.ts';
 import { type Fleet, type FleetWorker, startFleet } from './fleet.ts';
 import { createTalker, emptyTally, type Talker, type Tally } from './talker.ts';
 
-/** Workers, database and upstream of one scenario, and the conversations through them. */
+/** Workers, database and upstream of one scenario, and the conversations that run through them. */
 export interface World {
   fleet: Fleet;
   simulator: Simulator;
   tally: Tally;
   talkers: Talker[];
-  /** A worker that is running, chosen by the scenario's own rule. */
+  /** Returns the URL of a running worker, chosen by the scenario's own rule. */
   pick: () => string;
-  /** Lets every conversation take `turns` more turns, all at once. */
+  /** Lets every conversation take `turns` more turns, all conversations at once. */
   talk(turns: number, which?: readonly Talker[]): Promise<void>;
-  /** Name of the worker whose log last mentions the session of a conversation; for finding a victim. */
+  /** Returns the next random number in [0, 1), from the seed of the scenario. */
   random: () => number;
   log(text: string): void;
 }
@@ -31,7 +31,7 @@ export interface WorldOptions {
   verbose?: boolean;
 }
 
-/** Repeatable random numbers in [0, 1). */
+/** Returns a generator of repeatable random numbers in [0, 1). */
 export function seededRandom(seed: number): () => number {
   let state = seed >>> 0;
   return () => {
@@ -43,7 +43,7 @@ export function seededRandom(seed: number): () => number {
   };
 }
 
-/** Runs a scenario in a world of its own and takes the world down whatever happens. */
+/** Runs a scenario in its own world, and tears the world down even when it fails. */
 export async function inWorld(options: WorldOptions, scenario: (world: World) => Promise<void>): Promise<World> {
   const { seed, databaseUrl } = options;
   const random = seededRandom(seed);
@@ -88,7 +88,7 @@ export async function inWorld(options: WorldOptions, scenario: (world: World) =>
   return world;
 }
 
-/** Writes what the workers logged where `CHAOS_LOGS` says. */
+/** Writes the logs of the workers to the folder that `CHAOS_LOGS` names. */
 async function keepLogs(workers: readonly FleetWorker[]): Promise<void> {
   const dir = process.env.CHAOS_LOGS;
   if (!dir) return;
@@ -101,7 +101,7 @@ export function anyRunning(workers: readonly FleetWorker[], random: () => number
   return running[Math.floor(random() * running.length)]!;
 }
 
-/** A database server of the campaign's own, which may be killed. */
+/** Starts a database server of the campaign, which may be killed. */
 export async function ownDatabase(): Promise<{
   server: () => EmbeddedPostgres;
   dataDir: string;
@@ -114,7 +114,7 @@ export async function ownDatabase(): Promise<{
     server: () => server,
     dataDir,
     async again() {
-      // Whatever became of the server, its lock is this process's: give it back first.
+      // The server may be gone, but its lock belongs to this process: release it first.
       await server.stop();
       server = await startEmbeddedPostgres({ dataDir, settings: ['max_connections=300'] });
       return server.url;

@@ -10,17 +10,17 @@ interface Message {
   error?: unknown;
 }
 
-/** A Codex process that holds several user turns: `codex app-server`, spoken to in JSON lines. */
+/** A Codex process that runs several user turns: `codex app-server`, driven by JSON lines. */
 export interface AppServer {
   /** Starts a thread and returns its id. */
   startThread(): Promise<string>;
   /** Runs one user turn to its end. Rejects when it failed. */
   turn(threadId: string, text: string): Promise<void>;
-  /** Begins a user turn, waits for `reached`, interrupts it, and resolves with how it ended. */
+  /** Starts a user turn, waits for `reached`, interrupts it, and resolves with its final status. */
   interrupted(threadId: string, text: string, reached: () => Promise<unknown>): Promise<string>;
-  /** A copy of the thread that goes its own way; returns its id. */
+  /** Forks the thread; returns the id of the copy. */
   fork(threadId: string): Promise<string>;
-  /** Has the client compact the thread; resolves when that turn has ended. */
+  /** Makes the client compact the thread; resolves when that turn has ended. */
   compact(threadId: string): Promise<void>;
   close(): void;
 }
@@ -54,7 +54,7 @@ export async function startAppServer(program: string, home: string): Promise<App
       write({ id, method, params });
     });
 
-  /** What a turn that is begun by `begin` ends as. */
+  /** Resolves with the final status of the turn that `begin` starts. */
   async function ending(begin: () => Promise<unknown>): Promise<{ status: string; detail: string }> {
     const { promise, resolve } = Promise.withResolvers<{ status: string; detail: string }>();
     const listener = ({ method, params }: Message) => {

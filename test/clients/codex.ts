@@ -2,7 +2,7 @@ import { spawn } from 'node:child_process';
 import { access, mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 
-/** Version of the client whose behaviour the bridge is built for. */
+/** Client version that the bridge is tested against. */
 export const CODEX_VERSION = '0.169.0';
 
 export interface CodexRun {
@@ -28,7 +28,10 @@ function run(
   });
 }
 
-/** Installs the real client into a scratch folder, once. Returns its program. */
+/**
+ * Installs the real client into a scratch folder, once.
+ * @returns path of its program
+ */
 export async function installCodex(scratch: string): Promise<string> {
   const program = join(scratch, 'node_modules', '.bin', 'codex');
   if (
@@ -49,7 +52,7 @@ export async function installCodex(scratch: string): Promise<string> {
   return program;
 }
 
-/** A Codex home with one provider: the bridge. */
+/** Writes a Codex home whose only provider is the bridge. */
 export async function prepareCodexHome(home: string, baseUrl: string): Promise<void> {
   await mkdir(join(home, 'codex'), { recursive: true });
   await mkdir(join(home, 'work'), { recursive: true });
@@ -75,7 +78,7 @@ supports_websockets = false
   );
 }
 
-/** One `codex exec`, or a resume of the last one. Everything but the bridge is kept out of its reach. */
+/** Runs `codex exec` once, or resumes the last run. Its environment gives it access to nothing but the bridge. */
 export function codexExec(program: string, home: string, prompt: string, resume = false): Promise<CodexRun> {
   const nowhere = 'http://127.0.0.1:9';
   const env: NodeJS.ProcessEnv = {

@@ -9,8 +9,8 @@ import { startTap } from './tap.ts';
 import { compareTurns } from './turns.ts';
 
 /**
- * The real Codex client through the bridge: tools, several user turns in one process, and a resume in another. Its
- * upstream is the simulator, so that what arrived there can be counted.
+ * Runs the real Codex client through the bridge: tools, several user turns in one process, and a resume in another. The
+ * upstream is the simulator, so that the requests that reached it can be counted.
  */
 
 const failures: string[] = [];
@@ -37,7 +37,7 @@ const creates = () => simulator.journal.of('create');
 const command = (text: string) => `[call:exec_command ${JSON.stringify({ cmd: text })}]`;
 
 try {
-  // Waits longer than several keepalives, so that the client has to skip the comments.
+  // Longer than several keepalives, so that the client has to skip the comments.
   simulator.script.onTurn({ nth: 2 }, { kind: 'drip', everyMs: 150 }, { times: 1 });
   const first = await codexExec(program, home, `Run two commands. [${command('echo one')}${command('echo two')}]`);
   check('exec with two tool rounds exits 0', first.code === 0, first.output.slice(-600));

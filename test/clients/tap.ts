@@ -2,17 +2,20 @@ import { createServer, request as httpRequest } from 'node:http';
 import { digestOf, expectedDigest } from '../../src/testing/index.ts';
 import { parseStream } from '../support/client.ts';
 
-/** One request of the client and what it was answered. */
+/** One request of the client and its answer. */
 export interface Tapped {
   body: Record<string, unknown>;
   outcome: string;
-  /** The client hung up before the answer's end. */
+  /** True if the client disconnected before the end of the answer. */
   cut: boolean;
-  /** The digest the model reports of what it was given equals that of what the client sent; null without a digest. */
+  /**
+   * True if the digest that the model reports of its context equals that of what the client sent; null without a
+   * digest.
+   */
   exact: boolean | null;
 }
 
-/** Sits between a client and the bridge, changes nothing, and knows what the client meant. */
+/** A transparent proxy between a client and the bridge that records the context each request means. */
 export interface Tap {
   url: string;
   readonly seen: readonly Tapped[];

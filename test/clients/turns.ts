@@ -4,14 +4,14 @@ import { startSimulator } from '../../src/testing/index.ts';
 import { freePort, startWorker } from '../support/worker-process.ts';
 import { codexExec, prepareCodexHome } from './codex.ts';
 
-/** What a client made of four turns, one process each, without what differs from run to run. */
+/** Results of four client turns, one process each, without the parts that differ between runs. */
 export interface FourTurns {
   codes: number[];
-  /** The lines of `codex exec --json`. */
+  /** Lines of `codex exec --json`. */
   lines: unknown[];
-  /** What the client wrote down of tokens and rate limits after each answer. */
+  /** Token counts and rate limits that the client recorded after each answer. */
   counts: unknown[];
-  /** Requests as they reached the upstream: those that named a response, and those that did not. */
+  /** Requests that reached the upstream with an anchor, and those without. */
   deltas: number;
   requests: number;
   sockets: number;
@@ -20,7 +20,7 @@ export interface FourTurns {
 
 const UUID = /[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}/g;
 
-/** Ids, times and the digests that ids are part of. Whether a digest is the right one is for the tap to say. */
+/** Masks ids, times, and digests that include ids. The tap checks whether a digest is right. */
 const plain = (text: string): unknown =>
   JSON.parse(
     text
@@ -39,7 +39,7 @@ async function countsIn(home: string): Promise<unknown[]> {
   return counts;
 }
 
-/** Four turns of the real client against the simulator, by itself or through a bridge. */
+/** Runs four turns of the real client against the simulator, directly or through a bridge. */
 async function fourTurns(program: string, home: string, through: 'nothing' | 'holdfast'): Promise<FourTurns> {
   const simulator = await startSimulator({ seed: 61, reasoning: true });
   const port = await freePort();
@@ -52,7 +52,7 @@ async function fourTurns(program: string, home: string, through: 'nothing' | 'ho
         })
       : null;
   try {
-    // The same folders both times: they are part of what the client says.
+    // Both runs use the same folders, because their paths are part of what the client sends.
     await rm(join(home, 'codex'), { recursive: true, force: true });
     await prepareCodexHome(home, worker ? `http://127.0.0.1:${port}/v1` : simulator.url);
     const runs = [];
@@ -75,7 +75,7 @@ async function fourTurns(program: string, home: string, through: 'nothing' | 'ho
   }
 }
 
-/** The first difference of two lists, in words; null when there is none. */
+/** Returns a description of the first difference of two lists; null when there is none. */
 function differs(direct: readonly unknown[], bridged: readonly unknown[]): string | null {
   const length = Math.max(direct.length, bridged.length);
   for (let at = 0; at < length; at += 1) {
@@ -85,7 +85,7 @@ function differs(direct: readonly unknown[], bridged: readonly unknown[]): strin
   return null;
 }
 
-/** The same four turns with and without the bridge: what goes up, and what the client makes of what comes down. */
+/** Runs the same four turns with and without the bridge, and compares what is uploaded and what the client records. */
 export async function compareTurns(
   program: string,
   home: string,

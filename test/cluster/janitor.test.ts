@@ -8,7 +8,7 @@ const settle = async () => {
   for (let i = 0; i < 100; i += 1) await Promise.resolve();
 };
 
-/** A janitor over a store whose steps are answered by `purge`; `steps` holds them in order. */
+/** Creates a janitor over a store whose steps are answered by `purge`; `steps` records them in order. */
 function sweeping(purge: (step: PurgeStep) => Promise<Purged> | Purged) {
   const clock = createManualClock();
   const steps: PurgeStep[] = [];
@@ -30,7 +30,7 @@ function sweeping(purge: (step: PurgeStep) => Promise<Purged> | Purged) {
   return { clock, janitor, steps, logged, places };
 }
 
-it('goes through every kind to its end, each step from where the one before it stopped, then waits', async () => {
+it('The janitor sweeps every kind of row to its end, each step from where the previous one stopped, then waits', async () => {
   const left = new Map<PurgeKind, number>([
     ['sessions', 3],
     ['turns', 1],
@@ -57,7 +57,7 @@ it('goes through every kind to its end, each step from where the one before it s
   janitor.stop();
 });
 
-it('takes one step of each kind in turn: none waits for the end of another', async () => {
+it('The janitor alternates between kinds of rows, so that none waits for the end of another', async () => {
   let left = 8;
   const { clock, janitor, steps } = sweeping(({ kind }) => {
     left -= 1;
@@ -72,11 +72,11 @@ it('takes one step of each kind in turn: none waits for the end of another', asy
   janitor.stop();
 });
 
-it('stops a sweep whose time is over, and goes on there with the next one', async () => {
+it('A sweep that runs out of time stops, and the next one continues from there', async () => {
   let made = 0;
   const { clock, janitor, steps, places } = sweeping(() => {
     made += 1;
-    // The sixth answer comes when the time of the sweep is over.
+    // The sixth answer arrives when the time of the sweep is over.
     if (made === 6) clock.advance(30_000);
     return { ...end, after: [String(made)], more: made < 6 };
   });
@@ -92,7 +92,7 @@ it('stops a sweep whose time is over, and goes on there with the next one', asyn
   janitor.stop();
 });
 
-it('does not let a kind whose step fails keep the others waiting, and asks for less of it next time', async () => {
+it('A failing step of one kind does not delay the other kinds, and its next step asks for fewer rows', async () => {
   let fails = true;
   const { clock, janitor, steps, logged } = sweeping(({ kind }) => {
     if (kind === 'sessions' && fails) throw new Error('no answer');
@@ -115,7 +115,7 @@ it('does not let a kind whose step fails keep the others waiting, and asks for l
   janitor.stop();
 });
 
-it('never overlaps itself, survives a store that fails, and stops for good', async () => {
+it('The janitor never overlaps itself, survives a failing store, and stops for good', async () => {
   let release = (_: Error) => {};
   const { clock, janitor, steps } = sweeping(
     () =>

@@ -14,7 +14,7 @@ function world(mayJudge = true) {
   return { clock, database, store, register, ...createJudge({ store, mayJudge: () => mayJudge }) };
 }
 
-it('a worker without a row is given one, and is dead when that has run out', async () => {
+it('A worker without a row is given one, and is declared dead when that lease has expired', async () => {
   const { clock, database, judge } = world();
   expect(await judge('lost')).toBe('alive');
   expect(database.workers.get('lost')).toMatchObject({ state: 'serving', version: 'unknown' });
@@ -22,14 +22,14 @@ it('a worker without a row is given one, and is dead when that has run out', asy
   expect(await judge('lost')).toBe('dead');
 });
 
-it('only who was alive itself declares another one dead', async () => {
+it('A worker that was not continuously alive itself declares no other worker dead', async () => {
   const { clock, register, judge } = world(false);
   await register('late');
   clock.advance(LEASE + 1);
   expect(await judge('late')).toBe('alive');
 });
 
-it('a peer is slow as long as it may answer, unreachable when it goes on without answering, dead when that is stored', async () => {
+it('A silent peer is slow while it may still answer, unreachable when it renews its lease without answering, dead once its death is stored', async () => {
   const { clock, store, register, patience } = world();
   await register('peer');
   const beat = () => {
@@ -37,7 +37,7 @@ it('a peer is slow as long as it may answer, unreachable when it goes on without
     return store.heartbeat('peer', 'serving', LEASE);
   };
   const slow = patience('peer');
-  // However often it is asked: it has not run since.
+  // Repeated checks change nothing: the peer has not renewed its lease since.
   for (let i = 0; i < 10; i += 1) expect(await slow.ask()).toBe('slow');
   for (let i = 0; i < 2; i += 1) {
     await beat();
@@ -55,7 +55,7 @@ it('a peer is slow as long as it may answer, unreachable when it goes on without
   expect(await dying.ask()).toBe('dead');
 });
 
-it('a peer is unreachable once three connections in a row were closed before it answered', async () => {
+it('A peer is unreachable once three connections in a row were closed before an answer', async () => {
   const { register, patience } = world();
   await register('peer');
   const behindRelay = patience('peer');

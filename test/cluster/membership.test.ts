@@ -44,8 +44,8 @@ function world() {
 const stateOf = async (store: SessionStore, { id }: Membership) =>
   (await store.workers()).find((worker) => worker.id === id)?.state;
 
-describe('a worker', () => {
-  it('is registered before it serves, and heartbeats keep its lease', async () => {
+describe('a worker’s membership', () => {
+  it('A worker is registered before it serves, and its heartbeats keep the lease', async () => {
     const { scripted, join, pass } = world();
     const member = await join();
     expect(await stateOf(scripted.store, member)).toBe('serving');
@@ -56,7 +56,7 @@ describe('a worker', () => {
     await member.stop();
   });
 
-  it('keeps trying while the store does not answer its registration', async () => {
+  it('A worker retries its registration while the store does not answer', async () => {
     const { scripted, join, pass } = world();
     for (let i = 0; i < 3; i += 1) scripted.once('register', unanswered);
     const joined = join();
@@ -67,7 +67,7 @@ describe('a worker', () => {
     await (await joined).stop();
   });
 
-  it('is not registered when others would not find it', async () => {
+  it('A worker that other workers could not reach is not registered', async () => {
     const { scripted, join } = world();
     const announce = async () => {
       throw new Error('nobody answers there');
@@ -76,7 +76,7 @@ describe('a worker', () => {
     expect(await scripted.store.workers()).toEqual([]);
   });
 
-  it('starts nothing once its last confirmed heartbeat was sent too long ago, and goes on when one is confirmed', async () => {
+  it('A worker starts nothing once its last confirmed heartbeat is too old, and resumes when one is confirmed', async () => {
     const { clock, scripted, join, pass } = world();
     const member = await join();
     for (let i = 0; i < 12; i += 1) scripted.once('heartbeat', unanswered);
@@ -89,7 +89,7 @@ describe('a worker', () => {
     await member.stop();
   });
 
-  it('measures its fence from before the heartbeat was sent, however long the answer took', async () => {
+  it('A worker measures its self-fence from before the heartbeat was sent, however long the answer took', async () => {
     const { clock, scripted, join } = world();
     const member = await join();
     let answer = () => {};
@@ -109,7 +109,7 @@ describe('a worker', () => {
     await member.stop();
   });
 
-  it('judges others only after a whole lease without a gap of its own', async () => {
+  it('A worker judges others only after a whole lease without a gap of its own', async () => {
     const { scripted, join, pass } = world();
     const member = await join();
     expect(member.mayJudge()).toBe(false);
@@ -123,7 +123,7 @@ describe('a worker', () => {
     await member.stop();
   });
 
-  it('that was declared dead begins again under another id, and says so once', async () => {
+  it('A worker that was declared dead registers again under another id, and reports it once', async () => {
     const { scripted, join, pass, died } = world();
     const member = await join();
     const before = member.id;
@@ -140,7 +140,7 @@ describe('a worker', () => {
     await member.stop();
   });
 
-  it('that drains says so, and its last act is its own death', async () => {
+  it('A worker that drains announces it, and records its own death last', async () => {
     const { scripted, join, pass } = world();
     const member = await join();
     member.drain();
@@ -153,7 +153,7 @@ describe('a worker', () => {
   });
 });
 
-it('a worker that falls silent can be declared dead by one that was awake all the while, and not before its lease ran out', async () => {
+it('A silent worker can be declared dead by one that was awake all the time, and not before its lease expired', async () => {
   const { scripted, join, pass } = world();
   const silent = await join();
   const awake = await join();
@@ -169,11 +169,11 @@ it('a worker that falls silent can be declared dead by one that was awake all th
   await awake.stop();
 });
 
-it('a worker whose row was lost restores it under its own id, and a doubted lease is settled by a heartbeat at once', async () => {
+it('A worker whose row was lost restores it under its own id, and a doubted lease is settled by an immediate heartbeat', async () => {
   const { clock, database, scripted, join, pass, died } = world();
   const member = await join({ internalUrl: 'http://a' });
   const { id } = member;
-  // A failover lost the row, and another worker has met the id meanwhile.
+  // A failover lost the row, and another worker has seen the id since.
   scripted.once('heartbeat', async (beat, ...call) => {
     database.workers.delete(id);
     await scripted.store.declareExpired(id);
@@ -189,7 +189,7 @@ it('a worker whose row was lost restores it under its own id, and a doubted leas
   scripted.once('heartbeat', unanswered);
   await pass(deadlines.heartbeat);
   const beats = scripted.calls.filter((name) => name === 'heartbeat').length;
-  // One that was not answered is repeated long before the next would be due.
+  // An unanswered heartbeat is repeated long before the next one would be due.
   clock.advance(500);
   await settle();
   expect(scripted.calls.filter((name) => name === 'heartbeat').length).toBe(beats + 1);

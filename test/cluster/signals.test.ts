@@ -20,13 +20,13 @@ afterEach(async () => {
 interface Served {
   program: Program;
   url: string;
-  /** Process id of the database server. */
+  /** Returns the process id of the database server. */
   database(): Promise<number>;
-  /** Begins a turn that ends when it is released. */
+  /** Starts a turn that ends when it is released. */
   turn(): Promise<{ release(): void; terminal(): Promise<string> }>;
 }
 
-/** Serves with an embedded database of its own and resolves when it is ready. */
+/** Serves with its own embedded database; resolves when ready. */
 async function serve(
   command: string,
   args: readonly string[],
@@ -81,19 +81,19 @@ async function serve(
   };
 }
 
-/** Everything that was served from here has ended, the database too. */
+/** Waits until every process started from here has exited, the database included. */
 async function ended({ program }: Served, database: number): Promise<number | null> {
   const { code } = await program.gone;
   await until(() => !isRunning(database), 60_000);
   return code;
 }
 
-it('a signal to the whole group of several workers is one request: the running turn ends as it should, then everything does', async () => {
+it('A signal to the process group of several workers counts once: the running turn ends properly, then all processes exit', async () => {
   const served = await serve(process.execPath, [CLI, 'serve', '--workers', '2']);
   const database = await served.database();
   const turn = await served.turn();
   served.program.signalGroup('SIGINT');
-  // The supervisor and the worker of the turn at least: one that does not serve yet ends at once.
+  // At least the supervisor and the worker of the turn: one that does not serve yet exits at once.
   await served.program.says('"msg":"draining"', 2);
   turn.release();
   expect(await turn.terminal()).toBe('response.completed');
@@ -101,11 +101,11 @@ it('a signal to the whole group of several workers is one request: the running t
   expect(served.program.text()).not.toContain('stopping now');
 });
 
-it('workers whose supervisor was killed end their turns, and then themselves', async () => {
+it('Workers whose supervisor was killed finish their turns, then exit', async () => {
   const served = await serve(process.execPath, [CLI, 'serve', '--workers', '2']);
   const turn = await served.turn();
   served.program.signal('SIGKILL');
-  // The worker of the turn at least: one that does not serve yet ends without a word.
+  // At least the worker of the turn: one that does not serve yet exits without logging.
   await served.program.says('"asker":"the end of the supervisor"');
   turn.release();
   expect(await turn.terminal()).toBe('response.completed');
@@ -122,13 +122,13 @@ it('workers whose supervisor was killed end their turns, and then themselves', a
 it.each([
   ['one process', []],
   ['several workers', ['--workers', '2']],
-])('a second request of a user ends %s now, and the database with it', async (_, args) => {
+])('A second request of the user to stop ends %s at once, and the database with it', async (_, args) => {
   const served = await serve(process.execPath, [CLI, 'serve', ...args]);
   const database = await served.database();
   const turn = await served.turn();
   let over = false;
   void served.program.gone.then(() => (over = true));
-  // As an impatient user presses it: those within one request count for nothing.
+  // Repeated like an impatient user's keypresses: those that count as part of one request have no effect.
   await until(() => {
     if (!over) served.program.signalGroup('SIGINT');
     return over;
@@ -138,7 +138,7 @@ it.each([
   expect(served.program.text()).toContain('stopping now');
 });
 
-it('a signal that comes twice, from the terminal and from what started it, is one request', async () => {
+it('A signal that arrives twice, from the terminal and from the parent process, counts once', async () => {
   const served = await serve(process.execPath, [CLI, 'serve']);
   const database = await served.database();
   const turn = await served.turn();
@@ -150,7 +150,7 @@ it('a signal that comes twice, from the terminal and from what started it, is on
   expect(await ended(served, database)).toBe(0);
 });
 
-it('before it serves, a signal ends it and whatever it has started', async () => {
+it('A signal before the server is ready ends it and every process it has started', async () => {
   const dataDir = await mkdtemp(join(tmpdir(), 'hf-signals-'));
   const program = startProgram(process.execPath, [CLI, 'serve'], {
     env: { PORT: String(await freePort()), HOLDFAST_DATA_DIR: dataDir },
@@ -168,7 +168,9 @@ it('before it serves, a signal ends it and whatever it has started', async () =>
   await rm(dataDir, { recursive: true, force: true });
 });
 
-/** Scripts as a user of the package has them: npm runs them in a shell, which is the parent of the server. */
+/**
+ * Creates a project as users of the package have it. npm runs scripts in a shell, which is the parent of the server.
+ */
 async function userOf(script: string): Promise<string> {
   const home = await mkdtemp(join(tmpdir(), 'hf-user-'));
   ends.push(() => rm(home, { recursive: true, force: true }));
@@ -179,7 +181,7 @@ async function userOf(script: string): Promise<string> {
 it.each([
   ['this project’s own start', async () => ROOT],
   ['a script of a user’s own', () => userOf(`${process.execPath} ${join(ROOT, 'bin', 'holdfast.js')} serve`)],
-])('SIGTERM to npm alone ends %s in order, and the database with it', async (_, home) => {
+])('SIGTERM to npm alone shuts down %s in order, and the database with it', async (_, home) => {
   const served = await serve('npm', ['start'], { cwd: await home() });
   const database = await served.database();
   const turn = await served.turn();
@@ -189,7 +191,7 @@ it.each([
   expect(await turn.terminal()).toBe('response.completed');
   await until(() => !isRunning(database), 60_000);
   await served.program.gone;
-  // npm may be gone before the server that it started.
+  // npm may exit before the server that it started.
   const answers = () =>
     fetch(`${served.url}/health`).then(
       () => true,
@@ -198,7 +200,7 @@ it.each([
   await until(async () => !(await answers()), 60_000);
 });
 
-it('Ctrl-C in the terminal of `npm start`, which npm passes on once more, is one request', async () => {
+it('Ctrl-C in the terminal of `npm start`, which npm forwards a second time, counts once', async () => {
   const served = await serve('npm', ['start'], { cwd: ROOT });
   const database = await served.database();
   const turn = await served.turn();

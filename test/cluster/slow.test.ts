@@ -18,7 +18,7 @@ const user = (text: string) => ({ type: 'message', role: 'user', content: [{ typ
 const thread = { 'thread-id': 't' };
 const ask = (more: object = {}) => ({ model: 'm', stream: true, store: false, input: [user('one')], ...more });
 
-/** A way to a port that may be held: what is sent on it waits until it is let go. */
+/** Opens a path to a port that can be paused: bytes wait until it is resumed. */
 async function holdableWay(port: number) {
   let held: (() => void)[] | null = null;
   const sockets = new Set<Socket>();
@@ -62,7 +62,7 @@ async function holdableWay(port: number) {
   };
 }
 
-/** Two workers over one store: the calls of each are counted, and its heartbeats may be withheld. */
+/** Starts two workers on one store. Calls of each are counted, and its heartbeats can be withheld. */
 async function pair(env: Record<string, string> = {}) {
   const database = createMemoryDatabase('0'.repeat(64));
   const internal = await freePort();
@@ -102,13 +102,13 @@ async function pair(env: Record<string, string> = {}) {
   return { database, way, owner, other, simulator: owner.at.simulator };
 }
 
-it('a peer that is slow to accept is waited for, and keeps its session and its socket', async () => {
+it('A peer that is slow to accept is waited for, and keeps its session and its socket', async () => {
   const { way, owner, other, simulator } = await pair({ HOLDFAST_OWNER_POLL_MS: '50' });
   const one = await post(owner.at.url, ask(), thread);
   way.hold();
   const asked = other.count('workers');
   const two = post(other.at.url, ask({ previous_response_id: one.body.id, input: [user('two')] }), thread);
-  // Its standing is looked up more than once: every deadline of the hop is over by then.
+  // Its lease has been read several times: every deadline of the hop has passed by then.
   await until(() => other.count('workers') >= asked + 4);
   way.letGo();
   expect((await two).status).toBe(200);
@@ -117,7 +117,7 @@ it('a peer that is slow to accept is waited for, and keeps its session and its s
   expect(simulator.journal.of('create')).toHaveLength(2);
 });
 
-it('a hop that is cut before anything was shown is taken up again by its turn id: one generation', async () => {
+it('A hop that is cut before any output was shown is resumed by its turn id: one generation', async () => {
   const { way, owner, other, simulator } = await pair();
   const one = await post(owner.at.url, ask(), thread);
   const held = simulator.script.onTurn({}, { kind: 'hold', at: 'before_created' });
@@ -133,7 +133,7 @@ it('a hop that is cut before anything was shown is taken up again by its turn id
   ]);
 });
 
-it('a worker whose row was lost restores it and keeps its sessions; until then requests wait at a pace', async () => {
+it('A worker whose row was lost restores it and keeps its sessions; until then requests poll at intervals', async () => {
   const { database, owner, other, simulator } = await pair({
     HOLDFAST_HEARTBEAT_MS: '100',
     HOLDFAST_OWNER_WAIT_MS: '1500',
@@ -166,7 +166,7 @@ it('a worker whose row was lost restores it and keeps its sessions; until then r
   expect(simulator.journal.of('upgrade')).toHaveLength(1);
 });
 
-it('a worker whose heartbeat is merely late serves as soon as it is confirmed', async () => {
+it('A worker whose heartbeat is merely late serves as soon as the heartbeat is confirmed', async () => {
   const { owner } = await pair({ HOLDFAST_HEARTBEAT_MS: '100', HOLDFAST_SELF_FENCE_MS: '300' });
   const one = await post(owner.at.url, ask(), thread);
   owner.beats(false);
@@ -180,7 +180,7 @@ it('a worker whose heartbeat is merely late serves as soon as it is confirmed', 
   expect((await two).status).toBe(200);
 });
 
-it('an unreachable worker that goes on renewing its lease gives what is idle up, and only after that', async () => {
+it('A worker that is unreachable but renews its lease loses its idle sessions, and only after that', async () => {
   const { way, owner, other } = await pair({ HOLDFAST_HEARTBEAT_MS: '100', HOLDFAST_OWNER_POLL_MS: '50' });
   const one = await post(owner.at.url, ask(), thread);
   way.hold();

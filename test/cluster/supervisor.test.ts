@@ -37,7 +37,7 @@ afterAll(async () => {
 const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 const body = (input: object[]) => ({ model: 'm', stream: true, store: false, input });
 
-/** Worker processes, not the database server. */
+/** Returns the worker processes, without the database server. */
 const children = () =>
   execFileSync('ps', ['-A', '-o', 'pid=,ppid=,command='], { encoding: 'utf8' })
     .split('\n')
@@ -45,18 +45,18 @@ const children = () =>
     .filter((found) => Number(found?.[2]) === supervisor.pid && found![3]!.includes('cli.'))
     .map((found) => Number(found![1]));
 
-/** Owners of all sessions, by worker id. */
+/** Returns the owners of all sessions by worker id. */
 async function workers(): Promise<{ id: string; state: string }[]> {
   const answer = await fetch(`${url}/admin/workers`);
   return ((await answer.json()) as { workers: { id: string; state: string }[] }).workers;
 }
 
-it('several workers behind one port continue each other’s conversations; one that is killed in the middle of a turn is replaced, and its session taken over long before its lease ends', async () => {
+it('Several workers behind one port continue each other’s conversations, and the session of one that is killed during a turn is taken over long before its lease ends', async () => {
   await until(async () => (await workers()).filter(({ state }) => state === 'serving').length === 3, 20_000);
   const before = children();
   expect(before).toHaveLength(3);
 
-  // A connection each: any of the three may be asked, and the owner's socket answers.
+  // One connection each: any of the three workers may accept it, and the owner's socket answers.
   const talks = Array.from({ length: 6 }, (_, n) => ({
     headers: { 'thread-id': `t${n}`, connection: 'close' },
     input: [] as object[],
@@ -76,7 +76,7 @@ it('several workers behind one port continue each other’s conversations; one t
   const cut = await openLive(url, body([...talk.input, user('cut')]), talk.headers);
   await cut.until('response.output_item.added');
   held.remove();
-  // Whichever worker runs it: all of them are killed, and only their supervisor can say so at once.
+  // All workers are killed, whichever runs the turn; only their supervisor can report that at once.
   const startedAt = performance.now();
   for (const pid of before) process.kill(pid, 'SIGKILL');
   await cut.rest();
@@ -90,13 +90,13 @@ it('several workers behind one port continue each other’s conversations; one t
   const again = await post(url, body(input), talk.headers);
   expect(again.headers['x-holdfast-outcome']).toBe('stale_recovery');
   expect(digestOf(again.body)).toBe(expectedDigest({ items: input as never }));
-  // The lease of the dead owner had not run out: its death was recorded by who reaped it.
+  // The lease of the dead owner had not expired: the process that reaped it recorded its death.
   expect(performance.now() - startedAt).toBeLessThan(LEASE_MS);
   held.release();
   await until(() => children().length === 3, 20_000);
 });
 
-it('drain together on SIGTERM, and take the embedded database with them', async () => {
+it('Several workers drain together on SIGTERM, and stop the embedded database', async () => {
   const running = children();
   await supervisor.stop();
   const alive = (pid: number) => {

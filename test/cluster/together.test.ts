@@ -40,7 +40,7 @@ afterAll(async () => {
   await rm(dataDir, { recursive: true, force: true });
 });
 
-/** On a connection of its own, which any of the workers may take. */
+/** Fetches a page on a new connection, which any of the workers may accept. */
 async function page(path = '/metrics'): Promise<string> {
   const answer = await request(url + path, { headers: { connection: 'close' } });
   return answer.body.text();
@@ -65,13 +65,13 @@ async function failSome(): Promise<string[]> {
   return requests;
 }
 
-it('whichever worker is asked, metrics and failures are those of all; what a killed one had counted still counts', async () => {
+it('Metrics and failures are those of all workers whichever answers, and the counts of a killed worker are kept', async () => {
   const requests = await failSome();
   for (let asked = 0; asked < 6; asked += 1) {
     const text = await page();
     expect([value(text, FAULTS), value(text, COUNT)]).toEqual([FAILED, FAILED]);
     expect(value(text, 'holdfast_upstream_failures_total{cause="refused"}')).toBe(FAILED);
-    // One process's worth of what must not be summed.
+    // Metrics that must not be summed appear as those of one process.
     expect(text).toMatch(/^holdfast_build_info\{version="[^"]+"\} 1$/m);
   }
   for (const id of requests)
@@ -87,7 +87,7 @@ it('whichever worker is asked, metrics and failures are those of all; what a kil
     .map((found) => Number(found![1]));
   expect(children).toHaveLength(2);
   for (const pid of children) process.kill(pid, 'SIGKILL');
-  // Both are replaced: nothing that is counted now was counted by a process that runs.
+  // Both workers are replaced: no current count was made by a running process.
   await program.says('"msg":"registered"', 4);
   let text = '';
   await until(async () => (text = await page().catch(() => '')).includes(FAULTS), 60_000);
@@ -97,7 +97,7 @@ it('whichever worker is asked, metrics and failures are those of all; what a kil
   expect([value(text, FAULTS), value(text, COUNT)]).toEqual([2 * FAILED, 2 * FAILED]);
 });
 
-it('a worker that does not answer is counted as it was seen last, and what it holds is left out', async () => {
+it('A worker that does not answer is counted with its last known values, and its gauges are left out', async () => {
   const clock = createManualClock();
   const merger = createMetricsMerger((ms, run) => clock.after(ms, run));
   const metrics = (total: number) =>
@@ -118,16 +118,16 @@ it('a worker that does not answer is counted as it was seen last, and what it ho
   const stuck = merger.page(new Map([...both, [2, () => {}]]));
   clock.advance(60_000);
   expect(read(await stuck)).toEqual([7, 3]);
-  // It ends while it is waited for: that ends the wait.
+  // The worker exits while the merger waits for it: that ends the wait.
   const ending = merger.page(new Map([...both, [2, () => {}]]));
   merger.ended(2);
   expect(read(await ending)).toEqual([7, 3]);
   merger.ended(1);
   expect(read(await merger.page(new Map()))[0]).toBe(7);
-  // The last word of a worker may arrive after the news of its end: it takes the place of what was known.
+  // The last report of a worker may arrive after the news of its exit: it replaces the known values.
   merger.measured(1, { kind: 'metrics', round: null, metrics: metrics(5) });
   expect(read(await merger.page(new Map()))[0]).toBe(9);
-  // Many come and go: what they have counted is summed up, and counts once.
+  // Many workers come and go: their counts are summed, and count once.
   for (let worker = 3; worker < 30; worker += 1) {
     merger.measured(worker, { kind: 'metrics', round: null, metrics: metrics(1) });
     merger.ended(worker);

@@ -14,14 +14,14 @@ const problemsOf = (env: Record<string, string>) => {
   }
 };
 
-describe('the configuration', () => {
-  it('works with nothing set, on loopback', () => {
+describe('configuration', () => {
+  it('The configuration works with nothing set, on loopback', () => {
     const config = readConfig({});
     expect(config.server).toEqual({ host: '127.0.0.1', port: 8787, publicHosts: [], corsOrigins: [] });
     expect(config).toMatchObject({ databaseUrl: null, instancePolicy: 'forward', workers: 1 });
   });
 
-  it.each(Object.entries({ ...deadlineKnobs, ...limitKnobs }))('reads the knob %s', (name, knob) => {
+  it.each(Object.entries({ ...deadlineKnobs, ...limitKnobs }))('The configuration reads the knob %s', (name, knob) => {
     const config = readConfig({ [knob.variable]: String(knob.default) });
     expect({ ...config.deadlines, ...config.limits }[name as never]).toBe(knob.default);
     expect(problemsOf({ [knob.variable]: 'many' }).join()).toContain(knob.variable);
@@ -29,7 +29,7 @@ describe('the configuration', () => {
     expect(problemsOf({ [knob.variable]: '1.5' }).join()).toContain(knob.variable);
   });
 
-  it('names every problem at once, and no secret', () => {
+  it('A configuration error names every problem at once, and no secret', () => {
     const problems = problemsOf({
       PORT: 'http',
       HOLDFAST_UPSTREAM_URL: 'ftp://x',
@@ -48,12 +48,12 @@ describe('the configuration', () => {
     ['a shared database without secrets', { DATABASE_URL: 'postgres://h/d' }, 'HOLDFAST_SECRETS'],
     ['a self-fence beyond the lease', { HOLDFAST_SELF_FENCE_MS: '10000' }, 'HOLDFAST_SELF_FENCE_MS'],
     ['heartbeats too rare for the self-fence', { HOLDFAST_HEARTBEAT_MS: '7000' }, 'HOLDFAST_HEARTBEAT_MS'],
-  ])('refuses %s', (_, env, named) => {
+  ])('The configuration refuses %s', (_, env, named) => {
     expect(problemsOf(env).join()).toContain(named);
   });
 });
 
-describe('what was pasted', () => {
+describe('pasted settings', () => {
   it.each([
     'https://api.test/v1',
     'https://api.test/v1/',
@@ -61,7 +61,7 @@ describe('what was pasted', () => {
     'https://api.test/v1/responses/',
     'wss://api.test/v1/responses',
     '"https://api.test/v1"',
-  ])('is the base of the upstream: %s', (url) => {
+  ])('A pasted URL is reduced to the base of the upstream: %s', (url) => {
     expect(readConfig({ HOLDFAST_UPSTREAM_URL: url }).upstream.url).toBe('https://api.test/v1');
   });
 
@@ -70,37 +70,40 @@ describe('what was pasted', () => {
     ['https://api.test', 'https://api.test'],
     ['https://api.test/', 'https://api.test'],
     ['https://x.test/openai/v1/responses?api-version=preview', 'https://x.test/openai/v1?api-version=preview'],
-  ])('keeps what belongs to the base: %s', (given, url) => {
+  ])('A pasted URL keeps the parts that belong to the base: %s', (given, url) => {
     expect(readConfig({ HOLDFAST_UPSTREAM_URL: given }).upstream.url).toBe(url);
   });
 
   it.each(['https://api.test/v1/chat/completions', 'api.test/v1', 'ftp://api.test'])(
-    'is refused by name: %s',
+    'An invalid upstream URL is refused with the name of its variable: %s',
     (url) => {
       expect(problemsOf({ HOLDFAST_UPSTREAM_URL: url }).join()).toContain('HOLDFAST_UPSTREAM_URL');
     },
   );
 
   it.each(['sk-1', 'Bearer sk-1', 'bearer  sk-1', '"sk-1"', "'Bearer sk-1'", 'Authorization: Bearer sk-1', ' sk-1\n'])(
-    'is the upstream key: %j',
+    'A pasted upstream key is cleaned up: %j',
     (key) => {
       expect(readConfig({ HOLDFAST_UPSTREAM_KEY: key }).upstream.key).toBe('sk-1');
     },
   );
 
-  it.each(['sk-1 sk-2', 'sk-1\nsk-2', 'sk-ü', 'Bearer ""'])('is refused by name and without its value: %j', (key) => {
-    const problems = problemsOf({ HOLDFAST_UPSTREAM_KEY: key }).join();
-    expect(problems).toContain('HOLDFAST_UPSTREAM_KEY');
-    expect(problems).not.toContain('sk-');
-  });
+  it.each(['sk-1 sk-2', 'sk-1\nsk-2', 'sk-ü', 'Bearer ""'])(
+    'An invalid upstream key is refused with the name of its variable and without its value: %j',
+    (key) => {
+      const problems = problemsOf({ HOLDFAST_UPSTREAM_KEY: key }).join();
+      expect(problems).toContain('HOLDFAST_UPSTREAM_KEY');
+      expect(problems).not.toContain('sk-');
+    },
+  );
 
-  it('is no proxy: start names the variable', () => {
+  it('An invalid proxy URL stops the start with the name of its variable', () => {
     expect(problemsOf({ HTTPS_PROXY: 'socks5://u:secret@p:1' }).join()).toMatch(/HTTPS_PROXY(?!.*secret)/);
   });
 });
 
-describe('what is documented', () => {
-  it('is read somewhere: every variable', async () => {
+describe('documentation of settings', () => {
+  it('Every documented variable is read somewhere in the code', async () => {
     const files = await Promise.all(
       ['src', 'machines'].map(async (dir) => (await readdir(dir, { recursive: true })).map((file) => join(dir, file))),
     );
@@ -119,15 +122,18 @@ describe('what is documented', () => {
   });
 });
 
-describe('the error catalogue', () => {
-  it.each(Object.entries(catalogue))('%s is complete and honest about repeating', (name, entry) => {
-    expect(name).toMatch(/^bridge_[a-z_]+$/);
-    expect(entry.message).toMatch(/\.$/);
-    expect(entry.action).toMatch(/\.$/);
-    expect(entry.status).toBeGreaterThanOrEqual(400);
-    // Clients repeat 5xx by themselves and take 4xx as final: the entry must not say otherwise.
-    if (entry.retry && entry.status < 500) expect([408, 409, 429]).toContain(entry.status);
-    if (entry.status === 429) expect(entry).toHaveProperty('retryAfterSeconds');
-    if (entry.status === 400) expect(entry.retry).toBe(false);
-  });
+describe('error catalogue', () => {
+  it.each(Object.entries(catalogue))(
+    'The catalogue entry %s is complete, and its retry advice fits its status',
+    (name, entry) => {
+      expect(name).toMatch(/^bridge_[a-z_]+$/);
+      expect(entry.message).toMatch(/\.$/);
+      expect(entry.action).toMatch(/\.$/);
+      expect(entry.status).toBeGreaterThanOrEqual(400);
+      // Clients retry 5xx by themselves and treat 4xx as final: the entry must not contradict that.
+      if (entry.retry && entry.status < 500) expect([408, 409, 429]).toContain(entry.status);
+      if (entry.status === 429) expect(entry).toHaveProperty('retryAfterSeconds');
+      if (entry.status === 400) expect(entry.retry).toBe(false);
+    },
+  );
 });

@@ -6,8 +6,8 @@ import { digestOf, expectedDigest, startSimulator } from '../../src/testing/inde
 import { freePort, startWorker, type WorkerProcess } from '../support/worker-process.ts';
 
 /**
- * A conversation through a worker that is killed in the middle of it. The upstream is the simulator, whose model answers
- * with a digest of the whole context it was given: that is how the last column knows.
+ * Runs a conversation through a worker that is killed in the middle of it. The model of the simulated upstream answers
+ * with a digest of the whole context it received; the last column is computed from that.
  */
 
 type Input = OpenAI.Responses.ResponseInputItem;

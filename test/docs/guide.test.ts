@@ -1,11 +1,11 @@
 import { expect, it } from 'vitest';
 import { extractExample } from './snippets.ts';
 
-// Importing it registers the example's own tests here.
+// Importing the example registers its own tests here.
 const example = await extractExample('docs/model-based-testing.md', 'client');
 await import(example.file);
 await example.remove();
 
-it('is short enough to be read at a glance', () => {
+it('The example of the testing guide stays under 35 lines', () => {
   expect(example.code.split('\n').length).toBeLessThan(35);
 });

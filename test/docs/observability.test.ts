@@ -4,7 +4,7 @@ import { expect, it } from 'vitest';
 import { startTestBridge } from '../support/bridge.ts';
 import { post } from '../support/client.ts';
 
-it('tells every field of the line of a turn, and no other', async () => {
+it('docs/observability.md documents every field of a turn’s log line, and no other', async () => {
   const lines: Record<string, unknown>[] = [];
   const logger = pino({ level: 'info', base: null }, { write: (text) => void lines.push(JSON.parse(text)) });
   const at = await startTestBridge({ logger });

@@ -21,7 +21,7 @@ async function freePort(): Promise<number> {
   return port;
 }
 
-/** Runs a snippet as a process of its own; what it prints is collected. */
+/** Runs a snippet as a separate process and collects its output. */
 async function run(name: string, code: string, env: Record<string, string>) {
   const { file, remove } = await writeSnippet(name, code);
   undo.push(remove);
@@ -36,8 +36,8 @@ async function run(name: string, code: string, env: Record<string, string>) {
   return { child, exited, output: () => output };
 }
 
-describe('the README', () => {
-  it('shows an Express app that serves, an SDK client that is answered by it, and an end in order', async () => {
+describe('README snippets', () => {
+  it('The README’s Express app serves, its SDK client gets an answer, and the app shuts down in order', async () => {
     const simulator = await startSimulator();
     undo.push(() => simulator.close());
     const database = await freshDatabase();

@@ -3,17 +3,20 @@ import { join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 
 const ROOT = new URL('../../', import.meta.url);
-/** Inside the project, so that the snippets find its packages; outside what is checked and collected. */
+/** Inside the project, so that snippets resolve its packages; outside the folders that are linted and collected. */
 const PLACE = fileURLToPath(new URL('.extracted/', import.meta.url));
 
-/** The package's own entry points, before it is built. */
+/** Source files of the package's entry points, since the package is not built. */
 const SOURCES: Record<string, string> = {
   holdfast: 'src/index.ts',
   'holdfast/machines': 'machines/index.ts',
   'holdfast/testing': 'src/testing/index.ts',
 };
 
-/** The fenced block that follows this text. Throws when the document has no such block. */
+/**
+ * Returns the fenced block that follows this text.
+ * @throws Error when the document has no such block
+ */
 export async function snippetAfter(document: string, marker: string): Promise<string> {
   const text = await readFile(new URL(document, ROOT), 'utf8');
   const [, after] = text.split(marker);
@@ -22,14 +25,14 @@ export async function snippetAfter(document: string, marker: string): Promise<st
   return code;
 }
 
-/** Replaces what must be there exactly once. */
+/** Replaces a text that must occur exactly once. */
 export function replaceOnce(code: string, what: string, by: string): string {
   const parts = code.split(what);
   if (parts.length !== 2) throw new Error(`${what} stands ${parts.length - 1} times in:\n${code}`);
   return parts.join(by);
 }
 
-/** Writes code to a file that can be imported or run, its imports of this package led to the sources. */
+/** Writes code to a file that can be imported or run, with its imports of this package resolved to the sources. */
 export async function writeSnippet(name: string, code: string): Promise<{ file: string; remove(): Promise<void> }> {
   const led = code.replace(
     /from '(holdfast(?:\/\w+)?)'/g,
@@ -41,7 +44,7 @@ export async function writeSnippet(name: string, code: string): Promise<{ file: 
   return { file, remove: () => rm(file) };
 }
 
-/** Makes an example that a document names, in a comment above it, a module. */
+/** Turns an example, named in a comment above it in a document, into a module. */
 export async function extractExample(document: string, name: string) {
   const code = await snippetAfter(document, `<!-- example: ${name} -->`);
   const { file, remove } = await writeSnippet(name, code);

@@ -17,7 +17,7 @@ beforeEach(async () => {
 });
 afterEach(async () => {
   for (const child of children.splice(0)) child.kill('SIGKILL');
-  // Whatever a killed process left running is taken over and stopped in order.
+  // Take over and properly stop whatever a killed process left running.
   await (await startEmbeddedPostgres({ dataDir })).stop();
   await rm(dataDir, { recursive: true, force: true });
 });
@@ -53,19 +53,19 @@ async function query(url: string, sql: string): Promise<Record<string, unknown>[
   }
 }
 
-/** A process that has ended and was not reaped by whoever inherited it is as dead as any. */
+/** Returns false also for a process that has exited but was not reaped by its new parent. */
 const alive = (pid: number) => {
   try {
     process.kill(pid, 0);
     return !/\) Z /.test(readFileSync(`/proc/${pid}/stat`, 'utf8'));
   } catch (error) {
-    // Where there is no /proc, the signal's answer has to do.
+    // Without /proc, the answer to the signal has to suffice.
     return (error as NodeJS.ErrnoException).code === 'ENOENT' && process.platform !== 'linux';
   }
 };
 
-describe('the embedded database', () => {
-  it('serves on loopback only, and leaves neither process nor lock behind', async () => {
+describe('embedded database', () => {
+  it('The embedded database listens on loopback only, and leaves neither process nor lock behind', async () => {
     const server = await startEmbeddedPostgres({ dataDir });
     const [row] = await query(server.url, `select current_setting('listen_addresses') as at`);
     expect(row!.at).toMatch(/^(127\.0\.0\.1|localhost)$/);
@@ -78,7 +78,7 @@ describe('the embedded database', () => {
     await again.stop();
   });
 
-  it('is not touched by the PG variables of the environment, nor are the connections to it', async () => {
+  it('The PG variables of the environment affect neither the embedded database nor the connections to it', async () => {
     const variables = {
       PGSSLMODE: 'require',
       PGSSLNEGOTIATION: 'direct',
@@ -110,7 +110,7 @@ describe('the embedded database', () => {
     }
   });
 
-  it('is one process’s at a time: a second one is told so in one sentence', async () => {
+  it('A second process gets a one-sentence error while the first holds the embedded database', async () => {
     const server = await startEmbeddedPostgres({ dataDir });
     await expect(startEmbeddedPostgres({ dataDir })).rejects.toThrow(DataDirInUse);
     await expect(startEmbeddedPostgres({ dataDir })).rejects.toThrow(
@@ -119,7 +119,7 @@ describe('the embedded database', () => {
     await server.stop();
   });
 
-  it('of a worker that was killed is taken over, the same server with everything in it', async () => {
+  it('The embedded database of a killed worker is taken over: the same server with all its data', async () => {
     const first = await hold();
     await query(first.url, 'create table kept as select 7 as seven');
     first.child.kill('SIGKILL');
@@ -132,7 +132,7 @@ describe('the embedded database', () => {
     expect(alive(first.pid)).toBe(false);
   });
 
-  it('that was killed together with its worker recovers what was committed', async () => {
+  it('An embedded database that was killed together with its worker recovers what was committed', async () => {
     const first = await hold();
     await query(first.url, 'create table kept as select 7 as seven');
     first.child.kill('SIGKILL');
@@ -145,7 +145,7 @@ describe('the embedded database', () => {
     await next.stop();
   });
 
-  it('stops with its worker on SIGTERM', async () => {
+  it('The embedded database stops with its worker on SIGTERM', async () => {
     const first = await hold();
     first.child.kill('SIGTERM');
     await first.gone;
@@ -153,7 +153,7 @@ describe('the embedded database', () => {
   });
 });
 
-it('makes token secrets once, for its owner’s eyes only', async () => {
+it('Token secrets are created once, readable only by their owner', async () => {
   const secrets = await loadOrCreateTokenSecrets(dataDir);
   expect(secrets).toMatch(/^[0-9a-f]{8}:[0-9a-f]{64}$/);
   expect(await loadOrCreateTokenSecrets(dataDir)).toBe(secrets);

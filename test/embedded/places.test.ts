@@ -26,7 +26,7 @@ const isRoot = process.getuid?.() === 0;
 let home: string;
 const ends: (() => unknown)[] = [];
 beforeEach(async () => {
-  // Private, as a home directory is.
+  // Private, like a home directory.
   home = await mkdtemp(join(tmpdir(), 'hf-place-'));
 });
 afterEach(async () => {
@@ -55,11 +55,11 @@ async function start(dataDir: string) {
   return { ...server, stop };
 }
 
-/** Where a release before this one kept the data of a directory that only root can get to. */
+/** Returns the path where an earlier release kept the data of a directory that only root can reach. */
 const formerHome = (dataDir: string) =>
   join('/var/lib/holdfast', createHash('sha256').update(dataDir).digest('hex').slice(0, 16));
 
-it('lives in the data directory, also below one that only its owner may enter', async () => {
+it('The embedded database lives in the data directory, also below one that only its owner may enter', async () => {
   const dataDir = join(home, 'data');
   const first = await start(dataDir);
   await query(first.url, 'create table kept as select 7 as seven');
@@ -67,24 +67,24 @@ it('lives in the data directory, also below one that only its owner may enter', 
   expect(await stat(join(dataDir, 'pg', 'PG_VERSION'))).toBeTruthy();
   expect(first.notices).toEqual([]);
   await expect(stat(formerHome(dataDir))).rejects.toThrow('ENOENT');
-  // A copy of the directory is a backup of everything.
+  // A copy of the directory is a complete backup.
   const copy = join(home, 'copy');
   await rename(dataDir, copy);
   const again = await start(copy);
   expect(await query(again.url, 'select seven from kept')).toEqual([{ seven: 7 }]);
 });
 
-it('below a private directory is taken over when its worker was killed', async () => {
+it('The embedded database below a private directory is taken over when its worker was killed', async () => {
   const dataDir = join(home, 'data');
   const first = await startEmbeddedPostgres({ dataDir });
-  // What a killed process leaves: its server, without the lock.
+  // Simulates a killed process: its server keeps running, without the lock.
   ends.push(() => first.stop());
   await unlink(join(dataDir, 'holdfast.sock'));
   const next = await startEmbeddedPostgres({ dataDir });
   expect([next.adopted, next.pid]).toEqual([true, first.pid]);
 });
 
-describe.runIf(isRoot)('the data that an earlier release kept elsewhere', () => {
+describe.runIf(isRoot)('data that an earlier release kept elsewhere', () => {
   async function keptElsewhere(dataDir: string): Promise<string> {
     const former = formerHome(dataDir);
     ends.push(() => rm(former, { recursive: true, force: true }));
@@ -103,7 +103,7 @@ describe.runIf(isRoot)('the data that an earlier release kept elsewhere', () => 
     return former;
   }
 
-  it('is moved to where it belongs, with everything in it, and the operator learns of it', async () => {
+  it('Data that an earlier release kept elsewhere is moved to the data directory, and the move is logged', async () => {
     const dataDir = join(home, 'data');
     const former = await keptElsewhere(dataDir);
     const next = await start(dataDir);
@@ -113,7 +113,7 @@ describe.runIf(isRoot)('the data that an earlier release kept elsewhere', () => 
     expect(await stat(join(dataDir, 'pg', 'PG_VERSION'))).toBeTruthy();
   });
 
-  it('is never passed over in silence: where there are two, the one in the data directory is used', async () => {
+  it('Data that an earlier release kept elsewhere is reported when the data directory has its own, which is used', async () => {
     const dataDir = join(home, 'data');
     const former = await keptElsewhere(dataDir);
     await cp(join(former, 'pg'), join(home, 'aside'), { recursive: true });
@@ -127,7 +127,7 @@ describe.runIf(isRoot)('the data that an earlier release kept elsewhere', () => 
 });
 
 describe('programs whose install script did not run', () => {
-  /** The package as it is unpacked: no links, and no rights to run anything. */
+  /** Creates the package as it is unpacked: no links and no execute permissions. */
   async function unpacked(): Promise<{ native: string; binaries: { initdb: string; postgres: string } }> {
     const { postgres } = await findBinaries();
     const native = join(home, 'native');
@@ -143,7 +143,7 @@ describe('programs whose install script did not run', () => {
     return execFileSync(program, ['--version'], { encoding: 'utf8' });
   };
 
-  it('are made complete at the first start', async () => {
+  it('Programs whose install script did not run are completed at the first start', async () => {
     const { binaries } = await unpacked();
     await expect(runs(binaries.postgres)).rejects.toThrow();
     const usable = await usableBinaries(binaries, null);
@@ -152,7 +152,7 @@ describe('programs whose install script did not run', () => {
     expect(await runs(usable.initdb)).toContain('PostgreSQL');
   });
 
-  it.runIf(isRoot)('are copied to where another user gets to, and are complete there', async () => {
+  it.runIf(isRoot)('Programs that another user must reach are copied, and are complete there', async () => {
     const { binaries } = await unpacked();
     const usable = await usableBinaries(binaries, { uid: 65_534, gid: 65_534 });
     ends.push(() => rm(dirname(dirname(usable.postgres)), { recursive: true, force: true }));

@@ -1,6 +1,6 @@
 import { startEmbeddedPostgres } from '../../src/store/embedded/index.ts';
 
-/** A process that holds an embedded database until it is told to stop, or killed. */
+/** A process that holds an embedded database until it receives SIGTERM or is killed. */
 const server = await startEmbeddedPostgres({ dataDir: process.argv[2]! });
 process.once('SIGTERM', async () => {
   await server.stop();

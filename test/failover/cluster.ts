@@ -9,7 +9,7 @@ import { unprivileged } from '../../src/store/embedded/binaries.ts';
 import { plainEnvironment } from '../../src/store/embedded/server.ts';
 import { freePort } from '../support/worker-process.ts';
 
-/** The programs, where Debian's `etcd-server`, `patroni`, `haproxy` and `postgresql-15` put them. */
+/** Paths of the programs as Debian's `etcd-server`, `patroni`, `haproxy` and `postgresql-15` install them. */
 export const programs = {
   etcd: '/usr/bin/etcd',
   patroni: '/usr/bin/patroni',
@@ -21,26 +21,26 @@ export const missingPrograms = Object.values(programs).filter((path) => !existsS
 
 const NODES = ['n1', 'n2', 'n3'];
 
-/** Seconds by which Patroni notices and acts: the shortest it takes. */
+/** Patroni's reaction times in seconds: the shortest that it accepts. */
 const DCS = { ttl: 20, loop_wait: 2, retry_timeout: 5 };
 
-/** Longest time for the cluster to become whole, milliseconds. */
+/** Maximum time for the cluster to become whole, in milliseconds. */
 const WHOLE_WITHIN_MS = 300_000;
 
 /**
- * Three PostgreSQL servers under Patroni with etcd, of which one follows synchronously, and HAProxy in front of whichever
- * is the primary. Commits are acknowledged only when a second server has them.
+ * Three PostgreSQL servers under Patroni with etcd, one of them a synchronous standby, and HAProxy in front of the
+ * primary. Commits are acknowledged only when a second server has them.
  */
 export interface PostgresCluster {
-  /** A database by way of HAProxy. */
+  /** URL of a database through HAProxy. */
   url: string;
-  /** Name of the primary. */
+  /** Returns the name of the primary. */
   leader(): Promise<string>;
-  /** Kills the primary and its Patroni (SIGKILL), waits until another one is the primary, and starts it again. */
+  /** Kills the primary and its Patroni (SIGKILL), waits until another server is the primary, and starts it again. */
   crash(): Promise<void>;
-  /** Lets Patroni change the primary in order. */
+  /** Makes Patroni switch the primary over in order. */
   switchover(): Promise<void>;
-  /** Resolves when one leads, two follow, and one of these does so synchronously. */
+  /** Resolves when one server leads, two follow, and one of these is synchronous. */
   whole(): Promise<void>;
   close(): Promise<void>;
 }
@@ -70,7 +70,7 @@ export async function startCluster(log: (text: string) => void): Promise<Postgre
   await own(dir);
   const started = new Set<ChildProcess>();
 
-  /** Starts a program as a user that PostgreSQL agrees to run as; its output goes to a file beside the data. */
+  /** Starts a program as a user that PostgreSQL accepts; its output goes to a file beside the data. */
   function run(name: string, program: string, args: readonly string[]): ChildProcess {
     const child = spawn(program, args, {
       ...(user ?? {}),
@@ -102,7 +102,7 @@ export async function startCluster(log: (text: string) => void): Promise<Postgre
   }
 
   async function configure(node: Node): Promise<void> {
-    // JSON is YAML.
+    // JSON is valid YAML.
     const config = {
       scope: 'holdfast',
       name: node.name,
@@ -111,7 +111,7 @@ export async function startCluster(log: (text: string) => void): Promise<Postgre
       bootstrap: {
         dcs: {
           ...DCS,
-          // A server that died is left for another one at once.
+          // Patroni fails over at once instead of restarting the failed primary.
           master_start_timeout: 0,
           synchronous_mode: true,
           synchronous_mode_strict: true,
@@ -123,7 +123,7 @@ export async function startCluster(log: (text: string) => void): Promise<Postgre
               shared_buffers: '32MB',
               wal_log_hints: 'on',
               wal_keep_size: '256MB',
-              // Processes are killed here, not the machine.
+              // Only processes are killed here, not the machine, so fsync is not needed.
               fsync: 'off',
               dynamic_shared_memory_type: 'mmap',
             },
@@ -165,7 +165,7 @@ export async function startCluster(log: (text: string) => void): Promise<Postgre
         const answer = await fetch(`http://127.0.0.1:${restPort}/cluster`, { signal: AbortSignal.timeout(5_000) });
         return ((await answer.json()) as { members: Member[] }).members;
       } catch {
-        // Another node may know.
+        // Another node may answer.
       }
     }
     return [];
@@ -206,7 +206,7 @@ export async function startCluster(log: (text: string) => void): Promise<Postgre
     await rm(dir, { recursive: true, force: true });
   }
 
-  /** The server process that a node's data directory names; it is no child of ours. */
+  /** Kills the server process that a node's data directory names; it is not a child of this process. */
   async function killServer({ dataDir }: Node): Promise<void> {
     const pid = Number((await readFile(join(dataDir, 'postmaster.pid'), 'utf8').catch(() => '')).split('\n')[0]);
     if (!(pid > 0)) return;

@@ -7,8 +7,8 @@ import { inWorld } from '../chaos/world.ts';
 import { missingPrograms, startCluster } from './cluster.ts';
 
 /**
- * `npm run test:failover -- [--failovers N] [--seed N] [--workers N] [--conversations N]`: a real cluster under load whose
- * primary is killed and changed in order, in turn. Prints a table and exits with 1 when anything was lost.
+ * `npm run test:failover -- [--failovers N] [--seed N] [--workers N] [--conversations N]`: runs load on a real cluster
+ * whose primary is alternately killed and switched over. Prints a table and exits with 1 when anything was lost.
  */
 const { values } = parseArgs({
   options: {
@@ -33,16 +33,16 @@ const [failovers, workers, conversations] = [values.failovers, values.workers, v
 ];
 const seed = Number(values.seed ?? Math.floor(Math.random() * 1e9));
 
-/** Longest time that one turn is tried for, milliseconds: an outage of a crash is about the `ttl` of the cluster. */
+/** Maximum time to retry one turn, in milliseconds: an outage after a crash lasts about the `ttl` of the cluster. */
 const PATIENCE_MS = 300_000;
-/** Load before the first failover and between two, milliseconds. */
+/** Duration of load before the first failover and between two, in milliseconds. */
 const BETWEEN_MS = 3_000;
 
 const log = (text: string) => console.log(`${new Date().toISOString()} ${text}`);
 log(`seed ${seed}: ${failovers} failovers, ${workers} workers, ${conversations} conversations`);
 
 const cluster = await startCluster(log);
-/** Ids of responses that clients were given as completed. */
+/** Ids of responses that clients received as completed. */
 const acknowledged: string[] = [];
 const broken: string[] = [];
 const outages: { kind: string; ms: number }[] = [];
@@ -60,7 +60,7 @@ async function query<Row extends object>(text: string, parameters: unknown[] = [
 
 try {
   const world = await inWorld(
-    // A request that comes meanwhile waits longer for it than an outage takes.
+    // A request that arrives during the outage waits for longer than an outage lasts.
     { seed, databaseUrl: cluster.url, workers, conversations: 0 },
     async (made) => {
       const talkers = Array.from({ length: conversations }, (_, id) =>
@@ -102,7 +102,7 @@ try {
         ended = true;
         await load;
       }
-      // A session that cannot take another turn would be stuck for good.
+      // A session that cannot take another turn would be permanently stuck.
       await made.talk(2, talkers);
       await cluster.whole();
       const known = await query<{ id: string }>(

@@ -23,7 +23,7 @@ const shared = createAuthentication(
 const sent = (client: Record<string, string>, authenticate = own, also?: string[]) =>
   upstreamHeaders({ client, credential: credentialOf(authenticate(client)), transport: 'http', also });
 
-describe('the account a request chooses', () => {
+describe('account headers of a request', () => {
   const key = { authorization: 'Bearer k' };
 
   it.each([
@@ -31,7 +31,7 @@ describe('the account a request chooses', () => {
     ['openai-project', 'proj_1'],
     ['chatgpt-account-id', 'acct'],
     ['x-openai-project', 'p'],
-  ])('by %s is part of scope and credential', (name, value) => {
+  ])('An account chosen by %s is part of the scope and of the credential', (name, value) => {
     const plain = own(key);
     const chosen = own({ ...key, [name]: value });
     expect(chosen.scope).not.toBe(plain.scope);
@@ -41,18 +41,18 @@ describe('the account a request chooses', () => {
     expect(own({ ...key, [name]: `${value}2` }).scope).not.toBe(chosen.scope);
   });
 
-  it('is told apart by name, and leaves scopes without one as they were', () => {
+  it('Accounts in different headers are different scopes, and a request without one keeps its scope of earlier releases', () => {
     const scopes = new Set(
       [{ 'openai-organization': 'a' }, { 'openai-project': 'a' }, {}].map((more) => own({ ...key, ...more }).scope),
     );
     expect(scopes.size).toBe(3);
     expect(own({}).scope).toBe('local');
-    // The hash of the header alone, as in releases before: what is stored keeps its scope.
+    // The hash of the header alone, as in earlier releases, so that stored sessions keep their scope.
     expect(own(key).scope).toBe(`cred:${createHmac('sha256', 'pepper').update('Bearer k').digest('hex')}`);
     expect(accountOf({ 'x-codex-window-id': 'w', 'user-agent': 'organization' })).toBe('');
   });
 
-  it('means nothing where a shared key pays', () => {
+  it('An account header is ignored under a shared upstream key', () => {
     const [a, b] = [{}, { 'openai-project': 'b' }].map((more) => shared({ authorization: 'Bearer key-ann', ...more }));
     expect(a).toEqual(b);
     const client = { authorization: 'Bearer key-ann', 'openai-project': 'b', 'chatgpt-account-id': 'c' };
@@ -61,7 +61,7 @@ describe('the account a request chooses', () => {
     expect(sent({ 'openai-project': 'b' }, keyless)).toEqual({ authorization: 'Bearer sk-up' });
   });
 
-  it('keeps a turn off a socket that was opened for another one', async () => {
+  it('A turn does not use a socket that was opened for another account', async () => {
     await using at = await scripted({ turn: (turn) => usual(turn) });
     const ask = (project: string) =>
       post(
@@ -76,27 +76,33 @@ describe('the account a request chooses', () => {
   });
 });
 
-describe('a key in a header of its own', () => {
-  it.each(['api-key', 'x-api-key'])('%s is a credential: a scope of its own, passed on under its name', (name) => {
-    const caller = own({ [name]: 'azure-1' });
-    expect(caller.scope).toMatch(/^cred:[0-9a-f]{64}$/);
-    expect(own({ [name]: 'azure-2' }).scope).not.toBe(caller.scope);
-    expect(own({ authorization: 'Bearer azure-1' }).scope).not.toBe(caller.scope);
-    expect(JSON.stringify([caller.scope, caller.credentialFp])).not.toContain('azure');
-    expect(sent({ [name]: 'azure-1' })).toEqual({ [name]: 'azure-1' });
-    expect(sent({ [name]: 'azure-1', authorization: 'Bearer k' })).toEqual({
-      [name]: 'azure-1',
-      authorization: 'Bearer k',
-    });
-  });
+describe('an API key in its own header', () => {
+  it.each(['api-key', 'x-api-key'])(
+    'The header %s is a credential with its own scope, and is forwarded under its name',
+    (name) => {
+      const caller = own({ [name]: 'azure-1' });
+      expect(caller.scope).toMatch(/^cred:[0-9a-f]{64}$/);
+      expect(own({ [name]: 'azure-2' }).scope).not.toBe(caller.scope);
+      expect(own({ authorization: 'Bearer azure-1' }).scope).not.toBe(caller.scope);
+      expect(JSON.stringify([caller.scope, caller.credentialFp])).not.toContain('azure');
+      expect(sent({ [name]: 'azure-1' })).toEqual({ [name]: 'azure-1' });
+      expect(sent({ [name]: 'azure-1', authorization: 'Bearer k' })).toEqual({
+        [name]: 'azure-1',
+        authorization: 'Bearer k',
+      });
+    },
+  );
 
-  it.each(['api-key', 'x-api-key'])('%s is taken for a key of the bridge, and goes no further', (name) => {
-    expect(shared({ [name]: 'key-bob' }).scope).toBe('tenant:bob');
-    expect(sent({ [name]: 'key-bob' }, shared, [name])).toEqual({ authorization: 'Bearer sk-up' });
-    expect(() => shared({ [name]: 'key-eve' })).toThrow();
-  });
+  it.each(['api-key', 'x-api-key'])(
+    'The header %s is accepted as a key of the bridge, and is not forwarded',
+    (name) => {
+      expect(shared({ [name]: 'key-bob' }).scope).toBe('tenant:bob');
+      expect(sent({ [name]: 'key-bob' }, shared, [name])).toEqual({ authorization: 'Bearer sk-up' });
+      expect(() => shared({ [name]: 'key-eve' })).toThrow();
+    },
+  );
 
-  it('crosses workers sealed', () => {
+  it('An API key in its own header is sealed when its request is forwarded to another worker', () => {
     const sealer = createHops({ secrets: secrets(), clock: createManualClock() });
     const given = turnRequest();
     const caller = { ...given.caller, upstreamKeys: { 'api-key': 'azure-secret' } };
@@ -110,8 +116,8 @@ describe('a key in a header of its own', () => {
   });
 });
 
-describe('headers outwards', () => {
-  it('go by family, without what is ours or the hop’s', () => {
+describe('headers to the provider', () => {
+  it('Client headers are forwarded by family, without those of the bridge and of the hop', () => {
     const client = {
       'x-codex-installation-id': '1',
       'x-codex-not-known-yet': '2',
@@ -126,7 +132,7 @@ describe('headers outwards', () => {
     expect(sent({ ...client, ...kept })).toEqual(client);
   });
 
-  it('go by a setting too', () => {
+  it('HOLDFAST_FORWARD_HEADERS adds headers to those that are forwarded', () => {
     const { forwardHeaders } = readConfig({ HOLDFAST_FORWARD_HEADERS: ' X-Title, http-referer ,x-title' }).upstream;
     expect(forwardHeaders).toEqual(['x-title', 'http-referer']);
     expect(sent({ 'x-title': 'App', 'x-other': 'o' }, own, [...forwardHeaders])).toEqual({ 'x-title': 'App' });
@@ -148,7 +154,7 @@ describe('headers outwards', () => {
     'x-codex-turn-state',
     'idempotency-key',
     'two words',
-  ])('a setting cannot send %s', (name) => {
+  ])('HOLDFAST_FORWARD_HEADERS cannot add %s', (name) => {
     expect(() => readConfig({ HOLDFAST_FORWARD_HEADERS: `x-title,${name}` })).toThrow(/HOLDFAST_FORWARD_HEADERS/);
     const lower = name.toLowerCase();
     const credential = { authorization: null, keys: {}, isClients: true };
@@ -156,7 +162,7 @@ describe('headers outwards', () => {
   });
 });
 
-describe('paths beside the turn', () => {
+describe('API calls other than turns', () => {
   const call = async (url: string, method: string, path: string, body?: object, headers: object = {}) => {
     const answer = await request(`${url}${path}`, {
       method: method as 'GET',
@@ -171,7 +177,7 @@ describe('paths beside the turn', () => {
     ['GET', '/models/maker/model', 'GET'],
     ['GET', '/responses/resp_1/input_items?limit=5', 'GET'],
     ['POST', '/responses/input_tokens', 'POST'],
-  ])('%s %s reaches the provider; another method is refused by name', async (method, path, allowed) => {
+  ])('%s %s reaches the provider, and another method gets 405 with the allowed one', async (method, path, allowed) => {
     await using face = await faced({});
     const body = method === 'POST' ? { model: 'm', input: 'x' } : undefined;
     expect(JSON.parse((await call(face.url, method, `/v1${path}`, body)).body).reached).toBe(`${method} /v1${path}`);
@@ -187,13 +193,16 @@ describe('paths beside the turn', () => {
     ['POST', '/responses/compact', { input: [], previous_response_id: 'resp_foreign' }, 400],
     ['POST', '/responses/input_tokens', { input: [], previous_response_id: 'resp_mine' }, 200],
     ['GET', '/responses/resp_mine/input_items', undefined, 200],
-  ] as const)('under a shared credential %s %s %j answers %#', async (method, path, body, status) => {
-    await using face = await faced({ HOLDFAST_UPSTREAM_KEY: 'sk-up' });
-    face.knows('resp_mine');
-    const answer = await call(face.url, method, `/v1${path}`, body);
-    expect(answer.status).toBe(status);
-    expect(face.reached()).toBe(status === 200 ? 1 : 0);
-  });
+  ] as const)(
+    'Under a shared credential %s %s %j is answered with its expected status (case %#)',
+    async (method, path, body, status) => {
+      await using face = await faced({ HOLDFAST_UPSTREAM_KEY: 'sk-up' });
+      face.knows('resp_mine');
+      const answer = await call(face.url, method, `/v1${path}`, body);
+      expect(answer.status).toBe(status);
+      expect(face.reached()).toBe(status === 200 ? 1 : 0);
+    },
+  );
 
   async function faced(env: Record<string, string>) {
     let reached = 0;
@@ -219,7 +228,7 @@ describe('paths beside the turn', () => {
   }
 });
 
-it('an id the bridge gave out is accepted, however long', async () => {
+it('An id that the bridge issued is accepted, whatever its length', async () => {
   const long = `resp_${'Ab9_'.repeat(1_000)}`;
   await using face = await openFaceFor();
   const answer = post(face.url, { model: 'm', previous_response_id: long });

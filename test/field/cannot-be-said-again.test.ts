@@ -74,7 +74,7 @@ describe.each([
   ['its socket is lost', false],
   ['a restart', true],
 ])('an unstored line after %s', (_, restart) => {
-  it.each(lost)('that holds %s is not continued with less than it was', async (...line) => {
+  it.each(lost)('A line with %s cannot be resent exactly, so its next turn is refused', async (...line) => {
     const { next, asked } = await afterLoss(line, restart);
     expect(next.status).toBe(400);
     expect(next.body.error).toMatchObject({
@@ -84,7 +84,7 @@ describe.each([
     expect(asked).toHaveLength(1);
   });
 
-  it.each(kept)('that holds %s goes on, exactly', async (...line) => {
+  it.each(kept)('A line with %s continues exactly', async (...line) => {
     const { next, asked } = await afterLoss(line, restart);
     expect(endsOf(next)).toEqual(['response.completed']);
     const said = line[2].map(({ id: _id, status: _status, ...rest }) => rest);

@@ -19,21 +19,24 @@ describe('a socket that the provider closes', () => {
     ['before it answered', () => {}],
     ['after telemetry alone', ({ send }) => send(telemetry)],
     ['after response.created alone', begin],
-  ])('%s costs one more generation that the client does not see, whatever the code', async (_, before) => {
-    const { ask, asked } = await startBoth((turn) => {
-      if (turn.n % 2 === 0) return turn.answer();
-      before(turn);
-      close(turn, codes[(turn.n - 1) / 2]!, 'service restart');
-    });
-    for (const code of codes) {
-      const answer = await ask(bodyOf([user(String(code))]), { 'thread-id': String(code) });
-      expect([code, answer.status, endsOf(answer)]).toEqual([code, 200, ['response.completed']]);
-      expect(answer.events.filter(({ type }) => type === 'response.created')).toHaveLength(1);
-    }
-    expect(asked).toHaveLength(codes.length * 2);
-  });
+  ])(
+    'A socket closed %s costs one more generation that the client does not see, whatever the code',
+    async (_, before) => {
+      const { ask, asked } = await startBoth((turn) => {
+        if (turn.n % 2 === 0) return turn.answer();
+        before(turn);
+        close(turn, codes[(turn.n - 1) / 2]!, 'service restart');
+      });
+      for (const code of codes) {
+        const answer = await ask(bodyOf([user(String(code))]), { 'thread-id': String(code) });
+        expect([code, answer.status, endsOf(answer)]).toEqual([code, 200, ['response.completed']]);
+        expect(answer.events.filter(({ type }) => type === 'response.created')).toHaveLength(1);
+      }
+      expect(asked).toHaveLength(codes.length * 2);
+    },
+  );
 
-  it('after output was shown ends the turn with one response.failed, and nothing is generated again', async () => {
+  it('A socket closed after output was shown ends the turn with one response.failed, without another generation', async () => {
     const { ask, asked } = await startBoth((turn) => {
       begin(turn);
       turn.send({ type: 'response.output_item.done', output_index: 0, item: message('msg_x', 'half') });
@@ -46,15 +49,18 @@ describe('a socket that the provider closes', () => {
     expect(asked).toHaveLength(codes.length);
   });
 
-  it.each([true, false])('again and again ends in one error that is worth repeating (stream: %s)', async (stream) => {
-    const { ask, asked } = await startBoth((turn) => close(turn, [1011, 1012, 1006][turn.n % 3]!));
-    const answer = await ask(bodyOf([user('always')], { stream }));
-    expect([502, 503]).toContain(answer.status);
-    expect(errorOf(answer)?.code).toBeTruthy();
-    expect(asked.length).toBeLessThanOrEqual(3);
-  });
+  it.each([true, false])(
+    'A turn whose sockets are closed repeatedly ends in one retryable error (stream: %s)',
+    async (stream) => {
+      const { ask, asked } = await startBoth((turn) => close(turn, [1011, 1012, 1006][turn.n % 3]!));
+      const answer = await ask(bodyOf([user('always')], { stream }));
+      expect([502, 503]).toContain(answer.status);
+      expect(errorOf(answer)?.code).toBeTruthy();
+      expect(asked.length).toBeLessThanOrEqual(3);
+    },
+  );
 
-  it('between two turns takes nothing from the next, which is sent whole on another socket', async () => {
+  it('A socket closed between two turns costs nothing: the next turn is sent whole on another socket', async () => {
     const { ask, asked } = await startBoth((turn) => turn.answer());
     const first = await ask(bodyOf([user('one')]), { 'thread-id': 't' });
     const gone = once(asked[0]!.socket!, 'close');
@@ -68,7 +74,7 @@ describe('a socket that the provider closes', () => {
   });
 });
 
-it('a socket that carries nothing at all makes the next turn go over HTTP', async () => {
+it('A socket that closes before it carries any frame makes the next turn use HTTP', async () => {
   const firstEvent = 54_321;
   let overdue: (() => void) | null = null;
   const after: Clock['after'] = (ms, callback) => {

@@ -10,7 +10,7 @@ const ask = (text: string, more: object = {}) => ({
   ...more,
 });
 const transports = ['websocket', 'http'] as const;
-/** A turn that is not answered fails at these deadlines and says so in its terminal. */
+/** Short deadlines, so that a turn that is not understood fails with a terminal that names its deadline. */
 const limits = (transport: string) => ({
   HOLDFAST_UPSTREAM_TRANSPORT: transport,
   HOLDFAST_FIRST_EVENT_MS: '5000',
@@ -33,19 +33,19 @@ describe.each(transports)('a provider over %s', (transport) => {
   };
 
   it.each<[string, (turn: ScriptedTurn) => void]>([
-    ['sends no beginning at all', () => {}],
+    ['has no beginning', () => {}],
     ['begins with response.in_progress', (turn) => turn.send('response.in_progress', { response: turn.response() })],
     ['begins with response.queued', (turn) => turn.send('response.queued', { response: turn.response() })],
     ['creates without an id', (turn) => turn.send('response.created', { response: turn.response({ id: undefined }) })],
     [
-      'says what is telemetry first',
+      'begins with telemetry',
       (turn) => {
         turn.send('codex.rate_limits', { rate_limits: {} });
         turn.send('codex.response.metadata', { headers: { a: 'b' } });
         turn.send('response.created', { response: turn.response() });
       },
     ],
-  ])('that %s is understood', async (_, begin) => {
+  ])('A stream of the provider that %s is understood', async (_, begin) => {
     const answer = await answered((turn) => {
       begin(turn);
       turn.send('response.output_item.done', item);
@@ -65,7 +65,7 @@ describe.each(transports)('a provider over %s', (transport) => {
     ['response.cancelled', { status: 'cancelled' }, 'response.failed'],
     ['response.canceled', { status: 'canceled' }, 'response.failed'],
     ['response.expired', { status: 'incomplete' }, 'response.incomplete'],
-  ])('that ends with %s %j ends the turn as %s', async (type, fields, shown) => {
+  ])('A stream that ends with %s %j ends the turn as %s', async (type, fields, shown) => {
     const answer = await answered((turn) => {
       turn.send('response.created', { response: turn.response() });
       turn.send('response.output_item.done', item);
@@ -76,7 +76,7 @@ describe.each(transports)('a provider over %s', (transport) => {
     if (shown === 'response.failed') expect(answer.body.error?.message).toBeTruthy();
   });
 
-  it('may end tools and items without ending the response', async () => {
+  it('Tools and items may end without ending the response', async () => {
     const ends = [
       'response.mcp_call.failed',
       'response.code_interpreter_call.completed',
@@ -98,7 +98,7 @@ describe.each(transports)('a provider over %s', (transport) => {
     ]);
   });
 
-  it('may name the response differently in every event: the last name counts', async () => {
+  it('A response whose id differs in every event is known by its last id', async () => {
     await using at = await scripted({
       env: limits(transport),
       turn(turn) {
@@ -124,7 +124,7 @@ describe.each(transports)('a provider over %s', (transport) => {
     expect(at.turns[1]!.body.previous_response_id).toBe('resp_0_d');
   });
 
-  it('may write its JSON over several lines: the client gets one data line an event, digits unchanged', async () => {
+  it('JSON over several lines reaches the client as one data line per event, digits unchanged', async () => {
     const answer = await answered((turn) => {
       for (const [type, response] of [
         ['response.created', turn.response()],
@@ -134,12 +134,12 @@ describe.each(transports)('a provider over %s', (transport) => {
         turn.raw(pretty.replace(/\}$/, ',\r\n "seed": 9223372036854775807\n}'));
       }
     });
-    // The client of these tests takes exactly one `event` and one `data` line.
+    // The client of these tests accepts exactly one `event` and one `data` line.
     expect(answer.events.map(({ type }) => type)).toEqual(['response.created', 'response.completed']);
     expect(answer.text).toContain('9223372036854775807');
   });
 
-  it('may leave its output out of the terminal: one JSON answer has the items that were streamed', async () => {
+  it('A terminal without output gets the streamed items in a JSON answer', async () => {
     const send = (turn: ScriptedTurn) => {
       turn.send('response.created', { response: turn.response() });
       turn.raw(
@@ -157,30 +157,27 @@ describe.each(transports)('a provider over %s', (transport) => {
   });
 });
 
-it.each(transports)(
-  'items that end out of order are listed by their index in one JSON answer: %s',
-  async (transport) => {
-    await using at = await scripted({
-      env: limits(transport),
-      turn(turn) {
-        if (turn.n > 0) return usual(turn);
-        turn.send('response.created', { response: turn.response() });
-        for (const output_index of [2, 0, 1])
-          turn.send('response.output_item.done', { output_index, item: message(`${output_index}`) });
-        turn.send('response.completed', { response: turn.response({ status: 'completed' }) });
-        turn.end();
-      },
-    });
-    const output = ['0', '1', '2'].map((text) => message(text));
-    const first = await post(at.url, ask('one', { stream: false }), { 'session-id': 's' });
-    expect(first.body.output).toEqual(output);
-    const second = await post(at.url, ask('one', { stream: false, input: [user('one'), ...output, user('two')] }));
-    expect(second.status).toBe(200);
-    if (transport === 'websocket') expect(at.turns[1]!.body.input).toEqual([user('two')]);
-  },
-);
+it.each(transports)('Items that end out of order are listed by index in a JSON answer over %s', async (transport) => {
+  await using at = await scripted({
+    env: limits(transport),
+    turn(turn) {
+      if (turn.n > 0) return usual(turn);
+      turn.send('response.created', { response: turn.response() });
+      for (const output_index of [2, 0, 1])
+        turn.send('response.output_item.done', { output_index, item: message(`${output_index}`) });
+      turn.send('response.completed', { response: turn.response({ status: 'completed' }) });
+      turn.end();
+    },
+  });
+  const output = ['0', '1', '2'].map((text) => message(text));
+  const first = await post(at.url, ask('one', { stream: false }), { 'session-id': 's' });
+  expect(first.body.output).toEqual(output);
+  const second = await post(at.url, ask('one', { stream: false, input: [user('one'), ...output, user('two')] }));
+  expect(second.status).toBe(200);
+  if (transport === 'websocket') expect(at.turns[1]!.body.input).toEqual([user('two')]);
+});
 
-it('a stream that ends without a terminal is an error', async () => {
+it('A stream that ends without a terminal is an error', async () => {
   await using at = await scripted({
     env: limits('http'),
     turn(turn) {
@@ -194,7 +191,7 @@ it('a stream that ends without a terminal is an error', async () => {
   expect(answer.body.error?.bridge_code).toBe('bridge_upstream_lost');
 });
 
-it('a beginning without an id gives the provider no id it did not make', async () => {
+it('A response without an id is continued without an anchor, because the provider never issued one', async () => {
   await using at = await scripted({
     env: limits('websocket'),
     turn(turn) {
@@ -234,7 +231,7 @@ describe('a late frame of an earlier turn on its socket', () => {
       },
     ],
     [
-      'that says it failed or runs, before the next turn begins',
+      'with a failed or running status, before the next turn begins',
       (turn) => {
         turn.send('response.in_progress', { response: turn.response({ id: 'resp_0', output: [message('late')] }) });
         turn.send('response.failed', { response: turn.response({ id: 'resp_0', status: 'failed', error: null }) });
@@ -250,7 +247,7 @@ describe('a late frame of an earlier turn on its socket', () => {
       },
     ],
     [
-      'of a response that began beside it',
+      'of a response that began during the turn',
       (turn) => {
         turn.send('response.created', { response: turn.response() });
         turn.send('response.created', { response: turn.response({ id: 'resp_other' }) });
@@ -258,7 +255,7 @@ describe('a late frame of an earlier turn on its socket', () => {
         turn.send('response.completed', { response: whole(turn) });
       },
     ],
-  ])('%s reaches no other turn', async (_, second) => {
+  ])('A late frame %s does not reach another turn', async (_, second) => {
     await using at = await scripted({
       env: limits('websocket'),
       turn: (turn) => (turn.n === 0 ? usual(turn) : second(turn)),

@@ -11,7 +11,7 @@ const call = (n: number, type: string): Item => ({
 });
 const outputOf = ({ call_id, type }: Item, output = 'done'): Item => ({ type: `${type}_output`, call_id, output });
 
-/** A provider that refuses a context in which a call has no output, and forgets its anchor with that. */
+/** A provider that refuses a context in which a call has no output, and then also drops the anchor. */
 function provider(replies: (n: number) => Item[]) {
   const contexts = new Map<string, Item[]>();
   const seen: Item[][] = [];
@@ -47,7 +47,7 @@ describe.each(['function_call', 'custom_tool_call'])('parallel calls (%s)', (typ
   const answer = (n: number): Item => ({ type: 'message', id: `m${n}`, role: 'assistant', content: [] });
 
   it.each([true, false])(
-    'of which one has no output get the provider’s own word, and the line lives (stream: %s)',
+    'Parallel calls of which one has no output get the provider’s own error, and the line stays usable (stream: %s)',
     async (stream) => {
       const { turn, seen } = provider((n) => (n === 1 ? calls : [answer(n)]));
       const { ask } = await startBoth(turn);
@@ -60,7 +60,7 @@ describe.each(['function_call', 'custom_tool_call'])('parallel calls (%s)', (typ
         'No tool output found for function call call_2.',
       ]);
       expect(partly.body.error).not.toHaveProperty('bridge_code');
-      // The provider has forgotten the anchor; the bridge has not.
+      // The provider has dropped the anchor; the bridge still has the content.
       const outputs = calls.map((one) => outputOf(one));
       const whole = await ask(bodyOf(outputs, anchored), headers);
       expect(whole.status).toBe(200);
@@ -71,7 +71,7 @@ describe.each(['function_call', 'custom_tool_call'])('parallel calls (%s)', (typ
     },
   );
 
-  it('cut short by the client continue from what it has', async () => {
+  it('Parallel calls interrupted by the client continue from those it received', async () => {
     const begun: Asked[] = [];
     const { turn, seen } = provider((n) => [answer(n)]);
     const { at, ask } = await startBoth((asked) => {

@@ -8,10 +8,10 @@ const overloaded = { error: { message: 'model overloaded', type: 'server_error',
 const chunk = { id: 'chatcmpl-1', object: 'chat.completion.chunk', choices: [{ delta: { content: 'hi' } }] };
 const completion = { id: 'chatcmpl-1', object: 'chat.completion', choices: [{ message: { content: 'hi' } }] };
 
-/** Content type, body, and what the client must be able to read of it. */
+/** Name, content type, body, and what the client must be able to read from the error. */
 const answers: [string, string | null, string, RegExp?, number?][] = [
   ['a login page', 'text/html', '<!doctype html><title>Sign in to network</title>'],
-  ['a page that says it is an event stream', 'text/event-stream', '<html>502 Bad Gateway</html>'],
+  ['a page labelled as an event stream', 'text/event-stream', '<html>502 Bad Gateway</html>'],
   ['an error of the provider', 'application/json', JSON.stringify(quota), /insufficient balance/, 429],
   [
     'an error in an older envelope',
@@ -20,18 +20,18 @@ const answers: [string, string | null, string, RegExp?, number?][] = [
     /insufficient balance/,
     429,
   ],
-  ['nothing', 'text/event-stream', ''],
-  ['nothing of any type', null, ''],
+  ['an empty stream', 'text/event-stream', ''],
+  ['an empty body without a type', null, ''],
   ['an empty object', 'application/json', '{}'],
-  ['JSON that is none', 'application/json', '{"id":"resp_1","status":"comp'],
+  ['cut JSON', 'application/json', '{"id":"resp_1","status":"comp'],
   [
     'an event that is an error',
     'text/event-stream',
     `event: error\ndata: ${JSON.stringify(overloaded)}\n\ndata: [DONE]\n\n`,
     /overloaded/,
   ],
-  ['the end alone', 'text/event-stream', 'data: [DONE]\n\n'],
-  ['comments alone', 'text/event-stream', ': ping\n\n: ping\n\n'],
+  ['only the end mark', 'text/event-stream', 'data: [DONE]\n\n'],
+  ['only comments', 'text/event-stream', ': ping\n\n: ping\n\n'],
   ['an answer of another API', 'text/event-stream', `data: ${JSON.stringify(chunk)}\n\ndata: [DONE]\n\n`],
   ['an object of another API', 'application/json', JSON.stringify(completion)],
 ];
@@ -39,8 +39,8 @@ const answers: [string, string | null, string, RegExp?, number?][] = [
 let provider: Provider;
 afterEach(() => provider.close());
 
-describe('200 with what is no answer', () => {
-  it.each(answers)('%s is an error, whether the client streams or not', async (_, type, body, words, status) => {
+describe('a 200 whose body is no response', () => {
+  it.each(answers)('A 200 with %s is an error, with and without stream', async (_, type, body, words, status) => {
     provider = await startProvider({
       http(request, response) {
         request.resume().on('end', () => {

@@ -13,12 +13,12 @@ const called = (name: string) => ({
 });
 const output = { type: 'function_call_output', call_id: `call_${ODD}`, output: ODD };
 
-describe('text that databases and printers stumble over', () => {
+describe('text that is hard to store or print', () => {
   it.each([
     ['in a message', [user(ODD)]],
     ['in a call and its output', [user('x'), called(ODD), output, user('y')]],
     ['in the names of members', [{ ...user('x'), [ODD]: { [ODD]: 1 }, '\u0000': 2 }]],
-  ])('%s is answered, rebuilt after a restart, and continued', async (_, input) => {
+  ])('Odd text %s is answered, rebuilt after a restart, and continued', async (_, input) => {
     const at = await startBridge();
     const headers = { 'thread-id': 'odd' };
     const first = await post(at.url, bodyOf(input), headers);
@@ -32,7 +32,7 @@ describe('text that databases and printers stumble over', () => {
     expect(digestOf(third.body)).toBe(
       expectedDigest({ items: [...whole, ...second.body.output, user('on')] as never }),
     );
-    // The second turn was sent whole; the third is what is new.
+    // The second turn was sent whole, the third as a delta.
     expect(at.simulator.journal.of('create').map(({ previousResponseId: anchor }) => anchor !== null)).toEqual([
       false,
       false,
@@ -40,7 +40,7 @@ describe('text that databases and printers stumble over', () => {
     ]);
   });
 
-  it('in a model’s answer is kept and continued', async () => {
+  it('Odd text in a model’s answer is stored and continued', async () => {
     const at = await startBridge();
     at.simulator.script.onTurn({ nth: 1 }, { kind: 'reply', output: [called('look')] });
     const headers = { 'thread-id': 'odd' };
@@ -51,7 +51,7 @@ describe('text that databases and printers stumble over', () => {
     expect(digestOf(second.body)).toBe(expectedDigest({ items: [user('x'), ...first.body.output, output] as never }));
   });
 
-  it('in fields that name something costs no more than the request, streamed or not', async () => {
+  it('Odd text in identifying fields fails at most its own request, with and without stream', async () => {
     const at = await startBridge();
     const fields = [
       { client_metadata: { turn_id: ODD, [ODD]: ODD } },

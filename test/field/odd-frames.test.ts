@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { type Asked, bodyOf, endsOf, startBoth, user } from './support.ts';
 
-/** Sends what a turn answers in another way than one text frame each. */
+/** Replaces the sender of a turn, so that its events are not sent as one text frame each. */
 function through(asked: Asked, send: (text: string) => void): void {
   const means = asked.socket!;
   const original = means.send.bind(means);
@@ -11,7 +11,7 @@ function through(asked: Asked, send: (text: string) => void): void {
   means.send = original;
 }
 
-describe('on a socket', () => {
+describe('frames on a socket', () => {
   it.each<[string, (asked: Asked) => void]>([
     ['binary frames', (asked) => through(asked, (text) => asked.socket!.send(Buffer.from(text), { binary: true }))],
     [
@@ -40,7 +40,7 @@ describe('on a socket', () => {
         ),
     ],
     [
-      'text that is no event',
+      'text frames that are no events',
       (asked) => {
         for (const noise of [
           '',
@@ -69,14 +69,14 @@ describe('on a socket', () => {
       },
     ],
     [
-      'telemetry that says a limit is reached',
+      'telemetry about a reached limit',
       (asked) => {
         asked.send({ type: 'codex.rate_limits', rate_limits: { allowed: true, limit_reached: true, primary: null } });
         asked.send({ type: 'codex.rate_limits', rate_limits: null, credits: { has_credits: false } });
         asked.answer();
       },
     ],
-  ])('%s are an answer like any other', async (_, turn) => {
+  ])('A turn with %s is answered like any other', async (_, turn) => {
     const { ask, asked } = await startBoth(turn);
     const first = await ask(bodyOf([user('one')]), { 'thread-id': 't' });
     expect([first.status, endsOf(first)]).toEqual([200, ['response.completed']]);
@@ -85,7 +85,7 @@ describe('on a socket', () => {
     expect(asked[1]!.body).toMatchObject({ input: [user('two')], previous_response_id: 'resp_1' });
   });
 
-  it('events of unknown types reach the client, and none of them ends the turn', async () => {
+  it('Events of unknown types reach the client, and none of them ends the turn', async () => {
     const strange = [
       { type: 'response.brand_new.delta', delta: 'x' },
       { type: 'response.mcp_call.failed', item_id: 'mcp_1', output_index: 0 },
@@ -130,17 +130,20 @@ describe('an error in the middle of a turn', () => {
       null,
       null,
     ],
-  ])('%s is its one terminal, with the provider’s code, and the next turn is served', async (_, frame, code, close) => {
-    const { ask } = await startBoth((asked) => {
-      if (asked.n > 1) return asked.answer();
-      asked.send({ type: 'response.created', response: { id: 'resp_1', status: 'in_progress' } });
-      asked.send({ type: 'response.in_progress', response: { id: 'resp_1', status: 'in_progress' } });
-      asked.send(frame);
-      if (close !== null) asked.socket!.close(close);
-    });
-    const answer = await ask(bodyOf([user('one')]), { 'thread-id': 't' });
-    expect(endsOf(answer)).toEqual(['response.failed']);
-    if (code !== null) expect(answer.body.error?.code).toBe(code);
-    expect(endsOf(await ask(bodyOf([user('one')]), { 'thread-id': 't' }))).toEqual(['response.completed']);
-  });
+  ])(
+    'An error sent %s is the turn’s only terminal with the provider’s code, and the next turn is served',
+    async (_, frame, code, close) => {
+      const { ask } = await startBoth((asked) => {
+        if (asked.n > 1) return asked.answer();
+        asked.send({ type: 'response.created', response: { id: 'resp_1', status: 'in_progress' } });
+        asked.send({ type: 'response.in_progress', response: { id: 'resp_1', status: 'in_progress' } });
+        asked.send(frame);
+        if (close !== null) asked.socket!.close(close);
+      });
+      const answer = await ask(bodyOf([user('one')]), { 'thread-id': 't' });
+      expect(endsOf(answer)).toEqual(['response.failed']);
+      if (code !== null) expect(answer.body.error?.code).toBe(code);
+      expect(endsOf(await ask(bodyOf([user('one')]), { 'thread-id': 't' }))).toEqual(['response.completed']);
+    },
+  );
 });

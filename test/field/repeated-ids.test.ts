@@ -19,7 +19,7 @@ const said = (text: string) => ({
   content: [{ type: 'output_text', text, annotations: [] }],
 });
 
-it('an upstream that gives every response the same id continues the newest only', async () => {
+it('Only the newest response is continued when an upstream gives every response the same id', async () => {
   player = await startPlayer();
   player.program(
     'Bearer sk-test',

@@ -6,20 +6,20 @@ import { type Provider, startProvider } from '../upstream/servers.ts';
 // biome-ignore lint/suspicious/noExplicitAny: bodies and log lines are read freely by the tests
 type Fields = Record<string, any>;
 
-/** One create that reached the upstream, by either transport. */
+/** One create that reached the upstream, over either transport. */
 export interface ScriptedTurn {
-  /** 0 for the first one. */
+  /** Index of the turn, from 0. */
   readonly n: number;
   readonly transport: 'websocket' | 'http';
   readonly body: Fields;
   /** Headers of the upgrade or of the request. */
   readonly headers: NodeJS.Dict<string | string[]>;
-  /** An id of its own, `resp_` and the number. */
+  /** Response id of the turn: `resp_` and the index. */
   readonly id: string;
-  /** Sends text as it is: a frame, or the data of one event. */
+  /** Sends text unchanged: as a frame, or as the data of one event. */
   raw(text: string): void;
   send(type: string, fields?: object): void;
-  /** HTTP: ends the answer. */
+  /** Ends the answer; only over HTTP. */
   end(): void;
   response(fields?: object): Record<string, unknown>;
 }
@@ -27,7 +27,7 @@ export interface ScriptedTurn {
 export interface Scripted extends AsyncDisposable {
   readonly url: string;
   readonly turns: ScriptedTurn[];
-  /** The log lines of the turns, once they ended. */
+  /** Log lines of the turns that have ended. */
   readonly lines: Fields[];
   readonly provider: Provider;
 }
@@ -41,7 +41,7 @@ export const message = (text: string, id = `msg_${text}`) => ({
 });
 export const user = (text: string) => ({ role: 'user', content: [{ type: 'input_text', text }] });
 
-/** Sends a turn as providers usually do. */
+/** Sends the events of a turn as providers usually do. */
 export function usual(turn: ScriptedTurn, text = 'ok'): void {
   turn.send('response.created', { response: turn.response() });
   turn.send('response.output_item.done', { output_index: 0, item: message(text) });
@@ -50,7 +50,7 @@ export function usual(turn: ScriptedTurn, text = 'ok'): void {
 }
 
 /**
- * A bridge in front of an upstream whose every frame the test writes.
+ * Starts a bridge in front of an upstream whose every frame the test writes.
  *
  * @param options.handshake lines of the 101 answer
  * @param options.answerHead headers of each HTTP answer

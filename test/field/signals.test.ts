@@ -36,9 +36,9 @@ const limits = (used: number, more: object = {}) => ({
   ...more,
 });
 
-describe.each(['websocket', 'http'] as const)('what the provider says in headers over %s', (transport) => {
+describe.each(['websocket', 'http'] as const)('response headers of the provider over %s', (transport) => {
   it.each([true, false])(
-    'reaches the client of the turn (streamed: %s), and nothing else of them does',
+    'Signal headers of the provider reach the client of the turn, and its other headers do not (streamed: %s)',
     async (stream) => {
       await using at = await scripted({
         env: { HOLDFAST_UPSTREAM_TRANSPORT: transport },
@@ -59,7 +59,7 @@ describe.each(['websocket', 'http'] as const)('what the provider says in headers
   );
 });
 
-it('headers of an upgrade hold for every turn on its socket; those of one answer only for the first', async () => {
+it('Headers of an upgrade apply to every turn on its socket, except those of a single answer, which apply to the first', async () => {
   await using at = await scripted({ handshake: lines, turn: (turn) => usual(turn) });
   const first = await post(at.url, ask('one'), { 'session-id': 's' });
   const second = await post(at.url, ask('two', { previous_response_id: first.body.id }), { 'session-id': 's' });
@@ -74,15 +74,15 @@ it('headers of an upgrade hold for every turn on its socket; those of one answer
     expect(second.headers).not.toHaveProperty(once);
   await until(() => at.lines.length === 2);
   expect(at.lines[1]!.upstreamRequest).toBeNull();
-  // The name of the model that the first turn was served by is no answer to a request for another.
+  // The model name of the first turn must not appear on a request for another model.
   const other = ask('three', { previous_response_id: second.body.id, model: 'gpt-other' });
   const third = await post(at.url, other, { 'session-id': 's' });
   expect(third.headers).toMatchObject({ 'x-reasoning-included': a });
   expect(third.headers).not.toHaveProperty('openai-model');
 });
 
-describe('rate limits told by events', () => {
-  it('before the status has left become the headers of this answer, in place of older ones', async () => {
+describe('rate limits in events', () => {
+  it('Rate-limit events before the status line become headers of the same answer and replace older values', async () => {
     await using at = await scripted({
       handshake: [...lines, 'x-codex-primary-reset-after-seconds: 1'],
       turn(turn) {
@@ -108,7 +108,7 @@ describe('rate limits told by events', () => {
     expect(events[0]!.type).toBe('codex.rate_limits');
   });
 
-  it('after a turn, or between two, become headers of the next turn on that socket', async () => {
+  it('Rate-limit events after a turn become headers of the next turn on that socket', async () => {
     await using at = await scripted({
       turn(turn) {
         usual(turn);
@@ -120,7 +120,7 @@ describe('rate limits told by events', () => {
     expect(second.headers['x-codex-primary-used-percent']).toBe('77');
   });
 
-  it('of a limit with a name of its own have its headers, and replace no other limit', async () => {
+  it('Events of a named limit get headers of their own and replace no other limit', async () => {
     await using at = await scripted({
       turn(turn) {
         turn.send('codex.rate_limits', limits(1));
@@ -134,15 +134,15 @@ describe('rate limits told by events', () => {
   });
 
   it.each<[string, object]>([
-    ['nothing', {}],
+    ['no limits', {}],
     ['a limit that has no headers', limits(1, { metered_limit_name: 'evil\r\nset-cookie' })],
     ['other types', { rate_limits: { primary: { used_percent: {} }, secondary: 7 }, credits: [] }],
-  ])('that say %s are no headers', (_, event) => {
+  ])('Rate-limit events with %s add no headers', (_, event) => {
     expect(headersOfRateLimits(event as never)).toBeNull();
   });
 });
 
-it('metadata of the provider keeps its turn state and shows the rest', async () => {
+it('A metadata event is shown without the provider’s turn state', async () => {
   await using at = await scripted({
     turn(turn) {
       turn.send('codex.response.metadata', { headers: { 'X-Codex-Turn-State': 'secret', 'openai-model': 'routed' } });
@@ -155,7 +155,7 @@ it('metadata of the provider keeps its turn state and shows the rest', async () 
   expect(answer.text).not.toContain('secret');
 });
 
-it('the provider’s turn state is no header of a refusal, nor of a call beside the turns', async () => {
+it('The provider’s turn state is not sent as a header of a refusal, nor of an API call other than a turn', async () => {
   const at = await startBridge();
   const headers = { 'x-codex-turn-state': 'the providers own', 'openai-version': '2020-10-01' };
   const error = { message: 'No.', type: 'invalid_request_error', code: 'nope', param: null };
@@ -169,7 +169,7 @@ it('the provider’s turn state is no header of a refusal, nor of a call beside 
   expect(listed.headers.get('x-codex-turn-state')).toBeNull();
 });
 
-it('an error frame says in its headers what HTTP says in those of the answer', async () => {
+it('An error frame sets the same headers that an HTTP error answer would', async () => {
   await using at = await scripted({
     turn: (turn) =>
       turn.send('error', {
@@ -183,7 +183,7 @@ it('an error frame says in its headers what HTTP says in those of the answer', a
   expect(headers).not.toHaveProperty('set-cookie');
 });
 
-it('a turn that failed with a rate limit says on its JSON answer when to come back', async () => {
+it('A turn that failed with a rate limit has a retry delay on its JSON answer', async () => {
   const error = { code: 'rate_limit_exceeded', message: 'Rate limit reached. Please try again in 7.5s.' };
   await using at = await scripted({
     turn(turn) {
@@ -195,20 +195,20 @@ it('a turn that failed with a rate limit says on its JSON answer when to come ba
   expect([status, headers['retry-after']]).toEqual([429, '8']);
 });
 
-it('a value that no header can carry does not end the answer, and UTF-8 arrives as its bytes', () => {
+it('A value that no header can carry does not end the answer, and UTF-8 is sent as its bytes', () => {
   expect(clientHeaders({ 'x-codex-promo-message': 'a\r\nb', 'openai-model': 'm' })).toEqual({ 'openai-model': 'm' });
   const { 'x-codex-promo-message': promo } = clientHeaders({ 'x-codex-promo-message': '50 % – now' });
   expect(Buffer.from(promo!, 'latin1').toString('utf8')).toBe('50 % – now');
 });
 
-it('the head of an answer crosses workers with its headers', () => {
+it('The head of an answer is forwarded between workers with its headers', () => {
   const headers = { 'x-codex-promo-message': 'half price, today', 'openai-model': 'm' };
   const line = headLine({ outcome: 'created', sessionId: 's', token: null, headers });
   expect(decodeLine(Buffer.from(encodeLine(line)))).toEqual(line);
   expect(() => decodeLine(Buffer.from(encodeLine({ ...line, headers: { a: 'b\r\nc' } } as never)))).toThrow();
 });
 
-it('what the bridge itself says of a failed response has what SDKs require', async () => {
+it('A response.failed event that the bridge makes has the fields that SDKs require', async () => {
   await using at = await scripted({
     env: { HOLDFAST_STATUS_HOLD_MS: '0', HOLDFAST_FIRST_EVENT_MS: '200' },
     turn: () => {},
@@ -221,7 +221,7 @@ it('what the bridge itself says of a failed response has what SDKs require', asy
   }
 });
 
-it('the JSON answer of a provider without streams keeps its digits', () => {
+it('The JSON answer of a provider without streams keeps its digits', () => {
   const item = JSON.stringify(message('ok')).replace(/\}$/, ',"big":9223372036854775807,"n":1.0}');
   const body = Buffer.from(`{"id":"r","status":"completed","output":[${item}],"created_at":1.0}`);
   const frames = framesOfAnswer({ status: 200, headers: {}, body });

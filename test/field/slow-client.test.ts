@@ -5,7 +5,7 @@ import { createTurnStream } from '../../src/session/stream.ts';
 import { createManualClock } from '../../src/testing/index.ts';
 import type { UpstreamConnection, UpstreamTransport } from '../../src/upstream/port.ts';
 
-it('the upstream is read on, so that its pings are answered, until the client is a whole buffer behind', () => {
+it('The upstream is read, so that its pings are answered, until the client is a whole buffer behind', () => {
   let keepsUp = false;
   let drained = () => {};
   const sink = {
@@ -34,7 +34,7 @@ it('the upstream is read on, so that its pings are answered, until the client is
   expect(pressure).toEqual([true, false]);
 });
 
-it('a client that holds its upstream unread for 15 s is cut off before the upstream takes this end for dead', async () => {
+it('A client that keeps its upstream unread for 15 s is disconnected before the upstream times out', async () => {
   const clock = createManualClock();
   const log: string[] = [];
   const connection = {

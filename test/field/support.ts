@@ -26,7 +26,7 @@ export const bodyOf = (input: readonly Item[], more: object = {}) => ({
   ...more,
 });
 export const endsOf = (answer: Answer) => terminalsOf(answer).map(({ type }) => type);
-/** What an answer says went wrong, in a stream or as a JSON body. */
+/** Returns the error of an answer, from its stream or its JSON body. */
 export const errorOf = (answer: Answer) => answer.body.error ?? null;
 
 const closing: (() => Promise<void>)[] = [];
@@ -34,30 +34,30 @@ afterEach(async () => {
   for (const close of closing.splice(0).reverse()) await close();
 });
 
-/** A bridge that is closed after the test. */
+/** Starts a bridge that is closed after the test. */
 export async function startBridge(options: TestBridgeOptions = {}): Promise<TestBridge> {
   const at = await startTestBridge(options);
   closing.push(() => at.close());
   return at;
 }
 
-/** One request at the provider, by either transport. */
+/** One request that reached the provider, over either transport. */
 export interface Asked {
-  /** Counted from 1. */
+  /** Number of the request, from 1. */
   n: number;
   body: Record<string, unknown> & { input: Item[]; previous_response_id?: string };
   authorization: string | undefined;
   /** Null over HTTP. */
   socket: WebSocket | null;
-  /** A frame, or one event; text goes as it is. */
+  /** Sends a frame, or one event; text is sent unchanged. */
   send(frame: object | string): void;
-  /** Created, these items (default: a message), completed. */
+  /** Sends response.created, these items (default: one message), and response.completed. */
   answer(...output: Item[]): void;
   /** Ends an HTTP answer. */
   end(): void;
 }
 
-/** A provider whose answers the test writes, and a bridge before it. */
+/** Starts a provider whose answers the test writes, and a bridge in front of it. */
 export async function startBoth(
   turn: (asked: Asked) => void,
   env: Record<string, string> = {},

@@ -9,13 +9,13 @@ const expired = {
   code: 'token_expired',
 };
 
-describe('an access token that expires inside a conversation', () => {
+describe('an access token that expires during a conversation', () => {
   it.each([
     ['when the socket is dialled again', 'upgrade', true],
     ['on the socket that is open', 'frame', true],
     ['on the socket that is open, without a stream', 'frame', false],
     ['over HTTP', 'http', true],
-  ])('%s is refused by the provider, and refreshed by the client: the turn goes on', async (_, where, stream) => {
+  ])('An access token refused %s is refreshed by the client, and the turn is completed', async (_, where, stream) => {
     const env: Record<string, string> = where === 'http' ? { HOLDFAST_UPSTREAM_TRANSPORT: 'http' } : {};
     const at = await startBridge({ env });
     const { script } = at.simulator;
@@ -27,7 +27,7 @@ describe('an access token that expires inside a conversation', () => {
     };
     const ask = (input: object[], token: string, more: Record<string, string> = {}) =>
       post(at.url, bodyOf(input as never, { stream }), { ...names, authorization: `Bearer ${token}`, ...more });
-    // Behind a ChatGPT account the terminal may list nothing: a streaming client keeps what was streamed.
+    // With a ChatGPT account the terminal may list no output: a streaming client keeps the streamed items.
     const output = (answer: Answer) => (stream ? doneItems(answer) : answer.body.output);
     const first = await ask([user('one')], 'token-old');
     const state = first.headers['x-codex-turn-state'];

@@ -18,10 +18,10 @@ const start = async (url: string, env: Record<string, string> = {}) => {
 };
 
 it.each(['auto', 'websocket', 'http'])(
-  'a refused connection is answered at once with its cause: %s',
+  'A refused connection is answered at once with its cause: %s',
   async (transport) => {
     const port = await freePort();
-    // Far below the deadline for connecting, which this test would wait for otherwise.
+    // Far below the connect deadline, for which this test would have to wait otherwise.
     const lines = await start(`http://127.0.0.1:${port}/secret?key=secret`, { HOLDFAST_UPSTREAM_TRANSPORT: transport });
     const answer = await post(at.url, { model: 'm', stream: true, input: 'one' });
     expect(answer.status).toBe(502);
@@ -35,7 +35,7 @@ it.each(['auto', 'websocket', 'http'])(
   },
 );
 
-it('a passed call says why as well', async () => {
+it('An API call other than a turn also gets the cause of its failed connection', async () => {
   const port = await freePort();
   await start(`http://127.0.0.1:${port}/v1`);
   const answer = await fetch(`${at.url}/v1/models`, { headers: { authorization: 'Bearer sk-test' } });
@@ -43,13 +43,13 @@ it('a passed call says why as well', async () => {
   expect(await answer.text()).toContain(`ECONNREFUSED at 127.0.0.1:${port}`);
 });
 
-it('an unknown host is named', async () => {
+it('An unknown host is named in the error', async () => {
   await start('https://no-such-host.invalid/v1', { HOLDFAST_CONNECT_MS: '2000' });
   const answer = await post(at.url, { model: 'm', stream: true, input: 'one' });
   expect(answer.body.error?.message).toMatch(/ at no-such-host\.invalid\.$/);
 });
 
-it.each(['auto', 'websocket', 'http'])('a server that never answers is named as well: %s', async (transport) => {
+it.each(['auto', 'websocket', 'http'])('A server that never answers is named in the error: %s', async (transport) => {
   const mute = createServer((socket) => void socket.on('error', () => {}));
   await new Promise<void>((resolve) => mute.listen(0, '127.0.0.1', resolve));
   const { port } = mute.address() as AddressInfo;

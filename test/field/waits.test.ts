@@ -10,7 +10,7 @@ const limited = (error: object = {}, more: object = {}) => ({
 });
 const said = (words: string) => limited({ message: `Rate limit reached for m. ${words} Visit the page.` });
 
-/** The same wait of twenty seconds, a second more at most. */
+/** Forms of the same retry delay of twenty seconds; the parsed value may be one second more. */
 const forms: [string, () => object][] = [
   ['a header in seconds', () => limited({}, { headers: { 'Retry-After': '20' } })],
   ['a header that is a number', () => limited({}, { headers: { 'retry-after': 20 } })],
@@ -22,7 +22,7 @@ const forms: [string, () => object][] = [
   ['words in seconds', () => said('Please try again in 20s.')],
   ['words in milliseconds', () => said('Please try again in 20000ms.')],
   ['words with a fraction', () => said('Please try again in 0m20.2s.')],
-  ['words spelt out', () => said('Please try again in 20 seconds.')],
+  ['words written in full', () => said('Please try again in 20 seconds.')],
   [
     'an error without a type',
     () => ({ status_code: 429, error: { code: 'rate_limit_exceeded', message: 'Try again in 20s.' } }),
@@ -30,8 +30,8 @@ const forms: [string, () => object][] = [
   ['a code in the place of the type', () => ({ type: 'rate_limit_exceeded', message: 'Please try again in 20s.' })],
 ];
 
-describe('the wait after a rate limit reaches the client as seconds', () => {
-  it.each(forms)('from %s', async (_, frame) => {
+describe('retry delay of a rate limit', () => {
+  it.each(forms)('A retry delay given as %s reaches the client in seconds', async (_, frame) => {
     const { ask } = await startBoth(({ send }) => send(frame()));
     for (const stream of [true, false]) {
       const answer = await ask(bodyOf([user('one')], { stream }));
@@ -43,13 +43,13 @@ describe('the wait after a rate limit reaches the client as seconds', () => {
     }
   });
 
-  it('or as nothing where the provider names none', async () => {
+  it('A rate limit without a delay reaches the client without a retry header', async () => {
     const { ask } = await startBoth(({ send }) => send(limited({ message: 'Try again in a while, or in -5s.' })));
     const answer = await ask(bodyOf([user('one')]));
     expect([answer.status, answer.headers['retry-after']]).toEqual([429, undefined]);
   });
 
-  it('over HTTP too, from an event of the stream', async () => {
+  it('A retry delay in an event over HTTP reaches the client in seconds', async () => {
     const { ask } = await startBoth(
       (asked: Asked) => {
         asked.send(limited({ resets_in_seconds: 20 }));

@@ -20,7 +20,7 @@ it.each([
   ['a WebSocket, stored', 'on', true],
   ['HTTP, stored', 404, true],
 ] as const)(
-  'an upstream that takes no anchors gets everything, once, and from then on at once: %s',
+  'An upstream that refuses anchors gets the whole context in a second attempt, and from then on in the first: %s',
   async (_how, webSocket, store) => {
     at = await startTestBridge({ simulator: { webSocket } });
     at.simulator.script.onTurn(
@@ -42,7 +42,7 @@ it.each([
   },
 );
 
-it('where the context cannot be said again, its refusal is the answer', async () => {
+it('A refusal of anchors is relayed when the context cannot be rebuilt', async () => {
   at = await startTestBridge({ simulator: { webSocket: 404 } });
   at.simulator.script.onTurn({ anchored: true }, { kind: 'error', error: unsupported, at: 'before_created' });
   const answer = await post(at.url, {

@@ -19,7 +19,7 @@ const html = { 'content-type': 'text/html' };
 const apiError = { error: { message: 'No.', type: 'invalid_request_error', code: 'nope', param: null } };
 const isB = ({ headers }: { headers: Readonly<Record<string, string>> }) => headers.authorization === 'Bearer sk-b';
 
-describe('an upgrade that does not come about, in auto', () => {
+describe('a failed upgrade with transport auto', () => {
   it.each([
     ['hangs', { kind: 'hang' }],
     ['is reset', { kind: 'reset' }],
@@ -34,7 +34,7 @@ describe('an upgrade that does not come about, in auto', () => {
     ['is answered with 503 as JSON', { kind: 'refuse', status: 503, body: apiError }],
     ['is answered with a page and 200', { kind: 'refuse', status: 200, headers: html, body: page }],
     ['is accepted and reset', { kind: 'accept_then_reset' }],
-  ] as const)('and %s makes its turn go over HTTP, and the next one too without trying', async (_what, fault) => {
+  ] as const)('A turn whose upgrade %s uses HTTP, and so does the next one without trying', async (_what, fault) => {
     await start();
     at.simulator.script.onUpgrade({}, fault, { times: 'always' });
     const first = await ask([user('one')], { 'thread-id': 'a' });
@@ -47,24 +47,28 @@ describe('an upgrade that does not come about, in auto', () => {
     expect([creates(), upgrades() - tried]).toEqual([['http', 'http'], 0]);
   });
 
-  it('and is accepted and closed makes the next turn go over HTTP, if not this one', async () => {
+  it('After an upgrade that is accepted and then closed, the next turn uses HTTP', async () => {
     await start();
     at.simulator.script.onUpgrade({}, { kind: 'accept_then_close', code: 1011 }, { times: 'always' });
-    // Whether a frame of ours was sent before the close arrived decides: then it may go out once more, as a WebSocket.
+    // A race decides the status: if the frame was sent before the close arrived, the turn may be sent once more over
+    // WebSocket.
     expect([200, 502]).toContain((await ask([user('one')])).status);
     const tried = upgrades();
     expect((await ask([user('two')])).body.status).toBe('completed');
     expect([creates().at(-1), upgrades() - tried]).toEqual(['http', 0]);
   });
 
-  it.each([400, 401, 403, 429])('for a reason that the API gives is relayed: %i', async (status) => {
-    await start();
-    at.simulator.script.onUpgrade({}, { kind: 'refuse', status, body: apiError });
-    const answer = await ask([user('one')]);
-    expect([answer.status, JSON.parse(answer.text), creates()]).toEqual([status, apiError, []]);
-  });
+  it.each([400, 401, 403, 429])(
+    'A refused upgrade with an error of the API is relayed with its status: %i',
+    async (status) => {
+      await start();
+      at.simulator.script.onUpgrade({}, { kind: 'refuse', status, body: apiError });
+      const answer = await ask([user('one')]);
+      expect([answer.status, JSON.parse(answer.text), creates()]).toEqual([status, apiError, []]);
+    },
+  );
 
-  it('is not held against WebSocket when HTTP fails as well', async () => {
+  it('A failed upgrade is not remembered when HTTP fails too', async () => {
     await start();
     at.simulator.script.onUpgrade({}, { kind: 'reset' });
     at.simulator.script.onRequest({ method: 'POST' }, { kind: 'respond', status: 502, headers: html, body: page });
@@ -78,7 +82,7 @@ describe('an upgrade that does not come about, in auto', () => {
     expect(creates()).toEqual(['websocket']);
   });
 
-  it('takes nothing from other credentials, and no warm socket from anybody', async () => {
+  it('A failed upgrade affects no other credential, and no warm socket of any', async () => {
     await start();
     const a = { authorization: 'Bearer sk-a', 'thread-id': 'a' };
     const b = { authorization: 'Bearer sk-b' };
@@ -92,13 +96,13 @@ describe('an upgrade that does not come about, in auto', () => {
     expect(creates()).toEqual(['http', 'websocket', 'http', 'websocket', 'websocket']);
   });
 
-  it('leaves the warm socket of its own credential in use', async () => {
+  it('A failed upgrade leaves the warm socket of its own credential in use', async () => {
     await start();
     const first = await ask([user('one')], { 'thread-id': 'a' });
     at.simulator.script.onUpgrade({}, { kind: 'refuse', status: 404 }, { times: 'always' });
     const others = ['b', 'c', 'd', 'e'];
     for (const thread of others) await ask([user('other')], { 'thread-id': thread });
-    // Where WebSocket works, three failures in a row are remembered: the fourth turn did not try.
+    // After WebSocket has worked, the fallback needs three failures in a row: the fourth turn did not try.
     expect(upgrades()).toBe(4);
     const second = await ask([user('two')], { 'thread-id': 'a' }, { previous_response_id: first.body.id });
     expect(second.headers['x-holdfast-outcome']).toBe('live_reuse');
@@ -106,8 +110,8 @@ describe('an upgrade that does not come about, in auto', () => {
   });
 });
 
-describe('with transport websocket', () => {
-  it('nothing goes over HTTP: a refusal is relayed, and a reset is tried again', async () => {
+describe('transport websocket', () => {
+  it('With transport websocket a refused upgrade is relayed, a reset is retried, and nothing uses HTTP', async () => {
     await start({ env: { HOLDFAST_UPSTREAM_TRANSPORT: 'websocket' } });
     at.simulator.script.onUpgrade({}, { kind: 'refuse', status: 404 });
     expect((await ask([user('one')])).status).toBe(404);
@@ -119,7 +123,7 @@ describe('with transport websocket', () => {
 });
 
 describe('a frame that is too large', () => {
-  it('for the upstream goes over HTTP, and so do later ones of its size, without trying', async () => {
+  it('A frame too large for the upstream is resent over HTTP, and later ones of its size use HTTP at once', async () => {
     await start({ simulator: { maxFrameBytes: 20_000 } });
     const large = await ask([user('x'.repeat(40_000))], {}, { tools: [{ type: 'image_generation' }] });
     expect(large.body.status).toBe('completed');
@@ -130,7 +134,7 @@ describe('a frame that is too large', () => {
     expect([upgrades(), creates()]).toEqual([2, ['http', 'websocket', 'http']]);
   });
 
-  it('for this bridge, made of a context that must be said again, goes over HTTP', async () => {
+  it('A frame that the bridge’s own limit forbids, because a context is resent, uses HTTP', async () => {
     await start({ env: { HOLDFAST_MAX_FRAME_BYTES: '20000' } });
     const items: unknown[] = [];
     let id: string | undefined;
@@ -149,7 +153,7 @@ describe('a frame that is too large', () => {
 });
 
 describe('a background turn of a conversation with a warm socket', () => {
-  it('goes over HTTP, because a WebSocket does not carry one', async () => {
+  it('A background turn uses HTTP, because WebSocket does not support it', async () => {
     await start();
     const headers = { 'thread-id': 'a' };
     const first = await ask([user('one')], headers);

@@ -16,18 +16,18 @@ const base = {
 };
 const announced = (options: Partial<Parameters<typeof announcedUrl>[0]>) => announcedUrl({ ...base, ...options });
 
-describe('the address peers are told', () => {
-  it('is where the worker listens', () => {
+describe('announced address of a worker', () => {
+  it('The announced address is the one on which the worker listens', () => {
     expect(announced({ host: '10.0.0.4' })).toBe('http://10.0.0.4:4100');
     expect(announced({ host: 'fd00::1' })).toBe('http://[fd00::1]:4100');
     expect(announced({ host: 'worker-1.pods' })).toBe('http://worker-1.pods:4100');
   });
 
-  it('is the one that was set, wherever the worker listens', () => {
+  it('HOLDFAST_ADVERTISE_URL overrides the address on which the worker listens', () => {
     expect(announced({ host: '0.0.0.0', advertiseUrl: 'http://10.9.9.9:80' })).toBe('http://10.9.9.9:80');
   });
 
-  it('is the machine’s only address when it listens on all of them, and is asked for when there are several', () => {
+  it('A worker that listens on all interfaces announces the machine’s only address, and demands a setting when there are several', () => {
     expect(announced({ host: '0.0.0.0' })).toBe('http://10.0.0.4:4100');
     expect(announced({ host: '::' })).toBe('http://10.0.0.4:4100');
     const second = { ...lan, address: '192.168.1.4' };
@@ -35,7 +35,7 @@ describe('the address peers are told', () => {
     expect(() => announced({ host: '0.0.0.0', addresses: [loopback] })).toThrow(ConfigError);
   });
 
-  it('is loopback only while the database is on this machine', () => {
+  it('A loopback address is announced only while the database is on this machine', () => {
     const here = [
       null,
       'postgres://localhost/h',
@@ -52,30 +52,30 @@ describe('the address peers are told', () => {
     }
   });
 
-  it('is never one that means any address', () => {
+  it('A wildcard address is never announced', () => {
     for (const advertiseUrl of ['http://0.0.0.0:4100', 'http://[::]:4100']) {
       expect(() => announced({ advertiseUrl, databaseUrl: null })).toThrow(/no address a peer could connect to/);
     }
   });
 });
 
-describe('the check before a worker registers', () => {
+describe('check before a worker registers', () => {
   const check = (url: string, timeoutMs: number) =>
     checkAnnounced({ url, workerId: 'worker-a', clock: systemClock, timeoutMs });
 
-  it('passes when the address leads to the worker itself', async () => {
+  it('The check passes when the address leads to the worker itself', async () => {
     const owner = await startOwner();
     await check(owner.server.url, 5_000);
     await owner.close();
   });
 
-  it('says so when another worker answers there', async () => {
+  it('The check fails with a clear error when another worker answers', async () => {
     const other = await startOwner({ workerId: 'worker-z' });
     await expect(check(other.server.url, 60_000)).rejects.toThrow(/another worker answers there/);
     await other.close();
   });
 
-  it('says so when nobody, nobody in time or something else answers there', async () => {
+  it('The check fails with a clear error when the connection is refused, times out, or reaches something else', async () => {
     const deserted = await startTcp(() => {});
     await deserted.close();
     await expect(check(deserted.url, 100)).rejects.toThrow(/ECONNREFUSED.*Check HOLDFAST_ADVERTISE_URL/);
@@ -89,7 +89,7 @@ describe('the check before a worker registers', () => {
     await new Promise((done) => web.close(done));
   });
 
-  it('waits for an address that comes up late', async () => {
+  it('The check waits for an address that comes up late', async () => {
     const late = await startTcp(() => {});
     await late.close();
     const passed = check(late.url, 20_000);
@@ -100,8 +100,8 @@ describe('the check before a worker registers', () => {
   });
 });
 
-describe('the settings of the internal listener', () => {
-  it('are chosen where they are not set', () => {
+describe('settings of the internal listener', () => {
+  it('The settings of the internal listener have defaults and are read from the environment', () => {
     expect(readConfig({}).internal).toEqual({ host: null, port: 0, advertiseUrl: null });
     const env = {
       HOLDFAST_INTERNAL_HOST: '10.0.0.4',
@@ -112,7 +112,7 @@ describe('the settings of the internal listener', () => {
     expect(readConfig({}).deadlines.forwardSilence).toBe(10_000);
   });
 
-  it('are refused when they cannot work', () => {
+  it('Invalid settings of the internal listener are refused', () => {
     for (const url of ['worker-1:4100', 'ftp://worker-1', 'http://worker-1/path', 'http://user:pw@worker-1', 'x']) {
       expect(() => readConfig({ HOLDFAST_ADVERTISE_URL: url })).toThrow(/HOLDFAST_ADVERTISE_URL must be/);
     }

@@ -8,7 +8,7 @@ import { fakeClient, patience } from './support.ts';
 
 const pendingIo = () => new Promise<void>(afterPendingIo);
 
-/** One hop whose connection is in the test's hands. */
+/** One hop whose connection the test controls. */
 function start(...standing: Parameters<typeof patience>) {
   const asked = patience(...standing);
   const wanted = new AbortController();
@@ -59,8 +59,8 @@ function start(...standing: Parameters<typeof patience>) {
   };
 }
 
-describe('a hop that does not begin', () => {
-  it('is waited for while its peer is slow, and not a byte leaves once the peer is known to be dead', async () => {
+describe('a hop that was not accepted yet', () => {
+  it('A hop waits while its peer is slow, and sends not a byte once the peer is known to be dead', async () => {
     const hop = start('slow', 'slow', 'dead');
     for (const ms of [150, 1_000]) {
       hop.clock.advance(ms);
@@ -74,7 +74,7 @@ describe('a hop that does not begin', () => {
     expect(hop.asked.asked).toEqual(['slow', 'slow', 'dead']);
   });
 
-  it('is certainly not begun when the connection is refused', async () => {
+  it('A hop whose connection is refused has certainly not begun', async () => {
     const hop = start();
     hop.failed('ECONNREFUSED');
     expect(await hop.result).toEqual({ kind: 'unreachable', sent: false, again: false });
@@ -83,7 +83,7 @@ describe('a hop that does not begin', () => {
     expect(await lost.result).toEqual({ kind: 'unreachable', sent: false, again: true });
   });
 
-  it('counts a connection that was closed unanswered against the peer, but not a timeout, a refusal or a cut answer', async () => {
+  it('A connection closed before any answer counts against the peer, and a timeout, a refusal or a cut answer does not', async () => {
     const dropped = start();
     dropped.connected();
     dropped.failed('UND_ERR_SOCKET');
@@ -102,7 +102,7 @@ describe('a hop that does not begin', () => {
     expect([dropped, late, answered, accepted].map(({ asked }) => asked.droppedCount)).toEqual([1, 0, 0, 0]);
   });
 
-  it('may have begun when no word came from a peer that cannot be reached', async () => {
+  it('A hop without an answer from an unreachable peer may have begun', async () => {
     const hop = start('slow', 'unreachable');
     hop.connected();
     hop.clock.advance(501);
@@ -113,7 +113,7 @@ describe('a hop that does not begin', () => {
     expect(hop.done).toEqual(['abort']);
   });
 
-  it('ends at once when its answer is not wanted any more', async () => {
+  it('A hop ends at once when its answer is no longer needed', async () => {
     const hop = start();
     hop.connected();
     hop.unwanted();
@@ -121,10 +121,10 @@ describe('a hop that does not begin', () => {
     expect(hop.done).toEqual(['abort']);
   });
 
-  it('is not given up for an answer that had arrived and was not read yet', async () => {
+  it('A hop whose answer has arrived unread does not time out', async () => {
     const hop = start();
     hop.connected();
-    // The process stood still: the deadline falls due before the sockets are read.
+    // Simulates a stalled process: the deadline expires before pending input is read.
     hop.clock.advance(5_000);
     setImmediate(() => hop.lines({ t: 'accepted' }));
     await pendingIo();
@@ -132,7 +132,7 @@ describe('a hop that does not begin', () => {
     expect(await hop.result).toEqual({ kind: 'served', terminal: 'completed' });
   });
 
-  it('is certainly not begun when the receiver itself refused it, and uncertain when somebody else answers', async () => {
+  it('A hop refused by its receiver has certainly not begun; after any other status it may have begun', async () => {
     const refused = start();
     refused.connected();
     refused.answered(403, { 'x-holdfast-internal-refused': 'wrong_target' });
@@ -147,7 +147,7 @@ describe('a hop that does not begin', () => {
     expect(await stranger.result).toEqual({ kind: 'unreachable', sent: true, again: true });
   });
 
-  it('takes nothing for an answer that was not accepted first', async () => {
+  it('A stream that does not begin with `accepted` is not taken as an answer', async () => {
     const hop = start();
     hop.connected();
     hop.answered(200);
@@ -170,7 +170,7 @@ describe('a hop that was accepted', () => {
     return hop;
   };
 
-  it('is known to be so before anything else is, once', async () => {
+  it('Acceptance is reported before anything else, and once', async () => {
     const hop = start();
     hop.connected();
     expect(hop.taken()).toBe(0);
@@ -181,7 +181,7 @@ describe('a hop that was accepted', () => {
     expect(hop.taken()).toBe(1);
   });
 
-  it('is looked at when it is silent, kept while its peer is slow, and broken once that is dead', async () => {
+  it('A silent hop has its peer’s lease checked, is kept while the peer is slow, and is broken once it is dead', async () => {
     const hop = accepted('slow', 'slow', 'dead');
     for (let i = 0; i < 5; i += 1) {
       hop.clock.advance(9_999);
@@ -202,7 +202,7 @@ describe('a hop that was accepted', () => {
     expect(hop.asked.heardCount).toBeGreaterThan(5);
   });
 
-  it('is watched on after it was heard while its standing was looked up', async () => {
+  it('A hop that received data while its peer’s lease was being checked stays under supervision', async () => {
     const hop = accepted('dead');
     const { ask } = hop.asked;
     hop.asked.ask = async () => {
@@ -217,7 +217,7 @@ describe('a hop that was accepted', () => {
     expect(await hop.result).toEqual({ kind: 'broken', again: false });
   });
 
-  it('is not broken by a silence of our own', async () => {
+  it('A stall of this process does not break a hop', async () => {
     const hop = accepted();
     hop.clock.advance(60_000);
     setImmediate(() => hop.lines({ t: 'ping' }));
@@ -226,7 +226,7 @@ describe('a hop that was accepted', () => {
     expect(await hop.result).toEqual({ kind: 'served', terminal: 'completed' });
   });
 
-  it('is broken when the answer ends, is cut or turns into noise before its last word', async () => {
+  it('A hop whose answer ends, is cut or becomes invalid before its last line is broken', async () => {
     const ends: ((hop: ReturnType<typeof start>) => void)[] = [
       (hop) => hop.ended(),
       (hop) => hop.failed('ECONNRESET'),
@@ -242,14 +242,14 @@ describe('a hop that was accepted', () => {
     }
   });
 
-  it('passes over what only a newer release says', async () => {
+  it('Line types that only a newer release sends are skipped', async () => {
     const hop = accepted();
     hop.bytes('{"t":"weather","is":"fine"}\n');
     hop.lines({ t: 'end', type: 'response.completed', json: '{}' });
     expect(await hop.result).toEqual({ kind: 'served', terminal: 'completed' });
   });
 
-  it('is not read while the client does not read, and is not called silent for that', async () => {
+  it('A hop is not read while the client does not read, and is not considered silent then', async () => {
     const hop = accepted();
     hop.client.stall();
     hop.lines({ t: 'event', type: 'response.output_text.delta', telemetry: false, json: '{}' });
@@ -266,7 +266,7 @@ describe('a hop that was accepted', () => {
     expect(hop.done.filter((each) => each === 'abort')).toEqual([]);
   });
 
-  it('gives its connection back when the last word comes with the event that filled the client', async () => {
+  it('A hop frees its connection when its last line arrives with the event that filled the client’s buffer', async () => {
     const hop = accepted();
     hop.client.stall();
     hop.lines(
@@ -277,7 +277,7 @@ describe('a hop that was accepted', () => {
     expect(hop.done).toEqual(['pause', 'resume']);
   });
 
-  it('ends with its client, once', async () => {
+  it('A hop ends once when its client leaves', async () => {
     const hop = accepted();
     hop.client.leave();
     expect(await hop.result).toEqual({ kind: 'client_gone' });

@@ -20,7 +20,7 @@ async function pair(options: Parameters<typeof startOwner>[0] = {}) {
 const until = (subscribe: (listener: () => void) => void) => new Promise<void>((done) => subscribe(done));
 
 describe('a forwarded turn', () => {
-  it('arrives with its hop, and every call of the owner reaches the real client in order', async () => {
+  it('A forwarded turn arrives with its hop, and every call of the owner reaches the client in order', async () => {
     const { owner, sender, client } = await pair();
     const request = turnRequest();
     let accepted = 0;
@@ -61,7 +61,7 @@ describe('a forwarded turn', () => {
     ]);
   });
 
-  it('fails at the client with the owner’s own error', async () => {
+  it('A forwarded turn fails at the client with the owner’s own error', async () => {
     const { owner, sender, client } = await pair();
     const result = sender.forwarder.forward(owner.peer, TURN, turnRequest(), client, patient());
     const error = new BridgeError('bridge_queue_full', { detail: 'Eight wait.', param: 'input', retryAfterSeconds: 7 });
@@ -76,7 +76,7 @@ describe('a forwarded turn', () => {
     expect([shown.status, shown.retryAfterSeconds]).toEqual([429, 7]);
   });
 
-  it('relays the provider’s refusal byte for byte', async () => {
+  it('A forwarded turn relays the provider’s refusal byte for byte', async () => {
     const { owner, sender, client } = await pair();
     const result = sender.forwarder.forward(owner.peer, TURN, turnRequest(), client, patient());
     const answer = { status: 429, headers: { 'retry-after': '3' }, body: Buffer.from([0, 255, 10, 13, 200]) };
@@ -85,7 +85,7 @@ describe('a forwarded turn', () => {
     expect(client.calls).toEqual([{ call: 'relay', answer }]);
   });
 
-  it('comes back untouched from a worker that is not the owner, which counts as no delivery', async () => {
+  it('A forwarded turn is returned by a worker that is not the owner, which counts as no delivery', async () => {
     const { owner, sender, client } = await pair();
     const result = sender.forwarder.forward(owner.peer, TURN, turnRequest(), client, patient());
     const { sink } = await owner.next();
@@ -100,7 +100,7 @@ describe('a forwarded turn', () => {
     expect(delivered).toBe(false);
   });
 
-  it('counts nothing as shown to a client that wants no stream', async () => {
+  it('A forwarded turn without stream counts no event as shown', async () => {
     const { owner, sender, client } = await pair();
     const result = sender.forwarder.forward(owner.peer, TURN, turnRequest({ input: 'x' }), client, patient());
     const { sink } = await owner.next();
@@ -110,7 +110,7 @@ describe('a forwarded turn', () => {
     expect(await result).toMatchObject({ kind: 'served' });
   });
 
-  it('uses its connection again', async () => {
+  it('Consecutive forwarded turns reuse one connection', async () => {
     const { owner, sender } = await pair();
     const ports = new Set<number>();
     let read = () => {};
@@ -132,7 +132,7 @@ describe('a forwarded turn', () => {
         patient(),
       );
       const { sink } = await owner.next();
-      // The connection is free when the end of the answer was read, which is after its last line.
+      // The connection is free once the end of the answer was read, which is after its last line.
       const free = new Promise<void>((done) => (read = done));
       if (i % 2) sink.notOwner();
       else sink.end('response.completed', '{}');
@@ -143,7 +143,7 @@ describe('a forwarded turn', () => {
     expect(ports.size).toBe(1);
   });
 
-  it('fails, and is logged without what was said, when serving throws', async () => {
+  it('A forwarded turn whose serving throws fails, and the log holds none of its content', async () => {
     const { owner, sender, client } = await pair({
       onServe() {
         throw new Error('out of order');
@@ -157,7 +157,7 @@ describe('a forwarded turn', () => {
     expect(owner.log.lines).toMatchObject([{ level: 'error', fields: { requestId: 'req-1' } }]);
   });
 
-  it('is cut when its owner stops and the grace is over', async () => {
+  it('A forwarded turn is cut when its owner stops and the grace period ends', async () => {
     const { owner, sender, client } = await pair();
     const result = sender.forwarder.forward(owner.peer, TURN, turnRequest(), client, patient());
     (await owner.next()).sink.open();
@@ -166,7 +166,7 @@ describe('a forwarded turn', () => {
     expect(await result).toEqual({ kind: 'broken', again: true });
   });
 
-  it('is not kept for a sender that reads nothing and never leaves', async () => {
+  it('A forwarded turn is cut when its sender stays connected without reading', async () => {
     const clock = createManualClock(Date.now());
     const { owner, sender, client } = await pair({ clock });
     client.stall();
@@ -185,8 +185,8 @@ describe('a forwarded turn', () => {
   });
 });
 
-describe('large things', () => {
-  it('carries a body of 32 MiB and an event of 16 MiB', async () => {
+describe('large bodies and events', () => {
+  it('A forwarded turn carries a body of 32 MiB and an event of 16 MiB', async () => {
     const { owner, sender, client } = await pair();
     const input = 'x"é'.repeat(1_000_000) + 'x'.repeat(28_000_000);
     const result = sender.forwarder.forward(owner.peer, TURN, turnRequest({ stream: true, input }), client, patient());
@@ -200,7 +200,7 @@ describe('large things', () => {
     expect(event?.call === 'event' && event.json === json).toBe(true);
   });
 
-  it('holds the owner back while the client does not read, and loses nothing', async () => {
+  it('A client that does not read holds back the owner, and nothing is lost', async () => {
     const { owner, sender, client } = await pair();
     client.stall();
     const result = sender.forwarder.forward(owner.peer, TURN, turnRequest(), client, patient());
@@ -221,7 +221,7 @@ describe('large things', () => {
     sink.onDrain(write);
     write();
     await client.called(1);
-    // Both sides rest once the buffers between them are full; the client's share of it stays small.
+    // Both sides pause once the buffers between them are full; the client's share of them stays small.
     for (let before = -1; before !== sent; ) {
       before = sent;
       await new Promise((done) => setTimeout(done, 50));
@@ -235,8 +235,8 @@ describe('large things', () => {
   });
 });
 
-describe('a side that goes away', () => {
-  it('takes the hop with it when it is the client', async () => {
+describe('disconnects', () => {
+  it('A client that leaves ends its hop at the owner', async () => {
     const { owner, sender, client } = await pair();
     const result = sender.forwarder.forward(owner.peer, TURN, turnRequest(), client, patient());
     const { sink } = await owner.next();
@@ -249,7 +249,7 @@ describe('a side that goes away', () => {
     sink.end('response.completed', '{}');
   });
 
-  it('sends nothing for a client that has left before', async () => {
+  it('A client that left before sends nothing to the owner', async () => {
     const { owner, sender, client } = await pair();
     client.leave();
     expect(await sender.forwarder.forward(owner.peer, TURN, turnRequest(), client, patient())).toEqual({
@@ -258,7 +258,7 @@ describe('a side that goes away', () => {
     expect(owner.arrived).toEqual([]);
   });
 
-  it('breaks the hop at once, at both ends, when the connection between them is cut', async () => {
+  it('A cut connection breaks the hop at once at both ends', async () => {
     const { owner, sender, client } = await pair();
     const proxy = await startTcp((socket) => {
       const onward = connect(owner.server.port, '127.0.0.1');
@@ -280,7 +280,7 @@ describe('a side that goes away', () => {
     expect(delivered).toBe(false);
   });
 
-  it('is told apart from nobody listening, and from addresses that are none', async () => {
+  it('A hop to a closed port or an invalid address is unreachable and has certainly not been sent', async () => {
     const { sender, client } = await pair();
     const deserted = await startTcp(() => {});
     await deserted.close();
@@ -296,7 +296,7 @@ describe('a side that goes away', () => {
     }
   });
 
-  it('is uncertain when the connection is cut before the owner said a word', async () => {
+  it('A hop cut before the owner’s first line is unreachable and may have been sent', async () => {
     const { sender, client } = await pair();
     const mute = await startTcp((socket) => socket.once('data', () => socket.resetAndDestroy()));
     closing.push(mute.close);
@@ -310,7 +310,7 @@ describe('a side that goes away', () => {
     expect(result).toEqual({ kind: 'unreachable', sent: true, again: true });
   });
 
-  it('is left when it takes the request, says nothing and is known to be dead', async () => {
+  it('A hop to a peer that accepts the request without answering ends once the peer is known to be dead', async () => {
     const stopped = await startTcp((socket) => socket.resume());
     const sender = startSender({ forwardAccepted: 50 });
     closing.push(stopped.close, sender.close);
@@ -320,7 +320,7 @@ describe('a side that goes away', () => {
     await Promise.all([...stopped.sockets].map((socket) => new Promise((done) => socket.once('close', done))));
   });
 
-  it('is not somebody else who answers at its address', async () => {
+  it('A hop to an address at which another worker listens is refused and has certainly not been sent', async () => {
     const { owner, sender, client } = await pair();
     const peer = { ...owner.peer, workerId: 'worker-of-before' };
     const result = await sender.forwarder.forward(peer, TURN, turnRequest(), client, patient());
@@ -328,7 +328,7 @@ describe('a side that goes away', () => {
     expect(owner.arrived).toEqual([]);
   });
 
-  it('ends the hops that still run when the sender closes', async () => {
+  it('Running hops end when the sender closes', async () => {
     const { owner, sender, client } = await pair();
     const result = sender.forwarder.forward(owner.peer, TURN, turnRequest(), client, patient());
     (await owner.next()).sink.open();
@@ -339,7 +339,7 @@ describe('a side that goes away', () => {
     expect(late).toMatchObject({ kind: 'unreachable', sent: false });
   });
 
-  it('gives signs of life while there is nothing to say', async () => {
+  it('An idle hop sends pings', async () => {
     const owner = await startOwner({ silence: 30 });
     const sender = startSender({ forwardSilence: 1_000 });
     closing.push(owner.close, sender.close);
@@ -366,8 +366,8 @@ describe('a side that goes away', () => {
   });
 });
 
-describe('the news of a claim', () => {
-  it('reaches the worker it was claimed from, and nobody is hurt when it does not', async () => {
+describe('claim notices', () => {
+  it('A claim notice reaches the previous owner, and a failed one is ignored', async () => {
     const { owner, sender } = await pair();
     await sender.forwarder.claimed(owner.peer, { sessionId: 's1', epoch: 4, news: 'claimed' });
     expect(owner.claims).toEqual([
@@ -387,8 +387,8 @@ describe('the news of a claim', () => {
   });
 });
 
-describe('a question about sessions', () => {
-  it('is answered by the worker it is for, or not at all and in time', async () => {
+describe('view queries', () => {
+  it('A view query is answered by the addressed worker, or returns null in time', async () => {
     const { owner } = await pair();
     const sender = startSender({ forwardAccepted: 200 });
     closing.push(sender.close);

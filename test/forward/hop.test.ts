@@ -35,20 +35,20 @@ function refusal(act: () => unknown): string {
   return 'accepted';
 }
 
-describe('a hop token', () => {
-  it('carries the hop to the worker it names', () => {
+describe('hop token', () => {
+  it('A hop token carries the hop to the worker it names', () => {
     const { sender, receiver } = setup();
     expect(receiver.verify(sender.issue(hop, body), body, 'worker-a')).toEqual(hop);
   });
 
-  it('serves once', () => {
+  it('A hop token is accepted once', () => {
     const { sender, receiver } = setup();
     const token = sender.issue(hop, body);
     receiver.verify(token, body, 'worker-a');
     expect(refusal(() => receiver.verify(token, body, 'worker-a'))).toBe('replayed');
   });
 
-  it('is of use for ten seconds and is never forgotten before they are over', () => {
+  it('A hop token is valid for ten seconds, and is remembered for at least as long', () => {
     const { clock, sender, receiver } = setup();
     const used = sender.issue(hop, body);
     const unused = sender.issue(hop, body);
@@ -61,26 +61,26 @@ describe('a hop token', () => {
     expect(refusal(() => receiver.verify(unused, body, 'worker-a'))).toBe('expired');
   });
 
-  it('expires while the body is still being read', () => {
+  it('A hop token can expire while its body is still being read', () => {
     const { clock, sender, receiver } = setup();
     const bind = receiver.admit(sender.issue(hop, body), 'worker-a');
     clock.advance(10_000);
     expect(refusal(() => bind(body))).toBe('expired');
   });
 
-  it('opens nothing for other bytes, and is not spent by them', () => {
+  it('A hop token is refused for other bytes, and is not consumed by them', () => {
     const { sender, receiver } = setup();
     const token = sender.issue(hop, body);
     expect(refusal(() => receiver.verify(token, Buffer.from('{"some":"b0dy"}'), 'worker-a'))).toBe('altered');
     expect(refusal(() => receiver.verify(token, body, 'worker-a'))).toBe('accepted');
   });
 
-  it('opens nothing at another worker', () => {
+  it('A hop token is refused at another worker', () => {
     const { sender, receiver } = setup();
     expect(refusal(() => receiver.verify(sender.issue(hop, body), body, 'worker-c'))).toBe('wrong_target');
   });
 
-  it('opens nothing with another hop inside', () => {
+  it('A hop token is refused when its hop was altered', () => {
     const { sender, receiver } = setup();
     const [head, claims, signature] = sender.issue(hop, body).split('.') as [string, string, string];
     const changed = JSON.parse(Buffer.from(claims, 'base64url').toString());
@@ -89,7 +89,7 @@ describe('a hop token', () => {
     expect(refusal(() => receiver.verify(forged, body, 'worker-a'))).toBe('signature');
   });
 
-  it('opens nothing without a signature, or with one of another installation', () => {
+  it('A hop token is refused without a signature, or with one of another installation', () => {
     const { sender, receiver } = setup();
     const claims = jwt.decode(sender.issue(hop, body)) as object;
     const header = { alg: 'none', typ: 'holdfast-hop+jwt', kid: 'k1' };
@@ -106,7 +106,7 @@ describe('a hop token', () => {
     }
   });
 
-  it('is no turn-state token and no turn-state token is a hop, whatever their headers say', () => {
+  it('A hop token is no turn-state token, nor the reverse, whatever their headers claim', () => {
     const { clock, secrets, sender, receiver } = setup();
     const tokens = createTokens({ secrets, clock });
     const state = tokens.issue({ sessionId: 's1', epoch: 7, scope: 'local', scopeKind: 'local' });
@@ -119,7 +119,7 @@ describe('a hop token', () => {
     expect(refusal(() => receiver.verify(disguised, body, 'worker-a'))).toBe('signature');
   });
 
-  it('is not mixed up with the news of a claim', () => {
+  it('A hop token is not interchangeable with the token of a claim notice', () => {
     const { sender, receiver } = setup();
     const notice = { target: 'worker-a', from: 'worker-b', sessionId: 's1', epoch: 8, news: 'close' as const };
     const token = sender.issueClaimed(notice, body);
@@ -128,7 +128,7 @@ describe('a hop token', () => {
     expect(refusal(() => receiver.admitClaimed(sender.issue(hop, body), 'worker-a'))).toBe('not_a_hop');
   });
 
-  it('holds while clocks differ by less than its life, and not beyond', () => {
+  it('A hop token is accepted while clocks differ by less than its lifetime, and not beyond', () => {
     const secrets = parseSecrets(SECRETS);
     const sender = createHops({ secrets, clock: createManualClock(1_900_000_020_000) });
     const near = createHops({ secrets, clock: createManualClock(1_900_000_010_000) });
@@ -137,7 +137,7 @@ describe('a hop token', () => {
     expect(refusal(() => far.verify(sender.issue(hop, body), body, 'worker-a'))).toBe('from_the_future');
   });
 
-  it('is refused when no more can be remembered, until room comes back', () => {
+  it('Hop tokens are refused while the replay cache is full', () => {
     const { clock, sender, receiver } = setup({ remembered: 2 });
     const use = () => refusal(() => receiver.verify(sender.issue(hop, body), body, 'worker-a'));
     expect([use(), use(), use()]).toEqual(['accepted', 'accepted', 'too_many']);
@@ -145,15 +145,15 @@ describe('a hop token', () => {
     expect(use()).toBe('accepted');
   });
 
-  it('verifies under an old secret after a rotation', () => {
+  it('A hop token verifies under an old secret after a rotation', () => {
     const old = setup().sender;
     const rotated = setup({ secrets: `k2:${'n'.repeat(32)},${SECRETS}` }).receiver;
     expect(rotated.verify(old.issue(hop, body), body, 'worker-a')).toEqual(hop);
   });
 });
 
-describe('a sealed credential', () => {
-  it('opens for the installation and for nobody else, and not when altered', () => {
+describe('sealed credential', () => {
+  it('A sealed credential opens only within the installation, and not when altered', () => {
     const { sender, receiver } = setup();
     const sealed = sender.seal('Bearer sk-1');
     expect(sealed).not.toContain('sk-1');

@@ -4,7 +4,10 @@ import { startInternalServer } from '../../src/cluster/forward/internal-server.t
 import { createReader } from '../../src/intake/pool.ts';
 import { secrets } from './support.ts';
 
-/** An owner as a process of its own. Prints its URL, then one line per request it serves and per sender that leaves. */
+/**
+ * Runs an owner as a separate process. Prints its URL, then one line per request that it serves and per sender that
+ * leaves.
+ */
 const say = (line: string) => process.stdout.write(`${line}\n`);
 const server = await startInternalServer({
   host: '127.0.0.1',

@@ -10,7 +10,7 @@ import { upstreamHeaders } from '../../src/upstream/headers.ts';
 import { CREDENTIAL, secrets, turnRequest } from './support.ts';
 
 const sealer = createHops({ secrets: secrets(), clock: createManualClock() });
-/** What a worker makes of a parcel. */
+/** Reads a parcel as a worker does. */
 const opened = (parcel: string, now = 0) => {
   let read: Read | BridgeError;
   try {
@@ -22,19 +22,19 @@ const opened = (parcel: string, now = 0) => {
 };
 const travel = (request: ReturnType<typeof turnRequest>) => opened(packRequest(request, 0, sealer));
 
-/** A request without what is found in it when it is asked for. */
+/** Returns a request without its lazily computed parts. */
 const plain = ({ items, ...request }: ReturnType<typeof turnRequest>) => ({
   ...request,
   items: items.list.map(({ hash, json }) => ({ hash, json })),
 });
 
 describe('a request between workers', () => {
-  it('arrives as it was', () => {
+  it('A parcel restores the request unchanged', () => {
     const request = { ...turnRequest(), receivedAt: 0 };
     expect(plain(travel(request))).toEqual(plain(request));
   });
 
-  it('brings its body as it was written', () => {
+  it('A parcel keeps the body as it was written', () => {
     const text =
       '{"model":"m" ,"10": 9223372036854775807, "9":[1.0,-0 ,1E400],\n "input":"\\u0041\\/ é \\ud800", "body":{"v":2}}';
     const sent = turnRequest({}, `\n${text} `);
@@ -43,12 +43,12 @@ describe('a request between workers', () => {
     expect([arrived.requestFp, arrived.contextFp]).toEqual([sent.requestFp, sent.contextFp]);
   });
 
-  it('is refused when it is nested deeper than a client may', () => {
+  it('A parcel that is nested deeper than a client may nest is refused', () => {
     const deep = `{"a":${'['.repeat(100_000)}${']'.repeat(100_000)}}`;
     expect(() => travel({ ...turnRequest(), text: deep })).toThrow(UnreadableParcel);
   });
 
-  it('is read by workers that parse the whole of it, and theirs here', () => {
+  it('Parcels are compatible in both directions with workers that parse the whole parcel', () => {
     const text = '{"model":"m" ,"input": "hi"}';
     const parcel = packRequest(turnRequest({}, text), 0, sealer);
     expect(JSON.parse(parcel)).toMatchObject({ v: 1, body: { model: 'm', input: 'hi' } });
@@ -58,24 +58,24 @@ describe('a request between workers', () => {
     expect(older.items.list.map(({ value }) => value.role)).toEqual(['user']);
   });
 
-  it('keeps text that is hard to carry, and names that are special', () => {
+  it('A parcel keeps control characters, lone surrogates and special member names', () => {
     const body = JSON.parse('{"input":"\\u0000 \\ud800 é\\u2028 \\n","__proto__":{"x":1},"10":1,"9":[]}');
     const arrived = travel({ ...turnRequest(body), receivedAt: 0 });
     expect(arrived.text).toBe(JSON.stringify(body));
     expect(arrived.members.map(({ name }) => name)).toContain('__proto__');
   });
 
-  it('is as old as it was, on the clock of the other worker', () => {
+  it('The age of a request is kept on the clock of the other worker', () => {
     const request = { ...turnRequest(), receivedAt: 1_000 };
     expect(opened(packRequest(request, 1_250, sealer), 90_000).receivedAt).toBe(89_750);
   });
 
-  it('shows its credential to nobody on the way', () => {
+  it('A parcel contains its credential only in sealed form', () => {
     expect(packRequest(turnRequest(), 0, sealer)).not.toContain('sk-very');
     expect(CREDENTIAL).toContain('sk-very');
   });
 
-  it('leaves behind a key of the bridge that a shared upstream key replaces, but not that there was one', () => {
+  it('A parcel omits a bridge key that a shared upstream key replaces, but keeps that a key was used', () => {
     const request = turnRequest();
     const caller = { ...request.caller, credentialIsClients: false, upstreamAuthorization: 'Bearer shared' };
     const headers = { ...request.headers, authorization: 'Bearer tenants-own', 'chatgpt-account-id': 'acc' };
@@ -90,7 +90,7 @@ describe('a request between workers', () => {
     expect(sent).not.toHaveProperty('chatgpt-account-id');
   });
 
-  it('has no credential where there was none', () => {
+  it('A parcel without a credential restores none', () => {
     const request = turnRequest();
     const { authorization: _none, ...headers } = request.headers;
     const arrived = travel({ ...request, headers, caller: { ...request.caller, upstreamAuthorization: null } });
@@ -98,7 +98,7 @@ describe('a request between workers', () => {
     expect(arrived.caller.upstreamAuthorization).toBeNull();
   });
 
-  it('brings no header of a connection and none of the bridge’s own', () => {
+  it('A parcel carries neither connection headers nor the bridge’s own', () => {
     const planted = {
       connection: 'close',
       host: 'x',
@@ -114,7 +114,7 @@ describe('a request between workers', () => {
     expect(arrived.headers).toEqual(request.headers);
   });
 
-  it('brings every header that any part of a turn reads', () => {
+  it('A parcel carries every header that any part of a turn reads', () => {
     const read = new Set<string>();
     const headers = new Proxy<Record<string, string>>(
       {},
@@ -144,7 +144,7 @@ describe('a request between workers', () => {
     expect([...read].filter((name) => !travels(name))).toEqual([]);
   });
 
-  it('is refused when it is none, or its credential cannot be opened', () => {
+  it('An invalid parcel, or one whose credential cannot be opened, is refused', () => {
     const good = JSON.parse(packRequest(turnRequest(), 0, sealer));
     const { body: _none, ...bodiless } = good;
     const broken = [

@@ -10,7 +10,7 @@ let url: string;
 let said: string[];
 let heard: () => void;
 
-/** Resolves when the owner has said that line. */
+/** Resolves when the owner has printed that line. */
 async function line(text: string): Promise<void> {
   while (!said.includes(text)) await new Promise<void>((done) => (heard = done));
 }
@@ -38,8 +38,8 @@ afterEach(async () => {
 const peer = () => ({ workerId: 'worker-a', url });
 const turn = (turnId: string) => ({ ...TURN, turnId });
 
-describe('an owner in a process of its own', () => {
-  it('that is killed breaks its hops at once', async () => {
+describe('an owner in a separate process', () => {
+  it('An owner that is killed breaks its hops at once', async () => {
     const sender = startSender({ forwardSilence: 600_000 });
     const client = fakeClient();
     const result = sender.forwarder.forward(peer(), turn('t1'), turnRequest(), client, patient());
@@ -49,7 +49,7 @@ describe('an owner in a process of its own', () => {
     await sender.close();
   });
 
-  it('that is stopped is left once it is known to be dead, and begins nothing for a sender that left when it goes on', async () => {
+  it('An owner stopped before accepting is abandoned once its death is known, and when resumed does not begin for a sender that left', async () => {
     const sender = startSender({ forwardAccepted: 100 });
     child.kill('SIGSTOP');
     const stopped = await sender.forwarder.forward(peer(), turn('t1'), turnRequest(), fakeClient(), forDead());
@@ -69,7 +69,7 @@ describe('an owner in a process of its own', () => {
     await later.close();
   });
 
-  it('that is stopped in the middle of an answer is waited for, and left once it is known to be dead', async () => {
+  it('An owner stopped during an answer is waited for, and abandoned once its death is known', async () => {
     const sender = startSender({ forwardSilence: 1_000 });
     const client = fakeClient();
     const result = sender.forwarder.forward(peer(), turn('t1'), turnRequest(), client, {

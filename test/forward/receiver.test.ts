@@ -25,7 +25,7 @@ const token = (body: Buffer, target = 'worker-a') =>
 const post = (headers: Record<string, string>, body: Buffer) =>
   fetch(`${owner.server.url}/internal/turn`, { method: 'POST', headers, body: new Uint8Array(body) });
 
-describe('a hop that is not to be served', () => {
+describe('hops that are refused', () => {
   const refused = async (answer: Response, reason: string) => {
     expect([answer.status, await answer.json()]).toEqual([403, { error: reason }]);
     expect(answer.headers.get('x-holdfast-internal-refused')).toBe(reason);
@@ -34,7 +34,7 @@ describe('a hop that is not to be served', () => {
     expect(owner.arrived).toHaveLength(0);
   };
 
-  it('is refused without a token, with noise, and with a token of another kind', async () => {
+  it('A hop is refused without a token, with noise, and with a token of another kind', async () => {
     const body = parcel();
     await refused(await post({}, body), 'missing');
     await refused(await post({ [HOP]: 'noise' }, body), 'not_a_hop');
@@ -52,7 +52,7 @@ describe('a hop that is not to be served', () => {
     await refused(await post({ [HOP]: news }, body), 'not_a_hop');
   });
 
-  it('is refused when it was altered, is for another worker, or is over', async () => {
+  it('A hop is refused when it was altered, is for another worker, or has expired', async () => {
     const body = parcel();
     await refused(await post({ [HOP]: token(body) }, Buffer.concat([body, Buffer.from(' ')])), 'altered');
     await refused(await post({ [HOP]: token(body, 'worker-c') }, body), 'wrong_target');
@@ -61,7 +61,7 @@ describe('a hop that is not to be served', () => {
     await refused(await post({ [HOP]: late }, body), 'expired');
   });
 
-  it('is served the first time and refused the second', async () => {
+  it('A hop is served the first time and refused the second', async () => {
     const body = parcel();
     const once = token(body);
     const first = post({ [HOP]: once }, body);
@@ -70,14 +70,14 @@ describe('a hop that is not to be served', () => {
     await refused(await post({ [HOP]: once }, body), 'replayed');
   });
 
-  it('is refused when the bytes are signed and still no request', async () => {
+  it('A hop whose signed bytes are no request is refused', async () => {
     const body = Buffer.from('{"v":99}');
     const answer = await post({ [HOP]: token(body) }, body);
     expect([answer.status, answer.headers.get('x-holdfast-internal-refused')]).toEqual([400, 'unreadable']);
     expect(owner.arrived).toHaveLength(0);
   });
 
-  it('never shows a token, a credential or a prompt to the log', async () => {
+  it('The log of a refused hop holds no token, credential or prompt', async () => {
     const body = parcel();
     const once = token(body);
     await post({ [HOP]: once }, Buffer.concat([body, body]));
@@ -87,7 +87,7 @@ describe('a hop that is not to be served', () => {
     for (const secret of [CREDENTIAL, once, once.split('.')[2]!, '"input"']) expect(written).not.toContain(secret);
   });
 
-  it('is not kept when it is too large, announced or not', async () => {
+  it('A hop whose announced size exceeds the limit is refused with 413', async () => {
     const announced = connect(owner.server.port, '127.0.0.1');
     announced.write(
       `POST /internal/turn HTTP/1.1\r\nhost: x\r\n${HOP}: ${token(parcel())}\r\ncontent-length: 99999999999\r\n\r\n`,
@@ -97,7 +97,7 @@ describe('a hop that is not to be served', () => {
     expect(head).toContain('413');
   });
 
-  it('does not begin when its sender left before it was read, however large it was', async () => {
+  it('A hop whose sender left before it was read does not begin, whatever its size', async () => {
     for (const size of [10, 3_000_000]) {
       const body = parcel(turnRequest({ input: 'x'.repeat(size) }));
       const socket = connect(owner.server.port, '127.0.0.1');
@@ -114,7 +114,7 @@ describe('a hop that is not to be served', () => {
     ]);
   });
 
-  it('leaves nothing behind when its sender leaves in the middle of it', async () => {
+  it('A hop whose sender leaves in the middle of the body leaves nothing behind', async () => {
     const body = parcel();
     const socket = connect(owner.server.port, '127.0.0.1');
     socket.write(
@@ -127,8 +127,8 @@ describe('a hop that is not to be served', () => {
   });
 });
 
-describe('a token for one thing', () => {
-  it('opens no other', async () => {
+describe('tokens of internal calls', () => {
+  it('A token of one internal call is refused for every other', async () => {
     const body = Buffer.from(JSON.stringify({ sessionIds: [], recordOf: null }));
     const ask = async (path: string, issued: string) =>
       (await fetch(owner.server.url + path, { method: 'POST', headers: { [HOP]: issued }, body })).status;
@@ -141,12 +141,12 @@ describe('a token for one thing', () => {
   });
 });
 
-describe('the internal listener', () => {
-  it('says which worker it is', async () => {
+describe('internal listener', () => {
+  it('The internal listener reports the id of its worker', async () => {
     expect(await (await fetch(`${owner.server.url}/internal/worker`)).json()).toEqual({ id: 'worker-a' });
   });
 
-  it('serves nothing else, above all nothing of the public API', async () => {
+  it('The internal listener serves no other path, in particular none of the public API', async () => {
     const ask = async (method: string, path: string) =>
       (await fetch(owner.server.url + path, { method, ...(method === 'POST' ? { body: '{}' } : {}) })).status;
     for (const path of ['/', '/v1/responses', '/v1/models', '/health', '/metrics', '/internal', '/internal/turn/x']) {

@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { createSplitter, LineTooLong } from '../../src/cluster/forward/splitter.ts';
 
 describe('lines of a stream', () => {
-  it('are the same however the stream is cut into pieces', () => {
+  it('Lines are the same however the stream is split into chunks', () => {
     const text = fc.array(fc.string({ unit: 'binary', maxLength: 20 }).map((each) => each.replaceAll('\n', ' ')));
     fc.assert(
       fc.property(text, fc.array(fc.integer({ min: 1, max: 9 }), { minLength: 1 }), (lines, sizes) => {
@@ -12,7 +12,7 @@ describe('lines of a stream', () => {
         const found: string[] = [];
         for (let at = 0, i = 0; at < bytes.length; i += 1) {
           const size = sizes[i % sizes.length]!;
-          // A transport may use its memory again as soon as it was given back.
+          // A transport may reuse its memory as soon as the chunk was returned.
           const piece = Buffer.from(bytes.subarray(at, at + size));
           found.push(...splitter.push(piece).map(String));
           piece.fill(0);
@@ -23,7 +23,7 @@ describe('lines of a stream', () => {
     );
   });
 
-  it('have a greatest length', () => {
+  it('A line over the maximum length is refused', () => {
     const splitter = createSplitter(10);
     splitter.push(Buffer.from('0123456789'));
     expect(() => splitter.push(Buffer.from('0'))).toThrow(LineTooLong);

@@ -25,14 +25,14 @@ export type Call =
   | { call: 'fail'; error: BridgeError }
   | { call: 'relay'; answer: UpstreamAnswer };
 
-/** A client whose pace and presence the test decides. */
+/** A client whose reading and presence the test controls. */
 export interface FakeClient extends ClientSink {
   readonly calls: Call[];
-  /** Reads no more until `drain`. */
+  /** Stops reading until `drain`. */
   stall(): void;
   drain(): void;
   leave(): void;
-  /** Resolves when that many calls were made. */
+  /** Resolves when `count` calls were made. */
   called(count: number): Promise<void>;
 }
 
@@ -107,7 +107,7 @@ export interface Log {
   message: string;
 }
 
-/** A logger that keeps its lines. */
+/** Creates a logger that keeps its lines. */
 export function memoryLog() {
   const lines: Log[] = [];
   const at = (level: string) => (fields: object, message: string) => void lines.push({ level, fields, message });
@@ -123,7 +123,7 @@ export interface Served {
 export const DEADLINES = { forwardConnect: 2_000, forwardAccepted: 5_000, forwardSilence: 10_000, ownerPoll: 100 };
 export const TURN = { sessionId: 's1', epoch: 3, turnId: 't1', mode: 'run', attempt: 0 } as const;
 
-/** Patience that gives these answers, one each time it is asked, and the last one from then on. */
+/** Creates a `Patience` that returns these answers, one per call, and then repeats the last. */
 export function patience(...answers: Awaited<ReturnType<Patience['ask']>>[]) {
   const asked: string[] = [];
   let heard = 0;
@@ -149,12 +149,12 @@ export function patience(...answers: Awaited<ReturnType<Patience['ask']>>[]) {
     },
   };
 }
-/** A peer that is waited for, whatever it does. */
+/** Returns a `Waiting` for a peer that is slow forever. */
 export const patient = (): Waiting => ({ patience: patience('slow') });
-/** A peer that the database knows to be dead as soon as it is looked at. */
+/** Returns a `Waiting` for a peer whose death is stored at the first check. */
 export const forDead = (): Waiting => ({ patience: patience('dead') });
 
-/** The owner's side: what arrives is given out one by one. */
+/** Starts the owner's side, and hands out requests one by one as they arrive. */
 export async function startOwner(
   options: { workerId?: string; clock?: Clock; silence?: number; onServe?(): void } = {},
 ) {
@@ -198,7 +198,7 @@ export async function startOwner(
   };
 }
 
-/** The side that holds the client. */
+/** Starts the side that holds the client. */
 export function startSender(deadlines: Partial<typeof DEADLINES> = {}, clock: Clock = systemClock) {
   const log = memoryLog();
   const hops = createHops({ secrets: secrets(), clock });
@@ -212,7 +212,7 @@ export function startSender(deadlines: Partial<typeof DEADLINES> = {}, clock: Cl
   return { forwarder, hops, log, close: () => forwarder.close() };
 }
 
-/** A TCP server whose every connection the test handles. */
+/** Starts a TCP server whose connections the test handles. */
 export async function startTcp(onSocket: (socket: Socket) => void) {
   const sockets = new Set<Socket>();
   const server: Server = createServer((socket) => {

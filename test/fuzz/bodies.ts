@@ -10,7 +10,7 @@ interface Input {
   headers?: { [key: string]: string };
   tree?: Tree;
   edits?: Partial<Edit>[];
-  /** How the body is packed, innermost first; the header says the same unless `headers` says otherwise. */
+  /** Content codings applied to the body, innermost first; the header matches them unless `headers` overrides it. */
   pack?: string[];
   afterwards?: boolean;
 }
@@ -29,7 +29,7 @@ const packers = new Map<string, (bytes: Buffer) => Buffer>([
   ['br', (bytes) => brotliCompressSync(bytes, { params: { [constants.BROTLI_PARAM_QUALITY]: 1 } })],
   ['zstd', (bytes) => zstdCompressSync(bytes)],
 ]);
-/** Content-Encoding as clients might write it, true or not. */
+/** Values of Content-Encoding that clients might send, matching the body or not. */
 const encodings = [
   'gzip',
   'GZIP',
@@ -80,7 +80,7 @@ const oddHeaders: [string, string[]][] = [
   ['origin', ['null', 'https://evil.example', 'http://127.0.0.1']],
 ];
 
-/** Large enough to be over the worker's limit once unpacked. */
+/** Unpacked size in bytes, over the worker's limit. */
 const BOMB = 24_000_000;
 const bomb = { model: 'm', input: { $: 'long', n: BOMB, text: 'a' } };
 
@@ -91,7 +91,7 @@ function packed(text: Buffer, edits: readonly Partial<Edit>[], pack: readonly st
   return pack.reduce((bytes, name) => packers.get(name)?.(bytes) ?? bytes, edited(text, edits));
 }
 
-/** The bombs are the same in every case, and take long to pack. */
+/** Cache: the bombs are the same in every case, and slow to pack. */
 const bombs = new Map<string, Buffer>();
 function bombOf(pack: readonly string[]): Buffer {
   const key = pack.join();

@@ -4,15 +4,15 @@ import { streams } from './shapes.ts';
 import { editOf, mutate, odd, spoilItems, type Tree } from './tree.ts';
 import type { Refusal, Script, Step } from './upstream.ts';
 
-/** A turn whose upstream does as the script says. */
+/** A turn whose upstream follows the script. */
 interface Input {
   script?: Script;
-  /** Fields over those of a plain request. */
+  /** Fields that override those of a plain request. */
   body?: { [key: string]: Tree };
   leaveAfter?: number;
-  /** Whether a well-formed turn is asked for at the end; a busy session is noticed without it as well. */
+  /** True if a well-formed turn follows at the end. A session that stays busy is detected without it too. */
   afterwards?: boolean;
-  /** Goes on with the conversation while the script still holds. */
+  /** Continues the conversation while the script still applies. */
   again?: boolean;
 }
 
@@ -122,14 +122,14 @@ function refusal(r: Random): Refusal {
   };
 }
 
-/** Events as steps, each perhaps changed. */
+/** Returns events as steps, each possibly mutated. */
 function steps(r: Random): Step[] {
   const base = structuredClone(r.pick(streams)) as Tree[];
   const list: Step[] = base.map((frame) => ({ frame }));
   const somewhere = () => r.int(list.length + 1);
   for (let n = 1 + r.int(4); n > 0; n -= 1) {
     const at = r.int(Math.max(1, list.length));
-    // The first and the last events carry the most meaning.
+    // The first and last events have the most effect.
     const place = r.chance(0.4) ? r.pick([0, list.length - 1]) : at;
     const step = list[place];
     switch (r.int(20)) {

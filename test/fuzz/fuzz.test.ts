@@ -7,19 +7,19 @@ import { type Case, campaign, caseOf, replayAll, signatureOf, targetNames } from
 import { mutate, render, smaller, type Tree } from './tree.ts';
 
 const CASES = Number(process.env.FUZZ_CASES ?? 20_000);
-/** The gate is the same for everyone; `npm run fuzz` looks further, from a new seed each time. */
+/** Fixed seed for a reproducible test suite; `npm run fuzz` explores further, with a new seed each time. */
 const SEED = Number(process.env.FUZZ_SEED ?? 20_261_128);
-/** Either two have both transports and both kinds of credential, and two workers warm up sooner than four. */
+/** Either pair covers both transports and both kinds of credential, and two workers start faster than four. */
 const MODES =
   SEED % 2 === 0 ? (['shared-websocket', 'own-http'] as const) : (['own-websocket', 'shared-http'] as const);
 const WITHIN_MS = 70_000;
-/** What the slowest machine must manage in that time. */
+/** Minimum number of cases that the slowest machine must run in that time. */
 const FLOOR = Math.min(CASES, 150);
 
 const FINDINGS = join(import.meta.dirname, 'findings');
 const kept = (existsSync(FINDINGS) ? readdirSync(FINDINGS) : []).filter((name) => name.endsWith('.json')).toSorted();
 
-it(`a worker takes up to ${CASES} hostile cases without a crash, an internal error, a hang, a leak or a wedge (seed ${SEED})`, async () => {
+it(`A worker handles up to ${CASES} hostile cases without a crash, an internal error, a hang, a leak or a wedge (seed ${SEED})`, async () => {
   const { total, ran, findings, tookMs } = await campaign({
     seed: SEED,
     count: CASES,
@@ -42,7 +42,7 @@ it(`a worker takes up to ${CASES} hostile cases without a crash, an internal err
 }, 400_000);
 
 it.runIf(kept.length > 0)(
-  'what was found before stays mended',
+  'Every stored finding stays fixed',
   async () => {
     const cases = kept.map((name) => (JSON.parse(readFileSync(join(FINDINGS, name), 'utf8')) as { case: Case }).case);
     const seen = await replayAll(cases);
@@ -55,21 +55,21 @@ it.runIf(kept.length > 0)(
   400_000,
 );
 
-describe('the tools', () => {
-  it('the same seed and number give the same case', () => {
+describe('fuzzing tools', () => {
+  it('The same seed and number give the same case', () => {
     for (let n = 0; n < 50; n += 1) expect(caseOf(7, n, 'own-http')).toEqual(caseOf(7, n, 'own-http'));
     expect(new Set(Array.from({ length: 50 }, (_, n) => JSON.stringify(caseOf(7, n, 'own-http')))).size).toBe(50);
     expect(targetNames).toEqual(['http', 'bodies', 'frames', 'tokens', 'hops', 'rows', 'plain']);
   });
 
-  it('a case survives being kept as JSON', () => {
+  it('A case survives a round trip through JSON', () => {
     for (let n = 0; n < 200; n += 1) {
       const one = caseOf(8, n, 'own-http');
       expect(render(JSON.parse(JSON.stringify(one.input)))).toBe(render(one.input));
     }
   });
 
-  it('writes what JSON.stringify cannot', () => {
+  it('The renderer writes JSON text that JSON.stringify cannot', () => {
     const tree: Tree = {
       a: { $: 'raw', text: '1E400' },
       b: { $: 'deep', n: 3, of: '[' },
@@ -88,7 +88,7 @@ describe('the tools', () => {
     );
   });
 
-  it('mutations change a copy, and never the tree they are given', () => {
+  it('Mutations change a copy and never the original tree', () => {
     const tree: Tree = { type: 'x', items: [{ id: 'a' }, { id: 'b' }] };
     const before = JSON.stringify(tree);
     const r = randomOf(1, 'mutations');
@@ -97,7 +97,7 @@ describe('the tools', () => {
     expect(changed.filter((text) => text === before).length).toBeLessThan(30);
   });
 
-  it('shrinking ends at the smallest tree that still shows it', () => {
+  it('Shrinking ends at the smallest tree that still reproduces the violation', () => {
     let tree: Tree = { a: [1, 2, { b: ['x', null, 'y'.repeat(40)] }], c: { d: 'e' } };
     const shows = (each: Tree) => JSON.stringify(each).includes('null');
     for (let again = true; again; ) {
@@ -110,14 +110,14 @@ describe('the tools', () => {
     expect(JSON.stringify(tree).length).toBeLessThan(30);
   });
 
-  it('a stack is known by its error and its first place in the project', () => {
+  it('A stack is identified by its error and its first frame in the project', () => {
     const stack =
       "TypeError: Cannot read 'a17'\n    at f (node:internal/x:1:2)\n    at g (file:///x/src/http/app.ts:10:3)";
     expect(signatureOf(stack)).toBe('TypeError: Cannot read ~ src/http/app.ts');
   });
 });
 
-describe('the judge notices', () => {
+describe('the judge', () => {
   const judged = (answer: Partial<Answer>) => {
     const found: string[] = [];
     const at = {
@@ -154,6 +154,6 @@ describe('the judge notices', () => {
     ['a stream without an end', { headers: sse, text: ': keepalive\n\n' }, ['shape']],
     ['a stream that was cut', { headers: sse, text: 'data: {}\n\n', cut: true }, ['cut']],
     ['two ends', { headers: sse, text: done + done }, ['shape']],
-    ['what is no event', { headers: sse, text: `data: {\n\n${done}` }, ['shape']],
-  ])('%s', (_name, answer, expected) => expect(judged(answer)).toEqual(expected));
+    ['an invalid event', { headers: sse, text: `data: {\n\n${done}` }, ['shape']],
+  ])('The judge detects %s', (_name, answer, expected) => expect(judged(answer)).toEqual(expected));
 });

@@ -9,7 +9,7 @@ import { requests } from './shapes.ts';
 import { type Edit, edited, editOf, mutate, odd, render, type Tree } from './tree.ts';
 import { LONGEST_MS, SECRETS } from './world.ts';
 
-/** A request at the listener for peers; what is left out is as a peer would write it. */
+/** A request to the internal listener; omitted parts default to what a peer would send. */
 interface Input {
   path?: string;
   method?: string;
@@ -17,11 +17,11 @@ interface Input {
   header?: { [key: string]: Tree };
   claims?: { [key: string]: Tree };
   hop?: Tree;
-  /** Signed with another key. */
+  /** True if it is signed with another key. */
   forged?: boolean;
   tokenEdits?: Partial<Edit>[];
   parcel?: Tree;
-  /** Changes of the body, before it is signed unless `altered`. */
+  /** Edits of the body, applied before signing unless `altered`. */
   edits?: Partial<Edit>[];
   altered?: boolean;
   headers?: { [key: string]: string };

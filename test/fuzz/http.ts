@@ -4,14 +4,14 @@ import type { Random } from './random.ts';
 import { type Edit, edited, editOf, type Tree } from './tree.ts';
 import { ADMIN_TOKEN, LONGEST_MS } from './world.ts';
 
-/** Bytes over TCP. `%host%`, `%auth%`, `%admin%` and `%thread%` stand for what is the worker's. */
+/** Raw bytes over TCP. `%host%`, `%auth%`, `%admin%` and `%thread%` are replaced by values of the worker. */
 interface Input {
-  /** Requests, as latin1, sent one behind the other without waiting. */
+  /** Requests in latin1, pipelined without waiting for answers. */
   requests?: { line?: string; headers?: string[]; body?: string; ends?: string }[];
   edits?: Partial<Edit>[];
-  /** Sizes of the pieces in which the bytes are sent. */
+  /** Sizes of the chunks in which the bytes are sent. */
   pieces?: number[];
-  /** Hangs up at once, with a reset. */
+  /** Resets the connection immediately. */
   reset?: boolean;
 }
 
@@ -316,22 +316,23 @@ export const http = {
     const what = 'bytes over TCP';
     if (answer === null)
       return at.found('hang', `${what}: the connection stays open`, `${LONGEST_MS} ms after our end was closed`);
-    // The request is repeated nowhere in its answer, so what stands there was put there by the worker.
+    // An answer never echoes its request, so any secret found in it came from the worker.
     checkText(at, answer, 'an answer');
     for (const { status, body } of answersIn(answer, true)) {
-      // A HEAD's answer has no body; which of several answers is one of those is not told apart.
+      // The answer of a HEAD has no body; with several answers it is unknown which one belongs to the HEAD.
       if (status >= 400 && !(body === '' && /\bHEAD\b/i.test(text))) judgeEnvelope(at, status, body, { what });
     }
   },
 };
 
-/** How long the worker may say nothing before we close our end, milliseconds. */
+/** Time of silence after which the client closes its end, in milliseconds. */
 const QUIET_MS = 120;
 
 /**
- * Sends bytes and reads until the worker has closed the connection. Null: it does not.
+ * Sends bytes and reads until the worker has closed the connection.
  *
- * @param expected answers after which our end is closed at once; null: the connection is reset instead
+ * @param expected number of answers after which the client closes its end at once; null: it resets the connection
+ * @returns the bytes received; null if the worker did not close the connection
  */
 function exchange(
   port: number,
@@ -370,7 +371,7 @@ function exchange(
     socket.on('connect', async () => {
       socket.setNoDelay(true);
       let n = 0;
-      // Many pieces are only slow: the first hundred show whatever pieces can show.
+      // Many small chunks only cost time: the first hundred cover every effect of chunking.
       while (sent < bytes.length && !socket.destroyed) {
         const size = pieces.length > 0 && n < 100 ? Math.max(1, Number(pieces[n % pieces.length]) || 1) : bytes.length;
         socket.write(bytes.subarray(sent, sent + size));
@@ -388,9 +389,9 @@ function exchange(
 }
 
 /**
- * The answers of a connection, read leniently. Stops where their lengths cannot be told.
+ * Parses the answers of a connection leniently. Stops where an answer's length cannot be determined.
  *
- * @param over the connection has ended: without that, only answers that are whole
+ * @param over true if the connection has ended; otherwise only complete answers are returned
  */
 function* answersIn(text: string, over: boolean): Generator<{ status: number; body: string }> {
   for (let at = 0; at < text.length; ) {
@@ -409,7 +410,7 @@ function* answersIn(text: string, over: boolean): Generator<{ status: number; bo
     if (length !== undefined) {
       body = text.slice(at, at + Number(length));
       if (!over && body.length < Number(length)) return;
-      // The answer of a HEAD names a length and has no body.
+      // The answer of a HEAD announces a length but has no body.
       if (body.startsWith('HTTP/1.')) body = '';
       else at += Number(length);
     } else if (/\r\ntransfer-encoding: *chunked/.test(headers)) {

@@ -3,13 +3,13 @@ import { catalogue } from '../../src/errors.ts';
 import { UPSTREAM_CODE } from './upstream.ts';
 import { LONGEST_MS, type World } from './world.ts';
 
-/** What was broken. Each is a promise of this project about anything that arrives. */
+/** Property that a case violated. Each is a guarantee of this project for any input. */
 export type Property =
-  /** The process ended, or an exception reached its last resort. */
+  /** The process exited, or an exception reached the last-resort handler. */
   | 'crash'
   /** An answer was `bridge_internal`. */
   | 'internal'
-  /** No answer and no end of the connection in time. */
+  /** Neither an answer nor an end of the connection in time. */
   | 'hang'
   /** An answer that is neither the upstream's nor an envelope with a code of the catalogue, or a broken event stream. */
   | 'shape'
@@ -17,31 +17,31 @@ export type Property =
   | 'cut'
   /** A secret, a path or a stack in an answer. */
   | 'leak'
-  /** The same in a log, or what users said. */
+  /** The same in a log, or content of users in a log. */
   | 'log leak'
-  /** A line of the log at level error. */
+  /** A log line at level error. */
   | 'log error'
   /** A session that stays busy. */
   | 'wedge'
-  /** A session that does not take a well-formed turn afterwards. */
+  /** A session that refuses a well-formed turn afterwards. */
   | 'afterwards'
   /** Files and sockets that stay open. */
   | 'descriptors';
 
 export interface Violation {
   property: Property;
-  /** Equal for violations that have the same cause. */
+  /** Key that is equal for violations with the same cause. */
   signature: string;
   detail: string;
 }
 
-/** What a run of one case may use, and where it tells what it saw. */
+/** Inputs of one case run, and the callback for what it observed. */
 export interface At {
   world: World;
   /** Name of this case's conversation, in the header `thread-id`. */
   thread: string;
   found(property: Property, signature: string, detail: string): void;
-  /** The id of a request, so that lines of the log can be told to belong to this case. */
+  /** Records the id of a request, to attribute log lines to this case. */
   saw(requestId: string): void;
 }
 
@@ -49,9 +49,9 @@ export interface Answer {
   status: number;
   headers: Record<string, string>;
   text: string;
-  /** The connection ended before the answer did. */
+  /** True if the connection ended before the answer did. */
   cut: boolean;
-  /** We hung up. */
+  /** True if the client disconnected. */
   left: boolean;
   events: { type: string; data: Record<string, unknown> }[];
 }
@@ -61,13 +61,17 @@ export interface Posted {
   path?: string;
   headers?: Record<string, string>;
   body?: Buffer | null;
-  /** Hangs up after so many milliseconds. */
+  /** Milliseconds after which the client disconnects. */
   leaveAfter?: number;
 }
 
 const MOST_BYTES = 64 * 1024 * 1024;
 
-/** Sends one request and reads its whole answer, whatever it is. Null: no answer, and the connection has ended. */
+/**
+ * Sends one request and reads its whole answer.
+ *
+ * @returns null when the connection ended without an answer
+ */
 export async function send(
   at: At,
   { method = 'POST', path = '/v1/responses', ...posted }: Posted,
@@ -142,7 +146,7 @@ const plain = (path: string) => path.replace(/\?.*/s, '').slice(0, 60);
 const traces = [/\n? {2,}at [^\n]{0,200}(?::\d+:\d+\)?)/, /node:internal\//, /node_modules\//, /file:\/\/\//];
 const ROOT = import.meta.dirname.replace(/\/test\/fuzz$/, '');
 
-/** Checks that a text holds nothing of this installation that no client may see. */
+/** Checks that a text holds nothing of this installation that a client must not see. */
 export function checkText(at: At, text: string, where: string): void {
   for (const secret of at.world.secrets) {
     if (text.includes(secret))
@@ -168,13 +172,13 @@ function parsed(text: string): unknown {
 const terminals = new Set(['response.completed', 'response.incomplete', 'response.failed']);
 
 export interface Expected {
-  /** The upstream may answer with an error of any form: only the bridge's own answers are judged. */
+  /** True if the upstream may answer with an error of any form: then only the bridge's own answers are judged. */
   hostile?: boolean;
   /** Name of the request for signatures. */
   what: string;
 }
 
-/** Checks one answer against every property that an answer alone can break. */
+/** Checks one answer against every property that can be judged from the answer alone. */
 export function judge(at: At, answer: Answer, { hostile = false, what }: Expected): void {
   const { status, headers, text } = answer;
   checkText(at, `${text}\n${JSON.stringify(headers)}`, 'an answer');
@@ -199,7 +203,7 @@ export function judgeEnvelope(at: At, status: number, text: string, { hostile = 
   if (entry.status !== status) at.found('shape', `${what}: ${String(code)} with status ${status}`, text.slice(0, 300));
 }
 
-/** The events of a streamed answer that can be read. */
+/** Returns the parsable events of a streamed answer. */
 function eventsOf({ headers, text }: Answer): Answer['events'] {
   if (!headers['content-type']?.startsWith('text/event-stream')) return [];
   return text.split('\n\n').flatMap((block) => {
@@ -240,7 +244,7 @@ function judgeStream(at: At, answer: Answer, what: string): void {
   }
 }
 
-/** Whether an answer to a well-formed turn is a good one. */
+/** Returns true if a well-formed turn was answered well. */
 export function isGood(answer: Answer | null): boolean {
   if (answer?.status !== 200) return false;
   return answer.events.length > 0
@@ -248,7 +252,7 @@ export function isGood(answer: Answer | null): boolean {
     : parsed(answer.text) !== undefined && answer.text.includes('"completed"');
 }
 
-/** The turn that every conversation must take whatever came before. Tried again as clients do, a few times. */
+/** Sends the turn that every conversation must accept after anything. Retries a few times, as clients do. */
 export async function takesTurn(at: At, what: string): Promise<void> {
   const body = Buffer.from(
     JSON.stringify({
@@ -274,7 +278,10 @@ export async function takesTurn(at: At, what: string): Promise<void> {
   );
 }
 
-/** A text as a client library lets it into a header: without control characters, and not longer than a head may be. */
+/**
+ * Returns a text as a client library allows it in a header: without control characters, and shorter than the limit of a
+ * head.
+ */
 export const headerText = (bytes: Buffer): string =>
   Buffer.from(bytes.filter((byte) => byte >= 0x20 && byte !== 0x7f))
     .toString('latin1')

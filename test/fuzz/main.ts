@@ -7,11 +7,11 @@ import { slopeOf, soak } from './soak.ts';
 import { type Mode, modes } from './world.ts';
 
 /**
- * Gives the worker what it never asked for, and looks at what becomes of it.
+ * Fuzzes a worker with hostile input and reports violated properties.
  *
  *   npm run fuzz -- [--seed N] [--count N] [--target NAME] [--mode NAME,...] [--minutes M] [--no-shrink] [--save]
  *   npm run fuzz -- --seed N --show K           prints the case of that number
- *   npm run fuzz -- --soak MINUTES [--mode NAME]   mixed load; prints what the worker holds, as slopes per hour
+ *   npm run fuzz -- --soak MINUTES [--mode NAME]   mixed load; prints the worker's resources as slopes per hour
  */
 const { values } = parseArgs({
   options: {
@@ -22,9 +22,9 @@ const { values } = parseArgs({
     minutes: { type: 'string' },
     show: { type: 'string' },
     soak: { type: 'string' },
-    /** Prints findings as they were found. */
+    /** Prints findings as found, without shrinking. */
     'no-shrink': { type: 'boolean', default: false },
-    /** Keeps findings in test/fuzz/findings, where `npm test` gives them again. */
+    /** Stores findings in test/fuzz/findings, where `npm test` replays them. */
     save: { type: 'boolean', default: false },
   },
 });

@@ -2,7 +2,7 @@ import { type Answer, type At, isGood, judge, send } from './judge.ts';
 import type { Random } from './random.ts';
 import type { Tree } from './tree.ts';
 
-/** A well-formed conversation beside all that is not: it must not notice. */
+/** A well-formed conversation beside the hostile cases, which must not affect it. */
 interface Input {
   turns?: number;
   anchored?: boolean;

@@ -1,8 +1,8 @@
 import { readdirSync, writeSync } from 'node:fs';
 
 /**
- * Loaded into the worker before its own code: tells of an exception that nothing caught, and what the process holds when
- * it is asked for it over the channel to its parent.
+ * Preloaded into the worker. Reports uncaught exceptions, and on request the resources of the process, over the IPC
+ * channel to its parent.
  */
 process.on('uncaughtExceptionMonitor', (error, origin) => {
   const stack = error instanceof Error ? String(error.stack) : String(error);
@@ -17,7 +17,7 @@ process.on('message', (message) => {
   process.send?.({ rss, heapUsed, external, descriptors: descriptors(), cpuMs: (user + system) / 1000 });
 });
 
-/** Open files and sockets of this process; -1 where the system does not tell. */
+/** Returns the number of open files and sockets of this process; -1 if the system does not report it. */
 function descriptors(): number {
   try {
     return readdirSync('/proc/self/fd').length;

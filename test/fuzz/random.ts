@@ -1,6 +1,6 @@
 import { derive } from '../../src/testing/simulator/seeded.ts';
 
-/** A seeded source of choices: the same seed and name give the same choices, whatever ran before. */
+/** A seeded random source: the same seed and name give the same choices, independent of earlier runs. */
 export interface Random {
   /** Uniform in [0, 1). */
   next(): number;
@@ -8,11 +8,11 @@ export interface Random {
   int(n: number): number;
   chance(p: number): boolean;
   pick<T>(list: readonly T[]): T;
-  /** One of the values, each as likely as its weight says. */
+  /** Returns one of the values, with the probability of its weight. */
   weighted<T>(list: readonly (readonly [weight: number, value: T])[]): T;
 }
 
-/** @param parts name of the stream of choices, such as a target and the number of a case */
+/** @param parts name of the stream of choices, for example a target and a case number */
 export function randomOf(seed: number, ...parts: readonly (string | number)[]): Random {
   const hex = derive(seed, ...parts);
   let [a, b, c, d] = [0, 8, 16, 24].map((at) => Number.parseInt(hex.slice(at, at + 8), 16)) as [
@@ -21,7 +21,7 @@ export function randomOf(seed: number, ...parts: readonly (string | number)[]): 
     number,
     number,
   ];
-  // sfc32
+  // The generator is sfc32.
   const next = () => {
     const t = (((a + b) | 0) + d) | 0;
     d = (d + 1) | 0;

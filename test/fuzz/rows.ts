@@ -4,22 +4,22 @@ import { type Random, randomOf } from './random.ts';
 import { type Edit, edited, editOf, mutate, odd, render, type Tree } from './tree.ts';
 import { ADMIN_TOKEN } from './world.ts';
 
-/** One column that another release, or damage, left in another state. */
+/** One column whose value another release, or damage, has changed. */
 interface Change {
   table: 'bridge_session' | 'turn' | 'turn_items' | 'shared_item';
   column: string;
-  /** The new value; for packed columns the text before it is packed. */
+  /** The new value; for packed columns the text before packing. */
   value?: Tree;
-  /** Changes the value that is there, as JSON where it is JSON. */
+  /** Mutates the existing value, as JSON if it is JSON. */
   seed?: number;
   edits?: Partial<Edit>[];
-  /** Changes the bytes after packing. */
+  /** True if the bytes are changed after packing. */
   packed?: boolean;
 }
 
 interface Input {
   changes?: Change[];
-  /** How the conversation goes on. */
+  /** Form of the next request of the conversation. */
   way?: 'full' | 'anchor' | 'key';
   store?: boolean;
 }
@@ -62,7 +62,7 @@ const numbers = new Set(['machine_version', 'epoch', 'revision', 'item_count']);
 const plainValues: [string, readonly Tree[]][] = [
   [
     'state',
-    // A session that is closed has lost its keys in the same statement: the column alone is never that.
+    // A closed session loses its keys in the same statement, so a changed column alone never produces that state.
     ['connecting', 'live', 'reconnecting', 'stale', 'completed', 'incomplete', 'failed', 'cancelled', 'lost'],
   ],
   ['replay', ['exact', 'anchor_only', 'never']],
@@ -105,7 +105,7 @@ export const rows = {
     if (!isGood(first)) return;
     const session = first!.headers['x-holdfast-session'] ?? '';
     const response = first!.events.at(-1)!.data.response as { id: string; output: object[] };
-    // The owner lets go of it, so that the next request reads what is stored.
+    // The owner releases the session, so that the next request reads the stored row.
     const released = await send(at, {
       path: `/admin/sessions/${session}/release`,
       headers: { authorization: `Bearer ${ADMIN_TOKEN}` },
@@ -135,7 +135,7 @@ export const rows = {
   },
 };
 
-/** Writes one change. Values that the database itself refuses are not a case. */
+/** Writes one change. A value that the database itself refuses is not a case. */
 async function apply(at: At, session: string, { table, column, value, seed, edits, packed }: Change): Promise<void> {
   if (!columns.some(([t, c]) => t === table && c === column)) return;
   const { database } = at.world;

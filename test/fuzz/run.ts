@@ -11,14 +11,14 @@ import { tokens } from './tokens.ts';
 import { sizeOf, smaller, type Tree } from './tree.ts';
 import { LONGEST_MS, type Memory, type Mode, modes, openWorld, type World } from './world.ts';
 
-/** A kind of input: makes one from choices, and gives it to the worker. */
+/** A kind of input: generates one from a random source, and sends it to the worker. */
 interface Target {
   name: string;
   make(r: Random): Tree;
   run(input: Tree, at: At): Promise<void>;
 }
 
-/** How many of all cases each target is. */
+/** Share of each target among all cases. */
 const share: readonly (readonly [number, Target])[] = [
   [64, http],
   [18, bodies],
@@ -31,7 +31,7 @@ const share: readonly (readonly [number, Target])[] = [
 const targets = new Map<string, Target>(share.map(([, target]) => [target.name, target]));
 export const targetNames = [...targets.keys()];
 
-/** One input that can be given again. */
+/** One replayable input. */
 export interface Case {
   target: string;
   mode: Mode;
@@ -40,21 +40,21 @@ export interface Case {
 
 export interface Finding extends Violation {
   case: Case;
-  /** Seed and number of the case that found it. */
+  /** Seed and number of the case that produced it. */
   from: string;
-  /** How often it was seen. */
+  /** Number of occurrences. */
   times: number;
 }
 
 export interface Plan {
   seed: number;
   count: number;
-  /** Ends earlier, milliseconds after the workers are ready. */
+  /** Time limit, in milliseconds after the workers are ready. */
   within?: number;
   only?: string;
   modes?: readonly Mode[];
   concurrency?: number;
-  /** Called once for each finding that has a signature of its own. */
+  /** Called once per distinct signature. */
   onFinding?(finding: Finding): void;
   onProgress?(line: string): void;
 }
@@ -62,24 +62,27 @@ export interface Plan {
 export interface Campaign {
   ran: Map<string, number>;
   total: number;
-  /** From the first case to the last, milliseconds. */
+  /** Time from the first case to the last, in milliseconds. */
   tookMs: number;
   findings: Finding[];
-  /** Of each mode: before the first case and after the last. */
+  /** Memory per mode, before the first case and after the last. */
   memory: Map<Mode, { before: Memory; after: Memory }>;
-  /** Lines of the logs, by level and words. */
+  /** Number of log lines, by level and normalised text. */
   lines: Map<string, number>;
 }
 
-/** Cases of one worker between two looks at its sessions and its log, and how many of them run at a time. */
+/**
+ * Number of cases of one worker between two checks of its sessions and its log (BATCH), and of those that run
+ * concurrently.
+ */
 const BATCH = 500;
 const CONCURRENCY = 32;
-/** Descriptors that a worker may hold beyond those of its start: the database's pool, and the odd idle connection. */
+/** Descriptors that a worker may hold beyond those at its start: the database pool and a few idle connections. */
 const POOLED = 25;
-/** What a machine that is busy with other things can look like: believed when the case does it alone as well. */
+/** Properties that a busy machine can violate on its own: reported only if the case reproduces alone. */
 const timed = new Set<Property>(['hang', 'afterwards', 'wedge', 'cut']);
 
-/** The case of that number. */
+/** Returns the case of that number. */
 export function caseOf(seed: number, n: number, mode: Mode, only?: string): Case {
   const r = randomOf(seed, 'case', n);
   const target = only ? targets.get(only) : r.weighted(share);
@@ -87,7 +90,7 @@ export function caseOf(seed: number, n: number, mode: Mode, only?: string): Case
   return { target: target.name, mode, input: target.make(r) };
 }
 
-/** What a run of one case came to. */
+/** Result of one case run. */
 interface Outcome {
   thread: string;
   violations: Violation[];
@@ -96,7 +99,7 @@ interface Outcome {
 
 let threads = 0;
 
-/** Gives one case to a worker and tells what its answers broke. */
+/** Sends one case to a worker and reports the properties that its answers violate. */
 export async function give({ target, input }: Case, world: World): Promise<Outcome> {
   const outcome: Outcome = { thread: `fz-${process.pid}-${(threads += 1)}`, violations: [], requests: new Set() };
   const seen = new Set<string>();
@@ -113,12 +116,12 @@ export async function give({ target, input }: Case, world: World): Promise<Outco
   };
   await targets.get(target)!.run(input, at);
   world.upstream.calm(outcome.thread);
-  // A connection that breaks may be the first sign of a process that ends.
+  // A broken connection may be the first sign of a process that is exiting.
   if (outcome.violations.length > 0) await Promise.race([world.gone, new Promise((soon) => setTimeout(soon, 300))]);
   return outcome;
 }
 
-/** The first line of a stack and the first place in this project. */
+/** Returns the first line of a stack and its first frame in this project. */
 export function signatureOf(stack: string): string {
   const [first = ''] = stack.split('\n');
   const place = /\/((?:src|machines)\/[^\s:)]+):(\d+)/.exec(stack)?.[1] ?? '';
@@ -126,7 +129,7 @@ export function signatureOf(stack: string): string {
   return `${words.slice(0, 120)} ${place}`.trim();
 }
 
-/** What the log says of a violation. */
+/** Returns the violation that a log line shows. */
 function violationOf(line: World['log'][number], secrets: readonly string[]): Violation {
   const error = line.fields.err as
     | { message?: string; stack?: string; cause?: { message?: string; stack?: string } }
@@ -137,7 +140,7 @@ function violationOf(line: World['log'][number], secrets: readonly string[]): Vi
   return { property, signature, detail: (inner ?? line.text).slice(0, 1_500) };
 }
 
-/** Sessions that have a turn, by the hash of the thread they belong to. */
+/** Returns the sessions with an active turn, by the hash of their thread. */
 async function busy(world: World): Promise<Map<string, string>> {
   const found = await world.database.query(
     `select s.id, s.state, coalesce((select hash from session_key k where k.session_id = s.id and k.kind = 'thread' limit 1), '') as hash
@@ -148,7 +151,10 @@ async function busy(world: World): Promise<Map<string, string>> {
 
 const hashOf = (thread: string) => createHash('sha256').update(thread).digest('hex');
 
-/** Waits until no session is busy. Returns those that stay so, with the hash of their thread. */
+/**
+ * Waits until no session is busy.
+ * @returns the sessions that stay busy, with the hash of their thread
+ */
 async function calmDown(world: World, known: ReadonlySet<string>): Promise<Map<string, string>> {
   const end = performance.now() + LONGEST_MS;
   for (;;) {
@@ -159,31 +165,31 @@ async function calmDown(world: World, known: ReadonlySet<string>): Promise<Map<s
   }
 }
 
-/** Gives one case to a worker that does nothing else, and looks at everything afterwards. */
+/** Runs one case on an otherwise idle worker, and then checks every property. */
 async function alone(one: Case, world: World): Promise<Violation[]> {
   const before = world.log.length;
   const settled = new Set((await busy(world)).keys());
   const outcome = await give(one, world);
-  // An error that comes out of a later turn of the loop shows only then.
+  // An error from a later turn of the event loop shows only after a delay.
   await Promise.race([world.gone, new Promise((soon) => setTimeout(soon, 30))]);
   if (world.crash === null) {
     const left = await calmDown(world, settled);
     if (left.size > 0) outcome.violations.push(wedge(world, [...left.keys()]));
   }
   if (world.crash !== null) {
-    // What else broke is the end of the process.
+    // Other violations are consequences of the exit.
     outcome.violations = [
       { property: 'crash', signature: signatureOf(world.crash), detail: world.crash.slice(0, 1_500) },
     ];
     await world.restart();
   }
   for (const line of world.log.slice(before)) outcome.violations.push(violationOf(line, world.secrets));
-  // A session that repeats its error without end would speak into the next case.
+  // A session that keeps repeating its error would write into the log of the next case.
   if (outcome.violations.some(({ property }) => property === 'wedge')) await world.restart();
   return [...new Map(outcome.violations.map((each) => [keyOf(each), each])).values()];
 }
 
-/** A wedge is told apart by the error that its session repeats. */
+/** Returns a wedge, identified by the error that its session repeats. */
 function wedge(world: World, sessions: readonly string[]): Violation {
   const line = world.log.findLast(
     ({ fields }) =>
@@ -195,7 +201,7 @@ function wedge(world: World, sessions: readonly string[]): Violation {
 
 const keyOf = ({ property, signature }: Violation) => `${property}: ${signature}`;
 
-/** Runs cases until there are enough of them or the time is over. */
+/** Runs cases until the count or the time limit is reached. */
 export async function campaign(plan: Plan): Promise<Campaign> {
   const { seed, count, within = Number.POSITIVE_INFINITY, only, concurrency = CONCURRENCY } = plan;
   let began = performance.now();
@@ -205,7 +211,7 @@ export async function campaign(plan: Plan): Promise<Campaign> {
   const worlds = new Map<Mode, World>();
   const memory = new Map<Mode, { before: Memory; after: Memory }>();
   const knownBusy = new Set<string>();
-  /** What has to be given again alone, and so not while others run. */
+  /** Replays that must run alone, and therefore after the concurrent ones. */
   const later: (() => Promise<void>)[] = [];
   const list = plan.modes ?? modes;
 
@@ -271,7 +277,7 @@ export async function campaign(plan: Plan): Promise<Campaign> {
     }
   }
 
-  /** One of those under way did it: each is given again, alone. */
+  /** Replays each case that was running at the crash alone, because any of them may have caused it. */
   async function afterCrash(
     world: World,
     suspects: { one: Case; from: string }[],
@@ -319,7 +325,7 @@ export async function campaign(plan: Plan): Promise<Campaign> {
     );
     began = performance.now();
     let n = 0;
-    // What one worker waits for at the end of its batch is time for the others.
+    // While one worker waits at the end of its batch, the others run.
     const drive = async (mode: Mode, world: World) => {
       while (n < count && !isOver()) {
         const first = n;
@@ -370,7 +376,7 @@ export async function campaign(plan: Plan): Promise<Campaign> {
   }
 }
 
-/** What the worker holds once idle sockets were closed; sessions that idle have none. */
+/** Returns the worker's memory after its idle sockets were closed. */
 async function settledMemory(world: World, before: Memory): Promise<Memory> {
   const end = performance.now() + 12_000;
   for (;;) {
@@ -380,7 +386,7 @@ async function settledMemory(world: World, before: Memory): Promise<Memory> {
   }
 }
 
-/** Gives many cases to workers of their own, one at a time. */
+/** Replays cases on separate workers, one at a time. */
 export async function replayAll(cases: readonly Case[]): Promise<Violation[][]> {
   const all: Violation[][] = cases.map(() => []);
   for (const mode of modes) {
@@ -397,13 +403,13 @@ export async function replayAll(cases: readonly Case[]): Promise<Violation[][]> 
 }
 
 export interface ShrinkLimits {
-  /** Tries at most. */
+  /** Maximum number of attempts. */
   tries: number;
-  /** Milliseconds at most. */
+  /** Time limit in milliseconds. */
   within: number;
 }
 
-/** A smaller case with the same violation. Null: the case does not show it when it is given alone. */
+/** Returns a smaller case with the same violation; null if the case does not reproduce alone. */
 export async function shrink(finding: Finding, { tries, within }: ShrinkLimits): Promise<Finding | null> {
   const world = await openWorld(finding.case.mode);
   const end = performance.now() + within;

@@ -5,7 +5,7 @@ import { CONTENT } from './world.ts';
 
 const RECORDINGS = join(import.meta.dirname, '..', '..', '..', 'shared', 'recordings');
 
-/** Fields whose texts are words of the protocol: they are kept when a recording lends its shape. */
+/** Fields whose values are protocol words: they are kept when the shape of a recording is used. */
 const words = new Set([
   'type',
   'role',
@@ -23,8 +23,8 @@ const ids = new Set(['id', 'item_id', 'call_id', 'response_id', 'approval_reques
 const LONGEST_STREAM = 40;
 
 /**
- * The shape of a recorded value: names, types and words of the protocol stay, every other text is replaced, so that no
- * finding holds anything of a recording.
+ * Returns the shape of a recorded value: names, types and protocol words are kept, all other text is replaced, so that
+ * no finding contains text of a recording.
  */
 function shape(value: unknown, name = '', depth = 0): Tree {
   if (depth > 12) return null;
@@ -42,7 +42,7 @@ function shape(value: unknown, name = '', depth = 0): Tree {
   return name === 'text' || name === 'delta' ? CONTENT : `some ${name.slice(0, 20)}`;
 }
 
-/** A long stream thinned out: its deltas, but neither its beginning nor its end. */
+/** Shortens a long stream: drops deltas, keeps its beginning and its end. */
 function thinned(events: readonly Tree[]): Tree[] {
   if (events.length <= LONGEST_STREAM) return [...events];
   const kept = events.filter((event) => !/delta/.test(JSON.stringify((event as { type?: Tree })?.type ?? '')));
@@ -194,6 +194,6 @@ const ownRequests: Tree[] = [
 ];
 
 const from = recorded();
-/** Streams to begin from: recorded ones by shape where the recordings are at hand, and some of our own. */
+/** Streams to start from: the shapes of recordings, if available, and some written for this project. */
 export const streams: readonly Tree[][] = [...ownStreams, ...ownStreams, ...from.streams];
 export const requests: readonly Tree[] = [...ownRequests, ...ownRequests, ...from.requests];

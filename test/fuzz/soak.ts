@@ -5,37 +5,37 @@ export interface SoakPlan {
   seed: number;
   minutes: number;
   mode: Mode;
-  /** How many cases run at a time. */
+  /** Number of concurrent cases. */
   concurrency?: number;
   /** Milliseconds of load between two samples. */
   every?: number;
   onSample?(sample: Sample): void;
 }
 
-/** What the worker held once nothing ran and its idle sockets were closed, after a collection of garbage. */
+/** Resources of the worker when idle, after its idle sockets were closed and garbage was collected. */
 export interface Sample extends Memory {
-  /** Since the first case, minutes. */
+  /** Minutes since the first case. */
   minute: number;
-  /** Cases so far. */
+  /** Number of cases so far. */
   cases: number;
 }
 
 export interface Soak {
   samples: Sample[];
   cases: number;
-  /** Of every property that was broken. */
+  /** Number of violations per property. */
   violations: Map<string, number>;
   crashes: number;
 }
 
-/** The first of the samples, in which code is compiled and pools are filled, are no part of a slope. */
+/** Fraction of samples at the beginning that are excluded from slopes: code is compiled and pools are filled then. */
 export const WARM_UP = 0.2;
-/** Of ten cases so many are well-formed conversations. */
+/** Number of well-formed conversations among ten cases. */
 const PLAIN_OF_TEN = 5;
-/** Longer than an idle socket lives in the worker's configuration, milliseconds. */
+/** Longer than the idle limit of sockets in the worker's configuration, in milliseconds. */
 const IDLE_MS = 5_000;
 
-/** Mixed load for some minutes. */
+/** Runs a mixed load for some minutes. */
 export async function soak({
   seed,
   minutes,
@@ -89,7 +89,7 @@ export async function soak({
   }
 }
 
-/** Slope per hour by least squares over the samples behind the warm-up. */
+/** Returns the slope per hour by least squares over the samples after the warm-up. */
 export function slopeOf(samples: readonly Sample[], value: (sample: Sample) => number): number {
   const used = samples.slice(Math.floor(samples.length * WARM_UP));
   const mean = (of: (sample: Sample) => number) => used.reduce((sum, each) => sum + of(each), 0) / used.length;

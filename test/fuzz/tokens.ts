@@ -4,7 +4,7 @@ import type { Random } from './random.ts';
 import { type Edit, edited, editOf, odd, render, type Tree } from './tree.ts';
 import { SECRETS } from './world.ts';
 
-/** A turn-state token by its parts; what is left out is as the worker would write it. */
+/** A turn-state token in parts; omitted parts default to what the worker would write. */
 interface Input {
   header?: Tree;
   claims?: Tree;
@@ -13,9 +13,9 @@ interface Input {
   algorithm?: string;
   signature?: string;
   edits?: Partial<Edit>[];
-  /** Instead of all that. */
+  /** Complete token text that replaces all of the above. */
   text?: string;
-  /** Changes a token that the worker gave out. */
+  /** True if a token that the worker issued is altered. */
   real?: boolean;
   where?: 'header' | 'metadata';
 }
@@ -93,7 +93,7 @@ export const tokens = {
           .digest('base64url')
       }`;
     }
-    // What no client library can send is the raw requests' part.
+    // Bytes that no client library can send are covered by the raw HTTP target.
     token = headerText(edited(Buffer.from(token, 'latin1'), edits));
     const answer =
       where === 'metadata'

@@ -1,26 +1,26 @@
 import type { Random } from './random.ts';
 
 /**
- * JSON text as a tree, so that it can be mutated and shrunk. What `JSON.stringify` cannot write, or what would be too long
- * to keep in a finding, is an object with the one key `$` and its arguments:
+ * JSON text as a tree, so that it can be mutated and shrunk. Text that `JSON.stringify` cannot write, or that is too
+ * long to store in a finding, is an object with the single key `$` and its arguments:
  *
- * - `raw`: text as it stands, such as `1E400`
+ * - `raw`: text inserted unchanged, such as `1E400`
  * - `deep`: `n` levels of `[` or `{"a":`
  * - `long`: a string of `n` times `text`
  * - `many`: an array of `n` times `of`; `keys`: an object of `n` members
- * - `pairs`: an object by its members, so that a name may come twice
+ * - `pairs`: an object by its members, so that a name may occur twice
  */
 export type Tree = null | boolean | number | string | Tree[] | { [key: string]: Tree };
 
 const isSpecial = (tree: Tree): tree is { [key: string]: Tree } & { $: string } =>
   typeof tree === 'object' && tree !== null && !Array.isArray(tree) && typeof tree.$ === 'string';
 
-/** No text grows beyond this, characters. */
+/** Maximum length of a text, in characters. */
 const LONGEST = 48_000_000;
 const times = (n: Tree | undefined, length: number) =>
   Math.max(0, Math.min(Number(n) || 0, Math.floor(LONGEST / Math.max(1, length))));
 
-/** The JSON text of a tree; not always valid JSON. */
+/** Returns the JSON text of a tree; not always valid JSON. */
 export function render(tree: Tree): string {
   if (typeof tree !== 'object' || tree === null) return JSON.stringify(tree);
   if (Array.isArray(tree)) return `[${tree.map(render).join(',')}]`;
@@ -114,7 +114,7 @@ const notJson = [
   '"a',
 ];
 
-/** A value that some reader did not expect. */
+/** Returns a value that a reader may not expect. */
 export function odd(r: Random): Tree {
   return r.weighted<() => Tree>([
     [3, () => null],
@@ -151,7 +151,7 @@ interface Place {
   key: string | number;
 }
 
-/** Places of a tree, not below a special and at most so many. */
+/** Returns at most `most` places of a tree, none of them inside a special object. */
 function placesOf(root: Tree, most = 600): Place[] {
   const places: Place[] = [];
   const open: Tree[] = [root];
@@ -167,7 +167,7 @@ function placesOf(root: Tree, most = 600): Place[] {
   return places;
 }
 
-/** Names of fields that this project reads, where a wrong value matters most. */
+/** Names of fields that this project reads, where a wrong value has the most effect. */
 const readFields = new Set([
   'type',
   'id',
@@ -195,7 +195,7 @@ const readFields = new Set([
   'encrypted_content',
 ]);
 
-/** Changes one thing of a tree in place. */
+/** Changes one part of a tree in place. */
 function mutateOnce(r: Random, root: Tree): void {
   const places = placesOf(root);
   if (places.length === 0) return;
@@ -250,7 +250,7 @@ function mutateOnce(r: Random, root: Tree): void {
   }
 }
 
-/** Replaces one item of a list, or adds one: lists of items are read most, and by most. */
+/** Replaces one item of a list, or adds one: lists of items are the most widely read part of a request. */
 export function spoilItems(r: Random, tree: Tree): Tree {
   const holder: Tree[] = [structuredClone(tree)];
   const places = placesOf(holder).filter(
@@ -265,7 +265,7 @@ export function spoilItems(r: Random, tree: Tree): Tree {
   return holder[0]!;
 }
 
-/** A changed copy of a tree. */
+/** Returns a changed copy of a tree. */
 export function mutate(r: Random, tree: Tree, changes: number): Tree {
   const holder: Tree[] = [structuredClone(tree)];
   for (let n = 0; n < changes; n += 1)
@@ -273,12 +273,12 @@ export function mutate(r: Random, tree: Tree, changes: number): Tree {
   return holder[0] ?? null;
 }
 
-/** A change of bytes, its place as a fraction of the whole. */
+/** A change of bytes; its place is a fraction of the whole length. */
 export interface Edit {
   [key: string]: Tree;
   at: number;
   do: 'flip' | 'insert' | 'delete' | 'repeat' | 'cut';
-  /** Bytes as latin1. */
+  /** Bytes in latin1. */
   text: string;
   n: number;
 }
@@ -329,10 +329,10 @@ export function edited(bytes: Buffer, edits: readonly Partial<Edit>[]): Buffer {
   return now;
 }
 
-/** Size of a tree as it is kept, for shrinking. */
+/** Returns the stored size of a tree, for shrinking. */
 export const sizeOf = (tree: Tree): number => JSON.stringify(tree).length;
 
-/** Smaller trees that a tree may be shrunk to, the boldest first. */
+/** Yields smaller trees that a tree may be shrunk to, the largest reduction first. */
 export function* smaller(tree: Tree): Generator<Tree> {
   if (Array.isArray(tree)) {
     for (let part = tree.length; part >= 1; part = Math.floor(part / 2)) {

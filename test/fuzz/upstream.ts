@@ -4,14 +4,14 @@ import type { Duplex } from 'node:stream';
 import { type WebSocket, WebSocketServer } from 'ws';
 import { type Edit, edited, render, type Tree } from './tree.ts';
 
-/** One thing that the upstream does in a turn. Over HTTP a frame becomes an event. */
+/** One action of the upstream in a turn. Over HTTP a frame becomes an event. */
 export interface Step {
   frame?: Tree;
-  /** Text that is no frame of ours. */
+  /** Text sent unchanged instead of a frame. */
   text?: string;
-  /** Bytes as latin1: a binary message, or bytes as they are in an event stream. */
+  /** Bytes in latin1: a binary message, or raw bytes in an event stream. */
   binary?: string;
-  /** Bytes as latin1, below the WebSocket protocol. */
+  /** Bytes in latin1, written below the WebSocket protocol. */
   wire?: string;
   pause?: number;
   close?: number;
@@ -21,20 +21,20 @@ export interface Step {
   edits?: Partial<Edit>[];
 }
 
-/** What the upstream does for one case. `@@` in its texts stands for a name that is unique to the turn. */
+/** Behaviour of the upstream for one case. `@@` in its texts is replaced by a name unique to the turn. */
 export interface Script {
-  /** Answers the upgrade otherwise than with 101. */
+  /** Answer to the upgrade instead of 101. */
   upgrade?: Refusal;
   /** Header lines of the 101 answer. */
   handshake?: string[];
-  /** Answers an HTTP request otherwise than with the steps. */
+  /** Answer to an HTTP request instead of the steps. */
   http?: Refusal;
   /** Headers of the streamed HTTP answer. */
   headers?: Record<string, string>;
   steps?: Step[];
-  /** HTTP: sizes of the pieces the stream is written in. */
+  /** HTTP: sizes of the chunks in which the stream is written. */
   pieces?: number[];
-  /** HTTP: how lines end. */
+  /** HTTP: line terminator. */
   newline?: string;
 }
 
@@ -44,9 +44,9 @@ export interface Refusal {
   /** JSON, or text with edits. */
   body?: Tree;
   text?: string;
-  /** Hangs up instead of an answer, before or after the head. */
+  /** Disconnects instead of answering, before or after the head. */
   reset?: boolean;
-  /** Repeats the credential it was given, as providers do in a 401. */
+  /** Echoes the credential it received, as providers do in a 401. */
   echo?: boolean;
 }
 
@@ -55,12 +55,12 @@ export interface Upstream {
   /** Plays the script for the turns of that thread until `calm`. */
   play(thread: string, script: Script): void;
   calm(thread: string): void;
-  /** Connections it has now. */
+  /** Returns the number of open connections. */
   connections(): number;
   close(): Promise<void>;
 }
 
-/** A code that only this upstream uses: how its own refusals are told from the bridge's. */
+/** Error code that only this upstream uses, to distinguish its refusals from the bridge's. */
 export const UPSTREAM_CODE = 'fuzz_upstream';
 
 const usual: Step[] = [
@@ -233,7 +233,7 @@ export async function startUpstream(): Promise<Upstream> {
   };
 }
 
-/** Closes with any code, those included that the library refuses to send. */
+/** Closes with any code, including those that the library refuses to send. */
 function closeWith(socket: WebSocket, raw: Duplex, code: number, reason: string): void {
   const payload = Buffer.concat([Buffer.from([(code >> 8) & 0xff, code & 0xff]), Buffer.from(reason).subarray(0, 120)]);
   raw.write(Buffer.concat([Buffer.from([0x88, payload.length]), payload]));

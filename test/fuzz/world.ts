@@ -7,7 +7,7 @@ import { freshDatabase } from '../support/database.ts';
 import { freePort } from '../support/worker-process.ts';
 import { startUpstream, type Upstream } from './upstream.ts';
 
-/** How the worker is configured: whose credential goes upstream, and by which transport. */
+/** Configurations of the worker: whose credential is used upstream, and over which transport. */
 export const modes = ['shared-websocket', 'own-http', 'own-websocket', 'shared-http'] as const;
 export type Mode = (typeof modes)[number];
 
@@ -15,22 +15,22 @@ export const SECRETS = 'fuzz:Zq7fuzz-token-secret-0123456789abcdef';
 export const UPSTREAM_KEY = 'sk-upstream-Zq7fuzz0123456789';
 export const ADMIN_TOKEN = 'admin-Zq7fuzz0123456789';
 export const API_KEYS = ['key-one-Zq7fuzz0123456789', 'key-two-Zq7fuzz0123456789'] as const;
-/** Stands in what users said. It may come back to them, and never to a log. */
+/** Marker for content of users. It may be returned to them, and must never be logged. */
 export const CONTENT = 'Zq7content';
 
-/** Errors of the upstream that the operator is meant to read. */
+/** Returns true for upstream errors that are meant for the operator. */
 const isAnnounced = ({ msg, reason }: Record<string, unknown>): boolean =>
   msg === 'the upstream refused the shared credential (HOLDFAST_UPSTREAM_KEY)' ||
-  // It gave two responses one id: the second turn is settled without content.
+  // The upstream gave two responses the same id: the second turn is settled without content.
   (msg === 'the store rejected a commit' && String(reason).includes('"turn_response_id_unique"'));
 
-/** Longest time anything may take before the worker must have answered, milliseconds: its hold, a turn, and slack. */
+/** Maximum time for any answer of the worker, in milliseconds: its hold, a turn, and slack. */
 export const LONGEST_MS = 20_000;
 
-/** A worker that starts on a machine with much else to do, milliseconds. */
+/** Time for a worker to start on a busy machine, in milliseconds. */
 const READY_MS = 240_000;
 
-/** Short waits and small limits, so that running into them is cheap. */
+/** Short deadlines and small limits, so that reaching them is cheap. */
 const settings = {
   HOLDFAST_CONNECT_MS: '2000',
   HOLDFAST_UPGRADE_MS: '1000',
@@ -51,7 +51,7 @@ const settings = {
   HOLDFAST_IDLE_SOCKET_MS: '3000',
   HOLDFAST_LANE_IDLE_MS: '2000',
   HOLDFAST_SOFT_IDLE_MS: '1000',
-  // A socket that alone holds its conversation would else outlive every look at what stays open.
+  // Otherwise a socket that is the only holder of its conversation would outlive every check for open descriptors.
   HOLDFAST_ONLY_HOLDER_AGE_MS: '5000',
   HOLDFAST_MAX_FRAME_BYTES: '1048576',
   HOLDFAST_MAX_BODY_BYTES: '4194304',
@@ -60,7 +60,7 @@ const settings = {
   HOLDFAST_LOG_LEVEL: 'info',
 };
 
-/** A line of the worker's log, or of its standard error. */
+/** A line of the worker's log, or of its stderr. */
 export interface LogLine {
   level: number;
   msg: string;
@@ -73,11 +73,11 @@ export interface Memory {
   heapUsed: number;
   external: number;
   descriptors: number;
-  /** Processor time since its start, milliseconds. */
+  /** CPU time since its start, in milliseconds. */
   cpuMs: number;
 }
 
-/** A worker process over a database and an upstream of its own. */
+/** A worker process with its own database and upstream. */
 export interface World {
   readonly mode: Mode;
   readonly url: string;
@@ -86,20 +86,20 @@ export interface World {
   readonly upstream: Upstream;
   readonly agent: Agent;
   readonly database: pg.Pool;
-  /** Texts that may be in no answer and in no log. */
+  /** Texts that must not appear in any answer or log. */
   readonly secrets: readonly string[];
-  /** Warnings and errors, and lines that hold what no line may; in order. */
+  /** Warnings, errors, and lines with forbidden text, in order. */
   readonly log: LogLine[];
-  /** Lines of a log by level and words, numbers and ids left out. */
+  /** Number of log lines by level and text, without numbers and ids. */
   readonly counts: Map<string, number>;
-  /** What ended the process, once it is gone without being asked to go. */
+  /** Cause of an unexpected exit of the process; otherwise null. */
   readonly crash: string | null;
-  /** Resolves when the process is gone. */
+  /** Resolves when the process has exited. */
   readonly gone: Promise<void>;
-  /** Header that makes a request one of the first tenant, or of a client's own credential. */
+  /** Authorization header of the first tenant, or of a client's own credential. */
   readonly authorization: string;
   memory(): Promise<Memory>;
-  /** Starts another process after a crash, on a new database. */
+  /** Starts another process after a crash, with a new database. */
   restart(): Promise<void>;
   close(): Promise<void>;
 }

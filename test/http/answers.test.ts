@@ -13,7 +13,7 @@ beforeEach(async () => {
 });
 afterEach(() => face.close());
 
-/** A client on a bare socket: what it reads is exactly what was written. */
+/** Opens a client on a bare socket: it sees exactly the bytes that were written. */
 function ask(body: object) {
   const text = JSON.stringify({ model: 'm', ...body });
   const socket: Socket = connect(Number(new URL(face.url).port), '127.0.0.1');
@@ -28,7 +28,7 @@ function ask(body: object) {
     socket,
     closed,
     text: () => read,
-    /** Body with chunk sizes taken out. */
+    /** Returns the body without chunk sizes. */
     body: () =>
       read.slice(read.indexOf('\r\n\r\n') + 4).replace(/[0-9a-f]+\r\n([\s\S]*?)\r\n(?=[0-9a-f]+\r\n|$)/g, '$1'),
   };
@@ -37,7 +37,7 @@ const created = JSON.stringify({ type: 'response.created', sequence_number: 0, r
 const done = JSON.stringify({ type: 'response.completed', sequence_number: 1, response: { id: 'r' } });
 
 describe('a streamed answer', () => {
-  it('is exactly its events, with headers no proxy may buffer', async () => {
+  it('A streamed answer consists of exactly its events, with headers against buffering proxies', async () => {
     const client = ask({ stream: true });
     const { sink } = await face.next();
     sink.head({ outcome: 'created', sessionId: 'session-1', token: 'token-1' });
@@ -60,7 +60,7 @@ describe('a streamed answer', () => {
     }
   });
 
-  it('holds its status back for telemetry, and shows that first when the status leaves', async () => {
+  it('A streamed answer delays its status line during telemetry, and then shows the telemetry first', async () => {
     const client = ask({ stream: true });
     const { sink } = await face.next();
     sink.event('codex.rate_limits', '{"type":"codex.rate_limits"}', true);
@@ -73,7 +73,7 @@ describe('a streamed answer', () => {
     expect(client.body().indexOf('codex.rate_limits')).toBeLessThan(client.body().indexOf('response.created'));
   });
 
-  it('that fails before its status left is an envelope with the status of its error', async () => {
+  it('A streamed answer that fails before its status line is an error envelope with the status of the error', async () => {
     const client = ask({ stream: true });
     const { sink } = await face.next();
     sink.head({ outcome: 'refused', sessionId: null, token: null });
@@ -87,7 +87,7 @@ describe('a streamed answer', () => {
   it.each([
     ['after it was begun', true, ['response.created', 'response.failed']],
     ['before anything was shown', false, ['response.created', 'response.failed']],
-  ])('that fails %s, its status gone, ends in one response.failed', async (_, begun, types) => {
+  ])('A streamed answer that fails %s, after its status line, ends in one response.failed', async (_, begun, types) => {
     const client = ask({ stream: true });
     const { sink } = await face.next();
     if (begun) sink.event('response.created', created, false);
@@ -99,13 +99,13 @@ describe('a streamed answer', () => {
     expect([...client.body().matchAll(/^event: (.+)$/gm)].map(([, type]) => type)).toEqual(types);
     expect(client.body()).toContain('"bridge_code":"bridge_upstream_lost"');
     expect(client.body()).not.toContain('event: error');
-    // OpenAI's SDK refuses a response that is another one than the one that was begun.
+    // OpenAI's SDK refuses a final response whose id differs from the one that was created.
     const ids = [...client.body().matchAll(/"response":\{"id":"([^"]+)"/g)].map(([, id]) => id);
     expect(new Set(ids).size).toBe(1);
     expect(ids[0]!.startsWith('resp_holdfast_')).toBe(!begun);
   });
 
-  it('says that it lives while it has nothing to say, and nothing after its end', async () => {
+  it('A streamed answer sends keepalives while it is idle, and nothing after its end', async () => {
     const client = ask({ stream: true });
     const { sink } = await face.next();
     sink.open();
@@ -118,7 +118,7 @@ describe('a streamed answer', () => {
     expect(client.text().split(': keepalive\n\n')).toHaveLength(3);
   });
 
-  it('says that it lives between two events too, counting from the last one', async () => {
+  it('A streamed answer sends keepalives between two events too, counted from the last event', async () => {
     const client = ask({ stream: true });
     const { sink } = await face.next();
     const comments = () => client.text().split(': keepalive\n\n').length - 1;
@@ -137,7 +137,7 @@ describe('a streamed answer', () => {
     await client.closed;
   });
 
-  it('is patient again with a reader that caught up', async () => {
+  it('A reader that caught up gets the full slow-client timeout again', async () => {
     const client = ask({ stream: true });
     const { sink } = await face.next();
     const big = JSON.stringify({ type: 'x', pad: 'y'.repeat(1_000_000) });
@@ -155,7 +155,7 @@ describe('a streamed answer', () => {
     expect(client.text()).toContain('event: response.completed');
   });
 
-  it('tells its writer of a reader that is too slow, and cuts one that never reads', async () => {
+  it('A streamed answer signals a slow reader to its writer, and cuts one that never reads', async () => {
     const client = ask({ stream: true });
     const { sink } = await face.next();
     client.socket.pause();
@@ -176,7 +176,7 @@ describe('a streamed answer', () => {
     client.socket.destroy();
   });
 
-  it('cuts a client whose connection takes nothing of a short end either', async () => {
+  it('A client whose connection accepts not even a short end is cut', async () => {
     const clock = createManualClock();
     const res = Object.assign(new EventEmitter(), {
       headersSent: false,
@@ -184,7 +184,7 @@ describe('a streamed answer', () => {
       status: () => res,
       set: () => res,
       flushHeaders: () => void (res.headersSent = true),
-      // As a response with room in its buffer does, whatever its socket takes.
+      // Like a response with room in its buffer, whatever its socket accepts.
       write: () => true,
       end: () => {},
       destroy() {
@@ -204,7 +204,7 @@ describe('a streamed answer', () => {
     expect(sink.attached).toBe(false);
   });
 
-  it('knows whether it was delivered or its client went away, never both', async () => {
+  it('A streamed answer reports either delivery or disconnect, never both', async () => {
     const seen: string[] = [];
     const stays = ask({ stream: true });
     const first = await face.next();
@@ -226,7 +226,7 @@ describe('a streamed answer', () => {
 });
 
 describe('an answer that is not streamed', () => {
-  it('leaves whole, with what is known only at its end', async () => {
+  it('An answer that is not streamed is sent whole, with headers known only at its end', async () => {
     const client = ask({});
     const { sink } = await face.next();
     sink.event('response.created', created, false);
@@ -239,7 +239,7 @@ describe('an answer that is not streamed', () => {
     expect(client.text()).toContain('x-holdfast-outcome: live_reuse');
   });
 
-  it('leaves as fast as its client takes it, and cuts one that takes nothing', async () => {
+  it('An answer that is not streamed is sent at the client’s pace, and a client that accepts nothing is cut', async () => {
     const text = 'ä'.repeat(10_000_000);
     const whole = JSON.stringify({ type: 'response.completed', response: { id: 'r', text } });
     const reads = ask({});
@@ -256,7 +256,7 @@ describe('an answer that is not streamed', () => {
     stops.socket.destroy();
   });
 
-  it('relays a refusal of the provider as it was', async () => {
+  it('A refusal of the provider is relayed unchanged', async () => {
     const client = ask({});
     const { sink } = await face.next();
     const body = Buffer.from('{"error":{"message":"slow down"}}');

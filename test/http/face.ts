@@ -12,14 +12,14 @@ import { createQuota, type Lease } from '../../src/session/quota.ts';
 import { createManualClock, type ManualClock, type Simulator, startSimulator } from '../../src/testing/index.ts';
 import { createUpstreamTransport } from '../../src/upstream/transport.ts';
 
-/** The HTTP face with nothing behind it but the test. */
+/** The HTTP face with the test in place of the service. */
 export interface Face {
   url: string;
   clock: ManualClock;
   simulator: Simulator;
   /** Requests that reached the service, with the sinks to answer them. */
   taken: { request: TurnRequest; sink: ClientSink; lease: Lease }[];
-  /** The next one to come, or one that came already. */
+  /** Resolves with the next request, or one that has already arrived. */
   next(): Promise<{ request: TurnRequest; sink: ClientSink; lease: Lease }>;
   service: { -readonly [K in keyof TurnService]: TurnService[K] };
   close(): Promise<void>;

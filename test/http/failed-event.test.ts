@@ -14,7 +14,7 @@ import { bareResponse } from '../../src/transcript/bare-response.ts';
 import { responsesApi } from '../support/declarations.ts';
 import { startProvider } from '../upstream/servers.ts';
 
-/** Fails to compile when the SDK's type wants what we do not write. */
+/** Fails to compile when the SDK's type requires a member that the bridge does not write. */
 const typed = bareResponse({ id: 'resp_1', model: 'm', now: 0 }) satisfies Response;
 
 const requiredOf = (name: string) => {
@@ -35,8 +35,8 @@ const events = (over: object = {}) =>
     ...over,
   }).map(({ json }) => JSON.parse(json) as ResponseCreatedEvent | ResponseFailedEvent);
 
-describe('the events that end a stream for the bridge', () => {
-  it('have every member that the openai package declares as always there', () => {
+describe('events with which the bridge ends a stream', () => {
+  it('A response.failed of the bridge has every member that the openai package declares as required', () => {
     const required = requiredOf('Response');
     expect(required).toEqual(expect.arrayContaining(['id', 'model', 'created_at', 'output', 'access_programs']));
     for (const event of events()) {
@@ -54,12 +54,12 @@ describe('the events that end a stream for the bridge', () => {
     expect(typed.status).toBe('in_progress');
   });
 
-  it('count on from the last event that was shown', () => {
+  it('A response.failed of the bridge continues the sequence numbers of the shown events', () => {
     expect(events({ begun: true, sequence: 4 })).toMatchObject([{ type: 'response.failed', sequence_number: 5 }]);
     expect(events({ begun: false }).map(({ sequence_number: n }) => n)).toEqual([0, 1]);
   });
 
-  it('say of an error what the envelope says: every member of the SDK’s error event', () => {
+  it('A response.failed of the bridge has the same error as the envelope, with every member of the SDK’s error event', () => {
     const { error } = new BridgeError('bridge_upstream_lost').envelope();
     const wanted = requiredOf('ResponseErrorEvent').filter((name) => name !== 'sequence_number');
     expect(Object.keys(error)).toEqual(expect.arrayContaining(wanted));
@@ -68,7 +68,7 @@ describe('the events that end a stream for the bridge', () => {
   });
 });
 
-/** An upstream for the SDKs that streams events as the bridge writes them. */
+/** Starts an upstream for the SDKs that streams events as the bridge writes them. */
 const streaming = (begun: object[]) =>
   startProvider({
     http(incoming, response) {
@@ -91,7 +91,7 @@ describe.each([
   ['from its beginning', []],
   ['after a response had begun', begun],
 ])('a stream that the bridge ends %s', (_, before) => {
-  it('is read by the openai package', async () => {
+  it('A stream that the bridge ends is readable by the openai package', async () => {
     const provider = await streaming(before);
     const client = new OpenAI({ apiKey: 'sk', baseURL: provider.url, maxRetries: 0 });
     const seen: string[] = [];
@@ -106,14 +106,14 @@ describe.each([
     await provider.close();
   });
 
-  it('is read by @ai-sdk/openai as that failure', async () => {
+  it('A stream that the bridge ends is reported by @ai-sdk/openai as that failure', async () => {
     const provider = await streaming(before);
     const model = createOpenAI({ apiKey: 'sk', baseURL: provider.url })('m');
     const errors: unknown[] = [];
     const run = streamText({ model, prompt: 'hi', maxRetries: 0, onError: ({ error }) => void errors.push(error) });
     for await (const _part of run.fullStream);
     expect(errors).toHaveLength(1);
-    // A response that does not parse is another error: one of validation, which says nothing of ours.
+    // A response that does not parse would be a validation error without the bridge's message.
     expect(JSON.stringify(errors[0]) + String(errors[0])).toContain(message);
     expect(String((errors[0] as Error).name)).not.toContain('TypeValidation');
     await provider.close();

@@ -15,7 +15,7 @@ let asked: string[];
 let forgotten: string[];
 afterEach(() => face.close());
 
-/** A face before an upstream that has every response for everybody. */
+/** Opens a face in front of an upstream that returns every response to every caller. */
 async function open(env: Record<string, string>, upstreamStatus = 200) {
   face = await openFace(env);
   face.simulator.script.onRequest({}, { kind: 'respond', status: upstreamStatus, body: { id: 'resp_1' } });
@@ -40,7 +40,7 @@ async function call(method: 'GET' | 'DELETE' | 'POST', path: string, key: string
 const seenUpstream = () => face.simulator.journal.of('request').map(({ method, path }) => `${method} ${path}`);
 
 describe.each(routes)('%s /responses/:id%s under a shared upstream key', (method, path) => {
-  it('is not found for a tenant who never saw the response, and the upstream is not asked', async () => {
+  it('A response is not found for a tenant that never received it, and no request is sent upstream', async () => {
     await open(shared);
     const { status, body } = await call(method, path, 'key-bob');
     expect([status, body.error?.bridge_code]).toEqual([404, 'bridge_not_found']);
@@ -49,7 +49,7 @@ describe.each(routes)('%s /responses/:id%s under a shared upstream key', (method
     expect(forgotten).toEqual([]);
   });
 
-  it('reaches the upstream for the tenant who saw it', async () => {
+  it('A response is requested upstream for the tenant that received it', async () => {
     await open(shared);
     const { status, body } = await call(method, path, 'key-ann');
     expect([status, body.id]).toEqual([200, 'resp_1']);
@@ -58,14 +58,14 @@ describe.each(routes)('%s /responses/:id%s under a shared upstream key', (method
     expect(forgotten).toEqual(method === 'DELETE' ? ['tenant:ann resp_1'] : []);
   });
 
-  it('is the provider’s to judge where the credential is the client’s own', async () => {
+  it('Access to a response is decided by the provider when the credential is the client’s own', async () => {
     await open({});
     expect((await call(method, path, 'sk-own')).status).toBe(200);
     expect(asked).toEqual([]);
   });
 });
 
-it('a response that the provider did not delete is not forgotten', async () => {
+it('A response that the provider did not delete stays recorded', async () => {
   await open(shared, 500);
   expect((await call('DELETE', '', 'key-ann')).status).toBe(500);
   expect(forgotten).toEqual([]);
@@ -88,7 +88,7 @@ describe.each(['/responses/compact', '/responses/input_tokens'])(
     const comparing = { prompt_cache_options: { comparison_response_id: 'resp_2' } };
     const passes = [200, null, null];
 
-    it('passes with what the scope made, and is asked about under the scope', async () => {
+    it('A body that names only objects of its scope is relayed, and the check uses that scope', async () => {
       await open(shared);
       const made: string[] = [];
       face.service.notMade = async (scope, ids) => {
@@ -102,7 +102,7 @@ describe.each(['/responses/compact', '/responses/input_tokens'])(
       expect(seenUpstream()).toEqual([`POST /v1${path}`, `POST /v1${path}`]);
     });
 
-    it('is refused with anything else, and the upstream is not asked', async () => {
+    it('A body that names any other object is refused, and no request is sent upstream', async () => {
       await open(shared);
       const expired = expect.arrayContaining(['bridge_session_expired']);
       const foreign = (param: string) => [400, 'bridge_foreign_object', param];
@@ -114,7 +114,7 @@ describe.each(['/responses/compact', '/responses/input_tokens'])(
       expect(seenUpstream()).toEqual([]);
     });
 
-    it('is the provider’s to judge where the credential is the client’s own', async () => {
+    it('Access to named objects is decided by the provider when the credential is the client’s own', async () => {
       await open({});
       for (const body of [{ previous_response_id: 'resp_9' }, { conversation: 'conv_1' }, named, comparing])
         expect(await post(body, 'sk-own')).toEqual(passes);

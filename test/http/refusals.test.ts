@@ -24,7 +24,7 @@ const send = async (
   return { status: answer.statusCode, headers: answer.headers, text, error: text ? JSON.parse(text).error : null };
 };
 
-describe('a bad request gets the envelope and opens nothing:', () => {
+describe('refused requests', () => {
   it.each([
     ['malformed JSON', '{"model":', 400, 'bridge_invalid_json', null],
     ['a body that is no object', '[1]', 400, 'bridge_invalid_request', null],
@@ -48,7 +48,7 @@ describe('a bad request gets the envelope and opens nothing:', () => {
       'previous_response_id',
     ],
     ['a body that is too large', JSON.stringify({ input: 'x'.repeat(10_001) }), 413, 'bridge_body_too_large', null],
-  ])('%s', async (_, body, status, code, param) => {
+  ])('A request with %s gets an error envelope and opens nothing', async (_, body, status, code, param) => {
     const answer = await send(body);
     expect(answer.status).toBe(status);
     expect(answer.error).toMatchObject({ bridge_code: code, message: expect.any(String), type: expect.any(String) });
@@ -61,32 +61,26 @@ describe('a bad request gets the envelope and opens nothing:', () => {
 
   it.each([
     ['another content type', '{}', { headers: { 'content-type': 'text/plain' } }, 415, 'bridge_unsupported_media_type'],
-    [
-      'an encoding nobody knows',
-      '{}',
-      { headers: { 'content-encoding': 'rot13' } },
-      415,
-      'bridge_unsupported_media_type',
-    ],
+    ['an unknown encoding', '{}', { headers: { 'content-encoding': 'rot13' } }, 415, 'bridge_unsupported_media_type'],
     ['a body that does not unpack', 'xx', { headers: { 'content-encoding': 'gzip' } }, 400, 'bridge_invalid_json'],
     ['an unknown path', '{}', { path: '/v1/nothing' }, 404, 'bridge_not_found'],
     ['a wrong method', null, { method: 'PUT' }, 405, 'bridge_method_not_allowed'],
     ['a GET of responses', null, { method: 'GET' }, 405, 'bridge_method_not_allowed'],
-  ])('%s', async (_, body, options, status, code) => {
+  ])('A request with %s gets an error envelope', async (_, body, options, status, code) => {
     const answer = await send(body, options);
     expect([answer.status, answer.error.bridge_code]).toEqual([status, code]);
     if (status === 405) expect(answer.headers.allow).toBe('POST');
     expect(face.taken).toEqual([]);
   });
 
-  it('a small packed body that unpacks too large', async () => {
+  it('A small packed body that unpacks beyond the limit is refused', async () => {
     const packed = gzipSync(JSON.stringify({ input: 'x'.repeat(1_000_000) }));
     expect(packed.length).toBeLessThan(10_000);
     const answer = await send(packed, { headers: { 'content-encoding': 'gzip' } });
     expect([answer.status, answer.error.bridge_code]).toEqual([413, 'bridge_body_too_large']);
   });
 
-  it('a body of unknown length that grows too large', async () => {
+  it('A body of unknown length that grows beyond the limit is refused', async () => {
     const answer = await request(`${face.url}/v1/responses`, {
       method: 'POST',
       headers: { 'content-type': 'application/json' },
@@ -96,7 +90,7 @@ describe('a bad request gets the envelope and opens nothing:', () => {
     await answer.body.dump();
   });
 
-  it('a WebSocket, with 426', async () => {
+  it('A WebSocket upgrade gets 426', async () => {
     const port = Number(new URL(face.url).port);
     const socket = connect(port, '127.0.0.1');
     socket.write(
@@ -110,14 +104,14 @@ describe('a bad request gets the envelope and opens nothing:', () => {
   });
 });
 
-describe('a packed body is read:', () => {
+describe('packed bodies', () => {
   const text = JSON.stringify({ model: 'm', input: 'packed \u0000 text' });
   it.each([
     ['gzip', gzipSync(text)],
     ['deflate', deflateSync(text)],
     ['br', brotliCompressSync(text)],
     ['zstd', zstdCompressSync(text)],
-  ])('%s', async (encoding, body) => {
+  ])('A body packed with %s is read', async (encoding, body) => {
     const own = await openFace();
     const answer = request(`${own.url}/v1/responses`, {
       method: 'POST',
@@ -132,8 +126,8 @@ describe('a packed body is read:', () => {
   });
 });
 
-describe('who may ask', () => {
-  it('with API keys: only who has one; the key itself never leaves', async () => {
+describe('access', () => {
+  it('With API keys only their holders are accepted, and the key itself is not forwarded', async () => {
     const keyed = await openFace({ HOLDFAST_API_KEYS: 'acme:hk-1,other:hk-2', HOLDFAST_UPSTREAM_KEY: 'sk-up' });
     try {
       const ask = (authorization?: string) =>
@@ -162,7 +156,7 @@ describe('who may ask', () => {
   });
 });
 
-it('refuses new turns while it drains, and asks connections to close', async () => {
+it('A draining bridge refuses new turns and asks clients to close their connections', async () => {
   face.service.draining = true;
   const answer = await send('{"model":"m"}');
   face.service.draining = false;
@@ -170,7 +164,7 @@ it('refuses new turns while it drains, and asks connections to close', async () 
   expect(answer.headers.connection).toBe('close');
 });
 
-it('says whether it is well and ready, and why not', async () => {
+it('The health and readiness endpoints report their state and the reason', async () => {
   expect((await send(null, { path: '/health', method: 'GET' })).status).toBe(200);
   face.service.readiness = async () => ({ ready: false, reasons: ['database does not answer'] });
   const answer = await send(null, { path: '/ready', method: 'GET' });

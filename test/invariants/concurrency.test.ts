@@ -25,7 +25,7 @@ const ends = (answer: Awaited<ReturnType<typeof post>>) => terminalsOf(answer).m
 const creates = () => at.simulator.journal.of('create');
 
 describe('a session that loses its socket', () => {
-  it('fails the turn that was on it and nothing that waits behind it', async () => {
+  it('A lost socket fails the turn on it, and none of those that wait behind it', async () => {
     let scripted!: ScriptedStore;
     await start({ wrapStore: (store) => (scripted = scriptStore(store)).store });
     const first = await post(at.url, bodyOf('one'), thread('t'));
@@ -39,7 +39,7 @@ describe('a session that loses its socket', () => {
     at.simulator.script.onTurn({}, { kind: 'reset', at: { deltas: 1 } });
     const second = post(at.url, { ...bodyOf('two'), previous_response_id: first.body.id }, thread('t'));
     await reached.promise;
-    // Never sent, so the death of the socket they would have used is nothing to them.
+    // These turns were not sent yet, so the loss of the socket that they would have used does not affect them.
     const waiting = ['a', 'b'].map((text) =>
       post(at.url, { ...bodyOf(text), previous_response_id: first.body.id }, thread('t')),
     );
@@ -50,7 +50,7 @@ describe('a session that loses its socket', () => {
 });
 
 describe('a worker that was starved', () => {
-  it('does not take its own absence for the silence of the provider', async () => {
+  it('A worker that stood still does not mistake its own stall for silence of the provider', async () => {
     const main = new URL('../../src/testing/simulator/main.ts', import.meta.url).pathname;
     const child = spawn(process.execPath, [main, '--exit-with-stdin'], { stdio: ['pipe', 'pipe', 'ignore'] });
     const [url] = (await once(createInterface(child.stdout!), 'line')) as [string];
@@ -67,7 +67,7 @@ describe('a worker that was starved', () => {
       const answer = post(at.url, bodyOf('one'), thread('t'));
       await control('/__journal?kind=held&wait=5000');
       const released = control('/__control', { release: rules[0] });
-      // The order to go on has to leave this process before it stands still.
+      // The resume command must leave this process before it stalls.
       await new Promise((sent) => setTimeout(sent, 20));
       const until = performance.now() + 600;
       while (performance.now() < until);
@@ -80,7 +80,7 @@ describe('a worker that was starved', () => {
 });
 
 describe('requests without an anchor beside a running turn', () => {
-  it('run in lanes of their own, none is refused, and their sockets do not outlive the short limit', async () => {
+  it('Requests without an anchor run beside a running turn in lanes of their own, whose sockets close after the short limit', async () => {
     await start({ env: { HOLDFAST_LANE_IDLE_MS: '50' } });
     const held = at.simulator.script.onTurn({ nth: 1 }, { kind: 'hold', at: 'before_terminal' });
     const main = await openLive(at.url, bodyOf('foreground'), thread('t'));
@@ -101,8 +101,8 @@ describe('requests without an anchor beside a running turn', () => {
   });
 });
 
-describe('a conversation that keeps moving under a request', () => {
-  it('is tried three times, then the client is told to come back', async () => {
+describe('a conversation whose head moves while a request is placed', () => {
+  it('A request is placed three times while its conversation moves, then its client is asked to retry', async () => {
     let scripted!: ScriptedStore;
     await start({ wrapStore: (store) => (scripted = scriptStore(store)).store });
     await post(at.url, bodyOf('one'), thread('t'));
@@ -117,7 +117,7 @@ describe('a conversation that keeps moving under a request', () => {
 });
 
 describe('a conversation that is being created', () => {
-  it('does not die with the client that began it: who waits is served', async () => {
+  it('A conversation is created even if its first client leaves, and the waiting request is served', async () => {
     await start();
     at.simulator.script.onUpgrade({ nth: 1 }, { kind: 'hang' });
     const control = new AbortController();
@@ -130,7 +130,7 @@ describe('a conversation that is being created', () => {
     expect((await at.store.sessions(9)).length).toBe(1);
   });
 
-  it('by a burst of requests is one session under its key, and everyone has an answer of their own', async () => {
+  it('A burst of requests for a new conversation creates one session under its key, and each gets its own answer', async () => {
     await start();
     const texts = Array.from({ length: 60 }, (_, index) => `say ${index}`);
     const answers = await Promise.all(texts.map((text) => post(at.url, bodyOf(text), thread('t'))));
@@ -145,7 +145,7 @@ describe('a conversation that is being created', () => {
 });
 
 describe('a session that is stuck', () => {
-  it('in its handshake, its stream or its commit, holds nobody else up', async () => {
+  it('A session stuck in its handshake, its stream or its commit delays no other session', async () => {
     let scripted!: ScriptedStore;
     await start({
       env: { HOLDFAST_START_WAIT_MS: '10000', HOLDFAST_DISCONNECT_GRACE_MS: '50' },
@@ -172,7 +172,7 @@ describe('a session that is stuck', () => {
 });
 
 describe('idle conversations', () => {
-  it('hold no capacity: past the bound the oldest idle socket makes room, and its conversation goes on', async () => {
+  it('Beyond the socket limit the oldest idle socket is evicted, and its conversation continues', async () => {
     await start({ env: { HOLDFAST_MAX_SOCKETS: '2' } });
     const first = await post(at.url, bodyOf('one'), thread('a'));
     for (const id of ['b', 'c', 'd']) expect(ends(await post(at.url, bodyOf('one'), thread(id)))).toHaveLength(1);
@@ -184,8 +184,8 @@ describe('idle conversations', () => {
   });
 });
 
-describe('what is written down of a turn', () => {
-  it('names the request that caused it, also where a session serves several', async () => {
+describe('records of a turn', () => {
+  it('The record of a turn names the request that caused it, also when its session serves several', async () => {
     const lines: Record<string, unknown>[] = [];
     const sink = new Writable({
       write(chunk, _encoding, done) {
@@ -209,7 +209,7 @@ describe('what is written down of a turn', () => {
     expect(new Set(turns.map(({ session }) => session)).size).toBe(1);
   });
 
-  it('is nothing its client waits for: a story that cannot be kept delays no terminal', async () => {
+  it('A story that cannot be written delays no terminal', async () => {
     let scripted!: ScriptedStore;
     await start({ wrapStore: (store) => (scripted = scriptStore(store)).store });
     scripted.once('keepStory', () => new Promise(() => {}));

@@ -19,8 +19,8 @@ const sent = () => creates().map(({ body }) => body as { previous_response_id?: 
 const call: Item = { type: 'function_call', call_id: 'call_1', name: 'look', arguments: '{}' };
 const answered: Item = { type: 'function_call_output', call_id: 'call_1', output: 'seen' };
 
-describe('a request in full', () => {
-  it('never goes out with an anchor, and an anchored one never with its history', async () => {
+describe('full and anchored requests', () => {
+  it('A full request never has an anchor upstream, and an anchored one never its history', async () => {
     await start();
     const first = await post(at.url, bodyOf(user('one')), headers);
     const resent = [user('one'), ...first.body.output, user('two')];
@@ -34,7 +34,7 @@ describe('a request in full', () => {
     expect(sent().map(({ previous_response_id: anchor }) => anchor !== undefined)).toEqual([false, true, false]);
   });
 
-  it('with an anchor of the client’s own beside it is sent as the client sent it', async () => {
+  it('A full request with the client’s own anchor is sent as the client wrote it', async () => {
     await start();
     const first = await post(at.url, bodyOf(user('one')), headers);
     const both = { ...bodyOf(user('one'), ...first.body.output, user('two')), previous_response_id: first.body.id };
@@ -44,7 +44,7 @@ describe('a request in full', () => {
 });
 
 describe('a turn that failed', () => {
-  it('leaves nothing of its error to the turns after it', async () => {
+  it('A failed turn leaves nothing of its error in later turns', async () => {
     await start();
     at.simulator.script.onTurn({}, { kind: 'failed', code: 'server_error', message: 'the first trouble' });
     expect((await post(at.url, bodyOf(user('one')), headers)).text).toContain('the first trouble');
@@ -57,7 +57,7 @@ describe('a turn that failed', () => {
     expect(bad.text).not.toContain('the first trouble');
   });
 
-  it('before any output, for want of capacity, is the provider’s own word: clients wait and repeat on it', async () => {
+  it('A turn that fails before any output for lack of capacity gets the provider’s own error, which clients retry', async () => {
     await start();
     const overload = { status: 503, code: 'server_is_overloaded', message: 'Try again later.', retryAfter: 3 };
     at.simulator.script.onTurn({}, { kind: 'error', error: overload });
@@ -67,7 +67,7 @@ describe('a turn that failed', () => {
     expect(ends(await post(at.url, bodyOf(user('one')), headers))).toEqual(['response.completed']);
   });
 
-  it('for what is wrong with the request costs the conversation nothing: its socket stays', async () => {
+  it('A turn that fails because its request is invalid keeps the conversation’s socket', async () => {
     await start();
     const first = await post(at.url, bodyOf(user('one')), headers);
     const invalid = { status: 400, code: 'invalid_image', message: 'No image.' };
@@ -77,13 +77,13 @@ describe('a turn that failed', () => {
     const next = await post(at.url, bodyOf(...resent, user('good')), headers);
     expect(digestOf(next.body)).toBe(expectedDigest({ items: [...resent, user('good')] as never }));
     expect(new Set(creates().map(({ connection }) => connection)).size).toBe(1);
-    // What the socket held is not relied on after an error.
+    // The context held by the socket is not used after an error.
     expect(sent()[2]!.previous_response_id).toBeUndefined();
   });
 });
 
 describe('a tool call that was interrupted', () => {
-  it('is the client’s to answer: its anchored request without an output gets the provider’s word, and the line lives', async () => {
+  it('An anchored request without the output of a call gets the provider’s own error, and the line stays usable', async () => {
     await start();
     at.simulator.script.onTurn({ nth: 1 }, { kind: 'reply', output: [call as never] });
     const first = await post(at.url, bodyOf(user('one')), headers);
@@ -96,7 +96,7 @@ describe('a tool call that was interrupted', () => {
     expect(digestOf(next.body)).toBe(expectedDigest({ items: whole as never }));
   });
 
-  it('that was lost with its socket is shown at most once: nothing shown is ever run again', async () => {
+  it('A tool call that was lost with its socket is shown at most once, and a shown call is never generated again', async () => {
     await start();
     at.simulator.script.onTurn({ nth: 1 }, [
       { kind: 'reply', output: [call as never] },
@@ -108,7 +108,7 @@ describe('a tool call that was interrupted', () => {
     expect(creates()).toHaveLength(1);
   });
 
-  it('of a hosted tool that may have acted is not run again, though nothing was shown', async () => {
+  it('A call of a hosted tool that may have acted is not repeated, though no output was shown', async () => {
     await start();
     at.simulator.script.onTurn({ nth: 1 }, { kind: 'reset', at: 'before_created' });
     const tools = [{ type: 'mcp', server_label: 'shop', server_url: 'https://shop.example' }];
@@ -118,8 +118,8 @@ describe('a tool call that was interrupted', () => {
   });
 });
 
-describe('an anchored turn whose socket is lost before anything was shown', () => {
-  it('is sent again in full, once, from event 0: no delta is repeated on another socket', async () => {
+describe('an anchored turn whose socket is lost before any output was shown', () => {
+  it('An anchored turn whose socket is lost is resent once in full from event 0, and its delta on no other socket', async () => {
     await start();
     const first = await post(at.url, bodyOf(user('one')), headers);
     at.simulator.script.onTurn({ nth: 1 }, { kind: 'reset', at: 'after_created' });
@@ -135,8 +135,8 @@ describe('an anchored turn whose socket is lost before anything was shown', () =
   });
 });
 
-describe('what the provider gave to one credential', () => {
-  it('is not sent under another: a changed credential is another scope', async () => {
+describe('content bound to one credential', () => {
+  it('Content that the provider gave to one credential is not sent under another: a changed credential is another scope', async () => {
     await start({ simulator: { reasoning: true } });
     const reasoned = (...input: Item[]) => ({ ...bodyOf(...input), reasoning: { effort: 'low' } });
     const mine = { ...headers, authorization: 'Bearer sk-mine' };
@@ -147,7 +147,7 @@ describe('what the provider gave to one credential', () => {
     expect(other.headers['x-holdfast-session']).not.toBe(first.headers['x-holdfast-session']);
     await post(at.url, { ...reasoned(user('two')), previous_response_id: first.body.id }, mine);
     at.simulator.dropAll();
-    // Said again in full, with the encrypted reasoning that the bridge kept: to the credential it was given to.
+    // Resent in full with the stored encrypted reasoning, under the credential that received it.
     const next = await post(at.url, { ...reasoned(user('three')), previous_response_id: first.body.id }, mine);
     expect(ends(next)).toEqual(['response.completed']);
     const under = (credential: string) =>
@@ -161,14 +161,15 @@ describe('what the provider gave to one credential', () => {
   });
 });
 
-describe('an unstored conversation that is only ever anchored', () => {
+describe('an unstored conversation that only uses anchors', () => {
   it.each([
     ['gpt-5.5', 200],
     ['o4-mini', 200],
-    // Said to reason by nothing: it was not asked for what it would refuse, and what it thought is gone.
+    // This model does not reason, so encrypted reasoning was not requested (the model would refuse that), and the line
+    // is lost.
     ['gpt-5-chat-latest', 400],
   ])(
-    'survives its socket with %s: the bridge keeps the reasoning its client did not ask for',
+    'An unstored anchored conversation survives the loss of its socket with %s, because the bridge requests and stores reasoning',
     async (model, status) => {
       await start({ simulator: { reasoning: true, models: [model] } });
       const first = await post(at.url, { ...bodyOf(user('one')), model }, headers);
@@ -181,7 +182,7 @@ describe('an unstored conversation that is only ever anchored', () => {
 });
 
 describe('turn state', () => {
-  it('of the bridge never goes upstream, and the provider’s never reaches a client', async () => {
+  it('The bridge’s turn state never goes upstream, and the provider’s never reaches a client', async () => {
     await start({ simulator: { turnState: 'both' } });
     const first = await post(at.url, bodyOf(user('one')), headers);
     const token = first.headers['x-codex-turn-state']!;
@@ -205,8 +206,8 @@ describe('turn state', () => {
   });
 });
 
-describe('items without a home', () => {
-  it('lose the ids the provider did not keep when a line is said again', async () => {
+describe('ids of unstored items', () => {
+  it('Items lose ids that the provider has not stored when a line is resent', async () => {
     await start();
     const first = await post(at.url, bodyOf(user('one')), headers);
     const second = await post(at.url, { ...bodyOf(user('two')), previous_response_id: first.body.id }, headers);
@@ -223,8 +224,8 @@ describe('items without a home', () => {
   });
 });
 
-describe('a key', () => {
-  it('of a request that was refused opens nothing and names nothing', async () => {
+describe('keys of refused requests', () => {
+  it('The key of a refused request opens no session and is not recorded', async () => {
     await start();
     at.simulator.script.onUpgrade({ nth: 1 }, { kind: 'refuse', status: 401, body: { error: { message: 'no' } } });
     expect((await post(at.url, bodyOf(user('one')), headers)).status).toBe(401);

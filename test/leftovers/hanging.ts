@@ -5,8 +5,8 @@ import { it } from 'vitest';
 import { startProgram } from '../support/program.ts';
 import { freePort } from '../support/worker-process.ts';
 
-/** Run by `leftovers.test.ts`: starts what tests start, says so in a file, and never ends. */
-it('hangs', { timeout: 3_600_000 }, async () => {
+/** Run by `leftovers.test.ts`: starts the processes that tests start, reports them in a file, and never ends. */
+it('This test hangs until its run is ended', { timeout: 3_600_000 }, async () => {
   const dataDir = await mkdtemp(join(tmpdir(), 'hf-left-'));
   const pids = [process.pid];
   if (process.env.LEFTOVERS_OF === 'a worker') {

@@ -33,7 +33,7 @@ it.runIf(process.platform === 'linux').each([
   ['SIGINT', 'a program that takes no notice'],
   ['SIGTERM', 'a program that takes no notice'],
   ['SIGKILL', 'a worker'],
-] as const)('a test run that is ended by %s leaves no process behind of %s, and no data', async (signal, what) => {
+] as const)('A test run that is ended by %s leaves behind no process of %s, and no data', async (signal, what) => {
   home = await mkdtemp(join(tmpdir(), 'hf-leftovers-'));
   const file = join(home, 'started.json');
   await writeFile(join(home, 'vitest.config.mjs'), config);

@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { createCoverage, explore, type Graph, shortestPaths } from '../../src/testing/index.ts';
 import { models } from './models.ts';
 
-/** Gives every state that can be reached every event there is, ignored ones included. */
+/** Sends every event, including ignored ones, in every reachable state. */
 function coverEverything(graph: Graph) {
   const meter = createCoverage(graph);
   for (const { steps } of shortestPaths(graph)) {
@@ -14,7 +14,7 @@ function coverEverything(graph: Graph) {
 }
 
 describe.each(models)('the $name machine', (model) => {
-  it('is visited in every state, by every transition and with every event in every state', () => {
+  it('The exploration visits every state, every transition, and every event in every state', () => {
     const { states, transitions, pairs, line } = coverEverything(explore(model));
     console.log(line);
     expect(states.missing).toEqual([]);
@@ -22,7 +22,7 @@ describe.each(models)('the $name machine', (model) => {
     expect(pairs.missing).toEqual([]);
   });
 
-  it('has no event in its vocabulary without which it would be covered all the same', { timeout: 180_000 }, () => {
+  it('Every event of the vocabulary is needed for the coverage', { timeout: 180_000 }, () => {
     const types = new Set(model.events.map((variant) => variant.event({ generation: 1 }).type));
     const idle = [...types].filter((type) => {
       const events = model.events.filter((variant) => variant.event({ generation: 1 }).type !== type);

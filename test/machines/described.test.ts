@@ -17,11 +17,11 @@ const walk = (node: Node): Node[] => [node, ...Object.values(node.states).flatMa
 describe.each(Object.entries(machines))('the %s machine', (_, machine) => {
   const nodes = walk(machine.root as unknown as Node);
 
-  it('explains every state', () => {
+  it('Every state has a description', () => {
     expect(nodes.filter((node) => !node.description).map((node) => node.id)).toEqual([]);
   });
 
-  it('explains every transition', () => {
+  it('Every transition has a description', () => {
     const silent = nodes.flatMap((node) =>
       [...node.transitions].flatMap(([event, list]) =>
         list.filter((transition) => !transition.description).map(() => `${node.id} on ${event}`),
@@ -30,13 +30,13 @@ describe.each(Object.entries(machines))('the %s machine', (_, machine) => {
     expect(silent).toEqual([]);
   });
 
-  it('hides no effect', () => {
+  it('The machine hides no effect from the effect lint', () => {
     expect(lintMachine(machine)).toEqual([]);
   });
 });
 
 describe('the session machine', () => {
-  it('has exactly the five states a row knows', () => {
+  it('The session machine has exactly the five states that a row can hold', () => {
     expect(Object.keys(sessionMachine.root.states)).toEqual(['connecting', 'live', 'reconnecting', 'stale', 'closed']);
   });
 });

@@ -1,8 +1,8 @@
 import { describe, expect, it } from 'vitest';
 import { explore, simplePaths, turnModel, workerModel } from '../../src/testing/index.ts';
 
-describe('the turn machine, along every simple path', () => {
-  it('has exactly one terminal, and nothing after it', () => {
+describe('the turn machine along every simple path', () => {
+  it('A turn has exactly one terminal, and nothing after it', () => {
     const graph = explore(turnModel);
     let paths = 0;
     for (const { steps, name } of simplePaths(graph, { maxLength: 12, ignored: true })) {
@@ -17,7 +17,7 @@ describe('the turn machine, along every simple path', () => {
     for (const { steps } of done) expect(steps.every(({ transitions }) => transitions.length === 0)).toBe(true);
   });
 
-  it('ends as completed only what was sent', () => {
+  it('A turn that was not sent never ends as completed', () => {
     for (const { steps, name } of simplePaths(explore(turnModel), { maxLength: 12 })) {
       const events = steps.map(({ variant }) => variant.name);
       if (['complete', 'end_incomplete'].includes(events.at(-1)!)) expect(events, name).toContain('send');
@@ -26,8 +26,8 @@ describe('the turn machine, along every simple path', () => {
   });
 });
 
-describe('the worker machine, along every simple path', () => {
-  it('beats only while it is known to others, and its last act is one of two', () => {
+describe('the worker machine along every simple path', () => {
+  it('A worker sends heartbeats only while it is registered, and its last action is one of two', () => {
     let paths = 0;
     for (const { steps, name } of simplePaths(explore(workerModel), { maxLength: 12 })) {
       paths += 1;

@@ -10,8 +10,8 @@ const isRest = (node: GraphNode) =>
 const commits = /^commit/;
 const frames = /^send/;
 
-describe('the session machine, explored', () => {
-  it('reaches live or closed from every state', () => {
+describe('the session machine explored', () => {
+  it('A session can reach live or closed from every state', () => {
     const leadsToRest = (start: GraphNode) => {
       const reached = new Set([start]);
       for (const node of reached) for (const { to } of node.steps) reached.add(to);
@@ -20,18 +20,18 @@ describe('the session machine, explored', () => {
     expect(nodes.filter((node) => !leadsToRest(node)).map(({ key }) => key)).toEqual([]);
   });
 
-  it('never counts more than two creates for a turn', () => {
+  it('A turn never counts more than two creates', () => {
     for (const { snapshot } of nodes) expect(snapshot.context.creates).toBeLessThan(3);
   });
 
-  it('leaves stale only for a wanted turn or a close', () => {
+  it('A stale session leaves that state only for a wanted turn or a close', () => {
     const exits = nodes
       .filter((node) => value(node) === 'stale')
       .flatMap(({ steps }) => steps.filter(({ from, to }) => from.configuration !== to.configuration));
     expect(new Set(exits.map(({ variant }) => variant.name))).toEqual(new Set(['turn.wanted', 'operator.close']));
   });
 
-  it('hands a frame over only on the verdict of its own start, or for the one permitted resend', () => {
+  it('A session sends a frame only on the verdict of its own start, or for the one permitted resend', () => {
     const senders = nodes
       .flatMap(({ steps }) => steps)
       .filter(({ actions }) => actions.some(({ type }) => frames.test(type)))
@@ -43,7 +43,7 @@ describe('the session machine, explored', () => {
     ]);
   });
 
-  it('closes its socket wherever it has none afterwards', () => {
+  it('A session closes its socket on every transition to stale or closed', () => {
     for (const { steps } of nodes) {
       for (const { from, to, actions } of steps) {
         const ends = ['"stale"', '"closed"'].includes(to.configuration) && from.configuration !== to.configuration;
@@ -53,8 +53,8 @@ describe('the session machine, explored', () => {
   });
 });
 
-describe('the session machine, along every simple path', () => {
-  it('has one question at a time before the store, and asks the upstream nothing meanwhile', () => {
+describe('the session machine along every simple path', () => {
+  it('A session has at most one pending store call, and sends nothing upstream while it is pending', () => {
     let paths = 0;
     let steps = 0;
     for (const path of simplePaths(graph, { maxLength: 9 })) {

@@ -8,10 +8,10 @@ export interface NamedBounds {
 type Faults = Partial<Record<ModelFault, number>>;
 const bounds = (over: Partial<Bounds>): Bounds => ({ ...defaultBounds, ...over });
 
-/** With two requests at the same time these alone are more than `npm test` has time for. */
+/** With two concurrent requests these faults alone take more time than `npm test` has. */
 const wide: readonly ModelFault[] = ['pause', 'lapse'];
 
-/** Each fault once, among two requests: exhausted in every `npm test`. */
+/** Each fault once, with two requests: exhausted in every `npm test`. */
 export const small: readonly NamedBounds[] = [
   { name: 'no fault, three turns', bounds: bounds({ turns: 3 }) },
   { name: 'socket-only histories', bounds: bounds({ turns: 3, exact: false }) },
@@ -28,7 +28,7 @@ const together = (...faults: ModelFault[]): Faults => {
   return counts;
 };
 
-/** Every two faults, the same twice included. */
+/** Every pair of faults, including the same one twice. */
 const pairs: readonly NamedBounds[] = MODEL_FAULTS.flatMap((one, index) =>
   MODEL_FAULTS.slice(index).map((other) => ({
     name: one === other ? `${one} twice` : `${one} and ${other}`,
@@ -69,5 +69,5 @@ const more: readonly NamedBounds[] = [
   },
 ];
 
-/** What `npm run test:model` exhausts: some minutes, and less than a gigabyte. */
+/** Bounds that `npm run test:model` exhausts: some minutes, and less than a gigabyte. */
 export const full: readonly NamedBounds[] = [...pairs, ...more];

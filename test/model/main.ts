@@ -16,9 +16,10 @@ import { full, type NamedBounds, small } from './bounds.ts';
 import { explored, weakened } from './table.ts';
 
 /**
- * `npm run test:model`: explores the ownership protocol to stated bounds, and fails when a promise is broken.
- * `--small` the bounds of `npm test` only; `--only TEXT` bounds whose name contains it; `--most N` states at most;
- * `--weakenings` plants each weakness of the fence, and fails when one survives; `--replay FILE` tells a kept trace.
+ * `npm run test:model`: explores the ownership protocol to stated bounds, and fails when a guarantee is violated.
+ * `--small`: only the bounds of `npm test`; `--only TEXT`: only bounds whose name contains it; `--most N`: at most N
+ * states; `--weakenings`: plants each weakness of the fence, and fails when one survives; `--replay FILE`: prints a
+ * stored trace.
  */
 const { values } = parseArgs({
   options: {
@@ -32,7 +33,7 @@ const { values } = parseArgs({
   },
 });
 
-/** Tells the shortest way to what was broken, and keeps it. */
+/** Prints the shortest path to the violation, and stores it. */
 async function tell(exploration: Exploration, file: string): Promise<void> {
   const { bounds, weakness, violation } = exploration;
   console.log(`\n${describeProperty(violation!.property)} Not so, within ${describeBounds(bounds)}:\n`);

@@ -13,12 +13,12 @@ import {
 import { small } from './bounds.ts';
 import { explored } from './table.ts';
 
-/** Weakenings that take longer to find are planted by `npm run test:model -- --weakenings` only. */
+/** Weakenings that take longer to find are planted only by `npm run test:model -- --weakenings`. */
 const slow: readonly Weakness[] = ['startIgnoresEpoch', 'startIgnoresOwner'];
 const cheap = (Object.keys(weaknesses) as Weakness[]).filter((name) => !slow.includes(name));
 
-describe('the ownership protocol, explored exhaustively', () => {
-  it.each(small)('keeps its promises within "$name"', ({ name, bounds }) => {
+describe('the ownership protocol explored exhaustively', () => {
+  it.each(small)('The protocol keeps its guarantees within the bounds "$name"', ({ name, bounds }) => {
     const exploration = explore({ bounds });
     console.log(explored(name, exploration));
     const { violation } = exploration;
@@ -26,7 +26,7 @@ describe('the ownership protocol, explored exhaustively', () => {
     expect(exploration.exhausted).toBe(true);
   });
 
-  it('has met every state of the session machine', () => {
+  it('The exploration visits every state of the session machine', () => {
     const leaves: string[] = [];
     const collect = ({ id, type, states }: { id: string; type: string; states: object }): void => {
       if (type === 'atomic' || type === 'final') leaves.push(id);
@@ -39,15 +39,15 @@ describe('the ownership protocol, explored exhaustively', () => {
 });
 
 describe('the checker', () => {
-  it.each(cheap)('notices by itself: %s', (name) => {
+  it.each(cheap)('The checker finds the planted weakening %s', (name) => {
     const { bounds } = weaknesses[name];
     const { violation, states } = explore({ bounds, weakness: name });
     expect(violation).not.toBeNull();
-    // As far as the weakened world had to be looked at, the sound one breaks nothing.
+    // The sound protocol has no violation within the same number of states.
     expect(explore({ bounds, mostStates: states }).violation).toBeNull();
   });
 
-  it('keeps a trace that can be told and gone again, and that leads nowhere without the weakness', () => {
+  it('A stored trace can be printed and replayed, and leads to no violation without the weakness', () => {
     const exploration = explore({ bounds: weaknesses.noSelfClaim.bounds, weakness: 'noSelfClaim' });
     const trace = JSON.parse(JSON.stringify(traceOf(exploration)));
     const again = replay(trace);
@@ -56,7 +56,7 @@ describe('the checker', () => {
     expect(replay({ ...trace, weakness: null }).broken).toBe(false);
   });
 
-  it('says when it has not seen everything', () => {
+  it('The checker reports a bound that it did not exhaust', () => {
     const { exhausted, violation } = explore({ bounds: weaknesses.oldHead.bounds, mostStates: 1_000 });
     expect([exhausted, violation]).toEqual([false, null]);
   });

@@ -53,17 +53,17 @@ interface Sides {
   model: ModelRows;
   store: ReturnType<typeof createMemoryStore>;
   clock: ReturnType<typeof createManualClock>;
-  /** Revision of the row, and writes of the model, when somebody last read it. */
+  /** Epoch and revision of the row, and write count of the model, at the last read. */
   read: { epoch: number; revision: number; writes: number }[];
 }
 
-/** Who calls with what: small numbers, so that right and wrong holds both come up often. */
+/** Arguments of a caller: small numbers, so that valid and invalid holds are both frequent. */
 const hold = fc.record({
   me: fc.nat(WORKERS - 1),
   nonce: fc.integer({ min: 1, max: 3 }),
   epoch: fc.integer({ min: 1, max: 4 }),
 });
-/** The present hold of the row, or one made up. */
+/** The current hold of the row, or a made-up one. */
 const caller = fc.oneof({ weight: 3, arbitrary: fc.constant('owner' as const) }, { weight: 1, arbitrary: hold });
 const turn = fc.nat(TURNS - 1);
 const commands = fc.array(
@@ -131,7 +131,7 @@ function seenInModel({ model }: Sides): Seen {
   };
 }
 
-/** One command on both sides; the two verdicts. */
+/** Performs one command on both sides; returns the two verdicts. */
 async function perform(sides: Sides, command: Command): Promise<[model: unknown, store: unknown]> {
   const { model, store, clock } = sides;
   const { row } = model.look();
@@ -147,7 +147,7 @@ async function perform(sides: Sides, command: Command): Promise<[model: unknown,
   switch (command.call) {
     case 'create': {
       const by = { ...command.by, epoch: 1 };
-      // The model's session is named by the nonce that made it: another nonce means another session, under the same key.
+      // The model names its session by the nonce that created it: another nonce is another session under the same key.
       const made = model.look().sid;
       const sessionId = made === null || made === by.nonce ? SESSION : `other-${by.nonce}`;
       const answer = await store.create({
@@ -205,7 +205,7 @@ async function perform(sides: Sides, command: Command): Promise<[model: unknown,
       return [model.rows.release(by), (await store.release(call)).verdict];
     }
     case 'expire': {
-      // Everybody else's heartbeat comes in time.
+      // The heartbeats of all other workers arrive in time.
       clock.advance(LEASE + 1);
       for (let w = 0; w < WORKERS; w += 1) {
         if (w === command.worker) continue;
@@ -223,7 +223,7 @@ async function perform(sides: Sides, command: Command): Promise<[model: unknown,
 }
 
 describe('the rows of the model', () => {
-  it(`answer and change as the store in memory does (seed ${SEED})`, async () => {
+  it(`The rows of the model answer and change as the store in memory does (seed ${SEED})`, async () => {
     const verdicts = new Map<string, number>();
     await fc.assert(
       fc.asyncProperty(commands, async (list) => {
@@ -238,7 +238,7 @@ describe('the rows of the model', () => {
       }),
       { seed: SEED, numRuns: Number(process.env.MODEL_RUNS ?? 1_500) },
     );
-    // Every verdict of the port came up, so that the comparison means something.
+    // Every verdict of the port occurred, so that the comparison is meaningful.
     const all = {
       create: ['ok', 'already', 'key_taken', 'fenced'],
       start: ['ok', 'already', 'ended', 'busy', 'head_moved', 'fenced'],

@@ -3,7 +3,7 @@ import { type Exploration, type Weakness, weaknesses } from '../../src/testing/m
 const seconds = (ms: number) => (ms / 1000).toFixed(ms < 10_000 ? 2 : 0);
 const count = (n: number) => n.toLocaleString('en-GB');
 
-/** One line of what was explored. */
+/** Returns one line of the exploration table. */
 export function explored(name: string, exploration: Exploration): string {
   const { exhausted, states, transitions, depth, beyond, milliseconds, bytes, violation } = exploration;
   const verdict = violation ? `BROKEN: ${violation.property}` : exhausted ? 'exhausted' : 'PARTIAL';
@@ -19,7 +19,7 @@ export function explored(name: string, exploration: Exploration): string {
   ].join('  ');
 }
 
-/** One line of the table of weakenings. */
+/** Returns one line of the table of weakenings. */
 export function weakened(name: Weakness, { violation, states, milliseconds }: Exploration): string {
   const caught = violation ? `${violation.property}, ${violation.actions.length} steps` : 'SURVIVED';
   const { what } = weaknesses[name];

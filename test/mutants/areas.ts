@@ -1,17 +1,17 @@
-/** What is mutated, and which part of it may keep no survivor. */
+/** A part of the sources to mutate, and whether it may have survivors. */
 interface Area {
   name: string;
-  /** Of files, relative to the project. */
+  /** Matches file paths relative to the project. */
   files: RegExp;
-  /** Only mutants in functions of these names; everything in the files without. */
+  /** Restricts mutation to functions of these names; without it the whole file is mutated. */
   functions?: readonly string[];
-  /** A survivor that is not in the list of equivalent mutants is a fault. */
+  /** True if a survivor that is not in the list of equivalent mutants is a failure. */
   strict: boolean;
-  /** Test files to try first, and the only ones with `--near`. */
+  /** Test files to try first; with `--near` the only ones. */
   near: RegExp;
 }
 
-/** The first that fits a mutant is the mutant's. */
+/** The first area that matches a mutant applies. */
 export const areas: readonly Area[] = [
   {
     name: 'fence',
@@ -76,20 +76,20 @@ export const areas: readonly Area[] = [
   { name: 'cluster', files: /^src\/cluster\//, strict: false, near: /^test\/(?:cluster|forward)\// },
 ];
 
-/** Files in which texts of SQL are mutated too. */
+/** Files in which SQL text is mutated too. */
 export const holdsSql = /^src\/store\/(?:migrations|postgres\/sql)\//;
 
-/** Files of which every object literal is a table, entries of which are taken out. */
+/** Files of which every object literal is a table whose entries are removed. */
 export const holdsTables = /^machines\//;
 
 /**
- * Test files that read the sources, write documents from them, need a browser, or measure: they would notice a mutant
- * for a reason that is no behaviour, or take minutes.
+ * Test files that read the sources, write documents from them, need a browser, or measure: they would detect a mutant
+ * for a reason other than behaviour, or take minutes.
  */
 export const leftOut =
   /^test\/(?:canaries|docs|mutants|chaos|clients|demo|embedded|fuzz)\/|^test\/(?:admin\/(?:ui|pictures)|observe\/(?:page|deploy|recorded-run)|bridge\/soak|hostile\/edges\/(?:tables|embedded|last-resort)|simulator\/process|observe\/metrics)\.test\.ts$/;
 
-/** The area of a mutant, or undefined for a file that is not mutated. */
+/** Returns the area of a mutant; undefined for a file that is not mutated. */
 export const areaOf = ({ file, within }: { file: string; within: readonly string[] }): Area | undefined =>
   areas.find(
     ({ files, functions }) => files.test(file) && (!functions || functions.some((name) => within.includes(name))),

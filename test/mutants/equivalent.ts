@@ -1,20 +1,20 @@
-/** A mutant that no test can notice, since it behaves as the original does. */
+/** A mutant that no test can detect, because it behaves like the original. */
 export interface Equivalent {
   file: string;
-  /** As the JSON report and `--list` have it, whole. */
+  /** The complete original text, as in the JSON report and `--list`. */
   original: string;
-  /** The same; empty where the original is taken out. */
+  /** The complete text of the mutant; empty when the original is removed. */
   mutant: string;
   reason: string;
 }
 
-/** Mutants of one file for one reason: what stands there, and what the mutant puts there. */
+/** Creates entries for mutants of one file with the same reason, from pairs of original and mutant. */
 const alike = (file: string, reason: string, changes: readonly (readonly [string, string])[]): Equivalent[] =>
   changes.map(([original, mutant]) => ({ file, original, mutant, reason }));
 
 const FRAMES = 'src/session/frames.ts';
 
-/** Mutants that are no survivors. Each must still exist, and its reason must hold for every caller. */
+/** Mutants that do not count as survivors. Each must still exist, and its reason must hold for every caller. */
 export const equivalents: readonly Equivalent[] = [
   {
     file: 'src/upstream/frames.ts',

@@ -6,8 +6,8 @@ import { freshDatabase } from '../support/database.ts';
 import { sweepOver } from './sweeping.ts';
 
 /**
- * The contract of the store for many mutants of its functions, in one database: the mutant's functions take the place of
- * those that the migrations made, and are replaced again after it.
+ * Runs the store contract for many mutants of the database functions in one database: the mutant's functions replace
+ * those that the migrations created, and are restored afterwards.
  */
 let subject: Subject;
 let admin: pg.Client;
@@ -22,7 +22,7 @@ afterAll(async () => {
   await subject.dispose();
 });
 
-/** The statements of all migrations that make functions, by what they make; of several the last. */
+/** Returns the statements of all migrations that create functions, by function name; of several statements the last. */
 async function functions(): Promise<Map<string, string>> {
   const { migrationsList } = await import('../../src/store/migrations/index.ts');
   const made = new Map<string, string>();
@@ -40,7 +40,7 @@ async function functions(): Promise<Map<string, string>> {
 
 const asleep = functions();
 
-/** Cases of the contract that are most likely to notice a change of a function. */
+/** Groups of the contract that are most likely to detect a change of a function. */
 const closest: readonly [RegExp, string][] = [
   [/start/, 'start'],
   [/settle/, 'settle'],

@@ -4,30 +4,30 @@ import { sqlMutations } from './sql.ts';
 
 /** One small change of a source file. */
 export interface Mutant {
-  /** Its place among the mutants of its file, in the order of the text. */
+  /** Index among the mutants of its file, in text order. */
   index: number;
   file: string;
   line: number;
   operator: string;
-  /** Names of the functions it is in, outermost first. */
+  /** Names of the enclosing functions, outermost first. */
   within: readonly string[];
-  /** What stands there, on one line. */
+  /** Original text, on one line. */
   original: string;
-  /** What the mutant puts there, on one line. */
+  /** Text of the mutant, on one line. */
   mutant: string;
 }
 
 type Node = ESTree.Node;
-/** How the text of a place is joined with the mutants that replace it. */
+/** Syntax with which the original text is combined with the mutants that replace it. */
 type Wrap = 'expression' | 'statement' | 'element' | 'property';
 
 interface Change {
   operator: string;
   /** The whole text of the place under the mutant; unused where the place is removed. */
   text: string;
-  /** What is shown, where the place is larger than the change. */
+  /** Texts to show, when the place is larger than the change. */
   shown?: { original: string; mutant: string };
-  /** Offset into the file, where it is not the place's own. */
+  /** Offset into the file, when it differs from that of the place. */
   at?: number;
 }
 
@@ -69,7 +69,7 @@ const isText = (node: Node) =>
   node.type === 'TemplateLiteral' || (node.type === 'Literal' && typeof node.value === 'string');
 const isBoolean = (node: Node) => node.type === 'Literal' && typeof node.value === 'boolean';
 
-/** Through parentheses and type annotations, which change nothing at run time. */
+/** Unwraps parentheses and type annotations, which have no effect at run time. */
 function bare(node: Node): Node {
   let at = node;
   for (;;) {
@@ -83,13 +83,13 @@ function bare(node: Node): Node {
   }
 }
 
-/** Calls whose only effect is a line in the log: their removal is no fault that a test of behaviour notices. */
+/** Returns true for calls whose only effect is a log line: no test of behaviour detects their removal. */
 function isLogging(node: Node, text: string): boolean {
   const inner = bare(node);
   return inner.type === 'CallExpression' && /^(?:[\w.]+\.)?(?:log|logger)\??\.\w+\(/.test(text.slice(inner.start));
 }
 
-/** The name that a node gives to the function it is, or holds. */
+/** Returns the name that a node gives to the function that it is or holds. */
 function nameOf(node: Node): string | null {
   if (node.type === 'FunctionDeclaration') return node.id?.name ?? null;
   if (node.type === 'VariableDeclarator')
@@ -99,9 +99,9 @@ function nameOf(node: Node): string | null {
 }
 
 interface Options {
-  /** Which texts are mutated as SQL, where they look like it. */
+  /** Selects the texts to mutate as SQL, among those that look like SQL. */
   sql: ((text: string) => boolean) | null;
-  /** Every object literal is a table, not only those of the module itself. */
+  /** True if every object literal is a table, not only those at module level. */
   tables: boolean;
 }
 
@@ -139,12 +139,12 @@ class Reader {
     );
   }
 
-  /** A condition that decides alone: always, and never. */
+  /** Adds mutants that make a condition always and never true. */
   #condition(test: Node, operator: string, values: readonly string[]): void {
     if (!isBoolean(bare(test))) this.#swap(test, operator, ...values);
   }
 
-  /** What a function returns: the value of its kind that says nothing. */
+  /** Adds a mutant that returns the empty value of the same kind. */
   #result(value: Node): void {
     const inner = bare(value);
     if (isBoolean(inner) || (inner.type === 'Literal' && inner.value === null)) return;
@@ -278,7 +278,7 @@ class Reader {
     this.#within = outside;
   }
 
-  /** The first `?.` of a chain, taken out. */
+  /** Adds a mutant that removes the first `?.` of a chain. */
   #chain(node: ESTree.ChainExpression, parent: Node | null): void {
     if (parent?.type === 'UnaryExpression' && parent.operator === 'delete') return;
     let first: { end: number } | null = null;
@@ -319,7 +319,7 @@ class Reader {
 export interface Mutated {
   mutants: Mutant[];
   /**
-   * The text with every mutant in it, each asleep until `$mutant` says otherwise.
+   * Returns the text with every mutant in it, each inactive until `$mutant` selects it.
    *
    * @param base number of the file's first mutant
    */
@@ -327,17 +327,17 @@ export interface Mutated {
 }
 
 /**
- * Every mutant of a file.
+ * Returns every mutant of a file.
  *
  * @param file its path, relative to the project
- * @throws where the file does not parse
+ * @throws Error when the file does not parse
  */
 export function mutantsOf(file: string, text: string, options: Options): Mutated {
   const { program, errors } = parseSync(file, text);
   if (errors.length > 0) throw new Error(`${file} does not parse: ${errors[0]!.message}`);
   const reader = new Reader(text, options);
   reader.visit(program as unknown as Node, null, true);
-  // Outer places first; of two at the same place that which removes the other.
+  // Outer places first; of two at the same place, the one that removes the other.
   const rank: Record<Wrap, number> = { statement: 0, element: 1, property: 1, expression: 2 };
   const places = reader.places.sort((a, b) => a.start - b.start || b.end - a.end || rank[a.wrap] - rank[b.wrap]);
 

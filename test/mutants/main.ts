@@ -11,25 +11,25 @@ import { cacheDirectory, catalogue, closureHash, ROOT, testFiles, workbench } fr
 import { Worker } from './worker.ts';
 
 /**
- * `npm run test:mutants`: puts one small fault after the other into the sources and counts those that no test notices.
+ * `npm run test:mutants`: applies one small fault after another to the sources and counts those that no test detects.
  *
- *   --files TEXT      only files whose path holds TEXT (may be repeated)
+ *   --files TEXT      only files whose path contains TEXT (may be repeated)
  *   --area NAME       only files of an area of test/mutants/areas.ts (may be repeated)
- *   --only TEXT       only mutants whose line of the report holds TEXT (may be repeated)
+ *   --only TEXT       only mutants whose report line contains TEXT (may be repeated)
  *   --sample N        N of them, drawn by --seed S
  *   --changed [REF]   only mutants on lines changed since REF, by default the commit before this one
  *   --near            only with the tests of the area
- *   --tests TEXT      only with test files whose path holds TEXT (may be repeated)
- *   --seconds N       begins no further mutant after N seconds, and measures no further test file after half of them;
- *                     what is left counts for nothing
+ *   --tests TEXT      only with test files whose path contains TEXT (may be repeated)
+ *   --seconds N       starts no mutant after N seconds, and measures no test file after half of them;
+ *                     mutants that were not run do not count
  *   --budget N        seconds of tests per mutant, by default 90
- *   --workers N       runners at a time, by default 2
- *   --report FILE     everything as JSON
- *   --known FILE      an earlier report: what was killed then, in a line of the same text, is not judged again
- *   --swept           only with sweeps: what these do not notice is undecided
+ *   --workers N       concurrent runners, by default 2
+ *   --report FILE     writes everything as JSON
+ *   --known FILE      an earlier report: mutants killed then, on a line with the same text, are not run again
+ *   --swept           only with sweeps: mutants that these do not detect are undecided
  *   --list            prints the mutants and runs nothing
  *
- * Ends with 1 when a mutant survives all its tests in a strict area, or when the score of a run without --changed is
+ * Exits with 1 when a mutant of a strict area survives all its tests, or when the score of a run without --changed is
  * below 90 %.
  */
 const args = process.argv.slice(2);
@@ -60,19 +60,19 @@ let interrupted = false;
 const secondsLeft = () =>
   interrupted ? 0 : Number(values.seconds ?? Number.POSITIVE_INFINITY) - (performance.now() - startedAt) / 1_000;
 
-/** Lowest share of killed mutants, over everything. */
+/** Minimum share of killed mutants over all areas. */
 const GOAL = 0.9;
 
 /**
- * `hung`: a test did not end, which it does without the mutant. `invalid`: no SQL any more. `undecided`: no test that
- * ran noticed, and some did not run for want of time.
+ * `hung`: a test did not end, which it does without the mutant. `invalid`: the mutant is no valid SQL. `undecided`: no
+ * test that ran detected it, and some did not run for lack of time.
  */
 type Status = 'killed' | 'hung' | 'survived' | 'not reached' | 'undecided' | 'invalid' | 'equivalent';
 
 interface Judged {
   mutant: Mutant;
   status: Status;
-  /** The test that noticed. */
+  /** Test that detected the mutant. */
   by: string | null;
 }
 
@@ -81,7 +81,7 @@ interface Measured {
   passed: boolean;
   failure: string | null;
   ms: number;
-  /** Per file, the mutants that the tests reach. */
+  /** Mutants that the tests reach, per file. */
   reached: Record<string, number[]>;
 }
 
@@ -106,7 +106,7 @@ async function namesOf(mutants: readonly Mutant[]): Promise<Map<Mutant, string>>
   return names;
 }
 
-/** Changed lines by file, or null when git cannot say. */
+/** Returns the changed lines by file; null when git cannot report them. */
 function changedLines(ref: string): Map<string, Set<number>> | null {
   let diff: string;
   try {
@@ -130,7 +130,7 @@ function changedLines(ref: string): Map<string, Set<number>> | null {
   return lines;
 }
 
-/** mulberry32: the same draw for the same seed, everywhere. */
+/** mulberry32: the same seed gives the same sequence on every machine. */
 function random(seed: number): () => number {
   let state = seed >>> 0;
   return () => {
@@ -151,7 +151,7 @@ function shuffled<T>(list: readonly T[], seed: number): T[] {
   return out;
 }
 
-/** The interval of Wilson, 95 %. */
+/** Returns the 95 % Wilson score interval. */
 function interval(hits: number, all: number): [number, number] {
   const z = 1.96;
   const share = hits / all;
@@ -163,14 +163,14 @@ function interval(hits: number, all: number): [number, number] {
 const isKilled = ({ status }: Judged) => status === 'killed' || status === 'hung';
 const isAlive = ({ status }: Judged) =>
   status === 'survived' || status === 'not reached' || (status === 'undecided' && values.seconds === undefined);
-/** Test files that start a bridge with all that belongs to it. */
+/** Test files that start a complete bridge. */
 const isSlow = /^test\/(?:bridge|field|recordings|property|simulation|model|invariants|observe|forward|hostile)\//;
-/** Test files of units: no servers, no database, nothing that one process has once only. */
+/** Unit test files: no servers, no database, no per-process singletons. */
 const isSwept =
   /^test\/(?:upstream\/(?:corpus|frames|abilities|flow|pulse|request|sse|discreet)|session|transcript|resolve|machines|token|json|http\/owned|hostile\/tenancy)\b/;
-/** Swept too, with the functions of the database replaced in place. */
+/** Swept as well, with the functions of the database replaced in place. */
 const CONTRACT = 'test/store/postgres.test.ts';
-/** Mutants of one sweep. */
+/** Number of mutants in one sweep. */
 const SWEPT = 150;
 const percent = (share: number) => `${(100 * share).toFixed(1)} %`;
 
@@ -204,7 +204,10 @@ if (chosen.length === 0) {
   process.exit(0);
 }
 
-/** Names of mutants that other lines of their files do not change: from the line's text, and the place among equals. */
+/**
+ * Stable names of the mutants, independent of other lines of their files: the text of the line, and the position among
+ * equal ones.
+ */
 const keys = await namesOf(all.mutants);
 const dataDir = await mkdtemp(join(tmpdir(), 'mutants-database-'));
 const server = await startEmbeddedPostgres({
@@ -213,7 +216,7 @@ const server = await startEmbeddedPostgres({
 });
 const workers: Worker[] = [];
 const judged: Judged[] = [];
-// What was judged so far is reported, and nothing is left behind.
+// Report the results so far, and leave no process behind.
 for (const signal of ['SIGINT', 'SIGTERM'] as const)
   process.once(signal, () => {
     interrupted = true;
@@ -221,9 +224,9 @@ for (const signal of ['SIGINT', 'SIGTERM'] as const)
   });
 try {
   await using bench = await workbench(all);
-  // Seeds are fixed: a test that draws others with each run is no fair judge.
+  // Seeds are fixed: a test with random seeds gives no repeatable verdict.
   const env = {
-    // Settings of the caller are not those of the workers in tests.
+    // The settings of the caller must not reach the workers in tests.
     ...Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('HOLDFAST_'))),
     TEST_DATABASE_URL: server.url,
     PROPERTY_RUNS: '150',
@@ -234,7 +237,7 @@ try {
   };
   for (let nth = 0; nth < Number(values.workers); nth += 1) workers.push(new Worker(bench.home, env));
 
-  /** Has every item of a list worked on by a free worker. */
+  /** Processes every item of a list on the next free worker. */
   async function share<T>(
     list: readonly T[],
     use: (worker: Worker, item: T) => Promise<void>,
@@ -252,7 +255,7 @@ try {
     );
   }
 
-  // What each test file reaches, and how long it takes without a mutant.
+  // First run, without mutants: which mutants each test file reaches, and its duration.
   const near = [...new Set(chosen.map((mutant) => areaOf(mutant)!.near))];
   const tests = (await testFiles()).filter(
     (test) =>
@@ -274,7 +277,7 @@ try {
     else missing.push(test);
   }
   if (missing.length > 0) console.log(`measuring ${missing.length} of ${tests.length} test files`);
-  // Units first: they are the cheap ones.
+  // Unit tests first, because they are the fastest.
   missing.sort((a, b) => Number(isSlow.test(a)) - Number(isSlow.test(b)));
   const measure = async (worker: Worker, test: string) => {
     const reachedFile = join(bench.home, `reached-${test.replaceAll('/', '.')}`);
@@ -311,7 +314,7 @@ try {
       }
   }
 
-  // Which tests notice what: each verdict says which are worth their time for the next mutant of the same file.
+  // Statistics of detections: each verdict improves the order of tests for the next mutant of the same file.
   const tries = new Map<string, { runs: number; kills: number }>();
   const costOf = (test: string, mutant: Mutant) => {
     const { runs, kills } = tries.get(`${test} ${mutant.file}`) ?? { runs: 0, kills: 0 };
@@ -321,8 +324,8 @@ try {
   const limitOf = (test: string) => measured.get(test)!.ms * 4 + 10_000;
 
   /**
-   * Verdicts of sweeps and of an earlier run. Only those that noticed count: a survivor meets its tests again, each in a
-   * process of its own.
+   * Verdicts of sweeps and of an earlier run. Only detections count: a survivor is tested again with each test in its
+   * own process.
    */
   const swept = new Map<Mutant, Judged>();
   if (values.known) {
@@ -334,10 +337,13 @@ try {
     }
     console.log(`${swept.size} of ${chosen.length} are known`);
   }
-  /** In hand when a process went silent: a busy machine may have been the reason. */
+  /** Mutants that were running when a process stopped responding: a busy machine may have been the cause. */
   const passedOver = new Set<Mutant>();
 
-  /** One file of tests for many mutants, in one process. Nothing is believed of a process in which no mutant fails too. */
+  /**
+   * Runs one test file for many mutants in one process. Discards the results of a process that also fails without a
+   * mutant.
+   */
   async function sweep(worker: Worker, by: string, file: string, mutants: readonly Mutant[]): Promise<void> {
     const path = join(bench.home, `sweep-${workers.indexOf(worker)}.json`);
     const found = `${path}.found`;
@@ -366,7 +372,7 @@ try {
       }
       const lastAt = Number(last?.[2] ?? 0);
       if (lastAt === numbers.length - 1 && last?.[1] !== 'load') continue;
-      // The process did not reach the end: the mutant in hand hung it, or the file itself cannot be swept.
+      // The process did not finish: the current mutant hung it, or the file itself cannot be swept.
       const mutant = part[lastAt - 1];
       if (!mutant) return;
       passedOver.add(mutant);
@@ -413,7 +419,7 @@ try {
   const isReachedBy = (test: string, mutant: Mutant) =>
     reaching.get(`${mutant.file}:${mutant.index}`)?.includes(test) === true;
   const sweeps = [...measured].filter(([test, { passed }]) => passed && (isSwept.test(test) || test === CONTRACT));
-  // A test file with the name of what it tests notices most.
+  // A test file named after the source file detects the most.
   const isNamed = (test: string) =>
     chosen.some(({ file }) => basename(file, '.ts') === basename(test, '.test.ts') && test !== CONTRACT);
   sweeps.sort(([one, a], [other, b]) => Number(isNamed(other)) - Number(isNamed(one)) || a.ms - b.ms);
@@ -446,7 +452,7 @@ try {
       console.log(`… ${judged.length} of ${chosen.length} after ${seconds} s`);
     }
   });
-  // A run that ends early keeps what sweeps found.
+  // A run that ends early keeps the results of the sweeps.
   for (const [mutant, verdict] of swept) if (!judged.some((one) => one.mutant === mutant)) judged.push(verdict);
 } finally {
   await Promise.all(workers.map((worker) => worker.stop()));

@@ -12,7 +12,7 @@ const of = (text: string, options: { tables?: boolean; sql?: boolean } = {}) => 
 const changes = (text: string, options = {}) =>
   of(text, options).mutants.map(({ original, mutant }) => `${original} → ${mutant}`);
 
-/** What a module's `out` is with each mutant awake in turn, by what it changes. */
+/** Returns the value of a module's `out` with each mutant active in turn, by the change of the mutant. */
 function outcomes(text: string): Record<string, unknown> {
   const { mutants, instrumented } = of(text);
   const body = instrumented(0).replace('export const out', 'const out');
@@ -27,8 +27,8 @@ function outcomes(text: string): Record<string, unknown> {
   return Object.fromEntries(mutants.map(({ index, original, mutant }) => [`${original} → ${mutant}`, run(index)]));
 }
 
-describe('the mutants of a text', () => {
-  it('change one thing each, and all sleep in one text that behaves as before', () => {
+describe('mutants of a text', () => {
+  it('Each mutant changes one thing, and a text with all mutants inactive behaves as before', () => {
     expect(
       outcomes(`
         const a = 2;
@@ -58,24 +58,24 @@ describe('the mutants of a text', () => {
     ['optional chaining', 'f(a?.b?.(c))', ['f(a?.b?.(c)) → ', 'a?.b?.(c) → a.b?.(c)']],
     ['a choice', 'f(a ? b : c)', ['f(a ? b : c) → ', 'a → true', 'a → false']],
     ['a sum', 'f(a + 1)', ['f(a + 1) → ', 'a + 1 → a - 1']],
-    ['texts are not subtracted', "f(a + 'x')", ["f(a + 'x') → "]],
+    ['a sum of texts (no subtraction)', "f(a + 'x')", ["f(a + 'x') → "]],
     ['a negation', 'f(!a)', ['f(!a) → ', '!a → a']],
     ['a boolean', 'f(true)', ['f(true) → ', 'true → false']],
     ['an await', 'const f = async () => { await a(); }', ['await a(); → ', 'await a() → a()']],
-    ['what is deleted is left alone', 'f(delete a?.b)', ['f(delete a?.b) → ']],
-    ['a log line is no behaviour', "log.info('x'); options.logger.warn({}, 'y')", []],
-    ['a type is no value', 'const a: true | "x" = f as unknown as (false)', []],
-  ])('%s', (_, text, expected) => {
+    ['a delete (not mutated)', 'f(delete a?.b)', ['f(delete a?.b) → ']],
+    ['a log line (not mutated)', "log.info('x'); options.logger.warn({}, 'y')", []],
+    ['a type (not mutated)', 'const a: true | "x" = f as unknown as (false)', []],
+  ])('The generator gives the expected mutants: %s', (_, text, expected) => {
     expect(changes(text)).toEqual(expected);
   });
 
-  it('take entries out of tables of the module, and of every object of a machine', () => {
+  it('Mutants remove entries from tables of the module, and from every object of a machine', () => {
     expect(changes("const table = { a: 'x' }")).toEqual(["a: 'x' → ", "'x' → ''"]);
     expect(changes('const f = () => ({ a: b })')).toEqual(['({ a: b }) → null']);
     expect(changes('const f = () => ({ a: b })', { tables: true })).toContain('a: b → ');
   });
 
-  it('know their line', () => {
+  it('A mutant has the line number of its change', () => {
     expect(of('\n\nf(true);').mutants.map(({ line, operator }) => `${line} ${operator}`)).toEqual([
       '3 statement',
       '3 boolean',
@@ -83,13 +83,13 @@ describe('the mutants of a text', () => {
   });
 });
 
-describe('the mutants of SQL', () => {
+describe('mutants of SQL', () => {
   const mutated = (sql: string) =>
     sqlMutations(sql).map(({ start, end, replacement }) =>
       (sql.slice(0, start) + replacement + sql.slice(end)).replace(/\s+/g, ' ').trim(),
     );
 
-  it('turn and take out conditions, and take out what is assigned', () => {
+  it('SQL mutants negate and remove conditions, and remove assignments', () => {
     expect(mutated("update t\n set a = 1,\n b = s.b + 1\n where id = p and x <> 'or'").sort()).toEqual(
       [
         "update t set b = s.b + 1 where id = p and x <> 'or'",
@@ -105,7 +105,7 @@ describe('the mutants of SQL', () => {
     );
   });
 
-  it('reach locks, ifs and defaults', () => {
+  it('SQL mutants cover locks, ifs and defaults', () => {
     expect(mutated('select * from t where id = p for update;')).toContain('select * from t where id = p ;');
     expect(mutated('select 1; if s.a is null then x; end if;')).toEqual(
       expect.arrayContaining([
@@ -117,33 +117,36 @@ describe('the mutants of SQL', () => {
     expect(mutated('select coalesce(a, b)').sort()).toEqual(['select ( b)', 'select (a)', 'select coalesce(b, a)']);
   });
 
-  it('are none of a text that is no SQL', () => {
+  it('A text that is no SQL has no SQL mutants', () => {
     expect(sqlMutations('a = b and c')).toEqual([]);
   });
 });
 
-describe('the mutants of the project', () => {
+describe('mutants of the project', () => {
   let all: Catalogue;
   beforeAll(async () => {
     all = await catalogue();
   });
 
-  it('are many, in every area', () => {
+  it('The project has many mutants in every area', () => {
     const reached = new Set(all.mutants.map((mutant) => areaOf(mutant)!.name));
     expect(areas.map(({ name }) => name).filter((name) => !reached.has(name))).toEqual([]);
     expect(all.mutants.length).toBeGreaterThan(5_000);
     expect(ROOT.length).toBeGreaterThan(0);
   });
 
-  it('have a number of their own each', () => {
+  it('Every mutant has a unique number', () => {
     expect(new Set(all.mutants.map((mutant) => all.numberOf(mutant))).size).toBe(all.mutants.length);
     const some = all.mutants[17]!;
     expect(all.byNumber(all.numberOf(some))).toBe(some);
   });
 
-  it.each(equivalents)('hold the equivalent one in $file: $original', ({ file, original, mutant, reason }) => {
-    const fits = (each: Mutant) => each.file === file && each.original === original && each.mutant === mutant;
-    expect(all.mutants.filter(fits)).not.toEqual([]);
-    expect(reason).toMatch(/\.$/);
-  });
+  it.each(equivalents)(
+    'The equivalent mutant in $file still exists: $original',
+    ({ file, original, mutant, reason }) => {
+      const fits = (each: Mutant) => each.file === file && each.original === original && each.mutant === mutant;
+      expect(all.mutants.filter(fits)).not.toEqual([]);
+      expect(reason).toMatch(/\.$/);
+    },
+  );
 });

@@ -1,22 +1,25 @@
 import { createVitest } from 'vitest/node';
 
-/** Asks for test files to be run, one after the other, up to the first that fails. */
+/** Request to run test files one after the other, up to the first that fails. */
 export interface RunRequest {
-  /** Number of the mutant that is awake; -1 for none. */
+  /** Number of the active mutant; -1 for none. */
   mutant: number;
   files: readonly string[];
-  /** File that takes the numbers of all mutants reached. */
+  /** File to which the numbers of all reached mutants are written. */
   reached: string | null;
-  /** File that holds a `Sweep`, for the sweeping test files. */
+  /** File that contains a `Sweep`, for the sweeping test files. */
   sweep?: string;
 }
 
-/** What a sweeping test file does: one file of tests for many mutants. */
+/** Task of a sweeping test file: one file of tests for many mutants. */
 export interface Sweep {
   file: string;
-  /** Of mutants; -1 for none. */
+  /** Numbers of mutants; -1 for none. */
   numbers: readonly number[];
-  /** File that takes lines: `load NTH` and `at NTH` for each step with one of `numbers`, `killed NTH TEST` where it was noticed. */
+  /**
+   * File to which lines are written: `load NTH` and `at NTH` for each step with one of `numbers`, `killed NTH TEST`
+   * when a test detected it.
+   */
   found: string;
 }
 
@@ -25,7 +28,7 @@ export type RunEvent =
   | { type: 'file'; file: string; passed: boolean; failure: string | null; message: string; ms: number }
   | { type: 'done' };
 
-/** Runs test files on request in one vitest, so that its start and its transforms are paid once. */
+/** Runs test files on request in one vitest instance, so that its start and its transforms happen once. */
 const vitest = await createVitest(
   {
     root: process.cwd(),
@@ -34,7 +37,7 @@ const vitest = await createVitest(
     maxWorkers: 1,
     reporters: [{}],
     silent: true,
-    // How long a file may take is the campaign's to say: a busy machine must not fail a test.
+    // The campaign limits the time of a file: a busy machine must not fail a test.
     testTimeout: 300_000,
     hookTimeout: 300_000,
     printConsoleTrace: false,
@@ -44,7 +47,7 @@ const vitest = await createVitest(
 const project = vitest.projects[0]!;
 const send = (event: RunEvent) => process.send!(event);
 
-/** What vitest says of a worker that a busy machine did not start in time: no word about the tests. */
+/** Vitest's message about a worker that a busy machine did not start in time; it means nothing about the tests. */
 const LATE_START = /\[vitest-pool\].*(?:Timeout starting|Failed to start)/;
 
 async function attempt(file: string, path: string): Promise<Omit<Extract<RunEvent, { type: 'file' }>, 'type' | 'ms'>> {
@@ -84,7 +87,7 @@ async function run(file: string): Promise<boolean> {
 }
 
 process.on('message', async ({ mutant, files, reached, sweep }: RunRequest) => {
-  // A sweep goes on behind what it notices.
+  // A sweep continues after a detection.
   vitest.config.bail = project.config.bail = sweep === undefined ? 1 : 0;
   if (sweep !== undefined) process.env.MUTANT_SWEEP = sweep;
   process.env.MUTANT_AWAKE = String(mutant);

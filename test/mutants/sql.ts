@@ -1,4 +1,4 @@
-/** A change within a text of SQL. */
+/** A change within SQL text. */
 export interface SqlMutation {
   start: number;
   end: number;
@@ -9,7 +9,10 @@ export interface SqlMutation {
 const LOOKS_LIKE_SQL =
   /\b(?:select|insert into|update|delete from|create (?:unique )?(?:function|table|index)|where)\b/;
 
-/** `''`-texts, comments and `${}` blotted out at the same length, so that offsets stay and nothing inside is touched. */
+/**
+ * Masks `''` strings, comments and `${}` with text of the same length, so that offsets stay valid and nothing inside is
+ * mutated.
+ */
 function masked(text: string): string {
   let out = '';
   for (let at = 0; at < text.length; ) {
@@ -36,7 +39,10 @@ function masked(text: string): string {
   return out;
 }
 
-/** The end of a condition that begins at `from`: where its parentheses close, or the next word that can follow it. */
+/**
+ * Returns the end of a condition that begins at `from`: its closing parenthesis, or the next keyword that can follow
+ * it.
+ */
 function conditionEnd(text: string, from: number): number {
   const stop = /^(?:and|or|then|order|group|limit|returning|for|on|union|when|else|where|do|left|join|cross|loop)\b/;
   let depth = 0;
@@ -62,7 +68,7 @@ function conditionEnd(text: string, from: number): number {
   return text.length;
 }
 
-/** What stands between the parentheses of a call, split at its own commas. */
+/** Returns the arguments of a call, split at its top-level commas. */
 function argumentsAt(text: string, open: number): { start: number; end: number }[] {
   const found: { start: number; end: number }[] = [];
   let depth = 0;
@@ -79,7 +85,7 @@ function argumentsAt(text: string, open: number): { start: number; end: number }
   return found;
 }
 
-/** Words and signs that are simply replaced; the first that matches at a place is used. */
+/** Words and operators with their replacements; the first match at a place applies. */
 const replacements: readonly [RegExp, string, string[]][] = [
   [/\bis not distinct from\b/g, 'sql comparison', ['is distinct from']],
   [/\bis distinct from\b/g, 'sql comparison', ['is not distinct from']],
@@ -115,7 +121,7 @@ const replacements: readonly [RegExp, string, string[]][] = [
 ];
 
 /**
- * Mutants of a text of SQL as it stands between the quotes of the source; none for a text that is no SQL.
+ * Returns the mutants of SQL text as it stands between the quotes of the source; none for a text that is no SQL.
  *
  * @returns changes with offsets into the text
  */
@@ -140,7 +146,7 @@ export function sqlMutations(literal: string): SqlMutation[] {
     });
   }
   each(/(?<![:<>!]) = /g, ({ index }) => {
-    // An assignment stands at the start of its line, behind `set`, or behind a comma.
+    // An assignment stands at the start of its line, after `set`, or after a comma.
     if (!/(?:\n[ \t]*|\bset |, )\w+$/.test(text.slice(0, index))) add(index, index + 3, ' <> ', 'sql comparison');
   });
   each(/\b(and|or) (?!replace)/g, ({ index, 0: word }) => {
@@ -188,7 +194,7 @@ export function sqlMutations(literal: string): SqlMutation[] {
     const start = index + matched.search(/\S/);
     add(start, index + matched.length, 'null;', 'sql statement');
   });
-  // Texts that are states, verdicts or kinds.
+  // String literals that are states, verdicts or kinds.
   for (const match of literal.matchAll(/'(\w[\w ]*)'/g))
     if (text[match.index] === '\u0001') {
       const before = text.slice(0, match.index).trimEnd();

@@ -3,10 +3,10 @@ import { beforeEach, describe, test, vi } from 'vitest';
 import type { Sweep } from './runner.ts';
 
 /**
- * One suite for each of many mutants, up to its first failure, in one process. What was found is written down line by
- * line, so that nothing is lost when a mutant hangs.
+ * Runs one suite for each of many mutants, up to its first failure, in one process. Results are written line by line,
+ * so that none is lost when a mutant hangs.
  *
- * @param fill puts the tests into the suite, in which modules that are imported have the mutant awake
+ * @param fill adds the tests to the suite; modules that it imports have the mutant active
  */
 export function sweepOver(fill: (file: string, number: number) => Promise<void>): void {
   const { file, numbers, found } = JSON.parse(readFileSync(process.env.MUTANT_SWEEP!, 'utf8')) as Sweep;

@@ -7,10 +7,12 @@ import { type Mutant, mutantsOf } from './generate.ts';
 
 export const ROOT = join(import.meta.dirname, '..', '..');
 const COPIED = ['src', 'machines', 'test', 'package.json', 'tsconfig.json', 'vitest.config.ts', 'README.md', 'docs'];
-/** Numbers of one file's mutants begin at a multiple of this. */
+/** The numbers of one file's mutants begin at a multiple of this. */
 const PER_FILE = 10_000;
 
-/** The module behind `$mutant`: which mutant is awake, and, where a file is named for it, which were reached. */
+/**
+ * Source of the module `$mutant`: holds the active mutant, and writes the reached mutants to a file if one is named.
+ */
 const SWITCH = `import { appendFileSync } from 'node:fs';
 const awake = Number(process.env.MUTANT_AWAKE ?? -1);
 const reached = process.env.MUTANT_REACHED;
@@ -26,10 +28,10 @@ export const $mutant = reached
   : (number) => number === awake;
 `;
 
-/** Every mutant there is, by the files they change. */
+/** All mutants, by the files that they change. */
 export interface Catalogue {
   mutants: Mutant[];
-  /** Number by which the instrumented copy knows a mutant. */
+  /** Returns the number of a mutant in the instrumented copy. */
   numberOf(mutant: Mutant): number;
   byNumber(number: number): Mutant | undefined;
   instrumented: ReadonlyMap<string, string>;
@@ -41,10 +43,10 @@ async function filesBelow(root: string, pattern: string): Promise<string[]> {
   return found.sort();
 }
 
-/** Reads the sources and makes every mutant of them. */
+/** Reads the sources and generates every mutant. */
 export async function catalogue(root = ROOT): Promise<Catalogue> {
   const files = (await filesBelow(root, '{src,machines}/**/*.ts')).filter(isMutated);
-  // A function of the database that a later migration replaces is never called in the form it had.
+  // A database function that a later migration replaces is never called in its old form.
   const replacedBy = new Map<string, string>();
   for (const file of files.filter((each) => holdsSql.test(each)))
     for (const [, name] of (await readFile(join(root, file), 'utf8')).matchAll(
@@ -70,7 +72,7 @@ export async function catalogue(root = ROOT): Promise<Catalogue> {
     mutants.push(...mutated.mutants);
     const up = '../'.repeat(file.split('/').length - 1);
     const whole = `import { $mutant } from '${up || './'}mutant-switch.mjs'; ${mutated.instrumented(base)}`;
-    // A text that no longer parses would fail every test at once.
+    // A text that does not parse would fail every test at once.
     mutantsOf(file, whole, { sql: null, tables: false });
     instrumented.set(file, whole);
   }
@@ -82,7 +84,7 @@ export async function catalogue(root = ROOT): Promise<Catalogue> {
   };
 }
 
-/** A copy of the project with all mutants asleep in it, gone afterwards. */
+/** Creates a temporary copy of the project with all mutants inactive in it. */
 export async function workbench({ instrumented }: Catalogue): Promise<AsyncDisposable & { home: string }> {
   const home = await mkdtemp(join(tmpdir(), 'mutants-'));
   for (const each of COPIED) await cp(join(ROOT, each), join(home, each), { recursive: true });
@@ -92,13 +94,13 @@ export async function workbench({ instrumented }: Catalogue): Promise<AsyncDispo
   return { home, [Symbol.asyncDispose]: () => rm(home, { recursive: true, force: true }) };
 }
 
-/** All test files, relative to the project. */
+/** Returns all test files, relative to the project. */
 export const testFiles = (root = ROOT): Promise<string[]> => filesBelow(root, 'test/**/*.test.ts');
 
 /**
- * A hash over a test file and all it loads: what it imports, and files it names by path.
+ * Returns a hash over a test file and everything it loads: its imports, and files that it names by path.
  *
- * @param known texts read already, shared between calls
+ * @param known texts that were already read, shared between calls
  */
 export async function closureHash(test: string, known: Map<string, Promise<string | null>>): Promise<string> {
   const read = (path: string) => {
@@ -133,7 +135,7 @@ export async function closureHash(test: string, known: Map<string, Promise<strin
   return hash.digest('hex');
 }
 
-/** Where what was measured is kept between runs. */
+/** Returns the directory in which measurements are kept between runs. */
 export async function cacheDirectory(): Promise<string> {
   const path = join(ROOT, 'node_modules', '.cache', 'mutants');
   await mkdir(path, { recursive: true });

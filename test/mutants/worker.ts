@@ -5,14 +5,14 @@ import type { RunEvent, RunRequest } from './runner.ts';
 
 export type FileResult = Extract<RunEvent, { type: 'file' }>;
 
-/** What a request for tests led to. */
+/** Result of a request to run tests. */
 export interface Outcome {
   files: FileResult[];
-  /** The file in hand when the time was over; its runner is gone. */
+  /** The current file when the time ran out; its runner was killed. */
   hung: string | null;
 }
 
-/** A runner in a process group of its own, begun again after one that hung. */
+/** A runner in its own process group, restarted after one that hung. */
 export class Worker {
   readonly #home: string;
   readonly #env: NodeJS.ProcessEnv;
@@ -43,7 +43,7 @@ export class Worker {
   /**
    * Runs files up to the first that fails.
    *
-   * @param limitOf milliseconds that a file may take
+   * @param limitOf time limit of a file, in milliseconds
    */
   async run(request: RunRequest, limitOf: (file: string) => number): Promise<Outcome> {
     const child = await this.#running();
@@ -75,7 +75,7 @@ export class Worker {
     return outcome;
   }
 
-  /** Ends the runner with everything it started. */
+  /** Ends the runner and every process that it started. */
   async stop(): Promise<void> {
     const child = this.#child;
     this.#child = null;

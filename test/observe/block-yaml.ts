@@ -9,8 +9,9 @@ const scalar = (text: string): string =>
   /^'(.*)'$/.exec(text)?.[1]?.replaceAll("''", "'") ?? /^"(.*)"$/.exec(text)?.[1] ?? text;
 
 /**
- * Reads the plain block style that rule files are kept in: nested maps and lists with scalars on one line. Throws an
- * Error on everything else, so that no file is read wrongly.
+ * Parses the block style of YAML that the rule files use: nested maps and lists with scalars on one line.
+ *
+ * @throws Error on any other syntax, so that no file is misread
  */
 export function readBlockYaml(source: string): Value {
   const lines: Line[] = source
@@ -26,7 +27,7 @@ export function readBlockYaml(source: string): Value {
   function list(indent: number): Value[] {
     const items: Value[] = [];
     while (lines[at]?.indent === indent && lines[at]!.text.startsWith('- ')) {
-      // An item is a map whose first key stands behind the dash.
+      // The item is a map whose first key follows the dash.
       lines[at] = { indent: indent + 2, text: lines[at]!.text.slice(2) };
       items.push(map(indent + 2));
     }

@@ -18,7 +18,7 @@ interface Shown {
   snapshot?: { status: string; value: unknown };
 }
 
-it('shows a turn to a viewer and in the metrics, without a word of what was said', async () => {
+it('A turn appears in the inspector and in the metrics without any of its content', async () => {
   running = await startTestBridge();
   const viewer = new WebSocket(`${running.url.replace('http', 'ws')}/inspect/socket`);
   const shown: Shown[] = [];
@@ -62,7 +62,7 @@ it('shows a turn to a viewer and in the metrics, without a word of what was said
   other.terminate();
 });
 
-it('cuts off a viewer that reads nothing, and no turn waits for it', async () => {
+it('A viewer that does not read is disconnected, and delays no turn', async () => {
   running = await startTestBridge({ env: { HOLDFAST_INSPECT_BUFFER_BYTES: '100000' } });
   const { url } = running;
   const slow = new WebSocket(`${url.replace('http', 'ws')}/inspect/socket`);
@@ -71,7 +71,7 @@ it('cuts off a viewer that reads nothing, and no turn waits for it', async () =>
   const count = async (name: string) =>
     Number(new RegExp(`^${name} (\\d+)$`, 'm').exec(await (await fetch(`${url}/metrics`)).text())?.[1] ?? 0);
   let turns = 0;
-  // What the system itself buffers must be full before anything piles up here.
+  // The buffers of the operating system must be full before data accumulates here.
   while ((await count('holdfast_inspect_cut_off_total')) === 0 && turns < 2_000) {
     const answers = await Promise.all(
       Array.from({ length: 20 }, (_, thread) =>

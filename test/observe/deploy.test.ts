@@ -5,16 +5,16 @@ import { renderMetrics } from '../support/metrics-table.ts';
 import { readBlockYaml } from './block-yaml.ts';
 
 const definitions: Record<string, Definition> = catalogue;
-/** Labels every series has once Prometheus has scraped it. */
+/** Labels that exist on series once Prometheus has scraped them. */
 const scraped = ['instance', 'job', 'le'];
 
-/** The metric a series belongs to, or null. */
+/** Returns the metric that a series belongs to, or null. */
 function metricOf(series: string): Definition | null {
   const base = series.replace(/_(bucket|sum|count)$/, '');
   return definitions[series] ?? (definitions[base]?.kind === 'histogram' ? definitions[base] : null);
 }
 
-/** What is wrong with an expression, in words. */
+/** Returns descriptions of the errors in an expression. */
 function findings(expr: string): string[] {
   const wrong: string[] = [];
   const used = [...expr.matchAll(/\b(holdfast_\w+)(?:\{([^}]*)\})?/g)];
@@ -71,7 +71,7 @@ async function rules(): Promise<Rule[]> {
   return groups.flatMap((group) => group.rules);
 }
 
-it('notices what is wrong with an expression', () => {
+it('The checker finds errors in an expression', () => {
   expect(findings('rate(holdfast_nothing_total[5m])')).toEqual(['holdfast_nothing_total does not exist']);
   expect(findings('holdfast_sessions{colour="red"}')).toEqual(['holdfast_sessions has no label colour']);
   expect(findings('holdfast_sessions{state="lively"}')).toEqual(['state is never lively']);
@@ -81,7 +81,7 @@ it('notices what is wrong with an expression', () => {
   ]);
 });
 
-it('draws only metrics and labels that exist', async () => {
+it('The dashboard uses only metrics and labels that exist', async () => {
   const { panels } = await dashboard();
   for (const { title, targets, type } of panels) {
     if (type === 'row') continue;
@@ -96,7 +96,7 @@ it('draws only metrics and labels that exist', async () => {
   }
 });
 
-it('draws every metric, each panel with an id of its own and none over another', async () => {
+it('The dashboard shows every metric, with unique panel ids and no overlapping panels', async () => {
   const { panels } = await dashboard();
   expect(new Set(panels.map(({ id }) => id)).size).toBe(panels.length);
   const all = panels.flatMap(({ targets }) => targets ?? []).map(({ expr }) => expr);
@@ -113,7 +113,7 @@ it('draws every metric, each panel with an id of its own and none over another',
   }
 });
 
-it('alerts only on metrics and labels that exist, and says what to do', async () => {
+it('The alerts use only metrics and labels that exist, and describe the action to take', async () => {
   const all = await rules();
   expect(all.length).toBeGreaterThan(10);
   expect(new Set(all.map(({ alert }) => alert)).size).toBe(all.length);
@@ -130,7 +130,7 @@ it('alerts only on metrics and labels that exist, and says what to do', async ()
   }
 });
 
-it('documents every metric as the code has it (npm run docs:readme writes it)', async () => {
+it('docs/metrics.md matches the catalogue (npm run docs:readme writes it)', async () => {
   const { current, rendered } = await renderMetrics();
   expect(current).toBe(rendered);
   for (const name of Object.keys(catalogue)) expect(current).toContain(`\`${name}\``);

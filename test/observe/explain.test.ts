@@ -12,7 +12,7 @@ const sessionId = '5e551000-2b43-4d6e-9a5e-000000000001';
 const turnId = '70000000-2b43-4d6e-9a5e-00000000000a';
 const workerId = 'aaaa1111-2b43-4d6e-9a5e-00000000000b';
 
-/** A turn that is sent, answered, and then loses its socket with output under way. */
+/** Returns the record of a turn that is sent, answered, and then loses its socket during the output. */
 function lostTurn(): FlightRecord {
   const clock = createManualClock(Date.UTC(2030, 0, 1, 12));
   const recorder = createRecorder({ workerId: () => workerId, clock });
@@ -43,7 +43,7 @@ const row = { state: 'stale', ownerWorkerId: workerId, epoch: 3, activeTurnId: n
 const worker = { id: workerId, state: 'dead', leaseLeftMs: -5 } as WorkerRow;
 const turnRow = { id: turnId, state: 'lost', authorWorkerId: workerId, epoch: 2 } as TurnRow;
 
-it('says why the upstream was not reached, where that is known', () => {
+it('A story gives the cause when the upstream could not be reached', () => {
   const lost = lostTurn();
   const rows = { session: row, turns: [turnRow], workers: [worker] };
   expect(explain(lost, rows).join()).not.toContain('On the way');
@@ -51,7 +51,7 @@ it('says why the upstream was not reached, where that is known', () => {
   expect(story.at(-1)).toBe('On the way to the upstream: ECONNREFUSED at api.test.');
 });
 
-it('names the row of the resolution table that decided, where the record has it', () => {
+it('A story names the decision row if the record has it', () => {
   const lost = lostTurn();
   const rows = { session: row, turns: [turnRow], workers: [worker] };
   expect(explain(lost, rows).join()).not.toContain('The row that decided');
@@ -60,7 +60,7 @@ it('names the row of the resolution table that decided, where the record has it'
   );
 });
 
-it('tells who owned it, what happened and why the client got what it got', () => {
+it('A story describes the owner, the events, and why the client got its answer', () => {
   const story = explain(lostTurn(), { session: row, turns: [turnRow], workers: [worker] });
   expect(story[0]).toBe('Session 5e551000 as worker aaaa1111 saw it, up to epoch 2.');
   expect(story[1]).toBe(
@@ -83,7 +83,7 @@ it('tells who owned it, what happened and why the client got what it got', () =>
   expect(story.at(-1)).toMatch(/^The client got that because of bridge_upstream_lost: .+\./);
 });
 
-it('tells a story without rows, without an end, and of a machine it does not know', () => {
+it('A story is written without rows, without an end, and for an unknown machine', () => {
   const nothing = { session: null, turns: [], workers: [] };
   const record = lostTurn();
   const running = explain({ ...record, ending: null, dropped: 12 }, nothing);
@@ -94,12 +94,12 @@ it('tells a story without rows, without an end, and of a machine it does not kno
   expect(foreign.join('\n')).toContain('socket 1 was lost; it went to live.settling.asking.');
 });
 
-it('says that a client was told something else than what was recorded', () => {
+it('A story reports that the client received something else than what was recorded', () => {
   const rows = { session: row, turns: [{ ...turnRow, state: 'completed' } as TurnRow], workers: [] };
   expect(explain(lostTurn(), rows).join('\n')).toContain('is recorded as completed, though its client was told lost.');
 });
 
-it('writes states as one reads them', () => {
+it('States are written in readable form', () => {
   expect(stateText('stale')).toBe('stale');
   expect(stateText({ live: 'idle' })).toBe('live.idle');
   expect(stateText({ live: { streaming: { flow: 'flowing', client: 'detached' } } })).toBe(

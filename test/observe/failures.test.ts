@@ -52,7 +52,7 @@ const counted = async (at: TestBridge, series: string) => {
   );
 };
 
-/** Everything an operator may look at says the same, and none of it more than the host. */
+/** Checks that every place an operator can look at names the same cause, and nothing of the address beyond the host. */
 async function expectTold(at: TestBridge, lines: Line[], answer: Answer, kind: string, cause: string): Promise<void> {
   const request = answer.headers['x-request-id']!;
   await until(() => lines.some(({ msg }) => msg === 'turn'));
@@ -66,7 +66,7 @@ async function expectTold(at: TestBridge, lines: Line[], answer: Answer, kind: s
   expect(failures).toEqual([expect.objectContaining({ request, cause, session: line.session })]);
   const byId = (await (await fetch(`${at.url}/admin/failures?q=${request}`)).json()) as { failures: Line[] };
   expect(byId).toEqual({ failures });
-  // The explorer asks for the session that the log names: it has no row, and the answer says why.
+  // The explorer is asked for the session that the log names: it has no row, and the answer gives the reason.
   const session = await (await fetch(`${at.url}/admin/sessions/${line.session}`)).text();
   expect(session).toContain(cause);
   for (const shown of [JSON.stringify(lines), story, JSON.stringify(failures), answer.text, session])
@@ -97,21 +97,24 @@ describe('an upstream that cannot be reached', () => {
         cause: /^no answer to the upgrade within \d+ ms at /,
       }),
     ],
-  ])('%s: %s is named with its host in message, log, metrics, story and explorer', async (kind, _, env, make) => {
-    const { port, cause, scheme = 'http' } = await make();
-    const { at, lines } = await start(`${scheme}://127.0.0.1:${port}/secret?key=secret`, env);
-    const answer = await ask(at);
-    expect([answer.status, answer.body.error?.bridge_code]).toEqual([502, 'bridge_upstream_unreachable']);
-    const named = /^The upstream could not be reached\. (.*)\.$/.exec(answer.body.error!.message!)![1]!;
-    expect(named).toMatch(cause);
-    expect(named).toContain(`127.0.0.1:${port}`);
-    await expectTold(at, lines, answer, kind, named);
-    expect(lines.find(({ msg }) => msg === 'turn')!.fault).toBe('bridge_upstream_unreachable');
-    expect(await counted(at, 'holdfast_turn_faults_total{fault="bridge_upstream_unreachable"}')).toBe(1);
-  });
+  ])(
+    'An unreachable upstream (%s: %s) is named with its host in message, log, metrics, story and explorer',
+    async (kind, _, env, make) => {
+      const { port, cause, scheme = 'http' } = await make();
+      const { at, lines } = await start(`${scheme}://127.0.0.1:${port}/secret?key=secret`, env);
+      const answer = await ask(at);
+      expect([answer.status, answer.body.error?.bridge_code]).toEqual([502, 'bridge_upstream_unreachable']);
+      const named = /^The upstream could not be reached\. (.*)\.$/.exec(answer.body.error!.message!)![1]!;
+      expect(named).toMatch(cause);
+      expect(named).toContain(`127.0.0.1:${port}`);
+      await expectTold(at, lines, answer, kind, named);
+      expect(lines.find(({ msg }) => msg === 'turn')!.fault).toBe('bridge_upstream_unreachable');
+      expect(await counted(at, 'holdfast_turn_faults_total{fault="bridge_upstream_unreachable"}')).toBe(1);
+    },
+  );
 
   const error = { message: 'No.', type: 'x', code: 'nope', param: null };
-  it.each([401, 403, 404, 429, 500, 503])('%i in place of the upgrade is named as well', async (status) => {
+  it.each([401, 403, 404, 429, 500, 503])('A %i answer to the upgrade is named with its host', async (status) => {
     const server = createHttpServer();
     server.on('upgrade', (_req, socket) => {
       const body = JSON.stringify({ error });
@@ -126,13 +129,13 @@ describe('an upstream that cannot be reached', () => {
     await expectTold(at, lines, answer, status >= 500 ? 'http_5xx' : 'http_4xx', cause);
   });
 
-  it('every cause has a series before the first failure', async () => {
+  it('Every cause has a series before the first failure', async () => {
     const { at } = await start(null);
     for (const cause of ['dns', 'refused', 'reset', 'tls', 'timeout', 'proxy', 'http_4xx', 'http_5xx'])
       expect(await counted(at, `holdfast_upstream_failures_total{cause="${cause}"}`)).toBe(0);
   });
 
-  it('a call that is no turn is found as well', async () => {
+  it('A failed API call other than a turn can be looked up', async () => {
     const port = await freePort();
     const { at } = await start(`http://127.0.0.1:${port}/v1`);
     const answer = await fetch(`${at.url}/v1/models`, { headers: { authorization: 'Bearer sk-test' } });
@@ -140,7 +143,7 @@ describe('an upstream that cannot be reached', () => {
     expect(story).toContain(`ECONNREFUSED at 127.0.0.1:${port}`);
   });
 
-  it('a request that failed at another worker is found from any', async () => {
+  it('A request that failed at another worker can be looked up from any worker', async () => {
     const env = { HOLDFAST_SECRETS: `k:${'s'.repeat(32)}`, HOLDFAST_LAME_DUCK_MS: '0' };
     const port = await freePort();
     const database = createMemoryDatabase('0'.repeat(64));
@@ -149,14 +152,14 @@ describe('an upstream that cannot be reached', () => {
     const answer = await ask(at);
     const story = await tellStory(answer.headers['x-request-id']!, { url: other.url, adminToken: null });
     expect(story).toContain(`ECONNREFUSED at 127.0.0.1:${port}`);
-    // What its session went through is asked of the worker that remembers it.
+    // The story of its session comes from the worker that still has it in memory.
     expect(story).toContain('Epoch 1');
     const { failures } = (await (await fetch(`${other.url}/admin/failures`)).json()) as { failures: Line[] };
     expect(failures).toEqual([expect.objectContaining({ request: answer.headers['x-request-id'] })]);
   });
 });
 
-/** Answers look-ups of one name in turn; the last answer stays. */
+/** Answers look-ups of one name with these addresses in turn; the last one repeats. */
 function names(...answers: (string | null)[]) {
   const lookup = dns.lookup;
   vi.spyOn(dns, 'lookup').mockImplementation(((name: string, options: object, done: (...given: unknown[]) => void) => {
@@ -173,8 +176,8 @@ async function upstream(env: Record<string, string> = {}) {
   return { at, simulator: other.simulator };
 }
 
-describe('a name that is not known', () => {
-  it('and never was is said at once', async () => {
+describe('a name that does not resolve', () => {
+  it('A name that never resolved fails at once', async () => {
     names('ENOTFOUND');
     const { at } = await upstream();
     const answer = await ask(at);
@@ -182,34 +185,37 @@ describe('a name that is not known', () => {
   });
 
   it.each([
-    ['and was before', ['ENOTFOUND', 'ENOTFOUND', null]],
-    ['for now', ['EAI_AGAIN', 'EAI_AGAIN', null]],
-  ])('%s is asked for again until the deadline, and says nothing about WebSocket', async (_, later) => {
-    names(null);
-    const { at, simulator } = await upstream();
-    expect((await ask(at, 'first')).status).toBe(200);
-    names(...later);
-    expect((await ask(at, 'second')).status).toBe(200);
-    expect(simulator.journal.of('upgrade')).toHaveLength(2);
-  });
+    ['after it resolved before', ['ENOTFOUND', 'ENOTFOUND', null]],
+    ['after a temporary failure', ['EAI_AGAIN', 'EAI_AGAIN', null]],
+  ])(
+    'A name that does not resolve (%s) is looked up again until the deadline, and does not count against WebSocket',
+    async (_, later) => {
+      names(null);
+      const { at, simulator } = await upstream();
+      expect((await ask(at, 'first')).status).toBe(200);
+      names(...later);
+      expect((await ask(at, 'second')).status).toBe(200);
+      expect(simulator.journal.of('upgrade')).toHaveLength(2);
+    },
+  );
 });
 
-describe('over HTTP, a name that cannot be looked up for now', () => {
-  it('is looked up again until the deadline', async () => {
+describe('a temporary resolver failure over HTTP', () => {
+  it('A name that temporarily fails to resolve over HTTP is looked up again until the deadline', async () => {
     names('EAI_AGAIN', 'EAI_AGAIN', null);
     const { at, simulator } = await upstream({ HOLDFAST_UPSTREAM_TRANSPORT: 'http' });
     expect((await ask(at)).status).toBe(200);
     expect(simulator.journal.of('upgrade')).toEqual([]);
   });
 
-  it('is named when the deadline is over', async () => {
+  it('A name that fails to resolve over HTTP is named in the error at the deadline', async () => {
     names('EAI_AGAIN');
     const { at } = await upstream({ HOLDFAST_UPSTREAM_TRANSPORT: 'http', HOLDFAST_CONNECT_MS: '700' });
     expect((await ask(at)).body.error?.message).toContain('EAI_AGAIN at upstream.test');
   });
 });
 
-it('of several addresses of a host, one that may still answer decides', () => {
+it('A connection failure counts as final only if no address of the host may still answer', () => {
   const failed = (code: string) => Object.assign(new Error(code), { code });
   const of = (...codes: string[]) => unreachable(new AggregateError(codes.map(failed)), 'https://u.test/v1', null);
   expect(of('ENETUNREACH', 'ETIMEDOUT')).toMatchObject({ kind: 'timeout', final: false, text: 'ETIMEDOUT at u.test' });

@@ -63,7 +63,7 @@ const startTurn = (hub: InspectionHub, id = turnId) => {
   return turn;
 };
 
-it('shows an actor from its start to its end, every message with an id of its own', () => {
+it('An actor is shown from its start to its end, with a unique id on every message', () => {
   const { hub, errors } = hubOf();
   const { messages } = watch(hub);
   const session = startSession(hub);
@@ -96,7 +96,7 @@ it('shows an actor from its start to its end, every message with an id of its ow
   expect(errors).toEqual([]);
 });
 
-it('tells a late viewer what runs, in the state it is in, and not what has ended', () => {
+it('A late viewer receives the running actors in their current state, and none that have ended', () => {
   const { hub } = hubOf();
   const ended = startTurn(hub, `${turnId.slice(0, -1)}b`);
   ended.send({ type: 'fail' });
@@ -113,7 +113,7 @@ it('tells a late viewer what runs, in the state it is in, and not what has ended
   session.stop();
 });
 
-it('draws a turn below its session as soon as it has one, and below the next when it moves on', () => {
+it('A turn is drawn below its session as soon as it has one, and below the next session when it moves', () => {
   const { hub } = hubOf();
   const { messages } = watch(hub);
   const turn = startTurn(hub);
@@ -136,7 +136,7 @@ it('draws a turn below its session as soon as it has one, and below the next whe
   ]);
 });
 
-it('goes on in the same picture when a newer epoch takes the session over, here or on another worker', () => {
+it('A session keeps its identity in the picture when a newer epoch takes it over, on this or another worker', () => {
   const { hub } = hubOf();
   const { messages } = watch(hub);
   const older = startSession(hub, sessionId, 1);
@@ -155,7 +155,7 @@ it('goes on in the same picture when a newer epoch takes the session over, here 
   newer.stop();
 });
 
-it('shows only the sessions that were asked for, with their turns', () => {
+it('A filtered view shows only the requested sessions with their turns', () => {
   const { hub } = hubOf();
   const { messages } = watch(hub, `session=${sessionId}`);
   const wanted = startSession(hub);
@@ -168,7 +168,7 @@ it('shows only the sessions that were asked for, with their turns', () => {
   other.stop();
 });
 
-it('keeps whatever is not on the list of harmless fields, unless content is asked for', () => {
+it('Only fields on the list of harmless fields are shown, unless content is requested', () => {
   const secret = 'my grandmother’s recipe';
   const say = (hub: InspectionHub) => {
     const session = startSession(hub);
@@ -192,7 +192,7 @@ it('keeps whatever is not on the list of harmless fields, unless content is aske
   expect(JSON.stringify(wide.messages)).not.toContain('sk-1');
 });
 
-it('does no work and keeps no ended actor while nobody watches', () => {
+it('Without a viewer the hub does no work and keeps no ended actor', () => {
   let asked = 0;
   const { hub, errors } = hubOf({
     workerId() {
@@ -215,7 +215,7 @@ it('does no work and keeps no ended actor while nobody watches', () => {
   expect(watch(hub).messages).toEqual([]);
 });
 
-it('holds few ended actors however many there were, and every running one', () => {
+it('The hub keeps a bounded number of ended actors and every running one', () => {
   const running = createRunning();
   const alive = { id: 'alive', getSnapshot: () => ({ status: 'active' }) };
   running.add(alive);
@@ -228,7 +228,7 @@ it('holds few ended actors however many there were, and every running one', () =
   expect([...running.all()]).toEqual([alive]);
 });
 
-it('keeps a viewer’s error away from the machine and from the other viewers’ next events', () => {
+it('An error of one viewer reaches neither the machine nor other viewers', () => {
   const { hub, errors } = hubOf();
   let broken = true;
   hub.join({
@@ -247,7 +247,7 @@ it('keeps a viewer’s error away from the machine and from the other viewers’
   session.stop();
 });
 
-it('samples sessions alike everywhere, never more than the limit, and lets others in when one ends', () => {
+it('The sample of sessions is the same on every worker, stays within its limit, and is refilled when a session ends', () => {
   const ids = Array.from({ length: 2_000 }, (_, i) => `6d1f6a52-2b43-4d6e-9a5e-${String(i).padStart(12, '0')}`);
   const half = createSelection(new URLSearchParams('sample=0.5'), 10_000);
   const again = createSelection(new URLSearchParams('sample=0.5'), 10_000);

@@ -22,7 +22,7 @@ async function served(over?: Parameters<typeof serveInspection>[0]): Promise<Ser
   return running;
 }
 
-/** Status of an upgrade: 101 when it was taken. */
+/** Requests an upgrade; returns its status, 101 when accepted. */
 function upgrade(url: string, headers: Record<string, string> = {}): Promise<number> {
   const { host, pathname, search } = new URL(url);
   const [hostname, port] = host.split(':');
@@ -65,7 +65,7 @@ const startSession = (inspection: ServedInspection['inspection']) =>
     inspect: inspection.observe,
   });
 
-it('is understood by the stock receiver, which gets every event in order', async () => {
+it('The stock receiver of the inspector protocol reads every event in order', async () => {
   const { inspection, socketUrl } = await served();
   const session = startSession(inspection);
   cleanups.push(() => session.stop());
@@ -106,7 +106,7 @@ it('is understood by the stock receiver, which gets every event in order', async
   expect(received[1]).toMatchObject({ parentId: `session:${sessionId}` });
 });
 
-it('cuts off a viewer that does not read, without waiting for it, and tells', async () => {
+it('A viewer that does not read is disconnected without delay, and counted', async () => {
   let cutOff = 0;
   const { inspection, socketUrl } = await served({ bufferBytes: 200_000, onCutOff: () => (cutOff += 1) });
   const session = startSession(inspection);
@@ -115,7 +115,7 @@ it('cuts off a viewer that does not read, without waiting for it, and tells', as
   cleanups.push(() => slow.terminate());
   await once(slow, 'message');
   slow.pause();
-  // All in one go: nothing can be read meanwhile, and the system's own buffers are bounded too.
+  // Synchronously: nothing can be read in between, and the buffers of the operating system are bounded too.
   for (let i = 0; i < 200_000 && inspection.viewers > 0; i += 1)
     session.send({ type: 'socket.failed', generation: -1 });
   expect(inspection.viewers).toBe(0);
@@ -123,7 +123,7 @@ it('cuts off a viewer that does not read, without waiting for it, and tells', as
   expect(session.state).toBe('connecting.dialing');
 });
 
-it('forgets a viewer that goes away', async () => {
+it('A viewer that disconnects is removed', async () => {
   const { inspection, socketUrl } = await served();
   const session = startSession(inspection);
   cleanups.push(() => session.stop());
@@ -135,13 +135,13 @@ it('forgets a viewer that goes away', async () => {
   await expect.poll(() => inspection.viewers).toBe(0);
 });
 
-it('opens its socket to operators only, from its own page only, and for so many only', async () => {
+it('The inspector socket accepts operators only, from its own origin only, and a bounded number of them', async () => {
   const open = await served({ viewers: 1 });
   expect(await upgrade(open.socketUrl)).toBe(101);
   expect(await upgrade(open.socketUrl, { origin: open.url })).toBe(101);
   expect(await upgrade(open.socketUrl, { origin: 'https://evil.example' })).toBe(401);
   expect(await upgrade(open.socketUrl, { origin: 'null' })).toBe(401);
-  // A foreign name that was made to point at the loopback address.
+  // A foreign host name that resolves to the loopback address.
   expect(await upgrade(open.socketUrl, { host: 'evil.example:80', origin: 'http://evil.example' })).toBe(401);
   expect(await upgrade(open.socketUrl, { 'x-forwarded-for': '203.0.113.7' })).toBe(401);
   const only = new WebSocket(open.socketUrl);
@@ -152,7 +152,7 @@ it('opens its socket to operators only, from its own page only, and for so many 
   expect(await upgrade(open.socketUrl.replace('/socket', '/other'))).toBe(426);
 });
 
-it('gives the bearer of the admin token a ticket that opens one socket', async () => {
+it('A holder of the admin token gets a ticket that opens one socket', async () => {
   const clock = createManualClock();
   const { url, socketUrl } = await served({ allow: createOperatorAccess('admin-token'), clock });
   const ticketFor = (token: string) =>
@@ -169,7 +169,7 @@ it('gives the bearer of the admin token a ticket that opens one socket', async (
   expect(await upgrade(`${socketUrl}?ticket=${late}`)).toBe(401);
 });
 
-it('serves a page without data that may run only its own script and frame only the viewer', async () => {
+it('The inspector page holds no data, and may only run its own script and frame the viewer', async () => {
   const { url } = await served({
     inspectorUrl: 'https://viewer.example/inspect?a="><script>',
     allow: createOperatorAccess('t'),

@@ -22,7 +22,7 @@ afterEach(() => {
   for (const metrics of made.splice(0)) metrics.stop();
 });
 
-/** The value of one series, read from the page as Prometheus would; null when there is none. */
+/** Returns the value of one series, parsed from the page as Prometheus does; null when there is none. */
 async function value(metrics: Metrics, series: string): Promise<number | null> {
   const text = await metrics.registry.metrics();
   const line = text.split('\n').find((each) => each.startsWith(`${series} `));
@@ -60,7 +60,7 @@ const line = (over: Partial<TurnLine> = {}): TurnLine => ({
   ...over,
 });
 
-it('records everything a turn’s log line says', async () => {
+it('The metrics record everything in the log line of a turn', async () => {
   const metrics = fresh();
   metrics.turnEnded(line());
   const read = (series: string) => value(metrics, series);
@@ -79,7 +79,7 @@ it('records everything a turn’s log line says', async () => {
   expect(await read('holdfast_tokens_total{kind="reasoning"}')).toBe(20);
 });
 
-it('counts neither savings nor times for a turn that never left', async () => {
+it('A turn that was never sent counts neither savings nor times', async () => {
   const metrics = fresh();
   metrics.turnEnded(
     line({
@@ -101,14 +101,14 @@ it('counts neither savings nor times for a turn that never left', async () => {
   expect(await value(metrics, 'holdfast_turn_state_ignored_total{reason="foreign"}')).toBe(1);
 });
 
-it('does not count a replay that is larger than the request as a negative saving', async () => {
+it('A replay larger than its request does not count as a negative saving', async () => {
   const metrics = fresh();
   metrics.turnEnded(line({ form: 'full', bytesFromClient: 100, bytesSent: 5_000 }));
   metrics.turnEnded(line({ bytesFromClient: 1_000, bytesSent: 900 }));
   expect(await value(metrics, 'holdfast_turn_saved_bytes_total')).toBe(100);
 });
 
-it('never makes a series of an unforeseen label value, and never shows an id', async () => {
+it('An unforeseen label value never creates a series, and no id is shown', async () => {
   const metrics = fresh();
   for (let i = 0; i < 50; i += 1) {
     metrics.turnEnded(line({ outcome: `outcome-${i}`, fault: `fault-${i}`, tokenIgnored: `reason-${i}` }));
@@ -120,7 +120,7 @@ it('never makes a series of an unforeseen label value, and never shows an id', a
   expect(await value(metrics, 'holdfast_turns_total{outcome="other",shape="full",terminal="completed"}')).toBe(50);
 });
 
-it('reads gauges when it is asked, with every state of a session', async () => {
+it('Gauges are read at scrape time, with every state of a session', async () => {
   const metrics = fresh();
   const states = ['live.idle', 'live.streaming', 'stale'];
   metrics.watch({ sockets: () => 2, sessions: () => states, queued: () => 3, turnBufferBytes: () => 77 });
@@ -133,7 +133,7 @@ it('reads gauges when it is asked, with every state of a session', async () => {
   expect(await value(metrics, 'holdfast_turn_buffer_bytes')).toBe(77);
 });
 
-it('keeps the page when one source of a gauge throws', async () => {
+it('A gauge source that throws does not break the page', async () => {
   const metrics = fresh();
   metrics.watch({
     sockets: () => 5,
@@ -145,7 +145,7 @@ it('keeps the page when one source of a gauge throws', async () => {
   expect(await value(metrics, 'holdfast_queue_length')).toBeNull();
 });
 
-it('measures the age of the lease from before the heartbeat was sent', async () => {
+it('The age of the lease is measured from before the heartbeat was sent', async () => {
   const metrics = fresh();
   expect(await value(metrics, 'holdfast_heartbeat_age_milliseconds')).toBeNull();
   metrics.heartbeatConfirmed(clock.now());
@@ -153,7 +153,7 @@ it('measures the age of the lease from before the heartbeat was sent', async () 
   expect(await value(metrics, 'holdfast_heartbeat_age_milliseconds')).toBe(4_200);
 });
 
-it('reads usage of any shape without an error', () => {
+it('Usage of any shape is read without an error', () => {
   const none = { input: 0, cached: 0, output: 0, reasoning: 0 };
   for (const usage of [null, undefined, 'many', 7, [], { input_tokens: '12' }, { input_tokens: -3 }]) {
     expect(tokensOf(usage)).toEqual(none);
@@ -161,7 +161,7 @@ it('reads usage of any shape without an error', () => {
   expect(tokensOf({ input_tokens: 5, input_tokens_details: null })).toEqual({ ...none, input: 5 });
 });
 
-it('has help for every metric, follows the naming rules and bounds the series of each', () => {
+it('Every metric has a help text, follows the naming rules and bounds its series', () => {
   for (const [name, definition] of Object.entries(catalogue) as [string, Definition][]) {
     expect(definition.help.endsWith('.'), name).toBe(true);
     expect(name.endsWith('_total'), name).toBe(definition.kind === 'counter');
@@ -174,7 +174,7 @@ it('has help for every metric, follows the naming rules and bounds the series of
   }
 });
 
-it('serves the page only to whom the rule allows', async () => {
+it('The metrics page is served only to those whom the access rule allows', async () => {
   const metrics = fresh();
   const router = express.Router();
   router.get(

@@ -17,7 +17,7 @@ import { createManualClock } from '../../src/testing/index.ts';
 const sessionId = '6d1f6a52-2b43-4d6e-9a5e-000000000001';
 const turnId = '6d1f6a52-2b43-4d6e-9a5e-00000000000a';
 
-it('makes the log line, the metrics and the story of one turn from one call', async () => {
+it('One call produces the log line, the metrics and the story of a turn', async () => {
   const lines: Record<string, unknown>[] = [];
   const bad: FlightRecord[] = [];
   const observatory = createObservatory({
@@ -73,7 +73,7 @@ it('makes the log line, the metrics and the story of one turn from one call', as
   );
 });
 
-it('answers its own refusals inside any app, and leaves the app its other paths', async () => {
+it('The observatory answers its own refusals inside any app, and leaves the app’s other paths alone', async () => {
   const observatory = createObservatory({
     config: readConfig({ HOLDFAST_ADMIN_TOKEN: 'admin-token' }),
     workerId: () => 'w1',

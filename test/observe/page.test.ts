@@ -11,7 +11,7 @@ const browserPath = process.env.CHROMIUM_PATH ?? '/usr/bin/chromium';
 const sessionId = '6d1f6a52-2b43-4d6e-9a5e-000000000001';
 const turnId = '6d1f6a52-2b43-4d6e-9a5e-00000000000a';
 
-/** Stands in for the hosted viewer: says that it is there, and keeps what it is told. */
+/** Stands in for the hosted viewer: reports that it is ready, and records the messages it receives. */
 const viewerPage = `<!doctype html><script>
 window.told = [];
 addEventListener('message', ({ data }) => window.told.push(data));
@@ -19,7 +19,7 @@ parent.postMessage({ type: '@statelyai.connected' }, '*');
 </script>`;
 
 it.skipIf(!existsSync(browserPath))(
-  'feeds the framed viewer in a real browser, under its own policy',
+  'The page passes events to the framed viewer in a real browser, under its own content security policy',
   async () => {
     const viewer = createServer((_req, res) => res.setHeader('content-type', 'text/html').end(viewerPage));
     await new Promise<void>((done) => viewer.listen(0, '127.0.0.1', done));
@@ -31,7 +31,7 @@ it.skipIf(!existsSync(browserPath))(
       const complaints: string[] = [];
       page.on('console', (message) => void (message.type() === 'error' && complaints.push(message.text())));
       page.on('pageerror', (error) => void complaints.push(String(error)));
-      // As `holdfast inspect <session>` opens it: what is named is watched at once.
+      // `holdfast inspect <session>` opens this URL: the named session is shown at once.
       await page.goto(`${url}/inspect?session=${sessionId}`);
       const frame = page.frame({ url: inspectorUrl })!;
       await page.waitForFunction("document.querySelector('output').value.startsWith('watching')");

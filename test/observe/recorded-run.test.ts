@@ -23,7 +23,7 @@ interface Shown {
   snapshot?: { status: string; value: unknown };
 }
 
-/** The inspector's own client, connected to one worker. */
+/** Connects the inspector's own client to one worker. */
 async function watch(at: TestBridge): Promise<Shown[]> {
   const shown: Shown[] = [];
   const joined = Promise.withResolvers<void>();
@@ -35,7 +35,7 @@ async function watch(at: TestBridge): Promise<Shown[]> {
   return shown;
 }
 
-/** What the flight recorder of a worker remembers: the second witness, which no socket has carried. */
+/** Returns the memory of a worker's flight recorder: an independent record that no socket has carried. */
 async function recorded(at: TestBridge, id: string): Promise<FlightRecord> {
   const answer = await fetch(`${at.url}/admin/stories/${id}`);
   return ((await answer.json()) as { record: FlightRecord }).record;
@@ -60,7 +60,7 @@ const topOf = ({ snapshot }: Shown) => {
   return typeof value === 'string' ? value : Object.keys(value as object)[0]!;
 };
 
-it('is seen whole by the stock inspector at both workers, as one session, without a word of what was said', async () => {
+it('The stock inspector sees a whole run at both workers as one session, without any of its content', async () => {
   pair = await startPair();
   const { a, b } = pair;
   const atA = await watch(a);
@@ -102,13 +102,13 @@ it('is seen whole by the stock inspector at both workers, as one session, withou
   }
   expect(reached).toBeGreaterThan(40);
 
-  // One identity, and the whole way.
+  // One identity over all states.
   const sessions = [...atA, ...atB].filter(({ sessionId }) => sessionId.startsWith('session:'));
   expect(new Set(sessions.map(({ sessionId }) => sessionId))).toEqual(new Set([me]));
   const way = [...ofMe(atA), ...ofMe(atB)].map(topOf).filter((state, index, all) => state !== all[index - 1]);
   expect(way).toEqual(['connecting', 'live', 'reconnecting', 'live', 'stale', 'reconnecting', 'live', 'closed']);
 
-  // Who comes late is told first what runs: the worker, the session, then the turn below it.
+  // A late viewer receives the running actors first: the worker, the session, then its turn.
   expect(late.slice(0, 3).map(({ type, sessionId }) => `${type} ${sessionId.split(':')[0]}`)).toEqual([
     '@xstate.actor worker',
     '@xstate.actor session',
@@ -121,7 +121,7 @@ it('is seen whole by the stock inspector at both workers, as one session, withou
   for (const secret of SECRETS) expect(everything).not.toContain(secret);
 }, 30_000);
 
-it('keeps credentials back from viewers that may see content', async () => {
+it('Viewers that may see content do not see credentials', async () => {
   pair = await startPair({ HOLDFAST_INSPECT_CONTENT: 'on' });
   const [atA, atB] = [await watch(pair.a), await watch(pair.b)];
   await run(pair, async () => {});
@@ -131,7 +131,7 @@ it('keeps credentials back from viewers that may see content', async () => {
 }, 30_000);
 
 it.skipIf(!existsSync(browserPath))(
-  'is lit in the explorer in each of its states, whichever worker shows the page',
+  'The explorer highlights the session in each of its states, whichever worker serves the page',
   async () => {
     pair = await startPair();
     const shots = process.env.TEST_SCREENSHOTS;
@@ -145,7 +145,7 @@ it.skipIf(!existsSync(browserPath))(
       closed: 'closed',
     };
     try {
-      // Both pages show the session wherever it runs: B's while A owns it, and the other way round.
+      // Both pages show the session wherever it runs: B's page while A owns it, and the reverse.
       const [atA, atB] = await Promise.all(
         [pair.a, pair.b].map((at) => browser.newPage({ baseURL: at.url, viewport: { width: 1560, height: 1100 } })),
       );

@@ -4,12 +4,12 @@ import { type Answer, post } from '../support/client.ts';
 import { openLive } from '../support/live-client.ts';
 import { until } from '../support/until.ts';
 
-/** What is said in the run, and the credentials it is said with: none of it may ever be seen. */
+/** Content of the run and its credentials: none of them may be visible anywhere. */
 export const SECRETS = ['grandmother', 'lemon cake', 'sk-test', 'keep-it-closed'];
 
 export type Stage = 'connecting' | 'live' | 'reconnecting' | 'stale' | 'elsewhere' | 'closed';
 
-/** Two workers of one database. */
+/** Two workers on one database. */
 export interface Pair {
   a: TestBridge;
   b: TestBridge;
@@ -20,7 +20,7 @@ export async function startPair(env: Record<string, string> = {}): Promise<Pair>
   const settings = {
     HOLDFAST_RECORDED_EVENTS: '500',
     HOLDFAST_CONNECT_MS: '20000',
-    // With `auto` a refused handshake sends the turn over HTTP, and nothing is seen of waiting for a socket.
+    // With `auto` a refused handshake would move the turn to HTTP, and the wait for a socket would not be visible.
     HOLDFAST_UPSTREAM_TRANSPORT: 'websocket',
     HOLDFAST_LAME_DUCK_MS: '0',
     ...env,
@@ -51,8 +51,8 @@ async function act(at: TestBridge, id: string, action: string): Promise<void> {
 }
 
 /**
- * Leads one session through every state: it connects and lives on A, loses its socket in the middle of a turn, is
- * released, lives on at B, and is closed. In each stage it stands still until `look` has seen it.
+ * Leads one session through every state: it connects and is live on A, loses its socket during a turn, is released, is
+ * live on B, and is closed. It stays in each state until `look` has seen it.
  *
  * @returns the session's id
  */
@@ -92,7 +92,7 @@ export async function run(
   history.push(...(await second).body.output, user('that was all of my grandmother'));
   await until(() => stateAt(a) === 'live.idle');
 
-  // The operator asks B, which does not own it: A is told.
+  // The operator asks B, which does not own the session: B forwards the request to A.
   await act(b, id, 'release');
   await until(() => stateAt(a) === null);
   await look('stale', id);

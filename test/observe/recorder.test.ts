@@ -19,7 +19,7 @@ const recorderOf = (over: Partial<RecorderOptions> = {}) => createRecorder({ wor
 const boolean = fc.boolean();
 const generation = fc.integer({ min: 0, max: 4 });
 const plain = (...types: string[]) => fc.constantFrom(...types).map((type) => ({ type }) as SessionEvent);
-/** Any event of the machine; most generations are near those a session reaches. */
+/** Arbitrary events of the machine; most generations are near those that a session reaches. */
 const anyEvent: fc.Arbitrary<SessionEvent> = fc.oneof(
   plain(
     'turn.wanted',
@@ -57,7 +57,7 @@ const anyEvent: fc.Arbitrary<SessionEvent> = fc.oneof(
   fc.constant({ type: 'turn.cancelled' as const, reason: 'superseded' as const }),
 );
 
-/** Events with every value that makes a difference, for the socket of this generation. */
+/** Returns events with every value that makes a difference, for the socket of this generation. */
 const variants = (at: number): SessionEvent[] => {
   const [yes, no] = [true, false];
   return [
@@ -79,12 +79,12 @@ const variants = (at: number): SessionEvent[] => {
     );
 };
 
-/** The n-th of the events that mean something to the machine where it stands. */
+/** Index into the events that the machine handles in its current state. */
 const meant = fc.nat({ max: 1_000 });
 
 const throughJson = (record: FlightRecord | null): FlightRecord => JSON.parse(JSON.stringify(record));
 
-it('replays any sequence of events to the very snapshot the actor reached, from plain JSON', () => {
+it('Any sequence of events replays from plain JSON to the snapshot that the actor reached', () => {
   const states = new Set<string>();
   let dropped = 0;
   fc.assert(
@@ -115,12 +115,12 @@ it('replays any sequence of events to the very snapshot the actor reached, from 
     ),
     { numRuns: 400, verbose: true },
   );
-  // The sequences go somewhere, and some are longer than what is kept.
+  // The sequences reach many states, and some are longer than what is kept.
   expect(states.size).toBeGreaterThan(15);
   expect(dropped).toBeGreaterThan(0);
 });
 
-it('replays an actor that was taken over from the state it was born in', () => {
+it('The record of an actor that took a session over replays from its initial state', () => {
   const recorder = recorderOf();
   const { snapshot } = rehydrate(sessionProgram, {
     persisted: { value: { live: 'idle' }, context: { generation: 3, creates: 1, turns: 9, takeovers: 1 } },
@@ -147,7 +147,7 @@ it('replays an actor that was taken over from the state it was born in', () => {
   expect(replay(record)).toMatchObject({ value: actor.getSnapshot().value, context: actor.getSnapshot().context });
 });
 
-it('refuses to replay a record whose beginning this machine does not know', () => {
+it('A record whose beginning this machine does not know is refused', () => {
   const recorder = recorderOf();
   createActor(sessionMachine, { id: `${sessionId}@1`, input: {}, inspect: recorder.observe }).start();
   const record = throughJson(recorder.story(sessionId));
@@ -155,7 +155,7 @@ it('refuses to replay a record whose beginning this machine does not know', () =
   expect(() => replay({ ...record, base: { value: 'gone', context: {} } })).toThrow();
 });
 
-it('tells a session’s and its turns’ events in order, with times, and counts what only repeats', () => {
+it('The events of a session and of its turns are listed in order with times, and repetitions are counted', () => {
   const recorder = recorderOf();
   const session = createActor(sessionMachine, { id: `${sessionId}@1`, input: {}, inspect: recorder.observe });
   session.start();
@@ -177,7 +177,7 @@ it('tells a session’s and its turns’ events in order, with times, and counts
   expect(dropped).toBe(0);
 });
 
-it('records no field that could hold content or credentials', () => {
+it('No field that could hold content or credentials is recorded', () => {
   const recorder = recorderOf();
   const session = createActor(sessionMachine, { id: `${sessionId}@1`, input: {}, inspect: recorder.observe });
   session.start();
@@ -186,7 +186,7 @@ it('records no field that could hold content or credentials', () => {
   expect(JSON.stringify(recorder.story(sessionId))).not.toMatch(/prompt|sk-1/);
 });
 
-it('remembers ended sessions for a while, running ones always', () => {
+it('Ended sessions are remembered for a while, and running ones always', () => {
   const recorder = recorderOf({ ended: 3 });
   const start = (id: string) => {
     const actor = createActor(sessionMachine, { id: `${id}@1`, input: {}, inspect: recorder.observe });
@@ -229,7 +229,7 @@ const line = (over: Partial<TurnLine> = {}): TurnLine => ({
   ...over,
 });
 
-it('knows a bad end from the order of the day', () => {
+it('A bad end is distinguished from ordinary ones', () => {
   expect(endedBadly(line())).toBe(true);
   expect(endedBadly(line({ terminal: 'cancelled', fault: 'bridge_lease_lapsed' }))).toBe(true);
   expect(endedBadly(line({ terminal: 'failed', fault: null, upstreamStatus: 503 }))).toBe(true);
@@ -238,7 +238,7 @@ it('knows a bad end from the order of the day', () => {
   expect(endedBadly(line({ terminal: 'completed', fault: null }))).toBe(false);
 });
 
-it('hands the story of a bad end over, a bounded number a minute, and survives who takes it', () => {
+it('The story of a bad end is handed over, a bounded number per minute, and a receiver that throws is survived', () => {
   const taken: FlightRecord[] = [];
   const recorder = recorderOf({
     onBadEnd(_session, _turn, record) {
@@ -261,7 +261,7 @@ it('hands the story of a bad end over, a bounded number a minute, and survives w
   expect(taken.length).toBe(before + 1);
 });
 
-it('tells of the last turn that ended, while that is a bad end', () => {
+it('A record has the ending of the last turn only if that was a bad end', () => {
   const recorder = recorderOf();
   createActor(sessionMachine, { id: `${sessionId}@1`, input: {}, inspect: recorder.observe }).start();
   expect(recorder.story(sessionId)?.ending).toBeNull();

@@ -32,7 +32,7 @@ function recorder() {
 
 const worker = (id: string, leaseMs: number) => ({ id, internalUrl: null, livenessPath: null, version: '1', leaseMs });
 
-it('counts the verdicts of a real store, takeovers and confirmed heartbeats, and changes no answer', async () => {
+it('The store wrapper counts verdicts, takeovers and confirmed heartbeats of a real store, and changes no answer', async () => {
   const database = await freshDatabase();
   cleanups.push(() => database.drop());
   const inner = await openPostgresStore({ url: database.url });
@@ -82,7 +82,7 @@ it('counts the verdicts of a real store, takeovers and confirmed heartbeats, and
   ]);
 });
 
-it('counts calls without an answer, and hands read failures on as they are', async () => {
+it('The store wrapper counts unanswered calls, and rethrows read failures unchanged', async () => {
   const memory = createMemoryStore({ clock: createManualClock() });
   const { facts, metrics } = recorder();
   const store = observeStore(memory, metrics, systemClock);
@@ -92,13 +92,13 @@ it('counts calls without an answer, and hands read failures on as they are', asy
   expect(facts).toEqual(['heartbeat unknown', 'read failed']);
 });
 
-it('leaves calls it does not know on the store itself', () => {
+it('The store wrapper leaves unknown calls on the store itself', () => {
   const inner = { ...createMemoryStore({ clock: createManualClock() }), unheardOf: () => 'reached' };
   const store = observeStore(inner, recorder().metrics, systemClock) as SessionStore & { unheardOf(): string };
   expect(store.unheardOf()).toBe('reached');
 });
 
-it('counts handshakes by result and connections until they are closed', async () => {
+it('The transport wrapper counts handshakes by result, and connections until they are closed', async () => {
   const connection = { open: true } as { open: boolean } & UpstreamConnection;
   const results: DialResult[] = [
     { kind: 'open', connection, headers: {} },

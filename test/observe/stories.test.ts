@@ -11,7 +11,7 @@ afterEach(() => at.close());
 
 const asked = () => ({ url: at.url, adminToken: null });
 
-it('tells, by session or response id, what happened and why the client got what it got', async () => {
+it('A story by session or response id describes the events and why the client got its answer', async () => {
   at = await startTestBridge();
   const first = await post(at.url, { model: 'm', stream: true, store: false, input: 'one' }, { 'thread-id': 't' });
   const story = await tellStory(first.body.id, asked());
@@ -20,7 +20,7 @@ it('tells, by session or response id, what happened and why the client got what 
   await expect(tellStory('resp_unknown', asked())).rejects.toThrow('There is no such session or response.');
 });
 
-it('keeps the story of a turn that ended badly, for whoever asks after a restart', async () => {
+it('The story of a turn that ended badly is stored and available after a restart', async () => {
   at = await startTestBridge();
   at.simulator.script.onTurn({}, { kind: 'reset', at: { deltas: 1 } });
   const cut = await post(at.url, { model: 'm', stream: true, store: false, input: 'one' }, { 'thread-id': 't' });
@@ -32,7 +32,7 @@ it('keeps the story of a turn that ended badly, for whoever asks after a restart
   expect(story).not.toContain('"one"');
 });
 
-it('names the cause and the host where the upstream could not be reached, with or without a row of the session', async () => {
+it('A story names cause and host when the upstream could not be reached, with or without a row of the session', async () => {
   const sessions: string[] = [];
   const logger = pino({ level: 'info' }, { write: (line) => void sessions.push(JSON.parse(line).session) });
   const port = await freePort();
@@ -43,7 +43,7 @@ it('names the cause and the host where the upstream could not be reached, with o
   expect(story).not.toContain('secret');
 });
 
-it('asks for the admin token where there is one', async () => {
+it('Stories need the admin token where there is one', async () => {
   at = await startTestBridge({ env: { HOLDFAST_ADMIN_TOKEN: 'operator' } });
   const first = await post(at.url, { model: 'm', stream: true, input: 'one' });
   await expect(tellStory(first.body.id, asked())).rejects.toThrow('API key');

@@ -9,13 +9,13 @@ import { createInspection, type Inspection, type InspectionOptions } from '../..
 
 export interface ServedInspection {
   inspection: Inspection;
-  /** e.g. `ws://127.0.0.1:1234/inspect/socket`. */
+  /** For example `ws://127.0.0.1:1234/inspect/socket`. */
   socketUrl: string;
   url: string;
   close(): Promise<void>;
 }
 
-/** The inspector on a server of its own. */
+/** Serves the inspector on a server of its own. */
 export async function serveInspection(over: Partial<InspectionOptions> = {}): Promise<ServedInspection> {
   const inspection = createInspection({
     workerId: () => 'worker-1',

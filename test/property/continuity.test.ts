@@ -4,7 +4,7 @@ import { action, type Counts, converse, habits } from './conversation.ts';
 import { openWorld, type PropertyWorld } from './world.ts';
 
 const RUNS = Number(process.env.PROPERTY_RUNS ?? 2_000);
-/** Asked for by number, all of them run; else as many as the time allows, on whatever machine this is. */
+/** Time limit in milliseconds. A number of runs given by the environment is run in full, whatever its time. */
 const LIMIT_MS = process.env.PROPERTY_RUNS === undefined ? 45_000 : Number.POSITIVE_INFINITY;
 const LEAST = Math.min(RUNS, 100);
 const SEED = Number(process.env.PROPERTY_SEED ?? Math.floor(Math.random() * 2 ** 31));
@@ -15,7 +15,7 @@ beforeAll(async () => {
 });
 afterAll(() => world?.close());
 
-it(`whatever clients and sockets do, the model sees what the client meant (seed ${SEED}, at most ${RUNS} conversations)`, async () => {
+it(`For any behaviour of clients and sockets the model sees what the client meant (seed ${SEED}, at most ${RUNS} conversations)`, async () => {
   const counts: Counts = { turns: 0, outcomes: {}, eligible: 0, inFull: [] };
   const until = performance.now() + LIMIT_MS;
   let ran = 0;

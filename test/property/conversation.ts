@@ -16,35 +16,38 @@ import type { PropertyWorld } from './world.ts';
 
 type Item = Record<string, unknown>;
 
-/** How a client behaves for as long as it talks. */
+/** Behaviour of a client over a whole conversation. */
 export interface Habits {
   keyed: boolean;
-  /** `resend`: everything, every time; `anchor`: the last response and what is new. */
+  /** `resend`: everything, every time; `anchor`: the last response and the new items. */
   style: 'resend' | 'anchor';
   store: boolean;
-  /** What it drops from the model's items when it sends them again. */
+  /** Parts that the client drops from the model's items when it resends them. */
   drops: readonly Dropped[];
-  /** Which events its items of the model come from; `mixed` changes from turn to turn. */
+  /** Event from which the client takes the model's items; `mixed` changes from turn to turn. */
   form: ItemForm | 'mixed';
   instructions: string | null;
 }
 
-/** One thing a client does, or that is done to it. */
+/** One action of a client, or one fault. */
 export type Action =
   | { do: 'say'; socket?: 'lost' | 'forgets' | 'lost_before_created' | 'lost_midway' }
-  /** Goes back some turns and says something else there. */
+  /** Goes back some turns and continues differently there. */
   | { do: 'edit'; back: number }
   /** Anchors to an older response. */
   | { do: 'fork'; back: number }
-  /** Replaces everything by a summary of its own. */
+  /** Replaces everything by the client's own summary. */
   | { do: 'compact' }
-  /** Hangs up in the middle, then says something new while the model still speaks. */
+  /** Disconnects during the answer, then sends something new while the model still generates. */
   | { do: 'interrupt' }
-  /** Hangs up in the middle, then repeats itself to the letter. */
+  /** Disconnects during the answer, then repeats the identical request. */
   | { do: 'retry' }
-  /** Hangs up in the middle, then repeats itself with what it already had of the answer, as Codex does. */
+  /**
+   * Disconnects during the answer, then repeats the request with the part of the answer that it already had, as Codex
+   * does.
+   */
   | { do: 'retry_grown' }
-  /** Two requests at once from the same place. */
+  /** Sends two concurrent requests from the same place. */
   | { do: 'parallel' }
   | { do: 'restart' };
 
@@ -76,32 +79,34 @@ export const action: fc.Arbitrary<Action> = fc.oneof(
   { weight: 1, arbitrary: fc.constant<Action>({ do: 'restart' }) },
 );
 
-/** What a conversation came to, counted. */
+/** Counts of what happened in a conversation. */
 export interface Counts {
   turns: number;
   outcomes: Record<string, number>;
-  /** Requests that only added to an answer just given, on a socket nothing happened to: each must go out as a delta. */
+  /** Requests that only extend the previous answer, on an undisturbed socket: each must be sent as a delta. */
   eligible: number;
-  /** Those that did not, by what had been done before. */
+  /** Those that were not, with the actions before them. */
   inFull: string[];
 }
 
-/** Outcomes after which the session a client finds again is the one that has just answered it. */
+/** Outcomes after which the client's next request finds the session that answered it. */
 const keepsTheLine = new Set(['created', 'live_reuse', 'stale_recovery', 'superseded']);
 
 const user = (text: string): Item => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 
 interface Point {
-  /** Everything the client has up to here, as it would send it. */
+  /** Everything the client has so far, as it would send it. */
   items: Item[];
-  /** What the model knows up to here, when it is named by its id. */
+  /** Everything the model knows so far when it is referred to by id. */
   known: Item[];
   responseId: string | null;
 }
 
 /**
- * Plays a plan against the bridge. Throws at the first completed answer whose context was not what the client meant,
- * at an answer without exactly one terminal, and at one that nothing explains.
+ * Runs a plan against the bridge.
+ *
+ * @throws Error at the first completed answer whose context was not what the client meant, at an answer without exactly
+ * one terminal, and at an unexplained failure
  */
 export async function converse(
   world: PropertyWorld,
@@ -113,7 +118,7 @@ export async function converse(
   const headers: Record<string, string> = ways.keyed ? { 'thread-id': thread } : {};
   const points: Point[] = [{ items: [], known: [], responseId: null }];
   let said = 0;
-  /** The last answer's socket holds it, and nothing has happened to it since. */
+  /** True while the socket of the last answer holds the conversation and has not been disturbed. */
   let warm = false;
   const here = () => points.at(-1)!;
   const next = () => user(`${thread} says ${said++}`);
@@ -159,7 +164,7 @@ export async function converse(
         anchored = false;
         continue;
       }
-      // Only faults explain a request that has to be repeated; nobody else moves this conversation.
+      // Only faults explain a request that has to be repeated, because no other client moves this conversation.
       if (answer.status < 500 || answer.body.error?.bridge_code === 'bridge_conflict')
         throw new Error(`unexplained: ${answer.status} ${answer.text}`);
     }
@@ -173,8 +178,8 @@ export async function converse(
   }
 
   /**
-   * Hangs up in the middle of the first item, or right after it; returns the items that were finished by then. What the
-   * model is saying goes on at once, or not before the step is over.
+   * Disconnects during the first item, or right after it; returns the items that were finished by then. The model
+   * continues at once, or only after the step.
    */
   async function cutOff(item: Item, at: 'first_delta' | 'item_done', goesOn: boolean): Promise<Item[]> {
     const hold: Place = at === 'first_delta' ? { deltas: 1 } : 'after_item_done';
@@ -220,7 +225,7 @@ export async function converse(
       case 'fork': {
         const from = points[Math.max(0, points.length - 1 - step.back)]!;
         points.push(await ask(from, [next()], true));
-        // The key goes on naming the line that was left.
+        // The key still names the line that was left.
         warm = false;
         break;
       }

@@ -1,6 +1,6 @@
 import { type TestBridge, testBridge } from '../../src/testing/index.ts';
 
-/** A bridge on a store in memory and the simulated upstream, which restarts in milliseconds. */
+/** A bridge on an in-memory store and the simulated upstream; it restarts in milliseconds. */
 export type PropertyWorld = TestBridge;
 
 export const openWorld = (env: Record<string, string> = {}): Promise<PropertyWorld> =>

@@ -10,7 +10,7 @@ export const user = (text: string): Item => ({
   content: [{ type: 'input_text', text }],
 });
 
-/** How a client sends a conversation on. */
+/** A client’s way to continue a conversation. */
 export interface Ways {
   name: string;
   form: ItemForm;
@@ -26,10 +26,10 @@ export const WAYS: readonly Ways[] = [
 
 const TERMINALS = new Set(['response.completed', 'response.incomplete', 'response.failed', 'error']);
 
-/** Index of the first event that ends a stream, -1 when it has no end. */
+/** Returns the index of the first event that ends a stream; -1 when there is none. */
 export const endOf = (events: readonly Json[]): number => events.findIndex(({ type }) => TERMINALS.has(String(type)));
 
-/** A small answer of our own, as events. */
+/** Returns a small synthetic answer as events. */
 export function answerEvents(id: string, output: readonly Item[], listed: readonly Item[] = output): Json[] {
   const response = { id, object: 'response', created_at: 1, status: 'in_progress', model: 'm', output: [] };
   return [
@@ -43,7 +43,7 @@ export function answerEvents(id: string, output: readonly Item[], listed: readon
   ].map((event, sequence_number) => ({ ...event, sequence_number }));
 }
 
-/** The end of every conversation here: one more message. */
+/** Last turn of every conversation here: one more message. */
 export const lastWord = (id: string): Play => ({
   events: answerEvents(id, [
     {
@@ -56,14 +56,14 @@ export const lastWord = (id: string): Play => ({
   ]),
 });
 
-/** An event as it may be compared: the anchor is the bridge's to choose. */
+/** Returns an event in comparable form: the anchor is chosen by the bridge. */
 function comparable(event: Json): Json {
   const { response } = event;
   if (typeof response !== 'object' || response === null || !('previous_response_id' in response)) return event;
   return { ...event, response: { ...response, previous_response_id: null } };
 }
 
-/** What differs between what was played and what the client got; null when nothing does. */
+/** Returns the difference between the played events and those that the client received; null when there is none. */
 export function difference(played: readonly Json[], answer: Answer): string | null {
   const end = endOf(played);
   const expected = end < 0 ? played : played.slice(0, end + 1);
@@ -80,7 +80,9 @@ export const answeredItems = (answer: Answer): AnsweredItems => ({
   completed: (answer.body.output ?? []) as Item[],
 });
 
-/** What a client adds behind these items: the output of every call of its own that waits for one, else a message. */
+/**
+ * Returns what a client adds after these items: the output of each of its own unanswered calls, otherwise a message.
+ */
 export function reaction(items: readonly Item[]): Item[] {
   const outputs = items.flatMap((item): Item[] =>
     item.type === 'function_call' || item.type === 'custom_tool_call'
@@ -90,18 +92,18 @@ export function reaction(items: readonly Item[]): Item[] {
   return outputs.length > 0 ? outputs : [user('And now?')];
 }
 
-/** A continued conversation, as the bridge and its upstream saw it. */
+/** A continued conversation as the bridge and its upstream saw it. */
 export interface Continued {
-  /** The request that continued went out as what was new, behind the response that it continued. */
+  /** True if the continuing request was sent as a delta, anchored to the response that it continued. */
   delta: boolean;
-  /** Sessions that the conversation was given. */
+  /** Number of sessions that the conversation was given. */
   sessions: number;
-  /** WebSockets that were opened for it. */
+  /** Number of WebSockets that were opened for it. */
   sockets: number;
   status: number;
 }
 
-/** Judges a continuation by what reached the upstream. */
+/** Evaluates a continuation by what reached the upstream. */
 export function judge(first: Answer, second: Answer, received: readonly Received[], added: number): Continued {
   const sent = received.at(-1)?.body ?? {};
   const input = Array.isArray(sent.input) ? sent.input : [sent.input];
@@ -116,13 +118,13 @@ export function judge(first: Answer, second: Answer, received: readonly Received
 export interface Conversation {
   url: string;
   player: Player;
-  /** Names the conversation at the player; the bridge passes it through. */
+  /** Identifies the conversation at the player; the bridge passes it through. */
   credential: string;
-  /** Null for a client that says nothing about threads. */
+  /** Null for a client that sends no thread id. */
   thread: string | null;
 }
 
-/** One request of a conversation. */
+/** Sends one request of a conversation. */
 export function ask({ url, credential, thread }: Conversation, body: Json): Promise<Answer> {
   return post(url, body, {
     authorization: credential,
@@ -130,7 +132,7 @@ export function ask({ url, credential, thread }: Conversation, body: Json): Prom
   });
 }
 
-/** Plays a recorded stream to a client that then goes on in its own way. */
+/** Plays a recorded stream to a client that then continues in its own way. */
 export async function continued(at: Conversation, events: readonly Json[], ways: Ways, base: Json) {
   const { player, credential } = at;
   player.program(credential, [{ events }, lastWord(`resp_last_${credential.replaceAll(/\W/g, '_')}`)]);

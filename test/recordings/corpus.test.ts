@@ -6,12 +6,12 @@ import { terminalsOf } from '../support/client.ts';
 import { ask, type Continued, continued, difference, endOf, judge, lastWord, user, WAYS } from './conversation.ts';
 import { type Json, type Player, startPlayer } from './player.ts';
 
-/** Recorded traffic of providers: data of others, read where it is, never part of this project. */
+/** Folder with recorded traffic of providers: data of third parties, read in place, and not part of this project. */
 const FOLDER = process.env.RECORDINGS ?? new URL('../../../shared/recordings/', import.meta.url).pathname;
 const present = existsSync(`${FOLDER}/streams.jsonl`);
 if (!present) console.log(`The recorded traffic is not at ${FOLDER} (see RECORDINGS): facts.test.ts stands for it.`);
 
-/** Conversations that run at the same time. */
+/** Number of concurrent conversations. */
 const AT_ONCE = 8;
 
 interface Pair {
@@ -27,7 +27,7 @@ function load<T>(name: string): T[] {
   return lines.filter((line) => line !== '').map((line) => JSON.parse(line) as T);
 }
 
-/** The responses of a file: some hold several, one after the other. */
+/** Returns the responses of a file: some hold several, one after the other. */
 function responsesOf(events: readonly Json[]): Json[][] {
   const responses: Json[][] = [];
   for (const event of events) {
@@ -40,7 +40,7 @@ function responsesOf(events: readonly Json[]): Json[][] {
 interface Recorded {
   name: string;
   events: Json[];
-  /** It ends as an answer that a client can continue. */
+  /** True if it ends as an answer that a client can continue. */
   continuable: boolean;
 }
 
@@ -62,7 +62,7 @@ interface Row {
   'one session': number;
 }
 
-/** Runs all of them, a few at the same time. */
+/** Runs all of them, a few concurrently. */
 async function each<T>(list: readonly T[], run: (one: T, index: number) => Promise<void>): Promise<void> {
   const rest = [...list.entries()];
   const worker = async () => {
@@ -71,11 +71,11 @@ async function each<T>(list: readonly T[], run: (one: T, index: number) => Promi
   await Promise.all(Array.from({ length: AT_ONCE }, worker));
 }
 
-describe.skipIf(!present)('the recorded corpus', () => {
+describe.skipIf(!present)('recorded corpus', () => {
   const table: Row[] = [];
   afterAll(() => table.length > 0 && console.table(table));
 
-  describe.each(['websocket', 'http'] as const)('over an upstream that speaks %s', (upstream) => {
+  describe.each(['websocket', 'http'] as const)('recorded corpus over a %s upstream', (upstream) => {
     let player: Player;
     let at: TestBridge;
     let named = 0;
@@ -85,7 +85,7 @@ describe.skipIf(!present)('the recorded corpus', () => {
       const env = {
         HOLDFAST_UPSTREAM_URL: player.url,
         HOLDFAST_UPSTREAM_TRANSPORT: upstream,
-        // The player answers at once: a stream that is not understood is given up soon, and counted.
+        // The player answers at once: a stream that is not understood fails soon and is counted.
         HOLDFAST_FIRST_EVENT_MS: '10000',
         HOLDFAST_STREAM_SILENCE_MS: '10000',
       };
@@ -101,7 +101,7 @@ describe.skipIf(!present)('the recorded corpus', () => {
       return { url: at.url, player, credential, thread: keyed ? `thread-${upstream}-${named}` : null };
     };
 
-    /** Adds a row; returns what the assertions need. */
+    /** Adds a row to the table; returns the values for the assertions. */
     function count(client: string, seen: readonly (Continued & { wrong: string | null; name: string })[]): void {
       const right = seen.filter(({ wrong }) => wrong === null);
       const deltas = seen.filter(({ delta }) => delta);
@@ -123,13 +123,13 @@ describe.skipIf(!present)('the recorded corpus', () => {
       expect.soft(seen.filter(({ sockets }) => sockets !== 1).map(({ name }) => name)).toEqual([]);
     }
 
-    // Over HTTP nothing goes out as a delta: one keyed and one keyless client show the relaying and the look-up.
+    // HTTP has no deltas: one keyed and one keyless client suffice to test the relaying and the look-up.
     const clients = WAYS.flatMap((way) => [true, false].map((keyed) => ({ way, keyed }))).filter(
       ({ way, keyed }) => upstream === 'websocket' || way === WAYS[keyed ? 0 : 1],
     );
 
     it.each(clients)(
-      'continues each stream, $way.name, keyed $keyed',
+      'Each recorded stream is relayed and continued, $way.name, keyed $keyed',
       async ({ way, keyed }) => {
         const seen: (Continued & { wrong: string | null; name: string })[] = [];
         await each(
@@ -147,7 +147,7 @@ describe.skipIf(!present)('the recorded corpus', () => {
       120_000,
     );
 
-    it.each([true, false])('continues each pair by the request that was recorded, keyed %s', async (keyed) => {
+    it.each([true, false])('Each recorded pair is continued by its recorded request, keyed %s', async (keyed) => {
       const seen: (Continued & { wrong: string | null; name: string })[] = [];
       await each(pairs, async ({ case: name, request, response, 'followup-request': followup }) => {
         const here = conversation(keyed);
@@ -162,7 +162,7 @@ describe.skipIf(!present)('the recorded corpus', () => {
       count(`recorded follow-up, ${keyed ? 'keyed' : 'keyless'}`, seen);
     });
 
-    it('answers each pair as JSON as it was recorded', async () => {
+    it('Each recorded pair is answered as JSON as it was recorded', async () => {
       const wrong: string[] = [];
       await each(pairs, async ({ case: name, request, response }) => {
         const here = conversation(true);
@@ -173,13 +173,13 @@ describe.skipIf(!present)('the recorded corpus', () => {
       expect(wrong).toEqual([]);
     });
 
-    it('relays what fails or has no end, and ends it once', async () => {
+    it('Recorded streams that fail or have no end are relayed and end once', async () => {
       const ends = streams.filter(({ continuable }) => !continuable);
       expect(ends.length).toBeGreaterThan(1);
       const wrong: string[] = [];
       await each(ends, async ({ name, events }) => {
         const here = conversation(true);
-        // What has no beginning either is no stream of responses: nothing of it can reach the client.
+        // A stream without a beginning is no stream of responses: nothing of it can reach the client.
         const own = events.filter(({ type }) => typeof type === 'string');
         const hangUp = endOf(events) < 0;
         player.program(
@@ -201,7 +201,7 @@ describe.skipIf(!present)('the recorded corpus', () => {
   });
 });
 
-/** A response that was recorded whole, as the events that would have brought it. */
+/** Returns the events that would have delivered a response that was recorded whole. */
 function eventsOf(response: Pair['response']): Json[] {
   const begun = { ...response, status: 'in_progress', output: [], usage: null };
   return [

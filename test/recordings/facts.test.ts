@@ -43,7 +43,7 @@ const message = (id: string): Item => ({
 });
 const toolList = (id: string): Item => ({ id, type: 'mcp_list_tools', server_label: id, tools: [], error: null });
 
-/** An answer whose items are another in their `added` and in the terminal event than in their `done`. */
+/** Returns an answer whose items differ between `added`, `done` and the terminal event. */
 function inForms(id: string, added: readonly Item[], done: readonly Item[], listed: readonly Item[]): Json[] {
   const events = answerEvents(id, done, listed);
   return events.map((event) =>
@@ -55,7 +55,7 @@ const sealed = (done: Item, added: Item, completed: Item) => [
   inForms('resp_f', [added, message('msg_1')], [done, message('msg_1')], [completed, message('msg_1')]),
 ];
 
-/** What providers were seen to do, each by itself, in answers of our own. */
+/** Behaviours observed at providers, each reproduced by itself in a synthetic answer. */
 const facts: { fact: string; events: Json[]; signals?: Json[] }[] = [
   {
     fact: 'three ciphertexts of one reasoning item',
@@ -74,8 +74,8 @@ const facts: { fact: string; events: Json[]; signals?: Json[] }[] = [
     events: answerEvents('resp_f', [message('msg_1')], [toolList('one'), toolList('two'), message('msg_1')]),
   },
   {
-    // Recorded with a client that goes on sending what the compaction stands for.
-    fact: 'a compaction behind the message, and a client that drops nothing before it',
+    // Recorded with a client that keeps sending the items that the compaction replaces.
+    fact: 'a compaction after the message, and a client that drops nothing before it',
     events: inForms(
       'resp_f',
       [message('msg_1'), { id: 'cmp_1', type: 'compaction', encrypted_content: 'gAAA-added' }],
@@ -83,7 +83,7 @@ const facts: { fact: string; events: Json[]; signals?: Json[] }[] = [
       [message('msg_1'), { id: 'cmp_1', type: 'compaction', encrypted_content: 'gAAA-completed' }],
     ),
   },
-  { fact: 'nothing listed that was streamed', events: answerEvents('resp_f', [message('msg_1')], []) },
+  { fact: 'an empty list after streamed items', events: answerEvents('resp_f', [message('msg_1')], []) },
   {
     fact: 'another id in every event of an item',
     events: inForms('resp_f', [message('msg_a')], [message('msg_b')], [message('msg_c')]),
@@ -107,7 +107,7 @@ const facts: { fact: string; events: Json[]; signals?: Json[] }[] = [
   },
 ];
 
-describe.each(facts)('$fact', ({ events, signals = [] }) => {
+describe.each(facts)('observed behaviour: $fact', ({ events, signals = [] }) => {
   let player: Player;
   let at: TestBridge;
   let named = 0;
@@ -124,7 +124,7 @@ describe.each(facts)('$fact', ({ events, signals = [] }) => {
     return { url: at.url, player, credential: `Bearer sk-${name}`, thread: keyed ? name : null };
   };
 
-  it('reaches the client as it is', async () => {
+  it('The observed events reach the client unchanged', async () => {
     const here = conversation(true);
     player.program(here.credential, [{ events }]);
     const answer = await ask(here, base);
@@ -132,7 +132,7 @@ describe.each(facts)('$fact', ({ events, signals = [] }) => {
     expect(difference(events, { ...answer, events: own })).toBeNull();
   });
 
-  it('leaves a JSON answer with what was streamed', async () => {
+  it('A JSON answer holds the streamed items', async () => {
     const here = conversation(true);
     player.program(here.credential, [{ events }]);
     const { status, body } = await ask(here, { ...base, stream: false });
@@ -142,14 +142,14 @@ describe.each(facts)('$fact', ({ events, signals = [] }) => {
   });
 
   it.each(WAYS.flatMap((way) => [true, false].map((keyed) => ({ way, keyed }))))(
-    'is continued by what is new: $way.name, keyed $keyed',
+    'The observed answer is continued by a delta: $way.name, keyed $keyed',
     async ({ way, keyed }) => {
       const run = await continued(conversation(keyed), events, way, base);
       expect(run).toMatchObject({ status: 200, delta: true, sessions: 1, sockets: 1 });
     },
   );
 
-  it('is continued by a client whose later requests show it in another form', async () => {
+  it('The observed answer is continued by a client whose later requests show its items in another form', async () => {
     const here = conversation(false);
     player.program(here.credential, [{ events }, lastWord('resp_1'), lastWord('resp_2')]);
     const first = answeredItems(await ask(here, base));
@@ -167,21 +167,24 @@ describe.each(facts)('$fact', ({ events, signals = [] }) => {
   });
 });
 
-describe('what is no form of the item', () => {
-  it.each(['gAAA-foreign', 'gAAA-added'])('a ciphertext %s is another item, and everything is sent', async (other) => {
-    const player = await startPlayer();
-    const at = await testBridge({ env: { HOLDFAST_UPSTREAM_URL: player.url } });
-    const here = { url: at.url, player, credential: 'Bearer sk-other', thread: 'one' };
-    player.program(here.credential, [{ events: facts[0]!.events }, lastWord('resp_1')]);
-    await ask(here, base);
-    const input = [...base.input, reasoning(other), message('msg_1'), user('More.')];
-    await ask(here, { ...base, input });
-    const sent = player.received(here.credential).at(-1)!.body;
-    expect(sent.previous_response_id ?? null).toBeNull();
-    expect(sent.input).toEqual(input);
-    await at.close();
-    await player.close();
-  });
+describe('values that are not a form of an item', () => {
+  it.each(['gAAA-foreign', 'gAAA-added'])(
+    'An item with the ciphertext %s is another item, so everything is sent',
+    async (other) => {
+      const player = await startPlayer();
+      const at = await testBridge({ env: { HOLDFAST_UPSTREAM_URL: player.url } });
+      const here = { url: at.url, player, credential: 'Bearer sk-other', thread: 'one' };
+      player.program(here.credential, [{ events: facts[0]!.events }, lastWord('resp_1')]);
+      await ask(here, base);
+      const input = [...base.input, reasoning(other), message('msg_1'), user('More.')];
+      await ask(here, { ...base, input });
+      const sent = player.received(here.credential).at(-1)!.body;
+      expect(sent.previous_response_id ?? null).toBeNull();
+      expect(sent.input).toEqual(input);
+      await at.close();
+      await player.close();
+    },
+  );
 });
 
 describe('a rebuild after a loss', () => {
@@ -189,7 +192,7 @@ describe('a rebuild after a loss', () => {
   afterEach(() => at?.close());
 
   it.each(['done', 'completed'] as const)(
-    'replays reasoning under its own prefix, to a client that keeps the %s form',
+    'A rebuild replays reasoning after its original prefix for a client that keeps the %s form',
     async (form) => {
       at = await testBridge({ simulator: { seed: 31, reasoning: true } });
       const { simulator } = at;
@@ -201,7 +204,7 @@ describe('a rebuild after a loss', () => {
         if (turn === 4) simulator.expireCaches();
         const added = user(`Say ${turn}.`);
         items.push(added);
-        // The last turns name the response alone: what the provider lost, the bridge has to put together again.
+        // The last turns send only the response id: the bridge has to rebuild the context that the provider lost.
         const anchored = turn >= 2 && anchor !== null;
         const input = anchored ? [added] : items;
         const body = { ...base, input, ...(anchored ? { previous_response_id: anchor } : {}) };

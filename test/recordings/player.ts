@@ -4,7 +4,7 @@ import { type WebSocket, WebSocketServer } from 'ws';
 
 export type Json = Record<string, unknown>;
 
-/** One answer: its events as they were recorded. `hangUp`: the connection ends behind them, as an HTTP answer does. */
+/** One answer: its events as they were recorded. `hangUp`: the connection closes after them, as an HTTP answer does. */
 export interface Play {
   events: readonly Json[];
   hangUp?: boolean;
@@ -12,17 +12,17 @@ export interface Play {
 
 /** A request that reached the player. */
 export interface Received {
-  /** Counts the WebSockets; null over HTTP. */
+  /** Sequence number of the WebSocket; null over HTTP. */
   socket: number | null;
   bytes: number;
   body: Json;
 }
 
-/** An upstream without a mind: it answers the requests of each credential with what was put in for it, word for word. */
+/** An upstream that answers the requests of each credential with programmed answers, verbatim. */
 export interface Player {
   /** Base URL for a bridge. */
   url: string;
-  /** The answers to a credential's requests, in order. */
+  /** Sets the answers to a credential's requests, in order. */
   program(credential: string, plays: readonly Play[]): void;
   received(credential: string): readonly Received[];
   close(): Promise<void>;
@@ -31,7 +31,7 @@ export interface Player {
 /**
  * Starts a player on loopback.
  *
- * @param webSocket false refuses every upgrade, as an upstream without WebSocket does
+ * @param webSocket false: refuses every upgrade, as an upstream without WebSocket does
  * @param signals frames sent on a WebSocket before the events of each answer
  */
 export async function startPlayer({ webSocket = true, signals = [] as readonly Json[] } = {}): Promise<Player> {

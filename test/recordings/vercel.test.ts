@@ -42,12 +42,12 @@ const keys = [
   },
 ];
 
-/** By default the SDK leaves `store` unset, and names what it was answered by reference. */
+/** By default the SDK leaves `store` unset, and refers to earlier output by item references. */
 describe.each(keys)('the Vercel AI SDK with $key', ({ apiKey, upstreamKey, env }) => {
   let at: TestBridge;
   afterEach(() => at?.close());
 
-  /** Three user turns, the second with two rounds of tools: five requests. */
+  /** Runs three user turns, the second with two rounds of tools: five requests. */
   async function converse(say: Say, headers: Record<string, string>) {
     at = await testBridge({ simulator: { seed: 41, reasoning: true }, env });
     const sent: string[] = [];
@@ -73,7 +73,7 @@ describe.each(keys)('the Vercel AI SDK with $key', ({ apiKey, upstreamKey, env }
   }
 
   it.each(ways.flatMap((one) => [true, false].map((keyed) => ({ ...one, keyed }))))(
-    '$way keeps one socket and sends what is new, with a thread header: $keyed',
+    'The Vercel AI SDK $way keeps one socket and sends deltas, with a thread header: $keyed',
     async ({ say, keyed }) => {
       const { texts, sent, creates } = await converse(say, keyed ? { 'thread-id': 'vercel' } : {});
       expect(sent).toHaveLength(5);
@@ -86,19 +86,22 @@ describe.each(keys)('the Vercel AI SDK with $key', ({ apiKey, upstreamKey, env }
     },
   );
 
-  it.each(ways)('$way is given the context that its own requests mean to the provider', async ({ say }) => {
-    const { texts, sent } = await converse(say, {});
-    const direct = await fetch(`${at.simulator.url}/responses`, {
-      method: 'POST',
-      headers: { authorization: `Bearer ${upstreamKey}`, 'content-type': 'application/json' },
-      body: JSON.stringify({ ...JSON.parse(sent.at(-1)!), stream: false }),
-    });
-    const answer = (await direct.json()) as { output: unknown[] };
-    expect(direct.status).toBe(200);
-    expect(digestOf(texts.at(-1))).toBe(digestOf(answer));
-  });
+  it.each(ways)(
+    'The Vercel AI SDK $way gets the context that its own requests mean to the provider',
+    async ({ say }) => {
+      const { texts, sent } = await converse(say, {});
+      const direct = await fetch(`${at.simulator.url}/responses`, {
+        method: 'POST',
+        headers: { authorization: `Bearer ${upstreamKey}`, 'content-type': 'application/json' },
+        body: JSON.stringify({ ...JSON.parse(sent.at(-1)!), stream: false }),
+      });
+      const answer = (await direct.json()) as { output: unknown[] };
+      expect(direct.status).toBe(200);
+      expect(digestOf(texts.at(-1))).toBe(digestOf(answer));
+    },
+  );
 
-  it('has its references sent on where the socket that answered is lost', async () => {
+  it('References of the Vercel AI SDK are forwarded after the socket of the answer is lost', async () => {
     const { texts } = await converse(async (model, messages) => {
       at.simulator.dropAll();
       return ways[1]!.say(model, messages);

@@ -18,13 +18,13 @@ import {
 } from './support.ts';
 
 /**
- * Every combination of evidence, row state, liveness, attempts and policy in one small world: session `s` with turns
- * t1 and its head t2, a second session, and a session of another scope with the same ids as bait.
+ * One combination of evidence, row state, liveness, attempts and policy in a small world: session `s` with turn t1 and
+ * its head t2, a second session, and as bait a session of another scope with the same ids.
  */
 export interface Case {
   evidence: Evidence;
   facts: Facts;
-  /** The state of session `s` as generated, for the invariants. */
+  /** The generated state of session `s`, for the invariants. */
   session: SessionRow;
   owner: Owner;
 }
@@ -81,7 +81,7 @@ function* ownerships(): Generator<Ownership> {
     ['s', 'second'].map((sessionId) => ({ kind, sessionId }));
   for (const activeTurnId of [null, 't3']) {
     const others = (owner: Owner, owners: WorkerRow[], attempts: AttemptFact[] = []): Ownership => {
-      // A worker that was robbed of the session may still run its old actor: it must never count.
+      // A worker whose session was claimed by another may still run its old actor, which must never count.
       return { owner, row: { ...theirs, activeTurnId }, owners, local: [streaming(same)], attempts };
     };
     yield { owner: 'nobody', row: { ownerWorkerId: null, activeTurnId: null }, owners: [], local: [], attempts: [] };
@@ -142,7 +142,7 @@ function tokenOf(kind: (typeof tokens)[number]): Evidence['token'] {
   return { ...ours, epoch: kind === 'old' ? 3 : 4, sessionId: kind === 'elsewhere' ? 'second' : 's' };
 }
 
-/** Yields them all, in a fixed order. */
+/** Yields all cases in a fixed order. */
 export function* cases(): Generator<Case> {
   for (const { owner, row, owners, local, attempts } of ownerships()) {
     for (const anchor of anchors) {

@@ -36,7 +36,7 @@ function read({ headers = {}, body = {}, caller = {}, bytes = 100, limits = {} }
 }
 
 describe('reading a request', () => {
-  it('of a plain client finds nothing but its content', () => {
+  it('A request of a plain client yields nothing but its content', () => {
     expect(read({})).toEqual({
       scope: 'acme',
       credentialFp: 'cred',
@@ -59,7 +59,7 @@ describe('reading a request', () => {
     });
   });
 
-  it('of Codex finds its thread, its turn and its cache key', () => {
+  it('A request of Codex yields its thread, its turn and its cache key', () => {
     const thread = '0197a4c2-aaaa-7000-8000-000000000001';
     const found = read({
       headers: {
@@ -77,7 +77,7 @@ describe('reading a request', () => {
     });
   });
 
-  it('tells requests apart by anchor and input, not by delivery', () => {
+  it('The fingerprint of a request depends on anchor and input, and not on delivery options', () => {
     const own = (body: Record<string, unknown>) => read({ body });
     const plain = own({});
     expect(plain).toMatchObject({ shape: 'fresh', requestFp: expect.stringMatching(/^[0-9a-f]{64}$/) });
@@ -87,7 +87,7 @@ describe('reading a request', () => {
     expect(own({ input: 'ho' }).requestFp).not.toBe(plain.requestFp);
   });
 
-  it('takes an anchor as it is, and no other kind of value for one', () => {
+  it('An anchor is taken unchanged, and a value of any other type is not an anchor', () => {
     expect(read({ body: { previous_response_id: ' resp_1 ' } })).toMatchObject({ anchor: ' resp_1 ', shape: 'delta' });
     for (const previous_response_id of ['', null, 7, {}]) {
       expect(read({ body: { previous_response_id } }).anchor).toBeNull();
@@ -99,7 +99,7 @@ describe('the one hard key', () => {
   const inOrder = ['thread-id', 'session-id', 'session_id', 'x-session-id', 'x-session-affinity'];
 
   it.each(inOrder.map((name, at) => [name, inOrder.slice(at)] as const))(
-    'is %s when nothing stronger is sent',
+    'The hard key is %s when no stronger one is sent',
     (name, sent) => {
       const headers = Object.fromEntries(sent.map((each) => [each, `value of ${each}`]));
       const kind = name === 'thread-id' ? 'thread' : 'session';
@@ -107,18 +107,18 @@ describe('the one hard key', () => {
     },
   );
 
-  it('is not an empty header, a cache key or the id of a request', () => {
+  it('An empty header, a cache key or a request id is not a hard key', () => {
     const headers = { 'thread-id': ' ', 'session-id': '', 'x-session-id': 's', 'x-client-request-id': 'q' };
     expect(read({ headers }).hardKey).toEqual({ kind: 'session', hash: sha256('s') });
     expect(read({ headers: { 'x-client-request-id': 'q' }, body: { prompt_cache_key: 'c' } }).hardKey).toBeNull();
   });
 
-  it('leaves as a hash only', () => {
+  it('The hard key is kept only as a hash', () => {
     expect(JSON.stringify(read({ headers: { 'thread-id': 'my-secret-thread' } }))).not.toContain('my-secret-thread');
   });
 });
 
-describe("the client's turn", () => {
+describe('the client’s turn id', () => {
   it.each([
     ['client_metadata', { body: { client_metadata: { turn_id: 't' } } }],
     ['metadata inside client_metadata', { body: { client_metadata: { 'x-codex-turn-metadata': '{"turn_id":"t"}' } } }],
@@ -126,12 +126,12 @@ describe("the client's turn", () => {
       'the metadata header',
       { headers: { 'x-codex-turn-metadata': '{"turn_id":"t"}' }, body: { client_metadata: { turn_id: '' } } },
     ],
-  ])('is found in %s', (_, asked) => {
+  ])('The client’s turn id is read from %s', (_, asked) => {
     expect(read(asked).clientTurnId).toBe('t');
   });
 
   it.each(['{', '[]', 'null', '"t"', '{"turn_id":7}', `{"turn_id":"t","pad":"${'x'.repeat(40_000)}"}`])(
-    'is not found in a header of another form (%#)',
+    'The client’s turn id is not read from a header of another form (case %#)',
     (header) => {
       expect(
         read({ headers: { 'x-codex-turn-metadata': header }, body: { client_metadata: 'text' } }).clientTurnId,
@@ -139,7 +139,7 @@ describe("the client's turn", () => {
     },
   );
 
-  it('has its own retry key beside it', () => {
+  it('The Idempotency-Key and the retry count are read from their own headers', () => {
     expect(read({ headers: { 'idempotency-key': ' again ' } }).idempotencyKey).toBe('again');
     const counted = (count: string) => read({ headers: { 'x-stainless-retry-count': count } }).repeats;
     expect(['0', '', '1', '12'].map(counted)).toEqual([false, false, true, true]);
@@ -149,26 +149,26 @@ describe("the client's turn", () => {
 describe('the turn-state token', () => {
   const session = { sessionId: 's', epoch: 2 };
 
-  it('is read from the header, under the scope of the caller', () => {
+  it('The turn-state token is read from the header, under the scope of the caller', () => {
     const token = tokens.issue({ ...session, scope: 'acme', scopeKind: 'tenant' });
     const headers = { 'x-codex-turn-state': ` ${token} ` };
     expect(read({ headers }).token).toEqual({ kind: 'ours', ...session });
     expect(read({ headers, caller: { scope: 'globex' } }).token.kind).toBe('invalid');
   });
 
-  it('of a passed-through credential that changed is ignored', () => {
+  it('A turn-state token of a passed-through credential that changed is ignored', () => {
     const token = tokens.issue({ ...session, scope: 'hash-1', scopeKind: 'credential' });
     const caller = { scope: 'hash-2', credentialIsClients: true };
     expect(read({ headers: { 'x-codex-turn-state': token }, caller }).token.kind).toBe('ignored');
   });
 
-  it('in the body is not ours to read: over HTTP it comes in the header', () => {
+  it('A turn state in the body is not read as a token, because over HTTP the token is in the header', () => {
     const token = tokens.issue({ ...session, scope: 'acme', scopeKind: 'tenant' });
     expect(read({ body: { client_metadata: { 'x-codex-turn-state': token } } }).token).toEqual({ kind: 'none' });
   });
 });
 
-describe('the way over plain HTTP', () => {
+describe('requests over plain HTTP', () => {
   it.each([
     ['background', { body: { background: true, conversation: 'conv_1' } }],
     ['conversation', { body: { conversation: 'conv_1' } }],
@@ -176,7 +176,7 @@ describe('the way over plain HTTP', () => {
     ['oversize', { bytes: 1001, limits: { webSocket: false } }],
     ['no_websocket', { bytes: 1000, limits: { webSocket: false } }],
     [null, { bytes: 1000, body: { background: false, conversation: null } }],
-  ])('is taken because of %s', (reason, asked) => {
+  ])('The reason to send a request over plain HTTP is %s', (reason, asked) => {
     expect(read(asked).passThrough).toBe(reason);
   });
 });

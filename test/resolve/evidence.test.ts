@@ -26,7 +26,7 @@ import {
 } from './support.ts';
 
 describe('the token', () => {
-  it('that is invalid is refused whatever else is known', () => {
+  it('An invalid token is refused whatever other evidence there is', () => {
     const asked = { token: { kind: 'invalid', reason: 'signature' }, hardKey: key, passThrough: 'background' } as const;
     expect(decide(asked, { keyed: sessionRow() })).toEqual({
       row: 'token_invalid',
@@ -36,32 +36,32 @@ describe('the token', () => {
     });
   });
 
-  it('finds its session at its epoch, and nothing at an older one', () => {
+  it('A token finds its session at its epoch, and nothing at an older epoch', () => {
     expect(decide({ token: ours }, { token: sessionRow() })).toMatchObject({ row: 'stale_recovery', do: 'claim' });
     expect(decide({ token: { ...ours, epoch: 3 } }, { token: sessionRow() }).row).toBe('created');
     expect(decide({ token: ours }, { token: null }).row).toBe('created');
   });
 
-  it('is stronger than the hard key', () => {
+  it('A token is stronger than the hard key', () => {
     const world = { token: sessionRow(), keyed: sessionRow({ id: 'keyed' }) };
     expect(decide({ token: ours, hardKey: key }, world)).toMatchObject({ do: 'claim', session: { id: 's' } });
     const old = { ...ours, epoch: 3 };
     expect(decide({ token: old, hardKey: key }, world)).toMatchObject({ do: 'claim', session: { id: 'keyed' } });
   });
 
-  it('of another system leaves the decision to the other evidence', () => {
+  it('A token of another system leaves the decision to the other evidence', () => {
     const token = { kind: 'ignored', reason: 'foreign' } as const;
     expect(decide({ token, hardKey: key }, { keyed: sessionRow() }).row).toBe('stale_recovery');
   });
 });
 
-describe('nothing known', () => {
-  it('makes a session under the one hard key', () => {
+describe('no evidence', () => {
+  it('Without evidence a session is created under the one hard key', () => {
     expect(decide({})).toEqual({ row: 'created', do: 'create', outcome: 'created', keys: [], parent: null });
     expect(decide({ hardKey: key })).toMatchObject({ row: 'created', keys: [key] });
   });
 
-  it('holds for a closed session and for one of another scope', () => {
+  it('A closed session and one of another scope are no evidence', () => {
     expect(decide({ hardKey: key }, { keyed: sessionRow({ state: 'closed' }) }).row).toBe('created');
     expect(decide({ hardKey: key }, { keyed: sessionRow({ scope: 'globex' }) }).row).toBe('created');
     const foreign = at(turnRow('t2', { scope: 'globex' }), sessionRow({ scope: 'globex' }));
@@ -70,7 +70,7 @@ describe('nothing known', () => {
 });
 
 describe('an unknown anchor', () => {
-  it("goes upstream unchanged under the client's own credential, in a session without keys", () => {
+  it('An unknown anchor goes upstream unchanged under the client’s own credential, in a session without keys', () => {
     const asked = { ...toHead, hardKey: key, credentialIsClients: true };
     expect(decide(asked, { keyed: sessionRow() })).toEqual({
       row: 'anchor_unknown_own_credential',
@@ -82,12 +82,12 @@ describe('an unknown anchor', () => {
     expect(decide({ ...asked, passThrough: 'background' })).toMatchObject({ outcome: 'passed_through', keys: [] });
   });
 
-  it('fails closed under a shared credential, over plain HTTP too', () => {
+  it('An unknown anchor fails closed under a shared credential, over plain HTTP too', () => {
     expect(decide({ ...toHead, hardKey: key }, { keyed: sessionRow() })).toMatchObject(expired);
     expect(decide({ ...toHead, passThrough: 'no_websocket' })).toMatchObject(expired);
   });
 
-  it('waits behind the settle it may be the answer of, in its own scope only', () => {
+  it('An unknown anchor waits for a settle that may record it, in its own scope only', () => {
     const settling = actor({ state: 'live.settling', busy: true, unsettledResponseIds: ['resp_t2'] });
     const queued = { row: 'anchor_unsettled', do: 'queue', sessionId: 's', epoch: 4 };
     expect(decide(toHead, { local: [settling] })).toMatchObject(queued);
@@ -102,7 +102,7 @@ describe('an unknown anchor', () => {
     expect(decide({ ...toHead, hardKey: key }, { local: [unscoped], keyed: sessionRow(mine) })).toMatchObject(queued);
   });
 
-  it('is asked of the live worker at which its conversation is busy, then decided here', () => {
+  it('An unknown anchor is forwarded to the live worker at which its conversation is busy, then decided here', () => {
     const asked = { ...toHead, hardKey: key };
     const world = { keyed: sessionRow({ ...theirs, activeTurnId: 't3' }), owners: [worker()] };
     expect(decide(asked, world)).toMatchObject({ row: 'anchor_unknown_owner_busy', do: 'forward', workerId: OTHER });
@@ -117,7 +117,7 @@ describe('an unknown anchor', () => {
 });
 
 describe('an anchor', () => {
-  it('at the head is continued on the socket that holds it, exact or not', () => {
+  it('An anchor at the head continues on the socket that holds it, exact or not', () => {
     const world = { anchor: at(t2, sessionRow(mine)), local: [actor()] };
     expect(decide(toHead, world)).toEqual({
       row: 'live_reuse',
@@ -129,7 +129,7 @@ describe('an anchor', () => {
     });
   });
 
-  it('that the socket lost needs an exact or stored context', () => {
+  it('An anchor that its socket lost needs an exact or stored context', () => {
     const world = { anchor: at(t2, sessionRow(mine)), local: [actor({ socketAnchor: null })] };
     expect(decide(toHead, world)).toMatchObject({ row: 'anchor_expired', ...expired });
     expect(decide(toHead, { ...world, anchorExact: true }).row).toBe('live_reuse');
@@ -139,7 +139,7 @@ describe('an anchor', () => {
     expect(decide(otherCredential, { ...world, anchor: at(stored, sessionRow(mine)) })).toMatchObject(expired);
   });
 
-  it('without a live owner is recovered exactly or not at all', () => {
+  it('An anchor without a live owner is recovered exactly or not at all', () => {
     const world = { anchor: at(t2, sessionRow()) };
     expect(decide(toHead, world)).toMatchObject({ row: 'anchor_expired', ...expired });
     expect(decide(toHead, { ...world, anchorExact: true })).toMatchObject({
@@ -151,7 +151,7 @@ describe('an anchor', () => {
     });
   });
 
-  it('that is an older turn gets a session of its own, without keys', () => {
+  it('An anchor at an older turn gets its own session without keys', () => {
     const world = { anchor: at(t1, sessionRow(mine)), local: [actor()], anchorExact: true };
     const forked = { row: 'anchor_not_head', do: 'create', outcome: 'forked', keys: [], parent: t1 };
     expect(decide({ ...toOlder, hardKey: key }, { ...world, keyed: sessionRow(mine) })).toEqual(forked);
@@ -161,7 +161,7 @@ describe('an anchor', () => {
     expect(decide(toOlder, { ...dead, owners: [worker()], attempts: [lost], anchorExact: true })).toEqual(forked);
   });
 
-  it('whose session is gone starts a session of its own', () => {
+  it('An anchor whose session is gone starts its own session', () => {
     expect(decide(toHead, { anchor: at(t2, null), anchorExact: true })).toMatchObject({
       row: 'anchor_without_session',
       outcome: 'forked',
@@ -171,7 +171,7 @@ describe('an anchor', () => {
     expect(decide(toHead, { anchor: at(t2, sessionRow({ state: 'closed' })) })).toMatchObject(expired);
   });
 
-  it('that did not succeed is no parent', () => {
+  it('An anchor at a turn that did not succeed is not a parent', () => {
     for (const state of ['failed', 'cancelled', 'lost', 'active'] as const) {
       const world = { anchor: at(turnRow('t2', { state }), sessionRow()), anchorExact: true };
       expect(decide(toHead, world)).toMatchObject({ row: 'anchor_not_a_parent', ...expired });
@@ -180,7 +180,7 @@ describe('an anchor', () => {
     expect(decide(toHead, { anchor: incomplete, anchorExact: true }).row).toBe('stale_recovery');
   });
 
-  it('that is marked lost fails closed, while the session still serves a whole resend', () => {
+  it('An anchor that is marked lost fails closed, while its session still serves a full resend', () => {
     const session = sessionRow({ anchorLost: true });
     expect(decide(toHead, { anchor: at(t2, session), anchorExact: true })).toMatchObject({
       row: 'anchor_lost',
@@ -189,7 +189,7 @@ describe('an anchor', () => {
     expect(decide({ hardKey: key }, { keyed: session }).row).toBe('stale_recovery');
   });
 
-  it('decides alone: token and key of another session change nothing', () => {
+  it('An anchor decides alone: token and key of another session change nothing', () => {
     const world = { anchor: at(t2, sessionRow()), anchorExact: true };
     const elsewhere = sessionRow({ id: 'elsewhere', ...mine });
     const asked = { ...toHead, hardKey: key, token: { ...ours, sessionId: 'elsewhere' } };
@@ -197,10 +197,10 @@ describe('an anchor', () => {
   });
 });
 
-describe('only a transcript in common', () => {
+describe('evidence by transcript only', () => {
   const like = { turn: t2, session: sessionRow(mine), exact: true };
 
-  it('continues an idle session at its head', () => {
+  it('A transcript continues an idle session at its head', () => {
     expect(decide({}, { like, local: [actor()] })).toMatchObject({ row: 'prefix_live', do: 'use', anchor: null });
     expect(decide({}, { like })).toMatchObject({ row: 'prefix_stale', do: 'claim', anchor: null });
     const away = { turn: t2, session: sessionRow(theirs) };
@@ -210,7 +210,7 @@ describe('only a transcript in common', () => {
     });
   });
 
-  it('under a session header follows an edit to the worker that holds the conversation', () => {
+  it('Under a session header an edited transcript goes to the worker that holds the conversation', () => {
     const older = { turn: t1, session: sessionRow(theirs), exact: true };
     const world = { like: older, owners: [worker()] };
     expect(decide({ hardKey: { kind: 'session', hash: 'h' } }, { ...world, apart: true })).toMatchObject({
@@ -220,7 +220,7 @@ describe('only a transcript in common', () => {
     expect(decide({}, world)).toMatchObject({ row: 'prefix_older' });
   });
 
-  it('starts a session of its own at an older turn, or where the owner may not be asked', () => {
+  it('A transcript starts its own session at an older turn, or where the owner may not be asked', () => {
     const forked = { row: 'prefix_older', do: 'create', outcome: 'forked', keys: [] };
     expect(decide({}, { like: { ...like, turn: t1 }, local: [actor()] })).toEqual({ ...forked, parent: t1 });
     const away = {
@@ -231,7 +231,7 @@ describe('only a transcript in common', () => {
     expect(decide({}, away)).toEqual({ ...forked, parent: t2 });
   });
 
-  it('never takes up, cancels or claims a running turn', () => {
+  it('A transcript never takes over, cancels or claims a running turn', () => {
     const idle = { activeRequestFp: 'fp_new', clientAttached: false };
     const beside = { row: 'prefix_busy', do: 'create', outcome: 'parallel_lane', keys: [], parent: t2 };
     expect(decide({}, { like, local: [streaming(idle)] })).toEqual(beside);
@@ -241,13 +241,13 @@ describe('only a transcript in common', () => {
     );
   });
 
-  it('waits for a settle that may be its own, unless many wait', () => {
+  it('A transcript waits for a settle that may be its own, unless the queue is full', () => {
     const settling = streaming({ state: 'live.settling.asking' });
     expect(decide({}, { like, local: [settling] })).toMatchObject({ row: 'prefix_settling', do: 'queue' });
     expect(decide({}, { like, local: [{ ...settling, queueFull: true }] }).row).toBe('prefix_busy');
   });
 
-  it('gives a new hard key its parent, never the session', () => {
+  it('A transcript gives a new hard key its parent, but never the session', () => {
     expect(decide({ hardKey: key }, { like, local: [actor()] })).toEqual({
       row: 'created',
       do: 'create',
@@ -257,7 +257,7 @@ describe('only a transcript in common', () => {
     });
   });
 
-  it('that is only alike lends its socket where that is free and at its head, and is no parent', () => {
+  it('A transcript that matches inexactly uses a free socket at its head, and is no parent', () => {
     const alike = { ...like, exact: false };
     expect(decide({}, { like: alike, local: [actor()] })).toMatchObject({ row: 'prefix_live', do: 'use' });
     const apart = { row: 'created', do: 'create', outcome: 'created', parent: null };
@@ -265,7 +265,7 @@ describe('only a transcript in common', () => {
     expect(decide({}, { like: { ...alike, turn: t1 }, local: [actor()] })).toMatchObject(apart);
   });
 
-  it('counts for nothing across scopes, behind an anchor, or at a turn that failed', () => {
+  it('A transcript is no evidence across scopes, behind an anchor, or at a failed turn', () => {
     const foreign = { turn: turnRow('t2', { scope: 'globex' }), session: sessionRow({ scope: 'globex' }) };
     expect(decide({}, { like: { ...foreign, exact: true } })).toMatchObject({ row: 'created', parent: null });
     expect(decide(toHead, { like })).toMatchObject(expired);
@@ -278,7 +278,7 @@ describe('a session header whose session holds another conversation', () => {
   const other = sessionRow({ ...mine, id: 'second' });
   const world = { keyed: other, apart: true, local: [actor()] };
 
-  it('leaves that session and its key alone', () => {
+  it('A session header leaves a session with another conversation and its key alone', () => {
     expect(decide({ hardKey: header }, world)).toEqual({
       row: 'created',
       do: 'create',
@@ -288,7 +288,7 @@ describe('a session header whose session holds another conversation', () => {
     });
   });
 
-  it('gives way to the conversation that the items continue', () => {
+  it('A session header is overruled by the conversation that the items continue', () => {
     const like = { turn: t2, session: sessionRow(mine), exact: true };
     expect(decide({ hardKey: header }, { ...world, like })).toMatchObject({ row: 'prefix_live', sessionId: 's' });
     const edited = decide({ hardKey: header }, { ...world, like: { ...like, turn: t1 } });
@@ -301,17 +301,17 @@ describe('a repeated request whose first client has left', () => {
 
   const taken = { row: 'repeat_unread', do: 'reattach', sessionId: 's' };
 
-  it('takes up the running stream when it says that it is a repeat', () => {
+  it('A repeat takes over the running stream when it is marked as a repeat', () => {
     expect(decide({ repeats: true }, { repeated: running })).toMatchObject(taken);
     const byTurn = { ...running, activeClientTurnId: 'turn' };
     expect(decide({ clientTurnId: 'turn' }, { repeated: byTurn })).toMatchObject(taken);
   });
 
-  it('is a request of its own when it says nothing and names nothing', () => {
+  it('A request without a mark and without names is a request of its own', () => {
     expect(decide({}, { repeated: running })).toMatchObject({ row: 'created', do: 'create' });
   });
 
-  it('takes up what its own session ended undelivered, also where its connection still looks open', () => {
+  it('A repeat takes over an ended, undelivered turn of its own session, also while the old connection still looks open', () => {
     const ended = { ...running, state: 'stale', busy: false };
     expect(decide({ hardKey: key }, { keyed: sessionRow(), repeated: ended })).toMatchObject(taken);
     expect(decide({ hardKey: key }, { keyed: sessionRow({ id: 'x' }), repeated: ended }).do).toBe('claim');
@@ -324,22 +324,22 @@ describe('a repeated request whose first client has left', () => {
   });
 
   it.each<[string, Partial<LocalSession>]>([
-    ['while somebody reads it', { clientAttached: true }],
+    ['while a client reads it', { clientAttached: true }],
     ['when its beginning is no longer kept', { bufferComplete: false }],
     ['of another client turn', { activeClientTurnId: 'turn_9' }],
     ['of another Idempotency-Key', { activeIdempotencyKey: 'key_9' }],
     ['of another scope', { scope: 'globex' }],
-  ])('does not %s', (_, more) => {
+  ])('A repeat does not take over a turn %s', (_, more) => {
     expect(decide({ repeats: true }, { repeated: { ...running, ...more } }).row).not.toBe('repeat_unread');
   });
 });
 
-describe('a request that another worker has started already', () => {
+describe('a repeat of a request that another worker has started', () => {
   const turn = turnRow('t9', { sessionId: 'there', requestFp: 'fp_new', state: 'active', authorWorkerId: OTHER });
   const elsewhere = [{ turn, author: worker() }];
   const forwarded = { row: 'repeat_elsewhere', do: 'forward', workerId: OTHER, session: { id: 'there', epoch: 4 } };
 
-  it('is forwarded there when it says that it is a repeat, or names that session', () => {
+  it('A repeat is forwarded to the worker that started it when it is marked as a repeat, or names that session', () => {
     expect(decide({ repeats: true }, { elsewhere })).toMatchObject(forwarded);
     expect(decide({ idempotencyKey: 'i' }, { elsewhere })).toMatchObject(forwarded);
     expect(decide({ hardKey: key }, { elsewhere, keyed: sessionRow({ id: 'there' }) })).toMatchObject(forwarded);
@@ -347,23 +347,23 @@ describe('a request that another worker has started already', () => {
   });
 
   it.each<[string, Partial<Evidence>, World]>([
-    ['when it says nothing and names nothing', { repeats: false }, {}],
+    ['when it has no mark of a repeat and no names', { repeats: false }, {}],
     ['when it names another session', { repeats: false, hardKey: key }, { keyed: sessionRow() }],
     ['where requests are not forwarded', {}, { instancePolicy: 'reject' }],
-    ['when that was of another client turn', { clientTurnId: 'turn_9' }, {}],
-    ['when that asked something else', { requestFp: 'fp_other' }, {}],
+    ['when its turn is of another client turn', { clientTurnId: 'turn_9' }, {}],
+    ['when its turn has another request', { requestFp: 'fp_other' }, {}],
     ['of another scope', { scope: 'globex' }, {}],
     ['that is dead', {}, { elsewhere: [{ turn, author: worker({ state: 'dead' }) }] }],
     ['without an address', {}, { elsewhere: [{ turn, author: worker({ internalUrl: null }) }] }],
-    ['whose lease has run out', {}, { elsewhere: [{ turn, author: worker({ leaseLeftMs: -1 }) }] }],
-    ['that is this one', {}, { elsewhere: [{ turn, author: worker({ id: ME }) }] }],
-    ['that was not reached', {}, { attempts: [lost] }],
-    ['that has let go of it', {}, { attempts: [{ kind: 'not_owner', sessionId: 'there', workerId: OTHER }] }],
-  ])('is not forwarded to a worker %s', (_, asked, world) => {
+    ['whose lease has expired', {}, { elsewhere: [{ turn, author: worker({ leaseLeftMs: -1 }) }] }],
+    ['that is the current worker', {}, { elsewhere: [{ turn, author: worker({ id: ME }) }] }],
+    ['that could not be reached', {}, { attempts: [lost] }],
+    ['that denied the session', {}, { attempts: [{ kind: 'not_owner', sessionId: 'there', workerId: OTHER }] }],
+  ])('A repeat is not forwarded to a worker %s', (_, asked, world) => {
     expect(decide({ repeats: true, ...asked }, { elsewhere, ...world }).row).not.toBe('repeat_elsewhere');
   });
 
-  it('is the same only behind the same parent', () => {
+  it('A repeat must have the same parent', () => {
     const behind = [{ turn: { ...turn, parentTurnId: 't2' }, author: worker() }];
     const world = { anchor: at(t2, sessionRow()) };
     expect(decide({ ...toHead, repeats: true }, { ...world, elsewhere: behind })).toMatchObject(forwarded);
@@ -371,10 +371,10 @@ describe('a request that another worker has started already', () => {
   });
 });
 
-describe('over plain HTTP', () => {
+describe('requests over plain HTTP', () => {
   const asked = { hardKey: key, passThrough: 'no_websocket' } as const;
 
-  it('the session is found as ever', () => {
+  it('Over plain HTTP the session is found as over WebSocket', () => {
     expect(decide(asked)).toMatchObject({ do: 'create', outcome: 'passed_through', keys: [key] });
     expect(decide(asked, { keyed: sessionRow() })).toMatchObject({ do: 'claim', outcome: 'passed_through' });
     expect(decide(asked, { keyed: sessionRow(mine), local: [actor()] })).toMatchObject({
@@ -383,14 +383,14 @@ describe('over plain HTTP', () => {
     });
   });
 
-  it('a socket does not help', () => {
+  it('Over plain HTTP a socket does not help', () => {
     const anchored = { ...toHead, passThrough: 'oversize' } as const;
     const world = { anchor: at(t2, sessionRow(mine)), local: [actor()] };
     expect(decide(anchored, world)).toMatchObject(expired);
     expect(decide(anchored, { ...world, anchorExact: true })).toMatchObject({ do: 'use', outcome: 'passed_through' });
   });
 
-  it('nobody else is asked or waited for', () => {
+  it('Over plain HTTP no other worker is asked or waited for', () => {
     const aside = { row: 'passed_through_aside', do: 'create', outcome: 'passed_through', keys: [] };
     const world = { owners: [worker()] };
     expect(decide(asked, { ...world, keyed: sessionRow(theirs) })).toEqual({ ...aside, parent: null });
@@ -401,7 +401,7 @@ describe('over plain HTTP', () => {
     expect(decide(anchored, { ...world, anchor: at(t2, busy) })).toMatchObject(expired);
   });
 
-  it("an object at the provider is named only with the client's own credential", () => {
+  it('Over plain HTTP an object at the provider may be named only with the client’s own credential', () => {
     const named = { foreign: 'tools[0].vector_store_ids[0]' } as const;
     const refused = { row: 'foreign_object', do: 'refuse', code: 'bridge_foreign_object' };
     expect(decide(named)).toMatchObject({ ...refused, param: named.foreign });
@@ -409,15 +409,15 @@ describe('over plain HTTP', () => {
     expect(decide({ ...named, credentialIsClients: true })).toMatchObject({ outcome: 'created' });
   });
 
-  it("a conversation goes out only with the client's own credential", () => {
+  it('Over plain HTTP a provider conversation is sent only with the client’s own credential', () => {
     const conversation = { passThrough: 'conversation' } as const;
     expect(decide(conversation)).toMatchObject({ row: 'foreign_conversation', ...expired });
     expect(decide({ ...conversation, credentialIsClients: true })).toMatchObject({ outcome: 'passed_through' });
   });
 });
 
-describe('the table', () => {
-  it('names every row once, in sentences', () => {
+describe('the decision table', () => {
+  it('The decision table names every row once, with full sentences', () => {
     const ids = rows.map(({ id }) => id);
     expect(new Set(ids).size).toBe(ids.length);
     for (const { when, does } of rows) for (const text of [when, does]) expect(text).toMatch(/^[A-Z].*\.$/);

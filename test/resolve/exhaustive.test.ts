@@ -14,7 +14,7 @@ const answerable = (c: Case) => {
   if (turn?.state !== 'completed') return false;
   return c.facts.anchorExact === true || (turn.storedUpstream && turn.credentialFp === c.evidence.credentialFp);
 };
-/** Sessions the request has hard evidence for, the strongest last. */
+/** Returns the sessions for which the request has hard evidence, the strongest last. */
 const provenSessions = ({ evidence, facts: { rows, apart } }: Case) => {
   const { token } = evidence;
   const proven = [rows.anchor?.session, evidence.hardKey && !apart ? rows.keyed : null];
@@ -194,7 +194,7 @@ describe('every combination of evidence, rows, liveness, attempts and policy', (
     }
   });
 
-  it('is decided, by each kind of decision and by every row but the four that have tests of their own', () => {
+  it('Every combination is decided, and all kinds of decision and all rows occur except the four with tests of their own', () => {
     expect(count).toBeGreaterThan(100_000);
     expect([...done.keys()].sort()).toEqual(
       ['await_owner', 'claim', 'create', 'forward', 'queue', 'reattach', 'refuse', 'supersede', 'use'].sort(),
@@ -207,11 +207,11 @@ describe('every combination of evidence, rows, liveness, attempts and policy', (
     ]);
   });
 
-  it.each(Object.keys(invariants))('%s', (name) => {
+  it.each(Object.keys(invariants))('Invariant over all combinations: %s', (name) => {
     expect(violations.get(name)).toBeUndefined();
   });
 
-  it('is decided without changing what was passed in', () => {
+  it('A decision does not modify its input', () => {
     let at = 0;
     for (const { evidence, facts } of cases()) {
       if (at++ % 997 !== 0) continue;

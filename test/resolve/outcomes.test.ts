@@ -5,17 +5,17 @@ import { rows } from '../../src/resolve/resolve.ts';
 describe('the table of outcomes', () => {
   const table = outcomeTable();
 
-  it('has a sentence and an effect for each, once', () => {
+  it('Every outcome occurs once, with a sentence and an effect', () => {
     expect(new Set(table.map(({ outcome }) => outcome)).size).toBe(table.length);
     for (const { meaning, http } of table) for (const text of [meaning, http]) expect(text).toMatch(/^\S.*\.$/);
   });
 
-  it('knows every outcome a row can give', () => {
+  it('The table of outcomes has every outcome of the decision rows', () => {
     const known = table.map(({ outcome }) => outcome);
     for (const row of rows) expect(known).toContain(row.outcome);
   });
 
-  it('names the status and the code the client acts on', () => {
+  it('An outcome names the status and the code on which the client acts', () => {
     const http = Object.fromEntries(table.map((entry) => [entry.outcome, entry.http]));
     expect(http.expired_continuity).toContain('400 `bridge_session_expired`, code `previous_response_not_found`');
     expect(http.wrong_instance).toContain('409 `bridge_wrong_instance`');

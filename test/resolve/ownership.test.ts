@@ -24,7 +24,7 @@ describe('another live worker', () => {
   const busy = { ...world, keyed: sessionRow({ ...theirs, activeTurnId: 't3' }) };
   const asked = { hardKey: key };
 
-  it('gets the request, busy or idle, draining or not', () => {
+  it('A request goes to the live owner, busy or idle, draining or not', () => {
     const forwarded = { row: 'forwarded', do: 'forward', outcome: 'forwarded', workerId: OTHER };
     expect(decide(asked, world)).toMatchObject(forwarded);
     expect(decide(asked, busy)).toMatchObject(forwarded);
@@ -32,7 +32,7 @@ describe('another live worker', () => {
     expect(decide(toOlder, { ...world, anchor: at(t1, sessionRow(theirs)) })).toMatchObject(forwarded);
   });
 
-  it('is named to the router in front, with the rest of its lease, when the policy says so', () => {
+  it('Under the reject policy the answer names the owner and the rest of its lease for the router', () => {
     expect(decide(asked, { ...world, instancePolicy: 'reject' })).toEqual({
       row: 'wrong_instance',
       do: 'refuse',
@@ -46,7 +46,7 @@ describe('another live worker', () => {
     ['could not be reached', { attempts: [lost] }],
     ['has no address', { owners: [worker({ internalUrl: null })] }],
     ['denies the session', { attempts: [{ kind: 'not_owner', sessionId: 's' }] }],
-  ] as const)('that %s loses an idle session at once; a busy one is waited for', (_, change) => {
+  ] as const)('An owner that %s loses an idle session at once, and a busy one is waited for', (_, change) => {
     const idle = { row: 'stale_recovery', do: 'claim', ownOrphan: false };
     const wait = { row: 'owner_awaited', do: 'await_owner', outcome: 'stale_recovery', workerId: OTHER };
     expect(decide(asked, { ...world, ...change })).toMatchObject(idle);
@@ -54,10 +54,10 @@ describe('another live worker', () => {
   });
 
   it.each([
-    ['let its lease run out', [worker({ leaseLeftMs: -1 })]],
+    ['has an expired lease', [worker({ leaseLeftMs: -1 })]],
     ['has no row', []],
-    ['has a row that only others made', [worker({ version: 'unknown', internalUrl: null })]],
-  ])('that %s is waited for, whether or not it runs a turn: it may only be late', (_, owners) => {
+    ['has a row that only other workers wrote', [worker({ version: 'unknown', internalUrl: null })]],
+  ])('An owner that %s is waited for, with or without a running turn: it may only be late', (_, owners) => {
     const wait = { row: 'owner_awaited', do: 'await_owner', outcome: 'stale_recovery', workerId: OTHER };
     expect(decide(asked, { ...world, owners })).toMatchObject(wait);
     expect(decide(asked, { ...busy, owners })).toMatchObject(wait);
@@ -65,19 +65,19 @@ describe('another live worker', () => {
     expect(decide(toHead, anchored).row).toBe('owner_awaited');
   });
 
-  it('says when waiting for it cannot be over earlier', () => {
+  it('The answer gives the earliest time at which waiting for the owner can end', () => {
     expect(decide(asked, { ...busy, attempts: [lost] })).toMatchObject({ retryAfterSeconds: 8 });
     expect(decide(asked, { ...busy, owners: [worker({ leaseLeftMs: -9 })] })).toMatchObject({ retryAfterSeconds: 1 });
   });
 
-  it('that is dead loses a busy session too', () => {
+  it('A dead owner loses a busy session too', () => {
     expect(decide(asked, { ...busy, owners: [worker({ state: 'dead' })] })).toMatchObject({
       do: 'claim',
       ownOrphan: false,
     });
   });
 
-  it('is asked although the owner before it denied or did not answer', () => {
+  it('The current owner is asked although the previous owner denied the session or did not answer', () => {
     const attempts = [
       { kind: 'unreachable', workerId: 'before' },
       { kind: 'not_owner', sessionId: 's', workerId: 'before' },
@@ -85,7 +85,7 @@ describe('another live worker', () => {
     expect(decide(asked, { ...world, attempts }).row).toBe('forwarded');
   });
 
-  it('may hold an anchor that nobody else can continue: its death is waited for', () => {
+  it('An owner that alone may hold the anchor is waited for until its death', () => {
     const anchored = { anchor: at(t2, sessionRow(theirs)), owners: [worker()] };
     expect(decide(toHead, { ...anchored, attempts: [lost] })).toMatchObject({
       row: 'anchor_held_elsewhere',
@@ -97,14 +97,14 @@ describe('another live worker', () => {
   });
 });
 
-describe("this worker's own row without an actor", () => {
-  it('is claimed, and an active turn nobody runs is named as an orphan', () => {
+describe('this worker’s own row without an actor', () => {
+  it('A session that this worker owns without an actor is claimed, and its active turn is named as an orphan', () => {
     expect(decide({ hardKey: key }, { keyed: sessionRow(mine) })).toMatchObject({ do: 'claim', ownOrphan: false });
     const orphan = sessionRow({ ...mine, activeTurnId: 't3' });
     expect(decide({ hardKey: key }, { keyed: orphan })).toMatchObject({ do: 'claim', ownOrphan: true });
   });
 
-  it('is what an actor of another epoch, or a stale one, amounts to', () => {
+  it('An actor of another epoch, or a stale one, counts as no actor', () => {
     const world = { keyed: sessionRow(mine) };
     expect(decide({ hardKey: key }, { ...world, local: [streaming({ epoch: 3 })] }).do).toBe('claim');
     expect(decide({ hardKey: key }, { ...world, local: [actor({ state: 'stale' })] }).do).toBe('claim');
@@ -118,19 +118,19 @@ describe('a busy session here', () => {
   const same = { clientAttached: false, activeRequestFp: 'fp_new' };
   const reattached = { row: 'reattached', do: 'reattach', sessionId: 's', epoch: 4 };
 
-  it('gives its stream to the same request once its client is gone', () => {
+  it('A busy session’s stream is taken over by the same request once its client has left', () => {
     expect(decide(asked, { keyed, local: [streaming(same)] })).toMatchObject(reattached);
     expect(decide({ token: ours }, { token: keyed, local: [streaming(same)] })).toMatchObject(reattached);
     expect(decide(toHead, { anchor: at(t2, keyed), local: [streaming(same)] })).toMatchObject(reattached);
   });
 
-  it('gives the stream of an ended, undelivered turn too, though the head has moved', () => {
+  it('The stream of an ended, undelivered turn is taken over too, though the head has moved', () => {
     const ended = actor({ ...same, bufferComplete: true, activeParentTurnId: 't1' });
     expect(decide(asked, { keyed: sessionRow(mine), local: [ended] })).toMatchObject(reattached);
     expect(decide(toOlder, { anchor: at(t1, sessionRow(mine)), local: [ended] })).toMatchObject(reattached);
   });
 
-  it('does not give its stream to a request with another parent or of another client turn', () => {
+  it('A busy session’s stream is not taken over by a request with another parent or of another client turn', () => {
     const world = { anchor: at(t2, keyed), anchorExact: true };
     expect(decide(toHead, { ...world, local: [streaming({ ...same, activeParentTurnId: 't1' })] })).toMatchObject({
       row: 'busy_anchored',
@@ -142,7 +142,7 @@ describe('a busy session here', () => {
     expect(decide(asked, { keyed, local: [streaming(turn)] }).row).toBe('superseded');
   });
 
-  it('cuts an earlier connection of the same client turn or Idempotency-Key, and of no other', () => {
+  it('A request cuts an earlier connection of the same client turn or Idempotency-Key, and of no other', () => {
     const attached = { ...same, clientAttached: true };
     const turn = streaming({ ...attached, activeClientTurnId: 'turn-1' });
     expect(decide({ ...asked, clientTurnId: 'turn-1' }, { keyed, local: [turn] })).toMatchObject(reattached);
@@ -152,7 +152,7 @@ describe('a busy session here', () => {
     expect(decide(asked, { keyed, local: [streaming(attached)] }).row).toBe('parallel_lane');
   });
 
-  it('is found by an Idempotency-Key alone, for the same request only', () => {
+  it('An Idempotency-Key alone finds a busy session, for the same request only', () => {
     const idempotent = streaming({ ...same, clientAttached: true, activeIdempotencyKey: 'i' });
     const byKey = { row: 'same_idempotency_key', do: 'reattach', sessionId: 's' };
     expect(decide({ idempotencyKey: 'i' }, { idempotent })).toMatchObject(byKey);
@@ -165,7 +165,7 @@ describe('a busy session here', () => {
     expect(decide({ idempotencyKey: 'i', ...toHead }, { idempotent })).toMatchObject(expired);
   });
 
-  it('is superseded by another request, or by the same one when its buffer overflowed, once its client is gone', () => {
+  it('A turn whose client has left is superseded by another request, or by the same one after its buffer overflowed', () => {
     const superseded = { row: 'superseded', do: 'supersede', sessionId: 's', epoch: 4 };
     expect(decide(asked, { keyed, local: [streaming({ clientAttached: false })] })).toMatchObject(superseded);
     expect(decide(asked, { keyed, local: [streaming({ ...same, bufferComplete: false })] })).toMatchObject(superseded);
@@ -173,12 +173,12 @@ describe('a busy session here', () => {
     expect(decide(asked, { keyed, local: [resending] })).toMatchObject(superseded);
   });
 
-  it('lets an unanchored request run beside it while its client reads', () => {
+  it('An unanchored request runs beside a busy session whose client reads', () => {
     const beside = { row: 'parallel_lane', do: 'create', outcome: 'parallel_lane', keys: [], parent: null };
     expect(decide(asked, { keyed, local: [streaming()] })).toEqual(beside);
   });
 
-  it('is forked by an anchored one, client or not', () => {
+  it('An anchored request forks a busy session, with or without its client', () => {
     const world = { anchor: at(t2, keyed), anchorExact: true };
     const forked = { row: 'busy_anchored', do: 'create', outcome: 'forked', keys: [], parent: t2 };
     expect(decide(toHead, { ...world, local: [streaming()] })).toEqual(forked);
@@ -192,17 +192,17 @@ describe('a busy session here', () => {
     'live.settling.overdue',
     'reconnecting.waiting.pausing',
     'live.idle',
-  ])('in %s lets requests queue, up to a bound', (state) => {
+  ])('In state %s requests queue, up to a limit', (state) => {
     const pending = streaming({ state });
     expect(decide(asked, { keyed, local: [pending] })).toMatchObject({ row: 'queued', do: 'queue', sessionId: 's' });
     expect(decide(toHead, { anchor: at(t2, keyed), local: [pending] })).toMatchObject({ row: 'queued' });
     const full = [{ ...pending, queueFull: true }];
     expect(decide(toHead, { anchor: at(t2, keyed), local: full })).toMatchObject({ code: 'bridge_queue_full' });
-    // Nothing ties an unanchored request to this socket.
+    // An unanchored request is not bound to this socket.
     expect(decide(asked, { keyed, local: full })).toMatchObject({ outcome: 'parallel_lane', do: 'create', keys: [] });
   });
 
-  it('is idle when its actor says so, though the row that was read still shows a turn', () => {
+  it('A session is idle when its actor is idle, though the row that was read still shows a turn', () => {
     expect(decide(asked, { keyed, local: [actor()] })).toMatchObject({ row: 'live_reuse', do: 'use', anchor: null });
   });
 });

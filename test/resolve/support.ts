@@ -2,7 +2,7 @@ import { explain } from '../../src/resolve/resolve.ts';
 import type { AttemptFact, Decision, Evidence, Facts, LocalSession } from '../../src/resolve/types.ts';
 import type { LookupResult, SessionRow, TurnRow, WorkerRow } from '../../src/store/port.ts';
 
-/** Rows of one small world: worker `me` asks; session `s` has turns t1 and its head t2. */
+/** Rows of one small world: worker `me` asks; session `s` has turn t1 and its head t2. */
 export const SCOPE = 'acme';
 export const ME = 'worker-me';
 export const OTHER = 'worker-other';
@@ -84,7 +84,7 @@ export function actor(over: Partial<LocalSession> = {}): LocalSession {
   };
 }
 
-/** An actor with a turn on the wire: another request's, unless told otherwise. */
+/** Returns an actor with a turn on the wire; by default the turn of another request. */
 export function streaming(over: Partial<LocalSession> = {}): LocalSession {
   return actor({
     state: 'live.streaming',
@@ -156,7 +156,7 @@ export function facts({
   };
 }
 
-/** A session header: shared by all conversations of one client. */
+/** A session header, shared by all conversations of one client. */
 export const header = { kind: 'session', hash: 'h' } as const;
 export const key = { kind: 'thread', hash: 'k' } as const;
 export const ours = { kind: 'ours', sessionId: 's', epoch: 4 } as const;
@@ -171,7 +171,7 @@ export const at = (turn: TurnRow, session: SessionRow | null) => ({ turn, sessio
 export const expired = { do: 'refuse', outcome: 'expired_continuity', code: 'bridge_session_expired' };
 export const unreachable: AttemptFact = { kind: 'unreachable', workerId: OTHER };
 
-/** What is decided, with the id of the row that decides. */
+/** Returns the decision, with the id of the row that made it. */
 export function decide(asked: Partial<Evidence>, world: World = {}): Decision & { row: string } {
   const { row, decision } = explain(evidence(asked), facts(world));
   return { row: row.id, ...decision };

@@ -17,7 +17,7 @@ const boom = (): never => {
   throw new Error('boom');
 };
 
-/** An order with its effects and commits in the test's hands. */
+/** Opens an order whose effects and commits the test controls. */
 function open(
   options: Partial<Options> & { onEffect?: (effect: Effect, actor: DurableActor<typeof orderMachine>) => void } = {},
 ) {
@@ -61,7 +61,7 @@ async function paying() {
 }
 
 describe('effects', () => {
-  it('are performed after the step that yielded them, never inside it', async () => {
+  it('Effects run after the step that yielded them, never inside it', async () => {
     const seen: string[] = [];
     const order = open({
       onEffect: (_, actor) => seen.push(actor.state),
@@ -73,7 +73,7 @@ describe('effects', () => {
     expect(order.effects).toEqual(['greet', 'announce:nudged']);
   });
 
-  it('may send events, which are taken up in order when the step is over', async () => {
+  it('Effects may send events, which are processed in order after the step', async () => {
     const order = open({
       onEffect({ type }, actor) {
         if (type !== 'announce' || actor.state !== 'open') return;
@@ -88,7 +88,7 @@ describe('effects', () => {
     expect(order.actor.state).toBe('paying');
   });
 
-  it('that throw are reported and leave the actor serving', async () => {
+  it('Effects that throw are reported, and the actor keeps serving', async () => {
     const order = open({
       onEffect({ type }) {
         if (type === 'explode') throw new Error('boom');
@@ -102,8 +102,8 @@ describe('effects', () => {
   });
 });
 
-describe('what throws', () => {
-  it('in an effect is an event, ahead of what waits and after the other effects of its step', async () => {
+describe('throwing callbacks', () => {
+  it('A throw in an effect becomes an event, before waiting events and after the other effects of its step', async () => {
     const order = open({
       onEffect({ type }, actor) {
         if (type !== 'explode') return;
@@ -118,7 +118,7 @@ describe('what throws', () => {
     expect([order.actor.stopped, order.errors]).toEqual([true, []]);
   });
 
-  it('in what should make an event of it is reported, and the actor serves', async () => {
+  it('A throw while that event is created is reported, and the actor keeps serving', async () => {
     const order = open({ onEffect: ({ type }) => type === 'explode' && boom(), effectFailed: () => boom() });
     await order.settle();
     order.actor.send({ type: 'boom' });
@@ -126,18 +126,18 @@ describe('what throws', () => {
     expect([order.errors.length, order.actor.context.items]).toEqual([1, 1]);
   });
 
-  it('in observers is reported and changes nothing', async () => {
+  it('A throw in an observer is reported and changes nothing', async () => {
     const order = open({ inspect: () => boom(), onStep: () => boom(), onStopped: () => boom() });
     await order.settle();
     order.actor.send({ type: 'add', items: 1 });
     order.actor.send({ type: 'pay' });
     expect(order.actor.state).toBe('paying');
     order.actor.stop();
-    // The inspector once, each of four steps, and the stop.
+    // Expected errors: one of the inspector, one of each of four steps, and one of the stop.
     expect(order.errors.length).toBeGreaterThan(3);
   });
 
-  it('in a step stops the actor', async () => {
+  it('A throw in a step stops the actor', async () => {
     const stopped: string[] = [];
     const order = open({
       durations: (name) => (name === 'bank' ? boom() : 1_000),
@@ -152,8 +152,8 @@ describe('what throws', () => {
   });
 });
 
-describe('while a commit is unanswered', () => {
-  it('everything else waits, in order, and nothing is merged or dropped', async () => {
+describe('an unanswered commit', () => {
+  it('During an unanswered commit all other events wait in order, and none is merged or dropped', async () => {
     const order = await paying();
     order.actor.send({ type: 'cancel' });
     order.actor.send({ type: 'pack' });
@@ -164,7 +164,7 @@ describe('while a commit is unanswered', () => {
     expect(order.effects).toEqual(['greet', 'apologise', 'greet']);
   });
 
-  it('the deadline of the waiting state gets through, ahead of what waits', async () => {
+  it('During an unanswered commit the deadline of the waiting state is processed before waiting events', async () => {
     const order = await paying();
     order.actor.send({ type: 'cancel' });
     order.clock.advance(300);
@@ -176,7 +176,7 @@ describe('while a commit is unanswered', () => {
     expect(order.actor.stopped).toBe(true);
   });
 
-  it('an attempt without an answer is repeated, unchanged, until one is answered', async () => {
+  it('A commit without an answer is repeated unchanged until it is answered', async () => {
     const order = await paying();
     for (let count = 0; count < 6; count += 1) {
       expect(order.attempts).toHaveLength(count + 1);
@@ -192,7 +192,7 @@ describe('while a commit is unanswered', () => {
     expect(order.clock.armed).toBe(0);
   });
 
-  it.each(['rejects', 'throws'])('an attempt that %s is a verdict, asked for once', async (how) => {
+  it.each(['rejects', 'throws'])('A commit that %s counts as a verdict and is tried once', async (how) => {
     const failures: string[] = [];
     const order = open({
       ...(how === 'throws' ? { commit: () => boom() } : {}),
@@ -211,14 +211,14 @@ describe('while a commit is unanswered', () => {
     expect(order.attempts.length).toBeLessThan(2);
   });
 
-  it('an attempt that fails without anything to make a verdict of it stops the actor', async () => {
+  it('A commit that fails without a conversion to a verdict stops the actor', async () => {
     const order = await paying();
     order.attempts[0]!.fail(new Error('boom'));
     await order.settle();
     expect([order.actor.stopped, order.errors.length, order.clock.armed]).toEqual([true, 1, 0]);
   });
 
-  it('an answer that comes after the stop is nobody’s', async () => {
+  it('An answer after the stop is ignored', async () => {
     const order = await paying();
     order.actor.send({ type: 'cancel' });
     expect(order.actor.stop()).toEqual([{ type: 'cancel' }]);
@@ -243,7 +243,7 @@ describe('while a commit is unanswered', () => {
 });
 
 describe('deadlines', () => {
-  it('fire while their state lasts, and not after it was left', async () => {
+  it('A deadline fires while its state lasts, and not after the state was left', async () => {
     const order = await paying();
     order.attempts[0]!.answer({ event: { type: 'paid' } });
     await order.settle();
@@ -257,7 +257,7 @@ describe('deadlines', () => {
     expect(forgotten.effects).toEqual(['greet', 'announce:gone']);
   });
 
-  it('start again when touched', async () => {
+  it('A deadline restarts when it is touched', async () => {
     const order = open();
     await order.settle();
     order.clock.advance(900);
@@ -268,7 +268,7 @@ describe('deadlines', () => {
     expect(order.actor.stopped).toBe(true);
   });
 
-  it('given as a time of day fire then, however long ago they were set', async () => {
+  it('A deadline given as an absolute time fires at that time, however long ago it was set', async () => {
     const clock = createManualClock();
     const order = open({ clock, input: { dueAt: clock.wall() + 400 } });
     await order.settle();
@@ -278,7 +278,7 @@ describe('deadlines', () => {
     expect(order.actor.stopped).toBe(true);
   });
 
-  it('longer than a timer can be are kept', async () => {
+  it('A deadline longer than the maximum timer still fires at its time', async () => {
     const order = open({ durations: () => 5_000_000_000 });
     await order.settle();
     order.clock.advance(4_999_999_999);
@@ -287,10 +287,10 @@ describe('deadlines', () => {
     expect(order.actor.stopped).toBe(true);
   });
 
-  it('that fired for a state left meanwhile are not delivered', async () => {
+  it('A deadline that expired in a state that was left since is not delivered', async () => {
     const order = open({
       onEffect({ type }, actor) {
-        // The deadline falls due while this effect is performed, behind the event that leaves the state.
+        // The deadline expires while this effect runs, after the event that leaves the state.
         if (type !== 'announce' || actor.state !== 'open') return;
         actor.send({ type: 'add', items: 1 });
         actor.send({ type: 'pay' });
@@ -305,7 +305,7 @@ describe('deadlines', () => {
 });
 
 describe('the actor', () => {
-  it('is a real XState actor: observed, awaited and inspected like any', async () => {
+  it('The actor is a real XState actor that can be observed, awaited and inspected', async () => {
     const inspected: string[] = [];
     const order = open({ inspect: (event) => inspected.push(event.type) });
     const states: string[] = [];
@@ -321,7 +321,7 @@ describe('the actor', () => {
     expect(inspected).toContain('@xstate.snapshot');
   });
 
-  it('names its state by a path that ends at a parallel state', async () => {
+  it('The state of an actor is a path that ends at a parallel state', async () => {
     const order = await paying();
     order.attempts[0]!.answer({ event: { type: 'paid' } });
     await order.settle();
@@ -330,7 +330,7 @@ describe('the actor', () => {
     expect(order.actor.snapshot().value).toEqual({ packing: { box: 'full', label: 'printed' } });
   });
 
-  it('ends by itself in a final state, with the state’s own effects performed', async () => {
+  it('An actor ends by itself in a final state, after the effects of that state', async () => {
     const stopped: string[] = [];
     const order = open({ onStopped: () => stopped.push('stopped') });
     await order.settle();

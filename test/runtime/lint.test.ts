@@ -25,7 +25,7 @@ const machine = (config: object, implementations: object = {}) =>
 const messages = (config: object, implementations?: object) =>
   lintMachine(machine(config, implementations)).map(({ path, message }) => `${path}: ${message}`);
 
-describe('a machine with hidden effects is refused:', () => {
+describe('machine lint', () => {
   it.each([
     ['invoke', { states: { a: { invoke: { src: fromPromise(async () => 1) } } } }, /m\.a: invokes/],
     ['after', { states: { a: { after: { 100: 'b' } }, b: {} } }, /m\.a: waits for 100/],
@@ -40,22 +40,22 @@ describe('a machine with hidden effects is refused:', () => {
     ['an inline action', { states: { a: { on: { e: { actions: () => {} } } } } }, /m\.a, on e: an inline function/],
     ['an inline guard', { states: { a: { on: { e: { guard: () => true, target: 'a' } } } } }, /inline guard/],
     ['an inline guard of always', { states: { a: { always: { guard: () => false, target: 'b' } }, b: {} } }, /always/],
-  ])('%s', (_, config, message) => {
+  ])('A machine with %s is refused', (_, config, message) => {
     expect(messages(config).join('\n')).toMatch(message);
   });
 
-  it('one of XState’s own actions behind a name', () => {
+  it('A built-in XState action behind a name is refused', () => {
     const found = messages({ states: { a: { entry: 'sneaky' } } }, { actions: { sneaky: sendTo('x', { type: 'e' }) } });
     expect(found.join('\n')).toMatch(/sends to another actor/);
   });
 
-  it('with every finding in one message', () => {
+  it('All findings are reported in one message', () => {
     const both = machine({ states: { a: { after: { 5: 'b' } }, b: { entry: log('x') } } });
     expect(() => defineProgram(both, { commits: [], version: 1 })).toThrow(/m\.a: [\s\S]*m\.b, entry: /);
   });
 });
 
-it('accepts named actions and guards, assign and an immediate raise', () => {
+it('Named actions and guards, assign and an immediate raise are accepted', () => {
   expect(
     messages({
       states: {

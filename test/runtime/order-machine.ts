@@ -1,6 +1,6 @@
 import { assign, setup } from 'xstate';
 
-/** A small machine that has nothing to do with sessions: an order that is paid for, packed, and sometimes forgotten. */
+/** A small machine unrelated to sessions: an order that is paid for, packed, and sometimes forgotten. */
 export const orderMachine = setup({
   types: {
     context: {} as { items: number; attempts: number; dueAt: number | null },

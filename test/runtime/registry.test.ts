@@ -6,7 +6,7 @@ const registry = () => {
   return { stopped, actors: createRegistry<string>({ stop: (older) => stopped.push(older) }) };
 };
 
-it('holds one actor per id, and stops the one of an older epoch before the newer is added', () => {
+it('The registry holds one actor per id, and stops the one of an older epoch before the newer is added', () => {
   const { actors, stopped } = registry();
   actors.register('s', 1, 'first');
   actors.register('s', 2, 'second');
@@ -15,7 +15,7 @@ it('holds one actor per id, and stops the one of an older epoch before the newer
   expect(actors.size).toBe(1);
 });
 
-it('never gives out an actor of another epoch', () => {
+it('The registry never returns an actor of another epoch', () => {
   const { actors } = registry();
   actors.register('s', 2, 'second');
   expect(actors.getExact('s', 1)).toBeUndefined();
@@ -23,14 +23,14 @@ it('never gives out an actor of another epoch', () => {
   expect(actors.getExact('t', 2)).toBeUndefined();
 });
 
-it('refuses an actor of the same or an older epoch', () => {
+it('The registry refuses an actor of the same or an older epoch', () => {
   const { actors } = registry();
   actors.register('s', 2, 'second');
   expect(() => actors.register('s', 2, 'again')).toThrow(/epoch 2/);
   expect(() => actors.register('s', 1, 'first')).toThrow(/epoch 1/);
 });
 
-it('removes only the actor of the epoch that is meant', () => {
+it('The registry removes only the actor of the given epoch', () => {
   const { actors } = registry();
   actors.register('s', 2, 'second');
   expect(actors.remove('s', 1)).toBe(false);

@@ -8,15 +8,15 @@ const stored = { value: 'paying', context: { items: 2, attempts: 1, dueAt: null 
 const wake = (over: Partial<Parameters<typeof rehydrate<typeof orderMachine>>[1]> = {}) =>
   rehydrate(program, { persisted: stored, machineVersion: 3, input: {}, takeover: { type: 'recovered' }, ...over });
 
-describe('a snapshot taken over', () => {
-  it('is born in the state the takeover leads to, with what it knew', () => {
+describe('a snapshot that is taken over', () => {
+  it('A restored actor starts in the state to which the takeover leads, with its context', () => {
     const { snapshot, recoveredFrom } = wake();
     expect(snapshot.value).toBe('open');
     expect(snapshot.context.items).toBe(2);
     expect(recoveredFrom).toBe('snapshot');
   });
 
-  it('performs nothing of the state it was in, nor of the takeover', async () => {
+  it('A restored actor runs no effects of its stored state or of the takeover', async () => {
     const performed: string[] = [];
     const actor = startActor(program, {
       id: 'order',
@@ -32,7 +32,7 @@ describe('a snapshot taken over', () => {
     actor.stop();
   });
 
-  it('has its deadlines armed again, those given as a time of day from that time', async () => {
+  it('A restored actor arms its deadlines again, absolute ones with their original time', async () => {
     const clock = createManualClock();
     const persisted = { value: 'open', context: { items: 0, attempts: 0, dueAt: clock.wall() + 50 } };
     const actor = startActor(program, {
@@ -49,13 +49,13 @@ describe('a snapshot taken over', () => {
 
   it.each([
     ['was written by another version', { machineVersion: 2 }],
-    ['names a state that is not there', { persisted: { value: 'shipped', context: {} } }],
+    ['names a missing state', { persisted: { value: 'shipped', context: {} } }],
     ['has no context', { persisted: { value: 'open' } }],
     ['has a context of another shape', { persisted: stored, validContext: () => false }],
     ['has ended', { persisted: { value: 'gone', context: stored.context } }],
     ['is no snapshot', { persisted: 'paying' }],
-    ['is nothing', { persisted: null }],
-  ])('that %s is not loaded: the columns are what counts', (_, over) => {
+    ['is null', { persisted: null }],
+  ])('A snapshot that %s is not loaded, and the columns are used instead', (_, over) => {
     const { snapshot, recoveredFrom } = wake(over);
     expect(recoveredFrom).toBe('columns');
     expect(snapshot.value).toBe('open');
@@ -63,7 +63,7 @@ describe('a snapshot taken over', () => {
   });
 });
 
-it('keeps of an actor only where it stands and its context', async () => {
+it('A snapshot keeps only state and context of an actor', async () => {
   const actor = startActor(program, {
     id: 'order',
     input: {},

@@ -11,7 +11,7 @@ interface Shown {
   telemetry: boolean;
 }
 
-/** A turn on the wire as the frame reader sees it, with what its client was shown. */
+/** Returns a turn on the wire as the frame reader sees it, with what its client was shown. */
 function turnOf({ stream = true, ...over }: Record<string, unknown> = {}) {
   const shown: Shown[] = [];
   const notes: string[] = [];
@@ -106,7 +106,7 @@ function answered(id: string) {
 }
 
 describe('the announcement of a response', () => {
-  it('begins the turn and is held back until something follows', () => {
+  it('An announcement begins the turn and is held back until another frame follows', () => {
     const { turn, types, notes } = turnOf();
     read(created('r'), turn);
     expect([turn.responseId, turn.times.firstEvent, turn.sawOutput, touched]).toEqual(['r', 1_000, false, 1]);
@@ -118,7 +118,7 @@ describe('the announcement of a response', () => {
     expect([notes, log, turn.times.firstEvent]).toEqual([['acknowledge', 'stream'], ['upstream.progress'], 1_000]);
   });
 
-  it('may be another beginning than response.created', () => {
+  it('An announcement may be another event than response.created', () => {
     const { turn, types } = turnOf();
     read({ type: 'response.in_progress', response: { id: 'r' } }, turn);
     expect([types(), turn.responseId]).toEqual([[], 'r']);
@@ -126,7 +126,7 @@ describe('the announcement of a response', () => {
     expect(types()).toEqual(['response.in_progress', 'response.queued']);
   });
 
-  it('after a first event is shown at once, and gives the response its id', () => {
+  it('An announcement after a first event is shown at once, and gives the response its id', () => {
     const { turn, types } = turnOf();
     read(delta(), turn);
     expect(turn.responseId).toBeNull();
@@ -142,7 +142,7 @@ describe('the announcement of a response', () => {
     expect(late.types()).toEqual([]);
   });
 
-  it('of another response while one runs is not shown, nor are frames that name it; those that name none are', () => {
+  it('An announcement of another response during one is hidden with the frames that name it; frames without a name are shown', () => {
     const { turn, types } = turnOf();
     read(created('r'), turn);
     read(delta(), turn);
@@ -157,7 +157,7 @@ describe('the announcement of a response', () => {
     expect(turn.ending).toMatchObject({ state: 'completed' });
   });
 
-  it('repeated, or without an id, makes no other response', () => {
+  it('An announcement that is repeated, or has no id, starts no other response', () => {
     const { turn, types } = turnOf();
     read(created('r'), turn);
     read(created('r'), turn);
@@ -168,7 +168,7 @@ describe('the announcement of a response', () => {
 });
 
 describe('between two turns on a socket', () => {
-  it('what is late of an ended response begins nothing, its terminal neither', () => {
+  it('Late frames of an ended response begin nothing, including its terminal', () => {
     answered('r1');
     const next = turnOf();
     for (const frame of [delta(), { ...delta(), response_id: 'r1' }, itemDone('x'), end('r1'), end('unknown')])
@@ -178,7 +178,7 @@ describe('between two turns on a socket', () => {
     expect([next.types(), next.turn.ending, next.turn.responseId, log]).toEqual([[], null, null, []]);
   });
 
-  it('the next announcement begins the next turn, and late frames of the ended one are not its', () => {
+  it('The next announcement begins the next turn, which ignores late frames of the ended response', () => {
     answered('r1');
     const { turn, types } = turnOf();
     read(created('r2'), turn);
@@ -191,7 +191,7 @@ describe('between two turns on a socket', () => {
     expect(turn.ending).toMatchObject({ state: 'completed' });
   });
 
-  it('a failure of a response that was not announced is the turn’s', () => {
+  it('A failure of a response that was not announced belongs to the current turn', () => {
     answered('r1');
     const { turn } = turnOf();
     read(end('r2', { error: { code: 'server_error', message: 'no' } }, 'response.failed'), turn);
@@ -199,7 +199,7 @@ describe('between two turns on a socket', () => {
     expect(log).toEqual(['upstream.progress', 'upstream.ended false']);
   });
 
-  it('a provider that announces nothing begins with any event, until it has announced on this connection', () => {
+  it('A provider without announcements begins a turn with any event, until it has announced on this connection', () => {
     const silent = turnOf();
     read(delta(), silent.turn);
     read(end('r1'), silent.turn);
@@ -216,7 +216,7 @@ describe('between two turns on a socket', () => {
     expect(third.types()).toEqual([delta().type]);
   });
 
-  it('the ids of the last 64 ended responses are known, and one that ends again is among the last', () => {
+  it('The ids of the last 64 ended responses are remembered, and one that ends again moves to the end', () => {
     socket.generation = 0;
     const seen = (id: string) => {
       const { turn, types } = turnOf();
@@ -236,7 +236,7 @@ describe('between two turns on a socket', () => {
     expect([seen('r0'), seen('r1'), seen('r2'), seen('r64')]).toEqual([false, true, false, false]);
   });
 
-  it('both ids of a response that was renamed at its end are known', () => {
+  it('A response that was renamed at its end is remembered by both ids', () => {
     const { turn } = turnOf();
     read(created('first'), turn);
     read(end('last'), turn);
@@ -249,7 +249,7 @@ describe('between two turns on a socket', () => {
     }
   });
 
-  it('ends of responses without an id push no other out of what is known', () => {
+  it('Ended responses without an id evict no remembered one', () => {
     socket.kind = 'http';
     const ends = (id: string | null) => {
       const { turn } = turnOf();
@@ -266,7 +266,7 @@ describe('between two turns on a socket', () => {
     expect(late.types()).toEqual([]);
   });
 
-  it('the next turn may begin with another announcement than response.created', () => {
+  it('The next turn may begin with another announcement than response.created', () => {
     answered('r1');
     const { turn, types } = turnOf();
     read({ type: 'response.in_progress', response: { id: 'r2' } }, turn);
@@ -274,14 +274,14 @@ describe('between two turns on a socket', () => {
     expect([turn.responseId, types()]).toEqual(['r2', ['response.in_progress', delta().type]]);
   });
 
-  it('a first event that names its response gives it an id, which an announcement without one leaves', () => {
+  it('A first event that names its response sets the id, and an announcement without an id keeps it', () => {
     const { turn } = turnOf();
     read({ ...delta(), response_id: 'r' }, turn);
     read({ type: 'response.created', response: {} }, turn);
     expect(turn.responseId).toBe('r');
   });
 
-  it('a turn that goes on on another connection begins there again', () => {
+  it('A turn that moves to another connection begins there again', () => {
     const { turn, types } = turnOf();
     read(created('r1'), turn);
     socket.generation = 2;
@@ -291,7 +291,7 @@ describe('between two turns on a socket', () => {
   });
 });
 
-it('over HTTP every frame is the turn’s own, whatever it names', () => {
+it('Over HTTP every frame belongs to the turn, whatever it names', () => {
   answered('r1');
   socket.kind = 'http';
   const { turn, types } = turnOf();
@@ -308,7 +308,7 @@ it('over HTTP every frame is the turn’s own, whatever it names', () => {
 describe('items', () => {
   const ids = ({ streamed }: Turn) => streamed.map(({ value }) => value.id);
 
-  it('are kept in the order in which a streaming client saw them', () => {
+  it('Items are stored in the order in which a streaming client saw them', () => {
     const { turn } = turnOf();
     read(created('r'), turn);
     for (const frame of [itemDone('b', 1), itemDone('a', 0), itemDone('c')]) read(frame, turn);
@@ -316,7 +316,7 @@ describe('items', () => {
     expect(turn.streamed[0]!.json).toBe(JSON.stringify(item('b')));
   });
 
-  it('are kept by their index for a client that gets one JSON answer, those without one last', () => {
+  it('Items are stored by index for a client with a JSON answer, those without an index last', () => {
     const { turn } = turnOf({ stream: false });
     read(created('r'), turn);
     for (const frame of [itemDone('c', 2), itemDone('x'), itemDone('a', 0), itemDone('b', 1), itemDone('b2', 1)])
@@ -327,7 +327,7 @@ describe('items', () => {
     expect(answer.response.output.map(({ id }) => id)).toEqual(['a', 'b', 'b2', 'c', 'x']);
   });
 
-  it('that are none are shown and not kept', () => {
+  it('Invalid items are shown and not stored', () => {
     const { turn, types } = turnOf();
     read(created('r'), turn);
     for (const odd of [null, 7, 'x']) read({ type: 'response.output_item.done', item: odd }, turn);
@@ -336,7 +336,7 @@ describe('items', () => {
     expect([turn.streamed, types().length]).toEqual([[], 6]);
   });
 
-  it('that cannot be kept make the turn inexact, unless they say nothing', () => {
+  it('Items that cannot be stored make the turn inexact, unless they are empty', () => {
     const inexact = (odd: unknown) => {
       socket.generation += 1;
       const { turn } = turnOf();
@@ -352,7 +352,7 @@ describe('items', () => {
     expect([ids({ streamed: listed.turn.listed } as Turn), listed.turn.inexact]).toEqual([['a'], false]);
   });
 
-  it('are kept up to a number of bytes, and shown beyond it; the turn is inexact then', () => {
+  it('Items are stored up to a byte limit and shown beyond it; the turn is then inexact', () => {
     const { turn, types } = turnOf({ stream: false });
     mostBytes = JSON.stringify(item('a')).length + JSON.stringify(item('b')).length;
     read(created('r'), turn);
@@ -363,7 +363,7 @@ describe('items', () => {
     expect([ids(turn), turn.inexact, types().length]).toEqual([['a', 'b'], true, 5]);
   });
 
-  it('are kept of a response that begins with one', () => {
+  it('The items of a response that begins with an item are stored', () => {
     socket.kind = 'http';
     const { turn } = turnOf({ stream: false });
     read(itemDone('a'), turn);
@@ -372,14 +372,14 @@ describe('items', () => {
     expect(JSON.parse(turn.ending!.terminal!.json).response.output).toEqual([item('a')]);
   });
 
-  it('are events of the answer, not telemetry beside it', () => {
+  it('Item events are part of the answer, not telemetry', () => {
     const { turn, shown } = turnOf();
     read(created('r'), turn);
     read(itemDone('a'), turn);
     expect(shown.map(({ telemetry }) => telemetry)).toEqual([false, false]);
   });
 
-  it('of a steered turn come after its first event, whose time stays', () => {
+  it('The time of a turn’s first event stays when the turn is steered', () => {
     const { turn } = turnOf();
     read(created('r1'), turn);
     now = 2_000;
@@ -388,7 +388,7 @@ describe('items', () => {
     expect(turn.times.firstEvent).toBe(1_000);
   });
 
-  it('of the terminal’s list are those it lists, behind those of steered predecessors', () => {
+  it('Items of a terminal’s list are stored after those of steered predecessors', () => {
     const { turn, notes, types } = turnOf();
     read(created('r1'), turn);
     read(itemDone('a'), turn);
@@ -408,7 +408,7 @@ describe('items', () => {
     expect(types().filter((type) => type === 'response.created')).toHaveLength(2);
   });
 
-  it('stand behind those of steered predecessors in a JSON answer too', () => {
+  it('Items come after those of steered predecessors in a JSON answer too', () => {
     const { turn } = turnOf({ stream: false });
     read(created('r1'), turn);
     read(itemDone('a', 5), turn);
@@ -419,7 +419,7 @@ describe('items', () => {
     expect(ids(turn)).toEqual(['a', 'b', 'c']);
   });
 
-  it('of a terminal without a list are not known', () => {
+  it('Items of a terminal without a list are unknown', () => {
     for (const more of [{}, { output: null }, { output: {} }]) {
       const { turn } = turnOf();
       read(created('r'), turn);
@@ -439,7 +439,7 @@ describe('the terminal', () => {
     return { state, error, type: terminal!.type, json: JSON.parse(terminal!.json), text: terminal!.json };
   };
 
-  it('is passed on as it was written under a name that clients know', () => {
+  it('A terminal is relayed as written under a name that clients know', () => {
     const text = '{"type":"response.completed", "response": {"id":"r","output":[],"big":12345678901234567890}}';
     const { turn, types } = turnOf();
     read(created('r'), turn);
@@ -448,7 +448,7 @@ describe('the terminal', () => {
     expect([types(), socket.anchor, log.at(-1)]).toEqual([['response.created'], 'r', 'upstream.ended true']);
   });
 
-  it('keeps the spelling of its name', () => {
+  it('A terminal keeps the spelling of its name', () => {
     const text = '{"type":"response.complete\\u0064","response":{"id":"r","output":[]}}';
     expect(text).toContain('\\u0064');
     const { turn } = turnOf();
@@ -457,14 +457,14 @@ describe('the terminal', () => {
     expect(turn.ending!.terminal!.json).toBe(text);
   });
 
-  it('of a turn that was sent as a delta ends it', () => {
+  it('A terminal ends a turn that was sent as a delta', () => {
     const { turn } = turnOf({ wire: { form: 'delta' }, parent: { id: 't' } });
     read(created('r'), turn);
     read(end('r'), turn);
     expect(turn.ending).toMatchObject({ state: 'completed' });
   });
 
-  it('is the first frame of a short answer: it has an id of its own and no items', () => {
+  it('A terminal as the first frame of a short answer has its own id and no items', () => {
     socket.kind = 'http';
     for (const stream of [true, false]) {
       const { turn } = turnOf({ stream, id: '0-1' });
@@ -474,7 +474,7 @@ describe('the terminal', () => {
     }
   });
 
-  it('gets such a name where it had another', () => {
+  it('A terminal with an unknown name gets a known one', () => {
     expect(terminalOf({ type: 'response.done', response: { id: 'r' } })).toMatchObject({
       type: 'response.completed',
       state: 'completed',
@@ -487,7 +487,7 @@ describe('the terminal', () => {
     });
   });
 
-  it('that failed says why within the response, unless it says so itself', () => {
+  it('A failed terminal gets an error within the response, unless it has its own', () => {
     const silent = terminalOf({ type: 'response.failed', response: { id: 'r' } });
     expect(silent.json.response.error).toEqual({ code: 'server_error', message: silent.error!.message });
     const coded = { type: 'response.failed', response: { id: 'r' }, code: 'rate_limit_exceeded', message: 'slow' };
@@ -498,7 +498,7 @@ describe('the terminal', () => {
     expect(terminalOf({ type: 'response.incomplete', response: { id: 'r' } }).json.response).toEqual({ id: 'r' });
   });
 
-  it('without a response object gets one', () => {
+  it('A terminal without a response object gets one', () => {
     const bare = { ...bareResponse({ id: 'r', model: 'm', now }), status: 'completed' };
     for (const frame of [{ type: 'response.completed' }, { type: 'response.completed', response: null }])
       expect(terminalOf(frame).json.response).toEqual(bare);
@@ -507,7 +507,7 @@ describe('the terminal', () => {
     expect(terminalOf({ type: 'response.completed' }, { stream: false }).json.response.output).toEqual([item('a')]);
   });
 
-  it('lists in a JSON answer what was streamed where it lists less, and never less than it lists', () => {
+  it('A terminal in a JSON answer lists the streamed items if it lists fewer, and never fewer than it lists', () => {
     const jsonOf = (output: object[], over: Record<string, unknown> = { stream: false }) =>
       terminalOf(end('r', { output }), over).json.response.output;
     expect(jsonOf([])).toEqual([item('a')]);
@@ -516,23 +516,23 @@ describe('the terminal', () => {
     expect(jsonOf([], {})).toEqual([]);
   });
 
-  it('of a response that failed leaves no anchor and no socket', () => {
+  it('A terminal of a failed response leaves no anchor and no socket', () => {
     terminalOf({ type: 'response.failed', response: { id: 'r' } });
     expect([socket.anchor, log.at(-1)]).toEqual([null, 'upstream.ended false']);
     terminalOf({ type: 'response.incomplete', response: { id: 'r' } });
     expect([socket.anchor, log.at(-1)]).toEqual(['r', 'upstream.ended true']);
   });
 
-  it('without an id keeps the one that was announced', () => {
+  it('A terminal without an id keeps the announced one', () => {
     terminalOf({ type: 'response.completed', response: {} });
     expect(socket.anchor).toBe('r');
   });
 });
 
-describe('a client that asked for less than the bridge did', () => {
+describe('a client that requested less than the bridge', () => {
   const sealed = { type: 'reasoning', id: 'rs', encrypted_content: 'secret' };
 
-  it('is not shown the encrypted reasoning, which is kept', () => {
+  it('Encrypted reasoning that the client did not request is hidden and stored', () => {
     const { turn, shown } = turnOf({ stream: false, hideEncrypted: true });
     read(created('r'), turn);
     read({ type: 'response.output_item.done', output_index: 0, item: sealed }, turn);
@@ -543,7 +543,7 @@ describe('a client that asked for less than the bridge did', () => {
     expect(response.output).toEqual([{ type: 'reasoning', id: 'rs' }]);
   });
 
-  it('is shown its own anchor, never one that only the bridge used', () => {
+  it('The client is shown its own anchor, never one that only the bridge used', () => {
     for (const anchor of [null, 'mine']) {
       const { turn, shown } = turnOf({ evidence: { anchor, passThrough: null } });
       read(created('r', { previous_response_id: 'ours' }), turn);
@@ -553,7 +553,7 @@ describe('a client that asked for less than the bridge did', () => {
   });
 });
 
-it('a background turn keeps the response as it last stood, and only that', () => {
+it('A background turn keeps the latest state of the response and nothing else', () => {
   const background = turnOf({ evidence: { anchor: null, passThrough: 'background' } });
   read(created('r'), background.turn);
   read({ type: 'response.queued', response: { id: 'r', status: 'queued' } }, background.turn);
@@ -574,7 +574,7 @@ describe('an error frame', () => {
     ...more,
   });
 
-  it('before the response began is the answer, and keeps the socket when it is a plain refusal', () => {
+  it('An error frame before the response began is the answer, and a plain refusal keeps the socket', () => {
     for (const [status, kept] of [
       [400, true],
       [429, true],
@@ -591,7 +591,7 @@ describe('an error frame', () => {
     expect(log.pop()).toBe('upstream.ended false');
   });
 
-  it('is kept as it was written, unless it nests too deeply for what reads it', () => {
+  it('An error frame is kept as written, unless it is nested too deeply for its readers', () => {
     const rawOf = (levels: number) => {
       const { turn } = turnOf();
       let inner: unknown = 'x';
@@ -603,7 +603,7 @@ describe('an error frame', () => {
     expect(rawOf(MOST_LEVELS + 10)).toBeNull();
   });
 
-  it('in the middle of a response ends it and its socket', () => {
+  it('An error frame during a response ends the response and its socket', () => {
     const { turn, types } = turnOf();
     read(created('r'), turn);
     read(error('invalid_prompt'), turn);
@@ -611,13 +611,13 @@ describe('an error frame', () => {
     expect(turn.ending).toMatchObject({ state: 'failed', error: { code: 'invalid_prompt' } });
   });
 
-  it('brings its headers along', () => {
+  it('An error frame carries its headers', () => {
     const { turn } = turnOf();
     read(error('slow_down', 503, { headers: { 'X-Request-Id': 'req' } }), turn);
     expect(turn.ending!.answer!.headers).toMatchObject({ 'x-request-id': 'req' });
   });
 
-  it('without a turn ends the connection', () => {
+  it('An error frame without a turn ends the connection', () => {
     read(error('invalid_prompt'), null);
     expect(log).toEqual(['closed 1000', 'socket.lost 1 false']);
     log.length = 0;
@@ -629,7 +629,7 @@ describe('an error frame', () => {
     expect(log).toEqual(['closed 1000', 'socket.lost 1 false']);
   });
 
-  it('that the connection has reached its limit loses the socket of a turn that can go out again', () => {
+  it('An error frame about the connection’s age limit replaces the socket of a turn that can be resent', () => {
     const { turn } = turnOf();
     read(error('websocket_connection_limit_reached'), turn);
     expect([log, turn.ending]).toEqual([['closed 1000', 'socket.lost 1 true'], null]);
@@ -639,17 +639,17 @@ describe('an error frame', () => {
     expect([log, turn.ending]).toEqual([['upstream.ended true'], expect.objectContaining({ state: 'failed' })]);
   });
 
-  describe('that refuses the anchor', () => {
+  describe('a refusal of the anchor', () => {
     const anchored = { wire: { form: 'delta' }, parent: { id: 't' } };
     const refusal = error('previous_response_not_found');
 
-    it('strikes off an anchor that was chosen here, before the response began', () => {
+    it('A refusal of an anchor that the bridge chose removes it, before the response began', () => {
       const { turn } = turnOf(anchored);
       read(refusal, turn);
       expect([log, turn.ending, socket.anchor]).toEqual([['anchor refused: previous_response_not_found'], null, null]);
     });
 
-    it('after that only where the turn can go out again elsewhere', () => {
+    it('A refusal of the anchor after response.created is handled only if the turn can be resent elsewhere', () => {
       const { turn } = turnOf(anchored);
       read(created('r'), turn);
       log.length = 0;
@@ -661,7 +661,7 @@ describe('an error frame', () => {
       expect(log.at(-1)).toBe('upstream.ended false');
     });
 
-    it('as a terminal does the same', () => {
+    it('A refusal of the anchor as a terminal is handled like an error frame', () => {
       const failure = end('r', { error: refusal.error }, 'response.failed');
       const { turn } = turnOf(anchored);
       read(created('r'), turn);
@@ -676,9 +676,9 @@ describe('an error frame', () => {
     it.each<[string, Record<string, unknown>, object]>([
       ['the whole context was sent', { wire: { form: 'full' }, parent: { id: 't' } }, refusal],
       ['nothing was sent yet', { wire: null, parent: { id: 't' } }, refusal],
-      ['the anchor is not known here', { wire: { form: 'delta' }, parent: null }, refusal],
-      ['it refuses something else', anchored, error('invalid_prompt')],
-    ])('is the client’s when %s', (_, over, frame) => {
+      ['the anchor is unknown here', { wire: { form: 'delta' }, parent: null }, refusal],
+      ['something else is refused', anchored, error('invalid_prompt')],
+    ])('A refusal of the anchor is relayed to the client when %s', (_, over, frame) => {
       const { turn } = turnOf(over);
       read(frame, turn);
       expect([log, turn.ending]).toEqual([['upstream.ended true'], expect.objectContaining({ state: 'failed' })]);
@@ -686,8 +686,8 @@ describe('an error frame', () => {
   });
 });
 
-describe('what is no progress', () => {
-  it('is telemetry: passed on beside the stream, and no beginning', () => {
+describe('frames that are no progress', () => {
+  it('Telemetry is relayed beside the stream, and begins no turn', () => {
     const { turn, shown } = turnOf();
     const text = '{"type":"codex.rate_limits", "n": 1}';
     read(text, turn);
@@ -695,7 +695,7 @@ describe('what is no progress', () => {
     expect([signals, log, touched, turn.times.firstEvent]).toEqual([[['codex.rate_limits', true]], [], 0, null]);
   });
 
-  it('is a turn state, which is the provider’s: only what stands beside it is shown', () => {
+  it('A turn state of the provider is kept, and only the fields beside it are shown', () => {
     const { turn, shown } = turnOf();
     read({ type: 'response.metadata', headers: { 'X-Codex-Turn-State': 's', 'openai-model': 'm' } }, turn);
     expect(shown).toEqual([
@@ -711,19 +711,19 @@ describe('what is no progress', () => {
     expect(signals).toHaveLength(2);
   });
 
-  it('is the head of an HTTP answer, which is a signal and nothing to show', () => {
+  it('The head of an HTTP answer is a signal and is not shown', () => {
     const { turn, shown } = turnOf();
     read({ type: 'holdfast.answer_head', headers: { a: 'b' } }, turn);
     expect([shown, signals, log]).toEqual([[], [['holdfast.answer_head', true]], []]);
   });
 
-  it('is what cannot be read', () => {
+  it('An unreadable frame is no progress', () => {
     const { turn, shown } = turnOf();
     read('{"type":"response.', turn);
     expect([shown, signals, log, turn.ending]).toEqual([[], [], [], null]);
   });
 
-  it('and none of it, nor an event, is anything without a turn', () => {
+  it('Without a turn neither telemetry nor an event has any effect', () => {
     for (const frame of [created('r'), delta(), end('r'), '{']) read(frame, null);
     expect([signals, log]).toEqual([[], []]);
     read({ type: 'codex.rate_limits' }, null);

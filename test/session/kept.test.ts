@@ -2,20 +2,20 @@ import { describe, expect, it } from 'vitest';
 import { MOST_LEVELS } from '../../src/json.ts';
 import { keptError, keptId, keptItem, keptUsage, saysNothing } from '../../src/session/kept.ts';
 
-describe('what is kept of an answer', () => {
-  it('of items are objects, as they were written', () => {
+describe('stored output of an answer', () => {
+  it('Stored items are objects, as they were written', () => {
     const json = '{"type":"message", "n":1}';
     expect(keptItem(json)).toEqual({ value: { type: 'message', n: 1 }, json });
     for (const other of ['null', '7', '"x"', '[]', '[{}]', 'true']) expect(keptItem(other)).toBeNull();
   });
 
-  it('of nested items are those that a client could send back', () => {
+  it('Stored items are nested no deeper than a client could send back', () => {
     const nested = (levels: number) => `${'{"a":'.repeat(levels - 1)}{}${'}'.repeat(levels - 1)}`;
     expect(keptItem(nested(MOST_LEVELS))).not.toBeNull();
     expect(keptItem(nested(MOST_LEVELS + 1))).toBeNull();
   });
 
-  it('misses nothing where an item was null', () => {
+  it('Only a null item counts as empty', () => {
     expect([' null\n', 'null', '{}', '"null"', '7', ''].map(saysNothing)).toEqual([
       true,
       true,
@@ -26,15 +26,15 @@ describe('what is kept of an answer', () => {
     ]);
   });
 
-  it('of ids are those of a bounded length', () => {
+  it('Stored ids have a bounded length', () => {
     const longest = 'x'.repeat(8_192);
     expect([keptId('r'), keptId(longest)]).toEqual(['r', longest]);
     expect([keptId(null), keptId(''), keptId(`${longest}x`)]).toEqual([null, null, null]);
   });
 });
 
-describe('the usage that is kept', () => {
-  it('is counters, flags and short names, in objects', () => {
+describe('stored usage', () => {
+  it('Stored usage consists of counters, flags and short names in objects', () => {
     const usage = { input_tokens: 7, cached: false, none: null, tier: 'default', details: { reasoning_tokens: 3 } };
     expect(keptUsage(usage)).toEqual(usage);
     expect(keptUsage({ n: 1, text: 'said by a model', list: [1], more: { list: [2], text: 'two words' } })).toEqual({
@@ -43,19 +43,19 @@ describe('the usage that is kept', () => {
     });
   });
 
-  it('has no names of what was left out', () => {
+  it('Stored usage has no names of omitted values', () => {
     expect(Object.keys(keptUsage({ text: 'said by a model', n: 1, list: [1] })!)).toEqual(['n']);
   });
 
-  it('is none where it is no object', () => {
+  it('Usage that is no object is stored as none', () => {
     expect([undefined, null, 7, 'x', [1], true].map(keptUsage)).toEqual([null, null, null, null, null, null]);
   });
 
-  it('has three levels', () => {
+  it('Stored usage has at most three levels', () => {
     expect(keptUsage({ a: { b: { c: 1, d: { e: 1 } } } })).toEqual({ a: { b: { c: 1 } } });
   });
 
-  it('has short names without content', () => {
+  it('Stored usage has short names without content', () => {
     const longest = 'n'.repeat(100);
     expect(
       keptUsage({ [longest]: 1, [`${longest}n`]: 2, 'two words': 3, '': 4, a: longest, b: `${longest}n` }),
@@ -65,7 +65,7 @@ describe('the usage that is kept', () => {
     });
   });
 
-  it('has 64 counters, those of inner objects among them', () => {
+  it('Stored usage has at most 64 counters, including those of inner objects', () => {
     const many = (count: number) => Object.fromEntries(Array.from({ length: count }, (_, nth) => [`n${nth}`, nth]));
     expect(keptUsage(many(70))).toEqual(many(64));
     const inner = keptUsage({ details: many(60), ...many(10) });
@@ -73,7 +73,7 @@ describe('the usage that is kept', () => {
   });
 });
 
-describe('what is stored of an error', () => {
+describe('stored errors', () => {
   const error = {
     status: 400,
     type: 'invalid_request_error',
@@ -83,11 +83,11 @@ describe('what is stored of an error', () => {
     raw: 'secret',
   };
 
-  it('is its status and its names', () => {
+  it('A stored error has its status and its names', () => {
     expect(keptError(error as never)).toEqual({ status: 400, type: error.type, code: error.code, param: error.param });
   });
 
-  it('is nothing that a client or a model may have said', () => {
+  it('A stored error has no text that a client or a model may have written', () => {
     const odd = { ...error, type: 'some words', code: 'c'.repeat(101), param: ['a'] };
     expect(keptError(odd as never)).toEqual({ status: 400, type: null, code: null, param: null });
   });

@@ -11,7 +11,7 @@ import { evidence, toHead, turnRow } from '../resolve/support.ts';
 const text = '{"model":"m","input":"more"}';
 const request = readRequest(JSON.parse(text), text, text.length);
 
-/** An anchored turn on its way, as far as placing it goes; its parent is stored at the provider. */
+/** Returns an anchored turn as far as placement uses it; its parent is stored at the provider. */
 function turnOf(over: object = {}): Turn {
   return {
     evidence: evidence(toHead),
@@ -27,8 +27,8 @@ function turnOf(over: object = {}): Turn {
   } as unknown as Turn;
 }
 
-describe('an anchor that the provider keeps', () => {
-  it('can be named on any socket', () => {
+describe('an anchor that the provider stores', () => {
+  it('A stored anchor can be used on any socket', () => {
     expect(anchorStored(turnOf())).toBe(true);
   });
 
@@ -37,7 +37,7 @@ describe('an anchor that the provider keeps', () => {
     ['it was not stored', { parent: turnRow('t2') }],
     ['the provider refused it', { anchorRefused: true }],
     ['it is not known here', { parent: null }],
-  ])('cannot be named when %s', (_, over) => {
+  ])('A stored anchor cannot be used when %s', (_, over) => {
     expect(anchorStored(turnOf(over))).toBe(false);
     if ('parent' in over && over.parent === null) return;
     expect(planFor(turnOf(over), null)).toMatchObject({ form: 'full' });
@@ -45,7 +45,7 @@ describe('an anchor that the provider keeps', () => {
   });
 });
 
-it('a socket that holds an equal id of another turn does not hold the anchor', () => {
+it('A socket that holds an equal id of another turn does not hold the anchor', () => {
   const unstored = { parent: turnRow('t2'), expectedHead: 't3' };
   expect(planFor(turnOf(unstored), 'resp_t2')).toMatchObject({ form: 'full' });
 });
@@ -83,20 +83,20 @@ function lineAfter(
   return { turnId, forms: formsOf({ input: items.list, streamed: answered, listed: null }), parent };
 }
 
-/** A lane whose head this is. */
+/** Returns a lane with this head. */
 const laneOf = (head: TurnRow | null, line: Line | null) => ({ headId: head?.id ?? null, head, line });
 
-describe('a head that cannot be read', () => {
+describe('a head whose row cannot be read', () => {
   const lane = { headId: 'gone', head: null, line: null };
 
-  it('is what the start expects, so that the next head takes its place', () => {
+  it('An unreadable head is the expected head of the start, so that the next head replaces it', () => {
     const turn = turnOf({ evidence: evidence() });
     expect(place(turn, lane)).toBe(true);
     expect(turn).toMatchObject({ expectedHead: 'gone', parent: null });
     expect(planFor(turn, 'resp_gone')).toMatchObject({ form: 'full' });
   });
 
-  it('is not what an anchor names', () => {
+  it('An unreadable head is not matched by an anchor', () => {
     expect(place(turnOf({ anchor: turnRow('t2') }), lane)).toBe(false);
   });
 });
@@ -106,7 +106,7 @@ describe('a turn that is admitted to a lane', () => {
   const second = lineAfter('t2', [user('two')], [said('2')], first);
   const whole = [user('one'), said('1'), user('two'), said('2'), user('three')];
 
-  it('continues the head whose items it begins with, and adds what is left', () => {
+  it('An admitted turn continues the head whose items it begins with, and adds the rest', () => {
     const turn = asking(whole);
     expect(place(turn, laneOf(turnRow('t2'), second))).toBe(true);
     expect([turn.parent?.id, turn.expectedHead, turn.parentLine]).toEqual(['t2', 't2', second]);
@@ -115,7 +115,7 @@ describe('a turn that is admitted to a lane', () => {
     expect(planFor(turn, null)).toMatchObject({ form: 'full', items: 5 });
   });
 
-  it('is a root where nothing shows what it continues', () => {
+  it('An admitted turn is a root where nothing shows what it continues', () => {
     for (const [head, line] of [
       [null, null],
       [turnRow('t2'), null],
@@ -129,13 +129,13 @@ describe('a turn that is admitted to a lane', () => {
     }
   });
 
-  it('continues an ancestor that is known elsewhere only where that is deeper than the head', () => {
+  it('An admitted turn continues a known ancestor elsewhere only if that is deeper than the head', () => {
     const deeper = { row: turnRow('t2'), line: second };
     const shallower = { row: turnRow('t1'), line: first };
     const apart = asking(whole, {}, { ancestor: deeper });
     place(apart, laneOf(turnRow('t1'), first));
     expect([apart.parent?.id, apart.expectedHead, apart.parentLine]).toEqual(['t2', 't1', second]);
-    // What the socket holds is the head, not this ancestor.
+    // The socket holds the head, not this ancestor.
     expect(planFor(apart, 'resp_t2')).toMatchObject({ form: 'full' });
     const own = asking(whole, {}, { ancestor: shallower });
     place(own, laneOf(turnRow('t2'), second));
@@ -145,7 +145,7 @@ describe('a turn that is admitted to a lane', () => {
     expect(equal.parent?.id).toBe('t2');
   });
 
-  it('goes out whole where a context field changed or the head has no response id', () => {
+  it('An admitted turn is sent whole if a context field changed or the head has no response id', () => {
     for (const over of [{ contextFp: 'changed' }, { responseId: null }]) {
       const turn = asking(whole);
       place(turn, laneOf(turnRow('t2', over), second));
@@ -154,7 +154,7 @@ describe('a turn that is admitted to a lane', () => {
     }
   });
 
-  it('with an anchor continues that, and is resolved again when it is not the head', () => {
+  it('An admitted turn with an anchor continues it, and is resolved again if it is not the head', () => {
     const anchored = (anchor: object | null) => asking([user('more')], toHead, { anchor });
     const atHead = anchored(turnRow('t2'));
     expect(place(atHead, laneOf(turnRow('t2'), null))).toBe(true);
@@ -164,7 +164,7 @@ describe('a turn that is admitted to a lane', () => {
     expect(place(anchored(turnRow('t1')), laneOf(null, null))).toBe(false);
   });
 
-  it('with an anchor that only the provider can know passes it on', () => {
+  it('An admitted turn with an anchor that only the provider can know passes it through', () => {
     const turn = asking([user('more')], toHead);
     expect(place(turn, laneOf(null, null))).toBe(true);
     expect(turn.parent).toBeNull();
@@ -172,7 +172,7 @@ describe('a turn that is admitted to a lane', () => {
   });
 });
 
-describe('a request is of the conversation of a lane', () => {
+describe('a request related to the conversation of a lane', () => {
   const lane = (over: object = {}) =>
     ({ current: null, undelivered: null, waiting: [], line: null, ...over }) as unknown as Lane;
   const other = (over: Parameters<typeof evidence>[0] = {}, items = [user('quite'), user('other')]) =>
@@ -184,7 +184,7 @@ describe('a request is of the conversation of a lane', () => {
     ['it carries the turn id of one', other({ clientTurnId: 'turn' })],
     ['it extends one', other({}, [user('one')])],
     ['it is the beginning of one', other({}, [user('one'), user('two'), user('three')])],
-  ])('where requests are in hand and %s', (_, one) => {
+  ])('A request is related to a lane with pending requests when %s', (_, one) => {
     expect(isRelated(asked, lane({ current: one }))).toBe(true);
     expect(isRelated(asked, lane({ undelivered: one }))).toBe(true);
     expect(isRelated(asked, lane({ current: other(), waiting: [other(), one] }))).toBe(true);
@@ -197,13 +197,13 @@ describe('a request is of the conversation of a lane', () => {
     ['no items', other({}, [])],
     ['an anchor before its items', other({ anchor: 'resp_t1' }, [user('one')])],
     ['no turn id', other({ clientTurnId: null })],
-  ])('not where the one in hand has %s', (_, one) => {
+  ])('A request is not related to a lane whose pending one has %s', (_, one) => {
     expect(isRelated(asked, lane({ current: one }))).toBe(false);
     const nameless = asking([user('one'), user('two')], { requestFp: 'fp_one' });
     expect(isRelated(nameless, lane({ current: one }))).toBe(false);
   });
 
-  it('where its items continue or end within the line', () => {
+  it('A request is related to a lane when its items continue or end within the line', () => {
     const line = lineAfter('t1', [user('one'), user('two')], [said('2')]);
     expect(isRelated(asked, lane({ line }))).toBe(true);
     expect(isRelated(asking([user('one'), user('two'), said('2'), user('3')]), lane({ line }))).toBe(true);

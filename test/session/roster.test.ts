@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { createRoster } from '../../src/session/roster.ts';
 import type { Session } from '../../src/session/session.ts';
 
-/** A session as the roster sees it; one that is released leaves at once. */
+/** Returns a session as the roster sees it; when released, it leaves at once. */
 function sessionOf(
   id: string,
   over: Partial<Record<'busy' | 'hard' | 'onlyHolder', boolean>> & { lastUsed?: number } = {},
@@ -26,7 +26,7 @@ function sessionOf(
   return { session: session as unknown as Session, events };
 }
 
-/** Fills a roster, lets evicted sessions leave, and tells which were evicted for one socket more. */
+/** Fills a roster, lets evicted sessions leave, and returns those evicted for one socket more. */
 function evictedFrom(capacity: number, sessions: ReturnType<typeof sessionOf>[]) {
   const roster = createRoster(capacity);
   for (const { session } of sessions) {
@@ -44,32 +44,32 @@ function evictedFrom(capacity: number, sessions: ReturnType<typeof sessionOf>[])
   };
 }
 
-describe('room for one more socket', () => {
-  it('costs nothing while there is some', () => {
+describe('eviction for one more socket', () => {
+  it('Below capacity no session is evicted', () => {
     expect(evictedFrom(2, [sessionOf('a')])).toEqual({ made: true, evicted: [] });
   });
 
-  it('is never made of a busy session', () => {
+  it('A busy session is never evicted', () => {
     const busy = [sessionOf('a', { busy: true }), sessionOf('b', { busy: true })];
     expect(evictedFrom(2, busy)).toEqual({ made: false, evicted: [] });
     expect(busy.flatMap(({ events }) => events)).toEqual([]);
   });
 
-  it('is made of the idle one, however much longer ago the busy one was used', () => {
+  it('The idle session is evicted, even if a busy one was used longer ago', () => {
     const both = [sessionOf('busy', { busy: true, lastUsed: 1 }), sessionOf('idle', { hard: true, lastUsed: 9 })];
     expect(evictedFrom(2, both)).toEqual({ made: true, evicted: ['idle'] });
   });
 
   it.each<[string, Parameters<typeof sessionOf>[1], Parameters<typeof sessionOf>[1]]>([
     ['the least recently used', { lastUsed: 1 }, { lastUsed: 2 }],
-    ['one that no key names before one that a key names', { lastUsed: 2 }, { lastUsed: 1, hard: true }],
+    ['one without a key before one with a key', { lastUsed: 2 }, { lastUsed: 1, hard: true }],
     [
-      'one that a key names before the only holder of a context',
+      'one with a key before the only holder of a context',
       { lastUsed: 2, hard: true },
       { lastUsed: 1, onlyHolder: true },
     ],
-    ['one that no key names before the only holder', { lastUsed: 2 }, { lastUsed: 1, onlyHolder: true }],
-  ])('takes %s', (_, first, second) => {
+    ['one without a key before the only holder', { lastUsed: 2 }, { lastUsed: 1, onlyHolder: true }],
+  ])('Eviction selects %s', (_, first, second) => {
     for (const order of [0, 1]) {
       const pair = [sessionOf('first', first), sessionOf('second', second)];
       if (order === 1) pair.reverse();
@@ -77,7 +77,7 @@ describe('room for one more socket', () => {
     }
   });
 
-  it('is not there yet while the evicted session has not left', () => {
+  it('A place is free only after the evicted session has left', () => {
     const roster = createRoster(1);
     const { session, events } = sessionOf('a');
     roster.add(session);

@@ -9,7 +9,7 @@ import type {
   UpstreamTransport,
 } from '../../src/upstream/port.ts';
 
-/** A connection that does nothing of itself and notes what is done to it. */
+/** Returns a passive connection that logs the calls it receives. */
 function connectionOf(log: string[], name: string, kind: UpstreamConnection['kind'] = 'websocket') {
   let handlers: ConnectionHandlers | null = null;
   const connection = {
@@ -80,8 +80,8 @@ async function opened(generation: number, name: string) {
   return one;
 }
 
-describe('a connection that comes too late', () => {
-  it('is closed when its call was given up meanwhile, and is heard no more', async () => {
+describe('a connection that opens too late', () => {
+  it('A connection that opens after its dial was given up is closed and not listened to', async () => {
     const late = connectionOf(log, 'late');
     const outcome = dial(1);
     socket.close(1000, 'given up');
@@ -92,7 +92,7 @@ describe('a connection that comes too late', () => {
     expect(socket.open).toBe(false);
   });
 
-  it('does not take the place of the one that was wanted after it', async () => {
+  it('A connection that opens late does not replace the one that was dialled after it', async () => {
     const late = connectionOf(log, 'late');
     const first = dial(1);
     const answerFirst = answer;
@@ -105,7 +105,7 @@ describe('a connection that comes too late', () => {
     expect(socket.generation).toBe(2);
   });
 
-  it('that failed is no news either', async () => {
+  it('A late failure of an abandoned dial is not reported', async () => {
     const outcome = dial(1);
     socket.close();
     answer({ kind: 'failed', reason: 'no' } as DialResult);
@@ -116,8 +116,8 @@ describe('a connection that comes too late', () => {
   });
 });
 
-describe('what an older connection still says', () => {
-  it('reaches no other turn: not its frames, not its refusal, not its end', async () => {
+describe('late input of an older connection', () => {
+  it('Frames, refusals and the end of an older connection reach no other turn', async () => {
     const old = await opened(1, 'old');
     await opened(2, 'new');
     socket.anchor = 'resp_2';
@@ -131,7 +131,7 @@ describe('what an older connection still says', () => {
     expect(socket.open).toBe(true);
   });
 
-  it('is not heard after this end closed it', async () => {
+  it('A connection is not listened to after this end closed it', async () => {
     const one = await opened(1, 'one');
     socket.close(1000, 'done');
     one.frame('late');
@@ -141,8 +141,8 @@ describe('what an older connection still says', () => {
   });
 });
 
-describe('the present connection', () => {
-  it('tells of its end once, with its generation, and holds nothing any more', async () => {
+describe('the current connection', () => {
+  it('The current connection reports its end once, with its generation, and then holds no anchor', async () => {
     const one = await opened(7, 'one');
     socket.anchor = 'resp_1';
     one.closed(1006);
@@ -151,7 +151,7 @@ describe('the present connection', () => {
     expect([socket.open, socket.kind, socket.anchor]).toEqual([false, null, null]);
   });
 
-  it('begins without an anchor, and holds none where the upstream takes none', async () => {
+  it('The current connection starts without an anchor, and holds none if the upstream refuses anchors', async () => {
     await opened(1, 'one');
     socket.anchor = 'resp_1';
     expect(socket.anchor).toBe('resp_1');
@@ -164,7 +164,7 @@ describe('the present connection', () => {
     expect(socket.anchor).toBeNull();
   });
 
-  it('is unheard from the first frame it is sent until it says something', async () => {
+  it('The current connection is unheard from the first sent frame until it receives one', async () => {
     expect(socket.unheard).toBe(false);
     const one = await opened(1, 'one');
     expect(socket.unheard).toBe(false);
@@ -176,11 +176,11 @@ describe('the present connection', () => {
     expect(socket.unheard).toBe(false);
   });
 
-  it('sends nothing when there is none', () => {
+  it('A send without a connection returns false', () => {
     expect(socket.send('x', turn)).toBe(false);
   });
 
-  it('gives its first sign once: what it says, what it refuses with, or that it ended, asked or not', async () => {
+  it('The current connection reports its first sign once: a frame, a refusal, or its end before or after a send', async () => {
     const speaks = await opened(1, 'a');
     speaks.frame('f');
     speaks.frame('g');
@@ -196,7 +196,7 @@ describe('the present connection', () => {
     expect(signs.splice(0)).toEqual([{ kind: 'babbled' }]);
   });
 
-  it('over HTTP babbles when its first frame is a bare error', async () => {
+  it('Over HTTP a bare error as the first frame is reported as babbled', async () => {
     for (const [frame, kind] of [
       ['{"type":"error"}', 'babbled'],
       ['{"type":"response.created"}', 'spoke'],
@@ -212,7 +212,7 @@ describe('the present connection', () => {
     expect(signs).toEqual([{ kind: 'spoke' }]);
   });
 
-  it('over HTTP may be held back for as long as it takes', async () => {
+  it('Over HTTP a connection may be paused without a time limit', async () => {
     exchanges = connectionOf(log, 'one', 'http').connection;
     await dial(1, 'http');
     socket.send('x', turn);
@@ -224,7 +224,7 @@ describe('the present connection', () => {
     expect(log).toEqual(['one pauses', 'one resumes']);
   });
 
-  it('is held back by the turn whose frame it carries, by no other, and not beyond its end', async () => {
+  it('The current connection is paused only by the turn whose frame it carries, and not after that turn ended', async () => {
     await opened(1, 'one');
     const later = { name: 'later' };
     const heldAfter = (act: () => void) => {
@@ -247,7 +247,7 @@ describe('the present connection', () => {
     expect(log).not.toContain('stuck');
   });
 
-  it('knows when it was opened', async () => {
+  it('The current connection has the time at which it was opened', async () => {
     clock.advance(1_234);
     const before = clock.now();
     await opened(1, 'one');

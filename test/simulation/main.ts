@@ -2,17 +2,17 @@ import { parseArgs } from 'node:util';
 import { planOf, shrink, simulate, simulateSeeds } from '../../src/testing/simulation/index.ts';
 
 /**
- * Many seeds of the simulation, and what they came to.
+ * Runs many seeds of the simulation and prints the results.
  *
  *   npm run sim -- --seeds 10000 --from 1     runs them; a failing seed is shrunk and printed
- *   npm run sim -- --trace 42                 tells one run, line by line
+ *   npm run sim -- --trace 42                 prints one run line by line
  */
 const { values } = parseArgs({
   options: {
     seeds: { type: 'string', default: '1000' },
     from: { type: 'string', default: '1' },
     trace: { type: 'string' },
-    /** Ends with the first failure, without shrinking it. */
+    /** Stops at the first failure without shrinking it. */
     first: { type: 'boolean', default: false },
   },
 });

@@ -4,14 +4,14 @@ import { regressions } from './regressions.ts';
 
 const SEEDS = Number(process.env.SIM_SEEDS ?? 500);
 const FROM = Number(process.env.SIM_FROM ?? 1);
-/** Asked for by number, all of them run; else as many as the time allows, on whatever machine this is. */
+/** Time limit in milliseconds. A number of seeds given by the environment is run in full, whatever its time. */
 const LIMIT_MS = process.env.SIM_SEEDS === undefined ? 45_000 : Number.POSITIVE_INFINITY;
 const LEAST = Math.min(SEEDS, 150);
 
-test('a seed tells the whole run: the same steps, the same events, the same end', async () => {
+test('A seed determines the whole run: the same steps, the same events, the same end', async () => {
   for (const seed of [3, 17, 101]) {
     const once = await simulate(planOf(seed));
-    // Something else happens to the process meanwhile; the run does not notice.
+    // Other work in the process must not affect the run.
     const [again] = await Promise.all([simulate(planOf(seed)), new Promise((go) => setTimeout(go, 3))]);
     expect(again).toEqual(once);
   }
@@ -19,7 +19,7 @@ test('a seed tells the whole run: the same steps, the same events, the same end'
   expect(new Set(hashes).size).toBe(2);
 });
 
-test(`whatever happens to workers, store, upstream and network, every promise holds (at most ${SEEDS} seeds from ${FROM})`, async () => {
+test(`Under faults of workers, store, upstream and network every guarantee holds (at most ${SEEDS} seeds from ${FROM})`, async () => {
   const started = performance.now();
   let ran = 0;
   const campaign = await simulateSeeds(FROM, SEEDS, {
@@ -28,7 +28,7 @@ test(`whatever happens to workers, store, upstream and network, every promise ho
   expect(campaign.failed.map(({ seed, violations }) => ({ seed, ...violations[0] }))).toEqual([]);
   console.log(`${campaign.seeds} seeds`);
   expect(campaign.answered).toBeGreaterThan(campaign.seeds * 4);
-  // Nothing is proved by a run in which nothing goes wrong.
+  // A run without faults proves nothing.
   for (const kind of ['crash', 'pause', 'drain', 'store lost', 'store unanswered', 'store late', 'hop broken']) {
     expect(campaign.misfortunes[kind], kind).toBeGreaterThan(0);
   }
@@ -37,13 +37,13 @@ test(`whatever happens to workers, store, upstream and network, every promise ho
   }
 }, 3_600_000);
 
-describe('what a seed once found does not come back', () => {
-  test.each(regressions)('seed $seed: $found', async ({ seed }) => {
+describe('regressions of earlier seeds', () => {
+  test.each(regressions)('Seed $seed passes, which once found: $found', async ({ seed }) => {
     expect((await simulate(planOf(seed))).violations).toEqual([]);
   });
 });
 
-describe('a failing plan is shrunk', () => {
+describe('shrinking', () => {
   const outcome = (plan: Plan, check: string | null): Run => ({
     seed: plan.seed,
     violations: check === null ? [] : [{ check, detail: '', at: 0 }],
@@ -56,7 +56,7 @@ describe('a failing plan is shrunk', () => {
     struck: ['store lost a', 'store lost b', 'store lost c'].filter((name) => !plan.without.includes(name)),
   });
 
-  test('to what its failure needs, and by the same check', async () => {
+  test('A failing plan is shrunk to what its failure needs, with the same check', async () => {
     const plan = planOf(4);
     const kind = 'pause';
     const needs = (tried: Plan) =>
@@ -69,7 +69,7 @@ describe('a failing plan is shrunk', () => {
     expect(shrunk.run.struck).toEqual(['store lost b']);
   });
 
-  test('and a clean one is left as it is', async () => {
+  test('A clean plan is not shrunk', async () => {
     const plan = planOf(4);
     expect(await shrink(plan, { attempt: async (tried) => outcome(tried, null) })).toMatchObject({ plan, runs: 1 });
   });

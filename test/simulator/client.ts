@@ -10,7 +10,7 @@ const ENDS = new Set(['response.completed', 'response.incomplete', 'response.fai
 interface Answered {
   frames: Frame[];
   last: Frame;
-  /** Types in order, with equal neighbours folded into one. */
+  /** Event types in order, with equal neighbours merged. */
   types: string[];
 }
 
@@ -96,7 +96,7 @@ export async function connect(
   return client;
 }
 
-/** Waits until the socket is gone, so that a test leaves nothing behind. */
+/** Waits until the socket is closed, so that a test leaves none behind. */
 export async function hangUp(client: RawClient): Promise<void> {
   if (client.ws.readyState === client.ws.CLOSED) return;
   client.ws.terminate();

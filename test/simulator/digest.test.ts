@@ -16,14 +16,14 @@ const reasoning = { type: 'reasoning', id: 'rs_1', summary: [], encrypted_conten
 const items = [user('hi'), reasoning, call, result, answer];
 
 describe('the context digest', () => {
-  it('takes a string input for one user message, whatever the form of the message', () => {
+  it('The digest treats a string input as one user message, whatever the form of the message', () => {
     const digest = expectedDigest({ items: 'hi' });
     expect(expectedDigest({ items: [user('hi')] })).toBe(digest);
     expect(expectedDigest({ items: [{ role: 'user', content: 'hi' }] })).toBe(digest);
     expect(expectedDigest({ items: ['hi'] })).toBe(digest);
   });
 
-  it('ignores what the server made of an item: ids, status, annotations', () => {
+  it('The digest ignores server-made parts of an item: ids, status, annotations', () => {
     const bare = items.map(({ id: _id, ...item }: Record<string, unknown>) => ({ ...item, status: 'in_progress' }));
     const annotated = { ...answer, content: [{ ...answer.content[0]!, annotations: [{ type: 'x' }] }] };
     expect(contextDigest({ items: bare })).toBe(contextDigest({ items }));
@@ -38,12 +38,12 @@ describe('the context digest', () => {
     ['encrypted content', items.map((item) => (item === reasoning ? { ...reasoning, encrypted_content: 'no' } : item))],
     ['order', items.toReversed()],
     ['a lost item', items.slice(1)],
-    ['a doubled item', [...items, answer]],
-  ])('sees a difference in %s', (_what, changed) => {
+    ['a repeated item', [...items, answer]],
+  ])('The digest depends on %s', (_what, changed) => {
     expect(contextDigest({ items: changed })).not.toBe(contextDigest({ items }));
   });
 
-  it('covers instructions, tools and reasoning, and takes no tools and an empty list for the same', () => {
+  it('The digest covers instructions, tools and reasoning, and treats missing tools like an empty list', () => {
     const plain = contextDigest({ items });
     expect(contextDigest({ items, tools: [], instructions: null })).toBe(plain);
     for (const context of [{ instructions: 'x' }, { tools: [{ type: 'function' }] }, { reasoning: { effort: 'low' } }])
@@ -52,12 +52,12 @@ describe('the context digest', () => {
     expect(tools({ a: 1, b: 2 })).toBe(tools({ b: 2, a: 1 }));
   });
 
-  it('is the same whether folded at once or turn by turn', () => {
+  it('The digest is the same when folded at once or turn by turn', () => {
     const { line } = fold(fold('', items.slice(0, 2)).line, items.slice(2));
     expect(sealLine(line, {})).toBe(contextDigest({ items }));
   });
 
-  it('is read back from a text, a message or a tool call', () => {
+  it('The digest is parsed from a text, a message or a tool call', () => {
     const digest = expectedDigest({ items: 'hi' });
     const text = `Sure. digest=${digest} items=1`;
     expect(digestOf(text)).toBe(digest);

@@ -23,7 +23,7 @@ describe('faults of a turn', () => {
     await sim.close();
   });
 
-  /** Frames until the connection is gone. */
+  /** Returns the frames until the connection has closed. */
   async function untilClosed(body: Frame): Promise<Frame[]> {
     client.send(body);
     const frames: Frame[] = [];
@@ -44,7 +44,7 @@ describe('faults of a turn', () => {
     ['before the terminal event', 'before_terminal', 'response.output_item.done', 1],
     ['after the terminal event', 'after_terminal', 'response.completed', 1],
     ['after two events', { events: 2 }, 'response.in_progress', 1],
-  ])('closes %s', async (_where, at, lastType, count) => {
+  ])('A close fault closes the connection %s', async (_where, at, lastType, count) => {
     fault({ kind: 'close', at, code: 1012, reason: 'restart' });
     const frames = await untilClosed({ input: 'x' });
     expect(frames.at(-1)?.type).toBe(lastType);
@@ -54,14 +54,14 @@ describe('faults of a turn', () => {
     expect(end).toBe(at === 'after_terminal' ? 'completed' : 'closed');
   });
 
-  it('resets TCP without a close frame', async () => {
+  it('A reset fault resets TCP without a close frame', async () => {
     fault({ kind: 'reset', at: { deltas: 1 } });
     await untilClosed({ input: 'x' });
     expect((await client.closed).code).toBe(1006);
     expect((await sim.journal.waitFor('end')).end).toBe('reset');
   });
 
-  it('keeps nothing of a turn that was cut before its terminal event', async () => {
+  it('A turn that is cut before its terminal event is not stored', async () => {
     fault({ kind: 'close', at: 'before_terminal' });
     const frames = await untilClosed({ input: 'x' });
     const other = await connect(sim.url);
@@ -70,7 +70,7 @@ describe('faults of a turn', () => {
     await hangUp(other);
   });
 
-  it('falls silent, telemetry first, until the client has enough', async () => {
+  it('A silence fault sends telemetry and then nothing, until the client disconnects', async () => {
     const rule = fault({ kind: 'silence', at: 'before_created', telemetry: 2 });
     client.send({ input: 'x' });
     expect(await client.next()).toMatchObject({ type: 'codex.rate_limits' });
@@ -80,7 +80,7 @@ describe('faults of a turn', () => {
     expect((await sim.journal.waitFor('end')).end).toBe('abandoned');
   });
 
-  it('holds a turn until it is released, or until the next create', async () => {
+  it('A hold fault holds a turn until it is released, or until the next create', async () => {
     const rule = fault({ kind: 'hold', at: { deltas: 1 } });
     client.send({ input: 'x' });
     await sim.journal.waitFor('held');
@@ -95,7 +95,7 @@ describe('faults of a turn', () => {
     expect(digestOf((await client.read()).last.response)).toBe(expectedDigest({ items: 'second' }));
   });
 
-  it('sends late frames of a turn the client gave up in the middle of the next', async () => {
+  it('A late_frames fault sends frames of an abandoned turn during the next turn', async () => {
     fault({ kind: 'late_frames', at: { deltas: 1 } });
     client.send({ input: 'first' });
     await sim.journal.waitFor('held');
@@ -117,7 +117,7 @@ describe('faults of a turn', () => {
     ['terse', { type: 'error', error: { message: 'It broke.' } }],
     ['bare', { status: 500, error: { code: 'boom' } }],
     ['multi_line', { type: 'error', error: { code: 'boom', message: 'It\nbroke.' } }],
-  ])('shapes an error frame as %s', async (shape, expected) => {
+  ])('An error fault has the shape %s', async (shape, expected) => {
     fault({ kind: 'error', shape, error: { status: 500, code: 'boom', message: 'It broke.' } });
     client.send({ input: 'x' });
     const frame = await client.next();
@@ -126,7 +126,7 @@ describe('faults of a turn', () => {
     expect((await client.turn({ input: 'x' })).last.type).toBe('response.completed');
   });
 
-  it('errs after created, with a hint when to come back, and closes', async () => {
+  it('An error fault after created has a retry hint and closes the connection', async () => {
     const error = {
       status: 429,
       type: 'rate_limit_error',
@@ -141,7 +141,7 @@ describe('faults of a turn', () => {
     expect((await client.closed).code).toBe(1008);
   });
 
-  it('refuses an anchor it knows, in the shape asked for, and leaves unanchored turns alone', async () => {
+  it('A refuse_anchor fault refuses a known anchor in the given shape, and does not affect unanchored turns', async () => {
     sim.script.onTurn({}, { kind: 'refuse_anchor', shape: 'terse' }, { times: 2 });
     const first = await client.turn({ input: 'x' });
     expect(first.last.type).toBe('response.completed');
@@ -154,7 +154,7 @@ describe('faults of a turn', () => {
     expect((await client.turn(anchored)).last.response.error.code).toBe('previous_response_not_found');
   });
 
-  it('fails and stays incomplete; only the incomplete one can be continued', async () => {
+  it('Failed and incomplete turns occur on demand, and only the incomplete one can be continued', async () => {
     fault({ kind: 'failed', code: 'server_error' });
     const failed = await client.turn({ input: 'x', store: false });
     expect(failed.types).toEqual(['response.created', 'response.failed']);
@@ -168,7 +168,7 @@ describe('faults of a turn', () => {
     expect(digestOf(last.response)).toBe(expectedDigest({ items: ['x', incomplete, 'y'] }));
   });
 
-  it('steers: the successor comes without a create and continues the first', async () => {
+  it('A steered fault sends a successor without a create, which continues the first response', async () => {
     fault({ kind: 'steered', input: 'Turn left.' });
     const steered = (await client.turn({ input: 'x' })).last.response;
     expect(steered.incomplete_details.reason).toBe('steered');
@@ -180,13 +180,13 @@ describe('faults of a turn', () => {
     expect((await sim.journal.waitFor('end')).end).toBe('completed');
   });
 
-  it('repeats a terminal event with the number it had', async () => {
+  it('A repeated terminal event has its original sequence number', async () => {
     fault({ kind: 'duplicate_terminal' });
     const { last } = await client.turn({ input: 'x' });
     expect(await client.next()).toEqual(last);
   });
 
-  it('repeats it within the next turn, too', async () => {
+  it('A terminal event can be repeated within the next turn', async () => {
     fault({ kind: 'duplicate_terminal', until: 'next_create' });
     const first = await client.turn({ input: 'x' });
     client.send({ input: 'y' });
@@ -195,7 +195,7 @@ describe('faults of a turn', () => {
     expect((await client.read()).last.response.id).not.toBe(first.last.response.id);
   });
 
-  it('mixes in telemetry, unknown events and frames that are no JSON', async () => {
+  it('Telemetry, unknown events and frames that are no JSON can be inserted into a turn', async () => {
     fault(
       { kind: 'unknown_events', count: 1 },
       { kind: 'malformed', at: { deltas: 1 } },
@@ -210,7 +210,7 @@ describe('faults of a turn', () => {
     expect(types.at(-1)).toBe('response.completed');
   });
 
-  it('sends one huge delta', async () => {
+  it('A huge fault sends one huge delta', async () => {
     fault({ kind: 'huge', bytes: 200_000 });
     const { frames } = await client.turn({ input: 'x' });
     const deltas = frames.filter(({ type }) => type === 'response.output_text.delta');
@@ -218,7 +218,7 @@ describe('faults of a turn', () => {
     expect(deltas[0]!.delta.length).toBeGreaterThan(200_000);
   });
 
-  it('names another response in its terminal event, or gives an id twice', async () => {
+  it('A terminal event can name another response, and an id can be given twice', async () => {
     fault({ kind: 'wrong_response_id', id: 'resp_other' });
     const { frames, last } = await client.turn({ input: 'x' });
     expect(last.response.id).toBe('resp_other');
@@ -228,7 +228,7 @@ describe('faults of a turn', () => {
     expect((await client.turn({ input: 'y' })).last.response.id).toBe(next.last.response.id);
   });
 
-  it('sends exactly the frames it is given, and answers as it is told', async () => {
+  it('A frames fault sends exactly the given frames, and a reply fault the given answer', async () => {
     fault({
       kind: 'frames',
       frames: [{ type: 'response.created', response: { id: 'r' } }, 'not json', { type: 'error' }],
@@ -242,7 +242,7 @@ describe('faults of a turn', () => {
     expect(response.output[0].content[0].text).toMatch(/^Told so\./);
   });
 
-  it('drops every connection at once', async () => {
+  it('Every connection can be dropped at once', async () => {
     const other = await connect(sim.url);
     sim.dropAll();
     expect((await client.closed).code).toBe(1006);
@@ -254,7 +254,7 @@ describe('faults of a turn', () => {
 });
 
 describe('faults of a connection', () => {
-  it('strike the upgrade each in its way', async () => {
+  it('Each upgrade fault has its own effect', async () => {
     const sim = await startSimulator();
     const body = { error: { message: 'later', type: 'rate_limit_error', code: 'rate_limit_exceeded', param: null } };
     sim.script.onUpgrade({}, { kind: 'refuse', status: 429, headers: { 'retry-after': '2' }, body });
@@ -284,7 +284,7 @@ describe('faults of a connection', () => {
     await sim.close();
   });
 
-  it('may hold an upgrade back until it is released', async () => {
+  it('A held upgrade waits until it is released', async () => {
     const sim = await startSimulator();
     const rule = sim.script.onUpgrade({}, { kind: 'hold' });
     const opening = connect(sim.url);
@@ -297,7 +297,7 @@ describe('faults of a connection', () => {
     await sim.close();
   });
 
-  it('may leave an upgrade unanswered until the simulator closes', async () => {
+  it('A hanging upgrade stays unanswered until the simulator closes', async () => {
     const sim = await startSimulator();
     sim.script.onUpgrade({}, { kind: 'hang' });
     const opening = connect(sim.url).then(

@@ -40,7 +40,7 @@ describe('the simulated HTTP API', () => {
         return event;
       });
 
-  it('streams server-sent events framed by event and data', async () => {
+  it('The simulated HTTP API streams server-sent events with event and data lines', async () => {
     const { status, headers, text } = await create({ input: 'hi', stream: true });
     expect(status).toBe(200);
     expect(headers['content-type']).toContain('text/event-stream');
@@ -50,7 +50,7 @@ describe('the simulated HTTP API', () => {
     expect(digestOf(got.at(-1)!.response)).toBe(expectedDigest({ items: 'hi' }));
   });
 
-  it('answers JSON without stream, and gives it out again, with its input', async () => {
+  it('The simulated HTTP API answers JSON without stream, and returns the response again with its input', async () => {
     const { json } = await create({ input: [user('hi')] });
     expect(json).toMatchObject({ object: 'response', status: 'completed' });
     expect((await call('GET', `/responses/${json.id}`)).json).toEqual(json);
@@ -61,7 +61,7 @@ describe('the simulated HTTP API', () => {
     expect((await call('GET', `/responses/${json.id}`)).status).toBe(404);
   });
 
-  it('continues stored responses only', async () => {
+  it('The simulated HTTP API continues stored responses only', async () => {
     const stored = (await create({ input: 'one' })).json;
     const next = await create({ input: 'two', previous_response_id: stored.id });
     expect(digestOf(next.json)).toBe(expectedDigest({ items: ['one', stored, 'two'] }));
@@ -73,7 +73,7 @@ describe('the simulated HTTP API', () => {
     expect(lost.json.error).toMatchObject({ code: 'previous_response_not_found', param: 'previous_response_id' });
   });
 
-  it('keeps the line of a conversation', async () => {
+  it('The simulated HTTP API keeps the items of a conversation object', async () => {
     const first = (await create({ input: 'one', conversation: 'conv_1' })).json;
     const second = (await create({ input: 'two', conversation: { id: 'conv_1' } })).json;
     expect(digestOf(second)).toBe(expectedDigest({ items: ['one', first, 'two'] }));
@@ -81,7 +81,7 @@ describe('the simulated HTTP API', () => {
     expect(both.status).toBe(400);
   });
 
-  it('queues background responses, which complete as they are looked at, or are cancelled', async () => {
+  it('The simulated HTTP API queues background responses, which complete when polled, or are cancelled', async () => {
     const queued = (await create({ input: 'x', background: true })).json;
     expect(queued).toMatchObject({ status: 'queued', background: true, output: [] });
     const look = async () => (await call('GET', `/responses/${queued.id}`)).json.status;
@@ -94,7 +94,7 @@ describe('the simulated HTTP API', () => {
     expect(streamed.map(({ type }) => type)).toContain('response.queued');
   });
 
-  it('compacts to the user messages and one compaction item, which it takes as input', async () => {
+  it('The simulated HTTP API compacts to the user messages and one compaction item, which it accepts as input', async () => {
     const input = [user('a'), { type: 'message', role: 'assistant', content: 'b' }];
     const { json } = await call('POST', '/responses/compact', { model: 'gpt-sim', input });
     expect(json).toMatchObject({ object: 'response.compaction', output: [user('a'), { type: 'compaction' }] });
@@ -102,7 +102,7 @@ describe('the simulated HTTP API', () => {
     expect(digestOf(next.json)).toBe(expectedDigest({ items: [...json.output, 'c'] }));
   });
 
-  it('lists models and refuses what it does not serve', async () => {
+  it('The simulated HTTP API lists models and refuses requests that it does not serve', async () => {
     expect((await call('GET', '/models?client_version=1')).json.data.length).toBeGreaterThan(0);
     expect((await call('GET', '/nothing')).status).toBe(404);
     expect((await call('GET', '/responses')).status).toBe(405);
@@ -113,7 +113,7 @@ describe('the simulated HTTP API', () => {
     expect((await create({ input: 'x', stream_id: 'a' })).json.error.param).toBe('stream_id');
   });
 
-  it('fails before the first event with a status, after it with an error event', async () => {
+  it('The simulated HTTP API fails with a status before the first event, and with an error event after it', async () => {
     const error = { status: 429, code: 'rate_limit_exceeded', message: 'Later.', retryAfter: 2 };
     sim.script.onTurn({}, { kind: 'error', error });
     const early = await create({ input: 'x', stream: true });
@@ -129,7 +129,7 @@ describe('the simulated HTTP API', () => {
     expect(await create({ input: 'x' })).toMatchObject({ status: 503, headers: { 'x-a': 'b' }, text: 'down' });
   });
 
-  it('cuts streams cleanly or by reset', async () => {
+  it('The simulated HTTP API cuts streams cleanly or by reset', async () => {
     sim.script.onTurn({}, { kind: 'close', at: { deltas: 1 } });
     const cut = events((await create({ input: 'x', stream: true })).text);
     expect(cut.at(-1)!.type).toBe('response.output_text.delta');
@@ -142,7 +142,7 @@ describe('the simulated HTTP API', () => {
     expect(sim.journal.of('end').map(({ end }) => end)).toEqual(['closed', 'closed', 'reset', 'reset']);
   });
 
-  it('answers any request as scripted', async () => {
+  it('The simulated HTTP API answers any request as scripted', async () => {
     sim.script.onRequest({ method: 'GET', path: '/v1/models' }, { kind: 'respond', status: 418, body: { a: 1 } });
     expect(await call('GET', '/models')).toMatchObject({ status: 418, json: { a: 1 } });
     sim.script.onRequest({}, { kind: 'reset' });

@@ -21,7 +21,7 @@ describe('the simulated model', () => {
   const outputsOf = (response: Frame) =>
     ofType(response, 'function_call').map(({ call_id }) => ({ type: 'function_call_output', call_id, output: 'ok' }));
 
-  it('calls one tool a round, then answers, as a delta', async () => {
+  it('The simulated model calls one tool per round, then answers, as a delta', async () => {
     const ask = 'go [[call:a {"n":1}][call:b]]';
     const first = (await client.turn({ input: ask, store: false })).last.response;
     expect(ofType(first, 'function_call')).toMatchObject([{ name: 'a', arguments: '{"n":1}' }]);
@@ -35,7 +35,7 @@ describe('the simulated model', () => {
     expect(ofType(last, 'function_call')).toEqual([]);
   });
 
-  it('takes the same rounds when the whole history comes every time', async () => {
+  it('The simulated model takes the same rounds when the whole history is sent each time', async () => {
     const history: unknown[] = [user('go [[call:a][call:b]]')];
     const names: string[] = [];
     for (let turn = 0; turn < 3; turn++) {
@@ -46,7 +46,7 @@ describe('the simulated model', () => {
     expect(names).toEqual(['a', 'b', 'answer']);
   });
 
-  it('makes parallel calls and calls of custom tools, with their events', async () => {
+  it('The simulated model makes parallel calls and calls of custom tools, with their events', async () => {
     const { frames, last } = await client.turn({ input: '[call:a {"x":1}][custom:patch "*** go"]' });
     expect(ofType(last.response, 'function_call')).toHaveLength(1);
     expect(ofType(last.response, 'custom_tool_call')).toMatchObject([{ name: 'patch', input: '*** go' }]);
@@ -55,7 +55,7 @@ describe('the simulated model', () => {
     expect(deltas('response.custom_tool_call_input.delta').join('')).toBe('*** go');
   });
 
-  it('refuses a context whose tool call has no output, and an output without its call', async () => {
+  it('The simulated model refuses a call without its output, and an output without its call', async () => {
     const { response } = (await client.turn({ input: '[call:a]' })).last;
     const call = ofType(response, 'function_call')[0]!;
     const dangling = await client.turn({ input: 'next', previous_response_id: response.id });
@@ -64,7 +64,7 @@ describe('the simulated model', () => {
     expect((await client.turn({ input: [user('x'), stray] })).last.error.message).toContain('call_x');
   });
 
-  it('shows encrypted reasoning only when asked, and takes back only its own', async () => {
+  it('The simulated model shows encrypted reasoning only when requested, and accepts only its own', async () => {
     const plain = (await client.turn({ input: 'x' })).last.response;
     expect(ofType(plain, 'reasoning')[0]).not.toHaveProperty('encrypted_content');
     const { response } = (await client.turn({ input: 'x', include })).last;
@@ -81,7 +81,7 @@ describe('the simulated model', () => {
     await hangUp(stranger);
   });
 
-  it('knows its encrypted content again after a restart with the same seed', async () => {
+  it('The simulated model accepts its encrypted content after a restart with the same seed', async () => {
     const { response } = (await client.turn({ input: 'x', include })).last;
     const input = [user('x'), ...response.output, user('y')];
     for (const [seed, type] of [
@@ -96,7 +96,7 @@ describe('the simulated model', () => {
     }
   });
 
-  it('answers a compaction trigger with one compaction item, from which the context then starts', async () => {
+  it('The simulated model answers a compaction trigger with one compaction item, which replaces the context', async () => {
     const first = (await client.turn({ input: 'a long story', store: false })).last.response;
     const trigger = { type: 'compaction_trigger' };
     const compacted = await client.turn({ input: [trigger], store: false, previous_response_id: first.id });
@@ -108,7 +108,7 @@ describe('the simulated model', () => {
     expect(digestOf(full.last.response)).toBe(digestOf(next.last.response));
   });
 
-  it('compacts by itself past the threshold a request names', async () => {
+  it('The simulated model compacts by itself above the threshold of a request', async () => {
     const context_management = [{ type: 'compaction', compact_threshold: 50 }];
     const short = (await client.turn({ input: 'x', context_management })).last.response;
     expect(ofType(short, 'compaction')).toHaveLength(0);
@@ -118,13 +118,13 @@ describe('the simulated model', () => {
     expect(digestOf(next)).toBe(expectedDigest({ items: [...long.output, 'y'] }));
   });
 
-  it('says what it is told to, in as many deltas as asked', async () => {
+  it('The simulated model answers with given words, in a given number of deltas', async () => {
     const { frames, last } = await client.turn({ input: '[say:Bonjour.] [deltas:12]' });
     expect(frames.filter(({ type }) => type === 'response.output_text.delta')).toHaveLength(12);
     expect(ofType(last.response, 'message')[0]!.content[0].text).toMatch(/^Bonjour\. digest=/);
   });
 
-  it('resolves item references to stored items, and no others', async () => {
+  it('The simulated model resolves item references to stored items, and no others', async () => {
     const { response } = (await client.turn({ input: 'x' })).last;
     const id = ofType(response, 'message')[0]!.id;
     const referred = await client.turn({ input: [user('x'), { type: 'item_reference', id }, user('y')] });

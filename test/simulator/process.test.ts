@@ -33,7 +33,7 @@ describe('the simulator as a process', () => {
     return (await res.body.json()) as Frame;
   }
 
-  it('is scripted and read over HTTP', async () => {
+  it('The simulator process is scripted and read over HTTP', async () => {
     const hold = { on: 'turn', match: { input: 'slow' }, fault: { kind: 'hold', at: 'after_created' } };
     const fail = { on: 'turn', fault: { kind: 'error', error: { status: 500, message: 'scripted' } } };
     const { rules } = await control('POST', '/__script', [hold, fail]);
@@ -58,7 +58,7 @@ describe('the simulator as a process', () => {
     expect((await control('GET', '/__nothing')).error.message).toContain('No such control');
   });
 
-  it('ends on SIGTERM and with its stdin, connections or not', async () => {
+  it('The simulator process exits on SIGTERM and at the end of its stdin, with or without connections', async () => {
     const client = await connect(url);
     child.kill('SIGTERM');
     expect(await exited).toEqual([0, null]);

@@ -19,13 +19,13 @@ describe('the simulator behaves as recorded', () => {
     await sim.close();
   });
 
-  it('seals one content three times, and takes back any of the three for the same', async () => {
+  it('The simulator seals one content three times, and accepts any of the three as the same', async () => {
     const { frames, last } = await client.turn({ input: [user('x')], store: false, include });
     const forms = [itemsOf(frames, 'added')[0]!, itemsOf(frames, 'done')[0]!, last.response.output[0]!];
     expect(new Set(forms.map(({ id }) => id)).size).toBe(1);
     const ciphertexts: string[] = forms.map(({ encrypted_content }) => encrypted_content);
     expect(new Set(ciphertexts).size).toBe(3);
-    // What differs is not a suffix that a client could cut off.
+    // The difference is not a suffix that a client could cut off.
     expect(new Set(ciphertexts.map((text) => text.slice(5, 25))).size).toBe(3);
 
     const message = last.response.output[1]!;
@@ -39,7 +39,7 @@ describe('the simulator behaves as recorded', () => {
     expect(new Set(digests).size).toBe(1);
   });
 
-  it('seals compactions and programs in the same way', async () => {
+  it('The simulator seals compactions and programs in the same way', async () => {
     const output = [{ type: 'program', code: 'go', fingerprint: 'sealed' }];
     sim.script.onTurn({ input: 'write' }, { kind: 'reply', output });
     const program = await client.turn({ input: 'write a program' });
@@ -56,7 +56,7 @@ describe('the simulator behaves as recorded', () => {
     }
   });
 
-  it('answers JSON and retrieval with the completed form', async () => {
+  it('The simulator answers JSON and retrieval with the completed form', async () => {
     const headers = { authorization: 'Bearer one', 'content-type': 'application/json' };
     const body = JSON.stringify({ model: 'm', input: 'x', include });
     const made = (await (await fetch(`${sim.url}/responses`, { method: 'POST', headers, body })).json()) as Frame;
@@ -67,7 +67,7 @@ describe('the simulator behaves as recorded', () => {
     expect(stored.output[0].encrypted_content).toBe(last.response.output[0].encrypted_content);
   });
 
-  it('obfuscates most deltas, unless the request declines it', async () => {
+  it('The simulator obfuscates most deltas, unless the request declines it', async () => {
     const input = '[deltas:80] speak at length, so that there is enough to count';
     const deltasOf = (frames: readonly Frame[]) => frames.filter(({ type }) => type === 'response.output_text.delta');
     const deltas = deltasOf((await client.turn({ input })).frames);
@@ -79,7 +79,7 @@ describe('the simulator behaves as recorded', () => {
     expect(plain.filter((delta) => 'obfuscation' in delta)).toEqual([]);
   });
 
-  it('sends signals before the response begins, by both names of the metadata, the timing only when asked', async () => {
+  it('The simulator sends signals before the response begins, by both names of the metadata, and timing only on request', async () => {
     const before: string[] = [];
     for (let turn = 0; turn < 8; turn += 1) {
       const { frames } = await client.turn({ input: 'x', store: false });
@@ -102,7 +102,7 @@ describe('the simulator behaves as recorded', () => {
     await hangUp(timed);
   });
 
-  it('gives the headers that clients act on, on the upgrade and on HTTP answers', async () => {
+  it('The simulator sends the headers that clients act on, on the upgrade and on HTTP answers', async () => {
     expect(client.headers).toMatchObject({ 'x-reasoning-included': 'true', 'x-codex-primary-used-percent': '1' });
     const answer = await fetch(`${sim.url}/responses`, {
       method: 'POST',
@@ -119,7 +119,7 @@ describe('the simulator behaves as recorded', () => {
     });
   });
 
-  it('lists what it did not stream where a request names a hosted server, on some turns', async () => {
+  it('The simulator lists items that it did not stream on some turns, when a request names a hosted server', async () => {
     const tools = [{ type: 'mcp', server_label: 'one', server_url: 'http://127.0.0.1:9/' }];
     const counts = new Set<number>();
     for (let turn = 0; turn < 8; turn += 1) {
@@ -129,7 +129,7 @@ describe('the simulator behaves as recorded', () => {
     expect(counts).toEqual(new Set([0, 2]));
   });
 
-  it('lists nothing at the backend of ChatGPT logins, on some turns', async () => {
+  it('The simulator lists no output at the backend of ChatGPT logins on some turns', async () => {
     const headers = { authorization: 'Bearer one', 'chatgpt-account-id': 'acc' };
     const login = await connect(sim.url, headers);
     const listed = new Set<number>();
@@ -139,7 +139,7 @@ describe('the simulator behaves as recorded', () => {
     await hangUp(login);
   });
 
-  it('lists the output otherwise when a message asks for it, and the chain continues as if it had not', async () => {
+  it('The simulator lists the output differently when a message asks for it, and the chain continues unaffected', async () => {
     for (const dialect of ['listed', 'empty', 'ids']) {
       const ask = user(`[terminal:${dialect}]`);
       const { frames, last } = await client.turn({ input: [ask], store: false, include });
@@ -159,7 +159,7 @@ describe('the simulator behaves as recorded', () => {
     }
   });
 
-  it('finds a stored item by either of its ids', async () => {
+  it('The simulator finds a stored item by either of its ids', async () => {
     const { frames, last } = await client.turn({ input: '[terminal:ids]' });
     for (const { id } of [itemsOf(frames, 'done').at(-1)!, last.response.output.at(-1)]) {
       const answer = await client.turn({ input: [{ type: 'item_reference', id }, user('y')] });
@@ -167,14 +167,14 @@ describe('the simulator behaves as recorded', () => {
     }
   });
 
-  it('does not give the model reasoning that is replayed out of its place, and says so', async () => {
+  it('The simulator withholds reasoning from the model when it is replayed out of place, and reports it', async () => {
     const first = (await client.turn({ input: [user('x')], store: false, include })).last.response;
     const [reasoning, message] = first.output;
     const moved = [user('another'), reasoning, message, user('y')];
     const answer = (await client.turn({ input: moved, store: false, include })).last.response;
     expect(answer.input_transformations).toEqual([{ id: reasoning.id, action: 'removed', reason: 'prefix_mismatch' }]);
     expect(digestOf(answer)).toBe(expectedDigest({ items: [user('another'), message, user('y')] }));
-    // The digest that a test expects judges the same, so that both ways to say it are equal.
+    // The digest that a test expects applies the same rule, so that both ways to write the input are equal.
     expect(digestOf(answer)).toBe(expectedDigest({ items: moved as never }));
     const right = [user('x'), reasoning, message, user('y')];
     expect((await client.turn({ input: right, store: false, include })).last.response).not.toHaveProperty(
@@ -182,7 +182,7 @@ describe('the simulator behaves as recorded', () => {
     );
   });
 
-  it('takes reasoning made behind a compaction, whether what came before is sent again or not', async () => {
+  it('The simulator accepts reasoning made after a compaction, whether or not the earlier items are resent', async () => {
     const context_management = [{ type: 'compaction', compact_threshold: 50 }];
     const ask = user('x'.repeat(400));
     const long = (await client.turn({ input: [ask], context_management, store: false, include })).last.response;

@@ -17,7 +17,7 @@ describe('the script', () => {
     await sim.close();
   });
 
-  /** Which of `count` turns the rules made fail. */
+  /** Returns which of `count` turns the rules made fail. */
   async function failing(count: number): Promise<number[]> {
     const failed: number[] = [];
     for (let turn = 1; turn <= count; turn++)
@@ -25,7 +25,7 @@ describe('the script', () => {
     return failed;
   }
 
-  it('applies a rule once, from the nth match on, n times or always', async () => {
+  it('A rule applies once, from the nth match on, n times or always', async () => {
     sim.script.onTurn({ nth: 2 }, { kind: 'error', error });
     expect(await failing(4)).toEqual([2]);
     const rule = sim.script({ on: 'turn', match: { nth: 2 }, fault: { kind: 'error', error }, times: 2 });
@@ -37,7 +37,7 @@ describe('the script', () => {
     expect(await failing(2)).toEqual([]);
   });
 
-  it('matches by what a turn is and holds', async () => {
+  it('A rule matches by the content and the properties of a turn', async () => {
     const failsOn = async (match: Parameters<Simulator['script']['onTurn']>[0], body: Record<string, unknown>) => {
       const rule = sim.script.onTurn(match, { kind: 'error', error });
       const { last } = await client.turn({ input: 'other', ...body });
@@ -56,14 +56,14 @@ describe('the script', () => {
     expect(await failsOn({ body: '"user":"u"' }, { user: 'v' })).toBe(false);
   });
 
-  it('is silent about turns no rule applies to and records the others', async () => {
+  it('The script records turns with rules, and not those without', async () => {
     sim.script.onTurn({ nth: 2 }, { kind: 'error', error });
     await failing(3);
     expect(sim.journal.of('fault')).toMatchObject([{ turn: 2, connection: 1, fault: { kind: 'error' } }]);
     expect(sim.journal.of('end').map(({ end }) => end)).toEqual(['completed', 'error', 'completed']);
   });
 
-  it('keeps a release that comes before the hold', async () => {
+  it('A release before the hold is kept', async () => {
     sim.script.onTurn({}, { kind: 'hold', at: 'after_created' }).release();
     expect((await client.turn({ input: 'x' })).last.type).toBe('response.completed');
   });
@@ -87,14 +87,14 @@ describe('chaos', () => {
     return chaos.injected;
   }
 
-  it('injects the same faults for the same seed and others for another, and records them', async () => {
+  it('Chaos injects the same faults for the same seed and others for another seed, and records them', async () => {
     const [first, again, other] = [await campaign(1), await campaign(1), await campaign(2)];
     expect(new Set(first.map(({ kind }) => kind))).toEqual(new Set(Object.keys(rates)));
     expect(again).toEqual(first);
     expect(other).not.toEqual(first);
   });
 
-  it('strikes upgrades, too', async () => {
+  it('Chaos affects upgrades too', async () => {
     const sim = await startSimulator();
     sim.chaos({ rates: { refuse_upgrade: 1 } });
     await expect(connect(sim.url)).rejects.toThrow('refused 503');
@@ -103,7 +103,7 @@ describe('chaos', () => {
 });
 
 describe('the journal', () => {
-  it('hands out entries that were and entries to come', async () => {
+  it('The journal yields past entries and those to come', async () => {
     const sim = await startSimulator();
     const client = await connect(sim.url);
     const coming = sim.journal.next('create', ({ turn }) => turn === 2);
@@ -129,7 +129,7 @@ describe('the journal', () => {
     await expect(never).rejects.toThrow('simulator closed');
   });
 
-  it('forgets the oldest entries past its limit, and bodies when told to', async () => {
+  it('The journal drops the oldest entries beyond its limit, and bodies when configured', async () => {
     const sim = await startSimulator({ journalLimit: 5, journalBodies: false });
     const client = await connect(sim.url);
     for (let turn = 0; turn < 5; turn++) await client.turn({ input: 'x' });

@@ -15,7 +15,7 @@ describe('the OpenAI SDK against the simulator', () => {
 
   const shell = { type: 'function' as const, name: 'shell', parameters: { type: 'object' }, strict: false };
 
-  it('drives a tool loop over HTTP streaming', async () => {
+  it('The OpenAI SDK runs a tool loop over HTTP streaming', async () => {
     let input: OpenAI.Responses.ResponseInput = [{ role: 'user', content: 'go [[call:shell {"n":1}][call:shell]]' }];
     let anchor: string | undefined;
     const history: unknown[] = [];
@@ -37,7 +37,7 @@ describe('the OpenAI SDK against the simulator', () => {
     }
   });
 
-  it('creates, retrieves, compacts, lists and deletes', async () => {
+  it('The OpenAI SDK creates, retrieves, compacts, lists and deletes', async () => {
     const response = await client.responses.create({ model: 'm', input: 'hi' });
     expect(digestOf(response)).toBe(expectedDigest({ items: 'hi' }));
     expect((await client.responses.retrieve(response.id)).output_text).toBe(response.output_text);
@@ -48,7 +48,7 @@ describe('the OpenAI SDK against the simulator', () => {
     await expect(client.responses.retrieve(response.id)).rejects.toMatchObject({ status: 404 });
   });
 
-  it('is given errors it understands, and retries what it may', async () => {
+  it('The OpenAI SDK understands the errors, and retries where allowed', async () => {
     const lost = client.responses.create({ model: 'm', input: 'x', previous_response_id: 'resp_none' });
     await expect(lost).rejects.toMatchObject({ status: 400, code: 'previous_response_not_found' });
     const error = { status: 429, message: 'Later.', retryAfter: 0 };
@@ -57,7 +57,7 @@ describe('the OpenAI SDK against the simulator', () => {
     expect(sim.journal.of('create')).toHaveLength(3);
   });
 
-  it('chains over its WebSocket client', async () => {
+  it('The OpenAI SDK chains turns over its WebSocket client', async () => {
     const ws = new ResponsesWS(client);
     const create = { type: 'response.create', model: 'm', store: false } as const;
     const ends: OpenAI.Responses.Response[] = [];
@@ -75,7 +75,7 @@ describe('the OpenAI SDK against the simulator', () => {
     await sim.journal.waitFor('closed');
   });
 
-  it('is told of error frames on a socket that stays usable', async () => {
+  it('The OpenAI SDK receives error frames on a socket that stays usable', async () => {
     const ws = new ResponsesWS(client);
     const errors: string[] = [];
     ws.on('error', (error) => void errors.push(JSON.stringify(error.error)));

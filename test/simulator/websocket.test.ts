@@ -19,7 +19,7 @@ describe('the simulated WebSocket', () => {
 
   const idOf = (frame: Frame): string => frame.response.id;
 
-  it('sends the whole event sequence, numbered without gaps', async () => {
+  it('The simulated WebSocket sends the whole event sequence, numbered without gaps', async () => {
     const { frames, types, last } = await client.turn({ input: 'hi', store: false, metadata: { a: 'b' } });
     expect(types).toEqual([
       'response.created',
@@ -47,7 +47,7 @@ describe('the simulated WebSocket', () => {
     expect(text.join('')).toBe(last.response.output[0].content[0].text);
   });
 
-  it('gives a delta and a full request for the same history the same digest', async () => {
+  it('A delta and a full request for the same history have the same digest', async () => {
     const first = await client.turn({ input: 'one', store: false, instructions: 'A' });
     const second = await client.turn({
       input: [user('two')],
@@ -63,12 +63,12 @@ describe('the simulated WebSocket', () => {
     const input = [user('one'), ...first.last.response.output, user('two')];
     const full = await other.turn({ input, store: false, instructions: 'B' });
     expect(digestOf(full.last.response)).toBe(digestOf(second.last.response));
-    // Tokens are counted, and prompts cached, by what the model reads, however it came.
+    // Tokens and cached prompts depend on what the model reads, not on how it was sent.
     expect(full.last.response.usage).toEqual(second.last.response.usage);
     await hangUp(other);
   });
 
-  it('continues an unstored response only on its own connection, and only the latest', async () => {
+  it('An unstored response is continued only on its own connection, and only the latest', async () => {
     const first = idOf((await client.turn({ input: 'one', store: false })).last);
     const other = await connect(sim.url);
     const foreign = await other.turn({ input: 'two', store: false, previous_response_id: first });
@@ -89,7 +89,7 @@ describe('the simulated WebSocket', () => {
     await hangUp(other);
   });
 
-  it('continues a stored response anywhere, but for no other credential', async () => {
+  it('A stored response is continued on any connection, but under no other credential', async () => {
     const first = await client.turn({ input: 'one' });
     const again = { input: 'two', previous_response_id: idOf(first.last) };
     const other = await connect(sim.url);
@@ -100,7 +100,7 @@ describe('the simulated WebSocket', () => {
     await Promise.all([hangUp(other), hangUp(stranger)]);
   });
 
-  it('evicts the response a failed turn referred to', async () => {
+  it('The response that a failed turn referred to is evicted', async () => {
     const first = idOf((await client.turn({ input: 'one', store: false })).last);
     sim.script.onTurn({ anchored: true }, { kind: 'error', error: { status: 400, message: 'Bad value.' } });
     const failed = await client.turn({ input: 'two', store: false, previous_response_id: first });
@@ -109,7 +109,7 @@ describe('the simulated WebSocket', () => {
     expect(retried.last.error.code).toBe(NOT_FOUND);
   });
 
-  it('answers a warm-up without output, to be continued', async () => {
+  it('A warm-up is answered without output, and can be continued', async () => {
     const warm = await client.turn({ input: [user('system')], store: false, generate: false });
     expect(warm.last.response.output).toEqual([]);
     expect(warm.types).toEqual(['response.created', 'response.in_progress', 'response.completed']);
@@ -117,7 +117,7 @@ describe('the simulated WebSocket', () => {
     expect(digestOf(next.last.response)).toBe(expectedDigest({ items: [user('system'), 'hi'] }));
   });
 
-  it('runs the creates of a lane one after the other, and lanes side by side', async () => {
+  it('The creates of a lane run one after the other, and lanes run in parallel', async () => {
     const held = sim.script.onTurn({ input: 'slow' }, { kind: 'hold', at: 'after_created' });
     client.send({ input: 'slow', store: false });
     client.send({ input: 'queued', store: false });
@@ -135,7 +135,7 @@ describe('the simulated WebSocket', () => {
     expect(sim.journal.of('create').map(({ queuedBehind }) => queuedBehind)).toEqual([0, 1, 0]);
   });
 
-  it('lets one lane fork from the latest response of another', async () => {
+  it('A lane can fork from the latest response of another', async () => {
     const first = await client.turn({ input: 'one', store: false });
     const fork = { input: 'two', store: false, previous_response_id: idOf(first.last) };
     const lane = await client.turn({ ...fork, stream_id: 'x' });
@@ -143,14 +143,14 @@ describe('the simulated WebSocket', () => {
     expect(digestOf(lane.last.response)).toBe(digestOf(main.last.response));
   });
 
-  it('allows 32 named lanes', async () => {
+  it('32 named lanes are allowed', async () => {
     for (let n = 0; n < 32; n++) await client.turn({ input: 'x', store: false, stream_id: `lane-${n}` });
     expect((await client.turn({ input: 'x', stream_id: 'one-more' })).last.error.code).toBe(
       'websocket_stream_limit_reached',
     );
   });
 
-  it('refuses what is no create, and goes on', async () => {
+  it('A frame that is no create is refused, and the connection stays', async () => {
     client.ws.send('no json');
     expect((await client.next()).error.type).toBe('invalid_request_error');
     client.ws.send(JSON.stringify({ type: 'response.append', input: [] }));
@@ -162,7 +162,7 @@ describe('the simulated WebSocket', () => {
     expect(sim.journal.of('frame')).toHaveLength(3);
   });
 
-  it('ends a connection at its age limit and forgets what it could continue from', async () => {
+  it('A connection ends at its age limit and loses its anchors', async () => {
     const first = await client.turn({ input: 'one', store: false });
     expect(sim.connections[0]!.cachedResponseIds).toEqual([idOf(first.last)]);
     sim.connections[0]!.expire();
@@ -173,7 +173,7 @@ describe('the simulated WebSocket', () => {
     expect(sim.connections[0]!.cachedResponseIds).toEqual([]);
   });
 
-  it('keeps the limit by itself, too', async () => {
+  it('The age limit also applies without further requests', async () => {
     const short = await startSimulator({ connectionLimitMs: 1 });
     const other = await connect(short.url);
     expect((await other.next()).error.code).toBe('websocket_connection_limit_reached');
@@ -181,7 +181,7 @@ describe('the simulated WebSocket', () => {
     await short.close();
   });
 
-  it('forgets on demand while the connection stays', async () => {
+  it('A connection can be made to lose its anchors and stay open', async () => {
     const first = idOf((await client.turn({ input: 'one', store: false })).last);
     sim.expireCaches();
     const lost = await client.turn({ input: 'two', store: false, previous_response_id: first });
@@ -192,7 +192,7 @@ describe('the simulated WebSocket', () => {
     expect((await client.turn({ input: 'two', previous_response_id: stored })).last.error.code).toBe(NOT_FOUND);
   });
 
-  it('closes a connection whose frame is too large', async () => {
+  it('A connection whose frame is too large is closed', async () => {
     const small = await startSimulator({ maxFrameBytes: 1_000 });
     const other = await connect(small.url);
     other.send({ input: 'x'.repeat(2_000) });
@@ -202,7 +202,7 @@ describe('the simulated WebSocket', () => {
 });
 
 describe('the handshake', () => {
-  it('wants a credential, and one it knows', async () => {
+  it('The handshake needs a credential, and a known one', async () => {
     const sim = await startSimulator({ credentials: ['Bearer good'] });
     await expect(connect(sim.url, {})).rejects.toThrow('refused 401');
     await expect(connect(sim.url, { authorization: 'Bearer bad' })).rejects.toThrow('refused 401');
@@ -214,14 +214,14 @@ describe('the handshake', () => {
     await sim.close();
   });
 
-  it('is refused where there is no WebSocket', async () => {
+  it('The handshake is refused when the simulator has no WebSocket', async () => {
     const sim = await startSimulator({ webSocket: 426 });
     await expect(connect(sim.url)).rejects.toThrow('refused 426');
     await expect(connect(`${sim.url}/nowhere`)).rejects.toThrow('refused 404');
     await sim.close();
   });
 
-  it('hands out turn state on the handshake and by metadata, and records what comes back', async () => {
+  it('The handshake and the metadata issue turn state, and what comes back is recorded', async () => {
     const sim = await startSimulator({ turnState: 'both', telemetry: false });
     const client = await connect(sim.url);
     expect(client.headers['x-codex-turn-state']).toBe('ts-h1');

@@ -13,9 +13,9 @@ import type {
   TurnStart,
 } from '../../src/store/port.ts';
 
-/** Long enough never to run out during a test. */
+/** Long enough not to expire during a test. */
 export const LEASE_MS = 600_000;
-/** Already run out when it is written. */
+/** A lease that has already expired when it is written. */
 export const EXPIRED_MS = -1000;
 
 export const face = (state: RowFace['state'] = 'live'): RowFace => ({
@@ -82,7 +82,7 @@ export interface Lane {
   create: CreateCall;
   start(over?: Partial<StartCall>): StartCall;
   settle(turnId: string, result?: TurnResult): SettleCall;
-  /** The writer and epoch alone, for `release` and `close`. */
+  /** Returns only the writer and the epoch, for `release` and `close`. */
   hold(state?: RowFace['state']): { sessionId: string; me: string; nonce: string; epoch: number; face: RowFace };
 }
 
@@ -126,11 +126,11 @@ function laneAt(at: Pick<Lane, 'sessionId' | 'scope' | 'me' | 'nonce' | 'epoch'>
   };
 }
 
-/** The same session in the hands of whoever claimed it. */
+/** Returns the same session as held by the worker that claimed it. */
 export const claimedLane = (from: Lane, me: string, nonce: string, epoch: number): Lane =>
   laneAt({ sessionId: from.sessionId, scope: from.scope, me, nonce, epoch }, from.create);
 
-/** A session whose first turn runs. */
+/** Creates a session whose first turn is active. */
 export async function busyLane(store: SessionStore, me: string, over: Partial<CreateCall> = {}): Promise<Lane> {
   const made = lane(me, over);
   const answer = await store.create(made.create);
@@ -138,7 +138,7 @@ export async function busyLane(store: SessionStore, me: string, over: Partial<Cr
   return made;
 }
 
-/** A session whose first turn is completed and is its head. */
+/** Creates a session whose first turn is completed and is its head. */
 export async function idleLane(store: SessionStore, me: string, over: Partial<CreateCall> = {}): Promise<Lane> {
   const made = await busyLane(store, me, over);
   const answer = await store.settle(made.settle(made.firstTurn.id));
@@ -146,7 +146,7 @@ export async function idleLane(store: SessionStore, me: string, over: Partial<Cr
   return made;
 }
 
-/** Claims as the row stands now. */
+/** Claims with the epoch and revision of the current row. */
 export async function claimNow(
   store: SessionStore,
   sessionId: string,
@@ -158,9 +158,9 @@ export async function claimNow(
 }
 
 /**
- * Sweeps until a whole round takes nothing.
+ * Sweeps until a whole round deletes nothing.
  *
- * @param limit rows that one step looks at
+ * @param limit number of rows that one step examines
  */
 export async function sweepAll(store: SessionStore, limit = 100, olderThanHours = 24): Promise<void> {
   for (let took = 1; took > 0; ) {

@@ -11,14 +11,14 @@ import { shutdowns } from './contract/shutdown.ts';
 import { starts } from './contract/start.ts';
 import { liveness } from './contract/workers.ts';
 
-/** A store under test, with the two things the port cannot do: rows vanish (a failover), items are erased. */
+/** A store under test, with the two operations that the port lacks: losing rows (a failover) and erasing items. */
 export interface Subject {
   store: SessionStore;
   forgetWorker(id: string): Promise<void>;
   eraseItems(turnId: string): Promise<void>;
-  /** Makes everything there is so many hours older. */
+  /** Makes all rows older by this many hours. */
   age(hours: number): Promise<void>;
-  /** Another store on the same data. */
+  /** Returns another store on the same data. */
   another(): Promise<SessionStore>;
   dispose(): Promise<void>;
 }
@@ -37,7 +37,7 @@ const groups = new Map<string, (given: () => Subject) => void>([
 ]);
 
 /**
- * What every store promises, whatever it is made of.
+ * Defines the tests that every store must pass, whatever its implementation.
  *
  * @param first the group of cases to begin with
  */

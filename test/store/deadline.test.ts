@@ -8,7 +8,7 @@ import { type SecondConnection, secondConnection, waiting } from './second-conne
 
 let database: Awaited<ReturnType<typeof freshDatabase>>;
 let proxy: FaultyProxy;
-/** Behind the proxy, over two connections, with a short deadline. */
+/** Connects through the proxy, with two connections and a short deadline. */
 let store: SessionStore;
 let witness: SessionStore;
 let holder: SecondConnection;
@@ -32,7 +32,10 @@ afterAll(async () => {
   await database.drop();
 });
 
-/** The verdict of a call that is repeated until it is answered: on a busy machine a new connection may take too long. */
+/**
+ * Returns the verdict of a call that is repeated until it is answered: on a busy machine a new connection may take too
+ * long.
+ */
 async function answered(call: () => Promise<{ verdict: string }>): Promise<string> {
   for (;;) {
     const { verdict } = await call();
@@ -41,7 +44,7 @@ async function answered(call: () => Promise<{ verdict: string }>): Promise<strin
 }
 
 describe('a half-open connection', () => {
-  test('answers unknown within the deadline and is replaced', async () => {
+  test('A call on a half-open connection returns unknown within the deadline, and the connection is replaced', async () => {
     const idle = await idleLane(witness, await newWorker(witness));
     await Promise.all([store.session(idle.sessionId), store.session(idle.sessionId)]);
     proxy.stall();
@@ -57,7 +60,7 @@ describe('a half-open connection', () => {
     expect(proxy.accepted).toBeGreaterThan(before);
   });
 
-  test('of the heartbeat is replaced as well', async () => {
+  test('A half-open connection of the heartbeat is replaced too', async () => {
     const me = await newWorker(witness);
     await answered(() => store.heartbeat(me, 'serving', LEASE_MS));
     proxy.stall();
@@ -66,8 +69,8 @@ describe('a half-open connection', () => {
   });
 });
 
-describe('a row that somebody holds', () => {
-  test('bounds the call, which finds out by its repeat what became of it', async () => {
+describe('a locked row', () => {
+  test('A call that waits for a locked row is bounded, and its repeat reports the actual result', async () => {
     const idle = await idleLane(witness, await newWorker(witness));
     const start = idle.start({ expectedHead: idle.firstTurn.id });
     await holder.begin();
@@ -78,7 +81,7 @@ describe('a row that somebody holds', () => {
     expect((await witness.session(idle.sessionId))?.revision).toBe(3);
   });
 
-  test('does not keep the heartbeat from being sent, though every other connection waits', async () => {
+  test('A heartbeat is sent though every other connection waits for a locked row', async () => {
     const idle = await idleLane(witness, await newWorker(witness));
     await holder.begin();
     await holder.lockSession(idle.sessionId);
@@ -92,7 +95,7 @@ describe('a row that somebody holds', () => {
   });
 });
 
-test('a backend that is terminated leaves an unknown, and the next call a new connection', async () => {
+test('A terminated backend leaves an unknown verdict, and the next call uses a new connection', async () => {
   const busy = await busyLane(witness, await newWorker(witness));
   await holder.begin();
   await holder.lockSession(busy.sessionId);
@@ -110,7 +113,7 @@ test('a backend that is terminated leaves an unknown, and the next call a new co
   await observer.end();
 });
 
-test('a turn is two statements, a look-up and a lineage one each', async () => {
+test('A turn costs two statements, and a look-up and a lineage one each', async () => {
   const idle = await idleLane(witness, await newWorker(witness));
   statements.length = 0;
   const start = idle.start({ expectedHead: idle.firstTurn.id });

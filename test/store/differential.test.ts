@@ -21,7 +21,7 @@ let real: SessionStore;
 let admin: pg.Client;
 beforeAll(async () => {
   database = await freshDatabase();
-  // A busy machine must not turn a verdict into silence.
+  // A long deadline, because a busy machine must not turn a verdict into a timeout.
   real = await openPostgresStore({ url: database.url, poolSize: 6, statementTimeoutMs: 20_000 });
   admin = new pg.Client({ connectionString: database.url });
   await admin.connect();
@@ -36,7 +36,7 @@ const storeOf = (rows: MemoryDatabase) => createMemoryStore({ clock: systemClock
 const told = (commands: readonly Command[]) =>
   commands.map(({ name, args }) => `${name} ${JSON.stringify(args).replace(/x{9,}/, 'x…')}`).join('\n');
 
-/** What the port cannot do: a failover loses a worker's row; time passes. */
+/** Applies an event that the port cannot cause: a failover loses a worker's row, or time passes. */
 async function happens(
   what: 'failover' | 'age',
   universe: Universe,
@@ -61,7 +61,7 @@ async function happens(
   ]);
 }
 
-/** Everybody has joined. */
+/** Registers every worker. */
 async function begin(universe: Universe, rows: MemoryDatabase): Promise<void> {
   for (const id of universe.workers) {
     const row = { id, internalUrl: 'http://a', livenessPath: null, version: 'v', leaseMs: LEASE_MS };
@@ -69,7 +69,7 @@ async function begin(universe: Universe, rows: MemoryDatabase): Promise<void> {
   }
 }
 
-test(`one call after the other, both stores say and keep the same (seed ${SEED}, ${RUNS} runs)`, async () => {
+test(`Both stores answer and store the same when calls are made one after the other (seed ${SEED}, ${RUNS} runs)`, async () => {
   for (let run = 0; run < RUNS; run += 1) {
     const random = createRandom(SEED, `serial ${run}`);
     const universe = universeOf(`${SEED}-${run}`);
@@ -93,7 +93,7 @@ test(`one call after the other, both stores say and keep the same (seed ${SEED},
   }
 }, 600_000);
 
-test(`calls made at once are answered as in some order of them (seed ${SEED}, ${RUNS} runs)`, async () => {
+test(`Concurrent calls are answered as in some serial order of them (seed ${SEED}, ${RUNS} runs)`, async () => {
   let reordered = 0;
   for (let run = 0; run < RUNS; run += 1) {
     const random = createRandom(SEED, `at once ${run}`);
@@ -105,7 +105,7 @@ test(`calls made at once are answered as in some order of them (seed ${SEED}, ${
       const answers = await Promise.all(batch.map((command) => perform(real, command)));
       const kept = await dump(real, universe, false);
       let found: MemoryDatabase | null = null;
-      /** What an order that explains the answers would have left behind. */
+      /** Rows that an order with the same answers would have left behind. */
       let nearly: unknown = 'nothing';
       for (const order of orders(batch.length)) {
         const tried = structuredClone(rows);

@@ -1,25 +1,28 @@
 import { connect, createServer, type Socket } from 'node:net';
 
-/** Where the path between client and server breaks, counted in chunks the client sends from now on (1 = the next). */
+/**
+ * Point at which the path between client and server breaks, counted in chunks that the client sends from now on (1 =
+ * the next).
+ */
 export interface Cut {
   chunk: number;
   /**
-   * `request`: the chunk never reaches the server. `answer`: the server's reaction to it never reaches the client.
-   * `flight`: it is passed on and the connection is destroyed while it is under way.
+   * `request`: the chunk never reaches the server. `answer`: the server's answer to it never reaches the client.
+   * `flight`: it is forwarded and the connection is destroyed at once.
    */
   where: 'request' | 'answer' | 'flight';
 }
 
 /** A TCP path to the database that breaks on demand. */
 export interface FaultyProxy {
-  /** The database's URL by way of this proxy. */
+  /** URL of the database through this proxy. */
   url: string;
   arm(cut: Cut | null): void;
-  /** Connections open now become half-open: nothing passes any more, and neither side is told. */
+  /** Makes the open connections half-open: nothing is forwarded any more, and neither side is notified. */
   stall(): void;
-  /** Connections are cut, and new ones with them, until it is taken back. */
+  /** Cuts all connections, and new ones too until it is called with false. */
   refuse(on: boolean): void;
-  /** Connections accepted since the proxy was opened. */
+  /** Number of connections accepted since the proxy was opened. */
   readonly accepted: number;
   close(): Promise<void>;
 }

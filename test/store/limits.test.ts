@@ -13,7 +13,7 @@ import { type SecondConnection, secondConnection } from './second-connection.ts'
 const POOL = 4;
 
 let database: Awaited<ReturnType<typeof freshDatabase>>;
-/** With a short limit. */
+/** A store with a short time limit. */
 let store: SessionStore;
 let witness: SessionStore;
 let holder: SecondConnection;
@@ -31,7 +31,7 @@ afterAll(async () => {
   await database.drop();
 });
 
-/** Server processes that work for the store, and how many of them wait for a lock. */
+/** Returns the number of server processes that work for the store, and of those that wait for a lock. */
 async function backends(): Promise<{ all: number; waiting: number }> {
   const [row] = await observer.query<{ all: number; waiting: number }>(
     `select count(*)::int as all, (count(*) filter (where wait_event_type = 'Lock'))::int as waiting
@@ -40,7 +40,7 @@ async function backends(): Promise<{ all: number; waiting: number }> {
   return row!;
 }
 
-test('calls behind a lock are given up by the server as well: no more processes than connections, and none stays', async () => {
+test('The server ends calls that wait for a lock too long: never more processes than twice the connections, and none remains', async () => {
   const idle = await idleLane(witness, await newWorker(witness));
   await holder.begin();
   await holder.query('lock table turn in access exclusive mode');
@@ -64,19 +64,19 @@ test('calls behind a lock are given up by the server as well: no more processes 
   });
   while (!ended) most = Math.max(most, (await backends()).all);
   await all;
-  // One that was given up here first, by a hair, may still be ending beside the one that took its place.
+  // A process whose call timed out here slightly earlier may still be ending beside its successor.
   expect(most).toBeLessThanOrEqual(2 * POOL);
-  // The lock is still held: what ends does so at its limit.
+  // The lock is still held: a process that ends does so at its time limit.
   while ((await backends()).waiting > 0);
   await holder.rollback();
   expect((await witness.turn(idle.firstTurn.id))?.id).toBe(idle.firstTurn.id);
 });
 
-test('a commit that waits for its synchronous replica is cut short by neither side', async () => {
-  // A server of its own: the setting is one of the whole server.
+test('A commit that waits for its synchronous replica is cancelled by neither side', async () => {
+  // A separate server, because the setting applies to a whole server.
   const dataDir = await mkdtemp(join(tmpdir(), 'hf-limits-'));
   const server = await startEmbeddedPostgres({ dataDir, settings: ['synchronous_standby_names=none_such'] });
-  // Everything but the call in question commits at once.
+  // Everything except the call under test commits at once.
   const at = new pg.Client({ connectionString: server.url });
   await at.connect();
   await at.query('set synchronous_commit = local');
@@ -85,7 +85,7 @@ test('a commit that waits for its synchronous replica is cut short by neither si
   const idle = await idleLane(lenient, await newWorker(lenient));
   await lenient.shutdown();
   await at.query('alter role holdfast reset synchronous_commit');
-  // Without a pending migration nothing is written by opening it.
+  // Opening writes nothing when no migration is pending.
   const strict = await openPostgresStore({ url: server.url, statementTimeoutMs: 400 });
   try {
     const start = idle.start({ expectedHead: idle.firstTurn.id });
@@ -96,7 +96,8 @@ test('a commit that waits for its synchronous replica is cut short by neither si
               (select count(*)::int from holdfast.turn where id = $1) as seen`,
       [start.turn.id],
     );
-    // Had it been ended, its turn could be seen, be taken for recorded, and be lost with this server.
+    // Otherwise the turn of a cancelled wait would be visible, would count as recorded, and could be lost with this
+    // server.
     expect(rows).toEqual([{ waiting: 1, seen: 0 }]);
   } finally {
     await at.end();

@@ -11,9 +11,9 @@ const SEED = Number(process.env.TEST_SEED ?? 20_261);
 
 let database: Awaited<ReturnType<typeof freshDatabase>>;
 let proxy: FaultyProxy;
-/** Reaches the database by way of the proxy, over one connection. */
+/** Connects through the proxy, over one connection. */
 let store: SessionStore;
-/** Sees the truth. */
+/** Connects directly, to read the actual rows. */
 let witness: SessionStore;
 
 beforeAll(async () => {
@@ -43,14 +43,14 @@ interface Step {
   sessionId: string;
   name: string;
   call(): Promise<{ verdict: string }>;
-  /** The verdict of a call that is carried out now, and of one that had been. */
+  /** Expected verdict of a call that is carried out now, and of one that had been carried out before. */
   fresh: string;
   repeated: string;
-  /** What the session's row must show afterwards, however often the call was made. */
+  /** Expected session row afterwards, however often the call was made. */
   after: object;
 }
 
-/** One session's life: every fence call, in an order in which each is carried out exactly once. */
+/** Returns the life of one session: every fence call, in an order in which each is carried out exactly once. */
 function life(workers: readonly [string, string]): readonly Step[] {
   const [me, other] = workers;
   const made = lane(me, { keys: [key()] });
@@ -147,7 +147,7 @@ function life(workers: readonly [string, string]): readonly Step[] {
   ];
 }
 
-test(`calls whose connection breaks are repeated until answered, and applied once (seed ${SEED})`, async () => {
+test(`Calls whose connection breaks are repeated until answered, and applied once (seed ${SEED})`, async () => {
   const random = seeded(SEED);
   const workers = [await newWorker(witness), await newWorker(witness)] as const;
   const tally = { unbroken: 0, lostRequest: 0, lostAnswer: 0 };
@@ -174,11 +174,14 @@ test(`calls whose connection breaks are repeated until answered, and applied onc
       expect(await witness.session(step.sessionId), `try ${tries}, ${step.name}`).toMatchObject(step.after);
     }
   }
-  // Every class must have occurred, or the run proved nothing.
+  // Every class must have occurred, otherwise the run proves nothing.
   expect(Math.min(tally.unbroken, tally.lostRequest, tally.lostAnswer), JSON.stringify(tally)).toBeGreaterThan(20);
 });
 
-/** On an open connection the first chunk is the call itself; on a new one the first few are the handshake. */
+/**
+ * Returns a random cut. On an open connection the first chunk is the call itself; on a new one the first few are the
+ * handshake.
+ */
 function randomCut(random: () => number): Cut | null {
   if (random() < 0.3) return null;
   const where = (['request', 'answer', 'flight'] as const)[Math.floor(random() * 3)]!;

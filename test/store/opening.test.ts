@@ -22,7 +22,7 @@ async function database() {
   return fresh.url;
 }
 
-/** The address with parts of it replaced. */
+/** Returns the URL with parts of it replaced. */
 function changed(
   url: string,
   parts: Partial<Record<'hostname' | 'port' | 'username' | 'password' | 'pathname', string>>,
@@ -40,7 +40,7 @@ async function query(url: string, ...statements: string[]): Promise<void> {
   }
 }
 
-/** A listener whose end takes its connections along. */
+/** Opens a listener whose end also closes its connections. */
 async function listening(port: number, accept: (socket: Socket) => void): Promise<string> {
   const sockets = new Set<Socket>();
   const server = createServer((socket) => {
@@ -57,7 +57,7 @@ async function listening(port: number, accept: (socket: Socket) => void): Promis
   return String((server.address() as { port: number }).port);
 }
 
-/** A role without rights beyond logging in, and its address. */
+/** Creates a role that may only log in; returns its URL. */
 async function guest(url: string): Promise<string> {
   const name = `guest_${randomBytes(6).toString('hex')}`;
   await query(url, `create role ${name} login password 'hidden'`);
@@ -75,21 +75,21 @@ async function refusal(url: string, schema: string | null = null): Promise<Datab
   return error as DatabaseUnusable;
 }
 
-describe('a database that cannot be used is refused with its host and the cause', () => {
-  test('a name without an address', async () => {
+describe('a database that cannot be used', () => {
+  test('A host name without an address is refused with its host and the cause', async () => {
     const url = changed(await database(), { hostname: 'no-such-host.invalid' });
     const { message, passing } = await refusal(url);
     expect(message).toMatch(/^PostgreSQL at no-such-host\.invalid:\d+, database "t_\w+": .*(?:ENOTFOUND|EAI_AGAIN)/);
     expect(passing).toBe(true);
   });
 
-  test('a port without a listener', async () => {
+  test('A port without a listener is refused with its host and the cause', async () => {
     const { message, passing } = await refusal('postgres://me:hidden@127.0.0.1:1/app');
     expect(message).toMatch(/^PostgreSQL at 127\.0\.0\.1:1, database "app": .*ECONNREFUSED/);
     expect(passing).toBe(true);
   });
 
-  test('a wrong password, an unknown user, and none', async () => {
+  test('A wrong password, an unknown user and a missing user are refused with host and cause', async () => {
     const url = await database();
     const wrong = await refusal(changed(url, { password: 'not-the-password' }));
     expect(wrong.message).toMatch(/refused the password of user "holdfast" \(28P01\)/);
@@ -98,7 +98,7 @@ describe('a database that cannot be used is refused with its host and the cause'
     expect((await refusal(changed(url, { password: '' }))).message).toMatch(/password/);
   });
 
-  test('a database that does not exist, and it is not created', async () => {
+  test('A database that does not exist is refused, and it is not created', async () => {
     const url = await database();
     const { message, passing } = await refusal(changed(url, { pathname: '/absent_one' }));
     expect(message).toMatch(/database "absent_one": there is no database "absent_one" \(3D000\): create it/);
@@ -108,23 +108,26 @@ describe('a database that cannot be used is refused with its host and the cause'
 
   test.each<[name: string, behave: (socket: Socket) => void]>([
     ['HTTP', (socket) => void socket.once('data', () => socket.end('HTTP/1.1 400 Bad Request\r\n\r\n'))],
-    ['one that speaks first', (socket) => void socket.write('SSH-2.0-OpenSSH_9.2\r\n')],
-    ['one that sends noise', (socket) => void socket.write(Buffer.from('4a0000000a352e372e3400'.repeat(8), 'hex'))],
-  ])('something that is no PostgreSQL: %s', async (_, behave) => {
+    ['a server that speaks first', (socket) => void socket.write('SSH-2.0-OpenSSH_9.2\r\n')],
+    [
+      'a server that sends noise',
+      (socket) => void socket.write(Buffer.from('4a0000000a352e372e3400'.repeat(8), 'hex')),
+    ],
+  ])('A server that is no PostgreSQL is refused with its host: %s', async (_, behave) => {
     const port = await listening(0, behave);
     const { message, passing } = await refusal(`postgres://me:hidden@127.0.0.1:${port}/app`);
     expect(message).toContain(`PostgreSQL at 127.0.0.1:${port}, database "app": what answers there is no PostgreSQL`);
     expect(passing).toBe(false);
   });
 
-  test('something that closes every connection', async () => {
+  test('A server that closes every connection is refused with its host and the cause', async () => {
     const port = await listening(0, (socket) => socket.end());
     const { message, passing } = await refusal(`postgres://me:hidden@127.0.0.1:${port}/app`);
     expect(message).toMatch(/closed without an answer/);
     expect(passing).toBe(true);
   });
 
-  test('a database that is read-only, as every replica is', async () => {
+  test('A read-only database, such as a replica, is refused with its host and the cause', async () => {
     const url = await database();
     const { pathname } = new URL(url);
     await query(url, `alter database ${pathname.slice(1)} set default_transaction_read_only = on`);
@@ -133,7 +136,7 @@ describe('a database that cannot be used is refused with its host and the cause'
     expect(passing).toBe(true);
   });
 
-  test('a user that may not create the schema; one that was created for it will do', async () => {
+  test('A user that may not create the schema is refused, and accepted when the schema was created for it', async () => {
     const url = await database();
     const theirs = await guest(url);
     const { username } = new URL(theirs);
@@ -153,7 +156,7 @@ describe('a database that cannot be used is refused with its host and the cause'
     'postgres://me:hid#den@127.0.0.1/app',
     'postgres://me:hid/den@127.0.0.1:5432/app',
     'host=127.0.0.1 password=hidden',
-  ])('what is no address: %s', (url) => {
+  ])('An invalid DATABASE_URL is refused without showing its password: %s', (url) => {
     expect(() => placeOf(url)).toThrow(/^DATABASE_URL .*expected postgres:\/\/user:password@host:5432\/database/);
     expect(() => placeOf(url)).not.toThrow(/hid/);
   });
@@ -192,7 +195,7 @@ describe('a worker process', () => {
   }
 
   test.each([[[]], [['--workers', '2']]])(
-    'tries for the time that is set and ends in one line, without a stack: %s',
+    'A worker retries its database for the configured time and exits with one line and no stack: %s',
     async (args) => {
       const worker = serve(
         { DATABASE_URL: 'postgres://me:hidden@no-such-host.invalid/app', PORT: '0', HOLDFAST_STORE_START_MS: '300' },
@@ -209,7 +212,7 @@ describe('a worker process', () => {
     120_000,
   );
 
-  test('serves as soon as its database is there', async () => {
+  test('A worker serves as soon as its database is reachable', async () => {
     const real = new URL(await database());
     const port = await freePort();
     const worker = serve({ DATABASE_URL: changed(real.href, { port: String(port) }), PORT: '0' });
@@ -223,7 +226,7 @@ describe('a worker process', () => {
   }, 300_000);
 });
 
-test('a database that is lost while running is logged once, with host and cause, and once more when it is back', async () => {
+test('A database that is lost while running is logged once, with host and cause, and once more when it is back', async () => {
   const url = await database();
   const lines: { message: string; details: object }[] = [];
   const proxy = await faultyProxy(url);

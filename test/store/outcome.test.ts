@@ -16,7 +16,7 @@ test.each([
   ['53300', 'too many connections'],
   ['25006', 'read-only server'],
   ['26000', 'prepared statement lost'],
-])('%s (%s) leaves the fate of the call open', (code) => {
+])('Error %s (%s) leaves the result of the call unknown', (code) => {
   expect(isTransient(reported(code))).toBe(true);
 });
 
@@ -26,11 +26,11 @@ test.each([
   ['42883', 'undefined function'],
   ['P0001', 'raised'],
   ['53100', 'disk full'],
-])('%s (%s) is a refusal', (code) => {
+])('Error %s (%s) is a refusal', (code) => {
   expect(isTransient(reported(code))).toBe(false);
 });
 
-test('errors of the connection are no SQLSTATE, though some look like one', () => {
+test('Errors of the connection are not treated as SQLSTATE, though some look like one', () => {
   const broken = Object.assign(new Error('write EPIPE'), { code: 'EPIPE' });
   expect(sqlState(broken)).toBeNull();
   expect(isTransient(broken)).toBe(true);

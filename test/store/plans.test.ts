@@ -15,9 +15,9 @@ import { completed, face, turnStart } from './calls.ts';
 
 const SESSIONS = 2_000;
 const TURNS_PER_SESSION = 10;
-/** Tables that are never read whole. Others may be, while they are small. */
+/** Tables that must never be read whole. Others may be, while they are small. */
 const LARGE = new Set(['turn', 'turn_items', 'turn_item', 'bridge_session', 'session_key']);
-/** Rows that a statement may sort, or read and throw away, at once. */
+/** Maximum number of rows that a statement may sort, or read and discard. */
 const FEW = 500;
 
 let database: FreshDatabase;
@@ -49,7 +49,7 @@ afterAll(async () => {
   await database?.drop();
 });
 
-/** What a plan does that takes longer the more rows there are. */
+/** Returns the parts of plans whose cost grows with the number of rows. */
 function faults(plans: readonly RunPlan[]): string[] {
   return plans.flatMap(({ query, plan }) =>
     nodesOf(plan).flatMap((node) => {
@@ -81,7 +81,7 @@ interface Idle {
   owner: string;
   head: string;
 }
-/** The session with the longest line of those that rest, owned by a worker that lives. */
+/** Returns the idle session with the longest line whose owner is alive. */
 const idle = () =>
   one<Idle>(
     `select s.id, s.scope, s.epoch, s.revision, owner_nonce as nonce, owner_worker_id as owner, head_turn_id as head
@@ -90,14 +90,14 @@ const idle = () =>
       order by (select count(*) from turn t where t.session_id = s.id) desc limit 1`,
   );
 
-// What a prepared statement is planned for: the values at hand, or whichever may come.
-describe.each(['force_custom_plan', 'force_generic_plan'])('with %s', (mode) => {
+// Both ways to plan a prepared statement: for its current values, and for any values.
+describe.each(['force_custom_plan', 'force_generic_plan'])('statement plans with %s', (mode) => {
   beforeAll(async () => {
     await watched.client.query(`set plan_cache_mode = ${mode}`);
     watched.taken();
   });
 
-  test('a turn reads and writes by index only, from its look-up to its end', async () => {
+  test('A turn reads and writes only by index, from its look-up to its end', async () => {
     const { id, scope, epoch, nonce, owner, head } = await idle();
     const row = await one<{ response: string; place: string; hash: string; item: string }>(
       `select t.response_id as response, t.transcript_fp as place,
@@ -154,7 +154,7 @@ describe.each(['force_custom_plan', 'force_generic_plan'])('with %s', (mode) => 
     expect((await store.session(fresh.sessionId))!.state).toBe('closed');
   });
 
-  test('so does the claim of a session whose owner died in the middle of a turn', async () => {
+  test('The claim of a session whose owner died during a turn reads and writes only by index', async () => {
     const busy = await one<{ id: string; epoch: string; revision: string; lost: string }>(
       `select id, epoch, revision, active_turn_id as lost from bridge_session s
         where active_turn_id is not null
@@ -166,7 +166,7 @@ describe.each(['force_custom_plan', 'force_generic_plan'])('with %s', (mode) => 
     expect(faults(watched.taken())).toEqual([]);
   });
 
-  test('what operators ask is answered by index, in pages', async () => {
+  test('Queries of operators are answered by index, in pages', async () => {
     const { id, scope, owner, head } = await idle();
     const { response } = await one<{ response: string }>(
       `select response_id as response from turn where id = '${head}'`,
@@ -199,7 +199,7 @@ describe.each(['force_custom_plan', 'force_generic_plan'])('with %s', (mode) => 
     for (const [name, step] of steps) {
       await step();
       const plans = watched.taken();
-      // What is counted is bounded: the first so many, whichever they are.
+      // The count is bounded: it reads the first rows up to the limit, whichever they are.
       const counting = /^reads all of bridge_session: Result \(Aggregate \(Limit \(Seq Scan bridge_session\)/;
       const found = faults(plans).filter((fault) => !counting.test(fault));
       expect({ name, faults: found }).toEqual({ name, faults: [] });
@@ -207,7 +207,7 @@ describe.each(['force_custom_plan', 'force_generic_plan'])('with %s', (mode) => 
     }
   });
 
-  test.each<PurgeKind>([...purgeKinds])('the janitor finds its %s by index', async (kind) => {
+  test.each<PurgeKind>([...purgeKinds])('The janitor finds its %s by index', async (kind) => {
     let after: readonly string[] | null = null;
     for (let nth = 0; nth < 3; nth += 1) {
       ({ after } = await store.purge({ kind, olderThanHours: RETENTION_HOURS, limit: 50, after }));

@@ -31,9 +31,9 @@ if (!hasPgbouncer) console.log('no pgbouncer: the tests behind a pooler are skip
 
 describe.skipIf(!hasPgbouncer)('behind PgBouncer', () => {
   test.each(['transaction', 'session'] as const)(
-    'two workers hold conversations in %s mode',
+    'Two workers hold conversations behind PgBouncer in %s mode',
     async (mode) => {
-      // In session mode every connection of a worker takes one of the server's; in transaction mode few do for all.
+      // In session mode every connection of a worker uses one server connection; in transaction mode a few serve all.
       const { url } = await pooled({ mode, size: mode === 'session' ? 40 : 3 });
       const { tally } = await inWorld({ seed: 7, databaseUrl: url, workers: 2, conversations: 6 }, async (world) => {
         await world.talk(4);
@@ -43,9 +43,10 @@ describe.skipIf(!hasPgbouncer)('behind PgBouncer', () => {
     300_000,
   );
 
-  test('nothing is left on the server connections, and nothing that others left there matters', async () => {
+  test('Behind PgBouncer nothing is left on the server connections, and settings left there by others have no effect', async () => {
     const { url, directUrl } = await pooled({ mode: 'transaction', size: 1 });
-    // One server connection for everybody: whatever the application leaves on it is there when the store comes.
+    // One server connection for all clients: settings that the application leaves on it are there when the store uses
+    // it.
     const application = await connected(url);
     await application.query('create table public.turn (id integer)');
     await application.query('create temporary table worker (id integer)');
@@ -72,7 +73,7 @@ describe.skipIf(!hasPgbouncer)('behind PgBouncer', () => {
     expect((await direct.query('select from public.turn')).rowCount).toBe(0);
   });
 
-  test('workers that start together in one connection migrate it once', async () => {
+  test('Workers that start together behind one server connection migrate the database once', async () => {
     const { url, directUrl } = await pooled({ mode: 'transaction', size: 1 });
     const stores = await Promise.all([1, 2, 3].map(() => openPostgresStore({ url, poolSize: 1 })));
     for (const store of stores) cleanUps.push(() => store.shutdown());

@@ -3,7 +3,7 @@ import { openPostgresStore } from '../../src/store/postgres/index.ts';
 import type { FreshDatabase } from '../support/database.ts';
 import type { Subject } from './contract.ts';
 
-/** The store over PostgreSQL as the contract takes it; it drops the database with it. */
+/** Opens the PostgreSQL store as the contract uses it; disposing of it drops the database. */
 export async function postgresSubject(database: FreshDatabase): Promise<Subject> {
   const another = () => openPostgresStore({ url: database.url, poolSize: 6 });
   const store = await another();

@@ -24,7 +24,7 @@ afterAll(async () => {
   await database.drop();
 });
 
-/** Starts `late` while `first` holds its transaction, waits until it really waits, then commits. */
+/** Starts `late` while `first` holds its transaction, waits until it is blocked, then commits. */
 async function race<T>(late: () => Promise<T>, meanwhile: () => Promise<unknown> = async () => undefined): Promise<T> {
   const answer = late();
   await waiting(observer);
@@ -41,9 +41,9 @@ const claimOf = (sessionId: string, me: string, revisionRead: number) => ({
   revisionRead,
 });
 
-describe('a turn id that is used twice at the same moment', () => {
+describe('a turn id that is used twice concurrently', () => {
   test.each(['start', 'create'] as const)(
-    'is refused by the %s that waits, though the other turn has ended',
+    'A %s that waits for another use of its turn id is refused, though the other turn has ended',
     async (how) => {
       const me = await newWorker(store);
       const elsewhere = lane(me);
@@ -65,7 +65,7 @@ describe('a turn id that is used twice at the same moment', () => {
   );
 });
 
-test('a session whose running turn is gone can be claimed all the same', async () => {
+test('A session whose active turn row is gone can still be claimed', async () => {
   const busy = await busyLane(store, await newWorker(store));
   await observer.query('delete from turn where id = $1', [busy.firstTurn.id]);
   await store.declareDead(busy.me);
@@ -82,7 +82,7 @@ describe('the janitor', () => {
   };
   const count = async (sql: string, id: string) => (await observer.query<{ n: string }>(sql, [id]))[0]!.n;
 
-  test('waits for no row that is locked, and takes it when it is free', async () => {
+  test('The janitor does not wait for a locked row, and deletes it once it is free', async () => {
     const unused = await idleLane(store, await newWorker(store));
     await older(unused.sessionId);
     const used = await idleLane(store, await newWorker(store));
@@ -114,7 +114,7 @@ describe('the janitor', () => {
     expect(await store.turn(used.firstTurn.id)).not.toBeNull();
   });
 
-  test('takes large items that no turn needs any more, and no others', async () => {
+  test('The janitor deletes large items that no turn needs any more, and no others', async () => {
     const large = (n: number) => JSON.stringify({ n, text: 'x'.repeat(SHARED_ABOVE) });
     const made = async (n: number) => {
       const busy = await busyLane(store, await newWorker(store), { scope: 'large' });
@@ -131,7 +131,7 @@ describe('the janitor', () => {
     expect((await store.lineage('large', kept.firstTurn.id))[0]!.input).toBe(`[${large(2)}]`);
   });
 
-  test('answers where it stopped, and goes on behind that', async () => {
+  test('The janitor returns where it stopped, and continues after that', async () => {
     const hashes = ['1', '2', '3'].map((nth) => `${nth}${randomUUID()}`);
     for (const hash of hashes)
       await observer.query(`insert into shared_item (scope, hash, data) values ('zz', $1, '\\x00')`, [hash]);
@@ -144,7 +144,7 @@ describe('the janitor', () => {
 });
 
 describe('a claim that waits for the row', () => {
-  test('does not rob an owner whose heartbeat came meanwhile', async () => {
+  test('A waiting claim does not take the session of an owner whose heartbeat arrived in the meantime', async () => {
     const owner = await newWorker(store);
     const busy = await busyLane(store, owner);
     await store.heartbeat(owner, 'serving', EXPIRED_MS);
@@ -159,7 +159,7 @@ describe('a claim that waits for the row', () => {
     expect(await store.session(busy.sessionId)).toMatchObject({ epoch: 1, ownerWorkerId: owner });
   });
 
-  test('sees a death that was recorded meanwhile', async () => {
+  test('A waiting claim sees a death that was recorded in the meantime', async () => {
     const owner = await newWorker(store);
     const busy = await busyLane(store, owner);
     await store.heartbeat(owner, 'serving', EXPIRED_MS);
@@ -173,7 +173,7 @@ describe('a claim that waits for the row', () => {
     expect(answer).toMatchObject({ verdict: 'row', lostTurnId: busy.firstTurn.id });
   });
 
-  test('loses against a start, and marks the started turn lost when it comes again', async () => {
+  test('A waiting claim loses against a start, and marks the started turn as lost when it is repeated', async () => {
     const owner = await newWorker(store);
     const idle = await idleLane(store, owner);
     const me = await newWorker(store);
@@ -189,7 +189,7 @@ describe('a claim that waits for the row', () => {
     expect((await store.turn(call.turn.id))?.state).toBe('lost');
   });
 
-  test('loses against another claim', async () => {
+  test('A waiting claim loses against another claim', async () => {
     const idle = await idleLane(store, await newWorker(store));
     const [winner, loser] = [await newWorker(store), await newWorker(store)];
     await first.begin();
@@ -198,7 +198,7 @@ describe('a claim that waits for the row', () => {
     expect(await store.session(idle.sessionId)).toMatchObject({ epoch: 2, ownerWorkerId: winner });
   });
 
-  test('wins against another claim that was undone', async () => {
+  test('A waiting claim wins against another claim that was rolled back', async () => {
     const idle = await idleLane(store, await newWorker(store));
     const me = await newWorker(store);
     await first.begin();
@@ -210,8 +210,8 @@ describe('a claim that waits for the row', () => {
   });
 });
 
-describe('the old owner that waits for the row', () => {
-  test('cannot start once it was claimed', async () => {
+describe('an old owner that waits for the row', () => {
+  test('A waiting start of the old owner is fenced by a claim', async () => {
     const idle = await idleLane(store, await newWorker(store));
     await first.begin();
     await first.fence.claim(claimOf(idle.sessionId, await newWorker(store), 2));
@@ -220,7 +220,7 @@ describe('the old owner that waits for the row', () => {
     expect(await store.turn(call.turn.id)).toBeNull();
   });
 
-  test('records its end as a branch when a claim marked the turn lost first', async () => {
+  test('A waiting settle of the old owner is recorded as a branch when a claim marked the turn as lost first', async () => {
     const busy = await busyLane(store, await newWorker(store));
     await store.declareDead(busy.me);
     await first.begin();
@@ -230,7 +230,7 @@ describe('the old owner that waits for the row', () => {
     expect((await store.session(busy.sessionId))?.headTurnId).toBeNull();
   });
 
-  test('keeps the head it moved when its end came before the claim', async () => {
+  test('A waiting claim keeps the head that the old owner’s settle moved before it', async () => {
     const busy = await busyLane(store, await newWorker(store));
     await store.declareDead(busy.me);
     const me = await newWorker(store);
@@ -244,7 +244,7 @@ describe('the old owner that waits for the row', () => {
     });
   });
 
-  test('does not undo a claim by a late release', async () => {
+  test('A waiting late release does not undo a claim', async () => {
     const idle = await idleLane(store, await newWorker(store));
     const me = await newWorker(store);
     await first.begin();
@@ -263,13 +263,13 @@ describe('a close that waits for the row', () => {
     return { idle, call };
   };
 
-  test('leaves a turn running that started meanwhile', async () => {
+  test('A waiting close leaves a turn running that started in the meantime', async () => {
     const { idle, call } = await started();
     expect(await race(() => store.close(idle.hold('closed')))).toEqual({ verdict: 'busy' });
     expect((await store.session(idle.sessionId))?.activeTurnId).toBe(call.turn.id);
   });
 
-  test('does not take the session from the worker that claimed it meanwhile', async () => {
+  test('A waiting close does not close a session that another worker claimed in the meantime', async () => {
     const idle = await idleLane(store, await newWorker(store));
     const me = await newWorker(store);
     await first.begin();
@@ -278,7 +278,7 @@ describe('a close that waits for the row', () => {
     expect(await store.session(idle.sessionId)).toMatchObject({ ownerWorkerId: me, epoch: 2 });
   });
 
-  test('leaves it running when an operator asked for it too', async () => {
+  test('A waiting close of an operator leaves a turn running that started in the meantime', async () => {
     const { idle, call } = await started();
     expect(await race(() => store.dropAnchor(idle.sessionId))).toBe('busy');
     expect(await store.session(idle.sessionId)).toMatchObject({ epoch: 1, activeTurnId: call.turn.id });
@@ -286,7 +286,7 @@ describe('a close that waits for the row', () => {
 });
 
 describe('a start that waits for the row', () => {
-  test('goes on from the head that a settle moved meanwhile', async () => {
+  test('A waiting start continues from the head that a settle moved in the meantime', async () => {
     const busy = await busyLane(store, await newWorker(store));
     await first.begin();
     await first.fence.settle(busy.settle(busy.firstTurn.id));
@@ -294,14 +294,14 @@ describe('a start that waits for the row', () => {
     expect((await race(() => store.start(call))).verdict).toBe('ok');
   });
 
-  test('does not go on from the head of before', async () => {
+  test('A waiting start does not continue from the previous head', async () => {
     const busy = await busyLane(store, await newWorker(store));
     await first.begin();
     await first.fence.settle(busy.settle(busy.firstTurn.id));
     expect(await race(() => store.start(busy.start({ expectedHead: null })))).toEqual({ verdict: 'head_moved' });
   });
 
-  test('is its own repeat when the original committed meanwhile', async () => {
+  test('A waiting start is its own repeat when the original was committed in the meantime', async () => {
     const idle = await idleLane(store, await newWorker(store));
     const call = idle.start({ expectedHead: idle.firstTurn.id });
     await first.begin();
@@ -310,7 +310,7 @@ describe('a start that waits for the row', () => {
     expect((await store.session(idle.sessionId))?.revision).toBe(3);
   });
 
-  test('is ended when its turn was started and cancelled meanwhile', async () => {
+  test('A waiting start gets `ended` when its turn was started and cancelled in the meantime', async () => {
     const idle = await idleLane(store, await newWorker(store));
     const call = idle.start({ expectedHead: idle.firstTurn.id });
     await first.begin();
@@ -319,7 +319,7 @@ describe('a start that waits for the row', () => {
     expect(await race(() => store.start(call))).toEqual({ verdict: 'ended' });
   });
 
-  test('is fenced when its worker was declared dead meanwhile', async () => {
+  test('A waiting start is fenced when its worker was declared dead in the meantime', async () => {
     const idle = await idleLane(store, await newWorker(store));
     await first.begin();
     await first.lockSession(idle.sessionId);
@@ -332,7 +332,7 @@ describe('a start that waits for the row', () => {
 });
 
 describe('two creates for one key', () => {
-  test('the second finds it taken once the first commits', async () => {
+  test('A second create finds the key taken once the first commits', async () => {
     const me = await newWorker(store);
     const [winner, loser] = [lane(me, { keys: [key('same')] }), lane(me, { keys: [key('same')] })];
     await first.begin();
@@ -342,7 +342,7 @@ describe('two creates for one key', () => {
     expect(await store.turn(loser.firstTurn.id)).toBeNull();
   });
 
-  test('the second gets it when the first is undone', async () => {
+  test('A second create gets the key when the first is rolled back', async () => {
     const me = await newWorker(store);
     const hard = key();
     await first.begin();
@@ -353,25 +353,25 @@ describe('two creates for one key', () => {
     expect((await answer).verdict).toBe('ok');
   });
 
-  test('a copy of the first is the first', async () => {
+  test('A waiting copy of a create returns the session of the original', async () => {
     const made = lane(await newWorker(store), { keys: [key()] });
     await first.begin();
     await first.fence.create(made.create);
     expect((await race(() => store.create(made.create))).verdict).toBe('already');
   });
 
-  test("a copy that finds keys of its own does not take them for somebody else's", async () => {
+  test('A waiting copy of a create does not mistake its own keys for those of another session', async () => {
     const made = lane(await newWorker(store), { keys: [key()] });
     await first.begin();
     await first.fence.create(made.create);
-    // The copy has looked for the session in vain when it comes to wait here; the keys are there when it goes on.
+    // The copy has looked for the session without success when it waits here; the keys exist when it continues.
     await first.query('lock table session_key in access exclusive mode');
     expect((await race(() => store.create(made.create))).verdict).toBe('already');
   });
 });
 
-describe('judging a worker', () => {
-  test('a heartbeat that commits first wins', async () => {
+describe('declaring a worker dead', () => {
+  test('A heartbeat that commits first prevents the death', async () => {
     const id = await newWorker(store, EXPIRED_MS);
     await first.begin();
     await first.query(`select holdfast_beat($1, 'serving', 10000, null, null, null)`, [id]);
@@ -379,7 +379,7 @@ describe('judging a worker', () => {
     expect(await store.heartbeat(id, 'serving', LEASE_MS)).toEqual({ verdict: 'ok' });
   });
 
-  test('a death that commits first is for ever', async () => {
+  test('A death that commits first is final', async () => {
     const id = await newWorker(store, EXPIRED_MS);
     await first.begin();
     await first.query('select holdfast_judge($1)', [id]);
@@ -388,7 +388,7 @@ describe('judging a worker', () => {
   });
 });
 
-test('reads wait for no lock', async () => {
+test('Reads wait for no lock', async () => {
   const idle = await idleLane(store, await newWorker(store));
   await first.begin();
   await first.lockSession(idle.sessionId);
@@ -400,10 +400,10 @@ test('reads wait for no lock', async () => {
 });
 
 /**
- * Claims that look right and are not: under READ COMMITTED the locked row is read again after the wait, but a row
- * joined to it, or a sibling's snapshot, is not. They stay here to show that the race is real.
+ * Claims that look right but are wrong: under READ COMMITTED the locked row is read again after the wait, but a joined
+ * row, or the snapshot of a sibling, is not. They are kept to show that the race is real.
  */
-describe('claims that were shown to be wrong', () => {
+describe('wrong claims', () => {
   const wrong = {
     'joins the owner': `
       update bridge_session s
@@ -421,41 +421,44 @@ describe('claims that were shown to be wrong', () => {
       returning s.epoch`,
   };
 
-  test.each(Object.entries(wrong))('one that %s robs a live owner in the race that ours refuses', async (_, sql) => {
-    const robber = await secondConnection(database.url);
-    try {
-      const owner = await newWorker(store);
-      const busy = await busyLane(store, owner);
-      await store.heartbeat(owner, 'serving', EXPIRED_MS);
-      const thief = await newWorker(store);
-      await first.begin();
-      // The owner is alive and well: it settles one turn and starts the next while the claims wait.
-      await first.fence.settle(busy.settle(busy.firstTurn.id, completed()));
-      const next = busy.start({ expectedHead: busy.firstTurn.id });
-      await first.fence.start(next);
-      const robbed = robber.query(sql, [busy.sessionId, thief, randomUUID()]);
-      await waiting(observer);
-      await store.heartbeat(owner, 'serving', LEASE_MS);
-      await first.commit();
-      expect(await robbed).toHaveLength(1);
-      expect((await store.session(busy.sessionId))?.ownerWorkerId).toBe(thief);
-      expect((await store.turn(next.turn.id))?.state).toBe('active');
+  test.each(Object.entries(wrong))(
+    'A claim that %s takes a session from a live owner, in a race in which the real claim is refused',
+    async (_, sql) => {
+      const robber = await secondConnection(database.url);
+      try {
+        const owner = await newWorker(store);
+        const busy = await busyLane(store, owner);
+        await store.heartbeat(owner, 'serving', EXPIRED_MS);
+        const thief = await newWorker(store);
+        await first.begin();
+        // The owner is alive: it settles one turn and starts the next while the claims wait.
+        await first.fence.settle(busy.settle(busy.firstTurn.id, completed()));
+        const next = busy.start({ expectedHead: busy.firstTurn.id });
+        await first.fence.start(next);
+        const robbed = robber.query(sql, [busy.sessionId, thief, randomUUID()]);
+        await waiting(observer);
+        await store.heartbeat(owner, 'serving', LEASE_MS);
+        await first.commit();
+        expect(await robbed).toHaveLength(1);
+        expect((await store.session(busy.sessionId))?.ownerWorkerId).toBe(thief);
+        expect((await store.turn(next.turn.id))?.state).toBe('active');
 
-      const same = await busyLane(store, owner);
-      await store.heartbeat(owner, 'serving', EXPIRED_MS);
-      await first.begin();
-      await first.lockSession(same.sessionId);
-      const refused = await race(
-        () => store.claim(claimOf(same.sessionId, thief, 1)),
-        () => store.heartbeat(owner, 'serving', LEASE_MS),
-      );
-      expect(refused).toEqual({ verdict: 'busy' });
-    } finally {
-      await robber.end();
-    }
-  });
+        const same = await busyLane(store, owner);
+        await store.heartbeat(owner, 'serving', EXPIRED_MS);
+        await first.begin();
+        await first.lockSession(same.sessionId);
+        const refused = await race(
+          () => store.claim(claimOf(same.sessionId, thief, 1)),
+          () => store.heartbeat(owner, 'serving', LEASE_MS),
+        );
+        expect(refused).toEqual({ verdict: 'busy' });
+      } finally {
+        await robber.end();
+      }
+    },
+  );
 
-  test('one that marks the lost turn in a sibling CTE misses a turn started while it waited', async () => {
+  test('A claim that marks the lost turn in a sibling CTE misses a turn that started while it waited', async () => {
     const robber = await secondConnection(database.url);
     try {
       const owner = await newWorker(store);

@@ -44,7 +44,7 @@ async function query<Row extends pg.QueryResultRow>(url: string, sql: string): P
 }
 
 describe('opening a database', () => {
-  test('workers that start together on an empty one all succeed, and migrate it once', async () => {
+  test('Workers that start together on an empty database all succeed, and migrate it once', async () => {
     const url = await emptyDatabase();
     const stores = await Promise.all([opened(url), opened(url), opened(url)]);
     const peppers = await Promise.all(stores.map((store) => store.pepper()));
@@ -65,13 +65,13 @@ describe('opening a database', () => {
     ]);
   });
 
-  test('a second start finds nothing to do and keeps the pepper', async () => {
+  test('A second start migrates nothing and keeps the pepper', async () => {
     const url = await emptyDatabase();
     const pepper = await (await opened(url)).pepper();
     expect(await (await opened(url)).pepper()).toBe(pepper);
   });
 
-  test('turns that an older release left running are moved to the running ones, and end as ever', async () => {
+  test('Turns that an older release left active are moved to the active turns, and end as usual', async () => {
     const url = await emptyDatabase();
     const orm = await MikroORM.init({
       clientUrl: url,
@@ -111,7 +111,7 @@ describe('opening a database', () => {
     ]);
     const me = { me: 'w', nonce: 'n', sessionId: 's', epoch: 1, face: face() };
     expect((await store.settle({ ...me, turnId: 'running', result: completed() })).verdict).toBe('ok');
-    // A start that an older release had under way when the table was made.
+    // A start by an older release that was in progress when the table was created.
     await turn('late', 's', 'active');
     await query(url, `update bridge_session set active_turn_id = 'late' where id = 's'`);
     expect((await store.settle({ ...me, turnId: 'late', result: completed() })).verdict).toBe('ok');
@@ -120,12 +120,12 @@ describe('opening a database', () => {
     );
   });
 
-  test('two databases never share a pepper', async () => {
+  test('Two databases never share a pepper', async () => {
     const [one, two] = await Promise.all([opened(await emptyDatabase()), opened(await emptyDatabase())]);
     expect(await one.pepper()).not.toBe(await two.pepper());
   });
 
-  test('an old server is refused in words an operator understands', () => {
+  test('An old server is refused with a readable error', () => {
     const place = placeOf('postgres://me:hidden@db.example:6432/app');
     expect(() => assertServer({ versionNum: 140_011, version: '14.11', standby: false }, place)).toThrow(
       'PostgreSQL at db.example:6432, database "app": Holdfast needs PostgreSQL 15 or newer; this server is 14.11',
@@ -133,13 +133,13 @@ describe('opening a database', () => {
     expect(() => assertServer({ versionNum: 150_000, version: '15.0', standby: false }, place)).not.toThrow();
   });
 
-  test('a database that cannot be reached is an error, not a hang', async () => {
+  test('A database that cannot be reached is an error, not a hang', async () => {
     await expect(openPostgresStore({ url: 'postgres://nobody@127.0.0.1:1/none' })).rejects.toThrow(/ECONNREFUSED/);
   });
 });
 
-describe('a database that is shared', () => {
-  /** Tables, a type and a function of an application, under names that Holdfast uses. */
+describe('a shared database', () => {
+  /** Tables, a type and a function of an application, with names that Holdfast uses. */
   const foreign = [
     ...['worker', 'session', 'turn', 'bridge_session', 'session_key', 'turn_items', 'shared_item', 'holdfast_meta'].map(
       (name) => `create table public.${name} (id integer primary key, note text)`,
@@ -148,7 +148,7 @@ describe('a database that is shared', () => {
     `create function public.holdfast_turn_json(t public.turn) returns text language sql as $$ select 'theirs' $$`,
   ];
 
-  /** What a worker does with a conversation, and the rows that came of it. */
+  /** Runs a conversation as a worker does; returns the rows that it wrote. */
   async function conversation(url: string, schema: string | null): Promise<{ turns: number }> {
     const store = await openPostgresStore({ url, poolSize: 2, schema });
     cleanUps.push(() => store.shutdown());
@@ -169,7 +169,7 @@ describe('a database that is shared', () => {
   }
 
   test.each([null, 'bridge', 'Odd_Näme$1'])(
-    'with an application that has tables of the same names; schema %s',
+    'A database is shared with an application that has tables of the same names; schema %s',
     async (schema) => {
       const url = await emptyDatabase();
       const { pathname } = new URL(url);
@@ -184,7 +184,7 @@ describe('a database that is shared', () => {
     },
   );
 
-  test('an installation that has its tables in public, or wherever its user looks first, keeps them there', async () => {
+  test('An installation with its tables in public, or elsewhere on its search path, keeps them there', async () => {
     for (const schema of ['public', 'elsewhere']) {
       const url = await emptyDatabase();
       const { pathname } = new URL(url);
@@ -198,7 +198,7 @@ describe('a database that is shared', () => {
     }
   });
 
-  test('a schema that holds foreign tables is refused by its name', async () => {
+  test('A schema that holds foreign tables is refused by name', async () => {
     const url = await emptyDatabase();
     await query(url, foreign.join(';'));
     await expect(openPostgresStore({ url, schema: 'public' })).rejects.toThrow(
@@ -207,7 +207,7 @@ describe('a database that is shared', () => {
     expect(await query(url, 'select * from public.turn')).toHaveLength(1);
   });
 
-  test('two installations in one database know nothing of each other', async () => {
+  test('Two installations in one database do not affect each other', async () => {
     const url = await emptyDatabase();
     const [one, two] = await Promise.all([openedIn(url, 'one'), openedIn(url, 'two')]);
     expect(await one.pepper()).not.toBe(await two.pepper());
@@ -216,7 +216,7 @@ describe('a database that is shared', () => {
   });
 });
 
-test('of every function there is one form, and none that neither this release nor the one before calls', async () => {
+test('Every function exists in one form, and is called by this release or the previous one', async () => {
   const url = await emptyDatabase();
   await opened(url);
   const functions = await query<{ name: string }>(
@@ -250,8 +250,8 @@ test('of every function there is one form, and none that neither this release no
   ]);
 });
 
-describe('the tables', () => {
-  test('are what the entities say', async () => {
+describe('tables', () => {
+  test('The tables match the entities', async () => {
     const url = await emptyDatabase();
     await opened(url);
     const orm = await MikroORM.init({
@@ -266,7 +266,7 @@ describe('the tables', () => {
     expect(await orm.schema.getUpdateSchemaSQL({ wrap: false })).toBe('');
   });
 
-  test('keep room on session pages, and index none of the columns that change', async () => {
+  test('Pages of the session table keep free space, and no changing column is indexed', async () => {
     const url = await emptyDatabase();
     await opened(url);
     const [table] = await query<{ reloptions: string[] }>(
@@ -280,12 +280,12 @@ describe('the tables', () => {
          from pg_index i join pg_attribute a on a.attrelid = i.indrelid and a.attnum = any(i.indkey)
         where i.indrelid = 'bridge_session'::regclass`,
     );
-    // Those that a turn leaves as they are, but for the hour of its change.
+    // Columns that a turn does not change, except for the hour of its change.
     const still = ['changed_hour', 'created_at', 'fork_turn_id', 'id', 'owner_worker_id'];
     expect(indexed.map(({ attname }) => attname).sort()).toEqual(still);
   });
 
-  test('have the indexes that look-ups use, and no others', async () => {
+  test('The tables have the indexes that look-ups use, and no others', async () => {
     const url = await emptyDatabase();
     await opened(url);
     const indexes = await query<{ text: string }>(
@@ -316,7 +316,7 @@ describe('the tables', () => {
     ]);
   });
 
-  test('allow one active turn per session, belt and braces', async () => {
+  test('A session can have only one active turn, also by constraint', async () => {
     const url = await emptyDatabase();
     await opened(url);
     await query(

@@ -4,8 +4,8 @@ import { createCall } from '../../src/store/postgres/call.ts';
 import { createFence } from '../../src/store/postgres/fence.ts';
 
 /**
- * A connection of the test's own that holds a transaction open, so that a race happens in the order the test wants:
- * what it does inside `begin` and `commit` is done, but nobody else sees it yet, and its row locks make others wait.
+ * A connection of the test that holds a transaction open, so that a race happens in a fixed order: its uncommitted work
+ * is invisible to others, and its row locks make them wait.
  */
 export interface SecondConnection {
   /** The real fence functions, inside this connection's transaction. */
@@ -36,7 +36,7 @@ export async function secondConnection(url: string): Promise<SecondConnection> {
   };
 }
 
-/** Resolves once `count` backends of this database wait for a lock; asks the server until they do. */
+/** Resolves once `count` backends of this database wait for a lock; polls the server. */
 export async function waiting(observer: SecondConnection, count = 1): Promise<void> {
   for (;;) {
     const [row] = await observer.query<{ n: string }>(

@@ -34,7 +34,7 @@ describe('large items, stored once per scope', () => {
     return { lane, items, responseId };
   }
 
-  test('are kept once however many conversations carry them, apart for each scope, until the last one goes', async () => {
+  test('A large item is stored once for all conversations of a scope, separately per scope, until the last reference is deleted', async () => {
     const [first, second, other] = [await settled('a', large), await settled('a', large), await settled('b', large)];
     expect(await count()).toBe(2);
     expect(await bytes()).toBeLessThan(1_000);
@@ -48,7 +48,7 @@ describe('large items, stored once per scope', () => {
     expect(await count()).toBe(0);
   });
 
-  test('that a sweep removes while they are needed again are there afterwards', async () => {
+  test('A large item that a sweep deletes while it is needed again is stored afterwards', async () => {
     for (let round = 0; round < 15; round += 1) {
       const item = { ...large, round };
       const { responseId } = await settled('race', item);
@@ -58,7 +58,7 @@ describe('large items, stored once per scope', () => {
     }
   });
 
-  test('of a settle that comes after the end change nothing of what was kept', async () => {
+  test('Large items of a settle after the end do not change the stored data', async () => {
     const owner = await newWorker(store);
     const lane = await busyLane(store, owner, { scope: 'late' });
     await store.declareDead(owner);
@@ -84,14 +84,14 @@ describe('large items, stored once per scope', () => {
       'rest',
       `update turn_items set input = '\\x789c00'::bytea where turn_id in (select id from turn where scope = $1)`,
     ],
-  ])('whose %s is damaged make their turn unusable, and are no error', async (what, damage) => {
+  ])('A damaged %s makes its turn unusable, and is not an error', async (what, damage) => {
     const { lane } = await settled(`damaged ${what}`, large);
     await admin.query(damage, [`damaged ${what}`]);
     const [line] = await store.lineage(`damaged ${what}`, lane.firstTurn.id);
     expect(line!.input).toBeNull();
   });
 
-  test('that are gone make their turn unusable, never a context with a hole', async () => {
+  test('A missing large item makes its turn unusable, and never leaves a gap in a context', async () => {
     const { lane } = await settled('c', large);
     await admin.query(`delete from turn_shared_item where scope = 'c'`);
     await admin.query(`delete from shared_item where scope = 'c'`);
@@ -100,10 +100,10 @@ describe('large items, stored once per scope', () => {
   });
 });
 
-describe('taking large items out of a list', () => {
+describe('splitting large items out of a list', () => {
   const long = 'x'.repeat(SHARED_ABOVE);
 
-  test('and putting them back gives the text of the list', async () => {
+  test('Splitting a list and joining it again gives the same text', async () => {
     const texts = [long, 1, { long }, null].map((item) => JSON.stringify(item));
     const split = (await splitItems(texts))!;
     const rest = arrayText(split.items);
@@ -114,7 +114,7 @@ describe('taking large items out of a list', () => {
     expect(joinItems(rest, split.places, new Map())).toBeNull();
   });
 
-  test('and putting them back gives the text to the letter, however it was written', async () => {
+  test('Splitting a list and joining it again gives the same bytes, whatever its notation', async () => {
     const texts = [
       '{"10":1.0, "9": 9223372036854775807}',
       `{"long" : "${long}", "n":-0, "big":1E400}`,
@@ -125,13 +125,13 @@ describe('taking large items out of a list', () => {
     expect(Object.keys(split.places)).toEqual(['1', '3']);
     expect(split.items).toEqual([texts[0], 'null', texts[2], 'null']);
     expect(joinItems(arrayText(split.items), split.places, split.shared)).toBe(arrayText(texts));
-    // A list that was stored with other white space is put together the same way.
+    // A list that was stored with other white space is joined in the same way.
     expect(joinItems(` [ ${split.items.join(' ,\n')} ] `, split.places, split.shared)).toBe(
       ` [ ${texts.join(' ,\n')} ] `,
     );
   });
 
-  test('changes nothing where there is none', async () => {
+  test('Splitting a list without large items changes nothing', async () => {
     expect(await splitItems([])).toBeNull();
     expect(await splitItems(['"small"', long.slice(0, SHARED_ABOVE)])).toBeNull();
   });

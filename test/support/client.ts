@@ -14,7 +14,7 @@ export interface Answer {
   text: string;
   /** The response object of the terminal event, or the JSON body. */
   body: ResponseObject;
-  /** The connection ended before the answer did. */
+  /** True if the connection ended before the answer did. */
   cut: boolean;
 }
 
@@ -29,20 +29,20 @@ export interface ResponseObject {
 
 const terminals = new Set(['response.completed', 'response.incomplete', 'response.failed', 'error']);
 
-/** Terminal events of an answer: there must be exactly one. */
+/** Returns the terminal events of an answer: there must be exactly one. */
 export const terminalsOf = (answer: Answer) => answer.events.filter(({ type }) => terminals.has(type));
 
-/** The events of the response itself, without what the provider says of itself and of the account beside it. */
+/** Returns the events of the response, without those about the provider or the account. */
 export const ownEvents = (events: readonly StreamEvent[]): StreamEvent[] =>
   events.filter(({ type }) => !type.startsWith('codex.') && type !== 'response.metadata');
 
-/** The items of an answer as they were streamed, each finished, in order. */
+/** Returns the finished items of an answer as they were streamed, in order. */
 export const doneItems = (answer: Answer): Record<string, unknown>[] =>
   answer.events.flatMap(({ type, data }) =>
     type === 'response.output_item.done' ? [data.item as Record<string, unknown>] : [],
   );
 
-/** Splits a stream into events, strictly: anything but comments and `event`/`data` pairs is an error. */
+/** Splits a stream into events, strictly: anything except comments and `event`/`data` pairs is an error. */
 export function parseStream(text: string): StreamEvent[] {
   return text
     .split('\n\n')

@@ -4,7 +4,7 @@ export interface DataSetSize {
   sessions: number;
   /** Turns of a session, on average. */
   turnsPerSession: number;
-  /** Every so many sessions one has `longTurns` turns more; 0: none. */
+  /** One in this many sessions has `longTurns` additional turns; 0: none. */
   longEvery: number;
   longTurns: number;
 }
@@ -12,21 +12,21 @@ export interface DataSetSize {
 /** Hours after which the rows of the data set count as unused. */
 export const RETENTION_HOURS = 24;
 
-/** `t` and the hash of its place: as random to an index as a UUID, and known without a look-up. */
+/** `t` and the hash of its place: as random to an index as a UUID, and computable without a look-up. */
 const turnId = (session: string, nth: string) => `'t' || md5(${session} || '.' || ${nth})`;
 const fp = (text: string) => `md5(${text}) || md5(${text} || '+')`;
 
 /**
- * Rows as an installation has them after two weeks in which the janitor did not run: sessions of every age, most with a
- * few turns and some with very many, turns that failed or were left behind by an edit, forks, keys, large items with and
- * without a turn that needs them, stories, workers that are gone. The same rows every time.
+ * Creates the rows that an installation has after two weeks without a janitor run: sessions of every age, most with a
+ * few turns and some with very many, turns that failed or were abandoned by an edit, forks, keys, large items with and
+ * without a turn that needs them, stories, dead workers. The rows are the same every time.
  *
  * | session n | |
  * | --- | --- |
  * | 3 of 5 | used within the retention; 1 of 5 of these was created long before it |
  * | 2 of 5 | unused for 1 to 14 days |
  * | n % 51 = 0 | begins at the first turn of session n - 1 |
- * | n % 199 = 7 | has a running turn; where the session is unused its worker is dead |
+ * | n % 199 = 7 | has an active turn; if the session is unused its worker is dead |
  */
 export async function fillDatabase(client: ClientBase, size: DataSetSize): Promise<void> {
   const activeTable = (await client.query(`select to_regclass('active_turn') as name`)).rows[0].name ?? 'turn';
@@ -72,7 +72,7 @@ export async function fillDatabase(client: ClientBase, size: DataSetSize): Promi
                      width_bucket(random(), array[0, 0.93, 0.95, 0.98, 0.99])] end as state) ending`,
     `alter table t add column parent text`,
     `create index on t (n, k)`,
-    // An edit, every so often, goes on from the turn before the last one.
+    // At intervals, an edit continues from the turn before the last one.
     `update t set parent = ${turnId('t.n', 'before.k')}
        from (select n, k, max(k) filter (where ok and not branched) over (line rows between unbounded preceding and 1 preceding) as last,
                     max(k) filter (where ok and not branched) over (line rows between unbounded preceding and 2 preceding) as older

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import pg from 'pg';
 
-/** An empty database of its own on the run's server. */
+/** A new empty database on the server of the test run. */
 export interface FreshDatabase {
   url: string;
   drop(): Promise<void>;
@@ -18,13 +18,13 @@ async function admin(statement: string): Promise<void> {
 }
 
 /**
- * Makes the statements of tests find the tables without naming their schema.
+ * Lets statements of tests find the tables without naming their schema.
  *
- * @param name of the database
+ * @param name name of the database
  */
 export const findingTables = (name: string) => `alter database ${name} set search_path = holdfast, public`;
 
-/** Creates it; `drop` ends whatever is still connected. */
+/** Creates the database; `drop` terminates remaining connections. */
 export async function freshDatabase(): Promise<FreshDatabase> {
   const name = `t_${randomBytes(8).toString('hex')}`;
   await admin(`create database ${name}`);

@@ -1,13 +1,13 @@
 import { readFileSync } from 'node:fs';
 
-/** A type as a declaration file writes it, as far as members and literals go. */
+/** A type as a declaration file writes it, limited to members and literals. */
 export type Declared =
   | { kind: 'literal'; value: string | number | boolean | null }
   | { kind: 'list'; of: Declared }
   | { kind: 'union'; of: readonly Declared[] }
   | { kind: 'object'; members: readonly Member[] }
   | { kind: 'name'; name: string; within: string }
-  /** `string`, `number`, `unknown` and their like. */
+  /** `string`, `number`, `unknown` and similar types. */
   | { kind: 'plain'; name: string };
 
 export interface Member {
@@ -16,17 +16,19 @@ export interface Member {
   type: Declared;
 }
 
-/** Declarations of one file by their full names: `Tool.Mcp`. */
+/** Declarations of one file by their qualified names, such as `Tool.Mcp`. */
 export interface Declarations {
-  /** The type of a name as seen from within another declaration; null for what the file does not declare. */
+  /** Returns the type of a name as seen from within another declaration; null if the file does not declare it. */
   resolve(name: string, within?: string): Declared | null;
 }
 
 const plain = new Set(['string', 'number', 'boolean', 'unknown', 'any', 'void', 'undefined', 'never', 'object']);
 
 /**
- * Reads the interfaces, type aliases and namespaces of a declaration file. It knows the part of the language that
- * generated SDK types are written in, and throws for any other.
+ * Reads the interfaces, type aliases and namespaces of a declaration file. Supports the part of the language that
+ * generated SDK types use.
+ *
+ * @throws Error on any other syntax
  */
 export function readDeclarations(file: string): Declarations {
   const text = readFileSync(file, 'utf8')
@@ -62,7 +64,7 @@ export function readDeclarations(file: string): Declarations {
   function postfix(within: string): Declared {
     let type = single(within);
     for (;;) {
-      // `string & {}` keeps completion alive and means nothing else.
+      // `string & {}` only keeps editor completion working.
       if (take('&')) {
         const other = single(within);
         if (type.kind === 'object' && other.kind === 'object')
@@ -177,6 +179,6 @@ export function readDeclarations(file: string): Declarations {
   };
 }
 
-/** The declarations of the installed `openai` package's Responses API. */
+/** Returns the declarations of the Responses API in the installed `openai` package. */
 export const responsesApi = (): Declarations =>
   readDeclarations(new URL('../../node_modules/openai/resources/responses/responses.d.ts', import.meta.url).pathname);

@@ -4,18 +4,19 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 /**
- * Whatever this process starts from here on, directly or not, ends with it, however it ends: servers of databases above
- * all, which are made to outlive what started them. All of it has a temporary directory of its own, and is known by that.
+ * Makes all processes that this one starts from now on, directly or indirectly, end with it, however it ends. This
+ * concerns above all database servers, which are made to outlive their parent. All of them share a temporary directory,
+ * by which they are found.
  *
- * @returns ends everything now, and takes the directory away
+ * @returns a function that ends them all now and removes the directory
  */
 export async function endTogether(): Promise<() => Promise<void>> {
   const { TMPDIR: before } = process.env;
   const dir = await mkdtemp(join(tmpdir(), 'hf-run-'));
-  // The database's own user has to get through.
+  // The user of the database must be able to traverse it.
   await chmod(dir, 0o711);
   const reaper = spawn(process.execPath, [join(import.meta.dirname, 'reaper.ts'), dir], {
-    // Out of the group that a terminal signals.
+    // A separate process group, which a terminal does not signal.
     detached: true,
     stdio: ['pipe', 'ignore', 'inherit'],
   });

@@ -4,10 +4,12 @@ import { join } from 'node:path';
 import { startEmbeddedPostgres } from '../../src/store/embedded/index.ts';
 import { endTogether } from './end-together.ts';
 
-/** One real PostgreSQL for the whole run, without the fsync that only matters to data that must outlive it. */
+/**
+ * Starts one real PostgreSQL for the whole run, without fsync, which matters only to data that must survive the run.
+ */
 export default async function setup(): Promise<() => Promise<void>> {
   const endAll = await endTogether();
-  // Whoever runs the tests many times over may bring a server of its own.
+  // A caller that runs the tests repeatedly may provide its own server.
   if (process.env.TEST_DATABASE_URL) return endAll;
   const dataDir = await mkdtemp(join(tmpdir(), 'holdfast-test-'));
   const server = await startEmbeddedPostgres({

@@ -1,20 +1,20 @@
 import { request } from 'undici';
 import { parseStream, type StreamEvent } from './client.ts';
 
-/** A client that reads its answer event by event and may hang up in the middle. */
+/** A client that reads its answer event by event and may disconnect in the middle. */
 export interface LiveClient {
   status: number;
   headers: Record<string, string>;
   /** Events read so far. */
   events: StreamEvent[];
-  /** Reads until an event of this type has come; rejects when the stream ends before. */
+  /** Reads until an event of this type has arrived; rejects when the stream ends before. */
   until(type: string): Promise<StreamEvent>;
-  /** Reads to the end; `cut` when the connection broke. */
+  /** Reads to the end; `cut` is true when the connection broke. */
   rest(): Promise<{ events: StreamEvent[]; cut: boolean }>;
   hangUp(): void;
 }
 
-/** Posts a streamed request; resolves when its status is there. */
+/** Posts a streamed request; resolves when its status line has arrived. */
 export async function openLive(
   url: string,
   body: Record<string, unknown>,

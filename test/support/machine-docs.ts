@@ -45,7 +45,7 @@ function edgesOf(machine: AnyStateMachine): Edge[] {
 
 const mermaidId = (path: string) => path.replaceAll('.', '_');
 
-/** Top-level states and the states directly below them; deeper ones are in the table. */
+/** Returns a diagram of the top-level states and the states directly below them; deeper ones are in the table. */
 function diagram(machine: AnyStateMachine): string {
   const lines = ['stateDiagram-v2', '  direction LR'];
   const shownDepth = 2;
@@ -108,7 +108,7 @@ function chapter(machine: AnyStateMachine): string {
   ].join('\n\n');
 }
 
-/** The page as it should be, and as it is. */
+/** Returns the page as it should be, and as it is. */
 export async function renderMachineDocs(): Promise<{ current: string; rendered: string }> {
   const rendered = `${[
     '# The machines',

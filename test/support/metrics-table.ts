@@ -20,7 +20,7 @@ function table(): string {
   return [head, head.map(() => '---'), ...rows].map((cells) => `| ${cells.join(' | ')} |`).join('\n');
 }
 
-/** docs/metrics.md as it is, and with its table made anew from the catalogue. */
+/** Returns docs/metrics.md as it is, and with its table generated from the catalogue. */
 export async function renderMetrics(): Promise<{ current: string; rendered: string }> {
   const current = await readFile(DOCUMENT, 'utf8');
   const rendered = current.replace(

@@ -12,22 +12,22 @@ const PROGRAM = '/usr/sbin/pgbouncer';
 
 export const hasPgbouncer = existsSync(PROGRAM);
 
-/** A PgBouncer of the test's own in front of a database. */
+/** A PgBouncer of the test in front of a database. */
 export interface Pgbouncer {
-  /** The database by way of the pooler. */
+  /** URL of the database through the pooler. */
   url: string;
   close(): Promise<void>;
 }
 
 export interface PgbouncerOptions {
   mode: 'session' | 'transaction';
-  /** Server connections. */
+  /** Number of server connections. */
   size: number;
-  /** Further lines of its configuration. */
+  /** Additional lines of its configuration. */
   settings?: readonly string[];
 }
 
-/** Starts it on a free port, as a user that it agrees to run as, and resolves when it passes connections on. */
+/** Starts PgBouncer on a free port, as a user that it accepts; resolves when it forwards connections. */
 export async function startPgbouncer(databaseUrl: string, options: PgbouncerOptions): Promise<Pgbouncer> {
   const real = new URL(databaseUrl);
   const dir = await mkdtemp(join(tmpdir(), 'hf-pgbouncer-'));
@@ -72,7 +72,7 @@ export async function startPgbouncer(databaseUrl: string, options: PgbouncerOpti
   const url = new URL(databaseUrl);
   url.hostname = '127.0.0.1';
   url.port = String(port);
-  // What a pooler does not know of a start message it refuses.
+  // PgBouncer refuses start-up parameters that it does not know.
   url.search = '?sslmode=disable';
   const close = async () => {
     child.kill('SIGKILL');

@@ -13,7 +13,7 @@ interface PlanNode {
   Plans?: PlanNode[];
 }
 
-/** A statement that ran, with the plan it ran by; those within functions and behind foreign keys too. */
+/** A statement that ran, with its plan; includes those within functions and behind foreign keys. */
 export interface RunPlan {
   query: string;
   plan: PlanNode;
@@ -21,26 +21,26 @@ export interface RunPlan {
 
 export const nodesOf = (node: PlanNode): PlanNode[] => [node, ...(node.Plans ?? []).flatMap(nodesOf)];
 
-/** Pages that the statement read, in the cache or not. */
+/** Returns the number of pages that the statement read, cached or not. */
 export const pagesOf = ({ plan }: RunPlan) => (plan['Shared Hit Blocks'] ?? 0) + (plan['Shared Read Blocks'] ?? 0);
 
-/** Node types and what they read, without numbers. */
+/** Returns the node types and what they read, without numbers. */
 export const shapeOf = (node: PlanNode): string => {
   const name = [node['Node Type'], node['Index Name'] ?? node['Relation Name']].filter(Boolean).join(' ');
   const below = (node.Plans ?? []).map(shapeOf);
   return below.length === 0 ? name : `${name} (${below.join(', ')})`;
 };
 
-/** A connection whose plans are known. */
+/** A connection whose plans are recorded. */
 export interface WatchedConnection {
   client: pg.Client;
   executor: Executor;
-  /** What ran since this was asked last, innermost statements first. */
+  /** Returns the statements since the previous call, innermost first. */
   taken(): RunPlan[];
   end(): Promise<void>;
 }
 
-/** Needs the server's `auto_explain` and a superuser, as the tests' own server has. */
+/** Opens a connection and records its plans. Requires `auto_explain` and a superuser, which the test server has. */
 export async function watchPlans(url: string): Promise<WatchedConnection> {
   const client = new pg.Client({ connectionString: url });
   let plans: RunPlan[] = [];

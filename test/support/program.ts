@@ -1,14 +1,14 @@
 import { spawn } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 
-/** A started program with a process group of its own, as a shell gives one to each of its commands. */
+/** A started program in its own process group, like a command of a shell. */
 export interface Program {
   readonly pid: number;
-  /** What it has written so far, to either stream. */
+  /** Returns its output so far, of both streams. */
   text(): string;
-  /** Resolves when that holds this text so many times; rejects when nothing more can be said. */
+  /** Resolves when the output contains this text `times` times; rejects when the output has ended before. */
   says(text: string, times?: number): Promise<void>;
-  /** Signals the process alone. */
+  /** Signals only the process. */
   signal(signal: NodeJS.Signals): void;
   /** Signals every process of its group, as a terminal does. */
   signalGroup(signal: NodeJS.Signals): void;
@@ -16,7 +16,10 @@ export interface Program {
   gone: Promise<{ code: number | null; signal: NodeJS.Signals | null }>;
 }
 
-/** Without what `npm test` itself has set: a program of a test is not one that npm has started, unless the test says so. */
+/**
+ * Returns the environment without the variables that `npm test` sets: a program under test must not appear to be
+ * started by npm, unless the test sets them.
+ */
 export const plainEnv = (): NodeJS.ProcessEnv =>
   Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('npm_')));
 
@@ -47,7 +50,7 @@ export function startProgram(
   const gone = new Promise<{ code: number | null; signal: NodeJS.Signals | null }>((resolve) => {
     child.once('exit', (code, signal) => resolve({ code, signal }));
   });
-  // What it has started may go on writing.
+  // Its child processes may still write.
   child.once('close', () => {
     ended = true;
     news();
@@ -56,7 +59,7 @@ export function startProgram(
     try {
       process.kill(to, signal);
     } catch {
-      // Gone.
+      // The process is gone.
     }
   };
   return {
@@ -80,7 +83,7 @@ export function startProgram(
   };
 }
 
-/** Whether a process runs; one that has ended and was not reaped does not. */
+/** Returns true if a process runs; an exited process that was not reaped does not. */
 export function isRunning(pid: number): boolean {
   try {
     process.kill(pid, 0);

@@ -10,7 +10,7 @@ const README = join(import.meta.dirname, '..', '..', 'README.md');
 const table = (head: string[], rows: string[][]) =>
   [head, head.map(() => '---'), ...rows].map((cells) => `| ${cells.join(' | ')} |`).join('\n');
 
-/** The README's generated parts, by the name of their markers. */
+/** The generated parts of the README, by the names of their markers. */
 const parts: Record<string, () => string> = {
   outcomes: () =>
     table(
@@ -43,7 +43,7 @@ const parts: Record<string, () => string> = {
     ),
 };
 
-/** The README with its tables made anew from the code. */
+/** Returns the README as it is, and with its tables generated from the code. */
 export async function renderReadme(): Promise<{ current: string; rendered: string }> {
   const current = await readFile(README, 'utf8');
   const rendered = current.replace(/(<!-- (\w+) -->\n)[\s\S]*?(<!-- \/\2 -->)/g, (whole, open, name, close) =>

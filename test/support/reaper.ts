@@ -1,8 +1,9 @@
 import { readdirSync, readFileSync, rmSync } from 'node:fs';
 
 /**
- * `node reaper.ts <directory>`: waits for the end of what started it, which the end of its input tells, whatever it was that
- * ended it; then ends every process whose temporary directory is that one or lies in it, and removes it.
+ * `node reaper.ts <directory>`: waits until its parent has ended for any reason, which it detects by the end of its
+ * stdin. Then it ends every process whose temporary directory is the given one or lies in it, and removes the
+ * directory.
  */
 const dir = process.argv[2]!;
 const ATTEMPTS = 100;
@@ -10,7 +11,7 @@ const PAUSE_MS = 50;
 
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => {});
 
-/** Processes that are left, as far as the system shows it. */
+/** Returns the remaining processes, as far as the system shows them. */
 function left(): { pid: number; isDatabase: boolean }[] {
   const found: { pid: number; isDatabase: boolean }[] = [];
   for (const name of process.platform === 'linux' ? readdirSync('/proc') : []) {
@@ -21,7 +22,7 @@ function left(): { pid: number; isDatabase: boolean }[] {
       if (!variables.some((each) => each === `TMPDIR=${dir}` || each.startsWith(`TMPDIR=${dir}/`))) continue;
       found.push({ pid, isDatabase: readFileSync(`/proc/${pid}/cmdline`, 'latin1').includes('/postgres\0') });
     } catch {
-      // Gone, or another user's.
+      // The process is gone, or belongs to another user.
     }
   }
   return found;
@@ -33,10 +34,10 @@ for (let attempt = 0; attempt < ATTEMPTS; attempt += 1) {
   if (processes.length === 0) break;
   for (const { pid, isDatabase } of processes) {
     try {
-      // A database server that is killed leaves shared memory behind.
+      // A database server that is killed leaves shared memory behind, so it is first ended in order.
       process.kill(pid, isDatabase && attempt < ATTEMPTS / 2 ? 'SIGQUIT' : 'SIGKILL');
     } catch {
-      // Gone.
+      // The process is gone.
     }
   }
   await new Promise((look) => setTimeout(look, PAUSE_MS));

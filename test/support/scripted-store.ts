@@ -2,7 +2,7 @@ import type { SessionStore } from '../../src/store/port.ts';
 
 type Name = keyof SessionStore;
 type Call<N extends Name> = (...args: Parameters<SessionStore[N]>) => ReturnType<SessionStore[N]>;
-/** What happens to one call: `pass` carries it out. */
+/** Replaces one call; `pass` carries out the original. */
 export type Interference<N extends Name> = (
   pass: Call<N>,
   ...args: Parameters<SessionStore[N]>
@@ -42,11 +42,11 @@ export function scriptStore(inner: SessionStore): ScriptedStore {
   };
 }
 
-/** Carried out, but its answer is lost. */
+/** Carries the call out, but loses its answer. */
 export const answerLost = async (pass: (...args: never[]) => Promise<unknown>, ...args: unknown[]) => {
   await pass(...(args as never[]));
   return { verdict: 'unknown' as const, reason: 'the connection broke' };
 };
 
-/** Neither carried out nor answered. */
+/** Neither carries out nor answers the call. */
 export const requestLost = async () => ({ verdict: 'unknown' as const, reason: 'no connection' });

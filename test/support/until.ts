@@ -1,4 +1,4 @@
-/** Resolves once the condition holds; rejects after `ms`. For states that announce themselves to nobody. */
+/** Polls until the condition holds; rejects after `ms` milliseconds. For states without an event. */
 export async function until(check: () => boolean | Promise<boolean>, ms = 10_000): Promise<void> {
   const end = performance.now() + ms;
   while (!(await check())) {

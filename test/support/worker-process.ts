@@ -2,22 +2,22 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 
-/** A Holdfast worker as a process of its own, which can be killed like one. */
+/** A Holdfast worker as a separate process. */
 export interface WorkerProcess {
   readonly pid: number;
-  /** SIGKILL: no goodbye. Resolves when the process is gone. */
+  /** Sends SIGKILL. Resolves when the process has exited. */
   kill(): Promise<void>;
-  /** SIGTERM: drains. Resolves when the process is gone. */
+  /** Sends SIGTERM, which drains the worker. Resolves when the process has exited. */
   stop(): Promise<void>;
 }
 
 const CLI = join(import.meta.dirname, '..', '..', 'src', 'cli.ts');
 
-/** Below the range from which systems take ports for outgoing connections, so that none of those takes it meanwhile. */
+/** Below the ephemeral port range, so that no outgoing connection takes the port in between. */
 const FIRST_PORT = 15_000;
 const LAST_PORT = 30_000;
 
-/** A port that was free a moment ago. */
+/** Returns a port that was free at the time of the check. */
 export async function freePort(): Promise<number> {
   for (;;) {
     const port = FIRST_PORT + Math.floor(Math.random() * (LAST_PORT - FIRST_PORT));
@@ -30,7 +30,7 @@ export async function freePort(): Promise<number> {
   }
 }
 
-/** Starts a worker and resolves when it answers `/ready`. Rejects with its output when it ends before that. */
+/** Starts a worker; resolves when it answers `/ready`, and rejects with its output when it exits before that. */
 export async function startWorker(env: Record<string, string>): Promise<WorkerProcess> {
   const child = spawn(process.execPath, [CLI, 'serve'], {
     env: { ...process.env, HOLDFAST_LOG_LEVEL: 'warn', ...env },

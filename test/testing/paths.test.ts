@@ -43,7 +43,7 @@ const model: MachineModel<typeof door> = {
 const graph = explore(model);
 
 describe('an explored machine', () => {
-  it('has the states that its projection tells apart, and every event in each of them', () => {
+  it('An exploration has the states that its projection distinguishes, and every event in each of them', () => {
     expect([...graph.nodes.values()].map(({ configuration }) => JSON.parse(configuration))).toEqual([
       'locked',
       'shut',
@@ -53,7 +53,7 @@ describe('an explored machine', () => {
     for (const { steps } of graph.nodes.values()) expect(steps).toHaveLength(5);
   });
 
-  it('says of every event which transition it takes and what would be done', () => {
+  it('An exploration gives for every event its transition and its actions', () => {
     const [right, wrong] = ['code (right)', 'code (wrong)'].map(
       (name) => graph.initial.steps.find(({ variant }) => variant.name === name)!,
     );
@@ -63,11 +63,11 @@ describe('an explored machine', () => {
     expect(graph.initial.steps.find(({ variant }) => variant.name === 'push')!.transitions).toEqual([]);
   });
 
-  it('is refused when it never ends', () => {
+  it('An exploration without an end is refused', () => {
     expect(() => explore({ ...model, project: ({ opened }) => opened }, { limit: 20 })).toThrow(/limit/i);
   });
 
-  it('is only what its world allows', () => {
+  it('An exploration contains only what its world allows', () => {
     const inside = explore(model, {
       world: {
         facts: { pushes: 0 },
@@ -86,7 +86,7 @@ describe('an explored machine', () => {
 });
 
 describe('paths', () => {
-  it('take every transition, and end where they are long', () => {
+  it('Transition paths cover every transition, and end where they are long', () => {
     for (const maxLength of [2, 3, 12]) {
       const paths = transitionCover(graph, { maxLength });
       const taken = new Set(paths.flatMap(({ steps }) => steps.flatMap(({ transitions }) => transitions)));
@@ -95,7 +95,7 @@ describe('paths', () => {
     }
   });
 
-  it('are the shortest to every state', () => {
+  it('Shortest paths lead to every state', () => {
     expect(shortestPaths(graph).map(({ name }) => name)).toEqual([
       '',
       'code (right)',
@@ -104,7 +104,7 @@ describe('paths', () => {
     ]);
   });
 
-  it('are simple when they visit nothing twice', () => {
+  it('Simple paths visit nothing twice', () => {
     expect([...simplePaths(graph, { maxLength: 9 })].map(({ name }) => name)).toEqual([
       '',
       'code (right)',
@@ -113,7 +113,7 @@ describe('paths', () => {
     ]);
   });
 
-  it('follow names, and say where a name leads nowhere', () => {
+  it('A path along event names is found, or the name that leads nowhere is reported', () => {
     const world = {
       facts: null,
       allows: (_: null, __: unknown, variant: { name: string }) => variant.name !== 'pull',
@@ -126,7 +126,7 @@ describe('paths', () => {
 });
 
 describe('coverage', () => {
-  it('names what was not seen', () => {
+  it('Coverage names what was not visited', () => {
     const meter = createCoverage(graph);
     for (const { from, to, event } of pathAlong(graph, ['code (wrong)', 'code (right)', 'push']).steps) {
       meter.take(from.snapshot, event);
@@ -139,7 +139,7 @@ describe('coverage', () => {
     expect(line).toBe('door: states 3/4 (75 %), transitions 3/5 (60 %), pairs 3/20 (15 %)');
   });
 
-  it('counts nothing for a machine that is done', () => {
+  it('Coverage counts nothing for a machine that has ended', () => {
     const meter = createCoverage(graph);
     const last = pathAlong(graph, ['code (right)', 'burn']).steps.at(-1)!.to;
     expect(meter.take(last.snapshot, { type: 'push' })).toEqual([]);
@@ -147,7 +147,7 @@ describe('coverage', () => {
   });
 });
 
-it('names an event by what is in it', () => {
+it('Coverage names an event by its content', () => {
   expect(variantName({ type: 'socket.lost' })).toBe('socket.lost');
   expect(variantName({ type: 'a', open: true, why: 'x', n: 2 } as never)).toBe('a (open, why: x, n: 2)');
 });

@@ -16,12 +16,12 @@ async function twice(at: { url: string; restart(): Promise<void> }) {
   expect(digestOf(second.body)).toBe(expectedDigest({ items: input as never }));
 }
 
-it('keeps what it was told through a restart, in memory', async () => {
+it('A test bridge keeps its conversations through a restart, in memory', async () => {
   await using at = await testBridge();
   await twice(at);
 });
 
-it('keeps it in a database of its user’s too', async () => {
+it('A test bridge keeps its conversations through a restart in a database of its user', async () => {
   const database = await freshDatabase();
   {
     await using at = await testBridge({ databaseUrl: database.url });
@@ -30,7 +30,7 @@ it('keeps it in a database of its user’s too', async () => {
   await database.drop();
 });
 
-it('leaves a simulator alone that it did not start', async () => {
+it('A test bridge leaves a simulator open that it did not start', async () => {
   const simulator = await startSimulator();
   for (const text of ['one', 'two']) {
     await using at = await testBridge({ simulator });
@@ -40,7 +40,7 @@ it('leaves a simulator alone that it did not start', async () => {
   await simulator.close();
 });
 
-it('shows every step of its machines', async () => {
+it('A test bridge shows every step of its machines', async () => {
   const seen = new Set<string>();
   const calls: string[] = [];
   await using at = await testBridge({

@@ -5,7 +5,7 @@ import { InvalidSecrets, MIN_SECRET_BYTES, parseSecrets } from '../../src/token/
 const secret = (letter: string) => letter.repeat(MIN_SECRET_BYTES);
 
 describe('reading the secrets', () => {
-  it('signs with the first and finds all', () => {
+  it('The keyring signs with the first secret and finds all by key id', () => {
     const ring = parseSecrets(` k2:${secret('b')} , k1:${secret('a')},`);
     expect(ring.signing.kid).toBe('k2');
     expect(ring.kids).toEqual(['k2', 'k1']);
@@ -13,12 +13,12 @@ describe('reading the secrets', () => {
     expect(ring.find('k3')).toBeUndefined();
   });
 
-  it('keeps colons that belong to a secret', () => {
+  it('A secret may contain colons', () => {
     const { key } = parseSecrets(`k:ab:${secret('c')}`).signing;
     expect(key.export().toString()).toBe(`ab:${secret('c')}`);
   });
 
-  it('counts bytes, not characters', () => {
+  it('The minimum length of a secret is counted in bytes, not in characters', () => {
     expect(() => parseSecrets(`k:${'é'.repeat(MIN_SECRET_BYTES / 2)}`)).not.toThrow();
     expect(() => parseSecrets(`k:${secret('a').slice(1)}`)).toThrow(/"k" has 31 bytes; at least 32/);
   });
@@ -31,7 +31,7 @@ describe('reading the secrets', () => {
     [`:${secret('a')}`, /key id of secret 1/],
     [`k 1:${secret('a')}`, /key id of secret 1/],
     [`k1:${secret('a')},k1:${secret('b')}`, /"k1" is given twice/],
-  ])('refuses %j and says why, without showing a secret', (text, why) => {
+  ])('The keyring refuses %j with a reason, without showing a secret', (text, why) => {
     const attempt = () => parseSecrets(text);
     expect(attempt).toThrow(InvalidSecrets);
     expect(attempt).toThrow(why);
@@ -42,7 +42,7 @@ describe('reading the secrets', () => {
     }
   });
 
-  it('does not show its secrets when it is printed', () => {
+  it('A printed keyring does not show its secrets', () => {
     const ring = parseSecrets(`k1:${secret('z')}`);
     expect(inspect(ring, { depth: 9 }) + JSON.stringify(ring)).not.toContain('zzzz');
   });

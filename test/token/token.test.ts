@@ -22,19 +22,19 @@ const sign = (claims: object, header: object = {}, secret = secretA) =>
 const decode = (token: string) => jwt.decode(token, { complete: true })!;
 const claimsOf = (token: string) => decode(token).payload as Record<string, unknown>;
 
-describe('a token of our own', () => {
-  it('names its session and epoch to the scope it was issued in', () => {
+describe('a token of this bridge', () => {
+  it('A token gives its session and epoch to the scope in which it was issued', () => {
     const { tokens } = setup();
     expect(tokens.verify(tokens.issue({ ...session, ...acme }), acme)).toEqual({ kind: 'ours', ...session });
   });
 
-  it('says in its header what it is and by which key it was signed', () => {
+  it('The header of a token has its type and the key id of its signature', () => {
     const { tokens } = setup();
     const { header } = decode(tokens.issue({ ...session, ...acme }));
     expect(header).toEqual({ alg: 'HS256', typ: TOKEN_TYPE, kid: 'k1' });
   });
 
-  it('does not reveal its scope, not even to somebody who guesses it', () => {
+  it('A token does not reveal its scope, not even to a caller that guesses it', () => {
     const { tokens } = setup();
     const { payload } = decode(tokens.issue({ ...session, ...acme }));
     expect(JSON.stringify(payload)).not.toContain('acme');
@@ -42,11 +42,11 @@ describe('a token of our own', () => {
     expect(claimsOf(elsewhere.issue({ ...session, ...acme })).sch).not.toBe((payload as { sch: string }).sch);
   });
 
-  it('is absent when the header is empty', () => {
+  it('An empty header is no token', () => {
     expect(setup().tokens.verify('', acme)).toEqual({ kind: 'none' });
   });
 
-  it('lives a day by default and is ignored from that second on', () => {
+  it('A token is valid for a day by default, and is ignored from that second on', () => {
     const { tokens, pass } = setup();
     const token = tokens.issue({ ...session, ...acme });
     pass(86_399);
@@ -55,7 +55,7 @@ describe('a token of our own', () => {
     expect(tokens.verify(token, acme)).toEqual({ kind: 'ignored', reason: 'expired' });
   });
 
-  it('lives as long as it is told to', () => {
+  it('A token is valid for the configured time', () => {
     const { tokens, pass } = setup(undefined, 60);
     const token = tokens.issue({ ...session, ...acme });
     pass(60);
@@ -64,20 +64,20 @@ describe('a token of our own', () => {
 });
 
 describe('rotation of the secrets', () => {
-  it('signs with the first secret and verifies with all of them', () => {
+  it('Tokens are signed with the first secret and verified with all of them', () => {
     const before = setup(parseSecrets(`old:${secretA}`)).tokens.issue({ ...session, ...acme });
     const { tokens } = setup(parseSecrets(`new:${secretB},old:${secretA}`));
     expect(tokens.verify(before, acme)).toEqual({ kind: 'ours', ...session });
     expect(decode(tokens.issue({ ...session, ...acme })).header.kid).toBe('new');
   });
 
-  it('ignores a token whose secret was dropped', () => {
+  it('A token whose secret was removed is ignored', () => {
     const before = setup(parseSecrets(`old:${secretA}`)).tokens.issue({ ...session, ...acme });
     const { tokens } = setup(parseSecrets(`new:${secretB}`));
     expect(tokens.verify(before, acme)).toEqual({ kind: 'ignored', reason: 'unknown_key' });
   });
 
-  it('refuses a token that names one secret and was signed with another', () => {
+  it('A token that names one secret and was signed with another is refused', () => {
     const { tokens, seconds } = setup(parseSecrets(`k1:${secretA},k2:${secretB}`));
     const claims = { ...claimsOf(tokens.issue({ ...session, ...acme })), exp: seconds() + 60 };
     expect(tokens.verify(sign(claims, { kid: 'k2' }), acme)).toEqual({ kind: 'invalid', reason: 'signature' });
@@ -88,7 +88,7 @@ describe('another scope', () => {
   const globex: TokenScope = { scope: 'globex', scopeKind: 'tenant' };
   const credential = (scope: string): TokenScope => ({ scope, scopeKind: 'credential' });
 
-  it("refuses another tenant's token, expired or not", () => {
+  it('A token of another tenant is refused, expired or not', () => {
     const { tokens, pass } = setup();
     const token = tokens.issue({ ...session, ...acme });
     expect(tokens.verify(token, globex)).toEqual({ kind: 'invalid', reason: 'other_tenant' });
@@ -97,20 +97,20 @@ describe('another scope', () => {
     expect(tokens.verify(token, globex)).toEqual({ kind: 'invalid', reason: 'other_tenant' });
   });
 
-  it('ignores the token of a passed-through credential that changed', () => {
+  it('A token of a passed-through credential that changed is ignored', () => {
     const { tokens } = setup();
     const token = tokens.issue({ ...session, ...credential('hash-1') });
     expect(tokens.verify(token, credential('hash-2'))).toEqual({ kind: 'ignored', reason: 'other_credential' });
     expect(tokens.verify(token, { scope: 'local', scopeKind: 'local' }).kind).toBe('ignored');
   });
 
-  it('does not take a credential hash for a tenant of the same name', () => {
+  it('A credential hash is not confused with a tenant of the same name', () => {
     const { tokens } = setup();
     const token = tokens.issue({ ...session, ...credential('acme') });
     expect(tokens.verify(token, acme)).toEqual({ kind: 'ignored', reason: 'other_credential' });
   });
 
-  it('is a tenant unless the upstream sees the own credential of the client', () => {
+  it('The scope of a token is a tenant unless the upstream receives the client’s own credential', () => {
     expect(scopeKindOf({ scope: 'local', credentialIsClients: false })).toBe('tenant');
     expect(scopeKindOf({ scope: 'local', credentialIsClients: true })).toBe('local');
     expect(scopeKindOf({ scope: '5f2c', credentialIsClients: true })).toBe('credential');
@@ -118,7 +118,7 @@ describe('another scope', () => {
 });
 
 describe('tampering', () => {
-  it('never accepts a token in which one character was changed', () => {
+  it('A token with one changed character is never accepted', () => {
     const { tokens } = setup();
     const token = tokens.issue({ ...session, ...acme });
     for (let at = 0; at < token.length; at++) {
@@ -130,7 +130,7 @@ describe('tampering', () => {
     }
   });
 
-  it('refuses a changed payload and a changed signature, and a header changed under the same key id', () => {
+  it('A token with a changed payload, signature, or header under the same key id is refused', () => {
     const { tokens } = setup();
     const token = tokens.issue({ ...session, ...acme });
     const [head, payload, signature] = token.split('.') as [string, string, string];
@@ -145,7 +145,7 @@ describe('tampering', () => {
     expect(tokens.verify(`${extended}.${payload}.${signature}`, acme)).toEqual(invalid);
   });
 
-  it('refuses every algorithm but HS256, the right secret or none', () => {
+  it('A token with an algorithm other than HS256 is refused, with the right secret or none', () => {
     const { tokens } = setup();
     const claims = claimsOf(tokens.issue({ ...session, ...acme }));
     const header = (alg: string) => part({ alg, typ: TOKEN_TYPE, kid: 'k1' });
@@ -167,7 +167,7 @@ describe('tampering', () => {
     expect(tokens.verify(rsa, acme).kind).toBe('invalid');
   });
 
-  it('refuses claims of the wrong form under a good signature', () => {
+  it('A token with malformed claims under a valid signature is refused', () => {
     const { tokens } = setup();
     const good = claimsOf(tokens.issue({ ...session, ...acme }));
     const wrong: Record<string, unknown>[] = [
@@ -194,7 +194,7 @@ describe('tampering', () => {
     expect(tokens.verify(signed, acme).kind).toBe('invalid');
   });
 
-  it('ignores a well-signed token of another version, but not an unsigned one', () => {
+  it('A signed token of another version is ignored, and an unsigned one is refused', () => {
     const { tokens } = setup();
     const later = { v: 2, something: 'else' };
     expect(tokens.verify(sign(later), acme)).toEqual({ kind: 'ignored', reason: 'other_version' });
@@ -202,8 +202,8 @@ describe('tampering', () => {
   });
 });
 
-describe('what is not ours', () => {
-  it('ignores tokens of other systems, even when they use our secret', () => {
+describe('foreign tokens', () => {
+  it('A token of another system is ignored, even when it uses the bridge’s secret', () => {
     const { tokens } = setup();
     const claims = claimsOf(tokens.issue({ ...session, ...acme }));
     const foreign = { kind: 'ignored', reason: 'foreign' };
@@ -226,7 +226,7 @@ describe('what is not ours', () => {
     expect(tokens.verify(`${sign(claims)}${'x'.repeat(5000)}`, acme)).toEqual(foreign);
   });
 
-  it('ignores a token typed as ours without a usable key id', () => {
+  it('A token of the bridge’s type without a usable key id is ignored', () => {
     const { tokens } = setup();
     for (const kid of [undefined, null, 7, '', 'k9', '__proto__', ['k1']]) {
       const text = `${part({ alg: 'HS256', typ: TOKEN_TYPE, kid })}.${part({})}.AAAA`;
@@ -234,7 +234,7 @@ describe('what is not ours', () => {
     }
   });
 
-  it('never says anything of the token itself', () => {
+  it('An error never contains any part of the token', () => {
     const { tokens } = setup();
     const token = tokens.issue({ ...session, ...acme });
     for (const text of [`${token}x`, token.slice(5), 'some-foreign-token']) {

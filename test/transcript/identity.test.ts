@@ -25,10 +25,10 @@ const call = (more: object = {}): Item => ({
   ...more,
 });
 
-describe('two items are the same when they differ only in', () => {
+describe('equal items', () => {
   it.each<[string, Item, Item]>([
-    ['the id the server made', said({ id: 'msg_1' }), said()],
-    ['a stamp of Codex', said({ internal_chat_message_metadata_passthrough: { turn_id: 't' } }), said()],
+    ['the id made by the server', said({ id: 'msg_1' }), said()],
+    ['Codex metadata', said({ internal_chat_message_metadata_passthrough: { turn_id: 't' } }), said()],
     ['their status', said({ status: 'completed' }), said()],
     [
       'empty annotations and log probabilities',
@@ -37,28 +37,28 @@ describe('two items are the same when they differ only in', () => {
     ],
     ['null fields', said({ phase: null }), said()],
     ['the order of their fields', { role: 'user', type: 'message', content: asked().content }, asked()],
-    ['text said as a string', asked({ content: 'hi' }), asked()],
-    ['a missing type where the role tells it', { role: 'user', content: 'hi' }, asked()],
-    ['a missing type beside nothing but an id', { id: 'msg_1' }, { type: 'item_reference', id: 'msg_1' }],
+    ['text given as a string', asked({ content: 'hi' }), asked()],
+    ['a missing type where the role implies it', { role: 'user', content: 'hi' }, asked()],
+    ['a missing type of an item with only an id', { id: 'msg_1' }, { type: 'item_reference', id: 'msg_1' }],
     ['a call’s status', call({ id: 'fc_1', status: 'completed' }), call()],
     [
-      'what stands beside encrypted reasoning',
+      'fields beside encrypted reasoning',
       { type: 'reasoning', id: 'rs_1', summary: [text('summary_text', 'thought')], encrypted_content: 'x' },
       { type: 'reasoning', summary: [], encrypted_content: 'x' },
     ],
-  ])('%s', (_, one, other) => {
+  ])('Two items are the same when they differ only in %s', (_, one, other) => {
     expect(identity(one)).toBe(identity(other));
   });
 });
 
-describe('two items are different when they differ in', () => {
+describe('different items', () => {
   it.each<[string, Item, Item]>([
     ['their text', asked(), asked({ content: 'ho' })],
-    ['who said it', asked({ content: 'hi' }), asked({ content: 'hi', role: 'developer' })],
+    ['the role', asked({ content: 'hi' }), asked({ content: 'hi', role: 'developer' })],
     ['the kind of their part', said(), said({ content: [text('refusal', 'hello')] })],
     ['the number of their parts', asked(), asked({ content: [text('input_text', 'hi'), text('input_text', '')] })],
     ['annotations', said(), said({ content: [text('output_text', 'hello', { annotations: [{ type: 'x' }] })] })],
-    ['the call they are', call(), call({ call_id: 'c2' })],
+    ['the id of the call', call(), call({ call_id: 'c2' })],
     ...[
       'function_call_output',
       'custom_tool_call_output',
@@ -83,7 +83,7 @@ describe('two items are different when they differ in', () => {
       { type: 'apply_patch_call_output', call_id: 'c1', status: 'failed' },
     ],
     ['a call’s name', call(), call({ name: 'act' })],
-    ['a call’s arguments, to the letter', call(), call({ arguments: '{ }' })],
+    ['the exact text of a call’s arguments', call(), call({ arguments: '{ }' })],
     [
       'encrypted reasoning',
       { type: 'reasoning', encrypted_content: 'x' },
@@ -94,10 +94,10 @@ describe('two items are different when they differ in', () => {
       { type: 'mcp_approval_response', approval_request_id: 'a', approve: true },
       { type: 'mcp_approval_response', approval_request_id: 'b', approve: true },
     ],
-    ['a field nobody knows', asked(), asked({ novelty: 1 })],
+    ['an unknown field', asked(), asked({ novelty: 1 })],
     ['an id, where the type is unknown', { type: 'novel', id: '1' }, { type: 'novel', id: '2' }],
     ['numbers as text', { type: 'novel', n: 1 }, { type: 'novel', n: '1' }],
-  ])('%s', (_, one, other) => {
+  ])('Two items are different when they differ in %s', (_, one, other) => {
     expect(identity(one)).not.toBe(identity(other));
   });
 });
@@ -109,14 +109,14 @@ describe('the context of a request', () => {
     ['its input', { input: [] }],
     ['sampling and limits', { temperature: 0, top_p: 1, max_output_tokens: 5, max_tool_calls: 2, top_logprobs: 1 }],
     ['metadata of any kind', { client_metadata: { turn_id: 't' }, metadata: { a: '1' }, user: 'u' }],
-    ['how it is delivered', { stream: true, stream_options: { include_obfuscation: false }, background: false }],
+    ['delivery options', { stream: true, stream_options: { include_obfuscation: false }, background: false }],
     ['cache hints and tiers', { prompt_cache_key: 'k', prompt_cache_retention: '24h', service_tier: 'flex' }],
     ['a warm-up', { generate: false }],
     ['its anchor', { previous_response_id: 'resp_1' }],
-    ['defaults said aloud', { tool_choice: 'auto', parallel_tool_calls: true, truncation: 'disabled', include: [] }],
+    ['explicit defaults', { tool_choice: 'auto', parallel_tool_calls: true, truncation: 'disabled', include: [] }],
     ['null', { instructions: null, reasoning: null, text: null }],
     ['empty objects', { reasoning: {} }],
-  ])('is not changed by %s', (_, more) => {
+  ])('The context fingerprint is not changed by %s', (_, more) => {
     expect(contextFingerprint({ ...body, ...more })).toBe(contextFingerprint(body));
   });
 
@@ -125,21 +125,21 @@ describe('the context of a request', () => {
     ['instructions', { instructions: 'Be brief.' }],
     ['tools', { tools: [] }],
     ['tools in another order', { tools: [{ type: 'function', name: 'act' }, body.tools[0]] }],
-    ['the tool to choose', { tool_choice: 'required' }],
+    ['the tool choice', { tool_choice: 'required' }],
     ['reasoning', { reasoning: { effort: 'high' } }],
-    ['the form of the text', { text: { verbosity: 'low' } }],
+    ['the text format', { text: { verbosity: 'low' } }],
     ['truncation', { truncation: 'auto' }],
     ['compaction by the server', { context_management: [{ type: 'compaction', compact_threshold: 9 }] }],
     ['a stored prompt', { prompt: { id: 'p' } }],
-    ['what is included', { include: ['reasoning.encrypted_content'] }],
-    ['whether it is stored', { store: true }],
+    ['the include list', { include: ['reasoning.encrypted_content'] }],
+    ['the store flag', { store: true }],
     ['parallel calls', { parallel_tool_calls: false }],
-    ['a field nobody knows', { novelty: 1 }],
-  ])('is changed by %s', (_, more) => {
+    ['an unknown field', { novelty: 1 }],
+  ])('The context fingerprint is changed by %s', (_, more) => {
     expect(contextFingerprint({ ...body, ...more })).not.toBe(contextFingerprint(body));
   });
 
-  it('does not depend on the order in which things to include are named', () => {
+  it('The context fingerprint does not depend on the order of `include`', () => {
     const [one, other] = [
       ['a', 'b'],
       ['b', 'a', 'b'],
@@ -148,15 +148,15 @@ describe('the context of a request', () => {
   });
 });
 
-describe('two requests ask for the same generation', () => {
+describe('request fingerprints', () => {
   const body = { model: 'm', temperature: 1, input: [asked()] };
   it.each<[string, object, boolean]>([
-    ['when only delivery and stamps differ', { stream: true, client_metadata: { attempt: 2 } }, true],
+    ['when only delivery options and metadata differ', { stream: true, client_metadata: { attempt: 2 } }, true],
     ['when only server-made ids differ', { input: [asked({ id: 'msg_1' })] }, true],
-    ['never when sampling differs', { temperature: 0 }, false],
-    ['never when the anchor differs', { previous_response_id: 'resp_1' }, false],
-    ['never when an item more is sent', { input: [asked(), asked()] }, false],
-  ])('%s', (_, more, same) => {
+    ['unless sampling differs', { temperature: 0 }, false],
+    ['unless the anchor differs', { previous_response_id: 'resp_1' }, false],
+    ['unless there is an additional item', { input: [asked(), asked()] }, false],
+  ])('Two requests have the same request fingerprint %s', (_, more, same) => {
     const print = (asks: object) => readRequest(asks as never, JSON.stringify(asks), 0).requestFp;
     expect(print({ ...body, ...more }) === print(body)).toBe(same);
   });

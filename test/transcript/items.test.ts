@@ -6,19 +6,19 @@ import { isExactItem } from '../../src/transcript/replay.ts';
 const message = (part: unknown) => ({ type: 'message', role: 'user', content: [part] });
 const reading = (body: Record<string, unknown>) => readRequest(body, JSON.stringify(body), 0);
 
-describe('an item says everything it is', () => {
+describe('items that can be resent exactly', () => {
   it.each([
     ...['message', 'function_call', 'function_call_output', 'custom_tool_call', 'custom_tool_call_output'],
     ...['local_shell_call', 'local_shell_call_output', 'apply_patch_call', 'apply_patch_call_output'],
     ...['tool_search_call', 'tool_search_output', 'additional_tools', 'compaction'],
-  ])('as %s with nothing in it that is elsewhere', (type) => {
+  ])('An item of type %s is exact unless it refers to something stored elsewhere', (type) => {
     expect(isExactItem({ type, output: 'x' })).toBe(true);
     expect(isExactItem({ type, output: [{ type: 'input_file', file_id: 'file_1' }] })).toBe(false);
     expect(isExactItem({ type, content: [{ type: 'input_image', file_id: 'file_1' }] })).toBe(false);
   });
 
   it.each(['input_text', 'output_text', 'text', 'refusal', 'summary_text', 'reasoning_text'])(
-    'in a part of type %s',
+    'An item is exact with a part of type %s',
     (type) => {
       expect(isExactItem(message({ type, text: 'x' }))).toBe(true);
     },
@@ -37,11 +37,11 @@ describe('an item says everything it is', () => {
     [false, { type: 'input_file' }],
     [false, { type: 'input_file', file_data: 'AA', file_id: 'file_1' }],
     [false, { type: 'input_file', file_data: 'AA', file_url: 'https://example.com' }],
-  ])('%s with a part %j', (exact, part) => {
+  ])('Exactness of an item is %s with a part %j', (exact, part) => {
     expect(isExactItem(message(part))).toBe(exact);
   });
 
-  it('as reasoning that is sealed, and as no other type', () => {
+  it('A reasoning item is exact only with encrypted content, and no other type is exact by that', () => {
     const sealed = (encrypted_content: unknown) => isExactItem({ type: 'reasoning', encrypted_content });
     expect(['x', '', null, 7].map(sealed)).toEqual([true, false, false, false]);
     expect(isExactItem({ type: 'web_search_call' })).toBe(false);
@@ -49,12 +49,12 @@ describe('an item says everything it is', () => {
 });
 
 describe('an item', () => {
-  it('is of the type it says, else a message with a role, else a reference with an id', () => {
+  it('The type of an item is its declared one, otherwise a message if it has a role, otherwise a reference if it has an id', () => {
     const items = [{ type: 'x', role: 'user' }, { role: 'user', id: 'a' }, { id: 'a' }, { id: '' }, { id: 7 }, {}];
     expect(items.map(typeOf)).toEqual(['x', 'message', 'item_reference', 'unknown', 'unknown', 'unknown']);
   });
 
-  it('only names what it is where its substance is missing', () => {
+  it('An item only names its content when the content is missing', () => {
     const named = (item: object) => isNameOnly({ id: 'i', ...item });
     expect(
       [{}, { type: 'item_reference' }, { type: 'reasoning' }, { type: 'image_generation_call' }].map(named),
@@ -70,7 +70,7 @@ describe('an item', () => {
     for (const id of [undefined, '', 7]) expect(isNameOnly({ type: 'item_reference', id })).toBe(false);
   });
 
-  it('has the name of what it only names', () => {
+  it('An item that only names its content has the name', () => {
     const read = (value: object) => readItem({ value: value as never, json: JSON.stringify(value) });
     expect([read({ id: 'msg_1' }).named, read({ type: 'message', id: 'msg_1', content: [] }).named]).toEqual([
       'msg_1',
@@ -82,28 +82,28 @@ describe('an item', () => {
 describe('the input of a request', () => {
   const item = { type: 'message', role: 'user', content: [{ type: 'input_text', text: 'h\u00e9' }] };
 
-  it('is one message where it is a text, spelled as it was', () => {
+  it('A text input is one message, with its escapes as written', () => {
     expect(normaliseInput('h\u00e9')).toEqual([item]);
     const written = writtenInput('h\u00e9', '"h\\u00e9"');
     expect(written).toEqual([{ value: item, json: JSON.stringify(item).replace('\u00e9', '\\u00e9') }]);
     expect(writtenInput('h\u00e9', null)).toEqual([{ value: item, json: JSON.stringify(item) }]);
   });
 
-  it('has the texts of its items as they were written', () => {
+  it('The texts of the items are kept as they were written', () => {
     expect(writtenInput([{ n: 1 }], '[ {"n": 1.0} ]')).toEqual([{ value: { n: 1 }, json: '{"n": 1.0}' }]);
     expect(writtenInput([{ n: 1 }], null)).toEqual([{ value: { n: 1 }, json: '{"n":1}' }]);
     for (const none of [undefined, null, { 0: 'x' }]) expect(writtenInput(none, '[{}]')).toEqual([]);
   });
 });
 
-describe('what is looked at of a body', () => {
-  it('is a closed list of members', () => {
+describe('members that are read from a body', () => {
+  it('Only listed members of a body are read', () => {
     const kept = { model: 'm', stream: true, store: false, background: false, include: ['x'], prompt_cache_key: 'k' };
     const body = { ...kept, previous_response_id: 'resp_1', input: 'hi', instructions: 'x', metadata: { a: 'b' } };
     expect(reading(body).body).toEqual({ ...kept, previous_response_id: 'resp_1' });
   });
 
-  it('of some members is whether they are there', () => {
+  it('Some members are read only for their presence', () => {
     expect(reading({ conversation: { id: 'conv_1' }, reasoning: { effort: 'low' } }).body).toEqual({
       conversation: {},
       reasoning: {},
@@ -112,7 +112,7 @@ describe('what is looked at of a body', () => {
     expect(reading({}).body).toEqual({});
   });
 
-  it('of the metadata is what is short and a text', () => {
+  it('Only short texts of metadata are read', () => {
     const longest = 'x'.repeat(LONGEST_METADATA);
     const metadata = { turn_id: longest, 'x-codex-turn-metadata': `${longest}x`, 'x-codex-turn-state': 7, other: 'x' };
     expect(reading({ client_metadata: metadata }).body).toEqual({

@@ -40,7 +40,7 @@ interface TurnOf {
 const written = (value: Item) => ({ value, json: JSON.stringify(value) });
 const reading = (value: Item) => readItem(written(value));
 
-/** The line of turns that follow each other, as a later look-up reads it back. */
+/** Returns a line of consecutive turns as a later look-up reads it back. */
 function lineOf(...turns: TurnOf[]): Line {
   let line: Line | null = null;
   turns.forEach(({ input, streamed, listed = null }, index) => {
@@ -51,7 +51,7 @@ function lineOf(...turns: TurnOf[]): Line {
 }
 const count = (line: Line, items: Item[]) => continuedBy(line, readItems(items.map(written)));
 
-describe('a request continues a line whose items it sends back', () => {
+describe('matching of a request with a line', () => {
   const first: TurnOf = {
     input: [user('one')],
     streamed: [thought('done-1'), said('uno')],
@@ -78,7 +78,7 @@ describe('a request continues a line whose items it sends back', () => {
     ['as the terminal listed them', 'completed-1', 'completed-2'],
     ['in another form each turn', 'done-1', 'completed-2'],
     ['in another form each turn, the other way round', 'completed-1', 'done-2'],
-  ])('%s', (_, one, two) => {
+  ])('A request continues a line when it resends the items %s', (_, one, two) => {
     expect(count(line, whole(one, two))).toBe(6);
   });
 
@@ -86,11 +86,11 @@ describe('a request continues a line whose items it sends back', () => {
     ['a ciphertext of no event', 'other', 'done-2'],
     ['the provisional ciphertext of output_item.added', 'added-1', 'done-2'],
     ['the ciphertext of another turn', 'done-2', 'done-2'],
-  ])('but not with %s', (_, one, two) => {
+  ])('A request does not continue a line with %s', (_, one, two) => {
     expect(count(line, whole(one, two))).toBeNull();
   });
 
-  it('but not without an item, nor with one more in between', () => {
+  it('A request does not continue a line without one of its items, or with an additional one in between', () => {
     const items = whole('done-1', 'done-2');
     for (let index = 0; index < 6; index += 1) {
       expect(count(line, items.toSpliced(index, 1)), `without item ${index}`).toBeNull();
@@ -98,7 +98,7 @@ describe('a request continues a line whose items it sends back', () => {
     }
   });
 
-  it('without ids, status, annotations or as references', () => {
+  it('A request continues a line without ids, status and annotations, or with references', () => {
     const cited = lineOf({ input: [user('q')], streamed: [said('a', 'msg_9', [{ type: 'url_citation', url: 'u' }])] });
     const answers: Item[] = [
       said('a', 'msg_9', [{ type: 'url_citation', url: 'u' }]),
@@ -116,7 +116,7 @@ describe('a request continues a line whose items it sends back', () => {
       expect(count(cited, [user('q'), answer, user('r')]), JSON.stringify(answer)).toBeNull();
   });
 
-  it('whatever of two id and type changes the provider made', () => {
+  it('A request continues a line even if the provider changed an id or a type, or both', () => {
     const searched: Item = { type: 'web_search_call', id: 'ws_1', action: { query: 'x' }, status: 'completed' };
     const custom: Item = { type: 'custom_tool_call', id: 'ctc_1', call_id: 'c', name: 'x', input: '{}' };
     const changed = lineOf({
@@ -128,7 +128,7 @@ describe('a request continues a line whose items it sends back', () => {
     expect(count(changed, [user('q'), custom, said('a', 'm2')])).toBe(3);
   });
 
-  it('whether or not it sends what was listed and never streamed', () => {
+  it('A request continues a line with or without items that were listed and never streamed', () => {
     const turns = [1, 2].map((n) => ({
       input: [user(`q${n}`)],
       streamed: [said(`a${n}`)],
@@ -143,11 +143,11 @@ describe('a request continues a line whose items it sends back', () => {
     }
   });
 
-  it('with the streamed items where the terminal lists none', () => {
+  it('A request continues a line with the streamed items when the terminal lists none', () => {
     expect(count(lineOf({ ...first, listed: [] }), [user('one'), thought('done-1'), said('uno')])).toBe(3);
   });
 
-  it('from a compaction on, or whole with the compaction in it', () => {
+  it('A request continues a line from a compaction on, or whole with the compaction in it', () => {
     const compaction: Item = { type: 'compaction', id: 'cmp', encrypted_content: 'sealed' };
     const compacted = lineOf(first, { input: [user('two')], streamed: [compaction] }, { ...second });
     expect(count(compacted, [compaction, ...whole('', 'done-2').slice(3)])).toBe(4);
@@ -158,12 +158,12 @@ describe('a request continues a line whose items it sends back', () => {
     expect(count({ ...compacted.parent!, parent: null, detached: true }, [user('two'), compaction])).toBeNull();
   });
 
-  it('after a warm-up, which says nothing', () => {
+  it('A request continues a line after a warm-up, which has no output', () => {
     const warm = lineOf({ input: [user('prompt')], streamed: [] });
     expect(count(warm, [user('prompt'), user('go')])).toBe(1);
   });
 
-  it('a reasoning item without ciphertext is told apart by its id', () => {
+  it('A reasoning item without encrypted content is identified by its id', () => {
     const bare = lineOf({ input: [user('q')], streamed: [{ type: 'reasoning', id: 'rs_1', summary: [] }, said('a')] });
     const with_ = (reasoning: object) =>
       count(bare, [user('q'), { type: 'reasoning', summary: [], ...reasoning }, said('a')]);
@@ -172,7 +172,7 @@ describe('a request continues a line whose items it sends back', () => {
     expect(with_({ id: 'rs_2' })).toBeNull();
   });
 
-  it('ends within the line when it stops early and has not differed until then', () => {
+  it('A request that stops early without a difference ends within the line', () => {
     expect(relate(line, readItems([user('one')].map(written)))).toEqual({ kind: 'within', count: 1 });
     expect(relate(line, readItems([user('one'), thought('completed-1')].map(written)))?.kind).toBe('within');
     expect(relate(line, readItems([user('other')].map(written)))).toBeNull();
@@ -187,12 +187,12 @@ describe('the place at which a turn ends', () => {
   };
   const chainOf = (items: Item[]) => extendChain(EMPTY, items.map(reading));
 
-  it("is asked for behind a client's item too, with several new ones after it", () => {
+  it('Places are looked up after an item of the client too, with several new items after it', () => {
     const items = ['one', 'two', 'three'].map(user);
     expect(placesOf(items)).toContain(placeAfter(chainOf(items.slice(0, 1)), items[0]!));
   });
 
-  it('is among those asked for by a request that continues it, in each form of its last item', () => {
+  it('The place of a turn is among those that a continuing request looks up, in each form of its last item', () => {
     const chain = chainOf([user('one')]);
     for (const last of [
       said('uno'),
@@ -205,14 +205,14 @@ describe('the place at which a turn ends', () => {
     }
   });
 
-  it('differs when a client item before it or the last item differs', () => {
+  it('The place of a turn differs when a client item before it or the last item differs', () => {
     const place = placeAfter(chainOf([user('one')]), said('uno'));
     expect(placesOf([user('One'), said('uno'), user('two')])).not.toContain(place);
     expect(placesOf([user('one'), said('Uno'), user('two')])).not.toContain(place);
     expect(placesOf([user('one'), user('more'), said('uno'), user('two')])).not.toContain(place);
   });
 
-  it('is the same without what clients drop from the last item', () => {
+  it('The place of a turn does not depend on what clients drop from the last item', () => {
     const cited = said('uno', 'msg_1', [{ type: 'url_citation', url: 'u' }]);
     const place = placeAfter(chainOf([user('one')]), cited);
     expect(placesOf([user('one'), said('uno'), user('two')])).toContain(place);
@@ -221,7 +221,7 @@ describe('the place at which a turn ends', () => {
     expect(placesOf([user('one'), { type: 'mcp_approval_request', name: 'n' }])).toContain(asked);
   });
 
-  it('the deepest place comes first, and no more than 256 are asked for', () => {
+  it('The deepest place is looked up first, and at most 256 are', () => {
     const items = Array.from({ length: 600 }, (_, index) => (index % 2 ? said(`a${index}`) : user(`q${index}`)));
     const places = placesOf(items);
     expect(places).toHaveLength(256);
@@ -229,7 +229,7 @@ describe('the place at which a turn ends', () => {
   });
 });
 
-describe('for any conversation', () => {
+describe('property over all conversations', () => {
   const turn = fc.record({
     input: fc.array(fc.string({ maxLength: 3 }).map(user), { maxLength: 2 }),
     output: fc.array(fc.tuple(fc.boolean(), fc.string({ maxLength: 3 })), { minLength: 1, maxLength: 3 }),
@@ -237,7 +237,7 @@ describe('for any conversation', () => {
     form: fc.constantFrom('streamed', 'listed'),
   });
 
-  it('a mixture of forms continues it at its length, and any one changed item does not', () => {
+  it('A mixture of forms continues its conversation at its length, and any one changed item does not', () => {
     fc.assert(
       fc.property(fc.array(turn, { minLength: 1, maxLength: 5 }), fc.nat(), (turns, pick) => {
         const sealed = (kind: string, n: number) => (item: [boolean, string], index: number) =>
@@ -258,10 +258,10 @@ describe('for any conversation', () => {
   });
 });
 
-describe('stored forms that another release, or damage, left in another shape', () => {
+describe('stored forms of another release or with damage', () => {
   const forms = formsOf({ input: [readItem(written(user('a')))], streamed: [said('b')], listed: null });
 
-  it('are read as they were written', () => {
+  it('Stored forms are read as they were written', () => {
     expect(decodeForms(encodeForms(forms))).toEqual(forms);
   });
 
@@ -279,10 +279,10 @@ describe('stored forms that another release, or damage, left in another shape', 
     '[["a"],[]]',
     '[[{}],[]]',
     '[[[1]],[]]',
-  ])('are none: %s', (text) => expect(decodeForms(text)).toBeNull());
+  ])('Malformed stored forms are rejected: %s', (text) => expect(decodeForms(text)).toBeNull());
 
   it.each(['[[],[["a"]]]', '[[],[[[null]]]]', '[[],[],{}]', '[[],[],[[["a"],{}]]]', '[[],[],null]'])(
-    'are none: %s',
+    'Malformed listed forms are rejected: %s',
     (text) => expect(decodeForms(text)).toBeNull(),
   );
 });

@@ -17,12 +17,12 @@ const bodyOf = (input: readonly Item[], more: object = {}): RequestBody => ({
   input,
   ...more,
 });
-/** The text a body arrived as. */
+/** Returns the text in which a body arrived. */
 const textOf = (body: unknown) => JSON.stringify(body);
 const texts = (items: unknown) => (items as readonly Item[]).map((item) => JSON.stringify(item));
 const written = (items: readonly Item[]) => items.map((value) => readItem({ value, json: JSON.stringify(value) }));
 const reading = (body: object, text = textOf(body)) => readRequest(body as RequestBody, text, text.length);
-/** What is sent of these items. */
+/** Returns the expected frame input for these items. */
 const sent = (items: unknown) => ({ input: JSON.stringify(items), items: (items as readonly Item[]).length });
 const match = { end: { responseId: 'resp_1', contextFp: contextFingerprint(bodyOf([])) }, count: past.length };
 const plan = (body: RequestBody, more: Partial<PlanInput> = {}) =>
@@ -40,29 +40,30 @@ const plan = (body: RequestBody, more: Partial<PlanInput> = {}) =>
 describe('a full resend', () => {
   const resend = bodyOf([...past, user('two')]);
 
-  it('is a delta on the socket that holds the head, and only there', () => {
+  it('A full resend is a delta on the socket that holds the head, and only there', () => {
     expect(plan(resend)).toEqual({ form: 'delta', previousResponseId: 'resp_1', ...sent([user('two')]) });
     expect(plan(resend, { socketAnchor: null })).toEqual({ form: 'full', ...sent(resend.input) });
     expect(plan(resend, { socketAnchor: 'resp_0' })).toEqual({ form: 'full', ...sent(resend.input) });
-    // The provider could resolve the id, but the client has sent everything: nothing is risked for it.
+    // The provider could resolve the id, but the client has sent everything, so the anchor would be an unnecessary
+    // risk.
     expect(plan(resend, { socketAnchor: null, anchorStored: true })).toEqual({ form: 'full', ...sent(resend.input) });
   });
 
   it.each<[string, RequestBody]>([
     ['a context field changed', bodyOf([...past, user('two')], { instructions: 'Be brief.' })],
-    ['what is included changed', bodyOf([...past, user('two')], { include: ['reasoning.encrypted_content'] })],
-    ['whether it is stored changed', bodyOf([...past, user('two')], { store: true })],
-    ['nothing new is left', bodyOf(past)],
-  ])('stays full when %s', (_, body) => {
+    ['the include list changed', bodyOf([...past, user('two')], { include: ['reasoning.encrypted_content'] })],
+    ['the store flag changed', bodyOf([...past, user('two')], { store: true })],
+    ['there is no new item', bodyOf(past)],
+  ])('A full resend stays full when %s', (_, body) => {
     expect(plan(body)).toEqual({ form: 'full', ...sent(body.input) });
   });
 
-  it('that knows no line is a root', () => {
+  it('A full resend without a known line is a root', () => {
     const items = written(resend.input as Item[]);
     expect(continueLine(contextFingerprint(resend), items, null)).toEqual({ kind: 'root', items });
   });
 
-  it('keeps references, except those that the provider cannot resolve', () => {
+  it('A full resend keeps references, except those that the provider cannot resolve', () => {
     const pointing = bodyOf([
       past[0]!,
       { type: 'item_reference', id: 'msg_1' },
@@ -91,12 +92,12 @@ describe('an anchored request', () => {
     ['the socket holds it', {}, 'delta'],
     ['the provider stores it', { socketAnchor: null, anchorStored: true }, 'delta'],
     ['its context is known exactly', { socketAnchor: null, history: texts(past) }, 'full'],
-    ['nothing of that is so', { socketAnchor: null }, 'impossible'],
-  ])('when %s: %s', (_, more, form) => {
+    ['none of these holds', { socketAnchor: null }, 'impossible'],
+  ])('An anchored request is sent as its case requires when %s: %s', (_, more, form) => {
     expect(at(more).form).toBe(form);
   });
 
-  it('in full carries everything and no anchor', () => {
+  it('An anchored request that is sent in full has all items and no anchor', () => {
     const wire = at({ socketAnchor: null, history: texts(past) });
     expect(wire).toEqual({ form: 'full', ...sent([...past, user('two')]) });
     const frame = JSON.parse(
@@ -124,7 +125,7 @@ describe('the frame', () => {
       }),
     ) as Record<string, unknown>;
 
-  it('is the client’s own request, unknown fields and all', () => {
+  it('A frame is the client’s own request, including unknown fields', () => {
     expect(frame({ model: 'm', novelty: { deep: [1] }, input: 'x' })).toEqual({
       type: 'response.create',
       model: 'm',
@@ -133,7 +134,7 @@ describe('the frame', () => {
     });
   });
 
-  it('is the body to the letter where nothing of it is replaced', () => {
+  it('A frame is the body byte for byte where nothing of it is replaced', () => {
     const text =
       '{ "9" : 9223372036854775807, "model":"m",\n "n":[1.0, -0,1E400], "\\u0061":"\\/", "type":"x","background":false }';
     const sentAs = { form: 'full', input: null, items: 0 } as const;
@@ -148,13 +149,13 @@ describe('the frame', () => {
     );
   });
 
-  it('of an empty body has its type', () => {
+  it('The frame of an empty body has its type', () => {
     const none = { form: 'full', input: null, items: 0 } as const;
     expect(frame({}, { wire: none })).toEqual({ type: 'response.create' });
     expect(frame({ type: 'x' }, { wire: none })).toEqual({ type: 'response.create' });
   });
 
-  it('has no field that the client did not send, and streams where it said otherwise', () => {
+  it('A frame adds no field that the client did not send, and has `stream: true` where the client set another value', () => {
     expect(frame({ model: 'm', stream: false })).toMatchObject({ stream: true });
     expect(frame({ model: 'm', stream: null })).toMatchObject({ stream: true });
     expect(frame({ model: 'm' })).not.toHaveProperty('stream');
@@ -167,7 +168,7 @@ describe('the frame', () => {
     });
   });
 
-  it('asks for encrypted reasoning beside what the client asked for', () => {
+  it('A frame requests encrypted reasoning beside what the client requested', () => {
     const { include } = frame({ include: ['x'], input: [] }, { addEncryptedReasoning: true });
     expect(include).toEqual(['x', 'reasoning.encrypted_content']);
     for (const body of [{}, { include: null }, { include: [] }]) {
@@ -175,7 +176,7 @@ describe('the frame', () => {
     }
   });
 
-  it('carries the provider’s turn state and never a token under its name', () => {
+  it('A frame carries the provider’s turn state, and never a token under that name', () => {
     const client_metadata = { turn_id: 't', 'x-codex-turn-state': 'a token of ours' };
     expect(frame({ client_metadata }).client_metadata).toEqual({ turn_id: 't' });
     expect(frame({ client_metadata }, { turnState: 'theirs' }).client_metadata).toEqual({
@@ -188,7 +189,7 @@ describe('the frame', () => {
   });
 });
 
-describe('whether a turn can be said again', () => {
+describe('exactness of a turn', () => {
   const classOf = (input: Item[], output: Item[], more: object = {}) =>
     replayClassOf({ input: written(input), output, body: bodyOf(input), parent: null, ...more });
 
@@ -201,8 +202,8 @@ describe('whether a turn can be said again', () => {
     ['a reference', { type: 'item_reference', id: 'msg_1' }],
     ['reasoning without its content', { type: 'reasoning', summary: [] }],
     ['a hosted tool’s call', { type: 'code_interpreter_call', id: 'ci_1', container_id: 'cntr_1' }],
-    ['a type nobody knows', { type: 'novel' }],
-  ])('not exactly with %s', (_, item) => {
+    ['an unknown type', { type: 'novel' }],
+  ])('A turn cannot be resent exactly with %s', (_, item) => {
     expect(classOf([item], [])).toBe('anchor_only');
     expect(classOf([user('one')], [item])).toBe('anchor_only');
   });
@@ -216,11 +217,11 @@ describe('whether a turn can be said again', () => {
     ['a file in the item', { type: 'message', role: 'user', content: [{ type: 'input_file', file_data: 'data:x' }] }],
     ['calls and their outputs', { type: 'function_call_output', call_id: 'c', output: 'x' }],
     ['encrypted reasoning', reasoning],
-  ])('exactly with %s', (_, item) => {
+  ])('A turn can be resent exactly with %s', (_, item) => {
     expect(classOf([item], [])).toBe('exact');
   });
 
-  it('not better than its past, unless a compaction stands for all of it', () => {
+  it('A turn is not more exact than its past, unless a compaction replaces all of it', () => {
     expect(classOf([user('one')], [], { parent: 'anchor_only' })).toBe('anchor_only');
     const compacted = { type: 'compaction', encrypted_content: 'sealed' };
     expect(classOf([user('one')], [compacted], { parent: 'anchor_only' })).toBe('exact');
@@ -236,14 +237,14 @@ describe('a replay', () => {
     replay,
   });
 
-  it('says the line from its root, without ids that mean nothing there', () => {
+  it('A replay sends the line from its root, without ids that are unknown there', () => {
     const replay = buildReplay([turn([user('one')], [reasoning, model('1')]), turn([user('two')], [])]);
     const { id: _r, ...thought } = reasoning;
     const { id: _m, ...answer } = model('1');
     expect(replay).toEqual({ kind: 'exact', items: texts([user('one'), thought, answer, user('two')]) });
   });
 
-  it('begins at the last compaction', () => {
+  it('A replay begins at the last compaction', () => {
     const compaction = { type: 'compaction', encrypted_content: 'sealed' };
     const replay = buildReplay([
       turn([user('one')], [model('1')]),
@@ -254,24 +255,24 @@ describe('a replay', () => {
     expect(replay).toEqual({ kind: 'exact', items: texts([compaction, after, user('four')]) });
   });
 
-  it('of a line that is not exact is refused', () => {
+  it('A replay of a line that is not exact is refused', () => {
     expect(buildReplay([turn([user('one')], [], 'anchor_only')]).kind).toBe('not_exact');
   });
 });
 
-describe('what the client is shown', () => {
+describe('events as the client sees them', () => {
   const event = (response: object) => ({ type: 'response.completed', response });
   const show = (data: Record<string, unknown>, previousResponseId: string | null, hideEncrypted = false) => {
     const text = JSON.stringify(data);
     return rewriteForClient(text, data, { previousResponseId, hideEncrypted });
   };
 
-  it('is the provider’s text to the letter where nothing in it is ours', () => {
+  it('An event is the provider’s text byte for byte where nothing has to be changed', () => {
     const text = '{"type":"response.novel","n": 1.0}';
     expect(rewriteForClient(text, JSON.parse(text), { previousResponseId: null, hideEncrypted: true })).toBe(text);
   });
 
-  it('is the provider’s text but for what is ours', () => {
+  it('An event is the provider’s text except for the bridge’s own changes', () => {
     const text =
       '{"type":"response.completed", "response":{"output":[ {"type":"reasoning","encrypted_content":"s","n":1.0},{"type":"novel","encrypted_content":"kept"}, 7 ],"10":-0, "previous_response_id" : "resp_1", "top_p":1E0}}';
     expect(rewriteForClient(text, JSON.parse(text), { previousResponseId: null, hideEncrypted: true })).toBe(
@@ -283,13 +284,13 @@ describe('what the client is shown', () => {
     );
   });
 
-  it('names the client’s own anchor, never one that only the bridge used', () => {
+  it('An event names the client’s own anchor, never one that only the bridge used', () => {
     expect(JSON.parse(show(event({ previous_response_id: 'resp_1' }), null)).response.previous_response_id).toBeNull();
     const own = event({ previous_response_id: 'resp_1' });
     expect(show(own, 'resp_1')).toBe(JSON.stringify(own));
   });
 
-  it('lacks encrypted reasoning that it did not ask for, in items and in the whole', () => {
+  it('An event omits encrypted reasoning that the client did not request, in items and in the whole response', () => {
     expect(show({ type: 'response.output_item.done', item: reasoning }, null, true)).not.toContain('sealed');
     expect(show(event({ output: [reasoning, model('1')] }), null, true)).not.toContain('sealed');
     expect(show(event({ output: [reasoning] }), null, false)).toContain('sealed');

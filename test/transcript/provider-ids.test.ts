@@ -14,7 +14,7 @@ const items = (...input: object[]) => ({ input });
 const tools = (...given: object[]) => ({ tools: given });
 const said = [{ type: 'output_text', text: 'hi' }];
 
-describe('no turn makes', () => {
+describe('ids that no turn makes', () => {
   it.each<[string, object, string]>([
     ['a vector store', tools({ type: 'file_search', vector_store_ids: ['x'] }), 'tools[0].vector_store_ids[0]'],
     ['a connector', tools({ type: 'mcp', connector_id: 'connector_of_ann' }), 'tools[0].connector_id'],
@@ -25,12 +25,12 @@ describe('no turn makes', () => {
       'tools[0].environment.skills[0].skill_id',
     ],
     [
-      'what a tool in a namespace names',
+      'an id named by a tool in a namespace',
       tools({ type: 'namespace', tools: [{ type: 'file_search', vector_store_ids: ['x'] }] }),
       'tools[0].tools[0].vector_store_ids[0]',
     ],
     [
-      'what a tool that the input adds names',
+      'an id named by a tool that the input adds',
       items({ type: 'additional_tools', tools: [{ type: 'file_search', vector_store_ids: ['x'] }] }),
       'input[0].tools[0].vector_store_ids[0]',
     ],
@@ -38,8 +38,8 @@ describe('no turn makes', () => {
     ['a stored prompt in one word', { prompt: 'x' }, 'prompt'],
     ['a conversation', { conversation: 'x' }, 'conversation'],
     ['a conversation in an object', { conversation: { id: 'x' } }, 'conversation.id'],
-    ['an id in a field that is not known', { future: { thing_id: 'x' } }, 'future.thing_id'],
-    ['ids in a field that is not known', { future: [{ thingIds: ['x'] }] }, 'future[0].thingIds[0]'],
+    ['an id in an unknown field', { future: { thing_id: 'x' } }, 'future.thing_id'],
+    ['ids in an unknown field', { future: [{ thingIds: ['x'] }] }, 'future[0].thingIds[0]'],
     ['a value like an id', { future: [[{ where: 'resp_1' }]] }, 'future[0][0].where'],
     ['a value of an unknown family', { future: 'xyz_0a1b2c3d4e5f6a7b8c9d' }, 'future'],
     ['a value of a family with a UUID', { future: 'q-123e4567-e89b-12d3-a456-426614174000' }, 'future'],
@@ -68,12 +68,12 @@ describe('no turn makes', () => {
       message({ type: 'input_image', image_url: { url: 'file_1' } }),
       'input[0].content[0].image_url.url',
     ],
-  ])('%s', (_, body, path) => {
+  ])('A request with %s is foreign', (_, body, path) => {
     expect(namesIn(body as never).foreign).toBe(path);
   });
 });
 
-describe('a turn of the scope must have made', () => {
+describe('ids that a turn of the scope must have made', () => {
   it.each<[string, object, string]>([
     ['a file', message({ type: 'input_file', file_id: 'x' }), 'input[0].content[0].file_id'],
     ['a picture by file', message({ type: 'input_image', file_id: 'x' }), 'input[0].content[0].file_id'],
@@ -119,7 +119,7 @@ describe('a turn of the scope must have made', () => {
       'tools[0].input_image_mask.file_id',
     ],
     [
-      'a picture, whatever stands beside its id',
+      'a picture with any fields beside its id',
       items({ type: 'image_generation_call', id: 'x', result: 'AA' }),
       'input[0].id',
     ],
@@ -129,20 +129,20 @@ describe('a turn of the scope must have made', () => {
       items({ type: 'mcp_approval_response', approval_request_id: 'x' }),
       'input[0].approval_request_id',
     ],
-    ['an item with no more than an id', items({ id: 'x' }), 'input[0].id'],
+    ['an item with only an id', items({ id: 'x' }), 'input[0].id'],
     ['a message without content', items({ id: 'x', role: 'user' }), 'input[0].id'],
     [
-      'a hosted call without its substance',
+      'a hosted call without its content',
       items({ id: 'x', type: 'web_search_call', status: 'completed' }),
       'input[0].id',
     ],
-    ['an item of a type that is not known', items({ id: 'x', type: 'future', text: 'hi' }), 'input[0].id'],
+    ['an item of an unknown type', items({ id: 'x', type: 'future', text: 'hi' }), 'input[0].id'],
     [
       'the id of a safety check',
       items({ type: 'computer_call_output', acknowledged_safety_checks: [{ id: 'x' }] }),
       'input[0].acknowledged_safety_checks[0].id',
     ],
-  ])('%s', (_, body, path) => {
+  ])('Ownership of the id is checked for %s', (_, body, path) => {
     expect(namesIn(body as never)).toEqual({ owned: new Map([['x', path]]), foreign: null });
   });
 });
@@ -159,7 +159,7 @@ it.each<[string, object]>([
     tools({ type: 'function', name: 'f', parameters: { properties: { file_id: {} }, required: ['file_id'] } }),
   ],
   [
-    'what clients write about themselves',
+    'metadata that clients write',
     {
       metadata: { id: 'resp_1' },
       client_metadata: { session_id: 'resp_1' },
@@ -193,7 +193,7 @@ it.each<[string, object]>([
   ],
   ['a service that the provider offers to everyone', tools({ type: 'mcp', connector_id: 'connector_gmail' })],
   [
-    'what clients call themselves and their requests by',
+    'names that clients give themselves and their requests',
     {
       client_session_id: '0197a4c2-aaaa-7000-8000-000000000001',
       session_id: 'mine',
@@ -201,14 +201,14 @@ it.each<[string, object]>([
     },
   ],
   [
-    'an anchor and a comparison, which are asked about elsewhere',
+    'an anchor and a comparison, which are checked elsewhere',
     { previous_response_id: 'resp_1', prompt_cache_options: { comparison_response_id: 'resp_1' } },
   ],
-])('%s name nothing at the provider', (_, body) => {
+])('A request with %s names nothing at the provider', (_, body) => {
   expect(namesIn(body as never)).toEqual({ owned: new Map(), foreign: null });
 });
 
-it('more names than can be asked about are refused, and depth costs no stack', () => {
+it('A request with more ids than can be checked is refused, and deep nesting does not overflow the stack', () => {
   const many = (length: number) =>
     items(...Array.from({ length }, (_, index) => ({ type: 'item_reference', id: `msg_${index}` })));
   expect(namesIn(many(MOST_NAMES))).toMatchObject({ foreign: null, owned: { size: MOST_NAMES } });
@@ -218,7 +218,7 @@ it('more names than can be asked about are refused, and depth costs no stack', (
   expect(namesIn({ deep }).foreign).toMatch(/^deep\.a\[0\]\.a\[0\]/);
 });
 
-it('what output items would be known by is what their echo asks for', () => {
+it('Ids of output items are recorded under the names that their echo is checked by', () => {
   const output = [
     { type: 'code_interpreter_call', id: 'ci_1', code: '1', container_id: 'cntr_1', outputs: [] },
     { type: 'image_generation_call', id: 'ig_1', result: 'AA' },
@@ -234,7 +234,7 @@ it('what output items would be known by is what their echo asks for', () => {
   expect(namesMade(output)).toEqual(['cntr_1', 'ig_1', 'cfile_1', 'mcpr_1']);
 });
 
-it('a query names by its names or by its values', () => {
+it('A query names ids by its names or by its values', () => {
   const named = (query: string) => namedInQuery(new URLSearchParams(query), ['after']);
   expect(named('include[]=file_search_call.results&limit=5&order=asc&after=msg_1&starting_after=7')).toBeNull();
   expect(named('limit=5&before=msg_1')).toBe('before');
@@ -242,7 +242,7 @@ it('a query names by its names or by its values', () => {
   expect(named('thing_ids[]=7')).toBe('thing_ids[]');
 });
 
-it('references to items are listed once each, and a compared response is named', () => {
+it('References to items are listed once each, and a compared response is named', () => {
   const reference = (id: unknown) => ({ type: 'item_reference', id });
   const body = { input: [reference('msg_1'), { role: 'user', content: 'hi' }, reference('msg_1'), reference(7)] };
   expect(referencesIn(body)).toEqual(['msg_1']);
@@ -262,7 +262,7 @@ it('references to items are listed once each, and a compared response is named',
   expect(comparisonOf({ prompt_cache_options: { prewarm: true } })).toBeNull();
 });
 
-/** A body with one value at a path; `name[]` is a list of one. */
+/** Returns a body with one value at a path; `name[]` is a list of one. */
 function bodyWith(path: string, value: unknown): Record<string, unknown> {
   return path.split('.').reduceRight<unknown>((inner, step) => {
     const name = step.replace('[]', '');
@@ -270,7 +270,7 @@ function bodyWith(path: string, value: unknown): Record<string, unknown> {
   }, value) as Record<string, unknown>;
 }
 
-describe('every field of the API that is known', () => {
+describe('every known field of the API', () => {
   const within = (prefix: string, names: string) => names.split(' ').map((name) => `${prefix}${name}`);
   const PART = 'input[].content[].';
   const TOOL = 'tools[].';
@@ -293,7 +293,7 @@ describe('every field of the API that is known', () => {
     ),
     ...within('input[].', 'tools[].name pending_safety_checks[].code acknowledged_safety_checks[].code'),
     ...within('input[].', 'environment.memory_limit reasoning.effort text.verbosity'),
-  ])('holds a text at %s, and nothing that names', (path) => {
+  ])('The field %s holds text, and names nothing', (path) => {
     expect(namesIn(bodyWith(path, 'resp_1'))).toEqual({ owned: new Map(), foreign: null });
   });
 
@@ -305,7 +305,7 @@ describe('every field of the API that is known', () => {
     'tools[].container.network_policy.domain_secrets',
     ...within('input[].', 'arguments results[].attributes error.content error.moderation_details action.env metadata'),
     'input[].internal_chat_message_metadata_passthrough',
-  ])('holds what a client or a tool wrote at %s', (path) => {
+  ])('The field %s holds content of a client or a tool, and names nothing', (path) => {
     for (const value of [{ file_id: 'x', thing: ['resp_1'] }, ['resp_1'], 'resp_1'])
       expect(namesIn(bodyWith(path, value))).toEqual({ owned: new Map(), foreign: null });
   });
@@ -320,7 +320,7 @@ describe('every field of the API that is known', () => {
     ...within('prompt.variables.', 'name.file_id'),
     'instructions[].content[].file_id',
     'tool_choice.container',
-  ])('names at %s what a turn may have made', (path) => {
+  ])('The field %s names something that a turn may have made', (path) => {
     const { owned, foreign } = namesIn(bodyWith(path, 'x'));
     expect([[...owned], foreign]).toEqual([[['x', path.replaceAll('[]', '[0]')]], null]);
   });
@@ -329,14 +329,14 @@ describe('every field of the API that is known', () => {
     ...within(TOOL, 'vector_store_ids connector_id tunnel_id skills[].skill_id container.skills[].skill_id'),
     ...within(ENVIRONMENT, 'skills[].skill_id'),
     ...within('', 'prompt prompt.id conversation'),
-  ])('names at %s what no turn makes', (path) => {
+  ])('The field %s names something that no turn makes', (path) => {
     expect(namesIn(bodyWith(path, 'x')).foreign).toBe(path.replaceAll('[]', '[0]'));
   });
 
   it.each([
     ...within(PART, 'image_url image_url.url file_url url'),
     ...within(TOOL, 'server_url input_image_mask.image_url'),
-  ])('holds an address at %s that anyone could fetch', (path) => {
+  ])('The field %s holds a URL that any caller could fetch', (path) => {
     for (const value of ['https://example.com/file_1', 'data:image/png;base64,AA', 'HTTP://example.com', 'picture.png'])
       expect(namesIn(bodyWith(path, value))).toEqual({ owned: new Map(), foreign: null });
     const place = path.replaceAll('[]', '[0]');
@@ -344,18 +344,18 @@ describe('every field of the API that is known', () => {
       expect(namesIn(bodyWith(path, value)).foreign?.slice(0, place.length)).toBe(place);
   });
 
-  it('holds no object in the place of its type', () => {
+  it('An object in place of a type is foreign', () => {
     for (const path of ['input[].type', 'tools[].type', 'input[].content[].type'])
       expect(namesIn(bodyWith(path, { thing_id: 'x' })).foreign).not.toBeNull();
   });
 
-  it('says nothing where it is empty', () => {
+  it('An empty value names nothing', () => {
     for (const path of ['conversation', 'input[].container_id', 'future.thing_id', 'input[].id'])
       expect(namesIn(bodyWith(path, ''))).toEqual({ owned: new Map(), foreign: null });
   });
 });
 
-describe('an item whose id names nothing, since it says everything it is', () => {
+describe('self-contained items', () => {
   const whole: readonly [string, object][] = [
     ['message', { content: '' }],
     ['message', { content: [] }],
@@ -390,7 +390,7 @@ describe('an item whose id names nothing, since it says everything it is', () =>
     ['program_output', { result: '' }],
   ];
 
-  it.each(whole)('%s with %j', (type, fields) => {
+  it.each(whole)('The id of a %s item with %j names nothing', (type, fields) => {
     expect(namesIn(items({ type, id: 'i_1', ...fields }))).toEqual({ owned: new Map(), foreign: null });
     for (const name of Object.keys(fields)) {
       for (const left of [undefined, null]) {
@@ -414,11 +414,11 @@ describe('an item whose id names nothing, since it says everything it is', () =>
     ['image_generation_call', { result: 'AA' }],
     ['future_call', { call_id: 'c', name: 'n', output: 'x' }],
     ['item_reference', {}],
-  ])('not %s with %j', (type, fields) => {
+  ])('The id of a %s item is checked when it has only %j', (type, fields) => {
     expect([...namesIn(items({ type, id: 'i_1', ...fields })).owned.keys()]).toEqual(['i_1']);
   });
 
-  it('a trigger or an update whatever it holds, and an answer that names its question itself', () => {
+  it('The id of a trigger, an update or an approval response names nothing, except the approval request that a response names', () => {
     for (const type of ['compaction_trigger', 'configuration_update'])
       expect(namesIn(items({ type, id: 'i_1' }))).toEqual({ owned: new Map(), foreign: null });
     const answer = { type: 'mcp_approval_response', id: 'i_1', approval_request_id: 'mcpr_1' };
@@ -426,7 +426,7 @@ describe('an item whose id names nothing, since it says everything it is', () =>
   });
 });
 
-it('a path shows names of a client shortened and without what would break a line', () => {
+it('The path of a foreign id shows the client’s member names shortened and without line breaks', () => {
   const pathOf = (body: Record<string, unknown>) => namesIn(body).foreign!;
   expect(pathOf({ 'a\nb': { [`${'n'.repeat(70)}`]: { thing_id: 'x' } } })).toBe(`a?b.${'n'.repeat(64)}.thing_id`);
   expect(pathOf({ 'a-$b_1': ['resp_1'] })).toBe('a-$b_1[0]');
@@ -435,7 +435,7 @@ it('a path shows names of a client shortened and without what would break a line
   expect(pathOf(deep)).toHaveLength(256);
 });
 
-it('more names than can be asked about are more different names', () => {
+it('The limit of ids counts different ids', () => {
   const ask = (count: number) => items(...Array.from({ length: count }, (_, nth) => ({ container_id: `c${nth}` })));
   expect(namesIn(ask(MOST_NAMES)).foreign).toBeNull();
   const again = items(...ask(MOST_NAMES).input, { container_id: 'c0' });
@@ -443,12 +443,12 @@ it('more names than can be asked about are more different names', () => {
   expect(namesIn(ask(MOST_NAMES + 1)).foreign).toBe(`input[${MOST_NAMES}].container_id`);
 });
 
-it('what output items would be known by needs items with ids', () => {
+it('Only output items with ids are recorded', () => {
   const question = (id: unknown) => ({ type: 'mcp_approval_request', id, name: 'n', arguments: '{}' });
   expect(namesMade([question('a'), question('a'), question(''), question(7)] as never)).toEqual(['a']);
 });
 
-it('a query says nothing by empty values, and may name by a word', () => {
+it('Empty values of a query name nothing, and a word may name an id', () => {
   const named = (query: string, besides?: string[]) => namedInQuery(new URLSearchParams(query), besides);
   expect(named('thing_id=')).toBeNull();
   expect(named('thing_id=&other_id=1')).toBe('other_id');
@@ -457,7 +457,7 @@ it('a query says nothing by empty values, and may name by a word', () => {
   expect(named('after=msg_1')).toBe('after');
 });
 
-it('a comparison names a response by a text', () => {
+it('A comparison names a response only by a text', () => {
   for (const id of ['', 7, null, ['resp_1']])
     expect(comparisonOf({ prompt_cache_options: { comparison_response_id: id } })).toBeNull();
   for (const options of [undefined, null, 'x', ['x']])
@@ -477,8 +477,12 @@ it.each<[string, string, string | null]>([
     'input[0].content[1].file_id',
   ],
   ['with white space around it', '{"input":[{"type" : "item_reference","type"\n:"message"}]}', 'input[0].type'],
-  ['no name of two objects', '{"a":{"id":1},"b":[{"id":1},{"id":1}],"id":{"a":"id","c":"a"}}', null],
-  ['no value and no text', '{"a":"a","b":["a","a"],"c":"\\"a\\":1,\\"a\\":2"}', null],
-])('a name that is written twice counts as foreign: %s', (_, text, path) => {
+  [
+    'the same name in two objects is not repeated',
+    '{"a":{"id":1},"b":[{"id":1},{"id":1}],"id":{"a":"id","c":"a"}}',
+    null,
+  ],
+  ['a value or a text is not a name', '{"a":"a","b":["a","a"],"c":"\\"a\\":1,\\"a\\":2"}', null],
+])('A repeated member name counts as foreign: %s', (_, text, path) => {
   expect(namesWritten(JSON.parse(text), text).foreign).toBe(path);
 });

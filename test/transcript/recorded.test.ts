@@ -8,7 +8,7 @@ import compaction from './recorded/codex-compaction.json' with { type: 'json' };
 import cut from './recorded/codex-cut.json' with { type: 'json' };
 import twoTurns from './recorded/codex-two-turns.json' with { type: 'json' };
 
-/** What Codex 0.169.0 sent over plain HTTP, and what it was answered; long texts are shortened. */
+/** Requests of Codex 0.169.0 over plain HTTP, and their answers; long texts are shortened. */
 type Exchange = { request: RequestBody; output: Item[]; id?: string };
 
 const reading = (body: RequestBody) => readRequest(body, JSON.stringify(body), 0);
@@ -17,13 +17,13 @@ interface Known extends KnownEnd {
   line: Line;
 }
 
-/** The deepest of the known turns that the items continue, and at which length. */
+/** Returns the deepest of the known turns that the items continue, and the length of the match. */
 function deepest(items: ReadItems, known: readonly Known[]) {
   const found = known.map((end) => ({ end, count: continuedBy(end.line, items) ?? 0 }));
   return found.filter(({ count }) => count > 0).sort((a, b) => b.count - a.count)[0] ?? null;
 }
 
-/** How each request goes out on a socket that holds the last completed answer. */
+/** Returns the form in which each request is sent on a socket that holds the last completed answer. */
 function forms(exchanges: readonly Exchange[]) {
   const known: Known[] = [];
   let held: string | null = null;
@@ -54,8 +54,8 @@ function forms(exchanges: readonly Exchange[]) {
   });
 }
 
-describe('a recorded conversation of the real client', () => {
-  it('with tool calls and a second user turn goes out as what is new, also though its metadata changes', () => {
+describe('recorded conversations of Codex', () => {
+  it('A recorded conversation with tool calls and a second user turn goes out as deltas, also though its metadata changes', () => {
     expect(forms(twoTurns as Exchange[])).toEqual([
       'full: message, message, message, message',
       'delta: function_call_output',
@@ -67,7 +67,7 @@ describe('a recorded conversation of the real client', () => {
     expect(new Set(metadata).size).toBeGreaterThan(1);
   });
 
-  it('that compacts sends its trigger as a delta, and what it made of the compaction in full', () => {
+  it('A recorded conversation that compacts sends its trigger as a delta, and the compacted context in full', () => {
     expect(forms(compaction as Exchange[])).toEqual([
       'full: message, message, message, message',
       'delta: function_call_output',
@@ -76,7 +76,7 @@ describe('a recorded conversation of the real client', () => {
     ]);
   });
 
-  it('whose answer was cut repeats itself: the same request by its fingerprint, the same delta', () => {
+  it('A recorded conversation whose answer was cut repeats its request with the same fingerprint and the same delta', () => {
     const [, first, again] = cut as Exchange[];
     expect(reading(again!.request).requestFp).toBe(reading(first!.request).requestFp);
     expect(forms(cut as Exchange[]).slice(1)).toEqual(['delta: function_call_output', 'delta: function_call_output']);

@@ -11,20 +11,20 @@ function start(fallsBack = true) {
   return { clock, abilities: createAbilities(fallsBack, clock) };
 }
 
-it('a failure counts for the credential that met it, and for no other', () => {
+it('A failed upgrade counts for the credential that had it, and for no other', () => {
   const { abilities } = start();
   abilities.suspect(mine, 'certain');
   abilities.confirm(mine);
   expect([abilities.withoutWebSocket(mine), abilities.withoutWebSocket(others)]).toEqual([true, false]);
 });
 
-it('with transport websocket nothing is worked around', () => {
+it('With transport websocket there is no fallback', () => {
   const { abilities } = start(false);
   abilities.suspect(mine, 'certain');
   expect(abilities.withoutWebSocket(mine)).toBe(false);
 });
 
-it('what the upstream said itself is believed for ten minutes, however often HTTP answers meanwhile', () => {
+it('An explicit refusal of WebSocket by the upstream is remembered for ten minutes, however often HTTP succeeds', () => {
   const { abilities, clock } = start();
   abilities.suspect(mine, 'certain');
   for (let n = 0; n < 19; n += 1) {
@@ -37,7 +37,7 @@ it('what the upstream said itself is believed for ten minutes, however often HTT
   expect(abilities.withoutWebSocket(mine)).toBe(false);
 });
 
-it('a failure that may pass is believed for a minute, and longer each time it happens again', () => {
+it('A possibly temporary failure is remembered for a minute, and longer with each repetition', () => {
   const { abilities, clock } = start();
   const lasts = () => {
     abilities.suspect(mine, 'doubtful');
@@ -49,7 +49,7 @@ it('a failure that may pass is believed for a minute, and longer each time it ha
   expect([lasts(), lasts(), lasts(), lasts(), lasts(), lasts()]).toEqual([1, 2, 4, 8, 10, 10]);
 });
 
-it('where WebSocket works a failed handshake says nothing, and the third in a row does, for a short time', () => {
+it('A failed handshake after WebSocket has worked is remembered only as the third in a row, for a short time', () => {
   const { abilities, clock } = start();
   const failsOver = () => {
     abilities.suspect(mine, 'doubtful');
@@ -64,7 +64,7 @@ it('where WebSocket works a failed handshake says nothing, and the third in a ro
   expect(abilities.withoutWebSocket(mine)).toBe(false);
 });
 
-it('nothing is learned about WebSocket when HTTP fails as well', () => {
+it('Nothing is remembered about WebSocket when HTTP fails too', () => {
   const { abilities } = start();
   abilities.suspect(mine, 'doubtful');
   abilities.acquit(mine);
@@ -75,7 +75,7 @@ it('nothing is learned about WebSocket when HTTP fails as well', () => {
   expect(abilities.withoutWebSocket(mine)).toBe(true);
 });
 
-it('a suspicion that nothing confirmed is soon over', () => {
+it('An unconfirmed suspicion expires soon', () => {
   const { abilities, clock } = start();
   abilities.suspect(mine, 'certain');
   expect(abilities.withoutWebSocket(mine)).toBe(true);
@@ -83,7 +83,7 @@ it('a suspicion that nothing confirmed is soon over', () => {
   expect(abilities.withoutWebSocket(mine)).toBe(false);
 });
 
-it('a mute drop is suspect where WebSocket never worked; any drop is the second time in a row, and the third where it has worked', () => {
+it('A silent drop counts at once, other drops from the second in a row, and after WebSocket has worked only the third', () => {
   const { abilities } = start();
   abilities.dropped(mine, false);
   expect(abilities.withoutWebSocket(mine)).toBe(false);
@@ -98,7 +98,7 @@ it('a mute drop is suspect where WebSocket never worked; any drop is the second 
   }
 });
 
-it('the smallest frame that was too large counts, for the target and for an hour', () => {
+it('The smallest frame that was too large is remembered per target for an hour', () => {
   const { abilities, clock } = start();
   abilities.tooLarge('t', 500);
   abilities.tooLarge('t', 400);
@@ -109,7 +109,7 @@ it('the smallest frame that was too large counts, for the target and for an hour
   expect(abilities.isTooLarge('t', 1_000)).toBe(false);
 });
 
-it('an upstream that takes no anchors is asked again after an hour', () => {
+it('An upstream that refuses anchors is tried again after an hour', () => {
   const { abilities, clock } = start();
   abilities.refusesAnchors(mine);
   expect([abilities.takesAnchors(mine), abilities.takesAnchors(others)]).toEqual([false, true]);
@@ -117,7 +117,7 @@ it('an upstream that takes no anchors is asked again after an hour', () => {
   expect(abilities.takesAnchors(mine)).toBe(true);
 });
 
-it('credentials that clients make up cost a bounded memory', () => {
+it('Invented credentials of clients use a bounded amount of memory', () => {
   const { abilities } = start();
   abilities.suspect(mine, 'certain');
   for (let n = 0; n < 5_000; n += 1) abilities.suspect({ targetId: 't', credentialFp: `c${n}` }, 'certain');

@@ -23,12 +23,12 @@ const frames = load<FrameCase>('frames.json');
 const answers = load<AnswerCase>('answers.json');
 const now = Date.UTC(2028, 0, 1);
 
-describe('the frame parser, over everything seen on the wire', () => {
-  it.each(frames)('reads: $name', ({ frame, text, expect: expected }) => {
+describe('the frame parser over all recorded frames', () => {
+  it.each(frames)('The frame parser reads: $name', ({ frame, text, expect: expected }) => {
     expect(parseFrame(text ?? JSON.stringify(frame))).toMatchObject(expected);
   });
 
-  it('gives the parsed frame and its type with everything that is JSON', () => {
+  it('The frame parser returns the parsed frame and its type for all JSON', () => {
     for (const { frame } of frames.filter((one) => one.frame !== undefined)) {
       const parsed = parseFrame(JSON.stringify(frame));
       expect(parsed.data).toEqual(frame);
@@ -37,20 +37,20 @@ describe('the frame parser, over everything seen on the wire', () => {
   });
 });
 
-describe('the error parser, over refused requests', () => {
-  it.each(answers)('reads: $name', ({ status, headers, body, nowPlusMs = 0, expect: expected }) => {
+describe('the error parser over refused requests', () => {
+  it.each(answers)('The error parser reads: $name', ({ status, headers, body, nowPlusMs = 0, expect: expected }) => {
     const answer = { status, headers, body: Buffer.from(body) };
     expect(normaliseError(answer, now + nowPlusMs)).toMatchObject(expected);
   });
 
-  it('takes what is no error shape at all', () => {
+  it('The error parser accepts values that have no error shape', () => {
     for (const given of [null, undefined, 7, [], {}, '', new Error('socket hang up')]) {
       expect(normaliseError(given)).toMatchObject({ status: 502, type: 'server_error', code: null });
     }
     expect(normaliseError(new Error('socket hang up')).message).toBe('socket hang up');
   });
 
-  it('survives an error nested without end, and text made to be slow', () => {
+  it('The error parser handles an error of unlimited nesting, and text that is slow for regular expressions', () => {
     let deep: unknown = { message: 'inner' };
     for (let i = 0; i < 1000; i += 1) deep = { error: deep };
     expect(normaliseError(deep).status).toBe(502);
@@ -66,28 +66,28 @@ describe('an error frame relayed as an HTTP answer', () => {
     return { ...answer, body: JSON.parse(answer.body.toString()) as { error: Record<string, unknown> } };
   };
 
-  it('keeps the error object as received', () => {
+  it('An error frame relayed over HTTP keeps the error object as received', () => {
     const error = { type: 'x_error', code: 'y', message: 'm', param: 'p', plan_type: 'plus', status: 'odd' };
     const answer = relayed({ type: 'error', status: 418, error });
     expect(answer).toMatchObject({ status: 418, headers: { 'content-type': 'application/json' } });
     expect(answer.body).toEqual({ error });
   });
 
-  it('fills in the canonical code that clients act on', () => {
+  it('An error frame relayed over HTTP gets the canonical code that clients act on', () => {
     expect(relayed({ type: 'error', error: { message: 'Invalid `previous_response_id`.' } })).toMatchObject({
       status: 400,
       body: { error: { code: 'previous_response_not_found', type: 'invalid_request_error', param: null } },
     });
   });
 
-  it('takes the frame out of an error that is the frame', () => {
+  it('An error frame relayed over HTTP is unwrapped when the frame is the error', () => {
     const frame = { type: 'error', code: 'slow_down', message: 'm', param: null, sequence_number: 3, headers: {} };
     expect(relayed(frame).body).toEqual({
       error: { type: 'server_error', code: 'slow_down', message: 'm', param: null },
     });
   });
 
-  it('says how long to wait in whole seconds', () => {
+  it('An error frame relayed over HTTP has its retry delay in whole seconds', () => {
     const message = 'Please try again in 1.5s.';
     expect(relayed({ type: 'error', error: { code: 'rate_limit_exceeded', message } }).headers).toMatchObject({
       'retry-after': '2',

@@ -13,7 +13,7 @@ const KEY = 'the-"shared"-key';
 const ESCAPED = JSON.stringify(KEY).slice(1, -1);
 const REDACTED = '[redacted]';
 
-/** A discreet transport over one that answers as it is given here, with what either was asked. */
+/** Creates a discreet transport over one with the given answers, and records the calls of both. */
 function transportOf(answers: Partial<UpstreamTransport> = {}, key = KEY) {
   const refusals: CredentialRefusal[] = [];
   const asked: unknown[] = [];
@@ -39,7 +39,7 @@ function transportOf(answers: Partial<UpstreamTransport> = {}, key = KEY) {
     ...answers,
   } as unknown as UpstreamTransport;
   const transport = createDiscreetTransport(inner, { key, onRefused: (refusal) => void refusals.push(refusal) });
-  /** What a frame becomes. */
+  /** Returns the redacted form of a frame. */
   const shown = (frame: unknown): string => {
     let text = '';
     transport.exchange({} as never).attach({
@@ -65,26 +65,26 @@ const refusal = {
 const errorIn = ({ body }: { body: Buffer }) =>
   (JSON.parse(body.toString()) as { error: Record<string, unknown> }).error;
 
-describe('a frame', () => {
-  it('without the key is the same text', () => {
+describe('a redacted frame', () => {
+  it('A frame without the key is unchanged', () => {
     const { shown } = transportOf();
     for (const text of ['{"type":"response.output_text.delta", "delta":"sk-abcdefghijk"}', '{"error": "', 'x'])
       expect(shown(text)).toBe(text);
   });
 
-  it('never has the key in it, plain or escaped', () => {
+  it('A frame never contains the key, plain or escaped', () => {
     const { shown } = transportOf();
     expect(shown(`{"delta":"${ESCAPED}, ${ESCAPED}"}`)).toBe(`{"delta":"${REDACTED}, ${REDACTED}"}`);
     expect(shown(`${KEY} and ${KEY}`)).toBe(`${REDACTED} and ${REDACTED}`);
     expect(transportOf({}, 'plain-key').shown('a plain-key b')).toBe(`a ${REDACTED} b`);
   });
 
-  it('is not changed for a key that is too short to be a secret', () => {
+  it('A frame is unchanged for a key that is too short to be a secret', () => {
     expect(transportOf({}, '1234567').shown('{"n":1234567}')).toBe('{"n":1234567}');
     expect(transportOf({}, '12345678').shown('{"n":12345678}')).toBe(`{"n":${REDACTED}}`);
   });
 
-  it('has no header that says whose account it is, and every other', () => {
+  it('A frame loses the headers that identify the account, and no others', () => {
     const { shown } = transportOf();
     const headers = { 'OpenAI-Organization': 'mine', 'openai-project': 'p', 'x-request-id': 'r' };
     expect(JSON.parse(shown({ type: 'response.metadata', headers }))).toEqual({
@@ -95,7 +95,7 @@ describe('a frame', () => {
     expect(shown(text)).toBe(text);
   });
 
-  it('of an error loses what looks like a part of an account, and keeps its members', () => {
+  it('An error frame loses text that looks like a part of an account, and keeps its members', () => {
     const { shown, refusals } = transportOf();
     const message = 'sk-abc***xyz1 of org-A1b2C3d4E5 in proj_1234567890, a**b*****cd, **bold**';
     const frame = { type: 'error', status: 429, error: { code: 'rate_limit_exceeded', message }, more: 1 };
@@ -109,7 +109,7 @@ describe('a frame', () => {
     expect(refusals).toEqual([]);
   });
 
-  it('of an error that is one word of megabytes is read in a time that grows with its length only', () => {
+  it('An error frame with one word of megabytes is redacted in linear time', () => {
     const { shown } = transportOf();
     const message = 'x'.repeat(16 * 1024 * 1024);
     expect(
@@ -117,7 +117,7 @@ describe('a frame', () => {
     ).toBe(`${message} ${REDACTED} y`);
   });
 
-  it.each([401, 403])('of an error with status %i becomes one of this bridge', (status) => {
+  it.each([401, 403])('An error frame with status %i becomes an error of this bridge', (status) => {
     const { shown, refusals } = transportOf();
     const said = JSON.parse(shown({ type: 'error', status, ...refusal, headers: { a: 'b' } }));
     expect(said).toEqual({
@@ -130,7 +130,7 @@ describe('a frame', () => {
     expect(refusals).toEqual([{ status, code: 'invalid_api_key' }]);
   });
 
-  it('of a response that failed loses what looks like a part of an account, in its error only', () => {
+  it('A failed response loses text that looks like a part of an account, only in its error', () => {
     const { shown } = transportOf();
     const error = { code: 'server_error', message: 'sk-abcdefgh1' };
     const frame = { type: 'response.failed', response: { id: 'r', error, text: 'sk-abcdefgh1' } };
@@ -149,7 +149,7 @@ describe('a frame', () => {
     });
   });
 
-  it('of a response that failed for the credential says so in place of the error', () => {
+  it('A response that failed because of the credential has the bridge’s error instead', () => {
     const { shown, refusals } = transportOf();
     const error = { code: 'invalid_api_key', message: 'no' };
     const { response } = JSON.parse(shown({ type: 'response.failed', response: { id: 'r', error } }));
@@ -160,15 +160,15 @@ describe('a frame', () => {
     expect(refusals).toEqual([{ status: 401, code: 'invalid_api_key' }]);
   });
 
-  it('of an answer that talks of errors is an answer', () => {
+  it('An answer that mentions errors is not redacted as an error', () => {
     const { shown } = transportOf();
     const text = '{"type":"response.completed","response":{"id":"r","error":null,"message":"sk-abcdefgh1"}}';
     expect(shown(text)).toBe(text);
   });
 });
 
-describe('a connection', () => {
-  it('is the inner one in all that its holder asks', () => {
+describe('a redacted connection', () => {
+  it('A redacted connection passes all calls of its holder to the inner one', () => {
     const { transport, asked, connection } = transportOf();
     const outer = transport.exchange({} as never);
     expect([outer.kind, outer.open]).toEqual(['websocket', true]);
@@ -181,7 +181,7 @@ describe('a connection', () => {
     expect(asked).toEqual([['send', 'f'], ['pause'], ['resume'], ['close', 1001, 'bye']]);
   });
 
-  it('says why it closed without the key', () => {
+  it('A redacted connection reports its close reason without the key', () => {
     const { transport, handlers } = transportOf();
     const closed: unknown[] = [];
     transport.exchange({} as never).attach({ frame: () => {}, closed: (info) => void closed.push(info) });
@@ -189,7 +189,7 @@ describe('a connection', () => {
     expect(closed).toEqual([{ code: 1008, reason: `bad ${REDACTED}` }]);
   });
 
-  it('hands a refusal on where its holder takes one, and has no handler for it otherwise', () => {
+  it('A redacted connection passes on a refusal if its holder has a handler for it', () => {
     const { transport, handlers, refusals } = transportOf();
     transport.exchange({} as never).attach({ frame: () => {}, closed: () => {} });
     expect(handlers().refused).toBeUndefined();
@@ -211,10 +211,10 @@ describe('a connection', () => {
   });
 });
 
-describe('a dial', () => {
+describe('a redacted dial', () => {
   const dialled = (result: DialResult) => transportOf({ dial: async () => result }).transport.dial({} as never);
 
-  it('that opens shows the other headers', async () => {
+  it('A dial that opens shows the remaining headers', async () => {
     const { connection } = transportOf();
     const headers = { 'openai-organization': 'mine', 'x-models-etag': `e ${KEY}` };
     const result = (await dialled({ kind: 'open', connection, headers })) as DialResult & { kind: 'open' };
@@ -222,19 +222,19 @@ describe('a dial', () => {
     expect(result.connection).not.toBe(connection);
   });
 
-  it('that fails says why without the key', async () => {
+  it('A dial that fails reports its reason without the key', async () => {
     expect(await dialled({ kind: 'failed', reason: `no ${KEY}` })).toEqual({
       kind: 'failed',
       reason: `no ${REDACTED}`,
     });
   });
 
-  it('that the API refuses for the credential says so, and another refusal is relayed', async () => {
+  it('A dial that the API refuses because of the credential reports that, and any other refusal is relayed', async () => {
     const refused = async (given: UpstreamAnswer) =>
       ((await dialled({ kind: 'refused', answer: given })) as DialResult & { kind: 'refused' }).answer;
     expect(errorIn(await refused(answer(401, refusal))).code).toBe('bridge_upstream_credential');
     expect((await refused(answer(429, `slow ${KEY}`))).body.toString()).toBe(`slow ${REDACTED}`);
-    // What stands on the way and knows no API keeps its status: HTTP may pass there.
+    // An intermediary that is not the API keeps its status: HTTP may succeed there.
     expect(await refused(answer(403, `<html>${KEY}</html>`, { server: 'x' }))).toEqual({
       status: 403,
       headers: { 'content-type': 'text/plain' },
@@ -243,7 +243,7 @@ describe('a dial', () => {
   });
 });
 
-describe('a call', () => {
+describe('a redacted call', () => {
   async function called(status: number, pieces: readonly string[], headers: Record<string, string> = {}, key = KEY) {
     const body = Readable.from(pieces.map((piece) => Buffer.from(piece, 'latin1')));
     const at = transportOf({ call: async () => ({ status, headers, body }) }, key);
@@ -253,7 +253,7 @@ describe('a call', () => {
     return { ...result, body: text, refusals: at.refusals };
   }
 
-  it('that succeeds has the key nowhere, wherever its pieces are cut', async () => {
+  it('A call that succeeds contains the key nowhere, however it is split into chunks', async () => {
     for (const status of [200, 399]) {
       for (let cut = 0; cut <= KEY.length; cut += 1) {
         const { body } = await called(status, [`a${KEY.slice(0, cut)}`, `${KEY.slice(cut)}b${KEY}${KEY[0]}`]);
@@ -265,7 +265,7 @@ describe('a call', () => {
     expect((await called(200, ['sk-abcdefgh1'])).body).toBe('sk-abcdefgh1');
   });
 
-  it('holds back only what may be the beginning of the key', async () => {
+  it('A call holds back only a possible beginning of the key', async () => {
     const body = new Readable({ read() {} });
     const { transport } = transportOf({ call: async () => ({ status: 200, headers: {}, body }) });
     const seen = (await transport.call({} as never)).body[Symbol.asyncIterator]();
@@ -275,39 +275,39 @@ describe('a call', () => {
     expect(String((await seen.next()).value)).toBe(`${KEY.slice(0, 3)}more`);
   });
 
-  it('shows no header of the account', async () => {
+  it('A call shows no header of the account', async () => {
     const headers = { 'OpenAI-Project': 'p', 'www-authenticate': 'Bearer', 'content-length': '2', a: `b${KEY}` };
     expect((await called(200, ['{}'], headers)).headers).toEqual({ 'content-length': '2', a: `b${REDACTED}` });
     expect((await called(404, ['{}'], headers)).headers).toEqual({ a: `b${REDACTED}` });
   });
 
-  it.each([401, 403])('that is refused with %i for the credential says so', async (status) => {
+  it.each([401, 403])('A call that is refused with %i because of the credential reports that', async (status) => {
     const { refusals, headers, body, ...rest } = await called(status, [JSON.stringify(refusal)]);
     expect([rest.status, JSON.parse(body).error.code]).toEqual([400, 'bridge_upstream_credential']);
     expect(headers).toEqual({ 'content-type': 'application/json', 'x-should-retry': 'false' });
     expect(refusals).toEqual([{ status, code: 'invalid_api_key' }]);
   });
 
-  it('that fails otherwise keeps its status, and its text loses the key and what looks like one', async () => {
+  it('A call that fails otherwise keeps its status, and its text loses the key and similar text', async () => {
     for (const status of [199, 400, 402, 500]) {
       const { refusals, ...rest } = await called(status, [`no ${KEY.slice(0, 4)}`, `${KEY.slice(4)}, rk-*****abcd`]);
       expect([rest.status, rest.body, refusals]).toEqual([status, `no ${REDACTED}, ${REDACTED}`, []]);
     }
   });
 
-  it('that fails shows a megabyte at most', async () => {
+  it('A call that fails shows at most a megabyte', async () => {
     const megabyte = 'x'.repeat(1024 * 1024);
     expect((await called(500, [megabyte, 'more', 'and more'])).body).toBe(megabyte);
   });
 });
 
-it('a code that is not known to the API is not repeated', () => {
+it('A code that the API does not define is not repeated', () => {
   const said = (code: string) => String(errorIn(instead(answer(401, { error: { code, message: 'x' } }))).message);
   expect(said('invalid_api_key')).toContain('The upstream said: 401 invalid_api_key.');
   expect(said('sk_secret_code')).toContain('The upstream said: 401.');
 });
 
-it('ends with the inner transport', async () => {
+it('A redacted transport ends with the inner one', async () => {
   const { transport, asked } = transportOf();
   await transport.shutdown();
   expect(asked).toEqual([['shutdown']]);

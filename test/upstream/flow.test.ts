@@ -18,7 +18,7 @@ const start = () => {
 const answer: UpstreamAnswer = { status: 418, headers: {}, body: Buffer.alloc(0) };
 
 describe('the receiving side of a connection', () => {
-  it('keeps everything until a reader attaches', () => {
+  it('The receiver keeps everything until a reader attaches', () => {
     const { flow, log, reader } = start();
     flow.frame('a');
     flow.refused(answer);
@@ -28,7 +28,7 @@ describe('the receiving side of a connection', () => {
     expect(log).toEqual(['a', 'refused 418', 'closed 1000', 'go on']);
   });
 
-  it('tells the first end only, and nothing after it', () => {
+  it('The receiver reports only the first end, and nothing after it', () => {
     const { flow, log, reader } = start();
     flow.attach(reader);
     flow.close(1001, '');
@@ -38,7 +38,7 @@ describe('the receiving side of a connection', () => {
     expect(log).toEqual(['go on', 'closed 1001']);
   });
 
-  it('stops in the middle of what is waiting when the reader pauses from inside a frame', () => {
+  it('The receiver stops between buffered frames when the reader pauses from inside a frame', () => {
     const { flow, log, reader } = start();
     for (const text of ['a', 'b', 'c']) flow.frame(text);
     flow.attach({
@@ -54,7 +54,7 @@ describe('the receiving side of a connection', () => {
     expect(log).toEqual(['a', 'b']);
   });
 
-  it('holds the network exactly while frames wait', () => {
+  it('The receiver pauses the network exactly while frames wait', () => {
     const { flow, log, reader } = start();
     flow.attach(reader);
     flow.pause();
@@ -65,7 +65,7 @@ describe('the receiving side of a connection', () => {
     expect(log).toEqual(['go on', 'hold', 'a', 'go on']);
   });
 
-  it('goes on reading once muted, gives no frame, and still tells the end to a paused reader', () => {
+  it('A muted receiver continues to read, passes no frame on, and still reports the end to a paused reader', () => {
     const { flow, log, reader } = start();
     flow.attach(reader);
     flow.pause();
@@ -77,7 +77,7 @@ describe('the receiving side of a connection', () => {
     expect(log).toEqual(['go on', 'hold', 'go on', 'closed 1000']);
   });
 
-  it('ends the connection of a reader that throws, and still tells it the end', () => {
+  it('The receiver ends the connection of a reader that throws, and still reports the end to it', () => {
     const { flow, log, reader } = start();
     for (const text of ['a', 'bad', 'b']) flow.frame(text);
     const careless = {

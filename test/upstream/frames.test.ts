@@ -15,14 +15,14 @@ const nothing = {
 };
 const response = (more: object = {}) => ({ id: 'resp_1', ...more });
 
-describe('a frame ends its response', () => {
+describe('frames that end a response', () => {
   it.each([
     ['response.completed', 'completed'],
     ['response.incomplete', 'incomplete'],
     ['response.failed', 'failed'],
     ['response.cancelled', 'failed'],
     ['response.canceled', 'failed'],
-  ])('by the name %s as %s, whatever status it carries', (type, end) => {
+  ])('A frame named %s ends its response as %s, whatever status it carries', (type, end) => {
     for (const status of [undefined, 'in_progress', 'completed', 'failed'])
       expect(read({ type, response: response({ status }) })).toMatchObject({ kind: 'terminal', end });
     expect(read({ type })).toMatchObject({ kind: 'terminal', end, responseId: null });
@@ -34,22 +34,22 @@ describe('a frame ends its response', () => {
     ['failed', 'failed'],
     ['cancelled', 'failed'],
     ['canceled', 'failed'],
-  ])('by status %s of a whole response under a name that is not known', (status, end) => {
+  ])('A frame of unknown name ends its response with the status %s of a whole response', (status, end) => {
     for (const type of ['response.done', 'response.finished', 'response.all_over']) {
       const frame = { type, response: response({ status, output: [] }) };
       expect(read(frame)).toMatchObject({ kind: 'terminal', end });
     }
   });
 
-  it('as completed by response.done without a status that says otherwise', () => {
+  it('A response.done frame without another status ends its response as completed', () => {
     for (const given of [{}, { response: null }, { response: response() }, { response: response({ status: 'x' }) }])
       expect(read({ type: 'response.done', ...given })).toMatchObject({ kind: 'terminal', end: 'completed' });
   });
 });
 
-describe('a frame does not end its response', () => {
+describe('frames that do not end a response', () => {
   it.each<[string, object]>([
-    ['when its output is not there', { type: 'response.finished', response: response({ status: 'completed' }) }],
+    ['when its output is missing', { type: 'response.finished', response: response({ status: 'completed' }) }],
     [
       'when its output is no list',
       { type: 'response.finished', response: response({ status: 'completed', output: {} }) },
@@ -58,11 +58,11 @@ describe('a frame does not end its response', () => {
       'when it is about an item',
       { type: 'response.item.done', response: response({ status: 'completed', output: [] }) },
     ],
+    ['when its name differs in case', { type: 'response.Done', response: response({ status: 'failed', output: [] }) }],
     [
-      'when only its name begins alike',
-      { type: 'response.Done', response: response({ status: 'failed', output: [] }) },
+      'when its name has another prefix',
+      { type: 'x.response.finished', response: response({ status: 'failed', output: [] }) },
     ],
-    ['of another kind', { type: 'x.response.finished', response: response({ status: 'failed', output: [] }) }],
     [
       'when its status is not final',
       { type: 'response.finished', response: response({ status: 'queued', output: [] }) },
@@ -70,12 +70,12 @@ describe('a frame does not end its response', () => {
     ['when its response is a list', { type: 'response.finished', response: [] }],
     ['when its response is null', { type: 'response.finished', response: null }],
     ['when it is a delta', { type: 'response.delta', response: response({ status: 'completed', output: [] }) }],
-  ])('%s', (_, frame) => {
+  ])('A frame does not end its response %s', (_, frame) => {
     expect(read(frame)).toMatchObject({ kind: 'event', end: null, error: null });
   });
 
   it.each(['response.created', 'response.queued', 'response.in_progress'])(
-    'when it begins it, whatever status stands in it: %s',
+    'A frame that begins a response does not end it, whatever its status: %s',
     (type) => {
       const parsed = read({ type, response: response({ status: 'completed', output: [] }) });
       expect(parsed).toMatchObject({ kind: type === 'response.created' ? 'created' : 'event', end: null });
@@ -83,12 +83,12 @@ describe('a frame does not end its response', () => {
     },
   );
 
-  it('when another begins: it is no beginning', () => {
+  it('A frame of any other type does not begin a response', () => {
     for (const type of ['response.output_item.added', 'response.completed', 'error', ''])
       expect(isBeginning({ type })).toBe(false);
   });
 
-  it('when it was steered, which only an incomplete one can be', () => {
+  it('A steered frame does not end its response, and only an incomplete one can be steered', () => {
     const steered = response({ incomplete_details: { reason: 'steered' } });
     expect(read({ type: 'response.incomplete', response: steered })).toMatchObject({ kind: 'event', end: null });
     expect(read({ type: 'response.completed', response: steered })).toMatchObject({ kind: 'terminal' });
@@ -104,10 +104,10 @@ describe('a frame does not end its response', () => {
   });
 });
 
-describe('why a response failed', () => {
+describe('the error of a failed response', () => {
   const cancelled = { code: 'server_error', message: 'The provider cancelled the response.' };
 
-  it('is said for one that was cancelled and says nothing itself', () => {
+  it('A cancelled response without an error gets one', () => {
     for (const frame of [
       { type: 'response.cancelled', response: response() },
       { type: 'response.canceled' },
@@ -118,7 +118,7 @@ describe('why a response failed', () => {
       expect(read(frame).error).toMatchObject(cancelled);
   });
 
-  it('is what it says, cancelled or not', () => {
+  it('A failed response has its own error, cancelled or not', () => {
     const error = { code: 'rate_limit_exceeded', message: 'Slow down.' };
     for (const type of ['response.failed', 'response.cancelled']) {
       expect(read({ type, response: response({ error }) }).error).toMatchObject(error);
@@ -127,13 +127,13 @@ describe('why a response failed', () => {
     }
   });
 
-  it('is not that it was cancelled when it was not', () => {
+  it('A failed response that was not cancelled does not get the cancellation error', () => {
     const { error } = read({ type: 'response.failed', response: response({ status: 'failed' }) });
     expect(error).toMatchObject({ code: null });
     expect(error!.message).not.toBe(cancelled.message);
   });
 
-  it('is not said of one that did not fail', () => {
+  it('A response that did not fail has no error', () => {
     for (const type of ['response.completed', 'response.incomplete'])
       expect(read({ type, response: response({ error: { code: 'x', message: 'y' } }) }).error).toBeNull();
   });
@@ -141,20 +141,20 @@ describe('why a response failed', () => {
 
 describe('the id of the response', () => {
   it.each<[string, object, string | null]>([
-    ['stands in the response', { response: { id: 'a' }, response_id: 'b' }, 'a'],
-    ['or beside it', { response_id: 'b' }, 'b'],
-    ['or beside one without an id', { response: {}, response_id: 'b' }, 'b'],
-    ['or beside one whose id is no text', { response: { id: 7 }, response_id: 'b' }, 'b'],
-    ['or beside what is no response', { response: ['a'], response_id: 'b' }, 'b'],
-    ['or nowhere', { id: 'a' }, null],
-    ['and is a text', { response_id: 7 }, null],
-    ['and is not in null', { response: null }, null],
-  ])('%s', (_, more, id) => {
+    ['is the one in the response', { response: { id: 'a' }, response_id: 'b' }, 'a'],
+    ['may be beside the response', { response_id: 'b' }, 'b'],
+    ['may be beside a response without an id', { response: {}, response_id: 'b' }, 'b'],
+    ['may be beside a response whose id is no text', { response: { id: 7 }, response_id: 'b' }, 'b'],
+    ['may be beside an invalid response', { response: ['a'], response_id: 'b' }, 'b'],
+    ['is never the id of the frame itself', { id: 'a' }, null],
+    ['must be a text', { response_id: 7 }, null],
+    ['is missing when the response is null', { response: null }, null],
+  ])('The response id of a frame %s', (_, more, id) => {
     expect(read({ type: 'response.in_progress', ...more }).responseId).toBe(id);
   });
 });
 
-describe('a frame is an error', () => {
+describe('error frames', () => {
   it.each<[string, object]>([
     ['by its type, with or without content', { type: 'error' }],
     ['by a code in the place of the type, with an error', { type: 'invalid_request_error', error: {} }],
@@ -162,7 +162,7 @@ describe('a frame is an error', () => {
     ['without a type, by its error', { error: 'no' }],
     ['without a type, by its detail', { detail: 'no' }],
     ['with a type that is no text, by its error', { type: 7, error: {} }],
-  ])('%s', (_, frame) => {
+  ])('A frame is an error %s', (_, frame) => {
     const parsed = read(frame);
     expect(parsed).toMatchObject({ kind: 'error', type: 'error', end: null });
     expect(parsed.error).not.toBeNull();
@@ -170,26 +170,29 @@ describe('a frame is an error', () => {
 
   it.each<[string, object]>([
     ['with a code in the place of the type and nothing beside it', { type: 'invalid_request_error' }],
-    ['with such a code and an error that is no object', { type: 'invalid_request_error', error: 'no' }],
-    ['with such a code and a list of errors', { type: 'invalid_request_error', error: [{}] }],
-    ['with a type of its own', { type: 'something', error: {} }],
+    [
+      'with a code in the place of the type and an error that is no object',
+      { type: 'invalid_request_error', error: 'no' },
+    ],
+    ['with a code in the place of the type and a list of errors', { type: 'invalid_request_error', error: [{}] }],
+    ['with an unrelated type', { type: 'something', error: {} }],
     ['with a type of a response', { type: 'response.steer.failed', error: {}, message: 'no' }],
-  ])('but not %s', (_, frame) => {
+  ])('A frame is not an error %s', (_, frame) => {
     expect(read(frame)).toMatchObject({ kind: 'event', error: null });
   });
 
-  it('and malformed with neither type, error nor detail', () => {
+  it('A frame without type, error and detail is a malformed error', () => {
     for (const frame of [{}, { error: null, detail: null }, { message: 'x' }, { type: 7 }, { type: null }])
       expect(read(frame)).toEqual(nothing);
   });
 
-  it('and malformed when it is no JSON object, with every field there', () => {
+  it('A frame that is no JSON object is a malformed error with every field', () => {
     for (const text of ['', '{', '[]', '[{"type":"error"}]', 'null', '7', '"x"'])
       expect(parseFrame(text)).toEqual(nothing);
   });
 });
 
-describe('a frame that only shows that the connection lives', () => {
+describe('telemetry frames', () => {
   it.each([
     'response.metadata',
     'codex.response.metadata',
@@ -201,18 +204,18 @@ describe('a frame that only shows that the connection lives', () => {
     'response.heartbeat',
     'codex.rate_limits',
     'responsesapi.websocket_timing',
-  ])('is telemetry: %s', (type) => {
+  ])('A frame of type %s is telemetry', (type) => {
     expect(read({ type })).toMatchObject({ kind: 'telemetry', end: null, error: null, turnState: null, headers: null });
   });
 
   it.each(['codexa', 'x.codex.rate_limits', 'responsesapi', 'a.responsesapi.x', 'keepalives'])(
-    'is not one whose name is merely like theirs: %s',
+    'A frame with a merely similar name is not telemetry: %s',
     (type) => {
       expect(read({ type }).kind).toBe('event');
     },
   );
 
-  it('carries headers, and the turn state among them, only as metadata', () => {
+  it('Only a metadata frame carries headers and the turn state', () => {
     const headers = { 'X-Codex-Turn-State': 'state', Other: 'x' };
     for (const type of ['response.metadata', 'codex.response.metadata'])
       expect(read({ type, headers })).toMatchObject({
@@ -231,12 +234,12 @@ describe('a frame that only shows that the connection lives', () => {
 });
 
 describe('headers in a frame', () => {
-  it('are texts under names in lower case, of a list its first', () => {
+  it('Headers in a frame are texts under lower-case names, the first of a list', () => {
     const headers = { A: 'x', B: 7, C: true, D: ['first', 'second'], E: [], F: null, G: {}, H: [{}] };
     expect(headersIn({ headers })).toEqual({ a: 'x', b: '7', c: 'true', d: 'first' });
   });
 
-  it('are none when there is nothing to read', () => {
+  it('A frame without readable headers has none', () => {
     for (const data of [
       null,
       {},
@@ -251,7 +254,7 @@ describe('headers in a frame', () => {
 });
 
 describe('the head of an HTTP answer', () => {
-  it('keeps its place in the stream as a frame with what concerns the client', () => {
+  it('The head of an HTTP answer becomes a frame in the stream with the headers for the client', () => {
     const text = answerHeadFrame({ 'x-request-id': 'req', 'content-type': 'text/event-stream' })!;
     const frame = parseFrame(text);
     expect(frame).toMatchObject({ kind: 'head', end: null, error: null });
@@ -259,13 +262,13 @@ describe('the head of an HTTP answer', () => {
     expect(Object.keys(frame.headers!)).toEqual(['x-request-id']);
   });
 
-  it('is none when nothing in it does', () => {
+  it('The head of an HTTP answer without such headers becomes no frame', () => {
     expect(answerHeadFrame({ 'content-type': 'text/event-stream' })).toBeNull();
     expect(answerHeadFrame({})).toBeNull();
   });
 });
 
-it('a frame that nests deeper than can be read is an error, whatever it says', () => {
+it('A frame nested deeper than can be read is an error, whatever its content', () => {
   const nested = (levels: number) => {
     const inner = levels - 1;
     return `{"type":"response.output_text.delta","delta":${'['.repeat(inner)}${']'.repeat(inner)}}`;

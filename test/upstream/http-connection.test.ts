@@ -31,7 +31,7 @@ const event = (fields: object) => `event: ignored\ndata: ${JSON.stringify(fields
 const kinds = (frames: string[]) => frames.map((frame) => parseFrame(frame).type);
 
 describe('an exchange over HTTP', () => {
-  it('posts the create frame and gives out the events of its answer', async () => {
+  it('An exchange over HTTP posts the create frame and passes on the events of the answer', async () => {
     let asked: unknown = null;
     const { url } = await provider(async (request, response) => {
       const { method, headers } = request;
@@ -65,7 +65,7 @@ describe('an exchange over HTTP', () => {
     expect(asked).toMatchObject({ headers: { 'accept-encoding': 'identity;q=1, *;q=0' } });
   });
 
-  it('gives out the provider’s turn state before the first event', async () => {
+  it('An exchange over HTTP passes on the provider’s turn state before the first event', async () => {
     const { url } = await provider((request, response) => {
       request.resume();
       sse(response, { 'X-Codex-Turn-State': 'ts-7' }).end(event({ type: 'response.created', response: { id: 'r' } }));
@@ -78,7 +78,7 @@ describe('an exchange over HTTP', () => {
     expect(parseFrame(seen.frames[1]!).kind).toBe('created');
   });
 
-  it('hands over a refusal whole, then ends', async () => {
+  it('An exchange over HTTP passes on a refusal whole, then ends', async () => {
     const body = JSON.stringify({ error: { message: 'slow', code: 'rate_limit_exceeded', pad: 'x'.repeat(200_000) } });
     const { url } = await provider((request, response) => {
       request.resume();
@@ -95,7 +95,7 @@ describe('an exchange over HTTP', () => {
     expect(seen.refused[0]!.body.toString()).toBe(body);
   });
 
-  it('keeps the status of a refusal whose body is cut', async () => {
+  it('An exchange over HTTP keeps the status of a refusal whose body is cut', async () => {
     const { url } = await provider(async (request, response) => {
       request.resume();
       response.writeHead(401, { 'content-length': '100' }).write('{"err');
@@ -111,7 +111,7 @@ describe('an exchange over HTTP', () => {
     expect(seen.refused[0]!.headers).not.toHaveProperty('content-length');
   });
 
-  it('makes an error frame of a refusal for a reader that has no handler for it', async () => {
+  it('An exchange over HTTP turns a refusal into an error frame for a reader without a handler for it', async () => {
     const { url } = await provider((request, response) => {
       request.resume();
       response.writeHead(400, { 'retry-after': '3' }).end('{"detail":"Invalid `previous_response_id`."}');
@@ -127,7 +127,7 @@ describe('an exchange over HTTP', () => {
     });
   });
 
-  it('hands over a redirect as a refusal and never follows it', async () => {
+  it('An exchange over HTTP passes on a redirect as a refusal and never follows it', async () => {
     let requests = 0;
     const { url } = await provider((request, response) => {
       requests += 1;
@@ -147,7 +147,7 @@ describe('an exchange over HTTP', () => {
     ['incomplete', 'response.incomplete', 'incomplete'],
     ['failed', 'response.failed', 'failed'],
     ['cancelled', 'response.failed', 'failed'],
-  ])('gives a whole response that is %s as the frames of a stream', async (status, type, end) => {
+  ])('A whole response that is %s is passed on as the frames of a stream', async (status, type, end) => {
     const item = { type: 'message', id: 'msg_1', role: 'assistant', content: [] };
     const whole = { id: 'r', object: 'response', status, output: [item], usage: { total_tokens: 3 }, error: null };
     const { url } = await provider((request, response) => {
@@ -174,7 +174,7 @@ describe('an exchange over HTTP', () => {
   it.each([
     ['queued', 'response.queued'],
     ['in_progress', 'response.in_progress'],
-  ])('gives a background response that is %s without a terminal', async (status, type) => {
+  ])('A background response that is %s is passed on without a terminal', async (status, type) => {
     let body: unknown = null;
     const { url } = await provider(async (request, response) => {
       body = await json(request);
@@ -201,7 +201,7 @@ describe('an exchange over HTTP', () => {
     ['no response', 'application/json', '{"ok":true}', 502],
     ['cut JSON', 'application/json', '{"id":"r","sta', 502],
     ['an error', 'application/json', '{"error":{"code":"invalid_api_key","message":"no"}}', 401],
-  ])('gives %s with status 200 as an error', async (_what, type, body, status) => {
+  ])('An answer of %s with status 200 is passed on as an error', async (_what, type, body, status) => {
     const { url } = await provider((request, response) => {
       request.resume();
       response.writeHead(200, { 'content-type': type }).end(body);
@@ -214,7 +214,7 @@ describe('an exchange over HTTP', () => {
     expect(parseFrame(seen.frames[0]!)).toMatchObject({ kind: 'error', error: { status } });
   });
 
-  it('is lost when its answer is cut, after the events that came', async () => {
+  it('An exchange over HTTP is lost when its answer is cut, after the events that arrived', async () => {
     const { url } = await provider((request, response) => {
       request.resume();
       sse(response).write(`${event({ type: 'response.created', response: { id: 'r' } })}data: {"type":"resp`, () =>
@@ -228,7 +228,7 @@ describe('an exchange over HTTP', () => {
     expect(seen.log).toEqual(['frame', 'closed']);
   });
 
-  it('is lost when nobody listens, or when no connection comes about in time', async () => {
+  it('An exchange over HTTP is lost on a refused connection, or when connecting times out', async () => {
     const gone = await startTcp(() => {});
     await gone.close();
     const refused = record(connectionTo(gone.url));
@@ -237,7 +237,7 @@ describe('an exchange over HTTP', () => {
       unreachable: { text: `ECONNREFUSED at ${new URL(gone.url).host}`, final: true },
     });
 
-    // One connection to this provider, taken by an answer that does not end.
+    // One connection to this provider, used by an answer that does not end.
     const { url } = await provider((request, response) => {
       request.resume();
       sse(response).write(event({ type: 'response.created', response: { id: 'r' } }));
@@ -272,45 +272,48 @@ describe('an exchange over HTTP', () => {
     ['deflate without its envelope', deflateRawSync, 'deflate'],
     ['br', brotliCompressSync, 'br'],
     ['zstd', zstdCompressSync, 'zstd'],
-    ['gzip whose label was lost', gzipSync, undefined],
-    ['zstd whose label was lost', zstdCompressSync, undefined],
-    ['gzip under the label of br', gzipSync, 'br'],
-    ['a label on what was never packed', (body: Buffer) => body, 'gzip'],
-    ['the label of br on what was never packed', (body: Buffer) => body, 'br'],
-    ['the label of deflate on what was never packed', (body: Buffer) => body, 'deflate'],
-  ] as const)('unpacks %s: streams, whole answers and refusals', async (_what, pack, coding) => {
-    const { url } = await provider((request, response) => {
-      request.resume();
-      const kind = String(request.headers['x-kind']);
-      const packed = pack(Buffer.from(kind === 'stream' ? stream : kind === 'whole' ? whole : refusal));
-      const type = kind === 'stream' ? 'text/event-stream' : 'application/json';
-      response.writeHead(kind === 'refusal' ? 429 : 200, {
-        'content-type': type,
-        ...(coding && { 'content-encoding': coding }),
+    ['gzip without a label', gzipSync, undefined],
+    ['zstd without a label', zstdCompressSync, undefined],
+    ['gzip labelled as br', gzipSync, 'br'],
+    ['plain data labelled as gzip', (body: Buffer) => body, 'gzip'],
+    ['plain data labelled as br', (body: Buffer) => body, 'br'],
+    ['plain data labelled as deflate', (body: Buffer) => body, 'deflate'],
+  ] as const)(
+    'An answer packed as %s is unpacked: streams, whole answers and refusals',
+    async (_what, pack, coding) => {
+      const { url } = await provider((request, response) => {
+        request.resume();
+        const kind = String(request.headers['x-kind']);
+        const packed = pack(Buffer.from(kind === 'stream' ? stream : kind === 'whole' ? whole : refusal));
+        const type = kind === 'stream' ? 'text/event-stream' : 'application/json';
+        response.writeHead(kind === 'refusal' ? 429 : 200, {
+          'content-type': type,
+          ...(coding && { 'content-encoding': coding }),
+        });
+        // In chunks: the first bytes identify the coding, even if they arrive one by one.
+        response.write(packed.subarray(0, 1));
+        setImmediate(() => {
+          response.write(packed.subarray(1, 7));
+          setImmediate(() => response.end(packed.subarray(7)));
+        });
       });
-      // In pieces: the first bytes say what it is, even if they come one by one.
-      response.write(packed.subarray(0, 1));
-      setImmediate(() => {
-        response.write(packed.subarray(1, 7));
-        setImmediate(() => response.end(packed.subarray(7)));
-      });
-    });
-    const made = transport();
-    const ask = async (kind: string) => {
-      const connection = made.exchange(dialTo(url, { 'x-kind': kind }));
-      const seen = record(connection);
-      connection.send(create());
-      await seen.ended;
-      return seen;
-    };
-    expect(kinds((await ask('stream')).frames)).toEqual(['response.created', 'response.completed']);
-    expect(kinds((await ask('whole')).frames)).toEqual(['response.created', 'response.completed']);
-    const { refused } = await ask('refusal');
-    expect(refused[0]!.body.toString()).toBe(refusal);
-    expect(refused[0]!.headers).not.toHaveProperty('content-encoding');
-  });
+      const made = transport();
+      const ask = async (kind: string) => {
+        const connection = made.exchange(dialTo(url, { 'x-kind': kind }));
+        const seen = record(connection);
+        connection.send(create());
+        await seen.ended;
+        return seen;
+      };
+      expect(kinds((await ask('stream')).frames)).toEqual(['response.created', 'response.completed']);
+      expect(kinds((await ask('whole')).frames)).toEqual(['response.created', 'response.completed']);
+      const { refused } = await ask('refusal');
+      expect(refused[0]!.body.toString()).toBe(refusal);
+      expect(refused[0]!.headers).not.toHaveProperty('content-encoding');
+    },
+  );
 
-  it('bounds what a packed answer unpacks to', async () => {
+  it('The unpacked size of a packed answer is limited', async () => {
     const bomb = gzipSync(Buffer.from(`data: ${'x'.repeat(20_000_000)}\n\n`));
     const { url } = await provider((request, response) => {
       request.resume();
@@ -331,7 +334,7 @@ describe('an exchange over HTTP', () => {
     [undefined, '\ufeff'],
     ['text/html', 'retry: 100\nid: 7\n'],
     ['text/event-stream', 'x-unknown: field\n'],
-  ])('takes an event stream for one under the label %s, as it arrives', async (type, before) => {
+  ])('An event stream labelled as %s is recognised while it arrives', async (type, before) => {
     let finish = () => {};
     const { url } = await provider((request, response) => {
       request.resume();
@@ -348,7 +351,7 @@ describe('an exchange over HTTP', () => {
     expect(kinds(seen.frames)).toEqual(['response.created', 'response.completed']);
   });
 
-  it('takes a whole answer for one under the label of a stream', async () => {
+  it('A whole answer labelled as a stream is recognised', async () => {
     const { url } = await provider((request, response) => {
       request.resume();
       response.writeHead(200, { 'content-type': 'text/event-stream' }).end(`\n ${whole}`);
@@ -360,7 +363,7 @@ describe('an exchange over HTTP', () => {
     expect(kinds(seen.frames)).toEqual(['response.created', 'response.completed']);
   });
 
-  it('closes by ending the request, tells it once, and gives nothing more', async () => {
+  it('A close ends the request, is reported once, and nothing is passed on after it', async () => {
     let cut: Promise<unknown> = Promise.resolve();
     const { url } = await provider((request, response) => {
       request.resume();
@@ -378,7 +381,7 @@ describe('an exchange over HTTP', () => {
     expect(connection.open).toBe(false);
   });
 
-  it('closes before anything was sent', async () => {
+  it('An exchange over HTTP can be closed before anything was sent', async () => {
     const connection = transport().exchange(dialTo('http://127.0.0.1:9/v1'));
     const seen = record(connection);
     connection.close();
@@ -387,7 +390,7 @@ describe('an exchange over HTTP', () => {
     expect(seen.closed).toHaveLength(1);
   });
 
-  it('stops the sender while nobody listens', async () => {
+  it('An exchange over HTTP stops the sender while no reader is attached', async () => {
     const pad = 'x'.repeat(64 * 1024);
     let answer: ServerResponse | null = null;
     const { url } = await provider((request, response) => {
@@ -406,7 +409,7 @@ describe('an exchange over HTTP', () => {
     expect(seen.frames).toHaveLength(512);
   });
 
-  it('gives no event while paused, stops the sender, and loses nothing', async () => {
+  it('A paused exchange over HTTP passes no event on, stops the sender, and loses nothing', async () => {
     const pad = 'x'.repeat(64 * 1024);
     let written = 0;
     let flowing = () => {};
@@ -443,7 +446,7 @@ describe('an exchange over HTTP', () => {
     );
   });
 
-  it('ends on an event past its limit', async () => {
+  it('An exchange over HTTP ends on an event above its size limit', async () => {
     const { url } = await provider((request, response) => {
       request.resume();
       response.on('error', () => {});
@@ -456,8 +459,8 @@ describe('an exchange over HTTP', () => {
   });
 });
 
-describe('a call over HTTP', () => {
-  it('passes method, path, headers and body on, and streams the answer', async () => {
+describe('an API call over HTTP', () => {
+  it('A call over HTTP passes on method, path, headers and body, and streams the answer', async () => {
     let asked: unknown = null;
     let finish = () => {};
     const { url } = await provider(async (request, response) => {
@@ -483,25 +486,28 @@ describe('a call over HTTP', () => {
     expect(await text(answer.body)).toBe('first second');
   });
 
-  it('answers a redirect and an error like anything else', async () => {
+  it('A call over HTTP returns a redirect and an error like any other answer', async () => {
     const { url } = await provider((_request, response) => response.writeHead(302, { location: '/x' }).end('moved'));
     const call = { target: { id: 't', baseUrl: url }, method: 'GET', path: '/models', headers: {}, body: null };
     const answer = await transport().call(call);
     expect([answer.status, await text(answer.body)]).toEqual([302, 'moved']);
   });
 
-  it.each([true, false])('unpacks what comes packed, and gives its coding away; labelled: %s', async (labelled) => {
-    const packed = gzipSync(Buffer.from('{"object":"list"}'));
-    const coding = { 'content-length': packed.length, ...(labelled && { 'content-encoding': 'gzip' }) };
-    const { url } = await provider((_request, response) => response.writeHead(200, coding).end(packed));
-    const call = { target: { id: 't', baseUrl: url }, method: 'GET', path: '/models', headers: {}, body: null };
-    const answer = await transport().call(call);
-    expect(await text(answer.body)).toBe('{"object":"list"}');
-    expect(answer.headers).not.toHaveProperty('content-encoding');
-    if (labelled) expect(answer.headers).not.toHaveProperty('content-length');
-  });
+  it.each([true, false])(
+    'A call over HTTP unpacks a packed answer and removes its coding header; labelled: %s',
+    async (labelled) => {
+      const packed = gzipSync(Buffer.from('{"object":"list"}'));
+      const coding = { 'content-length': packed.length, ...(labelled && { 'content-encoding': 'gzip' }) };
+      const { url } = await provider((_request, response) => response.writeHead(200, coding).end(packed));
+      const call = { target: { id: 't', baseUrl: url }, method: 'GET', path: '/models', headers: {}, body: null };
+      const answer = await transport().call(call);
+      expect(await text(answer.body)).toBe('{"object":"list"}');
+      expect(answer.headers).not.toHaveProperty('content-encoding');
+      if (labelled) expect(answer.headers).not.toHaveProperty('content-length');
+    },
+  );
 
-  it('throws when no answer came, and when it was given up', async () => {
+  it('A call over HTTP throws when no answer arrived, and when it was aborted', async () => {
     const silent = await startTcp((socket) => socket.on('data', () => stop.abort()));
     cleanup.push(() => silent.close());
     const gone = await startTcp(() => {});
@@ -514,7 +520,7 @@ describe('a call over HTTP', () => {
     await expect(call(silent.url, stop.signal)).rejects.toBeInstanceOf(UpstreamUnreachable);
   });
 
-  it('never leaves the base URL', async () => {
+  it('A call over HTTP never leaves the base URL', async () => {
     const { url } = await provider((_request, response) => response.end());
     const call = { target: { id: 't', baseUrl: url }, method: 'GET', path: '/../admin', headers: {}, body: null };
     await expect(transport().call(call)).rejects.toBeInstanceOf(TypeError);

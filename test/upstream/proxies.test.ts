@@ -12,8 +12,8 @@ const read = (env: Record<string, string>) => {
   return { proxies: readProxies(env, problems), problems };
 };
 
-describe('the proxy settings', () => {
-  it('are read in either spelling, the lower case one first, with or without a scheme', () => {
+describe('proxy settings', () => {
+  it('Proxy settings are read in either spelling, lower case first, with or without a scheme', () => {
     const { proxies } = read({ HTTPS_PROXY: 'http://upper:1', https_proxy: 'http://lower:2', HTTP_PROXY: 'bare:3' });
     expect(proxyFor(proxies, 'https://api.test/v1')?.host).toBe('lower:2');
     expect(proxyFor(proxies, 'http://api.test/v1')?.host).toBe('bare:3');
@@ -21,7 +21,7 @@ describe('the proxy settings', () => {
   });
 
   it.each(['socks5://p:1', 'http://', 'ftp://user:secret@p', 'http://p:port'])(
-    'refuse %s by the variable’s name',
+    'The proxy setting %s is refused with the name of its variable',
     (value) => {
       const { problems } = read({ HTTPS_PROXY: value });
       expect(problems.join()).toContain('HTTPS_PROXY');
@@ -47,7 +47,7 @@ describe('the proxy settings', () => {
     ['[::1]:9', 'https://[::1]:9/v1', true],
     ['fd00::/8', 'https://[fd00::5]/v1', true],
     ['', 'https://127.0.0.1/v1', false],
-  ])('NO_PROXY=%s and %s: direct is %s', (none, target, direct) => {
+  ])('With NO_PROXY=%s the URL %s is reached directly: %s', (none, target, direct) => {
     const { proxies } = read({ https_proxy: 'http://p:1', NO_PROXY: none });
     expect(proxyFor(proxies, target) === null).toBe(direct);
   });
@@ -59,7 +59,7 @@ describe('a transport behind a proxy', () => {
     for (const undo of cleanup.splice(0).reverse()) await undo();
   });
 
-  /** A forward proxy that leads to `port` whatever host it is asked for, or refuses. */
+  /** Starts a forward proxy that leads to `port` for any requested host, or refuses. */
   async function startProxy(port: number, does: 'pass' | 'refuse' | 'hang' = 'pass') {
     const seen: { line: string; auth: string | undefined }[] = [];
     const note = ({ method, url, headers }: IncomingMessage) =>
@@ -104,7 +104,7 @@ describe('a transport behind a proxy', () => {
     return { seen, transport, deserted };
   }
 
-  it('tunnels WebSockets, and sends exchanges and calls through it, with its credentials', async () => {
+  it('A transport behind a proxy tunnels WebSockets, and sends exchanges and calls through it with its credentials', async () => {
     const provider = await startProvider({
       http: (req, res) => void req.resume().on('end', () => res.end(`at ${req.url}`)),
       websocket: (peer) => peer.on('message', (data) => peer.send(`echo ${data}`)),
@@ -134,7 +134,7 @@ describe('a transport behind a proxy', () => {
     expect(seen.every((each) => each.auth === auth)).toBe(true);
   });
 
-  it('takes back a tunnel that does not come about in time', async () => {
+  it('A transport behind a proxy aborts a tunnel that is not established in time', async () => {
     const { transport, deserted } = await startProxy(0, 'hang');
     const result = await transport.dial(dialTo('http://provider.invalid/v1', {}, 300));
     expect(result).toMatchObject({
@@ -146,7 +146,7 @@ describe('a transport behind a proxy', () => {
     await deserted();
   });
 
-  it('says when the proxy is what refuses, and never goes direct', async () => {
+  it('A transport behind a proxy reports a refusal of the proxy, and never connects directly', async () => {
     const provider = await startProvider({});
     cleanup.push(() => provider.close());
     const { transport } = await startProxy(Number(new URL(provider.url).port), 'refuse');
@@ -156,7 +156,7 @@ describe('a transport behind a proxy', () => {
     const { unreachable } = (await seen.ended) as { unreachable?: { text: string } };
     expect(unreachable?.text).toMatch(/^PROXY_ANSWERED_403 at 127\.0\.0\.1:\d+ through the proxy 127\.0\.0\.1:\d+$/);
     expect(unreachable?.text).not.toContain('pass');
-    // Not a refusal of the provider's, which would be relayed.
+    // It is no refusal of the provider, which would be relayed.
     const dialled = await transport.dial(dialTo(provider.url));
     expect(dialled).toMatchObject({ kind: 'failed', unreachable: { text: unreachable?.text, byProxy: true } });
     expect(provider.sockets.size).toBe(0);

@@ -4,7 +4,7 @@ import { createPulse } from '../../src/upstream/pulse.ts';
 beforeEach(() => void vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'setImmediate', 'clearImmediate'] }));
 afterEach(() => void vi.useRealTimers());
 
-/** A peer that answers every ping, sends bytes only, or is gone. */
+/** Creates a peer that answers every ping, or none. */
 function peer(kind: 'answers' | 'gone', times = { pingMs: 25_000, pongMs: 5_000 }) {
   let bytes = 0;
   let deadAt: number | null = null;
@@ -39,7 +39,7 @@ function peer(kind: 'answers' | 'gone', times = { pingMs: 25_000, pongMs: 5_000 
   return { at, pulse, pass };
 }
 
-it('a peer that answers lives on, idle and in silent turns, at one ping a while', () => {
+it('A peer that answers pings is kept alive, idle and in silent turns, at a low rate of pings', () => {
   const { at, pulse, pass } = peer('answers');
   pulse.sent(10);
   pass(600_000);
@@ -48,7 +48,7 @@ it('a peer that answers lives on, idle and in silent turns, at one ping a while'
   expect(at.pings).toBeLessThan(30);
 });
 
-it('a peer that is gone is found out within one pong after a later frame, before the turn was shown', () => {
+it('A peer that is gone is detected within one pong timeout after a later frame, before the turn showed anything', () => {
   const { at, pulse, pass } = peer('answers');
   pulse.sent(10);
   pass(2_000);
@@ -60,7 +60,7 @@ it('a peer that is gone is found out within one pong after a later frame, before
   expect(at.deadAt).not.toBeNull();
 });
 
-it('a large frame is given the time of its upload', () => {
+it('A large frame extends the timeout by the time of its upload', () => {
   const { at, pulse, pass } = peer('answers');
   pulse.sent(10);
   pass(2_000);
@@ -72,7 +72,7 @@ it('a large frame is given the time of its upload', () => {
   expect(at.deadAt).not.toBeNull();
 });
 
-it('in later silence three pings in a row must stay unanswered', () => {
+it('In later silence a peer is dead only after three unanswered pings in a row', () => {
   const { at, pulse, pass } = peer('answers');
   pulse.sent(10);
   pass(8_000);
@@ -83,7 +83,7 @@ it('in later silence three pings in a row must stay unanswered', () => {
   expect(at.deadAt).not.toBeNull();
 });
 
-it('whatever is received counts as life, though no ping is ever answered again', () => {
+it('Any received data counts as a sign of life, even if pings are no longer answered', () => {
   const { at, pulse, pass } = peer('answers');
   pulse.sent(10);
   pass(2_000);
@@ -96,7 +96,7 @@ it('whatever is received counts as life, though no ping is ever answered again',
   expect(at.deadAt).toBeNull();
 });
 
-it('a peer that has never answered a ping is not judged', () => {
+it('A peer that has never answered a ping is not judged', () => {
   const { at, pulse, pass } = peer('gone');
   pulse.sent(10);
   pass(10_000);
@@ -106,7 +106,7 @@ it('a peer that has never answered a ping is not judged', () => {
   expect(at.deadAt).toBeNull();
 });
 
-it('while nothing is read, silence says nothing', () => {
+it('A peer is not judged while this side does not read', () => {
   const { at, pulse, pass } = peer('answers');
   pulse.sent(10);
   pass(2_000);
@@ -117,7 +117,7 @@ it('while nothing is read, silence says nothing', () => {
   expect(at.deadAt).toBeNull();
 });
 
-it('what was sent while nothing was read may still be read before the peer is judged', () => {
+it('Data sent while this side did not read can still be read before the peer is judged', () => {
   const { at, pulse, pass } = peer('answers');
   pulse.sent(10);
   pass(2_000);
@@ -134,7 +134,7 @@ it('what was sent while nothing was read may still be read before the peer is ju
   expect(at.deadAt).toBeNull();
 });
 
-it('is off with 0, and over once stopped', () => {
+it('Pings are off with 0, and stop after stop()', () => {
   const off = peer('gone', { pingMs: 0, pongMs: 5_000 });
   off.pulse.sent(10);
   off.pass(600_000);

@@ -22,11 +22,11 @@ describe('headers that go upstream', () => {
     'chatgpt-account-id': 'acct',
   };
 
-  it('keeps what names the client, its thread and its account', () => {
+  it('Headers that identify the client, its thread and its account go upstream', () => {
     expect(upstreamHeaders({ client: codex, credential: own('Bearer sk-lab'), transport: 'http' })).toEqual(codex);
   });
 
-  it('keeps nothing else', () => {
+  it('All other headers are dropped', () => {
     const client = {
       host: 'here',
       cookie: 'a=b',
@@ -47,7 +47,7 @@ describe('headers that go upstream', () => {
     expect(upstreamHeaders({ client, credential: own(null), transport: 'http' })).toEqual({});
   });
 
-  it('always speaks one version of the WebSocket protocol, beside the client’s own flags', () => {
+  it('The WebSocket protocol version of the bridge is sent beside the client’s own beta flags', () => {
     const beta = (given: string | undefined, transport: 'http' | 'websocket') =>
       upstreamHeaders({
         client: given === undefined ? {} : { 'openai-beta': given },
@@ -62,7 +62,7 @@ describe('headers that go upstream', () => {
     expect(beta(undefined, 'http')).toBeUndefined();
   });
 
-  it('sends account selectors only with the credential they came with', () => {
+  it('Account headers are sent only with the credential that they came with', () => {
     const client = { ...codex, 'openai-organization': 'org', 'openai-project': 'proj' };
     const theirs = upstreamHeaders({ client, credential: own('Bearer sk-lab'), transport: 'websocket' });
     expect(theirs).toMatchObject({
@@ -83,7 +83,7 @@ describe('headers that go upstream', () => {
 });
 
 describe('upstream addresses', () => {
-  it('stand below the base URL, its query kept', () => {
+  it('An upstream address is below the base URL, and keeps its query', () => {
     expect(httpAddress('https://api.test/v1/', '/responses').href).toBe('https://api.test/v1/responses');
     expect(httpAddress('https://api.test/v1?api-version=3', '/responses/r?stream=false').href).toBe(
       'https://api.test/v1/responses/r?api-version=3&stream=false',
@@ -93,13 +93,13 @@ describe('upstream addresses', () => {
   });
 
   it.each(['/../admin', '/responses/../../admin', '/responses/%2e%2e/x', '/a/./b', 'responses', '\\..\\x', '/a#b'])(
-    'cannot be left by %s',
+    'An upstream address cannot leave the base URL by %s',
     (path) => {
       expect(() => httpAddress('https://api.test/v1', path)).toThrow(TypeError);
     },
   );
 
-  it('are http only', () => {
+  it('An upstream address is http or https only', () => {
     expect(() => httpAddress('file:///etc', '/passwd')).toThrow(TypeError);
     expect(() => httpAddress('nonsense', '/responses')).toThrow(TypeError);
   });
@@ -110,22 +110,22 @@ describe('a refused upgrade', () => {
     ['relay', [400, 401, 402, 403, 409, 410, 413, 429]],
     ['no_websocket', [404, 405, 426, 501, 200, 201, 204]],
     ['retry', [500, 502, 503, 504, 529]],
-  ] as const)('with an error of the API means %s for %j', (meaning, statuses) => {
+  ] as const)('A refused upgrade with an error of the API means %s for %j', (meaning, statuses) => {
     const body = Buffer.from('{"error":{"message":"no","type":"invalid_request_error"}}');
     for (const status of statuses) expect(classifyRefusal({ status, body })).toBe(meaning);
   });
 
   it.each([
     ['a challenge page', '<!DOCTYPE html><title>Just a moment...</title>', [400, 403, 302, 429]],
-    ['nothing', '', [400, 401, 403]],
-    ['words', 'Bad Request', [400, 403]],
-    ['what a framework says of a route it lacks', '{"detail":"Forbidden"}', [400, 403]],
-  ] as const)('with %s comes from something that knows no upgrades', (_what, text, statuses) => {
+    ['an empty body', '', [400, 401, 403]],
+    ['plain text', 'Bad Request', [400, 403]],
+    ['a framework’s answer for a missing route', '{"detail":"Forbidden"}', [400, 403]],
+  ] as const)('A refused upgrade with %s comes from an intermediary without WebSocket', (_what, text, statuses) => {
     for (const status of statuses) expect(classifyRefusal({ status, body: Buffer.from(text) })).toBe('no_websocket');
   });
 
   it.each([401, 429])(
-    'about the credential or the quota is relayed in the form of Python services too: %i',
+    'A refused upgrade about the credential or the quota is relayed also in the form of Python services: %i',
     (status) => {
       expect(classifyRefusal({ status, body: Buffer.from('{"detail":"slow"}') })).toBe('relay');
     },
@@ -180,13 +180,13 @@ describe('a refusal of the anchor', () => {
     ['neither', 400, { error: { message: 'previous_response_id is not supported together with a conversation' } }],
     ['neither', 400, { error: { message: 'Unsupported parameter: temperature', param: 'temperature' } }],
     ['neither', 500, { error: { message: 'Unsupported parameter: previous_response_id' } }],
-  ] as const)('%s is recognised (%i %j)', (expected, status, body) => {
+  ] as const)('A refusal of the anchor is recognised as %s (%i %j)', (expected, status, body) => {
     expect(meaning(status, body)).toBe(expected);
   });
 });
 
 describe('the provider’s turn state', () => {
-  it('goes back within its own turn, the first value of the turn', () => {
+  it('The provider’s turn state is sent back within its own turn, with the turn’s first value', () => {
     const state = createUpstreamTurnState();
     expect(state.for('t1')).toBeNull();
     state.learn('t1', 'a');
@@ -195,7 +195,7 @@ describe('the provider’s turn state', () => {
     expect(state.for('t1')).toBe('a');
   });
 
-  it('is dropped at the next turn for good', () => {
+  it('The provider’s turn state is dropped at the next turn', () => {
     const state = createUpstreamTurnState();
     state.learn('t1', 'a');
     expect(state.for('t2')).toBeNull();
@@ -206,14 +206,14 @@ describe('the provider’s turn state', () => {
     expect(state.for('t3')).toBe('c');
   });
 
-  it('never goes back to a request that names no turn', () => {
+  it('The provider’s turn state is never sent with a request without a turn id', () => {
     const state = createUpstreamTurnState();
     state.learn(null, 'a');
     expect(state.for(null)).toBeNull();
     expect(state.for('t1')).toBeNull();
   });
 
-  it('is not kept when it is too long for any header', () => {
+  it('The provider’s turn state is not kept when it is too long for a header', () => {
     const state = createUpstreamTurnState();
     state.learn('t1', 'x'.repeat(16_385));
     expect(state.for('t1')).toBeNull();
@@ -221,7 +221,7 @@ describe('the provider’s turn state', () => {
     expect(state.for('t1')).toHaveLength(16_384);
   });
 
-  it('of a warm-up is used by the first turn after it', () => {
+  it('The provider’s turn state of a warm-up is used by the first turn after it', () => {
     const state = createUpstreamTurnState();
     state.learn('', 'warm');
     expect(state.for('t1')).toBe('warm');
@@ -234,7 +234,7 @@ describe('the provider’s turn state', () => {
 describe('a create frame as an HTTP request', () => {
   const frame = (fields: object) => JSON.stringify({ type: 'response.create', model: 'm', input: [], ...fields });
 
-  it('is the flat body, streamed', () => {
+  it('A create frame becomes the flat body with stream: true', () => {
     const { headers, body } = requestOfFrame(frame({ store: false }), { authorization: 'Bearer x' });
     expect(JSON.parse(body)).toEqual({ model: 'm', input: [], store: false, stream: true });
     expect(headers).toEqual({
@@ -244,7 +244,7 @@ describe('a create frame as an HTTP request', () => {
     });
   });
 
-  it('leaves it to a background request whether it wants a stream', () => {
+  it('A background request keeps its own choice of stream', () => {
     const stream = (fields: object) =>
       JSON.parse(requestOfFrame(frame({ background: true, ...fields }), {}).body).stream;
     expect(stream({})).toBeUndefined();
@@ -253,14 +253,14 @@ describe('a create frame as an HTTP request', () => {
     expect(stream({ stream: true })).toBe(true);
   });
 
-  it('carries the provider’s turn state as a header', () => {
+  it('A create frame carries the provider’s turn state as a header', () => {
     const client_metadata = { 'x-codex-turn-state': 'ts', thread_id: 't' };
     const { headers, body } = requestOfFrame(frame({ client_metadata }), {});
     expect(headers['x-codex-turn-state']).toBe('ts');
     expect(JSON.parse(body).client_metadata).toEqual({ thread_id: 't' });
   });
 
-  it('is the frame to the letter but for that', () => {
+  it('A create frame is otherwise sent byte for byte', () => {
     const text = '"10" : 1.0, "n":9223372036854775807,"9":[-0 ,1E400],"s":"\\u0041\\/", "stream":true }';
     expect(requestOfFrame(`{"type":"response.create",${text}`, {}).body).toBe(`{${text}`);
     const state = '{"type":"response.create","client_metadata":{"x-codex-turn-state":"ts", "n": 1.0},"stream":true}';

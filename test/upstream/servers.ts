@@ -6,16 +6,16 @@ import type { DialRequest, UpstreamAnswer, UpstreamConnection } from '../../src/
 
 export interface Provider {
   url: string;
-  /** Connections the server still has. */
+  /** Open connections of the server. */
   readonly sockets: Set<Socket>;
-  /** Resolves when all of them are gone, however they went. */
+  /** Resolves when all connections are closed, for any reason. */
   deserted(): Promise<void>;
   close(): Promise<void>;
 }
 
 export interface ProviderHandlers {
   http?(request: IncomingMessage, response: ServerResponse): void;
-  /** Takes the place of the WebSocket handshake. */
+  /** Replaces the WebSocket handshake. */
   upgrade?(request: IncomingMessage, socket: Duplex): void;
   websocket?(socket: WebSocket, request: IncomingMessage): void;
   /** Headers of the 101 answer. */
@@ -43,7 +43,7 @@ const listening = async (server: Server | ReturnType<typeof createTcpServer>): P
   };
 };
 
-/** A provider on loopback whose every answer the test writes. */
+/** Starts a provider on loopback whose answers the test writes. */
 export function startProvider(handlers: ProviderHandlers): Promise<Provider> {
   const server = createServer((request, response) => handlers.http?.(request, response));
   const upgrader = new WebSocketServer({ noServer: true });
@@ -55,7 +55,7 @@ export function startProvider(handlers: ProviderHandlers): Promise<Provider> {
   return listening(server);
 }
 
-/** A peer that takes connections and says what it is told, or nothing. */
+/** Starts a peer that accepts connections, with a behaviour that the test writes. */
 export function startTcp(connected: (socket: Socket) => void): Promise<Provider> {
   return listening(createTcpServer(connected));
 }
@@ -66,12 +66,12 @@ export const dialTo = (url: string, headers: Record<string, string> = {}, timeou
   timeoutMs,
 });
 
-/** Everything a connection said, and promises for what the tests wait for. */
+/** Everything that a connection reported, with promises for the events that tests wait for. */
 export interface Recording {
   frames: string[];
   refused: UpstreamAnswer[];
   closed: { code: number; reason: string }[];
-  /** In the order in which they came. */
+  /** Events in order of arrival. */
   log: string[];
   ended: Promise<{ code: number; reason: string }>;
   count(frames: number): Promise<void>;
@@ -122,7 +122,7 @@ export function record(
   return recording;
 }
 
-/** Lets everything that is under way on loopback happen: several full rounds of the event loop. */
+/** Waits for several full rounds of the event loop, so that pending loopback traffic is delivered. */
 export async function rounds(times = 20): Promise<void> {
   for (let i = 0; i < times; i += 1) await new Promise((resolve) => setImmediate(resolve));
 }

@@ -11,17 +11,17 @@ const read = (chunks: (Buffer | string)[], maxChars = 1_000_000): string[] => {
 };
 
 describe('the event stream parser', () => {
-  it('gives the data of each event and nothing else', () => {
+  it('The parser returns the data of each event and nothing else', () => {
     const stream =
       ': hello\n\nevent: response.created\nid: 7\nretry: 10\ndata: {"a":1}\n\n\n\ndata:{"b":2}\n\nevent: ping\n\ndata\n\n';
     expect(read([stream])).toEqual(['{"a":1}', '{"b":2}', '']);
   });
 
-  it('joins data lines and takes off one blank only', () => {
+  it('The parser joins data lines and removes only one leading space', () => {
     expect(read(['data: one\ndata:  two\ndata:\ndata:three\n\n'])).toEqual(['one\n two\n\nthree']);
   });
 
-  it('takes LF, CR and CRLF, mixed', () => {
+  it('The parser accepts LF, CR and CRLF, mixed', () => {
     expect(read(['data: a\r\n\r\ndata: b\r\rdata: c\n\ndata: d\r\n\ndata: e\n\r\n'])).toEqual([
       'a',
       'b',
@@ -31,17 +31,17 @@ describe('the event stream parser', () => {
     ]);
   });
 
-  it('skips a byte order mark at the very start only', () => {
+  it('The parser skips a byte order mark only at the very start', () => {
     expect(read(['\uFEFFdata: a\n\n\uFEFFdata: b\n\n'])).toEqual(['a']);
   });
 
-  it('gives what a clean end left without its blank line', () => {
+  it('The parser returns an event that a clean end left without its blank line', () => {
     expect(read(['data: {"a":1}\n'])).toEqual(['{"a":1}']);
     expect(read(['data: {"a":1}'])).toEqual(['{"a":1}']);
     expect(read([': only a comment'])).toEqual([]);
   });
 
-  it('gives an event as soon as its blank line is there', () => {
+  it('The parser returns an event as soon as its blank line has arrived', () => {
     const events: string[] = [];
     const parser = createSseParser((data) => events.push(data), 100);
     parser.push(Buffer.from('data: a\r\n\r'));
@@ -52,7 +52,7 @@ describe('the event stream parser', () => {
     expect(events).toEqual(['a', 'b']);
   });
 
-  it('refuses an event past its limit, in one line or in many', () => {
+  it('The parser refuses an event above its limit, in one line or in many', () => {
     expect(() => read([`data: ${'x'.repeat(200)}`], 100)).toThrow(SseOverflow);
     expect(() =>
       read(
@@ -68,7 +68,7 @@ describe('the event stream parser', () => {
     ).toHaveLength(30);
   });
 
-  it('reads the same however the bytes are cut', () => {
+  it('The parser gives the same result however the bytes are split', () => {
     const value = fc.string({ unit: fc.constantFrom('a', ' ', ':', 'ü', '€', '😀', '{', '\uFEFF'), maxLength: 12 });
     const newline = fc.constantFrom('\n', '\r', '\r\n');
     const field = fc.oneof(
@@ -93,7 +93,7 @@ describe('the event stream parser', () => {
   });
 });
 
-/** The whole text at once: split into lines, then into events. */
+/** Reference implementation: splits the whole text into lines, then into events. */
 function reference(text: string): string[] {
   const lines = text.replace(/^\uFEFF/, '').split(/\r\n|\r|\n/);
   const events: string[] = [];
@@ -116,19 +116,19 @@ describe('an event as a frame', () => {
       '{"id":1.0,"type":"response.created"}',
     ],
     [
-      'keeps a type that says otherwise',
+      'keeps its own type',
       '{ "a": 1, "type": "response.done" }',
       'response.completed',
       '{ "a": 1, "type": "response.done" }',
     ],
-    ['takes no type from a name that is none of the API', '{"id":1}', 'message', '{"id":1}'],
-    ['leaves what is no object as it is', '"x"', 'error', '"x"'],
-    ['is none at the end mark', '[DONE]', '', null],
-  ])('%s', (_what, data, name, frame) => {
+    ['takes no type from a name unknown to the API', '{"id":1}', 'message', '{"id":1}'],
+    ['stays unchanged when it is no object', '"x"', 'error', '"x"'],
+    ['does not exist for the end mark', '[DONE]', '', null],
+  ])('An event as a frame %s', (_what, data, name, frame) => {
     expect(frameOfEvent(data, name)).toBe(frame);
   });
 
-  it('gets the name of its own lines only', () => {
+  it('An event has only the name of its own lines', () => {
     const seen: [string, string][] = [];
     const parser = createSseParser((data, name) => seen.push([data, name]), 1_000);
     parser.push(Buffer.from('event: response.a\n\nevent:error\rdata: 1\r\rdata: 2\n\n'));
@@ -151,12 +151,12 @@ describe('a WebSocket message', () => {
     ['may begin with a byte order mark', `\uFEFF${one}`, [one]],
     ['may hold a JSON text on each line', `${one}\n{"type":"b"}\r\n{}\n`, [one, '{"type":"b"}', '{}']],
     [
-      'may be the text of events',
+      'may be an event stream',
       `event: response.x\ndata: {"n":1}\n\n: c\n\ndata: ${one}\n\ndata: [DONE]\n\n`,
       ['{"n":1,"type":"response.x"}', one],
     ],
-    ['that is nothing of that kind stays as it is', '[DONE]', ['[DONE]']],
-  ])('%s', (_what, message, frames) => {
+    ['of any other form stays unchanged', '[DONE]', ['[DONE]']],
+  ])('A WebSocket message %s', (_what, message, frames) => {
     expect(framesOfMessage(message)).toEqual(frames);
   });
 });

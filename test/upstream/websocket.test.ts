@@ -28,7 +28,7 @@ const opened = (result: DialResult): UpstreamConnection => {
 };
 
 describe('dialling a WebSocket', () => {
-  it('goes to the responses path with the given headers, uncompressed, and shows the answer’s headers', async () => {
+  it('A dial goes to the responses path with the given headers, uncompressed, and returns the answer’s headers', async () => {
     let asked: { url?: string; headers: Record<string, unknown> } | null = null;
     const { url } = await provider({
       handshake: ['x-codex-turn-state: ts-1', 'X-Request-Id: req_1'],
@@ -46,18 +46,21 @@ describe('dialling a WebSocket', () => {
     expect(others.sort()).toEqual(['connection', 'host', 'sec-websocket-key', 'sec-websocket-version', 'upgrade']);
   });
 
-  it.each([400, 401, 403, 404, 426, 429, 500, 503, 200, 302])('hands over a refusal with %i whole', async (status) => {
-    const body = JSON.stringify({ error: { message: 'no', pad: 'x'.repeat(100_000) } });
-    const { url } = await provider({
-      upgrade(_request, socket) {
-        socket.write(`HTTP/1.1 ${status} Refused\r\nRetry-After: 2\r\nLocation: http://127.0.0.1:1/\r\n`);
-        socket.end(`Content-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`);
-      },
-    });
-    const result = await transport().dial(dialTo(url));
-    expect(result).toMatchObject({ kind: 'refused', answer: { status, headers: { 'retry-after': '2' } } });
-    if (result.kind === 'refused') expect(result.answer.body.toString()).toBe(body);
-  });
+  it.each([400, 401, 403, 404, 426, 429, 500, 503, 200, 302])(
+    'A dial returns a refusal with %i whole',
+    async (status) => {
+      const body = JSON.stringify({ error: { message: 'no', pad: 'x'.repeat(100_000) } });
+      const { url } = await provider({
+        upgrade(_request, socket) {
+          socket.write(`HTTP/1.1 ${status} Refused\r\nRetry-After: 2\r\nLocation: http://127.0.0.1:1/\r\n`);
+          socket.end(`Content-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`);
+        },
+      });
+      const result = await transport().dial(dialTo(url));
+      expect(result).toMatchObject({ kind: 'refused', answer: { status, headers: { 'retry-after': '2' } } });
+      if (result.kind === 'refused') expect(result.answer.body.toString()).toBe(body);
+    },
+  );
 
   it.each([
     ['gzip', gzipSync],
@@ -65,7 +68,7 @@ describe('dialling a WebSocket', () => {
     ['deflate', deflateRawSync],
     ['br', brotliCompressSync],
     ['zstd', zstdCompressSync],
-  ] as const)('unpacks a refusal in %s', async (coding, pack) => {
+  ] as const)('A dial unpacks a refusal in %s', async (coding, pack) => {
     const body = pack(Buffer.from('{"error":{"message":"no"}}'));
     const { url } = await provider({
       upgrade(_request, socket) {
@@ -80,7 +83,7 @@ describe('dialling a WebSocket', () => {
     expect(result.answer.headers).not.toHaveProperty('content-length');
   });
 
-  it('names the cause of a failure and the host, and nothing else of the address', async () => {
+  it('A dial names the cause of a failure and the host, and nothing else of the address', async () => {
     const gone = await startTcp(() => {});
     await gone.close();
     const { port } = new URL(gone.url);
@@ -93,7 +96,7 @@ describe('dialling a WebSocket', () => {
     expect(unknown).toMatchObject({ unreachable: { text: expect.stringMatching(/^E\w+ at no-such-host\.invalid$/) } });
   });
 
-  it('stops reading a refusal that does not end', async () => {
+  it('A dial stops reading a refusal that does not end', async () => {
     const { url, deserted } = await provider({
       upgrade(_request, socket) {
         socket.write('HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n');
@@ -113,7 +116,7 @@ describe('dialling a WebSocket', () => {
     await deserted();
   });
 
-  it.each(['destroy', 'resetAndDestroy'] as const)('keeps the status of a refusal cut by %s', async (cut) => {
+  it.each(['destroy', 'resetAndDestroy'] as const)('A dial keeps the status of a refusal cut by %s', async (cut) => {
     const { url } = await provider({
       async upgrade(_request, socket) {
         socket.write('HTTP/1.1 401 Unauthorized\r\nContent-Length: 100\r\n\r\n{"err');
@@ -128,7 +131,7 @@ describe('dialling a WebSocket', () => {
     expect(result.answer.headers).not.toHaveProperty('content-length');
   });
 
-  it('fails on a reset, on a refused connection and on an address that is none', async () => {
+  it('A dial fails on a reset, on a refused connection and on an invalid address', async () => {
     const reset = await startTcp((socket) => socket.on('data', () => socket.resetAndDestroy()));
     cleanup.push(() => reset.close());
     const gone = await startTcp(() => {});
@@ -141,7 +144,7 @@ describe('dialling a WebSocket', () => {
     }
   });
 
-  it('fails in time when the peer dribbles its answer', async () => {
+  it('A dial times out when the peer sends its answer byte by byte', async () => {
     const peer = await startTcp((socket) => {
       const timer = setInterval(() => socket.write('x'), 20);
       socket.write('HTTP/1.1 101 Switching Protocols\r\nX-Slow: ');
@@ -153,7 +156,7 @@ describe('dialling a WebSocket', () => {
     await peer.deserted();
   });
 
-  it('fails when the handshake does not verify', async () => {
+  it('A dial fails when the handshake does not verify', async () => {
     const { url } = await provider({
       upgrade(_request, socket) {
         socket.write('HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n');
@@ -184,7 +187,7 @@ describe('an open WebSocket', () => {
     return { connection, peer: await arrived };
   };
 
-  it('keeps frames that came before anyone listened, in order', async () => {
+  it('A WebSocket keeps frames that arrived before a reader attached, in order', async () => {
     const { connection } = await pair({}, (peer) => {
       for (let i = 0; i < 50; i += 1) peer.send(String(i));
     });
@@ -194,7 +197,7 @@ describe('an open WebSocket', () => {
     expect(seen.frames).toEqual(Array.from({ length: 50 }, (_, i) => String(i)));
   });
 
-  it('tells the end once, after the last frame, even when both came before anyone listened', async () => {
+  it('A WebSocket reports its end once, after the last frame, even when both arrived before a reader attached', async () => {
     const { connection, peer } = await pair({}, (peer) => {
       peer.send('a');
       peer.send('b');
@@ -210,7 +213,7 @@ describe('an open WebSocket', () => {
     expect(connection.send('{}')).toBe(false);
   });
 
-  it('hands over frames unchanged in both directions', async () => {
+  it('A WebSocket passes frames on unchanged in both directions', async () => {
     const { connection, peer } = await pair();
     const seen = record(connection);
     const text = `{"a":"${'ü€😀\\u0000'.repeat(50_000)}"}`;
@@ -222,7 +225,7 @@ describe('an open WebSocket', () => {
     expect(seen.frames[0]).toBe(text);
   });
 
-  it('sends a long frame whole and in its turn, in fragments that cut no character in two', async () => {
+  it('A WebSocket sends a long frame whole and in order, in fragments that split no character', async () => {
     const { connection, peer } = await pair();
     const long = ['😀', 'a😀', 'ü'].map((text) => text.repeat(1_500_000));
     const frames = ['{"before":1}', long[0]!, '{"between":1}', long[1]!, long[2]!, '{"after":1}'];
@@ -239,7 +242,7 @@ describe('an open WebSocket', () => {
     await pinged;
   });
 
-  it('gives a long frame up when it is closed amid it', async () => {
+  it('A WebSocket abandons a long frame when it is closed in the middle of it', async () => {
     const { connection, peer } = await pair();
     const seen = record(connection);
     const received: unknown[] = [];
@@ -251,7 +254,7 @@ describe('an open WebSocket', () => {
     expect(received).toEqual([]);
   });
 
-  it('gives no frame while paused, though many are already read, and all of them afterwards', async () => {
+  it('A paused WebSocket passes no frame on, though many are already read, and all of them afterwards', async () => {
     const { connection, peer } = await pair();
     const seen = record(connection, {
       onFrame: (text) => {
@@ -272,7 +275,7 @@ describe('an open WebSocket', () => {
     expect((await seen.ended).code).toBe(1000);
   });
 
-  it('stops the sender while paused', async () => {
+  it('A paused WebSocket stops the sender', async () => {
     const { connection, peer } = await pair();
     const seen = record(connection);
     connection.pause();
@@ -282,13 +285,13 @@ describe('an open WebSocket', () => {
     await seen.count(512);
   });
 
-  it('stops the sender while nobody listens', async () => {
+  it('A WebSocket without a reader stops the sender', async () => {
     const { connection, peer } = await pair();
     await flood(peer);
     await record(connection).count(512);
   });
 
-  /** Sends 32 MiB; most of it must stay with the sender. */
+  /** Sends 32 MiB, most of which must stay with the sender. */
   const flood = async (peer: WebSocket) => {
     const frame = 'x'.repeat(64 * 1024);
     for (let i = 0; i < 512; i += 1) peer.send(frame);
@@ -296,13 +299,13 @@ describe('an open WebSocket', () => {
     expect(peer.bufferedAmount).toBeGreaterThan(8 * 1024 * 1024);
   };
 
-  it('is dead when a peer that has answered pings says nothing after a frame', async () => {
+  it('A WebSocket is dead when a peer that has answered pings stays silent after a frame', async () => {
     const { connection, peer } = await pair({ pulse: { pingMs: 60_000, pongMs: 200 } });
     const seen = record(connection);
     const pinged = once(peer, 'ping');
     connection.send('{}');
     await pinged;
-    // What the peer sends now arrives behind its pong.
+    // Frames that the peer sends now arrive after its pong.
     peer.send('{}');
     await seen.count(1);
     peer.pause();
@@ -310,7 +313,7 @@ describe('an open WebSocket', () => {
     expect(await seen.ended).toEqual({ code: 1006, reason: 'no sign of life' });
   });
 
-  it('answers pings', async () => {
+  it('A WebSocket answers pings', async () => {
     const { connection, peer } = await pair();
     record(connection);
     const pong = once(peer, 'pong');
@@ -318,14 +321,14 @@ describe('an open WebSocket', () => {
     expect(String((await pong)[0])).toBe('here');
   });
 
-  it('says 1006 when the peer just goes', async () => {
+  it('A WebSocket reports 1006 when the peer disconnects without a close', async () => {
     const { connection, peer } = await pair();
     const seen = record(connection);
     peer.terminate();
     expect((await seen.ended).code).toBe(1006);
   });
 
-  it('ends on a frame past its limit', async () => {
+  it('A WebSocket ends on a frame above its size limit', async () => {
     const { connection, peer } = await pair({ maxIncomingBytes: 1000 });
     const seen = record(connection);
     const told = once(peer, 'close');
@@ -337,7 +340,7 @@ describe('an open WebSocket', () => {
     expect((await told)[0]).toBe(1009);
   });
 
-  it('closes with a close frame, once, and gives no more frames', async () => {
+  it('A WebSocket closes with a close frame, once, and passes no more frames on', async () => {
     const { connection, peer } = await pair();
     const seen = record(connection);
     const told = once(peer, 'close');
@@ -352,7 +355,7 @@ describe('an open WebSocket', () => {
     expect(seen.log).toEqual(['closed']);
   });
 
-  it('closes while paused, and with a code or a reason that cannot be sent', async () => {
+  it('A WebSocket closes while paused, and with a code or reason that cannot be sent', async () => {
     for (const [code, reason, sent] of [
       [1006, 'ü'.repeat(300), 1000],
       [4000, '', 4000],
@@ -367,7 +370,7 @@ describe('an open WebSocket', () => {
     }
   });
 
-  it('is destroyed when the peer does not answer the close frame', async () => {
+  it('A WebSocket is destroyed when the peer does not answer the close frame', async () => {
     const { connection, peer } = await pair({ closeTimeoutMs: 50 });
     const seen = record(connection);
     peer.pause();
@@ -375,7 +378,7 @@ describe('an open WebSocket', () => {
     expect((await seen.ended).code).toBe(1006);
   });
 
-  it('may be closed after the peer closed it', async () => {
+  it('A WebSocket may be closed after the peer closed it', async () => {
     const { connection, peer } = await pair();
     const seen = record(connection);
     peer.close(1000);
@@ -386,7 +389,7 @@ describe('an open WebSocket', () => {
 });
 
 describe('shutting down', () => {
-  it('ends what is open and what is being opened, and opens nothing more', async () => {
+  it('A shutdown ends open connections and pending dials, and no new ones can be opened', async () => {
     const silent = await startTcp(() => {});
     cleanup.push(() => silent.close());
     const { url, deserted } = await provider({ websocket: (peer) => peer.on('error', () => {}) });

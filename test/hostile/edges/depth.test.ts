@@ -14,7 +14,7 @@ const post = (url: string, body: object) =>
     body: JSON.stringify(body),
   });
 
-/** What an upstream may say too deeply, by the place in which it stands. */
+/** Frames of the upstream that can be nested too deeply, by the place of the nesting. */
 const frames: [string, (deep: string) => string][] = [
   ['an error', (deep) => `{"type":"error","status":400,"error":{"message":"no","code":"x","details":${deep}}}`],
   ['an item', (deep) => `{"type":"response.output_item.done","output_index":0,"item":{"type":"message","x":${deep}}}`],
@@ -23,11 +23,11 @@ const frames: [string, (deep: string) => string][] = [
     (deep) => `{"type":"response.completed","response":{"id":"r","status":"completed","output":[${deep}]}}`,
   ],
   ['telemetry', (deep) => `{"type":"codex.rate_limits","x":${deep}}`],
-  ['an event of no known kind', (deep) => `{"type":"response.later","x":${deep}}`],
+  ['an event of unknown type', (deep) => `{"type":"response.later","x":${deep}}`],
 ];
 
-describe.each(['websocket', 'http'] as const)('over %s', (transport) => {
-  it.each(frames)('%s that is nested beyond any bound ends its turn, and nothing else', async (_, frame) => {
+describe.each(['websocket', 'http'] as const)('nesting over %s', (transport) => {
+  it.each(frames)('Beyond the nesting limit %s ends its own turn and nothing else', async (_, frame) => {
     await using at = await scripted({
       env: { HOLDFAST_UPSTREAM_TRANSPORT: transport },
       turn(turn) {
@@ -45,8 +45,8 @@ describe.each(['websocket', 'http'] as const)('over %s', (transport) => {
   });
 });
 
-describe('by construction', () => {
-  it('a value from outside never nests deeper than can be written again', () => {
+describe('nesting limits', () => {
+  it('A parsed value never nests deeper than JSON.stringify can write', () => {
     expect(() => parseBounded(nested(401))).toThrow(SyntaxError);
     expect(parseBounded(nested(400))).toBeInstanceOf(Array);
     expect(nestsDeeperThan(nested(401), 400)).toBe(true);
@@ -55,14 +55,14 @@ describe('by construction', () => {
     expect(nestsDeeperThan(`"${nested(500)}"`, 400)).toBe(false);
   });
 
-  it('a frame that repeats a request of the deepest kind is taken', () => {
+  it('A frame that echoes a request of the maximum depth is accepted', () => {
     const frame = `{"type":"response.created","response":{"id":"r","tools":[{"parameters":${nested(400)}}]}}`;
     expect(parseFrame(frame).kind).toBe('created');
     const deepest = (levels: number) => parseFrame(`{"type":"response.x","x":${nested(levels - 1)}}`).kind;
     expect([deepest(MOST_FRAME_LEVELS), deepest(MOST_FRAME_LEVELS + 1)]).toEqual(['event', 'error']);
   });
 
-  it.each([9_000, 100_000])('a refusal and an answer of JSON, %i levels deep, are texts like any other', (levels) => {
+  it.each([9_000, 100_000])('A refusal and a JSON answer %i levels deep are handled as text', (levels) => {
     const body = Buffer.from(`{"error":{"message":"no","code":"c","details":${nested(levels)}}}`);
     const error = normaliseError({ status: 400, headers: {}, body });
     expect(() => JSON.stringify(error.raw)).not.toThrow();

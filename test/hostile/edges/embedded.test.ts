@@ -13,7 +13,7 @@ beforeEach(async () => {
 afterEach(() => rm(home, { recursive: true, force: true }));
 const modeOf = async (path: string) => (await stat(path)).mode & 0o777;
 
-it('the database’s programs get nothing of the environment but what they need', () => {
+it('The database’s programs receive only the environment variables that they need', () => {
   const env = {
     PATH: '/bin',
     LC_NUMERIC: 'de_DE',
@@ -27,8 +27,8 @@ it('the database’s programs get nothing of the environment but what they need'
   expect(plainEnvironment(env)).toEqual({ PATH: '/bin', LC_NUMERIC: 'de_DE', LC_ALL: 'C', TZ: 'UTC' });
 });
 
-describe.skipIf(process.platform === 'win32')('what another user may write', () => {
-  it('is repaired where it is ours', async () => {
+describe.skipIf(process.platform === 'win32')('directories that another user may write to', () => {
+  it('A writable directory is repaired when this user owns it', async () => {
     const file = join(home, 'postgres');
     await writeFile(file, '');
     await chmod(file, 0o777);
@@ -36,7 +36,7 @@ describe.skipIf(process.platform === 'win32')('what another user may write', () 
     expect(await modeOf(file)).toBe(0o755);
   });
 
-  it('is refused on the way there, unless entries are protected by the sticky bit', async () => {
+  it('A writable parent directory is refused, unless the sticky bit protects its entries', async () => {
     const shared = join(home, 'shared');
     await mkdir(join(shared, 'data'), { recursive: true, mode: 0o700 });
     await chmod(shared, 0o777);
@@ -46,7 +46,7 @@ describe.skipIf(process.platform === 'win32')('what another user may write', () 
     await requireSafe(join(shared, 'data'));
   });
 
-  it.skipIf(process.getuid?.() !== 0)('is refused where it is another user’s, links followed', async () => {
+  it.skipIf(process.getuid?.() !== 0)('A directory of another user is refused, also behind a link', async () => {
     const foreign = join(home, 'foreign');
     await mkdir(foreign);
     await writeFile(join(foreign, 'postgres'), '');
@@ -55,12 +55,12 @@ describe.skipIf(process.platform === 'win32')('what another user may write', () 
     await expect(requireSafe(join(home, 'link', 'postgres'))).rejects.toThrow(/foreign belongs to user 12345/);
     await chown(foreign, 0, 12_345);
     await chmod(foreign, 0o775);
-    // A group that root gave a directory to was meant to have it.
+    // Root owns the directory and gave it to a group, so group write access is intended.
     await requireSafe(join(foreign, 'postgres'));
   });
 });
 
-it('the generated admin token is made once, and is its owner’s alone', async () => {
+it('The generated admin token is created once, and is readable only by its owner', async () => {
   const first = await loadOrCreateAdminToken(home);
   const second = await loadOrCreateAdminToken(home);
   expect([first.fresh, second.fresh]).toEqual([true, false]);

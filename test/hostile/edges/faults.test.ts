@@ -8,7 +8,7 @@ import { createUpstreamTransport } from '../../../src/upstream/transport.ts';
 import { dialTo, startProvider } from '../../upstream/servers.ts';
 import { raw } from './raw.ts';
 
-/** Faults that are reported while it is used. */
+/** Collects the faults that are reported while it is used. */
 function watched() {
   const seen: { message: string; source: string; suppressed: number }[] = [];
   const waiting: (() => void)[] = [];
@@ -26,7 +26,7 @@ const fail = (message: string) => () => {
   throw new Error(message);
 };
 
-it('a listener that throws fails what it is about, once, and the emitter goes on', () => {
+it('A listener that throws fails its own subject, once, and the emitter continues', () => {
   using faults = watched();
   const emitter = new EventEmitter();
   const ended = vi.fn(fail('ending failed too'));
@@ -36,13 +36,13 @@ it('a listener that throws fails what it is about, once, and the emitter goes on
   expect(faults.seen.map(({ message }) => message)).toEqual(['listener', 'ending failed too']);
 });
 
-it('a fault that repeats fills no log', () => {
+it('A repeated fault does not flood the log', () => {
   using faults = watched();
   for (let count = 0; count < 1_000; count += 1) reportFault(new Error('again'), 'supervisor');
   expect(faults.seen).toHaveLength(5);
 });
 
-it('a timer that throws leaves the process', async () => {
+it('A timer that throws does not end the process', async () => {
   using faults = watched();
   systemClock.after(1, fail('timer'));
   const keep = setInterval(() => {}, 1_000);
@@ -51,7 +51,7 @@ it('a timer that throws leaves the process', async () => {
   expect(faults.seen).toMatchObject([{ message: 'timer', source: 'timer' }]);
 });
 
-it('a reader of frames that throws loses its own connection and no other', async () => {
+it('A frame reader that throws loses its own connection and no other', async () => {
   using faults = watched();
   const provider = await startProvider({
     websocket: (socket) => void socket.on('message', () => socket.send('{"type":"x"}')),
@@ -74,7 +74,7 @@ it('a reader of frames that throws loses its own connection and no other', async
   await provider.close();
 });
 
-it('a server that cannot accept, and an app and an upgrade that throw, leave the process', async () => {
+it('A server that cannot accept, and an app or upgrade handler that throws, do not end the process', async () => {
   using faults = watched();
   const server = await listen(fail('app'), { host: '127.0.0.1', port: 0 }, fail('upgrade'));
   server.server.emit('error', new Error('EMFILE'));
@@ -85,7 +85,7 @@ it('a server that cannot accept, and an app and an upgrade that throw, leave the
   await server.close(0);
 });
 
-it('a slow sender gets 408 in the envelope', async () => {
+it('A slow sender gets 408 in the error envelope', async () => {
   const options = { headersTimeout: 50, requestTimeout: 100, connectionsCheckingInterval: 20 };
   const server = await listen(() => {}, { host: '127.0.0.1', port: 0 }, undefined, options);
   const { over } = raw(server.url, 'GET / HTTP/1.1\r\nHost: ');

@@ -27,8 +27,8 @@ const turn = (url: string, headers: Record<string, string>) =>
     body: '{"model":"m","input":"x"}',
   });
 
-describe('the Host of a request', () => {
-  it('is a known name on every path, or nothing is spent and nothing shown', async () => {
+describe('Host header', () => {
+  it('An unknown Host is refused on every path, before anything is spent or shown', async () => {
     const url = await start(shared);
     expect((await turn(url, { host: 'evil.example' })).statusCode).toBe(403);
     expect((await turn(url, { host: 'localhost:1' })).statusCode).toBe(200);
@@ -44,7 +44,7 @@ describe('the Host of a request', () => {
     });
   });
 
-  it('is there once, well-formed, and the same in a target that is a whole URL', async () => {
+  it('A Host header must occur once, be well-formed, and match an absolute request target', async () => {
     const url = await start();
     const ask = (target: string, headers: string) => answerTo(url, `GET ${target} HTTP/1.1\r\n${headers}\r\n`);
     expect((await ask('/v1/models', 'Host: localhost\r\nHost: localhost\r\n')).code).toBe('bridge_malformed_request');
@@ -56,7 +56,7 @@ describe('the Host of a request', () => {
     );
   });
 
-  it('may be any address for probes, or missing where HTTP is too old for it, but no foreign name', async () => {
+  it('Probes accept any IP address as Host, and HTTP/1.0 without one, but no unknown name', async () => {
     const url = await start();
     for (const path of ['/health', '/ready']) {
       for (const host of ['10.42.0.7:8787', '[fd00::7]:8787'])
@@ -70,7 +70,7 @@ describe('the Host of a request', () => {
   });
 });
 
-describe('the known names', () => {
+describe('known host names', () => {
   const admits = (env: Record<string, string>, host: string, addresses: string[] = ['10.0.0.4', 'fd00::4']) => {
     const { server } = readConfig({ HOLDFAST_API_KEYS: 't:k', HOLDFAST_UPSTREAM_KEY: 'k', ...env });
     try {
@@ -82,7 +82,7 @@ describe('the known names', () => {
     }
   };
 
-  it('of a bridge on loopback are those of loopback and the listed ones', () => {
+  it('A bridge on loopback accepts loopback names and the configured ones', () => {
     for (const host of [
       'localhost',
       'LOCALHOST:80',
@@ -110,7 +110,7 @@ describe('the known names', () => {
     expect(admits({ HOLDFAST_PUBLIC_HOSTS: '*' }, 'evil.example')).toBe(true);
   });
 
-  it('of an open bridge are any, as its paths ask for a key, until names are listed', () => {
+  it('An open bridge accepts any Host, because its paths need a key, until names are configured', () => {
     expect(admits({ HOST: '0.0.0.0' }, 'holdfast.default.svc.cluster.local')).toBe(true);
     const listed = { HOST: '0.0.0.0', HOLDFAST_PUBLIC_HOSTS: 'bridge.example' };
     for (const host of ['bridge.example', '10.0.0.4:8787', '[fd00::4]', 'localhost'])
@@ -119,8 +119,8 @@ describe('the known names', () => {
   });
 });
 
-describe('the Origin of a request', () => {
-  it('is no foreign page', async () => {
+describe('Origin header', () => {
+  it('A request from another origin is refused on every path', async () => {
     const url = await start(shared);
     for (const origin of ['https://evil.example', 'null', 'http://localhost:1']) {
       const answer = await turn(url, { origin });
@@ -133,7 +133,7 @@ describe('the Origin of a request', () => {
     expect(at!.simulator.journal.of('create')).toHaveLength(1);
   });
 
-  it('is a listed page, which may ask beforehand, and read what it needs', async () => {
+  it('A configured origin passes the preflight and may read the answer, but not the operators’ paths', async () => {
     const url = await start({ ...shared, HOLDFAST_CORS_ORIGINS: 'https://app.example' });
     const origin = 'https://app.example';
     const preflight = await request(`${url}/v1/responses`, {
@@ -162,14 +162,14 @@ describe('the Origin of a request', () => {
   });
 });
 
-describe('who may look inside', () => {
+describe('operator access', () => {
   const statusOf = async (url: string, headers: Record<string, string> = {}) =>
     (await request(`${url}/admin/sessions`, { headers })).statusCode;
 
   it.each([
     ['a shared key', shared],
     ['API keys', { ...shared, HOLDFAST_API_KEYS: 'acme:hk-1' }],
-  ])('with %s: the holder of the generated admin token, the same at every worker', async (_, env) => {
+  ])('With %s, operators need the generated admin token, which is the same for every worker', async (_, env) => {
     const url = await start(env);
     const { adminToken } = at!.bridge;
     expect(adminToken).toMatchObject({ given: false });
@@ -186,7 +186,7 @@ describe('who may look inside', () => {
     expect(JSON.stringify(await (await fetch(`${at!.url}/v1/nothing`)).json())).not.toContain(adminToken!.token);
   });
 
-  it('without keys: whatever comes from this machine, and through no proxy', async () => {
+  it('Without keys, operators are accepted from this machine without a token, but not through a proxy', async () => {
     const url = await start();
     expect(at!.bridge.adminToken).toBeNull();
     expect(await statusOf(url)).toBe(200);
@@ -203,7 +203,7 @@ describe('who may look inside', () => {
     expect((await answerTo(url, 'GET /admin/sessions HTTP/1.0\r\nHost: localhost\r\n\r\n')).status).toBe(401);
   });
 
-  it('never another machine, by whatever name', () => {
+  it('Without an admin token, another machine is refused whatever Host it sends', () => {
     const allow = createOperatorAccess(null);
     const from = (remoteAddress: string) => () => allow({ headers: { host: 'localhost' }, socket: { remoteAddress } });
     expect(from('127.0.0.1')).not.toThrow();
@@ -211,11 +211,11 @@ describe('who may look inside', () => {
   });
 });
 
-describe('within an outer app', () => {
+describe('bridge within an outer app', () => {
   let server: Server | null = null;
   afterEach(() => server?.close());
 
-  it('the bridge’s own paths have the rule, and the outer app’s have none of it', async () => {
+  it('The bridge’s host and origin rules apply to its own paths and not to those of the outer app', async () => {
     await start();
     const app = express();
     app.use('/ai', at!.bridge.router);
@@ -232,7 +232,7 @@ describe('within an outer app', () => {
     expect((await request(`${url}/ai/health`)).statusCode).toBe(200);
   });
 
-  it('every path that the bridge has is among its own', async () => {
+  it('Every route of the bridge is in ownPaths', async () => {
     await start();
     interface Layer {
       route?: { path: string };

@@ -6,7 +6,7 @@ import { freshDatabase } from '../../support/database.ts';
 import { freePort } from '../../support/worker-process.ts';
 
 const CLI = join(import.meta.dirname, '..', '..', '..', 'src', 'cli.ts');
-/** Throws outside every guard when it is asked to. */
+/** Throws outside every guard when it is triggered. */
 const planted = (what: string) =>
   `data:text/javascript,${encodeURIComponent(`process.on('SIGUSR2', () => { ${what} })`)}`;
 
@@ -53,22 +53,25 @@ async function serve(what: string, env: Record<string, string> = {}) {
 it.each([
   ['an exception', `setImmediate(() => { throw new Error('planted'); })`],
   ['a rejection', `Promise.reject(new Error('planted'))`],
-])('%s that no guard took drains the worker, which ends with 1 and one line that says what to do', async (_, what) => {
-  const { child, gone, text } = await serve(what);
-  child.kill('SIGUSR2');
-  expect(await gone).toBe(1);
-  const lines = text()
-    .split('\n')
-    .filter((line) => line.startsWith('{'))
-    .map((line) => JSON.parse(line) as { level: number; msg: string; err?: { message: string } });
-  const fatal = lines.filter(({ level }) => level === 60);
-  expect(fatal).toHaveLength(1);
-  expect(fatal[0]).toMatchObject({ err: { message: 'planted' }, msg: expect.stringContaining('report it') });
-  // It left in order: the store knows that it is gone.
-  expect(lines.at(-1)!.msg).toBe('stopped');
-});
+])(
+  'After %s that escapes every guard the worker drains, exits with 1 and logs one line with advice',
+  async (_, what) => {
+    const { child, gone, text } = await serve(what);
+    child.kill('SIGUSR2');
+    expect(await gone).toBe(1);
+    const lines = text()
+      .split('\n')
+      .filter((line) => line.startsWith('{'))
+      .map((line) => JSON.parse(line) as { level: number; msg: string; err?: { message: string } });
+    const fatal = lines.filter(({ level }) => level === 60);
+    expect(fatal).toHaveLength(1);
+    expect(fatal[0]).toMatchObject({ err: { message: 'planted' }, msg: expect.stringContaining('report it') });
+    // It shut down in order: its departure is stored.
+    expect(lines.at(-1)!.msg).toBe('stopped');
+  },
+);
 
-it('the generated admin token is in the banner, once, and never in the log', async () => {
+it('The generated admin token is printed in the banner, once, and never logged', async () => {
   const { child, gone, text } = await serve('', { HOLDFAST_UPSTREAM_KEY: 'sk-operators' });
   const token = /^Admin token \(.*\): (\S+)$/m.exec(text())![1]!;
   const { url } = /ready at (?<url>\S+)/.exec(text())!.groups as { url: string };
@@ -80,7 +83,7 @@ it('the generated admin token is in the banner, once, and never in the log', asy
   expect(text()).not.toContain('sk-operators');
 });
 
-it('as a library, the bridge listens for nothing of the process', async () => {
+it('The bridge as a library installs no listeners on the process', async () => {
   const events = ['uncaughtException', 'unhandledRejection', 'SIGTERM', 'SIGINT'];
   const before = events.map((event) => process.listenerCount(event));
   await using at = await testBridge();

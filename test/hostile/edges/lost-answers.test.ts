@@ -6,7 +6,7 @@ import { type TestBridge, testBridge } from '../../../src/testing/index.ts';
 import { startOwner } from '../../forward/support.ts';
 
 const MANY = 20;
-/** More than every buffer on the way holds, and than one request may have. */
+/** More than all buffers on the path hold, and more than the limit of a request. */
 const big = Buffer.alloc(34 * 1024 * 1024, 'x');
 
 let at: TestBridge;
@@ -24,10 +24,10 @@ const refusals: [string, () => string, string, Record<string, string>, number][]
   ['an unknown path', () => at.url, '/v1/uploads', json, 404],
   ['a method of another path', () => at.url, '/v1/models', json, 405],
   ['another media type', () => at.url, '/v1/responses', { 'content-type': 'text/plain' }, 415],
-  ['a foreign page', () => at.url, '/v1/responses', { ...json, origin: 'https://evil.example' }, 403],
+  ['a page of another origin', () => at.url, '/v1/responses', { ...json, origin: 'https://evil.example' }, 403],
 ];
 
-/** Sends all of a body, and only then reads, as many simple clients do. */
+/** Sends a whole body before it reads, as many simple clients do. */
 async function writesThenReads(url: string, path: string, headers: Record<string, string>): Promise<number> {
   const { port } = new URL(url);
   const socket = connect(Number(port), '127.0.0.1');
@@ -69,9 +69,9 @@ const clients: [string, (url: string, path: string, headers: Record<string, stri
 
 describe.each(refusals)('a refusal before the body was read: %s', (_, url, path, headers, status) => {
   it.each(clients)(
-    'reaches %s',
+    'A refusal before the body was read is received by %s',
     async (_name, send) => {
-      // All of them for the one that was seen to fail, a few for its kind.
+      // The 413 was once lost, so it is repeated many times; the other refusals a few times.
       const times = status === 413 ? MANY : 3;
       const statuses: number[] = [];
       for (let count = 0; count < times; count += 1) statuses.push(await send(url(), path, headers));
@@ -81,7 +81,7 @@ describe.each(refusals)('a refusal before the body was read: %s', (_, url, path,
   );
 });
 
-it('reaches a peer whose hop is refused, too', async () => {
+it('A refused hop is received by the peer that sent it', async () => {
   const owner = await startOwner();
   const statuses: number[] = [];
   for (let count = 0; count < 5; count += 1)
@@ -93,7 +93,7 @@ it('reaches a peer whose hop is refused, too', async () => {
   for (const status of statuses) expect([403, 404]).toContain(status);
 }, 60_000);
 
-it('a connection whose sender never ends is not kept beyond the bound', async () => {
+it('A connection whose sender never finishes is closed at the time limit', async () => {
   const { port } = new URL(at.url);
   const socket = connect(Number(port), '127.0.0.1');
   socket.on('error', () => {});

@@ -1,9 +1,9 @@
 import { connect, type Socket } from 'node:net';
 
-/** One connection that writes bytes as they are. */
+/** A connection that writes raw bytes. */
 export interface Raw {
   readonly socket: Socket;
-  /** Everything that has come so far. */
+  /** Returns everything received so far. */
   text(): string;
   /** Resolves when the other side has ended the connection. */
   readonly over: Promise<string>;
@@ -22,7 +22,7 @@ export function raw(url: string, bytes: string | Buffer): Raw {
   return { socket, text, over };
 }
 
-/** The first answer to some bytes: its status, and its body where that is JSON. */
+/** Returns the first answer to some bytes: its status, and its body if that is JSON. */
 export async function answerTo(url: string, bytes: string | Buffer): Promise<{ status: number; code: string | null }> {
   const { socket, text, over } = raw(url, bytes);
   const whole = new Promise<string>((resolve) => {

@@ -30,23 +30,29 @@ const targets = [
   '//inspect/socket',
 ];
 
-describe('no target of a request ends the process', () => {
-  // With a query, well-formed or not, the inspector's own path is an upgrade like any other.
-  it.each(targets.filter((target) => target !== '/inspect/socket?%'))('as an upgrade: %s', async (target) => {
-    const { status, code } = await answerTo(at.url, `GET ${target} HTTP/1.1\r\n${host}${upgrade}\r\n`);
-    expect(status).toBeGreaterThanOrEqual(400);
-    expect(code).not.toBeNull();
-    expect(code).not.toBe('bridge_internal');
-    await alive();
-  });
+describe('malformed request targets', () => {
+  // With a query, well-formed or not, the inspector's own path is a valid upgrade.
+  it.each(targets.filter((target) => target !== '/inspect/socket?%'))(
+    'A malformed target of an upgrade gets an error and the process continues: %s',
+    async (target) => {
+      const { status, code } = await answerTo(at.url, `GET ${target} HTTP/1.1\r\n${host}${upgrade}\r\n`);
+      expect(status).toBeGreaterThanOrEqual(400);
+      expect(code).not.toBeNull();
+      expect(code).not.toBe('bridge_internal');
+      await alive();
+    },
+  );
 
-  it.each(targets)('as a plain request: %s', async (target) => {
-    const { status, code } = await answerTo(at.url, `GET ${target} HTTP/1.1\r\n${host}\r\n`);
-    expect(status).toBeGreaterThanOrEqual(400);
-    expect(code).not.toBeNull();
-    expect(code).not.toBe('bridge_internal');
-    await alive();
-  });
+  it.each(targets)(
+    'A malformed target of a plain request gets an error and the process continues: %s',
+    async (target) => {
+      const { status, code } = await answerTo(at.url, `GET ${target} HTTP/1.1\r\n${host}\r\n`);
+      expect(status).toBeGreaterThanOrEqual(400);
+      expect(code).not.toBeNull();
+      expect(code).not.toBe('bridge_internal');
+      await alive();
+    },
+  );
 
   it.each([
     '/v1/responses/%ff',
@@ -56,13 +62,13 @@ describe('no target of a request ends the process', () => {
     '/v1/responses/%ff/cancel',
     '/v1/responses/resp%00',
     '/admin/sessions?q=%00',
-  ])('percent-encoded wrongly, it is the client’s mistake: %s', async (path) => {
+  ])('Invalid percent-encoding is reported as the client’s mistake: %s', async (path) => {
     const { status, code } = await answerTo(at.url, `GET ${path} HTTP/1.1\r\n${host}\r\n`);
     expect([status, code]).toEqual([400, 'bridge_malformed_request']);
   });
 });
 
-describe('what HTTP’s own machinery refuses is answered with the envelope', () => {
+describe('errors of the HTTP parser', () => {
   it.each([
     ['a broken request line', 'GET\r\n\r\n', 400, 'bridge_malformed_request'],
     ['a broken header', `GET / HTTP/1.1\r\n${host}a b: c\r\n\r\n`, 400, 'bridge_malformed_request'],
@@ -73,7 +79,7 @@ describe('what HTTP’s own machinery refuses is answered with the envelope', ()
       'bridge_malformed_request',
     ],
     [
-      'headers beyond the bound',
+      'headers over the limit',
       `GET / HTTP/1.1\r\n${host}a: ${'b'.repeat(40_000)}\r\n\r\n`,
       431,
       'bridge_headers_too_large',
@@ -81,24 +87,19 @@ describe('what HTTP’s own machinery refuses is answered with the envelope', ()
     ['no Host', 'GET /v1/models HTTP/1.1\r\n\r\n', 400, 'bridge_malformed_request'],
     ['no Host of a probe', 'GET /health HTTP/1.1\r\n\r\n', 400, 'bridge_malformed_request'],
     ['CONNECT', `CONNECT a:1 HTTP/1.1\r\n${host}\r\n`, 405, 'bridge_method_not_allowed'],
-    [
-      'an expectation of another kind',
-      `GET / HTTP/1.1\r\n${host}Expect: tea\r\n\r\n`,
-      417,
-      'bridge_expectation_failed',
-    ],
+    ['an unknown expectation', `GET / HTTP/1.1\r\n${host}Expect: tea\r\n\r\n`, 417, 'bridge_expectation_failed'],
     ['OPTIONS *', `OPTIONS * HTTP/1.1\r\n${host}\r\n`, 404, 'bridge_not_found'],
-  ])('%s', async (_, bytes, status, code) => {
+  ])('The HTTP parser’s refusal of %s has the error envelope', async (_, bytes, status, code) => {
     expect(await answerTo(at.url, bytes)).toEqual({ status, code });
     await alive();
   });
 
-  it('a broken piece of a body, while it is read', async () => {
+  it('An invalid chunk that arrives while a body is read is answered with the error envelope', async () => {
     const head = `POST /v1/responses HTTP/1.1\r\n${host}Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n`;
     expect(await answerTo(at.url, `${head}zz\r\n`)).toEqual({ status: 400, code: 'bridge_malformed_request' });
   });
 
-  it('a coding that is a name of every object', async () => {
+  it('A content coding named like a member of every object is answered with the error envelope', async () => {
     for (const coding of ['constructor', '__proto__', 'toString']) {
       const answer = await fetch(`${at.url}/v1/responses`, {
         method: 'POST',
@@ -110,8 +111,8 @@ describe('what HTTP’s own machinery refuses is answered with the envelope', ()
   });
 });
 
-describe('answers in its envelope what a library below it would refuse without one', () => {
-  it('a request without a Host', async () => {
+describe('errors of libraries below the bridge', () => {
+  it('A request without a Host is answered with the error envelope', async () => {
     const answer = await answerTo(at.url, 'GET /health HTTP/1.1\r\n\r\n');
     expect(answer).toEqual({ status: 400, code: 'bridge_malformed_request' });
     expect((await answerTo(at.url, 'GET /health HTTP/1.0\r\n\r\n')).status).toBe(200);
@@ -131,20 +132,23 @@ describe('answers in its envelope what a library below it would refuse without o
       400,
       'bridge_malformed_request',
     ],
-  ])('a WebSocket handshake by %s', async (_, head, status, code) => {
-    expect(await answerTo(at.url, `${head}\r\n`)).toEqual({ status, code });
-    await alive();
-  });
+  ])(
+    'A WebSocket handshake with an invalid part is answered with the error envelope: %s',
+    async (_, head, status, code) => {
+      expect(await answerTo(at.url, `${head}\r\n`)).toEqual({ status, code });
+      await alive();
+    },
+  );
 });
 
-it('passes over an offer of another protocol, and serves the request as it is', async () => {
+it('An upgrade to another protocol is ignored, and the request is served without it', async () => {
   const body = JSON.stringify({ model: 'm', input: 'x' });
   const head = `POST /v1/responses HTTP/1.1\r\n${host}Authorization: Bearer sk\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n`;
   const bytes = `${head}Content-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`;
   expect((await answerTo(at.url, bytes)).status).toBe(200);
 });
 
-describe('answers come in the order of their requests', () => {
+describe('pipelined requests', () => {
   const statuses = (text: string) => [...text.matchAll(/HTTP\/1\.1 (\d{3})/g)].map(([, status]) => Number(status));
   const body = JSON.stringify({ model: 'm', input: 'x' });
   const turn = `POST /v1/responses HTTP/1.1\r\n${host}Authorization: Bearer sk\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`;
@@ -153,18 +157,18 @@ describe('answers come in the order of their requests', () => {
     ['bytes that are no request', '\x00\x01garbage\r\n\r\n', 400],
     ['an upgrade', `GET /v1/responses HTTP/1.1\r\n${host}${upgrade}\r\n`, 426],
     ['CONNECT', `CONNECT a:1 HTTP/1.1\r\n${host}\r\n`, 405],
-    ['an expectation of another kind', `GET / HTTP/1.1\r\n${host}Expect: tea\r\nConnection: close\r\n\r\n`, 417],
+    ['an unknown expectation', `GET / HTTP/1.1\r\n${host}Expect: tea\r\nConnection: close\r\n\r\n`, 417],
     [
-      'a broken piece of a body',
+      'an invalid chunk of a body',
       `POST /v1/responses HTTP/1.1\r\n${host}Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n`,
       400,
     ],
-  ])('and a turn is not lost to what follows it: %s', async (_, bytes, status) => {
+  ])('A running turn is not lost to a pipelined request after it: %s', async (_, bytes, status) => {
     expect(statuses(await raw(at.url, turn + bytes).over)).toEqual([200, status]);
     await alive();
   });
 
-  it('and a reset while one of them is owed ends that connection alone', async () => {
+  it('A reset while an answer is pending ends only its connection', async () => {
     const { socket, over } = raw(at.url, `${turn}\x00garbage`);
     socket.once('connect', () => socket.resetAndDestroy());
     await over;
@@ -172,7 +176,7 @@ describe('answers come in the order of their requests', () => {
   });
 });
 
-it('passes a call on without a warning of the process about its listeners', async () => {
+it('Relaying API calls causes no MaxListeners warning', async () => {
   const warnings: string[] = [];
   const hear = ({ name }: Error) => warnings.push(name);
   process.on('warning', hear);
@@ -184,7 +188,7 @@ it('passes a call on without a warning of the process about its listeners', asyn
   expect(warnings).toEqual([]);
 });
 
-it('ends a connection that pipelines without measure, and no other', async () => {
+it('A connection that pipelines without limit is closed, and no other', async () => {
   const one = `GET /ready HTTP/1.1\r\n${host}\r\n`;
   const flood = raw(at.url, one.repeat(5_000));
   const text = await flood.over;
@@ -192,7 +196,7 @@ it('ends a connection that pipelines without measure, and no other', async () =>
   await alive();
 });
 
-it('survives a socket that is reset in the middle of an upgrade', async () => {
+it('A socket that is reset in the middle of an upgrade does not end the process', async () => {
   const { port } = new URL(at.url);
   for (let count = 0; count < 20; count += 1) {
     const socket = connect(Number(port), '127.0.0.1');

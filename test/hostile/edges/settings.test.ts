@@ -12,25 +12,25 @@ const problemOf = (env: Record<string, string>): string => {
   }
 };
 
-describe('a name that is no setting', () => {
+describe('unknown settings', () => {
   it.each([
     ['HOLDFAST_UPSTREAM_URI', 'HOLDFAST_UPSTREAM_URL'],
     ['HOLDFAST_API_KEY', 'HOLDFAST_API_KEYS'],
     ['HOLDFAST_ADMINTOKEN', 'HOLDFAST_ADMIN_TOKEN'],
     ['HOLDFAST_MAX_BODY', 'HOLDFAST_MAX_BODY_BYTES'],
     ['HOLDFAST_INTRNAL_PORT', 'HOLDFAST_INTERNAL_PORT'],
-  ])('is refused, and the closest is named: %s', (name, closest) => {
+  ])('An unknown setting is refused with the closest known name: %s', (name, closest) => {
     expect(problemOf({ [name]: 'sk-secret-value' })).toContain(
       `${name} is not a setting of Holdfast: did you mean ${closest}?`,
     );
     expect(problemOf({ [name]: 'sk-secret-value' })).not.toContain('secret-value');
   });
 
-  it('is refused without a guess where nothing is close', () => {
+  it('An unknown setting without a close match is refused without a suggestion', () => {
     expect(problemOf({ HOLDFAST_SOMETHING_ENTIRELY_DIFFERENT: '1' })).toMatch(/is not a setting of Holdfast$/m);
   });
 
-  it('is what Kubernetes makes of a service called holdfast, and stands', () => {
+  it('Variables that Kubernetes sets for a service named holdfast are ignored', () => {
     const env = {
       HOLDFAST_SERVICE_HOST: '10.0.0.1',
       HOLDFAST_SERVICE_PORT: '8787',
@@ -45,7 +45,7 @@ describe('a name that is no setting', () => {
     expect(problemOf({ HOLDFAST_PORT: '8787' })).toContain('HOLDFAST_PORT');
   });
 
-  it('is none of those that are documented', () => {
+  it('No documented setting is refused as unknown', () => {
     const all = [...Object.values(deadlineKnobs), ...Object.values(limitKnobs), ...settings].map(
       ({ variable }) => variable,
     );
@@ -53,7 +53,7 @@ describe('a name that is no setting', () => {
   });
 });
 
-describe('a value that cannot be meant', () => {
+describe('invalid values', () => {
   it.each([
     [{ HOLDFAST_LOG_LEVEL: 'loud' }, 'HOLDFAST_LOG_LEVEL'],
     [{ HOLDFAST_SECRETS: 'short' }, 'HOLDFAST_SECRETS'],
@@ -71,17 +71,17 @@ describe('a value that cannot be meant', () => {
       { HOLDFAST_UPSTREAM_KEY: 'k', HOLDFAST_API_KEYS: 'a:x', HOLDFAST_ADMIN_TOKEN: 'x' },
       'HOLDFAST_ADMIN_TOKEN must not be a key',
     ],
-  ])('is refused: %o', (env, named) => {
+  ])('An invalid value is refused: %o', (env, named) => {
     expect(problemOf(env as unknown as Record<string, string>)).toContain(named);
   });
 });
 
-it('one tenant may have several keys, and a key any characters that a header carries', () => {
+it('A tenant may have several keys, and a key any characters that a header can carry', () => {
   const { security } = readConfig({ HOLDFAST_UPSTREAM_KEY: 'k', HOLDFAST_API_KEYS: 'a:x,a:y,a:x,b:p:q=/~"' });
   expect(security.apiKeys.map(({ tenant, key }) => `${tenant} ${key}`)).toEqual(['a x', 'a y', 'a x', 'b p:q=/~"']);
 });
 
-describe('the listener for peers', () => {
+describe('address of the internal listener', () => {
   const lan: MachineAddress = { address: '10.0.0.4', family: 'IPv4', internal: false };
   const other: MachineAddress = { ...lan, address: '192.168.7.4' };
   const open: MachineAddress = { ...lan, address: '203.0.113.4' };
@@ -93,20 +93,20 @@ describe('the listener for peers', () => {
   const hostOf = (env: Record<string, string>, ...addresses: MachineAddress[]) =>
     internalHost(readConfig({ ...keys, ...env }), [loopback, ...addresses]);
 
-  it('is on loopback while the database is here, whatever HOST is', () => {
+  it('The internal listener uses loopback while the database is local, whatever HOST is', () => {
     expect(hostOf(near, lan, open)).toBe('127.0.0.1');
     expect(hostOf({ ...near, HOST: '0.0.0.0' }, lan)).toBe('127.0.0.1');
     expect(hostOf({ HOST: '203.0.113.4' }, open)).toBe('127.0.0.1');
   });
 
-  it('is on the one private address when the database is elsewhere', () => {
+  it('The internal listener uses the one private address when the database is remote', () => {
     expect(hostOf({ ...far, HOST: '0.0.0.0' }, lan, open)).toBe('10.0.0.4');
     expect(hostOf({ ...far, HOST: '203.0.113.4' }, lan, open)).toBe('10.0.0.4');
     expect(hostOf({ ...far, HOST: '192.168.7.4' }, lan, other)).toBe('192.168.7.4');
     expect(hostOf({ ...far, HOLDFAST_ADVERTISE_URL: 'http://192.168.7.4:1' }, lan, other)).toBe('192.168.7.4');
   });
 
-  it('is on a public address only where that is asked for by name', () => {
+  it('The internal listener uses a public address only when it is configured explicitly', () => {
     for (const addresses of [[open], [lan, other], []])
       expect(() => hostOf({ ...far, HOST: '0.0.0.0' }, ...addresses)).toThrow(/Set HOLDFAST_INTERNAL_HOST/);
     expect(hostOf({ ...far, HOLDFAST_INTERNAL_HOST: '203.0.113.4' }, open)).toBe('203.0.113.4');

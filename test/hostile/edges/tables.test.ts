@@ -3,8 +3,8 @@ import { join } from 'node:path';
 import { expect, it } from 'vitest';
 
 /**
- * Tables that are plain objects, and why no text from outside is ever a key of theirs. Everything else is a Map: a plain
- * object answers to `constructor` and `__proto__`.
+ * Tables that are plain objects, with the reason why no text from outside is ever used as their key. All other tables
+ * must be a Map: a plain object answers to `constructor` and `__proto__`.
  */
 const allowed = new Map([
   ['src/admin/api.ts actions', 'keys are its own, one route for each'],
@@ -34,21 +34,21 @@ const files = (folder: string): string[] =>
     return path.endsWith('.ts') ? [path] : [];
   });
 
-/** Source text without comments; template literals and strings stay, as they index nothing. */
+/** Returns source text without comments. Template literals and strings stay, because they index nothing. */
 const bare = (text: string) => text.replace(/\/\*[\s\S]*?\*\//g, '').replace(/^\s*\/\/.*$/gm, '');
 
-/** Names of tables written as object literals, and of records that start empty. */
+/** Returns the names of tables written as object literals, and of records that start empty. */
 const tables = (text: string) =>
   [...bare(text).matchAll(/\b(?:const|let) (\w+)(?:: (?:=>|[^=;])+)? = \{(?!\s*\.\.\.)/g)].map(([, name]) => name!);
 
-/** Of those, the ones that are read or written at a key that is not written out. */
+/** Returns those tables that are read or written at a computed key. */
 const indexed = (text: string) =>
   [...new Set(tables(text))].filter((name) => {
     const use = new RegExp(String.raw`(?<![\w.])${name}\[(?!['"\d])`);
     return use.test(bare(text));
   });
 
-it('no table of the source that is a plain object is read at a key that may come from outside', () => {
+it('No plain-object table in the sources is indexed by a key that may come from outside', () => {
   const found = ['src', 'machines']
     .flatMap(files)
     .flatMap((path) => indexed(readFileSync(path, 'utf8')).map((name) => `${path} ${name}`));
@@ -56,7 +56,7 @@ it('no table of the source that is a plain object is read at a key that may come
   for (const each of allowed.keys()) expect(found, `${each} is allowed, and is no longer there`).toContain(each);
 });
 
-it('finds a planted one, whatever its form', () => {
+it('The check detects a planted table in each form', () => {
   const planted = [
     'const table: Record<string, () => void> = {\n  a: one,\n};\ntable[name]?.();',
     'const table = { a: 1 };\nreturn table[headers.type as never];',

@@ -14,7 +14,7 @@ afterEach(() => {
   for (const socket of sockets.splice(0)) socket.destroy();
 });
 
-/** A connection that begins a request and says no more; `localAddress` is the address it comes from. */
+/** Opens a connection that starts a request and stays silent; `localAddress` is its source address. */
 async function dawdle(at: TestBridge, localAddress = '127.0.0.1'): Promise<Socket> {
   const socket = connect({ host: '127.0.0.1', port: Number(new URL(at.url).port), localAddress });
   socket.on('error', () => {});
@@ -28,7 +28,7 @@ const health = async (at: TestBridge) => (await fetch(`${at.url}/health`, { head
 const isOpen = ({ destroyed, readableEnded }: Socket) => !destroyed && !readableEnded;
 
 describe('connections that never finish a request', () => {
-  it('keep no one out, however many they are, and cut no answer that runs', async () => {
+  it('Any number of unfinished connections locks no client out, and cuts no running answer', async () => {
     const at = await startTenants({ HOLDFAST_MAX_CONNECTIONS: '24' });
     const held = holdEndless(at);
     const running = await endless(at, 'bob', 'b');
@@ -46,18 +46,18 @@ describe('connections that never finish a request', () => {
     expect((await running.rest()).events.at(-1)!.type).toBe('response.completed');
   });
 
-  it('are closed where most of them come from: those of another address stay', async () => {
+  it('Unfinished connections are closed at the address with the most of them, and those of other addresses stay', async () => {
     const at = await startTenants({ HOLDFAST_MAX_CONNECTIONS: '20' });
     const quiet = await Promise.all([dawdle(at, '127.0.0.9'), dawdle(at, '127.0.0.9')]);
     const flood: Socket[] = [];
     for (let n = 0; n < 60; n += 1) flood.push(await dawdle(at, '127.0.0.2'));
     await eventually(() => flood.filter(isOpen).length <= 18);
     expect(quiet.map(isOpen)).toEqual([true, true]);
-    // The latest are those that may still have something to say.
+    // The newest ones stay open, because they may still send their request.
     expect(isOpen(flood.at(-1)!)).toBe(true);
   });
 
-  it('are bounded for each address, and only those without an authenticated request', async () => {
+  it('Unfinished connections are limited per address, and authenticated ones are exempt', async () => {
     const at = await startTenants({ HOLDFAST_PEER_CONNECTIONS: '3' });
     const held = holdEndless(at);
     const running = await Promise.all([1, 2, 3, 4, 5].map((n) => endless(at, 'ann', `a${n}`)));
@@ -73,8 +73,8 @@ describe('connections that never finish a request', () => {
   });
 });
 
-describe('connections that requests hold', () => {
-  it('are shared among tenants, and some are left for who asks about the worker', async () => {
+describe('connections held by requests', () => {
+  it('Connections are shared among tenants, with some reserved for health and metrics', async () => {
     const at = await startTenants({ HOLDFAST_MAX_CONNECTIONS: '9' });
     const held = holdEndless(at);
     const close = { connection: 'close' };
@@ -83,7 +83,7 @@ describe('connections that requests hold', () => {
     expect([refused.status, refused.body.error?.bridge_code]).toEqual([429, 'bridge_tenant_busy']);
     for (let n = 0; n < 2; n += 1) await (await endless(at, 'bob', `b${n}`)).until('response.created');
     await (await endless(at, 'cat', 'c')).until('response.created');
-    // All places that can be held are: a further tenant of another kind of request is told so, health is not.
+    // All shareable connections are held: another tenant's request of another kind is refused, health is not.
     const catAgain = await post(at.url, bodyOf([user('x')]), as('cat', close));
     expect(catAgain.status).toBe(429);
     expect(await health(at)).toBe(200);
@@ -92,7 +92,7 @@ describe('connections that requests hold', () => {
   });
 });
 
-describe('the network of an address', () => {
+describe('network of an address', () => {
   it.each([
     ['192.0.2.7', '192.0.2.7'],
     ['::ffff:192.0.2.7', '192.0.2.7'],
@@ -103,7 +103,7 @@ describe('the network of an address', () => {
     ['fe80::1%eth0', 'fe80:0:0:0::/64'],
     ['::1', '0:0:0:0::/64'],
     ['', ''],
-  ])('of %s is %s', (address, network) => {
+  ])('The network of address %s is %s', (address, network) => {
     expect(networkOf(address)).toBe(network);
   });
 });

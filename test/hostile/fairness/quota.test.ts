@@ -45,8 +45,8 @@ const step: fc.Arbitrary<Step> = fc.oneof(
   fc.record({ do: fc.constant('read' as const), nth: fc.nat(30), bytes: fc.nat(300) }),
 );
 
-describe('whatever order requests come, run and end in', () => {
-  it('no tenant exceeds a limit, a tenant with nothing may always run, and nothing is left in the end', () => {
+describe('quota invariants over random orders', () => {
+  it('In any order of requests no tenant exceeds a limit, an idle tenant may always run, and nothing remains at the end', () => {
     fc.assert(
       fc.property(fc.array(step, { maxLength: 150 }), fc.integer({ min: 1, max: 9 }), (steps, sockets) => {
         const { quota } = open({
@@ -81,7 +81,7 @@ describe('whatever order requests come, run and end in', () => {
             const may = one.lease.run();
             if (one.state === 'waiting') {
               if (idle) expect(may).toBe(true);
-              // What it takes is never the last place that is free for another tenant.
+              // A tenant never takes the last place that is free for another.
               if (may && !idle) expect(running + 1).toBeLessThanOrEqual(sockets);
               if (may) one.state = 'running';
             }
@@ -109,7 +109,7 @@ describe('whatever order requests come, run and end in', () => {
     );
   });
 
-  it('buffers stay within their budget, and what is kept is counted exactly', () => {
+  it('In any order buffers stay within their budget, and their bytes are counted exactly', () => {
     const grow = fc.record({
       scope: fc.integer({ min: 0, max: 2 }),
       nth: fc.nat(4),
@@ -142,24 +142,24 @@ describe('whatever order requests come, run and end in', () => {
   });
 });
 
-describe('a share', () => {
+describe('shares', () => {
   const running = (env: Record<string, string>, scope: string, asked: number) => {
     const { quota } = open(env);
     return Array.from({ length: asked }, () => quota.admit(scope).run()).filter(Boolean).length;
   };
 
-  it('leaves as much free as a tenant holds, where several may come', () => {
+  it('A share leaves as many sockets free as the tenant holds, when there can be several tenants', () => {
     expect(running({ ...shared, HOLDFAST_MAX_SOCKETS: '8' }, 'tenant:a', 20)).toBe(4);
     expect(running({ HOLDFAST_MAX_SOCKETS: '8' }, 'cred:1', 20)).toBe(4);
   });
 
-  it('is everything, where there is one tenant', () => {
+  it('A share is unlimited when there is one tenant', () => {
     expect(running({ HOLDFAST_UPSTREAM_KEY: 'sk', HOLDFAST_MAX_SOCKETS: '8' }, 'local', 20)).toBe(20);
     const one = { HOLDFAST_UPSTREAM_KEY: 'sk', HOLDFAST_API_KEYS: 'a:1,a:2' };
     expect(running({ ...one, HOLDFAST_MAX_SOCKETS: '8' }, 'tenant:a', 20)).toBe(20);
   });
 
-  it('shrinks as more tenants want one: there is a place for each that comes', () => {
+  it('A share shrinks as more tenants run, so that each newcomer finds a place', () => {
     const { quota } = open({ ...shared, HOLDFAST_MAX_SOCKETS: '12' });
     const held = ['a', 'b', 'c', 'd'].map(
       (scope) => Array.from({ length: 20 }, () => quota.admit(scope).run()).filter(Boolean).length,
@@ -168,7 +168,7 @@ describe('a share', () => {
     expect(quota.inHand.running).toBe(12);
   });
 
-  it('of the bodies counts what Content-Length announced once, and what was read beyond it', () => {
+  it('Body bytes count the announced Content-Length once, plus what was read beyond it', () => {
     const { quota, refused } = open({ HOLDFAST_MAX_BODY_BYTES: '100', HOLDFAST_TENANT_BODIES_BYTES: '250' });
     const lease = quota.admit('a', { declaredBytes: 100 });
     lease.addBytes(60);
@@ -182,7 +182,7 @@ describe('a share', () => {
     expect(quota.admit('b', { declaredBytes: 250 }).run()).toBe(true);
   });
 
-  it('of the bodies leaves as much free as a tenant holds, where several may come', () => {
+  it('A share of body bytes leaves as many free as the tenant holds, when there can be several tenants', () => {
     const { quota } = open({ ...shared, HOLDFAST_BODIES_BYTES: '1000' });
     const held = (scope: string) => {
       for (let count = 0; ; count += 1) {
@@ -197,15 +197,15 @@ describe('a share', () => {
     expect(quota.inHand.bytes).toBeLessThanOrEqual(1_000);
   });
 
-  it('of the bodies is never smaller than one body', () => {
+  it('A share of body bytes is never smaller than one body', () => {
     const { quota } = open({ HOLDFAST_TENANT_BODIES_BYTES: '1', HOLDFAST_MAX_BODY_BYTES: '100' });
     quota.admit('a').addBytes(100);
     expect(quota.inHand.bytes).toBe(100);
   });
 });
 
-describe('what clients have not read', () => {
-  it('holds back every turn that is behind once all together are too far behind, until its client has caught up', () => {
+describe('unread bytes', () => {
+  it('Turns with slow readers are held back once their unread bytes together exceed the limit, until each client catches up', () => {
     const { quota } = open({ HOLDFAST_TURN_BUFFERS_BYTES: '1000' });
     const paused: string[] = [];
     const turn = (name: string, keepsUp: boolean) => {
@@ -240,7 +240,7 @@ describe('what clients have not read', () => {
 });
 
 describe('reads of the store', () => {
-  it('go on for one tenant only so many at a time, each in its turn, while those of another do not wait', async () => {
+  it('Store reads are limited per tenant and queued in order, without delaying other tenants', async () => {
     const { quota } = open(shared);
     const begun: number[] = [];
     const gates = Array.from({ length: 100 }, () => Promise.withResolvers<void>());
@@ -263,10 +263,10 @@ describe('reads of the store', () => {
   });
 });
 
-describe('requests a minute', () => {
+describe('requests per minute', () => {
   const limited = (perMinute: number) => open({ HOLDFAST_TENANT_REQUESTS_PER_MINUTE: String(perMinute) });
 
-  it('says when to come back: a moment earlier is refused, then it is served', () => {
+  it('The retry delay is exact: a moment earlier a request is refused, then it is served', () => {
     fc.assert(
       fc.property(fc.integer({ min: 1, max: 500 }), fc.array(fc.nat(3_000), { maxLength: 20 }), (perMinute, pauses) => {
         const { clock, quota } = limited(perMinute);
@@ -281,7 +281,7 @@ describe('requests a minute', () => {
               expect(headers['x-ratelimit-limit-requests']).toBe(String(perMinute));
               expect(headers['x-ratelimit-remaining-requests']).toBe('0');
               clock.advance(retryAfterSeconds! * 1_000);
-              // Rounded up to a second, and no more than that.
+              // Rounded up to the next second, not further.
               expect((retryAfterSeconds! - 1) * 1_000).toBeLessThan(60_000 / perMinute);
               quota.admit('a').end();
               break;
@@ -294,7 +294,7 @@ describe('requests a minute', () => {
     );
   });
 
-  it('are exact: one more than the limit is refused, until the minute has paid for one', () => {
+  it('The rate limit is exact: one request above it is refused until the window has refilled by one', () => {
     const { clock, quota } = limited(2);
     for (let asked = 0; asked < 2; asked += 1) quota.admit('a').end();
     expect(refusalOf(() => quota.admit('a'))).toMatchObject({
@@ -308,7 +308,7 @@ describe('requests a minute', () => {
     quota.admit('a').end();
   });
 
-  it('are not spent by what is refused, nor by what another worker has counted', () => {
+  it('The rate limit is not consumed by refused requests, nor by requests that another worker has counted', () => {
     const { clock, quota } = limited(1);
     quota.admit('a').end();
     for (let asked = 0; asked < 5; asked += 1) refusalOf(() => quota.admit('a'));
@@ -317,7 +317,7 @@ describe('requests a minute', () => {
     quota.admit('a').end();
   });
 
-  it('are remembered of a bounded number of tenants, and never of one whose minute is over', () => {
+  it('Rate windows are kept for a bounded number of tenants, and dropped when a minute has passed', () => {
     const { clock, quota } = limited(5);
     for (let tenant = 0; tenant < 25_000; tenant += 1) quota.admit(`cred:${tenant}`).end();
     expect(quota.tenants).toBeLessThanOrEqual(10_001);
@@ -333,7 +333,7 @@ describe('requests a minute', () => {
     [8_640, '8.64s'],
     [360_000, '6m0s'],
     [61_500, '1m1.5s'],
-  ])('write %i ms as OpenAI does: %s', (ms, text) => {
+  ])('A reset delay of %i ms is written as OpenAI does: %s', (ms, text) => {
     expect(resetText(ms)).toBe(text);
   });
 });

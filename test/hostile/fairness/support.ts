@@ -6,7 +6,7 @@ import { until } from '../../support/until.ts';
 
 export { user };
 
-/** Three tenants of one upstream key; the admin token is for the test's own eyes. */
+/** Three tenants of one upstream key; the admin token is for the test itself. */
 const tenants = {
   HOLDFAST_UPSTREAM_KEY: 'sk-shared',
   HOLDFAST_API_KEYS: 'ann:key-ann,bob:key-bob,cat:key-cat',
@@ -20,21 +20,21 @@ export const startTenants = (env: Record<string, string> = {}): Promise<TestBrid
 
 export const as = (who: string, more: Record<string, string> = {}) => ({ authorization: `Bearer key-${who}`, ...more });
 
-/** Turns with this word in their input never end by themselves; the handle lets them end. */
+/** Turns with this text in their input do not end by themselves; the handle ends them. */
 export const ENDLESS = 'without end';
 export const holdEndless = (at: TestBridge) =>
   at.simulator.script.onTurn({ input: ENDLESS }, { kind: 'hold', at: 'after_created' }, { times: 'always' });
 
-/** Opens a turn without end in a conversation of its own. */
+/** Opens an endless turn in its own conversation. */
 export const endless = (at: TestBridge, who: string, name: string) =>
   openLive(at.url, bodyOf([user(`${ENDLESS} ${name}`)]), as(who, { 'thread-id': name }));
 
-/** The value of one metric; of a labelled one, the series with these labels. */
+/** Returns the value of one metric; of a labelled metric, the series with these labels. */
 export async function metric(at: TestBridge, series: string): Promise<number> {
   const answer = await request(`${at.url}/metrics`, { headers: admin });
   const line = (await answer.body.text()).split('\n').find((each) => each.startsWith(`${series} `));
   return line === undefined ? 0 : Number(line.slice(series.length + 1));
 }
 
-/** As `until`, for a machine that has much else to do. */
+/** Like `until`, with a longer timeout for a busy machine. */
 export const eventually = (check: () => boolean | Promise<boolean>) => until(check, 60_000);

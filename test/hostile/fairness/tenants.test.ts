@@ -9,7 +9,7 @@ import { as, ENDLESS, endless, eventually, holdEndless, metric, startTenants, us
 
 vi.setConfig({ testTimeout: 180_000 });
 
-/** A connection with the head of a turn's request: its body is announced and not sent. */
+/** Opens a connection with the head of a turn request whose announced body is never sent. */
 function unsent(url: string, tenant: string, bytes: number, type = 'application/json'): Socket {
   const { host, port } = new URL(url);
   const socket = connect(Number(port), '127.0.0.1');
@@ -25,7 +25,7 @@ function unsent(url: string, tenant: string, bytes: number, type = 'application/
 }
 
 describe('a tenant whose turns do not end', () => {
-  it('runs as many as it leaves free, is told to come back, and another is served meanwhile', async () => {
+  it('A tenant with endless turns runs as many as it leaves free and is then refused with a retry delay, while others are served', async () => {
     const at = await startTenants({ HOLDFAST_MAX_SOCKETS: '8' });
     const held = holdEndless(at);
     const running = await Promise.all([1, 2, 3, 4].map((n) => endless(at, 'ann', `a${n}`)));
@@ -40,7 +40,7 @@ describe('a tenant whose turns do not end', () => {
       const answer = await post(at.url, bodyOf([user('hello')]), as('bob', { 'thread-id': name }));
       expect(endsOf(answer)).toEqual(['response.completed']);
     }
-    // Also one that runs at the same time, and a third tenant beside both.
+    // Also a concurrent endless turn of another tenant, and a third tenant beside both.
     const bobs = await endless(at, 'bob', 'b6');
     await bobs.until('response.created');
     expect(endsOf(await post(at.url, bodyOf([user('hello')]), as('cat')))).toEqual(['response.completed']);
@@ -52,7 +52,7 @@ describe('a tenant whose turns do not end', () => {
     expect(await metric(at, 'holdfast_tenant_refusals_total{limit="turns"}')).toBeGreaterThan(0);
   });
 
-  it('still takes up its own running turn again, and ends it', async () => {
+  it('A tenant at its limit can still reattach to its own running turn', async () => {
     const at = await startTenants({ HOLDFAST_MAX_SOCKETS: '2', HOLDFAST_DISCONNECT_GRACE_MS: '15000' });
     const held = holdEndless(at);
     const first = await endless(at, 'ann', 'a');
@@ -65,7 +65,7 @@ describe('a tenant whose turns do not end', () => {
     expect((await again.rest()).events.at(-1)!.type).toBe('response.completed');
   });
 
-  it('has its own idle sockets evicted first, and under pressure who holds most', async () => {
+  it('A tenant’s own idle sockets are evicted first, and under pressure those of the tenant with the most', async () => {
     const at = await startTenants({ HOLDFAST_MAX_SOCKETS: '4' });
     const turn = (who: string, name: string) => post(at.url, bodyOf([user(name)]), as(who, { 'thread-id': name }));
     const first = await turn('bob', 'b1');
@@ -77,7 +77,7 @@ describe('a tenant whose turns do not end', () => {
     expect(on.headers['x-holdfast-outcome']).toBe('live_reuse');
   });
 
-  it('holds no more sockets than its own limit, where that is set', async () => {
+  it('A tenant holds no more sockets than HOLDFAST_TENANT_SOCKETS', async () => {
     const at = await startTenants({ HOLDFAST_TENANT_SOCKETS: '2' });
     const held = holdEndless(at);
     for (const name of ['a1', 'a2', 'a3']) await post(at.url, bodyOf([user(name)]), as('ann', { 'thread-id': name }));
@@ -91,9 +91,9 @@ describe('a tenant whose turns do not end', () => {
     held.release();
   });
 
-  it('may let only so many requests wait', async () => {
+  it('A tenant has no more waiting requests than HOLDFAST_TENANT_WAITING', async () => {
     const at = await startTenants({ HOLDFAST_TENANT_WAITING: '2' });
-    // Admitted, and waiting for bodies that do not come.
+    // Admitted, and waiting for bodies that never arrive.
     const waiting = [1, 2].map(() => unsent(at.url, 'ann', 100));
     await eventually(async () => (await metric(at, 'holdfast_requests_in_hand')) === 2);
     const answers = await Promise.all([3, 4].map(() => post(at.url, bodyOf([user('next')]), as('ann'))));
@@ -103,7 +103,7 @@ describe('a tenant whose turns do not end', () => {
     await eventually(async () => (await metric(at, 'holdfast_requests_in_hand')) === 0);
   });
 
-  it('may have only so many bytes of bodies in hand', async () => {
+  it('A tenant has no more body bytes in hand than HOLDFAST_TENANT_BODIES_BYTES', async () => {
     const at = await startTenants({ HOLDFAST_MAX_BODY_BYTES: '100000', HOLDFAST_TENANT_BODIES_BYTES: '150000' });
     const held = holdEndless(at);
     const large = 'x'.repeat(80_000);
@@ -117,9 +117,9 @@ describe('a tenant whose turns do not end', () => {
     await eventually(async () => (await post(at.url, bodyOf([user(large)]), as('ann'))).status === 200);
   });
 
-  it('has none of it in hand for bodies that were refused, and is not asked to repeat one that never fits', async () => {
+  it('A refused body does not count as in hand, and one that never fits gets 413 instead of a retry hint', async () => {
     const at = await startTenants({ HOLDFAST_MAX_BODY_BYTES: '100000', HOLDFAST_BODIES_BYTES: '250000' });
-    // Refused by their type before they are read, and still being sent.
+    // Refused by content type before they are read, and still sending.
     const sending = [1, 2].map(() => unsent(at.url, 'ann', 90_000, 'text/plain'));
     await Promise.all(sending.map((socket) => once(socket, 'data')));
     const large = bodyOf([user('x'.repeat(80_000))]);
@@ -130,7 +130,7 @@ describe('a tenant whose turns do not end', () => {
     expect(head.toString('latin1')).toMatch(/^HTTP\/1\.1 413 /);
   });
 
-  it('keeps its turns to come back to only while all of them together keep little', async () => {
+  it('Turn buffers for reattachment are dropped from the tenant with the most once the total exceeds the budget', async () => {
     const at = await startTenants({ HOLDFAST_TURN_BUFFERS_BYTES: '300000', HOLDFAST_DISCONNECT_GRACE_MS: '15000' });
     const flood = at.simulator.script.onTurn(
       { input: ENDLESS },
@@ -163,7 +163,7 @@ describe('a tenant whose turns do not end', () => {
 });
 
 describe('a tenant that reads none of its answers', () => {
-  it('has what it leaves unread counted, keeps no other from its answer, and leaves nothing behind', async () => {
+  it('A tenant that reads no answers has its unread bytes counted, delays no other tenant, and leaves nothing behind', async () => {
     const at = await startTenants({ HOLDFAST_TURN_BUFFERS_BYTES: '2000000', HOLDFAST_SLOW_CLIENT_MS: '3000' });
     at.simulator.script.onTurn({ input: ENDLESS }, { kind: 'huge', bytes: 4_000_000 }, { times: 'always' });
     const unread = [1, 2, 3].map((n) => {
@@ -180,11 +180,11 @@ describe('a tenant that reads none of its answers', () => {
   });
 });
 
-/** Requests at once, many times what may wait. */
+/** Number of concurrent requests, far above the limit of waiting ones. */
 const FLOOD = 300;
 
 describe('a tenant that floods', () => {
-  it('with 300 requests of turns without end never gets another refused, and leaves nothing behind', async () => {
+  it('A flood of 300 endless turns of one tenant causes no refusal for another, and leaves nothing behind', async () => {
     const at = await startTenants({ HOLDFAST_MAX_SOCKETS: '32', HOLDFAST_TENANT_WAITING: '60' });
     holdEndless(at);
     const control = new AbortController();
@@ -217,10 +217,10 @@ describe('a tenant that floods', () => {
   });
 });
 
-describe('requests a minute', () => {
+describe('requests per minute', () => {
   const limited = { HOLDFAST_TENANT_REQUESTS_PER_MINUTE: '4' };
 
-  it('are counted on every route, each tenant for itself; a refusal says how long to wait', async () => {
+  it('Requests per minute are counted per tenant over all routes, and a refusal has a retry delay', async () => {
     const at = await startTenants(limited);
     const call = async (method: 'GET' | 'POST', path: string, who: string, body?: object) => {
       const answer = await request(`${at.url}/v1${path}`, {
@@ -255,7 +255,7 @@ describe('requests a minute', () => {
     expect(await metric(at, 'holdfast_tenant_refusals_total{limit="requests_per_minute"}')).toBe(4);
   });
 
-  it('leave the headers of an answer of the provider as they are', async () => {
+  it('The rate limit does not change rate-limit headers of the provider', async () => {
     const at = await startTenants(limited);
     const headers = { 'x-ratelimit-limit-requests': '10000', 'x-ratelimit-remaining-requests': '7' };
     at.simulator.script.onRequest({}, { kind: 'respond', status: 429, headers, body: { error: { code: 'theirs' } } });
@@ -265,8 +265,8 @@ describe('requests a minute', () => {
   });
 });
 
-describe('tenants that bring credentials of their own', () => {
-  it('are bounded one by one', async () => {
+describe('tenants with their own credentials', () => {
+  it('Tenants with their own credentials are limited one by one', async () => {
     const at = await startTenants({ HOLDFAST_UPSTREAM_KEY: '', HOLDFAST_API_KEYS: '', HOLDFAST_MAX_SOCKETS: '4' });
     const held = holdEndless(at);
     for (const name of ['a1', 'a2']) await (await endless(at, 'ann', name)).until('response.created');
@@ -278,7 +278,7 @@ describe('tenants that bring credentials of their own', () => {
 });
 
 describe('a single tenant', () => {
-  it('has all there is: it is refused only when the worker is full', async () => {
+  it('A single tenant is refused only when the worker is full', async () => {
     const at = await startTenants({ HOLDFAST_API_KEYS: 'ann:key-ann', HOLDFAST_MAX_SOCKETS: '3' });
     const held = holdEndless(at);
     for (const name of ['a1', 'a2', 'a3']) await (await endless(at, 'ann', name)).until('response.created');

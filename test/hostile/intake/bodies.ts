@@ -16,7 +16,7 @@ const said = (text: string, annotations: unknown[] = []) => ({
 });
 const many = (count: number) => Array.from({ length: count }, (_, at) => (at % 2 ? said(`a${at}`) : user(`q${at}`)));
 
-/** Items of every kind that is read in a way of its own. */
+/** Items of every kind with its own reading rules. */
 const kinds = [
   user('one'),
   { role: 'user', content: 'short form' },
@@ -40,7 +40,7 @@ const kinds = [
   { type: 'message', role: 'user', content: [{ type: 'input_file', file_id: 'file_2' }], status: null },
 ];
 
-/** Bodies whose reading must never change, as they were written: what is stored of them is found by these hashes. */
+/** Returns bodies whose reading must never change, as they were written: stored data is found by these hashes. */
 export function bodies(): [string, string][] {
   const plain = (fields: object) => JSON.stringify({ model: 'm', stream: true, ...fields });
   return [
@@ -91,7 +91,7 @@ export function bodies(): [string, string][] {
 
 const FOLDER = process.env.RECORDINGS ?? new URL('../../../../shared/recordings/', import.meta.url).pathname;
 
-/** The requests of the recorded traffic, where it is at hand; see `test/recordings`. */
+/** Returns the requests of the recorded traffic, if available; see `test/recordings`. */
 export function recordedBodies(): [string, string][] {
   const path = `${FOLDER}/pairs.jsonl`;
   if (!existsSync(path)) return [];

@@ -13,7 +13,7 @@ afterEach(async () => {
   face = null;
 });
 
-/** What a body is refused with; null when it is not. */
+/** Returns the error with which a body is refused; null when it is accepted. */
 function refusal(text: string) {
   try {
     readSource(text, 'body');
@@ -28,11 +28,11 @@ const long = (length: number) => 'x'.repeat(length);
 const keys = (count: number) => Object.fromEntries(Array.from({ length: count }, (_, at) => [`k${at}`, '']));
 const item = { role: 'user', content: 'a' };
 
-describe('a body is refused with its field and bound when it has too', () => {
+describe('bounds of a body', () => {
   it.each<[string, string | null, (most: number) => object, number]>([
     ['many items', 'input', (count) => ({ input: new Array(count).fill(item) }), bounds.items],
     ['many tools', 'tools', (count) => ({ tools: new Array(count).fill({ type: 'function' }) }), bounds.tools],
-    ['much to include', 'include', (count) => ({ include: new Array(count).fill('a') }), bounds.included],
+    ['many values in include', 'include', (count) => ({ include: new Array(count).fill('a') }), bounds.included],
     ['many keys of metadata', 'metadata', (count) => ({ metadata: keys(count) }), bounds.metadata],
     ['many keys of client metadata', 'client_metadata', (count) => ({ client_metadata: keys(count) }), bounds.metadata],
     ['many members', null, (count) => keys(count - 2), bounds.members],
@@ -40,10 +40,10 @@ describe('a body is refused with its field and bound when it has too', () => {
     ['long a model', 'model', (count) => ({ model: long(count) }), bounds.name],
     ['long a cache key', 'prompt_cache_key', (count) => ({ prompt_cache_key: long(count) }), bounds.name],
     ['long a turn id', 'client_metadata', (count) => ({ client_metadata: { turn_id: long(count) } }), bounds.name],
-    ['long a name of what to include', 'include.0', (count) => ({ include: [long(count)] }), bounds.name],
+    ['long a value in include', 'include.0', (count) => ({ include: [long(count)] }), bounds.name],
     ['long an anchor', 'previous_response_id', (count) => ({ previous_response_id: long(count) }), bounds.id],
-    ['long an id of an item', 'input', (count) => ({ input: [{ type: 'message', id: long(count) }] }), bounds.id],
-  ])('%s', (_, param, fields, most) => {
+    ['long an item id', 'input', (count) => ({ input: [{ type: 'message', id: long(count) }] }), bounds.id],
+  ])('A body is refused with its field and bound when it has too %s', (_, param, fields, most) => {
     expect(refused(fields(most))).toBeNull();
     const found = refused(fields(most + 1));
     expect(found).toMatchObject({ code: 'bridge_invalid_request' });
@@ -51,7 +51,7 @@ describe('a body is refused with its field and bound when it has too', () => {
     if (param !== null) expect(found!.param?.startsWith(param)).toBe(true);
   });
 
-  it('deep a nesting, however deep it is', () => {
+  it('A body is refused with its bound when it is nested too deep, whatever its depth', () => {
     const nested = (levels: number) => `{"a":${'['.repeat(levels - 1)}${']'.repeat(levels - 1)}}`;
     expect(MOST_LEVELS).toBe(400);
     expect(refusal(nested(MOST_LEVELS))).toBeNull();
@@ -61,7 +61,7 @@ describe('a body is refused with its field and bound when it has too', () => {
     }
   });
 
-  it('many values, whatever they are', () => {
+  it('A body is refused with its bound when it has too many values, of any type', () => {
     const holding = (count: number) => `{"a":[${new Array(count).fill('[]').join(',')}]}`;
     expect(refusal(holding(400_000))).toBeNull();
     for (const text of [holding(600_000), `{"a":[${new Array(bounds.values).fill('1').join(',')}]}`]) {
@@ -70,26 +70,29 @@ describe('a body is refused with its field and bound when it has too', () => {
   });
 });
 
-describe('a number that no double holds is no object', () => {
-  it.each(['input', 'tools'])('among %s', (name) => {
+describe('numbers beyond a double where an object is expected', () => {
+  it.each(['input', 'tools'])('A number beyond a double is refused as an element of %s', (name) => {
     expect(refusal(`{"model":"m","${name}":[1E400]}`)).toMatchObject({ code: 'bridge_invalid_request' });
   });
 
-  it.each(['metadata', 'client_metadata', 'reasoning', 'text', 'conversation'])('as %s', (name) => {
-    expect(refusal(`{"model":"m","${name}":1E400}`)).toMatchObject({ param: name });
-  });
+  it.each(['metadata', 'client_metadata', 'reasoning', 'text', 'conversation'])(
+    'A number beyond a double is refused as the member %s',
+    (name) => {
+      expect(refusal(`{"model":"m","${name}":1E400}`)).toMatchObject({ param: name });
+    },
+  );
 
-  it('as the body', () => {
+  it('A number beyond a double is refused as the whole body', () => {
     expect(refusal('1E400')).toMatchObject({ code: 'bridge_invalid_request' });
   });
 
-  it('takes time in proportion to its digits', () => {
+  it('Reading a number takes time linear in its digits', () => {
     const read = readSource(`{"model":"m","n":1${'0'.repeat(1_000_000)}1}`, 'body');
     expect(read.request.contextFp).toMatch(/^[0-9a-f]{64}$/);
   });
 });
 
-/** Posts only the head of a request and what is given of its body; the answer's status line and body. */
+/** Sends the head of a request and part of its body; returns the status line and the body of the answer. */
 function post(url: string, headers: string, body: Buffer | string = ''): Promise<string> {
   const { port } = new URL(url);
   const socket = connect(Number(port), '127.0.0.1');
@@ -106,12 +109,12 @@ function post(url: string, headers: string, body: Buffer | string = ''): Promise
   });
 }
 
-describe('bytes of bodies in hand', () => {
-  // One tenant: only the limit of the worker applies.
+describe('body bytes in hand', () => {
+  // One tenant, so that only the worker's limit applies.
   const small = { HOLDFAST_BODIES_BYTES: '1000', HOLDFAST_UPSTREAM_KEY: 'sk-upstream' };
   const body = (size: number) => JSON.stringify({ model: 'm', input: long(size) });
 
-  it('beyond the budget are refused before they are read', async () => {
+  it('Bodies beyond the budget are refused before they are read', async () => {
     face = await openFace(small);
     const answer = await post(face.url, 'content-length: 1001');
     expect(answer).toMatch(/^HTTP\/1\.1 503 /);
@@ -119,7 +122,7 @@ describe('bytes of bodies in hand', () => {
     expect(answer.toLowerCase()).toContain('retry-after: 1');
   });
 
-  it('count as they come where nothing announces them, unpacked', async () => {
+  it('Unannounced bodies count while they arrive, by their unpacked size', async () => {
     face = await openFace(small);
     const packed = gzipSync(body(5_000));
     expect(packed.length).toBeLessThan(200);
@@ -132,7 +135,7 @@ describe('bytes of bodies in hand', () => {
     }
   });
 
-  it('are in hand until the turn has ended', async () => {
+  it('Body bytes count as in hand until the turn has ended', async () => {
     face = await openFace(small);
     const send = () =>
       fetch(`${face!.url}/v1/responses`, {
@@ -150,7 +153,7 @@ describe('bytes of bodies in hand', () => {
     expect([(await first).status, (await third).status]).toEqual([200, 200]);
   });
 
-  it('are given back by a body that is refused, once', async () => {
+  it('A refused body releases its bytes once', async () => {
     face = await openFace(small);
     for (let round = 0; round < 3; round += 1) {
       const text = `{"model":7,"input":"${long(600)}"}`;
@@ -159,27 +162,27 @@ describe('bytes of bodies in hand', () => {
   });
 });
 
-describe('a thread that reads', () => {
+describe('reader threads', () => {
   const failures: string[] = [];
   const log = { error: (_fields: object, message: string) => void failures.push(message) };
   const make = (options: object): Reader => createReader({ logger: log, inlineBytes: 0, threads: 1, ...options });
   const costly = `{"model":"m","input":[{"role":"user","content":[${new Array(450_000).fill('{}').join(',')}]}]}`;
   const plain = '{"model":"m","input":"x"}';
 
-  it('dies of a body that needs too much memory, and not the process', async () => {
+  it('A body that needs too much memory ends its reader thread and not the process', async () => {
     const reader = make({ heapMb: 24 });
     await expect(reader.read(costly, 'body')).rejects.toMatchObject({ code: 'bridge_body_too_large' });
     expect((await reader.read(plain, 'body')).request.body.model).toBe('m');
     await reader.close();
   });
 
-  it('is ended when it takes too long, and the next body is read', async () => {
+  it('A reader thread that takes too long is terminated, and the next body is read', async () => {
     const reader = make({ longestMs: 1 });
     await expect(reader.read(costly, 'body')).rejects.toMatchObject({ code: 'bridge_body_too_large' });
     await reader.close();
   });
 
-  it('never sees a body whose client left while it waited', async () => {
+  it('A body whose client left while it was queued is not read', async () => {
     const reader = make({});
     const gone = new AbortController();
     const first = reader.read(costly, 'body');
@@ -193,7 +196,7 @@ describe('a thread that reads', () => {
     await expect(reader.read(plain, 'body')).rejects.toMatchObject({ code: 'bridge_draining' });
   });
 
-  it('tells a refusal as the event loop would', async () => {
+  it('A reader thread reports a refusal like the event loop does', async () => {
     const reader = make({});
     const text = '{"model":7,"input":"x"}';
     const here = refusal(text);

@@ -9,7 +9,7 @@ import type { ReadRequest } from '../../../src/transcript/types.ts';
 import { bodies, recordedBodies } from './bodies.ts';
 import golden from './golden.json' with { type: 'json' };
 
-/** Everything by which a request and its turn are found again, in the order in which the golden hashes took it. */
+/** Returns everything by which a request and its turn are found again, in the order used by the golden hashes. */
 function printOf(read: ReadRequest): string {
   const { requestFp, contextFp, shape, items, references, comparison } = read;
   const { list, hashes, chain, places } = items;
@@ -20,7 +20,7 @@ function printOf(read: ReadRequest): string {
   return hash('sha256', JSON.stringify(all), 'hex');
 }
 
-/** A read request without what is found in it when it is asked for. */
+/** Returns a read request without its lazily computed parts. */
 const plainOf = ({ items: { list, hashes, chain, places }, ...read }: ReadRequest) => ({
   ...read,
   hashes,
@@ -37,26 +37,29 @@ const plainOf = ({ items: { list, hashes, chain, places }, ...read }: ReadReques
   })),
 });
 
-/** Recorded bodies are shortened, and would not all be valid. */
+/** Reads without validation: recorded bodies are shortened, and not all of them valid. */
 const readUnchecked = (text: string) => readRequest(parseExact(text) as never, text, Buffer.byteLength(text));
 
 const reader = createReader({ logger: { error: () => {} }, inlineBytes: 0 });
 afterAll(() => reader.close());
 
-describe('a request is read as earlier versions read it', () => {
-  it.each(bodies())('%s', (name, text) => {
+describe('compatibility with earlier versions', () => {
+  it.each(bodies())('The body "%s" is read as earlier versions read it', (name, text) => {
     expect(printOf(readUnchecked(text))).toBe((golden as Record<string, string>)[name]);
   });
 });
 
-describe('a thread reads what the event loop reads', () => {
-  it.each([...bodies(), ...recordedBodies()])('%s', async (_, text) => {
-    const request = readUnchecked(text);
-    const there = unflatten(structuredClone(flatten({ request, envelope: '' })));
-    expect(plainOf(there.request)).toEqual(plainOf(request));
-  });
+describe('reader threads and the event loop', () => {
+  it.each([...bodies(), ...recordedBodies()])(
+    'A reader thread reads the body "%s" as the event loop does',
+    async (_, text) => {
+      const request = readUnchecked(text);
+      const there = unflatten(structuredClone(flatten({ request, envelope: '' })));
+      expect(plainOf(there.request)).toEqual(plainOf(request));
+    },
+  );
 
-  it('from its bytes, from its text, and from a parcel', async () => {
+  it('A reader thread gives the same result from bytes, from text, and from a parcel', async () => {
     for (const [name, text] of bodies()) {
       if (name.startsWith('codex')) continue;
       const expected = plainOf(readSource(text, 'body').request);

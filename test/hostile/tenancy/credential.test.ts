@@ -5,7 +5,7 @@ import { testBridge } from '../../../src/testing/index.ts';
 import { post } from '../../support/client.ts';
 import { type ProviderHandlers, startProvider } from '../../upstream/servers.ts';
 
-/** The shared key, and what an upstream quotes of it. */
+/** The shared key, parts of which an upstream quotes. */
 const KEY = 'sk-proj-0123456789abcdefWXYZ';
 const MASKED = 'sk-proj-********WXYZ';
 const ORGANISATION = 'org-AbCdEfGh12345678';
@@ -21,7 +21,10 @@ const pieces = /sk-proj|WXYZ|0123456789abcdef|org-AbCd/;
 const headers = { 'content-type': 'application/json', 'openai-organization': ORGANISATION, 'x-models-etag': KEY };
 const fields = { ...headers, 'x-request-id': KEY, 'www-authenticate': `Bearer realm="${MASKED}"` };
 
-/** A bridge with a shared key in front of an upstream that the test writes, and everything it says and keeps. */
+/**
+ * Starts a bridge with a shared key in front of an upstream that the test writes, and collects everything it sends and
+ * stores.
+ */
 async function bridged(handlers: ProviderHandlers, env: Record<string, string> = {}) {
   const provider = await startProvider(handlers);
   const lines: string[] = [];
@@ -65,7 +68,7 @@ async function bridged(handlers: ProviderHandlers, env: Record<string, string> =
 type Bridged = Awaited<ReturnType<typeof bridged>>;
 type Shown = { status: number; headers: object; text: string };
 
-/** The refusal as a client may see it, whatever way it came. */
+/** Checks that the client sees the redacted refusal, on every path. */
 async function expectDiscretion(at: Bridged, answer: Shown, reported = true): Promise<void> {
   expect(JSON.stringify(answer.headers) + answer.text).not.toMatch(pieces);
   expect(await at.stored()).not.toMatch(pieces);
@@ -89,19 +92,22 @@ const refusing = (status: number, body: string | object = quoted): ProviderHandl
 });
 const own = { bridge_code: 'bridge_upstream_credential', code: 'bridge_upstream_credential' };
 
-describe.each([401, 403])('an upstream %i to the shared credential', (status) => {
-  it.each(['auto', 'websocket', 'http'])('is the bridge’s own error (%s)', async (transport) => {
-    await using at = await bridged(refusing(status), { HOLDFAST_UPSTREAM_TRANSPORT: transport });
-    for (const stream of [true, false]) {
-      const answer = await at.ask(stream);
-      expect([answer.status, answer.headers['x-should-retry']]).toEqual([400, 'false']);
-      expect(JSON.parse(answer.text).error).toMatchObject(own);
-      expect(JSON.parse(answer.text).error.message).toContain(`${status} invalid_api_key`);
-      await expectDiscretion(at, answer);
-    }
-  });
+describe.each([401, 403])('an upstream %i for the shared credential', (status) => {
+  it.each(['auto', 'websocket', 'http'])(
+    'A refusal of the shared credential becomes the bridge’s own error (%s)',
+    async (transport) => {
+      await using at = await bridged(refusing(status), { HOLDFAST_UPSTREAM_TRANSPORT: transport });
+      for (const stream of [true, false]) {
+        const answer = await at.ask(stream);
+        expect([answer.status, answer.headers['x-should-retry']]).toEqual([400, 'false']);
+        expect(JSON.parse(answer.text).error).toMatchObject(own);
+        expect(JSON.parse(answer.text).error.message).toContain(`${status} invalid_api_key`);
+        await expectDiscretion(at, answer);
+      }
+    },
+  );
 
-  it('is that too where it is a page of something on the way', async () => {
+  it('A refusal of the shared credential becomes the bridge’s own error also when it is the page of an intermediary', async () => {
     const page = `<html><title>Denied ${KEY}</title></html>`;
     for (const transport of ['auto', 'websocket']) {
       await using at = await bridged(refusing(status, page), { HOLDFAST_UPSTREAM_TRANSPORT: transport });
@@ -111,7 +117,7 @@ describe.each([401, 403])('an upstream %i to the shared credential', (status) =>
     }
   });
 
-  it('is that on routes that open no turn', async () => {
+  it('A refusal of the shared credential becomes the bridge’s own error on routes that open no turn', async () => {
     await using at = await bridged(refusing(status));
     for (const [method, path, body] of [
       ['GET', '/models'],
@@ -128,40 +134,43 @@ describe.each([401, 403])('an upstream %i to the shared credential', (status) =>
     }
   });
 
-  it.each(['error', 'response.failed'])('is that in a frame (%s), before and after output', async (type) => {
-    for (const begun of [false, true]) {
-      await using at = await bridged({
-        websocket(socket) {
-          socket.on('message', () => {
-            const response = { id: 'resp_1', object: 'response', status: 'in_progress', output: [] };
-            const say = (frame: object) => socket.send(JSON.stringify(frame));
-            if (begun) {
-              say({ type: 'response.created', response });
-              say({ type: 'response.output_text.delta', delta: 'hi' });
-            }
-            if (type === 'error') say({ type, status, ...quoted });
-            else
-              say({
-                type,
-                response: {
-                  ...response,
-                  status: 'failed',
-                  error: { ...quoted.error, code: status === 401 ? 'invalid_api_key' : 'usage_not_included' },
-                },
-              });
-          });
-        },
-      });
-      for (const stream of [true, false]) {
-        const answer = await at.ask(stream);
-        expect(answer.text).toContain('bridge_upstream_credential');
-        await expectDiscretion(at, answer);
+  it.each(['error', 'response.failed'])(
+    'A refusal of the shared credential becomes the bridge’s own error in a frame (%s), before and after output',
+    async (type) => {
+      for (const begun of [false, true]) {
+        await using at = await bridged({
+          websocket(socket) {
+            socket.on('message', () => {
+              const response = { id: 'resp_1', object: 'response', status: 'in_progress', output: [] };
+              const say = (frame: object) => socket.send(JSON.stringify(frame));
+              if (begun) {
+                say({ type: 'response.created', response });
+                say({ type: 'response.output_text.delta', delta: 'hi' });
+              }
+              if (type === 'error') say({ type, status, ...quoted });
+              else
+                say({
+                  type,
+                  response: {
+                    ...response,
+                    status: 'failed',
+                    error: { ...quoted.error, code: status === 401 ? 'invalid_api_key' : 'usage_not_included' },
+                  },
+                });
+            });
+          },
+        });
+        for (const stream of [true, false]) {
+          const answer = await at.ask(stream);
+          expect(answer.text).toContain('bridge_upstream_credential');
+          await expectDiscretion(at, answer);
+        }
       }
-    }
-  });
+    },
+  );
 });
 
-it('other errors lose what quotes the account, and keep the rest', async () => {
+it('Other errors lose the text that quotes the account, and keep the rest', async () => {
   const busy = {
     error: {
       ...quoted.error,
@@ -180,7 +189,7 @@ it('other errors lose what quotes the account, and keep the rest', async () => {
   }
 });
 
-it('an upstream that echoes the key in what it answers shows it to no client, however it is cut', async () => {
+it('An upstream that echoes the shared key in its answer reveals it to no client, however it is split', async () => {
   await using at = await bridged({
     async http(incoming, response) {
       incoming.resume();
@@ -218,7 +227,7 @@ it('an upstream that echoes the key in what it answers shows it to no client, ho
   expect(answer.text + JSON.stringify(answer.headers) + (await at.stored())).not.toMatch(pieces);
 });
 
-it('a frame that only mentions such a header is read like any other, whatever its headers are', async () => {
+it('A frame that only mentions an account header is read like any other, whatever its headers are', async () => {
   await using at = await bridged({
     websocket(socket) {
       socket.on('message', () => {
@@ -239,7 +248,7 @@ it('a frame that only mentions such a header is read like any other, whatever it
   expect(at.lines.join('')).not.toContain('secret-of');
 });
 
-it('a client’s own credential is told everything', async () => {
+it('A client’s own credential gets every refusal unredacted', async () => {
   const provider = await startProvider(refusing(401));
   await using at = await testBridge({
     env: { HOLDFAST_UPSTREAM_URL: provider.url, HOLDFAST_UPSTREAM_TRANSPORT: 'http' },

@@ -13,7 +13,7 @@ type Item = Record<string, unknown>;
 const shared = { HOLDFAST_UPSTREAM_KEY: 'sk-shared-key', HOLDFAST_API_KEYS: 'ann:key-ann,bob:key-bob' };
 
 const said = (text: string, annotations: object[] = []) => ({ type: 'output_text', text, annotations });
-/** What a turn of ann's makes: items that mention files, a container, a question, a check. */
+/** Output of a turn of tenant ann: items that mention files, a container, an approval request, a safety check. */
 const made: Item[] = [
   { type: 'code_interpreter_call', id: 'ci_1', code: '1', container_id: 'cntr_1', outputs: [], status: 'completed' },
   { type: 'image_generation_call', id: 'ig_1', result: 'AA', status: 'completed' },
@@ -36,7 +36,7 @@ const made: Item[] = [
   },
 ];
 const user = { role: 'user', content: 'go on' };
-/** Ways to name what the turn made, each with the path at which it stands. */
+/** Ways to name what the turn made, each with the path of the name. */
 const names: [path: string, body: (input: Item[]) => object][] = [
   ['input[0].container_id', (more) => ({ input: [made[0], ...more] })],
   ['tools[0].container', (input) => ({ input, tools: [{ type: 'code_interpreter', container: 'cntr_1' }] })],
@@ -73,7 +73,7 @@ afterEach(async () => {
   for (const close of closing.splice(0).reverse()) await close();
 });
 
-/** A bridge with two tenants in front of an upstream that makes what `made` says, and writes down what reaches it. */
+/** Starts a bridge with two tenants in front of an upstream that outputs `made` and records what reaches it. */
 async function bridged(
   how: { fails?: boolean; items?: object[]; env?: Record<string, string>; databaseUrl?: string } = {},
 ) {
@@ -143,7 +143,7 @@ async function bridged(
       const text = await answer.body.text();
       return { status: answer.statusCode, error: text.startsWith('{') ? JSON.parse(text).error : null };
     },
-    /** A request whose line is sent as it is: clients shorten paths before they send them. */
+    /** Sends a raw request line, because clients normalise paths before they send them. */
     async raw(who: string, method: string, path: string): Promise<string> {
       const { hostname, port } = new URL(at.url);
       const socket = connect(Number(port), hostname);
@@ -160,8 +160,8 @@ async function bridged(
   };
 }
 
-describe.each([true, false])('what a turn made (store: %s)', (store) => {
-  it('may be named by its tenant in whatever turn, on every route, and by no other', async () => {
+describe.each([true, false])('objects made by a turn (store: %s)', (store) => {
+  it('An object made by a turn may be named by its tenant in any turn and on every route, and by no other tenant', async () => {
     const { ask, call, sent } = await bridged();
     await ask('ann', { store, input: 'make' });
     for (const [path, body] of names) {
@@ -186,13 +186,13 @@ describe.each([true, false])('what a turn made (store: %s)', (store) => {
       expect(sent).toHaveLength(count);
       expect((await call('ann', 'POST', '/responses/compact', body([user]))).status).toBe(200);
     }
-    // The whole conversation again, as SDKs send it, on its socket and after it.
+    // The whole conversation resent as SDKs do, on its socket and afterwards.
     const whole = { store, input: [{ role: 'user', content: 'make' }, ...made, user] };
     expect((await ask('ann', whole)).events.at(-1)?.type).toBe('response.completed');
     expect((await ask('bob', whole)).body.error).toMatchObject({ bridge_code: 'bridge_foreign_object' });
   });
 
-  it('may be named too when the turn failed after it was shown', async () => {
+  it('An object that was shown before its turn failed may be named too', async () => {
     const { ask } = await bridged({ fails: true });
     expect((await ask('ann', { store, input: 'make' })).events.at(-1)?.type).toBe('response.failed');
     for (const [path, body] of names) {
@@ -203,7 +203,7 @@ describe.each([true, false])('what a turn made (store: %s)', (store) => {
     }
   });
 
-  it('behind an anchor of the own scope is no more free than without', async () => {
+  it('Naming foreign objects is refused behind an anchor of the own scope too', async () => {
     const { ask } = await bridged();
     await ask('ann', { store, input: 'make' });
     const bobs = await ask('bob', { store, input: 'hi' });
@@ -214,7 +214,7 @@ describe.each([true, false])('what a turn made (store: %s)', (store) => {
   });
 });
 
-it('a body says one thing: what names something twice reaches no provider, whichever value counts there', async () => {
+it('A body with a repeated member name that matters is refused, whichever value a provider would use', async () => {
   const { at, ask, sent } = await bridged();
   const { body } = await ask('ann', { store: true, input: 'make' });
   const bobs = await ask('bob', { store: true, input: 'hi' });
@@ -244,7 +244,7 @@ it('a body says one thing: what names something twice reaches no provider, which
   expect(sent).toHaveLength(count);
 });
 
-describe('calls about a response', () => {
+describe('API calls about a response', () => {
   const calls = [
     ['GET', ''],
     ['GET', '?stream=true&starting_after=1'],
@@ -253,7 +253,7 @@ describe('calls about a response', () => {
     ['DELETE', ''],
   ] as const;
 
-  it('reach those of the own scope and are told apart by nothing for any other', async () => {
+  it('API calls about a response reach those of the own scope, and all others look the same', async () => {
     const { ask, call, sent } = await bridged();
     const anns = await ask('ann', { store: true, input: 'hi' });
     const refused: unknown[] = [];
@@ -269,7 +269,7 @@ describe('calls about a response', () => {
     }
   });
 
-  it('put no warning of the runtime into the log', async () => {
+  it('Relaying API calls causes no runtime warnings in the log', async () => {
     const { ask, call } = await bridged();
     const warnings: string[] = [];
     const note = ({ name }: Error) => void warnings.push(name);
@@ -282,7 +282,7 @@ describe('calls about a response', () => {
     expect(warnings).toEqual([]);
   });
 
-  it('go where their route says, whatever the request line is made of', async () => {
+  it('API calls go to their own route, whatever the request line contains', async () => {
     const { ask, raw, sent } = await bridged();
     const anns = await ask('ann', { store: true, input: 'hi' });
     const bobs = await ask('bob', { store: true, input: 'hi' });
@@ -325,7 +325,7 @@ describe('calls about a response', () => {
     }
   });
 
-  it('name nothing foreign in their query', async () => {
+  it('API calls with foreign ids in their query are refused', async () => {
     const items = ['msg_a', 'msg_b', 'msg_c'].map((id) => ({ type: 'message', id }));
     const { ask, call, sent } = await bridged({ items });
     const { body } = await ask('bob', { store: true, input: 'hi' });
@@ -348,9 +348,9 @@ describe('calls about a response', () => {
     expect(sent.filter(({ url }) => url.includes('msg_of_ann'))).toEqual([]);
     for (const below of [
       '?include[]=message.input_image.image_url&stream=true&starting_after=3',
-      // The provider's own names of the client's items: only the list itself shows that they are of it.
+      // The provider's own ids of the client's items: only the list itself shows that they belong to it.
       '/input_items?limit=2&order=asc&after=msg_c',
-      // An output of the scope's own.
+      // An output of the own scope.
       '/input_items?before=ws_1',
     ]) {
       if (below.includes('ws_1')) await ask('bob', { store: true, input: 'make' });
@@ -362,8 +362,8 @@ describe('calls about a response', () => {
   });
 });
 
-describe('what a client sends beside its body', () => {
-  it('chooses no account, no project and no object under a shared credential', async () => {
+describe('inputs beside the body', () => {
+  it('Under a shared credential a header or a query chooses no account, no project and no object', async () => {
     const { ask, sent } = await bridged();
     const headers = {
       'openai-organization': 'org-of-ann',
@@ -380,7 +380,7 @@ describe('what a client sends beside its body', () => {
     expect(sent[0]!.headers['x-codex-window-id']).toBe(headers['x-codex-window-id']);
   });
 
-  it('is no way to another tenant’s stream: key of idempotency, turn, session and token', async () => {
+  it('An idempotency key, turn id, session header or token gives no access to another tenant’s stream', async () => {
     const { ask, sent } = await bridged();
     const names = {
       'idempotency-key': 'same',
@@ -400,10 +400,10 @@ describe('what a client sends beside its body', () => {
   });
 });
 
-it('a response that the provider keeps under another credential is no anchor under this one', async () => {
+it('A response stored under another credential is not used as an anchor', async () => {
   const database = await freshDatabase();
   closing.push(database.drop);
-  // A picture by its address may be another one tomorrow: this turn cannot be said again, only continued.
+  // The content behind a picture's URL may change, so this turn cannot be resent, only continued.
   const picture = { role: 'user', content: [{ type: 'input_image', image_url: 'https://example.com/a.png' }] };
   const first = await bridged({ databaseUrl: database.url });
   const { body } = await first.ask('ann', { store: true, input: [picture] });

@@ -9,7 +9,7 @@ import { type Declared, type Member, responsesApi } from '../../support/declarat
 const FOREIGN = 'obj_of_another_tenant';
 const declared = responsesApi();
 
-/** A body of the SDK's types that names a foreign object in one member. */
+/** A body built from the SDK's types that names a foreign object in one member. */
 interface Site {
   /** The declaration and its member. */
   owner: string;
@@ -17,7 +17,7 @@ interface Site {
   value: unknown;
 }
 
-/** Members that hold ids although their names do not say so. */
+/** Members that hold ids although their names do not indicate it. */
 const holdsIds = new Set(['container', 'conversation']);
 const saysId = ({ name }: Member) => /(?:^|_)ids?$/.test(name) || holdsIds.has(name);
 
@@ -32,7 +32,7 @@ const takesString = (type: Declared): boolean => {
 const takesList = (type: Declared): boolean =>
   type.kind === 'list' ? takesString(type.of) : type.kind === 'union' && type.of.some(takesList);
 
-/** The least that a value of a type holds. */
+/** Returns a minimal value of a type. */
 function least(type: Declared): unknown {
   switch (type.kind) {
     case 'literal':
@@ -56,7 +56,7 @@ function least(type: Declared): unknown {
   }
 }
 
-/** Every place below a type where a member says that it holds ids. Declarations that lie in themselves are entered once. */
+/** Yields every place below a type whose member name indicates ids. Recursive declarations are entered once. */
 function* sites(type: Declared, owner: string, route: readonly string[]): Generator<Site> {
   switch (type.kind) {
     case 'list':
@@ -75,7 +75,7 @@ function* sites(type: Declared, owner: string, route: readonly string[]): Genera
       for (const member of type.members) {
         const { name, type: of } = member;
         const key = name === '*' ? 'some' : name;
-        // Of the others only what has to be there: ids among it are left out, so that one is foreign alone.
+        // Other members are included only if they are required. Ids among them are omitted, so that exactly one id is foreign.
         const { id: _id, ...rest } = Object.fromEntries(
           Object.entries(least(type) as object).filter(
             ([other]) => !saysId({ name: other } as Member) || other === 'call_id',
@@ -97,16 +97,16 @@ const all = [...sites(declared.resolve(TOP)!, TOP, [TOP])].map(({ value, ...site
   body: { model: 'm', ...(value as Record<string, unknown>) },
 }));
 
-/** Ids of calls: they are paired within their input, and name nothing outside of it. */
+/** Ids of calls are paired within their input, and name nothing outside of it. */
 const isCall = ({ member }: Site | (typeof all)[number]) => member === 'call_id' || member === 'caller_id';
-/** Checked against the scope's responses, not against what its turns made. */
+/** Members checked against the responses of the scope, not against the objects that its turns made. */
 const responses = new Map([
   ['ResponseCreateParamsBase.previous_response_id', 'bridge_session_expired'],
   ['ResponseCreateParams.PromptCacheOptions.comparison_response_id', 'bridge_foreign_object'],
   ['ResponseCreateParamsBase.conversation', 'bridge_session_expired'],
   ['ResponseConversationParam.id', 'bridge_session_expired'],
 ]);
-/** Items that say everything they are: their ids are not looked up, and a client may have them from elsewhere. */
+/** Items that contain all their content: their ids are not looked up, and may come from elsewhere. */
 const selfContained = [
   'ResponseCodeInterpreterToolCall.id',
   'ResponseCompactionItemParam.id',
@@ -135,8 +135,8 @@ const selfContained = [
 const isFree = (site: (typeof all)[number]) => isCall(site) || selfContained.includes(site.name);
 const named = all.filter((site) => !isFree(site));
 
-describe('of the members of the SDK’s types that hold ids', () => {
-  it('those that only name content of the request itself pass, and no others', () => {
+describe('members of the SDK’s types that hold ids', () => {
+  it('Only members that name content of the request itself are exempt from the ownership check', () => {
     const passing = all.filter(({ body }) => {
       const { owned, foreign } = namesIn(body);
       return owned.size === 0 && foreign === null;
@@ -145,7 +145,7 @@ describe('of the members of the SDK’s types that hold ids', () => {
     expect([...new Set(passing.filter((site) => !isCall(site)).map(({ name }) => name))].sort()).toEqual(
       expected.sort(),
     );
-    // The reader of the declarations has found them: fewer would mean that it reads no more than a part.
+    // A lower count would mean that the reader covers only a part of the declarations.
     expect(new Set(all.map(({ name }) => name)).size).toBeGreaterThan(80);
     for (const name of [
       'Tool.CodeInterpreter.container',
@@ -156,7 +156,7 @@ describe('of the members of the SDK’s types that hold ids', () => {
       expect(named.map((site) => site.name)).toContain(name);
   });
 
-  it('an unknown one beside any of them is foreign at every depth', () => {
+  it('An unknown member beside any known id is refused as foreign at every depth', () => {
     for (const { body } of all) {
       const text = JSON.stringify(body).replaceAll(FOREIGN, 'call_1');
       for (const [member, value] of [
@@ -186,8 +186,8 @@ const send = async (at: TestBridge, route: string, body: object, key: string) =>
   return { status: answer.statusCode, text, error: text.startsWith('{') ? JSON.parse(text).error : null };
 };
 
-describe.each(ROUTES)('POST %s', (route) => {
-  it('takes none of them under a shared credential', async () => {
+describe.each(ROUTES)('POST %s with foreign ids', (route) => {
+  it('Every foreign id of the SDK’s types is refused under a shared credential', async () => {
     await using at = await testBridge({
       env: { HOLDFAST_UPSTREAM_KEY: 'sk-shared', HOLDFAST_API_KEYS: 'ann:key-ann,bob:key-bob' },
     });
@@ -201,7 +201,7 @@ describe.each(ROUTES)('POST %s', (route) => {
     expect(at.simulator.journal.of('create')).toEqual([]);
   });
 
-  it('takes all of them with the client’s own', async () => {
+  it('Every foreign id of the SDK’s types is accepted with the client’s own credential', async () => {
     await using at = await testBridge();
     for (const { name, body } of named) {
       const { error } = await send(at, route, body, 'sk-own');
@@ -224,7 +224,7 @@ describe.skipIf(!existsSync(`${FOLDER}/streams.jsonl`))('recorded conversations'
       type === 'response.output_item.done' ? [item!] : type === 'response.completed' ? response!.output : [],
     );
 
-  it('name nothing that their own turns did not make', () => {
+  it('Recorded conversations name no object that their own turns did not make', () => {
     for (const { source, file, events } of recorded('streams.jsonl')) {
       const output = outputOf(events);
       const { owned, foreign } = namesIn({ input: output });

@@ -14,9 +14,10 @@ const outcomeOf = (answer: Answer, stream: boolean): string => {
 };
 
 /**
- * One conversation of two turns whose first answer is hostile. Returns what went wrong, or null.
+ * Runs one conversation of two turns whose first answer is hostile.
  *
- * @param deep the answer nests deeper than any frame may: its turn fails, and says why
+ * @param deep true if the answer nests deeper than a frame may: its turn fails with that reason
+ * @returns a description of the failure, or null
  */
 async function converse(hostile: Hostile, thread: string, stream: boolean, deep: boolean): Promise<string | null> {
   const headers = { 'thread-id': thread };
@@ -31,8 +32,8 @@ async function converse(hostile: Hostile, thread: string, stream: boolean, deep:
   return outcomeOf(two, stream) === 'response.completed' ? null : `turn 2: ${outcomeOf(two, stream)}`;
 }
 
-describe.each(['websocket', 'http'] as const)('output items that are none, over %s', (transport) => {
-  it.each([true, false])('stream: %s: the client is answered, and its session goes on', async (stream) => {
+describe.each(['websocket', 'http'] as const)('invalid output items over %s', (transport) => {
+  it.each([true, false])('A session continues after invalid output items (stream: %s)', async (stream) => {
     const cases = hostileItems.flatMap(([name, item]) => places.map((where) => ({ name, item, where })));
     const byThread = new Map<string, { item: string; where: Place }>();
     const hostile = await startHostile(transport, ({ n, body }) => {
@@ -53,7 +54,7 @@ describe.each(['websocket', 'http'] as const)('output items that are none, over 
   });
 });
 
-/** Responses and errors of strange shapes, each as the frames of a turn. */
+/** Responses and errors of unusual shapes, each as the frames of a turn. */
 const strange: readonly [string, (id: string) => string[]][] = [
   ['a response that is null', () => ['{"type":"response.completed","response":null}']],
   ['a response that is an array', () => ['{"type":"response.completed","response":[1,{"id":"x"}]}']],
@@ -95,7 +96,7 @@ const strange: readonly [string, (id: string) => string[]][] = [
     ],
   ],
   [
-    'telemetry of strange types',
+    'telemetry of unusual types',
     (id) => [
       '{"type":"codex.rate_limits","limit_name":{"toString":1},"rate_limits":[[]]}',
       `{"type":"response.metadata","headers":${nested(9_000)}}`,
@@ -112,8 +113,8 @@ const strange: readonly [string, (id: string) => string[]][] = [
   ],
 ];
 
-describe.each(['websocket', 'http'] as const)('answers of strange shapes, over %s', (transport) => {
-  it.each([true, false])('stream: %s: the client is answered, and its session goes on', async (stream) => {
+describe.each(['websocket', 'http'] as const)('answers of unusual shapes over %s', (transport) => {
+  it.each([true, false])('A session continues after an answer of unusual shape (stream: %s)', async (stream) => {
     let frames: readonly string[] = [];
     const hostile = await startHostile(transport, ({ n }) => (n % 2 === 1 ? frames : framesWith(n, 'null', 'listed')));
     const wrong: string[] = [];
@@ -133,8 +134,8 @@ describe.each(['websocket', 'http'] as const)('answers of strange shapes, over %
   });
 });
 
-describe('the log and the store', () => {
-  it('hold no text of an upstream error, which its client gets', async () => {
+describe('upstream error text', () => {
+  it('The text of an upstream error reaches its client, and neither the log nor the store', async () => {
     const secret = 'the-words-of-a-person';
     const hostile = await startHostile('websocket', () => [
       `{"type":"error","status":400,"error":{"message":"${secret}","type":"invalid_request_error","code":"odd ${secret}","param":"input[0].content"}}`,

@@ -10,13 +10,13 @@ import type { ConnectionHandlers, DialResult, UpstreamConnection } from '../../.
 import { startWorker, type Worker } from '../../../src/worker.ts';
 import { until } from '../../support/until.ts';
 
-/** A worker between a store in memory, an upstream and a client that the test can break. */
+/** Creates a worker whose in-memory store, upstream and client can each be broken by the test. */
 async function open() {
   const store = createMemoryStore({ clock: systemClock });
   const states: string[] = [];
   const logged: string[] = [];
   const upstream = {
-    /** What the next handshakes come to. */
+    /** Results of the next handshakes. */
     dial: [] as (() => Promise<DialResult>)[],
     send: (_: string) => true,
     close: () => {},
@@ -73,7 +73,7 @@ async function open() {
   workers.push(worker);
 
   let requests = 0;
-  /** Sends a request; resolves with how it ended for its client, in one word. */
+  /** Sends a request; resolves with its result for the client in one word. */
   function ask(more: object = {}, breaks: Partial<ClientSink> = {}) {
     const answer = Promise.withResolvers<string>();
     const delivered: (() => void)[] = [];
@@ -121,7 +121,7 @@ async function open() {
   }
   let answers = 0;
   const frame = (value: object) => upstream.handlers!.frame(JSON.stringify(value));
-  /** The upstream answers whatever is sent to it. */
+  /** Makes the upstream answer whatever is sent to it. */
   const answering = () => {
     upstream.send = () => {
       const id = `resp_${++answers}`;
@@ -135,7 +135,7 @@ async function open() {
     };
   };
   answering();
-  /** The session serves again after all that, and no turn is left behind. */
+  /** Checks that the session serves again, and that no turn stays active. */
   const servesAgain = async () => {
     answering();
     upstream.close = () => {};
@@ -159,8 +159,8 @@ const broken = (): never => {
 };
 const brokenLater = () => Promise.reject(new Error(`broken over ${secret}`));
 
-describe('a part that fails', () => {
-  it('while the first socket is opened: the client is answered, and there is no session', async () => {
+describe('a part that throws', () => {
+  it('A throw while the first socket is opened answers the client and leaves no session', async () => {
     const { upstream, ask, states, logged, servesAgain } = await open();
     upstream.dial.push(brokenLater);
     expect(await ask()).toBe('bridge_internal');
@@ -171,15 +171,15 @@ describe('a part that fails', () => {
   });
 
   it.each([
-    ['the socket that takes the frame', ({ upstream }: Awaited<ReturnType<typeof open>>) => (upstream.send = broken)],
+    ['the socket throws on send', ({ upstream }: Awaited<ReturnType<typeof open>>) => (upstream.send = broken)],
     [
-      'the socket, and then its end, too',
+      'the socket throws on send and on close',
       ({ upstream }: Awaited<ReturnType<typeof open>>) => {
         upstream.send = broken;
         upstream.close = broken;
       },
     ],
-  ])('while a turn is on the wire (%s): it is settled as failed', async (_, breaks) => {
+  ])('A throw while a turn is on the wire settles it as failed (%s)', async (_, breaks) => {
     const all = await open();
     breaks(all);
     expect(await all.ask()).toBe('bridge_internal');
@@ -190,14 +190,14 @@ describe('a part that fails', () => {
     expect((await all.store.turnsOf(session!.id, 9)).map(({ state }) => state)).toContain('failed');
   });
 
-  it('in the client’s end of a stream: the client is answered, the turn is settled', async () => {
+  it('A throw in the client’s end of a stream answers the client and settles the turn', async () => {
     const { ask, states, servesAgain } = await open();
     expect(await ask({}, { event: broken })).toBe('bridge_internal');
     await servesAgain();
     expect(states[0]).toBe('{"live":{"settling":"asking"}}');
   });
 
-  it('when a client is given its terminal: it is cut, and the session gives itself up', async () => {
+  it('A throw while the client is given its terminal cuts the client and releases the session', async () => {
     const { ask, states, worker, servesAgain } = await open();
     expect(await ask({}, { end: broken })).toBe('cut');
     await until(() => worker.roster.size === 0);
@@ -205,7 +205,7 @@ describe('a part that fails', () => {
     await servesAgain();
   });
 
-  it('while a known session waits for a socket: the client is answered, and the session is stale', async () => {
+  it('A throw while a known session waits for a socket answers the client and leaves the session stale', async () => {
     const { upstream, ask, states, worker, idle, servesAgain } = await open();
     expect(await ask()).toBe('response.completed');
     await idle();
@@ -218,7 +218,7 @@ describe('a part that fails', () => {
     await servesAgain();
   });
 
-  it('while a turn is to be sent again: it is settled as failed', async () => {
+  it('A throw while a turn is prepared for a resend settles it as failed', async () => {
     const { upstream, ask, states, servesAgain } = await open();
     upstream.send = () => {
       upstream.dial.push(brokenLater);
@@ -230,7 +230,7 @@ describe('a part that fails', () => {
     await servesAgain();
   });
 
-  it('when a request is handed back: that one is answered', async () => {
+  it('A session whose upstream close throws is still released, and the next request is served', async () => {
     const { worker, upstream, ask, idle, servesAgain } = await open();
     expect(await ask()).toBe('response.completed');
     await idle();

@@ -19,7 +19,7 @@ export interface LogLine {
   [field: string]: unknown;
 }
 
-/** A logger whose lines the test reads. */
+/** Creates a logger whose lines the test can read. */
 export function recordingLogger(): { logger: NonNullable<TestBridgeOptions['logger']>; lines: LogLine[] } {
   const lines: LogLine[] = [];
   const logger = pino({ level: 'debug' }, { write: (text: string) => void lines.push(JSON.parse(text)) });
@@ -28,7 +28,7 @@ export function recordingLogger(): { logger: NonNullable<TestBridgeOptions['logg
 
 export interface Hostile {
   ask(body: object, headers?: Record<string, string>): Promise<Answer>;
-  /** Log lines at `error`. */
+  /** Returns the log lines at level `error`. */
   errors(): LogLine[];
   readonly lines: LogLine[];
   /** Resolves when no session is busy. */
@@ -36,7 +36,7 @@ export interface Hostile {
   readonly at: Awaited<ReturnType<typeof startBridge>>;
 }
 
-/** A provider that answers with the texts of the test, over one transport, and a bridge before it. */
+/** Starts a provider that answers with the texts of the test over one transport, and a bridge in front of it. */
 export async function startHostile(
   transport: 'websocket' | 'http',
   frames: (asked: Pick<Asked, 'n' | 'body'>) => readonly string[],
@@ -80,7 +80,7 @@ export const nested = (levels: number): string => `${'['.repeat(levels)}${']'.re
 const message = (text: string) =>
   `{"type":"message","id":"msg_x","role":"assistant","status":"completed","content":[{"type":"output_text","text":"${text}","annotations":[]}]}`;
 
-/** Output items that no provider should send, by a name for the test. */
+/** Output items that no provider should send, with their names for the test. */
 export const hostileItems: readonly [string, string][] = [
   ['null', 'null'],
   ['a number', '17'],
@@ -107,7 +107,7 @@ export const hostileItems: readonly [string, string][] = [
   ['reasoning without substance', '{"type":"reasoning","summary":7,"encrypted_content":{"a":1}}'],
 ];
 
-/** The frames of a turn with this item where the test wants it. */
+/** Returns the frames of a turn with this item at the given place. */
 export function framesWith(n: number, item: string, where: 'streamed' | 'listed' | 'both', more = ''): string[] {
   const id = `resp_${n}_${Math.random().toString(36).slice(2)}`;
   const last = message(`answer ${n}`);
@@ -129,7 +129,9 @@ export const first = (thread: string, more: object = {}) => ({
   ...more,
 });
 
-/** What a client can send back of an answer: items that are objects, with ids that a request may hold. */
+/**
+ * Returns the part of an answer that a client can send back: items that are objects, with ids that a request may hold.
+ */
 export const sentBack = (items: readonly unknown[]): object[] =>
   items.filter((item): item is object => {
     if (typeof item !== 'object' || item === null || Array.isArray(item)) return false;

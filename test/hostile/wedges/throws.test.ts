@@ -19,7 +19,7 @@ const headers = { 'thread-id': 't' };
 const body = { model: 'm', stream: true, store: false, input: [user('one')] };
 const endsOf = (answer: Awaited<ReturnType<typeof post>>) => terminalsOf(answer).map(({ type }) => type);
 
-/** A bridge whose store the test interferes with, and whose log it reads. */
+/** Starts a bridge whose store the test can break, and collects its log. */
 async function open(options: TestBridgeOptions = {}) {
   const { logger, lines } = recordingLogger();
   let scripted!: ScriptedStore;
@@ -31,7 +31,7 @@ async function open(options: TestBridgeOptions = {}) {
   });
   opened.push(at);
   const ask = (given: object = {}) => post(at.url, { ...body, ...given }, headers);
-  /** A request that continues `first` is answered with the context its client means. */
+  /** Checks that a request that continues `first` is answered with the context its client means. */
   const goesOn = async (first: Awaited<ReturnType<typeof post>>) => {
     const input = [user('one'), ...first.body.output, user('two')];
     const answer = await ask({ input });
@@ -49,18 +49,21 @@ describe('a commit that throws', () => {
   it.each([
     ['rejects', () => Promise.reject(new Error('broken for the test'))],
     ['throws at once', broken],
-  ])('(%s) at a settle is a verdict: the bare end is stored, and the session goes on', async (_, fault) => {
-    const { at, scripted, ask, goesOn, errors } = await open();
-    scripted().once('settle', fault);
-    const first = await ask();
-    expect(endsOf(first)).toEqual(['response.completed']);
-    await until(async () => (await at.store.sessions(1))[0]!.anchorLost);
-    await goesOn(first);
-    expect(scripted().calls.filter((name) => name === 'settle')).toHaveLength(3);
-    expect(errors()).toHaveLength(1);
-  });
+  ])(
+    'A settle that fails (%s) counts as rejected: the bare end is stored, and the session continues',
+    async (_, fault) => {
+      const { at, scripted, ask, goesOn, errors } = await open();
+      scripted().once('settle', fault);
+      const first = await ask();
+      expect(endsOf(first)).toEqual(['response.completed']);
+      await until(async () => (await at.store.sessions(1))[0]!.anchorLost);
+      await goesOn(first);
+      expect(scripted().calls.filter((name) => name === 'settle')).toHaveLength(3);
+      expect(errors()).toHaveLength(1);
+    },
+  );
 
-  it('at both forms of a settle is asked no more, and the next request is served', async () => {
+  it('A settle that throws in both forms is not repeated, and the next request is served', async () => {
     const { at, scripted, ask, errors } = await open();
     scripted().once('settle', broken);
     scripted().once('settle', broken);
@@ -68,20 +71,23 @@ describe('a commit that throws', () => {
     await until(() => at.bridge.sessions().length === 0);
     expect(scripted().calls.filter((name) => name === 'settle')).toHaveLength(2);
     expect(endsOf(await ask({ input: [user('another')] }))).toEqual(['response.completed']);
-    // Each form once, and that nothing could be recorded.
+    // One error for each form, and one because nothing could be recorded.
     expect(errors()).toHaveLength(3);
   });
 
-  it.each(['create', 'start'] as const)('at a %s costs that request, and the next is served', async (name) => {
-    const { scripted, ask } = await open();
-    if (name === 'start') await ask();
-    scripted().once(name, broken);
-    const refused = await ask();
-    expect(refused.body.error?.bridge_code).toBe('bridge_store_rejected');
-    expect(endsOf(await ask())).toEqual(['response.completed']);
-  });
+  it.each(['create', 'start'] as const)(
+    'A %s that throws fails its own request, and the next is served',
+    async (name) => {
+      const { scripted, ask } = await open();
+      if (name === 'start') await ask();
+      scripted().once(name, broken);
+      const refused = await ask();
+      expect(refused.body.error?.bridge_code).toBe('bridge_store_rejected');
+      expect(endsOf(await ask())).toEqual(['response.completed']);
+    },
+  );
 
-  it('because the store is away has not been answered: it is asked again', async () => {
+  it('A commit that throws because the store is unreachable counts as unanswered and is repeated', async () => {
     const { scripted, ask, goesOn, errors } = await open();
     scripted().once('settle', () => Promise.reject(new StoreUnavailable('no connection')));
     await goesOn(await ask());
@@ -89,7 +95,7 @@ describe('a commit that throws', () => {
     expect(errors()).toEqual([]);
   });
 
-  it('is one that the store may have carried out all the same', async () => {
+  it('A commit that throws after the store has carried it out does not break the session', async () => {
     const { scripted, ask, goesOn } = await open();
     scripted().once('settle', async (pass, call) => {
       await pass(call);
@@ -100,13 +106,13 @@ describe('a commit that throws', () => {
 });
 
 describe('an effect that throws', () => {
-  /** The system's clock, but that one length of time cannot be waited for. */
+  /** Creates the system clock, except that a timer of one particular length throws. */
   const without = (forbidden: number): Clock => ({
     ...systemClock,
     after: (ms, fn) => (ms === forbidden ? broken() : systemClock.after(ms, fn)),
   });
 
-  it('when the frame has left ends the turn at once, and the next request is served', async () => {
+  it('An effect that throws after the frame has left ends the turn at once, and the next request is served', async () => {
     let armed = true;
     const clock: Clock = { ...systemClock, after: (ms, fn) => (armed ? without(1_234) : systemClock).after(ms, fn) };
     const { at, ask, errors } = await open({ clock, env: { HOLDFAST_STATUS_HOLD_MS: '1234' } });
@@ -122,16 +128,16 @@ describe('an effect that throws', () => {
     expect(states).toEqual(['completed', 'failed']);
   });
 
-  it('over a client that does not stream answers it, too', async () => {
+  it('An effect that throws answers a client without stream too', async () => {
     const { ask } = await open({ clock: without(1_234), env: { HOLDFAST_STATUS_HOLD_MS: '1234' } });
     const answer = await ask({ stream: false });
     expect([answer.status, answer.body.error?.bridge_code]).toEqual([500, 'bridge_internal']);
   });
 
-  it('in the machine itself stops its actor, and what was to be said is said', async () => {
+  it('A throw in the session machine stops its actor after the pending answer was delivered', async () => {
     let armed = false;
     const { at, ask } = await open({
-      // Asked for when a session comes to rest.
+      // This timer is set when a session becomes idle.
       clock: { ...systemClock, after: (ms, fn) => (armed && ms === 77_777 ? broken() : systemClock.after(ms, fn)) },
       env: { HOLDFAST_IDLE_SOCKET_MS: '77777' },
     });
@@ -145,21 +151,24 @@ describe('an effect that throws', () => {
   it.each([
     ['the store is away', () => Promise.reject(new StoreUnavailable('no connection')), 'response.completed'],
     ['it is broken', broken, 'response.failed'],
-  ])('while a lost turn is prepared again, because %s', async (_, fault, end) => {
-    const { at, scripted, ask } = await open();
-    const first = await ask();
-    const anchored = { input: [user('two')], previous_response_id: first.body.id };
-    at.simulator.script.onTurn({}, { kind: 'reset', at: 'before_created' });
-    scripted().once('lineage', fault);
-    const answer = await ask(anchored);
-    if (end === 'response.completed') expect(endsOf(answer)).toEqual([end]);
-    else expect([answer.status, answer.body.error?.bridge_code]).toEqual([500, 'bridge_internal']);
-    expect(endsOf(await ask(anchored))).toEqual(['response.completed']);
-  });
+  ])(
+    'A lost turn whose history cannot be read because %s is resent or fails, and the next request is served',
+    async (_, fault, end) => {
+      const { at, scripted, ask } = await open();
+      const first = await ask();
+      const anchored = { input: [user('two')], previous_response_id: first.body.id };
+      at.simulator.script.onTurn({}, { kind: 'reset', at: 'before_created' });
+      scripted().once('lineage', fault);
+      const answer = await ask(anchored);
+      if (end === 'response.completed') expect(endsOf(answer)).toEqual([end]);
+      else expect([answer.status, answer.body.error?.bridge_code]).toEqual([500, 'bridge_internal']);
+      expect(endsOf(await ask(anchored))).toEqual(['response.completed']);
+    },
+  );
 });
 
 describe('an observer that throws', () => {
-  it('changes nothing', async () => {
+  it('An observer that throws changes nothing', async () => {
     const { ask, goesOn, errors } = await open({ inspect: broken });
     await goesOn(await ask());
     expect(errors()).toHaveLength(1);
@@ -167,7 +176,7 @@ describe('an observer that throws', () => {
 });
 
 describe('closing the bridge', () => {
-  it('ends the repetition of a commit that is never answered', { timeout: 30_000 }, async () => {
+  it('Closing the bridge ends the repetition of an unanswered commit', { timeout: 30_000 }, async () => {
     const { at, scripted, ask } = await open();
     for (let count = 0; count < 200; count += 1) {
       scripted().once('settle', async () => ({ verdict: 'unknown' as const, reason: 'no answer' }));
@@ -180,7 +189,7 @@ describe('closing the bridge', () => {
     expect(scripted().calls.filter((name) => name === 'settle')).toHaveLength(asked);
   });
 
-  it('answers the client of a turn that cannot be ended', { timeout: 30_000 }, async () => {
+  it('Closing the bridge answers the client of a turn that cannot be ended', { timeout: 30_000 }, async () => {
     const { at, scripted } = await open({ env: { HOLDFAST_START_WAIT_MS: '25000' } });
     scripted().once('create', () => new Promise(() => {}));
     const answer = post(at.url, body, headers);

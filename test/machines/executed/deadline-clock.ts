@@ -2,7 +2,7 @@ import { type Clock, systemClock } from '../../../src/clock.ts';
 
 const MILLION = 1_000_000;
 
-/** Settings under which each deadline can be told from all others by its length, and none falls due by itself. */
+/** Settings with which each deadline is identified by its length, and none expires by itself. */
 export const deadlineEnv = {
   HOLDFAST_CONNECT_MS: String(101 * MILLION),
   HOLDFAST_FIRST_EVENT_MS: String(102 * MILLION),
@@ -21,15 +21,15 @@ export const deadlineEnv = {
   HOLDFAST_SOCKET_AGE_JITTER_MS: '0',
 };
 
-/** Longer than the self-fence, much shorter than a socket's age. */
+/** Longer than the self-fence, and much shorter than a socket's age. */
 export const LAPSE = 301 * MILLION;
 
-/** How long a drain may take, milliseconds: the worker machine's own limit is told by it. */
+/** Maximum time of a drain, in milliseconds; identifies the worker machine's own limit. */
 export const DRAIN = 5_000;
 const REGISTRATION_PAUSE = 200;
 const REPEATED_HEARTBEAT = 500;
 
-/** With a random source that always says one half. */
+/** Delays with a random source that always returns one half. */
 const REDIALS = [400, 800, 1_600, 2_000];
 
 const lengths: Record<string, number> = {
@@ -54,12 +54,12 @@ function nameOf(ms: number): string | null {
   return Object.keys(lengths).find((name) => lengths[name]! * MILLION === ms) ?? null;
 }
 
-/** The system's clock, but for the deadlines named here: they fire when they are told to, and only then. */
+/** The system clock, except that the deadlines named here fire only when the test fires them. */
 export interface DeadlineClock extends Clock {
-  /** Fires the one that was armed first; false when none of that name is armed. */
+  /** Fires the deadline of that name that was armed first; returns false when none is armed. */
   fire(name: string): boolean;
   armed(name: string): number;
-  /** As if the process had stood still for so long: no timer notices. */
+  /** Advances the time without firing timers, as if the process had stalled. */
   skip(ms: number): void;
 }
 

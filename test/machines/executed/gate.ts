@@ -3,23 +3,23 @@ import type { SessionStore } from '../../../src/store/port.ts';
 const gated = ['create', 'start', 'settle', 'lookup', 'lineage', 'register', 'heartbeat'] as const;
 type Gated = (typeof gated)[number];
 
-/** A call that stands before the store and has not been let through. */
+/** A store call that is held back and has not reached the store. */
 export interface Held<N extends Gated = Gated> {
   name: N;
   args: Parameters<SessionStore[N]>;
-  /** Lets it through. Resolves with the store's own answer once the caller has it. */
+  /** Lets the call through. Resolves with the store's answer once the caller has received it. */
   pass(): Promise<Awaited<ReturnType<SessionStore[N]>>>;
-  /** Answers in the store's place. */
+  /** Answers in place of the store. */
   answer(value: Awaited<ReturnType<SessionStore[N]>>): void;
 }
 
-/** Stands between a bridge and its store, and holds back the calls it is told to. */
+/** Sits between a bridge and its store, and holds back the selected calls. */
 export interface Gate {
   store(inner: SessionStore): SessionStore;
   hold(...names: Gated[]): void;
-  /** Lets calls of these names through again, those that wait too. */
+  /** Lets calls of these names through again, including those that wait. */
   open(...names: Gated[]): void;
-  /** The next call of that name that waits, or will. */
+  /** Resolves with the next held call of that name. */
   next<N extends Gated>(name: N): Promise<Held<N>>;
   waiting(name: Gated): number;
 }

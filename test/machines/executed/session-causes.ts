@@ -7,39 +7,39 @@ import type { Client, RealWorld } from './session-world.ts';
 
 export type SessionStep = Step<SessionMachine, SessionFacts>;
 
-/** How the client of the turn in hand is going to be told that it is over. */
+/** Form in which the client of the current turn will be informed of its end. */
 export type Ending = { fault: string } | { status: number } | { terminal: 'response.completed' | 'response.failed' };
 
-/** What is known of the session under test beyond the model: ids, and who waits. */
+/** State of the session under test beyond the model: ids, and waiting clients. */
 export interface Scene {
   readonly world: RealWorld;
   readonly path: Path<SessionMachine, SessionFacts>;
   readonly thread: string;
   sessionId: string;
-  /** Everybody who has asked for anything on this path. */
+  /** All clients that have sent a request on this path. */
   readonly clients: Client[];
-  /** Whose turn is in hand. */
+  /** Client of the current turn. */
   client: Client;
   turnId: string;
-  /** The last answer that continues the conversation. */
+  /** Id of the last response that continues the conversation. */
   headId: string | null;
   headTurn: string | null;
-  /** The rule that holds the provider in the turn that runs, and the one before it. */
+  /** Rules that hold the provider in the running turn and in the previous one. */
   held: RuleHandle | null;
   releasing: RuleHandle | null;
-  /** The rule that holds the handshake. */
+  /** Rule that holds the handshake. */
   dialing: RuleHandle | null;
-  /** The connection was cut although the machine has not heard of it. */
+  /** The connection was cut, but the machine has not received that yet. */
   cut: boolean;
-  /** A dial was let through although the machine does not wait for it any more. */
+  /** A dial was let through although the machine no longer waits for it. */
   ahead: boolean;
   ending: Ending | null;
-  /** The turn's end as its row must have it; null when a refusal decides. */
+  /** End of the turn that its row must have; null when a refusal decides it. */
   end: string | null;
-  /** Whoever has taken the session from this worker. */
+  /** Worker that owns the session. */
   owner: 'me' | 'nobody' | { rival: string };
   orphan: boolean;
-  /** A request that took the place of the turn in hand waits for it to end. */
+  /** A request that superseded the current turn waits for it to end. */
   superseding: boolean;
   said: number;
 }
@@ -57,7 +57,7 @@ export function say(scene: Scene, anchored: boolean): Client {
   return client;
 }
 
-/** What the path wants of the handshake that this step begins. */
+/** Prepares the handshake that this step begins, as the path requires. */
 export function prepareDial(scene: Scene, index: number): void {
   const { steps } = scene.path;
   const next = steps[index + 1];
@@ -73,7 +73,7 @@ export function prepareDial(scene: Scene, index: number): void {
     scene.dialing = scene.world.onUpgrade(faults[name]!);
     return;
   }
-  // A socket that opens behind the machine's back, while the turn it was for is being ended.
+  // A socket that opens unknown to the machine, while the turn it was for is being ended.
   const after = steps.slice(index + 1);
   const verdict = after.find(
     ({ variant, actions }) => variant.name.startsWith('store.settled') || actions.some(({ type }) => type === 'dial'),
@@ -83,7 +83,7 @@ export function prepareDial(scene: Scene, index: number): void {
   scene.world.onUpgrade(scene.ahead ? null : { kind: 'hang' });
 }
 
-/** How the provider behaves in the turn whose frame this step sends: it stops wherever the path may want to go on. */
+/** Prepares the provider for the turn whose frame this step sends: it stops wherever the path may continue. */
 export function prepareTurn(scene: Scene, index: number): void {
   const rest = scene.path.steps.slice(index + 1);
   if (rest[0]?.variant.name.startsWith('frame.not_sent')) return;
@@ -108,7 +108,7 @@ export function prepareTurn(scene: Scene, index: number): void {
   scene.held = scene.world.onTurn(faults);
 }
 
-/** Any of the three calls: what is not in one of them is not read of it. */
+/** Any of the three calls; a member that one of them lacks is not read from it. */
 interface HeldCommit {
   args: [CreateCall & StartCall & SettleCall];
   pass(): Promise<unknown>;
@@ -118,7 +118,7 @@ interface HeldCommit {
 const callOf = (facts: SessionFacts): 'create' | 'start' | 'settle' =>
   facts.asked === 'create' || facts.asked === 'start' ? facts.asked : 'settle';
 
-/** The store's answers, brought about by what would bring them about. */
+/** Makes the store give the required answer by creating its cause. */
 async function verdict(scene: Scene, { variant, from }: SessionStep): Promise<void> {
   const { world, sessionId } = scene;
   const { store } = world.at;
@@ -129,7 +129,7 @@ async function verdict(scene: Scene, { variant, from }: SessionStep): Promise<vo
   if ((facts.asked === 'create' || facts.asked === 'start') && call.turn) scene.turnId = call.turn.id;
   const closed = name.includes('socketOpen: false') && facts.socket;
   if (closed) await world.cut();
-  // The socket that the machine does not wait for any more.
+  // The socket that the machine no longer waits for.
   if (scene.ahead && placeOf(from.snapshot).startsWith('reconnecting.settling')) await world.opened();
   const ask = { ...call, turn: { ...call.turn, id: randomUUID() } };
   const lease = (ms: number) =>
@@ -157,7 +157,7 @@ async function verdict(scene: Scene, { variant, from }: SessionStep): Promise<vo
         await store.operatorRelease(sessionId);
         scene.owner = 'nobody';
         await held.pass();
-        // Asked again once a heartbeat has shown that it is not the worker's own row that is missing.
+        // The start is repeated once a heartbeat has shown that the worker's own row still exists.
         await (await world.gate.next('start')).pass();
         return;
       }
@@ -178,7 +178,7 @@ async function verdict(scene: Scene, { variant, from }: SessionStep): Promise<vo
   await held.pass();
 }
 
-/** Makes one event of the path happen, in the world. What follows by itself is only waited for. */
+/** Makes one event of the path happen in the world. Events that follow by themselves are only awaited. */
 export async function cause(scene: Scene, step: SessionStep): Promise<void> {
   const { world, sessionId } = scene;
   const { gate, clock } = world;
@@ -202,9 +202,9 @@ export async function cause(scene: Scene, step: SessionStep): Promise<void> {
       return world.connection().reset();
     case 'turn.wanted':
       gate.open('lookup', 'lineage');
-      // A turn that nobody runs is ended before its session is claimed.
+      // An orphaned turn is ended before its session is claimed.
       if (place === 'stale') gate.open('settle');
-      // A request that was given back, or that superseded another, is placed again; else the client goes on.
+      // A request that was handed back, or that superseded another, is placed again; otherwise the client continues.
       if (!facts.limbo && !scene.superseding) scene.client = say(scene, facts.head);
       scene.superseding = false;
       return;
@@ -229,7 +229,7 @@ export async function cause(scene: Scene, step: SessionStep): Promise<void> {
       return scene.releasing!.release();
     case 'operator.release':
     case 'operator.close':
-      // Ending a running turn takes as long as its settle, which waits for its own step.
+      // Ending a running turn takes until its settle, which has a step of its own.
       if (/^(live\.streaming|reconnecting\.resending)/.test(place))
         return void world.operator(sessionId, 'close').catch(() => {});
       if ((await world.operator(sessionId, name === 'operator.close' ? 'close' : 'release')) !== 200)

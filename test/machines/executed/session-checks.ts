@@ -11,7 +11,7 @@ const same = (what: string, real: unknown, expected: unknown): void => {
   if (is !== should) throw new Error(`${what} is ${is}, the model says ${should}`);
 };
 
-/** What the machine's actions and the provider's behaviour say of how the turn ends. */
+/** Derives how the turn ends from the machine's actions and the provider's behaviour. */
 function learnEnding(scene: Scene, { variant, actions, from }: SessionStep): void {
   const { name } = variant;
   const find = (type: string) => actions.find((action) => action.type === type)?.params as never;
@@ -52,7 +52,7 @@ function checkAnswer(answer: Answer, ending: Ending): void {
   );
 }
 
-/** The client of the turn in hand has its answer now, or it has none yet. */
+/** Checks that the client of the current turn has its answer, or that it has none yet. */
 async function checkClient(scene: Scene, step: SessionStep): Promise<void> {
   const { actions, from, to } = step;
   if (!from.facts.attached || from.facts.told) return;
@@ -87,7 +87,7 @@ function checkRow(scene: Scene, step: SessionStep, row: SessionRow | null): void
   const running = /^(live\.(streaming|settling)|reconnecting\.(resending|settling))/.test(place);
   if (running) same('the active turn', row.activeTurnId, scene.turnId);
   if (place === 'live.idle') {
-    // An orphan that could not be ended is still there, for the next start to find.
+    // An orphan that could not be ended stays active, and the next start finds it.
     if (!scene.orphan) same('the active turn', row.activeTurnId, null);
     same('the owner', row.ownerWorkerId, me);
   }
@@ -103,7 +103,7 @@ function checkRow(scene: Scene, step: SessionStep, row: SessionRow | null): void
   if (!left && !scene.orphan && !scene.superseding) same('the owner', row.ownerWorkerId, null);
 }
 
-/** Compares the world with what the model says of it: the client, the sockets at the provider, the rows. */
+/** Compares the world with the model: the client, the sockets at the provider, and the rows. */
 export async function compare(scene: Scene, step: SessionStep, _model: SnapshotFrom<SessionMachine>): Promise<void> {
   const { store } = scene.world.at;
   const { name } = step.variant;
@@ -117,7 +117,7 @@ export async function compare(scene: Scene, step: SessionStep, _model: SnapshotF
   }
   await checkClient(scene, step);
   await checkSocket(scene, step);
-  // What a machine does at the end of a session is done in the background.
+  // The machine ends a session in the background.
   let problem: unknown;
   await until(async () => {
     try {

@@ -16,15 +16,17 @@ type SessionSeen = Seen<SessionMachine>;
 const { machine } = sessionModel;
 const names = transitionNames(machine);
 
-/** An event without what the model leaves open. */
+/** Returns an event without the parts that the model leaves open. */
 const essence = ({ reason: _, ...event }: Record<string, unknown>) => JSON.stringify(event);
 
 const show = ({ value, context }: Snapshot) => JSON.stringify([value, context]);
 
 /**
- * Drives a real session along a path of its machine. After every step the machine that runs must be where the model is,
- * and the world must show what the machine's actions say. Throws at the first difference; returns how many events came
- * that the path did not name, all of which the machine must have ignored.
+ * Drives a real session along a path of its machine. After every step the running machine must be in the model's state,
+ * and the world must show the effects of the machine's actions.
+ *
+ * @returns number of events that the path did not name, all of which the machine must have ignored
+ * @throws Error at the first difference
  */
 export async function drive(
   world: RealWorld,
@@ -65,7 +67,7 @@ export async function drive(
       throw new Error(`${where}: the model is in ${show(model)}, the machine in ${show(real)}`);
   };
 
-  /** The next step of this session that the machine does not ignore must be the one that is expected. */
+  /** Checks that the next step of this session that the machine does not ignore is the expected one. */
   async function follow(expected: SessionStep): Promise<void> {
     const event = expected.variant.event(model.context);
     for (;;) {
@@ -87,11 +89,14 @@ export async function drive(
     agree(watch.seen[cursor - 1]!.after, expected.variant.name);
   }
 
-  /** A claim makes a new actor from what the row has kept: it is stale, whatever it was, and has to earn its socket. */
+  /**
+   * Restarts the path after a claim. A claim creates a new actor from the stored row: it is stale whatever its state
+   * was, and needs a new socket.
+   */
   function born({ after }: SessionSeen): void {
     const { creates, takeovers } = after.context;
     if (after.value !== 'stale' || creates !== 0 || takeovers === 0) throw new Error(`a claim began as ${show(after)}`);
-    // The takeover itself is a step of the restored snapshot, before there is an actor to be watched.
+    // The takeover itself is a step of the restored snapshot, before there is an actor to observe.
     watch.coverage.take(after, { type: 'session.claimed' });
     model = after;
     scene.owner = 'me';
@@ -130,14 +135,14 @@ export async function drive(
       await until(() => world.open > 0);
       world.connection().reset();
       await watch.next(before, ({ event }) => event.type === 'socket.lost');
-      // The next handshake begins in the same breath.
+      // The next handshake begins in the same tick.
       prepareDial(scene, index + 1);
     }
     if (variant.name.startsWith('deadline.')) await fire(variant.name);
     else await cause(scene, step);
     await follow(step);
     gate.hold('lookup', 'settle');
-    // A frame that is still on its way could be lost with its socket, and its rule would wait for another turn.
+    // A frame still in flight could be lost with its socket, and its rule would then match another turn.
     if (did('sendCreate', 'sendFull') && !next.startsWith('frame.not_sent')) await until(() => scene.held!.hits > 0);
     if (variant.name === 'frame.not_sent (cause: lease)') {
       await until(() => clock.fire('heartbeat'));

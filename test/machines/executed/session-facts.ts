@@ -1,35 +1,35 @@
 import type { SessionMachine } from '../../../machines/session.ts';
 import { explore, sessionModel, transitionNames, transitionsTaken, type World } from '../../../src/testing/index.ts';
 
-/** What decides, beside the machine's own state, what can happen to a session. */
+/** Facts that decide, beside the machine's own state, what can happen to a session. */
 export interface SessionFacts {
   /** The session has a row. */
   row: boolean;
-  /** A completed turn whose content is known continues the conversation. */
+  /** The conversation has a completed head turn whose content is stored. */
   head: boolean;
   /** The socket is open. */
   socket: boolean;
   /** The provider can continue from the head on this very socket. */
   holds: boolean;
-  /** What the store was asked and has not answered. */
+  /** The store call that is unanswered. */
   asked: 'create' | 'start' | 'orphan' | 'settle' | 'bare' | null;
-  /** Whether the history of the turn in hand was read: needed once it cannot be sent as a delta any more. */
+  /** State of the history of the current turn, which is needed once the turn cannot be sent as a delta. */
   history: 'none' | 'unread' | 'read';
-  /** A frame of the turn in hand has left. */
+  /** A frame of the current turn has been sent. */
   sent: boolean;
-  /** A frame was sent by the very last step, on a socket opened for a resend or not. */
+  /** The last step sent a frame; the value tells whether that was on a socket opened for a resend. */
   fresh: 'started' | 'resent' | null;
-  /** The client of the turn in hand is there. */
+  /** The client of the current turn is connected. */
   attached: boolean;
-  /** It has got its answer. */
+  /** The client of the current turn has its answer. */
   told: boolean;
-  /** How the provider ended the turn in hand. */
+  /** The provider completed the current turn. */
   completed: boolean;
-  /** A worker has claimed the session, and its request comes next. */
+  /** A worker has claimed the session, and its request follows. */
   claimed: boolean;
-  /** A request was given back and waits to be placed again. */
+  /** A request was handed back and waits to be placed again. */
   limbo: boolean;
-  /** An operator has asked for the close while a turn ran: the row is closed when that is settled. */
+  /** An operator closed the session while a turn ran: the row is closed at the settle. */
   closing: boolean;
 }
 
@@ -50,7 +50,7 @@ const initial: SessionFacts = {
   closing: false,
 };
 
-/** `live.idle`, or `live.streaming/waiting/attached`. */
+/** Returns the state path of a snapshot: `live.idle`, or `live.streaming/waiting/attached`. */
 export function placeOf(snapshot: { value: unknown }): string {
   const text = (value: unknown): string => {
     if (typeof value === 'string') return value;
@@ -75,17 +75,18 @@ const always: Can = () => true;
 const starting: Can = (_, { asked }) => asked === 'create' || asked === 'start';
 const ending: Can = (_, { asked }) => asked === 'settle' || asked === 'bare';
 
-/** When the world can make each event happen, in a state in which the machine does not ignore it. */
+/** Conditions under which the world can cause each event, in a state in which the machine does not ignore it. */
 const can: Record<string, Can> = {
   'socket.opened': dialing,
   'socket.failed': dialing,
   'socket.refused': dialing,
-  // Before the first event a turn may be sent again; once its output was shown it may not.
+  // Before the first event a turn may be resent; once its output was shown it may not.
   'socket.lost (resendable)': (place) => waitingFlow(place, initial),
   'socket.lost (resendable: false)': (place) => flowing(place, initial) || idle(place, initial),
   'history.missing': (place, { history }) => place === 'reconnecting.resending.dialing' && history === 'unread',
   'turn.wanted': (place, { claimed }) => (place === 'stale' ? claimed : idle(place, initial)),
-  // A request that is held too long, before its frame has left; a client that asks for something else, after it hung up.
+  // Causes: a request that was held too long, before its frame was sent; a client that disconnected and sent another
+  // request.
   'turn.cancelled (reason: superseded)': (place, facts) =>
     uncommitted(place, facts) ||
     (resending(place, facts) && !facts.sent && facts.attached) ||
@@ -124,13 +125,13 @@ const can: Record<string, Can> = {
   'deadline.idle': always,
   'deadline.age': always,
   'operator.release': always,
-  // There is no row to close while the first socket is being opened.
+  // While the first socket is being opened there is no row to close.
   'operator.close': (place, facts) =>
     idle(place, initial) ||
     place.startsWith('reconnecting.waiting') ||
     streaming(place, facts) ||
     resending(place, facts),
-  // A drain waits for every request: for one that is only about to be placed, too.
+  // A drain waits for every request, including one that is about to be placed.
   'worker.draining': (_, { limbo }) => !limbo,
   'worker.dead': always,
   'session.claimed': (place, { claimed, closing }) => place === 'stale' && !claimed && !closing,
@@ -144,7 +145,10 @@ const verdictOf: Record<string, SessionFacts['asked']> = {
   commitBareSettle: 'bare',
 };
 
-/** Before its frame has left a turn is cancelled only because the request was held too long: its client is told first. */
+/**
+ * Returns true if the event cancels a turn before its frame was sent. The only cause is that the request was held too
+ * long, and its client is answered first.
+ */
 export const heldTooLong = (name: string, place: string): boolean =>
   name.startsWith('turn.cancelled') && !place.startsWith('live.streaming');
 
@@ -154,7 +158,7 @@ export const sessionWorld: World<SessionMachine, SessionFacts> = {
   facts: initial,
   allows(facts, before, variant) {
     if (transitionsTaken(sessionModel.machine, names, before, variant.event(before.context)).length === 0) return false;
-    // A frame that was not handed over is told of at once: nothing else can come first.
+    // A failed send is reported at once, so no other event can precede it.
     return can[variant.name]?.(placeOf(before), facts) ?? false;
   },
   learn(facts, { variant, actions, before }) {
@@ -170,7 +174,7 @@ export const sessionWorld: World<SessionMachine, SessionFacts> = {
     const lostIt =
       name.startsWith('socket.lost') || name.includes('socketOpen: false') || name.includes('cause: socket');
     if (lostIt || did('closeSocket')) Object.assign(next, { socket: false, holds: false });
-    // Whatever came of a dial, by then the history was read.
+    // The history has been read by the time a dial ends, whatever its result.
     if (resending(place, facts) && name.startsWith('socket.') && next.history === 'unread' && next.fresh === null)
       next.history = 'read';
     if (name === 'frame.not_sent (cause: socket)') next.history = 'read';
@@ -195,7 +199,7 @@ export const sessionWorld: World<SessionMachine, SessionFacts> = {
     if (name === 'client.gone') next.attached = false;
     if (name === 'client.back') next.attached = true;
     if (did('failTurn') || did('deliverTerminal') || did('relayRefusal') || heldTooLong(name, place)) next.told = true;
-    // A client that was told already asks again by itself.
+    // A client that has already been answered repeats its request by itself.
     if (did('reresolve') && !facts.told) next.limbo = true;
     if (did('sendCreate') || did('sendFull')) next.sent = true;
     if (did('sendFull')) Object.assign(next, { holds: false, history: 'read' });
@@ -204,16 +208,16 @@ export const sessionWorld: World<SessionMachine, SessionFacts> = {
       if (!next.completed) next.holds = false;
     }
     if (did('closeWhenSettled')) next.closing = true;
-    // Who does not own the session, or cannot end its turn, cannot close it either.
+    // A worker that does not own the session, or cannot end its turn, cannot close it.
     if (name === 'store.fenced' || did('reportUnsettled')) next.closing = false;
     return next;
   },
 };
 
-/** Everything a real bridge can be brought to do with one session. */
+/** All states and steps that a real bridge can be made to take with one session. */
 export const sessionGraph = explore(sessionModel, { world: sessionWorld, limit: 20_000 });
 
-/** Transitions that no world can cause, and why. */
+/** Transitions that no world can cause, each with its reason. */
 const thrown =
   'Nothing of a sound bridge throws; test/hostile/wedges/states.test.ts breaks a part of it in each of these states.';
 export const uncausable: Record<string, string> = {

@@ -12,36 +12,36 @@ import type { Watch } from './watch.ts';
 /** A client that waits for its answer. */
 export interface Client {
   body: Record<string, unknown>;
-  /** Null once it has hung up. */
+  /** Null once the client has disconnected. */
   answer: Promise<Answer | null>;
   readonly answered: boolean;
   hangUp(): void;
 }
 
-/** A real worker over a real database, in front of a simulated provider: and a hand on everything that can happen to it. */
+/** A real worker on a real database, in front of a simulated provider, with control over every event. */
 export interface RealWorld {
   readonly at: TestBridge;
   readonly clock: DeadlineClock;
   readonly gate: Gate;
   ask(body: Record<string, unknown>, headers: Record<string, string>): Client;
-  /** What the provider does with the next handshake. */
+  /** Sets the provider's behaviour in the next handshake. */
   onUpgrade(fault: UpgradeFault | null): RuleHandle | null;
-  /** What the provider does with the next turn; released step by step. */
+  /** Sets the provider's behaviour in the next turn; released step by step. */
   onTurn(faults: readonly TurnFault[]): RuleHandle;
-  /** The open connection; there is never more than one. */
+  /** Returns the open connection; there is never more than one. */
   connection(): SimulatedConnection;
   readonly open: number;
-  /** Cuts the connection and waits until the bridge knows. */
+  /** Cuts the connection and waits until the bridge has noticed. */
   cut(): Promise<void>;
   /** Waits until the bridge has an open connection. */
   opened(): Promise<void>;
   operator(id: string, action: 'release' | 'close'): Promise<number>;
   sql(text: string, values?: unknown[]): Promise<void>;
-  /** Others declare this worker dead; it learns of it and begins again under another id. */
+  /** Makes other workers declare this one dead; it learns of that and registers under another id. */
   bury(): Promise<void>;
-  /** Another worker claims a session, whose owner is declared dead for it. */
+  /** Makes another worker claim a session after its owner was declared dead. */
   rob(sessionId: string): Promise<string>;
-  /** Ends everything that still runs, and takes all hands off. */
+  /** Ends everything that still runs, and removes all rules and holds. */
   tidy(clients: readonly Client[]): Promise<void>;
   close(): Promise<void>;
 }
@@ -57,7 +57,7 @@ export async function openRealWorld(watches: readonly Watch<AnyStateMachine>[]):
     },
     wrapStore: gate.store,
     simulator: { eventGapMs: 0 },
-    // Only there a handshake that fails is tried again; in `auto` its turn goes over HTTP.
+    // Only with this transport is a failed handshake retried; with `auto` its turn would use HTTP.
     env: {
       ...deadlineEnv,
       HOLDFAST_UPSTREAM_TRANSPORT: 'websocket',
@@ -70,7 +70,7 @@ export async function openRealWorld(watches: readonly Watch<AnyStateMachine>[]):
   const { simulator } = at;
   const openOnes = () => simulator.connections.filter(({ open }) => open);
 
-  /** What the bridge says of itself. */
+  /** Returns the value of a gauge from the bridge's metrics. */
   async function gauge(name: string): Promise<number> {
     const text = await (await fetch(`${at.url}/metrics`)).text();
     return Number(new RegExp(`^holdfast_${name}(?:\\{[^}]*\\})? (\\d+)`, 'm').exec(text)?.[1]);

@@ -9,8 +9,8 @@ const watch = watchMachine(explore(sessionModel));
 type SessionStep = (typeof sessionGraph.initial.steps)[number];
 
 /**
- * Not only every transition: every event that is not ignored, in every state in which a world can cause it. The long
- * form does so for every difference the world's facts make.
+ * Coverage goals: every event that is not ignored in every state in which a world can cause it, which is more than
+ * every transition. The long form also covers every combination of the world's facts.
  */
 const goals =
   process.env.EXECUTED_PATHS === 'all'
@@ -26,18 +26,18 @@ beforeAll(async () => {
 afterAll(async () => world?.close());
 
 describe('a real session', () => {
-  it.each(paths)('follows its machine: $name', async (path) => {
+  it.each(paths)('A real session follows its machine: $name', async (path) => {
     ignored += await drive(world, watch, path);
   });
 
-  it('ends every orphan it meets, not only the first one', async () => {
+  it('A real session ends every orphan it meets, not only the first one', async () => {
     const orphan = ['store.busy', 'store.cleared', 'store.head_moved', 'turn.wanted'];
     const begin = ['socket.opened', 'store.started (socketOpen, leaseValid: false)', 'store.settled (socketOpen)'];
     const names = [...begin, 'turn.wanted', ...orphan, ...orphan];
     await drive(world, watch, pathAlong(sessionGraph, names));
   });
 
-  it('has taken every transition that a world can cause', () => {
+  it('The paths take every session transition that a world can cause', () => {
     const { transitions, states, line } = watch.coverage.report();
     console.log(`executed, ${line}; ${paths.length} paths, ${ignored} events ignored on the way`);
     expect(states.missing).toEqual([]);

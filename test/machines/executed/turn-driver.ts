@@ -19,7 +19,9 @@ const pointOf: Record<string, Point> = {
   streaming: { deltas: 1 },
 };
 
-/** What the provider does with the frame that the step at this index sends: what the rest of the path asks of it. */
+/**
+ * Returns the provider's behaviour for the frame that the step at this index sends, as the rest of the path requires.
+ */
 function faultsOf(path: TurnPath, index: number): TurnFault[] {
   const rest = path.steps.slice(index + 1);
   const last = rest.find(({ variant }) => ends.includes(variant.name) || variant.name === 'commit');
@@ -63,7 +65,7 @@ export async function driveTurn(world: RealWorld, watch: Watch<TurnMachine>, pat
   let committed = false;
   let model = initialTransition(machine, { turnId })[0] as SnapshotFrom<TurnMachine>;
 
-  // A tool that may have acted forbids a resend: then a loss is final, even before the first event.
+  // A tool that may have acted forbids a resend: then a lost socket is final, even before the first event.
   const lost = path.steps.findIndex(({ variant }) => variant.name === 'lose');
   const final = lost >= 0 && !path.steps[lost]!.from.facts.resent;
   const tools = final ? [{ type: 'computer_use_preview' }] : [];
@@ -122,7 +124,7 @@ export async function driveTurn(world: RealWorld, watch: Watch<TurnMachine>, pat
 
     for (const [index, { variant, to }] of path.steps.entries()) {
       const { name } = variant;
-      // The frame leaves in the very moment in which its start is durable.
+      // The frame is sent in the same tick in which its start becomes durable.
       if (name === 'commit' && names[index + 1] === 'send') world.onTurn(faultsOf(path, index + 1));
       await causes[name]?.(index);
       for (;;) {
@@ -146,7 +148,7 @@ export async function driveTurn(world: RealWorld, watch: Watch<TurnMachine>, pat
 
   async function compare(state: string, index: number): Promise<void> {
     const done = model.status === 'done';
-    // What leaves with the verdict, and what the provider says without being asked, may be ahead of the path.
+    // A frame sent with the verdict, and frames that the provider sends unprompted, may be ahead of the path.
     if (!done && (['send', 'fail'].includes(names[index + 1]!) || creates > 0)) return;
     const expected = !committed ? null : done ? state : 'active';
     let real: string | null = null;
@@ -160,7 +162,7 @@ export async function driveTurn(world: RealWorld, watch: Watch<TurnMachine>, pat
     if (arrived !== creates) throw new Error(`${arrived} creates arrived, not ${creates}`);
     if (names.at(-1) === 'cancel') return;
     const answer = (await clients[0]!.answer)!;
-    // The end of a steered response is shown like any event: the turn goes on.
+    // The end of a steered response is shown like any event: the turn continues.
     const told = terminalsOf(answer).slice(names.includes('steer') ? 1 : 0);
     const should = { completed: 'response.completed', incomplete: 'response.incomplete' }[state] ?? 'response.failed';
     const is = answer.status === 200 ? told.map(({ type }) => type).join() : 'response.failed';

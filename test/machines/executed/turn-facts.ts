@@ -1,13 +1,13 @@
 import type { TurnMachine } from '../../../machines/turn.ts';
 import { explore, transitionNames, transitionsTaken, turnModel, type World } from '../../../src/testing/index.ts';
 
-/** What decides, beside the machine's own state, what can happen to a turn. */
+/** Facts that decide, beside the machine's own state, what can happen to a turn. */
 export interface TurnFacts {
-  /** It was given back to the resolver once. */
+  /** The turn was handed back to the resolver once. */
   handedBack: boolean;
-  /** Its second create is under way: the one that is permitted. */
+  /** Its second create, the one that is permitted, has been sent. */
   resent: boolean;
-  /** Output of a steered predecessor was shown: it cannot be sent again. */
+  /** Output of a steered predecessor was shown, so the turn cannot be resent. */
   steered: boolean;
 }
 
@@ -15,7 +15,7 @@ type Can = (state: string, facts: TurnFacts) => boolean;
 const always: Can = () => true;
 const notCreated = 'sent';
 
-/** When the world can make each event happen, in a state in which the machine does not ignore it. */
+/** Conditions under which the world can cause each event, in a state in which the machine does not ignore it. */
 const can: Record<string, Can> = {
   queue: always,
   hand_back: (_, { handedBack }) => !handedBack,
@@ -24,10 +24,10 @@ const can: Record<string, Can> = {
   acknowledge: always,
   stream: always,
   steer: (_, { steered }) => !steered,
-  // A terminal that follows no `response.created` is a late frame of an earlier turn, unless it says that it failed.
+  // A terminal without `response.created` is a late frame of an earlier turn, unless it reports a failure.
   complete: (state) => state !== notCreated,
   end_incomplete: (state) => state !== notCreated,
-  // A second create is noted when its frame leaves: in between, nothing else can come.
+  // A second create is recorded when its frame is sent; no other event can come in between.
   fail: (state, { resent }) => state !== 'committed' || !resent,
   cancel: (state, { resent }) => state !== 'committed' || !resent,
   lose: (state, { resent }) => state !== 'committed' || !resent,
@@ -49,10 +49,10 @@ const world: World<TurnMachine, TurnFacts> = {
   },
 };
 
-/** Everything a real bridge can be brought to do with one turn. */
+/** All states and steps that a real bridge can be made to take with one turn. */
 export const turnGraph = explore(turnModel, { world });
 
-/** Transitions that no world can cause, and why. */
+/** Transitions that no world can cause, each with its reason. */
 export const uncausable: Record<string, string> = {
   'turn.sent on complete': 'Only what follows a `response.created` of its own is taken for the end of a turn.',
   'turn.sent on end_incomplete': 'As above.',

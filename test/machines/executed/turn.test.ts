@@ -15,9 +15,9 @@ beforeAll(async () => {
 afterAll(async () => world?.close());
 
 describe('a real turn', () => {
-  it.each(paths)('follows its machine: $name', (path) => driveTurn(world, watch, path));
+  it.each(paths)('A real turn follows its machine: $name', (path) => driveTurn(world, watch, path));
 
-  it('has taken every transition that a world can cause', () => {
+  it('The paths take every turn transition that a world can cause', () => {
     const { transitions, states, line } = watch.coverage.report();
     console.log(`executed, ${line}; ${paths.length} paths`);
     expect(states.missing).toEqual([]);

@@ -5,18 +5,18 @@ import { type CoverageMeter, createCoverage, type Graph } from '../../../src/tes
 export interface Seen<M extends AnyStateMachine = AnyStateMachine> {
   actor: string;
   event: { type: string } & Record<string, unknown>;
-  /** Null when the actor has just begun. */
+  /** Null at the start of the actor. */
   before: SnapshotFrom<M> | null;
   after: SnapshotFrom<M>;
 }
 
-/** Watches all machines of one kind, wherever they run, in the order in which they step. */
+/** Records the steps of all machines of one kind, wherever they run, in order. */
 export interface Watch<M extends AnyStateMachine> {
   readonly seen: Seen<M>[];
   readonly coverage: CoverageMeter<M>;
-  /** The first step at or after this index that is wanted; waits for it. */
+  /** Resolves with the first matching step at or after this index. */
   next(from: number, wanted?: (seen: Seen<M>) => boolean): Promise<number>;
-  /** Called in the middle of each step: after the machine has moved, before its effects are performed. */
+  /** Called during each step: after the transition, before its effects are performed. */
   during: ((seen: Seen<M>) => void) | null;
   observe(event: InspectionEvent): void;
 }

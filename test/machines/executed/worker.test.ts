@@ -20,7 +20,7 @@ import { createDeadlineClock, DRAIN } from './deadline-clock.ts';
 import { createGate } from './gate.ts';
 import { watchMachine } from './watch.ts';
 
-/** Heartbeats that were sent and not answered: a worker that begins to drain sends one more at once. */
+/** Unanswered heartbeats: a worker that begins to drain sends one more at once. */
 interface WorkerFacts {
   beats: number;
 }
@@ -47,7 +47,7 @@ const world: World<WorkerMachine, WorkerFacts> = {
   }),
 };
 
-/** Transitions that no world can cause, and why. */
+/** Transitions that no world can cause, each with its reason. */
 const uncausable: Record<string, string> = {
   'worker.serving on heartbeat.confirmed':
     'One heartbeat at a time is under way while a worker serves, and until it is answered the worker does not rest.',
@@ -77,7 +77,7 @@ afterAll(async () => {
 
 const rowOf = async (id: string) => (await store.workers()).find((row) => row.id === id)?.state ?? null;
 
-/** A membership in its second life, whose registration waits: its first was ended by others. */
+/** Returns a membership that was declared dead and whose second registration is pending. */
 async function rebornMembership() {
   const clock = createDeadlineClock();
   const gate = createGate();
@@ -107,9 +107,9 @@ async function rebornMembership() {
 async function drive({ steps }: Path<WorkerMachine, WorkerFacts>): Promise<void> {
   const { membership, clock, gate } = await rebornMembership();
   const { id } = membership;
-  /** What the last heartbeat that arrived said: one that was sent before the drain began says `serving` still. */
+  /** State reported by the last heartbeat that arrived: one that was sent before the drain still reports `serving`. */
   let said = 'serving';
-  /** Its lease is in doubt: nothing is started until a heartbeat is confirmed. */
+  /** The lease is in doubt: nothing is started until a heartbeat is confirmed. */
   let doubted = false;
   const nothing = { verdict: 'unknown', reason: 'no connection' } as const;
   const causes: Record<string, () => unknown> = {
@@ -154,7 +154,7 @@ async function drive({ steps }: Path<WorkerMachine, WorkerFacts>): Promise<void>
     await membership.stop();
   }
 
-  /** What others can read of this worker, and what it thinks it may do. */
+  /** Compares what others can read of this worker, and what it considers itself allowed to do, with the model. */
   async function compare(): Promise<void> {
     const [top] = JSON.stringify(model.value).match(/\w+/)!;
     if (top === 'starting') expect(await rowOf(id)).toBeNull();
@@ -171,9 +171,9 @@ async function drive({ steps }: Path<WorkerMachine, WorkerFacts>): Promise<void>
 }
 
 describe('a real worker', () => {
-  it.each(paths)('follows its machine: $name', (path) => drive(path));
+  it.each(paths)('A real worker follows its machine: $name', (path) => drive(path));
 
-  it('has taken every transition that a world can cause', () => {
+  it('The paths take every worker transition that a world can cause', () => {
     const { transitions, states, line } = watch.coverage.report();
     console.log(`executed, ${line}; ${paths.length} paths`);
     expect(states.missing).toEqual([]);

@@ -5,7 +5,7 @@ import { busyLane, claimNow, completed, idleLane, key, type Lane, newWorker, swe
 import type { Subject } from '../contract.ts';
 
 export function administration(given: () => Subject): void {
-  test('lists sessions, the latest changed first, page by page', async () => {
+  test('Sessions are listed with the most recently changed first, page by page', async () => {
     const { store } = given();
     const me = await newWorker(store);
     const state = 'reconnecting' as const;
@@ -30,7 +30,7 @@ export function administration(given: () => Subject): void {
     expect(new Set(seen).size).toBe(others + 5);
   });
 
-  test('lists a session whose facts hold escapes that no text of the database may hold', async () => {
+  test('A session whose facts hold escapes that database text cannot hold is listed', async () => {
     const { store } = given();
     const lane = await busyLane(store, await newWorker(store));
     const facts = { outcome: 'a\u0000\ud800', form: 'full' } as TurnFacts;
@@ -39,7 +39,7 @@ export function administration(given: () => Subject): void {
     expect(rows[0]!.lastTurn).toEqual({ state: 'completed', outcome: facts.outcome, form: 'full' });
   });
 
-  test('knows when a session last changed, whatever changed it', async () => {
+  test('The time of a session’s last change is known, whatever changed it', async () => {
     const { store, age } = given();
     const me = await newWorker(store);
     const made = await busyLane(store, me);
@@ -67,7 +67,7 @@ export function administration(given: () => Subject): void {
     }
   });
 
-  test('finds a session by its id, a turn, a response or the hash of a key, and shows its turns and keys', async () => {
+  test('A session is found by its id, a turn, a response or the hash of a key, with its turns and keys', async () => {
     const { store } = given();
     const hard = key();
     const responseId = `resp_${randomUUID()}`;
@@ -85,7 +85,7 @@ export function administration(given: () => Subject): void {
     expect(await store.keysOf(lane.sessionId)).toEqual([hard]);
   });
 
-  test('finds a session by the key itself, and those of one owner', async () => {
+  test('A session is found by the key itself, and sessions by their owner', async () => {
     const { store } = given();
     const thread = randomUUID();
     const me = await newWorker(store);
@@ -101,7 +101,7 @@ export function administration(given: () => Subject): void {
     expect(counts.find(({ workerId }) => workerId === busy.me)).toEqual({ workerId: busy.me, sessions: 2, busy: 1 });
   });
 
-  test('keeps what the bridge did with a turn: the first telling stays, and the list shows the last turn', async () => {
+  test('The facts of a turn are stored once, and the list shows the last turn', async () => {
     const { store } = given();
     const lane = await busyLane(store, await newWorker(store));
     const facts: TurnFacts = {
@@ -117,7 +117,7 @@ export function administration(given: () => Subject): void {
     expect((await row()).lastTurn).toEqual({ state: 'completed', outcome: 'live_reuse', form: 'delta' });
   });
 
-  test("a worker that took the session over says nothing about its predecessor's turn", async () => {
+  test('A worker that took a session over cannot write facts of its predecessor’s turn', async () => {
     const { store } = given();
     const lane = await busyLane(store, await newWorker(store));
     await store.declareDead(lane.me);
@@ -128,7 +128,7 @@ export function administration(given: () => Subject): void {
     expect((await store.turnDetails(lane.sessionId, 9))[0]).toMatchObject({ state: 'lost', facts: null });
   });
 
-  test('shows where other sessions begin in one', async () => {
+  test('Forks of a session are listed with the turns at which they begin', async () => {
     const { store } = given();
     const me = await newWorker(store);
     const lane = await idleLane(store, me);
@@ -169,14 +169,14 @@ export function administration(given: () => Subject): void {
     },
   );
 
-  test('a dropped anchor is not stored upstream any more', async () => {
+  test('A dropped anchor no longer counts as stored upstream', async () => {
     const { store } = given();
     const lane = await idleLane(store, await newWorker(store), { turn: turnStart({ storedUpstream: true }) });
     await store.dropAnchor(lane.sessionId);
     expect((await store.turn(lane.firstTurn.id))!.storedUpstream).toBe(false);
   });
 
-  test('an erased response keeps its id and nothing that could be said again', async () => {
+  test('An erased response keeps its id and no content', async () => {
     const { store } = given();
     const responseId = `resp_${randomUUID()}`;
     const lane = await busyLane(store, await newWorker(store));
@@ -196,7 +196,7 @@ export function administration(given: () => Subject): void {
     expect((await store.lookup(where)).candidates.map(({ turn }) => turn.id)).toEqual([lane.firstTurn.id]);
   });
 
-  test('keeps the first story of a turn, and gives back the newest of a session', async () => {
+  test('The first story of a turn is kept, and the newest of a session is returned', async () => {
     const { store } = given();
     const lane = await idleLane(store, await newWorker(store));
     expect(await store.story(lane.sessionId)).toBeNull();
@@ -208,7 +208,7 @@ export function administration(given: () => Subject): void {
     await store.keepStory(randomUUID(), 'turn-3', { told: 3 });
   });
 
-  test('the janitor takes what is old, keeps ancestors of forks, and what is active until nobody can end it', async () => {
+  test('The janitor deletes old rows, keeps ancestors of forks, and keeps active turns until no worker can end them', async () => {
     const { store, age } = given();
     const me = await newWorker(store);
     const itemIds = [`msg_${randomUUID()}`];
@@ -242,7 +242,7 @@ export function administration(given: () => Subject): void {
     expect((await store.workers()).some(({ id }) => id === me)).toBe(true);
   });
 
-  test('the janitor takes old turns that nothing continues, and not the head of a living session', async () => {
+  test('The janitor deletes old turns without a successor, and not the head of a live session', async () => {
     const { store, age } = given();
     const lane = await idleLane(store, await newWorker(store));
     const failed = lane.start({
@@ -264,7 +264,7 @@ export function administration(given: () => Subject): void {
     expect(await store.turn(lane.firstTurn.id)).not.toBeNull();
   });
 
-  /** A turn of the lane's session, run to that end. */
+  /** Runs a turn of the lane's session to that end. */
   async function turnOf(
     lane: Lane,
     head: string | null,
@@ -288,7 +288,7 @@ export function administration(given: () => Subject): void {
     return ids.filter((_, nth) => rows[nth] !== null);
   };
 
-  test('the janitor takes a line that was left behind whole, and not the one that is gone on with', async () => {
+  test('The janitor deletes an abandoned line whole, and not the line that continues', async () => {
     const { store, age } = given();
     const lane = await idleLane(store, await newWorker(store));
     const one = lane.firstTurn.id;
@@ -301,7 +301,7 @@ export function administration(given: () => Subject): void {
     expect(await left([one, two, three, again, last])).toEqual([again, last]);
   });
 
-  test('the janitor closes an unused session whose turns others continue, and takes what comes after these', async () => {
+  test('The janitor closes an unused session whose turns others continue, and deletes its later turns', async () => {
     const { store, age } = given();
     const me = await newWorker(store);
     const hard = key();
@@ -329,7 +329,7 @@ export function administration(given: () => Subject): void {
     expect(await left([one, two, fork.firstTurn.id])).toEqual([]);
   });
 
-  test('the janitor keeps the turn at which a session begins that has got no further', async () => {
+  test('The janitor keeps the turn at which a session begins that has no later head', async () => {
     const { store, age } = given();
     const me = await newWorker(store);
     const lane = await idleLane(store, me);
@@ -349,7 +349,7 @@ export function administration(given: () => Subject): void {
     expect(await left([living.firstTurn.id, behind, moved])).toEqual([living.firstTurn.id, behind, moved]);
   });
 
-  test('the janitor takes the turns of a session that was closed since, and its row when that is unused', async () => {
+  test('The janitor deletes the turns of a session closed since, and its row when that is unused', async () => {
     const { store, age } = given();
     const lane = await idleLane(store, await newWorker(store));
     await age(48);
@@ -362,7 +362,7 @@ export function administration(given: () => Subject): void {
     expect(await store.session(lane.sessionId)).toBeNull();
   });
 
-  test('the janitor takes a running turn whose worker is silent for as long as sessions are kept', async () => {
+  test('The janitor deletes an active turn whose worker was silent for the retention of sessions', async () => {
     const { store, age } = given();
     const silent = await busyLane(store, await newWorker(store));
     await age(20);
@@ -376,7 +376,7 @@ export function administration(given: () => Subject): void {
     ]);
   });
 
-  test.each([1, 2, 3])('the janitor skips nothing when a step looks at %d rows', async (limit) => {
+  test.each([1, 2, 3])('The janitor skips no row when a step examines %d rows', async (limit) => {
     const { store, age } = given();
     const me = await newWorker(store);
     const gone: string[] = [];
@@ -394,7 +394,7 @@ export function administration(given: () => Subject): void {
     expect(await left([living.firstTurn.id])).toEqual([living.firstTurn.id]);
   });
 
-  test('the janitor leaves workers that sessions name, and those that were heard of lately', async () => {
+  test('The janitor keeps workers that sessions name, and those with a recent heartbeat', async () => {
     const { store, age } = given();
     const named = await idleLane(store, await newWorker(store));
     await age(20);
@@ -406,7 +406,7 @@ export function administration(given: () => Subject): void {
     expect([kept.includes(named.me), kept.includes(recent)]).toEqual([true, true]);
   });
 
-  test('the janitor takes workers that were silent for long and own nothing', async () => {
+  test('The janitor deletes workers that were silent for long and own nothing', async () => {
     const { store, age } = given();
     const gone = await newWorker(store);
     await age(700);

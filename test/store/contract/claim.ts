@@ -14,7 +14,7 @@ import {
 import type { Subject } from '../contract.ts';
 
 export function claims(given: () => Subject): void {
-  test('an idle session may be claimed at any moment, from a live owner too', async () => {
+  test('An idle session can be claimed at any time, also from a live owner', async () => {
     const { store } = given();
     const idle = await idleLane(store, await newWorker(store));
     const me = await newWorker(store);
@@ -36,7 +36,7 @@ export function claims(given: () => Subject): void {
     if (answer.verdict === 'row') expect(await store.session(idle.sessionId)).toEqual(answer.row);
   });
 
-  test('the new owner goes on from the head, the old one is fenced', async () => {
+  test('After a claim the new owner continues from the head and the old one is fenced', async () => {
     const { store } = given();
     const idle = await idleLane(store, await newWorker(store));
     const me = await newWorker(store);
@@ -49,7 +49,7 @@ export function claims(given: () => Subject): void {
     expect((await store.close(idle.hold())).verdict).toBe('fenced');
   });
 
-  test('repeated after a lost answer, it is the same claim', async () => {
+  test('A claim that is repeated after a lost answer is the same claim', async () => {
     const { store } = given();
     const busy = await busyLane(store, await newWorker(store));
     await store.declareDead(busy.me);
@@ -65,7 +65,7 @@ export function claims(given: () => Subject): void {
     expect(await store.claim(call)).toEqual(first);
   });
 
-  test('a row that was written since it was read is a lost race', async () => {
+  test('A claim loses when the row was written since it was read', async () => {
     const { store } = given();
     const idle = await idleLane(store, await newWorker(store));
     const base = { sessionId: idle.sessionId, me: await newWorker(store), nonce: randomUUID() };
@@ -80,7 +80,7 @@ export function claims(given: () => Subject): void {
     expect((await store.session(idle.sessionId))?.epoch).toBe(1);
   });
 
-  test('a busy session waits for the recorded death of its owner, however long ago its lease ran out', async () => {
+  test('A busy session can be claimed only after the recorded death of its owner, however long ago the lease expired', async () => {
     const { store } = given();
     const owner = await newWorker(store);
     const busy = await busyLane(store, owner);
@@ -96,14 +96,14 @@ export function claims(given: () => Subject): void {
     expect((await store.turn(busy.firstTurn.id))?.state).toBe('lost');
   });
 
-  test('a draining owner is still the owner', async () => {
+  test('A draining owner still owns its sessions', async () => {
     const { store } = given();
     const busy = await busyLane(store, await newWorker(store));
     await store.heartbeat(busy.me, 'draining', LEASE_MS);
     expect(await claimNow(store, busy.sessionId, await newWorker(store))).toEqual({ verdict: 'busy' });
   });
 
-  test('a worker takes its own session back only after it has ended the orphaned turn', async () => {
+  test('A worker reclaims its own session only after it has ended the orphaned turn', async () => {
     const { store } = given();
     const busy = await busyLane(store, await newWorker(store));
     expect(await claimNow(store, busy.sessionId, busy.me)).toEqual({ verdict: 'busy' });
@@ -112,7 +112,7 @@ export function claims(given: () => Subject): void {
     expect((await store.settle(busy.settle(busy.firstTurn.id))).verdict).toBe('branch');
   });
 
-  test('an owner without a row gets one with a full lease, and is then judged like any other', async () => {
+  test('An owner without a row gets one with a full lease, and is then judged like any other', async () => {
     const { store, forgetWorker } = given();
     const busy = await busyLane(store, await newWorker(store));
     await forgetWorker(busy.me);
@@ -127,7 +127,7 @@ export function claims(given: () => Subject): void {
     expect((await claimNow(store, busy.sessionId, me)).verdict).toBe('row');
   });
 
-  test('a dead or unknown worker claims nothing', async () => {
+  test('A dead or unknown worker cannot claim', async () => {
     const { store } = given();
     const idle = await idleLane(store, await newWorker(store));
     const dead = await newWorker(store);
@@ -137,7 +137,7 @@ export function claims(given: () => Subject): void {
     }
   });
 
-  test('a closed or unknown session cannot be claimed', async () => {
+  test('A closed or unknown session cannot be claimed', async () => {
     const { store } = given();
     const idle = await idleLane(store, await newWorker(store));
     await store.close(idle.hold());
@@ -147,7 +147,7 @@ export function claims(given: () => Subject): void {
     expect(await store.claim(call)).toEqual({ verdict: 'lost_race' });
   });
 
-  test('of many claims of one reading exactly one wins', async () => {
+  test('Exactly one of many claims based on one read wins', async () => {
     const { store } = given();
     const claimers = await Promise.all(Array.from({ length: 6 }, () => newWorker(store)));
     for (let round = 0; round < 10; round += 1) {
@@ -159,7 +159,7 @@ export function claims(given: () => Subject): void {
     }
   });
 
-  test('one lineage whatever the interleaving: old and new owner start at once, one of them runs', async () => {
+  test('Concurrent starts of the old and the new owner run one turn: one lineage in any interleaving', async () => {
     const { store } = given();
     const [old, next] = [await newWorker(store), await newWorker(store)];
     for (let round = 0; round < 10; round += 1) {
@@ -175,7 +175,7 @@ export function claims(given: () => Subject): void {
     }
   });
 
-  test('the turn that a claim marks lost is that of its session', async () => {
+  test('A claim marks as lost only a turn of its own session', async () => {
     const { store } = given();
     const [dead, alive] = [await newWorker(store), await newWorker(store)];
     const [taken, other] = [await busyLane(store, dead), await busyLane(store, alive)];

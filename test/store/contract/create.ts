@@ -4,7 +4,7 @@ import { busyLane, claimNow, idleLane, key, LEASE_MS, lane, newWorker, turnStart
 import type { Subject } from '../contract.ts';
 
 export function creation(given: () => Subject): void {
-  test('makes the session, its keys and its first turn in one', async () => {
+  test('A create writes the session, its keys and its first turn in one call', async () => {
     const { store } = given();
     const me = await newWorker(store);
     const hard = key();
@@ -48,7 +48,7 @@ export function creation(given: () => Subject): void {
     expect(keyed?.id).toBe(made.sessionId);
   });
 
-  test('a fork starts at its parent', async () => {
+  test('A fork starts at its parent', async () => {
     const { store } = given();
     const me = await newWorker(store);
     const origin = await idleLane(store, me);
@@ -58,14 +58,14 @@ export function creation(given: () => Subject): void {
     expect((await store.turn(fork.firstTurn.id))?.parentTurnId).toBe(head);
   });
 
-  test('repeated after a lost answer, it is the same session', async () => {
+  test('A create that is repeated after a lost answer is the same session', async () => {
     const { store } = given();
     const made = await busyLane(store, await newWorker(store), { keys: [key()] });
     expect(await store.create(made.create)).toMatchObject({ verdict: 'already', epoch: 1, revision: 1 });
     expect((await store.session(made.sessionId))?.revision).toBe(1);
   });
 
-  test('a late copy never brings an ended turn back', async () => {
+  test('A late copy of a create never reactivates an ended turn', async () => {
     const { store } = given();
     const made = await idleLane(store, await newWorker(store), { keys: [key()] });
     const before = await store.session(made.sessionId);
@@ -73,7 +73,7 @@ export function creation(given: () => Subject): void {
     expect(await store.session(made.sessionId)).toEqual(before);
   });
 
-  test('a late copy for a session that was claimed is fenced', async () => {
+  test('A late copy of a create for a session that was claimed is fenced', async () => {
     const { store } = given();
     const made = await busyLane(store, await newWorker(store));
     await store.declareDead(made.me);
@@ -81,7 +81,7 @@ export function creation(given: () => Subject): void {
     expect(await store.create(made.create)).toEqual({ verdict: 'fenced' });
   });
 
-  test('a key that names a session already is taken, and nothing is written', async () => {
+  test('A create with a key that names another session is refused, and nothing is written', async () => {
     const { store } = given();
     const me = await newWorker(store);
     const hard = key();
@@ -99,7 +99,7 @@ export function creation(given: () => Subject): void {
     expect(keyed).toBeNull();
   });
 
-  test('equal keys of two scopes, or of two kinds, are different keys', async () => {
+  test('Equal keys of two scopes, or of two kinds, are different keys', async () => {
     const { store } = given();
     const me = await newWorker(store);
     const hash = randomUUID();
@@ -112,7 +112,7 @@ export function creation(given: () => Subject): void {
     }
   });
 
-  test('of many requests racing for a new key exactly one creates', async () => {
+  test('Exactly one of many requests that race for a new key creates', async () => {
     const { store } = given();
     const me = await newWorker(store);
     for (let round = 0; round < 10; round += 1) {
@@ -126,7 +126,7 @@ export function creation(given: () => Subject): void {
     }
   });
 
-  test('copies of one call racing each other make one session', async () => {
+  test('Racing copies of one create make one session', async () => {
     const { store } = given();
     const me = await newWorker(store);
     for (let round = 0; round < 10; round += 1) {
@@ -136,7 +136,7 @@ export function creation(given: () => Subject): void {
     }
   });
 
-  test('a worker that is dead or unknown creates nothing', async () => {
+  test('A worker that is dead or unknown cannot create', async () => {
     const { store } = given();
     const dead = await newWorker(store);
     await store.declareDead(dead);
@@ -147,7 +147,7 @@ export function creation(given: () => Subject): void {
     }
   });
 
-  test('a turn id of another session is refused', async () => {
+  test('A create with the turn id of another session is refused', async () => {
     const { store } = given();
     const me = await newWorker(store);
     const other = await busyLane(store, me);
@@ -156,7 +156,7 @@ export function creation(given: () => Subject): void {
     expect(await store.session(made.sessionId)).toBeNull();
   });
 
-  test('so is that of a turn which ended there', async () => {
+  test('A create with the id of a turn that ended in another session is refused', async () => {
     const { store } = given();
     const me = await newWorker(store);
     const other = await idleLane(store, me);

@@ -14,7 +14,7 @@ async function oneMoreTurn(store: SessionStore, lane: Lane, head: string, text: 
 }
 
 export function lineages(given: () => Subject): void {
-  test('a turn and its ancestors, root first, across the sessions of a fork', async () => {
+  test('A lineage has a turn and its ancestors, root first, across the sessions of a fork', async () => {
     const { store } = given();
     const me = await newWorker(store);
     const origin = await idleLane(store, me);
@@ -36,7 +36,7 @@ export function lineages(given: () => Subject): void {
     ]);
   });
 
-  test('a line whose ancestors are gone begins late, and names the turn that is missing', async () => {
+  test('A lineage whose ancestors are gone starts late, and names the missing turn', async () => {
     const { store } = given();
     const missing = randomUUID();
     const lane = await idleLane(store, await newWorker(store), { turn: turnStart({ parentTurnId: missing }) });
@@ -51,7 +51,7 @@ export function lineages(given: () => Subject): void {
     ]);
   });
 
-  test('turns that name each other as parents are each given once, and the line ends', async () => {
+  test('Turns that name each other as parents are each returned once, and the lineage ends', async () => {
     const { store } = given();
     const me = await newWorker(store);
     const [one, two] = [randomUUID(), randomUUID()];
@@ -61,7 +61,7 @@ export function lineages(given: () => Subject): void {
     expect((await store.lineage('local', one)).map(({ turn }) => turn.id)).toEqual([two, one]);
   });
 
-  test('items are found by the ids that later requests may refer to, in the newest turns of the scope', async () => {
+  test('Items are found by the ids that later requests may refer to, in the newest turns of the scope', async () => {
     const { store } = given();
     const scope = `tenant-${randomUUID()}`;
     const me = await newWorker(store);
@@ -97,7 +97,7 @@ export function lineages(given: () => Subject): void {
     expect(await store.references(scope, many.reverse())).toHaveLength(2);
   });
 
-  test('items come back to the letter, whatever they hold and however large', async () => {
+  test('Items are returned byte for byte, whatever their content and size', async () => {
     const { store } = given();
     const busy = await busyLane(store, await newWorker(store));
     const input = [`{"b":1,"a":"\\u0000 \\ud800 \u{1f600}", "n": 1.0 }`];
@@ -110,7 +110,7 @@ export function lineages(given: () => Subject): void {
     expect(only?.output === arrayText(output)).toBe(true);
   });
 
-  test('large items come back to the letter, in their places, beside items of any other kind', async () => {
+  test('Large items are returned byte for byte and in place, beside items of any other kind', async () => {
     const { store } = given();
     const busy = await busyLane(store, await newWorker(store));
     const large = { type: 'message', role: 'user', content: `${'large \u0000 \ud800 '.repeat(20_000)}` };
@@ -126,7 +126,7 @@ export function lineages(given: () => Subject): void {
     expect(await store.lineage('other', busy.firstTurn.id)).toEqual([]);
   });
 
-  test('erased items leave the turn in its place', async () => {
+  test('A turn whose items were erased stays in the lineage', async () => {
     const { store, eraseItems } = given();
     const lane = await idleLane(store, await newWorker(store));
     const second = await oneMoreTurn(store, lane, lane.firstTurn.id, 'second');
@@ -136,7 +136,7 @@ export function lineages(given: () => Subject): void {
     expect(line[0]?.turn.state).toBe('completed');
   });
 
-  test('is empty for a turn that is unknown, or known in another scope', async () => {
+  test('The lineage of a turn that is unknown, or known in another scope, is empty', async () => {
     const { store } = given();
     const lane = await idleLane(store, await newWorker(store), { scope: 'tenant-a' });
     expect(await store.lineage('tenant-a', lane.firstTurn.id)).toHaveLength(1);
@@ -147,7 +147,7 @@ export function lineages(given: () => Subject): void {
     expect(await store.lineage('tenant-a', randomUUID())).toEqual([]);
   });
 
-  test('never walks out of the scope', async () => {
+  test('A lineage never leaves its scope', async () => {
     const { store } = given();
     const me = await newWorker(store);
     const foreign = await idleLane(store, me, { scope: 'tenant-a' });
@@ -160,7 +160,7 @@ export function lineages(given: () => Subject): void {
     expect((await store.line('tenant-b', lane.firstTurn.id)).map(({ id }) => id)).toEqual([lane.firstTurn.id]);
   });
 
-  test('turns of a session come newest first, as many as wanted', async () => {
+  test('Turns of a session are returned newest first, up to the limit', async () => {
     const { store } = given();
     const lane = await idleLane(store, await newWorker(store));
     const second = await oneMoreTurn(store, lane, lane.firstTurn.id, 'second');
@@ -170,7 +170,7 @@ export function lineages(given: () => Subject): void {
     expect(await store.turnsOf(randomUUID(), 10)).toEqual([]);
   });
 
-  test('turns that asked the same are those of the scope that run or ended well lately, with their workers', async () => {
+  test('Turns of the same request are those of the scope that run or recently ended well, with their workers', async () => {
     const { store } = given();
     const [me, other] = [await newWorker(store), await newWorker(store)];
     const requestFp = `asked ${randomUUID()}`;
@@ -194,7 +194,7 @@ export function lineages(given: () => Subject): void {
     expect(await store.repeated('nowhere', requestFp, 60_000)).toEqual([]);
   });
 
-  test('of turns that asked the same the newest are looked at', async () => {
+  test('Only the newest turns of the same request are examined', async () => {
     const { store } = given();
     const me = await newWorker(store);
     const requestFp = `asked ${randomUUID()}`;
@@ -205,7 +205,7 @@ export function lineages(given: () => Subject): void {
     expect(found.map((each) => each.turn.id)).not.toContain(oldest.firstTurn.id);
   });
 
-  test('sessions come newest first, as many as wanted', async () => {
+  test('Sessions are returned newest first, up to the limit', async () => {
     const { store } = given();
     const me = await newWorker(store);
     const older = await idleLane(store, me);
@@ -214,7 +214,7 @@ export function lineages(given: () => Subject): void {
     expect((await store.sessions(1))[0]).toEqual(await store.session(newer.sessionId));
   });
 
-  test('the pepper is long and always the same', async () => {
+  test('The pepper is long and constant', async () => {
     const { store, another } = given();
     const second = await another();
     expect(await store.pepper()).toMatch(/^[0-9a-f]{64}$/);

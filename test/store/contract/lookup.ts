@@ -22,11 +22,11 @@ const query = (over: Partial<Lookup>): Lookup => ({
 });
 
 export function lookups(given: () => Subject): void {
-  test('without evidence nothing is found', async () => {
+  test('A look-up without evidence finds nothing', async () => {
     expect(await given().store.lookup(query({}))).toEqual(nothing);
   });
 
-  test('anchor, token and key each find their own session, with heads and owners', async () => {
+  test('A look-up finds a session for each of anchor, token and key, with heads and owners', async () => {
     const { store } = given();
     const workers = await Promise.all([newWorker(store), newWorker(store), newWorker(store)]);
     const hard = key();
@@ -47,7 +47,7 @@ export function lookups(given: () => Subject): void {
     expect(found.owners.get(workers[0]!)).toMatchObject({ state: 'serving', leaseLeftMs: expect.any(Number) });
   });
 
-  test('an older turn is found as anchor while another turn is the head', async () => {
+  test('A look-up finds an older turn as anchor while another turn is the head', async () => {
     const { store } = given();
     const responseId = `resp_${randomUUID()}`;
     const lane = await busyLane(store, await newWorker(store));
@@ -60,7 +60,7 @@ export function lookups(given: () => Subject): void {
     expect([...found.heads.keys()]).toEqual([next.turn.id]);
   });
 
-  test('nothing crosses scopes', async () => {
+  test('A look-up never crosses scopes', async () => {
     const { store } = given();
     const hard = key();
     const responseId = `resp_${randomUUID()}`;
@@ -72,7 +72,7 @@ export function lookups(given: () => Subject): void {
     expect([own.anchor?.session?.id, own.token?.id, own.keyed?.id]).toEqual(Array(3).fill(lane.sessionId));
   });
 
-  test('a closed session is unknown; the turn it ran is not', async () => {
+  test('A look-up does not find a closed session, but finds the turn it ran', async () => {
     const { store } = given();
     const hard = key();
     const responseId = `resp_${randomUUID()}`;
@@ -83,7 +83,7 @@ export function lookups(given: () => Subject): void {
     expect(found).toEqual({ ...nothing, anchor: { turn: await store.turn(lane.firstTurn.id), session: null } });
   });
 
-  test('an unowned session has no owner, a session whose owner has no row has none either', async () => {
+  test('A look-up returns no owner for an unowned session, nor for an owner without a row', async () => {
     const { store, forgetWorker } = given();
     const released = await idleLane(store, await newWorker(store));
     await store.release(released.hold());
@@ -109,7 +109,7 @@ export function lookups(given: () => Subject): void {
     const idsOf = async (scope: string, places: readonly string[]) =>
       (await candidatesOf(scope, places)).map(({ turn }) => turn.id);
 
-    test('a turn is found by its output as streamed, as listed, and by a reference to its last item', async () => {
+    test('A turn is found by its output as streamed, as listed, and by a reference to its last item', async () => {
       const { store } = given();
       const scope = newScope();
       const lane = await ended(scope, { transcriptFp: 'streamed', secondFp: 'listed', thirdFp: 'reference' });
@@ -124,7 +124,7 @@ export function lookups(given: () => Subject): void {
       expect(await idsOf(scope, [])).toEqual([]);
     });
 
-    test('the deepest place comes first, of equals the newest, and each turn once at its deepest place', async () => {
+    test('The deepest place comes first, then the newest turn, and each turn once at its deepest place', async () => {
       const scope = newScope();
       const me = await newWorker(given().store);
       const shallow = await ended(scope, { transcriptFp: 'p1' }, me);
@@ -138,7 +138,7 @@ export function lookups(given: () => Subject): void {
       );
     });
 
-    test('as many are given as were agreed, the newest of a place that many share', async () => {
+    test('The number of candidates is limited, with the newest at a shared place', async () => {
       const scope = newScope();
       const me = await newWorker(given().store);
       const made: string[] = [];
@@ -156,7 +156,7 @@ export function lookups(given: () => Subject): void {
       expect(await idsOf(scope, many)).toEqual(made.slice(0, MOST_CANDIDATES));
     });
 
-    test('turns that were given before are left out, and others follow', async () => {
+    test('Candidates that were already returned are omitted, and others follow', async () => {
       const scope = newScope();
       const me = await newWorker(given().store);
       const made: string[] = [];
@@ -169,7 +169,7 @@ export function lookups(given: () => Subject): void {
       expect((await given().store.lookup(query({ scope, places: ['same'], besides: made }))).candidates).toEqual([]);
     });
 
-    test('a session that a hard key names is told from one that none does', async () => {
+    test('A session with a hard key is distinguished from one without', async () => {
       const { store } = given();
       const scope = newScope();
       const me = await newWorker(store);
@@ -181,7 +181,7 @@ export function lookups(given: () => Subject): void {
       expect([...found.named]).toEqual([keyed.sessionId]);
     });
 
-    test('a turn that runs, failed or was lost is no candidate; an incomplete one is', async () => {
+    test('A turn that runs, failed or was lost is no candidate, and an incomplete one is', async () => {
       const { store } = given();
       const scope = newScope();
       const me = await newWorker(store);
@@ -194,7 +194,7 @@ export function lookups(given: () => Subject): void {
       expect(await idsOf(scope, ['p'])).toEqual([incomplete.firstTurn.id]);
     });
 
-    test('a turn of a closed session comes without the session, beside one whose session is open', async () => {
+    test('A turn of a closed session is returned without the session, beside one whose session is open', async () => {
       const { store } = given();
       const scope = newScope();
       const open = await ended(scope, { transcriptFp: 'p' });
@@ -209,14 +209,14 @@ export function lookups(given: () => Subject): void {
       expect([...found.owners.keys()]).toEqual([open.me]);
     });
 
-    test('nothing of another scope is found', async () => {
+    test('A look-up by place finds nothing of another scope', async () => {
       const scope = newScope();
       await ended(scope, { transcriptFp: 'p', secondFp: 'q', thirdFp: 'r' });
       expect(await idsOf(scope, ['p', 'q', 'r'])).toHaveLength(1);
       expect(await given().store.lookup(query({ scope: newScope(), places: ['p', 'q', 'r'] }))).toEqual(nothing);
     });
 
-    test('several turns of one session come with the one session, and beside anchor, token and key', async () => {
+    test('Several turns of one session come with one session row, and beside anchor, token and key', async () => {
       const { store } = given();
       const scope = newScope();
       const hard = key();
@@ -241,7 +241,7 @@ export function lookups(given: () => Subject): void {
     });
   });
 
-  test('text that no database would take is simply not found', async () => {
+  test('Text that no database can store is not found, without an error', async () => {
     const { store } = given();
     const odd = { anchor: 'a\u0000b', tokenSessionId: 'not a uuid \u0000\ud800' };
     expect(await store.lookup(query(odd))).toEqual(nothing);
@@ -249,7 +249,7 @@ export function lookups(given: () => Subject): void {
     expect(await store.turn("'; drop table turn; --")).toBeNull();
   });
 
-  test('what was read does not change under the reader', async () => {
+  test('The result of a look-up does not change later', async () => {
     const { store } = given();
     const idle = await idleLane(store, await newWorker(store));
     const row = await store.session(idle.sessionId);

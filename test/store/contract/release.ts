@@ -4,7 +4,7 @@ import { busyLane, claimedLane, claimNow, idleLane, key, lane, newWorker } from 
 import type { Subject } from '../contract.ts';
 
 export function releases(given: () => Subject): void {
-  test('a released session has no owner and keeps its head', async () => {
+  test('A released session has no owner and keeps its head', async () => {
     const { store } = given();
     const idle = await idleLane(store, await newWorker(store));
     expect(await store.release(idle.hold('stale'))).toEqual({ verdict: 'ok' });
@@ -19,7 +19,7 @@ export function releases(given: () => Subject): void {
     });
   });
 
-  test('a released session is claimed by whoever comes', async () => {
+  test('A released session can be claimed by any worker', async () => {
     const { store } = given();
     const idle = await idleLane(store, await newWorker(store));
     await store.release(idle.hold());
@@ -29,7 +29,7 @@ export function releases(given: () => Subject): void {
     });
   });
 
-  test('after its release a session takes nothing more from its old owner', async () => {
+  test('After its release a session accepts no call of its old owner', async () => {
     const { store } = given();
     const idle = await idleLane(store, await newWorker(store));
     await store.release(idle.hold());
@@ -37,7 +37,7 @@ export function releases(given: () => Subject): void {
     expect(await store.close(idle.hold())).toEqual({ verdict: 'fenced' });
   });
 
-  test('release repeated after a lost answer writes nothing more', async () => {
+  test('A release that is repeated after a lost answer writes nothing more', async () => {
     const { store } = given();
     const idle = await idleLane(store, await newWorker(store));
     await store.release(idle.hold());
@@ -45,7 +45,7 @@ export function releases(given: () => Subject): void {
     expect((await store.session(idle.sessionId))?.revision).toBe(3);
   });
 
-  test('the owner of an active turn is never cleared', async () => {
+  test('A session with an active turn cannot be released', async () => {
     const { store } = given();
     const busy = await busyLane(store, await newWorker(store));
     const row = await store.session(busy.sessionId);
@@ -54,7 +54,7 @@ export function releases(given: () => Subject): void {
     expect(await store.session(busy.sessionId)).toEqual(row);
   });
 
-  test('release and close are fenced for everybody else', async () => {
+  test('Release and close are fenced for every other worker', async () => {
     const { store } = given();
     const idle = await idleLane(store, await newWorker(store));
     const row = await store.session(idle.sessionId);
@@ -70,7 +70,7 @@ export function releases(given: () => Subject): void {
     expect(await store.session(idle.sessionId)).toEqual(row);
   });
 
-  test("the old owner's late release does not undo a claim", async () => {
+  test('A late release by the old owner does not undo a claim', async () => {
     const { store } = given();
     const idle = await idleLane(store, await newWorker(store));
     const me = await newWorker(store);
@@ -79,7 +79,7 @@ export function releases(given: () => Subject): void {
     expect((await store.session(idle.sessionId))?.ownerWorkerId).toBe(me);
   });
 
-  test('closing frees the keys in the same call', async () => {
+  test('A close frees the keys in the same call', async () => {
     const { store } = given();
     const me = await newWorker(store);
     const hard = key();
@@ -89,7 +89,7 @@ export function releases(given: () => Subject): void {
     expect((await store.create(lane(me, { keys: [hard] }).create)).verdict).toBe('ok');
   });
 
-  test('closing leaves the keys of other sessions alone', async () => {
+  test('A close leaves the keys of other sessions alone', async () => {
     const { store } = given();
     const me = await newWorker(store);
     const hard = key();
@@ -99,7 +99,7 @@ export function releases(given: () => Subject): void {
     expect((await store.create(lane(me, { keys: [hard] }).create)).verdict).toBe('key_taken');
   });
 
-  test('close repeated after a lost answer writes nothing more', async () => {
+  test('A close that is repeated after a lost answer writes nothing more', async () => {
     const { store } = given();
     const idle = await idleLane(store, await newWorker(store));
     await store.close(idle.hold());
@@ -107,7 +107,7 @@ export function releases(given: () => Subject): void {
     expect((await store.session(idle.sessionId))?.revision).toBe(3);
   });
 
-  test('a face that was written by release, close or settle is the one that is read', async () => {
+  test('A face written by release, close or settle is the one that is read', async () => {
     const { store } = given();
     const me = await newWorker(store);
     const face = { state: 'stale' as const, snapshot: { at: 'the end' }, machineVersion: 7 };
@@ -126,7 +126,7 @@ export function releases(given: () => Subject): void {
     expect(await read(settled.sessionId)).toEqual(written);
   });
 
-  test('an unknown session is fenced for a worker that starts a turn of it or closes it', async () => {
+  test('An unknown session is fenced for a worker that starts a turn of it or closes it', async () => {
     const { store } = given();
     const unknown = lane(await newWorker(store));
     expect(await store.close(unknown.hold('closed'))).toEqual({ verdict: 'fenced' });

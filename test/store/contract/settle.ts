@@ -6,7 +6,7 @@ import { bare, busyLane, claimedLane, claimNow, completed, face, idleLane, newWo
 import type { Subject } from '../contract.ts';
 
 export function settling(given: () => Subject): void {
-  test('records the end and moves the head', async () => {
+  test('A settle records the end and moves the head', async () => {
     const { store } = given();
     const busy = await busyLane(store, await newWorker(store));
     const result = completed();
@@ -26,7 +26,7 @@ export function settling(given: () => Subject): void {
     });
   });
 
-  test.each(['failed', 'cancelled', 'lost'] as const)('a turn that %s is never a head', async (state: TurnEnd) => {
+  test.each(['failed', 'cancelled', 'lost'] as const)('A turn that %s never becomes a head', async (state: TurnEnd) => {
     const { store } = given();
     const idle = await idleLane(store, await newWorker(store));
     const call = idle.start({ expectedHead: idle.firstTurn.id });
@@ -35,14 +35,14 @@ export function settling(given: () => Subject): void {
     expect(await store.session(idle.sessionId)).toMatchObject({ activeTurnId: null, headTurnId: idle.firstTurn.id });
   });
 
-  test('an incomplete turn is a head', async () => {
+  test('An incomplete turn becomes a head', async () => {
     const { store } = given();
     const busy = await busyLane(store, await newWorker(store));
     await store.settle(busy.settle(busy.firstTurn.id, completed({ state: 'incomplete' })));
     expect((await store.session(busy.sessionId))?.headTurnId).toBe(busy.firstTurn.id);
   });
 
-  test('repeated after a lost answer, it is the same end', async () => {
+  test('A settle that is repeated after a lost answer is the same end', async () => {
     const { store } = given();
     const busy = await busyLane(store, await newWorker(store));
     const call = busy.settle(busy.firstTurn.id);
@@ -52,7 +52,7 @@ export function settling(given: () => Subject): void {
     expect(await store.session(busy.sessionId)).toEqual(row);
   });
 
-  test('a late copy does not disturb the next turn', async () => {
+  test('A late copy of a settle does not affect the next turn', async () => {
     const { store } = given();
     const idle = await busyLane(store, await newWorker(store));
     const first = idle.settle(idle.firstTurn.id);
@@ -64,7 +64,7 @@ export function settling(given: () => Subject): void {
     expect(await store.session(idle.sessionId)).toEqual(row);
   });
 
-  test('the first end stays', async () => {
+  test('The first recorded end stays', async () => {
     const { store } = given();
     const busy = await busyLane(store, await newWorker(store));
     await store.settle(busy.settle(busy.firstTurn.id, bare('cancelled')));
@@ -73,7 +73,7 @@ export function settling(given: () => Subject): void {
     expect((await store.session(busy.sessionId))?.headTurnId).toBeNull();
   });
 
-  test("the author's real end replaces lost, as a branch that moves no head", async () => {
+  test('The author’s real end replaces `lost`, as a branch that moves no head', async () => {
     const { store } = given();
     const busy = await busyLane(store, await newWorker(store));
     await store.declareDead(busy.me);
@@ -90,7 +90,7 @@ export function settling(given: () => Subject): void {
     expect(await store.settle(real)).toEqual({ verdict: 'branch' });
   });
 
-  test("an orphan's clean-up does not outlast the author's real end", async () => {
+  test('The end written by an orphan’s clean-up is replaced by the author’s real end', async () => {
     const { store } = given();
     const busy = await busyLane(store, await newWorker(store));
     expect((await store.settle(busy.settle(busy.firstTurn.id, bare('lost')))).verdict).toBe('ok');
@@ -99,7 +99,7 @@ export function settling(given: () => Subject): void {
     expect((await store.session(busy.sessionId))?.headTurnId).toBeNull();
   });
 
-  test('what a turn is recognised by belongs to the end that is kept, and is replaced with lost', async () => {
+  test('The fingerprints of a turn belong to the recorded end, and are replaced together with `lost`', async () => {
     const { store } = given();
     const scope = `tenant-${randomUUID()}`;
     const busy = await busyLane(store, await newWorker(store), { scope });
@@ -131,7 +131,7 @@ export function settling(given: () => Subject): void {
     expect([await holders('foreign'), await found('foreign')]).toEqual([[], 0]);
   });
 
-  test('facts come with the end that is recorded, and with no other', async () => {
+  test('Facts are stored with the end that is recorded, and with no other', async () => {
     const { store } = given();
     const busy = await busyLane(store, await newWorker(store));
     await store.declareDead(busy.me);
@@ -146,14 +146,14 @@ export function settling(given: () => Subject): void {
     expect((await store.turnDetails(busy.sessionId, 1))[0]?.facts).toBeNull();
   });
 
-  test('lost never replaces an end', async () => {
+  test('`lost` never replaces an end', async () => {
     const { store } = given();
     const idle = await idleLane(store, await newWorker(store));
     expect(await store.settle(idle.settle(idle.firstTurn.id, bare('lost')))).toEqual({ verdict: 'already' });
     expect((await store.turn(idle.firstTurn.id))?.state).toBe('completed');
   });
 
-  test('a dead worker still records how its turn ended', async () => {
+  test('A dead worker can still record how its turn ended', async () => {
     const { store } = given();
     const busy = await busyLane(store, await newWorker(store));
     await store.declareDead(busy.me);
@@ -161,7 +161,7 @@ export function settling(given: () => Subject): void {
     expect((await store.session(busy.sessionId))?.headTurnId).toBe(busy.firstTurn.id);
   });
 
-  test('nobody ends the turn of another, and a missing turn is no part of the line', async () => {
+  test('No worker can end the turn of another, and a missing turn is not part of the line', async () => {
     const { store } = given();
     const busy = await busyLane(store, await newWorker(store));
     const stranger = claimedLane(busy, await newWorker(store), randomUUID(), 1);
@@ -178,7 +178,7 @@ export function settling(given: () => Subject): void {
     expect((await store.session(busy.sessionId))?.revision).toBe(1);
   });
 
-  test('a response id that the scope has already is rejected and nothing is written; the bare end goes through', async () => {
+  test('A settle with a response id that the scope already has is rejected and writes nothing, and the bare end is accepted', async () => {
     const { store } = given();
     const me = await newWorker(store);
     const responseId = `resp_${randomUUID()}`;
@@ -201,7 +201,7 @@ export function settling(given: () => Subject): void {
     });
   });
 
-  test('a lost anchor lasts until the head moves on', async () => {
+  test('A lost anchor stays marked until the head moves', async () => {
     const { store } = given();
     const lane = await busyLane(store, await newWorker(store));
     await store.settle(lane.settle(lane.firstTurn.id, { ...bare('completed'), anchorLost: true }));
@@ -215,18 +215,18 @@ export function settling(given: () => Subject): void {
     expect((await store.session(lane.sessionId))?.anchorLost).toBe(false);
   });
 
-  test('the row shows the face that came with the call', async () => {
+  test('The row shows the face of the settle', async () => {
     const { store } = given();
     const busy = await busyLane(store, await newWorker(store));
     await store.settle({ ...busy.settle(busy.firstTurn.id), face: face('stale') });
     expect(await store.session(busy.sessionId)).toMatchObject({ state: 'stale', snapshot: { value: 'stale' } });
   });
 
-  test('what providers send in usage, errors and ids does not break the row', async () => {
+  test('Unusual usage, errors and ids of providers do not break the row', async () => {
     const { store } = given();
     const busy = await busyLane(store, await newWorker(store));
     const odd = { text: 'a\u0000b\ud800' };
-    // As long as a gateway packs them, in a form that no index makes shorter.
+    // The length of ids that a gateway packs, in an incompressible form.
     const packed = randomBytes(1_536).toString('base64');
     const itemIds = ['msg\u0000\ud800', 'msg_"quoted", {1}', `msg_${'x'.repeat(10_000)}`, 'msg_plain', packed];
     const facts = { outcome: 'a\u0000b' } as TurnFacts;
@@ -235,11 +235,11 @@ export function settling(given: () => Subject): void {
     const [turn] = await store.turnDetails(busy.sessionId, 1);
     expect(turn).toMatchObject({ usage: odd, error: odd, facts });
     const mine = (await store.references('local', itemIds)).filter(({ turnId }) => turnId === busy.firstTurn.id);
-    // The one that is longer than any index takes is left out, and its turn ends all the same.
+    // An id longer than an index entry allows is omitted, and its turn still ends.
     expect(mine.map(({ itemId }) => itemId.length <= packed.length)).toEqual([true, true, true, true]);
   });
 
-  test('response ids of any length are found again, and told apart to the last character', async () => {
+  test('Response ids of any length are found again, and compared in full', async () => {
     const { store } = given();
     const busy = await busyLane(store, await newWorker(store));
     const long = `resp_${Array.from({ length: 120 }, () => randomUUID()).join('')}`;

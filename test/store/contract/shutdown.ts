@@ -4,7 +4,7 @@ import { busyLane, LEASE_MS, lane, newWorker } from '../calls.ts';
 import type { Subject } from '../contract.ts';
 
 export function shutdowns(given: () => Subject): void {
-  test('a store that was shut down answers unknown, and its reads throw', async () => {
+  test('A store that was shut down answers unknown, and its reads throw', async () => {
     const { store: first, another } = given();
     const store = await another();
     const me = await newWorker(store);

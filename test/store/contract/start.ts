@@ -4,7 +4,7 @@ import { bare, busyLane, claimNow, face, idleLane, newWorker, turnStart } from '
 import type { Subject } from '../contract.ts';
 
 export function starts(given: () => Subject): void {
-  test('an idle session at the expected head takes the turn', async () => {
+  test('A start on an idle session at the expected head activates the turn', async () => {
     const { store } = given();
     const idle = await idleLane(store, await newWorker(store));
     const head = idle.firstTurn.id;
@@ -19,7 +19,7 @@ export function starts(given: () => Subject): void {
     expect(await store.turn(call.turn.id)).toMatchObject({ state: 'active', parentTurnId: head, shape: 'delta' });
   });
 
-  test('the row shows the face that came with the call', async () => {
+  test('The row shows the face of the start', async () => {
     const { store } = given();
     const idle = await idleLane(store, await newWorker(store));
     const shown = { ...face('reconnecting'), machineVersion: 7 };
@@ -27,7 +27,7 @@ export function starts(given: () => Subject): void {
     expect(await store.session(idle.sessionId)).toMatchObject(shown);
   });
 
-  test('repeated after a lost answer, it is the same start', async () => {
+  test('A start that is repeated after a lost answer is the same start', async () => {
     const { store } = given();
     const idle = await idleLane(store, await newWorker(store));
     const call = idle.start({ expectedHead: idle.firstTurn.id });
@@ -36,7 +36,7 @@ export function starts(given: () => Subject): void {
     expect((await store.session(idle.sessionId))?.revision).toBe(3);
   });
 
-  test('a late copy never makes an ended turn active again', async () => {
+  test('A late copy of a start never reactivates an ended turn', async () => {
     const { store } = given();
     const idle = await idleLane(store, await newWorker(store));
     const call = idle.start({ expectedHead: idle.firstTurn.id });
@@ -48,7 +48,7 @@ export function starts(given: () => Subject): void {
     expect((await store.turn(call.turn.id))?.state).toBe('cancelled');
   });
 
-  test('a session runs one turn at a time', async () => {
+  test('A session runs one turn at a time', async () => {
     const { store } = given();
     const busy = await busyLane(store, await newWorker(store));
     const call = busy.start();
@@ -56,7 +56,7 @@ export function starts(given: () => Subject): void {
     expect(await store.turn(call.turn.id)).toBeNull();
   });
 
-  test('a head that is not the expected one has moved', async () => {
+  test('A start at a head other than the expected one gets `head_moved`', async () => {
     const { store } = given();
     const idle = await idleLane(store, await newWorker(store));
     for (const expectedHead of [null, randomUUID()]) {
@@ -66,7 +66,7 @@ export function starts(given: () => Subject): void {
     }
   });
 
-  test('another worker, nonce or epoch is fenced, and so is a session nobody knows', async () => {
+  test('A start by another worker, nonce or epoch is fenced, and so is one of an unknown session', async () => {
     const { store } = given();
     const idle = await idleLane(store, await newWorker(store));
     const expectedHead = idle.firstTurn.id;
@@ -83,7 +83,7 @@ export function starts(given: () => Subject): void {
     }
   });
 
-  test('a dead worker starts nothing, though the session is still its own', async () => {
+  test('A dead worker cannot start, though it still owns the session', async () => {
     const { store } = given();
     const idle = await idleLane(store, await newWorker(store));
     await store.declareDead(idle.me);
@@ -91,14 +91,14 @@ export function starts(given: () => Subject): void {
     expect(await store.start(call)).toEqual({ verdict: 'fenced' });
   });
 
-  test('a worker without a row starts nothing', async () => {
+  test('A worker without a row cannot start', async () => {
     const { store, forgetWorker } = given();
     const idle = await idleLane(store, await newWorker(store));
     await forgetWorker(idle.me);
     expect(await store.start(idle.start({ expectedHead: idle.firstTurn.id }))).toEqual({ verdict: 'fenced' });
   });
 
-  test('after a claim the old owner is fenced even with its own turn id', async () => {
+  test('After a claim the old owner is fenced even with its own turn id', async () => {
     const { store } = given();
     const idle = await idleLane(store, await newWorker(store));
     await claimNow(store, idle.sessionId, await newWorker(store));

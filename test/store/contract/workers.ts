@@ -6,7 +6,7 @@ import type { Subject } from '../contract.ts';
 export function liveness(given: () => Subject): void {
   const find = async (id: string) => (await given().store.workers()).find((worker) => worker.id === id);
 
-  test('a registered worker serves, with a full lease', async () => {
+  test('A registered worker serves, with a full lease', async () => {
     const { store } = given();
     const worker = {
       id: randomUUID(),
@@ -21,7 +21,7 @@ export function liveness(given: () => Subject): void {
     expect(row!.leaseLeftMs).toBeGreaterThan(LEASE_MS / 2);
   });
 
-  test('registration may be repeated by the same worker only', async () => {
+  test('A registration can be repeated by the same worker only', async () => {
     const { store } = given();
     const worker = { id: randomUUID(), internalUrl: null, livenessPath: null, version: '1', leaseMs: LEASE_MS };
     await store.register(worker);
@@ -32,7 +32,7 @@ export function liveness(given: () => Subject): void {
     expect((await find(worker.id))?.state).toBe('dead');
   });
 
-  test('a heartbeat extends the lease and says what the worker does', async () => {
+  test('A heartbeat extends the lease and reports the worker’s state', async () => {
     const { store } = given();
     const id = await newWorker(store, EXPIRED_MS);
     expect(await store.heartbeat(id, 'draining', LEASE_MS)).toEqual({ verdict: 'ok' });
@@ -40,7 +40,7 @@ export function liveness(given: () => Subject): void {
     expect((await find(id))!.leaseLeftMs).toBeGreaterThan(0);
   });
 
-  test('dead is for ever: a heartbeat learns of it and changes nothing', async () => {
+  test('`dead` is a terminal state: a heartbeat returns it and changes nothing', async () => {
     const { store } = given();
     const id = await newWorker(store, EXPIRED_MS);
     await store.declareExpired(id);
@@ -50,7 +50,7 @@ export function liveness(given: () => Subject): void {
     expect(await store.heartbeat(randomUUID(), 'serving', LEASE_MS)).toEqual({ verdict: 'dead' });
   });
 
-  test('only an expired lease is declared dead, and again is still dead', async () => {
+  test('Only an expired lease can be declared dead, and a repeat still returns dead', async () => {
     const { store } = given();
     const alive = await newWorker(store);
     expect(await store.declareExpired(alive)).toEqual({ verdict: 'alive' });
@@ -60,7 +60,7 @@ export function liveness(given: () => Subject): void {
     expect(await store.declareExpired(alive)).toEqual({ verdict: 'dead' });
   });
 
-  test('a worker without a row is given one with a full lease, and is judged by that', async () => {
+  test('A worker without a row is given one with a full lease, and is judged by that lease', async () => {
     const { store } = given();
     const id = randomUUID();
     expect(await store.declareExpired(id)).toEqual({ verdict: 'alive' });
@@ -70,7 +70,7 @@ export function liveness(given: () => Subject): void {
     expect(await store.declareExpired(id)).toEqual({ verdict: 'dead' });
   });
 
-  test('a heartbeat restores a row that was lost, and none that is dead', async () => {
+  test('A heartbeat restores a row that was lost, and none that is dead', async () => {
     const { store } = given();
     const registration = { internalUrl: 'http://a', livenessPath: null, version: '1' };
     const [lost, met, dead] = [randomUUID(), randomUUID(), randomUUID()];
@@ -86,7 +86,7 @@ export function liveness(given: () => Subject): void {
     expect(await find(dead)).toMatchObject({ state: 'dead', version: 'unknown' });
   });
 
-  test('the end of a lease changes when it is renewed, and only then', async () => {
+  test('The end of a lease changes only when it is renewed', async () => {
     const { store } = given();
     const id = await newWorker(store);
     const before = (await find(id))!.leaseUntilMs;
@@ -95,7 +95,7 @@ export function liveness(given: () => Subject): void {
     expect((await find(id))!.leaseUntilMs).not.toBe(before);
   });
 
-  test('a certain death needs no expired lease, nor a row', async () => {
+  test('A certain death needs neither an expired lease nor a row', async () => {
     const { store } = given();
     const id = await newWorker(store);
     expect(await store.declareDead(id)).toEqual({ verdict: 'dead' });
@@ -106,7 +106,7 @@ export function liveness(given: () => Subject): void {
     expect((await find(unknown))?.state).toBe('dead');
   });
 
-  test('registration with another version or liveness path is another worker', async () => {
+  test('A registration with another version or liveness path is another worker', async () => {
     const { store } = given();
     const worker = { id: randomUUID(), internalUrl: 'http://a', livenessPath: '/a', version: '1', leaseMs: LEASE_MS };
     await store.register(worker);
@@ -114,7 +114,7 @@ export function liveness(given: () => Subject): void {
       expect((await store.register({ ...worker, ...other })).verdict).toBe('rejected');
   });
 
-  test('a death is that of one worker', async () => {
+  test('A declared death affects one worker only', async () => {
     const { store } = given();
     const [one, other] = [await newWorker(store, EXPIRED_MS), await newWorker(store, EXPIRED_MS)];
     expect(await store.declareExpired(one)).toEqual({ verdict: 'dead' });

@@ -9,7 +9,7 @@ export interface Command {
   args: readonly unknown[];
 }
 
-/** The few ids that the commands of one run are about, so that they meet. */
+/** The few ids that the commands of one run use, so that they conflict often. */
 export interface Universe {
   workers: readonly string[];
   sessions: readonly string[];
@@ -20,7 +20,7 @@ export interface Universe {
   scopes: readonly string[];
 }
 
-/** @param run makes the ids unlike those of any other run on the same database */
+/** @param run makes the ids unique among all runs on the same database */
 export function universeOf(run: string): Universe {
   const some = (kind: string, count: number) => Array.from({ length: count }, (_, nth) => `${run}-${kind}${nth}`);
   return {
@@ -34,7 +34,7 @@ export function universeOf(run: string): Universe {
   };
 }
 
-/** Fingerprints of places, and ids of items at the provider: few, so that they meet. */
+/** Fingerprints of places, and item ids at the provider: few, so that they collide. */
 export const PLACES = ['fp1', 'fp2', 'fp3'] as const;
 export const ITEM_IDS = ['msg_1', 'msg_2', 'rs_1'] as const;
 
@@ -54,7 +54,7 @@ function resultOf(random: Random, universe: Universe): TurnResult {
     secondFp: content && random.chance(0.5) ? random.pick(PLACES) : null,
     thirdFp: content && random.chance(0.5) ? random.pick(PLACES) : null,
     forms: content ? random.pick(['1f', '2f']) : null,
-    // Also with ends that carry nothing else: whatever is written must go with the end that it came with.
+    // Also for ends without other data: what is written must be stored with the end that it came with.
     itemIds: ITEM_IDS.filter(() => random.chance(0.3)),
     itemCount: content ? random.integer(1, 3) : null,
     replay: content ? random.pick(['exact', 'anchor_only'] as const) : 'never',
@@ -64,7 +64,7 @@ function resultOf(random: Random, universe: Universe): TurnResult {
   };
 }
 
-/** A call that is mostly what a worker would make, and often what it should not. `rows` is where things stand. */
+/** Returns a call that is mostly one a worker would make, and often an invalid one. `rows` is the current state. */
 export function commandOf(random: Random, universe: Universe, rows: MemoryDatabase): Command {
   const sessionId = random.pick(universe.sessions);
   const session = rows.sessions.get(sessionId);

@@ -1,16 +1,16 @@
 import { MOST_CANDIDATES, type SessionStore, StoreUnavailable } from '../../../src/store/port.ts';
 import { type Command, ITEM_IDS, PLACES, type Universe } from './commands.ts';
 
-/** Leases are counted by different clocks: that one is left, or none, is what can be compared. */
+/** The stores use different clocks, so only the presence of remaining lease time can be compared. */
 const lease = (ms: number) => (ms > 1_000 ? 'left' : 'run out');
 
-/** Readings of a clock, and what depends on how a store writes things down. */
+/** Clock readings, and fields that depend on how a store encodes data. */
 const clocked: ReadonlySet<string> = new Set([
   ...['startedAt', 'endedAt', 'createdAt', 'updatedAt', 'leaseUntilMs'],
   ...['inputBytes', 'outputBytes'],
 ]);
 
-/** An answer without what two correct stores may say differently. */
+/** Returns an answer without the parts in which two correct stores may differ. */
 export function comparable(value: unknown): unknown {
   if (value instanceof Map) return comparable(Object.fromEntries([...value].sort(([a], [b]) => (a < b ? -1 : 1))));
   if (value instanceof Set) return [...value].sort();
@@ -30,7 +30,7 @@ export async function perform(store: SessionStore, { name, args }: Command): Pro
   const call = store[name] as (...given: readonly unknown[]) => Promise<unknown>;
   const answer = (await call(...structuredClone(args))) as { verdict?: string; reason?: string } | undefined;
   if (answer?.verdict === 'unknown') throw new StoreUnavailable(answer.reason);
-  // A sweep takes whatever is old, and the database holds more than one universe.
+  // A sweep deletes all old rows, and the database holds more than one universe.
   return name === 'purge' ? null : comparable(answer);
 }
 
@@ -41,8 +41,8 @@ const byTurnId = <T extends { turnId: string }>(rows: readonly T[]) =>
 const byId = <T extends { id: string }>(rows: readonly T[]) => [...rows].sort((a, b) => (a.id < b.id ? -1 : 1));
 
 /**
- * Everything of a universe that the port can show. `ordered`: also what depends on the order in which turns were
- * started, which nobody knows of calls that were made at the same time.
+ * Returns everything about a universe that the port can show. `ordered` includes what depends on the order in which
+ * turns were started, which is unknown for concurrent calls.
  */
 export async function dump(store: SessionStore, universe: Universe, ordered: boolean): Promise<unknown> {
   const { workers, sessions, turns, keys, responses, scopes } = universe;
@@ -64,7 +64,7 @@ export async function dump(store: SessionStore, universe: Universe, ordered: boo
       placed: await all([...PLACES, PLACES], async (places) => {
         const found = await store.lookup({ ...query, scope, places: [places].flat() });
         if (ordered) return found;
-        // Of more turns than are given, which are the newest is not known either.
+        // If more turns match than are returned, the newest ones are unknown too.
         const all = found.candidates.length < MOST_CANDIDATES;
         return all ? { ...found, candidates: byTurn(found.candidates) } : 'many';
       }),
@@ -75,7 +75,7 @@ export async function dump(store: SessionStore, universe: Universe, ordered: boo
   });
 }
 
-/** Every order of the first `count` numbers; as they stand comes first. */
+/** Yields every order of the first `count` numbers, the identity first. */
 export function* orders(count: number): Generator<readonly number[]> {
   if (count === 0) return yield [];
   for (const shorter of orders(count - 1)) {
