@@ -1,7 +1,7 @@
-import type { Peers } from '../session/peers.ts';
+import type { Peers } from '../session/forwarding.ts';
 import type { SessionStore } from '../store/port.ts';
-import type { Forwarder } from './forward/forwarder.ts';
-import { createJudge } from './judge.ts';
+import { createJudge } from './failure-detector.ts';
+import type { Forwarder } from './forward/sender.ts';
 
 export interface PeersOptions {
   store: SessionStore;

@@ -1,3 +1,7 @@
+import type { IncomingMessage } from 'node:http';
+import type { Readable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
+import { createBrotliDecompress, createGunzip, createInflate, createZstdDecompress } from 'node:zlib';
 import express, { type NextFunction, type Request, type RequestHandler, type Response, type Router } from 'express';
 import type { Clock } from '../clock.ts';
 import type { Config } from '../config.ts';
@@ -6,19 +10,260 @@ import type { Ids } from '../ids.ts';
 import type { Reader } from '../intake/pool.ts';
 import { encodeText } from '../json.ts';
 import type { Logger } from '../observe/log.ts';
-import type { Caller } from '../session/port.ts';
+import { type Caller, type ClientSink, credentialOf, type TurnRequest } from '../session/port.ts';
 import type { Lease, Quota } from '../session/quota.ts';
 import { StoreUnavailable } from '../store/port.ts';
 import { COMPARISON_PATH, namedInQuery } from '../transcript/provider-ids.ts';
 import type { ReadRequest } from '../transcript/types.ts';
-import type { UpstreamTarget, UpstreamTransport } from '../upstream/port.ts';
-import { readBody, textOfParsed } from './body.ts';
-import { holdConnection } from './connections.ts';
+import { clientHeaders, upstreamHeaders } from '../upstream/headers.ts';
+import { type HttpCall, type UpstreamTarget, type UpstreamTransport, UpstreamUnreachable } from '../upstream/port.ts';
+import { createJsonSink, createSseSink } from './answers.ts';
 import { sendError } from './envelope.ts';
-import { createJsonSink } from './json-sink.ts';
-import { flatHeaders, listsItem, pass } from './pass.ts';
-import type { TurnService } from './port.ts';
-import { createSseSink } from './sse-sink.ts';
+import { holdConnection } from './server.ts';
+
+/** Readiness of this worker to receive requests, with the reasons if it is not ready. */
+export interface Readiness {
+  ready: boolean;
+  reasons: readonly string[];
+}
+
+/** Services of the bridge that the HTTP layer uses. */
+export interface TurnService {
+  /**
+   * Starts a turn for a validated request and takes over its lease. Results and errors reach the client through the
+   * sink.
+   */
+  turn(request: TurnRequest, sink: ClientSink, lease: Lease): void;
+  /**
+   * Returns whether a response id is known in this scope.
+   *
+   * @throws {StoreUnavailable}
+   */
+  knowsResponse(scope: string, responseId: string): Promise<boolean>;
+  /**
+   * Returns the first of these ids that no turn of this scope produced, or null when there is none.
+   *
+   * @throws {StoreUnavailable}
+   */
+  notMade(scope: string, ids: readonly string[]): Promise<string | null>;
+  /**
+   * Deletes the stored data of a response that the provider has deleted.
+   *
+   * @throws {StoreUnavailable}
+   */
+  forgetResponse(scope: string, responseId: string): Promise<void>;
+  readiness(): Promise<Readiness>;
+  /** True when this worker is about to stop but still serves. Answers ask clients to close their connections. */
+  readonly leaving?: boolean;
+  /** True when new turns are refused. Answers ask clients to close their connections. */
+  readonly draining: boolean;
+}
+
+const unpackers = new Map<string, () => NodeJS.ReadWriteStream & { destroy(): void }>([
+  ['gzip', createGunzip],
+  ['x-gzip', createGunzip],
+  ['deflate', createInflate],
+  ['br', createBrotliDecompress],
+  ['zstd', createZstdDecompress],
+]);
+
+/**
+ * Size of the blocks in which a body is collected, in bytes. Each block has its own memory, so it can be transferred to
+ * a worker thread.
+ */
+const BLOCK = 1_048_576;
+
+/** Collects chunks into a few blocks. At no time is the whole body copied at once. */
+function createBlocks() {
+  const blocks: Buffer[] = [];
+  let room = Buffer.alloc(0);
+  let used = 0;
+  return {
+    push(chunk: Buffer) {
+      for (let at = 0; at < chunk.length; ) {
+        if (used === room.length) {
+          if (used > 0) blocks.push(room);
+          room = Buffer.allocUnsafeSlow(blocks.length === 0 ? Math.min(BLOCK, Math.max(4_096, chunk.length)) : BLOCK);
+          used = 0;
+        }
+        const copied = chunk.copy(room, used, at);
+        at += copied;
+        used += copied;
+      }
+    },
+    /** Returns all blocks, the last one trimmed. */
+    end: (): Buffer[] => (used === 0 ? blocks : [...blocks, used === room.length ? room : room.subarray(0, used)]),
+  };
+}
+
+/**
+ * Reads and decompresses a whole request body. Both `limit` and the limits of the lease apply to the decompressed
+ * bytes, so a small compressed body cannot exceed them.
+ *
+ * @param limit maximum size, in bytes
+ * @returns the body in parts, each with memory of its own
+ * @throws {BridgeError} `bridge_body_too_large`, `bridge_unsupported_media_type`, `bridge_invalid_json` (for a body
+ * that cannot be decompressed), and any error of `lease.addBytes`
+ */
+export async function readBody(req: IncomingMessage, limit: number, lease: Pick<Lease, 'addBytes'>): Promise<Buffer[]> {
+  const declared = Number(req.headers['content-length'] ?? 0);
+  if (declared > limit) throw new BridgeError('bridge_body_too_large');
+  const encoding = req.headers['content-encoding']?.toLowerCase().trim() ?? 'identity';
+  // Leaving the loop must not destroy the connection: the client still has to receive an answer.
+  const source = encoding === 'identity' ? req.iterator({ destroyOnReturn: false }) : unpack(req, encoding);
+  const blocks = createBlocks();
+  let size = 0;
+  try {
+    for await (const chunk of source as AsyncIterable<Buffer>) {
+      size += chunk.length;
+      if (size > limit) throw new BridgeError('bridge_body_too_large');
+      lease.addBytes(chunk.length);
+      blocks.push(chunk);
+    }
+  } catch (error) {
+    if (error instanceof BridgeError) throw error;
+    throw new BridgeError('bridge_invalid_json', { detail: 'The body could not be read.', cause: error });
+  }
+  return blocks.end();
+}
+
+function unpack(req: IncomingMessage, encoding: string): Readable {
+  const make = unpackers.get(encoding);
+  if (!make) throw new BridgeError('bridge_unsupported_media_type');
+  const unpacker = make();
+  req.once('error', () => unpacker.destroy());
+  return req.pipe(unpacker) as unknown as Readable;
+}
+
+/**
+ * Serialises a body that an outer app's parser has already consumed; its original text is no longer available.
+ *
+ * @throws {BridgeError} `bridge_invalid_request` for a body that is nested too deeply
+ */
+export function textOfParsed(body: object): string {
+  try {
+    return JSON.stringify(body);
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error;
+    throw new BridgeError('bridge_invalid_request', { detail: 'The body is nested too deeply.' });
+  }
+}
+
+export interface PassOptions {
+  transport: UpstreamTransport;
+  target: UpstreamTarget;
+  caller: Caller;
+  /** Path below the upstream's base URL, with query. */
+  path: string;
+  body: Buffer | null;
+  requestId: string;
+}
+
+/**
+ * Forwards one call that starts no turn to the provider and streams the answer back. The call is aborted when the
+ * client disconnects.
+ *
+ * @returns the provider's status, or 499 when the client disconnected
+ * @throws {BridgeError} `bridge_upstream_unreachable` when the provider cannot be reached
+ */
+export async function pass(req: Request, res: Response, options: PassOptions): Promise<number> {
+  const { transport, target, caller, path, body, requestId } = options;
+  const gone = new AbortController();
+  res.once('close', () => gone.abort());
+  const headers = upstreamHeaders({
+    client: flatHeaders(req.headers),
+    credential: credentialOf(caller),
+    transport: 'http',
+    also: target.forwardHeaders,
+  });
+  try {
+    const type = req.headers['content-type'];
+    const answer = await transport.call({
+      target,
+      method: req.method,
+      path,
+      headers: body && type ? { ...headers, 'content-type': type } : headers,
+      body,
+      signal: gone.signal,
+    });
+    res.writeHead(answer.status, {
+      ...clientHeaders(answer.headers),
+      'x-request-id': requestId,
+    });
+    await pipeline(answer.body, res);
+    return answer.status;
+  } catch (error) {
+    if (gone.signal.aborted || res.headersSent) {
+      res.destroy();
+      return 499;
+    }
+    if (error instanceof UpstreamUnreachable) throw unreachableError(error);
+    throw error;
+  }
+}
+
+/** Limits of a search for one item: pages read, items per page, and bytes per page. */
+const MOST_PAGES = 50;
+const PER_PAGE = 100;
+const PAGE_BYTES = 16 * 1024 * 1024;
+
+/**
+ * Checks whether the list at a path below the upstream's base URL contains an item. Reads the list from its beginning
+ * with the caller's credential, up to `MOST_PAGES` pages of `PER_PAGE` items.
+ *
+ * @throws {BridgeError} `bridge_upstream_unreachable`
+ */
+export async function listsItem(
+  req: Request,
+  options: Pick<PassOptions, 'transport' | 'target' | 'caller' | 'path'>,
+  itemId: string,
+): Promise<boolean> {
+  const { transport, target, caller, path } = options;
+  const credential = credentialOf(caller);
+  const headers = upstreamHeaders({ client: flatHeaders(req.headers), credential, transport: 'http' });
+  let after: string | null = null;
+  for (let page = 0; page < MOST_PAGES; page += 1) {
+    const query = new URLSearchParams({ limit: String(PER_PAGE), ...(after === null ? {} : { after }) });
+    const found = await readList(transport, { target, method: 'GET', path: `${path}?${query}`, headers, body: null });
+    if (found.ids.includes(itemId)) return true;
+    after = found.ids.at(-1) ?? null;
+    if (!found.more || after === null) return false;
+  }
+  return false;
+}
+
+async function readList(transport: UpstreamTransport, call: HttpCall): Promise<{ ids: string[]; more: boolean }> {
+  const none = { ids: [], more: false };
+  try {
+    const { status, body } = await transport.call(call);
+    const chunks: Buffer[] = [];
+    let size = 0;
+    for await (const chunk of body as AsyncIterable<Buffer>) {
+      size += chunk.length;
+      if (size > PAGE_BYTES) return none;
+      chunks.push(chunk);
+    }
+    if (status !== 200) return none;
+    const { data, has_more: more } = JSON.parse(Buffer.concat(chunks).toString('utf8')) as Record<string, unknown>;
+    const ids = Array.isArray(data) ? data.map((item: { id?: unknown } | null) => item?.id) : [];
+    return { ids: ids.filter((id) => typeof id === 'string'), more: more === true };
+  } catch (error) {
+    if (error instanceof UpstreamUnreachable) throw unreachableError(error);
+    return none;
+  }
+}
+
+const unreachableError = (cause: UpstreamUnreachable) =>
+  new BridgeError('bridge_upstream_unreachable', { detail: `${cause.message}.`, cause });
+
+/** Flattens request headers to single strings with lower-case names. */
+export function flatHeaders(headers: Request['headers']): Record<string, string> {
+  return Object.fromEntries(
+    Object.entries(headers).flatMap(([name, value]) =>
+      value === undefined ? [] : [[name, Array.isArray(value) ? value.join(', ') : value]],
+    ),
+  );
+}
 
 export interface HttpFaceOptions {
   service: TurnService;

@@ -10,17 +10,14 @@ import type { Ids } from '../ids.ts';
 import type { SessionStore } from '../store/port.ts';
 import type { UpstreamTransport } from '../upstream/port.ts';
 import { type AccessRule, createOperatorAccess } from './access.ts';
-import { createFailures, type FailedRequest } from './failures.ts';
-import type { FlightRecord } from './flight.ts';
-import type { ActorLike } from './inspect/identity.ts';
 import { createInspection } from './inspect/index.ts';
 import { type Logger, type TurnLine, turnLine } from './log.ts';
 import { createMetrics, type Metrics, type Readings } from './metrics/index.ts';
-import { metricsPage } from './metrics/page.ts';
-import { observeStore } from './metrics/store.ts';
-import { observeTransport } from './metrics/transport.ts';
-import { createRecorder } from './recorder.ts';
+import { metricsPage } from './metrics/merged.ts';
+import { observeStore, observeTransport } from './metrics/wrappers.ts';
 import { storiesRouter } from './stories.ts';
+import type { ActorLike, FlightRecord } from './trace.ts';
+import { createFailures, createRecorder, type FailedRequest } from './trace.ts';
 
 export interface ObservatoryOptions {
   config: Pick<Config, 'inspect' | 'limits' | 'security'>;

@@ -3,10 +3,8 @@ import { BridgeError } from '../errors.ts';
 import type { StoreAdmin } from '../store/admin-port.ts';
 import type { SessionReads, WorkerRegistry } from '../store/port.ts';
 import type { AccessRule } from './access.ts';
-import { explain, explainFailure } from './explain.ts';
-import type { FailedRequest } from './failures.ts';
-import type { FlightRecord } from './flight.ts';
-import { replay } from './replay.ts';
+import { explain, explainFailure, replay } from './explain.ts';
+import type { FailedRequest, FlightRecord } from './trace.ts';
 
 export interface StoriesOptions {
   store: Pick<StoreAdmin, 'listSessions' | 'story'> & Pick<SessionReads, 'turnsOf'> & Pick<WorkerRegistry, 'workers'>;

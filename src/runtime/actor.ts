@@ -6,13 +6,104 @@ import {
   createActor,
   type EventFrom,
   type InputFrom,
+  initialTransition,
   type SnapshotFrom,
   type StateValue,
+  transition,
   type ActorOptions as XStateOptions,
 } from 'xstate';
 import type { Clock } from '../clock.ts';
-import type { Effect, Program } from './program.ts';
-import { createTimers } from './timers.ts';
+import type { Deadline, Effect, Program } from './program.ts';
+
+/** The deadlines of an actor's current states. */
+export interface Timers {
+  /** Arms the deadlines of states that were entered and disarms those of states that were left. */
+  update(active: Iterable<string>, context: unknown): void;
+  /** Restarts a running deadline; no effect if no active state declares it. */
+  touch(name: string): void;
+  /** Returns whether an active state declares a deadline with this event type. */
+  isOwn(eventType: string): boolean;
+  clear(): void;
+}
+
+interface Armed {
+  deadline: Deadline;
+  current: boolean;
+  cancel: () => void;
+}
+
+export interface TimersOptions {
+  program: Program;
+  clock: Clock;
+  /** Returns a deadline's duration in milliseconds; `Infinity` never fires. */
+  durations(name: string): number;
+  /**
+   * Called when a deadline expires.
+   *
+   * @param current returns whether the deadline still applies: its state may be left before the event is delivered
+   */
+  fire(eventType: string, current: () => boolean): void;
+}
+
+/** Longest delay of one timer, in milliseconds; longer waits are split. */
+const LONGEST = 2_000_000_000;
+
+/** Creates the timers of one actor. */
+export function createTimers({ program, clock, durations, fire }: TimersOptions): Timers {
+  const armed = new Map<string, Armed[]>();
+  let context: unknown;
+
+  const arm = (deadline: Deadline): Armed => {
+    const at = deadline.at?.(context as never);
+    const ms = deadline.at ? (at == null ? Number.POSITIVE_INFINITY : at - clock.wall()) : durations(deadline.name);
+    const entry: Armed = { deadline, current: true, cancel: () => {} };
+    const wait = (left: number) => {
+      if (left === Number.POSITIVE_INFINITY) return;
+      const step = Math.min(left, LONGEST);
+      entry.cancel = clock.after(Math.max(0, step), () =>
+        left > step ? wait(left - step) : fire(deadline.event, () => entry.current),
+      );
+    };
+    wait(ms);
+    return entry;
+  };
+  const retire = (entry: Armed) => {
+    entry.current = false;
+    entry.cancel();
+  };
+  const disarm = (id: string) => {
+    for (const entry of armed.get(id) ?? []) retire(entry);
+    armed.delete(id);
+  };
+
+  return {
+    update(active, now) {
+      context = now;
+      const present = new Set<string>();
+      for (const id of active) if (program.deadlines.has(id)) present.add(id);
+      for (const id of [...armed.keys()]) if (!present.has(id)) disarm(id);
+      for (const id of present) if (!armed.has(id)) armed.set(id, program.deadlines.get(id)!.map(arm));
+    },
+    touch(name) {
+      for (const entries of armed.values()) {
+        for (let i = 0; i < entries.length; i += 1) {
+          const entry = entries[i]!;
+          if (entry.deadline.name !== name) continue;
+          retire(entry);
+          entries[i] = arm(entry.deadline);
+        }
+      }
+    },
+    isOwn(eventType) {
+      for (const entries of armed.values())
+        if (entries.some(({ deadline }) => deadline.event === eventType)) return true;
+      return false;
+    },
+    clear() {
+      for (const id of [...armed.keys()]) disarm(id);
+    },
+  };
+}
 
 /** An observer of XState's inspection events. */
 export type Inspect = NonNullable<XStateOptions<AnyActorLogic>['inspect']>;
@@ -334,4 +425,59 @@ export function startActor<M extends AnyStateMachine>(program: Program<M>, optio
   };
   queueMicrotask(run);
   return actor;
+}
+
+/** The persisted part of an actor: its state and its context. Small, and without XState's own bookkeeping. */
+export interface Persisted {
+  value: StateValue;
+  context: unknown;
+}
+
+/** Returns the actor's state in the form in which it is stored in its row. */
+export function persist<M extends AnyStateMachine>(actor: DurableActor<M>): Persisted {
+  const { value, context } = actor.snapshot() as unknown as Persisted;
+  return { value, context };
+}
+
+export interface RehydrateOptions<M extends AnyStateMachine> {
+  persisted: unknown;
+  /** Version the snapshot was written with. */
+  machineVersion: number;
+  input: InputFrom<M>;
+  /** The takeover event, applied before any actor exists. */
+  takeover: EventFrom<M>;
+  /** Returns whether a context read from a row has the right shape. */
+  validContext?(context: unknown): boolean;
+}
+
+/**
+ * Restores an actor's snapshot and applies the takeover event to it, as a pure function: no entry action, timer or
+ * child of the old state runs. In any case of doubt (other version, unknown state, invalid context) the machine's
+ * initial snapshot is used instead of the stored one: the columns of the row are authoritative.
+ */
+export function rehydrate<M extends AnyStateMachine>(
+  program: Program<M>,
+  options: RehydrateOptions<M>,
+): { snapshot: SnapshotFrom<M>; recoveredFrom: 'snapshot' | 'columns' } {
+  const restored = restore(program, options);
+  const base = restored ?? initialTransition(program.machine, options.input as never)[0];
+  let snapshot = base;
+  program.record(() => {
+    [snapshot] = transition(program.machine, base as never, options.takeover as never) as [typeof base, unknown];
+  });
+  return { snapshot: snapshot as SnapshotFrom<M>, recoveredFrom: restored ? 'snapshot' : 'columns' };
+}
+
+function restore<M extends AnyStateMachine>(program: Program<M>, options: RehydrateOptions<M>): SnapshotFrom<M> | null {
+  const { persisted, machineVersion, validContext } = options;
+  if (machineVersion !== program.version || typeof persisted !== 'object' || persisted === null) return null;
+  const { value, context } = persisted as Partial<Persisted>;
+  if (value === undefined || typeof context !== 'object' || context === null) return null;
+  if (validContext && !validContext(context)) return null;
+  try {
+    const snapshot = program.machine.resolveState({ value, context: context as ContextFrom<M> } as never);
+    return snapshot.status === 'active' ? (snapshot as SnapshotFrom<M>) : null;
+  } catch {
+    return null;
+  }
 }

@@ -4,11 +4,21 @@ export {
   type CommitAnswer,
   type DurableActor,
   type Inspect,
+  type Persisted,
   pathOf,
+  persist,
+  type RehydrateOptions,
+  rehydrate,
   safeInspect,
   startActor,
 } from './actor.ts';
-export { type LintFinding, lintMachine } from './lint.ts';
-export { type Deadline, defineProgram, type Effect, type Program, type ProgramOptions } from './program.ts';
+export {
+  type Deadline,
+  defineProgram,
+  type Effect,
+  type LintFinding,
+  lintMachine,
+  type Program,
+  type ProgramOptions,
+} from './program.ts';
 export { createRegistry, type Registry } from './registry.ts';
-export { type Persisted, persist, type RehydrateOptions, rehydrate } from './rehydrate.ts';

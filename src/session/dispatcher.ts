@@ -4,18 +4,166 @@ import { type BridgeCode, BridgeError } from '../errors.ts';
 import type { Ids } from '../ids.ts';
 import type { AttemptFact, Decision, Evidence } from '../resolve/types.ts';
 import type { Inspect } from '../runtime/index.ts';
-import { type SessionStore, StoreUnavailable } from '../store/port.ts';
-import { createClaimer } from './claiming.ts';
-import { createCreatingKeys } from './creating.ts';
-import { createElsewhere } from './elsewhere.ts';
-import { createDecider } from './facts.ts';
-import type { IncomingHop, Peers } from './peers.ts';
+import {
+  type Answer,
+  type KeyRef,
+  type SessionRow,
+  type SessionStore,
+  StoreUnavailable,
+  type TurnRow,
+} from '../store/port.ts';
+import { bareResult } from './commits.ts';
+import { createDecider } from './decide.ts';
+import { createElsewhere, createRest, type IncomingHop, type Peers } from './forwarding.ts';
 import type { ClientSink, TurnRequest } from './port.ts';
 import { type Lease, type Quota, tenantBusy } from './quota.ts';
-import { createRest } from './rest.ts';
-import type { Roster } from './roster.ts';
 import { createSession, type Session, type SessionBirth, type SessionDeps } from './session.ts';
+import type { Roster } from './session-registry.ts';
 import { createTurn, faultError, type Turn } from './turn.ts';
+
+/**
+ * Hard keys whose session is being created on this worker. A second request with such a key waits for the outcome
+ * instead of dialing too.
+ */
+export interface CreatingKeys {
+  /** Resolves as soon as no session is being created under the request's hard key. */
+  settled(evidence: Evidence): Promise<void>;
+  begin(scope: string, keys: readonly KeyRef[]): void;
+  end(scope: string, keys: readonly KeyRef[]): void;
+}
+
+/** Creates the set of hard keys of one worker. */
+export function createCreatingKeys(): CreatingKeys {
+  const creating = new Map<string, { promise: Promise<void>; resolve: () => void }>();
+  const nameOf = (scope: string, { kind, hash }: KeyRef) => `${scope}\n${kind}\n${hash}`;
+  return {
+    async settled({ scope, hardKey, anchor }) {
+      // An anchored request is placed by its anchor; a session that is being created under its key does not matter to
+      // it.
+      if (hardKey !== null && anchor === null) await creating.get(nameOf(scope, hardKey))?.promise;
+    },
+    begin(scope, keys) {
+      for (const key of keys) {
+        const name = nameOf(scope, key);
+        if (!creating.has(name)) creating.set(name, Promise.withResolvers<void>());
+      }
+    },
+    end(scope, keys) {
+      for (const key of keys) {
+        const name = nameOf(scope, key);
+        creating.get(name)?.resolve();
+        creating.delete(name);
+      }
+    },
+  };
+}
+
+export interface ClaimerOptions {
+  store: SessionStore;
+  clock: Clock;
+  deadlines: Pick<Config['deadlines'], 'startWait'>;
+  me(): string;
+  /** Called when the store answers `fenced`: this worker's row may be lost. The next heartbeat detects and repairs that. */
+  doubt(): void;
+}
+
+/** Result of a claim. `fenced`: the store does not accept claims from this worker at the moment. */
+export type Claimed = { row: SessionRow; head: TurnRow | null } | AttemptFact | 'fenced';
+
+/** Pause between two attempts of an unanswered call, in milliseconds. */
+const REPEAT = 100;
+
+/** Claims sessions. A claim assigns a new epoch under a new nonce, or reports that another worker was first. */
+export function createClaimer({ store, clock, deadlines, me, doubt }: ClaimerOptions) {
+  /**
+   * Repeats a call, unchanged, until the store answers it.
+   *
+   * @throws StoreUnavailable if there is no answer within `startWait`
+   */
+  async function answered<V extends object>(
+    call: () => Promise<Answer<V>>,
+  ): Promise<Exclude<Answer<V>, { verdict: 'unknown' }>> {
+    const until = clock.now() + deadlines.startWait;
+    for (;;) {
+      const answer = await call();
+      if (!('verdict' in answer) || answer.verdict !== 'unknown')
+        return answer as Exclude<Answer<V>, { verdict: 'unknown' }>;
+      if (clock.now() >= until) throw new StoreUnavailable('no answer to a claim');
+      await new Promise<void>((again) => clock.after(REPEAT, again));
+    }
+  }
+
+  /**
+   * Settles as `lost` the active turn of a session that this worker owns without running it. No other worker can do so
+   * while this one is alive.
+   *
+   * @returns the row after the settle
+   */
+  async function endOrphan(row: SessionRow): Promise<SessionRow> {
+    await answered(() =>
+      store.settle({
+        me: me(),
+        nonce: row.ownerNonce!,
+        epoch: row.epoch,
+        sessionId: row.id,
+        turnId: row.activeTurnId!,
+        result: bareResult('lost', null),
+        face: { state: 'stale', snapshot: row.snapshot, machineVersion: row.machineVersion },
+      }),
+    );
+    return (await store.session(row.id)) ?? row;
+  }
+
+  /** Loads the turn that the row names as its head. Returns null if that turn does not exist in the session's scope. */
+  async function headOf({ headTurnId, scope }: SessionRow): Promise<TurnRow | null> {
+    const head = headTurnId === null ? null : await store.turn(headTurnId);
+    return head?.scope === scope ? head : null;
+  }
+
+  async function claim(decision: Extract<Decision, { do: 'claim' }>, nonce: string): Promise<Claimed> {
+    const read = decision.session;
+    const row = decision.ownOrphan && read.activeTurnId && read.ownerNonce ? await endOrphan(read) : read;
+    const answer = await answered(() =>
+      store.claim({ me: me(), nonce, sessionId: row.id, epochRead: row.epoch, revisionRead: row.revision }),
+    );
+    switch (answer.verdict) {
+      case 'row':
+        return { row: answer.row, head: await headOf(answer.row) };
+      case 'busy':
+        return { kind: 'busy', sessionId: row.id };
+      case 'lost_race':
+        return { kind: 'lost_race', sessionId: row.id };
+      case 'fenced':
+        doubt();
+        return 'fenced';
+      case 'rejected':
+        throw new BridgeError('bridge_store_rejected', { cause: answer.reason });
+    }
+  }
+
+  return {
+    /**
+     * Claims the session of the decision for this worker.
+     *
+     * @param nonce identifies this claim in its repetitions
+     * @returns the claimed row and its head, the fact why the claim failed, or `fenced`
+     * @throws BridgeError `bridge_store_rejected` if the store rejects the call
+     * @throws StoreUnavailable if the store does not answer within `startWait`
+     */
+    claim,
+    /**
+     * Ends the active turn of a session that this worker owns at this epoch but does not run. Called before this worker
+     * answers `not_owner`: while the owner is alive no other worker can end that turn, so the requester could only
+     * wait.
+     *
+     * @throws StoreUnavailable if the store does not answer
+     */
+    async disown(sessionId: string, epoch: number): Promise<void> {
+      const row = await store.session(sessionId);
+      if (row?.ownerWorkerId === me() && row.epoch === epoch && row.activeTurnId !== null) await endOrphan(row);
+    },
+  };
+}
 
 /** Maximum number of placement attempts of one request that fail because the conversation moved in the meantime. */
 const MAX_CONFLICTS = 3;
@@ -490,4 +638,38 @@ function asBridgeError(error: unknown): BridgeError {
   return new BridgeError(error instanceof StoreUnavailable ? 'bridge_store_unavailable' : 'bridge_internal', {
     cause: error,
   });
+}
+
+/** Interval at which a drain checks whether the last turn has ended, in milliseconds. */
+const LOOK_EVERY = 25;
+/** Time allowed for settling cancelled turns, in milliseconds. */
+const SETTLE_GRACE = 5_000;
+
+/** Sends every session the drain event: idle ones release themselves at once, the others when their turn has ended. */
+export function releaseIdle(roster: Roster): void {
+  for (const session of [...roster.all()]) session.send({ type: 'worker.draining' });
+}
+
+/**
+ * Drains a worker that admits no new requests. Running turns may complete until `deadlineMs`; the remaining ones are
+ * cancelled and settled. Turns that cannot be settled within 5 s are left to the session's next owner.
+ *
+ * @param deadlineMs time for running turns to complete, in milliseconds from now
+ */
+export async function drain(
+  { roster, dispatcher, clock }: { roster: Roster; dispatcher: Dispatcher; clock: Clock },
+  deadlineMs: number,
+): Promise<void> {
+  const settled = async (ms: number) => {
+    const until = clock.now() + ms;
+    while ((dispatcher.inFlight > 0 || roster.size > 0) && clock.now() < until) {
+      await new Promise<void>((look) => clock.after(LOOK_EVERY, look));
+    }
+    return dispatcher.inFlight === 0 && roster.size === 0;
+  };
+  releaseIdle(roster);
+  if (await settled(deadlineMs)) return;
+  for (const session of [...roster.all()]) session.send({ type: 'turn.cancelled', reason: 'drain' });
+  if (await settled(SETTLE_GRACE)) return;
+  for (const session of [...roster.all()]) session.abandon();
 }

@@ -1,40 +1,222 @@
-import type { ForcedEnd, SessionEvent, SessionFault, SessionMachine } from '../../machines/session.ts';
+import {
+  type ForcedEnd,
+  type SessionContext,
+  type SessionEvent,
+  type SessionFault,
+  type SessionMachine,
+  sessionMachine,
+} from '../../machines/session.ts';
 import type { Clock } from '../clock.ts';
 import type { Config } from '../config.ts';
 import { BridgeError } from '../errors.ts';
-import { safeError } from '../observe/safe.ts';
+import type { TurnLine } from '../observe/log.ts';
+import { safeError } from '../observe/trace.ts';
 import type { AttemptFact, LocalSession } from '../resolve/types.ts';
-import { type DurableActor, type Effect, type Inspect, persist, rehydrate, startActor } from '../runtime/index.ts';
+import {
+  type DurableActor,
+  defineProgram,
+  type Effect,
+  type Inspect,
+  persist,
+  rehydrate,
+  startActor,
+} from '../runtime/index.ts';
 import {
   type KeyRef,
   type RowFace,
   type SessionRow,
+  type SessionStateName,
   type SessionStore,
   StoreUnavailable,
+  type TurnFacts,
   type TurnResult,
   type TurnRow,
 } from '../store/port.ts';
 import type { Line } from '../transcript/line.ts';
 import type { Abilities } from '../upstream/abilities.ts';
+import { createUpstreamTurnState } from '../upstream/headers.ts';
 import type { UpstreamAnswer, UpstreamTarget, UpstreamTransport } from '../upstream/port.ts';
-import { createUpstreamTurnState } from '../upstream/turn-state.ts';
-import { bareResult, type CommitReply, createCommits } from './commits.ts';
-import { createDialer } from './dial.ts';
-import { createDurations, isOnlyHolder } from './durations.ts';
-import { createFrameReader } from './frames.ts';
-import { createLane } from './lane.ts';
-import { factsOf } from './line.ts';
-import { isRelated, place, planFor } from './placement.ts';
+import { bareResult, type CommitReply, createCommits, errorOf, type Head, turnResult } from './commits.ts';
+import {
+  createDialer,
+  createSender,
+  createSessionSocket,
+  type LostConnection,
+  type SessionSocket,
+} from './connection.ts';
+import { createAnswerSignals, createFrameReader } from './frames.ts';
+import { isRelated, mayResend, place, planFor } from './planning.ts';
 import type { ClientSink } from './port.ts';
-import { isSessionContext, SESSION_MACHINE_VERSION, sessionProgram, topState } from './program.ts';
 import { tenantBusy } from './quota.ts';
-import { mayResend } from './resend.ts';
-import { errorOf, type Head, turnResult } from './result.ts';
-import { createSender } from './send.ts';
-import { createAnswerSignals } from './signals.ts';
-import { createSessionSocket, type LostConnection } from './socket.ts';
 import { faultError, type Turn } from './turn.ts';
-import { viewOf } from './view.ts';
+import { createLane, type Lane } from './turn-queue.ts';
+
+/** Version of the persisted snapshot's shape; a snapshot of another version is not loaded. */
+export const SESSION_MACHINE_VERSION = 1;
+
+/** The session machine with recorded effects. Created once and shared by every actor. */
+export const sessionProgram = defineProgram(sessionMachine, {
+  version: SESSION_MACHINE_VERSION,
+  commits: ['commitCreate', 'commitStart', 'commitOrphan', 'commitSettle', 'commitBareSettle'],
+});
+
+const counters: readonly string[] = ['generation', 'creates', 'turns', 'takeovers'] satisfies (keyof SessionContext)[];
+/** Upper bound for a valid counter; real ones stay far below. */
+const COUNTED_AT_MOST = 2 ** 31;
+
+/** Returns whether a value read from a row is a session context: its counters and nothing else. */
+export function isSessionContext(context: unknown): context is SessionContext {
+  if (typeof context !== 'object' || context === null) return false;
+  const entries = Object.entries(context);
+  return (
+    entries.length === counters.length &&
+    entries.every(
+      ([name, count]) => counters.includes(name) && Number.isInteger(count) && count >= 0 && count <= COUNTED_AT_MOST,
+    )
+  );
+}
+
+/** Returns the top-level state of a dotted state: one of the five names that a row can hold. */
+export function topState(state: string): SessionStateName {
+  return state.split('.', 1)[0] as SessionStateName;
+}
+
+/** States in which an actor has no turn. */
+const resting = new Set(['live.idle', 'stale']);
+
+/** Returns the resolver's view of a session that has an actor on this worker. */
+export function viewOf(
+  lane: Lane,
+  { state, socketAnchor, queueFull }: { state: string; socketAnchor: string | null; queueFull: boolean },
+): LocalSession {
+  const { current, waiting } = lane;
+  const shown = current ?? lane.undelivered;
+  return {
+    sessionId: lane.id,
+    scope: lane.scope,
+    epoch: lane.epoch,
+    state,
+    busy: current !== null || waiting.length > 0 || !resting.has(state),
+    socketAnchor,
+    clientAttached: shown?.stream.attached ?? false,
+    bufferComplete: shown?.repeatable ?? false,
+    activeRequestFp: shown?.evidence.requestFp ?? null,
+    activeParentTurnId: shown?.parent?.id ?? null,
+    activeClientTurnId: shown?.evidence.clientTurnId ?? null,
+    activeIdempotencyKey: shown?.evidence.idempotencyKey ?? null,
+    unsettledResponseIds: current?.ending && current.responseId ? [current.responseId] : [],
+    queueLength: waiting.length,
+    queueFull,
+  };
+}
+
+export interface DurationsOptions {
+  lane: Lane;
+  socket: SessionSocket;
+  deadlines: Config['deadlines'];
+  clock: Clock;
+  random(): number;
+  /** Returns the number of dials so far. */
+  generation(): number;
+}
+
+const FIRST_REDIAL = 200;
+const SLOWEST_REDIAL = 2_000;
+
+/**
+ * Returns whether only this socket can continue the conversation: the head is neither exactly replayable nor stored at
+ * the provider.
+ */
+export function isOnlyHolder(lane: Lane, socket: SessionSocket): boolean {
+  const { head } = lane;
+  return head !== null && head.replay !== 'exact' && !head.storedUpstream && socket.anchor !== null;
+}
+
+/**
+ * Returns a function that maps the name of a session deadline to its duration in milliseconds.
+ *
+ * @throws Error from the returned function, for an unknown name
+ */
+export function createDurations(options: DurationsOptions): (name: string) => number {
+  const { lane, socket, deadlines, clock, random } = options;
+  const age = deadlines.socketAge + (random() * 2 - 1) * deadlines.socketAgeJitter;
+  return (name) => {
+    switch (name) {
+      case 'idle':
+        if (isOnlyHolder(lane, socket)) return Number.POSITIVE_INFINITY;
+        return deadlines[lane.kept];
+      case 'age': {
+        const limit = isOnlyHolder(lane, socket) ? deadlines.onlyHolderAge : age;
+        return Math.max(0, limit - (clock.now() - socket.openedAt));
+      }
+      case 'redial':
+        return Math.min(SLOWEST_REDIAL, FIRST_REDIAL * 2 ** Math.min(options.generation(), 4)) * (0.75 + random() / 2);
+      default: {
+        const ms = (deadlines as Record<string, number>)[name];
+        if (ms === undefined) throw new Error(`no duration is known for the deadline ${name}`);
+        return ms;
+      }
+    }
+  };
+}
+
+const since = (turn: Turn, at: number | null) => (at === null ? null : Math.round(at - turn.times.received));
+
+/**
+ * Returns the measurements that are stored with a turn's end.
+ *
+ * @param creates number of creates sent for the turn
+ * @param now monotonic milliseconds
+ */
+export function factsOf(turn: Turn, creates: number, now: number): TurnFacts {
+  const { request, wire, ending } = turn;
+  return {
+    outcome: turn.outcome,
+    form: turn.times.sent === null || !wire || wire.form === 'impossible' ? null : wire.form,
+    bytesFromClient: request.bytes,
+    bytesSent: turn.frameBytes,
+    creates,
+    fault: ending?.fault ?? null,
+    upstreamStatus: ending?.error?.status ?? ending?.answer?.status ?? null,
+    heldMs: since(turn, turn.times.sent),
+    firstEventMs: since(turn, turn.times.firstEvent),
+    totalMs: Math.round(now - turn.times.received),
+  };
+}
+
+/**
+ * Returns the log line of an ended turn. It contains no content and no credential.
+ *
+ * @param now monotonic milliseconds
+ */
+export function describeTurn(turn: Turn, session: Session | null, now: number): TurnLine {
+  const { request, evidence, wire, ending } = turn;
+  const sent = turn.times.sent === null || !wire || wire.form === 'impossible' ? null : wire.items;
+  return {
+    request: request.requestId,
+    session: session?.id ?? null,
+    epoch: session?.epoch ?? null,
+    turn: turn.id,
+    outcome: turn.outcome,
+    decidedBy: turn.decidedBy,
+    shape: evidence.shape,
+    form: sent === null ? null : (wire?.form ?? null),
+    terminal: ending?.state ?? 'cancelled',
+    fault: ending?.fault ?? null,
+    cause: turn.cause,
+    upstreamStatus: ending?.error?.status ?? ending?.answer?.status ?? null,
+    upstreamRequest: (ending?.answer?.headers['x-request-id'] ?? turn.upstreamRequest)?.slice(0, 200) ?? null,
+    heldMs: since(turn, turn.times.sent),
+    firstEventMs: since(turn, turn.times.firstEvent),
+    totalMs: Math.round(now - turn.times.received),
+    itemsFromClient: request.items.list.length,
+    itemsSent: sent,
+    bytesFromClient: request.bytes,
+    bytesSent: turn.frameBytes,
+    tokens: turn.usage,
+    tokenIgnored: evidence.token.kind === 'ignored' ? evidence.token.reason : null,
+  };
+}
 
 /** Dependencies that a worker provides to its sessions. */
 export interface SessionDeps {

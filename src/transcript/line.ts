@@ -1,7 +1,5 @@
 import { hash } from 'node:crypto';
-import { hashable } from './fingerprint.ts';
-import { identitiesOf, identitiesShown, identity, looseIdentity } from './identity.ts';
-import { typeOf } from './items.ts';
+import { hashable, identitiesOf, identitiesShown, identity, looseIdentity, typeOf } from './items.ts';
 import type { Fingerprint, Item, ItemHash, ReadItem, ReadItems } from './types.ts';
 
 /**

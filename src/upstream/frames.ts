@@ -1,9 +1,8 @@
 import { isFields, nestsDeeperThan } from '../json.ts';
-import { concernsTurns } from './answer-headers.ts';
-import { namesError } from './error-codes.ts';
-import { normaliseError } from './errors.ts';
-import { MOST_FRAME_LEVELS } from './limits.ts';
+import { namesError, normaliseError } from './errors.ts';
+import { concernsTurns } from './headers.ts';
 import type { ParsedFrame } from './port.ts';
+import { MOST_FRAME_LEVELS } from './port.ts';
 
 type Fields = Record<string, unknown>;
 type End = NonNullable<ParsedFrame['end']>;

@@ -1,14 +1,12 @@
 import { Agent, type Dispatcher, ProxyAgent } from 'undici';
 import { type Clock, systemClock } from '../clock.ts';
 import { deadlineKnobs } from '../config.ts';
-import { httpCall } from './http-call.ts';
-import { openExchange } from './http-connection.ts';
-import type { TransportLimits } from './limits.ts';
-import { createLiveConnections } from './live.ts';
-import { type UpstreamTransport, UpstreamUnreachable } from './port.ts';
+import { hostOf } from './errors.ts';
+import { httpCall, openExchange } from './http.ts';
+import type { TransportLimits } from './port.ts';
+import { createLiveConnections, type UpstreamTransport, UpstreamUnreachable } from './port.ts';
 import { noProxies, type ProxySettings, proxyFor } from './proxies.ts';
-import type { PulseTimes } from './pulse.ts';
-import { hostOf } from './unreachable.ts';
+import type { PulseTimes } from './websocket.ts';
 import { dialWebSocket } from './websocket.ts';
 
 export interface UpstreamTransportOptions {

@@ -1,6 +1,6 @@
 import { request } from 'undici';
 import { afterEach, describe, expect, it } from 'vitest';
-import type { MachineOutline } from '../../src/admin/outline.ts';
+import type { MachineOutline } from '../../src/admin/views.ts';
 import { startTestBridge, type TestBridge, type TestBridgeOptions } from '../support/bridge.ts';
 import { post } from '../support/client.ts';
 import { openLive } from '../support/live-client.ts';

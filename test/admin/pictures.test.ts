@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { sessionOutline } from '../../src/admin/outline.ts';
+import { sessionOutline } from '../../src/admin/views.ts';
 
 const browser = new URL('../../src/admin/ui/browser/', import.meta.url);
 const { columnsOf } = await import(new URL('tree.js', browser).href);

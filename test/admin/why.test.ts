@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { type Standing, whyAndExit } from '../../src/admin/why.ts';
+import { type Standing, whyAndExit } from '../../src/admin/views.ts';
 
 const states = ['connecting', 'live', 'reconnecting', 'stale', 'closed'] as const;
 const owners: Standing['owner'][] = [

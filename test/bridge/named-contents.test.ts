@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest';
-import { loadContents } from '../../src/session/history.ts';
+import { loadContents } from '../../src/session/planning.ts';
 import type { SessionReads, TurnItems } from '../../src/store/port.ts';
 
 const message = (id: string, text: string) => ({ type: 'message', id, role: 'assistant', content: text });

@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest';
-import { createJudge } from '../../src/cluster/judge.ts';
+import { createJudge } from '../../src/cluster/failure-detector.ts';
 import { createMemoryDatabase, createMemoryStore } from '../../src/store/memory/index.ts';
 import { createManualClock } from '../../src/testing/index.ts';
 

@@ -1,8 +1,7 @@
 import { createHmac } from 'node:crypto';
 import { request } from 'undici';
 import { describe, expect, it } from 'vitest';
-import { createHops } from '../../src/cluster/forward/hop.ts';
-import { packRequest, unpackRequest } from '../../src/cluster/forward/parcel.ts';
+import { createHops, packRequest, unpackRequest } from '../../src/cluster/forward/envelope.ts';
 import { readConfig } from '../../src/config.ts';
 import { createAuthentication } from '../../src/http/authenticate.ts';
 import { readSource } from '../../src/intake/read.ts';

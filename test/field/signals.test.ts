@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
-import { decodeLine, encodeLine, headLine } from '../../src/cluster/forward/lines.ts';
-import { clientHeaders, headersOfRateLimits } from '../../src/upstream/answer-headers.ts';
-import { framesOfAnswer } from '../../src/upstream/json-answer.ts';
+import { decodeLine, encodeLine, headLine } from '../../src/cluster/forward/protocol.ts';
+import { clientHeaders, headersOfRateLimits } from '../../src/upstream/headers.ts';
+import { framesOfAnswer } from '../../src/upstream/http.ts';
 import { post } from '../support/client.ts';
 import { until } from '../support/until.ts';
 import { message, scripted, user, usual } from './scripted.ts';

@@ -1,7 +1,7 @@
 import { expect, it } from 'vitest';
+import { createSessionSocket } from '../../src/session/connection.ts';
 import type { ClientSink } from '../../src/session/port.ts';
-import { createSessionSocket } from '../../src/session/socket.ts';
-import { createTurnStream } from '../../src/session/stream.ts';
+import { createTurnStream } from '../../src/session/turn.ts';
 import { createManualClock } from '../../src/testing/index.ts';
 import type { UpstreamConnection, UpstreamTransport } from '../../src/upstream/port.ts';
 

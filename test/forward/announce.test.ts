@@ -1,7 +1,7 @@
 import { createServer } from 'node:http';
 import { describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/clock.ts';
-import { announcedUrl, checkAnnounced, type MachineAddress } from '../../src/cluster/forward/announce.ts';
+import { announcedUrl, checkAnnounced, type MachineAddress } from '../../src/cluster/forward/advertise.ts';
 import { ConfigError, readConfig } from '../../src/config.ts';
 import { startOwner, startTcp } from './support.ts';
 

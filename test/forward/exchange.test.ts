@@ -1,8 +1,7 @@
 import type { Dispatcher } from 'undici';
 import { describe, expect, it } from 'vitest';
-import { runExchange } from '../../src/cluster/forward/exchange.ts';
-import { encodeLine, type Line } from '../../src/cluster/forward/lines.ts';
-import { afterPendingIo } from '../../src/cluster/forward/pending-io.ts';
+import { afterPendingIo, encodeLine, type Line } from '../../src/cluster/forward/protocol.ts';
+import { runExchange } from '../../src/cluster/forward/sender.ts';
 import { createManualClock } from '../../src/testing/manual-clock.ts';
 import { fakeClient, patience } from './support.ts';
 

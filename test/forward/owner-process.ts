@@ -1,6 +1,6 @@
 import { systemClock } from '../../src/clock.ts';
-import { createHops } from '../../src/cluster/forward/hop.ts';
-import { startInternalServer } from '../../src/cluster/forward/internal-server.ts';
+import { createHops } from '../../src/cluster/forward/envelope.ts';
+import { startInternalServer } from '../../src/cluster/forward/receiver.ts';
 import { createReader } from '../../src/intake/pool.ts';
 import { secrets } from './support.ts';
 

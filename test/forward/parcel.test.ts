@@ -1,9 +1,14 @@
 import { describe, expect, it } from 'vitest';
-import { createHops } from '../../src/cluster/forward/hop.ts';
-import { packRequest, travels, UnreadableParcel, unpackRequest } from '../../src/cluster/forward/parcel.ts';
+import {
+  createHops,
+  packRequest,
+  travels,
+  UnreadableParcel,
+  unpackRequest,
+} from '../../src/cluster/forward/envelope.ts';
 import type { BridgeError } from '../../src/errors.ts';
 import { type Read, readSource } from '../../src/intake/read.ts';
-import { classify } from '../../src/resolve/classify.ts';
+import { classify } from '../../src/session/decide.ts';
 import { credentialOf } from '../../src/session/port.ts';
 import { createManualClock } from '../../src/testing/manual-clock.ts';
 import { upstreamHeaders } from '../../src/upstream/headers.ts';

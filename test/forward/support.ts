@@ -1,13 +1,13 @@
 import { createServer, type Server, type Socket } from 'node:net';
 import { type Clock, systemClock } from '../../src/clock.ts';
-import { createForwarder, type Forwarder } from '../../src/cluster/forward/forwarder.ts';
-import { createHops, type Hop, type Hops } from '../../src/cluster/forward/hop.ts';
-import type { HopSink } from '../../src/cluster/forward/hop-sink.ts';
-import { type InternalServer, startInternalServer } from '../../src/cluster/forward/internal-server.ts';
+import { createHops, type Hop, type Hops } from '../../src/cluster/forward/envelope.ts';
+import type { HopSink } from '../../src/cluster/forward/receiver.ts';
+import { type InternalServer, startInternalServer } from '../../src/cluster/forward/receiver.ts';
+import { createForwarder, type Forwarder } from '../../src/cluster/forward/sender.ts';
 import type { BridgeError } from '../../src/errors.ts';
 import { createReader } from '../../src/intake/pool.ts';
 import { readSource } from '../../src/intake/read.ts';
-import type { Patience, Waiting } from '../../src/session/peers.ts';
+import type { Patience, Waiting } from '../../src/session/forwarding.ts';
 import type { AnswerHead, ClientSink, TurnRequest } from '../../src/session/port.ts';
 import { parseSecrets } from '../../src/token/keyring.ts';
 import type { UpstreamAnswer } from '../../src/upstream/port.ts';

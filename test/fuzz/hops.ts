@@ -1,7 +1,7 @@
 import { createHash, createHmac, randomUUID } from 'node:crypto';
 import { request } from 'undici';
-import { createSealer, keysFor } from '../../src/cluster/forward/keys.ts';
-import { CLAIMED_PATH, HOP_HEADER, TURN_PATH, VIEW_PATH, WORKER_PATH } from '../../src/cluster/forward/paths.ts';
+import { createSealer, keysFor } from '../../src/cluster/forward/envelope.ts';
+import { CLAIMED_PATH, HOP_HEADER, TURN_PATH, VIEW_PATH, WORKER_PATH } from '../../src/cluster/forward/protocol.ts';
 import { parseSecrets } from '../../src/token/keyring.ts';
 import { type At, checkText, headerText } from './judge.ts';
 import type { Random } from './random.ts';

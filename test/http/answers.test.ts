@@ -2,7 +2,7 @@ import { EventEmitter } from 'node:events';
 import { connect, type Socket } from 'node:net';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { BridgeError } from '../../src/errors.ts';
-import { createSseSink } from '../../src/http/sse-sink.ts';
+import { createSseSink } from '../../src/http/answers.ts';
 import { createManualClock } from '../../src/testing/manual-clock.ts';
 import { until } from '../support/until.ts';
 import { type Face, openFace } from './face.ts';

@@ -1,9 +1,9 @@
 import { pino } from 'pino';
 import { systemClock } from '../../src/clock.ts';
 import { readConfig } from '../../src/config.ts';
+import type { TurnService } from '../../src/http/app.ts';
 import { createApp, createHttpFace } from '../../src/http/app.ts';
 import { createAuthentication } from '../../src/http/authenticate.ts';
-import type { TurnService } from '../../src/http/port.ts';
 import { type Listening, listen } from '../../src/http/server.ts';
 import { randomIds } from '../../src/ids.ts';
 import { createReader } from '../../src/intake/pool.ts';

@@ -9,8 +9,8 @@ import type {
 } from 'openai/resources/responses/responses';
 import { describe, expect, it } from 'vitest';
 import { BridgeError } from '../../src/errors.ts';
-import { failedEvent, responseIdOf } from '../../src/http/failed-event.ts';
-import { bareResponse } from '../../src/transcript/bare-response.ts';
+import { failedEvent, responseIdOf } from '../../src/http/envelope.ts';
+import { bareResponse } from '../../src/transcript/client-view.ts';
 import { responsesApi } from '../support/declarations.ts';
 import { startProvider } from '../upstream/servers.ts';
 

@@ -28,13 +28,13 @@ export const areas: readonly Area[] = [
   },
   {
     name: 'planner',
-    files: /^src\/(?:transcript\/(?:planner|continuation|line|read|items|replay)|session\/placement)\.ts$/,
+    files: /^src\/(?:transcript\/(?:planner|line|read|items)|session\/planning)\.ts$/,
     strict: true,
     near: /^test\/(?:transcript|session|intake|recordings)\//,
   },
   {
     name: 'tenancy',
-    files: /^src\/(?:transcript\/provider-ids|upstream\/discreet|http\/authenticate|resolve\/rows\/admission)\.ts$/,
+    files: /^src\/(?:transcript\/provider-ids|upstream\/redact|http\/authenticate)\.ts$/,
     strict: true,
     near: /^test\/(?:transcript|upstream|http|resolve|hostile\/tenancy)\//,
   },
@@ -47,7 +47,14 @@ export const areas: readonly Area[] = [
   },
   {
     name: 'tenancy',
-    files: /^src\/session\/facts\.ts$/,
+    files: /^src\/resolve\/table\.ts$/,
+    functions: ['unsettledAt', 'admissionRows'],
+    strict: true,
+    near: /^test\/(?:resolve|hostile\/tenancy)\//,
+  },
+  {
+    name: 'tenancy',
+    files: /^src\/session\/decide\.ts$/,
     functions: ['readReferences', 'ownsComparison'],
     strict: true,
     near: /^test\/(?:session|hostile\/tenancy)\//,
@@ -61,7 +68,14 @@ export const areas: readonly Area[] = [
   },
   {
     name: 'frames',
-    files: /^src\/(?:session\/(?:frames|kept)|upstream\/frames)\.ts$/,
+    files: /^src\/(?:session|upstream)\/frames\.ts$/,
+    strict: true,
+    near: /^test\/(?:upstream|session)\//,
+  },
+  {
+    name: 'frames',
+    files: /^src\/session\/commits\.ts$/,
+    functions: ['keptItem', 'saysNothing', 'keptId', 'word', 'keptUsage', 'keptError'],
     strict: true,
     near: /^test\/(?:upstream|session)\//,
   },

@@ -93,7 +93,7 @@ function isLogging(node: Node, text: string): boolean {
 function nameOf(node: Node): string | null {
   if (node.type === 'FunctionDeclaration') return node.id?.name ?? null;
   if (node.type === 'VariableDeclarator')
-    return node.id.type === 'Identifier' && node.init?.type === 'ArrowFunctionExpression' ? node.id.name : null;
+    return node.id.type === 'Identifier' && /^Array|^Arrow/.test(node.init?.type ?? '') ? node.id.name : null;
   if (node.type === 'MethodDefinition') return node.key.type === 'Identifier' ? node.key.name : null;
   return null;
 }

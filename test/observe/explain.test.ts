@@ -3,8 +3,8 @@ import { createActor } from 'xstate';
 import { sessionMachine } from '../../machines/session.ts';
 import { turnMachine } from '../../machines/turn.ts';
 import { explain, stateText } from '../../src/observe/explain.ts';
-import type { FlightRecord } from '../../src/observe/flight.ts';
-import { createRecorder } from '../../src/observe/recorder.ts';
+import type { FlightRecord } from '../../src/observe/trace.ts';
+import { createRecorder } from '../../src/observe/trace.ts';
 import type { SessionRow, TurnRow, WorkerRow } from '../../src/store/port.ts';
 import { createManualClock } from '../../src/testing/index.ts';
 

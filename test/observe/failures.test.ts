@@ -7,7 +7,7 @@ import { tellStory } from '../../src/ask.ts';
 import { systemClock } from '../../src/clock.ts';
 import { createMemoryDatabase, createMemoryStore } from '../../src/store/memory/index.ts';
 import { type TestBridge, testBridge } from '../../src/testing/index.ts';
-import { unreachable } from '../../src/upstream/unreachable.ts';
+import { unreachable } from '../../src/upstream/errors.ts';
 import { type Answer, post } from '../support/client.ts';
 import { until } from '../support/until.ts';
 import { freePort } from '../support/worker-process.ts';

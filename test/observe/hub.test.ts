@@ -1,11 +1,14 @@
 import { expect, it } from 'vitest';
 import { createActor } from 'xstate';
 import { turnMachine } from '../../machines/turn.ts';
-import { createInspectionHub, type InspectionHub } from '../../src/observe/inspect/hub.ts';
-import { createRunning } from '../../src/observe/inspect/running.ts';
-import { createSelection } from '../../src/observe/inspect/selection.ts';
+import {
+  createInspectionHub,
+  createRunning,
+  createSelection,
+  type InspectionHub,
+} from '../../src/observe/inspect/hub.ts';
 import { startActor } from '../../src/runtime/index.ts';
-import { sessionProgram } from '../../src/session/program.ts';
+import { sessionProgram } from '../../src/session/session.ts';
 import { createManualClock } from '../../src/testing/index.ts';
 
 interface Message {

@@ -7,7 +7,7 @@ import { createActor } from 'xstate';
 import { turnMachine } from '../../machines/turn.ts';
 import { createOperatorAccess } from '../../src/observe/access.ts';
 import { startActor } from '../../src/runtime/index.ts';
-import { sessionProgram } from '../../src/session/program.ts';
+import { sessionProgram } from '../../src/session/session.ts';
 import { createManualClock } from '../../src/testing/index.ts';
 import { type ServedInspection, serveInspection } from './viewer.ts';
 

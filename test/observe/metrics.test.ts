@@ -6,9 +6,8 @@ import { listen } from '../../src/http/server.ts';
 import { randomIds } from '../../src/ids.ts';
 import { createLogger, type TurnLine } from '../../src/observe/log.ts';
 import { catalogue, type Definition } from '../../src/observe/metrics/catalogue.ts';
-import { createMetrics, type Metrics } from '../../src/observe/metrics/index.ts';
-import { metricsPage } from '../../src/observe/metrics/page.ts';
-import { tokensOf } from '../../src/observe/metrics/usage.ts';
+import { createMetrics, type Metrics, tokensOf } from '../../src/observe/metrics/index.ts';
+import { metricsPage } from '../../src/observe/metrics/merged.ts';
 import { createManualClock } from '../../src/testing/index.ts';
 
 const clock = createManualClock();

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { createWebSocketReceiver } from '@statelyai/inspect';
 import { chromium } from 'playwright-core';
 import { afterEach, expect, it } from 'vitest';
-import type { FlightRecord } from '../../src/observe/flight.ts';
+import type { FlightRecord } from '../../src/observe/trace.ts';
 import type { TestBridge } from '../support/bridge.ts';
 import { until } from '../support/until.ts';
 import { type Pair, run, SECRETS, type Stage, startPair } from './recorded.ts';

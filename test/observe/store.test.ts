@@ -1,8 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { afterEach, expect, it } from 'vitest';
 import { systemClock } from '../../src/clock.ts';
-import { observeStore } from '../../src/observe/metrics/store.ts';
-import { observeTransport } from '../../src/observe/metrics/transport.ts';
+import { observeStore, observeTransport } from '../../src/observe/metrics/wrappers.ts';
 import { createMemoryStore } from '../../src/store/memory/index.ts';
 import { type SessionStore, StoreUnavailable } from '../../src/store/port.ts';
 import { openPostgresStore } from '../../src/store/postgres/index.ts';

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { describe, expect, it } from 'vitest';
-import { type ClassifyInput, classify } from '../../src/resolve/classify.ts';
+import { type ClassifyInput, classify } from '../../src/session/decide.ts';
 import type { TurnRequest } from '../../src/session/port.ts';
 import { parseSecrets } from '../../src/token/keyring.ts';
 import { createTokens } from '../../src/token/token.ts';

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { rows } from '../../src/resolve/resolve.ts';
+import { rows } from '../../src/resolve/table.ts';
 import type { Evidence, LocalSession } from '../../src/resolve/types.ts';
 import {
   actor,

@@ -1,5 +1,5 @@
 import { beforeAll, describe, expect, it } from 'vitest';
-import { explain, rows } from '../../src/resolve/resolve.ts';
+import { explain, rows } from '../../src/resolve/table.ts';
 import type { Decision, Evidence } from '../../src/resolve/types.ts';
 import { type Case, cases } from './cases.ts';
 import { OTHER, SCOPE } from './support.ts';

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { outcomeTable } from '../../src/resolve/outcomes.ts';
-import { rows } from '../../src/resolve/resolve.ts';
+import { rows } from '../../src/resolve/table.ts';
 
 describe('the table of outcomes', () => {
   const table = outcomeTable();

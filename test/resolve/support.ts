@@ -1,4 +1,4 @@
-import { explain } from '../../src/resolve/resolve.ts';
+import { explain } from '../../src/resolve/table.ts';
 import type { AttemptFact, Decision, Evidence, Facts, LocalSession } from '../../src/resolve/types.ts';
 import type { LookupResult, SessionRow, TurnRow, WorkerRow } from '../../src/store/port.ts';
 

@@ -1,9 +1,9 @@
 import { beforeEach, describe, expect, it } from 'vitest';
 import { MOST_LEVELS } from '../../src/json.ts';
+import type { SessionSocket } from '../../src/session/connection.ts';
 import { createFrameReader } from '../../src/session/frames.ts';
-import type { SessionSocket } from '../../src/session/socket.ts';
 import type { Turn } from '../../src/session/turn.ts';
-import { bareResponse } from '../../src/transcript/bare-response.ts';
+import { bareResponse } from '../../src/transcript/client-view.ts';
 
 interface Shown {
   type: string;

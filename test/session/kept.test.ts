@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { MOST_LEVELS } from '../../src/json.ts';
-import { keptError, keptId, keptItem, keptUsage, saysNothing } from '../../src/session/kept.ts';
+import { keptError, keptId, keptItem, keptUsage, saysNothing } from '../../src/session/commits.ts';
 
 describe('stored output of an answer', () => {
   it('Stored items are objects, as they were written', () => {

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
-import type { Lane } from '../../src/session/lane.ts';
-import { anchorStored, isRelated, place, planFor } from '../../src/session/placement.ts';
+import { anchorStored, isRelated, place, planFor } from '../../src/session/planning.ts';
 import type { Turn } from '../../src/session/turn.ts';
+import type { Lane } from '../../src/session/turn-queue.ts';
 import type { TurnRow } from '../../src/store/port.ts';
 import { formsOf, type Line } from '../../src/transcript/line.ts';
 import { readRequest } from '../../src/transcript/read.ts';

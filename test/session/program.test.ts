@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { rehydrate } from '../../src/runtime/index.ts';
-import { isSessionContext, SESSION_MACHINE_VERSION, sessionProgram } from '../../src/session/program.ts';
+import { isSessionContext, SESSION_MACHINE_VERSION, sessionProgram } from '../../src/session/session.ts';
 
 const counted = { generation: 3, creates: 1, turns: 2, takeovers: 0 };
 

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { createRoster } from '../../src/session/roster.ts';
 import type { Session } from '../../src/session/session.ts';
+import { createRoster } from '../../src/session/session-registry.ts';
 
 /** Returns a session as the roster sees it; when released, it leaves at once. */
 function sessionOf(

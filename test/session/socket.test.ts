@@ -1,5 +1,5 @@
 import { beforeEach, describe, expect, it } from 'vitest';
-import { createSessionSocket, type FirstSign, type SessionSocket } from '../../src/session/socket.ts';
+import { createSessionSocket, type FirstSign, type SessionSocket } from '../../src/session/connection.ts';
 import { createManualClock, type ManualClock } from '../../src/testing/index.ts';
 import type {
   ConnectionHandlers,

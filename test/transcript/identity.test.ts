@@ -1,6 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { contextFingerprint } from '../../src/transcript/fingerprint.ts';
-import { identity } from '../../src/transcript/identity.ts';
+import { contextFingerprint, identity } from '../../src/transcript/items.ts';
 import { readRequest } from '../../src/transcript/read.ts';
 import type { Item } from '../../src/transcript/types.ts';
 

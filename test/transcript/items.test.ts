@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { isNameOnly, normaliseInput, typeOf, writtenInput } from '../../src/transcript/items.ts';
+import { isExactItem } from '../../src/transcript/planner.ts';
 import { LONGEST_METADATA, readItem, readRequest } from '../../src/transcript/read.ts';
-import { isExactItem } from '../../src/transcript/replay.ts';
 
 const message = (part: unknown) => ({ type: 'message', role: 'user', content: [part] });
 const reading = (body: Record<string, unknown>) => readRequest(body, JSON.stringify(body), 0);

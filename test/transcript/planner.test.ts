@@ -1,10 +1,16 @@
 import { describe, expect, it } from 'vitest';
-import { continueAnchor, continueLine } from '../../src/transcript/continuation.ts';
-import { contextFingerprint } from '../../src/transcript/fingerprint.ts';
-import { createFrame, type PlanInput, planWire } from '../../src/transcript/planner.ts';
+import { rewriteForClient } from '../../src/transcript/client-view.ts';
+import { contextFingerprint } from '../../src/transcript/items.ts';
+import {
+  buildReplay,
+  continueAnchor,
+  continueLine,
+  createFrame,
+  type PlanInput,
+  planWire,
+  replayClassOf,
+} from '../../src/transcript/planner.ts';
 import { readItem, readRequest } from '../../src/transcript/read.ts';
-import { buildReplay, replayClassOf } from '../../src/transcript/replay.ts';
-import { rewriteForClient } from '../../src/transcript/shown.ts';
 import type { Item, RequestBody } from '../../src/transcript/types.ts';
 
 const user = (text: string): Item => ({ type: 'message', role: 'user', content: text });

@@ -1,7 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { continueLine } from '../../src/transcript/continuation.ts';
 import { continuedBy, formsOf, type Line } from '../../src/transcript/line.ts';
-import { planWire } from '../../src/transcript/planner.ts';
+import { continueLine, planWire } from '../../src/transcript/planner.ts';
 import { readRequest } from '../../src/transcript/read.ts';
 import type { Item, KnownEnd, ReadItems, RequestBody } from '../../src/transcript/types.ts';
 import compaction from './recorded/codex-compaction.json' with { type: 'json' };

@@ -1,6 +1,5 @@
 import { Readable } from 'node:stream';
 import { describe, expect, it } from 'vitest';
-import { type CredentialRefusal, createDiscreetTransport, instead } from '../../src/upstream/discreet.ts';
 import type {
   ConnectionHandlers,
   DialResult,
@@ -8,6 +7,7 @@ import type {
   UpstreamConnection,
   UpstreamTransport,
 } from '../../src/upstream/port.ts';
+import { type CredentialRefusal, createDiscreetTransport, instead } from '../../src/upstream/redact.ts';
 
 const KEY = 'the-"shared"-key';
 const ESCAPED = JSON.stringify(KEY).slice(1, -1);

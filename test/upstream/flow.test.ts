@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { createFrameFlow } from '../../src/upstream/flow.ts';
 import type { UpstreamAnswer } from '../../src/upstream/port.ts';
+import { createFrameFlow } from '../../src/upstream/streams.ts';
 
 const start = () => {
   const log: string[] = [];

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { answerHeadFrame, headersIn, isBeginning, parseFrame } from '../../src/upstream/frames.ts';
-import { MOST_FRAME_LEVELS } from '../../src/upstream/limits.ts';
+import { MOST_FRAME_LEVELS } from '../../src/upstream/port.ts';
 
 const read = (frame: unknown) => parseFrame(JSON.stringify(frame));
 const nothing = {

@@ -1,10 +1,8 @@
 import { describe, expect, it } from 'vitest';
-import { httpAddress, webSocketAddress } from '../../src/upstream/address.ts';
-import { normaliseError } from '../../src/upstream/errors.ts';
-import { upstreamHeaders } from '../../src/upstream/headers.ts';
-import { requestOfFrame } from '../../src/upstream/http-connection.ts';
-import { classifyRefusal, refusesAnchor, refusesAnchors } from '../../src/upstream/refusal.ts';
-import { createUpstreamTurnState } from '../../src/upstream/turn-state.ts';
+import { classifyRefusal, normaliseError, refusesAnchor, refusesAnchors } from '../../src/upstream/errors.ts';
+import { createUpstreamTurnState, upstreamHeaders } from '../../src/upstream/headers.ts';
+import { requestOfFrame } from '../../src/upstream/http.ts';
+import { httpAddress, webSocketAddress } from '../../src/upstream/port.ts';
 
 const own = (authorization: string | null) => ({ authorization, keys: {}, isClients: true });
 

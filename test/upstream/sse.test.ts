@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { createSseParser, frameOfEvent, framesOfMessage, SseOverflow } from '../../src/upstream/sse.ts';
+import { createSseParser, frameOfEvent, framesOfMessage, SseOverflow } from '../../src/upstream/streams.ts';
 
 const read = (chunks: (Buffer | string)[], maxChars = 1_000_000): string[] => {
   const events: string[] = [];

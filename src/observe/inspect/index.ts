@@ -5,9 +5,8 @@ import type { Clock } from '../../clock.ts';
 import type { Ids } from '../../ids.ts';
 import type { AccessRule } from '../access.ts';
 import { createInspectionHub, type InspectionHub, type InspectionHubOptions } from './hub.ts';
-import { inspectPage } from './page.ts';
+import { createTickets, inspectPage } from './page.ts';
 import { createInspectSocket } from './socket.ts';
-import { createTickets } from './tickets.ts';
 
 export interface InspectionOptions extends Omit<InspectionHubOptions, 'clock'> {
   clock: Clock;

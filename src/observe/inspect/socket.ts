@@ -4,11 +4,11 @@ import { type WebSocket, WebSocketServer } from 'ws';
 import type { Clock } from '../../clock.ts';
 import { BridgeError } from '../../errors.ts';
 import { guarded, reportFault } from '../../faults.ts';
-import { answerSocket } from '../../http/upgrade.ts';
+import { answerSocket } from '../../http/server.ts';
 import { type AccessRule, isSameOrigin } from '../access.ts';
 import type { InspectionHub } from './hub.ts';
-import { createSelection } from './selection.ts';
-import type { Tickets } from './tickets.ts';
+import { createSelection } from './hub.ts';
+import type { Tickets } from './page.ts';
 
 export interface InspectSocketOptions {
   hub: InspectionHub;

@@ -1,13 +1,148 @@
 import { monitorEventLoopDelay } from 'node:perf_hooks';
-import { collectDefaultMetrics, Registry } from 'prom-client';
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
 import type { Clock } from '../../clock.ts';
 import type { TenantLimit } from '../../session/quota.ts';
-import type { FailureKind } from '../../upstream/unreachable.ts';
+import type { FailureKind } from '../../upstream/errors.ts';
 import { version } from '../../version.ts';
 import type { TurnLine } from '../log.ts';
-import type { closedReasons, connectResults, forwardResults } from './catalogue.ts';
-import { createInstruments } from './instruments.ts';
-import { recordTurn } from './turn.ts';
+import {
+  catalogue,
+  type closedReasons,
+  type connectResults,
+  type Definition,
+  type forwardResults,
+  type MetricName,
+} from './catalogue.ts';
+
+type Labels = Record<string, string>;
+
+/** Metrics of the catalogue in one registry, written by name. Label values outside the catalogue become `other`. */
+export interface Instruments {
+  add(name: MetricName, labels: Labels, value?: number): void;
+  observe(name: MetricName, labels: Labels, value: number): void;
+  set(name: MetricName, labels: Labels, value: number): void;
+  /**
+   * Registers a function that sets the metric's values just before each scrape. If it throws, the metric has no value.
+   */
+  collect(name: MetricName, read: (set: (labels: Labels, value: number) => void) => void): void;
+}
+
+/** Registers every metric of the catalogue. Throws the library's Error when the registry already has one of them. */
+export function createInstruments(registry: Registry): Instruments {
+  const counters = new Map<MetricName, Counter>();
+  const gauges = new Map<MetricName, Gauge>();
+  const histograms = new Map<MetricName, Histogram>();
+  const readers = new Map<MetricName, (set: (labels: Labels, value: number) => void) => void>();
+
+  for (const [name, { kind, help, labels, buckets, together, fromZero }] of Object.entries(catalogue) as [
+    MetricName,
+    Definition,
+  ][]) {
+    const options = { name, help, labelNames: Object.keys(labels), registers: [registry] };
+    if (kind === 'counter') {
+      const counter = new Counter(options);
+      counters.set(name, counter);
+      if (fromZero) for (const each of combinations(labels)) counter.inc(each, 0);
+    } else if (kind === 'histogram') histograms.set(name, new Histogram({ ...options, buckets: [...(buckets ?? [])] }));
+    else {
+      const gauge: Gauge = new Gauge({
+        ...options,
+        aggregator: together ?? 'sum',
+        collect() {
+          const read = readers.get(name);
+          if (!read) return;
+          forget();
+          try {
+            read((given, value) => gauge.set(bounded(name, given), value));
+          } catch {
+            forget();
+          }
+        },
+      });
+      // `reset` would leave a gauge without labels at 0, which would be a reported value; `remove` leaves it absent.
+      const forget = () => (options.labelNames.length === 0 ? gauge.remove() : gauge.reset());
+      gauges.set(name, gauge);
+    }
+  }
+
+  return {
+    add(name, labels, value = 1) {
+      if (value > 0) counters.get(name)?.inc(bounded(name, labels), value);
+    },
+    observe(name, labels, value) {
+      if (Number.isFinite(value)) histograms.get(name)?.observe(bounded(name, labels), Math.max(0, value));
+    },
+    set: (name, labels, value) => gauges.get(name)?.set(bounded(name, labels), value),
+    collect: (name, read) => void readers.set(name, read),
+  };
+}
+
+/** Returns every combination of label values. */
+function combinations(labels: Definition['labels']): Labels[] {
+  return Object.entries(labels).reduce<Labels[]>(
+    (found, [label, values]) => found.flatMap((each) => values.map((value) => ({ ...each, [label]: value }))),
+    [{}],
+  );
+}
+
+/**
+ * Replaces unknown label values by `other`, so that they create no series of their own. An empty list of values allows
+ * any value; the process then sets only one.
+ */
+function bounded(name: MetricName, labels: Labels): Labels {
+  const allowed: Definition['labels'] = catalogue[name].labels;
+  return Object.fromEntries(
+    Object.entries(labels).map(([label, value]) => {
+      const values = allowed[label];
+      return [label, !values || values.length === 0 || values.includes(value) ? value : 'other'];
+    }),
+  );
+}
+
+/** Token counts of one turn. `cached` is part of `input`, `reasoning` is part of `output`. */
+export interface TokenCounts {
+  input: number;
+  cached: number;
+  output: number;
+  reasoning: number;
+}
+
+const tokenCount = (value: unknown): number =>
+  typeof value === 'number' && Number.isFinite(value) && value > 0 ? value : 0;
+const object = (value: unknown): Record<string, unknown> =>
+  typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : {};
+
+/** Reads the provider's `usage`. Missing or non-numeric values count as 0. */
+export function tokensOf(usage: unknown): TokenCounts {
+  const { input_tokens, input_tokens_details, output_tokens, output_tokens_details } = object(usage);
+  return {
+    input: tokenCount(input_tokens),
+    cached: tokenCount(object(input_tokens_details).cached_tokens),
+    output: tokenCount(output_tokens),
+    reasoning: tokenCount(object(output_tokens_details).reasoning_tokens),
+  };
+}
+
+/** Records all metrics of a turn from its log line, the only source, so that log and metrics cannot differ. */
+export function recordTurn(instruments: Instruments, line: TurnLine): void {
+  const { add, observe } = instruments;
+  const { outcome, shape, terminal } = line;
+  const form = line.form ?? 'none';
+  add('holdfast_turns_total', { outcome, shape, terminal });
+  add('holdfast_turns_sent_total', { shape, form });
+  if (line.fault !== null) add('holdfast_turn_faults_total', { fault: line.fault });
+  if (line.heldMs !== null) observe('holdfast_turn_held_milliseconds', { shape }, line.heldMs);
+  if (line.firstEventMs !== null) observe('holdfast_turn_first_event_milliseconds', { form }, line.firstEventMs);
+  observe('holdfast_turn_total_milliseconds', { terminal }, line.totalMs);
+  add('holdfast_turn_client_bytes_total', {}, line.bytesFromClient);
+  add('holdfast_turn_upstream_bytes_total', {}, line.bytesSent);
+  // A turn that was never sent saved nothing.
+  if (line.form !== null) add('holdfast_turn_saved_bytes_total', {}, line.bytesFromClient - line.bytesSent);
+  add('holdfast_turn_items_total', { side: 'client' }, line.itemsFromClient);
+  add('holdfast_turn_items_total', { side: 'upstream' }, line.itemsSent ?? 0);
+  for (const [kind, tokens] of Object.entries(tokensOf(line.tokens))) add('holdfast_tokens_total', { kind }, tokens);
+  if (line.tokenIgnored !== null) add('holdfast_turn_state_ignored_total', { reason: line.tokenIgnored });
+}
 
 export type ForwardResult = (typeof forwardResults)[number];
 export type ConnectResult = (typeof connectResults)[number];

@@ -1,4 +1,4 @@
-import { resolve } from '../../resolve/resolve.ts';
+import { resolve } from '../../resolve/table.ts';
 import type { AttemptFact, Decision, Evidence, Facts, LocalSession } from '../../resolve/types.ts';
 import type { LookupResult, SessionRow, TurnRow } from '../../store/port.ts';
 import { ACTOR, BARE, BIT, FLAG, type Layout, REQUEST, ROW, TURN, TURN_STATE, WORKER } from './layout.ts';

@@ -1,5 +1,4 @@
-import type { Forwarder } from '../../cluster/forward/forwarder.ts';
-import type { HopSink } from '../../cluster/forward/hop-sink.ts';
+import { packRequest, unpackRequest } from '../../cluster/forward/envelope.ts';
 import {
   applyLine,
   decodeLine,
@@ -8,11 +7,12 @@ import {
   headLine,
   type Line,
   terminalOf,
-} from '../../cluster/forward/lines.ts';
-import { packRequest, unpackRequest } from '../../cluster/forward/parcel.ts';
+} from '../../cluster/forward/protocol.ts';
+import type { HopSink } from '../../cluster/forward/receiver.ts';
+import type { Forwarder } from '../../cluster/forward/sender.ts';
 import type { Config } from '../../config.ts';
 import { readSource } from '../../intake/read.ts';
-import type { ForwardResult } from '../../session/peers.ts';
+import type { ForwardResult } from '../../session/forwarding.ts';
 import type { PeerService } from '../../worker.ts';
 import type { Agenda } from './agenda.ts';
 import type { Luck } from './luck.ts';

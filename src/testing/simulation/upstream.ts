@@ -1,8 +1,8 @@
-import { refusalFrame } from '../../upstream/error-frame.ts';
-import { createFrameFlow } from '../../upstream/flow.ts';
-import { requestOfFrame } from '../../upstream/http-connection.ts';
+import { refusalFrame } from '../../upstream/errors.ts';
+import { requestOfFrame } from '../../upstream/http.ts';
 import type { DialRequest, DialResult, UpstreamConnection, UpstreamTransport } from '../../upstream/port.ts';
 import { UpstreamUnreachable } from '../../upstream/port.ts';
+import { createFrameFlow } from '../../upstream/streams.ts';
 import type { ChaosSource } from '../simulator/chaos.ts';
 import { errorFrame, errorObject } from '../simulator/error-shapes.ts';
 import type { TurnFault, UpgradeFault } from '../simulator/faults.ts';

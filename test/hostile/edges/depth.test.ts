@@ -2,8 +2,8 @@ import { describe, expect, it } from 'vitest';
 import { nestsDeeperThan, parseBounded } from '../../../src/json.ts';
 import { normaliseError } from '../../../src/upstream/errors.ts';
 import { parseFrame } from '../../../src/upstream/frames.ts';
-import { framesOfAnswer } from '../../../src/upstream/json-answer.ts';
-import { MOST_FRAME_LEVELS } from '../../../src/upstream/limits.ts';
+import { framesOfAnswer } from '../../../src/upstream/http.ts';
+import { MOST_FRAME_LEVELS } from '../../../src/upstream/port.ts';
 import { scripted, usual } from '../../field/scripted.ts';
 
 const nested = (levels: number) => `${'['.repeat(levels)}${']'.repeat(levels)}`;

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { internalHost, type MachineAddress } from '../../../src/cluster/forward/announce.ts';
+import { internalHost, type MachineAddress } from '../../../src/cluster/forward/advertise.ts';
 import { ConfigError, deadlineKnobs, limitKnobs, readConfig, settings } from '../../../src/config.ts';
 
 const problemOf = (env: Record<string, string>): string => {

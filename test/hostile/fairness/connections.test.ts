@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
 import { afterEach, describe, expect, it, vi } from 'vitest';
-import { networkOf } from '../../../src/http/connections.ts';
+import { networkOf } from '../../../src/http/server.ts';
 import { bodyOf, endsOf } from '../../field/support.ts';
 import type { TestBridge } from '../../support/bridge.ts';
 import { post } from '../../support/client.ts';

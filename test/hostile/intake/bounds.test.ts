@@ -2,8 +2,7 @@ import { connect } from 'node:net';
 import { gzipSync } from 'node:zlib';
 import { afterEach, describe, expect, it } from 'vitest';
 import { createReader, type Reader } from '../../../src/intake/pool.ts';
-import { readSource } from '../../../src/intake/read.ts';
-import { bounds } from '../../../src/intake/validate.ts';
+import { bounds, readSource } from '../../../src/intake/read.ts';
 import { MOST_LEVELS } from '../../../src/json.ts';
 import { type Face, openFace } from '../../http/face.ts';
 

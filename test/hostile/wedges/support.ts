@@ -1,6 +1,6 @@
 import { pino } from 'pino';
 import { afterEach } from 'vitest';
-import { bounds } from '../../../src/intake/validate.ts';
+import { bounds } from '../../../src/intake/read.ts';
 import { type Asked, startBridge, user } from '../../field/support.ts';
 import type { TestBridgeOptions } from '../../support/bridge.ts';
 import { type Answer, post } from '../../support/client.ts';

@@ -1,0 +1,138 @@
+import type { FailedRequest, FlightRecord } from '../observe/trace.ts';
+import type { StoreAdmin } from '../store/admin-port.ts';
+import type { SessionReads, WorkerRegistry, WorkerRow } from '../store/port.ts';
+
+/** State of a session that only its owner knows. */
+export interface LocalView {
+  /** Dotted path. A parallel state ends the path. */
+  state: string;
+  epoch: number;
+  socketOpen: boolean;
+  socketAgeMs: number | null;
+  queueLength: number;
+  busy: boolean;
+}
+
+/** Question to a worker about sessions it owns. */
+export interface Question {
+  sessionIds: readonly string[];
+  /** One session whose event record is requested too. */
+  recordOf: string | null;
+  /** Requests failures recorded there: those of one request, turn or session id, or the newest of all. */
+  failures?: { of: string | null; limit: number } | undefined;
+}
+
+/** A worker's answer. It has no entries for sessions without an actor there. */
+export interface LocalAnswer {
+  views: Readonly<Record<string, LocalView>>;
+  record: FlightRecord | null;
+  /** Absent when not requested, and in answers of workers of an earlier release. */
+  failures?: readonly FailedRequest[];
+}
+
+export type OperatorAction = 'release' | 'close' | 'drop-anchor';
+
+/** Services that the admin API uses. */
+export interface AdminPort {
+  store: Pick<
+    StoreAdmin,
+    | 'listSessions'
+    | 'turnDetails'
+    | 'keysOf'
+    | 'forksOf'
+    | 'ownedSessions'
+    | 'story'
+    | 'operatorRelease'
+    | 'operatorClose'
+    | 'dropAnchor'
+  > &
+    Pick<SessionReads, 'session' | 'turn'> &
+    Pick<WorkerRegistry, 'workers'>;
+  readonly workerId: string;
+  /** Asks this worker. */
+  here(question: Question): LocalAnswer;
+  /** Asks another worker, with a time limit. Returns null when it is unavailable or does not answer. */
+  there(worker: WorkerRow, question: Question): Promise<LocalAnswer | null>;
+  /** Passes an operator's action to the local actor, if there is one. */
+  tell(sessionId: string, action: OperatorAction): void;
+  /**
+   * Notifies another worker that one of its sessions was taken over and now has this epoch, or is to be closed. Best
+   * effort.
+   */
+  hint(worker: WorkerRow, notice: { sessionId: string; epoch: number; news: 'claimed' | 'close' }): void;
+}
+
+interface Owned {
+  id: string;
+  ownerWorkerId: string | null;
+}
+
+const mayAnswer = ({ internalUrl, state, leaseLeftMs }: WorkerRow) =>
+  internalUrl !== null && state !== 'dead' && leaseLeftMs > 0;
+
+/**
+ * Asks the owners of these sessions for the state that only they hold. Each owner receives one request, all of them in
+ * parallel. Sessions without an answer are absent from the result; only their rows are then known.
+ *
+ * @param recordOf one of the sessions, whose event record is requested too
+ */
+export async function askOwners(
+  port: AdminPort,
+  sessions: readonly Owned[],
+  workers: readonly WorkerRow[],
+  recordOf: string | null = null,
+): Promise<{ views: ReadonlyMap<string, LocalView>; record: LocalAnswer['record'] }> {
+  const byOwner = Map.groupBy(sessions, ({ ownerWorkerId }) => ownerWorkerId);
+  const answers = await Promise.all(
+    [...byOwner].map(([ownerId, owned]) => {
+      const question = { sessionIds: owned.map(({ id }) => id), recordOf };
+      // For a session without an owner, this worker may still hold a record.
+      if (ownerId === null || ownerId === port.workerId) return port.here(question);
+      const worker = workers.find(({ id }) => id === ownerId);
+      return worker && mayAnswer(worker) ? port.there(worker, question) : null;
+    }),
+  );
+  const views = new Map<string, LocalView>();
+  for (const answer of answers) for (const [id, view] of Object.entries(answer?.views ?? {})) views.set(id, view);
+  const told = answers.find((answer) => answer?.record)?.record;
+  // A former owner's record is better than none.
+  return { views, record: told ?? port.here({ sessionIds: [], recordOf }).record };
+}
+
+/**
+ * Asks every worker that may answer for requests that failed there. Newest first.
+ *
+ * @param of request, turn or session id; null for all
+ * @param limit maximum number of requests returned
+ */
+export async function askFailures(
+  port: Pick<AdminPort, 'workerId' | 'here' | 'there'>,
+  workers: readonly WorkerRow[],
+  of: string | null,
+  limit: number,
+): Promise<readonly FailedRequest[]> {
+  const question = { sessionIds: [], recordOf: null, failures: { of, limit } };
+  const others = workers.filter((worker) => worker.id !== port.workerId && mayAnswer(worker));
+  const answers = await Promise.all([port.here(question), ...others.map((worker) => port.there(worker, question))]);
+  const found = answers.flatMap((answer) => answer?.failures ?? []);
+  return found.sort((one, other) => other.t - one.t).slice(0, limit);
+}
+
+/**
+ * Asks the other workers for one failed request, and for the record of its session on the worker where it failed.
+ *
+ * @returns null when no other worker has recorded it
+ */
+export async function askFailedElsewhere(
+  port: Pick<AdminPort, 'workerId' | 'here' | 'there'>,
+  workers: readonly WorkerRow[],
+  id: string,
+): Promise<{ failed: FailedRequest; record: LocalAnswer['record'] } | null> {
+  const elsewhere = { workerId: port.workerId, there: port.there, here: () => ({ views: {}, record: null }) };
+  const [failed] = await askFailures(elsewhere, workers, id, 1);
+  if (!failed) return null;
+  const worker = workers.find((each) => each.id === failed.workerId);
+  const there =
+    worker && failed.session ? await port.there(worker, { sessionIds: [], recordOf: failed.session }) : null;
+  return { failed, record: there?.record ?? null };
+}

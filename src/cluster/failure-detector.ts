@@ -1,0 +1,86 @@
+import type { Patience } from '../session/forwarding.ts';
+import { probe } from '../store/embedded/lock.ts';
+import { StoreUnavailable, type WorkerRegistry } from '../store/port.ts';
+
+export interface JudgeOptions {
+  store: WorkerRegistry;
+  /** Returns whether this worker's own heartbeats have been confirmed for long enough to declare other workers dead. */
+  mayJudge(): boolean;
+}
+
+/**
+ * Number of lease renewals by a silent peer after which it counts as unreachable. A process that lacks CPU time also
+ * renews its lease more slowly, so the tolerated silence grows with the peer's own slowness.
+ */
+const RENEWALS = 3;
+/**
+ * Number of connections in a row that were closed without an answer after which a peer counts as unreachable. A process
+ * that lacks CPU time does not close connections that its kernel accepted; a relay or load balancer in front of a
+ * process that has ended does. The first one may be a kept connection that had become stale.
+ */
+const DROPS = 3;
+
+/**
+ * Creates the failure detector for other workers. It relies on the database and on liveness sockets, never on response
+ * times alone.
+ */
+export function createJudge({ store, mayJudge }: JudgeOptions) {
+  /** Reads a worker's row and stores the worker's death if it can be proved now. Returns null if there was no row. */
+  async function look(workerId: string) {
+    const row = (await store.workers()).find(({ id }) => id === workerId);
+    if (!row) {
+      // This inserts a row for the worker; later calls judge it by that row.
+      await store.declareExpired(workerId);
+      return null;
+    }
+    if (row.state === 'dead') return row;
+    if (row.livenessPath !== null && (await probe(row.livenessPath)) === 'refused') {
+      const { verdict } = await store.declareDead(workerId);
+      return verdict === 'dead' ? { ...row, state: 'dead' as const } : row;
+    }
+    if (row.leaseLeftMs > 0 || !mayJudge()) return row;
+    const { verdict } = await store.declareExpired(workerId);
+    return verdict === 'dead' ? { ...row, state: 'dead' as const } : row;
+  }
+
+  return {
+    /**
+     * Checks whether a silent worker is dead, and stores its death if that can be proved. On one machine a refused
+     * liveness socket proves it at once. Otherwise an expired lease does, and only if this worker itself has been alive
+     * without a gap.
+     *
+     * @throws StoreUnavailable if the store does not answer
+     */
+    async judge(workerId: string): Promise<'dead' | 'alive'> {
+      return (await look(workerId))?.state === 'dead' ? 'dead' : 'alive';
+    },
+
+    /** Starts tracking the silence of one peer. */
+    patience(workerId: string): Patience {
+      let renewals = 0;
+      let until: number | null = null;
+      let drops = 0;
+      return {
+        async ask() {
+          const row = await look(workerId).catch((error) => {
+            if (error instanceof StoreUnavailable) return null;
+            throw error;
+          });
+          if (row === null) return 'slow';
+          if (row.state === 'dead') return 'dead';
+          if (until !== null && row.leaseUntilMs !== until) renewals += 1;
+          until = row.leaseUntilMs ?? null;
+          return renewals >= RENEWALS || drops >= DROPS ? 'unreachable' : 'slow';
+        },
+        dropped() {
+          drops += 1;
+        },
+        heard() {
+          drops = 0;
+          renewals = 0;
+          until = null;
+        },
+      };
+    },
+  };
+}

@@ -1,0 +1,217 @@
+import { z } from 'zod';
+import { type BridgeCode, BridgeError, catalogue } from '../../errors.ts';
+import type { Outcome } from '../../resolve/types.ts';
+import type { AnswerHead, ClientSink } from '../../session/port.ts';
+import type { TurnEnd } from '../../store/port.ts';
+
+/** Paths of the internal listener. It serves nothing else. */
+export const WORKER_PATH = '/internal/worker';
+export const TURN_PATH = '/internal/turn';
+export const CLAIMED_PATH = '/internal/claimed';
+export const VIEW_PATH = '/internal/view';
+
+/** Header that carries a hop's token. */
+export const HOP_HEADER = 'x-holdfast-internal-hop';
+/** Marks a refusal as the receiver's own, as opposed to an intermediary's answer: the request was certainly not served. */
+export const REFUSED_HEADER = 'x-holdfast-internal-refused';
+
+/** Visible ASCII: these become header values, and a header that cannot be written would break the answer. */
+const headerSafe = z.string().regex(/^[\x21-\x7e]*$/);
+/** Value of any other header: writable bytes without line breaks. */
+const headerValue = z
+  .string()
+  .max(16_384)
+  .regex(/^[\t\x20-\x7e\x80-\xff]*$/);
+const terminal = z.enum(['response.completed', 'response.incomplete', 'response.failed']);
+
+const lineSchema = z.discriminatedUnion('t', [
+  z.object({ t: z.literal('accepted') }),
+  z.object({ t: z.literal('ping') }),
+  z.object({ t: z.literal('not_owner') }),
+  z.object({
+    t: z.literal('head'),
+    outcome: headerSafe,
+    sessionId: headerSafe.nullable(),
+    token: headerSafe.nullable(),
+    headers: z.record(headerSafe, headerValue).optional(),
+  }),
+  z.object({ t: z.literal('event'), type: z.string(), telemetry: z.boolean(), json: z.string() }),
+  z.object({ t: z.literal('open') }),
+  z.object({ t: z.literal('cut') }),
+  z.object({ t: z.literal('end'), type: terminal, json: z.string() }),
+  z.object({
+    t: z.literal('fail'),
+    code: z.string(),
+    detail: z.string().nullable(),
+    param: z.string().nullable(),
+    retryAfterSeconds: z.number().nullable(),
+    outcome: z.string().nullable(),
+  }),
+  z.object({
+    t: z.literal('relay'),
+    status: z.int().min(100).max(599),
+    headers: z.record(z.string(), z.string()),
+    body: z.base64(),
+  }),
+]);
+
+/** One line of an owner's answer: a call on the client's sink, or a message between the two workers. */
+export type Line = z.infer<typeof lineSchema>;
+const kinds: ReadonlySet<unknown> = new Set(lineSchema.options.map(({ shape }) => shape.t.value));
+
+/** Returns the JSON text of a line, with its line break. */
+export const encodeLine = (line: Line): string => `${JSON.stringify(line)}\n`;
+
+/**
+ * Parses a line. Returns null for a kind that only a newer release knows.
+ *
+ * @throws SyntaxError or ZodError if the bytes are not a line
+ */
+export function decodeLine(bytes: Buffer): Line | null {
+  const value: unknown = JSON.parse(bytes.toString('utf8'));
+  if (typeof value === 'object' && value !== null && 't' in value && !kinds.has(value.t)) return null;
+  return lineSchema.parse(value);
+}
+
+/** Returns how a turn ended, from the line that ends its answer. */
+export function terminalOf(line: Line): TurnEnd {
+  switch (line.t) {
+    case 'end':
+      return line.type === 'response.completed'
+        ? 'completed'
+        : line.type === 'response.incomplete'
+          ? 'incomplete'
+          : 'failed';
+    case 'fail':
+      return line.code === 'bridge_turn_cancelled' ? 'cancelled' : 'failed';
+    case 'relay':
+      return 'failed';
+    default:
+      return 'cancelled';
+  }
+}
+
+/** Returns the line of a `head` call. */
+export const headLine = ({ outcome, sessionId, token, headers }: AnswerHead): Line => ({
+  t: 'head',
+  outcome,
+  sessionId,
+  token,
+  headers: headers && { ...headers },
+});
+
+/** Returns the line of a `fail` call. The detail that follows the catalogue's message is sent separately. */
+export function failLine(error: BridgeError): Line {
+  const { code, entry, message, param, retryAfterSeconds, outcome } = error;
+  const detail = message.startsWith(`${entry.message} `) ? message.slice(entry.message.length + 1) : null;
+  return { t: 'fail', code, detail, param, retryAfterSeconds, outcome };
+}
+
+function errorOf(line: Extract<Line, { t: 'fail' }>): BridgeError {
+  const known = Object.hasOwn(catalogue, line.code);
+  const error = new BridgeError(known ? (line.code as BridgeCode) : 'bridge_internal', {
+    ...(known && line.detail !== null ? { detail: line.detail } : {}),
+    ...(line.param !== null ? { param: line.param } : {}),
+    ...(line.retryAfterSeconds !== null ? { retryAfterSeconds: line.retryAfterSeconds } : {}),
+  });
+  error.outcome = line.outcome;
+  return error;
+}
+
+/**
+ * Applies a line to the real client's sink.
+ *
+ * @returns `ended` after the last line of an answer, `full` if the client reads more slowly than it is written to
+ */
+export function applyLine(line: Line, sink: ClientSink): 'more' | 'full' | 'ended' {
+  switch (line.t) {
+    case 'head':
+      sink.head({
+        outcome: line.outcome as Outcome,
+        sessionId: line.sessionId,
+        token: line.token,
+        headers: line.headers,
+      });
+      return 'more';
+    case 'event':
+      return sink.event(line.type, line.json, line.telemetry) ? 'more' : 'full';
+    case 'open':
+      sink.open();
+      return 'more';
+    case 'end':
+      sink.end(line.type, line.json);
+      return 'ended';
+    case 'fail':
+      sink.fail(errorOf(line));
+      return 'ended';
+    case 'relay':
+      sink.relay({ status: line.status, headers: line.headers, body: Buffer.from(line.body, 'base64') });
+      return 'ended';
+    case 'cut':
+      sink.cut();
+      return 'ended';
+    case 'accepted':
+    case 'ping':
+    case 'not_owner':
+      return 'more';
+  }
+}
+
+/** Splits a byte stream into lines. A long line is copied once, regardless of the number of chunks. */
+export interface Splitter {
+  /**
+   * Adds a chunk and returns the lines that it completes.
+   *
+   * @throws LineTooLong if an unfinished line exceeds the maximum
+   */
+  push(chunk: Buffer): Buffer[];
+}
+
+/** Error for a line that exceeds the maximum length. */
+export class LineTooLong extends Error {
+  override readonly name = 'LineTooLong';
+}
+
+const NEWLINE = 0x0a;
+
+/**
+ * Creates a splitter.
+ *
+ * @param maxBytes maximum length of a line that arrives in several chunks, in bytes
+ */
+export function createSplitter(maxBytes: number): Splitter {
+  let pieces: Buffer[] = [];
+  let held = 0;
+  return {
+    push(chunk) {
+      const lines: Buffer[] = [];
+      let from = 0;
+      for (let at = chunk.indexOf(NEWLINE); at >= 0; at = chunk.indexOf(NEWLINE, from)) {
+        const last = chunk.subarray(from, at);
+        lines.push(held === 0 ? last : Buffer.concat([...pieces, last]));
+        pieces = [];
+        held = 0;
+        from = at + 1;
+      }
+      if (from < chunk.length) {
+        // The caller may reuse the memory of a chunk, so the rest is copied.
+        pieces.push(Buffer.from(chunk.subarray(from)));
+        held += chunk.length - from;
+        if (held > maxBytes) throw new LineTooLong(`A line is longer than ${maxBytes} bytes.`);
+      }
+      return lines;
+    },
+  };
+}
+
+/**
+ * Calls `fn` once everything that had already arrived at this process's sockets has been delivered.
+ *
+ * Timers run before sockets are read. After a pause or a blocked event loop, a process therefore finds its deadlines
+ * expired while the answer, or the close of the connection, is still waiting in the kernel. Code that draws conclusions
+ * from silence must process pending I/O first. The first immediate ends the current iteration of the event loop, the
+ * second follows a complete poll of the sockets, and the third allows for a close that this poll announced.
+ */
+export function afterPendingIo(fn: () => void): void {
+  setImmediate(() => setImmediate(() => setImmediate(fn)));
+}

@@ -1,0 +1,290 @@
+import type { Response } from 'express';
+import type { Clock } from '../clock.ts';
+import { BridgeError } from '../errors.ts';
+import { memberText } from '../json.ts';
+import type { AnswerHead, ClientSink } from '../session/port.ts';
+import { normaliseError } from '../upstream/errors.ts';
+import type { UpstreamAnswer } from '../upstream/port.ts';
+import { failedEvent, headHeaders, relayAnswer, responseIdOf, sendError, sequenceOf } from './envelope.ts';
+import { watchConnection } from './server.ts';
+
+export interface JsonSinkOptions {
+  res: Response;
+  requestId: string;
+  clock: Clock;
+  /** Time for which a client may accept no part of its answer before its connection is closed, in milliseconds. */
+  slowClientMs: number;
+}
+
+/** Size of the pieces in which a body is written, in bytes. Each accepted piece shows that the client is reading. */
+const PIECE_BYTES = 65_536;
+
+/**
+ * Creates the client side of a `stream: false` answer. Events are not sent; the response object of the terminal event
+ * becomes the body. Status and body are sent together at the end, so every failure gets its own status.
+ */
+export function createJsonSink({ res, requestId, clock, slowClientMs }: JsonSinkOptions): ClientSink {
+  const connection = watchConnection(res);
+  let stopPatience = () => {};
+  const wait = () => {
+    stopPatience();
+    if (connection.open) stopPatience = clock.after(slowClientMs, () => res.destroy());
+  };
+  connection.onGone(() => stopPatience());
+  connection.onDelivered(() => stopPatience());
+  const writeBody = (body: Buffer) => {
+    let at = 0;
+    const more = () => {
+      wait();
+      while (at < body.length && connection.open) {
+        const piece = body.subarray(at, at + PIECE_BYTES);
+        at += PIECE_BYTES;
+        if (!res.write(piece)) return void res.once('drain', more);
+      }
+      res.end();
+    };
+    more();
+  };
+  let head: AnswerHead | null = null;
+  let ended = false;
+  const once = (write: () => unknown) => {
+    if (ended) return;
+    ended = true;
+    if (!connection.open) return;
+    try {
+      write();
+      wait();
+    } catch (error) {
+      // The answer could not be written. Send an error instead, so that the client gets an answer.
+      sendError(res, new BridgeError('bridge_internal', { cause: error }), requestId);
+      throw error;
+    }
+  };
+
+  return {
+    head: (given) => {
+      head = given;
+    },
+    event: () => true,
+    open: () => {},
+    end(type, json) {
+      once(() => {
+        res.set(headHeaders(requestId, head));
+        if (type !== 'response.failed') {
+          // Use the original text: parsing and serialising a value again may change it.
+          const body = Buffer.from(memberText(json, 'response') ?? 'null');
+          res.status(200).set({
+            'content-type': 'application/json; charset=utf-8',
+            'content-length': String(body.length),
+          });
+          return writeBody(body);
+        }
+        const { status, code, message, type: kind, param, retryAfterSeconds } = normaliseError(JSON.parse(json));
+        if (retryAfterSeconds !== null) res.set('retry-after', String(Math.ceil(retryAfterSeconds)));
+        res.status(status).json({ error: { message, type: kind, code, param } });
+      });
+    },
+    fail: (error) => once(() => sendError(res, error, requestId, head)),
+    relay: (answer) => once(() => relayAnswer(res, answer, requestId, head)),
+    cut() {
+      ended = true;
+      if (!res.writableEnded) res.destroy();
+    },
+    get attached() {
+      return connection.open;
+    },
+    shown: false,
+    get committed() {
+      return ended;
+    },
+    onGone: connection.onGone,
+    onDelivered: connection.onDelivered,
+    onDrain: () => {},
+  };
+}
+
+export interface SseSinkOptions {
+  res: Response;
+  requestId: string;
+  /** Model named in the request. */
+  model: string | null;
+  clock: Clock;
+  /** Interval between keepalive comments while no event is sent, in milliseconds. */
+  keepaliveMs: number;
+  /** Time for which a client may read nothing before its connection is closed, in milliseconds. */
+  slowClientMs: number;
+}
+
+/**
+ * Creates the client side of a streamed answer. The status is held back until the first event, so that an early failure
+ * can use its own status. After the headers were sent, every failure is one `response.failed` event, because clients
+ * ignore a bare `error` event.
+ */
+export function createSseSink(options: SseSinkOptions): ClientSink {
+  const { res, requestId, clock, keepaliveMs, slowClientMs } = options;
+  const connection = watchConnection(res);
+  let head: AnswerHead | null = null;
+  let shown = false;
+  let sequence = -1;
+  let responseId: string | null = null;
+  let ended = false;
+  let stalled = false;
+  let held: string[] = [];
+  let stopKeepalive = () => {};
+  let stopPatience = () => {};
+  const drained: (() => void)[] = [];
+
+  res.on('drain', () => {
+    stalled = false;
+    stopPatience();
+    for (const listener of drained) listener();
+  });
+  connection.onGone(() => release());
+  connection.onDelivered(() => release());
+  const release = () => {
+    stopKeepalive();
+    stopPatience();
+  };
+
+  const keepalive = () => {
+    stopKeepalive();
+    if (ended) return;
+    stopKeepalive = clock.after(keepaliveMs, () => {
+      if (connection.open && !stalled) write(': keepalive\n\n');
+      keepalive();
+    });
+  };
+  const open = () => {
+    if (res.headersSent || !connection.open) return;
+    res.status(200).set({
+      'content-type': 'text/event-stream; charset=utf-8',
+      'cache-control': 'no-cache, no-transform',
+      'x-accel-buffering': 'no',
+      ...headHeaders(requestId, head),
+    });
+    res.flushHeaders();
+    const early = held;
+    held = [];
+    for (const text of early) write(text);
+    keepalive();
+  };
+  /**
+   * Writes to the client. Returns false when the client reads more slowly than data arrives; `slowClientMs` then starts
+   * to run.
+   */
+  const write = (text: string): boolean => {
+    if (!connection.open) return true;
+    if (res.write(text)) return true;
+    if (!stalled) {
+      stalled = true;
+      stopPatience = clock.after(slowClientMs, () => res.destroy());
+    }
+    return false;
+  };
+  /**
+   * Limits the time in which the buffered rest of an ended answer must be delivered; otherwise a client that stops
+   * reading would hold its connection.
+   */
+  const awaitDelivery = () => {
+    if (!stalled && connection.open) stopPatience = clock.after(slowClientMs, () => res.destroy());
+  };
+  const fail = (error: { code: string; message: string; bridge_code?: string }) => {
+    const { model } = options;
+    const now = clock.wall();
+    for (const { type, json } of failedEvent({ error, requestId, responseId, model, now, begun: shown, sequence }))
+      write(eventText(type, json));
+    shown = true;
+    res.end();
+    awaitDelivery();
+  };
+
+  return {
+    head: (given) => {
+      head = given;
+    },
+    event(type, json, telemetry) {
+      if (ended || !connection.open) return true;
+      if (telemetry && !res.headersSent) {
+        held.push(eventText(type, json));
+        return true;
+      }
+      open();
+      shown ||= !telemetry;
+      sequence = sequenceOf(json) ?? sequence;
+      responseId ??= responseIdOf(type, json);
+      keepalive();
+      return write(eventText(type, json));
+    },
+    open,
+    end(type, json) {
+      if (ended) return;
+      ended = true;
+      stopKeepalive();
+      if (!connection.open) return;
+      open();
+      shown = true;
+      write(eventText(type, json));
+      res.end();
+      awaitDelivery();
+    },
+    fail(error) {
+      if (ended) return;
+      ended = true;
+      stopKeepalive();
+      if (!connection.open) return;
+      if (!res.headersSent) return sendError(res, error, requestId, head);
+      const { message, code } = error.envelope().error;
+      fail({ code, message, bridge_code: error.code });
+    },
+    relay(answer: UpstreamAnswer) {
+      if (ended) return;
+      ended = true;
+      stopKeepalive();
+      if (!connection.open) return;
+      if (!res.headersSent) return relayAnswer(res, answer, requestId, head);
+      const { code, message } = describe(answer);
+      fail({ code, message });
+    },
+    cut() {
+      ended = true;
+      release();
+      res.destroy();
+    },
+    get attached() {
+      return connection.open;
+    },
+    get shown() {
+      return shown;
+    },
+    get committed() {
+      return ended || res.headersSent;
+    },
+    onGone: connection.onGone,
+    onDelivered: connection.onDelivered,
+    onDrain: (listener) => void drained.push(listener),
+  };
+}
+
+/**
+ * Formats one server-sent event as an `event` line and one `data` line. Line breaks can stand only between the tokens
+ * of pretty-printed JSON, never inside its strings, so removing them changes no value. A type that is empty or contains
+ * a line break cannot be an event name and is left out.
+ */
+function eventText(type: string, json: string): string {
+  const data = /[\r\n]/.test(json) ? json.replaceAll(/[\r\n]+/g, '') : json;
+  return /[\r\n]/.test(type) || type === '' ? `data: ${data}\n\n` : `event: ${type}\ndata: ${data}\n\n`;
+}
+
+/** Returns the code and message of an upstream refusal that has to be sent as an event. */
+function describe(answer: UpstreamAnswer): { code: string; message: string } {
+  try {
+    const { error } = JSON.parse(answer.body.toString('utf8')) as {
+      error?: { code?: unknown; type?: unknown; message?: unknown };
+    };
+    const message = typeof error?.message === 'string' ? error.message : `The upstream answered ${answer.status}.`;
+    return { code: String(error?.code ?? error?.type ?? 'server_error'), message };
+  } catch {
+    const { code } = new BridgeError('bridge_upstream_lost').envelope().error;
+    return { code, message: `The upstream answered ${answer.status}.` };
+  }
+}

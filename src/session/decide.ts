@@ -1,0 +1,457 @@
+import { createHash } from 'node:crypto';
+import { isDeepStrictEqual } from 'node:util';
+import type { Config } from '../config.ts';
+import { mayBeParent, tellsRepeats } from '../resolve/situation.ts';
+import { explain, type Resolution } from '../resolve/table.ts';
+import type { Decision, Evidence, Facts, Likeness, LocalSession } from '../resolve/types.ts';
+import {
+  type KeyRef,
+  type Lookup,
+  type LookupResult,
+  MOST_CANDIDATES,
+  type SessionStore,
+  type TurnRow,
+} from '../store/port.ts';
+import { scopeKindOf, type Tokens } from '../token/token.ts';
+import { continuedBy, decodeForms, type Line } from '../transcript/line.ts';
+import { COMPARISON_PATH } from '../transcript/provider-ids.ts';
+import { LONGEST_METADATA } from '../transcript/read.ts';
+import type { Names, RequestBody } from '../transcript/types.ts';
+import { itemsOf, loadContents, referencesTo } from './planning.ts';
+import type { TurnRequest } from './port.ts';
+import type { Session } from './session.ts';
+import type { Roster } from './session-registry.ts';
+import type { KnownTurn, Turn } from './turn.ts';
+
+/** Headers of Codex. Over HTTP its turn state is sent in the first one only; the second one holds its turn id, as JSON. */
+const TURN_STATE_HEADER = 'x-codex-turn-state';
+const TURN_METADATA = 'x-codex-turn-metadata';
+/** Session headers, strongest first. A request uses exactly one. */
+const sessionHeaders = ['session-id', 'session_id', 'x-session-id', 'x-session-affinity'] as const;
+
+export interface ClassifyInput {
+  request: TurnRequest;
+  tokens: Pick<Tokens, 'verify'>;
+  limits: {
+    /** Maximum size of an upstream frame, in bytes; a larger body is sent over plain HTTP. */
+    frameBytes: number;
+    /** False if the upstream is known, or configured, to support only HTTP. */
+    webSocket: boolean;
+  };
+}
+
+const nothing: Names = { owned: new Map(), foreign: null };
+
+const sha256 = (text: string) => createHash('sha256').update(text).digest('hex');
+
+function text(value: unknown): string | null {
+  return typeof value === 'string' && value.trim() !== '' ? value.trim() : null;
+}
+
+function record(value: unknown): Readonly<Record<string, unknown>> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value) ? (value as Record<string, unknown>) : {};
+}
+
+/** Returns the anchor unchanged: ids are compared and relayed byte for byte. */
+function anchorOf({ previous_response_id: id }: RequestBody): string | null {
+  return typeof id === 'string' && id !== '' ? id : null;
+}
+
+/**
+ * Returns the request's single hard key: the thread id, otherwise the first session header. Codex sub-agents share a
+ * session id, but never a thread id.
+ */
+function hardKeyOf(headers: TurnRequest['headers']): KeyRef | null {
+  const thread = text(headers['thread-id']);
+  if (thread) return { kind: 'thread', hash: sha256(thread) };
+  for (const name of sessionHeaders) {
+    const session = text(headers[name]);
+    if (session) return { kind: 'session', hash: sha256(session) };
+  }
+  return null;
+}
+
+function turnIdIn(metadata: unknown): string | null {
+  const json = text(metadata);
+  if (!json || json.length > LONGEST_METADATA) return null;
+  try {
+    return text(record(JSON.parse(json)).turn_id);
+  } catch {
+    return null;
+  }
+}
+
+/** Returns whether the client marks the request as a retry. The OpenAI SDKs count attempts; 0 is the first one. */
+function countsRepeats({ 'x-stainless-retry-count': count }: TurnRequest['headers']): boolean {
+  return count !== undefined && !/^\s*0*\s*$/.test(count);
+}
+
+/**
+ * Returns the client's turn id. Codex writes it into `client_metadata` and into a JSON header; a warm-up sends an empty
+ * one.
+ */
+function clientTurnIdOf({ body, headers }: TurnRequest): string | null {
+  const metadata = record(body.client_metadata);
+  return text(metadata.turn_id) ?? turnIdIn(metadata[TURN_METADATA]) ?? turnIdIn(headers[TURN_METADATA]);
+}
+
+function passThroughOf({ body, bytes }: TurnRequest, limits: ClassifyInput['limits']): Evidence['passThrough'] {
+  if (body.background === true) return 'background';
+  if (body.conversation !== undefined && body.conversation !== null) return 'conversation';
+  if (bytes > limits.frameBytes) return 'oversize';
+  return limits.webSocket ? null : 'no_websocket';
+}
+
+/**
+ * Reads a request into typed evidence. Raw headers are not read after this. Never throws.
+ *
+ * Values of keys are only kept as hashes.
+ */
+export function classify({ request, tokens, limits }: ClassifyInput): Evidence {
+  const { caller, headers, body } = request;
+  const { scope, credentialFp, credentialIsClients } = caller;
+  return {
+    scope,
+    credentialFp,
+    credentialIsClients,
+    token: tokens.verify(headers[TURN_STATE_HEADER]?.trim() ?? '', { scope, scopeKind: scopeKindOf(caller) }),
+    anchor: anchorOf(body),
+    hardKey: hardKeyOf(headers),
+    idempotencyKey: text(headers['idempotency-key']),
+    repeats: countsRepeats(headers),
+    clientTurnId: clientTurnIdOf(request),
+    shape: request.shape,
+    requestFp: request.requestFp,
+    contextFp: request.contextFp,
+    references: request.references,
+    comparison: request.comparison,
+    // The origin of referenced objects matters only if several tenants share a credential.
+    ...(credentialIsClients ? nothing : request.names),
+    store: body.store !== false,
+    passThrough: passThroughOf(request, limits),
+  };
+}
+
+export interface DeciderOptions {
+  store: SessionStore;
+  roster: Roster;
+  me(): string;
+  instancePolicy: Config['instancePolicy'];
+  /** Time for which an ended turn is kept for its client, in milliseconds. */
+  graceMs: number;
+  /** True if other workers may use the same store. */
+  shared: boolean;
+  /**
+   * Returns whether the upstream resolves ids of stored responses on any connection, as far as is known for that
+   * credential.
+   */
+  takesAnchors(credentialFp: string): boolean;
+}
+
+type Candidate = LookupResult['candidates'][number];
+
+/** Turns of which the request may be a repeat. */
+type RunsAlready = Pick<Facts, 'idempotent' | 'repeated' | 'elsewhere'>;
+
+/** Maximum number of turns with the same items up to a place that are compared with one request. */
+const MOST_ALIKE = 64;
+
+/**
+ * Returns whether this worker runs the turn, as opposed to refusing it, forwarding it or attaching it to another
+ * stream.
+ */
+const runsHere = ({ do: act }: Decision) =>
+  act !== 'refuse' && act !== 'forward' && act !== 'await_owner' && act !== 'reattach';
+
+/** Returns whether all candidates end at the same place and fill the look-up's limit: more turns may end at that place. */
+const crowded = ({ candidates }: LookupResult) =>
+  candidates.length === MOST_CANDIDATES &&
+  candidates.every(({ turn }) => turn.clientFp !== null && turn.clientFp === candidates[0]!.turn.clientFp);
+
+/**
+ * Creates the function that collects the facts about a request and resolves it.
+ *
+ * @returns a function that rejects with `StoreUnavailable` if the store does not answer
+ */
+export function createDecider({ store, roster, me, instancePolicy, graceMs, shared, takesAnchors }: DeciderOptions) {
+  /**
+   * Resolves the request. Reads the anchor's lineage only if it changes the decision, or if the turn will run here and
+   * may need it. Not read for a request that another worker serves, nor if a socket here, or the provider, holds the
+   * anchor.
+   */
+  async function resolved(turn: Turn, facts: Omit<Facts, 'anchorExact'>): Promise<Decision> {
+    const { evidence } = turn;
+    const given = (anchorExact: boolean | null) => explain(evidence, { ...facts, anchorExact });
+    const by = ({ row, decision }: Resolution): Decision => {
+      turn.decidedBy = row.id;
+      return decision;
+    };
+    if (!facts.rows.anchor) return by(given(null));
+    const { turn: anchor, session } = facts.rows.anchor;
+    if (anchor.replay !== 'exact') return by(given(false));
+    const view = session ? facts.local.get(session.id) : undefined;
+    const held = view?.epoch === session?.epoch && view?.socketAnchor === anchor.responseId;
+    if (held && !view?.busy) return by(given(true));
+    const [exact, inexact] = [given(true), given(false)];
+    const kept = anchor.storedUpstream && anchor.credentialFp === evidence.credentialFp;
+    const unneeded = !runsHere(exact.decision) || (kept && takesAnchors(evidence.credentialFp));
+    if (unneeded && isDeepStrictEqual(exact.decision, inexact.decision)) return by(exact);
+    turn.history ??= itemsOf(await store.lineage(evidence.scope, anchor.id));
+    return by(turn.history === null ? inexact : exact);
+  }
+
+  /**
+   * Returns the decision to forward a request to the owner of the session that its thread or token names. The owner
+   * then determines what the request's items continue. Null if that has to be determined here.
+   */
+  function passedOn(turn: Turn, rows: LookupResult, known: RunsAlready): Decision | null {
+    const { evidence, attempts } = turn;
+    // A session header is only a hint: the items may show that the request belongs to another conversation.
+    if (evidence.hardKey?.kind === 'session' && evidence.token.kind !== 'ours') return null;
+    const local = roster.views(rows, null, evidence.scope, null);
+    const { row, decision } = explain(evidence, {
+      ...known,
+      me: me(),
+      rows,
+      local,
+      attempts,
+      instancePolicy,
+      anchorExact: null,
+      like: null,
+    });
+    if (decision.do !== 'forward') return null;
+    turn.decidedBy = row.id;
+    return decision;
+  }
+
+  /**
+   * Returns a decision without a look-up, if the request certainly continues a session that is idle here with an open
+   * socket. This is the most frequent case; if the rows have changed since, the fenced start fails.
+   */
+  function certain(turn: Turn): Decision | null {
+    const { evidence } = turn;
+    // Only the store knows which scope owns the items that an anchored request references.
+    if (evidence.comparison !== null || (evidence.anchor !== null && evidence.references.length > 0)) return null;
+    // The same holds for the other provider-side ids in the request.
+    if (evidence.owned.size > evidence.references.length) return null;
+    for (const session of roster.certain(evidence, () => turn.items.places)) {
+      const { head, line } = session;
+      if (!head) continue;
+      if (evidence.anchor === null && !continuesWarm(turn, head, line)) continue;
+      turn.anchor = evidence.anchor === null ? null : head;
+      turn.decidedBy = null;
+      return { do: 'use', outcome: 'live_reuse', sessionId: session.id, epoch: session.epoch, anchor: turn.anchor };
+    }
+    return null;
+  }
+
+  /**
+   * Returns whether the request continues this local head and adds only items that the client wrote. In that case no
+   * other turn can match more of the request.
+   */
+  function continuesWarm(turn: Turn, head: TurnRow, line: Line | null): boolean {
+    const count = line && continuedBy(line, turn.items);
+    if (count === null) return false;
+    const { references, credentialFp, contextFp } = turn.evidence;
+    const kept = head.storedUpstream && head.credentialFp === credentialFp;
+    // A delta leaves out items that only reference the line; a full send may need the contents of the referenced items.
+    if (references.length > 0 && !kept && head.contextFp !== contextFp) return false;
+    return turn.items.list.slice(count).every(({ fromClient }) => fromClient);
+  }
+
+  /**
+   * Returns the line that ends at a turn: from the local session that ended it, otherwise from the store. Null if it
+   * cannot be reconstructed.
+   */
+  async function lineOf(scope: string, { turn, session }: Candidate): Promise<Line | null> {
+    const here = session && roster.get(session.id);
+    if (here?.line?.turnId === turn.id) return here.line;
+    let line: Line | null = null;
+    for (const { id, parentTurnId, forms: text } of await store.line(scope, turn.id)) {
+      const forms = text === null ? null : decodeForms(text);
+      // The ancestors of this turn are unknown, so that only an output that begins with a compaction can be recognised.
+      const detached: boolean = parentTurnId !== null && line === null;
+      line = forms && (!detached || forms.begins.length > 0) ? { turnId: id, forms, parent: line, detached } : null;
+    }
+    if (line) here?.learnLine(line);
+    return line;
+  }
+
+  const isBusy = ({ session }: Candidate): boolean =>
+    session !== null && (roster.get(session.id)?.view().busy ?? session.activeTurnId !== null);
+
+  /**
+   * Returns the deepest candidate whose line is exactly the start of the request. Prefers an idle session over a busy
+   * one.
+   */
+  async function verified(turn: Turn, candidates: readonly Candidate[]): Promise<(Candidate & KnownTurn) | null> {
+    let busy: (Candidate & KnownTurn) | null = null;
+    let deepest = 0;
+    for (const candidate of candidates) {
+      if (!mayBeParent(candidate.turn)) continue;
+      const line = await lineOf(turn.evidence.scope, candidate);
+      const count = line && continuedBy(line, turn.items);
+      if (line === null || count === null || count < deepest) continue;
+      // Among conversations with identical items, use one that is idle; the others may be running a turn.
+      if (!isBusy(candidate)) return { ...candidate, row: candidate.turn, line };
+      busy ??= { ...candidate, row: candidate.turn, line };
+      deepest = count;
+    }
+    return busy;
+  }
+
+  /**
+   * Searches the turn that the request's items continue.
+   *
+   * @returns that turn with the rows of the look-up that found it; the rows of the first look-up if there is no such
+   *   turn
+   */
+  async function continued(turn: Turn, query: Lookup) {
+    const search = { ...query, places: turn.items.places };
+    const first = await store.lookup(search);
+    const seen: string[] = [];
+    for (let rows = first; ; rows = await store.lookup({ ...search, besides: seen })) {
+      const known = await verified(turn, rows.candidates);
+      if (known) return { rows, known };
+      seen.push(...rows.candidates.map((candidate) => candidate.turn.id));
+      if (!crowded(rows) || seen.length >= MOST_ALIKE) return { rows: first, known: null };
+    }
+  }
+
+  /** Returns the head of the session that token or key name, as a candidate, if the request's items may continue it. */
+  function namedHead(turn: Turn, { token, keyed, heads }: LookupResult): Candidate | null {
+    const session = token ?? keyed;
+    const head = heads.get(session?.headTurnId ?? '');
+    if (!session || !head?.transcriptFp) return null;
+    return turn.items.places.includes(head.transcriptFp) ? { turn: head, session } : null;
+  }
+
+  /**
+   * Returns whether a request with a session header belongs to another conversation than the header's own session. A
+   * header that names no session yet does not pull a conversation away from a session that no key names.
+   */
+  function isApart(turn: Turn, { keyed, heads, named }: LookupResult, like: Likeness | null): boolean {
+    const { hardKey, anchor, token, requestFp } = turn.evidence;
+    if (hardKey?.kind !== 'session' || anchor !== null || token.kind === 'ours') return false;
+    if (!keyed) return like?.exact === true && like.session !== null && !named.has(like.session.id);
+    if (like) return like.session?.id !== keyed.id;
+    const here = roster.get(keyed.id);
+    if (here?.epoch === keyed.epoch)
+      return here.head?.requestFp !== requestFp && !here.related(turn) && holdsAConversation(here);
+    // Only the worker of a running turn knows the turn's request.
+    if (keyed.activeTurnId !== null) return false;
+    const head = heads.get(keyed.headTurnId ?? '');
+    return head !== undefined && head.transcriptFp !== null && head.requestFp !== requestFp;
+  }
+
+  const holdsAConversation = ({ head, attachable }: Session) =>
+    attachable !== null || (head !== null && head.transcriptFp !== null);
+
+  /**
+   * Determines which referenced items the provider can look up, and loads the contents of the others.
+   *
+   * @returns the path of the first field that names an object which the scope did not create; null if there is none,
+   *   and always null with the client's own credential
+   */
+  async function readReferences(turn: Turn, within: TurnRow | null): Promise<string | null> {
+    const { scope, references, owned, credentialFp, credentialIsClients } = turn.evidence;
+    if (references.length === 0 && owned.size === 0) return null;
+    const rows = await referencesTo(store, scope, [...new Set([...references, ...owned.keys()])]);
+    const stored = new Set(
+      rows.filter((row) => row.storedUpstream && row.credentialFp === credentialFp).map(({ itemId }) => itemId),
+    );
+    const missing = new Set(references.filter((id) => !stored.has(id)));
+    if (missing.size > 0) {
+      const turnIds = new Set(rows.filter(({ itemId }) => missing.has(itemId)).map(({ turnId }) => turnId));
+      if (within) turnIds.add(within.id);
+      turn.contents = await loadContents(store, scope, turnIds, [...missing]);
+    }
+    if (credentialIsClients) return null;
+    const made = new Set(rows.map(({ itemId }) => itemId));
+    for (const [id, path] of owned) if (missing.has(id) ? !turn.contents.has(id) : !made.has(id)) return path;
+    return null;
+  }
+
+  /**
+   * Looks up turns on other workers that this request may repeat. Skipped if a local turn was found, or if there are no
+   * other workers to ask.
+   */
+  function mayRunElsewhere(
+    { evidence }: Turn,
+    repeated: LocalSession | null,
+    named: boolean,
+  ): Promise<Facts['elsewhere']> {
+    const alone = !shared || instancePolicy !== 'forward' || repeated !== null;
+    if (alone || !(named || tellsRepeats(evidence))) return Promise.resolve([]);
+    const found = store.repeated(evidence.scope, evidence.requestFp, graceMs);
+    // The promise is awaited later, or never if another read fails first: avoid an unhandled rejection.
+    found.catch(() => {});
+    return found;
+  }
+
+  return async function decide(turn: Turn): Promise<Decision> {
+    const { evidence } = turn;
+    const repeated = roster.repeated(evidence.scope, evidence.requestFp);
+    // A repeated request may already be running, or be finished, on another worker: do not start a second generation
+    // here.
+    const here = turn.resolutions === 1 && !repeated && !evidence.repeats ? certain(turn) : null;
+    if (here) return here;
+    const named = evidence.hardKey !== null || evidence.token.kind === 'ours';
+    const asked = mayRunElsewhere(turn, repeated, named);
+    const runsAlready = async (): Promise<RunsAlready> => ({
+      idempotent: roster.withIdempotencyKey(evidence.scope, evidence.idempotencyKey),
+      repeated,
+      elsewhere: await asked,
+    });
+    const query: Lookup = {
+      scope: evidence.scope,
+      anchor: evidence.anchor,
+      tokenSessionId: evidence.token.kind === 'ours' ? evidence.token.sessionId : null,
+      hardKey: evidence.hardKey,
+    };
+    const search = evidence.anchor === null && turn.items.list.length > 0;
+    let rows: LookupResult | null = null;
+    let known: (Candidate & KnownTurn) | null = null;
+    if (named || !search) {
+      rows = await store.lookup(query);
+      const away = search ? passedOn(turn, rows, await runsAlready()) : null;
+      if (away) return away;
+      const head = search ? namedHead(turn, rows) : null;
+      known = head && (await verified(turn, [head]));
+    }
+    // The request names no session, or its client has edited, compacted or forked the conversation.
+    if (search && !known) ({ rows, known } = await continued(turn, query));
+    rows ??= await store.lookup(query);
+    const like: Likeness | null = known
+      ? { turn: known.turn, session: known.session, exact: true }
+      : search && rows.candidates[0]
+        ? { ...rows.candidates[0], exact: false }
+        : null;
+    turn.namedByKey = rows.keyed?.id ?? null;
+    turn.ancestor = known ?? turn.ancestor;
+    turn.anchor = rows.anchor?.turn ?? null;
+    const local = roster.views(rows, like?.session ?? null, evidence.scope, evidence.anchor);
+    const foreignReference = await readReferences(turn, turn.ancestor?.row ?? turn.anchor);
+    return resolved(turn, {
+      me: me(),
+      rows,
+      local,
+      attempts: turn.attempts,
+      instancePolicy,
+      like,
+      apart: isApart(turn, rows, like),
+      foreignReference: foreignReference ?? ((await ownsComparison(turn)) ? null : COMPARISON_PATH),
+      ...(await runsAlready()),
+    });
+  };
+
+  /**
+   * Returns whether the scope may use the response that the request names for comparison. Under a shared credential it
+   * must be a response of the scope itself.
+   */
+  async function ownsComparison({ evidence }: Turn): Promise<boolean> {
+    const { comparison, scope, credentialIsClients } = evidence;
+    if (comparison === null || credentialIsClients) return true;
+    return (await store.lookup({ scope, anchor: comparison, tokenSessionId: null, hardKey: null })).anchor !== null;
+  }
+}

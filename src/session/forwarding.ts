@@ -1,0 +1,287 @@
+import type { Clock } from '../clock.ts';
+import type { Config } from '../config.ts';
+import { BridgeError } from '../errors.ts';
+import type { AttemptFact, Decision } from '../resolve/types.ts';
+import type { SessionStore, TurnEnd } from '../store/port.ts';
+import type { ClientSink, TurnRequest } from './port.ts';
+import type { Turn } from './turn.ts';
+
+/** Wait before the second repetition of a placement attempt, in milliseconds. Each later wait doubles. */
+const FLOOR = 25;
+
+/**
+ * Waits between two placement attempts of a request. The first repetition follows at once; the waits before later ones
+ * grow up to `ownerPoll`. This bounds the number of look-ups for a request whose situation does not change.
+ *
+ * @returns false if the request has ended or was held for `requestHold`: do not try again
+ */
+export type Rest = (turn: Turn) => Promise<boolean>;
+
+/** Creates the wait between two placement attempts. */
+export function createRest(clock: Clock, deadlines: Pick<Config['deadlines'], 'ownerPoll' | 'requestHold'>): Rest {
+  return async (turn) => {
+    const ms = turn.rests === 0 ? 0 : Math.min(deadlines.ownerPoll, FLOOR * 2 ** Math.min(turn.rests - 1, 16));
+    turn.rests += 1;
+    if (ms > 0) await new Promise<void>((over) => clock.after(ms, over));
+    return !turn.stream.finished && clock.now() < turn.times.received + deadlines.requestHold;
+  };
+}
+
+/** Result of forwarding a request to another worker. */
+export type ForwardResult =
+  /** The client has its answer. `terminal`: the end of its turn. */
+  | { kind: 'served'; terminal: TurnEnd }
+  /** The client left first; the hop was aborted. */
+  | { kind: 'client_gone' }
+  /** The peer does not own the session and did not start the turn. */
+  | { kind: 'not_owner' }
+  /**
+   * The peer did not accept the request. `sent`: false if the peer certainly does not run the turn; true if the request
+   * may have reached it, so that the turn may still be running there. `again`: true if only the hop failed, which says
+   * nothing about the peer; false if the peer is dead, unreachable, or refused the request.
+   */
+  | { kind: 'unreachable'; sent: boolean; again: boolean }
+  /**
+   * The peer accepted the request, then the hop ended without an answer: the turn may have run. `again`: see
+   * `unreachable`.
+   */
+  | { kind: 'broken'; again: boolean };
+
+/** Distinguishes a slow peer from an unreachable one while its answer is awaited. */
+export interface Patience {
+  /**
+   * Returns what is known about a peer that has not answered.
+   *
+   * @returns `slow`: it may still answer. `dead`: its death is stored. `unreachable`: since it was asked or last heard
+   *   it has renewed its lease so often that it would have answered a request that had reached it, or several
+   *   connections in a row were closed before it answered on them
+   */
+  ask(): Promise<'slow' | 'dead' | 'unreachable'>;
+  /** Records that a connection to the peer was closed before any byte of an answer arrived. */
+  dropped(): void;
+  /** Records that the peer was heard. Earlier silence and dropped connections do not count any more. */
+  heard(): void;
+}
+
+/** Options for waiting for the answer to a hop. */
+export interface Waiting {
+  patience: Patience;
+  /** Aborts the hop when its answer is not needed any more. */
+  signal?: AbortSignal | undefined;
+  /** Called once, when the peer has accepted the request. */
+  onAccepted?(): void;
+}
+
+/**
+ * Target of a forwarded request. `run`: serve it only at the given epoch. `resolve`: place it like a client's request,
+ * but never forward it.
+ */
+export interface HopTarget {
+  workerId: string;
+  url: string;
+  mode: 'run' | 'resolve';
+  sessionId: string | null;
+  epoch: number | null;
+  turnId: string;
+  /**
+   * Number of earlier hops of this turn, to any worker. A hop above 0 resumes what an earlier one may have begun at the
+   * target.
+   */
+  attempt: number;
+}
+
+/** Access to the other workers, as far as sessions need it. */
+export interface Peers {
+  forward(target: HopTarget, request: TurnRequest, sink: ClientSink, waiting: Waiting): Promise<ForwardResult>;
+  /** Starts tracking the silence of a worker that is about to be asked. */
+  patience(workerId: string): Patience;
+  /**
+   * Returns another worker that is serving and reachable, for a worker that is draining. Null if there is none.
+   *
+   * @throws StoreUnavailable if the store does not answer
+   */
+  serving(): Promise<{ workerId: string; url: string } | null>;
+  /**
+   * Returns the internal URL of a worker; null if it has none.
+   *
+   * @throws StoreUnavailable if the store does not answer
+   */
+  address(workerId: string): Promise<string | null>;
+  /** Notifies a former owner that its session was claimed. Best effort: the notice may be lost. */
+  tellClaimed(workerId: string, sessionId: string, epoch: number): void;
+  /**
+   * Checks whether a silent worker is dead, and stores its death if its liveness socket or its expired lease proves it.
+   *
+   * @throws StoreUnavailable if the store does not answer
+   */
+  judge(workerId: string): Promise<'dead' | 'alive'>;
+}
+
+/** A hop as received by this worker. */
+export interface IncomingHop {
+  mode: 'run' | 'resolve';
+  turnId: string;
+  sessionId: string | null;
+  epoch: number | null;
+  attempt: number;
+  /** Answers that this worker does not own the session and has not started the turn. */
+  notOwner(): void;
+}
+
+export interface ElsewhereOptions {
+  store: SessionStore;
+  clock: Clock;
+  deadlines: Config['deadlines'];
+  peers: Peers;
+  rest: Rest;
+  /** Called when a peer accepted the request: the placement timeout ends, from now on the stream's own deadlines apply. */
+  onAccepted(turn: Turn): void;
+}
+
+/**
+ * Result of involving another worker. `done`: the client has its answer, or has left. `again`: there is no new
+ * information, so the rows have to be read again.
+ */
+export type WentElsewhere = 'done' | 'again' | AttemptFact;
+
+/**
+ * Handles everything that involves other workers: forwarding requests, waiting for silent owners, and giving requests
+ * away while draining.
+ */
+export function createElsewhere({ store, clock, deadlines, peers, rest, onAccepted }: ElsewhereOptions) {
+  const outgoing = new Map<Turn, AbortController>();
+
+  const ownerLost = (turn: Turn): 'done' => {
+    turn.fail(new BridgeError('bridge_owner_lost'));
+    return 'done';
+  };
+
+  /**
+   * Forwards the request to a worker. A failed hop says nothing about that worker's state. While the worker may be
+   * running the turn, the hop is repeated with the same turn id: the worker then resumes a turn that it has begun and
+   * starts one that it has not.
+   */
+  async function hop(turn: Turn, target: Omit<HopTarget, 'attempt' | 'turnId'>): Promise<WentElsewhere> {
+    const { sink } = turn.stream;
+    const { workerId, sessionId } = target;
+    const patience = peers.patience(workerId);
+    const wanted = new AbortController();
+    outgoing.set(turn, wanted);
+    try {
+      for (;;) {
+        const attempt = turn.hops;
+        turn.hops += 1;
+        const result = await peers.forward({ ...target, turnId: turn.id, attempt }, turn.request, sink, {
+          patience,
+          signal: wanted.signal,
+          onAccepted() {
+            turn.awaitedSince = null;
+            onAccepted(turn);
+          },
+        });
+        switch (result.kind) {
+          case 'served':
+            turn.served(result.terminal);
+            return 'done';
+          case 'client_gone':
+            turn.fail(new BridgeError('bridge_turn_cancelled'));
+            return 'done';
+          case 'not_owner':
+            return { kind: 'not_owner', sessionId: sessionId ?? '', workerId };
+        }
+        if (result.kind === 'broken' || result.sent) turn.maybeAt = target;
+        // The client's answer has begun, at least its status has left: the turn cannot be placed elsewhere any more.
+        if (sink.committed) return ownerLost(turn);
+        const again = result.again && (await patience.ask()) === 'slow' && (await rest(turn));
+        if (turn.stream.finished) return 'done';
+        if (again) continue;
+        if (await hasStarted(turn)) return ownerLost(turn);
+        return { kind: 'unreachable', workerId };
+      }
+    } finally {
+      outgoing.delete(turn);
+    }
+  }
+
+  /** Returns whether another worker has started this turn. */
+  async function hasStarted(turn: Turn): Promise<boolean> {
+    return turn.maybeAt !== null && (await store.turn(turn.id)) !== null;
+  }
+
+  /** Returns whether that worker is fenced: no hop sent to it for that session can start the turn any more. */
+  async function isFenced({ workerId, sessionId, epoch }: NonNullable<Turn['maybeAt']>): Promise<boolean> {
+    if (sessionId !== null) {
+      const row = await store.session(sessionId);
+      if (row?.ownerWorkerId !== workerId || row.epoch !== epoch) return true;
+    }
+    return (await peers.judge(workerId)) === 'dead';
+  }
+
+  return {
+    /** Forwards the request to the session's owner, for exactly that epoch. */
+    async forward(turn: Turn, { session, workerId }: Extract<Decision, { do: 'forward' }>): Promise<WentElsewhere> {
+      const url = await peers.address(workerId);
+      if (url === null) return { kind: 'unreachable', workerId };
+      return hop(turn, { workerId, url, mode: 'run', sessionId: session.id, epoch: session.epoch });
+    },
+
+    /**
+     * Forwards a request that would create or claim a session to a worker that is not draining. Returns null if there
+     * is none.
+     */
+    async giveAway(turn: Turn): Promise<WentElsewhere | null> {
+      const peer = await peers.serving();
+      if (!peer) return null;
+      return hop(turn, { ...peer, mode: 'resolve', sessionId: null, epoch: null });
+    },
+
+    /**
+     * Decides whether a turn that may have been delivered to another worker can run here. Required: that worker is
+     * fenced (its death is stored, or it does not own the session any more), and no turn of this id exists in the
+     * store. A turn that exists is never run again.
+     *
+     * @param claimed id of the session that this worker has just claimed, if any
+     * @returns `no`: the client has been answered. `unsure`: check again later
+     */
+    async mayRunHere(turn: Turn, claimed: string | null): Promise<'yes' | 'no' | 'unsure'> {
+      const at = turn.maybeAt;
+      if (at === null) return 'yes';
+      const fenced = (claimed !== null && claimed === at.sessionId) || (await isFenced(at));
+      if (await hasStarted(turn)) {
+        ownerLost(turn);
+        return 'no';
+      }
+      if (!fenced) return 'unsure';
+      turn.maybeAt = null;
+      return 'yes';
+    },
+
+    /**
+     * Checks once whether the death of a session's silent owner is stored, or can be stored now. If not, drops what
+     * earlier attempts learned about that owner, so that the next resolution asks it again.
+     *
+     * @throws BridgeError `bridge_wrong_instance` when `ownerWait` or `requestHold` is over
+     */
+    async awaitOwner(turn: Turn, decision: Extract<Decision, { do: 'await_owner' }>): Promise<WentElsewhere> {
+      const { workerId, retryAfterSeconds, session } = decision;
+      turn.awaitedSince ??= clock.now();
+      const until = Math.min(turn.awaitedSince + deadlines.ownerWait, turn.times.received + deadlines.requestHold);
+      const judged = await peers.judge(workerId);
+      if (judged !== 'dead' && clock.now() >= until) {
+        turn.outcome = 'wrong_instance';
+        throw new BridgeError('bridge_wrong_instance', { retryAfterSeconds });
+      }
+      turn.forget((fact) =>
+        fact.kind === 'not_owner' || fact.kind === 'busy'
+          ? fact.sessionId === session.id
+          : fact.kind === 'unreachable' && fact.workerId === workerId,
+      );
+      return 'again';
+    },
+
+    /** Aborts the turn's outgoing hop, because the turn has ended. */
+    ended(turn: Turn): void {
+      outgoing.get(turn)?.abort();
+    },
+  };
+}

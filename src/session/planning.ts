@@ -1,0 +1,246 @@
+import { elementTexts, parseExact, type Written } from '../json.ts';
+import type { ReferencedItem, SessionReads, TurnItems } from '../store/port.ts';
+import { isNameOnly } from '../transcript/items.ts';
+import { continuedBy, itemHash, relate } from '../transcript/line.ts';
+import {
+  asksEncryptedReasoning,
+  buildReplay,
+  continueAnchor,
+  continueLine,
+  createFrame,
+  inputAsSent,
+  planWire,
+  withoutServerIds,
+} from '../transcript/planner.ts';
+import { MOST_NAMES } from '../transcript/provider-ids.ts';
+import type { Item, WireForm } from '../transcript/types.ts';
+import type { KnownTurn, Turn } from './turn.ts';
+import type { Lane } from './turn-queue.ts';
+
+/**
+ * Returns whether a turn whose socket was lost may be sent once more. Required: only `response.created` and telemetry
+ * have arrived, no output was shown, no hosted tool can have acted, and the turn uses no conversation or background
+ * response at the provider.
+ *
+ * @param untaken true if the upstream reported that it did not accept the frame: the turn then cannot have had any
+ *   effect
+ */
+export function mayResend(turn: Turn, untaken = false): boolean {
+  const { body, hostedTools } = turn.request;
+  if (turn.sawOutput || turn.stream.shown || turn.stream.finished) return false;
+  if (untaken) return true;
+  return body.conversation == null && body.background !== true && !hostedTools;
+}
+
+/**
+ * Returns whether the whole context can be sent again: the client sent it in full, its lineage is known to be exact, or
+ * only the provider knows the anchor.
+ */
+export function canSendFull(turn: Turn): boolean {
+  if (turn.continuation?.kind !== 'anchored' || turn.parent === null) return true;
+  return turn.history !== null || turn.parent?.replay === 'exact';
+}
+
+/** Model families that reason by default. Other models reject a request for encrypted reasoning. */
+const reasoningModel = /^(o\d|gpt-[5-9]|codex)(?!.*chat)/;
+
+function reasons({ reasoning, model }: Turn['request']['body']): boolean {
+  return (reasoning !== undefined && reasoning !== null) || reasoningModel.test(String(model));
+}
+
+/**
+ * Returns the frame in which a turn is sent. If the provider does not store the response, its encrypted reasoning is
+ * requested as well: without it the context could not be resent on another socket. It is hidden from a client that did
+ * not request it.
+ */
+export function composeFrame(turn: Turn, turnState: string | null): string {
+  const { request, wire } = turn;
+  const { body } = request;
+  if (!wire || wire.form === 'impossible') throw new Error('a turn without a wire form has no frame');
+  turn.hideEncrypted = body.store === false && reasons(body) && !asksEncryptedReasoning(body);
+  return createFrame({ request, wire, addEncryptedReasoning: turn.hideEncrypted, turnState });
+}
+
+const isItem = (value: unknown): value is Item => typeof value === 'object' && value !== null && !Array.isArray(value);
+
+/** Parses stored items. Returns null if another release, or damage, left something else in the column. */
+function writtenItems(stored: string): Written<Item>[] | null {
+  let values: unknown;
+  try {
+    values = JSON.parse(stored);
+  } catch {
+    return null;
+  }
+  if (!Array.isArray(values) || !values.every(isItem)) return null;
+  return elementTexts(stored).map((json, index) => ({ json, value: values[index]! }));
+}
+
+/**
+ * Returns the texts of a lineage's items, root first, ready to be sent in front of new ones. Returns null if any of
+ * them is missing or cannot be resent exactly: the history is never approximated.
+ */
+export function itemsOf(turns: readonly TurnItems[]): readonly string[] | null {
+  // The lineage does not begin at a root, so ancestors are missing: a partial history must not be sent as the whole.
+  if (turns[0]?.turn.parentTurnId !== null) return null;
+  const parts = [];
+  for (const { turn, input, output } of turns) {
+    const said = output === null ? null : writtenItems(output);
+    if (input === null || said === null) return null;
+    parts.push({ input: elementTexts(input), output: said, replay: turn.replay });
+  }
+  const replay = buildReplay(parts);
+  return replay.kind === 'exact' ? replay.items : null;
+}
+
+function readable(json: string): Item | null {
+  try {
+    const value = parseExact(json);
+    return isItem(value) ? value : null;
+  } catch {
+    return null;
+  }
+}
+
+/**
+ * Loads the texts of items, by item id, in the form in which they can be sent in full. The items are searched in the
+ * lines of the given turns. An id that several different items have is left out.
+ *
+ * @param itemIds ids to look for
+ * @throws StoreUnavailable if the store does not answer
+ */
+export async function loadContents(
+  store: SessionReads,
+  scope: string,
+  turnIds: Iterable<string>,
+  itemIds: readonly string[],
+): Promise<Map<string, string>> {
+  const found = new Map(itemIds.map((id) => [id, new Map<string, string>()]));
+  for (const turnId of turnIds) {
+    for (const { input, output } of await store.lineage(scope, turnId)) {
+      for (const json of [input, output].flatMap((text) => (text === null ? [] : elementTexts(text)))) {
+        const item = readable(json);
+        if (item && !isNameOnly(item)) found.get(item.id as string)?.set(itemHash(item), withoutServerIds({ json }));
+      }
+    }
+  }
+  const contents = new Map<string, string>();
+  for (const [id, texts] of found) if (texts.size === 1) contents.set(id, [...texts.values()][0]!);
+  return contents;
+}
+
+/** Maximum number of ids in one query. */
+const PER_QUESTION = 1_000;
+
+/**
+ * Loads the turns of a scope whose output contains or mentions the objects with these ids, in as many queries as
+ * needed. At most `MOST_NAMES` ids are looked up.
+ *
+ * @throws StoreUnavailable if the store does not answer
+ */
+export async function referencesTo(
+  store: Pick<SessionReads, 'references'>,
+  scope: string,
+  ids: readonly string[],
+): Promise<readonly ReferencedItem[]> {
+  const rows: ReferencedItem[] = [];
+  for (let at = 0; at < Math.min(ids.length, MOST_NAMES); at += PER_QUESTION)
+    rows.push(...(await store.references(scope, ids.slice(at, at + PER_QUESTION))));
+  return rows;
+}
+
+/**
+ * Loads the history of the turn's parent. Returns null without a parent, or if the history is not exact.
+ *
+ * @throws StoreUnavailable if the store does not answer
+ */
+export async function loadHistory(store: SessionReads, turn: Turn): Promise<readonly string[] | null> {
+  return turn.parent === null ? null : itemsOf(await store.lineage(turn.evidence.scope, turn.parent.id));
+}
+
+/** Returns whether the provider stores the parent's response and accepts it as an anchor from this credential. */
+export function anchorStored(turn: Turn): boolean {
+  return (
+    !turn.anchorRefused &&
+    turn.parent !== null &&
+    turn.parent.storedUpstream &&
+    turn.parent.credentialFp === turn.evidence.credentialFp
+  );
+}
+
+/**
+ * Admits a turn to a lane: fixes parent, expected head and continuation, which become part of the fenced start. If the
+ * lane's line is not known, no request can be shown to continue it.
+ *
+ * @returns false if the turn is anchored to another turn than the head and must be resolved again
+ */
+export function place(turn: Turn, { headId, head, line }: Pick<Lane, 'headId' | 'head' | 'line'>): boolean {
+  const { items } = turn;
+  turn.expectedHead = headId;
+  const { anchor } = turn.evidence;
+  if (anchor !== null) {
+    turn.continuation = continueAnchor(items.list);
+    // Unknown anchor: pass it through without a parent.
+    turn.parent = turn.anchor;
+    return turn.anchor === null || turn.anchor.id === turn.expectedHead;
+  }
+  // The head, or the deepest known ancestor. Using an ancestor that is not the head only avoids storing its items
+  // again.
+  let match: (KnownTurn & { count: number }) | null = null;
+  for (const known of [head && line && { row: head, line }, turn.ancestor]) {
+    const count = known ? continuedBy(known.line, items) : null;
+    if (known && count !== null && (match === null || count > match.count)) match = { ...known, count };
+  }
+  const { responseId = null, contextFp = '' } = match?.row ?? {};
+  const from = match && { end: { responseId, contextFp }, count: match.count };
+  turn.continuation = continueLine(turn.evidence.contextFp, items.list, from);
+  turn.parent = match?.row ?? null;
+  turn.parentLine = match?.line ?? null;
+  return true;
+}
+
+/**
+ * Returns the form in which this turn is sent on a socket that can continue from `socketAnchor`.
+ *
+ * @param socketAnchor response id from which the socket can continue; null for a fresh socket
+ */
+export function planFor(turn: Turn, socketAnchor: string | null): WireForm {
+  const { anchor } = turn.evidence;
+  const { request } = turn;
+  if (anchor !== null && turn.parent === null) {
+    // Unknown anchor: only the provider may know it, and the credential is the client's own. Send it unchanged.
+    return { form: 'delta', previousResponseId: anchor, ...inputAsSent(request) };
+  }
+  return planWire({
+    request,
+    continuation: turn.continuation!,
+    parentResponseId: turn.parent?.responseId ?? null,
+    // A socket can only continue the head. Providers may reuse ids, so an equal id does not prove that another turn is
+    // held.
+    socketAnchor: turn.parent?.id === turn.expectedHead ? socketAnchor : null,
+    anchorStored: anchorStored(turn),
+    history: turn.history,
+    contents: turn.contents,
+  });
+}
+
+/** Returns whether one list of hashes is a non-empty prefix of the other. */
+function shareBeginning(one: readonly string[], other: readonly string[]): boolean {
+  const length = Math.min(one.length, other.length);
+  return length > 0 && one.slice(0, length).every((hash, index) => hash === other[index]);
+}
+
+/**
+ * Returns whether a request under a shared session header belongs to the conversation of this lane: it repeats or
+ * extends a running, waiting or undelivered turn, carries the same client turn id, or its items continue the lane's
+ * line or end within it.
+ */
+export function isRelated(turn: Turn, lane: Lane): boolean {
+  for (const other of [lane.current ?? lane.undelivered, ...lane.waiting]) {
+    if (!other) continue;
+    const { requestFp, clientTurnId } = other.evidence;
+    if (requestFp === turn.evidence.requestFp) return true;
+    if (clientTurnId !== null && clientTurnId === turn.evidence.clientTurnId) return true;
+    if (other.evidence.anchor === null && shareBeginning(other.items.hashes, turn.items.hashes)) return true;
+  }
+  return lane.line !== null && relate(lane.line, turn.items) !== null;
+}

@@ -1,0 +1,204 @@
+import { pipeline, Readable, Transform } from 'node:stream';
+import { BridgeError } from '../errors.ts';
+import { memberText, scanMembers, withMembers } from '../json.ts';
+import { collectAnswer, isApiError, namesCode, normaliseError } from './errors.ts';
+import { parseFrame } from './frames.ts';
+import type { DialResult, UpstreamAnswer, UpstreamConnection, UpstreamTransport } from './port.ts';
+
+/** Refusal of the shared credential, reduced to what may be logged. */
+export interface CredentialRefusal {
+  status: number;
+  /** Error code if OpenAI's API is known to use it; null for any other. */
+  code: string | null;
+}
+
+export interface DiscretionOptions {
+  /** Shared credential, unknown to clients. */
+  key: string;
+  onRefused(refusal: CredentialRefusal): void;
+}
+
+const REDACTED = '[redacted]';
+/** Shortest key that is redacted, in characters: a shorter one is no secret, and redacting it would change content. */
+const SHORTEST_KEY = 8;
+
+/**
+ * Matches keys, whole or masked, and names of parts of an account, as error texts quote them. A masked word is matched from
+ * its start only, so that the time stays linear in the length of any upstream text.
+ */
+const QUOTED =
+  /\b(?:sk|rk|pk|sess)-[\w*.\u2026-]{3,}[\w*\u2026-]|(?<![\w*\u2022-])(?=[\w*\u2022-]*?[*\u2022]{3})[\w*\u2022-]+|\b(?:org|proj|user|acct)[-_](?=[A-Za-z]*\d)[A-Za-z0-9]{8,}\b/g;
+
+/** Headers that identify the account. */
+const ofAccount = new Set(['openai-organization', 'openai-project', 'www-authenticate']);
+
+/** Most bytes read of a refusal. */
+const REFUSAL_BYTES = 1024 * 1024;
+
+/** Returns whether an upstream status concerns the credential or its permissions. */
+export const refusesCredential = (status: number): boolean => status === 401 || status === 403;
+
+function refusalError({ status, code }: CredentialRefusal): BridgeError {
+  const said = code === null ? `${status}` : `${status} ${code}`;
+  return new BridgeError('bridge_upstream_credential', { detail: `The upstream said: ${said}.` });
+}
+
+function refusalOf(given: unknown, status: number): CredentialRefusal {
+  const { code } = normaliseError(given);
+  return { status, code: code !== null && namesCode(code) ? code : null };
+}
+
+/**
+ * Returns the answer that replaces an upstream's 401 or 403 to a credential that is not the client's own. Upstreams quote
+ * parts of the key in such answers.
+ */
+export function instead(answer: UpstreamAnswer): UpstreamAnswer {
+  const error = refusalError(refusalOf(answer, answer.status));
+  const headers = { 'content-type': 'application/json', 'x-should-retry': 'false' };
+  return { status: error.status, headers, body: Buffer.from(JSON.stringify(error.envelope())) };
+}
+
+/**
+ * Wraps a transport whose credential is shared by several clients and known to none of them, so that nothing received
+ * reveals it. The key is removed from every frame, body and header. Upstream answers of 401 and 403 are replaced by
+ * `bridge_upstream_credential`, since they quote parts of the key. Other errors lose everything that looks like a key, an
+ * organisation or a project.
+ */
+export function createDiscreetTransport(inner: UpstreamTransport, options: DiscretionOptions): UpstreamTransport {
+  const { key, onRefused } = options;
+  const secret = key.length < SHORTEST_KEY ? null : key;
+  const escaped = JSON.stringify(key).slice(1, -1);
+
+  const withoutKey = (text: string): string => {
+    if (secret === null) return text;
+    const plain = text.includes(secret) ? text.replaceAll(secret, REDACTED) : text;
+    return escaped !== secret && plain.includes(escaped) ? plain.replaceAll(escaped, REDACTED) : plain;
+  };
+  const withoutQuotes = (text: string) => withoutKey(text).replace(QUOTED, REDACTED);
+  const headersWithout = (headers: Record<string, string>) =>
+    Object.fromEntries(
+      Object.entries(headers).flatMap(([name, value]) =>
+        ofAccount.has(name.toLowerCase()) ? [] : [[name, withoutKey(value)]],
+      ),
+    );
+
+  const discreetAnswer = (answer: UpstreamAnswer): UpstreamAnswer => {
+    if (refusesCredential(answer.status)) {
+      onRefused(refusalOf(answer, answer.status));
+      return instead(answer);
+    }
+    const body = Buffer.from(withoutQuotes(answer.body.toString('utf8')));
+    const { 'content-length': _length, ...headers } = headersWithout(answer.headers);
+    return { ...answer, headers, body };
+  };
+
+  /** Keeps the status of a refused upgrade that comes from an intermediary: it shows that HTTP may still work. */
+  const discreetRefusal = (answer: UpstreamAnswer): UpstreamAnswer => {
+    if (!refusesCredential(answer.status) || isApiError(answer)) return discreetAnswer(answer);
+    return { status: answer.status, headers: { 'content-type': 'text/plain' }, body: Buffer.from('Refused.') };
+  };
+
+  const discreetFrame = (given: string): string => {
+    const text = withoutAccount(withoutKey(given));
+    if (!/"(?:error|detail|message)"\s*:\s*[{"[]/.test(text)) return text;
+    const { kind, error } = parseFrame(text);
+    if (error === null) return text;
+    const refused = refusesCredential(error.status) ? refusalError(refusalOf(error, error.status)) : null;
+    if (refused) onRefused(refusalOf(error, error.status));
+    if (kind === 'error') {
+      if (!refused) return withoutQuotes(text);
+      const headers = { 'x-should-retry': 'false' };
+      return JSON.stringify({ type: 'error', status: refused.status, error: refused.envelope().error, headers });
+    }
+    const own = refused && JSON.stringify({ code: refused.code, message: refused.message });
+    const changed = (holder: string) => {
+      const said = memberText(holder, 'error');
+      return said === null || said === 'null'
+        ? holder
+        : withMembers(holder, new Map([['error', own ?? withoutQuotes(said)]]));
+    };
+    const response = memberText(text, 'response');
+    return changed(response === null ? text : withMembers(text, new Map([['response', changed(response)]])));
+  };
+
+  /** Wraps a connection so that its reader sees nothing of the credential. */
+  const discreetConnection = (connection: UpstreamConnection): UpstreamConnection => ({
+    kind: connection.kind,
+    get open() {
+      return connection.open;
+    },
+    attach(handlers) {
+      const { refused } = handlers;
+      connection.attach({
+        frame: (text) => handlers.frame(discreetFrame(text)),
+        ...(refused && { refused: (answer: UpstreamAnswer) => refused(discreetAnswer(answer)) }),
+        closed: (info) => handlers.closed({ ...info, reason: withoutKey(info.reason) }),
+      });
+    },
+    send: (frame) => connection.send(frame),
+    pause: () => connection.pause(),
+    resume: () => connection.resume(),
+    close: (code, reason) => connection.close(code, reason),
+  });
+
+  return {
+    async dial(request): Promise<DialResult> {
+      const result = await inner.dial(request);
+      switch (result.kind) {
+        case 'open':
+          return {
+            ...result,
+            headers: headersWithout(result.headers),
+            connection: discreetConnection(result.connection),
+          };
+        case 'refused':
+          return { ...result, answer: discreetRefusal(result.answer) };
+        case 'failed':
+          return { ...result, reason: withoutKey(result.reason) };
+      }
+    },
+    exchange: (request) => discreetConnection(inner.exchange(request)),
+    async call(request) {
+      const answer = await inner.call(request);
+      const headers = headersWithout(answer.headers);
+      if (answer.status >= 200 && answer.status < 400)
+        return {
+          ...answer,
+          headers,
+          body: secret === null ? answer.body : pipeline(answer.body, without(secret), () => {}),
+        };
+      const collector = collectAnswer(answer.status, headers, REFUSAL_BYTES);
+      for await (const chunk of answer.body as AsyncIterable<Buffer>) if (!collector.push(chunk)) break;
+      const shown = discreetAnswer(collector.answer(true));
+      return { ...shown, body: Readable.from([shown.body]) };
+    },
+    shutdown: () => inner.shutdown(),
+  };
+}
+
+/** Removes the headers that identify the account from a frame, whatever else it holds. */
+function withoutAccount(text: string): string {
+  if (!/openai-(?:organization|project)/i.test(text)) return text;
+  const headers = memberText(text, 'headers');
+  const names = headers === null ? [] : scanMembers(headers).map(({ name }) => name);
+  const found = names.filter((name) => ofAccount.has(name.toLowerCase()));
+  if (headers === null || found.length === 0) return text;
+  return withMembers(text, new Map([['headers', withMembers(headers, new Map(found.map((name) => [name, null])))]]));
+}
+
+/** Creates a stream that removes a text, however the chunks are cut. Only a possible start of the text is held back. */
+function without(secret: string): Transform {
+  let kept = '';
+  return new Transform({
+    transform(chunk: Buffer, _encoding, done) {
+      const text = (kept + chunk.toString('latin1')).replaceAll(secret, REDACTED);
+      let length = Math.min(secret.length - 1, text.length);
+      while (length > 0 && !secret.startsWith(text.slice(text.length - length))) length -= 1;
+      kept = text.slice(text.length - length);
+      done(null, Buffer.from(text.slice(0, text.length - length), 'latin1'));
+    },
+    flush(done) {
+      done(null, Buffer.from(kept, 'latin1'));
+    },
+  });
+}

@@ -1,0 +1,421 @@
+import { PassThrough, type Readable, type Transform } from 'node:stream';
+import { StringDecoder } from 'node:string_decoder';
+import {
+  constants,
+  createBrotliDecompress,
+  createGunzip,
+  createInflate,
+  createInflateRaw,
+  createZstdDecompress,
+} from 'node:zlib';
+import { reportFault } from '../faults.ts';
+import { membersOf, withMembers } from '../json.ts';
+import type { ConnectionHandlers, Unreachable, UpstreamAnswer } from './port.ts';
+
+type Step =
+  | { kind: 'frame'; text: string }
+  | { kind: 'refused'; answer: UpstreamAnswer }
+  | { kind: 'closed'; info: { code: number; reason: string; unreachable?: Unreachable } };
+
+/** Receiving side of a connection: order, backpressure and the single `closed` event, the same for every transport. */
+export interface FrameFlow {
+  readonly held: boolean;
+  attach(handlers: ConnectionHandlers): void;
+  frame(text: string): void;
+  refused(answer: UpstreamAnswer): void;
+  /** Reports the end of the connection. Later calls have no effect. */
+  close(code: number, reason: string, unreachable?: Unreachable): void;
+  pause(): void;
+  resume(): void;
+  /** Discards all further frames, including waiting ones. `closed` is still delivered. */
+  mute(): void;
+}
+
+export interface FrameFlowOptions {
+  /** Stops or resumes reading from the network. Frames already read wait in the flow. */
+  hold(held: boolean): void;
+  /** Returns the `error` frame for a refusal, used when the reader has no handler for refusals. */
+  refusalFrame(answer: UpstreamAnswer): string;
+  /** Ends the connection after the reader threw. The reader gets nothing more except `closed`. */
+  broken(): void;
+}
+
+/** Creates a flow, held until a reader attaches. */
+export function createFrameFlow(options: FrameFlowOptions): FrameFlow {
+  let handlers: ConnectionHandlers | null = null;
+  let paused = false;
+  let muted = false;
+  let ended = false;
+  let draining = false;
+  let held = true;
+  let waiting: Step[] = [];
+
+  const hand = (reader: ConnectionHandlers, step: Step) => {
+    if (step.kind === 'frame') {
+      if (!muted) reader.frame(step.text);
+    } else if (step.kind === 'refused') {
+      if (muted) return;
+      if (reader.refused) reader.refused(step.answer);
+      else reader.frame(options.refusalFrame(step.answer));
+    } else {
+      reader.closed(step.info);
+    }
+  };
+
+  /** Never throws: an exception of the reader ends this one connection, like its loss. */
+  const give = (reader: ConnectionHandlers, step: Step) => {
+    try {
+      hand(reader, step);
+    } catch (error) {
+      reportFault(error, 'upstream reader');
+      if (step.kind === 'closed') return;
+      muted = true;
+      options.broken();
+    }
+  };
+
+  const drain = () => {
+    if (draining || !handlers) return;
+    draining = true;
+    let next = 0;
+    while (next < waiting.length && (!paused || muted)) give(handlers, waiting[next++]!);
+    draining = false;
+    waiting = waiting.slice(next);
+  };
+
+  const settle = () => {
+    drain();
+    const hold = !muted && (handlers === null || paused || waiting.length > 0);
+    if (hold === held) return;
+    held = hold;
+    options.hold(hold);
+  };
+
+  const arrive = (step: Step) => {
+    if (ended) return;
+    // Fast path of nearly every frame.
+    if (handlers && !paused && !draining && waiting.length === 0) return give(handlers, step);
+    waiting.push(step);
+    settle();
+  };
+
+  return {
+    get held() {
+      return held;
+    },
+    attach(reader) {
+      handlers = reader;
+      settle();
+    },
+    frame(text) {
+      if (!muted) arrive({ kind: 'frame', text });
+    },
+    refused: (answer) => arrive({ kind: 'refused', answer }),
+    close(code, reason, unreachable) {
+      arrive({ kind: 'closed', info: { code, reason, ...(unreachable && { unreachable }) } });
+      ended = true;
+    },
+    pause() {
+      paused = true;
+      settle();
+    },
+    resume() {
+      paused = false;
+      settle();
+    },
+    mute() {
+      muted = true;
+      settle();
+    },
+  };
+}
+
+/**
+ * Requests uncompressed bodies: decompression costs more than it saves here. Without `*;q=0` other codings would only have
+ * a lower preference. A body compressed anyway is decompressed.
+ */
+export const UNPACKED = { 'accept-encoding': 'identity;q=1, *;q=0' } as const;
+
+/** Decoder of one body's content coding, chunk by chunk. */
+export interface Unpacker {
+  push(chunk: Buffer): void;
+  /** Ends the body. The listener's `end` follows once all output was delivered. */
+  end(): void;
+  /** Stops or resumes delivery. Pushed data is queued. */
+  hold(held: boolean): void;
+  /** Stops for good: the listener is not called again. */
+  destroy(): void;
+}
+
+export interface UnpackerListener {
+  data(chunk: Buffer): void;
+  end(): void;
+  /** Called when the body does not match its coding, or was cut. */
+  error(error: Error): void;
+}
+
+const startsWith = (chunk: Buffer, ...magic: number[]) => magic.every((byte, at) => chunk[at] === byte);
+const isGzip = (chunk: Buffer) => startsWith(chunk, 0x1f, 0x8b);
+const isZstd = (chunk: Buffer) => startsWith(chunk, 0x28, 0xb5, 0x2f, 0xfd);
+/** Zlib format of RFC 1950. Many servers send the raw format of RFC 1951 under the same name. */
+const isZlib = (chunk: Buffer) => (chunk[0]! & 0x0f) === 8 && ((chunk[0]! << 8) | (chunk[1] ?? 0)) % 31 === 0;
+
+// A cut body still yields what can be decoded.
+const lenient = { finishFlush: constants.Z_SYNC_FLUSH };
+
+/** Matches the start of JSON, of an event stream or of a page. Compressed data is unlikely to start like that. */
+const isText = (chunk: Buffer) =>
+  /^\s*(?:\{\s*["}]|\[\s*[[{"\]]|(?:data|event|id|retry):|: ?\w\w|<[!a-z?][a-z])/i.test(
+    chunk.toString('latin1', 0, PREFIX),
+  );
+/** Bytes needed to recognise a body. */
+const PREFIX = 6;
+const NAMED_ONLY = new Set(['br', 'deflate']);
+
+/** Returns whether more bytes are needed to decide: chunks may be cut anywhere. */
+const isOpen = (coding: string, begun: Buffer): boolean =>
+  NAMED_ONLY.has(coding) ? begun.length < PREFIX : begun.length < 4 && (begun[0] === 0x1f || begun[0] === 0x28);
+
+/**
+ * Selects the decoder by the first bytes of a body before its declared coding. An edge may label bodies that it did not
+ * compress, and remove the label from those it did.
+ */
+function decoderFor(coding: string, first: Buffer): Transform | null {
+  if (isGzip(first)) return createGunzip(lenient);
+  if (isZstd(first)) return createZstdDecompress();
+  if (isText(first)) return null;
+  if (coding === 'br') return createBrotliDecompress();
+  if (coding === 'deflate') return isZlib(first) ? createInflate(lenient) : createInflateRaw(lenient);
+  return null;
+}
+
+/**
+ * Creates an unpacker. Output comes in small chunks, so that the listener can enforce its limit with `destroy` at any of
+ * them.
+ *
+ * @param coding the `content-encoding`; with an unknown one the body is passed on unchanged
+ */
+export function createUnpacker(coding: string | undefined, listener: UnpackerListener): Unpacker {
+  const name = (coding ?? '').trim().toLowerCase();
+  let decoder: Transform | null = null;
+  let begun = false;
+  let start: Buffer = Buffer.alloc(0);
+  let held = false;
+  let over = false;
+
+  const give = (chunk: Buffer) => {
+    if (decoder) decoder.write(chunk);
+    else listener.data(chunk);
+  };
+  const begin = () => {
+    begun = true;
+    decoder = decoderFor(name, start);
+    decoder?.on('data', (chunk: Buffer) => over || listener.data(chunk));
+    decoder?.on('end', () => over || listener.end());
+    decoder?.on('error', (error) => over || listener.error(error));
+    if (held) decoder?.pause();
+    const first = start;
+    start = Buffer.alloc(0);
+    give(first);
+  };
+
+  return {
+    push(chunk) {
+      if (over || chunk.length === 0) return;
+      if (begun) return give(chunk);
+      start = start.length === 0 ? chunk : Buffer.concat([start, chunk]);
+      if (!isOpen(name, start)) begin();
+    },
+    end() {
+      if (over) return;
+      if (!begun && start.length > 0) begin();
+      if (over) return;
+      if (decoder) decoder.end();
+      else listener.end();
+    },
+    hold(wanted) {
+      held = wanted;
+      if (wanted) decoder?.pause();
+      else decoder?.resume();
+    },
+    destroy() {
+      over = true;
+      decoder?.destroy();
+    },
+  };
+}
+
+/** Returns the headers of an answer whose body was unpacked: without its coding and length. */
+export function unpackedHeaders(headers: Record<string, string>): Record<string, string> {
+  if (headers['content-encoding'] === undefined) return headers;
+  const { 'content-encoding': _coding, 'content-length': _length, ...rest } = headers;
+  return rest;
+}
+
+/** Returns the unpacked body. Destroying either stream destroys both. */
+export function unpackStream(body: Readable, coding: string | undefined): Readable {
+  const out = new PassThrough();
+  const unpacker = createUnpacker(coding, {
+    data(chunk) {
+      if (out.write(chunk)) return;
+      unpacker.hold(true);
+      body.pause();
+    },
+    end: () => out.end(),
+    error: (error) => out.destroy(error),
+  });
+  out.on('drain', () => {
+    unpacker.hold(false);
+    body.resume();
+  });
+  out.on('close', () => {
+    unpacker.destroy();
+    body.destroy();
+  });
+  body.on('data', (chunk: Buffer) => unpacker.push(chunk));
+  body.on('end', () => unpacker.end());
+  body.on('error', (error) => out.destroy(error));
+  return out;
+}
+
+/** Receives one server-sent event. The name is empty without an `event:` line. */
+export type SseListener = (data: string, name: string) => void;
+
+/** Longest `event:` name kept, in characters; the API has no longer ones. */
+const LONGEST_NAME = 128;
+
+/** One event exceeds the parser's limit. */
+export class SseOverflow extends Error {
+  override readonly name = 'SseOverflow';
+}
+
+export interface SseParser {
+  /**
+   * Parses the next bytes, however they are cut.
+   *
+   * @throws `SseOverflow` when one event exceeds the limit
+   */
+  push(chunk: Buffer): void;
+  /** Ends the stream. A last event without its closing blank line is delivered. */
+  end(): void;
+}
+
+/**
+ * Creates an incremental parser for `text/event-stream`: lines end with CR, LF or CRLF, `data` lines of one event are
+ * joined with LF, comments and all fields but `event` are skipped, and a byte order mark at the start is dropped. Chunks of
+ * an unfinished line are joined only at its end, so a long line is not copied repeatedly.
+ *
+ * @param maxChars longest event, in UTF-16 units
+ */
+export function createSseParser(listener: SseListener, maxChars: number): SseParser {
+  const decoder = new StringDecoder('utf8');
+  let open: string[] = [];
+  let openChars = 0;
+  let data: string[] = [];
+  let dataChars = 0;
+  let name = '';
+  let started = false;
+  let afterCr = false;
+
+  const dispatch = () => {
+    const named = name;
+    name = '';
+    if (data.length === 0) return;
+    const event = data.length === 1 ? data[0]! : data.join('\n');
+    data = [];
+    dataChars = 0;
+    listener(event, named);
+  };
+
+  const line = (last: string) => {
+    open.push(last);
+    const whole = open.length === 1 ? last : open.join('');
+    open = [];
+    openChars = 0;
+    if (whole === '') return dispatch();
+    if (whole.startsWith('event:')) name = whole.slice(6, 6 + LONGEST_NAME).trim();
+    if (whole !== 'data' && !whole.startsWith('data:')) return;
+    const value = whole.slice(whole.startsWith('data: ') ? 6 : 5);
+    data.push(value);
+    dataChars += value.length;
+  };
+
+  const text = (given: string) => {
+    let chunk = given;
+    if (!started && chunk !== '') {
+      started = true;
+      if (chunk.charCodeAt(0) === 0xfeff) chunk = chunk.slice(1);
+    }
+    let at = 0;
+    if (afterCr && chunk !== '') {
+      afterCr = false;
+      if (chunk.startsWith('\n')) at = 1;
+    }
+    let cr = chunk.indexOf('\r', at);
+    for (;;) {
+      const lf = chunk.indexOf('\n', at);
+      if (cr >= 0 && cr < at) cr = chunk.indexOf('\r', at);
+      const end = cr < 0 ? lf : lf < 0 ? cr : Math.min(cr, lf);
+      if (end < 0) break;
+      line(chunk.slice(at, end));
+      at = end + 1;
+      if (end === cr) {
+        if (at === chunk.length) afterCr = true;
+        else if (chunk.charCodeAt(at) === 10) at += 1;
+      }
+    }
+    if (at < chunk.length) {
+      open.push(chunk.slice(at));
+      openChars += chunk.length - at;
+    }
+    if (openChars + dataChars > maxChars) throw new SseOverflow(`an event is longer than ${maxChars} characters`);
+  };
+
+  return {
+    push: (chunk) => text(decoder.write(chunk)),
+    end() {
+      text(decoder.end());
+      if (openChars > 0) line('');
+      dispatch();
+    },
+  };
+}
+
+/** Event names of the API. Any other name, above all `message`, says nothing about the data. */
+const apiName = /^(?:response|codex|responsesapi)\.[a-z_.]+$|^error$/;
+
+/**
+ * Converts an event to the frame that a WebSocket would have carried; null for the end marker of a stream. If the JSON
+ * lacks a `type`, as with some gateways, the event's name is used.
+ */
+export function frameOfEvent(data: string, name: string): string | null {
+  if (data === '[DONE]') return null;
+  if (data.startsWith(`{"type":"${name}"`) || !apiName.test(name) || !data.trimStart().startsWith('{')) return data;
+  return membersOf(data).has('type') ? data : withMembers(data, new Map([['type', JSON.stringify(name)]]));
+}
+
+/**
+ * Splits a text with one JSON text per line; a single JSON text is returned as it is. A split between `}` and `{` is safe:
+ * within one JSON text a comma stands between two objects.
+ */
+export function jsonTexts(text: string): string[] {
+  return text.includes('}\n{') || text.includes('}\r\n{') ? text.trim().split(/(?<=\})\r?\n(?=\{)/) : [text];
+}
+
+/**
+ * Returns the frames in one WebSocket message: nearly always the message itself. Gateways that translate an event stream
+ * forward its text unchanged, possibly with several events per message or a byte order mark.
+ */
+export function framesOfMessage(message: string): string[] {
+  const text = message.charCodeAt(0) === 0xfeff ? message.slice(1) : message;
+  if (text.startsWith('{')) return jsonTexts(text);
+  if (!/^(?:(?:data|event|id|retry) *:|:)/.test(text)) return [text];
+  const frames: string[] = [];
+  const parser = createSseParser((data, name) => {
+    const frame = frameOfEvent(data, name);
+    if (frame !== null) frames.push(frame);
+  }, text.length);
+  parser.push(Buffer.from(text, 'utf8'));
+  parser.end();
+  return frames;
+}
