@@ -1,4 +1,4 @@
-import { type Bounds, defaultBounds, MODEL_FAULTS, type ModelFault } from '../../src/testing/model/index.ts';
+import { type Bounds, defaultBounds, MODEL_FAULTS, type ModelFault } from '../verification/model/index.ts';
 
 export interface NamedBounds {
   name: string;

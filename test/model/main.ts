@@ -11,7 +11,7 @@ import {
   traceOf,
   type Weakness,
   weaknesses,
-} from '../../src/testing/model/index.ts';
+} from '../verification/model/index.ts';
 import { full, type NamedBounds, small } from './bounds.ts';
 import { explored, weakened } from './table.ts';
 

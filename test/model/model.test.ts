@@ -9,7 +9,7 @@ import {
   visitedStates,
   type Weakness,
   weaknesses,
-} from '../../src/testing/model/index.ts';
+} from '../verification/model/index.ts';
 import { small } from './bounds.ts';
 import { explored } from './table.ts';
 

@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { createMemoryStore } from '../../src/store/memory/index.ts';
 import type { ReleaseCall, RowFace, SettleCall, StartCall, TurnEnd, TurnResult } from '../../src/store/port.ts';
 import { createManualClock } from '../../src/testing/manual-clock.ts';
-import { createModelRows, defaultBounds, type ModelRows } from '../../src/testing/model/index.ts';
+import { createModelRows, defaultBounds, type ModelRows } from '../verification/model/index.ts';
 
 const WORKERS = 3;
 const TURNS = 4;

@@ -1,4 +1,4 @@
-import { type Exploration, type Weakness, weaknesses } from '../../src/testing/model/index.ts';
+import { type Exploration, type Weakness, weaknesses } from '../verification/model/index.ts';
 
 const seconds = (ms: number) => (ms / 1000).toFixed(ms < 10_000 ? 2 : 0);
 const count = (n: number) => n.toLocaleString('en-GB');

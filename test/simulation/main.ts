@@ -1,5 +1,5 @@
 import { parseArgs } from 'node:util';
-import { planOf, shrink, simulate, simulateSeeds } from '../../src/testing/simulation/index.ts';
+import { planOf, shrink, simulate, simulateSeeds } from '../verification/simulation/index.ts';
 
 /**
  * Runs many seeds of the simulation and prints the results.

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { type Plan, planOf, type Run, shrink, simulate, simulateSeeds } from '../../src/testing/simulation/index.ts';
+import { type Plan, planOf, type Run, shrink, simulate, simulateSeeds } from '../verification/simulation/index.ts';
 import { regressions } from './regressions.ts';
 
 const SEEDS = Number(process.env.SIM_SEEDS ?? 500);

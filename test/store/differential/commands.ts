@@ -1,6 +1,6 @@
 import type { MemoryDatabase } from '../../../src/store/memory/index.ts';
 import type { RowFace, SessionStore, TurnResult } from '../../../src/store/port.ts';
-import type { Random } from '../../../src/testing/simulation/seeded.ts';
+import type { Random } from '../../verification/simulation/seeded.ts';
 import { EXPIRED_MS, face, LEASE_MS, turnStart } from '../calls.ts';
 
 /** A call of the store's port, ready to be made on any store. */

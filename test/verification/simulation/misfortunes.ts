@@ -1,4 +1,4 @@
-import type { TurnFault, UpgradeFault } from '../simulator/faults.ts';
+import type { TurnFault, UpgradeFault } from '../../../src/testing/simulator/faults.ts';
 
 /** Error codes that a client can receive only because of the faults below. */
 export const injectedCodes: ReadonlySet<string> = new Set([

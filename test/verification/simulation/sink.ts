@@ -1,6 +1,6 @@
-import type { BridgeError } from '../../errors.ts';
-import type { AnswerHead, ClientSink } from '../../session/port.ts';
-import type { UpstreamAnswer } from '../../upstream/port.ts';
+import type { BridgeError } from '../../../src/errors.ts';
+import type { AnswerHead, ClientSink } from '../../../src/session/port.ts';
+import type { UpstreamAnswer } from '../../../src/upstream/port.ts';
 import type { End } from './network.ts';
 import type { Process } from './process.ts';
 

@@ -1,6 +1,6 @@
-import type { AnswerHead } from '../../session/port.ts';
-import type { SimEvent } from '../simulator/events.ts';
-import { isSignal } from '../simulator/signals.ts';
+import type { AnswerHead } from '../../../src/session/port.ts';
+import type { SimEvent } from '../../../src/testing/simulator/events.ts';
+import { isSignal } from '../../../src/testing/simulator/signals.ts';
 import type { OpenRequest, Slot, World } from './world.ts';
 
 export interface ResponseSeen {

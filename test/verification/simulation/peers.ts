@@ -1,4 +1,4 @@
-import { packRequest, unpackRequest } from '../../cluster/forward/envelope.ts';
+import { packRequest, unpackRequest } from '../../../src/cluster/forward/envelope.ts';
 import {
   applyLine,
   decodeLine,
@@ -7,13 +7,13 @@ import {
   headLine,
   type Line,
   terminalOf,
-} from '../../cluster/forward/protocol.ts';
-import type { HopSink } from '../../cluster/forward/receiver.ts';
-import type { Forwarder } from '../../cluster/forward/sender.ts';
-import type { Config } from '../../config.ts';
-import { readSource } from '../../intake/read.ts';
-import type { ForwardResult } from '../../session/forwarding.ts';
-import type { PeerService } from '../../worker.ts';
+} from '../../../src/cluster/forward/protocol.ts';
+import type { HopSink } from '../../../src/cluster/forward/receiver.ts';
+import type { Forwarder } from '../../../src/cluster/forward/sender.ts';
+import type { Config } from '../../../src/config.ts';
+import { readSource } from '../../../src/intake/read.ts';
+import type { ForwardResult } from '../../../src/session/forwarding.ts';
+import type { PeerService } from '../../../src/worker.ts';
 import type { Agenda } from './agenda.ts';
 import type { Luck } from './luck.ts';
 import type { End, Network } from './network.ts';

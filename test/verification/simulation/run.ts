@@ -1,4 +1,4 @@
-import { readSource } from '../../intake/read.ts';
+import { readSource } from '../../../src/intake/read.ts';
 import { checkAtRest, checkDurable, checkFrame } from './checks.ts';
 import { createClient, type SimulatedClient } from './client.ts';
 import type { Plan, ScheduledFault } from './plan.ts';

@@ -1,7 +1,7 @@
 import { initialTransition, transition } from 'xstate';
 import type { ForcedEnd, SessionEvent } from '../../../machines/session.ts';
-import { pathOf, rehydrate } from '../../runtime/index.ts';
-import { SESSION_MACHINE_VERSION, sessionProgram } from '../../session/session.ts';
+import { pathOf, rehydrate } from '../../../src/runtime/index.ts';
+import { SESSION_MACHINE_VERSION, sessionProgram } from '../../../src/session/session.ts';
 import { TURN_STATE } from './layout.ts';
 
 const GENERATION = 1;

@@ -1,4 +1,4 @@
-import type { TurnEnd } from '../../store/port.ts';
+import type { TurnEnd } from '../../../src/store/port.ts';
 import type { Bounds } from './bounds.ts';
 import { layoutOf, ROW, TURN, TURN_STATE, WORKER } from './layout.ts';
 import { type Caller, createRows, type Hand, type Rows, type SettleAnswer } from './rows.ts';

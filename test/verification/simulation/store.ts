@@ -1,4 +1,4 @@
-import { type SessionStore, StoreUnavailable } from '../../store/port.ts';
+import { type SessionStore, StoreUnavailable } from '../../../src/store/port.ts';
 import type { Agenda } from './agenda.ts';
 import type { Luck } from './luck.ts';
 import { Planted } from './misfortunes.ts';

@@ -1,6 +1,6 @@
-import { resolve } from '../../resolve/table.ts';
-import type { AttemptFact, Decision, Evidence, Facts, LocalSession } from '../../resolve/types.ts';
-import type { LookupResult, SessionRow, TurnRow } from '../../store/port.ts';
+import { resolve } from '../../../src/resolve/table.ts';
+import type { AttemptFact, Decision, Evidence, Facts, LocalSession } from '../../../src/resolve/types.ts';
+import type { LookupResult, SessionRow, TurnRow } from '../../../src/store/port.ts';
 import { ACTOR, BARE, BIT, FLAG, type Layout, REQUEST, ROW, TURN, TURN_STATE, WORKER } from './layout.ts';
 import type { LocalMachine } from './local.ts';
 

@@ -1,8 +1,8 @@
-import { errorFrame, Refusal } from '../simulator/error-shapes.ts';
-import { createLanes } from '../simulator/lanes.ts';
-import { type ConnectionCache, createConnectionCache } from '../simulator/provider.ts';
-import { openTurn, type TurnHost } from '../simulator/turn.ts';
-import type { Wire } from '../simulator/wire.ts';
+import { errorFrame, Refusal } from '../../../src/testing/simulator/error-shapes.ts';
+import { createLanes } from '../../../src/testing/simulator/lanes.ts';
+import { type ConnectionCache, createConnectionCache } from '../../../src/testing/simulator/provider.ts';
+import { openTurn, type TurnHost } from '../../../src/testing/simulator/turn.ts';
+import type { Wire } from '../../../src/testing/simulator/wire.ts';
 import type { Agenda } from './agenda.ts';
 import type { Luck } from './luck.ts';
 import type { End } from './network.ts';
