@@ -3,9 +3,9 @@ import { type Bridge, type BridgeOptions, createBridge } from '../bridge.ts';
 import { type Clock, systemClock } from '../clock.ts';
 import { createApp } from '../http/app.ts';
 import { type Listening, listen } from '../http/server.ts';
-import { createMemoryDatabase, createMemoryStore } from '../store/memory/index.ts';
 import type { SessionStore } from '../store/port.ts';
 import { openPostgresStore } from '../store/postgres/index.ts';
+import { createMemoryDatabase, createMemoryStore } from './memory-store/index.ts';
 import { type Simulator, type SimulatorOptions, startSimulator } from './simulator/index.ts';
 
 export interface TestBridgeOptions extends Pick<BridgeOptions, 'logger' | 'random' | 'ids' | 'inspect'> {

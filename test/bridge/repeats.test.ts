@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/clock.ts';
-import { createMemoryDatabase, createMemoryStore } from '../../src/store/memory/index.ts';
 import { createManualClock, digestOf, expectedDigest, type TestBridge, testBridge } from '../../src/testing/index.ts';
+import { createMemoryDatabase, createMemoryStore } from '../../src/testing/memory-store/index.ts';
 import type { TurnFault } from '../../src/testing/simulator/faults.ts';
 import { ownEvents, post } from '../support/client.ts';
 import { openLive } from '../support/live-client.ts';

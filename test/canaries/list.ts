@@ -121,7 +121,7 @@ export const canaries: readonly Canary[] = [
   },
   {
     name: 'look-ups cross scopes',
-    file: 'src/store/memory/reads.ts',
+    file: 'src/testing/memory-store/reads.ts',
     find: "session && session.scope === scope && session.state !== 'closed'",
     replace: "session && session.state !== 'closed'",
     tests: memory,
@@ -289,7 +289,7 @@ export const canaries: readonly Canary[] = [
   },
   {
     name: 'the in-memory store claims without raising the epoch',
-    file: 'src/store/memory/fence.ts',
+    file: 'src/testing/memory-store/fence.ts',
     find: '      session.epoch += 1;\n',
     replace: '',
     tests: ['test/model/rows.test.ts'],
@@ -394,7 +394,7 @@ export const canaries: readonly Canary[] = [
   },
   {
     name: 'the in-memory store finds the items of another scope',
-    file: 'src/store/memory/reads.ts',
+    file: 'src/testing/memory-store/reads.ts',
     find: 'newestFirst(db.itemTurns.get(scoped(scope, itemId)))',
     replace:
       'newestFirst(new Set([...db.itemTurns].flatMap(([key, ids]) => (JSON.parse(key)[1] === itemId ? [...ids] : []))))',

@@ -1,7 +1,7 @@
 import { expect, it } from 'vitest';
 import { createJudge } from '../../src/cluster/failure-detector.ts';
-import { createMemoryDatabase, createMemoryStore } from '../../src/store/memory/index.ts';
 import { createManualClock } from '../../src/testing/index.ts';
+import { createMemoryDatabase, createMemoryStore } from '../../src/testing/memory-store/index.ts';
 
 const LEASE = 10_000;
 

@@ -1,9 +1,9 @@
 import { describe, expect, it } from 'vitest';
 import { type Membership, startMembership } from '../../src/cluster/membership.ts';
 import { readConfig } from '../../src/config.ts';
-import { createMemoryDatabase, createMemoryStore } from '../../src/store/memory/index.ts';
 import type { SessionStore } from '../../src/store/port.ts';
 import { createManualClock } from '../../src/testing/index.ts';
+import { createMemoryDatabase, createMemoryStore } from '../../src/testing/memory-store/index.ts';
 import { scriptStore } from '../support/scripted-store.ts';
 
 const { deadlines } = readConfig({});

@@ -1,8 +1,8 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { createMemoryStore } from '../../src/store/memory/index.ts';
 import type { ReleaseCall, RowFace, SettleCall, StartCall, TurnEnd, TurnResult } from '../../src/store/port.ts';
 import { createManualClock } from '../../src/testing/manual-clock.ts';
+import { createMemoryStore } from '../../src/testing/memory-store/index.ts';
 import { createModelRows, defaultBounds, type ModelRows } from '../verification/model/index.ts';
 
 const WORKERS = 3;

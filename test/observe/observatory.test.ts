@@ -11,8 +11,8 @@ import { randomIds } from '../../src/ids.ts';
 import { createObservatory } from '../../src/observe/index.ts';
 import type { TurnLine } from '../../src/observe/log.ts';
 import type { FlightRecord } from '../../src/observe/trace.ts';
-import { createMemoryStore } from '../../src/store/memory/index.ts';
 import { createManualClock } from '../../src/testing/index.ts';
+import { createMemoryStore } from '../../src/testing/memory-store/index.ts';
 
 const sessionId = '6d1f6a52-2b43-4d6e-9a5e-000000000001';
 const turnId = '6d1f6a52-2b43-4d6e-9a5e-00000000000a';

@@ -1,5 +1,5 @@
 import { systemClock } from '../../src/clock.ts';
-import { createMemoryDatabase, createMemoryStore } from '../../src/store/memory/index.ts';
+import { createMemoryDatabase, createMemoryStore } from '../../src/testing/memory-store/index.ts';
 import { storeContract } from './contract.ts';
 
 storeContract('the store in memory', async () => {

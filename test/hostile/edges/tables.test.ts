@@ -23,14 +23,14 @@ const allowed = new Map([
   ['src/observe/explain.ts session', 'keys are types of the machine’s events, guarded by Object.hasOwn'],
   ['src/observe/explain.ts turn', 'keys are types of the machine’s events, guarded by Object.hasOwn'],
   ['src/observe/trace.ts picked', 'keys are those of the list of checks'],
-  ['src/store/memory/admin.ts takers', 'keys are the kinds of rows that a sweep takes'],
+  ['src/testing/memory-store/admin.ts takers', 'keys are the kinds of rows that a sweep takes'],
   ['src/store/shared-items.ts places', 'keys are numbers'],
 ]);
 
 const files = (folder: string): string[] =>
   readdirSync(folder, { withFileTypes: true }).flatMap((entry) => {
     const path = join(folder, entry.name);
-    if (entry.isDirectory()) return /(?:^|\/)(?:testing|browser)$/.test(path) ? [] : files(path);
+    if (entry.isDirectory()) return /(?:^|\/)(?:simulator|browser)$/.test(path) ? [] : files(path);
     return path.endsWith('.ts') ? [path] : [];
   });
 

@@ -3,7 +3,7 @@ import { systemClock } from '../../../src/clock.ts';
 import { readConfig } from '../../../src/config.ts';
 import type { BridgeError } from '../../../src/errors.ts';
 import type { ClientSink } from '../../../src/session/port.ts';
-import { createMemoryStore } from '../../../src/store/memory/index.ts';
+import { createMemoryStore } from '../../../src/testing/memory-store/index.ts';
 import { parseSecrets } from '../../../src/token/keyring.ts';
 import { readRequest } from '../../../src/transcript/read.ts';
 import type { ConnectionHandlers, DialResult, UpstreamConnection } from '../../../src/upstream/port.ts';

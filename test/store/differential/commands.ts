@@ -1,5 +1,5 @@
-import type { MemoryDatabase } from '../../../src/store/memory/index.ts';
 import type { RowFace, SessionStore, TurnResult } from '../../../src/store/port.ts';
+import type { MemoryDatabase } from '../../../src/testing/memory-store/index.ts';
 import type { Random } from '../../verification/simulation/seeded.ts';
 import { EXPIRED_MS, face, LEASE_MS, turnStart } from '../calls.ts';
 

@@ -3,8 +3,12 @@ import { type Config, readConfig } from '../../../src/config.ts';
 import { BridgeError } from '../../../src/errors.ts';
 import { readSource } from '../../../src/intake/read.ts';
 import type { Caller } from '../../../src/session/port.ts';
-import { createMemoryDatabase, createMemoryStore, type MemoryDatabase } from '../../../src/store/memory/index.ts';
 import { StoreUnavailable } from '../../../src/store/port.ts';
+import {
+  createMemoryDatabase,
+  createMemoryStore,
+  type MemoryDatabase,
+} from '../../../src/testing/memory-store/index.ts';
 import { parseSecrets } from '../../../src/token/keyring.ts';
 import { type PeerService, startWorker, type Worker } from '../../../src/worker.ts';
 import { type Agenda, createAgenda } from './agenda.ts';

@@ -1,4 +1,4 @@
-import type { HeartbeatVerdict, Registration, WorkerRegistry } from '../port.ts';
+import type { HeartbeatVerdict, Registration, WorkerRegistry } from '../../store/port.ts';
 import { insertMissingOwner, type MemoryDatabase } from './database.ts';
 
 type NewWorker = Parameters<WorkerRegistry['register']>[0];

@@ -1,4 +1,4 @@
-import { TURNS_PER_ITEM, usableItemIds } from '../item-ids.ts';
+import { TURNS_PER_ITEM, usableItemIds } from '../../store/item-ids.ts';
 import {
   type LineTurn,
   type Lookup,
@@ -11,7 +11,7 @@ import {
   type TurnItems,
   type TurnRow,
   type WorkerRow,
-} from '../port.ts';
+} from '../../store/port.ts';
 import { type MemoryDatabase, type SessionRecord, scoped, type TurnRecord } from './database.ts';
 import { sessionRow, turnRow, workerRow } from './rows.ts';
 

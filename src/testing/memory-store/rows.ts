@@ -1,4 +1,4 @@
-import type { SessionRow, TurnRow, WorkerRow } from '../port.ts';
+import type { SessionRow, TurnRow, WorkerRow } from '../../store/port.ts';
 import { asStored, type SessionRecord, type TurnRecord, type WorkerRecord } from './database.ts';
 
 /** Copies a record into the port's shape: callers must not see later changes. */

@@ -1,4 +1,4 @@
-import { type SessionRow, type TurnFacts, type TurnRow, UNKNOWN_VERSION, type WorkerState } from '../port.ts';
+import { type SessionRow, type TurnFacts, type TurnRow, UNKNOWN_VERSION, type WorkerState } from '../../store/port.ts';
 
 export interface WorkerRecord {
   id: string;

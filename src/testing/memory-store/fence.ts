@@ -12,7 +12,7 @@ import type {
   StartVerdict,
   TurnStart,
   Writer,
-} from '../port.ts';
+} from '../../store/port.ts';
 import {
   asStored,
   insertMissingOwner,

@@ -10,8 +10,8 @@ import type {
   SessionQuery,
   SessionSummary,
   TurnDetail,
-} from '../admin-port.ts';
-import type { KeyRef } from '../port.ts';
+} from '../../store/admin-port.ts';
+import type { KeyRef } from '../../store/port.ts';
 import {
   forgetIndex,
   indexTurn,

@@ -1,6 +1,6 @@
 import { arrayText } from '../../json.ts';
-import { usableItemIds } from '../item-ids.ts';
-import type { SettleCall, SettleVerdict, TurnFacts } from '../port.ts';
+import { usableItemIds } from '../../store/item-ids.ts';
+import type { SettleCall, SettleVerdict, TurnFacts } from '../../store/port.ts';
 import { asStored, forgetIndex, indexTurn, type MemoryDatabase, scoped } from './database.ts';
 import { holds, write } from './fence.ts';
 
