@@ -5,7 +5,6 @@ import type { InspectionEvent } from 'xstate';
 import { createAdminApi } from './admin/api.ts';
 import type { AdminPort, LocalAnswer, LocalView, Question } from './admin/fleet.ts';
 import { askFailedElsewhere } from './admin/fleet.ts';
-import { explorer } from './admin/ui/index.ts';
 import { type Clock, systemClock } from './clock.ts';
 import { announcedUrl, checkAnnounced, internalHost } from './cluster/forward/advertise.ts';
 import { createHops } from './cluster/forward/envelope.ts';
@@ -13,6 +12,7 @@ import { startInternalServer } from './cluster/forward/receiver.ts';
 import { createForwarder } from './cluster/forward/sender.ts';
 import { type Config, readConfig } from './config.ts';
 import { BridgeError } from './errors.ts';
+import { explorer } from './explorer/index.ts';
 import { onFault, reportFault } from './faults.ts';
 import type { Readiness } from './http/app.ts';
 import { createHttpFace, errorHandler } from './http/app.ts';
@@ -353,7 +353,10 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
   };
   const admin = createAdminApi({ port: operators, allow, clock, logger });
   const front = createFront(config.server);
-  router.use(front.ownHandler, observatory.router, explorer(), admin, face, errorHandler({ ids, logger }));
+  const page = explorer(() => {
+    throw new BridgeError('bridge_not_found');
+  });
+  router.use(front.ownHandler, observatory.router, page, admin, face, errorHandler({ ids, logger }));
 
   async function close(): Promise<void> {
     await worker.close();

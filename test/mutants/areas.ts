@@ -101,7 +101,7 @@ export const holdsTables = /^machines\//;
  * for a reason other than behaviour, or take minutes.
  */
 export const leftOut =
-  /^test\/(?:canaries|docs|mutants|chaos|clients|demo|embedded|fuzz)\/|^test\/(?:admin\/(?:ui|pictures)|observe\/(?:page|deploy|recorded-run)|bridge\/soak|hostile\/edges\/(?:tables|embedded|last-resort)|simulator\/process|observe\/metrics)\.test\.ts$/;
+  /^test\/(?:canaries|docs|mutants|chaos|clients|demo|embedded|explorer|fuzz)\/|^test\/(?:observe\/(?:page|deploy|recorded-run)|bridge\/soak|hostile\/edges\/(?:tables|embedded|last-resort)|simulator\/process|observe\/metrics)\.test\.ts$/;
 
 /** Returns the area of a mutant; undefined for a file that is not mutated. */
 export const areaOf = ({ file, within }: { file: string; within: readonly string[] }): Area | undefined =>

@@ -8,7 +8,7 @@ import { expect, it } from 'vitest';
  */
 const allowed = new Map([
   ['src/admin/api.ts actions', 'keys are its own, one route for each'],
-  ['src/admin/ui/assets.ts types', 'endings of files of this package'],
+  ['src/explorer/assets.ts types', 'endings of files of this package'],
   ['src/runtime/program.ts refused', 'types of actions that a machine’s author wrote'],
   ['src/errors.ts catalogue', 'keys are the type BridgeCode'],
   ['src/session/turn.ts endEvent', 'keys are the type TurnEnd'],

@@ -1,6 +1,5 @@
 import { createHash } from 'node:crypto';
-import express, { type Router } from 'express';
-import { BridgeError } from '../../errors.ts';
+import express, { type RequestHandler, type Router } from 'express';
 import { type Assets, readAssets } from './assets.ts';
 
 /** Style sheets in cascade order: later ones may override earlier ones. */
@@ -52,8 +51,10 @@ ${sheets.map((name) => `<link rel="stylesheet" href="${at(name)}">`).join('\n')}
  * Creates the routes of the session explorer at `GET /admin/ui`. The page and its files contain no data, so they can be
  * loaded without the admin token, which the page then asks for. All data comes from the admin API. Nothing is loaded
  * from other hosts.
+ *
+ * @param notFound answers a request for a file that does not exist
  */
-export function explorer(): Router {
+export function explorer(notFound: RequestHandler): Router {
   const router = express.Router();
   let made: { assets: Assets; page: ReturnType<typeof pageOf> } | null = null;
   // Load the files on first use: a worker whose explorer is never opened keeps none of them in memory.
@@ -75,11 +76,11 @@ export function explorer(): Router {
       .type('html')
       .send(html);
   });
-  router.get('/admin/ui/:version/*name', (req, res) => {
+  router.get('/admin/ui/:version/*name', (req, res, next) => {
     const { assets } = parts();
     const { version, name } = req.params as unknown as { version: string; name: string[] };
     const asset = assets.get(name.join('/'));
-    if (!asset) throw new BridgeError('bridge_not_found');
+    if (!asset) return notFound(req, res, next);
     // During a rolling release the page may come from a worker of another version. Serve the current file, but do not
     // let the browser cache it.
     const isOurs = version === assets.version;

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { sessionOutline } from '../../src/admin/views.ts';
 
-const browser = new URL('../../src/admin/ui/browser/', import.meta.url);
+const browser = new URL('../../src/explorer/browser/', import.meta.url);
 const { columnsOf } = await import(new URL('tree.js', browser).href);
 const { arrange } = await import(new URL('layout.js', browser).href);
 
