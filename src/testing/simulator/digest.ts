@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import type { Item } from '../../transcript/types.ts';
-import { readSealed, SEALED_MEMBERS } from './sealed.ts';
+import { readSealed, SEALED_MEMBERS } from './seeded.ts';
 
 /** Input of the simulated model. `instructions` and `tools` are those of the request itself. */
 export interface ModelContext {
@@ -85,7 +85,7 @@ function isStale(line: string, item: Item): boolean {
 export const BYTES_PER_TOKEN = 4;
 
 /** Running hash over a context, and the items that the model receives. */
-export interface Folded {
+interface Folded {
   line: string;
   /** Items that are part of the context. */
   kept: readonly Item[];

@@ -1,5 +1,5 @@
 import type { Item } from '../../transcript/types.ts';
-import { derive } from './seeded.ts';
+import { chance, derive } from './seeded.ts';
 
 /** Stream event without its sequence number. */
 export type SimEvent = Record<string, unknown> & { type: string };
@@ -55,7 +55,7 @@ function callEvents(item: Item, output_index: number, deltas: number): SimEvent[
 }
 
 /** An item as its `added` event and its `done` event show it. The terminal event may show it differently again. */
-export interface StreamedItem {
+interface StreamedItem {
   added: Item;
   done: Item;
 }
@@ -187,4 +187,183 @@ export function scatterIds(events: readonly SimEvent[], freshId: () => string): 
     if (!response?.output?.length) return event;
     return { ...event, response: { ...response, output: response.output.map(renamed) } };
   });
+}
+
+/**
+ * Returns headers with information about the provider and the account that clients act on. They are the same on an
+ * upgrade and on an HTTP answer, except that the latter also names its model.
+ *
+ * @param model model of the request; undefined for an upgrade, which precedes all requests
+ */
+export const signalHeaders = (model?: unknown): Record<string, string> => ({
+  'openai-version': '2020-10-01',
+  ...(model === undefined ? {} : { 'openai-model': String(model) }),
+  'x-reasoning-included': 'true',
+  'x-models-etag': 'W/"sim-models-1"',
+  'x-codex-active-limit': 'primary',
+  'x-codex-primary-used-percent': '1',
+  'x-codex-primary-window-minutes': '300',
+  'x-codex-primary-reset-after-seconds': '3600',
+});
+
+export const rateLimitsEvent = (): SimEvent => ({
+  type: 'codex.rate_limits',
+  plan_type: 'pro',
+  rate_limits: {
+    allowed: true,
+    limit_reached: false,
+    primary: { used_percent: 1, window_minutes: 300, reset_after_seconds: 3_600 },
+    secondary: null,
+  },
+});
+
+/**
+ * Returns whether an event is a signal outside the response: it has no sequence number and may precede
+ * `response.created`.
+ */
+export const isSignal = ({ type }: SimEvent): boolean =>
+  type.startsWith('codex.') || type.startsWith('responsesapi.') || type === 'response.metadata';
+
+/**
+ * Returns the signals before `response.created` of a turn. The metadata event has one of its two names, or is left out.
+ */
+export function signalsBefore(seed: number, turn: number, model: unknown, timing: boolean): SimEvent[] {
+  const events = [rateLimitsEvent()];
+  const name = ['response.metadata', 'codex.response.metadata'][Math.floor(chance(seed, 'metadata', turn) * 3)];
+  if (name) events.push({ type: name, headers: { 'openai-model': model } });
+  if (timing)
+    events.push({
+      type: 'responsesapi.websocket_timing',
+      timing_metrics: { responses_duration_excl_engine_and_client_tool_time_ms: 1 },
+    });
+  return events;
+}
+
+/** Upstream error, independent of the shape in which it is sent. */
+export interface ErrorSpec {
+  status: number;
+  type?: string;
+  code?: string | null;
+  message: string;
+  param?: string | null;
+  /** In seconds. Sent as the Retry-After header over HTTP, and in `headers` of a nested error frame over WebSocket. */
+  retryAfter?: number;
+  /** Additional members of the `error` object, for example `resets_at`. */
+  extra?: Record<string, unknown>;
+}
+
+/**
+ * Shapes in which clients may receive one upstream error:
+ *
+ * - `nested`: the documented frame, `{type:'error', status, error:{type, code, message, param}}`
+ * - `top_level`: the typed stream event, `{type:'error', code, message, param}`
+ * - `code_in_type`: nested, with the code only in `error.type`
+ * - `terse`: only a message, "Invalid `previous_response_id`." for a lost anchor
+ * - `bare`: an `error` object without the frame's `type`
+ * - `multi_line`: nested, with the message wrapped over several lines
+ */
+export type ErrorShape = 'nested' | 'top_level' | 'code_in_type' | 'terse' | 'bare' | 'multi_line';
+
+/** Returns the `error` object of an HTTP body or a nested frame. */
+export function errorObject(error: ErrorSpec): Record<string, unknown> {
+  const type = error.type ?? (error.status >= 500 ? 'server_error' : 'invalid_request_error');
+  return { type, code: error.code ?? null, message: error.message, param: error.param ?? null, ...error.extra };
+}
+
+/** Returns the frame or SSE event for an error. Only `top_level` has a sequence number, like the typed event. */
+export function errorFrame(error: ErrorSpec, shape: ErrorShape, sequence: number): Record<string, unknown> {
+  const nested = errorObject(error);
+  const status = error.status;
+  const headers = error.retryAfter === undefined ? {} : { headers: { 'retry-after': String(error.retryAfter) } };
+  switch (shape) {
+    case 'nested':
+      return { type: 'error', status, error: nested, ...headers };
+    case 'top_level': {
+      const { code, message, param } = nested;
+      return { type: 'error', code, message, param, sequence_number: sequence };
+    }
+    case 'code_in_type':
+      return { type: 'error', status, error: { type: error.code ?? nested.type, message: error.message } };
+    case 'terse': {
+      const lostAnchor = error.code === 'previous_response_not_found';
+      return { type: 'error', error: { message: lostAnchor ? 'Invalid `previous_response_id`.' : error.message } };
+    }
+    case 'bare':
+      return { status, error: nested };
+    case 'multi_line':
+      return { type: 'error', status, error: { ...nested, message: error.message.replaceAll(' ', '\n') } };
+  }
+}
+
+export const previousResponseNotFound = (id: string): ErrorSpec => ({
+  status: 400,
+  code: 'previous_response_not_found',
+  message: `Previous response with id '${id}' not found.`,
+  param: 'previous_response_id',
+});
+
+export const connectionLimitReached: ErrorSpec = {
+  status: 400,
+  code: 'websocket_connection_limit_reached',
+  message: 'Responses websocket connection limit reached (60 minutes). Create a new websocket connection to continue.',
+};
+
+export const invalidEncryptedContent: ErrorSpec = {
+  status: 400,
+  code: 'invalid_encrypted_content',
+  message: 'The encrypted content could not be verified.',
+  param: 'input',
+};
+
+export const missingApiKey: ErrorSpec = {
+  status: 401,
+  code: 'invalid_api_key',
+  message: 'Incorrect or missing API key.',
+};
+
+export const invalidRequest = (message: string, param: string | null = null): ErrorSpec => ({
+  status: 400,
+  message,
+  param,
+});
+
+export const notFound = (message: string): ErrorSpec => ({ status: 404, message });
+
+/** Thrown while a request is validated, to refuse its turn with an upstream error. */
+export class Refusal extends Error {
+  override readonly name = 'Refusal';
+  readonly error: ErrorSpec;
+
+  constructor(error: ErrorSpec) {
+    super(error.message);
+    this.error = error;
+  }
+}
+
+/** Return path to one client for one turn. */
+export interface Wire {
+  readonly transport: 'websocket' | 'http';
+  /** Aborted once the peer has disconnected. */
+  readonly gone: AbortSignal;
+  /**
+   * Sends an event. Returns a promise when frames of another turn may be sent in between; the turn continues when it
+   * resolves.
+   */
+  send(event: SimEvent): void | Promise<void>;
+  /** Sends a text unchanged, whether or not it is JSON. */
+  raw(text: string): void;
+  /** Sends an error frame; over HTTP, a status as long as nothing was sent. */
+  refuse(error: ErrorSpec, shape: ErrorShape, sequence: number): void;
+  respond(status: number, headers: Record<string, string>, body: unknown): void;
+  /** Closes the WebSocket, or ends the HTTP answer cleanly. */
+  close(code: number, reason: string): void;
+  /** Resets the TCP connection. */
+  reset(): void;
+  /** Called when the turn has nothing more to send. */
+  finish(): void;
+  /**
+   * Resolves when another turn of the same connection arrives, or has sent `response.created`. Never resolves over
+   * HTTP.
+   */
+  next(what: 'create' | 'created'): Promise<void>;
 }

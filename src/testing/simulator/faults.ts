@@ -1,5 +1,6 @@
 import type { Item } from '../../transcript/types.ts';
-import type { ErrorShape, ErrorSpec } from './error-shapes.ts';
+import type { ErrorShape, ErrorSpec } from './events.ts';
+import { chance } from './seeded.ts';
 
 /**
  * Position in a turn's event sequence at which a fault occurs. `before_terminal`: the provider has not committed the
@@ -143,7 +144,7 @@ export interface UpgradeMatch {
   where?: (upgrade: UpgradeSeen) => boolean;
 }
 
-export interface RequestSeen {
+interface RequestSeen {
   method: string;
   path: string;
   headers: Readonly<Record<string, string>>;
@@ -174,3 +175,311 @@ export type Rule = RuleBase &
   );
 
 export type Fault = TurnFault | UpgradeFault | ConnectFault | RequestFault;
+
+export interface RuleHandle {
+  readonly id: number;
+  /** Number of times the rule applied. */
+  readonly hits: number;
+  /** Releases what the rule holds. If nothing is held yet, the next hold passes. */
+  release(): void;
+  /** Stops applying the rule. What it holds remains held. */
+  remove(): void;
+}
+
+interface Times {
+  times?: number | 'always';
+}
+
+/** The active rules. The earliest matching rule applies, by default once. */
+export interface Script {
+  (rule: Rule): RuleHandle;
+  onTurn(match: TurnMatch, fault: TurnFault | readonly TurnFault[], options?: Times): RuleHandle;
+  onUpgrade(match: UpgradeMatch, fault: UpgradeFault, options?: Times): RuleHandle;
+  onRequest(match: RequestMatch, fault: RequestFault, options?: Times): RuleHandle;
+  onConnect(match: { nth?: number }, fault: ConnectFault, options?: Times): RuleHandle;
+  /** Returns a rule by id, including used-up ones. */
+  handle(id: number): RuleHandle | undefined;
+  /** Removes all rules and releases what they hold. */
+  clear(): void;
+}
+
+/** Gate that `release` opens for all current waiters, or for the next one if there is none. */
+export interface Gate {
+  wait(signal: AbortSignal): Promise<void>;
+  release(): void;
+}
+
+/** Creates a closed gate. */
+export function createGate(): Gate {
+  const waiting = new Set<() => void>();
+  let ahead = false;
+  return {
+    wait(signal) {
+      if (ahead || signal.aborted) {
+        ahead = false;
+        return Promise.resolve();
+      }
+      return new Promise((resolve) => {
+        const go = () => {
+          waiting.delete(go);
+          signal.removeEventListener('abort', go);
+          resolve();
+        };
+        waiting.add(go);
+        signal.addEventListener('abort', go);
+      });
+    },
+    release() {
+      if (waiting.size === 0) ahead = true;
+      for (const go of [...waiting]) go();
+    },
+  };
+}
+
+/** Faults of a rule that applied to a turn, with the gate that releases its holds. */
+interface AppliedFaults {
+  rule: number;
+  faults: readonly TurnFault[];
+  gate: Gate;
+}
+
+export interface Rules {
+  script: Script;
+  forTurn(turn: TurnSeen): AppliedFaults | null;
+  forUpgrade(upgrade: UpgradeSeen): { rule: number; fault: UpgradeFault; gate: Gate } | null;
+  forRequest(request: RequestSeen): { rule: number; fault: RequestFault } | null;
+  forConnect(): { rule: number; fault: ConnectFault } | null;
+}
+
+interface Entry {
+  id: number;
+  rule: Rule;
+  gate: Gate;
+  /** Number of events that matched all conditions except `nth`. */
+  seen: number;
+  hits: number;
+  removed: boolean;
+}
+
+/** Returns whether every member of `match` that is named in `facts` is absent or equal. */
+function holds(match: Record<string, unknown>, facts: Record<string, unknown>): boolean {
+  return Object.entries(facts).every(([key, value]) => match[key] === undefined || match[key] === value);
+}
+
+function turnMatches(match: TurnMatch, turn: TurnSeen): boolean {
+  const { body } = turn;
+  const facts = {
+    turn: turn.turn,
+    connection: turn.connection,
+    nthOnConnection: turn.nthOnConnection,
+    transport: turn.transport,
+    anchored: typeof body.previous_response_id === 'string',
+    generate: body.generate !== false,
+    model: body.model,
+  };
+  if (!holds(match as Record<string, unknown>, facts)) return false;
+  if (match.input !== undefined && !JSON.stringify(body.input ?? null).includes(match.input)) return false;
+  if (match.body !== undefined && !JSON.stringify(body).includes(match.body)) return false;
+  return match.where?.(turn) ?? true;
+}
+
+/** Creates the rules, starting with `initial`. */
+export function createRules(initial: readonly Rule[]): Rules {
+  const entries: Entry[] = [];
+
+  function add(rule: Rule): RuleHandle {
+    const entry: Entry = { id: entries.length + 1, rule, gate: createGate(), seen: 0, hits: 0, removed: false };
+    entries.push(entry);
+    return handleOf(entry);
+  }
+
+  function handleOf(entry: Entry): RuleHandle {
+    return {
+      id: entry.id,
+      get hits() {
+        return entry.hits;
+      },
+      release: () => entry.gate.release(),
+      remove: () => {
+        entry.removed = true;
+      },
+    };
+  }
+
+  function find<O extends Rule['on']>(on: O, matches: (match: Record<string, unknown>) => boolean): Entry | null {
+    for (const entry of entries) {
+      if (entry.removed || entry.rule.on !== on) continue;
+      const times = entry.rule.times ?? 1;
+      if (times !== 'always' && entry.hits >= times) continue;
+      const match = (entry.rule.match ?? {}) as Record<string, unknown>;
+      if (!matches(match) || ++entry.seen < Number(match.nth ?? 1)) continue;
+      entry.hits += 1;
+      return entry;
+    }
+    return null;
+  }
+
+  const script: Script = Object.assign(add, {
+    onTurn: (match: TurnMatch, fault: TurnFault | readonly TurnFault[], options: Times = {}) =>
+      add({ on: 'turn', match, fault, ...options }),
+    onUpgrade: (match: UpgradeMatch, fault: UpgradeFault, options: Times = {}) =>
+      add({ on: 'upgrade', match, fault, ...options }),
+    onRequest: (match: RequestMatch, fault: RequestFault, options: Times = {}) =>
+      add({ on: 'request', match, fault, ...options }),
+    onConnect: (match: { nth?: number }, fault: ConnectFault, options: Times = {}) =>
+      add({ on: 'connect', match, fault, ...options }),
+    handle: (id: number) => {
+      const entry = entries[id - 1];
+      return entry && handleOf(entry);
+    },
+    clear: () => {
+      for (const entry of entries) {
+        entry.removed = true;
+        entry.gate.release();
+      }
+    },
+  });
+  for (const rule of initial) add(rule);
+
+  return {
+    script,
+    forTurn(turn) {
+      const entry = find('turn', (match) => turnMatches(match as TurnMatch, turn));
+      if (!entry) return null;
+      const fault = entry.rule.fault as TurnFault | readonly TurnFault[];
+      return { rule: entry.id, gate: entry.gate, faults: Array.isArray(fault) ? fault : [fault as TurnFault] };
+    },
+    forUpgrade(upgrade) {
+      const entry = find('upgrade', (match) => {
+        const { where } = match as UpgradeMatch;
+        return holds(match, { upgrade: upgrade.upgrade }) && (where?.(upgrade) ?? true);
+      });
+      return entry && { rule: entry.id, fault: entry.rule.fault as UpgradeFault, gate: entry.gate };
+    },
+    forRequest(request) {
+      const entry = find('request', (match) => {
+        const { where } = match as RequestMatch;
+        return holds(match, { method: request.method, path: request.path }) && (where?.(request) ?? true);
+      });
+      return entry && { rule: entry.id, fault: entry.rule.fault as RequestFault };
+    },
+    forConnect() {
+      const entry = find('connect', () => true);
+      return entry && { rule: entry.id, fault: entry.rule.fault as ConnectFault };
+    },
+  };
+}
+
+const serverError = { status: 500, code: 'server_error', message: 'The server had an error.' };
+const overloaded = { status: 503, code: 'server_is_overloaded', message: 'Our servers are currently overloaded.' };
+const rateLimit = { status: 429, type: 'rate_limit_error', code: 'rate_limit_exceeded', message: 'Slow down.' };
+const badRequest = { status: 400, code: 'invalid_value', message: 'Invalid value.' };
+
+/**
+ * Faults from which chaos chooses, by name. Faults that never end a turn by themselves need a client with deadlines.
+ */
+const turnFaults = {
+  close_before_created: { kind: 'close', at: 'before_created' },
+  close_clean_before_created: { kind: 'close', at: 'before_created', code: 1000 },
+  close_after_created: { kind: 'close', at: 'after_created' },
+  close_after_deltas: { kind: 'close', at: { deltas: 1 } },
+  close_after_item_done: { kind: 'close', at: 'after_item_done' },
+  close_before_terminal: { kind: 'close', at: 'before_terminal' },
+  close_after_terminal: { kind: 'close', at: 'after_terminal', code: 1000 },
+  reset_before_created: { kind: 'reset', at: 'before_created' },
+  reset_after_created: { kind: 'reset', at: 'after_created' },
+  reset_after_deltas: { kind: 'reset', at: { deltas: 1 } },
+  reset_after_terminal: { kind: 'reset', at: 'after_terminal' },
+  error_before_created: { kind: 'error', error: badRequest },
+  error_after_created: { kind: 'error', error: serverError, at: 'after_created' },
+  server_error: { kind: 'error', error: serverError },
+  overloaded: { kind: 'error', error: overloaded },
+  rate_limited: { kind: 'error', error: { ...rateLimit, retryAfter: 1 } },
+  failed: { kind: 'failed', code: 'server_error' },
+  incomplete: { kind: 'incomplete' },
+  refuse_anchor: { kind: 'refuse_anchor' },
+  refuse_anchor_terse: { kind: 'refuse_anchor', shape: 'terse' },
+  malformed: { kind: 'malformed', at: 'after_created' },
+  unknown_events: { kind: 'unknown_events' },
+  duplicate_terminal: { kind: 'duplicate_terminal' },
+  telemetry: { kind: 'telemetry', count: 2 },
+  drip: { kind: 'drip', everyMs: 2 },
+  silence_before_created: { kind: 'silence', at: 'before_created' },
+  silence_after_created: { kind: 'silence', at: 'after_created' },
+  silence_after_telemetry: { kind: 'silence', at: 'before_created', telemetry: 2 },
+} as const satisfies Record<string, TurnFault>;
+
+const upgradeFaults = {
+  refuse_upgrade: { kind: 'refuse', status: 503 },
+  reset_upgrade: { kind: 'reset' },
+  hang_upgrade: { kind: 'hang' },
+  close_after_upgrade: { kind: 'accept_then_close' },
+} as const satisfies Record<string, UpgradeFault>;
+
+export type ChaosKind = keyof typeof turnFaults | keyof typeof upgradeFaults;
+
+export interface ChaosOptions {
+  /** Default: the simulator's seed. */
+  seed?: number;
+  /**
+   * Probability of each fault per turn or per upgrade. The sum over turn faults, and the sum over upgrade faults, must
+   * not exceed 1.
+   */
+  rates: Partial<Record<ChaosKind, number>>;
+}
+
+export interface ChaosRecord {
+  kind: ChaosKind;
+  /** Number of the turn or of the upgrade. */
+  nth: number;
+}
+
+/** Running chaos: the faults injected so far, and a way to stop it. */
+export interface Chaos {
+  readonly seed: number;
+  readonly injected: readonly ChaosRecord[];
+  stop(): void;
+}
+
+export interface ChaosSource {
+  handle: Chaos;
+  forTurn(turn: number): TurnFault | null;
+  forUpgrade(upgrade: number): UpgradeFault | null;
+}
+
+/** Creates chaos that chooses faults by seed and number only, so that a campaign can be repeated from its seed. */
+export function createChaos(options: ChaosOptions, defaultSeed: number): ChaosSource {
+  const seed = options.seed ?? defaultSeed;
+  const injected: ChaosRecord[] = [];
+  let running = true;
+
+  function draw<K extends ChaosKind>(kinds: readonly K[], what: string, nth: number): K | null {
+    if (!running) return null;
+    let left = chance(seed, what, nth);
+    for (const kind of kinds) {
+      left -= options.rates[kind] ?? 0;
+      if (left >= 0) continue;
+      injected.push({ kind, nth });
+      return kind;
+    }
+    return null;
+  }
+
+  return {
+    handle: {
+      seed,
+      injected,
+      stop: () => {
+        running = false;
+      },
+    },
+    forTurn(turn) {
+      const kind = draw(Object.keys(turnFaults) as (keyof typeof turnFaults)[], 'turn', turn);
+      return kind && turnFaults[kind];
+    },
+    forUpgrade(upgrade) {
+      const kind = draw(Object.keys(upgradeFaults) as (keyof typeof upgradeFaults)[], 'upgrade', upgrade);
+      return kind && upgradeFaults[kind];
+    },
+  };
+}

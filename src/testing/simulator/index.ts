@@ -1,14 +1,25 @@
-export type { Chaos, ChaosKind, ChaosOptions, ChaosRecord } from './chaos.ts';
-export type { ExpectedContext, ExpectedItem, ModelContext } from './digest.ts';
-export { contextDigest, digestOf, expectedDigest } from './digest.ts';
-export type { ErrorShape, ErrorSpec } from './error-shapes.ts';
+export {
+  contextDigest,
+  digestOf,
+  type ExpectedContext,
+  type ExpectedItem,
+  expectedDigest,
+  type ModelContext,
+} from './digest.ts';
+export type { ErrorShape, ErrorSpec } from './events.ts';
 export type {
+  Chaos,
+  ChaosKind,
+  ChaosOptions,
+  ChaosRecord,
   ConnectFault,
   Fault,
   Point,
   RequestFault,
   RequestMatch,
   Rule,
+  RuleHandle,
+  Script,
   ScriptedOutput,
   TurnFault,
   TurnMatch,
@@ -18,6 +29,5 @@ export type {
   UpgradeSeen,
 } from './faults.ts';
 export type { EntryKind, EntryOf, Journal, JournalEntry, TurnEnd, WaitOptions } from './journal.ts';
-export type { RuleHandle, Script } from './script.ts';
 export { startSimulator } from './simulator.ts';
 export type { SimulatedConnection, Simulator, SimulatorOptions, UpgradeRefusal } from './types.ts';

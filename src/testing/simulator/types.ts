@@ -1,8 +1,6 @@
-import type { Chaos, ChaosOptions } from './chaos.ts';
-import type { TerminalDialect } from './directives.ts';
-import type { Rule } from './faults.ts';
+import type { Chaos, ChaosOptions, Rule, Script } from './faults.ts';
 import type { EntryKind, EntryOf, Journal, WaitOptions } from './journal.ts';
-import type { Script } from './script.ts';
+import type { TerminalDialect } from './reply.ts';
 
 /** Refusal of every upgrade, as by an upstream without WebSocket support. */
 export interface UpgradeRefusal {

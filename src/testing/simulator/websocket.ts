@@ -1,11 +1,81 @@
+import { type IncomingMessage, STATUS_CODES } from 'node:http';
 import type { Socket } from 'node:net';
-import type { WebSocket } from 'ws';
-import { connectionLimitReached, type ErrorSpec, errorFrame, invalidRequest, Refusal } from './error-shapes.ts';
-import { createLanes } from './lanes.ts';
+import { type WebSocket, WebSocketServer } from 'ws';
+import {
+  connectionLimitReached,
+  type ErrorSpec,
+  errorFrame,
+  errorObject,
+  invalidRequest,
+  missingApiKey,
+  Refusal,
+  signalHeaders,
+  type Wire,
+} from './events.ts';
+import { credentialOf, flatHeaders } from './http.ts';
 import { createConnectionCache } from './provider.ts';
 import { type Intake, openTurn, type TurnHost } from './turn.ts';
-import type { SimulatedConnection } from './types.ts';
-import type { Wire } from './wire.ts';
+import type { SimulatedConnection, UpgradeRefusal } from './types.ts';
+
+/** Starts a turn. It must call `free` once, when its lane may continue. */
+type Start = (free: () => void) => void;
+
+/**
+ * Order of one connection's turns: first in, first out within a lane, and a limited number of simultaneous turns over
+ * all lanes.
+ */
+interface Lanes {
+  /** Returns false when the lane would exceed the number of named lanes. */
+  admits(lane: string | null): boolean;
+  /**
+   * Returns the number of turns that must end before a new one of this lane starts; 0 means that it starts immediately.
+   */
+  waitingIn(lane: string | null): number;
+  push(lane: string | null, start: Start): void;
+}
+
+/**
+ * Creates the lanes of one connection.
+ *
+ * @param limits maximum number of named lanes, and of simultaneous turns
+ */
+export function createLanes(limits = { named: 32, inFlight: 16 }): Lanes {
+  const queues = new Map<string | null, { busy: boolean; waiting: Start[] }>();
+  let inFlight = 0;
+
+  function startNext(): void {
+    for (const queue of queues.values()) {
+      if (inFlight >= limits.inFlight) return;
+      if (queue.busy || queue.waiting.length === 0) continue;
+      const start = queue.waiting.shift()!;
+      queue.busy = true;
+      inFlight += 1;
+      let freed = false;
+      start(() => {
+        if (freed) return;
+        freed = true;
+        queue.busy = false;
+        inFlight -= 1;
+        startNext();
+      });
+    }
+  }
+
+  return {
+    admits: (lane) => lane === null || queues.has(lane) || [...queues.keys()].filter(Boolean).length < limits.named,
+    waitingIn(lane) {
+      const queue = queues.get(lane);
+      const ahead = queue ? queue.waiting.length + Number(queue.busy) : 0;
+      return ahead > 0 ? ahead : Number(inFlight >= limits.inFlight);
+    },
+    push(lane, start) {
+      const queue = queues.get(lane) ?? { busy: false, waiting: [] };
+      queues.set(lane, queue);
+      queue.waiting.push(start);
+      startNext();
+    },
+  };
+}
 
 const STREAM_ID = /^[A-Za-z0-9_.-]{1,256}$/;
 
@@ -27,7 +97,7 @@ function steerFailed(frame: Record<string, unknown>): Record<string, unknown> {
 }
 
 /** Serves one accepted WebSocket, with its lanes, its response cache and its age limit. */
-export function serveConnection(
+function serveConnection(
   host: TurnHost,
   ws: WebSocket,
   socket: Socket,
@@ -157,5 +227,97 @@ export function serveConnection(
     send: write,
     expire,
     forget: () => cache.clear(),
+  };
+}
+
+/** Answers an upgrade with a plain HTTP response and ends the connection. */
+function refuseUpgrade(socket: Socket, { status, headers = {}, body }: UpgradeRefusal): void {
+  const text =
+    typeof body === 'string'
+      ? body
+      : JSON.stringify(body ?? { error: errorObject({ status, message: `Upgrade refused with ${status}.` }) });
+  const lines = Object.entries({
+    'content-type': 'application/json',
+    'content-length': String(Buffer.byteLength(text)),
+    connection: 'close',
+    ...headers,
+  }).map(([name, value]) => `${name}: ${value}\r\n`);
+  socket.end(`HTTP/1.1 ${status} ${STATUS_CODES[status] ?? 'Refused'}\r\n${lines.join('')}\r\n${text}`);
+}
+
+const PATH = /^\/(?:v1|backend-api\/codex)\/responses$/;
+
+/**
+ * Creates the handler of upgrade requests. Scripted and chaos refusals come first, then those due to the options and
+ * the credential.
+ */
+export function createUpgradeHandler(
+  host: TurnHost,
+  connections: SimulatedConnection[],
+): (req: IncomingMessage, socket: Socket, head: Buffer) => void {
+  const { options, journal } = host;
+  const server = new WebSocketServer({
+    noServer: true,
+    perMessageDeflate: false,
+    maxPayload: options.maxFrameBytes ?? 16 * 1024 * 1024,
+    clientTracking: false,
+  });
+  const extraHeaders = new WeakMap<IncomingMessage, Record<string, string>>();
+  server.on('headers', (lines, req) => {
+    for (const [name, value] of Object.entries(extraHeaders.get(req) ?? {})) lines.push(`${name}: ${value}`);
+  });
+  let upgrades = 0;
+
+  function standingRefusal(path: string, credential: string | null): UpgradeRefusal | null {
+    const { webSocket = 'on' } = options;
+    if (!PATH.test(path)) return { status: 404 };
+    if (credential === null) return { status: 401, body: { error: errorObject(missingApiKey) } };
+    if (webSocket === 'on') return null;
+    return typeof webSocket === 'number' ? { status: webSocket } : webSocket;
+  }
+
+  return (req, socket, head) => {
+    socket.on('error', () => undefined);
+    const headers = flatHeaders(req);
+    const upgrade = ++upgrades;
+    const entry = (outcome: 'accepted' | 'hung' | 'reset' | number, connection: number | null = null) =>
+      journal.record('upgrade', { upgrade, headers, outcome, connection });
+    const ruled = host.rules.forUpgrade({ upgrade, headers });
+    const fault = ruled?.fault ?? host.chaos()?.forUpgrade(upgrade) ?? null;
+    if (fault) journal.record('fault', { rule: ruled?.rule ?? 0, turn: null, connection: null, fault });
+    if (fault?.kind === 'hang') return void entry('hung');
+    if (fault?.kind === 'reset') {
+      entry('reset');
+      return void socket.resetAndDestroy();
+    }
+    if (fault?.kind !== 'hold') return proceed();
+    const gone = new AbortController();
+    socket.once('close', () => gone.abort());
+    void ruled?.gate.wait(gone.signal).then(() => gone.signal.aborted || proceed());
+
+    function proceed(): void {
+      const path = new URL(req.url ?? '/', 'http://simulator').pathname;
+      const credential = credentialOf(host, headers);
+      const refusal = fault?.kind === 'refuse' ? fault : standingRefusal(path, credential);
+      if (refusal) {
+        entry(refusal.status);
+        return refuseUpgrade(socket, refusal);
+      }
+
+      const id = connections.length + 1;
+      const turnState = options.turnState === 'handshake' || options.turnState === 'both';
+      extraHeaders.set(req, {
+        ...signalHeaders(),
+        ...(turnState ? { 'x-codex-turn-state': `ts-h${id}` } : {}),
+        ...(fault?.kind === 'headers' ? fault.headers : {}),
+      });
+      server.handleUpgrade(req, socket, head, (ws: WebSocket) => {
+        entry('accepted', id);
+        connections.push(serveConnection(host, ws, socket, { id, headers, credential: credential! }));
+        journal.record('opened', { connection: id, headers });
+        if (fault?.kind === 'accept_then_close') ws.close(fault.code ?? 1011, fault.reason ?? '');
+        if (fault?.kind === 'accept_then_reset') socket.resetAndDestroy();
+      });
+    }
   };
 }

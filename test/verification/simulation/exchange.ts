@@ -1,6 +1,5 @@
 import type { AnswerHead } from '../../../src/session/port.ts';
-import type { SimEvent } from '../../../src/testing/simulator/events.ts';
-import { isSignal } from '../../../src/testing/simulator/signals.ts';
+import { isSignal, type SimEvent } from '../../../src/testing/simulator/events.ts';
 import type { OpenRequest, Slot, World } from './world.ts';
 
 export interface ResponseSeen {

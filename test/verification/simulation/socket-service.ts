@@ -1,8 +1,7 @@
-import { errorFrame, Refusal } from '../../../src/testing/simulator/error-shapes.ts';
-import { createLanes } from '../../../src/testing/simulator/lanes.ts';
+import { errorFrame, Refusal, type Wire } from '../../../src/testing/simulator/events.ts';
 import { type ConnectionCache, createConnectionCache } from '../../../src/testing/simulator/provider.ts';
 import { openTurn, type TurnHost } from '../../../src/testing/simulator/turn.ts';
-import type { Wire } from '../../../src/testing/simulator/wire.ts';
+import { createLanes } from '../../../src/testing/simulator/websocket.ts';
 import type { Agenda } from './agenda.ts';
 import type { Luck } from './luck.ts';
 import type { End } from './network.ts';

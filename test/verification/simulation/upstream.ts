@@ -1,12 +1,13 @@
-import type { ChaosSource } from '../../../src/testing/simulator/chaos.ts';
-import { errorFrame, errorObject } from '../../../src/testing/simulator/error-shapes.ts';
-import type { TurnFault, UpgradeFault } from '../../../src/testing/simulator/faults.ts';
+import { errorFrame, errorObject, signalHeaders, type Wire } from '../../../src/testing/simulator/events.ts';
+import {
+  type ChaosSource,
+  createRules,
+  type TurnFault,
+  type UpgradeFault,
+} from '../../../src/testing/simulator/faults.ts';
 import { createJournal } from '../../../src/testing/simulator/journal.ts';
 import { createProvider } from '../../../src/testing/simulator/provider.ts';
-import { createRules } from '../../../src/testing/simulator/script.ts';
-import { signalHeaders } from '../../../src/testing/simulator/signals.ts';
 import { openTurn, type TurnHost } from '../../../src/testing/simulator/turn.ts';
-import type { Wire } from '../../../src/testing/simulator/wire.ts';
 import { refusalFrame } from '../../../src/upstream/errors.ts';
 import { requestOfFrame } from '../../../src/upstream/http.ts';
 import type { DialRequest, DialResult, UpstreamConnection, UpstreamTransport } from '../../../src/upstream/port.ts';

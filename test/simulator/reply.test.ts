@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { parseDirectives } from '../../src/testing/simulator/directives.ts';
+import { parseDirectives } from '../../src/testing/simulator/reply.ts';
 
 const rounds = (text: string) =>
   parseDirectives(text).rounds.map((calls) => calls.map(({ tool, name, payload }) => `${tool} ${name} ${payload}`));
