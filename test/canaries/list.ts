@@ -12,7 +12,7 @@ const store = ['test/store/postgres.test.ts', 'test/store/races.test.ts'];
 const memory = ['test/store/memory.test.ts'];
 const bridge = ['test/bridge/store-trouble.test.ts', 'test/bridge/recovery.test.ts', 'test/bridge/retries.test.ts'];
 const quota = ['test/hostile/fairness/quota.test.ts'];
-const slow = ['test/forward/exchange.test.ts', 'test/cluster/slow.test.ts'];
+const slow = ['test/cluster/forward/sender.test.ts', 'test/cluster/slow.test.ts'];
 const tenants = ['test/hostile/fairness/tenants.test.ts'];
 
 const signals = ['test/cluster/signals.test.ts'];
@@ -270,7 +270,7 @@ export const canaries: readonly Canary[] = [
     file: 'src/cluster/forward/envelope.ts',
     find: "if (until.has(id)) return 'again';",
     replace: '',
-    tests: ['test/forward'],
+    tests: ['test/cluster/forward'],
   },
   {
     name: 'the client is not shown its own anchor',
@@ -595,14 +595,14 @@ export const canaries: readonly Canary[] = [
     file: 'src/upstream/http.ts',
     find: "const body = unpackStream(answer.body, headers['content-encoding']);",
     replace: 'const body = answer.body;',
-    tests: ['test/upstream/http-connection.test.ts'],
+    tests: ['test/upstream/http.test.ts'],
   },
   {
     name: 'a packed answer of a turn is read without unpacking',
     file: 'src/upstream/streams.ts',
     find: 'if (isGzip(first)) return createGunzip(lenient);',
     replace: 'if (isGzip(first)) return null;',
-    tests: ['test/upstream/http-connection.test.ts'],
+    tests: ['test/upstream/http.test.ts'],
   },
   {
     name: 'an unstored reference is not replaced by its content',
@@ -728,7 +728,7 @@ export const canaries: readonly Canary[] = [
     file: 'src/session/planning.ts',
     find: 'turn.parent.credentialFp === turn.evidence.credentialFp',
     replace: 'true',
-    tests: ['test/session/placement.test.ts'],
+    tests: ['test/session/planning.test.ts'],
   },
   {
     name: 'a call output matches whatever call it answers',
@@ -743,14 +743,14 @@ export const canaries: readonly Canary[] = [
     file: 'src/session/session-registry.ts',
     find: 'if (session.view().busy) continue;',
     replace: '',
-    tests: ['test/session/roster.test.ts'],
+    tests: ['test/session/session-registry.test.ts'],
   },
   {
     name: 'a late connection of an abandoned dial stays open',
     file: 'src/session/connection.ts',
     find: "result.connection.close(1000, 'not wanted any more');",
     replace: '',
-    tests: ['test/session/socket.test.ts'],
+    tests: ['test/session/connection.test.ts'],
   },
   {
     name: 'no keepalive after the first event',
@@ -884,14 +884,14 @@ export const canaries: readonly Canary[] = [
     file: 'src/session/connection.ts',
     find: 'send(frame, turn) {\n      goOn();',
     replace: 'send(frame, turn) {',
-    tests: ['test/session/socket.test.ts'],
+    tests: ['test/session/connection.test.ts'],
   },
   {
     name: 'any turn can pause the socket, not only the one on it',
     file: 'src/session/connection.ts',
     find: 'if (turn !== reader) return;',
     replace: '',
-    tests: ['test/session/socket.test.ts'],
+    tests: ['test/session/connection.test.ts'],
   },
   {
     name: 'a client that has left keeps its turn paused',
@@ -1011,14 +1011,14 @@ export const canaries: readonly Canary[] = [
     file: 'src/cluster/failure-detector.ts',
     find: 'renewals >= RENEWALS || drops >= DROPS',
     replace: 'renewals >= RENEWALS',
-    tests: ['test/cluster/judge.test.ts'],
+    tests: ['test/cluster/failure-detector.test.ts'],
   },
   {
     name: 'an owner without a row is never declared dead',
     file: 'src/cluster/failure-detector.ts',
     find: '      await store.declareExpired(workerId);\n      return null;',
     replace: '      return null;',
-    tests: ['test/cluster/judge.test.ts'],
+    tests: ['test/cluster/failure-detector.test.ts'],
   },
   {
     name: 'a request that waits for an owner polls without a pause',

@@ -8,7 +8,7 @@ import { readSource } from '../../src/intake/read.ts';
 import { credentialOf } from '../../src/session/port.ts';
 import { createManualClock } from '../../src/testing/manual-clock.ts';
 import { accountOf, upstreamHeaders } from '../../src/upstream/headers.ts';
-import { secrets, turnRequest } from '../forward/support.ts';
+import { secrets, turnRequest } from '../cluster/forward/support.ts';
 import { openFace } from '../http/face.ts';
 import { post } from '../support/client.ts';
 import { startProvider } from '../upstream/servers.ts';

@@ -87,7 +87,7 @@ export const areas: readonly Area[] = [
   { name: 'upstream', files: /^src\/upstream\//, strict: false, near: /^test\/upstream\// },
   { name: 'http', files: /^src\/http\//, strict: false, near: /^test\/(?:http|hostile|field)\// },
   { name: 'intake', files: /^src\/(?:intake\/|faults\.ts$)/, strict: false, near: /^test\/hostile\// },
-  { name: 'cluster', files: /^src\/cluster\//, strict: false, near: /^test\/(?:cluster|forward)\// },
+  { name: 'cluster', files: /^src\/cluster\//, strict: false, near: /^test\/cluster\// },
 ];
 
 /** Files in which SQL text is mutated too. */

@@ -164,7 +164,8 @@ const isKilled = ({ status }: Judged) => status === 'killed' || status === 'hung
 const isAlive = ({ status }: Judged) =>
   status === 'survived' || status === 'not reached' || (status === 'undecided' && values.seconds === undefined);
 /** Test files that start a complete bridge. */
-const isSlow = /^test\/(?:bridge|field|recordings|property|simulation|model|invariants|observe|forward|hostile)\//;
+const isSlow =
+  /^test\/(?:bridge|field|recordings|property|simulation|model|invariants|observe|cluster\/forward|hostile)\//;
 /** Unit test files: no servers, no database, no per-process singletons. */
 const isSwept =
   /^test\/(?:upstream\/(?:corpus|frames|abilities|flow|pulse|request|sse|discreet)|session|transcript|resolve|machines|token|json|http\/owned|hostile\/tenancy)\b/;

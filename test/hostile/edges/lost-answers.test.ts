@@ -3,7 +3,7 @@ import { request as nodeRequest } from 'node:http';
 import { connect } from 'node:net';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { type TestBridge, testBridge } from '../../../src/testing/index.ts';
-import { startOwner } from '../../forward/support.ts';
+import { startOwner } from '../../cluster/forward/support.ts';
 
 const MANY = 20;
 /** More than all buffers on the path hold, and more than the limit of a request. */

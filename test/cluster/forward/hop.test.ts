@@ -1,9 +1,9 @@
 import jwt from 'jsonwebtoken';
 import { describe, expect, it } from 'vitest';
-import { createHops, type Hop, HopRefused } from '../../src/cluster/forward/envelope.ts';
-import { createManualClock } from '../../src/testing/manual-clock.ts';
-import { parseSecrets } from '../../src/token/keyring.ts';
-import { createTokens } from '../../src/token/token.ts';
+import { createHops, type Hop, HopRefused } from '../../../src/cluster/forward/envelope.ts';
+import { createManualClock } from '../../../src/testing/manual-clock.ts';
+import { parseSecrets } from '../../../src/token/keyring.ts';
+import { createTokens } from '../../../src/token/token.ts';
 import { SECRETS } from './support.ts';
 
 const hop: Hop = {

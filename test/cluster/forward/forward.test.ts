@@ -1,8 +1,8 @@
 import { connect } from 'node:net';
 import { afterEach, describe, expect, it } from 'vitest';
-import { afterPendingIo } from '../../src/cluster/forward/protocol.ts';
-import { BridgeError } from '../../src/errors.ts';
-import { createManualClock } from '../../src/testing/manual-clock.ts';
+import { afterPendingIo } from '../../../src/cluster/forward/protocol.ts';
+import { BridgeError } from '../../../src/errors.ts';
+import { createManualClock } from '../../../src/testing/manual-clock.ts';
 import { fakeClient, forDead, patient, startOwner, startSender, startTcp, TURN, turnRequest } from './support.ts';
 
 const closing: (() => Promise<void>)[] = [];

@@ -1,16 +1,16 @@
 import { createServer, type Server, type Socket } from 'node:net';
-import { type Clock, systemClock } from '../../src/clock.ts';
-import { createHops, type Hop, type Hops } from '../../src/cluster/forward/envelope.ts';
-import type { HopSink } from '../../src/cluster/forward/receiver.ts';
-import { type InternalServer, startInternalServer } from '../../src/cluster/forward/receiver.ts';
-import { createForwarder, type Forwarder } from '../../src/cluster/forward/sender.ts';
-import type { BridgeError } from '../../src/errors.ts';
-import { createReader } from '../../src/intake/pool.ts';
-import { readSource } from '../../src/intake/read.ts';
-import type { Patience, Waiting } from '../../src/session/forwarding.ts';
-import type { AnswerHead, ClientSink, TurnRequest } from '../../src/session/port.ts';
-import { parseSecrets } from '../../src/token/keyring.ts';
-import type { UpstreamAnswer } from '../../src/upstream/port.ts';
+import { type Clock, systemClock } from '../../../src/clock.ts';
+import { createHops, type Hop, type Hops } from '../../../src/cluster/forward/envelope.ts';
+import type { HopSink } from '../../../src/cluster/forward/receiver.ts';
+import { type InternalServer, startInternalServer } from '../../../src/cluster/forward/receiver.ts';
+import { createForwarder, type Forwarder } from '../../../src/cluster/forward/sender.ts';
+import type { BridgeError } from '../../../src/errors.ts';
+import { createReader } from '../../../src/intake/pool.ts';
+import { readSource } from '../../../src/intake/read.ts';
+import type { Patience, Waiting } from '../../../src/session/forwarding.ts';
+import type { AnswerHead, ClientSink, TurnRequest } from '../../../src/session/port.ts';
+import { parseSecrets } from '../../../src/token/keyring.ts';
+import type { UpstreamAnswer } from '../../../src/upstream/port.ts';
 
 export const SECRETS = 'k1:0123456789abcdef0123456789abcdef';
 export const secrets = () => parseSecrets(SECRETS);

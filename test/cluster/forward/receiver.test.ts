@@ -1,8 +1,8 @@
 import { connect } from 'node:net';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { packRequest } from '../../src/cluster/forward/envelope.ts';
-import { createManualClock } from '../../src/testing/manual-clock.ts';
-import { createTokens } from '../../src/token/token.ts';
+import { packRequest } from '../../../src/cluster/forward/envelope.ts';
+import { createManualClock } from '../../../src/testing/manual-clock.ts';
+import { createTokens } from '../../../src/token/token.ts';
 import { CREDENTIAL, secrets, startOwner, startSender, TURN, turnRequest } from './support.ts';
 
 let owner: Awaited<ReturnType<typeof startOwner>>;

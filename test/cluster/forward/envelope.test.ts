@@ -5,13 +5,13 @@ import {
   travels,
   UnreadableParcel,
   unpackRequest,
-} from '../../src/cluster/forward/envelope.ts';
-import type { BridgeError } from '../../src/errors.ts';
-import { type Read, readSource } from '../../src/intake/read.ts';
-import { classify } from '../../src/session/decide.ts';
-import { credentialOf } from '../../src/session/port.ts';
-import { createManualClock } from '../../src/testing/manual-clock.ts';
-import { upstreamHeaders } from '../../src/upstream/headers.ts';
+} from '../../../src/cluster/forward/envelope.ts';
+import type { BridgeError } from '../../../src/errors.ts';
+import { type Read, readSource } from '../../../src/intake/read.ts';
+import { classify } from '../../../src/session/decide.ts';
+import { credentialOf } from '../../../src/session/port.ts';
+import { createManualClock } from '../../../src/testing/manual-clock.ts';
+import { upstreamHeaders } from '../../../src/upstream/headers.ts';
 import { CREDENTIAL, secrets, turnRequest } from './support.ts';
 
 const sealer = createHops({ secrets: secrets(), clock: createManualClock() });

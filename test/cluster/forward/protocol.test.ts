@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { createSplitter, LineTooLong } from '../../src/cluster/forward/protocol.ts';
+import { createSplitter, LineTooLong } from '../../../src/cluster/forward/protocol.ts';
 
 describe('lines of a stream', () => {
   it('Lines are the same however the stream is split into chunks', () => {

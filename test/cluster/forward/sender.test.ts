@@ -1,8 +1,8 @@
 import type { Dispatcher } from 'undici';
 import { describe, expect, it } from 'vitest';
-import { afterPendingIo, encodeLine, type Line } from '../../src/cluster/forward/protocol.ts';
-import { runExchange } from '../../src/cluster/forward/sender.ts';
-import { createManualClock } from '../../src/testing/manual-clock.ts';
+import { afterPendingIo, encodeLine, type Line } from '../../../src/cluster/forward/protocol.ts';
+import { runExchange } from '../../../src/cluster/forward/sender.ts';
+import { createManualClock } from '../../../src/testing/manual-clock.ts';
 import { fakeClient, patience } from './support.ts';
 
 const pendingIo = () => new Promise<void>(afterPendingIo);
