@@ -1,4 +1,3 @@
-export { type AnsweredItems, type Dropped, type ItemForm, keptItems, sentAgain } from './answered.ts';
 export * from './coverage.ts';
 export * from './explore.ts';
 export * from './machine-models.ts';

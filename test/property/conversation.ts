@@ -1,15 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import fc from 'fast-check';
-import {
-  type AnsweredItems,
-  type Dropped,
-  digestOf,
-  expectedDigest,
-  type ItemForm,
-  keptItems,
-  type Point as Place,
-  sentAgain,
-} from '../../src/testing/index.ts';
+import { digestOf, expectedDigest, type Point as Place } from '../../src/testing/index.ts';
+import { type AnsweredItems, type Dropped, type ItemForm, keptItems, sentAgain } from '../support/answered.ts';
 import { doneItems, post, type ResponseObject, terminalsOf } from '../support/client.ts';
 import { openLive } from '../support/live-client.ts';
 import type { PropertyWorld } from './world.ts';

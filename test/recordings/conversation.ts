@@ -1,6 +1,6 @@
 import { isDeepStrictEqual } from 'node:util';
-import { type AnsweredItems, type Dropped, type ItemForm, keptItems, sentAgain } from '../../src/testing/index.ts';
 import type { Item } from '../../src/transcript/types.ts';
+import { type AnsweredItems, type Dropped, type ItemForm, keptItems, sentAgain } from '../support/answered.ts';
 import { type Answer, doneItems, post } from '../support/client.ts';
 import type { Json, Play, Player, Received } from './player.ts';
 

@@ -1,13 +1,7 @@
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import {
-  digestOf,
-  expectedDigest,
-  keptItems,
-  sentAgain,
-  type TestBridge,
-  testBridge,
-} from '../../src/testing/index.ts';
+import { digestOf, expectedDigest, type TestBridge, testBridge } from '../../src/testing/index.ts';
 import type { Item } from '../../src/transcript/types.ts';
+import { keptItems, sentAgain } from '../support/answered.ts';
 import { post } from '../support/client.ts';
 import {
   answerEvents,

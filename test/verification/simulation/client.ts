@@ -1,5 +1,5 @@
-import { type AnsweredItems, keptItems, sentAgain } from '../../../src/testing/answered.ts';
 import { digestOf, expectedDigest } from '../../../src/testing/simulator/digest.ts';
+import { type AnsweredItems, keptItems, sentAgain } from '../../support/answered.ts';
 import { type AnswerSeen, exchange, type Heard } from './exchange.ts';
 import { injectedCodes } from './misfortunes.ts';
 import type { Action, ClientPlan } from './plan.ts';

@@ -1,4 +1,4 @@
-import type { Dropped, ItemForm } from '../../../src/testing/answered.ts';
+import type { Dropped, ItemForm } from '../../support/answered.ts';
 import { createRandom, type Random } from './seeded.ts';
 import type { StoreTrouble } from './store.ts';
 

@@ -1,4 +1,4 @@
-import type { Item } from '../transcript/types.ts';
+import type { Item } from '../../src/transcript/types.ts';
 
 /** Items of one answer, as its two kinds of events list them. */
 export interface AnsweredItems {
