@@ -2,10 +2,10 @@ import { say, startTopology, turn } from './topology.ts';
 
 /**
  * Runs the topology of `deploy/compose/compose.yaml` without Docker, and prints the time from its start to the first turn
- * through the balancer.
+ * through the balancer. "node" as argument uses the balancer of the tests instead of nginx.
  */
 const startedAt = performance.now();
-const topology = await startTopology();
+const topology = await startTopology(process.argv[2] === 'node' ? 'node' : undefined);
 try {
   const conversation = crypto.randomUUID();
   const first = await turn(topology, conversation, [say('Hello.')]);

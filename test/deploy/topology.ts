@@ -45,9 +45,11 @@ const READ_ONLY = [
   '--allow-worker',
 ];
 
-async function until(check: () => Promise<boolean>, what: string): Promise<void> {
+/** Waits for a condition. It fails at once when one of these processes has ended. */
+async function until(check: () => Promise<boolean>, what: string, needed: readonly ChildProcess[]): Promise<void> {
   for (const end = performance.now() + 60_000; performance.now() < end; ) {
     if (await check().catch(() => false)) return;
+    if (needed.some(({ exitCode }) => exitCode !== null)) throw new Error(`a process ended while waiting for ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
   throw new Error(`waited 60 s in vain for ${what}`);
@@ -63,8 +65,10 @@ const ended = (child: ChildProcess) =>
  * Starts the declared services as processes. Each service gets a loopback address of its own, so that ports stay as
  * declared; every service name in the environment and in `nginx.conf` is replaced by its address, 0.0.0.0 by that of the
  * service itself, and the database by an embedded one.
+ *
+ * @param balancer default: nginx, if it is installed
  */
-export async function startTopology(): Promise<Topology> {
+export async function startTopology(balancer?: Topology['balancer']): Promise<Topology> {
   const startedAt = performance.now();
   const steps: Record<string, number> = {};
   const step = (name: string) => {
@@ -95,6 +99,7 @@ export async function startTopology(): Promise<Topology> {
         .replace(/^postgres:.*@postgres:5432\/.*$/, database.url)
         .replace(/\bworker-\d+\b/g, (name) => addresses.get(name) ?? name);
 
+    const processes: ChildProcess[] = [];
     const workers = names.map((name): TopologyWorker => {
       const service = services[name]!;
       const own = addresses.get(name)!;
@@ -106,6 +111,7 @@ export async function startTopology(): Promise<Topology> {
         env: { ...plainEnv(), HOLDFAST_LOG_LEVEL: 'warn', ...env },
         stdio: ['ignore', 'ignore', 'inherit'],
       });
+      processes.push(child);
       closing.push(() => {
         child.kill('SIGKILL');
         return ended(child);
@@ -128,13 +134,13 @@ export async function startTopology(): Promise<Topology> {
       };
     });
     for (const { url, name } of workers) {
-      await until(async () => (await fetch(`${url}/ready`)).ok, `${name} to be ready`);
+      await until(async () => (await fetch(`${url}/ready`)).ok, `${name} to be ready`, processes);
     }
     step('workers ready');
 
     const [host, port] = [`${network}.2`, 8080];
     const url = `http://${host}:${port}`;
-    const nginx = await which('nginx', ['/usr/sbin/nginx']);
+    const nginx = balancer === 'node' ? null : await which('nginx', ['/usr/sbin/nginx']);
     if (nginx) {
       await mkdir(join(dir, 'nginx'));
       await chmod(join(dir, 'nginx'), 0o711);
@@ -143,6 +149,8 @@ export async function startTopology(): Promise<Topology> {
         .replace('listen 8080', `listen ${host}:${port}`)
         // Here the servers are addresses already, and Debian's nginx is older than `resolve`.
         .replace(/^ *resolver .*\n/m, '')
+        // The refused connections of a drain are expected.
+        .replace('error_log stderr warn', 'error_log stderr crit')
         .replaceAll(' resolve;', ';');
       const file = join(dir, 'nginx', 'nginx.conf');
       await writeFile(file, config);
@@ -151,12 +159,12 @@ export async function startTopology(): Promise<Topology> {
         child.kill('SIGTERM');
         return ended(child);
       });
+      processes.push(child);
     } else {
       const targets = workers.map(({ env }) => ({ host: env.HOST!, port: Number(env.PORT) }));
-      const balancer = await startBalancer({ host, port }, targets);
-      closing.push(balancer.close);
+      closing.push((await startBalancer({ host, port }, targets)).close);
     }
-    await until(async () => (await fetch(`${url}/ready`)).ok, 'the balancer');
+    await until(async () => (await fetch(`${url}/ready`)).ok, 'the balancer', processes);
     step('balancer ready');
     return {
       url,
