@@ -2,6 +2,7 @@ import { execFile } from 'node:child_process';
 import { access, readFile } from 'node:fs/promises';
 import { promisify } from 'node:util';
 import { expect, it } from 'vitest';
+import { parse } from 'yaml';
 import { variables } from './chart.ts';
 
 /** Files that tell how to run Holdfast, and the one page about them. */
@@ -43,4 +44,20 @@ it('Every path that a deployment file names exists', async () => {
     }
   }
   expect(missing).toEqual([]);
+});
+
+it('A release publishes with provenance and an SBOM, and each job has only the permissions that it needs', async () => {
+  const { on, permissions, jobs } = parse(await readFile('.github/workflows/release.yml', 'utf8'));
+  expect(on).toEqual({ push: { tags: ['v*.*.*'] } });
+  expect(permissions).toEqual({ contents: 'read' });
+  const steps = (job: string) => jobs[job].steps as { run?: string; uses?: string; with?: Record<string, unknown> }[];
+  expect(steps('npm').map(({ run }) => run)).toContain('npm publish --provenance --access public');
+  expect(jobs.npm.permissions).toEqual({ contents: 'read', 'id-token': 'write' });
+  const build = steps('image').find(({ uses }) => uses?.startsWith('docker/build-push-action@'))!.with!;
+  expect(build).toMatchObject({ file: 'deploy/docker/Dockerfile', sbom: true, provenance: 'mode=max' });
+  expect(steps('image').at(-1)!.uses).toMatch(/^actions\/attest-build-provenance@/);
+  for (const [name, job] of Object.entries<{ needs?: string; 'timeout-minutes': number }>(jobs)) {
+    expect(job['timeout-minutes'], name).toBeGreaterThan(0);
+    if (name !== 'check') expect(['check', 'image'], name).toContain(job.needs);
+  }
 });
