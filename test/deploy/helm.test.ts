@@ -1,0 +1,208 @@
+import { readdir, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { parse, parseAllDocuments } from 'yaml';
+import { readConfig } from '../../src/config.ts';
+import { ABSENT, CHART, NAME, plainManifests, plainValues, render, secretVariables, settable } from './chart.ts';
+import { pythonWith, run } from './tools.ts';
+
+const KUBERNETES = 'deploy/kubernetes';
+const NEWEST = '1.34';
+
+interface Probe {
+  httpGet: { path: string; port: string };
+  periodSeconds: number;
+  failureThreshold: number;
+}
+interface Container {
+  env: { name: string; value?: string; valueFrom?: { fieldRef: { fieldPath: string } } }[];
+  ports: { name: string; containerPort: number }[];
+  securityContext: object;
+  startupProbe: Probe;
+  livenessProbe: Probe;
+  readinessProbe: Probe;
+}
+// biome-ignore lint/suspicious/noExplicitAny: manifests of many kinds
+type Manifest = { kind: string; metadata: { name: string; labels: Record<string, string> }; spec: any };
+
+const documents = (text: string) => parseAllDocuments(text).map((each) => each.toJS() as Manifest);
+const all = async (file: string) => documents(await readFile(join(KUBERNETES, file), 'utf8'));
+const plain = await all('holdfast.yaml');
+const kind = (name: string) => plain.filter((each) => each.kind === name);
+const pod = kind('StatefulSet')[0]!.spec.template.spec;
+const [container] = pod.containers as [Container];
+
+/** Environment of the first pod, as the cluster would make it. */
+function podEnv(): Record<string, string> {
+  const fields: Record<string, string> = {
+    'status.podIP': '10.1.2.3',
+    'metadata.name': 'holdfast-0',
+    'metadata.namespace': 'holdfast',
+  };
+  const env: Record<string, string> = {};
+  for (const { name, value, valueFrom } of container.env) {
+    const text = value ?? fields[valueFrom!.fieldRef.fieldPath]!;
+    env[name] = text.replace(/\$\((\w+)\)/g, (_, other) => env[other]!);
+  }
+  return env;
+}
+
+const secret = {
+  DATABASE_URL: 'postgres://holdfast:password@postgres/holdfast',
+  HOLDFAST_SECRETS: `k1:${'5'.repeat(64)}`,
+  HOLDFAST_API_KEYS: 'me:hf-client-key',
+  HOLDFAST_UPSTREAM_KEY: 'sk-upstream',
+  HOLDFAST_ADMIN_TOKEN: 'admin-token',
+};
+
+describe('The plain manifests', () => {
+  it('give a worker valid settings, and an address in the headless service', () => {
+    expect(Object.keys(secret)).toEqual(secretVariables);
+    const config = readConfig({ ...podEnv(), ...secret });
+    expect(config.internal).toEqual({
+      host: '10.1.2.3',
+      port: 8788,
+      advertiseUrl: 'http://holdfast-0.holdfast-peers.holdfast.svc:8788',
+    });
+    const peers = kind('Service').find(({ spec }) => spec.clusterIP === 'None')!;
+    expect(peers.metadata.name).toBe(kind('StatefulSet')[0]!.spec.serviceName);
+    expect(peers.spec.publishNotReadyAddresses).toBe(true);
+  });
+
+  it('grant the time of a whole drain before a pod is killed', () => {
+    const { deadlines } = readConfig({ ...podEnv(), ...secret });
+    expect(pod.terminationGracePeriodSeconds * 1_000).toBeGreaterThanOrEqual(
+      deadlines.lameDuck + deadlines.drain + 20_000,
+    );
+    // Endpoints are withdrawn while the worker still serves.
+    const { periodSeconds, failureThreshold } = container.readinessProbe;
+    expect(deadlines.lameDuck).toBeGreaterThan(periodSeconds * failureThreshold * 1_000);
+  });
+
+  it('probe the paths that exist, on ports that exist', () => {
+    expect(container.startupProbe.httpGet.path).toBe('/health');
+    expect(container.livenessProbe.httpGet.path).toBe('/health');
+    expect(container.readinessProbe.httpGet.path).toBe('/ready');
+    const { deadlines } = readConfig({ ...podEnv(), ...secret });
+    const { periodSeconds, failureThreshold } = container.startupProbe;
+    expect(periodSeconds * failureThreshold * 1_000).toBeGreaterThan(deadlines.storeStart);
+    expect(container.ports.map(({ name, containerPort }) => [name, containerPort])).toEqual([
+      ['http', Number(podEnv().PORT)],
+      ['peers', Number(podEnv().HOLDFAST_INTERNAL_PORT)],
+    ]);
+    for (const { spec } of kind('Service')) {
+      for (const { targetPort } of spec.ports) expect(container.ports.map(({ name }) => name)).toContain(targetPort);
+    }
+  });
+
+  it('run without privileges', () => {
+    expect(pod.securityContext).toMatchObject({ runAsNonRoot: true, runAsUser: 65532 });
+    expect(container.securityContext).toEqual({
+      allowPrivilegeEscalation: false,
+      readOnlyRootFilesystem: true,
+      capabilities: { drop: ['ALL'] },
+    });
+    expect(pod).toMatchObject({ automountServiceAccountToken: false, enableServiceLinks: false });
+  });
+
+  it('open the port of the workers to the workers alone', () => {
+    const [policy] = kind('NetworkPolicy');
+    const labels = kind('StatefulSet')[0]!.spec.selector.matchLabels;
+    const peers = policy!.spec.ingress.find((rule: { ports: { port: string }[] }) => rule.ports[0]!.port === 'peers');
+    expect(peers.from).toEqual([{ podSelector: { matchLabels: labels } }]);
+    expect(kind('PodDisruptionBudget')[0]!.spec.maxUnavailable).toBe(1);
+  });
+
+  it('scrape the metrics of every worker with the admin token, and alert as deploy/prometheus does', async () => {
+    const [monitor, rule] = await all('monitoring.yaml');
+    const { endpoints, selector } = monitor!.spec;
+    expect(endpoints[0]).toMatchObject({
+      path: '/metrics',
+      authorization: { credentials: { name: NAME, key: 'HOLDFAST_ADMIN_TOKEN' } },
+    });
+    const chosen = kind('Service').filter(({ metadata }) =>
+      Object.entries(selector.matchLabels).every(([label, value]) => metadata.labels[label] === value),
+    );
+    expect(chosen.map(({ metadata }) => metadata.name)).toEqual(['holdfast']);
+    expect(rule!.spec).toEqual(parse(await readFile('deploy/prometheus/alerts.yml', 'utf8')));
+  });
+
+  it('fit the schemas of Kubernetes', async ({ skip }) => {
+    const python = await pythonWith('kubernetes_validate');
+    if (!python) return skip('kubernetes-validate is not installed: test/deploy/install-tools installs it');
+    const args = ['-m', 'kubernetes_validate', '--strict', '-k', NEWEST, join(KUBERNETES, 'holdfast.yaml')];
+    const { code, stdout, stderr } = await run(python, args);
+    expect(code, stdout + stderr).toBe(0);
+  });
+});
+
+describe('The chart', () => {
+  it('has the version of the package, its alerts and its settings', async () => {
+    const { version } = JSON.parse(await readFile('package.json', 'utf8'));
+    expect(parse(await readFile(join(CHART, 'Chart.yaml'), 'utf8'))).toMatchObject({ version, appVersion: version });
+    const alerts = await readFile(join(CHART, 'files', 'alerts.yml'), 'utf8');
+    expect(alerts).toBe(await readFile('deploy/prometheus/alerts.yml', 'utf8'));
+    const schema = JSON.parse(await readFile(join(CHART, 'values.schema.json'), 'utf8'));
+    expect(schema.properties.settings.propertyNames.enum).toEqual(settable);
+    const values = parse(await readFile(join(CHART, 'values.yaml'), 'utf8'));
+    expect(Object.keys(values).sort()).toEqual(
+      Object.keys(schema.properties)
+        .filter((name) => name !== 'global')
+        .sort(),
+    );
+  });
+
+  it('renders to the plain manifests (npm run deploy:manifests writes them)', async ({ skip }) => {
+    const manifests = await plainManifests();
+    if (!manifests) return skip(ABSENT);
+    expect(Object.keys(manifests).sort()).toEqual((await readdir(KUBERNETES)).sort());
+    for (const [name, text] of Object.entries(manifests)) {
+      expect(text, name).toBe(await readFile(join(KUBERNETES, name), 'utf8'));
+    }
+  });
+
+  it('refuses misspelled settings, secrets among the settings, and an installation without a Secret', async ({
+    skip,
+  }) => {
+    if (!(await render(plainValues))) return skip(ABSENT);
+    for (const wrong of [
+      {},
+      { ...plainValues, settings: { HOLDFAST_LEASE: 1 } },
+      { ...plainValues, settings: { HOLDFAST_SECRETS: 'k1:secret' } },
+      { ...plainValues, replica: 2 },
+      { ...plainValues, drain: { graceSeconds: 1 } },
+    ]) {
+      await expect(render(wrong), JSON.stringify(wrong)).rejects.toThrow(/HelmValues|values|schema|validat/i);
+    }
+  });
+
+  it('passes settings on, and leaves the number of workers to the autoscaler', async ({ skip }) => {
+    const rendered = await render({
+      ...plainValues,
+      settings: { HOLDFAST_UPSTREAM_URL: 'https://example.com/v1', HOLDFAST_MAX_BODY_BYTES: 67_108_864 },
+      autoscaling: { enabled: true },
+      peers: { advertise: 'ip' },
+      drain: { lameDuckMs: 2_500, runningMs: 600_000 },
+      networkPolicy: {
+        clients: [{ namespaceSelector: { matchLabels: { team: 'agents' } } }],
+        egress: [{ ports: [{ port: 5432 }] }],
+      },
+    });
+    if (!rendered) return skip(ABSENT);
+    expect(rendered.lint.messages.filter(({ severity }) => severity > 1)).toEqual([]);
+    const made = Object.entries(rendered.files)
+      .filter(([name]) => name.endsWith('.yaml'))
+      .flatMap(([, text]) => documents(text))
+      .filter((each) => each !== null);
+    const [set] = made.filter((each) => each.kind === 'StatefulSet');
+    expect(set!.spec.replicas).toBeUndefined();
+    expect(made.some((each) => each.kind === 'HorizontalPodAutoscaler')).toBe(true);
+    expect(set!.spec.template.spec.terminationGracePeriodSeconds).toBe(603 + 20);
+    const { env } = set!.spec.template.spec.containers[0];
+    expect(env).toContainEqual({ name: 'HOLDFAST_MAX_BODY_BYTES', value: '67108864' });
+    expect(env).toContainEqual({ name: 'HOLDFAST_ADVERTISE_URL', value: 'http://$(POD_IP):8788' });
+    const [policy] = made.filter((each) => each.kind === 'NetworkPolicy');
+    expect(policy!.spec.policyTypes).toEqual(['Ingress', 'Egress']);
+    expect(policy!.spec.egress).toHaveLength(3);
+  });
+});
