@@ -1,4 +1,4 @@
-import { TURNS_PER_ITEM, usableItemIds } from '../item-ids.ts';
+import { TURNS_PER_ITEM, usableItemIds } from '../items.ts';
 import {
   type LineTurn,
   type Lookup,

@@ -1,5 +1,5 @@
 import { arrayText } from '../../json.ts';
-import { usableItemIds } from '../item-ids.ts';
+import { usableItemIds } from '../items.ts';
 import type { SettleCall, SettleVerdict, TurnFacts } from '../port.ts';
 import { asStored, forgetIndex, indexTurn, type MemoryDatabase, scoped } from './database.ts';
 import { holds, write } from './fence.ts';

@@ -1,5 +1,3 @@
-import type { RowFace, TurnStart } from '../port.ts';
-
 /**
  * Replaces what PostgreSQL's `text` cannot store: NUL, and lone surrogates, which UTF-8 does not allow. Clients and
  * providers may send both.
@@ -12,6 +10,9 @@ export function optionalText(value: string | null): string | null {
   return value === null ? null : text(value);
 }
 
+/** Returns a value of any column but JSON as a parameter. */
+export const storable = (value: unknown): unknown => (typeof value === 'string' ? text(value) : value);
+
 /**
  * Returns the JSON text for a `json` or `jsonb` parameter.
  *
@@ -19,22 +20,4 @@ export function optionalText(value: string | null): string | null {
  */
 export function json(value: unknown): string | null {
   return value === undefined || value === null ? null : JSON.stringify(value);
-}
-
-/** Returns a turn's columns, in the order of the parameters of `create` and `start`. */
-export function turnParameters(turn: TurnStart): unknown[] {
-  return [
-    turn.id,
-    turn.parentTurnId,
-    turn.shape,
-    turn.requestFp,
-    turn.contextFp,
-    turn.storedUpstream,
-    turn.credentialFp,
-    optionalText(turn.clientTurnId),
-  ];
-}
-
-export function faceParameters(face: RowFace): unknown[] {
-  return [face.state, json(face.snapshot), face.machineVersion];
 }

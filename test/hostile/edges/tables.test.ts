@@ -24,7 +24,7 @@ const allowed = new Map([
   ['src/observe/phrases.ts turn', 'keys are types of the machine’s events, guarded by Object.hasOwn'],
   ['src/observe/safe.ts picked', 'keys are those of the list of checks'],
   ['src/store/memory/admin.ts takers', 'keys are the kinds of rows that a sweep takes'],
-  ['src/store/shared-items.ts places', 'keys are numbers'],
+  ['src/store/items.ts places', 'keys are numbers'],
 ]);
 
 const files = (folder: string): string[] =>
