@@ -12,15 +12,17 @@ import type {
   TurnDetail,
 } from '../admin-port.ts';
 import type { KeyRef } from '../port.ts';
+import { judgeOperate } from '../rules.ts';
 import {
   forgetIndex,
   indexTurn,
   type MemoryDatabase,
   type SessionRecord,
   scoped,
+  sessionRow,
   type TurnRecord,
+  turnRow,
 } from './database.ts';
-import { sessionRow, turnRow } from './rows.ts';
 
 const sha256 = (text: string) => createHash('sha256').update(text).digest('hex');
 const HOUR = 3_600_000;
@@ -61,16 +63,16 @@ export function createAdmin(db: MemoryDatabase, now: () => number) {
   };
 
   const operate = (sessionId: string, change: (session: SessionRecord) => void): OperatorVerdict => {
-    const session = db.sessions.get(sessionId);
-    if (session?.activeTurnId) return 'busy';
-    if (!session || session.state === 'closed') return 'missing';
-    session.ownerWorkerId = null;
-    session.ownerNonce = null;
-    session.epoch += 1;
-    session.revision += 1;
-    session.updatedAt = now();
-    change(session);
-    return 'ok';
+    const session = db.sessions.get(sessionId) ?? null;
+    const verdict = judgeOperate(session);
+    if (verdict !== 'ok') return verdict;
+    session!.ownerWorkerId = null;
+    session!.ownerNonce = null;
+    session!.epoch += 1;
+    session!.revision += 1;
+    session!.updatedAt = now();
+    change(session!);
+    return verdict;
   };
 
   const forgetTurn = (turn: TurnRecord) => {

@@ -12,8 +12,15 @@ import {
   type TurnRow,
   type WorkerRow,
 } from '../port.ts';
-import { type MemoryDatabase, type SessionRecord, scoped, type TurnRecord } from './database.ts';
-import { sessionRow, turnRow, workerRow } from './rows.ts';
+import {
+  type MemoryDatabase,
+  type SessionRecord,
+  scoped,
+  sessionRow,
+  type TurnRecord,
+  turnRow,
+  workerRow,
+} from './database.ts';
 
 /**
  * Creates the reads as plain functions over maps.
