@@ -1,4 +1,12 @@
-import type { SessionRow, SessionStateName, TurnColumns, TurnFacts, TurnRow, TurnState } from './entities.ts';
+import type {
+  detailColumns,
+  SessionRow,
+  SessionStateName,
+  TurnColumns,
+  TurnFacts,
+  TurnRow,
+  TurnState,
+} from './entities.ts';
 import type { KeyRef } from './port.ts';
 
 /** Session as shown in a list. Times are ISO 8601. */
@@ -20,7 +28,7 @@ export interface ForkedTurn {
 }
 
 /** Turn with everything that an operator may see. Never holds content. */
-export interface TurnDetail extends TurnRow, Pick<TurnColumns, 'usage' | 'error' | 'branched'> {
+export interface TurnDetail extends TurnRow, Pick<TurnColumns, (typeof detailColumns)[number]> {
   /** Null for a running turn, and for a turn that its author did not end. */
   facts: TurnFacts | null;
   startedAt: string;

@@ -419,6 +419,12 @@ export const endColumns = [
   'facts',
 ] as const satisfies readonly (keyof TurnColumns)[];
 
+/** Those of them that a call may leave out. */
+export type OptionalEndColumn = 'facts';
+
+/** Hidden columns of a turn that operators see as they are stored. */
+export const detailColumns = ['branched', 'usage', 'error'] as const satisfies readonly (keyof TurnColumns)[];
+
 /** Column as SQL text and rows outside the database need it. */
 export interface Column {
   property: string;

@@ -10,10 +10,10 @@ import type { StoreAdmin } from './admin-port.ts';
 import type {
   endColumns,
   KeyKind,
+  OptionalEndColumn,
   SessionRow,
   startColumns,
   TurnColumns,
-  TurnFacts,
   TurnRow,
   TurnState,
   WorkerRow,
@@ -71,13 +71,14 @@ export interface ReferencedItem {
 export interface TurnStart extends Pick<TurnRow, (typeof startColumns)[number]> {}
 
 /** End of a turn. With `items` null no content is stored, and `replay` must be `never`. */
-export interface TurnResult extends Omit<Pick<TurnColumns, (typeof endColumns)[number]>, 'facts'> {
+export interface TurnResult
+  extends Pick<TurnColumns, Exclude<(typeof endColumns)[number], OptionalEndColumn>>,
+    Partial<Pick<TurnColumns, OptionalEndColumn>> {
   state: TurnEnd;
   /** JSON texts of the items. */
   items: { input: readonly string[]; output: readonly string[] } | null;
   /** Provider ids of output items that later requests of the scope may reference. */
   itemIds: readonly string[];
-  facts?: TurnFacts | null;
   /** Stored on the session with this end: its head can no longer be continued. */
   anchorLost?: boolean;
 }

@@ -4,6 +4,7 @@ import { afterEach, describe, expect, test } from 'vitest';
 import { purgeKinds } from '../../src/store/admin-port.ts';
 import { entities } from '../../src/store/entities.ts';
 import { openPostgresStore } from '../../src/store/postgres/index.ts';
+import { migrationsList } from '../../src/store/postgres/schema/index.ts';
 import { assertServer, placeOf } from '../../src/store/postgres/unusable.ts';
 import { freshDatabase } from '../support/database.ts';
 import { completed, idleLane, newWorker } from './calls.ts';
@@ -48,7 +49,7 @@ describe('opening a database', () => {
     const peppers = await Promise.all(stores.map((store) => store.pepper()));
     expect(new Set(peppers).size).toBe(1);
     const applied = await query<{ name: string }>(url, 'select name from holdfast_migrations order by id');
-    expect(applied.map(({ name }) => name)).toEqual(['0001-initial']);
+    expect(applied.map(({ name }) => name)).toEqual(migrationsList.map(({ name }) => name));
   });
 
   test('a second start finds nothing to do and keeps the pepper', async () => {

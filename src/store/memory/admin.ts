@@ -11,9 +11,11 @@ import type {
   SessionSummary,
   TurnDetail,
 } from '../admin-port.ts';
+import { detailColumns } from '../entities.ts';
 import type { KeyRef } from '../port.ts';
 import { judgeOperate } from '../rules.ts';
 import {
+  copied,
   forgetIndex,
   indexTurn,
   type MemoryDatabase,
@@ -168,12 +170,10 @@ export function createAdmin(db: MemoryDatabase, now: () => number) {
           const items = db.items.get(turn.id);
           return {
             ...turnRow(turn),
-            usage: turn.usage ?? null,
-            error: turn.error ?? null,
+            ...copied<Pick<TurnDetail, (typeof detailColumns)[number]>>(turn, detailColumns),
             facts: turn.facts,
             startedAt: iso(turn.startedAt),
             endedAt: turn.endedAt === null ? null : iso(turn.endedAt),
-            branched: turn.branched,
             inputBytes: items ? Buffer.byteLength(items.input) : null,
             outputBytes: items ? Buffer.byteLength(items.output) : null,
           };

@@ -38,7 +38,7 @@ const shownOf = {
 };
 
 /** Copies the columns of the port's row: callers must not see later changes. */
-function copied<Row>(record: object, columns: readonly string[]): Row {
+export function copied<Row>(record: object, columns: readonly string[]): Row {
   const row: Record<string, unknown> = {};
   for (const column of columns) row[column] = (record as Record<string, unknown>)[column];
   return row as Row;

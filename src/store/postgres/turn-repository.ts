@@ -2,7 +2,7 @@ import type { InferEntity } from '@mikro-orm/core';
 import type { EntityManager } from '@mikro-orm/postgresql';
 import { sql } from 'kysely';
 import type { ForkedTurn, TurnDetail } from '../admin-port.ts';
-import { Turn, type TurnFacts, type TurnRow } from '../entities.ts';
+import { columnsOf, detailColumns, Turn, type TurnFacts, type TurnRow } from '../entities.ts';
 import { joinItems, type Places, type SharedPlaces, unpackItems, usableItemIds } from '../items.ts';
 import type { LineTurn, ReferencedItem, Repeated, TurnItems } from '../port.ts';
 import type { Executor } from './executor.ts';
@@ -17,6 +17,10 @@ interface LineageRow {
   /** Value as stored; another release, or damage, may have left any other. */
   shared: unknown;
 }
+
+const details = columnsOf(Turn)
+  .filter(({ property }) => (detailColumns as readonly string[]).includes(property))
+  .map(({ property, name }) => sql.ref(`t.${name}`).as(property));
 
 /** Turns: their lines, items and facts. They are written by the fence only. */
 export class TurnRepository extends RowRepository<InferEntity<typeof Turn>, TurnRow> {
@@ -85,10 +89,8 @@ export class TurnRepository extends RowRepository<InferEntity<typeof Turn>, Turn
         .leftJoin('turn_items as i', 'i.turn_id', 't.id')
         .select([
           sql<TurnRow>`holdfast_turn_json(t)`.as('row'),
-          't.usage',
-          't.error',
+          ...details,
           't.facts',
-          't.branched',
           isoText('t.started_at').as('startedAt'),
           isoText('t.ended_at').as('endedAt'),
           sql<number | null>`octet_length(i.input)`.as('inputBytes'),
@@ -98,6 +100,7 @@ export class TurnRepository extends RowRepository<InferEntity<typeof Turn>, Turn
         .orderBy('t.started_at', 'desc')
         .orderBy('t.id')
         .limit(limit)
+        .$castTo<Omit<TurnDetail, keyof TurnRow | 'facts'> & { row: TurnRow; facts: unknown }>()
         .execute(),
     );
     return rows.map(({ row, facts, ...rest }) => ({ ...row, ...rest, facts: factsOf(facts) }));

@@ -23,6 +23,7 @@ const allowed = new Map([
   ['src/observe/phrases.ts session', 'keys are types of the machine’s events, guarded by Object.hasOwn'],
   ['src/observe/phrases.ts turn', 'keys are types of the machine’s events, guarded by Object.hasOwn'],
   ['src/observe/safe.ts picked', 'keys are those of the list of checks'],
+  ['src/store/memory/database.ts row', 'keys are the columns of an entity'],
   ['src/store/memory/admin.ts takers', 'keys are the kinds of rows that a sweep takes'],
   ['src/store/items.ts places', 'keys are numbers'],
 ]);

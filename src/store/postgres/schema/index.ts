@@ -4,8 +4,9 @@ import { Tables } from './tables.ts';
 import { workers } from './workers.ts';
 
 /**
- * Changes of the tables, oldest first. A released migration is never changed, and its name never reused. The first name
- * also tells a database of a release from one of the development versions before it.
+ * Changes of the tables, oldest first: `src/store/postgres/schema/tables.ts`, and one class for each change of a later
+ * release. A released migration is never changed, and its name never reused. The first name also tells a database of a
+ * release from one of the development versions before it.
  */
 export const migrationsList = [{ name: '0001-initial', class: Tables }];
 
