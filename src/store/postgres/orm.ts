@@ -68,6 +68,30 @@ export function createOrm(run: Executor['run']): MikroORM {
   });
 }
 
+/**
+ * Replaces what PostgreSQL's `text` cannot store: NUL, and lone surrogates, which UTF-8 does not allow. Clients and
+ * providers may send both.
+ */
+export function text(value: string): string {
+  return value.toWellFormed().replaceAll('\u0000', '\uFFFD');
+}
+
+export function optionalText(value: string | null): string | null {
+  return value === null ? null : text(value);
+}
+
+/** Returns a value of any column but JSON as a parameter. */
+export const storable = (value: unknown): unknown => (typeof value === 'string' ? text(value) : value);
+
+/**
+ * Returns the JSON text for a `json` or `jsonb` parameter.
+ *
+ * @throws TypeError for values that JSON cannot represent (cycles, bigint)
+ */
+export function json(value: unknown): string | null {
+  return value === undefined || value === null ? null : JSON.stringify(value);
+}
+
 /** Returns an answer of the database, or rejects with `StoreUnavailable` when there is none. */
 export async function answered<T>(answer: Promise<T>): Promise<T> {
   try {
@@ -81,17 +105,16 @@ export async function answered<T>(answer: Promise<T>): Promise<T> {
 /** Selects a time in ISO 8601, as precise as it is stored: a cursor must match its row. */
 export const isoText = (column: string) => sql<string>`to_json(${sql.ref(column)}) #>> '{}'`;
 
-const texts = new Map<string, string>();
+const calls = new Map<string, Statement>();
 
 /** Builds `select name($1, ..., $arity)`, prepared under the function's own name. The answer is JSON text. */
 export function functionCall(name: string, arity: number): Statement {
-  let text = texts.get(name);
-  if (text === undefined) {
-    const parameters = Array.from({ length: arity }, (_, index) => `$${index + 1}`).join(', ');
-    text = `select ${name}(${parameters})::text as answer`;
-    texts.set(name, text);
-  }
-  return { name, text };
+  const known = calls.get(name);
+  if (known) return known;
+  const parameters = Array.from({ length: arity }, (_, index) => `$${index + 1}`).join(', ');
+  const call = { name, text: `select ${name}(${parameters})::text as answer` };
+  calls.set(name, call);
+  return call;
 }
 
 /**

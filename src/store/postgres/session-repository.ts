@@ -44,8 +44,18 @@ import type {
   WorkerRow,
 } from '../port.ts';
 import type { Executor } from './executor.ts';
-import { answered, callFunction, functionCall, isoText, type QueryTables, RowRepository } from './orm.ts';
-import { json, optionalText, storable, text } from './parameters.ts';
+import {
+  answered,
+  callFunction,
+  functionCall,
+  isoText,
+  json,
+  optionalText,
+  type QueryTables,
+  RowRepository,
+  storable,
+  text,
+} from './orm.ts';
 import { lookup } from './statements.ts';
 import { factsOf } from './turn-repository.ts';
 

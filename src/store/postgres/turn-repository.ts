@@ -6,8 +6,7 @@ import { columnsOf, detailColumns, Turn, type TurnFacts, type TurnRow } from '..
 import { joinItems, type Places, type SharedPlaces, unpackItems, usableItemIds } from '../items.ts';
 import type { LineTurn, ReferencedItem, Repeated, TurnItems } from '../port.ts';
 import type { Executor } from './executor.ts';
-import { answered, isoText, RowRepository } from './orm.ts';
-import { text } from './parameters.ts';
+import { answered, isoText, RowRepository, text } from './orm.ts';
 import { lineage, lineForms, references, repeated, sharedItems } from './statements.ts';
 
 interface LineageRow {

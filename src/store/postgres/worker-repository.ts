@@ -5,8 +5,7 @@ import type { Purged, PurgeStep } from '../admin-port.ts';
 import { Worker, type WorkerRow } from '../entities.ts';
 import type { Answer, HeartbeatVerdict, Registration, WorkerRegistry } from '../port.ts';
 import type { Executor } from './executor.ts';
-import { answered, callFunction, functionCall, RowRepository } from './orm.ts';
-import { optionalText } from './parameters.ts';
+import { answered, callFunction, functionCall, optionalText, RowRepository } from './orm.ts';
 
 /**
  * Workers: their leases and deaths, and the steps of the janitor.
