@@ -40,6 +40,7 @@ import type {
   SettleVerdict,
   StartCall,
   StartVerdict,
+  TurnResult,
   TurnStart,
   WorkerRow,
 } from '../port.ts';
@@ -397,23 +398,23 @@ const ended = columnsOf(Turn).filter(({ property }) => (endColumns as readonly s
  */
 function settleCall({ result, face, ...c }: SettleCall, places: SharedPlaces | null): string {
   const itemIds = usableItemIds(result.itemIds.map(text));
-  const end = ended.map(({ property, name, type }) => {
-    const value = result[property as keyof typeof result];
-    return [name, type === 'json' ? json(value) : storable(value)];
-  });
-  return JSON.stringify({
+  const call: Record<string, unknown> = {
     session: c.sessionId,
     me: c.me,
     nonce: c.nonce,
     epoch: c.epoch,
     turn: c.turnId,
     ended: result.state,
-    ...Object.fromEntries(end),
     shared: json(places),
     item_ids: itemIds.length === 0 ? null : itemIds,
     anchor_lost: result.anchorLost ?? false,
     state: face.state,
     snapshot: json(face.snapshot),
     machine_version: face.machineVersion,
-  });
+  };
+  for (const { property, name, type } of ended) {
+    const value = result[property as keyof TurnResult];
+    call[name] = type === 'json' ? json(value) : storable(value);
+  }
+  return JSON.stringify(call);
 }
