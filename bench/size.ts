@@ -6,12 +6,7 @@ import pg from 'pg';
 import { type Purged, purgeKinds } from '../src/store/admin-port.ts';
 import { startEmbeddedPostgres } from '../src/store/embedded/index.ts';
 import type { TurnResult, TurnStart } from '../src/store/port.ts';
-import { createAdmin } from '../src/store/postgres/admin.ts';
-import { createCall } from '../src/store/postgres/call.ts';
-import { createFence } from '../src/store/postgres/fence.ts';
-import { openPostgresStore } from '../src/store/postgres/index.ts';
-import { createRead, createReads } from '../src/store/postgres/reads.ts';
-import { createWorkerRegistry } from '../src/store/postgres/workers.ts';
+import { openPostgresStore, storeOver } from '../src/store/postgres/index.ts';
 import { fillDatabase } from '../test/support/data-set.ts';
 import { pagesOf, type RunPlan, shapeOf, watchPlans } from '../test/support/plans.ts';
 import { percentile, show, thisMachine } from './machine.ts';
@@ -185,14 +180,7 @@ function showPlans(title: string, plans: readonly RunPlan[], ms: number): void {
 /** Shows what each statement of a turn, and each query of an operator, reads. */
 async function statements(): Promise<void> {
   const watched = await watchPlans(url);
-  const read = createRead(watched.executor);
-  const call = createCall(watched.executor);
-  const store = {
-    ...createFence(call),
-    ...createReads(read),
-    ...createAdmin(read),
-    ...createWorkerRegistry(call, call, read),
-  };
+  const store = storeOver(watched.executor);
   const { rows } = await client.query(
     `select s.id, s.scope, s.epoch, s.owner_nonce as nonce, s.owner_worker_id as owner, t.id as head, t.response_id as response,
             t.transcript_fp as place, (select hash from session_key k where k.session_id = s.id) as hash,
@@ -277,7 +265,7 @@ async function counted() {
 /** Shows what one step of the janitor reads for each kind of row. Deletes nothing. */
 async function steps(): Promise<void> {
   const watched = await watchPlans(url);
-  const watching = createAdmin(createRead(watched.executor));
+  const watching = storeOver(watched.executor);
   for (const kind of purgeKinds) {
     watched.taken();
     const began = performance.now();

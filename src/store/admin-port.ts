@@ -1,4 +1,13 @@
-import type { KeyRef, SessionRow, SessionStateName, TurnFacts, TurnRow, TurnState } from './port.ts';
+import type {
+  detailColumns,
+  SessionRow,
+  SessionStateName,
+  TurnColumns,
+  TurnFacts,
+  TurnRow,
+  TurnState,
+} from './entities.ts';
+import type { KeyRef } from './port.ts';
 
 /** Session as shown in a list. Times are ISO 8601. */
 export interface SessionSummary extends SessionRow {
@@ -19,15 +28,11 @@ export interface ForkedTurn {
 }
 
 /** Turn with everything that an operator may see. Never holds content. */
-export interface TurnDetail extends TurnRow {
-  usage: unknown;
-  error: unknown;
+export interface TurnDetail extends TurnRow, Pick<TurnColumns, (typeof detailColumns)[number]> {
   /** Null for a running turn, and for a turn that its author did not end. */
   facts: TurnFacts | null;
   startedAt: string;
   endedAt: string | null;
-  /** The end was recorded outside the fence, so it never moved a head. */
-  branched: boolean;
   /** Bytes of the stored items; null when none are stored. */
   inputBytes: number | null;
   outputBytes: number | null;

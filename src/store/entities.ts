@@ -1,9 +1,61 @@
-import { defineEntity, type InferEntity, p } from '@mikro-orm/core';
+import { type BigIntType, defineEntity, p, UnderscoreNamingStrategy } from '@mikro-orm/core';
+import type { InferEntityProperties, InferKyselyDB, InferKyselyTable } from '@mikro-orm/sql';
+import type { Selectable } from 'kysely';
 
 /**
- * MikroORM entities of the tables. Ownership is never written by a unit-of-work flush: a flush omits columns that it
- * considers unchanged, and an ownership write must name every column. A test compares these entities with the migrations.
+ * MikroORM entities of the tables: the only declaration of what a row holds. Derived from it are the row types of the port,
+ * the rows of the in-memory store, the typed query builder, and the lists of columns in SQL (`columnsOf`). A test compares
+ * the entities with the migrated database.
+ *
+ * Columns marked `hidden` are not part of the port's rows.
+ *
+ * Ownership is never written by a unit-of-work flush: a flush omits columns that it considers unchanged, and an ownership
+ * write must name every column.
  */
+
+export const workerStates = ['serving', 'draining', 'dead'] as const;
+export const sessionStates = ['connecting', 'live', 'reconnecting', 'stale', 'closed'] as const;
+export const turnStates = ['active', 'completed', 'incomplete', 'failed', 'cancelled', 'lost'] as const;
+/** `fresh`: no history; `full`: whole history, no anchor; `delta`: anchor and new items. */
+export const shapes = ['fresh', 'full', 'delta'] as const;
+/** Ways to rebuild a turn's context: from its items exactly, only through its upstream id, or not at all. */
+export const replayClasses = ['exact', 'anchor_only', 'never'] as const;
+
+/** Kinds of hard continuity key. */
+export type KeyKind = 'thread' | 'session';
+export type WorkerState = (typeof workerStates)[number];
+export type SessionStateName = (typeof sessionStates)[number];
+export type TurnState = (typeof turnStates)[number];
+export type Shape = (typeof shapes)[number];
+export type ReplayClass = (typeof replayClasses)[number];
+
+/**
+ * Actions of the bridge on a turn. For operators only: no decision depends on it. Times are milliseconds since the request
+ * was read. Holds no content and no credential.
+ */
+export interface TurnFacts {
+  outcome: string;
+  /** Form in which the request was sent upstream; null when it was not sent. */
+  form: 'full' | 'delta' | null;
+  bytesFromClient: number;
+  bytesSent: number;
+  /** Number of frames sent for the turn: 2 after a resend. */
+  creates: number;
+  fault: string | null;
+  upstreamStatus: number | null;
+  /** Time until the frame was sent; null when none was. */
+  heldMs: number | null;
+  /** Time until the first upstream event; null when none arrived. */
+  firstEventMs: number | null;
+  totalMs: number;
+}
+
+const oneOf = (column: string, values: readonly string[]) =>
+  `${column} in (${values.map((value) => `'${value}'`).join(', ')})`;
+/** JSON that a provider wrote: stored verbatim, because `jsonb` rejects `\u0000` and lone surrogates. */
+const verbatim = () => p.json<unknown>().columnType('json');
+const time = () => p.datetime().columnType('timestamptz');
+
 export const Meta = defineEntity({
   name: 'Meta',
   tableName: 'holdfast_meta',
@@ -16,15 +68,19 @@ export const Meta = defineEntity({
 export const Worker = defineEntity({
   name: 'Worker',
   tableName: 'worker',
-  checks: [{ name: 'worker_state_check', expression: `state in ('serving', 'draining', 'dead')` }],
+  checks: [{ name: 'worker_state_check', expression: oneOf('state', workerStates) }],
   properties: {
     id: p.text().primary(),
     internalUrl: p.text().nullable(),
+    /**
+     * Unix socket (or named pipe) of this worker's process. A refused connection proves the worker dead. Only with the
+     * embedded database.
+     */
     livenessPath: p.text().nullable(),
-    state: p.text(),
+    state: p.text().$type<WorkerState>(),
     version: p.text(),
-    heartbeatExpiresAt: p.datetime().columnType('timestamptz'),
-    createdAt: p.datetime().columnType('timestamptz').defaultRaw('now()'),
+    heartbeatExpiresAt: time().hidden(),
+    createdAt: time().defaultRaw('now()').hidden(),
   },
 });
 
@@ -42,37 +98,44 @@ export const BridgeSession = defineEntity({
     { name: 'bridge_session_fork_turn_id_index', properties: ['forkTurnId'], where: 'fork_turn_id is not null' },
   ],
   checks: [
-    {
-      name: 'bridge_session_state_check',
-      expression: `state in ('connecting', 'live', 'reconnecting', 'stale', 'closed')`,
-    },
+    { name: 'bridge_session_state_check', expression: oneOf('state', sessionStates) },
     { name: 'bridge_session_owner_check', expression: '(owner_worker_id is null) = (owner_nonce is null)' },
     { name: 'bridge_session_active_check', expression: 'active_turn_id is null or owner_worker_id is not null' },
   ],
   properties: {
     id: p.text().primary(),
     scope: p.text(),
-    state: p.text(),
-    snapshot: p.json().nullable(),
+    state: p.text().$type<SessionStateName>(),
+    snapshot: p.json<unknown>().nullable(),
     machineVersion: p.integer(),
-    revision: p.bigint(),
+    /** Raised by every write to the row. */
+    revision: p.bigint('number'),
     ownerWorkerId: p.text().nullable(),
     ownerNonce: p.text().nullable(),
-    epoch: p.bigint(),
+    /** Fencing token: raised by every claim, never lowered. */
+    epoch: p.bigint('number'),
     activeTurnId: p.text().nullable(),
     headTurnId: p.text().nullable(),
-    lostTurnId: p.text().nullable(),
+    /** Turn that the latest claim marked lost; a repeated claim returns it again. */
+    lostTurnId: p.text().nullable().hidden(),
     upstreamId: p.text(),
     model: p.text().nullable(),
+    /** The head's upstream id can no longer be used, and its items are not known (see settle's second form). */
     anchorLost: p.boolean().defaultRaw('false'),
-    createdAt: p.datetime().columnType('timestamptz').defaultRaw('now()'),
-    updatedAt: p.datetime().columnType('timestamptz').defaultRaw('now()'),
-    forkTurnId: p.text().nullable(),
+    createdAt: time().defaultRaw('now()').hidden(),
+    updatedAt: time().defaultRaw('now()').hidden(),
+    /**
+     * Turn of another session at which this one began, if any. A session's head is that turn or one of its own, so whether
+     * a turn is a session's head is answered without an index over heads, which change with every turn.
+     */
+    forkTurnId: p.text().nullable().hidden(),
+    /** `updatedAt`, rounded so that its index gets at most one entry per hour and session. */
     changedHour: p
       .datetime()
       .columnType('timestamp')
       .nullable()
-      .generated(`(date_trunc('hour'::text, (updated_at at time zone 'UTC'::text))) stored`),
+      .generated(`(date_trunc('hour'::text, (updated_at at time zone 'UTC'::text))) stored`)
+      .hidden(),
   },
 });
 
@@ -80,16 +143,18 @@ export const SessionKey = defineEntity({
   name: 'SessionKey',
   tableName: 'session_key',
   indexes: [
-    { name: 'session_key_session_id_index', properties: ['session'] },
+    { name: 'session_key_session_id_index', properties: ['sessionId'] },
     { name: 'session_key_hash_index', properties: ['hash'] },
   ],
   properties: {
     scope: p.text().primary(),
-    kind: p.text().primary(),
+    kind: p.text().$type<KeyKind>().primary(),
     hash: p.text().primary(),
-    session: () =>
+    sessionId: () =>
       p
         .manyToOne(BridgeSession)
+        .mapToPk()
+        .fieldName('session_id')
         .deleteRule('cascade')
         .updateRule('no action')
         .foreignKeyName('session_key_session_id_foreign'),
@@ -108,7 +173,7 @@ export const Turn = defineEntity({
     },
   ],
   indexes: [
-    { name: 'turn_session_id_started_at_index', properties: ['session', 'startedAt'] },
+    { name: 'turn_session_id_started_at_index', properties: ['sessionId', 'startedAt'] },
     { name: 'turn_parent_turn_id_index', properties: ['parentTurnId'] },
     { name: 'turn_ended_at_index', properties: ['endedAt'] },
     {
@@ -132,47 +197,65 @@ export const Turn = defineEntity({
     },
   ],
   checks: [
-    { name: 'turn_shape_check', expression: `shape in ('fresh', 'full', 'delta')` },
-    {
-      name: 'turn_state_check',
-      expression: `state in ('active', 'completed', 'incomplete', 'failed', 'cancelled', 'lost')`,
-    },
-    { name: 'turn_replay_check', expression: `replay in ('exact', 'anchor_only', 'never')` },
+    { name: 'turn_shape_check', expression: oneOf('shape', shapes) },
+    { name: 'turn_state_check', expression: oneOf('state', turnStates) },
+    { name: 'turn_replay_check', expression: oneOf('replay', replayClasses) },
     { name: 'turn_parent_check', expression: 'parent_turn_id <> id' },
   ],
   properties: {
     id: p.text().primary(),
-    session: () =>
+    sessionId: () =>
       p
         .manyToOne(BridgeSession)
+        .mapToPk()
+        .fieldName('session_id')
         .deleteRule('cascade')
         .updateRule('no action')
         .foreignKeyName('turn_session_id_foreign'),
     scope: p.text(),
     parentTurnId: p.text().nullable(),
-    epoch: p.bigint(),
+    epoch: p.bigint('number'),
     authorWorkerId: p.text(),
-    shape: p.text(),
-    state: p.text(),
-    branched: p.boolean().defaultRaw('false'),
+    shape: p.text().$type<Shape>(),
+    state: p.text().$type<TurnState>(),
+    /** The end was recorded outside the fence, so it never moved a head. */
+    branched: p.boolean().defaultRaw('false').hidden(),
     responseId: p.text().nullable(),
     requestFp: p.text(),
     contextFp: p.text(),
+    /**
+     * Fingerprint of the place in a transcript at which this turn ends, with its output as streamed. It only selects
+     * candidates (see `transcript/line.ts`); the forms of the turn's line decide whether a request continues it. Null until
+     * settled, and when the transcript is not known.
+     */
     transcriptFp: p.text().nullable(),
+    /** Number of items up to and including this turn's outputs; null until settled. */
     itemCount: p.integer().nullable(),
-    replay: p.text(),
+    replay: p.text().$type<ReplayClass>(),
+    /** The provider stores this response (`store: true`), so its id works as an anchor on any socket. */
     storedUpstream: p.boolean(),
+    /** Fingerprint of the credential under which the provider knows this response (see `Scope.credentialFp`). */
     credentialFp: p.text(),
+    /** The client's own id of its user turn (Codex `turn_id`); null when it sent none. */
     clientTurnId: p.text().nullable(),
-    usage: p.json().columnType('json').nullable(),
-    error: p.json().columnType('json').nullable(),
-    facts: p.json().columnType('json').nullable(),
+    usage: verbatim().nullable().hidden(),
+    error: verbatim().nullable().hidden(),
+    facts: p.json().columnType('json').$type<TurnFacts>().nullable().hidden(),
+    /**
+     * Chain fingerprint over the client-made items up to and including this turn. Input to the `transcriptFp` of later
+     * turns.
+     */
     clientFp: p.text().nullable(),
-    secondFp: p.text().nullable(),
-    thirdFp: p.text().nullable(),
-    forms: p.text().nullable(),
-    startedAt: p.datetime().columnType('timestamptz').defaultRaw('now()'),
-    endedAt: p.datetime().columnType('timestamptz').nullable(),
+    /**
+     * Other places at which the same turn ends, for example when its output is listed differently than it was streamed;
+     * null when there are none.
+     */
+    secondFp: p.text().nullable().hidden(),
+    thirdFp: p.text().nullable().hidden(),
+    /** Forms of the items that the turn added, as written by `encodeForms` of `transcript/line.ts`; null when not known. */
+    forms: p.text().nullable().hidden(),
+    startedAt: time().defaultRaw('now()').hidden(),
+    endedAt: time().nullable().hidden(),
   },
 });
 
@@ -180,16 +263,19 @@ export const TurnContent = defineEntity({
   name: 'TurnContent',
   tableName: 'turn_items',
   properties: {
-    turn: () =>
+    turnId: () =>
       p
         .oneToOne(Turn)
+        .owner()
         .primary()
+        .mapToPk()
+        .fieldName('turn_id')
         .deleteRule('cascade')
         .updateRule('no action')
         .foreignKeyName('turn_items_turn_id_foreign'),
     input: p.blob(),
     output: p.blob(),
-    shared: p.json().columnType('json').nullable(),
+    shared: verbatim().nullable(),
   },
 });
 
@@ -207,7 +293,7 @@ export const TurnItem = defineEntity({
         .foreignKeyName('turn_item_turn_id_foreign'),
     itemId: p.text().primary(),
     scope: p.text(),
-    startedAt: p.datetime().columnType('timestamptz'),
+    startedAt: time(),
   },
 });
 
@@ -218,7 +304,7 @@ export const SharedItem = defineEntity({
     scope: p.text().primary(),
     hash: p.text().primary(),
     data: p.blob(),
-    createdAt: p.datetime().columnType('timestamptz').defaultRaw('now()'),
+    createdAt: time().defaultRaw('now()'),
   },
 });
 
@@ -249,17 +335,19 @@ export const TurnSharedItem = defineEntity({
 export const SessionStory = defineEntity({
   name: 'SessionStory',
   tableName: 'session_story',
-  indexes: [{ name: 'session_story_session_id_index', properties: ['session', 'createdAt'] }],
+  indexes: [{ name: 'session_story_session_id_index', properties: ['sessionId', 'createdAt'] }],
   properties: {
     turnId: p.text().primary(),
-    session: () =>
+    sessionId: () =>
       p
         .manyToOne(BridgeSession)
+        .mapToPk()
+        .fieldName('session_id')
         .deleteRule('cascade')
         .updateRule('no action')
         .foreignKeyName('session_story_session_id_foreign'),
-    record: p.json().columnType('json'),
-    createdAt: p.datetime().columnType('timestamptz').defaultRaw('now()'),
+    record: verbatim(),
+    createdAt: time().defaultRaw('now()'),
   },
 });
 
@@ -276,6 +364,104 @@ export const entities = [
   SessionStory,
 ];
 
-export type WorkerEntity = InferEntity<typeof Worker>;
-export type BridgeSessionEntity = InferEntity<typeof BridgeSession>;
-export type TurnEntity = InferEntity<typeof Turn>;
+/** Tables as the query builder sees them. */
+export type Tables = InferKyselyDB<(typeof entities)[number]>;
+
+type PropertyNames = { columnNamingStrategy: 'property' };
+type Hidden<Properties> = {
+  [K in keyof Properties]: Properties[K] extends { '~options': { hidden: true } } ? K : never;
+}[keyof Properties];
+
+/** Every column of a table, by the name of its property. */
+export type WorkerColumns = Selectable<InferKyselyTable<typeof Worker, PropertyNames>>;
+export type SessionColumns = Selectable<InferKyselyTable<typeof BridgeSession, PropertyNames>>;
+export type TurnColumns = Selectable<InferKyselyTable<typeof Turn, PropertyNames>>;
+
+/** Row of a session. */
+export interface SessionRow extends Omit<SessionColumns, Hidden<InferEntityProperties<typeof BridgeSession>>> {}
+/** Row of a turn, without its items. */
+export interface TurnRow extends Omit<TurnColumns, Hidden<InferEntityProperties<typeof Turn>>> {}
+/** Row of a worker. */
+export interface WorkerRow extends Omit<WorkerColumns, Hidden<InferEntityProperties<typeof Worker>>> {
+  /** Milliseconds until the heartbeat lease expires, by the store's clock when the row was read. May be negative. */
+  leaseLeftMs: number;
+  /**
+   * Expiry of the heartbeat lease, by the store's clock. Only for comparison: a changed value means that the lease was
+   * renewed. Set by `workers` only.
+   */
+  leaseUntilMs?: number;
+}
+
+/** Columns of a turn that its start sets from the call. */
+export const startColumns = [
+  'id',
+  'parentTurnId',
+  'shape',
+  'requestFp',
+  'contextFp',
+  'storedUpstream',
+  'credentialFp',
+  'clientTurnId',
+] as const satisfies readonly (keyof TurnRow)[];
+
+/** Columns of a turn that its end sets from the call. */
+export const endColumns = [
+  'responseId',
+  'transcriptFp',
+  'clientFp',
+  'secondFp',
+  'thirdFp',
+  'forms',
+  'itemCount',
+  'replay',
+  'usage',
+  'error',
+  'facts',
+] as const satisfies readonly (keyof TurnColumns)[];
+
+/** Those of them that a call may leave out. */
+export type OptionalEndColumn = 'facts';
+
+/** Hidden columns of a turn that operators see as they are stored. */
+export const detailColumns = ['branched', 'usage', 'error'] as const satisfies readonly (keyof TurnColumns)[];
+
+/** Column as SQL text and rows outside the database need it. */
+export interface Column {
+  property: string;
+  name: string;
+  /** Type in PostgreSQL. */
+  type: string;
+  nullable: boolean;
+  hidden: boolean;
+}
+
+interface Declared {
+  type?: unknown;
+  columnType?: string;
+  nullable?: boolean;
+  hidden?: boolean;
+  fieldName?: string;
+}
+
+const naming = new UnderscoreNamingStrategy();
+const sqlTypes: ReadonlyMap<string, string> = new Map([
+  ['BigIntType', 'bigint'],
+  ['BooleanType', 'boolean'],
+  ['IntegerType', 'integer'],
+  ['JsonType', 'jsonb'],
+]);
+const typeOf = ({ columnType, type }: Declared) => {
+  const kind = typeof type === 'function' ? type : (type as BigIntType | undefined)?.constructor;
+  return columnType ?? sqlTypes.get(kind?.name ?? '') ?? 'text';
+};
+
+/** Returns the columns of an entity's table, in the order of declaration. */
+export function columnsOf(entity: { meta: { properties: object } }): readonly Column[] {
+  return Object.entries(entity.meta.properties as Record<string, Declared>).map(([property, declared]) => ({
+    property,
+    name: declared.fieldName ?? naming.propertyToColumnName(property),
+    type: typeOf(declared),
+    nullable: declared.nullable === true,
+    hidden: declared.hidden === true,
+  }));
+}

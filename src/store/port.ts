@@ -7,99 +7,40 @@
  */
 
 import type { StoreAdmin } from './admin-port.ts';
+import type {
+  endColumns,
+  KeyKind,
+  OptionalEndColumn,
+  SessionRow,
+  startColumns,
+  TurnColumns,
+  TurnRow,
+  TurnState,
+  WorkerRow,
+} from './entities.ts';
 
-export type SessionStateName = 'connecting' | 'live' | 'reconnecting' | 'stale' | 'closed';
-export type TurnEnd = 'completed' | 'incomplete' | 'failed' | 'cancelled' | 'lost';
-export type TurnState = 'active' | TurnEnd;
-/** `fresh`: no history; `full`: whole history, no anchor; `delta`: anchor and new items. */
-export type Shape = 'fresh' | 'full' | 'delta';
-/** Way to rebuild a turn's context: from its items exactly, only through its upstream id, or not at all. */
-export type ReplayClass = 'exact' | 'anchor_only' | 'never';
-export type WorkerState = 'serving' | 'draining' | 'dead';
+export type {
+  ReplayClass,
+  SessionRow,
+  SessionStateName,
+  Shape,
+  TurnFacts,
+  TurnRow,
+  TurnState,
+  WorkerRow,
+  WorkerState,
+} from './entities.ts';
+
+export type TurnEnd = Exclude<TurnState, 'active'>;
 
 /** Hard continuity key. `hash` is the hex SHA-256 of the value; the value itself is never stored. */
 export interface KeyRef {
-  kind: 'thread' | 'session';
+  kind: KeyKind;
   hash: string;
-}
-
-/** Row of a worker. */
-export interface WorkerRow {
-  id: string;
-  internalUrl: string | null;
-  /**
-   * Unix socket (or named pipe) of this worker's process. A refused connection proves the worker dead. Only with the
-   * embedded database.
-   */
-  livenessPath: string | null;
-  state: WorkerState;
-  version: string;
-  /** Milliseconds until the heartbeat lease expires, by the store's clock when the row was read. May be negative. */
-  leaseLeftMs: number;
-  /**
-   * Expiry of the heartbeat lease, by the store's clock. Only for comparison: a changed value means that the lease was
-   * renewed. Set by `workers` only.
-   */
-  leaseUntilMs?: number;
 }
 
 /** Version in the row of a worker that other workers inserted, because they met its id and found no row for it. */
 export const UNKNOWN_VERSION = 'unknown';
-
-/** Row of a session. */
-export interface SessionRow {
-  id: string;
-  scope: string;
-  state: SessionStateName;
-  snapshot: unknown;
-  machineVersion: number;
-  /** Raised by every write to the row. */
-  revision: number;
-  ownerWorkerId: string | null;
-  ownerNonce: string | null;
-  /** Fencing token: raised by every claim, never lowered. */
-  epoch: number;
-  activeTurnId: string | null;
-  headTurnId: string | null;
-  upstreamId: string;
-  model: string | null;
-  /** The head's upstream id can no longer be used, and its items are not known (see settle's second form). */
-  anchorLost: boolean;
-}
-
-/** Row of a turn, without its items. */
-export interface TurnRow {
-  id: string;
-  sessionId: string;
-  scope: string;
-  parentTurnId: string | null;
-  epoch: number;
-  authorWorkerId: string;
-  shape: Shape;
-  state: TurnState;
-  responseId: string | null;
-  requestFp: string;
-  contextFp: string;
-  /**
-   * Fingerprint of the place in a transcript at which this turn ends, with its output as streamed. It only selects
-   * candidates (see `transcript/line.ts`); the forms of the turn's line decide whether a request continues it. Null until
-   * settled, and when the transcript is not known.
-   */
-  transcriptFp: string | null;
-  /**
-   * Chain fingerprint over the client-made items up to and including this turn. Input to the `transcriptFp` of later turns.
-   */
-  clientFp: string | null;
-  /** Number of items up to and including this turn's outputs; null until settled. */
-  itemCount: number | null;
-  replay: ReplayClass;
-  /** The provider stores this response (`store: true`), so its id works as an anchor on any socket. */
-  storedUpstream: boolean;
-  /** Fingerprint of the credential under which the provider knows this response (see `Scope.credentialFp`). */
-  credentialFp: string;
-  /** The client's own id of its user turn (Codex `turn_id`); null when it sent none. */
-  clientTurnId: string | null;
-}
 
 /** A turn together with the items that it added to its lineage. */
 export interface TurnItems {
@@ -127,61 +68,17 @@ export interface ReferencedItem {
 }
 
 /** Values known when a turn starts. The worker makes the ids, so that a repeated call names the same rows. */
-export interface TurnStart {
-  id: string;
-  parentTurnId: string | null;
-  shape: Shape;
-  requestFp: string;
-  contextFp: string;
-  storedUpstream: boolean;
-  credentialFp: string;
-  clientTurnId: string | null;
-}
-
-/**
- * Actions of the bridge on a turn. For operators only: no decision depends on it. Times are milliseconds since the request
- * was read. Holds no content and no credential.
- */
-export interface TurnFacts {
-  outcome: string;
-  /** Form in which the request was sent upstream; null when it was not sent. */
-  form: 'full' | 'delta' | null;
-  bytesFromClient: number;
-  bytesSent: number;
-  /** Number of frames sent for the turn: 2 after a resend. */
-  creates: number;
-  fault: string | null;
-  upstreamStatus: number | null;
-  /** Time until the frame was sent; null when none was. */
-  heldMs: number | null;
-  /** Time until the first upstream event; null when none arrived. */
-  firstEventMs: number | null;
-  totalMs: number;
-}
+export interface TurnStart extends Pick<TurnRow, (typeof startColumns)[number]> {}
 
 /** End of a turn. With `items` null no content is stored, and `replay` must be `never`. */
-export interface TurnResult {
+export interface TurnResult
+  extends Pick<TurnColumns, Exclude<(typeof endColumns)[number], OptionalEndColumn>>,
+    Partial<Pick<TurnColumns, OptionalEndColumn>> {
   state: TurnEnd;
-  responseId: string | null;
   /** JSON texts of the items. */
   items: { input: readonly string[]; output: readonly string[] } | null;
-  transcriptFp: string | null;
-  clientFp: string | null;
-  /**
-   * Other places at which the same turn ends, for example when its output is listed differently than it was streamed; null
-   * when there are none.
-   */
-  secondFp: string | null;
-  thirdFp: string | null;
-  /** See `LineTurn.forms`. */
-  forms: string | null;
   /** Provider ids of output items that later requests of the scope may reference. */
   itemIds: readonly string[];
-  itemCount: number | null;
-  replay: ReplayClass;
-  usage: unknown;
-  error: unknown;
-  facts?: TurnFacts | null;
   /** Stored on the session with this end: its head can no longer be continued. */
   anchorLost?: boolean;
 }
@@ -193,11 +90,7 @@ export interface Writer {
 }
 
 /** Columns that every fence call writes for people and for the next worker. */
-export interface RowFace {
-  state: SessionStateName;
-  snapshot: unknown;
-  machineVersion: number;
-}
+export interface RowFace extends Pick<SessionRow, 'state' | 'snapshot' | 'machineVersion'> {}
 
 export interface CreateCall extends Writer {
   sessionId: string;

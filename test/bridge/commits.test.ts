@@ -22,15 +22,15 @@ it('A completed turn costs two commits, and no statement of any kind between its
     history.push(user(`turn ${turn}`));
     const client = await openLive(at.url, { model: 'm', store: false, input: history }, headers);
     await client.until('response.output_item.added');
-    const beforeDeltas = at.statements.filter((name) => name !== 'holdfast_beat');
+    const beforeDeltas = at.statements.filter((name) => name !== 'holdfast_heartbeat');
     await client.until('response.output_item.done');
-    expect(at.statements.filter((name) => name !== 'holdfast_beat')).toEqual(beforeDeltas);
+    expect(at.statements.filter((name) => name !== 'holdfast_heartbeat')).toEqual(beforeDeltas);
     held.release();
     const { events } = await client.rest();
     history.push(...(events.at(-1)!.data.response as ResponseObject).output);
     commits.push(at.statements.filter((name) => writes.test(name)));
     // On a warm socket the fenced start is the only statement before the frame leaves.
-    if (turn > 0) expect(at.statements.filter((name) => name !== 'holdfast_beat')).toEqual(commits.at(-1));
+    if (turn > 0) expect(at.statements.filter((name) => name !== 'holdfast_heartbeat')).toEqual(commits.at(-1));
   }
   expect(commits).toEqual([
     ['holdfast_create', 'holdfast_settle'],

@@ -15,14 +15,13 @@ interface Area {
 export const areas: readonly Area[] = [
   {
     name: 'fence',
-    files:
-      /^src\/store\/migrations\/(?:(?:fence|written-once)\/.*|lines|shared-items|operate|turn-facts|written-once)\.ts$/,
+    files: /^src\/store\/postgres\/schema\/(?:fence|workers)\.ts$/,
     strict: true,
     near: /^test\/store\//,
   },
   {
     name: 'sql',
-    files: /^src\/store\/(?:postgres\/sql\/|migrations\/purge\.ts$)/,
+    files: /^src\/store\/postgres\/(?:statements|schema\/purge)\.ts$/,
     strict: false,
     near: /^test\/(?:store|admin)\//,
   },
@@ -91,7 +90,7 @@ export const areas: readonly Area[] = [
 ];
 
 /** Files in which SQL text is mutated too. */
-export const holdsSql = /^src\/store\/(?:migrations|postgres\/sql)\//;
+export const holdsSql = /^src\/store\/postgres\/(?:schema\/|statements\.ts$)/;
 
 /** Files of which every object literal is a table whose entries are removed. */
 export const holdsTables = /^machines\//;

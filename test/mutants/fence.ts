@@ -22,20 +22,10 @@ afterAll(async () => {
   await subject.dispose();
 });
 
-/** Returns the statements of all migrations that create functions, by function name; of several statements the last. */
+/** Returns the statements that create functions, by function name. */
 async function functions(): Promise<Map<string, string>> {
-  const { migrationsList } = await import('../../src/store/migrations/index.ts');
-  const made = new Map<string, string>();
-  for (const { class: Migration } of migrationsList)
-    Migration.prototype.up.call({
-      addSql(statement: string) {
-        const [, name] = /^\s*create (?:or replace )?function (\w+)/.exec(statement) ?? [];
-        const [, dropped] = /^\s*drop function (\w+)/.exec(statement) ?? [];
-        if (name) made.set(name, statement.replace(/^\s*create function/, 'create or replace function'));
-        if (dropped) made.delete(dropped);
-      },
-    } as never);
-  return made;
+  const { functions: statements } = await import('../../src/store/postgres/schema/index.ts');
+  return new Map(statements.map((statement) => [/^create or replace function (\w+)/.exec(statement)![1]!, statement]));
 }
 
 const asleep = functions();

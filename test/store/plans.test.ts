@@ -1,13 +1,8 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type PurgeKind, purgeKinds } from '../../src/store/admin-port.ts';
-import type { KeyRef, SessionReads } from '../../src/store/port.ts';
-import { createAdmin } from '../../src/store/postgres/admin.ts';
-import { createCall } from '../../src/store/postgres/call.ts';
-import { createFence } from '../../src/store/postgres/fence.ts';
-import { openPostgresStore } from '../../src/store/postgres/index.ts';
-import { createRead, createReads } from '../../src/store/postgres/reads.ts';
-import { createWorkerRegistry } from '../../src/store/postgres/workers.ts';
+import type { KeyRef } from '../../src/store/port.ts';
+import { openPostgresStore, storeOver } from '../../src/store/postgres/index.ts';
 import { fillDatabase, RETENTION_HOURS } from '../support/data-set.ts';
 import { type FreshDatabase, freshDatabase } from '../support/database.ts';
 import { nodesOf, type RunPlan, shapeOf, type WatchedConnection, watchPlans } from '../support/plans.ts';
@@ -22,17 +17,7 @@ const FEW = 500;
 
 let database: FreshDatabase;
 let watched: WatchedConnection;
-let store: ReturnType<typeof over>;
-
-const over = ({ executor }: WatchedConnection) => {
-  const [call, read] = [createCall(executor), createRead(executor)];
-  return {
-    ...createFence(call),
-    ...createWorkerRegistry(call, call, read),
-    ...(createReads(read) as SessionReads),
-    ...createAdmin(read),
-  };
-};
+let store: ReturnType<typeof storeOver>;
 
 beforeAll(async () => {
   database = await freshDatabase();
@@ -42,7 +27,7 @@ beforeAll(async () => {
   const size = { sessions: SESSIONS, turnsPerSession: TURNS_PER_SESSION, longEvery: 501, longTurns: 700 };
   await fillDatabase(watched.client, size);
   await watched.client.query('set auto_explain.log_min_duration = 0');
-  store = over(watched);
+  store = storeOver(watched.executor);
 }, 600_000);
 afterAll(async () => {
   await watched?.end();

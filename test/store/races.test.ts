@@ -1,9 +1,9 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { PurgeKind } from '../../src/store/admin-port.ts';
+import { SHARED_ABOVE } from '../../src/store/items.ts';
 import type { SessionStore } from '../../src/store/port.ts';
 import { openPostgresStore } from '../../src/store/postgres/index.ts';
-import { SHARED_ABOVE } from '../../src/store/shared-items.ts';
 import { freshDatabase } from '../support/database.ts';
 import { bare, busyLane, completed, EXPIRED_MS, idleLane, key, LEASE_MS, lane, newWorker } from './calls.ts';
 import { type SecondConnection, secondConnection, waiting } from './second-connection.ts';
@@ -374,7 +374,7 @@ describe('declaring a worker dead', () => {
   test('A heartbeat that commits first prevents the death', async () => {
     const id = await newWorker(store, EXPIRED_MS);
     await first.begin();
-    await first.query(`select holdfast_beat($1, 'serving', 10000, null, null, null)`, [id]);
+    await first.query(`select holdfast_heartbeat($1, 'serving', 10000, null, null, null)`, [id]);
     expect(await race(() => store.declareExpired(id))).toEqual({ verdict: 'alive' });
     expect(await store.heartbeat(id, 'serving', LEASE_MS)).toEqual({ verdict: 'ok' });
   });
@@ -382,7 +382,7 @@ describe('declaring a worker dead', () => {
   test('A death that commits first is final', async () => {
     const id = await newWorker(store, EXPIRED_MS);
     await first.begin();
-    await first.query('select holdfast_judge($1)', [id]);
+    await first.query('select holdfast_declare_expired($1)', [id]);
     const registration = { internalUrl: 'http://a', livenessPath: null, version: '1' };
     expect(await race(() => store.heartbeat(id, 'serving', LEASE_MS, registration))).toEqual({ verdict: 'dead' });
   });

@@ -1,14 +1,13 @@
-import { Migrator } from '@mikro-orm/migrations';
 import { MikroORM } from '@mikro-orm/postgresql';
 import pg from 'pg';
 import { afterEach, describe, expect, test } from 'vitest';
 import { purgeKinds } from '../../src/store/admin-port.ts';
 import { entities } from '../../src/store/entities.ts';
-import { migrationsList } from '../../src/store/migrations/index.ts';
 import { openPostgresStore } from '../../src/store/postgres/index.ts';
+import { migrationsList } from '../../src/store/postgres/schema/index.ts';
 import { assertServer, placeOf } from '../../src/store/postgres/unusable.ts';
 import { freshDatabase } from '../support/database.ts';
-import { completed, face, idleLane, newWorker } from './calls.ts';
+import { completed, idleLane, newWorker } from './calls.ts';
 
 const cleanUps: (() => Promise<unknown>)[] = [];
 afterEach(async () => {
@@ -50,19 +49,7 @@ describe('opening a database', () => {
     const peppers = await Promise.all(stores.map((store) => store.pepper()));
     expect(new Set(peppers).size).toBe(1);
     const applied = await query<{ name: string }>(url, 'select name from holdfast_migrations order by id');
-    expect(applied.map(({ name }) => name)).toEqual([
-      '0001-tables',
-      '0002-fence',
-      '0003-stories',
-      '0004-shared-items',
-      '0005-turn-facts',
-      '0006-operate',
-      '0007-lines',
-      '0008-written-once',
-      '0009-purge',
-      '0010-repeats',
-      '0011-lost-rows',
-    ]);
+    expect(applied.map(({ name }) => name)).toEqual(migrationsList.map(({ name }) => name));
   });
 
   test('A second start migrates nothing and keeps the pepper', async () => {
@@ -71,53 +58,24 @@ describe('opening a database', () => {
     expect(await (await opened(url)).pepper()).toBe(pepper);
   });
 
-  test('Turns that an older release left active are moved to the active turns, and end as usual', async () => {
+  test('of a development version is refused by its schema, and left as it is', async () => {
     const url = await emptyDatabase();
-    const orm = await MikroORM.init({
-      clientUrl: url,
-      entities,
-      extensions: [Migrator],
-      migrations: { migrationsList, tableName: 'holdfast_migrations', snapshot: false, silent: true },
-    });
-    cleanUps.push(() => orm.close(true));
-    await orm.migrator.up({ to: '0007-lines' });
-    const session = (id: string, active: string | null, head: string | null) =>
-      query(
-        url,
-        `insert into bridge_session (id, scope, state, machine_version, revision, epoch, upstream_id, owner_worker_id,
-                                     owner_nonce, active_turn_id, head_turn_id, updated_at)
-         values ('${id}', 'local', 'live', 1, 1, 1, 'u', 'w', 'n', ${active && `'${active}'`}, ${head && `'${head}'`},
-                 '2026-01-02 03:45:06+00')`,
-      );
-    const turn = (id: string, sessionId: string, state: string) =>
-      query(
-        url,
-        `insert into turn (id, session_id, scope, epoch, author_worker_id, shape, state, request_fp, context_fp,
-                           replay, stored_upstream, credential_fp)
-         values ('${id}', '${sessionId}', 'local', 1, 'w', 'fresh', '${state}', 'r', 'c', 'never', false, 'f')`,
-      );
-    await session('s', 'running', 'ended');
-    await turn('ended', 's', 'completed');
-    await turn('running', 's', 'active');
-    await session('fork', null, 'ended');
-
-    const store = await opened(url);
-    expect(await query(url, 'select id from active_turn')).toEqual([{ id: 'running' }]);
-    expect(await query(url, 'select id from only turn')).toEqual([{ id: 'ended' }]);
-    const places = 'select id, fork_turn_id as fork, changed_hour::text as hour from bridge_session order by id';
-    expect(await query(url, places)).toEqual([
-      { id: 'fork', fork: 'ended', hour: '2026-01-02 03:00:00' },
-      { id: 's', fork: null, hour: '2026-01-02 03:00:00' },
-    ]);
-    const me = { me: 'w', nonce: 'n', sessionId: 's', epoch: 1, face: face() };
-    expect((await store.settle({ ...me, turnId: 'running', result: completed() })).verdict).toBe('ok');
-    // A start by an older release that was in progress when the table was created.
-    await turn('late', 's', 'active');
-    await query(url, `update bridge_session set active_turn_id = 'late' where id = 's'`);
-    expect((await store.settle({ ...me, turnId: 'late', result: completed() })).verdict).toBe('ok');
-    expect(await query(url, 'select id, state from turn order by id')).toEqual(
-      ['ended', 'late', 'running'].map((id) => ({ id, state: 'completed' })),
+    await query(
+      url,
+      `create schema holdfast;
+       create table holdfast.holdfast_migrations (id serial primary key, name varchar(255) not null);
+       insert into holdfast.holdfast_migrations (name) values ('0001-tables'), ('0002-fence');
+       create table holdfast.turn (id text primary key)`,
     );
+    await expect(openPostgresStore({ url })).rejects.toThrow(
+      /schema "holdfast" was made by a development version of Holdfast.*HOLDFAST_DB_SCHEMA/,
+    );
+    const tables = await query<{ name: string }>(
+      url,
+      `select table_name as name from information_schema.tables where table_schema = 'holdfast' order by 1`,
+    );
+    expect(tables.map(({ name }) => name)).toEqual(['holdfast_migrations', 'turn']);
+    await (await openedIn(url, 'another')).pepper();
   });
 
   test('Two databases never share a pepper', async () => {
@@ -216,7 +174,7 @@ describe('a shared database', () => {
   });
 });
 
-test('Every function exists in one form, and is called by this release or the previous one', async () => {
+test('Every function exists in one form, and is called by this release', async () => {
   const url = await emptyDatabase();
   await opened(url);
   const functions = await query<{ name: string }>(
@@ -224,7 +182,6 @@ test('Every function exists in one form, and is called by this release or the pr
     `select proname::text as name from pg_proc where proname like 'holdfast%' order by proname`,
   );
   expect(functions.map(({ name }) => name.replace('holdfast_', ''))).toEqual([
-    'beat',
     'claim',
     'close',
     'create',
@@ -233,7 +190,6 @@ test('Every function exists in one form, and is called by this release or the pr
     'drop_shared',
     'erase',
     'heartbeat',
-    'judge',
     'key',
     'operate',
     'purge_sessions',
@@ -257,9 +213,8 @@ describe('tables', () => {
     const orm = await MikroORM.init({
       clientUrl: url,
       entities,
-      extensions: [Migrator],
-      migrations: { tableName: 'holdfast_migrations', snapshot: false },
       schema: 'holdfast',
+      migrations: { tableName: 'holdfast_migrations' },
       schemaGenerator: { ignoreRoutines: true },
     });
     cleanUps.push(() => orm.close());

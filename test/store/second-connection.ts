@@ -1,7 +1,6 @@
 import pg from 'pg';
 import type { Fence } from '../../src/store/port.ts';
-import { createCall } from '../../src/store/postgres/call.ts';
-import { createFence } from '../../src/store/postgres/fence.ts';
+import { storeOver } from '../../src/store/postgres/index.ts';
 
 /**
  * A connection of the test that holds a transaction open, so that a race happens in a fixed order: its uncommitted work
@@ -26,7 +25,7 @@ export async function secondConnection(url: string): Promise<SecondConnection> {
   const run = async <Row>(statement: { text: string }, values: readonly unknown[]) =>
     (await client.query(statement.text, [...values])).rows as Row[];
   return {
-    fence: createFence(createCall({ run, stop: () => undefined })),
+    fence: storeOver({ run, stop: () => undefined }),
     query,
     begin: async () => void (await query('begin')),
     commit: async () => void (await query('commit')),

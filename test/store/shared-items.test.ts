@@ -2,9 +2,9 @@ import { randomBytes, randomUUID } from 'node:crypto';
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { arrayText } from '../../src/json.ts';
+import { joinItems, SHARED_ABOVE, splitItems } from '../../src/store/items.ts';
 import type { SessionStore } from '../../src/store/port.ts';
 import { openPostgresStore } from '../../src/store/postgres/index.ts';
-import { joinItems, SHARED_ABOVE, splitItems } from '../../src/store/shared-items.ts';
 import { freshDatabase } from '../support/database.ts';
 import { busyLane, claimNow, completed, newWorker } from './calls.ts';
 

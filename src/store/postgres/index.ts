@@ -1,17 +1,15 @@
-import { MikroORM } from '@mikro-orm/postgresql';
+import type { MikroORM } from '@mikro-orm/postgresql';
 import pg from 'pg';
 import { type Clock, systemClock } from '../../clock.ts';
-import { entities } from '../entities.ts';
 import type { SessionStore } from '../port.ts';
-import { createAdmin } from './admin.ts';
-import { createCall } from './call.ts';
-import { createExecutor } from './executor.ts';
-import { createFence } from './fence.ts';
+import { createExecutor, type Executor } from './executor.ts';
 import { migrate } from './migrate.ts';
+import { createOrm } from './orm.ts';
 import { createOutageLog } from './outage.ts';
-import { createRead, createReads } from './reads.ts';
+import { SessionRepository } from './session-repository.ts';
+import { TurnRepository } from './turn-repository.ts';
 import { causeOf, placeOf, unusable } from './unusable.ts';
-import { createWorkerRegistry } from './workers.ts';
+import { WorkerRepository } from './worker-repository.ts';
 
 export interface PostgresStoreOptions {
   /** Connection URL, as libpq understands it. */
@@ -34,35 +32,23 @@ const IDLE_CONNECTION_MS = 600_000;
 /** Connect timeout for migrations, in milliseconds. */
 const CONNECT_MS = 10_000;
 
+/** Times as text, as MikroORM expects them, and 64-bit integers as numbers: revisions and counts stay below 2^53. */
+const types = new pg.TypeOverrides();
+const { INT8, TIMESTAMP, TIMESTAMPTZ } = pg.types.builtins;
+for (const oid of [TIMESTAMP, TIMESTAMPTZ]) types.setTypeParser(oid, String);
+types.setTypeParser(INT8, Number);
+
 /**
- * Opens the store: migrates the database, checks its version, and creates a pool (the ORM's own, shared by entities and
- * fence) and a heartbeat connection.
+ * Opens the store: migrates the database, checks its version, and creates a pool (the connections of MikroORM and of the
+ * fence alike) and a heartbeat connection.
  *
  * @throws `DatabaseUnusable` that names host, database and cause
  */
 export async function openPostgresStore(options: PostgresStoreOptions): Promise<SessionStore> {
   const { url, statementTimeoutMs = 2000, poolSize = 10, logger, onStatement, clock = systemClock } = options;
   const place = placeOf(url);
-  const connection = {
-    connectionString: url,
-    connectionTimeoutMillis: statementTimeoutMs,
-    keepAlive: true,
-    idleTimeoutMillis: IDLE_CONNECTION_MS,
-  };
-  const orm = await MikroORM.init({
-    dbName: place.database,
-    entities,
-    driverOptions: { ...connection, max: poolSize, application_name: 'holdfast' },
-    // The outage log reports lost connections, once per outage instead of once per connection.
-    logger: () => undefined,
-  });
-  const heartbeats = new pg.Pool({ ...connection, max: 1, application_name: 'holdfast heartbeat' });
-  heartbeats.on('error', () => undefined);
-  heartbeats.on('connect', (client) => client.on('error', () => undefined));
-
-  const closePools = async () => {
-    await Promise.all([orm.close(true), heartbeats.end()]);
-  };
+  let calls!: Executor;
+  const orm = createOrm((statement, values) => calls.run(statement, values));
   let schema: string;
   try {
     schema = await migrate(orm, {
@@ -71,28 +57,89 @@ export async function openPostgresStore(options: PostgresStoreOptions): Promise<
       schema: options.schema ?? null,
     });
   } catch (error) {
-    await closePools();
+    await orm.close(true);
     throw unusable(error, place);
   }
 
-  orm.config.set('schema', schema);
-  const pool = await orm.em.getConnection().getNativeClient();
+  const pool = openPool(poolSize, 'holdfast');
+  const heartbeats = openPool(1, 'holdfast heartbeat');
   const outages =
     logger && createOutageLog({ where: place.text, causeOf: (error) => causeOf(error, place), clock, logger });
   const limits = { schema, timeoutMs: statementTimeoutMs, clock, outages, onStatement };
-  const calls = createExecutor({ pool, ...limits });
+  calls = createExecutor({ pool, ...limits });
   const beats = createExecutor({ pool: heartbeats, ...limits });
-  const read = createRead(calls);
-
   return {
-    ...createFence(createCall(calls)),
-    ...createWorkerRegistry(createCall(calls), createCall(beats), read),
-    ...createReads(read),
-    ...createAdmin(read),
+    ...storeOver(calls, beats, orm),
     async shutdown() {
       calls.stop();
       beats.stop();
-      await closePools();
+      await Promise.all([orm.close(true), pool.end(), heartbeats.end()]);
     },
+  };
+
+  function openPool(max: number, application_name: string): pg.Pool {
+    const opened = new pg.Pool({
+      connectionString: url,
+      connectionTimeoutMillis: statementTimeoutMs,
+      keepAlive: true,
+      idleTimeoutMillis: IDLE_CONNECTION_MS,
+      max,
+      application_name,
+      types,
+    });
+    // The outage log reports lost connections.
+    opened.on('error', () => undefined);
+    opened.on('connect', (client) => client.on('error', () => undefined));
+    return opened;
+  }
+}
+
+/**
+ * Creates the operations of the store over executors.
+ *
+ * @param beats executor of heartbeats
+ */
+export function storeOver(
+  calls: Executor,
+  beats: Executor = calls,
+  orm: MikroORM = createOrm((statement, values) => calls.run(statement, values)),
+): Omit<SessionStore, 'shutdown'> {
+  const sessions = new SessionRepository(orm.em, calls);
+  const turns = new TurnRepository(orm.em, calls);
+  const workers = new WorkerRepository(orm.em, calls, beats);
+  return {
+    create: (call) => sessions.createSession(call),
+    start: (call) => sessions.startTurn(call),
+    settle: (call) => sessions.settleTurn(call),
+    claim: (call) => sessions.claim(call),
+    release: (call) => sessions.release(call),
+    close: (call) => sessions.close(call),
+    register: (worker) => workers.register(worker),
+    heartbeat: (id, state, leaseMs, registration) => workers.heartbeat(id, state, leaseMs, registration),
+    declareExpired: (id) => workers.declareExpired(id),
+    declareDead: (id) => workers.declareDead(id),
+    workers: () => workers.workers(),
+    lookup: (query) => sessions.lookup(query),
+    session: (id) => sessions.session(id),
+    sessions: (limit) => sessions.sessions(limit),
+    turn: (id) => turns.turn(id),
+    turnsOf: (sessionId, limit) => turns.turnsOf(sessionId, limit),
+    lineage: (scope, turnId) => turns.lineage(scope, turnId),
+    line: (scope, turnId) => turns.line(scope, turnId),
+    references: (scope, itemIds) => turns.references(scope, itemIds),
+    repeated: (scope, requestFp, withinMs) => turns.repeated(scope, requestFp, withinMs),
+    pepper: () => sessions.pepper(),
+    listSessions: (query) => sessions.listSessions(query),
+    turnDetails: (sessionId, limit) => turns.turnDetails(sessionId, limit),
+    keysOf: (sessionId) => sessions.keysOf(sessionId),
+    ownedSessions: () => sessions.ownedSessions(),
+    forksOf: (sessionId, limit) => turns.forksOf(sessionId, limit),
+    operatorRelease: (sessionId) => sessions.operate(sessionId, 'release'),
+    operatorClose: (sessionId) => sessions.operate(sessionId, 'close'),
+    dropAnchor: (sessionId) => sessions.operate(sessionId, 'drop-anchor'),
+    purge: (step) => workers.purge(step),
+    keepStory: (sessionId, turnId, record) => sessions.keepStory(sessionId, turnId, record),
+    story: (sessionId) => sessions.story(sessionId),
+    eraseResponse: (scope, responseId) => turns.eraseResponse(scope, responseId),
   };
 }

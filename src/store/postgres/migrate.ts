@@ -1,8 +1,8 @@
 import type { MikroORM } from '@mikro-orm/postgresql';
 import pg from 'pg';
-import { migrationsList } from '../migrations/index.ts';
 import { quoted, searchPathOf } from './executor.ts';
 import { sqlState } from './outcome.ts';
+import { functions, migrationsList } from './schema/index.ts';
 import { assertPostgres, assertServer, DatabaseUnusable, type Place } from './unusable.ts';
 
 /** Table of the executed migrations. It also identifies a schema as Holdfast's. */
@@ -28,7 +28,8 @@ export interface MigrateOptions {
 }
 
 /**
- * Migrates the database on one connection and in one transaction. All settings end with the transaction, so that it works
+ * Migrates the database on one connection and in one transaction. MikroORM's migrator cannot: it takes connections of the
+ * pool, has no lock between processes that start together, and its settings outlive a transaction. All settings end with the transaction, so that it works
  * through a pooler in transaction mode. Processes that start together queue on an advisory lock of that transaction; all
  * but the first then find nothing to do. A role without the right to create objects is sufficient when nothing needs to be
  * created.
@@ -69,12 +70,14 @@ async function carryOut(client: pg.Client, orm: MikroORM, { schema: wanted, plac
   try {
     await createSchema(client, schema);
     await client.query(`set local search_path = ${searchPathOf(schema)}`);
-    for (const { name, class: Kind } of await pending(client, schema)) {
+    const migrations = await pending(client, schema, place);
+    for (const { name, class: Kind } of migrations) {
       const migration = new Kind(orm.em.getDriver(), orm.config);
       migration.up();
       for (const statement of migration.getQueries()) await client.query(String(statement));
       await client.query(`insert into ${MIGRATIONS_TABLE} (name) values ($1)`, [name]);
     }
+    if (migrations.length > 0) for (const statement of functions) await client.query(statement);
     return schema;
   } catch (error) {
     const state = sqlState(error);
@@ -118,8 +121,12 @@ async function createSchema(client: pg.Client, schema: string): Promise<void> {
   if (rowCount === 0) await client.query(`create schema ${quoted(schema)}`);
 }
 
-/** Returns the migrations that were not executed yet, oldest first. */
-async function pending(client: pg.Client, schema: string): Promise<typeof migrationsList> {
+/**
+ * Returns the migrations that were not executed yet, oldest first.
+ *
+ * @throws `DatabaseUnusable` for tables of a development version, from which no migration leads here
+ */
+async function pending(client: pg.Client, schema: string, place: Place): Promise<typeof migrationsList> {
   const { rowCount } = await client.query(
     'select from pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname = $1 and c.relname = $2',
     [schema, MIGRATIONS_TABLE],
@@ -132,5 +139,12 @@ async function pending(client: pg.Client, schema: string): Promise<typeof migrat
   }
   const { rows } = await client.query<{ name: string }>(`select name from ${MIGRATIONS_TABLE}`);
   const done = new Set(rows.map(({ name }) => name));
+  if (done.size > 0 && !done.has(migrationsList[0]!.name)) {
+    throw new DatabaseUnusable(
+      `${place.text}: schema "${schema}" was made by a development version of Holdfast, from which there is no migration: ` +
+        'name another schema with HOLDFAST_DB_SCHEMA, or drop this one with its conversations',
+      false,
+    );
+  }
   return migrationsList.filter(({ name }) => !done.has(name));
 }

@@ -1,7 +1,12 @@
 /** The call got no verdict: the statement may or may not have been executed. Repeating the same call resolves it. */
 export class NoAnswer extends Error {
   override readonly name = 'NoAnswer';
+  /** MikroORM wraps errors and copies their properties. */
+  readonly noAnswer = true;
 }
+
+/** Returns whether an error, wrapped or not, is a call without a verdict. */
+export const isNoAnswer = (error: unknown): error is Error => error instanceof Error && 'noAnswer' in error;
 
 /**
  * SQLSTATE classes and codes after which the same call may succeed: the fault lies with the connection, the server or the

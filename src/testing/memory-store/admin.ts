@@ -11,16 +11,20 @@ import type {
   SessionSummary,
   TurnDetail,
 } from '../../store/admin-port.ts';
+import { detailColumns } from '../../store/entities.ts';
 import type { KeyRef } from '../../store/port.ts';
+import { judgeOperate } from '../../store/rules.ts';
 import {
+  copied,
   forgetIndex,
   indexTurn,
   type MemoryDatabase,
   type SessionRecord,
   scoped,
+  sessionRow,
   type TurnRecord,
+  turnRow,
 } from './database.ts';
-import { sessionRow, turnRow } from './rows.ts';
 
 const sha256 = (text: string) => createHash('sha256').update(text).digest('hex');
 const HOUR = 3_600_000;
@@ -61,16 +65,16 @@ export function createAdmin(db: MemoryDatabase, now: () => number) {
   };
 
   const operate = (sessionId: string, change: (session: SessionRecord) => void): OperatorVerdict => {
-    const session = db.sessions.get(sessionId);
-    if (session?.activeTurnId) return 'busy';
-    if (!session || session.state === 'closed') return 'missing';
-    session.ownerWorkerId = null;
-    session.ownerNonce = null;
-    session.epoch += 1;
-    session.revision += 1;
-    session.updatedAt = now();
-    change(session);
-    return 'ok';
+    const session = db.sessions.get(sessionId) ?? null;
+    const verdict = judgeOperate(session);
+    if (verdict !== 'ok') return verdict;
+    session!.ownerWorkerId = null;
+    session!.ownerNonce = null;
+    session!.epoch += 1;
+    session!.revision += 1;
+    session!.updatedAt = now();
+    change(session!);
+    return verdict;
   };
 
   const forgetTurn = (turn: TurnRecord) => {
@@ -166,12 +170,10 @@ export function createAdmin(db: MemoryDatabase, now: () => number) {
           const items = db.items.get(turn.id);
           return {
             ...turnRow(turn),
-            usage: turn.usage ?? null,
-            error: turn.error ?? null,
+            ...copied<Pick<TurnDetail, (typeof detailColumns)[number]>>(turn, detailColumns),
             facts: turn.facts,
             startedAt: iso(turn.startedAt),
             endedAt: turn.endedAt === null ? null : iso(turn.endedAt),
-            branched: turn.branched,
             inputBytes: items ? Buffer.byteLength(items.input) : null,
             outputBytes: items ? Buffer.byteLength(items.output) : null,
           };

@@ -1,39 +1,63 @@
-import { type SessionRow, type TurnFacts, type TurnRow, UNKNOWN_VERSION, type WorkerState } from '../../store/port.ts';
+import {
+  BridgeSession,
+  type Column,
+  columnsOf,
+  type SessionColumns,
+  type SessionRow,
+  Turn,
+  type TurnColumns,
+  type TurnRow,
+  Worker,
+  type WorkerColumns,
+  type WorkerRow,
+} from '../../store/entities.ts';
+import { UNKNOWN_VERSION } from '../../store/port.ts';
 
-export interface WorkerRecord {
-  id: string;
-  internalUrl: string | null;
-  livenessPath: string | null;
-  state: WorkerState;
-  version: string;
-  /** Monotonic milliseconds of the store's clock. */
-  heartbeatExpiresAt: number;
-}
+/** Row as this store keeps it: times are milliseconds of the store's clock. */
+type Stored<Columns> = {
+  [K in keyof Columns]: [Columns[K]] extends [Date]
+    ? number
+    : [Columns[K]] extends [Date | null]
+      ? number | null
+      : Columns[K];
+};
 
-export interface SessionRecord extends SessionRow {
-  /** Turn that the latest claim marked lost; a repeated claim returns it again. */
-  lostTurnId: string | null;
-  /** Milliseconds of the store's clock. */
-  createdAt: number;
-  updatedAt: number;
-}
-
-export interface TurnRecord extends TurnRow {
+export interface WorkerRecord extends Omit<Stored<WorkerColumns>, 'createdAt'> {}
+export interface SessionRecord extends Omit<Stored<SessionColumns>, 'changedHour'> {}
+export interface TurnRecord extends Stored<TurnColumns> {
   /** Increases with every started turn: orders turns that started at the same time. */
   ordinal: number;
-  secondFp: string | null;
-  thirdFp: string | null;
-  forms: string | null;
   itemIds: readonly string[];
-  /** The end was recorded outside the fence, so it never moved a head. */
-  branched: boolean;
-  usage: unknown;
-  error: unknown;
-  facts: TurnFacts | null;
-  /** Milliseconds of the store's clock. */
-  startedAt: number;
-  endedAt: number | null;
 }
+
+const shown = (columns: readonly Column[]) => columns.flatMap(({ hidden, property }) => (hidden ? [] : [property]));
+const shownOf = {
+  session: shown(columnsOf(BridgeSession)),
+  turn: shown(columnsOf(Turn)),
+  worker: shown(columnsOf(Worker)),
+};
+
+/** Copies the columns of the port's row: callers must not see later changes. */
+export function copied<Row>(record: object, columns: readonly string[]): Row {
+  const row: Record<string, unknown> = {};
+  for (const column of columns) row[column] = (record as Record<string, unknown>)[column];
+  return row as Row;
+}
+
+export const sessionRow = (record: SessionRecord): SessionRow => ({
+  ...copied<SessionRow>(record, shownOf.session),
+  snapshot: asStored(record.snapshot),
+});
+export const turnRow = (record: TurnRecord): TurnRow => copied(record, shownOf.turn);
+export const workerRow = (record: WorkerRecord, now: number): WorkerRow => ({
+  ...copied<WorkerRow>(record, shownOf.worker),
+  leaseLeftMs: Math.floor(record.heartbeatExpiresAt - now),
+});
+
+/** Columns of a turn that its start leaves empty. */
+export const emptyTurn = Object.fromEntries(
+  columnsOf(Turn).flatMap(({ nullable, property }) => (nullable ? [[property, null]] : [])),
+) as { [K in keyof TurnColumns as null extends TurnColumns[K] ? K : never]: null };
 
 /**
  * Contents of the database. Several stores may share one, as several workers share a server. Only the store modifies

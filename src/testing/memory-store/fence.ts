@@ -1,3 +1,6 @@
+import { arrayText } from '../../json.ts';
+import { endColumns } from '../../store/entities.ts';
+import { usableItemIds } from '../../store/items.ts';
 import type {
   ClaimCall,
   ClaimVerdict,
@@ -8,41 +11,39 @@ import type {
   ReleaseCall,
   ReleaseVerdict,
   RowFace,
+  SettleCall,
+  SettleVerdict,
   StartCall,
   StartVerdict,
+  TurnFacts,
   TurnStart,
   Writer,
 } from '../../store/port.ts';
 import {
+  judgeClaim,
+  judgeClose,
+  judgeCreate,
+  judgeRelease,
+  judgeSettle,
+  judgeStart,
+  movesHead,
+} from '../../store/rules.ts';
+import {
   asStored,
+  emptyTurn,
+  forgetIndex,
+  indexTurn,
   insertMissingOwner,
   type MemoryDatabase,
   type SessionRecord,
   scoped,
+  sessionRow,
   type TurnRecord,
 } from './database.ts';
-import { sessionRow } from './rows.ts';
-
-/** Returns whether the caller still owns the session: owner, nonce and epoch all match. */
-export const holds = (session: SessionRecord, { me, nonce }: Writer, epoch: number): boolean =>
-  session.ownerWorkerId === me && session.ownerNonce === nonce && session.epoch === epoch;
 
 /**
- * Applies the columns that every write sets, and raises the revision.
- *
- * @param now milliseconds of the store's clock
- */
-export function write(session: SessionRecord, face: RowFace, now: number): void {
-  session.state = face.state;
-  session.snapshot = asStored(face.snapshot);
-  session.machineVersion = face.machineVersion;
-  session.revision += 1;
-  session.updatedAt = now;
-}
-
-/**
- * Creates the fence as plain functions over maps. Each runs to completion synchronously, which replaces the row lock of the
- * database. Checks are in the order of the SQL functions.
+ * Creates the fence over maps, by the rules of `../rules.ts`. Each call runs to completion synchronously, which replaces
+ * the row lock of the database.
  *
  * @param now returns the store's clock in milliseconds
  */
@@ -53,9 +54,19 @@ export function createFence(db: MemoryDatabase, now: () => number) {
     return worker && worker.state !== 'dead' ? Math.floor(worker.heartbeatExpiresAt - now()) : null;
   }
 
+  /** Applies the columns that every write sets, and raises the revision. */
+  function write(session: SessionRecord, face: RowFace): void {
+    session.state = face.state;
+    session.snapshot = asStored(face.snapshot);
+    session.machineVersion = face.machineVersion;
+    session.revision += 1;
+    session.updatedAt = now();
+  }
+
   function insertTurn(turn: TurnStart, session: SessionRecord, { me }: Writer): void {
     db.started += 1;
     const record: TurnRecord = {
+      ...emptyTurn,
       ...turn,
       ordinal: db.started,
       sessionId: session.id,
@@ -63,50 +74,51 @@ export function createFence(db: MemoryDatabase, now: () => number) {
       epoch: session.epoch,
       authorWorkerId: me,
       state: 'active',
-      responseId: null,
-      transcriptFp: null,
-      clientFp: null,
-      secondFp: null,
-      thirdFp: null,
-      forms: null,
       itemIds: [],
-      itemCount: null,
       replay: 'never',
       branched: false,
-      usage: null,
-      error: null,
-      facts: null,
       startedAt: now(),
-      endedAt: null,
     };
     db.turns.set(turn.id, record);
   }
 
+  /** Moves a response id from a turn's former end to its new one. */
+  function nameResponse(turn: TurnRecord, responseId: string | null): void {
+    if (responseId !== null) {
+      const key = scoped(turn.scope, responseId);
+      const holder = db.responses.get(key);
+      if (holder !== undefined && holder !== turn.id) throw new Error(`response id ${responseId} is taken`);
+      db.responses.set(key, turn.id);
+    }
+    if (turn.responseId !== null && turn.responseId !== responseId) {
+      db.responses.delete(scoped(turn.scope, turn.responseId));
+    }
+  }
+
   return {
     create(call: CreateCall): CreateVerdict {
+      const known = db.sessions.get(call.sessionId) ?? null;
       const leaseLeftMs = leaseLeft(call.me);
-      if (leaseLeftMs === null) return { verdict: 'fenced' };
-      const known = db.sessions.get(call.sessionId);
-      if (known) {
-        const same = holds(known, call, 1) && known.activeTurnId === call.turn.id;
-        if (!same) return { verdict: 'fenced' };
-        return { verdict: 'already', leaseLeftMs, epoch: known.epoch, revision: known.revision };
-      }
       const keys = call.keys.map(({ kind, hash }) => scoped(call.scope, kind, hash));
-      if (keys.some((key) => db.keys.has(key))) return { verdict: 'key_taken' };
+      const isTaken = keys.some((key) => db.keys.has(key));
+      const verdict = judgeCreate(known, { ...call, epoch: 1 }, call.turn.id, leaseLeftMs !== null, isTaken);
+      if (verdict === 'fenced' || verdict === 'key_taken') return { verdict };
+      if (verdict === 'already') {
+        return { verdict, leaseLeftMs: leaseLeftMs!, epoch: known!.epoch, revision: known!.revision };
+      }
       if (db.turns.has(call.turn.id)) throw new Error(`turn ${call.turn.id} exists in another session`);
       const session: SessionRecord = {
         id: call.sessionId,
         scope: call.scope,
-        state: call.face.state,
+        ...call.face,
         snapshot: asStored(call.face.snapshot),
-        machineVersion: call.face.machineVersion,
         revision: 1,
         ownerWorkerId: call.me,
         ownerNonce: call.nonce,
         epoch: 1,
         activeTurnId: call.turn.id,
         headTurnId: call.headTurnId,
+        forkTurnId: call.headTurnId,
         lostTurnId: null,
         upstreamId: call.upstreamId,
         model: call.model,
@@ -117,77 +129,99 @@ export function createFence(db: MemoryDatabase, now: () => number) {
       db.sessions.set(session.id, session);
       for (const key of keys) db.keys.set(key, session.id);
       insertTurn(call.turn, session, call);
-      return { verdict: 'ok', leaseLeftMs, epoch: 1, revision: 1 };
+      return { verdict, leaseLeftMs: leaseLeftMs!, epoch: 1, revision: 1 };
     },
 
     start(call: StartCall): StartVerdict {
-      const session = db.sessions.get(call.sessionId);
+      const { turn, expectedHead } = call;
+      const session = db.sessions.get(call.sessionId) ?? null;
       const leaseLeftMs = leaseLeft(call.me);
-      if (!session || !holds(session, call, call.epoch) || leaseLeftMs === null) return { verdict: 'fenced' };
-      if (db.turns.has(call.turn.id)) {
-        if (session.activeTurnId !== call.turn.id) return { verdict: 'ended' };
-        return { verdict: 'already', leaseLeftMs, revision: session.revision };
+      const verdict = judgeStart(session, call, turn.id, db.turns.has(turn.id), expectedHead, leaseLeftMs !== null);
+      if (verdict === 'already') return { verdict, leaseLeftMs: leaseLeftMs!, revision: session!.revision };
+      if (verdict !== 'ok') return { verdict };
+      insertTurn(turn, session!, call);
+      session!.activeTurnId = turn.id;
+      write(session!, call.face);
+      return { verdict, leaseLeftMs: leaseLeftMs!, revision: session!.revision };
+    },
+
+    /** @throws Error when another turn of the scope has the same response id; nothing is written then */
+    settle(call: SettleCall): SettleVerdict {
+      const { result } = call;
+      const session = db.sessions.get(call.sessionId) ?? null;
+      const known = db.turns.get(call.turnId);
+      const turn = known?.sessionId === call.sessionId ? known : null;
+      const verdict = judgeSettle(session, turn, call, call.turnId, result.state);
+      if (verdict === 'branch' || verdict === 'already') return { verdict };
+
+      nameResponse(turn!, result.responseId);
+      forgetIndex(db, turn!);
+      const { facts } = turn!;
+      for (const column of endColumns) Object.assign(turn!, { [column]: asStored(result[column]) });
+      turn!.facts = facts ?? (asStored(result.facts) as TurnFacts | null);
+      turn!.state = result.state;
+      turn!.branched = verdict === 'outside';
+      turn!.endedAt = now();
+      turn!.itemIds = usableItemIds(result.itemIds);
+      indexTurn(db, turn!);
+      // The items of a replaced end are removed with it.
+      db.items.delete(turn!.id);
+      if (result.items) {
+        const { input, output } = result.items;
+        db.items.set(turn!.id, { input: arrayText(input), output: arrayText(output) });
       }
-      if (session.activeTurnId !== null) return { verdict: 'busy' };
-      if (session.headTurnId !== call.expectedHead) return { verdict: 'head_moved' };
-      insertTurn(call.turn, session, call);
-      session.activeTurnId = call.turn.id;
-      write(session, call.face, now());
-      return { verdict: 'ok', leaseLeftMs, revision: session.revision };
+      if (verdict === 'outside') return { verdict: 'branch' };
+
+      const moves = movesHead(result.state);
+      session!.activeTurnId = null;
+      session!.anchorLost = (result.anchorLost ?? false) || (session!.anchorLost && !moves);
+      if (moves) session!.headTurnId = turn!.id;
+      write(session!, call.face);
+      return { verdict: 'ok', revision: session!.revision };
     },
 
     claim(call: ClaimCall): ClaimVerdict {
-      const session = db.sessions.get(call.sessionId);
-      if (!session || session.state === 'closed') return { verdict: 'lost_race' };
-      if (leaseLeft(call.me) === null) return { verdict: 'fenced' };
-      const answer = (): ClaimVerdict => ({
-        verdict: 'row',
-        row: sessionRow(session),
-        lostTurnId: session.lostTurnId,
-      });
-      if (holds(session, call, call.epochRead + 1)) return answer();
-      if (session.epoch !== call.epochRead || session.revision !== call.revisionRead) return { verdict: 'lost_race' };
-      const { activeTurnId, ownerWorkerId } = session;
-      if (activeTurnId !== null && ownerWorkerId !== null) {
-        if (!db.workers.has(ownerWorkerId)) insertMissingOwner(db, ownerWorkerId, now());
-        if (db.workers.get(ownerWorkerId)?.state !== 'dead') return { verdict: 'busy' };
-        const turn = db.turns.get(activeTurnId);
+      const found = db.sessions.get(call.sessionId) ?? null;
+      const isDead = (owner: string) =>
+        (db.workers.get(owner) ?? insertMissingOwner(db, owner, now())).state === 'dead';
+      const unchanged = found?.revision === call.revisionRead;
+      const verdict = judgeClaim(found, call, call.epochRead, unchanged, leaseLeft(call.me) !== null, isDead);
+      if (verdict !== 'ok' && verdict !== 'again') return { verdict };
+      const session = found!;
+      if (verdict === 'ok') {
+        const turn = db.turns.get(session.activeTurnId ?? '');
         if (turn?.state === 'active') Object.assign(turn, { state: 'lost', branched: true, endedAt: now() });
+        session.ownerWorkerId = call.me;
+        session.ownerNonce = call.nonce;
+        session.lostTurnId = session.activeTurnId;
+        session.activeTurnId = null;
+        session.state = 'stale';
+        session.epoch += 1;
+        session.revision += 1;
+        session.updatedAt = now();
       }
-      session.ownerWorkerId = call.me;
-      session.ownerNonce = call.nonce;
-      session.epoch += 1;
-      session.activeTurnId = null;
-      session.lostTurnId = activeTurnId;
-      session.state = 'stale';
-      session.revision += 1;
-      session.updatedAt = now();
-      return answer();
+      return { verdict: 'row', row: sessionRow(session), lostTurnId: session.lostTurnId };
     },
 
     release(call: ReleaseCall): ReleaseVerdict {
-      const session = db.sessions.get(call.sessionId);
-      if (!session || session.epoch !== call.epoch) return { verdict: 'fenced' };
-      if (session.ownerWorkerId === null) return { verdict: 'already' };
-      if (!holds(session, call, call.epoch)) return { verdict: 'fenced' };
-      if (session.activeTurnId !== null) return { verdict: 'busy' };
-      session.ownerWorkerId = null;
-      session.ownerNonce = null;
-      write(session, call.face, now());
-      return { verdict: 'ok' };
+      const session = db.sessions.get(call.sessionId) ?? null;
+      const verdict = judgeRelease(session, call);
+      if (verdict !== 'ok') return { verdict };
+      session!.ownerWorkerId = null;
+      session!.ownerNonce = null;
+      write(session!, call.face);
+      return { verdict };
     },
 
     close(call: CloseCall): CloseVerdict {
-      const session = db.sessions.get(call.sessionId);
-      if (!session || session.epoch !== call.epoch) return { verdict: 'fenced' };
-      if (session.state === 'closed') return { verdict: 'already' };
-      if (!holds(session, call, call.epoch)) return { verdict: 'fenced' };
-      if (session.activeTurnId !== null) return { verdict: 'busy' };
-      for (const [key, id] of db.keys) if (id === session.id) db.keys.delete(key);
-      session.ownerWorkerId = null;
-      session.ownerNonce = null;
-      write(session, { ...call.face, state: 'closed' }, now());
-      return { verdict: 'ok' };
+      const session = db.sessions.get(call.sessionId) ?? null;
+      const verdict = judgeClose(session, call);
+      if (verdict !== 'ok') return { verdict };
+      for (const [key, id] of db.keys) if (id === session!.id) db.keys.delete(key);
+      session!.ownerWorkerId = null;
+      session!.ownerNonce = null;
+      write(session!, { ...call.face, state: 'closed' });
+      return { verdict };
     },
   };
 }

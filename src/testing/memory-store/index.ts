@@ -4,7 +4,6 @@ import { createAdmin } from './admin.ts';
 import { createMemoryDatabase, type MemoryDatabase } from './database.ts';
 import { createFence } from './fence.ts';
 import { createReads } from './reads.ts';
-import { settle } from './settle.ts';
 import { createWorkers } from './workers.ts';
 
 export { createMemoryDatabase, type MemoryDatabase } from './database.ts';
@@ -48,7 +47,7 @@ export function createMemoryStore({
   return {
     create: (c) => call(() => fence.create(c)),
     start: (c) => call(() => fence.start(c)),
-    settle: (c) => call(() => settle(database, c, now())),
+    settle: (c) => call(() => fence.settle(c)),
     claim: (c) => call(() => fence.claim(c)),
     release: (c) => call(() => fence.release(c)),
     close: (c) => call(() => fence.close(c)),

@@ -1,4 +1,4 @@
-import { TURNS_PER_ITEM, usableItemIds } from '../../store/item-ids.ts';
+import { TURNS_PER_ITEM, usableItemIds } from '../../store/items.ts';
 import {
   type LineTurn,
   type Lookup,
@@ -12,8 +12,15 @@ import {
   type TurnRow,
   type WorkerRow,
 } from '../../store/port.ts';
-import { type MemoryDatabase, type SessionRecord, scoped, type TurnRecord } from './database.ts';
-import { sessionRow, turnRow, workerRow } from './rows.ts';
+import {
+  type MemoryDatabase,
+  type SessionRecord,
+  scoped,
+  sessionRow,
+  type TurnRecord,
+  turnRow,
+  workerRow,
+} from './database.ts';
 
 /**
  * Creates the reads as plain functions over maps.

@@ -23,8 +23,9 @@ const allowed = new Map([
   ['src/observe/explain.ts session', 'keys are types of the machine’s events, guarded by Object.hasOwn'],
   ['src/observe/explain.ts turn', 'keys are types of the machine’s events, guarded by Object.hasOwn'],
   ['src/observe/trace.ts picked', 'keys are those of the list of checks'],
+  ['src/testing/memory-store/database.ts row', 'keys are the columns of an entity'],
   ['src/testing/memory-store/admin.ts takers', 'keys are the kinds of rows that a sweep takes'],
-  ['src/store/shared-items.ts places', 'keys are numbers'],
+  ['src/store/items.ts places', 'keys are numbers'],
 ]);
 
 const files = (folder: string): string[] =>

@@ -1,3 +1,16 @@
+import type { TurnEnd, TurnState } from '../../../src/store/port.ts';
+import {
+  type FencedSession,
+  type FencedTurn,
+  type Hold,
+  holds,
+  judgeClaim,
+  judgeCreate,
+  judgeRelease,
+  judgeSettle,
+  judgeStart,
+  movesHead,
+} from '../../../src/store/rules.ts';
 import { BRANCHED, FLAG, type Layout, REQUEST, ROW, ROWS, STAGE, TURN, TURN_STATE, WORKER } from './layout.ts';
 import type { Weakness } from './weakness.ts';
 
@@ -37,11 +50,11 @@ export type ClaimAnswer = 'row' | 'busy' | 'lost_race' | 'fenced';
 export type ReleaseAnswer = 'ok' | 'already' | 'busy' | 'fenced';
 
 /** Caller of a store operation, with its hold on the session. Indices of workers and turns count from 0. */
-export interface Caller {
-  me: number;
-  nonce: number;
-  epoch: number;
-}
+export type Caller = Hold<number>;
+
+const STATES: readonly TurnState[] = ['active', 'active', 'completed', 'failed', 'cancelled', 'lost'];
+/** Returns the end that a number of `TURN_STATE` stands for. */
+const endOf = (state: number) => STATES[state & 7] as TurnEnd;
 
 /** The fence over one session's row, as in `src/store/port.ts`. `test/model` compares it with the in-memory store. */
 export interface Rows {
@@ -64,7 +77,8 @@ export interface Rows {
 }
 
 /**
- * Creates the rows over the state in `hand`.
+ * Creates the rows over the state in `hand`. Their decisions are those of `src/store/rules.ts`, on views of the bytes. A
+ * weakness changes what a rule is given, or overrides its verdict.
  *
  * @param weak the check that is left out, or null
  * @param onWrite called before every write to the session's row
@@ -75,14 +89,34 @@ export function createRows(layout: Layout, hand: Hand, weak: Weakness | null, on
   /** A worker without a row may start nothing either. */
   const isFenced = (w: number) => (hand.s[layout.worker(w)]! & (WORKER.dead | WORKER.unrecorded)) !== 0;
 
-  const owns = (s: Uint8Array, { me, nonce, epoch }: Caller) =>
-    s[ROW.epoch] === epoch && s[ROW.owner] === me + 1 && s[ROW.nonce] === nonce;
+  /** The session's row; ids of workers and turns count from 0. Reads the present state, so that no call makes an object. */
+  const view: FencedSession<number> = {
+    get ownerWorkerId() {
+      return hand.s[ROW.owner]! === 0 ? null : hand.s[ROW.owner]! - 1;
+    },
+    get ownerNonce() {
+      return hand.s[ROW.owner]! === 0 ? null : hand.s[ROW.nonce]!;
+    },
+    get epoch() {
+      return hand.s[ROW.epoch]!;
+    },
+    get activeTurnId() {
+      return hand.s[ROW.active]! === 0 ? null : hand.s[ROW.active]! - 1;
+    },
+    get headTurnId() {
+      return hand.s[ROW.head]! === 0 ? null : hand.s[ROW.head]! - 1;
+    },
+    state: 'live',
+  };
+  const session = () => (hand.s[ROW.epoch] === 0 ? null : view);
+  const isActive = (turn: number) => hand.s[ROW.active] === turn + 1;
 
-  /** Returns whether the fence accepts the caller. A weakness may skip part of this check. */
-  const holds = (s: Uint8Array, caller: Caller) => {
-    if (weak === 'startIgnoresEpoch') return s[ROW.owner] === caller.me + 1;
-    if (weak === 'startIgnoresOwner') return s[ROW.epoch] === caller.epoch;
-    return owns(s, caller);
+  /** Returns the hold that the fence compares. A weakness replaces the parts that it does not compare by those of the row. */
+  const compared = (caller: Caller): Caller => {
+    const { ownerWorkerId, ownerNonce, epoch } = view as unknown as { [K in keyof typeof view]: number };
+    if (weak === 'startIgnoresEpoch') return { me: caller.me, nonce: ownerNonce, epoch };
+    if (weak === 'startIgnoresOwner') return { me: ownerWorkerId, nonce: ownerNonce, epoch: caller.epoch };
+    return caller;
   };
 
   const breaks = (promise: Broken) => {
@@ -118,12 +152,12 @@ export function createRows(layout: Layout, hand: Hand, weak: Weakness | null, on
 
     create(caller, turn) {
       const { s } = hand;
-      if (isFenced(caller.me)) return 'fenced';
-      if (s[ROW.epoch] !== 0 && s[ROW.sid] === caller.nonce) {
-        if (weak === 'createNotIdempotent') return 'key_taken';
-        return holds(s, { ...caller, epoch: 1 }) && s[ROW.active] === turn + 1 ? 'already' : 'fenced';
-      }
-      if (s[ROW.epoch] !== 0) return 'key_taken';
+      const first = { ...caller, epoch: 1 };
+      const exists = s[ROW.epoch] !== 0;
+      const same = exists && s[ROW.sid] === caller.nonce;
+      const verdict = judgeCreate(same ? view : null, compared(first), turn, !isFenced(caller.me), exists);
+      if (same && weak === 'createNotIdempotent' && !isFenced(caller.me)) return 'key_taken';
+      if (verdict !== 'ok') return verdict;
       if (s[layout.turn(turn) + TURN.state] !== TURN_STATE.none) return 'rejected';
       write();
       s[ROW.epoch] = 1;
@@ -131,25 +165,25 @@ export function createRows(layout: Layout, hand: Hand, weak: Weakness | null, on
       s[ROW.nonce] = s[ROW.sid] = caller.nonce;
       s[ROW.active] = turn + 1;
       s[ROW.head] = 0;
-      insertTurn(turn, { ...caller, epoch: 1 });
+      insertTurn(turn, first);
       return 'ok';
     },
 
     start(caller, turn, expectedHead) {
       const { s } = hand;
-      if (s[ROW.epoch] === 0 || !holds(s, caller)) return 'fenced';
-      if (isFenced(caller.me) && weak !== 'startIgnoresDeath') return 'fenced';
-      const known = s[layout.turn(turn) + TURN.state]! & 7;
-      if (known !== TURN_STATE.none) {
-        if (s[ROW.active] === turn + 1) return 'already';
-        if (weak !== 'startRevivesTurn') return 'ended';
-      }
-      if (s[ROW.active] !== 0 && weak !== 'startIgnoresBusy') return 'busy';
+      const isKnown = (s[layout.turn(turn) + TURN.state]! & 7) !== TURN_STATE.none;
+      const counts = isKnown && (weak !== 'startRevivesTurn' || isActive(turn));
       const asksHead = weak !== 'startIgnoresHead' && weak !== 'oldHead';
-      if (s[ROW.head] !== expectedHead && asksHead) return 'head_moved';
-      if (!owns(s, caller)) breaks('fencedStart');
+      const head = asksHead ? (expectedHead === 0 ? null : expectedHead - 1) : view.headTurnId;
+      const lives = !isFenced(caller.me) || weak === 'startIgnoresDeath';
+      let verdict = judgeStart(session(), compared(caller), turn, counts, head, lives);
+      if (verdict === 'busy' && weak === 'startIgnoresBusy') {
+        verdict = asksHead && s[ROW.head] !== expectedHead ? 'head_moved' : 'ok';
+      }
+      if (verdict !== 'ok') return verdict;
+      if (!holds(view, caller)) breaks('fencedStart');
       if (isDead(caller.me)) breaks('deadActs');
-      if (known !== TURN_STATE.none) breaks('endsOnce');
+      if (isKnown) breaks('endsOnce');
       if (s[ROW.head] !== expectedHead) breaks('headKnown');
       write();
       insertTurn(turn, caller);
@@ -161,34 +195,43 @@ export function createRows(layout: Layout, hand: Hand, weak: Weakness | null, on
       const { s } = hand;
       const t = layout.turn(turn);
       const recorded = s[t + TURN.state]!;
-      if (s[ROW.epoch] === 0 || recorded === TURN_STATE.none) return 'branch';
-      if (s[t + TURN.author] !== caller.me + 1 || s[t + TURN.epoch] !== caller.epoch) return 'branch';
-      const state = recorded & 7;
-      const isOver = state !== TURN_STATE.active && (state !== TURN_STATE.lost || (end & 7) === TURN_STATE.lost);
-      if (isOver && weak !== 'settleOverwrites') return recorded & BRANCHED ? 'branch' : 'already';
-      if (isOver && state !== (end & 7)) breaks('endsOnce');
-      const underFence = (holds(s, caller) && s[ROW.active] === turn + 1) || weak === 'settleUnfenced';
+      const exists = recorded !== TURN_STATE.none;
+      const state = STATES[recorded & 7]!;
+      const row: FencedTurn<number> | null = exists
+        ? {
+            authorWorkerId: s[t + TURN.author]! - 1,
+            epoch: s[t + TURN.epoch]!,
+            state,
+            branched: (recorded & BRANCHED) !== 0,
+          }
+        : null;
+      const overwrites = weak === 'settleOverwrites' && row !== null;
+      const ending = overwrites ? { ...row, state: 'active' as const } : row;
+      const verdict = judgeSettle(session(), ending, caller, turn, endOf(end));
+      if (verdict === 'branch' || verdict === 'already') return verdict;
+      const isOver = overwrites && judgeSettle(session(), row, caller, turn, endOf(end)) !== verdict;
+      if (isOver && state !== endOf(end)) breaks('endsOnce');
+      const underFence = (holds(view, compared(caller)) && isActive(turn)) || weak === 'settleUnfenced';
       if (underFence) write();
       else keep();
       s[t + TURN.state] = end | (underFence ? 0 : BRANCHED);
       if (!underFence) return 'branch';
-      if (!owns(s, caller) || s[ROW.active] !== turn + 1) breaks('fencedHead');
+      if (!holds(view, caller) || !isActive(turn)) breaks('fencedHead');
       s[ROW.active] = 0;
-      if ((end & 7) === TURN_STATE.completed) s[ROW.head] = turn + 1;
+      if (movesHead(endOf(end))) s[ROW.head] = turn + 1;
       return 'ok';
     },
 
-    claim({ me, nonce }, epochRead, unchanged) {
+    claim(caller, epochRead, unchanged) {
       const { s } = hand;
-      if (s[ROW.epoch] === 0) return 'lost_race';
-      if (isFenced(me) && weak !== 'claimByTheDead') return 'fenced';
-      if (owns(s, { me, nonce, epoch: epochRead + 1 })) return 'row';
-      if (s[ROW.epoch] !== epochRead) return 'lost_race';
-      if (!unchanged && weak !== 'oldHead') return 'lost_race';
-      const active = s[ROW.active]!;
-      const owner = s[ROW.owner]!;
-      if (active !== 0 && (owner === 0 || !isDead(owner - 1)) && weak !== 'claimRobsTheLiving') return 'busy';
+      const { me, nonce } = caller;
+      const lives = !isFenced(me) || weak === 'claimByTheDead';
+      const isLost = (owner: number) => isDead(owner) || weak === 'claimRobsTheLiving';
+      const verdict = judgeClaim(session(), caller, epochRead, unchanged || weak === 'oldHead', lives, isLost);
+      if (verdict === 'again') return 'row';
+      if (verdict !== 'ok') return verdict;
       if (isDead(me)) breaks('deadActs');
+      const active = s[ROW.active]!;
       write();
       if (active !== 0 && weak !== 'claimForgetsTheLost') {
         const t = layout.turn(active - 1);
@@ -204,12 +247,10 @@ export function createRows(layout: Layout, hand: Hand, weak: Weakness | null, on
 
     release(caller) {
       const { s } = hand;
-      if (weak !== 'releaseUnfenced') {
-        if (s[ROW.epoch] === 0 || s[ROW.epoch] !== caller.epoch) return 'fenced';
-        if (s[ROW.owner] === 0) return 'already';
-        if (!owns(s, caller)) return 'fenced';
-      } else if (s[ROW.epoch] === 0) return 'fenced';
-      if (s[ROW.active] !== 0 && weak !== 'releaseBusy' && weak !== 'releaseUnfenced') return 'busy';
+      let verdict = judgeRelease(session(), caller);
+      if (verdict === 'busy' && weak === 'releaseBusy') verdict = 'ok';
+      if (weak === 'releaseUnfenced' && session() !== null) verdict = 'ok';
+      if (verdict !== 'ok') return verdict;
       write();
       s[ROW.owner] = 0;
       s[ROW.nonce] = 0;

@@ -1,5 +1,11 @@
-import { TURNS_PER_ITEM } from '../../item-ids.ts';
-import { MOST_CANDIDATES, MOST_REPEATED } from '../../port.ts';
+import { TURNS_PER_ITEM } from '../items.ts';
+import { MOST_CANDIDATES, MOST_REPEATED } from '../port.ts';
+
+/**
+ * Hand-written reads of a turn's way through the bridge. Each needs one snapshot and one round trip: recursion, lateral
+ * joins that fix the access path, and one JSON answer over several tables, which the query builder could only hold as
+ * fragments of the same text. They are prepared under their names.
+ */
 
 /** Selects the newest turns that end at a place, by one of the three fingerprint columns. */
 const endingAt = (column: string) => `
@@ -119,4 +125,50 @@ export const references = {
         limit ${TURNS_PER_ITEM}) i
       join only turn t on t.id = i.turn_id
      order by i.started_at desc, wanted.nth`,
+} as const;
+
+/**
+ * Ids of a turn and its ancestors within the scope. `union` drops known rows, so a cycle terminates. The rows are
+ * unordered; `rootFirst` sorts them.
+ *
+ * Here and below, `limit 1` makes the planner read row by row through the primary key: for a line it would otherwise
+ * estimate enough rows to hash a whole table, as PostgreSQL 15 does.
+ */
+const line = `
+    with recursive line as (
+      select t.id, t.parent_turn_id
+        from turn t
+       where t.id = $2::text and t.scope = $1::text
+      union
+      select parent.id, parent.parent_turn_id
+        from line
+       cross join lateral (
+         select t.id, t.parent_turn_id from turn t
+          where t.id = line.parent_turn_id and t.scope = $1::text limit 1) parent
+    )`;
+
+/** The line with its rows and items. The recursion carries only ids; rows and items are fetched once. */
+export const lineage = {
+  name: 'holdfast_lineage',
+  text: `${line}
+    select holdfast_turn_json(one.t)::text as turn, items.input, items.output, items.shared
+      from line
+     cross join lateral (select t from turn t where t.id = line.id limit 1) one
+      left join lateral (
+        select i.input, i.output, i.shared from turn_items i where i.turn_id = line.id limit 1) items on true`,
+} as const;
+
+/** The line reduced to what matching its items requires. */
+export const lineForms = {
+  name: 'holdfast_line',
+  text: `${line}
+    select one.id, one.parent_turn_id as "parentTurnId", one.forms
+      from line
+     cross join lateral (select t.id, t.parent_turn_id, t.forms from turn t where t.id = line.id limit 1) one`,
+} as const;
+
+/** Large items of a scope by their hashes. */
+export const sharedItems = {
+  name: 'holdfast_shared_items',
+  text: 'select hash, data from shared_item where scope = $1::text and hash = any($2::text[])',
 } as const;

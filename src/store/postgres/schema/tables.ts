@@ -1,0 +1,192 @@
+import { Migration } from '@mikro-orm/migrations';
+
+/**
+ * The tables. Their columns are those of `src/store/entities.ts`; a test compares both.
+ *
+ * Identifiers are `text` because they are opaque here: ids given by callers are looked up, never cast, so a malformed id in
+ * a token or an admin path is simply not found.
+ *
+ * **A running turn** is a row of `active_turn`, a small table that inherits from `turn`: a statement on `turn` sees both
+ * tables, one on `only turn` sees ended turns. A start inserts there, and the end moves the row, so a row of `turn` is
+ * written once. An end that updated it would add a second version of the row and of its entry in each index, and an
+ * append-only table hardly needs vacuum. No constraint spans both tables: see the functions `create` and `start`.
+ *
+ * - `bridge_session` is updated twice per turn. Free space on the page (fillfactor) and no index over a volatile column
+ *   keep those updates in place (HOT). `owner_worker_id` changes only with ownership.
+ * - `turn_items` is a separate table so that content can be erased while the turn, its ids and fingerprints stay.
+ * - `shared_item` holds large items once per scope; `turn_shared_item` holds the turns that reference them, so that an item
+ *   is removed with its last reference.
+ * - `turn_item` names the turn that produced an item which later requests may reference. Its primary key starts with the
+ *   turn, for the cascade; `started_at` is that of the turn.
+ * - `holdfast_key`: providers make response ids of any length, and an index entry holds less than 3 KB.
+ * - The indexes over places and items end in `started_at`, so that the newest turns of a place shared by very many
+ *   conversations are read without the others. Operators search response ids and keys without a scope, so the indexes over
+ *   both start with the id. The janitor walks turns in the order of their ends.
+ * - `turn_request_index` holds an eight-byte hash to stay small: it is read only for requests that may be repeats, but
+ *   written at every start of a turn.
+ */
+const statements = [
+  `create table holdfast_meta (
+     name text primary key,
+     value text not null
+   )`,
+  // The pepper keys the credential hash that separates scopes. Uses core functions only; 244 random bits.
+  `insert into holdfast_meta (name, value)
+   values ('pepper', encode(sha256(convert_to(gen_random_uuid()::text || gen_random_uuid()::text, 'UTF8')), 'hex'))`,
+
+  `create table worker (
+     id text primary key,
+     internal_url text,
+     liveness_path text,
+     state text not null,
+     version text not null,
+     heartbeat_expires_at timestamptz not null,
+     created_at timestamptz not null default now(),
+     constraint worker_state_check check (state in ('serving', 'draining', 'dead'))
+   )`,
+
+  `create table bridge_session (
+     id text primary key,
+     scope text not null,
+     state text not null,
+     snapshot jsonb,
+     machine_version integer not null,
+     revision bigint not null,
+     owner_worker_id text,
+     owner_nonce text,
+     epoch bigint not null,
+     active_turn_id text,
+     head_turn_id text,
+     lost_turn_id text,
+     upstream_id text not null,
+     model text,
+     anchor_lost boolean not null default false,
+     created_at timestamptz not null default now(),
+     updated_at timestamptz not null default now(),
+     fork_turn_id text,
+     changed_hour timestamp generated always as (date_trunc('hour', updated_at at time zone 'UTC')) stored,
+     constraint bridge_session_state_check check (state in ('connecting', 'live', 'reconnecting', 'stale', 'closed')),
+     constraint bridge_session_owner_check check ((owner_worker_id is null) = (owner_nonce is null)),
+     constraint bridge_session_active_check check (active_turn_id is null or owner_worker_id is not null)
+   ) with (fillfactor = 70)`,
+  'create index bridge_session_created_at_index on bridge_session (created_at)',
+  'create index bridge_session_changed_hour_index on bridge_session (changed_hour, id)',
+  `create index bridge_session_owner_worker_id_index on bridge_session (owner_worker_id, changed_hour)
+    where owner_worker_id is not null`,
+  `create index bridge_session_fork_turn_id_index on bridge_session (fork_turn_id) where fork_turn_id is not null`,
+
+  `create table session_key (
+     scope text not null,
+     kind text not null,
+     hash text not null,
+     session_id text not null,
+     constraint session_key_pkey primary key (scope, kind, hash),
+     constraint session_key_session_id_foreign foreign key (session_id) references bridge_session (id) on delete cascade
+   )`,
+  'create index session_key_session_id_index on session_key (session_id)',
+  'create index session_key_hash_index on session_key (hash)',
+
+  `create function holdfast_key(id text) returns text language sql immutable parallel safe as $$
+     select case when octet_length(id) <= 1024 then id else md5(id) end
+   $$`,
+  `create table turn (
+     id text primary key,
+     session_id text not null,
+     scope text not null,
+     parent_turn_id text,
+     epoch bigint not null,
+     author_worker_id text not null,
+     shape text not null,
+     state text not null,
+     branched boolean not null default false,
+     response_id text,
+     request_fp text not null,
+     context_fp text not null,
+     transcript_fp text,
+     item_count integer,
+     replay text not null,
+     stored_upstream boolean not null,
+     credential_fp text not null,
+     client_turn_id text,
+     usage json,
+     error json,
+     facts json,
+     client_fp text,
+     second_fp text,
+     third_fp text,
+     forms text,
+     started_at timestamptz not null default now(),
+     ended_at timestamptz,
+     constraint turn_session_id_foreign foreign key (session_id) references bridge_session (id) on delete cascade,
+     constraint turn_shape_check check (shape in ('fresh', 'full', 'delta')),
+     constraint turn_state_check check (state in ('active', 'completed', 'incomplete', 'failed', 'cancelled', 'lost')),
+     constraint turn_replay_check check (replay in ('exact', 'anchor_only', 'never')),
+     constraint turn_parent_check check (parent_turn_id <> id)
+   )`,
+  `create unique index turn_response_id_unique on turn (holdfast_key(response_id), scope) where response_id is not null`,
+  'create index turn_session_id_started_at_index on turn (session_id, started_at)',
+  'create index turn_parent_turn_id_index on turn (parent_turn_id)',
+  'create index turn_ended_at_index on turn (ended_at)',
+  'create index turn_request_index on turn (hashtextextended(scope || request_fp, 0), started_at)',
+  `create index turn_transcript_fp_index on turn (scope, transcript_fp, started_at) where transcript_fp is not null`,
+  `create index turn_second_fp_index on turn (scope, second_fp, started_at) where second_fp is not null`,
+  `create index turn_third_fp_index on turn (scope, third_fp, started_at) where third_fp is not null`,
+
+  `create table active_turn (
+     constraint active_turn_pkey primary key (id),
+     constraint active_turn_session_id_unique unique (session_id),
+     constraint active_turn_session_id_foreign
+       foreign key (session_id) references bridge_session (id) on delete cascade,
+     constraint active_turn_state_check check (state = 'active')
+   ) inherits (turn) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000)`,
+  'create index active_turn_parent_turn_id_index on active_turn (parent_turn_id)',
+
+  `create table turn_items (
+     turn_id text primary key,
+     input bytea not null,
+     output bytea not null,
+     shared json,
+     constraint turn_items_turn_id_foreign foreign key (turn_id) references turn (id) on delete cascade
+   )`,
+  `create table turn_item (
+     turn_id text not null,
+     item_id text not null,
+     scope text not null,
+     started_at timestamptz not null,
+     constraint turn_item_pkey primary key (turn_id, item_id),
+     constraint turn_item_turn_id_foreign foreign key (turn_id) references turn (id) on delete cascade
+   )`,
+  'create index turn_item_item_id_index on turn_item (scope, item_id, started_at)',
+  `create table shared_item (
+     scope text not null,
+     hash text not null,
+     data bytea not null,
+     created_at timestamptz not null default now(),
+     constraint shared_item_pkey primary key (scope, hash)
+   )`,
+  `create table turn_shared_item (
+     turn_id text not null,
+     scope text not null,
+     hash text not null,
+     constraint turn_shared_item_pkey primary key (turn_id, scope, hash),
+     constraint turn_shared_item_turn_id_foreign foreign key (turn_id) references turn_items (turn_id) on delete cascade,
+     constraint turn_shared_item_shared_item_foreign foreign key (scope, hash) references shared_item (scope, hash)
+   )`,
+  'create index turn_shared_item_hash_index on turn_shared_item (scope, hash)',
+
+  // Traces of turns that ended badly, as recorded by a worker's flight recorder. `json` keeps them verbatim.
+  `create table session_story (
+     turn_id text primary key,
+     session_id text not null,
+     record json not null,
+     created_at timestamptz not null default now(),
+     constraint session_story_session_id_foreign foreign key (session_id) references bridge_session (id) on delete cascade
+   )`,
+  'create index session_story_session_id_index on session_story (session_id, created_at)',
+];
+
+export class Tables extends Migration {
+  override up(): void {
+    for (const statement of statements) this.addSql(statement);
+  }
+}

@@ -1,0 +1,178 @@
+import type { InferEntity } from '@mikro-orm/core';
+import type { EntityManager } from '@mikro-orm/postgresql';
+import { sql } from 'kysely';
+import type { ForkedTurn, TurnDetail } from '../admin-port.ts';
+import { columnsOf, detailColumns, Turn, type TurnFacts, type TurnRow } from '../entities.ts';
+import { joinItems, type Places, type SharedPlaces, unpackItems, usableItemIds } from '../items.ts';
+import type { LineTurn, ReferencedItem, Repeated, TurnItems } from '../port.ts';
+import type { Executor } from './executor.ts';
+import { answered, isoText, RowRepository, text } from './orm.ts';
+import { lineage, lineForms, references, repeated, sharedItems } from './statements.ts';
+
+interface LineageRow {
+  turn: string;
+  input: Buffer | null;
+  output: Buffer | null;
+  /** Value as stored; another release, or damage, may have left any other. */
+  shared: unknown;
+}
+
+const details = columnsOf(Turn)
+  .filter(({ property }) => (detailColumns as readonly string[]).includes(property))
+  .map(({ property, name }) => sql.ref(`t.${name}`).as(property));
+
+/** Turns: their lines, items and facts. They are written by the fence only. */
+export class TurnRepository extends RowRepository<InferEntity<typeof Turn>, TurnRow> {
+  constructor(em: EntityManager, executor: Executor) {
+    super(em, Turn, executor);
+  }
+
+  async turn(id: string): Promise<TurnRow | null> {
+    return (await this.rows({ id: text(id) }))[0] ?? null;
+  }
+
+  turnsOf(sessionId: string, limit: number): Promise<readonly TurnRow[]> {
+    return this.rows({ sessionId: text(sessionId) }, { orderBy: { startedAt: 'desc' }, limit });
+  }
+
+  async repeated(scope: string, requestFp: string, withinMs: number): Promise<readonly Repeated[]> {
+    const rows = await this.read<{ answer: string }>(repeated, [text(scope), requestFp, withinMs]);
+    return rows.map(({ answer }) => JSON.parse(answer) as Repeated);
+  }
+
+  async references(scope: string, itemIds: readonly string[]): Promise<readonly ReferencedItem[]> {
+    const wanted = usableItemIds(itemIds.map(text));
+    return wanted.length === 0 ? [] : this.read<ReferencedItem>(references, [text(scope), wanted]);
+  }
+
+  async line(scope: string, turnId: string): Promise<readonly LineTurn[]> {
+    return rootFirst(await this.read<LineTurn>(lineForms, [text(scope), text(turnId)]), text(turnId));
+  }
+
+  async lineage(scope: string, turnId: string): Promise<readonly TurnItems[]> {
+    const rows = await this.read<LineageRow>(lineage, [text(scope), text(turnId)]);
+    const data = await this.#sharedData(scope, rows);
+    const line = rows.map((row) => {
+      const turn = JSON.parse(row.turn) as TurnRow;
+      return { id: turn.id, parentTurnId: turn.parentTurnId, turn, row };
+    });
+    return Promise.all(
+      rootFirst(line, text(turnId)).map(async ({ turn, row: { input, output, shared } }) => ({
+        turn,
+        input: await whole(input, placesIn(shared)?.input, data),
+        output: await whole(output, placesIn(shared)?.output, data),
+      })),
+    );
+  }
+
+  /** Reads the texts of the large items that these turns share with others. */
+  async #sharedData(scope: string, rows: readonly LineageRow[]): Promise<ReadonlyMap<string, string>> {
+    const hashes = rows.flatMap(({ shared }) =>
+      Object.values(placesIn(shared) ?? NONE).flatMap((places: Places) => Object.values(places)),
+    );
+    if (hashes.length === 0) return new Map();
+    const found = await this.read<{ hash: string; data: Buffer }>(sharedItems, [text(scope), hashes]);
+    const texts = await Promise.all(found.map(({ data }) => unpackItems(data)));
+    return new Map(
+      found.flatMap(({ hash }, index): [string, string][] => {
+        const json = texts[index]!;
+        return json === null ? [] : [[hash, json]];
+      }),
+    );
+  }
+
+  async turnDetails(sessionId: string, limit: number): Promise<readonly TurnDetail[]> {
+    const rows = await answered(
+      this.query
+        .selectFrom('turn as t')
+        .leftJoin('turn_items as i', 'i.turn_id', 't.id')
+        .select([
+          sql<TurnRow>`holdfast_turn_json(t)`.as('row'),
+          ...details,
+          't.facts',
+          isoText('t.started_at').as('startedAt'),
+          isoText('t.ended_at').as('endedAt'),
+          sql<number | null>`octet_length(i.input)`.as('inputBytes'),
+          sql<number | null>`octet_length(i.output)`.as('outputBytes'),
+        ])
+        .where('t.session_id', '=', text(sessionId))
+        .orderBy('t.started_at', 'desc')
+        .orderBy('t.id')
+        .limit(limit)
+        .$castTo<Omit<TurnDetail, keyof TurnRow | 'facts'> & { row: TurnRow; facts: unknown }>()
+        .execute(),
+    );
+    return rows.map(({ row, facts, ...rest }) => ({ ...row, ...rest, facts: factsOf(facts) }));
+  }
+
+  forksOf(sessionId: string, limit: number): Promise<readonly ForkedTurn[]> {
+    return answered(
+      this.query
+        .selectFrom('turn as mine')
+        .innerJoin('turn as t', 't.parent_turn_id', 'mine.id')
+        .select(['t.id as turnId', 't.session_id as sessionId', 'mine.id as parentTurnId', 't.state'])
+        .where('mine.session_id', '=', text(sessionId))
+        .where('t.session_id', '<>', text(sessionId))
+        .orderBy('t.started_at', 'desc')
+        .orderBy('t.id')
+        .limit(limit)
+        .execute(),
+    );
+  }
+
+  async eraseResponse(scope: string, responseId: string): Promise<boolean> {
+    const erase = { name: 'holdfast_erase_response', text: 'select holdfast_erase($1::text, $2::text) as answer' };
+    const [row] = await this.read<{ answer: string | null }>(erase, [text(scope), text(responseId)]);
+    return row!.answer !== null;
+  }
+}
+
+/** Returns stored facts. Null where another release, or damage, left a different value. */
+export function factsOf(value: unknown): TurnFacts | null {
+  return typeof value === 'object' && !Array.isArray(value) ? (value as TurnFacts | null) : null;
+}
+
+const isObject = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null;
+const arePlaces = (value: unknown): value is Places =>
+  isObject(value) && Object.values(value).every((hash) => typeof hash === 'string');
+
+const NONE: SharedPlaces = { input: {}, output: {} };
+
+/** Parses the places of extracted items. Null when they cannot be determined. */
+function placesIn(shared: unknown): SharedPlaces | null {
+  if (shared === null) return NONE;
+  if (!isObject(shared)) return null;
+  const { input, output } = shared;
+  return arePlaces(input) && arePlaces(output) ? { input, output } : null;
+}
+
+/**
+ * Restores a turn's items with the shared ones in place. Null when one of them is missing or damaged: a partial list is not
+ * used.
+ */
+async function whole(
+  packed: Buffer | null,
+  places: Places | undefined,
+  data: ReadonlyMap<string, string>,
+): Promise<string | null> {
+  const json = packed && places ? await unpackItems(packed) : null;
+  if (json === null || !places || Object.keys(places).length === 0) return json;
+  return joinItems(json, places, data);
+}
+
+/**
+ * Sorts the turns of a line.
+ *
+ * @param turns the turn and its ancestors, each once
+ * @param turnId the turn at the end of the line
+ * @returns the same turns, root first; empty when `turnId` is not among them
+ */
+function rootFirst<T extends { id: string; parentTurnId: string | null }>(turns: readonly T[], turnId: string): T[] {
+  const left = new Map(turns.map((turn) => [turn.id, turn]));
+  const ordered: T[] = [];
+  for (let turn = left.get(turnId); turn; turn = left.get(turn.parentTurnId ?? '')) {
+    left.delete(turn.id);
+    ordered.push(turn);
+  }
+  return ordered.reverse();
+}
