@@ -2,10 +2,10 @@ import type { Patience } from '../session/forwarding.ts';
 import { probe } from '../store/embedded/lock.ts';
 import { StoreUnavailable, type WorkerRegistry } from '../store/port.ts';
 
-export interface JudgeOptions {
+export interface FailureDetectorOptions {
   store: WorkerRegistry;
   /** Returns whether this worker's own heartbeats have been confirmed for long enough to declare other workers dead. */
-  mayJudge(): boolean;
+  mayDeclareDead(): boolean;
 }
 
 /**
@@ -24,7 +24,7 @@ const DROPS = 3;
  * Creates the failure detector for other workers. It relies on the database and on liveness sockets, never on response
  * times alone.
  */
-export function createJudge({ store, mayJudge }: JudgeOptions) {
+export function createFailureDetector({ store, mayDeclareDead }: FailureDetectorOptions) {
   /** Reads a worker's row and stores the worker's death if it can be proved now. Returns null if there was no row. */
   async function look(workerId: string) {
     const row = (await store.workers()).find(({ id }) => id === workerId);
@@ -38,7 +38,7 @@ export function createJudge({ store, mayJudge }: JudgeOptions) {
       const { verdict } = await store.declareDead(workerId);
       return verdict === 'dead' ? { ...row, state: 'dead' as const } : row;
     }
-    if (row.leaseLeftMs > 0 || !mayJudge()) return row;
+    if (row.leaseLeftMs > 0 || !mayDeclareDead()) return row;
     const { verdict } = await store.declareExpired(workerId);
     return verdict === 'dead' ? { ...row, state: 'dead' as const } : row;
   }
@@ -51,7 +51,7 @@ export function createJudge({ store, mayJudge }: JudgeOptions) {
      *
      * @throws StoreUnavailable if the store does not answer
      */
-    async judge(workerId: string): Promise<'dead' | 'alive'> {
+    async liveness(workerId: string): Promise<'dead' | 'alive'> {
       return (await look(workerId))?.state === 'dead' ? 'dead' : 'alive';
     },
 

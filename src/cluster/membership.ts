@@ -43,7 +43,7 @@ export interface Membership {
    * Returns whether this worker may declare others dead: its heartbeats have been confirmed without a gap for a whole
    * lease, so that no worker is declared dead right after an outage.
    */
-  mayJudge(): boolean;
+  mayDeclareDead(): boolean;
   /** Time just before the last confirmed heartbeat was sent, in monotonic milliseconds. */
   readonly confirmedAt: number;
   readonly state: string;
@@ -188,7 +188,7 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
       doubts += 1;
       actor.send({ type: 'heartbeat.wanted' });
     },
-    mayJudge: () => fresh() && clock.now() - steadySince >= deadlines.lease,
+    mayDeclareDead: () => fresh() && clock.now() - steadySince >= deadlines.lease,
     get confirmedAt() {
       return confirmedAt;
     },

@@ -1,13 +1,13 @@
 import type { Peers } from '../session/forwarding.ts';
 import type { SessionStore } from '../store/port.ts';
-import { createJudge } from './failure-detector.ts';
+import { createFailureDetector } from './failure-detector.ts';
 import type { Forwarder } from './forward/sender.ts';
 
 export interface PeersOptions {
   store: SessionStore;
   forwarder: Forwarder;
   me(): string;
-  mayJudge(): boolean;
+  mayDeclareDead(): boolean;
   /** Returns a uniform random number in [0, 1). */
   random(): number;
 }
@@ -19,7 +19,7 @@ export interface PeersOptions {
 const REMEMBERED = 1_000;
 
 /** Creates the access to the other workers of the store. */
-export function createPeers({ store, forwarder, me, mayJudge, random }: PeersOptions): Peers {
+export function createPeers({ store, forwarder, me, mayDeclareDead, random }: PeersOptions): Peers {
   const known = new Map<string, string | null>();
 
   async function address(workerId: string): Promise<string | null> {
@@ -44,13 +44,13 @@ export function createPeers({ store, forwarder, me, mayJudge, random }: PeersOpt
       return others[Math.floor(random() * others.length)] ?? null;
     },
     address,
-    tellClaimed(workerId, sessionId, epoch) {
+    notifyClaimed(workerId, sessionId, epoch) {
       void address(workerId)
         .then((url) =>
           url === null ? undefined : forwarder.claimed({ workerId, url }, { sessionId, epoch, news: 'claimed' }),
         )
         .catch(() => {});
     },
-    ...createJudge({ store, mayJudge }),
+    ...createFailureDetector({ store, mayDeclareDead }),
   };
 }

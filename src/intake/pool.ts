@@ -167,7 +167,7 @@ export function createReader(options: ReaderOptions): Reader {
     else {
       gone?.addEventListener('abort', leave, { once: true });
       // Read requests of peers first: the peer is waiting for the acceptance and has already read the request once.
-      if (kind === 'parcel') queue.unshift(waiting);
+      if (kind === 'envelope') queue.unshift(waiting);
       else queue.push(waiting);
       next();
     }

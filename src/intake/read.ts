@@ -135,7 +135,7 @@ const invalid = (detail: string, param?: string) =>
   new BridgeError('bridge_invalid_request', { detail, ...(param === undefined ? {} : { param }) });
 
 /** Kind of a body: a request, or a parcel of a peer, which wraps a request. */
-export type Kind = 'body' | 'parcel';
+export type Kind = 'body' | 'envelope';
 
 /** Result of reading a body. */
 export interface Read {
@@ -159,7 +159,7 @@ export function readSource(source: Uint8Array | string, kind: Kind, whole = fals
   let body: unknown;
   try {
     text = typeof source === 'string' ? source : utf8.decode(source);
-    if (kind === 'parcel') [envelope, text] = opened(text);
+    if (kind === 'envelope') [envelope, text] = opened(text);
     const excess = excessOf(text, bounds);
     if (excess) throw excessive(excess);
     body = parseExact(text);

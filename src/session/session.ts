@@ -231,7 +231,7 @@ export interface SessionDeps {
   worker: {
     readonly id: string;
     mayStart(): boolean;
-    mayJudge(): boolean;
+    mayDeclareDead(): boolean;
     doubt(): void;
     /** Time just before the last confirmed heartbeat was sent, in monotonic milliseconds. */
     readonly confirmedAt: number;

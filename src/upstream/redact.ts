@@ -12,7 +12,7 @@ export interface CredentialRefusal {
   code: string | null;
 }
 
-export interface DiscretionOptions {
+export interface RedactionOptions {
   /** Shared credential, unknown to clients. */
   key: string;
   onRefused(refusal: CredentialRefusal): void;
@@ -64,7 +64,7 @@ export function instead(answer: UpstreamAnswer): UpstreamAnswer {
  * `bridge_upstream_credential`, since they quote parts of the key. Other errors lose everything that looks like a key, an
  * organisation or a project.
  */
-export function createDiscreetTransport(inner: UpstreamTransport, options: DiscretionOptions): UpstreamTransport {
+export function createRedactingTransport(inner: UpstreamTransport, options: RedactionOptions): UpstreamTransport {
   const { key, onRefused } = options;
   const secret = key.length < SHORTEST_KEY ? null : key;
   const escaped = JSON.stringify(key).slice(1, -1);
@@ -82,7 +82,7 @@ export function createDiscreetTransport(inner: UpstreamTransport, options: Discr
       ),
     );
 
-  const discreetAnswer = (answer: UpstreamAnswer): UpstreamAnswer => {
+  const redactAnswer = (answer: UpstreamAnswer): UpstreamAnswer => {
     if (refusesCredential(answer.status)) {
       onRefused(refusalOf(answer, answer.status));
       return instead(answer);
@@ -93,12 +93,12 @@ export function createDiscreetTransport(inner: UpstreamTransport, options: Discr
   };
 
   /** Keeps the status of a refused upgrade that comes from an intermediary: it shows that HTTP may still work. */
-  const discreetRefusal = (answer: UpstreamAnswer): UpstreamAnswer => {
-    if (!refusesCredential(answer.status) || isApiError(answer)) return discreetAnswer(answer);
+  const redactRefusal = (answer: UpstreamAnswer): UpstreamAnswer => {
+    if (!refusesCredential(answer.status) || isApiError(answer)) return redactAnswer(answer);
     return { status: answer.status, headers: { 'content-type': 'text/plain' }, body: Buffer.from('Refused.') };
   };
 
-  const discreetFrame = (given: string): string => {
+  const redactFrame = (given: string): string => {
     const text = withoutAccount(withoutKey(given));
     if (!/"(?:error|detail|message)"\s*:\s*[{"[]/.test(text)) return text;
     const { kind, error } = parseFrame(text);
@@ -122,7 +122,7 @@ export function createDiscreetTransport(inner: UpstreamTransport, options: Discr
   };
 
   /** Wraps a connection so that its reader sees nothing of the credential. */
-  const discreetConnection = (connection: UpstreamConnection): UpstreamConnection => ({
+  const redactConnection = (connection: UpstreamConnection): UpstreamConnection => ({
     kind: connection.kind,
     get open() {
       return connection.open;
@@ -130,8 +130,8 @@ export function createDiscreetTransport(inner: UpstreamTransport, options: Discr
     attach(handlers) {
       const { refused } = handlers;
       connection.attach({
-        frame: (text) => handlers.frame(discreetFrame(text)),
-        ...(refused && { refused: (answer: UpstreamAnswer) => refused(discreetAnswer(answer)) }),
+        frame: (text) => handlers.frame(redactFrame(text)),
+        ...(refused && { refused: (answer: UpstreamAnswer) => refused(redactAnswer(answer)) }),
         closed: (info) => handlers.closed({ ...info, reason: withoutKey(info.reason) }),
       });
     },
@@ -149,15 +149,15 @@ export function createDiscreetTransport(inner: UpstreamTransport, options: Discr
           return {
             ...result,
             headers: headersWithout(result.headers),
-            connection: discreetConnection(result.connection),
+            connection: redactConnection(result.connection),
           };
         case 'refused':
-          return { ...result, answer: discreetRefusal(result.answer) };
+          return { ...result, answer: redactRefusal(result.answer) };
         case 'failed':
           return { ...result, reason: withoutKey(result.reason) };
       }
     },
-    exchange: (request) => discreetConnection(inner.exchange(request)),
+    exchange: (request) => redactConnection(inner.exchange(request)),
     async call(request) {
       const answer = await inner.call(request);
       const headers = headersWithout(answer.headers);
@@ -169,7 +169,7 @@ export function createDiscreetTransport(inner: UpstreamTransport, options: Discr
         };
       const collector = collectAnswer(answer.status, headers, REFUSAL_BYTES);
       for await (const chunk of answer.body as AsyncIterable<Buffer>) if (!collector.push(chunk)) break;
-      const shown = discreetAnswer(collector.answer(true));
+      const shown = redactAnswer(collector.answer(true));
       return { ...shown, body: Readable.from([shown.body]) };
     },
     shutdown: () => inner.shutdown(),

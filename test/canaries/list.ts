@@ -1011,14 +1011,14 @@ export const canaries: readonly Canary[] = [
     file: 'src/cluster/failure-detector.ts',
     find: 'renewals >= RENEWALS || drops >= DROPS',
     replace: 'renewals >= RENEWALS',
-    tests: ['test/cluster/judge.test.ts'],
+    tests: ['test/cluster/failure-detector.test.ts'],
   },
   {
     name: 'an owner without a row is never declared dead',
     file: 'src/cluster/failure-detector.ts',
     find: '      await store.declareExpired(workerId);\n      return null;',
     replace: '      return null;',
-    tests: ['test/cluster/judge.test.ts'],
+    tests: ['test/cluster/failure-detector.test.ts'],
   },
   {
     name: 'a request that waits for an owner polls without a pause',

@@ -20,7 +20,7 @@ import type { KeyRing } from '../../token/keyring.ts';
 import { isForwardable, keyHeaders } from '../../upstream/headers.ts';
 
 /** Replay cache: used ids, each kept until a token with that id has expired. */
-export interface Spent {
+export interface ReplayCache {
   /**
    * Marks an id as used.
    *
@@ -37,7 +37,7 @@ export interface Spent {
  *
  * @param capacity maximum number of ids; only holders of a secret can fill it
  */
-export function createSpent(capacity: number): Spent {
+export function createReplayCache(capacity: number): ReplayCache {
   const until = new Map<string, number>();
   const forget = (nowMs: number, all: boolean) => {
     for (const [id, end] of until) {
@@ -122,7 +122,7 @@ export function createSealer(secrets: KeyRing): Sealer {
 }
 
 /** Claims of a hop: one request sent by the worker that holds the client to the worker that owns the session. */
-export interface Hop {
+export interface ForwardClaims {
   /** Worker that serves the request. */
   target: string;
   /** Worker that holds the client. */
@@ -160,7 +160,7 @@ export interface ViewAsked {
   from: string;
 }
 
-export type HopRefusal =
+export type ForwardRefusal =
   | 'missing'
   | 'not_a_hop'
   | 'unknown_key'
@@ -174,40 +174,40 @@ export type HopRefusal =
   | 'too_many';
 
 /** Error for a token that was not accepted. The message never contains the token. */
-export class HopRefused extends Error {
-  override readonly name = 'HopRefused';
-  readonly reason: HopRefusal;
+export class ForwardRefused extends Error {
+  override readonly name = 'ForwardRefused';
+  readonly reason: ForwardRefusal;
 
-  constructor(reason: HopRefusal) {
+  constructor(reason: ForwardRefusal) {
     super(`The hop is refused: ${reason}.`);
     this.reason = reason;
   }
 }
 
-export interface Hops extends Sealer {
+export interface ForwardTokens extends Sealer {
   /** Issues a token that allows the target worker to serve exactly these bytes once, within 10 s. */
-  issue(hop: Hop, body: Buffer): string;
+  issue(hop: ForwardClaims, body: Buffer): string;
   /**
    * Verifies a token and marks it as used.
    *
    * @param me id of this worker, which must be the target
-   * @throws HopRefused with the reason
+   * @throws ForwardRefused with the reason
    */
-  verify(token: string, body: Buffer, me: string): Hop;
+  verify(token: string, body: Buffer, me: string): ForwardClaims;
   /**
    * Verifies a token in two steps: first everything that does not need the body, then, in the returned function, the
    * rest.
    *
-   * @throws HopRefused with the reason, in both steps
+   * @throws ForwardRefused with the reason, in both steps
    */
-  admit(token: string, me: string): (body: Buffer) => Hop;
+  admit(token: string, me: string): (body: Buffer) => ForwardClaims;
   issueClaimed(notice: ClaimedNotice, body: Buffer): string;
   admitClaimed(token: string, me: string): (body: Buffer) => ClaimedNotice;
   issueView(asked: ViewAsked, body: Buffer): string;
   admitView(token: string, me: string): (body: Buffer) => ViewAsked;
 }
 
-export interface HopsOptions {
+export interface ForwardTokensOptions {
   secrets: KeyRing;
   clock: Pick<Clock, 'wall'>;
   /** Capacity of the replay cache in tokens; when it is full, hops are refused. Default 100,000. */
@@ -232,7 +232,7 @@ const envelope = z.object({
   sha: z.string().length(43),
   hop: z.unknown(),
 });
-const hopSchema = z.object({
+const forwardSchema = z.object({
   target: id,
   from: id,
   sessionId: id.nullable(),
@@ -256,7 +256,7 @@ interface Kind<T extends { target: string }> {
   typ: string;
   schema: z.ZodType<T>;
 }
-const hopKind: Kind<Hop> = { typ: 'holdfast-hop+jwt', schema: hopSchema };
+const forwardKind: Kind<ForwardClaims> = { typ: 'holdfast-hop+jwt', schema: forwardSchema };
 const claimedKind: Kind<ClaimedNotice> = { typ: 'holdfast-claimed+jwt', schema: claimedSchema };
 const viewKind: Kind<ViewAsked> = { typ: 'holdfast-view+jwt', schema: viewSchema };
 
@@ -267,12 +267,12 @@ const digest = (body: Buffer) => createHash('sha256').update(body).digest();
  * the exact bytes sent, which contain caller and request. Single use: a receiver keeps every token in a replay cache
  * until it has expired.
  */
-export function createHops({ secrets, clock, remembered = 100_000 }: HopsOptions): Hops {
-  const means = { keys: keysFor('hop', secrets), clock, spent: createSpent(remembered) };
-  const admit = (token: string, me: string) => admitted(means, hopKind, token, me);
+export function createForwardTokens({ secrets, clock, remembered = 100_000 }: ForwardTokensOptions): ForwardTokens {
+  const means = { keys: keysFor('hop', secrets), clock, spent: createReplayCache(remembered) };
+  const admit = (token: string, me: string) => admitted(means, forwardKind, token, me);
   return {
     ...createSealer(secrets),
-    issue: (hop, body) => issued(means, hopKind, hop, body),
+    issue: (hop, body) => issued(means, forwardKind, hop, body),
     admit,
     verify: (token, body, me) => admit(token, me)(body),
     issueClaimed: (notice, body) => issued(means, claimedKind, notice, body),
@@ -285,7 +285,7 @@ export function createHops({ secrets, clock, remembered = 100_000 }: HopsOptions
 interface Means {
   keys: PurposeKeys;
   clock: Pick<Clock, 'wall'>;
-  spent: Spent;
+  spent: ReplayCache;
 }
 
 function issued<T extends { target: string }>({ keys, clock }: Means, kind: Kind<T>, hop: T, body: Buffer): string {
@@ -308,31 +308,31 @@ function admitted<T extends { target: string }>(
   token: string,
   me: string,
 ): (body: Buffer) => T {
-  if (token === '') throw new HopRefused('missing');
+  if (token === '') throw new ForwardRefused('missing');
   const header = headerOf(token);
-  if (header?.typ !== kind.typ) throw new HopRefused('not_a_hop');
+  if (header?.typ !== kind.typ) throw new ForwardRefused('not_a_hop');
   const key = typeof header.kid === 'string' ? keys.find(header.kid) : undefined;
-  if (!key) throw new HopRefused('unknown_key');
+  if (!key) throw new ForwardRefused('unknown_key');
   const parsed = envelope.safeParse(signedPayload(token, key));
-  if (!parsed.success) throw new HopRefused('claims');
+  if (!parsed.success) throw new ForwardRefused('claims');
   const hop = kind.schema.safeParse(parsed.data.hop);
-  if (!hop.success) throw new HopRefused('claims');
+  if (!hop.success) throw new ForwardRefused('claims');
   const { jti, iat, exp, sha } = parsed.data;
   const expiresAt = Math.min(exp * 1000, iat * 1000 + LIFE_MS);
   const inTime = () => {
-    if (clock.wall() >= expiresAt) throw new HopRefused('expired');
+    if (clock.wall() >= expiresAt) throw new ForwardRefused('expired');
   };
   inTime();
-  if (iat * 1000 > clock.wall() + SKEW_MS) throw new HopRefused('from_the_future');
-  if (hop.data.target !== me) throw new HopRefused('wrong_target');
+  if (iat * 1000 > clock.wall() + SKEW_MS) throw new ForwardRefused('from_the_future');
+  if (hop.data.target !== me) throw new ForwardRefused('wrong_target');
 
   return (body) => {
     inTime();
     const named = Buffer.from(sha, 'base64url');
     const own = digest(body);
-    if (named.length !== own.length || !timingSafeEqual(named, own)) throw new HopRefused('altered');
+    if (named.length !== own.length || !timingSafeEqual(named, own)) throw new ForwardRefused('altered');
     const use = spent.spend(jti, expiresAt, clock.wall());
-    if (use !== 'first') throw new HopRefused(use === 'again' ? 'replayed' : 'too_many');
+    if (use !== 'first') throw new ForwardRefused(use === 'again' ? 'replayed' : 'too_many');
     return hop.data;
   };
 }
@@ -350,7 +350,7 @@ function signedPayload(token: string, key: PurposeKeys['signing']['key']): unkno
   try {
     return jwt.verify(token, key, { algorithms: ['HS256'], ignoreExpiration: true, ignoreNotBefore: true });
   } catch {
-    throw new HopRefused('signature');
+    throw new ForwardRefused('signature');
   }
 }
 
@@ -367,7 +367,7 @@ export const travels = (name: string): boolean =>
 /** Placeholder for a credential that was replaced by the shared upstream key: only its presence matters. */
 const WITHHELD = 'withheld';
 
-const parcelSchema = z.object({
+const envelopeSchema = z.object({
   v: z.literal(1),
   requestId: z.string(),
   scope: z.string(),
@@ -385,8 +385,8 @@ const parcelSchema = z.object({
 });
 
 /** Error for a forwarded request that this version cannot read. The message contains no part of it. */
-export class UnreadableParcel extends Error {
-  override readonly name = 'UnreadableParcel';
+export class UnreadableEnvelope extends Error {
+  override readonly name = 'UnreadableEnvelope';
 }
 
 /**
@@ -399,7 +399,7 @@ export function packRequest(request: TurnRequest, now: number, sealer: Pick<Seal
   const { caller, headers } = request;
   const kept = Object.entries(headers).filter(([name]) => travels(name.toLowerCase()));
   const keys = Object.entries(caller.upstreamKeys ?? {}).map(([name, key]) => [name, sealer.seal(key)]);
-  const parcel: z.infer<typeof parcelSchema> = {
+  const parcel: z.infer<typeof envelopeSchema> = {
     v: 1,
     requestId: request.requestId,
     scope: caller.scope,
@@ -420,23 +420,23 @@ export function packRequest(request: TurnRequest, now: number, sealer: Pick<Seal
  *
  * @param read the parsed parcel, or the error of one that could not be parsed
  * @param now this worker's monotonic milliseconds
- * @throws UnreadableParcel if the parcel or a sealed credential cannot be read
+ * @throws UnreadableEnvelope if the parcel or a sealed credential cannot be read
  */
 export function unpackRequest(read: Read | BridgeError, now: number, sealer: Pick<Sealer, 'open'>): TurnRequest {
-  const parsed = read instanceof BridgeError ? null : parcelSchema.safeParse(jsonOf(read.envelope));
+  const parsed = read instanceof BridgeError ? null : envelopeSchema.safeParse(jsonOf(read.envelope));
   if (read instanceof BridgeError || !parsed?.success) {
-    throw new UnreadableParcel('The forwarded request cannot be read.');
+    throw new UnreadableEnvelope('The forwarded request cannot be read.');
   }
   const { scope, credentialFp, credentialIsClients, credentialGiven, ...parcel } = parsed.data;
   const upstreamAuthorization = parcel.authorization === null ? null : sealer.open(parcel.authorization);
   if (parcel.authorization !== null && upstreamAuthorization === null) {
-    throw new UnreadableParcel('The forwarded credential cannot be opened.');
+    throw new UnreadableEnvelope('The forwarded credential cannot be opened.');
   }
   const keys = keyHeaders.flatMap((name) => {
     const sealed = parcel.keys[name];
     if (sealed === undefined) return [];
     const key = sealer.open(sealed);
-    if (key === null) throw new UnreadableParcel('The forwarded credential cannot be opened.');
+    if (key === null) throw new UnreadableEnvelope('The forwarded credential cannot be opened.');
     return [[name, key]];
   });
   const authorization = credentialIsClients ? upstreamAuthorization : WITHHELD;

@@ -11,7 +11,7 @@ export const CLAIMED_PATH = '/internal/claimed';
 export const VIEW_PATH = '/internal/view';
 
 /** Header that carries a hop's token. */
-export const HOP_HEADER = 'x-holdfast-internal-hop';
+export const FORWARD_TOKEN_HEADER = 'x-holdfast-internal-hop';
 /** Marks a refusal as the receiver's own, as opposed to an intermediary's answer: the request was certainly not served. */
 export const REFUSED_HEADER = 'x-holdfast-internal-refused';
 
@@ -56,25 +56,25 @@ const lineSchema = z.discriminatedUnion('t', [
 ]);
 
 /** One line of an owner's answer: a call on the client's sink, or a message between the two workers. */
-export type Line = z.infer<typeof lineSchema>;
+export type ForwardMessage = z.infer<typeof lineSchema>;
 const kinds: ReadonlySet<unknown> = new Set(lineSchema.options.map(({ shape }) => shape.t.value));
 
 /** Returns the JSON text of a line, with its line break. */
-export const encodeLine = (line: Line): string => `${JSON.stringify(line)}\n`;
+export const encodeMessage = (line: ForwardMessage): string => `${JSON.stringify(line)}\n`;
 
 /**
  * Parses a line. Returns null for a kind that only a newer release knows.
  *
  * @throws SyntaxError or ZodError if the bytes are not a line
  */
-export function decodeLine(bytes: Buffer): Line | null {
+export function decodeMessage(bytes: Buffer): ForwardMessage | null {
   const value: unknown = JSON.parse(bytes.toString('utf8'));
   if (typeof value === 'object' && value !== null && 't' in value && !kinds.has(value.t)) return null;
   return lineSchema.parse(value);
 }
 
 /** Returns how a turn ended, from the line that ends its answer. */
-export function terminalOf(line: Line): TurnEnd {
+export function terminalOf(line: ForwardMessage): TurnEnd {
   switch (line.t) {
     case 'end':
       return line.type === 'response.completed'
@@ -92,7 +92,7 @@ export function terminalOf(line: Line): TurnEnd {
 }
 
 /** Returns the line of a `head` call. */
-export const headLine = ({ outcome, sessionId, token, headers }: AnswerHead): Line => ({
+export const headMessage = ({ outcome, sessionId, token, headers }: AnswerHead): ForwardMessage => ({
   t: 'head',
   outcome,
   sessionId,
@@ -101,13 +101,13 @@ export const headLine = ({ outcome, sessionId, token, headers }: AnswerHead): Li
 });
 
 /** Returns the line of a `fail` call. The detail that follows the catalogue's message is sent separately. */
-export function failLine(error: BridgeError): Line {
+export function failMessage(error: BridgeError): ForwardMessage {
   const { code, entry, message, param, retryAfterSeconds, outcome } = error;
   const detail = message.startsWith(`${entry.message} `) ? message.slice(entry.message.length + 1) : null;
   return { t: 'fail', code, detail, param, retryAfterSeconds, outcome };
 }
 
-function errorOf(line: Extract<Line, { t: 'fail' }>): BridgeError {
+function errorOf(line: Extract<ForwardMessage, { t: 'fail' }>): BridgeError {
   const known = Object.hasOwn(catalogue, line.code);
   const error = new BridgeError(known ? (line.code as BridgeCode) : 'bridge_internal', {
     ...(known && line.detail !== null ? { detail: line.detail } : {}),
@@ -123,7 +123,7 @@ function errorOf(line: Extract<Line, { t: 'fail' }>): BridgeError {
  *
  * @returns `ended` after the last line of an answer, `full` if the client reads more slowly than it is written to
  */
-export function applyLine(line: Line, sink: ClientSink): 'more' | 'full' | 'ended' {
+export function applyMessage(line: ForwardMessage, sink: ClientSink): 'more' | 'full' | 'ended' {
   switch (line.t) {
     case 'head':
       sink.head({

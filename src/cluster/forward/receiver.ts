@@ -6,15 +6,22 @@ import { endWithJson } from '../../http/envelope.ts';
 import { createHttpServer, refuseUpgrade, startListening, watchConnection } from '../../http/server.ts';
 import type { Reader } from '../../intake/pool.ts';
 import type { ClientSink, TurnRequest } from '../../session/port.ts';
-import { type ClaimedNotice, type Hop, HopRefused, type Hops, UnreadableParcel, unpackRequest } from './envelope.ts';
+import {
+  type ClaimedNotice,
+  type ForwardClaims,
+  ForwardRefused,
+  type ForwardTokens,
+  UnreadableEnvelope,
+  unpackRequest,
+} from './envelope.ts';
 import {
   afterPendingIo,
   CLAIMED_PATH,
-  encodeLine,
-  failLine,
-  HOP_HEADER,
-  headLine,
-  type Line,
+  encodeMessage,
+  FORWARD_TOKEN_HEADER,
+  type ForwardMessage,
+  failMessage,
+  headMessage,
   REFUSED_HEADER,
   TURN_PATH,
   VIEW_PATH,
@@ -22,12 +29,12 @@ import {
 } from './protocol.ts';
 
 /** The client of a forwarded request, from the point of view of the serving worker. */
-export interface HopSink extends ClientSink {
+export interface ForwardSink extends ClientSink {
   /** Answers that this worker does not own the session and started nothing. The sender then resolves the request again. */
   notOwner(): void;
 }
 
-export interface HopSinkOptions {
+export interface ForwardSinkOptions {
   res: ServerResponse;
   clock: Clock;
   /** True if the client requested a stream. A non-streaming client sees nothing before its answer is complete. */
@@ -45,7 +52,7 @@ export interface HopSinkOptions {
  * Creates a sink that writes an `accepted` line at once and then each call as one line. The sender applies these lines
  * to the real client.
  */
-export function createHopSink({ res, clock, streaming, pingMs, patienceMs }: HopSinkOptions): HopSink {
+export function createForwardSink({ res, clock, streaming, pingMs, patienceMs }: ForwardSinkOptions): ForwardSink {
   const connection = watchConnection(res);
   let ended: 'terminal' | 'not_owner' | null = null;
   let shown = false;
@@ -54,16 +61,16 @@ export function createHopSink({ res, clock, streaming, pingMs, patienceMs }: Hop
   let stopPatience = () => {};
   const drained: (() => void)[] = [];
 
-  const write = (line: Line): boolean => {
+  const write = (line: ForwardMessage): boolean => {
     if (!connection.open) return true;
-    if (res.write(encodeLine(line))) return true;
+    if (res.write(encodeMessage(line))) return true;
     if (!stalled) {
       stalled = true;
       stopPatience = clock.after(patienceMs, () => res.destroy());
     }
     return false;
   };
-  const end = (how: 'terminal' | 'not_owner', line: () => Line) => {
+  const end = (how: 'terminal' | 'not_owner', line: () => ForwardMessage) => {
     if (ended) return;
     ended = how;
     stopPing();
@@ -96,7 +103,7 @@ export function createHopSink({ res, clock, streaming, pingMs, patienceMs }: Hop
   ping();
 
   return {
-    head: (head) => void (ended ?? write(headLine(head))),
+    head: (head) => void (ended ?? write(headMessage(head))),
     event(type, json, telemetry) {
       if (ended || !connection.open) return true;
       shown ||= streaming && !telemetry;
@@ -107,7 +114,7 @@ export function createHopSink({ res, clock, streaming, pingMs, patienceMs }: Hop
       shown ||= !ended && streaming && connection.open;
       end('terminal', () => ({ t: 'end', type, json }));
     },
-    fail: (error) => end('terminal', () => failLine(error)),
+    fail: (error) => end('terminal', () => failMessage(error)),
     relay: ({ status, headers, body }) =>
       end('terminal', () => ({ t: 'relay', status, headers, body: body.toString('base64') })),
     cut: () => end('terminal', () => ({ t: 'cut' })),
@@ -133,13 +140,13 @@ export interface InternalServerOptions {
   port: number;
   /** Returns this worker's current id, which changes when the worker registers again. */
   workerId(): string;
-  hops: Hops;
+  forwardTokens: ForwardTokens;
   clock: Clock;
   limits: { bodyBytes: number };
   reader: Reader;
   deadlines: { forwardSilence: number; slowClient: number };
   /** Serves a request whose hop was verified and whose sender is still connected. An exception fails the request. */
-  serve(hop: Hop, request: TurnRequest, sink: HopSink): void;
+  serve(hop: ForwardClaims, request: TurnRequest, sink: ForwardSink): void;
   /** Called when a peer sent a notice about a session of this worker. */
   onClaimed?(notice: ClaimedNotice): void;
   /** Answers a peer's question, asked for an operator, about these sessions. The result is sent as JSON. */
@@ -180,7 +187,7 @@ export type ViewQuestion = z.infer<typeof viewQuestion>;
  * listen.
  */
 export async function startInternalServer(options: InternalServerOptions): Promise<InternalServer> {
-  const { workerId, hops, limits, logger } = options;
+  const { workerId, forwardTokens, limits, logger } = options;
   // Quoting, written-out numbers and the added headers can make a forwarded body larger than the original.
   const maxBytes = limits.bodyBytes * 2 + 1_048_576;
 
@@ -190,7 +197,7 @@ export async function startInternalServer(options: InternalServerOptions): Promi
     limit: number,
     admit: (token: string, me: string) => (body: Buffer) => T,
   ): Promise<{ hop: T; body: Buffer } | null> {
-    const header = req.headers[HOP_HEADER];
+    const header = req.headers[FORWARD_TOKEN_HEADER];
     let bind: (body: Buffer) => T;
     try {
       bind = admit(typeof header === 'string' ? header : '', workerId());
@@ -207,13 +214,13 @@ export async function startInternalServer(options: InternalServerOptions): Promi
   }
 
   function refuse(req: IncomingMessage, res: ServerResponse, error: unknown): null {
-    const reason = error instanceof HopRefused ? error.reason : 'unexpected';
+    const reason = error instanceof ForwardRefused ? error.reason : 'unexpected';
     logger.warn({ reason, path: req.url, peer: req.socket.remoteAddress }, 'a hop was refused');
     return answer(res, 403, { error: reason }, reason);
   }
 
   async function turn(req: IncomingMessage, res: ServerResponse): Promise<void> {
-    const taken = await take(req, res, maxBytes, hops.admit);
+    const taken = await take(req, res, maxBytes, forwardTokens.admit);
     if (!taken) return;
     const { hop, body } = taken;
     const { requestId, turnId } = hop;
@@ -224,16 +231,16 @@ export async function startInternalServer(options: InternalServerOptions): Promi
     if (left()) return tellLeft();
     let request: TurnRequest;
     try {
-      const read = await options.reader.read([body], 'parcel').catch((error: BridgeError) => error);
+      const read = await options.reader.read([body], 'envelope').catch((error: BridgeError) => error);
       if (left()) return tellLeft();
-      request = unpackRequest(read, options.clock.now(), hops);
+      request = unpackRequest(read, options.clock.now(), forwardTokens);
     } catch (error) {
-      if (!(error instanceof UnreadableParcel)) throw error;
+      if (!(error instanceof UnreadableEnvelope)) throw error;
       logger.warn({ requestId, from: hop.from, reason: error.message }, 'a hop was refused');
       return void answer(res, 400, { error: 'unreadable' }, 'unreadable');
     }
     const { forwardSilence, slowClient } = options.deadlines;
-    const sink = createHopSink({
+    const sink = createForwardSink({
       res,
       clock: options.clock,
       streaming: request.body.stream === true,
@@ -249,14 +256,14 @@ export async function startInternalServer(options: InternalServerOptions): Promi
   }
 
   async function claimed(req: IncomingMessage, res: ServerResponse): Promise<void> {
-    const taken = await take(req, res, CLAIMED_BYTES, hops.admitClaimed);
+    const taken = await take(req, res, CLAIMED_BYTES, forwardTokens.admitClaimed);
     if (!taken) return;
     res.writeHead(204).end();
     options.onClaimed?.(taken.hop);
   }
 
   async function view(req: IncomingMessage, res: ServerResponse): Promise<void> {
-    const taken = await take(req, res, VIEW_BYTES, hops.admitView);
+    const taken = await take(req, res, VIEW_BYTES, forwardTokens.admitView);
     if (!taken) return;
     const question = readQuestion(taken.body);
     if (!question) return void answer(res, 400, { error: 'unreadable' }, 'unreadable');

@@ -3,15 +3,15 @@ import type { Clock } from '../../clock.ts';
 import { encodeText } from '../../json.ts';
 import type { ForwardResult, Patience, Waiting } from '../../session/forwarding.ts';
 import type { ClientSink, TurnRequest } from '../../session/port.ts';
-import { type ClaimedNotice, type Hop, type Hops, packRequest } from './envelope.ts';
+import { type ClaimedNotice, type ForwardClaims, type ForwardTokens, packRequest } from './envelope.ts';
 import {
   afterPendingIo,
-  applyLine,
+  applyMessage,
   CLAIMED_PATH,
   createSplitter,
-  decodeLine,
-  HOP_HEADER,
-  type Line,
+  decodeMessage,
+  FORWARD_TOKEN_HEADER,
+  type ForwardMessage,
   REFUSED_HEADER,
   TURN_PATH,
   terminalOf,
@@ -26,7 +26,7 @@ export interface ExchangeOptions {
   body: Buffer;
   sink: ClientSink;
   clock: Clock;
-  deadlines: HopDeadlines;
+  deadlines: ForwardDeadlines;
   /** Consulted when the peer has been silent for one of the deadlines, and then every `ownerPoll`. */
   patience: Patience;
   /** Aborts the hop when its answer is not needed any more. */
@@ -42,7 +42,7 @@ export interface ExchangeOptions {
  * Times of silence after which the peer's state is looked up, by phase of the hop, and the interval between two
  * look-ups (`ownerPoll`). In milliseconds.
  */
-export interface HopDeadlines {
+export interface ForwardDeadlines {
   forwardConnect: number;
   forwardAccepted: number;
   forwardSilence: number;
@@ -110,7 +110,7 @@ export function runExchange(options: ExchangeOptions): Promise<ForwardResult> {
     heardAt = clock.now();
     options.patience.heard();
   };
-  const take = (line: Line | null) => {
+  const take = (line: ForwardMessage | null) => {
     if (line === null || state === 'ended') return;
     if (line.t === 'accepted' && state === 'sent') {
       state = 'accepted';
@@ -120,7 +120,7 @@ export function runExchange(options: ExchangeOptions): Promise<ForwardResult> {
     }
     if (state !== 'accepted') return lost(`${line.t} before it was accepted`, true);
     if (line.t === 'not_owner') return end({ kind: 'not_owner' }, 'said so');
-    const after = applyLine(line, sink);
+    const after = applyMessage(line, sink);
     if (after === 'ended') end({ kind: 'served', terminal: terminalOf(line) }, 'answered');
     else if (after === 'full' && !paused) {
       paused = true;
@@ -164,7 +164,7 @@ export function runExchange(options: ExchangeOptions): Promise<ForwardResult> {
       if (state === 'ended') return;
       heard();
       try {
-        for (const line of splitter.push(chunk)) take(decodeLine(line));
+        for (const line of splitter.push(chunk)) take(decodeMessage(line));
       } catch (error) {
         lost(`a line that is none: ${(error as Error).name}`, true);
       }
@@ -209,7 +209,7 @@ export interface Forwarder {
    */
   forward(
     peer: Peer,
-    hop: Pick<Hop, 'sessionId' | 'epoch' | 'turnId' | 'mode' | 'attempt'>,
+    hop: Pick<ForwardClaims, 'sessionId' | 'epoch' | 'turnId' | 'mode' | 'attempt'>,
     request: TurnRequest,
     sink: ClientSink,
     waiting: Waiting,
@@ -230,11 +230,11 @@ export interface Forwarder {
 }
 
 export interface ForwarderOptions {
-  hops: Hops;
+  forwardTokens: ForwardTokens;
   clock: Clock;
   /** Returns this worker's current id, which changes when the worker registers again. */
   workerId(): string;
-  deadlines: HopDeadlines;
+  deadlines: ForwardDeadlines;
   logger: { debug(fields: object, message: string): void };
 }
 
@@ -252,7 +252,7 @@ const CONNECT_LIMIT_MS = 10_000;
 const MAX_LINE_BYTES = 134_217_728;
 
 /** Creates the sending side: one connection pool for all peers of this worker. */
-export function createForwarder({ hops, clock, workerId, deadlines, logger }: ForwarderOptions): Forwarder {
+export function createForwarder({ forwardTokens, clock, workerId, deadlines, logger }: ForwarderOptions): Forwarder {
   const agent = new Agent({
     connect: { timeout: CONNECT_LIMIT_MS, noDelay: true },
     pipelining: 1,
@@ -274,7 +274,7 @@ export function createForwarder({ hops, clock, workerId, deadlines, logger }: Fo
       const answer = await call(new URL(path, origin), {
         dispatcher: agent,
         method: 'POST',
-        headers: { 'content-type': 'application/json', [HOP_HEADER]: token },
+        headers: { 'content-type': 'application/json', [FORWARD_TOKEN_HEADER]: token },
         body,
         signal: given.signal,
       });
@@ -292,14 +292,23 @@ export function createForwarder({ hops, clock, workerId, deadlines, logger }: Fo
       if (!sink.attached) return { kind: 'client_gone' };
       const origin = originOf(peer.url);
       if (origin === null) return { kind: 'unreachable', sent: false, again: false };
-      const body = await encodeText(packRequest(request, clock.now(), hops));
+      const body = await encodeText(packRequest(request, clock.now(), forwardTokens));
       if (!sink.attached) return { kind: 'client_gone' };
       const { requestId } = request;
-      const hop: Hop = { target: peer.workerId, from: workerId(), sessionId, epoch, turnId, mode, attempt, requestId };
+      const hop: ForwardClaims = {
+        target: peer.workerId,
+        from: workerId(),
+        sessionId,
+        epoch,
+        turnId,
+        mode,
+        attempt,
+        requestId,
+      };
       return runExchange({
         dispatcher: agent,
         origin,
-        headers: { 'content-type': 'application/json', [HOP_HEADER]: hops.issue(hop, body) },
+        headers: { 'content-type': 'application/json', [FORWARD_TOKEN_HEADER]: forwardTokens.issue(hop, body) },
         body,
         sink,
         clock,
@@ -314,14 +323,14 @@ export function createForwarder({ hops, clock, workerId, deadlines, logger }: Fo
 
     async claimed(peer, notice) {
       const body = Buffer.from(JSON.stringify(notice));
-      const token = hops.issueClaimed({ target: peer.workerId, from: workerId(), ...notice }, body);
+      const token = forwardTokens.issueClaimed({ target: peer.workerId, from: workerId(), ...notice }, body);
       // The store holds the same information: a lost notice only costs time.
       await ask(peer, CLAIMED_PATH, token, body);
     },
 
     async view(peer, question) {
       const body = Buffer.from(JSON.stringify(question));
-      const token = hops.issueView({ target: peer.workerId, from: workerId() }, body);
+      const token = forwardTokens.issueView({ target: peer.workerId, from: workerId() }, body);
       const text = await ask(peer, VIEW_PATH, token, body);
       try {
         return text === null ? null : JSON.parse(text);

@@ -7,13 +7,13 @@ import type {
   UpstreamConnection,
   UpstreamTransport,
 } from '../../src/upstream/port.ts';
-import { type CredentialRefusal, createDiscreetTransport, instead } from '../../src/upstream/redact.ts';
+import { type CredentialRefusal, createRedactingTransport, instead } from '../../src/upstream/redact.ts';
 
 const KEY = 'the-"shared"-key';
 const ESCAPED = JSON.stringify(KEY).slice(1, -1);
 const REDACTED = '[redacted]';
 
-/** Creates a discreet transport over one with the given answers, and records the calls of both. */
+/** Creates a redacting transport over one with the given answers, and records the calls of both. */
 function transportOf(answers: Partial<UpstreamTransport> = {}, key = KEY) {
   const refusals: CredentialRefusal[] = [];
   const asked: unknown[] = [];
@@ -38,7 +38,7 @@ function transportOf(answers: Partial<UpstreamTransport> = {}, key = KEY) {
     shutdown: async () => void asked.push(['shutdown']),
     ...answers,
   } as unknown as UpstreamTransport;
-  const transport = createDiscreetTransport(inner, { key, onRefused: (refusal) => void refusals.push(refusal) });
+  const transport = createRedactingTransport(inner, { key, onRefused: (refusal) => void refusals.push(refusal) });
   /** Returns the redacted form of a frame. */
   const shown = (frame: unknown): string => {
     let text = '';
