@@ -3,23 +3,27 @@ import type { SessionStore } from '../store/port.ts';
 import { createFailureDetector } from './failure-detector.ts';
 import type { Forwarder } from './forward/sender.ts';
 
-export interface PeersOptions {
-  store: SessionStore;
-  forwarder: Forwarder;
-  me(): string;
-  mayDeclareDead(): boolean;
-  /** Returns a uniform random number in [0, 1). */
-  random(): number;
-}
-
 /**
  * Number of cached addresses. Ids are never reused, so a cached address stays valid; an unknown one is looked up each
  * time.
  */
 const REMEMBERED = 1_000;
 
-/** Creates the access to the other workers of the store. */
-export function createPeers({ store, forwarder, me, mayDeclareDead, random }: PeersOptions): Peers {
+/**
+ * Creates the access to the other workers of the store.
+ *
+ * @param from.me returns this worker's id
+ * @param from.mayDeclareDead see `createFailureDetector`
+ * @param from.random returns a uniform random number in [0, 1)
+ */
+export function createPeers(from: {
+  store: SessionStore;
+  forwarder: Forwarder;
+  me(): string;
+  mayDeclareDead(): boolean;
+  random(): number;
+}): Peers {
+  const { store, forwarder, me, mayDeclareDead, random } = from;
   const known = new Map<string, string | null>();
 
   async function address(workerId: string): Promise<string | null> {
@@ -51,6 +55,6 @@ export function createPeers({ store, forwarder, me, mayDeclareDead, random }: Pe
         )
         .catch(() => {});
     },
-    ...createFailureDetector({ store, mayDeclareDead }),
+    ...createFailureDetector(store, mayDeclareDead),
   };
 }

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { BridgeError } from '../errors.ts';
+import { type BridgeCode, BridgeError } from '../errors.ts';
 import {
   type Excess,
   excessOf,
@@ -202,6 +202,18 @@ export interface Flat extends Omit<ReadRequest, 'items' | 'members'> {
   /** Flags of each item, as bits. */
   marks: Uint8Array;
 }
+
+/** A body to read in a thread: its bytes in parts, or its text. */
+export interface Job {
+  parts: readonly Uint8Array[] | string;
+  kind: Kind;
+}
+
+/** Answer of a reading thread for one body. `failed`: text of an internal error. */
+export type Answer =
+  | { flat: Flat }
+  | { refused: { code: BridgeCode; param: string | null; detail: string | null } }
+  | { failed: string };
 
 const FROM_CLIENT = 1;
 const EXACT = 2;

@@ -5,7 +5,6 @@ import { type SessionStore, StoreUnavailable } from '../store/port.ts';
 import type { Abilities, Doubt } from '../upstream/abilities.ts';
 import {
   classifyRefusal,
-  type FailureKind,
   hostOf,
   isApiError,
   normaliseError,
@@ -16,6 +15,7 @@ import { upstreamHeaders } from '../upstream/headers.ts';
 import type {
   ConnectionHandlers,
   DialResult,
+  FailureKind,
   UpstreamAnswer,
   UpstreamConnection,
   UpstreamError,

@@ -2,7 +2,6 @@ import { timingSafeEqual } from 'node:crypto';
 import jwt from 'jsonwebtoken';
 import { z } from 'zod';
 import type { Clock } from '../clock.ts';
-import type { TokenEvidence } from '../resolve/types.ts';
 import { type KeyRing, scopeHash, type TokenKey } from './keyring.ts';
 
 /**
@@ -15,6 +14,16 @@ export interface TokenScope {
   scope: string;
   scopeKind: ScopeKind;
 }
+
+/**
+ * Result of verifying an `x-codex-turn-state` header. Only `invalid` leads to a refusal; `ignored` is logged and
+ * counted.
+ */
+export type TokenEvidence =
+  | { kind: 'none' }
+  | { kind: 'ours'; sessionId: string; epoch: number }
+  | { kind: 'ignored'; reason: string }
+  | { kind: 'invalid'; reason: string };
 
 export interface Tokens {
   /** Returns a token that names a session at an epoch. Send it only after that row is durable. */

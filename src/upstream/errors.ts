@@ -1,6 +1,12 @@
 import { systemClock } from '../clock.ts';
 import { isFields, parseBounded } from '../json.ts';
-import { MOST_FRAME_LEVELS, type Unreachable, type UpstreamAnswer, type UpstreamError } from './port.ts';
+import {
+  type FailureKind,
+  MOST_FRAME_LEVELS,
+  type Unreachable,
+  type UpstreamAnswer,
+  type UpstreamError,
+} from './port.ts';
 
 /**
  * Readers for the places where providers state a wait. All results are seconds from `now` (wall clock, milliseconds), never
@@ -190,24 +196,6 @@ export function typeFor(status: number): string {
   if (status === 429) return 'rate_limit_error';
   return status >= 400 && status < 500 ? 'invalid_request_error' : 'server_error';
 }
-
-/**
- * Kinds of failure to connect, and of answers in place of a connection. They are label values of metrics, so the set is
- * closed.
- */
-export const failureKinds = [
-  'dns',
-  'refused',
-  'reset',
-  'tls',
-  'timeout',
-  'network',
-  'proxy',
-  'http_4xx',
-  'http_5xx',
-  'other',
-] as const;
-export type FailureKind = (typeof failureKinds)[number];
 
 /** Error codes by kind; the first match counts. */
 const meanings: readonly [kind: FailureKind, codes: RegExp][] = [

@@ -16,7 +16,7 @@ function world(mayDeclareDead = true) {
     database,
     store,
     register,
-    ...createFailureDetector({ store, mayDeclareDead: () => mayDeclareDead }),
+    ...createFailureDetector(store, () => mayDeclareDead),
   };
 }
 

@@ -15,6 +15,14 @@ export const FORWARD_TOKEN_HEADER = 'x-holdfast-internal-hop';
 /** Marks a refusal as the receiver's own, as opposed to an intermediary's answer: the request was certainly not served. */
 export const REFUSED_HEADER = 'x-holdfast-internal-refused';
 
+/** Question about sessions of the asked worker, on behalf of an operator. */
+export const viewQuestion = z.object({
+  sessionIds: z.array(z.string().max(200)).max(500).readonly(),
+  recordOf: z.string().nullable(),
+  failures: z.object({ of: z.string().max(200).nullable(), limit: z.int().min(1).max(200) }).optional(),
+});
+export type ViewQuestion = z.infer<typeof viewQuestion>;
+
 /** Visible ASCII: these become header values, and a header that cannot be written would break the answer. */
 const headerSafe = z.string().regex(/^[\x21-\x7e]*$/);
 /** Value of any other header: writable bytes without line breaks. */

@@ -1,5 +1,4 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import { z } from 'zod';
 import type { Clock } from '../../clock.ts';
 import { BridgeError } from '../../errors.ts';
 import { endWithJson } from '../../http/envelope.ts';
@@ -25,6 +24,8 @@ import {
   REFUSED_HEADER,
   TURN_PATH,
   VIEW_PATH,
+  type ViewQuestion,
+  viewQuestion,
   WORKER_PATH,
 } from './protocol.ts';
 
@@ -175,12 +176,6 @@ const PING_MS = 2_000;
 const KEEP_ALIVE_MS = 60_000;
 const CLAIMED_BYTES = 4_096;
 const VIEW_BYTES = 65_536;
-const viewQuestion = z.object({
-  sessionIds: z.array(z.string().max(200)).max(500).readonly(),
-  recordOf: z.string().nullable(),
-  failures: z.object({ of: z.string().max(200).nullable(), limit: z.int().min(1).max(200) }).optional(),
-});
-export type ViewQuestion = z.infer<typeof viewQuestion>;
 
 /**
  * Starts the internal listener for peers. It serves no other requests. Rejects with the system's error if it cannot

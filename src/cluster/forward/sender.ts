@@ -16,8 +16,8 @@ import {
   TURN_PATH,
   terminalOf,
   VIEW_PATH,
+  type ViewQuestion,
 } from './protocol.ts';
-import type { ViewQuestion } from './receiver.ts';
 
 export interface ExchangeOptions {
   dispatcher: Dispatcher;
