@@ -1,6 +1,7 @@
 import type { SessionEvent } from '../../machines/session.ts';
 import type { Clock } from '../clock.ts';
 import type { Config } from '../config.ts';
+import { TURN_STATE_HEADER } from '../headers.ts';
 import { type SessionStore, StoreUnavailable } from '../store/port.ts';
 import type { Abilities, Doubt } from '../upstream/abilities.ts';
 import {
@@ -409,7 +410,7 @@ export function createDialer(options: DialerOptions): Dialer {
     switch (outcome.kind) {
       case 'opened': {
         options.opened(outcome.headers);
-        const provided = outcome.headers['x-codex-turn-state'];
+        const provided = outcome.headers[TURN_STATE_HEADER];
         if (provided) options.learnTurnState(turn, provided);
         return send({ type: 'socket.opened', generation });
       }

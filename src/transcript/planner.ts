@@ -1,3 +1,4 @@
+import { TURN_STATE_HEADER } from '../headers.ts';
 import { arrayText, changedMembers, elementTexts, spansByName, textOf, type Written, withMembers } from '../json.ts';
 import type { ReplayClass } from '../store/port.ts';
 import { typeOf } from './items.ts';
@@ -225,8 +226,6 @@ export interface FrameInput {
   turnState: string | null;
 }
 
-const TURN_STATE = 'x-codex-turn-state';
-
 export const ENCRYPTED_REASONING = 'reasoning.encrypted_content';
 
 /** Returns whether the client's own `include` requests encrypted reasoning. */
@@ -254,11 +253,11 @@ export function createFrame({ request, wire, addEncryptedReasoning, turnState }:
     changes.set('include', arrayText([...asked, JSON.stringify(ENCRYPTED_REASONING)]));
   }
   const metadata = body.client_metadata as Record<string, unknown> | null | undefined;
-  if (turnState !== null || (metadata && Object.hasOwn(metadata, TURN_STATE))) {
+  if (turnState !== null || (metadata && Object.hasOwn(metadata, TURN_STATE_HEADER))) {
     // A client's value under this name is a token of this bridge, or useless: the provider's own is never sent to clients.
     const own = turnState === null ? null : JSON.stringify(turnState);
     const given = metadata ? textOf(text, written.get('client_metadata')) : null;
-    changes.set('client_metadata', withMembers(given ?? '{}', new Map([[TURN_STATE, own]])));
+    changes.set('client_metadata', withMembers(given ?? '{}', new Map([[TURN_STATE_HEADER, own]])));
   }
   const fields = changedMembers(text, changes, members);
   const begun = fields.before.slice(fields.before.indexOf('{') + 1);

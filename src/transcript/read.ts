@@ -1,3 +1,4 @@
+import { TURN_METADATA_HEADER, TURN_STATE_HEADER } from '../headers.ts';
 import { scanMembers, spansByName, textOf, type Written } from '../json.ts';
 import type { Shape } from '../store/port.ts';
 import { contextFingerprint, isNameOnly, requestFingerprint, typeOf, writtenInput } from './items.ts';
@@ -96,7 +97,7 @@ export function readItems(items: readonly Written<Item>[]): ReadItems {
 /**
  * Members of `client_metadata` that are kept, up to `LONGEST_METADATA` characters; the others are only for the provider.
  */
-const METADATA = ['turn_id', 'x-codex-turn-metadata', 'x-codex-turn-state'];
+const METADATA = ['turn_id', TURN_METADATA_HEADER, TURN_STATE_HEADER];
 export const LONGEST_METADATA = 32_768;
 /** Members kept unchanged: validation bounds their size. */
 const KEPT: readonly (keyof LookedAt)[] = [

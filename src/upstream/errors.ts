@@ -1,4 +1,5 @@
 import { systemClock } from '../clock.ts';
+import { REQUEST_ID_HEADER, RETRY_AFTER_HEADER, SHOULD_RETRY_HEADER } from '../headers.ts';
 import { isFields, parseBounded } from '../json.ts';
 import {
   type FailureKind,
@@ -31,7 +32,7 @@ export function retryAfterFromHeaders(headers: Readonly<Record<string, unknown>>
   const found = new Map(Object.entries(headers).map(([name, value]) => [name.toLowerCase(), first(value)]));
   const ms = number(found.get('retry-after-ms'));
   if (ms !== null) return seconds(ms / 1000);
-  const value = found.get('retry-after');
+  const value = found.get(RETRY_AFTER_HEADER);
   const plain = number(value);
   if (plain !== null) return seconds(plain);
   return typeof value === 'string' ? seconds((Date.parse(value) - now) / 1000) : null;
@@ -261,16 +262,6 @@ export function unreachable(given: unknown, baseUrl: string, proxy: URL | null):
   };
 }
 
-/** Flattens headers to one string each, names in lower case. Repeated headers are joined as HTTP allows. */
-export function flatHeaders(headers: Readonly<Record<string, string | string[] | undefined>>): Record<string, string> {
-  // Without a prototype: a header may be named `constructor`.
-  const flat: Record<string, string> = Object.create(null);
-  for (const [name, value] of Object.entries(headers)) {
-    if (value !== undefined) flat[name.toLowerCase()] = Array.isArray(value) ? value.join(', ') : value;
-  }
-  return flat;
-}
-
 /** Collects a body up to a limit. The excess is dropped, and the answer then has no `content-length`. */
 export interface AnswerCollector {
   /** Adds a chunk. Returns false once the limit is reached; nothing more is kept then. */
@@ -490,7 +481,7 @@ export function upstreamAnswerOf(error: UpstreamError): UpstreamAnswer {
     code: raw.code ?? error.code,
   };
   const headers: Record<string, string> = { 'content-type': 'application/json' };
-  if (error.retryAfterSeconds !== null) headers['retry-after'] = String(Math.ceil(error.retryAfterSeconds));
+  if (error.retryAfterSeconds !== null) headers[RETRY_AFTER_HEADER] = String(Math.ceil(error.retryAfterSeconds));
   return { status: error.status, headers, body: Buffer.from(JSON.stringify({ error: body })) };
 }
 
@@ -554,7 +545,7 @@ export function refusesAnchor(error: UpstreamError): boolean {
   return error.code === 'previous_response_not_found' || refusesAnchors(error);
 }
 
-const kept = ['retry-after', 'retry-after-ms', 'x-request-id', 'x-should-retry'];
+const kept = [RETRY_AFTER_HEADER, 'retry-after-ms', REQUEST_ID_HEADER, SHOULD_RETRY_HEADER];
 
 /** Converts a refusal over HTTP to the `error` frame that a WebSocket would have carried. */
 export function refusalFrame(answer: UpstreamAnswer): string {

@@ -1,5 +1,6 @@
 import { pipeline, Readable, Transform } from 'node:stream';
 import { BridgeError } from '../errors.ts';
+import { SHOULD_RETRY_HEADER } from '../headers.ts';
 import { memberText, scanMembers, withMembers } from '../json.ts';
 import { collectAnswer, isApiError, namesCode, normaliseError } from './errors.ts';
 import { parseFrame } from './frames.ts';
@@ -54,7 +55,7 @@ function refusalOf(given: unknown, status: number): CredentialRefusal {
  */
 export function instead(answer: UpstreamAnswer): UpstreamAnswer {
   const error = refusalError(refusalOf(answer, answer.status));
-  const headers = { 'content-type': 'application/json', 'x-should-retry': 'false' };
+  const headers = { 'content-type': 'application/json', [SHOULD_RETRY_HEADER]: 'false' };
   return { status: error.status, headers, body: Buffer.from(JSON.stringify(error.envelope())) };
 }
 
@@ -107,7 +108,7 @@ export function createRedactingTransport(inner: UpstreamTransport, options: Reda
     if (refused) onRefused(refusalOf(error, error.status));
     if (kind === 'error') {
       if (!refused) return withoutQuotes(text);
-      const headers = { 'x-should-retry': 'false' };
+      const headers = { [SHOULD_RETRY_HEADER]: 'false' };
       return JSON.stringify({ type: 'error', status: refused.status, error: refused.envelope().error, headers });
     }
     const own = refused && JSON.stringify({ code: refused.code, message: refused.message });

@@ -3,8 +3,9 @@ import { HttpsProxyAgent } from 'https-proxy-agent';
 import { WebSocket } from 'ws';
 import { type Clock, systemClock } from '../clock.ts';
 import { guarded } from '../faults.ts';
+import { flatHeaders } from '../headers.ts';
 import { encodedSlices, isLongText } from '../json.ts';
-import { BY_PROXY, collectAnswer, flatHeaders, reasonOf, refusalFrame, unreachable } from './errors.ts';
+import { BY_PROXY, collectAnswer, reasonOf, refusalFrame, unreachable } from './errors.ts';
 import {
   type DialRequest,
   type DialResult,

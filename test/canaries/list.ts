@@ -480,7 +480,7 @@ export const canaries: readonly Canary[] = [
   {
     name: 'the provider’s turn state is shown to a client as a header',
     file: 'src/upstream/headers.ts',
-    find: "return lower === TURN_STATE ? null : quota.test(lower) ? 'quota' : 'connection';",
+    find: "return lower === TURN_STATE_HEADER ? null : quota.test(lower) ? 'quota' : 'connection';",
     replace: "return quota.test(lower) ? 'quota' : 'connection';",
     tests: ['test/field/signals.test.ts'],
   },

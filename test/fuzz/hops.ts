@@ -1,13 +1,8 @@
 import { createHash, createHmac, randomUUID } from 'node:crypto';
 import { request } from 'undici';
 import { createSealer, keysFor } from '../../src/cluster/forward/envelope.ts';
-import {
-  CLAIMED_PATH,
-  FORWARD_TOKEN_HEADER,
-  TURN_PATH,
-  VIEW_PATH,
-  WORKER_PATH,
-} from '../../src/cluster/forward/protocol.ts';
+import { CLAIMED_PATH, TURN_PATH, VIEW_PATH, WORKER_PATH } from '../../src/cluster/forward/protocol.ts';
+import { FORWARD_TOKEN_HEADER } from '../../src/headers.ts';
 import { parseSecrets } from '../../src/token/keyring.ts';
 import { type At, checkText, headerText } from './judge.ts';
 import type { Random } from './random.ts';

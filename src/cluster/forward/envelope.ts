@@ -13,6 +13,7 @@ import jwt from 'jsonwebtoken';
 import { z } from 'zod';
 import type { Clock } from '../../clock.ts';
 import { BridgeError } from '../../errors.ts';
+import { IDEMPOTENCY_HEADER, TURN_STATE_HEADER } from '../../headers.ts';
 import type { Read } from '../../intake/read.ts';
 import { withMembers } from '../../json.ts';
 import type { TurnRequest } from '../../session/port.ts';
@@ -362,7 +363,7 @@ function signedPayload(token: string, key: PurposeKeys['signing']['key']): unkno
  * @param name in lower case
  */
 export const travels = (name: string): boolean =>
-  name === 'x-codex-turn-state' || name === 'idempotency-key' || isForwardable(name);
+  name === TURN_STATE_HEADER || name === IDEMPOTENCY_HEADER || isForwardable(name);
 
 /** Placeholder for a credential that was replaced by the shared upstream key: only its presence matters. */
 const WITHHELD = 'withheld';

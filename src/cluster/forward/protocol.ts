@@ -10,11 +10,6 @@ export const TURN_PATH = '/internal/turn';
 export const CLAIMED_PATH = '/internal/claimed';
 export const VIEW_PATH = '/internal/view';
 
-/** Header that carries a hop's token. */
-export const FORWARD_TOKEN_HEADER = 'x-holdfast-internal-hop';
-/** Marks a refusal as the receiver's own, as opposed to an intermediary's answer: the request was certainly not served. */
-export const REFUSED_HEADER = 'x-holdfast-internal-refused';
-
 /** Question about sessions of the asked worker, on behalf of an operator. */
 export const viewQuestion = z.object({
   sessionIds: z.array(z.string().max(200)).max(500).readonly(),

@@ -1,6 +1,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Clock } from '../../clock.ts';
 import { BridgeError } from '../../errors.ts';
+import { FORWARD_TOKEN_HEADER, REFUSED_HEADER } from '../../headers.ts';
 import { endWithJson } from '../../http/envelope.ts';
 import { createHttpServer, refuseUpgrade, startListening, watchConnection } from '../../http/server.ts';
 import type { Reader } from '../../intake/pool.ts';
@@ -17,11 +18,9 @@ import {
   afterPendingIo,
   CLAIMED_PATH,
   encodeMessage,
-  FORWARD_TOKEN_HEADER,
   type ForwardMessage,
   failMessage,
   headMessage,
-  REFUSED_HEADER,
   TURN_PATH,
   VIEW_PATH,
   type ViewQuestion,

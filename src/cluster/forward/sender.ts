@@ -1,5 +1,6 @@
 import { Agent, request as call, type Dispatcher } from 'undici';
 import type { Clock } from '../../clock.ts';
+import { FORWARD_TOKEN_HEADER, REFUSED_HEADER } from '../../headers.ts';
 import { encodeText } from '../../json.ts';
 import type { ForwardResult, Patience, Waiting } from '../../session/forwarding.ts';
 import type { ClientSink, TurnRequest } from '../../session/port.ts';
@@ -10,9 +11,7 @@ import {
   CLAIMED_PATH,
   createSplitter,
   decodeMessage,
-  FORWARD_TOKEN_HEADER,
   type ForwardMessage,
-  REFUSED_HEADER,
   TURN_PATH,
   terminalOf,
   VIEW_PATH,
