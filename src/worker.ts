@@ -32,7 +32,7 @@ export interface PeerService {
    * Handles a request forwarded by another worker: runs it at the given epoch, or answers that this worker does not own the
    * session.
    */
-  serve(hop: ForwardClaims, request: TurnRequest, sink: ForwardSink): void;
+  serve(claims: ForwardClaims, request: TurnRequest, sink: ForwardSink): void;
   claimed(notice: Pick<ClaimedNotice, 'sessionId' | 'epoch' | 'news'>): void;
   /** Returns the actor of that session in this process, at any epoch; null when there is none. */
   session(id: string): Session | null;
@@ -44,7 +44,7 @@ export interface PeerListener {
   readonly url: string | null;
   /** Checks that other workers reach this one at its address under this id. Rejects otherwise. */
   check(workerId: string): Promise<void>;
-  /** Closes the listener. Running hops may end within `graceMs` milliseconds. */
+  /** Closes the listener. Running requests may end within `graceMs` milliseconds. */
   close(graceMs: number): Promise<void>;
 }
 
@@ -166,7 +166,7 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
     log: logger,
     inspect,
     onRegistered: means.onRegistered,
-    async announce(id) {
+    async checkReachable(id) {
       advertisedId = id;
       means.onAdvertised?.(id);
       await listener?.check(id);

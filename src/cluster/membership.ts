@@ -18,7 +18,7 @@ export interface MembershipOptions {
   /** Called when other workers declared this one dead, before the process takes a new identity. */
   onDead(oldId: string): void;
   /** Checks that other workers can reach this one, before it registers. An error at the first start is final. */
-  announce?: ((id: string) => Promise<void>) | undefined;
+  checkReachable?: ((id: string) => Promise<void>) | undefined;
   /** Called each time this process has registered under a new id. */
   onRegistered?: ((id: string) => void) | undefined;
   log: { info(o: object, m: string): void; warn(o: object, m: string): void };
@@ -89,13 +89,13 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
   };
   const mayStart = () => fresh() && settled === doubts;
 
-  /** Id that was announced last; each id is announced once. */
-  let announced = '';
-  async function announce(): Promise<boolean> {
-    if (announced === id) return true;
+  /** Id that was checked last; each id is checked once. */
+  let checkedId = '';
+  async function isReachable(): Promise<boolean> {
+    if (checkedId === id) return true;
     try {
-      await options.announce?.(id);
-      announced = id;
+      await options.checkReachable?.(id);
+      checkedId = id;
       return true;
     } catch (error) {
       log.warn({ worker: id, err: error }, 'other workers would not find this one');
@@ -105,7 +105,7 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
   }
 
   async function register(): Promise<void> {
-    if (!(await announce())) return actor.send({ type: 'registration.failed' });
+    if (!(await isReachable())) return actor.send({ type: 'registration.failed' });
     const sentAt = clock.now();
     const { internalUrl, livenessPath, version } = options;
     const answer = await store.register({ id, internalUrl, livenessPath, version, leaseMs: deadlines.lease });

@@ -37,8 +37,8 @@ export function createPeers(from: {
   }
 
   return {
-    forward: ({ workerId, url, ...hop }, request, sink, waiting) =>
-      forwarder.forward({ workerId, url }, hop, request, sink, waiting),
+    forward: ({ workerId, url, ...claims }, request, sink, waiting) =>
+      forwarder.forward({ workerId, url }, claims, request, sink, waiting),
     async serving() {
       const others = (await store.workers()).flatMap(({ id, state, internalUrl, leaseLeftMs }) =>
         id !== me() && state === 'serving' && internalUrl !== null && leaseLeftMs > 0

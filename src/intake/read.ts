@@ -134,13 +134,13 @@ export const isBody = isObject;
 const invalid = (detail: string, param?: string) =>
   new BridgeError('bridge_invalid_request', { detail, ...(param === undefined ? {} : { param }) });
 
-/** Kind of a body: a request, or a parcel of a peer, which wraps a request. */
+/** Kind of a body: a request, or an envelope of a peer, which wraps a request. */
 export type Kind = 'body' | 'envelope';
 
 /** Result of reading a body. */
 export interface Read {
   request: ReadRequest;
-  /** The text of a parcel with `null` in place of its request; empty for a plain body. */
+  /** The text of a envelope with `null` in place of its request; empty for a plain body. */
   envelope: string;
 }
 
@@ -172,10 +172,10 @@ export function readSource(source: Uint8Array | string, kind: Kind, whole = fals
   return { request: readRequest(body, text, bytes, whole), envelope };
 }
 
-/** Splits a parcel into the text around its request and the text of the request. */
-function opened(parcel: string): [string, string] {
-  const place = membersOf(parcel).get('body');
-  return place ? [withSpans(parcel, [{ ...place, json: 'null' }]), textOf(parcel, place)!] : [parcel, 'null'];
+/** Splits a envelope into the text around its request and the text of the request. */
+function opened(envelope: string): [string, string] {
+  const place = membersOf(envelope).get('body');
+  return place ? [withSpans(envelope, [{ ...place, json: 'null' }]), textOf(envelope, place)!] : [envelope, 'null'];
 }
 
 /**

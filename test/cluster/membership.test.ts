@@ -72,7 +72,7 @@ describe('a worker’s membership', () => {
     const announce = async () => {
       throw new Error('nobody answers there');
     };
-    await expect(join({ announce })).rejects.toThrow('nobody answers there');
+    await expect(join({ checkReachable: announce })).rejects.toThrow('nobody answers there');
     expect(await scripted.store.workers()).toEqual([]);
   });
 

@@ -109,8 +109,8 @@ describe('hops that are refused', () => {
     while (owner.log.lines.length < 2) await new Promise((done) => setImmediate(done));
     expect(owner.arrived).toHaveLength(0);
     expect(owner.log.lines.map(({ message }) => message)).toEqual([
-      'a hop had left before it was accepted',
-      'a hop had left before it was accepted',
+      'a sender had left before its request was accepted',
+      'a sender had left before its request was accepted',
     ]);
   });
 

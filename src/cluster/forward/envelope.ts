@@ -30,7 +30,7 @@ export interface ReplayCache {
    * @returns `again` for an id that was used before; `full` if the cache has no room, so that nothing more may be
    *   accepted
    */
-  spend(id: string, untilMs: number, nowMs: number): 'first' | 'again' | 'full';
+  use(id: string, untilMs: number, nowMs: number): 'first' | 'again' | 'full';
 }
 
 /**
@@ -47,7 +47,7 @@ export function createReplayCache(capacity: number): ReplayCache {
     }
   };
   return {
-    spend(id, untilMs, nowMs) {
+    use(id, untilMs, nowMs) {
       // Ids arrive roughly in the order of their expiry: checking the front is enough, unless the cache is full.
       forget(nowMs, until.size >= capacity);
       if (until.has(id)) return 'again';
@@ -122,7 +122,7 @@ export function createSealer(secrets: KeyRing): Sealer {
   };
 }
 
-/** Claims of a hop: one request sent by the worker that holds the client to the worker that owns the session. */
+/** Claims of a forwarded request: one attempt, sent by the worker that holds the client to the worker that owns the session. */
 export interface ForwardClaims {
   /** Worker that serves the request. */
   target: string;
@@ -130,13 +130,13 @@ export interface ForwardClaims {
   from: string;
   sessionId: string | null;
   epoch: number | null;
-  /** Assigned by the sender, so that it can find out whether a turn was started by a hop that broke. */
+  /** Assigned by the sender, so that it can find out whether a turn was started by an attempt that broke. */
   turnId: string;
   /** `run`: serve it at that session and epoch or not at all. `resolve`: place it like a request from a client. */
   mode: 'run' | 'resolve';
   /**
-   * Number of earlier hops of this turn, to any worker. A hop above 0 resumes what an earlier one may have begun at the
-   * target.
+   * Number of earlier attempts for this turn, at any worker. An attempt above 0 resumes what an earlier one may have begun
+   * at the target.
    */
   attempt: number;
   requestId: string;
@@ -180,14 +180,14 @@ export class ForwardRefused extends Error {
   readonly reason: ForwardRefusal;
 
   constructor(reason: ForwardRefusal) {
-    super(`The hop is refused: ${reason}.`);
+    super(`The forwarded request is refused: ${reason}.`);
     this.reason = reason;
   }
 }
 
 export interface ForwardTokens extends Sealer {
   /** Issues a token that allows the target worker to serve exactly these bytes once, within 10 s. */
-  issue(hop: ForwardClaims, body: Buffer): string;
+  issue(claims: ForwardClaims, body: Buffer): string;
   /**
    * Verifies a token and marks it as used.
    *
@@ -211,7 +211,7 @@ export interface ForwardTokens extends Sealer {
 export interface ForwardTokensOptions {
   secrets: KeyRing;
   clock: Pick<Clock, 'wall'>;
-  /** Capacity of the replay cache in tokens; when it is full, hops are refused. Default 100,000. */
+  /** Capacity of the replay cache in tokens; when it is full, forwarded requests are refused. Default 100,000. */
   remembered?: number;
 }
 
@@ -225,7 +225,7 @@ const VERSION = 1;
 
 const id = z.string().min(1).max(200);
 const epoch = z.int().nonnegative();
-const envelope = z.object({
+const tokenSchema = z.object({
   v: z.literal(VERSION),
   jti: id,
   iat: z.number().positive(),
@@ -264,16 +264,16 @@ const viewKind: Kind<ViewAsked> = { typ: 'holdfast-view+jwt', schema: viewSchema
 const digest = (body: Buffer) => createHash('sha256').update(body).digest();
 
 /**
- * Creates the issuer and verifier of hop tokens. HS256 with a purpose-specific key; bound to target, session, epoch and
+ * Creates the issuer and verifier of forwarding tokens. HS256 with a purpose-specific key; bound to target, session, epoch and
  * the exact bytes sent, which contain caller and request. Single use: a receiver keeps every token in a replay cache
  * until it has expired.
  */
 export function createForwardTokens({ secrets, clock, remembered = 100_000 }: ForwardTokensOptions): ForwardTokens {
-  const means = { keys: keysFor('hop', secrets), clock, spent: createReplayCache(remembered) };
+  const means = { keys: keysFor('hop', secrets), clock, replayCache: createReplayCache(remembered) };
   const admit = (token: string, me: string) => admitted(means, forwardKind, token, me);
   return {
     ...createSealer(secrets),
-    issue: (hop, body) => issued(means, forwardKind, hop, body),
+    issue: (claims, body) => issued(means, forwardKind, claims, body),
     admit,
     verify: (token, body, me) => admit(token, me)(body),
     issueClaimed: (notice, body) => issued(means, claimedKind, notice, body),
@@ -286,25 +286,25 @@ export function createForwardTokens({ secrets, clock, remembered = 100_000 }: Fo
 interface Means {
   keys: PurposeKeys;
   clock: Pick<Clock, 'wall'>;
-  spent: ReplayCache;
+  replayCache: ReplayCache;
 }
 
-function issued<T extends { target: string }>({ keys, clock }: Means, kind: Kind<T>, hop: T, body: Buffer): string {
+function issued<T extends { target: string }>({ keys, clock }: Means, kind: Kind<T>, claims: T, body: Buffer): string {
   const now = clock.wall();
-  const claims = {
+  const payload = {
     v: VERSION,
     jti: randomUUID(),
     iat: now / 1000,
     exp: (now + LIFE_MS) / 1000,
     sha: digest(body).toString('base64url'),
-    hop: kind.schema.parse(hop),
+    hop: kind.schema.parse(claims),
   };
   const { kid, key } = keys.signing;
-  return jwt.sign(claims, key, { algorithm: 'HS256', header: { alg: 'HS256', typ: kind.typ, kid } });
+  return jwt.sign(payload, key, { algorithm: 'HS256', header: { alg: 'HS256', typ: kind.typ, kid } });
 }
 
 function admitted<T extends { target: string }>(
-  { keys, clock, spent }: Means,
+  { keys, clock, replayCache }: Means,
   kind: Kind<T>,
   token: string,
   me: string,
@@ -314,10 +314,10 @@ function admitted<T extends { target: string }>(
   if (header?.typ !== kind.typ) throw new ForwardRefused('not_a_hop');
   const key = typeof header.kid === 'string' ? keys.find(header.kid) : undefined;
   if (!key) throw new ForwardRefused('unknown_key');
-  const parsed = envelope.safeParse(signedPayload(token, key));
+  const parsed = tokenSchema.safeParse(signedPayload(token, key));
   if (!parsed.success) throw new ForwardRefused('claims');
-  const hop = kind.schema.safeParse(parsed.data.hop);
-  if (!hop.success) throw new ForwardRefused('claims');
+  const claims = kind.schema.safeParse(parsed.data.hop);
+  if (!claims.success) throw new ForwardRefused('claims');
   const { jti, iat, exp, sha } = parsed.data;
   const expiresAt = Math.min(exp * 1000, iat * 1000 + LIFE_MS);
   const inTime = () => {
@@ -325,16 +325,16 @@ function admitted<T extends { target: string }>(
   };
   inTime();
   if (iat * 1000 > clock.wall() + SKEW_MS) throw new ForwardRefused('from_the_future');
-  if (hop.data.target !== me) throw new ForwardRefused('wrong_target');
+  if (claims.data.target !== me) throw new ForwardRefused('wrong_target');
 
   return (body) => {
     inTime();
     const named = Buffer.from(sha, 'base64url');
     const own = digest(body);
     if (named.length !== own.length || !timingSafeEqual(named, own)) throw new ForwardRefused('altered');
-    const use = spent.spend(jti, expiresAt, clock.wall());
+    const use = replayCache.use(jti, expiresAt, clock.wall());
     if (use !== 'first') throw new ForwardRefused(use === 'again' ? 'replayed' : 'too_many');
-    return hop.data;
+    return claims.data;
   };
 }
 
@@ -400,7 +400,7 @@ export function packRequest(request: TurnRequest, now: number, sealer: Pick<Seal
   const { caller, headers } = request;
   const kept = Object.entries(headers).filter(([name]) => travels(name.toLowerCase()));
   const keys = Object.entries(caller.upstreamKeys ?? {}).map(([name, key]) => [name, sealer.seal(key)]);
-  const parcel: z.infer<typeof envelopeSchema> = {
+  const envelope: z.infer<typeof envelopeSchema> = {
     v: 1,
     requestId: request.requestId,
     scope: caller.scope,
@@ -413,38 +413,38 @@ export function packRequest(request: TurnRequest, now: number, sealer: Pick<Seal
     bytes: request.bytes,
     age: Math.max(0, now - request.receivedAt),
   };
-  return withMembers(JSON.stringify(parcel), new Map([['body', request.text.trim()]]));
+  return withMembers(JSON.stringify(envelope), new Map([['body', request.text.trim()]]));
 }
 
 /**
  * Unpacks a forwarded request, with its times converted to this worker's clock.
  *
- * @param read the parsed parcel, or the error of one that could not be parsed
+ * @param read the parsed envelope, or the error of one that could not be parsed
  * @param now this worker's monotonic milliseconds
- * @throws UnreadableEnvelope if the parcel or a sealed credential cannot be read
+ * @throws UnreadableEnvelope if the envelope or a sealed credential cannot be read
  */
 export function unpackRequest(read: Read | BridgeError, now: number, sealer: Pick<Sealer, 'open'>): TurnRequest {
   const parsed = read instanceof BridgeError ? null : envelopeSchema.safeParse(jsonOf(read.envelope));
   if (read instanceof BridgeError || !parsed?.success) {
     throw new UnreadableEnvelope('The forwarded request cannot be read.');
   }
-  const { scope, credentialFp, credentialIsClients, credentialGiven, ...parcel } = parsed.data;
-  const upstreamAuthorization = parcel.authorization === null ? null : sealer.open(parcel.authorization);
-  if (parcel.authorization !== null && upstreamAuthorization === null) {
+  const { scope, credentialFp, credentialIsClients, credentialGiven, ...envelope } = parsed.data;
+  const upstreamAuthorization = envelope.authorization === null ? null : sealer.open(envelope.authorization);
+  if (envelope.authorization !== null && upstreamAuthorization === null) {
     throw new UnreadableEnvelope('The forwarded credential cannot be opened.');
   }
   const keys = keyHeaders.flatMap((name) => {
-    const sealed = parcel.keys[name];
+    const sealed = envelope.keys[name];
     if (sealed === undefined) return [];
     const key = sealer.open(sealed);
     if (key === null) throw new UnreadableEnvelope('The forwarded credential cannot be opened.');
     return [[name, key]];
   });
   const authorization = credentialIsClients ? upstreamAuthorization : WITHHELD;
-  const headers = Object.entries(parcel.headers).filter(([name]) => travels(name.toLowerCase()));
+  const headers = Object.entries(envelope.headers).filter(([name]) => travels(name.toLowerCase()));
   return {
     ...read.request,
-    requestId: parcel.requestId,
+    requestId: envelope.requestId,
     caller: {
       scope,
       credentialFp,
@@ -456,8 +456,8 @@ export function unpackRequest(read: Read | BridgeError, now: number, sealer: Pic
       ...Object.fromEntries(headers),
       ...(credentialGiven && authorization !== null ? { authorization } : {}),
     },
-    bytes: parcel.bytes,
-    receivedAt: now - parcel.age,
+    bytes: envelope.bytes,
+    receivedAt: now - envelope.age,
   };
 }
 

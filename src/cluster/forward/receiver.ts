@@ -49,7 +49,7 @@ export interface ForwardSinkOptions {
 }
 
 /**
- * Creates a sink that writes an `accepted` line at once and then each call as one line. The sender applies these lines
+ * Creates a sink that writes an `accepted` message at once and then each call as one message. The sender applies these
  * to the real client.
  */
 export function createForwardSink({ res, clock, streaming, pingMs, patienceMs }: ForwardSinkOptions): ForwardSink {
@@ -61,21 +61,21 @@ export function createForwardSink({ res, clock, streaming, pingMs, patienceMs }:
   let stopPatience = () => {};
   const drained: (() => void)[] = [];
 
-  const write = (line: ForwardMessage): boolean => {
+  const write = (message: ForwardMessage): boolean => {
     if (!connection.open) return true;
-    if (res.write(encodeMessage(line))) return true;
+    if (res.write(encodeMessage(message))) return true;
     if (!stalled) {
       stalled = true;
       stopPatience = clock.after(patienceMs, () => res.destroy());
     }
     return false;
   };
-  const end = (how: 'terminal' | 'not_owner', line: () => ForwardMessage) => {
+  const end = (how: 'terminal' | 'not_owner', message: () => ForwardMessage) => {
     if (ended) return;
     ended = how;
     stopPing();
     if (!connection.open) return;
-    write(line());
+    write(message());
     res.end();
   };
   const ping = () => {
@@ -145,8 +145,8 @@ export interface InternalServerOptions {
   limits: { bodyBytes: number };
   reader: Reader;
   deadlines: { forwardSilence: number; slowClient: number };
-  /** Serves a request whose hop was verified and whose sender is still connected. An exception fails the request. */
-  serve(hop: ForwardClaims, request: TurnRequest, sink: ForwardSink): void;
+  /** Serves a request whose token was verified and whose sender is still connected. An exception fails the request. */
+  serve(claims: ForwardClaims, request: TurnRequest, sink: ForwardSink): void;
   /** Called when a peer sent a notice about a session of this worker. */
   onClaimed?(notice: ClaimedNotice): void;
   /** Answers a peer's question, asked for an operator, about these sessions. The result is sent as JSON. */
@@ -163,7 +163,7 @@ export interface InternalServer {
   readonly url: string;
   readonly port: number;
   /**
-   * Stops accepting connections. Running hops may complete until `graceMs` milliseconds are over, then they are
+   * Stops accepting connections. Running requests may complete until `graceMs` milliseconds are over, then they are
    * aborted.
    */
   close(graceMs: number): Promise<void>;
@@ -190,7 +190,7 @@ export async function startInternalServer(options: InternalServerOptions): Promi
     res: ServerResponse,
     limit: number,
     admit: (token: string, me: string) => (body: Buffer) => T,
-  ): Promise<{ hop: T; body: Buffer } | null> {
+  ): Promise<{ claims: T; body: Buffer } | null> {
     const header = req.headers[FORWARD_TOKEN_HEADER];
     let bind: (body: Buffer) => T;
     try {
@@ -201,7 +201,7 @@ export async function startInternalServer(options: InternalServerOptions): Promi
     const body = await readAll(req, limit);
     if (body === null) return answer(res, 413, { error: 'too_large' }, 'too_large');
     try {
-      return { hop: bind(body), body };
+      return { claims: bind(body), body };
     } catch (error) {
       return refuse(req, res, error);
     }
@@ -209,28 +209,29 @@ export async function startInternalServer(options: InternalServerOptions): Promi
 
   function refuse(req: IncomingMessage, res: ServerResponse, error: unknown): null {
     const reason = error instanceof ForwardRefused ? error.reason : 'unexpected';
-    logger.warn({ reason, path: req.url, peer: req.socket.remoteAddress }, 'a hop was refused');
+    logger.warn({ reason, path: req.url, peer: req.socket.remoteAddress }, 'a forwarded request was refused');
     return answer(res, 403, { error: reason }, reason);
   }
 
   async function turn(req: IncomingMessage, res: ServerResponse): Promise<void> {
     const taken = await take(req, res, maxBytes, forwardTokens.admit);
     if (!taken) return;
-    const { hop, body } = taken;
-    const { requestId, turnId } = hop;
+    const { claims, body } = taken;
+    const { requestId, turnId } = claims;
     // After a pause of the process, the request is read before the news that its sender has long disconnected.
     await new Promise<void>(afterPendingIo);
     const left = () => res.destroyed || res.socket === null || res.socket.destroyed || res.socket.readableEnded;
-    const tellLeft = () => logger.debug({ requestId, turnId, from: hop.from }, 'a hop had left before it was accepted');
-    if (left()) return tellLeft();
+    const reportLeft = () =>
+      logger.debug({ requestId, turnId, from: claims.from }, 'a sender had left before its request was accepted');
+    if (left()) return reportLeft();
     let request: TurnRequest;
     try {
       const read = await options.reader.read([body], 'envelope').catch((error: BridgeError) => error);
-      if (left()) return tellLeft();
+      if (left()) return reportLeft();
       request = unpackRequest(read, options.clock.now(), forwardTokens);
     } catch (error) {
       if (!(error instanceof UnreadableEnvelope)) throw error;
-      logger.warn({ requestId, from: hop.from, reason: error.message }, 'a hop was refused');
+      logger.warn({ requestId, from: claims.from, reason: error.message }, 'a forwarded request was refused');
       return void answer(res, 400, { error: 'unreadable' }, 'unreadable');
     }
     const { forwardSilence, slowClient } = options.deadlines;
@@ -242,7 +243,7 @@ export async function startInternalServer(options: InternalServerOptions): Promi
       patienceMs: slowClient + forwardSilence,
     });
     try {
-      options.serve(hop, request, sink);
+      options.serve(claims, request, sink);
     } catch (error) {
       logger.error({ requestId, turnId, err: error }, 'a forwarded request failed unexpectedly');
       sink.fail(new BridgeError('bridge_internal', { cause: error }));
@@ -253,7 +254,7 @@ export async function startInternalServer(options: InternalServerOptions): Promi
     const taken = await take(req, res, CLAIMED_BYTES, forwardTokens.admitClaimed);
     if (!taken) return;
     res.writeHead(204).end();
-    options.onClaimed?.(taken.hop);
+    options.onClaimed?.(taken.claims);
   }
 
   async function view(req: IncomingMessage, res: ServerResponse): Promise<void> {

@@ -28,7 +28,7 @@ export interface ExchangeOptions {
   deadlines: ForwardDeadlines;
   /** Consulted when the peer has been silent for one of the deadlines, and then every `ownerPoll`. */
   patience: Patience;
-  /** Aborts the hop when its answer is not needed any more. */
+  /** Aborts the request when its answer is not needed any more. */
   signal?: AbortSignal | undefined;
   /** Maximum length of a line from the peer, in bytes. */
   maxLineBytes: number;
@@ -38,7 +38,7 @@ export interface ExchangeOptions {
 }
 
 /**
- * Times of silence after which the peer's state is looked up, by phase of the hop, and the interval between two
+ * Times of silence after which the peer's state is looked up, by phase of the request, and the interval between two
  * look-ups (`ownerPoll`). In milliseconds.
  */
 export interface ForwardDeadlines {
@@ -49,12 +49,12 @@ export interface ForwardDeadlines {
 }
 
 /** Connection errors that prove that no process listens there. */
-const NOBODY_LISTENS: ReadonlySet<unknown> = new Set(['ECONNREFUSED']);
+const NOT_LISTENING: ReadonlySet<unknown> = new Set(['ECONNREFUSED']);
 /** Refusals by the peer that do not rule out a later attempt: the token had expired, or the peer had too much work. */
 const FOR_NOW: ReadonlySet<unknown> = new Set(['expired', 'too_many']);
 
 /**
- * Runs one hop: sends the request and applies the peer's lines to the client's sink. Never rejects.
+ * Makes one attempt: sends the request and applies the peer's lines to the client's sink. Never rejects.
  *
  * There is no response timeout: a silent peer is awaited until `patience` reports more than that it is slow.
  */
@@ -75,7 +75,7 @@ export function runExchange(options: ExchangeOptions): Promise<ForwardResult> {
     if (state === 'ended') return;
     state = 'ended';
     stopTimer();
-    if (result.kind !== 'served') debug({ result: result.kind, why }, 'a hop ended');
+    if (result.kind !== 'served') debug({ result: result.kind, why }, 'a forwarded request ended');
     resolve(result);
     // An answer that is read to its end keeps its connection open for reuse; otherwise the connection is aborted, so
     // that the peer stops working for it.
@@ -109,18 +109,18 @@ export function runExchange(options: ExchangeOptions): Promise<ForwardResult> {
     heardAt = clock.now();
     options.patience.heard();
   };
-  const take = (line: ForwardMessage | null) => {
-    if (line === null || state === 'ended') return;
-    if (line.t === 'accepted' && state === 'sent') {
+  const take = (message: ForwardMessage | null) => {
+    if (message === null || state === 'ended') return;
+    if (message.t === 'accepted' && state === 'sent') {
       state = 'accepted';
       watch(deadlines.forwardSilence);
       options.onAccepted?.();
       return;
     }
-    if (state !== 'accepted') return lost(`${line.t} before it was accepted`, true);
-    if (line.t === 'not_owner') return end({ kind: 'not_owner' }, 'said so');
-    const after = applyMessage(line, sink);
-    if (after === 'ended') end({ kind: 'served', terminal: terminalOf(line) }, 'answered');
+    if (state !== 'accepted') return lost(`${message.t} before it was accepted`, true);
+    if (message.t === 'not_owner') return end({ kind: 'not_owner' }, 'not the owner');
+    const after = applyMessage(message, sink);
+    if (after === 'ended') end({ kind: 'served', terminal: terminalOf(message) }, 'answered');
     else if (after === 'full' && !paused) {
       paused = true;
       stopTimer();
@@ -146,7 +146,7 @@ export function runExchange(options: ExchangeOptions): Promise<ForwardResult> {
   const handler: Dispatcher.DispatchHandler = {
     onRequestStart(given) {
       controller = given;
-      // The hop ended while connecting: no byte may be sent.
+      // The attempt ended while connecting: no byte may be sent.
       if (state !== 'connecting') return given.abort(new Error('not wanted any more'));
       state = 'sent';
       watch(deadlines.forwardAccepted);
@@ -176,7 +176,7 @@ export function runExchange(options: ExchangeOptions): Promise<ForwardResult> {
       complete = true;
       const { code } = error as { code?: unknown };
       if (state === 'sent' && !answering) options.patience.dropped();
-      lost(String(code ?? error.name), !NOBODY_LISTENS.has(code));
+      lost(String(code ?? error.name), !NOT_LISTENING.has(code));
     },
   };
 
@@ -202,13 +202,13 @@ export interface Peer {
 /** Sends requests, notices and questions to other workers. */
 export interface Forwarder {
   /**
-   * Forwards a request to a peer and applies its answer to the client's sink. One hop sends the request once;
+   * Forwards a request to a peer and applies its answer to the client's sink. One call sends the request once;
    * `patience` decides how long a silent peer is awaited. After any result but `served` and `client_gone` the client
    * still needs an answer.
    */
   forward(
     peer: Peer,
-    hop: Pick<ForwardClaims, 'sessionId' | 'epoch' | 'turnId' | 'mode' | 'attempt'>,
+    claims: Pick<ForwardClaims, 'sessionId' | 'epoch' | 'turnId' | 'mode' | 'attempt'>,
     request: TurnRequest,
     sink: ClientSink,
     waiting: Waiting,
@@ -224,7 +224,7 @@ export interface Forwarder {
    * @returns the parsed JSON answer; null if there is none
    */
   view(peer: Peer, question: ViewQuestion): Promise<unknown>;
-  /** Aborts all running hops. */
+  /** Aborts all running requests. */
   close(): Promise<void>;
 }
 
@@ -294,7 +294,7 @@ export function createForwarder({ forwardTokens, clock, workerId, deadlines, log
       const body = await encodeText(packRequest(request, clock.now(), forwardTokens));
       if (!sink.attached) return { kind: 'client_gone' };
       const { requestId } = request;
-      const hop: ForwardClaims = {
+      const claims: ForwardClaims = {
         target: peer.workerId,
         from: workerId(),
         sessionId,
@@ -307,7 +307,7 @@ export function createForwarder({ forwardTokens, clock, workerId, deadlines, log
       return runExchange({
         dispatcher: agent,
         origin,
-        headers: { 'content-type': 'application/json', [FORWARD_TOKEN_HEADER]: forwardTokens.issue(hop, body) },
+        headers: { 'content-type': 'application/json', [FORWARD_TOKEN_HEADER]: forwardTokens.issue(claims, body) },
         body,
         sink,
         clock,
