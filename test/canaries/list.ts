@@ -233,8 +233,8 @@ export const canaries: readonly Canary[] = [
   {
     name: 'events overtake an unanswered commit',
     file: 'src/runtime/actor.ts',
-    find: 'return urgent.shift() ?? (pending ? undefined : letters.shift());',
-    replace: 'return urgent.shift() ?? letters.shift();',
+    find: 'const letter = urgent.shift() ?? (pending ? undefined : letters.shift());',
+    replace: 'const letter = urgent.shift() ?? letters.shift();',
     tests: ['test/runtime'],
   },
   {
