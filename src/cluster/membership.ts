@@ -7,7 +7,7 @@ import type { WorkerRegistry } from '../store/port.ts';
 
 const program = defineProgram(workerMachine, { commits: [], version: 1 });
 
-export interface MembershipOptions {
+interface MembershipOptions {
   store: WorkerRegistry;
   clock: Clock;
   ids: Ids;

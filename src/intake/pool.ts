@@ -45,7 +45,7 @@ interface Thread {
   stopTimer(): void;
 }
 
-export interface ReaderOptions {
+interface ReaderOptions {
   logger: { error(fields: object, message: string): void };
   inlineBytes?: number;
   threads?: number;

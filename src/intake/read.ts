@@ -90,7 +90,7 @@ const request = z.looseObject({
  *
  * @throws BridgeError `bridge_invalid_request` with the name of the field
  */
-export function validateRequest(body: Readonly<Record<string, unknown>>): void {
+function validateRequest(body: Readonly<Record<string, unknown>>): void {
   const names = Object.keys(body);
   if (names.length > bounds.members) throw invalid(`The body has more than ${bounds.members} members.`);
   if (names.some(({ length }) => length > bounds.name)) {
@@ -120,16 +120,10 @@ export function validateRequest(body: Readonly<Record<string, unknown>>): void {
 }
 
 /** Returns the error of a body that exceeds a limit which its text alone shows. */
-export const excessive = (excess: Excess): BridgeError =>
+const excessive = (excess: Excess): BridgeError =>
   excess === 'levels'
     ? invalid(`The body is nested deeper than ${bounds.levels} levels.`)
     : new BridgeError('bridge_body_too_large', { detail: `The body holds more than ${bounds.values} values.` });
-
-/** Returns the error of a body that is not a JSON object. */
-export const notAnObject = () => invalid('The body must be a JSON object.');
-
-/** Returns whether a parsed body is an object. */
-export const isBody = isObject;
 
 const invalid = (detail: string, param?: string) =>
   new BridgeError('bridge_invalid_request', { detail, ...(param === undefined ? {} : { param }) });
@@ -166,7 +160,7 @@ export function readSource(source: Uint8Array | string, kind: Kind, whole = fals
   } catch (error) {
     throw error instanceof BridgeError ? error : new BridgeError('bridge_invalid_json', { cause: error });
   }
-  if (!isBody(body)) throw notAnObject();
+  if (!isObject(body)) throw invalid('The body must be a JSON object.');
   validateRequest(body);
   const bytes = typeof source === 'string' ? Buffer.byteLength(source) : source.length;
   return { request: readRequest(body, text, bytes, whole), envelope };

@@ -8,7 +8,7 @@ import { type KeyRing, scopeHash, type TokenKey } from './keyring.ts';
  * Kind of a scope. A tenant is an identity, so a token of another tenant is rejected. A passed-through credential is
  * refreshed in the normal course of things, so a token of an earlier one is ignored.
  */
-export type ScopeKind = 'tenant' | 'credential' | 'local';
+type ScopeKind = 'tenant' | 'credential' | 'local';
 
 export interface TokenScope {
   scope: string;
@@ -32,7 +32,7 @@ export interface Tokens {
   verify(text: string, expected: TokenScope): TokenEvidence;
 }
 
-export interface TokensOptions {
+interface TokensOptions {
   secrets: KeyRing;
   clock: Pick<Clock, 'wall'>;
   /** Lifetime in seconds; default one day, the retention of a session. */

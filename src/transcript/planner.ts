@@ -117,7 +117,7 @@ export function replayClassOf(turn: {
   return asked && items.every(isExactItem) ? 'exact' : 'anchor_only';
 }
 
-export interface ReplayTurn {
+interface ReplayTurn {
   /** Texts of the input items. */
   input: readonly string[];
   output: readonly Written<Item>[];
@@ -215,7 +215,7 @@ export function inputAsSent({ text, members, items }: PlanInput['request']): Wir
 const inputOf = (texts: readonly string[]) => ({ input: arrayText(texts), items: texts.length });
 
 /** Inputs of a `response.create` frame. */
-export interface FrameInput {
+interface FrameInput {
   request: Pick<ReadRequest, 'text' | 'members' | 'body'>;
   wire: Exclude<WireForm, { form: 'impossible' }>;
   /**
@@ -226,7 +226,7 @@ export interface FrameInput {
   turnState: string | null;
 }
 
-export const ENCRYPTED_REASONING = 'reasoning.encrypted_content';
+const ENCRYPTED_REASONING = 'reasoning.encrypted_content';
 
 /** Returns whether the client's own `include` requests encrypted reasoning. */
 export function asksEncryptedReasoning(body: RequestBody): boolean {

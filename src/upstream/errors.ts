@@ -27,7 +27,7 @@ const seconds = (value: number | null): number | null =>
  * Reads `retry-after-ms`, or `retry-after` as seconds or as an HTTP date. Names may be in any case; of a list the first
  * value counts.
  */
-export function retryAfterFromHeaders(headers: Readonly<Record<string, unknown>>, now: number): number | null {
+function retryAfterFromHeaders(headers: Readonly<Record<string, unknown>>, now: number): number | null {
   const first = (value: unknown): unknown => (Array.isArray(value) ? value[0] : value);
   const found = new Map(Object.entries(headers).map(([name, value]) => [name.toLowerCase(), first(value)]));
   const ms = number(found.get('retry-after-ms'));
@@ -39,7 +39,7 @@ export function retryAfterFromHeaders(headers: Readonly<Record<string, unknown>>
 }
 
 /** Reads `resets_in_seconds` or `resets_at` (seconds or milliseconds since the epoch, or a date) of an error object. */
-export function retryAfterFromError(error: Readonly<Record<string, unknown>>, now: number): number | null {
+function retryAfterFromError(error: Readonly<Record<string, unknown>>, now: number): number | null {
   const left = number(error.resets_in_seconds) ?? number(error.retry_after_seconds) ?? number(error.retry_after);
   if (left !== null) return seconds(left);
   const at = number(error.resets_at);
@@ -57,7 +57,7 @@ const phrase = new RegExp(String.raw`(?:try again|retry)\s+(?:in|after)\s+((?:${
 const parts = new RegExp(part, 'gi');
 
 /** Reads phrases such as "Please try again in 1.5s", "in 20ms", "in 6m0s" or "in 2 days 3 hours". */
-export function retryAfterFromMessage(message: string): number | null {
+function retryAfterFromMessage(message: string): number | null {
   const words = phrase.exec(message.slice(0, 4096))?.[1];
   if (words === undefined) return null;
   let total = 0;
@@ -165,7 +165,7 @@ interface Described {
  * Returns the canonical code of an error, whichever field holds it; null when none can be derived. A specific code of the
  * provider is never replaced by a guess.
  */
-export function canonicalCode(error: Described): string | null {
+function canonicalCode(error: Described): string | null {
   const { code, type, param, status } = error;
   if (code !== null && !generic.has(code)) return code;
   if (type !== null && !generic.has(type) && statusOfCode.has(type)) return type;
@@ -186,12 +186,12 @@ export function namesError(type: string): boolean {
 export const namesCode = (code: string): boolean => statusOfCode.has(code);
 
 /** Returns the status of a code or, failing that, of a type; null when neither is known. */
-export function statusFor(code: string | null, type: string | null): number | null {
+function statusFor(code: string | null, type: string | null): number | null {
   return statusOfCode.get(code ?? '') ?? statusOfType.get(type ?? '') ?? statusOfType.get(code ?? '') ?? null;
 }
 
 /** Returns OpenAI's error type for a status. */
-export function typeFor(status: number): string {
+function typeFor(status: number): string {
   if (status === 401) return 'authentication_error';
   if (status === 403) return 'permission_error';
   if (status === 429) return 'rate_limit_error';
@@ -489,7 +489,7 @@ export function upstreamAnswerOf(error: UpstreamError): UpstreamAnswer {
  * Meaning of a refused upgrade: relay it to the client, continue over HTTP because the server has no WebSocket, or retry
  * because the failure may be transient.
  */
-export type RefusalMeaning = 'relay' | 'no_websocket' | 'retry';
+type RefusalMeaning = 'relay' | 'no_websocket' | 'retry';
 
 /** Returns whether a body is an error of the API, not a page of an intermediary or empty. */
 export function isApiError({ status, body }: Pick<UpstreamAnswer, 'status' | 'body'>): boolean {

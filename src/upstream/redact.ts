@@ -13,7 +13,7 @@ export interface CredentialRefusal {
   code: string | null;
 }
 
-export interface RedactionOptions {
+interface RedactionOptions {
   /** Shared credential, unknown to clients. */
   key: string;
   onRefused(refusal: CredentialRefusal): void;

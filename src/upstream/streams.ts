@@ -19,7 +19,7 @@ type Step =
   | { kind: 'closed'; info: { code: number; reason: string; unreachable?: Unreachable } };
 
 /** Receiving side of a connection: order, backpressure and the single `closed` event, the same for every transport. */
-export interface FrameFlow {
+interface FrameFlow {
   readonly held: boolean;
   attach(handlers: ConnectionHandlers): void;
   frame(text: string): void;
@@ -32,7 +32,7 @@ export interface FrameFlow {
   mute(): void;
 }
 
-export interface FrameFlowOptions {
+interface FrameFlowOptions {
   /** Stops or resumes reading from the network. Frames already read wait in the flow. */
   hold(held: boolean): void;
   /** Returns the `error` frame for a refusal, used when the reader has no handler for refusals. */
@@ -148,7 +148,7 @@ export interface Unpacker {
   destroy(): void;
 }
 
-export interface UnpackerListener {
+interface UnpackerListener {
   data(chunk: Buffer): void;
   end(): void;
   /** Called when the body does not match its coding, or was cut. */
@@ -280,7 +280,7 @@ export function unpackStream(body: Readable, coding: string | undefined): Readab
 }
 
 /** Receives one server-sent event. The name is empty without an `event:` line. */
-export type SseListener = (data: string, name: string) => void;
+type SseListener = (data: string, name: string) => void;
 
 /** Longest `event:` name kept, in characters; the API has no longer ones. */
 const LONGEST_NAME = 128;

@@ -12,7 +12,7 @@ import {
 import { noProxies, type ProxySettings, proxyFor } from './proxies.ts';
 import { dialWebSocket, type PulseTimes } from './websocket.ts';
 
-export interface UpstreamTransportOptions {
+interface UpstreamTransportOptions {
   clock?: Clock;
   /** Longest accepted message, event or JSON answer, in bytes. */
   maxIncomingBytes?: number;

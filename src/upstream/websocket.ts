@@ -25,7 +25,7 @@ export interface PulseTimes {
   pongMs: number;
 }
 
-export interface PulseOptions {
+interface PulseOptions {
   times: PulseTimes;
   /** Returns the number of bytes read from the peer so far. Any byte is a sign of life, even half of a frame. */
   bytesRead(): number;
@@ -36,7 +36,7 @@ export interface PulseOptions {
 }
 
 /** Failure detector of one open WebSocket, with at most one timer. */
-export interface Pulse {
+interface Pulse {
   /** Reports that a frame of about that many bytes was handed to the socket. */
   sent(bytes: number): void;
   /** Reports a pong. */

@@ -5,7 +5,7 @@ import type { Clock } from '../../clock.ts';
 import { type Config, ConfigError, isLoopback } from '../../config.ts';
 import { WORKER_PATH } from './protocol.ts';
 
-export interface AdvertiseOptions {
+interface AdvertiseOptions {
   /** HOLDFAST_ADVERTISE_URL, an origin; null derives one. */
   advertiseUrl: string | null;
   /** Host to which the internal listener is bound. */
@@ -124,7 +124,7 @@ function isHere(databaseUrl: string | null, addresses: readonly MachineAddress[]
   return host === '' || host.startsWith('/') || isLoopback(host) || addresses.some(({ address }) => address === host);
 }
 
-export interface CheckOptions {
+interface CheckOptions {
   url: string;
   workerId: string;
   clock: Clock;

@@ -21,7 +21,7 @@ import type { KeyRing } from '../../token/keyring.ts';
 import { isForwardable, keyHeaders } from '../../upstream/headers.ts';
 
 /** Replay cache: used ids, each kept until a token with that id has expired. */
-export interface ReplayCache {
+interface ReplayCache {
   /**
    * Marks an id as used.
    *
@@ -38,7 +38,7 @@ export interface ReplayCache {
  *
  * @param capacity maximum number of ids; only holders of a secret can fill it
  */
-export function createReplayCache(capacity: number): ReplayCache {
+function createReplayCache(capacity: number): ReplayCache {
   const until = new Map<string, number>();
   const forget = (nowMs: number, all: boolean) => {
     for (const [id, end] of until) {
@@ -62,7 +62,7 @@ export function createReplayCache(capacity: number): ReplayCache {
  * Keys derived from the installation's secrets for one purpose. They do not verify or open anything made for another
  * purpose.
  */
-export interface PurposeKeys {
+interface PurposeKeys {
   readonly signing: { kid: string; key: KeyObject };
   find(kid: string): KeyObject | undefined;
 }
@@ -156,12 +156,12 @@ export interface ClaimedNotice {
 }
 
 /** Claims of a request for a worker's view of its sessions; the body names the sessions. */
-export interface ViewAsked {
+interface ViewAsked {
   target: string;
   from: string;
 }
 
-export type ForwardRefusal =
+type ForwardRefusal =
   | 'missing'
   | 'not_a_hop'
   | 'unknown_key'
@@ -208,7 +208,7 @@ export interface ForwardTokens extends Sealer {
   admitView(token: string, me: string): (body: Buffer) => ViewAsked;
 }
 
-export interface ForwardTokensOptions {
+interface ForwardTokensOptions {
   secrets: KeyRing;
   clock: Pick<Clock, 'wall'>;
   /** Capacity of the replay cache in tokens; when it is full, forwarded requests are refused. Default 100,000. */

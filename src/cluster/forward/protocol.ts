@@ -161,7 +161,7 @@ export function applyMessage(message: ForwardMessage, sink: ClientSink): 'more' 
 }
 
 /** Splits a byte stream into lines. A long line is copied once, regardless of the number of chunks. */
-export interface Splitter {
+interface Splitter {
   /**
    * Adds a chunk and returns the lines that it completes.
    *

@@ -34,7 +34,7 @@ export interface ForwardSink extends ClientSink {
   notOwner(): void;
 }
 
-export interface ForwardSinkOptions {
+interface ForwardSinkOptions {
   res: ServerResponse;
   clock: Clock;
   /** True if the client requested a stream. A non-streaming client sees nothing before its answer is complete. */
@@ -52,7 +52,7 @@ export interface ForwardSinkOptions {
  * Creates a sink that writes an `accepted` message at once and then each call as one message. The sender applies these
  * to the real client.
  */
-export function createForwardSink({ res, clock, streaming, pingMs, patienceMs }: ForwardSinkOptions): ForwardSink {
+function createForwardSink({ res, clock, streaming, pingMs, patienceMs }: ForwardSinkOptions): ForwardSink {
   const connection = watchConnection(res);
   let ended: 'terminal' | 'not_owner' | null = null;
   let shown = false;
@@ -134,7 +134,7 @@ export function createForwardSink({ res, clock, streaming, pingMs, patienceMs }:
   };
 }
 
-export interface InternalServerOptions {
+interface InternalServerOptions {
   host: string;
   /** Port to listen on; 0 selects a free one. */
   port: number;

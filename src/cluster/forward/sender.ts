@@ -18,7 +18,7 @@ import {
   type ViewQuestion,
 } from './protocol.ts';
 
-export interface ExchangeOptions {
+interface ExchangeOptions {
   dispatcher: Dispatcher;
   origin: string;
   headers: Record<string, string>;
@@ -41,7 +41,7 @@ export interface ExchangeOptions {
  * Times of silence after which the peer's state is looked up, by phase of the request, and the interval between two
  * look-ups (`ownerPoll`). In milliseconds.
  */
-export interface ForwardDeadlines {
+interface ForwardDeadlines {
   forwardConnect: number;
   forwardAccepted: number;
   forwardSilence: number;
@@ -228,7 +228,7 @@ export interface Forwarder {
   close(): Promise<void>;
 }
 
-export interface ForwarderOptions {
+interface ForwarderOptions {
   forwardTokens: ForwardTokens;
   clock: Clock;
   /** Returns this worker's current id, which changes when the worker registers again. */
