@@ -23,7 +23,7 @@ import type {
   UpstreamTarget,
   UpstreamTransport,
 } from '../upstream/port.ts';
-import { instead, refusesCredential } from '../upstream/redact.ts';
+import { credentialRefusalAnswer, refusesCredential } from '../upstream/redact.ts';
 import { anchorStored, canSendFull, composeFrame, loadContents, loadHistory, mayResend, planFor } from './planning.ts';
 import { type AnswerHead, credentialOf } from './port.ts';
 import type { Turn, TurnEnding } from './turn.ts';
@@ -309,7 +309,7 @@ function causeOf(outcome: Extract<DialOutcome, { kind: 'refused' | 'failed' }>, 
  * not reach the client.
  */
 const relayable = ({ evidence }: Turn, answer: UpstreamAnswer): UpstreamAnswer =>
-  !evidence.credentialIsClients && refusesCredential(answer.status) ? instead(answer) : answer;
+  !evidence.credentialIsClients && refusesCredential(answer.status) ? credentialRefusalAnswer(answer) : answer;
 
 /** Creates the dialer of a session. */
 export function createDialer(options: DialerOptions): Dialer {

@@ -149,9 +149,9 @@ export function buildReplay(turns: readonly ReplayTurn[]): Replay {
   let items: string[] = [];
   for (const { input, output } of turns) {
     const { compacted, items: kept } = keptOutput(output.map(({ value }) => value));
-    const said = output.slice(output.length - kept.length).map(withoutServerIds);
-    if (compacted) items = said;
-    else items.push(...input, ...said);
+    const texts = output.slice(output.length - kept.length).map(withoutServerIds);
+    if (compacted) items = texts;
+    else items.push(...input, ...texts);
   }
   return { kind: 'exact', items };
 }

@@ -333,7 +333,7 @@ const status = (value: unknown): number | null => {
   return typeof parsed === 'number' && Number.isInteger(parsed) && parsed >= 400 && parsed <= 599 ? parsed : null;
 };
 
-const says = (given: Partial<Layer>): Layer => ({
+const layerOf = (given: Partial<Layer>): Layer => ({
   status: null,
   type: null,
   code: null,
@@ -379,9 +379,9 @@ function ofText(value: string, now: number, depth: number): Layer {
   if (/^\s*<(?:!doctype|html|head|body|\?xml)/i.test(value)) {
     const title = /<title[^>]*>([^<]{1,300})/i.exec(value)?.[1];
     const words = title ?? value.slice(0, 8192).replace(/<(style|script)[\s\S]*?<\/\1>|<[^>]*>/gi, ' ');
-    return says({ message: text(words.replace(/\s+/g, ' ').trim().slice(0, LONGEST_TEXT)), raw: value });
+    return layerOf({ message: text(words.replace(/\s+/g, ' ').trim().slice(0, LONGEST_TEXT)), raw: value });
   }
-  return says({ message: text(value.trim().slice(0, LONGEST_TEXT)), raw: text(value) });
+  return layerOf({ message: text(value.trim().slice(0, LONGEST_TEXT)), raw: text(value) });
 }
 
 /** Joins the messages of `{detail: [{loc, msg}]}`, the answer of Python services to an invalid body. */
@@ -403,7 +403,7 @@ function inside(value: Fields): unknown {
 }
 
 function ofFields(value: Fields, now: number, depth: number): Layer {
-  if (depth > DEEPEST) return says({});
+  if (depth > DEEPEST) return layerOf({});
   const inner = inside(value);
   const isFrame = value.type === 'error' || (typeof value.type === 'string' && value.type.startsWith('response.'));
   const named = text(value.error);
@@ -411,7 +411,7 @@ function ofFields(value: Fields, now: number, depth: number): Layer {
   const code = text(value.code) ?? (described !== null ? named : null);
   const message = described ?? named ?? (Array.isArray(value.detail) ? ofList(value.detail) : null);
   const headers = isFields(value.headers) ? retryAfterFromHeaders(value.headers, now) : null;
-  const own = says({
+  const own = layerOf({
     status: status(value.status) ?? status(value.status_code) ?? status(value.code),
     type: isFrame ? null : text(value.type),
     code: code !== null && !/^\d+$/.test(code) ? code : null,
@@ -424,7 +424,7 @@ function ofFields(value: Fields, now: number, depth: number): Layer {
   const quoted = message !== null && own.code === null ? embeddedObject(message) : null;
   if (!quoted) return own;
   const { raw: _quotedRaw, ...found } = ofFields(quoted, now, depth + 1);
-  return over(says(found), own);
+  return over(layerOf(found), own);
 }
 
 function ofAnswer(answer: UpstreamAnswer, now: number): Layer {
@@ -445,12 +445,12 @@ export function normaliseError(given: unknown, now: number = systemClock.wall())
     typeof given === 'string'
       ? ofText(given, now, 0)
       : given instanceof Error
-        ? says({ message: text(given.message) })
+        ? layerOf({ message: text(given.message) })
         : isFields(given)
           ? isAnswer(given)
             ? ofAnswer(given as unknown as UpstreamAnswer, now)
             : ofFields(given, now, 0)
-          : says({ raw: given ?? null });
+          : layerOf({ raw: given ?? null });
   const code = canonicalCode(layer);
   const httpStatus = layer.status ?? statusFor(code, layer.type) ?? 502;
   const message = layer.message ?? `The upstream answered with an error (${httpStatus}).`;
@@ -533,11 +533,9 @@ const aboutCombination =
 export function refusesAnchors(error: UpstreamError): boolean {
   if (![400, 422, 501].includes(error.status)) return false;
   if (error.code === 'previous_response_not_found') return false;
-  const said = `${error.param ?? ''} ${error.code ?? ''} ${error.message} ${JSON.stringify(error.raw) ?? ''}`.slice(
-    0,
-    4_096,
-  );
-  return /previous_response_id/.test(said) && aboutParameter.test(said) && !aboutCombination.test(said);
+  const described =
+    `${error.param ?? ''} ${error.code ?? ''} ${error.message} ${JSON.stringify(error.raw) ?? ''}`.slice(0, 4_096);
+  return /previous_response_id/.test(described) && aboutParameter.test(described) && !aboutCombination.test(described);
 }
 
 /** Returns whether the turn could be sent again without its anchor after this error. */

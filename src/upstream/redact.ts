@@ -40,8 +40,8 @@ const REFUSAL_BYTES = 1024 * 1024;
 export const refusesCredential = (status: number): boolean => status === 401 || status === 403;
 
 function refusalError({ status, code }: CredentialRefusal): BridgeError {
-  const said = code === null ? `${status}` : `${status} ${code}`;
-  return new BridgeError('bridge_upstream_credential', { detail: `The upstream said: ${said}.` });
+  const quoted = code === null ? `${status}` : `${status} ${code}`;
+  return new BridgeError('bridge_upstream_credential', { detail: `The upstream said: ${quoted}.` });
 }
 
 function refusalOf(given: unknown, status: number): CredentialRefusal {
@@ -53,7 +53,7 @@ function refusalOf(given: unknown, status: number): CredentialRefusal {
  * Returns the answer that replaces an upstream's 401 or 403 to a credential that is not the client's own. Upstreams quote
  * parts of the key in such answers.
  */
-export function instead(answer: UpstreamAnswer): UpstreamAnswer {
+export function credentialRefusalAnswer(answer: UpstreamAnswer): UpstreamAnswer {
   const error = refusalError(refusalOf(answer, answer.status));
   const headers = { 'content-type': 'application/json', [SHOULD_RETRY_HEADER]: 'false' };
   return { status: error.status, headers, body: Buffer.from(JSON.stringify(error.envelope())) };
@@ -86,7 +86,7 @@ export function createRedactingTransport(inner: UpstreamTransport, options: Reda
   const redactAnswer = (answer: UpstreamAnswer): UpstreamAnswer => {
     if (refusesCredential(answer.status)) {
       onRefused(refusalOf(answer, answer.status));
-      return instead(answer);
+      return credentialRefusalAnswer(answer);
     }
     const body = Buffer.from(withoutQuotes(answer.body.toString('utf8')));
     const { 'content-length': _length, ...headers } = headersWithout(answer.headers);
@@ -113,10 +113,10 @@ export function createRedactingTransport(inner: UpstreamTransport, options: Reda
     }
     const own = refused && JSON.stringify({ code: refused.code, message: refused.message });
     const changed = (holder: string) => {
-      const said = memberText(holder, 'error');
-      return said === null || said === 'null'
+      const quoted = memberText(holder, 'error');
+      return quoted === null || quoted === 'null'
         ? holder
-        : withMembers(holder, new Map([['error', own ?? withoutQuotes(said)]]));
+        : withMembers(holder, new Map([['error', own ?? withoutQuotes(quoted)]]));
     };
     const response = memberText(text, 'response');
     return changed(response === null ? text : withMembers(text, new Map([['response', changed(response)]])));

@@ -7,7 +7,11 @@ import type {
   UpstreamConnection,
   UpstreamTransport,
 } from '../../src/upstream/port.ts';
-import { type CredentialRefusal, createRedactingTransport, instead } from '../../src/upstream/redact.ts';
+import {
+  type CredentialRefusal,
+  createRedactingTransport,
+  credentialRefusalAnswer,
+} from '../../src/upstream/redact.ts';
 
 const KEY = 'the-"shared"-key';
 const ESCAPED = JSON.stringify(KEY).slice(1, -1);
@@ -302,7 +306,8 @@ describe('a redacted call', () => {
 });
 
 it('A code that the API does not define is not repeated', () => {
-  const said = (code: string) => String(errorIn(instead(answer(401, { error: { code, message: 'x' } }))).message);
+  const said = (code: string) =>
+    String(errorIn(credentialRefusalAnswer(answer(401, { error: { code, message: 'x' } }))).message);
   expect(said('invalid_api_key')).toContain('The upstream said: 401 invalid_api_key.');
   expect(said('sk_secret_code')).toContain('The upstream said: 401.');
 });
