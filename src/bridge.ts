@@ -6,8 +6,8 @@ import { createAdminApi } from './admin/api.ts';
 import type { AdminPort, LocalAnswer, LocalView, Question } from './admin/fleet.ts';
 import { askFailedElsewhere } from './admin/fleet.ts';
 import { type Clock, systemClock } from './clock.ts';
-import { announcedUrl, checkAnnounced, internalHost } from './cluster/forward/advertise.ts';
-import { createHops } from './cluster/forward/envelope.ts';
+import { advertisedUrl, checkAdvertised, internalHost } from './cluster/forward/advertise.ts';
+import { createForwardTokens } from './cluster/forward/envelope.ts';
 import { startInternalServer } from './cluster/forward/receiver.ts';
 import { createForwarder } from './cluster/forward/sender.ts';
 import { type Config, readConfig } from './config.ts';
@@ -30,7 +30,7 @@ import { describeTurn } from './session/session.ts';
 import { openStorage, type Storage } from './storage.ts';
 import type { SessionStore } from './store/port.ts';
 import { type KeyRing, parseSecrets } from './token/keyring.ts';
-import { type CredentialRefusal, createDiscreetTransport } from './upstream/redact.ts';
+import { type CredentialRefusal, createRedactingTransport } from './upstream/redact.ts';
 import { createUpstreamTransport } from './upstream/transport.ts';
 import { version } from './version.ts';
 import { type PeerListener, type PeerService, startWorker } from './worker.ts';
@@ -177,14 +177,14 @@ export async function adminTokenFor(
 async function assemble(config: Config, storage: Storage, means: Means): Promise<Bridge> {
   const { clock, ids, random, logger, onRegistered } = means;
   const { deadlines, limits } = config;
-  let announcedId = '';
+  let advertisedId = '';
   const secrets = parseSecrets(storage.secrets);
   const adminToken = await adminTokenFor(config, secrets, storage.adminToken);
   const allow = createOperatorAccess(adminToken?.token ?? null);
   const observatory = createObservatory({
     config,
     allow,
-    workerId: () => announcedId,
+    workerId: () => advertisedId,
     clock,
     ids,
     logger,
@@ -193,7 +193,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     failedElsewhere: async (id) => askFailedElsewhere(operators, await store.workers(), id),
   });
   const store = observatory.store(storage.store);
-  const hops = createHops({ secrets, clock });
+  const forwardTokens = createForwardTokens({ secrets, clock });
   const authenticate = createAuthentication(config, await store.pepper());
   const observed = observatory.transport(
     createUpstreamTransport({
@@ -205,7 +205,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
   const reader = createReader({ logger });
   const { key } = config.upstream;
   const transport =
-    key === null ? observed : createDiscreetTransport(observed, { key, onRefused: reportRefusal(logger) });
+    key === null ? observed : createRedactingTransport(observed, { key, onRefused: reportRefusal(logger) });
   let closing: Promise<void> | null = null;
 
   /** Returns this worker's data about sessions, for operators here and at other workers. */
@@ -232,7 +232,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
       host,
       port: config.internal.port,
       workerId,
-      hops,
+      forwardTokens,
       clock,
       limits,
       reader,
@@ -244,8 +244,8 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     });
     try {
       const { advertiseUrl } = config.internal;
-      const url = announcedUrl({ advertiseUrl, host, port: internal.port, databaseUrl: config.databaseUrl });
-      return { url, check: (id) => checkAnnounced({ url, workerId: id, clock }), close: internal.close };
+      const url = advertisedUrl({ advertiseUrl, host, port: internal.port, databaseUrl: config.databaseUrl });
+      return { url, check: (id) => checkAdvertised({ url, workerId: id, clock }), close: internal.close };
     } catch (error) {
       await internal.close(0);
       throw error;
@@ -264,14 +264,14 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     livenessPath: storage.livenessPath,
     shared: storage.shared,
     listen: storage.shared && config.instancePolicy === 'forward' ? listen : null,
-    forwarder: (workerId) => createForwarder({ hops, clock, workerId, deadlines, logger }),
+    forwarder: (workerId) => createForwarder({ forwardTokens, clock, workerId, deadlines, logger }),
     logger,
     inspect(event) {
       observatory.inspect(event);
       means.inspect?.(event);
     },
-    onAnnounced(id) {
-      announcedId = id;
+    onAdvertised(id) {
+      advertisedId = id;
     },
     onRegistered,
     onForwarded: (kind) => observatory.metrics.forwarded(kind),

@@ -1,5 +1,5 @@
 /** Event source whose listener threw an exception that belongs to no request, connection or turn. */
-export type FaultSource =
+type FaultSource =
   | 'timer'
   | 'upgrade'
   | 'listener'

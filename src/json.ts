@@ -127,8 +127,11 @@ export function membersOf(text: string, at = 0): Map<string, Span> {
 }
 
 /** Returns the members by name; of repeated names the last counts. */
-export const spansByName = (members: readonly Member[]): Map<string, Span> =>
-  new Map(members.map(({ name, start, end }) => [name, { start, end }]));
+export function spansByName(members: readonly Member[]): Map<string, Span> {
+  const spans = new Map<string, Span>();
+  for (const { name, start, end } of members) spans.set(name, { start, end });
+  return spans;
+}
 
 /**
  * Returns the elements of the array that `text` has at `at`. Empty when there is no array.
@@ -163,7 +166,9 @@ export function memberText(text: string, name: string): string | null {
 
 /** Returns the texts of the elements of a JSON array. */
 export function elementTexts(text: string, at = 0): string[] {
-  return elementsOf(text, at).map(({ start, end }) => text.slice(start, end));
+  const texts: string[] = [];
+  for (const { start, end } of elementsOf(text, at)) texts.push(text.slice(start, end));
+  return texts;
 }
 
 /** Returns the text of a JSON array whose elements have these texts. */
@@ -189,7 +194,7 @@ export function withSpans(text: string, edits: Iterable<Span & { readonly json: 
 }
 
 /** Text of an object in three parts: up to its first member, its members, and after the last one. */
-export interface MembersText {
+interface MembersText {
   readonly before: string;
   readonly members: string;
   readonly after: string;
@@ -208,7 +213,8 @@ export function changedMembers(
   changes: ReadonlyMap<string, string | null>,
   members: readonly Member[] = scanMembers(text),
 ): MembersText {
-  const last = new Map(members.map((member) => [member.name, member]));
+  const last = new Map<string, Member>();
+  for (const member of members) last.set(member.name, member);
   let kept = '';
   let previous: Member | null = null;
   for (const member of members) {

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { unlink } from 'node:fs/promises';
-import { declareDeadNeighbours, openLiveness } from './cluster/liveness.ts';
+import { declareDeadNeighbours, openLiveness } from './cluster/failure-detector.ts';
 import type { Config } from './config.ts';
 import type { Logger } from './observe/log.ts';
 import { loadOrCreateAdminToken, loadOrCreateTokenSecrets, startEmbeddedPostgres } from './store/embedded/index.ts';

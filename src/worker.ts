@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import type { Clock } from './clock.ts';
-import type { ClaimedNotice, Hop } from './cluster/forward/envelope.ts';
-import type { HopSink } from './cluster/forward/receiver.ts';
+import type { ClaimedNotice, ForwardClaims } from './cluster/forward/envelope.ts';
+import type { ForwardSink } from './cluster/forward/receiver.ts';
 import type { Forwarder } from './cluster/forward/sender.ts';
 import { startJanitor } from './cluster/janitor.ts';
 import { type Membership, startMembership } from './cluster/membership.ts';
@@ -32,7 +32,7 @@ export interface PeerService {
    * Handles a request forwarded by another worker: runs it at the given epoch, or answers that this worker does not own the
    * session.
    */
-  serve(hop: Hop, request: TurnRequest, sink: HopSink): void;
+  serve(claims: ForwardClaims, request: TurnRequest, sink: ForwardSink): void;
   claimed(notice: Pick<ClaimedNotice, 'sessionId' | 'epoch' | 'news'>): void;
   /** Returns the actor of that session in this process, at any epoch; null when there is none. */
   session(id: string): Session | null;
@@ -44,7 +44,7 @@ export interface PeerListener {
   readonly url: string | null;
   /** Checks that other workers reach this one at its address under this id. Rejects otherwise. */
   check(workerId: string): Promise<void>;
-  /** Closes the listener. Running hops may end within `graceMs` milliseconds. */
+  /** Closes the listener. Running requests may end within `graceMs` milliseconds. */
   close(graceMs: number): Promise<void>;
 }
 
@@ -68,7 +68,7 @@ export interface WorkerMeans {
   forwarder(workerId: () => string): Forwarder;
   logger: { info(o: object, m: string): void; warn(o: object, m: string): void; error(o: object, m: string): void };
   inspect?: Inspect;
-  onAnnounced?(workerId: string): void;
+  onAdvertised?(workerId: string): void;
   onRegistered?: ((workerId: string) => void) | undefined;
   onForwarded?(kind: ForwardResult['kind']): void;
   onPlaced?(turn: Turn, session: Session): void;
@@ -124,7 +124,7 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
   const roster = createRoster(limits.sockets, limits.tenantSockets);
   const quota = createQuota({ config, clock, onRefused: means.onRefused, onGivenUp: means.onGivenUp });
   const background = new Set<Promise<void>>();
-  let announcedId = '';
+  let advertisedId = '';
   let leaving = false;
   let refusing = false;
   /** The lame-duck time is over: only requests that another worker can take are accepted. */
@@ -134,7 +134,7 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
 
   const listener = means.listen
     ? await means.listen({
-        workerId: () => announcedId,
+        workerId: () => advertisedId,
         serve({ mode, turnId, sessionId, epoch, attempt }, request, sink) {
           if (!ready) return sink.notOwner();
           if (mode === 'run' && roster.attachable(sessionId ?? '', epoch ?? -1) === null) {
@@ -166,9 +166,9 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
     log: logger,
     inspect,
     onRegistered: means.onRegistered,
-    async announce(id) {
-      announcedId = id;
-      means.onAnnounced?.(id);
+    async checkReachable(id) {
+      advertisedId = id;
+      means.onAdvertised?.(id);
       await listener?.check(id);
     },
     onDead() {
@@ -180,7 +180,7 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
   });
   const me = () => membership.id;
   const forwarder = means.forwarder(me);
-  const peers = createPeers({ store, forwarder, me, mayJudge: membership.mayJudge, random });
+  const peers = createPeers({ store, forwarder, me, mayDeclareDead: membership.mayDeclareDead, random });
   const dispatcher = createDispatcher({
     store,
     roster,

@@ -1,12 +1,6 @@
+import { listenAlone, probe, socketPath } from '../exclusive-socket.ts';
 import type { Patience } from '../session/forwarding.ts';
-import { probe } from '../store/embedded/lock.ts';
 import { StoreUnavailable, type WorkerRegistry } from '../store/port.ts';
-
-export interface JudgeOptions {
-  store: WorkerRegistry;
-  /** Returns whether this worker's own heartbeats have been confirmed for long enough to declare other workers dead. */
-  mayJudge(): boolean;
-}
 
 /**
  * Number of lease renewals by a silent peer after which it counts as unreachable. A process that lacks CPU time also
@@ -23,8 +17,10 @@ const DROPS = 3;
 /**
  * Creates the failure detector for other workers. It relies on the database and on liveness sockets, never on response
  * times alone.
+ *
+ * @param mayDeclareDead returns whether this worker's own heartbeats have been confirmed for long enough
  */
-export function createJudge({ store, mayJudge }: JudgeOptions) {
+export function createFailureDetector(store: WorkerRegistry, mayDeclareDead: () => boolean) {
   /** Reads a worker's row and stores the worker's death if it can be proved now. Returns null if there was no row. */
   async function look(workerId: string) {
     const row = (await store.workers()).find(({ id }) => id === workerId);
@@ -38,7 +34,7 @@ export function createJudge({ store, mayJudge }: JudgeOptions) {
       const { verdict } = await store.declareDead(workerId);
       return verdict === 'dead' ? { ...row, state: 'dead' as const } : row;
     }
-    if (row.leaseLeftMs > 0 || !mayJudge()) return row;
+    if (row.leaseLeftMs > 0 || !mayDeclareDead()) return row;
     const { verdict } = await store.declareExpired(workerId);
     return verdict === 'dead' ? { ...row, state: 'dead' as const } : row;
   }
@@ -51,7 +47,7 @@ export function createJudge({ store, mayJudge }: JudgeOptions) {
      *
      * @throws StoreUnavailable if the store does not answer
      */
-    async judge(workerId: string): Promise<'dead' | 'alive'> {
+    async liveness(workerId: string): Promise<'dead' | 'alive'> {
       return (await look(workerId))?.state === 'dead' ? 'dead' : 'alive';
     },
 
@@ -83,4 +79,30 @@ export function createJudge({ store, mayJudge }: JudgeOptions) {
       };
     },
   };
+}
+
+/**
+ * Opens this worker's liveness socket, which allows a certain proof of death where all workers share a machine. The
+ * path is stored in the worker's row. A refused connection proves that the process has ended (a paused process still
+ * accepts connections); any other error proves nothing.
+ */
+export async function openLiveness(dataDir: string, name: string): Promise<{ path: string; close(): Promise<void> }> {
+  const path = socketPath(dataDir, name);
+  const listener = await listenAlone(path, `${path} is in use by another worker.`);
+  return { path, close: () => listener.close() };
+}
+
+/**
+ * Declares every worker dead whose liveness socket refuses connections.
+ *
+ * @returns their ids
+ */
+export async function declareDeadNeighbours(store: WorkerRegistry): Promise<string[]> {
+  const dead: string[] = [];
+  for (const { id, state, livenessPath } of await store.workers()) {
+    if (state === 'dead' || livenessPath === null || (await probe(livenessPath)) !== 'refused') continue;
+    await store.declareDead(id);
+    dead.push(id);
+  }
+  return dead;
 }

@@ -1,7 +1,7 @@
 import type { Clock } from '../clock.ts';
 import { type PurgeKind, purgeKinds, type StoreAdmin } from '../store/admin-port.ts';
 
-export interface JanitorOptions {
+interface JanitorOptions {
   store: Pick<StoreAdmin, 'purge'>;
   clock: Clock;
   /** Returns a uniform random number in [0, 1). */
@@ -12,7 +12,7 @@ export interface JanitorOptions {
   log: { info(o: object, m: string): void; warn(o: object, m: string): void };
 }
 
-export interface Janitor {
+interface Janitor {
   stop(): void;
 }
 

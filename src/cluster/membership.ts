@@ -7,7 +7,7 @@ import type { WorkerRegistry } from '../store/port.ts';
 
 const program = defineProgram(workerMachine, { commits: [], version: 1 });
 
-export interface MembershipOptions {
+interface MembershipOptions {
   store: WorkerRegistry;
   clock: Clock;
   ids: Ids;
@@ -18,7 +18,7 @@ export interface MembershipOptions {
   /** Called when other workers declared this one dead, before the process takes a new identity. */
   onDead(oldId: string): void;
   /** Checks that other workers can reach this one, before it registers. An error at the first start is final. */
-  announce?: ((id: string) => Promise<void>) | undefined;
+  checkReachable?: ((id: string) => Promise<void>) | undefined;
   /** Called each time this process has registered under a new id. */
   onRegistered?: ((id: string) => void) | undefined;
   log: { info(o: object, m: string): void; warn(o: object, m: string): void };
@@ -43,7 +43,7 @@ export interface Membership {
    * Returns whether this worker may declare others dead: its heartbeats have been confirmed without a gap for a whole
    * lease, so that no worker is declared dead right after an outage.
    */
-  mayJudge(): boolean;
+  mayDeclareDead(): boolean;
   /** Time just before the last confirmed heartbeat was sent, in monotonic milliseconds. */
   readonly confirmedAt: number;
   readonly state: string;
@@ -89,13 +89,13 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
   };
   const mayStart = () => fresh() && settled === doubts;
 
-  /** Id that was announced last; each id is announced once. */
-  let announced = '';
-  async function announce(): Promise<boolean> {
-    if (announced === id) return true;
+  /** Id that was checked last; each id is checked once. */
+  let checkedId = '';
+  async function isReachable(): Promise<boolean> {
+    if (checkedId === id) return true;
     try {
-      await options.announce?.(id);
-      announced = id;
+      await options.checkReachable?.(id);
+      checkedId = id;
       return true;
     } catch (error) {
       log.warn({ worker: id, err: error }, 'other workers would not find this one');
@@ -105,7 +105,7 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
   }
 
   async function register(): Promise<void> {
-    if (!(await announce())) return actor.send({ type: 'registration.failed' });
+    if (!(await isReachable())) return actor.send({ type: 'registration.failed' });
     const sentAt = clock.now();
     const { internalUrl, livenessPath, version } = options;
     const answer = await store.register({ id, internalUrl, livenessPath, version, leaseMs: deadlines.lease });
@@ -188,7 +188,7 @@ export async function startMembership(options: MembershipOptions): Promise<Membe
       doubts += 1;
       actor.send({ type: 'heartbeat.wanted' });
     },
-    mayJudge: () => fresh() && clock.now() - steadySince >= deadlines.lease,
+    mayDeclareDead: () => fresh() && clock.now() - steadySince >= deadlines.lease,
     get confirmedAt() {
       return confirmedAt;
     },

@@ -1,16 +1,7 @@
 import type { Peers } from '../session/forwarding.ts';
 import type { SessionStore } from '../store/port.ts';
-import { createJudge } from './failure-detector.ts';
+import { createFailureDetector } from './failure-detector.ts';
 import type { Forwarder } from './forward/sender.ts';
-
-export interface PeersOptions {
-  store: SessionStore;
-  forwarder: Forwarder;
-  me(): string;
-  mayJudge(): boolean;
-  /** Returns a uniform random number in [0, 1). */
-  random(): number;
-}
 
 /**
  * Number of cached addresses. Ids are never reused, so a cached address stays valid; an unknown one is looked up each
@@ -18,8 +9,21 @@ export interface PeersOptions {
  */
 const REMEMBERED = 1_000;
 
-/** Creates the access to the other workers of the store. */
-export function createPeers({ store, forwarder, me, mayJudge, random }: PeersOptions): Peers {
+/**
+ * Creates the access to the other workers of the store.
+ *
+ * @param from.me returns this worker's id
+ * @param from.mayDeclareDead see `createFailureDetector`
+ * @param from.random returns a uniform random number in [0, 1)
+ */
+export function createPeers(from: {
+  store: SessionStore;
+  forwarder: Forwarder;
+  me(): string;
+  mayDeclareDead(): boolean;
+  random(): number;
+}): Peers {
+  const { store, forwarder, me, mayDeclareDead, random } = from;
   const known = new Map<string, string | null>();
 
   async function address(workerId: string): Promise<string | null> {
@@ -33,8 +37,8 @@ export function createPeers({ store, forwarder, me, mayJudge, random }: PeersOpt
   }
 
   return {
-    forward: ({ workerId, url, ...hop }, request, sink, waiting) =>
-      forwarder.forward({ workerId, url }, hop, request, sink, waiting),
+    forward: ({ workerId, url, ...claims }, request, sink, waiting) =>
+      forwarder.forward({ workerId, url }, claims, request, sink, waiting),
     async serving() {
       const others = (await store.workers()).flatMap(({ id, state, internalUrl, leaseLeftMs }) =>
         id !== me() && state === 'serving' && internalUrl !== null && leaseLeftMs > 0
@@ -44,13 +48,13 @@ export function createPeers({ store, forwarder, me, mayJudge, random }: PeersOpt
       return others[Math.floor(random() * others.length)] ?? null;
     },
     address,
-    tellClaimed(workerId, sessionId, epoch) {
+    notifyClaimed(workerId, sessionId, epoch) {
       void address(workerId)
         .then((url) =>
           url === null ? undefined : forwarder.claimed({ workerId, url }, { sessionId, epoch, news: 'claimed' }),
         )
         .catch(() => {});
     },
-    ...createJudge({ store, mayJudge }),
+    ...createFailureDetector(store, mayDeclareDead),
   };
 }

@@ -1,6 +1,7 @@
 import type { Response } from 'express';
 import type { Clock } from '../clock.ts';
 import { BridgeError } from '../errors.ts';
+import { RETRY_AFTER_HEADER } from '../headers.ts';
 import { memberText } from '../json.ts';
 import type { AnswerHead, ClientSink } from '../session/port.ts';
 import { normaliseError } from '../upstream/errors.ts';
@@ -80,7 +81,7 @@ export function createJsonSink({ res, requestId, clock, slowClientMs }: JsonSink
           return writeBody(body);
         }
         const { status, code, message, type: kind, param, retryAfterSeconds } = normaliseError(JSON.parse(json));
-        if (retryAfterSeconds !== null) res.set('retry-after', String(Math.ceil(retryAfterSeconds)));
+        if (retryAfterSeconds !== null) res.set(RETRY_AFTER_HEADER, String(Math.ceil(retryAfterSeconds)));
         res.status(status).json({ error: { message, type: kind, code, param } });
       });
     },

@@ -6,6 +6,7 @@ import express, { type NextFunction, type Request, type RequestHandler, type Res
 import type { Clock } from '../clock.ts';
 import type { Config } from '../config.ts';
 import { BridgeError } from '../errors.ts';
+import { flatHeaders, REQUEST_ID_HEADER } from '../headers.ts';
 import type { Ids } from '../ids.ts';
 import type { Reader } from '../intake/pool.ts';
 import { encodeText } from '../json.ts';
@@ -188,7 +189,7 @@ export async function pass(req: Request, res: Response, options: PassOptions): P
     });
     res.writeHead(answer.status, {
       ...clientHeaders(answer.headers),
-      'x-request-id': requestId,
+      [REQUEST_ID_HEADER]: requestId,
     });
     await pipeline(answer.body, res);
     return answer.status;
@@ -255,15 +256,6 @@ async function readList(transport: UpstreamTransport, call: HttpCall): Promise<{
 
 const unreachableError = (cause: UpstreamUnreachable) =>
   new BridgeError('bridge_upstream_unreachable', { detail: `${cause.message}.`, cause });
-
-/** Flattens request headers to single strings with lower-case names. */
-export function flatHeaders(headers: Request['headers']): Record<string, string> {
-  return Object.fromEntries(
-    Object.entries(headers).flatMap(([name, value]) =>
-      value === undefined ? [] : [[name, Array.isArray(value) ? value.join(', ') : value]],
-    ),
-  );
-}
 
 export interface HttpFaceOptions {
   service: TurnService;

@@ -1,15 +1,20 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Response } from 'express';
 import type { BridgeError } from '../errors.ts';
+import {
+  OUTCOME_HEADER,
+  REQUEST_ID_HEADER,
+  RETRY_AFTER_HEADER,
+  SESSION_HEADER,
+  SHOULD_RETRY_HEADER,
+  TURN_STATE_HEADER,
+} from '../headers.ts';
 import { memberText } from '../json.ts';
 import type { AnswerHead } from '../session/port.ts';
 import { bareResponse } from '../transcript/client-view.ts';
 import { isBeginning } from '../upstream/frames.ts';
 import { clientHeaders } from '../upstream/headers.ts';
 import type { UpstreamAnswer } from '../upstream/port.ts';
-
-/** Header in which Codex keeps the turn-state token of its user turn. */
-const TURN_STATE_HEADER = 'x-codex-turn-state';
 
 /** Limits of reading on after a refused request was answered: time in milliseconds, and number of bytes discarded. */
 const LINGER_MS = 10_000;
@@ -19,9 +24,9 @@ const LINGER_BYTES = 64 * 1024 * 1024;
 export function headHeaders(requestId: string, head: AnswerHead | null): Record<string, string> {
   return {
     ...head?.headers,
-    'x-request-id': requestId,
-    ...(head ? { 'x-holdfast-outcome': head.outcome } : {}),
-    ...(head?.sessionId ? { 'x-holdfast-session': head.sessionId } : {}),
+    [REQUEST_ID_HEADER]: requestId,
+    ...(head ? { [OUTCOME_HEADER]: head.outcome } : {}),
+    ...(head?.sessionId ? { [SESSION_HEADER]: head.sessionId } : {}),
     ...(head?.token ? { [TURN_STATE_HEADER]: head.token } : {}),
   };
 }
@@ -30,9 +35,9 @@ export function headHeaders(requestId: string, head: AnswerHead | null): Record<
 export function retryHeaders(error: BridgeError): Record<string, string> {
   return {
     ...error.headers,
-    ...(error.entry.retry ? {} : { 'x-should-retry': 'false' }),
-    ...(error.retryAfterSeconds === null ? {} : { 'retry-after': String(error.retryAfterSeconds) }),
-    ...(error.outcome ? { 'x-holdfast-outcome': error.outcome } : {}),
+    ...(error.entry.retry ? {} : { [SHOULD_RETRY_HEADER]: 'false' }),
+    ...(error.retryAfterSeconds === null ? {} : { [RETRY_AFTER_HEADER]: String(error.retryAfterSeconds) }),
+    ...(error.outcome ? { [OUTCOME_HEADER]: error.outcome } : {}),
   };
 }
 

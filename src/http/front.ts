@@ -4,6 +4,14 @@ import { networkInterfaces } from 'node:os';
 import type { RequestHandler } from 'express';
 import { type Config, hostAndPort, isLoopback } from '../config.ts';
 import { BridgeError } from '../errors.ts';
+import {
+  OUTCOME_HEADER,
+  REQUEST_ID_HEADER,
+  RETRY_AFTER_HEADER,
+  SESSION_HEADER,
+  SHOULD_RETRY_HEADER,
+  TURN_STATE_HEADER,
+} from '../headers.ts';
 import { isSameOrigin } from '../observe/access.ts';
 
 /** Paths of the bridge. Everything it serves is one of these or lies below one. */
@@ -38,12 +46,12 @@ export const ONE_HOST = 'There must be one Host header.';
 const forOperators = /^\/(?:admin|metrics|inspect)(?:[/?]|$)/i;
 
 const EXPOSED = [
-  'x-request-id',
-  'x-holdfast-outcome',
-  'x-holdfast-session',
-  'x-codex-turn-state',
-  'x-should-retry',
-  'retry-after',
+  REQUEST_ID_HEADER,
+  OUTCOME_HEADER,
+  SESSION_HEADER,
+  TURN_STATE_HEADER,
+  SHOULD_RETRY_HEADER,
+  RETRY_AFTER_HEADER,
   'openai-model',
   'openai-processing-ms',
   'x-ratelimit-limit-requests',

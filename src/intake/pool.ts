@@ -1,15 +1,7 @@
 import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
-import { type BridgeCode, BridgeError } from '../errors.ts';
-import type { Flat, Kind, Read } from './read.ts';
-import { readSource, unflatten } from './read.ts';
-import type { Job } from './thread.ts';
-
-/** Answer of a reading thread for one body. `failed`: text of an internal error. */
-export type Answer =
-  | { flat: Flat }
-  | { refused: { code: BridgeCode; param: string | null; detail: string | null } }
-  | { failed: string };
+import { BridgeError } from '../errors.ts';
+import { type Answer, type Flat, type Job, type Kind, type Read, readSource, unflatten } from './read.ts';
 
 /** A body as received: its bytes in order, or its text. */
 export type Source = readonly Uint8Array[] | string;
@@ -53,7 +45,7 @@ interface Thread {
   stopTimer(): void;
 }
 
-export interface ReaderOptions {
+interface ReaderOptions {
   logger: { error(fields: object, message: string): void };
   inlineBytes?: number;
   threads?: number;
@@ -167,7 +159,7 @@ export function createReader(options: ReaderOptions): Reader {
     else {
       gone?.addEventListener('abort', leave, { once: true });
       // Read requests of peers first: the peer is waiting for the acceptance and has already read the request once.
-      if (kind === 'parcel') queue.unshift(waiting);
+      if (kind === 'envelope') queue.unshift(waiting);
       else queue.push(waiting);
       next();
     }

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { BridgeError } from '../errors.ts';
+import { type BridgeCode, BridgeError } from '../errors.ts';
 import {
   type Excess,
   excessOf,
@@ -90,7 +90,7 @@ const request = z.looseObject({
  *
  * @throws BridgeError `bridge_invalid_request` with the name of the field
  */
-export function validateRequest(body: Readonly<Record<string, unknown>>): void {
+function validateRequest(body: Readonly<Record<string, unknown>>): void {
   const names = Object.keys(body);
   if (names.length > bounds.members) throw invalid(`The body has more than ${bounds.members} members.`);
   if (names.some(({ length }) => length > bounds.name)) {
@@ -120,27 +120,21 @@ export function validateRequest(body: Readonly<Record<string, unknown>>): void {
 }
 
 /** Returns the error of a body that exceeds a limit which its text alone shows. */
-export const excessive = (excess: Excess): BridgeError =>
+const excessive = (excess: Excess): BridgeError =>
   excess === 'levels'
     ? invalid(`The body is nested deeper than ${bounds.levels} levels.`)
     : new BridgeError('bridge_body_too_large', { detail: `The body holds more than ${bounds.values} values.` });
 
-/** Returns the error of a body that is not a JSON object. */
-export const notAnObject = () => invalid('The body must be a JSON object.');
-
-/** Returns whether a parsed body is an object. */
-export const isBody = isObject;
-
 const invalid = (detail: string, param?: string) =>
   new BridgeError('bridge_invalid_request', { detail, ...(param === undefined ? {} : { param }) });
 
-/** Kind of a body: a request, or a parcel of a peer, which wraps a request. */
-export type Kind = 'body' | 'parcel';
+/** Kind of a body: a request, or an envelope of a peer, which wraps a request. */
+export type Kind = 'body' | 'envelope';
 
 /** Result of reading a body. */
 export interface Read {
   request: ReadRequest;
-  /** The text of a parcel with `null` in place of its request; empty for a plain body. */
+  /** The text of a envelope with `null` in place of its request; empty for a plain body. */
   envelope: string;
 }
 
@@ -159,23 +153,23 @@ export function readSource(source: Uint8Array | string, kind: Kind, whole = fals
   let body: unknown;
   try {
     text = typeof source === 'string' ? source : utf8.decode(source);
-    if (kind === 'parcel') [envelope, text] = opened(text);
+    if (kind === 'envelope') [envelope, text] = opened(text);
     const excess = excessOf(text, bounds);
     if (excess) throw excessive(excess);
     body = parseExact(text);
   } catch (error) {
     throw error instanceof BridgeError ? error : new BridgeError('bridge_invalid_json', { cause: error });
   }
-  if (!isBody(body)) throw notAnObject();
+  if (!isObject(body)) throw invalid('The body must be a JSON object.');
   validateRequest(body);
   const bytes = typeof source === 'string' ? Buffer.byteLength(source) : source.length;
   return { request: readRequest(body, text, bytes, whole), envelope };
 }
 
-/** Splits a parcel into the text around its request and the text of the request. */
-function opened(parcel: string): [string, string] {
-  const place = membersOf(parcel).get('body');
-  return place ? [withSpans(parcel, [{ ...place, json: 'null' }]), textOf(parcel, place)!] : [parcel, 'null'];
+/** Splits a envelope into the text around its request and the text of the request. */
+function opened(envelope: string): [string, string] {
+  const place = membersOf(envelope).get('body');
+  return place ? [withSpans(envelope, [{ ...place, json: 'null' }]), textOf(envelope, place)!] : [envelope, 'null'];
 }
 
 /**
@@ -202,6 +196,18 @@ export interface Flat extends Omit<ReadRequest, 'items' | 'members'> {
   /** Flags of each item, as bits. */
   marks: Uint8Array;
 }
+
+/** A body to read in a thread: its bytes in parts, or its text. */
+export interface Job {
+  parts: readonly Uint8Array[] | string;
+  kind: Kind;
+}
+
+/** Answer of a reading thread for one body. `failed`: text of an internal error. */
+export type Answer =
+  | { flat: Flat }
+  | { refused: { code: BridgeCode; param: string | null; detail: string | null } }
+  | { failed: string };
 
 const FROM_CLIENT = 1;
 const EXACT = 2;

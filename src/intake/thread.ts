@@ -1,13 +1,6 @@
 import { parentPort } from 'node:worker_threads';
 import { BridgeError } from '../errors.ts';
-import type { Answer } from './pool.ts';
-import { flatten, type Kind, readSource } from './read.ts';
-
-/** A body to read: its bytes in parts, or its text. */
-export interface Job {
-  parts: readonly Uint8Array[] | string;
-  kind: Kind;
-}
+import { type Answer, flatten, type Job, readSource } from './read.ts';
 
 /** Entry point of the thread that reads large bodies, one at a time. Its answers hold no values, see `Flat`. */
 parentPort?.on('message', ({ parts, kind }: Job) => {

@@ -1,5 +1,6 @@
 import type { BridgeCode } from '../errors.ts';
 import type { KeyRef, LookupResult, Repeated, SessionRow, Shape, TurnRow } from '../store/port.ts';
+import type { TokenEvidence } from '../token/token.ts';
 
 /** Result of the resolver, reported in a header, the log and a metric. These names are API. */
 export type Outcome =
@@ -16,16 +17,6 @@ export type Outcome =
   | 'expired_continuity'
   | 'token_invalid'
   | 'refused';
-
-/**
- * Result of verifying an `x-codex-turn-state` header. Only `invalid` leads to a refusal; `ignored` is logged and
- * counted.
- */
-export type TokenEvidence =
-  | { kind: 'none' }
-  | { kind: 'ours'; sessionId: string; epoch: number }
-  | { kind: 'ignored'; reason: string }
-  | { kind: 'invalid'; reason: string };
 
 /** Typed evidence of a request, computed once. Later steps do not read raw headers. */
 export interface Evidence {

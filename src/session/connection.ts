@@ -1,11 +1,11 @@
 import type { SessionEvent } from '../../machines/session.ts';
 import type { Clock } from '../clock.ts';
 import type { Config } from '../config.ts';
+import { TURN_STATE_HEADER } from '../headers.ts';
 import { type SessionStore, StoreUnavailable } from '../store/port.ts';
 import type { Abilities, Doubt } from '../upstream/abilities.ts';
 import {
   classifyRefusal,
-  type FailureKind,
   hostOf,
   isApiError,
   normaliseError,
@@ -16,13 +16,14 @@ import { upstreamHeaders } from '../upstream/headers.ts';
 import type {
   ConnectionHandlers,
   DialResult,
+  FailureKind,
   UpstreamAnswer,
   UpstreamConnection,
   UpstreamError,
   UpstreamTarget,
   UpstreamTransport,
 } from '../upstream/port.ts';
-import { instead, refusesCredential } from '../upstream/redact.ts';
+import { credentialRefusalAnswer, refusesCredential } from '../upstream/redact.ts';
 import { anchorStored, canSendFull, composeFrame, loadContents, loadHistory, mayResend, planFor } from './planning.ts';
 import { type AnswerHead, credentialOf } from './port.ts';
 import type { Turn, TurnEnding } from './turn.ts';
@@ -308,7 +309,7 @@ function causeOf(outcome: Extract<DialOutcome, { kind: 'refused' | 'failed' }>, 
  * not reach the client.
  */
 const relayable = ({ evidence }: Turn, answer: UpstreamAnswer): UpstreamAnswer =>
-  !evidence.credentialIsClients && refusesCredential(answer.status) ? instead(answer) : answer;
+  !evidence.credentialIsClients && refusesCredential(answer.status) ? credentialRefusalAnswer(answer) : answer;
 
 /** Creates the dialer of a session. */
 export function createDialer(options: DialerOptions): Dialer {
@@ -409,7 +410,7 @@ export function createDialer(options: DialerOptions): Dialer {
     switch (outcome.kind) {
       case 'opened': {
         options.opened(outcome.headers);
-        const provided = outcome.headers['x-codex-turn-state'];
+        const provided = outcome.headers[TURN_STATE_HEADER];
         if (provided) options.learnTurnState(turn, provided);
         return send({ type: 'socket.opened', generation });
       }

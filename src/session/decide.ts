@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { isDeepStrictEqual } from 'node:util';
 import type { Config } from '../config.ts';
+import { IDEMPOTENCY_HEADER, THREAD_HEADER, TURN_METADATA_HEADER, TURN_STATE_HEADER } from '../headers.ts';
 import { mayBeParent, tellsRepeats } from '../resolve/situation.ts';
 import { explain, type Resolution } from '../resolve/table.ts';
 import type { Decision, Evidence, Facts, Likeness, LocalSession } from '../resolve/types.ts';
@@ -23,9 +24,6 @@ import type { Session } from './session.ts';
 import type { Roster } from './session-registry.ts';
 import type { KnownTurn, Turn } from './turn.ts';
 
-/** Headers of Codex. Over HTTP its turn state is sent in the first one only; the second one holds its turn id, as JSON. */
-const TURN_STATE_HEADER = 'x-codex-turn-state';
-const TURN_METADATA = 'x-codex-turn-metadata';
 /** Session headers, strongest first. A request uses exactly one. */
 const sessionHeaders = ['session-id', 'session_id', 'x-session-id', 'x-session-affinity'] as const;
 
@@ -62,7 +60,7 @@ function anchorOf({ previous_response_id: id }: RequestBody): string | null {
  * session id, but never a thread id.
  */
 function hardKeyOf(headers: TurnRequest['headers']): KeyRef | null {
-  const thread = text(headers['thread-id']);
+  const thread = text(headers[THREAD_HEADER]);
   if (thread) return { kind: 'thread', hash: sha256(thread) };
   for (const name of sessionHeaders) {
     const session = text(headers[name]);
@@ -92,7 +90,7 @@ function countsRepeats({ 'x-stainless-retry-count': count }: TurnRequest['header
  */
 function clientTurnIdOf({ body, headers }: TurnRequest): string | null {
   const metadata = record(body.client_metadata);
-  return text(metadata.turn_id) ?? turnIdIn(metadata[TURN_METADATA]) ?? turnIdIn(headers[TURN_METADATA]);
+  return text(metadata.turn_id) ?? turnIdIn(metadata[TURN_METADATA_HEADER]) ?? turnIdIn(headers[TURN_METADATA_HEADER]);
 }
 
 function passThroughOf({ body, bytes }: TurnRequest, limits: ClassifyInput['limits']): Evidence['passThrough'] {
@@ -117,7 +115,7 @@ export function classify({ request, tokens, limits }: ClassifyInput): Evidence {
     token: tokens.verify(headers[TURN_STATE_HEADER]?.trim() ?? '', { scope, scopeKind: scopeKindOf(caller) }),
     anchor: anchorOf(body),
     hardKey: hardKeyOf(headers),
-    idempotencyKey: text(headers['idempotency-key']),
+    idempotencyKey: text(headers[IDEMPOTENCY_HEADER]),
     repeats: countsRepeats(headers),
     clientTurnId: clientTurnIdOf(request),
     shape: request.shape,

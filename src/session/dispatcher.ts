@@ -540,7 +540,7 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
       if (claimed === 'fenced') return 'again';
       if ('kind' in claimed) return claimed;
       if (ownerWorkerId !== null && ownerWorkerId !== worker.id)
-        peers.tellClaimed(ownerWorkerId, id, claimed.row.epoch);
+        peers.notifyClaimed(ownerWorkerId, id, claimed.row.epoch);
       if ((await elsewhere.mayRunHere(turn, id)) !== 'yes' || turn.stream.finished) return 'placed';
       // Another request on this worker may have claimed the session again since; in that case its actor is the current
       // one.

@@ -108,13 +108,13 @@ export interface Peers {
    */
   address(workerId: string): Promise<string | null>;
   /** Notifies a former owner that its session was claimed. Best effort: the notice may be lost. */
-  tellClaimed(workerId: string, sessionId: string, epoch: number): void;
+  notifyClaimed(workerId: string, sessionId: string, epoch: number): void;
   /**
    * Checks whether a silent worker is dead, and stores its death if its liveness socket or its expired lease proves it.
    *
    * @throws StoreUnavailable if the store does not answer
    */
-  judge(workerId: string): Promise<'dead' | 'alive'>;
+  liveness(workerId: string): Promise<'dead' | 'alive'>;
 }
 
 /** A hop as received by this worker. */
@@ -214,7 +214,7 @@ export function createElsewhere({ store, clock, deadlines, peers, rest, onAccept
       const row = await store.session(sessionId);
       if (row?.ownerWorkerId !== workerId || row.epoch !== epoch) return true;
     }
-    return (await peers.judge(workerId)) === 'dead';
+    return (await peers.liveness(workerId)) === 'dead';
   }
 
   return {
@@ -266,7 +266,7 @@ export function createElsewhere({ store, clock, deadlines, peers, rest, onAccept
       const { workerId, retryAfterSeconds, session } = decision;
       turn.awaitedSince ??= clock.now();
       const until = Math.min(turn.awaitedSince + deadlines.ownerWait, turn.times.received + deadlines.requestHold);
-      const judged = await peers.judge(workerId);
+      const judged = await peers.liveness(workerId);
       if (judged !== 'dead' && clock.now() >= until) {
         turn.outcome = 'wrong_instance';
         throw new BridgeError('bridge_wrong_instance', { retryAfterSeconds });

@@ -1,4 +1,5 @@
 import type { SessionEvent } from '../../machines/session.ts';
+import { TURN_STATE_HEADER, UPSTREAM_REQUEST_ID_HEADER } from '../headers.ts';
 import {
   arrayText,
   elementTexts,
@@ -13,7 +14,7 @@ import { bareResponse, rewriteForClient } from '../transcript/client-view.ts';
 import type { Item } from '../transcript/types.ts';
 import { refusesAnchor, upstreamAnswerOf } from '../upstream/errors.ts';
 import { headersIn, isBeginning, parseFrame } from '../upstream/frames.ts';
-import { headersOfRateLimits, livingHeaders, UPSTREAM_REQUEST_ID } from '../upstream/headers.ts';
+import { headersOfRateLimits, livingHeaders } from '../upstream/headers.ts';
 import type { ParsedFrame, UpstreamError } from '../upstream/port.ts';
 import { keptId, keptItem, keptUsage, saysNothing } from './commits.ts';
 import type { SessionSocket } from './connection.ts';
@@ -83,7 +84,7 @@ export function createAnswerSignals(): AnswerSignals {
       else if (model !== turn.request.body.model) connection.delete('openai-model');
       answering = turn.id;
       const headers = Object.fromEntries([...connection, ...quota, ...answer]);
-      turn.upstreamRequest = headers[UPSTREAM_REQUEST_ID] ?? null;
+      turn.upstreamRequest = headers[UPSTREAM_REQUEST_ID_HEADER] ?? null;
       return headers;
     },
   };
@@ -385,7 +386,7 @@ export function createFrameReader(options: FrameReaderOptions): (text: string, t
     if (frame.turnState) options.learnTurnState(turn, frame.turnState);
     const headers = memberText(text, 'headers') ?? '';
     const names = [...membersOf(headers).keys()];
-    const ours = names.filter((name) => name.toLowerCase() === 'x-codex-turn-state');
+    const ours = names.filter((name) => name.toLowerCase() === TURN_STATE_HEADER);
     if (ours.length === names.length) return;
     const shown = withMembers(headers, new Map(ours.map((name) => [name, null])));
     turn.stream.push(frame.type, withMembers(text, new Map([['headers', shown]])), true);

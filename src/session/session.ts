@@ -9,6 +9,7 @@ import {
 import type { Clock } from '../clock.ts';
 import type { Config } from '../config.ts';
 import { BridgeError } from '../errors.ts';
+import { REQUEST_ID_HEADER } from '../headers.ts';
 import type { TurnLine } from '../observe/log.ts';
 import { safeError } from '../observe/trace.ts';
 import type { AttemptFact, LocalSession } from '../resolve/types.ts';
@@ -205,7 +206,7 @@ export function describeTurn(turn: Turn, session: Session | null, now: number): 
     fault: ending?.fault ?? null,
     cause: turn.cause,
     upstreamStatus: ending?.error?.status ?? ending?.answer?.status ?? null,
-    upstreamRequest: (ending?.answer?.headers['x-request-id'] ?? turn.upstreamRequest)?.slice(0, 200) ?? null,
+    upstreamRequest: (ending?.answer?.headers[REQUEST_ID_HEADER] ?? turn.upstreamRequest)?.slice(0, 200) ?? null,
     heldMs: since(turn, turn.times.sent),
     firstEventMs: since(turn, turn.times.firstEvent),
     totalMs: Math.round(now - turn.times.received),
@@ -231,7 +232,7 @@ export interface SessionDeps {
   worker: {
     readonly id: string;
     mayStart(): boolean;
-    mayJudge(): boolean;
+    mayDeclareDead(): boolean;
     doubt(): void;
     /** Time just before the last confirmed heartbeat was sent, in monotonic milliseconds. */
     readonly confirmedAt: number;

@@ -2,19 +2,28 @@ import { timingSafeEqual } from 'node:crypto';
 import jwt from 'jsonwebtoken';
 import { z } from 'zod';
 import type { Clock } from '../clock.ts';
-import type { TokenEvidence } from '../resolve/types.ts';
 import { type KeyRing, scopeHash, type TokenKey } from './keyring.ts';
 
 /**
  * Kind of a scope. A tenant is an identity, so a token of another tenant is rejected. A passed-through credential is
  * refreshed in the normal course of things, so a token of an earlier one is ignored.
  */
-export type ScopeKind = 'tenant' | 'credential' | 'local';
+type ScopeKind = 'tenant' | 'credential' | 'local';
 
 export interface TokenScope {
   scope: string;
   scopeKind: ScopeKind;
 }
+
+/**
+ * Result of verifying an `x-codex-turn-state` header. Only `invalid` leads to a refusal; `ignored` is logged and
+ * counted.
+ */
+export type TokenEvidence =
+  | { kind: 'none' }
+  | { kind: 'ours'; sessionId: string; epoch: number }
+  | { kind: 'ignored'; reason: string }
+  | { kind: 'invalid'; reason: string };
 
 export interface Tokens {
   /** Returns a token that names a session at an epoch. Send it only after that row is durable. */
@@ -23,7 +32,7 @@ export interface Tokens {
   verify(text: string, expected: TokenScope): TokenEvidence;
 }
 
-export interface TokensOptions {
+interface TokensOptions {
   secrets: KeyRing;
   clock: Pick<Clock, 'wall'>;
   /** Lifetime in seconds; default one day, the retention of a session. */

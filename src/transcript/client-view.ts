@@ -2,7 +2,7 @@ import { elementsOf, membersOf, type Span, withMembers, withSpans } from '../jso
 import { typeOf } from './items.ts';
 import type { Item } from './types.ts';
 
-export interface ShownForm {
+interface ShownForm {
   /** The client's own anchor, or null. A response object must never show an anchor that only the bridge used. */
   previousResponseId: string | null;
   /** The bridge requested encrypted reasoning; the client did not and must not get it. */

@@ -68,7 +68,7 @@ export function itemHash(item: Item): ItemHash {
 export const acceptedOf = (item: Item): Accepted => identitiesOf(item).map(short);
 
 /** Part of an item that a chain covers. */
-export type Link = Pick<ReadItem, 'hash' | 'fromClient'>;
+type Link = Pick<ReadItem, 'hash' | 'fromClient'>;
 
 /** Returns the chain after one more item. Items made by a model are skipped. */
 const next = (before: Fingerprint, { hash: own, fromClient }: Link): Fingerprint =>

@@ -1,3 +1,4 @@
+import { TURN_STATE_HEADER } from '../headers.ts';
 import { arrayText, changedMembers, elementTexts, spansByName, textOf, type Written, withMembers } from '../json.ts';
 import type { ReplayClass } from '../store/port.ts';
 import { typeOf } from './items.ts';
@@ -116,7 +117,7 @@ export function replayClassOf(turn: {
   return asked && items.every(isExactItem) ? 'exact' : 'anchor_only';
 }
 
-export interface ReplayTurn {
+interface ReplayTurn {
   /** Texts of the input items. */
   input: readonly string[];
   output: readonly Written<Item>[];
@@ -148,9 +149,9 @@ export function buildReplay(turns: readonly ReplayTurn[]): Replay {
   let items: string[] = [];
   for (const { input, output } of turns) {
     const { compacted, items: kept } = keptOutput(output.map(({ value }) => value));
-    const said = output.slice(output.length - kept.length).map(withoutServerIds);
-    if (compacted) items = said;
-    else items.push(...input, ...said);
+    const texts = output.slice(output.length - kept.length).map(withoutServerIds);
+    if (compacted) items = texts;
+    else items.push(...input, ...texts);
   }
   return { kind: 'exact', items };
 }
@@ -214,7 +215,7 @@ export function inputAsSent({ text, members, items }: PlanInput['request']): Wir
 const inputOf = (texts: readonly string[]) => ({ input: arrayText(texts), items: texts.length });
 
 /** Inputs of a `response.create` frame. */
-export interface FrameInput {
+interface FrameInput {
   request: Pick<ReadRequest, 'text' | 'members' | 'body'>;
   wire: Exclude<WireForm, { form: 'impossible' }>;
   /**
@@ -225,9 +226,7 @@ export interface FrameInput {
   turnState: string | null;
 }
 
-const TURN_STATE = 'x-codex-turn-state';
-
-export const ENCRYPTED_REASONING = 'reasoning.encrypted_content';
+const ENCRYPTED_REASONING = 'reasoning.encrypted_content';
 
 /** Returns whether the client's own `include` requests encrypted reasoning. */
 export function asksEncryptedReasoning(body: RequestBody): boolean {
@@ -254,11 +253,11 @@ export function createFrame({ request, wire, addEncryptedReasoning, turnState }:
     changes.set('include', arrayText([...asked, JSON.stringify(ENCRYPTED_REASONING)]));
   }
   const metadata = body.client_metadata as Record<string, unknown> | null | undefined;
-  if (turnState !== null || (metadata && Object.hasOwn(metadata, TURN_STATE))) {
+  if (turnState !== null || (metadata && Object.hasOwn(metadata, TURN_STATE_HEADER))) {
     // A client's value under this name is a token of this bridge, or useless: the provider's own is never sent to clients.
     const own = turnState === null ? null : JSON.stringify(turnState);
     const given = metadata ? textOf(text, written.get('client_metadata')) : null;
-    changes.set('client_metadata', withMembers(given ?? '{}', new Map([[TURN_STATE, own]])));
+    changes.set('client_metadata', withMembers(given ?? '{}', new Map([[TURN_STATE_HEADER, own]])));
   }
   const fields = changedMembers(text, changes, members);
   const begun = fields.before.slice(fields.before.indexOf('{') + 1);

@@ -224,7 +224,7 @@ const has =
   (...names: string[]) =>
   (fields: Item) =>
     names.every((name) => filled(fields[name]));
-const saysMoreThanItsType = (value: unknown) => isFields(value) && Object.keys(value).some((name) => name !== 'type');
+const hasMoreThanType = (value: unknown) => isFields(value) && Object.keys(value).some((name) => name !== 'type');
 const present = (name: string) => (fields: Item) => typeof fields[name] === 'string' || Array.isArray(fields[name]);
 
 /**
@@ -254,7 +254,7 @@ const substance = new Map<string, (fields: Item) => boolean>([
   ['computer_call_output', has('call_id', 'output')],
   ['tool_search_call', (fields) => fields.arguments !== undefined && fields.arguments !== null],
   ['tool_search_output', present('tools')],
-  ['web_search_call', ({ action: done, arguments: given }) => saysMoreThanItsType(done) || filled(given)],
+  ['web_search_call', ({ action: done, arguments: given }) => hasMoreThanType(done) || filled(given)],
   ['file_search_call', has('results')],
   ['code_interpreter_call', has('code')],
   ['mcp_list_tools', present('tools')],
@@ -281,7 +281,7 @@ export const looksLikeProviderId = (text: string): boolean => FAMILY.test(text) 
 /** Ids of the caller, and of its tracing. No provider stores an object under them. */
 const ofTheClient = /^(?:client_)?(?:client|user|session|request|trace|span|correlation|device|installation)_id$/;
 /** Returns whether a field's name indicates provider ids. */
-const saysId = (name: string): boolean => /(?:^|_)ids?$|[a-z]I[dD]s?$/.test(name) && !ofTheClient.test(name);
+const isIdName = (name: string): boolean => /(?:^|_)ids?$|[a-z]I[dD]s?$/.test(name) && !ofTheClient.test(name);
 
 /** Addresses that the provider fetches without the credential, and inline data URLs. */
 const FETCHED = /^(?:https?|data):/i;
@@ -357,7 +357,7 @@ export function namesIn(request: RequestBody): Names {
         // A map may have ids as names. Members of a schema are plain words, and `type` is never an id.
         if (GENERATED.test(key)) foreign = here();
         if (key === 'type') next = 'text';
-        named = saysId(key);
+        named = isIdName(key);
       }
       if (typeof rule === 'object' && rule.items && key === 'id' && isText(child)) {
         const fields = value as Item;
@@ -415,7 +415,7 @@ const wordParameters = new Set(['include', 'include[]', 'order']);
 export function namedInQuery(query: URLSearchParams, besides: readonly string[] = []): string | null {
   for (const [name, value] of query) {
     if (value === '' || wordParameters.has(name) || besides.includes(name)) continue;
-    if (saysId(name.replace(/\[.*$/, '')) || looksLikeProviderId(value)) return name;
+    if (isIdName(name.replace(/\[.*$/, '')) || looksLikeProviderId(value)) return name;
   }
   return null;
 }

@@ -1,4 +1,5 @@
-import { scanMembers, spansByName, textOf, type Written } from '../json.ts';
+import { TURN_METADATA_HEADER, TURN_STATE_HEADER } from '../headers.ts';
+import { isFields, scanMembers, spansByName, textOf, type Written } from '../json.ts';
 import type { Shape } from '../store/port.ts';
 import { contextFingerprint, isNameOnly, requestFingerprint, typeOf, writtenInput } from './items.ts';
 import { acceptedOf, chainOver, isFromClient, itemHash, plausiblePlaces } from './line.ts';
@@ -28,7 +29,7 @@ const harmless = new Set([
 ]);
 
 /** Returns whether a request lets the provider use a tool that may act outside the conversation. */
-export function hasHostedTools({ tools }: RequestBody): boolean {
+function hasHostedTools({ tools }: RequestBody): boolean {
   return (
     Array.isArray(tools) &&
     !tools.every(
@@ -96,7 +97,7 @@ export function readItems(items: readonly Written<Item>[]): ReadItems {
 /**
  * Members of `client_metadata` that are kept, up to `LONGEST_METADATA` characters; the others are only for the provider.
  */
-const METADATA = ['turn_id', 'x-codex-turn-metadata', 'x-codex-turn-state'];
+const METADATA = ['turn_id', TURN_METADATA_HEADER, TURN_STATE_HEADER];
 export const LONGEST_METADATA = 32_768;
 /** Members kept unchanged: validation bounds their size. */
 const KEPT: readonly (keyof LookedAt)[] = [
@@ -112,24 +113,23 @@ const KEPT: readonly (keyof LookedAt)[] = [
 /** Members of which only the presence is kept. */
 const NOTED: readonly (keyof LookedAt)[] = ['conversation', 'reasoning'];
 
-const isFields = (value: unknown): value is RequestBody => typeof value === 'object' && value !== null;
-
-function only(fields: RequestBody, names: readonly string[]): RequestBody {
-  return Object.fromEntries(names.filter((name) => Object.hasOwn(fields, name)).map((name) => [name, fields[name]]));
-}
-
-function metadataOf(fields: RequestBody): RequestBody {
-  const named = Object.entries(only(fields, METADATA));
-  const short = (value: unknown) => typeof value === 'string' && value.length <= LONGEST_METADATA;
-  return Object.fromEntries(named.map(([name, value]) => [name, short(value) ? value : null]));
-}
-
 /** Returns the members of a body that the bridge itself uses. None of them is large. */
 function lookedAt(body: RequestBody): LookedAt {
-  const kept = only(body, KEPT);
-  const metadata = isFields(kept.client_metadata) ? metadataOf(kept.client_metadata) : null;
-  const noted = NOTED.filter((name) => Object.hasOwn(body, name)).map((name) => [name, body[name] == null ? null : {}]);
-  return { ...kept, ...(metadata && { client_metadata: metadata }), ...Object.fromEntries(noted) };
+  const kept: Record<string, unknown> = {};
+  for (const name of KEPT) if (Object.hasOwn(body, name)) kept[name] = body[name];
+  for (const name of NOTED) if (Object.hasOwn(body, name)) kept[name] = body[name] == null ? null : {};
+  if (isFields(kept.client_metadata)) kept.client_metadata = keptMetadata(kept.client_metadata);
+  return kept;
+}
+
+function keptMetadata(metadata: RequestBody): RequestBody {
+  const kept: Record<string, unknown> = {};
+  for (const name of METADATA) {
+    if (!Object.hasOwn(metadata, name)) continue;
+    const value = metadata[name];
+    kept[name] = typeof value === 'string' && value.length <= LONGEST_METADATA ? value : null;
+  }
+  return kept;
 }
 
 /**

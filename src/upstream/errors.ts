@@ -1,61 +1,258 @@
 import { systemClock } from '../clock.ts';
+import { REQUEST_ID_HEADER, RETRY_AFTER_HEADER, SHOULD_RETRY_HEADER } from '../headers.ts';
 import { isFields, parseBounded } from '../json.ts';
-import { MOST_FRAME_LEVELS, type Unreachable, type UpstreamAnswer, type UpstreamError } from './port.ts';
+import {
+  type FailureKind,
+  MOST_FRAME_LEVELS,
+  type Unreachable,
+  type UpstreamAnswer,
+  type UpstreamError,
+} from './port.ts';
 
 /**
- * Readers for the places where providers state a wait. All results are seconds from `now` (wall clock, milliseconds), never
- * negative, and null when there is none.
+ * Reads an upstream error of any shape: an `UpstreamAnswer`, a parsed or unparsed frame, a `response.failed` event, an HTTP
+ * envelope, a bare error object, text, HTML, or a thrown value. Never throws.
+ *
+ * @param now wall clock in milliseconds, for waits given as a date
  */
-
-const number = (value: unknown): number | null => {
-  if (typeof value === 'string' && value.trim() === '') return null;
-  const parsed = typeof value === 'string' || typeof value === 'number' ? Number(value) : Number.NaN;
-  return Number.isFinite(parsed) ? parsed : null;
-};
-
-const seconds = (value: number | null): number | null =>
-  value === null || Number.isNaN(value) ? null : Math.max(0, Math.round(value * 1000) / 1000);
+export function normaliseError(given: unknown, now: number = systemClock.wall()): UpstreamError {
+  const layer =
+    typeof given === 'string'
+      ? ofText(given, now, 0)
+      : given instanceof Error
+        ? layerOf({ message: text(given.message) })
+        : isFields(given)
+          ? isAnswer(given)
+            ? ofAnswer(given as unknown as UpstreamAnswer, now)
+            : ofFields(given, now, 0)
+          : layerOf({ raw: given ?? null });
+  const code = canonicalCode(layer);
+  const httpStatus = layer.status ?? statusFor(code, layer.type) ?? 502;
+  const message = layer.message ?? `The upstream answered with an error (${httpStatus}).`;
+  return {
+    status: httpStatus,
+    type: layer.type ?? typeFor(httpStatus),
+    code,
+    message,
+    param: layer.param,
+    retryAfterSeconds: layer.retryAfter ?? retryAfterFromMessage(message),
+    raw: layer.raw,
+  };
+}
 
 /**
- * Reads `retry-after-ms`, or `retry-after` as seconds or as an HTTP date. Names may be in any case; of a list the first
- * value counts.
+ * Converts an error frame to the HTTP answer that a client would have got: the error object as received, in OpenAI's
+ * envelope. Missing fields are added, above all the canonical code that clients act on; existing fields are not changed.
  */
-export function retryAfterFromHeaders(headers: Readonly<Record<string, unknown>>, now: number): number | null {
-  const first = (value: unknown): unknown => (Array.isArray(value) ? value[0] : value);
-  const found = new Map(Object.entries(headers).map(([name, value]) => [name.toLowerCase(), first(value)]));
-  const ms = number(found.get('retry-after-ms'));
-  if (ms !== null) return seconds(ms / 1000);
-  const value = found.get('retry-after');
-  const plain = number(value);
-  if (plain !== null) return seconds(plain);
-  return typeof value === 'string' ? seconds((Date.parse(value) - now) / 1000) : null;
+export function upstreamAnswerOf(error: UpstreamError): UpstreamAnswer {
+  const raw: Record<string, unknown> = isFields(error.raw) ? { ...error.raw } : {};
+  // A frame that is itself the error mixes the frame's members with those of the error.
+  if (raw.type === 'error') for (const name of ['type', 'sequence_number', 'status', 'headers']) delete raw[name];
+  const body = {
+    ...raw,
+    message: raw.message ?? error.message,
+    type: raw.type ?? error.type,
+    param: raw.param ?? error.param,
+    code: raw.code ?? error.code,
+  };
+  const headers: Record<string, string> = { 'content-type': 'application/json' };
+  if (error.retryAfterSeconds !== null) headers[RETRY_AFTER_HEADER] = String(Math.ceil(error.retryAfterSeconds));
+  return { status: error.status, headers, body: Buffer.from(JSON.stringify({ error: body })) };
 }
 
-/** Reads `resets_in_seconds` or `resets_at` (seconds or milliseconds since the epoch, or a date) of an error object. */
-export function retryAfterFromError(error: Readonly<Record<string, unknown>>, now: number): number | null {
-  const left = number(error.resets_in_seconds) ?? number(error.retry_after_seconds) ?? number(error.retry_after);
-  if (left !== null) return seconds(left);
-  const at = number(error.resets_at);
-  if (at !== null) return seconds((at > 1e12 ? at - now : at * 1000 - now) / 1000);
-  return typeof error.resets_at === 'string' ? seconds((Date.parse(error.resets_at) - now) / 1000) : null;
+/**
+ * Meaning of a refused upgrade: relay it to the client, continue over HTTP because the server has no WebSocket, or retry
+ * because the failure may be transient.
+ */
+type RefusalMeaning = 'relay' | 'no_websocket' | 'retry';
+
+/** Returns whether a body is an error of the API, not a page of an intermediary or empty. */
+export function isApiError({ status, body }: Pick<UpstreamAnswer, 'status' | 'body'>): boolean {
+  let value: unknown;
+  try {
+    value = parseBounded(body.toString('utf8'), MOST_FRAME_LEVELS);
+  } catch {
+    return false;
+  }
+  if (typeof value !== 'object' || value === null) return false;
+  const { error, detail } = value as { error?: unknown; detail?: unknown };
+  if (typeof error === 'object' && error !== null) return true;
+  if (typeof error === 'string' && error !== '') return true;
+  // Python services also send `detail` for a missing route; but only the API refuses a credential or a quota.
+  return (status === 401 || status === 429) && detail !== undefined && detail !== null;
 }
 
-const unitSeconds = (unit: string): number => {
-  if (/^(ms|milli)/i.test(unit)) return 0.001;
-  return { s: 1, m: 60, h: 3600, d: 86_400 }[unit.charAt(0).toLowerCase() as 's' | 'm' | 'h' | 'd'];
+/**
+ * Classifies the answer that a provider gave in place of a WebSocket upgrade.
+ *
+ * 404, 405, 426, 501 and every 2xx mean that the server has no WebSocket, whatever the body. 5xx may be transient. Any
+ * other status (400, 401, 403 and 429 above all) is the provider's verdict on this request and credential if the body is an
+ * error of the API: a retry would only delay the client. Without such a body it comes from an intermediary without support
+ * for upgrades (a challenge page, a proxy that drops the header, a server that has the route for POST only).
+ */
+export function classifyRefusal(answer: Pick<UpstreamAnswer, 'status' | 'body'>): RefusalMeaning {
+  const { status } = answer;
+  if (status === 404 || status === 405 || status === 426 || status === 501) return 'no_websocket';
+  if (status >= 200 && status < 300) return 'no_websocket';
+  if (status >= 500) return 'retry';
+  return isApiError(answer) ? 'relay' : 'no_websocket';
+}
+
+const aboutParameter =
+  /unsupported|not (?:currently |yet )?(?:supported|implemented|available|enabled)|unknown|unrecogni[sz]ed|unexpected|not (?:allowed|permitted)|extra_forbidden|does(?: not|n't) (?:support|allow|accept)|stateless|zero data retention/i;
+/** Matches errors where the parameter is supported, but wrong in this combination or for this one response. */
+const aboutCombination =
+  /mutually|(?:used|combined|specified|provided|set) (?:together|with|alongside|in combination|at the same time)|only one of|not found|does not exist|no longer exists|(?:supported|allowed|permitted) (?:together |in combination )?(?:with|alongside) .{0,24}conversation/i;
+
+/** Returns whether an error refuses the parameter `previous_response_id` itself, whatever response it names. */
+export function refusesAnchors(error: UpstreamError): boolean {
+  if (![400, 422, 501].includes(error.status)) return false;
+  if (error.code === 'previous_response_not_found') return false;
+  const described =
+    `${error.param ?? ''} ${error.code ?? ''} ${error.message} ${JSON.stringify(error.raw) ?? ''}`.slice(0, 4_096);
+  return /previous_response_id/.test(described) && aboutParameter.test(described) && !aboutCombination.test(described);
+}
+
+/** Returns whether the turn could be sent again without its anchor after this error. */
+export function refusesAnchor(error: UpstreamError): boolean {
+  return error.code === 'previous_response_not_found' || refusesAnchors(error);
+}
+
+const kept = [RETRY_AFTER_HEADER, 'retry-after-ms', REQUEST_ID_HEADER, SHOULD_RETRY_HEADER];
+
+/** Converts a refusal over HTTP to the `error` frame that a WebSocket would have carried. */
+export function refusalFrame(answer: UpstreamAnswer): string {
+  const error = normaliseError(answer);
+  const { type, code, message, param, raw } = error;
+  const body = typeof raw === 'object' && raw !== null ? raw : { type, code, message, param };
+  const headers = Object.fromEntries(Object.entries(answer.headers).filter(([name]) => kept.includes(name)));
+  return JSON.stringify({ type: 'error', status: error.status, error: body, headers });
+}
+
+type Fields = Readonly<Record<string, unknown>>;
+
+/** Fields of one layer of an error. Layers are merged from the inside out: the most specific value wins. */
+interface Layer {
+  status: number | null;
+  type: string | null;
+  code: string | null;
+  message: string | null;
+  param: string | null;
+  retryAfter: number | null;
+  raw: unknown;
+}
+
+const LONGEST_TEXT = 2000;
+const DEEPEST = 4;
+
+const text = (value: unknown): string | null => (typeof value === 'string' && value.trim() !== '' ? value : null);
+const isAnswer = (value: Fields): boolean => typeof value.status === 'number' && Buffer.isBuffer(value.body);
+
+/** Parses an error's status. A number outside 400-599 is no error status, whichever field holds it. */
+const status = (value: unknown): number | null => {
+  const parsed = typeof value === 'string' && /^\d{3}$/.test(value) ? Number(value) : value;
+  return typeof parsed === 'number' && Number.isInteger(parsed) && parsed >= 400 && parsed <= 599 ? parsed : null;
 };
 
-const part = String.raw`(\d+(?:\.\d+)?)\s*(milliseconds?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d)(?![a-z])`;
-const phrase = new RegExp(String.raw`(?:try again|retry)\s+(?:in|after)\s+((?:${part}[\s,]*(?:and\s+)?)+)`, 'i');
-const parts = new RegExp(part, 'gi');
+const layerOf = (given: Partial<Layer>): Layer => ({
+  status: null,
+  type: null,
+  code: null,
+  message: null,
+  param: null,
+  retryAfter: null,
+  raw: null,
+  ...given,
+});
 
-/** Reads phrases such as "Please try again in 1.5s", "in 20ms", "in 6m0s" or "in 2 days 3 hours". */
-export function retryAfterFromMessage(message: string): number | null {
-  const words = phrase.exec(message.slice(0, 4096))?.[1];
-  if (words === undefined) return null;
-  let total = 0;
-  for (const [, amount, unit] of words.matchAll(parts)) total += Number(amount) * unitSeconds(unit!);
-  return seconds(total);
+const over = (inner: Layer, outer: Layer): Layer => ({
+  status: inner.status ?? outer.status,
+  type: inner.type ?? outer.type,
+  code: inner.code ?? outer.code,
+  message: inner.message ?? outer.message,
+  param: inner.param ?? outer.param,
+  retryAfter: outer.retryAfter ?? inner.retryAfter,
+  raw: inner.raw ?? outer.raw,
+});
+
+/**
+ * Parses the JSON object that a text is or contains, as in an SSE body or a message that quotes a body. An object nested
+ * too deeply to be serialised again is treated as plain text.
+ */
+function embeddedObject(value: string): Fields | null {
+  const from = value.indexOf('{');
+  const to = value.lastIndexOf('}');
+  if (from < 0 || to < from) return null;
+  try {
+    const parsed = parseBounded(value.slice(from, to + 1), MOST_FRAME_LEVELS);
+    return isFields(parsed) ? parsed : null;
+  } catch {
+    return null;
+  }
+}
+
+function ofText(value: string, now: number, depth: number): Layer {
+  const body = embeddedObject(value);
+  if (body) {
+    const found = ofFields(body, now, depth + 1);
+    if (found.message !== null || found.code !== null) return found;
+  }
+  if (/^\s*<(?:!doctype|html|head|body|\?xml)/i.test(value)) {
+    const title = /<title[^>]*>([^<]{1,300})/i.exec(value)?.[1];
+    const words = title ?? value.slice(0, 8192).replace(/<(style|script)[\s\S]*?<\/\1>|<[^>]*>/gi, ' ');
+    return layerOf({ message: text(words.replace(/\s+/g, ' ').trim().slice(0, LONGEST_TEXT)), raw: value });
+  }
+  return layerOf({ message: text(value.trim().slice(0, LONGEST_TEXT)), raw: text(value) });
+}
+
+/** Joins the messages of `{detail: [{loc, msg}]}`, the answer of Python services to an invalid body. */
+const ofList = (list: readonly unknown[]): string | null =>
+  text(
+    list
+      .map((entry) => (isFields(entry) ? text(entry.msg ?? entry.message) : text(entry)))
+      .filter((entry) => entry !== null)
+      .join('; '),
+  );
+
+/** Returns the error object inside a frame, an envelope or a response; null when the fields themselves are the error. */
+function inside(value: Fields): unknown {
+  if (isFields(value.error)) return value.error;
+  if (isFields(value.response) && isFields(value.response.error)) return value.response.error;
+  if (isFields(value.detail)) return value.detail;
+  if (Array.isArray(value.errors) && isFields(value.errors[0])) return value.errors[0];
+  return null;
+}
+
+function ofFields(value: Fields, now: number, depth: number): Layer {
+  if (depth > DEEPEST) return layerOf({});
+  const inner = inside(value);
+  const isFrame = value.type === 'error' || (typeof value.type === 'string' && value.type.startsWith('response.'));
+  const named = text(value.error);
+  const described = text(value.message) ?? text(value.error_description) ?? text(value.detail);
+  const code = text(value.code) ?? (described !== null ? named : null);
+  const message = described ?? named ?? (Array.isArray(value.detail) ? ofList(value.detail) : null);
+  const headers = isFields(value.headers) ? retryAfterFromHeaders(value.headers, now) : null;
+  const own = layerOf({
+    status: status(value.status) ?? status(value.status_code) ?? status(value.code),
+    type: isFrame ? null : text(value.type),
+    code: code !== null && !/^\d+$/.test(code) ? code : null,
+    message,
+    param: text(value.param),
+    retryAfter: headers ?? retryAfterFromError(value, now),
+    raw: value,
+  });
+  if (inner !== null) return over(ofFields(inner as Fields, now, depth + 1), own);
+  const quoted = message !== null && own.code === null ? embeddedObject(message) : null;
+  if (!quoted) return own;
+  const { raw: _quotedRaw, ...found } = ofFields(quoted, now, depth + 1);
+  return over(layerOf(found), own);
+}
+
+function ofAnswer(answer: UpstreamAnswer, now: number): Layer {
+  const found = ofText(answer.body.toString('utf8'), now, 0);
+  const fromHeaders = retryAfterFromHeaders(answer.headers, now);
+  // The status line is reliable; a status inside the body may come from a server further upstream.
+  return { ...found, status: status(answer.status) ?? found.status, retryAfter: fromHeaders ?? found.retryAfter };
 }
 
 /** HTTP status of the error codes that providers use. Also the list of codes recognised in a `type` field. */
@@ -158,7 +355,7 @@ interface Described {
  * Returns the canonical code of an error, whichever field holds it; null when none can be derived. A specific code of the
  * provider is never replaced by a guess.
  */
-export function canonicalCode(error: Described): string | null {
+function canonicalCode(error: Described): string | null {
   const { code, type, param, status } = error;
   if (code !== null && !generic.has(code)) return code;
   if (type !== null && !generic.has(type) && statusOfCode.has(type)) return type;
@@ -179,12 +376,12 @@ export function namesError(type: string): boolean {
 export const namesCode = (code: string): boolean => statusOfCode.has(code);
 
 /** Returns the status of a code or, failing that, of a type; null when neither is known. */
-export function statusFor(code: string | null, type: string | null): number | null {
+function statusFor(code: string | null, type: string | null): number | null {
   return statusOfCode.get(code ?? '') ?? statusOfType.get(type ?? '') ?? statusOfType.get(code ?? '') ?? null;
 }
 
 /** Returns OpenAI's error type for a status. */
-export function typeFor(status: number): string {
+function typeFor(status: number): string {
   if (status === 401) return 'authentication_error';
   if (status === 403) return 'permission_error';
   if (status === 429) return 'rate_limit_error';
@@ -192,22 +389,60 @@ export function typeFor(status: number): string {
 }
 
 /**
- * Kinds of failure to connect, and of answers in place of a connection. They are label values of metrics, so the set is
- * closed.
+ * Readers for the places where providers state a wait. All results are seconds from `now` (wall clock, milliseconds), never
+ * negative, and null when there is none.
  */
-export const failureKinds = [
-  'dns',
-  'refused',
-  'reset',
-  'tls',
-  'timeout',
-  'network',
-  'proxy',
-  'http_4xx',
-  'http_5xx',
-  'other',
-] as const;
-export type FailureKind = (typeof failureKinds)[number];
+
+const number = (value: unknown): number | null => {
+  if (typeof value === 'string' && value.trim() === '') return null;
+  const parsed = typeof value === 'string' || typeof value === 'number' ? Number(value) : Number.NaN;
+  return Number.isFinite(parsed) ? parsed : null;
+};
+
+const seconds = (value: number | null): number | null =>
+  value === null || Number.isNaN(value) ? null : Math.max(0, Math.round(value * 1000) / 1000);
+
+/**
+ * Reads `retry-after-ms`, or `retry-after` as seconds or as an HTTP date. Names may be in any case; of a list the first
+ * value counts.
+ */
+function retryAfterFromHeaders(headers: Readonly<Record<string, unknown>>, now: number): number | null {
+  const first = (value: unknown): unknown => (Array.isArray(value) ? value[0] : value);
+  const found = new Map(Object.entries(headers).map(([name, value]) => [name.toLowerCase(), first(value)]));
+  const ms = number(found.get('retry-after-ms'));
+  if (ms !== null) return seconds(ms / 1000);
+  const value = found.get(RETRY_AFTER_HEADER);
+  const plain = number(value);
+  if (plain !== null) return seconds(plain);
+  return typeof value === 'string' ? seconds((Date.parse(value) - now) / 1000) : null;
+}
+
+/** Reads `resets_in_seconds` or `resets_at` (seconds or milliseconds since the epoch, or a date) of an error object. */
+function retryAfterFromError(error: Readonly<Record<string, unknown>>, now: number): number | null {
+  const left = number(error.resets_in_seconds) ?? number(error.retry_after_seconds) ?? number(error.retry_after);
+  if (left !== null) return seconds(left);
+  const at = number(error.resets_at);
+  if (at !== null) return seconds((at > 1e12 ? at - now : at * 1000 - now) / 1000);
+  return typeof error.resets_at === 'string' ? seconds((Date.parse(error.resets_at) - now) / 1000) : null;
+}
+
+const unitSeconds = (unit: string): number => {
+  if (/^(ms|milli)/i.test(unit)) return 0.001;
+  return { s: 1, m: 60, h: 3600, d: 86_400 }[unit.charAt(0).toLowerCase() as 's' | 'm' | 'h' | 'd'];
+};
+
+const part = String.raw`(\d+(?:\.\d+)?)\s*(milliseconds?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d)(?![a-z])`;
+const phrase = new RegExp(String.raw`(?:try again|retry)\s+(?:in|after)\s+((?:${part}[\s,]*(?:and\s+)?)+)`, 'i');
+const parts = new RegExp(part, 'gi');
+
+/** Reads phrases such as "Please try again in 1.5s", "in 20ms", "in 6m0s" or "in 2 days 3 hours". */
+function retryAfterFromMessage(message: string): number | null {
+  const words = phrase.exec(message.slice(0, 4096))?.[1];
+  if (words === undefined) return null;
+  let total = 0;
+  for (const [, amount, unit] of words.matchAll(parts)) total += Number(amount) * unitSeconds(unit!);
+  return seconds(total);
+}
 
 /** Error codes by kind; the first match counts. */
 const meanings: readonly [kind: FailureKind, codes: RegExp][] = [
@@ -273,16 +508,6 @@ export function unreachable(given: unknown, baseUrl: string, proxy: URL | null):
   };
 }
 
-/** Flattens headers to one string each, names in lower case. Repeated headers are joined as HTTP allows. */
-export function flatHeaders(headers: Readonly<Record<string, string | string[] | undefined>>): Record<string, string> {
-  // Without a prototype: a header may be named `constructor`.
-  const flat: Record<string, string> = Object.create(null);
-  for (const [name, value] of Object.entries(headers)) {
-    if (value !== undefined) flat[name.toLowerCase()] = Array.isArray(value) ? value.join(', ') : value;
-  }
-  return flat;
-}
-
 /** Collects a body up to a limit. The excess is dropped, and the answer then has no `content-length`. */
 export interface AnswerCollector {
   /** Adds a chunk. Returns false once the limit is reached; nothing more is kept then. */
@@ -327,252 +552,4 @@ export function reasonOf(error: unknown): string {
   if (!(error instanceof Error)) return 'unknown';
   const { code } = error as NodeJS.ErrnoException;
   return error.message || code || error.name;
-}
-
-type Fields = Readonly<Record<string, unknown>>;
-
-/** Fields of one layer of an error. Layers are merged from the inside out: the most specific value wins. */
-interface Layer {
-  status: number | null;
-  type: string | null;
-  code: string | null;
-  message: string | null;
-  param: string | null;
-  retryAfter: number | null;
-  raw: unknown;
-}
-
-const LONGEST_TEXT = 2000;
-const DEEPEST = 4;
-
-const text = (value: unknown): string | null => (typeof value === 'string' && value.trim() !== '' ? value : null);
-const isAnswer = (value: Fields): boolean => typeof value.status === 'number' && Buffer.isBuffer(value.body);
-
-/** Parses an error's status. A number outside 400-599 is no error status, whichever field holds it. */
-const status = (value: unknown): number | null => {
-  const parsed = typeof value === 'string' && /^\d{3}$/.test(value) ? Number(value) : value;
-  return typeof parsed === 'number' && Number.isInteger(parsed) && parsed >= 400 && parsed <= 599 ? parsed : null;
-};
-
-const says = (given: Partial<Layer>): Layer => ({
-  status: null,
-  type: null,
-  code: null,
-  message: null,
-  param: null,
-  retryAfter: null,
-  raw: null,
-  ...given,
-});
-
-const over = (inner: Layer, outer: Layer): Layer => ({
-  status: inner.status ?? outer.status,
-  type: inner.type ?? outer.type,
-  code: inner.code ?? outer.code,
-  message: inner.message ?? outer.message,
-  param: inner.param ?? outer.param,
-  retryAfter: outer.retryAfter ?? inner.retryAfter,
-  raw: inner.raw ?? outer.raw,
-});
-
-/**
- * Parses the JSON object that a text is or contains, as in an SSE body or a message that quotes a body. An object nested
- * too deeply to be serialised again is treated as plain text.
- */
-function embeddedObject(value: string): Fields | null {
-  const from = value.indexOf('{');
-  const to = value.lastIndexOf('}');
-  if (from < 0 || to < from) return null;
-  try {
-    const parsed = parseBounded(value.slice(from, to + 1), MOST_FRAME_LEVELS);
-    return isFields(parsed) ? parsed : null;
-  } catch {
-    return null;
-  }
-}
-
-function ofText(value: string, now: number, depth: number): Layer {
-  const body = embeddedObject(value);
-  if (body) {
-    const found = ofFields(body, now, depth + 1);
-    if (found.message !== null || found.code !== null) return found;
-  }
-  if (/^\s*<(?:!doctype|html|head|body|\?xml)/i.test(value)) {
-    const title = /<title[^>]*>([^<]{1,300})/i.exec(value)?.[1];
-    const words = title ?? value.slice(0, 8192).replace(/<(style|script)[\s\S]*?<\/\1>|<[^>]*>/gi, ' ');
-    return says({ message: text(words.replace(/\s+/g, ' ').trim().slice(0, LONGEST_TEXT)), raw: value });
-  }
-  return says({ message: text(value.trim().slice(0, LONGEST_TEXT)), raw: text(value) });
-}
-
-/** Joins the messages of `{detail: [{loc, msg}]}`, the answer of Python services to an invalid body. */
-const ofList = (list: readonly unknown[]): string | null =>
-  text(
-    list
-      .map((entry) => (isFields(entry) ? text(entry.msg ?? entry.message) : text(entry)))
-      .filter((entry) => entry !== null)
-      .join('; '),
-  );
-
-/** Returns the error object inside a frame, an envelope or a response; null when the fields themselves are the error. */
-function inside(value: Fields): unknown {
-  if (isFields(value.error)) return value.error;
-  if (isFields(value.response) && isFields(value.response.error)) return value.response.error;
-  if (isFields(value.detail)) return value.detail;
-  if (Array.isArray(value.errors) && isFields(value.errors[0])) return value.errors[0];
-  return null;
-}
-
-function ofFields(value: Fields, now: number, depth: number): Layer {
-  if (depth > DEEPEST) return says({});
-  const inner = inside(value);
-  const isFrame = value.type === 'error' || (typeof value.type === 'string' && value.type.startsWith('response.'));
-  const named = text(value.error);
-  const described = text(value.message) ?? text(value.error_description) ?? text(value.detail);
-  const code = text(value.code) ?? (described !== null ? named : null);
-  const message = described ?? named ?? (Array.isArray(value.detail) ? ofList(value.detail) : null);
-  const headers = isFields(value.headers) ? retryAfterFromHeaders(value.headers, now) : null;
-  const own = says({
-    status: status(value.status) ?? status(value.status_code) ?? status(value.code),
-    type: isFrame ? null : text(value.type),
-    code: code !== null && !/^\d+$/.test(code) ? code : null,
-    message,
-    param: text(value.param),
-    retryAfter: headers ?? retryAfterFromError(value, now),
-    raw: value,
-  });
-  if (inner !== null) return over(ofFields(inner as Fields, now, depth + 1), own);
-  const quoted = message !== null && own.code === null ? embeddedObject(message) : null;
-  if (!quoted) return own;
-  const { raw: _quotedRaw, ...found } = ofFields(quoted, now, depth + 1);
-  return over(says(found), own);
-}
-
-function ofAnswer(answer: UpstreamAnswer, now: number): Layer {
-  const found = ofText(answer.body.toString('utf8'), now, 0);
-  const fromHeaders = retryAfterFromHeaders(answer.headers, now);
-  // The status line is reliable; a status inside the body may come from a server further upstream.
-  return { ...found, status: status(answer.status) ?? found.status, retryAfter: fromHeaders ?? found.retryAfter };
-}
-
-/**
- * Reads an upstream error of any shape: an `UpstreamAnswer`, a parsed or unparsed frame, a `response.failed` event, an HTTP
- * envelope, a bare error object, text, HTML, or a thrown value. Never throws.
- *
- * @param now wall clock in milliseconds, for waits given as a date
- */
-export function normaliseError(given: unknown, now: number = systemClock.wall()): UpstreamError {
-  const layer =
-    typeof given === 'string'
-      ? ofText(given, now, 0)
-      : given instanceof Error
-        ? says({ message: text(given.message) })
-        : isFields(given)
-          ? isAnswer(given)
-            ? ofAnswer(given as unknown as UpstreamAnswer, now)
-            : ofFields(given, now, 0)
-          : says({ raw: given ?? null });
-  const code = canonicalCode(layer);
-  const httpStatus = layer.status ?? statusFor(code, layer.type) ?? 502;
-  const message = layer.message ?? `The upstream answered with an error (${httpStatus}).`;
-  return {
-    status: httpStatus,
-    type: layer.type ?? typeFor(httpStatus),
-    code,
-    message,
-    param: layer.param,
-    retryAfterSeconds: layer.retryAfter ?? retryAfterFromMessage(message),
-    raw: layer.raw,
-  };
-}
-
-/**
- * Converts an error frame to the HTTP answer that a client would have got: the error object as received, in OpenAI's
- * envelope. Missing fields are added, above all the canonical code that clients act on; existing fields are not changed.
- */
-export function upstreamAnswerOf(error: UpstreamError): UpstreamAnswer {
-  const raw: Record<string, unknown> = isFields(error.raw) ? { ...error.raw } : {};
-  // A frame that is itself the error mixes the frame's members with those of the error.
-  if (raw.type === 'error') for (const name of ['type', 'sequence_number', 'status', 'headers']) delete raw[name];
-  const body = {
-    ...raw,
-    message: raw.message ?? error.message,
-    type: raw.type ?? error.type,
-    param: raw.param ?? error.param,
-    code: raw.code ?? error.code,
-  };
-  const headers: Record<string, string> = { 'content-type': 'application/json' };
-  if (error.retryAfterSeconds !== null) headers['retry-after'] = String(Math.ceil(error.retryAfterSeconds));
-  return { status: error.status, headers, body: Buffer.from(JSON.stringify({ error: body })) };
-}
-
-/**
- * Meaning of a refused upgrade: relay it to the client, continue over HTTP because the server has no WebSocket, or retry
- * because the failure may be transient.
- */
-export type RefusalMeaning = 'relay' | 'no_websocket' | 'retry';
-
-/** Returns whether a body is an error of the API, not a page of an intermediary or empty. */
-export function isApiError({ status, body }: Pick<UpstreamAnswer, 'status' | 'body'>): boolean {
-  let value: unknown;
-  try {
-    value = parseBounded(body.toString('utf8'), MOST_FRAME_LEVELS);
-  } catch {
-    return false;
-  }
-  if (typeof value !== 'object' || value === null) return false;
-  const { error, detail } = value as { error?: unknown; detail?: unknown };
-  if (typeof error === 'object' && error !== null) return true;
-  if (typeof error === 'string' && error !== '') return true;
-  // Python services also send `detail` for a missing route; but only the API refuses a credential or a quota.
-  return (status === 401 || status === 429) && detail !== undefined && detail !== null;
-}
-
-/**
- * Classifies the answer that a provider gave in place of a WebSocket upgrade.
- *
- * 404, 405, 426, 501 and every 2xx mean that the server has no WebSocket, whatever the body. 5xx may be transient. Any
- * other status (400, 401, 403 and 429 above all) is the provider's verdict on this request and credential if the body is an
- * error of the API: a retry would only delay the client. Without such a body it comes from an intermediary without support
- * for upgrades (a challenge page, a proxy that drops the header, a server that has the route for POST only).
- */
-export function classifyRefusal(answer: Pick<UpstreamAnswer, 'status' | 'body'>): RefusalMeaning {
-  const { status } = answer;
-  if (status === 404 || status === 405 || status === 426 || status === 501) return 'no_websocket';
-  if (status >= 200 && status < 300) return 'no_websocket';
-  if (status >= 500) return 'retry';
-  return isApiError(answer) ? 'relay' : 'no_websocket';
-}
-
-const aboutParameter =
-  /unsupported|not (?:currently |yet )?(?:supported|implemented|available|enabled)|unknown|unrecogni[sz]ed|unexpected|not (?:allowed|permitted)|extra_forbidden|does(?: not|n't) (?:support|allow|accept)|stateless|zero data retention/i;
-/** Matches errors where the parameter is supported, but wrong in this combination or for this one response. */
-const aboutCombination =
-  /mutually|(?:used|combined|specified|provided|set) (?:together|with|alongside|in combination|at the same time)|only one of|not found|does not exist|no longer exists|(?:supported|allowed|permitted) (?:together |in combination )?(?:with|alongside) .{0,24}conversation/i;
-
-/** Returns whether an error refuses the parameter `previous_response_id` itself, whatever response it names. */
-export function refusesAnchors(error: UpstreamError): boolean {
-  if (![400, 422, 501].includes(error.status)) return false;
-  if (error.code === 'previous_response_not_found') return false;
-  const said = `${error.param ?? ''} ${error.code ?? ''} ${error.message} ${JSON.stringify(error.raw) ?? ''}`.slice(
-    0,
-    4_096,
-  );
-  return /previous_response_id/.test(said) && aboutParameter.test(said) && !aboutCombination.test(said);
-}
-
-/** Returns whether the turn could be sent again without its anchor after this error. */
-export function refusesAnchor(error: UpstreamError): boolean {
-  return error.code === 'previous_response_not_found' || refusesAnchors(error);
-}
-
-const kept = ['retry-after', 'retry-after-ms', 'x-request-id', 'x-should-retry'];
-
-/** Converts a refusal over HTTP to the `error` frame that a WebSocket would have carried. */
-export function refusalFrame(answer: UpstreamAnswer): string {
-  const error = normaliseError(answer);
-  const { type, code, message, param, raw } = error;
-  const body = typeof raw === 'object' && raw !== null ? raw : { type, code, message, param };
-  const headers = Object.fromEntries(Object.entries(answer.headers).filter(([name]) => kept.includes(name)));
-  return JSON.stringify({ type: 'error', status: error.status, error: body, headers });
 }

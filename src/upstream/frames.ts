@@ -1,3 +1,4 @@
+import { TURN_STATE_HEADER } from '../headers.ts';
 import { isFields, nestsDeeperThan } from '../json.ts';
 import { namesError, normaliseError } from './errors.ts';
 import { concernsTurns } from './headers.ts';
@@ -43,8 +44,6 @@ const telemetry = new Set([
   'response.keepalive',
   'response.heartbeat',
 ]);
-
-const TURN_STATE = 'x-codex-turn-state';
 
 const malformed: ParsedFrame = Object.freeze({
   kind: 'malformed',
@@ -187,7 +186,7 @@ export function parseFrame(frame: string): ParsedFrame {
   }
   if (isTelemetry(type)) {
     if (metadata.has(type)) parsed.headers = headersIn(data);
-    parsed.turnState = parsed.headers?.[TURN_STATE] || null;
+    parsed.turnState = parsed.headers?.[TURN_STATE_HEADER] || null;
     parsed.kind = parsed.turnState === null ? 'telemetry' : 'turn_state';
     return parsed;
   }

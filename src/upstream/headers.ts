@@ -1,3 +1,11 @@
+import {
+  REQUEST_ID_HEADER,
+  RETRY_AFTER_HEADER,
+  SHOULD_RETRY_HEADER,
+  THREAD_HEADER,
+  TURN_STATE_HEADER,
+  UPSTREAM_REQUEST_ID_HEADER,
+} from '../headers.ts';
 import { isFields } from '../json.ts';
 import { looksLikeProviderId } from '../transcript/provider-ids.ts';
 import type { UpstreamRequestHeaders } from './port.ts';
@@ -25,7 +33,7 @@ const forwarded = new Set([
   'session-id',
   'session_id',
   'conversation_id',
-  'thread-id',
+  THREAD_HEADER,
   'x-client-request-id',
   'chatgpt-account-id',
   'traceparent',
@@ -37,7 +45,7 @@ const forwarded = new Set([
 const families = ['x-codex-', 'x-openai-', 'x-oai-', 'x-responsesapi-', 'openai-'];
 
 /** Exceptions in those families: the bridge's own token, and a header meant for the next hop only. */
-const kept = new Set(['x-codex-turn-state', 'x-codex-routing-hint']);
+const kept = new Set([TURN_STATE_HEADER, 'x-codex-routing-hint']);
 
 /** Headers that select the account to use and bill. They belong to the credential they came with. */
 const choosesAccount = (name: string): boolean =>
@@ -140,26 +148,20 @@ export function upstreamHeaders(from: {
  */
 type HeaderLife = 'connection' | 'quota' | 'answer' | 'relayed';
 
-const TURN_STATE = 'x-codex-turn-state';
-
-/** The provider's request id. Clients get it under another name, because this one carries the bridge's own id. */
-const REQUEST_ID = 'x-request-id';
-export const UPSTREAM_REQUEST_ID = 'x-upstream-request-id';
-
 const named = new Map<string, HeaderLife>([
   ['x-reasoning-included', 'connection'],
   ['x-models-etag', 'connection'],
   ['openai-model', 'connection'],
   ['openai-version', 'connection'],
   ['openai-processing-ms', 'answer'],
-  [REQUEST_ID, 'answer'],
+  [REQUEST_ID_HEADER, 'answer'],
   ['openai-organization', 'relayed'],
   ['content-type', 'relayed'],
   // Codex compares it with `x-models-etag`. Without it, every such header makes Codex fetch the model list again.
   ['etag', 'relayed'],
-  ['retry-after', 'relayed'],
+  [RETRY_AFTER_HEADER, 'relayed'],
   ['retry-after-ms', 'relayed'],
-  ['x-should-retry', 'relayed'],
+  [SHOULD_RETRY_HEADER, 'relayed'],
   ['www-authenticate', 'relayed'],
 ]);
 
@@ -170,7 +172,8 @@ function lifeOf(name: string): HeaderLife | null {
   const lower = name.toLowerCase();
   const life = named.get(lower);
   if (life !== undefined) return life;
-  if (lower.startsWith('x-codex-')) return lower === TURN_STATE ? null : quota.test(lower) ? 'quota' : 'connection';
+  if (lower.startsWith('x-codex-'))
+    return lower === TURN_STATE_HEADER ? null : quota.test(lower) ? 'quota' : 'connection';
   // Counters over a window of seconds. A connection lives for up to an hour, so only its first turn may show them.
   return lower.startsWith('x-ratelimit-') ? 'answer' : null;
 }
@@ -201,7 +204,8 @@ export function livingHeaders(
     const value = life === null ? null : writable(text);
     if (life === null || value === null) return [];
     const lower = given.toLowerCase();
-    return [{ name: lower === REQUEST_ID ? UPSTREAM_REQUEST_ID : lower, value, life }];
+    // Clients get the provider's id under another name, because this one carries the bridge's own id.
+    return [{ name: lower === REQUEST_ID_HEADER ? UPSTREAM_REQUEST_ID_HEADER : lower, value, life }];
   });
 }
 
@@ -259,7 +263,7 @@ export function headersOfRateLimits(event: Fields): { prefix: string; headers: M
  * as a header over HTTP. It is never shown to a client as the bridge's token, and the bridge's token is never sent in its
  * place.
  */
-export interface UpstreamTurnState {
+interface UpstreamTurnState {
   /**
    * Stores a value. The first value of a turn wins; one that is too long to send back is ignored.
    *

@@ -1,6 +1,7 @@
 import { type Dispatcher, request } from 'undici';
 import type { Clock } from '../clock.ts';
 import { guarded } from '../faults.ts';
+import { flatHeaders, TURN_STATE_HEADER } from '../headers.ts';
 import {
   elementTexts,
   encodeText,
@@ -14,7 +15,7 @@ import {
   textOf,
   withMembers,
 } from '../json.ts';
-import { type AnswerCollector, collectAnswer, flatHeaders, reasonOf, refusalFrame, unreachable } from './errors.ts';
+import { type AnswerCollector, collectAnswer, reasonOf, refusalFrame, unreachable } from './errors.ts';
 import { answerHeadFrame } from './frames.ts';
 import {
   type DialRequest,
@@ -149,7 +150,6 @@ export function framesOfAnswer(answer: UpstreamAnswer): string[] {
   return frames;
 }
 
-const TURN_STATE = 'x-codex-turn-state';
 /** Pause between two look-ups of a name while the resolver does not answer, in milliseconds. */
 const LOOK_UP_AGAIN_MS = 500;
 /** Close reason of an exchange after an exception while handling its answer, or in its reader. */
@@ -176,11 +176,11 @@ export function requestOfFrame(
     accept: streamed || !background ? 'text/event-stream' : 'application/json',
   };
   const metadata = textOf(frame, members.get('client_metadata')) ?? '';
-  const state = memberText(metadata, TURN_STATE);
+  const state = memberText(metadata, TURN_STATE_HEADER);
   if (state !== null) {
-    changes.set('client_metadata', withMembers(metadata, new Map([[TURN_STATE, null]])));
+    changes.set('client_metadata', withMembers(metadata, new Map([[TURN_STATE_HEADER, null]])));
     const value: unknown = JSON.parse(state);
-    if (typeof value === 'string' && value !== '') sent[TURN_STATE] = value;
+    if (typeof value === 'string' && value !== '') sent[TURN_STATE_HEADER] = value;
   }
   return { headers: sent, body: withMembers(frame, changes, scanned) };
 }
@@ -318,8 +318,9 @@ export function openExchange(
   };
 
   const start = (status: number, given: Record<string, string>) => {
-    const turnState = given[TURN_STATE];
-    if (turnState) flow.frame(JSON.stringify({ type: 'response.metadata', headers: { [TURN_STATE]: turnState } }));
+    const turnState = given[TURN_STATE_HEADER];
+    if (turnState)
+      flow.frame(JSON.stringify({ type: 'response.metadata', headers: { [TURN_STATE_HEADER]: turnState } }));
     const headers = unpackedHeaders(given);
     started = { status, headers };
     refusing = status < 200 || status >= 300;

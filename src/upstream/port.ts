@@ -1,108 +1,4 @@
 import { MOST_LEVELS } from '../json.ts';
-import type { FailureKind } from './errors.ts';
-
-/**
- * Deepest nesting accepted from a provider. A provider repeats parts of a request a few levels deeper than they were sent.
- */
-export const MOST_FRAME_LEVELS = MOST_LEVELS + 16;
-
-/** Limits of one transport on data from a peer, and on the time to wait for it. */
-export interface TransportLimits {
-  /** Longest incoming message, event or JSON answer, bytes; a longer one ends the connection with 1009. */
-  maxIncomingBytes: number;
-  /** Time for the peer to answer a close frame, in milliseconds. */
-  closeTimeoutMs: number;
-  /** Most bytes read of a refusal's body. */
-  refusalBytes: number;
-  /** Time for a refusal's body after its status line, in milliseconds. */
-  refusalTimeoutMs: number;
-  /** Silence before TCP keepalive probes start, in milliseconds. */
-  tcpKeepAliveMs: number;
-}
-
-/** Connection, open or being opened, that `shutdown` must end. */
-export interface Ending {
-  /** Closes in order; may take a moment. */
-  close(): void;
-  /** Closes at once. */
-  destroy(): void;
-}
-
-/** Open connections of a transport. */
-export interface LiveConnections {
-  /**
-   * Adds a connection.
-   *
-   * @returns a function that removes it again; it may be called more than once
-   */
-  add(one: Ending): () => void;
-  closeAll(): void;
-  destroyAll(): void;
-  /** Resolves when no connection is left. */
-  emptied(): Promise<void>;
-}
-
-export function createLiveConnections(): LiveConnections {
-  const live = new Set<Ending>();
-  let waiting: (() => void)[] = [];
-  return {
-    add(one) {
-      live.add(one);
-      return () => {
-        live.delete(one);
-        if (live.size > 0) return;
-        const told = waiting;
-        waiting = [];
-        for (const tell of told) tell();
-      };
-    },
-    closeAll() {
-      for (const one of [...live]) one.close();
-    },
-    destroyAll() {
-      for (const one of [...live]) one.destroy();
-    },
-    emptied: () =>
-      live.size === 0
-        ? Promise.resolve()
-        : new Promise((resolve) => {
-            waiting.push(resolve);
-          }),
-  };
-}
-
-/**
- * Returns the HTTP address of `path` (which may have a query) below a provider's base URL. A query of the base URL itself,
- * such as an API version, is kept.
- *
- * @throws `TypeError` for a base that is no http(s) URL, and for a path that leaves it: dot segments could otherwise reach
- *   addresses that the credential is not meant for
- */
-export function httpAddress(baseUrl: string, path: string): URL {
-  const base = new URL(baseUrl);
-  if (base.protocol !== 'http:' && base.protocol !== 'https:') throw new TypeError('the upstream URL is not http(s)');
-  const prefix = base.pathname.replace(/\/+$/, '');
-  const [pathname = '', query = ''] = path.split(/\?(.*)/s);
-  const address = new URL(base);
-  address.hash = '';
-  address.pathname = prefix + pathname;
-  if (!pathname.startsWith('/') || address.pathname !== prefix + pathname || /%2e/i.test(pathname)) {
-    throw new TypeError('the path does not stay below the upstream URL');
-  }
-  for (const [name, value] of new URLSearchParams(query)) address.searchParams.append(name, value);
-  return address;
-}
-
-/**
- * Returns the WebSocket address of the same place: `https` becomes `wss`, `http` becomes `ws`.
- *
- * @throws `TypeError` as `httpAddress` does
- */
-export function webSocketAddress(baseUrl: string, path: string): URL {
-  const address = httpAddress(baseUrl, path);
-  address.protocol = address.protocol === 'https:' ? 'wss:' : 'ws:';
-  return address;
-}
 
 /** Upstream port: one connection to the provider, over any transport. */
 
@@ -132,6 +28,24 @@ export interface UpstreamAnswer {
   headers: Record<string, string>;
   body: Buffer;
 }
+
+/**
+ * Kinds of failure to connect, and of answers in place of a connection. They are label values of metrics, so the set is
+ * closed.
+ */
+export const failureKinds = [
+  'dns',
+  'refused',
+  'reset',
+  'tls',
+  'timeout',
+  'network',
+  'proxy',
+  'http_4xx',
+  'http_5xx',
+  'other',
+] as const;
+export type FailureKind = (typeof failureKinds)[number];
 
 /** Cause of a connection failure. */
 export interface Unreachable {
@@ -257,4 +171,78 @@ export interface ParsedFrame {
   turnState: string | null;
   /** For `head` and metadata: headers of the provider, names in lower case. */
   headers: Readonly<Record<string, string>> | null;
+}
+
+/**
+ * Deepest nesting accepted from a provider. A provider repeats parts of a request a few levels deeper than they were sent.
+ */
+export const MOST_FRAME_LEVELS = MOST_LEVELS + 16;
+
+/** Limits of one transport on data from a peer, and on the time to wait for it. */
+export interface TransportLimits {
+  /** Longest incoming message, event or JSON answer, bytes; a longer one ends the connection with 1009. */
+  maxIncomingBytes: number;
+  /** Time for the peer to answer a close frame, in milliseconds. */
+  closeTimeoutMs: number;
+  /** Most bytes read of a refusal's body. */
+  refusalBytes: number;
+  /** Time for a refusal's body after its status line, in milliseconds. */
+  refusalTimeoutMs: number;
+  /** Silence before TCP keepalive probes start, in milliseconds. */
+  tcpKeepAliveMs: number;
+}
+
+/** Connection, open or being opened, that `shutdown` must end. */
+export interface Ending {
+  /** Closes in order; may take a moment. */
+  close(): void;
+  /** Closes at once. */
+  destroy(): void;
+}
+
+/** Open connections of a transport. */
+export interface LiveConnections {
+  /**
+   * Adds a connection.
+   *
+   * @returns a function that removes it again; it may be called more than once
+   */
+  add(one: Ending): () => void;
+  closeAll(): void;
+  destroyAll(): void;
+  /** Resolves when no connection is left. */
+  emptied(): Promise<void>;
+}
+
+/**
+ * Returns the HTTP address of `path` (which may have a query) below a provider's base URL. A query of the base URL itself,
+ * such as an API version, is kept.
+ *
+ * @throws `TypeError` for a base that is no http(s) URL, and for a path that leaves it: dot segments could otherwise reach
+ *   addresses that the credential is not meant for
+ */
+export function httpAddress(baseUrl: string, path: string): URL {
+  const base = new URL(baseUrl);
+  if (base.protocol !== 'http:' && base.protocol !== 'https:') throw new TypeError('the upstream URL is not http(s)');
+  const prefix = base.pathname.replace(/\/+$/, '');
+  const [pathname = '', query = ''] = path.split(/\?(.*)/s);
+  const address = new URL(base);
+  address.hash = '';
+  address.pathname = prefix + pathname;
+  if (!pathname.startsWith('/') || address.pathname !== prefix + pathname || /%2e/i.test(pathname)) {
+    throw new TypeError('the path does not stay below the upstream URL');
+  }
+  for (const [name, value] of new URLSearchParams(query)) address.searchParams.append(name, value);
+  return address;
+}
+
+/**
+ * Returns the WebSocket address of the same place: `https` becomes `wss`, `http` becomes `ws`.
+ *
+ * @throws `TypeError` as `httpAddress` does
+ */
+export function webSocketAddress(baseUrl: string, path: string): URL {
+  const address = httpAddress(baseUrl, path);
+  address.protocol = address.protocol === 'https:' ? 'wss:' : 'ws:';
+  return address;
 }

@@ -1,5 +1,6 @@
 import { pipeline, Readable, Transform } from 'node:stream';
 import { BridgeError } from '../errors.ts';
+import { SHOULD_RETRY_HEADER } from '../headers.ts';
 import { memberText, scanMembers, withMembers } from '../json.ts';
 import { collectAnswer, isApiError, namesCode, normaliseError } from './errors.ts';
 import { parseFrame } from './frames.ts';
@@ -12,7 +13,7 @@ export interface CredentialRefusal {
   code: string | null;
 }
 
-export interface DiscretionOptions {
+interface RedactionOptions {
   /** Shared credential, unknown to clients. */
   key: string;
   onRefused(refusal: CredentialRefusal): void;
@@ -39,8 +40,8 @@ const REFUSAL_BYTES = 1024 * 1024;
 export const refusesCredential = (status: number): boolean => status === 401 || status === 403;
 
 function refusalError({ status, code }: CredentialRefusal): BridgeError {
-  const said = code === null ? `${status}` : `${status} ${code}`;
-  return new BridgeError('bridge_upstream_credential', { detail: `The upstream said: ${said}.` });
+  const quoted = code === null ? `${status}` : `${status} ${code}`;
+  return new BridgeError('bridge_upstream_credential', { detail: `The upstream said: ${quoted}.` });
 }
 
 function refusalOf(given: unknown, status: number): CredentialRefusal {
@@ -52,9 +53,9 @@ function refusalOf(given: unknown, status: number): CredentialRefusal {
  * Returns the answer that replaces an upstream's 401 or 403 to a credential that is not the client's own. Upstreams quote
  * parts of the key in such answers.
  */
-export function instead(answer: UpstreamAnswer): UpstreamAnswer {
+export function credentialRefusalAnswer(answer: UpstreamAnswer): UpstreamAnswer {
   const error = refusalError(refusalOf(answer, answer.status));
-  const headers = { 'content-type': 'application/json', 'x-should-retry': 'false' };
+  const headers = { 'content-type': 'application/json', [SHOULD_RETRY_HEADER]: 'false' };
   return { status: error.status, headers, body: Buffer.from(JSON.stringify(error.envelope())) };
 }
 
@@ -64,7 +65,7 @@ export function instead(answer: UpstreamAnswer): UpstreamAnswer {
  * `bridge_upstream_credential`, since they quote parts of the key. Other errors lose everything that looks like a key, an
  * organisation or a project.
  */
-export function createDiscreetTransport(inner: UpstreamTransport, options: DiscretionOptions): UpstreamTransport {
+export function createRedactingTransport(inner: UpstreamTransport, options: RedactionOptions): UpstreamTransport {
   const { key, onRefused } = options;
   const secret = key.length < SHORTEST_KEY ? null : key;
   const escaped = JSON.stringify(key).slice(1, -1);
@@ -82,10 +83,10 @@ export function createDiscreetTransport(inner: UpstreamTransport, options: Discr
       ),
     );
 
-  const discreetAnswer = (answer: UpstreamAnswer): UpstreamAnswer => {
+  const redactAnswer = (answer: UpstreamAnswer): UpstreamAnswer => {
     if (refusesCredential(answer.status)) {
       onRefused(refusalOf(answer, answer.status));
-      return instead(answer);
+      return credentialRefusalAnswer(answer);
     }
     const body = Buffer.from(withoutQuotes(answer.body.toString('utf8')));
     const { 'content-length': _length, ...headers } = headersWithout(answer.headers);
@@ -93,12 +94,12 @@ export function createDiscreetTransport(inner: UpstreamTransport, options: Discr
   };
 
   /** Keeps the status of a refused upgrade that comes from an intermediary: it shows that HTTP may still work. */
-  const discreetRefusal = (answer: UpstreamAnswer): UpstreamAnswer => {
-    if (!refusesCredential(answer.status) || isApiError(answer)) return discreetAnswer(answer);
+  const redactRefusal = (answer: UpstreamAnswer): UpstreamAnswer => {
+    if (!refusesCredential(answer.status) || isApiError(answer)) return redactAnswer(answer);
     return { status: answer.status, headers: { 'content-type': 'text/plain' }, body: Buffer.from('Refused.') };
   };
 
-  const discreetFrame = (given: string): string => {
+  const redactFrame = (given: string): string => {
     const text = withoutAccount(withoutKey(given));
     if (!/"(?:error|detail|message)"\s*:\s*[{"[]/.test(text)) return text;
     const { kind, error } = parseFrame(text);
@@ -107,22 +108,22 @@ export function createDiscreetTransport(inner: UpstreamTransport, options: Discr
     if (refused) onRefused(refusalOf(error, error.status));
     if (kind === 'error') {
       if (!refused) return withoutQuotes(text);
-      const headers = { 'x-should-retry': 'false' };
+      const headers = { [SHOULD_RETRY_HEADER]: 'false' };
       return JSON.stringify({ type: 'error', status: refused.status, error: refused.envelope().error, headers });
     }
     const own = refused && JSON.stringify({ code: refused.code, message: refused.message });
     const changed = (holder: string) => {
-      const said = memberText(holder, 'error');
-      return said === null || said === 'null'
+      const quoted = memberText(holder, 'error');
+      return quoted === null || quoted === 'null'
         ? holder
-        : withMembers(holder, new Map([['error', own ?? withoutQuotes(said)]]));
+        : withMembers(holder, new Map([['error', own ?? withoutQuotes(quoted)]]));
     };
     const response = memberText(text, 'response');
     return changed(response === null ? text : withMembers(text, new Map([['response', changed(response)]])));
   };
 
   /** Wraps a connection so that its reader sees nothing of the credential. */
-  const discreetConnection = (connection: UpstreamConnection): UpstreamConnection => ({
+  const redactConnection = (connection: UpstreamConnection): UpstreamConnection => ({
     kind: connection.kind,
     get open() {
       return connection.open;
@@ -130,8 +131,8 @@ export function createDiscreetTransport(inner: UpstreamTransport, options: Discr
     attach(handlers) {
       const { refused } = handlers;
       connection.attach({
-        frame: (text) => handlers.frame(discreetFrame(text)),
-        ...(refused && { refused: (answer: UpstreamAnswer) => refused(discreetAnswer(answer)) }),
+        frame: (text) => handlers.frame(redactFrame(text)),
+        ...(refused && { refused: (answer: UpstreamAnswer) => refused(redactAnswer(answer)) }),
         closed: (info) => handlers.closed({ ...info, reason: withoutKey(info.reason) }),
       });
     },
@@ -149,15 +150,15 @@ export function createDiscreetTransport(inner: UpstreamTransport, options: Discr
           return {
             ...result,
             headers: headersWithout(result.headers),
-            connection: discreetConnection(result.connection),
+            connection: redactConnection(result.connection),
           };
         case 'refused':
-          return { ...result, answer: discreetRefusal(result.answer) };
+          return { ...result, answer: redactRefusal(result.answer) };
         case 'failed':
           return { ...result, reason: withoutKey(result.reason) };
       }
     },
-    exchange: (request) => discreetConnection(inner.exchange(request)),
+    exchange: (request) => redactConnection(inner.exchange(request)),
     async call(request) {
       const answer = await inner.call(request);
       const headers = headersWithout(answer.headers);
@@ -169,7 +170,7 @@ export function createDiscreetTransport(inner: UpstreamTransport, options: Discr
         };
       const collector = collectAnswer(answer.status, headers, REFUSAL_BYTES);
       for await (const chunk of answer.body as AsyncIterable<Buffer>) if (!collector.push(chunk)) break;
-      const shown = discreetAnswer(collector.answer(true));
+      const shown = redactAnswer(collector.answer(true));
       return { ...shown, body: Readable.from([shown.body]) };
     },
     shutdown: () => inner.shutdown(),

@@ -8,6 +8,7 @@ import {
   createInflateRaw,
   createZstdDecompress,
 } from 'node:zlib';
+import { createParser } from 'eventsource-parser';
 import { reportFault } from '../faults.ts';
 import { membersOf, withMembers } from '../json.ts';
 import type { ConnectionHandlers, Unreachable, UpstreamAnswer } from './port.ts';
@@ -18,7 +19,7 @@ type Step =
   | { kind: 'closed'; info: { code: number; reason: string; unreachable?: Unreachable } };
 
 /** Receiving side of a connection: order, backpressure and the single `closed` event, the same for every transport. */
-export interface FrameFlow {
+interface FrameFlow {
   readonly held: boolean;
   attach(handlers: ConnectionHandlers): void;
   frame(text: string): void;
@@ -31,7 +32,7 @@ export interface FrameFlow {
   mute(): void;
 }
 
-export interface FrameFlowOptions {
+interface FrameFlowOptions {
   /** Stops or resumes reading from the network. Frames already read wait in the flow. */
   hold(held: boolean): void;
   /** Returns the `error` frame for a refusal, used when the reader has no handler for refusals. */
@@ -147,7 +148,7 @@ export interface Unpacker {
   destroy(): void;
 }
 
-export interface UnpackerListener {
+interface UnpackerListener {
   data(chunk: Buffer): void;
   end(): void;
   /** Called when the body does not match its coding, or was cut. */
@@ -279,7 +280,7 @@ export function unpackStream(body: Readable, coding: string | undefined): Readab
 }
 
 /** Receives one server-sent event. The name is empty without an `event:` line. */
-export type SseListener = (data: string, name: string) => void;
+type SseListener = (data: string, name: string) => void;
 
 /** Longest `event:` name kept, in characters; the API has no longer ones. */
 const LONGEST_NAME = 128;
@@ -301,83 +302,27 @@ export interface SseParser {
 }
 
 /**
- * Creates an incremental parser for `text/event-stream`: lines end with CR, LF or CRLF, `data` lines of one event are
- * joined with LF, comments and all fields but `event` are skipped, and a byte order mark at the start is dropped. Chunks of
- * an unfinished line are joined only at its end, so a long line is not copied repeatedly.
+ * Creates an incremental parser for `text/event-stream`, over bytes that may be cut within a character.
  *
- * @param maxChars longest event, in UTF-16 units
+ * @param maxChars most characters of an unfinished event that are held, in UTF-16 units
  */
 export function createSseParser(listener: SseListener, maxChars: number): SseParser {
   const decoder = new StringDecoder('utf8');
-  let open: string[] = [];
-  let openChars = 0;
-  let data: string[] = [];
-  let dataChars = 0;
-  let name = '';
-  let started = false;
-  let afterCr = false;
-
-  const dispatch = () => {
-    const named = name;
-    name = '';
-    if (data.length === 0) return;
-    const event = data.length === 1 ? data[0]! : data.join('\n');
-    data = [];
-    dataChars = 0;
-    listener(event, named);
-  };
-
-  const line = (last: string) => {
-    open.push(last);
-    const whole = open.length === 1 ? last : open.join('');
-    open = [];
-    openChars = 0;
-    if (whole === '') return dispatch();
-    if (whole.startsWith('event:')) name = whole.slice(6, 6 + LONGEST_NAME).trim();
-    if (whole !== 'data' && !whole.startsWith('data:')) return;
-    const value = whole.slice(whole.startsWith('data: ') ? 6 : 5);
-    data.push(value);
-    dataChars += value.length;
-  };
-
-  const text = (given: string) => {
-    let chunk = given;
-    if (!started && chunk !== '') {
-      started = true;
-      if (chunk.charCodeAt(0) === 0xfeff) chunk = chunk.slice(1);
-    }
-    let at = 0;
-    if (afterCr && chunk !== '') {
-      afterCr = false;
-      if (chunk.startsWith('\n')) at = 1;
-    }
-    let cr = chunk.indexOf('\r', at);
-    for (;;) {
-      const lf = chunk.indexOf('\n', at);
-      if (cr >= 0 && cr < at) cr = chunk.indexOf('\r', at);
-      const end = cr < 0 ? lf : lf < 0 ? cr : Math.min(cr, lf);
-      if (end < 0) break;
-      line(chunk.slice(at, end));
-      at = end + 1;
-      if (end === cr) {
-        if (at === chunk.length) afterCr = true;
-        else if (chunk.charCodeAt(at) === 10) at += 1;
-      }
-    }
-    if (at < chunk.length) {
-      open.push(chunk.slice(at));
-      openChars += chunk.length - at;
-    }
-    if (openChars + dataChars > maxChars) throw new SseOverflow(`an event is longer than ${maxChars} characters`);
-  };
-
-  return {
-    push: (chunk) => text(decoder.write(chunk)),
-    end() {
-      text(decoder.end());
-      if (openChars > 0) line('');
-      dispatch();
+  let overflow = false;
+  const parser = createParser({
+    maxBufferSize: maxChars,
+    onEvent: ({ data, event = '' }) => listener(data, event.slice(0, LONGEST_NAME)),
+    onError: ({ type }) => {
+      overflow ||= type === 'max-buffer-size-exceeded';
     },
+  });
+  const feed = (text: string) => {
+    parser.feed(text);
+    if (overflow) throw new SseOverflow(`an event is longer than ${maxChars} characters`);
+  };
+  return {
+    push: (chunk) => feed(decoder.write(chunk)),
+    end: () => feed(`${decoder.end()}\n\n`),
   };
 }
 

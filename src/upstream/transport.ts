@@ -1,15 +1,18 @@
 import { Agent, type Dispatcher, ProxyAgent } from 'undici';
 import { type Clock, systemClock } from '../clock.ts';
-import { deadlineKnobs } from '../config.ts';
 import { hostOf } from './errors.ts';
 import { httpCall, openExchange } from './http.ts';
-import type { TransportLimits } from './port.ts';
-import { createLiveConnections, type UpstreamTransport, UpstreamUnreachable } from './port.ts';
+import {
+  type Ending,
+  type LiveConnections,
+  type TransportLimits,
+  type UpstreamTransport,
+  UpstreamUnreachable,
+} from './port.ts';
 import { noProxies, type ProxySettings, proxyFor } from './proxies.ts';
-import type { PulseTimes } from './websocket.ts';
-import { dialWebSocket } from './websocket.ts';
+import { dialWebSocket, type PulseTimes } from './websocket.ts';
 
-export interface UpstreamTransportOptions {
+interface UpstreamTransportOptions {
   clock?: Clock;
   /** Longest accepted message, event or JSON answer, in bytes. */
   maxIncomingBytes?: number;
@@ -25,7 +28,7 @@ export interface UpstreamTransportOptions {
   closeTimeoutMs?: number;
   /** Outgoing proxies. Default: none, regardless of the environment. */
   proxies?: ProxySettings;
-  /** Ping times of open WebSockets. Default: the defaults of HOLDFAST_PING_MS and HOLDFAST_PONG_MS. */
+  /** Ping times of open WebSockets. Default: no pings. */
   pulse?: PulseTimes;
 }
 
@@ -47,10 +50,7 @@ export function createUpstreamTransport(options: UpstreamTransportOptions = {}):
     tcpKeepAliveMs: TCP_KEEP_ALIVE_MS,
   };
   const callSilenceMs = options.callSilenceMs ?? 600_000;
-  const pulse = options.pulse ?? {
-    pingMs: deadlineKnobs.ping.default,
-    pongMs: deadlineKnobs.pong.default,
-  };
+  const pulse = options.pulse ?? { pingMs: 0, pongMs: 0 };
   const connect = {
     timeout: options.connectTimeoutMs ?? 10_000,
     keepAlive: true,
@@ -115,5 +115,34 @@ export function createUpstreamTransport(options: UpstreamTransportOptions = {}):
       return httpCall(call, way?.dispatcher ?? direct, callSilenceMs, way?.proxy ?? null);
     },
     shutdown: () => (stopped ??= stop()),
+  };
+}
+
+function createLiveConnections(): LiveConnections {
+  const live = new Set<Ending>();
+  let waiting: (() => void)[] = [];
+  return {
+    add(one) {
+      live.add(one);
+      return () => {
+        live.delete(one);
+        if (live.size > 0) return;
+        const resolved = waiting;
+        waiting = [];
+        for (const resolve of resolved) resolve();
+      };
+    },
+    closeAll() {
+      for (const one of [...live]) one.close();
+    },
+    destroyAll() {
+      for (const one of [...live]) one.destroy();
+    },
+    emptied: () =>
+      live.size === 0
+        ? Promise.resolve()
+        : new Promise((resolve) => {
+            waiting.push(resolve);
+          }),
   };
 }

@@ -3,8 +3,9 @@ import { HttpsProxyAgent } from 'https-proxy-agent';
 import { WebSocket } from 'ws';
 import { type Clock, systemClock } from '../clock.ts';
 import { guarded } from '../faults.ts';
+import { flatHeaders } from '../headers.ts';
 import { encodedSlices, isLongText } from '../json.ts';
-import { BY_PROXY, collectAnswer, flatHeaders, reasonOf, refusalFrame, unreachable } from './errors.ts';
+import { BY_PROXY, collectAnswer, reasonOf, refusalFrame, unreachable } from './errors.ts';
 import {
   type DialRequest,
   type DialResult,
@@ -24,7 +25,7 @@ export interface PulseTimes {
   pongMs: number;
 }
 
-export interface PulseOptions {
+interface PulseOptions {
   times: PulseTimes;
   /** Returns the number of bytes read from the peer so far. Any byte is a sign of life, even half of a frame. */
   bytesRead(): number;
@@ -35,7 +36,7 @@ export interface PulseOptions {
 }
 
 /** Failure detector of one open WebSocket, with at most one timer. */
-export interface Pulse {
+interface Pulse {
   /** Reports that a frame of about that many bytes was handed to the socket. */
   sent(bytes: number): void;
   /** Reports a pong. */

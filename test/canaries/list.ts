@@ -235,8 +235,8 @@ export const canaries: readonly Canary[] = [
   {
     name: 'events overtake an unanswered commit',
     file: 'src/runtime/actor.ts',
-    find: 'return urgent.shift() ?? (pending ? undefined : letters.shift());',
-    replace: 'return urgent.shift() ?? letters.shift();',
+    find: 'const letter = urgent.shift() ?? (pending ? undefined : letters.shift());',
+    replace: 'const letter = urgent.shift() ?? letters.shift();',
     tests: ['test/runtime'],
   },
   {
@@ -482,7 +482,7 @@ export const canaries: readonly Canary[] = [
   {
     name: 'the provider’s turn state is shown to a client as a header',
     file: 'src/upstream/headers.ts',
-    find: "return lower === TURN_STATE ? null : quota.test(lower) ? 'quota' : 'connection';",
+    find: "return lower === TURN_STATE_HEADER ? null : quota.test(lower) ? 'quota' : 'connection';",
     replace: "return quota.test(lower) ? 'quota' : 'connection';",
     tests: ['test/field/signals.test.ts'],
   },

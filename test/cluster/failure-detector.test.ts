@@ -1,32 +1,38 @@
 import { expect, it } from 'vitest';
-import { createJudge } from '../../src/cluster/failure-detector.ts';
+import { createFailureDetector } from '../../src/cluster/failure-detector.ts';
 import { createManualClock } from '../../src/testing/index.ts';
 import { createMemoryDatabase, createMemoryStore } from '../../src/testing/memory-store/index.ts';
 
 const LEASE = 10_000;
 
-function world(mayJudge = true) {
+function world(mayDeclareDead = true) {
   const clock = createManualClock();
   const database = createMemoryDatabase('0'.repeat(64));
   const store = createMemoryStore({ clock, database });
   const register = (id: string) =>
     store.register({ id, internalUrl: 'http://a', livenessPath: null, version: '1', leaseMs: LEASE });
-  return { clock, database, store, register, ...createJudge({ store, mayJudge: () => mayJudge }) };
+  return {
+    clock,
+    database,
+    store,
+    register,
+    ...createFailureDetector(store, () => mayDeclareDead),
+  };
 }
 
 it('A worker without a row is given one, and is declared dead when that lease has expired', async () => {
-  const { clock, database, judge } = world();
-  expect(await judge('lost')).toBe('alive');
+  const { clock, database, liveness } = world();
+  expect(await liveness('lost')).toBe('alive');
   expect(database.workers.get('lost')).toMatchObject({ state: 'serving', version: 'unknown' });
   clock.advance(LEASE + 1);
-  expect(await judge('lost')).toBe('dead');
+  expect(await liveness('lost')).toBe('dead');
 });
 
 it('A worker that was not continuously alive itself declares no other worker dead', async () => {
-  const { clock, register, judge } = world(false);
+  const { clock, register, liveness } = world(false);
   await register('late');
   clock.advance(LEASE + 1);
-  expect(await judge('late')).toBe('alive');
+  expect(await liveness('late')).toBe('alive');
 });
 
 it('A silent peer is slow while it may still answer, unreachable when it renews its lease without answering, dead once its death is stored', async () => {

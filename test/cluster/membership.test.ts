@@ -72,7 +72,7 @@ describe('a worker’s membership', () => {
     const announce = async () => {
       throw new Error('nobody answers there');
     };
-    await expect(join({ announce })).rejects.toThrow('nobody answers there');
+    await expect(join({ checkReachable: announce })).rejects.toThrow('nobody answers there');
     expect(await scripted.store.workers()).toEqual([]);
   });
 
@@ -112,14 +112,14 @@ describe('a worker’s membership', () => {
   it('A worker judges others only after a whole lease without a gap of its own', async () => {
     const { scripted, join, pass } = world();
     const member = await join();
-    expect(member.mayJudge()).toBe(false);
+    expect(member.mayDeclareDead()).toBe(false);
     await pass(deadlines.lease);
-    expect(member.mayJudge()).toBe(true);
+    expect(member.mayDeclareDead()).toBe(true);
     for (let i = 0; i < 12; i += 1) scripted.once('heartbeat', unanswered);
     await pass(12_000);
-    expect(member.mayJudge()).toBe(false);
+    expect(member.mayDeclareDead()).toBe(false);
     await pass(12_000);
-    expect(member.mayJudge()).toBe(true);
+    expect(member.mayDeclareDead()).toBe(true);
     await member.stop();
   });
 
@@ -163,7 +163,7 @@ it('A silent worker can be declared dead by one that was awake all the time, and
   await pass(deadlines.lease - deadlines.heartbeat);
   expect(await scripted.store.declareExpired(silent.id)).toEqual({ verdict: 'alive' });
   await pass(deadlines.heartbeat + 1_000);
-  expect(awake.mayJudge()).toBe(true);
+  expect(awake.mayDeclareDead()).toBe(true);
   expect(await scripted.store.declareExpired(silent.id)).toEqual({ verdict: 'dead' });
   expect(await scripted.store.declareExpired(awake.id)).toEqual({ verdict: 'alive' });
   await awake.stop();

@@ -5,8 +5,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import pg from 'pg';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { DataDirInUse } from '../../src/exclusive-socket.ts';
 import { loadOrCreateTokenSecrets, startEmbeddedPostgres } from '../../src/store/embedded/index.ts';
-import { DataDirInUse } from '../../src/store/embedded/lock.ts';
 import { openPostgresStore } from '../../src/store/postgres/index.ts';
 import { until } from '../support/until.ts';
 

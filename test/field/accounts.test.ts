@@ -1,7 +1,7 @@
 import { createHmac } from 'node:crypto';
 import { request } from 'undici';
 import { describe, expect, it } from 'vitest';
-import { createHops, packRequest, unpackRequest } from '../../src/cluster/forward/envelope.ts';
+import { createForwardTokens, packRequest, unpackRequest } from '../../src/cluster/forward/envelope.ts';
 import { readConfig } from '../../src/config.ts';
 import { createAuthentication } from '../../src/http/authenticate.ts';
 import { readSource } from '../../src/intake/read.ts';
@@ -102,13 +102,13 @@ describe('an API key in its own header', () => {
   );
 
   it('An API key in its own header is sealed when its request is forwarded to another worker', () => {
-    const sealer = createHops({ secrets: secrets(), clock: createManualClock() });
+    const sealer = createForwardTokens({ secrets: secrets(), clock: createManualClock() });
     const given = turnRequest();
     const caller = { ...given.caller, upstreamKeys: { 'api-key': 'azure-secret' } };
     const headers = { ...given.headers, 'api-key': 'azure-secret', 'x-title': 'App' };
     const parcel = packRequest({ ...given, caller, headers }, 0, sealer);
     expect(parcel).not.toContain('azure-secret');
-    const arrived = unpackRequest(readSource(parcel, 'parcel'), 0, sealer);
+    const arrived = unpackRequest(readSource(parcel, 'envelope'), 0, sealer);
     expect(arrived.caller.upstreamKeys).toEqual({ 'api-key': 'azure-secret' });
     expect(arrived.headers).toMatchObject({ 'x-title': 'App' });
     expect(arrived.headers).not.toHaveProperty('api-key');

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { decodeLine, encodeLine, headLine } from '../../src/cluster/forward/protocol.ts';
+import { decodeMessage, encodeMessage, headMessage } from '../../src/cluster/forward/protocol.ts';
 import { clientHeaders, headersOfRateLimits } from '../../src/upstream/headers.ts';
 import { framesOfAnswer } from '../../src/upstream/http.ts';
 import { post } from '../support/client.ts';
@@ -203,9 +203,9 @@ it('A value that no header can carry does not end the answer, and UTF-8 is sent 
 
 it('The head of an answer is forwarded between workers with its headers', () => {
   const headers = { 'x-codex-promo-message': 'half price, today', 'openai-model': 'm' };
-  const line = headLine({ outcome: 'created', sessionId: 's', token: null, headers });
-  expect(decodeLine(Buffer.from(encodeLine(line)))).toEqual(line);
-  expect(() => decodeLine(Buffer.from(encodeLine({ ...line, headers: { a: 'b\r\nc' } } as never)))).toThrow();
+  const line = headMessage({ outcome: 'created', sessionId: 's', token: null, headers });
+  expect(decodeMessage(Buffer.from(encodeMessage(line)))).toEqual(line);
+  expect(() => decodeMessage(Buffer.from(encodeMessage({ ...line, headers: { a: 'b\r\nc' } } as never)))).toThrow();
 });
 
 it('A response.failed event that the bridge makes has the fields that SDKs require', async () => {

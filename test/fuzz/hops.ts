@@ -1,7 +1,8 @@
 import { createHash, createHmac, randomUUID } from 'node:crypto';
 import { request } from 'undici';
 import { createSealer, keysFor } from '../../src/cluster/forward/envelope.ts';
-import { CLAIMED_PATH, HOP_HEADER, TURN_PATH, VIEW_PATH, WORKER_PATH } from '../../src/cluster/forward/protocol.ts';
+import { CLAIMED_PATH, TURN_PATH, VIEW_PATH, WORKER_PATH } from '../../src/cluster/forward/protocol.ts';
+import { FORWARD_TOKEN_HEADER } from '../../src/headers.ts';
 import { parseSecrets } from '../../src/token/keyring.ts';
 import { type At, checkText, headerText } from './judge.ts';
 import type { Random } from './random.ts';
@@ -94,7 +95,7 @@ export const hops = {
     if (r.chance(0.1)) input.altered = true;
     if (r.chance(0.1))
       input.headers = {
-        [r.pick(['content-type', 'content-encoding', HOP_HEADER, 'expect'])]: r.pick([
+        [r.pick(['content-type', 'content-encoding', FORWARD_TOKEN_HEADER, 'expect'])]: r.pick([
           'gzip',
           '',
           'a.b.c',
@@ -143,7 +144,7 @@ export const hops = {
     try {
       const answer = await request(`${world.internalUrl}${path}`, {
         method: method as 'POST',
-        headers: { [HOP_HEADER]: token, 'content-type': 'application/json', ...more.headers },
+        headers: { [FORWARD_TOKEN_HEADER]: token, 'content-type': 'application/json', ...more.headers },
         body: method === 'GET' || method === 'HEAD' ? null : body,
         dispatcher: world.agent,
         signal: limit,

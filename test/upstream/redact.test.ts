@@ -7,13 +7,17 @@ import type {
   UpstreamConnection,
   UpstreamTransport,
 } from '../../src/upstream/port.ts';
-import { type CredentialRefusal, createDiscreetTransport, instead } from '../../src/upstream/redact.ts';
+import {
+  type CredentialRefusal,
+  createRedactingTransport,
+  credentialRefusalAnswer,
+} from '../../src/upstream/redact.ts';
 
 const KEY = 'the-"shared"-key';
 const ESCAPED = JSON.stringify(KEY).slice(1, -1);
 const REDACTED = '[redacted]';
 
-/** Creates a discreet transport over one with the given answers, and records the calls of both. */
+/** Creates a redacting transport over one with the given answers, and records the calls of both. */
 function transportOf(answers: Partial<UpstreamTransport> = {}, key = KEY) {
   const refusals: CredentialRefusal[] = [];
   const asked: unknown[] = [];
@@ -38,7 +42,7 @@ function transportOf(answers: Partial<UpstreamTransport> = {}, key = KEY) {
     shutdown: async () => void asked.push(['shutdown']),
     ...answers,
   } as unknown as UpstreamTransport;
-  const transport = createDiscreetTransport(inner, { key, onRefused: (refusal) => void refusals.push(refusal) });
+  const transport = createRedactingTransport(inner, { key, onRefused: (refusal) => void refusals.push(refusal) });
   /** Returns the redacted form of a frame. */
   const shown = (frame: unknown): string => {
     let text = '';
@@ -302,7 +306,8 @@ describe('a redacted call', () => {
 });
 
 it('A code that the API does not define is not repeated', () => {
-  const said = (code: string) => String(errorIn(instead(answer(401, { error: { code, message: 'x' } }))).message);
+  const said = (code: string) =>
+    String(errorIn(credentialRefusalAnswer(answer(401, { error: { code, message: 'x' } }))).message);
   expect(said('invalid_api_key')).toContain('The upstream said: 401 invalid_api_key.');
   expect(said('sk_secret_code')).toContain('The upstream said: 401.');
 });

@@ -18,7 +18,7 @@ const provider = async (handlers: ProviderHandlers): Promise<Provider> => {
   return started;
 };
 const transport = (options: Parameters<typeof createUpstreamTransport>[0] = {}): UpstreamTransport => {
-  const made = createUpstreamTransport({ closeTimeoutMs: 300, ...options });
+  const made = createUpstreamTransport({ closeTimeoutMs: 300, pulse: { pingMs: 25_000, pongMs: 5_000 }, ...options });
   cleanup.push(() => made.shutdown());
   return made;
 };

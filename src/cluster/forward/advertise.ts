@@ -5,7 +5,7 @@ import type { Clock } from '../../clock.ts';
 import { type Config, ConfigError, isLoopback } from '../../config.ts';
 import { WORKER_PATH } from './protocol.ts';
 
-export interface AnnounceOptions {
+interface AdvertiseOptions {
   /** HOLDFAST_ADVERTISE_URL, an origin; null derives one. */
   advertiseUrl: string | null;
   /** Host to which the internal listener is bound. */
@@ -84,7 +84,7 @@ export function internalHost(
  *
  * @throws ConfigError whose message names the setting to change
  */
-export function announcedUrl(options: AnnounceOptions): string {
+export function advertisedUrl(options: AdvertiseOptions): string {
   const addresses = options.addresses ?? machineAddresses();
   const databaseHere = isHere(options.databaseUrl, addresses);
   const url = options.advertiseUrl ?? derived(options, addresses, databaseHere);
@@ -103,7 +103,7 @@ export function announcedUrl(options: AnnounceOptions): string {
   return url;
 }
 
-function derived(options: AnnounceOptions, addresses: readonly MachineAddress[], databaseHere: boolean): string {
+function derived(options: AdvertiseOptions, addresses: readonly MachineAddress[], databaseHere: boolean): string {
   const host = bare(options.host);
   if (!isUnspecified(host)) return `http://${shown(host)}:${options.port}`;
   if (databaseHere) return `http://127.0.0.1:${options.port}`;
@@ -124,7 +124,7 @@ function isHere(databaseUrl: string | null, addresses: readonly MachineAddress[]
   return host === '' || host.startsWith('/') || isLoopback(host) || addresses.some(({ address }) => address === host);
 }
 
-export interface CheckOptions {
+interface CheckOptions {
   url: string;
   workerId: string;
   clock: Clock;
@@ -141,7 +141,7 @@ const answerSchema = z.object({ id: z.string() });
  *
  * @throws ConfigError if another worker answers, or no worker does in time
  */
-export async function checkAnnounced({ url, workerId, clock, timeoutMs = 5_000 }: CheckOptions): Promise<void> {
+export async function checkAdvertised({ url, workerId, clock, timeoutMs = 5_000 }: CheckOptions): Promise<void> {
   const until = clock.now() + timeoutMs;
   for (;;) {
     const found = await ask(url, Math.max(1, until - clock.now()), clock);

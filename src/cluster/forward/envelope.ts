@@ -13,14 +13,362 @@ import jwt from 'jsonwebtoken';
 import { z } from 'zod';
 import type { Clock } from '../../clock.ts';
 import { BridgeError } from '../../errors.ts';
+import { IDEMPOTENCY_HEADER, TURN_STATE_HEADER } from '../../headers.ts';
 import type { Read } from '../../intake/read.ts';
 import { withMembers } from '../../json.ts';
 import type { TurnRequest } from '../../session/port.ts';
 import type { KeyRing } from '../../token/keyring.ts';
 import { isForwardable, keyHeaders } from '../../upstream/headers.ts';
 
+/** Claims of a forwarded request: one attempt, sent by the worker that holds the client to the worker that owns the session. */
+export interface ForwardClaims {
+  /** Worker that serves the request. */
+  target: string;
+  /** Worker that holds the client. */
+  from: string;
+  sessionId: string | null;
+  epoch: number | null;
+  /** Assigned by the sender, so that it can find out whether a turn was started by an attempt that broke. */
+  turnId: string;
+  /** `run`: serve it at that session and epoch or not at all. `resolve`: place it like a request from a client. */
+  mode: 'run' | 'resolve';
+  /**
+   * Number of earlier attempts for this turn, at any worker. An attempt above 0 resumes what an earlier one may have begun
+   * at the target.
+   */
+  attempt: number;
+  requestId: string;
+}
+
+/**
+ * Notice to the current or former owner of a session. `claimed`: the session was claimed at this epoch, as recorded in
+ * the store. `close`: an operator has requested to close the session, and only the owner of that epoch can end its
+ * running turn.
+ */
+export interface ClaimedNotice {
+  target: string;
+  from: string;
+  sessionId: string;
+  epoch: number;
+  news: 'claimed' | 'close';
+}
+
+/** Claims of a request for a worker's view of its sessions; the body names the sessions. */
+interface ViewAsked {
+  target: string;
+  from: string;
+}
+
+type ForwardRefusal =
+  | 'missing'
+  | 'not_a_hop'
+  | 'unknown_key'
+  | 'signature'
+  | 'claims'
+  | 'expired'
+  | 'from_the_future'
+  | 'wrong_target'
+  | 'altered'
+  | 'replayed'
+  | 'too_many';
+
+/** Error for a token that was not accepted. The message never contains the token. */
+export class ForwardRefused extends Error {
+  override readonly name = 'ForwardRefused';
+  readonly reason: ForwardRefusal;
+
+  constructor(reason: ForwardRefusal) {
+    super(`The forwarded request is refused: ${reason}.`);
+    this.reason = reason;
+  }
+}
+
+export interface ForwardTokens extends Sealer {
+  /** Issues a token that allows the target worker to serve exactly these bytes once, within 10 s. */
+  issue(claims: ForwardClaims, body: Buffer): string;
+  /**
+   * Verifies a token and marks it as used.
+   *
+   * @param me id of this worker, which must be the target
+   * @throws ForwardRefused with the reason
+   */
+  verify(token: string, body: Buffer, me: string): ForwardClaims;
+  /**
+   * Verifies a token in two steps: first everything that does not need the body, then, in the returned function, the
+   * rest.
+   *
+   * @throws ForwardRefused with the reason, in both steps
+   */
+  admit(token: string, me: string): (body: Buffer) => ForwardClaims;
+  issueClaimed(notice: ClaimedNotice, body: Buffer): string;
+  admitClaimed(token: string, me: string): (body: Buffer) => ClaimedNotice;
+  issueView(asked: ViewAsked, body: Buffer): string;
+  admitView(token: string, me: string): (body: Buffer) => ViewAsked;
+}
+
+interface ForwardTokensOptions {
+  secrets: KeyRing;
+  clock: Pick<Clock, 'wall'>;
+  /** Capacity of the replay cache in tokens; when it is full, forwarded requests are refused. Default 100,000. */
+  remembered?: number;
+}
+
+/** Lifetime of a token, in milliseconds. */
+const LIFE_MS = 10_000;
+/** Maximum clock skew between two workers, in milliseconds: a token issued further in the future is refused. */
+const SKEW_MS = 10_000;
+/** Maximum length of a token, in characters. */
+const MAX_LENGTH = 4096;
+const VERSION = 1;
+
+const id = z.string().min(1).max(200);
+const epoch = z.int().nonnegative();
+const tokenSchema = z.object({
+  v: z.literal(VERSION),
+  jti: id,
+  iat: z.number().positive(),
+  exp: z.number().positive(),
+  sha: z.string().length(43),
+  hop: z.unknown(),
+});
+const forwardSchema = z.object({
+  target: id,
+  from: id,
+  sessionId: id.nullable(),
+  epoch: epoch.nullable(),
+  turnId: id,
+  mode: z.enum(['run', 'resolve']),
+  attempt: z.int().nonnegative().default(0),
+  requestId: id,
+});
+const claimedSchema = z.object({
+  target: id,
+  from: id,
+  sessionId: id,
+  epoch,
+  news: z.enum(['claimed', 'close']).default('claimed'),
+});
+const viewSchema = z.object({ target: id, from: id });
+
+interface Kind<T extends { target: string }> {
+  /** Value of the header's `typ`. It prevents a token of one kind from being accepted as another kind. */
+  typ: string;
+  schema: z.ZodType<T>;
+}
+const forwardKind: Kind<ForwardClaims> = { typ: 'holdfast-hop+jwt', schema: forwardSchema };
+const claimedKind: Kind<ClaimedNotice> = { typ: 'holdfast-claimed+jwt', schema: claimedSchema };
+const viewKind: Kind<ViewAsked> = { typ: 'holdfast-view+jwt', schema: viewSchema };
+
+const digest = (body: Buffer) => createHash('sha256').update(body).digest();
+
+/**
+ * Creates the issuer and verifier of forwarding tokens. HS256 with a purpose-specific key; bound to target, session, epoch and
+ * the exact bytes sent, which contain caller and request. Single use: a receiver keeps every token in a replay cache
+ * until it has expired.
+ */
+export function createForwardTokens({ secrets, clock, remembered = 100_000 }: ForwardTokensOptions): ForwardTokens {
+  const means = { keys: keysFor('hop', secrets), clock, replayCache: createReplayCache(remembered) };
+  const admit = (token: string, me: string) => admitted(means, forwardKind, token, me);
+  return {
+    ...createSealer(secrets),
+    issue: (claims, body) => issued(means, forwardKind, claims, body),
+    admit,
+    verify: (token, body, me) => admit(token, me)(body),
+    issueClaimed: (notice, body) => issued(means, claimedKind, notice, body),
+    admitClaimed: (token, me) => admitted(means, claimedKind, token, me),
+    issueView: (asked, body) => issued(means, viewKind, asked, body),
+    admitView: (token, me) => admitted(means, viewKind, token, me),
+  };
+}
+
+interface Means {
+  keys: PurposeKeys;
+  clock: Pick<Clock, 'wall'>;
+  replayCache: ReplayCache;
+}
+
+function issued<T extends { target: string }>({ keys, clock }: Means, kind: Kind<T>, claims: T, body: Buffer): string {
+  const now = clock.wall();
+  const payload = {
+    v: VERSION,
+    jti: randomUUID(),
+    iat: now / 1000,
+    exp: (now + LIFE_MS) / 1000,
+    sha: digest(body).toString('base64url'),
+    hop: kind.schema.parse(claims),
+  };
+  const { kid, key } = keys.signing;
+  return jwt.sign(payload, key, { algorithm: 'HS256', header: { alg: 'HS256', typ: kind.typ, kid } });
+}
+
+function admitted<T extends { target: string }>(
+  { keys, clock, replayCache }: Means,
+  kind: Kind<T>,
+  token: string,
+  me: string,
+): (body: Buffer) => T {
+  if (token === '') throw new ForwardRefused('missing');
+  const header = headerOf(token);
+  if (header?.typ !== kind.typ) throw new ForwardRefused('not_a_hop');
+  const key = typeof header.kid === 'string' ? keys.find(header.kid) : undefined;
+  if (!key) throw new ForwardRefused('unknown_key');
+  const parsed = tokenSchema.safeParse(signedPayload(token, key));
+  if (!parsed.success) throw new ForwardRefused('claims');
+  const claims = kind.schema.safeParse(parsed.data.hop);
+  if (!claims.success) throw new ForwardRefused('claims');
+  const { jti, iat, exp, sha } = parsed.data;
+  const expiresAt = Math.min(exp * 1000, iat * 1000 + LIFE_MS);
+  const inTime = () => {
+    if (clock.wall() >= expiresAt) throw new ForwardRefused('expired');
+  };
+  inTime();
+  if (iat * 1000 > clock.wall() + SKEW_MS) throw new ForwardRefused('from_the_future');
+  if (claims.data.target !== me) throw new ForwardRefused('wrong_target');
+
+  return (body) => {
+    inTime();
+    const named = Buffer.from(sha, 'base64url');
+    const own = digest(body);
+    if (named.length !== own.length || !timingSafeEqual(named, own)) throw new ForwardRefused('altered');
+    const use = replayCache.use(jti, expiresAt, clock.wall());
+    if (use !== 'first') throw new ForwardRefused(use === 'again' ? 'replayed' : 'too_many');
+    return claims.data;
+  };
+}
+
+function headerOf(token: string): jwt.JwtHeader | undefined {
+  if (token.length > MAX_LENGTH) return undefined;
+  try {
+    return jwt.decode(token, { complete: true })?.header;
+  } catch {
+    return undefined;
+  }
+}
+
+function signedPayload(token: string, key: PurposeKeys['signing']['key']): unknown {
+  try {
+    return jwt.verify(token, key, { algorithms: ['HS256'], ignoreExpiration: true, ignoreNotBefore: true });
+  } catch {
+    throw new ForwardRefused('signature');
+  }
+}
+
+/**
+ * Returns whether a client's header is forwarded: headers that identify a turn, and all headers that a setting could
+ * send upstream, because the serving worker applies its own settings. Headers of the connection and internal ones are
+ * not forwarded, so that a client cannot forge them. Credentials are sealed separately.
+ *
+ * @param name in lower case
+ */
+export const travels = (name: string): boolean =>
+  name === TURN_STATE_HEADER || name === IDEMPOTENCY_HEADER || isForwardable(name);
+
+/** Placeholder for a credential that was replaced by the shared upstream key: only its presence matters. */
+const WITHHELD = 'withheld';
+
+const envelopeSchema = z.object({
+  v: z.literal(1),
+  requestId: z.string(),
+  scope: z.string(),
+  credentialFp: z.string(),
+  credentialIsClients: z.boolean(),
+  /** Sealed `authorization` value; null if none is sent upstream. */
+  authorization: z.string().nullable(),
+  credentialGiven: z.boolean(),
+  /** Sealed keys from separate key headers, by header name. */
+  keys: z.record(z.string(), z.string()).default({}),
+  headers: z.record(z.string(), z.string()),
+  bytes: z.int().nonnegative(),
+  /** Time since the request was read, in milliseconds. */
+  age: z.number().nonnegative(),
+});
+
+/** Error for a forwarded request that this version cannot read. The message contains no part of it. */
+export class UnreadableEnvelope extends Error {
+  override readonly name = 'UnreadableEnvelope';
+}
+
+/**
+ * Packs a request into the text of one JSON object. Its `body` member is the request's own text, so that the other
+ * worker gets exactly what this one got. Workers that parse the whole object read the same request.
+ *
+ * @param now this worker's monotonic milliseconds
+ */
+export function packRequest(request: TurnRequest, now: number, sealer: Pick<Sealer, 'seal'>): string {
+  const { caller, headers } = request;
+  const kept = Object.entries(headers).filter(([name]) => travels(name.toLowerCase()));
+  const keys = Object.entries(caller.upstreamKeys ?? {}).map(([name, key]) => [name, sealer.seal(key)]);
+  const envelope: z.infer<typeof envelopeSchema> = {
+    v: 1,
+    requestId: request.requestId,
+    scope: caller.scope,
+    credentialFp: caller.credentialFp,
+    credentialIsClients: caller.credentialIsClients,
+    authorization: caller.upstreamAuthorization === null ? null : sealer.seal(caller.upstreamAuthorization),
+    credentialGiven: headers.authorization !== undefined,
+    keys: Object.fromEntries(keys),
+    headers: Object.fromEntries(kept),
+    bytes: request.bytes,
+    age: Math.max(0, now - request.receivedAt),
+  };
+  return withMembers(JSON.stringify(envelope), new Map([['body', request.text.trim()]]));
+}
+
+/**
+ * Unpacks a forwarded request, with its times converted to this worker's clock.
+ *
+ * @param read the parsed envelope, or the error of one that could not be parsed
+ * @param now this worker's monotonic milliseconds
+ * @throws UnreadableEnvelope if the envelope or a sealed credential cannot be read
+ */
+export function unpackRequest(read: Read | BridgeError, now: number, sealer: Pick<Sealer, 'open'>): TurnRequest {
+  const parsed = read instanceof BridgeError ? null : envelopeSchema.safeParse(jsonOf(read.envelope));
+  if (read instanceof BridgeError || !parsed?.success) {
+    throw new UnreadableEnvelope('The forwarded request cannot be read.');
+  }
+  const { scope, credentialFp, credentialIsClients, credentialGiven, ...envelope } = parsed.data;
+  const upstreamAuthorization = envelope.authorization === null ? null : sealer.open(envelope.authorization);
+  if (envelope.authorization !== null && upstreamAuthorization === null) {
+    throw new UnreadableEnvelope('The forwarded credential cannot be opened.');
+  }
+  const keys = keyHeaders.flatMap((name) => {
+    const sealed = envelope.keys[name];
+    if (sealed === undefined) return [];
+    const key = sealer.open(sealed);
+    if (key === null) throw new UnreadableEnvelope('The forwarded credential cannot be opened.');
+    return [[name, key]];
+  });
+  const authorization = credentialIsClients ? upstreamAuthorization : WITHHELD;
+  const headers = Object.entries(envelope.headers).filter(([name]) => travels(name.toLowerCase()));
+  return {
+    ...read.request,
+    requestId: envelope.requestId,
+    caller: {
+      scope,
+      credentialFp,
+      credentialIsClients,
+      upstreamAuthorization,
+      ...(keys.length > 0 ? { upstreamKeys: Object.fromEntries(keys) } : {}),
+    },
+    headers: {
+      ...Object.fromEntries(headers),
+      ...(credentialGiven && authorization !== null ? { authorization } : {}),
+    },
+    bytes: envelope.bytes,
+    receivedAt: now - envelope.age,
+  };
+}
+
+function jsonOf(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
+}
+
 /** Replay cache: used ids, each kept until a token with that id has expired. */
-export interface Spent {
+interface ReplayCache {
   /**
    * Marks an id as used.
    *
@@ -29,7 +377,7 @@ export interface Spent {
    * @returns `again` for an id that was used before; `full` if the cache has no room, so that nothing more may be
    *   accepted
    */
-  spend(id: string, untilMs: number, nowMs: number): 'first' | 'again' | 'full';
+  use(id: string, untilMs: number, nowMs: number): 'first' | 'again' | 'full';
 }
 
 /**
@@ -37,7 +385,7 @@ export interface Spent {
  *
  * @param capacity maximum number of ids; only holders of a secret can fill it
  */
-export function createSpent(capacity: number): Spent {
+function createReplayCache(capacity: number): ReplayCache {
   const until = new Map<string, number>();
   const forget = (nowMs: number, all: boolean) => {
     for (const [id, end] of until) {
@@ -46,7 +394,7 @@ export function createSpent(capacity: number): Spent {
     }
   };
   return {
-    spend(id, untilMs, nowMs) {
+    use(id, untilMs, nowMs) {
       // Ids arrive roughly in the order of their expiry: checking the front is enough, unless the cache is full.
       forget(nowMs, until.size >= capacity);
       if (until.has(id)) return 'again';
@@ -61,7 +409,7 @@ export function createSpent(capacity: number): Spent {
  * Keys derived from the installation's secrets for one purpose. They do not verify or open anything made for another
  * purpose.
  */
-export interface PurposeKeys {
+interface PurposeKeys {
   readonly signing: { kid: string; key: KeyObject };
   find(kid: string): KeyObject | undefined;
 }
@@ -119,351 +467,4 @@ export function createSealer(secrets: KeyRing): Sealer {
       }
     },
   };
-}
-
-/** Claims of a hop: one request sent by the worker that holds the client to the worker that owns the session. */
-export interface Hop {
-  /** Worker that serves the request. */
-  target: string;
-  /** Worker that holds the client. */
-  from: string;
-  sessionId: string | null;
-  epoch: number | null;
-  /** Assigned by the sender, so that it can find out whether a turn was started by a hop that broke. */
-  turnId: string;
-  /** `run`: serve it at that session and epoch or not at all. `resolve`: place it like a request from a client. */
-  mode: 'run' | 'resolve';
-  /**
-   * Number of earlier hops of this turn, to any worker. A hop above 0 resumes what an earlier one may have begun at the
-   * target.
-   */
-  attempt: number;
-  requestId: string;
-}
-
-/**
- * Notice to the current or former owner of a session. `claimed`: the session was claimed at this epoch, as recorded in
- * the store. `close`: an operator has requested to close the session, and only the owner of that epoch can end its
- * running turn.
- */
-export interface ClaimedNotice {
-  target: string;
-  from: string;
-  sessionId: string;
-  epoch: number;
-  news: 'claimed' | 'close';
-}
-
-/** Claims of a request for a worker's view of its sessions; the body names the sessions. */
-export interface ViewAsked {
-  target: string;
-  from: string;
-}
-
-export type HopRefusal =
-  | 'missing'
-  | 'not_a_hop'
-  | 'unknown_key'
-  | 'signature'
-  | 'claims'
-  | 'expired'
-  | 'from_the_future'
-  | 'wrong_target'
-  | 'altered'
-  | 'replayed'
-  | 'too_many';
-
-/** Error for a token that was not accepted. The message never contains the token. */
-export class HopRefused extends Error {
-  override readonly name = 'HopRefused';
-  readonly reason: HopRefusal;
-
-  constructor(reason: HopRefusal) {
-    super(`The hop is refused: ${reason}.`);
-    this.reason = reason;
-  }
-}
-
-export interface Hops extends Sealer {
-  /** Issues a token that allows the target worker to serve exactly these bytes once, within 10 s. */
-  issue(hop: Hop, body: Buffer): string;
-  /**
-   * Verifies a token and marks it as used.
-   *
-   * @param me id of this worker, which must be the target
-   * @throws HopRefused with the reason
-   */
-  verify(token: string, body: Buffer, me: string): Hop;
-  /**
-   * Verifies a token in two steps: first everything that does not need the body, then, in the returned function, the
-   * rest.
-   *
-   * @throws HopRefused with the reason, in both steps
-   */
-  admit(token: string, me: string): (body: Buffer) => Hop;
-  issueClaimed(notice: ClaimedNotice, body: Buffer): string;
-  admitClaimed(token: string, me: string): (body: Buffer) => ClaimedNotice;
-  issueView(asked: ViewAsked, body: Buffer): string;
-  admitView(token: string, me: string): (body: Buffer) => ViewAsked;
-}
-
-export interface HopsOptions {
-  secrets: KeyRing;
-  clock: Pick<Clock, 'wall'>;
-  /** Capacity of the replay cache in tokens; when it is full, hops are refused. Default 100,000. */
-  remembered?: number;
-}
-
-/** Lifetime of a token, in milliseconds. */
-const LIFE_MS = 10_000;
-/** Maximum clock skew between two workers, in milliseconds: a token issued further in the future is refused. */
-const SKEW_MS = 10_000;
-/** Maximum length of a token, in characters. */
-const MAX_LENGTH = 4096;
-const VERSION = 1;
-
-const id = z.string().min(1).max(200);
-const epoch = z.int().nonnegative();
-const envelope = z.object({
-  v: z.literal(VERSION),
-  jti: id,
-  iat: z.number().positive(),
-  exp: z.number().positive(),
-  sha: z.string().length(43),
-  hop: z.unknown(),
-});
-const hopSchema = z.object({
-  target: id,
-  from: id,
-  sessionId: id.nullable(),
-  epoch: epoch.nullable(),
-  turnId: id,
-  mode: z.enum(['run', 'resolve']),
-  attempt: z.int().nonnegative().default(0),
-  requestId: id,
-});
-const claimedSchema = z.object({
-  target: id,
-  from: id,
-  sessionId: id,
-  epoch,
-  news: z.enum(['claimed', 'close']).default('claimed'),
-});
-const viewSchema = z.object({ target: id, from: id });
-
-interface Kind<T extends { target: string }> {
-  /** Value of the header's `typ`. It prevents a token of one kind from being accepted as another kind. */
-  typ: string;
-  schema: z.ZodType<T>;
-}
-const hopKind: Kind<Hop> = { typ: 'holdfast-hop+jwt', schema: hopSchema };
-const claimedKind: Kind<ClaimedNotice> = { typ: 'holdfast-claimed+jwt', schema: claimedSchema };
-const viewKind: Kind<ViewAsked> = { typ: 'holdfast-view+jwt', schema: viewSchema };
-
-const digest = (body: Buffer) => createHash('sha256').update(body).digest();
-
-/**
- * Creates the issuer and verifier of hop tokens. HS256 with a purpose-specific key; bound to target, session, epoch and
- * the exact bytes sent, which contain caller and request. Single use: a receiver keeps every token in a replay cache
- * until it has expired.
- */
-export function createHops({ secrets, clock, remembered = 100_000 }: HopsOptions): Hops {
-  const means = { keys: keysFor('hop', secrets), clock, spent: createSpent(remembered) };
-  const admit = (token: string, me: string) => admitted(means, hopKind, token, me);
-  return {
-    ...createSealer(secrets),
-    issue: (hop, body) => issued(means, hopKind, hop, body),
-    admit,
-    verify: (token, body, me) => admit(token, me)(body),
-    issueClaimed: (notice, body) => issued(means, claimedKind, notice, body),
-    admitClaimed: (token, me) => admitted(means, claimedKind, token, me),
-    issueView: (asked, body) => issued(means, viewKind, asked, body),
-    admitView: (token, me) => admitted(means, viewKind, token, me),
-  };
-}
-
-interface Means {
-  keys: PurposeKeys;
-  clock: Pick<Clock, 'wall'>;
-  spent: Spent;
-}
-
-function issued<T extends { target: string }>({ keys, clock }: Means, kind: Kind<T>, hop: T, body: Buffer): string {
-  const now = clock.wall();
-  const claims = {
-    v: VERSION,
-    jti: randomUUID(),
-    iat: now / 1000,
-    exp: (now + LIFE_MS) / 1000,
-    sha: digest(body).toString('base64url'),
-    hop: kind.schema.parse(hop),
-  };
-  const { kid, key } = keys.signing;
-  return jwt.sign(claims, key, { algorithm: 'HS256', header: { alg: 'HS256', typ: kind.typ, kid } });
-}
-
-function admitted<T extends { target: string }>(
-  { keys, clock, spent }: Means,
-  kind: Kind<T>,
-  token: string,
-  me: string,
-): (body: Buffer) => T {
-  if (token === '') throw new HopRefused('missing');
-  const header = headerOf(token);
-  if (header?.typ !== kind.typ) throw new HopRefused('not_a_hop');
-  const key = typeof header.kid === 'string' ? keys.find(header.kid) : undefined;
-  if (!key) throw new HopRefused('unknown_key');
-  const parsed = envelope.safeParse(signedPayload(token, key));
-  if (!parsed.success) throw new HopRefused('claims');
-  const hop = kind.schema.safeParse(parsed.data.hop);
-  if (!hop.success) throw new HopRefused('claims');
-  const { jti, iat, exp, sha } = parsed.data;
-  const expiresAt = Math.min(exp * 1000, iat * 1000 + LIFE_MS);
-  const inTime = () => {
-    if (clock.wall() >= expiresAt) throw new HopRefused('expired');
-  };
-  inTime();
-  if (iat * 1000 > clock.wall() + SKEW_MS) throw new HopRefused('from_the_future');
-  if (hop.data.target !== me) throw new HopRefused('wrong_target');
-
-  return (body) => {
-    inTime();
-    const named = Buffer.from(sha, 'base64url');
-    const own = digest(body);
-    if (named.length !== own.length || !timingSafeEqual(named, own)) throw new HopRefused('altered');
-    const use = spent.spend(jti, expiresAt, clock.wall());
-    if (use !== 'first') throw new HopRefused(use === 'again' ? 'replayed' : 'too_many');
-    return hop.data;
-  };
-}
-
-function headerOf(token: string): jwt.JwtHeader | undefined {
-  if (token.length > MAX_LENGTH) return undefined;
-  try {
-    return jwt.decode(token, { complete: true })?.header;
-  } catch {
-    return undefined;
-  }
-}
-
-function signedPayload(token: string, key: PurposeKeys['signing']['key']): unknown {
-  try {
-    return jwt.verify(token, key, { algorithms: ['HS256'], ignoreExpiration: true, ignoreNotBefore: true });
-  } catch {
-    throw new HopRefused('signature');
-  }
-}
-
-/**
- * Returns whether a client's header is forwarded: headers that identify a turn, and all headers that a setting could
- * send upstream, because the serving worker applies its own settings. Headers of the connection and internal ones are
- * not forwarded, so that a client cannot forge them. Credentials are sealed separately.
- *
- * @param name in lower case
- */
-export const travels = (name: string): boolean =>
-  name === 'x-codex-turn-state' || name === 'idempotency-key' || isForwardable(name);
-
-/** Placeholder for a credential that was replaced by the shared upstream key: only its presence matters. */
-const WITHHELD = 'withheld';
-
-const parcelSchema = z.object({
-  v: z.literal(1),
-  requestId: z.string(),
-  scope: z.string(),
-  credentialFp: z.string(),
-  credentialIsClients: z.boolean(),
-  /** Sealed `authorization` value; null if none is sent upstream. */
-  authorization: z.string().nullable(),
-  credentialGiven: z.boolean(),
-  /** Sealed keys from separate key headers, by header name. */
-  keys: z.record(z.string(), z.string()).default({}),
-  headers: z.record(z.string(), z.string()),
-  bytes: z.int().nonnegative(),
-  /** Time since the request was read, in milliseconds. */
-  age: z.number().nonnegative(),
-});
-
-/** Error for a forwarded request that this version cannot read. The message contains no part of it. */
-export class UnreadableParcel extends Error {
-  override readonly name = 'UnreadableParcel';
-}
-
-/**
- * Packs a request into the text of one JSON object. Its `body` member is the request's own text, so that the other
- * worker gets exactly what this one got. Workers that parse the whole object read the same request.
- *
- * @param now this worker's monotonic milliseconds
- */
-export function packRequest(request: TurnRequest, now: number, sealer: Pick<Sealer, 'seal'>): string {
-  const { caller, headers } = request;
-  const kept = Object.entries(headers).filter(([name]) => travels(name.toLowerCase()));
-  const keys = Object.entries(caller.upstreamKeys ?? {}).map(([name, key]) => [name, sealer.seal(key)]);
-  const parcel: z.infer<typeof parcelSchema> = {
-    v: 1,
-    requestId: request.requestId,
-    scope: caller.scope,
-    credentialFp: caller.credentialFp,
-    credentialIsClients: caller.credentialIsClients,
-    authorization: caller.upstreamAuthorization === null ? null : sealer.seal(caller.upstreamAuthorization),
-    credentialGiven: headers.authorization !== undefined,
-    keys: Object.fromEntries(keys),
-    headers: Object.fromEntries(kept),
-    bytes: request.bytes,
-    age: Math.max(0, now - request.receivedAt),
-  };
-  return withMembers(JSON.stringify(parcel), new Map([['body', request.text.trim()]]));
-}
-
-/**
- * Unpacks a forwarded request, with its times converted to this worker's clock.
- *
- * @param read the parsed parcel, or the error of one that could not be parsed
- * @param now this worker's monotonic milliseconds
- * @throws UnreadableParcel if the parcel or a sealed credential cannot be read
- */
-export function unpackRequest(read: Read | BridgeError, now: number, sealer: Pick<Sealer, 'open'>): TurnRequest {
-  const parsed = read instanceof BridgeError ? null : parcelSchema.safeParse(jsonOf(read.envelope));
-  if (read instanceof BridgeError || !parsed?.success) {
-    throw new UnreadableParcel('The forwarded request cannot be read.');
-  }
-  const { scope, credentialFp, credentialIsClients, credentialGiven, ...parcel } = parsed.data;
-  const upstreamAuthorization = parcel.authorization === null ? null : sealer.open(parcel.authorization);
-  if (parcel.authorization !== null && upstreamAuthorization === null) {
-    throw new UnreadableParcel('The forwarded credential cannot be opened.');
-  }
-  const keys = keyHeaders.flatMap((name) => {
-    const sealed = parcel.keys[name];
-    if (sealed === undefined) return [];
-    const key = sealer.open(sealed);
-    if (key === null) throw new UnreadableParcel('The forwarded credential cannot be opened.');
-    return [[name, key]];
-  });
-  const authorization = credentialIsClients ? upstreamAuthorization : WITHHELD;
-  const headers = Object.entries(parcel.headers).filter(([name]) => travels(name.toLowerCase()));
-  return {
-    ...read.request,
-    requestId: parcel.requestId,
-    caller: {
-      scope,
-      credentialFp,
-      credentialIsClients,
-      upstreamAuthorization,
-      ...(keys.length > 0 ? { upstreamKeys: Object.fromEntries(keys) } : {}),
-    },
-    headers: {
-      ...Object.fromEntries(headers),
-      ...(credentialGiven && authorization !== null ? { authorization } : {}),
-    },
-    bytes: parcel.bytes,
-    receivedAt: now - parcel.age,
-  };
-}
-
-function jsonOf(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return null;
-  }
 }

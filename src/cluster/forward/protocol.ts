@@ -10,10 +10,13 @@ export const TURN_PATH = '/internal/turn';
 export const CLAIMED_PATH = '/internal/claimed';
 export const VIEW_PATH = '/internal/view';
 
-/** Header that carries a hop's token. */
-export const HOP_HEADER = 'x-holdfast-internal-hop';
-/** Marks a refusal as the receiver's own, as opposed to an intermediary's answer: the request was certainly not served. */
-export const REFUSED_HEADER = 'x-holdfast-internal-refused';
+/** Question about sessions of the asked worker, on behalf of an operator. */
+export const viewQuestion = z.object({
+  sessionIds: z.array(z.string().max(200)).max(500).readonly(),
+  recordOf: z.string().nullable(),
+  failures: z.object({ of: z.string().max(200).nullable(), limit: z.int().min(1).max(200) }).optional(),
+});
+export type ViewQuestion = z.infer<typeof viewQuestion>;
 
 /** Visible ASCII: these become header values, and a header that cannot be written would break the answer. */
 const headerSafe = z.string().regex(/^[\x21-\x7e]*$/);
@@ -24,7 +27,7 @@ const headerValue = z
   .regex(/^[\t\x20-\x7e\x80-\xff]*$/);
 const terminal = z.enum(['response.completed', 'response.incomplete', 'response.failed']);
 
-const lineSchema = z.discriminatedUnion('t', [
+const messageSchema = z.discriminatedUnion('t', [
   z.object({ t: z.literal('accepted') }),
   z.object({ t: z.literal('ping') }),
   z.object({ t: z.literal('not_owner') }),
@@ -55,35 +58,35 @@ const lineSchema = z.discriminatedUnion('t', [
   }),
 ]);
 
-/** One line of an owner's answer: a call on the client's sink, or a message between the two workers. */
-export type Line = z.infer<typeof lineSchema>;
-const kinds: ReadonlySet<unknown> = new Set(lineSchema.options.map(({ shape }) => shape.t.value));
+/** Message of an owner's answer, one line of JSON each: a call on the client's sink, or a message between the two workers. */
+export type ForwardMessage = z.infer<typeof messageSchema>;
+const kinds: ReadonlySet<unknown> = new Set(messageSchema.options.map(({ shape }) => shape.t.value));
 
-/** Returns the JSON text of a line, with its line break. */
-export const encodeLine = (line: Line): string => `${JSON.stringify(line)}\n`;
+/** Returns the JSON text of a message, with its line break. */
+export const encodeMessage = (message: ForwardMessage): string => `${JSON.stringify(message)}\n`;
 
 /**
- * Parses a line. Returns null for a kind that only a newer release knows.
+ * Parses a message. Returns null for a kind that only a newer release knows.
  *
- * @throws SyntaxError or ZodError if the bytes are not a line
+ * @throws SyntaxError or ZodError if the bytes are not a message
  */
-export function decodeLine(bytes: Buffer): Line | null {
+export function decodeMessage(bytes: Buffer): ForwardMessage | null {
   const value: unknown = JSON.parse(bytes.toString('utf8'));
   if (typeof value === 'object' && value !== null && 't' in value && !kinds.has(value.t)) return null;
-  return lineSchema.parse(value);
+  return messageSchema.parse(value);
 }
 
-/** Returns how a turn ended, from the line that ends its answer. */
-export function terminalOf(line: Line): TurnEnd {
-  switch (line.t) {
+/** Returns how a turn ended, from the message that ends its answer. */
+export function terminalOf(message: ForwardMessage): TurnEnd {
+  switch (message.t) {
     case 'end':
-      return line.type === 'response.completed'
+      return message.type === 'response.completed'
         ? 'completed'
-        : line.type === 'response.incomplete'
+        : message.type === 'response.incomplete'
           ? 'incomplete'
           : 'failed';
     case 'fail':
-      return line.code === 'bridge_turn_cancelled' ? 'cancelled' : 'failed';
+      return message.code === 'bridge_turn_cancelled' ? 'cancelled' : 'failed';
     case 'relay':
       return 'failed';
     default:
@@ -91,8 +94,8 @@ export function terminalOf(line: Line): TurnEnd {
   }
 }
 
-/** Returns the line of a `head` call. */
-export const headLine = ({ outcome, sessionId, token, headers }: AnswerHead): Line => ({
+/** Returns the message of a `head` call. */
+export const headMessage = ({ outcome, sessionId, token, headers }: AnswerHead): ForwardMessage => ({
   t: 'head',
   outcome,
   sessionId,
@@ -100,52 +103,52 @@ export const headLine = ({ outcome, sessionId, token, headers }: AnswerHead): Li
   headers: headers && { ...headers },
 });
 
-/** Returns the line of a `fail` call. The detail that follows the catalogue's message is sent separately. */
-export function failLine(error: BridgeError): Line {
+/** Returns the message of a `fail` call. The detail that follows the catalogue's message is sent separately. */
+export function failMessage(error: BridgeError): ForwardMessage {
   const { code, entry, message, param, retryAfterSeconds, outcome } = error;
   const detail = message.startsWith(`${entry.message} `) ? message.slice(entry.message.length + 1) : null;
   return { t: 'fail', code, detail, param, retryAfterSeconds, outcome };
 }
 
-function errorOf(line: Extract<Line, { t: 'fail' }>): BridgeError {
-  const known = Object.hasOwn(catalogue, line.code);
-  const error = new BridgeError(known ? (line.code as BridgeCode) : 'bridge_internal', {
-    ...(known && line.detail !== null ? { detail: line.detail } : {}),
-    ...(line.param !== null ? { param: line.param } : {}),
-    ...(line.retryAfterSeconds !== null ? { retryAfterSeconds: line.retryAfterSeconds } : {}),
+function errorOf(message: Extract<ForwardMessage, { t: 'fail' }>): BridgeError {
+  const known = Object.hasOwn(catalogue, message.code);
+  const error = new BridgeError(known ? (message.code as BridgeCode) : 'bridge_internal', {
+    ...(known && message.detail !== null ? { detail: message.detail } : {}),
+    ...(message.param !== null ? { param: message.param } : {}),
+    ...(message.retryAfterSeconds !== null ? { retryAfterSeconds: message.retryAfterSeconds } : {}),
   });
-  error.outcome = line.outcome;
+  error.outcome = message.outcome;
   return error;
 }
 
 /**
- * Applies a line to the real client's sink.
+ * Applies a message to the real client's sink.
  *
- * @returns `ended` after the last line of an answer, `full` if the client reads more slowly than it is written to
+ * @returns `ended` after the last message of an answer, `full` if the client reads more slowly than it is written to
  */
-export function applyLine(line: Line, sink: ClientSink): 'more' | 'full' | 'ended' {
-  switch (line.t) {
+export function applyMessage(message: ForwardMessage, sink: ClientSink): 'more' | 'full' | 'ended' {
+  switch (message.t) {
     case 'head':
       sink.head({
-        outcome: line.outcome as Outcome,
-        sessionId: line.sessionId,
-        token: line.token,
-        headers: line.headers,
+        outcome: message.outcome as Outcome,
+        sessionId: message.sessionId,
+        token: message.token,
+        headers: message.headers,
       });
       return 'more';
     case 'event':
-      return sink.event(line.type, line.json, line.telemetry) ? 'more' : 'full';
+      return sink.event(message.type, message.json, message.telemetry) ? 'more' : 'full';
     case 'open':
       sink.open();
       return 'more';
     case 'end':
-      sink.end(line.type, line.json);
+      sink.end(message.type, message.json);
       return 'ended';
     case 'fail':
-      sink.fail(errorOf(line));
+      sink.fail(errorOf(message));
       return 'ended';
     case 'relay':
-      sink.relay({ status: line.status, headers: line.headers, body: Buffer.from(line.body, 'base64') });
+      sink.relay({ status: message.status, headers: message.headers, body: Buffer.from(message.body, 'base64') });
       return 'ended';
     case 'cut':
       sink.cut();
@@ -158,7 +161,7 @@ export function applyLine(line: Line, sink: ClientSink): 'more' | 'full' | 'ende
 }
 
 /** Splits a byte stream into lines. A long line is copied once, regardless of the number of chunks. */
-export interface Splitter {
+interface Splitter {
   /**
    * Adds a chunk and returns the lines that it completes.
    *

@@ -1,33 +1,40 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import { z } from 'zod';
 import type { Clock } from '../../clock.ts';
 import { BridgeError } from '../../errors.ts';
+import { FORWARD_TOKEN_HEADER, REFUSED_HEADER } from '../../headers.ts';
 import { endWithJson } from '../../http/envelope.ts';
 import { createHttpServer, refuseUpgrade, startListening, watchConnection } from '../../http/server.ts';
 import type { Reader } from '../../intake/pool.ts';
 import type { ClientSink, TurnRequest } from '../../session/port.ts';
-import { type ClaimedNotice, type Hop, HopRefused, type Hops, UnreadableParcel, unpackRequest } from './envelope.ts';
+import {
+  type ClaimedNotice,
+  type ForwardClaims,
+  ForwardRefused,
+  type ForwardTokens,
+  UnreadableEnvelope,
+  unpackRequest,
+} from './envelope.ts';
 import {
   afterPendingIo,
   CLAIMED_PATH,
-  encodeLine,
-  failLine,
-  HOP_HEADER,
-  headLine,
-  type Line,
-  REFUSED_HEADER,
+  encodeMessage,
+  type ForwardMessage,
+  failMessage,
+  headMessage,
   TURN_PATH,
   VIEW_PATH,
+  type ViewQuestion,
+  viewQuestion,
   WORKER_PATH,
 } from './protocol.ts';
 
 /** The client of a forwarded request, from the point of view of the serving worker. */
-export interface HopSink extends ClientSink {
+export interface ForwardSink extends ClientSink {
   /** Answers that this worker does not own the session and started nothing. The sender then resolves the request again. */
   notOwner(): void;
 }
 
-export interface HopSinkOptions {
+interface ForwardSinkOptions {
   res: ServerResponse;
   clock: Clock;
   /** True if the client requested a stream. A non-streaming client sees nothing before its answer is complete. */
@@ -42,10 +49,10 @@ export interface HopSinkOptions {
 }
 
 /**
- * Creates a sink that writes an `accepted` line at once and then each call as one line. The sender applies these lines
+ * Creates a sink that writes an `accepted` message at once and then each call as one message. The sender applies these
  * to the real client.
  */
-export function createHopSink({ res, clock, streaming, pingMs, patienceMs }: HopSinkOptions): HopSink {
+function createForwardSink({ res, clock, streaming, pingMs, patienceMs }: ForwardSinkOptions): ForwardSink {
   const connection = watchConnection(res);
   let ended: 'terminal' | 'not_owner' | null = null;
   let shown = false;
@@ -54,21 +61,21 @@ export function createHopSink({ res, clock, streaming, pingMs, patienceMs }: Hop
   let stopPatience = () => {};
   const drained: (() => void)[] = [];
 
-  const write = (line: Line): boolean => {
+  const write = (message: ForwardMessage): boolean => {
     if (!connection.open) return true;
-    if (res.write(encodeLine(line))) return true;
+    if (res.write(encodeMessage(message))) return true;
     if (!stalled) {
       stalled = true;
       stopPatience = clock.after(patienceMs, () => res.destroy());
     }
     return false;
   };
-  const end = (how: 'terminal' | 'not_owner', line: () => Line) => {
+  const end = (how: 'terminal' | 'not_owner', message: () => ForwardMessage) => {
     if (ended) return;
     ended = how;
     stopPing();
     if (!connection.open) return;
-    write(line());
+    write(message());
     res.end();
   };
   const ping = () => {
@@ -96,7 +103,7 @@ export function createHopSink({ res, clock, streaming, pingMs, patienceMs }: Hop
   ping();
 
   return {
-    head: (head) => void (ended ?? write(headLine(head))),
+    head: (head) => void (ended ?? write(headMessage(head))),
     event(type, json, telemetry) {
       if (ended || !connection.open) return true;
       shown ||= streaming && !telemetry;
@@ -107,7 +114,7 @@ export function createHopSink({ res, clock, streaming, pingMs, patienceMs }: Hop
       shown ||= !ended && streaming && connection.open;
       end('terminal', () => ({ t: 'end', type, json }));
     },
-    fail: (error) => end('terminal', () => failLine(error)),
+    fail: (error) => end('terminal', () => failMessage(error)),
     relay: ({ status, headers, body }) =>
       end('terminal', () => ({ t: 'relay', status, headers, body: body.toString('base64') })),
     cut: () => end('terminal', () => ({ t: 'cut' })),
@@ -127,19 +134,19 @@ export function createHopSink({ res, clock, streaming, pingMs, patienceMs }: Hop
   };
 }
 
-export interface InternalServerOptions {
+interface InternalServerOptions {
   host: string;
   /** Port to listen on; 0 selects a free one. */
   port: number;
   /** Returns this worker's current id, which changes when the worker registers again. */
   workerId(): string;
-  hops: Hops;
+  forwardTokens: ForwardTokens;
   clock: Clock;
   limits: { bodyBytes: number };
   reader: Reader;
   deadlines: { forwardSilence: number; slowClient: number };
-  /** Serves a request whose hop was verified and whose sender is still connected. An exception fails the request. */
-  serve(hop: Hop, request: TurnRequest, sink: HopSink): void;
+  /** Serves a request whose token was verified and whose sender is still connected. An exception fails the request. */
+  serve(claims: ForwardClaims, request: TurnRequest, sink: ForwardSink): void;
   /** Called when a peer sent a notice about a session of this worker. */
   onClaimed?(notice: ClaimedNotice): void;
   /** Answers a peer's question, asked for an operator, about these sessions. The result is sent as JSON. */
@@ -156,7 +163,7 @@ export interface InternalServer {
   readonly url: string;
   readonly port: number;
   /**
-   * Stops accepting connections. Running hops may complete until `graceMs` milliseconds are over, then they are
+   * Stops accepting connections. Running requests may complete until `graceMs` milliseconds are over, then they are
    * aborted.
    */
   close(graceMs: number): Promise<void>;
@@ -168,19 +175,13 @@ const PING_MS = 2_000;
 const KEEP_ALIVE_MS = 60_000;
 const CLAIMED_BYTES = 4_096;
 const VIEW_BYTES = 65_536;
-const viewQuestion = z.object({
-  sessionIds: z.array(z.string().max(200)).max(500).readonly(),
-  recordOf: z.string().nullable(),
-  failures: z.object({ of: z.string().max(200).nullable(), limit: z.int().min(1).max(200) }).optional(),
-});
-export type ViewQuestion = z.infer<typeof viewQuestion>;
 
 /**
  * Starts the internal listener for peers. It serves no other requests. Rejects with the system's error if it cannot
  * listen.
  */
 export async function startInternalServer(options: InternalServerOptions): Promise<InternalServer> {
-  const { workerId, hops, limits, logger } = options;
+  const { workerId, forwardTokens, limits, logger } = options;
   // Quoting, written-out numbers and the added headers can make a forwarded body larger than the original.
   const maxBytes = limits.bodyBytes * 2 + 1_048_576;
 
@@ -189,8 +190,8 @@ export async function startInternalServer(options: InternalServerOptions): Promi
     res: ServerResponse,
     limit: number,
     admit: (token: string, me: string) => (body: Buffer) => T,
-  ): Promise<{ hop: T; body: Buffer } | null> {
-    const header = req.headers[HOP_HEADER];
+  ): Promise<{ claims: T; body: Buffer } | null> {
+    const header = req.headers[FORWARD_TOKEN_HEADER];
     let bind: (body: Buffer) => T;
     try {
       bind = admit(typeof header === 'string' ? header : '', workerId());
@@ -200,40 +201,41 @@ export async function startInternalServer(options: InternalServerOptions): Promi
     const body = await readAll(req, limit);
     if (body === null) return answer(res, 413, { error: 'too_large' }, 'too_large');
     try {
-      return { hop: bind(body), body };
+      return { claims: bind(body), body };
     } catch (error) {
       return refuse(req, res, error);
     }
   }
 
   function refuse(req: IncomingMessage, res: ServerResponse, error: unknown): null {
-    const reason = error instanceof HopRefused ? error.reason : 'unexpected';
-    logger.warn({ reason, path: req.url, peer: req.socket.remoteAddress }, 'a hop was refused');
+    const reason = error instanceof ForwardRefused ? error.reason : 'unexpected';
+    logger.warn({ reason, path: req.url, peer: req.socket.remoteAddress }, 'a forwarded request was refused');
     return answer(res, 403, { error: reason }, reason);
   }
 
   async function turn(req: IncomingMessage, res: ServerResponse): Promise<void> {
-    const taken = await take(req, res, maxBytes, hops.admit);
+    const taken = await take(req, res, maxBytes, forwardTokens.admit);
     if (!taken) return;
-    const { hop, body } = taken;
-    const { requestId, turnId } = hop;
+    const { claims, body } = taken;
+    const { requestId, turnId } = claims;
     // After a pause of the process, the request is read before the news that its sender has long disconnected.
     await new Promise<void>(afterPendingIo);
     const left = () => res.destroyed || res.socket === null || res.socket.destroyed || res.socket.readableEnded;
-    const tellLeft = () => logger.debug({ requestId, turnId, from: hop.from }, 'a hop had left before it was accepted');
-    if (left()) return tellLeft();
+    const reportLeft = () =>
+      logger.debug({ requestId, turnId, from: claims.from }, 'a sender had left before its request was accepted');
+    if (left()) return reportLeft();
     let request: TurnRequest;
     try {
-      const read = await options.reader.read([body], 'parcel').catch((error: BridgeError) => error);
-      if (left()) return tellLeft();
-      request = unpackRequest(read, options.clock.now(), hops);
+      const read = await options.reader.read([body], 'envelope').catch((error: BridgeError) => error);
+      if (left()) return reportLeft();
+      request = unpackRequest(read, options.clock.now(), forwardTokens);
     } catch (error) {
-      if (!(error instanceof UnreadableParcel)) throw error;
-      logger.warn({ requestId, from: hop.from, reason: error.message }, 'a hop was refused');
+      if (!(error instanceof UnreadableEnvelope)) throw error;
+      logger.warn({ requestId, from: claims.from, reason: error.message }, 'a forwarded request was refused');
       return void answer(res, 400, { error: 'unreadable' }, 'unreadable');
     }
     const { forwardSilence, slowClient } = options.deadlines;
-    const sink = createHopSink({
+    const sink = createForwardSink({
       res,
       clock: options.clock,
       streaming: request.body.stream === true,
@@ -241,7 +243,7 @@ export async function startInternalServer(options: InternalServerOptions): Promi
       patienceMs: slowClient + forwardSilence,
     });
     try {
-      options.serve(hop, request, sink);
+      options.serve(claims, request, sink);
     } catch (error) {
       logger.error({ requestId, turnId, err: error }, 'a forwarded request failed unexpectedly');
       sink.fail(new BridgeError('bridge_internal', { cause: error }));
@@ -249,14 +251,14 @@ export async function startInternalServer(options: InternalServerOptions): Promi
   }
 
   async function claimed(req: IncomingMessage, res: ServerResponse): Promise<void> {
-    const taken = await take(req, res, CLAIMED_BYTES, hops.admitClaimed);
+    const taken = await take(req, res, CLAIMED_BYTES, forwardTokens.admitClaimed);
     if (!taken) return;
     res.writeHead(204).end();
-    options.onClaimed?.(taken.hop);
+    options.onClaimed?.(taken.claims);
   }
 
   async function view(req: IncomingMessage, res: ServerResponse): Promise<void> {
-    const taken = await take(req, res, VIEW_BYTES, hops.admitView);
+    const taken = await take(req, res, VIEW_BYTES, forwardTokens.admitView);
     if (!taken) return;
     const question = readQuestion(taken.body);
     if (!question) return void answer(res, 400, { error: 'unreadable' }, 'unreadable');

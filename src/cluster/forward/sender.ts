@@ -1,35 +1,34 @@
 import { Agent, request as call, type Dispatcher } from 'undici';
 import type { Clock } from '../../clock.ts';
+import { FORWARD_TOKEN_HEADER, REFUSED_HEADER } from '../../headers.ts';
 import { encodeText } from '../../json.ts';
 import type { ForwardResult, Patience, Waiting } from '../../session/forwarding.ts';
 import type { ClientSink, TurnRequest } from '../../session/port.ts';
-import { type ClaimedNotice, type Hop, type Hops, packRequest } from './envelope.ts';
+import { type ClaimedNotice, type ForwardClaims, type ForwardTokens, packRequest } from './envelope.ts';
 import {
   afterPendingIo,
-  applyLine,
+  applyMessage,
   CLAIMED_PATH,
   createSplitter,
-  decodeLine,
-  HOP_HEADER,
-  type Line,
-  REFUSED_HEADER,
+  decodeMessage,
+  type ForwardMessage,
   TURN_PATH,
   terminalOf,
   VIEW_PATH,
+  type ViewQuestion,
 } from './protocol.ts';
-import type { ViewQuestion } from './receiver.ts';
 
-export interface ExchangeOptions {
+interface ExchangeOptions {
   dispatcher: Dispatcher;
   origin: string;
   headers: Record<string, string>;
   body: Buffer;
   sink: ClientSink;
   clock: Clock;
-  deadlines: HopDeadlines;
+  deadlines: ForwardDeadlines;
   /** Consulted when the peer has been silent for one of the deadlines, and then every `ownerPoll`. */
   patience: Patience;
-  /** Aborts the hop when its answer is not needed any more. */
+  /** Aborts the request when its answer is not needed any more. */
   signal?: AbortSignal | undefined;
   /** Maximum length of a line from the peer, in bytes. */
   maxLineBytes: number;
@@ -39,10 +38,10 @@ export interface ExchangeOptions {
 }
 
 /**
- * Times of silence after which the peer's state is looked up, by phase of the hop, and the interval between two
+ * Times of silence after which the peer's state is looked up, by phase of the request, and the interval between two
  * look-ups (`ownerPoll`). In milliseconds.
  */
-export interface HopDeadlines {
+interface ForwardDeadlines {
   forwardConnect: number;
   forwardAccepted: number;
   forwardSilence: number;
@@ -50,12 +49,12 @@ export interface HopDeadlines {
 }
 
 /** Connection errors that prove that no process listens there. */
-const NOBODY_LISTENS: ReadonlySet<unknown> = new Set(['ECONNREFUSED']);
+const NOT_LISTENING: ReadonlySet<unknown> = new Set(['ECONNREFUSED']);
 /** Refusals by the peer that do not rule out a later attempt: the token had expired, or the peer had too much work. */
 const FOR_NOW: ReadonlySet<unknown> = new Set(['expired', 'too_many']);
 
 /**
- * Runs one hop: sends the request and applies the peer's lines to the client's sink. Never rejects.
+ * Makes one attempt: sends the request and applies the peer's lines to the client's sink. Never rejects.
  *
  * There is no response timeout: a silent peer is awaited until `patience` reports more than that it is slow.
  */
@@ -76,7 +75,7 @@ export function runExchange(options: ExchangeOptions): Promise<ForwardResult> {
     if (state === 'ended') return;
     state = 'ended';
     stopTimer();
-    if (result.kind !== 'served') debug({ result: result.kind, why }, 'a hop ended');
+    if (result.kind !== 'served') debug({ result: result.kind, why }, 'a forwarded request ended');
     resolve(result);
     // An answer that is read to its end keeps its connection open for reuse; otherwise the connection is aborted, so
     // that the peer stops working for it.
@@ -110,18 +109,18 @@ export function runExchange(options: ExchangeOptions): Promise<ForwardResult> {
     heardAt = clock.now();
     options.patience.heard();
   };
-  const take = (line: Line | null) => {
-    if (line === null || state === 'ended') return;
-    if (line.t === 'accepted' && state === 'sent') {
+  const take = (message: ForwardMessage | null) => {
+    if (message === null || state === 'ended') return;
+    if (message.t === 'accepted' && state === 'sent') {
       state = 'accepted';
       watch(deadlines.forwardSilence);
       options.onAccepted?.();
       return;
     }
-    if (state !== 'accepted') return lost(`${line.t} before it was accepted`, true);
-    if (line.t === 'not_owner') return end({ kind: 'not_owner' }, 'said so');
-    const after = applyLine(line, sink);
-    if (after === 'ended') end({ kind: 'served', terminal: terminalOf(line) }, 'answered');
+    if (state !== 'accepted') return lost(`${message.t} before it was accepted`, true);
+    if (message.t === 'not_owner') return end({ kind: 'not_owner' }, 'not the owner');
+    const after = applyMessage(message, sink);
+    if (after === 'ended') end({ kind: 'served', terminal: terminalOf(message) }, 'answered');
     else if (after === 'full' && !paused) {
       paused = true;
       stopTimer();
@@ -147,7 +146,7 @@ export function runExchange(options: ExchangeOptions): Promise<ForwardResult> {
   const handler: Dispatcher.DispatchHandler = {
     onRequestStart(given) {
       controller = given;
-      // The hop ended while connecting: no byte may be sent.
+      // The attempt ended while connecting: no byte may be sent.
       if (state !== 'connecting') return given.abort(new Error('not wanted any more'));
       state = 'sent';
       watch(deadlines.forwardAccepted);
@@ -164,7 +163,7 @@ export function runExchange(options: ExchangeOptions): Promise<ForwardResult> {
       if (state === 'ended') return;
       heard();
       try {
-        for (const line of splitter.push(chunk)) take(decodeLine(line));
+        for (const line of splitter.push(chunk)) take(decodeMessage(line));
       } catch (error) {
         lost(`a line that is none: ${(error as Error).name}`, true);
       }
@@ -177,7 +176,7 @@ export function runExchange(options: ExchangeOptions): Promise<ForwardResult> {
       complete = true;
       const { code } = error as { code?: unknown };
       if (state === 'sent' && !answering) options.patience.dropped();
-      lost(String(code ?? error.name), !NOBODY_LISTENS.has(code));
+      lost(String(code ?? error.name), !NOT_LISTENING.has(code));
     },
   };
 
@@ -203,13 +202,13 @@ export interface Peer {
 /** Sends requests, notices and questions to other workers. */
 export interface Forwarder {
   /**
-   * Forwards a request to a peer and applies its answer to the client's sink. One hop sends the request once;
+   * Forwards a request to a peer and applies its answer to the client's sink. One call sends the request once;
    * `patience` decides how long a silent peer is awaited. After any result but `served` and `client_gone` the client
    * still needs an answer.
    */
   forward(
     peer: Peer,
-    hop: Pick<Hop, 'sessionId' | 'epoch' | 'turnId' | 'mode' | 'attempt'>,
+    claims: Pick<ForwardClaims, 'sessionId' | 'epoch' | 'turnId' | 'mode' | 'attempt'>,
     request: TurnRequest,
     sink: ClientSink,
     waiting: Waiting,
@@ -225,16 +224,16 @@ export interface Forwarder {
    * @returns the parsed JSON answer; null if there is none
    */
   view(peer: Peer, question: ViewQuestion): Promise<unknown>;
-  /** Aborts all running hops. */
+  /** Aborts all running requests. */
   close(): Promise<void>;
 }
 
-export interface ForwarderOptions {
-  hops: Hops;
+interface ForwarderOptions {
+  forwardTokens: ForwardTokens;
   clock: Clock;
   /** Returns this worker's current id, which changes when the worker registers again. */
   workerId(): string;
-  deadlines: HopDeadlines;
+  deadlines: ForwardDeadlines;
   logger: { debug(fields: object, message: string): void };
 }
 
@@ -252,7 +251,7 @@ const CONNECT_LIMIT_MS = 10_000;
 const MAX_LINE_BYTES = 134_217_728;
 
 /** Creates the sending side: one connection pool for all peers of this worker. */
-export function createForwarder({ hops, clock, workerId, deadlines, logger }: ForwarderOptions): Forwarder {
+export function createForwarder({ forwardTokens, clock, workerId, deadlines, logger }: ForwarderOptions): Forwarder {
   const agent = new Agent({
     connect: { timeout: CONNECT_LIMIT_MS, noDelay: true },
     pipelining: 1,
@@ -274,7 +273,7 @@ export function createForwarder({ hops, clock, workerId, deadlines, logger }: Fo
       const answer = await call(new URL(path, origin), {
         dispatcher: agent,
         method: 'POST',
-        headers: { 'content-type': 'application/json', [HOP_HEADER]: token },
+        headers: { 'content-type': 'application/json', [FORWARD_TOKEN_HEADER]: token },
         body,
         signal: given.signal,
       });
@@ -292,14 +291,23 @@ export function createForwarder({ hops, clock, workerId, deadlines, logger }: Fo
       if (!sink.attached) return { kind: 'client_gone' };
       const origin = originOf(peer.url);
       if (origin === null) return { kind: 'unreachable', sent: false, again: false };
-      const body = await encodeText(packRequest(request, clock.now(), hops));
+      const body = await encodeText(packRequest(request, clock.now(), forwardTokens));
       if (!sink.attached) return { kind: 'client_gone' };
       const { requestId } = request;
-      const hop: Hop = { target: peer.workerId, from: workerId(), sessionId, epoch, turnId, mode, attempt, requestId };
+      const claims: ForwardClaims = {
+        target: peer.workerId,
+        from: workerId(),
+        sessionId,
+        epoch,
+        turnId,
+        mode,
+        attempt,
+        requestId,
+      };
       return runExchange({
         dispatcher: agent,
         origin,
-        headers: { 'content-type': 'application/json', [HOP_HEADER]: hops.issue(hop, body) },
+        headers: { 'content-type': 'application/json', [FORWARD_TOKEN_HEADER]: forwardTokens.issue(claims, body) },
         body,
         sink,
         clock,
@@ -314,14 +322,14 @@ export function createForwarder({ hops, clock, workerId, deadlines, logger }: Fo
 
     async claimed(peer, notice) {
       const body = Buffer.from(JSON.stringify(notice));
-      const token = hops.issueClaimed({ target: peer.workerId, from: workerId(), ...notice }, body);
+      const token = forwardTokens.issueClaimed({ target: peer.workerId, from: workerId(), ...notice }, body);
       // The store holds the same information: a lost notice only costs time.
       await ask(peer, CLAIMED_PATH, token, body);
     },
 
     async view(peer, question) {
       const body = Buffer.from(JSON.stringify(question));
-      const token = hops.issueView({ target: peer.workerId, from: workerId() }, body);
+      const token = forwardTokens.issueView({ target: peer.workerId, from: workerId() }, body);
       const text = await ask(peer, VIEW_PATH, token, body);
       try {
         return text === null ? null : JSON.parse(text);

@@ -1,7 +1,7 @@
 import { catalogue as faults } from '../../errors.ts';
 import { outcomeTable } from '../../resolve/outcomes.ts';
 import { tenantLimits } from '../../session/quota.ts';
-import { failureKinds } from '../../upstream/errors.ts';
+import { failureKinds } from '../../upstream/port.ts';
 
 /** Definition of one metric. Both the registry and the table in docs/metrics.md are generated from these. */
 export interface Definition {

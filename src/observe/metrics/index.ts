@@ -2,7 +2,7 @@ import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
 import type { Clock } from '../../clock.ts';
 import type { TenantLimit } from '../../session/quota.ts';
-import type { FailureKind } from '../../upstream/errors.ts';
+import type { FailureKind } from '../../upstream/port.ts';
 import { version } from '../../version.ts';
 import type { TurnLine } from '../log.ts';
 import {

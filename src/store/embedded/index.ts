@@ -1,6 +1,7 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { chmod, chown, cp, lstat, mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
+import { listenAlone, socketPath } from '../../exclusive-socket.ts';
 import {
   findBinaries,
   isReachableByOthers,
@@ -9,7 +10,6 @@ import {
   unprivileged,
   usableBinaries,
 } from './binaries.ts';
-import { listenAlone, socketPath } from './lock.ts';
 import {
   type Cluster,
   ensureCluster,

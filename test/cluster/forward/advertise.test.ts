@@ -1,7 +1,7 @@
 import { createServer } from 'node:http';
 import { describe, expect, it } from 'vitest';
 import { systemClock } from '../../../src/clock.ts';
-import { announcedUrl, checkAnnounced, type MachineAddress } from '../../../src/cluster/forward/advertise.ts';
+import { advertisedUrl, checkAdvertised, type MachineAddress } from '../../../src/cluster/forward/advertise.ts';
 import { ConfigError, readConfig } from '../../../src/config.ts';
 import { startOwner, startTcp } from './support.ts';
 
@@ -14,7 +14,7 @@ const base = {
   databaseUrl: 'postgres://db.internal:5432/holdfast',
   addresses: [loopback, lan],
 };
-const announced = (options: Partial<Parameters<typeof announcedUrl>[0]>) => announcedUrl({ ...base, ...options });
+const announced = (options: Partial<Parameters<typeof advertisedUrl>[0]>) => advertisedUrl({ ...base, ...options });
 
 describe('announced address of a worker', () => {
   it('The announced address is the one on which the worker listens', () => {
@@ -61,7 +61,7 @@ describe('announced address of a worker', () => {
 
 describe('check before a worker registers', () => {
   const check = (url: string, timeoutMs: number) =>
-    checkAnnounced({ url, workerId: 'worker-a', clock: systemClock, timeoutMs });
+    checkAdvertised({ url, workerId: 'worker-a', clock: systemClock, timeoutMs });
 
   it('The check passes when the address leads to the worker itself', async () => {
     const owner = await startOwner();

@@ -1,9 +1,9 @@
 import { describe, expect, it } from 'vitest';
 import {
-  createHops,
+  createForwardTokens,
   packRequest,
   travels,
-  UnreadableParcel,
+  UnreadableEnvelope,
   unpackRequest,
 } from '../../../src/cluster/forward/envelope.ts';
 import type { BridgeError } from '../../../src/errors.ts';
@@ -14,12 +14,12 @@ import { createManualClock } from '../../../src/testing/manual-clock.ts';
 import { upstreamHeaders } from '../../../src/upstream/headers.ts';
 import { CREDENTIAL, secrets, turnRequest } from './support.ts';
 
-const sealer = createHops({ secrets: secrets(), clock: createManualClock() });
+const sealer = createForwardTokens({ secrets: secrets(), clock: createManualClock() });
 /** Reads a parcel as a worker does. */
 const opened = (parcel: string, now = 0) => {
   let read: Read | BridgeError;
   try {
-    read = readSource(parcel, 'parcel');
+    read = readSource(parcel, 'envelope');
   } catch (error) {
     read = error as BridgeError;
   }
@@ -50,7 +50,7 @@ describe('a request between workers', () => {
 
   it('A parcel that is nested deeper than a client may nest is refused', () => {
     const deep = `{"a":${'['.repeat(100_000)}${']'.repeat(100_000)}}`;
-    expect(() => travel({ ...turnRequest(), text: deep })).toThrow(UnreadableParcel);
+    expect(() => travel({ ...turnRequest(), text: deep })).toThrow(UnreadableEnvelope);
   });
 
   it('Parcels are compatible in both directions with workers that parse the whole parcel', () => {
@@ -162,7 +162,7 @@ describe('a request between workers', () => {
       'text',
     ];
     for (const parcel of broken) {
-      expect(() => opened(JSON.stringify(parcel))).toThrow(UnreadableParcel);
+      expect(() => opened(JSON.stringify(parcel))).toThrow(UnreadableEnvelope);
     }
     const parcel = packRequest(turnRequest(), 0, sealer);
     for (const text of [
@@ -172,7 +172,7 @@ describe('a request between workers', () => {
       parcel.replace('"hi"', 'hi'),
       `${parcel}x`,
     ]) {
-      expect(() => opened(text)).toThrow(UnreadableParcel);
+      expect(() => opened(text)).toThrow(UnreadableEnvelope);
     }
   });
 });

@@ -1,5 +1,5 @@
 import { systemClock } from '../../../src/clock.ts';
-import { createHops } from '../../../src/cluster/forward/envelope.ts';
+import { createForwardTokens } from '../../../src/cluster/forward/envelope.ts';
 import { startInternalServer } from '../../../src/cluster/forward/receiver.ts';
 import { createReader } from '../../../src/intake/pool.ts';
 import { secrets } from './support.ts';
@@ -13,7 +13,7 @@ const server = await startInternalServer({
   host: '127.0.0.1',
   port: 0,
   workerId: () => 'worker-a',
-  hops: createHops({ secrets: secrets(), clock: systemClock }),
+  forwardTokens: createForwardTokens({ secrets: secrets(), clock: systemClock }),
   clock: systemClock,
   limits: { bodyBytes: 1_000_000 },
   reader: createReader({ logger: { error: () => {} } }),

@@ -55,7 +55,7 @@ describe('an owner in a separate process', () => {
     const stopped = await sender.forwarder.forward(peer(), turn('t1'), turnRequest(), fakeClient(), forDead());
     expect(stopped).toEqual({ kind: 'unreachable', sent: true, again: false });
     child.kill('SIGCONT');
-    await line('a hop had left before it was accepted');
+    await line('a sender had left before its request was accepted');
     await sender.close();
 
     const later = startSender();
@@ -65,7 +65,7 @@ describe('an owner in a separate process', () => {
     client.leave();
     expect(await result).toEqual({ kind: 'client_gone' });
     await line('gone t2');
-    expect(said.slice(1)).toEqual(['a hop had left before it was accepted', 'served t2', 'gone t2']);
+    expect(said.slice(1)).toEqual(['a sender had left before its request was accepted', 'served t2', 'gone t2']);
     await later.close();
   });
 

@@ -19,9 +19,9 @@ afterEach(async () => {
 });
 
 const HOP = 'x-holdfast-internal-hop';
-const parcel = (request = turnRequest()) => Buffer.from(packRequest(request, clock.now(), sender.hops));
+const parcel = (request = turnRequest()) => Buffer.from(packRequest(request, clock.now(), sender.forwardTokens));
 const token = (body: Buffer, target = 'worker-a') =>
-  sender.hops.issue({ ...TURN, target, from: 'worker-b', requestId: 'req-1' }, body);
+  sender.forwardTokens.issue({ ...TURN, target, from: 'worker-b', requestId: 'req-1' }, body);
 const post = (headers: Record<string, string>, body: Buffer) =>
   fetch(`${owner.server.url}/internal/turn`, { method: 'POST', headers, body: new Uint8Array(body) });
 
@@ -45,7 +45,7 @@ describe('hops that are refused', () => {
       scopeKind: 'local',
     });
     await refused(await post({ [HOP]: state }, body), 'not_a_hop');
-    const news = sender.hops.issueClaimed(
+    const news = sender.forwardTokens.issueClaimed(
       { target: 'worker-a', from: 'worker-b', sessionId: 's1', epoch: 3, news: 'claimed' as const },
       body,
     );
@@ -109,8 +109,8 @@ describe('hops that are refused', () => {
     while (owner.log.lines.length < 2) await new Promise((done) => setImmediate(done));
     expect(owner.arrived).toHaveLength(0);
     expect(owner.log.lines.map(({ message }) => message)).toEqual([
-      'a hop had left before it was accepted',
-      'a hop had left before it was accepted',
+      'a sender had left before its request was accepted',
+      'a sender had left before its request was accepted',
     ]);
   });
 
@@ -133,11 +133,14 @@ describe('tokens of internal calls', () => {
     const ask = async (path: string, issued: string) =>
       (await fetch(owner.server.url + path, { method: 'POST', headers: { [HOP]: issued }, body })).status;
     const between = { target: 'worker-a', from: 'worker-b' };
-    expect(await ask('/internal/view', owner.hops.issueView(between, body))).toBe(200);
-    const claimed = owner.hops.issueClaimed({ ...between, sessionId: 's1', epoch: 2, news: 'claimed' as const }, body);
+    expect(await ask('/internal/view', owner.forwardTokens.issueView(between, body))).toBe(200);
+    const claimed = owner.forwardTokens.issueClaimed(
+      { ...between, sessionId: 's1', epoch: 2, news: 'claimed' as const },
+      body,
+    );
     expect(await ask('/internal/view', claimed)).toBe(403);
-    expect(await ask('/internal/claimed', owner.hops.issueView(between, body))).toBe(403);
-    expect(await ask('/internal/turn', owner.hops.issueView(between, body))).toBe(403);
+    expect(await ask('/internal/claimed', owner.forwardTokens.issueView(between, body))).toBe(403);
+    expect(await ask('/internal/turn', owner.forwardTokens.issueView(between, body))).toBe(403);
   });
 });
 

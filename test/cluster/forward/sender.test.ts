@@ -1,6 +1,6 @@
 import type { Dispatcher } from 'undici';
 import { describe, expect, it } from 'vitest';
-import { afterPendingIo, encodeLine, type Line } from '../../../src/cluster/forward/protocol.ts';
+import { afterPendingIo, encodeMessage, type ForwardMessage } from '../../../src/cluster/forward/protocol.ts';
 import { runExchange } from '../../../src/cluster/forward/sender.ts';
 import { createManualClock } from '../../../src/testing/manual-clock.ts';
 import { fakeClient, patience } from './support.ts';
@@ -54,7 +54,8 @@ function start(...standing: Parameters<typeof patience>) {
     answered: (status: number, headers = {}) => handler.onResponseStart!(controller, status, headers),
     ended: () => handler.onResponseEnd!(controller, {}),
     bytes: (text: string) => handler.onResponseData!(controller, Buffer.from(text)),
-    lines: (...lines: Line[]) => handler.onResponseData!(controller, Buffer.from(lines.map(encodeLine).join(''))),
+    lines: (...lines: ForwardMessage[]) =>
+      handler.onResponseData!(controller, Buffer.from(lines.map(encodeMessage).join(''))),
   };
 }
 

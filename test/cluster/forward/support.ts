@@ -1,7 +1,7 @@
 import { createServer, type Server, type Socket } from 'node:net';
 import { type Clock, systemClock } from '../../../src/clock.ts';
-import { createHops, type Hop, type Hops } from '../../../src/cluster/forward/envelope.ts';
-import type { HopSink } from '../../../src/cluster/forward/receiver.ts';
+import { createForwardTokens, type ForwardClaims, type ForwardTokens } from '../../../src/cluster/forward/envelope.ts';
+import type { ForwardSink } from '../../../src/cluster/forward/receiver.ts';
 import { type InternalServer, startInternalServer } from '../../../src/cluster/forward/receiver.ts';
 import { createForwarder, type Forwarder } from '../../../src/cluster/forward/sender.ts';
 import type { BridgeError } from '../../../src/errors.ts';
@@ -115,9 +115,9 @@ export function memoryLog() {
 }
 
 export interface Served {
-  hop: Hop;
+  hop: ForwardClaims;
   request: TurnRequest;
-  sink: HopSink;
+  sink: ForwardSink;
 }
 
 export const DEADLINES = { forwardConnect: 2_000, forwardAccepted: 5_000, forwardSilence: 10_000, ownerPoll: 100 };
@@ -163,12 +163,12 @@ export async function startOwner(
   const arrived: Served[] = [];
   const waiting: ((served: Served) => void)[] = [];
   const claims: unknown[] = [];
-  const hops: Hops = createHops({ secrets: secrets(), clock });
+  const forwardTokens: ForwardTokens = createForwardTokens({ secrets: secrets(), clock });
   const server: InternalServer = await startInternalServer({
     host: '127.0.0.1',
     port: 0,
     workerId: () => workerId,
-    hops,
+    forwardTokens,
     clock,
     limits: { bodyBytes: 33_554_432 },
     reader: createReader({ logger: log }),
@@ -186,7 +186,7 @@ export async function startOwner(
   return {
     server,
     log,
-    hops,
+    forwardTokens,
     claims,
     arrived,
     peer: { workerId, url: server.url },
@@ -201,15 +201,15 @@ export async function startOwner(
 /** Starts the side that holds the client. */
 export function startSender(deadlines: Partial<typeof DEADLINES> = {}, clock: Clock = systemClock) {
   const log = memoryLog();
-  const hops = createHops({ secrets: secrets(), clock });
+  const forwardTokens = createForwardTokens({ secrets: secrets(), clock });
   const forwarder: Forwarder = createForwarder({
-    hops,
+    forwardTokens,
     clock,
     workerId: () => 'worker-b',
     deadlines: { ...DEADLINES, ...deadlines },
     logger: log,
   });
-  return { forwarder, hops, log, close: () => forwarder.close() };
+  return { forwarder, forwardTokens, log, close: () => forwarder.close() };
 }
 
 /** Starts a TCP server whose connections the test handles. */

@@ -66,7 +66,7 @@ describe('reader threads and the event loop', () => {
       const bytes = Buffer.from(text);
       const [one, other] = [bytes.subarray(0, 7), bytes.subarray(7)];
       expect(plainOf((await reader.read([one, other], 'body')).request)).toEqual({ ...expected, bytes: bytes.length });
-      const parcel = await reader.read(`{"v":1,"body": ${text} ,"z":[]}`, 'parcel');
+      const parcel = await reader.read(`{"v":1,"body": ${text} ,"z":[]}`, 'envelope');
       expect(parcel.envelope).toBe('{"v":1,"body": null ,"z":[]}');
       expect(plainOf(parcel.request)).toMatchObject({ text, requestFp: expected.requestFp, items: expected.items });
     }

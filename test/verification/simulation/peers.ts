@@ -1,14 +1,14 @@
 import { packRequest, unpackRequest } from '../../../src/cluster/forward/envelope.ts';
 import {
-  applyLine,
-  decodeLine,
-  encodeLine,
-  failLine,
-  headLine,
-  type Line,
+  applyMessage,
+  decodeMessage,
+  encodeMessage,
+  type ForwardMessage,
+  failMessage,
+  headMessage,
   terminalOf,
 } from '../../../src/cluster/forward/protocol.ts';
-import type { HopSink } from '../../../src/cluster/forward/receiver.ts';
+import type { ForwardSink } from '../../../src/cluster/forward/receiver.ts';
 import type { Forwarder } from '../../../src/cluster/forward/sender.ts';
 import type { Config } from '../../../src/config.ts';
 import { readSource } from '../../../src/intake/read.ts';
@@ -41,7 +41,12 @@ const PING_MS = 2_000;
 const plain = { seal: (text: string) => text, open: (text: string) => text };
 
 /** Creates the owner's end of a hop: like the production sink, but over a simulated connection. */
-function hopSink({ process, deadlines }: Peer, end: End, streaming: boolean, say: (line: Line) => void): HopSink {
+function hopSink(
+  { process, deadlines }: Peer,
+  end: End,
+  streaming: boolean,
+  say: (line: ForwardMessage) => void,
+): ForwardSink {
   let state: 'open' | 'delivered' | 'gone' = 'open';
   let ended: 'terminal' | 'not_owner' | null = null;
   let shown = false;
@@ -56,11 +61,11 @@ function hopSink({ process, deadlines }: Peer, end: End, streaming: boolean, say
   };
   end.onClosed(() => settle('gone'));
   const open = () => state === 'open' && end.open;
-  const write = (line: Line) => {
+  const write = (line: ForwardMessage) => {
     if (open()) say(line);
     return true;
   };
-  const finish = (how: 'terminal' | 'not_owner', line: () => Line) => {
+  const finish = (how: 'terminal' | 'not_owner', line: () => ForwardMessage) => {
     if (ended) return;
     ended = how;
     stopPing();
@@ -81,7 +86,7 @@ function hopSink({ process, deadlines }: Peer, end: End, streaming: boolean, say
   write({ t: 'accepted' });
   ping();
   return {
-    head: (head) => void (ended ?? write(headLine(head))),
+    head: (head) => void (ended ?? write(headMessage(head))),
     event(type, json, telemetry) {
       if (ended || !open()) return true;
       shown ||= streaming && !telemetry;
@@ -92,7 +97,7 @@ function hopSink({ process, deadlines }: Peer, end: End, streaming: boolean, say
       shown ||= !ended && streaming && open();
       finish('terminal', () => ({ t: 'end', type, json }));
     },
-    fail: (error) => finish('terminal', () => failLine(error)),
+    fail: (error) => finish('terminal', () => failMessage(error)),
     relay: ({ status, headers, body }) =>
       finish('terminal', () => ({ t: 'relay', status, headers, body: body.toString('base64') })),
     cut: () => finish('terminal', () => ({ t: 'cut' })),
@@ -162,7 +167,7 @@ export function createSimulatedForwarder(
       };
       const take = (text: string) => {
         if (state === 'ended') return;
-        const line = decodeLine(Buffer.from(text));
+        const line = decodeMessage(Buffer.from(text));
         heard += 1;
         patience.heard();
         if (state === 'accepted') watch(deadlines.forwardSilence);
@@ -173,7 +178,7 @@ export function createSimulatedForwarder(
           return onAccepted?.();
         }
         if (line.t === 'not_owner') return finish({ kind: 'not_owner' });
-        if (applyLine(line, sink) === 'ended') finish({ kind: 'served', terminal: terminalOf(line) });
+        if (applyMessage(line, sink) === 'ended') finish({ kind: 'served', terminal: terminalOf(line) });
       };
 
       if (!sink.attached) return Promise.resolve({ kind: 'client_gone' });
@@ -201,9 +206,9 @@ export function createSimulatedForwarder(
             });
             return;
           }
-          const received = unpackRequest(readSource(body, 'parcel'), target.process.clock.now(), plain);
+          const received = unpackRequest(readSource(body, 'envelope'), target.process.clock.now(), plain);
           const accepted = hopSink(target, there, received.body.stream === true, (line) => {
-            const text = encodeLine(line);
+            const text = encodeMessage(line);
             there.post('line', () => take(text));
           });
           const { requestId } = received;

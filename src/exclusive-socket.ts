@@ -4,6 +4,11 @@ import { connect, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
+/**
+ * Sockets on which one process listens alone. The kernel refuses connections to one as soon as its process has ended, which
+ * a file could not show: the lock of a data directory and the proof of a worker's death both use this.
+ */
+
 /** Longest path of a Unix socket that every system accepts. */
 const MAX_SOCKET_PATH = 100;
 

@@ -1,12 +1,12 @@
 import jwt from 'jsonwebtoken';
 import { describe, expect, it } from 'vitest';
-import { createHops, type Hop, HopRefused } from '../../../src/cluster/forward/envelope.ts';
+import { createForwardTokens, type ForwardClaims, ForwardRefused } from '../../../src/cluster/forward/envelope.ts';
 import { createManualClock } from '../../../src/testing/manual-clock.ts';
 import { parseSecrets } from '../../../src/token/keyring.ts';
 import { createTokens } from '../../../src/token/token.ts';
 import { SECRETS } from './support.ts';
 
-const hop: Hop = {
+const hop: ForwardClaims = {
   target: 'worker-a',
   from: 'worker-b',
   sessionId: 's1',
@@ -21,7 +21,8 @@ const body = Buffer.from('{"some":"body"}');
 function setup(options: { secrets?: string; remembered?: number } = {}) {
   const clock = createManualClock();
   const secrets = parseSecrets(options.secrets ?? SECRETS);
-  const make = () => createHops({ secrets, clock, ...(options.remembered ? { remembered: options.remembered } : {}) });
+  const make = () =>
+    createForwardTokens({ secrets, clock, ...(options.remembered ? { remembered: options.remembered } : {}) });
   return { clock, secrets, sender: make(), receiver: make() };
 }
 
@@ -29,7 +30,7 @@ function refusal(act: () => unknown): string {
   try {
     act();
   } catch (error) {
-    if (error instanceof HopRefused) return error.reason;
+    if (error instanceof ForwardRefused) return error.reason;
     throw error;
   }
   return 'accepted';
@@ -130,14 +131,14 @@ describe('hop token', () => {
 
   it('A hop token is accepted while clocks differ by less than its lifetime, and not beyond', () => {
     const secrets = parseSecrets(SECRETS);
-    const sender = createHops({ secrets, clock: createManualClock(1_900_000_020_000) });
-    const near = createHops({ secrets, clock: createManualClock(1_900_000_010_000) });
-    const far = createHops({ secrets, clock: createManualClock(1_900_000_009_000) });
+    const sender = createForwardTokens({ secrets, clock: createManualClock(1_900_000_020_000) });
+    const near = createForwardTokens({ secrets, clock: createManualClock(1_900_000_010_000) });
+    const far = createForwardTokens({ secrets, clock: createManualClock(1_900_000_009_000) });
     expect(refusal(() => near.verify(sender.issue(hop, body), body, 'worker-a'))).toBe('accepted');
     expect(refusal(() => far.verify(sender.issue(hop, body), body, 'worker-a'))).toBe('from_the_future');
   });
 
-  it('Hop tokens are refused while the replay cache is full', () => {
+  it('Forwarding tokens are refused while the replay cache is full', () => {
     const { clock, sender, receiver } = setup({ remembered: 2 });
     const use = () => refusal(() => receiver.verify(sender.issue(hop, body), body, 'worker-a'));
     expect([use(), use(), use()]).toEqual(['accepted', 'accepted', 'too_many']);

@@ -1,0 +1,32 @@
+/** Names of the headers that several parts read or write, in lower case. */
+
+/** In an answer, the turn-state token that Codex sends back within its user turn; to the provider, the provider's own turn state. */
+export const TURN_STATE_HEADER = 'x-codex-turn-state';
+/** Data of Codex about its turn, as JSON. */
+export const TURN_METADATA_HEADER = 'x-codex-turn-metadata';
+export const THREAD_HEADER = 'thread-id';
+export const IDEMPOTENCY_HEADER = 'idempotency-key';
+
+/** To the client, the bridge's own id of the request; in a provider's answer, the provider's. */
+export const REQUEST_ID_HEADER = 'x-request-id';
+/** The provider's request id, as the client gets it. */
+export const UPSTREAM_REQUEST_ID_HEADER = 'x-upstream-request-id';
+export const OUTCOME_HEADER = 'x-holdfast-outcome';
+export const SESSION_HEADER = 'x-holdfast-session';
+export const SHOULD_RETRY_HEADER = 'x-should-retry';
+export const RETRY_AFTER_HEADER = 'retry-after';
+
+/** Between workers: the signed token of a message. */
+export const FORWARD_TOKEN_HEADER = 'x-holdfast-internal-hop';
+/** Marks a refusal as the receiver's own, as opposed to an intermediary's answer: the request was certainly not served. */
+export const REFUSED_HEADER = 'x-holdfast-internal-refused';
+
+/** Flattens headers to one string each, names in lower case. Repeated headers are joined as HTTP allows. */
+export function flatHeaders(headers: Readonly<Record<string, string | string[] | undefined>>): Record<string, string> {
+  // Without a prototype: a header may be named `constructor`.
+  const flat: Record<string, string> = Object.create(null);
+  for (const [name, value] of Object.entries(headers)) {
+    if (value !== undefined) flat[name.toLowerCase()] = Array.isArray(value) ? value.join(', ') : value;
+  }
+  return flat;
+}
