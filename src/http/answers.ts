@@ -137,6 +137,7 @@ export function createSseSink(options: SseSinkOptions): ClientSink {
   res.on('drain', () => {
     stalled = false;
     stopPatience();
+    if (ended) awaitDelivery();
     for (const listener of drained) listener();
   });
   connection.onGone(() => release());
@@ -183,7 +184,7 @@ export function createSseSink(options: SseSinkOptions): ClientSink {
   };
   /**
    * Limits the time in which the buffered rest of an ended answer must be delivered; otherwise a client that stops
-   * reading would hold its connection.
+   * reading would hold its connection. While stalled, the timer of `write` already runs.
    */
   const awaitDelivery = () => {
     if (!stalled && connection.open) stopPatience = clock.after(slowClientMs, () => res.destroy());
