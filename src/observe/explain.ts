@@ -83,7 +83,7 @@ const turn: Record<TurnEvent['type'], string> = {
 
 /** Describes an event of a session's actor; an unknown event is described by its name. */
 export function sessionPhrase(type: string, fields: SafeFields = {}): string {
-  if (type === 'xstate.init') return 'the actor began';
+  if (type === 'xstate.init') return 'the actor started';
   if (type === 'xstate.stop') return 'the actor was stopped';
   return Object.hasOwn(session, type) ? session[type as SessionEvent['type']](fields) : `${type} arrived`;
 }
@@ -110,7 +110,7 @@ export interface ReplayedStep {
  * @throws {Error} when the record does not begin with a state of this version of the machine
  */
 export function replaySteps(record: FlightRecord): { start: SessionSnapshot; steps: ReplayedStep[] } {
-  if (!record.base) throw new Error(`the story of ${record.sessionId} has no beginning`);
+  if (!record.base) throw new Error(`the record of ${record.sessionId} has no beginning`);
   const { value, context } = record.base;
   const start = sessionMachine.resolveState({
     value,
@@ -179,12 +179,12 @@ function eventSentence(recorded: FlightEvent, step: ReplayedStep | undefined, pr
   const what = sessionPhrase(recorded.event, recorded.fields);
   const moved = recorded.state === previous ? `it stayed in ${state}` : `it went to ${state}`;
   const meaning = step && meaningOf(step);
-  const ignored = step && !meaning ? ', which meant nothing there' : '';
+  const ignored = step && !meaning ? ', which has no effect in that state' : '';
   return `${at} Epoch ${id}: ${what}${times}${ignored}; ${moved}.${meaning ? ` ${meaning}` : ''}`;
 }
 
 function ownerSentence({ session, workers }: StoryRows): string {
-  if (!session) return 'The database has no row of the session: it was never created, or was purged.';
+  if (!session) return 'The database has no row of the session: it was never created, or it was purged.';
   const { ownerWorkerId, epoch, state, activeTurnId } = session;
   const owner = workers.find(({ id }) => id === ownerWorkerId);
   const health = owner
@@ -194,9 +194,9 @@ function ownerSentence({ session, workers }: StoryRows): string {
         ? `, which is ${owner.state}`
         : ', whose lease has run out'
     : '';
-  const who = ownerWorkerId ? `worker ${short(ownerWorkerId)}${health}` : 'nobody';
+  const who = ownerWorkerId ? `worker ${short(ownerWorkerId)}${health}` : 'no worker';
   const active = activeTurnId ? `, with turn ${short(activeTurnId)} active` : ', with no turn active';
-  return `By its row the session is ${state}, owned by ${who}, in epoch ${epoch}${active}.`;
+  return `According to its row, the session is ${state}, owned by ${who}, in epoch ${epoch}${active}.`;
 }
 
 function turnSentences({ turns }: StoryRows, ending: FlightEnding | null): string[] {
@@ -205,7 +205,7 @@ function turnSentences({ turns }: StoryRows, ending: FlightEnding | null): strin
   const by = `worker ${short(row.authorWorkerId)} in epoch ${row.epoch}`;
   const recorded = row.state === 'active' ? 'is still active' : `is recorded as ${row.state}`;
   const later =
-    row.state !== 'active' && row.state !== ending.terminal ? `, though its client was told ${ending.terminal}` : '';
+    row.state !== 'active' && row.state !== ending.terminal ? `, but its client received ${ending.terminal}` : '';
   return [`Turn ${short(row.id)} was started by ${by} and ${recorded}${later}.`];
 }
 
@@ -216,22 +216,23 @@ function whySentence({ fault, upstreamStatus }: Pick<FailedRequest, 'fault' | 'u
     ? `${fault}: ${known.message}`
     : upstreamStatus !== null
       ? `the provider answered ${upstreamStatus}.`
-      : (fault ?? 'the upstream said so.');
-  return `The client got that because of ${why}${known ? ` ${known.action}` : ''}`;
+      : (fault ?? 'an error of the upstream.');
+  return `Reason for the client's answer: ${why}${known ? ` ${known.action}` : ''}`;
 }
 
-const causeSentences = (cause: string | null | undefined) => (cause ? [`On the way to the upstream: ${cause}.`] : []);
+const causeSentences = (cause: string | null | undefined) =>
+  cause ? [`Problem with the upstream connection: ${cause}.`] : [];
 
 function endingSentences(ending: FlightEnding | null): string[] {
   if (!ending) return [];
   const placed = outcomeTable().find(({ outcome }) => outcome === ending.outcome)?.meaning;
   const row = resolutionRows.find(({ id }) => id === ending.decidedBy);
-  const sent = ending.heldMs === null ? 'nothing was sent upstream' : `its frame left after ${ending.heldMs} ms`;
+  const sent = ending.heldMs === null ? 'nothing was sent upstream' : `its frame was sent after ${ending.heldMs} ms`;
   const first =
     ending.firstEventMs === null ? 'no event came back' : `the first event came after ${ending.firstEventMs} ms`;
   return [
     `Turn ${short(ending.turn)} was placed as ${ending.outcome}${placed ? `: ${placed}` : '.'}`,
-    ...(row ? [`The row that decided was ${row.id}: ${row.when}`] : []),
+    ...(row ? [`Decided by row ${row.id}: ${row.when}`] : []),
     `It ended after ${ending.totalMs} ms as ${ending.terminal}; ${sent}, ${first}.`,
     whySentence(ending),
     ...causeSentences(ending.cause),
@@ -258,9 +259,9 @@ export function explain(record: FlightRecord, rows: StoryRows): string[] {
     previous.set(recorded.actor, recorded.state);
     return sentence;
   });
-  const lost = record.dropped > 0 ? [`${record.dropped} earlier events are not remembered.`] : [];
+  const lost = record.dropped > 0 ? [`${record.dropped} earlier events were dropped from the record.`] : [];
   return [
-    `Session ${short(record.sessionId)} as worker ${short(record.workerId)} saw it, up to epoch ${record.epoch}.`,
+    `Session ${short(record.sessionId)}, as recorded by worker ${short(record.workerId)} up to epoch ${record.epoch}.`,
     ownerSentence(rows),
     ...lost,
     ...told,

@@ -45,11 +45,13 @@ export function storiesRouter({ store, remembered, failed, allow }: StoriesOptio
     const record = known ?? lost?.record ?? null;
     if (!session && !record && !lost) {
       throw new BridgeError('bridge_not_found', {
-        detail: 'There is no such session or response. No worker remembers a request of that id that failed.',
+        detail: 'There is no such session or response. No worker has a record of a failed request with that id.',
       });
     }
     if (!record && !lost) {
-      throw new BridgeError('bridge_not_found', { detail: 'Nothing is remembered of that session here.' });
+      throw new BridgeError('bridge_not_found', {
+        detail: 'There is no record of that session on this worker or in the database.',
+      });
     }
     const failure = lost ? explainFailure(lost.failed) : [];
     const [turns, workers] = await Promise.all([session ? store.turnsOf(id, TURNS) : [], store.workers()]);

@@ -40,7 +40,7 @@ export const refusesCredential = (status: number): boolean => status === 401 || 
 
 function refusalError({ status, code }: CredentialRefusal): BridgeError {
   const said = code === null ? `${status}` : `${status} ${code}`;
-  return new BridgeError('bridge_upstream_credential', { detail: `The upstream said: ${said}.` });
+  return new BridgeError('bridge_upstream_credential', { detail: `The upstream answered ${said}.` });
 }
 
 function refusalOf(given: unknown, status: number): CredentialRefusal {

@@ -124,7 +124,7 @@ describe.skipIf(!existsSync(browserPath))('admin page in a browser', () => {
     await page.keyboard.press('Enter');
     await page.waitForSelector('.state.inmost[data-state="live.idle"]');
     expect(await page.textContent('.session h2')).toContain(id);
-    expect(await page.textContent('.standing')).toContain('A live worker keeps its socket warm');
+    expect(await page.textContent('.standing')).toContain('A live worker keeps its socket open');
     const rows = await page.$$eval('.turns tbody tr', (trs) => trs.map((tr) => tr.textContent ?? ''));
     expect(rows[0]).toMatch(/live_reuse.*completed.*full → delta.*\d %/);
     expect(rows[1]).toMatch(/created.*completed.*fresh → full|created.*completed.*full → full/);

@@ -119,7 +119,7 @@ export function runExchange(options: ExchangeOptions): Promise<ForwardResult> {
       return;
     }
     if (state !== 'accepted') return lost(`${line.t} before it was accepted`, true);
-    if (line.t === 'not_owner') return end({ kind: 'not_owner' }, 'said so');
+    if (line.t === 'not_owner') return end({ kind: 'not_owner' }, 'the peer is not the owner');
     const after = applyLine(line, sink);
     if (after === 'ended') end({ kind: 'served', terminal: terminalOf(line) }, 'answered');
     else if (after === 'full' && !paused) {
