@@ -1,7 +1,7 @@
 import express, { type Request, type RequestHandler, type Response, type Router } from 'express';
 import type { Clock } from '../clock.ts';
 import { BridgeError } from '../errors.ts';
-import { type AccessRule, isSameOrigin } from '../observe/access.ts';
+import { type AccessRule, isSameOrigin } from '../http/access.ts';
 import type { FlightRecord } from '../observe/trace.ts';
 import type { OperatorVerdict, SessionSummary, TurnDetail } from '../store/admin-port.ts';
 import type { SessionStateName, WorkerRow } from '../store/port.ts';

@@ -9,7 +9,7 @@ import { BridgeError } from '../errors.ts';
 import type { Ids } from '../ids.ts';
 import type { Reader } from '../intake/pool.ts';
 import { encodeText } from '../json.ts';
-import type { Logger } from '../observe/log.ts';
+import type { Log } from '../log.ts';
 import { type Caller, type ClientSink, credentialOf, type TurnRequest } from '../session/port.ts';
 import type { Lease, Quota } from '../session/quota.ts';
 import { StoreUnavailable } from '../store/port.ts';
@@ -275,7 +275,7 @@ export interface HttpFaceOptions {
   reader: Reader;
   clock: Clock;
   ids: Ids;
-  logger: Logger;
+  logger: Log<'error'>;
   /**
    * Called after a request that did not become a turn was answered with a 5xx error, from the bridge or from the
    * upstream.

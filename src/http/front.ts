@@ -4,7 +4,7 @@ import { networkInterfaces } from 'node:os';
 import type { RequestHandler } from 'express';
 import { type Config, hostAndPort, isLoopback } from '../config.ts';
 import { BridgeError } from '../errors.ts';
-import { isSameOrigin } from '../observe/access.ts';
+import { isSameOrigin } from './access.ts';
 
 /** Paths of the bridge. Everything it serves is one of these or lies below one. */
 export const ownPaths = [
