@@ -35,6 +35,7 @@ import { createUpstreamTransport } from './upstream/transport.ts';
 import { version } from './version.ts';
 import { type PeerListener, type PeerService, startWorker } from './worker.ts';
 
+/** Options of {@link createBridge}. All are optional; the rest is configured by environment variables. */
 export interface BridgeOptions {
   /** Settings, named like the environment variables. They override the process's own environment. */
   env?: Record<string, string | undefined>;
@@ -101,6 +102,8 @@ export interface AdminToken {
 /**
  * Starts a bridge in this process.
  *
+ * @param options settings override those of the process's environment
+ * @returns the bridge, registered as a worker and ready to serve
  * @throws `ConfigError`, or the error that keeps the database from opening
  */
 export async function createBridge(options: BridgeOptions = {}): Promise<Bridge> {

@@ -1,7 +1,7 @@
 import { spawnSync } from 'node:child_process';
 
 /** `npm run check`: runs every gate, with its output, and names those that failed in the last line. */
-const gates = ['format', 'types', 'unused', 'words'];
+const gates = ['format', 'types', 'unused', 'words', 'docstrings'];
 
 const failed = gates.filter((gate) => {
   const { status } = spawnSync('npm', ['run', '-s', `check:${gate}`], { stdio: 'inherit' });

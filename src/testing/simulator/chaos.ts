@@ -47,8 +47,10 @@ const upgradeFaults = {
   close_after_upgrade: { kind: 'accept_then_close' },
 } as const satisfies Record<string, UpgradeFault>;
 
+/** Name of a fault that chaos injects. */
 export type ChaosKind = keyof typeof turnFaults | keyof typeof upgradeFaults;
 
+/** Options of random faults. */
 export interface ChaosOptions {
   /** Default: the simulator's seed. */
   seed?: number;
@@ -59,6 +61,7 @@ export interface ChaosOptions {
   rates: Partial<Record<ChaosKind, number>>;
 }
 
+/** A fault that chaos injected. */
 export interface ChaosRecord {
   kind: ChaosKind;
   /** Number of the turn or of the upgrade. */

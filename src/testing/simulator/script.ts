@@ -12,6 +12,7 @@ import type {
   UpgradeSeen,
 } from './faults.ts';
 
+/** A rule that was added to a script. */
 export interface RuleHandle {
   readonly id: number;
   /** Number of times the rule applied. */
