@@ -12,6 +12,7 @@ import {
 } from '../../src/testing/index.ts';
 import { doneItems, post, type ResponseObject, terminalsOf } from '../support/client.ts';
 import { openLive } from '../support/live-client.ts';
+import { user } from '../support/messages.ts';
 import type { PropertyWorld } from './world.ts';
 
 type Item = Record<string, unknown>;
@@ -91,8 +92,6 @@ export interface Counts {
 
 /** Outcomes after which the client's next request finds the session that answered it. */
 const keepsTheLine = new Set(['created', 'live_reuse', 'stale_recovery', 'superseded']);
-
-const user = (text: string): Item => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 
 interface Point {
   /** Everything the client has so far, as it would send it. */
