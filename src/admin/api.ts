@@ -2,6 +2,7 @@ import express, { type Request, type RequestHandler, type Response, type Router 
 import type { Clock } from '../clock.ts';
 import { BridgeError } from '../errors.ts';
 import { type AccessRule, isSameOrigin } from '../http/access.ts';
+import type { Log } from '../log.ts';
 import type { FlightRecord } from '../observe/trace.ts';
 import type { OperatorVerdict, SessionSummary, TurnDetail } from '../store/admin-port.ts';
 import type { SessionStateName, WorkerRow } from '../store/port.ts';
@@ -52,7 +53,7 @@ export interface AdminApiOptions {
   port: AdminPort;
   allow: AccessRule;
   clock: Pick<Clock, 'now' | 'after'>;
-  logger: { warn(o: object, m: string): void };
+  logger: Log<'warn'>;
 }
 
 const states = new Set<string>(['connecting', 'live', 'reconnecting', 'stale', 'closed']);

@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { type BridgeCode, BridgeError } from '../errors.ts';
+import type { Log } from '../log.ts';
 import type { Flat, Kind, Read } from './read.ts';
 import { readSource, unflatten } from './read.ts';
 import type { Job } from './thread.ts';
@@ -54,7 +55,7 @@ interface Thread {
 }
 
 export interface ReaderOptions {
-  logger: { error(fields: object, message: string): void };
+  logger: Log<'error'>;
   inlineBytes?: number;
   threads?: number;
   /** Heap of one thread, in MiB. */

@@ -1,6 +1,7 @@
 import { Agent, request as call, type Dispatcher } from 'undici';
 import type { Clock } from '../../clock.ts';
 import { encodeText } from '../../json.ts';
+import type { Log } from '../../log.ts';
 import type { ForwardResult, Patience, Waiting } from '../../session/forwarding.ts';
 import type { ClientSink, TurnRequest } from '../../session/port.ts';
 import { type ClaimedNotice, type Hop, type Hops, packRequest } from './envelope.ts';
@@ -235,7 +236,7 @@ export interface ForwarderOptions {
   /** Returns this worker's current id, which changes when the worker registers again. */
   workerId(): string;
   deadlines: HopDeadlines;
-  logger: { debug(fields: object, message: string): void };
+  logger: Log<'debug'>;
 }
 
 /**
