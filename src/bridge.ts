@@ -125,17 +125,7 @@ export async function createBridge(options: BridgeOptions = {}): Promise<Bridge>
     logger.error({ err, source, suppressed }, 'an exception was contained at its source: report it');
   });
   try {
-    const { onRegistered, inspect, metricsPage } = options;
-    return await assemble(config, storage, {
-      clock,
-      ids,
-      random,
-      logger,
-      onRegistered,
-      inspect,
-      metricsPage,
-      stopFaults,
-    });
+    return await assemble(config, storage, { ...options, clock, ids, random, logger, stopFaults });
   } catch (error) {
     stopFaults();
     await storage.close();
@@ -147,14 +137,12 @@ export async function createBridge(options: BridgeOptions = {}): Promise<Bridge>
 const reportRefusal = (logger: Logger) => (refusal: CredentialRefusal) =>
   logger.error(refusal, 'the upstream refused the shared credential (HOLDFAST_UPSTREAM_KEY)');
 
-interface Means {
+/** Options of a bridge with their defaults. */
+interface Means extends BridgeOptions {
   clock: Clock;
   ids: Ids;
   random: () => number;
   logger: Logger;
-  onRegistered: BridgeOptions['onRegistered'];
-  inspect: BridgeOptions['inspect'];
-  metricsPage: BridgeOptions['metricsPage'];
   stopFaults(): void;
 }
 

@@ -10,14 +10,14 @@ import { type AdminPort, askFailures, askOwners, type OperatorAction } from './f
 import { sessionOutline, timelineOf, whyAndExit } from './views.ts';
 
 /** Removes the nonce, which proves ownership to the fence and must not be disclosed. */
-export const shownSession = ({ ownerNonce: _, ...row }: SessionSummary) => row;
+const shownSession = ({ ownerNonce: _, ...row }: SessionSummary) => row;
 
 /**
  * Returns the fields of a worker's row that operators see.
  *
  * @param me id of the worker that answers
  */
-export const shownWorker = (row: WorkerRow | undefined, me: string) =>
+const shownWorker = (row: WorkerRow | undefined, me: string) =>
   row
     ? { id: row.id, state: row.state, leaseLeftMs: row.leaseLeftMs, version: row.version, here: row.id === me }
     : null;
@@ -43,13 +43,13 @@ function shownUsage(usage: unknown, depth = 2): Record<string, unknown> | null {
 }
 
 /** Returns a turn without its credential fingerprint, with `error` and `usage` reduced to safe fields. */
-export const shownTurn = ({ credentialFp: _, error, usage, ...turn }: TurnDetail) => ({
+const shownTurn = ({ credentialFp: _, error, usage, ...turn }: TurnDetail) => ({
   ...turn,
   error: shownError(error),
   usage: shownUsage(usage),
 });
 
-export interface AdminApiOptions {
+interface AdminApiOptions {
   port: AdminPort;
   allow: AccessRule;
   clock: Pick<Clock, 'now' | 'after'>;

@@ -103,7 +103,7 @@ export interface Timeline {
 }
 
 /** Returns the dotted paths of all states in a state value, outer states first. */
-export function activePaths(value: StateValue, prefix = ''): string[] {
+function activePaths(value: StateValue, prefix = ''): string[] {
   if (typeof value === 'string') return [prefix + value];
   return Object.entries(value).flatMap(([name, below]) => [
     prefix + name,
@@ -155,7 +155,7 @@ export interface Standing {
 }
 
 /** Explanation of a session's state and of how it can leave it, one sentence each. */
-export interface WhyAndExit {
+interface WhyAndExit {
   why: string;
   exit: string;
 }

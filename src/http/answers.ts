@@ -8,7 +8,7 @@ import type { UpstreamAnswer } from '../upstream/port.ts';
 import { failedEvent, headHeaders, relayAnswer, responseIdOf, sendError, sequenceOf } from './envelope.ts';
 import { watchConnection } from './server.ts';
 
-export interface JsonSinkOptions {
+interface JsonSinkOptions {
   res: Response;
   requestId: string;
   clock: Clock;
@@ -103,7 +103,7 @@ export function createJsonSink({ res, requestId, clock, slowClientMs }: JsonSink
   };
 }
 
-export interface SseSinkOptions {
+interface SseSinkOptions {
   res: Response;
   requestId: string;
   /** Model named in the request. */

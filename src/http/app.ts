@@ -140,7 +140,7 @@ function unpack(req: IncomingMessage, encoding: string): Readable {
  *
  * @throws {BridgeError} `bridge_invalid_request` for a body that is nested too deeply
  */
-export function textOfParsed(body: object): string {
+function textOfParsed(body: object): string {
   try {
     return JSON.stringify(body);
   } catch (error) {
@@ -149,7 +149,7 @@ export function textOfParsed(body: object): string {
   }
 }
 
-export interface PassOptions {
+interface PassOptions {
   transport: UpstreamTransport;
   target: UpstreamTarget;
   caller: Caller;
@@ -213,7 +213,7 @@ const PAGE_BYTES = 16 * 1024 * 1024;
  *
  * @throws {BridgeError} `bridge_upstream_unreachable`
  */
-export async function listsItem(
+async function listsItem(
   req: Request,
   options: Pick<PassOptions, 'transport' | 'target' | 'caller' | 'path'>,
   itemId: string,
@@ -265,7 +265,7 @@ export function flatHeaders(headers: Request['headers']): Record<string, string>
   );
 }
 
-export interface HttpFaceOptions {
+interface HttpFaceOptions {
   service: TurnService;
   authenticate(headers: Request['headers']): Caller;
   quota: Pick<Quota, 'admit' | 'refuse'>;

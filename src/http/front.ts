@@ -57,7 +57,7 @@ const EXPOSED = [
 const PREFLIGHT_MAX_AGE = '600';
 
 /** Check of `Host` and `Origin` that runs before all other handling of a request. */
-export interface Front {
+interface Front {
   /** Throws a {@link BridgeError} when the request is not admitted. */
   admit(req: IncomingMessage): void;
   /**

@@ -6,7 +6,7 @@ import type { SessionReads, WorkerRegistry } from '../store/port.ts';
 import { explain, explainFailure, replay } from './explain.ts';
 import type { FailedRequest, FlightRecord } from './trace.ts';
 
-export interface StoriesOptions {
+interface StoriesOptions {
   store: Pick<StoreAdmin, 'listSessions' | 'story'> & Pick<SessionReads, 'turnsOf'> & Pick<WorkerRegistry, 'workers'>;
   /** Returns this worker's record of a session. */
   remembered(sessionId: string): FlightRecord | null;

@@ -129,7 +129,7 @@ const html = (inspectorUrl: string) => `<!doctype html>
 </html>
 `;
 
-export interface InspectPageOptions {
+interface InspectPageOptions {
   /** Check made before a ticket is issued. Throws the error that the client receives. */
   allow: AccessRule;
   tickets: Tickets;
