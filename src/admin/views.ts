@@ -1,7 +1,7 @@
 import type { AnyStateNode, StateValue } from 'xstate';
 import { sessionMachine } from '../../machines/session.ts';
-import { meaningOf, type ReplayedStep, replaySteps, sessionPhrase, stateText, turnPhrase } from '../observe/explain.ts';
-import type { FlightEvent, FlightRecord } from '../observe/trace.ts';
+import { firstSteps, meaningOf, sessionPhrase, stateText, turnPhrase } from '../observe/explain.ts';
+import type { FlightRecord } from '../observe/trace.ts';
 import type { SessionRow, WorkerRow } from '../store/port.ts';
 
 export interface OutlinedState {
@@ -111,19 +111,9 @@ function activePaths(value: StateValue, prefix = ''): string[] {
   ]);
 }
 
-function stepsOf(record: FlightRecord): Map<FlightEvent, ReplayedStep> {
-  const first = new Map<FlightEvent, ReplayedStep>();
-  try {
-    for (const step of replaySteps(record).steps) if (!first.has(step.recorded)) first.set(step.recorded, step);
-  } catch {
-    // The record was made by an older version of the machine, so the descriptions of its transitions are unknown.
-  }
-  return first;
-}
-
 /** Converts a record to a list of readable entries, oldest first. */
 export function timelineOf(record: FlightRecord, from: Timeline['from']): Timeline {
-  const steps = stepsOf(record);
+  const steps = firstSteps(record);
   const previous = new Map<string, string>();
   const entries = record.events.map((recorded): TimelineEntry => {
     const { t, actor, event, fields, state, times = 1 } = recorded;

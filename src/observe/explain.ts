@@ -109,7 +109,7 @@ export interface ReplayedStep {
  *
  * @throws {Error} when the record does not begin with a state of this version of the machine
  */
-export function replaySteps(record: FlightRecord): { start: SessionSnapshot; steps: ReplayedStep[] } {
+function replaySteps(record: FlightRecord): { start: SessionSnapshot; steps: ReplayedStep[] } {
   if (!record.base) throw new Error(`the record of ${record.sessionId} has no beginning`);
   const { value, context } = record.base;
   const start = sessionMachine.resolveState({
@@ -131,9 +131,23 @@ export function replaySteps(record: FlightRecord): { start: SessionSnapshot; ste
 }
 
 /**
+ * Returns the replayed step of each recorded event; of a repeated event the first one. The result is empty for a record of
+ * an older version of the machine: the descriptions of its transitions are unknown.
+ */
+export function firstSteps(record: FlightRecord): ReadonlyMap<FlightEvent, ReplayedStep> {
+  const first = new Map<FlightEvent, ReplayedStep>();
+  try {
+    for (const step of replaySteps(record).steps) if (!first.has(step.recorded)) first.set(step.recorded, step);
+  } catch {
+    return new Map();
+  }
+  return first;
+}
+
+/**
  * Returns the state of the session at the end of the record, found by replay.
  *
- * @throws {Error} under the same conditions as {@link replaySteps}
+ * @throws {Error} when the record does not begin with a state of this version of the machine
  */
 export function replay(record: FlightRecord): SessionSnapshot {
   const { start, steps } = replaySteps(record);
@@ -245,16 +259,9 @@ function endingSentences(ending: FlightEnding | null): string[] {
  * replayed causes no error; its events are then described without the machine's descriptions.
  */
 export function explain(record: FlightRecord, rows: StoryRows): string[] {
-  let steps: ReplayedStep[] = [];
-  try {
-    ({ steps } = replaySteps(record));
-  } catch {
-    // The record was made by an older version of the machine.
-  }
-  const first = new Map<FlightEvent, ReplayedStep>();
-  for (const step of steps) if (!first.has(step.recorded)) first.set(step.recorded, step);
+  const first = firstSteps(record);
   const previous = new Map<string, string>();
-  const told = record.events.map((recorded) => {
+  const sentences = record.events.map((recorded) => {
     const sentence = eventSentence(recorded, first.get(recorded), previous.get(recorded.actor));
     previous.set(recorded.actor, recorded.state);
     return sentence;
@@ -264,7 +271,7 @@ export function explain(record: FlightRecord, rows: StoryRows): string[] {
     `Session ${short(record.sessionId)}, as recorded by worker ${short(record.workerId)} up to epoch ${record.epoch}.`,
     ownerSentence(rows),
     ...lost,
-    ...told,
+    ...sentences,
     ...turnSentences(rows, record.ending),
     ...endingSentences(record.ending),
   ];
