@@ -1,6 +1,7 @@
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
 import type { Clock } from '../../clock.ts';
+import { isFields } from '../../json.ts';
 import type { TenantLimit } from '../../session/quota.ts';
 import type { FailureKind } from '../../upstream/errors.ts';
 import { version } from '../../version.ts';
@@ -109,8 +110,7 @@ interface TokenCounts {
 
 const tokenCount = (value: unknown): number =>
   typeof value === 'number' && Number.isFinite(value) && value > 0 ? value : 0;
-const object = (value: unknown): Record<string, unknown> =>
-  typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : {};
+const object = (value: unknown): Record<string, unknown> => (isFields(value) ? value : {});
 
 /** Reads the provider's `usage`. Missing or non-numeric values count as 0. */
 export function tokensOf(usage: unknown): TokenCounts {
