@@ -3,6 +3,7 @@ import { type FleetWorker, startFleet } from '../test/chaos/fleet.ts';
 import { ownDatabase } from '../test/chaos/world.ts';
 import { post } from '../test/support/client.ts';
 import { openLive } from '../test/support/live-client.ts';
+import { user } from '../test/support/messages.ts';
 import { percentile, show, thisMachine } from './machine.ts';
 
 /**
@@ -16,7 +17,6 @@ const BUSY_ROUNDS = Number(process.env.BENCH_BUSY_ROUNDS ?? 3);
 const database = await ownDatabase();
 const simulator = await startSimulator({ journalBodies: false });
 const fleet = await startFleet({ workers: 2, databaseUrl: database.server().url, upstreamUrl: simulator.url });
-const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 const ask = async (worker: FleetWorker, thread: string, input: object[]) => {
   const startedAt = performance.now();
   const answer = await post(worker.url, { model: 'm', stream: true, store: false, input }, { 'thread-id': thread });

@@ -24,7 +24,7 @@ const TURN_MS = DELTAS * GAP_MS;
 /** Clock ticks per second in /proc. */
 const TICKS = 100;
 
-const arms = ['nobody watches', 'a viewer of 50', 'a viewer of all'] as const;
+const arms = ['no viewer', 'a viewer of 50', 'a viewer of all'] as const;
 type Arm = (typeof arms)[number];
 interface Window {
   round: number;
@@ -113,7 +113,7 @@ async function cpuMs(): Promise<number> {
 }
 
 async function viewer(arm: Arm, onFrame: () => void): Promise<() => Promise<void>> {
-  if (arm === 'nobody watches') return async () => {};
+  if (arm === 'no viewer') return async () => {};
   const sample = arm === 'a viewer of 50' ? 50 / SESSIONS : 1;
   const ws = new WebSocket(`ws://127.0.0.1:${port}/inspect/socket?sample=${sample}`);
   ws.on('message', onFrame);
@@ -169,7 +169,7 @@ console.log(
   `${thisMachine()}; ${SESSIONS} sessions with a turn of about ${TURN_MS / 1_000} s running in each, ` +
     `events ${GAP_MS} ms apart (so much of the first event's time is the upstream's), ` +
     `${(total / windows.length / seconds).toFixed(0)} turns/s; ${WINDOWS} windows of ${seconds} s each, interleaved; median (least to most); ` +
-    `${refused} requests were refused with 409 or 503 and said again, ${cutOff} viewers were cut off for reading too slowly`,
+    `${refused} requests were refused with 409 or 503 and repeated, ${cutOff} viewers were cut off for reading too slowly`,
 );
 console.table(
   arms.map((arm) => {
@@ -180,7 +180,7 @@ console.table(
         mine.map((window) => (window.cpuMs / WINDOW_MS) * 100),
         (value) => `${value.toFixed(1)} %`,
       ),
-      'against nobody': spread(
+      'against no viewer': spread(
         mine.map(({ round, cpuMs: used }) => ((used - alone(round)) / WINDOW_MS) * 100),
         (value) => `${value.toFixed(1)} %`,
       ),

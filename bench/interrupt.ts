@@ -1,6 +1,7 @@
 import { ownDatabase } from '../test/chaos/world.ts';
 import { startTestBridge } from '../test/support/bridge.ts';
 import { openLive } from '../test/support/live-client.ts';
+import { user } from '../test/support/messages.ts';
 import { percentile, show, thisMachine } from './machine.ts';
 
 /**
@@ -12,7 +13,6 @@ const ROUNDS = Number(process.env.BENCH_ROUNDS ?? 200);
 const database = await ownDatabase();
 process.env.TEST_DATABASE_URL = database.server().url;
 const at = await startTestBridge({ simulator: { deltaCount: 5, journalBodies: false } });
-const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 const waits: number[] = [];
 try {
   for (let round = 0; round < ROUNDS; round += 1) {

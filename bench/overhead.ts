@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Agent, request } from 'undici';
 import { startSimulator } from '../src/testing/index.ts';
+import { user } from '../test/support/messages.ts';
 import { freePort, startWorker } from '../test/support/worker-process.ts';
 import { percentile, show, thisMachine } from './machine.ts';
 
@@ -65,7 +66,6 @@ async function ask(
 
 const direct: Sample[] = [];
 const bridged: Sample[] = [];
-const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 
 async function converse(stream: number): Promise<void> {
   const history: object[] = [];

@@ -5,7 +5,9 @@ import { createServer, request as httpRequest, type IncomingMessage } from 'node
 import type { AddressInfo, Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as pause } from 'node:timers/promises';
 import { gzipSync } from 'node:zlib';
+import { user } from '../test/support/messages.ts';
 import { freePort, startWorker } from '../test/support/worker-process.ts';
 import { percentile, show, thisMachine } from './machine.ts';
 
@@ -135,8 +137,6 @@ function serveUpstream(): void {
 
 // --- hostile bodies ---
 
-const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
-
 /** Returns a history as agents produce it (prompts, calls, call outputs, answers) of about `bytes` bytes in total. */
 function history(bytes: number): object[] {
   const items: object[] = [];
@@ -239,8 +239,6 @@ function stream(port: number, at: number, gap: (ms: number) => void): Promise<()
     req.end(body);
   });
 }
-
-const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /**
  * Preloaded into the worker. On each signal it writes the longest stall of the event loop since the previous signal, by

@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url';
 import { startEmbeddedPostgres } from '../src/store/embedded/index.ts';
 import { testBridge } from '../src/testing/index.ts';
 import { post } from '../test/support/client.ts';
+import { user } from '../test/support/messages.ts';
 
 /**
  * `node bench/stops.ts [--files]`: how many source files and functions one turn passes through, by V8's precise
@@ -18,7 +19,6 @@ const LEFT_OUT = /^src\/(?:testing|cluster\/(?:membership|janitor)|observe\/metr
 const dataDir = await mkdtemp(join(tmpdir(), 'hf-stops-'));
 const server = await startEmbeddedPostgres({ dataDir, settings: ['fsync=off'] });
 const at = await testBridge({ databaseUrl: server.url });
-const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 const history: object[] = [];
 
 async function turn(text: string): Promise<string> {

@@ -27,8 +27,10 @@ export type SessionFault =
   | 'bridge_session_closed'
   | 'bridge_internal';
 
+/** Reason of the bridge for cancelling a turn. */
 export type CancelReason = 'superseded' | 'drain' | 'hold_expired';
 
+/** Context of the session machine. It holds neither content nor credentials. */
 export interface SessionContext {
   /** Number of dials. Events of a socket carry the generation of its dial. */
   generation: number;
@@ -40,6 +42,7 @@ export interface SessionContext {
   takeovers: number;
 }
 
+/** Events of the session machine. */
 export type SessionEvent =
   | { type: 'turn.wanted' }
   | { type: 'turn.cancelled'; reason: CancelReason }
@@ -853,4 +856,5 @@ export const sessionMachine = machineSetup.createMachine({
   },
 });
 
+/** Type of {@link sessionMachine}. */
 export type SessionMachine = typeof sessionMachine;

@@ -105,4 +105,5 @@ export const turnMachine = setup({
   },
 });
 
+/** Type of {@link turnMachine}. */
 export type TurnMachine = typeof turnMachine;

@@ -175,4 +175,5 @@ export const workerMachine = setup({
   },
 });
 
+/** Type of {@link workerMachine}. */
 export type WorkerMachine = typeof workerMachine;

@@ -14,6 +14,7 @@ import { type Config, readConfig } from './config.ts';
 import { BridgeError } from './errors.ts';
 import { explorer } from './explorer/index.ts';
 import { onFault, reportFault } from './faults.ts';
+import { adminTokenOf, createOperatorAccess, needsAdminToken } from './http/access.ts';
 import type { Readiness } from './http/app.ts';
 import { createHttpFace, errorHandler } from './http/app.ts';
 import { createAuthentication } from './http/authenticate.ts';
@@ -21,7 +22,6 @@ import { createFront } from './http/front.ts';
 import { answerSocket, createConnectionGuard, refuseUpgrade } from './http/server.ts';
 import { type Ids, randomIds } from './ids.ts';
 import { createReader } from './intake/pool.ts';
-import { adminTokenOf, createOperatorAccess, needsAdminToken } from './observe/access.ts';
 import { createObservatory } from './observe/index.ts';
 import { createLogger, type Logger } from './observe/log.ts';
 import type { MetricsSnapshot } from './observe/metrics/merged.ts';
@@ -35,6 +35,7 @@ import { createUpstreamTransport } from './upstream/transport.ts';
 import { version } from './version.ts';
 import { type PeerListener, type PeerService, startWorker } from './worker.ts';
 
+/** Options of {@link createBridge}. All are optional; the rest is configured by environment variables. */
 export interface BridgeOptions {
   /** Settings, named like the environment variables. They override the process's own environment. */
   env?: Record<string, string | undefined>;
@@ -101,6 +102,8 @@ export interface AdminToken {
 /**
  * Starts a bridge in this process.
  *
+ * @param options settings override those of the process's environment
+ * @returns the bridge, registered as a worker and ready to serve
  * @throws `ConfigError`, or the error that keeps the database from opening
  */
 export async function createBridge(options: BridgeOptions = {}): Promise<Bridge> {
@@ -122,17 +125,7 @@ export async function createBridge(options: BridgeOptions = {}): Promise<Bridge>
     logger.error({ err, source, suppressed }, 'an exception was contained at its source: report it');
   });
   try {
-    const { onRegistered, inspect, metricsPage } = options;
-    return await assemble(config, storage, {
-      clock,
-      ids,
-      random,
-      logger,
-      onRegistered,
-      inspect,
-      metricsPage,
-      stopFaults,
-    });
+    return await assemble(config, storage, { ...options, clock, ids, random, logger, stopFaults });
   } catch (error) {
     stopFaults();
     await storage.close();
@@ -144,14 +137,12 @@ export async function createBridge(options: BridgeOptions = {}): Promise<Bridge>
 const reportRefusal = (logger: Logger) => (refusal: CredentialRefusal) =>
   logger.error(refusal, 'the upstream refused the shared credential (HOLDFAST_UPSTREAM_KEY)');
 
-interface Means {
+/** Options of a bridge with their defaults. */
+interface Means extends BridgeOptions {
   clock: Clock;
   ids: Ids;
   random: () => number;
   logger: Logger;
-  onRegistered: BridgeOptions['onRegistered'];
-  inspect: BridgeOptions['inspect'];
-  metricsPage: BridgeOptions['metricsPage'];
   stopFaults(): void;
 }
 

@@ -1,9 +1,9 @@
 import cluster from 'node:cluster';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
 import { openInspector, tellStory } from './ask.ts';
 import { type AdminToken, type Bridge, createBridge } from './bridge.ts';
+import { type Options, runCommand } from './command-line.ts';
 import { ConfigError, readConfig } from './config.ts';
 import { createApp } from './http/app.ts';
 import { type Listening, listen } from './http/server.ts';
@@ -13,18 +13,6 @@ import { ADMIN_TOKEN_FILE } from './store/embedded/index.ts';
 import { DatabaseUnusable } from './store/postgres/unusable.ts';
 import { type SupervisorOrder, supervise, type WorkerNews } from './supervisor.ts';
 import { version } from './version.ts';
-
-const usage = `holdfast ${version}: durable sessions for the OpenAI Responses API
-
-  holdfast serve [--port N] [--host ADDRESS] [--workers N]   run the proxy
-  holdfast explain <session, response or request id> [--url URL]
-                                                             explain what happened to it
-  holdfast inspect [session id ...] [--url URL]              open the inspector
-  holdfast --version
-  holdfast --help
-
-Everything else is set by environment variables; the README lists them.
-`;
 
 /** Returns the operators' line of the banner. Only the banner shows a generated token; the log never does. */
 function operators(url: string, adminToken: AdminToken | null): string {
@@ -255,35 +243,23 @@ async function main(): Promise<void> {
     for (const signal of endSignals) process.on(signal, (given) => onSignal(given));
     return serveAlone();
   }
-  const { values, positionals } = parseArgs({
-    allowPositionals: true,
-    options: {
-      port: { type: 'string', short: 'p' },
-      host: { type: 'string' },
-      workers: { type: 'string', short: 'w' },
-      url: { type: 'string' },
-      help: { type: 'boolean', short: 'h' },
-      version: { type: 'boolean', short: 'v' },
+  process.exitCode = await runCommand(process.argv.slice(2), {
+    serve,
+    async explain(id, options) {
+      const adminToken = process.env.HOLDFAST_ADMIN_TOKEN ?? (await keptAdminToken());
+      process.stdout.write(await tellStory(id, { url: urlOf(options), adminToken }));
     },
+    inspect: (sessions, options) => void process.stdout.write(`${openInspector(sessions, urlOf(options))}\n`),
   });
-  if (values.version) return void process.stdout.write(`${version}\n`);
-  const [command = 'serve', ...rest] = positionals;
-  const url = values.url ?? `http://127.0.0.1:${values.port ?? process.env.PORT ?? 8787}`;
-  if (!values.help && command === 'explain' && rest.length === 1) {
-    const adminToken = process.env.HOLDFAST_ADMIN_TOKEN ?? (await keptAdminToken());
-    return void process.stdout.write(await tellStory(rest[0]!, { url, adminToken }));
-  }
-  if (!values.help && command === 'inspect') {
-    return void process.stdout.write(`${openInspector(rest, url)}\n`);
-  }
-  if (values.help || command !== 'serve' || rest.length > 0) {
-    process.stdout.write(usage);
-    process.exitCode = values.help ? 0 : 2;
-    return;
-  }
-  if (values.port) process.env.PORT = values.port;
-  if (values.host) process.env.HOST = values.host;
-  if (values.workers) process.env.HOLDFAST_WORKERS = values.workers;
+}
+
+const urlOf = ({ url, port }: Options) => url ?? `http://127.0.0.1:${port ?? process.env.PORT ?? 8787}`;
+
+/** Serves until it is stopped. Options override their environment variables, for worker processes too. */
+async function serve({ port, host, workers: count }: Options): Promise<void> {
+  if (port) process.env.PORT = port;
+  if (host) process.env.HOST = host;
+  if (count) process.env.HOLDFAST_WORKERS = count;
   const { workers } = readConfig(process.env);
   for (const signal of endSignals) process.on(signal, (given) => onSignal(given));
   await (workers > 1 ? serveMany(workers) : serveAlone());

@@ -171,6 +171,7 @@ export const limitKnobs = {
 
 type Values<T> = { readonly [K in keyof T]: number };
 
+/** The validated configuration. Times are in milliseconds unless a name states another unit. */
 export interface Config {
   server: {
     host: string;

@@ -14,6 +14,7 @@ interface CatalogueEntry {
   action: string;
 }
 
+/** All errors of the bridge, by `bridge_code`. */
 export const catalogue = {
   bridge_invalid_json: {
     status: 400,
@@ -355,6 +356,7 @@ export const catalogue = {
   },
 } satisfies Record<string, CatalogueEntry>;
 
+/** The `bridge_code` of an error answer. */
 export type BridgeCode = keyof typeof catalogue;
 
 /** Body of every error answer: OpenAI's envelope plus Holdfast's fields. */

@@ -8,6 +8,7 @@ import { type Membership, startMembership } from './cluster/membership.ts';
 import { createPeers } from './cluster/peers.ts';
 import type { Config } from './config.ts';
 import type { Ids } from './ids.ts';
+import type { Log } from './log.ts';
 import { safeError } from './observe/trace.ts';
 import { type Inspect, safeInspect } from './runtime/index.ts';
 import { classify } from './session/decide.ts';
@@ -66,7 +67,7 @@ export interface WorkerMeans {
   /** Starts the listener for peers; null when other workers send nothing here. */
   listen: ((service: PeerService) => Promise<PeerListener>) | null;
   forwarder(workerId: () => string): Forwarder;
-  logger: { info(o: object, m: string): void; warn(o: object, m: string): void; error(o: object, m: string): void };
+  logger: Log<'info' | 'warn' | 'error'>;
   inspect?: Inspect;
   onAdvertised?(workerId: string): void;
   onRegistered?: ((workerId: string) => void) | undefined;

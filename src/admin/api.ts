@@ -1,7 +1,8 @@
 import express, { type Request, type RequestHandler, type Response, type Router } from 'express';
 import type { Clock } from '../clock.ts';
 import { BridgeError } from '../errors.ts';
-import { type AccessRule, isSameOrigin } from '../observe/access.ts';
+import { type AccessRule, isSameOrigin } from '../http/access.ts';
+import type { Log } from '../log.ts';
 import type { FlightRecord } from '../observe/trace.ts';
 import type { OperatorVerdict, SessionSummary, TurnDetail } from '../store/admin-port.ts';
 import type { SessionStateName, WorkerRow } from '../store/port.ts';
@@ -9,14 +10,14 @@ import { type AdminPort, askFailures, askOwners, type OperatorAction } from './f
 import { sessionOutline, timelineOf, whyAndExit } from './views.ts';
 
 /** Removes the nonce, which proves ownership to the fence and must not be disclosed. */
-export const shownSession = ({ ownerNonce: _, ...row }: SessionSummary) => row;
+const shownSession = ({ ownerNonce: _, ...row }: SessionSummary) => row;
 
 /**
  * Returns the fields of a worker's row that operators see.
  *
  * @param me id of the worker that answers
  */
-export const shownWorker = (row: WorkerRow | undefined, me: string) =>
+const shownWorker = (row: WorkerRow | undefined, me: string) =>
   row
     ? { id: row.id, state: row.state, leaseLeftMs: row.leaseLeftMs, version: row.version, here: row.id === me }
     : null;
@@ -42,17 +43,17 @@ function shownUsage(usage: unknown, depth = 2): Record<string, unknown> | null {
 }
 
 /** Returns a turn without its credential fingerprint, with `error` and `usage` reduced to safe fields. */
-export const shownTurn = ({ credentialFp: _, error, usage, ...turn }: TurnDetail) => ({
+const shownTurn = ({ credentialFp: _, error, usage, ...turn }: TurnDetail) => ({
   ...turn,
   error: shownError(error),
   usage: shownUsage(usage),
 });
 
-export interface AdminApiOptions {
+interface AdminApiOptions {
   port: AdminPort;
   allow: AccessRule;
   clock: Pick<Clock, 'now' | 'after'>;
-  logger: { warn(o: object, m: string): void };
+  logger: Log<'warn'>;
 }
 
 const states = new Set<string>(['connecting', 'live', 'reconnecting', 'stale', 'closed']);
@@ -217,31 +218,37 @@ export function createAdminApi({ port, allow, clock, logger }: AdminApiOptions):
     'drop-anchor': (id) => store.dropAnchor(id),
   };
   /**
-   * Asks the owner to cancel the running turn and to close the session. Returns `busy` when that has not happened
-   * within `CLOSE_WITHIN_MS`.
+   * Asks the owner to cancel the running turn and to close the session. Returns whether that has happened within
+   * `CLOSE_WITHIN_MS`.
    */
-  async function closeBusy(id: string): Promise<OperatorVerdict> {
+  async function closedByOwner(id: string): Promise<boolean> {
     const row = await store.session(id);
     const owner = (await store.workers()).find((each) => each.id === row?.ownerWorkerId);
-    if (!row || !owner) return row ? 'busy' : 'missing';
+    if (!row || !owner) return false;
     if (owner.id === port.workerId) port.tell(id, 'close');
     else port.hint(owner, { sessionId: id, epoch: row.epoch, news: 'close' });
     for (const until = clock.now() + CLOSE_WITHIN_MS; clock.now() < until; ) {
       const now = await store.session(id);
-      if (!now || now.state === 'closed') return 'ok';
+      if (!now || now.state === 'closed') return true;
       await new Promise<void>((look) => clock.after(LOOK_EVERY_MS, look));
     }
-    // The owner has not closed it in time. It may be missing, closed or idle by now, or still busy.
-    const verdict = await store.operatorClose(id);
-    return verdict === 'missing' ? 'ok' : verdict;
+    return false;
   }
 
   const act = (action: OperatorAction) => async (req: Request, res: Response) => {
     const id = String(req.params.id);
     const before = await store.session(id);
     let verdict = await actions[action](id);
-    if (verdict === 'busy' && action === 'close') verdict = await closeBusy(id);
-    else if (verdict === 'ok') {
+    let byOwner = false;
+    if (verdict === 'busy' && action === 'close') {
+      byOwner = await closedByOwner(id);
+      // Without an answer of the owner, the turn may have ended all the same: then the session can be closed here.
+      if (!byOwner) verdict = await store.operatorClose(id);
+      // There was a session, so `missing` means that its owner has closed it since the last look.
+      byOwner ||= before !== null && verdict === 'missing';
+      if (byOwner) verdict = 'ok';
+    }
+    if (verdict === 'ok' && !byOwner) {
       port.tell(id, action);
       const owner = (await store.workers()).find((row) => row.id === before?.ownerWorkerId);
       if (before && owner && owner.id !== port.workerId)

@@ -94,9 +94,9 @@ export async function askOwners(
   );
   const views = new Map<string, LocalView>();
   for (const answer of answers) for (const [id, view] of Object.entries(answer?.views ?? {})) views.set(id, view);
-  const told = answers.find((answer) => answer?.record)?.record;
+  const recorded = answers.find((answer) => answer?.record)?.record;
   // A former owner's record is better than none.
-  return { views, record: told ?? port.here({ sessionIds: [], recordOf }).record };
+  return { views, record: recorded ?? port.here({ sessionIds: [], recordOf }).record };
 }
 
 /**

@@ -1,7 +1,7 @@
 import type { AnyStateNode, StateValue } from 'xstate';
 import { sessionMachine } from '../../machines/session.ts';
-import { meaningOf, type ReplayedStep, replaySteps, sessionPhrase, stateText, turnPhrase } from '../observe/explain.ts';
-import type { FlightEvent, FlightRecord } from '../observe/trace.ts';
+import { firstSteps, meaningOf, sessionPhrase, stateText, turnPhrase } from '../observe/explain.ts';
+import type { FlightRecord } from '../observe/trace.ts';
 import type { SessionRow, WorkerRow } from '../store/port.ts';
 
 export interface OutlinedState {
@@ -103,7 +103,7 @@ export interface Timeline {
 }
 
 /** Returns the dotted paths of all states in a state value, outer states first. */
-export function activePaths(value: StateValue, prefix = ''): string[] {
+function activePaths(value: StateValue, prefix = ''): string[] {
   if (typeof value === 'string') return [prefix + value];
   return Object.entries(value).flatMap(([name, below]) => [
     prefix + name,
@@ -111,19 +111,9 @@ export function activePaths(value: StateValue, prefix = ''): string[] {
   ]);
 }
 
-function stepsOf(record: FlightRecord): Map<FlightEvent, ReplayedStep> {
-  const first = new Map<FlightEvent, ReplayedStep>();
-  try {
-    for (const step of replaySteps(record).steps) if (!first.has(step.recorded)) first.set(step.recorded, step);
-  } catch {
-    // The record was made by an older version of the machine, so the descriptions of its transitions are unknown.
-  }
-  return first;
-}
-
 /** Converts a record to a list of readable entries, oldest first. */
 export function timelineOf(record: FlightRecord, from: Timeline['from']): Timeline {
-  const steps = stepsOf(record);
+  const steps = firstSteps(record);
   const previous = new Map<string, string>();
   const entries = record.events.map((recorded): TimelineEntry => {
     const { t, actor, event, fields, state, times = 1 } = recorded;
@@ -155,7 +145,7 @@ export interface Standing {
 }
 
 /** Explanation of a session's state and of how it can leave it, one sentence each. */
-export interface WhyAndExit {
+interface WhyAndExit {
   why: string;
   exit: string;
 }
@@ -166,7 +156,7 @@ function ofBusy({ owner, actor }: Standing): WhyAndExit {
   if (!owner) {
     return {
       why: 'A turn is active at a worker that has no row, as after a failover of the database.',
-      exit: 'The next request records that worker, waits out its lease, declares it dead and takes the session over.',
+      exit: 'The next request adds a row for that worker, waits until its lease has expired, declares it dead and takes the session over.',
     };
   }
   if (owner.state === 'dead') {
@@ -178,31 +168,31 @@ function ofBusy({ owner, actor }: Standing): WhyAndExit {
   if (owner.leaseLeftMs < 0) {
     return {
       why: 'A turn is active at a worker whose heartbeat has stopped.',
-      exit: 'The next request declares that worker dead and takes the session over; if it lives after all, its turn stays as a branch.',
+      exit: 'The next request declares that worker dead and takes the session over; if that worker is alive after all, its turn stays as a branch.',
     };
   }
   if (actor?.startsWith('reconnecting.resending')) {
     return {
-      why: 'The socket of a started turn was lost before anything was shown; a new one is being opened.',
-      exit: 'The turn is sent once more, unseen by its client; when the connect deadline is over it ends as lost.',
+      why: 'The socket of a started turn was lost before the client got any output; a new one is being opened.',
+      exit: 'The turn is sent once more, without its client noticing; it ends as lost when the connect deadline expires.',
     };
   }
   if (actor?.includes('settling')) {
     return {
       why: 'A turn has ended, and its end is being stored.',
-      exit: 'The store answers; until then the same is asked again, and the client gets its end after the settle wait.',
+      exit: 'It leaves this state when the store answers; until then the call is repeated, and after the settle wait the client gets the end of its turn in any case.',
     };
   }
   return {
     why: 'A turn is running at a live worker.',
-    exit: `It ends with its terminal, its budget or its client's grace; if that worker falls silent, after its lease (${seconds(owner.leaseLeftMs)} left).`,
+    exit: `It ends with its terminal event, with its time budget, or when its client stays away for the grace time; if that worker stops, when its lease has expired (${seconds(owner.leaseLeftMs)} left).`,
   };
 }
 
 function afterwards({ session, headContinuable }: Standing): string {
-  if (session.headTurnId === null) return 'The next request starts it anew.';
+  if (session.headTurnId === null) return 'The next request starts it from the beginning.';
   if (session.anchorLost || headContinuable === false) {
-    return 'A request that sends the whole conversation goes on; one that only names the last response is refused honestly.';
+    return 'A request that sends the whole conversation continues it; one that only names the last response gets an explicit error.';
   }
   return 'The next request continues it from its durable state.';
 }
@@ -211,12 +201,15 @@ function afterwards({ session, headContinuable }: Standing): string {
 export function whyAndExit(standing: Standing): WhyAndExit {
   const { session, owner, actor } = standing;
   if (session.state === 'closed') {
-    return { why: 'Closed for good; its keys are free.', exit: 'The janitor removes it when its retention is over.' };
+    return {
+      why: 'It is closed, and its keys are free.',
+      exit: 'The janitor removes it at the end of its retention time.',
+    };
   }
   if (session.activeTurnId !== null) return ofBusy(standing);
   if (session.ownerWorkerId === null) {
     return {
-      why: 'Nobody owns it: it was given back, taken from its owner, or never continued.',
+      why: 'No worker owns it: it was released, taken from its owner, or never continued.',
       exit: afterwards(standing),
     };
   }
@@ -226,14 +219,14 @@ export function whyAndExit(standing: Standing): WhyAndExit {
   if (actor?.startsWith('reconnecting')) {
     return {
       why: 'A request waits while its socket is opened.',
-      exit: 'The turn starts, or fails when the connect deadline is over.',
+      exit: 'The turn starts, or fails when the connect deadline expires.',
     };
   }
   if (actor?.startsWith('live.committing')) {
-    return { why: 'A turn waits for its start to be durable.', exit: 'It starts, or is refused after the start wait.' };
+    return { why: 'A turn waits until its start is stored.', exit: 'It starts, or is refused after the start wait.' };
   }
   return {
-    why: 'A live worker keeps its socket warm; no turn is running.',
-    exit: 'The next request uses that socket; it is given back when idle for long, when it is old, or at shutdown.',
+    why: 'A live worker keeps its socket open; no turn is running.',
+    exit: 'The next request uses that socket; it is closed when it is idle for too long, when it reaches its maximum age, or at shutdown.',
   };
 }

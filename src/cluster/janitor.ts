@@ -1,4 +1,5 @@
 import type { Clock } from '../clock.ts';
+import type { Log } from '../log.ts';
 import { type PurgeKind, purgeKinds, type StoreAdmin } from '../store/admin-port.ts';
 
 interface JanitorOptions {
@@ -9,7 +10,7 @@ interface JanitorOptions {
   /** Interval between two sweeps, in milliseconds. Varied by 25 %, so that workers do not sweep at the same time. */
   everyMs: number;
   retentionHours: number;
-  log: { info(o: object, m: string): void; warn(o: object, m: string): void };
+  log: Log<'info' | 'warn'>;
 }
 
 interface Janitor {

@@ -2,6 +2,7 @@ import { workerMachine } from '../../machines/worker.ts';
 import type { Clock } from '../clock.ts';
 import type { Config } from '../config.ts';
 import type { Ids } from '../ids.ts';
+import type { Log } from '../log.ts';
 import { type DurableActor, defineProgram, type Inspect, startActor } from '../runtime/index.ts';
 import type { WorkerRegistry } from '../store/port.ts';
 
@@ -21,7 +22,7 @@ interface MembershipOptions {
   checkReachable?: ((id: string) => Promise<void>) | undefined;
   /** Called each time this process has registered under a new id. */
   onRegistered?: ((id: string) => void) | undefined;
-  log: { info(o: object, m: string): void; warn(o: object, m: string): void };
+  log: Log<'info' | 'warn'>;
   inspect?: Inspect;
 }
 

@@ -9,7 +9,7 @@ import type { UpstreamAnswer } from '../upstream/port.ts';
 import { failedEvent, headHeaders, relayAnswer, responseIdOf, sendError, sequenceOf } from './envelope.ts';
 import { watchConnection } from './server.ts';
 
-export interface JsonSinkOptions {
+interface JsonSinkOptions {
   res: Response;
   requestId: string;
   clock: Clock;
@@ -104,7 +104,7 @@ export function createJsonSink({ res, requestId, clock, slowClientMs }: JsonSink
   };
 }
 
-export interface SseSinkOptions {
+interface SseSinkOptions {
   res: Response;
   requestId: string;
   /** Model named in the request. */
@@ -138,6 +138,7 @@ export function createSseSink(options: SseSinkOptions): ClientSink {
   res.on('drain', () => {
     stalled = false;
     stopPatience();
+    if (ended) awaitDelivery();
     for (const listener of drained) listener();
   });
   connection.onGone(() => release());
@@ -184,7 +185,7 @@ export function createSseSink(options: SseSinkOptions): ClientSink {
   };
   /**
    * Limits the time in which the buffered rest of an ended answer must be delivered; otherwise a client that stops
-   * reading would hold its connection.
+   * reading would hold its connection. While stalled, the timer of `write` already runs.
    */
   const awaitDelivery = () => {
     if (!stalled && connection.open) stopPatience = clock.after(slowClientMs, () => res.destroy());

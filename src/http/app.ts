@@ -10,7 +10,7 @@ import { flatHeaders, REQUEST_ID_HEADER } from '../headers.ts';
 import type { Ids } from '../ids.ts';
 import type { Reader } from '../intake/pool.ts';
 import { encodeText } from '../json.ts';
-import type { Logger } from '../observe/log.ts';
+import type { Log } from '../log.ts';
 import { type Caller, type ClientSink, credentialOf, type TurnRequest } from '../session/port.ts';
 import type { Lease, Quota } from '../session/quota.ts';
 import { StoreUnavailable } from '../store/port.ts';
@@ -141,7 +141,7 @@ function unpack(req: IncomingMessage, encoding: string): Readable {
  *
  * @throws {BridgeError} `bridge_invalid_request` for a body that is nested too deeply
  */
-export function textOfParsed(body: object): string {
+function textOfParsed(body: object): string {
   try {
     return JSON.stringify(body);
   } catch (error) {
@@ -150,7 +150,7 @@ export function textOfParsed(body: object): string {
   }
 }
 
-export interface PassOptions {
+interface PassOptions {
   transport: UpstreamTransport;
   target: UpstreamTarget;
   caller: Caller;
@@ -214,7 +214,7 @@ const PAGE_BYTES = 16 * 1024 * 1024;
  *
  * @throws {BridgeError} `bridge_upstream_unreachable`
  */
-export async function listsItem(
+async function listsItem(
   req: Request,
   options: Pick<PassOptions, 'transport' | 'target' | 'caller' | 'path'>,
   itemId: string,
@@ -257,7 +257,7 @@ async function readList(transport: UpstreamTransport, call: HttpCall): Promise<{
 const unreachableError = (cause: UpstreamUnreachable) =>
   new BridgeError('bridge_upstream_unreachable', { detail: `${cause.message}.`, cause });
 
-export interface HttpFaceOptions {
+interface HttpFaceOptions {
   service: TurnService;
   authenticate(headers: Request['headers']): Caller;
   quota: Pick<Quota, 'admit' | 'refuse'>;
@@ -267,7 +267,7 @@ export interface HttpFaceOptions {
   reader: Reader;
   clock: Clock;
   ids: Ids;
-  logger: Logger;
+  logger: Log<'error'>;
   /**
    * Called after a request that did not become a turn was answered with a 5xx error, from the bridge or from the
    * upstream.

@@ -1,14 +1,10 @@
-import { createHash, createHmac, timingSafeEqual } from 'node:crypto';
+import { createHmac, timingSafeEqual } from 'node:crypto';
 import type { IncomingHttpHeaders } from 'node:http';
 import type { Config } from '../config.ts';
 import { BridgeError } from '../errors.ts';
 import type { Caller } from '../session/port.ts';
 import { accountOf, keyHeaders } from '../upstream/headers.ts';
-
-const digest = (text: string) => createHash('sha256').update(text).digest();
-
-const bearerOf = (headers: IncomingHttpHeaders) =>
-  /^Bearer\s+(\S+)\s*$/i.exec(headers.authorization ?? '')?.[1] ?? null;
+import { bearerOf, digest } from './access.ts';
 
 /** Returns the API keys sent in dedicated headers, in a fixed order. */
 function keysIn(headers: IncomingHttpHeaders): [name: string, key: string][] {

@@ -134,7 +134,7 @@ export function responseIdOf(type: string, json: string): string | null {
   return typeof id === 'string' && id !== '' ? id : null;
 }
 
-export interface FailedEventInput {
+interface FailedEventInput {
   error: { code: string; message: string; bridge_code?: string };
   requestId: string;
   /** Id of the response whose beginning was sent to the client. OpenAI's SDK accepts no other id after it. */

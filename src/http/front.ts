@@ -12,7 +12,7 @@ import {
   SHOULD_RETRY_HEADER,
   TURN_STATE_HEADER,
 } from '../headers.ts';
-import { isSameOrigin } from '../observe/access.ts';
+import { isSameOrigin } from './access.ts';
 
 /** Paths of the bridge. Everything it serves is one of these or lies below one. */
 export const ownPaths = [
@@ -65,7 +65,7 @@ const EXPOSED = [
 const PREFLIGHT_MAX_AGE = '600';
 
 /** Check of `Host` and `Origin` that runs before all other handling of a request. */
-export interface Front {
+interface Front {
   /** Throws a {@link BridgeError} when the request is not admitted. */
   admit(req: IncomingMessage): void;
   /**

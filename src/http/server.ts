@@ -84,7 +84,7 @@ export interface ConnectionGuard {
   readonly open: number;
 }
 
-export interface ConnectionGuardOptions {
+interface ConnectionGuardOptions {
   limits: Pick<Config['limits'], 'connections' | 'peerConnections'>;
   /** Several tenants are possible. Then no tenant may hold more connections than remain free for the others. */
   several: boolean;
@@ -96,7 +96,7 @@ export interface ConnectionGuardOptions {
  * Reason why a request cannot hold its connection: its tenant holds too many (`scope`), or all tenants together do
  * (`worker`).
  */
-export type Unheld = 'scope' | 'worker';
+type Unheld = 'scope' | 'worker';
 
 /**
  * One in this many connections is reserved for those without an authenticated request: health, metrics, admin,

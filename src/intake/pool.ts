@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { BridgeError } from '../errors.ts';
+import type { Log } from '../log.ts';
 import { type Answer, type Flat, type Job, type Kind, type Read, readSource, unflatten } from './read.ts';
 
 /** A body as received: its bytes in order, or its text. */
@@ -46,7 +47,7 @@ interface Thread {
 }
 
 interface ReaderOptions {
-  logger: { error(fields: object, message: string): void };
+  logger: Log<'error'>;
   inlineBytes?: number;
   threads?: number;
   /** Heap of one thread, in MiB. */

@@ -83,7 +83,7 @@ const turn: Record<TurnEvent['type'], string> = {
 
 /** Describes an event of a session's actor; an unknown event is described by its name. */
 export function sessionPhrase(type: string, fields: SafeFields = {}): string {
-  if (type === 'xstate.init') return 'the actor began';
+  if (type === 'xstate.init') return 'the actor started';
   if (type === 'xstate.stop') return 'the actor was stopped';
   return Object.hasOwn(session, type) ? session[type as SessionEvent['type']](fields) : `${type} arrived`;
 }
@@ -109,8 +109,8 @@ export interface ReplayedStep {
  *
  * @throws {Error} when the record does not begin with a state of this version of the machine
  */
-export function replaySteps(record: FlightRecord): { start: SessionSnapshot; steps: ReplayedStep[] } {
-  if (!record.base) throw new Error(`the story of ${record.sessionId} has no beginning`);
+function replaySteps(record: FlightRecord): { start: SessionSnapshot; steps: ReplayedStep[] } {
+  if (!record.base) throw new Error(`the record of ${record.sessionId} has no beginning`);
   const { value, context } = record.base;
   const start = sessionMachine.resolveState({
     value,
@@ -131,9 +131,23 @@ export function replaySteps(record: FlightRecord): { start: SessionSnapshot; ste
 }
 
 /**
+ * Returns the replayed step of each recorded event; of a repeated event the first one. The result is empty for a record of
+ * an older version of the machine: the descriptions of its transitions are unknown.
+ */
+export function firstSteps(record: FlightRecord): ReadonlyMap<FlightEvent, ReplayedStep> {
+  const first = new Map<FlightEvent, ReplayedStep>();
+  try {
+    for (const step of replaySteps(record).steps) if (!first.has(step.recorded)) first.set(step.recorded, step);
+  } catch {
+    return new Map();
+  }
+  return first;
+}
+
+/**
  * Returns the state of the session at the end of the record, found by replay.
  *
- * @throws {Error} under the same conditions as {@link replaySteps}
+ * @throws {Error} when the record does not begin with a state of this version of the machine
  */
 export function replay(record: FlightRecord): SessionSnapshot {
   const { start, steps } = replaySteps(record);
@@ -179,12 +193,12 @@ function eventSentence(recorded: FlightEvent, step: ReplayedStep | undefined, pr
   const what = sessionPhrase(recorded.event, recorded.fields);
   const moved = recorded.state === previous ? `it stayed in ${state}` : `it went to ${state}`;
   const meaning = step && meaningOf(step);
-  const ignored = step && !meaning ? ', which meant nothing there' : '';
+  const ignored = step && !meaning ? ', which has no effect in that state' : '';
   return `${at} Epoch ${id}: ${what}${times}${ignored}; ${moved}.${meaning ? ` ${meaning}` : ''}`;
 }
 
 function ownerSentence({ session, workers }: StoryRows): string {
-  if (!session) return 'The database has no row of the session: it was never created, or was purged.';
+  if (!session) return 'The database has no row of the session: it was never created, or it was purged.';
   const { ownerWorkerId, epoch, state, activeTurnId } = session;
   const owner = workers.find(({ id }) => id === ownerWorkerId);
   const health = owner
@@ -194,9 +208,9 @@ function ownerSentence({ session, workers }: StoryRows): string {
         ? `, which is ${owner.state}`
         : ', whose lease has run out'
     : '';
-  const who = ownerWorkerId ? `worker ${short(ownerWorkerId)}${health}` : 'nobody';
+  const who = ownerWorkerId ? `worker ${short(ownerWorkerId)}${health}` : 'no worker';
   const active = activeTurnId ? `, with turn ${short(activeTurnId)} active` : ', with no turn active';
-  return `By its row the session is ${state}, owned by ${who}, in epoch ${epoch}${active}.`;
+  return `According to its row, the session is ${state}, owned by ${who}, in epoch ${epoch}${active}.`;
 }
 
 function turnSentences({ turns }: StoryRows, ending: FlightEnding | null): string[] {
@@ -205,7 +219,7 @@ function turnSentences({ turns }: StoryRows, ending: FlightEnding | null): strin
   const by = `worker ${short(row.authorWorkerId)} in epoch ${row.epoch}`;
   const recorded = row.state === 'active' ? 'is still active' : `is recorded as ${row.state}`;
   const later =
-    row.state !== 'active' && row.state !== ending.terminal ? `, though its client was told ${ending.terminal}` : '';
+    row.state !== 'active' && row.state !== ending.terminal ? `, but its client received ${ending.terminal}` : '';
   return [`Turn ${short(row.id)} was started by ${by} and ${recorded}${later}.`];
 }
 
@@ -216,22 +230,23 @@ function whySentence({ fault, upstreamStatus }: Pick<FailedRequest, 'fault' | 'u
     ? `${fault}: ${known.message}`
     : upstreamStatus !== null
       ? `the provider answered ${upstreamStatus}.`
-      : (fault ?? 'the upstream said so.');
-  return `The client got that because of ${why}${known ? ` ${known.action}` : ''}`;
+      : (fault ?? 'an error of the upstream.');
+  return `Reason for the client's answer: ${why}${known ? ` ${known.action}` : ''}`;
 }
 
-const causeSentences = (cause: string | null | undefined) => (cause ? [`On the way to the upstream: ${cause}.`] : []);
+const causeSentences = (cause: string | null | undefined) =>
+  cause ? [`Problem with the upstream connection: ${cause}.`] : [];
 
 function endingSentences(ending: FlightEnding | null): string[] {
   if (!ending) return [];
   const placed = outcomeTable().find(({ outcome }) => outcome === ending.outcome)?.meaning;
   const row = resolutionRows.find(({ id }) => id === ending.decidedBy);
-  const sent = ending.heldMs === null ? 'nothing was sent upstream' : `its frame left after ${ending.heldMs} ms`;
+  const sent = ending.heldMs === null ? 'nothing was sent upstream' : `its frame was sent after ${ending.heldMs} ms`;
   const first =
     ending.firstEventMs === null ? 'no event came back' : `the first event came after ${ending.firstEventMs} ms`;
   return [
     `Turn ${short(ending.turn)} was placed as ${ending.outcome}${placed ? `: ${placed}` : '.'}`,
-    ...(row ? [`The row that decided was ${row.id}: ${row.when}`] : []),
+    ...(row ? [`Decided by row ${row.id}: ${row.when}`] : []),
     `It ended after ${ending.totalMs} ms as ${ending.terminal}; ${sent}, ${first}.`,
     whySentence(ending),
     ...causeSentences(ending.cause),
@@ -244,26 +259,19 @@ function endingSentences(ending: FlightEnding | null): string[] {
  * replayed causes no error; its events are then described without the machine's descriptions.
  */
 export function explain(record: FlightRecord, rows: StoryRows): string[] {
-  let steps: ReplayedStep[] = [];
-  try {
-    ({ steps } = replaySteps(record));
-  } catch {
-    // The record was made by an older version of the machine.
-  }
-  const first = new Map<FlightEvent, ReplayedStep>();
-  for (const step of steps) if (!first.has(step.recorded)) first.set(step.recorded, step);
+  const first = firstSteps(record);
   const previous = new Map<string, string>();
-  const told = record.events.map((recorded) => {
+  const sentences = record.events.map((recorded) => {
     const sentence = eventSentence(recorded, first.get(recorded), previous.get(recorded.actor));
     previous.set(recorded.actor, recorded.state);
     return sentence;
   });
-  const lost = record.dropped > 0 ? [`${record.dropped} earlier events are not remembered.`] : [];
+  const lost = record.dropped > 0 ? [`${record.dropped} earlier events were dropped from the record.`] : [];
   return [
-    `Session ${short(record.sessionId)} as worker ${short(record.workerId)} saw it, up to epoch ${record.epoch}.`,
+    `Session ${short(record.sessionId)}, as recorded by worker ${short(record.workerId)} up to epoch ${record.epoch}.`,
     ownerSentence(rows),
     ...lost,
-    ...told,
+    ...sentences,
     ...turnSentences(rows, record.ending),
     ...endingSentences(record.ending),
   ];

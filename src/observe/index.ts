@@ -5,13 +5,13 @@ import type { InspectionEvent } from 'xstate';
 import type { Clock } from '../clock.ts';
 import type { Config } from '../config.ts';
 import { BridgeError } from '../errors.ts';
+import { type AccessRule, createOperatorAccess } from '../http/access.ts';
 import { sendError } from '../http/envelope.ts';
 import type { Ids } from '../ids.ts';
 import type { SessionStore } from '../store/port.ts';
 import type { UpstreamTransport } from '../upstream/port.ts';
-import { type AccessRule, createOperatorAccess } from './access.ts';
 import { createInspection } from './inspect/index.ts';
-import { type Logger, type TurnLine, turnLine } from './log.ts';
+import type { Logger, TurnLine } from './log.ts';
 import { createMetrics, type Metrics, type Readings } from './metrics/index.ts';
 import { metricsPage } from './metrics/merged.ts';
 import { observeStore, observeTransport } from './metrics/wrappers.ts';
@@ -19,7 +19,7 @@ import { storiesRouter } from './stories.ts';
 import type { ActorLike, FlightRecord } from './trace.ts';
 import { createFailures, createRecorder, type FailedRequest } from './trace.ts';
 
-export interface ObservatoryOptions {
+interface ObservatoryOptions {
   config: Pick<Config, 'inspect' | 'limits' | 'security'>;
   /** Returns this worker's current id. Called only once actors run. */
   workerId(): string;
@@ -145,7 +145,7 @@ export function createObservatory(options: ObservatoryOptions): Observatory {
       inspection.place(actor, id);
     },
     turnEnded(line) {
-      turnLine(logger, line);
+      logger.info(line, 'turn');
       metrics.turnEnded(line);
       recorder.turnEnded(line);
       failures.turnEnded(line);

@@ -74,8 +74,3 @@ export interface TurnLine {
   tokens: unknown;
   tokenIgnored: string | null;
 }
-
-/** Writes the log line of one turn. */
-export function turnLine(logger: Logger, line: TurnLine): void {
-  logger.info(line, 'turn');
-}

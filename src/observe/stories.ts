@@ -1,12 +1,12 @@
 import express, { type Router } from 'express';
 import { BridgeError } from '../errors.ts';
+import type { AccessRule } from '../http/access.ts';
 import type { StoreAdmin } from '../store/admin-port.ts';
 import type { SessionReads, WorkerRegistry } from '../store/port.ts';
-import type { AccessRule } from './access.ts';
 import { explain, explainFailure, replay } from './explain.ts';
 import type { FailedRequest, FlightRecord } from './trace.ts';
 
-export interface StoriesOptions {
+interface StoriesOptions {
   store: Pick<StoreAdmin, 'listSessions' | 'story'> & Pick<SessionReads, 'turnsOf'> & Pick<WorkerRegistry, 'workers'>;
   /** Returns this worker's record of a session. */
   remembered(sessionId: string): FlightRecord | null;
@@ -45,11 +45,13 @@ export function storiesRouter({ store, remembered, failed, allow }: StoriesOptio
     const record = known ?? lost?.record ?? null;
     if (!session && !record && !lost) {
       throw new BridgeError('bridge_not_found', {
-        detail: 'There is no such session or response. No worker remembers a request of that id that failed.',
+        detail: 'There is no such session or response. No worker has a record of a failed request with that id.',
       });
     }
     if (!record && !lost) {
-      throw new BridgeError('bridge_not_found', { detail: 'Nothing is remembered of that session here.' });
+      throw new BridgeError('bridge_not_found', {
+        detail: 'There is no record of that session on this worker or in the database.',
+      });
     }
     const failure = lost ? explainFailure(lost.failed) : [];
     const [turns, workers] = await Promise.all([session ? store.turnsOf(id, TURNS) : [], store.workers()]);

@@ -97,7 +97,7 @@ const contextFields: Record<keyof SessionContext | 'turnId', Check> = {
 };
 
 /** Value without content, credentials or personal data. */
-export type SafeValue = string | number | boolean;
+type SafeValue = string | number | boolean;
 export type SafeFields = Readonly<Record<string, SafeValue>>;
 
 function pick(value: unknown, checks: Record<string, Check>): SafeFields {
@@ -174,7 +174,7 @@ export interface FlightEvent {
 }
 
 /** State from which replay starts. Older events were dropped. */
-export interface FlightBase {
+interface FlightBase {
   value: StateValue;
   context: SafeFields;
 }
@@ -212,13 +212,6 @@ export interface FlightRecord {
   ending: FlightEnding | null;
 }
 
-/** Storage for the stories of turns that ended badly. Optional for a store; losing a story is not an error. */
-export interface StoryKeeper {
-  keepStory(story: { sessionId: string; turnId: string; record: FlightRecord }): Promise<void>;
-  /** Returns stories of a session, newest first. */
-  stories(sessionId: string, limit: number): Promise<readonly FlightRecord[]>;
-}
-
 /** One step of an actor. Snapshots are immutable, so keeping references to their parts needs no copy. */
 export interface Step {
   t: number;
@@ -238,7 +231,7 @@ interface Kept extends FlightEvent {
 }
 
 /** The last steps of one session and its turns. */
-export interface Ring {
+interface Ring {
   /** Records that the newest actor of the session started in this state. Replay then refers to this actor. */
   begin(actor: string, base: { value: StateValue; context: unknown }): void;
   add(step: Step): void;
@@ -262,7 +255,7 @@ const isEmpty = (fields: SafeFields) => Object.keys(fields).length === 0;
  *
  * @param capacity number of steps kept; a step that repeats the previous one takes no extra place
  */
-export function createRing(capacity: number): Ring {
+function createRing(capacity: number): Ring {
   const kept: Kept[] = [];
   let subject: string | null = null;
   let start: { value: StateValue; context: unknown } | null = null;
@@ -350,7 +343,7 @@ const MOST = 500;
 const ofTheClient = new Set<string | null>(['bridge_turn_cancelled']);
 
 /** Returns the fields of a turn's log line that describe its end. */
-export function endingOf(line: TurnLine): FlightEnding {
+function endingOf(line: TurnLine): FlightEnding {
   const { turn, outcome, decidedBy, shape, form, terminal, fault, cause, upstreamStatus } = line;
   const { heldMs, firstEventMs, totalMs } = line;
   return {

@@ -16,7 +16,7 @@ const entries: Record<Outcome, Omit<OutcomeEntry, 'outcome'>> = {
   created: { meaning: 'Nothing was known of this conversation: a new session was made.', http: answer },
   live_reuse: { meaning: "The conversation's own socket was still open here and carried the turn.", http: answer },
   stale_recovery: {
-    meaning: 'Nobody ran the session any more: it was claimed, reconnected and continued from durable state.',
+    meaning: 'No worker ran the session any more: it was claimed, reconnected and continued from durable state.',
     http: answer,
   },
   forwarded: {

@@ -276,7 +276,7 @@ export const admissionRows: readonly Row[] = [
     id: 'anchor_not_a_parent',
     outcome: 'expired_continuity',
     when: 'The anchor is a turn that failed, was cancelled or was lost.',
-    does: 'Fails closed: such a turn is nobody’s parent.',
+    does: 'Fails closed: such a turn becomes no turn’s parent.',
     decide: ({ anchor }) => (anchor && !mayBeParent(anchor) ? expired : null),
   },
   {
@@ -448,7 +448,7 @@ export const sessionRows: readonly Row[] = [
   {
     id: 'stale_recovery',
     outcome: 'stale_recovery',
-    when: 'Nobody runs the session; no anchor, or its context is exact or stored upstream.',
+    when: 'No worker runs the session; no anchor, or its context is exact or stored upstream.',
     does: 'Claimed under a new epoch and reconnected; a turn that a dead owner left active becomes lost.',
     decide(situation) {
       const found = strong(situation);
@@ -517,7 +517,7 @@ export const prefixRows: readonly Row[] = [
   {
     id: 'prefix_stale',
     outcome: 'stale_recovery',
-    when: 'The input continues the head of a session that nobody runs.',
+    when: 'The input continues the head of a session that no worker runs.',
     does: 'Claimed under a new epoch and reconnected.',
     decide(situation) {
       const found = weak(situation);

@@ -10,6 +10,7 @@ import type { Clock } from '../clock.ts';
 import type { Config } from '../config.ts';
 import { BridgeError } from '../errors.ts';
 import { REQUEST_ID_HEADER } from '../headers.ts';
+import type { Log } from '../log.ts';
 import type { TurnLine } from '../observe/log.ts';
 import { safeError } from '../observe/trace.ts';
 import type { AttemptFact, LocalSession } from '../resolve/types.ts';
@@ -254,7 +255,7 @@ export interface SessionDeps {
   onIdle(session: Session): void;
   /** Registers work that continues after the session has ended: a shutdown waits for it. */
   background(work: Promise<void>): void;
-  log: { info(o: object, m: string): void; warn(o: object, m: string): void; error(o: object, m: string): void };
+  log: Log<'info' | 'warn' | 'error'>;
   inspect?: Inspect;
 }
 

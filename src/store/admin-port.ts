@@ -61,6 +61,7 @@ export interface SessionQuery {
 /** Upper bound of every count: a page of the console must not scan a table of millions of rows. */
 export const MOST_COUNTED = 10_000;
 
+/** One page of the session list. */
 export interface SessionPage {
   /** Most recently changed first. */
   rows: readonly SessionSummary[];
@@ -71,6 +72,7 @@ export interface SessionPage {
 
 /** Kinds of row that the janitor purges, each in passes of its own. */
 export const purgeKinds = ['sessions', 'turns', 'workers', 'shared'] as const;
+/** One of {@link purgeKinds}. */
 export type PurgeKind = (typeof purgeKinds)[number];
 
 /** One step of a purge pass over one kind of row. */

@@ -92,6 +92,7 @@ export interface Writer {
 /** Columns that every fence call writes for people and for the next worker. */
 export interface RowFace extends Pick<SessionRow, 'state' | 'snapshot' | 'machineVersion'> {}
 
+/** Creates a session together with its first turn. */
 export interface CreateCall extends Writer {
   sessionId: string;
   scope: string;
@@ -104,6 +105,7 @@ export interface CreateCall extends Writer {
   face: RowFace;
 }
 
+/** Starts a turn on a session that the writer owns. */
 export interface StartCall extends Writer {
   sessionId: string;
   epoch: number;
@@ -112,6 +114,7 @@ export interface StartCall extends Writer {
   face: RowFace;
 }
 
+/** Stores the end of a turn. */
 export interface SettleCall extends Writer {
   sessionId: string;
   epoch: number;
@@ -120,18 +123,21 @@ export interface SettleCall extends Writer {
   face: RowFace;
 }
 
+/** Takes over a session that was read at a given epoch and revision. */
 export interface ClaimCall extends Writer {
   sessionId: string;
   epochRead: number;
   revisionRead: number;
 }
 
+/** Gives up the ownership of an idle session. */
 export interface ReleaseCall extends Writer {
   sessionId: string;
   epoch: number;
   face: RowFace;
 }
 
+/** Closes an idle session. */
 export interface CloseCall extends Writer {
   sessionId: string;
   epoch: number;
@@ -143,6 +149,7 @@ export interface CloseCall extends Writer {
  * `rejected`: the store reported an error of its own, so the call cannot be carried out.
  */
 export type NoVerdict = { verdict: 'unknown'; reason: string } | { verdict: 'rejected'; reason: string };
+/** A verdict of the store, or the reason why there is none. */
 export type Answer<V> = V | NoVerdict;
 
 /** `leaseLeftMs`: remaining milliseconds of the writer's own heartbeat lease, by the store's clock. */
@@ -151,6 +158,7 @@ export type CreateVerdict =
   | { verdict: 'ok' | 'already'; leaseLeftMs: number; epoch: number; revision: number }
   | { verdict: 'key_taken' }
   | { verdict: 'fenced' };
+/** Verdicts of `start`. */
 export type StartVerdict =
   | { verdict: 'ok' | 'already'; leaseLeftMs: number; revision: number }
   | { verdict: 'ended' | 'busy' | 'head_moved' | 'fenced' };
@@ -159,11 +167,13 @@ export type StartVerdict =
  * owns the session (the turn row is still completed), or did not start the turn. A repeated call gets `branch` again.
  */
 export type SettleVerdict = { verdict: 'ok'; revision: number } | { verdict: 'already' } | { verdict: 'branch' };
+/** Verdicts of `claim`. */
 export type ClaimVerdict =
   | { verdict: 'row'; row: SessionRow; lostTurnId: string | null }
   | { verdict: 'busy' }
   | { verdict: 'lost_race' }
   | { verdict: 'fenced' };
+/** Verdicts of `release`. */
 export type ReleaseVerdict = { verdict: 'ok' | 'already' | 'busy' | 'fenced' };
 /** Close deletes the session's keys in the same statement. A session with an active turn gets `busy`. */
 export type CloseVerdict = { verdict: 'ok' | 'already' | 'busy' | 'fenced' };
@@ -313,6 +323,7 @@ export interface SessionReads {
   pepper(): Promise<string>;
 }
 
+/** The whole store: everything durable that workers share. */
 export interface SessionStore extends Fence, WorkerRegistry, SessionReads, StoreAdmin {
   /** Closes connections. Calls in flight answer `unknown`. */
   shutdown(): Promise<void>;

@@ -8,6 +8,7 @@ export interface Covered {
   readonly missing: readonly string[];
 }
 
+/** Covered parts of a machine. */
 export interface CoverageReport {
   /** State nodes of the machine without children. */
   readonly states: Covered;
@@ -45,6 +46,7 @@ const percent = ({ seen, total }: Covered) =>
  * Creates a coverage meter.
  *
  * @param graph everything the machine can do (see `explore`), used as the total
+ * @returns a meter that starts at zero
  */
 export function createCoverage<M extends AnyStateMachine, F>({ model, nodes }: Graph<M, F>): CoverageMeter<M> {
   const { machine, events, name } = model;

@@ -51,6 +51,7 @@ export interface World<M extends AnyStateMachine, F> {
   allows?(facts: F, before: SnapshotFrom<M>, variant: EventVariant<M>): boolean;
 }
 
+/** Options of {@link explore}. */
 export interface ExploreOptions<M extends AnyStateMachine, F> {
   world?: World<M, F>;
   /**
@@ -75,12 +76,19 @@ interface Looked {
   context: never;
 }
 
-/** Returns the state value as text, without the context. */
+/**
+ * Returns the state value as text, without the context.
+ *
+ * @param snapshot snapshot of any machine
+ */
 export const configurationOf = (snapshot: unknown): string => JSON.stringify((snapshot as Looked).value);
 
 /**
  * Names every transition on an event in a machine's definition. Eventless transitions follow from others and get no
  * name.
+ *
+ * @param machine the machine
+ * @returns the names by transition definition
  */
 export function transitionNames(machine: AnyStateMachine): ReadonlyMap<object, string> {
   const names = new Map<object, string>();
@@ -102,6 +110,11 @@ export function transitionNames(machine: AnyStateMachine): ReadonlyMap<object, s
 /**
  * Returns the names of the transitions that an event would take. The result is empty when the event is ignored or the
  * machine is done.
+ *
+ * @param machine the machine
+ * @param names names of its transitions, from `transitionNames`
+ * @param snapshot snapshot in which the event arrives
+ * @param event the event
  */
 export function transitionsTaken(
   machine: AnyStateMachine,
@@ -117,6 +130,9 @@ export function transitionsTaken(
  * Explores a machine without executing any action. With a `world`, only events that the world allows are followed, and
  * states are also distinguished by its facts.
  *
+ * @param model machine and events
+ * @param options `world` restricts the events, `limit` bounds the number of states
+ * @returns all states that can be reached, with their transitions
  * @throws {Error} when there are more than `limit` states
  */
 export function explore<M extends AnyStateMachine, F = null>(

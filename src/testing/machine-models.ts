@@ -94,6 +94,7 @@ const turnEvents: TurnEvent['type'][] = [
   'lose',
 ];
 
+/** Model of the turn machine with all its events. */
 export const turnModel: MachineModel<TurnMachine> = {
   name: 'turn',
   machine: turnMachine,
@@ -116,6 +117,7 @@ const workerEvents: WorkerEvent['type'][] = [
   'deadline.drain',
 ];
 
+/** Model of the worker machine with all its events. */
 export const workerModel: MachineModel<WorkerMachine> = {
   name: 'worker',
   machine: workerMachine,

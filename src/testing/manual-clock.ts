@@ -23,6 +23,7 @@ interface Due {
  * Creates a clock at monotonic time 0.
  *
  * @param start wall-clock time at monotonic 0, in milliseconds
+ * @returns a clock that only `advance` moves
  */
 export function createManualClock(start = Date.UTC(2030, 0, 1)): ManualClock {
   let now = 0;

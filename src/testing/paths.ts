@@ -37,6 +37,8 @@ function nearest<M extends AnyStateMachine, F>(
 /**
  * Returns the path of these events, given by their variants' names.
  *
+ * @param graph states and transitions, from `explore`
+ * @param names names of event variants, in order
  * @throws {Error} when one of them is not possible in the state reached
  */
 export function pathAlong<M extends AnyStateMachine, F>(graph: Graph<M, F>, names: readonly string[]): Path<M, F> {
@@ -50,7 +52,11 @@ export function pathAlong<M extends AnyStateMachine, F>(graph: Graph<M, F>, name
   return pathOf(steps);
 }
 
-/** Returns the shortest path to each state, ordered by length. The path to the initial state is empty. */
+/**
+ * Returns the shortest path to each state, ordered by length. The path to the initial state is empty.
+ *
+ * @param graph states and transitions, from `explore`
+ */
 export function shortestPaths<M extends AnyStateMachine, F>(graph: Graph<M, F>): Path<M, F>[] {
   const walks = new Map<GraphNode<M, F>, Walk<M, F>>([[graph.initial, []]]);
   for (const [node, walk] of walks) {
@@ -59,6 +65,7 @@ export function shortestPaths<M extends AnyStateMachine, F>(graph: Graph<M, F>):
   return [...walks.values()].map(pathOf);
 }
 
+/** Options of {@link transitionCover}. */
 export interface CoverOptions<M extends AnyStateMachine, F> {
   /**
    * Maximum path length: a path is ended when its next goal would exceed it. Only the way to its first goal may be
@@ -72,6 +79,8 @@ export interface CoverOptions<M extends AnyStateMachine, F> {
 /**
  * Returns a few paths that together take every transition of the graph. Each path proceeds to the nearest transition
  * not taken yet, until there is none or the path becomes too long.
+ *
+ * @param graph states and transitions, from `explore`
  */
 export function transitionCover<M extends AnyStateMachine, F>(
   graph: Graph<M, F>,
@@ -93,6 +102,7 @@ export function transitionCover<M extends AnyStateMachine, F>(
   }
 }
 
+/** Options of {@link simplePaths}. */
 export interface SimplePathOptions {
   /** Maximum number of steps in a path. */
   maxLength: number;
@@ -103,6 +113,9 @@ export interface SimplePathOptions {
 /**
  * Generates every path that visits no state twice, depth first, up to a length. There are many; consume only as many as
  * needed.
+ *
+ * @param graph states and transitions, from `explore`
+ * @returns a generator of the paths
  */
 export function* simplePaths<M extends AnyStateMachine, F>(
   graph: Graph<M, F>,

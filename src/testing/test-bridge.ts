@@ -8,6 +8,7 @@ import { openPostgresStore } from '../store/postgres/index.ts';
 import { createMemoryDatabase, createMemoryStore } from './memory-store/index.ts';
 import { type Simulator, type SimulatorOptions, startSimulator } from './simulator/index.ts';
 
+/** Options of {@link testBridge}. */
 export interface TestBridgeOptions extends Pick<BridgeOptions, 'logger' | 'random' | 'ids' | 'inspect'> {
   /** Settings, by the names of their environment variables. */
   env?: Record<string, string>;
@@ -45,6 +46,8 @@ const DIRECT = { http_proxy: '', HTTP_PROXY: '', https_proxy: '', HTTPS_PROXY: '
 /**
  * Starts a bridge for tests. Independent of any test framework.
  *
+ * @param options settings, store, clock and upstream; default: a store in memory and a new simulator
+ * @returns the running bridge; the caller closes it
  * @example
  * await using at = await testBridge();
  * at.simulator.script.onTurn({ nth: 2 }, { kind: 'reset', at: 'after_created' });

@@ -21,13 +21,21 @@ export interface MachineModel<M extends AnyStateMachine = AnyStateMachine> {
   project?(context: ContextFrom<M>): unknown;
 }
 
-/** Names an event by its type and, in brackets, by its other fields. */
+/**
+ * Names an event by its type and, in brackets, by its other fields.
+ *
+ * @returns for example `socket.lost (resendable)`
+ */
 export function variantName({ type, ...rest }: { type: string }): string {
   const details = Object.entries(rest).map(([key, value]) => (value === true ? key : `${key}: ${value}`));
   return details.length === 0 ? type : `${type} (${details.join(', ')})`;
 }
 
-/** Returns variants of events that do not depend on the context. */
+/**
+ * Returns variants of events that do not depend on the context.
+ *
+ * @param events the events, complete with their fields
+ */
 export function fixedEvents<M extends AnyStateMachine>(events: readonly EventFromLogic<M>[]): EventVariant<M>[] {
   return events.map((event) => ({ name: variantName(event as { type: string }), event: () => event }));
 }

@@ -41,7 +41,7 @@ export const refusesCredential = (status: number): boolean => status === 401 || 
 
 function refusalError({ status, code }: CredentialRefusal): BridgeError {
   const quoted = code === null ? `${status}` : `${status} ${code}`;
-  return new BridgeError('bridge_upstream_credential', { detail: `The upstream said: ${quoted}.` });
+  return new BridgeError('bridge_upstream_credential', { detail: `The upstream answered ${quoted}.` });
 }
 
 function refusalOf(given: unknown, status: number): CredentialRefusal {

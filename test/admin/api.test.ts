@@ -57,7 +57,7 @@ describe('admin API: reading', () => {
       turns: [{ responseId: first.body.id, state: 'completed' }],
       actor: { state: 'live.idle', socketOpen: true },
       timeline: { from: 'memory', epoch: 1 },
-      why: 'A live worker keeps its socket warm; no turn is running.',
+      why: 'A live worker keeps its socket open; no turn is running.',
     });
     const { entries } = body.timeline as unknown as { entries: { actor: string; says: string; active: string[] }[] };
     expect(entries.findLast(({ actor }) => actor === 'session@1')).toMatchObject({
@@ -74,7 +74,7 @@ describe('admin API: reading', () => {
     await start();
     at.simulator.script.onTurn(
       {},
-      { kind: 'error', error: { status: 500, code: 'server_error', message: 'said: oyster' } },
+      { kind: 'error', error: { status: 500, code: 'server_error', message: 'echo: oyster' } },
     );
     const failed = await say('a', 'oyster');
     const { body } = await call(`/admin/sessions/${failed.headers['x-holdfast-session']}`);
@@ -131,7 +131,7 @@ describe('admin API: actions', () => {
     expect((await call(`/admin/sessions/${id}/release`, { method: 'POST' })).status).toBe(200);
     await until(() => at.bridge.sessions().length === 0);
     expect((await call(`/admin/sessions/${id}`)).body).toMatchObject({
-      why: expect.stringContaining('Nobody owns it'),
+      why: expect.stringContaining('No worker owns it'),
       exit: 'The next request continues it from its durable state.',
     });
     expect((await say('a')).headers['x-holdfast-outcome']).toBe('stale_recovery');

@@ -37,6 +37,12 @@ it('The program runs from the sources of a clone that was never built', async ()
   expect(await run(join(ROOT, 'bin', 'holdfast.js'), null)).toEqual({ code: 0, out: `${version}\n`, err: '' });
 });
 
+it('A usage error makes the program exit with 2', async () => {
+  const { code, out, err } = await run(join(ROOT, 'bin', 'holdfast.js'), null, ['serv']);
+  expect([code, out]).toEqual([2, '']);
+  expect(err).toMatch(/^holdfast: unknown command 'serv'\n/);
+});
+
 it.each<[string, string, RegExp]>([
   [
     'a Node that is too old',

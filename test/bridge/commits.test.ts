@@ -2,6 +2,7 @@ import { afterAll, beforeAll, expect, it } from 'vitest';
 import { startTestBridge, type TestBridge } from '../support/bridge.ts';
 import type { ResponseObject } from '../support/client.ts';
 import { openLive } from '../support/live-client.ts';
+import { user } from '../support/messages.ts';
 
 let at: TestBridge;
 beforeAll(async () => {
@@ -9,7 +10,6 @@ beforeAll(async () => {
 });
 afterAll(() => at?.close());
 
-const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 const writes = /^holdfast_(create|start|settle|claim|release|close)$/;
 
 it('A completed turn costs two commits, and no statement of any kind between its frames', async () => {

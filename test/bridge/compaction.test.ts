@@ -2,12 +2,12 @@ import { afterEach, describe, expect, it } from 'vitest';
 import { digestOf, expectedDigest } from '../../src/testing/index.ts';
 import { startTestBridge, type TestBridge } from '../support/bridge.ts';
 import { post } from '../support/client.ts';
+import { user } from '../support/messages.ts';
 
 let at: TestBridge;
 afterEach(() => at.close());
 
 type Item = Record<string, unknown>;
-const user = (text: string): Item => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 const headers = { 'thread-id': 'compacting' };
 const base = { model: 'm', stream: true, store: false, include: ['reasoning.encrypted_content'] };
 const lastSent = () => at.simulator.journal.of('create').at(-1)!;

@@ -1,6 +1,7 @@
 import { afterEach, describe, expect, it } from 'vitest';
 import { startTestBridge, type TestBridge, type TestBridgeOptions } from '../support/bridge.ts';
 import { post } from '../support/client.ts';
+import { user } from '../support/messages.ts';
 
 let at: TestBridge;
 const start = async (options: TestBridgeOptions = {}) => {
@@ -9,7 +10,6 @@ const start = async (options: TestBridgeOptions = {}) => {
 afterEach(() => at.close());
 
 type Item = Record<string, unknown>;
-const user = (text: string): Item => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 const reference = (item: Item | undefined): Item => ({ type: 'item_reference', id: item!.id });
 const ask = (input: Item[], more: object = {}, headers: Record<string, string> = {}) =>
   post(at.url, { model: 'gpt-5.5', input, ...more }, headers);

@@ -2,14 +2,13 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { digestOf, expectedDigest } from '../../src/testing/index.ts';
 import { startTestBridge, type TestBridge } from '../support/bridge.ts';
 import { post, terminalsOf } from '../support/client.ts';
+import { user } from '../support/messages.ts';
 
 let at: TestBridge;
 beforeAll(async () => {
   at = await startTestBridge();
 });
 afterAll(() => at?.close());
-
-const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 
 describe('a conversation that resends everything', () => {
   it('A conversation whose client resends everything goes out as deltas on one socket, with the whole context upstream', async () => {

@@ -1,14 +1,13 @@
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { startTestBridge, type TestBridge } from '../support/bridge.ts';
 import { post } from '../support/client.ts';
+import { user } from '../support/messages.ts';
 
 let at: TestBridge;
 beforeAll(async () => {
   at = await startTestBridge();
 });
 afterAll(() => at?.close());
-
-const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 
 it('A settled turn stores how it was placed and sent, with sizes in bytes and not in characters', async () => {
   const headers = { 'thread-id': crypto.randomUUID() };

@@ -3,6 +3,7 @@ import { MOST_CANDIDATES } from '../../src/store/port.ts';
 import { digestOf, expectedDigest } from '../../src/testing/index.ts';
 import { startTestBridge, type TestBridge, type TestBridgeOptions } from '../support/bridge.ts';
 import { post } from '../support/client.ts';
+import { user } from '../support/messages.ts';
 import { until } from '../support/until.ts';
 
 let at: TestBridge;
@@ -11,7 +12,6 @@ const start = async (options: TestBridgeOptions = {}) => {
 };
 afterEach(() => at.close());
 
-const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 const bodyOf = (...input: object[]) => ({ model: 'm', stream: true, store: false, input });
 const creates = () => at.simulator.journal.of('create');
 

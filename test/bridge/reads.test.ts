@@ -2,6 +2,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { digestOf, expectedDigest } from '../../src/testing/index.ts';
 import { startTestBridge, type TestBridge } from '../support/bridge.ts';
 import { type Answer, post } from '../support/client.ts';
+import { user } from '../support/messages.ts';
 import { until } from '../support/until.ts';
 
 const TURNS = 4;
@@ -16,8 +17,6 @@ afterEach(async () => {
   await other?.close();
   await owner?.close();
 });
-
-const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 
 /** Statements that belong to turns; reads of leases and worker addresses are not counted. */
 const ofTurns =

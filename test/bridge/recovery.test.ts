@@ -5,6 +5,7 @@ import { face, turnStart } from '../store/calls.ts';
 import { startTestBridge, type TestBridge, type TestBridgeOptions } from '../support/bridge.ts';
 import { ownEvents, post, terminalsOf } from '../support/client.ts';
 import { openLive } from '../support/live-client.ts';
+import { user } from '../support/messages.ts';
 
 let at: TestBridge | null = null;
 const start = async (options: TestBridgeOptions = {}) => {
@@ -16,7 +17,6 @@ afterEach(async () => {
   at = null;
 });
 
-const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 const base = { model: 'm', stream: true };
 
 async function sql(url: string, statement: string): Promise<void> {

@@ -5,11 +5,11 @@ import { createMemoryDatabase, createMemoryStore } from '../../src/testing/memor
 import type { TurnFault } from '../../src/testing/simulator/faults.ts';
 import { ownEvents, post } from '../support/client.ts';
 import { openLive } from '../support/live-client.ts';
+import { user } from '../support/messages.ts';
 import { until } from '../support/until.ts';
 
 type Headers = Record<string, string>;
 
-const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 const bodyOf = (text: string) => ({ model: 'm', stream: true, store: false, input: [user(text)] });
 const again = { 'x-stainless-retry-count': '1' };
 

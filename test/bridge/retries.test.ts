@@ -3,6 +3,7 @@ import { digestOf, expectedDigest } from '../../src/testing/index.ts';
 import { startTestBridge, type TestBridge, type TestBridgeOptions } from '../support/bridge.ts';
 import { ownEvents, post, terminalsOf } from '../support/client.ts';
 import { openLive } from '../support/live-client.ts';
+import { user } from '../support/messages.ts';
 import { until } from '../support/until.ts';
 
 let at: TestBridge;
@@ -11,7 +12,6 @@ const start = async (options: TestBridgeOptions = {}) => {
 };
 afterEach(() => at.close());
 
-const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 const headers = { 'thread-id': 'thread' };
 const body = { model: 'm', stream: true, store: false, input: [user('one')] };
 const creates = () => at.simulator.journal.of('create');

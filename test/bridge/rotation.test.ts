@@ -2,6 +2,7 @@ import { afterEach, describe, expect, it } from 'vitest';
 import { digestOf, expectedDigest } from '../../src/testing/index.ts';
 import { startTestBridge, type TestBridge } from '../support/bridge.ts';
 import { post, terminalsOf } from '../support/client.ts';
+import { user } from '../support/messages.ts';
 import { until } from '../support/until.ts';
 
 let at: TestBridge | null = null;
@@ -10,7 +11,6 @@ afterEach(async () => {
   at = null;
 });
 
-const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 const gone = () => until(() => at!.bridge.sessions().length === 0);
 
 describe.each([

@@ -2,6 +2,7 @@ import { afterEach, describe, expect, it } from 'vitest';
 import { digestOf, expectedDigest } from '../../src/testing/index.ts';
 import { startTestBridge, type TestBridge, type TestBridgeOptions } from '../support/bridge.ts';
 import { post, terminalsOf } from '../support/client.ts';
+import { user } from '../support/messages.ts';
 
 let at: TestBridge;
 const start = async (options: TestBridgeOptions = {}) => {
@@ -9,7 +10,6 @@ const start = async (options: TestBridgeOptions = {}) => {
 };
 afterEach(() => at.close());
 
-const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 const turnStates = async () => {
   const [session] = await at.store.sessions(1);
   return (await at.store.turnsOf(session!.id, 9)).map(({ state, replay }) => [state, replay]);

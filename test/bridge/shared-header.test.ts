@@ -3,6 +3,7 @@ import { digestOf, expectedDigest } from '../../src/testing/index.ts';
 import { startTestBridge, type TestBridge, type TestBridgeOptions } from '../support/bridge.ts';
 import { ownEvents, post } from '../support/client.ts';
 import { openLive } from '../support/live-client.ts';
+import { user } from '../support/messages.ts';
 import { until } from '../support/until.ts';
 
 let at: TestBridge;
@@ -12,7 +13,6 @@ const start = async (options: TestBridgeOptions = {}) => {
 afterEach(() => at.close());
 
 type Item = Record<string, unknown>;
-const user = (text: string): Item => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 const instructed: Item = { type: 'message', role: 'developer', content: [{ type: 'input_text', text: 'Be brief.' }] };
 /** Headers of an SDK client object with one fixed session header: the same for all its conversations. */
 const headers = { 'session-id': 'one-client-object' };

@@ -5,13 +5,13 @@ import { systemClock } from '../../src/clock.ts';
 import { type TestBridge, testBridge } from '../../src/testing/index.ts';
 import { createMemoryDatabase, createMemoryStore } from '../../src/testing/memory-store/index.ts';
 import { post } from '../support/client.ts';
+import { user } from '../support/messages.ts';
 import { until } from '../support/until.ts';
 import { type Provider, startProvider } from '../upstream/servers.ts';
 
 /** Size of one event that exceeds the turn buffer, in bytes. */
 const LARGE = 12 * 1024 * 1024;
 const headers = { 'thread-id': 'thread' };
-const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 const bodyOf = (text: string) => ({ model: 'm', stream: true, store: false, input: [user(text)] });
 
 const closing: (() => Promise<void>)[] = [];

@@ -3,6 +3,7 @@ import { digestOf, expectedDigest } from '../../src/testing/index.ts';
 import { chance } from '../../src/testing/simulator/seeded.ts';
 import { startTestBridge, type TestBridge } from '../support/bridge.ts';
 import { type Answer, post, terminalsOf } from '../support/client.ts';
+import { user } from '../support/messages.ts';
 
 const CONVERSATIONS = Number(process.env.SOAK_CONVERSATIONS ?? 200);
 const TURNS = Number(process.env.SOAK_TURNS ?? 20);
@@ -51,7 +52,6 @@ const rates = {
   close_after_upgrade: 0.03,
 };
 
-const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 const tally = { mismatches: 0, badTerminals: 0, completed: 0, attempts: 0, outcomes: {} as Record<string, number> };
 
 /**

@@ -8,6 +8,7 @@ import { digestOf, expectedDigest, type Simulator, startSimulator } from '../../
 import { createMemoryStore } from '../../src/testing/memory-store/index.ts';
 import { post, terminalsOf } from '../support/client.ts';
 import { openLive } from '../support/live-client.ts';
+import { user } from '../support/messages.ts';
 import { answerLost, requestLost, type ScriptedStore, scriptStore } from '../support/scripted-store.ts';
 import { until } from '../support/until.ts';
 
@@ -16,7 +17,6 @@ let scripted: ScriptedStore;
 let bridge: Bridge;
 let server: Listening;
 const headers = { 'thread-id': 't' };
-const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 const body = { model: 'm', stream: true, store: false, input: [user('one')] };
 const creates = () => simulator.journal.of('create');
 const turns = async () => {

@@ -6,8 +6,7 @@ import { completed, lane, turnStart } from '../store/calls.ts';
 import { startTestBridge } from '../support/bridge.ts';
 import { post } from '../support/client.ts';
 import { freshDatabase } from '../support/database.ts';
-
-const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
+import { user } from '../support/messages.ts';
 
 it('A worker that reads a snapshot of a newer machine version recovers the session from its columns', async () => {
   const at = await startTestBridge();

@@ -798,7 +798,7 @@ export const canaries: readonly Canary[] = [
   },
   {
     name: 'a shared key leaves operators’ paths open on loopback',
-    file: 'src/observe/access.ts',
+    file: 'src/http/access.ts',
     find: 'security.apiKeys.length > 0 || upstream.key !== null;',
     replace: 'security.apiKeys.length > 0;',
     tests: ['test/hostile/edges/front.test.ts'],

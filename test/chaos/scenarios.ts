@@ -1,3 +1,4 @@
+import { setTimeout as pause } from 'node:timers/promises';
 import pg from 'pg';
 import { startBalancer } from './balancer.ts';
 import type { FleetWorker } from './fleet.ts';
@@ -33,8 +34,6 @@ export interface Scenario {
   short: boolean;
   run(context: ScenarioContext): Promise<Report>;
 }
-
-const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
 async function query<T extends object>(databaseUrl: string, text: string, values: unknown[] = []): Promise<T[]> {
   const client = new pg.Client({ connectionString: databaseUrl });

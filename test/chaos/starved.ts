@@ -1,10 +1,9 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { availableParallelism } from 'node:os';
+import { setTimeout as pause } from 'node:timers/promises';
 import type { FleetWorker } from './fleet.ts';
 import type { Report } from './scenarios.ts';
 import type { World } from './world.ts';
-
-const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /** Starts processes that keep every core busy. */
 export function startBurners(count = availableParallelism()): { stop(): Promise<void> } {

@@ -1,7 +1,9 @@
+import { setTimeout as pause } from 'node:timers/promises';
 import { request } from 'undici';
 import { digestOf, expectedDigest } from '../../src/testing/index.ts';
 import { chance } from '../../src/testing/simulator/seeded.ts';
 import { parseStream } from '../support/client.ts';
+import { user } from '../support/messages.ts';
 
 /** Results of many conversations. */
 export interface Tally {
@@ -62,8 +64,6 @@ export interface Talker {
 }
 
 const terminals = new Set(['response.completed', 'response.incomplete', 'response.failed', 'error']);
-const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
-const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 
 /** Creates a conversation. Half of them resend everything, half anchor to the last response; all send a key. */
 export function createTalker({ seed, id, pick, tally, patienceMs, onCompleted }: TalkerOptions): Talker {

@@ -70,9 +70,9 @@ describe('a worker’s membership', () => {
   it('A worker that other workers could not reach is not registered', async () => {
     const { scripted, join } = world();
     const announce = async () => {
-      throw new Error('nobody answers there');
+      throw new Error('no worker answers there');
     };
-    await expect(join({ checkReachable: announce })).rejects.toThrow('nobody answers there');
+    await expect(join({ checkReachable: announce })).rejects.toThrow('no worker answers there');
     expect(await scripted.store.workers()).toEqual([]);
   });
 

@@ -6,6 +6,7 @@ import type { SessionStore } from '../../src/store/port.ts';
 import { type TestBridge, type TestBridgeOptions, testBridge } from '../../src/testing/index.ts';
 import { createMemoryDatabase, createMemoryStore } from '../../src/testing/memory-store/index.ts';
 import { post } from '../support/client.ts';
+import { user } from '../support/messages.ts';
 import { until } from '../support/until.ts';
 import { freePort } from '../support/worker-process.ts';
 
@@ -14,7 +15,6 @@ afterEach(async () => {
   for (const close of closing.splice(0).reverse()) await close();
 });
 
-const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 const thread = { 'thread-id': 't' };
 const ask = (more: object = {}) => ({ model: 'm', stream: true, store: false, input: [user('one')], ...more });
 

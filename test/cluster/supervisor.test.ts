@@ -6,6 +6,7 @@ import { afterAll, beforeAll, expect, it } from 'vitest';
 import { digestOf, expectedDigest, type Simulator, startSimulator } from '../../src/testing/index.ts';
 import { post } from '../support/client.ts';
 import { openLive } from '../support/live-client.ts';
+import { user } from '../support/messages.ts';
 import { until } from '../support/until.ts';
 import { freePort, startWorker, type WorkerProcess } from '../support/worker-process.ts';
 
@@ -34,7 +35,6 @@ afterAll(async () => {
   await rm(dataDir, { recursive: true, force: true });
 });
 
-const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 const body = (input: object[]) => ({ model: 'm', stream: true, store: false, input });
 
 /** Returns the worker processes, without the database server. */

@@ -6,6 +6,7 @@ import { afterEach, describe, expect, it } from 'vitest';
 import { startTestBridge, type TestBridge, type TestBridgeOptions } from '../support/bridge.ts';
 import { post } from '../support/client.ts';
 import { openLive } from '../support/live-client.ts';
+import { user } from '../support/messages.ts';
 
 const browserPath = process.env.CHROMIUM_PATH ?? '/usr/bin/chromium';
 /** Folder for screenshots of the page; none are taken when it is unset. */
@@ -22,7 +23,6 @@ afterEach(async () => {
   await at.close();
 });
 
-const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 const say = (thread: string, input: unknown, more: object = {}) =>
   post(at.url, { model: 'gpt-5.5', stream: true, store: false, input, ...more }, { 'thread-id': thread });
 
@@ -124,7 +124,7 @@ describe.skipIf(!existsSync(browserPath))('admin page in a browser', () => {
     await page.keyboard.press('Enter');
     await page.waitForSelector('.state.inmost[data-state="live.idle"]');
     expect(await page.textContent('.session h2')).toContain(id);
-    expect(await page.textContent('.standing')).toContain('A live worker keeps its socket warm');
+    expect(await page.textContent('.standing')).toContain('A live worker keeps its socket open');
     const rows = await page.$$eval('.turns tbody tr', (trs) => trs.map((tr) => tr.textContent ?? ''));
     expect(rows[0]).toMatch(/live_reuse.*completed.*full → delta.*\d %/);
     expect(rows[1]).toMatch(/created.*completed.*fresh → full|created.*completed.*full → full/);

@@ -2,11 +2,11 @@ import { afterEach, expect, it } from 'vitest';
 import { digestOf, expectedDigest } from '../../src/testing/index.ts';
 import { startTestBridge, type TestBridge } from '../support/bridge.ts';
 import { post } from '../support/client.ts';
+import { user } from '../support/messages.ts';
 
 let at: TestBridge;
 afterEach(() => at.close());
 
-const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 const unsupported = {
   status: 400,
   type: 'invalid_request_error',

@@ -2,6 +2,7 @@ import { afterEach, describe, expect, it } from 'vitest';
 import { digestOf, expectedDigest } from '../../src/testing/index.ts';
 import { startTestBridge, type TestBridge, type TestBridgeOptions } from '../support/bridge.ts';
 import { post } from '../support/client.ts';
+import { user } from '../support/messages.ts';
 
 let at: TestBridge;
 const start = async (options: TestBridgeOptions = {}) => {
@@ -9,7 +10,6 @@ const start = async (options: TestBridgeOptions = {}) => {
 };
 afterEach(() => at.close());
 
-const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 const ask = (input: unknown[], headers: Record<string, string> = {}, more: object = {}) =>
   post(at.url, { model: 'm', stream: true, store: false, input, ...more }, headers);
 const upgrades = () => at.simulator.journal.of('upgrade').length;

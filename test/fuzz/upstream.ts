@@ -1,6 +1,7 @@
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo, Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
+import { setTimeout as pause } from 'node:timers/promises';
 import { type WebSocket, WebSocketServer } from 'ws';
 import { type Edit, edited, render, type Tree } from './tree.ts';
 
@@ -88,8 +89,6 @@ export function messageOf(text: string): Tree {
     content: [{ type: 'output_text', text, annotations: [] }],
   };
 }
-
-const pause = (ms: number) => new Promise<void>((done) => setTimeout(done, ms));
 
 /** Starts the scripted upstream on loopback. */
 export async function startUpstream(): Promise<Upstream> {

@@ -176,7 +176,8 @@ describe('a streamed answer', () => {
     client.socket.destroy();
   });
 
-  it('A client whose connection accepts not even a short end is cut', async () => {
+  /** Creates a sink whose response buffers everything. `accepts` is the answer of each write. */
+  function bufferingSink(accepts: boolean) {
     const clock = createManualClock();
     const res = Object.assign(new EventEmitter(), {
       headersSent: false,
@@ -184,8 +185,7 @@ describe('a streamed answer', () => {
       status: () => res,
       set: () => res,
       flushHeaders: () => void (res.headersSent = true),
-      // Like a response with room in its buffer, whatever its socket accepts.
-      write: () => true,
+      write: () => accepts,
       end: () => {},
       destroy() {
         res.destroyed = true;
@@ -193,11 +193,27 @@ describe('a streamed answer', () => {
       },
     });
     const means = { requestId: 'r', model: null, clock, keepaliveMs: 15_000, slowClientMs: 60_000 };
-    const sink = createSseSink({ res: res as never, ...means });
+    return { clock, res, sink: createSseSink({ res: res as never, ...means }) };
+  }
+
+  it('A client whose connection accepts not even a short end is cut', async () => {
+    const { clock, sink } = bufferingSink(true);
     sink.event('response.created', created, false);
     clock.advance(120_000);
     expect(sink.attached).toBe(true);
     sink.end('response.completed', done);
+    clock.advance(59_999);
+    expect(sink.attached).toBe(true);
+    clock.advance(1);
+    expect(sink.attached).toBe(false);
+  });
+
+  it('A slow client that drains once after the end of its answer, and then stops reading, is cut', async () => {
+    const { clock, res, sink } = bufferingSink(false);
+    sink.event('response.created', created, false);
+    sink.end('response.completed', done);
+    clock.advance(59_999);
+    res.emit('drain');
     clock.advance(59_999);
     expect(sink.attached).toBe(true);
     clock.advance(1);

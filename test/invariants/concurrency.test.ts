@@ -9,6 +9,7 @@ import { digestOf, expectedDigest } from '../../src/testing/index.ts';
 import { startTestBridge, type TestBridge, type TestBridgeOptions } from '../support/bridge.ts';
 import { post, terminalsOf } from '../support/client.ts';
 import { openLive } from '../support/live-client.ts';
+import { user } from '../support/messages.ts';
 import { type ScriptedStore, scriptStore } from '../support/scripted-store.ts';
 import { until } from '../support/until.ts';
 
@@ -18,7 +19,6 @@ const start = async (options: TestBridgeOptions = {}) => {
 };
 afterEach(() => at.close());
 
-const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 const bodyOf = (...texts: string[]) => ({ model: 'm', stream: true, store: false, input: texts.map(user) });
 const thread = (id: string) => ({ 'thread-id': id });
 const ends = (answer: Awaited<ReturnType<typeof post>>) => terminalsOf(answer).map(({ type }) => type);

@@ -2,6 +2,7 @@ import { afterEach, describe, expect, it } from 'vitest';
 import { digestOf, expectedDigest } from '../../src/testing/index.ts';
 import { startTestBridge, type TestBridge, type TestBridgeOptions } from '../support/bridge.ts';
 import { ownEvents, post, terminalsOf } from '../support/client.ts';
+import { user } from '../support/messages.ts';
 
 let at: TestBridge;
 const start = async (options: TestBridgeOptions = {}) => {
@@ -10,7 +11,6 @@ const start = async (options: TestBridgeOptions = {}) => {
 afterEach(() => at.close());
 
 type Item = Record<string, unknown>;
-const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 const bodyOf = (...input: Item[]) => ({ model: 'm', stream: true, store: false, input });
 const headers = { 'thread-id': 't' };
 const ends = (answer: Awaited<ReturnType<typeof post>>) => terminalsOf(answer).map(({ type }) => type);

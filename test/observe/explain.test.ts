@@ -46,25 +46,25 @@ const turnRow = { id: turnId, state: 'lost', authorWorkerId: workerId, epoch: 2 
 it('A story gives the cause when the upstream could not be reached', () => {
   const lost = lostTurn();
   const rows = { session: row, turns: [turnRow], workers: [worker] };
-  expect(explain(lost, rows).join()).not.toContain('On the way');
+  expect(explain(lost, rows).join()).not.toContain('Problem with the upstream');
   const story = explain({ ...lost, ending: { ...lost.ending!, cause: 'ECONNREFUSED at api.test' } }, rows);
-  expect(story.at(-1)).toBe('On the way to the upstream: ECONNREFUSED at api.test.');
+  expect(story.at(-1)).toBe('Problem with the upstream connection: ECONNREFUSED at api.test.');
 });
 
 it('A story names the decision row if the record has it', () => {
   const lost = lostTurn();
   const rows = { session: row, turns: [turnRow], workers: [worker] };
-  expect(explain(lost, rows).join()).not.toContain('The row that decided');
+  expect(explain(lost, rows).join()).not.toContain('Decided by row');
   expect(explain({ ...lost, ending: { ...lost.ending!, decidedBy: 'created' } }, rows)).toContain(
-    'The row that decided was created: Nothing is known.',
+    'Decided by row created: Nothing is known.',
   );
 });
 
 it('A story describes the owner, the events, and why the client got its answer', () => {
   const story = explain(lostTurn(), { session: row, turns: [turnRow], workers: [worker] });
-  expect(story[0]).toBe('Session 5e551000 as worker aaaa1111 saw it, up to epoch 2.');
+  expect(story[0]).toBe('Session 5e551000, as recorded by worker aaaa1111 up to epoch 2.');
   expect(story[1]).toBe(
-    'By its row the session is stale, owned by worker aaaa1111, which is dead, in epoch 3, with no turn active.',
+    'According to its row, the session is stale, owned by worker aaaa1111, which is dead, in epoch 3, with no turn active.',
   );
   expect(story).toContain('12:00:00.000 Turn 70000000 was placed on the session.');
   expect(story).toContain(
@@ -76,11 +76,11 @@ it('A story describes the owner, the events, and why the client got its answer',
       'The socket was lost and the turn must not be resent: it ends as lost.',
   );
   expect(story).toContain(
-    '12:00:00.004 Epoch 2: a retry by the client resumed the stream, which meant nothing there; ' +
+    '12:00:00.004 Epoch 2: a retry by the client resumed the stream, which has no effect in that state; ' +
       'it stayed in live.settling.asking.',
   );
   expect(story.at(-4)).toBe('Turn 70000000 was started by worker aaaa1111 in epoch 2 and is recorded as lost.');
-  expect(story.at(-1)).toMatch(/^The client got that because of bridge_upstream_lost: .+\./);
+  expect(story.at(-1)).toMatch(/^Reason for the client's answer: bridge_upstream_lost: .+\./);
 });
 
 it('A story is written without rows, without an end, and for an unknown machine', () => {
@@ -88,7 +88,7 @@ it('A story is written without rows, without an end, and for an unknown machine'
   const record = lostTurn();
   const running = explain({ ...record, ending: null, dropped: 12 }, nothing);
   expect(running[1]).toContain('no row');
-  expect(running[2]).toBe('12 earlier events are not remembered.');
+  expect(running[2]).toBe('12 earlier events were dropped from the record.');
   expect(running.at(-1)).toContain('it stayed in live.settling.asking');
   const foreign = explain({ ...record, base: { value: 'unheard of', context: {} } }, nothing);
   expect(foreign.join('\n')).toContain('socket 1 was lost; it went to live.settling.asking.');
@@ -96,7 +96,7 @@ it('A story is written without rows, without an end, and for an unknown machine'
 
 it('A story reports that the client received something else than what was recorded', () => {
   const rows = { session: row, turns: [{ ...turnRow, state: 'completed' } as TurnRow], workers: [] };
-  expect(explain(lostTurn(), rows).join('\n')).toContain('is recorded as completed, though its client was told lost.');
+  expect(explain(lostTurn(), rows).join('\n')).toContain('is recorded as completed, but its client received lost.');
 });
 
 it('States are written in readable form', () => {

@@ -5,7 +5,7 @@ import { afterEach, expect, it } from 'vitest';
 import { WebSocket } from 'ws';
 import { createActor } from 'xstate';
 import { turnMachine } from '../../machines/turn.ts';
-import { createOperatorAccess } from '../../src/observe/access.ts';
+import { createOperatorAccess } from '../../src/http/access.ts';
 import { startActor } from '../../src/runtime/index.ts';
 import { sessionProgram } from '../../src/session/session.ts';
 import { createManualClock } from '../../src/testing/index.ts';

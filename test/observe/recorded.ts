@@ -2,6 +2,7 @@ import { request } from 'undici';
 import { startTestBridge, type TestBridge } from '../support/bridge.ts';
 import { type Answer, post } from '../support/client.ts';
 import { openLive } from '../support/live-client.ts';
+import { user } from '../support/messages.ts';
 import { until } from '../support/until.ts';
 
 /** Content of the run and its credentials: none of them may be visible anywhere. */
@@ -37,7 +38,6 @@ export async function startPair(env: Record<string, string> = {}): Promise<Pair>
   };
 }
 
-const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 const headers = { 'thread-id': 'keep-it-closed' };
 const body = (input: object[]) => ({ model: 'm', store: false, input });
 

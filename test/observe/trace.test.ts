@@ -249,7 +249,7 @@ it('The story of a bad end is handed over, a bounded number per minute, and a re
   createActor(sessionMachine, { id: `${sessionId}@1`, input: {}, inspect: recorder.observe }).start();
   recorder.turnEnded(line({ terminal: 'completed', fault: null }));
   recorder.turnEnded(line({ session: null }));
-  recorder.turnEnded(line({ session: 'nobody knows it' }));
+  recorder.turnEnded(line({ session: 'unknown' }));
   expect(taken).toEqual([]);
   for (let i = 0; i < 100; i += 1) recorder.turnEnded(line());
   expect(taken.length).toBeLessThanOrEqual(60);

@@ -3,8 +3,8 @@ import type { AddressInfo } from 'node:net';
 import express from 'express';
 import { systemClock } from '../../src/clock.ts';
 import { BridgeError } from '../../src/errors.ts';
+import { createOperatorAccess } from '../../src/http/access.ts';
 import { randomIds } from '../../src/ids.ts';
-import { createOperatorAccess } from '../../src/observe/access.ts';
 import { createInspection, type Inspection, type InspectionOptions } from '../../src/observe/inspect/index.ts';
 
 export interface ServedInspection {

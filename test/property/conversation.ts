@@ -4,6 +4,7 @@ import { digestOf, expectedDigest, type Point as Place } from '../../src/testing
 import { type AnsweredItems, type Dropped, type ItemForm, keptItems, sentAgain } from '../support/answered.ts';
 import { doneItems, post, type ResponseObject, terminalsOf } from '../support/client.ts';
 import { openLive } from '../support/live-client.ts';
+import { user } from '../support/messages.ts';
 import type { PropertyWorld } from './world.ts';
 
 type Item = Record<string, unknown>;
@@ -83,8 +84,6 @@ export interface Counts {
 
 /** Outcomes after which the client's next request finds the session that answered it. */
 const keepsTheLine = new Set(['created', 'live_reuse', 'stale_recovery', 'superseded']);
-
-const user = (text: string): Item => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 
 interface Point {
   /** Everything the client has so far, as it would send it. */

@@ -23,7 +23,7 @@ const provenSessions = ({ evidence, facts: { rows, apart } }: Case) => {
 };
 
 const invariants: Record<string, Check> = {
-  'an invalid token opens nothing, and only it is told so': ({ evidence }, d) =>
+  'an invalid token opens nothing, and only it is reported': ({ evidence }, d) =>
     (evidence.token.kind === 'invalid') === (d.do === 'refuse' && d.outcome === 'token_invalid'),
 
   'an anchored request gets no parent but its anchor': (c, d) => {
@@ -78,7 +78,7 @@ const invariants: Record<string, Check> = {
     return c.owner === 'me' && c.facts.local.get(d.sessionId)?.epoch === d.epoch && d.epoch === c.session.epoch;
   },
 
-  'a busy session is claimed from nobody who may be alive': (c, d) => {
+  'a busy session is claimed from no worker that may be alive': (c, d) => {
     if (d.do !== 'claim' || d.session.activeTurnId === null) return true;
     return c.owner === 'me' || c.owner === 'dead';
   },
@@ -148,10 +148,10 @@ const invariants: Record<string, Check> = {
   'a refusal for the wrong instance says how long the lease still runs': (_, d) =>
     d.do !== 'refuse' || d.outcome !== 'wrong_instance' || d.retryAfterSeconds === 8,
 
-  'only the death of somebody else who may be alive is waited for': (c, d) =>
+  'only the death of another worker that may be alive is waited for': (c, d) =>
     d.do !== 'await_owner' || ['unreachable', 'denies', 'expired', 'missing'].includes(c.owner),
 
-  'a request over plain HTTP is told so wherever a session serves it': ({ evidence }, d) => {
+  'a request over plain HTTP is marked as such wherever a session serves it': ({ evidence }, d) => {
     const serves = d.do === 'create' || d.do === 'use' || d.do === 'claim';
     return !serves || (d.outcome === 'passed_through') === (evidence.passThrough !== null);
   },

@@ -37,14 +37,14 @@ describe('stored usage', () => {
   it('Stored usage consists of counters, flags and short names in objects', () => {
     const usage = { input_tokens: 7, cached: false, none: null, tier: 'default', details: { reasoning_tokens: 3 } };
     expect(keptUsage(usage)).toEqual(usage);
-    expect(keptUsage({ n: 1, text: 'said by a model', list: [1], more: { list: [2], text: 'two words' } })).toEqual({
+    expect(keptUsage({ n: 1, text: 'written by a model', list: [1], more: { list: [2], text: 'two words' } })).toEqual({
       n: 1,
       more: {},
     });
   });
 
   it('Stored usage has no names of omitted values', () => {
-    expect(Object.keys(keptUsage({ text: 'said by a model', n: 1, list: [1] })!)).toEqual(['n']);
+    expect(Object.keys(keptUsage({ text: 'written by a model', n: 1, list: [1] })!)).toEqual(['n']);
   });
 
   it('Usage that is no object is stored as none', () => {

@@ -236,10 +236,10 @@ describe('faults of a turn', () => {
     expect((await client.turn({ input: 'x' })).types).toEqual(['response.created', 'malformed', 'error']);
     fault({ kind: 'reply', output: [{ type: 'web_search_call', status: 'completed' }] });
     expect((await client.turn({ input: 'x' })).last.response.output).toMatchObject([{ type: 'web_search_call' }]);
-    fault({ kind: 'reply', output: 'Told so.' });
+    fault({ kind: 'reply', output: 'As scripted.' });
     const { response } = (await client.turn({ input: 'x' })).last;
     expect(digestOf(response)).toBe(expectedDigest({ items: 'x' }));
-    expect(response.output[0].content[0].text).toMatch(/^Told so\./);
+    expect(response.output[0].content[0].text).toMatch(/^As scripted\./);
   });
 
   it('Every connection can be dropped at once', async () => {

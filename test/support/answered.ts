@@ -17,13 +17,23 @@ export type ItemForm = keyof AnsweredItems;
 /** Parts of the model's items that a client leaves out when it resends them. */
 export type Dropped = 'id' | 'status' | 'reasoning' | 'annotations';
 
-/** Returns the items that a client keeps: its own form, or the other one where its own is empty. */
+/**
+ * Returns the items that a client keeps: its own form, or the other one where its own is empty.
+ *
+ * @param answer both forms of the items of one answer
+ * @param form the form that the client prefers
+ */
 export function keptItems(answer: AnsweredItems, form: ItemForm): readonly Item[] {
   const own = answer[form];
   return own.length > 0 ? own : answer[form === 'done' ? 'completed' : 'done'];
 }
 
-/** Returns the items as a client resends them, without the parts it drops. */
+/**
+ * Returns the items as a client resends them, without the parts it drops.
+ *
+ * @param items items of earlier answers
+ * @param drops parts that the client leaves out
+ */
 export function sentAgain(items: readonly Item[], drops: readonly Dropped[]): Item[] {
   return items
     .filter(({ type }) => !(type === 'reasoning' && drops.includes('reasoning')))

@@ -2,8 +2,8 @@ import { expect, it } from 'vitest';
 import { digestOf, expectedDigest, startSimulator, testBridge } from '../../src/testing/index.ts';
 import { post } from '../support/client.ts';
 import { freshDatabase } from '../support/database.ts';
+import { user } from '../support/messages.ts';
 
-const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 const body = { model: 'm', stream: true, store: false };
 const headers = { 'session-id': 'me' };
 

@@ -14,8 +14,8 @@ import {
 } from '../../src/transcript/line.ts';
 import { readItem, readItems } from '../../src/transcript/read.ts';
 import type { Item } from '../../src/transcript/types.ts';
+import { user } from '../support/messages.ts';
 
-const user = (text: string): Item => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 const said = (text: string, id = `msg_${text}`, annotations: unknown[] = []): Item => ({
   type: 'message',
   id,

@@ -130,7 +130,7 @@ describe('a redacted frame', () => {
       error: expect.objectContaining({ code: 'bridge_upstream_credential' }),
       headers: { 'x-should-retry': 'false' },
     });
-    expect(said.error.message).toContain(`The upstream said: ${status} invalid_api_key.`);
+    expect(said.error.message).toContain(`The upstream answered ${status} invalid_api_key.`);
     expect(refusals).toEqual([{ status, code: 'invalid_api_key' }]);
   });
 
@@ -308,8 +308,8 @@ describe('a redacted call', () => {
 it('A code that the API does not define is not repeated', () => {
   const said = (code: string) =>
     String(errorIn(credentialRefusalAnswer(answer(401, { error: { code, message: 'x' } }))).message);
-  expect(said('invalid_api_key')).toContain('The upstream said: 401 invalid_api_key.');
-  expect(said('sk_secret_code')).toContain('The upstream said: 401.');
+  expect(said('invalid_api_key')).toContain('The upstream answered 401 invalid_api_key.');
+  expect(said('sk_secret_code')).toContain('The upstream answered 401.');
 });
 
 it('A redacted transport ends with the inner one', async () => {

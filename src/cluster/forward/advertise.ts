@@ -95,7 +95,7 @@ export function advertisedUrl(options: AdvertiseOptions): string {
   }
   if (isLoopback(host) && !databaseHere) {
     throw new ConfigError(
-      `${named} means "this machine" to whoever reads it, but the database is on another machine and so may be other ` +
+      `${named} means "this machine" to every reader, but the database is on another machine and so may be other ` +
         'workers. Set HOLDFAST_INTERNAL_HOST or HOLDFAST_ADVERTISE_URL to an address they can reach, or ' +
         'HOLDFAST_INSTANCE_POLICY=reject to run without forwarding.',
     );
@@ -110,7 +110,7 @@ function derived(options: AdvertiseOptions, addresses: readonly MachineAddress[]
   const own = addresses.filter(({ family, internal }) => family === 'IPv4' && !internal);
   if (own.length === 1) return `http://${own[0]!.address}:${options.port}`;
   throw new ConfigError(
-    `HOLDFAST_INTERNAL_HOST=${options.host} leaves open where peers shall find this worker, and the machine has ` +
+    `HOLDFAST_INTERNAL_HOST=${options.host} leaves open where peers find this worker, and the machine has ` +
       `${own.length} addresses of its own: set HOLDFAST_ADVERTISE_URL to http://address:port.`,
   );
 }

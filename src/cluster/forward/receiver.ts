@@ -5,6 +5,7 @@ import { FORWARD_TOKEN_HEADER, REFUSED_HEADER } from '../../headers.ts';
 import { endWithJson } from '../../http/envelope.ts';
 import { createHttpServer, refuseUpgrade, startListening, watchConnection } from '../../http/server.ts';
 import type { Reader } from '../../intake/pool.ts';
+import type { Log } from '../../log.ts';
 import type { ClientSink, TurnRequest } from '../../session/port.ts';
 import {
   type ClaimedNotice,
@@ -151,11 +152,7 @@ interface InternalServerOptions {
   onClaimed?(notice: ClaimedNotice): void;
   /** Answers a peer's question, asked for an operator, about these sessions. The result is sent as JSON. */
   onView?(question: ViewQuestion): object;
-  logger: {
-    debug(fields: object, message: string): void;
-    warn(fields: object, message: string): void;
-    error(fields: object, message: string): void;
-  };
+  logger: Log<'debug' | 'warn' | 'error'>;
 }
 
 export interface InternalServer {

@@ -2,6 +2,7 @@ import { Agent, request as call, type Dispatcher } from 'undici';
 import type { Clock } from '../../clock.ts';
 import { FORWARD_TOKEN_HEADER, REFUSED_HEADER } from '../../headers.ts';
 import { encodeText } from '../../json.ts';
+import type { Log } from '../../log.ts';
 import type { ForwardResult, Patience, Waiting } from '../../session/forwarding.ts';
 import type { ClientSink, TurnRequest } from '../../session/port.ts';
 import { type ClaimedNotice, type ForwardClaims, type ForwardTokens, packRequest } from './envelope.ts';
@@ -234,7 +235,7 @@ interface ForwarderOptions {
   /** Returns this worker's current id, which changes when the worker registers again. */
   workerId(): string;
   deadlines: ForwardDeadlines;
-  logger: { debug(fields: object, message: string): void };
+  logger: Log<'debug'>;
 }
 
 /**

@@ -239,7 +239,7 @@ export function createInspectionHub(options: InspectionHubOptions): InspectionHu
       guarded(() => {
         const identity = identityOf(turn);
         if (!identity) return;
-        for (const told of announced.values()) told.delete(turn);
+        for (const shown of announced.values()) shown.delete(turn);
         announce(
           turn,
           identity,

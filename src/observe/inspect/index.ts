@@ -1,16 +1,20 @@
 import type { IncomingMessage } from 'node:http';
 import type { Duplex } from 'node:stream';
 import type { Router } from 'express';
+import { type WebSocket, WebSocketServer } from 'ws';
 import type { Clock } from '../../clock.ts';
+import { BridgeError } from '../../errors.ts';
+import { guarded, reportFault } from '../../faults.ts';
+import { type AccessRule, isSameOrigin } from '../../http/access.ts';
+import { answerSocket } from '../../http/server.ts';
 import type { Ids } from '../../ids.ts';
-import type { AccessRule } from '../access.ts';
-import { createInspectionHub, type InspectionHub, type InspectionHubOptions } from './hub.ts';
+import { createInspectionHub, createSelection, type InspectionHub, type InspectionHubOptions } from './hub.ts';
 import { createTickets, inspectPage } from './page.ts';
-import { createInspectSocket } from './socket.ts';
 
 export interface InspectionOptions extends Omit<InspectionHubOptions, 'clock'> {
   clock: Clock;
   ids: Ids;
+  /** Access check for requests without a valid ticket. Throws the error that the viewer receives. */
   allow: AccessRule;
   /** Viewer that the page frames, as an http(s) URL. */
   inspectorUrl: string;
@@ -27,26 +31,111 @@ export interface InspectionOptions extends Omit<InspectionHubOptions, 'clock'> {
 export interface Inspection extends Pick<InspectionHub, 'observe' | 'place' | 'viewers'> {
   readonly router: Router;
   /**
-   * Handles the server's `upgrade` event. Returns false when the request is for another path; the caller must then
-   * answer it.
+   * Handles the server's `upgrade` event: accepts or refuses a viewer. Returns false, without touching the socket, when the
+   * request is for another path; the caller must then answer it.
    */
   handleUpgrade(req: IncomingMessage, socket: Duplex, head: Buffer): boolean;
+  /** Closes the connections of all viewers. */
   close(): void;
 }
 
-/** Creates the inspector from its hub, tickets, page and socket. */
+const PATH = '/inspect/socket';
+/** Ping interval, in milliseconds. A viewer that has not answered a ping by the next one is disconnected. */
+const PING_EVERY = 30_000;
+
+/** Creates the inspector: the hub that follows the actors, its page, and the WebSocket that feeds viewers. */
 export function createInspection(options: InspectionOptions): Inspection {
+  const { clock, bufferBytes } = options;
   const hub = createInspectionHub(options);
   const tickets = createTickets(options);
-  const socket = createInspectSocket({ ...options, hub, tickets });
+  // Messages of viewers are ignored, so a small payload limit is enough.
+  const server = new WebSocketServer({ noServer: true, maxPayload: 1_024, perMessageDeflate: false });
+  // Replace the library's own refusals, which have no error envelope.
+  server.on('wsClientError', (error, socket, req) => {
+    const code = req.method === 'GET' ? 'bridge_malformed_request' : 'bridge_method_not_allowed';
+    answerSocket(socket, new BridgeError(code, { detail: `${error.message}.` }), ['sec-websocket-version: 13']);
+  });
+
+  function watch(ws: WebSocket, wish: URLSearchParams): void {
+    let leave = () => {};
+    let answered = true;
+    let stopPings = () => {};
+    const ping = () => {
+      if (!answered) return ws.terminate();
+      answered = false;
+      ws.ping();
+      stopPings = clock.after(PING_EVERY, ping);
+    };
+    ws.on('pong', () => {
+      answered = true;
+    });
+    ws.on('error', () => ws.terminate());
+    ws.on(
+      'close',
+      guarded('inspector', () => {
+        stopPings();
+        leave();
+      }),
+    );
+    stopPings = clock.after(PING_EVERY, ping);
+    leave = hub.join({
+      selection: createSelection(wish, options.sessions),
+      send(message) {
+        if (ws.readyState !== ws.OPEN) return;
+        if (ws.bufferedAmount + message.length > bufferBytes) {
+          ws.terminate();
+          leave();
+          options.onCutOff?.();
+          return;
+        }
+        ws.send(message);
+      },
+    });
+    if (ws.readyState !== ws.OPEN) leave();
+  }
+
+  /** Throws a {@link BridgeError} when the request may not connect. */
+  function admit(req: IncomingMessage, wish: URLSearchParams): void {
+    if (!tickets.redeem(wish.get('ticket'))) options.allow(req);
+    if (!isSameOrigin(req.headers)) throw new BridgeError('bridge_unauthorized');
+    if (hub.viewers >= options.viewers) throw new BridgeError('bridge_overloaded');
+  }
+
   return {
     observe: hub.observe,
     place: hub.place,
     get viewers() {
       return hub.viewers;
     },
-    router: inspectPage({ ...options, tickets }),
-    handleUpgrade: socket.handleUpgrade,
-    close: socket.close,
+    router: inspectPage({ allow: options.allow, tickets, inspectorUrl: options.inspectorUrl }),
+    handleUpgrade(req, socket, head) {
+      // Split the target by hand: a path that starts with `//` does not parse as a relative URL.
+      const [path, query = ''] = (req.url ?? '').split('?', 2);
+      if (path !== PATH) return false;
+      const wish = new URLSearchParams(query);
+      try {
+        admit(req, wish);
+      } catch (error) {
+        if (!(error instanceof BridgeError)) reportFault(error, 'inspector');
+        const known = error instanceof BridgeError ? error : new BridgeError('bridge_internal', { cause: error });
+        answerSocket(socket, known);
+        return true;
+      }
+      server.handleUpgrade(req, socket, head, (ws) =>
+        guarded(
+          'inspector',
+          () => watch(ws, wish),
+          () => ws.terminate(),
+        )(),
+      );
+      return true;
+    },
+    close() {
+      for (const ws of server.clients) ws.close(1001, 'the worker is stopping');
+      server.close();
+      clock.after(1_000, () => {
+        for (const ws of server.clients) ws.terminate();
+      });
+    },
   };
 }

@@ -1,8 +1,8 @@
 import { createHash } from 'node:crypto';
 import express, { type Router } from 'express';
 import type { Clock } from '../../clock.ts';
+import type { AccessRule } from '../../http/access.ts';
 import type { Ids } from '../../ids.ts';
-import type { AccessRule } from '../access.ts';
 
 /**
  * Tickets that each open one WebSocket. A browser cannot set a header on a WebSocket, and a token in a URL would end up
@@ -129,7 +129,7 @@ const html = (inspectorUrl: string) => `<!doctype html>
 </html>
 `;
 
-export interface InspectPageOptions {
+interface InspectPageOptions {
   /** Check made before a ticket is issued. Throws the error that the client receives. */
   allow: AccessRule;
   tickets: Tickets;

@@ -1,6 +1,7 @@
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
 import type { Clock } from '../../clock.ts';
+import { isFields } from '../../json.ts';
 import type { TenantLimit } from '../../session/quota.ts';
 import type { FailureKind } from '../../upstream/port.ts';
 import { version } from '../../version.ts';
@@ -17,7 +18,7 @@ import {
 type Labels = Record<string, string>;
 
 /** Metrics of the catalogue in one registry, written by name. Label values outside the catalogue become `other`. */
-export interface Instruments {
+interface Instruments {
   add(name: MetricName, labels: Labels, value?: number): void;
   observe(name: MetricName, labels: Labels, value: number): void;
   set(name: MetricName, labels: Labels, value: number): void;
@@ -28,7 +29,7 @@ export interface Instruments {
 }
 
 /** Registers every metric of the catalogue. Throws the library's Error when the registry already has one of them. */
-export function createInstruments(registry: Registry): Instruments {
+function createInstruments(registry: Registry): Instruments {
   const counters = new Map<MetricName, Counter>();
   const gauges = new Map<MetricName, Gauge>();
   const histograms = new Map<MetricName, Histogram>();
@@ -100,7 +101,7 @@ function bounded(name: MetricName, labels: Labels): Labels {
 }
 
 /** Token counts of one turn. `cached` is part of `input`, `reasoning` is part of `output`. */
-export interface TokenCounts {
+interface TokenCounts {
   input: number;
   cached: number;
   output: number;
@@ -109,8 +110,7 @@ export interface TokenCounts {
 
 const tokenCount = (value: unknown): number =>
   typeof value === 'number' && Number.isFinite(value) && value > 0 ? value : 0;
-const object = (value: unknown): Record<string, unknown> =>
-  typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : {};
+const object = (value: unknown): Record<string, unknown> => (isFields(value) ? value : {});
 
 /** Reads the provider's `usage`. Missing or non-numeric values count as 0. */
 export function tokensOf(usage: unknown): TokenCounts {
@@ -124,7 +124,7 @@ export function tokensOf(usage: unknown): TokenCounts {
 }
 
 /** Records all metrics of a turn from its log line, the only source, so that log and metrics cannot differ. */
-export function recordTurn(instruments: Instruments, line: TurnLine): void {
+function recordTurn(instruments: Instruments, line: TurnLine): void {
   const { add, observe } = instruments;
   const { outcome, shape, terminal } = line;
   const form = line.form ?? 'none';
@@ -145,7 +145,7 @@ export function recordTurn(instruments: Instruments, line: TurnLine): void {
 }
 
 export type ForwardResult = (typeof forwardResults)[number];
-export type ConnectResult = (typeof connectResults)[number];
+type ConnectResult = (typeof connectResults)[number];
 export type StoreRead = 'lookup' | 'lineage' | 'read';
 
 /** Values read at each scrape instead of being updated all the time. */
@@ -203,7 +203,7 @@ export interface Metrics {
   stop(): void;
 }
 
-export interface MetricsOptions {
+interface MetricsOptions {
   clock: Clock;
   /**
    * True to report the metrics of the process as well: memory, CPU, file descriptors, garbage collection. Default true.

@@ -1,6 +1,6 @@
 import type { RequestHandler } from 'express';
 import { AggregatorRegistry, type MetricObjectWithValues, type MetricValue, type Registry } from 'prom-client';
-import type { AccessRule } from '../access.ts';
+import type { AccessRule } from '../../http/access.ts';
 
 /**
  * Handles `GET /metrics`, in the Prometheus text format. Responses are never cached.

@@ -11,7 +11,7 @@ import {
 import type { Metrics, StoreRead } from './index.ts';
 
 /** Metrics recorded for calls of the store. */
-export type StoreMetrics = Pick<Metrics, 'storeAnswered' | 'storeRead' | 'takeover' | 'heartbeatConfirmed'>;
+type StoreMetrics = Pick<Metrics, 'storeAnswered' | 'storeRead' | 'takeover' | 'heartbeatConfirmed'>;
 
 /**
  * Wraps the store so that every call is timed and every verdict counted. A successful claim counts as a takeover; a

@@ -1,6 +1,7 @@
 import type { MikroORM } from '@mikro-orm/postgresql';
 import pg from 'pg';
 import { type Clock, systemClock } from '../../clock.ts';
+import type { Log } from '../../log.ts';
 import type { SessionStore } from '../port.ts';
 import { createExecutor, type Executor } from './executor.ts';
 import { migrate } from './migrate.ts';
@@ -20,7 +21,7 @@ export interface PostgresStoreOptions {
   statementTimeoutMs?: number;
   /** Connections for fence calls and reads; default 10. Heartbeats use one more. */
   poolSize?: number;
-  logger?: { warn(details: object, message: string): void };
+  logger?: Log<'warn'>;
   /** Called with the statement's name each time one is sent. Every fence statement is one commit. */
   onStatement?: (name: string) => void;
   clock?: Clock;

@@ -1,4 +1,5 @@
 import type { Clock } from '../../clock.ts';
+import type { Log } from '../../log.ts';
 
 /** Logs the loss of a running database: once when it is lost and once when it is back. */
 export interface OutageLog {
@@ -18,7 +19,7 @@ export interface OutageLogOptions {
   /** Returns a readable cause of the failure. */
   causeOf(error: unknown): string;
   clock: Clock;
-  logger: { warn(details: object, message: string): void };
+  logger: Log<'warn'>;
 }
 
 /** Creates an outage log. A failure is ignored if an answer arrived after the failed call began. */

@@ -133,6 +133,8 @@ export function sealLine(line: string, context: Omit<ModelContext, 'items'>): st
 /**
  * Returns the hex SHA-256 over the identity of every item, in order, and over instructions, tools and reasoning
  * configuration.
+ *
+ * @param context everything that the model sees
  */
 export function contextDigest(context: ModelContext): string {
   return sealLine(fold('', context.items).line, context);
@@ -141,6 +143,7 @@ export function contextDigest(context: ModelContext): string {
 /** Element of a conversation as a test lists it: a string is a user message, a response stands for its output items. */
 export type ExpectedItem = string | Item | readonly Item[] | { readonly output: readonly unknown[] };
 
+/** A context as a test expects it; a string is a single user message. */
 export interface ExpectedContext extends Omit<ModelContext, 'items'> {
   items: string | readonly ExpectedItem[];
 }
@@ -154,6 +157,7 @@ function flatten(item: ExpectedItem): readonly Item[] {
 /**
  * Returns the digest that the simulated model reports for this context: 16 hex digits, to be compared with `digestOf`.
  *
+ * @param context items and settings, as the test knows them
  * @example expectedDigest({ items: ['first', firstResponse, 'second'], instructions: 'Be brief.' })
  */
 export function expectedDigest(context: ExpectedContext): string {
@@ -168,6 +172,7 @@ const IN_CALL = /^call_([0-9a-f]{16})_/;
  * Extracts the digest from an answer: from a text, from a response object's message text, or else from the ids of its
  * tool calls.
  *
+ * @param answer text, or response object
  * @returns null when there is none
  */
 export function digestOf(answer: string | { readonly output?: readonly unknown[] } | null | undefined): string | null {

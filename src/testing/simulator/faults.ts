@@ -131,12 +131,14 @@ export interface TurnMatch {
   where?: (turn: TurnSeen) => boolean;
 }
 
+/** An upgrade request as a rule sees it. */
 export interface UpgradeSeen {
   /** Number of upgrade requests, from 1. */
   upgrade: number;
   headers: Readonly<Record<string, string>>;
 }
 
+/** Conditions of a rule for upgrade requests; all given ones must hold. */
 export interface UpgradeMatch {
   /** Applies from the nth upgrade on that matches all other conditions, counted from 1 per rule. */
   nth?: number;
@@ -144,12 +146,14 @@ export interface UpgradeMatch {
   where?: (upgrade: UpgradeSeen) => boolean;
 }
 
-interface RequestSeen {
+/** A request that starts no turn, as a rule sees it. */
+export interface RequestSeen {
   method: string;
   path: string;
   headers: Readonly<Record<string, string>>;
 }
 
+/** Conditions of a rule for requests that start no turn; all given ones must hold. */
 export interface RequestMatch {
   nth?: number;
   method?: string;
@@ -174,6 +178,7 @@ export type Rule = RuleBase &
     | { on: 'request'; match?: RequestMatch; fault: RequestFault }
   );
 
+/** Any fault that a rule can inject. */
 export type Fault = TurnFault | UpgradeFault | ConnectFault | RequestFault;
 
 export interface RuleHandle {

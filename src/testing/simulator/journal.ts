@@ -54,15 +54,20 @@ interface Kinds {
   frame: { connection: number; text: string };
 }
 
+/** Kind of a journal entry. */
 export type EntryKind = keyof Kinds;
+/** Journal entry of one kind, with its number and its time in milliseconds. */
 export type EntryOf<K extends EntryKind> = { [P in K]: { kind: P; seq: number; at: number } & Kinds[P] }[K];
+/** Journal entry of any kind. */
 export type JournalEntry = EntryOf<EntryKind>;
 
+/** Options of a wait for a journal entry. */
 export interface WaitOptions {
   /** Time after which the wait rejects with a summary of the recorded entries, in milliseconds. Default 10,000. */
   timeoutMs?: number;
 }
 
+/** Record of everything that reached the simulator, in order. */
 export interface Journal {
   readonly entries: readonly JournalEntry[];
   /** Returns all entries of one kind, oldest first. */

@@ -91,6 +91,8 @@ async function serveControl(simulator: Simulator, req: IncomingMessage, res: Ser
  * Starts a Responses API on loopback, over HTTP and WebSocket. Its model answers with a digest of the whole context it
  * received. Rejects when the port is in use.
  *
+ * @param options address, seed, script and chaos
+ * @returns the running simulator; the caller closes it
  * @example
  * const sim = await startSimulator();
  * sim.script.onTurn({ nth: 2 }, { kind: 'reset', at: 'after_created' });

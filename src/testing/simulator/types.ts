@@ -9,6 +9,7 @@ export interface UpgradeRefusal {
   body?: unknown;
 }
 
+/** Options of {@link startSimulator}. */
 export interface SimulatorOptions {
   /** Default 127.0.0.1. */
   host?: string;
@@ -81,6 +82,7 @@ export interface SimulatedConnection {
   forget(): void;
 }
 
+/** A running simulator of the Responses API. */
 export interface Simulator {
   /** Base URL for clients, for example `http://127.0.0.1:40001/v1`. */
   readonly url: string;

@@ -5,8 +5,8 @@ import express from 'express';
 import { request } from 'undici';
 import { afterEach, describe, expect, it } from 'vitest';
 import { readConfig } from '../../../src/config.ts';
+import { createOperatorAccess } from '../../../src/http/access.ts';
 import { createFront, ownPaths } from '../../../src/http/front.ts';
-import { createOperatorAccess } from '../../../src/observe/access.ts';
 import { type TestBridge, testBridge } from '../../../src/testing/index.ts';
 import { answerTo } from './raw.ts';
 

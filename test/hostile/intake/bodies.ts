@@ -1,4 +1,5 @@
 import { existsSync, readFileSync } from 'node:fs';
+import { user } from '../../support/messages.ts';
 
 const recorded = (name: string) => {
   const text = readFileSync(new URL(`../../transcript/recorded/${name}.json`, import.meta.url), 'utf8');
@@ -6,7 +7,6 @@ const recorded = (name: string) => {
   return exchanges.map(({ request }, at): [string, string] => [`${name} ${at}`, JSON.stringify(request)]);
 };
 
-const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 const said = (text: string, annotations: unknown[] = []) => ({
   type: 'message',
   id: `msg_${text}`,

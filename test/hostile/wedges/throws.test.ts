@@ -5,6 +5,7 @@ import { StoreUnavailable } from '../../../src/store/port.ts';
 import { digestOf, expectedDigest, type TestBridge, testBridge } from '../../../src/testing/index.ts';
 import type { TestBridgeOptions } from '../../../src/testing/test-bridge.ts';
 import { post, terminalsOf } from '../../support/client.ts';
+import { user } from '../../support/messages.ts';
 import { type ScriptedStore, scriptStore } from '../../support/scripted-store.ts';
 import { until } from '../../support/until.ts';
 import { recordingLogger } from './support.ts';
@@ -14,7 +15,6 @@ afterEach(async () => {
   for (const at of opened.splice(0)) await at.close();
 });
 
-const user = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 const headers = { 'thread-id': 't' };
 const body = { model: 'm', stream: true, store: false, input: [user('one')] };
 const endsOf = (answer: Awaited<ReturnType<typeof post>>) => terminalsOf(answer).map(({ type }) => type);

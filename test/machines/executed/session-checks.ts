@@ -36,7 +36,7 @@ function learnEnding(scene: Scene, { variant, actions, from }: SessionStep): voi
 function checkAnswer(answer: Answer, ending: Ending): void {
   if ('status' in ending) return same('the status', answer.status, ending.status);
   if ('fault' in ending) {
-    same('the fault the client is told', answer.body.error?.bridge_code, ending.fault);
+    same('the fault in the client’s answer', answer.body.error?.bridge_code, ending.fault);
     if (answer.status === 200)
       same(
         'the terminals',

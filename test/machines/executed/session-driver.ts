@@ -80,9 +80,7 @@ export async function drive(
       if (essence(seen.event) === essence(event)) break;
       const taken = transitionsTaken(machine, names, seen.before, seen.event);
       if (taken.length > 0)
-        throw new Error(
-          `${expected.variant.name} was expected, and the machine was told ${JSON.stringify(seen.event)}`,
-        );
+        throw new Error(`${expected.variant.name} was expected, and the machine got ${JSON.stringify(seen.event)}`);
       noise += 1;
     }
     model = transition(machine, model, expected.variant.event(model.context) as never)[0];

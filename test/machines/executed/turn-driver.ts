@@ -132,7 +132,7 @@ export async function driveTurn(world: RealWorld, watch: Watch<TurnMachine>, pat
         const { event, before, after } = watch.seen[cursor - 1]!;
         if (event.type === name) break;
         if (before && after.value !== before.value)
-          throw new Error(`step ${index + 1}: ${name} was expected, and the turn was told ${event.type}`);
+          throw new Error(`step ${index + 1}: ${name} was expected, and the turn got ${event.type}`);
       }
       model = transition(machine, model, { type: name } as never)[0] as SnapshotFrom<TurnMachine>;
       const real = watch.seen[cursor - 1]!.after.value;
@@ -166,6 +166,6 @@ export async function driveTurn(world: RealWorld, watch: Watch<TurnMachine>, pat
     const told = terminalsOf(answer).slice(names.includes('steer') ? 1 : 0);
     const should = { completed: 'response.completed', incomplete: 'response.incomplete' }[state] ?? 'response.failed';
     const is = answer.status === 200 ? told.map(({ type }) => type).join() : 'response.failed';
-    if (is !== should) throw new Error(`the client was told ${answer.status} ${is}, not ${should}`);
+    if (is !== should) throw new Error(`the client got ${answer.status} ${is}, not ${should}`);
   }
 }

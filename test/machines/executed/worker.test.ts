@@ -53,7 +53,7 @@ const uncausable: Record<string, string> = {
     'One heartbeat at a time is under way while a worker serves, and until it is answered the worker does not rest.',
   'worker.serving on heartbeat.unanswered': 'As above.',
   'worker.draining on stop.requested':
-    'Whoever stops a worker that drains says that the drain is finished; a second signal ends the process itself.',
+    'The caller that stops a draining worker reports that the drain is finished; a second signal ends the process itself.',
 };
 
 const graph = explore(workerModel, { world });

@@ -20,8 +20,8 @@ const CALLS = Object.fromEntries(
   }).map(([name, word]) => [COMMIT[name as keyof typeof COMMIT], word]),
 );
 const ENDINGS: Record<number, string> = {
-  [ENDING.completed]: 'its client is told that it completed',
-  [ENDING.failed]: 'its client is told of a failure',
+  [ENDING.completed]: 'its client learns that it completed',
+  [ENDING.failed]: 'its client gets an error',
   [ENDING.elsewhere]: 'it runs in a session of its own',
   [ENDING.reattached]: "its client reads the running turn's stream",
   [ENDING.gone]: 'its client is gone',
@@ -69,7 +69,7 @@ function sentence({ layout }: World, s: Uint8Array, { name, a, b }: Action): str
   switch (name) {
     case 'asks': {
       const past =
-        s[0] === 0 ? 'with its key' : b & 1 ? `anchored to ${turnName(s[0]!)}` : 'with its key and all it has said';
+        s[0] === 0 ? 'with its key' : b & 1 ? `anchored to ${turnName(s[0]!)}` : 'with its key and its whole history';
       return `A client asks worker ${letter(b >> 1)} for turn ${a + 1}, ${past}.`;
     }
     case 'resolves':
@@ -104,7 +104,7 @@ function sentence({ layout }: World, s: Uint8Array, { name, a, b }: Action): str
       return `The store carries out ${call()}, and answers.`;
     case 'unheard':
     case 'unheardByPaused':
-      return `The store carries out ${call()}; nobody hears the answer.`;
+      return `The store carries out ${call()}; the answer is lost.`;
     case 'rejected':
       return `The store refuses ${call()} with an error.`;
     case 'commitThrows':
@@ -164,7 +164,7 @@ function sentence({ layout }: World, s: Uint8Array, { name, a, b }: Action): str
     case 'stops':
       return `Worker ${letter(a)}, done with draining, stops and stores its own death.`;
     case 'evicts':
-      return `${who()} is told to release its session at epoch ${actor(ACTOR.epoch)}.`;
+      return `${who()} is asked to release its session at epoch ${actor(ACTOR.epoch)}.`;
     case 'losesRow':
       return `A failover of the database loses the row of worker ${letter(a)}.`;
     case 'failsOver':
@@ -187,7 +187,7 @@ function changesOf(world: World, before: Uint8Array, after: Uint8Array): string[
       const worker = s[a + ACTOR.worker]!;
       if (worker === 0) return null;
       const pending = s[a + ACTOR.pending]! & 15;
-      const stray = s[a + ACTOR.bits]! & BIT.stray ? ', for nobody' : '';
+      const stray = s[a + ACTOR.bits]! & BIT.stray ? ', for no request' : '';
       return `${letter(worker - 1)}@${s[a + ACTOR.epoch]}: ${machine.locals[s[a + ACTOR.local]!]!.path}${pending ? `, ${CALLS[pending]} unanswered` : ''}${stray}`;
     };
     const was = actor(before);
@@ -211,7 +211,7 @@ function turnChanges(layout: Layout, before: Uint8Array, after: Uint8Array, r: n
   const target = letter(after[q + REQUEST.target]! - 1);
   if (is === STAGE.ended) changes.push(`turn ${r + 1}: ${ENDINGS[after[q + REQUEST.target]!]}`);
   if (is === STAGE.resolving && was !== STAGE.unborn) changes.push(`turn ${r + 1} is to be placed again`);
-  if (is === STAGE.clearing) changes.push(`the session is the worker's own, and nobody here runs its active turn`);
+  if (is === STAGE.clearing) changes.push(`the session is the worker's own, and its active turn does not run here`);
   if (is === STAGE.claiming) changes.push(`a claim is sent for turn ${r + 1}`);
   if (is === STAGE.awaiting) changes.push(`turn ${r + 1} waits until the death of worker ${target} is certain`);
   if (is === STAGE.hopping) changes.push(`turn ${r + 1} is forwarded to worker ${target}`);

@@ -44,7 +44,7 @@ export const weaknesses = {
     bounds: within(2, { lateCopy: 1 }),
   },
   createNotIdempotent: {
-    what: 'a repeated create takes its own keys for those of somebody else',
+    what: 'a repeated create takes its own keys for those of another request',
     bounds: within(1, { lostAnswer: 1 }),
   },
   claimRobsTheLiving: {
@@ -77,7 +77,7 @@ export const weaknesses = {
     bounds: within(1, { lostAnswer: 1 }),
   },
   releaseUnfenced: {
-    what: 'release gives up whatever is there, whoever owns it',
+    what: 'release gives up a session without checking its owner',
     bounds: within(2, { lostAnswer: 1 }),
   },
   releaseBusy: {

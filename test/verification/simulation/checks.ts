@@ -27,7 +27,7 @@ export function checkFrame(
   const text = saidLast(input);
   world.note(`${create.process.name} sends ${text}${anchor ? ` after ${anchor}` : ''}`);
   const prints = asked.get(text ?? '');
-  if (!prints) return world.violate('a frame that nobody asked for', String(text));
+  if (!prints) return world.violate('a frame that no client asked for', String(text));
   const author = `${create.process.name}#`;
   const turns = [...database.turns.values()].filter(
     ({ requestFp, authorWorkerId }) => prints.has(requestFp) && authorWorkerId.startsWith(author),
@@ -58,7 +58,7 @@ export function checkAtRest(world: World): void {
       continue;
     }
     const { dispatcher, quota, roster } = worker;
-    if (dispatcher.inFlight > 0) world.violate('a turn in flight that nobody waits for', process.name);
+    if (dispatcher.inFlight > 0) world.violate('a turn in flight without a waiting client', process.name);
     const { waiting, running, bytes } = quota.inHand;
     if (waiting + running + bytes > 0)
       world.violate('a request that still counts', `${waiting} waiting, ${running} running, ${bytes} bytes`);
@@ -91,7 +91,7 @@ export async function checkDurable(world: World): Promise<void> {
         world.violate('a turn left active by a live worker', `${session.id} ${activeTurnId}`);
       const owner = database.workers.get(ownerWorkerId ?? '');
       if (owner && owner.state !== 'dead' && owner.heartbeatExpiresAt >= world.agenda.now)
-        world.violate('a turn left active by nobody', `${session.id} ${activeTurnId}`);
+        world.violate('an active turn that no worker runs', `${session.id} ${activeTurnId}`);
     }
     const head = headTurnId === null ? null : database.turns.get(headTurnId);
     if (head && head.state !== 'completed' && head.state !== 'incomplete')

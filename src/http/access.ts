@@ -16,7 +16,12 @@ const loopbackAddress = /^(::1|(::ffff:)?127(\.\d{1,3}){3})$/i;
 /** Request headers that only proxies add. */
 const byProxy =
   /^(?:forwarded|via|x-forwarded(?:-.*)?|x-real-ip|x-client-ip|x-cluster-client-ip|x-original-.*|true-client-ip|cf-.*|x-envoy-.*|x-amzn-trace-id)$/;
-const digest = (text: string) => createHash('sha256').update(text).digest();
+/** SHA-256 of a text. Digests of two secrets have equal lengths, so they can be compared in constant time. */
+export const digest = (text: string): Buffer => createHash('sha256').update(text).digest();
+
+/** Returns the bearer token of a request; null when there is none. */
+export const bearerOf = ({ authorization }: IncomingHttpHeaders): string | null =>
+  /^Bearer\s+(\S+)\s*$/i.exec(authorization ?? '')?.[1] ?? null;
 
 /**
  * Returns whether operators need a token. When API keys tell clients apart, or clients use the operator's upstream key,
@@ -45,8 +50,8 @@ export function createOperatorAccess(adminToken: string | null): AccessRule {
   const expected = adminToken === null ? null : digest(adminToken);
   return ({ headers, httpVersion, socket }) => {
     if (expected) {
-      const bearer = /^Bearer\s+(\S+)\s*$/i.exec(headers.authorization ?? '')?.[1];
-      if (bearer !== undefined && timingSafeEqual(digest(bearer), expected)) return;
+      const bearer = bearerOf(headers);
+      if (bearer !== null && timingSafeEqual(digest(bearer), expected)) return;
     } else if (
       loopbackAddress.test(socket.remoteAddress ?? '') &&
       loopbackName.test(headers.host ?? '') &&
