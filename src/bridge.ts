@@ -280,7 +280,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     onGivenUp: () => observatory.metrics.bufferGivenUp(),
     onFinished: (turn, session) => observatory.turnEnded(describeTurn(turn, session, clock.now())),
   });
-  const { membership, roster, dispatcher, quota, forwarder, target } = worker;
+  const { membership, registry, dispatcher, quota, forwarder, target } = worker;
   const guard = createConnectionGuard({
     limits,
     several: quota.several,
@@ -288,8 +288,8 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
   });
 
   observatory.watch({
-    sessions: () => [...roster.all()].map((session) => session.view().state),
-    queued: () => [...roster.all()].reduce((sum, session) => sum + session.view().queueLength, 0),
+    sessions: () => [...registry.all()].map((session) => session.view().state),
+    queued: () => [...registry.all()].reduce((sum, session) => sum + session.view().queueLength, 0),
     turnsInFlight: () => dispatcher.inFlight,
     turnBufferBytes: () => quota.bufferedBytes,
     unreadBytes: () => quota.unreadBytes,
@@ -341,7 +341,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     get workerId() {
       return membership.id;
     },
-    here: tell(roster.get),
+    here: tell(registry.get),
     there: async ({ id, internalUrl }, question) =>
       internalUrl === null
         ? null
@@ -349,7 +349,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     hint({ id, internalUrl }, notice) {
       if (internalUrl !== null) void forwarder.claimed({ workerId: id, url: internalUrl }, notice);
     },
-    tell: (id, action) => roster.get(id)?.send({ type: action === 'close' ? 'operator.close' : 'operator.release' }),
+    tell: (id, action) => registry.get(id)?.send({ type: action === 'close' ? 'operator.close' : 'operator.release' }),
   };
   const admin = createAdminApi({ port: operators, allow, clock, logger });
   const front = createFront(config.server);
@@ -389,7 +389,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
       return membership.id;
     },
     sessions: () =>
-      [...roster.all()].map((session) => ({ id: session.id, epoch: session.epoch, state: session.view().state })),
+      [...registry.all()].map((session) => ({ id: session.id, epoch: session.epoch, state: session.view().state })),
     readiness,
     metrics: () => observatory.metrics.registry.getMetricsAsJSON(),
     close: () => (closing ??= close()),

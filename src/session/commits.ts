@@ -1,6 +1,6 @@
 import type { SessionEvent } from '../../machines/session.ts';
 import { isFields, MOST_LEVELS, nestsDeeperThan, parseExact, type Written } from '../json.ts';
-import type { Answer, Fence, KeyRef, RowFace, TurnResult, TurnRow, Writer } from '../store/port.ts';
+import type { Answer, Fence, KeyRef, SavedState, TurnResult, TurnRow, Writer } from '../store/port.ts';
 import { shownItems } from '../transcript/client-view.ts';
 import { EMPTY, encodeForms, extendChain, formsOf, type Line, placeAfter, type TurnForms } from '../transcript/line.ts';
 import { keptOutput, replayClassOf } from '../transcript/planner.ts';
@@ -9,7 +9,7 @@ import { readItem } from '../transcript/read.ts';
 import type { Item, ReadItem } from '../transcript/types.ts';
 import type { UpstreamError } from '../upstream/port.ts';
 import type { Turn } from './turn.ts';
-import type { LaneIdentity } from './turn-queue.ts';
+import type { SessionIdentity } from './turn-queue.ts';
 
 /**
  * Functions that reduce a provider's answer to the part that is kept: remembered, compared, stored or logged. A
@@ -88,7 +88,7 @@ export interface CommitScene {
   keys: readonly KeyRef[];
   /** Turn at which a new session starts; null for a session without a past. */
   forkHead: string | null;
-  face(): RowFace;
+  saved(): SavedState;
 }
 
 /** Facts that are read at the moment the store's verdict arrives. */
@@ -157,7 +157,7 @@ export function createCommits(
   facts: CommitFacts,
   onRejected: (reason: string) => void,
 ) {
-  const base = () => ({ ...scene.writer, sessionId: scene.sessionId, epoch: scene.epoch, face: scene.face() });
+  const base = () => ({ ...scene.writer, sessionId: scene.sessionId, epoch: scene.epoch, saved: scene.saved() });
 
   const settle = async (turnId: string, result: TurnResult, done: () => SessionEvent): Promise<CommitReply> => {
     const answer = await store.settle({ ...base(), turnId, result });
@@ -353,7 +353,7 @@ function shownBeforeItFailed({ evidence, streamed, hideEncrypted }: Turn): reado
  */
 export function turnResult(
   turn: Turn,
-  lane: LaneIdentity & { storedBytes: number; readonly line: Line | null },
+  lane: SessionIdentity & { storedBytes: number; readonly line: Line | null },
   mostBytes: number,
 ): { result: TurnResult; head: Head | null } {
   const state = turn.ending?.state ?? 'lost';

@@ -20,8 +20,8 @@ import type { Names, RequestBody } from '../transcript/types.ts';
 import { itemsOf, loadContents, referencesTo } from './planning.ts';
 import type { TurnRequest } from './port.ts';
 import type { Session } from './session.ts';
-import type { Roster } from './session-registry.ts';
-import type { KnownTurn, Turn } from './turn.ts';
+import type { SessionRegistry } from './session-registry.ts';
+import type { Turn, TurnWithLine } from './turn.ts';
 
 /** Headers of Codex. Over HTTP its turn state is sent in the first one only; the second one holds its turn id, as JSON. */
 const TURN_STATE_HEADER = 'x-codex-turn-state';
@@ -134,7 +134,7 @@ export function classify({ request, tokens, limits }: ClassifyInput): Evidence {
 
 export interface DeciderOptions {
   store: SessionStore;
-  roster: Roster;
+  registry: SessionRegistry;
   me(): string;
   instancePolicy: Config['instancePolicy'];
   /** Time for which an ended turn is kept for its client, in milliseconds. */
@@ -173,7 +173,7 @@ const crowded = ({ candidates }: LookupResult) =>
  *
  * @returns a function that rejects with `StoreUnavailable` if the store does not answer
  */
-export function createDecider({ store, roster, me, instancePolicy, graceMs, shared, takesAnchors }: DeciderOptions) {
+export function createDecider({ store, registry, me, instancePolicy, graceMs, shared, takesAnchors }: DeciderOptions) {
   /**
    * Resolves the request. Reads the anchor's lineage only if it changes the decision, or if the turn will run here and
    * may need it. Not read for a request that another worker serves, nor if a socket here, or the provider, holds the
@@ -208,7 +208,7 @@ export function createDecider({ store, roster, me, instancePolicy, graceMs, shar
     const { evidence, attempts } = turn;
     // A session header is only a hint: the items may show that the request belongs to another conversation.
     if (evidence.hardKey?.kind === 'session' && evidence.token.kind !== 'ours') return null;
-    const local = roster.views(rows, null, evidence.scope, null);
+    const local = registry.views(rows, null, evidence.scope, null);
     const { row, decision } = explain(evidence, {
       ...known,
       me: me(),
@@ -234,7 +234,7 @@ export function createDecider({ store, roster, me, instancePolicy, graceMs, shar
     if (evidence.comparison !== null || (evidence.anchor !== null && evidence.references.length > 0)) return null;
     // The same holds for the other provider-side ids in the request.
     if (evidence.owned.size > evidence.references.length) return null;
-    for (const session of roster.certain(evidence, () => turn.items.places)) {
+    for (const session of registry.certain(evidence, () => turn.items.places)) {
       const { head, line } = session;
       if (!head) continue;
       if (evidence.anchor === null && !continuesWarm(turn, head, line)) continue;
@@ -264,7 +264,7 @@ export function createDecider({ store, roster, me, instancePolicy, graceMs, shar
    * cannot be reconstructed.
    */
   async function lineOf(scope: string, { turn, session }: Candidate): Promise<Line | null> {
-    const here = session && roster.get(session.id);
+    const here = session && registry.get(session.id);
     if (here?.line?.turnId === turn.id) return here.line;
     let line: Line | null = null;
     for (const { id, parentTurnId, forms: text } of await store.line(scope, turn.id)) {
@@ -278,14 +278,14 @@ export function createDecider({ store, roster, me, instancePolicy, graceMs, shar
   }
 
   const isBusy = ({ session }: Candidate): boolean =>
-    session !== null && (roster.get(session.id)?.view().busy ?? session.activeTurnId !== null);
+    session !== null && (registry.get(session.id)?.view().busy ?? session.activeTurnId !== null);
 
   /**
    * Returns the deepest candidate whose line is exactly the start of the request. Prefers an idle session over a busy
    * one.
    */
-  async function verified(turn: Turn, candidates: readonly Candidate[]): Promise<(Candidate & KnownTurn) | null> {
-    let busy: (Candidate & KnownTurn) | null = null;
+  async function verified(turn: Turn, candidates: readonly Candidate[]): Promise<(Candidate & TurnWithLine) | null> {
+    let busy: (Candidate & TurnWithLine) | null = null;
     let deepest = 0;
     for (const candidate of candidates) {
       if (!mayBeParent(candidate.turn)) continue;
@@ -335,7 +335,7 @@ export function createDecider({ store, roster, me, instancePolicy, graceMs, shar
     if (hardKey?.kind !== 'session' || anchor !== null || token.kind === 'ours') return false;
     if (!keyed) return like?.exact === true && like.session !== null && !named.has(like.session.id);
     if (like) return like.session?.id !== keyed.id;
-    const here = roster.get(keyed.id);
+    const here = registry.get(keyed.id);
     if (here?.epoch === keyed.epoch)
       return here.head?.requestFp !== requestFp && !here.related(turn) && holdsAConversation(here);
     // Only the worker of a running turn knows the turn's request.
@@ -391,7 +391,7 @@ export function createDecider({ store, roster, me, instancePolicy, graceMs, shar
 
   return async function decide(turn: Turn): Promise<Decision> {
     const { evidence } = turn;
-    const repeated = roster.repeated(evidence.scope, evidence.requestFp);
+    const repeated = registry.repeated(evidence.scope, evidence.requestFp);
     // A repeated request may already be running, or be finished, on another worker: do not start a second generation
     // here.
     const here = turn.resolutions === 1 && !repeated && !evidence.repeats ? certain(turn) : null;
@@ -399,7 +399,7 @@ export function createDecider({ store, roster, me, instancePolicy, graceMs, shar
     const named = evidence.hardKey !== null || evidence.token.kind === 'ours';
     const asked = mayRunElsewhere(turn, repeated, named);
     const runsAlready = async (): Promise<RunsAlready> => ({
-      idempotent: roster.withIdempotencyKey(evidence.scope, evidence.idempotencyKey),
+      idempotent: registry.withIdempotencyKey(evidence.scope, evidence.idempotencyKey),
       repeated,
       elsewhere: await asked,
     });
@@ -411,7 +411,7 @@ export function createDecider({ store, roster, me, instancePolicy, graceMs, shar
     };
     const search = evidence.anchor === null && turn.items.list.length > 0;
     let rows: LookupResult | null = null;
-    let known: (Candidate & KnownTurn) | null = null;
+    let known: (Candidate & TurnWithLine) | null = null;
     if (named || !search) {
       rows = await store.lookup(query);
       const away = search ? passedOn(turn, rows, await runsAlready()) : null;
@@ -430,7 +430,7 @@ export function createDecider({ store, roster, me, instancePolicy, graceMs, shar
     turn.namedByKey = rows.keyed?.id ?? null;
     turn.ancestor = known ?? turn.ancestor;
     turn.anchor = rows.anchor?.turn ?? null;
-    const local = roster.views(rows, like?.session ?? null, evidence.scope, evidence.anchor);
+    const local = registry.views(rows, like?.session ?? null, evidence.scope, evidence.anchor);
     const foreignReference = await readReferences(turn, turn.ancestor?.row ?? turn.anchor);
     return resolved(turn, {
       me: me(),

@@ -18,7 +18,7 @@ import { createElsewhere, createRest, type IncomingHop, type Peers } from './for
 import type { ClientSink, TurnRequest } from './port.ts';
 import { type Lease, type Quota, tenantBusy } from './quota.ts';
 import { createSession, type Session, type SessionBirth, type SessionDeps } from './session.ts';
-import type { Roster } from './session-registry.ts';
+import type { SessionRegistry } from './session-registry.ts';
 import { createTurn, faultError, type Turn } from './turn.ts';
 
 /**
@@ -108,7 +108,7 @@ export function createClaimer({ store, clock, deadlines, me, doubt }: ClaimerOpt
         sessionId: row.id,
         turnId: row.activeTurnId!,
         result: bareResult('lost', null),
-        face: { state: 'stale', snapshot: row.snapshot, machineVersion: row.machineVersion },
+        saved: { state: 'stale', snapshot: row.snapshot, machineVersion: row.machineVersion },
       }),
     );
     return (await store.session(row.id)) ?? row;
@@ -173,7 +173,7 @@ const OVERTAKEN_MS = 1_000;
 
 export interface DispatcherDeps {
   store: SessionStore;
-  roster: Roster;
+  registry: SessionRegistry;
   sessions: Omit<SessionDeps, 'returnTurn' | 'onCreated' | 'onEnded' | 'onForgotten' | 'onIdle'>;
   peers: Peers;
   quota: Quota;
@@ -216,7 +216,7 @@ type Carried = 'placed' | 'again' | AttemptFact;
 
 /** Creates the dispatcher of a worker. */
 export function createDispatcher(deps: DispatcherDeps): Dispatcher {
-  const { store, roster, config, clock, ids, peers, quota } = deps;
+  const { store, registry, config, clock, ids, peers, quota } = deps;
   const { worker, log } = deps.sessions;
   const { deadlines, limits } = config;
   /** The session of each placed turn. An entry exists as long as the turn itself is referenced. */
@@ -229,7 +229,7 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
   const creating = createCreatingKeys();
   const decide = createDecider({
     store,
-    roster,
+    registry,
     me: () => worker.id,
     instancePolicy: config.instancePolicy,
     graceMs: deadlines.grace,
@@ -274,7 +274,7 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
       } else sink.fail(new BridgeError('bridge_owner_lost'));
       return;
     }
-    for (const session of roster.all()) {
+    for (const session of registry.all()) {
       const ended = session.attachable;
       if (ended?.id !== turnId || !session.reattach(sink)) continue;
       return listen(ended, sink);
@@ -340,7 +340,7 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
     sink.onGone(() => {
       if (turn.stream.delivered || turn.stream.sink !== sink) return;
       const place = places.get(turn);
-      if (place) roster.left(place);
+      if (place) registry.left(place);
       if (turn.stream.finished) return;
       if (place) place.clientGone(turn);
       else turn.fail(new BridgeError('bridge_turn_cancelled'));
@@ -373,7 +373,7 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
    * close of the connection that it replaces, above all if that connection goes through another worker.
    */
   async function readerGone({ evidence: { scope, requestFp } }: Turn): Promise<void> {
-    const reader = roster.readBy(scope, requestFp);
+    const reader = registry.readBy(scope, requestFp);
     if (!reader) return;
     let stop = () => {};
     const over = new Promise<void>((end) => (stop = clock.after(OVERTAKEN_MS, end)));
@@ -497,7 +497,7 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
         const may = await elsewhere.mayRunHere(turn, null);
         if (may !== 'yes') return may === 'no' ? 'placed' : 'again';
         if (decision.do === 'create') return create(turn, decision);
-        if (decision.do === 'supersede') roster.exact(decision.sessionId, decision.epoch)?.supersede();
+        if (decision.do === 'supersede') registry.exact(decision.sessionId, decision.epoch)?.supersede();
         return submit(turn, decision.sessionId, decision.epoch);
       }
     }
@@ -510,7 +510,7 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
    */
   function placeFor({ evidence: { scope }, lease }: Turn): { leave(): void } | BridgeError {
     if (!lease.run()) return tenantBusy('turns');
-    const room = roster.makeRoom(scope);
+    const room = registry.makeRoom(scope);
     if (room === 'worker') return new BridgeError('bridge_overloaded');
     return room === 'scope' ? quota.refuse('sockets') : room;
   }
@@ -544,7 +544,7 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
       if ((await elsewhere.mayRunHere(turn, id)) !== 'yes' || turn.stream.finished) return 'placed';
       // Another request on this worker may have claimed the session again since; in that case its actor is the current
       // one.
-      if ((roster.get(id)?.epoch ?? 0) >= claimed.row.epoch) return { kind: 'lost_race', sessionId: id };
+      if ((registry.get(id)?.epoch ?? 0) >= claimed.row.epoch) return { kind: 'lost_race', sessionId: id };
       open(turn, { kind: 'claimed', ...claimed, nonce });
       return 'placed';
     } finally {
@@ -565,12 +565,12 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
     );
     places.set(turn, session);
     deps.onPlaced?.(turn, session);
-    roster.add(session);
+    registry.add(session);
     session.begin(turn);
   }
 
   function submit(turn: Turn, sessionId: string, epoch: number): Carried {
-    const session = roster.exact(sessionId, epoch);
+    const session = registry.exact(sessionId, epoch);
     if (!session) return { kind: 'not_owner', sessionId };
     places.set(turn, session);
     deps.onPlaced?.(turn, session);
@@ -580,7 +580,7 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
   }
 
   function reattach(turn: Turn, sessionId: string, epoch: number): Carried {
-    const session = roster.attachable(sessionId, epoch);
+    const session = registry.attachable(sessionId, epoch);
     const running = session?.attachable ?? null;
     if (!session || !running || !session.reattach(turn.stream.sink)) return { kind: 'busy', sessionId };
     listen(running, turn.stream.sink);
@@ -600,19 +600,19 @@ export function createDispatcher(deps: DispatcherDeps): Dispatcher {
     void rest(turn).then(() => dispatch(turn));
   }
 
-  const onIdle = (session: Session) => roster.rests(session);
-  const onForgotten = (session: Session) => roster.forgotten(session);
+  const onIdle = (session: Session) => registry.rests(session);
+  const onForgotten = (session: Session) => registry.forgotten(session);
   const onCreated = (session: Session) => creating.end(session.scope, session.keys);
 
   function onEnded(session: Session): void {
-    roster.remove(session);
+    registry.remove(session);
     onCreated(session);
   }
 
   return {
     accept,
     async disown(sessionId, epoch) {
-      if (roster.get(sessionId) === null) await claimer.disown(sessionId, epoch).catch(() => {});
+      if (registry.get(sessionId) === null) await claimer.disown(sessionId, epoch).catch(() => {});
     },
     get inFlight() {
       return holds.size;
@@ -646,8 +646,8 @@ const LOOK_EVERY = 25;
 const SETTLE_GRACE = 5_000;
 
 /** Sends every session the drain event: idle ones release themselves at once, the others when their turn has ended. */
-export function releaseIdle(roster: Roster): void {
-  for (const session of [...roster.all()]) session.send({ type: 'worker.draining' });
+export function releaseIdle(registry: SessionRegistry): void {
+  for (const session of [...registry.all()]) session.send({ type: 'worker.draining' });
 }
 
 /**
@@ -657,19 +657,19 @@ export function releaseIdle(roster: Roster): void {
  * @param deadlineMs time for running turns to complete, in milliseconds from now
  */
 export async function drain(
-  { roster, dispatcher, clock }: { roster: Roster; dispatcher: Dispatcher; clock: Clock },
+  { registry, dispatcher, clock }: { registry: SessionRegistry; dispatcher: Dispatcher; clock: Clock },
   deadlineMs: number,
 ): Promise<void> {
   const settled = async (ms: number) => {
     const until = clock.now() + ms;
-    while ((dispatcher.inFlight > 0 || roster.size > 0) && clock.now() < until) {
+    while ((dispatcher.inFlight > 0 || registry.size > 0) && clock.now() < until) {
       await new Promise<void>((look) => clock.after(LOOK_EVERY, look));
     }
-    return dispatcher.inFlight === 0 && roster.size === 0;
+    return dispatcher.inFlight === 0 && registry.size === 0;
   };
-  releaseIdle(roster);
+  releaseIdle(registry);
   if (await settled(deadlineMs)) return;
-  for (const session of [...roster.all()]) session.send({ type: 'turn.cancelled', reason: 'drain' });
+  for (const session of [...registry.all()]) session.send({ type: 'turn.cancelled', reason: 'drain' });
   if (await settled(SETTLE_GRACE)) return;
-  for (const session of [...roster.all()]) session.abandon();
+  for (const session of [...registry.all()]) session.abandon();
 }

@@ -14,8 +14,8 @@ import {
 } from '../transcript/planner.ts';
 import { MOST_NAMES } from '../transcript/provider-ids.ts';
 import type { Item, WireForm } from '../transcript/types.ts';
-import type { KnownTurn, Turn } from './turn.ts';
-import type { Lane } from './turn-queue.ts';
+import type { Turn, TurnWithLine } from './turn.ts';
+import type { TurnQueue } from './turn-queue.ts';
 
 /**
  * Returns whether a turn whose socket was lost may be sent once more. Required: only `response.created` and telemetry
@@ -173,7 +173,7 @@ export function anchorStored(turn: Turn): boolean {
  *
  * @returns false if the turn is anchored to another turn than the head and must be resolved again
  */
-export function place(turn: Turn, { headId, head, line }: Pick<Lane, 'headId' | 'head' | 'line'>): boolean {
+export function place(turn: Turn, { headId, head, line }: Pick<TurnQueue, 'headId' | 'head' | 'line'>): boolean {
   const { items } = turn;
   turn.expectedHead = headId;
   const { anchor } = turn.evidence;
@@ -185,7 +185,7 @@ export function place(turn: Turn, { headId, head, line }: Pick<Lane, 'headId' | 
   }
   // The head, or the deepest known ancestor. Using an ancestor that is not the head only avoids storing its items
   // again.
-  let match: (KnownTurn & { count: number }) | null = null;
+  let match: (TurnWithLine & { count: number }) | null = null;
   for (const known of [head && line && { row: head, line }, turn.ancestor]) {
     const count = known ? continuedBy(known.line, items) : null;
     if (known && count !== null && (match === null || count > match.count)) match = { ...known, count };
@@ -234,7 +234,7 @@ function shareBeginning(one: readonly string[], other: readonly string[]): boole
  * extends a running, waiting or undelivered turn, carries the same client turn id, or its items continue the lane's
  * line or end within it.
  */
-export function isRelated(turn: Turn, lane: Lane): boolean {
+export function isRelated(turn: Turn, lane: TurnQueue): boolean {
   for (const other of [lane.current ?? lane.undelivered, ...lane.waiting]) {
     if (!other) continue;
     const { requestFp, clientTurnId } = other.evidence;

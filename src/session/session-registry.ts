@@ -4,7 +4,7 @@ import type { KeyRef, LookupResult, SessionRow } from '../store/port.ts';
 import type { Session } from './session.ts';
 
 /** The session registry of this worker: sessions with an actor here, at most one per id, always of the newest epoch. */
-export interface Roster {
+export interface SessionRegistry {
   /** Adds a session. An actor of an older epoch of the same session is stopped. */
   add(session: Session): void;
   /** Removes a session whose actor has ended. Its undelivered turn can still be reattached until `forgotten`. */
@@ -82,7 +82,7 @@ const MOST_ALIKE = 64;
  * @param capacity maximum number of sockets on this worker
  * @param share maximum number of sockets of one scope; 0 means no limit per scope
  */
-export function createRoster(capacity: number, share = 0): Roster {
+export function createSessionRegistry(capacity: number, share = 0): SessionRegistry {
   const registry = createRegistry<Session>({ stop: (older) => older.send({ type: 'worker.dead' }) });
 
   const byKey = new Map<string, Session>();

@@ -23,12 +23,12 @@ import {
 } from '../runtime/index.ts';
 import {
   type KeyRef,
-  type RowFace,
+  type SavedState,
   type SessionRow,
   type SessionStateName,
   type SessionStore,
   StoreUnavailable,
-  type TurnFacts,
+  type TurnMetrics,
   type TurnResult,
   type TurnRow,
 } from '../store/port.ts';
@@ -49,7 +49,7 @@ import { isRelated, mayResend, place, planFor } from './planning.ts';
 import type { ClientSink } from './port.ts';
 import { tenantBusy } from './quota.ts';
 import { faultError, type Turn } from './turn.ts';
-import { createLane, type Lane } from './turn-queue.ts';
+import { createTurnQueue, type TurnQueue } from './turn-queue.ts';
 
 /** Version of the persisted snapshot's shape; a snapshot of another version is not loaded. */
 export const SESSION_MACHINE_VERSION = 1;
@@ -86,7 +86,7 @@ const resting = new Set(['live.idle', 'stale']);
 
 /** Returns the resolver's view of a session that has an actor on this worker. */
 export function viewOf(
-  lane: Lane,
+  lane: TurnQueue,
   { state, socketAnchor, queueFull }: { state: string; socketAnchor: string | null; queueFull: boolean },
 ): LocalSession {
   const { current, waiting } = lane;
@@ -111,7 +111,7 @@ export function viewOf(
 }
 
 export interface DurationsOptions {
-  lane: Lane;
+  lane: TurnQueue;
   socket: SessionSocket;
   deadlines: Config['deadlines'];
   clock: Clock;
@@ -127,7 +127,7 @@ const SLOWEST_REDIAL = 2_000;
  * Returns whether only this socket can continue the conversation: the head is neither exactly replayable nor stored at
  * the provider.
  */
-export function isOnlyHolder(lane: Lane, socket: SessionSocket): boolean {
+export function isOnlyHolder(lane: TurnQueue, socket: SessionSocket): boolean {
   const { head } = lane;
   return head !== null && head.replay !== 'exact' && !head.storedUpstream && socket.anchor !== null;
 }
@@ -168,7 +168,7 @@ const since = (turn: Turn, at: number | null) => (at === null ? null : Math.roun
  * @param creates number of creates sent for the turn
  * @param now monotonic milliseconds
  */
-export function factsOf(turn: Turn, creates: number, now: number): TurnFacts {
+export function factsOf(turn: Turn, creates: number, now: number): TurnMetrics {
   const { request, wire, ending } = turn;
   return {
     outcome: turn.outcome,
@@ -346,7 +346,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
   const hard = named || (evidence.hardKey !== null && (birth.kind === 'claimed' || birth.keys.length > 0));
   const head = birth.kind === 'new' ? birth.fork : birth.head;
   const line = head !== null && first.ancestor?.row.id === head.id ? first.ancestor.line : null;
-  const lane = createLane(
+  const lane = createTurnQueue(
     {
       id,
       epoch,
@@ -380,7 +380,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
     if (event.type === 'upstream.ended') socket.free();
     actor.send(event);
   };
-  const face = (): RowFace => ({
+  const saved = (): SavedState => ({
     state: topState(actor.state),
     snapshot: persist(actor),
     machineVersion: SESSION_MACHINE_VERSION,
@@ -505,7 +505,7 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
       upstreamId: deps.target.id,
       keys: lane.keys,
       forkHead: birth.kind === 'new' ? (birth.fork?.id ?? null) : null,
-      face,
+      saved,
     },
     {
       socketOpen: () => socket.open,
@@ -706,12 +706,12 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
   let leave = release;
 
   async function release(): Promise<void> {
-    const answer = await store.release({ ...writer, sessionId: id, epoch, face: { ...face(), state: 'stale' } });
+    const answer = await store.release({ ...writer, sessionId: id, epoch, saved: { ...saved(), state: 'stale' } });
     if (answer.verdict === 'unknown') log.info({ session: id, epoch }, 'release unanswered; the row stays claimable');
   }
 
   async function recordClose(): Promise<void> {
-    const call = { ...writer, sessionId: id, epoch, face: { ...face(), state: 'closed' as const } };
+    const call = { ...writer, sessionId: id, epoch, saved: { ...saved(), state: 'closed' as const } };
     for (let attempt = 0; attempt < 5; attempt += 1) if ((await store.close(call)).verdict !== 'unknown') return;
   }
 

@@ -5,7 +5,7 @@ import type { Head } from './commits.ts';
 import type { Turn } from './turn.ts';
 
 /** Identity of a lane: fixed for one (session, epoch) on one worker. */
-export interface LaneIdentity {
+export interface SessionIdentity {
   readonly id: string;
   readonly epoch: number;
   readonly scope: string;
@@ -28,7 +28,7 @@ export interface KnownHead {
  * The turns of one session on this worker: the head, the current one, the waiting ones, and an ended one that has not
  * been delivered yet.
  */
-export interface Lane extends LaneIdentity {
+export interface TurnQueue extends SessionIdentity {
   /** Head id in the session's row. */
   headId: string | null;
   /** The last completed or incomplete turn of the line. Also null if the row names a turn that cannot be read. */
@@ -73,13 +73,13 @@ export interface Lane extends LaneIdentity {
  * @param graceMs time for which an ended turn is kept for its client to come back, in milliseconds
  * @param onForgotten called when an ended turn is no longer kept
  */
-export function createLane(
-  identity: LaneIdentity,
+export function createTurnQueue(
+  identity: SessionIdentity,
   head: KnownHead,
   clock: Clock,
   graceMs: number,
   onForgotten = () => {},
-): Lane {
+): TurnQueue {
   let current: Turn | null = null;
   let waiting: Turn[] = [];
   let undelivered: Turn | null = null;

@@ -273,7 +273,7 @@ export interface TurnTimes {
 }
 
 /** A stored turn with the line that ends at it. */
-export interface KnownTurn {
+export interface TurnWithLine {
   row: TurnRow;
   line: Line;
 }
@@ -319,7 +319,7 @@ export interface Turn {
   /** Row of the anchor, if the request has one that is known in its scope. */
   anchor: TurnRow | null;
   /** The deepest known turn whose line is the start of an unanchored request. */
-  ancestor: KnownTurn | null;
+  ancestor: TurnWithLine | null;
   /**
    * Texts of items that the provider does not store, by item id. A full send contains them in place of references to
    * them.

@@ -1,4 +1,4 @@
-import type { KeyRef, SessionRow, SessionStateName, TurnFacts, TurnRow, TurnState } from './port.ts';
+import type { KeyRef, SessionRow, SessionStateName, TurnMetrics, TurnRow, TurnState } from './port.ts';
 
 /** Session as shown in a list. Times are ISO 8601. */
 export interface SessionSummary extends SessionRow {
@@ -7,7 +7,7 @@ export interface SessionSummary extends SessionRow {
   /** Capped: `MOST_COUNTED` means that many or more. */
   turnCount: number;
   /** Newest turn of the session; null when all its turns are purged. */
-  lastTurn: { state: TurnState; outcome: string | null; form: TurnFacts['form'] } | null;
+  lastTurn: { state: TurnState; outcome: string | null; form: TurnMetrics['form'] } | null;
 }
 
 /** Turn of another session that continues a turn of this one. */
@@ -23,7 +23,7 @@ export interface TurnDetail extends TurnRow {
   usage: unknown;
   error: unknown;
   /** Null for a running turn, and for a turn that its author did not end. */
-  facts: TurnFacts | null;
+  facts: TurnMetrics | null;
   startedAt: string;
   endedAt: string | null;
   /** The end was recorded outside the fence, so it never moved a head. */

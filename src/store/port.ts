@@ -142,7 +142,7 @@ export interface TurnStart {
  * Actions of the bridge on a turn. For operators only: no decision depends on it. Times are milliseconds since the request
  * was read. Holds no content and no credential.
  */
-export interface TurnFacts {
+export interface TurnMetrics {
   outcome: string;
   /** Form in which the request was sent upstream; null when it was not sent. */
   form: 'full' | 'delta' | null;
@@ -181,7 +181,7 @@ export interface TurnResult {
   replay: ReplayClass;
   usage: unknown;
   error: unknown;
-  facts?: TurnFacts | null;
+  facts?: TurnMetrics | null;
   /** Stored on the session with this end: its head can no longer be continued. */
   anchorLost?: boolean;
 }
@@ -193,7 +193,7 @@ export interface Writer {
 }
 
 /** Columns that every fence call writes for people and for the next worker. */
-export interface RowFace {
+export interface SavedState {
   state: SessionStateName;
   snapshot: unknown;
   machineVersion: number;
@@ -208,7 +208,7 @@ export interface CreateCall extends Writer {
   /** Turn at which the new session's head starts (a fork), or null. */
   headTurnId: string | null;
   turn: TurnStart;
-  face: RowFace;
+  saved: SavedState;
 }
 
 export interface StartCall extends Writer {
@@ -216,7 +216,7 @@ export interface StartCall extends Writer {
   epoch: number;
   expectedHead: string | null;
   turn: TurnStart;
-  face: RowFace;
+  saved: SavedState;
 }
 
 export interface SettleCall extends Writer {
@@ -224,7 +224,7 @@ export interface SettleCall extends Writer {
   epoch: number;
   turnId: string;
   result: TurnResult;
-  face: RowFace;
+  saved: SavedState;
 }
 
 export interface ClaimCall extends Writer {
@@ -236,13 +236,13 @@ export interface ClaimCall extends Writer {
 export interface ReleaseCall extends Writer {
   sessionId: string;
   epoch: number;
-  face: RowFace;
+  saved: SavedState;
 }
 
 export interface CloseCall extends Writer {
   sessionId: string;
   epoch: number;
-  face: RowFace;
+  saved: SavedState;
 }
 
 /**

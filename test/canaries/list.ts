@@ -325,7 +325,7 @@ export const canaries: readonly Canary[] = [
   {
     name: 'an earlier claim replaces a later one',
     file: 'src/session/dispatcher.ts',
-    find: "    if ((roster.get(id)?.epoch ?? 0) >= claimed.row.epoch) return { kind: 'lost_race', sessionId: id };\n",
+    find: "    if ((registry.get(id)?.epoch ?? 0) >= claimed.row.epoch) return { kind: 'lost_race', sessionId: id };\n",
     replace: '',
     tests: ['test/bridge/store-trouble.test.ts'],
   },
@@ -642,7 +642,7 @@ export const canaries: readonly Canary[] = [
   {
     name: 'a repeat of an unread request starts a second generation',
     file: 'src/session/decide.ts',
-    find: 'const repeated = roster.repeated(evidence.scope, evidence.requestFp);',
+    find: 'const repeated = registry.repeated(evidence.scope, evidence.requestFp);',
     replace: 'const repeated = null;',
     tests: ['test/bridge/shared-header.test.ts'],
   },
@@ -743,7 +743,7 @@ export const canaries: readonly Canary[] = [
     file: 'src/session/session-registry.ts',
     find: 'if (session.view().busy) continue;',
     replace: '',
-    tests: ['test/session/roster.test.ts'],
+    tests: ['test/session/session-registry.test.ts'],
   },
   {
     name: 'a late connection of an abandoned dial stays open',
@@ -832,7 +832,7 @@ export const canaries: readonly Canary[] = [
   {
     name: 'a closed bridge continues to call its store',
     file: 'src/session/dispatcher.ts',
-    find: 'for (const session of [...roster.all()]) session.abandon();',
+    find: 'for (const session of [...registry.all()]) session.abandon();',
     replace: '',
     tests: ['test/hostile/wedges/throws.test.ts'],
   },
@@ -931,8 +931,8 @@ export const canaries: readonly Canary[] = [
   {
     name: 'a client that leaves at the end of its answer is not noticed',
     file: 'src/session/dispatcher.ts',
-    find: 'if (place) roster.left(place);\n      if (turn.stream.finished) return;',
-    replace: 'if (turn.stream.finished) return;\n      if (place) roster.left(place);',
+    find: 'if (place) registry.left(place);\n      if (turn.stream.finished) return;',
+    replace: 'if (turn.stream.finished) return;\n      if (place) registry.left(place);',
     tests: ['test/bridge/slow-readers.test.ts'],
   },
   {
@@ -1236,7 +1236,7 @@ export const canaries: readonly Canary[] = [
   {
     name: 'a closed bridge continues to call a database that is gone',
     file: 'src/session/dispatcher.ts',
-    find: 'for (const session of [...roster.all()]) session.abandon();',
+    find: 'for (const session of [...registry.all()]) session.abandon();',
     replace: '',
     tests: ['test/bridge/close.test.ts'],
   },

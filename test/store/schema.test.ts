@@ -8,7 +8,7 @@ import { migrationsList } from '../../src/store/migrations/index.ts';
 import { openPostgresStore } from '../../src/store/postgres/index.ts';
 import { assertServer, placeOf } from '../../src/store/postgres/unusable.ts';
 import { freshDatabase } from '../support/database.ts';
-import { completed, face, idleLane, newWorker } from './calls.ts';
+import { completed, idleLane, newWorker, saved } from './calls.ts';
 
 const cleanUps: (() => Promise<unknown>)[] = [];
 afterEach(async () => {
@@ -109,7 +109,7 @@ describe('opening a database', () => {
       { id: 'fork', fork: 'ended', hour: '2026-01-02 03:00:00' },
       { id: 's', fork: null, hour: '2026-01-02 03:00:00' },
     ]);
-    const me = { me: 'w', nonce: 'n', sessionId: 's', epoch: 1, face: face() };
+    const me = { me: 'w', nonce: 'n', sessionId: 's', epoch: 1, saved: saved() };
     expect((await store.settle({ ...me, turnId: 'running', result: completed() })).verdict).toBe('ok');
     // A start by an older release that was in progress when the table was created.
     await turn('late', 's', 'active');

@@ -1,4 +1,4 @@
-import { type SessionRow, type TurnFacts, type TurnRow, UNKNOWN_VERSION, type WorkerState } from '../port.ts';
+import { type SessionRow, type TurnMetrics, type TurnRow, UNKNOWN_VERSION, type WorkerState } from '../port.ts';
 
 export interface WorkerRecord {
   id: string;
@@ -29,7 +29,7 @@ export interface TurnRecord extends TurnRow {
   branched: boolean;
   usage: unknown;
   error: unknown;
-  facts: TurnFacts | null;
+  facts: TurnMetrics | null;
   /** Milliseconds of the store's clock. */
   startedAt: number;
   endedAt: number | null;

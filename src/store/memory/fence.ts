@@ -7,7 +7,7 @@ import type {
   CreateVerdict,
   ReleaseCall,
   ReleaseVerdict,
-  RowFace,
+  SavedState,
   StartCall,
   StartVerdict,
   TurnStart,
@@ -32,10 +32,10 @@ export const holds = (session: SessionRecord, { me, nonce }: Writer, epoch: numb
  *
  * @param now milliseconds of the store's clock
  */
-export function write(session: SessionRecord, face: RowFace, now: number): void {
-  session.state = face.state;
-  session.snapshot = asStored(face.snapshot);
-  session.machineVersion = face.machineVersion;
+export function write(session: SessionRecord, saved: SavedState, now: number): void {
+  session.state = saved.state;
+  session.snapshot = asStored(saved.snapshot);
+  session.machineVersion = saved.machineVersion;
   session.revision += 1;
   session.updatedAt = now;
 }
@@ -98,9 +98,9 @@ export function createFence(db: MemoryDatabase, now: () => number) {
       const session: SessionRecord = {
         id: call.sessionId,
         scope: call.scope,
-        state: call.face.state,
-        snapshot: asStored(call.face.snapshot),
-        machineVersion: call.face.machineVersion,
+        state: call.saved.state,
+        snapshot: asStored(call.saved.snapshot),
+        machineVersion: call.saved.machineVersion,
         revision: 1,
         ownerWorkerId: call.me,
         ownerNonce: call.nonce,
@@ -132,7 +132,7 @@ export function createFence(db: MemoryDatabase, now: () => number) {
       if (session.headTurnId !== call.expectedHead) return { verdict: 'head_moved' };
       insertTurn(call.turn, session, call);
       session.activeTurnId = call.turn.id;
-      write(session, call.face, now());
+      write(session, call.saved, now());
       return { verdict: 'ok', leaseLeftMs, revision: session.revision };
     },
 
@@ -173,7 +173,7 @@ export function createFence(db: MemoryDatabase, now: () => number) {
       if (session.activeTurnId !== null) return { verdict: 'busy' };
       session.ownerWorkerId = null;
       session.ownerNonce = null;
-      write(session, call.face, now());
+      write(session, call.saved, now());
       return { verdict: 'ok' };
     },
 
@@ -186,7 +186,7 @@ export function createFence(db: MemoryDatabase, now: () => number) {
       for (const [key, id] of db.keys) if (id === session.id) db.keys.delete(key);
       session.ownerWorkerId = null;
       session.ownerNonce = null;
-      write(session, { ...call.face, state: 'closed' }, now());
+      write(session, { ...call.saved, state: 'closed' }, now());
       return { verdict: 'ok' };
     },
   };

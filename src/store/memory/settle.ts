@@ -1,6 +1,6 @@
 import { arrayText } from '../../json.ts';
 import { usableItemIds } from '../item-ids.ts';
-import type { SettleCall, SettleVerdict, TurnFacts } from '../port.ts';
+import type { SettleCall, SettleVerdict, TurnMetrics } from '../port.ts';
 import { asStored, forgetIndex, indexTurn, type MemoryDatabase, scoped } from './database.ts';
 import { holds, write } from './fence.ts';
 
@@ -46,7 +46,7 @@ export function settle(db: MemoryDatabase, call: SettleCall, now: number): Settl
   turn.replay = result.replay;
   turn.usage = asStored(result.usage);
   turn.error = asStored(result.error);
-  turn.facts ??= asStored(result.facts) as TurnFacts | null;
+  turn.facts ??= asStored(result.facts) as TurnMetrics | null;
   // The items of a replaced end are removed with it.
   db.items.delete(turn.id);
   if (result.items) {
@@ -59,6 +59,6 @@ export function settle(db: MemoryDatabase, call: SettleCall, now: number): Settl
   session.activeTurnId = null;
   session.anchorLost = (result.anchorLost ?? false) || (session.anchorLost && !movesHead);
   if (movesHead) session.headTurnId = turn.id;
-  write(session, call.face, now);
+  write(session, call.saved, now);
   return { verdict: 'ok', revision: session.revision };
 }

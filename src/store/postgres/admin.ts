@@ -7,7 +7,7 @@ import type {
   StoreAdmin,
   TurnDetail,
 } from '../admin-port.ts';
-import type { KeyRef, TurnFacts, TurnState } from '../port.ts';
+import type { KeyRef, TurnMetrics, TurnState } from '../port.ts';
 import { optionalText, text } from './parameters.ts';
 import type { Read } from './reads.ts';
 import { adminCalls, listCalls, purgeCalls } from './sql/admin.ts';
@@ -22,9 +22,9 @@ type Listed = Omit<SessionSummary, 'lastTurn'> & { lastTurn: { state: TurnState;
 const parsedOrNull = (json: string | null): unknown => (json === null ? null : JSON.parse(json));
 
 /** Parses stored facts. Null where another release, or damage, left a different value. */
-function factsOf(json: string | null): TurnFacts | null {
+function factsOf(json: string | null): TurnMetrics | null {
   const facts = parsedOrNull(json);
-  return typeof facts === 'object' && !Array.isArray(facts) ? (facts as TurnFacts | null) : null;
+  return typeof facts === 'object' && !Array.isArray(facts) ? (facts as TurnMetrics | null) : null;
 }
 
 function summaryOf({ lastTurn, ...row }: Listed): SessionSummary {

@@ -13,7 +13,7 @@ import type {
 } from '../port.ts';
 import { type SharedPlaces, splitItems } from '../shared-items.ts';
 import type { Call } from './call.ts';
-import { faceParameters, json, optionalText, text, turnParameters } from './parameters.ts';
+import { json, optionalText, savedParameters, text, turnParameters } from './parameters.ts';
 import { fenceCalls } from './sql/fence-calls.ts';
 
 /** Creates the fence over PostgreSQL: each call is one function, one statement, one commit. */
@@ -31,7 +31,7 @@ export function createFence(call: Call): Fence {
         c.keys.map(({ kind }) => kind),
         c.keys.map(({ hash }) => hash),
         ...turnParameters(c.turn),
-        ...faceParameters(c.face),
+        ...savedParameters(c.saved),
       ]),
 
     start: (c) =>
@@ -42,7 +42,7 @@ export function createFence(call: Call): Fence {
         c.epoch,
         c.expectedHead,
         ...turnParameters(c.turn),
-        ...faceParameters(c.face),
+        ...savedParameters(c.saved),
       ]),
 
     settle: (c) =>
@@ -67,7 +67,7 @@ export function createFence(call: Call): Fence {
         c.me,
         c.nonce,
         c.epoch,
-        ...faceParameters(c.face),
+        ...savedParameters(c.saved),
       ]),
 
     close: (c) =>
@@ -76,8 +76,8 @@ export function createFence(call: Call): Fence {
         c.me,
         c.nonce,
         c.epoch,
-        json(c.face.snapshot),
-        c.face.machineVersion,
+        json(c.saved.snapshot),
+        c.saved.machineVersion,
       ]),
   };
 }
@@ -99,7 +99,7 @@ async function splitTurn({ result: { items } }: SettleCall) {
  * Builds the function's JSON argument. JSON written by a provider is passed as text, so that the database need not decode
  * its escapes.
  */
-function settleCall({ result, face, ...c }: SettleCall, places: SharedPlaces | null): string {
+function settleCall({ result, saved, ...c }: SettleCall, places: SharedPlaces | null): string {
   const itemIds = usableItemIds(result.itemIds.map(text));
   return JSON.stringify({
     session: c.sessionId,
@@ -122,8 +122,8 @@ function settleCall({ result, face, ...c }: SettleCall, places: SharedPlaces | n
     shared: json(places),
     item_ids: itemIds.length === 0 ? null : itemIds,
     anchor_lost: result.anchorLost ?? false,
-    state: face.state,
-    snapshot: json(face.snapshot),
-    machine_version: face.machineVersion,
+    state: saved.state,
+    snapshot: json(saved.snapshot),
+    machine_version: saved.machineVersion,
   });
 }

@@ -1,4 +1,4 @@
-import type { RowFace, TurnStart } from '../port.ts';
+import type { SavedState, TurnStart } from '../port.ts';
 
 /**
  * Replaces what PostgreSQL's `text` cannot store: NUL, and lone surrogates, which UTF-8 does not allow. Clients and
@@ -35,6 +35,6 @@ export function turnParameters(turn: TurnStart): unknown[] {
   ];
 }
 
-export function faceParameters(face: RowFace): unknown[] {
-  return [face.state, json(face.snapshot), face.machineVersion];
+export function savedParameters(saved: SavedState): unknown[] {
+  return [saved.state, json(saved.snapshot), saved.machineVersion];
 }
