@@ -26,7 +26,7 @@ import { createObservatory } from './observe/index.ts';
 import { createLogger, type Logger } from './observe/log.ts';
 import type { MetricsSnapshot } from './observe/metrics/merged.ts';
 import { referencesTo } from './session/planning.ts';
-import { describeTurn } from './session/session.ts';
+import { describeTurn } from './session/turn.ts';
 import { openStorage, type Storage } from './storage.ts';
 import type { SessionStore } from './store/port.ts';
 import { type KeyRing, parseSecrets } from './token/keyring.ts';
@@ -217,8 +217,8 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
         const found = session(id);
         if (!found) continue;
         const { state, epoch, queueLength, busy } = found.view();
-        const { socketOpen, socketAgeMs } = found;
-        views[id] = { state, epoch, queueLength, busy, socketOpen, socketAgeMs };
+        const { socket, socketAgeMs } = found;
+        views[id] = { state, epoch, queueLength, busy, socketOpen: socket.open, socketAgeMs };
       }
       return {
         views,
@@ -341,7 +341,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     get workerId() {
       return membership.id;
     },
-    here: tell(registry.get),
+    here: tell((id) => registry.get(id)),
     there: async ({ id, internalUrl }, question) =>
       internalUrl === null
         ? null

@@ -7,16 +7,16 @@ import { startJanitor } from './cluster/janitor.ts';
 import { type Membership, startMembership } from './cluster/membership.ts';
 import { createPeers } from './cluster/peers.ts';
 import type { Config } from './config.ts';
+import { safeError } from './errors.ts';
 import type { Ids } from './ids.ts';
-import { safeError } from './observe/trace.ts';
 import { type Inspect, safeInspect } from './runtime/index.ts';
 import { classify } from './session/decide.ts';
-import { createDispatcher, type Dispatcher, drain, releaseIdle } from './session/dispatcher.ts';
+import { Dispatcher, drain, releaseIdle } from './session/dispatcher.ts';
 import type { ForwardResult } from './session/forwarding.ts';
 import type { TurnRequest } from './session/port.ts';
 import { createQuota, type Quota, type QuotaOptions } from './session/quota.ts';
 import type { Session } from './session/session.ts';
-import { createSessionRegistry, type SessionRegistry } from './session/session-registry.ts';
+import { SessionRegistry } from './session/session-registry.ts';
 import type { Turn } from './session/turn.ts';
 import type { SessionStore } from './store/port.ts';
 import type { KeyRing } from './token/keyring.ts';
@@ -121,7 +121,7 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
   const { url, forwardHeaders } = config.upstream;
   const target: UpstreamTarget = { id: upstreamId(url), baseUrl: url, forwardHeaders };
   const abilities = createAbilities(config.upstream.transport === 'auto', clock);
-  const registry = createSessionRegistry(limits.sockets, limits.tenantSockets);
+  const registry = new SessionRegistry(limits.sockets, limits.tenantSockets);
   const quota = createQuota({ config, clock, onRefused: means.onRefused, onGivenUp: means.onGivenUp });
   const background = new Set<Promise<void>>();
   let announcedId = '';
@@ -151,7 +151,7 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
             robbed?.send({ type: 'operator.release' });
           }
         },
-        session: registry.get,
+        session: (id) => registry.get(id),
       })
     : null;
 
@@ -181,13 +181,11 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
   const me = () => membership.id;
   const forwarder = means.forwarder(me);
   const peers = createPeers({ store, forwarder, me, mayJudge: membership.mayJudge, random });
-  const dispatcher = createDispatcher({
-    store,
+  const dispatcher = new Dispatcher({
     registry,
     quota,
     shared: means.shared,
     config,
-    clock,
     ids,
     peers: {
       ...peers,
@@ -268,7 +266,7 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
     async close() {
       janitor.stop();
       await leave();
-      await drain({ registry, dispatcher, clock }, deadlines.drain);
+      await drain(registry, dispatcher, clock, deadlines.drain);
       refusing = true;
       const over = new Promise<void>((late) => clock.after(BACKGROUND_GRACE, late));
       await Promise.race([Promise.allSettled(background), over]);

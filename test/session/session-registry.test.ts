@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import type { Session } from '../../src/session/session.ts';
-import { createSessionRegistry } from '../../src/session/session-registry.ts';
+import { SessionRegistry } from '../../src/session/session-registry.ts';
 
 /** Returns a session as the registry sees it; when released, it leaves at once. */
 function sessionOf(
@@ -16,10 +16,7 @@ function sessionOf(
     key: null,
     hard,
     onlyHolder,
-    lastUsed,
-    attachable: null,
-    head: null,
-    places: [],
+    turns: { lastUsed, attachable: null, head: null, places: [] },
     view: () => ({ sessionId: id, epoch: 1, busy, state: busy ? 'live.streaming' : 'live.idle', socketAnchor: null }),
     send: ({ type }: { type: string }) => void events.push(type),
   };
@@ -28,7 +25,7 @@ function sessionOf(
 
 /** Fills a registry, lets evicted sessions leave, and returns those evicted for one socket more. */
 function evictedFrom(capacity: number, sessions: ReturnType<typeof sessionOf>[]) {
-  const registry = createSessionRegistry(capacity);
+  const registry = new SessionRegistry(capacity);
   for (const { session } of sessions) {
     registry.add(session);
     const { send } = session;
@@ -78,7 +75,7 @@ describe('eviction for one more socket', () => {
   });
 
   it('A place is free only after the evicted session has left', () => {
-    const registry = createSessionRegistry(1);
+    const registry = new SessionRegistry(1);
     const { session, events } = sessionOf('a');
     registry.add(session);
     expect(registry.makeRoom('a')).toBe('worker');

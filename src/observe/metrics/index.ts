@@ -2,9 +2,9 @@ import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
 import type { Clock } from '../../clock.ts';
 import type { TenantLimit } from '../../session/quota.ts';
+import type { TurnLine } from '../../session/turn.ts';
 import type { FailureKind } from '../../upstream/errors.ts';
 import { version } from '../../version.ts';
-import type { TurnLine } from '../log.ts';
 import {
   catalogue,
   type closedReasons,
