@@ -105,17 +105,17 @@ export abstract class SessionCore implements SocketOwner {
   /** Returns the columns that every fence call writes. */
   abstract saved(): SavedState;
 
-  /** Returns the turn on the wire: frames of the socket belong to it. */
+  /** The turn on the wire, to which frames of the socket belong; null if there is none. */
   get turnOnWire(): Turn | null {
     return this.actor.state.startsWith('live.streaming') ? this.turns.current : null;
   }
 
-  /** Returns whether this worker still has the identity under which it owns the session. */
+  /** True while this worker has the identity under which it owns the session. */
   get ownsWorkerId(): boolean {
     return this.env.worker.id === this.workerId;
   }
 
-  /** Returns whether this worker may send frames of this session: it owns the session and has a valid lease. */
+  /** True while this worker may send frames of this session: it owns the session and has a valid lease. */
   get maySend(): boolean {
     return this.ownsWorkerId && this.env.worker.mayStart();
   }

@@ -137,7 +137,7 @@ const MOST_ALIKE = 64;
  * Returns whether this worker runs the turn, as opposed to refusing it, forwarding it or attaching it to another
  * stream.
  */
-const runsHere = ({ do: act }: Decision) =>
+const runsOnThisWorker = ({ do: act }: Decision) =>
   act !== 'refuse' && act !== 'forward' && act !== 'await_owner' && act !== 'reattach';
 
 /** Returns whether all candidates end at the same place and fill the look-up's limit: more turns may end at that place. */
@@ -169,10 +169,9 @@ export class Decider {
   async decide(turn: Turn): Promise<Decision> {
     const { evidence } = turn;
     const repeated = this.#registry.repeated(evidence.scope, evidence.requestFp);
-    // A repeated request may already be running, or be finished, on another worker: do not start a second generation
-    // here.
-    const here = turn.placement.resolutions === 1 && !repeated && !evidence.repeats ? this.#withoutLookup(turn) : null;
-    if (here) return here;
+    // A repeated request may already be running, or be finished, on another worker: do not start a second generation.
+    const warm = turn.placement.resolutions === 1 && !repeated && !evidence.repeats ? this.#withoutLookup(turn) : null;
+    if (warm) return warm;
     const named = evidence.hardKey !== null || evidence.token.kind === 'ours';
     const remoteRepeats = this.#findRemoteRepeats(turn, repeated, named);
     const runsAlready = async (): Promise<RunsAlready> => ({
@@ -242,7 +241,7 @@ export class Decider {
     if (held && !view?.busy) return by(given(true));
     const [exact, inexact] = [given(true), given(false)];
     const kept = anchor.storedUpstream && anchor.credentialFp === evidence.credentialFp;
-    const unneeded = !runsHere(exact.decision) || (kept && this.#takesAnchors(evidence.credentialFp));
+    const unneeded = !runsOnThisWorker(exact.decision) || (kept && this.#takesAnchors(evidence.credentialFp));
     if (unneeded && isDeepStrictEqual(exact.decision, inexact.decision)) return by(exact);
     turn.history ??= itemsOf(await this.#env.store.lineage(evidence.scope, anchor.id));
     return by(turn.history === null ? inexact : exact);
@@ -250,7 +249,7 @@ export class Decider {
 
   /**
    * Returns the decision to forward a request to the owner of the session that its thread or token names. The owner
-   * then determines what the request's items continue. Null if that has to be determined here.
+   * then determines what the request's items continue. Null if this worker has to determine that.
    */
   #forwardToNamedOwner(turn: Turn, rows: LookupResult, known: RunsAlready): Decision | null {
     const { evidence, placement } = turn;
@@ -312,8 +311,8 @@ export class Decider {
    * cannot be reconstructed.
    */
   async #lineOf(scope: string, { turn, session }: Candidate): Promise<Line | null> {
-    const here = session && this.#registry.get(session.id);
-    if (here?.turns.line?.turnId === turn.id) return here.turns.line;
+    const local = session && this.#registry.get(session.id);
+    if (local?.turns.line?.turnId === turn.id) return local.turns.line;
     let line: Line | null = null;
     for (const { id, parentTurnId, forms: text } of await this.#env.store.line(scope, turn.id)) {
       const forms = text === null ? null : decodeForms(text);
@@ -321,7 +320,7 @@ export class Decider {
       const detached: boolean = parentTurnId !== null && line === null;
       line = forms && (!detached || forms.begins.length > 0) ? { turnId: id, forms, parent: line, detached } : null;
     }
-    if (line) here?.learnLine(line);
+    if (line) local?.learnLine(line);
     return line;
   }
 
@@ -384,9 +383,9 @@ export class Decider {
     if (hardKey?.kind !== 'session' || anchor !== null || token.kind === 'ours') return false;
     if (!keyed) return like?.exact === true && like.session !== null && !named.has(like.session.id);
     if (like) return like.session?.id !== keyed.id;
-    const here = this.#registry.get(keyed.id);
-    if (here?.epoch === keyed.epoch)
-      return here.turns.head?.requestFp !== requestFp && !here.related(turn) && holdsAConversation(here);
+    const local = this.#registry.get(keyed.id);
+    if (local?.epoch === keyed.epoch)
+      return local.turns.head?.requestFp !== requestFp && !local.related(turn) && holdsAConversation(local);
     // Only the worker of a running turn knows the turn's request.
     if (keyed.activeTurnId !== null) return false;
     const head = heads.get(keyed.headTurnId ?? '');

@@ -307,7 +307,7 @@ export class Dispatcher implements TurnHost, SessionHost {
         return refuse(turn, new BridgeError(code as BridgeCode, { retryAfterSeconds, param }));
       }
       case 'forward': {
-        // The request is held here and run there; each of the two workers applies its own limit on turns.
+        // This worker holds the request and the other one runs it; each applies its own limit on turns.
         if (!turn.lease.run()) return refuse(turn, tenantBusy('turns'));
         const forwarded = await this.#forwarding.toOwner(turn, decision);
         return forwarded === 'done' ? 'placed' : forwarded;
@@ -321,8 +321,10 @@ export class Dispatcher implements TurnHost, SessionHost {
       case 'reattach':
         return this.#reattach(turn, decision.sessionId, decision.epoch);
       default: {
-        const may = await this.#forwarding.mayRun(turn, null);
-        if (may !== 'yes') return may === 'no' ? 'placed' : 'again';
+        if (turn.placement.possibleOwner !== null) {
+          const may = await this.#forwarding.mayRun(turn, null);
+          if (may !== 'yes') return may === 'no' ? 'placed' : 'again';
+        }
         if (decision.do === 'create') return this.#create(turn, decision);
         if (decision.do === 'supersede') {
           const superseded = this.#registry.exact(decision.sessionId, decision.epoch);
@@ -427,7 +429,7 @@ export class Dispatcher implements TurnHost, SessionHost {
     const admitted = this.#admitted.get(turn);
     this.#admitted.delete(turn);
     if (this.#forPeers.get(turn.id) === turn) this.#forPeers.delete(turn.id);
-    this.#forwarding.abort(turn);
+    if (turn.placement.hops > 0) this.#forwarding.abort(turn);
     admitted?.cancelHold();
     admitted?.lease.end();
     this.#options.onFinished(turn, this.#sessions.get(turn) ?? null);
