@@ -56,7 +56,7 @@ it('A story names the decision row if the record has it', () => {
   const rows = { session: row, turns: [turnRow], workers: [worker] };
   expect(explain(lost, rows).join()).not.toContain('The row that decided');
   expect(explain({ ...lost, ending: { ...lost.ending!, decidedBy: 'created' } }, rows)).toContain(
-    'The row that decided was created: Nothing is known.',
+    'The row that decided was created: No earlier row matches.',
   );
 });
 
