@@ -102,14 +102,14 @@ async function turns(): Promise<void> {
       for (let nth = 0; nth < MEASURED_TURNS / rows.length; nth += 1) {
         const turn = { ...startOf(parent), id: randomUUID() };
         const me = { me: 'w1', nonce: nonce.nonce, sessionId: id, epoch: Number(epoch) };
-        const face = {
+        const saved = {
           state: 'live' as const,
           snapshot: { value: { live: 'idle' }, context: { creates: 1, generation: 1 } },
           machineVersion: 1,
         };
-        const started = await store.start({ ...me, expectedHead: parent, turn, face });
+        const started = await store.start({ ...me, expectedHead: parent, turn, saved });
         if (started.verdict !== 'ok') throw new Error(JSON.stringify(started));
-        const settled = await store.settle({ ...me, turnId: turn.id, face, result: result() });
+        const settled = await store.settle({ ...me, turnId: turn.id, saved, result: result() });
         if (settled.verdict !== 'ok') throw new Error(JSON.stringify(settled));
         parent = turn.id;
         made += 1;
@@ -197,7 +197,7 @@ async function statements(): Promise<void> {
     nonce,
     sessionId: id,
     epoch: Number(epoch),
-    face: { state: 'live' as const, snapshot: {}, machineVersion: 1 },
+    saved: { state: 'live' as const, snapshot: {}, machineVersion: 1 },
   };
   const turn = { ...startOf(head), id: randomUUID() };
   const dead = (

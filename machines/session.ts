@@ -1,12 +1,16 @@
 import { assign, setup } from 'xstate';
 
 /**
- * The session machine: one conversation lane over one persistent upstream connection.
+ * The session machine: one conversation over one persistent upstream connection.
  *
  * It is pure. Actions are names; the durable runtime records them as effects and performs them after the step. The
  * store answers `commit*` effects with a `store.*` event. Until then no other event is delivered, except the deadlines
  * of the current state. Owner, epoch, active turn and head are columns, never context: the snapshot holds only what the
  * next worker may need.
+ *
+ * A turn of a new session: `connecting` -> `live.committing` -> `live.streaming` -> `live.settling` -> `live.idle`. The
+ * next turn begins in `live.idle`. A session without a socket is `stale`; a turn that needs it opens one in
+ * `reconnecting`. Read in this order: the events, the effects and conditions in `setup`, then the states.
  */
 
 /** End of an active turn that the machine, not the upstream, ends. */
@@ -36,54 +40,96 @@ export interface SessionContext {
   generation: number;
   /** Number of `response.create` frames handed to a socket for the current turn: at most two. */
   creates: number;
-  /** Number of turns settled in this lane, over all its workers. */
+  /** Number of turns settled in this session, over all its workers. */
   turns: number;
-  /** Number of takeovers of the lane. */
+  /** Number of takeovers of the session. */
   takeovers: number;
 }
 
 /** Events of the session machine. */
 export type SessionEvent =
+  // From the session's requests and their clients.
+  /** A turn has been admitted and is the current one. */
   | { type: 'turn.wanted' }
+  /** The current turn is to be cancelled. */
   | { type: 'turn.cancelled'; reason: CancelReason }
+  /** The client of the current turn has disconnected. */
   | { type: 'client.gone' }
+  /** A retry of the client reads the stream of the current turn again. */
   | { type: 'client.back' }
+  // From the socket of that generation.
+  /** The connection is open. */
   | { type: 'socket.opened'; generation: number }
+  /** The dial failed; another attempt may succeed. */
   | { type: 'socket.failed'; generation: number }
+  /** The dial failed for good: the turn's ending holds the answer or the error. */
   | { type: 'socket.refused'; generation: number }
+  /** The connection ended. `resendable`: the turn on the wire, if any, had no effect so far and may be sent again. */
   | { type: 'socket.lost'; generation: number; resendable: boolean }
+  /** The context that a new connection needs cannot be rebuilt. */
   | { type: 'history.missing'; generation: number }
+  /** The frame was not handed to the socket: the lease has lapsed, or the socket cannot carry it. */
   | { type: 'frame.not_sent'; cause: 'lease' | 'socket' }
+  // From the upstream's frames.
+  /** The upstream has begun to answer the turn. */
   | { type: 'upstream.progress' }
+  /** The upstream refused the anchor before it began, and the whole context is ready to be sent. */
   | { type: 'upstream.anchor_refused' }
+  /** The upstream has ended the turn. `keepSocket`: the connection can carry another one. */
   | { type: 'upstream.ended'; keepSocket: boolean }
+  // The store's verdicts on commits.
+  /** The start is stored. */
   | { type: 'store.started'; socketOpen: boolean; leaseValid: boolean }
+  /** The new session was not stored: another one has its key, or this worker may not create it. */
   | { type: 'store.not_created' }
+  /** The head is not the one that the turn continues. */
   | { type: 'store.head_moved' }
+  /** Another turn of the session is active. */
   | { type: 'store.busy' }
+  /** The orphaned turn is settled. */
   | { type: 'store.cleared' }
+  /** Another worker owns the session, or the turn has ended already. */
   | { type: 'store.fenced' }
+  /** The turn's end is stored. */
   | { type: 'store.settled'; socketOpen: boolean }
+  /** The store cannot store this call. `rowExists`: the session itself is unchanged. */
   | { type: 'store.rejected'; rowExists: boolean }
+  // Deadlines that the states declare.
+  /** No connection was opened in time. */
   | { type: 'deadline.connect' }
+  /** The pause between two dials is over. */
   | { type: 'deadline.redial' }
+  /** The store has not answered the start in time. */
   | { type: 'deadline.start_wait' }
+  /** The store has not answered the settle in time. */
   | { type: 'deadline.settle_wait' }
+  /** The upstream has not begun to answer in time. */
   | { type: 'deadline.first_event' }
+  /** The upstream has been silent for too long during an answer. */
   | { type: 'deadline.silence' }
+  /** The turn has taken its maximum time. */
   | { type: 'deadline.turn_budget' }
+  /** The client has not come back in time. */
   | { type: 'deadline.grace' }
+  /** The socket has been idle for its maximum time. */
   | { type: 'deadline.idle' }
+  /** The socket has reached its maximum age. */
   | { type: 'deadline.age' }
+  // From this process, its operator and the cluster.
   /**
    * An effect, or a handler of incoming data, has thrown; the client has been answered. While a commit is unanswered
    * this event waits like any other, but is delivered first.
    */
   | { type: 'effect.failed' }
+  /** The session is to be released: by an operator, by eviction, or because another worker has claimed it. */
   | { type: 'operator.release' }
+  /** An operator has closed the session. */
   | { type: 'operator.close' }
+  /** This worker is draining. */
   | { type: 'worker.draining' }
+  /** This worker was declared dead. */
   | { type: 'worker.dead' }
+  /** A worker has claimed the session; applied to the stored snapshot before an actor exists. */
   | { type: 'session.claimed' };
 
 const machineSetup = setup({
@@ -97,21 +143,27 @@ const machineSetup = setup({
     dial: () => {},
     /** Closes the socket and forgets its anchor. Late events of the socket are ignored. */
     closeSocket: () => {},
+    /** Commits the session, its keys and its first start. */
     commitCreate: () => {},
+    /** Commits the start of the current turn. */
     commitStart: () => {},
     /** Settles as lost an active turn of this epoch that no actor of this worker runs. */
     commitOrphan: () => {},
+    /** Commits the end of the current turn. */
     commitSettle: () => {},
     /** Settles the turn's end without its content: the second form of settle. */
     commitBareSettle: () => {},
+    /** Sends the turn's frame. */
     sendCreate: () => {},
     /** Sends the second create, with the whole context and without an anchor. Permitted once per turn. */
     sendFull: () => {},
     /** Records how the active turn ended. The client gets its answer with `deliverTerminal`. */
     endTurn: (_, _params: { end: ForcedEnd; fault: SessionFault }) => {},
+    /** Gives the client its terminal event, or the error that takes its place. */
     deliverTerminal: () => {},
     /** Answers the current turn, which was never sent upstream, with an error. */
     failTurn: (_, _params: { fault: SessionFault }) => {},
+    /** Gives the client the answer with which the upstream refused the connection. */
     relayRefusal: () => {},
     /** Returns the current turn to the resolver. */
     reresolve: () => {},
@@ -119,7 +171,7 @@ const machineSetup = setup({
     handBack: () => {},
     /** Releases ownership in the background. */
     release: () => {},
-    /** Admits the next waiting request into the free lane, or reacts to a drain of the worker. */
+    /** Admits the next waiting request, or reacts to a drain of the worker. */
     admitNext: () => {},
     /** Records in the background that the session is closed, and deletes its keys. */
     recordClose: () => {},
@@ -127,6 +179,7 @@ const machineSetup = setup({
     closeWhenSettled: () => {},
     /** Reports that neither form of the turn's end could be recorded: the turn is left to the orphan rule. */
     reportUnsettled: () => {},
+    // Counters of the context.
     countDial: assign({ generation: ({ context }) => context.generation + 1 }),
     countCreate: assign({ creates: ({ context }) => context.creates + 1 }),
     uncountCreate: assign({ creates: ({ context }) => Math.max(0, context.creates - 1) }),
@@ -168,6 +221,46 @@ const unreachable = { end: 'lost', fault: 'bridge_upstream_unreachable' } as con
 const cancelled = { end: 'cancelled', fault: 'bridge_turn_cancelled' } as const;
 const broken = { end: 'failed', fault: 'bridge_internal' } as const;
 const closedByOperator = { end: 'cancelled', fault: 'bridge_session_closed' } as const;
+
+/** The states in which a socket is being opened: attempts with pauses between them, until the deadline `connect`. */
+const dialStates = {
+  dialing: {
+    description: 'A handshake is in progress.',
+    entry: ['countDial', 'dial'],
+    on: {
+      'socket.failed': {
+        guard: 'isCurrentSocket',
+        target: 'pausing',
+        description: 'Connection reset, timeout or server error: try again until the deadline.',
+      },
+    },
+  },
+  pausing: {
+    description: 'A short pause before the next attempt.',
+    meta: { deadlines: [{ name: 'redial', event: 'deadline.redial' }] },
+    on: { 'deadline.redial': { target: 'dialing', description: 'Try again.' } },
+  },
+} as const;
+
+/** The ways on from a stored start. */
+const started = [
+  {
+    guard: 'maySend',
+    target: '#session.live.streaming',
+    actions: ['countCreate', 'sendCreate'],
+    description: 'The start is stored: send the frame.',
+  },
+  {
+    guard: 'needsSocket',
+    target: '#session.reconnecting.resending',
+    description: 'The start is stored, but the socket was lost in the meantime.',
+  },
+  {
+    target: '#session.live.settling',
+    actions: { type: 'endTurn', params: { end: 'cancelled', fault: 'bridge_lease_lapsed' } },
+    description: 'The start is stored, but the lease has lapsed: the frame must not be sent.',
+  },
+] as const;
 
 /**
  * Returns the states of one settle, shared by all places where an active turn ends.
@@ -267,7 +360,7 @@ const settling = (afterwards: '#session.live.idle' | '#session.stale') => ({
 /** The session machine. */
 export const sessionMachine = machineSetup.createMachine({
   id: 'session',
-  description: 'One durable conversation lane over one persistent upstream connection.',
+  description: 'One durable conversation over one persistent upstream connection.',
   context: ({ input }) => ({ generation: 0, creates: 0, turns: 0, takeovers: 0, ...input }),
   initial: 'connecting',
   on: {
@@ -326,24 +419,7 @@ export const sessionMachine = machineSetup.createMachine({
           description: 'This worker was declared dead and must not create sessions under its old id.',
         },
       },
-      states: {
-        dialing: {
-          description: 'A handshake is in progress.',
-          entry: ['countDial', 'dial'],
-          on: {
-            'socket.failed': {
-              guard: 'isCurrentSocket',
-              target: 'pausing',
-              description: 'Connection reset, timeout or server error: try again until the deadline.',
-            },
-          },
-        },
-        pausing: {
-          description: 'A short pause before the next attempt.',
-          meta: { deadlines: [{ name: 'redial', event: 'deadline.redial' }] },
-          on: { 'deadline.redial': { target: 'dialing', description: 'Try again.' } },
-        },
-      },
+      states: dialStates,
     },
 
     live: {
@@ -433,24 +509,7 @@ export const sessionMachine = machineSetup.createMachine({
               description: "Waiting for the store's answer to the start.",
               meta: { deadlines: [{ name: 'startWait', event: 'deadline.start_wait' }] },
               on: {
-                'store.started': [
-                  {
-                    guard: 'maySend',
-                    target: '#session.live.streaming',
-                    actions: ['countCreate', 'sendCreate'],
-                    description: 'The start is stored: send the frame.',
-                  },
-                  {
-                    guard: 'needsSocket',
-                    target: '#session.reconnecting.resending',
-                    description: 'The start is stored, but the socket was lost in the meantime.',
-                  },
-                  {
-                    target: '#session.live.settling',
-                    actions: { type: 'endTurn', params: { end: 'cancelled', fault: 'bridge_lease_lapsed' } },
-                    description: 'The start is stored, but the lease has lapsed: the frame must not be sent.',
-                  },
-                ],
+                'store.started': started,
                 'store.head_moved': {
                   target: '#session.live.idle',
                   actions: 'reresolve',
@@ -488,24 +547,7 @@ export const sessionMachine = machineSetup.createMachine({
               description: "Waiting for the store's answer to the second start.",
               meta: { deadlines: [{ name: 'startWait', event: 'deadline.start_wait' }] },
               on: {
-                'store.started': [
-                  {
-                    guard: 'maySend',
-                    target: '#session.live.streaming',
-                    actions: ['countCreate', 'sendCreate'],
-                    description: 'The start is stored: send the frame.',
-                  },
-                  {
-                    guard: 'needsSocket',
-                    target: '#session.reconnecting.resending',
-                    description: 'The start is stored, but the socket was lost in the meantime.',
-                  },
-                  {
-                    target: '#session.live.settling',
-                    actions: { type: 'endTurn', params: { end: 'cancelled', fault: 'bridge_lease_lapsed' } },
-                    description: 'The start is stored, but the lease has lapsed: the frame must not be sent.',
-                  },
-                ],
+                'store.started': started,
                 'store.head_moved': {
                   target: '#session.live.idle',
                   actions: 'reresolve',
@@ -741,20 +783,7 @@ export const sessionMachine = machineSetup.createMachine({
               description: 'This worker was declared dead and owns no sessions.',
             },
           },
-          states: {
-            dialing: {
-              description: 'A handshake is in progress.',
-              entry: ['countDial', 'dial'],
-              on: {
-                'socket.failed': { guard: 'isCurrentSocket', target: 'pausing', description: 'Try again.' },
-              },
-            },
-            pausing: {
-              description: 'A short pause before the next attempt.',
-              meta: { deadlines: [{ name: 'redial', event: 'deadline.redial' }] },
-              on: { 'deadline.redial': { target: 'dialing', description: 'Try again.' } },
-            },
-          },
+          states: dialStates,
         },
 
         resending: {
@@ -812,20 +841,7 @@ export const sessionMachine = machineSetup.createMachine({
               description: 'This worker was declared dead and must not send the turn.',
             },
           },
-          states: {
-            dialing: {
-              description: 'A handshake is in progress.',
-              entry: ['countDial', 'dial'],
-              on: {
-                'socket.failed': { guard: 'isCurrentSocket', target: 'pausing', description: 'Try again.' },
-              },
-            },
-            pausing: {
-              description: 'A short pause before the next attempt.',
-              meta: { deadlines: [{ name: 'redial', event: 'deadline.redial' }] },
-              on: { 'deadline.redial': { target: 'dialing', description: 'Try again.' } },
-            },
-          },
+          states: dialStates,
         },
 
         settling: {

@@ -26,7 +26,7 @@ import { createObservatory } from './observe/index.ts';
 import { createLogger, type Logger } from './observe/log.ts';
 import type { MetricsSnapshot } from './observe/metrics/merged.ts';
 import { referencesTo } from './session/planning.ts';
-import { describeTurn } from './session/session.ts';
+import { describeTurn } from './session/turn.ts';
 import { openStorage, type Storage } from './storage.ts';
 import type { SessionStore } from './store/port.ts';
 import { type KeyRing, parseSecrets } from './token/keyring.ts';
@@ -208,8 +208,8 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
         const found = session(id);
         if (!found) continue;
         const { state, epoch, queueLength, busy } = found.view();
-        const { socketOpen, socketAgeMs } = found;
-        views[id] = { state, epoch, queueLength, busy, socketOpen, socketAgeMs };
+        const { socket, socketAgeMs } = found;
+        views[id] = { state, epoch, queueLength, busy, socketOpen: socket.open, socketAgeMs };
       }
       return {
         views,
@@ -271,7 +271,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     onGivenUp: () => observatory.metrics.bufferGivenUp(),
     onFinished: (turn, session) => observatory.turnEnded(describeTurn(turn, session, clock.now())),
   });
-  const { membership, roster, dispatcher, quota, forwarder, target } = worker;
+  const { membership, registry, dispatcher, quota, forwarder, target } = worker;
   const guard = createConnectionGuard({
     limits,
     several: quota.several,
@@ -279,8 +279,8 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
   });
 
   observatory.watch({
-    sessions: () => [...roster.all()].map((session) => session.view().state),
-    queued: () => [...roster.all()].reduce((sum, session) => sum + session.view().queueLength, 0),
+    sessions: () => [...registry.all()].map((session) => session.view().state),
+    queued: () => [...registry.all()].reduce((sum, session) => sum + session.view().queueLength, 0),
     turnsInFlight: () => dispatcher.inFlight,
     turnBufferBytes: () => quota.bufferedBytes,
     unreadBytes: () => quota.unreadBytes,
@@ -332,7 +332,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     get workerId() {
       return membership.id;
     },
-    here: tell(roster.get),
+    here: tell((id) => registry.get(id)),
     there: async ({ id, internalUrl }, question) =>
       internalUrl === null
         ? null
@@ -340,7 +340,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     hint({ id, internalUrl }, notice) {
       if (internalUrl !== null) void forwarder.claimed({ workerId: id, url: internalUrl }, notice);
     },
-    tell: (id, action) => roster.get(id)?.send({ type: action === 'close' ? 'operator.close' : 'operator.release' }),
+    tell: (id, action) => registry.get(id)?.send({ type: action === 'close' ? 'operator.close' : 'operator.release' }),
   };
   const admin = createAdminApi({ port: operators, allow, clock, logger });
   const front = createFront(config.server);
@@ -383,7 +383,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
       return membership.id;
     },
     sessions: () =>
-      [...roster.all()].map((session) => ({ id: session.id, epoch: session.epoch, state: session.view().state })),
+      [...registry.all()].map((session) => ({ id: session.id, epoch: session.epoch, state: session.view().state })),
     readiness,
     metrics: () => observatory.metrics.registry.getMetricsAsJSON(),
     close: () => (closing ??= close()),

@@ -418,3 +418,22 @@ export class BridgeError extends Error {
     };
   }
 }
+
+/** Maximum number of stack lines kept of an error. */
+const MOST_FRAMES = 12;
+
+/**
+ * Reduces an error of any origin to what may be logged: its type, its code and where it was thrown. Its message is left
+ * out, because it may quote the data being read.
+ */
+export function safeError(error: unknown): { type: string; code: string | null; at: readonly string[] } {
+  if (!(error instanceof Error)) return { type: typeof error, code: null, at: [] };
+  const { code } = error as { code?: unknown };
+  // The stack begins with the message, which may have several lines.
+  const frames = (error.stack ?? '').split('\n').filter((line) => /^ {4}at /.test(line));
+  return {
+    type: error.name.slice(0, 80),
+    code: typeof code === 'string' && /^[\w-]{1,80}$/.test(code) ? code : null,
+    at: frames.slice(0, MOST_FRAMES).map((line) => line.trim().slice(0, 300)),
+  };
+}

@@ -7,17 +7,17 @@ import { startJanitor } from './cluster/janitor.ts';
 import { type Membership, startMembership } from './cluster/membership.ts';
 import { createPeers } from './cluster/peers.ts';
 import type { Config } from './config.ts';
+import { safeError } from './errors.ts';
 import type { Ids } from './ids.ts';
 import type { Log } from './log.ts';
-import { safeError } from './observe/trace.ts';
 import { type Inspect, safeInspect } from './runtime/index.ts';
 import { classify } from './session/decide.ts';
-import { createDispatcher, type Dispatcher, drain, releaseIdle } from './session/dispatcher.ts';
+import { Dispatcher, drain, releaseIdle } from './session/dispatcher.ts';
 import type { ForwardResult } from './session/forwarding.ts';
 import type { TurnRequest } from './session/port.ts';
 import { createQuota, type Quota, type QuotaOptions } from './session/quota.ts';
 import type { Session } from './session/session.ts';
-import { createRoster, type Roster } from './session/session-registry.ts';
+import { SessionRegistry } from './session/session-registry.ts';
 import type { Turn } from './session/turn.ts';
 import type { SessionStore } from './store/port.ts';
 import type { KeyRing } from './token/keyring.ts';
@@ -81,7 +81,7 @@ export interface WorkerMeans {
 /** One worker: its membership, its sessions and the dispatcher that places requests on them. */
 export interface Worker {
   readonly membership: Membership;
-  readonly roster: Roster;
+  readonly registry: SessionRegistry;
   readonly dispatcher: Dispatcher;
   readonly quota: Quota;
   readonly forwarder: Forwarder;
@@ -122,7 +122,7 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
   const { url, forwardHeaders } = config.upstream;
   const target: UpstreamTarget = { id: upstreamId(url), baseUrl: url, forwardHeaders };
   const abilities = createAbilities(config.upstream.transport === 'auto', clock);
-  const roster = createRoster(limits.sockets, limits.tenantSockets);
+  const registry = new SessionRegistry(limits.sockets, limits.tenantSockets);
   const quota = createQuota({ config, clock, onRefused: means.onRefused, onGivenUp: means.onGivenUp });
   const background = new Set<Promise<void>>();
   let advertisedId = '';
@@ -138,21 +138,21 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
         workerId: () => advertisedId,
         serve({ mode, turnId, sessionId, epoch, attempt }, request, sink) {
           if (!ready) return sink.notOwner();
-          if (mode === 'run' && roster.attachable(sessionId ?? '', epoch ?? -1) === null) {
+          if (mode === 'run' && registry.attachable(sessionId ?? '', epoch ?? -1) === null) {
             return void ready.disown(sessionId ?? '', epoch ?? -1).then(() => sink.notOwner());
           }
           if (mode === 'resolve' && leaving) return sink.notOwner();
           ready.accept(request, sink, { mode, turnId, sessionId, epoch, attempt, notOwner: () => sink.notOwner() });
         },
         claimed({ sessionId, epoch, news }) {
-          if (news === 'close') roster.exact(sessionId, epoch)?.send({ type: 'operator.close' });
+          if (news === 'close') registry.exact(sessionId, epoch)?.send({ type: 'operator.close' });
           else {
-            const robbed = roster.older(sessionId, epoch);
+            const robbed = registry.older(sessionId, epoch);
             if (robbed) logger.warn({ session: sessionId, epoch, from: robbed.epoch }, TAKEN);
             robbed?.send({ type: 'operator.release' });
           }
         },
-        session: roster.get,
+        session: (id) => registry.get(id),
       })
     : null;
 
@@ -173,7 +173,7 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
       await listener?.check(id);
     },
     onDead() {
-      for (const session of [...roster.all()]) session.send({ type: 'worker.dead' });
+      for (const session of [...registry.all()]) session.send({ type: 'worker.dead' });
     },
   }).catch(async (error) => {
     await listener?.close(0);
@@ -182,13 +182,11 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
   const me = () => membership.id;
   const forwarder = means.forwarder(me);
   const peers = createPeers({ store, forwarder, me, mayDeclareDead: membership.mayDeclareDead, random });
-  const dispatcher = createDispatcher({
-    store,
-    roster,
+  const dispatcher = new Dispatcher({
+    registry,
     quota,
     shared: means.shared,
     config,
-    clock,
     ids,
     peers: {
       ...peers,
@@ -243,7 +241,7 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
   async function leave(): Promise<void> {
     leaving = true;
     membership.drain();
-    releaseIdle(roster);
+    releaseIdle(registry);
     const stays = means.shared ? await peers.serving().catch(() => null) : null;
     if (!stays) {
       refusing = true;
@@ -255,7 +253,7 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
 
   return {
     membership,
-    roster,
+    registry,
     dispatcher,
     quota,
     forwarder,
@@ -269,7 +267,7 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
     async close() {
       janitor.stop();
       await leave();
-      await drain({ roster, dispatcher, clock }, deadlines.drain);
+      await drain(registry, dispatcher, clock, deadlines.drain);
       refusing = true;
       const over = new Promise<void>((late) => clock.after(BACKGROUND_GRACE, late));
       await Promise.race([Promise.allSettled(background), over]);

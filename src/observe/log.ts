@@ -1,4 +1,5 @@
 import { type DestinationStream, type Logger, pino } from 'pino';
+import type { TurnLine } from '../session/turn.ts';
 
 export type { Logger };
 
@@ -46,31 +47,7 @@ export function createLogger(level: string, destination?: DestinationStream): Lo
   return destination ? pino(options, destination) : pino(options);
 }
 
-/** Log line of one turn. Times are milliseconds since the request was read. */
-export interface TurnLine {
-  request: string;
-  session: string | null;
-  epoch: number | null;
-  turn: string;
-  outcome: string;
-  /** Id of the row of the resolution table that decided last; null where the warm session was used without it. */
-  decidedBy: string | null;
-  shape: string;
-  form: string | null;
-  terminal: string;
-  fault: string | null;
-  /** Reason why the upstream was not reached, or not over WebSocket: a code and a host. */
-  cause: string | null;
-  upstreamStatus: number | null;
-  /** The provider's id of the request, for its support. */
-  upstreamRequest: string | null;
-  heldMs: number | null;
-  firstEventMs: number | null;
-  totalMs: number;
-  itemsFromClient: number;
-  itemsSent: number | null;
-  bytesFromClient: number;
-  bytesSent: number;
-  tokens: unknown;
-  tokenIgnored: string | null;
+/** Writes the log line of one turn. */
+export function turnLine(logger: Logger, line: TurnLine): void {
+  logger.info(line, 'turn');
 }

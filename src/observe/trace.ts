@@ -1,7 +1,7 @@
 import type { AnyStateMachine, InspectionEvent, StateValue } from 'xstate';
 import type { SessionContext, SessionEvent } from '../../machines/session.ts';
 import type { Clock } from '../clock.ts';
-import type { TurnLine } from './log.ts';
+import type { TurnLine } from '../session/turn.ts';
 
 /** Parts of a running XState actor that the hub uses. */
 export interface ActorLike {
@@ -118,25 +118,6 @@ export function safeEvent(event: { type: string }): { type: string; fields: Safe
 
 /** Returns the fields of a machine's context that hold neither content nor credentials. */
 export const safeContext = (context: unknown): SafeFields => pick(context, contextFields);
-
-/** Maximum number of stack lines kept of an error. */
-const MOST_FRAMES = 12;
-
-/**
- * Reduces an error of any origin to what may be logged: its type, its code and where it was thrown. Its message is left
- * out, because it may quote the data being read.
- */
-export function safeError(error: unknown): { type: string; code: string | null; at: readonly string[] } {
-  if (!(error instanceof Error)) return { type: typeof error, code: null, at: [] };
-  const { code } = error as { code?: unknown };
-  // The stack begins with the message, which may have several lines.
-  const frames = (error.stack ?? '').split('\n').filter((line) => /^ {4}at /.test(line));
-  return {
-    type: error.name.slice(0, 80),
-    code: typeof code === 'string' && /^[\w-]{1,80}$/.test(code) ? code : null,
-    at: frames.slice(0, MOST_FRAMES).map((line) => line.trim().slice(0, 300)),
-  };
-}
 
 const credential = /authorization|token|secret|password|cookie|credential|api.?key|pepper|nonce/i;
 

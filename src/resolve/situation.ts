@@ -1,5 +1,8 @@
-import { type Repeated, type SessionRow, type TurnRow, UNKNOWN_VERSION } from '../store/port.ts';
+import type { Repeated, SessionRow, TurnRow, UNKNOWN_VERSION } from '../store/port.ts';
 import type { AttemptFact, Evidence, Facts, LocalSession } from './types.ts';
+
+/** Version of a worker whose row was restored without its data. */
+const unknownVersion: typeof UNKNOWN_VERSION = 'unknown';
 
 /** Evidence by which a session was found, strongest first. */
 export type FoundBy = 'anchor' | 'token' | 'hard_key' | 'prefix';
@@ -7,13 +10,14 @@ export type FoundBy = 'anchor' | 'token' | 'hard_key' | 'prefix';
 /**
  * State of a session's owner.
  *
+ * - `none`: no worker owns the session.
  * - `answers`: another live worker that can be asked.
  * - `silent`: another worker, not stored as dead, that cannot be asked (it cannot be reached, or has no address).
  * - `overdue`: its lease has expired, and its death is not stored yet.
  * - `unrecorded`: another worker without a row of its own, so that its death cannot have been stored.
  * - `denies`: another live worker that has answered that it runs no actor of the session.
  */
-export type OwnerStanding = 'nobody' | 'me' | 'dead' | 'answers' | 'silent' | 'overdue' | 'unrecorded' | 'denies';
+export type OwnerStanding = 'none' | 'me' | 'dead' | 'answers' | 'silent' | 'overdue' | 'unrecorded' | 'denies';
 
 /** A session to which the request may belong, with all data that the rows need about it. */
 export interface Candidate {
@@ -69,11 +73,11 @@ function denied(attempt: AttemptFact, session: SessionRow): boolean {
 
 function standing(session: SessionRow, { me, rows, attempts }: Facts): OwnerStanding {
   const id = session.ownerWorkerId;
-  if (id === null) return 'nobody';
+  if (id === null) return 'none';
   if (id === me) return 'me';
   const worker = rows.owners.get(id);
   if (worker?.state === 'dead') return 'dead';
-  if (!worker || worker.version === UNKNOWN_VERSION) return 'unrecorded';
+  if (!worker || worker.version === unknownVersion) return 'unrecorded';
   if (attempts.some((attempt) => denied(attempt, session))) return 'denies';
   if (attempts.some((attempt) => attempt.kind === 'unreachable' && attempt.workerId === id)) return 'silent';
   if (worker.leaseLeftMs < 0) return 'overdue';
@@ -185,7 +189,7 @@ export function tellsRepeats({ repeats, clientTurnId, idempotencyKey }: Evidence
 }
 
 /** Returns a turn with the same request on another worker that can be asked and has not denied it yet. */
-export function repeatedElsewhere({ evidence, anchor, facts }: Situation): Repeated | null {
+export function remoteRepeat({ evidence, anchor, facts }: Situation): Repeated | null {
   const mayHave = ({ turn, author }: Repeated): boolean =>
     turn.scope === evidence.scope &&
     turn.requestFp === evidence.requestFp &&
@@ -200,7 +204,7 @@ export function repeatedElsewhere({ evidence, anchor, facts }: Situation): Repea
         (fact.kind === 'unreachable' && fact.workerId === author.id) ||
         (fact.kind === 'not_owner' && fact.sessionId === turn.sessionId),
     );
-  return facts.elsewhere?.find(mayHave) ?? null;
+  return facts.remoteRepeats?.find(mayHave) ?? null;
 }
 
 /** Returns whether the request has the Idempotency-Key of this actor's turn. */

@@ -6,7 +6,7 @@ import {
   mayBeParent,
   mayReattach,
   type OwnerStanding,
-  repeatedElsewhere,
+  remoteRepeat,
   type Situation,
   sameIdempotencyKey,
   survey,
@@ -62,7 +62,7 @@ export function fork(situation: Situation): Decision {
  * Returns the decision to create a parallel session beside one that cannot serve the request now. It has no keys, so
  * that it is never found in place of the other one.
  */
-export function lane(situation: Situation): Decision {
+export function parallelLane(situation: Situation): Decision {
   return create(situation, 'parallel_lane', [], situation.prefixTurn);
 }
 
@@ -141,7 +141,7 @@ export function weak({ candidate, onlyLike }: Situation): Candidate | null {
  */
 export function isClaimable({ owner, live, busy }: Candidate): boolean {
   if (live || owner === 'answers' || isLate(owner)) return false;
-  return !busy || owner === 'nobody' || owner === 'me' || owner === 'dead';
+  return !busy || owner === 'none' || owner === 'me' || owner === 'dead';
 }
 
 /** Returns the actor of this scope that has shown this response id and is waiting for the answer to its settle. */
@@ -161,7 +161,7 @@ export const admissionRows: readonly Row[] = [
   {
     id: 'token_invalid',
     outcome: 'token_invalid',
-    when: 'The turn-state token says it is ours and does not verify, or was issued to another tenant.',
+    when: 'The turn-state token claims to be issued here but does not verify, or was issued to another tenant.',
     does: 'Refused; nothing is opened.',
     decide: ({ evidence }) =>
       evidence.token.kind === 'invalid'
@@ -171,8 +171,8 @@ export const admissionRows: readonly Row[] = [
   {
     id: 'same_idempotency_key',
     outcome: 'reattached',
-    when: 'A turn of this scope runs here, or ended undelivered, for the same request with the same Idempotency-Key.',
-    does: 'The stream is shown from its start, then live; no second generation.',
+    when: 'A turn of this scope for the same request, with the same Idempotency-Key, runs on this worker or ended undelivered.',
+    does: 'The stream is shown from its start, then live, without a second generation.',
     decide(situation) {
       const actor = situation.facts.idempotent;
       if (!actor || (actor.scope ?? situation.evidence.scope) !== situation.evidence.scope) return null;
@@ -183,7 +183,7 @@ export const admissionRows: readonly Row[] = [
   {
     id: 'repeat_unread',
     outcome: 'reattached',
-    when: 'The request says that it is a repeat, or names that session: the same one, with the same parent, runs here or ended undelivered, its client has left, and its buffer is complete.',
+    when: 'The request is marked as a repeat or names that session; the same request, with the same parent, runs on this worker or ended undelivered, its client has left, and its buffer is complete.',
     does: 'The stream is shown from its start, then live: a repeat costs no second generation.',
     decide(situation) {
       const actor = situation.facts.repeated;
@@ -198,10 +198,10 @@ export const admissionRows: readonly Row[] = [
     id: 'repeat_elsewhere',
     outcome: 'forwarded',
     when: 'As above, but the same request was started by another live worker; the instance policy is `forward`.',
-    does: 'Forwarded there: whether its stream can be taken up is known there only.',
+    does: 'Forwarded to that worker, which alone knows whether the stream can be resumed.',
     decide(situation) {
       const { evidence, facts } = situation;
-      const found = facts.instancePolicy === 'forward' ? repeatedElsewhere(situation) : null;
+      const found = facts.instancePolicy === 'forward' ? remoteRepeat(situation) : null;
       if (!found) return null;
       const { turn, author } = found;
       if (!tellsRepeats(evidence) && strong(situation)?.session.id !== turn.sessionId) return null;
@@ -212,7 +212,7 @@ export const admissionRows: readonly Row[] = [
   {
     id: 'foreign_conversation',
     outcome: 'expired_continuity',
-    when: 'The request names a provider-side conversation and would go out under a shared credential.',
+    when: 'The request names a provider-side conversation and would be sent under a shared credential.',
     does: 'Fails closed: nothing shows that the conversation belongs to this scope.',
     decide: ({ evidence }) =>
       evidence.passThrough === 'conversation' && !evidence.credentialIsClients ? expired : null,
@@ -220,7 +220,7 @@ export const admissionRows: readonly Row[] = [
   {
     id: 'foreign_object',
     outcome: 'refused',
-    when: 'The request names an object at the provider that this scope did not make, under a shared credential.',
+    when: 'The request names an object at the provider that this scope did not create, under a shared credential.',
     does: 'Refused, with the path of the field: nothing shows that the object belongs to this scope.',
     decide({ evidence, facts }) {
       const param = evidence.foreign ?? facts.foreignReference ?? null;
@@ -231,8 +231,8 @@ export const admissionRows: readonly Row[] = [
   {
     id: 'anchor_unsettled',
     outcome: 'live_reuse',
-    when: 'The anchor is the response of a turn here whose settle is still unanswered.',
-    does: 'Queued behind that settle; refused with Retry-After when the queue is full.',
+    when: 'The anchor is the response of a turn on this worker whose settle is still unanswered.',
+    does: 'Queued behind that settle; refused with Retry-After if the queue is full.',
     decide(situation) {
       const actor = situation.anchorUnknown ? unsettledAt(situation) : null;
       return actor && queueBehind(actor);
@@ -241,28 +241,28 @@ export const admissionRows: readonly Row[] = [
   {
     id: 'anchor_unknown_owner_busy',
     outcome: 'forwarded',
-    when: 'The anchor is unknown, but token or hard key name a session that is busy at another live worker.',
-    does: 'Forwarded there first: the anchor may be a turn that has not settled yet.',
+    when: 'The anchor is unknown, but the token or hard key names a session that is busy at another live worker.',
+    does: 'Forwarded to that worker: the anchor may be a turn that has not settled yet.',
     decide(situation) {
-      const elsewhere = situation.bystanders.find(({ owner, busy }) => owner === 'answers' && busy);
-      return elsewhere ? askOwner(situation, elsewhere) : null;
+      const busy = situation.bystanders.find(({ owner, busy }) => owner === 'answers' && busy);
+      return busy ? askOwner(situation, busy) : null;
     },
   },
   {
     id: 'anchor_unknown_owner_awaited',
     outcome: 'stale_recovery',
     when: 'As above, but that worker does not answer and is not known to be dead.',
-    does: 'Waits, bounded, until it answers or is declared dead: until then the anchor is not known to be unknown.',
+    does: 'Waits, for a limited time, until it answers or is declared dead: until then the anchor may still exist.',
     decide(situation) {
-      const elsewhere = situation.bystanders.find(({ owner, busy }) => busy && (owner === 'silent' || isLate(owner)));
-      return elsewhere ? awaitOwner(situation, elsewhere) : null;
+      const busy = situation.bystanders.find(({ owner, busy }) => busy && (owner === 'silent' || isLate(owner)));
+      return busy ? awaitOwner(situation, busy) : null;
     },
   },
   {
     id: 'anchor_unknown_shared_credential',
     outcome: 'expired_continuity',
     when: 'The anchor is unknown in this scope and the upstream credential is shared.',
-    does: 'Fails closed with the same bytes whether or not the id exists for someone else; nothing is sent upstream.',
+    does: 'Fails closed with the same bytes whether or not the id exists in another scope; nothing is sent upstream.',
     decide: ({ evidence, anchorUnknown }) => (anchorUnknown && !evidence.credentialIsClients ? expired : null),
   },
   {
@@ -276,14 +276,14 @@ export const admissionRows: readonly Row[] = [
     id: 'anchor_not_a_parent',
     outcome: 'expired_continuity',
     when: 'The anchor is a turn that failed, was cancelled or was lost.',
-    does: 'Fails closed: such a turn becomes no turn’s parent.',
+    does: 'Fails closed: such a turn cannot be continued.',
     decide: ({ anchor }) => (anchor && !mayBeParent(anchor) ? expired : null),
   },
   {
     id: 'anchor_without_session',
     outcome: 'forked',
     when: 'The anchor is known, but its session is closed or purged.',
-    does: 'A session of its own starts at that turn if its context is exact or stored upstream; else fails closed.',
+    does: 'A new session starts at that turn if its context is exact or stored upstream; otherwise fails closed.',
     decide: (situation) => (situation.anchor && !situation.candidate ? fork(situation) : null),
   },
 ];
@@ -296,8 +296,8 @@ export const ownershipRows: readonly Row[] = [
   {
     id: 'passed_through_aside',
     outcome: 'passed_through',
-    when: 'The request must go over plain HTTP and its session is in the hands of another worker.',
-    does: 'Runs in a session of its own here, if its context is exact or stored upstream; else fails closed.',
+    when: 'The request must go over plain HTTP and another worker owns its session.',
+    does: 'Runs in a new session on this worker if its context is exact or stored upstream; otherwise fails closed.',
     decide(situation) {
       const found = strong(situation);
       const { evidence, anchor, answerable, prefixTurn } = situation;
@@ -320,7 +320,7 @@ export const ownershipRows: readonly Row[] = [
     id: 'forwarded',
     outcome: 'forwarded',
     when: 'Another live worker owns the session.',
-    does: 'Reverse-proxied in one hop; the owner applies the rest of this table.',
+    does: 'Proxied to the owner in one hop; the owner applies the rest of this table.',
     decide(situation) {
       const found = strong(situation);
       return found?.owner === 'answers' ? askOwner(situation, found) : null;
@@ -329,8 +329,8 @@ export const ownershipRows: readonly Row[] = [
   {
     id: 'reattached',
     outcome: 'reattached',
-    when: 'The same request, with the same parent, runs here or ended undelivered; its client is gone and its buffer complete.',
-    does: 'The stream is shown from its start, then live; no second generation.',
+    when: 'The same request, with the same parent, runs on this worker or ended undelivered; its client has left and its buffer is complete.',
+    does: 'The stream is shown from its start, then live, without a second generation.',
     decide(situation) {
       const live = strong(situation)?.live;
       if (!live || !mayReattach(situation, live)) return null;
@@ -341,22 +341,22 @@ export const ownershipRows: readonly Row[] = [
     id: 'anchor_not_head',
     outcome: 'forked',
     when: "The anchor is an older turn than its session's head.",
-    does: 'A session of its own starts at that turn if its context is exact or stored upstream; else fails closed.',
+    does: 'A new session starts at that turn if its context is exact or stored upstream; otherwise fails closed.',
     decide: (situation) =>
       situation.candidate?.by === 'anchor' && !situation.candidate.atHead ? fork(situation) : null,
   },
   {
     id: 'anchor_lost',
     outcome: 'expired_continuity',
-    when: 'The anchor is the head of a session whose head cannot be continued any more.',
+    when: 'The anchor is the head of a session, and that head cannot be continued.',
     does: 'Fails closed.',
     decide: ({ candidate }) => (candidate?.by === 'anchor' && candidate.session.anchorLost ? expired : null),
   },
   {
     id: 'owner_awaited',
     outcome: 'stale_recovery',
-    when: 'A turn is active at a worker that does not answer and is not known to be dead; or, idle too, its heartbeat is overdue, or a failover has lost its row.',
-    does: 'Waits, bounded, until that worker answers or is declared dead; else 409 with the rest of its lease as Retry-After.',
+    when: 'A turn is active at a worker that does not answer and is not known to be dead; or the owner, busy or idle, has an overdue heartbeat or lost its row in a failover.',
+    does: 'Waits, for a limited time, until that worker answers or is declared dead; then 409 with the rest of its lease as Retry-After.',
     decide(situation) {
       const found = strong(situation);
       if (!found) return null;
@@ -366,8 +366,8 @@ export const ownershipRows: readonly Row[] = [
   {
     id: 'anchor_held_elsewhere',
     outcome: 'stale_recovery',
-    when: 'Only a socket can hold the anchor, and its worker does not answer but is not known to be dead.',
-    does: 'Waits, bounded, for the owner’s death to be certain: until then the continuity is not known to be lost.',
+    when: 'Only a socket can hold the anchor, and the worker of that socket does not answer and is not known to be dead.',
+    does: 'Waits, for a limited time, until the owner answers or is declared dead: until then the continuity may not be lost.',
     decide(situation) {
       const { candidate, answerable, evidence } = situation;
       // An owner that denies the session holds no socket for it.
@@ -382,19 +382,19 @@ export const sessionRows: readonly Row[] = [
   {
     id: 'queue_full',
     outcome: 'parallel_lane',
-    when: 'As below, but its queue is full and the request names no anchor.',
-    does: 'Runs beside it in a short-lived session without keys: nothing ties it to this socket.',
+    when: 'As in the next row, but the queue is full and the request names no anchor.',
+    does: 'Runs beside it in a short-lived session without keys: the request does not depend on this socket.',
     decide(situation) {
       const live = strong(situation)?.live;
       if (!live?.queueFull || !strong(situation)?.busy || isStreaming(live)) return null;
-      return situation.evidence.anchor === null ? lane(situation) : null;
+      return situation.evidence.anchor === null ? parallelLane(situation) : null;
     },
   },
   {
     id: 'queued',
     outcome: 'live_reuse',
-    when: 'The session here waits for a socket, a start or a settle.',
-    does: 'Queued until that is decided, then placed; refused with Retry-After when the queue is full.',
+    when: 'The session runs on this worker and waits for a socket, a start or a settle.',
+    does: 'Queued until that wait is over, then placed; refused with Retry-After if the queue is full.',
     decide(situation) {
       const found = strong(situation);
       return found?.live && found.busy && !isStreaming(found.live) ? queueBehind(found.live) : null;
@@ -403,8 +403,8 @@ export const sessionRows: readonly Row[] = [
   {
     id: 'busy_anchored',
     outcome: 'forked',
-    when: 'The anchor is the head of a session here in which another turn is on the wire.',
-    does: 'A session of its own starts at that turn if its context is exact or stored upstream; else fails closed.',
+    when: 'The anchor is the head of a session on this worker in which another turn is on the wire.',
+    does: 'A new session starts at that turn if its context is exact or stored upstream; otherwise fails closed.',
     decide({ candidate, ...rest }) {
       if (candidate?.by !== 'anchor' || !candidate.live || !candidate.busy) return null;
       return fork({ candidate, ...rest });
@@ -413,8 +413,8 @@ export const sessionRows: readonly Row[] = [
   {
     id: 'superseded',
     outcome: 'superseded',
-    when: 'Token or hard key name a session here whose running turn no client reads any more.',
-    does: 'That turn is cancelled, its socket retired, and this request runs.',
+    when: 'The token or hard key names a session on this worker whose running turn has lost its client.',
+    does: 'That turn is cancelled, its socket is closed, and this request runs.',
     decide(situation) {
       const found = strong(situation);
       if (!found?.live || !found.busy || found.live.clientAttached) return null;
@@ -424,17 +424,17 @@ export const sessionRows: readonly Row[] = [
   {
     id: 'parallel_lane',
     outcome: 'parallel_lane',
-    when: 'Token or hard key name a session here whose running turn has a client.',
+    when: 'The token or hard key names a session on this worker whose running turn has a client.',
     does: 'Runs beside it in a short-lived session without keys.',
     decide(situation) {
       const found = strong(situation);
-      return found?.live && found.busy ? lane(situation) : null;
+      return found?.live && found.busy ? parallelLane(situation) : null;
     },
   },
   {
     id: 'live_reuse',
     outcome: 'live_reuse',
-    when: 'The session is live and idle here; no anchor, or its socket holds it, or its context is exact or stored.',
+    when: 'The session is live and idle on this worker; the request has no anchor, or the socket holds it, or its context is exact or stored upstream.',
     does: 'The same socket is used.',
     decide(situation) {
       const live = strong(situation)?.live;
@@ -448,8 +448,8 @@ export const sessionRows: readonly Row[] = [
   {
     id: 'stale_recovery',
     outcome: 'stale_recovery',
-    when: 'No worker runs the session; no anchor, or its context is exact or stored upstream.',
-    does: 'Claimed under a new epoch and reconnected; a turn that a dead owner left active becomes lost.',
+    when: 'No worker runs the session; the request has no anchor, or its context is exact or stored upstream.',
+    does: 'Claimed under a new epoch and reconnected; a turn that a dead owner left active is settled as lost.',
     decide(situation) {
       const found = strong(situation);
       if (!found || !isClaimable(found)) return null;
@@ -460,7 +460,7 @@ export const sessionRows: readonly Row[] = [
     id: 'anchor_expired',
     outcome: 'expired_continuity',
     when: 'No socket holds the anchor, it is not stored upstream, and its context cannot be rebuilt exactly.',
-    does: 'Fails closed: the client sends the whole conversation again.',
+    does: 'Fails closed: the client has to send the whole conversation again.',
     decide: ({ candidate }) => (candidate?.by === 'anchor' ? expired : null),
   },
 ];
@@ -473,7 +473,7 @@ export const prefixRows: readonly Row[] = [
   {
     id: 'prefix_settling',
     outcome: 'live_reuse',
-    when: 'The input continues a transcript whose session here is settling a turn.',
+    when: 'The input continues a transcript whose session, on this worker, is settling a turn.',
     does: 'Queued: the turn being settled may be the one the input continues.',
     decide(situation) {
       const live = weak(situation)?.live;
@@ -484,16 +484,16 @@ export const prefixRows: readonly Row[] = [
     id: 'prefix_busy',
     outcome: 'parallel_lane',
     when: 'The input continues a transcript whose session is busy.',
-    does: 'Runs beside it: a common beginning does not make two callers one.',
+    does: 'Runs beside it: two callers may have conversations with the same beginning.',
     decide(situation) {
-      return weak(situation)?.busy ? lane(situation) : null;
+      return weak(situation)?.busy ? parallelLane(situation) : null;
     },
   },
   {
     id: 'prefix_elsewhere',
     outcome: 'forwarded',
-    when: "The input continues another live worker's idle session at its head, or came under a session header; the instance policy is `forward`.",
-    does: 'Forwarded there, where the socket is warm.',
+    when: "The input continues another live worker's idle session, at its head or under a session header; the instance policy is `forward`.",
+    does: 'Forwarded to that worker, which may have an open socket.',
     decide(situation) {
       const found = weak(situation);
       const { evidence, facts } = situation;
@@ -507,7 +507,7 @@ export const prefixRows: readonly Row[] = [
   {
     id: 'prefix_live',
     outcome: 'live_reuse',
-    when: 'The input continues the head of a session that is idle here.',
+    when: 'The input continues the head of a session that is idle on this worker.',
     does: 'The same socket is used.',
     decide(situation) {
       const found = weak(situation);
@@ -527,8 +527,8 @@ export const prefixRows: readonly Row[] = [
   {
     id: 'prefix_edited',
     outcome: 'live_reuse',
-    when: 'The input continues an older turn of a session that is idle here, and came under a session header.',
-    does: 'The same socket is used: its client has edited the conversation, and leaves no second session behind.',
+    when: 'The input continues an older turn of a session that is idle on this worker, under a session header.',
+    does: 'The same socket is used: the client has edited the conversation, so a second session is not needed.',
     decide(situation) {
       const found = weak(situation);
       return found?.live && situation.evidence.hardKey !== null ? use(situation, found.live) : null;
@@ -544,8 +544,8 @@ export const prefixRows: readonly Row[] = [
   {
     id: 'created',
     outcome: 'created',
-    when: 'Nothing is known.',
-    does: 'A new session, under the hard key if the request carries one.',
+    when: 'No earlier row matches.',
+    does: 'A new session is created, under the hard key if the request has one.',
     decide: fresh,
   },
 ];

@@ -134,16 +134,9 @@ export interface Facts {
    */
   repeated?: LocalSession | null;
   /** Turns with the same request, with the workers that ran them. */
-  elsewhere?: readonly Repeated[];
+  remoteRepeats?: readonly Repeated[];
   /** The actor of this scope whose running or undelivered turn has this request's Idempotency-Key. */
   idempotent?: LocalSession | null;
-}
-
-/** Parent and expected head of a turn. They are fixed at admission and are part of the fenced start. */
-export interface Placement {
-  /** Turn that the request continues, or null for a new root. */
-  parent: TurnRow | null;
-  expectedHead: string | null;
 }
 
 export type Decision =

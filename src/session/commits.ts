@@ -1,6 +1,6 @@
 import type { SessionEvent } from '../../machines/session.ts';
 import { isFields, MOST_LEVELS, nestsDeeperThan, parseExact, type Written } from '../json.ts';
-import type { Answer, Fence, KeyRef, RowFace, TurnResult, TurnRow, Writer } from '../store/port.ts';
+import type { Answer, SavedState, TurnResult, TurnRow, Writer } from '../store/port.ts';
 import { shownItems } from '../transcript/client-view.ts';
 import { EMPTY, encodeForms, extendChain, formsOf, type Line, placeAfter, type TurnForms } from '../transcript/line.ts';
 import { keptOutput, replayClassOf } from '../transcript/planner.ts';
@@ -8,8 +8,9 @@ import { namesMade } from '../transcript/provider-ids.ts';
 import { readItem } from '../transcript/read.ts';
 import type { Item, ReadItem } from '../transcript/types.ts';
 import type { UpstreamError } from '../upstream/port.ts';
+import type { SessionCore } from './core.ts';
 import type { Turn } from './turn.ts';
-import type { LaneIdentity } from './turn-queue.ts';
+import type { Head } from './turn-queue.ts';
 
 /**
  * Functions that reduce a provider's answer to the part that is kept: remembered, compared, stored or logged. A
@@ -78,61 +79,11 @@ export function keptError({ status, type, code, param }: UpstreamError): Record<
   return { status, type: word(type), code: word(code), param: word(param) };
 }
 
-/** Session data of a commit. It is read when the commit is made and is the same for every repetition. */
-export interface CommitScene {
-  sessionId: string;
-  scope: string;
-  writer: Writer;
-  epoch: number;
-  upstreamId: string;
-  keys: readonly KeyRef[];
-  /** Turn at which a new session starts; null for a session without a past. */
-  forkHead: string | null;
-  face(): RowFace;
-}
-
-/** Facts that are read at the moment the store's verdict arrives. */
-export interface CommitFacts {
-  socketOpen(): boolean;
-  /**
-   * Returns whether the worker may still start turns under its lease.
-   *
-   * @param leaseLeftMs rest of the worker's lease as reported by the store, in milliseconds
-   */
-  leaseValid(leaseLeftMs: number): boolean;
-  /**
-   * Requests a heartbeat if only the lease is missing, or if the worker's own row may be lost.
-   *
-   * @param fenced true if the store answered that this worker does not own the session, or has no row
-   * @returns false if a heartbeat could not change the result
-   */
-  renew(fenced: boolean): boolean;
-}
-
-export type CommitReply = { event: SessionEvent } | { unknown: string };
-
 /**
- * A late heartbeat is not a lost lease: while the lease is being renewed the answer counts as unknown. The repeated
- * start is answered as already made.
+ * The commits of a session: each one turns one fenced store call into one machine event. `unknown` means that there is
+ * no verdict: the runtime repeats the same call with the same ids until it is answered.
  */
-const started = (facts: CommitFacts, leaseLeftMs: number): CommitReply => {
-  const leaseValid = facts.leaseValid(leaseLeftMs);
-  if (!leaseValid && facts.renew(false)) return { unknown: 'the lease is being renewed' };
-  return { event: { type: 'store.started', socketOpen: facts.socketOpen(), leaseValid } };
-};
-
-const fenced = (facts: CommitFacts, event: SessionEvent): CommitReply =>
-  facts.renew(true) ? { unknown: "the worker's row is being looked at" } : { event };
-
-const noVerdict = (
-  answer: Extract<Answer<never>, { reason: string }>,
-  rowExists: boolean,
-  onRejected: (reason: string) => void,
-): CommitReply => {
-  if (answer.verdict === 'unknown') return { unknown: answer.reason };
-  onRejected(answer.reason);
-  return { event: { type: 'store.rejected', rowExists } };
-};
+export type CommitReply = { event: SessionEvent } | { unknown: string };
 
 const turnStart = (turn: Turn) => ({
   id: turn.id,
@@ -145,85 +96,133 @@ const turnStart = (turn: Turn) => ({
   clientTurnId: turn.evidence.clientTurnId,
 });
 
+/** Commits a new session with its keys and its first turn. */
+export async function commitCreate(session: SessionCore, turn: Turn): Promise<CommitReply> {
+  const { scope, keys, forkHeadId: headTurnId, env } = session;
+  const model = typeof turn.request.body.model === 'string' ? turn.request.body.model : null;
+  const answer = await env.store.create({
+    ...callOf(session),
+    scope,
+    keys,
+    upstreamId: env.target.id,
+    model,
+    headTurnId,
+    turn: turnStart(turn),
+  });
+  switch (answer.verdict) {
+    case 'ok':
+    case 'already':
+      return started(session, answer.leaseLeftMs);
+    case 'fenced':
+      return fenced(session, { type: 'store.not_created' });
+    case 'key_taken':
+      return { event: { type: 'store.not_created' } };
+    default:
+      return noVerdict(session, answer, false);
+  }
+}
+
+/** Commits the start of a turn of an existing session. */
+export async function commitStart(session: SessionCore, turn: Turn): Promise<CommitReply> {
+  const { expectedHead } = turn;
+  const answer = await session.env.store.start({ ...callOf(session), expectedHead, turn: turnStart(turn) });
+  switch (answer.verdict) {
+    case 'ok':
+    case 'already':
+      return started(session, answer.leaseLeftMs);
+    case 'head_moved':
+      return { event: { type: 'store.head_moved' } };
+    case 'busy':
+      return { event: { type: 'store.busy' } };
+    case 'fenced':
+      return fenced(session, { type: 'store.fenced' });
+    case 'ended':
+      return { event: { type: 'store.fenced' } };
+    default:
+      return noVerdict(session, answer, true);
+  }
+}
+
+/** Commits the end of a turn. */
+export function commitSettle(session: SessionCore, turn: Turn, result: TurnResult): Promise<CommitReply> {
+  return settle(session, turn.id, result, () => ({ type: 'store.settled', socketOpen: session.socket.open }));
+}
+
+/** Settles as `lost` an active turn of this epoch that no actor runs, so that the session can start another one. */
+export function commitOrphan(session: SessionCore, turnId: string): Promise<CommitReply> {
+  return settle(session, turnId, bareResult('lost', null), () => ({ type: 'store.cleared' }));
+}
+
+async function settle(
+  session: SessionCore,
+  turnId: string,
+  result: TurnResult,
+  settled: () => SessionEvent,
+): Promise<CommitReply> {
+  const answer = await session.env.store.settle({ ...callOf(session), turnId, result });
+  switch (answer.verdict) {
+    case 'ok':
+    case 'already':
+      return { event: settled() };
+    case 'branch':
+      return { event: { type: 'store.fenced' } };
+    default:
+      return noVerdict(session, answer, true);
+  }
+}
+
+/** Returns what every fence call of a session contains. It is read when the call is made. */
+function callOf(session: SessionCore): Writer & { sessionId: string; epoch: number; saved: SavedState } {
+  const { workerId: me, nonce, id: sessionId, epoch } = session;
+  return { me, nonce, sessionId, epoch, saved: session.saved() };
+}
+
 /**
- * Creates the session's commits. Each one turns one fenced store call into one machine event. `unknown` means that
- * there is no verdict: the runtime repeats the same call with the same ids until it is answered.
+ * A late heartbeat is not a lost lease: while the lease is being renewed the answer counts as unknown. The repeated
+ * start is answered as already made.
  *
- * @param onRejected called with the store's reason when it rejects a commit
+ * @param leaseLeftMs rest of the worker's lease as reported by the store, in milliseconds
  */
-export function createCommits(
-  store: Fence,
-  scene: CommitScene,
-  facts: CommitFacts,
-  onRejected: (reason: string) => void,
-) {
-  const base = () => ({ ...scene.writer, sessionId: scene.sessionId, epoch: scene.epoch, face: scene.face() });
+function started(session: SessionCore, leaseLeftMs: number): CommitReply {
+  const leaseValid = leaseLeftMs >= session.env.config.deadlines.leaseMargin && session.maySend;
+  if (!leaseValid && awaitHeartbeat(session, false)) return { unknown: 'the lease is being renewed' };
+  return { event: { type: 'store.started', socketOpen: session.socket.open, leaseValid } };
+}
 
-  const settle = async (turnId: string, result: TurnResult, done: () => SessionEvent): Promise<CommitReply> => {
-    const answer = await store.settle({ ...base(), turnId, result });
-    switch (answer.verdict) {
-      case 'ok':
-      case 'already':
-        return { event: done() };
-      case 'branch':
-        return { event: { type: 'store.fenced' } };
-      default:
-        return noVerdict(answer, true, onRejected);
-    }
-  };
+function fenced(session: SessionCore, event: SessionEvent): CommitReply {
+  return awaitHeartbeat(session, true) ? { unknown: "the worker's row is being looked at" } : { event };
+}
 
-  return {
-    async create(turn: Turn): Promise<CommitReply> {
-      const { scope, keys, upstreamId, forkHead: headTurnId } = scene;
-      const model = typeof turn.request.body.model === 'string' ? turn.request.body.model : null;
-      const answer = await store.create({
-        ...base(),
-        scope,
-        keys,
-        upstreamId,
-        model,
-        headTurnId,
-        turn: turnStart(turn),
-      });
-      switch (answer.verdict) {
-        case 'ok':
-        case 'already':
-          return started(facts, answer.leaseLeftMs);
-        case 'fenced':
-          return fenced(facts, { type: 'store.not_created' });
-        case 'key_taken':
-          return { event: { type: 'store.not_created' } };
-        default:
-          return noVerdict(answer, false, onRejected);
-      }
-    },
+/**
+ * Requests a heartbeat if only the lease is missing, or if the worker's own row may be lost.
+ *
+ * @param isFenced true if the store answered that this worker does not own the session, or has no row
+ * @returns false if a heartbeat could not change the result
+ */
+function awaitHeartbeat(session: SessionCore, isFenced: boolean): boolean {
+  const { worker, clock } = session.env;
+  // A dead identity cannot be renewed. If the store still answers `fenced` after a confirmed heartbeat, the fence is
+  // final.
+  const confirmed = !isFenced || (session.fencedAt !== null && worker.confirmedAt >= session.fencedAt);
+  if (!session.ownsWorkerId || (confirmed && session.maySend)) {
+    session.fencedAt = null;
+    return false;
+  }
+  if (isFenced) session.fencedAt ??= clock.now();
+  worker.doubt();
+  return true;
+}
 
-    async start(turn: Turn): Promise<CommitReply> {
-      const answer = await store.start({ ...base(), expectedHead: turn.expectedHead, turn: turnStart(turn) });
-      switch (answer.verdict) {
-        case 'ok':
-        case 'already':
-          return started(facts, answer.leaseLeftMs);
-        case 'head_moved':
-          return { event: { type: 'store.head_moved' } };
-        case 'busy':
-          return { event: { type: 'store.busy' } };
-        case 'fenced':
-          return fenced(facts, { type: 'store.fenced' });
-        case 'ended':
-          return { event: { type: 'store.fenced' } };
-        default:
-          return noVerdict(answer, true, onRejected);
-      }
-    },
-
-    settle: (turn: Turn, result: TurnResult): Promise<CommitReply> =>
-      settle(turn.id, result, () => ({ type: 'store.settled', socketOpen: facts.socketOpen() })),
-
-    /** Settles as `lost` an active turn of this epoch that no actor runs, so that the lane can start another one. */
-    orphan: (turnId: string): Promise<CommitReply> =>
-      settle(turnId, bareResult('lost', null), () => ({ type: 'store.cleared' })),
-  };
+function noVerdict(
+  session: SessionCore,
+  answer: Extract<Answer<never>, { reason: string }>,
+  rowExists: boolean,
+): CommitReply {
+  if (answer.verdict === 'unknown') return { unknown: answer.reason };
+  const { id, epoch, env } = session;
+  session.rejection = answer.reason.slice(0, 300);
+  env.log.error({ session: id, epoch, reason: session.rejection }, 'the store rejected a commit');
+  return { event: { type: 'store.rejected', rowExists } };
 }
 
 /** Returns a turn result without content. */
@@ -243,15 +242,6 @@ export function bareResult(state: TurnResult['state'], usage: unknown, error: un
     usage,
     error,
   };
-}
-
-/** The last turn of a session's line, as known to the session. */
-export interface Head {
-  row: TurnRow;
-  /** Null if the forms of some ancestor are not known here. */
-  line: Line | null;
-  /** Fingerprints by which requests find the turn. */
-  places: readonly string[];
 }
 
 const textsOf = (items: readonly Written<Item>[]) => items.map(({ json }) => json);
@@ -348,14 +338,8 @@ function shownBeforeItFailed({ evidence, streamed, hideEncrypted }: Turn): reado
 /**
  * Returns the result to settle for a turn, and the row that the turn becomes if it is a head. Only `completed` and
  * `incomplete` turns have content; the others can never be continued.
- *
- * @param mostBytes maximum number of bytes of items stored for one line
  */
-export function turnResult(
-  turn: Turn,
-  lane: LaneIdentity & { storedBytes: number; readonly line: Line | null },
-  mostBytes: number,
-): { result: TurnResult; head: Head | null } {
+export function turnResult(turn: Turn, session: SessionCore): { result: TurnResult; head: Head | null } {
   const state = turn.ending?.state ?? 'lost';
   const error = errorOf(turn);
   if (state !== 'completed' && state !== 'incomplete')
@@ -373,8 +357,9 @@ export function turnResult(
   const items = { input: textsOf(input), output: textsOf(turn.output) };
   const bytes = inputBytes(turn, items.input) + bytesOf(items.output);
   // A line above the size limit is not stored any further; after that it cannot be resent either.
-  const tooMuch = lane.storedBytes + bytes > mostBytes;
-  if (!tooMuch) lane.storedBytes += bytes;
+  const { turns } = session;
+  const tooMuch = turns.storedBytes + bytes > session.env.config.limits.transcriptBytes;
+  if (!tooMuch) turns.storedBytes += bytes;
   const replay =
     !known || tooMuch || turn.inexact
       ? 'anchor_only'
@@ -401,11 +386,11 @@ export function turnResult(
   };
   const row: TurnRow = {
     id: turn.id,
-    sessionId: lane.id,
-    scope: lane.scope,
+    sessionId: session.id,
+    scope: session.scope,
     parentTurnId: parent?.id ?? null,
-    epoch: lane.epoch,
-    authorWorkerId: lane.workerId,
+    epoch: session.epoch,
+    authorWorkerId: session.workerId,
     shape: evidence.shape,
     state,
     responseId: turn.responseId,
@@ -419,7 +404,10 @@ export function turnResult(
     credentialFp: evidence.credentialFp,
     clientTurnId: evidence.clientTurnId,
   };
-  return { result, head: { row, line: found && lineAfter(turn, found.forms, lane.line), places: found?.places ?? [] } };
+  return {
+    result,
+    head: { row, line: found && lineAfter(turn, found.forms, turns.line), places: found?.places ?? [] },
+  };
 }
 
 /**

@@ -1,28 +1,21 @@
 import { createHash } from 'node:crypto';
 import { isDeepStrictEqual } from 'node:util';
-import type { Config } from '../config.ts';
 import { IDEMPOTENCY_HEADER, THREAD_HEADER, TURN_METADATA_HEADER, TURN_STATE_HEADER } from '../headers.ts';
 import { mayBeParent, tellsRepeats } from '../resolve/situation.ts';
 import { explain, type Resolution } from '../resolve/table.ts';
 import type { Decision, Evidence, Facts, Likeness, LocalSession } from '../resolve/types.ts';
-import {
-  type KeyRef,
-  type Lookup,
-  type LookupResult,
-  MOST_CANDIDATES,
-  type SessionStore,
-  type TurnRow,
-} from '../store/port.ts';
+import { type KeyRef, type Lookup, type LookupResult, MOST_CANDIDATES, type TurnRow } from '../store/port.ts';
 import { scopeKindOf, type Tokens } from '../token/token.ts';
 import { continuedBy, decodeForms, type Line } from '../transcript/line.ts';
 import { COMPARISON_PATH } from '../transcript/provider-ids.ts';
 import { LONGEST_METADATA } from '../transcript/read.ts';
 import type { Names, RequestBody } from '../transcript/types.ts';
+import type { SessionEnv } from './core.ts';
 import { itemsOf, loadContents, referencesTo } from './planning.ts';
 import type { TurnRequest } from './port.ts';
 import type { Session } from './session.ts';
-import type { Roster } from './session-registry.ts';
-import type { KnownTurn, Turn } from './turn.ts';
+import type { SessionRegistry } from './session-registry.ts';
+import type { Turn, TurnWithLine } from './turn.ts';
 
 /** Session headers, strongest first. A request uses exactly one. */
 const sessionHeaders = ['session-id', 'session_id', 'x-session-id', 'x-session-affinity'] as const;
@@ -130,26 +123,10 @@ export function classify({ request, tokens, limits }: ClassifyInput): Evidence {
   };
 }
 
-export interface DeciderOptions {
-  store: SessionStore;
-  roster: Roster;
-  me(): string;
-  instancePolicy: Config['instancePolicy'];
-  /** Time for which an ended turn is kept for its client, in milliseconds. */
-  graceMs: number;
-  /** True if other workers may use the same store. */
-  shared: boolean;
-  /**
-   * Returns whether the upstream resolves ids of stored responses on any connection, as far as is known for that
-   * credential.
-   */
-  takesAnchors(credentialFp: string): boolean;
-}
-
 type Candidate = LookupResult['candidates'][number];
 
 /** Turns of which the request may be a repeat. */
-type RunsAlready = Pick<Facts, 'idempotent' | 'repeated' | 'elsewhere'>;
+type RunsAlready = Pick<Facts, 'idempotent' | 'repeated' | 'remoteRepeats'>;
 
 /** Maximum number of turns with the same items up to a place that are compared with one request. */
 const MOST_ALIKE = 64;
@@ -158,7 +135,7 @@ const MOST_ALIKE = 64;
  * Returns whether this worker runs the turn, as opposed to refusing it, forwarding it or attaching it to another
  * stream.
  */
-const runsHere = ({ do: act }: Decision) =>
+const runsOnThisWorker = ({ do: act }: Decision) =>
   act !== 'refuse' && act !== 'forward' && act !== 'await_owner' && act !== 'reattach';
 
 /** Returns whether all candidates end at the same place and fill the look-up's limit: more turns may end at that place. */
@@ -166,22 +143,92 @@ const crowded = ({ candidates }: LookupResult) =>
   candidates.length === MOST_CANDIDATES &&
   candidates.every(({ turn }) => turn.clientFp !== null && turn.clientFp === candidates[0]!.turn.clientFp);
 
-/**
- * Creates the function that collects the facts about a request and resolves it.
- *
- * @returns a function that rejects with `StoreUnavailable` if the store does not answer
- */
-export function createDecider({ store, roster, me, instancePolicy, graceMs, shared, takesAnchors }: DeciderOptions) {
+const holdsAConversation = ({ turns: { attachable, head } }: Session) =>
+  attachable !== null || (head !== null && head.transcriptFp !== null);
+
+/** Collects the facts about requests and resolves them. */
+export class Decider {
+  readonly #env: SessionEnv;
+  readonly #registry: SessionRegistry;
+  readonly #shared: boolean;
+
+  /** @param shared true if other workers may use the same store */
+  constructor(env: SessionEnv, registry: SessionRegistry, shared: boolean) {
+    this.#env = env;
+    this.#registry = registry;
+    this.#shared = shared;
+  }
+
+  /**
+   * Decides what happens with a request. Writes what it learned about the request's context to the turn.
+   *
+   * @throws StoreUnavailable if the store does not answer
+   */
+  async decide(turn: Turn): Promise<Decision> {
+    const { evidence } = turn;
+    const repeated = this.#registry.repeated(evidence.scope, evidence.requestFp);
+    // A repeated request may already be running, or be finished, on another worker: do not start a second generation.
+    const warm = turn.placement.resolutions === 1 && !repeated && !evidence.repeats ? this.#withoutLookup(turn) : null;
+    if (warm) return warm;
+    const named = evidence.hardKey !== null || evidence.token.kind === 'ours';
+    const remoteRepeats = this.#findRemoteRepeats(turn, repeated, named);
+    const runsAlready = async (): Promise<RunsAlready> => ({
+      idempotent: this.#registry.withIdempotencyKey(evidence.scope, evidence.idempotencyKey),
+      repeated,
+      remoteRepeats: await remoteRepeats,
+    });
+    const query: Lookup = {
+      scope: evidence.scope,
+      anchor: evidence.anchor,
+      tokenSessionId: evidence.token.kind === 'ours' ? evidence.token.sessionId : null,
+      hardKey: evidence.hardKey,
+    };
+    const search = evidence.anchor === null && turn.items.list.length > 0;
+    let rows: LookupResult | null = null;
+    let known: (Candidate & TurnWithLine) | null = null;
+    if (named || !search) {
+      rows = await this.#env.store.lookup(query);
+      const forward = search ? this.#forwardToNamedOwner(turn, rows, await runsAlready()) : null;
+      if (forward) return forward;
+      const head = search ? this.#namedHead(turn, rows) : null;
+      known = head && (await this.#verified(turn, [head]));
+    }
+    // The request names no session, or its client has edited, compacted or forked the conversation.
+    if (search && !known) ({ rows, known } = await this.#continued(turn, query));
+    rows ??= await this.#env.store.lookup(query);
+    const like: Likeness | null = known
+      ? { turn: known.turn, session: known.session, exact: true }
+      : search && rows.candidates[0]
+        ? { ...rows.candidates[0], exact: false }
+        : null;
+    turn.placement.namedByKey = rows.keyed?.id ?? null;
+    turn.ancestor = known ?? turn.ancestor;
+    turn.anchor = rows.anchor?.turn ?? null;
+    const local = this.#registry.views(rows, like?.session ?? null, evidence.scope, evidence.anchor);
+    const foreignReference = await this.#readReferences(turn, turn.ancestor?.row ?? turn.anchor);
+    return this.#resolved(turn, {
+      me: this.#env.worker.id,
+      rows,
+      local,
+      attempts: turn.placement.attempts,
+      instancePolicy: this.#env.config.instancePolicy,
+      like,
+      apart: this.#isApart(turn, rows, like),
+      foreignReference: foreignReference ?? ((await this.#ownsComparison(turn)) ? null : COMPARISON_PATH),
+      ...(await runsAlready()),
+    });
+  }
+
   /**
    * Resolves the request. Reads the anchor's lineage only if it changes the decision, or if the turn will run here and
    * may need it. Not read for a request that another worker serves, nor if a socket here, or the provider, holds the
    * anchor.
    */
-  async function resolved(turn: Turn, facts: Omit<Facts, 'anchorExact'>): Promise<Decision> {
+  async #resolved(turn: Turn, facts: Omit<Facts, 'anchorExact'>): Promise<Decision> {
     const { evidence } = turn;
     const given = (anchorExact: boolean | null) => explain(evidence, { ...facts, anchorExact });
     const by = ({ row, decision }: Resolution): Decision => {
-      turn.decidedBy = row.id;
+      turn.placement.decidedBy = row.id;
       return decision;
     };
     if (!facts.rows.anchor) return by(given(null));
@@ -192,33 +239,33 @@ export function createDecider({ store, roster, me, instancePolicy, graceMs, shar
     if (held && !view?.busy) return by(given(true));
     const [exact, inexact] = [given(true), given(false)];
     const kept = anchor.storedUpstream && anchor.credentialFp === evidence.credentialFp;
-    const unneeded = !runsHere(exact.decision) || (kept && takesAnchors(evidence.credentialFp));
+    const unneeded = !runsOnThisWorker(exact.decision) || (kept && this.#takesAnchors(evidence.credentialFp));
     if (unneeded && isDeepStrictEqual(exact.decision, inexact.decision)) return by(exact);
-    turn.history ??= itemsOf(await store.lineage(evidence.scope, anchor.id));
+    turn.history ??= itemsOf(await this.#env.store.lineage(evidence.scope, anchor.id));
     return by(turn.history === null ? inexact : exact);
   }
 
   /**
    * Returns the decision to forward a request to the owner of the session that its thread or token names. The owner
-   * then determines what the request's items continue. Null if that has to be determined here.
+   * then determines what the request's items continue. Null if this worker has to determine that.
    */
-  function passedOn(turn: Turn, rows: LookupResult, known: RunsAlready): Decision | null {
-    const { evidence, attempts } = turn;
+  #forwardToNamedOwner(turn: Turn, rows: LookupResult, known: RunsAlready): Decision | null {
+    const { evidence, placement } = turn;
     // A session header is only a hint: the items may show that the request belongs to another conversation.
     if (evidence.hardKey?.kind === 'session' && evidence.token.kind !== 'ours') return null;
-    const local = roster.views(rows, null, evidence.scope, null);
+    const local = this.#registry.views(rows, null, evidence.scope, null);
     const { row, decision } = explain(evidence, {
       ...known,
-      me: me(),
+      me: this.#env.worker.id,
       rows,
       local,
-      attempts,
-      instancePolicy,
+      attempts: placement.attempts,
+      instancePolicy: this.#env.config.instancePolicy,
       anchorExact: null,
       like: null,
     });
     if (decision.do !== 'forward') return null;
-    turn.decidedBy = row.id;
+    turn.placement.decidedBy = row.id;
     return decision;
   }
 
@@ -226,18 +273,18 @@ export function createDecider({ store, roster, me, instancePolicy, graceMs, shar
    * Returns a decision without a look-up, if the request certainly continues a session that is idle here with an open
    * socket. This is the most frequent case; if the rows have changed since, the fenced start fails.
    */
-  function certain(turn: Turn): Decision | null {
+  #withoutLookup(turn: Turn): Decision | null {
     const { evidence } = turn;
     // Only the store knows which scope owns the items that an anchored request references.
     if (evidence.comparison !== null || (evidence.anchor !== null && evidence.references.length > 0)) return null;
     // The same holds for the other provider-side ids in the request.
     if (evidence.owned.size > evidence.references.length) return null;
-    for (const session of roster.certain(evidence, () => turn.items.places)) {
-      const { head, line } = session;
+    for (const session of this.#registry.warm(evidence, () => turn.items.places)) {
+      const { head, line } = session.turns;
       if (!head) continue;
-      if (evidence.anchor === null && !continuesWarm(turn, head, line)) continue;
+      if (evidence.anchor === null && !this.#continuesWarm(turn, head, line)) continue;
       turn.anchor = evidence.anchor === null ? null : head;
-      turn.decidedBy = null;
+      turn.placement.decidedBy = null;
       return { do: 'use', outcome: 'live_reuse', sessionId: session.id, epoch: session.epoch, anchor: turn.anchor };
     }
     return null;
@@ -247,7 +294,7 @@ export function createDecider({ store, roster, me, instancePolicy, graceMs, shar
    * Returns whether the request continues this local head and adds only items that the client wrote. In that case no
    * other turn can match more of the request.
    */
-  function continuesWarm(turn: Turn, head: TurnRow, line: Line | null): boolean {
+  #continuesWarm(turn: Turn, head: TurnRow, line: Line | null): boolean {
     const count = line && continuedBy(line, turn.items);
     if (count === null) return false;
     const { references, credentialFp, contextFp } = turn.evidence;
@@ -261,37 +308,38 @@ export function createDecider({ store, roster, me, instancePolicy, graceMs, shar
    * Returns the line that ends at a turn: from the local session that ended it, otherwise from the store. Null if it
    * cannot be reconstructed.
    */
-  async function lineOf(scope: string, { turn, session }: Candidate): Promise<Line | null> {
-    const here = session && roster.get(session.id);
-    if (here?.line?.turnId === turn.id) return here.line;
+  async #lineOf(scope: string, { turn, session }: Candidate): Promise<Line | null> {
+    const local = session && this.#registry.get(session.id);
+    if (local?.turns.line?.turnId === turn.id) return local.turns.line;
     let line: Line | null = null;
-    for (const { id, parentTurnId, forms: text } of await store.line(scope, turn.id)) {
+    for (const { id, parentTurnId, forms: text } of await this.#env.store.line(scope, turn.id)) {
       const forms = text === null ? null : decodeForms(text);
       // The ancestors of this turn are unknown, so that only an output that begins with a compaction can be recognised.
       const detached: boolean = parentTurnId !== null && line === null;
       line = forms && (!detached || forms.begins.length > 0) ? { turnId: id, forms, parent: line, detached } : null;
     }
-    if (line) here?.learnLine(line);
+    if (line) local?.learnLine(line);
     return line;
   }
 
-  const isBusy = ({ session }: Candidate): boolean =>
-    session !== null && (roster.get(session.id)?.view().busy ?? session.activeTurnId !== null);
+  #isBusy({ session }: Candidate): boolean {
+    return session !== null && (this.#registry.get(session.id)?.view().busy ?? session.activeTurnId !== null);
+  }
 
   /**
    * Returns the deepest candidate whose line is exactly the start of the request. Prefers an idle session over a busy
    * one.
    */
-  async function verified(turn: Turn, candidates: readonly Candidate[]): Promise<(Candidate & KnownTurn) | null> {
-    let busy: (Candidate & KnownTurn) | null = null;
+  async #verified(turn: Turn, candidates: readonly Candidate[]): Promise<(Candidate & TurnWithLine) | null> {
+    let busy: (Candidate & TurnWithLine) | null = null;
     let deepest = 0;
     for (const candidate of candidates) {
       if (!mayBeParent(candidate.turn)) continue;
-      const line = await lineOf(turn.evidence.scope, candidate);
+      const line = await this.#lineOf(turn.evidence.scope, candidate);
       const count = line && continuedBy(line, turn.items);
       if (line === null || count === null || count < deepest) continue;
       // Among conversations with identical items, use one that is idle; the others may be running a turn.
-      if (!isBusy(candidate)) return { ...candidate, row: candidate.turn, line };
+      if (!this.#isBusy(candidate)) return { ...candidate, row: candidate.turn, line };
       busy ??= { ...candidate, row: candidate.turn, line };
       deepest = count;
     }
@@ -304,12 +352,12 @@ export function createDecider({ store, roster, me, instancePolicy, graceMs, shar
    * @returns that turn with the rows of the look-up that found it; the rows of the first look-up if there is no such
    *   turn
    */
-  async function continued(turn: Turn, query: Lookup) {
+  async #continued(turn: Turn, query: Lookup) {
     const search = { ...query, places: turn.items.places };
-    const first = await store.lookup(search);
+    const first = await this.#env.store.lookup(search);
     const seen: string[] = [];
-    for (let rows = first; ; rows = await store.lookup({ ...search, besides: seen })) {
-      const known = await verified(turn, rows.candidates);
+    for (let rows = first; ; rows = await this.#env.store.lookup({ ...search, besides: seen })) {
+      const known = await this.#verified(turn, rows.candidates);
       if (known) return { rows, known };
       seen.push(...rows.candidates.map((candidate) => candidate.turn.id));
       if (!crowded(rows) || seen.length >= MOST_ALIKE) return { rows: first, known: null };
@@ -317,7 +365,7 @@ export function createDecider({ store, roster, me, instancePolicy, graceMs, shar
   }
 
   /** Returns the head of the session that token or key name, as a candidate, if the request's items may continue it. */
-  function namedHead(turn: Turn, { token, keyed, heads }: LookupResult): Candidate | null {
+  #namedHead(turn: Turn, { token, keyed, heads }: LookupResult): Candidate | null {
     const session = token ?? keyed;
     const head = heads.get(session?.headTurnId ?? '');
     if (!session || !head?.transcriptFp) return null;
@@ -328,22 +376,19 @@ export function createDecider({ store, roster, me, instancePolicy, graceMs, shar
    * Returns whether a request with a session header belongs to another conversation than the header's own session. A
    * header that names no session yet does not pull a conversation away from a session that no key names.
    */
-  function isApart(turn: Turn, { keyed, heads, named }: LookupResult, like: Likeness | null): boolean {
+  #isApart(turn: Turn, { keyed, heads, named }: LookupResult, like: Likeness | null): boolean {
     const { hardKey, anchor, token, requestFp } = turn.evidence;
     if (hardKey?.kind !== 'session' || anchor !== null || token.kind === 'ours') return false;
     if (!keyed) return like?.exact === true && like.session !== null && !named.has(like.session.id);
     if (like) return like.session?.id !== keyed.id;
-    const here = roster.get(keyed.id);
-    if (here?.epoch === keyed.epoch)
-      return here.head?.requestFp !== requestFp && !here.related(turn) && holdsAConversation(here);
+    const local = this.#registry.get(keyed.id);
+    if (local?.epoch === keyed.epoch)
+      return local.turns.head?.requestFp !== requestFp && !local.related(turn) && holdsAConversation(local);
     // Only the worker of a running turn knows the turn's request.
     if (keyed.activeTurnId !== null) return false;
     const head = heads.get(keyed.headTurnId ?? '');
     return head !== undefined && head.transcriptFp !== null && head.requestFp !== requestFp;
   }
-
-  const holdsAConversation = ({ head, attachable }: Session) =>
-    attachable !== null || (head !== null && head.transcriptFp !== null);
 
   /**
    * Determines which referenced items the provider can look up, and loads the contents of the others.
@@ -351,10 +396,10 @@ export function createDecider({ store, roster, me, instancePolicy, graceMs, shar
    * @returns the path of the first field that names an object which the scope did not create; null if there is none,
    *   and always null with the client's own credential
    */
-  async function readReferences(turn: Turn, within: TurnRow | null): Promise<string | null> {
+  async #readReferences(turn: Turn, within: TurnRow | null): Promise<string | null> {
     const { scope, references, owned, credentialFp, credentialIsClients } = turn.evidence;
     if (references.length === 0 && owned.size === 0) return null;
-    const rows = await referencesTo(store, scope, [...new Set([...references, ...owned.keys()])]);
+    const rows = await referencesTo(this.#env.store, scope, [...new Set([...references, ...owned.keys()])]);
     const stored = new Set(
       rows.filter((row) => row.storedUpstream && row.credentialFp === credentialFp).map(({ itemId }) => itemId),
     );
@@ -362,7 +407,7 @@ export function createDecider({ store, roster, me, instancePolicy, graceMs, shar
     if (missing.size > 0) {
       const turnIds = new Set(rows.filter(({ itemId }) => missing.has(itemId)).map(({ turnId }) => turnId));
       if (within) turnIds.add(within.id);
-      turn.contents = await loadContents(store, scope, turnIds, [...missing]);
+      turn.contents = await loadContents(this.#env.store, scope, turnIds, [...missing]);
     }
     if (credentialIsClients) return null;
     const made = new Set(rows.map(({ itemId }) => itemId));
@@ -374,82 +419,38 @@ export function createDecider({ store, roster, me, instancePolicy, graceMs, shar
    * Looks up turns on other workers that this request may repeat. Skipped if a local turn was found, or if there are no
    * other workers to ask.
    */
-  function mayRunElsewhere(
+  #findRemoteRepeats(
     { evidence }: Turn,
     repeated: LocalSession | null,
     named: boolean,
-  ): Promise<Facts['elsewhere']> {
-    const alone = !shared || instancePolicy !== 'forward' || repeated !== null;
+  ): Promise<Facts['remoteRepeats']> {
+    const { instancePolicy, deadlines } = this.#env.config;
+    const alone = !this.#shared || instancePolicy !== 'forward' || repeated !== null;
     if (alone || !(named || tellsRepeats(evidence))) return Promise.resolve([]);
-    const found = store.repeated(evidence.scope, evidence.requestFp, graceMs);
+    const found = this.#env.store.repeated(evidence.scope, evidence.requestFp, deadlines.grace);
     // The promise is awaited later, or never if another read fails first: avoid an unhandled rejection.
     found.catch(() => {});
     return found;
   }
 
-  return async function decide(turn: Turn): Promise<Decision> {
-    const { evidence } = turn;
-    const repeated = roster.repeated(evidence.scope, evidence.requestFp);
-    // A repeated request may already be running, or be finished, on another worker: do not start a second generation
-    // here.
-    const here = turn.resolutions === 1 && !repeated && !evidence.repeats ? certain(turn) : null;
-    if (here) return here;
-    const named = evidence.hardKey !== null || evidence.token.kind === 'ours';
-    const asked = mayRunElsewhere(turn, repeated, named);
-    const runsAlready = async (): Promise<RunsAlready> => ({
-      idempotent: roster.withIdempotencyKey(evidence.scope, evidence.idempotencyKey),
-      repeated,
-      elsewhere: await asked,
-    });
-    const query: Lookup = {
-      scope: evidence.scope,
-      anchor: evidence.anchor,
-      tokenSessionId: evidence.token.kind === 'ours' ? evidence.token.sessionId : null,
-      hardKey: evidence.hardKey,
-    };
-    const search = evidence.anchor === null && turn.items.list.length > 0;
-    let rows: LookupResult | null = null;
-    let known: (Candidate & KnownTurn) | null = null;
-    if (named || !search) {
-      rows = await store.lookup(query);
-      const away = search ? passedOn(turn, rows, await runsAlready()) : null;
-      if (away) return away;
-      const head = search ? namedHead(turn, rows) : null;
-      known = head && (await verified(turn, [head]));
-    }
-    // The request names no session, or its client has edited, compacted or forked the conversation.
-    if (search && !known) ({ rows, known } = await continued(turn, query));
-    rows ??= await store.lookup(query);
-    const like: Likeness | null = known
-      ? { turn: known.turn, session: known.session, exact: true }
-      : search && rows.candidates[0]
-        ? { ...rows.candidates[0], exact: false }
-        : null;
-    turn.namedByKey = rows.keyed?.id ?? null;
-    turn.ancestor = known ?? turn.ancestor;
-    turn.anchor = rows.anchor?.turn ?? null;
-    const local = roster.views(rows, like?.session ?? null, evidence.scope, evidence.anchor);
-    const foreignReference = await readReferences(turn, turn.ancestor?.row ?? turn.anchor);
-    return resolved(turn, {
-      me: me(),
-      rows,
-      local,
-      attempts: turn.attempts,
-      instancePolicy,
-      like,
-      apart: isApart(turn, rows, like),
-      foreignReference: foreignReference ?? ((await ownsComparison(turn)) ? null : COMPARISON_PATH),
-      ...(await runsAlready()),
-    });
-  };
-
   /**
    * Returns whether the scope may use the response that the request names for comparison. Under a shared credential it
    * must be a response of the scope itself.
    */
-  async function ownsComparison({ evidence }: Turn): Promise<boolean> {
+  async #ownsComparison({ evidence }: Turn): Promise<boolean> {
     const { comparison, scope, credentialIsClients } = evidence;
     if (comparison === null || credentialIsClients) return true;
-    return (await store.lookup({ scope, anchor: comparison, tokenSessionId: null, hardKey: null })).anchor !== null;
+    return (
+      (await this.#env.store.lookup({ scope, anchor: comparison, tokenSessionId: null, hardKey: null })).anchor !== null
+    );
+  }
+
+  /**
+   * Returns whether the upstream resolves ids of stored responses on any connection, as far as is known for that
+   * credential.
+   */
+  #takesAnchors(credentialFp: string): boolean {
+    const { abilities, target } = this.#env;
+    return abilities.takesAnchors({ targetId: target.id, credentialFp });
   }
 }

@@ -1,13 +1,15 @@
-import type { Clock } from '../clock.ts';
-import type { Config } from '../config.ts';
 import { BridgeError } from '../errors.ts';
 import type { AttemptFact, Decision } from '../resolve/types.ts';
-import type { SessionStore, TurnEnd } from '../store/port.ts';
+import type { TurnEnd } from '../store/port.ts';
+import type { SessionEnv } from './core.ts';
 import type { ClientSink, TurnRequest } from './port.ts';
-import type { Turn } from './turn.ts';
+import type { Placement, Turn } from './turn.ts';
 
 /** Wait before the second repetition of a placement attempt, in milliseconds. Each later wait doubles. */
 const FLOOR = 25;
+
+/** The part of a worker's environment that placement needs. */
+type Env = Pick<SessionEnv, 'store' | 'clock' | 'config'>;
 
 /**
  * Waits between two placement attempts of a request. The first repetition follows at once; the waits before later ones
@@ -15,16 +17,12 @@ const FLOOR = 25;
  *
  * @returns false if the request has ended or was held for `requestHold`: do not try again
  */
-export type Rest = (turn: Turn) => Promise<boolean>;
-
-/** Creates the wait between two placement attempts. */
-export function createRest(clock: Clock, deadlines: Pick<Config['deadlines'], 'ownerPoll' | 'requestHold'>): Rest {
-  return async (turn) => {
-    const ms = turn.rests === 0 ? 0 : Math.min(deadlines.ownerPoll, FLOOR * 2 ** Math.min(turn.rests - 1, 16));
-    turn.rests += 1;
-    if (ms > 0) await new Promise<void>((over) => clock.after(ms, over));
-    return !turn.stream.finished && clock.now() < turn.times.received + deadlines.requestHold;
-  };
+export async function waitToRetry({ clock, config }: Env, { placement, stream, times }: Turn): Promise<boolean> {
+  const { ownerPoll, requestHold } = config.deadlines;
+  const ms = placement.waits === 0 ? 0 : Math.min(ownerPoll, FLOOR * 2 ** Math.min(placement.waits - 1, 16));
+  placement.waits += 1;
+  if (ms > 0) await new Promise<void>((over) => clock.after(ms, over));
+  return !stream.finished && clock.now() < times.received + requestHold;
 }
 
 /** Result of forwarding a request to another worker. */
@@ -128,55 +126,124 @@ export interface IncomingHop {
   notOwner(): void;
 }
 
-export interface ElsewhereOptions {
-  store: SessionStore;
-  clock: Clock;
-  deadlines: Config['deadlines'];
-  peers: Peers;
-  rest: Rest;
-  /** Called when a peer accepted the request: the placement timeout ends, from now on the stream's own deadlines apply. */
-  onAccepted(turn: Turn): void;
-}
-
 /**
  * Result of involving another worker. `done`: the client has its answer, or has left. `again`: there is no new
  * information, so the rows have to be read again.
  */
-export type WentElsewhere = 'done' | 'again' | AttemptFact;
+export type Forwarded = 'done' | 'again' | AttemptFact;
 
 /**
- * Handles everything that involves other workers: forwarding requests, waiting for silent owners, and giving requests
- * away while draining.
+ * Everything that involves other workers: forwarding requests, waiting for silent owners, and handing requests over
+ * while draining.
  */
-export function createElsewhere({ store, clock, deadlines, peers, rest, onAccepted }: ElsewhereOptions) {
-  const outgoing = new Map<Turn, AbortController>();
+export class Forwarding {
+  readonly #env: Env;
+  readonly #peers: Peers;
+  readonly #onAccepted: (turn: Turn) => void;
+  /** Aborts the hop of a turn that is being forwarded. */
+  readonly #hops = new Map<Turn, AbortController>();
 
-  const ownerLost = (turn: Turn): 'done' => {
-    turn.fail(new BridgeError('bridge_owner_lost'));
-    return 'done';
-  };
+  /**
+   * @param onAccepted called when a peer accepted the request: the placement timeout ends, from now on the stream's own
+   *   deadlines apply
+   */
+  constructor(env: Env, peers: Peers, onAccepted: (turn: Turn) => void) {
+    this.#env = env;
+    this.#peers = peers;
+    this.#onAccepted = onAccepted;
+  }
+
+  /** Forwards the request to the session's owner, for exactly that epoch. */
+  async toOwner(turn: Turn, { session, workerId }: Extract<Decision, { do: 'forward' }>): Promise<Forwarded> {
+    const url = await this.#peers.address(workerId);
+    if (url === null) return { kind: 'unreachable', workerId };
+    return this.#forward(turn, { workerId, url, mode: 'run', sessionId: session.id, epoch: session.epoch });
+  }
+
+  /**
+   * Forwards a request that would create or claim a session to a worker that is not draining. Returns null if there is
+   * none.
+   */
+  async toServingWorker(turn: Turn): Promise<Forwarded | null> {
+    const peer = await this.#peers.serving();
+    if (!peer) return null;
+    return this.#forward(turn, { ...peer, mode: 'resolve', sessionId: null, epoch: null });
+  }
+
+  /**
+   * Decides whether a turn that may have been delivered to another worker can run on this one. Required: that worker is
+   * fenced (its death is stored, or it does not own the session any more), and no turn of this id exists in the store.
+   * A turn that exists is never run again.
+   *
+   * @param claimed id of the session that this worker has just claimed, if any
+   * @returns `no`: the client has been answered. `unsure`: check again later
+   */
+  async mayRun(turn: Turn, claimed: string | null): Promise<'yes' | 'no' | 'unsure'> {
+    const { placement } = turn;
+    const owner = placement.possibleOwner;
+    if (owner === null) return 'yes';
+    const fenced = (claimed !== null && claimed === owner.sessionId) || (await this.#isFenced(owner));
+    if (await this.#hasStarted(turn)) {
+      turn.fail(new BridgeError('bridge_owner_lost'));
+      return 'no';
+    }
+    if (!fenced) return 'unsure';
+    placement.possibleOwner = null;
+    return 'yes';
+  }
+
+  /**
+   * Checks once whether the death of a session's silent owner is stored, or can be stored now. If not, drops what
+   * earlier attempts learned about that owner, so that the next resolution asks it again.
+   *
+   * @throws BridgeError `bridge_wrong_instance` when `ownerWait` or `requestHold` is over
+   */
+  async awaitOwner(turn: Turn, decision: Extract<Decision, { do: 'await_owner' }>): Promise<Forwarded> {
+    const { clock, config } = this.#env;
+    const { ownerWait, requestHold } = config.deadlines;
+    const { workerId, retryAfterSeconds, session } = decision;
+    const { placement } = turn;
+    placement.awaitedSince ??= clock.now();
+    const until = Math.min(placement.awaitedSince + ownerWait, turn.times.received + requestHold);
+    const judged = await this.#peers.liveness(workerId);
+    if (judged !== 'dead' && clock.now() >= until) {
+      turn.outcome = 'wrong_instance';
+      throw new BridgeError('bridge_wrong_instance', { retryAfterSeconds });
+    }
+    placement.attempts = placement.attempts.filter((fact) => {
+      if (fact.kind === 'not_owner' || fact.kind === 'busy') return fact.sessionId !== session.id;
+      return fact.kind !== 'unreachable' || fact.workerId !== workerId;
+    });
+    return 'again';
+  }
+
+  /** Aborts the turn's hop, because the turn has ended. */
+  abort(turn: Turn): void {
+    this.#hops.get(turn)?.abort();
+  }
 
   /**
    * Forwards the request to a worker. A failed hop says nothing about that worker's state. While the worker may be
    * running the turn, the hop is repeated with the same turn id: the worker then resumes a turn that it has begun and
    * starts one that it has not.
    */
-  async function hop(turn: Turn, target: Omit<HopTarget, 'attempt' | 'turnId'>): Promise<WentElsewhere> {
-    const { sink } = turn.stream;
+  async #forward(turn: Turn, target: Omit<HopTarget, 'attempt' | 'turnId'>): Promise<Forwarded> {
+    const { placement, request, stream } = turn;
+    const { sink } = stream;
     const { workerId, sessionId } = target;
-    const patience = peers.patience(workerId);
+    const patience = this.#peers.patience(workerId);
     const wanted = new AbortController();
-    outgoing.set(turn, wanted);
+    this.#hops.set(turn, wanted);
     try {
       for (;;) {
-        const attempt = turn.hops;
-        turn.hops += 1;
-        const result = await peers.forward({ ...target, turnId: turn.id, attempt }, turn.request, sink, {
+        const attempt = placement.hops;
+        placement.hops += 1;
+        const result = await this.#peers.forward({ ...target, turnId: turn.id, attempt }, request, sink, {
           patience,
           signal: wanted.signal,
-          onAccepted() {
-            turn.awaitedSince = null;
-            onAccepted(turn);
+          onAccepted: () => {
+            placement.awaitedSince = null;
+            this.#onAccepted(turn);
           },
         });
         switch (result.kind) {
@@ -189,99 +256,33 @@ export function createElsewhere({ store, clock, deadlines, peers, rest, onAccept
           case 'not_owner':
             return { kind: 'not_owner', sessionId: sessionId ?? '', workerId };
         }
-        if (result.kind === 'broken' || result.sent) turn.maybeAt = target;
-        // The client's answer has begun, at least its status has left: the turn cannot be placed elsewhere any more.
-        if (sink.committed) return ownerLost(turn);
-        const again = result.again && (await patience.ask()) === 'slow' && (await rest(turn));
-        if (turn.stream.finished) return 'done';
-        if (again) continue;
-        if (await hasStarted(turn)) return ownerLost(turn);
-        return { kind: 'unreachable', workerId };
+        if (result.kind === 'broken' || result.sent) placement.possibleOwner = target;
+        // If the client's answer has begun (its status has left), the turn cannot be placed elsewhere any more.
+        if (!sink.committed) {
+          const again = result.again && (await patience.ask()) === 'slow' && (await waitToRetry(this.#env, turn));
+          if (stream.finished) return 'done';
+          if (again) continue;
+          if (!(await this.#hasStarted(turn))) return { kind: 'unreachable', workerId };
+        }
+        turn.fail(new BridgeError('bridge_owner_lost'));
+        return 'done';
       }
     } finally {
-      outgoing.delete(turn);
+      this.#hops.delete(turn);
     }
   }
 
   /** Returns whether another worker has started this turn. */
-  async function hasStarted(turn: Turn): Promise<boolean> {
-    return turn.maybeAt !== null && (await store.turn(turn.id)) !== null;
+  async #hasStarted({ id, placement }: Turn): Promise<boolean> {
+    return placement.possibleOwner !== null && (await this.#env.store.turn(id)) !== null;
   }
 
   /** Returns whether that worker is fenced: no hop sent to it for that session can start the turn any more. */
-  async function isFenced({ workerId, sessionId, epoch }: NonNullable<Turn['maybeAt']>): Promise<boolean> {
+  async #isFenced({ workerId, sessionId, epoch }: NonNullable<Placement['possibleOwner']>): Promise<boolean> {
     if (sessionId !== null) {
-      const row = await store.session(sessionId);
+      const row = await this.#env.store.session(sessionId);
       if (row?.ownerWorkerId !== workerId || row.epoch !== epoch) return true;
     }
-    return (await peers.liveness(workerId)) === 'dead';
+    return (await this.#peers.liveness(workerId)) === 'dead';
   }
-
-  return {
-    /** Forwards the request to the session's owner, for exactly that epoch. */
-    async forward(turn: Turn, { session, workerId }: Extract<Decision, { do: 'forward' }>): Promise<WentElsewhere> {
-      const url = await peers.address(workerId);
-      if (url === null) return { kind: 'unreachable', workerId };
-      return hop(turn, { workerId, url, mode: 'run', sessionId: session.id, epoch: session.epoch });
-    },
-
-    /**
-     * Forwards a request that would create or claim a session to a worker that is not draining. Returns null if there
-     * is none.
-     */
-    async giveAway(turn: Turn): Promise<WentElsewhere | null> {
-      const peer = await peers.serving();
-      if (!peer) return null;
-      return hop(turn, { ...peer, mode: 'resolve', sessionId: null, epoch: null });
-    },
-
-    /**
-     * Decides whether a turn that may have been delivered to another worker can run here. Required: that worker is
-     * fenced (its death is stored, or it does not own the session any more), and no turn of this id exists in the
-     * store. A turn that exists is never run again.
-     *
-     * @param claimed id of the session that this worker has just claimed, if any
-     * @returns `no`: the client has been answered. `unsure`: check again later
-     */
-    async mayRunHere(turn: Turn, claimed: string | null): Promise<'yes' | 'no' | 'unsure'> {
-      const at = turn.maybeAt;
-      if (at === null) return 'yes';
-      const fenced = (claimed !== null && claimed === at.sessionId) || (await isFenced(at));
-      if (await hasStarted(turn)) {
-        ownerLost(turn);
-        return 'no';
-      }
-      if (!fenced) return 'unsure';
-      turn.maybeAt = null;
-      return 'yes';
-    },
-
-    /**
-     * Checks once whether the death of a session's silent owner is stored, or can be stored now. If not, drops what
-     * earlier attempts learned about that owner, so that the next resolution asks it again.
-     *
-     * @throws BridgeError `bridge_wrong_instance` when `ownerWait` or `requestHold` is over
-     */
-    async awaitOwner(turn: Turn, decision: Extract<Decision, { do: 'await_owner' }>): Promise<WentElsewhere> {
-      const { workerId, retryAfterSeconds, session } = decision;
-      turn.awaitedSince ??= clock.now();
-      const until = Math.min(turn.awaitedSince + deadlines.ownerWait, turn.times.received + deadlines.requestHold);
-      const judged = await peers.liveness(workerId);
-      if (judged !== 'dead' && clock.now() >= until) {
-        turn.outcome = 'wrong_instance';
-        throw new BridgeError('bridge_wrong_instance', { retryAfterSeconds });
-      }
-      turn.forget((fact) =>
-        fact.kind === 'not_owner' || fact.kind === 'busy'
-          ? fact.sessionId === session.id
-          : fact.kind === 'unreachable' && fact.workerId === workerId,
-      );
-      return 'again';
-    },
-
-    /** Aborts the turn's outgoing hop, because the turn has ended. */
-    ended(turn: Turn): void {
-      outgoing.get(turn)?.abort();
-    },
-  };
 }

@@ -14,8 +14,8 @@ import {
 } from '../transcript/planner.ts';
 import { MOST_NAMES } from '../transcript/provider-ids.ts';
 import type { Item, WireForm } from '../transcript/types.ts';
-import type { KnownTurn, Turn } from './turn.ts';
-import type { Lane } from './turn-queue.ts';
+import type { Turn, TurnWithLine } from './turn.ts';
+import type { TurnQueue } from './turn-queue.ts';
 
 /**
  * Returns whether a turn whose socket was lost may be sent once more. Required: only `response.created` and telemetry
@@ -84,9 +84,9 @@ export function itemsOf(turns: readonly TurnItems[]): readonly string[] | null {
   if (turns[0]?.turn.parentTurnId !== null) return null;
   const parts = [];
   for (const { turn, input, output } of turns) {
-    const said = output === null ? null : writtenItems(output);
-    if (input === null || said === null) return null;
-    parts.push({ input: elementTexts(input), output: said, replay: turn.replay });
+    const items = output === null ? null : writtenItems(output);
+    if (input === null || items === null) return null;
+    parts.push({ input: elementTexts(input), output: items, replay: turn.replay });
   }
   const replay = buildReplay(parts);
   return replay.kind === 'exact' ? replay.items : null;
@@ -168,12 +168,12 @@ export function anchorStored(turn: Turn): boolean {
 }
 
 /**
- * Admits a turn to a lane: fixes parent, expected head and continuation, which become part of the fenced start. If the
- * lane's line is not known, no request can be shown to continue it.
+ * Admits a turn to a session: fixes parent, expected head and continuation, which become part of the fenced start. If
+ * the line that ends at the head is not known, no request can be shown to continue it.
  *
  * @returns false if the turn is anchored to another turn than the head and must be resolved again
  */
-export function place(turn: Turn, { headId, head, line }: Pick<Lane, 'headId' | 'head' | 'line'>): boolean {
+export function place(turn: Turn, { headId, head, line }: Pick<TurnQueue, 'headId' | 'head' | 'line'>): boolean {
   const { items } = turn;
   turn.expectedHead = headId;
   const { anchor } = turn.evidence;
@@ -185,7 +185,7 @@ export function place(turn: Turn, { headId, head, line }: Pick<Lane, 'headId' | 
   }
   // The head, or the deepest known ancestor. Using an ancestor that is not the head only avoids storing its items
   // again.
-  let match: (KnownTurn & { count: number }) | null = null;
+  let match: (TurnWithLine & { count: number }) | null = null;
   for (const known of [head && line && { row: head, line }, turn.ancestor]) {
     const count = known ? continuedBy(known.line, items) : null;
     if (known && count !== null && (match === null || count > match.count)) match = { ...known, count };
@@ -230,17 +230,17 @@ function shareBeginning(one: readonly string[], other: readonly string[]): boole
 }
 
 /**
- * Returns whether a request under a shared session header belongs to the conversation of this lane: it repeats or
- * extends a running, waiting or undelivered turn, carries the same client turn id, or its items continue the lane's
- * line or end within it.
+ * Returns whether a request under a shared session header belongs to the conversation of this session: it repeats
+ * or extends a running, waiting or undelivered turn, carries the same client turn id, or its items continue the
+ * session's line or end within it.
  */
-export function isRelated(turn: Turn, lane: Lane): boolean {
-  for (const other of [lane.current ?? lane.undelivered, ...lane.waiting]) {
+export function isRelated(turn: Turn, { current, undelivered, waiting, line }: TurnQueue): boolean {
+  for (const other of [current ?? undelivered, ...waiting]) {
     if (!other) continue;
     const { requestFp, clientTurnId } = other.evidence;
     if (requestFp === turn.evidence.requestFp) return true;
     if (clientTurnId !== null && clientTurnId === turn.evidence.clientTurnId) return true;
     if (other.evidence.anchor === null && shareBeginning(other.items.hashes, turn.items.hashes)) return true;
   }
-  return lane.line !== null && relate(lane.line, turn.items) !== null;
+  return line !== null && relate(line, turn.items) !== null;
 }

@@ -3,55 +3,39 @@ import {
   type SessionContext,
   type SessionEvent,
   type SessionFault,
-  type SessionMachine,
   sessionMachine,
 } from '../../machines/session.ts';
-import type { Clock } from '../clock.ts';
-import type { Config } from '../config.ts';
-import { BridgeError } from '../errors.ts';
-import { REQUEST_ID_HEADER } from '../headers.ts';
-import type { Log } from '../log.ts';
-import type { TurnLine } from '../observe/log.ts';
-import { safeError } from '../observe/trace.ts';
+import { BridgeError, safeError } from '../errors.ts';
 import type { AttemptFact, LocalSession } from '../resolve/types.ts';
-import {
-  type DurableActor,
-  defineProgram,
-  type Effect,
-  type Inspect,
-  persist,
-  rehydrate,
-  startActor,
-} from '../runtime/index.ts';
+import { defineProgram, type Effect, persist, rehydrate, startActor } from '../runtime/index.ts';
 import {
   type KeyRef,
-  type RowFace,
-  type SessionRow,
+  type SavedState,
   type SessionStateName,
-  type SessionStore,
   StoreUnavailable,
-  type TurnFacts,
   type TurnResult,
-  type TurnRow,
 } from '../store/port.ts';
 import type { Line } from '../transcript/line.ts';
-import type { Abilities } from '../upstream/abilities.ts';
-import { createUpstreamTurnState } from '../upstream/headers.ts';
-import type { UpstreamAnswer, UpstreamTarget, UpstreamTransport } from '../upstream/port.ts';
-import { bareResult, type CommitReply, createCommits, errorOf, type Head, turnResult } from './commits.ts';
+import type { UpstreamAnswer } from '../upstream/port.ts';
 import {
-  createDialer,
-  createSender,
-  createSessionSocket,
-  type LostConnection,
-  type SessionSocket,
-} from './connection.ts';
-import { createAnswerSignals, createFrameReader } from './frames.ts';
-import { isRelated, mayResend, place, planFor } from './planning.ts';
+  bareResult,
+  type CommitReply,
+  commitCreate,
+  commitOrphan,
+  commitSettle,
+  commitStart,
+  errorOf,
+  turnResult,
+} from './commits.ts';
+import { connectionLost, dial, exchangeRefused, firstEventOverdue, sendTurn } from './connection.ts';
+import { type SessionBirth, SessionCore, type SessionEnv } from './core.ts';
+import { FrameReader } from './frames.ts';
+import { isRelated, place, planFor } from './planning.ts';
 import type { ClientSink } from './port.ts';
 import { tenantBusy } from './quota.ts';
-import { faultError, type Turn } from './turn.ts';
-import { createLane, type Lane } from './turn-queue.ts';
+import type { LostConnection } from './socket.ts';
+import { faultError, metricsOf, type Turn } from './turn.ts';
+import type { Head } from './turn-queue.ts';
 
 /** Version of the persisted snapshot's shape; a snapshot of another version is not loaded. */
 export const SESSION_MACHINE_VERSION = 1;
@@ -86,163 +70,13 @@ export function topState(state: string): SessionStateName {
 /** States in which an actor has no turn. */
 const resting = new Set(['live.idle', 'stale']);
 
-/** Returns the resolver's view of a session that has an actor on this worker. */
-export function viewOf(
-  lane: Lane,
-  { state, socketAnchor, queueFull }: { state: string; socketAnchor: string | null; queueFull: boolean },
-): LocalSession {
-  const { current, waiting } = lane;
-  const shown = current ?? lane.undelivered;
-  return {
-    sessionId: lane.id,
-    scope: lane.scope,
-    epoch: lane.epoch,
-    state,
-    busy: current !== null || waiting.length > 0 || !resting.has(state),
-    socketAnchor,
-    clientAttached: shown?.stream.attached ?? false,
-    bufferComplete: shown?.repeatable ?? false,
-    activeRequestFp: shown?.evidence.requestFp ?? null,
-    activeParentTurnId: shown?.parent?.id ?? null,
-    activeClientTurnId: shown?.evidence.clientTurnId ?? null,
-    activeIdempotencyKey: shown?.evidence.idempotencyKey ?? null,
-    unsettledResponseIds: current?.ending && current.responseId ? [current.responseId] : [],
-    queueLength: waiting.length,
-    queueFull,
-  };
-}
-
-export interface DurationsOptions {
-  lane: Lane;
-  socket: SessionSocket;
-  deadlines: Config['deadlines'];
-  clock: Clock;
-  random(): number;
-  /** Returns the number of dials so far. */
-  generation(): number;
-}
-
 const FIRST_REDIAL = 200;
 const SLOWEST_REDIAL = 2_000;
+/** Maximum number of attempts to record that a session is closed. */
+const CLOSE_ATTEMPTS = 5;
 
-/**
- * Returns whether only this socket can continue the conversation: the head is neither exactly replayable nor stored at
- * the provider.
- */
-export function isOnlyHolder(lane: Lane, socket: SessionSocket): boolean {
-  const { head } = lane;
-  return head !== null && head.replay !== 'exact' && !head.storedUpstream && socket.anchor !== null;
-}
-
-/**
- * Returns a function that maps the name of a session deadline to its duration in milliseconds.
- *
- * @throws Error from the returned function, for an unknown name
- */
-export function createDurations(options: DurationsOptions): (name: string) => number {
-  const { lane, socket, deadlines, clock, random } = options;
-  const age = deadlines.socketAge + (random() * 2 - 1) * deadlines.socketAgeJitter;
-  return (name) => {
-    switch (name) {
-      case 'idle':
-        if (isOnlyHolder(lane, socket)) return Number.POSITIVE_INFINITY;
-        return deadlines[lane.kept];
-      case 'age': {
-        const limit = isOnlyHolder(lane, socket) ? deadlines.onlyHolderAge : age;
-        return Math.max(0, limit - (clock.now() - socket.openedAt));
-      }
-      case 'redial':
-        return Math.min(SLOWEST_REDIAL, FIRST_REDIAL * 2 ** Math.min(options.generation(), 4)) * (0.75 + random() / 2);
-      default: {
-        const ms = (deadlines as Record<string, number>)[name];
-        if (ms === undefined) throw new Error(`no duration is known for the deadline ${name}`);
-        return ms;
-      }
-    }
-  };
-}
-
-const since = (turn: Turn, at: number | null) => (at === null ? null : Math.round(at - turn.times.received));
-
-/**
- * Returns the measurements that are stored with a turn's end.
- *
- * @param creates number of creates sent for the turn
- * @param now monotonic milliseconds
- */
-export function factsOf(turn: Turn, creates: number, now: number): TurnFacts {
-  const { request, wire, ending } = turn;
-  return {
-    outcome: turn.outcome,
-    form: turn.times.sent === null || !wire || wire.form === 'impossible' ? null : wire.form,
-    bytesFromClient: request.bytes,
-    bytesSent: turn.frameBytes,
-    creates,
-    fault: ending?.fault ?? null,
-    upstreamStatus: ending?.error?.status ?? ending?.answer?.status ?? null,
-    heldMs: since(turn, turn.times.sent),
-    firstEventMs: since(turn, turn.times.firstEvent),
-    totalMs: Math.round(now - turn.times.received),
-  };
-}
-
-/**
- * Returns the log line of an ended turn. It contains no content and no credential.
- *
- * @param now monotonic milliseconds
- */
-export function describeTurn(turn: Turn, session: Session | null, now: number): TurnLine {
-  const { request, evidence, wire, ending } = turn;
-  const sent = turn.times.sent === null || !wire || wire.form === 'impossible' ? null : wire.items;
-  return {
-    request: request.requestId,
-    session: session?.id ?? null,
-    epoch: session?.epoch ?? null,
-    turn: turn.id,
-    outcome: turn.outcome,
-    decidedBy: turn.decidedBy,
-    shape: evidence.shape,
-    form: sent === null ? null : (wire?.form ?? null),
-    terminal: ending?.state ?? 'cancelled',
-    fault: ending?.fault ?? null,
-    cause: turn.cause,
-    upstreamStatus: ending?.error?.status ?? ending?.answer?.status ?? null,
-    upstreamRequest: (ending?.answer?.headers[REQUEST_ID_HEADER] ?? turn.upstreamRequest)?.slice(0, 200) ?? null,
-    heldMs: since(turn, turn.times.sent),
-    firstEventMs: since(turn, turn.times.firstEvent),
-    totalMs: Math.round(now - turn.times.received),
-    itemsFromClient: request.items.list.length,
-    itemsSent: sent,
-    bytesFromClient: request.bytes,
-    bytesSent: turn.frameBytes,
-    tokens: turn.usage,
-    tokenIgnored: evidence.token.kind === 'ignored' ? evidence.token.reason : null,
-  };
-}
-
-/** Dependencies that a worker provides to its sessions. */
-export interface SessionDeps {
-  store: SessionStore;
-  transport: UpstreamTransport;
-  target: UpstreamTarget;
-  config: Pick<Config, 'deadlines' | 'limits'>;
-  clock: Clock;
-  /** Returns a uniform random number in [0, 1). */
-  random(): number;
-  /** The current worker identity, and whether it may still send. */
-  worker: {
-    readonly id: string;
-    mayStart(): boolean;
-    mayDeclareDead(): boolean;
-    doubt(): void;
-    /** Time just before the last confirmed heartbeat was sent, in monotonic milliseconds. */
-    readonly confirmedAt: number;
-    readonly draining: boolean;
-  };
-  /** Issues the turn-state token; called only once the session's row is durable. */
-  issueToken(sessionId: string, epoch: number, turn: Turn): string;
-  /** Known limitations of upstreams, as observed so far. */
-  abilities: Abilities;
+/** The dispatcher, as its sessions see it. */
+export interface SessionHost {
   /** Returns a turn that this session cannot serve to the resolver, with the fact that was learned. */
   returnTurn(turn: Turn, fact: AttemptFact | null): void;
   /** Called when the session's row exists, or certainly never will: requests that wait for it can be resolved again. */
@@ -250,426 +84,333 @@ export interface SessionDeps {
   /** Called when the session's actor has ended. Its undelivered turn may still be reattached. */
   onEnded(session: Session): void;
   /** Called when an ended turn of the session is no longer kept for its client. */
-  onForgotten(session: Session): void;
+  onTurnDiscarded(session: Session): void;
   /** Called when the session becomes idle with an open socket. */
   onIdle(session: Session): void;
-  /** Registers work that continues after the session has ended: a shutdown waits for it. */
-  background(work: Promise<void>): void;
-  log: Log<'info' | 'warn' | 'error'>;
-  inspect?: Inspect;
 }
 
-/** Origin of a session's actor on this worker: created here, or claimed. */
-export type SessionBirth =
-  | { kind: 'new'; sessionId: string; scope: string; keys: readonly KeyRef[]; fork: TurnRow | null; nonce: string }
-  | { kind: 'claimed'; row: SessionRow; head: TurnRow | null; nonce: string };
+/** A turn's end and the resulting head. Computed once, so that repetitions of the commit are identical. */
+interface PreparedEnd {
+  turn: Turn;
+  result: TurnResult;
+  head: Head | null;
+}
 
-/** One (session, epoch) on this worker. */
-export interface Session {
-  readonly id: string;
-  readonly epoch: number;
-  readonly scope: string;
-  readonly workerId: string;
-  /** Hard keys under which this session was created; empty for parallel lanes, forks and claimed sessions. */
-  readonly keys: readonly KeyRef[];
-  /** The current turn, or the ended one whose client has not received its terminal event yet. */
-  readonly attachable: Turn | null;
+/**
+ * One (session, epoch) on this worker: binds one session machine to its effects on the socket, the store and the turns'
+ * clients. It makes no decisions of its own: each step is an event to the machine or an effect of the machine.
+ */
+export class Session extends SessionCore {
   /** Hard key by which requests find this session, if it is known here. */
   readonly key: KeyRef | null;
-  /** The last turn of the session's line. */
-  readonly head: TurnRow | null;
-  /** The line that ends at the head; null if it is not known here. */
-  readonly line: Line | null;
-  /** Fingerprints by which requests find the head; empty if they are not known here. */
-  readonly places: readonly string[];
-  /** Stores the head's line after it was read from the database. */
-  learnLine(line: Line): void;
-  /** Returns whether the items of a request show that it belongs to this conversation, see `isRelated`. */
-  related(turn: Turn): boolean;
+  readonly #host: SessionHost;
+  readonly #isNew: boolean;
+  /** True if its first turn named the session by hard evidence. */
+  readonly #named: boolean;
+  /** Name of the deadline of its idle socket: only sessions that were reached by hard evidence keep one for long. */
+  #kept: 'idle' | 'laneIdle' | 'softIdle';
+  /** Maximum age of its socket in milliseconds, with jitter. */
+  #socketAge = Number.POSITIVE_INFINITY;
+  readonly #frames: FrameReader;
+  #prepared: PreparedEnd | null = null;
+  #orphanId: string | null = null;
+  /** Start of the wait for an unanswered commit, moved forward by each confirmed heartbeat, in monotonic milliseconds. */
+  #waitsSince = 0;
+  /** True if an operator has closed the session: it then becomes closed instead of released. */
+  #closing = false;
+
+  /** @param first the first turn, passed to `begin` afterwards */
+  constructor(env: SessionEnv, host: SessionHost, birth: SessionBirth, first: Turn) {
+    super(env, birth, first);
+    const { evidence, placement, outcome } = first;
+    this.#host = host;
+    this.#isNew = birth.kind === 'new';
+    const named = evidence.anchor !== null || evidence.token.kind === 'ours' || evidence.hardKey?.kind === 'thread';
+    // A session header is shared by all conversations of a client. A conversation beside the header's own session counts
+    // as named only after it has been continued.
+    this.#named = named || (evidence.hardKey !== null && (!this.#isNew || this.keys.length > 0));
+    this.#kept = this.#isNew && outcome === 'parallel_lane' ? 'laneIdle' : this.#named ? 'idle' : 'softIdle';
+    this.key = placement.namedByKey === this.id || this.keys.length > 0 ? evidence.hardKey : null;
+    this.#frames = new FrameReader(this);
+  }
+
+  // What the dispatcher and the registry ask.
+
   /** True for sessions reached by hard evidence: only these keep an idle socket for long. */
-  readonly hard: boolean;
-  /** True if only the socket can continue the conversation. Such sessions are evicted last. */
-  readonly onlyHolder: boolean;
-  /** Time of the last activity, in monotonic milliseconds. */
-  readonly lastUsed: number;
-  readonly socketOpen: boolean;
+  get hard(): boolean {
+    return this.#named || this.#kept === 'idle';
+  }
+
+  /**
+   * True if only the socket can continue the conversation: the head is neither exactly replayable nor stored at the
+   * provider. Such sessions are evicted last.
+   */
+  get onlyHolder(): boolean {
+    const { head } = this.turns;
+    return head !== null && head.replay !== 'exact' && !head.storedUpstream && this.socket.anchor !== null;
+  }
+
   /** Age of the open socket in milliseconds; null without one. */
-  readonly socketAgeMs: number | null;
+  get socketAgeMs(): number | null {
+    return this.socket.open ? this.env.clock.now() - this.socket.openedAt : null;
+  }
+
+  /** Returns the resolver's view of this session. */
+  view(): LocalSession {
+    const { current, waiting, attachable } = this.turns;
+    const { state } = this.actor;
+    return {
+      sessionId: this.id,
+      scope: this.scope,
+      epoch: this.epoch,
+      state,
+      busy: current !== null || waiting.length > 0 || !resting.has(state),
+      socketAnchor: this.socket.anchor,
+      clientAttached: attachable?.stream.attached ?? false,
+      bufferComplete: attachable?.repeatable ?? false,
+      activeRequestFp: attachable?.evidence.requestFp ?? null,
+      activeParentTurnId: attachable?.parent?.id ?? null,
+      activeClientTurnId: attachable?.evidence.clientTurnId ?? null,
+      activeIdempotencyKey: attachable?.evidence.idempotencyKey ?? null,
+      unsettledResponseIds: current?.ending && current.responseId ? [current.responseId] : [],
+      queueLength: waiting.length,
+      queueFull: waiting.length >= this.env.config.limits.queueLength,
+    };
+  }
+
+  /** Returns whether the items of a request show that it belongs to this conversation, see `isRelated`. */
+  related(turn: Turn): boolean {
+    return isRelated(turn, this.turns);
+  }
+
+  /** Stores the head's line after it was read from the database. */
+  learnLine(line: Line): void {
+    const { turns } = this;
+    if (turns.line === null && turns.head?.id === line.turnId) turns.line = line;
+  }
+
   /** Places the first turn and starts the actor. Called once. If it throws, the session has ended. */
-  begin(turn: Turn): void;
+  begin(birth: SessionBirth, turn: Turn): void {
+    turn.note({ type: 'queue' });
+    try {
+      if (place(turn, this.turns) && planFor(turn, null).form !== 'impossible') {
+        this.turns.take(turn);
+        this.#start(birth);
+        if (birth.kind === 'claimed') this.send({ type: 'turn.wanted' });
+        return;
+      }
+    } catch (error) {
+      this.turns.giveUp();
+      this.ended = true;
+      this.#host.onEnded(this);
+      throw error;
+    }
+    this.ended = true;
+    turn.note({ type: 'hand_back' });
+    this.#host.onEnded(this);
+    this.#host.returnTurn(turn, { kind: 'head_moved', sessionId: this.id });
+  }
+
   /**
    * Takes a turn.
    *
    * @returns false if this actor cannot serve turns any more, so that the turn must be resolved again
    */
-  submit(turn: Turn): boolean;
+  submit(turn: Turn): boolean {
+    if (this.ended) return false;
+    turn.note({ type: 'queue' });
+    this.turns.touch();
+    if (this.turns.current === null && this.actor.state === 'live.idle') this.#admit(turn);
+    else this.turns.queue(turn);
+    return true;
+  }
+
   /**
    * Attaches another connection to the stream of the attachable turn, from event 0.
    *
    * @returns false if that turn cannot be shown again
    */
-  reattach(sink: ClientSink): boolean;
-  /** Cancels the current turn in favour of a newer request. */
-  supersede(): void;
+  reattach(sink: ClientSink): boolean {
+    const turn = this.turns.attachable;
+    if (!turn?.repeatable) return false;
+    turn.stream.attach(sink);
+    this.send({ type: 'client.back' });
+    return true;
+  }
+
   /** Handles the disconnect of a turn's client. */
-  clientGone(turn: Turn): void;
-  /**
-   * Removes a waiting turn from the queue.
-   *
-   * @returns false if the turn is not waiting here
-   */
-  withdraw(turn: Turn): boolean;
-  /** Pauses or resumes reading from the upstream for a turn whose reader is slow or has caught up. */
-  pressure(turn: Turn, paused: boolean): void;
-  view(): LocalSession;
-  send(event: SessionEvent): void;
+  clientGone(turn: Turn): void {
+    if (this.turns.withdraw(turn)) turn.fail(new BridgeError('bridge_turn_cancelled'));
+    else if (turn === this.turns.current) this.send({ type: 'client.gone' });
+  }
+
   /** Stops the actor immediately. Its clients are answered; unanswered store calls are not repeated. */
-  abandon(): void;
-}
-
-/**
- * Creates a session: binds one session machine to its effects on the socket, the store and the turns' clients. It
- * contains no decisions of its own: each step is an event to the machine or an effect of the machine.
- *
- * @param first the first turn, passed to `begin` afterwards
- */
-export function createSession(deps: SessionDeps, birth: SessionBirth, first: Turn): Session {
-  const { clock, config, store, log } = deps;
-  const workerId = deps.worker.id;
-  const claimed = birth.kind === 'claimed' ? birth.row : null;
-  const id = birth.kind === 'new' ? birth.sessionId : birth.row.id;
-  const scope = birth.kind === 'new' ? birth.scope : birth.row.scope;
-  const epoch = claimed?.epoch ?? 1;
-  const writer = { me: workerId, nonce: birth.nonce };
-  const { evidence } = first;
-  const named = evidence.anchor !== null || evidence.token.kind === 'ours' || evidence.hardKey?.kind === 'thread';
-  // A session header is shared by all conversations of a client. A conversation beside the header's own session counts
-  // as hard only after it has been continued.
-  const hard = named || (evidence.hardKey !== null && (birth.kind === 'claimed' || birth.keys.length > 0));
-  const head = birth.kind === 'new' ? birth.fork : birth.head;
-  const line = head !== null && first.ancestor?.row.id === head.id ? first.ancestor.line : null;
-  const lane = createLane(
-    {
-      id,
-      epoch,
-      scope,
-      workerId,
-      keys: birth.kind === 'new' ? birth.keys : [],
-      kept: birth.kind === 'new' && first.outcome === 'parallel_lane' ? 'laneIdle' : hard ? 'idle' : 'softIdle',
-    },
-    { id: claimed ? claimed.headTurnId : (head?.id ?? null), row: head, line },
-    clock,
-    config.deadlines.grace,
-    () => deps.onForgotten(session),
-  );
-  let actor: DurableActor<SessionMachine>;
-  let ended = false;
-  let token: string | null = null;
-  let orphanId: string | null = null;
-  let rejection = '';
-  /** Time at which the store first answered `fenced` to the current start, in monotonic milliseconds. */
-  let fencedAt: number | null = null;
-  /** Start of the wait for an unanswered commit, moved forward by each confirmed heartbeat, in monotonic milliseconds. */
-  let waitsSince = 0;
-  const turnState = createUpstreamTurnState();
-  const signals = createAnswerSignals();
-
-  const ownsWorkerId = () => deps.worker.id === workerId;
-  const maySend = () => ownsWorkerId() && deps.worker.mayStart();
-  const send = (event: SessionEvent) => {
-    if (ended) return;
-    // This is the only event that ends a turn and may keep its socket.
-    if (event.type === 'upstream.ended') socket.free();
-    actor.send(event);
-  };
-  const face = (): RowFace => ({
-    state: topState(actor.state),
-    snapshot: persist(actor),
-    machineVersion: SESSION_MACHINE_VERSION,
-  });
-  /** Logs an error of this session and answers the client of the current turn at once. */
-  function report(what: string, error: unknown): void {
-    const turn = lane.current;
-    log.error({ session: id, epoch, turn: turn?.id, what, error: safeError(error) }, 'a part of a session failed');
-    if (!turn || turn.stream.finished) return;
-    turn.ending ??= { state: 'failed', terminal: null, fault: 'bridge_internal', answer: null, error: null };
-    try {
-      turn.deliver();
-    } catch (second) {
-      log.error({ session: id, epoch, turn: turn.id, error: safeError(second) }, 'a client could not be answered');
+  abandon(): void {
+    if (this.ended) return;
+    const { current } = this.turns;
+    for (const turn of [...(current ? [current] : []), ...this.turns.takeWaiting()]) {
+      this.#always('answering a request', () => turn.fail(new BridgeError('bridge_draining')));
     }
-  }
-  /**
-   * Returns an error handler for code outside the machine's effects: handlers of incoming data and asynchronous work.
-   * It also reports the failure to the machine.
-   */
-  const failed = (what: string) => (error: unknown) => {
-    report(what, error);
-    send({ type: 'effect.failed' });
-  };
-  /** Wraps a handler so that its errors end the turn instead of the process. */
-  const guarded =
-    <A extends unknown[]>(what: string, act: (...args: A) => void) =>
-    (...args: A): void => {
-      try {
-        act(...args);
-      } catch (error) {
-        failed(what)(error);
-      }
-    };
-  /** Runs a step that must not prevent the following ones: an error is only reported. */
-  const always = (what: string, act: () => void) => {
-    try {
-      act();
-    } catch (error) {
-      report(what, error);
-    }
-  };
-  const inBackground = (what: string, work: () => Promise<void>) =>
-    deps.background(work().catch((error) => report(what, error)));
-
-  const onWire = () => (actor.state.startsWith('live.streaming') ? lane.current : null);
-
-  const socket = createSessionSocket({
-    transport: deps.transport,
-    clock,
-    onFrame: guarded('a frame', (text: string) => readFrame(text, onWire())),
-    onLost: guarded('a lost connection', (generation: number, how: LostConnection) =>
-      dialer.lost(onWire(), generation, how),
-    ),
-    onRefused: guarded('a refusal', (answer: UpstreamAnswer) => {
-      const turn = onWire();
-      if (turn) dialer.refused(turn, answer);
-    }),
-    onStuck: guarded('a stuck client', () => {
-      const turn = onWire();
-      if (!turn) return;
-      turn.stream.sink.cut();
-      socket.pause(turn, false);
-    }),
-    takesAnchors: () =>
-      lane.current === null ||
-      deps.abilities.takesAnchors({ targetId: deps.target.id, credentialFp: lane.current.evidence.credentialFp }),
-  });
-  const dialer = createDialer({
-    store,
-    socket,
-    target: deps.target,
-    deadlines: config.deadlines,
-    abilities: deps.abilities,
-    current: () => lane.current,
-    generation: () => actor.context.generation,
-    creates: () => actor.context.creates,
-    send,
-    learnTurnState: (turn, value) => turnState.learn(turn.evidence.clientTurnId, value),
-    opened: (headers) => signals.opened(headers),
-    failed: failed('preparing a socket'),
-    onFailure: ({ request: { requestId: request } }, cause) =>
-      log.warn({ request, session: id, cause }, 'a connection to the upstream failed'),
-  });
-  const readFrame = createFrameReader({
-    socket,
-    mostBytes: config.limits.transcriptBytes,
-    now: () => clock.now(),
-    wall: () => clock.wall(),
-    send,
-    touchSilence: () => actor.touch('silence'),
-    learnTurnState: (turn, value) => turnState.learn(turn.evidence.clientTurnId, value),
-    signal: (frame, turn) => {
-      if (signals.take(frame) && turn) turn.stream.restate(signals.forTurn(turn));
-    },
-    mayResend,
-    anchorRefused: (turn, relayed) => void dialer.resendWithoutAnchor(turn, relayed),
-    anchorRefusedLate: (turn, error) => dialer.resendElsewhere(turn, error),
-  });
-  const sender = createSender({
-    socket,
-    clock,
-    config,
-    abilities: deps.abilities,
-    targetId: deps.target.id,
-    sessionId: id,
-    maySend,
-    creates: () => actor.context.creates,
-    token: (turn) => (token ??= deps.issueToken(id, epoch, turn)),
-    turnState: (turn) => turnState.for(turn.evidence.clientTurnId),
-    headers: (turn) => signals.forTurn(turn),
-    failed: failed("a client's status"),
-    send,
-  });
-  const commits = createCommits(
-    store,
-    {
-      sessionId: id,
-      scope,
-      writer,
-      epoch,
-      upstreamId: deps.target.id,
-      keys: lane.keys,
-      forkHead: birth.kind === 'new' ? (birth.fork?.id ?? null) : null,
-      face,
-    },
-    {
-      socketOpen: () => socket.open,
-      leaseValid: (left) => left >= config.deadlines.leaseMargin && maySend(),
-      renew(fenced) {
-        // A dead identity cannot be renewed. If the store still answers `fenced` after a confirmed heartbeat, the fence
-        // is final.
-        const settled = fenced ? fencedAt !== null && deps.worker.confirmedAt >= fencedAt && maySend() : maySend();
-        if (!ownsWorkerId() || settled) {
-          fencedAt = null;
-          return false;
-        }
-        if (fenced) fencedAt ??= clock.now();
-        deps.worker.doubt();
-        return true;
-      },
-    },
-    (reason) => {
-      rejection = reason.slice(0, 300);
-      log.error({ session: id, epoch, reason: rejection }, 'the store rejected a commit');
-    },
-  );
-
-  /**
-   * The content of the turn's end and the resulting head. Computed once, so that repetitions of the commit are
-   * identical.
-   */
-  let prepared: { turn: Turn; result: TurnResult; head: Head | null } | null = null;
-  function prepareEnd(turn: Turn): TurnResult {
-    if (prepared?.turn !== turn) {
-      const { result, head: left } = turnResult(turn, lane, config.limits.transcriptBytes);
-      const facts = factsOf(turn, actor.context.creates, clock.now());
-      prepared = { turn, result: { ...result, facts }, head: left };
-    }
-    return prepared.result;
+    this.#always('closing the socket', () => this.socket.close(1001, 'the worker stops'));
+    this.#end();
   }
 
-  /**
-   * Returns the turn's end without content. Used when the full end could not be stored or not even be computed, so it
-   * must not depend on anything that could have failed there. A turn that was not stored cannot be rebuilt either.
-   */
-  function bareEnd(turn: Turn): TurnResult {
-    const state = turn.ending?.state ?? 'lost';
-    // The turn still becomes the head: a request that names it must get the error that it cannot be continued.
-    const anchorLost = state === 'completed' || state === 'incomplete';
-    const end = { ...bareResult(state, turn.usage, errorOf(turn)), anchorLost };
-    if (prepared?.turn !== turn) return end;
-    const { facts } = prepared.result;
-    if (prepared.head) prepared.head.row = { ...prepared.head.row, replay: 'never' };
-    return { ...end, facts };
-  }
-
-  /** Finishes the current turn after the store has answered: the settled turn becomes the head, and the lane is free. */
-  function finishCurrent(): void {
-    const turn = lane.current;
-    if (!turn) return;
-    sender.release();
-    lane.finish(prepared?.turn === turn ? prepared.head : null);
-    prepared = null;
-  }
-
-  function admitNext(): void {
-    finishCurrent();
-    if (!ownsWorkerId()) return send({ type: 'worker.dead' });
-    const next = lane.next();
-    if (next) return admit(next);
-    if (deps.worker.draining) return send({ type: 'worker.draining' });
-    // The lifetime of an idle socket depends on the head that it holds, which has just changed.
-    actor.touch('idle');
-    actor.touch('age');
-    deps.onIdle(session);
-  }
+  // Admission of turns, one at a time.
 
   /** Admits a turn. A turn whose admission throws is answered with an error, and the following ones continue. */
-  function admit(turn: Turn): void {
+  #admit(turn: Turn): void {
     try {
-      admitSafely(turn);
+      if (!place(turn, this.turns) || planFor(turn, this.socket.anchor).form === 'impossible') {
+        this.#return(turn, { kind: 'head_moved', sessionId: this.id });
+        return this.#admitNext();
+      }
+      if (!turn.lease.run()) {
+        turn.fail(tenantBusy('turns'));
+        return this.#admitNext();
+      }
+      if (this.#kept === 'softIdle' && turn.evidence.hardKey !== null && turn.continuation?.kind === 'extends') {
+        this.#kept = 'idle';
+      }
+      this.turns.take(turn);
+      this.send({ type: 'turn.wanted' });
     } catch (error) {
-      if (lane.current !== turn) always('admitting a request', () => turn.fail(new BridgeError('bridge_internal')));
+      if (this.turns.current !== turn) {
+        this.#always('admitting a request', () => turn.fail(new BridgeError('bridge_internal')));
+      }
       throw error;
     }
   }
 
-  function admitSafely(turn: Turn): void {
-    if (!place(turn, lane) || planFor(turn, socket.anchor).form === 'impossible') {
-      handOn(turn, { kind: 'head_moved', sessionId: id });
-      return admitNext();
-    }
-    if (!turn.lease.run()) {
-      turn.fail(tenantBusy('turns'));
-      return admitNext();
-    }
-    if (lane.kept === 'softIdle' && turn.evidence.hardKey !== null && turn.continuation?.kind === 'extends') {
-      lane.kept = 'idle';
-    }
-    lane.take(turn);
-    send({ type: 'turn.wanted' });
+  #admitNext(): void {
+    this.#finishCurrent();
+    if (!this.ownsWorkerId) return this.send({ type: 'worker.dead' });
+    const next = this.turns.waiting.shift();
+    if (next) return this.#admit(next);
+    if (this.env.worker.draining) return this.send({ type: 'worker.draining' });
+    // The lifetime of an idle socket depends on the head that it holds, which has just changed.
+    this.actor.touch('idle');
+    this.actor.touch('age');
+    this.#host.onIdle(this);
+  }
+
+  /** Finishes the current turn after the store has answered: the settled turn becomes the head, the session is free. */
+  #finishCurrent(): void {
+    const turn = this.turns.current;
+    if (!turn) return;
+    this.cancelStatusHold?.();
+    this.turns.finish(this.#prepared?.turn === turn ? this.#prepared.head : null);
+    this.#prepared = null;
   }
 
   /** Returns a turn to the dispatcher. If that fails, the request is answered with an error. */
-  function handOn(turn: Turn, fact: AttemptFact | null): void {
+  #return(turn: Turn, fact: AttemptFact | null): void {
     try {
-      deps.returnTurn(turn, fact);
+      this.#host.returnTurn(turn, fact);
     } catch (error) {
-      report('handing a request back', error);
-      always('answering a request', () => turn.fail(new BridgeError('bridge_internal', { cause: error })));
+      this.report('handing a request back', error);
+      this.#always('answering a request', () => turn.fail(new BridgeError('bridge_internal', { cause: error })));
     }
   }
 
-  function giveBack(fact: AttemptFact): void {
-    const turn = lane.giveUp();
+  #returnCurrent(fact: AttemptFact): void {
+    const turn = this.turns.giveUp();
     if (turn?.stream.finished) turn.stream.discard();
     if (!turn || turn.stream.finished) return;
     turn.note({ type: 'hand_back' });
-    handOn(turn, fact);
+    this.#return(turn, fact);
   }
 
   /**
    * Removes the current turn if it has not begun. The event that ended this actor (a drain, an eviction) can have been
    * queued before the event of the turn that was just admitted.
    */
-  function giveUpUnbegun(): Turn[] {
-    const turn = lane.current;
+  #giveUpUnbegun(): Turn[] {
+    const turn = this.turns.current;
     if (!turn || turn.stream.finished || turn.ending !== null) return [];
-    lane.giveUp();
+    this.turns.giveUp();
     return [turn];
   }
 
   /** Ends the actor for any reason. Waiting requests, including one that has not begun, are placed again. */
-  function end(): void {
-    if (ended) return;
-    ended = true;
-    const unbegun = giveUpUnbegun();
-    always('the last turn', finishCurrent);
-    const waiting = [...unbegun, ...lane.handBack()];
-    actor.stop();
-    always('taking the session off', () => deps.onEnded(session));
+  #end(): void {
+    if (this.ended) return;
+    this.ended = true;
+    const unbegun = this.#giveUpUnbegun();
+    this.#always('the last turn', () => this.#finishCurrent());
+    const waiting = [...unbegun, ...this.turns.takeWaiting()];
+    this.actor.stop();
+    this.#always('taking the session off', () => this.#host.onEnded(this));
     for (const turn of waiting) {
       turn.note({ type: 'hand_back' });
-      handOn(turn, null);
+      this.#return(turn, null);
     }
   }
 
-  function perform({ type, params }: Effect): void {
-    const turn = lane.current;
+  // The machine: its start, its effects and its deadlines.
+
+  #start(birth: SessionBirth): void {
+    const { id, epoch } = this;
+    const { clock, inspect, log, config, random } = this.env;
+    this.#socketAge = config.deadlines.socketAge + (random() * 2 - 1) * config.deadlines.socketAgeJitter;
+    const from =
+      birth.kind === 'new'
+        ? { input: {} }
+        : {
+            snapshot: rehydrate(sessionProgram, {
+              persisted: birth.row.snapshot,
+              machineVersion: birth.row.machineVersion,
+              input: {},
+              takeover: { type: 'session.claimed' },
+              validContext: isSessionContext,
+            }).snapshot,
+          };
+    this.actor = startActor(sessionProgram, {
+      id: `${id}@${epoch}`,
+      ...from,
+      clock,
+      durations: (name) => this.#duration(name),
+      perform: (effect) => this.#perform(effect),
+      effectFailed: ({ type }, error): SessionEvent => {
+        this.report(type, error);
+        return { type: 'effect.failed' };
+      },
+      commit: (effect, attempt) => this.#commit(effect, attempt),
+      commitFailed: ({ type }, error): SessionEvent => {
+        this.rejection = `${type} failed here`;
+        log.error({ session: id, epoch, commit: type, error: safeError(error) }, 'a commit could not be made');
+        return { type: 'store.rejected', rowExists: type !== 'commitCreate' };
+      },
+      inspect,
+      onError: (error) => log.error({ session: id, epoch, error: safeError(error) }, 'a session failed'),
+      onStopped: () => {
+        if (this.ended) return;
+        // The actor was not stopped by a final state: the machine itself has failed.
+        this.report('the machine', new Error('The machine has stopped.'));
+        this.#always('closing the socket', () => this.socket.close());
+        this.#end();
+      },
+    });
+  }
+
+  #perform({ type, params }: Effect): void {
+    const turn = this.turns.current;
     switch (type) {
       case 'dial':
         // Discard what a lost socket had begun: the next attempt starts from the beginning.
         if (turn) turn.heldCreated = null;
-        return void dialer.dial();
+        return void dial(this);
       case 'closeSocket':
-        return socket.close();
+        return this.socket.close();
       case 'sendFull':
         // The state does not change, but now waits for the answer to the second create.
-        actor.touch('firstEvent');
-        return sender.send(turn!);
+        this.actor.touch('firstEvent');
+        return sendTurn(this, turn!);
       case 'sendCreate':
-        return sender.send(turn!);
+        return sendTurn(this, turn!);
       case 'endTurn': {
         const { end: state, fault } = params as { end: ForcedEnd; fault: SessionFault };
         if (!turn) return;
-        if (fault === 'bridge_first_event_timeout') dialer.overdue(turn);
+        if (fault === 'bridge_first_event_timeout') firstEventOverdue(this, turn);
         turn.ending ??= { state, terminal: null, fault, answer: null, error: null };
         // If the client already got an error because the store was silent, the turn itself was cancelled without being
         // sent.
@@ -678,236 +419,219 @@ export function createSession(deps: SessionDeps, birth: SessionBirth, first: Tur
       }
       case 'deliverTerminal':
         if (!turn) return;
-        turn.times.ended = clock.now();
+        turn.times.ended = this.env.clock.now();
         return turn.deliver();
       case 'failTurn':
         return turn?.fail(faultError(turn, (params as { fault: SessionFault }).fault));
       case 'relayRefusal':
         return turn?.deliver();
       case 'reresolve':
-        return giveBack(birth.kind === 'new' ? { kind: 'key_taken' } : { kind: 'head_moved', sessionId: id });
+        return this.#returnCurrent(this.#isNew ? { kind: 'key_taken' } : { kind: 'head_moved', sessionId: this.id });
       case 'admitNext':
-        return admitNext();
+        return this.#admitNext();
       case 'handBack':
-        return end();
+        return this.#end();
       case 'release':
+        if (this.#closing) return this.#inBackground('giving the session up', this.#recordClose());
         // A request that waits here will claim the session again; releasing it first would only cost a round trip.
-        if (lane.waiting.length === 0 || leave !== release) inBackground('giving the session up', leave);
+        if (this.turns.waiting.length === 0) this.#inBackground('giving the session up', this.#release());
         return;
       case 'recordClose':
-        return inBackground('closing the session', recordClose);
+        return this.#inBackground('closing the session', this.#recordClose());
       case 'closeWhenSettled':
-        leave = recordClose;
+        this.#closing = true;
         return;
-      case 'reportUnsettled':
-        return log.error({ session: id, epoch, turn: turn?.id, reason: rejection }, 'a turn could not be settled');
+      case 'reportUnsettled': {
+        const { id, epoch, rejection } = this;
+        const what = { session: id, epoch, turn: turn?.id, reason: rejection };
+        return this.env.log.error(what, 'a turn could not be settled');
+      }
     }
   }
 
-  /** Action that ends ownership when the session becomes stale: a release, or a close if an operator has requested that. */
-  let leave = release;
-
-  async function release(): Promise<void> {
-    const answer = await store.release({ ...writer, sessionId: id, epoch, face: { ...face(), state: 'stale' } });
-    if (answer.verdict === 'unknown') log.info({ session: id, epoch }, 'release unanswered; the row stays claimable');
+  /**
+   * Returns the duration of a deadline of the machine, in milliseconds.
+   *
+   * @throws Error for an unknown name
+   */
+  #duration(name: string): number {
+    const { config, clock, random } = this.env;
+    const { deadlines } = config;
+    switch (name) {
+      case 'idle':
+        return this.onlyHolder ? Number.POSITIVE_INFINITY : deadlines[this.#kept];
+      case 'age': {
+        const limit = this.onlyHolder ? deadlines.onlyHolderAge : this.#socketAge;
+        return Math.max(0, limit - (clock.now() - this.socket.openedAt));
+      }
+      case 'redial': {
+        const dials = Math.min(this.actor.context.generation, 4);
+        return Math.min(SLOWEST_REDIAL, FIRST_REDIAL * 2 ** dials) * (0.75 + random() / 2);
+      }
+      default: {
+        const ms = (deadlines as Record<string, number>)[name];
+        if (ms === undefined) throw new Error(`no duration is known for the deadline ${name}`);
+        return ms;
+      }
+    }
   }
 
-  async function recordClose(): Promise<void> {
-    const call = { ...writer, sessionId: id, epoch, face: { ...face(), state: 'closed' as const } };
-    for (let attempt = 0; attempt < 5; attempt += 1) if ((await store.close(call)).verdict !== 'unknown') return;
-  }
-
-  /** Notes a durable start in the turn's record, whether or not its frame can be sent. */
-  function noteStart(turn: Turn, reply: CommitReply): CommitReply {
-    if ('event' in reply && reply.event.type === 'store.started') turn.note({ type: 'commit' });
-    return reply;
-  }
+  // Commits.
 
   /** Makes one attempt at a commit. An unreachable store counts as unanswered; any other error is final. */
-  async function commit(effect: Effect, attempt: number): Promise<CommitReply> {
-    if (attempt === 0) waitsSince = clock.now();
+  async #commit(effect: Effect, attempt: number): Promise<CommitReply> {
+    if (attempt === 0) this.#waitsSince = this.env.clock.now();
     try {
-      const reply = await ask(effect);
-      if ('unknown' in reply) bearWithStore();
+      const reply = await this.#ask(effect);
+      if ('unknown' in reply) this.#bearWithStore();
       return reply;
     } catch (error) {
       if (!(error instanceof StoreUnavailable)) throw error;
-      bearWithStore();
+      this.#bearWithStore();
       return { unknown: error.message };
     }
   }
 
   /** Restarts the wait for the start if the store has confirmed a heartbeat in the meantime: it is slow, not silent. */
-  function bearWithStore(): void {
-    if (deps.worker.confirmedAt < waitsSince) return;
-    waitsSince = clock.now();
-    actor.touch('startWait');
+  #bearWithStore(): void {
+    const { worker, clock } = this.env;
+    if (worker.confirmedAt < this.#waitsSince) return;
+    this.#waitsSince = clock.now();
+    this.actor.touch('startWait');
   }
 
-  async function ask({ type }: Effect): Promise<CommitReply> {
-    const turn = lane.current!;
+  async #ask({ type }: Effect): Promise<CommitReply> {
+    const turn = this.turns.current!;
     switch (type) {
       case 'commitCreate': {
-        const reply = await commits.create(turn);
-        if ('event' in reply) deps.onCreated(session);
+        const reply = await commitCreate(this, turn);
+        if ('event' in reply) this.#host.onCreated(this);
         return noteStart(turn, reply);
       }
       case 'commitStart':
-        return noteStart(turn, await commits.start(turn));
+        return noteStart(turn, await commitStart(this, turn));
       case 'commitOrphan': {
         // All repetitions must name the same orphan; the next commit of this type names another one.
-        orphanId ??= (await store.session(id))?.activeTurnId ?? null;
-        const reply: CommitReply = orphanId ? await commits.orphan(orphanId) : { event: { type: 'store.cleared' } };
-        if ('event' in reply) orphanId = null;
+        this.#orphanId ??= (await this.env.store.session(this.id))?.activeTurnId ?? null;
+        if (this.#orphanId === null) return { event: { type: 'store.cleared' } };
+        const reply = await commitOrphan(this, this.#orphanId);
+        if ('event' in reply) this.#orphanId = null;
         return reply;
       }
       case 'commitBareSettle':
-        return commits.settle(turn, bareEnd(turn));
+        return commitSettle(this, turn, this.#bareEnd(turn));
       default:
-        return commits.settle(turn, prepareEnd(turn));
+        return commitSettle(this, turn, this.#prepareEnd(turn));
     }
   }
 
-  const startSessionActor = () =>
-    startActor(sessionProgram, {
-      id: `${id}@${epoch}`,
-      ...(claimed
-        ? {
-            snapshot: rehydrate(sessionProgram, {
-              persisted: claimed.snapshot,
-              machineVersion: claimed.machineVersion,
-              input: {},
-              takeover: { type: 'session.claimed' },
-              validContext: isSessionContext,
-            }).snapshot,
-          }
-        : { input: {} }),
-      clock,
-      durations: createDurations({
-        lane,
-        socket,
-        deadlines: config.deadlines,
-        clock,
-        random: deps.random,
-        generation: () => actor.context.generation,
-      }),
-      perform,
-      effectFailed({ type }, error): SessionEvent {
-        report(type, error);
-        return { type: 'effect.failed' };
-      },
-      commit,
-      commitFailed({ type }, error): SessionEvent {
-        rejection = `${type} failed here`;
-        log.error({ session: id, epoch, commit: type, error: safeError(error) }, 'a commit could not be made');
-        return { type: 'store.rejected', rowExists: type !== 'commitCreate' };
-      },
-      inspect: deps.inspect,
-      onError: (error) => log.error({ session: id, epoch, error: safeError(error) }, 'a session failed'),
-      onStopped() {
-        if (ended) return;
-        // The actor was not stopped by a final state: the machine itself has failed.
-        report('the machine', new Error('The machine has stopped.'));
-        always('closing the socket', () => socket.close());
-        end();
-      },
-    });
+  #prepareEnd(turn: Turn): TurnResult {
+    if (this.#prepared?.turn !== turn) {
+      const { result, head } = turnResult(turn, this);
+      const facts = metricsOf(turn, this.actor.context.creates, this.env.clock.now());
+      this.#prepared = { turn, result: { ...result, facts }, head };
+    }
+    return this.#prepared.result;
+  }
 
-  const session: Session = {
-    id,
-    epoch,
-    scope,
-    workerId,
-    keys: lane.keys,
-    get hard() {
-      return hard || lane.kept === 'idle';
-    },
-    key: first.namedByKey === id || lane.keys.length > 0 ? evidence.hardKey : null,
-    get head() {
-      return lane.head;
-    },
-    get line() {
-      return lane.line;
-    },
-    get places() {
-      return lane.places;
-    },
-    learnLine(known) {
-      if (lane.line === null && lane.head?.id === known.turnId) lane.line = known;
-    },
-    related: (turn) => isRelated(turn, lane),
-    get onlyHolder() {
-      return isOnlyHolder(lane, socket);
-    },
-    get attachable() {
-      return lane.current ?? lane.undelivered;
-    },
-    get lastUsed() {
-      return lane.lastUsed;
-    },
-    get socketOpen() {
-      return socket.open;
-    },
-    get socketAgeMs() {
-      return socket.open ? clock.now() - socket.openedAt : null;
-    },
-    begin(turn) {
-      turn.note({ type: 'queue' });
-      try {
-        if (place(turn, lane) && planFor(turn, null).form !== 'impossible') {
-          lane.take(turn);
-          actor = startSessionActor();
-          if (claimed) send({ type: 'turn.wanted' });
-          return;
-        }
-      } catch (error) {
-        lane.giveUp();
-        ended = true;
-        deps.onEnded(session);
-        throw error;
-      }
-      ended = true;
-      turn.note({ type: 'hand_back' });
-      deps.onEnded(session);
-      deps.returnTurn(turn, { kind: 'head_moved', sessionId: id });
-    },
-    submit(turn) {
-      if (ended) return false;
-      turn.note({ type: 'queue' });
-      lane.touch();
-      if (lane.current === null && actor.state === 'live.idle') admit(turn);
-      else lane.queue(turn);
-      return true;
-    },
-    reattach(sink) {
-      const turn = session.attachable;
-      if (!turn?.repeatable) return false;
-      turn.stream.attach(sink);
-      send({ type: 'client.back' });
-      return true;
-    },
-    supersede: () => send({ type: 'turn.cancelled', reason: 'superseded' }),
-    clientGone(turn) {
-      if (lane.withdraw(turn)) turn.fail(new BridgeError('bridge_turn_cancelled'));
-      else if (turn === lane.current) send({ type: 'client.gone' });
-    },
-    withdraw: (turn) => lane.withdraw(turn),
-    pressure: (turn, paused) => socket.pause(turn, paused),
-    view: () =>
-      viewOf(lane, {
-        state: actor.state,
-        socketAnchor: socket.anchor,
-        queueFull: lane.waiting.length >= config.limits.queueLength,
-      }),
-    send,
-    abandon() {
-      if (ended) return;
-      const turn = lane.current;
-      for (const each of [...(turn ? [turn] : []), ...lane.handBack()])
-        always('answering a request', () => each.fail(new BridgeError('bridge_draining')));
-      always('closing the socket', () => socket.close(1001, 'the worker stops'));
-      end();
-    },
-  };
-  return session;
+  /**
+   * Returns the turn's end without content. Used when the full end could not be stored or not even be computed, so it
+   * must not depend on anything that could have failed there. A turn that was not stored cannot be rebuilt either.
+   */
+  #bareEnd(turn: Turn): TurnResult {
+    const state = turn.ending?.state ?? 'lost';
+    // The turn still becomes the head: a request that names it must get the error that it cannot be continued.
+    const anchorLost = state === 'completed' || state === 'incomplete';
+    const end = { ...bareResult(state, turn.usage, errorOf(turn)), anchorLost };
+    if (this.#prepared?.turn !== turn) return end;
+    const { result, head } = this.#prepared;
+    if (head) head.row = { ...head.row, replay: 'never' };
+    return { ...end, facts: result.facts };
+  }
+
+  async #release(): Promise<void> {
+    const { id, epoch, env } = this;
+    const answer = await env.store.release(this.#lastCall('stale'));
+    if (answer.verdict === 'unknown') {
+      env.log.info({ session: id, epoch }, 'release unanswered; the row stays claimable');
+    }
+  }
+
+  async #recordClose(): Promise<void> {
+    const call = this.#lastCall('closed');
+    for (let attempt = 0; attempt < CLOSE_ATTEMPTS; attempt += 1) {
+      if ((await this.env.store.close(call)).verdict !== 'unknown') return;
+    }
+  }
+
+  #lastCall<S extends SessionStateName>(state: S) {
+    const { workerId: me, nonce, id: sessionId, epoch } = this;
+    return { me, nonce, sessionId, epoch, saved: { ...this.saved(), state } };
+  }
+
+  // What the core and the socket ask.
+
+  override saved(): SavedState {
+    const { actor } = this;
+    return { state: topState(actor.state), snapshot: persist(actor), machineVersion: SESSION_MACHINE_VERSION };
+  }
+
+  override onTurnDiscarded(): void {
+    this.#host.onTurnDiscarded(this);
+  }
+
+  override onFrame(text: string): void {
+    try {
+      this.#frames.read(text, this.turnOnWire);
+    } catch (error) {
+      this.failed('a frame', error);
+    }
+  }
+
+  override onLost(generation: number, how: LostConnection): void {
+    try {
+      connectionLost(this, generation, how);
+    } catch (error) {
+      this.failed('a lost connection', error);
+    }
+  }
+
+  override onRefused(answer: UpstreamAnswer): void {
+    try {
+      const turn = this.turnOnWire;
+      if (turn) exchangeRefused(this, turn, answer);
+    } catch (error) {
+      this.failed('a refusal', error);
+    }
+  }
+
+  override onStuck(): void {
+    try {
+      const turn = this.turnOnWire;
+      if (!turn) return;
+      turn.stream.sink.cut();
+      this.socket.pause(turn, false);
+    } catch (error) {
+      this.failed('a stuck client', error);
+    }
+  }
+
+  /** Runs a step that must not prevent the following ones: an error is only reported. */
+  #always(what: string, step: () => void): void {
+    try {
+      step();
+    } catch (error) {
+      this.report(what, error);
+    }
+  }
+
+  #inBackground(what: string, work: Promise<void>): void {
+    this.env.background(work.catch((error) => this.report(what, error)));
+  }
+}
+
+/** Notes a durable start in the turn's record, whether or not its frame can be sent. */
+function noteStart(turn: Turn, reply: CommitReply): CommitReply {
+  if ('event' in reply && reply.event.type === 'store.started') turn.note({ type: 'commit' });
+  return reply;
 }

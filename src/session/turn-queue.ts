@@ -1,166 +1,144 @@
 import type { Clock } from '../clock.ts';
-import type { KeyRef, TurnRow } from '../store/port.ts';
+import type { TurnRow } from '../store/port.ts';
 import type { Line } from '../transcript/line.ts';
-import type { Head } from './commits.ts';
 import type { Turn } from './turn.ts';
 
-/** Identity of a lane: fixed for one (session, epoch) on one worker. */
-export interface LaneIdentity {
-  readonly id: string;
-  readonly epoch: number;
-  readonly scope: string;
-  readonly workerId: string;
-  /** Hard keys under which this session was created; empty for parallel lanes, forks and claimed sessions. */
-  readonly keys: readonly KeyRef[];
-  /** Name of the deadline of its idle socket: only sessions that were reached by hard evidence keep one for long. */
-  kept: 'idle' | 'laneIdle' | 'softIdle';
-}
-
-/** The head with which a lane begins. */
-export interface KnownHead {
-  /** Head id in the session's row: the fence compares it, whether or not that turn can be read. */
-  id: string | null;
-  row: TurnRow | null;
+/** The last turn of a session's line, as known to the session. */
+export interface Head {
+  row: TurnRow;
+  /** Null if the forms of some ancestor are not known here. */
   line: Line | null;
+  /** Fingerprints by which requests find the turn. */
+  places: readonly string[];
 }
 
 /**
  * The turns of one session on this worker: the head, the current one, the waiting ones, and an ended one that has not
  * been delivered yet.
  */
-export interface Lane extends LaneIdentity {
-  /** Head id in the session's row. */
+export class TurnQueue {
+  /** Head id in the session's row: the fence compares it, whether or not that turn can be read. */
   headId: string | null;
   /** The last completed or incomplete turn of the line. Also null if the row names a turn that cannot be read. */
   head: TurnRow | null;
   /** The line that ends at the head; null if it is not known here. */
   line: Line | null;
-  /** Fingerprints by which requests find the head. */
-  places: readonly string[];
-  readonly current: Turn | null;
-  readonly waiting: readonly Turn[];
+  /** Fingerprints by which requests find the head; empty if they are not known here. */
+  places: readonly string[] = [];
+  current: Turn | null = null;
+  readonly waiting: Turn[] = [];
   /**
    * An ended turn whose client has not received its terminal event. It is kept for the grace period, so that a retry
    * finds it.
    */
-  readonly undelivered: Turn | null;
+  undelivered: Turn | null = null;
   /** Number of bytes of the line's items that this worker has stored. */
-  storedBytes: number;
+  storedBytes = 0;
   /** Time of the last activity, in monotonic milliseconds. */
-  readonly lastUsed: number;
-  take(turn: Turn): void;
-  /** Removes the current turn from the lane and returns it. */
-  giveUp(): Turn | null;
+  lastUsed: number;
+  readonly #clock: Clock;
+  readonly #graceMs: number;
+  readonly #onDiscarded: () => void;
+  #stopGrace: (() => void) | null = null;
+
   /**
-   * Notes that the current turn has ended.
+   * @param graceMs time for which an ended turn is kept for its client to come back, in milliseconds
+   * @param onDiscarded called when an ended turn is no longer kept
+   */
+  constructor(
+    head: Pick<TurnQueue, 'headId' | 'head' | 'line'>,
+    clock: Clock,
+    graceMs: number,
+    onDiscarded: () => void,
+  ) {
+    this.headId = head.headId;
+    this.head = head.head;
+    this.line = head.line;
+    this.lastUsed = clock.now();
+    this.#clock = clock;
+    this.#graceMs = graceMs;
+    this.#onDiscarded = onDiscarded;
+  }
+
+  /** The current turn, or the ended one whose client has not received its terminal event yet. */
+  get attachable(): Turn | null {
+    return this.current ?? this.undelivered;
+  }
+
+  touch(): void {
+    this.lastUsed = this.#clock.now();
+  }
+
+  /** Makes a turn the current one. */
+  take(turn: Turn): void {
+    this.#discardUndelivered();
+    this.current = turn;
+  }
+
+  /** Removes the current turn and returns it. */
+  giveUp(): Turn | null {
+    const turn = this.current;
+    this.current = null;
+    return turn;
+  }
+
+  /**
+   * Notes that the current turn has ended. It is kept until its client has received the end, at most for the grace
+   * period.
    *
    * @param head the head that the turn became; null if it did not become one
    */
-  finish(head: Head | null): void;
-  queue(turn: Turn): void;
-  next(): Turn | undefined;
-  withdraw(turn: Turn): boolean;
-  /** Empties the queue. */
-  handBack(): Turn[];
-  touch(): void;
-  /** Discards the undelivered turn. */
-  forget(): void;
-}
+  finish(head: Head | null): void {
+    const turn = this.current;
+    this.current = null;
+    this.touch();
+    if (head) {
+      this.headId = head.row.id;
+      this.head = head.row;
+      this.line = head.line;
+      this.places = head.places;
+    }
+    if (turn) this.#keep(turn);
+  }
 
-/**
- * Creates the lane of a session.
- *
- * @param graceMs time for which an ended turn is kept for its client to come back, in milliseconds
- * @param onForgotten called when an ended turn is no longer kept
- */
-export function createLane(
-  identity: LaneIdentity,
-  head: KnownHead,
-  clock: Clock,
-  graceMs: number,
-  onForgotten = () => {},
-): Lane {
-  let current: Turn | null = null;
-  let waiting: Turn[] = [];
-  let undelivered: Turn | null = null;
-  let stopGrace = () => {};
-  let lastUsed = clock.now();
+  /** Lets a turn wait for its admission. */
+  queue(turn: Turn): void {
+    this.touch();
+    this.waiting.push(turn);
+  }
 
-  const forget = () => {
-    stopGrace();
-    if (undelivered === null) return;
-    undelivered.stream.discard();
-    undelivered = null;
-    onForgotten();
-  };
-  const linger = (turn: Turn) => {
-    forget();
+  /**
+   * Removes a waiting turn.
+   *
+   * @returns false if it does not wait here
+   */
+  withdraw(turn: Turn): boolean {
+    const index = this.waiting.indexOf(turn);
+    if (index >= 0) this.waiting.splice(index, 1);
+    return index >= 0;
+  }
+
+  /** Removes all waiting turns and returns them. */
+  takeWaiting(): Turn[] {
+    return this.waiting.splice(0);
+  }
+
+  #keep(turn: Turn): void {
+    this.#discardUndelivered();
     if (turn.stream.delivered) return;
-    undelivered = turn;
-    stopGrace = clock.after(graceMs, forget);
+    this.undelivered = turn;
+    this.#stopGrace = this.#clock.after(this.#graceMs, () => this.#discardUndelivered());
     turn.stream.onDelivered(() => {
-      if (undelivered === turn) forget();
+      if (this.undelivered === turn) this.#discardUndelivered();
     });
-  };
+  }
 
-  return {
-    ...identity,
-    headId: head.id,
-    head: head.row,
-    line: head.line,
-    places: [],
-    storedBytes: 0,
-    get current() {
-      return current;
-    },
-    get waiting() {
-      return waiting;
-    },
-    get undelivered() {
-      return undelivered;
-    },
-    get lastUsed() {
-      return lastUsed;
-    },
-    take(turn) {
-      forget();
-      current = turn;
-    },
-    giveUp() {
-      const turn = current;
-      current = null;
-      return turn;
-    },
-    finish(left) {
-      const turn = current;
-      current = null;
-      lastUsed = clock.now();
-      if (left) {
-        this.headId = left.row.id;
-        this.head = left.row;
-        this.line = left.line;
-        this.places = left.places;
-      }
-      if (turn) linger(turn);
-    },
-    queue(turn) {
-      lastUsed = clock.now();
-      waiting.push(turn);
-    },
-    next: () => waiting.shift(),
-    withdraw(turn) {
-      const before = waiting.length;
-      waiting = waiting.filter((each) => each !== turn);
-      return waiting.length < before;
-    },
-    handBack() {
-      const handed = waiting;
-      waiting = [];
-      return handed;
-    },
-    touch() {
-      lastUsed = clock.now();
-    },
-    forget,
-  };
+  #discardUndelivered(): void {
+    this.#stopGrace?.();
+    this.#stopGrace = null;
+    if (this.undelivered === null) return;
+    this.undelivered.stream.discard();
+    this.undelivered = null;
+    this.#onDiscarded();
+  }
 }

@@ -3,7 +3,7 @@ import type {
   SessionRow,
   SessionStateName,
   TurnColumns,
-  TurnFacts,
+  TurnMetrics,
   TurnRow,
   TurnState,
 } from './entities.ts';
@@ -16,7 +16,7 @@ export interface SessionSummary extends SessionRow {
   /** Capped: `MOST_COUNTED` means that many or more. */
   turnCount: number;
   /** Newest turn of the session; null when all its turns are purged. */
-  lastTurn: { state: TurnState; outcome: string | null; form: TurnFacts['form'] } | null;
+  lastTurn: { state: TurnState; outcome: string | null; form: TurnMetrics['form'] } | null;
 }
 
 /** Turn of another session that continues a turn of this one. */
@@ -30,7 +30,7 @@ export interface ForkedTurn {
 /** Turn with everything that an operator may see. Never holds content. */
 export interface TurnDetail extends TurnRow, Pick<TurnColumns, (typeof detailColumns)[number]> {
   /** Null for a running turn, and for a turn that its author did not end. */
-  facts: TurnFacts | null;
+  facts: TurnMetrics | null;
   startedAt: string;
   endedAt: string | null;
   /** Bytes of the stored items; null when none are stored. */

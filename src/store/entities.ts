@@ -33,7 +33,7 @@ export type ReplayClass = (typeof replayClasses)[number];
  * Actions of the bridge on a turn. For operators only: no decision depends on it. Times are milliseconds since the request
  * was read. Holds no content and no credential.
  */
-export interface TurnFacts {
+export interface TurnMetrics {
   outcome: string;
   /** Form in which the request was sent upstream; null when it was not sent. */
   form: 'full' | 'delta' | null;
@@ -240,7 +240,7 @@ export const Turn = defineEntity({
     clientTurnId: p.text().nullable(),
     usage: verbatim().nullable().hidden(),
     error: verbatim().nullable().hidden(),
-    facts: p.json().columnType('json').$type<TurnFacts>().nullable().hidden(),
+    facts: p.json().columnType('json').$type<TurnMetrics>().nullable().hidden(),
     /**
      * Chain fingerprint over the client-made items up to and including this turn. Input to the `transcriptFp` of later
      * turns.

@@ -24,7 +24,7 @@ export type {
   SessionRow,
   SessionStateName,
   Shape,
-  TurnFacts,
+  TurnMetrics,
   TurnRow,
   TurnState,
   WorkerRow,
@@ -90,7 +90,7 @@ export interface Writer {
 }
 
 /** Columns that every fence call writes for people and for the next worker. */
-export interface RowFace extends Pick<SessionRow, 'state' | 'snapshot' | 'machineVersion'> {}
+export interface SavedState extends Pick<SessionRow, 'state' | 'snapshot' | 'machineVersion'> {}
 
 /** Creates a session together with its first turn. */
 export interface CreateCall extends Writer {
@@ -102,7 +102,7 @@ export interface CreateCall extends Writer {
   /** Turn at which the new session's head starts (a fork), or null. */
   headTurnId: string | null;
   turn: TurnStart;
-  face: RowFace;
+  saved: SavedState;
 }
 
 /** Starts a turn on a session that the writer owns. */
@@ -111,7 +111,7 @@ export interface StartCall extends Writer {
   epoch: number;
   expectedHead: string | null;
   turn: TurnStart;
-  face: RowFace;
+  saved: SavedState;
 }
 
 /** Stores the end of a turn. */
@@ -120,7 +120,7 @@ export interface SettleCall extends Writer {
   epoch: number;
   turnId: string;
   result: TurnResult;
-  face: RowFace;
+  saved: SavedState;
 }
 
 /** Takes over a session that was read at a given epoch and revision. */
@@ -134,14 +134,14 @@ export interface ClaimCall extends Writer {
 export interface ReleaseCall extends Writer {
   sessionId: string;
   epoch: number;
-  face: RowFace;
+  saved: SavedState;
 }
 
 /** Closes an idle session. */
 export interface CloseCall extends Writer {
   sessionId: string;
   epoch: number;
-  face: RowFace;
+  saved: SavedState;
 }
 
 /**

@@ -1,7 +1,7 @@
 import pg from 'pg';
 import { afterEach, describe, expect, it } from 'vitest';
 import { digestOf, expectedDigest } from '../../src/testing/index.ts';
-import { face, turnStart } from '../store/calls.ts';
+import { saved, turnStart } from '../store/calls.ts';
 import { startTestBridge, type TestBridge, type TestBridgeOptions } from '../support/bridge.ts';
 import { ownEvents, post, terminalsOf } from '../support/client.ts';
 import { openLive } from '../support/live-client.ts';
@@ -122,7 +122,7 @@ describe('a turn that its row marks as active but its own worker does not run', 
     const claimed = await store.claim({ ...writer, epochRead: row!.epoch, revisionRead: row!.revision });
     expect(claimed).toMatchObject({ verdict: 'row' });
     const turn = turnStart({ parentTurnId: row!.headTurnId });
-    const call = { ...writer, epoch: row!.epoch + 1, expectedHead: row!.headTurnId, turn, face: face() };
+    const call = { ...writer, epoch: row!.epoch + 1, expectedHead: row!.headTurnId, turn, saved: saved() };
     expect(await store.start(call)).toMatchObject({ verdict: 'ok' });
     const input = [user('one'), ...first.body.output, user('two')];
     const second = await post(other.url, { ...base, store: false, input }, headers);

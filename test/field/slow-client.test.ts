@@ -1,7 +1,7 @@
 import { expect, it } from 'vitest';
-import { createSessionSocket } from '../../src/session/connection.ts';
 import type { ClientSink } from '../../src/session/port.ts';
-import { createTurnStream } from '../../src/session/turn.ts';
+import { SessionSocket } from '../../src/session/socket.ts';
+import { TurnStream } from '../../src/session/turn.ts';
 import { createManualClock } from '../../src/testing/index.ts';
 import type { UpstreamConnection, UpstreamTransport } from '../../src/upstream/port.ts';
 
@@ -19,7 +19,7 @@ it('The upstream is read, so that its pings are answered, until the client is a 
     onDelivered: () => {},
   } as unknown as ClientSink;
   const pressure: boolean[] = [];
-  const stream = createTurnStream(sink, { bufferBytes: 1_000, onPressure: (paused) => pressure.push(paused) });
+  const stream = new TurnStream(sink, { bufferBytes: 1_000, onPressure: (paused) => pressure.push(paused) });
   const push = () => stream.push('response.output_text.delta', 'x'.repeat(100), false);
   for (let n = 0; n < 10; n += 1) push();
   expect(pressure).toEqual([]);
@@ -46,9 +46,8 @@ it('A client that keeps its upstream unread for 15 s is disconnected before the 
     send: () => true,
     close: () => {},
   } as unknown as UpstreamConnection;
-  const socket = createSessionSocket({
-    transport: { dial: async () => ({ kind: 'open', connection, headers: {} }) } as unknown as UpstreamTransport,
-    clock,
+  const dialed = { kind: 'open', connection, headers: {} };
+  const socket = new SessionSocket({ dial: async () => dialed } as unknown as UpstreamTransport, clock, {
     onFrame: () => {},
     onLost: () => {},
     onRefused: () => {},

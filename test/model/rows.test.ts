@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import type { ReleaseCall, RowFace, SettleCall, StartCall, TurnEnd, TurnResult } from '../../src/store/port.ts';
+import type { ReleaseCall, SavedState, SettleCall, StartCall, TurnEnd, TurnResult } from '../../src/store/port.ts';
 import { createManualClock } from '../../src/testing/manual-clock.ts';
 import { createMemoryStore } from '../../src/testing/memory-store/index.ts';
 import { createModelRows, defaultBounds, type ModelRows } from '../verification/model/index.ts';
@@ -12,7 +12,7 @@ const SESSION = 'session';
 const SEED = Number(process.env.MODEL_SEED ?? Math.floor(Math.random() * 2 ** 31));
 const ENDS: readonly TurnEnd[] = ['completed', 'failed', 'cancelled', 'lost'];
 
-const face: RowFace = { state: 'live', snapshot: {}, machineVersion: 1 };
+const saved: SavedState = { state: 'live', snapshot: {}, machineVersion: 1 };
 const worker = (w: number) => `w${w}`;
 const turnId = (r: number) => `t${r}`;
 const nonceOf = (n: number) => `n${n}`;
@@ -142,7 +142,7 @@ async function perform(sides: Sides, command: Command): Promise<[model: unknown,
     nonce: nonceOf(nonce),
     epoch,
     sessionId: SESSION,
-    face,
+    saved,
   });
   switch (command.call) {
     case 'create': {

@@ -34,7 +34,7 @@ export const equivalents: readonly Equivalent[] = [
     ["end === 'failed' && frame.error", 'frame.error'],
   ]),
   ...alike(FRAMES, 'No id in the set is null.', [
-    ['frame.responseId !== null && ended.has(frame.responseId)', 'ended.has(frame.responseId)'],
+    ['frame.responseId !== null && this.#ended.has(frame.responseId)', 'this.#ended.has(frame.responseId)'],
   ]),
   ...alike(FRAMES, 'Nothing before the first place is larger than an index.', [
     ['at > 0 && indexes[at - 1]! > index', 'indexes[at - 1]! > index'],

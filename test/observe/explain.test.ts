@@ -56,7 +56,7 @@ it('A story names the decision row if the record has it', () => {
   const rows = { session: row, turns: [turnRow], workers: [worker] };
   expect(explain(lost, rows).join()).not.toContain('Decided by row');
   expect(explain({ ...lost, ending: { ...lost.ending!, decidedBy: 'created' } }, rows)).toContain(
-    'Decided by row created: Nothing is known.',
+    'Decided by row created: No earlier row matches.',
   );
 });
 

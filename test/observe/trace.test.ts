@@ -4,11 +4,11 @@ import { createActor } from 'xstate';
 import { type SessionEvent, sessionMachine } from '../../machines/session.ts';
 import { turnMachine } from '../../machines/turn.ts';
 import { replay } from '../../src/observe/explain.ts';
-import type { TurnLine } from '../../src/observe/log.ts';
 import type { FlightRecord } from '../../src/observe/trace.ts';
 import { createRecorder, endedBadly, type RecorderOptions } from '../../src/observe/trace.ts';
 import { rehydrate } from '../../src/runtime/index.ts';
 import { sessionProgram } from '../../src/session/session.ts';
+import type { TurnLine } from '../../src/session/turn.ts';
 import { createManualClock } from '../../src/testing/index.ts';
 
 const sessionId = '6d1f6a52-2b43-4d6e-9a5e-000000000001';

@@ -7,7 +7,7 @@ import { openPostgresStore } from '../../src/store/postgres/index.ts';
 import { createManualClock } from '../../src/testing/index.ts';
 import { createMemoryStore } from '../../src/testing/memory-store/index.ts';
 import type { DialResult, UpstreamConnection, UpstreamTransport } from '../../src/upstream/port.ts';
-import { face, turnStart } from '../store/calls.ts';
+import { saved, turnStart } from '../store/calls.ts';
 import { freshDatabase } from '../support/database.ts';
 
 const cleanups: (() => Promise<unknown>)[] = [];
@@ -53,7 +53,7 @@ it('The store wrapper counts verdicts, takeovers and confirmed heartbeats of a r
     model: null,
     headTurnId: null,
     turn,
-    face: face(),
+    saved: saved(),
   });
   expect(created).toMatchObject({ verdict: 'ok', epoch: 1 });
   await store.declareDead(one);
@@ -62,7 +62,7 @@ it('The store wrapper counts verdicts, takeovers and confirmed heartbeats of a r
   const answer = await store.claim(claim);
   expect(answer).toMatchObject({ verdict: 'row', lostTurnId: turn.id, row: { epoch: 2 } });
   expect(
-    await store.start({ ...writer, sessionId, epoch: 1, expectedHead: null, turn: turnStart(), face: face() }),
+    await store.start({ ...writer, sessionId, epoch: 1, expectedHead: null, turn: turnStart(), saved: saved() }),
   ).toEqual({ verdict: 'fenced' });
   await store.heartbeat(one, 'serving', 600_000);
   expect(await store.pepper()).toBe(await inner.pepper());

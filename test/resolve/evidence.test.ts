@@ -336,14 +336,14 @@ describe('a repeated request whose first client has left', () => {
 
 describe('a repeat of a request that another worker has started', () => {
   const turn = turnRow('t9', { sessionId: 'there', requestFp: 'fp_new', state: 'active', authorWorkerId: OTHER });
-  const elsewhere = [{ turn, author: worker() }];
+  const remoteRepeats = [{ turn, author: worker() }];
   const forwarded = { row: 'repeat_elsewhere', do: 'forward', workerId: OTHER, session: { id: 'there', epoch: 4 } };
 
   it('A repeat is forwarded to the worker that started it when it is marked as a repeat, or names that session', () => {
-    expect(decide({ repeats: true }, { elsewhere })).toMatchObject(forwarded);
-    expect(decide({ idempotencyKey: 'i' }, { elsewhere })).toMatchObject(forwarded);
-    expect(decide({ hardKey: key }, { elsewhere, keyed: sessionRow({ id: 'there' }) })).toMatchObject(forwarded);
-    expect(decide({ repeats: true, passThrough: 'no_websocket' }, { elsewhere })).toMatchObject(forwarded);
+    expect(decide({ repeats: true }, { remoteRepeats })).toMatchObject(forwarded);
+    expect(decide({ idempotencyKey: 'i' }, { remoteRepeats })).toMatchObject(forwarded);
+    expect(decide({ hardKey: key }, { remoteRepeats, keyed: sessionRow({ id: 'there' }) })).toMatchObject(forwarded);
+    expect(decide({ repeats: true, passThrough: 'no_websocket' }, { remoteRepeats })).toMatchObject(forwarded);
   });
 
   it.each<[string, Partial<Evidence>, World]>([
@@ -353,21 +353,21 @@ describe('a repeat of a request that another worker has started', () => {
     ['when its turn is of another client turn', { clientTurnId: 'turn_9' }, {}],
     ['when its turn has another request', { requestFp: 'fp_other' }, {}],
     ['of another scope', { scope: 'globex' }, {}],
-    ['that is dead', {}, { elsewhere: [{ turn, author: worker({ state: 'dead' }) }] }],
-    ['without an address', {}, { elsewhere: [{ turn, author: worker({ internalUrl: null }) }] }],
-    ['whose lease has expired', {}, { elsewhere: [{ turn, author: worker({ leaseLeftMs: -1 }) }] }],
-    ['that is the current worker', {}, { elsewhere: [{ turn, author: worker({ id: ME }) }] }],
+    ['that is dead', {}, { remoteRepeats: [{ turn, author: worker({ state: 'dead' }) }] }],
+    ['without an address', {}, { remoteRepeats: [{ turn, author: worker({ internalUrl: null }) }] }],
+    ['whose lease has expired', {}, { remoteRepeats: [{ turn, author: worker({ leaseLeftMs: -1 }) }] }],
+    ['that is the current worker', {}, { remoteRepeats: [{ turn, author: worker({ id: ME }) }] }],
     ['that could not be reached', {}, { attempts: [lost] }],
     ['that denied the session', {}, { attempts: [{ kind: 'not_owner', sessionId: 'there', workerId: OTHER }] }],
   ])('A repeat is not forwarded to a worker %s', (_, asked, world) => {
-    expect(decide({ repeats: true, ...asked }, { elsewhere, ...world }).row).not.toBe('repeat_elsewhere');
+    expect(decide({ repeats: true, ...asked }, { remoteRepeats, ...world }).row).not.toBe('repeat_elsewhere');
   });
 
   it('A repeat must have the same parent', () => {
     const behind = [{ turn: { ...turn, parentTurnId: 't2' }, author: worker() }];
     const world = { anchor: at(t2, sessionRow()) };
-    expect(decide({ ...toHead, repeats: true }, { ...world, elsewhere: behind })).toMatchObject(forwarded);
-    expect(decide({ ...toHead, repeats: true }, { ...world, elsewhere }).row).not.toBe('repeat_elsewhere');
+    expect(decide({ ...toHead, repeats: true }, { ...world, remoteRepeats: behind })).toMatchObject(forwarded);
+    expect(decide({ ...toHead, repeats: true }, { ...world, remoteRepeats }).row).not.toBe('repeat_elsewhere');
   });
 });
 

@@ -1,5 +1,5 @@
 import { beforeEach, describe, expect, it } from 'vitest';
-import { createSessionSocket, type FirstSign, type SessionSocket } from '../../src/session/connection.ts';
+import { type FirstSign, SessionSocket } from '../../src/session/socket.ts';
 import { createManualClock, type ManualClock } from '../../src/testing/index.ts';
 import type {
   ConnectionHandlers,
@@ -53,12 +53,11 @@ beforeEach(() => {
   signs = [];
   takesAnchors = true;
   clock = createManualClock();
-  socket = createSessionSocket({
-    transport: {
-      dial: () => new Promise<DialResult>((resolve) => (answer = resolve)),
-      exchange: () => exchanges,
-    } as unknown as UpstreamTransport,
-    clock,
+  const transport = {
+    dial: () => new Promise<DialResult>((resolve) => (answer = resolve)),
+    exchange: () => exchanges,
+  } as unknown as UpstreamTransport;
+  socket = new SessionSocket(transport, clock, {
     onFrame: (text) => void log.push(`frame ${text}`),
     onLost: (generation, { code }) => void log.push(`lost ${generation} ${code}`),
     onRefused: ({ status }) => void log.push(`refused ${status}`),

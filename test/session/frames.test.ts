@@ -1,9 +1,11 @@
 import { beforeEach, describe, expect, it } from 'vitest';
+import type { SessionEvent } from '../../machines/session.ts';
 import { MOST_LEVELS } from '../../src/json.ts';
-import type { SessionSocket } from '../../src/session/connection.ts';
-import { createFrameReader } from '../../src/session/frames.ts';
+import type { SessionCore } from '../../src/session/core.ts';
+import { FrameReader } from '../../src/session/frames.ts';
 import type { Turn } from '../../src/session/turn.ts';
 import { bareResponse } from '../../src/transcript/client-view.ts';
+import type { ParsedFrame } from '../../src/upstream/port.ts';
 
 interface Shown {
   type: string;
@@ -64,27 +66,32 @@ beforeEach(() => {
   now = 1_000;
   mostBytes = 1_048_576;
   socket = { kind: 'websocket', generation: 1, anchor: 'resp_0', close: (code) => void log.push(`closed ${code}`) };
-  const reader = createFrameReader({
-    socket: socket as unknown as SessionSocket,
-    get mostBytes() {
+  const limits = {
+    get transcriptBytes() {
       return mostBytes;
     },
-    now: () => now,
-    wall: () => now,
-    send: ({ type, ...rest }) => void log.push([type, ...Object.values(rest)].join(' ')),
-    touchSilence: () => {
-      touched += 1;
+  };
+  const session: Partial<Record<keyof SessionCore, unknown>> = {
+    socket,
+    env: { clock: { now: () => now, wall: () => now }, config: { limits } },
+    actor: {
+      touch: (deadline: string) => {
+        if (deadline === 'silence') touched += 1;
+      },
     },
-    learnTurnState: (_turn, value) => void log.push(`state ${value}`),
-    signal: (frame, turn) => void signals.push([frame.type, turn !== null]),
+    signals: { take: (frame: ParsedFrame, turn: Turn | null) => void signals.push([frame.type, turn !== null]) },
+    send: ({ type, ...rest }: SessionEvent) => void log.push([type, ...Object.values(rest)].join(' ')),
+    learnTurnState: (_turn: Turn, value: string) => void log.push(`state ${value}`),
+  };
+  const reader = new FrameReader(session as unknown as SessionCore, {
     mayResend: () => resendable,
-    anchorRefused: (_turn, { error }) => void log.push(`anchor refused: ${error?.code}`),
-    anchorRefusedLate: (_turn, error) => {
+    resendWithoutAnchor: async (_session, _turn, { error }) => void log.push(`anchor refused: ${error?.code}`),
+    resendOnNewConnection: (_session, _turn, error) => {
       log.push(`anchor refused late: ${error.code}`);
       return sentLate;
     },
   });
-  read = (frame, turn) => reader(typeof frame === 'string' ? frame : JSON.stringify(frame), turn);
+  read = (frame, turn) => reader.read(typeof frame === 'string' ? frame : JSON.stringify(frame), turn);
 });
 
 const created = (id: string, more: object = {}) => ({ type: 'response.created', response: { id, ...more } });

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { anchorStored, isRelated, place, planFor } from '../../src/session/planning.ts';
 import type { Turn } from '../../src/session/turn.ts';
-import type { Lane } from '../../src/session/turn-queue.ts';
+import type { TurnQueue } from '../../src/session/turn-queue.ts';
 import type { TurnRow } from '../../src/store/port.ts';
 import { formsOf, type Line } from '../../src/transcript/line.ts';
 import { readRequest } from '../../src/transcript/read.ts';
@@ -174,7 +174,7 @@ describe('a turn that is admitted to a lane', () => {
 
 describe('a request related to the conversation of a lane', () => {
   const lane = (over: object = {}) =>
-    ({ current: null, undelivered: null, waiting: [], line: null, ...over }) as unknown as Lane;
+    ({ current: null, undelivered: null, waiting: [], line: null, ...over }) as unknown as TurnQueue;
   const other = (over: Parameters<typeof evidence>[0] = {}, items = [user('quite'), user('other')]) =>
     asking(items, { requestFp: 'fp_other', clientTurnId: 'other', ...over });
   const asked = asking([user('one'), user('two')], { requestFp: 'fp_one', clientTurnId: 'turn' });

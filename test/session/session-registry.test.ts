@@ -1,8 +1,8 @@
 import { describe, expect, it } from 'vitest';
 import type { Session } from '../../src/session/session.ts';
-import { createRoster } from '../../src/session/session-registry.ts';
+import { SessionRegistry } from '../../src/session/session-registry.ts';
 
-/** Returns a session as the roster sees it; when released, it leaves at once. */
+/** Returns a session as the registry sees it; when released, it leaves at once. */
 function sessionOf(
   id: string,
   over: Partial<Record<'busy' | 'hard' | 'onlyHolder', boolean>> & { lastUsed?: number } = {},
@@ -16,28 +16,25 @@ function sessionOf(
     key: null,
     hard,
     onlyHolder,
-    lastUsed,
-    attachable: null,
-    head: null,
-    places: [],
+    turns: { lastUsed, attachable: null, head: null, places: [] },
     view: () => ({ sessionId: id, epoch: 1, busy, state: busy ? 'live.streaming' : 'live.idle', socketAnchor: null }),
     send: ({ type }: { type: string }) => void events.push(type),
   };
   return { session: session as unknown as Session, events };
 }
 
-/** Fills a roster, lets evicted sessions leave, and returns those evicted for one socket more. */
+/** Fills a registry, lets evicted sessions leave, and returns those evicted for one socket more. */
 function evictedFrom(capacity: number, sessions: ReturnType<typeof sessionOf>[]) {
-  const roster = createRoster(capacity);
+  const registry = new SessionRegistry(capacity);
   for (const { session } of sessions) {
-    roster.add(session);
+    registry.add(session);
     const { send } = session;
     session.send = (event) => {
       send(event);
-      if (event.type === 'operator.release') roster.remove(session);
+      if (event.type === 'operator.release') registry.remove(session);
     };
   }
-  const made = typeof roster.makeRoom('a') === 'object';
+  const made = typeof registry.makeRoom('a') === 'object';
   return {
     made,
     evicted: sessions.filter(({ events }) => events.includes('operator.release')).map((each) => each.session.id),
@@ -78,10 +75,10 @@ describe('eviction for one more socket', () => {
   });
 
   it('A place is free only after the evicted session has left', () => {
-    const roster = createRoster(1);
+    const registry = new SessionRegistry(1);
     const { session, events } = sessionOf('a');
-    roster.add(session);
-    expect(roster.makeRoom('a')).toBe('worker');
+    registry.add(session);
+    expect(registry.makeRoom('a')).toBe('worker');
     expect(events).toEqual(['operator.release']);
   });
 });

@@ -5,7 +5,7 @@ import type {
   ClaimVerdict,
   CreateCall,
   KeyRef,
-  RowFace,
+  SavedState,
   SessionStore,
   SettleCall,
   StartCall,
@@ -18,7 +18,7 @@ export const LEASE_MS = 600_000;
 /** A lease that has already expired when it is written. */
 export const EXPIRED_MS = -1000;
 
-export const face = (state: RowFace['state'] = 'live'): RowFace => ({
+export const saved = (state: SavedState['state'] = 'live'): SavedState => ({
   state,
   snapshot: { value: state },
   machineVersion: 1,
@@ -83,7 +83,7 @@ export interface Lane {
   start(over?: Partial<StartCall>): StartCall;
   settle(turnId: string, result?: TurnResult): SettleCall;
   /** Returns only the writer and the epoch, for `release` and `close`. */
-  hold(state?: RowFace['state']): { sessionId: string; me: string; nonce: string; epoch: number; face: RowFace };
+  hold(state?: SavedState['state']): { sessionId: string; me: string; nonce: string; epoch: number; saved: SavedState };
 }
 
 export async function newWorker(store: SessionStore, leaseMs = LEASE_MS): Promise<string> {
@@ -108,7 +108,7 @@ export function lane(me: string, over: Partial<CreateCall> = {}): Lane {
     model: 'model',
     headTurnId: null,
     turn,
-    face: face(),
+    saved: saved(),
     ...over,
   };
   return laneAt({ sessionId, scope, me, nonce, epoch: 1 }, create);
@@ -120,9 +120,9 @@ function laneAt(at: Pick<Lane, 'sessionId' | 'scope' | 'me' | 'nonce' | 'epoch'>
     ...at,
     firstTurn: create.turn,
     create,
-    start: (over = {}) => ({ ...writer, expectedHead: null, turn: turnStart(), face: face(), ...over }),
-    settle: (turnId, result = completed()) => ({ ...writer, turnId, result, face: face() }),
-    hold: (state = 'stale') => ({ ...writer, face: face(state) }),
+    start: (over = {}) => ({ ...writer, expectedHead: null, turn: turnStart(), saved: saved(), ...over }),
+    settle: (turnId, result = completed()) => ({ ...writer, turnId, result, saved: saved() }),
+    hold: (state = 'stale') => ({ ...writer, saved: saved(state) }),
   };
 }
 

@@ -6,7 +6,7 @@ import { openPostgresStore, storeOver } from '../../src/store/postgres/index.ts'
 import { fillDatabase, RETENTION_HOURS } from '../support/data-set.ts';
 import { type FreshDatabase, freshDatabase } from '../support/database.ts';
 import { nodesOf, type RunPlan, shapeOf, type WatchedConnection, watchPlans } from '../support/plans.ts';
-import { completed, face, turnStart } from './calls.ts';
+import { completed, saved, turnStart } from './calls.ts';
 
 const SESSIONS = 2_000;
 const TURNS_PER_SESSION = 10;
@@ -94,7 +94,7 @@ describe.each(['force_custom_plan', 'force_generic_plan'])('statement plans with
     const nothing = { scope, anchor: null, tokenSessionId: null, hardKey: null };
     const me = { me: owner, nonce, sessionId: id, epoch: Number(epoch) };
     const turn = turnStart({ parentTurnId: head, shape: 'delta' });
-    const fresh = { me: owner, nonce, sessionId: randomUUID(), face: face() };
+    const fresh = { me: owner, nonce, sessionId: randomUUID(), saved: saved() };
     const forked = turnStart({ parentTurnId: head });
     const steps: [string, () => Promise<unknown>][] = [
       ['anchor', () => store.lookup({ ...nothing, anchor: row.response })],
@@ -103,9 +103,9 @@ describe.each(['force_custom_plan', 'force_generic_plan'])('statement plans with
       ['references', () => store.references(scope, [row.item, 'unknown'])],
       ['line', () => store.line(scope, head)],
       ['lineage', () => store.lineage(scope, head)],
-      ['start', () => store.start({ ...me, expectedHead: head, turn, face: face() })],
+      ['start', () => store.start({ ...me, expectedHead: head, turn, saved: saved() })],
       ['running', () => store.turn(turn.id)],
-      ['settle', () => store.settle({ ...me, turnId: turn.id, face: face(), result: completed({ itemIds: ['i'] }) })],
+      ['settle', () => store.settle({ ...me, turnId: turn.id, saved: saved(), result: completed({ itemIds: ['i'] }) })],
       [
         'create',
         () =>
@@ -115,7 +115,7 @@ describe.each(['force_custom_plan', 'force_generic_plan'])('statement plans with
           }),
       ],
       ['settle a first turn', () => store.settle({ ...fresh, epoch: 1, turnId: forked.id, result: completed() })],
-      ['release', () => store.release({ ...fresh, epoch: 1, face: face('stale') })],
+      ['release', () => store.release({ ...fresh, epoch: 1, saved: saved('stale') })],
       [
         'claim',
         async () => {

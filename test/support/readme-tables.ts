@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { deadlineKnobs, limitKnobs, settings } from '../../src/config.ts';
 import { catalogue } from '../../src/errors.ts';
 import { outcomeTable } from '../../src/resolve/outcomes.ts';
+import type { Outcome } from '../../src/resolve/types.ts';
 import { writeMetrics } from './metrics-table.ts';
 
 const README = join(import.meta.dirname, '..', '..', 'README.md');
@@ -10,12 +11,32 @@ const README = join(import.meta.dirname, '..', '..', 'README.md');
 const table = (head: string[], rows: string[][]) =>
   [head, head.map(() => '---'), ...rows].map((cells) => `| ${cells.join(' | ')} |`).join('\n');
 
+const upstreams = "The upstream's answer.";
+const refusal = (code: keyof typeof catalogue) => `${catalogue[code].status} \`${code}\``;
+
+/** The client's answer over HTTP, by outcome. */
+export const answers: Record<Outcome, string> = {
+  created: upstreams,
+  live_reuse: upstreams,
+  stale_recovery: upstreams,
+  forwarded: "The owner's answer, with the owner's own outcome if the owner placed the request.",
+  forked: upstreams,
+  reattached: "The running turn's events from the start, then live.",
+  superseded: upstreams,
+  parallel_lane: upstreams,
+  passed_through: upstreams,
+  wrong_instance: `${refusal('bridge_wrong_instance')} with the rest of that worker's lease as Retry-After.`,
+  expired_continuity: `${refusal('bridge_session_expired')}, code \`${catalogue.bridge_session_expired.code}\`.`,
+  token_invalid: `${refusal('bridge_token_invalid')}.`,
+  refused: 'The status of its `bridge_code`, with Retry-After if a retry can help.',
+};
+
 /** The generated parts of the README, by the names of their markers. */
 const parts: Record<string, () => string> = {
   outcomes: () =>
     table(
       ['`x-holdfast-outcome`', 'means', 'the client gets'],
-      outcomeTable().map(({ outcome, meaning, http }) => [`\`${outcome}\``, meaning, http]),
+      outcomeTable().map(({ outcome, meaning }) => [`\`${outcome}\``, meaning, answers[outcome]]),
     ),
   settings: () =>
     table(

@@ -3,9 +3,9 @@ import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom
 import type { Clock } from '../../clock.ts';
 import { isFields } from '../../json.ts';
 import type { TenantLimit } from '../../session/quota.ts';
+import type { TurnLine } from '../../session/turn.ts';
 import type { FailureKind } from '../../upstream/port.ts';
 import { version } from '../../version.ts';
-import type { TurnLine } from '../log.ts';
 import {
   catalogue,
   type closedReasons,

@@ -35,7 +35,7 @@ import type {
   LookupResult,
   ReleaseCall,
   ReleaseVerdict,
-  RowFace,
+  SavedState,
   SettleCall,
   SettleVerdict,
   StartCall,
@@ -76,7 +76,7 @@ const byId = <Row extends { id: string }>(rows: readonly Row[]) => new Map(rows.
 
 /** Returns a turn's columns, in the order of the parameters of `create` and `start`. */
 const turnParameters = (turn: TurnStart): unknown[] => startColumns.map((column) => storable(turn[column]));
-const faceParameters = (face: RowFace): unknown[] => [face.state, json(face.snapshot), face.machineVersion];
+const savedColumns = (saved: SavedState): unknown[] => [saved.state, json(saved.snapshot), saved.machineVersion];
 
 type Sessions = SelectQueryBuilder<QueryTables & { s: QueryTables['bridge_session'] }, 's', object>;
 
@@ -105,7 +105,7 @@ export class SessionRepository extends RowRepository<InferEntity<typeof BridgeSe
       c.keys.map(({ kind }) => kind),
       c.keys.map(({ hash }) => hash),
       ...turnParameters(c.turn),
-      ...faceParameters(c.face),
+      ...savedColumns(c.saved),
     ]);
   }
 
@@ -117,7 +117,7 @@ export class SessionRepository extends RowRepository<InferEntity<typeof BridgeSe
       c.epoch,
       c.expectedHead,
       ...turnParameters(c.turn),
-      ...faceParameters(c.face),
+      ...savedColumns(c.saved),
     ]);
   }
 
@@ -151,7 +151,7 @@ export class SessionRepository extends RowRepository<InferEntity<typeof BridgeSe
       c.me,
       c.nonce,
       c.epoch,
-      ...faceParameters(c.face),
+      ...savedColumns(c.saved),
     ]);
   }
 
@@ -161,8 +161,8 @@ export class SessionRepository extends RowRepository<InferEntity<typeof BridgeSe
       c.me,
       c.nonce,
       c.epoch,
-      json(c.face.snapshot),
-      c.face.machineVersion,
+      json(c.saved.snapshot),
+      c.saved.machineVersion,
     ]);
   }
 
@@ -396,7 +396,7 @@ const ended = columnsOf(Turn).filter(({ property }) => (endColumns as readonly s
  * Builds the function's JSON argument. JSON written by a provider is passed as text, so that the database need not decode
  * its escapes.
  */
-function settleCall({ result, face, ...c }: SettleCall, places: SharedPlaces | null): string {
+function settleCall({ result, saved, ...c }: SettleCall, places: SharedPlaces | null): string {
   const itemIds = usableItemIds(result.itemIds.map(text));
   const call: Record<string, unknown> = {
     session: c.sessionId,
@@ -408,9 +408,9 @@ function settleCall({ result, face, ...c }: SettleCall, places: SharedPlaces | n
     shared: json(places),
     item_ids: itemIds.length === 0 ? null : itemIds,
     anchor_lost: result.anchorLost ?? false,
-    state: face.state,
-    snapshot: json(face.snapshot),
-    machine_version: face.machineVersion,
+    state: saved.state,
+    snapshot: json(saved.snapshot),
+    machine_version: saved.machineVersion,
   };
   for (const { property, name, type } of ended) {
     const value = result[property as keyof TurnResult];

@@ -2,7 +2,7 @@ import type { InferEntity } from '@mikro-orm/core';
 import type { EntityManager } from '@mikro-orm/postgresql';
 import { sql } from 'kysely';
 import type { ForkedTurn, TurnDetail } from '../admin-port.ts';
-import { columnsOf, detailColumns, Turn, type TurnFacts, type TurnRow } from '../entities.ts';
+import { columnsOf, detailColumns, Turn, type TurnMetrics, type TurnRow } from '../entities.ts';
 import { joinItems, type Places, type SharedPlaces, unpackItems, usableItemIds } from '../items.ts';
 import type { LineTurn, ReferencedItem, Repeated, TurnItems } from '../port.ts';
 import type { Executor } from './executor.ts';
@@ -128,8 +128,8 @@ export class TurnRepository extends RowRepository<InferEntity<typeof Turn>, Turn
 }
 
 /** Returns stored facts. Null where another release, or damage, left a different value. */
-export function factsOf(value: unknown): TurnFacts | null {
-  return typeof value === 'object' && !Array.isArray(value) ? (value as TurnFacts | null) : null;
+export function factsOf(value: unknown): TurnMetrics | null {
+  return typeof value === 'object' && !Array.isArray(value) ? (value as TurnMetrics | null) : null;
 }
 
 const isObject = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null;

@@ -10,12 +10,12 @@ import type {
   CreateVerdict,
   ReleaseCall,
   ReleaseVerdict,
-  RowFace,
+  SavedState,
   SettleCall,
   SettleVerdict,
   StartCall,
   StartVerdict,
-  TurnFacts,
+  TurnMetrics,
   TurnStart,
   Writer,
 } from '../../store/port.ts';
@@ -55,10 +55,10 @@ export function createFence(db: MemoryDatabase, now: () => number) {
   }
 
   /** Applies the columns that every write sets, and raises the revision. */
-  function write(session: SessionRecord, face: RowFace): void {
-    session.state = face.state;
-    session.snapshot = asStored(face.snapshot);
-    session.machineVersion = face.machineVersion;
+  function write(session: SessionRecord, saved: SavedState): void {
+    session.state = saved.state;
+    session.snapshot = asStored(saved.snapshot);
+    session.machineVersion = saved.machineVersion;
     session.revision += 1;
     session.updatedAt = now();
   }
@@ -110,8 +110,8 @@ export function createFence(db: MemoryDatabase, now: () => number) {
       const session: SessionRecord = {
         id: call.sessionId,
         scope: call.scope,
-        ...call.face,
-        snapshot: asStored(call.face.snapshot),
+        ...call.saved,
+        snapshot: asStored(call.saved.snapshot),
         revision: 1,
         ownerWorkerId: call.me,
         ownerNonce: call.nonce,
@@ -141,7 +141,7 @@ export function createFence(db: MemoryDatabase, now: () => number) {
       if (verdict !== 'ok') return { verdict };
       insertTurn(turn, session!, call);
       session!.activeTurnId = turn.id;
-      write(session!, call.face);
+      write(session!, call.saved);
       return { verdict, leaseLeftMs: leaseLeftMs!, revision: session!.revision };
     },
 
@@ -158,7 +158,7 @@ export function createFence(db: MemoryDatabase, now: () => number) {
       forgetIndex(db, turn!);
       const { facts } = turn!;
       for (const column of endColumns) Object.assign(turn!, { [column]: asStored(result[column]) });
-      turn!.facts = facts ?? (asStored(result.facts) as TurnFacts | null);
+      turn!.facts = facts ?? (asStored(result.facts) as TurnMetrics | null);
       turn!.state = result.state;
       turn!.branched = verdict === 'outside';
       turn!.endedAt = now();
@@ -176,7 +176,7 @@ export function createFence(db: MemoryDatabase, now: () => number) {
       session!.activeTurnId = null;
       session!.anchorLost = (result.anchorLost ?? false) || (session!.anchorLost && !moves);
       if (moves) session!.headTurnId = turn!.id;
-      write(session!, call.face);
+      write(session!, call.saved);
       return { verdict: 'ok', revision: session!.revision };
     },
 
@@ -209,7 +209,7 @@ export function createFence(db: MemoryDatabase, now: () => number) {
       if (verdict !== 'ok') return { verdict };
       session!.ownerWorkerId = null;
       session!.ownerNonce = null;
-      write(session!, call.face);
+      write(session!, call.saved);
       return { verdict };
     },
 
@@ -220,7 +220,7 @@ export function createFence(db: MemoryDatabase, now: () => number) {
       for (const [key, id] of db.keys) if (id === session!.id) db.keys.delete(key);
       session!.ownerWorkerId = null;
       session!.ownerNonce = null;
-      write(session!, { ...call.face, state: 'closed' });
+      write(session!, { ...call.saved, state: 'closed' });
       return { verdict };
     },
   };

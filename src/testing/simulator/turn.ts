@@ -109,7 +109,7 @@ function indexOfPoint(steps: readonly Step[], point: Point): number {
 }
 
 /** Facts about the turn that rewriting needs besides its steps. */
-export interface TurnFacts {
+export interface TurnMetrics {
   anchor: string | null;
   /** The response object as started; null when the turn was refused before it got an id. */
   started: Record<string, unknown> | null;
@@ -124,7 +124,7 @@ function withForeignId(steps: readonly Step[], from: number, id: string): Step[]
   });
 }
 
-function failedEvent(facts: TurnFacts, code: string, message: string): SimEvent {
+function failedEvent(facts: TurnMetrics, code: string, message: string): SimEvent {
   const response = { ...facts.started, status: 'failed', error: { code, message } };
   return { type: 'response.failed', response };
 }
@@ -133,7 +133,7 @@ function failedEvent(facts: TurnFacts, code: string, message: string): SimEvent 
  * Applies one fault to a turn's program. Faults that shape the answer itself were applied earlier and change nothing
  * here.
  */
-function rewrite(steps: readonly Step[], fault: TurnFault, facts: TurnFacts): Step[] {
+function rewrite(steps: readonly Step[], fault: TurnFault, facts: TurnMetrics): Step[] {
   const upTo = (point: Point, ...then: Step[]): Step[] => [...steps.slice(0, indexOfPoint(steps, point)), ...then];
   const insert = (point: Point, ...between: Step[]): Step[] => {
     const at = indexOfPoint(steps, point);

@@ -4,7 +4,7 @@ import { readConfig } from '../../../src/config.ts';
 import { BridgeError } from '../../../src/errors.ts';
 import type { ClientSink } from '../../../src/session/port.ts';
 import { createQuota, type Lease, resetText, type TenantLimit } from '../../../src/session/quota.ts';
-import { createTurnStream } from '../../../src/session/turn.ts';
+import { TurnStream } from '../../../src/session/turn.ts';
 import { createManualClock } from '../../../src/testing/index.ts';
 
 const open = (env: Record<string, string> = {}) => {
@@ -219,7 +219,7 @@ describe('unread bytes', () => {
         onGone: (listener: () => void) => (gone = listener),
         onDelivered: () => {},
       } as unknown as ClientSink;
-      const stream = createTurnStream(sink, {
+      const stream = new TurnStream(sink, {
         bufferBytes: 5_000,
         unread: quota.unread,
         onPressure: (on) => paused.push(`${name} ${on}`),

@@ -140,11 +140,11 @@ async function open() {
     answering();
     upstream.close = () => {};
     expect(await ask({ input: [{ role: 'user', content: 'again' }] })).toBe('response.completed');
-    await until(() => [...worker.roster.all()].every((session) => !session.view().busy));
+    await until(() => [...worker.registry.all()].every((session) => !session.view().busy));
     const active = (await store.sessions(9)).filter(({ activeTurnId }) => activeTurnId !== null);
     expect(active).toEqual([]);
   };
-  const idle = () => until(() => [...worker.roster.all()].some((session) => session.view().state === 'live.idle'));
+  const idle = () => until(() => [...worker.registry.all()].some((session) => session.view().state === 'live.idle'));
   return { worker, store, upstream, frame, ask, states, logged, servesAgain, idle };
 }
 
@@ -200,7 +200,7 @@ describe('a part that throws', () => {
   it('A throw while the client is given its terminal cuts the client and releases the session', async () => {
     const { ask, states, worker, servesAgain } = await open();
     expect(await ask({}, { end: broken })).toBe('cut');
-    await until(() => worker.roster.size === 0);
+    await until(() => worker.registry.size === 0);
     expect(states).toEqual(['"stale"']);
     await servesAgain();
   });
@@ -210,10 +210,10 @@ describe('a part that throws', () => {
     expect(await ask()).toBe('response.completed');
     await idle();
     upstream.handlers!.closed({ code: 1006 } as never);
-    await until(() => worker.roster.size === 0);
+    await until(() => worker.registry.size === 0);
     upstream.dial.push(brokenLater);
     expect(await ask({ input: [{ role: 'user', content: 'next' }] })).toBe('bridge_internal');
-    await until(() => worker.roster.size === 0);
+    await until(() => worker.registry.size === 0);
     expect(states).toEqual(['"stale"']);
     await servesAgain();
   });
@@ -235,8 +235,8 @@ describe('a part that throws', () => {
     expect(await ask()).toBe('response.completed');
     await idle();
     upstream.close = broken;
-    for (const session of [...worker.roster.all()]) session.send({ type: 'operator.release' });
-    expect(worker.roster.size).toBe(0);
+    for (const session of [...worker.registry.all()]) session.send({ type: 'operator.release' });
+    expect(worker.registry.size).toBe(0);
     await servesAgain();
   });
 });

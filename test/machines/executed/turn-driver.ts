@@ -6,10 +6,10 @@ import { type Path, type Point, type TurnFault, turnModel } from '../../../src/t
 import { terminalsOf } from '../../support/client.ts';
 import { until } from '../../support/until.ts';
 import type { Client, RealWorld } from './session-world.ts';
-import type { TurnFacts } from './turn-facts.ts';
+import type { TurnMetrics } from './turn-facts.ts';
 import type { Watch } from './watch.ts';
 
-type TurnPath = Path<TurnMachine, TurnFacts>;
+type TurnPath = Path<TurnMachine, TurnMetrics>;
 
 const { machine } = turnModel;
 const ends = ['complete', 'end_incomplete', 'fail', 'cancel', 'lose'];

@@ -2,7 +2,7 @@ import type { TurnMachine } from '../../../machines/turn.ts';
 import { explore, transitionNames, transitionsTaken, turnModel, type World } from '../../../src/testing/index.ts';
 
 /** Facts that decide, beside the machine's own state, what can happen to a turn. */
-export interface TurnFacts {
+export interface TurnMetrics {
   /** The turn was handed back to the resolver once. */
   handedBack: boolean;
   /** Its second create, the one that is permitted, has been sent. */
@@ -11,7 +11,7 @@ export interface TurnFacts {
   steered: boolean;
 }
 
-type Can = (state: string, facts: TurnFacts) => boolean;
+type Can = (state: string, facts: TurnMetrics) => boolean;
 const always: Can = () => true;
 const notCreated = 'sent';
 
@@ -35,7 +35,7 @@ const can: Record<string, Can> = {
 
 const names = transitionNames(turnModel.machine);
 
-const world: World<TurnMachine, TurnFacts> = {
+const world: World<TurnMachine, TurnMetrics> = {
   facts: { handedBack: false, resent: false, steered: false },
   allows: (facts, before, variant) =>
     transitionsTaken(turnModel.machine, names, before, variant.event(before.context)).length > 0 &&

@@ -1,6 +1,6 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { expect, test } from 'vitest';
-import type { TurnFacts } from '../../../src/store/port.ts';
+import type { TurnMetrics } from '../../../src/store/port.ts';
 import { busyLane, claimNow, completed, idleLane, key, type Lane, newWorker, sweepAll, turnStart } from '../calls.ts';
 import type { Subject } from '../contract.ts';
 
@@ -33,7 +33,7 @@ export function administration(given: () => Subject): void {
   test('A session whose facts hold escapes that database text cannot hold is listed', async () => {
     const { store } = given();
     const lane = await busyLane(store, await newWorker(store));
-    const facts = { outcome: 'a\u0000\ud800', form: 'full' } as TurnFacts;
+    const facts = { outcome: 'a\u0000\ud800', form: 'full' } as TurnMetrics;
     await store.settle(lane.settle(lane.firstTurn.id, completed({ facts })));
     const { rows } = await store.listSessions({ limit: 1, search: lane.sessionId });
     expect(rows[0]!.lastTurn).toEqual({ state: 'completed', outcome: facts.outcome, form: 'full' });
@@ -104,7 +104,7 @@ export function administration(given: () => Subject): void {
   test('The facts of a turn are stored once, and the list shows the last turn', async () => {
     const { store } = given();
     const lane = await busyLane(store, await newWorker(store));
-    const facts: TurnFacts = {
+    const facts: TurnMetrics = {
       ...{ outcome: 'live_reuse', form: 'delta', bytesFromClient: 900, bytesSent: 100, creates: 1, fault: null },
       ...{ upstreamStatus: null, heldMs: 3, firstEventMs: 40, totalMs: 90 },
     };
@@ -123,7 +123,7 @@ export function administration(given: () => Subject): void {
     await store.declareDead(lane.me);
     const me = await newWorker(store);
     await claimNow(store, lane.sessionId, me);
-    const foreign = { ...lane.settle(lane.firstTurn.id, completed({ facts: {} as TurnFacts })), me };
+    const foreign = { ...lane.settle(lane.firstTurn.id, completed({ facts: {} as TurnMetrics })), me };
     expect((await store.settle(foreign)).verdict).toBe('branch');
     expect((await store.turnDetails(lane.sessionId, 9))[0]).toMatchObject({ state: 'lost', facts: null });
   });

@@ -107,22 +107,22 @@ export function releases(given: () => Subject): void {
     expect((await store.session(idle.sessionId))?.revision).toBe(3);
   });
 
-  test('A face written by release, close or settle is the one that is read', async () => {
+  test('A saved state written by release, close or settle is the one that is read', async () => {
     const { store } = given();
     const me = await newWorker(store);
-    const face = { state: 'stale' as const, snapshot: { at: 'the end' }, machineVersion: 7 };
+    const saved = { state: 'stale' as const, snapshot: { at: 'the end' }, machineVersion: 7 };
     const read = async (id: string) => {
       const row = await store.session(id);
       return { snapshot: row?.snapshot, machineVersion: row?.machineVersion };
     };
-    const written = { snapshot: face.snapshot, machineVersion: 7 };
+    const written = { snapshot: saved.snapshot, machineVersion: 7 };
     const [released, closed] = [await idleLane(store, me), await idleLane(store, me)];
-    await store.release({ ...released.hold(), face });
+    await store.release({ ...released.hold(), saved });
     expect(await read(released.sessionId)).toEqual(written);
-    await store.close({ ...closed.hold(), face: { ...face, state: 'closed' } });
+    await store.close({ ...closed.hold(), saved: { ...saved, state: 'closed' } });
     expect(await read(closed.sessionId)).toEqual(written);
     const settled = await busyLane(store, me);
-    await store.settle({ ...settled.settle(settled.firstTurn.id), face });
+    await store.settle({ ...settled.settle(settled.firstTurn.id), saved });
     expect(await read(settled.sessionId)).toEqual(written);
   });
 

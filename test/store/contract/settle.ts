@@ -1,8 +1,8 @@
 import { randomBytes, randomUUID } from 'node:crypto';
 import { expect, test } from 'vitest';
 import { arrayText } from '../../../src/json.ts';
-import type { TurnEnd, TurnFacts } from '../../../src/store/port.ts';
-import { bare, busyLane, claimedLane, claimNow, completed, face, idleLane, newWorker } from '../calls.ts';
+import type { TurnEnd, TurnMetrics } from '../../../src/store/port.ts';
+import { bare, busyLane, claimedLane, claimNow, completed, idleLane, newWorker, saved } from '../calls.ts';
 import type { Subject } from '../contract.ts';
 
 export function settling(given: () => Subject): void {
@@ -139,7 +139,7 @@ export function settling(given: () => Subject): void {
     const end = (outcome: string | null) =>
       busy.settle(
         busy.firstTurn.id,
-        completed({ responseId: null, facts: outcome === null ? null : ({ outcome } as TurnFacts) }),
+        completed({ responseId: null, facts: outcome === null ? null : ({ outcome } as TurnMetrics) }),
       );
     expect(await store.settle(end(null))).toEqual({ verdict: 'branch' });
     expect(await store.settle(end('late'))).toEqual({ verdict: 'branch' });
@@ -215,10 +215,10 @@ export function settling(given: () => Subject): void {
     expect((await store.session(lane.sessionId))?.anchorLost).toBe(false);
   });
 
-  test('The row shows the face of the settle', async () => {
+  test('The row shows the saved state of the settle', async () => {
     const { store } = given();
     const busy = await busyLane(store, await newWorker(store));
-    await store.settle({ ...busy.settle(busy.firstTurn.id), face: face('stale') });
+    await store.settle({ ...busy.settle(busy.firstTurn.id), saved: saved('stale') });
     expect(await store.session(busy.sessionId)).toMatchObject({ state: 'stale', snapshot: { value: 'stale' } });
   });
 
@@ -229,7 +229,7 @@ export function settling(given: () => Subject): void {
     // The length of ids that a gateway packs, in an incompressible form.
     const packed = randomBytes(1_536).toString('base64');
     const itemIds = ['msg\u0000\ud800', 'msg_"quoted", {1}', `msg_${'x'.repeat(10_000)}`, 'msg_plain', packed];
-    const facts = { outcome: 'a\u0000b' } as TurnFacts;
+    const facts = { outcome: 'a\u0000b' } as TurnMetrics;
     const result = completed({ usage: odd, error: odd, facts, itemIds, responseId: `resp\u0000${randomUUID()}` });
     expect((await store.settle(busy.settle(busy.firstTurn.id, result))).verdict).toBe('ok');
     const [turn] = await store.turnDetails(busy.sessionId, 1);

@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { expect, test } from 'vitest';
-import { bare, busyLane, claimNow, face, idleLane, newWorker, turnStart } from '../calls.ts';
+import { bare, busyLane, claimNow, idleLane, newWorker, saved, turnStart } from '../calls.ts';
 import type { Subject } from '../contract.ts';
 
 export function starts(given: () => Subject): void {
@@ -19,11 +19,11 @@ export function starts(given: () => Subject): void {
     expect(await store.turn(call.turn.id)).toMatchObject({ state: 'active', parentTurnId: head, shape: 'delta' });
   });
 
-  test('The row shows the face of the start', async () => {
+  test('The row shows the saved state of the start', async () => {
     const { store } = given();
     const idle = await idleLane(store, await newWorker(store));
-    const shown = { ...face('reconnecting'), machineVersion: 7 };
-    await store.start(idle.start({ expectedHead: idle.firstTurn.id, face: shown }));
+    const shown = { ...saved('reconnecting'), machineVersion: 7 };
+    await store.start(idle.start({ expectedHead: idle.firstTurn.id, saved: shown }));
     expect(await store.session(idle.sessionId)).toMatchObject(shown);
   });
 

@@ -1,7 +1,7 @@
-import type { RowFace, SessionStore, TurnResult } from '../../../src/store/port.ts';
+import type { SavedState, SessionStore, TurnResult } from '../../../src/store/port.ts';
 import type { MemoryDatabase } from '../../../src/testing/memory-store/index.ts';
 import type { Random } from '../../verification/simulation/seeded.ts';
-import { EXPIRED_MS, face, LEASE_MS, turnStart } from '../calls.ts';
+import { EXPIRED_MS, LEASE_MS, saved, turnStart } from '../calls.ts';
 
 /** A call of the store's port, ready to be made on any store. */
 export interface Command {
@@ -39,7 +39,7 @@ export const PLACES = ['fp1', 'fp2', 'fp3'] as const;
 export const ITEM_IDS = ['msg_1', 'msg_2', 'rs_1'] as const;
 
 const usages = [null, { input_tokens: 1 }, 'text', 0, [null], { odd: '\u0000 \ud800' }];
-const states: readonly RowFace['state'][] = ['live', 'reconnecting', 'stale'];
+const states: readonly SavedState['state'][] = ['live', 'reconnecting', 'stale'];
 
 function resultOf(random: Random, universe: Universe): TurnResult {
   const state = random.pick(['completed', 'completed', 'incomplete', 'failed', 'cancelled', 'lost'] as const);
@@ -72,7 +72,7 @@ export function commandOf(random: Random, universe: Universe, rows: MemoryDataba
   const me = honest && session?.ownerWorkerId ? session.ownerWorkerId : random.pick(universe.workers);
   const nonce = honest && session?.ownerNonce ? session.ownerNonce : random.pick(universe.nonces);
   const epoch = honest && session ? session.epoch : random.integer(1, 3);
-  const writer = { me, nonce, sessionId, epoch, face: face(random.pick(states)) };
+  const writer = { me, nonce, sessionId, epoch, saved: saved(random.pick(states)) };
   const turnId = honest && session?.activeTurnId ? session.activeTurnId : random.pick(universe.turns);
   const unused = universe.turns.filter((id) => !rows.turns.has(id));
   const begun = (id: string) =>

@@ -57,12 +57,12 @@ export function checkAtRest(world: World): void {
       world.violate('a worker that does not come back', process.name);
       continue;
     }
-    const { dispatcher, quota, roster } = worker;
+    const { dispatcher, quota, registry } = worker;
     if (dispatcher.inFlight > 0) world.violate('a turn in flight without a waiting client', process.name);
     const { waiting, running, bytes } = quota.inHand;
     if (waiting + running + bytes > 0)
       world.violate('a request that still counts', `${waiting} waiting, ${running} running, ${bytes} bytes`);
-    for (const session of roster.all()) {
+    for (const session of registry.all()) {
       const { state, busy, queueLength } = session.view();
       if (busy || state !== 'live.idle')
         world.violate('a session that does not come to rest', `${session.id} ${state}`);
@@ -75,8 +75,8 @@ export function checkAtRest(world: World): void {
 export async function checkDurable(world: World): Promise<void> {
   const { database } = world;
   for (const { worker, process } of world.slots) {
-    if (worker && worker.roster.size > 0) {
-      const left = [...worker.roster.all()].map((session) => `${session.id} ${session.view().state}`);
+    if (worker && worker.registry.size > 0) {
+      const left = [...worker.registry.all()].map((session) => `${session.id} ${session.view().state}`);
       world.violate('a session without an exit', `${process.name}: ${left.join(', ')}`);
     }
     const { bufferedBytes = 0, unreadBytes = 0 } = worker?.quota ?? {};

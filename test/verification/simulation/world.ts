@@ -251,7 +251,7 @@ export function createWorld(plan: Plan, trace?: (line: string) => void): World {
       void worker.close().then(() => {
         if (!process.alive) return;
         note(`${process.name} stops`);
-        for (const session of worker.roster.all()) {
+        for (const session of worker.registry.all()) {
           const { state } = session.view();
           // Turns whose end the store has not confirmed by then are left to orphan handling.
           if (!/settling|committing/.test(state)) violate('a drained worker keeps a session', `${session.id} ${state}`);
@@ -297,7 +297,7 @@ export function createWorld(plan: Plan, trace?: (line: string) => void): World {
         if (verdict !== 'ok' || !slot.process.alive) return;
         slot.process.deliver(1, 'operator', () => {
           const type = action === 'close' ? 'operator.close' : 'operator.release';
-          slot.worker?.roster.get(sessionId)?.send({ type });
+          slot.worker?.registry.get(sessionId)?.send({ type });
         });
       });
     },
