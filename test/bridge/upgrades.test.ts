@@ -36,7 +36,7 @@ it('A worker that reads a snapshot of a newer machine version recovers the sessi
 });
 
 it('Workers of the previous release keep serving after a newer one has migrated the database, and each takes over from the other', async () => {
-  const database = await freshDatabase();
+  const database = await freshDatabase({ empty: true });
   // Schema and statements as a worker of the first release creates and sends them.
   const orm = await MikroORM.init({
     clientUrl: database.url,
