@@ -3,8 +3,10 @@ import OpenAI from 'openai';
 
 /** Two workers on one store. Real ones share a database instead: see the README of this example. */
 async function startTwoWorkers() {
-  const one = await testBridge();
-  const two = await testBridge({ simulator: one.simulator, openStore: async () => one.store });
+  // No balancer has to notice that they leave.
+  const env = { HOLDFAST_LAME_DUCK_MS: '0' };
+  const one = await testBridge({ env });
+  const two = await testBridge({ env, simulator: one.simulator, openStore: async () => one.store });
   return {
     urls: [one.url, two.url],
     async close() {
