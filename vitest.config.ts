@@ -1,7 +1,7 @@
 import { defineConfig } from 'vitest/config';
 
 /** Many seeds, cases or conversations each. */
-const campaigns = [
+export const campaigns = [
   'test/bridge/soak.test.ts',
   'test/chaos/chaos.test.ts',
   'test/fuzz/fuzz.test.ts',
@@ -13,7 +13,7 @@ const campaigns = [
 ];
 
 /** No database and no other process; simulated providers and servers on loopback are in the test's own process. */
-const units = [
+export const units = [
   'test/*.test.ts',
   'test/{canaries,config,http,mutants,resolve,runtime,session,token,transcript,upstream}/**/*.test.ts',
   'test/admin/{pictures,why}.test.ts',
