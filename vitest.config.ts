@@ -35,7 +35,11 @@ export const units = [
 ];
 
 /** Every other file: real workers, databases, browsers. */
-const integration = { include: ['test/**/*.test.ts'], exclude: [...campaigns, ...units] };
+const integration = {
+  include: ['test/**/*.test.ts'],
+  // The option --exclude of vitest does not reach projects.
+  exclude: [...campaigns, ...units, ...(process.env.TEST_EXCLUDE?.split(',') ?? [])],
+};
 
 const globalSetup = ['test/support/global-setup.ts'];
 
