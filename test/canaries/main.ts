@@ -75,7 +75,7 @@ function runTests(home: string, tests: readonly string[], databaseUrl: string): 
       if (signal) return resolve({ failed: null, note: 'did not end' });
       if (code === 0) return resolve({ failed: null, note: 'passed' });
       // The line of a file that fails as a whole names no test.
-      const failed = /^ *(?:FAIL|×) +(.+ > .+)$/m.exec(output)?.[1]?.replace(/ \d+ms$/, '') ?? null;
+      const failed = /^ *(?:FAIL|×) +(.+ > .+)$/m.exec(output)?.[1]?.replace(/^\|\w+\| | \d+ms$/g, '') ?? null;
       resolve({ failed, note: failed === null ? 'did not load' : 'failed' });
     });
   });

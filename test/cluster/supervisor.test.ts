@@ -10,7 +10,10 @@ import { user } from '../support/messages.ts';
 import { until } from '../support/until.ts';
 import { freePort, startWorker, type WorkerProcess } from '../support/worker-process.ts';
 
-const LEASE_MS = 60_000;
+/** Longer than any run of this file: whatever is taken over here did not wait for the lease. */
+const LEASE_MS = 24 * 3_600_000;
+/** Generous bound of one wait, in milliseconds, for busy machines. */
+const PATIENCE_MS = 120_000;
 let dataDir: string;
 let simulator: Simulator;
 let supervisor: WorkerProcess;
@@ -28,7 +31,7 @@ beforeAll(async () => {
     HOLDFAST_DATA_DIR: dataDir,
     HOLDFAST_UPSTREAM_URL: simulator.url,
   });
-});
+}, 600_000);
 afterAll(async () => {
   await supervisor?.kill();
   await simulator?.close();
@@ -52,7 +55,7 @@ async function workers(): Promise<{ id: string; state: string }[]> {
 }
 
 it('Several workers behind one port continue each other’s conversations, and the session of one that is killed during a turn is taken over long before its lease ends', async () => {
-  await until(async () => (await workers()).filter(({ state }) => state === 'serving').length === 3, 20_000);
+  await until(async () => (await workers()).filter(({ state }) => state === 'serving').length === 3, PATIENCE_MS);
   const before = children();
   expect(before).toHaveLength(3);
 
@@ -76,8 +79,7 @@ it('Several workers behind one port continue each other’s conversations, and t
   const cut = await openLive(url, body([...talk.input, user('cut')]), talk.headers);
   await cut.until('response.output_item.added');
   held.remove();
-  // All workers are killed, whichever runs the turn; only their supervisor can report that at once.
-  const startedAt = performance.now();
+  // All workers are killed, whichever runs the turn; only their supervisor can report that: the lease outlives this test.
   for (const pid of before) process.kill(pid, 'SIGKILL');
   await cut.rest();
   const ready = () =>
@@ -85,16 +87,14 @@ it('Several workers behind one port continue each other’s conversations, and t
       ({ ok }) => ok,
       () => false,
     );
-  await until(async () => (await ready()) && children().every((pid) => !before.includes(pid)), 20_000);
+  await until(async () => (await ready()) && children().every((pid) => !before.includes(pid)), PATIENCE_MS);
   const input = [...talk.input, user('cut')];
   const again = await post(url, body(input), talk.headers);
   expect(again.headers['x-holdfast-outcome']).toBe('stale_recovery');
   expect(digestOf(again.body)).toBe(expectedDigest({ items: input as never }));
-  // The lease of the dead owner had not expired: the process that reaped it recorded its death.
-  expect(performance.now() - startedAt).toBeLessThan(LEASE_MS);
   held.release();
-  await until(() => children().length === 3, 20_000);
-});
+  await until(() => children().length === 3, PATIENCE_MS);
+}, 600_000);
 
 it('Several workers drain together on SIGTERM, and stop the embedded database', async () => {
   const running = children();
@@ -109,4 +109,4 @@ it('Several workers drain together on SIGTERM, and stop the embedded database', 
   };
   expect(running.filter(alive)).toEqual([]);
   await expect(fetch(`${url}/health`)).rejects.toThrow();
-});
+}, 600_000);

@@ -8,6 +8,9 @@ import { post } from '../support/client.ts';
 import { openLive } from '../support/live-client.ts';
 import { user } from '../support/messages.ts';
 
+/** Bounds of one wait in the browser and of one test, in milliseconds: generous, because other tests run at the same time. */
+const PATIENCE_MS = 120_000;
+const LIMIT_MS = 300_000;
 const browserPath = process.env.CHROMIUM_PATH ?? '/usr/bin/chromium';
 /** Folder for screenshots of the page; none are taken when it is unset. */
 const shots = process.env.TEST_SCREENSHOTS;
@@ -81,6 +84,7 @@ describe('admin page over HTTP', () => {
 async function open(path = '/admin/ui', colorScheme: 'light' | 'dark' = 'light') {
   browser ??= await chromium.launch({ executablePath: browserPath, args: ['--no-sandbox'] });
   const page = await browser.newPage({ viewport: { width: 1560, height: 1000 }, colorScheme });
+  page.setDefaultTimeout(PATIENCE_MS);
   const complaints: string[] = [];
   page.on('pageerror', (error) => void complaints.push(String(error)));
   page.on('console', (message) => {
@@ -94,6 +98,10 @@ async function open(path = '/admin/ui', colorScheme: 'light' | 'dark' = 'light')
   return { page, complaints };
 }
 
+/** Waits until the first element of the selector shows the text: the page fills its parts one after the other. */
+const shows = (page: Page, selector: string, text: string | RegExp) =>
+  page.locator(selector).first().filter({ hasText: text }).waitFor();
+
 async function shoot(page: Page, name: string): Promise<void> {
   if (!shots) return;
   await mkdir(shots, { recursive: true });
@@ -101,129 +109,142 @@ async function shoot(page: Page, name: string): Promise<void> {
 }
 
 describe.skipIf(!existsSync(browserPath))('admin page in a browser', () => {
-  it('The admin page lists sessions and shows one with its machine, turns and story', async () => {
-    await start({ simulator: { deltaCount: 20 } });
-    const history: object[] = [user('a very private prompt '.repeat(100))];
-    const first = await say('the-thread', history);
-    const id = String(first.headers['x-holdfast-session']);
-    history.push(...first.body.output, user('and on'));
-    const second = await say('the-thread', history);
-    for (let other = 0; other < 5; other += 1) await say(`other-${other}`, [user('hello')]);
-    const fork = await say('unused', [user('otherwise')], { previous_response_id: first.body.id });
-    expect(fork.headers['x-holdfast-outcome']).toBe('forked');
+  it(
+    'The admin page lists sessions and shows one with its machine, turns and story',
+    async () => {
+      await start({ simulator: { deltaCount: 20 } });
+      const history: object[] = [user('a very private prompt '.repeat(100))];
+      const first = await say('the-thread', history);
+      const id = String(first.headers['x-holdfast-session']);
+      history.push(...first.body.output, user('and on'));
+      const second = await say('the-thread', history);
+      for (let other = 0; other < 5; other += 1) await say(`other-${other}`, [user('hello')]);
+      const fork = await say('unused', [user('otherwise')], { previous_response_id: first.body.id });
+      expect(fork.headers['x-holdfast-outcome']).toBe('forked');
 
-    const { page, complaints } = await open();
-    await page.waitForSelector('.rows li:nth-child(7)');
-    expect(await page.textContent('.sessions footer')).toContain('7 sessions');
-    await shoot(page, 'list-light');
+      const { page, complaints } = await open();
+      await page.waitForSelector('.rows li:nth-child(7)');
+      await shows(page, '.sessions footer', '7 sessions');
+      await shoot(page, 'list-light');
 
-    // By keyboard: search for the thread, then open the result.
-    await page.keyboard.press('/');
-    await page.keyboard.type('the-thread');
-    await page.waitForSelector('.rows li:only-child');
-    await page.keyboard.press('Enter');
-    await page.waitForSelector('.state.inmost[data-state="live.idle"]');
-    expect(await page.textContent('.session h2')).toContain(id);
-    expect(await page.textContent('.standing')).toContain('A live worker keeps its socket open');
-    const rows = await page.$$eval('.turns tbody tr', (trs) => trs.map((tr) => tr.textContent ?? ''));
-    expect(rows[0]).toMatch(/live_reuse.*completed.*full → delta.*\d %/);
-    expect(rows[1]).toMatch(/created.*completed.*fresh → full|created.*completed.*full → full/);
-    expect(rows[1]).toContain(`fork ${String(fork.headers['x-holdfast-session']).slice(0, 8)}`);
-    expect(await page.textContent('.timeline')).toContain(
-      'The turn is settled, and the socket can carry the next one.',
-    );
-    await page.hover('[data-state="live.committing"] > text');
-    expect(await page.textContent('.told')).toContain('The fenced start is being stored');
-    await shoot(page, 'detail-light');
+      // By keyboard: search for the thread, then open the result.
+      await page.keyboard.press('/');
+      await page.keyboard.type('the-thread');
+      await page.waitForSelector('.rows li:only-child');
+      await page.keyboard.press('Enter');
+      await page.waitForSelector('.state.inmost[data-state="live.idle"]');
+      await shows(page, '.session h2', id);
+      await shows(page, '.standing', 'A live worker keeps its socket open');
+      const row = (nth: number) => `.turns tbody tr:nth-child(${nth})`;
+      await shows(page, row(1), /live_reuse.*completed.*full → delta.*\d %/);
+      await shows(page, row(2), /created.*completed.*fresh → full|created.*completed.*full → full/);
+      await shows(page, row(2), `fork ${String(fork.headers['x-holdfast-session']).slice(0, 8)}`);
+      await shows(page, '.timeline', 'The turn is settled, and the socket can carry the next one.');
+      await page.hover('[data-state="live.committing"] > text');
+      await shows(page, '.told', 'The fenced start is being stored');
+      await shoot(page, 'detail-light');
 
-    // The state of the running turn is highlighted while it runs.
-    const held = at.simulator.script.onTurn({}, { kind: 'hold', at: 'before_terminal' });
-    history.push(...second.body.output, user('still on'));
-    const live = await openLive(
-      at.url,
-      { model: 'gpt-5.5', store: false, input: history },
-      { 'thread-id': 'the-thread' },
-    );
-    await live.until('response.output_item.done');
-    await page.waitForSelector('.state.lit[data-state="live.streaming.flow.flowing"]');
-    expect(await page.isDisabled('.actions button')).toBe(true);
-    held.release();
-    await live.rest();
-    await page.waitForSelector('.state.inmost[data-state="live.idle"]');
+      // The state of the running turn is highlighted while it runs.
+      const held = at.simulator.script.onTurn({}, { kind: 'hold', at: 'before_terminal' });
+      history.push(...second.body.output, user('still on'));
+      const live = await openLive(
+        at.url,
+        { model: 'gpt-5.5', store: false, input: history },
+        { 'thread-id': 'the-thread' },
+      );
+      await live.until('response.output_item.done');
+      await page.waitForSelector('.state.lit[data-state="live.streaming.flow.flowing"]');
+      await page.waitForSelector('.actions button:first-of-type:disabled');
+      held.release();
+      await live.rest();
+      await page.waitForSelector('.state.inmost[data-state="live.idle"]');
 
-    await page.keyboard.press('Escape');
-    await page.waitForSelector('.session', { state: 'detached' });
-    const text = await page.content();
-    expect(text).not.toMatch(/private prompt|sk-test/);
-    expect(complaints).toEqual([]);
-    const dark = await open(`/admin/ui#/sessions/${id}`, 'dark');
-    await dark.page.waitForSelector('.state.inmost[data-state="live.idle"]');
-    await shoot(dark.page, 'detail-dark');
-    expect(dark.complaints).toEqual([]);
-  }, 60_000);
+      await page.keyboard.press('Escape');
+      await page.waitForSelector('.session', { state: 'detached' });
+      const text = await page.content();
+      expect(text).not.toMatch(/private prompt|sk-test/);
+      expect(complaints).toEqual([]);
+      const dark = await open(`/admin/ui#/sessions/${id}`, 'dark');
+      await dark.page.waitForSelector('.state.inmost[data-state="live.idle"]');
+      await shoot(dark.page, 'detail-dark');
+      expect(dark.complaints).toEqual([]);
+    },
+    LIMIT_MS,
+  );
 
-  it('The session list is paged with the arrow keys', async () => {
-    await start({ simulator: { journalBodies: false } });
-    for (let other = 0; other < 130; other += 10)
-      await Promise.all(Array.from({ length: 10 }, (_, each) => say(`t-${other + each}`, [user('hello')])));
-    const { page, complaints } = await open();
-    await page.waitForSelector('.rows li:nth-child(100)');
-    await page.focus('.rows');
-    await page.keyboard.press('ArrowDown');
-    await page.keyboard.press('ArrowDown');
-    const marked = await page.getAttribute('.rows li.marked', 'id');
-    expect(marked).toBe(await page.getAttribute('.rows li:nth-child(3)', 'id'));
-    await page.keyboard.press('End');
-    expect(await page.getAttribute('.rows li:nth-child(100)', 'class')).toContain('marked');
-    await page.click('text=Older');
-    await page.waitForSelector('.rows li:nth-child(30):last-child');
-    await page.focus('.rows');
-    await page.keyboard.press('Home');
-    await page.keyboard.press('Enter');
-    await page.waitForSelector('.session .standing');
-    const opened = page.url();
-    await page.focus('.rows');
-    await page.keyboard.press('ArrowDown');
-    await page.waitForURL((url) => url.href !== opened);
-    await page.click('text=Newer');
-    await page.waitForSelector('.rows li:nth-child(100)');
-    expect(complaints).toEqual([]);
-  }, 60_000);
+  it(
+    'The session list is paged with the arrow keys',
+    async () => {
+      await start({ simulator: { journalBodies: false } });
+      for (let other = 0; other < 130; other += 10)
+        await Promise.all(Array.from({ length: 10 }, (_, each) => say(`t-${other + each}`, [user('hello')])));
+      const { page, complaints } = await open();
+      await page.waitForSelector('.rows li:nth-child(100)');
+      await page.focus('.rows');
+      await page.keyboard.press('ArrowDown');
+      await page.keyboard.press('ArrowDown');
+      await page.waitForSelector('.rows li:nth-child(3).marked');
+      await page.keyboard.press('End');
+      await page.waitForSelector('.rows li:nth-child(100).marked');
+      await page.click('text=Older');
+      await page.waitForSelector('.rows li:nth-child(30):last-child');
+      await page.focus('.rows');
+      await page.keyboard.press('Home');
+      await page.keyboard.press('Enter');
+      await page.waitForSelector('.session .standing');
+      const opened = page.url();
+      await page.focus('.rows');
+      await page.keyboard.press('ArrowDown');
+      await page.waitForURL((url) => url.href !== opened);
+      await page.click('text=Newer');
+      await page.waitForSelector('.rows li:nth-child(100)');
+      expect(complaints).toEqual([]);
+    },
+    LIMIT_MS,
+  );
 
-  it('An action on a session needs a confirmation, and its result is shown', async () => {
-    await start();
-    const first = await say('a', [user('hello')]);
-    const id = String(first.headers['x-holdfast-session']);
-    const { page, complaints } = await open(`/admin/ui#/sessions/${id}`);
-    await page.waitForSelector('.state.inmost[data-state="live.idle"]');
-    await page.click('text=Release…');
-    await page.waitForSelector('dialog[open]');
-    await page.keyboard.press('Escape');
-    await page.waitForSelector('dialog', { state: 'detached' });
-    expect((await at.store.session(id))!.state).toBe('live');
-    await page.click('text=Release…');
-    await page.click('dialog button.primary');
-    await page.waitForSelector('.state.inmost[data-state="stale"]');
-    expect(await page.textContent('.actions [role=status]')).toContain('done');
-    expect((await at.store.session(id))!.ownerWorkerId).toBe(null);
-    expect(complaints).toEqual([]);
-  }, 60_000);
+  it(
+    'An action on a session needs a confirmation, and its result is shown',
+    async () => {
+      await start();
+      const first = await say('a', [user('hello')]);
+      const id = String(first.headers['x-holdfast-session']);
+      const { page, complaints } = await open(`/admin/ui#/sessions/${id}`);
+      await page.waitForSelector('.state.inmost[data-state="live.idle"]');
+      await page.click('text=Release…');
+      await page.waitForSelector('dialog[open]');
+      await page.keyboard.press('Escape');
+      await page.waitForSelector('dialog', { state: 'detached' });
+      expect((await at.store.session(id))!.state).toBe('live');
+      await page.click('text=Release…');
+      await page.click('dialog button.primary');
+      await page.waitForSelector('.state.inmost[data-state="stale"]');
+      await shows(page, '.actions [role=status]', 'done');
+      expect((await at.store.session(id))!.ownerWorkerId).toBe(null);
+      expect(complaints).toEqual([]);
+    },
+    LIMIT_MS,
+  );
 
-  it('The admin page asks for the admin token, keeps it for the tab, and then shows the workers', async () => {
-    await start({ env: { HOLDFAST_ADMIN_TOKEN: 'operator' } });
-    const { page, complaints } = await open('/admin/ui#/workers');
-    await page.fill('input[name=token]', 'wrong');
-    await page.keyboard.press('Enter');
-    await page.waitForSelector('.trouble');
-    await page.fill('input[name=token]', 'operator');
-    await page.keyboard.press('Enter');
-    await page.waitForSelector('.workers tbody tr');
-    expect(await page.textContent('.workers tbody')).toContain(at.bridge.workerId);
-    await page.reload();
-    await page.waitForSelector('.workers tbody tr');
-    await shoot(page, 'workers-light');
-    await page.click('text=Forget token');
-    await page.waitForSelector('input[name=token]');
-    expect(complaints).toEqual([]);
-  }, 60_000);
+  it(
+    'The admin page asks for the admin token, keeps it for the tab, and then shows the workers',
+    async () => {
+      await start({ env: { HOLDFAST_ADMIN_TOKEN: 'operator' } });
+      const { page, complaints } = await open('/admin/ui#/workers');
+      await page.fill('input[name=token]', 'wrong');
+      await page.keyboard.press('Enter');
+      await page.waitForSelector('.trouble');
+      await page.fill('input[name=token]', 'operator');
+      await page.keyboard.press('Enter');
+      await page.waitForSelector('.workers tbody tr');
+      await shows(page, '.workers tbody', at.bridge.workerId);
+      await page.reload();
+      await page.waitForSelector('.workers tbody tr');
+      await shoot(page, 'workers-light');
+      await page.click('text=Forget token');
+      await page.waitForSelector('input[name=token]');
+      expect(complaints).toEqual([]);
+    },
+    LIMIT_MS,
+  );
 });

@@ -12,7 +12,7 @@ import { sweepOver } from './sweeping.ts';
 let subject: Subject;
 let admin: pg.Client;
 beforeAll(async () => {
-  const database = await freshDatabase();
+  const database = await freshDatabase({ empty: true });
   subject = await postgresSubject(database);
   admin = new pg.Client({ connectionString: database.url });
   await admin.connect();

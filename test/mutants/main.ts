@@ -230,6 +230,7 @@ try {
     // The settings of the caller must not reach the workers in tests.
     ...Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('HOLDFAST_'))),
     TEST_DATABASE_URL: server.url,
+    TEST_MIGRATES_EACH: '1',
     PROPERTY_RUNS: '150',
     PROPERTY_SEED: '1',
     MODEL_SEED: '1',

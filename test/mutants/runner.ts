@@ -31,7 +31,12 @@ export type RunEvent =
 /** Runs test files on request in one vitest instance, so that its start and its transforms happen once. */
 const vitest = await createVitest(
   {
+    // One project for files of every kind.
+    config: false,
     root: process.cwd(),
+    include: ['test/**/*.test.ts', 'test/mutants/{fence,sweep}.ts'],
+    pool: 'forks',
+    globalSetup: ['test/support/global-setup.ts'],
     watch: false,
     bail: 1,
     maxWorkers: 1,

@@ -112,7 +112,7 @@ export async function closureHash(test: string, known: Map<string, Promise<strin
     return text;
   };
   const seen = new Set<string>();
-  const left = [test, 'vitest.config.ts', 'package.json', 'test/mutants/generate.ts', 'test/mutants/sql.ts'];
+  const left = [test, 'package.json', 'test/mutants/runner.ts', 'test/mutants/generate.ts', 'test/mutants/sql.ts'];
   const hash = createHash('sha256');
   for (let path = left.pop(); path !== undefined; path = left.pop()) {
     if (seen.has(path)) continue;

@@ -5,7 +5,7 @@ import { type AnsweredItems, type Dropped, type ItemForm, keptItems, sentAgain }
 import { doneItems, post, type ResponseObject, terminalsOf } from '../support/client.ts';
 import { openLive } from '../support/live-client.ts';
 import { user } from '../support/messages.ts';
-import type { PropertyWorld } from './world.ts';
+import { type PropertyWorld, SOFT_IDLE_MS } from './world.ts';
 
 type Item = Record<string, unknown>;
 
@@ -111,6 +111,7 @@ export async function converse(
   let said = 0;
   /** True while the socket of the last answer holds the conversation and has not been disturbed. */
   let warm = false;
+  let answeredAt = 0;
   const here = () => points.at(-1)!;
   const next = () => user(`${thread} says ${said++}`);
 
@@ -143,6 +144,7 @@ export async function converse(
           const output = kept(answered);
           counts.turns += 1;
           warm = keepsTheLine.has(outcome);
+          answeredAt = performance.now();
           return {
             items: [...point.items, ...added, ...sentAgain(output, ways.drops)],
             known: [...(anchored ? point.known : point.items), ...added, ...output],
@@ -202,8 +204,10 @@ export async function converse(
         if (step.socket === 'forgets') simulator.expireCaches();
         if (step.socket === 'lost_before_created') simulator.script.onTurn({}, { kind: 'reset', at: 'before_created' });
         if (step.socket === 'lost_midway') simulator.script.onTurn({}, { kind: 'reset', at: { deltas: 1 } });
+        const idleSince = answeredAt;
         points.push(await ask(here(), [next()], anchors));
-        if (!eligible) break;
+        // After a stall of this process the bridge may have closed the idle socket.
+        if (!eligible || performance.now() - idleSince > SOFT_IDLE_MS / 2) break;
         counts.eligible += 1;
         if (simulator.journal.of('create').at(-1)!.previousResponseId !== null) break;
         counts.inFull.push(JSON.stringify([ways, style, plan.slice(0, played)]));

@@ -91,7 +91,7 @@ test(`Both stores answer and store the same when calls are made one after the ot
     const [expected, kept] = [await dump(memory, universe, true), await dump(real, universe, true)];
     expect(kept, `rows of run ${run}:\n${told(made)}`).toEqual(expected);
   }
-}, 600_000);
+}, 3_600_000);
 
 test(`Concurrent calls are answered as in some serial order of them (seed ${SEED}, ${RUNS} runs)`, async () => {
   let reordered = 0;
@@ -126,4 +126,4 @@ test(`Concurrent calls are answered as in some serial order of them (seed ${SEED
     }
   }
   console.log({ seed: SEED, runs: RUNS, reordered });
-}, 600_000);
+}, 3_600_000);

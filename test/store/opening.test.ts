@@ -17,7 +17,7 @@ afterEach(async () => {
 });
 
 async function database() {
-  const fresh = await freshDatabase();
+  const fresh = await freshDatabase({ empty: true });
   cleanUps.push(() => fresh.drop());
   return fresh.url;
 }

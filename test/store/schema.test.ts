@@ -15,7 +15,7 @@ afterEach(async () => {
 });
 
 async function emptyDatabase(): Promise<string> {
-  const database = await freshDatabase();
+  const database = await freshDatabase({ empty: true });
   cleanUps.push(() => database.drop());
   return database.url;
 }

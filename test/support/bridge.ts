@@ -29,6 +29,8 @@ export async function startTestBridge({ store, beside, ...options }: TestBridgeO
   const at = await testBridge({
     logger: pino({ level: process.env.TEST_LOG ?? 'silent' }),
     ...options,
+    // No balancer has to notice that a bridge beside another one leaves: closing need not wait for it.
+    env: { HOLDFAST_LAME_DUCK_MS: '0', ...options.env },
     ...(beside ? { simulator: beside.simulator } : {}),
     openStore,
   });

@@ -33,7 +33,8 @@ export async function freePort(): Promise<number> {
 /** Starts a worker; resolves when it answers `/ready`, and rejects with its output when it exits before that. */
 export async function startWorker(env: Record<string, string>): Promise<WorkerProcess> {
   const child = spawn(process.execPath, [CLI, 'serve'], {
-    env: { ...process.env, HOLDFAST_LOG_LEVEL: 'warn', ...env },
+    // No balancer has to notice that a worker leaves.
+    env: { ...process.env, HOLDFAST_LOG_LEVEL: 'warn', HOLDFAST_LAME_DUCK_MS: '0', ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   let output = '';
