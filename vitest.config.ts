@@ -17,7 +17,7 @@ export const campaigns = [
 export const units = [
   'test/*.test.ts',
   'test/{canaries,config,http,mutants,resolve,runtime,session,token,transcript,upstream}/**/*.test.ts',
-  'test/admin/why.test.ts',
+  'test/admin/views.test.ts',
   'test/explorer/{imports,pictures}.test.ts',
   'test/bridge/named-contents.test.ts',
   'test/cluster/{failure-detector,janitor,membership}.test.ts',
@@ -30,7 +30,7 @@ export const units = [
   'test/hostile/wedges/states.test.ts',
   'test/machines/*.test.ts',
   'test/model/rows.test.ts',
-  'test/observe/{deploy,explain,hub,inspect,metrics,observatory,recorder}.test.ts',
+  'test/observe/{deploy,explain,hub,inspect,metrics,observatory,trace,wrappers}.test.ts',
   'test/simulator/!(process).test.ts',
   'test/store/{memory,outcome}.test.ts',
   'test/testing/paths.test.ts',

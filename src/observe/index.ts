@@ -12,7 +12,7 @@ import type { TurnLine } from '../session/turn.ts';
 import type { SessionStore } from '../store/port.ts';
 import type { UpstreamTransport } from '../upstream/port.ts';
 import { createInspection } from './inspect/index.ts';
-import { type Logger, turnLine } from './log.ts';
+import type { Logger } from './log.ts';
 import { createMetrics, type Metrics, type Readings } from './metrics/index.ts';
 import { metricsPage } from './metrics/merged.ts';
 import { observeStore, observeTransport } from './metrics/wrappers.ts';

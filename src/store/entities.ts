@@ -23,10 +23,15 @@ export const replayClasses = ['exact', 'anchor_only', 'never'] as const;
 
 /** Kinds of hard continuity key. */
 export type KeyKind = 'thread' | 'session';
+/** State of a worker's row. `dead` is terminal. */
 export type WorkerState = (typeof workerStates)[number];
+/** State of a session's row: the top level of its machine's state. */
 export type SessionStateName = (typeof sessionStates)[number];
+/** State of a turn's row: `active`, or how it ended. */
 export type TurnState = (typeof turnStates)[number];
+/** See `shapes`. */
 export type Shape = (typeof shapes)[number];
+/** See `replayClasses`. */
 export type ReplayClass = (typeof replayClasses)[number];
 
 /**
@@ -372,9 +377,11 @@ type Hidden<Properties> = {
   [K in keyof Properties]: Properties[K] extends { '~options': { hidden: true } } ? K : never;
 }[keyof Properties];
 
-/** Every column of a table, by the name of its property. */
+/** Every column of `worker`, by the name of its property. */
 export type WorkerColumns = Selectable<InferKyselyTable<typeof Worker, PropertyNames>>;
+/** Every column of `bridge_session`, by the name of its property. */
 export type SessionColumns = Selectable<InferKyselyTable<typeof BridgeSession, PropertyNames>>;
+/** Every column of `turn`, by the name of its property. */
 export type TurnColumns = Selectable<InferKyselyTable<typeof Turn, PropertyNames>>;
 
 /** Row of a session. */

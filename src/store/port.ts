@@ -31,6 +31,7 @@ export type {
   WorkerState,
 } from './entities.ts';
 
+/** Terminal state of a turn. `lost`: its end is unknown. */
 export type TurnEnd = Exclude<TurnState, 'active'>;
 
 /** Hard continuity key. `hash` is the hex SHA-256 of the value; the value itself is never stored. */

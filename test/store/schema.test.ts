@@ -7,7 +7,7 @@ import { openPostgresStore } from '../../src/store/postgres/index.ts';
 import { migrationsList } from '../../src/store/postgres/schema/index.ts';
 import { assertServer, placeOf } from '../../src/store/postgres/unusable.ts';
 import { freshDatabase } from '../support/database.ts';
-import { completed, idleLane, newWorker, saved } from './calls.ts';
+import { completed, idleLane, newWorker } from './calls.ts';
 
 const cleanUps: (() => Promise<unknown>)[] = [];
 afterEach(async () => {

@@ -181,6 +181,7 @@ export type Rule = RuleBase &
 /** Any fault that a rule can inject. */
 export type Fault = TurnFault | UpgradeFault | ConnectFault | RequestFault;
 
+/** A rule that was added to a script. */
 export interface RuleHandle {
   readonly id: number;
   /** Number of times the rule applied. */
@@ -421,8 +422,10 @@ const upgradeFaults = {
   close_after_upgrade: { kind: 'accept_then_close' },
 } as const satisfies Record<string, UpgradeFault>;
 
+/** Name of a fault that chaos can inject. */
 export type ChaosKind = keyof typeof turnFaults | keyof typeof upgradeFaults;
 
+/** Settings of random faults. */
 export interface ChaosOptions {
   /** Default: the simulator's seed. */
   seed?: number;
@@ -433,6 +436,7 @@ export interface ChaosOptions {
   rates: Partial<Record<ChaosKind, number>>;
 }
 
+/** A fault that chaos injected. */
 export interface ChaosRecord {
   kind: ChaosKind;
   /** Number of the turn or of the upgrade. */
