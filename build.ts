@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import { cpSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { parseSync } from 'oxc-parser';
 
@@ -42,7 +42,52 @@ function removeComments(file: string): void {
   writeFileSync(file, kept + text.slice(end));
 }
 
+/**
+ * Writes the row types out. The compiler declares them by what MikroORM infers from the entities, in 780 kB; a reader of
+ * the package needs the names and types of the columns only.
+ */
+function expandRows(file: string): void {
+  const names = ['WorkerColumns', 'SessionColumns', 'TurnColumns', 'WorkerRow', 'SessionRow', 'TurnRow'];
+  const home = join(DIST, '.rows');
+  mkdirSync(home, { recursive: true });
+  // A spread has an inferred type, which the compiler writes out member by member.
+  const spreads = names.map((name) => `export const ${name} = (row: rows.${name}) => ({ ...row });`);
+  writeFileSync(
+    join(home, 'rows.ts'),
+    [`import type * as rows from '../../src/store/entities.ts';`, ...spreads].join('\n'),
+  );
+  const config = {
+    extends: '../../tsconfig.build.json',
+    compilerOptions: { rootDir: '../..', outDir: 'out', emitDeclarationOnly: true },
+    include: ['rows.ts'],
+  };
+  writeFileSync(join(home, 'tsconfig.json'), JSON.stringify(config));
+  execFileSync('tsc', ['-p', join(home, 'tsconfig.json')], { stdio: 'inherit' });
+  const written = readFileSync(join(home, 'out', DIST, '.rows', 'rows.d.ts'), 'utf8');
+  rmSync(home, { recursive: true });
+  const text = readFileSync(file, 'utf8');
+  const { program } = parseSync(file, text);
+  let kept = '';
+  for (const node of program.body) {
+    if (node.type === 'ImportDeclaration') continue;
+    const source = text.slice(node.start, node.end);
+    const declared = node.type === 'ExportNamedDeclaration' ? node.declaration : null;
+    const name = declared && 'id' in declared && declared.id?.type === 'Identifier' ? declared.id.name : null;
+    const members =
+      name !== null && names.includes(name)
+        ? new RegExp(`declare const ${name}: \\(row: rows\\.${name}\\) => (\\{[^]*?\\n\\});`).exec(written)?.[1]
+        : undefined;
+    const plain = members?.replaceAll('rows.', '').replaceAll('NonNullable<boolean | null | undefined>', 'boolean');
+    if (plain !== undefined) kept += `export interface ${name} ${plain}\n`;
+    else if (name !== null && names.includes(name)) throw new Error(`${name} was not written out`);
+    else if (!/mikro-orm|InferKysely|InferEntity|Hidden<|PropertyNames|typeof (?:entities|BridgeSession)/.test(source))
+      kept += `${source}\n`;
+  }
+  writeFileSync(file, kept);
+}
+
 cpSync('src/explorer/browser', join(DIST, 'src/explorer/browser'), { recursive: true });
+expandRows(join(DIST, 'src/store/entities.d.ts'));
 const needed = reachable(false);
 const exported = reachable(true);
 for (const name of readdirSync(DIST, { recursive: true, encoding: 'utf8' })) {

@@ -1,5 +1,4 @@
 import { type DestinationStream, type Logger, pino } from 'pino';
-import type { TurnLine } from '../session/turn.ts';
 
 export type { Logger };
 
@@ -45,9 +44,4 @@ export function createLogger(level: string, destination?: DestinationStream): Lo
     redact: { paths: secret, censor: '[redacted]' },
   };
   return destination ? pino(options, destination) : pino(options);
-}
-
-/** Writes the log line of one turn. */
-export function turnLine(logger: Logger, line: TurnLine): void {
-  logger.info(line, 'turn');
 }

@@ -263,7 +263,7 @@ export function headersOfRateLimits(event: Fields): { prefix: string; headers: M
  * as a header over HTTP. It is never shown to a client as the bridge's token, and the bridge's token is never sent in its
  * place.
  */
-interface UpstreamTurnState {
+export interface UpstreamTurnState {
   /**
    * Stores a value. The first value of a turn wins; one that is too long to send back is ignored.
    *
