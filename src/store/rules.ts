@@ -2,7 +2,7 @@ import type { TurnEnd, TurnState } from './port.ts';
 
 /**
  * Rules of the fence, as pure functions over rows. The SQL functions in `postgres/schema/fence.ts` are their implementation
- * for a database; the in-memory store and the model of `src/testing/model` call these. The contract of the store and the
+ * for a database; the in-memory store and the model of `test/verification/model` call these. The contract of the store and the
  * differential test hold both statements to each other. Checks are in the order of the SQL.
  *
  * `Id` is the type of ids: text in a store, a small number in the model.
