@@ -1,8 +1,8 @@
 import pg from 'pg';
 import { setup } from 'xstate';
-import { systemClock } from '../src/clock.ts';
 import { defineProgram, startActor } from '../src/runtime/index.ts';
 import { openPostgresStore } from '../src/store/postgres/index.ts';
+import { systemClock } from '../src/system.ts';
 import { ownDatabase } from '../test/chaos/world.ts';
 import { completed, idleLane, newWorker, turnStart } from '../test/store/calls.ts';
 import { thisMachine } from './machine.ts';

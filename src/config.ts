@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { LONGEST_TIMER } from './clock.ts';
+import { LONGEST_TIMER } from './system.ts';
 import { InvalidSecrets, parseSecrets } from './token/keyring.ts';
 import { isForwardable } from './upstream/headers.ts';
 import { type ProxySettings, readProxies } from './upstream/proxies.ts';

@@ -1,13 +1,12 @@
 import cluster, { type Worker } from 'node:cluster';
 import { join } from 'node:path';
 import { type AdminToken, adminTokenFor } from './bridge.ts';
-import { systemClock } from './clock.ts';
 import type { Config } from './config.ts';
-import { guarded, onFault, reportFault } from './faults.ts';
 import type { Logger } from './observe/log.ts';
 import { createMetricsMerger, type MetricsNews, type MetricsOrder } from './observe/metrics/merged.ts';
 import { openConfigured } from './storage.ts';
 import { loadOrCreateAdminToken, loadOrCreateTokenSecrets, startEmbeddedPostgres } from './store/embedded/index.ts';
+import { guarded, onFault, reportFault, systemClock } from './system.ts';
 import { parseSecrets } from './token/keyring.ts';
 
 /** Messages of a worker process to its supervisor. */

@@ -1,11 +1,10 @@
 import express, { type Request, type RequestHandler, type Response, type Router } from 'express';
-import type { Clock } from '../clock.ts';
 import { BridgeError } from '../errors.ts';
 import { type AccessRule, isSameOrigin } from '../http/access.ts';
 import type { Log } from '../log.ts';
 import type { FlightRecord } from '../observe/trace.ts';
-import type { OperatorVerdict, SessionSummary, TurnDetail } from '../store/admin-port.ts';
-import type { SessionStateName, WorkerRow } from '../store/port.ts';
+import type { OperatorVerdict, SessionStateName, SessionSummary, TurnDetail, WorkerRow } from '../store/port.ts';
+import type { Clock } from '../system.ts';
 import { type AdminPort, askFailures, askOwners, type OperatorAction } from './fleet.ts';
 import { sessionOutline, timelineOf, whyAndExit } from './views.ts';
 

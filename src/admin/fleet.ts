@@ -1,6 +1,5 @@
 import type { FailedRequest, FlightRecord } from '../observe/trace.ts';
-import type { StoreAdmin } from '../store/admin-port.ts';
-import type { SessionReads, WorkerRegistry, WorkerRow } from '../store/port.ts';
+import type { SessionReads, StoreAdmin, WorkerRegistry, WorkerRow } from '../store/port.ts';
 
 /** State of a session that only its owner knows. */
 export interface LocalView {

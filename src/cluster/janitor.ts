@@ -1,6 +1,6 @@
-import type { Clock } from '../clock.ts';
 import type { Log } from '../log.ts';
-import { type PurgeKind, purgeKinds, type StoreAdmin } from '../store/admin-port.ts';
+import { type PurgeKind, purgeKinds, type StoreAdmin } from '../store/port.ts';
+import type { Clock } from '../system.ts';
 
 interface JanitorOptions {
   store: Pick<StoreAdmin, 'purge'>;

@@ -1,10 +1,9 @@
 import { workerMachine } from '../../machines/worker.ts';
-import type { Clock } from '../clock.ts';
 import type { Config } from '../config.ts';
-import type { Ids } from '../ids.ts';
 import type { Log } from '../log.ts';
 import { type DurableActor, defineProgram, type Inspect, startActor } from '../runtime/index.ts';
 import type { WorkerRegistry } from '../store/port.ts';
+import type { Clock, Ids } from '../system.ts';
 
 const program = defineProgram(workerMachine, { commits: [], version: 1 });
 

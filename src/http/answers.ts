@@ -1,9 +1,9 @@
 import type { Response } from 'express';
-import type { Clock } from '../clock.ts';
 import { BridgeError } from '../errors.ts';
 import { RETRY_AFTER_HEADER } from '../headers.ts';
 import { memberText } from '../json.ts';
 import type { AnswerHead, ClientSink } from '../session/port.ts';
+import type { Clock } from '../system.ts';
 import { normaliseError } from '../upstream/errors.ts';
 import type { UpstreamAnswer } from '../upstream/port.ts';
 import { failedEvent, headHeaders, relayAnswer, responseIdOf, sendError, sequenceOf } from './envelope.ts';

@@ -11,7 +11,7 @@ import {
 } from '../headers.ts';
 import { memberText } from '../json.ts';
 import type { AnswerHead } from '../session/port.ts';
-import { bareResponse } from '../transcript/client-view.ts';
+import { bareResponse } from '../transcript/items.ts';
 import { isBeginning } from '../upstream/frames.ts';
 import { clientHeaders } from '../upstream/headers.ts';
 import type { UpstreamAnswer } from '../upstream/port.ts';

@@ -11,7 +11,7 @@ import { type AddressInfo, isIPv6, type Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import type { Config } from '../config.ts';
 import { type BridgeCode, BridgeError } from '../errors.ts';
-import { guarded, reportFault } from '../faults.ts';
+import { guarded, reportFault } from '../system.ts';
 import { discard, endWithJson, retryHeaders } from './envelope.ts';
 import { ONE_HOST } from './front.ts';
 

@@ -12,8 +12,7 @@ import {
   textOf,
   withSpans,
 } from '../json.ts';
-import { bareItem } from '../transcript/items.ts';
-import { HASH_CHARS } from '../transcript/line.ts';
+import { bareItem, HASH_CHARS } from '../transcript/items.ts';
 import { readRequest } from '../transcript/read.ts';
 import type { Item, ItemHash, ReadItem, ReadItems, ReadRequest } from '../transcript/types.ts';
 

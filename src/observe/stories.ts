@@ -1,8 +1,7 @@
 import express, { type Router } from 'express';
 import { BridgeError } from '../errors.ts';
 import type { AccessRule } from '../http/access.ts';
-import type { StoreAdmin } from '../store/admin-port.ts';
-import type { SessionReads, WorkerRegistry } from '../store/port.ts';
+import type { SessionReads, StoreAdmin, WorkerRegistry } from '../store/port.ts';
 import { explain, explainFailure, replay } from './explain.ts';
 import type { FailedRequest, FlightRecord } from './trace.ts';
 

@@ -1,7 +1,7 @@
 import type { AnyStateMachine, InspectionEvent, StateValue } from 'xstate';
 import type { SessionContext, SessionEvent } from '../../machines/session.ts';
-import type { Clock } from '../clock.ts';
 import type { TurnLine } from '../session/turn.ts';
+import type { Clock } from '../system.ts';
 
 /** Parts of a running XState actor that the hub uses. */
 export interface ActorLike {

@@ -12,7 +12,7 @@ import {
   transition,
   type ActorOptions as XStateOptions,
 } from 'xstate';
-import type { Clock } from '../clock.ts';
+import type { Clock } from '../system.ts';
 import type { Deadline, Effect, Program } from './program.ts';
 
 /** An observer of XState's inspection events. */

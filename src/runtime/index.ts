@@ -21,4 +21,3 @@ export {
   type Program,
   type ProgramOptions,
 } from './program.ts';
-export { createRegistry, type Registry } from './registry.ts';

@@ -1,16 +1,23 @@
 import type { SessionEvent } from '../../machines/session.ts';
 import { isFields, MOST_LEVELS, nestsDeeperThan, parseExact, type Written } from '../json.ts';
 import type { Answer, SavedState, TurnResult, TurnRow, Writer } from '../store/port.ts';
-import { shownItems } from '../transcript/client-view.ts';
-import { EMPTY, encodeForms, extendChain, formsOf, type Line, placeAfter, type TurnForms } from '../transcript/line.ts';
+import {
+  EMPTY,
+  encodeForms,
+  extendChain,
+  formsOf,
+  type Line,
+  placeAfter,
+  shownItems,
+  type TurnForms,
+} from '../transcript/items.ts';
 import { keptOutput, replayClassOf } from '../transcript/planner.ts';
 import { namesMade } from '../transcript/provider-ids.ts';
 import { readItem } from '../transcript/read.ts';
 import type { Item, ReadItem } from '../transcript/types.ts';
 import type { UpstreamError } from '../upstream/port.ts';
-import type { SessionCore } from './core.ts';
+import type { Head, SessionCore } from './core.ts';
 import type { Turn } from './turn.ts';
-import type { Head } from './turn-queue.ts';
 
 /**
  * Functions that reduce a provider's answer to the part that is kept: remembered, compared, stored or logged. A

@@ -5,10 +5,9 @@ import { classifyRefusal, hostOf, normaliseError, refusesAnchor, refusesAnchors 
 import { upstreamHeaders } from '../upstream/headers.ts';
 import type { FailureKind, UpstreamAnswer, UpstreamError, UpstreamTarget } from '../upstream/port.ts';
 import { credentialRefusalAnswer, refusesCredential } from '../upstream/redact.ts';
-import type { SessionCore } from './core.ts';
+import type { DialOutcome, LostConnection, SessionCore } from './core.ts';
 import { anchorStored, canSendFull, composeFrame, loadContents, loadHistory, mayResend, planFor } from './planning.ts';
 import { credentialOf } from './port.ts';
-import type { DialOutcome, LostConnection } from './socket.ts';
 import type { Turn, TurnEnding } from './turn.ts';
 
 /** WebSocket close code 1009: the message is too big. */

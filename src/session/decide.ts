@@ -6,7 +6,7 @@ import { explain, type Resolution } from '../resolve/table.ts';
 import type { Decision, Evidence, Facts, Likeness, LocalSession } from '../resolve/types.ts';
 import { type KeyRef, type Lookup, type LookupResult, MOST_CANDIDATES, type TurnRow } from '../store/port.ts';
 import { scopeKindOf, type Tokens } from '../token/token.ts';
-import { continuedBy, decodeForms, type Line } from '../transcript/line.ts';
+import { continuedBy, decodeForms, type Line } from '../transcript/items.ts';
 import { COMPARISON_PATH } from '../transcript/provider-ids.ts';
 import { LONGEST_METADATA } from '../transcript/read.ts';
 import type { Names, RequestBody } from '../transcript/types.ts';

@@ -1,10 +1,9 @@
-import type { Clock } from '../clock.ts';
 import type { Config } from '../config.ts';
 import { type BridgeCode, BridgeError } from '../errors.ts';
-import type { Ids } from '../ids.ts';
 import type { AttemptFact, Decision, Evidence } from '../resolve/types.ts';
 import type { Inspect } from '../runtime/index.ts';
 import { type Answer, type KeyRef, type SessionRow, StoreUnavailable, type TurnRow } from '../store/port.ts';
+import type { Clock, Ids } from '../system.ts';
 import { bareResult } from './commits.ts';
 import type { SessionBirth, SessionEnv } from './core.ts';
 import { Decider } from './decide.ts';

@@ -9,16 +9,15 @@ import {
   type Written,
   withMembers,
 } from '../json.ts';
-import { bareResponse, rewriteForClient } from '../transcript/client-view.ts';
+import { bareResponse, rewriteForClient } from '../transcript/items.ts';
 import type { Item } from '../transcript/types.ts';
 import { refusesAnchor, upstreamAnswerOf } from '../upstream/errors.ts';
 import { headersIn, isBeginning, parseFrame } from '../upstream/frames.ts';
 import type { ParsedFrame, UpstreamError } from '../upstream/port.ts';
 import { keptId, keptItem, keptUsage, saysNothing } from './commits.ts';
 import { resendOnNewConnection, resendWithoutAnchor } from './connection.ts';
-import type { SessionCore } from './core.ts';
+import type { SessionCore, SessionSocket } from './core.ts';
 import { mayResend } from './planning.ts';
-import type { SessionSocket } from './socket.ts';
 import type { Turn, TurnEnding } from './turn.ts';
 
 /** The conditions and ways of sending a turn again; replaced in tests. */

@@ -1,7 +1,6 @@
 import { elementTexts, parseExact, type Written } from '../json.ts';
 import type { ReferencedItem, SessionReads, TurnItems } from '../store/port.ts';
-import { isNameOnly } from '../transcript/items.ts';
-import { continuedBy, itemHash, relate } from '../transcript/line.ts';
+import { continuedBy, isNameOnly, itemHash, relate } from '../transcript/items.ts';
 import {
   asksEncryptedReasoning,
   buildReplay,
@@ -14,8 +13,8 @@ import {
 } from '../transcript/planner.ts';
 import { MOST_NAMES } from '../transcript/provider-ids.ts';
 import type { Item, WireForm } from '../transcript/types.ts';
+import type { TurnQueue } from './core.ts';
 import type { Turn, TurnWithLine } from './turn.ts';
-import type { TurnQueue } from './turn-queue.ts';
 
 /**
  * Returns whether a turn whose socket was lost may be sent once more. Required: only `response.created` and telemetry

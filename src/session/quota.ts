@@ -1,6 +1,6 @@
-import type { Clock } from '../clock.ts';
 import type { Config } from '../config.ts';
 import { BridgeError } from '../errors.ts';
+import type { Clock } from '../system.ts';
 
 /** Limits per tenant, by name. */
 export const tenantLimits = ['requests_per_minute', 'waiting', 'bodies', 'turns', 'sockets', 'connections'] as const;

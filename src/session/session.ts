@@ -15,7 +15,7 @@ import {
   StoreUnavailable,
   type TurnResult,
 } from '../store/port.ts';
-import type { Line } from '../transcript/line.ts';
+import type { Line } from '../transcript/items.ts';
 import type { UpstreamAnswer } from '../upstream/port.ts';
 import {
   bareResult,
@@ -28,14 +28,13 @@ import {
   turnResult,
 } from './commits.ts';
 import { connectionLost, dial, exchangeRefused, firstEventOverdue, sendTurn } from './connection.ts';
+import type { Head, LostConnection } from './core.ts';
 import { type SessionBirth, SessionCore, type SessionEnv } from './core.ts';
 import { FrameReader } from './frames.ts';
 import { isRelated, place, planFor } from './planning.ts';
 import type { ClientSink } from './port.ts';
 import { tenantBusy } from './quota.ts';
-import type { LostConnection } from './socket.ts';
 import { faultError, metricsOf, type Turn } from './turn.ts';
-import type { Head } from './turn-queue.ts';
 
 /** Version of the persisted snapshot's shape; a snapshot of another version is not loaded. */
 export const SESSION_MACHINE_VERSION = 1;

@@ -6,7 +6,7 @@ import type { Written } from '../json.ts';
 import type { AttemptFact, Evidence, Outcome } from '../resolve/types.ts';
 import type { Inspect } from '../runtime/index.ts';
 import type { TurnEnd, TurnMetrics, TurnRow } from '../store/port.ts';
-import type { Line } from '../transcript/line.ts';
+import type { Line } from '../transcript/items.ts';
 import type { Continuation, Item, ReadItems, WireForm } from '../transcript/types.ts';
 import type { UpstreamAnswer, UpstreamError } from '../upstream/port.ts';
 import type { AnswerHead, ClientSink, TurnRequest } from './port.ts';

@@ -1,4 +1,4 @@
-import type { Clock } from '../clock.ts';
+import type { Clock } from '../system.ts';
 
 /** Clock that moves only when a test advances it. */
 export interface ManualClock extends Clock {

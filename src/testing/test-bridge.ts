@@ -1,10 +1,10 @@
 import { pino } from 'pino';
 import { type Bridge, type BridgeOptions, createBridge } from '../bridge.ts';
-import { type Clock, systemClock } from '../clock.ts';
 import { createApp } from '../http/app.ts';
 import { type Listening, listen } from '../http/server.ts';
 import type { SessionStore } from '../store/port.ts';
 import { openPostgresStore } from '../store/postgres/index.ts';
+import { type Clock, systemClock } from '../system.ts';
 import { createMemoryDatabase, createMemoryStore } from './memory-store/index.ts';
 import { type Simulator, type SimulatorOptions, startSimulator } from './simulator/index.ts';
 

@@ -1,7 +1,7 @@
 import { timingSafeEqual } from 'node:crypto';
 import jwt from 'jsonwebtoken';
 import { z } from 'zod';
-import type { Clock } from '../clock.ts';
+import type { Clock } from '../system.ts';
 import { type KeyRing, scopeHash, type TokenKey } from './keyring.ts';
 
 /**

@@ -1,8 +1,18 @@
 import { TURN_METADATA_HEADER, TURN_STATE_HEADER } from '../headers.ts';
 import { isFields, scanMembers, spansByName, textOf, type Written } from '../json.ts';
 import type { Shape } from '../store/port.ts';
-import { contextFingerprint, isNameOnly, requestFingerprint, typeOf, writtenInput } from './items.ts';
-import { acceptedOf, chainOver, isFromClient, itemHash, plausiblePlaces } from './line.ts';
+import {
+  acceptedOf,
+  chainOver,
+  contextFingerprint,
+  isFromClient,
+  isNameOnly,
+  itemHash,
+  plausiblePlaces,
+  requestFingerprint,
+  typeOf,
+  writtenInput,
+} from './items.ts';
 import { isExactItem } from './planner.ts';
 import { comparisonOf, namesWritten, referencesIn } from './provider-ids.ts';
 import type { Item, ItemHash, LookedAt, ReadItem, ReadItems, ReadRequest, RequestBody } from './types.ts';

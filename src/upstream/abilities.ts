@@ -1,4 +1,4 @@
-import type { Clock } from '../clock.ts';
+import type { Clock } from '../system.ts';
 
 /** Time without WebSocket after an upstream refused it explicitly, in milliseconds. */
 const CERTAIN_MS = 600_000;

@@ -1,6 +1,6 @@
-import { systemClock } from '../clock.ts';
 import { REQUEST_ID_HEADER, RETRY_AFTER_HEADER, SHOULD_RETRY_HEADER } from '../headers.ts';
 import { isFields, parseBounded } from '../json.ts';
+import { systemClock } from '../system.ts';
 import {
   type FailureKind,
   MOST_FRAME_LEVELS,
@@ -55,8 +55,10 @@ export function upstreamAnswerOf(error: UpstreamError): UpstreamAnswer {
     param: raw.param ?? error.param,
     code: raw.code ?? error.code,
   };
-  const headers: Record<string, string> = { 'content-type': 'application/json' };
-  if (error.retryAfterSeconds !== null) headers[RETRY_AFTER_HEADER] = String(Math.ceil(error.retryAfterSeconds));
+  const { retryAfterSeconds: seconds } = error;
+  const retryAfter: Record<string, string> =
+    seconds === null ? {} : { [RETRY_AFTER_HEADER]: String(Math.ceil(seconds)) };
+  const headers = { 'content-type': 'application/json', ...retryAfter };
   return { status: error.status, headers, body: Buffer.from(JSON.stringify({ error: body })) };
 }
 

@@ -1,6 +1,4 @@
 import { type Dispatcher, request } from 'undici';
-import type { Clock } from '../clock.ts';
-import { guarded } from '../faults.ts';
 import { flatHeaders, TURN_STATE_HEADER } from '../headers.ts';
 import {
   elementTexts,
@@ -15,6 +13,8 @@ import {
   textOf,
   withMembers,
 } from '../json.ts';
+import type { Clock } from '../system.ts';
+import { guarded } from '../system.ts';
 import { type AnswerCollector, collectAnswer, reasonOf, refusalFrame, unreachable } from './errors.ts';
 import { answerHeadFrame } from './frames.ts';
 import {

@@ -9,8 +9,8 @@ import {
   createZstdDecompress,
 } from 'node:zlib';
 import { createParser } from 'eventsource-parser';
-import { reportFault } from '../faults.ts';
 import { membersOf, withMembers } from '../json.ts';
+import { reportFault } from '../system.ts';
 import type { ConnectionHandlers, Unreachable, UpstreamAnswer } from './port.ts';
 
 type Step =

@@ -1,5 +1,5 @@
 import { Agent, type Dispatcher, ProxyAgent } from 'undici';
-import { type Clock, systemClock } from '../clock.ts';
+import { type Clock, systemClock } from '../system.ts';
 import { hostOf } from './errors.ts';
 import { httpCall, openExchange } from './http.ts';
 import {

@@ -1,10 +1,9 @@
 import type { IncomingMessage } from 'node:http';
 import { HttpsProxyAgent } from 'https-proxy-agent';
 import { WebSocket } from 'ws';
-import { type Clock, systemClock } from '../clock.ts';
-import { guarded } from '../faults.ts';
 import { flatHeaders } from '../headers.ts';
 import { encodedSlices, isLongText } from '../json.ts';
+import { type Clock, guarded, systemClock } from '../system.ts';
 import { BY_PROXY, collectAnswer, reasonOf, refusalFrame, unreachable } from './errors.ts';
 import {
   type DialRequest,

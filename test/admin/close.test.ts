@@ -4,8 +4,8 @@ import { expect, it } from 'vitest';
 import { createAdminApi } from '../../src/admin/api.ts';
 import type { AdminPort } from '../../src/admin/fleet.ts';
 import { createApp } from '../../src/http/app.ts';
-import { randomIds } from '../../src/ids.ts';
-import type { OperatorVerdict } from '../../src/store/admin-port.ts';
+import type { OperatorVerdict } from '../../src/store/port.ts';
+import { randomIds } from '../../src/system.ts';
 
 const logger = { debug() {}, info() {}, warn() {}, error() {} };
 

@@ -1,7 +1,7 @@
 import { afterEach, expect, it, vi } from 'vitest';
-import { type Clock, systemClock } from '../../src/clock.ts';
 import type { SessionStore } from '../../src/store/port.ts';
 import { openPostgresStore } from '../../src/store/postgres/index.ts';
+import { type Clock, systemClock } from '../../src/system.ts';
 import { testBridge } from '../../src/testing/index.ts';
 import { faultyProxy } from '../store/faulty-proxy.ts';
 import { post } from '../support/client.ts';

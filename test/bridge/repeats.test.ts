@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { systemClock } from '../../src/clock.ts';
+import { systemClock } from '../../src/system.ts';
 import { createManualClock, digestOf, expectedDigest, type TestBridge, testBridge } from '../../src/testing/index.ts';
 import { createMemoryDatabase, createMemoryStore } from '../../src/testing/memory-store/index.ts';
 import type { TurnFault } from '../../src/testing/simulator/faults.ts';

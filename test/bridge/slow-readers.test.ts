@@ -1,7 +1,7 @@
 import { connect, type Socket } from 'node:net';
 import { afterEach, describe, expect, it } from 'vitest';
 import type { WebSocket } from 'ws';
-import { systemClock } from '../../src/clock.ts';
+import { systemClock } from '../../src/system.ts';
 import { type TestBridge, testBridge } from '../../src/testing/index.ts';
 import { createMemoryDatabase, createMemoryStore } from '../../src/testing/memory-store/index.ts';
 import { post } from '../support/client.ts';

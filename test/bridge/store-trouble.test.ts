@@ -1,9 +1,9 @@
 import { pino } from 'pino';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { type Bridge, createBridge } from '../../src/bridge.ts';
-import { systemClock } from '../../src/clock.ts';
 import { createApp } from '../../src/http/app.ts';
 import { type Listening, listen } from '../../src/http/server.ts';
+import { systemClock } from '../../src/system.ts';
 import { digestOf, expectedDigest, type Simulator, startSimulator } from '../../src/testing/index.ts';
 import { createMemoryStore } from '../../src/testing/memory-store/index.ts';
 import { post, terminalsOf } from '../support/client.ts';

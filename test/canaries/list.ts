@@ -213,7 +213,7 @@ export const canaries: readonly Canary[] = [
   },
   {
     name: 'an actor of an older epoch is reused',
-    file: 'src/runtime/registry.ts',
+    file: 'src/session/session-registry.ts',
     find: 'return entry?.epoch === epoch ? entry.value : undefined;',
     replace: 'return entry?.value;',
     tests: ['test/runtime'],
@@ -241,14 +241,14 @@ export const canaries: readonly Canary[] = [
   },
   {
     name: 'a queue slot is never freed',
-    file: 'src/session/turn-queue.ts',
+    file: 'src/session/core.ts',
     find: '    if (index >= 0) this.waiting.splice(index, 1);\n',
     replace: '',
     tests: bridge,
   },
   {
     name: 'an undelivered answer is discarded',
-    file: 'src/session/turn-queue.ts',
+    file: 'src/session/core.ts',
     find: '    if (turn) this.#keep(turn);',
     replace: '',
     tests: bridge,
@@ -276,7 +276,7 @@ export const canaries: readonly Canary[] = [
   },
   {
     name: 'the client is not shown its own anchor',
-    file: 'src/transcript/client-view.ts',
+    file: 'src/transcript/items.ts',
     find: "const foreign = 'previous_response_id' in response && anchor !== form.previousResponseId;",
     replace: 'const foreign = false;',
     tests: bridge,
@@ -368,21 +368,21 @@ export const canaries: readonly Canary[] = [
   },
   {
     name: 'only the streamed form of an output is stored',
-    file: 'src/transcript/line.ts',
+    file: 'src/transcript/items.ts',
     find: 'outputs: alternatives(streamed, listed),',
     replace: 'outputs: alternatives(streamed.length > 0 ? streamed : (listed ?? []), null),',
     tests: ['test/transcript/line.test.ts', 'test/recordings/facts.test.ts'],
   },
   {
     name: 'only the listed form of an output is stored',
-    file: 'src/transcript/line.ts',
+    file: 'src/transcript/items.ts',
     find: 'outputs: alternatives(streamed, listed),',
     replace: 'outputs: alternatives(listed !== null && listed.length > 0 ? listed : streamed, null),',
     tests: ['test/transcript/line.test.ts', 'test/recordings/facts.test.ts'],
   },
   {
     name: 'a match by place skips the comparison of forms',
-    file: 'src/transcript/line.ts',
+    file: 'src/transcript/items.ts',
     find: '    if (!items[index]!.includes(hashes[at + index]!)) return -1;\n',
     replace: '',
     tests: ['test/transcript/line.test.ts', 'test/recordings/facts.test.ts'],
@@ -510,7 +510,7 @@ export const canaries: readonly Canary[] = [
   },
   {
     name: 'any HTTP answer counts as an answer of the API',
-    file: 'src/session/socket.ts',
+    file: 'src/session/core.ts',
     find: "first({ kind: isApiError(answer) ? 'spoke' : 'babbled' });",
     replace: "first({ kind: 'spoke' });",
     tests: ['test/field/without-websocket.test.ts'],
@@ -531,7 +531,7 @@ export const canaries: readonly Canary[] = [
   },
   {
     name: 'the account is not part of the scope',
-    file: 'src/http/authenticate.ts',
+    file: 'src/http/app.ts',
     find: "JSON.stringify([authorization ?? '', given, account])",
     replace: "JSON.stringify([authorization ?? '', given])",
     tests: ['test/field/accounts.test.ts'],
@@ -699,7 +699,7 @@ export const canaries: readonly Canary[] = [
   },
   {
     name: 'a turn that cannot be reattached counts in the buffers',
-    file: 'src/session/turn-queue.ts',
+    file: 'src/session/core.ts',
     find: '    this.undelivered.stream.discard();\n',
     replace: '',
     tests: tenants,
@@ -749,7 +749,7 @@ export const canaries: readonly Canary[] = [
   },
   {
     name: 'a late connection of an abandoned dial stays open',
-    file: 'src/session/socket.ts',
+    file: 'src/session/core.ts',
     find: "connection.close(1000, 'not wanted any more');",
     replace: '',
     tests: ['test/session/connection.test.ts'],
@@ -883,14 +883,14 @@ export const canaries: readonly Canary[] = [
   },
   {
     name: 'a socket paused by an earlier turn stays paused for the next',
-    file: 'src/session/socket.ts',
+    file: 'src/session/core.ts',
     find: 'send(frame: string, turn: object): boolean {\n    this.#resume();',
     replace: 'send(frame: string, turn: object): boolean {',
-    tests: ['test/session/socket.test.ts'],
+    tests: ['test/session/connection.test.ts'],
   },
   {
     name: 'any turn can pause the socket, not only the one on it',
-    file: 'src/session/socket.ts',
+    file: 'src/session/core.ts',
     find: 'if (turn !== this.#reader) return;',
     replace: '',
     tests: ['test/session/connection.test.ts'],
@@ -1053,14 +1053,14 @@ export const canaries: readonly Canary[] = [
   // Poolers, shared databases and lost connections between a worker and its database.
   {
     name: 'statements are named on connections through a pooler',
-    file: 'src/store/postgres/exchange.ts',
+    file: 'src/store/postgres/executor.ts',
     find: 'this.#knowledge.direct = pid === String((this.#client as { processID?: number }).processID);',
     replace: 'this.#knowledge.direct = pid !== null || this.#client === null;',
     tests: ['test/store/pooler.test.ts'],
   },
   {
     name: 'the settings of a call stay on its connection',
-    file: 'src/store/postgres/exchange.ts',
+    file: 'src/store/postgres/executor.ts',
     find: "set_config('search_path', $1, true)",
     replace: "set_config('search_path', $1, false)",
     tests: ['test/store/pooler.test.ts'],
@@ -1074,7 +1074,7 @@ export const canaries: readonly Canary[] = [
   },
   {
     name: 'the server continues calls that timed out',
-    file: 'src/store/postgres/exchange.ts',
+    file: 'src/store/postgres/executor.ts',
     find: 'String(settings.limitMs)',
     replace: "'0'",
     tests: ['test/store/limits.test.ts'],

@@ -1,6 +1,6 @@
 import { expect, it } from 'vitest';
 import { startJanitor } from '../../src/cluster/janitor.ts';
-import type { Purged, PurgeKind, PurgeStep } from '../../src/store/admin-port.ts';
+import type { Purged, PurgeKind, PurgeStep } from '../../src/store/port.ts';
 import { createManualClock } from '../../src/testing/index.ts';
 
 const end: Purged = { removed: {}, after: ['end'], more: false };

@@ -1,8 +1,8 @@
 import { connect, createServer, type Socket } from 'node:net';
 import { pino } from 'pino';
 import { afterEach, expect, it } from 'vitest';
-import { systemClock } from '../../src/clock.ts';
 import type { SessionStore } from '../../src/store/port.ts';
+import { systemClock } from '../../src/system.ts';
 import { type TestBridge, type TestBridgeOptions, testBridge } from '../../src/testing/index.ts';
 import { createMemoryDatabase, createMemoryStore } from '../../src/testing/memory-store/index.ts';
 import { post } from '../support/client.ts';

@@ -3,7 +3,7 @@ import { request } from 'undici';
 import { describe, expect, it } from 'vitest';
 import { createForwardTokens, packRequest, unpackRequest } from '../../src/cluster/forward/envelope.ts';
 import { readConfig } from '../../src/config.ts';
-import { createAuthentication } from '../../src/http/authenticate.ts';
+import { createAuthentication } from '../../src/http/app.ts';
 import { readSource } from '../../src/intake/read.ts';
 import { credentialOf } from '../../src/session/port.ts';
 import { createManualClock } from '../../src/testing/manual-clock.ts';

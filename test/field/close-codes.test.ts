@@ -1,6 +1,6 @@
 import { once } from 'node:events';
 import { describe, expect, it, vi } from 'vitest';
-import { type Clock, systemClock } from '../../src/clock.ts';
+import { type Clock, systemClock } from '../../src/system.ts';
 import { type Asked, bodyOf, endsOf, errorOf, message, startBoth, user } from './support.ts';
 
 const codes = [1000, 1001, 1005, 1006, 1007, 1008, 1011, 1012, 1013, 1014, 3000, 4001, 4999];

@@ -1,6 +1,6 @@
 import { expect, it } from 'vitest';
+import { SessionSocket } from '../../src/session/core.ts';
 import type { ClientSink } from '../../src/session/port.ts';
-import { SessionSocket } from '../../src/session/socket.ts';
 import { TurnStream } from '../../src/session/turn.ts';
 import { createManualClock } from '../../src/testing/index.ts';
 import type { UpstreamConnection, UpstreamTransport } from '../../src/upstream/port.ts';

@@ -1,14 +1,12 @@
 import { pino } from 'pino';
-import { systemClock } from '../../src/clock.ts';
 import { readConfig } from '../../src/config.ts';
 import type { TurnService } from '../../src/http/app.ts';
-import { createApp, createHttpFace } from '../../src/http/app.ts';
-import { createAuthentication } from '../../src/http/authenticate.ts';
+import { createApp, createAuthentication, createHttpFace } from '../../src/http/app.ts';
 import { type Listening, listen } from '../../src/http/server.ts';
-import { randomIds } from '../../src/ids.ts';
 import { createReader } from '../../src/intake/pool.ts';
 import type { ClientSink, TurnRequest } from '../../src/session/port.ts';
 import { createQuota, type Lease } from '../../src/session/quota.ts';
+import { randomIds, systemClock } from '../../src/system.ts';
 import { createManualClock, type ManualClock, type Simulator, startSimulator } from '../../src/testing/index.ts';
 import { createUpstreamTransport } from '../../src/upstream/transport.ts';
 

@@ -10,7 +10,7 @@ import type {
 import { describe, expect, it } from 'vitest';
 import { BridgeError } from '../../src/errors.ts';
 import { failedEvent, responseIdOf } from '../../src/http/envelope.ts';
-import { bareResponse } from '../../src/transcript/client-view.ts';
+import { bareResponse } from '../../src/transcript/items.ts';
 import { responsesApi } from '../support/declarations.ts';
 import { startProvider } from '../upstream/servers.ts';
 

@@ -4,7 +4,7 @@ import { type AddressInfo, createServer, type Server } from 'node:net';
 import { pino } from 'pino';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { tellStory } from '../../src/ask.ts';
-import { systemClock } from '../../src/clock.ts';
+import { systemClock } from '../../src/system.ts';
 import { type TestBridge, testBridge } from '../../src/testing/index.ts';
 import { createMemoryDatabase, createMemoryStore } from '../../src/testing/memory-store/index.ts';
 import { unreachable } from '../../src/upstream/errors.ts';

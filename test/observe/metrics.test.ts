@@ -3,12 +3,12 @@ import { afterEach, expect, it } from 'vitest';
 import { BridgeError } from '../../src/errors.ts';
 import { createApp } from '../../src/http/app.ts';
 import { listen } from '../../src/http/server.ts';
-import { randomIds } from '../../src/ids.ts';
 import { createLogger } from '../../src/observe/log.ts';
 import { catalogue, type Definition } from '../../src/observe/metrics/catalogue.ts';
 import { createMetrics, type Metrics, tokensOf } from '../../src/observe/metrics/index.ts';
 import { metricsPage } from '../../src/observe/metrics/merged.ts';
 import type { TurnLine } from '../../src/session/turn.ts';
+import { randomIds } from '../../src/system.ts';
 import { createManualClock } from '../../src/testing/index.ts';
 
 const clock = createManualClock();

@@ -7,10 +7,10 @@ import { createActor } from 'xstate';
 import { sessionMachine } from '../../machines/session.ts';
 import { turnMachine } from '../../machines/turn.ts';
 import { readConfig } from '../../src/config.ts';
-import { randomIds } from '../../src/ids.ts';
 import { createObservatory } from '../../src/observe/index.ts';
 import type { FlightRecord } from '../../src/observe/trace.ts';
 import type { TurnLine } from '../../src/session/turn.ts';
+import { randomIds } from '../../src/system.ts';
 import { createManualClock } from '../../src/testing/index.ts';
 import { createMemoryStore } from '../../src/testing/memory-store/index.ts';
 

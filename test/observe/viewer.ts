@@ -1,11 +1,10 @@
 import { createServer, type RequestListener } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import express from 'express';
-import { systemClock } from '../../src/clock.ts';
 import { BridgeError } from '../../src/errors.ts';
 import { createOperatorAccess } from '../../src/http/access.ts';
-import { randomIds } from '../../src/ids.ts';
 import { createInspection, type Inspection, type InspectionOptions } from '../../src/observe/inspect/index.ts';
+import { randomIds, systemClock } from '../../src/system.ts';
 
 export interface ServedInspection {
   inspection: Inspection;

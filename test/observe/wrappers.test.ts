@@ -1,9 +1,9 @@
 import { randomUUID } from 'node:crypto';
 import { afterEach, expect, it } from 'vitest';
-import { systemClock } from '../../src/clock.ts';
 import { observeStore, observeTransport } from '../../src/observe/metrics/wrappers.ts';
 import { type SessionStore, StoreUnavailable } from '../../src/store/port.ts';
 import { openPostgresStore } from '../../src/store/postgres/index.ts';
+import { systemClock } from '../../src/system.ts';
 import { createManualClock } from '../../src/testing/index.ts';
 import { createMemoryStore } from '../../src/testing/memory-store/index.ts';
 import type { DialResult, UpstreamConnection, UpstreamTransport } from '../../src/upstream/port.ts';

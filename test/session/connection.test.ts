@@ -1,5 +1,5 @@
 import { beforeEach, describe, expect, it } from 'vitest';
-import { type FirstSign, SessionSocket } from '../../src/session/socket.ts';
+import { type FirstSign, SessionSocket } from '../../src/session/core.ts';
 import { createManualClock, type ManualClock } from '../../src/testing/index.ts';
 import type {
   ConnectionHandlers,

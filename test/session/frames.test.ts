@@ -4,7 +4,7 @@ import { MOST_LEVELS } from '../../src/json.ts';
 import type { SessionCore } from '../../src/session/core.ts';
 import { FrameReader } from '../../src/session/frames.ts';
 import type { Turn } from '../../src/session/turn.ts';
-import { bareResponse } from '../../src/transcript/client-view.ts';
+import { bareResponse } from '../../src/transcript/items.ts';
 import type { ParsedFrame } from '../../src/upstream/port.ts';
 
 interface Shown {

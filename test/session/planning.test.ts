@@ -1,9 +1,9 @@
 import { describe, expect, it } from 'vitest';
+import type { TurnQueue } from '../../src/session/core.ts';
 import { anchorStored, isRelated, place, planFor } from '../../src/session/planning.ts';
 import type { Turn } from '../../src/session/turn.ts';
-import type { TurnQueue } from '../../src/session/turn-queue.ts';
 import type { TurnRow } from '../../src/store/port.ts';
-import { formsOf, type Line } from '../../src/transcript/line.ts';
+import { formsOf, type Line } from '../../src/transcript/items.ts';
 import { readRequest } from '../../src/transcript/read.ts';
 import type { Item } from '../../src/transcript/types.ts';
 import { evidence, toHead, turnRow } from '../resolve/support.ts';

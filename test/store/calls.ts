@@ -1,5 +1,4 @@
 import { randomUUID } from 'node:crypto';
-import { type Purged, purgeKinds } from '../../src/store/admin-port.ts';
 import type {
   Answer,
   ClaimVerdict,
@@ -12,6 +11,7 @@ import type {
   TurnResult,
   TurnStart,
 } from '../../src/store/port.ts';
+import { type Purged, purgeKinds } from '../../src/store/port.ts';
 
 /** Long enough not to expire during a test. */
 export const LEASE_MS = 600_000;

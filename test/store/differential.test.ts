@@ -1,9 +1,9 @@
 import { isDeepStrictEqual } from 'node:util';
 import pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { systemClock } from '../../src/clock.ts';
 import type { SessionStore } from '../../src/store/port.ts';
 import { openPostgresStore } from '../../src/store/postgres/index.ts';
+import { systemClock } from '../../src/system.ts';
 import { createMemoryDatabase, createMemoryStore, type MemoryDatabase } from '../../src/testing/memory-store/index.ts';
 import { freshDatabase } from '../support/database.ts';
 import { createRandom } from '../verification/simulation/seeded.ts';

@@ -1,4 +1,4 @@
-import { systemClock } from '../../src/clock.ts';
+import { systemClock } from '../../src/system.ts';
 import { createMemoryDatabase, createMemoryStore } from '../../src/testing/memory-store/index.ts';
 import { storeContract } from './contract.ts';
 

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { type PurgeKind, purgeKinds } from '../../src/store/admin-port.ts';
 import type { KeyRef } from '../../src/store/port.ts';
+import { type PurgeKind, purgeKinds } from '../../src/store/port.ts';
 import { openPostgresStore, storeOver } from '../../src/store/postgres/index.ts';
 import { fillDatabase, RETENTION_HOURS } from '../support/data-set.ts';
 import { type FreshDatabase, freshDatabase } from '../support/database.ts';

@@ -1,8 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import type { PurgeKind } from '../../src/store/admin-port.ts';
 import { SHARED_ABOVE } from '../../src/store/items.ts';
-import type { SessionStore } from '../../src/store/port.ts';
+import type { PurgeKind, SessionStore } from '../../src/store/port.ts';
 import { openPostgresStore } from '../../src/store/postgres/index.ts';
 import { freshDatabase } from '../support/database.ts';
 import { bare, busyLane, completed, EXPIRED_MS, idleLane, key, LEASE_MS, lane, newWorker } from './calls.ts';

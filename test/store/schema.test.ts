@@ -1,8 +1,8 @@
 import { MikroORM } from '@mikro-orm/postgresql';
 import pg from 'pg';
 import { afterEach, describe, expect, test } from 'vitest';
-import { purgeKinds } from '../../src/store/admin-port.ts';
 import { entities } from '../../src/store/entities.ts';
+import { purgeKinds } from '../../src/store/port.ts';
 import { openPostgresStore } from '../../src/store/postgres/index.ts';
 import { migrationsList } from '../../src/store/postgres/schema/index.ts';
 import { assertServer, placeOf } from '../../src/store/postgres/unusable.ts';

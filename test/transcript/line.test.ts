@@ -11,7 +11,7 @@ import {
   placeAfter,
   plausiblePlaces,
   relate,
-} from '../../src/transcript/line.ts';
+} from '../../src/transcript/items.ts';
 import { readItem, readItems } from '../../src/transcript/read.ts';
 import type { Item } from '../../src/transcript/types.ts';
 import { user } from '../support/messages.ts';

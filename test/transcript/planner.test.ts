@@ -1,6 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { rewriteForClient } from '../../src/transcript/client-view.ts';
-import { contextFingerprint } from '../../src/transcript/items.ts';
+import { contextFingerprint, rewriteForClient } from '../../src/transcript/items.ts';
 import {
   buildReplay,
   continueAnchor,

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { continuedBy, formsOf, type Line } from '../../src/transcript/line.ts';
+import { continuedBy, formsOf, type Line } from '../../src/transcript/items.ts';
 import { continueLine, planWire } from '../../src/transcript/planner.ts';
 import { readRequest } from '../../src/transcript/read.ts';
 import type { Item, KnownEnd, ReadItems, RequestBody } from '../../src/transcript/types.ts';

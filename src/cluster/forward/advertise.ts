@@ -1,8 +1,8 @@
 import { networkInterfaces } from 'node:os';
 import { request } from 'undici';
 import { z } from 'zod';
-import type { Clock } from '../../clock.ts';
 import { type Config, ConfigError, isLoopback } from '../../config.ts';
+import type { Clock } from '../../system.ts';
 import { WORKER_PATH } from './protocol.ts';
 
 interface AdvertiseOptions {

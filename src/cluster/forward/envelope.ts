@@ -11,12 +11,12 @@ import {
 } from 'node:crypto';
 import jwt from 'jsonwebtoken';
 import { z } from 'zod';
-import type { Clock } from '../../clock.ts';
 import { BridgeError } from '../../errors.ts';
 import { IDEMPOTENCY_HEADER, TURN_STATE_HEADER } from '../../headers.ts';
 import type { Read } from '../../intake/read.ts';
 import { withMembers } from '../../json.ts';
 import type { TurnRequest } from '../../session/port.ts';
+import type { Clock } from '../../system.ts';
 import type { KeyRing } from '../../token/keyring.ts';
 import { isForwardable, keyHeaders } from '../../upstream/headers.ts';
 

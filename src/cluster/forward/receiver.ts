@@ -1,5 +1,4 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import type { Clock } from '../../clock.ts';
 import { BridgeError } from '../../errors.ts';
 import { FORWARD_TOKEN_HEADER, REFUSED_HEADER } from '../../headers.ts';
 import { endWithJson } from '../../http/envelope.ts';
@@ -7,6 +6,7 @@ import { createHttpServer, refuseUpgrade, startListening, watchConnection } from
 import type { Reader } from '../../intake/pool.ts';
 import type { Log } from '../../log.ts';
 import type { ClientSink, TurnRequest } from '../../session/port.ts';
+import type { Clock } from '../../system.ts';
 import {
   type ClaimedNotice,
   type ForwardClaims,

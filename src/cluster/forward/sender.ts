@@ -1,10 +1,10 @@
 import { Agent, request as call, type Dispatcher } from 'undici';
-import type { Clock } from '../../clock.ts';
 import { FORWARD_TOKEN_HEADER, REFUSED_HEADER } from '../../headers.ts';
 import { encodeText } from '../../json.ts';
 import type { Log } from '../../log.ts';
 import type { ForwardResult, Patience, Waiting } from '../../session/forwarding.ts';
 import type { ClientSink, TurnRequest } from '../../session/port.ts';
+import type { Clock } from '../../system.ts';
 import { type ClaimedNotice, type ForwardClaims, type ForwardTokens, packRequest } from './envelope.ts';
 import {
   afterPendingIo,

@@ -1,6 +1,6 @@
 import { createInspector } from '@statelyai/inspect';
 import type { AnyEventObject, InspectionEvent } from 'xstate';
-import type { Clock } from '../../clock.ts';
+import type { Clock } from '../../system.ts';
 import { type ActorLike, boundedCopy, type Identity, identify, safeContext, safeEvent } from '../trace.ts';
 
 /** Set of running actors, with almost no cost while no viewer is connected. */

@@ -2,12 +2,11 @@ import type { IncomingMessage } from 'node:http';
 import type { Duplex } from 'node:stream';
 import type { Router } from 'express';
 import { type WebSocket, WebSocketServer } from 'ws';
-import type { Clock } from '../../clock.ts';
 import { BridgeError } from '../../errors.ts';
-import { guarded, reportFault } from '../../faults.ts';
 import { type AccessRule, isSameOrigin } from '../../http/access.ts';
 import { answerSocket } from '../../http/server.ts';
-import type { Ids } from '../../ids.ts';
+import type { Clock, Ids } from '../../system.ts';
+import { guarded, reportFault } from '../../system.ts';
 import { createInspectionHub, createSelection, type InspectionHub, type InspectionHubOptions } from './hub.ts';
 import { createTickets, inspectPage } from './page.ts';
 

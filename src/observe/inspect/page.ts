@@ -1,8 +1,7 @@
 import { createHash } from 'node:crypto';
 import express, { type Router } from 'express';
-import type { Clock } from '../../clock.ts';
 import type { AccessRule } from '../../http/access.ts';
-import type { Ids } from '../../ids.ts';
+import type { Clock, Ids } from '../../system.ts';
 
 /**
  * Tickets that each open one WebSocket. A browser cannot set a header on a WebSocket, and a token in a URL would end up

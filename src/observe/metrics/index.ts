@@ -1,9 +1,9 @@
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
-import type { Clock } from '../../clock.ts';
 import { isFields } from '../../json.ts';
 import type { TenantLimit } from '../../session/quota.ts';
 import type { TurnLine } from '../../session/turn.ts';
+import type { Clock } from '../../system.ts';
 import type { FailureKind } from '../../upstream/port.ts';
 import { version } from '../../version.ts';
 import {

@@ -1,5 +1,5 @@
-import type { Clock } from '../../clock.ts';
 import type { SessionStore } from '../../store/port.ts';
+import type { Clock } from '../../system.ts';
 import { kindOfStatus } from '../../upstream/errors.ts';
 import {
   type ConnectionHandlers,

@@ -1,8 +1,163 @@
-import type { Pool, PoolClient } from 'pg';
-import type { Clock } from '../../clock.ts';
-import { exchange, wasPooled } from './exchange.ts';
+import pg, { type Pool, type PoolClient, type QueryResult } from 'pg';
+import type { Clock } from '../../system.ts';
 import type { OutageLog } from './outage.ts';
 import { isOwnLimit, isTransient, NoAnswer, sqlState } from './outcome.ts';
+
+/** Statement to send: text, values, and the name under which a connection keeps it prepared. */
+export interface Sent {
+  name: string;
+  text: string;
+  values: readonly unknown[];
+}
+
+/** Settings of one transaction, independent of the earlier use of its connection. */
+export interface TransactionSettings {
+  /** Value of `search_path`. */
+  searchPath: string;
+  /** Milliseconds after which the server cancels the statement. */
+  limitMs: number;
+}
+
+export interface ExchangeResult<Row> {
+  rows: Row[];
+  /** The server is a standby: its data may be stale, and it accepts no writes. */
+  standby: boolean;
+}
+
+/** Properties of a connection, learned by using it. */
+interface Knowledge {
+  /** The connection always reaches the same server process, so prepared statements stay available. */
+  direct: boolean;
+  /** Names of the statements prepared on it. */
+  prepared: Set<string>;
+}
+
+/** Parts of `pg`'s connection and query that its type declarations omit. `pg-cursor` is built on the same parts. */
+interface Wire {
+  parsedStatements: Record<string, string>;
+  parse(message: { name: string; text: string; types: string[] }): void;
+  bind(message: { portal: string; statement: string; values: string[] }): void;
+  execute(message: { portal: string; rows: number }): void;
+  close(message: { type: 'S'; name: string }): void;
+}
+interface RawQuery {
+  callback: (error: Error | null, result: QueryResult) => void;
+  prepare(connection: Wire): void;
+  handleDataRow(message: { fields: (string | null)[] }): void;
+  handleCommandComplete(message: object, connection: Wire): void;
+  handleError(error: Error, connection: Wire): void;
+}
+const RawQuery = pg.Query as unknown as new (config: {
+  name: string;
+  text: string;
+  values: unknown[];
+  queryMode: 'extended';
+}) => RawQuery;
+
+const SETTINGS = {
+  name: 'holdfast_settings',
+  text: `select set_config('search_path', $1, true), set_config('statement_timeout', $2, true), pg_backend_pid()::text,
+                pg_is_in_recovery()::text`,
+};
+
+const known = new WeakMap<PoolClient, Knowledge>();
+
+/**
+ * Sends two statements in one round trip and one transaction: the settings, then the statement itself. No setting outlives
+ * the transaction, and no prepared statement is named on a connection that may reach another server process next time. So
+ * the same traffic works through a pooler in session mode and in transaction mode.
+ *
+ * A pooler makes up process ids for its clients, which differ from those of the server. That is how a direct connection,
+ * where statements are parsed once, is recognised.
+ *
+ * The time limit applies to the second statement only because the server restarts the timeout with each `Parse`, and stops
+ * it before the commit. A commit that waits for a synchronous replica is therefore never cut short; otherwise the call
+ * would report a write as durable that a failover loses. For the same reason a call that timed out here is not cancelled at
+ * the server.
+ */
+class Exchange extends RawQuery {
+  standby = false;
+  readonly #client: PoolClient;
+  readonly #knowledge: Knowledge;
+  readonly #name: string;
+  readonly #settings: readonly string[];
+  #inSettings = true;
+
+  constructor(client: PoolClient, knowledge: Knowledge, { name, text, values }: Sent, settings: TransactionSettings) {
+    super({ name: knowledge.direct ? name : '', text, values: [...values], queryMode: 'extended' });
+    this.#client = client;
+    this.#knowledge = knowledge;
+    this.#name = knowledge.direct ? name : '';
+    this.#settings = [settings.searchPath, String(settings.limitMs)];
+  }
+
+  override prepare(connection: Wire): void {
+    const { direct, prepared } = this.#knowledge;
+    const name = direct ? SETTINGS.name : '';
+    // The statement may already be prepared if an earlier exchange failed. Closing an unknown name is not an error.
+    const forget = (each: string) => {
+      delete connection.parsedStatements[each];
+      connection.close({ type: 'S', name: each });
+    };
+    if (!prepared.has(name)) {
+      if (direct) forget(name);
+      connection.parse({ name, text: SETTINGS.text, types: [] });
+    }
+    connection.bind({ portal: '', statement: name, values: [...this.#settings] });
+    connection.execute({ portal: '', rows: 0 });
+    if (direct && !prepared.has(this.#name)) forget(this.#name);
+    super.prepare(connection);
+  }
+
+  override handleDataRow(message: { fields: (string | null)[] }): void {
+    if (!this.#inSettings) return super.handleDataRow(message);
+    const [, , pid, standby] = message.fields;
+    this.standby = standby === 'true';
+    this.#knowledge.direct = pid === String((this.#client as { processID?: number }).processID);
+  }
+
+  override handleCommandComplete(message: object, connection: Wire): void {
+    if (this.#inSettings) this.#inSettings = false;
+    else super.handleCommandComplete(message, connection);
+  }
+
+  /** Marks the statements as prepared. Call it only after success. */
+  remember(): void {
+    if (this.#name !== '') this.#knowledge.prepared.add(SETTINGS.name).add(this.#name);
+  }
+}
+
+/**
+ * Executes one statement under its own settings.
+ *
+ * @throws PostgreSQL's error, or that of the connection
+ */
+export function exchange<Row>(client: PoolClient, sent: Sent, settings: TransactionSettings) {
+  const knowledge = known.get(client) ?? { direct: false, prepared: new Set() };
+  known.set(client, knowledge);
+  return new Promise<ExchangeResult<Row>>((resolve, reject) => {
+    const query = new Exchange(client, knowledge, sent, settings);
+    query.callback = (error, result) => {
+      if (error) return reject(error);
+      query.remember();
+      resolve({ rows: result.rows as Row[], standby: query.standby });
+    };
+    client.query(query as unknown as pg.Submittable);
+  });
+}
+
+/**
+ * Returns whether the statement failed because the connection goes through a pooler that passes the server's process ids on
+ * but switched to another server process. The connection then counts as pooled.
+ *
+ * @param state SQLSTATE of the error: unknown prepared statement, or one that exists already
+ */
+export function wasPooled(client: PoolClient, state: string | null): boolean {
+  const knowledge = known.get(client);
+  if (!knowledge?.direct || (state !== '26000' && state !== '42P05')) return false;
+  knowledge.direct = false;
+  return true;
+}
 
 /** Statement, prepared once per direct connection. The name also labels its count. */
 export interface Statement {

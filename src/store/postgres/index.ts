@@ -1,7 +1,7 @@
 import type { MikroORM } from '@mikro-orm/postgresql';
 import pg from 'pg';
-import { type Clock, systemClock } from '../../clock.ts';
 import type { Log } from '../../log.ts';
+import { type Clock, systemClock } from '../../system.ts';
 import type { SessionStore } from '../port.ts';
 import { createExecutor, type Executor } from './executor.ts';
 import { migrate } from './migrate.ts';

@@ -1,5 +1,5 @@
-import type { Clock } from '../../clock.ts';
 import type { Log } from '../../log.ts';
+import type { Clock } from '../../system.ts';
 
 /** Logs the loss of a running database: once when it is lost and once when it is back. */
 export interface OutageLog {

@@ -2,14 +2,6 @@ import type { InferEntity } from '@mikro-orm/core';
 import type { EntityManager } from '@mikro-orm/postgresql';
 import { type SelectQueryBuilder, type SqlBool, sql } from 'kysely';
 import {
-  MOST_COUNTED,
-  type OperatorVerdict,
-  type OwnedSessions,
-  type SessionPage,
-  type SessionQuery,
-  type SessionSummary,
-} from '../admin-port.ts';
-import {
   BridgeSession,
   columnsOf,
   endColumns,
@@ -43,6 +35,14 @@ import type {
   TurnResult,
   TurnStart,
   WorkerRow,
+} from '../port.ts';
+import {
+  MOST_COUNTED,
+  type OperatorVerdict,
+  type OwnedSessions,
+  type SessionPage,
+  type SessionQuery,
+  type SessionSummary,
 } from '../port.ts';
 import type { Executor } from './executor.ts';
 import {

@@ -1,10 +1,9 @@
 import type { InferEntity } from '@mikro-orm/core';
 import type { EntityManager } from '@mikro-orm/postgresql';
 import { sql } from 'kysely';
-import type { ForkedTurn, TurnDetail } from '../admin-port.ts';
 import { columnsOf, detailColumns, Turn, type TurnMetrics, type TurnRow } from '../entities.ts';
 import { joinItems, type Places, type SharedPlaces, unpackItems, usableItemIds } from '../items.ts';
-import type { LineTurn, ReferencedItem, Repeated, TurnItems } from '../port.ts';
+import type { ForkedTurn, LineTurn, ReferencedItem, Repeated, TurnDetail, TurnItems } from '../port.ts';
 import type { Executor } from './executor.ts';
 import { answered, isoText, RowRepository, text } from './orm.ts';
 import { lineage, lineForms, references, repeated, sharedItems } from './statements.ts';

@@ -1,9 +1,8 @@
 import type { InferEntity } from '@mikro-orm/core';
 import type { EntityManager } from '@mikro-orm/postgresql';
 import { sql } from 'kysely';
-import type { Purged, PurgeStep } from '../admin-port.ts';
 import { Worker, type WorkerRow } from '../entities.ts';
-import type { Answer, HeartbeatVerdict, Registration, WorkerRegistry } from '../port.ts';
+import type { Answer, HeartbeatVerdict, Purged, PurgeStep, Registration, WorkerRegistry } from '../port.ts';
 import type { Executor } from './executor.ts';
 import { answered, callFunction, functionCall, optionalText, RowRepository } from './orm.ts';
 

@@ -1,6 +1,8 @@
 import { createHash } from 'node:crypto';
+import { detailColumns } from '../../store/entities.ts';
 import type {
   ForkedTurn,
+  KeyRef,
   OperatorVerdict,
   OwnedSessions,
   Purged,
@@ -10,9 +12,7 @@ import type {
   SessionQuery,
   SessionSummary,
   TurnDetail,
-} from '../../store/admin-port.ts';
-import { detailColumns } from '../../store/entities.ts';
-import type { KeyRef } from '../../store/port.ts';
+} from '../../store/port.ts';
 import { judgeOperate } from '../../store/rules.ts';
 import {
   copied,

@@ -1,5 +1,5 @@
-import type { Clock } from '../../clock.ts';
 import { type Answer, type SessionStore, StoreUnavailable } from '../../store/port.ts';
+import type { Clock } from '../../system.ts';
 import { createAdmin } from './admin.ts';
 import { createMemoryDatabase, type MemoryDatabase } from './database.ts';
 import { createFence } from './fence.ts';

@@ -1,8 +1,8 @@
 import { createServer } from 'node:http';
 import { describe, expect, it } from 'vitest';
-import { systemClock } from '../../../src/clock.ts';
 import { advertisedUrl, checkAdvertised, type MachineAddress } from '../../../src/cluster/forward/advertise.ts';
 import { ConfigError, readConfig } from '../../../src/config.ts';
+import { systemClock } from '../../../src/system.ts';
 import { startOwner, startTcp } from './support.ts';
 
 const lan: MachineAddress = { address: '10.0.0.4', family: 'IPv4', internal: false };

@@ -1,7 +1,7 @@
-import { systemClock } from '../../../src/clock.ts';
 import { createForwardTokens } from '../../../src/cluster/forward/envelope.ts';
 import { startInternalServer } from '../../../src/cluster/forward/receiver.ts';
 import { createReader } from '../../../src/intake/pool.ts';
+import { systemClock } from '../../../src/system.ts';
 import { secrets } from './support.ts';
 
 /**

@@ -1,5 +1,4 @@
 import { createServer, type Server, type Socket } from 'node:net';
-import { type Clock, systemClock } from '../../../src/clock.ts';
 import { createForwardTokens, type ForwardClaims, type ForwardTokens } from '../../../src/cluster/forward/envelope.ts';
 import type { ForwardSink } from '../../../src/cluster/forward/receiver.ts';
 import { type InternalServer, startInternalServer } from '../../../src/cluster/forward/receiver.ts';
@@ -9,6 +8,7 @@ import { createReader } from '../../../src/intake/pool.ts';
 import { readSource } from '../../../src/intake/read.ts';
 import type { Patience, Waiting } from '../../../src/session/forwarding.ts';
 import type { AnswerHead, ClientSink, TurnRequest } from '../../../src/session/port.ts';
+import { type Clock, systemClock } from '../../../src/system.ts';
 import { parseSecrets } from '../../../src/token/keyring.ts';
 import type { UpstreamAnswer } from '../../../src/upstream/port.ts';
 

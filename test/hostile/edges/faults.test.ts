@@ -1,9 +1,8 @@
 import { EventEmitter } from 'node:events';
 import { request } from 'node:http';
 import { expect, it, vi } from 'vitest';
-import { systemClock } from '../../../src/clock.ts';
-import { guarded, onFault, reportFault } from '../../../src/faults.ts';
 import { listen } from '../../../src/http/server.ts';
+import { guarded, onFault, reportFault, systemClock } from '../../../src/system.ts';
 import { createUpstreamTransport } from '../../../src/upstream/transport.ts';
 import { dialTo, startProvider } from '../../upstream/servers.ts';
 import { raw } from './raw.ts';

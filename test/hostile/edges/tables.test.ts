@@ -25,6 +25,7 @@ const allowed = new Map([
   ['src/observe/trace.ts picked', 'keys are those of the list of checks'],
   ['src/testing/memory-store/database.ts row', 'keys are the columns of an entity'],
   ['src/testing/memory-store/admin.ts takers', 'keys are the kinds of rows that a sweep takes'],
+  ['src/transcript/read.ts kept', 'keys are those of lists in the file'],
   ['src/store/items.ts places', 'keys are numbers'],
   ['src/store/postgres/session-repository.ts call', 'keys are columns of an entity'],
 ]);

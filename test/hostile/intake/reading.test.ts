@@ -3,7 +3,7 @@ import { afterAll, describe, expect, it } from 'vitest';
 import { createReader } from '../../../src/intake/pool.ts';
 import { flatten, readSource, unflatten } from '../../../src/intake/read.ts';
 import { parseExact } from '../../../src/json.ts';
-import { encodeForms, formsOf } from '../../../src/transcript/line.ts';
+import { encodeForms, formsOf } from '../../../src/transcript/items.ts';
 import { readRequest } from '../../../src/transcript/read.ts';
 import type { ReadRequest } from '../../../src/transcript/types.ts';
 import { bodies, recordedBodies } from './bodies.ts';

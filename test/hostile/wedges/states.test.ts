@@ -1,8 +1,8 @@
 import { afterEach, describe, expect, it } from 'vitest';
-import { systemClock } from '../../../src/clock.ts';
 import { readConfig } from '../../../src/config.ts';
 import type { BridgeError } from '../../../src/errors.ts';
 import type { ClientSink } from '../../../src/session/port.ts';
+import { systemClock } from '../../../src/system.ts';
 import { createMemoryStore } from '../../../src/testing/memory-store/index.ts';
 import { parseSecrets } from '../../../src/token/keyring.ts';
 import { readRequest } from '../../../src/transcript/read.ts';

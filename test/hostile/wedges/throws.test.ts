@@ -1,7 +1,7 @@
 import { afterEach, describe, expect, it } from 'vitest';
-import { type Clock, systemClock } from '../../../src/clock.ts';
 import type { SessionStore } from '../../../src/store/port.ts';
 import { StoreUnavailable } from '../../../src/store/port.ts';
+import { type Clock, systemClock } from '../../../src/system.ts';
 import { digestOf, expectedDigest, type TestBridge, testBridge } from '../../../src/testing/index.ts';
 import type { TestBridgeOptions } from '../../../src/testing/test-bridge.ts';
 import { post, terminalsOf } from '../../support/client.ts';

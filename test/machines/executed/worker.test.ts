@@ -2,9 +2,9 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { initialTransition, type SnapshotFrom, transition } from 'xstate';
 import type { WorkerMachine } from '../../../machines/worker.ts';
 import { startMembership } from '../../../src/cluster/membership.ts';
-import { randomIds } from '../../../src/ids.ts';
 import type { SessionStore } from '../../../src/store/port.ts';
 import { openPostgresStore } from '../../../src/store/postgres/index.ts';
+import { randomIds } from '../../../src/system.ts';
 import {
   explore,
   type Path,

@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest';
-import { createRegistry } from '../../src/runtime/index.ts';
+import { createRegistry } from '../../src/session/session-registry.ts';
 
 const registry = () => {
   const stopped: string[] = [];
