@@ -26,6 +26,8 @@ const ofTurns =
 function statementsOf({ statements }: TestBridge): string[] {
   return statements
     .splice(0)
+    .map((name) => /^select .* from "(?:bridge_)?(session|turn)" /.exec(name)?.[1] ?? name)
+    .map((name) => (/^(?:session|turn)$/.test(name) ? `holdfast_${name}` : name))
     .filter((name) => ofTurns.test(name))
     .map((name) => name.replace('holdfast_', ''));
 }

@@ -43,6 +43,8 @@ it('The build gets every file that it copies or compiles, and nothing else', asy
     '.npmrc',
     'tsconfig.json',
     'tsconfig.build.json',
+    'build.ts',
+    'biome.json',
     'deploy/docker',
   ];
   const needed = [...files.filter((file: string) => file !== 'dist'), ...include, ...built];

@@ -216,7 +216,7 @@ export function createExecutor({ pool, schema, timeoutMs, clock, outages, onStat
 
   function run<Row>(statement: Statement, values: readonly unknown[]): Promise<Row[]> {
     if (stopped) return Promise.reject(new NoAnswer('the store is shut down'));
-    onStatement?.(statement.name);
+    onStatement?.(statement.name || statement.text);
     return new Promise((resolve, reject) => {
       const withinMs = statement.timeoutMs ?? timeoutMs;
       const startedAt = clock.now();

@@ -22,7 +22,7 @@ export interface PostgresStoreOptions {
   /** Connections for fence calls and reads; default 10. Heartbeats use one more. */
   poolSize?: number;
   logger?: Log<'warn'>;
-  /** Called with the statement's name each time one is sent. Every fence statement is one commit. */
+  /** Called for each statement that is sent, with its name, or its text if it has none. Every fence statement is one commit. */
   onStatement?: (name: string) => void;
   clock?: Clock;
 }
