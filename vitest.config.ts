@@ -30,7 +30,7 @@ export const units = [
   'test/hostile/wedges/states.test.ts',
   'test/machines/*.test.ts',
   'test/model/rows.test.ts',
-  'test/observe/{deploy,explain,hub,inspect,metrics,observatory,trace,wrappers}.test.ts',
+  'test/observe/{deploy,explain,hub,inspect,metrics,observatory,trace}.test.ts',
   'test/simulator/!(process).test.ts',
   'test/store/{memory,outcome}.test.ts',
   'test/testing/paths.test.ts',
