@@ -31,7 +31,10 @@ const count = (variable: string, value: number, description: string): Knob => ({
   description,
 });
 
-/** Every timeout by its name. The names are API: machines declare them, logs and errors contain them. */
+/**
+ * Every timeout that can be set, by its name. The names are API. A machine declares a deadline under the same name; one
+ * whose length is computed, such as `age` or `redial`, is not in this list.
+ */
 export const deadlineKnobs = {
   connect: ms('CONNECT', 10_000, 'Timeout of an upstream handshake, all attempts together.'),
   upgrade: ms(

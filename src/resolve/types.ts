@@ -2,7 +2,10 @@ import type { BridgeCode } from '../errors.ts';
 import type { KeyRef, LookupResult, Repeated, SessionRow, Shape, TurnRow } from '../store/port.ts';
 import type { TokenEvidence } from '../token/token.ts';
 
-/** Result of the resolver, reported in a header, the log and a metric. These names are API. */
+/**
+ * How a request was placed: the name of its last decision, or of what took its place later (for example HTTP after a
+ * refused upgrade). Reported in a header, the log and a metric. These names are API.
+ */
 export type Outcome =
   | 'created'
   | 'live_reuse'
