@@ -426,10 +426,10 @@ export const endColumns = [
   'facts',
 ] as const satisfies readonly (keyof TurnColumns)[];
 
-/** Those of them that a call may leave out. */
+/** Those of them that a call may leave out; the column is null then. */
 export type OptionalEndColumn = 'facts';
 
-/** Hidden columns of a turn that operators see as they are stored. */
+/** Hidden columns of a turn that operators get as they are stored; the admin API reduces `usage` and `error` further. */
 export const detailColumns = ['branched', 'usage', 'error'] as const satisfies readonly (keyof TurnColumns)[];
 
 /** Column as SQL text and rows outside the database need it. */
