@@ -45,6 +45,7 @@ const forProbes = /^\/(?:health|ready)\/?(?:\?|$)/i;
 export const ONE_HOST = 'There must be one Host header.';
 const forOperators = /^\/(?:admin|metrics|inspect)(?:[/?]|$)/i;
 
+/** Headers of an answer that pages of listed origins may read, beside those that CORS always admits. */
 const EXPOSED = [
   REQUEST_ID_HEADER,
   OUTCOME_HEADER,

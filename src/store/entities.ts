@@ -230,7 +230,7 @@ export const Turn = defineEntity({
     contextFp: p.text(),
     /**
      * Fingerprint of the place in a transcript at which this turn ends, with its output as streamed. It only selects
-     * candidates (see `transcript/line.ts`); the forms of the turn's line decide whether a request continues it. Null until
+     * candidates (see `transcript/items.ts`); the forms of the turn's line decide whether a request continues it. Null until
      * settled, and when the transcript is not known.
      */
     transcriptFp: p.text().nullable(),
@@ -257,7 +257,7 @@ export const Turn = defineEntity({
      */
     secondFp: p.text().nullable().hidden(),
     thirdFp: p.text().nullable().hidden(),
-    /** Forms of the items that the turn added, as written by `encodeForms` of `transcript/line.ts`; null when not known. */
+    /** Forms of the items that the turn added, as written by `encodeForms` of `transcript/items.ts`; null when not known. */
     forms: p.text().nullable().hidden(),
     startedAt: time().defaultRaw('now()').hidden(),
     endedAt: time().nullable().hidden(),
@@ -426,10 +426,10 @@ export const endColumns = [
   'facts',
 ] as const satisfies readonly (keyof TurnColumns)[];
 
-/** Those of them that a call may leave out. */
+/** Those of them that a call may leave out; the column is null then. */
 export type OptionalEndColumn = 'facts';
 
-/** Hidden columns of a turn that operators see as they are stored. */
+/** Hidden columns of a turn that operators get as they are stored; the admin API reduces `usage` and `error` further. */
 export const detailColumns = ['branched', 'usage', 'error'] as const satisfies readonly (keyof TurnColumns)[];
 
 /** Column as SQL text and rows outside the database need it. */

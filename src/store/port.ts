@@ -58,7 +58,7 @@ export interface TurnItems {
 export interface LineTurn {
   id: string;
   parentTurnId: string | null;
-  /** Forms of the items that the turn added, as written by `encodeForms` of `transcript/line.ts`; null when not known. */
+  /** Forms of the items that the turn added, as written by `encodeForms` of `transcript/items.ts`; null when not known. */
   forms: string | null;
 }
 

@@ -25,7 +25,7 @@ export interface UpstreamCredential {
 
 const BETA_FLAGS = 'openai-beta';
 
-/** Names outside the families below. */
+/** Client headers outside the families below that go upstream. */
 const forwarded = new Set([
   'user-agent',
   'originator',
@@ -44,7 +44,7 @@ const forwarded = new Set([
 /** Families to which providers and Codex add names from release to release. */
 const families = ['x-codex-', 'x-openai-', 'x-oai-', 'x-responsesapi-', 'openai-'];
 
-/** Exceptions in those families: the bridge's own token, and a header meant for the next hop only. */
+/** Exceptions in those families, which stay here: the bridge's own token, and a header meant for the next hop only. */
 const kept = new Set([TURN_STATE_HEADER, 'x-codex-routing-hint']);
 
 /** Headers that select the account to use and bill. They belong to the credential they came with. */

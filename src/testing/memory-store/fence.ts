@@ -42,8 +42,8 @@ import {
 } from './database.ts';
 
 /**
- * Creates the fence over maps, by the rules of `../rules.ts`. Each call runs to completion synchronously, which replaces
- * the row lock of the database.
+ * Creates the fence over maps, by the rules of `src/store/rules.ts`. Each call runs to completion synchronously, which
+ * replaces the row lock of the database.
  *
  * @param now returns the store's clock in milliseconds
  */
