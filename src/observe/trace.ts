@@ -229,8 +229,6 @@ const intern = (text: string) => {
   return known ?? text;
 };
 
-const isEmpty = (fields: SafeFields) => Object.keys(fields).length === 0;
-
 /**
  * Creates an empty ring.
  *
@@ -268,7 +266,8 @@ function createRing(capacity: number): Ring {
         last.t = t;
         return;
       }
-      kept.push({ t, actor, event, ...(isEmpty(fields) ? {} : { fields }), state, context });
+      const noted = Object.keys(fields).length > 0 && { fields };
+      kept.push({ t, actor, event, ...noted, state, context });
       if (kept.length <= capacity) return;
       const [oldest] = kept.splice(0, 1) as [Kept];
       dropped += oldest.times ?? 1;

@@ -11,7 +11,7 @@ import { Forwarding, type IncomingHop, type Peers, waitToRetry } from './forward
 import type { ClientSink, Shutdown, TurnRequest } from './port.ts';
 import { type Lease, type Quota, tenantBusy } from './quota.ts';
 import { Session, type SessionHost } from './session.ts';
-import type { SessionRegistry } from './session-registry.ts';
+import { keyName, type SessionRegistry } from './session-registry.ts';
 import { describeTurn, faultError, Turn, type TurnHost, type TurnLine } from './turn.ts';
 
 /** Maximum number of placement attempts of one request that fail because the conversation moved in the meantime. */
@@ -502,8 +502,6 @@ function asBridgeError(error: unknown): BridgeError {
     cause: error,
   });
 }
-
-const keyName = (scope: string, { kind, hash }: KeyRef) => `${scope}\n${kind}\n${hash}`;
 
 /**
  * Hard keys whose session is being created on this worker. A second request with such a key waits for the outcome
