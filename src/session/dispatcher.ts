@@ -60,6 +60,8 @@ export class Dispatcher implements TurnHost, SessionHost {
   readonly bufferBytes: number;
   readonly quota: Quota;
   readonly inspect: Inspect | undefined;
+  readonly onIdle: SessionHost['onIdle'];
+  readonly onTurnDiscarded: SessionHost['onTurnDiscarded'];
   readonly #options: DispatcherOptions;
   readonly #env: SessionEnv;
   readonly #registry: SessionRegistry;
@@ -79,6 +81,8 @@ export class Dispatcher implements TurnHost, SessionHost {
     this.bufferBytes = config.limits.turnBufferBytes;
     this.quota = options.quota;
     this.inspect = options.inspect;
+    this.onIdle = registry.addIdle.bind(registry);
+    this.onTurnDiscarded = registry.turnDiscarded.bind(registry);
     this.#options = options;
     this.#env = env;
     this.#registry = registry;
@@ -449,14 +453,6 @@ export class Dispatcher implements TurnHost, SessionHost {
     // the turn.
     if (!turn.stream.attached) return turn.fail(new BridgeError('bridge_turn_cancelled'));
     void waitToRetry(this.#env, turn).then(() => this.#dispatch(turn));
-  }
-
-  onIdle(session: Session): void {
-    this.#registry.addIdle(session);
-  }
-
-  onTurnDiscarded(session: Session): void {
-    this.#registry.turnDiscarded(session);
   }
 
   onCreated({ scope, keys }: Session): void {
