@@ -22,7 +22,6 @@ import { createObservatory } from './observe/index.ts';
 import { createLogger, type Logger } from './observe/log.ts';
 import type { MetricsSnapshot } from './observe/metrics/merged.ts';
 import { referencesTo } from './session/planning.ts';
-import { describeTurn } from './session/turn.ts';
 import { openStorage, type Storage } from './storage.ts';
 import type { SessionStore } from './store/port.ts';
 import { type Clock, type Ids, onFault, randomIds, reportFault, systemClock } from './system.ts';
@@ -163,7 +162,7 @@ export async function adminTokenFor(
 }
 
 async function assemble(config: Config, storage: Storage, means: Means): Promise<Bridge> {
-  const { clock, ids, random, logger, onRegistered } = means;
+  const { clock, ids, random, logger, inspect, onRegistered } = means;
   const { deadlines, limits } = config;
   let advertisedId = '';
   const secrets = parseSecrets(storage.secrets);
@@ -254,10 +253,12 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     listen: storage.shared && config.instancePolicy === 'forward' ? listen : null,
     forwarder: (workerId) => createForwarder({ forwardTokens, clock, workerId, deadlines, logger }),
     logger,
-    inspect(event) {
-      observatory.inspect(event);
-      means.inspect?.(event);
-    },
+    inspect: inspect
+      ? (event) => {
+          observatory.inspect(event);
+          inspect(event);
+        }
+      : observatory.inspect,
     onAdvertised(id) {
       advertisedId = id;
     },
@@ -266,9 +267,9 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     onPlaced: observatory.placed,
     onRefused: (limit) => observatory.metrics.refused(limit),
     onGivenUp: () => observatory.metrics.bufferGivenUp(),
-    onFinished: (turn, session) => observatory.turnEnded(describeTurn(turn, session, clock.now())),
+    onFinished: observatory.turnEnded,
   });
-  const { membership, registry, dispatcher, quota, forwarder, target } = worker;
+  const { membership, registry, dispatcher, quota, forwarder, target, shutdown } = worker;
   const guard = createConnectionGuard({
     limits,
     several: quota.several,
@@ -287,7 +288,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
 
   const readiness = async (): Promise<Readiness> => {
     const reasons: string[] = [];
-    if (worker.leaving || membership.draining) reasons.push('draining');
+    if (shutdown.leaving || membership.draining) reasons.push('draining');
     if (!membership.mayStart()) reasons.push('lease not confirmed');
     await store.pepper().catch(() => reasons.push('database does not answer'));
     return { ready: reasons.length === 0, reasons };
@@ -295,7 +296,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
   const router = express.Router();
   const face = createHttpFace({
     service: {
-      turn: (request, sink, lease) => dispatcher.accept(request, sink, undefined, lease),
+      turn: dispatcher.accept.bind(dispatcher),
       async knowsResponse(scope, anchor) {
         const found = await store.lookup({ scope, anchor, tokenSessionId: null, hardKey: null });
         return found.anchor !== null;
@@ -306,12 +307,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
       },
       forgetResponse: async (scope, responseId) => void (await store.eraseResponse(scope, responseId)),
       readiness,
-      get leaving() {
-        return worker.leaving;
-      },
-      get draining() {
-        return worker.refusing;
-      },
+      shutdown,
     },
     authenticate,
     quota,

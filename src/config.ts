@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { hostAndPort } from './headers.ts';
 import { LONGEST_TIMER } from './system.ts';
 import { InvalidSecrets, parseSecrets } from './token/keyring.ts';
 import { isForwardable } from './upstream/headers.ts';
@@ -472,15 +473,6 @@ function list(
 
 const isHostName = (entry: string) => entry === '*' || hostAndPort(entry) !== null;
 const isPageOrigin = (entry: string) => entry === '*' || /^[a-z][a-z0-9+.-]*:\/\/[^\s/?#@]+$/.test(entry);
-
-/**
- * Parses a `Host` header to name or address and port, in lower case and without the dot that ends a full name; null when it
- * is malformed.
- */
-export function hostAndPort(text: string): { name: string; port: string | null } | null {
-  const match = /^(\[[\da-f:.]+\]|[\w.-]+?)\.?(?::(\d{1,5}))?$/i.exec(text.trim());
-  return match && { name: match[1]!.toLowerCase(), port: match[2] ?? null };
-}
 
 /** Matches variables that Kubernetes derives from a service's name, which may start like a setting. */
 const ofKubernetes = (name: string, value: string) =>

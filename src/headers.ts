@@ -1,4 +1,4 @@
-/** Names of the headers that several parts read or write, in lower case. */
+/** Headers that several parts read or write: their names, in lower case, and how they are read. */
 
 /** In an answer, the turn-state token that Codex sends back within its user turn; to the provider, the provider's own turn state. */
 export const TURN_STATE_HEADER = 'x-codex-turn-state';
@@ -29,4 +29,13 @@ export function flatHeaders(headers: Readonly<Record<string, string | string[] |
     if (value !== undefined) flat[name.toLowerCase()] = Array.isArray(value) ? value.join(', ') : value;
   }
   return flat;
+}
+
+/**
+ * Parses a `Host` header to name or address and port, in lower case and without the dot that ends a full name; null when it
+ * is malformed.
+ */
+export function hostAndPort(text: string): { name: string; port: string | null } | null {
+  const match = /^(\[[\da-f:.]+\]|[\w.-]+?)\.?(?::(\d{1,5}))?$/i.exec(text.trim());
+  return match && { name: match[1]!.toLowerCase(), port: match[2] ?? null };
 }

@@ -9,14 +9,13 @@ import type { Config } from './config.ts';
 import { safeError } from './errors.ts';
 import type { Log } from './log.ts';
 import { type Inspect, safeInspect } from './runtime/index.ts';
-import { classify } from './session/decide.ts';
 import { Dispatcher, drain, releaseIdle } from './session/dispatcher.ts';
 import type { ForwardResult } from './session/forwarding.ts';
-import type { TurnRequest } from './session/port.ts';
+import type { Shutdown, TurnRequest } from './session/port.ts';
 import { createQuota, type Quota, type QuotaOptions } from './session/quota.ts';
 import type { Session } from './session/session.ts';
 import { SessionRegistry } from './session/session-registry.ts';
-import type { Turn } from './session/turn.ts';
+import type { Turn, TurnLine } from './session/turn.ts';
 import type { SessionStore } from './store/port.ts';
 import type { Clock, Ids } from './system.ts';
 import type { KeyRing } from './token/keyring.ts';
@@ -72,7 +71,7 @@ export interface WorkerMeans {
   onRegistered?: ((workerId: string) => void) | undefined;
   onForwarded?(kind: ForwardResult['kind']): void;
   onPlaced?(turn: Turn, session: Session): void;
-  onFinished?(turn: Turn, session: Session | null): void;
+  onFinished?(line: TurnLine): void;
   onRefused?: QuotaOptions['onRefused'];
   onGivenUp?: QuotaOptions['onGivenUp'];
 }
@@ -85,10 +84,7 @@ export interface Worker {
   readonly quota: Quota;
   readonly forwarder: Forwarder;
   readonly target: UpstreamTarget;
-  /** The worker is about to leave, but still serves. */
-  readonly leaving: boolean;
-  /** Nothing new is admitted. */
-  readonly refusing: boolean;
+  readonly shutdown: Readonly<Shutdown>;
   /**
    * Drains: announces its leave to the other workers and hands requests over to them, then admits nothing new, lets running
    * turns end, and releases everything. The caller closes store and transport.
@@ -125,10 +121,7 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
   const quota = createQuota({ config, clock, onRefused: means.onRefused, onGivenUp: means.onGivenUp });
   const background = new Set<Promise<void>>();
   let advertisedId = '';
-  let leaving = false;
-  let refusing = false;
-  /** The lame-duck time is over: only requests that another worker can take are accepted. */
-  let emptying = false;
+  const shutdown: Shutdown = { leaving: false, emptying: false, refusing: false };
   /** Peers may read this worker's row before it knows that it is registered; until then it owns nothing. */
   let ready: Dispatcher | null = null;
 
@@ -140,8 +133,9 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
           if (mode === 'run' && registry.attachable(sessionId ?? '', epoch ?? -1) === null) {
             return void ready.disown(sessionId ?? '', epoch ?? -1).then(() => sink.notOwner());
           }
-          if (mode === 'resolve' && leaving) return sink.notOwner();
-          ready.accept(request, sink, { mode, turnId, sessionId, epoch, attempt, notOwner: () => sink.notOwner() });
+          if (mode === 'resolve' && shutdown.leaving) return sink.notOwner();
+          const hop = { mode, turnId, sessionId, epoch, attempt, notOwner: () => sink.notOwner() };
+          ready.accept(request, sink, undefined, hop);
         },
         claimed({ sessionId, epoch, news }) {
           if (news === 'close') registry.exact(sessionId, epoch)?.send({ type: 'operator.close' });
@@ -196,7 +190,8 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
       },
     },
     inspect,
-    refusing: () => emptying,
+    shutdown,
+    tokens,
     onPlaced: means.onPlaced,
     sessions: {
       store,
@@ -218,13 +213,7 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
         return tokens.issue({ sessionId, epoch, scope: caller.scope, scopeKind: scopeKindOf(caller) });
       },
     },
-    classify: (request) =>
-      classify({
-        request,
-        tokens,
-        limits: { frameBytes: limits.frameBytes, webSocket: config.upstream.transport !== 'http' },
-      }),
-    onFinished: (turn, session) => means.onFinished?.(turn, session),
+    onFinished: means.onFinished,
   });
   ready = dispatcher;
   const janitor = startJanitor({
@@ -238,16 +227,16 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
 
   /** Lame duck: until the balancers notice, this worker still accepts requests and hands them to the remaining workers. */
   async function leave(): Promise<void> {
-    leaving = true;
+    shutdown.leaving = true;
     membership.drain();
     releaseIdle(registry);
     const stays = means.shared ? await peers.serving().catch(() => null) : null;
     if (!stays) {
-      refusing = true;
+      shutdown.refusing = true;
       return;
     }
     await new Promise<void>((over) => clock.after(deadlines.lameDuck, over));
-    emptying = true;
+    shutdown.emptying = true;
   }
 
   return {
@@ -257,17 +246,12 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
     quota,
     forwarder,
     target,
-    get leaving() {
-      return leaving;
-    },
-    get refusing() {
-      return refusing;
-    },
+    shutdown,
     async close() {
       janitor.stop();
       await leave();
       await drain(registry, dispatcher, clock, deadlines.drain);
-      refusing = true;
+      shutdown.refusing = true;
       const over = new Promise<void>((late) => clock.after(BACKGROUND_GRACE, late));
       await Promise.race([Promise.allSettled(background), over]);
       await listener?.close(INTERNAL_GRACE);

@@ -10,7 +10,7 @@ import { flatHeaders, REQUEST_ID_HEADER } from '../headers.ts';
 import type { Reader } from '../intake/pool.ts';
 import { encodeText } from '../json.ts';
 import type { Log } from '../log.ts';
-import { type Caller, type ClientSink, credentialOf, type TurnRequest } from '../session/port.ts';
+import { type Caller, type ClientSink, credentialOf, type Shutdown, type TurnRequest } from '../session/port.ts';
 import type { Lease, Quota } from '../session/quota.ts';
 import { StoreUnavailable } from '../store/port.ts';
 import type { Clock, Ids } from '../system.ts';
@@ -117,10 +117,8 @@ export interface TurnService {
    */
   forgetResponse(scope: string, responseId: string): Promise<void>;
   readiness(): Promise<Readiness>;
-  /** True when this worker is about to stop but still serves. Answers ask clients to close their connections. */
-  readonly leaving?: boolean;
-  /** True when new turns are refused. Answers ask clients to close their connections. */
-  readonly draining: boolean;
+  /** Once it is `leaving`, answers ask clients to close their connections; once it is `refusing`, new turns are refused. */
+  readonly shutdown: Readonly<Pick<Shutdown, 'leaving' | 'refusing'>>;
 }
 
 const unpackers = new Map<string, () => NodeJS.ReadWriteStream & { destroy(): void }>([
@@ -354,7 +352,7 @@ export function createHttpFace(options: HttpFaceOptions): Router {
     // Connection, lease, sink and pipeline each listen for the end of the response. Raise the limit so that Node does
     // not report a listener leak.
     res.setMaxListeners(END_LISTENERS);
-    if (service.draining || service.leaving) res.set('connection', 'close');
+    if (service.shutdown.leaving || service.shutdown.refusing) res.set('connection', 'close');
     next();
   });
 
@@ -382,7 +380,7 @@ export function createHttpFace(options: HttpFaceOptions): Router {
     const receivedAt = clock.now();
     const requestId = res.locals.requestId as string;
     const { caller, lease, keep } = enter(req, res);
-    if (service.draining) throw new BridgeError('bridge_draining');
+    if (service.shutdown.refusing) throw new BridgeError('bridge_draining');
     const read = await bodyOf(req, res, lease);
     const { body } = read;
     res.socket?.setNoDelay(true);

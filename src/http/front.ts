@@ -2,9 +2,10 @@ import type { IncomingMessage } from 'node:http';
 import { isIP } from 'node:net';
 import { networkInterfaces } from 'node:os';
 import type { RequestHandler } from 'express';
-import { type Config, hostAndPort, isLoopback } from '../config.ts';
+import { type Config, isLoopback } from '../config.ts';
 import { BridgeError } from '../errors.ts';
 import {
+  hostAndPort,
   OUTCOME_HEADER,
   REQUEST_ID_HEADER,
   RETRY_AFTER_HEADER,

@@ -101,6 +101,7 @@ export function createObservatory(options: ObservatoryOptions): Observatory {
     workerId,
     clock,
     ids,
+    recorder,
     allow,
     content: config.inspect.content,
     inspectorUrl: config.inspect.url,
@@ -136,14 +137,8 @@ export function createObservatory(options: ObservatoryOptions): Observatory {
       metrics.watch({ sockets: () => observed.open });
       return observed.transport;
     },
-    inspect(event) {
-      recorder.observe(event);
-      inspection.observe(event);
-    },
-    placed({ actor }, { id }) {
-      recorder.place(actor, id);
-      inspection.place(actor, id);
-    },
+    inspect: recorder.observe,
+    placed: ({ actor }, { id }) => recorder.place(actor, id),
     turnEnded(line) {
       logger.info(line, 'turn');
       metrics.turnEnded(line);

@@ -229,8 +229,6 @@ const intern = (text: string) => {
   return known ?? text;
 };
 
-const isEmpty = (fields: SafeFields) => Object.keys(fields).length === 0;
-
 /**
  * Creates an empty ring.
  *
@@ -268,7 +266,8 @@ function createRing(capacity: number): Ring {
         last.t = t;
         return;
       }
-      kept.push({ t, actor, event, ...(isEmpty(fields) ? {} : { fields }), state, context });
+      const noted = Object.keys(fields).length > 0 && { fields };
+      kept.push({ t, actor, event, ...noted, state, context });
       if (kept.length <= capacity) return;
       const [oldest] = kept.splice(0, 1) as [Kept];
       dropped += oldest.times ?? 1;
@@ -371,18 +370,73 @@ export interface RecorderOptions {
   onBadEnd?(sessionId: string, turnId: string, record: FlightRecord): void;
 }
 
+/** Observer of the machines that the recorder passes its observations on to. It throws nothing. */
+export interface Follower {
+  observe(event: InspectionEvent): void;
+  /** A turn was placed on a session, or moved to another one. */
+  place(turn: ActorLike): void;
+}
+
 /** Recorder of the last machine events of every session, for diagnosis after a failure. */
 export interface Recorder {
   /** The `inspect` option of sessions and turns. Never throws. */
   readonly observe: (event: InspectionEvent) => void;
   /** Records that a turn was placed on a session. Its events then belong to that session's story. */
   place(turn: ActorLike, sessionId: string): void;
+  /** Returns the session on which a turn was placed last. */
+  sessionOf(turn: ActorLike): string | undefined;
+  /** Returns the running actors, without ended ones. */
+  running(): Iterable<ActorLike>;
+  /** Passes every event and placement on to this observer, once it is recorded. Null: to none. */
+  follow(follower: Follower | null): void;
   /** Records the end of a turn. After a bad end, the story of its session is passed to `onBadEnd`. */
   turnEnded(line: TurnLine): void;
   /** Returns the story of a session, or null when nothing is recorded. */
   story(sessionId: string): FlightRecord | null;
   /** Number of sessions with recorded events. */
   readonly size: number;
+}
+
+/** Set of running actors. Adding one costs almost nothing. */
+export interface Running {
+  add(ref: ActorLike): void;
+  /** Returns the running actors, without ended ones. */
+  all(): Iterable<ActorLike>;
+  /** Number of actors held, including ended ones. */
+  readonly size: number;
+}
+
+/** Below this number of actors no sweep is made. */
+const FEW = 256;
+
+/**
+ * Creates the set of running actors. Ended actors are removed when it is read, or when it holds more than `FEW` plus
+ * twice the number that was running at the last sweep.
+ */
+export function createRunning(): Running {
+  const refs = new Set<ActorLike>();
+  let left = 0;
+  const sweep = () => {
+    for (const ref of refs) {
+      const snapshot = ref.getSnapshot() as { status: string } | undefined;
+      if (snapshot && snapshot.status !== 'active') refs.delete(ref);
+    }
+    left = refs.size;
+  };
+  return {
+    add(ref) {
+      // Sweep before adding: the new actor has no snapshot yet, and XState throws when the snapshot is read.
+      if (refs.size > FEW + 2 * left) sweep();
+      refs.add(ref);
+    },
+    all() {
+      sweep();
+      return refs;
+    },
+    get size() {
+      return refs.size;
+    },
+  };
 }
 
 interface Flight {
@@ -413,6 +467,8 @@ export function createRecorder(options: RecorderOptions): Recorder {
   const ended = new Set<string>();
   const placed = new WeakMap<object, string>();
   const known = new WeakMap<object, { sessionId: string; actor: string; epoch: number | null }>();
+  const running = createRunning();
+  let follower: Follower | null = null;
   let minute = Number.NEGATIVE_INFINITY;
   let handed = 0;
 
@@ -483,16 +539,23 @@ export function createRecorder(options: RecorderOptions): Recorder {
 
   return {
     observe(event) {
-      if (event.type !== '@xstate.snapshot') return;
       try {
-        record(event);
+        if (event.type === '@xstate.snapshot') record(event);
+        else if (event.type === '@xstate.actor') running.add(event.actorRef as unknown as ActorLike);
       } catch {
         // A gap in a story is better than a turn that fails because of its recording.
       }
+      follower?.observe(event);
     },
     place(turn, sessionId) {
       placed.set(turn, sessionId);
       known.delete(turn);
+      follower?.place(turn);
+    },
+    sessionOf: (turn) => placed.get(turn),
+    running: running.all,
+    follow(next) {
+      follower = next;
     },
     turnEnded(line) {
       const flight = line.session === null ? undefined : flights.get(line.session);

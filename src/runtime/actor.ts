@@ -112,6 +112,19 @@ export function pathOf(value: unknown): string {
   return below === '' ? name : `${name}.${below}`;
 }
 
+/** Runs `step` and returns the effects that the machine yielded. Steps are synchronous. */
+export function recordEffects<M extends AnyStateMachine>(program: Program<M>, step: () => void): Effect[] {
+  const outer = program.effects;
+  const mine: Effect[] = [];
+  program.effects = mine;
+  try {
+    step();
+  } finally {
+    program.effects = outer;
+  }
+  return mine;
+}
+
 /** Wraps an observer so that its exceptions do not reach XState, which calls observers in the middle of a step. */
 export function safeInspect(inspect: Inspect | undefined, onError: (error: unknown) => void): Inspect | undefined {
   if (!inspect) return undefined;
@@ -176,7 +189,7 @@ export function startActor<M extends AnyStateMachine>(program: Program<M>, optio
   const look = () => xstate.getSnapshot() as unknown as Looked;
 
   function step(event: EventFrom<M> | null, act: () => void): void {
-    const yielded = program.record(act);
+    const yielded = recordEffects(program, act);
     const snapshot = look();
     timers.update(
       snapshot._nodes.map(({ id }) => id),
@@ -317,7 +330,7 @@ export function startActor<M extends AnyStateMachine>(program: Program<M>, optio
       letters.push({ event });
       run();
     },
-    touch: (name) => timers.touch(name),
+    touch: timers.touch,
     stop,
     idle: () =>
       stopped || (!pending && !running && letters.length === 0)
@@ -451,7 +464,7 @@ export function rehydrate<M extends AnyStateMachine>(
   const restored = restore(program, options);
   const base = restored ?? initialTransition(program.machine, options.input as never)[0];
   let snapshot = base;
-  program.record(() => {
+  recordEffects(program, () => {
     [snapshot] = transition(program.machine, base as never, options.takeover as never) as [typeof base, unknown];
   });
   return { snapshot: snapshot as SnapshotFrom<M>, recoveredFrom: restored ? 'snapshot' : 'columns' };

@@ -8,6 +8,7 @@ export {
   pathOf,
   persist,
   type RehydrateOptions,
+  recordEffects,
   rehydrate,
   safeInspect,
   startActor,

@@ -29,8 +29,8 @@ export interface Program<M extends AnyStateMachine = AnyStateMachine> {
   readonly commits: ReadonlySet<string>;
   /** Deadlines by state node id, for nodes that declare any. */
   readonly deadlines: ReadonlyMap<string, readonly Deadline[]>;
-  /** Runs `step` and returns the effects that it yielded. Steps are synchronous and never nest. */
-  record(step: () => void): Effect[];
+  /** Receives the effects that the machine yields; null between steps. Set by `recordEffects`. */
+  effects: Effect[] | null;
 }
 
 export interface ProgramOptions {
@@ -51,12 +51,11 @@ export function defineProgram<M extends AnyStateMachine>(machine: M, options: Pr
     const list = findings.map(({ path, message }) => `  ${path}: ${message}`).join('\n');
     throw new Error(`The machine ${machine.id} has effects the runtime cannot see:\n${list}`);
   }
-  let buffer: Effect[] | null = null;
   const recorders = Object.fromEntries(
     [...effectNames(machine)].map((type) => [
       type,
       (_: unknown, params: unknown) => {
-        buffer?.push({ type, params });
+        program.effects?.push({ type, params });
       },
     ]),
   );
@@ -65,23 +64,14 @@ export function defineProgram<M extends AnyStateMachine>(machine: M, options: Pr
     const declared = (node.meta as { deadlines?: readonly Deadline[] } | undefined)?.deadlines;
     if (declared?.length) deadlines.set(node.id, declared);
   }
-  return {
+  const program: Program<M> = {
     machine: machine.provide({ actions: recorders } as never) as M,
     version: options.version,
     commits: new Set(options.commits),
     deadlines,
-    record(step) {
-      const outer = buffer;
-      const mine: Effect[] = [];
-      buffer = mine;
-      try {
-        step();
-      } finally {
-        buffer = outer;
-      }
-      return mine;
-    },
+    effects: null,
   };
+  return program;
 }
 
 const nodesOf = (node: AnyStateNode): AnyStateNode[] => [

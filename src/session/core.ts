@@ -202,6 +202,8 @@ const UNREAD_MOST_MS = 15_000;
  */
 export class SessionSocket {
   generation = 0;
+  /** Kind of the connection; null without one. */
+  kind: UpstreamConnection['kind'] | null = null;
   /** Time at which the connection opened, in monotonic milliseconds. */
   openedAt = 0;
   readonly #transport: UpstreamTransport;
@@ -223,10 +225,6 @@ export class SessionSocket {
 
   get open(): boolean {
     return this.#connection?.open ?? false;
-  }
-
-  get kind(): UpstreamConnection['kind'] | null {
-    return this.#connection?.kind ?? null;
   }
 
   /** Id of the last successful response on this connection; null after any error, failure or cancel. */
@@ -267,6 +265,7 @@ export class SessionSocket {
       return { kind: 'superseded' };
     }
     this.#connection = connection;
+    this.kind = connection.kind;
     this.openedAt = this.#clock.now();
     this.#anchor = null;
     this.#asked = false;
@@ -292,7 +291,7 @@ export class SessionSocket {
     if (turn !== this.#reader) return;
     if (!paused) return this.#resume();
     this.#connection?.pause();
-    if (this.#connection?.kind === 'websocket') {
+    if (this.kind === 'websocket') {
       this.#stopPatience ??= this.#clock.after(UNREAD_MOST_MS, () => this.#owner.onStuck());
     }
   }
@@ -339,6 +338,7 @@ export class SessionSocket {
 
   #forget(): void {
     this.#connection = null;
+    this.kind = null;
     this.#anchor = null;
     this.#reader = null;
     this.#stopPatience?.();

@@ -101,11 +101,12 @@ function passThroughOf({ body, bytes }: TurnRequest, limits: ClassifyInput['limi
 export function classify({ request, tokens, limits }: ClassifyInput): Evidence {
   const { caller, headers, body } = request;
   const { scope, credentialFp, credentialIsClients } = caller;
+  const token = headers[TURN_STATE_HEADER]?.trim();
   return {
     scope,
     credentialFp,
     credentialIsClients,
-    token: tokens.verify(headers[TURN_STATE_HEADER]?.trim() ?? '', { scope, scopeKind: scopeKindOf(caller) }),
+    token: token ? tokens.verify(token, { scope, scopeKind: scopeKindOf(caller) }) : { kind: 'none' },
     anchor: anchorOf(body),
     hardKey: hardKeyOf(headers),
     idempotencyKey: text(headers[IDEMPOTENCY_HEADER]),

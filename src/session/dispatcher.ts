@@ -6,13 +6,13 @@ import { type Answer, type KeyRef, type SessionRow, StoreUnavailable, type TurnR
 import type { Clock, Ids } from '../system.ts';
 import { bareResult } from './commits.ts';
 import type { SessionBirth, SessionEnv } from './core.ts';
-import { Decider } from './decide.ts';
+import { type ClassifyInput, classify, Decider } from './decide.ts';
 import { Forwarding, type IncomingHop, type Peers, waitToRetry } from './forwarding.ts';
-import type { ClientSink, TurnRequest } from './port.ts';
+import type { ClientSink, Shutdown, TurnRequest } from './port.ts';
 import { type Lease, type Quota, tenantBusy } from './quota.ts';
 import { Session, type SessionHost } from './session.ts';
-import type { SessionRegistry } from './session-registry.ts';
-import { faultError, Turn, type TurnHost } from './turn.ts';
+import { keyName, type SessionRegistry } from './session-registry.ts';
+import { describeTurn, faultError, Turn, type TurnHost, type TurnLine } from './turn.ts';
 
 /** Maximum number of placement attempts of one request that fail because the conversation moved in the meantime. */
 const MAX_CONFLICTS = 3;
@@ -29,11 +29,10 @@ export interface DispatcherOptions {
   shared: boolean;
   config: Config;
   ids: Ids;
-  classify(request: TurnRequest): Evidence;
-  /** Called once per turn, when its client has its answer. */
-  onFinished(turn: Turn, session: Session | null): void;
-  /** Returns true while this worker is shutting down: a new request is then accepted only if another worker can take it. */
-  refusing?(): boolean;
+  tokens: ClassifyInput['tokens'];
+  shutdown: Readonly<Shutdown>;
+  /** Called once per turn, when its client has its answer, with the turn's log line. */
+  onFinished?: ((line: TurnLine) => void) | undefined;
   /** Called whenever a turn is assigned to a session, before the session processes it. */
   onPlaced?(turn: Turn, session: Session): void;
   inspect?: Inspect;
@@ -61,9 +60,12 @@ export class Dispatcher implements TurnHost, SessionHost {
   readonly bufferBytes: number;
   readonly quota: Quota;
   readonly inspect: Inspect | undefined;
+  readonly onIdle: SessionHost['onIdle'];
+  readonly onTurnDiscarded: SessionHost['onTurnDiscarded'];
   readonly #options: DispatcherOptions;
   readonly #env: SessionEnv;
   readonly #registry: SessionRegistry;
+  readonly #classLimits: ClassifyInput['limits'];
   readonly #decider: Decider;
   readonly #claimer: Claimer;
   readonly #forwarding: Forwarding;
@@ -79,9 +81,15 @@ export class Dispatcher implements TurnHost, SessionHost {
     this.bufferBytes = config.limits.turnBufferBytes;
     this.quota = options.quota;
     this.inspect = options.inspect;
+    this.onIdle = registry.addIdle.bind(registry);
+    this.onTurnDiscarded = registry.turnDiscarded.bind(registry);
     this.#options = options;
     this.#env = env;
     this.#registry = registry;
+    this.#classLimits = {
+      frameBytes: config.limits.frameBytes,
+      webSocket: config.upstream.transport !== 'http',
+    };
     this.#decider = new Decider(env, registry, options.shared);
     this.#claimer = new Claimer(env);
     this.#forwarding = new Forwarding(env, peers, (turn) => this.#admitted.get(turn)?.cancelHold());
@@ -95,11 +103,11 @@ export class Dispatcher implements TurnHost, SessionHost {
   /**
    * Accepts a request and takes responsibility for its answer on `sink`.
    *
-   * @param hop the incoming hop, if another worker holds the client
    * @param lease the admission under which the request was counted so far; ended here. Without one, the request is
    *   admitted now
+   * @param hop the incoming hop, if another worker holds the client
    */
-  accept(request: TurnRequest, sink: ClientSink, hop?: IncomingHop, lease?: Lease): void {
+  accept(request: TurnRequest, sink: ClientSink, lease?: Lease, hop?: IncomingHop): void {
     if (hop && (hop.attempt > 0 || this.#forPeers.has(hop.turnId))) return void this.#resumeHop(request, sink, hop);
     this.#admit(request, sink, hop ?? null, lease);
   }
@@ -148,7 +156,7 @@ export class Dispatcher implements TurnHost, SessionHost {
   }
 
   #admit(request: TurnRequest, sink: ClientSink, hop: IncomingHop | null, given?: Lease): void {
-    const { config, ids, classify, refusing } = this.#options;
+    const { config, ids, tokens, shutdown } = this.#options;
     let lease: Lease;
     try {
       // A forwarded request was already counted against the requests per minute, at the worker that received it.
@@ -158,7 +166,8 @@ export class Dispatcher implements TurnHost, SessionHost {
     }
     let turn: Turn;
     try {
-      turn = new Turn(this, { id: hop?.turnId ?? ids.uuid(), request, evidence: classify(request), lease, sink });
+      const evidence = classify({ request, tokens, limits: this.#classLimits });
+      turn = new Turn(this, { id: hop?.turnId ?? ids.uuid(), request, evidence, lease, sink });
     } catch (error) {
       lease.end();
       throw error;
@@ -167,7 +176,7 @@ export class Dispatcher implements TurnHost, SessionHost {
     const cancelHold = this.#env.clock.after(config.deadlines.requestHold, () => this.#holdExpired(turn));
     this.#admitted.set(turn, { lease, hop, cancelHold });
     this.#listen(turn, sink);
-    void (refusing?.() && !hop ? this.#dispatchLast(turn) : this.#dispatch(turn));
+    void (shutdown.emptying && !hop ? this.#dispatchLast(turn) : this.#dispatch(turn));
   }
 
   /**
@@ -431,7 +440,7 @@ export class Dispatcher implements TurnHost, SessionHost {
     if (turn.placement.hops > 0) this.#forwarding.abort(turn);
     admitted?.cancelHold();
     admitted?.lease.end();
-    this.#options.onFinished(turn, this.#sessions.get(turn) ?? null);
+    this.#options.onFinished?.(describeTurn(turn, this.#sessions.get(turn) ?? null, this.#env.clock.now()));
   }
 
   returnTurn(turn: Turn, fact: AttemptFact | null): void {
@@ -444,14 +453,6 @@ export class Dispatcher implements TurnHost, SessionHost {
     // the turn.
     if (!turn.stream.attached) return turn.fail(new BridgeError('bridge_turn_cancelled'));
     void waitToRetry(this.#env, turn).then(() => this.#dispatch(turn));
-  }
-
-  onIdle(session: Session): void {
-    this.#registry.addIdle(session);
-  }
-
-  onTurnDiscarded(session: Session): void {
-    this.#registry.turnDiscarded(session);
   }
 
   onCreated({ scope, keys }: Session): void {
@@ -497,8 +498,6 @@ function asBridgeError(error: unknown): BridgeError {
     cause: error,
   });
 }
-
-const keyName = (scope: string, { kind, hash }: KeyRef) => `${scope}\n${kind}\n${hash}`;
 
 /**
  * Hard keys whose session is being created on this worker. A second request with such a key waits for the outcome

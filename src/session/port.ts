@@ -90,3 +90,13 @@ export interface ClientSink {
    */
   onDelivered(listener: () => void): void;
 }
+
+/** How far the shutdown of a worker has come. A flag that is set stays set. */
+export interface Shutdown {
+  /** The worker is about to leave, but still serves. */
+  leaving: boolean;
+  /** The lame-duck time is over: a request is accepted only if another worker can take it. */
+  emptying: boolean;
+  /** Nothing new is admitted. */
+  refusing: boolean;
+}

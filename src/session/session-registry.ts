@@ -67,7 +67,8 @@ interface ScopeUse {
 /** Maximum number of idle sessions with the same items up to a place that are compared with a request. */
 const MOST_ALIKE = 64;
 
-const keyName = (scope: string, { kind, hash }: KeyRef) => `${scope}\n${kind}\n${hash}`;
+/** Returns the name of a hard key in an index over all scopes. */
+export const keyName = (scope: string, { kind, hash }: KeyRef) => `${scope}\n${kind}\n${hash}`;
 const epochName = ({ id, epoch }: { id: string; epoch: number }) => `${id}\n${epoch}`;
 
 /** Removes a session from an index, unless another one has replaced it there. */

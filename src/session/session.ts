@@ -367,13 +367,13 @@ export class Session extends SessionCore {
       id: `${id}@${epoch}`,
       ...from,
       clock,
-      durations: (name) => this.#duration(name),
-      perform: (effect) => this.#perform(effect),
+      durations: this.#duration.bind(this),
+      perform: this.#perform.bind(this),
       effectFailed: ({ type }, error): SessionEvent => {
         this.report(type, error);
         return { type: 'effect.failed' };
       },
-      commit: (effect, attempt) => this.#commit(effect, attempt),
+      commit: this.#commit.bind(this),
       commitFailed: ({ type }, error): SessionEvent => {
         this.rejection = `${type} failed here`;
         log.error({ session: id, epoch, commit: type, error: safeError(error) }, 'a commit could not be made');

@@ -77,18 +77,14 @@ interface Failure {
   confirmedMs: number;
 }
 
-/** Creates a map that drops its oldest entry when full, so that credentials invented by clients cost no memory. */
-function bounded<V>() {
-  const entries = new Map<string, V>();
-  return {
-    get: (key: string) => entries.get(key),
-    delete: (key: string) => entries.delete(key),
-    set(key: string, value: V) {
-      entries.delete(key);
-      entries.set(key, value);
-      if (entries.size > MOST) entries.delete(entries.keys().next().value!);
-    },
-  };
+/** Map that drops its oldest entry when full, so that credentials invented by clients cost no memory. */
+class Bounded<V> extends Map<string, V> {
+  override set(key: string, value: V): this {
+    this.delete(key);
+    super.set(key, value);
+    if (this.size > MOST) this.delete(this.keys().next().value!);
+    return this;
+  }
 }
 
 /**
@@ -97,10 +93,10 @@ function bounded<V>() {
  * @param fallsBack true with transport `auto`
  */
 export function createAbilities(fallsBack: boolean, clock: Pick<Clock, 'now'>): Abilities {
-  const failures = bounded<Failure>();
-  const sockets = bounded<{ worked: boolean; drops: number }>();
-  const anchors = bounded<number>();
-  const sizes = bounded<{ bytes: number; until: number }>();
+  const failures = new Bounded<Failure>();
+  const sockets = new Bounded<{ worked: boolean; drops: number }>();
+  const anchors = new Bounded<number>();
+  const sizes = new Bounded<{ bytes: number; until: number }>();
   const key = ({ targetId, credentialFp }: Peer) => `${credentialFp} ${targetId}`;
 
   /**

@@ -51,22 +51,14 @@ export function createFrameFlow(options: FrameFlowOptions): FrameFlow {
   let held = true;
   let waiting: Step[] = [];
 
-  const hand = (reader: ConnectionHandlers, step: Step) => {
-    if (step.kind === 'frame') {
-      if (!muted) reader.frame(step.text);
-    } else if (step.kind === 'refused') {
-      if (muted) return;
-      if (reader.refused) reader.refused(step.answer);
-      else reader.frame(options.refusalFrame(step.answer));
-    } else {
-      reader.closed(step.info);
-    }
-  };
-
   /** Never throws: an exception of the reader ends this one connection, like its loss. */
   const give = (reader: ConnectionHandlers, step: Step) => {
     try {
-      hand(reader, step);
+      if (step.kind === 'closed') reader.closed(step.info);
+      else if (muted) return;
+      else if (step.kind === 'frame') reader.frame(step.text);
+      else if (reader.refused) reader.refused(step.answer);
+      else reader.frame(options.refusalFrame(step.answer));
     } catch (error) {
       reportFault(error, 'upstream reader');
       if (step.kind === 'closed') return;

@@ -38,7 +38,7 @@ export async function openFace(env: Record<string, string> = {}): Promise<Face> 
     notMade: async (_scope, ids) => ids[0] ?? null,
     forgetResponse: async () => {},
     readiness: async () => ({ ready: true, reasons: [] }),
-    draining: false,
+    shutdown: { leaving: false, refusing: false },
   };
   const transport = createUpstreamTransport({ clock: systemClock });
   const logger = pino({ level: 'silent' });

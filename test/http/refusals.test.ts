@@ -157,9 +157,9 @@ describe('access', () => {
 });
 
 it('A draining bridge refuses new turns and asks clients to close their connections', async () => {
-  face.service.draining = true;
+  face.service.shutdown = { leaving: false, refusing: true };
   const answer = await send('{"model":"m"}');
-  face.service.draining = false;
+  face.service.shutdown = { leaving: false, refusing: false };
   expect([answer.status, answer.error.bridge_code]).toEqual([503, 'bridge_draining']);
   expect(answer.headers.connection).toBe('close');
 });

@@ -1,12 +1,8 @@
 import { expect, it } from 'vitest';
 import { createActor } from 'xstate';
 import { turnMachine } from '../../machines/turn.ts';
-import {
-  createInspectionHub,
-  createRunning,
-  createSelection,
-  type InspectionHub,
-} from '../../src/observe/inspect/hub.ts';
+import { createInspectionHub, createSelection, type InspectionHub } from '../../src/observe/inspect/hub.ts';
+import { createRecorder, createRunning, type Recorder } from '../../src/observe/trace.ts';
 import { startActor } from '../../src/runtime/index.ts';
 import { sessionProgram } from '../../src/session/session.ts';
 import { createManualClock } from '../../src/testing/index.ts';
@@ -28,15 +24,28 @@ const clock = createManualClock();
 const sessionId = '6d1f6a52-2b43-4d6e-9a5e-000000000001';
 const turnId = '6d1f6a52-2b43-4d6e-9a5e-00000000000a';
 
+/** A hub with the recorder that it follows. */
+type Hub = InspectionHub & Pick<Recorder, 'observe' | 'place'>;
+
 const hubOf = (over: Partial<Parameters<typeof createInspectionHub>[0]> = {}) => {
   const errors: unknown[] = [];
-  const hub = createInspectionHub({
+  const recorder = createRecorder({ workerId: () => 'w1', clock });
+  const inner = createInspectionHub({
+    recorder,
     workerId: () => 'w1',
     content: false,
     clock,
     onError: (error) => errors.push(error),
     ...over,
   });
+  const hub: Hub = {
+    observe: recorder.observe,
+    place: recorder.place,
+    join: inner.join,
+    get viewers() {
+      return inner.viewers;
+    },
+  };
   return { hub, errors };
 };
 
@@ -49,7 +58,7 @@ function watch(hub: InspectionHub, wish = '') {
   return { messages, leave };
 }
 
-const startSession = (hub: InspectionHub, id = sessionId, epoch = 1) =>
+const startSession = (hub: Hub, id = sessionId, epoch = 1) =>
   startActor(sessionProgram, {
     id: `${id}@${epoch}`,
     input: {},
@@ -60,7 +69,7 @@ const startSession = (hub: InspectionHub, id = sessionId, epoch = 1) =>
     inspect: hub.observe,
   });
 
-const startTurn = (hub: InspectionHub, id = turnId) => {
+const startTurn = (hub: Hub, id = turnId) => {
   const turn = createActor(turnMachine, { input: { turnId: id }, inspect: hub.observe });
   turn.start();
   return turn;
@@ -173,7 +182,7 @@ it('A filtered view shows only the requested sessions with their turns', () => {
 
 it('Only fields on the list of harmless fields are shown, unless content is requested', () => {
   const secret = 'my grandmother’s recipe';
-  const say = (hub: InspectionHub) => {
+  const say = (hub: Hub) => {
     const session = startSession(hub);
     session.send({ type: 'socket.failed', generation: 1, text: secret, authorization: 'Bearer sk-1' } as never);
     session.send({ type: 'turn.cancelled', reason: secret } as never);

@@ -55,19 +55,19 @@ function upgrade(url: string, headers: Record<string, string> = {}): Promise<num
 
 const sessionId = '6d1f6a52-2b43-4d6e-9a5e-000000000001';
 
-const startSession = (inspection: ServedInspection['inspection']) =>
+const startSession = (recorder: ServedInspection['recorder']) =>
   startActor(sessionProgram, {
     id: `${sessionId}@1`,
     input: {},
     perform: () => {},
     clock: createManualClock(),
     durations: () => Number.POSITIVE_INFINITY,
-    inspect: inspection.observe,
+    inspect: recorder.observe,
   });
 
 it('The stock receiver of the inspector protocol reads every event in order', async () => {
-  const { inspection, socketUrl } = await served();
-  const session = startSession(inspection);
+  const { recorder, socketUrl } = await served();
+  const session = startSession(recorder);
   cleanups.push(() => session.stop());
   const received: { type: string; sessionId: string; event?: { type: string; generation?: number } }[] = [];
   const complete = Promise.withResolvers<void>();
@@ -80,10 +80,10 @@ it('The stock receiver of the inspector protocol reads every event in order', as
   await joined.promise;
   const turn = createActor(turnMachine, {
     input: { turnId: '6d1f6a52-2b43-4d6e-9a5e-00000000000a' },
-    inspect: inspection.observe,
+    inspect: recorder.observe,
   });
   turn.start();
-  inspection.place(turn, sessionId);
+  recorder.place(turn, sessionId);
   turn.send({ type: 'queue' });
   turn.send({ type: 'fail' });
   for (let generation = 1; generation <= 500; generation += 1)
@@ -108,8 +108,8 @@ it('The stock receiver of the inspector protocol reads every event in order', as
 
 it('A viewer that does not read is disconnected without delay, and counted', async () => {
   let cutOff = 0;
-  const { inspection, socketUrl } = await served({ bufferBytes: 200_000, onCutOff: () => (cutOff += 1) });
-  const session = startSession(inspection);
+  const { inspection, recorder, socketUrl } = await served({ bufferBytes: 200_000, onCutOff: () => (cutOff += 1) });
+  const session = startSession(recorder);
   cleanups.push(() => session.stop());
   const slow = new WebSocket(socketUrl);
   cleanups.push(() => slow.terminate());
@@ -124,8 +124,8 @@ it('A viewer that does not read is disconnected without delay, and counted', asy
 });
 
 it('A viewer that disconnects is removed', async () => {
-  const { inspection, socketUrl } = await served();
-  const session = startSession(inspection);
+  const { inspection, recorder, socketUrl } = await served();
+  const session = startSession(recorder);
   cleanups.push(() => session.stop());
   const viewer = new WebSocket(socketUrl);
   await once(viewer, 'message');

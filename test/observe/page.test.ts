@@ -24,7 +24,7 @@ it.skipIf(!existsSync(browserPath))(
     const viewer = createServer((_req, res) => res.setHeader('content-type', 'text/html').end(viewerPage));
     await new Promise<void>((done) => viewer.listen(0, '127.0.0.1', done));
     const inspectorUrl = `http://localhost:${(viewer.address() as AddressInfo).port}/inspect`;
-    const { inspection, url, close } = await serveInspection({ inspectorUrl });
+    const { recorder, url, close } = await serveInspection({ inspectorUrl });
     const browser = await chromium.launch({ executablePath: browserPath, args: ['--no-sandbox'] });
     try {
       const page = await browser.newPage();
@@ -35,9 +35,9 @@ it.skipIf(!existsSync(browserPath))(
       await page.goto(`${url}/inspect?session=${sessionId}`);
       const frame = page.frame({ url: inspectorUrl })!;
       await page.waitForFunction("document.querySelector('output').value.startsWith('watching')");
-      const turn = createActor(turnMachine, { input: { turnId }, inspect: inspection.observe });
+      const turn = createActor(turnMachine, { input: { turnId }, inspect: recorder.observe });
       turn.start();
-      inspection.place(turn, sessionId);
+      recorder.place(turn, sessionId);
       turn.send({ type: 'queue' });
       turn.send({ type: 'cancel' });
       await frame.waitForFunction('window.told.length >= 5');

@@ -4,10 +4,12 @@ import express from 'express';
 import { BridgeError } from '../../src/errors.ts';
 import { createOperatorAccess } from '../../src/http/access.ts';
 import { createInspection, type Inspection, type InspectionOptions } from '../../src/observe/inspect/index.ts';
+import { createRecorder, type Recorder } from '../../src/observe/trace.ts';
 import { randomIds, systemClock } from '../../src/system.ts';
 
 export interface ServedInspection {
   inspection: Inspection;
+  recorder: Recorder;
   /** For example `ws://127.0.0.1:1234/inspect/socket`. */
   socketUrl: string;
   url: string;
@@ -16,7 +18,9 @@ export interface ServedInspection {
 
 /** Serves the inspector on a server of its own. */
 export async function serveInspection(over: Partial<InspectionOptions> = {}): Promise<ServedInspection> {
+  const recorder = createRecorder({ workerId: () => 'worker-1', clock: systemClock });
   const inspection = createInspection({
+    recorder,
     workerId: () => 'worker-1',
     content: false,
     clock: systemClock,
@@ -41,6 +45,7 @@ export async function serveInspection(over: Partial<InspectionOptions> = {}): Pr
   const { port } = server.address() as AddressInfo;
   return {
     inspection,
+    recorder,
     url: `http://127.0.0.1:${port}`,
     socketUrl: `ws://127.0.0.1:${port}/inspect/socket`,
     async close() {

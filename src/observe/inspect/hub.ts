@@ -1,49 +1,16 @@
 import { createInspector } from '@statelyai/inspect';
 import type { AnyEventObject, InspectionEvent } from 'xstate';
 import type { Clock } from '../../system.ts';
-import { type ActorLike, boundedCopy, type Identity, identify, safeContext, safeEvent } from '../trace.ts';
-
-/** Set of running actors, with almost no cost while no viewer is connected. */
-export interface Running {
-  add(ref: ActorLike): void;
-  /** Returns the running actors, without ended ones. */
-  all(): Iterable<ActorLike>;
-  /** Number of actors held, including ended ones. */
-  readonly size: number;
-}
-
-/** Below this number of actors no sweep is made. */
-const FEW = 256;
-
-/**
- * Creates the set of running actors. Ended actors are removed when it is read, or when it holds more than `FEW` plus
- * twice the number that was running at the last sweep.
- */
-export function createRunning(): Running {
-  const refs = new Set<ActorLike>();
-  let left = 0;
-  const sweep = () => {
-    for (const ref of refs) {
-      const snapshot = ref.getSnapshot() as { status: string } | undefined;
-      if (snapshot && snapshot.status !== 'active') refs.delete(ref);
-    }
-    left = refs.size;
-  };
-  return {
-    add(ref) {
-      // Sweep before adding: the new actor has no snapshot yet, and XState throws when the snapshot is read.
-      if (refs.size > FEW + 2 * left) sweep();
-      refs.add(ref);
-    },
-    all() {
-      sweep();
-      return refs;
-    },
-    get size() {
-      return refs.size;
-    },
-  };
-}
+import {
+  type ActorLike,
+  boundedCopy,
+  type Follower,
+  type Identity,
+  identify,
+  type Recorder,
+  safeContext,
+  safeEvent,
+} from '../trace.ts';
 
 /** Sessions that a viewer sees. */
 export interface Selection {
@@ -99,18 +66,16 @@ export interface InspectionHubOptions {
   /** True to show whole events and contexts instead of the allowed fields only. Off unless an operator enables it. */
   content: boolean;
   clock: Pick<Clock, 'wall'>;
+  /** Observes the actors. The hub follows it while there are viewers. */
+  recorder: Pick<Recorder, 'running' | 'sessionOf' | 'follow'>;
   onError?(error: unknown): void;
 }
 
 /**
- * Converts XState inspection events of running actors into messages of the Stately inspector. Without viewers it costs
- * one check per event. It never waits for a viewer, and none of its errors reaches a machine.
+ * Converts XState inspection events of running actors into messages of the Stately inspector. Without viewers it does
+ * not run. It never waits for a viewer, and none of its errors reaches a machine.
  */
 export interface InspectionHub {
-  /** The `inspect` option of every actor to be shown. */
-  readonly observe: (event: InspectionEvent) => void;
-  /** Records that a turn was placed on a session, or moved to another one. It is then drawn below that session. */
-  place(turn: ActorLike, sessionId: string): void;
   /**
    * Shows a viewer the actors that run now, and every event from then on.
    *
@@ -125,15 +90,12 @@ const DEFINITION_DEPTH = 40;
 
 /** Creates the hub that sends inspection messages to all viewers. */
 export function createInspectionHub(options: InspectionHubOptions): InspectionHub {
-  const { clock, content } = options;
-  const running = createRunning();
-  const placed = new WeakMap<object, string>();
-  const identities = new WeakMap<object, Identity>();
+  const { clock, content, recorder } = options;
+  let identities = new WeakMap<object, Identity>();
   const definitions = new WeakMap<object, string>();
   /** Actor shown for each id. An actor of a newer epoch replaces an older one. */
   const latest = new Map<string, ActorLike>();
   const announced = new Map<Viewer, WeakSet<object>>();
-  let watched = false;
   let sequence = 0;
   let targets: readonly Viewer[] = [];
   let subject: { ref: ActorLike; identity: Identity } | null = null;
@@ -179,7 +141,7 @@ export function createInspectionHub(options: InspectionHubOptions): InspectionHu
 
   function identityOf(ref: ActorLike): Identity | null {
     let identity: Identity | null | undefined = identities.get(ref);
-    if (!identity && (identity = identify(ref, placed.get(ref)))) identities.set(ref, identity);
+    if (!identity && (identity = identify(ref, recorder.sessionOf(ref)))) identities.set(ref, identity);
     return identity ?? null;
   }
 
@@ -225,17 +187,12 @@ export function createInspectionHub(options: InspectionHubOptions): InspectionHu
     }
   }
 
-  const hub: InspectionHub = {
+  const follower: Follower = {
     observe(event) {
-      if (event.type === '@xstate.actor') guarded(() => running.add(event.actorRef as unknown as ActorLike));
-      else if (watched && (event.type === '@xstate.event' || event.type === '@xstate.snapshot')) {
-        guarded(() => relay(event));
-      }
+      if (event.type === '@xstate.event' || event.type === '@xstate.snapshot') guarded(() => relay(event));
     },
-    place(turn, sessionId) {
-      placed.set(turn, sessionId);
+    place(turn) {
       identities.delete(turn);
-      if (!watched) return;
       guarded(() => {
         const identity = identityOf(turn);
         if (!identity) return;
@@ -247,11 +204,13 @@ export function createInspectionHub(options: InspectionHubOptions): InspectionHu
         );
       });
     },
+  };
+  return {
     join(viewer) {
       announced.set(viewer, new WeakSet());
-      watched = true;
+      recorder.follow(follower);
       guarded(() => {
-        const known = [...running.all()].flatMap((ref) => {
+        const known = [...recorder.running()].flatMap((ref) => {
           const identity = identityOf(ref);
           return identity ? [{ ref, identity }] : [];
         });
@@ -264,15 +223,17 @@ export function createInspectionHub(options: InspectionHubOptions): InspectionHu
       });
       return () => {
         announced.delete(viewer);
-        watched = announced.size > 0;
-        if (!watched) latest.clear();
+        if (announced.size > 0) return;
+        recorder.follow(null);
+        // Until the next viewer joins, the hub does not learn which actors end and where turns move.
+        latest.clear();
+        identities = new WeakMap();
       };
     },
     get viewers() {
       return announced.size;
     },
   };
-  return hub;
 }
 
 /** Reduces a snapshot to what a viewer draws. The machine and its nodes are not sent. */

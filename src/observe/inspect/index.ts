@@ -26,8 +26,8 @@ export interface InspectionOptions extends Omit<InspectionHubOptions, 'clock'> {
   onCutOff?(): void;
 }
 
-/** The whole inspector: the actors' `inspect` option, its page and its WebSocket. */
-export interface Inspection extends Pick<InspectionHub, 'observe' | 'place' | 'viewers'> {
+/** The whole inspector: its page and its WebSocket. */
+export interface Inspection extends Pick<InspectionHub, 'viewers'> {
   readonly router: Router;
   /**
    * Handles the server's `upgrade` event: accepts or refuses a viewer. Returns false, without touching the socket, when the
@@ -101,8 +101,6 @@ export function createInspection(options: InspectionOptions): Inspection {
   }
 
   return {
-    observe: hub.observe,
-    place: hub.place,
     get viewers() {
       return hub.viewers;
     },

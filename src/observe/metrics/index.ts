@@ -236,7 +236,7 @@ export function createMetrics({ clock, defaults = true }: MetricsOptions): Metri
 
   return {
     registry,
-    turnEnded: (line) => recordTurn(instruments, line),
+    turnEnded: recordTurn.bind(undefined, instruments),
     upstreamConnect(result, ms) {
       add('holdfast_upstream_connects_total', { result });
       observe('holdfast_upstream_connect_milliseconds', { result }, ms);

@@ -1,6 +1,6 @@
 import { initialTransition, transition } from 'xstate';
 import type { ForcedEnd, SessionEvent } from '../../../machines/session.ts';
-import { pathOf, rehydrate } from '../../../src/runtime/index.ts';
+import { pathOf, recordEffects, rehydrate } from '../../../src/runtime/index.ts';
 import { SESSION_MACHINE_VERSION, sessionProgram } from '../../../src/session/session.ts';
 import { TURN_STATE } from './layout.ts';
 
@@ -151,7 +151,7 @@ function createLocalMachine(): LocalMachine {
     const known = steps[at];
     if (known) return known;
     const [next, actions] = transition(machine, locals[local]!.snapshot as never, events[eventNames[event]!] as never);
-    const effects = sessionProgram.record(() => {
+    const effects = recordEffects(sessionProgram, () => {
       for (const { exec, info, params } of actions as {
         exec?: (info: unknown, params: unknown) => void;
         info: unknown;

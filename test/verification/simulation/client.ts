@@ -239,6 +239,8 @@ function textOf(item: Item): string {
 
 /** Returns a worker that looks alive to a balancer. Paused workers do, for a while. */
 function balanced(world: World, random: Random, home: number | null): Slot | null {
-  const ready = world.slots.filter(({ worker, process }) => process.alive && worker !== null && !worker.refusing);
+  const ready = world.slots.filter(
+    ({ worker, process }) => process.alive && worker !== null && !worker.shutdown.refusing,
+  );
   return ready.find(({ index }) => index === home) ?? (ready.length === 0 ? null : random.pick(ready));
 }

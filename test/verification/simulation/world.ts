@@ -213,7 +213,7 @@ export function createWorld(plan: Plan, trace?: (line: string) => void): World {
           config.deadlines,
         ),
       logger: { info: () => {}, warn: complain, error: complain },
-      onFinished: (turn) => note(`${name} finished ${turn.id} ${turn.outcome} ${turn.ending?.state}`),
+      onFinished: ({ turn, outcome, terminal }) => note(`${name} finished ${turn} ${outcome} ${terminal}`),
     }).then(
       (worker) => {
         if (slot.process === process) slot.worker = worker;
@@ -276,7 +276,7 @@ export function createWorld(plan: Plan, trace?: (line: string) => void): World {
           ears,
           onSecondEnd: () => void (ends += 1),
         });
-        if (worker.refusing) return sink.fail(new BridgeError('bridge_draining'));
+        if (worker.shutdown.refusing) return sink.fail(new BridgeError('bridge_draining'));
         worker.dispatcher.accept(
           {
             requestId,
