@@ -174,6 +174,18 @@ describe('a shared database', () => {
   });
 });
 
+test('The functions of the fence are planned for keys, also in a database without statistics', async () => {
+  const url = await emptyDatabase();
+  await opened(url);
+  const planned = await query<{ name: string }>(
+    url,
+    `select proname::text as name from pg_proc
+      where 'enable_seqscan=off' = any(proconfig) and 'lock_timeout=2s' = any(proconfig) order by proname`,
+  );
+  const fence = ['claim', 'close', 'create', 'operate', 'release', 'settle', 'start'];
+  expect(planned.map(({ name }) => name.replace('holdfast_', ''))).toEqual(fence);
+});
+
 test('Every function exists in one form, and is called by this release', async () => {
   const url = await emptyDatabase();
   await opened(url);
