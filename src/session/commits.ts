@@ -1,6 +1,6 @@
 import type { SessionEvent } from '../../machines/session.ts';
 import { isFields, MOST_LEVELS, nestsDeeperThan, parseExact, type Written } from '../json.ts';
-import type { Answer, SavedState, TurnResult, TurnRow, Writer } from '../store/port.ts';
+import type { Answer, KeptResponse, SavedState, TurnResult, TurnRow, Writer } from '../store/port.ts';
 import {
   EMPTY,
   encodeForms,
@@ -232,8 +232,17 @@ function noVerdict(
   return { event: { type: 'store.rejected', rowExists } };
 }
 
+/**
+ * Returns the columns of a turn that are read from the response of its terminal event, in the form in which they are kept.
+ *
+ * @param response null for a turn without one
+ */
+export function keptResponse(response: { usage?: unknown } | null | undefined): KeptResponse {
+  return { usage: keptUsage(response?.usage) };
+}
+
 /** Returns a turn result without content. */
-export function bareResult(state: TurnResult['state'], usage: unknown, error: unknown = null): TurnResult {
+export function bareResult(state: TurnResult['state'], kept: KeptResponse | null, error: unknown = null): TurnResult {
   return {
     state,
     responseId: null,
@@ -246,7 +255,7 @@ export function bareResult(state: TurnResult['state'], usage: unknown, error: un
     itemIds: [],
     itemCount: null,
     replay: 'never',
-    usage,
+    ...(kept ?? keptResponse(null)),
     error,
   };
 }
@@ -350,7 +359,7 @@ export function turnResult(turn: Turn, session: SessionCore): { result: TurnResu
   const state = turn.ending?.state ?? 'lost';
   const error = errorOf(turn);
   if (state !== 'completed' && state !== 'incomplete')
-    return { result: { ...bareResult(state, turn.usage, error), itemIds: shownBeforeItFailed(turn) }, head: null };
+    return { result: { ...bareResult(state, turn.kept, error), itemIds: shownBeforeItFailed(turn) }, head: null };
 
   const { evidence, parent, continuation } = turn;
   const input = continuation?.items ?? [];
@@ -388,7 +397,7 @@ export function turnResult(turn: Turn, session: SessionCore): { result: TurnResu
     itemIds: found?.itemIds ?? [],
     itemCount: found?.itemCount ?? null,
     replay,
-    usage: turn.usage,
+    ...(turn.kept ?? keptResponse(null)),
     error,
   };
   const row: TurnRow = {

@@ -14,7 +14,7 @@ import type { Item } from '../transcript/types.ts';
 import { refusesAnchor, upstreamAnswerOf } from '../upstream/errors.ts';
 import { headersIn, isBeginning, parseFrame } from '../upstream/frames.ts';
 import type { ParsedFrame, UpstreamError } from '../upstream/port.ts';
-import { keptId, keptItem, keptUsage, saysNothing } from './commits.ts';
+import { keptId, keptItem, keptResponse, saysNothing } from './commits.ts';
 import { resendOnNewConnection, resendWithoutAnchor } from './connection.ts';
 import type { SessionCore, SessionSocket } from './core.ts';
 import { mayResend } from './planning.ts';
@@ -306,7 +306,7 @@ export class FrameReader {
       turn.listed = [...turn.streamed.slice(0, turn.steered), ...kept];
       listedCount = kept.length;
     }
-    turn.usage = keptUsage(response?.usage);
+    turn.kept = keptResponse(response);
     const end = frame.end ?? 'failed';
     turn.ending = {
       state: end,

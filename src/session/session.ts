@@ -541,7 +541,7 @@ export class Session extends SessionCore {
     const state = turn.ending?.state ?? 'lost';
     // The turn still becomes the head: a request that names it must get the error that it cannot be continued.
     const anchorLost = state === 'completed' || state === 'incomplete';
-    const end = { ...bareResult(state, turn.usage, errorOf(turn)), anchorLost };
+    const end = { ...bareResult(state, turn.kept, errorOf(turn)), anchorLost };
     if (this.#prepared?.turn !== turn) return end;
     const { result, head } = this.#prepared;
     if (head) head.row = { ...head.row, replay: 'never' };

@@ -5,7 +5,7 @@ import { REQUEST_ID_HEADER } from '../headers.ts';
 import type { Written } from '../json.ts';
 import type { AttemptFact, Evidence, Outcome } from '../resolve/types.ts';
 import type { Inspect } from '../runtime/index.ts';
-import type { TurnEnd, TurnMetrics, TurnRow } from '../store/port.ts';
+import type { KeptResponse, TurnEnd, TurnMetrics, TurnRow } from '../store/port.ts';
 import type { Line } from '../transcript/items.ts';
 import type { Continuation, Item, ReadItems, WireForm } from '../transcript/types.ts';
 import type { UpstreamAnswer, UpstreamError } from '../upstream/port.ts';
@@ -398,7 +398,8 @@ export class Turn {
   heldCreated: { type: string; json: string } | null = null;
   /** The last event that contained the whole response object, kept for background turns only. */
   standing: string | null = null;
-  usage: unknown = null;
+  /** Columns that were read from the response of the terminal event; null before it. */
+  kept: KeptResponse | null = null;
   /** The provider's own id of the answered request. */
   upstreamRequest: string | null = null;
 
@@ -624,7 +625,7 @@ export function describeTurn(turn: Turn, session: { id: string; epoch: number } 
     itemsSent: sent,
     bytesFromClient: request.bytes,
     bytesSent: turn.frameBytes,
-    tokens: turn.usage,
+    tokens: turn.kept?.usage ?? null,
     tokenIgnored: evidence.token.kind === 'ignored' ? evidence.token.reason : null,
   };
 }

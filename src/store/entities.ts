@@ -426,6 +426,9 @@ export const endColumns = [
   'facts',
 ] as const satisfies readonly (keyof TurnColumns)[];
 
+/** End columns that are read from the response of the terminal event, by `keptResponse` in `session/commits.ts`. */
+export const responseColumns = ['usage'] as const satisfies readonly (typeof endColumns)[number][];
+
 /** Those of them that a call may leave out; the column is null then. */
 export type OptionalEndColumn = 'facts';
 

@@ -3,6 +3,7 @@ import type {
   endColumns,
   KeyKind,
   OptionalEndColumn,
+  responseColumns,
   SessionRow,
   SessionStateName,
   startColumns,
@@ -85,6 +86,9 @@ export interface TurnResult
   /** Stored on the session with this end: its head can no longer be continued. */
   anchorLost?: boolean;
 }
+
+/** Columns of a turn's end that are read from the response of its terminal event. */
+export type KeptResponse = Pick<TurnColumns, (typeof responseColumns)[number]>;
 
 /** Identity of the writer: this boot of this worker, and the nonce of its claim. */
 export interface Writer {

@@ -25,7 +25,7 @@ function turnOf({ stream = true, ...over }: Record<string, unknown> = {}) {
     streamed: [],
     listed: null,
     steered: 0,
-    usage: null,
+    kept: null as { usage: unknown } | null,
     sawOutput: false,
     inexact: false,
     heldCreated: null as { type: string; json: string } | null,
@@ -411,7 +411,7 @@ describe('items', () => {
     read(end('r2', { output: [item('b2'), item('c2')], usage: { total_tokens: 7 } }), turn);
     expect(ids(turn)).toEqual(['a', 'b']);
     expect(turn.listed!.map(({ value }) => value.id)).toEqual(['a', 'b2', 'c2']);
-    expect([turn.usage, turn.responseId]).toEqual([{ total_tokens: 7 }, 'r2']);
+    expect([turn.kept, turn.responseId]).toEqual([{ usage: { total_tokens: 7 } }, 'r2']);
     expect(types().filter((type) => type === 'response.created')).toHaveLength(2);
   });
 
@@ -431,7 +431,7 @@ describe('items', () => {
       const { turn } = turnOf();
       read(created('r'), turn);
       read(end('r', more), turn);
-      expect([turn.listed, turn.usage]).toEqual([null, null]);
+      expect([turn.listed, turn.kept]).toEqual([null, { usage: null }]);
     }
   });
 });
