@@ -21,7 +21,7 @@ export const units = [
   'test/explorer/{imports,pictures}.test.ts',
   'test/bridge/named-contents.test.ts',
   'test/cluster/{failure-detector,janitor,membership}.test.ts',
-  'test/docs/{guide,machines,readme}.test.ts',
+  'test/docs/{guide,machines,paths,readme}.test.ts',
   'test/field/{accounts,dialects,repeated-ids}.test.ts',
   'test/cluster/forward/!(process).test.ts',
   'test/hostile/edges/{depth,embedded,faults,front,requests,settings,tables}.test.ts',

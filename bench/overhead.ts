@@ -19,7 +19,8 @@ const WARM_UP = Number(process.env.BENCH_WARM_UP ?? 20);
 const RATE = Number(process.env.BENCH_RATE ?? 50);
 
 const dataDir = await mkdtemp(join(tmpdir(), 'hf-bench-'));
-const simulator = await startSimulator({ eventGapMs: 5, deltaCount: 10, journalBodies: false });
+// Without the telemetry that providers send over WebSocket only: its pace would count as added time.
+const simulator = await startSimulator({ eventGapMs: 5, deltaCount: 10, journalBodies: false, telemetry: false });
 const port = await freePort();
 const worker = await startWorker({
   PORT: String(port),

@@ -28,7 +28,10 @@ function proseOf({ path, text }: Source): { start: number; value: string }[] {
   return found;
 }
 
-const problems = readSources(['src', 'machines', 'test', 'bench', 'docs', 'README.md'], /\.(?:ts|js|md)$/)
+const problems = readSources(
+  ['src', 'machines', 'test', 'bench', 'docs', '.github', 'README.md', 'SECURITY.md'],
+  /\.(?:ts|js|md)$/,
+)
   .filter(({ path, text }) => text.search(WORDS) >= 0 && !path.endsWith('test/support/check-words.ts'))
   .flatMap((source) =>
     proseOf(source).flatMap(({ start, value }) =>
