@@ -68,6 +68,7 @@ function open(session: SessionRow | null, scope: string): SessionRow | null {
 
 function denied(attempt: AttemptFact, session: SessionRow): boolean {
   if (attempt.kind !== 'not_owner' || attempt.sessionId !== session.id) return false;
+  if (attempt.epoch !== undefined && attempt.epoch !== session.epoch) return false;
   return attempt.workerId === undefined || attempt.workerId === session.ownerWorkerId;
 }
 

@@ -92,10 +92,10 @@ export interface LocalSession {
 export type AttemptFact =
   | { kind: 'unreachable'; workerId: string }
   /**
-   * The owner answered that it has no actor for that session. `workerId`: the worker that answered, in case the row has
-   * changed since.
+   * A worker answered that it has no actor for that session. `workerId` and `epoch`: the worker that answered and the epoch
+   * that it was asked for, in case the row has changed since. The answer says nothing about a later epoch.
    */
-  | { kind: 'not_owner'; sessionId: string; workerId?: string }
+  | { kind: 'not_owner'; sessionId: string; workerId?: string; epoch?: number }
   | { kind: 'busy'; sessionId: string }
   | { kind: 'lost_race'; sessionId: string }
   | { kind: 'head_moved'; sessionId: string }

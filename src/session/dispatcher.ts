@@ -406,11 +406,12 @@ export class Dispatcher implements TurnHost, SessionHost {
 
   #submit(turn: Turn, sessionId: string, epoch: number): Carried {
     const session = this.#registry.exact(sessionId, epoch);
-    if (!session) return { kind: 'not_owner', sessionId };
+    const refused = (): AttemptFact => ({ kind: 'not_owner', sessionId, workerId: this.#env.worker.id, epoch });
+    if (!session) return refused();
     this.#place(turn, session);
     if (session.submit(turn)) return 'placed';
     this.#sessions.delete(turn);
-    return { kind: 'not_owner', sessionId };
+    return refused();
   }
 
   #place(turn: Turn, session: Session): void {

@@ -230,7 +230,7 @@ export class Forwarding {
   async #forward(turn: Turn, target: Omit<HopTarget, 'attempt' | 'turnId'>): Promise<Forwarded> {
     const { placement, request, stream } = turn;
     const { sink } = stream;
-    const { workerId, sessionId } = target;
+    const { workerId, sessionId, epoch } = target;
     const patience = this.#peers.patience(workerId);
     const wanted = new AbortController();
     this.#hops.set(turn, wanted);
@@ -254,7 +254,7 @@ export class Forwarding {
             turn.fail(new BridgeError('bridge_turn_cancelled'));
             return 'done';
           case 'not_owner':
-            return { kind: 'not_owner', sessionId: sessionId ?? '', workerId };
+            return { kind: 'not_owner', sessionId: sessionId ?? '', workerId, ...(epoch === null ? {} : { epoch }) };
         }
         if (result.kind === 'broken' || result.sent) placement.possibleOwner = target;
         // If the client's answer has begun (its status has left), the turn cannot be placed elsewhere any more.

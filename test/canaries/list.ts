@@ -198,6 +198,13 @@ export const canaries: readonly Canary[] = [
     tests: bridge,
   },
   {
+    name: 'a denial of an earlier epoch counts against the owner of a later one',
+    file: 'src/resolve/situation.ts',
+    find: 'if (attempt.epoch !== undefined && attempt.epoch !== session.epoch) return false;',
+    replace: '',
+    tests: ['test/resolve/ownership.test.ts'],
+  },
+  {
     name: 'a token of an older epoch finds its session',
     file: 'src/resolve/situation.ts',
     find: ' && byToken.epoch === token.epoch',
@@ -216,7 +223,7 @@ export const canaries: readonly Canary[] = [
     file: 'src/session/session-registry.ts',
     find: 'return entry?.epoch === epoch ? entry.value : undefined;',
     replace: 'return entry?.value;',
-    tests: ['test/runtime'],
+    tests: ['test/session/registry.test.ts'],
   },
   {
     name: 'a snapshot is restored without the takeover transition',

@@ -85,6 +85,13 @@ describe('another live worker', () => {
     expect(decide(asked, { ...world, attempts }).row).toBe('forwarded');
   });
 
+  it('The owner of a later epoch is asked although it denied an earlier one', () => {
+    const denied = (epoch: number) => [{ kind: 'not_owner', sessionId: 's', workerId: OTHER, epoch }] as const;
+    const { epoch } = sessionRow(theirs);
+    expect(decide(asked, { ...world, attempts: denied(epoch - 1) }).row).toBe('forwarded');
+    expect(decide(asked, { ...world, attempts: denied(epoch) }).row).toBe('stale_recovery');
+  });
+
   it('An owner that alone may hold the anchor is waited for until its death', () => {
     const anchored = { anchor: at(t2, sessionRow(theirs)), owners: [worker()] };
     expect(decide(toHead, { ...anchored, attempts: [lost] })).toMatchObject({

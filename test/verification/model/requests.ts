@@ -303,7 +303,11 @@ export function createRequests(
       const w = get(r, REQUEST.target) - 1;
       const i = sessions.find(w);
       if (i < 0 || (get(r, REQUEST.epoch) !== 0 && actor(i, ACTOR.epoch) !== get(r, REQUEST.epoch))) {
-        return again(r, denies(w));
+        // An answer about an epoch that is over is no fact about the current one.
+        const isCurrent = get(r, REQUEST.epoch) === 0 || get(r, REQUEST.epoch) === hand.s[ROW.epoch];
+        if (isCurrent) return again(r, denies(w));
+        uncount(r);
+        return again(r);
       }
       if (flag(r, FLAG.maybe) && takeUp(r, w)) return;
       // The owner resolves the request as its own, without the sender's facts about earlier attempts.

@@ -14,6 +14,9 @@ import {
 import { BRANCHED, FLAG, type Layout, REQUEST, ROW, ROWS, STAGE, TURN, TURN_STATE, WORKER } from './layout.ts';
 import type { Weakness } from './weakness.ts';
 
+/** Bits of a request's facts that stand for unreachable workers; the others are answers about the session's epoch. */
+const UNREACHABLE_FACTS = 15;
+
 /** The state that a step changes, and the first safety property that the step violated. */
 export interface Hand {
   s: Uint8Array;
@@ -241,6 +244,8 @@ export function createRows(layout: Layout, hand: Hand, weak: Weakness | null, on
       s[ROW.nonce] = nonce;
       if (weak !== 'claimKeepsEpoch') s[ROW.epoch] = epochRead + 1;
       if (s[ROW.epoch] !== epochRead + 1) breaks('epochRises');
+      // What workers answered about an earlier epoch says nothing about this one.
+      for (let r = 0; r < layout.bounds.turns; r += 1) s[layout.request(r) + REQUEST.facts]! &= UNREACHABLE_FACTS;
       s[ROW.active] = 0;
       return 'row';
     },
