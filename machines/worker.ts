@@ -22,6 +22,16 @@ export type WorkerEvent =
   | { type: 'deadline.register' }
   | { type: 'deadline.drain' };
 
+/** Both answers to a heartbeat lead to the pause before the next one. */
+const heartbeatAnswers = {
+  'heartbeat.confirmed': { target: 'resting', actions: 'noteConfirmed', description: 'The heartbeat was confirmed.' },
+  'heartbeat.unanswered': {
+    target: 'resting',
+    actions: 'noteUnanswered',
+    description: 'The heartbeat was not answered.',
+  },
+} as const;
+
 const beating = {
   'heartbeat.confirmed': {
     actions: 'noteConfirmed',
@@ -105,18 +115,7 @@ export const workerMachine = setup({
         beating: {
           description: 'A heartbeat is in progress.',
           entry: 'beat',
-          on: {
-            'heartbeat.confirmed': {
-              target: 'resting',
-              actions: 'noteConfirmed',
-              description: 'The heartbeat was confirmed.',
-            },
-            'heartbeat.unanswered': {
-              target: 'resting',
-              actions: 'noteUnanswered',
-              description: 'The heartbeat was not answered.',
-            },
-          },
+          on: heartbeatAnswers,
         },
       },
     },
@@ -146,18 +145,7 @@ export const workerMachine = setup({
         beating: {
           description: 'A heartbeat is in progress. The first one reports the drain to the other workers.',
           entry: 'beat',
-          on: {
-            'heartbeat.confirmed': {
-              target: 'resting',
-              actions: 'noteConfirmed',
-              description: 'The heartbeat was confirmed.',
-            },
-            'heartbeat.unanswered': {
-              target: 'resting',
-              actions: 'noteUnanswered',
-              description: 'The heartbeat was not answered.',
-            },
-          },
+          on: heartbeatAnswers,
         },
       },
     },
