@@ -63,7 +63,8 @@ const SLOWEST_UPLOAD = 64;
  * a turn, three consecutive pings must stay unanswered.
  *
  * Only a peer that has answered a ping before is judged. For one that never does, such as some gateways, only the turn's
- * own deadlines apply. The timers run on real time, since a peer needs real time to answer, whatever clock drives a test's
+ * own deadlines apply. The first ping is sent as soon as the socket is open, ahead of the first frame: the pong then arrives
+ * before the first answer does, so a connection that dies right after its first turn is judged too. The timers run on real time, since a peer needs real time to answer, whatever clock drives a test's
  * deadlines.
  */
 export function createPulse({ times, bytesRead, reading, ping, dead }: PulseOptions): Pulse {
@@ -111,7 +112,7 @@ export function createPulse({ times, bytesRead, reading, ping, dead }: PulseOpti
     dead();
   }
 
-  if (!stopped) rest();
+  if (!stopped) ask();
   return {
     sent(bytes) {
       frames += 1;

@@ -25,8 +25,10 @@ function peer(kind: 'answers' | 'gone', times = { pingMs: 25_000, pongMs: 5_000 
     ping() {
       at.pings += 1;
       if (at.kind !== 'answers') return;
-      at.receive();
-      pulse.pong();
+      setTimeout(() => {
+        at.receive();
+        pulse.pong();
+      }, 20);
     },
     dead: () => void (deadAt = elapsed),
   });
@@ -57,6 +59,18 @@ it('A peer that is gone is detected within one pong timeout after a later frame,
   pass(4_000);
   expect(at.deadAt).toBeNull();
   pass(2_000);
+  expect(at.deadAt).not.toBeNull();
+});
+
+it('A peer that died right after its first answer is detected too: the first ping goes ahead of the first frame', () => {
+  const { at, pulse, pass } = peer('answers');
+  expect(at.pings).toBe(1);
+  at.kind = 'gone';
+  pulse.sent(10);
+  at.receive();
+  pass(1_000);
+  pulse.sent(10);
+  pass(6_000);
   expect(at.deadAt).not.toBeNull();
 });
 
@@ -143,5 +157,5 @@ it('Pings are off with 0, and stop after stop()', () => {
   stopped.pulse.stop();
   stopped.pulse.sent(10);
   stopped.pass(600_000);
-  expect(stopped.at.pings).toBe(0);
+  expect(stopped.at.pings).toBe(1);
 });
