@@ -3,7 +3,7 @@ import { BridgeError } from '../errors.ts';
 import { RETRY_AFTER_HEADER } from '../headers.ts';
 import { memberText } from '../json.ts';
 import type { AnswerHead, ClientSink } from '../session/port.ts';
-import type { Clock } from '../system.ts';
+import { type Clock, guarded } from '../system.ts';
 import { normaliseError } from '../upstream/errors.ts';
 import type { UpstreamAnswer } from '../upstream/port.ts';
 import { failedEvent, headHeaders, relayAnswer, responseIdOf, sendError, sequenceOf } from './envelope.ts';
@@ -116,21 +116,29 @@ interface SseSinkOptions {
   slowClientMs: number;
 }
 
+/** Text that is written at once, in characters. Shorter events of one read of the upstream share a chunk. */
+const CHUNK = 16_384;
+
 /**
- * Creates the client side of a streamed answer. The status is held back until the first event, so that an early failure
- * can use its own status. After the headers were sent, every failure is one `response.failed` event, because clients
- * ignore a bare `error` event.
+ * Creates the client side of a streamed answer. Events that arrive in one turn of the event loop are written as one chunk.
+ * The status is held back until the first event, so that an early failure can use its own status. After the headers were
+ * sent, every failure is one `response.failed` event, because clients ignore a bare `error` event.
  */
 export function createSseSink(options: SseSinkOptions): ClientSink {
   const { res, requestId, clock, keepaliveMs, slowClientMs } = options;
   const connection = watchConnection(res);
   let head: AnswerHead | null = null;
   let shown = false;
-  let sequence = -1;
+  /** The last event that has a sequence number. */
+  let numbered: string | null = null;
   let responseId: string | null = null;
   let ended = false;
   let stalled = false;
   let held: string[] = [];
+  /** Events that are still to be written in this turn of the event loop. */
+  let batch = '';
+  /** Time of the last write, in monotonic milliseconds. */
+  let wroteAt = 0;
   let stopKeepalive = () => {};
   let stopPatience = () => {};
   const drained: (() => void)[] = [];
@@ -148,15 +156,18 @@ export function createSseSink(options: SseSinkOptions): ClientSink {
     stopPatience();
   };
 
-  const keepalive = () => {
-    stopKeepalive();
-    if (ended) return;
-    stopKeepalive = clock.after(keepaliveMs, () => {
+  /** Arms the keepalive. The timer is not restarted for each event: when it fires, it waits for the rest of the interval. */
+  const keepalive = (ms = keepaliveMs) => {
+    stopKeepalive = clock.after(ms, () => {
+      const left = wroteAt + keepaliveMs - clock.now();
+      if (left > 0) return keepalive(left);
       if (connection.open && !stalled) write(': keepalive\n\n');
+      wroteAt = clock.now();
       keepalive();
     });
   };
-  const open = () => {
+  /** Sends the status and the headers, together with the first events if there are any in this turn of the event loop. */
+  const open = (withEvents: boolean) => {
     if (res.headersSent || !connection.open) return;
     res.status(200).set({
       'content-type': 'text/event-stream; charset=utf-8',
@@ -164,9 +175,11 @@ export function createSseSink(options: SseSinkOptions): ClientSink {
       'x-accel-buffering': 'no',
       ...headHeaders(requestId, head),
     });
-    res.flushHeaders();
+    if (withEvents) res.writeHead(200);
+    else res.flushHeaders();
     const early = held;
     held = [];
+    wroteAt = clock.now();
     for (const text of early) write(text);
     keepalive();
   };
@@ -176,12 +189,27 @@ export function createSseSink(options: SseSinkOptions): ClientSink {
    */
   const write = (text: string): boolean => {
     if (!connection.open) return true;
-    if (res.write(text)) return true;
-    if (!stalled) {
+    if (batch === '') process.nextTick(flush);
+    batch += text;
+    if (batch.length >= CHUNK) flush();
+    return !stalled;
+  };
+  const flush = guarded(
+    'client connection',
+    () => {
+      const text = batch;
+      batch = '';
+      if (text === '' || !connection.open || res.write(text) || stalled) return;
       stalled = true;
       stopPatience = clock.after(slowClientMs, () => res.destroy());
-    }
-    return false;
+    },
+    () => res.destroy(),
+  );
+  /** Ends the answer, and limits the time in which its rest must be delivered. */
+  const close = () => {
+    flush();
+    res.end();
+    awaitDelivery();
   };
   /**
    * Limits the time in which the buffered rest of an ended answer must be delivered; otherwise a client that stops
@@ -193,11 +221,11 @@ export function createSseSink(options: SseSinkOptions): ClientSink {
   const fail = (error: { code: string; message: string; bridge_code?: string }) => {
     const { model } = options;
     const now = clock.wall();
+    const sequence = (numbered === null ? null : sequenceOf(numbered)) ?? -1;
     for (const { type, json } of failedEvent({ error, requestId, responseId, model, now, begun: shown, sequence }))
       write(eventText(type, json));
     shown = true;
-    res.end();
-    awaitDelivery();
+    close();
   };
 
   return {
@@ -210,24 +238,23 @@ export function createSseSink(options: SseSinkOptions): ClientSink {
         held.push(eventText(type, json));
         return true;
       }
-      open();
+      open(true);
       shown ||= !telemetry;
-      sequence = sequenceOf(json) ?? sequence;
+      if (json.includes('"sequence_number"')) numbered = json;
       responseId ??= responseIdOf(type, json);
-      keepalive();
+      wroteAt = clock.now();
       return write(eventText(type, json));
     },
-    open,
+    open: () => open(false),
     end(type, json) {
       if (ended) return;
       ended = true;
       stopKeepalive();
       if (!connection.open) return;
-      open();
+      open(true);
       shown = true;
       write(eventText(type, json));
-      res.end();
-      awaitDelivery();
+      close();
     },
     fail(error) {
       if (ended) return;
@@ -267,14 +294,16 @@ export function createSseSink(options: SseSinkOptions): ClientSink {
   };
 }
 
+const hasBreak = (text: string) => text.includes('\n') || text.includes('\r');
+
 /**
  * Formats one server-sent event as an `event` line and one `data` line. Line breaks can stand only between the tokens
  * of pretty-printed JSON, never inside its strings, so removing them changes no value. A type that is empty or contains
  * a line break cannot be an event name and is left out.
  */
 function eventText(type: string, json: string): string {
-  const data = /[\r\n]/.test(json) ? json.replaceAll(/[\r\n]+/g, '') : json;
-  return /[\r\n]/.test(type) || type === '' ? `data: ${data}\n\n` : `event: ${type}\ndata: ${data}\n\n`;
+  const data = hasBreak(json) ? json.replaceAll(/[\r\n]+/g, '') : json;
+  return hasBreak(type) || type === '' ? `data: ${data}\n\n` : `event: ${type}\ndata: ${data}\n\n`;
 }
 
 /** Returns the code and message of an upstream refusal that has to be sent as an event. */

@@ -312,6 +312,8 @@ export function startActor<M extends AnyStateMachine>(program: Program<M>, optio
   }
 
   step(null, () => xstate.start());
+  /** The path of the state value looked at last. */
+  let path: { value: StateValue; text: string } | null = null;
   const actor: DurableActor<M> = {
     id: options.id,
     xstate,
@@ -319,7 +321,9 @@ export function startActor<M extends AnyStateMachine>(program: Program<M>, optio
       return look().context as ContextFrom<M>;
     },
     get state() {
-      return pathOf(look().value);
+      const { value } = look();
+      if (path?.value !== value) path = { value, text: pathOf(value) };
+      return path.text;
     },
     get stopped() {
       return stopped;
@@ -355,6 +359,10 @@ interface Timers {
 interface Armed {
   deadline: Deadline;
   current: boolean;
+  /** Monotonic milliseconds at which it expires. A restart only moves this; the timer then waits for the rest. */
+  due: number;
+  /** True until its timer has expired. */
+  waiting: boolean;
   cancel: () => void;
 }
 
@@ -377,16 +385,22 @@ function createTimers(
   const armed = new Map<string, Armed[]>();
   let context: unknown;
 
+  const lengthOf = (deadline: Deadline): number => {
+    if (!deadline.at) return durations(deadline.name);
+    const at = deadline.at(context as never);
+    return at == null ? Number.POSITIVE_INFINITY : at - clock.wall();
+  };
   const arm = (deadline: Deadline): Armed => {
-    const at = deadline.at?.(context as never);
-    const ms = deadline.at ? (at == null ? Number.POSITIVE_INFINITY : at - clock.wall()) : durations(deadline.name);
-    const entry: Armed = { deadline, current: true, cancel: () => {} };
+    const ms = lengthOf(deadline);
+    const entry: Armed = { deadline, current: true, due: clock.now() + ms, waiting: true, cancel: () => {} };
     const wait = (left: number) => {
       if (left === Number.POSITIVE_INFINITY) return;
-      const step = Math.min(left, LONGEST);
-      entry.cancel = clock.after(Math.max(0, step), () =>
-        left > step ? wait(left - step) : fire(deadline.event, () => entry.current),
-      );
+      entry.cancel = clock.after(Math.max(0, Math.min(left, LONGEST)), () => {
+        const rest = entry.due - clock.now();
+        if (rest > 0) return wait(rest);
+        entry.waiting = false;
+        fire(deadline.event, () => entry.current);
+      });
     };
     wait(ms);
     return entry;
@@ -412,9 +426,16 @@ function createTimers(
       for (const entries of armed.values()) {
         for (let i = 0; i < entries.length; i += 1) {
           const entry = entries[i]!;
-          if (entry.deadline.name !== name) continue;
+          const { deadline } = entry;
+          if (deadline.name !== name) continue;
+          const due = clock.now() + lengthOf(deadline);
+          // Called for every frame of a stream: a timer that would expire too early is left to find the new time itself.
+          if (entry.waiting && entry.due <= due && due < Number.POSITIVE_INFINITY) {
+            entry.due = due;
+            continue;
+          }
           retire(entry);
-          entries[i] = arm(entry.deadline);
+          entries[i] = arm(deadline);
         }
       }
     },

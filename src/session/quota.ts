@@ -332,7 +332,11 @@ export function createQuota({ config, clock, onRefused, onGivenUp }: QuotaOption
           of.bytes += bytes;
           buffered += bytes;
           const budget = limits.turnBuffersBytes;
-          for (let most = fullest(); buffered > budget && most; most = fullest()) largest(most)?.();
+          while (buffered > budget) {
+            const most = fullest();
+            if (!most) break;
+            largest(most)?.();
+          }
           while (several && of.each.size > 0 && of.bytes > budget - buffered) largest(of)?.();
         },
         empty: () => dropBuffer(scope, drop),

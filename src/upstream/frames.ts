@@ -56,6 +56,9 @@ const malformed: ParsedFrame = Object.freeze({
   headers: null,
 });
 
+/** A plain delta, but for its type. Its content is not read. */
+const plainEvent: ParsedFrame = Object.freeze({ ...malformed, kind: 'event' });
+
 /**
  * Returns the error that replaces a frame nested too deeply to be read, stored or relayed. It ends the turn, because the
  * frame may have been an error or the end of the answer.
@@ -149,12 +152,31 @@ function isSteered(data: Fields): boolean {
   return isFields(details) && details.reason === 'steered';
 }
 
+/** A JSON string, and the other values that a plain delta may have. */
+const TEXT = String.raw`"[^"\\\x00-\x1f]*(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*)*"`;
+const VALUE = String.raw`(?:${TEXT}|-?(?:0|[1-9]\d{0,14})|\[\]|null|true|false)`;
+
+/**
+ * Matches a whole delta event whose members are all plain values: JSON that need not be parsed, because nothing in it is
+ * acted upon. Nearly every frame of a stream is one. The type is the first member or follows the sequence number, and no
+ * later member is `type`, `response` or `response_id`. Any other frame is parsed.
+ */
+const plainDelta = new RegExp(
+  String.raw`^\{(?:"sequence_number":(?:0|[1-9]\d{0,14}),)?"type":"(response\.[a-z_.]{1,60}\.delta)"` +
+    String.raw`(?:,"(?!type"|response)[a-z_]{1,40}":${VALUE})*\}$`,
+);
+
+/** Longest frame matched with `plainDelta`, in UTF-16 units: its backtracking costs memory in proportion to the text. */
+const LONGEST_PLAIN = 4_096;
+
 /**
  * Parses one frame (or the data of one SSE event). Unknown types pass through as `event`; in particular,
  * `response.mcp_call.failed` and the like end a tool call, not the response. A frame nested deeper than `MOST_FRAME_LEVELS`
  * is an error. Never throws.
  */
 export function parseFrame(frame: string): ParsedFrame {
+  const plain = frame.length <= LONGEST_PLAIN ? plainDelta.exec(frame) : null;
+  if (plain) return { ...plainEvent, type: plain[1]! };
   if (nestsDeeperThan(frame, MOST_FRAME_LEVELS)) return tooDeep();
   let data: unknown;
   try {

@@ -184,6 +184,7 @@ describe('a streamed answer', () => {
       destroyed: false,
       status: () => res,
       set: () => res,
+      writeHead: () => void (res.headersSent = true),
       flushHeaders: () => void (res.headersSent = true),
       write: () => accepts,
       end: () => {},
@@ -218,6 +219,20 @@ describe('a streamed answer', () => {
     expect(sink.attached).toBe(true);
     clock.advance(1);
     expect(sink.attached).toBe(false);
+  });
+
+  it('The events of one turn of the event loop, with the headers, reach the client as one chunk', async () => {
+    const client = ask({ stream: true });
+    const { sink } = await face.next();
+    sink.event('response.created', created, false);
+    sink.event('response.output_text.delta', '{"type":"response.output_text.delta","delta":"a"}', false);
+    sink.event('response.output_text.delta', '{"type":"response.output_text.delta","delta":"b"}', false);
+    await until(() => client.text().includes('"b"'));
+    sink.end('response.completed', done);
+    await client.closed;
+    const sizes = [...client.text().matchAll(/\r\n([0-9a-f]+)\r\n/g)].map(([, size]) => Number.parseInt(size!, 16));
+    expect(sizes).toHaveLength(3);
+    expect(sizes.at(-1)).toBe(0);
   });
 
   it('A streamed answer reports either delivery or disconnect, never both', async () => {
