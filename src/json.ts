@@ -97,10 +97,20 @@ function nameOf(quoted: string): string {
 
 /** Returns every member of the object that `text` has at `at`, in written order, including repeated names. */
 export function scanMembers(text: string, at = 0): Member[] {
-  const members: Member[] = [];
+  const start = skipSpace(text, at);
+  return text.charCodeAt(start) === OPEN_OBJECT ? membersFrom(text, start + 1).parts : [];
+}
+
+/** Parts of an array or object, and the index at which the scan ended: of the closing bracket in valid JSON. */
+interface Scanned<Part> {
+  parts: Part[];
+  end: number;
+}
+
+/** Scans the members of an object from the start of one of them. */
+function membersFrom(text: string, at: number): Scanned<Member> {
+  const parts: Member[] = [];
   let next = skipSpace(text, at);
-  if (text.charCodeAt(next) !== OPEN_OBJECT) return members;
-  next = skipSpace(text, next + 1);
   while (text.charCodeAt(next) === QUOTE) {
     const from = next;
     const nameEnd = skipString(text, from);
@@ -108,12 +118,41 @@ export function scanMembers(text: string, at = 0): Member[] {
     if (text.charCodeAt(next) !== COLON) break;
     const start = skipSpace(text, next + 1);
     const end = skipValue(text, start);
-    members.push({ name: nameOf(text.slice(from, nameEnd)), from, start, end });
+    parts.push({ name: nameOf(text.slice(from, nameEnd)), from, start, end });
     next = skipSpace(text, end);
     if (text.charCodeAt(next) !== COMMA) break;
     next = skipSpace(text, next + 1);
   }
-  return members;
+  return { parts, end: next };
+}
+
+/**
+ * Returns the parts of an array or an object that follow the one that ends at `at`; null when a comma is followed by none.
+ *
+ * @param scan `elementsFrom` or `membersFrom`
+ */
+function partsAfter<Part>(
+  text: string,
+  at: number,
+  scan: (text: string, at: number) => Scanned<Part>,
+): Scanned<Part> | null {
+  const next = skipSpace(text, at);
+  if (text.charCodeAt(next) !== COMMA) return { parts: [], end: next };
+  const found = scan(text, next + 1);
+  return found.parts.length === 0 ? null : found;
+}
+
+/** Returns the elements of an array after the element that ends at `at`. Null when the array does not end after them. */
+export function elementsAfter(text: string, at: number): Scanned<Span> | null {
+  const found = partsAfter(text, at, elementsFrom);
+  return found && text.charCodeAt(found.end) === CLOSE_LIST ? found : null;
+}
+
+/** Returns the members of an object after the member that ends at `at`. Null when the text does not end with the object. */
+export function membersAfter(text: string, at: number): Scanned<Member> | null {
+  const found = partsAfter(text, at, membersFrom);
+  if (found === null || text.charCodeAt(found.end) !== CLOSE_OBJECT) return null;
+  return skipSpace(text, found.end + 1) === text.length ? found : null;
 }
 
 /**
@@ -139,19 +178,23 @@ export function spansByName(members: readonly Member[]): Map<string, Span> {
  * @param at start of the array; white space before it is skipped
  */
 export function elementsOf(text: string, at = 0): Span[] {
-  const elements: Span[] = [];
+  const start = skipSpace(text, at);
+  return text.charCodeAt(start) === OPEN_LIST ? elementsFrom(text, start + 1).parts : [];
+}
+
+/** Scans the elements of an array from the start of one of them. */
+function elementsFrom(text: string, at: number): Scanned<Span> {
+  const parts: Span[] = [];
   let next = skipSpace(text, at);
-  if (text.charCodeAt(next) !== OPEN_LIST) return elements;
-  next = skipSpace(text, next + 1);
   while (next < text.length && text.charCodeAt(next) !== CLOSE_LIST) {
     const end = skipValue(text, next);
     if (end === next) break;
-    elements.push({ start: next, end });
+    parts.push({ start: next, end });
     next = skipSpace(text, end);
     if (text.charCodeAt(next) !== COMMA) break;
     next = skipSpace(text, next + 1);
   }
-  return elements;
+  return { parts, end: next };
 }
 
 /** Returns the text of a span; null without a span. */
@@ -250,12 +293,13 @@ export const MOST_LEVELS = 400;
 export type Excess = 'levels' | 'values';
 
 /**
- * Returns the first bound that a text exceeds, without parsing it; null when it is within both.
+ * Returns the number of values and member names in a text, over all levels, without parsing it; or the first bound that it
+ * exceeds.
  *
  * @param most.levels deepest nesting of arrays and objects
- * @param most.values most values and member names in the text, over all levels
+ * @param most.values most values and member names
  */
-export function excessOf(text: string, most: { levels: number; values: number }): Excess | null {
+export function countValues(text: string, most: { levels: number; values: number }): number | Excess {
   let depth = 0;
   let values = 1;
   for (let at = 0; at < text.length; at += 1) {
@@ -279,12 +323,12 @@ export function excessOf(text: string, most: { levels: number; values: number })
     }
     if (values > most.values) return 'values';
   }
-  return null;
+  return values;
 }
 
 /** Returns whether arrays and objects in the text are nested deeper than `most` levels. */
 export const nestsDeeperThan = (text: string, most: number): boolean =>
-  excessOf(text, { levels: most, values: Number.POSITIVE_INFINITY }) === 'levels';
+  countValues(text, { levels: most, values: Number.POSITIVE_INFINITY }) === 'levels';
 
 /**
  * Returns the path (names and indexes) of the first name that an object of the text contains more than once; null when

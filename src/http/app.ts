@@ -10,6 +10,7 @@ import { flatHeaders, REQUEST_ID_HEADER } from '../headers.ts';
 import type { Reader } from '../intake/pool.ts';
 import { encodeText } from '../json.ts';
 import type { Log } from '../log.ts';
+import { hardKeyOf } from '../session/decide.ts';
 import { type Caller, type ClientSink, credentialOf, type Shutdown, type TurnRequest } from '../session/port.ts';
 import type { Lease, Quota } from '../session/quota.ts';
 import { StoreUnavailable } from '../store/port.ts';
@@ -381,7 +382,7 @@ export function createHttpFace(options: HttpFaceOptions): Router {
     const requestId = res.locals.requestId as string;
     const { caller, lease, keep } = enter(req, res);
     if (service.shutdown.refusing) throw new BridgeError('bridge_draining');
-    const read = await bodyOf(req, res, lease);
+    const read = await bodyOf(req, res, { caller, lease });
     const { body } = read;
     res.socket?.setNoDelay(true);
     const sink =
@@ -404,7 +405,11 @@ export function createHttpFace(options: HttpFaceOptions): Router {
    *
    * @throws {BridgeError} for a wrong media type, or when the body cannot be read
    */
-  async function bodyOf(req: Request, res: Response, lease: Lease): Promise<ReadRequest> {
+  async function bodyOf(
+    req: Request,
+    res: Response,
+    { caller, lease }: { caller: Caller; lease: Lease },
+  ): Promise<ReadRequest> {
     const type = req.headers['content-type'] ?? '';
     if (!/^application\/([\w.+-]+\+)?json\b/i.test(type)) throw new BridgeError('bridge_unsupported_media_type');
     const gone = new AbortController();
@@ -413,7 +418,12 @@ export function createHttpFace(options: HttpFaceOptions): Router {
     try {
       const parsed = req.body !== undefined && typeof req.body === 'object';
       const source = parsed ? textOfParsed(req.body) : await readBody(req, config.limits.bodyBytes, lease);
-      const { request } = await reader.read(source, 'body', gone.signal);
+      const key = hardKeyOf(flatHeaders(req.headers));
+      const { request } = await reader.read(source, 'body', {
+        gone: gone.signal,
+        conversation: key && `${caller.scope}:${key.kind}:${key.hash}`,
+        named: !caller.credentialIsClients,
+      });
       return parsed ? { ...request, bytes: Number(req.headers['content-length'] ?? 0) } : request;
     } finally {
       res.off('close', leave);
@@ -479,7 +489,7 @@ export function createHttpFace(options: HttpFaceOptions): Router {
     (path: string): RequestHandler =>
     async (req, res) => {
       const { caller, lease } = enter(req, res);
-      const read = await bodyOf(req, res, lease);
+      const read = await bodyOf(req, res, { caller, lease });
       await admit(caller, read);
       await passOn(req, res, caller, { path, body: await encodeText(read.text) });
     };

@@ -1,11 +1,22 @@
 import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { BridgeError } from '../errors.ts';
+import { decodeText } from '../json.ts';
 import type { Log } from '../log.ts';
-import { type Answer, type Flat, type Job, type Kind, type Read, readSource, unflatten } from './read.ts';
+import { KnownBodies } from './again.ts';
+import { type Answer, type Flat, flatten, type Job, type Kind, type Read, readSource, unflatten } from './read.ts';
 
 /** A body as received: its bytes in order, or its text. */
 export type Source = readonly Uint8Array[] | string;
+
+export interface ReadOptions {
+  /** Ends the wait for the result when the client has disconnected. */
+  gone?: AbortSignal;
+  /** Conversation to which the body belongs: its last body is likely to be repeated by the next one. Null if unknown. */
+  conversation?: string | null;
+  /** Collect the names of objects at the provider. Default: true. */
+  named?: boolean;
+}
 
 /** Reads bodies: small ones synchronously, larger ones in worker threads. */
 export interface Reader {
@@ -13,16 +24,21 @@ export interface Reader {
    * Reads one body.
    *
    * @param source transferred: the memory of its parts is moved to the reading thread
-   * @param gone ends the wait for the result when the client has disconnected
    * @throws BridgeError if the body is refused, or if this reader is closed
    */
-  read(source: Source, kind: Kind, gone?: AbortSignal): Promise<Read>;
+  read(source: Source, kind: Kind, options?: ReadOptions): Promise<Read>;
   /** Stops the threads. Bodies that are waiting or being read are refused. */
   close(): Promise<void>;
 }
 
 /** Below this size in bytes a body is read faster than it is handed to a thread, whatever its content. */
 export const INLINE_BYTES = 32_768;
+
+/** Size from which a body is remembered, in bytes: smaller ones are read again as quickly as they are compared. */
+const REMEMBERED_BYTES = 8_192;
+
+/** Characters of bodies that are remembered, over all conversations. */
+const REMEMBERED_CHARS = 64 * 2 ** 20;
 
 /** Maximum number of bodies read at the same time. More threads than cores would only slow each of them down. */
 const THREADS = 2;
@@ -35,7 +51,7 @@ const LONGEST_MS = 20_000;
 
 interface Waiting {
   job: Job;
-  answered(read: Read): void;
+  answered(flat: Flat): void;
   refused(error: BridgeError): void;
 }
 
@@ -61,6 +77,20 @@ const PATH = join(import.meta.dirname, `thread.${import.meta.filename.split('.')
 const sizeOf = (source: Source) =>
   typeof source === 'string' ? source.length : source.reduce((sum, { byteLength }) => sum + byteLength, 0);
 
+/**
+ * Returns the text of a body; null when it may not be valid UTF-8. A long one is decoded in slices, between which the event
+ * loop runs.
+ */
+async function decoded(source: Source): Promise<string | null> {
+  if (typeof source === 'string') return source;
+  const bytes =
+    source.length === 1
+      ? Buffer.from(source[0]!.buffer, source[0]!.byteOffset, source[0]!.byteLength)
+      : Buffer.concat(source);
+  const text = await decodeText(bytes);
+  return text.includes('\ufffd') ? null : text;
+}
+
 /** Returns a part that owns its memory, so that the memory can be transferred. */
 const ownMemory = (part: Uint8Array): Uint8Array<ArrayBuffer> =>
   part.byteLength === part.buffer.byteLength && part.buffer instanceof ArrayBuffer
@@ -84,6 +114,7 @@ export function createReader(options: ReaderOptions): Reader {
   const { logger, inlineBytes = INLINE_BYTES, threads: most = THREADS, heapMb = HEAP_MB } = options;
   const { longestMs = LONGEST_MS } = options;
   const threads = new Set<Thread>();
+  const known = new KnownBodies(REMEMBERED_CHARS);
   let queue: Waiting[] = [];
   let closed = false;
 
@@ -98,7 +129,7 @@ export function createReader(options: ReaderOptions): Reader {
     threads.add(thread);
     worker.on('message', (answer: Answer) => {
       const waiting = done(thread);
-      if ('flat' in answer) waiting?.answered(unflatten(answer.flat));
+      if ('flat' in answer) waiting?.answered(answer.flat);
       else waiting?.refused(errorOf(answer, logger));
       next();
     });
@@ -145,14 +176,14 @@ export function createReader(options: ReaderOptions): Reader {
     idle.stopTimer = () => clearTimeout(timer);
   }
 
-  function readElsewhere(source: Source, kind: Kind, gone?: AbortSignal): Promise<Read> {
-    const { promise, resolve, reject } = Promise.withResolvers<Read>();
+  function readElsewhere(source: Source, kind: Kind, named: boolean, gone?: AbortSignal): Promise<Flat> {
+    const { promise, resolve, reject } = Promise.withResolvers<Flat>();
     const leave = () => {
       queue = queue.filter((each) => each !== waiting);
       reject(new BridgeError('bridge_turn_cancelled'));
     };
     const waiting: Waiting = {
-      job: { parts: typeof source === 'string' ? source : source.map(ownMemory), kind },
+      job: { parts: typeof source === 'string' ? source : source.map(ownMemory), kind, named },
       answered: resolve,
       refused: reject,
     };
@@ -168,10 +199,28 @@ export function createReader(options: ReaderOptions): Reader {
   }
 
   return {
-    async read(source, kind, gone) {
+    async read(source, kind, { gone, conversation = null, named = true } = {}) {
       if (closed) throw new BridgeError('bridge_draining');
-      if (sizeOf(source) >= inlineBytes) return readElsewhere(source, kind, gone);
-      return readSource(typeof source === 'string' ? source : Buffer.concat(source), kind);
+      const size = sizeOf(source);
+      const lasting = kind === 'body' && size >= REMEMBERED_BYTES ? conversation : null;
+      if (lasting !== null && known.has(lasting)) {
+        const text = await decoded(source);
+        const bytes = typeof source === 'string' ? Buffer.byteLength(source) : size;
+        const flat = text === null ? null : known.read(lasting, text, bytes, named);
+        if (flat) {
+          known.remember(lasting, flat, named);
+          return unflatten(flat);
+        }
+      }
+      if (size >= inlineBytes) {
+        const flat = await readElsewhere(source, kind, named, gone);
+        if (lasting !== null) known.remember(lasting, flat, named);
+        return unflatten(flat);
+      }
+      const bytes = typeof source === 'string' ? source : Buffer.concat(source);
+      const read = readSource(bytes, kind, { whole: lasting !== null, named });
+      if (lasting !== null) known.remember(lasting, flatten(read), named);
+      return read;
     },
     async close() {
       closed = true;

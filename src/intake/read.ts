@@ -1,8 +1,8 @@
 import { z } from 'zod';
 import { type BridgeCode, BridgeError } from '../errors.ts';
 import {
+  countValues,
   type Excess,
-  excessOf,
   isFields,
   type Member,
   MOST_LEVELS,
@@ -89,7 +89,7 @@ const request = z.looseObject({
  *
  * @throws BridgeError `bridge_invalid_request` with the name of the field
  */
-function validateRequest(body: Readonly<Record<string, unknown>>): void {
+export function validateRequest(body: Readonly<Record<string, unknown>>): void {
   const names = Object.keys(body);
   if (names.length > bounds.members) throw invalid(`The body has more than ${bounds.members} members.`);
   if (names.some(({ length }) => length > bounds.name)) {
@@ -135,6 +135,8 @@ export interface Read {
   request: ReadRequest;
   /** The text of a envelope with `null` in place of its request; empty for a plain body. */
   envelope: string;
+  /** Number of values and member names in the body's text. */
+  values: number;
 }
 
 const utf8 = new TextDecoder('utf-8', { fatal: true });
@@ -143,18 +145,25 @@ const utf8 = new TextDecoder('utf-8', { fatal: true });
  * Reads a body: checks bounds, syntax and fields, and computes everything that is needed of it later.
  *
  * @param source UTF-8 bytes, or a text that was decoded already
- * @param whole true if the result will be flattened
+ * @param options.whole true if the result will be flattened
+ * @param options.named collect the names of objects at the provider
  * @throws BridgeError if the body is refused
  */
-export function readSource(source: Uint8Array | string, kind: Kind, whole = false): Read {
+export function readSource(
+  source: Uint8Array | string,
+  kind: Kind,
+  options: { whole?: boolean; named?: boolean } = {},
+): Read {
   let text = '';
   let envelope = '';
   let body: unknown;
+  let values = 0;
   try {
     text = typeof source === 'string' ? source : utf8.decode(source);
     if (kind === 'envelope') [envelope, text] = opened(text);
-    const excess = excessOf(text, bounds);
-    if (excess) throw excessive(excess);
+    const counted = countValues(text, bounds);
+    if (typeof counted === 'string') throw excessive(counted);
+    values = counted;
     body = parseExact(text);
   } catch (error) {
     throw error instanceof BridgeError ? error : new BridgeError('bridge_invalid_json', { cause: error });
@@ -162,7 +171,7 @@ export function readSource(source: Uint8Array | string, kind: Kind, whole = fals
   if (!isObject(body)) throw invalid('The body must be a JSON object.');
   validateRequest(body);
   const bytes = typeof source === 'string' ? Buffer.byteLength(source) : source.length;
-  return { request: readRequest(body, text, bytes, whole), envelope };
+  return { request: readRequest(body, text, bytes, options), envelope, values };
 }
 
 /** Splits a envelope into the text around its request and the text of the request. */
@@ -178,6 +187,7 @@ function opened(envelope: string): [string, string] {
  */
 export interface Flat extends Omit<ReadRequest, 'items' | 'members'> {
   envelope: string;
+  values: number;
   memberNames: readonly string[];
   /** Three numbers per member: the start of its name, the start of its value, and the end. */
   memberPlaces: Uint32Array;
@@ -200,6 +210,8 @@ export interface Flat extends Omit<ReadRequest, 'items' | 'members'> {
 export interface Job {
   parts: readonly Uint8Array[] | string;
   kind: Kind;
+  /** Collect the names of objects at the provider. */
+  named: boolean;
 }
 
 /** Answer of a reading thread for one body. `failed`: text of an internal error. */
@@ -212,12 +224,20 @@ const FROM_CLIENT = 1;
 const EXACT = 2;
 const NAMED = 4;
 
+/** Returns the flags of an item. */
+export const marksOf = (item: ReadItem): number =>
+  (item.fromClient ? FROM_CLIENT : 0) | (item.exact ? EXACT : 0) | (item.named === null ? 0 : NAMED);
+
+/** Returns the positions of members as numbers, three for each. */
+export const placesOf = (members: readonly Member[]): Uint32Array =>
+  Uint32Array.from(members.flatMap(({ from, start, end }) => [from, start, end]));
+
 /**
  * Converts a read request for the transfer to another thread.
  *
  * @param read a request whose items occur in its text in order
  */
-export function flatten({ request, envelope }: Read): Flat {
+export function flatten({ request, envelope, values }: Read): Flat {
   const { items, members, ...plain } = request;
   const { list } = items;
   const input = members.findLast(({ name }) => name === 'input');
@@ -234,14 +254,15 @@ export function flatten({ request, envelope }: Read): Flat {
     from = end;
     othersBefore[index] = others.length;
     others.push(...item.accepted.slice(1));
-    marks[index] = (item.fromClient ? FROM_CLIENT : 0) | (item.exact ? EXACT : 0) | (item.named === null ? 0 : NAMED);
+    marks[index] = marksOf(item);
   });
   othersBefore[list.length] = others.length;
   return {
     ...plain,
     envelope,
+    values,
     memberNames: members.map(({ name }) => name),
-    memberPlaces: Uint32Array.from(members.flatMap((member) => [member.from, member.start, member.end])),
+    memberPlaces: placesOf(members),
     spans,
     bare,
     hashes: items.hashes.join(''),
@@ -254,7 +275,7 @@ export function flatten({ request, envelope }: Read): Flat {
 }
 
 /** Returns the hashes from index `from` to `to` of a concatenated text. */
-function cut(joined: string, from = 0, to = joined.length / HASH_CHARS): ItemHash[] {
+export function cut(joined: string, from = 0, to = joined.length / HASH_CHARS): ItemHash[] {
   const hashes: ItemHash[] = [];
   for (let at = from; at < to; at += 1) hashes.push(joined.slice(at * HASH_CHARS, (at + 1) * HASH_CHARS));
   return hashes;
@@ -306,7 +327,8 @@ class FlatItem implements ReadItem {
   }
 }
 
-function itemsOf(flat: Flat): ReadItems {
+/** Returns the items of a request that was flattened, each read when it is needed. */
+export function itemsOf(flat: Flat): ReadItems {
   let list: ReadItems['list'] | null = null;
   let hashes: ReadItems['hashes'] | null = null;
   let chain: ReadItems['chain'] | null = null;
@@ -327,13 +349,18 @@ function itemsOf(flat: Flat): ReadItems {
   };
 }
 
+/** Returns the members of a body that was flattened. */
+export function membersIn({ memberNames, memberPlaces }: Flat): Member[] {
+  const place = (at: number) => memberPlaces[at]!;
+  return memberNames.map(
+    (name, at): Member => ({ name, from: place(at * 3), start: place(at * 3 + 1), end: place(at * 3 + 2) }),
+  );
+}
+
 /** Restores a request that was flattened. */
 export function unflatten(flat: Flat): Read {
   const { text, bytes, body, shape, hostedTools, requestFp, contextFp, references, comparison, names } = flat;
-  const place = (at: number) => flat.memberPlaces[at]!;
-  const members = flat.memberNames.map(
-    (name, at): Member => ({ name, from: place(at * 3), start: place(at * 3 + 1), end: place(at * 3 + 2) }),
-  );
   const plain = { text, bytes, body, shape, hostedTools, requestFp, contextFp, references, comparison, names };
-  return { request: { ...plain, members, items: itemsOf(flat) }, envelope: flat.envelope };
+  const request = { ...plain, members: membersIn(flat), items: itemsOf(flat) };
+  return { request, envelope: flat.envelope, values: flat.values };
 }

@@ -3,11 +3,13 @@ import { BridgeError } from '../errors.ts';
 import { type Answer, flatten, type Job, readSource } from './read.ts';
 
 /** Entry point of the thread that reads large bodies, one at a time. Its answers hold no values, see `Flat`. */
-parentPort?.on('message', ({ parts, kind }: Job) => {
+parentPort?.on('message', ({ parts, kind, named }: Job) => {
   let answer: Answer;
   const transfer: ArrayBufferLike[] = [];
   try {
-    const flat = flatten(readSource(typeof parts === 'string' ? parts : Buffer.concat(parts), kind, true));
+    const flat = flatten(
+      readSource(typeof parts === 'string' ? parts : Buffer.concat(parts), kind, { whole: true, named }),
+    );
     transfer.push(flat.spans.buffer, flat.marks.buffer, flat.othersBefore.buffer, flat.memberPlaces.buffer);
     answer = { flat };
   } catch (error) {

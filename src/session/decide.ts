@@ -52,7 +52,7 @@ function anchorOf({ previous_response_id: id }: RequestBody): string | null {
  * Returns the request's single hard key: the thread id, otherwise the first session header. Codex sub-agents share a
  * session id, but never a thread id.
  */
-function hardKeyOf(headers: TurnRequest['headers']): KeyRef | null {
+export function hardKeyOf(headers: TurnRequest['headers']): KeyRef | null {
   const thread = text(headers[THREAD_HEADER]);
   if (thread) return { kind: 'thread', hash: sha256(thread) };
   for (const name of sessionHeaders) {

@@ -209,17 +209,15 @@ export const hashable = (text: string): string | Buffer => (text.length < 65_536
 
 const sha256 = (text: string): Fingerprint => hash('sha256', hashable(text), 'hex');
 
-/** Fields that do not change the model's input, or that may change between the turns of one line. */
+/** Fields about delivery, and stamps that change with every attempt. They are not part of the requested generation. */
+const delivery = new Set(['type', 'stream', 'stream_options', 'client_metadata', 'input']);
+
+/** Further fields that do not change the model's input, or that may change between the turns of one line. */
 const ignored = new Set([
-  'type',
-  'input',
   'previous_response_id',
   'conversation',
   'background',
-  'client_metadata',
   'metadata',
-  'stream',
-  'stream_options',
   'user',
   'safety_identifier',
   'prompt_cache_key',
@@ -252,37 +250,45 @@ function contextField(name: string, value: unknown): string {
   return canonical(value);
 }
 
+/** Canonical texts of a body's fields by name. */
+export type FieldTexts = ReadonlyMap<string, string>;
+
+/** Returns the canonical text of one field; null for a field that no fingerprint covers, or that has no value. */
+export function fieldText(name: string, value: unknown): string | null {
+  return delivery.has(name) || value === null || value === undefined ? null : contextField(name, value);
+}
+
+/** Returns the canonical texts of all fields that fingerprints cover. */
+export function fieldTexts(body: RequestBody): FieldTexts {
+  const texts = new Map<string, string>();
+  for (const name of Object.keys(body)) {
+    const text = fieldText(name, body[name]);
+    if (text !== null) texts.set(name, text);
+  }
+  return texts;
+}
+
+const sorted = (fields: FieldTexts) => [...fields].sort(([one], [other]) => (one < other ? -1 : 1));
+
 /**
  * Returns the fingerprint of the fields that must be equal for a request to be sent as a delta of another. Unknown fields
  * are compared; a field at its default equals its absence.
  */
-export function contextFingerprint(body: RequestBody): Fingerprint {
-  const fields: string[] = [];
-  for (const name of Object.keys(body).sort()) {
-    const value = body[name];
-    if (ignored.has(name) || value === null || value === undefined) continue;
-    const text = contextField(name, value);
-    if (text !== defaults.get(name) && text !== '{}') fields.push(`${name}=${text}`);
-  }
-  return sha256(fields.join('\n'));
+export function contextFingerprint(fields: FieldTexts): Fingerprint {
+  const compared = sorted(fields).filter(
+    ([name, text]) => !ignored.has(name) && text !== defaults.get(name) && text !== '{}',
+  );
+  return sha256(compared.map(([name, text]) => `${name}=${text}`).join('\n'));
 }
-
-/** Fields about delivery, and stamps that change with every attempt. They are not part of the requested generation. */
-const delivery = new Set(['type', 'stream', 'stream_options', 'client_metadata', 'input']);
 
 /**
  * Returns the fingerprint of a request. Requests with equal fingerprints ask for the same generation.
  *
  * @param hashes hashes of the items of the body's input
  */
-export function requestFingerprint(body: RequestBody, hashes: readonly ItemHash[]): Fingerprint {
-  const fields: string[] = [];
-  for (const name of Object.keys(body).sort()) {
-    const value = body[name];
-    if (delivery.has(name) || value === null || value === undefined) continue;
-    fields.push(`${name}=${contextField(name, value)}`);
-  }
-  return sha256(`${fields.join('\n')}\n${hashes.join()}`);
+export function requestFingerprint(fields: FieldTexts, hashes: readonly ItemHash[]): Fingerprint {
+  const written = sorted(fields).map(([name, text]) => `${name}=${text}`);
+  return sha256(`${written.join('\n')}\n${hashes.join()}`);
 }
 
 interface ShownForm {
@@ -451,9 +457,13 @@ export function extendChain(from: Fingerprint, items: readonly Link[]): Fingerpr
   return items.reduce(next, from);
 }
 
-/** Returns the chains over items: entry n covers the first n. */
-export function chainOver(items: readonly Link[]): Fingerprint[] {
-  const chain = [EMPTY];
+/**
+ * Returns the chains over items: entry n covers the first n.
+ *
+ * @param from chain over the items before
+ */
+export function chainOver(items: readonly Link[], from: Fingerprint = EMPTY): Fingerprint[] {
+  const chain = [from];
   for (const item of items) chain.push(next(chain.at(-1)!, item));
   return chain;
 }
@@ -475,17 +485,28 @@ const MOST_PLACES = 256;
 const NEWEST = 8;
 
 /**
- * Returns the places in a request's items where a known turn may have ended, deepest first: after items of the model, and
- * among the newest items after any item (a warm-up has no output, and some outputs end like an input).
+ * Returns the numbers of items after which a known turn may have ended, deepest first: after items of the model, and among
+ * the newest items after any item (a warm-up has no output, and some outputs end like an input).
  */
-export function plausiblePlaces(items: readonly ReadItem[], chain: readonly Fingerprint[]): Fingerprint[] {
-  const places: Fingerprint[] = [];
-  for (let count = items.length; count > 0 && places.length < MOST_PLACES; count -= 1) {
-    const last = items[count - 1]!;
-    if (count <= items.length - NEWEST && last.fromClient) continue;
-    places.push(placeAfter(chain[count]!, last.value));
+export function plausibleCounts(items: readonly Pick<ReadItem, 'fromClient'>[]): number[] {
+  const counts: number[] = [];
+  for (let count = items.length; count > 0 && counts.length < MOST_PLACES; count -= 1) {
+    if (count > items.length - NEWEST || !items[count - 1]!.fromClient) counts.push(count);
   }
-  return places;
+  return counts;
+}
+
+/**
+ * Returns the places in a request's items where a known turn may have ended, deepest first.
+ *
+ * @param known places that were computed before, by number of items
+ */
+export function plausiblePlaces(
+  items: readonly Pick<ReadItem, 'fromClient' | 'value'>[],
+  chain: readonly Fingerprint[],
+  known: ReadonlyMap<number, Fingerprint> = new Map(),
+): Fingerprint[] {
+  return plausibleCounts(items).map((count) => known.get(count) ?? placeAfter(chain[count]!, items[count - 1]!.value));
 }
 
 const shown = (items: readonly Item[]): Accepted[] => items.map((item) => identitiesShown(item).map(short));

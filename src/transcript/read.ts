@@ -5,6 +5,7 @@ import {
   acceptedOf,
   chainOver,
   contextFingerprint,
+  fieldTexts,
   isFromClient,
   isNameOnly,
   itemHash,
@@ -15,7 +16,10 @@ import {
 } from './items.ts';
 import { isExactItem } from './planner.ts';
 import { comparisonOf, namesWritten, referencesIn } from './provider-ids.ts';
-import type { Item, ItemHash, LookedAt, ReadItem, ReadItems, ReadRequest, RequestBody } from './types.ts';
+import type { Item, ItemHash, LookedAt, Names, ReadItem, ReadItems, ReadRequest, RequestBody } from './types.ts';
+
+/** No names: they were not collected, or there are none. */
+export const noNames: Names = Object.freeze({ owned: new Map(), foreign: null });
 
 /** Types that only a model or a tool round produces: an input that contains one carries history. */
 const producedTypes = /(_call|_call_output|_output|reasoning|compaction|_approval_request|_approval_response)$/;
@@ -39,7 +43,7 @@ const harmless = new Set([
 ]);
 
 /** Returns whether a request lets the provider use a tool that may act outside the conversation. */
-function hasHostedTools({ tools }: RequestBody): boolean {
+export function hasHostedTools({ tools }: RequestBody): boolean {
   return (
     Array.isArray(tools) &&
     !tools.every(
@@ -124,7 +128,7 @@ const KEPT: readonly (keyof LookedAt)[] = [
 const NOTED: readonly (keyof LookedAt)[] = ['conversation', 'reasoning'];
 
 /** Returns the members of a body that the bridge itself uses. None of them is large. */
-function lookedAt(body: RequestBody): LookedAt {
+export function lookedAt(body: RequestBody): LookedAt {
   const kept: Record<string, unknown> = {};
   for (const name of KEPT) if (Object.hasOwn(body, name)) kept[name] = body[name];
   for (const name of NOTED) if (Object.hasOwn(body, name)) kept[name] = body[name] == null ? null : {};
@@ -148,9 +152,16 @@ function keptMetadata(metadata: RequestBody): RequestBody {
  * @param body validated value of `text`
  * @param bytes size as received
  * @param whole compute all hashes of every item now, because they will be needed
+ * @param named collect the names of objects at the provider: they matter where several tenants share a credential
  */
-export function readRequest(body: RequestBody, text: string, bytes: number, whole = false): ReadRequest {
+export function readRequest(
+  body: RequestBody,
+  text: string,
+  bytes: number,
+  { whole = false, named = true } = {},
+): ReadRequest {
   const members = scanMembers(text);
+  const fields = fieldTexts(body);
   const items = readItems(writtenInput(body.input, textOf(text, spansByName(members).get('input'))));
   if (whole) for (const item of items.list) void item.accepted;
   return {
@@ -164,10 +175,10 @@ export function readRequest(body: RequestBody, text: string, bytes: number, whol
       items.list.map(({ value }) => value),
     ),
     hostedTools: hasHostedTools(body),
-    requestFp: requestFingerprint(body, items.hashes),
-    contextFp: contextFingerprint(body),
+    requestFp: requestFingerprint(fields, items.hashes),
+    contextFp: contextFingerprint(fields),
     references: referencesIn(body),
     comparison: comparisonOf(body),
-    names: namesWritten(body, text),
+    names: named ? namesWritten(body, text) : noNames,
   };
 }

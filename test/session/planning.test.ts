@@ -55,7 +55,7 @@ const said = (content: string): Item => ({ type: 'message', role: 'assistant', c
 
 function asking(items: readonly Item[], over: Parameters<typeof evidence>[0] = {}, more: object = {}): Turn {
   const text = JSON.stringify({ model: 'm', input: items });
-  const read = readRequest(JSON.parse(text), text, text.length, true);
+  const read = readRequest(JSON.parse(text), text, text.length, { whole: true });
   return {
     evidence: evidence(over),
     request: read,

@@ -1,7 +1,9 @@
 import { describe, expect, it } from 'vitest';
-import { contextFingerprint, identity } from '../../src/transcript/items.ts';
+import { contextFingerprint, fieldTexts, identity } from '../../src/transcript/items.ts';
 import { readRequest } from '../../src/transcript/read.ts';
 import type { Item } from '../../src/transcript/types.ts';
+
+const contextOf = (body: object) => contextFingerprint(fieldTexts(body as never));
 
 const text = (type: string, words: string, more: object = {}) => ({ type, text: words, ...more });
 const said = (more: object = {}): Item => ({
@@ -116,7 +118,7 @@ describe('the context of a request', () => {
     ['null', { instructions: null, reasoning: null, text: null }],
     ['empty objects', { reasoning: {} }],
   ])('The context fingerprint is not changed by %s', (_, more) => {
-    expect(contextFingerprint({ ...body, ...more })).toBe(contextFingerprint(body));
+    expect(contextOf({ ...body, ...more })).toBe(contextOf(body));
   });
 
   it.each<[string, object]>([
@@ -135,14 +137,14 @@ describe('the context of a request', () => {
     ['parallel calls', { parallel_tool_calls: false }],
     ['an unknown field', { novelty: 1 }],
   ])('The context fingerprint is changed by %s', (_, more) => {
-    expect(contextFingerprint({ ...body, ...more })).not.toBe(contextFingerprint(body));
+    expect(contextOf({ ...body, ...more })).not.toBe(contextOf(body));
   });
 
   it('The context fingerprint does not depend on the order of `include`', () => {
     const [one, other] = [
       ['a', 'b'],
       ['b', 'a', 'b'],
-    ].map((include) => contextFingerprint({ ...body, include }));
+    ].map((include) => contextOf({ ...body, include }));
     expect(one).toBe(other);
   });
 });

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { contextFingerprint, rewriteForClient } from '../../src/transcript/items.ts';
+import { contextFingerprint, fieldTexts, rewriteForClient } from '../../src/transcript/items.ts';
 import {
   buildReplay,
   continueAnchor,
@@ -11,6 +11,8 @@ import {
 } from '../../src/transcript/planner.ts';
 import { readItem, readRequest } from '../../src/transcript/read.ts';
 import type { Item, RequestBody } from '../../src/transcript/types.ts';
+
+const contextOf = (body: object) => contextFingerprint(fieldTexts(body as never));
 
 const user = (text: string): Item => ({ type: 'message', role: 'user', content: text });
 const model = (text: string): Item => ({ type: 'message', role: 'assistant', content: text, id: `msg_${text}` });
@@ -29,11 +31,11 @@ const written = (items: readonly Item[]) => items.map((value) => readItem({ valu
 const reading = (body: object, text = textOf(body)) => readRequest(body as RequestBody, text, text.length);
 /** Returns the expected frame input for these items. */
 const sent = (items: unknown) => ({ input: JSON.stringify(items), items: (items as readonly Item[]).length });
-const match = { end: { responseId: 'resp_1', contextFp: contextFingerprint(bodyOf([])) }, count: past.length };
+const match = { end: { responseId: 'resp_1', contextFp: contextOf(bodyOf([])) }, count: past.length };
 const plan = (body: RequestBody, more: Partial<PlanInput> = {}) =>
   planWire({
     request: reading(body),
-    continuation: continueLine(contextFingerprint(body), written(body.input as Item[]), match),
+    continuation: continueLine(contextOf(body), written(body.input as Item[]), match),
     parentResponseId: 'resp_1',
     socketAnchor: 'resp_1',
     anchorStored: false,
@@ -65,7 +67,7 @@ describe('a full resend', () => {
 
   it('A full resend without a known line is a root', () => {
     const items = written(resend.input as Item[]);
-    expect(continueLine(contextFingerprint(resend), items, null)).toEqual({ kind: 'root', items });
+    expect(continueLine(contextOf(resend), items, null)).toEqual({ kind: 'root', items });
   });
 
   it('A full resend keeps references, except those that the provider cannot resolve', () => {

@@ -1,4 +1,5 @@
 import { existsSync, readFileSync } from 'node:fs';
+import type { ReadRequest } from '../../../src/transcript/types.ts';
 import { user } from '../../support/messages.ts';
 
 const recorded = (name: string) => {
@@ -17,7 +18,7 @@ const said = (text: string, annotations: unknown[] = []) => ({
 const many = (count: number) => Array.from({ length: count }, (_, at) => (at % 2 ? said(`a${at}`) : user(`q${at}`)));
 
 /** Items of every kind with its own reading rules. */
-const kinds = [
+export const kinds = [
   user('one'),
   { role: 'user', content: 'short form' },
   { role: 'developer', content: 'rules' },
@@ -106,3 +107,20 @@ export function recordedBodies(): [string, string][] {
       ]);
     });
 }
+
+/** Returns a read request without its lazily computed parts. */
+export const plainOf = ({ items: { list, hashes, chain, places }, ...read }: ReadRequest) => ({
+  ...read,
+  hashes,
+  chain,
+  places,
+  items: list.map(({ value, json, hash: own, accepted, fromClient, exact, named }) => ({
+    value,
+    json,
+    own,
+    accepted,
+    fromClient,
+    exact,
+    named,
+  })),
+});

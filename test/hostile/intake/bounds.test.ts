@@ -185,8 +185,8 @@ describe('reader threads', () => {
     const reader = make({});
     const gone = new AbortController();
     const first = reader.read(costly, 'body');
-    const second = reader.read(plain, 'body', gone.signal);
-    const third = reader.read(plain, 'body', AbortSignal.abort());
+    const second = reader.read(plain, 'body', { gone: gone.signal });
+    const third = reader.read(plain, 'body', { gone: AbortSignal.abort() });
     gone.abort();
     await expect(second).rejects.toMatchObject({ code: 'bridge_turn_cancelled' });
     await expect(third).rejects.toMatchObject({ code: 'bridge_turn_cancelled' });

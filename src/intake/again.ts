@@ -1,0 +1,270 @@
+import {
+  countValues,
+  elementsAfter,
+  type Member,
+  membersAfter,
+  parseExact,
+  repeatedName,
+  textOf,
+  withSpans,
+} from '../json.ts';
+import {
+  chainOver,
+  contextFingerprint,
+  fieldText,
+  plausibleCounts,
+  plausiblePlaces,
+  requestFingerprint,
+} from '../transcript/items.ts';
+import { comparisonOf, MOST_NAMES, namesIn, referencesIn } from '../transcript/provider-ids.ts';
+import { hasHostedTools, lookedAt, noNames, readItem, shapeOf } from '../transcript/read.ts';
+import type { Fingerprint, Item, Names } from '../transcript/types.ts';
+import { bounds, cut, type Flat, itemsOf, marksOf, membersIn, placesOf, validateRequest } from './read.ts';
+
+/**
+ * Reading a body that repeats an earlier one and adds to it. Most clients resend their whole conversation with each turn, as
+ * the same bytes and some more. The items that were read before are recognised by comparing text, and only what follows is
+ * scanned, parsed and hashed. In any case of doubt nothing is returned, and the body is read as a whole. The result is the
+ * same either way.
+ */
+
+/** Members that are large, and the same in every turn of a conversation. */
+const LASTING = new Set(['instructions', 'tools', 'text']);
+
+/** Length above which a lasting member is remembered, in characters. */
+const LONG = 512;
+
+/** What is known of a lasting member, by its text. It was valid, and named no object at the provider. */
+interface Facts {
+  canonical: string | null;
+  hostedTools: boolean;
+}
+
+/** Most members whose facts are remembered. */
+const MOST_FACTS = 64;
+
+/** Longest body that is remembered, in characters. */
+const LONGEST = 16 * 2 ** 20;
+
+/** Returns a concatenation of the two, of the same kind as the first. */
+function joined<A extends Uint32Array | Uint8Array>(one: A, other: ArrayLike<number>): A {
+  const both = new (one.constructor as new (length: number) => A)(one.length + other.length);
+  both.set(one);
+  both.set(other, one.length);
+  return both;
+}
+
+/** Returns whether a longer body can be read on top of this one. */
+function isExtensible({ bare, marks, shape, text, memberNames, names }: Flat): boolean {
+  if (bare || marks.length === 0 || shape === 'delta' || text.length > LONGEST) return false;
+  if (new Set(memberNames).size < memberNames.length || names.foreign !== null) return false;
+  return [...names.owned.values()].every((path) => path.startsWith('input['));
+}
+
+/** Returns the names of a body's items, those that were read before and the new ones; null if they need a closer look. */
+function namesOfAll(known: Flat, newItems: readonly Item[]): Names | null {
+  const { owned, foreign } = namesIn({ input: newItems });
+  if (foreign !== null) return null;
+  const all = new Map(known.names.owned);
+  for (const [id, path] of owned) {
+    if (!all.has(id))
+      all.set(
+        id,
+        path.replace(/\d+/, (index) => String(Number(index) + known.marks.length)),
+      );
+  }
+  return all.size > MOST_NAMES ? null : { owned: all, foreign: null };
+}
+
+/** Returns the places of a body, of which those of the known beginning are not computed again. */
+function placesOfAll(known: Flat, flat: Flat): Fingerprint[] {
+  const places = cut(known.places);
+  const before = new Map(plausibleCounts(itemsOf(known).list).map((count, nth) => [count, places[nth]!]));
+  const { list, chain } = itemsOf(flat);
+  return plausiblePlaces(list, chain, before);
+}
+
+interface Known {
+  flat: Flat;
+  /** The names of objects at the provider were collected. */
+  named: boolean;
+}
+
+/** Bodies that were read last, by conversation. */
+export class KnownBodies {
+  readonly #budget: number;
+  readonly #bodies = new Map<string, Known>();
+  readonly #facts = new Map<string, Facts>();
+  #chars = 0;
+
+  /** @param budget most characters of text that are remembered, over all conversations */
+  constructor(budget: number) {
+    this.#budget = budget;
+  }
+
+  /** Number of characters remembered. */
+  get chars(): number {
+    return this.#chars;
+  }
+
+  has(conversation: string): boolean {
+    return this.#bodies.has(conversation);
+  }
+
+  /**
+   * Remembers a body that was read, in place of the conversation's earlier one.
+   *
+   * @param named true if the names of objects at the provider were collected
+   */
+  remember(conversation: string, flat: Flat, named: boolean): void {
+    this.#forget(conversation);
+    if (!isExtensible(flat)) return;
+    this.#bodies.set(conversation, { flat, named });
+    this.#chars += flat.text.length;
+    for (const oldest of this.#bodies.keys()) {
+      if (this.#chars <= this.#budget) break;
+      this.#forget(oldest);
+    }
+  }
+
+  #forget(conversation: string): void {
+    const known = this.#bodies.get(conversation);
+    if (!known) return;
+    this.#bodies.delete(conversation);
+    this.#chars -= known.flat.text.length;
+  }
+
+  /**
+   * Reads a body that repeats all items of the conversation's last one, in the same bytes and at the same place.
+   *
+   * @returns null if it does not, if it is not valid, or if it must be read as a whole for another reason
+   */
+  read(conversation: string, text: string, bytes: number, named: boolean): Flat | null {
+    const known = this.#bodies.get(conversation);
+    if (known?.named !== named) return null;
+    const { spans } = known.flat;
+    const from = spans[spans.length - 1]!;
+    if (text.slice(0, from) !== known.flat.text.slice(0, from)) return null;
+    try {
+      return this.#extend(known, text, bytes, from);
+    } catch {
+      // Reading the whole body finds the same fault, and describes it.
+      return null;
+    }
+  }
+
+  /** @param from end of the last item that is known */
+  #extend({ flat: known, named }: Known, text: string, bytes: number, from: number): Flat | null {
+    const added = elementsAfter(text, from);
+    const after = added && membersAfter(text, added.end + 1);
+    if (!after) return null;
+    const before = membersIn(known);
+    const nth = before.findIndex(({ name }) => name === 'input');
+    const members = [...before.slice(0, nth), { ...before[nth]!, end: added.end + 1 }, ...after.parts];
+    if (new Set(members.map(({ name }) => name)).size < members.length || members.length > bounds.members) return null;
+
+    const newText = added.parts.length === 0 ? '[]' : `[${text.slice(added.parts[0]!.start, added.end)}]`;
+    const values = this.#values(known, newText, text.slice(added.end));
+    const rest = this.#rest(text, members, named);
+    if (values === null || rest === null || (named && repeatedName(newText) !== null)) return null;
+    const newItems = parseExact(newText) as Item[];
+    const names = named ? namesOfAll(known, newItems) : noNames;
+    if (names === null || known.marks.length + newItems.length > bounds.items) return null;
+    const body: Record<string, unknown> = { ...rest.body, input: newItems };
+    validateRequest(body);
+    rest.learn();
+
+    const items = newItems.map((value, at) => readItem({ value, json: textOf(text, added.parts[at])! }));
+    const chain = chainOver(items, cut(known.chain).at(-1)!);
+    const others = items.map(({ accepted }) => accepted.slice(1));
+    const othersBefore = [known.othersBefore.at(-1)!];
+    for (const each of others) othersBefore.push(othersBefore.at(-1)! + each.length);
+    const shape = shapeOf(body, newItems);
+    const hashes = known.hashes + items.map(({ hash }) => hash).join('');
+    const flat: Flat = {
+      text,
+      bytes,
+      envelope: '',
+      values,
+      body: lookedAt(body),
+      memberNames: members.map(({ name }) => name),
+      memberPlaces: placesOf(members),
+      spans: joined(
+        known.spans,
+        added.parts.flatMap(({ start, end }) => [start, end]),
+      ),
+      bare: false,
+      hashes,
+      chain: known.chain + chain.slice(1).join(''),
+      places: '',
+      others: known.others + others.flat().join(''),
+      othersBefore: joined(known.othersBefore.subarray(0, -1), othersBefore),
+      marks: joined(known.marks, items.map(marksOf)),
+      shape: shape === 'fresh' ? known.shape : shape,
+      hostedTools: rest.hostedTools,
+      requestFp: requestFingerprint(rest.fields, cut(hashes)),
+      contextFp: contextFingerprint(rest.fields),
+      references: [...new Set([...known.references, ...referencesIn({ input: newItems })])],
+      comparison: comparisonOf(body),
+      names,
+    };
+    flat.places = placesOfAll(known, flat).join('');
+    return flat;
+  }
+
+  /** Returns the number of values in a body, or more; null when it may exceed a bound. */
+  #values(known: Flat, ...parts: string[]): number | null {
+    let { values } = known;
+    for (const part of parts) {
+      // In the body the items are one level deeper.
+      const counted = countValues(part, { levels: bounds.levels - 1, values: bounds.values });
+      if (typeof counted === 'string') return null;
+      values += counted;
+    }
+    return values > bounds.values ? null : values;
+  }
+
+  /**
+   * Reads the members other than `input`. Lasting ones that were read before are not parsed, and are not in the result's
+   * `body`. `learn` remembers those that were, and is to be called once the body is valid.
+   *
+   * @returns null if one of them names, or may name, an object at the provider
+   */
+  #rest(text: string, members: readonly Member[], named: boolean) {
+    const keys = new Map<string, string>();
+    const known = new Map<string, Facts>();
+    for (const { name, start, end } of members) {
+      if (!LASTING.has(name) || end - start <= LONG) continue;
+      const key = `${named}:${name}:${text.slice(start, end)}`;
+      const facts = this.#facts.get(key);
+      if (facts) known.set(name, facts);
+      else keys.set(name, key);
+    }
+    const leftOut = members.filter(({ name }) => name === 'input' || known.has(name));
+    const shortened = withSpans(
+      text,
+      leftOut.map(({ start, end }) => ({ start, end, json: 'null' })),
+    );
+    const body = parseExact(shortened) as Record<string, unknown>;
+    for (const { name } of leftOut) delete body[name];
+    if (named) {
+      const { owned, foreign } = namesIn(body);
+      if (foreign !== null || owned.size > 0 || repeatedName(shortened) !== null) return null;
+    }
+    const hostedTools = known.get('tools')?.hostedTools ?? hasHostedTools(body);
+    const fields = new Map<string, string>();
+    for (const { name } of members) {
+      const canonical = known.get(name)?.canonical ?? fieldText(name, body[name]);
+      if (canonical !== null) fields.set(name, canonical);
+    }
+    const learn = () => {
+      for (const [name, key] of keys) this.#learn(key, { canonical: fields.get(name) ?? null, hostedTools });
+    };
+    return { body, fields, hostedTools, learn };
+  }
+
+  #learn(key: string, facts: Facts): void {
+    this.#facts.set(key, facts);
+    if (this.#facts.size > MOST_FACTS) this.#facts.delete(this.#facts.keys().next().value!);
+  }
+}
