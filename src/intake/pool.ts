@@ -4,7 +4,17 @@ import { BridgeError } from '../errors.ts';
 import { decodeText } from '../json.ts';
 import type { Log } from '../log.ts';
 import { KnownBodies } from './again.ts';
-import { type Answer, type Flat, flatten, type Job, type Kind, type Read, readSource, unflatten } from './read.ts';
+import {
+  type Answer,
+  type Flat,
+  flatten,
+  type Job,
+  type Kind,
+  opened,
+  type Read,
+  readSource,
+  unflatten,
+} from './read.ts';
 
 /** A body as received: its bytes in order, or its text. */
 export type Source = readonly Uint8Array[] | string;
@@ -198,15 +208,22 @@ export function createReader(options: ReaderOptions): Reader {
     return promise.finally(() => gone?.removeEventListener('abort', leave));
   }
 
+  function readAgain(conversation: string, text: string, bytes: number, kind: Kind, named: boolean): Flat | null {
+    if (kind === 'body') return known.read(conversation, text, bytes, named);
+    const [envelope, body] = opened(text);
+    const flat = known.read(conversation, body, bytes, named);
+    return flat && { ...flat, envelope };
+  }
+
   return {
     async read(source, kind, { gone, conversation = null, named = true } = {}) {
       if (closed) throw new BridgeError('bridge_draining');
       const size = sizeOf(source);
-      const lasting = kind === 'body' && size >= REMEMBERED_BYTES ? conversation : null;
+      const lasting = size >= REMEMBERED_BYTES ? conversation : null;
       if (lasting !== null && known.has(lasting)) {
         const text = await decoded(source);
         const bytes = typeof source === 'string' ? Buffer.byteLength(source) : size;
-        const flat = text === null ? null : known.read(lasting, text, bytes, named);
+        const flat = text === null ? null : readAgain(lasting, text, bytes, kind, named);
         if (flat) {
           known.remember(lasting, flat, named);
           return unflatten(flat);

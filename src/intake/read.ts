@@ -175,7 +175,7 @@ export function readSource(
 }
 
 /** Splits a envelope into the text around its request and the text of the request. */
-function opened(envelope: string): [string, string] {
+export function opened(envelope: string): [string, string] {
   const place = membersOf(envelope).get('body');
   return place ? [withSpans(envelope, [{ ...place, json: 'null' }]), textOf(envelope, place)!] : [envelope, 'null'];
 }

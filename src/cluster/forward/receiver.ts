@@ -223,7 +223,8 @@ export async function startInternalServer(options: InternalServerOptions): Promi
     if (left()) return reportLeft();
     let request: TurnRequest;
     try {
-      const read = await options.reader.read([body], 'envelope').catch((error: BridgeError) => error);
+      const conversation = claims.sessionId && `session:${claims.sessionId}`;
+      const read = await options.reader.read([body], 'envelope', { conversation }).catch((error: BridgeError) => error);
       if (left()) return reportLeft();
       request = unpackRequest(read, options.clock.now(), forwardTokens);
     } catch (error) {

@@ -151,7 +151,7 @@ describe('reading a body on top of the one before', () => {
     expect(again(known, first, false)).not.toBeNull();
   });
 
-  it('Ids that tools name are checked anew with each body', () => {
+  it('Ids that tools name are checked again with each body', () => {
     const named = more(a, '"tools":[{"type":"code_interpreter","container":"cntr_1"}]');
     expect([...whole(named).request.names.owned.keys()]).toEqual(['cntr_1']);
     expect(extended(named, more(`${a},${a}`))).toBeNull();
@@ -181,6 +181,20 @@ describe('a reader with known conversations', () => {
       const text = JSON.stringify({ model: 'm', input: items, stream: true });
       const { request } = await reader.read([Buffer.from(text)], 'body', { conversation: 'one' });
       expect(plainOf(request)).toEqual(plainOf(whole(text).request));
+    }
+    await reader.close();
+  });
+
+  it('A forwarded conversation that grows is read the same with memory of it, whatever its envelope', async () => {
+    const reader = createReader({ logger: { error: () => {} } });
+    const items = [user('x'.repeat(9_000))];
+    for (let turn = 0; turn < 4; turn += 1) {
+      items.push(user(`q${turn}`));
+      const text = JSON.stringify({ model: 'm', input: items });
+      const parcel = Buffer.from(`{"v":1,"turn":${turn},"body": ${text} ,"z":[]}`);
+      const read = await reader.read([parcel], 'envelope', { conversation: 'one' });
+      expect(read.envelope).toBe(`{"v":1,"turn":${turn},"body": null ,"z":[]}`);
+      expect(plainOf(read.request)).toEqual({ ...plainOf(whole(text).request), bytes: parcel.length });
     }
     await reader.close();
   });
