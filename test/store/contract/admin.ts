@@ -154,6 +154,8 @@ export function administration(given: () => Subject): void {
       expect(await store.keysOf(lane.sessionId)).toEqual(act === 'operatorClose' ? [] : [hard]);
       const claimed = await claimNow(store, lane.sessionId, await newWorker(store));
       expect(claimed.verdict).toBe(act === 'operatorClose' ? 'lost_race' : 'row');
+      await store.operatorClose(lane.sessionId);
+      expect(await store[act](lane.sessionId)).toBe('missing');
     },
   );
 
@@ -169,11 +171,15 @@ export function administration(given: () => Subject): void {
     },
   );
 
-  test('A dropped anchor no longer counts as stored upstream', async () => {
+  test('A dropped anchor no longer counts as stored upstream, and no other turn is changed', async () => {
     const { store } = given();
-    const lane = await idleLane(store, await newWorker(store), { turn: turnStart({ storedUpstream: true }) });
-    await store.dropAnchor(lane.sessionId);
-    expect((await store.turn(lane.firstTurn.id))!.storedUpstream).toBe(false);
+    const me = await newWorker(store);
+    const made = () => idleLane(store, me, { turn: turnStart({ storedUpstream: true }) });
+    const [dropped, released, other] = [await made(), await made(), await made()];
+    await store.dropAnchor(dropped.sessionId);
+    await store.operatorRelease(released.sessionId);
+    const stored = async (lane: Lane) => (await store.turn(lane.firstTurn.id))!.storedUpstream;
+    expect([await stored(dropped), await stored(released), await stored(other)]).toEqual([false, true, true]);
   });
 
   test('An erased response keeps its id and no content', async () => {
