@@ -7,7 +7,7 @@ import { startEmbeddedPostgres } from '../../src/store/embedded/index.ts';
 import { areaOf, leftOut } from './areas.ts';
 import { equivalents } from './equivalent.ts';
 import type { Mutant } from './generate.ts';
-import { cacheDirectory, catalogue, closureHash, ROOT, testFiles, workbench } from './workbench.ts';
+import { cacheDirectory, catalogue, closureOf, hashOf, ROOT, testFiles, workbench } from './workbench.ts';
 import { Worker } from './worker.ts';
 
 /**
@@ -286,25 +286,29 @@ try {
   const cache = await cacheDirectory();
   const texts = new Map<string, Promise<string | null>>();
   const measured = new Map<string, Measured>();
-  const missing: string[] = [];
+  const missing: { test: string; hash: string; loads: number }[] = [];
+  const files = [...new Set(chosen.map(({ file }) => file))];
   const cachedAt = (test: string) => join(cache, `${test.replaceAll('/', '.')}.json`);
   for (const test of tests) {
     const kept = await readFile(cachedAt(test), 'utf8').then(
       (text) => JSON.parse(text) as Measured,
       () => null,
     );
-    if (kept?.passed && kept.hash === (await closureHash(test, texts))) measured.set(test, kept);
-    else missing.push(test);
+    const closure = await closureOf(test, texts);
+    const hash = hashOf(closure);
+    if (kept?.passed && kept.hash === hash) measured.set(test, kept);
+    else missing.push({ test, hash, loads: files.filter((file) => closure.has(file)).length });
   }
   if (missing.length > 0) progress(`measuring ${missing.length} of ${tests.length} test files`);
-  // Unit tests first, because they are the fastest.
-  missing.sort((a, b) => Number(isSlow.test(a)) - Number(isSlow.test(b)));
+  // The fastest tests first, and of these the ones that load most of the mutated files.
+  const speed = (test: string) => (isSwept.test(test) ? 0 : isSlow.test(test) ? 2 : 1);
+  missing.sort((a, b) => speed(a.test) - speed(b.test) || b.loads - a.loads);
   const reserve = values.seconds ? Number(values.seconds) / 2 : 0;
-  const measure = async (worker: Worker, test: string) => {
+  const measure = async (worker: Worker, { test, hash }: (typeof missing)[number]) => {
     const reachedFile = join(bench.home, `reached-${test.replaceAll('/', '.')}`);
     const limit = Math.min(300_000, (secondsLeft() - reserve) * 1_000);
-    const { files } = await worker.run({ mutant: -1, files: [test], reached: reachedFile }, () => limit);
-    const result = files[0];
+    const outcome = await worker.run({ mutant: -1, files: [test], reached: reachedFile }, () => limit);
+    const result = outcome.files[0];
     // A measurement cut short says nothing.
     if (!result && secondsLeft() <= reserve) return;
     const reached: Record<string, number[]> = {};
@@ -314,7 +318,7 @@ try {
     }
     for (const list of Object.values(reached)) list.sort((a, b) => a - b);
     const entry: Measured = {
-      hash: await closureHash(test, texts),
+      hash,
       passed: result?.passed ?? false,
       failure: result ? `${result.failure}: ${result.message}` : 'it did not end',
       ms: Math.round(result?.ms ?? 0),

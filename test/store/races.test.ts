@@ -408,7 +408,9 @@ describe('declaring a worker dead', () => {
     const id = await newWorker(store);
     await first.begin();
     await first.query('update worker set heartbeat_expires_at = now() where id = $1', [id]);
-    expect(await first.fence.declareExpired(id)).toEqual({ verdict: 'alive' });
+    expect(await first.query('select holdfast_declare_expired($1) as answer', [id])).toEqual([
+      { answer: { verdict: 'alive' } },
+    ]);
     await first.commit();
     expect(await store.declareExpired(id)).toEqual({ verdict: 'dead' });
   });
