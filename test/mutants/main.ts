@@ -372,14 +372,20 @@ try {
    * Runs one test file for many mutants in one process. Discards the results of a process that also fails without a
    * mutant.
    */
-  async function sweep(worker: Worker, by: string, file: string, mutants: readonly Mutant[]): Promise<void> {
+  async function sweep(
+    worker: Worker,
+    by: string,
+    file: string,
+    mutants: readonly Mutant[],
+    closest = false,
+  ): Promise<void> {
     const path = join(bench.home, `sweep-${workers.indexOf(worker)}.json`);
     const found = `${path}.found`;
     for (let left = [...mutants]; left.length > 0 && secondsLeft() > 0; ) {
       const part = left.splice(0, SWEPT);
       const numbers = [-1, ...part.map((mutant) => all.numberOf(mutant)), -1];
       await writeFile(found, '');
-      await writeFile(path, JSON.stringify({ file, numbers, found }));
+      await writeFile(path, JSON.stringify({ file, numbers, found, closest }));
       let [size, heardAt] = [0, performance.now()];
       const watch = setInterval(async () => {
         const now = await stat(found).then(({ size: bytes }) => bytes);
@@ -452,17 +458,20 @@ try {
     chosen.some(({ file }) => basename(file, '.ts') === basename(test, '.test.ts') && test !== CONTRACT);
   sweeps.sort(([one, a], [other, b]) => Number(isNamed(other)) - Number(isNamed(one)) || a.ms - b.ms);
   await share(sweeps, async (worker, [test]) => {
-    const open = chosen.filter(
-      (mutant) =>
-        !swept.has(mutant) &&
-        !passedOver.has(mutant) &&
-        !isEquivalent(mutant) &&
-        isReachedBy(test, mutant) &&
-        areaOf(mutant)!.near.test(test) &&
-        (test !== CONTRACT || areaOf(mutant)!.name === 'fence'),
-    );
+    const isOpen = (mutant: Mutant) =>
+      !swept.has(mutant) &&
+      !passedOver.has(mutant) &&
+      !isEquivalent(mutant) &&
+      isReachedBy(test, mutant) &&
+      areaOf(mutant)!.near.test(test) &&
+      (test !== CONTRACT || areaOf(mutant)!.name === 'fence');
+    const open = chosen.filter(isOpen);
     if (open.length < 4) return;
-    await sweep(worker, test === CONTRACT ? 'test/mutants/fence.ts' : 'test/mutants/sweep.ts', test, open);
+    if (test === CONTRACT) {
+      // One group of the contract detects most mutants of a function, in a tenth of the time.
+      await sweep(worker, 'test/mutants/fence.ts', test, open, true);
+      await sweep(worker, 'test/mutants/fence.ts', test, open.filter(isOpen));
+    } else await sweep(worker, 'test/mutants/sweep.ts', test, open);
     const seconds = Math.round((performance.now() - startedAt) / 1_000);
     progress(
       `swept ${open.length} with ${test}: ${open.filter((each) => !swept.has(each)).length} left after ${seconds} s`,
