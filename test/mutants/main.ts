@@ -453,15 +453,19 @@ try {
   const isReachedBy = (test: string, mutant: Mutant) =>
     reaching.get(`${mutant.file}:${mutant.index}`)?.includes(test) === true;
   const sweeps = [...measured].filter(([test, { passed }]) => passed && (isSwept.test(test) || test === CONTRACT));
-  // A test file named after the source file detects the most.
-  const isNamed = (test: string) =>
-    chosen.some(({ file }) => basename(file, '.ts') === basename(test, '.test.ts') && test !== CONTRACT);
-  sweeps.sort(([one, a], [other, b]) => Number(isNamed(other)) - Number(isNamed(one)) || a.ms - b.ms);
-  await share(sweeps, async (worker, [test]) => {
+  sweeps.sort(([, a], [, b]) => a.ms - b.ms);
+  /** Returns whether a test file is named after a source file. Such a test detects the most of its mutants. */
+  const isNamed = (test: string, file: string) => basename(file, '.ts') === basename(test, '.test.ts');
+  const passes = [
+    ...sweeps.map(([test]) => ({ test, only: (file: string) => isNamed(test, file) })),
+    ...sweeps.map(([test]) => ({ test, only: () => true })),
+  ];
+  await share(passes, async (worker, { test, only }) => {
     const isOpen = (mutant: Mutant) =>
       !swept.has(mutant) &&
       !passedOver.has(mutant) &&
       !isEquivalent(mutant) &&
+      only(mutant.file) &&
       isReachedBy(test, mutant) &&
       areaOf(mutant)!.near.test(test) &&
       (test !== CONTRACT || areaOf(mutant)!.name === 'fence');
