@@ -385,8 +385,8 @@ export function namesIn(request: RequestBody): Names {
     if (next === 'elsewhere') next = 'foreign';
     if (typeof child === 'string') {
       // A list has no strings in place of its objects.
-      const inPlace = (objects: Shape) => (key === null ? 'unknown' : objects.string);
-      judge(child, typeof next === 'object' ? inPlace(next) : next, named);
+      if (typeof next === 'object') next = key === null ? 'unknown' : next.string;
+      judge(child, next, named);
     } else if (Array.isArray(child)) stack.push({ value: child, keys: null, rule: next, named, at: 0 });
     else if (isFields(child)) {
       // Ids and texts have no members, so an object in their place is unknown.
