@@ -56,7 +56,7 @@ export const areas: readonly Area[] = [
     files: /^src\/session\/decide\.ts$/,
     functions: ['readReferences', 'ownsComparison'],
     strict: true,
-    near: /^test\/(?:session|hostile\/tenancy)\//,
+    near: /^test\/(?:session\/|hostile\/tenancy\/|bridge\/(?:named-)?contents\.)/,
   },
   {
     name: 'tenancy',
