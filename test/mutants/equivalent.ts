@@ -13,6 +13,7 @@ const alike = (file: string, reason: string, changes: readonly (readonly [string
   changes.map(([original, mutant]) => ({ file, original, mutant, reason }));
 
 const FRAMES = 'src/session/frames.ts';
+const FENCE = 'src/store/postgres/schema/fence.ts';
 
 /** Mutants that do not count as survivors. Each must still exist, and its reason must hold for every caller. */
 export const equivalents: readonly Equivalent[] = [
@@ -66,5 +67,23 @@ export const equivalents: readonly Equivalent[] = [
   ...alike(FRAMES, 'A frame of this kind has a turn state, and it has it from its headers.', [
     ['frame.turnState', 'true'],
     ["memberText(text, 'headers') ?? ''", "memberText(text, 'headers')"],
+  ]),
+  ...alike(FENCE, 'A turn starts once, so its session is still at the epoch of its start while it is the active one.', [
+    [
+      's.owner_nonce = p_nonce and s.epoch = 1 and s.active_turn_id =',
+      's.owner_nonce = p_nonce and s.active_turn_id =',
+    ],
+    [
+      's.owner_nonce = c.nonce and s.epoch = c.epoch and s.active_turn_id =',
+      's.owner_nonce = c.nonce and s.active_turn_id =',
+    ],
+  ]),
+  ...alike(FENCE, 'An unnested null has no rows: the test spares a statement.', [
+    [
+      'o turn select t.*; if p_hashes is not null then insert into sh',
+      'o turn select t.*; if true then insert into sh',
+    ],
+    ['::json); end if; if p_hashes is not null then insert into tu', '::json); end if; if true then insert into tu'],
+    ['as hash; end if; if c.item_ids is not null then insert into tu', 'as hash; end if; if true then insert into tu'],
   ]),
 ];

@@ -6,9 +6,11 @@ import { bare, busyLane, claimedLane, claimNow, completed, idleLane, newWorker, 
 import type { Subject } from '../contract.ts';
 
 export function settling(given: () => Subject): void {
-  test('A settle records the end and moves the head', async () => {
+  test('A settle records the end and moves the head, and changes no other session', async () => {
     const { store } = given();
     const busy = await busyLane(store, await newWorker(store));
+    const other = await idleLane(store, busy.me);
+    const row = await store.session(other.sessionId);
     const result = completed();
     expect(await store.settle(busy.settle(busy.firstTurn.id, result))).toEqual({ verdict: 'ok', revision: 2 });
     expect(await store.session(busy.sessionId)).toMatchObject({
@@ -24,6 +26,7 @@ export function settling(given: () => Subject): void {
       itemCount: 2,
       replay: 'exact',
     });
+    expect(await store.session(other.sessionId)).toEqual(row);
   });
 
   test.each(['failed', 'cancelled', 'lost'] as const)('A turn that %s never becomes a head', async (state: TurnEnd) => {
@@ -95,7 +98,10 @@ export function settling(given: () => Subject): void {
     const busy = await busyLane(store, await newWorker(store));
     await store.declareDead(busy.me);
     await claimNow(store, busy.sessionId, await newWorker(store));
-    expect(await store.settle(busy.settle(busy.firstTurn.id, bare('lost')))).toEqual({ verdict: 'branch' });
+    const lost = await store.turn(busy.firstTurn.id);
+    const late = busy.settle(busy.firstTurn.id, completed({ state: 'lost' }));
+    expect(await store.settle(late)).toEqual({ verdict: 'branch' });
+    expect(await store.turn(busy.firstTurn.id)).toEqual(lost);
   });
 
   test('An end under another nonce is a branch that moves no head, and a later claim leaves it as it is', async () => {
