@@ -60,7 +60,7 @@ function shape(
   rules: Readonly<Record<string, Rule>> = {},
   { string = 'unknown', others = 'unknown', ...more }: Partial<Omit<Shape, 'members'>> = {},
 ): Shape {
-  const members = new Map<string, Rule>([['type', 'text']]);
+  const members = new Map<string, Rule>();
   for (const [name] of names.matchAll(/\w+/g)) members.set(name, 'text');
   for (const [name, rule] of Object.entries(rules)) members.set(name, rule);
   return { members, string, others, ...more };

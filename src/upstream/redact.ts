@@ -190,7 +190,6 @@ function withoutAccount(text: string): string {
   if (headers === null) return text;
   const names = scanMembers(headers).map(({ name }) => name);
   const found = names.filter((name) => ofAccount.has(name.toLowerCase()));
-  if (found.length === 0) return text;
   return withMembers(text, new Map([['headers', withMembers(headers, new Map(found.map((name) => [name, null])))]]));
 }
 

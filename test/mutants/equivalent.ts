@@ -86,4 +86,24 @@ export const equivalents: readonly Equivalent[] = [
     ['::json); end if; if p_hashes is not null then insert into tu', '::json); end if; if true then insert into tu'],
     ['as hash; end if; if c.item_ids is not null then insert into tu', 'as hash; end if; if true then insert into tu'],
   ]),
+  {
+    file: 'src/transcript/provider-ids.ts',
+    original: "'foreign'",
+    mutant: "''",
+    reason: 'A rule that is in no list allows nothing, as `foreign` does.',
+  },
+  ...alike('src/transcript/provider-ids.ts', 'The path is cut at its end in any case: the test spares work.', [
+    ['path.length > LONGEST_PATH', 'false'],
+    ['path.length > LONGEST_PATH', 'path.length >= LONGEST_PATH'],
+  ]),
+  ...alike('src/upstream/redact.ts', 'The test spares reading a frame in which there is nothing to take out.', [
+    ['OF_A_TURN.test(text) && !MAY_QUOTE.test(text)', 'false'],
+    ['!/openai-(?:organization|project)/i.test(text)', 'false'],
+  ]),
+  {
+    file: 'src/upstream/redact.ts',
+    original: 'true',
+    mutant: 'false',
+    reason: 'It tells whether the length of the body still holds, and a redacted answer never has one.',
+  },
 ];

@@ -205,6 +205,7 @@ it.each<[string, object]>([
       `the provider’s connector to ${service}`,
       tools({ type: 'mcp', connector_id: `connector_${service}` }),
     ]),
+  ['words in unknown fields', { future: 'x', ...tools({ type: 'future', future: 'x' }) }],
   ['a word in place of an object', { reasoning: 'high', ...items({ type: 'future', caller: 'program' }) }],
   ['variables of any name', { prompt: { variables: { xyz_0a1b2c3d4e5f6a7b8c9d: 'x' } } }],
   ['variables in one text', { prompt: { variables: 'resp_1' } }],
@@ -348,7 +349,10 @@ describe('every known field of the API', () => {
     ...within(ENVIRONMENT, 'skills[].skill_id'),
     ...within('', 'prompt prompt.id conversation'),
   ])('The field %s names something that no turn makes', (path) => {
-    expect(namesIn(bodyWith(path, 'x')).foreign).toBe(path.replaceAll('[]', '[0]'));
+    const place = path.replaceAll('[]', '[0]');
+    expect(namesIn(bodyWith(path, 'x')).foreign).toBe(place);
+    // An object in its place may name as much.
+    if (path !== 'prompt') expect(namesIn(bodyWith(path, { a: 'x' })).foreign).toBe(`${place}.a`);
   });
 
   it.each([
