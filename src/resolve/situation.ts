@@ -105,15 +105,18 @@ function candidateOf(by: FoundBy, session: SessionRow, parent: TurnRow | null, f
   };
 }
 
-/** Returns the sessions named by the token and by the hard key, strongest first. A token of an older epoch is ignored. */
-function named({ token, hardKey, scope }: Evidence, { rows, apart }: Facts): { by: FoundBy; session: SessionRow }[] {
+/**
+ * Returns the sessions named by the token and by the hard key, strongest first; one that both name stands twice. A token of
+ * an older epoch is ignored.
+ */
+function named({ token, scope }: Evidence, { rows, apart }: Facts): { by: FoundBy; session: SessionRow }[] {
   const found: { by: FoundBy; session: SessionRow }[] = [];
   const byToken = open(rows.token, scope);
   if (token.kind === 'ours' && byToken?.id === token.sessionId && byToken.epoch === token.epoch) {
     found.push({ by: 'token', session: byToken });
   }
-  const byKey = hardKey && apart !== true ? open(rows.keyed, scope) : null;
-  if (byKey && byKey.id !== found[0]?.session.id) found.push({ by: 'hard_key', session: byKey });
+  const byKey = apart !== true ? open(rows.keyed, scope) : null;
+  if (byKey) found.push({ by: 'hard_key', session: byKey });
   return found;
 }
 
@@ -125,21 +128,20 @@ export function survey(evidence: Evidence, facts: Facts): Situation {
   const anchorUnknown = evidence.anchor !== null && anchor === null;
 
   const like = evidence.anchor === null && facts.like?.turn.scope === scope ? facts.like : null;
-  const likeTurn = like && mayBeParent(like.turn) ? like.turn : null;
-  const prefixTurn = like?.exact ? likeTurn : null;
+  const parent = like && mayBeParent(like.turn) ? like : null;
 
   const others = named(evidence, facts);
   let candidate: Candidate | null = null;
-  if (anchor) {
-    const session = open(found?.session ?? null, scope);
-    candidate = session && candidateOf('anchor', session, anchor, facts);
+  if (found) {
+    const session = open(found.session, scope);
+    candidate = session && candidateOf('anchor', session, found.turn, facts);
   } else if (evidence.anchor === null) {
     const strongest = others[0];
     // A hard key identifies one conversation: a common beginning does not connect it with another one.
-    const byItems = likeTurn && (evidence.hardKey === null || facts.apart === true);
-    const session = byItems ? open(like?.session ?? null, scope) : null;
+    const byItems = evidence.hardKey === null || facts.apart === true;
+    const session = parent && byItems ? open(parent.session, scope) : null;
     if (strongest) candidate = candidateOf(strongest.by, strongest.session, null, facts);
-    else if (session) candidate = candidateOf('prefix', session, likeTurn, facts);
+    else if (session) candidate = candidateOf('prefix', session, parent!.turn, facts);
   }
 
   return {
@@ -148,13 +150,12 @@ export function survey(evidence: Evidence, facts: Facts): Situation {
     anchor,
     anchorUnknown,
     answerable:
-      anchor !== null &&
-      mayBeParent(anchor) &&
-      !isLostHead(anchor, found?.session ?? null) &&
-      (isStored(anchor, evidence) || facts.anchorExact === true),
+      found !== null &&
+      !isLostHead(found.turn, found.session) &&
+      (isStored(found.turn, evidence) || facts.anchorExact === true),
     candidate,
     bystanders: anchorUnknown ? others.map(({ by, session }) => candidateOf(by, session, null, facts)) : [],
-    prefixTurn,
+    prefixTurn: parent?.exact ? parent.turn : null,
     onlyLike: like?.exact === false,
   };
 }

@@ -145,13 +145,10 @@ export function isClaimable({ owner, live, busy }: Candidate): boolean {
 }
 
 /** Returns the actor of this scope that has shown this response id and is waiting for the answer to its settle. */
-function unsettledAt({ evidence, facts, bystanders }: Situation): LocalSession | null {
-  const { anchor, scope } = evidence;
+function unsettledAt({ evidence: { anchor, scope }, facts }: Situation): LocalSession | null {
   for (const actor of facts.local.values()) {
-    if (!actor.unsettledResponseIds.includes(anchor ?? '')) continue;
     // Compatible providers reuse ids: an equal id in another scope means nothing.
-    if (actor.scope === scope) return actor;
-    if (actor.scope === undefined && bystanders.some(({ session }) => session.id === actor.sessionId)) return actor;
+    if (actor.scope === scope && actor.unsettledResponseIds.includes(anchor!)) return actor;
   }
   return null;
 }
@@ -175,7 +172,7 @@ export const admissionRows: readonly Row[] = [
     does: 'The stream is shown from its start, then live, without a second generation.',
     decide(situation) {
       const actor = situation.facts.idempotent;
-      if (!actor || (actor.scope ?? situation.evidence.scope) !== situation.evidence.scope) return null;
+      if (!actor || actor.scope !== situation.evidence.scope) return null;
       if (!sameIdempotencyKey(situation, actor) || !mayReattach(situation, actor)) return null;
       return { do: 'reattach', outcome: 'reattached', sessionId: actor.sessionId, epoch: actor.epoch };
     },
@@ -187,7 +184,7 @@ export const admissionRows: readonly Row[] = [
     does: 'The stream is shown from its start, then live: a repeat costs no second generation.',
     decide(situation) {
       const actor = situation.facts.repeated;
-      if (!actor || (actor.scope ?? situation.evidence.scope) !== situation.evidence.scope) return null;
+      if (!actor || actor.scope !== situation.evidence.scope) return null;
       const named = strong(situation)?.session.id === actor.sessionId;
       if (!named && (actor.clientAttached || !tellsRepeats(situation.evidence))) return null;
       if (!mayReattach(situation, actor)) return null;

@@ -59,11 +59,7 @@ export interface Evidence {
 /** View of a session that has an actor on this worker. */
 export interface LocalSession {
   sessionId: string;
-  /**
-   * The session's scope. Without it the session is only matched through a row of the look-up: ids of unsettled
-   * responses must never be matched across scopes.
-   */
-  scope?: string;
+  scope: string;
   epoch: number;
   /** Dotted state of the session machine, e.g. `live.idle`. */
   state: string;

@@ -42,28 +42,28 @@ export const MOST_NAMES = 16_384;
  * - `unknown`: nothing is known, so every id-like name and value in it is foreign.
  * - a shape: an object, or a list of objects.
  */
-type Rule = 'text' | 'opaque' | 'owned' | 'foreign' | 'connector' | 'address' | 'elsewhere' | 'unknown' | Shape;
+type Rule = TextRule | Shape;
+type TextRule = 'text' | 'opaque' | 'owned' | 'foreign' | 'connector' | 'address' | 'elsewhere' | 'unknown';
 
 interface Shape {
   readonly members: ReadonlyMap<string, Rule>;
   /** Rule for a string in place of the object. */
-  readonly string: Rule;
+  readonly string: TextRule;
   /** Rule for members that are not listed. */
   readonly others: Rule;
-  /** Objects of this shape are items: the check of their `id` depends on their other members. */
-  readonly items: boolean;
+  /** True if objects of this shape are items: the check of their `id` depends on their other members. */
+  readonly items?: boolean;
 }
-
-const texts = (names: string): [string, Rule][] => names.split(' ').map((name) => [name, 'text']);
 
 function shape(
   names: string,
   rules: Readonly<Record<string, Rule>> = {},
-  { string = 'unknown', others = 'unknown', items = false }: Partial<Omit<Shape, 'members'>> = {},
+  { string = 'unknown', others = 'unknown', ...more }: Partial<Omit<Shape, 'members'>> = {},
 ): Shape {
-  const members = new Map<string, Rule>([['type', 'text'], ...(names === '' ? [] : texts(names))]);
+  const members = new Map<string, Rule>();
+  for (const [name] of names.matchAll(/\w+/g)) members.set(name, 'text');
   for (const [name, rule] of Object.entries(rules)) members.set(name, rule);
-  return { members, string, others, items };
+  return { members, string, others, ...more };
 }
 
 const content = { string: 'text' } as const;
@@ -81,7 +81,6 @@ const part = shape(
     input_audio: shape('data format'),
     annotations: annotation,
     logprobs: 'opaque',
-    outcome: shape(''),
     prompt_cache_breakpoint: shape('mode ttl'),
   },
   content,
@@ -121,7 +120,7 @@ const connectors = new Set(
 const toolNames = shape('tool_names', {}, content);
 
 const toolMembers = new Map<string, Rule>();
-const tool: Shape = { members: toolMembers, string: 'text', others: 'unknown', items: false };
+const tool: Shape = { members: toolMembers, string: 'text', others: 'unknown' };
 for (const [name, rule] of shape(
   'name description strict server_label server_description authorization allowed_callers execution model size quality ' +
     'background moderation action output_format input_fidelity complexity search_context_size search_content_types mode',
@@ -212,7 +211,7 @@ const body = shape(
     prompt_cache_options: shape('mode ttl', { comparison_response_id: 'elsewhere' }),
     prompt: shape(
       'version',
-      { id: 'foreign', variables: { members: new Map(), string: 'text', others: part, items: false } },
+      { id: 'foreign', variables: { members: new Map(), string: 'text', others: part } },
       { string: 'foreign' },
     ),
     conversation: 'foreign',
@@ -266,7 +265,7 @@ const substance = new Map<string, (fields: Item) => boolean>([
   ['program_output', present('result')],
 ]);
 
-const isSelfContained = (fields: Item): boolean => substance.get(typeOf(fields))?.(fields) ?? false;
+const isSelfContained = (fields: Item): boolean => substance.get(typeOf(fields))?.(fields) === true;
 
 /** Known prefixes of provider ids. In an unknown field one of these is enough. */
 const FAMILY =
@@ -286,6 +285,26 @@ const isIdName = (name: string): boolean => /(?:^|_)ids?$|[a-z]I[dD]s?$/.test(na
 /** Addresses that the provider fetches without the credential, and inline data URLs. */
 const FETCHED = /^(?:https?|data):/i;
 const SCHEME = /^[a-z][a-z\d+.-]*:/i;
+
+/**
+ * Returns whether a text needs no owner where this rule applies.
+ *
+ * @param named whether the name of the text indicates ids
+ */
+function allows(rule: TextRule, text: string, named: boolean): boolean {
+  switch (rule) {
+    case 'text':
+      return true;
+    case 'connector':
+      return connectors.has(text);
+    case 'address':
+      return FETCHED.test(text) || !(SCHEME.test(text) || looksLikeProviderId(text));
+    case 'unknown':
+      return !named && !looksLikeProviderId(text);
+    default:
+      return false;
+  }
+}
 
 interface Frame {
   readonly value: object;
@@ -328,14 +347,10 @@ export function namesIn(request: RequestBody): Names {
     if (owned.size === MOST_NAMES) foreign = here();
     else owned.set(id, here());
   };
-  const string = (text: string, rule: Rule, named: boolean) => {
+  const judge = (text: string, rule: TextRule, named: boolean) => {
     if (text === '') return;
     if (rule === 'owned') own(text);
-    else if (rule === 'foreign' || (rule === 'connector' && !connectors.has(text))) foreign = here();
-    else if (rule === 'address') {
-      if (!FETCHED.test(text) && (SCHEME.test(text) || looksLikeProviderId(text))) foreign = here();
-    } else if (rule === 'unknown' && (named || looksLikeProviderId(text))) foreign = here();
-    else if (typeof rule === 'object') string(text, rule.string, named);
+    else if (!allows(rule, text, named)) foreign = here();
   };
 
   while (stack.length > 0 && foreign === null) {
@@ -349,19 +364,19 @@ export function namesIn(request: RequestBody): Names {
     const key = keys === null ? null : keys[frame.at]!;
     const child: unknown = key === null ? (value as readonly unknown[])[frame.at] : (value as Fields)[key];
     frame.at += 1;
+    const shaped = typeof rule === 'object' ? rule : null;
     let next = rule;
     let { named } = frame;
     if (key !== null) {
-      if (typeof rule === 'object') next = rule.members.get(key) ?? rule.others;
+      if (shaped) next = shaped.members.get(key) ?? shaped.others;
       if (next === 'unknown') {
         // A map may have ids as names. Members of a schema are plain words, and `type` is never an id.
         if (GENERATED.test(key)) foreign = here();
         if (key === 'type') next = 'text';
         named = isIdName(key);
       }
-      if (typeof rule === 'object' && rule.items && key === 'id' && isText(child)) {
-        const fields = value as Item;
-        if (isNameOnly(fields) || !isSelfContained(fields)) own(child);
+      if (shaped?.items && key === 'id' && isText(child)) {
+        if (!isSelfContained(value as Item)) own(child);
         continue;
       }
     }
@@ -370,8 +385,8 @@ export function namesIn(request: RequestBody): Names {
     if (next === 'elsewhere') next = 'foreign';
     if (typeof child === 'string') {
       // A list has no strings in place of its objects.
-      const listed = key === null && typeof next === 'object';
-      string(child, listed ? 'unknown' : next, named);
+      if (typeof next === 'object') next = key === null ? 'unknown' : next.string;
+      judge(child, next, named);
     } else if (Array.isArray(child)) stack.push({ value: child, keys: null, rule: next, named, at: 0 });
     else if (isFields(child)) {
       // Ids and texts have no members, so an object in their place is unknown.

@@ -375,7 +375,7 @@ export function namesError(type: string): boolean {
 }
 
 /** Returns whether OpenAI's API is known to use a code. Such a code reveals nothing about an account. */
-export const namesCode = (code: string): boolean => statusOfCode.has(code);
+export const namesCode = (code: string | null): code is string => statusOfCode.has(code as string);
 
 /** Returns the status of a code or, failing that, of a type; null when neither is known. */
 function statusFor(code: string | null, type: string | null): number | null {

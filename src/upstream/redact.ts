@@ -30,6 +30,11 @@ const SHORTEST_KEY = 8;
 const QUOTED =
   /\b(?:sk|rk|pk|sess)-[\w*.\u2026-]{3,}[\w*\u2026-]|(?<![\w*\u2022-])(?=[\w*\u2022-]*?[*\u2022]{3})[\w*\u2022-]+|\b(?:org|proj|user|acct)[-_](?=[A-Za-z]*\d)[A-Za-z0-9]{8,}\b/g;
 
+/** Matches events of a turn, the only ones that need not be parsed to know that they are no error. */
+const OF_A_TURN = /"type"\s*:\s*"response\./;
+/** Matches members that may hold the text of an error. */
+const MAY_QUOTE = /"(?:error|detail|message)"\s*:\s*[{"[]/;
+
 /** Headers that identify the account. */
 const ofAccount = new Set(['openai-organization', 'openai-project', 'www-authenticate']);
 
@@ -46,7 +51,7 @@ function refusalError({ status, code }: CredentialRefusal): BridgeError {
 
 function refusalOf(given: unknown, status: number): CredentialRefusal {
   const { code } = normaliseError(given);
-  return { status, code: code !== null && namesCode(code) ? code : null };
+  return { status, code: namesCode(code) ? code : null };
 }
 
 /**
@@ -68,12 +73,13 @@ export function credentialRefusalAnswer(answer: UpstreamAnswer): UpstreamAnswer 
 export function createRedactingTransport(inner: UpstreamTransport, options: RedactionOptions): UpstreamTransport {
   const { key, onRefused } = options;
   const secret = key.length < SHORTEST_KEY ? null : key;
-  const escaped = JSON.stringify(key).slice(1, -1);
+  /** The key as it is, and as it stands in JSON. */
+  const secrets = new Set(secret === null ? [] : [secret, JSON.stringify(secret).slice(1, -1)]);
 
   const withoutKey = (text: string): string => {
-    if (secret === null) return text;
-    const plain = text.includes(secret) ? text.replaceAll(secret, REDACTED) : text;
-    return escaped !== secret && plain.includes(escaped) ? plain.replaceAll(escaped, REDACTED) : plain;
+    let left = text;
+    for (const each of secrets) left = left.replaceAll(each, REDACTED);
+    return left;
   };
   const withoutQuotes = (text: string) => withoutKey(text).replace(QUOTED, REDACTED);
   const headersWithout = (headers: Record<string, string>) =>
@@ -101,7 +107,7 @@ export function createRedactingTransport(inner: UpstreamTransport, options: Reda
 
   const redactFrame = (given: string): string => {
     const text = withoutAccount(withoutKey(given));
-    if (!/"(?:error|detail|message)"\s*:\s*[{"[]/.test(text)) return text;
+    if (OF_A_TURN.test(text) && !MAY_QUOTE.test(text)) return text;
     const { kind, error } = parseFrame(text);
     if (error === null) return text;
     const refused = refusesCredential(error.status) ? refusalError(refusalOf(error, error.status)) : null;
@@ -181,9 +187,9 @@ export function createRedactingTransport(inner: UpstreamTransport, options: Reda
 function withoutAccount(text: string): string {
   if (!/openai-(?:organization|project)/i.test(text)) return text;
   const headers = memberText(text, 'headers');
-  const names = headers === null ? [] : scanMembers(headers).map(({ name }) => name);
+  if (headers === null) return text;
+  const names = scanMembers(headers).map(({ name }) => name);
   const found = names.filter((name) => ofAccount.has(name.toLowerCase()));
-  if (headers === null || found.length === 0) return text;
   return withMembers(text, new Map([['headers', withMembers(headers, new Map(found.map((name) => [name, null])))]]));
 }
 
@@ -193,8 +199,8 @@ function without(secret: string): Transform {
   return new Transform({
     transform(chunk: Buffer, _encoding, done) {
       const text = (kept + chunk.toString('latin1')).replaceAll(secret, REDACTED);
-      let length = Math.min(secret.length - 1, text.length);
-      while (length > 0 && !secret.startsWith(text.slice(text.length - length))) length -= 1;
+      let length = Math.min(secret.length, text.length);
+      while (!secret.startsWith(text.slice(text.length - length))) length -= 1;
       kept = text.slice(text.length - length);
       done(null, Buffer.from(text.slice(0, text.length - length), 'latin1'));
     },

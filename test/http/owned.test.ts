@@ -1,5 +1,6 @@
 import { request } from 'undici';
 import { afterEach, describe, expect, it } from 'vitest';
+import { StoreUnavailable } from '../../src/store/port.ts';
 import { type Face, openFace } from './face.ts';
 
 const shared = { HOLDFAST_UPSTREAM_KEY: 'sk-shared', HOLDFAST_API_KEYS: 'ann:key-ann,bob:key-bob' };
@@ -60,15 +61,29 @@ describe.each(routes)('%s /responses/:id%s under a shared upstream key', (method
 
   it('Access to a response is decided by the provider when the credential is the client’s own', async () => {
     await open({});
-    expect((await call(method, path, 'sk-own')).status).toBe(200);
-    expect(asked).toEqual([]);
+    const made: string[] = [];
+    face.service.notMade = async (_scope, ids) => {
+      made.push(...ids);
+      return null;
+    };
+    expect((await call(method, `${path}?after=msg_1&before=msg_2`, 'sk-own')).status).toBe(200);
+    expect([asked, made]).toEqual([[], []]);
   });
 });
 
-it('A response that the provider did not delete stays recorded', async () => {
-  await open(shared, 500);
-  expect((await call('DELETE', '', 'key-ann')).status).toBe(500);
+it.each([300, 404, 500])('A response that the provider did not delete stays recorded (%i)', async (status) => {
+  await open(shared, status);
+  expect((await call('DELETE', '', 'key-ann')).status).toBe(status);
   expect(forgotten).toEqual([]);
+});
+
+it('A deletion that cannot be recorded ends with its answer', async () => {
+  await open(shared);
+  face.service.forgetResponse = async () => {
+    throw new StoreUnavailable('no store');
+  };
+  expect((await call('DELETE', '', 'key-ann')).status).toBe(200);
+  expect((await request(`${face.url}/health`)).statusCode).toBe(200);
 });
 
 describe.each(['/responses/compact', '/responses/input_tokens'])(
@@ -96,9 +111,9 @@ describe.each(['/responses/compact', '/responses/input_tokens'])(
         return null;
       };
       expect(await post({ previous_response_id: 'resp_1', ...comparing, ...named })).toEqual(passes);
-      expect(asked).toEqual(['tenant:ann resp_1', 'tenant:ann resp_2']);
-      expect(made).toEqual(['tenant:ann file_1']);
       expect(await post({ input: 'hi', previous_response_id: null, conversation: null })).toEqual(passes);
+      expect(asked).toEqual(['tenant:ann resp_1', 'tenant:ann resp_2']);
+      expect(made).toEqual(['tenant:ann file_1', 'tenant:ann ']);
       expect(seenUpstream()).toEqual([`POST /v1${path}`, `POST /v1${path}`]);
     });
 

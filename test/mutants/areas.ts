@@ -42,7 +42,7 @@ export const areas: readonly Area[] = [
     files: /^src\/http\/app\.ts$/,
     functions: ['aboutResponse', 'ownCursors', 'admit', 'passOn', 'keysIn', 'createAuthentication'],
     strict: true,
-    near: /^test\/(?:http|hostile\/tenancy)\//,
+    near: /^test\/(?:http\/|hostile\/tenancy\/|field\/accounts\.)/,
   },
   {
     name: 'tenancy',
@@ -56,7 +56,7 @@ export const areas: readonly Area[] = [
     files: /^src\/session\/decide\.ts$/,
     functions: ['readReferences', 'ownsComparison'],
     strict: true,
-    near: /^test\/(?:session|hostile\/tenancy)\//,
+    near: /^test\/(?:session\/|hostile\/tenancy\/|bridge\/(?:named-)?contents\.)/,
   },
   {
     name: 'tenancy',

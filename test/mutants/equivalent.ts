@@ -13,6 +13,7 @@ const alike = (file: string, reason: string, changes: readonly (readonly [string
   changes.map(([original, mutant]) => ({ file, original, mutant, reason }));
 
 const FRAMES = 'src/session/frames.ts';
+const FENCE = 'src/store/postgres/schema/fence.ts';
 
 /** Mutants that do not count as survivors. Each must still exist, and its reason must hold for every caller. */
 export const equivalents: readonly Equivalent[] = [
@@ -67,4 +68,42 @@ export const equivalents: readonly Equivalent[] = [
     ['frame.turnState', 'true'],
     ["memberText(text, 'headers') ?? ''", "memberText(text, 'headers')"],
   ]),
+  ...alike(FENCE, 'A turn starts once, so its session is still at the epoch of its start while it is the active one.', [
+    [
+      's.owner_nonce = p_nonce and s.epoch = 1 and s.active_turn_id =',
+      's.owner_nonce = p_nonce and s.active_turn_id =',
+    ],
+    [
+      's.owner_nonce = c.nonce and s.epoch = c.epoch and s.active_turn_id =',
+      's.owner_nonce = c.nonce and s.active_turn_id =',
+    ],
+  ]),
+  ...alike(FENCE, 'An unnested null has no rows: the test spares a statement.', [
+    [
+      'o turn select t.*; if p_hashes is not null then insert into sh',
+      'o turn select t.*; if true then insert into sh',
+    ],
+    ['::json); end if; if p_hashes is not null then insert into tu', '::json); end if; if true then insert into tu'],
+    ['as hash; end if; if c.item_ids is not null then insert into tu', 'as hash; end if; if true then insert into tu'],
+  ]),
+  {
+    file: 'src/transcript/provider-ids.ts',
+    original: "'foreign'",
+    mutant: "''",
+    reason: 'A rule that is in no list allows nothing, as `foreign` does.',
+  },
+  ...alike('src/transcript/provider-ids.ts', 'The path is cut at its end in any case: the test spares work.', [
+    ['path.length > LONGEST_PATH', 'false'],
+    ['path.length > LONGEST_PATH', 'path.length >= LONGEST_PATH'],
+  ]),
+  ...alike('src/upstream/redact.ts', 'The test spares reading a frame in which there is nothing to take out.', [
+    ['OF_A_TURN.test(text) && !MAY_QUOTE.test(text)', 'false'],
+    ['!/openai-(?:organization|project)/i.test(text)', 'false'],
+  ]),
+  {
+    file: 'src/upstream/redact.ts',
+    original: 'true',
+    mutant: 'false',
+    reason: 'It tells whether the length of the body still holds, and a redacted answer never has one.',
+  },
 ];

@@ -94,7 +94,8 @@ function nameOf(node: Node): string | null {
   if (node.type === 'FunctionDeclaration') return node.id?.name ?? null;
   if (node.type === 'VariableDeclarator')
     return node.id.type === 'Identifier' && /^Array|^Arrow/.test(node.init?.type ?? '') ? node.id.name : null;
-  if (node.type === 'MethodDefinition') return node.key.type === 'Identifier' ? node.key.name : null;
+  if (node.type === 'MethodDefinition')
+    return node.key.type === 'Identifier' || node.key.type === 'PrivateIdentifier' ? node.key.name : null;
   return null;
 }
 

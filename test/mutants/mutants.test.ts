@@ -135,6 +135,13 @@ describe('mutants of the project', () => {
     expect(ROOT.length).toBeGreaterThan(0);
   });
 
+  it('Every function that an area names has mutants of that area', () => {
+    const named = areas.flatMap((area) => (area.functions ?? []).map((name) => ({ area, name })));
+    const isOf = ({ area, name }: (typeof named)[number]) =>
+      all.mutants.some((mutant) => areaOf(mutant) === area && mutant.within.includes(name));
+    expect(named.filter((each) => !isOf(each)).map(({ name }) => name)).toEqual([]);
+  });
+
   it('Every mutant has a unique number', () => {
     expect(new Set(all.mutants.map((mutant) => all.numberOf(mutant))).size).toBe(all.mutants.length);
     const some = all.mutants[17]!;

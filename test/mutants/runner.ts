@@ -21,6 +21,8 @@ export interface Sweep {
    * when a test detected it.
    */
   found: string;
+  /** True to run only the tests that are most likely to detect a mutant. */
+  closest: boolean;
 }
 
 export type RunEvent =

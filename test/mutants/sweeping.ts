@@ -8,8 +8,9 @@ import type { Sweep } from './runner.ts';
  *
  * @param fill adds the tests to the suite; modules that it imports have the mutant active
  */
-export function sweepOver(fill: (file: string, number: number) => Promise<void>): void {
-  const { file, numbers, found } = JSON.parse(readFileSync(process.env.MUTANT_SWEEP!, 'utf8')) as Sweep;
+export function sweepOver(fill: (sweep: Sweep, kill: (by: string) => void) => Promise<void>): void {
+  const sweep = JSON.parse(readFileSync(process.env.MUTANT_SWEEP!, 'utf8')) as Sweep;
+  const { numbers, found } = sweep;
   const note = (line: string) => appendFileSync(found, `${line}\n`);
   numbers.forEach((number, nth) => {
     describe(String(nth), async () => {
@@ -27,7 +28,7 @@ export function sweepOver(fill: (file: string, number: number) => Promise<void>)
       process.env.MUTANT_AWAKE = String(number);
       vi.resetModules();
       try {
-        await fill(file, number);
+        await fill(sweep, kill);
       } catch (error) {
         kill(`the file itself: ${error}`);
         test('does not load', () => {});

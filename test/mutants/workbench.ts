@@ -98,11 +98,14 @@ export async function workbench({ instrumented }: Catalogue): Promise<AsyncDispo
 export const testFiles = (root = ROOT): Promise<string[]> => filesBelow(root, 'test/**/*.test.ts');
 
 /**
- * Returns a hash over a test file and everything it loads: its imports, and files that it names by path.
+ * Returns the text of a test file and of everything it loads: its imports, and files that it names by path.
  *
  * @param known texts that were already read, shared between calls
  */
-export async function closureHash(test: string, known: Map<string, Promise<string | null>>): Promise<string> {
+export async function closureOf(
+  test: string,
+  known: Map<string, Promise<string | null>>,
+): Promise<ReadonlyMap<string, string>> {
   const read = (path: string) => {
     let text = known.get(path);
     if (!text) {
@@ -112,13 +115,14 @@ export async function closureHash(test: string, known: Map<string, Promise<strin
     return text;
   };
   const seen = new Set<string>();
+  const texts = new Map<string, string>();
   const left = [test, 'package.json', 'test/mutants/runner.ts', 'test/mutants/generate.ts', 'test/mutants/sql.ts'];
-  const hash = createHash('sha256');
   for (let path = left.pop(); path !== undefined; path = left.pop()) {
     if (seen.has(path)) continue;
     seen.add(path);
     const text = await read(path);
     if (text === null) continue;
+    texts.set(path, text);
     if (!path.endsWith('.ts')) continue;
     for (const [, named] of text.matchAll(/['"`]([\w./-]+\.ts)['"`]/g)) {
       left.push(normalize(join(dirname(path), named!)));
@@ -126,12 +130,13 @@ export async function closureHash(test: string, known: Map<string, Promise<strin
       else if (!named!.startsWith('.')) left.push(`src/${named}`);
     }
   }
-  for (const path of [...seen].sort())
-    hash
-      .update(path)
-      .update('\0')
-      .update((await read(path)) ?? '')
-      .update('\0');
+  return texts;
+}
+
+/** Returns a hash over the files of a closure. */
+export function hashOf(closure: ReadonlyMap<string, string>): string {
+  const hash = createHash('sha256');
+  for (const path of [...closure.keys()].sort()) hash.update(path).update('\0').update(closure.get(path)!).update('\0');
   return hash.digest('hex');
 }
 

@@ -97,9 +97,23 @@ describe('an unknown anchor', () => {
       outcome: 'refused',
       code: 'bridge_queue_full',
     });
-    const { scope: _, ...unscoped } = settling;
-    expect(decide(toHead, { local: [unscoped] })).toMatchObject(expired);
-    expect(decide({ ...toHead, hardKey: key }, { local: [unscoped], keyed: sessionRow(mine) })).toMatchObject(queued);
+    expect(decide({ ...toHead, hardKey: key }, { local: [settling], keyed: sessionRow(mine) })).toMatchObject(queued);
+  });
+
+  it('A known anchor does not wait for another session that is settling an equal id', () => {
+    const settling = actor({ sessionId: 'second', busy: true, unsettledResponseIds: ['resp_t2'] });
+    expect(decide(toHead, { anchor: at(t2, sessionRow(mine)), local: [actor(), settling] })).toMatchObject({
+      row: 'live_reuse',
+      sessionId: 's',
+    });
+  });
+
+  it('An unknown anchor is not replaced by a turn that the items, the token or a running request could name', () => {
+    const like = { turn: t1, session: sessionRow(mine), exact: true };
+    expect(decide({ ...toHead, credentialIsClients: true }, { like })).toMatchObject({ do: 'create', parent: null });
+    const running = streaming({ activeRequestFp: 'fp_new', activeParentTurnId: null, clientAttached: false });
+    const token = sessionRow({ ...mine, activeTurnId: 't3' });
+    expect(decide({ ...toHead, token: ours }, { token, local: [running], repeated: running })).toMatchObject(expired);
   });
 
   it('An unknown anchor is forwarded to the live worker at which its conversation is busy, then decided here', () => {
@@ -112,7 +126,8 @@ describe('an unknown anchor', () => {
     expect(decide(asked, { ...world, owners: [] })).toMatchObject(waits);
     expect(decide(asked, { ...world, attempts: [{ kind: 'unreachable', workerId: OTHER }] })).toMatchObject(waits);
     expect(decide(asked, { ...world, attempts: [{ kind: 'not_owner', sessionId: 's' }] })).toMatchObject(expired);
-    expect(decide(asked, { ...world, keyed: sessionRow(theirs) })).toMatchObject(expired);
+    for (const attempts of [[], [{ kind: 'unreachable', workerId: OTHER }] as const])
+      expect(decide(asked, { ...world, attempts, keyed: sessionRow(theirs) })).toMatchObject(expired);
   });
 });
 

@@ -170,6 +170,8 @@ describe('a busy session here', () => {
       'created',
     );
     expect(decide({ idempotencyKey: 'i', ...toHead }, { idempotent })).toMatchObject(expired);
+    const keyless = { ...idempotent, activeIdempotencyKey: null, clientAttached: false };
+    expect(decide({}, { idempotent: keyless }).row).toBe('created');
   });
 
   it('A turn whose client has left is superseded by another request, or by the same one after its buffer overflowed', () => {

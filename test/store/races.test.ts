@@ -330,6 +330,20 @@ describe('a start that waits for the row', () => {
   });
 });
 
+test('A waiting copy of a create is fenced when its turn ended in the meantime', async () => {
+  const busy = await busyLane(store, await newWorker(store));
+  await first.begin();
+  await first.fence.settle(busy.settle(busy.firstTurn.id));
+  expect(await race(() => store.create(busy.create))).toEqual({ verdict: 'fenced' });
+});
+
+test('A create whose turn is running in another session is refused with the reason', async () => {
+  const me = await newWorker(store);
+  const { firstTurn: turn } = await busyLane(store, me);
+  const refused = await store.create(lane(me, { turn }).create);
+  expect(refused).toMatchObject({ verdict: 'rejected', reason: expect.stringContaining('active_turn') });
+});
+
 describe('two creates for one key', () => {
   test('A second create finds the key taken once the first commits', async () => {
     const me = await newWorker(store);
@@ -376,6 +390,29 @@ describe('declaring a worker dead', () => {
     await first.query(`select holdfast_heartbeat($1, 'serving', 10000, null, null, null)`, [id]);
     expect(await race(() => store.declareExpired(id))).toEqual({ verdict: 'alive' });
     expect(await store.heartbeat(id, 'serving', LEASE_MS)).toEqual({ verdict: 'ok' });
+  });
+
+  test('A heartbeat that restores a row takes over one that another worker is just inserting', async () => {
+    const id = randomUUID();
+    await first.begin();
+    await first.query('select holdfast_declare_expired($1)', [id]);
+    const registration = { internalUrl: 'http://a', livenessPath: null, version: '1' };
+    const answer = await race(() => store.heartbeat(id, 'draining', LEASE_MS, registration));
+    expect(answer).toEqual({ verdict: 'ok', restored: true });
+    const found = (await store.workers()).find((worker) => worker.id === id);
+    expect(found).toMatchObject({ state: 'draining', ...registration });
+    expect(found!.leaseLeftMs).toBeGreaterThan(LEASE_MS / 2);
+  });
+
+  test('A lease counts up to the instant at which it ends', async () => {
+    const id = await newWorker(store);
+    await first.begin();
+    await first.query('update worker set heartbeat_expires_at = now() where id = $1', [id]);
+    expect(await first.query('select holdfast_declare_expired($1) as answer', [id])).toEqual([
+      { answer: { verdict: 'alive' } },
+    ]);
+    await first.commit();
+    expect(await store.declareExpired(id)).toEqual({ verdict: 'dead' });
   });
 
   test('A death that commits first is final', async () => {

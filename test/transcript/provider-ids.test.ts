@@ -57,6 +57,9 @@ describe('ids that no turn makes', () => {
       { prompt_cache_options: { comparison_response_id: { a: 'x' } } },
       'prompt_cache_options.comparison_response_id.a',
     ],
+    ['an object in place of an id', items({ role: 'user', content: 'hi', id: { a: 'x' } }), 'input[0].id.a'],
+    ['an unknown field of a tool', tools({ type: 'future', thing_id: 'x' }), 'tools[0].thing_id'],
+    ['two foreign ids, of which the first is named', { prompt: { id: 'x' }, conversation: 'y' }, 'prompt.id'],
     ['a string in place of an item', { input: ['msg_1'] }, 'input[0]'],
     [
       'a picture by another scheme',
@@ -96,6 +99,11 @@ describe('ids that a turn of the scope must have made', () => {
       'a file in a variable of a prompt',
       { prompt: { variables: { one: { type: 'input_file', file_id: 'x' } } } },
       'prompt.variables.one.file_id',
+    ],
+    [
+      'a file in a variable with the name of another field',
+      { prompt: { variables: { type: { type: 'input_file', file_id: 'x' } } } },
+      'prompt.variables.type.file_id',
     ],
     [
       'a cited file',
@@ -191,7 +199,17 @@ it.each<[string, object]>([
       future: { mode: 'in_progress', type: 'file_citation' },
     },
   ],
-  ['a service that the provider offers to everyone', tools({ type: 'mcp', connector_id: 'connector_gmail' })],
+  ...'dropbox gmail googlecalendar googledrive microsoftteams outlookcalendar outlookemail sharepoint'
+    .split(' ')
+    .map((service): [string, object] => [
+      `the provider’s connector to ${service}`,
+      tools({ type: 'mcp', connector_id: `connector_${service}` }),
+    ]),
+  ['words in unknown fields', { future: 'x', ...tools({ type: 'future', future: 'x' }) }],
+  ['a word in place of an object', { reasoning: 'high', ...items({ type: 'future', caller: 'program' }) }],
+  ['variables of any name', { prompt: { variables: { xyz_0a1b2c3d4e5f6a7b8c9d: 'x' } } }],
+  ['variables in one text', { prompt: { variables: 'resp_1' } }],
+  ['queries that look like ids', items({ type: 'file_search_call', queries: ['resp_1'], results: [{ text: 'x' }] })],
   [
     'names that clients give themselves and their requests',
     {
@@ -247,6 +265,7 @@ it('References to items are listed once each, and a compared response is named',
   const body = { input: [reference('msg_1'), { role: 'user', content: 'hi' }, reference('msg_1'), reference(7)] };
   expect(referencesIn(body)).toEqual(['msg_1']);
   expect(referencesIn({ input: 'hi' })).toEqual([]);
+  expect(referencesIn({ input: ['hi', null, reference('msg_1')] } as never)).toEqual(['msg_1']);
   const sealed = { type: 'reasoning', id: 'rs_2', summary: [], encrypted_content: 'x' };
   const open = { type: 'reasoning', id: 'rs_3', content: [{ type: 'reasoning_text', text: 'thought' }] };
   const named = { type: 'reasoning', id: 'rs_1', summary: [], content: [], encrypted_content: null };
@@ -330,7 +349,10 @@ describe('every known field of the API', () => {
     ...within(ENVIRONMENT, 'skills[].skill_id'),
     ...within('', 'prompt prompt.id conversation'),
   ])('The field %s names something that no turn makes', (path) => {
-    expect(namesIn(bodyWith(path, 'x')).foreign).toBe(path.replaceAll('[]', '[0]'));
+    const place = path.replaceAll('[]', '[0]');
+    expect(namesIn(bodyWith(path, 'x')).foreign).toBe(place);
+    // An object in its place may name as much.
+    if (path !== 'prompt') expect(namesIn(bodyWith(path, { a: 'x' })).foreign).toBe(`${place}.a`);
   });
 
   it.each([
@@ -470,6 +492,7 @@ it.each<[string, string, string | null]>([
     '{"previous_response_id":"resp_1","previous_response_id":null}',
     'previous_response_id',
   ],
+  ['after a foreign name, which is reported', '{"conversation":"conv_1","a":1,"a":2}', 'conversation'],
   ['with an escape in its name', '{"prompt":{"id":"a"},"pr\\u006fmpt":null}', 'prompt'],
   [
     'in a part',

@@ -84,7 +84,8 @@ describe('a redacted frame', () => {
   });
 
   it('A frame is unchanged for a key that is too short to be a secret', () => {
-    expect(transportOf({}, '1234567').shown('{"n":1234567}')).toBe('{"n":1234567}');
+    const text = '{"n":1234567,"error":null}';
+    expect(transportOf({}, '1234567').shown(text)).toBe(text);
     expect(transportOf({}, '12345678').shown('{"n":12345678}')).toBe(`{"n":${REDACTED}}`);
   });
 
@@ -111,6 +112,15 @@ describe('a redacted frame', () => {
       },
     });
     expect(refusals).toEqual([]);
+  });
+
+  it.each([
+    { type: 'error', status: 401 },
+    { type: 'error', code: 'invalid_api_key', param: KEY },
+  ])('A refusal of the credential without any text becomes an error of this bridge: %j', (frame) => {
+    const { shown, refusals } = transportOf();
+    expect(JSON.parse(shown(frame))).toMatchObject({ type: 'error', error: { code: 'bridge_upstream_credential' } });
+    expect(refusals).toMatchObject([{ status: 401 }]);
   });
 
   it('An error frame with one word of megabytes is redacted in linear time', () => {
@@ -162,6 +172,15 @@ describe('a redacted frame', () => {
       error: { code: 'bridge_upstream_credential', message: expect.stringContaining('invalid_api_key') },
     });
     expect(refusals).toEqual([{ status: 401, code: 'invalid_api_key' }]);
+  });
+
+  it('A credential that is refused beside a response without an error leaves the response as it is', () => {
+    const { shown } = transportOf();
+    const error = { code: 'invalid_api_key', message: 'no' };
+    expect(JSON.parse(shown({ type: 'response.failed', error, response: { id: 'r', error: null } }))).toMatchObject({
+      error: { code: 'bridge_upstream_credential' },
+      response: { id: 'r', error: null },
+    });
   });
 
   it('An answer that mentions errors is not redacted as an error', () => {
@@ -302,6 +321,18 @@ describe('a redacted call', () => {
   it('A call that fails shows at most a megabyte', async () => {
     const megabyte = 'x'.repeat(1024 * 1024);
     expect((await called(500, [megabyte, 'more', 'and more'])).body).toBe(megabyte);
+  });
+
+  it('A call that fails is not read further than it is shown', async () => {
+    let read = 0;
+    const pieces = function* () {
+      for (; read < 1_000; read += 1) yield Buffer.alloc(64 * 1024);
+    };
+    const { transport } = transportOf({
+      call: async () => ({ status: 500, headers: {}, body: Readable.from(pieces()) }),
+    });
+    expect((await transport.call({} as never)).status).toBe(500);
+    expect(read).toBeLessThan(100);
   });
 });
 

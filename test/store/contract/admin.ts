@@ -144,16 +144,23 @@ export function administration(given: () => Subject): void {
     '%s fences the owner of an idle session',
     async (act) => {
       const { store } = given();
-      const hard = key();
+      const [hard, others] = [key(), key()];
       const lane = await idleLane(store, await newWorker(store), { keys: [hard] });
+      const other = await idleLane(store, lane.me, { keys: [others] });
+      const untouched = await store.session(other.sessionId);
       expect(await store[act](lane.sessionId)).toBe('ok');
+      expect(await store.session(other.sessionId)).toEqual(untouched);
+      expect(await store.keysOf(other.sessionId)).toEqual([others]);
       const next = lane.start({ expectedHead: lane.firstTurn.id, turn: turnStart() });
       expect((await store.start(next)).verdict).toBe('fenced');
       const row = (await store.session(lane.sessionId))!;
-      expect(row).toMatchObject({ ownerWorkerId: null, epoch: 2, state: act === 'operatorClose' ? 'closed' : 'stale' });
+      const state = act === 'operatorClose' ? 'closed' : 'stale';
+      expect(row).toMatchObject({ ownerWorkerId: null, epoch: 2, revision: 3, state });
       expect(await store.keysOf(lane.sessionId)).toEqual(act === 'operatorClose' ? [] : [hard]);
       const claimed = await claimNow(store, lane.sessionId, await newWorker(store));
       expect(claimed.verdict).toBe(act === 'operatorClose' ? 'lost_race' : 'row');
+      await store.operatorClose(lane.sessionId);
+      expect(await store[act](lane.sessionId)).toBe('missing');
     },
   );
 
@@ -169,11 +176,15 @@ export function administration(given: () => Subject): void {
     },
   );
 
-  test('A dropped anchor no longer counts as stored upstream', async () => {
+  test('A dropped anchor no longer counts as stored upstream, and no other turn is changed', async () => {
     const { store } = given();
-    const lane = await idleLane(store, await newWorker(store), { turn: turnStart({ storedUpstream: true }) });
-    await store.dropAnchor(lane.sessionId);
-    expect((await store.turn(lane.firstTurn.id))!.storedUpstream).toBe(false);
+    const me = await newWorker(store);
+    const made = () => idleLane(store, me, { turn: turnStart({ storedUpstream: true }) });
+    const [dropped, released, other] = [await made(), await made(), await made()];
+    await store.dropAnchor(dropped.sessionId);
+    await store.operatorRelease(released.sessionId);
+    const stored = async (lane: Lane) => (await store.turn(lane.firstTurn.id))!.storedUpstream;
+    expect([await stored(dropped), await stored(released), await stored(other)]).toEqual([false, true, true]);
   });
 
   test('An erased response keeps its id and no content', async () => {

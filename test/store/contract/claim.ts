@@ -63,6 +63,8 @@ export function claims(given: () => Subject): void {
     const first = await store.claim(call);
     expect(first).toMatchObject({ verdict: 'row', lostTurnId: busy.firstTurn.id });
     expect(await store.claim(call)).toEqual(first);
+    for (const other of [{ nonce: randomUUID() }, { epochRead: 0 }, { epochRead: 2 }])
+      expect(await store.claim({ ...call, ...other })).toEqual({ verdict: 'lost_race' });
   });
 
   test('A claim loses when the row was written since it was read', async () => {
@@ -119,7 +121,7 @@ export function claims(given: () => Subject): void {
     const me = await newWorker(store);
     expect(await claimNow(store, busy.sessionId, me)).toEqual({ verdict: 'busy' });
     const made = (await store.workers()).find(({ id }) => id === busy.me);
-    expect(made).toMatchObject({ state: 'serving', internalUrl: null });
+    expect(made).toMatchObject({ state: 'serving', internalUrl: null, version: 'unknown' });
     expect(made!.leaseLeftMs).toBeGreaterThan(5000);
     expect(made!.leaseLeftMs).toBeLessThanOrEqual(10_000);
     expect(await store.declareExpired(busy.me)).toEqual({ verdict: 'alive' });

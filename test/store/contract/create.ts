@@ -61,8 +61,16 @@ export function creation(given: () => Subject): void {
   test('A create that is repeated after a lost answer is the same session', async () => {
     const { store } = given();
     const made = await busyLane(store, await newWorker(store), { keys: [key()] });
-    expect(await store.create(made.create)).toMatchObject({ verdict: 'already', epoch: 1, revision: 1 });
+    const already = { verdict: 'already', epoch: 1, revision: 1, leaseLeftMs: expect.any(Number) };
+    expect(await store.create(made.create)).toEqual(already);
     expect((await store.session(made.sessionId))?.revision).toBe(1);
+  });
+
+  test('A create of a known session under another nonce is fenced, though worker and turn are the same', async () => {
+    const { store } = given();
+    const made = await busyLane(store, await newWorker(store));
+    expect(await store.create({ ...made.create, nonce: randomUUID() })).toEqual({ verdict: 'fenced' });
+    expect((await store.session(made.sessionId))?.ownerNonce).toBe(made.nonce);
   });
 
   test('A late copy of a create never reactivates an ended turn', async () => {

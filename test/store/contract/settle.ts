@@ -6,9 +6,11 @@ import { bare, busyLane, claimedLane, claimNow, completed, idleLane, newWorker, 
 import type { Subject } from '../contract.ts';
 
 export function settling(given: () => Subject): void {
-  test('A settle records the end and moves the head', async () => {
+  test('A settle records the end and moves the head, and changes no other session', async () => {
     const { store } = given();
     const busy = await busyLane(store, await newWorker(store));
+    const other = await idleLane(store, busy.me);
+    const row = await store.session(other.sessionId);
     const result = completed();
     expect(await store.settle(busy.settle(busy.firstTurn.id, result))).toEqual({ verdict: 'ok', revision: 2 });
     expect(await store.session(busy.sessionId)).toMatchObject({
@@ -24,6 +26,7 @@ export function settling(given: () => Subject): void {
       itemCount: 2,
       replay: 'exact',
     });
+    expect(await store.session(other.sessionId)).toEqual(row);
   });
 
   test.each(['failed', 'cancelled', 'lost'] as const)('A turn that %s never becomes a head', async (state: TurnEnd) => {
@@ -90,6 +93,28 @@ export function settling(given: () => Subject): void {
     expect(await store.settle(real)).toEqual({ verdict: 'branch' });
   });
 
+  test('A late `lost` of the author is a branch too, and changes nothing', async () => {
+    const { store } = given();
+    const busy = await busyLane(store, await newWorker(store));
+    await store.declareDead(busy.me);
+    await claimNow(store, busy.sessionId, await newWorker(store));
+    const lost = await store.turn(busy.firstTurn.id);
+    const late = busy.settle(busy.firstTurn.id, completed({ state: 'lost' }));
+    expect(await store.settle(late)).toEqual({ verdict: 'branch' });
+    expect(await store.turn(busy.firstTurn.id)).toEqual(lost);
+  });
+
+  test('An end under another nonce is a branch that moves no head, and a later claim leaves it as it is', async () => {
+    const { store } = given();
+    const busy = await busyLane(store, await newWorker(store));
+    const other = claimedLane(busy, busy.me, randomUUID(), 1);
+    expect(await store.settle(other.settle(busy.firstTurn.id))).toEqual({ verdict: 'branch' });
+    expect(await store.session(busy.sessionId)).toMatchObject({ headTurnId: null, revision: 1 });
+    await store.declareDead(busy.me);
+    expect((await claimNow(store, busy.sessionId, await newWorker(store))).verdict).toBe('row');
+    expect((await store.turn(busy.firstTurn.id))?.state).toBe('completed');
+  });
+
   test('The end written by an orphan’s clean-up is replaced by the author’s real end', async () => {
     const { store } = given();
     const busy = await busyLane(store, await newWorker(store));
@@ -144,6 +169,19 @@ export function settling(given: () => Subject): void {
     expect(await store.settle(end(null))).toEqual({ verdict: 'branch' });
     expect(await store.settle(end('late'))).toEqual({ verdict: 'branch' });
     expect((await store.turnDetails(busy.sessionId, 1))[0]?.facts).toBeNull();
+  });
+
+  test('Facts that were stored with `lost` stay when the real end replaces it', async () => {
+    const { store } = given();
+    const busy = await busyLane(store, await newWorker(store));
+    const end = (state: TurnEnd, outcome: string) =>
+      busy.settle(busy.firstTurn.id, completed({ state, facts: { outcome } as TurnMetrics }));
+    await store.settle(end('lost', 'first'));
+    expect(await store.settle(end('completed', 'second'))).toEqual({ verdict: 'branch' });
+    expect((await store.turnDetails(busy.sessionId, 1))[0]).toMatchObject({
+      state: 'completed',
+      facts: { outcome: 'first' },
+    });
   });
 
   test('`lost` never replaces an end', async () => {

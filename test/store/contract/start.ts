@@ -4,9 +4,11 @@ import { bare, busyLane, claimNow, idleLane, newWorker, saved, turnStart } from 
 import type { Subject } from '../contract.ts';
 
 export function starts(given: () => Subject): void {
-  test('A start on an idle session at the expected head activates the turn', async () => {
+  test('A start on an idle session at the expected head activates the turn, and changes no other session', async () => {
     const { store } = given();
     const idle = await idleLane(store, await newWorker(store));
+    const other = await idleLane(store, idle.me);
+    const row = await store.session(other.sessionId);
     const head = idle.firstTurn.id;
     const call = idle.start({ expectedHead: head, turn: turnStart({ parentTurnId: head, shape: 'delta' }) });
     expect(await store.start(call)).toEqual({ verdict: 'ok', revision: 3, leaseLeftMs: expect.any(Number) });
@@ -17,6 +19,7 @@ export function starts(given: () => Subject): void {
       epoch: 1,
     });
     expect(await store.turn(call.turn.id)).toMatchObject({ state: 'active', parentTurnId: head, shape: 'delta' });
+    expect(await store.session(other.sessionId)).toEqual(row);
   });
 
   test('The row shows the saved state of the start', async () => {
@@ -32,7 +35,7 @@ export function starts(given: () => Subject): void {
     const idle = await idleLane(store, await newWorker(store));
     const call = idle.start({ expectedHead: idle.firstTurn.id });
     await store.start(call);
-    expect(await store.start(call)).toMatchObject({ verdict: 'already', revision: 3 });
+    expect(await store.start(call)).toEqual({ verdict: 'already', revision: 3, leaseLeftMs: expect.any(Number) });
     expect((await store.session(idle.sessionId))?.revision).toBe(3);
   });
 

@@ -72,7 +72,7 @@ export function liveness(given: () => Subject): void {
 
   test('A heartbeat restores a row that was lost, and none that is dead', async () => {
     const { store } = given();
-    const registration = { internalUrl: 'http://a', livenessPath: null, version: '1' };
+    const registration = { internalUrl: 'http://a', livenessPath: '/run/a.sock', version: '1' };
     const [lost, met, dead] = [randomUUID(), randomUUID(), randomUUID()];
     const restored = { verdict: 'ok', restored: true };
     expect(await store.heartbeat(lost, 'draining', LEASE_MS, registration)).toEqual(restored);
@@ -103,7 +103,7 @@ export function liveness(given: () => Subject): void {
     expect((await find(id))?.state).toBe('dead');
     const unknown = randomUUID();
     expect(await store.declareDead(unknown)).toEqual({ verdict: 'dead' });
-    expect((await find(unknown))?.state).toBe('dead');
+    expect(await find(unknown)).toMatchObject({ state: 'dead', version: 'unknown' });
   });
 
   test('A registration with another version or liveness path is another worker', async () => {

@@ -100,13 +100,6 @@ begin
       end if;
       return json_build_object('verdict', 'fenced');
     end if;
-    if exists (
-      select from session_key k
-        join unnest(p_key_kinds, p_key_hashes) as wanted(kind, hash) on k.kind = wanted.kind and k.hash = wanted.hash
-       where k.scope = p_scope and k.session_id <> p_session
-    ) then
-      return json_build_object('verdict', 'key_taken');
-    end if;
     begin
       insert into bridge_session (
         id, scope, state, snapshot, machine_version, revision, owner_worker_id, owner_nonce, epoch,
@@ -142,7 +135,7 @@ $$`;
  * Moves a session from "no turn active, head H, epoch E" to "turn T active", or does nothing.
  *
  * An existing turn row is either the active one (a repeat of this call: `already`) or has ended: a late copy of the call
- * must never activate it again (`ended`). The check that the id has not ended in another session comes last: if it is just
+ * must never activate it again (`ended`). An unknown session has no owner, so the check of the owner refuses it. The check that the id has not ended in another session comes last: if it is just
  * ending there, the insert waits for that, and only then is the result certain.
  */
 const start = `create or replace function holdfast_start(
@@ -155,7 +148,7 @@ declare
   lease_left float8;
 begin
   select * into s from bridge_session where id = p_session for update;
-  if not found or (s.owner_worker_id = p_me and s.owner_nonce = p_nonce and s.epoch = p_epoch) is not true then
+  if (s.owner_worker_id = p_me and s.owner_nonce = p_nonce and s.epoch = p_epoch) is not true then
     return json_build_object('verdict', 'fenced');
   end if;
   select floor(extract(epoch from heartbeat_expires_at - clock_timestamp()) * 1000) into lease_left
@@ -200,7 +193,7 @@ $$`;
  * an orphan, may have written while the author was still receiving). The items of a replaced end are deleted with its row,
  * so that everything of the new end is inserted fresh. A turn whose end was recorded outside the fence stays `branched`, so
  * a repeated call gets the same answer as the first one. Nothing is written for a turn that the caller did not start, nor by
- * a call whose end is not kept.
+ * a call whose end is not kept. An unknown session has no turns, so its settle finds none.
  *
  * `p_call` carries everything but the binary data. Shared items are locked in the order of their hashes before they are
  * referenced: an item that the janitor is about to remove is either seen as referenced or inserted again.
@@ -221,9 +214,6 @@ begin
     shared text, item_ids text[], anchor_lost boolean, state text, snapshot text, machine_version integer);
   select owner_worker_id, owner_nonce, epoch, active_turn_id, head_turn_id, anchor_lost, revision into s
     from bridge_session where id = c.session for update;
-  if not found then
-    return json_build_object('verdict', 'branch');
-  end if;
   select * into t from turn where id = c.turn and session_id = c.session;
   if not found or t.author_worker_id <> c.me or t.epoch <> c.epoch then
     return json_build_object('verdict', 'branch');
@@ -376,6 +366,7 @@ $$`;
 
 /**
  * Closes an idle session permanently and frees its keys in the same call. No lookup by key or token finds a closed session.
+ * An unknown session has no owner, so the check of the owner refuses it.
  */
 const close = `create or replace function holdfast_close(
   p_session text, p_me text, p_nonce text, p_epoch bigint, p_snapshot jsonb, p_machine_version integer
@@ -384,7 +375,7 @@ declare
   s bridge_session;
 begin
   select * into s from bridge_session where id = p_session for update;
-  if not found or s.epoch <> p_epoch then
+  if s.epoch <> p_epoch then
     return json_build_object('verdict', 'fenced');
   end if;
   if s.state = 'closed' then

@@ -75,7 +75,7 @@ begin
   insert into worker (id, state, version, heartbeat_expires_at)
     values (p_id, 'serving', 'unknown', now() + interval '10 seconds')
     on conflict (id) do nothing;
-  update worker set state = 'dead' where id = p_id and state <> 'dead' and heartbeat_expires_at < now();
+  update worker set state = 'dead' where id = p_id and heartbeat_expires_at < now();
   select state into found_state from worker where id = p_id;
   return json_build_object('verdict', case when found_state = 'dead' then 'dead' else 'alive' end);
 end
@@ -87,8 +87,8 @@ $$`;
 const declareDead = `create or replace function holdfast_declare_dead(p_id text)
 returns json language plpgsql volatile set lock_timeout = '2s' as $$
 begin
-  insert into worker as w (id, state, version, heartbeat_expires_at) values (p_id, 'dead', 'unknown', now())
-    on conflict (id) do update set state = 'dead' where w.state <> 'dead';
+  insert into worker (id, state, version, heartbeat_expires_at) values (p_id, 'dead', 'unknown', now())
+    on conflict (id) do update set state = 'dead';
   return json_build_object('verdict', 'dead');
 end
 $$`;
