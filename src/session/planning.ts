@@ -142,8 +142,9 @@ export async function referencesTo(
   ids: readonly string[],
 ): Promise<readonly ReferencedItem[]> {
   const rows: ReferencedItem[] = [];
-  for (let at = 0; at < Math.min(ids.length, MOST_NAMES); at += PER_QUESTION)
-    rows.push(...(await store.references(scope, ids.slice(at, at + PER_QUESTION))));
+  const asked = ids.slice(0, MOST_NAMES);
+  for (let at = 0; at < asked.length; at += PER_QUESTION)
+    rows.push(...(await store.references(scope, asked.slice(at, at + PER_QUESTION))));
   return rows;
 }
 
