@@ -490,7 +490,7 @@ console.log(
   `score ${percent(score)}${sampled ? `, 95 % confidence ${percent(low)} to ${percent(high)}, seed ${values.seed}` : ''}`,
 );
 if (values.report) {
-  const mutants = judged.map(({ mutant, status, by }) => ({ ...mutant, status, by }));
+  const mutants = judged.map(({ mutant, status, by }) => ({ key: keys.get(mutant), ...mutant, status, by }));
   await writeFile(
     values.report,
     `${JSON.stringify({ population, killed, alive: alive.length, score, mutants }, null, 1)}\n`,
