@@ -99,26 +99,9 @@ const reportedStatus = new Set(['apply_patch_call_output']);
 /** Display marks of a text. Clients drop them when they send the text back. */
 const decorations = new Set(['annotations', 'logprobs']);
 
-/** Returns the number of significant digits of a written number. A pattern for trailing zeros would take quadratic time. */
-function digitsOf(written: string): number {
-  const digits = written.replace(/[eE].*$/, '').replace(/[-.]/g, '');
-  let start = 0;
-  let end = digits.length;
-  while (start < end && digits[start] === '0') start += 1;
-  while (end > start && digits[end - 1] === '0') end -= 1;
-  return end - start;
-}
-
-/** Returns a number kept as written in the form of the double with the same value; with all its digits if there is none. */
-function canonicalNumber(written: string): string {
-  const digits = digitsOf(written);
-  const value = Number(written);
-  if (digits <= 15 && Number.isFinite(value) && (value !== 0 || digits === 0)) return String(value === 0 ? 0 : value);
-  return written.toLowerCase();
-}
-
 /**
- * Serialises to JSON with sorted keys. Absent members, null and empty annotations are equal.
+ * Serialises to JSON with sorted keys. Absent members, null and empty annotations are equal. A number that no double holds
+ * stays as written.
  *
  * @param omit members of the value itself to omit
  * @param plain omit annotations and logprobs at every depth, whatever they hold
@@ -127,11 +110,11 @@ export function canonical(value: unknown, omit: readonly string[] = [], plain = 
   if (Array.isArray(value)) return `[${value.map((each) => canonical(each, [], plain)).join(',')}]`;
   if (typeof value !== 'object' || value === null) return JSON.stringify(value ?? null);
   const written = rawNumber(value);
-  if (written !== null) return canonicalNumber(written);
+  if (written !== null) return written.toLowerCase();
   const fields: string[] = [];
   for (const key of Object.keys(value).sort()) {
     const field = (value as Record<string, unknown>)[key];
-    if (omit.includes(key) || field === null || field === undefined) continue;
+    if (omit.includes(key) || field == null) continue;
     if (decorations.has(key) && Array.isArray(field) && (plain || field.length === 0)) continue;
     fields.push(`${JSON.stringify(key)}:${canonical(field, [], plain)}`);
   }
@@ -260,7 +243,7 @@ export function contextFingerprint(body: RequestBody): Fingerprint {
   const fields: string[] = [];
   for (const name of Object.keys(body).sort()) {
     const value = body[name];
-    if (ignored.has(name) || value === null || value === undefined) continue;
+    if (ignored.has(name) || value == null) continue;
     const text = contextField(name, value);
     if (text !== defaults.get(name) && text !== '{}') fields.push(`${name}=${text}`);
   }
@@ -279,7 +262,7 @@ export function requestFingerprint(body: RequestBody, hashes: readonly ItemHash[
   const fields: string[] = [];
   for (const name of Object.keys(body).sort()) {
     const value = body[name];
-    if (delivery.has(name) || value === null || value === undefined) continue;
+    if (delivery.has(name) || value == null) continue;
     fields.push(`${name}=${contextField(name, value)}`);
   }
   return sha256(`${fields.join('\n')}\n${hashes.join()}`);
