@@ -265,6 +265,7 @@ describe('the whole context of a turn', () => {
       'the client sent it',
       { continuation: { kind: 'extends' }, history: null, parent: turnRow('t2', { replay: 'never' }) },
     ],
+    [true, 'it is not placed yet', { continuation: null, history: null, parent: turnRow('t2', { replay: 'never' }) }],
     [true, 'only the provider knows the anchor', { parent: null, history: null }],
     [true, 'it was loaded', { parent: turnRow('t2', { replay: 'anchor_only' }) }],
     [true, 'its lineage is exact', { parent: turnRow('t2', { replay: 'exact' }), history: null }],
@@ -402,10 +403,15 @@ describe('the contents of named items', () => {
   });
 
   it('Items that only name their content, and damaged ones, have none', async () => {
-    const output =
-      '[{"type":"item_reference","id":"a"},{"type":"reasoning","id":"a","summary":[]},null,"a",[],{"id":"a",}]';
-    const { store } = storeOf({ t1: [stored('t1', { output })] });
-    expect([...(await loadContents(store, SCOPE, ['t1'], ['a']))]).toEqual([]);
+    for (const output of [
+      '[{"type":"item_reference","id":"a"}]',
+      '[{"type":"reasoning","id":"a","summary":[]}]',
+      '[null,"a",7,["a"]]',
+      '[{"id":"a","type":"message",}]',
+    ]) {
+      const { store } = storeOf({ t1: [stored('t1', { output })] });
+      expect([...(await loadContents(store, SCOPE, ['t1'], ['a']))], output).toEqual([]);
+    }
   });
 });
 
