@@ -455,12 +455,9 @@ export async function decodeText(bytes: Buffer): Promise<string> {
  */
 const UNSAFE_NUMBER = /(?:^|[\s:[,])-?(?:[\d.]{16}|\d+(?:\.\d+)?[eE])/;
 
-const NUMBER = /^(-?)0*(\d*)(?:\.(\d+))?(?:[eE]([+-]?\d{1,6}))?$/;
+const NUMBER = /^(-?)0*(\d*)(?:\.(\d+))?(?:[eE]([+-]?\d+))?$/;
 
-/**
- * Returns a number's exact value in a normal form, so that `1.0`, `1` and `10e-1` are equal; null for unreasonably large
- * exponents.
- */
+/** Returns a number's exact value in a normal form, so that `1.0`, `1` and `10e-1` are equal; null for infinity. */
 function exactValue(written: string): string | null {
   const match = NUMBER.exec(written);
   if (!match) return null;

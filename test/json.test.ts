@@ -199,6 +199,8 @@ describe('exact numbers', () => {
     ['1000000000000000000000', 1e21],
     ['9007199254740992', 2 ** 53],
     ['0e999', 0],
+    ['0e-9999999', 0],
+    ['1e0000001', 10],
   ])('A number that a double represents becomes one, whatever its notation: %s', (digits, value) => {
     expect(parseExact(digits)).toBe(value);
     expect(parseExact(`{"a":[${digits}]}`)).toEqual({ a: [value] });

@@ -296,7 +296,7 @@ export class Decider {
    * other turn can match more of the request.
    */
   #continuesWarm(turn: Turn, head: TurnRow, line: Line | null): boolean {
-    const count = line && continuedBy(line, turn.items);
+    const count = continuedBy(line, turn.items);
     if (count === null) return false;
     const { references, credentialFp, contextFp } = turn.evidence;
     const kept = head.storedUpstream && head.credentialFp === credentialFp;

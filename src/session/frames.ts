@@ -20,9 +20,6 @@ import type { SessionCore, SessionSocket } from './core.ts';
 import { mayResend } from './planning.ts';
 import type { Turn, TurnEnding } from './turn.ts';
 
-/** The conditions and ways of sending a turn again; replaced in tests. */
-const resends = { mayResend, resendWithoutAnchor, resendOnNewConnection };
-
 /** The response to the turn on the wire, from its first frame on. */
 interface Running {
   readonly turn: Turn;
@@ -60,16 +57,14 @@ const REMEMBERED = 64;
 export class FrameReader {
   readonly #session: SessionCore;
   readonly #socket: SessionSocket;
-  readonly #resends: typeof resends;
   readonly #ended = new Set<string>();
   #running: Running | null = null;
   /** Generation of the most recent connection on which a response was announced. */
   #announcedOn = -1;
 
-  constructor(session: SessionCore, ways = resends) {
+  constructor(session: SessionCore) {
     this.#session = session;
     this.#socket = session.socket;
-    this.#resends = ways;
   }
 
   /**
@@ -291,7 +286,7 @@ export class FrameReader {
     } else if (this.#isForeign(frame, own)) return;
     const { error } = frame;
     if (error && this.#refusesOurAnchor(turn, error)) {
-      if (this.#resends.resendOnNewConnection(this.#session, turn, error)) return;
+      if (resendOnNewConnection(this.#session, turn, error)) return;
     }
     turn.showCreated();
     this.#remember(turn.responseId);
@@ -332,7 +327,7 @@ export class FrameReader {
     const error = nestsDeeperThan(text, MOST_LEVELS) ? { ...whole, raw: null } : whole;
     const unanswered = this.#runningFor(turn) === null;
     this.#socket.anchor = null;
-    if (error.code === 'websocket_connection_limit_reached' && this.#resends.mayResend(turn)) {
+    if (error.code === 'websocket_connection_limit_reached' && mayResend(turn)) {
       const { generation } = this.#socket;
       this.#socket.close(1000, 'connection limit');
       this.#session.send({ type: 'socket.lost', generation, resendable: true });
@@ -343,8 +338,8 @@ export class FrameReader {
     const answer = { ...plain, headers: { ...headersIn(frame.data), ...plain.headers } };
     const ending: TurnEnding = { state: 'failed', terminal: null, fault: null, answer, error };
     if (this.#refusesOurAnchor(turn, error)) {
-      if (unanswered) return void this.#resends.resendWithoutAnchor(this.#session, turn, ending);
-      if (this.#resends.resendOnNewConnection(this.#session, turn, error)) return;
+      if (unanswered) return void resendWithoutAnchor(this.#session, turn, ending);
+      if (resendOnNewConnection(this.#session, turn, error)) return;
     }
     turn.showCreated();
     turn.ending = ending;

@@ -1,6 +1,6 @@
 import { elementTexts, parseExact, type Written } from '../json.ts';
-import type { ReferencedItem, SessionReads, TurnItems } from '../store/port.ts';
-import { continuedBy, isNameOnly, itemHash, relate } from '../transcript/items.ts';
+import type { ReferencedItem, SessionReads, TurnItems, TurnRow } from '../store/port.ts';
+import { continuedBy, isNameOnly, itemHash, type Line, relate } from '../transcript/items.ts';
 import {
   asksEncryptedReasoning,
   buildReplay,
@@ -14,7 +14,7 @@ import {
 import { MOST_NAMES } from '../transcript/provider-ids.ts';
 import type { Item, WireForm } from '../transcript/types.ts';
 import type { TurnQueue } from './core.ts';
-import type { Turn, TurnWithLine } from './turn.ts';
+import type { Turn } from './turn.ts';
 
 /**
  * Returns whether a turn whose socket was lost may be sent once more. Required: only `response.created` and telemetry
@@ -37,7 +37,7 @@ export function mayResend(turn: Turn, untaken = false): boolean {
  */
 export function canSendFull(turn: Turn): boolean {
   if (turn.continuation?.kind !== 'anchored' || turn.parent === null) return true;
-  return turn.history !== null || turn.parent?.replay === 'exact';
+  return turn.history !== null || turn.parent.replay === 'exact';
 }
 
 /** Model families that reason by default. Other models reject a request for encrypted reasoning. */
@@ -91,10 +91,10 @@ export function itemsOf(turns: readonly TurnItems[]): readonly string[] | null {
   return replay.kind === 'exact' ? replay.items : null;
 }
 
+/** Parses a stored item; null when it is damaged. Anything else in its place has no id. */
 function readable(json: string): Item | null {
   try {
-    const value = parseExact(json);
-    return isItem(value) ? value : null;
+    return parseExact(json) as Item | null;
   } catch {
     return null;
   }
@@ -142,8 +142,9 @@ export async function referencesTo(
   ids: readonly string[],
 ): Promise<readonly ReferencedItem[]> {
   const rows: ReferencedItem[] = [];
-  for (let at = 0; at < Math.min(ids.length, MOST_NAMES); at += PER_QUESTION)
-    rows.push(...(await store.references(scope, ids.slice(at, at + PER_QUESTION))));
+  const asked = ids.slice(0, MOST_NAMES);
+  for (let at = 0; at < asked.length; at += PER_QUESTION)
+    rows.push(...(await store.references(scope, asked.slice(at, at + PER_QUESTION))));
   return rows;
 }
 
@@ -184,10 +185,11 @@ export function place(turn: Turn, { headId, head, line }: Pick<TurnQueue, 'headI
   }
   // The head, or the deepest known ancestor. Using an ancestor that is not the head only avoids storing its items
   // again.
-  let match: (TurnWithLine & { count: number }) | null = null;
-  for (const known of [head && line && { row: head, line }, turn.ancestor]) {
-    const count = known ? continuedBy(known.line, items) : null;
-    if (known && count !== null && (match === null || count > match.count)) match = { ...known, count };
+  let match: { row: TurnRow; line: Line | null; count: number } | null = null;
+  for (const known of [head && { row: head, line }, turn.ancestor]) {
+    if (!known) continue;
+    const count = continuedBy(known.line, items);
+    if (count !== null && (match === null || count > match.count)) match = { ...known, count };
   }
   const { responseId = null, contextFp = '' } = match?.row ?? {};
   const from = match && { end: { responseId, contextFp }, count: match.count };
@@ -241,5 +243,5 @@ export function isRelated(turn: Turn, { current, undelivered, waiting, line }: T
     if (clientTurnId !== null && clientTurnId === turn.evidence.clientTurnId) return true;
     if (other.evidence.anchor === null && shareBeginning(other.items.hashes, turn.items.hashes)) return true;
   }
-  return line !== null && relate(line, turn.items) !== null;
+  return relate(line, turn.items) !== null;
 }

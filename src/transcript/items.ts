@@ -2,6 +2,7 @@ import { hash } from 'node:crypto';
 import {
   elementsOf,
   elementTexts,
+  isFields,
   membersOf,
   rawNumber,
   type Span,
@@ -26,7 +27,7 @@ export function normaliseInput(input: unknown): readonly Item[] {
  */
 export function writtenInput(input: unknown, text: string | null): readonly Written<Item>[] {
   if (typeof input === 'string' && text !== null) return [{ value: normaliseInput(input)[0]!, json: bareItem(text) }];
-  const texts = Array.isArray(input) ? elementTexts(text ?? '') : [];
+  const texts = elementTexts(text ?? '');
   return normaliseInput(input).map((value, index) => ({ value, json: texts[index] ?? JSON.stringify(value) }));
 }
 
@@ -99,26 +100,9 @@ const reportedStatus = new Set(['apply_patch_call_output']);
 /** Display marks of a text. Clients drop them when they send the text back. */
 const decorations = new Set(['annotations', 'logprobs']);
 
-/** Returns the number of significant digits of a written number. A pattern for trailing zeros would take quadratic time. */
-function digitsOf(written: string): number {
-  const digits = written.replace(/[eE].*$/, '').replace(/[-.]/g, '');
-  let start = 0;
-  let end = digits.length;
-  while (start < end && digits[start] === '0') start += 1;
-  while (end > start && digits[end - 1] === '0') end -= 1;
-  return end - start;
-}
-
-/** Returns a number kept as written in the form of the double with the same value; with all its digits if there is none. */
-function canonicalNumber(written: string): string {
-  const digits = digitsOf(written);
-  const value = Number(written);
-  if (digits <= 15 && Number.isFinite(value) && (value !== 0 || digits === 0)) return String(value === 0 ? 0 : value);
-  return written.toLowerCase();
-}
-
 /**
- * Serialises to JSON with sorted keys. Absent members, null and empty annotations are equal.
+ * Serialises to JSON with sorted keys. Absent members, null and empty annotations are equal. A number that no double holds
+ * stays as written.
  *
  * @param omit members of the value itself to omit
  * @param plain omit annotations and logprobs at every depth, whatever they hold
@@ -127,11 +111,11 @@ export function canonical(value: unknown, omit: readonly string[] = [], plain = 
   if (Array.isArray(value)) return `[${value.map((each) => canonical(each, [], plain)).join(',')}]`;
   if (typeof value !== 'object' || value === null) return JSON.stringify(value ?? null);
   const written = rawNumber(value);
-  if (written !== null) return canonicalNumber(written);
+  if (written !== null) return written.toLowerCase();
   const fields: string[] = [];
   for (const key of Object.keys(value).sort()) {
     const field = (value as Record<string, unknown>)[key];
-    if (omit.includes(key) || field === null || field === undefined) continue;
+    if (omit.includes(key) || field == null) continue;
     if (decorations.has(key) && Array.isArray(field) && (plain || field.length === 0)) continue;
     fields.push(`${JSON.stringify(key)}:${canonical(field, [], plain)}`);
   }
@@ -325,30 +309,24 @@ const unseal = (text: string, { start, end }: Span) => ({
  * an anchor that the client did not send, or encrypted content that it did not request.
  */
 export function rewriteForClient(text: string, data: Record<string, unknown>, form: ShownForm): string {
-  const { response, item } = data as { response?: Record<string, unknown>; item?: Item };
-  if (response && typeof response === 'object') {
-    const anchor = response.previous_response_id ?? null;
-    const foreign = 'previous_response_id' in response && anchor !== form.previousResponseId;
-    const output = form.hideEncrypted && Array.isArray(response.output) ? (response.output as Item[]) : [];
-    const isHidden = (listed: unknown) =>
-      typeof listed === 'object' && listed !== null && holdsEncrypted(listed as Item);
-    if (!foreign && !output.some(isHidden)) return text;
-    const members = membersOf(text, membersOf(text).get('response')?.start);
+  const { response, item } = data;
+  const isHidden = (listed: unknown) => form.hideEncrypted && isFields(listed) && holdsEncrypted(listed);
+  if (isFields(response)) {
+    const foreign = 'previous_response_id' in response && response.previous_response_id !== form.previousResponseId;
+    const output: unknown[] = Array.isArray(response.output) ? response.output : [];
+    const hides = output.some(isHidden);
+    if (!foreign && !hides) return text;
+    const members = membersOf(text, membersOf(text).get('response')!.start);
     const edits: (Span & { json: string })[] = [];
-    const place = members.get('previous_response_id');
-    if (foreign && place) edits.push({ ...place, json: JSON.stringify(form.previousResponseId) });
-    const spans = output.length > 0 ? elementsOf(text, members.get('output')?.start) : [];
+    if (foreign) edits.push({ ...members.get('previous_response_id')!, json: JSON.stringify(form.previousResponseId) });
+    const spans = hides ? elementsOf(text, members.get('output')!.start) : [];
     for (const [index, span] of spans.entries()) if (isHidden(output[index])) edits.push(unseal(text, span));
     return withSpans(
       text,
       edits.sort((one, other) => one.start - other.start),
     );
   }
-  if (form.hideEncrypted && item && typeof item === 'object' && holdsEncrypted(item)) {
-    const span = membersOf(text).get('item');
-    return span ? withSpans(text, [unseal(text, span)]) : text;
-  }
-  return text;
+  return isHidden(item) ? withSpans(text, [unseal(text, membersOf(text).get('item')!)]) : text;
 }
 
 /**
@@ -577,8 +555,8 @@ export interface Relation {
 }
 
 /**
- * Matches `items` with `hashes` from position `at`. Returns the position after them; -1 when an item differs, infinity when
- * the hashes end first.
+ * Matches `items` with `hashes` from position `at`. Returns the position after them; -1, from which nothing matches, when an
+ * item differs; infinity when the hashes end first.
  */
 function take(items: readonly Accepted[], hashes: readonly ItemHash[], at: number): number {
   for (let index = 0; index < items.length; index += 1) {
@@ -592,11 +570,12 @@ function take(items: readonly Accepted[], hashes: readonly ItemHash[], at: numbe
  * Compares a request's items with a line. The request continues the line when its first items are exactly the line's, each
  * in any of its forms. It is within the line when it ends before the line does without a difference.
  *
+ * @param line null when it is not known
  * @returns null when it neither continues the line nor is within it
  */
-export function relate(line: Line, { hashes }: Pick<ReadItems, 'hashes'>): Relation | null {
+export function relate(line: Line | null, { hashes }: Pick<ReadItems, 'hashes'>): Relation | null {
   const nodes: Line[] = [];
-  for (let node: Line | null = line; node; node = node.parent) nodes.push(node);
+  for (let node = line; node; node = node.parent) nodes.push(node);
   const start: ReadonlySet<number> = new Set([0]);
   let places = start;
   let within = false;
@@ -607,7 +586,7 @@ export function relate(line: Line, { hashes }: Pick<ReadItems, 'hashes'>): Relat
       for (const at of from) {
         const next = take(items, hashes, at);
         if (next === Number.POSITIVE_INFINITY) within = true;
-        else if (next >= 0) reached.add(next);
+        else reached.add(next);
       }
     }
     return reached;
@@ -623,7 +602,7 @@ export function relate(line: Line, { hashes }: Pick<ReadItems, 'hashes'>): Relat
 }
 
 /** Returns how many of a request's first items are exactly the line; null when the request does not continue it. */
-export function continuedBy(line: Line, read: Pick<ReadItems, 'hashes'>): number | null {
+export function continuedBy(line: Line | null, read: Pick<ReadItems, 'hashes'>): number | null {
   const relation = relate(line, read);
   return relation?.kind === 'continues' ? relation.count : null;
 }

@@ -44,12 +44,7 @@ const harmless = new Set([
 
 /** Returns whether a request lets the provider use a tool that may act outside the conversation. */
 export function hasHostedTools({ tools }: RequestBody): boolean {
-  return (
-    Array.isArray(tools) &&
-    !tools.every(
-      (tool) => typeof tool === 'object' && tool !== null && harmless.has((tool as { type?: string }).type ?? ''),
-    )
-  );
+  return Array.isArray(tools) && !tools.every((tool) => isFields(tool) && harmless.has(tool.type as string));
 }
 
 /** Item whose properties are computed on first use. */

@@ -1282,7 +1282,8 @@ export const canaries: readonly Canary[] = [
     name: 'the janitor finishes one kind of row before the next',
     file: 'src/cluster/janitor.ts',
     find: 'else if (!(await step(kind, total))) open.delete(kind);',
-    replace: 'else while (await step(kind, total)) if (clock.now() >= until) break;',
+    replace:
+      'else {\n          while (await step(kind, total)) if (stopped || clock.now() >= until) break;\n          open.delete(kind);\n        }',
     tests: ['test/cluster/janitor.test.ts'],
   },
   {

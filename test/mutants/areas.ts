@@ -29,7 +29,7 @@ export const areas: readonly Area[] = [
     name: 'planner',
     files: /^src\/(?:transcript\/(?:planner|read|items)|session\/planning)\.ts$/,
     strict: true,
-    near: /^test\/(?:transcript|session|intake|recordings)\//,
+    near: /^test\/(?:transcript|session|hostile\/intake|recordings)\//,
   },
   {
     name: 'tenancy',

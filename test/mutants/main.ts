@@ -381,6 +381,7 @@ try {
   ): Promise<void> {
     const path = join(bench.home, `sweep-${workers.indexOf(worker)}.json`);
     const found = `${path}.found`;
+    let attempts = 0;
     for (let left = [...mutants]; left.length > 0 && secondsLeft() > 0; ) {
       const part = left.splice(0, SWEPT);
       const numbers = [-1, ...part.map((mutant) => all.numberOf(mutant)), -1];
@@ -396,6 +397,14 @@ try {
       clearInterval(watch);
       const steps = [...(await readFile(found, 'utf8')).matchAll(/^(load|at|killed) (\d+) ?(.*)$/gm)];
       const last = steps.at(-1);
+      if (last === undefined) {
+        // A busy machine may not start the process of the tests in time.
+        attempts += 1;
+        left.unshift(...part);
+        if (attempts < 3) continue;
+        console.log(`not swept: ${file} does not start`);
+        return;
+      }
       if (steps.some(([, what, nth]) => what === 'killed' && (nth === '0' || Number(nth) === numbers.length - 1))) {
         console.log(`not swept: ${file} fails without a mutant in this company`);
         return;
@@ -404,14 +413,14 @@ try {
         const mutant = part[Number(nth) - 1];
         if (what === 'killed' && mutant) swept.set(mutant, { mutant, status: 'killed', by: `${file} > ${name}` });
       }
-      const lastAt = Number(last?.[2] ?? 0);
-      if (lastAt === numbers.length - 1 && last?.[1] !== 'load') continue;
+      const lastAt = Number(last[2]);
+      if (lastAt === numbers.length - 1 && last[1] !== 'load') continue;
       // The process did not finish: the current mutant hung it, or the file itself cannot be swept.
       const mutant = part[lastAt - 1];
       if (!mutant) return;
       passedOver.add(mutant);
       const isLeft = (each: Mutant, nth: number) =>
-        !swept.has(each) && !passedOver.has(each) && (last?.[1] === 'load' || nth >= lastAt);
+        !swept.has(each) && !passedOver.has(each) && (last[1] === 'load' || nth >= lastAt);
       left.unshift(...part.filter(isLeft));
     }
   }

@@ -1,4 +1,4 @@
-import { beforeEach, describe, expect, it } from 'vitest';
+import { beforeEach, describe, expect, it, vi } from 'vitest';
 import type { SessionEvent } from '../../machines/session.ts';
 import { MOST_LEVELS } from '../../src/json.ts';
 import type { SessionCore } from '../../src/session/core.ts';
@@ -18,8 +18,8 @@ function turnOf({ stream = true, ...over }: Record<string, unknown> = {}) {
   const shown: Shown[] = [];
   const notes: string[] = [];
   const turn = {
-    request: { body: { model: 'm', stream } },
-    evidence: { anchor: null, passThrough: null },
+    request: { body: { model: 'm', stream }, hostedTools: false },
+    evidence: { anchor: null, passThrough: null, references: [], store: false },
     hideEncrypted: false,
     responseId: null,
     streamed: [],
@@ -33,8 +33,17 @@ function turnOf({ stream = true, ...over }: Record<string, unknown> = {}) {
     ending: null,
     wire: { form: 'full' },
     parent: null,
+    continuation: null,
+    history: null,
+    anchorRefused: false,
     times: { firstEvent: null },
-    stream: { push: (type: string, json: string, telemetry: boolean) => void shown.push({ type, json, telemetry }) },
+    stream: {
+      push: (type: string, json: string, telemetry: boolean) => void shown.push({ type, json, telemetry }),
+      get shown() {
+        return shown.some(({ telemetry }) => !telemetry);
+      },
+      finished: false,
+    },
     note: ({ type }: { type: string }) => void notes.push(type),
     showCreated() {
       const held = turn.heldCreated;
@@ -50,8 +59,8 @@ function turnOf({ stream = true, ...over }: Record<string, unknown> = {}) {
 let log: string[];
 let signals: [string, boolean][];
 let socket: { kind: 'websocket' | 'http'; generation: number; anchor: string | null; close(code: number): void };
-let resendable: boolean;
-let sentLate: boolean;
+let current: Turn | null;
+let creates: number;
 let touched: number;
 let now: number;
 let mostBytes: number;
@@ -60,8 +69,8 @@ let read: (frame: unknown, turn: Turn | null) => void;
 beforeEach(() => {
   log = [];
   signals = [];
-  resendable = true;
-  sentLate = true;
+  current = null;
+  creates = 1;
   touched = 0;
   now = 1_000;
   mostBytes = 1_048_576;
@@ -73,8 +82,16 @@ beforeEach(() => {
   };
   const session: Partial<Record<keyof SessionCore, unknown>> = {
     socket,
-    env: { clock: { now: () => now, wall: () => now }, config: { limits } },
+    env: { clock: { now: () => now, wall: () => now }, config: { limits }, store: { lineage: async () => [] } },
+    turns: {
+      get current() {
+        return current;
+      },
+    },
     actor: {
+      get context() {
+        return { creates };
+      },
       touch: (deadline: string) => {
         if (deadline === 'silence') touched += 1;
       },
@@ -83,15 +100,11 @@ beforeEach(() => {
     send: ({ type, ...rest }: SessionEvent) => void log.push([type, ...Object.values(rest)].join(' ')),
     learnTurnState: (_turn: Turn, value: string) => void log.push(`state ${value}`),
   };
-  const reader = new FrameReader(session as unknown as SessionCore, {
-    mayResend: () => resendable,
-    resendWithoutAnchor: async (_session, _turn, { error }) => void log.push(`anchor refused: ${error?.code}`),
-    resendOnNewConnection: (_session, _turn, error) => {
-      log.push(`anchor refused late: ${error.code}`);
-      return sentLate;
-    },
-  });
-  read = (frame, turn) => reader.read(typeof frame === 'string' ? frame : JSON.stringify(frame), turn);
+  const reader = new FrameReader(session as unknown as SessionCore);
+  read = (frame, turn) => {
+    current = turn;
+    reader.read(typeof frame === 'string' ? frame : JSON.stringify(frame), turn);
+  };
 });
 
 const created = (id: string, more: object = {}) => ({ type: 'response.created', response: { id, ...more } });
@@ -640,20 +653,35 @@ describe('an error frame', () => {
     const { turn } = turnOf();
     read(error('websocket_connection_limit_reached'), turn);
     expect([log, turn.ending]).toEqual([['closed 1000', 'socket.lost 1 true'], null]);
-    log.length = 0;
-    resendable = false;
+  });
+
+  it('An error frame about the connection’s age limit ends a turn whose hosted tools may have acted', () => {
+    const { turn } = turnOf({ request: { body: { model: 'm', stream: true }, hostedTools: true } });
     read(error('websocket_connection_limit_reached'), turn);
     expect([log, turn.ending]).toEqual([['upstream.ended true'], expect.objectContaining({ state: 'failed' })]);
   });
 
   describe('a refusal of the anchor', () => {
-    const anchored = { wire: { form: 'delta' }, parent: { id: 't' } };
+    const anchored = {
+      wire: { form: 'delta' },
+      parent: { id: 't', storedUpstream: false, replay: 'exact' },
+      continuation: { kind: 'anchored', items: [] },
+      history: ['{}'],
+    };
     const refusal = error('previous_response_not_found');
 
-    it('A refusal of an anchor that the bridge chose removes it, before the response began', () => {
+    it('A refusal of an anchor before the response began makes the turn go out in full, if its history is known', async () => {
       const { turn } = turnOf(anchored);
       read(refusal, turn);
-      expect([log, turn.ending, socket.anchor]).toEqual([['anchor refused: previous_response_not_found'], null, null]);
+      await vi.waitFor(() => expect(log).toEqual(['upstream.anchor_refused']));
+      expect([turn.ending, turn.anchorRefused, socket.anchor]).toEqual([null, true, null]);
+    });
+
+    it('A refusal of an anchor before the response began is relayed if the history is unknown', async () => {
+      const { turn } = turnOf({ ...anchored, history: null });
+      read(refusal, turn);
+      await vi.waitFor(() => expect(log).toEqual(['upstream.ended true']));
+      expect(turn.ending).toMatchObject({ state: 'failed', error: { code: 'previous_response_not_found' } });
     });
 
     it('A refusal of the anchor after response.created is handled only if the turn can be resent elsewhere', () => {
@@ -661,8 +689,8 @@ describe('an error frame', () => {
       read(created('r'), turn);
       log.length = 0;
       read(refusal, turn);
-      expect([log, turn.ending]).toEqual([['anchor refused late: previous_response_not_found'], null]);
-      sentLate = false;
+      expect([log, turn.ending, turn.anchorRefused]).toEqual([['closed 1000', 'socket.lost 1 true'], null, true]);
+      creates = 2;
       read(refusal, turn);
       expect(turn.ending).toMatchObject({ state: 'failed' });
       expect(log.at(-1)).toBe('upstream.ended false');
@@ -674,8 +702,8 @@ describe('an error frame', () => {
       read(created('r'), turn);
       log.length = 0;
       read(failure, turn);
-      expect([log, turn.ending]).toEqual([['anchor refused late: previous_response_not_found'], null]);
-      sentLate = false;
+      expect([log, turn.ending]).toEqual([['closed 1000', 'socket.lost 1 true'], null]);
+      creates = 2;
       read(failure, turn);
       expect(turn.ending).toMatchObject({ state: 'failed', terminal: { type: 'response.failed' } });
     });

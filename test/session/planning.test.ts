@@ -1,12 +1,25 @@
 import { describe, expect, it } from 'vitest';
 import type { TurnQueue } from '../../src/session/core.ts';
-import { anchorStored, isRelated, place, planFor } from '../../src/session/planning.ts';
+import {
+  anchorStored,
+  canSendFull,
+  composeFrame,
+  isRelated,
+  itemsOf,
+  loadContents,
+  loadHistory,
+  mayResend,
+  place,
+  planFor,
+  referencesTo,
+} from '../../src/session/planning.ts';
 import type { Turn } from '../../src/session/turn.ts';
-import type { TurnRow } from '../../src/store/port.ts';
+import type { SessionReads, TurnItems, TurnRow } from '../../src/store/port.ts';
 import { formsOf, type Line } from '../../src/transcript/items.ts';
+import { MOST_NAMES } from '../../src/transcript/provider-ids.ts';
 import { readRequest } from '../../src/transcript/read.ts';
 import type { Item } from '../../src/transcript/types.ts';
-import { evidence, toHead, turnRow } from '../resolve/support.ts';
+import { evidence, SCOPE, toHead, turnRow } from '../resolve/support.ts';
 
 const text = '{"model":"m","input":"more"}';
 const request = readRequest(JSON.parse(text), text, text.length);
@@ -210,4 +223,210 @@ describe('a request related to the conversation of a lane', () => {
     expect(isRelated(asking([user('other')]), lane({ line }))).toBe(false);
     expect(isRelated(asked, lane())).toBe(false);
   });
+});
+
+describe('a turn whose socket was lost', () => {
+  const lost = (body: object = {}, over: object = {}, stream: object = {}) =>
+    ({
+      request: { body: { model: 'm', ...body }, hostedTools: false },
+      sawOutput: false,
+      stream: { shown: false, finished: false, ...stream },
+      ...over,
+    }) as unknown as Turn;
+
+  it('A lost turn without any effect is sent once more', () => {
+    expect(mayResend(lost())).toBe(true);
+    expect(mayResend(lost({ conversation: null, background: false }))).toBe(true);
+  });
+
+  it.each<[string, Turn]>([
+    ['uses a conversation at the provider', lost({ conversation: 'conv_1' })],
+    ['runs in the background at the provider', lost({ background: true })],
+    ['may have used a hosted tool', lost({}, { request: { body: {}, hostedTools: true } })],
+  ])('A lost turn is sent once more only if the provider did not take it, when it %s', (_, turn) => {
+    expect(mayResend(turn)).toBe(false);
+    expect(mayResend(turn, true)).toBe(true);
+  });
+
+  it.each<[string, Turn]>([
+    ['the provider sent output', lost({}, { sawOutput: true })],
+    ['the client was shown something', lost({}, {}, { shown: true })],
+    ['the client was answered', lost({}, {}, { finished: true })],
+  ])('A lost turn is not sent again after %s', (_, turn) => {
+    expect(mayResend(turn)).toBe(false);
+    expect(mayResend(turn, true)).toBe(false);
+  });
+});
+
+describe('the whole context of a turn', () => {
+  it.each<[boolean, string, object]>([
+    [
+      true,
+      'the client sent it',
+      { continuation: { kind: 'extends' }, history: null, parent: turnRow('t2', { replay: 'never' }) },
+    ],
+    [true, 'it is not placed yet', { continuation: null, history: null, parent: turnRow('t2', { replay: 'never' }) }],
+    [true, 'only the provider knows the anchor', { parent: null, history: null }],
+    [true, 'it was loaded', { parent: turnRow('t2', { replay: 'anchor_only' }) }],
+    [true, 'its lineage is exact', { parent: turnRow('t2', { replay: 'exact' }), history: null }],
+    [false, 'its lineage is not exact', { parent: turnRow('t2', { replay: 'anchor_only' }), history: null }],
+  ])('The whole context can be sent: %s, when %s', (can, _, over) => {
+    expect(canSendFull(turnOf(over))).toBe(can);
+  });
+});
+
+describe('encrypted reasoning', () => {
+  const full = { form: 'full', input: null, items: 0 };
+  const composed = (body: object, wire: object | null = full) => {
+    const text = JSON.stringify({ model: 'gpt-5', store: false, input: 'x', ...body });
+    const turn = { request: readRequest(JSON.parse(text), text, text.length), wire, hideEncrypted: null };
+    const frame = composeFrame(turn as unknown as Turn, null);
+    return { include: JSON.parse(frame).include, hidden: turn.hideEncrypted };
+  };
+  const ENCRYPTED = 'reasoning.encrypted_content';
+
+  it.each<[string, object]>([
+    ['gpt-5', {}],
+    ['gpt-9-mini', { model: 'gpt-9-mini' }],
+    ['o1', { model: 'o1' }],
+    ['o3-mini', { model: 'o3-mini' }],
+    ['codex-mini-latest', { model: 'codex-mini-latest' }],
+    ['a model that the request asks to reason', { model: 'other', reasoning: { effort: 'low' } }],
+  ])('Encrypted reasoning of an unstored turn is requested and hidden: %s', (_, body) => {
+    expect(composed(body)).toEqual({ include: [ENCRYPTED], hidden: true });
+  });
+
+  it.each<[string, object]>([
+    ['the provider stores the response', { store: true }],
+    ['the provider stores the response by default', { store: undefined }],
+    ['the model does not reason', { model: 'gpt-4.1' }],
+    ['the model has a number of another kind', { model: 'my-o1' }],
+    ['the model is made for chats', { model: 'gpt-5-chat-latest' }],
+    ['the model is unknown and reasoning is null', { model: 'other', reasoning: null }],
+    ['no model is named', { model: undefined }],
+  ])('Encrypted reasoning is not requested when %s', (_, body) => {
+    expect(composed(body)).toEqual({ include: undefined, hidden: false });
+  });
+
+  it('Encrypted reasoning that the client requested is not hidden from it', () => {
+    expect(composed({ include: [ENCRYPTED] })).toEqual({ include: [ENCRYPTED], hidden: false });
+  });
+
+  it('A turn without a way to send it has no frame', () => {
+    for (const wire of [null, { form: 'impossible', reason: 'x' }])
+      expect(() => composed({}, wire)).toThrow('a turn without a wire form has no frame');
+  });
+});
+
+const json = JSON.stringify;
+const stored = (id: string, over: { turn?: Partial<TurnRow>; input?: string | null; output?: string | null } = {}) => {
+  const { turn, input = json([user(`ask ${id}`)]), output = json([said(`answer ${id}`)]) } = over;
+  return { turn: turnRow(id, turn), input, output } satisfies TurnItems;
+};
+
+/** A store in which each turn has a lineage; `reads` records what was read. */
+function storeOf(lineages: Record<string, readonly TurnItems[]>) {
+  const reads: [string, string][] = [];
+  const lineage = async (scope: string, turnId: string) => {
+    reads.push([scope, turnId]);
+    return lineages[turnId] ?? [];
+  };
+  return { store: { lineage } as unknown as SessionReads, reads };
+}
+
+describe('the history of a line', () => {
+  const second = stored('t2', { turn: { parentTurnId: 't1' } });
+
+  it('The history of a line is the texts of its items from the root on, without the provider’s ids', () => {
+    const output = '[{"type":"message", "id":"msg_1","role":"assistant","status":"completed","content":"1"}]';
+    const items = itemsOf([stored('t1', { output }), second])!;
+    expect(items.map((each) => JSON.parse(each))).toEqual([
+      user('ask t1'),
+      said('1'),
+      user('ask t2'),
+      said('answer t2'),
+    ]);
+    expect(items[0]).toBe(json(user('ask t1')));
+  });
+
+  it.each<[string, readonly TurnItems[]]>([
+    ['there are no turns', []],
+    ['its first turns are missing', [second]],
+    ['an input is no longer stored', [stored('t1', { input: null }), second]],
+    ['an output is no longer stored', [stored('t1'), { ...second, output: null }]],
+    ['an output is no JSON', [stored('t1', { output: '[{' })]],
+    ['an output is no list', [stored('t1', { output: '{}' })]],
+    ['an output contains null', [stored('t1', { output: '[{},null]' })]],
+    ['an output contains a list', [stored('t1', { output: '[[]]' })]],
+    ['an output contains a text', [stored('t1', { output: '["x"]' })]],
+    ['its end cannot be repeated exactly', [stored('t1', { turn: { replay: 'anchor_only' } })]],
+  ])('The history of a line is unknown when %s', (_, turns) => {
+    expect(itemsOf(turns)).toBeNull();
+  });
+
+  it('The history of a turn is that of its parent, read in its own scope', async () => {
+    const { store, reads } = storeOf({ t2: [stored('t1'), second] });
+    expect(await loadHistory(store, turnOf())).toHaveLength(4);
+    expect(reads).toEqual([[SCOPE, 't2']]);
+    expect(await loadHistory(store, turnOf({ parent: null }))).toBeNull();
+    expect(reads).toHaveLength(1);
+  });
+});
+
+describe('the contents of named items', () => {
+  const call = (id: string, name = 'f') => ({ type: 'function_call', id, call_id: 'c', name, arguments: '{}' });
+  const bare = (id: string, name = 'f') => json({ ...call(id, name), id: undefined });
+
+  it('Contents are found in the inputs and outputs of the given lines, without the provider’s ids', async () => {
+    const { store, reads } = storeOf({
+      t1: [stored('t1', { input: json([call('a')]), output: json([call('b'), call('unasked')]) })],
+      t2: [
+        stored('t2', { input: null, output: json([call('c')]) }),
+        stored('t3', { input: json([call('d')]), output: null }),
+      ],
+    });
+    const contents = await loadContents(store, SCOPE, ['t1', 't2'], ['a', 'b', 'c', 'd', 'missing']);
+    expect([...contents]).toEqual(['a', 'b', 'c', 'd'].map((id) => [id, bare(id)]));
+    expect(reads).toEqual([
+      [SCOPE, 't1'],
+      [SCOPE, 't2'],
+    ]);
+  });
+
+  it('An id has a content only if every item of that id has the same', async () => {
+    const { store } = storeOf({
+      t1: [stored('t1', { output: json([call('same'), call('other')]) })],
+      t2: [stored('t2', { output: json([call('same'), call('other', 'g')]) })],
+    });
+    const contents = await loadContents(store, SCOPE, ['t1', 't2'], ['same', 'other']);
+    expect([...contents]).toEqual([['same', bare('same')]]);
+  });
+
+  it('Items that only name their content, and damaged ones, have none', async () => {
+    for (const output of [
+      '[{"type":"item_reference","id":"a"}]',
+      '[{"type":"reasoning","id":"a","summary":[]}]',
+      '[null,"a",7,["a"]]',
+      '[{"id":"a","type":"message",}]',
+    ]) {
+      const { store } = storeOf({ t1: [stored('t1', { output })] });
+      expect([...(await loadContents(store, SCOPE, ['t1'], ['a']))], output).toEqual([]);
+    }
+  });
+});
+
+it('References are looked up in parts, and only as many as a request may name', async () => {
+  const asked: [string, readonly string[]][] = [];
+  const references = async (scope: string, ids: readonly string[]) => {
+    asked.push([scope, ids]);
+    return ids.slice(0, 1).map((itemId) => ({ itemId, turnId: 't1', storedUpstream: false, credentialFp: 'cred' }));
+  };
+  const ids = Array.from({ length: MOST_NAMES + 5 }, (_, nth) => `id_${nth}`);
+  const rows = await referencesTo({ references }, SCOPE, ids);
+  expect(asked.flatMap(([, each]) => each)).toEqual(ids.slice(0, MOST_NAMES));
+  expect(Math.max(...asked.map(([, each]) => each.length))).toBe(1_000);
+  expect(asked.every(([scope]) => scope === SCOPE)).toBe(true);
+  expect(rows.map(({ itemId }) => itemId)).toEqual(asked.map(([, each]) => each[0]));
+  expect(await referencesTo({ references }, SCOPE, [])).toEqual([]);
+  expect(asked).toHaveLength(Math.ceil(MOST_NAMES / 1_000));
 });

@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { contextFingerprint, fieldTexts, identity } from '../../src/transcript/items.ts';
+import { parseExact } from '../../src/json.ts';
+import { contextFingerprint, fieldTexts, identitiesOf, identity } from '../../src/transcript/items.ts';
 import { readRequest } from '../../src/transcript/read.ts';
 import type { Item } from '../../src/transcript/types.ts';
 
@@ -91,6 +92,16 @@ describe('different items', () => {
       { type: 'reasoning', encrypted_content: 'y' },
     ],
     [
+      'a summary beside empty encrypted reasoning',
+      { type: 'reasoning', encrypted_content: '', summary: [text('summary_text', 'a')] },
+      { type: 'reasoning', encrypted_content: '', summary: [text('summary_text', 'b')] },
+    ],
+    [
+      'a field beside encrypted content of another type',
+      { type: 'compaction', encrypted_content: 'x', note: 'a' },
+      { type: 'compaction', encrypted_content: 'x', note: 'b' },
+    ],
+    [
       'an approval’s id',
       { type: 'mcp_approval_response', approval_request_id: 'a', approve: true },
       { type: 'mcp_approval_response', approval_request_id: 'b', approve: true },
@@ -103,8 +114,69 @@ describe('different items', () => {
   });
 });
 
+describe('the id of an item', () => {
+  const identified = (type: string, id: string) => identity({ type, id, content: [] });
+
+  it.each([
+    ...['message', 'function_call', 'function_call_output', 'custom_tool_call', 'custom_tool_call_output'],
+    ...['local_shell_call', 'shell_call', 'shell_call_output', 'apply_patch_call', 'apply_patch_call_output'],
+    ...['tool_search_call', 'tool_search_output', 'compaction', 'web_search_call'],
+  ])('The id of an item may change when its type is %s', (type) => {
+    expect(identified(type, 'one')).toBe(identified(type, 'other'));
+    expect(identitiesOf({ type, id: 'one', content: [] })).toHaveLength(1);
+  });
+
+  it.each(['local_shell_call_output', 'computer_call', 'mcp_call', 'image_generation_call', 'item_reference'])(
+    'The id of an item may be missing, but not change, when its type is %s',
+    (type) => {
+      expect(identified(type, 'one')).not.toBe(identified(type, 'other'));
+      expect(identitiesOf({ type, id: 'one', content: [] })).toEqual([
+        identified(type, 'one'),
+        identity({ type, content: [] }),
+      ]);
+    },
+  );
+});
+
+describe('a number that no double holds', () => {
+  const numbered = (digits: string) => identity(parseExact(`{"type":"novel","n":${digits}}`) as Item);
+
+  it('A number that no double holds keeps its digits', () => {
+    expect(numbered('9007199254740993')).not.toBe(numbered('9007199254740992'));
+    expect(numbered('1e400')).not.toBe(numbered('1e401'));
+    expect(numbered('5.1e-324')).not.toBe(numbered('5e-324'));
+    expect(numbered('1E400')).toBe(numbered('1e400'));
+  });
+
+  it('A number has the same identity in any notation', () => {
+    for (const ten of ['10.0', '1e1', '1E+01', '1e0000001']) expect(numbered(ten)).toBe(numbered('10'));
+  });
+});
+
 describe('the context of a request', () => {
   const body = { model: 'm', store: false, input: [asked()], tools: [{ type: 'function', name: 'look' }] };
+
+  it.each([
+    ...['type', 'input', 'previous_response_id', 'conversation', 'background', 'client_metadata', 'metadata', 'stream'],
+    ...['stream_options', 'user', 'safety_identifier', 'prompt_cache_key', 'prompt_cache_retention'],
+    ...['prompt_cache_options', 'moderation', 'access_programs', 'service_tier', 'max_output_tokens'],
+    ...['max_tool_calls', 'temperature', 'top_p', 'top_logprobs', 'generate'],
+  ])('The context fingerprint does not depend on the field %s', (name) => {
+    expect(contextOf({ ...body, [name]: 'another' })).toBe(contextOf(body));
+  });
+
+  it.each<[string, unknown]>([
+    ['tool_choice', 'auto'],
+    ['parallel_tool_calls', true],
+    ['truncation', 'disabled'],
+    ['store', true],
+    ['tools', []],
+    ['include', []],
+    ['text', { format: { type: 'text' } }],
+  ])('The context fingerprint is the same without %s and with its default', (name, value) => {
+    expect(contextOf({ model: 'm', [name]: value })).toBe(contextOf({ model: 'm' }));
+    expect(contextOf({ model: 'm', [name]: 'another' })).not.toBe(contextOf({ model: 'm' }));
+  });
 
   it.each<[string, object]>([
     ['its input', { input: [] }],
@@ -154,6 +226,11 @@ describe('request fingerprints', () => {
   it.each<[string, object, boolean]>([
     ['when only delivery options and metadata differ', { stream: true, client_metadata: { attempt: 2 } }, true],
     ['when only server-made ids differ', { input: [asked({ id: 'msg_1' })] }, true],
+    ['when only the type of the frame differs', { type: 'response.create' }, true],
+    ['when only options of the stream differ', { stream_options: { include_obfuscation: false } }, true],
+    ['when one has a member that is null', { instructions: null }, true],
+    ['unless a member differs', { instructions: 'Be brief.' }, false],
+    ['unless the text of an item differs', { input: [asked({ content: 'ho' })] }, false],
     ['unless sampling differs', { temperature: 0 }, false],
     ['unless the anchor differs', { previous_response_id: 'resp_1' }, false],
     ['unless there is an additional item', { input: [asked(), asked()] }, false],

@@ -1,5 +1,12 @@
 import { describe, expect, it } from 'vitest';
-import { isNameOnly, normaliseInput, typeOf, writtenInput } from '../../src/transcript/items.ts';
+import {
+  bareResponse,
+  isFromClient,
+  isNameOnly,
+  normaliseInput,
+  typeOf,
+  writtenInput,
+} from '../../src/transcript/items.ts';
 import { isExactItem } from '../../src/transcript/planner.ts';
 import { LONGEST_METADATA, readItem, readRequest } from '../../src/transcript/read.ts';
 
@@ -65,6 +72,7 @@ describe('an item', () => {
     }
     expect(named({ type: 'reasoning', encrypted_content: 'x' })).toBe(false);
     expect(named({ type: 'reasoning', content: [{ text: 'x' }] })).toBe(false);
+    expect(named({ type: 'reasoning', content: { length: 0 } })).toBe(false);
     expect(named({ type: 'image_generation_call', result: 'AA' })).toBe(false);
     expect(named({ type: 'message' })).toBe(false);
     for (const id of [undefined, '', 7]) expect(isNameOnly({ type: 'item_reference', id })).toBe(false);
@@ -76,6 +84,90 @@ describe('an item', () => {
       'msg_1',
       null,
     ]);
+  });
+});
+
+describe('an item that only clients make', () => {
+  it.each(['user', 'system', 'developer'])('A message is made by a client when its role is %s', (role) => {
+    expect(isFromClient({ type: 'message', role })).toBe(true);
+    expect(isFromClient({ role, content: 'x' })).toBe(true);
+    expect(isFromClient({ type: 'novel', role })).toBe(false);
+  });
+
+  it.each([
+    ...['function_call_output', 'custom_tool_call_output', 'computer_call_output', 'local_shell_call_output'],
+    ...['apply_patch_call_output', 'mcp_approval_response'],
+  ])('An item is made by a client when its type is %s', (type) => {
+    expect(isFromClient({ type })).toBe(true);
+  });
+
+  it.each<object>([
+    { type: 'message', role: 'assistant' },
+    { type: 'message' },
+    { type: 'message', role: 'function_call_output' },
+    { type: 'function_call' },
+    { type: 'reasoning' },
+    { type: 'compaction' },
+    { type: 'user' },
+  ])('An item is not known to be made by a client: %j', (item) => {
+    expect(isFromClient(item as never)).toBe(false);
+  });
+});
+
+it('A response made by the bridge has its time in seconds, and a model also where the request named none', () => {
+  const made = (model: unknown) => bareResponse({ id: 'resp_1', model, now: 1_700_000_000_999 });
+  expect(made('m')).toMatchObject({ id: 'resp_1', object: 'response', created_at: 1_700_000_000, model: 'm' });
+  expect(made('m')).toMatchObject({ status: 'in_progress', output: [], tools: [], parallel_tool_calls: true });
+  for (const none of ['', 7, null, undefined]) expect(made(none).model).toBe('unknown');
+});
+
+describe('the shape of a request', () => {
+  it.each<[string, object]>([
+    ['delta', { previous_response_id: 'resp_1', input: [{ type: 'function_call' }] }],
+    ['fresh', { previous_response_id: '', input: 'x' }],
+    ['fresh', { previous_response_id: null }],
+    [
+      'fresh',
+      {
+        input: [
+          { role: 'user', content: 'x' },
+          { type: 'item_reference', id: 'msg_1' },
+        ],
+      },
+    ],
+    ['full', { input: [{ role: 'assistant', content: 'x' }] }],
+    ['full', { input: [{ role: 'user', content: 'x' }, { type: 'function_call' }] }],
+    ['full', { input: [{ type: 'tool_search_output' }] }],
+    ['full', { input: [{ type: 'function_call_output' }] }],
+    ['full', { input: [{ type: 'reasoning' }] }],
+    ['full', { input: [{ type: 'compaction' }] }],
+    ['full', { input: [{ type: 'mcp_approval_request' }] }],
+    ['full', { input: [{ type: 'mcp_approval_response' }] }],
+  ])('The shape is %s of %j', (shape, body) => {
+    expect(reading({ model: 'm', ...body }).shape).toBe(shape);
+  });
+});
+
+describe('tools that may act outside the conversation', () => {
+  it.each([
+    ...['function', 'custom', 'namespace', 'tool_search'],
+    ...['web_search', 'web_search_preview', 'file_search'],
+  ])('A tool of type %s does not', (type) => {
+    expect(reading({ tools: [{ type }] }).hostedTools).toBe(false);
+    expect(reading({ tools: [{ type }, { type: 'mcp' }] }).hostedTools).toBe(true);
+  });
+
+  it.each<[boolean, unknown]>([
+    [false, undefined],
+    [false, null],
+    [false, []],
+    [true, [{ type: 'code_interpreter' }]],
+    [true, [{ type: 'novel' }]],
+    [true, [{}]],
+    [true, [null]],
+    [true, ['function']],
+  ])('Whether there are such tools is %s of %j', (are, tools) => {
+    expect(reading({ tools }).hostedTools).toBe(are);
   });
 });
 
@@ -119,5 +211,8 @@ describe('members that are read from a body', () => {
       client_metadata: { turn_id: longest, 'x-codex-turn-metadata': null, 'x-codex-turn-state': null },
     });
     expect(reading({ client_metadata: null }).body).toEqual({ client_metadata: null });
+    expect(reading({ client_metadata: { turn_id: ['x'], 'x-codex-turn-state': null } }).body).toEqual({
+      client_metadata: { turn_id: null, 'x-codex-turn-state': null },
+    });
   });
 });

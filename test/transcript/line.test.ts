@@ -158,6 +158,39 @@ describe('matching of a request with a line', () => {
     expect(count({ ...compacted.parent!, parent: null, detached: true }, [user('two'), compaction])).toBeNull();
   });
 
+  it('A request does not continue a line from an item before its compaction', () => {
+    const compaction: Item = { type: 'compaction', id: 'cmp', encrypted_content: 'sealed' };
+    const output = [said('before'), compaction];
+    for (const listed of [null, output]) {
+      const compacted = lineOf({ input: [user('one')], streamed: output, listed });
+      expect(count(compacted, [compaction, user('next')])).toBe(1);
+      expect(count(compacted, [user('one'), ...output, user('next')])).toBe(3);
+      expect(count(compacted, [...output, user('next')])).toBeNull();
+    }
+  });
+
+  it('A request does not continue a line without the output, wherever that was shown', () => {
+    for (const turn of [
+      { input: [user('one')], streamed: [], listed: [said('uno')] },
+      { input: [user('one')], streamed: [said('uno')], listed: [] },
+      { input: [user('one')], streamed: [said('uno')], listed: null },
+    ]) {
+      expect(count(lineOf(turn), [user('one'), said('uno'), user('two')])).toBe(2);
+      expect(count(lineOf(turn), [user('one'), user('two')])).toBeNull();
+    }
+  });
+
+  it('A request continues a line whose first turn asked nothing', () => {
+    const silent = lineOf({ input: [], streamed: [said('uno')] }, { input: [user('two')], streamed: [] });
+    expect(count(silent, [said('uno'), user('two'), user('three')])).toBe(2);
+    expect(relate(lineOf({ input: [], streamed: [] }), readItems([user('one')].map(written)))).toBeNull();
+  });
+
+  it('A request continues no line that is not known', () => {
+    expect(relate(null, readItems([user('one')].map(written)))).toBeNull();
+    expect(continuedBy(null, readItems([user('one')].map(written)))).toBeNull();
+  });
+
   it('A request continues a line after a warm-up, which has no output', () => {
     const warm = lineOf({ input: [user('prompt')], streamed: [] });
     expect(count(warm, [user('prompt'), user('go')])).toBe(1);
@@ -190,6 +223,13 @@ describe('the place at which a turn ends', () => {
   it('Places are looked up after an item of the client too, with several new items after it', () => {
     const items = ['one', 'two', 'three'].map(user);
     expect(placesOf(items)).toContain(placeAfter(chainOf(items.slice(0, 1)), items[0]!));
+  });
+
+  it('Places after an item of the client are looked up only among the eight newest items', () => {
+    const items = Array.from({ length: 9 }, (_, index) => user(`q${index}`));
+    const expected = items.map((item, index) => placeAfter(chainOf(items.slice(0, index + 1)), item));
+    expect(placesOf(items)).toEqual(expected.slice(1).reverse());
+    expect(placesOf([said('a'), ...items])).toContain(placeAfter(EMPTY, said('a')));
   });
 
   it('The place of a turn is among those that a continuing request looks up, in each form of its last item', () => {
@@ -260,6 +300,15 @@ describe('property over all conversations', () => {
 
 describe('stored forms of another release or with damage', () => {
   const forms = formsOf({ input: [readItem(written(user('a')))], streamed: [said('b')], listed: null });
+
+  it('Stored forms have a third list only after a compaction, as in earlier releases', () => {
+    expect(encodeForms(forms)).toBe(JSON.stringify([forms.input, forms.outputs]));
+    const warm = formsOf({ input: [], streamed: [], listed: null });
+    expect(encodeForms(warm)).toBe('[[],[]]');
+    const compacted = formsOf({ input: [], streamed: [{ type: 'compaction', encrypted_content: 'x' }], listed: null });
+    expect(encodeForms(compacted)).toBe(JSON.stringify([[], compacted.outputs, compacted.begins]));
+    expect(decodeForms(encodeForms(compacted))).toEqual(compacted);
+  });
 
   it('Stored forms are read as they were written', () => {
     expect(decodeForms(encodeForms(forms))).toEqual(forms);

@@ -70,6 +70,27 @@ describe('a full resend', () => {
     expect(continueLine(contextOf(resend), items, null)).toEqual({ kind: 'root', items });
   });
 
+  it.each<[string | null, object, number]>([
+    [null, {}, 2],
+    ['nothing new is left', {}, 3],
+    ['the line has no response id', { responseId: null }, 2],
+    ['a context field changed', { contextFp: 'another' }, 2],
+  ])('A full resend is not a delta of its line: %s', (reason, end, count) => {
+    const contextFp = contextOf(resend);
+    const items = written(resend.input as Item[]);
+    const known = { end: { responseId: 'resp_1', contextFp, ...end }, count };
+    expect(continueLine(contextFp, items, known)).toEqual({
+      kind: 'extends',
+      items: items.slice(count),
+      deltaAllowed: reason === null,
+      reason,
+    });
+  });
+
+  it('A full resend after a response without an id stays full', () => {
+    expect(plan(resend, { parentResponseId: null, socketAnchor: null })).toMatchObject({ form: 'full' });
+  });
+
   it('A full resend keeps references, except those that the provider cannot resolve', () => {
     const pointing = bodyOf([
       past[0]!,
@@ -102,6 +123,28 @@ describe('an anchored request', () => {
     ['none of these holds', { socketAnchor: null }, 'impossible'],
   ])('An anchored request is sent as its case requires when %s: %s', (_, more, form) => {
     expect(at(more).form).toBe(form);
+  });
+
+  it('An anchored request after a response without an id has nothing to be anchored to', () => {
+    const none = { parentResponseId: null, socketAnchor: null, anchorStored: true };
+    expect(at(none)).toMatchObject({ form: 'impossible' });
+    expect(at({ ...none, history: texts(past) })).toMatchObject({ form: 'full' });
+  });
+
+  it('An anchored request has the contents of items that the provider cannot look up', () => {
+    const pointing = bodyOf([{ type: 'item_reference', id: 'msg_1' }, user('two')], { previous_response_id: 'resp_1' });
+    const contents = new Map([['msg_1', '{"type":"message","role":"assistant","content":"1"}']]);
+    const whole = [{ type: 'message', role: 'assistant', content: '1' }, user('two')];
+    const continuation = continueAnchor(written(pointing.input as Item[]));
+    expect(plan(pointing, { continuation, contents })).toEqual({
+      form: 'delta',
+      previousResponseId: 'resp_1',
+      ...sent(whole),
+    });
+    expect(plan(pointing, { continuation, contents, socketAnchor: null, history: [] })).toEqual({
+      form: 'full',
+      ...sent(whole),
+    });
   });
 
   it('An anchored request that is sent in full has all items and no anchor', () => {
@@ -153,6 +196,22 @@ describe('the frame', () => {
     });
     expect(made).toBe(
       '{"type":"response.create", "9" : 9223372036854775807, "model":"m",\n "n":[1.0, -0,1E400], "\\u0061":"\\/" }',
+    );
+  });
+
+  it('A frame has no white space around it, and keeps a member that is null', () => {
+    const made = (text: string) =>
+      createFrame({
+        request: reading(JSON.parse(text), text),
+        wire: { form: 'full', input: null, items: 0 },
+        addEncryptedReasoning: false,
+        turnState: null,
+      });
+    expect(made(' \n{"model":"m", "previous_response_id":null} \n')).toBe(
+      '{"type":"response.create","model":"m", "previous_response_id":null}',
+    );
+    expect(made('{"client_metadata":{ "turn_id" : "t" }}')).toBe(
+      '{"type":"response.create","client_metadata":{ "turn_id" : "t" }}',
     );
   });
 
@@ -295,6 +354,26 @@ describe('events as the client sees them', () => {
     expect(JSON.parse(show(event({ previous_response_id: 'resp_1' }), null)).response.previous_response_id).toBeNull();
     const own = event({ previous_response_id: 'resp_1' });
     expect(show(own, 'resp_1')).toBe(JSON.stringify(own));
+  });
+
+  it.each<[string, object]>([
+    ['a response that is no object', { response: 'x' }],
+    ['a response that is a list', { response: [reasoning] }],
+    ['a response that is null', { response: null, item: 7 }],
+    ['an item that is null', { item: null }],
+    ['an item that is a text', { item: 'reasoning' }],
+    ['a response without an anchor', event({ output: [model('1')] })],
+    ['an output that is no list', event({ output: { 0: reasoning } })],
+    ['items without encrypted content', event({ output: [null, 7, 'x', [], { type: 'reasoning' }] })],
+  ])('An event of any other shape is passed on unchanged: %s', (_, data) => {
+    expect(show(data as never, 'resp_1', true)).toBe(JSON.stringify(data));
+  });
+
+  it('An event names no anchor of the bridge also when it lists no output', () => {
+    const text = '{"type":"response.created","response":{"previous_response_id":"resp_1"}}';
+    expect(rewriteForClient(text, JSON.parse(text), { previousResponseId: 'own', hideEncrypted: true })).toBe(
+      text.replace('resp_1', 'own'),
+    );
   });
 
   it('An event omits encrypted reasoning that the client did not request, in items and in the whole response', () => {
