@@ -2,44 +2,90 @@ import { execFileSync } from 'node:child_process';
 import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { parseSync } from 'oxc-parser';
+import { type OutputOptions, rolldown } from 'rolldown';
 
 /**
- * Reduces the compiler's output in `dist` to what the users of the package need:
+ * Builds the package in `dist`:
  *
- * - The code keeps its files, names and layout, but not its comments, which are in the sources.
- * - Declarations are kept only where an entry point of the package reaches them. Those that an entry point exports keep
- *   their documentation, which editors show.
+ * - The code as few files: one for each entry point and one for each set of modules that several of them share. Names of
+ *   functions and classes are kept, for stack traces, profiles and logs; local names are shortened.
+ * - The page of the explorer as one module beside its style sheets.
+ * - Of the compiler's declarations, in `dist/types`, those that an entry point of the package reaches. Declarations that
+ *   an entry point exports keep their documentation, which editors show.
  */
 const DIST = 'dist';
-const ENTRIES = ['src/index.d.ts', 'machines/index.d.ts', 'src/testing/index.d.ts'].map((path) => join(DIST, path));
+const TYPES = join(DIST, 'types');
+/** Modules that users import, by the name of the built file. */
+const published = { index: 'src/index.ts', machines: 'machines/index.ts', testing: 'src/testing/index.ts' };
+/** Modules that Node loads by path. Each is found in the folder of the file that loads it. */
+const started = { cli: 'src/cli.ts', thread: 'src/intake/thread.ts' };
+const BROWSER = 'src/explorer/browser';
 
-/** Returns the declaration files that the text of one refers to, or only those from which it exports. */
-function referredBy(file: string, onlyExports: boolean): string[] {
-  const pattern = onlyExports
-    ? /\bexport\b[^;]*? from ["'](\.[^"']+)["']/g
-    : /(?:\bfrom |\bimport\()["'](\.[^"']+)["']/g;
-  return [...readFileSync(file, 'utf8').matchAll(pattern)].map(([, path]) =>
-    join(dirname(file), path!.replace(/\.[jt]s$/, '.d.ts')),
-  );
+const names = { function: true, class: true };
+const output: OutputOptions = {
+  format: 'esm',
+  chunkFileNames: '[name].js',
+  comments: false,
+  minify: {
+    compress: { keepNames: names },
+    mangle: { keepNames: names, toplevel: true },
+    codegen: { removeWhitespace: true },
+  },
+};
+
+/** Columns after which a line of built code ends. Node prints the whole line of an uncaught exception. */
+const LINE = 160;
+
+interface Syntax {
+  type: string;
+  start: number;
+  end: number;
 }
 
-function reachable(onlyExports: boolean): ReadonlySet<string> {
-  const found = new Set(ENTRIES);
-  for (const file of found) for (const other of referredBy(file, onlyExports)) found.add(other);
-  return found;
+function parse(file: string, text: string) {
+  const parsed = parseSync(file, text);
+  if (parsed.errors.length > 0) throw new Error(`${file}: ${parsed.errors[0]!.message}`);
+  return parsed;
 }
 
-function removeComments(file: string): void {
-  const text = readFileSync(file, 'utf8');
-  const { comments, errors } = parseSync(file, text);
-  if (errors.length > 0) throw new Error(`${file}: ${errors[0]!.message}`);
-  let kept = '';
+/** Visits every list of syntax nodes: statements, members, elements, arguments. */
+function eachList(value: unknown, visit: (list: readonly Syntax[]) => void): void {
+  if (typeof value !== 'object' || value === null) return;
+  if (Array.isArray(value) && typeof value[0]?.start === 'number') visit(value);
+  for (const child of Object.values(value)) eachList(child, visit);
+}
+
+/** Breaks long lines before a later node of a list: a separator or a whole statement precedes it, so a line may end there. */
+function withShortLines(file: string, text: string): string {
+  const starts = new Set<number>();
+  eachList(parse(file, text).program, (list) => {
+    for (const { type, start } of list.slice(1)) if (type !== 'TemplateElement') starts.add(start);
+  });
+  let broken = '';
   let end = 0;
-  for (const comment of comments) {
-    kept += text.slice(end, comment.start);
-    end = comment.end;
+  let line = text.lastIndexOf('\n', 0) + 1;
+  for (const start of [...starts].sort((a, b) => a - b)) {
+    line = Math.max(line, text.lastIndexOf('\n', start - 1) + 1);
+    if (start - line < LINE) continue;
+    broken += `${text.slice(end, start)}\n`;
+    end = line = start;
   }
-  writeFileSync(file, kept + text.slice(end));
+  return broken + text.slice(end);
+}
+
+async function bundle(input: Record<string, string>, folder: string): Promise<void> {
+  const build = await rolldown({
+    input,
+    platform: 'node',
+    external: /^[^./]/,
+    transform: { target: 'node22.19' },
+    tsconfig: false,
+  });
+  for (const file of (await build.generate(output)).output) {
+    if (file.type !== 'chunk') throw new Error(`${file.fileName} is no code`);
+    mkdirSync(folder, { recursive: true });
+    writeFileSync(join(folder, file.fileName), withShortLines(file.fileName, file.code));
+  }
 }
 
 /**
@@ -58,7 +104,7 @@ function expandRows(file: string): void {
   );
   const config = {
     extends: '../../tsconfig.build.json',
-    compilerOptions: { rootDir: '../..', outDir: 'out', emitDeclarationOnly: true },
+    compilerOptions: { rootDir: '../..', outDir: 'out' },
     include: ['rows.ts'],
   };
   writeFileSync(join(home, 'tsconfig.json'), JSON.stringify(config));
@@ -66,7 +112,7 @@ function expandRows(file: string): void {
   const written = readFileSync(join(home, 'out', DIST, '.rows', 'rows.d.ts'), 'utf8');
   rmSync(home, { recursive: true });
   const text = readFileSync(file, 'utf8');
-  const { program } = parseSync(file, text);
+  const { program } = parse(file, text);
   let kept = '';
   for (const node of program.body) {
     if (node.type === 'ImportDeclaration') continue;
@@ -86,16 +132,154 @@ function expandRows(file: string): void {
   writeFileSync(file, kept);
 }
 
-cpSync('src/explorer/browser', join(DIST, 'src/explorer/browser'), { recursive: true });
-expandRows(join(DIST, 'src/store/entities.d.ts'));
-const needed = reachable(false);
-const exported = reachable(true);
-for (const name of readdirSync(DIST, { recursive: true, encoding: 'utf8' })) {
-  const file = join(DIST, name);
-  if (file.endsWith('.d.ts') && !needed.has(file)) rmSync(file);
-  else if (/\.[jt]s$/.test(file) && !exported.has(file)) removeComments(file);
+/** Declaration file, as far as finding what is needed of it takes. */
+interface Declarations {
+  statements: { text: string; withoutComments: string; names: readonly string[]; words: ReadonlySet<string> }[];
+  /** Imported names, by their names here. */
+  imports: Map<string, Name>;
+  /** Names exported from this file, or from the module that `from` names. */
+  exports: Map<string, Name>;
+  /** Files of which everything is exported. */
+  stars: string[];
 }
+
+interface Name {
+  name: string;
+  /** Module that declares it; null: the file itself. */
+  from: string | null;
+  /** The specifier in its clause. */
+  specifier: string;
+}
+
+function readDeclarations(file: string): Declarations {
+  const text = readFileSync(file, 'utf8');
+  const { program, comments, module } = parse(file, text);
+  const read: Declarations = { statements: [], imports: new Map(), exports: new Map(), stars: [] };
+  for (const { moduleRequest, entries } of module.staticImports) {
+    for (const { importName, localName } of entries) {
+      if (importName.kind === 'NamespaceObject') throw new Error(`${file}: an imported namespace is not followed`);
+      const name = importName.name ?? 'default';
+      const specifier = name === localName.value ? name : `${name} as ${localName.value}`;
+      read.imports.set(localName.value, { name, from: moduleRequest.value, specifier });
+    }
+  }
+  for (const { entries } of module.staticExports) {
+    for (const { moduleRequest, importName, exportName, localName, isType } of entries) {
+      const from = moduleRequest?.value ?? null;
+      if (exportName.kind === 'None') read.stars.push(from!);
+      else {
+        const name = (from === null ? localName.name : importName.name)!;
+        const specifier = `${isType ? 'type ' : ''}${name === exportName.name ? name : `${name} as ${exportName.name}`}`;
+        read.exports.set(exportName.name!, { name, from, specifier });
+      }
+    }
+  }
+  for (const node of program.body) {
+    if (node.type === 'ImportDeclaration' || node.type === 'ExportAllDeclaration') continue;
+    const declared = node.type === 'ExportNamedDeclaration' ? node.declaration : node;
+    if (declared === null) continue;
+    const ids =
+      'declarations' in declared ? declared.declarations.map(({ id }) => id) : 'id' in declared ? [declared.id] : [];
+    const before = comments.findLast(({ end }) => end <= node.start && text.slice(end, node.start).trim() === '');
+    let withoutComments = '';
+    let end = node.start;
+    for (const comment of comments.filter(({ start }) => start >= node.start && start < node.end)) {
+      withoutComments += text.slice(end, comment.start);
+      end = comment.end;
+    }
+    withoutComments += text.slice(end, node.end);
+    if (/import\(["']\./.test(withoutComments)) throw new Error(`${file}: an import within a type is not followed`);
+    read.statements.push({
+      text: text.slice(before?.start ?? node.start, node.end),
+      withoutComments,
+      names: ids.flatMap((id) => (id?.type === 'Identifier' ? [id.name] : [])),
+      words: new Set(withoutComments.match(/[\w$]+/g)),
+    });
+  }
+  return read;
+}
+
+/** Reduces the compiler's declarations to what the entry points reach. A word counts as a use of the name that it spells. */
+function pruneDeclarations(entries: readonly string[]): void {
+  const files = new Map<string, Declarations & { needed: Set<string>; documented: Set<string> }>();
+  const open = (file: string) => {
+    let known = files.get(file);
+    if (!known) files.set(file, (known = { ...readDeclarations(file), needed: new Set(), documented: new Set() }));
+    return known;
+  };
+  const fileOf = (file: string, from: string) => join(dirname(file), from.replace(/\.[jt]s$/, '.d.ts'));
+
+  /** Marks a name of the file's own scope, and whatever its declaration uses. */
+  function need(file: string, name: string): void {
+    const { statements, imports, needed } = open(file);
+    if (needed.has(name)) return;
+    const imported = imports.get(name);
+    const declaring = statements.filter(({ names }) => names.includes(name));
+    if (!imported && declaring.length === 0) return;
+    needed.add(name);
+    if (imported?.from?.startsWith('.')) needExport(fileOf(file, imported.from), imported.name, false);
+    for (const { words } of declaring) for (const word of words) need(file, word);
+  }
+
+  function needExport(file: string, exported: string, documented: boolean): boolean {
+    const { exports, stars, ...marks } = open(file);
+    const found = exports.get(exported);
+    if (!found) return stars.some((from) => needExport(fileOf(file, from), exported, documented));
+    if (found.from !== null) {
+      marks.needed.add(`export ${exported}`);
+      return !found.from.startsWith('.') || needExport(fileOf(file, found.from), found.name, documented);
+    }
+    if (documented) marks.documented.add(found.name);
+    need(file, found.name);
+    return true;
+  }
+
+  function needAll(file: string): void {
+    const { exports, stars } = open(file);
+    for (const name of exports.keys()) needExport(file, name, true);
+    for (const from of stars) needAll(fileOf(file, from));
+  }
+
+  for (const entry of entries) needAll(entry);
+  for (const name of readdirSync(TYPES, { recursive: true, encoding: 'utf8' })) {
+    const file = join(TYPES, name);
+    const found = files.get(file);
+    if (found) writeFileSync(file, neededText(found));
+    else if (name.endsWith('.ts')) rmSync(file);
+  }
+}
+
+function neededText(file: ReturnType<typeof readDeclarations> & Record<'needed' | 'documented', Set<string>>): string {
+  const { statements, imports, exports, stars, needed, documented } = file;
+  const clauses = (keyword: string, names: readonly Name[]) =>
+    [...Map.groupBy(names, ({ from }) => from)].map(
+      ([from, of]) => `${keyword} { ${of.map(({ specifier }) => specifier).join(', ')} } from '${from}';`,
+    );
+  return [
+    ...clauses(
+      'import type',
+      [...imports].filter(([name]) => needed.has(name)).map(([, name]) => name),
+    ),
+    ...clauses(
+      'export',
+      [...exports].filter(([name]) => needed.has(`export ${name}`)).map(([, name]) => name),
+    ),
+    ...stars.map((from) => `export * from '${from}';`),
+    ...statements
+      .filter(({ names }) => names.some((name) => needed.has(name)))
+      .map(({ text, withoutComments, names }) => (names.some((name) => documented.has(name)) ? text : withoutComments)),
+    '',
+  ].join('\n');
+}
+
+rmSync(DIST, { recursive: true, force: true });
+execFileSync('tsc', ['-p', 'tsconfig.build.json'], { stdio: 'inherit' });
+expandRows(join(TYPES, 'src/store/entities.d.ts'));
+pruneDeclarations(Object.values(published).map((path) => join(TYPES, path.replace('.ts', '.d.ts'))));
 // The compiler writes four spaces a level. Tabs are as readable, and smaller.
-execFileSync('biome', ['format', '--write', '--vcs-enabled=false', '--indent-style=tab', '--log-level=warn', DIST], {
+execFileSync('biome', ['format', '--write', '--vcs-enabled=false', '--indent-style=tab', '--log-level=warn', TYPES], {
   stdio: 'inherit',
 });
+await bundle({ ...published, ...started }, DIST);
+cpSync(BROWSER, join(DIST, 'browser'), { recursive: true, filter: (path) => !path.endsWith('.js') });
+await bundle({ main: join(BROWSER, 'main.js') }, join(DIST, 'browser'));

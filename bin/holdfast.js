@@ -4,7 +4,7 @@
 import { existsSync } from 'node:fs';
 
 const sources = new URL('../src/cli.ts', import.meta.url);
-const built = new URL('../dist/src/cli.js', import.meta.url);
+const built = new URL('../dist/cli.js', import.meta.url);
 const [major, minor] = process.versions.node.split('.').map(Number);
 const isClone = existsSync(sources);
 
