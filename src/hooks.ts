@@ -302,11 +302,11 @@ export function createHooks(options: HooksOptions): Hooks {
 
   const { authenticate } = hooks;
   const answers = new WeakMap<IncomingMessage, Caller | { refused: unknown }>();
-  /** The caller under the configured key; without one, it has no credential. */
-  const shared: Caller =
+  /** Returns a tenant's caller under the configured key; without one, it has no credential. */
+  const underConfiguredKey = (scope: string): Caller =>
     config.upstream.key === null
-      ? { scope: '', credentialFp: keyed('none'), upstreamAuthorization: null, credentialIsClients: false }
-      : { ...own({}), scope: '' };
+      ? { scope, credentialFp: keyed('none'), upstreamAuthorization: null, credentialIsClients: false }
+      : { ...own({}), scope };
 
   function callerOf(identity: Identity | null | false): Caller {
     if (identity === null || identity === false) throw new BridgeError('bridge_unauthorized');
@@ -317,7 +317,7 @@ export function createHooks(options: HooksOptions): Hooks {
       if (config.upstream.key === null && !hooks.chooseUpstream) {
         throw failed('authenticate', 'named no credential, and there is no upstream.key');
       }
-      return { ...shared, scope };
+      return underConfiguredKey(scope);
     }
     const upstreamAuthorization = credential === null ? null : bearerOf(credential);
     if (credential !== null && upstreamAuthorization === null) {
