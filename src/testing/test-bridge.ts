@@ -10,7 +10,7 @@ import { type Simulator, type SimulatorOptions, startSimulator } from './simulat
 
 /** Options of {@link testBridge}. */
 export interface TestBridgeOptions
-  extends Pick<BridgeOptions, 'logger' | 'random' | 'ids' | 'inspect' | 'hooks' | 'upstreams'> {
+  extends Pick<BridgeOptions, 'logger' | 'random' | 'ids' | 'inspect' | 'hooks' | 'upstreams' | 'mountAdmin'> {
   /** Settings, by the names of their environment variables. */
   env?: Record<string, string>;
   /** Options of the simulated upstream, or a running simulator, which is not closed with the bridge. */
