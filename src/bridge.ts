@@ -1,6 +1,6 @@
-import type { IncomingMessage, Server } from 'node:http';
+import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { Duplex } from 'node:stream';
-import express, { type RequestHandler, type Router } from 'express';
+import express, { type Request, type RequestHandler, type Response, type Router } from 'express';
 import type { InspectionEvent } from 'xstate';
 import { createAdminApi } from './admin/api.ts';
 import type { AdminPort, LocalAnswer, LocalView, Question } from './admin/fleet.ts';
@@ -12,48 +12,78 @@ import { createForwarder } from './cluster/forward/sender.ts';
 import { type Config, readConfig } from './config.ts';
 import { BridgeError } from './errors.ts';
 import { explorer } from './explorer/index.ts';
+import { type BridgeHooks, createHooks, hookNames, type UpstreamEntry } from './hooks.ts';
 import { adminTokenOf, createOperatorAccess, needsAdminToken } from './http/access.ts';
 import type { Readiness } from './http/app.ts';
-import { createAuthentication, createHttpFace, errorHandler } from './http/app.ts';
-import { createFront } from './http/front.ts';
+import { createHttpFace, errorHandler } from './http/app.ts';
+import { sendError } from './http/envelope.ts';
+import { createFront, isOwn, pathOf } from './http/front.ts';
 import { answerSocket, createConnectionGuard, refuseUpgrade } from './http/server.ts';
 import { createReader } from './intake/pool.ts';
 import { createObservatory } from './observe/index.ts';
-import { createLogger, type Logger } from './observe/log.ts';
+import { createLogger, type Logger, safeLogger } from './observe/log.ts';
 import type { MetricsSnapshot } from './observe/metrics/merged.ts';
+import { readOptions, withOptionNames } from './options.ts';
 import { referencesTo } from './session/planning.ts';
+import type { SettingOptions } from './setting-options.ts';
 import { openStorage, type Storage } from './storage.ts';
 import type { SessionStore } from './store/port.ts';
+import type { ApplicationOrm } from './store/postgres/application.ts';
 import { type Clock, type Ids, onFault, randomIds, reportFault, systemClock } from './system.ts';
 import { type KeyRing, parseSecrets } from './token/keyring.ts';
-import { type CredentialRefusal, createRedactingTransport } from './upstream/redact.ts';
+import { type CredentialRefusal, createHidingTransport } from './upstream/redact.ts';
 import { createUpstreamTransport } from './upstream/transport.ts';
 import { version } from './version.ts';
 import { type PeerListener, type PeerService, startWorker } from './worker.ts';
 
-/** Options of {@link createBridge}. All are optional; the rest is configured by environment variables. */
-export interface BridgeOptions {
-  /** Settings, named like the environment variables. They override the process's own environment. */
-  env?: Record<string, string | undefined>;
-  /** Default: JSON lines on standard output. */
-  logger?: Logger;
+/**
+ * Options of {@link createBridge}. All are optional. A setting that no option names is taken from `env`, then from the
+ * environment of the process, then has its default.
+ */
+export interface BridgeOptions extends SettingOptions {
+  /** Settings, named like the environment variables. */
+  env?: Record<string, string | undefined> | undefined;
+  /**
+   * MikroORM 7 of the application, with the `postgresql` driver: its pool is used in place of a database of the bridge's own.
+   * The tables have a schema of their own and need no entity in the application. The ORM stays open when the bridge closes.
+   */
+  orm?: ApplicationOrm | undefined;
+  /** Functions of the application that watch and decide. */
+  hooks?: BridgeHooks | undefined;
+  /** Upstreams beside the configured one, by the names under which `hooks.chooseUpstream` chooses them. */
+  upstreams?: Readonly<Record<string, string | UpstreamEntry>> | undefined;
+  /**
+   * False leaves the operators' paths out of `router`, `handler` and `handleUpgrade`: `/admin`, `/metrics`, `/inspect`. They
+   * can be mounted elsewhere with `adminRouter`. Default true.
+   */
+  mountAdmin?: boolean | undefined;
+  /** Pino, or any logger with its signature `(fields, message)`. Default: JSON lines on standard output. */
+  logger?: Logger | undefined;
   /** Store to use instead of the configured database. It is not closed with the bridge. */
-  store?: SessionStore;
-  clock?: Clock;
-  ids?: Ids;
+  store?: SessionStore | undefined;
+  clock?: Clock | undefined;
+  ids?: Ids | undefined;
   /** Returns a random number, uniform in [0, 1). */
-  random?: () => number;
+  random?: (() => number) | undefined;
   /** Called each time this process has registered as a worker, always under a new id. */
-  onRegistered?: (workerId: string) => void;
+  onRegistered?: ((workerId: string) => void) | undefined;
   /** Content of `/metrics` where several workers are scraped as one; null falls back to this worker's own. */
-  metricsPage?: () => Promise<string | null>;
+  metricsPage?: (() => Promise<string | null>) | undefined;
   /** Receives XState's inspection events of every machine in this process, during the transition. It must only observe. */
-  inspect?: (event: InspectionEvent) => void;
+  inspect?: ((event: InspectionEvent) => void) | undefined;
 }
-
-/** Running bridge: routes for an Express app, and `close`. */
+/** Running bridge: routes for any HTTP server of Node, and `close`. */
 export interface Bridge {
+  /** Routes for an Express app, version 4 or 5. Requests for other paths are left to the app. */
   router: Router;
+  /**
+   * The same routes for any other server: `createServer(bridge.handler)`.
+   *
+   * @param next called for a request that is not for the bridge; without it, that request gets 404
+   */
+  handler(req: IncomingMessage, res: ServerResponse, next?: (error?: unknown) => void): void;
+  /** Routes of operators alone, for an app of their own: see `mountAdmin`. */
+  adminRouter: Router;
   config: Config;
   logger: Logger;
   ids: Ids;
@@ -64,6 +94,8 @@ export interface Bridge {
   front: RequestHandler;
   /** Bearer token that operators must send; null when none is needed from this machine. */
   readonly adminToken: AdminToken | null;
+  /** Returns whether a request is for the bridge, by its path. An app with WebSockets of its own asks this first. */
+  serves(req: { readonly url?: string | undefined }): boolean;
   /**
    * Handles the server's `upgrade` event: accepts viewers of the inspector. Any other upgrade gets 426, which makes clients
    * use HTTP.
@@ -95,17 +127,54 @@ export interface AdminToken {
   readonly fresh: boolean;
 }
 
+/** Options that are not settings, with the names of their members where those are fixed. */
+const otherOptions: Readonly<Record<Exclude<keyof BridgeOptions, keyof SettingOptions>, readonly string[] | null>> = {
+  env: null,
+  orm: null,
+  hooks: hookNames,
+  upstreams: null,
+  mountAdmin: null,
+  logger: null,
+  store: null,
+  clock: null,
+  ids: null,
+  random: null,
+  onRegistered: null,
+  metricsPage: null,
+  inspect: null,
+};
+
+function configOf(options: BridgeOptions): Config {
+  const given = readOptions(options, otherOptions);
+  const { orm, hooks } = options;
+  if (orm !== undefined && given.env.DATABASE_URL !== undefined) {
+    given.problems.push('orm and database.url exclude each other: both name the database');
+  }
+  return readConfig(
+    { ...process.env, ...options.env, ...given.env },
+    {
+      problems: given.problems,
+      database: orm !== undefined,
+      authenticates: hooks?.authenticate !== undefined,
+      ...(given.typed || orm || hooks ? { named: withOptionNames } : {}),
+    },
+  );
+}
+
 /**
  * Starts a bridge in this process.
  *
- * @param options settings override those of the process's environment
+ * @param options settings, and what the application decides in code; a misspelled name is refused
  * @returns the bridge, registered as a worker and ready to serve
  * @throws `ConfigError`, or the error that keeps the database from opening
+ * @example
+ * const bridge = await createBridge({ upstream: 'https://api.openai.com/v1', deadlines: { turnBudget: 600_000 } });
+ * createServer(bridge.handler).on('upgrade', bridge.handleUpgrade).listen(8787, '127.0.0.1');
  */
 export async function createBridge(options: BridgeOptions = {}): Promise<Bridge> {
-  const config = readConfig({ ...process.env, ...options.env });
+  const config = configOf(options);
   const { clock = systemClock, ids = randomIds, random = Math.random } = options;
-  const logger = options.logger ?? createLogger(config.logLevel);
+  const logger = options.logger ? safeLogger(options.logger) : createLogger(config.logLevel);
   const storage: Storage = options.store
     ? {
         store: options.store,
@@ -113,10 +182,11 @@ export async function createBridge(options: BridgeOptions = {}): Promise<Bridge>
         adminToken: async () => null,
         embedded: false,
         shared: config.security.secrets !== null,
+        location: config.databaseUrl,
         livenessPath: null,
         close: async () => {},
       }
-    : await openStorage(config, logger);
+    : await openStorage(config, logger, options.orm);
   const stopFaults = onFault((err, source, suppressed) => {
     logger.error({ err, source, suppressed }, 'an exception was contained at its source: report it');
   });
@@ -129,9 +199,14 @@ export async function createBridge(options: BridgeOptions = {}): Promise<Bridge>
   }
 }
 
-/** Logs a refusal of the shared credential. Clients do not get the cause, so the log is the only place to read it. */
-const reportRefusal = (logger: Logger) => (refusal: CredentialRefusal) =>
-  logger.error(refusal, 'the upstream refused the shared credential (HOLDFAST_UPSTREAM_KEY)');
+/** Logs a refusal of a credential that clients do not know. They do not get the cause: the log is the only place to read it. */
+const reportRefusal =
+  (logger: Logger, { upstream }: Config) =>
+  (refusal: CredentialRefusal, key: string) => {
+    const which =
+      key === upstream.key ? 'the shared credential (HOLDFAST_UPSTREAM_KEY)' : 'a credential that a hook named';
+    logger.error(refusal, `the upstream refused ${which}`);
+  };
 
 /** Options of a bridge with their defaults. */
 interface Means extends BridgeOptions {
@@ -162,7 +237,7 @@ export async function adminTokenFor(
 }
 
 async function assemble(config: Config, storage: Storage, means: Means): Promise<Bridge> {
-  const { clock, ids, random, logger, inspect, onRegistered } = means;
+  const { clock, ids, random, logger, inspect, onRegistered, mountAdmin = true } = means;
   const { deadlines, limits } = config;
   let advertisedId = '';
   const secrets = parseSecrets(storage.secrets);
@@ -181,7 +256,16 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
   });
   const store = observatory.store(storage.store);
   const forwardTokens = createForwardTokens({ secrets, clock });
-  const authenticate = createAuthentication(config, await store.pepper());
+  const hooks = createHooks({
+    hooks: means.hooks ?? {},
+    upstreams: means.upstreams ?? {},
+    config,
+    pepper: await store.pepper(),
+    clock,
+    logger,
+    workerId: () => advertisedId,
+    scopeOf: (id) => worker.registry.get(id)?.scope ?? null,
+  });
   const observed = observatory.transport(
     createUpstreamTransport({
       clock,
@@ -190,9 +274,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     }),
   );
   const reader = createReader({ logger });
-  const { key } = config.upstream;
-  const transport =
-    key === null ? observed : createRedactingTransport(observed, { key, onRefused: reportRefusal(logger) });
+  const transport = createHidingTransport(observed, reportRefusal(logger, config));
   let closing: Promise<void> | null = null;
 
   /** Returns this worker's data about sessions, for operators here and at other workers. */
@@ -214,7 +296,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
       };
     };
   async function listen({ workerId, serve, claimed, session }: PeerService): Promise<PeerListener> {
-    const host = internalHost(config);
+    const host = internalHost({ ...config, databaseUrl: storage.location });
     const internal = await startInternalServer({
       host,
       port: config.internal.port,
@@ -231,7 +313,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     });
     try {
       const { advertiseUrl } = config.internal;
-      const url = advertisedUrl({ advertiseUrl, host, port: internal.port, databaseUrl: config.databaseUrl });
+      const url = advertisedUrl({ advertiseUrl, host, port: internal.port, databaseUrl: storage.location });
       return { url, check: (id) => checkAdvertised({ url, workerId: id, clock }), close: internal.close };
     } catch (error) {
       await internal.close(0);
@@ -253,12 +335,14 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     listen: storage.shared && config.instancePolicy === 'forward' ? listen : null,
     forwarder: (workerId) => createForwarder({ forwardTokens, clock, workerId, deadlines, logger }),
     logger,
-    inspect: inspect
-      ? (event) => {
-          observatory.inspect(event);
-          inspect(event);
-        }
-      : observatory.inspect,
+    inspect:
+      inspect || hooks.inspect
+        ? (event) => {
+            observatory.inspect(event);
+            hooks.inspect?.(event);
+            inspect?.(event);
+          }
+        : observatory.inspect,
     onAdvertised(id) {
       advertisedId = id;
     },
@@ -267,7 +351,10 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     onPlaced: observatory.placed,
     onRefused: (limit) => observatory.metrics.refused(limit),
     onGivenUp: () => observatory.metrics.bufferGivenUp(),
-    onFinished: observatory.turnEnded,
+    onFinished(line, request) {
+      observatory.turnEnded(line);
+      hooks.onFinished(line, request);
+    },
   });
   const { membership, registry, dispatcher, quota, forwarder, target, shutdown } = worker;
   const guard = createConnectionGuard({
@@ -309,7 +396,9 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
       readiness,
       shutdown,
     },
-    authenticate,
+    identify: hooks.identify,
+    authenticate: hooks.authenticate,
+    chooseUpstream: hooks.chooseUpstream,
     quota,
     transport,
     target,
@@ -340,10 +429,16 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
   const page = explorer(() => {
     throw new BridgeError('bridge_not_found');
   });
-  router.use(front.ownHandler, observatory.router, page, admin, face, errorHandler({ ids, logger }));
+  const operatorRoutes = [observatory.router, page, admin];
+  const adminRouter = express.Router();
+  adminRouter.use(front.ownHandler, ...operatorRoutes, errorHandler({ ids, logger }));
+  router.use(front.ownHandler, ...(mountAdmin ? operatorRoutes : []), face, errorHandler({ ids, logger }));
+  const serves: Bridge['serves'] = (req) => isOwn(pathOf(req), mountAdmin);
+  const app = express().disable('x-powered-by').disable('etag').use(router);
 
   async function close(): Promise<void> {
     await worker.close();
+    await hooks.settled();
     await reader.close();
     observatory.close();
     await transport.shutdown();
@@ -354,6 +449,16 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
 
   return {
     router,
+    adminRouter,
+    serves,
+    handler(req, res, next) {
+      if (!serves(req) && next) return next();
+      // Express gives both the methods of its own.
+      app(req as Request, res as Response, (error?: unknown) => {
+        if (next) next(error);
+        else sendError(res as Response, new BridgeError(error ? 'bridge_internal' : 'bridge_not_found'), ids.uuid());
+      });
+    },
     config,
     logger,
     ids,
@@ -364,7 +469,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
       socket.on('error', () => socket.destroy());
       try {
         front.admit(req);
-        if (!observatory.handleUpgrade(req, socket, head)) refuseUpgrade(req, socket);
+        if (!mountAdmin || !observatory.handleUpgrade(req, socket, head)) refuseUpgrade(req, socket);
       } catch (error) {
         if (!(error instanceof BridgeError)) reportFault(error, 'upgrade');
         const known = error instanceof BridgeError ? error : new BridgeError('bridge_internal', { cause: error });

@@ -128,7 +128,7 @@ function installLastResort(): void {
     if (leaving) return ending?.logger.debug({ err, origin }, 'another exception while this process ends');
     leaving = true;
     if (ending === null) return fail(err instanceof Error ? err : new Error(String(err)));
-    ending.logger.fatal(
+    ending.logger.fatal?.(
       { err, origin },
       'an unexpected exception: this process drains and exits with 1. It is a fault of Holdfast: report it with this line',
     );

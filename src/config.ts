@@ -102,6 +102,7 @@ export const deadlineKnobs = {
     500,
     'Timeout until that worker confirms that it accepted the request, before the same look-up.',
   ),
+  hook: ms('HOOK', 5_000, 'Time for a hook of the embedding application to answer, before its request is refused.'),
   forwardSilence: ms(
     'FORWARD_SILENCE',
     10_000,
@@ -207,6 +208,8 @@ export interface Config {
     secrets: string | null;
     apiKeys: readonly { tenant: string; key: string }[];
     adminToken: string | null;
+    /** The embedding application tells clients apart, with its hook `authenticate`. */
+    byHook: boolean;
   };
   /**
    * Listener for other workers. `host` null: chosen by `internalHost`; `advertiseUrl` null: derived from the listening
@@ -221,129 +224,204 @@ export interface Config {
   limits: Values<typeof limitKnobs>;
 }
 
-/** Settings that are not numbers, for the README. */
+const transports = ['auto', 'websocket', 'http'] as const;
+const policies = ['forward', 'reject'] as const;
+const logLevels = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const;
+
+/** How a setting is written as an option of `createBridge`: its type there, or the words that it may be. */
+export type OptionKind = 'text' | 'number' | 'list' | 'keys' | 'proxy' | 'switch' | readonly string[];
+
+/** Settings other than deadlines and limits: variable, path in the options of `createBridge`, default and meaning. */
 export const settings = [
-  { variable: 'HOST', default: '127.0.0.1', description: 'Address to serve on.' },
-  { variable: 'PORT', default: '8787', description: 'Port to serve on; 0 takes a free one.' },
+  { variable: 'HOST', option: 'server.host', as: 'text', default: '127.0.0.1', description: 'Address to serve on.' },
+  {
+    variable: 'PORT',
+    option: 'server.port',
+    as: 'number',
+    default: '8787',
+    description: 'Port to serve on; 0 takes a free one.',
+  },
   {
     variable: 'HOLDFAST_PUBLIC_HOSTS',
+    option: 'server.publicHosts',
+    as: 'list',
     default: 'none',
     description:
       'Names under which clients reach the bridge beside its own addresses, `name` or `name:port,...`; `*` takes any `Host`.',
   },
   {
     variable: 'HOLDFAST_CORS_ORIGINS',
+    option: 'server.corsOrigins',
+    as: 'list',
     default: 'none',
     description: 'Origins of web pages that may use `/v1`, `https://name,...`; `*` for any. All others get 403.',
   },
   {
     variable: 'DATABASE_URL',
+    option: 'database.url',
+    as: 'text',
     default: 'embedded',
     description: 'A PostgreSQL of 15 or newer, shared by any number of workers.',
   },
   {
     variable: 'HOLDFAST_DB_SCHEMA',
+    option: 'database.schema',
+    as: 'text',
     default: 'found, else holdfast',
     description:
       "Schema of Holdfast's tables. Default: the schema of an earlier start, found by the user's `search_path`; in a database without one a schema `holdfast`, which is created.",
   },
   {
     variable: 'HOLDFAST_DATA_DIR',
+    option: 'database.dataDir',
+    as: 'text',
     default: '.holdfast',
     description: 'Directory of the embedded database and its secrets.',
   },
   {
     variable: 'HOLDFAST_WORKERS',
+    option: 'workers',
+    as: 'number',
     default: '1',
     description: 'Worker processes behind one port, kept running by a supervisor (`--workers N`).',
   },
   {
     variable: 'HOLDFAST_LIVENESS_DIR',
+    option: 'database.livenessDir',
+    as: 'text',
     default: 'none',
     description:
       'Directory of liveness sockets, for workers of an external database that all share one machine: a death is then detected at once.',
   },
   {
     variable: 'HOLDFAST_UPSTREAM_URL',
+    option: 'upstream.url',
+    as: 'text',
     default: 'https://api.openai.com/v1',
     description: 'The Responses API behind the bridge: its base, or its `/responses` endpoint.',
   },
   {
     variable: 'HOLDFAST_UPSTREAM_KEY',
+    option: 'upstream.key',
+    as: 'text',
     default: 'none',
     description: "Shared upstream key; without it the client's Authorization is passed through.",
   },
   {
     variable: 'HOLDFAST_UPSTREAM_TRANSPORT',
+    option: 'upstream.transport',
+    as: transports,
     default: 'auto',
     description: '`auto` (WebSocket, else HTTP), `websocket` or `http`.',
   },
   {
     variable: 'HTTP_PROXY',
+    option: 'upstream.httpProxy',
+    as: 'proxy',
     default: 'none',
     description: 'Proxy for an upstream at an `http` address, for WebSockets too. Lower case wins.',
   },
   {
     variable: 'HTTPS_PROXY',
+    option: 'upstream.httpsProxy',
+    as: 'proxy',
     default: 'none',
     description: 'The same for an upstream at an `https` address.',
   },
   {
     variable: 'NO_PROXY',
+    option: 'upstream.noProxy',
+    as: 'list',
     default: 'none',
     description: 'Hosts, domains, `host:port`, addresses, ranges or `*` that are reached directly.',
   },
   {
     variable: 'HOLDFAST_FORWARD_HEADERS',
+    option: 'upstream.forwardHeaders',
+    as: 'list',
     default: 'none',
     description: 'Further request headers that go upstream, `name,...`, beside those of OpenAI and Codex.',
   },
   {
     variable: 'HOLDFAST_SECRETS',
+    option: 'auth.secrets',
+    as: 'list',
     default: 'generated',
     description: 'Token secrets `kid:secret,...`: the first signs, all verify. Required with DATABASE_URL.',
   },
   {
     variable: 'HOLDFAST_API_KEYS',
+    option: 'auth.apiKeys',
+    as: 'keys',
     default: 'off',
     description: '`tenant:key,...`; needs HOLDFAST_UPSTREAM_KEY. Required when HOST is not loopback.',
   },
   {
     variable: 'HOLDFAST_ADMIN_TOKEN',
+    option: 'auth.adminToken',
+    as: 'text',
     default: 'generated',
     description:
       'Admin token. With HOLDFAST_API_KEYS or HOLDFAST_UPSTREAM_KEY one is generated when none is set; without those, admin paths answer on loopback only.',
   },
   {
     variable: 'HOLDFAST_INTERNAL_HOST',
+    option: 'internal.host',
+    as: 'text',
     default: 'derived',
     description:
       'Address on which other workers reach this one. Default: loopback, or with a database on another machine its only private address; never a public one.',
   },
-  { variable: 'HOLDFAST_INTERNAL_PORT', default: '0', description: 'Port of that address; 0 takes a free one.' },
+  {
+    variable: 'HOLDFAST_INTERNAL_PORT',
+    option: 'internal.port',
+    as: 'number',
+    default: '0',
+    description: 'Port of that address; 0 takes a free one.',
+  },
   {
     variable: 'HOLDFAST_ADVERTISE_URL',
+    option: 'internal.advertiseUrl',
+    as: 'text',
     default: 'derived',
     description:
       'URL under which other workers reach that address, `http://address:port`; it must lead to this very worker.',
   },
   {
     variable: 'HOLDFAST_INSTANCE_POLICY',
+    option: 'instancePolicy',
+    as: policies,
     default: 'forward',
     description: '`forward` or `reject` a request whose session another worker owns.',
   },
   {
     variable: 'HOLDFAST_INSPECT_URL',
+    option: 'inspector.url',
+    as: 'text',
     default: 'https://stately.ai/inspect',
     description: 'The viewer that `/inspect` frames and feeds with machine events.',
   },
   {
     variable: 'HOLDFAST_INSPECT_CONTENT',
+    option: 'inspector.content',
+    as: 'switch',
     default: 'off',
     description: '`on` shows that viewer whole events and contexts instead of the harmless fields.',
   },
-  { variable: 'HOLDFAST_LOG_LEVEL', default: 'info', description: '`trace` to `fatal`, or `silent`.' },
-] as const;
+  {
+    variable: 'HOLDFAST_LOG_LEVEL',
+    option: 'logLevel',
+    as: logLevels,
+    default: 'info',
+    description: '`trace` to `fatal`, or `silent`.',
+  },
+] as const satisfies readonly {
+  variable: string;
+  option: string;
+  as: OptionKind;
+  default: string;
+  description: string;
+}[];
 
 /** The configuration is invalid. The message lists every problem and contains no secret. */
 export class ConfigError extends Error {
@@ -370,7 +448,7 @@ function upstreamBase(text: string): string {
 }
 
 /** Returns whether a client can send the key as a bearer token. Any other key would never match. */
-const isSendable = (key: string) => /^[\x21-\x7e]+$/.test(key);
+export const isSendable = (key: string) => /^[\x21-\x7e]+$/.test(key);
 
 /** Returns the bare key of a pasted value: the value of the header, or the whole line, mean the same key. */
 function upstreamKeyOf(text: string | null, problems: string[]): string | null {
@@ -384,6 +462,12 @@ function upstreamKeyOf(text: string | null, problems: string[]): string | null {
     problems.push('HOLDFAST_UPSTREAM_KEY must be one key, without blanks or line breaks in it');
   }
   return key;
+}
+
+/** Returns the base URL of an upstream; null for text that is none. */
+export function upstreamUrlOf(text: string): string | null {
+  const parsed = strings.shape.upstreamUrl.safeParse(upstreamBase(text.trim()));
+  return parsed.success ? parsed.data : null;
 }
 
 function isOrigin(text: string): boolean {
@@ -400,12 +484,9 @@ const strings = z.object({
       (url) => !/\/(?:completions|models|embeddings)$/.test(URL.parse(url)?.pathname ?? ''),
       'HOLDFAST_UPSTREAM_URL names an endpoint of another kind: give the base of the Responses API, https://host/v1',
     ),
-  transport: z.enum(['auto', 'websocket', 'http'], 'HOLDFAST_UPSTREAM_TRANSPORT must be auto, websocket or http'),
+  transport: z.enum(transports, 'HOLDFAST_UPSTREAM_TRANSPORT must be auto, websocket or http'),
   workers: z.coerce.number('HOLDFAST_WORKERS must be a number').int().min(1).max(256),
-  logLevel: z.enum(
-    ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'],
-    'HOLDFAST_LOG_LEVEL must be trace, debug, info, warn, error, fatal or silent',
-  ),
+  logLevel: z.enum(logLevels, 'HOLDFAST_LOG_LEVEL must be trace, debug, info, warn, error, fatal or silent'),
   internalPort: z.coerce.number('HOLDFAST_INTERNAL_PORT must be a number').int().min(0).max(65_535),
   advertiseUrl: z
     .string()
@@ -413,7 +494,7 @@ const strings = z.object({
     .nullable(),
   inspectUrl: z.url({ protocol: /^https?$/, error: 'HOLDFAST_INSPECT_URL must be an http(s) URL' }),
   inspectContent: z.enum(['on', 'off'], 'HOLDFAST_INSPECT_CONTENT must be on or off'),
-  policy: z.enum(['forward', 'reject'], 'HOLDFAST_INSTANCE_POLICY must be forward or reject'),
+  policy: z.enum(policies, 'HOLDFAST_INSTANCE_POLICY must be forward or reject'),
 });
 
 function numbers<T extends Record<string, Knob>>(knobs: T, env: NodeJS.ProcessEnv, problems: string[]): Values<T> {
@@ -480,7 +561,7 @@ const ofKubernetes = (name: string, value: string) =>
   (name.endsWith('_PORT') && /^(?:tcp|udp|sctp):\/\//.test(value));
 
 /** Returns the edit distance between two names, in single characters. */
-function distance(a: string, b: string): number {
+export function distance(a: string, b: string): number {
   let row = Array.from({ length: b.length + 1 }, (_, at) => at);
   for (let i = 1; i <= a.length; i += 1) {
     const next = [i];
@@ -508,12 +589,26 @@ function unknownNames(env: NodeJS.ProcessEnv, problems: string[]): void {
   }
 }
 
+/** What an embedding application decides in code. */
+export interface Embedding {
+  /** Its hook `authenticate` tells clients apart. */
+  authenticates?: boolean;
+  /** It hands in the database: DATABASE_URL is not used. */
+  database?: boolean;
+  /** Problems that were found in its options. */
+  problems?: readonly string[];
+  /** Returns a problem with variables replaced by the names of options. */
+  named?(problem: string): string;
+}
+
 /**
  * Reads and validates the whole configuration.
  *
+ * @param embedding what the embedding application decides in code; default: there is none
  * @throws `ConfigError` naming every problem at once
  */
-export function readConfig(env: NodeJS.ProcessEnv): Config {
+export function readConfig(env: NodeJS.ProcessEnv, embedding: Embedding = {}): Config {
+  const { authenticates: byHook = false, named = String } = embedding;
   const problems: string[] = [];
   const parsed = strings.safeParse({
     host: optional(env.HOST) ?? '127.0.0.1',
@@ -543,7 +638,7 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
   const corsOrigins = list(env.HOLDFAST_CORS_ORIGINS, isPageOrigin, problems, (position) => {
     return `HOLDFAST_CORS_ORIGINS: entry ${position} is not of the form https://name, https://name:port or *`;
   });
-  const databaseUrl = optional(env.DATABASE_URL);
+  const databaseUrl = embedding.database ? null : optional(env.DATABASE_URL);
   const databaseSchema = optional(env.HOLDFAST_DB_SCHEMA);
   if (
     databaseSchema !== null &&
@@ -577,18 +672,22 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
       'HOLDFAST_API_KEYS needs HOLDFAST_UPSTREAM_KEY: otherwise the keys of this bridge would go to the provider',
     );
   }
-  if (!isLoopback(host) && keys.length === 0) {
+  if (byHook && keys.length > 0) {
+    problems.push('HOLDFAST_API_KEYS and the hook authenticate exclude each other: only one can tell clients apart');
+  }
+  if (!isLoopback(host) && keys.length === 0 && !byHook) {
     problems.push(`HOST=${host} is reachable by others: set HOLDFAST_API_KEYS, or serve on a loopback address`);
   }
-  if (databaseUrl !== null && secrets === null) {
+  if ((databaseUrl !== null || embedding.database) && secrets === null) {
     problems.push('HOLDFAST_SECRETS is required with DATABASE_URL, and must be the same on every worker');
   }
   if (deadlines.selfFence >= deadlines.lease) problems.push('HOLDFAST_SELF_FENCE_MS must be below HOLDFAST_LEASE_MS');
   if (deadlines.heartbeat * 2 > deadlines.selfFence) {
     problems.push('HOLDFAST_HEARTBEAT_MS must be at most half of HOLDFAST_SELF_FENCE_MS');
   }
-  if (problems.length > 0 || !parsed.success) {
-    throw new ConfigError(`The configuration is invalid:\n${problems.map((each) => `  - ${each}`).join('\n')}`);
+  const found = [...(embedding.problems ?? []), ...problems.map(named)];
+  if (found.length > 0 || !parsed.success) {
+    throw new ConfigError(`The configuration is invalid:\n${found.map((each) => `  - ${each}`).join('\n')}`);
   }
   const { port, upstreamUrl, transport, internalPort, advertiseUrl, policy, inspectUrl, inspectContent } = parsed.data;
   return {
@@ -599,7 +698,7 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
     livenessDir: optional(env.HOLDFAST_LIVENESS_DIR),
     workers: parsed.data.workers,
     upstream: { url: upstreamUrl, key: upstreamKey, transport, proxies, forwardHeaders },
-    security: { secrets, apiKeys: keys, adminToken },
+    security: { secrets, apiKeys: keys, adminToken, byHook },
     internal: {
       host: optional(env.HOLDFAST_INTERNAL_HOST),
       port: internalPort,

@@ -346,6 +346,15 @@ export const catalogue = {
     retry: false,
     action: 'Tell the operator; the log has the status and code of the refusal.',
   },
+  bridge_hook_failed: {
+    status: 503,
+    type: 'server_error',
+    code: 'bridge_hook_failed',
+    message: 'The application around this bridge could not decide about the request.',
+    retry: true,
+    retryAfterSeconds: 1,
+    action: 'Repeat after Retry-After; tell the operator if it persists: the log names the hook and its error.',
+  },
   bridge_internal: {
     status: 500,
     type: 'server_error',
@@ -389,10 +398,10 @@ export class BridgeError extends Error {
   constructor(
     code: BridgeCode,
     options: {
-      detail?: string;
-      param?: string;
-      retryAfterSeconds?: number;
-      headers?: Record<string, string>;
+      detail?: string | undefined;
+      param?: string | undefined;
+      retryAfterSeconds?: number | undefined;
+      headers?: Record<string, string> | undefined;
       cause?: unknown;
     } = {},
   ) {

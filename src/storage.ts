@@ -5,7 +5,8 @@ import type { Config } from './config.ts';
 import type { Logger } from './observe/log.ts';
 import { loadOrCreateAdminToken, loadOrCreateTokenSecrets, startEmbeddedPostgres } from './store/embedded/index.ts';
 import type { SessionStore } from './store/port.ts';
-import { openPostgresStore } from './store/postgres/index.ts';
+import type { ApplicationOrm } from './store/postgres/application.ts';
+import { openApplicationStore, openPostgresStore, type StoreOptions } from './store/postgres/index.ts';
 import { DatabaseUnusable } from './store/postgres/unusable.ts';
 
 /** Generated admin token and its file. */
@@ -29,6 +30,8 @@ export interface Storage {
   embedded: boolean;
   /** Other workers may use the same database, so they must be able to reach this one. */
   shared: boolean;
+  /** URL of the database, from which only its host is used; null where it is on this machine. */
+  location: string | null;
   /** Socket that proves this worker dead when it refuses connections. Only where all workers share the machine. */
   livenessPath: string | null;
   close(): Promise<void>;
@@ -38,13 +41,18 @@ const FIRST_PAUSE_MS = 250;
 const LONGEST_PAUSE_MS = 5_000;
 
 /**
- * Opens the configured database, or starts the embedded one. Retries while a configured one cannot be reached.
+ * Opens the database: the one that the application hands in, or the configured one, or else the embedded one. Retries while
+ * one that is not embedded cannot be reached.
  *
+ * @param orm MikroORM of the embedding application, which stays open
  * @throws `DatabaseUnusable`, or the error of the embedded database's start
  */
-export async function openStorage(config: Config, logger: Logger): Promise<Storage> {
-  if (config.databaseUrl !== null) {
-    const store = await openConfigured(config, config.databaseUrl, logger);
+export async function openStorage(config: Config, logger: Logger, orm?: ApplicationOrm): Promise<Storage> {
+  const { databaseUrl } = config;
+  if (orm !== undefined || databaseUrl !== null) {
+    const { store, location } = orm
+      ? await retried(config, logger, (options) => openApplicationStore(orm, options))
+      : { store: await openConfigured(config, databaseUrl!, logger), location: databaseUrl };
     const liveness = config.livenessDir === null ? null : await openNeighbourhood(config.livenessDir, store, logger);
     return {
       store,
@@ -52,6 +60,7 @@ export async function openStorage(config: Config, logger: Logger): Promise<Stora
       adminToken: async () => null,
       embedded: false,
       shared: true,
+      location,
       livenessPath: liveness?.path ?? null,
       async close() {
         await store.shutdown();
@@ -71,6 +80,7 @@ export async function openStorage(config: Config, logger: Logger): Promise<Stora
       adminToken: () => loadOrCreateAdminToken(config.dataDir),
       embedded: true,
       shared: false,
+      location: null,
       livenessPath: liveness.path,
       async close() {
         await store.shutdown();
@@ -108,17 +118,26 @@ async function openNeighbourhood(dir: string, store: SessionStore, logger: Logge
  * @param poolSize number of connections; default as configured
  * @throws `DatabaseUnusable`
  */
-export async function openConfigured(
-  { deadlines, limits, databaseSchema }: Pick<Config, 'deadlines' | 'limits' | 'databaseSchema'>,
+export function openConfigured(
+  config: Pick<Config, 'deadlines' | 'limits' | 'databaseSchema'>,
   url: string,
   logger: Logger,
-  poolSize = limits.poolSize,
+  poolSize = config.limits.poolSize,
 ): Promise<SessionStore> {
-  const options = { url, schema: databaseSchema, statementTimeoutMs: deadlines.storeStatement, poolSize, logger };
+  return retried(config, logger, (options) => openPostgresStore({ ...options, url, poolSize }));
+}
+
+/** Repeats an attempt to open the store while the database may only be out of reach for now. */
+async function retried<Opened>(
+  { deadlines, databaseSchema }: Pick<Config, 'deadlines' | 'databaseSchema'>,
+  logger: Logger,
+  attempt: (options: StoreOptions) => Promise<Opened>,
+): Promise<Opened> {
+  const options = { schema: databaseSchema, statementTimeoutMs: deadlines.storeStatement, logger };
   const until = performance.now() + deadlines.storeStart;
   for (let pause = FIRST_PAUSE_MS; ; pause = Math.min(LONGEST_PAUSE_MS, pause * 2)) {
     try {
-      return await openPostgresStore(options);
+      return await attempt(options);
     } catch (error) {
       const left = Math.round(until - performance.now());
       if (!(error instanceof DatabaseUnusable && error.passing) || left <= 0) throw error;

@@ -71,7 +71,7 @@ export interface WorkerMeans {
   onRegistered?: ((workerId: string) => void) | undefined;
   onForwarded?(kind: ForwardResult['kind']): void;
   onPlaced?(turn: Turn, session: Session): void;
-  onFinished?(line: TurnLine): void;
+  onFinished?(line: TurnLine, request: TurnRequest): void;
   onRefused?: QuotaOptions['onRefused'];
   onGivenUp?: QuotaOptions['onGivenUp'];
 }
@@ -262,7 +262,7 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
 }
 
 /** Returns the stored id of an upstream: its address, without parts that could be secret. */
-function upstreamId(url: string): string {
+export function upstreamId(url: string): string {
   const { protocol, host, pathname } = new URL(url);
   const address = `${protocol}//${host}${pathname}`;
   return address.length <= 80 ? address : createHash('sha256').update(address).digest('hex');

@@ -29,7 +29,7 @@ export const bearerOf = ({ authorization }: IncomingHttpHeaders): string | null 
  * not mark them.
  */
 export const needsAdminToken = ({ security, upstream }: Pick<Config, 'security' | 'upstream'>): boolean =>
-  security.apiKeys.length > 0 || upstream.key !== null;
+  security.apiKeys.length > 0 || security.byHook || upstream.key !== null;
 
 /**
  * Derives the admin token of an installation that has none configured. It is the same on all workers that share their

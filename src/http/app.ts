@@ -11,7 +11,14 @@ import type { Reader } from '../intake/pool.ts';
 import { encodeText } from '../json.ts';
 import type { Log } from '../log.ts';
 import { hardKeyOf } from '../session/decide.ts';
-import { type Caller, type ClientSink, credentialOf, type Shutdown, type TurnRequest } from '../session/port.ts';
+import {
+  type Caller,
+  type ClientSink,
+  credentialOf,
+  isHidden,
+  type Shutdown,
+  type TurnRequest,
+} from '../session/port.ts';
 import type { Lease, Quota } from '../session/quota.ts';
 import { StoreUnavailable } from '../store/port.ts';
 import type { Clock, Ids } from '../system.ts';
@@ -22,6 +29,7 @@ import { type HttpCall, type UpstreamTarget, type UpstreamTransport, UpstreamUnr
 import { bearerOf, digest } from './access.ts';
 import { createJsonSink, createSseSink } from './answers.ts';
 import { sendError } from './envelope.ts';
+import { apiPaths } from './front.ts';
 import { holdConnection } from './server.ts';
 
 /** Returns the API keys sent in dedicated headers, in a fixed order. */
@@ -199,13 +207,34 @@ function unpack(req: IncomingMessage, encoding: string): Readable {
 }
 
 /**
- * Serialises a body that an outer app's parser has already consumed; its original text is no longer available.
+ * Returns a body that an outer app has read before the request reached the bridge, from `req.body`: bytes, text, or a value
+ * whose original text is no longer available. Some parsers set `req.body` without reading anything; then the body is still
+ * to be read.
  *
- * @throws {BridgeError} `bridge_invalid_request` for a body that is nested too deeply
+ * @param limit maximum size, in bytes
+ * @returns null for a body that is still to be read
+ * @throws {BridgeError} `bridge_body_too_large`, `bridge_invalid_json` for a body that was read and left nowhere,
+ * `bridge_invalid_request` for a value that is nested too deeply, and any error of `lease.addBytes`
  */
-function textOfParsed(body: object): string {
+function takenBody(req: Request, limit: number, lease: Pick<Lease, 'addBytes'>): Buffer[] | null {
+  if (!req.readableDidRead) return null;
+  const body: unknown = req.body;
+  if (body === undefined || body === null) {
+    throw new BridgeError('bridge_invalid_json', { detail: 'The app read it before the bridge and left no req.body.' });
+  }
+  const bytes =
+    body instanceof Uint8Array ? Buffer.from(body.buffer, body.byteOffset, body.length) : textOfParsed(body);
+  if (bytes.length > limit) throw new BridgeError('bridge_body_too_large');
+  lease.addBytes(bytes.length);
+  // The blocks are transferred to another thread; the memory of these bytes may belong to other values too.
+  const blocks = createBlocks();
+  blocks.push(bytes);
+  return blocks.end();
+}
+
+function textOfParsed(body: unknown): Buffer {
   try {
-    return JSON.stringify(body);
+    return Buffer.from(typeof body === 'string' ? body : JSON.stringify(body));
   } catch (error) {
     if (!(error instanceof RangeError)) throw error;
     throw new BridgeError('bridge_invalid_request', { detail: 'The body is nested too deeply.' });
@@ -243,6 +272,7 @@ export async function pass(req: Request, res: Response, options: PassOptions): P
     const type = req.headers['content-type'];
     const answer = await transport.call({
       target,
+      hidden: isHidden(caller),
       method: req.method,
       path,
       headers: body && type ? { ...headers, 'content-type': type } : headers,
@@ -287,7 +317,8 @@ async function listsItem(
   let after: string | null = null;
   for (let page = 0; page < MOST_PAGES; page += 1) {
     const query = new URLSearchParams({ limit: String(PER_PAGE), ...(after === null ? {} : { after }) });
-    const found = await readList(transport, { target, method: 'GET', path: `${path}?${query}`, headers, body: null });
+    const call = { target, hidden: isHidden(caller), method: 'GET', path: `${path}?${query}`, headers, body: null };
+    const found = await readList(transport, call);
     if (found.ids.includes(itemId)) return true;
     after = found.ids.at(-1) ?? null;
     if (!found.more || after === null) return false;
@@ -321,7 +352,18 @@ const unreachableError = (cause: UpstreamUnreachable) =>
 
 interface HttpFaceOptions {
   service: TurnService;
-  authenticate(headers: Request['headers']): Caller;
+  /**
+   * Asks the embedding application who sends a request, for `authenticate`. Never rejects. Absent: there is nothing to ask.
+   */
+  identify?: ((req: IncomingMessage) => Promise<void>) | undefined;
+  authenticate(req: IncomingMessage): Caller;
+  /**
+   * Returns the caller with the upstream that the embedding application chooses. Absent: it chooses none.
+   *
+   * @param model model that the body names; null for a request without one
+   * @throws {BridgeError} `bridge_hook_failed`
+   */
+  chooseUpstream?: ((req: IncomingMessage, caller: Caller, model: string | null) => Promise<Caller>) | undefined;
   quota: Pick<Quota, 'admit' | 'refuse'>;
   transport: UpstreamTransport;
   target: UpstreamTarget;
@@ -345,7 +387,8 @@ const PREFIXES = ['/v1', '/backend-api/codex'];
  * with OpenAI's error envelope.
  */
 export function createHttpFace(options: HttpFaceOptions): Router {
-  const { service, authenticate, quota, transport, target, config, reader, clock, ids } = options;
+  const { service, authenticate, identify, quota, transport, target, config, reader, clock, ids } = options;
+  const choose = options.chooseUpstream ?? (async (_req: IncomingMessage, caller: Caller) => caller);
   const router = express.Router();
 
   router.use((_req, res, next) => {
@@ -356,6 +399,12 @@ export function createHttpFace(options: HttpFaceOptions): Router {
     if (service.shutdown.leaving || service.shutdown.refusing) res.set('connection', 'close');
     next();
   });
+  if (identify) {
+    router.use([...apiPaths], async (req, _res, next) => {
+      await identify(req);
+      next();
+    });
+  }
 
   /**
    * Authenticates a request and takes its quota lease. The lease ends with the response, unless `keep` is called: then
@@ -364,7 +413,7 @@ export function createHttpFace(options: HttpFaceOptions): Router {
    * @throws {BridgeError} when authentication or admission refuses the request
    */
   const enter = (req: Request, res: Response) => {
-    const caller = authenticate(req.headers);
+    const caller = authenticate(req);
     const unheld = holdConnection(req, res, caller.scope);
     if (unheld === 'scope') throw quota.refuse('connections');
     if (unheld === 'worker') throw new BridgeError('bridge_overloaded');
@@ -380,10 +429,11 @@ export function createHttpFace(options: HttpFaceOptions): Router {
   const turn: RequestHandler = async (req, res) => {
     const receivedAt = clock.now();
     const requestId = res.locals.requestId as string;
-    const { caller, lease, keep } = enter(req, res);
+    const { caller: sender, lease, keep } = enter(req, res);
     if (service.shutdown.refusing) throw new BridgeError('bridge_draining');
-    const read = await bodyOf(req, res, { caller, lease });
+    const read = await bodyOf(req, res, { caller: sender, lease });
     const { body } = read;
+    const caller = await choose(req, sender, modelOf(read));
     res.socket?.setNoDelay(true);
     const sink =
       body.stream === true
@@ -416,15 +466,15 @@ export function createHttpFace(options: HttpFaceOptions): Router {
     const leave = () => gone.abort();
     res.once('close', leave);
     try {
-      const parsed = req.body !== undefined && typeof req.body === 'object';
-      const source = parsed ? textOfParsed(req.body) : await readBody(req, config.limits.bodyBytes, lease);
+      const taken = takenBody(req, config.limits.bodyBytes, lease);
       const key = hardKeyOf(flatHeaders(req.headers));
-      const { request } = await reader.read(source, 'body', {
+      const { request } = await reader.read(taken ?? (await readBody(req, config.limits.bodyBytes, lease)), 'body', {
         gone: gone.signal,
         conversation: key && `${caller.scope}:${key.kind}:${key.hash}`,
-        named: !caller.credentialIsClients,
+        // An upstream that the application chooses may have a credential that several tenants share.
+        named: !caller.credentialIsClients || options.chooseUpstream !== undefined,
       });
-      return parsed ? { ...request, bytes: Number(req.headers['content-length'] ?? 0) } : request;
+      return request;
     } finally {
       res.off('close', leave);
     }
@@ -437,7 +487,7 @@ export function createHttpFace(options: HttpFaceOptions): Router {
   const aboutResponse =
     (below: '' | '/input_items' | '/cancel'): RequestHandler =>
     async (req, res) => {
-      const { caller } = enter(req, res);
+      const caller = await choose(req, enter(req, res).caller, null);
       const id = String(req.params.id);
       if (!caller.credentialIsClients && !(await service.knowsResponse(caller.scope, id))) {
         throw new BridgeError('bridge_not_found', { detail: 'There is no such response.' });
@@ -459,7 +509,8 @@ export function createHttpFace(options: HttpFaceOptions): Router {
       for (const cursor of queryOf(req).getAll(name)) {
         if ((await service.notMade(caller.scope, [cursor])) === null) continue;
         // The provider also assigns ids to the client's own items, so only the list shows whether this is one of them.
-        if (!(await listsItem(req, { transport, target, caller, path }, cursor))) throw foreignObject(name);
+        if (!(await listsItem(req, { transport, target: caller.target ?? target, caller, path }, cursor)))
+          throw foreignObject(name);
       }
     }
     return CURSORS;
@@ -488,15 +539,16 @@ export function createHttpFace(options: HttpFaceOptions): Router {
   const likeTurn =
     (path: string): RequestHandler =>
     async (req, res) => {
-      const { caller, lease } = enter(req, res);
-      const read = await bodyOf(req, res, { caller, lease });
+      const { caller: sender, lease } = enter(req, res);
+      const read = await bodyOf(req, res, { caller: sender, lease });
+      const caller = await choose(req, sender, modelOf(read));
       await admit(caller, read);
       await passOn(req, res, caller, { path, body: await encodeText(read.text) });
     };
-  const models: RequestHandler = (req, res) => {
+  const models: RequestHandler = async (req, res) => {
     const id = req.params.id as readonly string[] | string | undefined;
     const path = ['/models', ...[id ?? []].flat().map(segment)].join('/');
-    return passOn(req, res, enter(req, res).caller, { path, body: null });
+    await passOn(req, res, await choose(req, enter(req, res).caller, null), { path, body: null });
   };
 
   /**
@@ -515,7 +567,14 @@ export function createHttpFace(options: HttpFaceOptions): Router {
     const foreign = caller.credentialIsClients ? null : namedInQuery(query, to.checked);
     if (foreign !== null) throw foreignObject(foreign);
     const path = query.size === 0 ? to.path : `${to.path}?${query}`;
-    return pass(req, res, { transport, target, caller, path, body: to.body, requestId: res.locals.requestId });
+    return pass(req, res, {
+      transport,
+      target: caller.target ?? target,
+      caller,
+      path,
+      body: to.body,
+      requestId: res.locals.requestId,
+    });
   };
 
   for (const prefix of PREFIXES) {
@@ -560,6 +619,8 @@ export function createApp(
   app.use(errorHandler(options));
   return app;
 }
+
+const modelOf = ({ body: { model } }: ReadRequest) => (typeof model === 'string' ? model : null);
 
 /** Maximum number of close listeners on one response before Node warns. */
 const END_LISTENERS = 32;

@@ -33,6 +33,12 @@ export const ownPaths = [
   '/ready',
 ] as const;
 
+/** Paths of the API: those of clients. */
+export const apiPaths = ownPaths.filter((path) => /^\/(?:v1|backend-api)\//.test(path));
+
+/** Paths of operators. */
+const operatorPaths: readonly string[] = ownPaths.filter((path) => /^\/(?:admin|metrics|inspect)/.test(path));
+
 /**
  * Names by which containers reach their host. A public registrar cannot issue them, so DNS rebinding cannot use them.
  */
@@ -170,16 +176,22 @@ export function createFront(config: Config['server'], addresses: readonly string
   };
 }
 
-function isOwn(target: string): boolean {
+/**
+ * Returns whether a request is for the bridge.
+ *
+ * @param operators false if the operators' paths are not served
+ */
+export function isOwn(target: string, operators = true): boolean {
   const path = target.split('?', 1)[0]!.toLowerCase();
-  return ownPaths.some((own) => path === own || path.startsWith(`${own}/`));
+  const isBelow = (own: string) => path === own || path.startsWith(`${own}/`);
+  return ownPaths.some(isBelow) && (operators || !operatorPaths.some(isBelow));
 }
 
 /** Returns the target as sent. A router mounted below a path sees only the rest of it in `req.url`. */
 const targetOf = (req: IncomingMessage): string => (req as { originalUrl?: string }).originalUrl ?? req.url ?? '';
 
 /** Returns the path as the router sees it, with its query. */
-function pathOf(req: IncomingMessage): string {
+export function pathOf(req: { readonly url?: string | undefined }): string {
   const target = req.url ?? '';
   if (target.startsWith('/')) return target;
   const url = URL.parse(target);

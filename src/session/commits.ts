@@ -111,7 +111,7 @@ export async function commitCreate(session: SessionCore, turn: Turn): Promise<Co
     ...callOf(session),
     scope,
     keys,
-    upstreamId: env.target.id,
+    upstreamId: session.target.id,
     model,
     headTurnId,
     turn: turnStart(turn),

@@ -7,7 +7,7 @@ import type { FailureKind, UpstreamAnswer, UpstreamError, UpstreamTarget } from 
 import { credentialRefusalAnswer, refusesCredential } from '../upstream/redact.ts';
 import type { DialOutcome, LostConnection, SessionCore } from './core.ts';
 import { anchorStored, canSendFull, composeFrame, loadContents, loadHistory, mayResend, planFor } from './planning.ts';
-import { credentialOf } from './port.ts';
+import { credentialOf, isHidden } from './port.ts';
 import type { Turn, TurnEnding } from './turn.ts';
 
 /** WebSocket close code 1009: the message is too big. */
@@ -109,7 +109,8 @@ async function attempt(session: SessionCore, turn: Turn, generation: number): Pr
 
 /** Applies what earlier turns found out about this upstream. */
 function recall(session: SessionCore, turn: Turn): void {
-  const { abilities, target } = session.env;
+  const { target } = session;
+  const { abilities } = session.env;
   const peer = session.upstreamOf(turn);
   if (turn.parent?.replay === 'exact' && !abilities.takesAnchors(peer)) turn.anchorRefused = true;
   if (turn.evidence.passThrough !== null) return;
@@ -122,7 +123,8 @@ function recall(session: SessionCore, turn: Turn): void {
  * still gets an answer.
  */
 async function connect(session: SessionCore, turn: Turn, generation: number): Promise<DialOutcome> {
-  const { abilities, target, config } = session.env;
+  const { target } = session;
+  const { abilities, config } = session.env;
   const { connect: connectMs, upgrade } = config.deadlines;
   if (turn.evidence.passThrough !== null) return open(session, turn, generation, 'http', connectMs);
   const { fallsBack } = abilities;
@@ -150,15 +152,17 @@ function open(
   how: 'websocket' | 'http',
   timeoutMs: number,
 ): Promise<DialOutcome> {
-  const { abilities, target } = session.env;
+  const { target } = session;
+  const { abilities } = session.env;
+  const { caller } = turn.request;
   const peer = session.upstreamOf(turn);
   const headers = upstreamHeaders({
     client: turn.request.headers,
-    credential: credentialOf(turn.request.caller),
+    credential: credentialOf(caller),
     transport: how,
     also: target.forwardHeaders,
   });
-  return session.socket.dial(generation, how, { target, headers, timeoutMs }, (sign) => {
+  return session.socket.dial(generation, how, { target, headers, hidden: isHidden(caller), timeoutMs }, (sign) => {
     if (how === 'http') return sign.kind === 'spoke' ? abilities.confirm(peer) : abilities.acquit(peer);
     if (sign.kind === 'spoke') abilities.works(peer);
     else if (sign.kind === 'ended' && sign.code !== TOO_LARGE) {
@@ -186,8 +190,8 @@ async function historyFor({ env: { store } }: SessionCore, turn: Turn): Promise<
 
 /** Hands the frame of a committed turn to the socket, or sends the machine an event with the reason why it did not. */
 export function sendTurn(session: SessionCore, turn: Turn): void {
-  const { socket, actor, env } = session;
-  const { abilities, clock, config, target } = env;
+  const { socket, actor, env, target } = session;
+  const { abilities, clock, config } = env;
   // Last check before bytes leave: the lease may have lapsed since the store's answer. And if the client was already
   // answered with "nothing was sent", that must remain true.
   if (!session.maySend || turn.stream.finished) return session.send({ type: 'frame.not_sent', cause: 'lease' });
@@ -249,7 +253,8 @@ function holdStatus(session: SessionCore, turn: Turn): void {
 
 /** Handles the loss of the connection of that generation. */
 export function connectionLost(session: SessionCore, generation: number, { code, unreachable }: LostConnection): void {
-  const { abilities, target } = session.env;
+  const { target } = session;
+  const { abilities } = session.env;
   const turn = session.turnOnWire;
   if (turn?.leaveInBackground()) return session.send({ type: 'upstream.ended', keepSocket: false });
   if (turn && unreachable) {

@@ -470,6 +470,8 @@ export abstract class SessionCore implements SocketOwner {
   /** Worker id and nonce of the claim: with the epoch they identify the owner to the store. */
   readonly workerId: string;
   readonly nonce: string;
+  /** Upstream of all its turns: the scope differs with the upstream. */
+  readonly target: UpstreamTarget;
   /** Hard keys under which this session was created; empty for parallel lanes, forks and claimed sessions. */
   readonly keys: readonly KeyRef[];
   /** Turn at which a new session starts; null for a session without a past, and for a claimed one. */
@@ -500,6 +502,7 @@ export abstract class SessionCore implements SocketOwner {
     this.scope = isNew ? birth.scope : birth.row.scope;
     this.workerId = env.worker.id;
     this.nonce = birth.nonce;
+    this.target = first.request.caller.target ?? env.target;
     this.keys = isNew ? birth.keys : [];
     this.forkHeadId = isNew ? (birth.fork?.id ?? null) : null;
     const head = isNew ? birth.fork : birth.head;
@@ -535,7 +538,7 @@ export abstract class SessionCore implements SocketOwner {
 
   /** Returns the upstream and the credential of a turn, under which abilities are remembered. */
   upstreamOf({ evidence }: Turn): Peer {
-    return { targetId: this.env.target.id, credentialFp: evidence.credentialFp };
+    return { targetId: this.target.id, credentialFp: evidence.credentialFp };
   }
 
   takesAnchors(): boolean {

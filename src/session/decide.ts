@@ -240,7 +240,7 @@ export class Decider {
     if (held && !view?.busy) return by(given(true));
     const [exact, inexact] = [given(true), given(false)];
     const kept = anchor.storedUpstream && anchor.credentialFp === evidence.credentialFp;
-    const unneeded = !runsOnThisWorker(exact.decision) || (kept && this.#takesAnchors(evidence.credentialFp));
+    const unneeded = !runsOnThisWorker(exact.decision) || (kept && this.#takesAnchors(turn));
     if (unneeded && isDeepStrictEqual(exact.decision, inexact.decision)) return by(exact);
     turn.history ??= itemsOf(await this.#env.store.lineage(evidence.scope, anchor.id));
     return by(turn.history === null ? inexact : exact);
@@ -450,8 +450,8 @@ export class Decider {
    * Returns whether the upstream resolves ids of stored responses on any connection, as far as is known for that
    * credential.
    */
-  #takesAnchors(credentialFp: string): boolean {
+  #takesAnchors({ evidence: { credentialFp }, request: { caller } }: Turn): boolean {
     const { abilities, target } = this.#env;
-    return abilities.takesAnchors({ targetId: target.id, credentialFp });
+    return abilities.takesAnchors({ targetId: (caller.target ?? target).id, credentialFp });
   }
 }

@@ -32,7 +32,7 @@ export interface DispatcherOptions {
   tokens: ClassifyInput['tokens'];
   shutdown: Readonly<Shutdown>;
   /** Called once per turn, when its client has its answer, with the turn's log line. */
-  onFinished?: ((line: TurnLine) => void) | undefined;
+  onFinished?: ((line: TurnLine, request: TurnRequest) => void) | undefined;
   /** Called whenever a turn is assigned to a session, before the session processes it. */
   onPlaced?(turn: Turn, session: Session): void;
   inspect?: Inspect;
@@ -441,7 +441,8 @@ export class Dispatcher implements TurnHost, SessionHost {
     if (turn.placement.hops > 0) this.#forwarding.abort(turn);
     admitted?.cancelHold();
     admitted?.lease.end();
-    this.#options.onFinished?.(describeTurn(turn, this.#sessions.get(turn) ?? null, this.#env.clock.now()));
+    const line = describeTurn(turn, this.#sessions.get(turn) ?? null, this.#env.clock.now());
+    this.#options.onFinished?.(line, turn.request);
   }
 
   returnTurn(turn: Turn, fact: AttemptFact | null): void {

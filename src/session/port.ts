@@ -2,7 +2,7 @@ import type { BridgeError } from '../errors.ts';
 import type { Outcome } from '../resolve/types.ts';
 import type { ReadRequest } from '../transcript/types.ts';
 import type { UpstreamCredential } from '../upstream/headers.ts';
-import type { UpstreamAnswer } from '../upstream/port.ts';
+import type { UpstreamAnswer, UpstreamTarget } from '../upstream/port.ts';
 
 /** Identity of the requester, established by authentication before anything else happens. */
 export interface Caller {
@@ -16,7 +16,16 @@ export interface Caller {
   credentialIsClients: boolean;
   /** `api-key` and `x-api-key` of a client whose own credential is passed on. Never logged. */
   upstreamKeys?: Readonly<Record<string, string>> | undefined;
+  /** Upstream that the embedding application has chosen; absent: the configured one. The scope differs with it. */
+  target?: UpstreamTarget | undefined;
 }
+
+/** Returns the tenant's name in a scope; null where clients are told apart by their own credentials, or not at all. */
+export const tenantOf = (scope: string): string | null => /^tenant(?:@\w+)?:(.*)$/s.exec(scope)?.[1] ?? null;
+
+/** Returns whether the client does not know the credential that is sent upstream for it. */
+export const isHidden = ({ credentialIsClients, upstreamAuthorization }: Caller): boolean =>
+  !credentialIsClients && upstreamAuthorization !== null;
 
 /** Returns the credential that is sent upstream for a caller. */
 export const credentialOf = (caller: Caller): UpstreamCredential => ({

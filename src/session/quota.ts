@@ -134,9 +134,12 @@ const busyWith: Record<BusyLimit, string> = {
 export const tenantBusy = (limit: BusyLimit): BridgeError =>
   new BridgeError('bridge_tenant_busy', { detail: busyWith[limit] });
 
-/** Returns whether there can be more than one tenant: API keys of several tenants, or the clients' own credentials. */
+/**
+ * Returns whether there can be more than one tenant: API keys of several tenants, an application that names them, or the
+ * clients' own credentials.
+ */
 const severalTenants = ({ upstream, security }: Pick<Config, 'security' | 'upstream'>): boolean =>
-  upstream.key === null || new Set(security.apiKeys.map(({ tenant }) => tenant)).size > 1;
+  security.byHook || upstream.key === null || new Set(security.apiKeys.map(({ tenant }) => tenant)).size > 1;
 
 /**
  * Formats a duration like OpenAI's `x-ratelimit-reset-*` headers: `20ms`, `8.64s`, `6m0s`.

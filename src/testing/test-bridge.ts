@@ -9,7 +9,8 @@ import { createMemoryDatabase, createMemoryStore } from './memory-store/index.ts
 import { type Simulator, type SimulatorOptions, startSimulator } from './simulator/index.ts';
 
 /** Options of {@link testBridge}. */
-export interface TestBridgeOptions extends Pick<BridgeOptions, 'logger' | 'random' | 'ids' | 'inspect'> {
+export interface TestBridgeOptions
+  extends Pick<BridgeOptions, 'logger' | 'random' | 'ids' | 'inspect' | 'hooks' | 'upstreams' | 'mountAdmin'> {
   /** Settings, by the names of their environment variables. */
   env?: Record<string, string>;
   /** Options of the simulated upstream, or a running simulator, which is not closed with the bridge. */

@@ -18,6 +18,8 @@ export interface UpstreamTarget {
 export interface DialRequest {
   target: UpstreamTarget;
   headers: UpstreamRequestHeaders;
+  /** The client does not know the credential among the headers: nothing that is received may reveal it. */
+  hidden?: boolean;
   /** Time in milliseconds for TCP, TLS and the upgrade together. */
   timeoutMs: number;
 }
@@ -107,6 +109,8 @@ export interface HttpCall {
   /** Path below the base URL, with query, such as `/responses/resp_1?stream=false`. */
   path: string;
   headers: UpstreamRequestHeaders;
+  /** As in {@link DialRequest}. */
+  hidden?: boolean;
   body: Buffer | string | null;
   signal?: AbortSignal;
 }

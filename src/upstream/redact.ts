@@ -4,7 +4,7 @@ import { SHOULD_RETRY_HEADER } from '../headers.ts';
 import { memberText, scanMembers, withMembers } from '../json.ts';
 import { collectAnswer, isApiError, namesCode, normaliseError } from './errors.ts';
 import { parseFrame } from './frames.ts';
-import type { DialResult, UpstreamAnswer, UpstreamConnection, UpstreamTransport } from './port.ts';
+import type { DialRequest, DialResult, UpstreamAnswer, UpstreamConnection, UpstreamTransport } from './port.ts';
 
 /** Refusal of the shared credential, reduced to what may be logged. */
 export interface CredentialRefusal {
@@ -62,6 +62,28 @@ export function credentialRefusalAnswer(answer: UpstreamAnswer): UpstreamAnswer 
   const error = refusalError(refusalOf(answer, answer.status));
   const headers = { 'content-type': 'application/json', [SHOULD_RETRY_HEADER]: 'false' };
   return { status: error.status, headers, body: Buffer.from(JSON.stringify(error.envelope())) };
+}
+
+/**
+ * Wraps a transport so that each request with a credential that its client does not know is redacted with that credential.
+ *
+ * @param onRefused called with each refusal of such a credential
+ */
+export function createHidingTransport(
+  inner: UpstreamTransport,
+  onRefused: (refusal: CredentialRefusal, key: string) => void,
+): UpstreamTransport {
+  const through = ({ hidden, headers }: Pick<DialRequest, 'hidden' | 'headers'>) => {
+    if (!hidden) return inner;
+    const key = (headers.authorization ?? '').replace(/^Bearer /, '');
+    return createRedactingTransport(inner, { key, onRefused: (refusal) => onRefused(refusal, key) });
+  };
+  return {
+    dial: (request) => through(request).dial(request),
+    exchange: (request) => through(request).exchange(request),
+    call: (request) => through(request).call(request),
+    shutdown: () => inner.shutdown(),
+  };
 }
 
 /**

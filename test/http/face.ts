@@ -42,9 +42,10 @@ export async function openFace(env: Record<string, string> = {}): Promise<Face> 
   };
   const transport = createUpstreamTransport({ clock: systemClock });
   const logger = pino({ level: 'silent' });
+  const authenticate = createAuthentication(config, 'pepper');
   const router = createHttpFace({
     service,
-    authenticate: createAuthentication(config, 'pepper'),
+    authenticate: ({ headers }) => authenticate(headers),
     quota: createQuota({ config, clock }),
     transport,
     target: { id: 'sim', baseUrl: config.upstream.url },

@@ -5,6 +5,7 @@ import { catalogue } from '../../src/errors.ts';
 import { outcomeTable } from '../../src/resolve/outcomes.ts';
 import type { Outcome } from '../../src/resolve/types.ts';
 import { writeMetrics } from './metrics-table.ts';
+import { writeOptions } from './setting-options.ts';
 
 const README = join(import.meta.dirname, '..', '..', 'README.md');
 
@@ -76,4 +77,5 @@ export async function renderReadme(): Promise<{ current: string; rendered: strin
 if (import.meta.main) {
   await writeFile(README, (await renderReadme()).rendered);
   await writeMetrics();
+  await writeOptions();
 }

@@ -267,7 +267,8 @@ export const travels = (name: string): boolean =>
 const WITHHELD = 'withheld';
 
 const envelopeSchema = z.object({
-  v: z.literal(1),
+  /** 2: `upstream` is set. A version that does not know that member must not serve the request at another upstream. */
+  v: z.literal([1, 2]),
   requestId: z.string(),
   scope: z.string(),
   credentialFp: z.string(),
@@ -277,6 +278,8 @@ const envelopeSchema = z.object({
   credentialGiven: z.boolean(),
   /** Sealed keys from separate key headers, by header name. */
   keys: z.record(z.string(), z.string()).default({}),
+  /** Upstream that the embedding application has chosen. Its address is sealed: it may contain a secret. */
+  upstream: z.object({ id: z.string(), address: z.string(), forwardHeaders: z.array(z.string()) }).optional(),
   headers: z.record(z.string(), z.string()),
   bytes: z.int().nonnegative(),
   /** Time since the request was read, in milliseconds. */
@@ -298,8 +301,9 @@ export function packRequest(request: TurnRequest, now: number, sealer: Pick<Seal
   const { caller, headers } = request;
   const kept = Object.entries(headers).filter(([name]) => travels(name.toLowerCase()));
   const keys = Object.entries(caller.upstreamKeys ?? {}).map(([name, key]) => [name, sealer.seal(key)]);
+  const { target } = caller;
   const envelope: z.infer<typeof envelopeSchema> = {
-    v: 1,
+    v: target ? 2 : 1,
     requestId: request.requestId,
     scope: caller.scope,
     credentialFp: caller.credentialFp,
@@ -307,6 +311,13 @@ export function packRequest(request: TurnRequest, now: number, sealer: Pick<Seal
     authorization: caller.upstreamAuthorization === null ? null : sealer.seal(caller.upstreamAuthorization),
     credentialGiven: headers.authorization !== undefined,
     keys: Object.fromEntries(keys),
+    ...(target && {
+      upstream: {
+        id: target.id,
+        address: sealer.seal(target.baseUrl),
+        forwardHeaders: [...(target.forwardHeaders ?? [])],
+      },
+    }),
     headers: Object.fromEntries(kept),
     bytes: request.bytes,
     age: Math.max(0, now - request.receivedAt),
@@ -338,6 +349,9 @@ export function unpackRequest(read: Read | BridgeError, now: number, sealer: Pic
     if (key === null) throw new UnreadableEnvelope('The forwarded credential cannot be opened.');
     return [[name, key]];
   });
+  const { upstream } = envelope;
+  const baseUrl = upstream ? sealer.open(upstream.address) : null;
+  if (upstream && baseUrl === null) throw new UnreadableEnvelope('The forwarded upstream cannot be opened.');
   const authorization = credentialIsClients ? upstreamAuthorization : WITHHELD;
   const headers = Object.entries(envelope.headers).filter(([name]) => travels(name.toLowerCase()));
   return {
@@ -349,6 +363,7 @@ export function unpackRequest(read: Read | BridgeError, now: number, sealer: Pic
       credentialIsClients,
       upstreamAuthorization,
       ...(keys.length > 0 ? { upstreamKeys: Object.fromEntries(keys) } : {}),
+      ...(upstream && { target: { id: upstream.id, baseUrl: baseUrl!, forwardHeaders: upstream.forwardHeaders } }),
     },
     headers: {
       ...Object.fromEntries(headers),

@@ -1,4 +1,4 @@
-import pg, { type Pool, type PoolClient, type QueryResult } from 'pg';
+import pg, { type PoolClient, type QueryResult } from 'pg';
 import type { Clock } from '../../system.ts';
 import type { OutageLog } from './outage.ts';
 import { isOwnLimit, isTransient, NoAnswer, sqlState } from './outcome.ts';
@@ -52,7 +52,17 @@ const RawQuery = pg.Query as unknown as new (config: {
   text: string;
   values: unknown[];
   queryMode: 'extended';
+  types: pg.CustomTypesConfig;
 }) => RawQuery;
+
+/**
+ * Times as text, as MikroORM expects them, and 64-bit integers as numbers: revisions and counts stay below 2^53. They are
+ * named for each query, because the pool may be an application's.
+ */
+const types = new pg.TypeOverrides();
+const { INT8, TIMESTAMP, TIMESTAMPTZ } = pg.types.builtins;
+for (const oid of [TIMESTAMP, TIMESTAMPTZ]) types.setTypeParser(oid, String);
+types.setTypeParser(INT8, Number);
 
 const SETTINGS = {
   name: 'holdfast_settings',
@@ -84,7 +94,7 @@ class Exchange extends RawQuery {
   #inSettings = true;
 
   constructor(client: PoolClient, knowledge: Knowledge, { name, text, values }: Sent, settings: TransactionSettings) {
-    super({ name: knowledge.direct ? name : '', text, values: [...values], queryMode: 'extended' });
+    super({ name: knowledge.direct ? name : '', text, values: [...values], queryMode: 'extended', types });
     this.#client = client;
     this.#knowledge = knowledge;
     this.#name = knowledge.direct ? name : '';
@@ -167,8 +177,13 @@ export interface Statement {
   timeoutMs?: number;
 }
 
+/** Source of connections: a pool, or one connection of it. */
+export interface Connections {
+  connect(): Promise<PoolClient>;
+}
+
 export interface ExecutorOptions {
-  pool: Pool;
+  pool: Connections;
   /** The schema that holds the tables and functions. */
   schema: string;
   /** Milliseconds from the call to its answer, including the wait for a connection. */

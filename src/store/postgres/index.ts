@@ -3,28 +3,33 @@ import pg from 'pg';
 import type { Log } from '../../log.ts';
 import { type Clock, systemClock } from '../../system.ts';
 import type { SessionStore } from '../port.ts';
-import { createExecutor, type Executor } from './executor.ts';
-import { migrate } from './migrate.ts';
+import { type ApplicationOrm, migrationOn, poolOf, reserveConnection } from './application.ts';
+import { type Connections, createExecutor, type Executor } from './executor.ts';
+import { connectTo, type MigrateOptions, migrate } from './migrate.ts';
 import { createOrm } from './orm.ts';
 import { createOutageLog } from './outage.ts';
 import { SessionRepository } from './session-repository.ts';
 import { TurnRepository } from './turn-repository.ts';
-import { causeOf, placeOf, unusable } from './unusable.ts';
+import { causeOf, type Place, placeOf, unusable } from './unusable.ts';
 import { WorkerRepository } from './worker-repository.ts';
 
-export interface PostgresStoreOptions {
-  /** Connection URL, as libpq understands it. */
-  url: string;
+/** Options of a store, wherever its connections come from. */
+export interface StoreOptions {
   /** Schema of the tables. Null (the default): the one that holds them, else a schema `holdfast`. */
   schema?: string | null;
   /** Timeout of every call in milliseconds; default 2000. */
   statementTimeoutMs?: number;
-  /** Connections for fence calls and reads; default 10. Heartbeats use one more. */
-  poolSize?: number;
   logger?: Log<'warn'>;
   /** Called for each statement that is sent, with its name, or its text if it has none. Every fence statement is one commit. */
   onStatement?: (name: string) => void;
   clock?: Clock;
+}
+
+export interface PostgresStoreOptions extends StoreOptions {
+  /** Connection URL, as libpq understands it. */
+  url: string;
+  /** Connections for fence calls and reads; default 10. Heartbeats use one more. */
+  poolSize?: number;
 }
 
 /** Time in milliseconds for which idle connections are kept: reconnecting costs several milliseconds of a turn. */
@@ -33,12 +38,6 @@ const IDLE_CONNECTION_MS = 600_000;
 /** Connect timeout for migrations, in milliseconds. */
 const CONNECT_MS = 10_000;
 
-/** Times as text, as MikroORM expects them, and 64-bit integers as numbers: revisions and counts stay below 2^53. */
-const types = new pg.TypeOverrides();
-const { INT8, TIMESTAMP, TIMESTAMPTZ } = pg.types.builtins;
-for (const oid of [TIMESTAMP, TIMESTAMPTZ]) types.setTypeParser(oid, String);
-types.setTypeParser(INT8, Number);
-
 /**
  * Opens the store: migrates the database, checks its version, and creates a pool (the connections of MikroORM and of the
  * fence alike) and a heartbeat connection.
@@ -46,24 +45,84 @@ types.setTypeParser(INT8, Number);
  * @throws `DatabaseUnusable` that names host, database and cause
  */
 export async function openPostgresStore(options: PostgresStoreOptions): Promise<SessionStore> {
-  const { url, statementTimeoutMs = 2000, poolSize = 10, logger, onStatement, clock = systemClock } = options;
+  const { url, statementTimeoutMs = 2000, poolSize = 10 } = options;
   const place = placeOf(url);
+  const connection = { connectionString: url, connectionTimeoutMillis: CONNECT_MS };
+  return openOver(
+    options,
+    place,
+    () => connectTo(connection, place),
+    () => {
+      const pool = openPool(poolSize, 'holdfast');
+      const beats = openPool(1, 'holdfast heartbeat');
+      return { pool, beats, close: () => Promise.all([pool.end(), beats.end()]) };
+    },
+  );
+
+  function openPool(max: number, application_name: string): pg.Pool {
+    const opened = new pg.Pool({
+      connectionString: url,
+      connectionTimeoutMillis: statementTimeoutMs,
+      keepAlive: true,
+      idleTimeoutMillis: IDLE_CONNECTION_MS,
+      max,
+      application_name,
+    });
+    // The outage log reports lost connections.
+    opened.on('error', () => undefined);
+    opened.on('connect', (client) => client.on('error', () => undefined));
+    return opened;
+  }
+}
+
+/**
+ * Opens the store over the pool of an application's MikroORM, which stays open when the store is shut down. Migrations run on
+ * one of its connections; heartbeats keep one for themselves.
+ *
+ * @returns the store, and the URL of the database without its credentials; null where it is on this machine
+ * @throws `DatabaseUnusable` that names host, database and cause
+ */
+export async function openApplicationStore(
+  orm: ApplicationOrm,
+  options: StoreOptions,
+): Promise<{ store: SessionStore; location: string | null }> {
+  const { pool, place, location } = await poolOf(orm);
+  const store = await openOver(
+    options,
+    place,
+    () => migrationOn(pool),
+    () => {
+      const beats = reserveConnection(pool);
+      return { pool, beats, close: beats.end };
+    },
+  );
+  return { store, location };
+}
+
+/** Connections of a store. */
+interface Opened {
+  pool: Connections;
+  /** Connection of the heartbeats. */
+  beats: Connections;
+  close(): Promise<unknown>;
+}
+
+async function openOver(
+  { schema: wanted = null, statementTimeoutMs = 2000, logger, onStatement, clock = systemClock }: StoreOptions,
+  place: Place,
+  connect: MigrateOptions['connect'],
+  open: () => Opened,
+): Promise<SessionStore> {
   let calls!: Executor;
   const orm = createOrm((statement, values) => calls.run(statement, values));
   let schema: string;
   try {
-    schema = await migrate(orm, {
-      connection: { connectionString: url, connectionTimeoutMillis: CONNECT_MS },
-      place,
-      schema: options.schema ?? null,
-    });
+    schema = await migrate(orm, { connect, place, schema: wanted });
   } catch (error) {
     await orm.close(true);
     throw unusable(error, place);
   }
-
-  const pool = openPool(poolSize, 'holdfast');
-  const heartbeats = openPool(1, 'holdfast heartbeat');
+  const { pool, beats: heartbeats, close } = open();
   const outages =
     logger && createOutageLog({ where: place.text, causeOf: (error) => causeOf(error, place), clock, logger });
   const limits = { schema, timeoutMs: statementTimeoutMs, clock, outages, onStatement };
@@ -74,25 +133,9 @@ export async function openPostgresStore(options: PostgresStoreOptions): Promise<
     async shutdown() {
       calls.stop();
       beats.stop();
-      await Promise.all([orm.close(true), pool.end(), heartbeats.end()]);
+      await Promise.all([orm.close(true), close()]);
     },
   };
-
-  function openPool(max: number, application_name: string): pg.Pool {
-    const opened = new pg.Pool({
-      connectionString: url,
-      connectionTimeoutMillis: statementTimeoutMs,
-      keepAlive: true,
-      idleTimeoutMillis: IDLE_CONNECTION_MS,
-      max,
-      application_name,
-      types,
-    });
-    // The outage log reports lost connections.
-    opened.on('error', () => undefined);
-    opened.on('connect', (client) => client.on('error', () => undefined));
-    return opened;
-  }
 }
 
 /**

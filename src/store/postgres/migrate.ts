@@ -20,8 +20,16 @@ const MIGRATION_LOCK = '7525352680829580148';
  */
 const LIMITS = { lock_timeout: 120_000, statement_timeout: 1_800_000, idle_in_transaction_session_timeout: 120_000 };
 
+/** Connection for a migration. */
+export interface MigrationConnection {
+  client: pg.ClientBase;
+  /** Gives the connection back or closes it. @param clean false if a transaction may be open on it */
+  end(clean: boolean): Promise<void>;
+}
+
 export interface MigrateOptions {
-  connection: pg.ClientConfig;
+  /** Opens a connection on which nothing else runs. */
+  connect(): Promise<MigrationConnection>;
   place: Place;
   /** Schema to use; null: the one that holds Holdfast's tables, else `holdfast`. */
   schema: string | null;
@@ -39,14 +47,14 @@ export interface MigrateOptions {
  * @throws `DatabaseUnusable`, or the error of the connection
  */
 export async function migrate(orm: MikroORM, options: MigrateOptions): Promise<string> {
-  await assertPostgres(options.place);
-  const client = new pg.Client({ ...options.connection, application_name: 'holdfast migrations' });
+  const { client, end } = await options.connect();
   let lost: Error | null = null;
-  client.on('error', (error) => {
+  const onError = (error: Error) => {
     lost = error;
-  });
+  };
+  client.on('error', onError);
+  let clean = false;
   try {
-    await client.connect();
     const { rows } = await client.query<{ num: string; version: string; standby: boolean }>(
       `select current_setting('server_version_num') as num, current_setting('server_version') as version,
               pg_is_in_recovery() or current_setting('transaction_read_only')::boolean as standby`,
@@ -59,13 +67,33 @@ export async function migrate(orm: MikroORM, options: MigrateOptions): Promise<s
     const schema = await carryOut(client, orm, options);
     if (lost) throw lost;
     await client.query('commit');
+    clean = true;
     return schema;
   } finally {
-    await client.end().catch(() => undefined);
+    await end(clean).catch(() => undefined);
+    client.off('error', onError);
   }
 }
 
-async function carryOut(client: pg.Client, orm: MikroORM, { schema: wanted, place }: MigrateOptions): Promise<string> {
+/**
+ * Opens a connection of its own for a migration.
+ *
+ * @throws `DatabaseUnusable` when what answers there is no PostgreSQL, or the error of the connection
+ */
+export async function connectTo(connection: pg.ClientConfig, place: Place): Promise<MigrationConnection> {
+  await assertPostgres(place);
+  const client = new pg.Client({ ...connection, application_name: 'holdfast migrations' });
+  // `pg` reports a connection that is refused during the handshake in this way too.
+  client.on('error', () => undefined);
+  await client.connect();
+  return { client, end: () => client.end() };
+}
+
+async function carryOut(
+  client: pg.ClientBase,
+  orm: MikroORM,
+  { schema: wanted, place }: MigrateOptions,
+): Promise<string> {
   const schema = wanted ?? (await schemaFound(client)) ?? OWN_SCHEMA;
   try {
     await createSchema(client, schema);
@@ -107,7 +135,7 @@ async function carryOut(client: pg.Client, orm: MikroORM, { schema: wanted, plac
 /**
  * Returns the schema of an earlier release's tables, which followed the user's own `search_path`; null when there are none.
  */
-async function schemaFound(client: pg.Client): Promise<string | null> {
+async function schemaFound(client: pg.ClientBase): Promise<string | null> {
   const { rows } = await client.query<{ schema: string }>(
     `select n.nspname as schema from pg_class c join pg_namespace n on n.oid = c.relnamespace
       where c.oid = to_regclass('${MIGRATIONS_TABLE}')`,
@@ -116,7 +144,7 @@ async function schemaFound(client: pg.Client): Promise<string | null> {
 }
 
 /** Creates the schema if it is missing. `create schema if not exists` needs the right to create one even when it exists. */
-async function createSchema(client: pg.Client, schema: string): Promise<void> {
+async function createSchema(client: pg.ClientBase, schema: string): Promise<void> {
   const { rowCount } = await client.query('select from pg_namespace where nspname = $1', [schema]);
   if (rowCount === 0) await client.query(`create schema ${quoted(schema)}`);
 }
@@ -126,7 +154,7 @@ async function createSchema(client: pg.Client, schema: string): Promise<void> {
  *
  * @throws `DatabaseUnusable` for tables of a development version, from which no migration leads here
  */
-async function pending(client: pg.Client, schema: string, place: Place): Promise<typeof migrationsList> {
+async function pending(client: pg.ClientBase, schema: string, place: Place): Promise<typeof migrationsList> {
   const { rowCount } = await client.query(
     'select from pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname = $1 and c.relname = $2',
     [schema, MIGRATIONS_TABLE],
