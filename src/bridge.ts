@@ -14,9 +14,10 @@ import { BridgeError } from './errors.ts';
 import { explorer } from './explorer/index.ts';
 import { adminTokenOf, createOperatorAccess, needsAdminToken } from './http/access.ts';
 import type { Readiness } from './http/app.ts';
-import { createAuthentication, createHttpFace, errorHandler } from './http/app.ts';
+import { createAuthentication, createHttpFace, errorHandler, PREFIXES } from './http/app.ts';
 import { createFront } from './http/front.ts';
 import { answerSocket, createConnectionGuard, refuseUpgrade } from './http/server.ts';
+import { createClientSockets } from './http/websocket.ts';
 import { createReader } from './intake/pool.ts';
 import { createObservatory } from './observe/index.ts';
 import { createLogger, type Logger } from './observe/log.ts';
@@ -65,8 +66,8 @@ export interface Bridge {
   /** Bearer token that operators must send; null when none is needed from this machine. */
   readonly adminToken: AdminToken | null;
   /**
-   * Handles the server's `upgrade` event: accepts viewers of the inspector. Any other upgrade gets 426, which makes clients
-   * use HTTP.
+   * Handles the server's `upgrade` event: accepts WebSocket clients of the responses and viewers of the inspector. Any other
+   * upgrade gets 426.
    */
   handleUpgrade(req: IncomingMessage, socket: Duplex, head: Buffer): void;
   /** Limits the client connections of a server by `HOLDFAST_MAX_CONNECTIONS` and `HOLDFAST_PEER_CONNECTIONS`. */
@@ -282,6 +283,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     turnsInFlight: () => dispatcher.inFlight,
     turnBufferBytes: () => quota.bufferedBytes,
     unreadBytes: () => quota.unreadBytes,
+    clientSockets: () => sockets.open,
     requestsInHand: () => quota.inHand.waiting + quota.inHand.running,
     connections: () => guard.open,
   });
@@ -293,6 +295,19 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     await store.pepper().catch(() => reasons.push('database does not answer'));
     return { ready: reasons.length === 0, reasons };
   };
+  const sockets = createClientSockets({
+    service: { turn: dispatcher.accept.bind(dispatcher), shutdown },
+    authenticate,
+    quota,
+    config,
+    reader,
+    clock,
+    ids,
+    random,
+    paths: PREFIXES.map((prefix) => `${prefix}/responses`),
+    logger,
+    onFailed: observatory.requestFailed,
+  });
   const router = express.Router();
   const face = createHttpFace({
     service: {
@@ -343,7 +358,9 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
   router.use(front.ownHandler, observatory.router, page, admin, face, errorHandler({ ids, logger }));
 
   async function close(): Promise<void> {
+    sockets.leave(deadlines.lameDuck);
     await worker.close();
+    await sockets.close();
     await reader.close();
     observatory.close();
     await transport.shutdown();
@@ -364,7 +381,8 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
       socket.on('error', () => socket.destroy());
       try {
         front.admit(req);
-        if (!observatory.handleUpgrade(req, socket, head)) refuseUpgrade(req, socket);
+        if (observatory.handleUpgrade(req, socket, head) || sockets.handleUpgrade(req, socket, head)) return;
+        refuseUpgrade(req, socket);
       } catch (error) {
         if (!(error instanceof BridgeError)) reportFault(error, 'upgrade');
         const known = error instanceof BridgeError ? error : new BridgeError('bridge_internal', { cause: error });

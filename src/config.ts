@@ -66,6 +66,12 @@ export const deadlineKnobs = {
     60_000,
     'Time before a client that does not read is disconnected; 15 s once it is a whole turn buffer behind a WebSocket.',
   ),
+  clientIdle: ms('CLIENT_IDLE', 1_800_000, "Time without a turn after which a client's WebSocket is closed."),
+  clientAge: ms(
+    'CLIENT_AGE',
+    3_000_000,
+    "Age at which a client's WebSocket is closed at its next idle moment; 10 minutes later it accepts no turn.",
+  ),
   requestHold: ms('REQUEST_HOLD', 30_000, 'Time limit for all steps before the frame is sent, together.'),
   startWait: ms('START_WAIT', 5_000, 'Wait for an unanswered start before the client gets 503.'),
   settleWait: ms(

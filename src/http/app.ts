@@ -337,7 +337,7 @@ interface HttpFaceOptions {
 }
 
 /** Base paths under which clients expect the API: OpenAI's own, and the one Codex uses with a ChatGPT login. */
-const PREFIXES = ['/v1', '/backend-api/codex'];
+export const PREFIXES = ['/v1', '/backend-api/codex'];
 
 /**
  * Creates the routes of the bridge, to be mounted in any Express app. Errors raised by the bridge itself are answered

@@ -104,16 +104,22 @@ type Unheld = 'scope' | 'worker';
  */
 const RESERVED = 16;
 
-const holders = new WeakMap<Socket, (res: ServerResponse, scope: string) => Unheld | null>();
+/** Work for a client that holds its connection until it closes: a response, or the turns of a WebSocket. */
+export interface Holding {
+  readonly closed: boolean;
+  once(event: 'close', listener: () => void): unknown;
+}
+
+const holders = new WeakMap<Socket, (work: Holding, scope: string) => Unheld | null>();
 
 /**
- * Marks the connection of an authenticated request as held: until the response ends, it is not closed to make room for
+ * Marks the connection of an authenticated request as held: until the work for it ends, it is not closed to make room for
  * others.
  *
  * @returns null when the connection is held or the server is not guarded, otherwise the reason why it cannot be held
  */
-export function holdConnection(req: IncomingMessage, res: ServerResponse, scope: string): Unheld | null {
-  return holders.get(req.socket)?.(res, scope) ?? null;
+export function holdConnection(req: IncomingMessage, work: Holding, scope: string): Unheld | null {
+  return holders.get(req.socket)?.(work, scope) ?? null;
 }
 
 /**
@@ -177,8 +183,8 @@ export function createConnectionGuard({ limits, several, onClosed }: ConnectionG
       else heldBy.set(scope, left);
       if (!socket.destroyed) strangersOf(address).idle.add(socket);
     };
-    holders.set(socket, (res, asking) => {
-      if (res.closed) return null;
+    holders.set(socket, (work, asking) => {
+      if (work.closed) return null;
       if (requests === 0) {
         const own = heldBy.get(asking) ?? 0;
         if (held >= holdable) return 'worker';
@@ -189,7 +195,7 @@ export function createConnectionGuard({ limits, several, onClosed }: ConnectionG
         remove(address, socket);
       }
       requests += 1;
-      res.once('close', release);
+      work.once('close', release);
       return null;
     });
     socket.once('close', () => {
@@ -246,8 +252,8 @@ export function answerSocket(socket: Duplex, error: BridgeError, headers: readon
 }
 
 /**
- * Answers an upgrade with 426, the only refusal that makes Codex fall back to HTTP immediately and silently. Attach it
- * to the server's `upgrade` event.
+ * Answers an upgrade at a path without WebSockets with 426, the only refusal that makes Codex fall back to HTTP immediately
+ * and silently. Attach it to the server's `upgrade` event.
  */
 export function refuseUpgrade(_req: IncomingMessage, socket: Duplex): void {
   answerSocket(socket, new BridgeError('bridge_websocket_unsupported'), ['upgrade: HTTP/1.1']);
