@@ -154,9 +154,11 @@ export function createConnectionGuard({ limits, several, onClosed }: ConnectionG
     for (const [address, strangers] of peers) if (size(strangers) > most) [found, most] = [address, size(strangers)];
     return found;
   };
-  const closeOldest = (address: string, reason: 'peer' | 'worker') => {
+  /** Makes room for a new connection: closes an older one without any authenticated request so far, else an idle one, else the new one. */
+  const closeOldest = (address: string, reason: 'peer' | 'worker', arrived: Socket) => {
     const { unknown, idle } = strangersOf(address);
-    const [socket] = unknown.size > 0 ? unknown : idle;
+    const [stranger = null] = unknown;
+    const [socket] = stranger !== null && stranger !== arrived ? unknown : idle.size > 0 ? idle : unknown;
     if (!socket) return;
     remove(address, socket);
     open -= 1;
@@ -202,9 +204,9 @@ export function createConnectionGuard({ limits, several, onClosed }: ConnectionG
       remove(address, socket);
       if (!closed.has(socket)) open -= 1;
     });
-    if (size(strangersOf(address)) > limits.peerConnections) closeOldest(address, 'peer');
+    if (size(strangersOf(address)) > limits.peerConnections) closeOldest(address, 'peer', socket);
     const crowded = open > limits.connections ? largest() : null;
-    if (crowded !== null) closeOldest(crowded, 'worker');
+    if (crowded !== null) closeOldest(crowded, 'worker', socket);
   }
 
   return {
