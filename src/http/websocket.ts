@@ -340,6 +340,8 @@ class ClientConnection implements AnswerSocket {
 
   #arrived(data: Buffer, isBinary: boolean): void {
     this.#endArrival();
+    // The client sent it before it got the close, and sends it again on its next connection.
+    if (!this.open) return;
     const arrived: Arrived = { data: null, error: null, lease: null };
     if (isBinary) arrived.error = new BridgeError('bridge_unknown_event', { detail: 'It is a binary message.' });
     else {
