@@ -98,6 +98,8 @@ interface WebSocketSinkOptions {
   /** Model named in the request. */
   model: string | null;
   clock: Clock;
+  /** Called with the data that HTTP has in the headers of the answer. */
+  onHead(head: AnswerHead): void;
   /** Called once, when the answer has ended: the lane is free. */
   onEnded(): void;
 }
@@ -171,8 +173,9 @@ export function createWebSocketSink(options: WebSocketSinkOptions): ClientSink {
   };
 
   return {
-    head: (given) => {
+    head(given) {
       head = given;
+      options.onHead(given);
     },
     event(type, json, telemetry) {
       if (ended || !socket.open) return true;

@@ -8,7 +8,7 @@ import { flatHeaders, IDEMPOTENCY_HEADER, THREAD_HEADER, TURN_METADATA_HEADER, T
 import type { Reader } from '../intake/pool.ts';
 import { type MessageHead, messageHead } from '../intake/read.ts';
 import type { Log } from '../log.ts';
-import type { Caller, ClientSink, TurnRequest } from '../session/port.ts';
+import type { AnswerHead, Caller, ClientSink, TurnRequest } from '../session/port.ts';
 import type { Lease, Quota } from '../session/quota.ts';
 import { type Clock, guarded, type Ids } from '../system.ts';
 import type { ReadRequest } from '../transcript/types.ts';
@@ -35,6 +35,8 @@ const CLOSE_MS = 5_000;
 const GOING_AWAY = 1001;
 const TRY_AGAIN_LATER = 1013;
 const TOO_BIG = 1009;
+
+const REASONING_HEADER = 'x-reasoning-included';
 
 /** Headers of an upgrade that do not concern each turn of its connection. */
 const OF_THE_UPGRADE = [IDEMPOTENCY_HEADER, TURN_STATE_HEADER, 'x-stainless-retry-count'];
@@ -80,6 +82,12 @@ interface ClientSocketsOptions {
   onFailed?: (requestId: string, error: BridgeError) => void;
 }
 
+/** What the connections share. */
+interface Shared extends ClientSocketsOptions {
+  /** What the provider says on its own connections, and a client has to know at its upgrade. */
+  learned: { reasoningIncluded: string | null };
+}
+
 /** WebSocket of a client. Tells the client why its message ends the connection before the library closes it. */
 class ClientWebSocket extends WebSocket {
   override close(code?: number, data?: string | Buffer): void {
@@ -112,6 +120,11 @@ export function createClientSockets(options: ClientSocketsOptions): ClientSocket
     const code = req.method === 'GET' ? 'bridge_malformed_request' : 'bridge_method_not_allowed';
     answerSocket(socket, new BridgeError(code, { detail: `${error.message}.` }), ['sec-websocket-version: 13']);
   });
+  // Codex reads this only from the upgrade; without it, it counts past reasoning again and compacts too early.
+  const learned = { reasoningIncluded: null as string | null };
+  server.on('headers', (lines) => {
+    if (learned.reasoningIncluded !== null) lines.push(`${REASONING_HEADER}: ${learned.reasoningIncluded}`);
+  });
   const spread = (ms: number) => ms * (0.5 + random() / 2);
 
   return {
@@ -126,7 +139,7 @@ export function createClientSockets(options: ClientSocketsOptions): ClientSocket
         guarded(
           'client connection',
           () => {
-            const connection = new ClientConnection(ws, req, socket, caller, options);
+            const connection = new ClientConnection(ws, req, socket, caller, { ...options, learned });
             connections.add(connection);
             ws.once('close', () => connections.delete(connection));
             if (leaving !== null) connection.retire(spread(leaving));
@@ -175,7 +188,7 @@ class ClientConnection implements AnswerSocket {
   readonly #req: IncomingMessage;
   readonly #socket: Duplex & { readonly bytesRead?: number };
   readonly #caller: Caller;
-  readonly #options: ClientSocketsOptions;
+  readonly #options: Shared;
   readonly #headers: Readonly<Record<string, string>>;
   readonly #codex: boolean;
   readonly #inbox: Arrived[] = [];
@@ -202,7 +215,7 @@ class ClientConnection implements AnswerSocket {
   #stopAge = () => {};
   #stopPatience: (() => void) | null = null;
 
-  constructor(ws: WebSocket, req: IncomingMessage, socket: Duplex, caller: Caller, options: ClientSocketsOptions) {
+  constructor(ws: WebSocket, req: IncomingMessage, socket: Duplex, caller: Caller, options: Shared) {
     const { clock, config } = options;
     const { deadlines } = config;
     this.#ws = ws;
@@ -505,7 +518,11 @@ class ClientConnection implements AnswerSocket {
   #sink(lane: string | null, requestId: string, request: ReadRequest | null, onEnded: () => void): ClientSink {
     const { clock } = this.#options;
     const model = typeof request?.body.model === 'string' ? request.body.model : null;
-    return createWebSocketSink({ socket: this, requestId, lane, codex: this.#codex, model, clock, onEnded });
+    const onHead = ({ headers }: AnswerHead) => {
+      const { learned } = this.#options;
+      learned.reasoningIncluded = headers?.[REASONING_HEADER] ?? learned.reasoningIncluded;
+    };
+    return createWebSocketSink({ socket: this, requestId, lane, codex: this.#codex, model, clock, onHead, onEnded });
   }
 
   /** Returns the request of a turn: its own headers are those of the upgrade, replaced by what its metadata says. */

@@ -16,7 +16,7 @@ interface Input {
     binary?: boolean;
     /** Sizes of the fragments in which the message is sent; the last fragment has the rest. */
     fragments?: number[];
-    /** Leaves the message without its last fragment. */
+    /** The client leaves in the middle of the message. */
     unfinished?: boolean;
   }[];
   /** Bytes in latin1 that are written to the connection as they are, after the messages. */
@@ -84,8 +84,7 @@ const raws = [
   '\x80\x80\x00\x00\x00\x00',
   '\x01\x81\x00\x00\x00\x00{\x01\x81\x00\x00\x00\x00}',
   '\x81\xff\xff\xff\xff\xff\xff\xff\xff\xff\x00\x00\x00\x00',
-  '\x81\xff\x00\x00\x00\x00\x00\x40\x00\x00\x00\x00\x00\x00',
-  '\x81\xfe\x00\x05\x00\x00\x00\x00{}',
+  '\x81\xff\x00\x00\x00\x00\x00\x41\x00\x00\x00\x00\x00\x00',
   '\x83\x80\x00\x00\x00\x00',
   '\x81\x02{}',
   '\x81\x82\x00\x00\x00\x00\xff\xfe',
@@ -216,12 +215,11 @@ export const sockets = {
         ws.pause();
         setTimeout(() => ws.resume(), pause);
       }
-      if (leaveAfter !== undefined) {
-        setTimeout(() => {
-          left = true;
-          ws.terminate();
-        }, leaveAfter);
-      }
+      const leave = () => {
+        left = true;
+        ws.terminate();
+      };
+      if (leaveAfter !== undefined) setTimeout(leave, leaveAfter);
       for (const { tree = null, edits = [], binary = false, fragments = [], unfinished = false } of messages) {
         const bytes = edited(Buffer.from(render(tree).replaceAll('@@', 'fz'), 'utf8'), edits);
         let from = 0;
@@ -230,7 +228,7 @@ export const sockets = {
           from += size;
         }
         ws.send(bytes.subarray(from), { binary, fin: !unfinished }, () => {});
-        if (unfinished) break;
+        if (unfinished) return void setTimeout(leave, 100);
       }
       if (raw !== undefined) {
         (ws as unknown as { _socket: { write(bytes: Buffer): void } | null })._socket?.write(

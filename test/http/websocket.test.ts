@@ -89,6 +89,26 @@ describe('frames', () => {
     expect(second.request.headers).not.toHaveProperty('x-codex-turn-state');
   });
 
+  it('Once the provider has said that it counts past reasoning, each upgrade says so', async () => {
+    using first = await connectSocket(face.url, CODEX);
+    expect(first.upgrade).not.toHaveProperty('x-reasoning-included');
+    first.send(create('one'));
+    const { sink } = await face.next();
+    sink.head({ outcome: 'created', sessionId: 's', token: null, headers: { 'x-reasoning-included': 'true' } });
+    using second = await connectSocket(face.url, CODEX);
+    expect(second.upgrade['x-reasoning-included']).toBe('true');
+  });
+
+  it('A message that crosses the close of the connection starts no turn', async () => {
+    using client = await connectSocket(face.url);
+    client.ws.pause();
+    const closed = face.sockets.close();
+    client.send(create('too late'));
+    client.ws.resume();
+    await closed;
+    expect(face.taken).toEqual([]);
+  });
+
   it('Headers of the upgrade that mark one request do not apply to the turns of its connection', async () => {
     using client = await connectSocket(face.url, {
       'idempotency-key': 'k',

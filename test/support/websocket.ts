@@ -1,3 +1,4 @@
+import type { IncomingHttpHeaders } from 'node:http';
 import { WebSocket } from 'ws';
 import type { ResponseObject } from './client.ts';
 
@@ -17,6 +18,8 @@ export const isTerminal = ({ type }: SocketEvent): boolean => terminals.has(type
 /** A WebSocket client of a bridge, which keeps all events that it has got. */
 export interface SocketClient {
   readonly ws: WebSocket;
+  /** Headers of the answer to the upgrade. */
+  readonly upgrade: IncomingHttpHeaders;
   /** All events so far, in order. */
   readonly events: SocketEvent[];
   /** Code and reason of the close; resolves when the connection is closed. */
@@ -33,11 +36,11 @@ export interface SocketClient {
 /** Connects to the responses of a bridge. Rejects with the status and body of a refusal. */
 export async function connectSocket(
   url: string,
-  headers: Record<string, string> = {},
+  more: Record<string, string> = {},
   path = '/v1/responses',
 ): Promise<SocketClient> {
   const ws = new WebSocket(`${url.replace(/^http/, 'ws')}${path}`, {
-    headers: { authorization: 'Bearer sk-test', ...headers },
+    headers: { authorization: 'Bearer sk-test', ...more },
     perMessageDeflate: false,
   });
   const events: SocketEvent[] = [];
@@ -58,6 +61,10 @@ export async function connectSocket(
     over = { code, reason: reason.toString() };
     end(over);
     wake();
+  });
+  let upgrade: IncomingHttpHeaders = {};
+  ws.once('upgrade', ({ headers }) => {
+    upgrade = headers;
   });
   await new Promise<void>((resolve, reject) => {
     ws.once('open', resolve);
@@ -80,6 +87,7 @@ export async function connectSocket(
   const send = (event: object | string) => ws.send(typeof event === 'string' ? event : JSON.stringify(event));
   return {
     ws,
+    upgrade,
     events,
     closed,
     send,
