@@ -1,5 +1,3 @@
-import OpenAI from 'openai';
-import { ResponsesWS } from 'openai/resources/responses/ws';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
 import { digestOf, expectedDigest, startSimulator } from '../../src/testing/index.ts';
 import { startTestBridge, type TestBridge } from '../support/bridge.ts';
@@ -223,42 +221,6 @@ describe('one bridge', () => {
       .filter(({ type }) => type.endsWith('.delta'))
       .map(({ delta }) => parseInt(String(delta), 10));
     expect(shown).toEqual(deltas.map((_, n) => n));
-  });
-});
-
-describe('the SDK', () => {
-  it('ResponsesWS runs a conversation, gets errors as events, and goes on after them', async () => {
-    await using at = await startTestBridge();
-    const client = new OpenAI({ baseURL: `${at.url}/v1`, apiKey: 'sk-test' });
-    const ws = new ResponsesWS(client);
-    const errors: string[] = [];
-    ws.on('error', (error) => errors.push((error as { error?: SocketEvent }).error?.error?.code ?? String(error)));
-    const history: object[] = [];
-    let previous: string | null = null;
-    const turn = async (text: string) => {
-      const done = new Promise<{ id: string; output: object[] }>((end) =>
-        ws.once('response.completed', ({ response }) => end(response as never)),
-      );
-      const message = user(text);
-      history.push(message);
-      ws.send({
-        type: 'response.create',
-        model: 'm',
-        store: false,
-        input: [message],
-        previous_response_id: previous,
-      } as never);
-      const response = await done;
-      expect(digestOf(response as never)).toBe(expectedDigest({ items: history as never }));
-      history.push(...response.output);
-      previous = response.id;
-    };
-    await turn('one');
-    ws.send({ type: 'response.create', model: 'm', input: 'x', stream_id: 'not a lane' } as never);
-    await until(async () => errors.length > 0);
-    expect(errors).toEqual(['invalid_stream_id']);
-    await turn('two');
-    ws.close();
   });
 });
 
