@@ -123,6 +123,6 @@ it('The agents SDK runs an agent with a tool over its WebSocket transport', asyn
   );
   expect(asked).toEqual(['Reykjavik']);
   const text = await (await fetch(`${at.url}/metrics`)).text();
-  expect(text).toMatch(/terminal="completed",transport="websocket"/);
+  expect(text).toMatch(/transport="websocket",terminal="completed"/);
   expect(text).not.toMatch(/transport="http"/);
 });

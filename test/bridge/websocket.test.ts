@@ -183,7 +183,7 @@ describe('one bridge', () => {
     await say(client, newTalk(), 'count me');
     const text = await (await fetch(`${at.url}/metrics`)).text();
     expect(text).toMatch(
-      /holdfast_turns_total\{outcome="created",shape="fresh",terminal="completed",transport="websocket"\} \d/,
+      /holdfast_client_turns_total\{transport="websocket",terminal="completed"\} \d/,
     );
     expect(text).toMatch(/holdfast_client_websockets [1-9]/);
   });

@@ -66,7 +66,7 @@ it('The metrics record everything in the log line of a turn', async () => {
   metrics.turnEnded(line());
   const read = (series: string) => value(metrics, series);
   expect(
-    await read('holdfast_turns_total{outcome="live_reuse",shape="full",terminal="completed",transport="http"}'),
+    await read('holdfast_turns_total{outcome="live_reuse",shape="full",terminal="completed"}'),
   ).toBe(1);
   expect(await read('holdfast_turns_sent_total{shape="full",form="delta"}')).toBe(1);
   expect(await read('holdfast_turn_held_milliseconds_bucket{le="5",shape="full"}')).toBe(1);
@@ -121,7 +121,7 @@ it('An unforeseen label value never creates a series, and no id is shown', async
   expect(text).not.toMatch(/(outcome|fault|reason|call|verdict)-\d/);
   expect(text).not.toMatch(/session-1|turn-1|request-1/);
   expect(
-    await value(metrics, 'holdfast_turns_total{outcome="other",shape="full",terminal="completed",transport="http"}'),
+    await value(metrics, 'holdfast_turns_total{outcome="other",shape="full",terminal="completed"}'),
   ).toBe(50);
 });
 

@@ -63,9 +63,12 @@ export const catalogue = {
       outcome: outcomeTable().map(({ outcome }) => outcome),
       shape: shapes,
       terminal: ends,
-      transport: ['http', 'websocket'],
-    },
+      },
   ),
+  holdfast_client_turns_total: counter('Turns ended, by how the client was connected and how they ended.', {
+    transport: ['http', 'websocket'],
+    terminal: ends,
+  }),
   holdfast_turns_sent_total: counter(
     'Turns by the form in which their context went upstream; none: nothing was sent.',
     {

@@ -128,7 +128,8 @@ function recordTurn(instruments: Instruments, line: TurnLine): void {
   const { add, observe } = instruments;
   const { outcome, shape, terminal, transport } = line;
   const form = line.form ?? 'none';
-  add('holdfast_turns_total', { outcome, shape, terminal, transport });
+  add('holdfast_turns_total', { outcome, shape, terminal });
+  add('holdfast_client_turns_total', { transport, terminal });
   add('holdfast_turns_sent_total', { shape, form });
   if (line.fault !== null) add('holdfast_turn_faults_total', { fault: line.fault });
   if (line.heldMs !== null) observe('holdfast_turn_held_milliseconds', { shape }, line.heldMs);
