@@ -10,7 +10,7 @@ import { type MessageHead, messageHead } from '../intake/read.ts';
 import type { Log } from '../log.ts';
 import type { AnswerHead, Caller, ClientSink, TurnRequest } from '../session/port.ts';
 import type { Lease, Quota } from '../session/quota.ts';
-import { type Clock, guarded, type Ids } from '../system.ts';
+import { type Clock, guarded, type Ids, reportFault } from '../system.ts';
 import type { ReadRequest } from '../transcript/types.ts';
 import { createPulse } from '../upstream/websocket.ts';
 import type { TurnService } from './app.ts';
@@ -49,7 +49,7 @@ const METADATA_HEADERS = [
   [TURN_STATE_HEADER, TURN_STATE_HEADER],
 ] as const;
 
-/** Answers an upgrade that cannot be served. */
+/** WebSockets of clients on the paths of responses. */
 export interface ClientSockets {
   /**
    * Handles the server's `upgrade` event for the paths of responses. Returns false, without touching the socket, for any
@@ -233,7 +233,7 @@ class ClientConnection implements AnswerSocket {
     greeting.emit('close');
 
     const on = <A extends unknown[]>(event: string, listener: (...args: A) => void) =>
-      ws.on(event, guarded('client connection', listener, () => ws.terminate()) as (...args: unknown[]) => void);
+      ws.on(event, this.#guarded(listener) as (...args: unknown[]) => void);
     this.#pulse = createPulse({
       times: { pingMs: deadlines.ping, pongMs: deadlines.pong },
       bytesRead: () => this.#socket.bytesRead ?? 0,
@@ -250,19 +250,11 @@ class ClientConnection implements AnswerSocket {
     // Before the library's own listener, which calls `message` for the same bytes.
     socket.prependListener(
       'data',
-      guarded(
-        'client connection',
-        (chunk: Buffer) => this.#count(chunk.length),
-        () => ws.terminate(),
-      ),
+      this.#guarded((chunk: Buffer) => this.#count(chunk.length)),
     );
     socket.on(
       'drain',
-      guarded(
-        'client connection',
-        () => this.#caughtUp(),
-        () => ws.terminate(),
-      ),
+      this.#guarded(() => this.#caughtUp()),
     );
     const age = deadlines.clientAge;
     this.#stopAge = clock.after(age, () => {
@@ -274,6 +266,11 @@ class ClientConnection implements AnswerSocket {
     this.#armIdle();
   }
 
+  /** Guards a listener: an exception in it ends this connection and nothing else. */
+  #guarded<A extends unknown[]>(listener: (...args: A) => void): (...args: A) => void {
+    return guarded('client connection', listener, () => this.#ws.terminate());
+  }
+
   // The connection, as the answers on it see it.
 
   get open(): boolean {
@@ -283,8 +280,11 @@ class ClientConnection implements AnswerSocket {
   send(text: string, delivered?: () => void): boolean {
     if (!this.open) return true;
     this.#ws.send(text, (error) => {
-      if (this.#socket.writableLength === 0) this.#endPatience();
-      if (!error) guarded('client connection', () => delivered?.())();
+      if (this.#socket.writableLength === 0) {
+        this.#endPatience();
+        if (this.#running.size === 0) this.#next();
+      }
+      if (!error && delivered) this.#guarded(delivered)();
     });
     if (this.#socket.writableLength === 0) return true;
     // The client takes nothing more for now.
@@ -368,7 +368,11 @@ class ClientConnection implements AnswerSocket {
     }
     this.#inbox.push(arrived);
     this.#regulate();
-    if (!this.#reading) void this.#readAll();
+    if (this.#reading) return;
+    this.#readAll().catch((error) => {
+      reportFault(error, 'client connection');
+      this.#ws.terminate();
+    });
   }
 
   /** Reads the connection, or not, depending on how many messages wait. */
@@ -484,8 +488,11 @@ class ClientConnection implements AnswerSocket {
     else this.#armIdle();
   }
 
+  /** Nothing is asked, and the client has taken all answers. */
   get #isIdle(): boolean {
-    return this.#running.size === 0 && this.#waiting.length === 0 && this.#inbox.length === 0 && !this.#reading;
+    const { writableLength } = this.#socket;
+    const works = this.#running.size + this.#waiting.length + this.#inbox.length > 0;
+    return !works && !this.#reading && writableLength === 0;
   }
 
   #start({ lane, requestId, lease, request, error }: Waiting): void {
@@ -505,7 +512,8 @@ class ClientConnection implements AnswerSocket {
     const sink = this.#sink(lane, requestId, request, () => {
       this.#running.delete(lane);
       if (this.#running.size === 0) this.#unhold();
-      this.#next();
+      // The turn that ends must not be affected by those that begin.
+      queueMicrotask(this.#guarded(() => this.#next()));
     });
     try {
       service.turn(this.#turnRequest(request, lane, requestId, clock.now()), sink, lease!);
