@@ -182,9 +182,7 @@ describe('one bridge', () => {
     using client = await connectSocket(at.url);
     await say(client, newTalk(), 'count me');
     const text = await (await fetch(`${at.url}/metrics`)).text();
-    expect(text).toMatch(
-      /holdfast_client_turns_total\{transport="websocket",terminal="completed"\} \d/,
-    );
+    expect(text).toMatch(/holdfast_client_turns_total\{transport="websocket",terminal="completed"\} \d/);
     expect(text).toMatch(/holdfast_client_websockets [1-9]/);
   });
 
@@ -221,6 +219,18 @@ describe('one bridge', () => {
       .filter(({ type }) => type.endsWith('.delta'))
       .map(({ delta }) => parseInt(String(delta), 10));
     expect(shown).toEqual(deltas.map((_, n) => n));
+  });
+});
+
+describe('access', () => {
+  it('A page of another origin, and a name that is not of this bridge, open no WebSocket', async () => {
+    await using at = await startTestBridge({ env: { HOLDFAST_CORS_ORIGINS: 'https://listed.example' } });
+    await expect(connectSocket(at.url, { origin: 'https://evil.example' })).rejects.toThrow(
+      /403.*bridge_forbidden_origin/,
+    );
+    await expect(connectSocket(at.url, { host: 'evil.example' })).rejects.toThrow(/403.*bridge_forbidden_host/);
+    using client = await connectSocket(at.url, { origin: 'https://listed.example' });
+    await say(client, newTalk(), 'from a listed page');
   });
 });
 
