@@ -15,10 +15,11 @@ import { explorer } from './explorer/index.ts';
 import { type BridgeHooks, createHooks, hookNames, type UpstreamEntry } from './hooks.ts';
 import { adminTokenOf, createOperatorAccess, needsAdminToken } from './http/access.ts';
 import type { Readiness } from './http/app.ts';
-import { createHttpFace, errorHandler } from './http/app.ts';
+import { createHttpFace, errorHandler, PREFIXES } from './http/app.ts';
 import { sendError } from './http/envelope.ts';
 import { createFront, isOwn, pathOf } from './http/front.ts';
 import { answerSocket, createConnectionGuard, refuseUpgrade } from './http/server.ts';
+import { createClientSockets } from './http/websocket.ts';
 import { createReader } from './intake/pool.ts';
 import { createObservatory } from './observe/index.ts';
 import { createLogger, type Logger, safeLogger } from './observe/log.ts';
@@ -97,8 +98,8 @@ export interface Bridge {
   /** Returns whether a request is for the bridge, by its path. An app with WebSockets of its own asks this first. */
   serves(req: { readonly url?: string | undefined }): boolean;
   /**
-   * Handles the server's `upgrade` event: accepts viewers of the inspector. Any other upgrade gets 426, which makes clients
-   * use HTTP.
+   * Handles the server's `upgrade` event: accepts WebSocket clients of the responses and viewers of the inspector. Any other
+   * upgrade gets 426.
    */
   handleUpgrade(req: IncomingMessage, socket: Duplex, head: Buffer): void;
   /** Limits the client connections of a server by `HOLDFAST_MAX_CONNECTIONS` and `HOLDFAST_PEER_CONNECTIONS`. */
@@ -369,6 +370,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     turnsInFlight: () => dispatcher.inFlight,
     turnBufferBytes: () => quota.bufferedBytes,
     unreadBytes: () => quota.unreadBytes,
+    clientSockets: () => sockets.open,
     requestsInHand: () => quota.inHand.waiting + quota.inHand.running,
     connections: () => guard.open,
   });
@@ -380,6 +382,21 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     await store.pepper().catch(() => reasons.push('database does not answer'));
     return { ready: reasons.length === 0, reasons };
   };
+  const sockets = createClientSockets({
+    service: { turn: dispatcher.accept.bind(dispatcher), shutdown },
+    identify: hooks.identify,
+    authenticate: hooks.authenticate,
+    chooseUpstream: hooks.chooseUpstream,
+    quota,
+    config,
+    reader,
+    clock,
+    ids,
+    random,
+    paths: PREFIXES.map((prefix) => `${prefix}/responses`),
+    logger,
+    onFailed: observatory.requestFailed,
+  });
   const router = express.Router();
   const face = createHttpFace({
     service: {
@@ -437,7 +454,9 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
   const app = express().disable('x-powered-by').disable('etag').use(router);
 
   async function close(): Promise<void> {
+    sockets.leave(deadlines.lameDuck);
     await worker.close();
+    await sockets.close();
     await hooks.settled();
     await reader.close();
     observatory.close();
@@ -469,7 +488,8 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
       socket.on('error', () => socket.destroy());
       try {
         front.admit(req);
-        if (!mountAdmin || !observatory.handleUpgrade(req, socket, head)) refuseUpgrade(req, socket);
+        if (mountAdmin && observatory.handleUpgrade(req, socket, head)) return;
+        if (!sockets.handleUpgrade(req, socket, head)) refuseUpgrade(req, socket);
       } catch (error) {
         if (!(error instanceof BridgeError)) reportFault(error, 'upgrade');
         const known = error instanceof BridgeError ? error : new BridgeError('bridge_internal', { cause: error });

@@ -36,7 +36,7 @@ Codex (~/.codex/config.toml):
   base_url = "${url}/v1"
   wire_api = "responses"
   env_key = "OPENAI_API_KEY"
-  supports_websockets = false
+  supports_websockets = true
 
 OpenAI SDKs: base URL ${url}/v1
 

@@ -127,13 +127,11 @@ export interface DeadlinesSettings {
    */
   upgrade?: number | undefined;
   /**
-   * Ping interval of a silent upstream socket; 0 sends none. In milliseconds. Default: 25000. Variable: HOLDFAST_PING_MS.
+   * Ping interval of a silent WebSocket, to the upstream or to a client; 0 sends none. In milliseconds. Default: 25000.
+   * Variable: HOLDFAST_PING_MS.
    */
   ping?: number | undefined;
-  /**
-   * Time for an upstream to answer a ping before it counts as missed. In milliseconds. Default: 5000. Variable:
-   * HOLDFAST_PONG_MS.
-   */
+  /** Time to answer a ping before it counts as missed. In milliseconds. Default: 5000. Variable: HOLDFAST_PONG_MS. */
   pong?: number | undefined;
   /**
    * Timeout from the frame to the first upstream event that is not telemetry. In milliseconds. Default: 60000. Variable:
@@ -191,6 +189,16 @@ export interface DeadlinesSettings {
    * milliseconds. Default: 60000. Variable: HOLDFAST_SLOW_CLIENT_MS.
    */
   slowClient?: number | undefined;
+  /**
+   * Time without a turn after which a client's WebSocket is closed. In milliseconds. Default: 1800000. Variable:
+   * HOLDFAST_CLIENT_IDLE_MS.
+   */
+  clientIdle?: number | undefined;
+  /**
+   * Age at which a client's WebSocket is closed at its next idle moment; 10 minutes later it accepts no turn. In
+   * milliseconds. Default: 3000000. Variable: HOLDFAST_CLIENT_AGE_MS.
+   */
+  clientAge?: number | undefined;
   /**
    * Time limit for all steps before the frame is sent, together. In milliseconds. Default: 30000. Variable:
    * HOLDFAST_REQUEST_HOLD_MS.

@@ -380,7 +380,7 @@ interface HttpFaceOptions {
 }
 
 /** Base paths under which clients expect the API: OpenAI's own, and the one Codex uses with a ChatGPT login. */
-const PREFIXES = ['/v1', '/backend-api/codex'];
+export const PREFIXES = ['/v1', '/backend-api/codex'];
 
 /**
  * Creates the routes of the bridge, to be mounted in any Express app. Errors raised by the bridge itself are answered
@@ -620,7 +620,7 @@ export function createApp(
   return app;
 }
 
-const modelOf = ({ body: { model } }: ReadRequest) => (typeof model === 'string' ? model : null);
+export const modelOf = ({ body: { model } }: ReadRequest) => (typeof model === 'string' ? model : null);
 
 /** Maximum number of close listeners on one response before Node warns. */
 const END_LISTENERS = 32;

@@ -104,16 +104,22 @@ type Unheld = 'scope' | 'worker';
  */
 const RESERVED = 16;
 
-const holders = new WeakMap<Socket, (res: ServerResponse, scope: string) => Unheld | null>();
+/** Work for a client that holds its connection until it closes: a response, or the turns of a WebSocket. */
+export interface Holding {
+  readonly closed: boolean;
+  once(event: 'close', listener: () => void): unknown;
+}
+
+const holders = new WeakMap<Socket, (work: Holding, scope: string) => Unheld | null>();
 
 /**
- * Marks the connection of an authenticated request as held: until the response ends, it is not closed to make room for
+ * Marks the connection of an authenticated request as held: until the work for it ends, it is not closed to make room for
  * others.
  *
  * @returns null when the connection is held or the server is not guarded, otherwise the reason why it cannot be held
  */
-export function holdConnection(req: IncomingMessage, res: ServerResponse, scope: string): Unheld | null {
-  return holders.get(req.socket)?.(res, scope) ?? null;
+export function holdConnection(req: IncomingMessage, work: Holding, scope: string): Unheld | null {
+  return holders.get(req.socket)?.(work, scope) ?? null;
 }
 
 /**
@@ -148,9 +154,11 @@ export function createConnectionGuard({ limits, several, onClosed }: ConnectionG
     for (const [address, strangers] of peers) if (size(strangers) > most) [found, most] = [address, size(strangers)];
     return found;
   };
-  const closeOldest = (address: string, reason: 'peer' | 'worker') => {
+  /** Makes room for a new connection: closes an older one without any authenticated request so far, else an idle one, else the new one. */
+  const closeOldest = (address: string, reason: 'peer' | 'worker', arrived: Socket) => {
     const { unknown, idle } = strangersOf(address);
-    const [socket] = unknown.size > 0 ? unknown : idle;
+    const [stranger = null] = unknown;
+    const [socket] = stranger !== null && stranger !== arrived ? unknown : idle.size > 0 ? idle : unknown;
     if (!socket) return;
     remove(address, socket);
     open -= 1;
@@ -177,8 +185,8 @@ export function createConnectionGuard({ limits, several, onClosed }: ConnectionG
       else heldBy.set(scope, left);
       if (!socket.destroyed) strangersOf(address).idle.add(socket);
     };
-    holders.set(socket, (res, asking) => {
-      if (res.closed) return null;
+    holders.set(socket, (work, asking) => {
+      if (work.closed) return null;
       if (requests === 0) {
         const own = heldBy.get(asking) ?? 0;
         if (held >= holdable) return 'worker';
@@ -189,16 +197,16 @@ export function createConnectionGuard({ limits, several, onClosed }: ConnectionG
         remove(address, socket);
       }
       requests += 1;
-      res.once('close', release);
+      work.once('close', release);
       return null;
     });
     socket.once('close', () => {
       remove(address, socket);
       if (!closed.has(socket)) open -= 1;
     });
-    if (size(strangersOf(address)) > limits.peerConnections) closeOldest(address, 'peer');
+    if (size(strangersOf(address)) > limits.peerConnections) closeOldest(address, 'peer', socket);
     const crowded = open > limits.connections ? largest() : null;
-    if (crowded !== null) closeOldest(crowded, 'worker');
+    if (crowded !== null) closeOldest(crowded, 'worker', socket);
   }
 
   return {
@@ -246,8 +254,8 @@ export function answerSocket(socket: Duplex, error: BridgeError, headers: readon
 }
 
 /**
- * Answers an upgrade with 426, the only refusal that makes Codex fall back to HTTP immediately and silently. Attach it
- * to the server's `upgrade` event.
+ * Answers an upgrade at a path without WebSockets with 426, the only refusal that makes Codex fall back to HTTP immediately
+ * and silently. Attach it to the server's `upgrade` event.
  */
 export function refuseUpgrade(_req: IncomingMessage, socket: Duplex): void {
   answerSocket(socket, new BridgeError('bridge_websocket_unsupported'), ['upgrade: HTTP/1.1']);

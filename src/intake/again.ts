@@ -170,6 +170,8 @@ export class KnownBodies {
     const newItems = parseExact(newText) as Item[];
     const names = named ? namesOfAll(known, newItems) : noNames;
     if (names === null || known.marks.length + newItems.length > bounds.items) return null;
+    // A lane would be refused over HTTP.
+    if (rest.body.stream_id != null) return null;
     const body: Record<string, unknown> = { ...rest.body, input: newItems };
     validateRequest(body);
     rest.learn();

@@ -10,6 +10,7 @@ import {
   parseExact,
   rawNumber,
   textOf,
+  withMembers,
   withSpans,
 } from '../json.ts';
 import { bareItem, HASH_CHARS } from '../transcript/items.ts';
@@ -127,16 +128,45 @@ const excessive = (excess: Excess): BridgeError =>
 const invalid = (detail: string, param?: string) =>
   new BridgeError('bridge_invalid_request', { detail, ...(param === undefined ? {} : { param }) });
 
-/** Kind of a body: a request, or an envelope of a peer, which wraps a request. */
-export type Kind = 'body' | 'envelope';
+/** Kind of a body: a request, an envelope of a peer, which wraps a request, or a message on a client's WebSocket. */
+export type Kind = 'body' | 'envelope' | 'message';
 
 /** Result of reading a body. */
 export interface Read {
   request: ReadRequest;
-  /** The text of a envelope with `null` in place of its request; empty for a plain body. */
+  /**
+   * The text of an envelope with `null` in place of its request, or of a message's {@link MessageHead}; empty for a plain
+   * body.
+   */
   envelope: string;
   /** Number of values and member names in the body's text. */
   values: number;
+}
+
+/** What a message on a client's WebSocket says beside its request. */
+export interface MessageHead {
+  /** Type of the event; null when it is missing or no short text. */
+  type: string | null;
+  /** Lane of the event: its `stream_id`, null without one, and `false` for one that cannot be a lane. */
+  lane: string | null | false;
+  /** Why the request of a `response.create` is refused; null when it is not. */
+  refused: { code: BridgeCode; param: string | null; detail: string | null } | null;
+  /** Text of a short event other than `response.create`; null for any other. */
+  text: string | null;
+}
+
+const MESSAGE_CREATE = 'response.create';
+/** Longest event other than `response.create` that is kept, and longest type of an event, in characters. */
+const LONGEST_EVENT = 1_048_576;
+const LONGEST_TYPE = 128;
+/** A lane's name, as the API documents it. */
+const LANE = /^[A-Za-z0-9_.-]{1,256}$/;
+
+interface ReadSourceOptions {
+  /** The result will be flattened. */
+  whole?: boolean;
+  /** Collect the names of objects at the provider. Default: true. */
+  named?: boolean;
 }
 
 const utf8 = new TextDecoder('utf-8', { fatal: true });
@@ -145,15 +175,9 @@ const utf8 = new TextDecoder('utf-8', { fatal: true });
  * Reads a body: checks bounds, syntax and fields, and computes everything that is needed of it later.
  *
  * @param source UTF-8 bytes, or a text that was decoded already
- * @param options.whole true if the result will be flattened
- * @param options.named collect the names of objects at the provider
  * @throws BridgeError if the body is refused
  */
-export function readSource(
-  source: Uint8Array | string,
-  kind: Kind,
-  options: { whole?: boolean; named?: boolean } = {},
-): Read {
+export function readSource(source: Uint8Array | string, kind: Kind, options: ReadSourceOptions = {}): Read {
   let text = '';
   let envelope = '';
   let body: unknown;
@@ -169,10 +193,57 @@ export function readSource(
     throw error instanceof BridgeError ? error : new BridgeError('bridge_invalid_json', { cause: error });
   }
   if (!isObject(body)) throw invalid('The body must be a JSON object.');
-  validateRequest(body);
   const bytes = typeof source === 'string' ? Buffer.byteLength(source) : source.length;
+  if (kind === 'message') return { ...readMessage(body, text, bytes, options), values };
+  // A lane of the upstream's socket would be opened by it.
+  if (kind === 'body' && body.stream_id != null) {
+    throw new BridgeError('bridge_stream_id', { detail: 'Over HTTP there are none.', param: 'stream_id' });
+  }
+  validateRequest(body);
   return { request: readRequest(body, text, bytes, options), envelope, values };
 }
+
+/**
+ * Reads a message on a client's WebSocket. The request of a `response.create` is the message without `type` and
+ * `stream_id`, as a request over HTTP whose answer is streamed. A refused request is part of the result, because its error
+ * belongs to the lane that the message names.
+ */
+function readMessage(
+  message: Readonly<Record<string, unknown>>,
+  text: string,
+  bytes: number,
+  options: ReadSourceOptions,
+): Omit<Read, 'values'> {
+  const { type, stream_id: lane, ...fields } = message;
+  const head: MessageHead = {
+    type: typeof type === 'string' && type.length <= LONGEST_TYPE ? type : null,
+    lane: lane == null ? null : typeof lane === 'string' && LANE.test(lane) && lane,
+    refused: null,
+    text: null,
+  };
+  const result = (body: typeof fields, bodyText: string) => ({
+    request: readRequest(body, bodyText, bytes, options),
+    envelope: JSON.stringify(head),
+  });
+  if (head.type !== MESSAGE_CREATE) {
+    if (text.length <= LONGEST_EVENT) head.text = text;
+    return result({}, '{}');
+  }
+  const body = { ...fields, stream: true };
+  try {
+    validateRequest(body);
+  } catch (error) {
+    if (!(error instanceof BridgeError)) throw error;
+    const { code, param, detail } = error;
+    head.refused = { code, param, detail };
+    return result({}, '{}');
+  }
+  const changes = new Map([...['type', 'stream_id'].map((name) => [name, null] as const), ['stream', 'true'] as const]);
+  return result(body, withMembers(text, changes));
+}
+
+/** Returns what a message says beside its request. */
+export const messageHead = ({ envelope }: Read): MessageHead => JSON.parse(envelope) as MessageHead;
 
 /** Splits a envelope into the text around its request and the text of the request. */
 export function opened(envelope: string): [string, string] {

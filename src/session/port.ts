@@ -34,7 +34,7 @@ export const credentialOf = (caller: Caller): UpstreamCredential => ({
   isClients: caller.credentialIsClients,
 });
 
-/** One `POST .../responses`, read and validated, before any resource is opened for it. */
+/** One `POST .../responses`, or one `response.create` of a client's WebSocket, read and validated, before any resource is opened for it. */
 export interface TurnRequest extends ReadRequest {
   requestId: string;
   caller: Caller;
@@ -42,6 +42,8 @@ export interface TurnRequest extends ReadRequest {
   headers: Readonly<Record<string, string>>;
   /** Time at which the request's headers were read, in monotonic milliseconds. */
   receivedAt: number;
+  /** How the client is connected. Default: HTTP. */
+  clientTransport?: 'websocket' | undefined;
 }
 
 /** Data that is known before the first byte of the answer and becomes response headers. */

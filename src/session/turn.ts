@@ -573,6 +573,8 @@ export interface TurnLine {
   session: string | null;
   epoch: number | null;
   turn: string;
+  /** How the client is connected. */
+  transport: 'http' | 'websocket';
   outcome: string;
   /** Id of the row of the resolution table that decided last; null where the warm session was used without it. */
   decidedBy: string | null;
@@ -609,6 +611,7 @@ export function describeTurn(turn: Turn, session: { id: string; epoch: number } 
     session: session?.id ?? null,
     epoch: session?.epoch ?? null,
     turn: turn.id,
+    transport: request.clientTransport ?? 'http',
     outcome: turn.outcome,
     decidedBy: turn.placement.decidedBy,
     shape: evidence.shape,

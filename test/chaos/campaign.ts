@@ -6,7 +6,7 @@ export interface CampaignOptions {
   size: 'short' | 'full';
   /** Runs only scenarios whose name contains this text. */
   only: string;
-  /** Restarts of the starved scenario; null: the default of the chosen size. */
+  /** Restarts of the scenarios that restart workers in turn; null: the default of the chosen size. */
   restarts?: number | null;
   verbose: boolean;
 }

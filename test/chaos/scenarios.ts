@@ -23,7 +23,7 @@ export interface ScenarioContext {
   databaseUrl(): Promise<string>;
   /** `short` in the test suite, `full` on demand. */
   size: 'short' | 'full';
-  /** Restarts of the starved scenario; null: the default of the chosen size. */
+  /** Restarts of the scenarios that restart workers in turn; null: the default of the chosen size. */
   restarts: number | null;
   verbose: boolean;
 }
@@ -102,6 +102,7 @@ function scenario(
     short?: boolean;
     workers?: number;
     conversations?: [short: number, full: number];
+    webSocket?: boolean;
     env?: Record<string, string>;
   },
   act: (world: World, context: ScenarioContext & { url: string; rounds: number }, report: Report) => Promise<void>,
@@ -120,6 +121,7 @@ function scenario(
           workers: options.workers ?? 3,
           conversations: context.size === 'short' ? few : many,
           env: options.env ?? {},
+          webSocket: options.webSocket ?? false,
           verbose: context.verbose,
         },
         async (made) => {
@@ -132,6 +134,48 @@ function scenario(
       return report;
     },
   };
+}
+
+/**
+ * Restarts the workers in turn under load, behind a balancer that only looks at `/ready`. No request may fail.
+ *
+ * @param thinkMs mean time of a client between two turns, in milliseconds
+ */
+async function restartInTurn(
+  world: World,
+  { size, restarts: asked }: ScenarioContext,
+  report: Report,
+  thinkMs = 20,
+): Promise<void> {
+  const balancer = await startBalancer(world.fleet.workers);
+  world.pick = () => balancer.url;
+  try {
+    let ended = false;
+    const load = Promise.all(
+      world.talkers.map(async (talker) => {
+        while (!ended) {
+          await talker.turn();
+          await pause(thinkMs * (0.5 + world.random()));
+        }
+      }),
+    );
+    const restarts = asked ?? (size === 'short' ? 3 : 20);
+    for (let restart = 0; restart < restarts; restart += 1) {
+      const worker = world.fleet.workers[restart % world.fleet.workers.length]!;
+      const code = await worker.stop();
+      if (code !== 0) report.broken.push(`worker ${worker.name} ended with ${code}`);
+      await worker.start();
+      // The balancer must notice it before the next worker is stopped.
+      await pause(1_200);
+      report.faults += 1;
+    }
+    ended = true;
+    await load;
+    const failed = world.tally.requests - world.tally.turns;
+    if (failed > 0) report.broken.push(`${failed} of ${world.tally.requests} requests failed`);
+  } finally {
+    await balancer.close();
+  }
 }
 
 export const scenarios: readonly Scenario[] = [
@@ -284,37 +328,37 @@ export const scenarios: readonly Scenario[] = [
     },
   },
 
-  scenario('rolling restarts through a plain balancer', { short: true }, async (world, { size }, report) => {
-    const balancer = await startBalancer(world.fleet.workers);
-    world.pick = () => balancer.url;
-    try {
-      let ended = false;
-      const load = Promise.all(
-        world.talkers.map(async (talker) => {
-          while (!ended) {
-            await talker.turn();
-            await pause(20);
-          }
-        }),
+  scenario('rolling restarts through a plain balancer', { short: true }, (world, context, report) =>
+    restartInTurn(world, context, report),
+  ),
+
+  scenario(
+    'rolling restarts under clients on WebSockets',
+    { short: true, conversations: [40, 1_000], webSocket: true },
+    async (world, context, report) => {
+      await restartInTurn(world, context, report, 20 * world.talkers.length);
+      report.figures.push(
+        `${world.talkers.length} clients on WebSockets, ${report.faults} restarts: ${world.tally.crossed} requests crossed the close of an idle connection`,
       );
-      const restarts = size === 'short' ? 3 : 20;
-      for (let restart = 0; restart < restarts; restart += 1) {
-        const worker = world.fleet.workers[restart % world.fleet.workers.length]!;
-        const code = await worker.stop();
-        if (code !== 0) report.broken.push(`worker ${worker.name} ended with ${code}`);
-        await worker.start();
-        // The balancer must notice it before the next worker is stopped.
-        await pause(1_200);
+    },
+  ),
+
+  scenario(
+    'workers killed under clients on WebSockets',
+    { conversations: [8, 24], webSocket: true },
+    async (world, { url, rounds }, report) => {
+      for (let round = 0; round < rounds; round += 1) {
+        await world.talk(1);
+        const victim = await owner(url, world.fleet);
+        const running = world.talk(2);
+        await pause(30 + world.random() * 60);
+        await victim.kill();
         report.faults += 1;
+        await running;
+        await victim.start();
       }
-      ended = true;
-      await load;
-      const failed = world.tally.requests - world.tally.turns;
-      if (failed > 0) report.broken.push(`${failed} of ${world.tally.requests} requests failed`);
-    } finally {
-      await balancer.close();
-    }
-  }),
+    },
+  ),
 
   scenario(
     'starved workers, restarted in turn',

@@ -28,6 +28,8 @@ export interface WorldOptions {
   conversations: number;
   patienceMs?: number;
   env?: Record<string, string>;
+  /** The conversations run on WebSockets. */
+  webSocket?: boolean;
   verbose?: boolean;
 }
 
@@ -73,7 +75,7 @@ export async function inWorld(options: WorldOptions, scenario: (world: World) =>
   };
   const { patienceMs = 60_000 } = options;
   world.talkers = Array.from({ length: options.conversations }, (_, id) =>
-    createTalker({ seed, id, tally, patienceMs, pick: () => world.pick() }),
+    createTalker({ seed, id, tally, patienceMs, webSocket: options.webSocket ?? false, pick: () => world.pick() }),
   );
   try {
     await scenario(world);

@@ -52,14 +52,18 @@ export async function installCodex(scratch: string): Promise<string> {
   return program;
 }
 
+/** How Codex reaches the bridge: as a provider of its own, over HTTP or WebSocket, or in place of OpenAI. */
+export type CodexProvider = 'http' | 'websocket' | 'built-in';
+
 /** Writes a Codex home whose only provider is the bridge. */
-export async function prepareCodexHome(home: string, baseUrl: string): Promise<void> {
+export async function prepareCodexHome(home: string, baseUrl: string, provider: CodexProvider = 'http'): Promise<void> {
   await mkdir(join(home, 'codex'), { recursive: true });
   await mkdir(join(home, 'work'), { recursive: true });
+  const own = provider !== 'built-in';
   await writeFile(
     join(home, 'codex', 'config.toml'),
     `model = "gpt-5.5"
-model_provider = "holdfast"
+${own ? 'model_provider = "holdfast"' : `openai_base_url = "${baseUrl}"`}
 check_for_update_on_startup = false
 approval_policy = "never"
 sandbox_mode = "danger-full-access"
@@ -67,15 +71,20 @@ sandbox_mode = "danger-full-access"
 enabled = false
 [feedback]
 enabled = false
-[model_providers.holdfast]
+${
+  own
+    ? `[model_providers.holdfast]
 name = "holdfast"
 base_url = "${baseUrl}"
 wire_api = "responses"
 env_key = "BRIDGE_API_KEY"
 requires_openai_auth = false
-supports_websockets = false
-`,
+supports_websockets = ${provider === 'websocket'}
+`
+    : ''
+}`,
   );
+  if (!own) await writeFile(join(home, 'codex', 'auth.json'), JSON.stringify({ OPENAI_API_KEY: 'sk-test' }));
 }
 
 /** Runs `codex exec` once, or resumes the last run. Its environment gives it access to nothing but the bridge. */

@@ -7,9 +7,10 @@ import { startAppServer } from './app-server.ts';
 import { CODEX_VERSION, codexExec, installCodex, prepareCodexHome } from './codex.ts';
 import { startTap } from './tap.ts';
 import { compareTurns } from './turns.ts';
+import { codexOverWebSocket } from './websocket.ts';
 
 /**
- * Runs the real Codex client through the bridge: tools, several user turns in one process, and a resume in another. The
+ * Runs the real Codex client through the bridge, over WebSockets and over HTTP: tools, several user turns in one process, and a resume in another. The
  * upstream is the simulator, so that the requests that reached it can be counted.
  */
 
@@ -23,6 +24,11 @@ const scratch = process.env.TEST_CLIENTS_DIR ?? join(tmpdir(), `holdfast-clients
 const program = process.env.CODEX_BIN ?? (await installCodex(scratch));
 const home = await mkdtemp(join(tmpdir(), 'holdfast-codex-'));
 await compareTurns(program, home, check);
+for (const provider of ['websocket', 'built-in'] as const) {
+  const own = await mkdtemp(join(tmpdir(), 'holdfast-codex-'));
+  await codexOverWebSocket(program, own, provider, check);
+  await rm(own, { recursive: true, force: true });
+}
 const simulator = await startSimulator({ reasoning: true, turnState: 'both' });
 const port = await freePort();
 const worker = await startWorker({

@@ -59,7 +59,7 @@ describe('fuzzing tools', () => {
   it('The same seed and number give the same case', () => {
     for (let n = 0; n < 50; n += 1) expect(caseOf(7, n, 'own-http')).toEqual(caseOf(7, n, 'own-http'));
     expect(new Set(Array.from({ length: 50 }, (_, n) => JSON.stringify(caseOf(7, n, 'own-http')))).size).toBe(50);
-    expect(targetNames).toEqual(['http', 'bodies', 'frames', 'tokens', 'hops', 'rows', 'plain']);
+    expect(targetNames).toEqual(['http', 'bodies', 'sockets', 'frames', 'tokens', 'hops', 'rows', 'plain']);
   });
 
   it('A case survives a round trip through JSON', () => {

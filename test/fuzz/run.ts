@@ -7,6 +7,7 @@ import type { At, Property, Violation } from './judge.ts';
 import { plain } from './plain.ts';
 import { type Random, randomOf } from './random.ts';
 import { rows } from './rows.ts';
+import { sockets } from './sockets.ts';
 import { tokens } from './tokens.ts';
 import { sizeOf, smaller, type Tree } from './tree.ts';
 import { LONGEST_MS, type Memory, type Mode, modes, openWorld, type World } from './world.ts';
@@ -20,8 +21,9 @@ interface Target {
 
 /** Share of each target among all cases. */
 const share: readonly (readonly [number, Target])[] = [
-  [64, http],
-  [18, bodies],
+  [60, http],
+  [16, bodies],
+  [6, sockets],
   [8.5, frames],
   [5, tokens],
   [3, hops],

@@ -90,11 +90,11 @@ describe('refused requests', () => {
     await answer.body.dump();
   });
 
-  it('A WebSocket upgrade gets 426', async () => {
+  it('A WebSocket upgrade at another path gets 426', async () => {
     const port = Number(new URL(face.url).port);
     const socket = connect(port, '127.0.0.1');
     socket.write(
-      'GET /v1/responses HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n' +
+      'GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n' +
         'Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n',
     );
     const first = await new Promise<Buffer>((got) => socket.once('data', got));

@@ -50,12 +50,13 @@ it('A turn appears in the inspector and in the metrics without any of its conten
 
   const metrics = await (await fetch(`${running.url}/metrics`)).text();
   expect(metrics).toContain('holdfast_turns_total{outcome="created",shape="fresh",terminal="completed"} 1');
+  expect(metrics).toContain('holdfast_client_turns_total{transport="http",terminal="completed"} 1');
   expect(metrics).toContain('holdfast_upstream_sockets 1');
   expect(metrics).toContain('holdfast_sessions{state="live"} 1');
   expect(metrics).toContain('holdfast_store_verdicts_total{call="create",verdict="ok"} 1');
   expect(metrics).toMatch(/holdfast_heartbeat_age_milliseconds \d/);
   expect(metrics).not.toContain(session.sessionId.slice('session:'.length));
-  const other = new WebSocket(`${running.url.replace('http', 'ws')}/v1/responses`);
+  const other = new WebSocket(`${running.url.replace('http', 'ws')}/v1/models`);
   other.on('error', () => {});
   const [, refusal] = (await once(other, 'unexpected-response')) as [unknown, { statusCode: number }];
   expect(refusal.statusCode).toBe(426);

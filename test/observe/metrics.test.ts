@@ -34,6 +34,7 @@ const line = (over: Partial<TurnLine> = {}): TurnLine => ({
   session: 'session-1',
   epoch: 2,
   turn: 'turn-1',
+  transport: 'http',
   outcome: 'live_reuse',
   decidedBy: 'live_reuse',
   shape: 'full',

@@ -46,6 +46,7 @@ it('One call produces the log line, the metrics and the story of a turn', async 
       session: sessionId,
       epoch: 1,
       turn: turnId,
+      transport: 'websocket',
       outcome: 'created',
       decidedBy: 'created',
       shape: 'fresh',

@@ -210,6 +210,7 @@ const line = (over: Partial<TurnLine> = {}): TurnLine => ({
     session: sessionId,
     epoch: 1,
     turn: turnId,
+    transport: 'http',
     outcome: 'created',
     decidedBy: 'created',
     shape: 'fresh',

@@ -284,6 +284,7 @@ const envelopeSchema = z.object({
   bytes: z.int().nonnegative(),
   /** Time since the request was read, in milliseconds. */
   age: z.number().nonnegative(),
+  clientTransport: z.literal('websocket').optional(),
 });
 
 /** Error for a forwarded request that this version cannot read. The message contains no part of it. */
@@ -321,6 +322,7 @@ export function packRequest(request: TurnRequest, now: number, sealer: Pick<Seal
     headers: Object.fromEntries(kept),
     bytes: request.bytes,
     age: Math.max(0, now - request.receivedAt),
+    clientTransport: request.clientTransport,
   };
   return withMembers(JSON.stringify(envelope), new Map([['body', request.text.trim()]]));
 }
@@ -371,6 +373,7 @@ export function unpackRequest(read: Read | BridgeError, now: number, sealer: Pic
     },
     bytes: envelope.bytes,
     receivedAt: now - envelope.age,
+    clientTransport: envelope.clientTransport,
   };
 }
 

@@ -57,9 +57,16 @@ const histogram = (help: string, buckets: readonly number[], labels: Definition[
 export const catalogue = {
   holdfast_build_info: greatest(gauge('Always 1; the version is in its label.', { version: [] })),
 
-  holdfast_turns_total: counter('Turns ended, by how the request was placed and how it ended.', {
-    outcome: outcomeTable().map(({ outcome }) => outcome),
-    shape: shapes,
+  holdfast_turns_total: counter(
+    'Turns ended, by how the request was placed, how it ended and how its client was connected.',
+    {
+      outcome: outcomeTable().map(({ outcome }) => outcome),
+      shape: shapes,
+      terminal: ends,
+    },
+  ),
+  holdfast_client_turns_total: counter('Turns ended, by how the client was connected and how they ended.', {
+    transport: ['http', 'websocket'],
     terminal: ends,
   }),
   holdfast_turns_sent_total: counter(
@@ -122,6 +129,7 @@ export const catalogue = {
     limit: tenantLimits,
   }),
   holdfast_connections: gauge('Client connections open now.'),
+  holdfast_client_websockets: gauge('WebSockets of clients open now; each is one of the client connections.'),
   holdfast_connections_closed_total: counter(
     'Client connections without an authenticated request that were closed to make room, by whose limit.',
     { reason: closedReasons },

@@ -126,9 +126,10 @@ export function tokensOf(usage: unknown): TokenCounts {
 /** Records all metrics of a turn from its log line, the only source, so that log and metrics cannot differ. */
 function recordTurn(instruments: Instruments, line: TurnLine): void {
   const { add, observe } = instruments;
-  const { outcome, shape, terminal } = line;
+  const { outcome, shape, terminal, transport } = line;
   const form = line.form ?? 'none';
   add('holdfast_turns_total', { outcome, shape, terminal });
+  add('holdfast_client_turns_total', { transport, terminal });
   add('holdfast_turns_sent_total', { shape, form });
   if (line.fault !== null) add('holdfast_turn_faults_total', { fault: line.fault });
   if (line.heldMs !== null) observe('holdfast_turn_held_milliseconds', { shape }, line.heldMs);
@@ -165,6 +166,8 @@ export interface Readings {
   requestsInHand?(): number;
   /** Client connections open now. */
   connections?(): number;
+  /** WebSockets of clients open now. */
+  clientSockets?(): number;
   viewers?(): number;
 }
 
@@ -277,6 +280,7 @@ const gaugeOf = {
   unreadBytes: 'holdfast_unread_bytes',
   requestsInHand: 'holdfast_requests_in_hand',
   connections: 'holdfast_connections',
+  clientSockets: 'holdfast_client_websockets',
   viewers: 'holdfast_inspect_viewers',
 } as const;
 

@@ -155,7 +155,7 @@ describe('pipelined requests', () => {
 
   it.each([
     ['bytes that are no request', '\x00\x01garbage\r\n\r\n', 400],
-    ['an upgrade', `GET /v1/responses HTTP/1.1\r\n${host}${upgrade}\r\n`, 426],
+    ['an upgrade where no WebSocket is', `GET /v1/models HTTP/1.1\r\n${host}${upgrade}\r\n`, 426],
     ['CONNECT', `CONNECT a:1 HTTP/1.1\r\n${host}\r\n`, 405],
     ['an unknown expectation', `GET / HTTP/1.1\r\n${host}Expect: tea\r\nConnection: close\r\n\r\n`, 417],
     [

@@ -104,6 +104,7 @@ describe('reading a body on top of the one before', () => {
     ['a name that is repeated', more(a, '"model":"n"')],
     ['a member that is not JSON', more(a, '"store":nil')],
     ['a field of a wrong type', more(a, '"store":"no"')],
+    ['a lane', more(a, '"stream_id":"one"')],
     ['text after the body', `${first} x`],
     ['a second body', `${first}{}`],
     ['no end', first.slice(0, -1)],

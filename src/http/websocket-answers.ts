@@ -1,0 +1,233 @@
+import { BridgeError } from '../errors.ts';
+import { withMembers } from '../json.ts';
+import type { AnswerHead, ClientSink } from '../session/port.ts';
+import type { Clock } from '../system.ts';
+import { clientHeaders } from '../upstream/headers.ts';
+import type { UpstreamAnswer } from '../upstream/port.ts';
+import { failedEvent, headHeaders, responseIdOf, retryHeaders, sequenceOf } from './envelope.ts';
+
+/** A client's WebSocket, as the answers on it see it. */
+export interface AnswerSocket {
+  /** False once the connection is closing or closed. */
+  readonly open: boolean;
+  /**
+   * Sends one message.
+   *
+   * @param delivered called once the message has been handed to the operating system
+   * @returns false if the client reads more slowly than the bridge writes; `onDrain` reports when it has caught up
+   */
+  send(text: string, delivered?: () => void): boolean;
+  /** Registers a listener for each time the client has caught up. Returns a function that removes it. */
+  onDrain(listener: () => void): () => void;
+  /** Registers a listener for the end of the connection; called at once if it has ended. Returns a function that removes it. */
+  onGone(listener: () => void): () => void;
+}
+
+/**
+ * Codex's revision of the protocol, as it names it in `openai-beta`. Only such a client reads turn state and headers from
+ * `response.metadata` events; and it ends its work at an error event with status 429 or 503, but repeats after
+ * `response.failed`.
+ */
+export const CODEX_PROTOCOL = /\bresponses_websockets\b/;
+
+/** Returns an event with the lane that it belongs to. */
+function inLane(json: string, lane: string | null): string {
+  if (lane === null) return json;
+  const member = JSON.stringify(lane);
+  if (json.includes('"stream_id"')) return withMembers(json, new Map([['stream_id', member]]));
+  // The name of a lane needs no escapes, and only white space can follow the last brace.
+  return `${json.slice(0, json.lastIndexOf('}'))},"stream_id":${member}}`;
+}
+
+/** Returns an error event, as the guide to WebSocket mode documents it. */
+function errorEvent(
+  status: number,
+  error: object,
+  headers: Readonly<Record<string, string>>,
+  lane: string | null,
+): string {
+  const more = Object.keys(headers).length === 0 ? {} : { headers };
+  return inLane(JSON.stringify({ type: 'error', status, error, ...more }), lane);
+}
+
+/**
+ * Returns the event that reports an error of the bridge before any event of a response.
+ *
+ * @param lane lane of the refused request; null for the default lane, and for errors of the whole connection
+ */
+export function errorEventOf(error: BridgeError, requestId: string, lane: string | null): string {
+  const { error: envelope } = error.envelope();
+  const param = envelope.param ?? (error.entry.code === 'previous_response_not_found' ? 'previous_response_id' : null);
+  return errorEvent(
+    error.status,
+    { ...envelope, param },
+    { ...headHeaders(requestId, null), ...retryHeaders(error) },
+    lane,
+  );
+}
+
+/** Returns the provider's own refusal as an event. */
+function relayedEvent({ status, headers, body }: UpstreamAnswer, requestId: string, lane: string | null): string {
+  let error: unknown = null;
+  try {
+    const parsed = JSON.parse(body.toString('utf8')) as { error?: unknown } | null;
+    error = parsed?.error;
+  } catch {
+    // A gateway's page is no error object.
+  }
+  const own = { message: `The upstream answered ${status}.`, type: 'server_error', code: 'server_error', param: null };
+  const shown =
+    typeof error === 'object' && error !== null ? error : typeof error === 'string' ? { ...own, message: error } : own;
+  return errorEvent(status, shown, { ...clientHeaders(headers), ...headHeaders(requestId, null) }, lane);
+}
+
+/** Returns why a turn failed that Codex is to repeat. It waits only under this one code, for the time in the message. */
+function repeatable({ entry, status, message, retryAfterSeconds, code: bridge_code }: BridgeError) {
+  if (status !== 429) return { code: entry.code, message, bridge_code };
+  const wait = retryAfterSeconds === null ? '' : ` Please try again in ${retryAfterSeconds}s.`;
+  return { code: 'rate_limit_exceeded', message: `${message}${wait}`, bridge_code };
+}
+
+interface WebSocketSinkOptions {
+  socket: AnswerSocket;
+  requestId: string;
+  /** Lane of the request; null for the default lane. */
+  lane: string | null;
+  /** The client speaks `CODEX_PROTOCOL`. */
+  codex: boolean;
+  /** Model named in the request. */
+  model: string | null;
+  clock: Clock;
+  /** Called with the data that HTTP has in the headers of the answer. */
+  onHead(head: AnswerHead): void;
+  /** Called once, when the answer has ended: the lane is free. */
+  onEnded(): void;
+}
+
+/**
+ * Creates the client side of one turn on a WebSocket: one event a message. A failure before the first event of the
+ * response is an `error` event, a later one `response.failed`; the connection stays open.
+ */
+export function createWebSocketSink(options: WebSocketSinkOptions): ClientSink {
+  const { socket, requestId, lane, codex, model, clock } = options;
+  let head: AnswerHead | null = null;
+  let shown = false;
+  let ended = false;
+  let delivered = false;
+  let gone = false;
+  let sequence = -1;
+  let responseId: string | null = null;
+  let held: string[] = [];
+  const listeners = { drain: [] as (() => void)[], gone: [] as (() => void)[], delivered: [] as (() => void)[] };
+  const call = (which: keyof typeof listeners) => {
+    for (const listener of listeners[which]) listener();
+  };
+
+  const stopDrain = socket.onDrain(() => call('drain'));
+  let stopGone = () => {};
+  const release = () => {
+    stopDrain();
+    stopGone();
+  };
+  const write = (json: string) => socket.send(inLane(json, lane));
+  /** Sends the last message. The answer counts as delivered once the operating system has it. */
+  const writeLast = (message: string) =>
+    void socket.send(message, () => {
+      if (gone || delivered) return;
+      delivered = true;
+      release();
+      call('delivered');
+    });
+  const end = (last: () => void) => {
+    if (ended) return;
+    ended = true;
+    try {
+      if (socket.open && !gone) last();
+    } finally {
+      options.onEnded();
+    }
+  };
+  stopGone = socket.onGone(() => {
+    if (delivered || gone) return;
+    gone = true;
+    release();
+    try {
+      call('gone');
+    } finally {
+      end(() => {});
+    }
+  });
+  /** Sends what HTTP sends in the headers of an answer. */
+  const writeHead = () => {
+    if (!codex || head === null) return;
+    write(JSON.stringify({ type: 'response.metadata', headers: headHeaders(requestId, head) }));
+  };
+  const failed = (error: { code: string; message: string; bridge_code?: string }) => {
+    const now = clock.wall();
+    const events = failedEvent({ error, requestId, responseId, model, now, begun: shown, sequence });
+    events.forEach(({ json }, at) => {
+      if (at < events.length - 1) write(json);
+      else writeLast(inLane(json, lane));
+    });
+    shown = true;
+  };
+
+  return {
+    head(given) {
+      head = given;
+      options.onHead(given);
+    },
+    event(type, json, telemetry) {
+      if (ended || !socket.open) return true;
+      if (telemetry && !shown) {
+        held.push(json);
+        return true;
+      }
+      const early = held;
+      held = [];
+      for (const each of early) write(each);
+      const first = !shown;
+      shown = true;
+      sequence = sequenceOf(json) ?? sequence;
+      responseId ??= responseIdOf(type, json);
+      const keepsUp = write(json);
+      if (first) writeHead();
+      return keepsUp;
+    },
+    // Pings show the client that the connection is alive.
+    open: () => {},
+    end(_type, json) {
+      end(() => {
+        for (const each of held) write(each);
+        if (!shown) writeHead();
+        shown = true;
+        writeLast(inLane(json, lane));
+      });
+    },
+    fail(error) {
+      end(() => {
+        if (codex && error.entry.retry) return failed(repeatable(error));
+        if (!shown) return writeLast(errorEventOf(error, requestId, lane));
+        const { message, code } = error.envelope().error;
+        failed({ code, message, bridge_code: error.code });
+      });
+    },
+    relay: (answer) => end(() => writeLast(relayedEvent(answer, requestId, lane))),
+    cut() {
+      // Another connection reads the answer now. Other turns of this connection go on.
+      end(() => writeLast(errorEventOf(new BridgeError('bridge_turn_cancelled'), requestId, lane)));
+    },
+    get attached() {
+      return !gone && !delivered && socket.open;
+    },
+    get shown() {
+      return shown;
+    },
+    get committed() {
+      return ended || shown;
+    },
+    onGone: (listener) => (gone ? listener() : void listeners.gone.push(listener)),
+    onDrain: (listener) => void listeners.drain.push(listener),
+    onDelivered: (listener) => (delivered ? listener() : void listeners.delivered.push(listener)),
+  };
+}
