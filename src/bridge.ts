@@ -232,7 +232,11 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     try {
       const { advertiseUrl } = config.internal;
       const url = advertisedUrl({ advertiseUrl, host, port: internal.port, databaseUrl: config.databaseUrl });
-      return { url, check: (id) => checkAdvertised({ url, workerId: id, clock }), close: internal.close };
+      return {
+        url,
+        check: (id) => checkAdvertised({ url, workerId: id, clock, timeoutMs: deadlines.advertise }),
+        close: internal.close,
+      };
     } catch (error) {
       await internal.close(0);
       throw error;
@@ -286,11 +290,17 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     connections: () => guard.open,
   });
 
+  /** A read that no cache answers. Probes that come while one is asked share its answer: anybody may send them. */
+  let asked: Promise<unknown> | null = null;
+  const databaseAnswers = () =>
+    (asked ??= store.session('readiness').finally(() => {
+      asked = null;
+    }));
   const readiness = async (): Promise<Readiness> => {
     const reasons: string[] = [];
     if (shutdown.leaving || membership.draining) reasons.push('draining');
     if (!membership.mayStart()) reasons.push('lease not confirmed');
-    await store.pepper().catch(() => reasons.push('database does not answer'));
+    await databaseAnswers().catch(() => reasons.push('database does not answer'));
     return { ready: reasons.length === 0, reasons };
   };
   const router = express.Router();

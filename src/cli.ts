@@ -13,6 +13,7 @@ import { ADMIN_TOKEN_FILE } from './store/embedded/index.ts';
 import { DatabaseUnusable } from './store/postgres/unusable.ts';
 import { type SupervisorOrder, supervise, type WorkerNews } from './supervisor.ts';
 import { version } from './version.ts';
+import { longestShutdown } from './worker.ts';
 
 /** Returns the operators' line of the banner. Only the banner shows a generated token; the log never does. */
 function operators(url: string, adminToken: AdminToken | null): string {
@@ -43,9 +44,6 @@ OpenAI SDKs: base URL ${url}/v1
 ${operators(url, adminToken)}
 `;
 
-/** Time for the last drain beyond its deadlines, in milliseconds. */
-const LAST_GRACE = 5_000;
-
 /** Time for a stopped server to finish answers in progress, in milliseconds. */
 const CLOSE_GRACE = 1_000;
 
@@ -67,12 +65,11 @@ async function serveAlone(): Promise<void> {
     throw error;
   }
   bridge.guardConnections(server.server);
-  const { lameDuck, drain: running } = bridge.config.deadlines;
   const drain = async () => {
     await closeInOrder(bridge, server);
     if (merged) await tell({ kind: 'metrics', round: null, metrics: await bridge.metrics() });
   };
-  inOrder = { logger: bridge.logger, drain, withinMs: lameDuck + running + LAST_GRACE };
+  inOrder = { logger: bridge.logger, drain, withinMs: longestShutdown(bridge.config.deadlines) };
   const ending = createEnding(bridge.logger, drain);
   if (!merged) {
     process.stdout.write(banner(server.url, bridge.adminToken));
@@ -109,8 +106,7 @@ async function serveMany(workers: number): Promise<void> {
     workers,
     onReady: (url, adminToken) => process.stdout.write(banner(url, adminToken)),
   });
-  const { lameDuck, drain } = config.deadlines;
-  inOrder = { logger, drain: supervisor.stop, withinMs: lameDuck + drain + LAST_GRACE };
+  inOrder = { logger, drain: supervisor.stop, withinMs: longestShutdown(config.deadlines) };
   obeySignals(createEnding(logger, supervisor.stop, supervisor.kill));
 }
 
