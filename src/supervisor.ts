@@ -13,7 +13,7 @@ import { longestShutdown } from './worker.ts';
 /** Messages of a worker process to its supervisor. */
 export type WorkerNews = { kind: 'registered'; workerId: string } | { kind: 'ready'; url: string } | MetricsNews;
 
-/** Orders of a supervisor to a worker process. Workers ignore signals: see `obeySupervisor` in `cli.ts`. */
+/** Orders of a supervisor to a worker process. Workers ignore signals: see `obeySupervisor` in `serve.ts`. */
 export type SupervisorOrder = { kind: 'drain' } | MetricsOrder;
 
 export interface SupervisorOptions {

@@ -4,7 +4,7 @@ import type { Log } from '../../log.ts';
 import { type Clock, systemClock } from '../../system.ts';
 import type { SessionStore } from '../port.ts';
 import { createExecutor, type Executor } from './executor.ts';
-import { migrate } from './migrate.ts';
+import { type MigrateOptions, migrate } from './migrate.ts';
 import { createOrm } from './orm.ts';
 import { createOutageLog } from './outage.ts';
 import { SessionRepository } from './session-repository.ts';
@@ -38,6 +38,29 @@ const types = new pg.TypeOverrides();
 const { INT8, TIMESTAMP, TIMESTAMPTZ } = pg.types.builtins;
 for (const oid of [TIMESTAMP, TIMESTAMPTZ]) types.setTypeParser(oid, String);
 types.setTypeParser(INT8, Number);
+
+/**
+ * Migrates a database, as the opening of the store does.
+ *
+ * @param options.onMigration called before each migration that is executed, with its position and the number of all
+ * @returns the schema that holds the tables
+ * @throws `DatabaseUnusable` that names host, database and cause
+ */
+export async function migrateDatabase(
+  options: Pick<PostgresStoreOptions, 'url' | 'schema'> & Pick<MigrateOptions, 'onMigration'>,
+): Promise<string> {
+  const { url, schema = null, ...heard } = options;
+  const place = placeOf(url);
+  const orm = createOrm(() => Promise.reject(new Error('migrations have a connection of their own')));
+  try {
+    const connection = { connectionString: url, connectionTimeoutMillis: CONNECT_MS };
+    return await migrate(orm, { connection, place, schema, ...heard });
+  } catch (error) {
+    throw unusable(error, place);
+  } finally {
+    await orm.close(true);
+  }
+}
 
 /**
  * Opens the store: migrates the database, checks its version, and creates a pool (the connections of MikroORM and of the
