@@ -4,7 +4,7 @@ import express, { type RequestHandler, type Router } from 'express';
 import type { InspectionEvent } from 'xstate';
 import { createAdminApi } from './admin/api.ts';
 import type { AdminPort, LocalAnswer, LocalView, Question } from './admin/fleet.ts';
-import { askFailedElsewhere } from './admin/fleet.ts';
+import { askEndedElsewhere } from './admin/fleet.ts';
 import { advertisedUrl, checkAdvertised, internalHost } from './cluster/forward/advertise.ts';
 import { createForwardTokens } from './cluster/forward/envelope.ts';
 import { startInternalServer } from './cluster/forward/receiver.ts';
@@ -177,7 +177,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     logger,
     stories: storage.store,
     metricsPage: means.metricsPage,
-    failedElsewhere: async (id) => askFailedElsewhere(operators, await store.workers(), id),
+    endedElsewhere: async (beginning) => askEndedElsewhere(operators, await store.workers(), beginning),
   });
   const store = observatory.store(storage.store);
   const forwardTokens = createForwardTokens({ secrets, clock });
@@ -210,7 +210,12 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
       return {
         views,
         record: recordOf === null ? null : observatory.story(recordOf),
-        ...(failures && { failures: observatory.failures(failures.of, failures.limit) }),
+        ...(failures && {
+          failures:
+            failures.ended && failures.of !== null
+              ? observatory.ended(failures.of, failures.limit)
+              : observatory.failures(failures.of, failures.limit),
+        }),
       };
     };
   async function listen({ workerId, serve, claimed, session }: PeerService): Promise<PeerListener> {

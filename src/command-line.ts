@@ -235,6 +235,9 @@ const declarations = (commands: Commands): Declaration[] => [
   },
 ];
 
+/** Names of the commands. */
+export const commandNames: readonly string[] = declarations({} as Commands).map(({ name }) => name);
+
 /** Commands that have commands of their own. */
 const groups: Record<string, string> = {
   config: 'print or check the settings',
@@ -246,7 +249,7 @@ const indented = (lines: string[]) => lines.map((line) => `  ${line}\n`).join(''
 function helpAfter({ examples, codes }: Declaration): string {
   const width = Math.max(...examples.map(([line]) => line.length));
   const shown = examples.map(([line, purpose]) => `holdfast ${line.padEnd(width)}  ${purpose}`);
-  return `\nExamples:\n${indented(shown)}${codes ? `\nExit codes: 0: done. ${codes}` : ''}`;
+  return `\nExamples:\n${indented(shown)}\nExit codes: 0: done.${codes ? ` ${codes}` : ''}`;
 }
 
 const HELP = [

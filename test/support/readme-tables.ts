@@ -4,6 +4,7 @@ import { deadlineKnobs, limitKnobs, settings } from '../../src/config.ts';
 import { catalogue } from '../../src/errors.ts';
 import { outcomeTable } from '../../src/resolve/outcomes.ts';
 import type { Outcome } from '../../src/resolve/types.ts';
+import { writeCommands } from './commands-page.ts';
 import { writeMetrics } from './metrics-table.ts';
 
 const README = join(import.meta.dirname, '..', '..', 'README.md');
@@ -76,4 +77,5 @@ export async function renderReadme(): Promise<{ current: string; rendered: strin
 if (import.meta.main) {
   await writeFile(README, (await renderReadme()).rendered);
   await writeMetrics();
+  await writeCommands();
 }

@@ -156,6 +156,7 @@ export function storeOver(
     listSessions: sessions.listSessions.bind(sessions),
     turnDetails: turns.turnDetails.bind(turns),
     keysOf: sessions.keysOf.bind(sessions),
+    idsBeginning: sessions.idsBeginning.bind(sessions),
     ownedSessions: sessions.ownedSessions.bind(sessions),
     forksOf: turns.forksOf.bind(turns),
     operatorRelease: (sessionId) => sessions.operate(sessionId, 'release'),
