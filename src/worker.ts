@@ -107,7 +107,7 @@ const LAST_CALLS = 5_000;
 
 /**
  * Returns the longest duration of a worker's shutdown, in milliseconds: the lame-duck time, the drain, and 25 s for what
- * follows. An embedded database is stopped after that. Whoever kills a process must wait longer.
+ * follows. An embedded database is stopped after that. A manager that kills processes must wait longer.
  */
 export const longestShutdown = ({ lameDuck, drain }: Pick<Config['deadlines'], 'lameDuck' | 'drain'>): number =>
   lameDuck + drain + SETTLE_GRACE + BACKGROUND_GRACE + INTERNAL_GRACE + LAST_CALLS;

@@ -83,7 +83,7 @@ export async function asked(options: AskOptions, env: NodeJS.ProcessEnv = proces
     if (statusCode === 200) return answer;
     if (statusCode === 401) {
       throw new CommandFailed(
-        `${url} asks for its admin token: set HOLDFAST_ADMIN_TOKEN. Its first start has printed the token, or said where it is kept.`,
+        `${url} asks for its admin token: set HOLDFAST_ADMIN_TOKEN. The banner of its first start holds the token, or names its file.`,
       );
     }
     throw new CommandFailed(errorOf(answer) ?? `What answers at ${url} (${statusCode}) is no Holdfast: check --url.`);

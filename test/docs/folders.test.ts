@@ -26,7 +26,9 @@ const ORDER: readonly string[][] = [
   ['admin', 'explorer'],
   ['storage.ts', 'worker.ts'],
   ['bridge.ts'],
-  ['ask.ts', 'supervisor.ts', 'command-line.ts', 'cli.ts', 'index.ts'],
+  ['command-line.ts'],
+  ['commands'],
+  ['supervisor.ts', 'serve.ts', 'cli.ts', 'index.ts'],
   ['testing'],
 ];
 

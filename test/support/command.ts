@@ -7,7 +7,7 @@ export interface KeptOutput extends Output {
   readonly errors: string;
 }
 
-/** Creates an output that keeps what a command writes, as a pipe unless told otherwise. */
+/** Creates an output that keeps what a command writes, as a pipe by default. */
 export function keptOutput(terminal = false): KeptOutput {
   let text = '';
   let errors = '';

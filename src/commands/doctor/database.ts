@@ -7,6 +7,7 @@ import type { Config } from '../../config.ts';
 import { findBinaries, unsafeMessage, unsafeParts } from '../../store/embedded/binaries.ts';
 import { ADMIN_TOKEN_FILE, dataDirState } from '../../store/embedded/index.ts';
 import { ofDevelopment, schemaStatus } from '../../store/postgres/migrate.ts';
+import { sqlState } from '../../store/postgres/outcome.ts';
 import { assertPostgres, DatabaseUnusable, placeOf } from '../../store/postgres/unusable.ts';
 import { withClient } from '../database.ts';
 import { duration, size } from '../output.ts';
@@ -26,11 +27,18 @@ export async function checkServer(url: string, config: Config, machine: Machine)
     ]);
   } catch (error) {
     if (!(error instanceof DatabaseUnusable)) throw error;
+    if (sqlState(error.cause) === '42501') {
+      return [fault('privileges', error.message, grants(config.databaseSchema ?? 'holdfast', placeOf(url).user))];
+    }
     return [
       fromMessage('database', error.message, 'check DATABASE_URL, and that the server runs and lets this user in'),
     ];
   }
 }
+
+const grants = (schema: string, user: string) =>
+  `as the owner of the tables run GRANT USAGE ON SCHEMA "${schema}" TO "${user}"; ` +
+  `GRANT ALL ON ALL TABLES IN SCHEMA "${schema}" TO "${user}"`;
 
 async function checkSchema(client: Client, url: string, config: Config): Promise<Finding[]> {
   const place = placeOf(url);
@@ -65,7 +73,7 @@ async function checkSchema(client: Client, url: string, config: Config): Promise
       fault(
         'privileges',
         `user "${place.user}" may not read and write ${may.closed.slice(0, 3).join(', ')} in schema "${schema}"`,
-        `as its owner run GRANT USAGE ON SCHEMA "${schema}" TO "${place.user}"; GRANT ALL ON ALL TABLES IN SCHEMA "${schema}" TO "${place.user}"`,
+        grants(schema, place.user),
       ),
     );
   } else findings.push(ok('privileges', `user "${place.user}" has the rights that it needs`));

@@ -77,7 +77,7 @@ export function checkSecrets({ security, upstream }: Config): Finding[] {
   }
   if (security.adminToken !== null) look('HOLDFAST_ADMIN_TOKEN', security.adminToken, MAKE);
   if (upstream.key !== null && seen.has(upstream.key)) {
-    const mend = `${MAKE} for it: whoever has it could use the provider directly`;
+    const mend = `${MAKE} for it: its holders could use the provider directly`;
     findings.push(fault('secrets', `${seen.get(upstream.key)} is the upstream key itself`, mend));
   }
   return findings.length > 0
