@@ -1,26 +1,49 @@
 #!/usr/bin/env node
-// Says what is missing in a line that every Node can print, then starts the program: the sources of a clone, else the
-// built files of a package.
+// Starts the program: the sources of a clone, else the built files of a package. An older Node hands over to the one that
+// `npm ci` has installed in the clone. Where neither is possible, one line that every Node can print says what is missing.
+import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
 
 const sources = new URL('../src/cli.ts', import.meta.url);
 const built = new URL('../dist/cli.js', import.meta.url);
+const bundled = fileURLToPath(
+  new URL(`../node_modules/node/bin/node${process.platform === 'win32' ? '.exe' : ''}`, import.meta.url),
+);
 const [major, minor] = process.versions.node.split('.').map(Number);
 const isClone = existsSync(sources);
+const isOld = major < 22 || (major === 22 && minor < 19);
+const hasProgram = isClone && process.features.typescript ? sources : existsSync(built) ? built : null;
 
 function needs(what) {
   console.error(`holdfast: ${what}`);
   process.exit(1);
 }
 
-if (major < 22 || (major === 22 && minor < 19)) {
-  const here = isClone ? ' (in a clone: `npm ci`, which installs one, then `npm start`)' : '';
-  needs(`Node 22.19 or newer is needed; this is ${process.versions.node}${here}.`);
+/** Runs the same command line under the bundled Node, and ends as it ends. */
+function handOver() {
+  const child = spawn(bundled, [fileURLToPath(import.meta.url), ...process.argv.slice(2)], { stdio: 'inherit' });
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => child.kill(signal));
+  if (process.env.npm_lifecycle_event !== undefined && process.platform !== 'win32') {
+    // npm signals only the shell that runs this process, which ends without a word to it.
+    const { ppid } = process;
+    setInterval(() => process.ppid !== ppid && child.kill('SIGTERM'), 500).unref();
+  }
+  child.once('error', (error) => needs(`the Node in ${bundled} does not start (${error.code}): run \`npm ci\` again.`));
+  child.once('exit', (code, signal) => {
+    if (signal === null) process.exit(code);
+    process.removeAllListeners(signal);
+    process.kill(process.pid, signal);
+  });
 }
-if (isClone && process.features.typescript) await import(sources.href);
-else if (existsSync(built)) await import(built.href);
-else if (isClone)
+
+if (!isOld && hasProgram) await import(hasProgram.href);
+else if (isClone && process.execPath !== bundled && existsSync(bundled)) handOver();
+else if (isOld) {
+  const here = isClone ? ' (in a clone run `npm ci`, which installs one)' : '';
+  needs(`Node 22.19 or newer is needed; this is ${process.versions.node}${here}.`);
+} else if (isClone)
   needs(
-    `this Node (${process.versions.node}) does not run TypeScript: use Node 22.19, or 23.6 or newer, or run \`npm run build\` first.`,
+    `this Node (${process.versions.node}) does not run TypeScript: use Node 22.19, or 23.6 or newer, or run \`npm ci\`, which installs one.`,
   );
 else needs('this package is not complete: neither dist nor src is there. Install it again.');

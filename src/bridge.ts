@@ -4,7 +4,7 @@ import express, { type Request, type RequestHandler, type Response, type Router 
 import type { InspectionEvent } from 'xstate';
 import { createAdminApi } from './admin/api.ts';
 import type { AdminPort, LocalAnswer, LocalView, Question } from './admin/fleet.ts';
-import { askFailedElsewhere } from './admin/fleet.ts';
+import { askEndedElsewhere } from './admin/fleet.ts';
 import { advertisedUrl, checkAdvertised, internalHost } from './cluster/forward/advertise.ts';
 import { createForwardTokens } from './cluster/forward/envelope.ts';
 import { startInternalServer } from './cluster/forward/receiver.ts';
@@ -253,7 +253,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     logger,
     stories: storage.store,
     metricsPage: means.metricsPage,
-    failedElsewhere: async (id) => askFailedElsewhere(operators, await store.workers(), id),
+    endedElsewhere: async (beginning) => askEndedElsewhere(operators, await store.workers(), beginning),
   });
   const store = observatory.store(storage.store);
   const forwardTokens = createForwardTokens({ secrets, clock });
@@ -293,7 +293,12 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
       return {
         views,
         record: recordOf === null ? null : observatory.story(recordOf),
-        ...(failures && { failures: observatory.failures(failures.of, failures.limit) }),
+        ...(failures && {
+          failures:
+            failures.ended && failures.of !== null
+              ? observatory.ended(failures.of, failures.limit)
+              : observatory.failures(failures.of, failures.limit),
+        }),
       };
     };
   async function listen({ workerId, serve, claimed, session }: PeerService): Promise<PeerListener> {
@@ -315,7 +320,11 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     try {
       const { advertiseUrl } = config.internal;
       const url = advertisedUrl({ advertiseUrl, host, port: internal.port, databaseUrl: storage.location });
-      return { url, check: (id) => checkAdvertised({ url, workerId: id, clock }), close: internal.close };
+      return {
+        url,
+        check: (id) => checkAdvertised({ url, workerId: id, clock, timeoutMs: deadlines.advertise }),
+        close: internal.close,
+      };
     } catch (error) {
       await internal.close(0);
       throw error;
@@ -375,11 +384,17 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     connections: () => guard.open,
   });
 
+  /** A read that no cache answers. Probes that come while one is asked share its answer: anybody may send them. */
+  let asked: Promise<unknown> | null = null;
+  const databaseAnswers = () =>
+    (asked ??= store.session('readiness').finally(() => {
+      asked = null;
+    }));
   const readiness = async (): Promise<Readiness> => {
     const reasons: string[] = [];
     if (shutdown.leaving || membership.draining) reasons.push('draining');
     if (!membership.mayStart()) reasons.push('lease not confirmed');
-    await store.pepper().catch(() => reasons.push('database does not answer'));
+    await databaseAnswers().catch(() => reasons.push('database does not answer'));
     return { ready: reasons.length === 0, reasons };
   };
   const sockets = createClientSockets({

@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import { z } from 'zod';
 import { hostAndPort } from './headers.ts';
 import { LONGEST_TIMER } from './system.ts';
@@ -95,6 +96,11 @@ export const deadlineKnobs = {
     'Time since the last confirmed heartbeat was sent after which a worker starts nothing more.',
   ),
   leaseMargin: ms('LEASE_MARGIN', 2_000, 'Lease that must remain for a frame to be sent.'),
+  advertise: ms(
+    'ADVERTISE',
+    5_000,
+    "Time at start for a worker's announced address to answer with its own id, before the start fails.",
+  ),
   drain: ms('DRAIN', 30_000, 'Time for running turns at shutdown before they are cancelled.'),
   janitor: ms('JANITOR', 600_000, 'Interval of the janitor, which removes unused rows.'),
   lameDuck: ms('LAME_DUCK', 5_000, 'Time between "not ready" and the end of admission at shutdown.'),
@@ -237,7 +243,22 @@ const logLevels = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']
 /** How a setting is written as an option of `createBridge`: its type there, or the words that it may be. */
 export type OptionKind = 'text' | 'number' | 'list' | 'keys' | 'proxy' | 'switch' | readonly string[];
 
-/** Settings other than deadlines and limits: variable, path in the options of `createBridge`, default and meaning. */
+/** Setting that is not a number. */
+interface Setting {
+  variable: string;
+  /** Path in the options of `createBridge`. */
+  option: string;
+  as: OptionKind;
+  default: string;
+  description: string;
+  /**
+   * The value must not be shown. It may also come from the file that the variable with the suffix `_FILE` names. `list`: an
+   * entry may stand on a line of its own there.
+   */
+  secret?: 'one' | 'list';
+}
+
+/** Settings other than deadlines and limits. */
 export const settings = [
   { variable: 'HOST', option: 'server.host', as: 'text', default: '127.0.0.1', description: 'Address to serve on.' },
   {
@@ -266,6 +287,7 @@ export const settings = [
     variable: 'DATABASE_URL',
     option: 'database.url',
     as: 'text',
+    secret: 'one',
     default: 'embedded',
     description: 'A PostgreSQL of 15 or newer, shared by any number of workers.',
   },
@@ -310,6 +332,7 @@ export const settings = [
     variable: 'HOLDFAST_UPSTREAM_KEY',
     option: 'upstream.key',
     as: 'text',
+    secret: 'one',
     default: 'none',
     description: "Shared upstream key; without it the client's Authorization is passed through.",
   },
@@ -352,6 +375,7 @@ export const settings = [
     variable: 'HOLDFAST_SECRETS',
     option: 'auth.secrets',
     as: 'list',
+    secret: 'list',
     default: 'generated',
     description: 'Token secrets `kid:secret,...`: the first signs, all verify. Required with DATABASE_URL.',
   },
@@ -359,6 +383,7 @@ export const settings = [
     variable: 'HOLDFAST_API_KEYS',
     option: 'auth.apiKeys',
     as: 'keys',
+    secret: 'list',
     default: 'off',
     description: '`tenant:key,...`; needs HOLDFAST_UPSTREAM_KEY. Required when HOST is not loopback.',
   },
@@ -366,6 +391,7 @@ export const settings = [
     variable: 'HOLDFAST_ADMIN_TOKEN',
     option: 'auth.adminToken',
     as: 'text',
+    secret: 'one',
     default: 'generated',
     description:
       'Admin token. With HOLDFAST_API_KEYS or HOLDFAST_UPSTREAM_KEY one is generated when none is set; without those, admin paths answer on loopback only.',
@@ -421,17 +447,33 @@ export const settings = [
     default: 'info',
     description: '`trace` to `fatal`, or `silent`.',
   },
-] as const satisfies readonly {
-  variable: string;
-  option: string;
-  as: OptionKind;
-  default: string;
-  description: string;
-}[];
+] as const satisfies readonly Setting[];
+
+/** Every variable that is a setting of its own, with its default as text. */
+export const allSettings: readonly Omit<Setting, 'option' | 'as'>[] = [
+  ...settings,
+  ...[...Object.values(deadlineKnobs), ...Object.values(limitKnobs)].map(({ default: value, ...knob }) => ({
+    ...knob,
+    default: String(value),
+  })),
+];
+
+/** Suffix of the variable that names the file of a secret setting, as Docker and Kubernetes mount secrets. */
+export const FILE_SUFFIX = '_FILE';
+
+/** Most bytes of such a file. */
+const LARGEST_FILE = 65_536;
 
 /** The configuration is invalid. The message lists every problem and contains no secret. */
 export class ConfigError extends Error {
   override readonly name = 'ConfigError';
+  /** One sentence for each problem. */
+  readonly problems: readonly string[];
+
+  constructor(message: string, problems: readonly string[] = [message]) {
+    super(message);
+    this.problems = problems;
+  }
 }
 
 const optional = (value: string | undefined) => (value === undefined || value.trim() === '' ? null : value.trim());
@@ -481,9 +523,22 @@ function isOrigin(text: string): boolean {
   return url !== null && /^https?:$/.test(url.protocol) && text.replace(/\/$/, '').toLowerCase() === url.origin;
 }
 
+/** Most processes behind one port. */
+export const MOST_WORKERS = 256;
+
+/** Returns the schema of a whole number, whose only message names the variable and the range. */
+function whole(variable: string, min: number, max: number) {
+  const error = `${variable} must be a whole number from ${min} to ${max}`;
+  return z
+    .string()
+    .regex(/^[+-]?\d+(?:\.0+)?$/, error)
+    .transform(Number)
+    .refine((value) => value >= min && value <= max, error);
+}
+
 const strings = z.object({
   host: z.string().regex(/^[^\s/\\[\]]+$/, 'HOST must be an address or a name, without a scheme, path or brackets'),
-  port: z.coerce.number('PORT must be a number').int().min(0).max(65_535),
+  port: whole('PORT', 0, 65_535),
   upstreamUrl: z
     .url({ protocol: /^https?$/, error: 'HOLDFAST_UPSTREAM_URL must be an http(s) URL' })
     .refine(
@@ -491,9 +546,9 @@ const strings = z.object({
       'HOLDFAST_UPSTREAM_URL names an endpoint of another kind: give the base of the Responses API, https://host/v1',
     ),
   transport: z.enum(transports, 'HOLDFAST_UPSTREAM_TRANSPORT must be auto, websocket or http'),
-  workers: z.coerce.number('HOLDFAST_WORKERS must be a number').int().min(1).max(256),
+  workers: whole('HOLDFAST_WORKERS', 1, MOST_WORKERS),
   logLevel: z.enum(logLevels, 'HOLDFAST_LOG_LEVEL must be trace, debug, info, warn, error, fatal or silent'),
-  internalPort: z.coerce.number('HOLDFAST_INTERNAL_PORT must be a number').int().min(0).max(65_535),
+  internalPort: whole('HOLDFAST_INTERNAL_PORT', 0, 65_535),
   advertiseUrl: z
     .string()
     .refine(isOrigin, 'HOLDFAST_ADVERTISE_URL must be of the form http://address:port and nothing more')
@@ -579,20 +634,54 @@ export function distance(a: string, b: string): number {
   return row[b.length]!;
 }
 
-/** Reports unknown variables: a misspelled setting would silently keep its default. */
-function unknownNames(env: NodeJS.ProcessEnv, problems: string[]): void {
-  const known = [...Object.values(deadlineKnobs), ...Object.values(limitKnobs), ...settings].map(
-    ({ variable }) => variable as string,
+/** Variable of the environment that looks like a setting and is none. */
+interface UnknownSetting {
+  name: string;
+  /** The setting with the most similar name; null when none is similar. */
+  closest: string | null;
+}
+
+/** Returns the unknown variables: a misspelled setting would silently keep its default. */
+export function unknownSettings(env: NodeJS.ProcessEnv): UnknownSetting[] {
+  const known = allSettings.flatMap(({ variable, secret }) =>
+    secret === undefined ? [variable] : [variable, variable + FILE_SUFFIX],
   );
-  for (const [name, value] of Object.entries(env)) {
-    if (value === undefined || !name.startsWith('HOLDFAST_')) continue;
-    if (known.includes(name) || ofKubernetes(name, value)) continue;
+  return Object.entries(env).flatMap(([name, value]) => {
+    if (value === undefined || !name.startsWith('HOLDFAST_')) return [];
+    if (known.includes(name) || ofKubernetes(name, value)) return [];
     const given = name.slice(0, 80);
     const away = (each: string) => (each.startsWith(`${given}_`) ? 0 : distance(given, each));
     const [closest] = known.map((each) => ({ each, away: away(each) })).sort((a, b) => a.away - b.away);
-    const hint = closest && closest.away <= 6 ? `: did you mean ${closest.each}?` : '';
-    problems.push(`${given} is not a setting of Holdfast${hint}`);
+    return [{ name, closest: closest && closest.away <= 6 ? closest.each : null }];
+  });
+}
+
+/**
+ * Returns the environment with the secrets that files hold in place of the names of these files.
+ *
+ * @param problems receives one sentence per file that cannot be used, with its path
+ */
+export function withSecretFiles(env: NodeJS.ProcessEnv, problems: string[]): NodeJS.ProcessEnv {
+  const filled = { ...env };
+  for (const { variable, secret } of allSettings) {
+    const path = secret && optional(env[variable + FILE_SUFFIX]);
+    if (!path) continue;
+    const named = variable + FILE_SUFFIX;
+    if (optional(env[variable]) !== null) {
+      problems.push(`${variable} and ${named} are both set: keep one of them`);
+      continue;
+    }
+    try {
+      const text = readFileSync(path, 'utf8');
+      const entries = text.split(/\r?\n/).filter((line) => line.trim() !== '');
+      if (text.length > LARGEST_FILE) problems.push(`${named}: ${path} is larger than ${LARGEST_FILE} bytes`);
+      else if (entries.length === 0) problems.push(`${named}: ${path} is empty`);
+      else filled[variable] = secret === 'list' ? entries.join(',') : text;
+    } catch (error) {
+      problems.push(`${named}: ${path} cannot be read (${(error as NodeJS.ErrnoException).code})`);
+    }
   }
+  return filled;
 }
 
 /** What an embedding application decides in code. */
@@ -613,9 +702,10 @@ export interface Embedding {
  * @param embedding what the embedding application decides in code; default: there is none
  * @throws `ConfigError` naming every problem at once
  */
-export function readConfig(env: NodeJS.ProcessEnv, embedding: Embedding = {}): Config {
+export function readConfig(given: NodeJS.ProcessEnv, embedding: Embedding = {}): Config {
   const { authenticates: byHook = false, named = String } = embedding;
   const problems: string[] = [];
+  const env = withSecretFiles(given, problems);
   const parsed = strings.safeParse({
     host: optional(env.HOST) ?? '127.0.0.1',
     port: optional(env.PORT) ?? '8787',
@@ -630,7 +720,10 @@ export function readConfig(env: NodeJS.ProcessEnv, embedding: Embedding = {}): C
     workers: optional(env.HOLDFAST_WORKERS) ?? '1',
   });
   if (!parsed.success) problems.push(...parsed.error.issues.map(({ message }) => message));
-  unknownNames(env, problems);
+  for (const { name, closest } of unknownSettings(env)) {
+    const hint = closest === null ? '' : `: did you mean ${closest}?`;
+    problems.push(`${name.slice(0, 80)} is not a setting of Holdfast${hint}`);
+  }
   const deadlines = numbers(deadlineKnobs, env, problems);
   const limits = numbers(limitKnobs, env, problems);
   for (const knob of ['bodiesBytes', 'tenantWaiting', 'connections', 'peerConnections'] as const) {
@@ -693,7 +786,8 @@ export function readConfig(env: NodeJS.ProcessEnv, embedding: Embedding = {}): C
   }
   const found = [...(embedding.problems ?? []), ...problems.map(named)];
   if (found.length > 0 || !parsed.success) {
-    throw new ConfigError(`The configuration is invalid:\n${found.map((each) => `  - ${each}`).join('\n')}`);
+    const listed = found.map((each) => `  - ${each}`).join('\n');
+    throw new ConfigError(`The configuration is invalid:\n${listed}`, found);
   }
   const { port, upstreamUrl, transport, internalPort, advertiseUrl, policy, inspectUrl, inspectContent } = parsed.data;
   return {

@@ -1,3 +1,5 @@
+import { createHash } from 'node:crypto';
+
 /** Headers that several parts read or write: their names, in lower case, and how they are read. */
 
 /** In an answer, the turn-state token that Codex sends back within its user turn; to the provider, the provider's own turn state. */
@@ -20,6 +22,9 @@ export const RETRY_AFTER_HEADER = 'retry-after';
 export const FORWARD_TOKEN_HEADER = 'x-holdfast-internal-hop';
 /** Marks a refusal as the receiver's own, as opposed to an intermediary's answer: the request was certainly not served. */
 export const REFUSED_HEADER = 'x-holdfast-internal-refused';
+
+/** Returns the source expression by which a content security policy admits one inline script or style. */
+export const inlineSource = (text: string): string => `'sha256-${createHash('sha256').update(text).digest('base64')}'`;
 
 /** Flattens headers to one string each, names in lower case. Repeated headers are joined as HTTP allows. */
 export function flatHeaders(headers: Readonly<Record<string, string | string[] | undefined>>): Record<string, string> {

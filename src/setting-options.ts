@@ -249,6 +249,11 @@ export interface DeadlinesSettings {
   /** Lease that must remain for a frame to be sent. In milliseconds. Default: 2000. Variable: HOLDFAST_LEASE_MARGIN_MS. */
   leaseMargin?: number | undefined;
   /**
+   * Time at start for a worker's announced address to answer with its own id, before the start fails. In milliseconds.
+   * Default: 5000. Variable: HOLDFAST_ADVERTISE_MS.
+   */
+  advertise?: number | undefined;
+  /**
    * Time for running turns at shutdown before they are cancelled. In milliseconds. Default: 30000. Variable:
    * HOLDFAST_DRAIN_MS.
    */

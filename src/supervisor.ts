@@ -1,18 +1,19 @@
 import cluster, { type Worker } from 'node:cluster';
 import { join } from 'node:path';
 import { type AdminToken, adminTokenFor } from './bridge.ts';
-import type { Config } from './config.ts';
+import { type Config, FILE_SUFFIX } from './config.ts';
 import type { Logger } from './observe/log.ts';
 import { createMetricsMerger, type MetricsNews, type MetricsOrder } from './observe/metrics/merged.ts';
 import { openConfigured } from './storage.ts';
 import { loadOrCreateAdminToken, loadOrCreateTokenSecrets, startEmbeddedPostgres } from './store/embedded/index.ts';
 import { guarded, onFault, reportFault, systemClock } from './system.ts';
 import { parseSecrets } from './token/keyring.ts';
+import { longestShutdown } from './worker.ts';
 
 /** Messages of a worker process to its supervisor. */
 export type WorkerNews = { kind: 'registered'; workerId: string } | { kind: 'ready'; url: string } | MetricsNews;
 
-/** Orders of a supervisor to a worker process. Workers ignore signals: see `obeySupervisor` in `cli.ts`. */
+/** Orders of a supervisor to a worker process. Workers ignore signals: see `obeySupervisor` in `serve.ts`. */
 export type SupervisorOrder = { kind: 'drain' } | MetricsOrder;
 
 export interface SupervisorOptions {
@@ -34,8 +35,6 @@ export interface Supervisor {
 const SHORT_LIFE = 10_000;
 const FIRST_PAUSE = 250;
 const LONGEST_PAUSE = 10_000;
-/** Time for a drain beyond its deadlines before the worker is killed, in milliseconds. */
-const HANGING_GRACE = 10_000;
 
 /**
  * Runs several workers behind one port, one process each, and owns their embedded database. A reaped child process is
@@ -45,6 +44,8 @@ const HANGING_GRACE = 10_000;
  */
 export async function supervise({ config, logger, workers, onReady }: SupervisorOptions): Promise<Supervisor> {
   const { env, url, adminToken, stopDatabase } = await database(config, logger);
+  // A worker gets a value or the name of a file, never both.
+  for (const name of Object.keys(env)) if (`${name}${FILE_SUFFIX}` in process.env) env[name + FILE_SUFFIX] = '';
   onFault((err, source, suppressed) => {
     logger.error({ err, source, suppressed }, 'an exception was contained at its source: report it');
   });
@@ -138,8 +139,7 @@ export async function supervise({ config, logger, workers, onReady }: Supervisor
     if (how === 'kill') kill();
     else for (const child of children()) order(child, { kind: 'drain' });
     // A hanging worker must not keep the others, or the database, from ending.
-    const { lameDuck, drain } = config.deadlines;
-    const cancelKill = systemClock.after(lameDuck + drain + HANGING_GRACE, kill);
+    const cancelKill = systemClock.after(longestShutdown(config.deadlines), kill);
     await Promise.all(exits);
     cancelKill();
     await store.shutdown();

@@ -9,7 +9,7 @@ import type { Config } from './config.ts';
 import { safeError } from './errors.ts';
 import type { Log } from './log.ts';
 import { type Inspect, safeInspect } from './runtime/index.ts';
-import { Dispatcher, drain, releaseIdle } from './session/dispatcher.ts';
+import { Dispatcher, drain, releaseIdle, SETTLE_GRACE } from './session/dispatcher.ts';
 import type { ForwardResult } from './session/forwarding.ts';
 import type { Shutdown, TurnRequest } from './session/port.ts';
 import { createQuota, type Quota, type QuotaOptions } from './session/quota.ts';
@@ -102,6 +102,15 @@ const TAKEN = 'another worker has claimed a session that runs here';
 const BACKGROUND_GRACE = 5_000;
 /** Time for the peer listener to finish its last answers, in milliseconds. */
 const INTERNAL_GRACE = 10_000;
+/** Time for the last calls to the database, the close frames of upstream sockets and the last answers, in milliseconds. */
+const LAST_CALLS = 5_000;
+
+/**
+ * Returns the longest duration of a worker's shutdown, in milliseconds: the lame-duck time, the drain, and 25 s for what
+ * follows. An embedded database is stopped after that. A manager that kills processes must wait longer.
+ */
+export const longestShutdown = ({ lameDuck, drain }: Pick<Config['deadlines'], 'lameDuck' | 'drain'>): number =>
+  lameDuck + drain + SETTLE_GRACE + BACKGROUND_GRACE + INTERNAL_GRACE + LAST_CALLS;
 
 /**
  * Joins the workers of a store. Resolves when this worker may serve; rejects with the error that keeps other workers from

@@ -17,8 +17,11 @@ export interface Question {
   sessionIds: readonly string[];
   /** One session whose event record is requested too. */
   recordOf: string | null;
-  /** Requests failures recorded there: those of one request, turn or session id, or the newest of all. */
-  failures?: { of: string | null; limit: number } | undefined;
+  /**
+   * Requests failures recorded there: those of one request, turn or session id, or the newest of all. With `ended`: all
+   * requests that ended there, by the beginning of such an id.
+   */
+  failures?: { of: string | null; limit: number; ended?: boolean | undefined } | undefined;
 }
 
 /** A worker's answer. It has no entries for sessions without an actor there. */
@@ -103,14 +106,16 @@ export async function askOwners(
  *
  * @param of request, turn or session id; null for all
  * @param limit maximum number of requests returned
+ * @param ended true for all requests that ended, by the beginning of an id
  */
 export async function askFailures(
   port: Pick<AdminPort, 'workerId' | 'here' | 'there'>,
   workers: readonly WorkerRow[],
   of: string | null,
   limit: number,
+  ended = false,
 ): Promise<readonly FailedRequest[]> {
-  const question = { sessionIds: [], recordOf: null, failures: { of, limit } };
+  const question = { sessionIds: [], recordOf: null, failures: { of, limit, ...(ended && { ended }) } };
   const others = workers.filter((worker) => worker.id !== port.workerId && mayAnswer(worker));
   const answers = await Promise.all([port.here(question), ...others.map((worker) => port.there(worker, question))]);
   const found = answers.flatMap((answer) => answer?.failures ?? []);
@@ -118,17 +123,18 @@ export async function askFailures(
 }
 
 /**
- * Asks the other workers for one failed request, and for the record of its session on the worker where it failed.
+ * Asks the other workers for one request by the beginning of an id, and for the record of its session on the worker where it
+ * ended.
  *
  * @returns null when no other worker has recorded it
  */
-export async function askFailedElsewhere(
+export async function askEndedElsewhere(
   port: Pick<AdminPort, 'workerId' | 'here' | 'there'>,
   workers: readonly WorkerRow[],
-  id: string,
+  beginning: string,
 ): Promise<{ failed: FailedRequest; record: LocalAnswer['record'] } | null> {
   const elsewhere = { workerId: port.workerId, there: port.there, here: () => ({ views: {}, record: null }) };
-  const [failed] = await askFailures(elsewhere, workers, id, 1);
+  const [failed] = await askFailures(elsewhere, workers, beginning, 1, true);
   if (!failed) return null;
   const worker = workers.find((each) => each.id === failed.workerId);
   const there =

@@ -1,11 +1,9 @@
-import { createHash } from 'node:crypto';
 import express, { type RequestHandler, type Router } from 'express';
+import { inlineSource } from '../headers.ts';
 import { type Assets, readAssets } from './assets.ts';
 
 /** Style sheets in cascade order: later ones may override earlier ones. */
 const sheets = ['base.css', 'list.css', 'session.css', 'chart.css', 'rest.css'];
-
-const hashOf = (text: string) => `'sha256-${createHash('sha256').update(text).digest('base64')}'`;
 
 /**
  * Builds the page and its content security policy. URLs are relative to `/admin/ui`, because the bridge's routes may be
@@ -35,7 +33,7 @@ ${sheets.map((name) => `<link rel="stylesheet" href="${at(name)}">`).join('\n')}
 `;
   const policy = [
     "default-src 'none'",
-    `script-src 'self' ${hashOf(map)}`,
+    `script-src 'self' ${inlineSource(map)}`,
     "style-src 'self'",
     "img-src 'self'",
     "connect-src 'self'",

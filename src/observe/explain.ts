@@ -234,8 +234,55 @@ function whySentence({ fault, upstreamStatus }: Pick<FailedRequest, 'fault' | 'u
   return `Reason for the client's answer: ${why}${known ? ` ${known.action}` : ''}`;
 }
 
+/** What is known about the end of a turn, or of a request that became none. */
+interface Ended {
+  /** State of the turn; null for a request that became none. */
+  terminal: string | null;
+  outcome: string | null;
+  fault: string | null;
+  upstreamStatus: number | null;
+  responseId?: string | null;
+  /** Time until its frame was sent, in milliseconds; null when none was. */
+  heldMs: number | null;
+}
+
+/** Names what the client got: status and code of an error, or the end of its answer. */
+export function answerSentence({ terminal, outcome, fault, upstreamStatus, responseId, heldMs }: Ended): string {
+  const known = fault === null ? undefined : catalogue[fault as keyof typeof catalogue];
+  if (known) {
+    const wait = 'retryAfterSeconds' in known ? ', with Retry-After' : '';
+    const begun = heldMs === null ? '' : '; if its stream had begun, one response.failed with that code';
+    return `The client got ${known.status} ${fault} (code ${known.code})${wait}${begun}.`;
+  }
+  const placed = outcome === null ? '' : `, with x-holdfast-outcome ${outcome}`;
+  if (upstreamStatus !== null && upstreamStatus >= 400) {
+    return `The client got the provider's own error, ${upstreamStatus}${placed}.`;
+  }
+  const named = responseId ? ` ${responseId}` : '';
+  switch (terminal) {
+    case 'completed':
+      return `The client got the provider's answer${named}, completed${placed}.`;
+    case 'incomplete':
+      return `The client got the provider's answer${named}, ended early (response.incomplete)${placed}.`;
+    case 'failed':
+      return `The client got the provider's failure (response.failed)${placed}.`;
+    case 'cancelled':
+      return `The client got no end of its answer: it had left, or the turn was cancelled${placed}.`;
+    case 'lost':
+      return `The client got a cut connection, or one response.failed: the end of the turn is not known${placed}.`;
+    case 'active':
+      return `The client is getting its answer: the turn runs${placed}.`;
+    default:
+      return `The client got an error of the upstream${placed}.`;
+  }
+}
+
 const causeSentences = (cause: string | null | undefined) =>
   cause ? [`Problem with the upstream connection: ${cause}.`] : [];
+
+/** A turn that completed, or that its client ended, needs no reason. */
+const endedWell = ({ terminal, fault }: Pick<FlightEnding, 'terminal' | 'fault'>) =>
+  fault === null && ['completed', 'incomplete', 'cancelled'].includes(terminal);
 
 function endingSentences(ending: FlightEnding | null): string[] {
   if (!ending) return [];
@@ -248,7 +295,8 @@ function endingSentences(ending: FlightEnding | null): string[] {
     `Turn ${short(ending.turn)} was placed as ${ending.outcome}${placed ? `: ${placed}` : '.'}`,
     ...(row ? [`Decided by row ${row.id}: ${row.when}`] : []),
     `It ended after ${ending.totalMs} ms as ${ending.terminal}; ${sent}, ${first}.`,
-    whySentence(ending),
+    answerSentence(ending),
+    ...(endedWell(ending) ? [] : [whySentence(ending)]),
     ...causeSentences(ending.cause),
   ];
 }
@@ -278,16 +326,22 @@ export function explain(record: FlightRecord, rows: StoryRows): string[] {
 }
 
 /**
- * Describes a failed request, even one that never had a session: when and where it failed, how it was placed, why its
- * client received the error, and the upstream problem if there was one.
+ * Describes a request that has ended, even one that never had a session: when and where, how it was placed, what its client
+ * got and why, and the upstream problem if there was one.
  */
-export function explainFailure(failed: FailedRequest): string[] {
+export function explainRequest(failed: FailedRequest): string[] {
   const { t, workerId, request, session, turn, ending } = failed;
   const at = new Date(t).toISOString();
   const what =
     turn === null ? '' : `, turn ${short(turn)}${session === null ? ' of no session' : ` of session ${session}`},`;
   return [
-    `Request ${request}${what} failed at ${at} on worker ${short(workerId)}.`,
-    ...(ending ? endingSentences(ending) : [whySentence(failed), ...causeSentences(failed.cause)]),
+    `Request ${request}${what} ${ending && endedWell(ending) ? 'ended' : 'failed'} at ${at} on worker ${short(workerId)}.`,
+    ...(ending
+      ? endingSentences(ending)
+      : [
+          answerSentence({ ...failed, terminal: null, outcome: null, heldMs: null }),
+          whySentence(failed),
+          ...causeSentences(failed.cause),
+        ]),
   ];
 }

@@ -31,9 +31,10 @@ interface ObservatoryOptions {
   /** Store in which stories of turns that ended badly are kept. */
   stories: SessionStore;
   /**
-   * Asks the other workers for a failed request and their record of its session. Default: there are no other workers.
+   * Asks the other workers for a request by the beginning of an id, and for their record of its session. Default: there are
+   * no other workers.
    */
-  failedElsewhere?: (id: string) => Promise<{ failed: FailedRequest; record: FlightRecord | null } | null>;
+  endedElsewhere?: (beginning: string) => Promise<{ failed: FailedRequest; record: FlightRecord | null } | null>;
   /** True to report the metrics of the process as well. Default true. */
   processMetrics?: boolean;
   /**
@@ -67,6 +68,8 @@ export interface Observatory {
    * @param limit maximum number of entries returned
    */
   failures(of: string | null, limit: number): FailedRequest[];
+  /** Returns the last requests that ended here, well or not, by the beginning of an id. */
+  ended(beginning: string, limit: number): FailedRequest[];
   /** Records a request that did not become a turn that the bridge answered with an error. */
   requestFailed(request: string, error: BridgeError): void;
   /** Routes `/metrics`, `/inspect` and its subpaths, and `/admin/stories`, with their own error answers. */
@@ -78,6 +81,9 @@ export interface Observatory {
   handleUpgrade(req: IncomingMessage, socket: Duplex, head: Buffer): boolean;
   close(): void;
 }
+
+/** Most requests that the beginning of an id may name. */
+const MOST_NAMED = 5;
 
 /** Creates the observability of one worker: its metrics, recorder, inspector and routes. */
 export function createObservatory(options: ObservatoryOptions): Observatory {
@@ -93,10 +99,10 @@ export function createObservatory(options: ObservatoryOptions): Observatory {
   };
   const recorder = createRecorder({ workerId, clock, events: limits.recordedEvents, onBadEnd: keep });
   const failures = createFailures({ workerId, clock });
-  const failedHere = (id: string) => {
-    const [failed] = failures.list(id, 1);
-    return failed ? { failed, record: failed.session === null ? null : recorder.story(failed.session) } : null;
-  };
+  const endedHere = (beginning: string) =>
+    failures
+      .ended(beginning, MOST_NAMED)
+      .map((failed) => ({ failed, record: failed.session === null ? null : recorder.story(failed.session) }));
   const inspection = createInspection({
     workerId,
     clock,
@@ -120,7 +126,12 @@ export function createObservatory(options: ObservatoryOptions): Observatory {
     storiesRouter({
       store: options.stories,
       remembered: (sessionId) => recorder.story(sessionId),
-      failed: async (id) => failedHere(id) ?? (await options.failedElsewhere?.(id)) ?? null,
+      async ended(beginning) {
+        const here = endedHere(beginning);
+        if (here.length > 0) return here;
+        const there = await options.endedElsewhere?.(beginning);
+        return there ? [there] : [];
+      },
       allow,
     }),
   );
@@ -148,6 +159,7 @@ export function createObservatory(options: ObservatoryOptions): Observatory {
     watch: (readings) => metrics.watch(readings),
     story: (sessionId) => recorder.story(sessionId),
     failures: failures.list,
+    ended: failures.ended,
     requestFailed: (request, { code, detail }) =>
       failures.requestFailed(request, code, detail?.replace(/\.$/, '') ?? null),
     router,

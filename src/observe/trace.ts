@@ -282,7 +282,7 @@ function createRing(capacity: number): Ring {
 }
 
 /**
- * Request that was answered with an error. Describes it without a database row, a session or a story. Holds no content
+ * Request that has ended, mostly one that was answered with an error. Describes it without a database row, a session or a story. Holds no content
  * and no credential.
  */
 export interface FailedRequest {
@@ -302,7 +302,7 @@ export interface FailedRequest {
   ending: FlightEnding | null;
 }
 
-/** The last requests that failed on this worker. Kept in memory only: a restart loses them. */
+/** The last requests of this worker. Kept in memory only: a restart loses them. */
 export interface Failures {
   /** Records a turn from its log line, if it failed. Ignores turns that succeeded or were cancelled. */
   turnEnded(line: TurnLine): void;
@@ -315,9 +315,16 @@ export interface Failures {
    * @param limit maximum number of entries returned
    */
   list(of: string | null, limit: number): FailedRequest[];
+  /**
+   * Returns requests that ended here, well or not, by the beginning of the id of the request, its turn or its session,
+   * newest first.
+   */
+  ended(beginning: string, limit: number): FailedRequest[];
 }
 
 const MOST = 500;
+/** Most turns kept in order to be found by the id of their request, which no row holds. */
+const MOST_ENDED = 2_000;
 
 /** Faults caused by the client itself. They are not failures. */
 const ofTheClient = new Set<string | null>(['bridge_turn_cancelled']);
@@ -332,19 +339,21 @@ function endingOf(line: TurnLine): FlightEnding {
   };
 }
 
-/** Creates the in-memory list of the last 500 failed requests. */
+/** Creates the in-memory lists of the last requests: 500 that failed, 2,000 others. */
 export function createFailures(options: { workerId(): string; clock: Pick<Clock, 'wall'> }): Failures {
   const kept: FailedRequest[] = [];
-  const keep = (failed: Omit<FailedRequest, 't' | 'workerId'>) => {
-    kept.push({ t: options.clock.wall(), workerId: options.workerId(), ...failed });
-    if (kept.length > MOST) kept.shift();
+  const well: FailedRequest[] = [];
+  const keep = (request: Omit<FailedRequest, 't' | 'workerId'>, among = kept, most = MOST) => {
+    among.push({ t: options.clock.wall(), workerId: options.workerId(), ...request });
+    if (among.length > most) among.shift();
   };
   return {
     turnEnded(line) {
       const { request, session, turn, terminal, fault, cause, upstreamStatus } = line;
       const isBad = terminal === 'failed' || terminal === 'lost' || (fault !== null && terminal !== 'completed');
-      if (!isBad || ofTheClient.has(fault)) return;
-      keep({ request, session, turn, fault, cause, upstreamStatus, ending: endingOf(line) });
+      const ended = { request, session, turn, fault, cause, upstreamStatus, ending: endingOf(line) };
+      if (!isBad || ofTheClient.has(fault)) keep(ended, well, MOST_ENDED);
+      else keep(ended);
     },
     requestFailed: (request, fault, cause) =>
       keep({ request, session: null, turn: null, fault, cause, upstreamStatus: null, ending: null }),
@@ -355,6 +364,12 @@ export function createFailures(options: { workerId(): string; clock: Pick<Clock,
         if (of === null || [each.request, each.turn, each.session].includes(of)) found.push(each);
       }
       return found;
+    },
+    ended(beginning, limit) {
+      const named = (each: FailedRequest) =>
+        [each.request, each.turn, each.session].some((id) => id?.startsWith(beginning));
+      const found = [...kept.filter(named), ...well.filter(named)];
+      return found.sort((one, other) => other.t - one.t).slice(0, limit);
     },
   };
 }

@@ -637,7 +637,7 @@ class Claimer {
 /** Interval at which a drain checks whether the last turn has ended, in milliseconds. */
 const LOOK_EVERY = 25;
 /** Time allowed for settling cancelled turns, in milliseconds. */
-const SETTLE_GRACE = 5_000;
+export const SETTLE_GRACE = 5_000;
 
 /** Sends every session the drain event: idle ones release themselves at once, the others when their turn has ended. */
 export function releaseIdle(registry: SessionRegistry): void {

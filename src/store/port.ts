@@ -351,6 +351,12 @@ export interface SessionSummary extends SessionRow {
   lastTurn: { state: TurnState; outcome: string | null; form: TurnMetrics['form'] } | null;
 }
 
+/** Id of a session, a turn or a response. */
+export interface FoundId {
+  id: string;
+  sessionId: string;
+}
+
 /** Turn of another session that continues a turn of this one. */
 export interface ForkedTurn {
   turnId: string;
@@ -444,6 +450,12 @@ export interface StoreAdmin {
    * out.
    */
   ownedSessions(): Promise<readonly OwnedSessions[]>;
+  /**
+   * Returns ids of sessions, turns and responses that begin with these letters, digits and signs, each with its session.
+   *
+   * @param limit greatest number of ids of one kind
+   */
+  idsBeginning(beginning: string, limit: number): Promise<readonly FoundId[]>;
   /** Returns the turns of other sessions that continue a turn of this one, newest first. */
   forksOf(sessionId: string, limit: number): Promise<readonly ForkedTurn[]>;
   /** Removes the owner of an idle session. The epoch is raised, which fences the former owner. */

@@ -1,9 +1,10 @@
 import { execFile } from 'node:child_process';
-import { cp, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { cp, mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it, vi } from 'vitest';
 import { version } from '../../src/version.ts';
+import { startProgram } from '../support/program.ts';
 
 const ROOT = join(import.meta.dirname, '..', '..');
 vi.setConfig({ testTimeout: 180_000, hookTimeout: 180_000 });
@@ -44,22 +45,42 @@ it('A usage error makes the program exit with 2', async () => {
 });
 
 it.each<[string, string, RegExp]>([
-  [
-    'a Node that is too old',
-    '20.20.2',
-    /^holdfast: Node 22\.19 or newer is needed; this is 20\.20\.2 .*npm start.*\n$/,
-  ],
-  [
-    'a Node without TypeScript',
-    '23.2.0',
-    /^holdfast: this Node \(23\.2\.0\) does not run TypeScript: .*npm run build.*\n$/,
-  ],
+  ['a Node that is too old', '20.20.2', /^holdfast: Node 22\.19 or newer is needed; this is 20\.20\.2 .*npm ci.*\n$/],
+  ['a Node without TypeScript', '23.2.0', /^holdfast: this Node \(23\.2\.0\) does not run TypeScript: .*npm ci.*\n$/],
 ])('The program explains in one line what to do with %s', async (_, as, says) => {
   await mkdir(join(home, 'src'));
   await writeFile(join(home, 'src', 'cli.ts'), '');
   const { code, out, err } = await run(join(home, 'bin', 'holdfast.js'), as);
   expect([code, out]).toEqual([1, '']);
   expect(err).toMatch(says);
+});
+
+it.each(['20.20.2', '23.2.0'])(
+  'Under Node %s, the program of a clone runs under the Node that npm ci has installed',
+  async (as) => {
+    await mkdir(join(home, 'src'));
+    await writeFile(
+      join(home, 'src', 'cli.ts'),
+      'const seen: string[] = [process.versions.node, ...process.argv.slice(2)]; console.log(JSON.stringify(seen)); process.exit(3);',
+    );
+    await mkdir(join(home, 'node_modules', 'node', 'bin'), { recursive: true });
+    await symlink(process.execPath, join(home, 'node_modules', 'node', 'bin', 'node'));
+    const { code, out, err } = await run(join(home, 'bin', 'holdfast.js'), as, ['explain', 'a b']);
+    expect([code, out, err]).toEqual([3, `${JSON.stringify([process.versions.node, 'explain', 'a b'])}\n`, '']);
+  },
+);
+
+it('A signal to the program reaches the one that runs under the bundled Node, and both end alike', async () => {
+  await mkdir(join(home, 'src'));
+  const told = "process.on('SIGTERM', () => { console.log('drained'); process.exit(0); }); setInterval(() => {}, 1e6);";
+  await writeFile(join(home, 'src', 'cli.ts'), `${told} console.log('up');`);
+  await mkdir(join(home, 'node_modules', 'node', 'bin'), { recursive: true });
+  await symlink(process.execPath, join(home, 'node_modules', 'node', 'bin', 'node'));
+  const program = startProgram(process.execPath, [...pretends('20.20.2'), join(home, 'bin', 'holdfast.js')]);
+  await program.says('up');
+  program.signal('SIGTERM');
+  expect(await program.gone).toEqual({ code: 0, signal: null });
+  expect(program.text()).toContain('drained');
 });
 
 it('The program reports an incomplete package in one line', async () => {

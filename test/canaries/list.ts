@@ -1125,28 +1125,28 @@ export const canaries: readonly Canary[] = [
   // Signals, data directories, and reports of failures.
   {
     name: 'a worker handles the signals of its process group',
-    file: 'src/cli.ts',
+    file: 'src/serve.ts',
     find: '  onSignal = () => {};',
     replace: '',
     tests: signals,
   },
   {
     name: 'a signal that arrives twice counts as two requests',
-    file: 'src/cli.ts',
+    file: 'src/serve.ts',
     find: 'performance.now() - firstAt >= SAME_REQUEST_MS',
     replace: 'true',
     tests: signals,
   },
   {
     name: 'a worker whose supervisor is gone exits during its turns',
-    file: 'src/cli.ts',
+    file: 'src/serve.ts',
     find: '  cluster.worker!.exitedAfterDisconnect = true;',
     replace: '',
     tests: signals,
   },
   {
     name: 'a server started by npm outlives its shell',
-    file: 'src/cli.ts',
+    file: 'src/serve.ts',
     find: 'process.ppid !== ppid && ',
     replace: 'process.ppid === -1 && ',
     tests: signals,

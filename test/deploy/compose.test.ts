@@ -1,6 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import { expect, it } from 'vitest';
 import { readConfig } from '../../src/config.ts';
+import { longestShutdown } from '../../src/worker.ts';
 import { type ComposeService, readCompose, secrets } from './compose.ts';
 import { say, startTopology, turn } from './topology.ts';
 
@@ -20,7 +21,7 @@ it('The settings of every worker are valid, and its drain fits into the time tha
   for (const [, service] of workers) {
     const { deadlines } = readConfig(service.environment!);
     const grace = Number(/^(\d+)s$/.exec(service.stop_grace_period!)![1]) * 1_000;
-    expect(grace).toBeGreaterThanOrEqual(deadlines.lameDuck + deadlines.drain + 20_000);
+    expect(grace).toBeGreaterThanOrEqual(longestShutdown(deadlines));
     expect(service).toMatchObject({ read_only: true, user: '65532:65532' } satisfies ComposeService);
   }
 });
@@ -81,11 +82,8 @@ it.skipIf(process.platform !== 'linux')(
       });
       while (!over) {
         expect(await ask('During the drain.')).toMatchObject({ status: 200, session: created.session });
-        await new Promise((resolve) => setTimeout(resolve, 500));
       }
-      const { code, ms } = await stopped;
-      expect(code).toBe(0);
-      expect(ms).toBeLessThan(55_000);
+      expect(await stopped).toBe(0);
       expect(await first!.check()).toBe(1);
       for (const text of ['After it.', 'And again.', 'Once more.', 'The last.']) {
         expect(await ask(text)).toMatchObject({ status: 200, session: created.session });

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { parse, parseAllDocuments } from 'yaml';
 import { readConfig } from '../../src/config.ts';
+import { longestShutdown } from '../../src/worker.ts';
 import { ABSENT, CHART, NAME, plainManifests, plainValues, render, secretVariables, settable } from './chart.ts';
 import { pythonWith, run } from './tools.ts';
 
@@ -71,9 +72,7 @@ describe('The plain manifests', () => {
 
   it('grant the time of a whole drain before a pod is killed', () => {
     const { deadlines } = readConfig({ ...podEnv(), ...secret });
-    expect(pod.terminationGracePeriodSeconds * 1_000).toBeGreaterThanOrEqual(
-      deadlines.lameDuck + deadlines.drain + 20_000,
-    );
+    expect(pod.terminationGracePeriodSeconds * 1_000).toBeGreaterThanOrEqual(longestShutdown(deadlines));
     // Endpoints are withdrawn while the worker still serves.
     const { periodSeconds, failureThreshold } = container.readinessProbe;
     expect(deadlines.lameDuck).toBeGreaterThan(periodSeconds * failureThreshold * 1_000);
@@ -197,7 +196,7 @@ describe('The chart', () => {
     const [set] = made.filter((each) => each.kind === 'StatefulSet');
     expect(set!.spec.replicas).toBeUndefined();
     expect(made.some((each) => each.kind === 'HorizontalPodAutoscaler')).toBe(true);
-    expect(set!.spec.template.spec.terminationGracePeriodSeconds).toBe(603 + 20);
+    expect(set!.spec.template.spec.terminationGracePeriodSeconds).toBe(603 + 25);
     const { env } = set!.spec.template.spec.containers[0];
     expect(env).toContainEqual({ name: 'HOLDFAST_MAX_BODY_BYTES', value: '67108864' });
     expect(env).toContainEqual({ name: 'HOLDFAST_ADVERTISE_URL', value: 'http://$(POD_IP):8788' });

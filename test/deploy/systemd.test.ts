@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { readConfig } from '../../src/config.ts';
+import { longestShutdown } from '../../src/worker.ts';
 import { run, which } from './tools.ts';
 
 const UNITS = 'deploy/systemd';
@@ -27,7 +28,7 @@ describe.each(['holdfast.service', 'holdfast@.service'])('%s', (name) => {
     const file = { DATABASE_URL: 'postgres://127.0.0.1/holdfast', HOLDFAST_SECRETS: `k1:${'5'.repeat(64)}` };
     const { deadlines, limits } = readConfig({ ...environment(unit, '8791'), ...file });
     const { TimeoutStopSec, LimitNOFILE, KillMode } = values(unit);
-    expect(Number(TimeoutStopSec) * 1_000).toBeGreaterThanOrEqual(deadlines.lameDuck + deadlines.drain + 20_000);
+    expect(Number(TimeoutStopSec) * 1_000).toBeGreaterThanOrEqual(longestShutdown(deadlines));
     expect(Number(LimitNOFILE)).toBeGreaterThan(limits.connections + limits.sockets);
     expect(KillMode).toBe('mixed');
   });

@@ -30,8 +30,8 @@ export interface TopologyWorker {
   readonly env: Readonly<Record<string, string>>;
   /** Runs the healthcheck that `compose.yaml` declares; returns its exit code. */
   check(): Promise<number | null>;
-  /** Sends SIGTERM; resolves with the exit code and the time it took. */
-  stop(): Promise<{ code: number | null; ms: number }>;
+  /** Sends SIGTERM; resolves with the exit code. */
+  stop(): Promise<number | null>;
 }
 
 const CLI = join(import.meta.dirname, '..', '..', 'src', 'cli.ts');
@@ -127,9 +127,8 @@ export async function startTopology(balancer?: Topology['balancer']): Promise<To
             }),
           ),
         async stop() {
-          const from = performance.now();
           child.kill('SIGTERM');
-          return { code: await ended(child), ms: performance.now() - from };
+          return ended(child);
         },
       };
     });

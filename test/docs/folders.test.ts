@@ -27,7 +27,9 @@ const ORDER: readonly string[][] = [
   ['storage.ts', 'worker.ts'],
   ['hooks.ts'],
   ['bridge.ts'],
-  ['ask.ts', 'supervisor.ts', 'command-line.ts', 'cli.ts', 'index.ts'],
+  ['command-line.ts'],
+  ['commands'],
+  ['supervisor.ts', 'serve.ts', 'cli.ts', 'index.ts'],
   ['testing'],
 ];
 

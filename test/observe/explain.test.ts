@@ -79,7 +79,8 @@ it('A story describes the owner, the events, and why the client got its answer',
     '12:00:00.004 Epoch 2: a retry by the client resumed the stream, which has no effect in that state; ' +
       'it stayed in live.settling.asking.',
   );
-  expect(story.at(-4)).toBe('Turn 70000000 was started by worker aaaa1111 in epoch 2 and is recorded as lost.');
+  expect(story.at(-5)).toBe('Turn 70000000 was started by worker aaaa1111 in epoch 2 and is recorded as lost.');
+  expect(story.at(-2)).toMatch(/^The client got 502 bridge_upstream_lost \(code bridge_upstream_lost\)/);
   expect(story.at(-1)).toMatch(/^Reason for the client's answer: bridge_upstream_lost: .+\./);
 });
 

@@ -3,12 +3,12 @@ import { createServer as createHttpServer } from 'node:http';
 import { type AddressInfo, createServer, type Server } from 'node:net';
 import { pino } from 'pino';
 import { afterEach, describe, expect, it, vi } from 'vitest';
-import { tellStory } from '../../src/ask.ts';
 import { systemClock } from '../../src/system.ts';
 import { type TestBridge, testBridge } from '../../src/testing/index.ts';
 import { createMemoryDatabase, createMemoryStore } from '../../src/testing/memory-store/index.ts';
 import { unreachable } from '../../src/upstream/errors.ts';
 import { type Answer, post } from '../support/client.ts';
+import { storyOf } from '../support/command.ts';
 import { until } from '../support/until.ts';
 import { freePort } from '../support/worker-process.ts';
 
@@ -59,7 +59,7 @@ async function expectTold(at: TestBridge, lines: Line[], answer: Answer, kind: s
   const line = lines.find((each) => each.msg === 'turn')!;
   expect(line).toMatchObject({ request, cause });
   expect(await counted(at, `holdfast_upstream_failures_total{cause="${kind}"}`)).toBeGreaterThan(0);
-  const story = await tellStory(request, { url: at.url, adminToken: null });
+  const story = await storyOf(request, at.url);
   expect(story).toContain(`Request ${request}`);
   expect(story).toContain(cause);
   const { failures } = (await (await fetch(`${at.url}/admin/failures`)).json()) as { failures: Line[] };
@@ -139,7 +139,7 @@ describe('an upstream that cannot be reached', () => {
     const port = await freePort();
     const { at } = await start(`http://127.0.0.1:${port}/v1`);
     const answer = await fetch(`${at.url}/v1/models`, { headers: { authorization: 'Bearer sk-test' } });
-    const story = await tellStory(answer.headers.get('x-request-id')!, { url: at.url, adminToken: null });
+    const story = await storyOf(answer.headers.get('x-request-id')!, at.url);
     expect(story).toContain(`ECONNREFUSED at 127.0.0.1:${port}`);
   });
 
@@ -150,7 +150,7 @@ describe('an upstream that cannot be reached', () => {
     const { at } = await start(`http://127.0.0.1:${port}/v1`, env, database);
     const { at: other } = await start(null, env, database);
     const answer = await ask(at);
-    const story = await tellStory(answer.headers['x-request-id']!, { url: other.url, adminToken: null });
+    const story = await storyOf(answer.headers['x-request-id']!, other.url);
     expect(story).toContain(`ECONNREFUSED at 127.0.0.1:${port}`);
     // The story of its session comes from the worker that still has it in memory.
     expect(story).toContain('Epoch 1');

@@ -1,23 +1,39 @@
 import { pino } from 'pino';
-import { afterEach, expect, it } from 'vitest';
-import { tellStory } from '../../src/ask.ts';
+import { afterEach, expect, it, vi } from 'vitest';
 import { startTestBridge, type TestBridge } from '../support/bridge.ts';
 import { post } from '../support/client.ts';
+import { storyOf } from '../support/command.ts';
 import { until } from '../support/until.ts';
 import { freePort } from '../support/worker-process.ts';
 
 let at: TestBridge;
 afterEach(() => at.close());
 
-const asked = () => ({ url: at.url, adminToken: null });
-
 it('A story by session or response id describes the events and why the client got its answer', async () => {
   at = await startTestBridge();
   const first = await post(at.url, { model: 'm', stream: true, store: false, input: 'one' }, { 'thread-id': 't' });
-  const story = await tellStory(first.body.id, asked());
+  const story = await storyOf(first.body.id, at.url);
   expect(story).toContain('The upstream ended the turn');
   expect(story).toMatch(/Replayed, it ends in \{"live":"idle"\}/);
-  await expect(tellStory('resp_unknown', asked())).rejects.toThrow('There is no such session or response.');
+  await expect(storyOf('resp_unknown', at.url)).rejects.toThrow('There is no such session or response.');
+});
+
+it('A story by the beginning of an id, or by a request, names what the client got', async () => {
+  at = await startTestBridge();
+  const first = await post(at.url, { model: 'm', stream: true, store: false, input: 'one' }, { 'thread-id': 't' });
+  const session = String(first.headers['x-holdfast-session']);
+  const request = String(first.headers['x-request-id']);
+  const answer = `The client got the provider's answer ${first.body.id}, completed, with x-holdfast-outcome created.`;
+  expect(await storyOf(first.body.id, at.url)).toContain(answer);
+  expect(await storyOf(first.body.id.slice(0, -4), at.url)).toContain(answer);
+  expect(await storyOf(session.slice(0, 8), at.url)).toContain(`Session ${session.slice(0, 8)}, as recorded`);
+  for (const named of [request, request.slice(0, 8)]) {
+    const story = await storyOf(named, at.url);
+    expect(story).toContain(`Request ${request}, turn`);
+    expect(story).toContain("The client got the provider's answer, completed, with x-holdfast-outcome created.");
+  }
+  await post(at.url, { model: 'm', stream: true, store: false, input: 'two' }, { 'thread-id': 'u' });
+  await expect(storyOf('resp', at.url)).rejects.toThrow(/Several ids begin with resp: resp_\w+, resp_\w+/);
 });
 
 it('The story of a turn that ended badly is stored and available after a restart', async () => {
@@ -27,7 +43,7 @@ it('The story of a turn that ended badly is stored and available after a restart
   const session = String(cut.headers['x-holdfast-session']);
   await until(async () => (await at.store.story(session)) !== null);
   await at.restart();
-  const story = await tellStory(session, asked());
+  const story = await storyOf(session, at.url);
   expect(story).toContain('bridge_upstream_lost');
   expect(story).not.toContain('"one"');
 });
@@ -38,7 +54,7 @@ it('A story names cause and host when the upstream could not be reached, with or
   const port = await freePort();
   at = await startTestBridge({ logger, env: { HOLDFAST_UPSTREAM_URL: `http://127.0.0.1:${port}/v1?key=secret` } });
   await post(at.url, { model: 'm', stream: true, store: false, input: 'one' });
-  const story = await tellStory(sessions.findLast((id) => id !== undefined)!, asked());
+  const story = await storyOf(sessions.findLast((id) => id !== undefined)!, at.url);
   expect(story).toContain(`ECONNREFUSED at 127.0.0.1:${port}`);
   expect(story).not.toContain('secret');
 });
@@ -46,6 +62,8 @@ it('A story names cause and host when the upstream could not be reached, with or
 it('Stories need the admin token where there is one', async () => {
   at = await startTestBridge({ env: { HOLDFAST_ADMIN_TOKEN: 'operator' } });
   const first = await post(at.url, { model: 'm', stream: true, input: 'one' });
-  await expect(tellStory(first.body.id, asked())).rejects.toThrow('API key');
-  expect(await tellStory(first.body.id, { ...asked(), adminToken: 'operator' })).toContain('Session');
+  await expect(storyOf(first.body.id, at.url)).rejects.toThrow('set HOLDFAST_ADMIN_TOKEN');
+  vi.stubEnv('HOLDFAST_ADMIN_TOKEN', 'operator');
+  expect(await storyOf(first.body.id, at.url)).toContain('Session');
+  vi.unstubAllEnvs();
 });

@@ -174,6 +174,10 @@ describe.each(['force_custom_plan', 'force_generic_plan'])('statement plans with
       ['sessions', () => store.sessions(100)],
       ['keys', () => store.keysOf(id)],
       ['forks', () => store.forksOf(id, 20)],
+      ...[id, head, response].map((whole): [string, () => Promise<unknown>] => [
+        `ids that begin with ${whole.slice(0, -2)}`,
+        () => store.idsBeginning(whole.slice(0, -2), 5),
+      ]),
       ['story', () => store.story(id)],
       ['a story kept', () => store.keepStory(id, randomUUID(), {})],
       ['an erasure', () => store.eraseResponse(scope, response)],

@@ -4,6 +4,7 @@ import { deadlineKnobs, limitKnobs, settings } from '../../src/config.ts';
 import { catalogue } from '../../src/errors.ts';
 import { outcomeTable } from '../../src/resolve/outcomes.ts';
 import type { Outcome } from '../../src/resolve/types.ts';
+import { writeCommands } from './commands-page.ts';
 import { writeMetrics } from './metrics-table.ts';
 import { writeOptions } from './setting-options.ts';
 
@@ -78,4 +79,5 @@ if (import.meta.main) {
   await writeFile(README, (await renderReadme()).rendered);
   await writeMetrics();
   await writeOptions();
+  await writeCommands();
 }

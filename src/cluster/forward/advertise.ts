@@ -128,8 +128,8 @@ interface CheckOptions {
   url: string;
   workerId: string;
   clock: Clock;
-  /** Time within which the URL must answer, in milliseconds; DNS may need a moment. Default 5 s. */
-  timeoutMs?: number;
+  /** Time within which the URL must answer, in milliseconds (HOLDFAST_ADVERTISE_MS). DNS may need a moment. */
+  timeoutMs: number;
 }
 
 const PAUSE_MS = 200;
@@ -141,7 +141,7 @@ const answerSchema = z.object({ id: z.string() });
  *
  * @throws ConfigError if another worker answers, or no worker does in time
  */
-export async function checkAdvertised({ url, workerId, clock, timeoutMs = 5_000 }: CheckOptions): Promise<void> {
+export async function checkAdvertised({ url, workerId, clock, timeoutMs }: CheckOptions): Promise<void> {
   const until = clock.now() + timeoutMs;
   for (;;) {
     const found = await ask(url, Math.max(1, until - clock.now()), clock);
@@ -154,8 +154,8 @@ export async function checkAdvertised({ url, workerId, clock, timeoutMs = 5_000 
     }
     if (clock.now() + PAUSE_MS >= until) {
       throw new ConfigError(
-        `Other workers would not reach this one at ${url}: ${found.reason}. ` +
-          'Check HOLDFAST_ADVERTISE_URL, HOLDFAST_INTERNAL_HOST and HOLDFAST_INTERNAL_PORT.',
+        `Other workers would not reach this one at ${url}: ${found.reason}. Check HOLDFAST_ADVERTISE_URL, ` +
+          `HOLDFAST_INTERNAL_HOST and HOLDFAST_INTERNAL_PORT. It was asked for ${timeoutMs} ms (HOLDFAST_ADVERTISE_MS).`,
       );
     }
     await new Promise<void>((done) => clock.after(PAUSE_MS, done));

@@ -116,7 +116,7 @@ interface ForwardTokensOptions {
 /** Lifetime of a token, in milliseconds. */
 const LIFE_MS = 10_000;
 /** Maximum clock skew between two workers, in milliseconds: a token issued further in the future is refused. */
-const SKEW_MS = 10_000;
+export const SKEW_MS = 10_000;
 /** Maximum length of a token, in characters. */
 const MAX_LENGTH = 4096;
 const VERSION = 1;

@@ -14,7 +14,14 @@ export const VIEW_PATH = '/internal/view';
 export const viewQuestion = z.object({
   sessionIds: z.array(z.string().max(200)).max(500).readonly(),
   recordOf: z.string().nullable(),
-  failures: z.object({ of: z.string().max(200).nullable(), limit: z.int().min(1).max(200) }).optional(),
+  failures: z
+    .object({
+      of: z.string().max(200).nullable(),
+      limit: z.int().min(1).max(200),
+      /** `of` is the beginning of an id, and requests that ended well are asked for too. */
+      ended: z.boolean().optional(),
+    })
+    .optional(),
 });
 export type ViewQuestion = z.infer<typeof viewQuestion>;
 

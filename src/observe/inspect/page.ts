@@ -1,5 +1,5 @@
-import { createHash } from 'node:crypto';
 import express, { type Router } from 'express';
+import { inlineSource } from '../../headers.ts';
 import type { AccessRule } from '../../http/access.ts';
 import type { Clock, Ids } from '../../system.ts';
 
@@ -105,7 +105,6 @@ if (named.length > 0) begin();
 `;
 
 const escaped = (text: string) => text.replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
-const sourceHash = (text: string) => `'sha256-${createHash('sha256').update(text).digest('base64')}'`;
 
 const html = (inspectorUrl: string) => `<!doctype html>
 <html lang="en">
@@ -146,8 +145,8 @@ export function inspectPage({ allow, tickets, inspectorUrl }: InspectPageOptions
   const page = html(inspectorUrl);
   const policy = [
     "default-src 'none'",
-    `script-src ${sourceHash(script)}`,
-    `style-src ${sourceHash(style)}`,
+    `script-src ${inlineSource(script)}`,
+    `style-src ${inlineSource(style)}`,
     "connect-src 'self'",
     `frame-src ${new URL(inspectorUrl).origin}`,
     "base-uri 'none'",

@@ -143,6 +143,39 @@ function weakness({ uid, gid, mode }: Stat, users: ReadonlySet<number>, isParent
 
 type Stat = Awaited<ReturnType<typeof stat>> & { uid: number; gid: number; mode: number };
 
+/** Part of a path that another user may change. */
+interface Unsafe {
+  path: string;
+  /** Why, as the end of a sentence. */
+  weakness: string;
+  /** It is the end of the path, and this process may take the right away. */
+  mendable: boolean;
+}
+
+/** Returns the parts of an existing path, from its end, that another user may change. */
+export async function unsafeParts(path: string, also: readonly number[] = []): Promise<Unsafe[]> {
+  if (process.platform === 'win32') return [];
+  const users = await trustedUsers();
+  for (const uid of also) users.add(uid);
+  const real = await realpath(path);
+  const found: Unsafe[] = [];
+  for (let at = real; ; at = dirname(at)) {
+    const isParent = at !== real;
+    const info = (await stat(at)) as Stat;
+    const weak = weakness(info, users, isParent);
+    if (weak !== null) {
+      const mine = users.has(info.uid) && (info.uid === process.getuid!() || process.getuid!() === 0);
+      found.push({ path: at, weakness: weak, mendable: mine && !isParent });
+    }
+    if (dirname(at) === at) return found;
+  }
+}
+
+/** Returns the message about a part of a path that another user may change. */
+export const unsafeMessage = ({ path, weakness }: Pick<Unsafe, 'path' | 'weakness'>): string =>
+  `${path} ${weakness}, who could put code or data into the embedded database: take that right away (chmod go-w, or ` +
+  'chmod +t for a directory that is shared), choose another place, or set DATABASE_URL.';
+
 /**
  * Ensures that no other user may change a path: neither the path itself nor any directory above it. Group and world write
  * permission on the path itself is removed if it belongs to this user, or to an accepted user and this process is root.
@@ -151,25 +184,9 @@ type Stat = Awaited<ReturnType<typeof stat>> & { uid: number; gid: number; mode:
  * @throws `UnsafePath` whose message says what to do
  */
 export async function requireSafe(path: string, also: readonly number[] = []): Promise<void> {
-  if (process.platform === 'win32') return;
-  const users = await trustedUsers();
-  for (const uid of also) users.add(uid);
-  const real = await realpath(path);
-  for (let at = real; ; at = dirname(at)) {
-    const isParent = at !== real;
-    const info = (await stat(at)) as Stat;
-    const weak = weakness(info, users, isParent);
-    if (weak !== null) {
-      const mine = !isParent && users.has(info.uid) && (info.uid === process.getuid!() || process.getuid!() === 0);
-      if (mine) await chmod(at, info.mode & 0o7777 & ~(GROUP_WRITE | OTHERS_WRITE));
-      else {
-        throw new UnsafePath(
-          `${at} ${weak}, who could put code or data into the embedded database: take that right away (chmod go-w, or ` +
-            'chmod +t for a directory that is shared), choose another place, or set DATABASE_URL.',
-        );
-      }
-    }
-    if (dirname(at) === at) return;
+  for (const part of await unsafeParts(path, also)) {
+    if (!part.mendable) throw new UnsafePath(unsafeMessage(part));
+    await chmod(part.path, (await stat(part.path)).mode & 0o7777 & ~(GROUP_WRITE | OTHERS_WRITE));
   }
 }
 

@@ -1,7 +1,7 @@
 import { createHash, randomBytes } from 'node:crypto';
-import { chmod, chown, cp, lstat, mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises';
+import { chmod, chown, cp, lstat, mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
-import { listenAlone, socketPath } from '../../exclusive-socket.ts';
+import { listenAlone, probe, socketPath } from '../../exclusive-socket.ts';
 import {
   findBinaries,
   isReachableByOthers,
@@ -16,6 +16,7 @@ import {
   findOrphan,
   loadOrCreateSecret,
   runsThere,
+  serverOf,
   startServer,
   stopServer,
   urlOf,
@@ -77,7 +78,7 @@ const formerHome = (dataDir: string) =>
   join(FORMER_HOMES, createHash('sha256').update(dataDir).digest('hex').slice(0, 16));
 
 /** Gives a copied tree to the server's user and flushes it to disk. */
-async function handOver(path: string, user: Unprivileged): Promise<void> {
+export async function handOver(path: string, user: Unprivileged): Promise<void> {
   const info = await lstat(path);
   if (info.isDirectory()) for (const name of await readdir(path)) await handOver(join(path, name), user);
   if (!info.isSymbolicLink()) await chown(path, user.uid, user.gid);
@@ -169,6 +170,26 @@ export async function startEmbeddedPostgres(options: EmbeddedOptions): Promise<E
     await lock.close();
     throw error;
   }
+}
+
+/** State of a data directory, seen from outside. */
+export interface DataDirState {
+  /** It has a cluster, which was made by this major version of PostgreSQL; null without one. */
+  major: string | null;
+  /** A Holdfast uses it now. */
+  inUse: boolean;
+  /** Address of the server that this Holdfast runs; null when none answers. */
+  url: string | null;
+}
+
+/** Looks at a data directory without changing anything. */
+export async function dataDirState(given: string): Promise<DataDirState> {
+  const dataDir = resolve(given);
+  const read = (name: string) => readFile(join(dataDir, name), 'utf8').catch(() => null);
+  const [major, password] = await Promise.all([read('pg/PG_VERSION'), read('pg.password')]);
+  const inUse = (await probe(socketPath(dataDir, 'holdfast'))) === 'answered';
+  const server = inUse && password !== null ? await serverOf(join(dataDir, 'pg'), password.trim()) : null;
+  return { major: major?.trim() ?? null, inUse, url: server && urlOf(server.port, password!.trim()) };
 }
 
 /**

@@ -198,6 +198,16 @@ async function mayServe(pid: number, dir: string): Promise<boolean> {
 }
 
 /**
+ * Returns the server of a cluster that another process runs; null when none answers. Unlike an adopted one it is not
+ * stopped when this process ends.
+ */
+export async function serverOf(dir: string, password: string): Promise<{ pid: number; port: number } | null> {
+  const { pid, port } = await lockFile(dir);
+  if (pid === null || port === null || !isAlive(pid)) return null;
+  return (await canConnect(port, password)) === 'yes' ? { pid, port } : null;
+}
+
+/**
  * Servers that this process has started or adopted. They are stopped in order when this process ends, except by SIGKILL;
  * the next start adopts a server left behind by that.
  */

@@ -39,6 +39,29 @@ const IDLE_CONNECTION_MS = 600_000;
 const CONNECT_MS = 10_000;
 
 /**
+ * Migrates a database, as the opening of the store does.
+ *
+ * @param options.onMigration called before each migration that is executed, with its position and the number of all
+ * @returns the schema that holds the tables
+ * @throws `DatabaseUnusable` that names host, database and cause
+ */
+export async function migrateDatabase(
+  options: Pick<PostgresStoreOptions, 'url' | 'schema'> & Pick<MigrateOptions, 'onMigration'>,
+): Promise<string> {
+  const { url, schema = null, ...heard } = options;
+  const place = placeOf(url);
+  const orm = createOrm(() => Promise.reject(new Error('migrations have a connection of their own')));
+  try {
+    const connection = { connectionString: url, connectionTimeoutMillis: CONNECT_MS };
+    return await migrate(orm, { connect: () => connectTo(connection, place), place, schema, ...heard });
+  } catch (error) {
+    throw unusable(error, place);
+  } finally {
+    await orm.close(true);
+  }
+}
+
+/**
  * Opens the store: migrates the database, checks its version, and creates a pool (the connections of MikroORM and of the
  * fence alike) and a heartbeat connection.
  *
@@ -176,6 +199,7 @@ export function storeOver(
     listSessions: sessions.listSessions.bind(sessions),
     turnDetails: turns.turnDetails.bind(turns),
     keysOf: sessions.keysOf.bind(sessions),
+    idsBeginning: sessions.idsBeginning.bind(sessions),
     ownedSessions: sessions.ownedSessions.bind(sessions),
     forksOf: turns.forksOf.bind(turns),
     operatorRelease: (sessionId) => sessions.operate(sessionId, 'release'),

@@ -33,6 +33,24 @@ export interface MigrateOptions {
   place: Place;
   /** Schema to use; null: the one that holds Holdfast's tables, else `holdfast`. */
   schema: string | null;
+  /** Called before each migration that is executed, with its position and the number of all that will be. */
+  onMigration?: (name: string, position: number, of: number) => void;
+}
+
+/** State of the tables in a database. */
+export interface SchemaStatus {
+  /** Version of the server, as it names itself. */
+  server: string;
+  /** Schema of the tables, or the one where they will be. */
+  schema: string;
+  /** The schema has Holdfast's tables. */
+  exists: boolean;
+  /** They were made by a development version, from which there is no migration. */
+  development: boolean;
+  /** Every migration of this release, oldest first. `executedAt` is ISO 8601, null while the migration is pending. */
+  migrations: { name: string; executedAt: string | null }[];
+  /** Executed migrations that this release does not know: a newer release has executed them. */
+  newer: string[];
 }
 
 /**
@@ -55,12 +73,7 @@ export async function migrate(orm: MikroORM, options: MigrateOptions): Promise<s
   client.on('error', onError);
   let clean = false;
   try {
-    const { rows } = await client.query<{ num: string; version: string; standby: boolean }>(
-      `select current_setting('server_version_num') as num, current_setting('server_version') as version,
-              pg_is_in_recovery() or current_setting('transaction_read_only')::boolean as standby`,
-    );
-    const { num, version, standby } = rows[0]!;
-    assertServer({ versionNum: Number(num), version, standby }, options.place);
+    await serverVersion(client, options.place);
     await client.query('begin');
     for (const [name, ms] of Object.entries(LIMITS)) await client.query(`set local ${name} = ${ms}`);
     await client.query(`select pg_advisory_xact_lock(${MIGRATION_LOCK})`);
@@ -89,17 +102,66 @@ export async function connectTo(connection: pg.ClientConfig, place: Place): Prom
   return { client, end: () => client.end() };
 }
 
-async function carryOut(
-  client: pg.ClientBase,
-  orm: MikroORM,
-  { schema: wanted, place }: MigrateOptions,
-): Promise<string> {
+/**
+ * Returns the version of the server.
+ *
+ * @throws `DatabaseUnusable` for a server that is too old, or a standby
+ */
+async function serverVersion(client: pg.ClientBase, place: Place): Promise<string> {
+  const { rows } = await client.query<{ num: string; version: string; standby: boolean }>(
+    `select current_setting('server_version_num') as num, current_setting('server_version') as version,
+            pg_is_in_recovery() or current_setting('transaction_read_only')::boolean as standby`,
+  );
+  const { num, version, standby } = rows[0]!;
+  assertServer({ versionNum: Number(num), version, standby }, place);
+  return version;
+}
+
+/**
+ * Reads the state of the tables over a connection of the caller, and changes nothing.
+ *
+ * @param wanted schema to look at; null: the one that holds Holdfast's tables, else `holdfast`
+ * @throws `DatabaseUnusable` for a server that is too old, or a standby
+ */
+export async function schemaStatus(client: pg.ClientBase, place: Place, wanted: string | null): Promise<SchemaStatus> {
+  const server = await serverVersion(client, place);
+  const schema = wanted ?? (await schemaFound(client)) ?? OWN_SCHEMA;
+  const exists = await hasTables(client, schema);
+  const { rows } = exists
+    ? await client.query<{ name: string; at: string }>(
+        `select name, to_json(executed_at) #>> '{}' as at from ${quoted(schema)}.${MIGRATIONS_TABLE} order by id`,
+      )
+    : { rows: [] };
+  const executed = new Map(rows.map(({ name, at }) => [name, at]));
+  const known = new Set(migrationsList.map(({ name }) => name));
+  const development = executed.size > 0 && !executed.has(migrationsList[0]!.name);
+  return {
+    server,
+    schema,
+    exists,
+    development,
+    migrations: migrationsList.map(({ name }) => ({ name, executedAt: executed.get(name) ?? null })),
+    newer: development ? [] : [...executed.keys()].filter((name) => !known.has(name)),
+  };
+}
+
+const hasTables = async (client: pg.ClientBase, schema: string): Promise<boolean> => {
+  const { rowCount } = await client.query(
+    'select from pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname = $1 and c.relname = $2',
+    [schema, MIGRATIONS_TABLE],
+  );
+  return rowCount !== 0;
+};
+
+async function carryOut(client: pg.ClientBase, orm: MikroORM, options: MigrateOptions): Promise<string> {
+  const { schema: wanted, place } = options;
   const schema = wanted ?? (await schemaFound(client)) ?? OWN_SCHEMA;
   try {
     await createSchema(client, schema);
     await client.query(`set local search_path = ${searchPathOf(schema)}`);
     const migrations = await pending(client, schema, place);
-    for (const { name, class: Kind } of migrations) {
+    for (const [at, { name, class: Kind }] of migrations.entries()) {
+      options.onMigration?.(name, at + 1, migrations.length);
       const migration = new Kind(orm.em.getDriver(), orm.config);
       migration.up();
       for (const statement of migration.getQueries()) await client.query(String(statement));
@@ -143,6 +205,13 @@ async function schemaFound(client: pg.ClientBase): Promise<string | null> {
   return rows[0]?.schema ?? null;
 }
 
+/** Returns the message about tables of a development version. */
+export const ofDevelopment = (schema: string, place: Place): string =>
+  `${place.text}: schema "${schema}" was made by a development version of Holdfast, from which there is no migration: ` +
+  'name another schema with HOLDFAST_DB_SCHEMA (with the embedded database, or another HOLDFAST_DATA_DIR) and start ' +
+  `afresh, which leaves the old tables as they are; to keep their conversations, go on with the version that made them; ` +
+  `to lose them, run DROP SCHEMA ${quoted(schema)} CASCADE`;
+
 /** Creates the schema if it is missing. `create schema if not exists` needs the right to create one even when it exists. */
 async function createSchema(client: pg.ClientBase, schema: string): Promise<void> {
   const { rowCount } = await client.query('select from pg_namespace where nspname = $1', [schema]);
@@ -155,11 +224,7 @@ async function createSchema(client: pg.ClientBase, schema: string): Promise<void
  * @throws `DatabaseUnusable` for tables of a development version, from which no migration leads here
  */
 async function pending(client: pg.ClientBase, schema: string, place: Place): Promise<typeof migrationsList> {
-  const { rowCount } = await client.query(
-    'select from pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname = $1 and c.relname = $2',
-    [schema, MIGRATIONS_TABLE],
-  );
-  if (rowCount === 0) {
+  if (!(await hasTables(client, schema))) {
     await client.query(
       `create table ${MIGRATIONS_TABLE} (
          id serial primary key, name varchar(255) not null, executed_at timestamptz not null default current_timestamp)`,
@@ -168,11 +233,7 @@ async function pending(client: pg.ClientBase, schema: string, place: Place): Pro
   const { rows } = await client.query<{ name: string }>(`select name from ${MIGRATIONS_TABLE}`);
   const done = new Set(rows.map(({ name }) => name));
   if (done.size > 0 && !done.has(migrationsList[0]!.name)) {
-    throw new DatabaseUnusable(
-      `${place.text}: schema "${schema}" was made by a development version of Holdfast, from which there is no migration: ` +
-        'name another schema with HOLDFAST_DB_SCHEMA, or drop this one with its conversations',
-      false,
-    );
+    throw new DatabaseUnusable(ofDevelopment(schema, place), false);
   }
   return migrationsList.filter(({ name }) => !done.has(name));
 }

@@ -22,6 +22,7 @@ import type {
   CloseVerdict,
   CreateCall,
   CreateVerdict,
+  FoundId,
   KeyRef,
   Lookup,
   LookupResult,
@@ -57,7 +58,7 @@ import {
   storable,
   text,
 } from './orm.ts';
-import { lookup } from './statements.ts';
+import { idsBeginning, lookup } from './statements.ts';
 import { factsOf } from './turn-repository.ts';
 
 interface LookupAnswer {
@@ -316,6 +317,10 @@ export class SessionRepository extends RowRepository<InferEntity<typeof BridgeSe
           .select('k.session_id as id')
           .where('k.hash', 'in', [search, sql<string>`encode(sha256(convert_to(${search}, 'UTF8')), 'hex')`]),
       );
+  }
+
+  idsBeginning(beginning: string, limit: number): Promise<readonly FoundId[]> {
+    return this.read<FoundId>(idsBeginning, [text(beginning), limit]);
   }
 
   async ownedSessions(): Promise<readonly OwnedSessions[]> {

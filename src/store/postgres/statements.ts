@@ -17,6 +17,24 @@ const endingAt = (column: string) => `
             limit ${MOST_CANDIDATES})`;
 
 /**
+ * Ids that begin with a text. The range lets the index over a column serve in every collation, since no id holds anything
+ * that is sorted behind `z`; the second condition then decides.
+ */
+const beginning = (id: string, session: string, from: string, column = id) => `
+    (select ${id} as id, ${session} as "sessionId" from ${from}
+      where ${column} is not null and ${id} >= $1::text and ${id} <= $1::text || repeat('z', 64) and starts_with(${id}, $1::text)
+      limit $2)`;
+
+export const idsBeginning = {
+  name: 'holdfast_ids_beginning',
+  text: [
+    beginning('s.id', 's.id', 'bridge_session s'),
+    beginning('t.id', 't.session_id', 'turn t'),
+    beginning('holdfast_key(t.response_id)', 't.session_id', 'only turn t', 't.response_id'),
+  ].join('\n    union all'),
+};
+
+/**
  * Everything that the resolver needs, from one snapshot: the anchor's turn, the turns that end at the given places, the
  * sessions named by these, the token and the key, and the heads and owners of those sessions. A closed session is not
  * found; its turns still are.

@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { detailColumns } from '../../store/entities.ts';
 import type {
   ForkedTurn,
+  FoundId,
   KeyRef,
   OperatorVerdict,
   OwnedSessions,
@@ -195,6 +196,16 @@ export function createAdmin(db: MemoryDatabase, now: () => number) {
               },
             ],
       );
+    },
+
+    idsBeginning(beginning: string, limit: number): readonly FoundId[] {
+      const turns = [...db.turns.values()];
+      const kinds: FoundId[][] = [
+        [...db.sessions.values()].map(({ id }) => ({ id, sessionId: id })),
+        turns.map(({ id, sessionId }) => ({ id, sessionId })),
+        turns.flatMap(({ responseId, sessionId }) => (responseId === null ? [] : [{ id: responseId, sessionId }])),
+      ];
+      return kinds.flatMap((kind) => kind.filter(({ id }) => id.startsWith(beginning)).slice(0, limit));
     },
 
     forksOf(sessionId: string, limit: number): readonly ForkedTurn[] {

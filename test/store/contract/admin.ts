@@ -85,6 +85,27 @@ export function administration(given: () => Subject): void {
     expect(await store.keysOf(lane.sessionId)).toEqual([hard]);
   });
 
+  test('Ids are found by their beginning, in every kind, and by nothing else', async () => {
+    const { store } = given();
+    const responseId = `resp_${randomUUID()}`;
+    const lane = await busyLane(store, await newWorker(store));
+    await store.settle(lane.settle(lane.firstTurn.id, completed({ responseId })));
+    const running = await busyLane(store, await newWorker(store));
+    for (const { id, sessionId } of [
+      { id: lane.sessionId, sessionId: lane.sessionId },
+      { id: lane.firstTurn.id, sessionId: lane.sessionId },
+      { id: responseId, sessionId: lane.sessionId },
+      { id: running.firstTurn.id, sessionId: running.sessionId },
+    ]) {
+      for (const beginning of [id, id.slice(0, 12), id.slice(0, -1)]) {
+        expect(await store.idsBeginning(beginning, 5), beginning).toEqual([{ id, sessionId }]);
+      }
+    }
+    for (const beginning of ['%', '_', `${lane.sessionId}0`, "' or 1=1 \u0000"]) {
+      expect(await store.idsBeginning(beginning, 5)).toEqual([]);
+    }
+  });
+
   test('A session is found by the key itself, and sessions by their owner', async () => {
     const { store } = given();
     const thread = randomUUID();
