@@ -180,9 +180,9 @@ const isAlive = ({ status }: Judged) =>
 /** Test files that start a complete bridge. */
 const isSlow =
   /^test\/(?:bridge|field|recordings|property|simulation|model|invariants|observe|cluster\/forward|hostile)\//;
-/** Unit test files: no servers, no database, no per-process singletons. */
+/** Test files without anything that lives as long as their process: most are unit tests. */
 const isSwept =
-  /^test\/(?:upstream\/(?:corpus|frames|abilities|flow|pulse|request|sse|redact)|session|transcript|resolve|machines|token|json|http\/(?:owned|authentication)|field\/accounts|hostile\/tenancy)\b/;
+  /^test\/(?:upstream\/(?:corpus|frames|abilities|flow|pulse|request|sse|redact)|session|transcript|resolve|machines|token|json|http\/(?:owned|authentication)|field\/accounts|hostile\/tenancy|bridge\/contents)\b/;
 /** Swept as well, with the functions of the database replaced in place. */
 const CONTRACT = 'test/store/postgres.test.ts';
 /** Number of mutants in one sweep. */
