@@ -58,6 +58,15 @@ describe('item references', () => {
     expect(again.body).not.toHaveProperty('input_transformations');
   });
 
+  it('With the client’s own credential the provider judges references and comparisons that are unknown here', async () => {
+    await start();
+    const input = [user('one'), { type: 'item_reference', id: 'msg_nowhere' }, user('two')];
+    const compared = { prompt_cache_options: { comparison_response_id: 'resp_nowhere' } };
+    const answer = await ask(input, compared);
+    expect(answer.body.error?.bridge_code).toBeUndefined();
+    expect(sent().input).toEqual(input);
+  });
+
   it('Referenced items are still resolved when the context of the request changes', async () => {
     await start();
     const more = { store: false, include: ['reasoning.encrypted_content'] };

@@ -301,7 +301,7 @@ try {
   }
   if (missing.length > 0) progress(`measuring ${missing.length} of ${tests.length} test files`);
   // The fastest tests first, and of these the ones that load most of the mutated files.
-  const speed = (test: string) => (isSwept.test(test) ? 0 : isSlow.test(test) ? 2 : 1);
+  const speed = (test: string) => (isSlow.test(test) ? 2 : isSwept.test(test) ? 0 : 1);
   missing.sort((a, b) => speed(a.test) - speed(b.test) || b.loads - a.loads);
   const reserve = values.seconds ? Number(values.seconds) / 2 : 0;
   const measure = async (worker: Worker, { test, hash }: (typeof missing)[number]) => {
