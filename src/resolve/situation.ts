@@ -127,7 +127,7 @@ export function survey(evidence: Evidence, facts: Facts): Situation {
   const anchor = found?.turn ?? null;
   const anchorUnknown = evidence.anchor !== null && anchor === null;
 
-  const like = evidence.anchor === null && facts.like?.turn.scope === scope ? facts.like : null;
+  const like = facts.like?.turn.scope === scope ? facts.like : null;
   const parent = like && mayBeParent(like.turn) ? like : null;
 
   const others = named(evidence, facts);

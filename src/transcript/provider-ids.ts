@@ -163,8 +163,8 @@ const item = shape(
   'role status phase arguments name namespace call_id encrypted_content fingerprint code input result queries ' +
     'revised_prompt size quality background output_format execution server_label reason created_by author recipient',
   {
-    // Checked together with the item's other members.
-    id: 'elsewhere',
+    // A text is checked together with the item's other members.
+    id: 'foreign',
     content: part,
     output: part,
     outputs: part,

@@ -58,6 +58,26 @@ describe('item references', () => {
     expect(again.body).not.toHaveProperty('input_transformations');
   });
 
+  it('References are replaced by content also beside an object that only the provider knows', async () => {
+    await start();
+    const tools = [{ type: 'file_search', vector_store_ids: ['vs_1'] }];
+    const more = { store: false, include: ['reasoning.encrypted_content'] };
+    const first = await post(at.url, { model: 'gpt-5.5', tools, input: [user('one')], ...more });
+    await at.restart();
+    const input = [user('one'), ...first.body.output.map(reference), user('two')];
+    expect((await post(at.url, { model: 'gpt-5.5', tools, input, ...more })).status).toBe(200);
+    expect(sent().input.filter(({ type }) => type === 'item_reference')).toEqual([]);
+  });
+
+  it('With the client’s own credential the provider judges references and comparisons that are unknown here', async () => {
+    await start();
+    const input = [user('one'), { type: 'item_reference', id: 'msg_nowhere' }, user('two')];
+    const compared = { prompt_cache_options: { comparison_response_id: 'resp_nowhere' } };
+    const answer = await ask(input, compared);
+    expect(answer.body.error?.bridge_code).toBeUndefined();
+    expect(sent().input).toEqual(input);
+  });
+
   it('Referenced items are still resolved when the context of the request changes', async () => {
     await start();
     const more = { store: false, include: ['reasoning.encrypted_content'] };

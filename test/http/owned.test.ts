@@ -71,6 +71,17 @@ describe.each(routes)('%s /responses/:id%s under a shared upstream key', (method
   });
 });
 
+it('A query under a shared upstream key may name items of its own response, and no other object', async () => {
+  await open(shared);
+  face.service.notMade = async (_scope, ids) => ids.find((id) => id !== 'msg_1') ?? null;
+  expect((await call('GET', '/input_items?after=msg_1', 'key-ann')).status).toBe(200);
+  for (const path of ['?thing_id=1', '/input_items?conversation=conv_1']) {
+    const { status, body } = await call('GET', path, 'key-ann');
+    expect([status, body.error?.bridge_code]).toEqual([400, 'bridge_foreign_object']);
+  }
+  expect(seenUpstream()).toEqual(['GET /v1/responses/resp_1/input_items']);
+});
+
 it.each([300, 404, 500])('A response that the provider did not delete stays recorded (%i)', async (status) => {
   await open(shared, status);
   expect((await call('DELETE', '', 'key-ann')).status).toBe(status);

@@ -106,4 +106,15 @@ export const equivalents: readonly Equivalent[] = [
     mutant: 'false',
     reason: 'It tells whether the length of the body still holds, and a redacted answer never has one.',
   },
+  {
+    file: 'src/http/app.ts',
+    original: 'query.size === 0',
+    mutant: 'false',
+    reason: 'An empty query is no part of the address that is called.',
+  },
+  ...alike('src/session/decide.ts', 'Without names nothing is found and nothing is missing: the test spares a read.', [
+    ['references.length === 0 && owned.size === 0', 'false'],
+    ['missing.size > 0', 'true'],
+    ['missing.size > 0', 'missing.size >= 0'],
+  ]),
 ];

@@ -180,9 +180,9 @@ const isAlive = ({ status }: Judged) =>
 /** Test files that start a complete bridge. */
 const isSlow =
   /^test\/(?:bridge|field|recordings|property|simulation|model|invariants|observe|cluster\/forward|hostile)\//;
-/** Unit test files: no servers, no database, no per-process singletons. */
+/** Test files without anything that lives as long as their process: most are unit tests. */
 const isSwept =
-  /^test\/(?:upstream\/(?:corpus|frames|abilities|flow|pulse|request|sse|redact)|session|transcript|resolve|machines|token|json|http\/owned|hostile\/tenancy)\b/;
+  /^test\/(?:upstream\/(?:corpus|frames|abilities|flow|pulse|request|sse|redact)|session|transcript|resolve|machines|token|json|http\/(?:owned|authentication)|field\/accounts|hostile\/tenancy|bridge\/contents)\b/;
 /** Swept as well, with the functions of the database replaced in place. */
 const CONTRACT = 'test/store/postgres.test.ts';
 /** Number of mutants in one sweep. */
@@ -301,7 +301,7 @@ try {
   }
   if (missing.length > 0) progress(`measuring ${missing.length} of ${tests.length} test files`);
   // The fastest tests first, and of these the ones that load most of the mutated files.
-  const speed = (test: string) => (isSwept.test(test) ? 0 : isSlow.test(test) ? 2 : 1);
+  const speed = (test: string) => (isSlow.test(test) ? 2 : isSwept.test(test) ? 0 : 1);
   missing.sort((a, b) => speed(a.test) - speed(b.test) || b.loads - a.loads);
   const reserve = values.seconds ? Number(values.seconds) / 2 : 0;
   const measure = async (worker: Worker, { test, hash }: (typeof missing)[number]) => {

@@ -26,7 +26,7 @@ afterAll(async () => {
 /** Starts `late` while `first` holds its transaction, waits until it is blocked, then commits. */
 async function race<T>(late: () => Promise<T>, meanwhile: () => Promise<unknown> = async () => undefined): Promise<T> {
   const answer = late();
-  await waiting(observer);
+  await waiting(observer, 1, answer);
   await meanwhile();
   await first.commit();
   return answer;

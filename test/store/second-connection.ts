@@ -35,9 +35,16 @@ export async function secondConnection(url: string): Promise<SecondConnection> {
   };
 }
 
-/** Resolves once `count` backends of this database wait for a lock; polls the server. */
-export async function waiting(observer: SecondConnection, count = 1): Promise<void> {
-  for (;;) {
+/**
+ * Resolves once `count` backends of this database wait for a lock; polls the server.
+ *
+ * @param late call that is expected to wait: when it is answered nevertheless, nothing is waited for
+ */
+export async function waiting(observer: SecondConnection, count = 1, late?: Promise<unknown>): Promise<void> {
+  let isAnswered = false;
+  const answered = () => void (isAnswered = true);
+  late?.then(answered, answered);
+  while (!isAnswered) {
     const [row] = await observer.query<{ n: string }>(
       `select count(*) as n from pg_stat_activity
         where datname = current_database() and wait_event_type = 'Lock' and state = 'active'`,

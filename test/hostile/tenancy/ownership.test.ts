@@ -81,9 +81,13 @@ async function bridged(
   let turns = 0;
   const events = (body: Item) => {
     const id = `resp_${++turns}`;
-    const output = JSON.stringify(body.input).includes('make')
-      ? made
-      : [{ ...made[5], id: `msg_of_${id}`, content: [said('ok')] }];
+    const input = JSON.stringify(body.input);
+    const reply = {
+      ...made[5],
+      id: input.includes('same id') ? 'msg_same' : `msg_of_${id}`,
+      content: [said(`ok ${id}`)],
+    };
+    const output = input.includes('make') ? made : [reply];
     const response = { id, object: 'response', created_at: 1, model: 'm', status: 'in_progress', output: [] };
     const end = how.fails
       ? {
@@ -400,7 +404,16 @@ describe('inputs beside the body', () => {
   });
 });
 
-it('A response stored under another credential is not used as an anchor', async () => {
+it('An id that an upstream gave to two items of the scope names neither', async () => {
+  const { ask, sent } = await bridged();
+  for (const text of ['same id', 'the same id again'])
+    expect((await ask('ann', { store: false, input: [{ role: 'user', content: text }] })).status).toBe(200);
+  const named = await ask('ann', { store: false, input: [{ type: 'item_reference', id: 'msg_same' }, user] });
+  expect(named.body.error).toMatchObject({ bridge_code: 'bridge_foreign_object', param: 'input[0].id' });
+  expect(sent).toHaveLength(2);
+});
+
+it('A response stored under another credential is not used as an anchor, and its items are sent with their content', async () => {
   const database = await freshDatabase();
   closing.push(database.drop);
   // The content behind a picture's URL may change, so this turn cannot be resent, only continued.
@@ -413,8 +426,13 @@ it('A response stored under another credential is not used as an anchor', async 
   const refused = await other.ask('ann', next);
   expect([refused.status, refused.body.error?.code]).toEqual([400, 'previous_response_not_found']);
   expect(other.sent).toEqual([]);
+  const reference = { type: 'item_reference', id: `msg_of_${body.id}` };
+  await other.ask('ann', { store: true, input: [reference, user] });
+  expect(other.sent[0]!.body.input).toMatchObject([{ type: 'message', content: [{ text: `ok ${body.id}` }] }, user]);
   await other.close();
   const same = await bridged({ databaseUrl: database.url });
   expect((await same.ask('ann', next)).events.at(-1)?.type).toBe('response.completed');
   expect(same.sent).toMatchObject([{ body: { previous_response_id: body.id } }]);
+  await same.ask('ann', { store: true, input: [reference, user] });
+  expect(same.sent[1]!.body.input).toEqual([reference, user]);
 });
