@@ -58,6 +58,7 @@ describe('different items', () => {
     ['the kind of their part', said(), said({ content: [text('refusal', 'hello')] })],
     ['the number of their parts', asked(), asked({ content: [text('input_text', 'hi'), text('input_text', '')] })],
     ['annotations', said(), said({ content: [text('output_text', 'hello', { annotations: [{ type: 'x' }] })] })],
+    ['annotations that are no list', said(), said({ content: [text('output_text', 'hello', { annotations: '' })] })],
     ['the id of the call', call(), call({ call_id: 'c2' })],
     ...[
       'function_call_output',
@@ -106,6 +107,7 @@ describe('different items', () => {
     ],
     ['an unknown field', asked(), asked({ novelty: 1 })],
     ['an id, where the type is unknown', { type: 'novel', id: '1' }, { type: 'novel', id: '2' }],
+    ['a list in place of an object', { type: 'novel', n: { 0: 'a' } }, { type: 'novel', n: ['a'] }],
     ['numbers as text', { type: 'novel', n: 1 }, { type: 'novel', n: '1' }],
   ])('Two items are different when they differ in %s', (_, one, other) => {
     expect(identity(one)).not.toBe(identity(other));
@@ -195,6 +197,7 @@ describe('the context of a request', () => {
     ['the model', { model: 'n' }],
     ['instructions', { instructions: 'Be brief.' }],
     ['tools', { tools: [] }],
+    ['annotations of a tool', { tools: [{ type: 'function', name: 'look', annotations: ['x'] }] }],
     ['tools in another order', { tools: [{ type: 'function', name: 'act' }, body.tools[0]] }],
     ['the tool choice', { tool_choice: 'required' }],
     ['reasoning', { reasoning: { effort: 'high' } }],
