@@ -144,7 +144,7 @@ function keptMetadata(metadata: RequestBody): RequestBody {
  * @param bytes size as received
  * @param whole compute all hashes of every item now, because they will be needed
  */
-export function readRequest(body: RequestBody, text: string, bytes: number, whole = false): ReadRequest {
+export function readRequest(body: RequestBody, text: string, bytes: number, whole?: boolean): ReadRequest {
   const members = scanMembers(text);
   const items = readItems(writtenInput(body.input, textOf(text, spansByName(members).get('input'))));
   if (whole) for (const item of items.list) void item.accepted;

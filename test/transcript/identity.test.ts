@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { parseExact } from '../../src/json.ts';
-import { contextFingerprint, identitiesOf, identity } from '../../src/transcript/items.ts';
+import { contextFingerprint, identitiesOf, identity, shownItems } from '../../src/transcript/items.ts';
 import { readRequest } from '../../src/transcript/read.ts';
 import type { Item } from '../../src/transcript/types.ts';
 
@@ -136,6 +136,27 @@ describe('the id of an item', () => {
       ]);
     },
   );
+});
+
+it('An item is recognised whole, without its id, without the marks of its text, and without both', () => {
+  const novel = (more: object, marks: object) => ({ type: 'novel', ...more, content: [{ text: 'x', ...marks }] });
+  const marks = { annotations: ['a'], logprobs: ['b'] };
+  expect(identitiesOf(novel({ id: '1' }, marks))).toEqual([
+    identity(novel({ id: '1' }, marks)),
+    identity(novel({}, marks)),
+    identity(novel({ id: '1' }, {})),
+    identity(novel({}, {})),
+  ]);
+});
+
+it('Encrypted content of reasoning is hidden from a client that did not request it, and no other', () => {
+  const items = [
+    { type: 'reasoning', id: 'rs_1', summary: [], encrypted_content: 'x' },
+    { type: 'compaction', encrypted_content: 'y' },
+    said(),
+  ];
+  expect(shownItems(items, false)).toEqual(items);
+  expect(shownItems(items, true)).toEqual([{ type: 'reasoning', id: 'rs_1', summary: [] }, items[1], items[2]]);
 });
 
 describe('a number that no double holds', () => {
