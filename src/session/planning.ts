@@ -185,8 +185,8 @@ export function place(turn: Turn, { headId, head, line }: Pick<TurnQueue, 'headI
   }
   // The head, or the deepest known ancestor. Using an ancestor that is not the head only avoids storing its items
   // again.
-  let match: { row: TurnRow; line: Line | null; count: number } | null = null;
-  for (const known of [head && { row: head, line }, turn.ancestor]) {
+  let match: { row: TurnRow | null; line: Line | null; count: number } | null = null;
+  for (const known of [{ row: head, line }, turn.ancestor]) {
     if (!known) continue;
     const count = continuedBy(known.line, items);
     if (count !== null && (match === null || count > match.count)) match = { ...known, count };

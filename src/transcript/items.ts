@@ -99,6 +99,8 @@ const reportedStatus = new Set(['apply_patch_call_output']);
 
 /** Display marks of a text. Clients drop them when they send the text back. */
 const decorations = new Set(['annotations', 'logprobs']);
+/** Their names as an identity contains them. */
+const writtenDecorations = [...decorations].map((name) => `"${name}":`);
 
 /**
  * Serialises to JSON with sorted keys. Absent members, null and empty annotations are equal. A number that no double holds
@@ -168,7 +170,7 @@ export function identitiesOf(item: Item): string[] {
   const hasOwnId = item.id != null && !volatileIds.has(typeOf(item));
   if (hasOwnId) forms.push(identityOf(item, false, false));
   // Long inputs are read before the request is answered, so forms that cannot differ are not serialised again.
-  if ([...decorations].some((name) => whole.includes(`"${name}":`))) {
+  if (writtenDecorations.some((name) => whole.includes(name))) {
     forms.push(identityOf(item, true, true));
     if (hasOwnId) forms.push(identityOf(item, false, true));
   }

@@ -241,9 +241,11 @@ export function asksEncryptedReasoning(body: RequestBody): boolean {
 export function createFrame({ request, wire, addEncryptedReasoning, turnState }: FrameInput): string {
   const { body, text, members } = request;
   const written = spansByName(members);
-  const changes = new Map<string, string | null>([['type', null]]);
+  const changes = new Map<string, string | null>([
+    ['type', null],
+    ['input', wire.input],
+  ]);
   if (body.background !== true) changes.set('background', null);
-  if (wire.input !== null) changes.set('input', wire.input);
   if (wire.form === 'delta') changes.set('previous_response_id', JSON.stringify(wire.previousResponseId));
   else if (body.previous_response_id != null) changes.set('previous_response_id', null);
   // Only a background request may be answered at once with a single object.

@@ -146,19 +146,19 @@ function keptMetadata(metadata: RequestBody): RequestBody {
  *
  * @param body validated value of `text`
  * @param bytes size as received
- * @param whole compute all hashes of every item now, because they will be needed
- * @param named collect the names of objects at the provider: they matter where several tenants share a credential
+ * @param options.whole compute all hashes of every item now, because they will be needed
+ * @param options.named false: do not collect the names of objects at the provider, which matter where several tenants share a credential
  */
 export function readRequest(
   body: RequestBody,
   text: string,
   bytes: number,
-  { whole = false, named = true } = {},
+  options: { whole?: boolean; named?: boolean } = {},
 ): ReadRequest {
   const members = scanMembers(text);
   const fields = fieldTexts(body);
   const items = readItems(writtenInput(body.input, textOf(text, spansByName(members).get('input'))));
-  if (whole) for (const item of items.list) void item.accepted;
+  if (options.whole) for (const item of items.list) void item.accepted;
   return {
     text,
     bytes,
@@ -174,6 +174,6 @@ export function readRequest(
     contextFp: contextFingerprint(fields),
     references: referencesIn(body),
     comparison: comparisonOf(body),
-    names: named ? namesWritten(body, text) : noNames,
+    names: options.named === false ? noNames : namesWritten(body, text),
   };
 }

@@ -25,7 +25,9 @@ const COPIED = [
   'deploy',
 ];
 
-/** Maximum time of a run, in milliseconds; the first run includes every test file of the list. */
+/** Maximum time of the first run, in milliseconds: it includes every test file of the list. */
+const LONGEST_FIRST_RUN_MS = 3_600_000;
+/** Maximum time of the run with one bug, in milliseconds. A bug that makes its tests hang longer counts as not caught. */
 const LONGEST_RUN_MS = 1_200_000;
 
 async function plant({ file, find, replace, name }: Canary, home: string): Promise<void> {
@@ -53,10 +55,15 @@ async function withCopy<T>(use: (home: string) => Promise<T>): Promise<T> {
 /** Result of a run. `failed` is the first failing test; null means that all tests passed only if `note` is `passed`. */
 interface Run {
   failed: string | null;
-  note: 'passed' | 'failed' | 'did not end' | 'did not load';
+  note: string;
 }
 
-function runTests(home: string, tests: readonly string[], databaseUrl: string): Promise<Run> {
+/** Line of a file or test in the output of the reporter. The line of a file that fails as a whole names no test. */
+const FAILED = /^ *(?:FAIL|×) +(.+ > .+)$/m;
+const PASSED = /^ *✓ +(.+ > .+)$/gm;
+const nameIn = (line: string | undefined) => line?.replace(/^\|\w+\| | \d+ms$/g, '') ?? null;
+
+function runTests(home: string, tests: readonly string[], databaseUrl: string, longestMs: number): Promise<Run> {
   return new Promise((resolve) => {
     const child = spawn(
       process.execPath,
@@ -65,18 +72,26 @@ function runTests(home: string, tests: readonly string[], databaseUrl: string): 
         cwd: home,
         env: { ...process.env, NO_COLOR: '1', TEST_DATABASE_URL: databaseUrl, PROPERTY_RUNS: '150' },
         stdio: ['ignore', 'pipe', 'pipe'],
+        // A process group, which is ended as a whole.
+        detached: true,
       },
     );
     let output = '';
     for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk) => (output += chunk));
-    const timer = setTimeout(() => child.kill('SIGKILL'), LONGEST_RUN_MS);
-    child.once('exit', (code, signal) => {
+    let ended = false;
+    const timer = setTimeout(() => {
+      ended = true;
+      // Its workers too: one in an endless loop does not notice that the run is gone.
+      process.kill(-child.pid!, 'SIGKILL');
+    }, longestMs);
+    child.once('exit', (code) => {
       clearTimeout(timer);
-      if (signal) return resolve({ failed: null, note: 'did not end' });
-      if (code === 0) return resolve({ failed: null, note: 'passed' });
-      // The line of a file that fails as a whole names no test.
-      const failed = /^ *(?:FAIL|×) +(.+ > .+)$/m.exec(output)?.[1]?.replace(/^\|\w+\| | \d+ms$/g, '') ?? null;
-      resolve({ failed, note: failed === null ? 'did not load' : 'failed' });
+      const failed = nameIn(FAILED.exec(output)?.[1]);
+      if (failed !== null) return resolve({ failed, note: 'failed' });
+      if (code === 0) return resolve({ failed, note: 'passed' });
+      const last = nameIn([...output.matchAll(PASSED)].at(-1)?.[1]);
+      const note = ended ? `did not end within ${longestMs / 1_000} s` : 'ended without the name of a failed test';
+      resolve({ failed, note: `${note}, after ${last ?? 'no test'}` });
     });
   });
 }
@@ -89,13 +104,13 @@ const server = await startEmbeddedPostgres({ dataDir, settings: ['fsync=off', 'm
 let survivors = 0;
 try {
   const tests = [...new Set(chosen.flatMap((canary) => canary.tests))];
-  const clean = await withCopy((home) => runTests(home, tests, server.url));
+  const clean = await withCopy((home) => runTests(home, tests, server.url, LONGEST_FIRST_RUN_MS));
   if (clean.note !== 'passed') throw new Error(`without any bug the tests ${clean.note}: ${clean.failed ?? '-'}`);
   for (const canary of chosen) {
     const startedAt = performance.now();
     const { failed, note } = await withCopy(async (home) => {
       await plant(canary, home);
-      return runTests(home, canary.tests, server.url);
+      return runTests(home, canary.tests, server.url, LONGEST_RUN_MS);
     });
     if (failed === null) survivors += 1;
     const seconds = ((performance.now() - startedAt) / 1_000).toFixed(1).padStart(6);

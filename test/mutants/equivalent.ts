@@ -14,6 +14,9 @@ const alike = (file: string, reason: string, changes: readonly (readonly [string
 
 const FRAMES = 'src/session/frames.ts';
 const FENCE = 'src/store/postgres/schema/fence.ts';
+const ITEMS = 'src/transcript/items.ts';
+const PLANNER = 'src/transcript/planner.ts';
+const READ = 'src/transcript/read.ts';
 
 /** Mutants that do not count as survivors. Each must still exist, and its reason must hold for every caller. */
 export const equivalents: readonly Equivalent[] = [
@@ -117,4 +120,52 @@ export const equivalents: readonly Equivalent[] = [
     ['missing.size > 0', 'true'],
     ['missing.size > 0', 'missing.size >= 0'],
   ]),
+  // The planner: texts and hashes that are computed once, and conditions that only spare work.
+  ...alike(READ, 'A hash, a chain or a place is computed once only to spare work: items do not change.', [
+    [
+      'this.#hash ??= this.#accepted?.[0] ?? itemHash(this.value)',
+      'this.#hash = this.#accepted?.[0] ?? itemHash(this.value)',
+    ],
+    ['this.#accepted ??= acceptedOf(this.value)', 'this.#accepted = acceptedOf(this.value)'],
+    ['hashes ??= list.map(({ hash }) => hash)', 'hashes = list.map(({ hash }) => hash)'],
+    ['chain ??= chainOver(list)', 'chain = chainOver(list)'],
+    ['places ??= plausiblePlaces(list, this.chain)', 'places = plausiblePlaces(list, this.chain)'],
+    ['options.whole', 'true'],
+    ['options.whole', 'false'],
+    ['void item.accepted;', ''],
+  ]),
+  ...alike(READ, 'The first accepted hash of an item is its own.', [
+    ['this.#accepted?.[0] ?? itemHash(this.value)', 'itemHash(this.value)'],
+  ]),
+  ...alike(ITEMS, 'A text has the hash of its UTF-8 bytes, however long it is.', [
+    ['text.length < 65_536', 'true'],
+    ['text.length < 65_536', 'false'],
+    ['text.length < 65_536', 'text.length <= 65_536'],
+  ]),
+  ...alike(ITEMS, 'Forms of an item that are equal count once.', [
+    ['hasOwnId', 'true'],
+    ['item.id != null && !volatileIds.has(typeOf(item))', 'item.id != null'],
+    ['item.id != null && !volatileIds.has(typeOf(item))', '!volatileIds.has(typeOf(item))'],
+    ['writtenDecorations.some((name) => whole.includes(name))', 'true'],
+  ]),
+  ...alike(ITEMS, 'A member that is replaced by itself, or removed where it is missing, leaves the text as it is.', [
+    [
+      "'previous_response_id' in response && response.previous_response_id !== form.previousResponseId",
+      "'previous_response_id' in response",
+    ],
+    ['!foreign && !hides', 'false'],
+    ["typeOf(item) === 'reasoning' && 'encrypted_content' in item", "typeOf(item) === 'reasoning'"],
+  ]),
+  {
+    file: 'src/session/planning.ts',
+    original: 'output === null',
+    mutant: 'false',
+    reason: 'A missing text is parsed as the JSON value null, which is no list of items either.',
+  },
+  {
+    file: PLANNER,
+    original: 'named === null',
+    mutant: 'false',
+    reason: 'No content has the id null.',
+  },
 ];

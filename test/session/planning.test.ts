@@ -309,6 +309,7 @@ describe('encrypted reasoning', () => {
   });
 
   it('Encrypted reasoning that the client requested is not hidden from it', () => {
+    expect(composed({ include: ['x'] })).toEqual({ include: ['x', ENCRYPTED], hidden: true });
     expect(composed({ include: [ENCRYPTED] })).toEqual({ include: [ENCRYPTED], hidden: false });
   });
 

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { parseExact } from '../../src/json.ts';
-import { contextFingerprint, fieldTexts, identitiesOf, identity } from '../../src/transcript/items.ts';
+import { contextFingerprint, fieldTexts, identitiesOf, identity, shownItems } from '../../src/transcript/items.ts';
 import { readRequest } from '../../src/transcript/read.ts';
 import type { Item } from '../../src/transcript/types.ts';
 
@@ -60,6 +60,7 @@ describe('different items', () => {
     ['the kind of their part', said(), said({ content: [text('refusal', 'hello')] })],
     ['the number of their parts', asked(), asked({ content: [text('input_text', 'hi'), text('input_text', '')] })],
     ['annotations', said(), said({ content: [text('output_text', 'hello', { annotations: [{ type: 'x' }] })] })],
+    ['annotations that are no list', said(), said({ content: [text('output_text', 'hello', { annotations: '' })] })],
     ['the id of the call', call(), call({ call_id: 'c2' })],
     ...[
       'function_call_output',
@@ -108,6 +109,7 @@ describe('different items', () => {
     ],
     ['an unknown field', asked(), asked({ novelty: 1 })],
     ['an id, where the type is unknown', { type: 'novel', id: '1' }, { type: 'novel', id: '2' }],
+    ['a list in place of an object', { type: 'novel', n: { 0: 'a' } }, { type: 'novel', n: ['a'] }],
     ['numbers as text', { type: 'novel', n: 1 }, { type: 'novel', n: '1' }],
   ])('Two items are different when they differ in %s', (_, one, other) => {
     expect(identity(one)).not.toBe(identity(other));
@@ -136,6 +138,27 @@ describe('the id of an item', () => {
       ]);
     },
   );
+});
+
+it('An item is recognised whole, without its id, without the marks of its text, and without both', () => {
+  const novel = (more: object, marks: object) => ({ type: 'novel', ...more, content: [{ text: 'x', ...marks }] });
+  const marks = { annotations: ['a'], logprobs: ['b'] };
+  expect(identitiesOf(novel({ id: '1' }, marks))).toEqual([
+    identity(novel({ id: '1' }, marks)),
+    identity(novel({}, marks)),
+    identity(novel({ id: '1' }, {})),
+    identity(novel({}, {})),
+  ]);
+});
+
+it('Encrypted content of reasoning is hidden from a client that did not request it, and no other', () => {
+  const items = [
+    { type: 'reasoning', id: 'rs_1', summary: [], encrypted_content: 'x' },
+    { type: 'compaction', encrypted_content: 'y' },
+    said(),
+  ];
+  expect(shownItems(items, false)).toEqual(items);
+  expect(shownItems(items, true)).toEqual([{ type: 'reasoning', id: 'rs_1', summary: [] }, items[1], items[2]]);
 });
 
 describe('a number that no double holds', () => {
@@ -197,6 +220,7 @@ describe('the context of a request', () => {
     ['the model', { model: 'n' }],
     ['instructions', { instructions: 'Be brief.' }],
     ['tools', { tools: [] }],
+    ['annotations of a tool', { tools: [{ type: 'function', name: 'look', annotations: ['x'] }] }],
     ['tools in another order', { tools: [{ type: 'function', name: 'act' }, body.tools[0]] }],
     ['the tool choice', { tool_choice: 'required' }],
     ['reasoning', { reasoning: { effort: 'high' } }],

@@ -116,6 +116,14 @@ describe('matching of a request with a line', () => {
       expect(count(cited, [user('q'), answer, user('r')]), JSON.stringify(answer)).toBeNull();
   });
 
+  it('A request does not continue a line with a reference to an item that has no id', () => {
+    for (const id of [undefined, '', 7]) {
+      const nameless = lineOf({ input: [user('q')], streamed: [{ ...said('a'), id }] });
+      expect(count(nameless, [user('q'), said('a'), user('r')])).toBe(2);
+      expect(count(nameless, [user('q'), { type: 'item_reference', id }, user('r')])).toBeNull();
+    }
+  });
+
   it('A request continues a line even if the provider changed an id or a type, or both', () => {
     const searched: Item = { type: 'web_search_call', id: 'ws_1', action: { query: 'x' }, status: 'completed' };
     const custom: Item = { type: 'custom_tool_call', id: 'ctc_1', call_id: 'c', name: 'x', input: '{}' };

@@ -87,6 +87,12 @@ describe('a full resend', () => {
     });
   });
 
+  it('A full resend is sent as it was written', () => {
+    const text = `{"model":"m","store":false,"input":[ ${texts([...past, user('two')]).join(' ,\n')} ]}`;
+    const wire = plan(resend, { request: reading(JSON.parse(text), text), socketAnchor: null });
+    expect(wire).toMatchObject({ form: 'full', input: text.slice(text.indexOf('['), -1) });
+  });
+
   it('A full resend after a response without an id stays full', () => {
     expect(plan(resend, { parentResponseId: null, socketAnchor: null })).toMatchObject({ form: 'full' });
   });
@@ -210,8 +216,8 @@ describe('the frame', () => {
     expect(made(' \n{"model":"m", "previous_response_id":null} \n')).toBe(
       '{"type":"response.create","model":"m", "previous_response_id":null}',
     );
-    expect(made('{"client_metadata":{ "turn_id" : "t" }}')).toBe(
-      '{"type":"response.create","client_metadata":{ "turn_id" : "t" }}',
+    expect(made('{"client_metadata":{ "turn_id" : "t" }, "stream" : true}')).toBe(
+      '{"type":"response.create","client_metadata":{ "turn_id" : "t" }, "stream" : true}',
     );
   });
 
@@ -292,6 +298,7 @@ describe('exactness of a turn', () => {
     const compacted = { type: 'compaction', encrypted_content: 'sealed' };
     expect(classOf([user('one')], [compacted], { parent: 'anchor_only' })).toBe('exact');
     expect(classOf([compacted], [], { parent: 'anchor_only' })).toBe('anchor_only');
+    expect(classOf([{ type: 'item_reference', id: 'msg_1' }], [compacted])).toBe('exact');
     expect(replayClassOf({ input: [], output: [], body: { conversation: 'c' }, parent: 'exact' })).toBe('never');
   });
 });
@@ -319,6 +326,10 @@ describe('a replay', () => {
     ]);
     const { id: _, ...after } = model('3');
     expect(replay).toEqual({ kind: 'exact', items: texts([compaction, after, user('four')]) });
+  });
+
+  it('A replay of no turns is empty', () => {
+    expect(buildReplay([])).toEqual({ kind: 'exact', items: [] });
   });
 
   it('A replay of a line that is not exact is refused', () => {
