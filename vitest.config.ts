@@ -22,6 +22,7 @@ export const units = [
   'test/bridge/named-contents.test.ts',
   'test/cluster/{failure-detector,janitor,membership}.test.ts',
   'test/docs/{guide,machines,paths,readme}.test.ts',
+  'test/embed/{hooks,options,servers}.test.ts',
   'test/field/{accounts,dialects,repeated-ids}.test.ts',
   'test/cluster/forward/!(process).test.ts',
   'test/hostile/edges/{depth,embedded,faults,front,requests,settings,tables}.test.ts',

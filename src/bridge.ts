@@ -73,10 +73,13 @@ export interface BridgeOptions extends SettingOptions {
   /** Receives XState's inspection events of every machine in this process, during the transition. It must only observe. */
   inspect?: ((event: InspectionEvent) => void) | undefined;
 }
+/** Middleware by the types that Express 4 and 5 have in common. */
+type ExpressMiddleware = (req: IncomingMessage, res: ServerResponse, next: (error?: unknown) => void) => void;
+
 /** Running bridge: routes for any HTTP server of Node, and `close`. */
 export interface Bridge {
   /** Routes for an Express app, version 4 or 5. Requests for other paths are left to the app. */
-  router: Router;
+  router: Router & ExpressMiddleware;
   /**
    * The same routes for any other server: `createServer(bridge.handler)`.
    *
@@ -482,7 +485,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
   }
 
   return {
-    router,
+    router: router as Bridge['router'],
     adminRouter,
     serves,
     handler(req, res, next) {

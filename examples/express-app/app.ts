@@ -6,13 +6,13 @@ import { startSimulator } from 'holdfast/testing';
 // A simulated provider unless a real one is configured, so that the example needs no key.
 const upstream = process.env.HOLDFAST_UPSTREAM_URL ?? (await startSimulator()).url;
 // Every other setting comes from the environment; without DATABASE_URL a PostgreSQL is started in .holdfast/.
-const bridge = await createBridge({ env: { HOLDFAST_UPSTREAM_URL: upstream } });
+const bridge = await createBridge({ upstream });
 
 const app = express();
 app.get('/hello', (_req, res) => {
   res.json({ from: 'the app' });
 });
-// The bridge reads its bodies itself: mount it before any body parser of the app.
+// The bridge reads its bodies itself, in slices: mount it before the body parsers of the app.
 app.use(bridge.router);
 app.use(express.json());
 app.post('/echo', (req, res) => {

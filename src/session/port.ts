@@ -20,7 +20,7 @@ export interface Caller {
   target?: UpstreamTarget | undefined;
 }
 
-/** Returns the tenant's name in a scope; null where clients are told apart by their own credentials, or not at all. */
+/** Returns the tenant's name in a scope; null where a scope is a credential, or everything. */
 export const tenantOf = (scope: string): string | null => /^tenant(?:@\w+)?:(.*)$/s.exec(scope)?.[1] ?? null;
 
 /** Returns whether the client does not know the credential that is sent upstream for it. */

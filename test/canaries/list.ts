@@ -806,8 +806,8 @@ export const canaries: readonly Canary[] = [
   {
     name: 'a shared key leaves operators’ paths open on loopback',
     file: 'src/http/access.ts',
-    find: 'security.apiKeys.length > 0 || upstream.key !== null;',
-    replace: 'security.apiKeys.length > 0;',
+    find: 'security.apiKeys.length > 0 || security.byHook || upstream.key !== null;',
+    replace: 'security.apiKeys.length > 0 || security.byHook;',
     tests: ['test/hostile/edges/front.test.ts'],
   },
   {
@@ -1111,7 +1111,7 @@ export const canaries: readonly Canary[] = [
   {
     name: 'a server that is no PostgreSQL is retried',
     file: 'src/store/postgres/migrate.ts',
-    find: '  await assertPostgres(options.place);\n',
+    find: '  await assertPostgres(place);\n',
     replace: '  void assertPostgres;\n',
     tests: ['test/store/opening.test.ts'],
   },

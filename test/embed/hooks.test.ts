@@ -123,11 +123,13 @@ describe('the hook authenticate', () => {
 
   it('Tenants get answers under the upstream key, others 401, and no tenant continues another one', async () => {
     const turns: TurnReport[] = [];
+    const tenants = new Set<string | null>();
     const { url, simulator } = await bridged({
       env: shared,
       hooks: {
         ...bySession({ ann: { tenant: 'ann' }, bob: { tenant: 'bob' } }),
         onTurn: (turn) => void turns.push(turn),
+        onSession: ({ tenant }) => void tenants.add(tenant),
       },
     });
     expect(await ask(url)).toMatchObject({ status: 401, json: { error: { bridge_code: 'bridge_unauthorized' } } });
@@ -138,6 +140,7 @@ describe('the hook authenticate', () => {
     expect(await ask(url, anchored, { 'x-user': 'ann' })).toMatchObject({ status: 200, outcome: 'live_reuse' });
     await until(() => turns.length === 3);
     expect(turns.map(({ tenant }) => tenant)).toEqual(['ann', 'bob', 'ann']);
+    expect([...tenants]).toEqual(['ann']);
     const keys = simulator.journal.of('opened').map(({ headers }) => headers.authorization);
     expect(new Set(keys)).toEqual(new Set(['Bearer sk-shared-0123456789']));
   });

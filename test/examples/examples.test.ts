@@ -33,11 +33,42 @@ function run(args: string[], env: Record<string, string> = {}) {
   return { child, exited, output: () => output };
 }
 
+const json = { 'content-type': 'application/json', authorization: 'Bearer any' };
+
+/** Runs an example that serves, on a database of its own, until it prints its address. */
+async function serving(program: string) {
+  const database = await freshDatabase({ empty: program.startsWith('mikro-orm') });
+  undo.push(() => database.drop());
+  const app = run([program], {
+    PORT: '0',
+    HOLDFAST_LAME_DUCK_MS: '0',
+    ...(program.startsWith('mikro-orm')
+      ? { APP_DATABASE_URL: database.url }
+      : { DATABASE_URL: database.url, HOLDFAST_SECRETS: 'example:0123456789abcdef0123456789abcdef' }),
+  });
+  const address = () => /^http:\/\/127\.0\.0\.1:\d+$/m.exec(app.output())?.[0];
+  await until(() => app.child.exitCode !== null || address() !== undefined, 120_000);
+  expect(app.child.exitCode, app.output()).toBeNull();
+  return { app, url: address()! };
+}
+
 it('Every example has a README, and the list of examples names it', async () => {
   const folders = (await readdir(EXAMPLES, { withFileTypes: true })).filter((entry) => entry.isDirectory());
   const list = await readFile(join(EXAMPLES, 'README.md'), 'utf8');
   const names = folders.map(({ name }) => name).filter((name) => !name.startsWith('.'));
-  expect(names.toSorted()).toEqual(['agents-sdk', 'codex', 'express-app', 'model-based-test', 'openai-sdk']);
+  expect(names.toSorted()).toEqual([
+    'agents-sdk',
+    'codex',
+    'express-app',
+    'express4-app',
+    'fastify-app',
+    'hono-app',
+    'hooks',
+    'http-server',
+    'mikro-orm-app',
+    'model-based-test',
+    'openai-sdk',
+  ]);
   for (const name of names) {
     expect(list).toContain(`[${name}](${name})`);
     expect(await readFile(join(EXAMPLES, name, 'README.md'), 'utf8')).toContain(`npm run example`);
@@ -47,19 +78,7 @@ it('Every example has a README, and the list of examples names it', async () => 
 it(
   'express-app serves its own routes beside the bridge, and stops in order',
   async () => {
-    const database = await freshDatabase();
-    undo.push(() => database.drop());
-    const app = run(['express-app/app.ts'], {
-      PORT: '0',
-      DATABASE_URL: database.url,
-      HOLDFAST_SECRETS: 'example:0123456789abcdef0123456789abcdef',
-      HOLDFAST_LAME_DUCK_MS: '0',
-    });
-    const address = () => /^http:\/\/127\.0\.0\.1:\d+$/m.exec(app.output())?.[0];
-    await until(() => app.child.exitCode !== null || address() !== undefined, 60_000);
-    expect(app.child.exitCode, app.output()).toBeNull();
-    const url = address()!;
-    const json = { 'content-type': 'application/json', authorization: 'Bearer any' };
+    const { app, url } = await serving('express-app/app.ts');
     const hello = await fetch(`${url}/hello`);
     expect(await hello.json()).toEqual({ from: 'the app' });
     const echo = await fetch(`${url}/echo`, { method: 'POST', headers: json, body: '{"a":1}' });
@@ -70,6 +89,52 @@ it(
     expect(await answer.json()).toMatchObject({ status: 'completed' });
     app.child.kill('SIGTERM');
     expect(await app.exited, app.output()).toBe(0);
+  },
+  LIMIT_MS,
+);
+
+it.each([
+  ['express4-app/app.ts', '/hello', { from: 'the app' }],
+  ['fastify-app/app.ts', '/hello', { from: 'the app' }],
+  ['hono-app/app.ts', '/hello', { from: 'the app' }],
+  ['http-server/server.ts', '/hello', { from: 'the app' }],
+  ['mikro-orm-app/app.ts', '/notes', []],
+])(
+  '%s serves its own route beside the bridge, and stops in order',
+  async (program, path, own) => {
+    const { app, url } = await serving(program);
+    expect(await (await fetch(`${url}${path}`)).json()).toEqual(own);
+    const body = JSON.stringify({ model: 'm', input: 'Say hi.' });
+    const answer = await fetch(`${url}/v1/responses`, { method: 'POST', headers: json, body });
+    expect(answer.headers.get('x-holdfast-outcome')).toBe('created');
+    expect(await answer.json()).toMatchObject({ status: 'completed' });
+    app.child.kill('SIGTERM');
+    expect(await app.exited, app.output()).toBe(0);
+  },
+  LIMIT_MS,
+);
+
+it(
+  'hooks knows its users, chooses an upstream by the model, and reports turns',
+  async () => {
+    const { app, url } = await serving('hooks/app.ts');
+    const statuses: number[] = [];
+    for (const [user, model] of [
+      ['ann', 'gpt-mini'],
+      ['ann', 'gpt'],
+      ['bob', 'gpt'],
+      ['eve', 'gpt'],
+    ]) {
+      const headers = { ...json, authorization: `Bearer token-of-${user}` };
+      const body = JSON.stringify({ model, input: 'Say hi.' });
+      statuses.push((await fetch(`${url}/v1/responses`, { method: 'POST', headers, body })).status);
+    }
+    expect(statuses).toEqual([200, 200, 429, 401]);
+    app.child.kill('SIGTERM');
+    expect(await app.exited, app.output()).toBe(0);
+    expect(app.output()).toMatch(/^turn: blue gpt-mini created \d+ tokens in \d+ ms$/m);
+    expect(app.output()).toMatch(/^turn: blue gpt created \d+ tokens in \d+ ms$/m);
+    expect(app.output()).toMatch(/^session: \S+ -> live\.idle$/m);
   },
   LIMIT_MS,
 );

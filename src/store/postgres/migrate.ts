@@ -98,7 +98,12 @@ export async function connectTo(connection: pg.ClientConfig, place: Place): Prom
   const client = new pg.Client({ ...connection, application_name: 'holdfast migrations' });
   // `pg` reports a connection that is refused during the handshake in this way too.
   client.on('error', () => undefined);
-  await client.connect();
+  try {
+    await client.connect();
+  } catch (error) {
+    await client.end().catch(() => undefined);
+    throw error;
+  }
   return { client, end: () => client.end() };
 }
 
