@@ -549,7 +549,7 @@ class ClientConnection implements AnswerSocket {
       const value = metadata?.[member];
       if (typeof value !== 'string' || value === '') continue;
       if (HEADER_VALUE.test(value)) headers[name] = value;
-      // What cannot be a header must not be replaced by what the upgrade said about another turn.
+      // What cannot be a header must not be replaced by a header of the upgrade, which is about another turn.
       else delete headers[name];
     }
     return { ...request, requestId, caller: this.#caller, headers, receivedAt, clientTransport: 'websocket' };

@@ -89,7 +89,7 @@ describe('frames', () => {
     expect(second.request.headers).not.toHaveProperty('x-codex-turn-state');
   });
 
-  it('Once the provider has said that it counts past reasoning, each upgrade says so', async () => {
+  it('Once the provider has reported that it counts past reasoning, each upgrade reports it', async () => {
     using first = await connectSocket(face.url, CODEX);
     expect(first.upgrade).not.toHaveProperty('x-reasoning-included');
     first.send(create('one'));

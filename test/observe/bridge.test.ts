@@ -49,9 +49,7 @@ it('A turn appears in the inspector and in the metrics without any of its conten
   expect(JSON.stringify(shown)).not.toMatch(/grandmother|sk-test/);
 
   const metrics = await (await fetch(`${running.url}/metrics`)).text();
-  expect(metrics).toContain(
-    'holdfast_turns_total{outcome="created",shape="fresh",terminal="completed"} 1',
-  );
+  expect(metrics).toContain('holdfast_turns_total{outcome="created",shape="fresh",terminal="completed"} 1');
   expect(metrics).toContain('holdfast_client_turns_total{transport="http",terminal="completed"} 1');
   expect(metrics).toContain('holdfast_upstream_sockets 1');
   expect(metrics).toContain('holdfast_sessions{state="live"} 1');

@@ -65,9 +65,7 @@ it('The metrics record everything in the log line of a turn', async () => {
   const metrics = fresh();
   metrics.turnEnded(line());
   const read = (series: string) => value(metrics, series);
-  expect(
-    await read('holdfast_turns_total{outcome="live_reuse",shape="full",terminal="completed"}'),
-  ).toBe(1);
+  expect(await read('holdfast_turns_total{outcome="live_reuse",shape="full",terminal="completed"}')).toBe(1);
   expect(await read('holdfast_turns_sent_total{shape="full",form="delta"}')).toBe(1);
   expect(await read('holdfast_turn_held_milliseconds_bucket{le="5",shape="full"}')).toBe(1);
   expect(await read('holdfast_turn_first_event_milliseconds_sum{form="delta"}')).toBe(120);
@@ -120,9 +118,7 @@ it('An unforeseen label value never creates a series, and no id is shown', async
   const text = await metrics.registry.metrics();
   expect(text).not.toMatch(/(outcome|fault|reason|call|verdict)-\d/);
   expect(text).not.toMatch(/session-1|turn-1|request-1/);
-  expect(
-    await value(metrics, 'holdfast_turns_total{outcome="other",shape="full",terminal="completed"}'),
-  ).toBe(50);
+  expect(await value(metrics, 'holdfast_turns_total{outcome="other",shape="full",terminal="completed"}')).toBe(50);
 });
 
 it('Gauges are read at scrape time, with every state of a session', async () => {

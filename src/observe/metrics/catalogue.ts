@@ -63,7 +63,7 @@ export const catalogue = {
       outcome: outcomeTable().map(({ outcome }) => outcome),
       shape: shapes,
       terminal: ends,
-      },
+    },
   ),
   holdfast_client_turns_total: counter('Turns ended, by how the client was connected and how they ended.', {
     transport: ['http', 'websocket'],
