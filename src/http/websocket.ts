@@ -48,6 +48,7 @@ const METADATA_HEADERS = [
   [TURN_METADATA_HEADER, TURN_METADATA_HEADER],
   [TURN_STATE_HEADER, TURN_STATE_HEADER],
 ] as const;
+const HEADER_VALUE = /^[\t\x20-\x7e]{1,16384}$/;
 
 /** WebSockets of clients on the paths of responses. */
 export interface ClientSockets {
@@ -194,6 +195,20 @@ interface Waiting {
   readonly request: ReadRequest | null;
   readonly caller: Caller;
   readonly error: BridgeError | null;
+  /** Event that is sent at once, whatever runs in the lane. */
+  readonly reply: string | null;
+}
+
+/** Returns the answer to steering input, which is not executed: its client has it back, for its next turn. */
+function steerFailed(text: string | null): string {
+  const { input = null, previous_response_id = null } = JSON.parse(text ?? '{}') as Record<string, unknown>;
+  const error = {
+    code: 'steering_not_supported',
+    message: 'This connection does not support steering.',
+    type: 'invalid_request_error',
+  };
+  const steer = { input, previous_response_id };
+  return JSON.stringify({ type: 'response.steer.failed', sequence_number: 0, error, steer });
 }
 
 /**
@@ -204,7 +219,7 @@ interface Waiting {
 class ClientConnection implements AnswerSocket {
   readonly #ws: WebSocket;
   readonly #req: IncomingMessage;
-  readonly #socket: Duplex & { readonly bytesRead?: number };
+  readonly #socket: Duplex & { readonly bytesRead?: number; readonly bytesWritten?: number };
   readonly #caller: Caller;
   readonly #options: Shared;
   readonly #headers: Readonly<Record<string, string>>;
@@ -306,8 +321,7 @@ class ClientConnection implements AnswerSocket {
     });
     if (this.#socket.writableLength === 0) return true;
     // The client takes nothing more for now.
-    const { clock, config } = this.#options;
-    this.#stopPatience ??= clock.after(config.deadlines.slowClient, () => this.#ws.terminate());
+    if (this.#stopPatience === null) this.#beginPatience();
     this.#stalled ||= this.#socket.writableNeedDrain;
     return !this.#stalled;
   }
@@ -415,10 +429,12 @@ class ClientConnection implements AnswerSocket {
         // An upstream that the application chooses may have a credential that several tenants share.
         const named = !this.#caller.credentialIsClients || chooseUpstream !== undefined;
         const read = await reader.read([data!], 'message', { gone: ended.signal, named });
-        lease?.end();
         const head = messageHead(read);
-        const caller = await this.#callerOf(head, read.request);
-        if (!this.#ended) this.#take(head, read.request, caller);
+        if (head.type === 'response.steer') this.#wait({ lane: null, reply: steerFailed(head.text), lease });
+        else {
+          lease?.end();
+          this.#take(head, read.request, await this.#callerOf(head, read.request));
+        }
       } catch (thrown) {
         lease?.end();
         this.#wait({ lane: null, error: this.#known(thrown) });
@@ -448,16 +464,10 @@ class ClientConnection implements AnswerSocket {
   }
 
   /** Takes one event of the client. */
-  #take({ type, lane, refused, text }: MessageHead, request: ReadRequest, caller: Caller | BridgeError): void {
-    switch (type) {
-      case 'response.create':
-        break;
-      case 'response.processed':
-        return;
-      case 'response.steer':
-        return this.#steer(text);
-      default:
-        return this.#wait({ lane: lane || null, error: new BridgeError('bridge_unknown_event', { param: 'type' }) });
+  #take({ type, lane, refused }: MessageHead, request: ReadRequest, caller: Caller | BridgeError): void {
+    if (type === 'response.processed') return;
+    if (type !== 'response.create') {
+      return this.#wait({ lane: lane || null, error: new BridgeError('bridge_unknown_event', { param: 'type' }) });
     }
     if (lane === false)
       return this.#wait({ lane: null, error: new BridgeError('bridge_stream_id', { param: 'stream_id' }) });
@@ -483,30 +493,12 @@ class ClientConnection implements AnswerSocket {
     }
   }
 
-  /** Answers steering input, which is not executed: its client has it back and can send it with the next turn. */
-  #steer(text: string | null): void {
-    const { input = null, previous_response_id = null } = JSON.parse(text ?? '{}') as Record<string, unknown>;
-    const error = {
-      code: 'steering_not_supported',
-      message: 'This connection does not support steering.',
-      type: 'invalid_request_error',
-    };
-    const steer = { input, previous_response_id };
-    this.send(JSON.stringify({ type: 'response.steer.failed', sequence_number: 0, error, steer }));
-  }
-
   // Turns.
 
   #wait(job: { lane: string | null } & Partial<Waiting>): void {
     if (this.#ended) return void job.lease?.end();
-    this.#waiting.push({
-      lease: null,
-      request: null,
-      error: null,
-      caller: this.#caller,
-      ...job,
-      requestId: this.#options.ids.uuid(),
-    });
+    const none = { lease: null, request: null, error: null, reply: null, caller: this.#caller };
+    this.#waiting.push({ ...none, ...job, requestId: this.#options.ids.uuid() });
     this.#next();
   }
 
@@ -514,9 +506,10 @@ class ClientConnection implements AnswerSocket {
   #next(): void {
     if (this.#ended) return;
     // A client that is behind gets no further answers: what it has not read would be kept here.
-    for (let at = 0; at < this.#waiting.length && !this.#stalled && this.#running.size < MOST_IN_FLIGHT; ) {
-      const { lane } = this.#waiting[at]!;
-      if (this.#running.has(lane)) at += 1;
+    for (let at = 0; at < this.#waiting.length && !this.#stalled; ) {
+      const { lane, reply } = this.#waiting[at]!;
+      const isFree = this.#running.size < MOST_IN_FLIGHT && !this.#running.has(lane);
+      if (reply === null && !isFree) at += 1;
       else {
         const [waiting] = this.#waiting.splice(at, 1);
         this.#start(waiting!);
@@ -537,8 +530,12 @@ class ClientConnection implements AnswerSocket {
     return !works && !this.#reading && writableLength === 0;
   }
 
-  #start({ lane, requestId, lease, request, caller, error }: Waiting): void {
+  #start({ lane, requestId, lease, request, caller, error, reply }: Waiting): void {
     const { service, onFailed, clock } = this.#options;
+    if (reply !== null) {
+      lease?.end();
+      return void this.send(reply);
+    }
     let refusal = error;
     if (!refusal && service.shutdown.refusing) refusal = new BridgeError('bridge_draining');
     refusal ??= this.#hold();
@@ -589,7 +586,10 @@ class ClientConnection implements AnswerSocket {
     const metadata = request.body.client_metadata as Readonly<Record<string, unknown>> | null | undefined;
     for (const [member, name] of METADATA_HEADERS) {
       const value = metadata?.[member];
-      if (typeof value === 'string' && value !== '') headers[name] = value;
+      if (typeof value !== 'string' || value === '') continue;
+      if (HEADER_VALUE.test(value)) headers[name] = value;
+      // What cannot be a header must not be replaced by a header of the upgrade, which is about another turn.
+      else delete headers[name];
     }
     return { ...request, requestId, caller, headers, receivedAt, clientTransport: 'websocket' };
   }
@@ -618,6 +618,17 @@ class ClientConnection implements AnswerSocket {
     this.#endPatience();
     for (const listener of [...this.#drained]) listener();
     this.#next();
+  }
+
+  /** Ends the connection if the client takes nothing of what is written for `slowClient`. */
+  #beginPatience(): void {
+    const { clock, config } = this.#options;
+    const taken = () => (this.#socket.bytesWritten ?? 0) - this.#socket.writableLength;
+    const before = taken();
+    this.#stopPatience = clock.after(config.deadlines.slowClient, () => {
+      if (taken() === before) this.#ws.terminate();
+      else this.#beginPatience();
+    });
   }
 
   #endPatience(): void {

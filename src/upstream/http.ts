@@ -155,10 +155,14 @@ const LOOK_UP_AGAIN_MS = 500;
 /** Close reason of an exchange after an exception while handling its answer, or in its reader. */
 const BROKEN = 'what it sent could not be handled';
 
+/** Returns the options of the prompt cache that make a request a warm-up, which has no output. */
+const prewarmed = (options: string | null) =>
+  withMembers(options?.startsWith('{') ? options : '{}', new Map([['prewarm', 'true']]));
+
 /**
  * Converts a `response.create` frame to the equivalent request, keeping the frame's own text. The exchange must stream,
  * except that a background request decides that itself. The provider's turn state is sent in a header here, not in
- * `client_metadata`.
+ * `client_metadata`. `generate` exists on sockets only; over HTTP a warm-up is an option of the prompt cache.
  */
 export function requestOfFrame(
   frame: string,
@@ -170,6 +174,12 @@ export function requestOfFrame(
   const streamed = textOf(frame, members.get('stream')) === 'true';
   const background = textOf(frame, members.get('background')) === 'true';
   if (!streamed && !background) changes.set('stream', 'true');
+  const generate = textOf(frame, members.get('generate'));
+  if (generate !== null) {
+    changes.set('generate', null);
+    if (generate === 'false')
+      changes.set('prompt_cache_options', prewarmed(textOf(frame, members.get('prompt_cache_options'))));
+  }
   const sent: Record<string, string> = {
     ...headers,
     'content-type': 'application/json',

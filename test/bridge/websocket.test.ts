@@ -97,9 +97,18 @@ describe('one bridge', () => {
     const talk: Talk = { history: [developer], previous: warm.at(-1)!.response!.id };
     const from = mark();
     await say(client, talk, 'one');
-    expect(createsSince(from)).toMatchObject([
-      { itemsReceived: 1, previousResponseId: talk.history && expect.any(String) },
-    ]);
+    expect(createsSince(from)).toMatchObject([{ itemsReceived: 1, previousResponseId: expect.any(String) }]);
+  });
+
+  it('A warm-up has no output where the upstream has no WebSocket either, and is continued', async () => {
+    await using http = await startTestBridge({ env: { HOLDFAST_UPSTREAM_TRANSPORT: 'http' } });
+    using client = await connectSocket(http.url);
+    const developer = { type: 'message', role: 'developer', content: [{ type: 'input_text', text: 'Be brief.' }] };
+    const warm = await client.create({ model: 'm', store: false, generate: false, input: [developer] });
+    expect(warm.at(-1)).toMatchObject({ type: 'response.completed', response: { output: [] } });
+    const talk: Talk = { history: [developer], previous: warm.at(-1)!.response!.id };
+    await say(client, talk, 'one');
+    await say(client, talk, 'two');
   });
 
   it('Conversations in lanes run at the same time, each with its own context', async () => {

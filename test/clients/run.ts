@@ -7,7 +7,7 @@ import { startAppServer } from './app-server.ts';
 import { CODEX_VERSION, codexExec, installCodex, prepareCodexHome } from './codex.ts';
 import { startTap } from './tap.ts';
 import { compareTurns } from './turns.ts';
-import { codexOverWebSocket } from './websocket.ts';
+import { codexOverWebSocket, pythonOverWebSocket } from './websocket.ts';
 
 /**
  * Runs the real Codex client through the bridge, over WebSockets and over HTTP: tools, several user turns in one process, and a resume in another. The
@@ -29,6 +29,9 @@ for (const provider of ['websocket', 'built-in'] as const) {
   await codexOverWebSocket(program, own, provider, check);
   await rm(own, { recursive: true, force: true });
 }
+const own = await mkdtemp(join(tmpdir(), 'holdfast-python-'));
+await pythonOverWebSocket(scratch, own, check);
+await rm(own, { recursive: true, force: true });
 const simulator = await startSimulator({ reasoning: true, turnState: 'both' });
 const port = await freePort();
 const worker = await startWorker({

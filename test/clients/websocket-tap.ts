@@ -1,6 +1,7 @@
 import { createServer } from 'node:http';
 import { WebSocket, WebSocketServer } from 'ws';
 import { digestOf, expectedDigest } from '../../src/testing/index.ts';
+import { isTerminal, type SocketEvent } from '../support/websocket.ts';
 
 /** One `response.create` of the client and its answer. */
 export interface TappedCreate {
@@ -70,20 +71,20 @@ export async function startWebSocketTap(target: () => string): Promise<WebSocket
     });
     bridge.on('message', (data) => {
       const text = data.toString();
-      const event = JSON.parse(text) as Record<string, any>;
+      const event = JSON.parse(text) as SocketEvent & { item?: object };
       if (running) {
         const { create, body, items, output } = running;
         if (event.type === 'response.output_text.delta') create.deltas += 1;
-        if (event.type === 'response.output_item.done') output.push(event.item);
+        if (event.type === 'response.output_item.done') output.push(event.item!);
         if (event.type === 'response.metadata') create.outcome ??= event.headers?.['x-holdfast-outcome'] ?? null;
-        if (['response.completed', 'response.failed', 'response.incomplete', 'error'].includes(event.type)) {
+        if (isTerminal(event)) {
           create.end = event.type;
           if (event.type === 'response.completed') {
             const { instructions, tools, reasoning } = body;
-            const reported = digestOf(event.response);
+            const reported = digestOf(event.response as never);
             if (reported !== null)
               create.exact = reported === expectedDigest({ items: items as never, instructions, tools, reasoning });
-            contexts.set(event.response.id, { items: [...items, ...output] });
+            contexts.set(event.response!.id, { items: [...items, ...output] });
           }
           running = null;
         }

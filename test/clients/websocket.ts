@@ -1,12 +1,16 @@
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { join } from 'node:path';
-import { startSimulator } from '../../src/testing/index.ts';
+import { createInterface } from 'node:readline';
+import { digestOf, expectedDigest, startSimulator } from '../../src/testing/index.ts';
 import { startProgram } from '../support/program.ts';
 import { until } from '../support/until.ts';
 import { freePort } from '../support/worker-process.ts';
 import { startAppServer } from './app-server.ts';
 import { type CodexProvider, codexExec, prepareCodexHome } from './codex.ts';
 import { startWebSocketTap } from './websocket-tap.ts';
+
+/** Version of Python's openai package that the bridge is tested against. */
+const OPENAI_PYTHON = '3.57.0';
 
 const CLI = join(import.meta.dirname, '..', '..', 'src', 'cli.ts');
 /** Returns the ids of a supervisor's worker processes. */
@@ -17,6 +21,23 @@ const workersOf = (supervisor: number): number[] =>
     .filter((found) => Number(found?.[2]) === supervisor && found![3]!.includes('cli.'))
     .map((found) => Number(found![1]));
 const command = (text: string) => `[call:exec_command ${JSON.stringify({ cmd: text })}]`;
+
+/** Two workers behind one port, in front of a simulated upstream. */
+async function startWorkers(home: string, upstreamUrl: string) {
+  const port = await freePort();
+  const bridge = startProgram(process.execPath, [CLI, 'serve', '--workers', '2'], {
+    env: {
+      PORT: String(port),
+      HOLDFAST_DATA_DIR: join(home, 'holdfast'),
+      HOLDFAST_UPSTREAM_URL: upstreamUrl,
+      HOLDFAST_LAME_DUCK_MS: '0',
+    },
+  });
+  await bridge.says('"msg":"registered"', 2);
+  const url = `http://127.0.0.1:${port}`;
+  await until(async () => (await fetch(`${url}/ready`)).ok);
+  return { bridge, url };
+}
 
 /**
  * Runs the real Codex client over WebSockets through two workers behind one port: tools, a resume, several user turns in one
@@ -30,18 +51,7 @@ export async function codexOverWebSocket(
 ): Promise<void> {
   const name = provider === 'built-in' ? 'the built-in provider' : 'a provider of its own';
   const simulator = await startSimulator({ reasoning: true, turnState: 'both' });
-  const port = await freePort();
-  const bridge = startProgram(process.execPath, [CLI, 'serve', '--workers', '2'], {
-    env: {
-      PORT: String(port),
-      HOLDFAST_DATA_DIR: join(home, 'holdfast'),
-      HOLDFAST_UPSTREAM_URL: simulator.url,
-      HOLDFAST_LAME_DUCK_MS: '0',
-    },
-  });
-  await bridge.says('"msg":"registered"', 2);
-  const url = `http://127.0.0.1:${port}`;
-  await until(async () => (await fetch(`${url}/ready`)).ok);
+  const { bridge, url } = await startWorkers(home, simulator.url);
   const tap = await startWebSocketTap(() => url);
   await prepareCodexHome(home, `${tap.url}/v1`, provider);
   /** Waits until a turn is held at the upstream that was not held before. */
@@ -126,6 +136,75 @@ export async function codexOverWebSocket(
     );
   } finally {
     await tap.close();
+    bridge.signal('SIGTERM');
+    await bridge.gone;
+    await simulator.close();
+  }
+}
+
+/** Installs the openai package of Python into a scratch folder, once. Returns its interpreter, or null without Python. */
+async function installPython(scratch: string): Promise<string | null> {
+  const python = join(scratch, 'python', 'bin', 'python');
+  try {
+    execFileSync(python, ['-c', 'import openai, websockets'], { stdio: 'ignore' });
+    return python;
+  } catch {
+    // Not installed yet.
+  }
+  try {
+    execFileSync('python3', ['-m', 'venv', join(scratch, 'python')], { stdio: 'ignore' });
+  } catch {
+    return null;
+  }
+  execFileSync(python, ['-m', 'pip', '--quiet', 'install', `openai[realtime]==${OPENAI_PYTHON}`], { stdio: 'ignore' });
+  return python;
+}
+
+/**
+ * Runs a tool conversation on the WebSocket of Python's openai package through two workers, which are both killed in the middle
+ * of a turn.
+ */
+export async function pythonOverWebSocket(
+  scratch: string,
+  home: string,
+  check: (label: string, ok: boolean, detail?: string) => void,
+): Promise<void> {
+  const python = await installPython(scratch);
+  if (python === null) return console.log('     no Python: the openai package for Python is not tested');
+  const simulator = await startSimulator();
+  const { bridge, url } = await startWorkers(home, simulator.url);
+  const script = join(import.meta.dirname, 'responses_websocket.py');
+  const client = spawn(python, [script, `${url}/v1`, '5'], { stdio: ['pipe', 'pipe', 'inherit'] });
+  const history: object[] = [];
+  const again: string[] = [];
+  let right = 0;
+  let turns = 0;
+  try {
+    const hold = simulator.script.onTurn({ input: 'Turn 2.' }, { kind: 'hold', at: { deltas: 1 } }, { times: 1 });
+    for await (const line of createInterface({ input: client.stdout })) {
+      const told = JSON.parse(line) as { input?: object[]; output: object[]; tools: object[]; again?: string };
+      if (!told.input) {
+        again.push(line);
+        continue;
+      }
+      history.push(...told.input);
+      if (digestOf({ output: told.output } as never) === expectedDigest({ items: history as never, tools: told.tools }))
+        right += 1;
+      history.push(...told.output);
+      turns += 1;
+      client.stdin.write('\n');
+      if (turns !== 2) continue;
+      await until(async () => simulator.journal.of('held').length > 0);
+      for (const pid of workersOf(bridge.pid)) process.kill(pid, 'SIGKILL');
+      hold.release();
+    }
+    check(
+      'over WebSocket, the openai package for Python: five turns, with all workers killed in the third',
+      turns === 5 && right === 5 && again.length > 0,
+      `${turns} turns, ${right} right\n     ${again.slice(0, 3).join('\n     ')}`,
+    );
+  } finally {
+    client.kill('SIGKILL');
     bridge.signal('SIGTERM');
     await bridge.gone;
     await simulator.close();

@@ -89,7 +89,7 @@ describe('frames', () => {
     expect(second.request.headers).not.toHaveProperty('x-codex-turn-state');
   });
 
-  it('Once the provider has said that it counts past reasoning, each upgrade says so', async () => {
+  it('Once the provider has reported that it counts past reasoning, each upgrade reports it', async () => {
     using first = await connectSocket(face.url, CODEX);
     expect(first.upgrade).not.toHaveProperty('x-reasoning-included');
     first.send(create('one'));
@@ -115,10 +115,15 @@ describe('frames', () => {
       'x-stainless-retry-count': '2',
       'x-codex-turn-state': 'old',
       'x-codex-window-id': 'w',
+      'x-codex-turn-metadata': '{}',
     });
     client.send(create('one'));
     const { headers } = (await face.next()).request;
     expect(headers).toMatchObject({ 'x-codex-window-id': 'w' });
+    const unusable = { thread_id: 'a\r\nb', session_id: 'é', 'x-codex-turn-metadata': 'x'.repeat(20_000) };
+    client.send(create('two', { stream_id: 'a', client_metadata: unusable }));
+    const second = (await face.next()).request.headers;
+    for (const name of ['thread-id', 'session-id', 'x-codex-turn-metadata']) expect(second).not.toHaveProperty(name);
     for (const name of ['idempotency-key', 'x-stainless-retry-count', 'x-codex-turn-state'])
       expect(headers).not.toHaveProperty(name);
   });

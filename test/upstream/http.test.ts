@@ -65,6 +65,25 @@ describe('an exchange over HTTP', () => {
     expect(asked).toMatchObject({ headers: { 'accept-encoding': 'identity;q=1, *;q=0' } });
   });
 
+  it.each([
+    [{ generate: false }, { prompt_cache_options: { prewarm: true } }],
+    [{ generate: false, prompt_cache_options: { ttl: 9 } }, { prompt_cache_options: { ttl: 9, prewarm: true } }],
+    [{ generate: false, prompt_cache_options: null }, { prompt_cache_options: { prewarm: true } }],
+    [{ generate: true, prompt_cache_options: { ttl: 9 } }, { prompt_cache_options: { ttl: 9 } }],
+    [{ generate: null }, {}],
+  ])('A warm-up of a socket is an option of the prompt cache over HTTP: %j', async (fields, sent) => {
+    let body: unknown = null;
+    const { url } = await provider(async (request, response) => {
+      body = await json(request);
+      sse(response).end(event({ type: 'response.completed', response: { id: 'r' } }));
+    });
+    const connection = transport().exchange(dialTo(url));
+    const seen = record(connection);
+    connection.send(create(fields));
+    await seen.ended;
+    expect(body).toEqual({ model: 'm', input: [], stream: true, ...sent });
+  });
+
   it('An exchange over HTTP passes on the provider’s turn state before the first event', async () => {
     const { url } = await provider((request, response) => {
       request.resume();

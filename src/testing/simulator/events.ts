@@ -93,6 +93,10 @@ function itemEvents({ added, done: item }: StreamedItem, output_index: number, d
   ];
 }
 
+/** Returns whether a request is a warm-up, which has no output: by a field of sockets, or an option of the prompt cache. */
+export const isWarmUp = ({ generate, prompt_cache_options: options }: Readonly<Record<string, unknown>>): boolean =>
+  generate === false || (options as { prewarm?: unknown } | null | undefined)?.prewarm === true;
+
 /** Returns a response object before anything was generated. Fields of the request are echoed, as the API does. */
 export function responseObject(options: {
   id: string;

@@ -1,5 +1,6 @@
 import type { Item } from '../../transcript/types.ts';
 import type { ErrorShape, ErrorSpec } from './events.ts';
+import { isWarmUp } from './events.ts';
 import { chance } from './seeded.ts';
 
 /**
@@ -280,7 +281,7 @@ function turnMatches(match: TurnMatch, turn: TurnSeen): boolean {
     nthOnConnection: turn.nthOnConnection,
     transport: turn.transport,
     anchored: typeof body.previous_response_id === 'string',
-    generate: body.generate !== false,
+    generate: !isWarmUp(body),
     model: body.model,
   };
   if (!holds(match as Record<string, unknown>, facts)) return false;

@@ -200,6 +200,7 @@ export function createHttpApi(host: TurnHost): (req: IncomingMessage, res: Serve
 
   function create(res: ServerResponse, headers: Record<string, string>, credential: string, text: string): void {
     const body = parseBody(text);
+    if ('generate' in body) throw new Refusal(invalidRequest("Unknown parameter: 'generate'.", 'generate'));
     if ('stream_id' in body) throw new Refusal(invalidRequest("Unknown parameter: 'stream_id'.", 'stream_id'));
     const number = provider.id('req');
     const extra: Record<string, string> = {

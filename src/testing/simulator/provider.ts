@@ -1,6 +1,13 @@
 import type { Item } from '../../transcript/types.ts';
 import { BYTES_PER_TOKEN, countItems, fold, inputItems, sealLine } from './digest.ts';
-import { invalidEncryptedContent, invalidRequest, notFound, previousResponseNotFound, Refusal } from './events.ts';
+import {
+  invalidEncryptedContent,
+  invalidRequest,
+  isWarmUp,
+  notFound,
+  previousResponseNotFound,
+  Refusal,
+} from './events.ts';
 import { createSealer, derive, SEALED_MEMBERS, type Sealer } from './seeded.ts';
 
 /**
@@ -264,7 +271,7 @@ export function resolveContext(options: {
       [...itemsBackwards(previous)].some((item) => item.type === type && item.call_id === callId);
     openCalls = pairCalls(previous?.openCalls ?? new Map(), input, known);
     const [unanswered] = openCalls.keys();
-    if (unanswered !== undefined && body.generate !== false)
+    if (unanswered !== undefined && !isWarmUp(body))
       throw new Refusal(invalidRequest(`No tool output found for function call ${unanswered}.`, 'input'));
   }
 

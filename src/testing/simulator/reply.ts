@@ -1,5 +1,6 @@
 import type { Item } from '../../transcript/types.ts';
 import { fold, prefixOf } from './digest.ts';
+import { isWarmUp } from './events.ts';
 import type { TurnFault } from './faults.ts';
 import { estimateTokens, itemsBackwards, type Provider, type TurnContext } from './provider.ts';
 import { SEALED_MEMBERS } from './seeded.ts';
@@ -208,7 +209,7 @@ export function composeReply(options: ReplyOptions): Reply {
   };
 
   const { dialect } = directives;
-  if (body.generate === false) return { output: [], deltas, dialect };
+  if (isWarmUp(body)) return { output: [], deltas, dialect };
   if (context.input.at(-1)?.type === 'compaction_trigger') return { output: [compaction()], deltas, dialect };
 
   const output: Item[] = [];
