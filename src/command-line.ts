@@ -35,7 +35,7 @@ export type TopOptions = AskOptions & Options<'interval' | 'once'>;
 export type CopyOptions = Options<'json' | 'dataDir' | 'force'>;
 
 /** Exit code; nothing is 0. */
-type Done = Promise<number | void>;
+type Done = Promise<number | undefined> | Promise<void>;
 
 /** The commands of the program. */
 export interface Commands {

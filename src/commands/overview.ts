@@ -69,10 +69,10 @@ export async function readOverview(at: Asked): Promise<Overview> {
   ]);
   const samples = samplesOf(page);
   const sum = (name: string) => (samples.get(name) ?? []).reduce((total, { value }) => total + value, 0);
-  const outcomes: Record<string, number> = {};
+  const outcomes = new Map<string, number>();
   for (const { labels, value } of samples.get('holdfast_turns_total') ?? []) {
     const outcome = labels.outcome ?? 'unknown';
-    if (value > 0) outcomes[outcome] = (outcomes[outcome] ?? 0) + value;
+    if (value > 0) outcomes.set(outcome, (outcomes.get(outcome) ?? 0) + value);
   }
   return {
     at: Date.now(),
@@ -82,7 +82,7 @@ export async function readOverview(at: Asked): Promise<Overview> {
     failures,
     counts: {
       turns: sum('holdfast_turns_total'),
-      outcomes,
+      outcomes: Object.fromEntries(outcomes),
       faults: sum('holdfast_turn_faults_total'),
       bytesFromClients: sum('holdfast_turn_client_bytes_total'),
       bytesSaved: sum('holdfast_turn_saved_bytes_total'),

@@ -63,6 +63,9 @@ export function overviewText(now: Overview, before: Overview | null, url: string
 
 const ALTERNATE = { enter: '\u001b[?1049h\u001b[?25l', leave: '\u001b[?25h\u001b[?1049l', home: '\u001b[H\u001b[J' };
 
+/** Keys that end the live view: `q`, Ctrl-C and Ctrl-D. */
+const END_KEYS = ['q', '\u0003', '\u0004'];
+
 /** Time between two measurements by default, in seconds. */
 const INTERVAL_S = 2;
 
@@ -85,7 +88,7 @@ export async function top(
   if (options.once || !output.terminal) return output.out(overviewText(first, null, at.url));
   const stop = new AbortController();
   const onKey = (key: Buffer) => {
-    if (/[q\u0003\u0004]/.test(key.toString())) stop.abort();
+    if (END_KEYS.some((each) => key.includes(each))) stop.abort();
   };
   const onSignal = () => stop.abort();
   keys.setRawMode?.(true);
@@ -102,7 +105,11 @@ export async function top(
       output.out(ALTERNATE.home + text.slice(0, rows > 0 ? rows - 1 : undefined).join('\n'));
       await new Promise<void>((next) => {
         const timer = setTimeout(next, (options.interval ?? INTERVAL_S) * 1_000);
-        stop.signal.addEventListener('abort', () => (clearTimeout(timer), next()), { once: true });
+        const over = () => {
+          clearTimeout(timer);
+          next();
+        };
+        stop.signal.addEventListener('abort', over, { once: true });
       });
       if (stop.signal.aborted) break;
       try {

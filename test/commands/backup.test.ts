@@ -41,22 +41,23 @@ it('A backup taken while rows are written is consistent, and restores to what it
   await (await openPostgresStore({ url: server.url })).shutdown();
   await query(server.url, insert(1, 500));
   let written = 500;
-  let over = false;
   const client = new pg.Client({ connectionString: server.url });
   await client.connect();
-  const writer = (async () => {
-    while (!over) {
-      await client.query(insert(written + 1, written + 20));
-      written += 20;
-      await new Promise(setImmediate);
-    }
-    await client.end();
-  })();
+  const writes: Promise<unknown>[] = [];
   const target = join(home, 'monday');
   const output = keptOutput();
-  await backup(target, { dataDir, json: true }, output);
-  over = true;
-  await writer;
+  // Each line of the progress is followed by a write, so that the files change while they are copied.
+  const writing = {
+    ...output,
+    err(text: string) {
+      output.err(text);
+      writes.push(client.query(insert(written + 1, written + 20)));
+      written += 20;
+    },
+  };
+  await backup(target, { dataDir, json: true }, writing);
+  await Promise.all(writes);
+  await client.end();
   const result = JSON.parse(output.text);
   expect(Object.keys(result)).toEqual([
     'directory',

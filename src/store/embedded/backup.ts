@@ -294,15 +294,15 @@ async function proved(dataDir: string, settings: readonly string[]): Promise<Rec
             select from pg_class m where m.relnamespace = n.oid and m.relname = 'holdfast_migrations')
           order by 1`,
       );
-      const counts: Record<string, number> = {};
+      const counts = new Map<string, number>();
       for (const { name, quoted } of tables) {
         // Reads whole rows: a count alone need not look at stored content.
         const { rows } = await client.query<{ count: string }>(
           `select count(*) from (select hashtext(t::text) from only ${quoted} t offset 0) read`,
         );
-        counts[name] = Number(rows[0]!.count);
+        counts.set(name, Number(rows[0]!.count));
       }
-      return counts;
+      return Object.fromEntries(counts);
     } finally {
       await client.end();
     }

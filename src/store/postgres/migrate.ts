@@ -130,7 +130,7 @@ async function serverVersion(client: pg.ClientBase, place: Place): Promise<strin
  */
 export async function schemaStatus(client: pg.ClientBase, place: Place, wanted: string | null): Promise<SchemaStatus> {
   const server = await serverVersion(client, place);
-  const schema = wanted ?? (await schemaFound(client)) ?? OWN_SCHEMA;
+  const schema = await schemaFor(client, wanted);
   const exists = await hasTables(client, schema);
   const { rows } = exists
     ? await client.query<{ name: string; at: string }>(
@@ -160,7 +160,7 @@ const hasTables = async (client: pg.ClientBase, schema: string): Promise<boolean
 
 async function carryOut(client: pg.ClientBase, orm: MikroORM, options: MigrateOptions): Promise<string> {
   const { schema: wanted, place } = options;
-  const schema = wanted ?? (await schemaFound(client)) ?? OWN_SCHEMA;
+  const schema = await schemaFor(client, wanted);
   try {
     await createSchema(client, schema);
     await client.query(`set local search_path = ${searchPathOf(schema)}`);
@@ -198,6 +198,10 @@ async function carryOut(client: pg.ClientBase, orm: MikroORM, options: MigrateOp
     throw error;
   }
 }
+
+/** Returns the schema to use: the wanted one, else the one that holds the tables, else Holdfast's own. */
+const schemaFor = async (client: pg.Client, wanted: string | null): Promise<string> =>
+  wanted ?? (await schemaFound(client)) ?? OWN_SCHEMA;
 
 /**
  * Returns the schema of an earlier release's tables, which followed the user's own `search_path`; null when there are none.
