@@ -1,6 +1,7 @@
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
 import { existsSync, globSync } from 'node:fs';
-import { cp, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
@@ -14,7 +15,7 @@ const ROOT = join(import.meta.dirname, '..', '..');
 const CACHE =
   process.env.BENCH_CACHE ?? join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'holdfast-bench');
 
-const VERSIONS = { portkey: '1.15.2', litellm: '1.108.14', 'codex-lb': '1.24.0' };
+const VERSIONS = { portkey: '1.15.2', litellm: '1.108.0', 'codex-lb': '1.24.0' };
 
 /** A way from the client to the upstream. */
 export interface Peer {
@@ -45,7 +46,7 @@ export interface Around {
 }
 
 /** Longest time for a program to be ready, in milliseconds. */
-const READY_LIMIT = 180_000;
+const READY_LIMIT = 600_000;
 
 interface Started {
   child: ChildProcess;
@@ -83,10 +84,10 @@ async function ready(started: Started, check: () => Promise<boolean>): Promise<v
   let over = false;
   void started.gone.then(() => (over = true));
   while (!(await check().catch(() => false))) {
-    if (over) throw new Error(`it ended before it was ready: ${started.output().slice(-600)}`);
+    if (over) throw new Error(`it ended before it was ready: ${started.output().slice(-300)}`);
     if (performance.now() > deadline) {
       started.child.kill('SIGKILL');
-      throw new Error(`it was not ready after ${READY_LIMIT / 1_000} s: ${started.output().slice(-600)}`);
+      throw new Error(`it was not ready after ${READY_LIMIT / 1_000} s: ${started.output().slice(-300)}`);
     }
     await new Promise((again) => setTimeout(again, 200));
   }
@@ -268,6 +269,8 @@ export const litellm = ({ upstream, home }: Around): Offer => {
       const wanted = `litellm[proxy]==${VERSIONS.litellm}`;
       const folder = await virtualEnvironment(`litellm-${VERSIONS.litellm}`, wanted, 10);
       const config = join(home, 'litellm.yaml');
+      // It refuses to start without a key for its own callers.
+      const key = `sk-${randomBytes(24).toString('hex')}`;
       await writeFile(
         config,
         `model_list:\n  - model_name: gpt-5.5\n    litellm_params:\n      model: openai/gpt-5.5\n` +
@@ -288,11 +291,16 @@ export const litellm = ({ upstream, home }: Around): Offer => {
           '--telemetry',
           'False',
         ],
-        { LITELLM_LOCAL_MODEL_COST_MAP: 'True', LITELLM_MODE: 'PRODUCTION', LITELLM_LOG: 'ERROR' },
+        {
+          LITELLM_LOCAL_MODEL_COST_MAP: 'True',
+          LITELLM_MODE: 'PRODUCTION',
+          LITELLM_LOG: 'ERROR',
+          LITELLM_MASTER_KEY: key,
+        },
         home,
       );
       await ready(started, answers(`http://127.0.0.1:${port}/health/liveliness`));
-      return peer(name, started, `http://127.0.0.1:${port}/v1`);
+      return peer(name, started, `http://127.0.0.1:${port}/v1`, { headers: { authorization: `Bearer ${key}` } });
     },
   };
 };
@@ -367,31 +375,23 @@ async function importAccount(base: string): Promise<void> {
 }
 
 /**
- * Returns a folder with the sources of another commit and their libraries: those of this folder where both commits want the
- * same, else installed.
+ * Returns a folder with the sources of another commit and their libraries: a link to those of this folder where both commits
+ * want the same, else installed.
  */
 export async function treeOf(revision: string): Promise<{ tree: string; commit: string }> {
   const git = async (...args: string[]) => (await run('git', args, { cwd: ROOT })).stdout.trim();
   const commit = await git('rev-parse', '--short=12', `${revision}^{commit}`);
-  const tree = join(CACHE, 'revisions', commit);
-  const done = join(tree, '.installed');
-  if (existsSync(done)) return { tree, commit };
-  await rm(tree, { recursive: true, force: true });
-  const unpacked = `${tree}.part`;
-  await rm(unpacked, { recursive: true, force: true });
-  await mkdir(unpacked, { recursive: true });
-  const archive = `${tree}.tar`;
-  await git('archive', '--output', archive, commit);
-  await run('tar', ['--extract', '--file', archive, '--directory', unpacked]);
-  await rm(archive);
-  const sameLibraries =
-    (await readFile(join(unpacked, 'package-lock.json'), 'utf8')) ===
-    (await readFile(join(ROOT, 'package-lock.json'), 'utf8'));
-  // A copy of links would break when this folder goes, and a link would let an installation there change this one.
-  if (sameLibraries)
-    await cp(join(ROOT, 'node_modules'), join(unpacked, 'node_modules'), { recursive: true, verbatimSymlinks: true });
-  else await run('npm', ['ci'], { cwd: unpacked, maxBuffer: 64 * 1024 * 1024 });
-  await rename(unpacked, tree);
-  await writeFile(done, '');
+  const tree = await installed(`holdfast-${commit}`, async (folder) => {
+    const archive = `${folder}.tar`;
+    await git('archive', '--output', archive, commit);
+    await run('tar', ['--extract', '--file', archive, '--directory', folder]);
+    await rm(archive);
+  });
+  const lock = (folder: string) => readFile(join(folder, 'package-lock.json'), 'utf8');
+  const libraries = join(tree, 'node_modules');
+  if ((await lock(tree)) === (await lock(ROOT))) {
+    await rm(libraries, { recursive: true, force: true });
+    await symlink(join(ROOT, 'node_modules'), libraries);
+  } else if (!existsSync(libraries)) await run('npm', ['ci'], { cwd: tree, maxBuffer: 64 * 1024 * 1024 });
   return { tree, commit };
 }
