@@ -200,7 +200,7 @@ async function carryOut(client: pg.ClientBase, orm: MikroORM, options: MigrateOp
 }
 
 /** Returns the schema to use: the wanted one, else the one that holds the tables, else Holdfast's own. */
-const schemaFor = async (client: pg.Client, wanted: string | null): Promise<string> =>
+const schemaFor = async (client: pg.ClientBase, wanted: string | null): Promise<string> =>
   wanted ?? (await schemaFound(client)) ?? OWN_SCHEMA;
 
 /**
