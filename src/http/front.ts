@@ -13,14 +13,14 @@ import {
   SHOULD_RETRY_HEADER,
   TURN_STATE_HEADER,
 } from '../headers.ts';
+import { passFamilies, realtimeFamilies } from '../upstream/families.ts';
 import { isSameOrigin } from './access.ts';
 
 /** Paths of the bridge. Everything it serves is one of these or lies below one. */
-export const ownPaths = [
-  '/v1/responses',
-  '/v1/models',
-  '/backend-api/codex/responses',
-  '/backend-api/codex/models',
+export const ownPaths: readonly string[] = [
+  ...['/v1', '/backend-api/codex'].flatMap((base) =>
+    ['responses', 'conversations', 'models', ...passFamilies, ...realtimeFamilies].map((family) => `${base}/${family}`),
+  ),
   '/admin/failures',
   '/admin/workers',
   '/admin/machines',
@@ -31,7 +31,7 @@ export const ownPaths = [
   '/inspect',
   '/health',
   '/ready',
-] as const;
+];
 
 /**
  * Names by which containers reach their host. A public registrar cannot issue them, so DNS rebinding cannot use them.

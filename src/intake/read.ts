@@ -13,7 +13,8 @@ import {
   withSpans,
 } from '../json.ts';
 import { bareItem, HASH_CHARS } from '../transcript/items.ts';
-import { readRequest } from '../transcript/read.ts';
+import { type PassBody, passBodies } from '../transcript/pass-bodies.ts';
+import { readPassed, readRequest } from '../transcript/read.ts';
 import type { Item, ItemHash, ReadItem, ReadItems, ReadRequest } from '../transcript/types.ts';
 
 /**
@@ -127,8 +128,11 @@ const excessive = (excess: Excess): BridgeError =>
 const invalid = (detail: string, param?: string) =>
   new BridgeError('bridge_invalid_request', { detail, ...(param === undefined ? {} : { param }) });
 
-/** Kind of a body: a request, or an envelope of a peer, which wraps a request. */
-export type Kind = 'body' | 'envelope';
+/**
+ * Kind of a body: the request of a turn, an envelope of a peer, which wraps such a request, or the body of a call that starts
+ * no turn, by the name of its allowed content.
+ */
+export type Kind = 'body' | 'envelope' | `pass:${PassBody}`;
 
 /** Result of reading a body. */
 export interface Read {
@@ -160,6 +164,10 @@ export function readSource(source: Uint8Array | string, kind: Kind, whole = fals
     throw error instanceof BridgeError ? error : new BridgeError('bridge_invalid_json', { cause: error });
   }
   if (!isObject(body)) throw invalid('The body must be a JSON object.');
+  if (kind.startsWith('pass:')) {
+    const request = readPassed(body, text, passBodies[kind.slice('pass:'.length) as PassBody]);
+    return { request, envelope };
+  }
   validateRequest(body);
   const bytes = typeof source === 'string' ? Buffer.byteLength(source) : source.length;
   return { request: readRequest(body, text, bytes, whole), envelope };

@@ -14,7 +14,7 @@ import {
   writtenInput,
 } from './items.ts';
 import { isExactItem } from './planner.ts';
-import { comparisonOf, namesWritten, referencesIn } from './provider-ids.ts';
+import { comparisonOf, namesWritten, type Rule, referencesIn } from './provider-ids.ts';
 import type { Item, ItemHash, LookedAt, ReadItem, ReadItems, ReadRequest, RequestBody } from './types.ts';
 
 /** Types that only a model or a tool round produces: an input that contains one carries history. */
@@ -169,5 +169,27 @@ export function readRequest(body: RequestBody, text: string, bytes: number, whol
     references: referencesIn(body),
     comparison: comparisonOf(body),
     names: namesWritten(body, text),
+  };
+}
+
+/**
+ * Reads the body of a call that starts no turn. It has no items and no fingerprints, only the objects that it names.
+ *
+ * @param rule allowed content of the body
+ */
+export function readPassed(body: RequestBody, text: string, rule: Rule): ReadRequest {
+  return {
+    text,
+    bytes: Buffer.byteLength(text),
+    body: { stream: body.stream, store: body.store },
+    members: [],
+    items: readItems([]),
+    shape: 'fresh',
+    hostedTools: false,
+    requestFp: '',
+    contextFp: '',
+    references: [],
+    comparison: null,
+    names: namesWritten(body, text, rule),
   };
 }

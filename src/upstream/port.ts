@@ -1,3 +1,4 @@
+import type { Readable } from 'node:stream';
 import { MOST_LEVELS } from '../json.ts';
 
 /** Upstream port: one connection to the provider, over any transport. */
@@ -107,7 +108,7 @@ export interface HttpCall {
   /** Path below the base URL, with query, such as `/responses/resp_1?stream=false`. */
   path: string;
   headers: UpstreamRequestHeaders;
-  body: Buffer | string | null;
+  body: Buffer | string | Readable | null;
   signal?: AbortSignal;
 }
 
