@@ -156,7 +156,10 @@ export async function streamResponse(
     requestId,
     async send(answer) {
       if (!isEventStream(answer)) return sendAnswer(req, res, answer, requestId);
-      await followResponse({ ...way, responseId, query, last }, sink(), answer);
+      const opened = sink();
+      // The next event may be a long time off.
+      opened.open();
+      await followResponse({ ...way, responseId, query, last }, opened, answer);
     },
   });
 }

@@ -292,7 +292,7 @@ describe('forms under a shared credential', () => {
   });
 });
 
-describe('calls that cannot be told apart by tenant', () => {
+describe('calls whose objects nothing assigns to a tenant', () => {
   it.each([
     ['POST', '/v1/batches', 'A batch runs the requests in a file'],
     ['GET', '/v1/batches/batch_1', 'A batch runs'],
