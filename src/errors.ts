@@ -78,7 +78,7 @@ export const catalogue = {
     code: 'request_too_large',
     message: 'The request body is larger than this bridge accepts.',
     retry: false,
-    action: 'Send less, or raise HOLDFAST_MAX_BODY_BYTES.',
+    action: 'Send less, or raise HOLDFAST_MAX_BODY_BYTES, or HOLDFAST_MAX_PASS_BYTES for calls that start no turn.',
   },
   bridge_not_found: {
     status: 404,
