@@ -12,11 +12,21 @@ import { passBodies } from '../transcript/pass-bodies.ts';
 import { namedInQuery, namesIn } from '../transcript/provider-ids.ts';
 import type { Names, ReadRequest } from '../transcript/types.ts';
 import { passFamilies, realtimeFamilies } from '../upstream/families.ts';
-import type { UpstreamTarget, UpstreamTransport } from '../upstream/port.ts';
+import { type UpstreamTarget, type UpstreamTransport, UpstreamUnreachable } from '../upstream/port.ts';
 import { hasBody } from './envelope.ts';
 import { rewriteForm } from './multipart.ts';
 import { type Family, type Operation, operationOf, reasonOf } from './operations.ts';
-import { type Answer, CURSORS, collected, foreignObject, headersFor, pass, queryOf, segment } from './relay.ts';
+import {
+  type Answer,
+  CURSORS,
+  collected,
+  foreignObject,
+  headersFor,
+  pass,
+  queryOf,
+  segment,
+  unreachableError,
+} from './relay.ts';
 
 /** Services of the bridge that calls other than turns use. */
 export interface ObjectService extends Pick<ProviderObjects, 'keepObjects' | 'listObjects' | 'dropObject'> {
@@ -63,19 +73,25 @@ const MOST_LISTED = 100;
  */
 export function mountPassing(router: Router, prefix: string, options: PassingOptions): void {
   const allowed = new Set<string>(options.config.upstream.pass);
+  const mount = (family: string, handler: RequestHandler) => {
+    router.all(`${prefix}/${family}`, handler);
+    router.all(`${prefix}/${family}/*rest`, handler);
+  };
   for (const family of ['conversations', ...passFamilies] as const) {
     const handler = family === 'conversations' || allowed.has(family) ? serve(family, options) : refuseFamily;
-    router.all([`${prefix}/${family}`, `${prefix}/${family}/*rest`], handler);
+    mount(family, handler);
   }
   for (const family of realtimeFamilies) {
-    router.all([`${prefix}/${family}`, `${prefix}/${family}/*rest`], () => {
-      throw new BridgeError('bridge_realtime_unsupported');
-    });
+    mount(family, refuseRealtime);
   }
 }
 
 const refuseFamily: RequestHandler = () => {
   throw new BridgeError('bridge_family_not_passed');
+};
+
+const refuseRealtime: RequestHandler = () => {
+  throw new BridgeError('bridge_realtime_unsupported');
 };
 
 /** Returns the decoded segments of the path below the family. A slash at the end is not one of them. */
@@ -332,7 +348,10 @@ async function afterFirstEvent(
     if (done) break;
     held.push(value);
     size += value.length;
-    if (size > FIRST_EVENT_BYTES) throw new BridgeError('bridge_internal', { detail: 'The first event is too large.' });
+    if (size > FIRST_EVENT_BYTES) {
+      (stream as Readable).destroy();
+      throw new BridgeError('bridge_internal', { detail: 'The first event is too large.' });
+    }
     parser.feed(decoder.decode(value, { stream: true }));
   }
   if (first !== null) await handle(parsed((first as { data: string }).data));
@@ -378,7 +397,10 @@ async function listOwn(
   const left = [...page.ids.keys()];
   const one = async (id: string): Promise<string | null> => {
     const path = `/${kind}/${segment(id)}`;
-    const answer = await transport.call({ target, method: 'GET', path, headers, body: null, signal: gone.signal });
+    const call = { target, method: 'GET', path, headers, body: null, signal: gone.signal };
+    const answer = await transport.call(call).catch((error) => {
+      throw error instanceof UpstreamUnreachable ? unreachableError(error) : error;
+    });
     const body = await collected(answer, HELD_BYTES);
     if (answer.status === 404) await service.dropObject(caller.scope, id);
     if (answer.status === 404 || body === null) return null;

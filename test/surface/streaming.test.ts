@@ -206,7 +206,7 @@ describe('streams in both directions', () => {
 
 describe('admission before the body', () => {
   it.each([
-    ['an unknown key', '/v1/files', ['authorization: Bearer nobody'], '401'],
+    ['an unknown key', '/v1/files', ['authorization: Bearer unknown'], '401'],
     ['a call that does not pass under the shared credential', '/v1/batches', [], '403'],
     ['a family that the operator does not let pass', '/v1/images/edits', [], '403'],
     ['an object of another tenant', '/v1/containers/cntr_1/files', [], '404'],
