@@ -162,18 +162,18 @@ export const sharedOperations: Partial<Record<Family, Readonly<Record<string, Op
 };
 
 /** Families without a call that passes under a shared credential, with the reason. */
-const reasons: Partial<Record<Family | 'models', string>> = {
-  batches: 'A batch runs the requests in a file, and a file is not checked.',
-  fine_tuning: 'A fine-tuned model can be used and listed by everyone under the credential.',
-  evals: 'An evaluation reads stored responses of everyone under the credential.',
-  models: 'A fine-tuned model belongs to everyone under the credential.',
-  organization: 'The administration of the account belongs to the operator.',
-  projects: 'The administration of the account belongs to the operator.',
-};
+const reasons: ReadonlyMap<Family | 'models', string> = new Map([
+  ['batches', 'A batch runs the requests in a file, and a file is not checked.'],
+  ['fine_tuning', 'A fine-tuned model can be used and listed by everyone under the credential.'],
+  ['evals', 'An evaluation reads stored responses of everyone under the credential.'],
+  ['models', 'A fine-tuned model belongs to everyone under the credential.'],
+  ['organization', 'The administration of the account belongs to the operator.'],
+  ['projects', 'The administration of the account belongs to the operator.'],
+]);
 
 /** Returns why a call of the family is refused under a shared credential. */
 export const reasonOf = (family: Family | 'models'): string =>
-  reasons[family] ?? 'It is not known to reach only objects of its caller.';
+  reasons.get(family) ?? 'It is not known to reach only objects of its caller.';
 
 interface Compiled {
   method: string;
