@@ -48,6 +48,7 @@ const UNUSED = {
                and not exists (select from bridge_session s where s.owner_worker_id = w.id)`,
   shared: `select count(*) from shared_item i
             where not exists (select from turn_shared_item n where n.scope = i.scope and n.hash = i.hash)`,
+  objects: `select count(*) from provider_object where kind = 'responses' and created_at < now() - interval '24 hours'`,
 };
 
 const dataDir = await mkdtemp(join(tmpdir(), 'hf-bench-'));

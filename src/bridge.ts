@@ -25,7 +25,7 @@ import { createObservatory } from './observe/index.ts';
 import { createLogger, type Logger, safeLogger } from './observe/log.ts';
 import type { MetricsSnapshot } from './observe/metrics/merged.ts';
 import { readOptions, withOptionNames } from './options.ts';
-import { referencesTo } from './session/planning.ts';
+import { madeBy, referencesTo, storedInput } from './session/planning.ts';
 import type { SettingOptions } from './setting-options.ts';
 import { openStorage, type Storage } from './storage.ts';
 import type { SessionStore } from './store/port.ts';
@@ -421,12 +421,17 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
       turn: dispatcher.accept.bind(dispatcher),
       async knowsResponse(scope, anchor) {
         const found = await store.lookup({ scope, anchor, tokenSessionId: null, hardKey: null });
-        return found.anchor !== null;
+        // A response in the background has no row before its end, and never one if its worker was killed.
+        return found.anchor !== null || (await store.ownObjects(scope, [anchor])).length > 0;
       },
       async notMade(scope, named) {
-        const made = new Set((await referencesTo(store, scope, named)).map(({ itemId }) => itemId));
+        const made = await madeBy(store, scope, named, await referencesTo(store, scope, named));
         return named.find((id) => !made.has(id)) ?? null;
       },
+      inputItems: (scope, credentialFp, responseId) => storedInput(store, { scope, credentialFp, responseId }),
+      keepObjects: (...made) => store.keepObjects(...made),
+      listObjects: (query) => store.listObjects(query),
+      dropObject: (...named) => store.dropObject(...named),
       forgetResponse: async (scope, responseId) => void (await store.eraseResponse(scope, responseId)),
       readiness,
       shutdown,

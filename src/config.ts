@@ -3,6 +3,7 @@ import { z } from 'zod';
 import { hostAndPort } from './headers.ts';
 import { LONGEST_TIMER } from './system.ts';
 import { InvalidSecrets, parseSecrets } from './token/keyring.ts';
+import { type PassFamily, passFamilies } from './upstream/families.ts';
 import { isForwardable } from './upstream/headers.ts';
 import { type ProxySettings, readProxies } from './upstream/proxies.ts';
 
@@ -135,6 +136,11 @@ export const limitKnobs = {
     'Largest frame to or from the upstream; a larger request goes over plain HTTP.',
   ),
   bodyBytes: bytes('MAX_BODY', 33_554_432, 'Largest request body, decompressed.'),
+  passBytes: bytes(
+    'MAX_PASS',
+    536_870_912,
+    'Largest body of a call that is passed on as a stream, such as an upload. It is not held in memory.',
+  ),
   bodiesBytes: bytes(
     'BODIES',
     268_435_456,
@@ -214,6 +220,8 @@ export interface Config {
     proxies: ProxySettings;
     /** Further client headers to pass upstream, names in lower case. */
     forwardHeaders: readonly string[];
+    /** Families of calls that are passed on, beside those of the Responses API. */
+    pass: readonly PassFamily[];
   };
   security: {
     /** `kid:secret,...`; null: generated and stored in the data directory. */
@@ -370,6 +378,14 @@ export const settings = [
     as: 'list',
     default: 'none',
     description: 'Further request headers that go upstream, `name,...`, beside those of OpenAI and Codex.',
+  },
+  {
+    variable: 'HOLDFAST_PASS',
+    option: 'upstream.pass',
+    as: 'list',
+    default: 'all',
+    description:
+      'Families of calls that are passed on beside the Responses API, `chat,embeddings,files,...`; empty or `none`: none.',
   },
   {
     variable: 'HOLDFAST_SECRETS',
@@ -599,6 +615,17 @@ function headerNames(text: string | null, problems: string[]): string[] {
   });
 }
 
+/** Parses the families of calls that are passed on. An empty value means none, and an absent one all. */
+function families(text: string | undefined, problems: string[]): readonly PassFamily[] {
+  if (text === undefined || text.trim() === 'all') return passFamilies;
+  const names = text.split(',').map((name) => name.trim().toLowerCase());
+  for (const name of names) {
+    if (name === '' || name === 'none' || passFamilies.some((family) => family === name)) continue;
+    problems.push(`HOLDFAST_PASS: ${JSON.stringify(name.slice(0, 64))} is not one of ${passFamilies.join(', ')}`);
+  }
+  return passFamilies.filter((family) => names.includes(family));
+}
+
 /** Parses a comma-separated list to lower case; empty entries are ignored. */
 function list(
   text: string | undefined,
@@ -731,6 +758,7 @@ export function readConfig(given: NodeJS.ProcessEnv, embedding: Embedding = {}):
   }
   const keys = apiKeys(optional(env.HOLDFAST_API_KEYS), problems);
   const forwardHeaders = headerNames(optional(env.HOLDFAST_FORWARD_HEADERS), problems);
+  const pass = families(env.HOLDFAST_PASS, problems);
   const publicHosts = list(env.HOLDFAST_PUBLIC_HOSTS, isHostName, problems, (position) => {
     return `HOLDFAST_PUBLIC_HOSTS: entry ${position} is not of the form name, name:port or *`;
   });
@@ -797,7 +825,7 @@ export function readConfig(given: NodeJS.ProcessEnv, embedding: Embedding = {}):
     dataDir: optional(env.HOLDFAST_DATA_DIR) ?? '.holdfast',
     livenessDir: optional(env.HOLDFAST_LIVENESS_DIR),
     workers: parsed.data.workers,
-    upstream: { url: upstreamUrl, key: upstreamKey, transport, proxies, forwardHeaders },
+    upstream: { url: upstreamUrl, key: upstreamKey, transport, proxies, forwardHeaders, pass },
     security: { secrets, apiKeys: keys, adminToken, byHook },
     internal: {
       host: optional(env.HOLDFAST_INTERNAL_HOST),

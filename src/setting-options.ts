@@ -63,6 +63,11 @@ export interface UpstreamSettings {
    * HOLDFAST_FORWARD_HEADERS.
    */
   forwardHeaders?: readonly string[] | undefined;
+  /**
+   * Families of calls that are passed on beside the Responses API, `chat,embeddings,files,...`; empty or `none`: none.
+   * Default: all. Variable: HOLDFAST_PASS.
+   */
+  pass?: readonly string[] | undefined;
 }
 
 /** Secrets, keys of clients and the token of operators. */
@@ -305,6 +310,11 @@ export interface LimitsSettings {
   frameBytes?: number | undefined;
   /** Largest request body, decompressed. In bytes. Default: 33554432. Variable: HOLDFAST_MAX_BODY_BYTES. */
   bodyBytes?: number | undefined;
+  /**
+   * Largest body of a call that is passed on as a stream, such as an upload. It is not held in memory. In bytes. Default:
+   * 536870912. Variable: HOLDFAST_MAX_PASS_BYTES.
+   */
+  passBytes?: number | undefined;
   /**
    * Request bodies held at the same time, decompressed; a request beyond it gets 503 before its body is read. In bytes.
    * Default: 268435456. Variable: HOLDFAST_BODIES_BYTES.

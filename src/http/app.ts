@@ -1,35 +1,44 @@
 import { createHmac, timingSafeEqual } from 'node:crypto';
 import type { IncomingHttpHeaders, IncomingMessage } from 'node:http';
 import type { Readable } from 'node:stream';
-import { pipeline } from 'node:stream/promises';
 import { createBrotliDecompress, createGunzip, createInflate, createZstdDecompress } from 'node:zlib';
 import express, { type NextFunction, type Request, type RequestHandler, type Response, type Router } from 'express';
 import type { Config } from '../config.ts';
 import { BridgeError } from '../errors.ts';
 import { flatHeaders, REQUEST_ID_HEADER } from '../headers.ts';
 import type { Reader } from '../intake/pool.ts';
+import type { Kind } from '../intake/read.ts';
 import { encodeText } from '../json.ts';
 import type { Log } from '../log.ts';
 import { hardKeyOf } from '../session/decide.ts';
-import {
-  type Caller,
-  type ClientSink,
-  credentialOf,
-  isHidden,
-  type Shutdown,
-  type TurnRequest,
-} from '../session/port.ts';
+import type { Caller, ClientSink, Shutdown, TurnRequest } from '../session/port.ts';
 import type { Lease, Quota } from '../session/quota.ts';
-import { StoreUnavailable } from '../store/port.ts';
+import { RESPONSE_KIND, StoreUnavailable } from '../store/port.ts';
 import type { Clock, Ids } from '../system.ts';
-import { COMPARISON_PATH, namedInQuery } from '../transcript/provider-ids.ts';
+import { COMPARISON_PATH, CONVERSATION_PATHS, namedInQuery } from '../transcript/provider-ids.ts';
 import type { ReadRequest } from '../transcript/types.ts';
-import { accountOf, clientHeaders, keyHeaders, upstreamHeaders } from '../upstream/headers.ts';
-import { type HttpCall, type UpstreamTarget, type UpstreamTransport, UpstreamUnreachable } from '../upstream/port.ts';
+import { passFamilies, realtimeFamilies } from '../upstream/families.ts';
+import { accountOf, keyHeaders } from '../upstream/headers.ts';
+import type { UpstreamTarget, UpstreamTransport } from '../upstream/port.ts';
 import { bearerOf, digest } from './access.ts';
 import { createJsonSink, createSseSink } from './answers.ts';
+import { createBackgroundSink, followResponse, streamResponse } from './background.ts';
 import { sendError } from './envelope.ts';
 import { apiPaths } from './front.ts';
+import { pageOfItems } from './input-items.ts';
+import { reasonOf } from './operations.ts';
+import { mountPassing, type ObjectService } from './passing.ts';
+import {
+  bytesTaken,
+  CURSORS,
+  foreignObject,
+  headersFor,
+  listsItem,
+  pass,
+  queryOf,
+  segment,
+  type Way,
+} from './relay.ts';
 import { holdConnection } from './server.ts';
 
 /** Returns the API keys sent in dedicated headers, in a fixed order. */
@@ -101,7 +110,7 @@ export interface Readiness {
 }
 
 /** Services of the bridge that the HTTP layer uses. */
-export interface TurnService {
+export interface TurnService extends ObjectService {
   /**
    * Starts a turn for a validated request and takes over its lease. Results and errors reach the client through the
    * sink.
@@ -114,11 +123,18 @@ export interface TurnService {
    */
   knowsResponse(scope: string, responseId: string): Promise<boolean>;
   /**
-   * Returns the first of these ids that no turn of this scope produced, or null when there is none.
+   * Returns the first of these ids that neither a turn nor another call of this scope made, or null when there is none.
    *
    * @throws {StoreUnavailable}
    */
   notMade(scope: string, ids: readonly string[]): Promise<string | null>;
+  /**
+   * Returns the JSON texts of the items from which a response was made, in order: the whole context before its output. Null
+   * when the provider can list them itself, or they are not stored here.
+   *
+   * @throws {StoreUnavailable}
+   */
+  inputItems(scope: string, credentialFp: string, responseId: string): Promise<readonly string[] | null>;
   /**
    * Deletes the stored data of a response that the provider has deleted.
    *
@@ -207,23 +223,15 @@ function unpack(req: IncomingMessage, encoding: string): Readable {
 }
 
 /**
- * Returns a body that an outer app has read before the request reached the bridge, from `req.body`: bytes, text, or a value
- * whose original text is no longer available. Some parsers set `req.body` without reading anything; then the body is still
- * to be read.
+ * Returns the body that an outer app has read before the request reached the bridge, in blocks of its own.
  *
  * @param limit maximum size, in bytes
  * @returns null for a body that is still to be read
- * @throws {BridgeError} `bridge_body_too_large`, `bridge_invalid_json` for a body that was read and left nowhere,
- * `bridge_invalid_request` for a value that is nested too deeply, and any error of `lease.addBytes`
+ * @throws {BridgeError} `bridge_body_too_large`, and any error of `bytesTaken` and of `lease.addBytes`
  */
 function takenBody(req: Request, limit: number, lease: Pick<Lease, 'addBytes'>): Buffer[] | null {
-  if (!req.readableDidRead) return null;
-  const body: unknown = req.body;
-  if (body === undefined || body === null) {
-    throw new BridgeError('bridge_invalid_json', { detail: 'The app read it before the bridge and left no req.body.' });
-  }
-  const bytes =
-    body instanceof Uint8Array ? Buffer.from(body.buffer, body.byteOffset, body.length) : textOfParsed(body);
+  const bytes = bytesTaken(req);
+  if (bytes === null) return null;
   if (bytes.length > limit) throw new BridgeError('bridge_body_too_large');
   lease.addBytes(bytes.length);
   // The blocks are transferred to another thread; the memory of these bytes may belong to other values too.
@@ -231,124 +239,6 @@ function takenBody(req: Request, limit: number, lease: Pick<Lease, 'addBytes'>):
   blocks.push(bytes);
   return blocks.end();
 }
-
-function textOfParsed(body: unknown): Buffer {
-  try {
-    return Buffer.from(typeof body === 'string' ? body : JSON.stringify(body));
-  } catch (error) {
-    if (!(error instanceof RangeError)) throw error;
-    throw new BridgeError('bridge_invalid_request', { detail: 'The body is nested too deeply.' });
-  }
-}
-
-interface PassOptions {
-  transport: UpstreamTransport;
-  target: UpstreamTarget;
-  caller: Caller;
-  /** Path below the upstream's base URL, with query. */
-  path: string;
-  body: Buffer | null;
-  requestId: string;
-}
-
-/**
- * Forwards one call that starts no turn to the provider and streams the answer back. The call is aborted when the
- * client disconnects.
- *
- * @returns the provider's status, or 499 when the client disconnected
- * @throws {BridgeError} `bridge_upstream_unreachable` when the provider cannot be reached
- */
-export async function pass(req: Request, res: Response, options: PassOptions): Promise<number> {
-  const { transport, target, caller, path, body, requestId } = options;
-  const gone = new AbortController();
-  res.once('close', () => gone.abort());
-  const headers = upstreamHeaders({
-    client: flatHeaders(req.headers),
-    credential: credentialOf(caller),
-    transport: 'http',
-    also: target.forwardHeaders,
-  });
-  try {
-    const type = req.headers['content-type'];
-    const answer = await transport.call({
-      target,
-      hidden: isHidden(caller),
-      method: req.method,
-      path,
-      headers: body && type ? { ...headers, 'content-type': type } : headers,
-      body,
-      signal: gone.signal,
-    });
-    res.writeHead(answer.status, {
-      ...clientHeaders(answer.headers),
-      [REQUEST_ID_HEADER]: requestId,
-    });
-    await pipeline(answer.body, res);
-    return answer.status;
-  } catch (error) {
-    if (gone.signal.aborted || res.headersSent) {
-      res.destroy();
-      return 499;
-    }
-    if (error instanceof UpstreamUnreachable) throw unreachableError(error);
-    throw error;
-  }
-}
-
-/** Limits of a search for one item: pages read, items per page, and bytes per page. */
-const MOST_PAGES = 50;
-const PER_PAGE = 100;
-const PAGE_BYTES = 16 * 1024 * 1024;
-
-/**
- * Checks whether the list at a path below the upstream's base URL contains an item. Reads the list from its beginning
- * with the caller's credential, up to `MOST_PAGES` pages of `PER_PAGE` items.
- *
- * @throws {BridgeError} `bridge_upstream_unreachable`
- */
-async function listsItem(
-  req: Request,
-  options: Pick<PassOptions, 'transport' | 'target' | 'caller' | 'path'>,
-  itemId: string,
-): Promise<boolean> {
-  const { transport, target, caller, path } = options;
-  const credential = credentialOf(caller);
-  const headers = upstreamHeaders({ client: flatHeaders(req.headers), credential, transport: 'http' });
-  let after: string | null = null;
-  for (let page = 0; page < MOST_PAGES; page += 1) {
-    const query = new URLSearchParams({ limit: String(PER_PAGE), ...(after === null ? {} : { after }) });
-    const call = { target, hidden: isHidden(caller), method: 'GET', path: `${path}?${query}`, headers, body: null };
-    const found = await readList(transport, call);
-    if (found.ids.includes(itemId)) return true;
-    after = found.ids.at(-1) ?? null;
-    if (!found.more || after === null) return false;
-  }
-  return false;
-}
-
-async function readList(transport: UpstreamTransport, call: HttpCall): Promise<{ ids: string[]; more: boolean }> {
-  const none = { ids: [], more: false };
-  try {
-    const { status, body } = await transport.call(call);
-    const chunks: Buffer[] = [];
-    let size = 0;
-    for await (const chunk of body as AsyncIterable<Buffer>) {
-      size += chunk.length;
-      if (size > PAGE_BYTES) return none;
-      chunks.push(chunk);
-    }
-    if (status !== 200) return none;
-    const { data, has_more: more } = JSON.parse(Buffer.concat(chunks).toString('utf8')) as Record<string, unknown>;
-    const ids = Array.isArray(data) ? data.map((item: { id?: unknown } | null) => item?.id) : [];
-    return { ids: ids.filter((id) => typeof id === 'string'), more: more === true };
-  } catch (error) {
-    if (error instanceof UpstreamUnreachable) throw unreachableError(error);
-    return none;
-  }
-}
-
-const unreachableError = (cause: UpstreamUnreachable) =>
-  new BridgeError('bridge_upstream_unreachable', { detail: `${cause.message}.`, cause });
 
 interface HttpFaceOptions {
   service: TurnService;
@@ -367,7 +257,7 @@ interface HttpFaceOptions {
   quota: Pick<Quota, 'admit' | 'refuse'>;
   transport: UpstreamTransport;
   target: UpstreamTarget;
-  config: Pick<Config, 'deadlines' | 'limits'>;
+  config: Pick<Config, 'deadlines' | 'limits' | 'upstream'>;
   reader: Reader;
   clock: Clock;
   ids: Ids;
@@ -389,6 +279,7 @@ export const PREFIXES = ['/v1', '/backend-api/codex'];
 export function createHttpFace(options: HttpFaceOptions): Router {
   const { service, authenticate, identify, quota, transport, target, config, reader, clock, ids } = options;
   const choose = options.chooseUpstream ?? (async (_req: IncomingMessage, caller: Caller) => caller);
+  const wayOf = (caller: Caller): Way => ({ transport, target: caller.target ?? target, caller });
   const router = express.Router();
 
   router.use((_req, res, next) => {
@@ -410,16 +301,18 @@ export function createHttpFace(options: HttpFaceOptions): Router {
    * Authenticates a request and takes its quota lease. The lease ends with the response, unless `keep` is called: then
    * the code that took it over ends it.
    *
+   * @param held the body is held in memory, so its announced length counts against the limits
    * @throws {BridgeError} when authentication or admission refuses the request
    */
-  const enter = (req: Request, res: Response) => {
+  const enter = (req: Request, res: Response, held = true) => {
     const caller = authenticate(req);
     const unheld = holdConnection(req, res, caller.scope);
     if (unheld === 'scope') throw quota.refuse('connections');
     if (unheld === 'worker') throw new BridgeError('bridge_overloaded');
     const declared = Number(req.headers['content-length'] ?? 0);
     // An oversized body is refused later, so it reserves no bytes here.
-    const lease = quota.admit(caller.scope, { declaredBytes: declared > config.limits.bodyBytes ? 0 : declared });
+    const reserved = held && declared <= config.limits.bodyBytes ? declared : 0;
+    const lease = quota.admit(caller.scope, { declaredBytes: reserved });
     if (res.closed) lease.end();
     res.locals.lease = lease;
     res.once('close', lease.end);
@@ -435,17 +328,11 @@ export function createHttpFace(options: HttpFaceOptions): Router {
     const { body } = read;
     const caller = await choose(req, sender, modelOf(read));
     res.socket?.setNoDelay(true);
-    const sink =
-      body.stream === true
-        ? createSseSink({
-            res,
-            requestId,
-            model: typeof body.model === 'string' ? body.model : null,
-            clock,
-            keepaliveMs: config.deadlines.keepalive,
-            slowClientMs: config.deadlines.slowClient,
-          })
-        : createJsonSink({ res, requestId, clock, slowClientMs: config.deadlines.slowClient });
+    const streamed = body.stream === true;
+    const plain = streamed
+      ? sseSink(res, typeof body.model === 'string' ? body.model : null)
+      : createJsonSink({ res, requestId, clock, slowClientMs: config.deadlines.slowClient });
+    const sink = streamed && body.background === true ? background(req, caller, plain) : plain;
     service.turn({ ...read, requestId, caller, headers: flatHeaders(req.headers), receivedAt }, sink, lease);
     keep();
   };
@@ -459,6 +346,7 @@ export function createHttpFace(options: HttpFaceOptions): Router {
     req: Request,
     res: Response,
     { caller, lease }: { caller: Caller; lease: Lease },
+    kind: Kind = 'body',
   ): Promise<ReadRequest> {
     const type = req.headers['content-type'] ?? '';
     if (!/^application\/([\w.+-]+\+)?json\b/i.test(type)) throw new BridgeError('bridge_unsupported_media_type');
@@ -467,8 +355,8 @@ export function createHttpFace(options: HttpFaceOptions): Router {
     res.once('close', leave);
     try {
       const taken = takenBody(req, config.limits.bodyBytes, lease);
-      const key = hardKeyOf(flatHeaders(req.headers));
-      const { request } = await reader.read(taken ?? (await readBody(req, config.limits.bodyBytes, lease)), 'body', {
+      const key = kind === 'body' ? hardKeyOf(flatHeaders(req.headers)) : null;
+      const { request } = await reader.read(taken ?? (await readBody(req, config.limits.bodyBytes, lease)), kind, {
         gone: gone.signal,
         conversation: key && `${caller.scope}:${key.kind}:${key.hash}`,
         // An upstream that the application chooses may have a credential that several tenants share.
@@ -493,10 +381,61 @@ export function createHttpFace(options: HttpFaceOptions): Router {
         throw new BridgeError('bridge_not_found', { detail: 'There is no such response.' });
       }
       const path = `/responses/${segment(id)}${below}`;
+      if (below === '/input_items' && (await listStored(req, res, caller, id))) return;
+      if (below === '' && req.method === 'GET' && queryOf(req).get('stream') === 'true')
+        return follow(req, res, caller, id);
       const cursors = below === '/input_items' ? await ownCursors(req, caller, path) : [];
       const status = await passOn(req, res, caller, { path, body: null, checked: cursors });
       if (req.method === 'DELETE' && status < 300) await service.forgetResponse(caller.scope, id);
     };
+
+  /** Answers `input_items` from the rows. Returns false when the provider can list the items, or they are not stored here. */
+  async function listStored(
+    req: Request,
+    res: Response,
+    { scope, credentialFp }: Caller,
+    id: string,
+  ): Promise<boolean> {
+    const items = await service.inputItems(scope, credentialFp, id);
+    if (items === null) return false;
+    const page = pageOfItems(items, id, queryOf(req));
+    res.set({ 'content-type': 'application/json; charset=utf-8', [REQUEST_ID_HEADER]: res.locals.requestId as string });
+    res.status(200).send(page);
+    return true;
+  }
+
+  /** Answers `GET /responses/:id?stream=true`. */
+  async function follow(req: Request, res: Response, caller: Caller, responseId: string): Promise<void> {
+    const query = queryOf(req);
+    const foreign = caller.credentialIsClients ? null : namedInQuery(query);
+    if (foreign !== null) throw foreignObject(foreign);
+    const way = wayOf(caller);
+    const requestId = res.locals.requestId as string;
+    const headers = headersFor(req, way);
+    await streamResponse(req, res, { ...way, requestId, responseId, headers, clock, sink: () => sseSink(res, null) });
+  }
+
+  const sseSink = (res: Response, model: string | null) =>
+    createSseSink({
+      res,
+      requestId: res.locals.requestId as string,
+      model,
+      clock,
+      keepaliveMs: config.deadlines.keepalive,
+      slowClientMs: config.deadlines.slowClient,
+    });
+
+  /** Wraps the sink of a turn in the background, so that its stream goes on when it breaks off here. */
+  function background(req: Request, caller: Caller, sink: ClientSink): ClientSink {
+    const way = wayOf(caller);
+    const headers = headersFor(req, way);
+    const { scope, credentialIsClients } = caller;
+    return createBackgroundSink(sink, {
+      keep: credentialIsClients ? null : (id) => service.keepObjects(scope, RESPONSE_KIND, [id]),
+      follow: (responseId, last) =>
+        void followResponse({ ...way, responseId, headers, clock, last, query: new URLSearchParams() }, sink),
+    });
+  }
 
   /**
    * Returns the names of the query parameters that are verified to refer to items of this response's own list.
@@ -509,8 +448,7 @@ export function createHttpFace(options: HttpFaceOptions): Router {
       for (const cursor of queryOf(req).getAll(name)) {
         if ((await service.notMade(caller.scope, [cursor])) === null) continue;
         // The provider also assigns ids to the client's own items, so only the list shows whether this is one of them.
-        if (!(await listsItem(req, { transport, target: caller.target ?? target, caller, path }, cursor)))
-          throw foreignObject(name);
+        if (!(await listsItem(req, { ...wayOf(caller), path }, cursor))) throw foreignObject(name);
       }
     }
     return CURSORS;
@@ -528,10 +466,16 @@ export function createHttpFace(options: HttpFaceOptions): Router {
     const { owned, foreign } = request.names;
     const anchor = body.previous_response_id ?? null;
     const known = typeof anchor === 'string' && (await service.knowsResponse(scope, anchor));
-    if ((anchor !== null && !known) || body.conversation != null) throw new BridgeError('bridge_session_expired');
+    if (anchor !== null && !known) throw new BridgeError('bridge_session_expired');
     if (foreign !== null) throw foreignObject(foreign);
     const unknown = await service.notMade(scope, [...owned.keys()]);
-    if (unknown !== null) throw foreignObject(owned.get(unknown)!);
+    if (unknown === null) return admitComparison(scope, comparison);
+    const path = owned.get(unknown)!;
+    throw CONVERSATION_PATHS.includes(path) ? new BridgeError('bridge_session_expired') : foreignObject(path);
+  }
+
+  /** Refuses a comparison with a response that the scope did not make. */
+  async function admitComparison(scope: string, comparison: string | null): Promise<void> {
     if (comparison !== null && !(await service.knowsResponse(scope, comparison))) throw foreignObject(COMPARISON_PATH);
   }
 
@@ -546,9 +490,12 @@ export function createHttpFace(options: HttpFaceOptions): Router {
       await passOn(req, res, caller, { path, body: await encodeText(read.text) });
     };
   const models: RequestHandler = async (req, res) => {
+    const caller = await choose(req, enter(req, res).caller, null);
     const id = req.params.id as readonly string[] | string | undefined;
     const path = ['/models', ...[id ?? []].flat().map(segment)].join('/');
-    await passOn(req, res, await choose(req, enter(req, res).caller, null), { path, body: null });
+    if (req.method === 'DELETE' && !caller.credentialIsClients)
+      throw new BridgeError('bridge_shared_credential', { detail: reasonOf('models') });
+    await passOn(req, res, caller, { path, body: null });
   };
 
   /**
@@ -567,14 +514,7 @@ export function createHttpFace(options: HttpFaceOptions): Router {
     const foreign = caller.credentialIsClients ? null : namedInQuery(query, to.checked);
     if (foreign !== null) throw foreignObject(foreign);
     const path = query.size === 0 ? to.path : `${to.path}?${query}`;
-    return pass(req, res, {
-      transport,
-      target: caller.target ?? target,
-      caller,
-      path,
-      body: to.body,
-      requestId: res.locals.requestId,
-    });
+    return pass(req, res, { ...wayOf(caller), path, body: to.body, requestId: res.locals.requestId });
   };
 
   for (const prefix of PREFIXES) {
@@ -584,10 +524,23 @@ export function createHttpFace(options: HttpFaceOptions): Router {
     router.route(`${prefix}/responses/input_tokens`).post(likeTurn('/responses/input_tokens')).all(only('POST'));
     router.route(`${prefix}/models`).get(models).all(only('GET'));
     // Some providers name models `maker/model`.
-    router.route(`${prefix}/models/*id`).get(models).all(only('GET'));
+    router.route(`${prefix}/models/*id`).get(models).delete(models).all(only('GET, DELETE'));
     router.route(`${prefix}/responses/:id`).get(aboutResponse('')).delete(aboutResponse('')).all(only('GET, DELETE'));
     router.route(`${prefix}/responses/:id/input_items`).get(aboutResponse('/input_items')).all(only('GET'));
     router.route(`${prefix}/responses/:id/cancel`).post(aboutResponse('/cancel')).all(only('POST'));
+    mountPassing(router, prefix, {
+      service,
+      transport,
+      target,
+      config,
+      uuid: ids.uuid,
+      async enter(req, res, held) {
+        const { caller, lease } = enter(req, res, held);
+        return { caller: await choose(req, caller, null), lease };
+      },
+      read: bodyOf,
+      ownCursors,
+    });
   }
 
   router.get('/health', (_req, res) => void res.json({ status: 'ok' }));
@@ -612,6 +565,7 @@ export function createApp(
   app.disable('x-powered-by');
   app.disable('etag');
   if (options.front) app.use(options.front);
+  app.use(plainPaths);
   app.use(router);
   app.use(() => {
     throw new BridgeError('bridge_not_found');
@@ -622,28 +576,27 @@ export function createApp(
 
 export const modelOf = ({ body: { model } }: ReadRequest) => (typeof model === 'string' ? model : null);
 
-/** Maximum number of close listeners on one response before Node warns. */
-const END_LISTENERS = 32;
-
-/** Query parameters that refer to a position in a list. */
-const CURSORS = ['after', 'before'] as const;
-
-const foreignObject = (param: string) => new BridgeError('bridge_foreign_object', { param });
-
-const queryOf = ({ originalUrl }: Request) =>
-  new URLSearchParams(originalUrl.includes('?') ? originalUrl.slice(originalUrl.indexOf('?') + 1) : '');
+/** First segments of the paths that are served below the base paths. */
+const served: ReadonlySet<string> = new Set([
+  'responses',
+  'conversations',
+  'models',
+  ...passFamilies,
+  ...realtimeFamilies,
+]);
 
 /**
- * Encodes one decoded path segment for the upstream path.
- *
- * @throws {BridgeError} `bridge_not_found` for a segment that a provider could resolve to a different path when it
- * decodes or normalises once more
+ * Serves the paths without a base path too, for clients whose base URL is that of the bridge itself. Only in an app of its own:
+ * an outer app has paths such as `/files` of its own.
  */
-function segment(text: string): string {
-  const unsafe = text.includes('%') || text.split(/[\\/]/).some((piece) => /^\.{0,2}$/.test(piece));
-  if (unsafe) throw new BridgeError('bridge_not_found');
-  return encodeURIComponent(text).replace(/%(?:3A|40|2C|3B|2B|3D|24|26)/g, decodeURIComponent);
-}
+const plainPaths: RequestHandler = (req, _res, next) => {
+  const [first = ''] = req.path.slice(1).split('/', 1);
+  if (served.has(first.toLowerCase())) req.url = `${PREFIXES[0]}${req.url}`;
+  next();
+};
+
+/** Maximum number of close listeners on one response before Node warns. */
+const END_LISTENERS = 32;
 
 function only(methods: string): RequestHandler {
   return (_req, res) => {

@@ -76,7 +76,7 @@ export function endWithJson(res: ServerResponse, body: object): void {
  * Returns whether the headers announce a body. `req.complete` is not enough: for a request without a body it becomes
  * true only after the request listeners have run.
  */
-const hasBody = ({ headers }: IncomingMessage) =>
+export const hasBody = ({ headers }: IncomingMessage) =>
   headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0;
 
 /**

@@ -5,14 +5,14 @@ import type { RequestHandler } from 'express';
 import { type Config, isLoopback } from '../config.ts';
 import { BridgeError } from '../errors.ts';
 import { hostAndPort } from '../headers.ts';
+import { passFamilies, realtimeFamilies } from '../upstream/families.ts';
 import { isSameOrigin } from './access.ts';
 
 /** Paths of the bridge. Everything it serves is one of these or lies below one. */
-export const ownPaths = [
-  '/v1/responses',
-  '/v1/models',
-  '/backend-api/codex/responses',
-  '/backend-api/codex/models',
+export const ownPaths: readonly string[] = [
+  ...['/v1', '/backend-api/codex'].flatMap((base) =>
+    ['responses', 'conversations', 'models', ...passFamilies, ...realtimeFamilies].map((family) => `${base}/${family}`),
+  ),
   '/admin/failures',
   '/admin/workers',
   '/admin/machines',
@@ -23,7 +23,7 @@ export const ownPaths = [
   '/inspect',
   '/health',
   '/ready',
-] as const;
+];
 
 /** Paths of the API: those of clients. */
 export const apiPaths = ownPaths.filter((path) => /^\/(?:v1|backend-api)\//.test(path));

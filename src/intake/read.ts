@@ -14,7 +14,8 @@ import {
   withSpans,
 } from '../json.ts';
 import { bareItem, HASH_CHARS } from '../transcript/items.ts';
-import { readRequest } from '../transcript/read.ts';
+import { type PassBody, passBodies } from '../transcript/pass-bodies.ts';
+import { readPassed, readRequest } from '../transcript/read.ts';
 import type { Item, ItemHash, ReadItem, ReadItems, ReadRequest } from '../transcript/types.ts';
 
 /**
@@ -128,8 +129,11 @@ const excessive = (excess: Excess): BridgeError =>
 const invalid = (detail: string, param?: string) =>
   new BridgeError('bridge_invalid_request', { detail, ...(param === undefined ? {} : { param }) });
 
-/** Kind of a body: a request, an envelope of a peer, which wraps a request, or a message on a client's WebSocket. */
-export type Kind = 'body' | 'envelope' | 'message';
+/**
+ * Kind of a body: the request of a turn, an envelope of a peer, which wraps such a request, a message on a client's WebSocket, or
+ * the body of a call that starts no turn, by the name of its allowed content.
+ */
+export type Kind = 'body' | 'envelope' | 'message' | `pass:${PassBody}`;
 
 /** Result of reading a body. */
 export interface Read {
@@ -193,6 +197,10 @@ export function readSource(source: Uint8Array | string, kind: Kind, options: Rea
     throw error instanceof BridgeError ? error : new BridgeError('bridge_invalid_json', { cause: error });
   }
   if (!isObject(body)) throw invalid('The body must be a JSON object.');
+  if (kind.startsWith('pass:')) {
+    const request = readPassed(body, text, passBodies[kind.slice('pass:'.length) as PassBody]);
+    return { request, envelope, values };
+  }
   const bytes = typeof source === 'string' ? Buffer.byteLength(source) : source.length;
   if (kind === 'message') return { ...readMessage(body, text, bytes, options), values };
   // A lane of the upstream's socket would be opened by it.

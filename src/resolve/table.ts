@@ -209,10 +209,12 @@ export const admissionRows: readonly Row[] = [
   {
     id: 'foreign_conversation',
     outcome: 'expired_continuity',
-    when: 'The request names a provider-side conversation and would be sent under a shared credential.',
+    when: 'The request names a provider-side conversation that the scope did not make, under a shared credential.',
     does: 'Fails closed: nothing shows that the conversation belongs to this scope.',
-    decide: ({ evidence }) =>
-      evidence.passThrough === 'conversation' && !evidence.credentialIsClients ? expired : null,
+    decide({ evidence, facts }) {
+      const isShared = evidence.passThrough === 'conversation' && !evidence.credentialIsClients;
+      return isShared && facts.ownsConversation !== true ? expired : null;
+    },
   },
   {
     id: 'foreign_object',

@@ -127,6 +127,8 @@ export interface Facts {
   apart?: boolean;
   /** Under a shared credential: path of a field that names an item or object which the scope did not create. */
   foreignReference?: string | null;
+  /** Under a shared credential: the request names a conversation at the provider, and the scope made it. */
+  ownsConversation?: boolean;
   /**
    * An actor of this scope whose turn has the same request, is running or ended undelivered, and has lost its client;
    * or a session that has ended since with such a turn, with or without a reader.

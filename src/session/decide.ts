@@ -7,11 +7,11 @@ import type { Decision, Evidence, Facts, Likeness, LocalSession } from '../resol
 import { type KeyRef, type Lookup, type LookupResult, MOST_CANDIDATES, type TurnRow } from '../store/port.ts';
 import { scopeKindOf, type Tokens } from '../token/token.ts';
 import { continuedBy, decodeForms, type Line } from '../transcript/items.ts';
-import { COMPARISON_PATH } from '../transcript/provider-ids.ts';
+import { COMPARISON_PATH, CONVERSATION_PATHS } from '../transcript/provider-ids.ts';
 import { LONGEST_METADATA } from '../transcript/read.ts';
 import type { Names, RequestBody } from '../transcript/types.ts';
 import type { SessionEnv } from './core.ts';
-import { itemsOf, loadContents, referencesTo } from './planning.ts';
+import { itemsOf, loadContents, madeBy, referencesTo } from './planning.ts';
 import type { TurnRequest } from './port.ts';
 import type { Session } from './session.ts';
 import type { SessionRegistry } from './session-registry.ts';
@@ -215,6 +215,8 @@ export class Decider {
       instancePolicy: this.#env.config.instancePolicy,
       like,
       apart: this.#isApart(turn, rows, like),
+      ownsConversation:
+        foreignReference === null && [...evidence.owned.values()].some((path) => CONVERSATION_PATHS.includes(path)),
       foreignReference: foreignReference ?? ((await this.#ownsComparison(turn)) ? null : COMPARISON_PATH),
       ...(await runsAlready()),
     });
@@ -411,7 +413,7 @@ export class Decider {
       turn.contents = await loadContents(this.#env.store, scope, turnIds, [...missing]);
     }
     if (credentialIsClients) return null;
-    const made = new Set(rows.map(({ itemId }) => itemId));
+    const made = await madeBy(this.#env.store, scope, [...owned.keys()], rows);
     for (const [id, path] of owned) if (missing.has(id) ? !turn.contents.has(id) : !made.has(id)) return path;
     return null;
   }

@@ -1,5 +1,5 @@
 import { elementTexts, parseExact, type Written } from '../json.ts';
-import type { ReferencedItem, SessionReads, TurnItems, TurnRow } from '../store/port.ts';
+import type { ProviderObjects, ReferencedItem, SessionReads, TurnItems, TurnRow } from '../store/port.ts';
 import { continuedBy, isNameOnly, itemHash, type Line, relate } from '../transcript/items.ts';
 import {
   asksEncryptedReasoning,
@@ -146,6 +146,47 @@ export async function referencesTo(
   for (let at = 0; at < asked.length; at += PER_QUESTION)
     rows.push(...(await store.references(scope, asked.slice(at, at + PER_QUESTION))));
   return rows;
+}
+
+/**
+ * Returns those of the objects that the scope made: in its turns, or by other calls. At most `MOST_NAMES` ids are looked up.
+ *
+ * @param rows turns that contain or mention some of them, as `referencesTo` returns them
+ * @throws StoreUnavailable if the store does not answer
+ */
+export async function madeBy(
+  store: Pick<ProviderObjects, 'ownObjects'>,
+  scope: string,
+  ids: readonly string[],
+  rows: readonly Pick<ReferencedItem, 'itemId'>[],
+): Promise<ReadonlySet<string>> {
+  const made = new Set(rows.map(({ itemId }) => itemId));
+  const left = ids.slice(0, MOST_NAMES).filter((id) => !made.has(id));
+  for (let at = 0; at < left.length; at += PER_QUESTION)
+    for (const id of await store.ownObjects(scope, left.slice(at, at + PER_QUESTION))) made.add(id);
+  return made;
+}
+
+/**
+ * Returns the texts of the items from which a response was made, root first: the context before its output. Null if the provider
+ * stores the response under this credential, and can list them itself, or if not all of them are stored here.
+ *
+ * @throws StoreUnavailable if the store does not answer
+ */
+export async function storedInput(
+  store: Pick<SessionReads, 'lookup' | 'lineage'>,
+  { scope, credentialFp, responseId }: { scope: string; credentialFp: string; responseId: string },
+): Promise<readonly string[] | null> {
+  const { anchor } = await store.lookup({ scope, anchor: responseId, tokenSessionId: null, hardKey: null });
+  if (anchor === null || (anchor.turn.storedUpstream && anchor.turn.credentialFp === credentialFp)) return null;
+  const line = await store.lineage(scope, anchor.turn.id);
+  if (line[0]?.turn.parentTurnId !== null) return null;
+  const texts: string[] = [];
+  for (const { turn, input, output } of line) {
+    if (input === null || output === null) return null;
+    texts.push(...elementTexts(input), ...(turn.id === anchor.turn.id ? [] : elementTexts(output)));
+  }
+  return texts;
 }
 
 /**

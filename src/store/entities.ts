@@ -356,6 +356,26 @@ export const SessionStory = defineEntity({
   },
 });
 
+/** Objects that a scope made at the provider by calls other than turns, for a credential shared by several tenants. */
+export const ProviderObject = defineEntity({
+  name: 'ProviderObject',
+  tableName: 'provider_object',
+  indexes: [
+    { name: 'provider_object_kind_index', properties: ['scope', 'kind', 'createdAt', 'objectId'] },
+    {
+      name: 'provider_object_response_index',
+      properties: ['createdAt', 'scope', 'objectId'],
+      where: "kind = 'responses'",
+    },
+  ],
+  properties: {
+    scope: p.text().primary(),
+    objectId: p.text().primary(),
+    kind: p.text(),
+    createdAt: time().defaultRaw('clock_timestamp()'),
+  },
+});
+
 export const entities = [
   Meta,
   Worker,
@@ -367,6 +387,7 @@ export const entities = [
   SharedItem,
   TurnSharedItem,
   SessionStory,
+  ProviderObject,
 ];
 
 /** Tables as the query builder sees them. */

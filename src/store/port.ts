@@ -330,8 +330,40 @@ export interface SessionReads {
   pepper(): Promise<string>;
 }
 
+/** Page of the objects of one kind that a scope made. */
+export interface ObjectQuery {
+  scope: string;
+  kind: string;
+  limit: number;
+  order: 'asc' | 'desc';
+  /** Cursor: id of the last object of the previous page; null for the first page. */
+  after: string | null;
+}
+
+/** Kind of a response that runs in the background: recorded when it is announced, because its turn may never end here. */
+export const RESPONSE_KIND = 'responses';
+
+/**
+ * Objects that scopes made at the provider by calls other than turns. They are recorded only where several tenants share a
+ * credential. Calls reject with `StoreUnavailable` when the store does not answer.
+ */
+export interface ProviderObjects {
+  /** Records objects as made by the scope. An object that is recorded already stays as it is. */
+  keepObjects(scope: string, kind: string, ids: readonly string[]): Promise<void>;
+  /** Returns those of the ids that the scope made. */
+  ownObjects(scope: string, ids: readonly string[]): Promise<readonly string[]>;
+  /**
+   * Returns ids of one kind in the order in which they were recorded.
+   *
+   * @returns null when the scope made no object with the id of the cursor
+   */
+  listObjects(query: ObjectQuery): Promise<{ ids: readonly string[]; more: boolean } | null>;
+  /** Removes the record of an object that was deleted at the provider. */
+  dropObject(scope: string, id: string): Promise<void>;
+}
+
 /** The whole store: everything durable that workers share. */
-export interface SessionStore extends Fence, WorkerRegistry, SessionReads, StoreAdmin {
+export interface SessionStore extends Fence, WorkerRegistry, SessionReads, StoreAdmin, ProviderObjects {
   /** Closes connections. Calls in flight answer `unknown`. */
   shutdown(): Promise<void>;
 }
@@ -409,7 +441,7 @@ export interface SessionPage {
 }
 
 /** Kinds of row that the janitor purges, each in passes of its own. */
-export const purgeKinds = ['sessions', 'turns', 'workers', 'shared'] as const;
+export const purgeKinds = ['sessions', 'turns', 'workers', 'shared', 'objects'] as const;
 /** One of {@link purgeKinds}. */
 export type PurgeKind = (typeof purgeKinds)[number];
 
@@ -476,6 +508,8 @@ export interface StoreAdmin {
    * - `turns`: ended at least that long ago, without a successor, and not the head of any session.
    * - `workers`: silent for at least that long, and not named by any session.
    * - `shared`: large items that no turn references.
+   * - `objects`: responses in the background that were recorded at least that long ago. All other objects of the provider
+   *   stay recorded until they are deleted.
    */
   purge(step: PurgeStep): Promise<Purged>;
   /**

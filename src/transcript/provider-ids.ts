@@ -34,18 +34,18 @@ export const MOST_NAMES = 16_384;
  *
  * - `text`: content, in one string or a list of them.
  * - `opaque`: content of any shape, written by a client or a tool.
- * - `owned`: id of an object that a turn may have made.
- * - `foreign`: id of an object that no turn makes.
+ * - `owned`: id of an object that a turn or another call of the scope may have made.
+ * - `foreign`: id of an object that no call makes.
  * - `connector`: one of the provider's own connectors, or else foreign.
  * - `address`: a URL.
  * - `elsewhere`: checked by other code.
  * - `unknown`: nothing is known, so every id-like name and value in it is foreign.
  * - a shape: an object, or a list of objects.
  */
-type Rule = TextRule | Shape;
+export type Rule = TextRule | Shape;
 type TextRule = 'text' | 'opaque' | 'owned' | 'foreign' | 'connector' | 'address' | 'elsewhere' | 'unknown';
 
-interface Shape {
+export interface Shape {
   readonly members: ReadonlyMap<string, Rule>;
   /** Rule for a string in place of the object. */
   readonly string: TextRule;
@@ -55,7 +55,13 @@ interface Shape {
   readonly items?: boolean;
 }
 
-function shape(
+/**
+ * Declares an object by its members.
+ *
+ * @param names members that are content, separated by blanks
+ * @param rules rules of further members
+ */
+export function shape(
   names: string,
   rules: Readonly<Record<string, Rule>> = {},
   { string = 'unknown', others = 'unknown', ...more }: Partial<Omit<Shape, 'members'>> = {},
@@ -71,7 +77,7 @@ const content = { string: 'text' } as const;
 const annotation = shape('text title url filename quote', { file_id: 'owned', container_id: 'owned' });
 
 /** Part of a message, of a tool's output, or of a reasoning item. */
-const part = shape(
+export const part = shape(
   'text refusal detail filename file_data transcript stdout stderr logs data format title status encrypted_content',
   {
     file_id: 'owned',
@@ -92,7 +98,7 @@ const textConfig = shape('verbosity', {
 const reasoning = shape('effort summary generate_summary context mode');
 
 const skill = shape('name description path version', {
-  skill_id: 'foreign',
+  skill_id: 'owned',
   source: shape('data media_type'),
 });
 const container = {
@@ -120,7 +126,8 @@ const connectors = new Set(
 const toolNames = shape('tool_names', {}, content);
 
 const toolMembers = new Map<string, Rule>();
-const tool: Shape = { members: toolMembers, string: 'text', others: 'unknown' };
+/** Tool of a request. */
+export const tool: Shape = { members: toolMembers, string: 'text', others: 'unknown' };
 for (const [name, rule] of shape(
   'name description strict server_label server_description authorization allowed_callers execution model size quality ' +
     'background moderation action output_format input_fidelity complexity search_context_size search_content_types mode',
@@ -134,7 +141,7 @@ for (const [name, rule] of shape(
     format: shape('syntax definition'),
     function: tool,
     tools: tool,
-    vector_store_ids: 'foreign',
+    vector_store_ids: 'owned',
     connector_id: 'connector',
     tunnel_id: 'foreign',
     server_url: 'address',
@@ -192,7 +199,11 @@ const item = shape(
   { items: true },
 );
 
-const input: Shape = { ...item, string: 'text' };
+/** Input of a turn: items, or one text in their place. */
+export const input: Shape = { ...item, string: 'text' };
+
+/** Path of the conversation that a turn belongs to, by the form in which it is named. */
+export const CONVERSATION_PATHS: readonly string[] = ['conversation', 'conversation.id'];
 
 const body = shape(
   'model user safety_identifier prompt_cache_key prompt_cache_retention service_tier truncation include',
@@ -214,7 +225,7 @@ const body = shape(
       { id: 'foreign', variables: { members: new Map(), string: 'text', others: part } },
       { string: 'foreign' },
     ),
-    conversation: 'foreign',
+    conversation: shape('', { id: 'owned' }, { string: 'owned' }),
   },
 );
 
@@ -335,11 +346,13 @@ const placeIn = ({ keys, at }: Frame) => (keys === null ? at - 1 : keys[at - 1]!
  * Collects everything that a request's body names at the provider, except the anchor, the compared response and the
  * client's own call ids. It uses an allow-list: known content is allowed, known ids are judged by who can have made them,
  * and any other id-like name or value counts as foreign. Pure; linear in the size of the body; not recursive.
+ *
+ * @param rule allowed content of the body; default: that of a turn
  */
-export function namesIn(request: RequestBody): Names {
+export function namesIn(request: RequestBody, rule: Rule = body): Names {
   const owned = new Map<string, string>();
   let foreign: string | null = null;
-  const stack: Frame[] = [{ value: request, keys: Object.keys(request), rule: body, named: false, at: 0 }];
+  const stack: Frame[] = [{ value: request, keys: Object.keys(request), rule, named: false, at: 0 }];
 
   const here = () => pathOf(stack.map(placeIn));
   const own = (id: string) => {
@@ -355,7 +368,7 @@ export function namesIn(request: RequestBody): Names {
 
   while (stack.length > 0 && foreign === null) {
     const frame = stack.at(-1)!;
-    const { value, keys, rule } = frame;
+    const { value, keys, rule: within } = frame;
     const count = keys === null ? (value as readonly unknown[]).length : keys.length;
     if (frame.at === count) {
       stack.pop();
@@ -364,8 +377,8 @@ export function namesIn(request: RequestBody): Names {
     const key = keys === null ? null : keys[frame.at]!;
     const child: unknown = key === null ? (value as readonly unknown[])[frame.at] : (value as Fields)[key];
     frame.at += 1;
-    const shaped = typeof rule === 'object' ? rule : null;
-    let next = rule;
+    const shaped = typeof within === 'object' ? within : null;
+    let next = within;
     let { named } = frame;
     if (key !== null) {
       if (shaped) next = shaped.members.get(key) ?? shaped.others;
@@ -403,8 +416,8 @@ export function namesIn(request: RequestBody): Names {
  *
  * @param text JSON text from which the body was parsed
  */
-export function namesWritten(request: RequestBody, text: string): Names {
-  const names = namesIn(request);
+export function namesWritten(request: RequestBody, text: string, rule: Rule = body): Names {
+  const names = namesIn(request, rule);
   const repeated = names.foreign === null ? repeatedName(text) : null;
   return repeated === null ? names : { ...names, foreign: pathOf(repeated) };
 }

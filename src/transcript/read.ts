@@ -15,7 +15,7 @@ import {
   writtenInput,
 } from './items.ts';
 import { isExactItem } from './planner.ts';
-import { comparisonOf, namesWritten, referencesIn } from './provider-ids.ts';
+import { comparisonOf, namesWritten, type Rule, referencesIn } from './provider-ids.ts';
 import type { Item, ItemHash, LookedAt, Names, ReadItem, ReadItems, ReadRequest, RequestBody } from './types.ts';
 
 /** No names: they were not collected, or there are none. */
@@ -175,5 +175,27 @@ export function readRequest(
     references: referencesIn(body),
     comparison: comparisonOf(body),
     names: options.named === false ? noNames : namesWritten(body, text),
+  };
+}
+
+/**
+ * Reads the body of a call that starts no turn. It has no items and no fingerprints, only the objects that it names.
+ *
+ * @param rule allowed content of the body
+ */
+export function readPassed(body: RequestBody, text: string, rule: Rule): ReadRequest {
+  return {
+    text,
+    bytes: Buffer.byteLength(text),
+    body: { stream: body.stream, store: body.store },
+    members: [],
+    items: readItems([]),
+    shape: 'fresh',
+    hostedTools: false,
+    requestFp: '',
+    contextFp: '',
+    references: [],
+    comparison: null,
+    names: namesWritten(body, text, rule),
   };
 }

@@ -157,6 +157,9 @@ const named = new Map<string, HeaderLife>([
   [REQUEST_ID_HEADER, 'answer'],
   ['openai-organization', 'relayed'],
   ['content-type', 'relayed'],
+  ['content-disposition', 'relayed'],
+  // The SDKs wait this long between two looks at an object that is being processed.
+  ['openai-poll-after-ms', 'relayed'],
   // Codex compares it with `x-models-etag`. Without it, every such header makes Codex fetch the model list again.
   ['etag', 'relayed'],
   [RETRY_AFTER_HEADER, 'relayed'],

@@ -1,3 +1,4 @@
+import type { Readable } from 'node:stream';
 import { MOST_LEVELS } from '../json.ts';
 
 /** Upstream port: one connection to the provider, over any transport. */
@@ -111,7 +112,7 @@ export interface HttpCall {
   headers: UpstreamRequestHeaders;
   /** As in {@link DialRequest}. */
   hidden?: boolean;
-  body: Buffer | string | null;
+  body: Buffer | string | Readable | null;
   signal?: AbortSignal;
 }
 

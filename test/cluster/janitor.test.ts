@@ -50,7 +50,7 @@ it('The janitor sweeps every kind of row to its end, each step from where the pr
   expect(places('workers')).toEqual([null]);
   expect(places('shared')).toEqual([null, 'shared 2', 'shared 1']);
   expect(steps.every(({ olderThanHours, limit }) => olderThanHours === 24 && limit === 500)).toBe(true);
-  expect(logged).toEqual([{ sessions: 20, turns: 10, workers: 5, shared: 15 }]);
+  expect(logged).toEqual([{ sessions: 20, turns: 10, workers: 5, shared: 15, objects: 5 }]);
   clock.advance(1_000);
   await settle();
   expect(places('sessions').slice(4)).toEqual([null]);
@@ -66,8 +66,8 @@ it('The janitor alternates between kinds of rows, so that none waits for the end
   clock.advance(1_000);
   await settle();
   expect(steps.map(({ kind }) => kind)).toEqual([
-    ...['sessions', 'turns', 'workers', 'shared'],
-    ...['sessions', 'workers', 'shared', 'sessions', 'workers', 'shared'],
+    ...['sessions', 'turns', 'workers', 'shared', 'objects'],
+    ...['sessions', 'workers', 'shared', 'objects', 'sessions', 'workers'],
   ]);
   janitor.stop();
 });
@@ -76,16 +76,16 @@ it('A sweep that runs out of time stops, and the next one continues from there',
   let made = 0;
   const { clock, janitor, steps, places } = sweeping(() => {
     made += 1;
-    // The sixth answer arrives when the time of the sweep is over.
-    if (made === 6) clock.advance(30_000);
-    return { ...end, after: [String(made)], more: made < 6 };
+    // The seventh answer arrives when the time of the sweep is over.
+    if (made === 7) clock.advance(30_000);
+    return { ...end, after: [String(made)], more: made < 7 };
   });
   clock.advance(1_000);
   await settle();
-  expect(steps).toHaveLength(6);
+  expect(steps).toHaveLength(7);
   clock.advance(1_000);
   await settle();
-  expect(places('sessions')).toEqual([null, '1', '5']);
+  expect(places('sessions')).toEqual([null, '1', '6']);
   expect(places('turns')).toEqual([null, '2', null]);
   expect(places('workers')).toEqual([null, '3']);
   expect(places('shared')).toEqual([null, '4']);

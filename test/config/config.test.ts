@@ -97,6 +97,11 @@ describe('pasted settings', () => {
     },
   );
 
+  it('A family of calls that does not exist is refused by name', () => {
+    expect(problemsOf({ HOLDFAST_PASS: 'files,chats' }).join()).toMatch(/HOLDFAST_PASS: "chats" is not one of chat, /);
+    expect(readConfig({ HOLDFAST_PASS: ' Files, chat ,' }).upstream.pass).toEqual(['chat', 'files']);
+  });
+
   it('An invalid proxy URL stops the start with the name of its variable', () => {
     expect(problemsOf({ HTTPS_PROXY: 'socks5://u:secret@p:1' }).join()).toMatch(/HTTPS_PROXY(?!.*secret)/);
   });

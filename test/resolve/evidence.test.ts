@@ -424,10 +424,11 @@ describe('requests over plain HTTP', () => {
     expect(decide({ ...named, credentialIsClients: true })).toMatchObject({ outcome: 'created' });
   });
 
-  it('Over plain HTTP a provider conversation is sent only with the client’s own credential', () => {
+  it('Over plain HTTP a provider conversation is sent only with the client’s own credential, or if its scope made it', () => {
     const conversation = { passThrough: 'conversation' } as const;
     expect(decide(conversation)).toMatchObject({ row: 'foreign_conversation', ...expired });
     expect(decide({ ...conversation, credentialIsClients: true })).toMatchObject({ outcome: 'passed_through' });
+    expect(decide(conversation, { ownsConversation: true })).toMatchObject({ outcome: 'passed_through' });
   });
 });
 

@@ -5,6 +5,7 @@ import { claims } from './contract/claim.ts';
 import { creation } from './contract/create.ts';
 import { lineages } from './contract/lineage.ts';
 import { lookups } from './contract/lookup.ts';
+import { providerObjects } from './contract/objects.ts';
 import { releases } from './contract/release.ts';
 import { settling } from './contract/settle.ts';
 import { shutdowns } from './contract/shutdown.ts';
@@ -33,6 +34,7 @@ const groups = new Map<string, (given: () => Subject) => void>([
   ['lookup', lookups],
   ['administration', administration],
   ['lineage and lists', lineages],
+  ['objects of the provider', providerObjects],
   ['shutdown', shutdowns],
 ]);
 

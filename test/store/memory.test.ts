@@ -21,6 +21,7 @@ storeContract('the store in memory', async () => {
         if (turn.endedAt !== null) turn.endedAt -= ms;
       }
       for (const worker of database.workers.values()) worker.heartbeatExpiresAt -= ms;
+      for (const object of database.objects.values()) object.createdAt -= ms;
     },
     dispose: async () => undefined,
   };

@@ -11,7 +11,7 @@ import { completed, saved, turnStart } from './calls.ts';
 const SESSIONS = 2_000;
 const TURNS_PER_SESSION = 10;
 /** Tables that must never be read whole. Others may be, while they are small. */
-const LARGE = new Set(['turn', 'turn_items', 'turn_item', 'bridge_session', 'session_key']);
+const LARGE = new Set(['turn', 'turn_items', 'turn_item', 'bridge_session', 'session_key', 'provider_object']);
 /** Maximum number of rows that a statement may sort, or read and discard. */
 const FEW = 500;
 
@@ -127,6 +127,10 @@ describe.each(['force_custom_plan', 'force_generic_plan'])('statement plans with
       ['heartbeat', () => store.heartbeat(owner, 'serving', 600_000)],
       ['expiry', () => store.declareExpired(owner)],
       ['workers', () => store.workers()],
+      ['keep an object', () => store.keepObjects(scope, 'files', ['file_1', 'file_2'])],
+      ['own objects', () => store.ownObjects(scope, ['file_1', 'unknown'])],
+      ['list objects', () => store.listObjects({ scope, kind: 'files', limit: 2, order: 'desc', after: 'file_2' })],
+      ['drop an object', () => store.dropObject(scope, 'file_1')],
     ];
     for (const [name, step] of steps) {
       const answer = await step();

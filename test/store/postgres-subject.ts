@@ -20,6 +20,7 @@ export async function postgresSubject(database: FreshDatabase): Promise<Subject>
         `update bridge_session set created_at = created_at - ${older}, updated_at = updated_at - ${older}`,
       );
       await admin.query(`update turn set started_at = started_at - ${older}, ended_at = ended_at - ${older}`);
+      await admin.query(`update provider_object set created_at = created_at - ${older}`);
       await admin.query(`update worker set heartbeat_expires_at = heartbeat_expires_at - ${older}`);
     },
     async dispose() {

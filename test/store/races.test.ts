@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { SHARED_ABOVE } from '../../src/store/items.ts';
-import type { PurgeKind, SessionStore } from '../../src/store/port.ts';
+import { type PurgeKind, RESPONSE_KIND, type SessionStore } from '../../src/store/port.ts';
 import { openPostgresStore } from '../../src/store/postgres/index.ts';
 import { freshDatabase } from '../support/database.ts';
 import { bare, busyLane, completed, EXPIRED_MS, idleLane, key, LEASE_MS, lane, newWorker } from './calls.ts';
@@ -93,11 +93,17 @@ describe('the janitor', () => {
     await observer.query(`update worker set heartbeat_expires_at = now() - interval '2 days' where id = $1`, [silent]);
     const hash = randomUUID();
     await observer.query(`insert into shared_item (scope, hash, data) values ('held', $1, '\\x00')`, [hash]);
+    const response = randomUUID();
+    await store.keepObjects('held', RESPONSE_KIND, [response]);
+    await observer.query(`update provider_object set created_at = now() - interval '2 days' where object_id = $1`, [
+      response,
+    ]);
     const held: [PurgeKind, string, string][] = [
       ['sessions', 'bridge_session where id =', unused.sessionId],
       ['turns', 'turn where id =', failed.turn.id],
       ['workers', 'worker where id =', silent],
       ['shared', 'shared_item where hash =', hash],
+      ['objects', 'provider_object where object_id =', response],
     ];
     await first.begin();
     for (const [, from, id] of held) await first.query(`select from ${from} $1 for update`, [id]);

@@ -111,6 +111,8 @@ export async function fillDatabase(client: ClientBase, size: DataSetSize): Promi
     `insert into turn_shared_item (turn_id, scope, hash)
        select ${turnId('n', '1')}, 's' || n % 20, md5('shared' || n)
          from generate_series(1, ${Math.ceil(size.sessions / 20)}) n where n % 4 <> 0`,
+    `insert into provider_object (scope, object_id, kind, created_at)
+     select t.scope, 'obj_' || t.id, case when random() < 0.5 then 'responses' else 'files' end, t.started_at from turn t`,
     `insert into session_story (turn_id, session_id, record, created_at)
        select id, session_id, '{"events":[]}', ended_at from t where state = 'failed' and n % 3 = 0`,
     `drop table s, t`,

@@ -14,11 +14,9 @@ const items = (...input: object[]) => ({ input });
 const tools = (...given: object[]) => ({ tools: given });
 const said = [{ type: 'output_text', text: 'hi' }];
 
-describe('ids that no turn makes', () => {
+describe('ids of objects that other calls make', () => {
   it.each<[string, object, string]>([
     ['a vector store', tools({ type: 'file_search', vector_store_ids: ['x'] }), 'tools[0].vector_store_ids[0]'],
-    ['a connector', tools({ type: 'mcp', connector_id: 'connector_of_ann' }), 'tools[0].connector_id'],
-    ['a tunnel', tools({ type: 'mcp', tunnel_id: 'x' }), 'tools[0].tunnel_id'],
     [
       'a skill of a shell',
       tools({ type: 'shell', environment: { type: 'container_auto', skills: [{ skill_id: 'x' }] } }),
@@ -34,10 +32,19 @@ describe('ids that no turn makes', () => {
       items({ type: 'additional_tools', tools: [{ type: 'file_search', vector_store_ids: ['x'] }] }),
       'input[0].tools[0].vector_store_ids[0]',
     ],
-    ['a stored prompt', { prompt: { id: 'x' } }, 'prompt.id'],
-    ['a stored prompt in one word', { prompt: 'x' }, 'prompt'],
     ['a conversation', { conversation: 'x' }, 'conversation'],
     ['a conversation in an object', { conversation: { id: 'x' } }, 'conversation.id'],
+  ])('A request with %s names an object that its scope must have made', (_, body, path) => {
+    expect(namesIn(body as never)).toEqual({ owned: new Map([['x', path]]), foreign: null });
+  });
+});
+
+describe('ids that no call makes', () => {
+  it.each<[string, object, string]>([
+    ['a connector', tools({ type: 'mcp', connector_id: 'connector_of_ann' }), 'tools[0].connector_id'],
+    ['a tunnel', tools({ type: 'mcp', tunnel_id: 'x' }), 'tools[0].tunnel_id'],
+    ['a stored prompt', { prompt: { id: 'x' } }, 'prompt.id'],
+    ['a stored prompt in one word', { prompt: 'x' }, 'prompt'],
     ['an id in an unknown field', { future: { thing_id: 'x' } }, 'future.thing_id'],
     ['ids in an unknown field', { future: [{ thingIds: ['x'] }] }, 'future[0].thingIds[0]'],
     ['a value like an id', { future: [[{ where: 'resp_1' }]] }, 'future[0][0].where'],
@@ -332,28 +339,29 @@ describe('every known field of the API', () => {
   it.each([
     ...within(PART, 'file_id annotations[].file_id annotations[].container_id'),
     ...within(TOOL, 'container container.container_id container.file_ids input_image_mask.file_id'),
-    ...within(ENVIRONMENT, 'container_id file_ids'),
+    ...within(TOOL, 'vector_store_ids skills[].skill_id container.skills[].skill_id'),
+    ...within(ENVIRONMENT, 'container_id file_ids skills[].skill_id'),
     ...within('input[].', 'output[].file_id outputs[].file_id summary[].file_id results[].file_id container_id'),
     ...within('input[].', 'pending_safety_checks[].id acknowledged_safety_checks[].id approval_request_id'),
     ...within('input[].', 'environment.container_id tools[].container.file_ids'),
     ...within('prompt.variables.', 'name.file_id'),
     'instructions[].content[].file_id',
     'tool_choice.container',
-  ])('The field %s names something that a turn may have made', (path) => {
+    ...within('', 'conversation conversation.id'),
+  ])('The field %s names something that a turn or another call may have made', (path) => {
     const { owned, foreign } = namesIn(bodyWith(path, 'x'));
     expect([[...owned], foreign]).toEqual([[['x', path.replaceAll('[]', '[0]')]], null]);
   });
 
-  it.each([
-    ...within(TOOL, 'vector_store_ids connector_id tunnel_id skills[].skill_id container.skills[].skill_id'),
-    ...within(ENVIRONMENT, 'skills[].skill_id'),
-    ...within('', 'prompt prompt.id conversation'),
-  ])('The field %s names something that no turn makes', (path) => {
-    const place = path.replaceAll('[]', '[0]');
-    expect(namesIn(bodyWith(path, 'x')).foreign).toBe(place);
-    // An object in its place may name as much.
-    if (path !== 'prompt') expect(namesIn(bodyWith(path, { a: 'x' })).foreign).toBe(`${place}.a`);
-  });
+  it.each([...within(TOOL, 'connector_id tunnel_id'), ...within('', 'prompt prompt.id')])(
+    'The field %s names something that no call makes',
+    (path) => {
+      const place = path.replaceAll('[]', '[0]');
+      expect(namesIn(bodyWith(path, 'x')).foreign).toBe(place);
+      // An object in its place may name as much.
+      if (path !== 'prompt') expect(namesIn(bodyWith(path, { a: 'x' })).foreign).toBe(`${place}.a`);
+    },
+  );
 
   it.each([
     ...within(PART, 'image_url image_url.url file_url url'),

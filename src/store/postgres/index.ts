@@ -6,6 +6,7 @@ import type { SessionStore } from '../port.ts';
 import { type ApplicationOrm, migrationOn, poolOf, reserveConnection } from './application.ts';
 import { type Connections, createExecutor, type Executor } from './executor.ts';
 import { connectTo, type MigrateOptions, migrate } from './migrate.ts';
+import { ObjectRepository } from './object-repository.ts';
 import { createOrm } from './orm.ts';
 import { createOutageLog } from './outage.ts';
 import { SessionRepository } from './session-repository.ts';
@@ -174,6 +175,7 @@ export function storeOver(
   const sessions = new SessionRepository(orm.em, calls);
   const turns = new TurnRepository(orm.em, calls);
   const workers = new WorkerRepository(orm.em, calls, beats);
+  const objects = new ObjectRepository(orm.em, calls);
   return {
     create: sessions.createSession.bind(sessions),
     start: sessions.startTurn.bind(sessions),
@@ -209,5 +211,9 @@ export function storeOver(
     keepStory: sessions.keepStory.bind(sessions),
     story: sessions.story.bind(sessions),
     eraseResponse: turns.eraseResponse.bind(turns),
+    keepObjects: objects.keepObjects.bind(objects),
+    ownObjects: objects.ownObjects.bind(objects),
+    listObjects: objects.listObjects.bind(objects),
+    dropObject: objects.dropObject.bind(objects),
   };
 }

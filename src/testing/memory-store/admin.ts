@@ -14,6 +14,7 @@ import type {
   SessionSummary,
   TurnDetail,
 } from '../../store/port.ts';
+import { RESPONSE_KIND } from '../../store/port.ts';
 import { judgeOperate } from '../../store/rules.ts';
 import {
   copied,
@@ -139,6 +140,13 @@ export function createAdmin(db: MemoryDatabase, now: () => number) {
     },
     /** This store keeps items with their turns. */
     shared: () => ({ shared: 0 }),
+    objects(until) {
+      const removed = { objects: 0 };
+      for (const [key, { kind, createdAt }] of [...db.objects]) {
+        if (kind === RESPONSE_KIND && createdAt < until && db.objects.delete(key)) removed.objects += 1;
+      }
+      return removed;
+    },
   };
 
   return {

@@ -81,6 +81,8 @@ export interface MemoryDatabase {
   responses: Map<string, string>;
   /** Traces of bad ends by turn id, oldest first. */
   stories: Map<string, { sessionId: string; record: unknown }>;
+  /** Objects of the provider by scope and id, oldest first. */
+  objects: Map<string, { scope: string; id: string; kind: string; createdAt: number }>;
   pepper: string;
 }
 
@@ -96,6 +98,7 @@ export function createMemoryDatabase(pepper: string): MemoryDatabase {
     keys: new Map(),
     responses: new Map(),
     stories: new Map(),
+    objects: new Map(),
     pepper,
   };
 }

@@ -3,6 +3,7 @@ import type { Clock } from '../../system.ts';
 import { createAdmin } from './admin.ts';
 import { createMemoryDatabase, type MemoryDatabase } from './database.ts';
 import { createFence } from './fence.ts';
+import { createObjects } from './objects.ts';
 import { createReads } from './reads.ts';
 import { createWorkers } from './workers.ts';
 
@@ -28,6 +29,7 @@ export function createMemoryStore({
   const workers = createWorkers(database, now);
   const reads = createReads(database, now);
   const admin = createAdmin(database, now);
+  const objects = createObjects(database, now);
   let down = false;
 
   /** Runs a call. An error of the store itself, such as a taken response id, rejects the call. */
@@ -78,6 +80,10 @@ export function createMemoryStore({
     keepStory: (sessionId, turnId, record) => read(() => admin.keepStory(sessionId, turnId, record)),
     story: (sessionId) => read(() => admin.story(sessionId)),
     eraseResponse: (scope, responseId) => read(() => admin.eraseResponse(scope, responseId)),
+    keepObjects: (scope, kind, ids) => read(() => objects.keepObjects(scope, kind, ids)),
+    ownObjects: (scope, ids) => read(() => objects.ownObjects(scope, ids)),
+    listObjects: (query) => read(() => objects.listObjects(query)),
+    dropObject: (scope, id) => read(() => objects.dropObject(scope, id)),
     pepper: () => read(() => database.pepper),
     async shutdown() {
       down = true;

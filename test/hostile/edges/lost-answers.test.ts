@@ -21,7 +21,7 @@ const json = { 'content-type': 'application/json' };
 const refusals: [string, () => string, string, Record<string, string>, number][] = [
   ['a body that is too large', () => at.url, '/v1/responses', json, 413],
   ['an unknown key', () => keyed.url, '/v1/responses', json, 401],
-  ['an unknown path', () => at.url, '/v1/uploads', json, 404],
+  ['an unknown path', () => at.url, '/v1/unknown', json, 404],
   ['a method of another path', () => at.url, '/v1/models', json, 405],
   ['another media type', () => at.url, '/v1/responses', { 'content-type': 'text/plain' }, 415],
   ['a page of another origin', () => at.url, '/v1/responses', { ...json, origin: 'https://evil.example' }, 403],

@@ -209,6 +209,45 @@ begin
 end
 $$`;
 
+/**
+ * **Objects**: responses in the background that were recorded more than `p_hours` ago. Their turns have ended since, or are
+ * purged by now too.
+ */
+const objects = `create or replace function holdfast_purge_objects(p_hours integer, p_after text[], p_limit integer) returns json
+language plpgsql volatile set lock_timeout = '2s' as $$
+declare
+  cutoff timestamptz := now() - make_interval(hours => p_hours);
+  after_at timestamptz := coalesce(p_after[1]::timestamptz, '-infinity');
+  after_scope text := coalesce(p_after[2], '');
+  after_id text := coalesce(p_after[3], '');
+  o record;
+  visited integer := 0;
+  objects integer := 0;
+begin
+  for o in
+    select scope, object_id, created_at from provider_object
+     where kind = 'responses' and created_at < cutoff
+       and (created_at, scope, object_id) > (after_at, after_scope, after_id)
+     order by created_at, scope, object_id
+     limit p_limit
+  loop
+    visited := visited + 1;
+    after_at := o.created_at;
+    after_scope := o.scope;
+    after_id := o.object_id;
+    delete from provider_object
+     where (scope, object_id) = (
+       select scope, object_id from provider_object
+        where scope = o.scope and object_id = o.object_id for update skip locked);
+    objects := objects + found::integer;
+  end loop;
+  return json_build_object(
+    'removed', json_build_object('objects', objects),
+    'after', array[after_at::text, after_scope, after_id],
+    'more', visited = p_limit);
+end
+$$`;
+
 /** Erases the content of a response: its items, its forms, and the shared items that only it referenced. */
 const erase = `create or replace function holdfast_erase(p_scope text, p_response text) returns text
 language plpgsql volatile set lock_timeout = '2s' as $$
@@ -230,4 +269,4 @@ begin
 end
 $$`;
 
-export const purge = [sessions, turns, workers, dropShared, shared, erase];
+export const purge = [sessions, turns, workers, dropShared, shared, objects, erase];

@@ -18,6 +18,7 @@ import { Migration } from '@mikro-orm/migrations';
  *   is removed with its last reference.
  * - `turn_item` names the turn that produced an item which later requests may reference. Its primary key starts with the
  *   turn, for the cascade; `started_at` is that of the turn.
+ * - `provider_object` has no reference to a turn: such an object lives at the provider until it is deleted there.
  * - `holdfast_key`: providers make response ids of any length, and an index entry holds less than 3 KB.
  * - The indexes over places and items end in `started_at`, so that the newest turns of a place shared by very many
  *   conversations are read without the others. Operators search response ids and keys without a scope, so the indexes over
@@ -183,6 +184,17 @@ const statements = [
      constraint session_story_session_id_foreign foreign key (session_id) references bridge_session (id) on delete cascade
    )`,
   'create index session_story_session_id_index on session_story (session_id, created_at)',
+
+  `create table provider_object (
+     scope text not null,
+     object_id text not null,
+     kind text not null,
+     created_at timestamptz not null default clock_timestamp(),
+     constraint provider_object_pkey primary key (scope, object_id)
+   )`,
+  'create index provider_object_kind_index on provider_object (scope, kind, created_at, object_id)',
+  `create index provider_object_response_index on provider_object (created_at, scope, object_id)
+    where kind = 'responses'`,
 ];
 
 export class Tables extends Migration {
