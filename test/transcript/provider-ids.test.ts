@@ -500,7 +500,7 @@ it.each<[string, string, string | null]>([
     '{"previous_response_id":"resp_1","previous_response_id":null}',
     'previous_response_id',
   ],
-  ['after a foreign name, which is reported', '{"conversation":"conv_1","a":1,"a":2}', 'conversation'],
+  ['after a foreign name, which is reported', '{"prompt":"pmpt_1","a":1,"a":2}', 'prompt'],
   ['with an escape in its name', '{"prompt":{"id":"a"},"pr\\u006fmpt":null}', 'prompt'],
   [
     'in a part',
