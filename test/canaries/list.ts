@@ -117,8 +117,8 @@ export const canaries: readonly Canary[] = [
   {
     name: 'a live worker is declared dead',
     file: 'src/store/postgres/schema/workers.ts',
-    find: "and state <> 'dead' and heartbeat_expires_at < now();",
-    replace: "and state <> 'dead';",
+    find: 'where id = p_id and heartbeat_expires_at < now();',
+    replace: 'where id = p_id;',
     tests: store,
   },
   {
@@ -426,15 +426,15 @@ export const canaries: readonly Canary[] = [
   {
     name: 'an unknown field may hold any id',
     file: 'src/transcript/provider-ids.ts',
-    find: "else if (rule === 'unknown' && (named || looksLikeProviderId(text))) foreign = here();",
-    replace: "else if (rule === 'unknown' && looksLikeProviderId(text)) foreign = here();",
+    find: 'return !named && !looksLikeProviderId(text);',
+    replace: 'return !looksLikeProviderId(text);',
     tests: ['test/transcript/provider-ids.test.ts'],
   },
   {
     name: 'a picture of another tenant is accepted when its id has other fields beside it',
     file: 'src/transcript/provider-ids.ts',
-    find: 'if (isNameOnly(fields) || !isSelfContained(fields)) own(child);',
-    replace: 'if (isNameOnly(fields)) own(child);',
+    find: 'if (!isSelfContained(value as Item)) own(child);',
+    replace: 'if (isNameOnly(value as Item)) own(child);',
     tests: ['test/transcript/provider-ids.test.ts', 'test/hostile/tenancy/sdk-types.test.ts'],
   },
   {

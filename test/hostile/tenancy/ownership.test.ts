@@ -404,6 +404,19 @@ describe('inputs beside the body', () => {
   });
 });
 
+it.each([
+  ['stays a reference', true, { type: 'item_reference', id: 'ig_1' }],
+  ['is sent with its content', false, { type: 'image_generation_call', result: 'AA' }],
+] as const)(
+  'A reference to an item of another conversation %s when the provider stores it: %s',
+  async (_, store, first) => {
+    const { ask, sent } = await bridged();
+    await ask('ann', { store, input: 'make' });
+    await ask('ann', { store, input: [{ type: 'item_reference', id: 'ig_1' }, user] });
+    expect(sent[1]!.body.input).toMatchObject([first, user]);
+  },
+);
+
 it('An id that an upstream gave to two items of the scope names neither', async () => {
   const { ask, sent } = await bridged();
   for (const text of ['same id', 'the same id again'])

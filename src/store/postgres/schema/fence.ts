@@ -28,10 +28,10 @@ const startNames = started.map(({ name }) => name).join(', ');
 const startValues = started.map(({ name }) => `p_turn_${name}`).join(', ');
 
 /**
- * Columns of an ended turn as fields of the call. JSON written by a provider is passed as a string: parsing the call decodes
- * its strings, and `\u0000` cannot be decoded.
+ * Columns of an ended turn as fields of the call, all as text. Parsing the call decodes strings of JSON that a provider wrote,
+ * and `\u0000` cannot be decoded.
  */
-const endFields = ended.map(({ name, type }) => `${name} ${type === 'json' ? 'text' : type}`).join(', ');
+const endFields = ended.map(({ name }) => `${name} text`).join(', ');
 /** Facts of the bridge stay as they were recorded first. */
 const endAssignments = ended
   .map(({ name, type }) => {
