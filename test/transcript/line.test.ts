@@ -166,6 +166,21 @@ describe('matching of a request with a line', () => {
     expect(count({ ...compacted.parent!, parent: null, detached: true }, [user('two'), compaction])).toBeNull();
   });
 
+  it('A request continues a line with some items of a turn as streamed and others as listed', () => {
+    const mixed = lineOf({
+      input: [user('one')],
+      streamed: [thought('done-1'), thought('done-2', 'rs_2')],
+      listed: [thought('completed-1'), thought('completed-2', 'rs_2')],
+    });
+    expect(count(mixed, [user('one'), thought('done-1'), thought('completed-2', 'rs_2'), user('two')])).toBe(3);
+  });
+
+  it('A request continues a line from a compaction that was only listed', () => {
+    const compaction: Item = { type: 'compaction', id: 'cmp', encrypted_content: 'sealed' };
+    const compacted = lineOf({ input: [user('one')], streamed: [said('uno')], listed: [compaction, said('uno')] });
+    expect(count(compacted, [compaction, said('uno'), user('two')])).toBe(2);
+  });
+
   it('A request does not continue a line from an item before its compaction', () => {
     const compaction: Item = { type: 'compaction', id: 'cmp', encrypted_content: 'sealed' };
     const output = [said('before'), compaction];
