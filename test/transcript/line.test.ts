@@ -9,7 +9,6 @@ import {
   formsOf,
   type Line,
   placeAfter,
-  plausiblePlaces,
   relate,
 } from '../../src/transcript/items.ts';
 import { readItem, readItems } from '../../src/transcript/read.ts';
@@ -237,10 +236,7 @@ describe('matching of a request with a line', () => {
 });
 
 describe('the place at which a turn ends', () => {
-  const placesOf = (items: Item[]) => {
-    const { list, chain } = readItems(items.map(written));
-    return plausiblePlaces(list, chain);
-  };
+  const placesOf = (items: Item[]) => readItems(items.map(written)).places;
   const chainOf = (items: Item[]) => extendChain(EMPTY, items.map(reading));
 
   it('Places are looked up after an item of the client too, with several new items after it', () => {
