@@ -249,7 +249,7 @@ export function createFrame({ request, wire, addEncryptedReasoning, turnState }:
   if (wire.form === 'delta') changes.set('previous_response_id', JSON.stringify(wire.previousResponseId));
   else if (body.previous_response_id != null) changes.set('previous_response_id', null);
   // Only a background request may be answered at once with a single object.
-  if ('stream' in body && body.stream !== true && body.background !== true) changes.set('stream', 'true');
+  if ('stream' in body && body.background !== true) changes.set('stream', 'true');
   if (addEncryptedReasoning) {
     const asked = elementTexts(textOf(text, written.get('include')) ?? '');
     changes.set('include', arrayText([...asked, JSON.stringify(ENCRYPTED_REASONING)]));
@@ -258,7 +258,7 @@ export function createFrame({ request, wire, addEncryptedReasoning, turnState }:
   if (turnState !== null || (metadata && Object.hasOwn(metadata, TURN_STATE_HEADER))) {
     // A client's value under this name is a token of this bridge, or useless: the provider's own is never sent to clients.
     const own = turnState === null ? null : JSON.stringify(turnState);
-    const given = metadata ? textOf(text, written.get('client_metadata')) : null;
+    const given = textOf(text, written.get('client_metadata'));
     changes.set('client_metadata', withMembers(given ?? '{}', new Map([[TURN_STATE_HEADER, own]])));
   }
   const fields = changedMembers(text, changes, members);

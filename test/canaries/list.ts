@@ -284,8 +284,8 @@ export const canaries: readonly Canary[] = [
   {
     name: 'the client is not shown its own anchor',
     file: 'src/transcript/items.ts',
-    find: "const foreign = 'previous_response_id' in response && anchor !== form.previousResponseId;",
-    replace: 'const foreign = false;',
+    find: "'previous_response_id' in response && response.previous_response_id !== form.previousResponseId;",
+    replace: 'false;',
     tests: bridge,
   },
   {

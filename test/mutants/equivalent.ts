@@ -168,4 +168,10 @@ export const equivalents: readonly Equivalent[] = [
     mutant: 'false',
     reason: 'No content has the id null.',
   },
+  {
+    file: PLANNER,
+    original: 'metadata && Object.hasOwn(metadata, TURN_STATE_HEADER)',
+    mutant: 'metadata',
+    reason: 'Metadata from which a missing member is removed is written as it was.',
+  },
 ];

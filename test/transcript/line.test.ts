@@ -9,7 +9,6 @@ import {
   formsOf,
   type Line,
   placeAfter,
-  plausiblePlaces,
   relate,
 } from '../../src/transcript/items.ts';
 import { readItem, readItems } from '../../src/transcript/read.ts';
@@ -166,6 +165,21 @@ describe('matching of a request with a line', () => {
     expect(count({ ...compacted.parent!, parent: null, detached: true }, [user('two'), compaction])).toBeNull();
   });
 
+  it('A request continues a line with some items of a turn as streamed and others as listed', () => {
+    const mixed = lineOf({
+      input: [user('one')],
+      streamed: [thought('done-1'), thought('done-2', 'rs_2')],
+      listed: [thought('completed-1'), thought('completed-2', 'rs_2')],
+    });
+    expect(count(mixed, [user('one'), thought('done-1'), thought('completed-2', 'rs_2'), user('two')])).toBe(3);
+  });
+
+  it('A request continues a line from a compaction that was only listed', () => {
+    const compaction: Item = { type: 'compaction', id: 'cmp', encrypted_content: 'sealed' };
+    const compacted = lineOf({ input: [user('one')], streamed: [said('uno')], listed: [compaction, said('uno')] });
+    expect(count(compacted, [compaction, said('uno'), user('two')])).toBe(2);
+  });
+
   it('A request does not continue a line from an item before its compaction', () => {
     const compaction: Item = { type: 'compaction', id: 'cmp', encrypted_content: 'sealed' };
     const output = [said('before'), compaction];
@@ -222,10 +236,7 @@ describe('matching of a request with a line', () => {
 });
 
 describe('the place at which a turn ends', () => {
-  const placesOf = (items: Item[]) => {
-    const { list, chain } = readItems(items.map(written));
-    return plausiblePlaces(list, chain);
-  };
+  const placesOf = (items: Item[]) => readItems(items.map(written)).places;
   const chainOf = (items: Item[]) => extendChain(EMPTY, items.map(reading));
 
   it('Places are looked up after an item of the client too, with several new items after it', () => {
