@@ -232,7 +232,13 @@ const logLevels = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']
 export type OptionKind = 'text' | 'number' | 'list' | 'keys' | 'proxy' | 'switch' | readonly string[];
 
 /** Settings other than deadlines and limits: variable, path in the options of `createBridge`, default and meaning. */
-export const settings = [
+export const settings: readonly {
+  variable: string;
+  option: string;
+  as: OptionKind;
+  default: string;
+  description: string;
+}[] = [
   { variable: 'HOST', option: 'server.host', as: 'text', default: '127.0.0.1', description: 'Address to serve on.' },
   {
     variable: 'PORT',
@@ -415,13 +421,7 @@ export const settings = [
     default: 'info',
     description: '`trace` to `fatal`, or `silent`.',
   },
-] as const satisfies readonly {
-  variable: string;
-  option: string;
-  as: OptionKind;
-  default: string;
-  description: string;
-}[];
+];
 
 /** The configuration is invalid. The message lists every problem and contains no secret. */
 export class ConfigError extends Error {
