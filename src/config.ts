@@ -267,7 +267,7 @@ interface Setting {
 }
 
 /** Settings other than deadlines and limits. */
-export const settings = [
+export const settings: readonly Setting[] = [
   { variable: 'HOST', option: 'server.host', as: 'text', default: '127.0.0.1', description: 'Address to serve on.' },
   {
     variable: 'PORT',
@@ -463,7 +463,7 @@ export const settings = [
     default: 'info',
     description: '`trace` to `fatal`, or `silent`.',
   },
-] as const satisfies readonly Setting[];
+];
 
 /** Every variable that is a setting of its own, with its default as text. */
 export const allSettings: readonly Omit<Setting, 'option' | 'as'>[] = [

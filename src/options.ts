@@ -27,7 +27,10 @@ export const settingOptions: readonly SettingOption[] = [
 ];
 
 /** Sections whose first setting may be given alone: `upstream: 'https://...'` is `upstream: { url: 'https://...' }`. */
-export const shorthands: Readonly<Record<string, string>> = { upstream: 'upstream.url', database: 'database.url' };
+export const shorthands: ReadonlyMap<string, string> = new Map([
+  ['upstream', 'upstream.url'],
+  ['database', 'database.url'],
+]);
 
 const byOption = new Map(settingOptions.map((each) => [each.option, each]));
 const sections = new Set(settingOptions.flatMap(({ option }) => (option.includes('.') ? [option.split('.')[0]!] : [])));
@@ -82,14 +85,14 @@ export function readOptions(options: object, others: Readonly<Record<string, rea
   const members = (section: string, value: unknown, each: (path: string, member: unknown) => void) => {
     if (!isRecord(value)) {
       const more = section === 'database' ? '; a MikroORM is the option orm' : '';
-      const alone = section in shorthands ? 'a URL or ' : '';
+      const alone = shorthands.has(section) ? 'a URL or ' : '';
       return void found.problems.push(`${section} must be ${alone}an object${more}`);
     }
     for (const [name, member] of Object.entries(value)) each(`${section}.${name}`, member);
   };
 
   for (const [name, value] of Object.entries(options)) {
-    const alone = Object.hasOwn(shorthands, name) && typeof value === 'string' ? shorthands[name]! : name;
+    const alone = (typeof value === 'string' && shorthands.get(name)) || name;
     if (Object.hasOwn(others, name)) {
       const fixed = others[name];
       if (!fixed || value === undefined) continue;

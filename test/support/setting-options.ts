@@ -63,7 +63,7 @@ function render(): string {
   const all = names.map((name) => {
     const alone = settingOptions.find(({ option }) => option === name);
     if (alone) return member(alone, '  ');
-    const type = `${name in shorthands ? 'string | ' : ''}${interfaceOf(name)}`;
+    const type = `${shorthands.has(name) ? 'string | ' : ''}${interfaceOf(name)}`;
     return `${comment(sections[name]!, '  ')}\n  ${name}?: ${type} | undefined;`;
   });
   const head = 'Generated from the declarations in `src/config.ts` by `npm run docs:readme`: do not edit.';

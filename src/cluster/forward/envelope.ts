@@ -266,26 +266,28 @@ export const travels = (name: string): boolean =>
 /** Placeholder for a credential that was replaced by the shared upstream key: only its presence matters. */
 const WITHHELD = 'withheld';
 
-const envelopeSchema = z.object({
-  /** 2: `upstream` is set. A version that does not know that member must not serve the request at another upstream. */
-  v: z.literal([1, 2]),
-  requestId: z.string(),
-  scope: z.string(),
-  credentialFp: z.string(),
-  credentialIsClients: z.boolean(),
-  /** Sealed `authorization` value; null if none is sent upstream. */
-  authorization: z.string().nullable(),
-  credentialGiven: z.boolean(),
-  /** Sealed keys from separate key headers, by header name. */
-  keys: z.record(z.string(), z.string()).default({}),
-  /** Upstream that the embedding application has chosen. Its address is sealed: it may contain a secret. */
-  upstream: z.object({ id: z.string(), address: z.string(), forwardHeaders: z.array(z.string()) }).optional(),
-  headers: z.record(z.string(), z.string()),
-  bytes: z.int().nonnegative(),
-  /** Time since the request was read, in milliseconds. */
-  age: z.number().nonnegative(),
-  clientTransport: z.literal('websocket').optional(),
-});
+const envelopeSchema = z
+  .object({
+    /** 2: `upstream` is set. A version that does not know that member must not serve the request at another upstream. */
+    v: z.literal([1, 2]),
+    requestId: z.string(),
+    scope: z.string(),
+    credentialFp: z.string(),
+    credentialIsClients: z.boolean(),
+    /** Sealed `authorization` value; null if none is sent upstream. */
+    authorization: z.string().nullable(),
+    credentialGiven: z.boolean(),
+    /** Sealed keys from separate key headers, by header name. */
+    keys: z.record(z.string(), z.string()).default({}),
+    /** Upstream that the embedding application has chosen. Its address is sealed: it may contain a secret. */
+    upstream: z.object({ id: z.string(), address: z.string(), forwardHeaders: z.array(z.string()) }).optional(),
+    headers: z.record(z.string(), z.string()),
+    bytes: z.int().nonnegative(),
+    /** Time since the request was read, in milliseconds. */
+    age: z.number().nonnegative(),
+    clientTransport: z.literal('websocket').optional(),
+  })
+  .refine(({ v, upstream }) => (v === 2) === (upstream !== undefined));
 
 /** Error for a forwarded request that this version cannot read. The message contains no part of it. */
 export class UnreadableEnvelope extends Error {

@@ -39,6 +39,21 @@ describe('a request between workers', () => {
     expect(plain(travel(request))).toEqual(plain(request));
   });
 
+  it('A parcel restores a chosen upstream, hides its address, and is refused by a worker that knows only version 1', () => {
+    const target = { id: 'local', baseUrl: 'http://of-ann:secret@upstream.test/v1', forwardHeaders: ['x-team'] };
+    const request = { ...turnRequest(), receivedAt: 0 };
+    const parcel = packRequest({ ...request, caller: { ...request.caller, target } }, 0, sealer);
+    expect(opened(parcel).caller).toEqual({ ...request.caller, target });
+    expect(parcel).not.toContain('upstream.test');
+    const packed = JSON.parse(parcel);
+    expect(packed.v).toBe(2);
+    expect(JSON.parse(packRequest(request, 0, sealer)).v).toBe(1);
+    const { upstream, ...without } = packed;
+    for (const broken of [without, { ...packed, v: 1 }, { ...packed, upstream: { ...upstream, address: 'k1:AAAA' } }]) {
+      expect(() => opened(JSON.stringify(broken))).toThrow(UnreadableEnvelope);
+    }
+  });
+
   it('A parcel keeps the body as it was written', () => {
     const text =
       '{"model":"m" ,"10": 9223372036854775807, "9":[1.0,-0 ,1E400],\n "input":"\\u0041\\/ é \\ud800", "body":{"v":2}}';
