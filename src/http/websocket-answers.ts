@@ -1,7 +1,7 @@
 import { BridgeError } from '../errors.ts';
 import { withMembers } from '../json.ts';
 import type { AnswerHead, ClientSink } from '../session/port.ts';
-import type { Clock } from '../system.ts';
+import { type Clock, guarded } from '../system.ts';
 import { clientHeaders } from '../upstream/headers.ts';
 import type { UpstreamAnswer } from '../upstream/port.ts';
 import { failedEvent, headHeaders, responseIdOf, retryHeaders, sequenceOf } from './envelope.ts';
@@ -118,12 +118,14 @@ export function createWebSocketSink(options: WebSocketSinkOptions): ClientSink {
   let sequence = -1;
   let responseId: string | null = null;
   let held: string[] = [];
-  const listeners = { drain: [] as (() => void)[], gone: [] as (() => void)[], delivered: [] as (() => void)[] };
-  const call = (which: keyof typeof listeners) => {
-    for (const listener of listeners[which]) listener();
+  const onDrain: (() => void)[] = [];
+  const onGone: (() => void)[] = [];
+  const onDelivered: (() => void)[] = [];
+  const call = (listeners: readonly (() => void)[]) => {
+    for (const listener of listeners) guarded('client connection', listener)();
   };
 
-  const stopDrain = socket.onDrain(() => call('drain'));
+  const stopDrain = socket.onDrain(() => call(onDrain));
   let stopGone = () => {};
   const release = () => {
     stopDrain();
@@ -136,7 +138,7 @@ export function createWebSocketSink(options: WebSocketSinkOptions): ClientSink {
       if (gone || delivered) return;
       delivered = true;
       release();
-      call('delivered');
+      call(onDelivered);
     });
   const end = (last: () => void) => {
     if (ended) return;
@@ -151,11 +153,8 @@ export function createWebSocketSink(options: WebSocketSinkOptions): ClientSink {
     if (delivered || gone) return;
     gone = true;
     release();
-    try {
-      call('gone');
-    } finally {
-      end(() => {});
-    }
+    call(onGone);
+    end(() => {});
   });
   /** Sends what HTTP sends in the headers of an answer. */
   const writeHead = () => {
@@ -226,8 +225,8 @@ export function createWebSocketSink(options: WebSocketSinkOptions): ClientSink {
     get committed() {
       return ended || shown;
     },
-    onGone: (listener) => (gone ? listener() : void listeners.gone.push(listener)),
-    onDrain: (listener) => void listeners.drain.push(listener),
-    onDelivered: (listener) => (delivered ? listener() : void listeners.delivered.push(listener)),
+    onGone: (listener) => (gone ? listener() : void onGone.push(listener)),
+    onDrain: (listener) => void onDrain.push(listener),
+    onDelivered: (listener) => (delivered ? listener() : void onDelivered.push(listener)),
   };
 }

@@ -334,7 +334,7 @@ export const scenarios: readonly Scenario[] = [
 
   scenario(
     'rolling restarts under clients on WebSockets',
-    { short: true, conversations: [40, 1_000], webSocket: true },
+    { short: true, conversations: [40, 200], webSocket: true },
     async (world, context, report) => {
       await restartInTurn(world, context, report, 20 * world.talkers.length);
       report.figures.push(
