@@ -12,7 +12,7 @@ import { freshDatabase } from '../support/database.ts';
 import { plainEnv } from '../support/program.ts';
 import { replaceOnce, snippetAfter } from './snippets.ts';
 
-vi.setConfig({ testTimeout: 300_000, hookTimeout: 300_000 });
+vi.setConfig({ testTimeout: 900_000, hookTimeout: 300_000 });
 
 const PROGRAM = join(import.meta.dirname, '..', '..', 'bin', 'holdfast.js');
 let home: string;

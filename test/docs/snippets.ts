@@ -14,13 +14,13 @@ const SOURCES: Record<string, string> = {
 };
 
 /**
- * Returns the fenced block that follows this text.
+ * Returns the fenced block that follows this text, also one in an item of a list.
  * @throws Error when the document has no such block
  */
 export async function snippetAfter(document: string, marker: string): Promise<string> {
   const text = await readFile(new URL(document, ROOT), 'utf8');
   const [, after] = text.split(marker);
-  const code = after && /^```\w+\n([\s\S]*?)^```$/m.exec(after)?.[1];
+  const code = after && /^ *```\w+\n([\s\S]*?)^ *```$/m.exec(after)?.[1];
   if (!code) throw new Error(`${document} has no code after ${marker}`);
   return code;
 }
