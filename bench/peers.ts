@@ -384,6 +384,17 @@ const begun = performance.now();
 const minutes = () => `${((performance.now() - begun) / 60_000).toFixed(1)} min`;
 const about = { machine: thisMachine(), commit: commitOf(), pinned, rounds: ROUNDS, quick, loadBefore: loadavg()[0]! };
 
+async function cleanUp(): Promise<void> {
+  await Promise.all(peers.map((peer) => peer.stop()));
+  await closeClient();
+  await upstream.stop();
+  await postgres.stop();
+  await rm(home, { recursive: true, force: true });
+}
+for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+  process.once(signal, () => void cleanUp().finally(() => process.exit(1)));
+}
+
 try {
   for (const { name, start } of await offers()) {
     try {
@@ -423,11 +434,7 @@ try {
   }
   for (const peer of peers) await memory(peer);
 } finally {
-  await Promise.all(peers.map((peer) => peer.stop()));
-  await closeClient();
-  await upstream.stop();
-  await postgres.stop();
-  await rm(home, { recursive: true, force: true });
+  await cleanUp();
 }
 
 results.addDifferences('direct');

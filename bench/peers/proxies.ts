@@ -54,12 +54,13 @@ interface Started {
   gone: Promise<void>;
 }
 
-/** Starts a proxy on the processor that proxies have. Its standard input ends with the benchmark, however that ends. */
+/** Starts a proxy on the processor that proxies have. */
 function launch(command: string, args: readonly string[], env: Record<string, string>, cwd?: string): Started {
   const [program, ...rest] = [...prefixFor('proxy'), command, ...args];
   const child = spawn(program!, rest, {
     cwd,
     env: { ...process.env, ...env },
+    // The end of its input ends the relay when this process is killed.
     stdio: ['pipe', 'pipe', 'pipe'],
   });
   let output = '';

@@ -100,7 +100,7 @@ export function ratiosOf(results: Results, peer: string, others: readonly string
       if (figures.has(`added ${figure}`)) continue;
       const cells = others.map((other) => {
         const of = peers.get(other);
-        return cell(of && own.map((value, round) => (of[round]! > 0 ? value / of[round]! : Number.NaN)));
+        return cell(of && own.map((value, round) => (value > 0 && of[round]! > 0 ? value / of[round]! : Number.NaN)));
       });
       if (cells.some((each) => each !== '-')) rows.push([`${table}: ${figure}`, ...cells]);
     }
