@@ -3,7 +3,7 @@ import type { Duplex } from 'node:stream';
 import express, { type RequestHandler, type Router } from 'express';
 import type { InspectionEvent } from 'xstate';
 import { createAdminApi } from './admin/api.ts';
-import type { AdminPort, LocalAnswer, LocalView, Question } from './admin/fleet.ts';
+import type { AdminPort, LocalAnswer, LocalView, Question, UnstoredSession } from './admin/fleet.ts';
 import { askFailedElsewhere } from './admin/fleet.ts';
 import { advertisedUrl, checkAdvertised, internalHost } from './cluster/forward/advertise.ts';
 import { createForwardTokens } from './cluster/forward/envelope.ts';
@@ -13,8 +13,8 @@ import { type Config, readConfig } from './config.ts';
 import { BridgeError } from './errors.ts';
 import { explorer } from './explorer/index.ts';
 import { adminTokenOf, createOperatorAccess, needsAdminToken } from './http/access.ts';
-import type { Readiness } from './http/app.ts';
-import { createAuthentication, createHttpFace, errorHandler } from './http/app.ts';
+import type { FailedCall, Readiness } from './http/app.ts';
+import { createAuthentication, createHttpFace, errorHandler, shownPath } from './http/app.ts';
 import { createFront } from './http/front.ts';
 import { answerSocket, createConnectionGuard, refuseUpgrade } from './http/server.ts';
 import { createReader } from './intake/pool.ts';
@@ -22,6 +22,7 @@ import { createObservatory } from './observe/index.ts';
 import { createLogger, type Logger } from './observe/log.ts';
 import type { MetricsSnapshot } from './observe/metrics/merged.ts';
 import { referencesTo } from './session/planning.ts';
+import type { Session } from './session/session.ts';
 import { openStorage, type Storage } from './storage.ts';
 import type { SessionStore } from './store/port.ts';
 import { type Clock, type Ids, onFault, randomIds, reportFault, systemClock } from './system.ts';
@@ -71,6 +72,8 @@ export interface Bridge {
   handleUpgrade(req: IncomingMessage, socket: Duplex, head: Buffer): void;
   /** Limits the client connections of a server by `HOLDFAST_MAX_CONNECTIONS` and `HOLDFAST_PEER_CONNECTIONS`. */
   guardConnections(server: Server): void;
+  /** Records for operators a request that an outer app has refused. */
+  onFailed(request: FailedCall, error: BridgeError): void;
   readonly workerId: string;
   /** Returns the sessions that have an actor in this process, with their states. */
   sessions(): { id: string; epoch: number; state: string }[];
@@ -161,6 +164,27 @@ export async function adminTokenFor(
   return found ? { ...found, given: false } : { token: adminTokenOf(secrets), given: false, file: null, fresh: false };
 }
 
+/** Most sessions without a row in one answer. */
+const MOST_UNSTORED = 100;
+
+/** Returns the sessions whose first turn is not stored yet: no row shows them. */
+function unstoredOf(sessions: Iterable<Session>, clock: Pick<Clock, 'now' | 'wall'>): UnstoredSession[] {
+  const found: UnstoredSession[] = [];
+  for (const session of sessions) {
+    const { state, queueLength } = session.view();
+    const turn = session.turns.current;
+    // Once the store has granted the start of the first turn, there is a row.
+    const mayLackRow = state.startsWith('connecting') || (state === 'live.committing' && session.turns.head === null);
+    if (!turn || !mayLackRow || turn.times.started !== null) continue;
+    const { id, epoch, scope } = session;
+    const sinceMs = clock.wall() - (clock.now() - turn.times.received);
+    const model = typeof turn.request.body.model === 'string' ? turn.request.body.model : null;
+    found.push({ id, epoch, scope, state, queueLength, model, since: sinceMs, cause: turn.cause });
+    if (found.length === MOST_UNSTORED) break;
+  }
+  return found;
+}
+
 async function assemble(config: Config, storage: Storage, means: Means): Promise<Bridge> {
   const { clock, ids, random, logger, inspect, onRegistered } = means;
   const { deadlines, limits } = config;
@@ -197,8 +221,8 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
 
   /** Returns this worker's data about sessions, for operators here and at other workers. */
   const tell =
-    (session: PeerService['session']) =>
-    ({ sessionIds, recordOf, failures }: Question): LocalAnswer => {
+    (session: PeerService['session'], all: () => Iterable<Session>) =>
+    ({ sessionIds, recordOf, failures, activity, unstored }: Question): LocalAnswer => {
       const views: Record<string, LocalView> = Object.create(null);
       for (const id of sessionIds) {
         const found = session(id);
@@ -210,10 +234,12 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
       return {
         views,
         record: recordOf === null ? null : observatory.story(recordOf),
-        ...(failures && { failures: observatory.failures(failures.of, failures.limit) }),
+        ...(failures && { failures: observatory.failures(failures, failures.limit) }),
+        ...(activity && { activity: observatory.activity(activity) }),
+        ...(unstored && { unstored: unstoredOf(all(), clock) }),
       };
     };
-  async function listen({ workerId, serve, claimed, session }: PeerService): Promise<PeerListener> {
+  async function listen({ workerId, serve, claimed, session, sessions }: PeerService): Promise<PeerListener> {
     const host = internalHost(config);
     const internal = await startInternalServer({
       host,
@@ -225,7 +251,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
       reader,
       deadlines,
       serve,
-      onView: tell(session),
+      onView: tell(session, sessions),
       onClaimed: claimed,
       logger,
     });
@@ -325,7 +351,10 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     get workerId() {
       return membership.id;
     },
-    here: tell((id) => registry.get(id)),
+    here: tell(
+      (id) => registry.get(id),
+      () => registry.all(),
+    ),
     there: async ({ id, internalUrl }, question) =>
       internalUrl === null
         ? null
@@ -335,12 +364,19 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     },
     tell: (id, action) => registry.get(id)?.send({ type: action === 'close' ? 'operator.close' : 'operator.release' }),
   };
-  const admin = createAdminApi({ port: operators, allow, clock, logger });
+  const admin = createAdminApi({ port: operators, allow, clock, logger, prices: config.prices });
   const front = createFront(config.server);
   const page = explorer(() => {
     throw new BridgeError('bridge_not_found');
   });
-  router.use(front.ownHandler, observatory.router, page, admin, face, errorHandler({ ids, logger }));
+  router.use(
+    front.ownHandler,
+    observatory.router,
+    page,
+    admin,
+    face,
+    errorHandler({ ids, logger, onFailed: observatory.requestFailed }),
+  );
 
   async function close(): Promise<void> {
     await worker.close();
@@ -359,16 +395,27 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     ids,
     front: front.handler,
     adminToken,
+    onFailed: observatory.requestFailed,
     handleUpgrade(req, socket, head) {
+      const refused = (error: BridgeError) => {
+        const path = shownPath(req.url ?? '');
+        observatory.requestFailed(
+          { id: ids.uuid(), method: req.method ?? null, path, upgrade: true, scope: null },
+          error,
+        );
+      };
       // Node has removed its own listener from this socket; without one, an error of the socket would end the process.
       socket.on('error', () => socket.destroy());
       try {
         front.admit(req);
-        if (!observatory.handleUpgrade(req, socket, head)) refuseUpgrade(req, socket);
+        if (observatory.handleUpgrade(req, socket, head)) return;
+        refuseUpgrade(req, socket);
+        refused(new BridgeError('bridge_websocket_unsupported'));
       } catch (error) {
         if (!(error instanceof BridgeError)) reportFault(error, 'upgrade');
         const known = error instanceof BridgeError ? error : new BridgeError('bridge_internal', { cause: error });
         answerSocket(socket, known);
+        refused(known);
       }
     },
     guardConnections: guard.watch,

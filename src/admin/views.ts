@@ -189,6 +189,21 @@ function ofBusy({ owner, actor }: Standing): WhyAndExit {
   };
 }
 
+/** Explains the state of a session whose first turn is not stored yet. */
+export function whyAndExitUnstored({ state, cause }: { state: string; cause: string | null }): WhyAndExit {
+  if (state.startsWith('live')) {
+    return {
+      why: 'Its first turn waits until the store has created the session.',
+      exit: 'It starts, or is refused after the start wait.',
+    };
+  }
+  const failed = cause === null ? '' : ` The last attempt failed: ${cause}.`;
+  return {
+    why: `Its first request waits for a socket to the upstream; until it starts, the session has no row.${failed}`,
+    exit: 'The turn starts when a socket opens. It fails, and the session disappears, when the connect deadline expires or its client leaves.',
+  };
+}
+
 function afterwards({ session, headContinuable }: Standing): string {
   if (session.headTurnId === null) return 'The next request starts it from the beginning.';
   if (session.anchorLost || headContinuable === false) {

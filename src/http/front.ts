@@ -21,6 +21,8 @@ export const ownPaths = [
   '/v1/models',
   '/backend-api/codex/responses',
   '/backend-api/codex/models',
+  '/admin/overview',
+  '/admin/turns',
   '/admin/failures',
   '/admin/workers',
   '/admin/machines',

@@ -5,7 +5,8 @@ import { catalogue } from '../errors.ts';
 import { outcomeTable } from '../resolve/outcomes.ts';
 import { rows as resolutionRows } from '../resolve/table.ts';
 import type { SessionRow, TurnRow, WorkerRow } from '../store/port.ts';
-import type { FailedRequest, FlightEnding, FlightEvent, FlightRecord, SafeFields } from './trace.ts';
+import type { FailedRequest } from './failures.ts';
+import type { FlightEnding, FlightEvent, FlightRecord, SafeFields } from './trace.ts';
 
 type Phrase = (fields: SafeFields) => string;
 

@@ -3,7 +3,8 @@ import { BridgeError } from '../errors.ts';
 import type { AccessRule } from '../http/access.ts';
 import type { SessionReads, StoreAdmin, WorkerRegistry } from '../store/port.ts';
 import { explain, explainFailure, replay } from './explain.ts';
-import type { FailedRequest, FlightRecord } from './trace.ts';
+import type { FailedRequest } from './failures.ts';
+import type { FlightRecord } from './trace.ts';
 
 interface StoriesOptions {
   store: Pick<StoreAdmin, 'listSessions' | 'story'> & Pick<SessionReads, 'turnsOf'> & Pick<WorkerRegistry, 'workers'>;

@@ -134,6 +134,7 @@ export function storeOver(
     turnDetails: turns.turnDetails.bind(turns),
     keysOf: sessions.keysOf.bind(sessions),
     ownedSessions: sessions.ownedSessions.bind(sessions),
+    turnsEnded: turns.turnsEnded.bind(turns),
     forksOf: turns.forksOf.bind(turns),
     operatorRelease: (sessionId) => sessions.operate(sessionId, 'release'),
     operatorClose: (sessionId) => sessions.operate(sessionId, 'close'),

@@ -69,6 +69,7 @@ export function createMemoryStore({
     turnDetails: (sessionId, limit) => read(() => admin.turnDetails(sessionId, limit)),
     keysOf: (sessionId) => read(() => admin.keysOf(sessionId)),
     ownedSessions: () => read(() => admin.ownedSessions()),
+    turnsEnded: (query) => read(() => admin.turnsEnded(query)),
     forksOf: (sessionId, limit) => read(() => admin.forksOf(sessionId, limit)),
     operatorRelease: (sessionId) => read(() => admin.operatorRelease(sessionId)),
     operatorClose: (sessionId) => read(() => admin.operatorClose(sessionId)),
