@@ -220,7 +220,7 @@ const quantiles = (histogram: SparseHistogram) => ({
 });
 
 function totalsOf(slot: ActivitySlot) {
-  const { t: _, firstEvent, own, database, sockets: _s, queued: _q, inFlight: _i, ...sums } = slot;
+  const { t: _, firstEvent, own, database, samples: _n, sockets: _s, queued: _q, inFlight: _i, ...sums } = slot;
   return {
     ...sums,
     turns: sumOf(slot.outcomes),
@@ -241,15 +241,16 @@ function seriesOf(slots: readonly ActivitySlot[]) {
     p50: slots.map((slot) => quantileOf(slot[field], 0.5)),
     p99: slots.map((slot) => quantileOf(slot[field], 0.99)),
   });
-  const plain = (field: 'sockets' | 'queued' | 'inFlight' | 'inputTokens' | 'cachedTokens' | 'saved') =>
-    slots.map((slot) => slot[field]);
+  const plain = (field: 'inputTokens' | 'cachedTokens' | 'saved') => slots.map((slot) => slot[field]);
+  const sampled = (field: 'sockets' | 'queued' | 'inFlight') =>
+    slots.map((slot) => (slot.samples > 0 ? slot[field] : null));
   return {
     ...{ outcomes: named('outcomes'), ends: named('ends'), failures: named('failures') },
     ...{ firstEvent: timed('firstEvent'), own: timed('own'), database: timed('database') },
     deltaShare: slots.map(({ sent, deltas }) => (sent > 0 ? deltas / sent : null)),
     savedBytes: slots.map(({ clientBytes, sentBytes }) => clientBytes - sentBytes),
     ...{ inputTokens: plain('inputTokens'), cachedTokens: plain('cachedTokens'), saved: plain('saved') },
-    ...{ sockets: plain('sockets'), queued: plain('queued'), inFlight: plain('inFlight') },
+    ...{ sockets: sampled('sockets'), queued: sampled('queued'), inFlight: sampled('inFlight') },
   };
 }
 

@@ -1,7 +1,7 @@
 import type { AnyStateNode, StateValue } from 'xstate';
 import { sessionMachine } from '../../machines/session.ts';
 import { firstSteps, meaningOf, sessionPhrase, stateText, turnPhrase } from '../observe/explain.ts';
-import type { FlightRecord } from '../observe/trace.ts';
+import { type FlightRecord, type SafeFields, safeContext } from '../observe/trace.ts';
 import type { SessionRow, WorkerRow } from '../store/port.ts';
 
 export interface OutlinedState {
@@ -86,8 +86,13 @@ export interface TimelineEntry {
   meaning: string | null;
   /** State after the event, formatted for people. */
   state: string;
-  /** Dotted paths of all states active after the event. */
+  /** Dotted paths of all states active after the event; empty for an event of a turn. */
   active: string[];
+  /** Harmless fields of the event, and of the machine's context after it; null where they are unknown. */
+  fields: SafeFields | null;
+  context: SafeFields | null;
+  /** Effects that the machine asked for; null where they are unknown. */
+  effects: string[] | null;
   moved: boolean;
   times: number;
 }
@@ -128,6 +133,9 @@ export function timelineOf(record: FlightRecord, from: Timeline['from']): Timeli
       meaning: step ? meaningOf(step) : null,
       state: stateText(value),
       active: isTurn ? [] : activePaths(value),
+      fields: fields ?? null,
+      context: step ? safeContext(step.after.context) : null,
+      effects: step?.effects ?? null,
     };
   });
   const { workerId, epoch, dropped } = record;

@@ -3,7 +3,12 @@ import express, { type RequestHandler, type Router } from 'express';
 import { type Assets, readAssets } from './assets.ts';
 
 /** Style sheets in cascade order: later ones may override earlier ones. */
-const sheets = ['base.css', 'list.css', 'session.css', 'chart.css', 'rest.css'];
+const sheets = ['vendor/uplot.css', 'base.css', 'list.css', 'overview.css', 'session.css', 'chart.css', 'rest.css'];
+/** Modules of the first page, fetched together instead of one after the other. Those of a session follow when it is opened. */
+const first = [
+  ...['api', 'failures', 'filters', 'html', 'overview', 'place', 'plot', 'poll', 'sessions', 'state', 'turnlist'],
+  ...['words', 'workers', 'vendor/preact', 'vendor/hooks', 'vendor/htm', 'vendor/uplot'],
+];
 
 const hashOf = (text: string) => `'sha256-${createHash('sha256').update(text).digest('base64')}'`;
 
@@ -22,10 +27,11 @@ function pageOf({ version, imports }: Assets): { html: string; policy: string } 
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<title>Holdfast sessions</title>
+<title>Holdfast</title>
 <link rel="icon" href="${at('icon.svg')}">
 ${sheets.map((name) => `<link rel="stylesheet" href="${at(name)}">`).join('\n')}
 <script type="importmap">${map}</script>
+${first.map((name) => `<link rel="modulepreload" href="${at(`${name}.js`)}">`).join('\n')}
 <script type="module" src="${at('main.js')}"></script>
 </head>
 <body>
@@ -90,7 +96,9 @@ export function explorer(notFound: RequestHandler): Router {
       'cross-origin-resource-policy': 'same-origin',
       'cache-control': isOurs ? 'public, max-age=31536000, immutable' : 'no-store',
     });
-    res.end(asset.body);
+    res.vary('accept-encoding');
+    if (req.acceptsEncodings('gzip') === 'gzip') res.set('content-encoding', 'gzip').end(asset.packed);
+    else res.end(asset.body);
   });
   return router;
 }

@@ -72,7 +72,8 @@ export interface ActivitySlot {
   outputTokens: number;
   /** Price of the cached tokens less than that of uncached ones, for models whose prices are set. */
   saved: number;
-  /** Gauges: the largest value sampled within the step. */
+  /** Gauges: the number of samples, and the largest value within the step. */
+  samples: number;
   sockets: number;
   queued: number;
   inFlight: number;
@@ -110,7 +111,7 @@ export interface Activity {
 export const emptySlot = (t: number): ActivitySlot => ({
   ...{ t, outcomes: {}, ends: {}, failures: {}, firstEvent: {}, own: {}, database: {}, sent: 0, deltas: 0 },
   ...{ clientBytes: 0, sentBytes: 0, inputTokens: 0, cachedTokens: 0, outputTokens: 0, saved: 0 },
-  ...{ sockets: 0, queued: 0, inFlight: 0 },
+  ...{ samples: 0, sockets: 0, queued: 0, inFlight: 0 },
 });
 
 const GAUGES = ['sockets', 'queued', 'inFlight'] as const;
@@ -270,6 +271,7 @@ export function createActivity({ workerId, clock, prices }: ActivityOptions): Ac
     measure();
     const now = read();
     count((slot) => {
+      slot.samples += 1;
       for (const name of GAUGES) slot[name] = Math.max(slot[name], now[name]);
     });
     stopSampling = clock.after(SAMPLE_EVERY, sample);

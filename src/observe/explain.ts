@@ -103,6 +103,8 @@ export interface ReplayedStep {
   event: SessionEvent;
   before: SessionSnapshot;
   after: SessionSnapshot;
+  /** Names of the effects that the step asked for, in order. */
+  effects: string[];
 }
 
 /**
@@ -124,8 +126,10 @@ function replaySteps(record: FlightRecord): { start: SessionSnapshot; steps: Rep
     const event = { type: recorded.event, ...recorded.fields } as SessionEvent;
     for (let time = 0; time < (recorded.times ?? 1); time += 1) {
       const before: SessionSnapshot = snapshot;
-      [snapshot] = transition(sessionMachine, before, event);
-      steps.push({ recorded, event, before, after: snapshot });
+      const [after, actions] = transition(sessionMachine, before, event);
+      snapshot = after;
+      const effects = actions.map(({ type }) => type).filter((type) => !type.startsWith('xstate.'));
+      steps.push({ recorded, event, before, after, effects });
     }
   }
   return { start, steps };

@@ -57,7 +57,8 @@ export function storiesRouter({ store, remembered, failed, allow }: StoriesOptio
     const [turns, workers] = await Promise.all([session ? store.turnsOf(id, TURNS) : [], store.workers()]);
     const now = { session, turns, workers };
     res.set('cache-control', 'no-store').json({
-      story: [...failure, ...(record ? explain(record, now) : [])],
+      // Both end with the reason for the client's answer.
+      story: [...new Set([...failure, ...(record ? explain(record, now) : [])])],
       endsIn: record && endOf(record),
       record,
       failed: lost?.failed ?? null,
