@@ -337,12 +337,12 @@ export const settings = [
   {
     variable: 'HOLDFAST_INSPECT_URL',
     default: 'https://stately.ai/inspect',
-    description: 'The viewer that `/inspect` frames and feeds with machine events.',
+    description: 'The viewer that `/inspect/stately` frames and feeds with machine events.',
   },
   {
     variable: 'HOLDFAST_INSPECT_CONTENT',
     default: 'off',
-    description: '`on` shows that viewer whole events and contexts instead of the harmless fields.',
+    description: '`on` shows viewers of `/inspect` whole events and contexts instead of the harmless fields.',
   },
   {
     variable: 'HOLDFAST_PRICES',

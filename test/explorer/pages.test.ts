@@ -1,9 +1,53 @@
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import type { Browser } from 'playwright-core';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { startTestBridge, type TestBridge } from '../support/bridge.ts';
 import { post } from '../support/client.ts';
 import { user } from '../support/messages.ts';
-import { fillWithSessions, hasBrowser, LIMIT_MS, launch, openPage, shoot, views, violations } from './support.ts';
+import {
+  fillWithSessions,
+  hasBrowser,
+  LIMIT_MS,
+  launch,
+  openPage,
+  type Structure,
+  shoot,
+  smallestText,
+  structureOf,
+  views,
+  violations,
+} from './support.ts';
+
+/**
+ * Where the parts of every page are: the picture without its pixels, because fonts differ between machines. A change that is
+ * meant is recorded with `TEST_STRUCTURE=write`.
+ */
+const recordFile = join(import.meta.dirname, 'structure.json');
+const writes = process.env.TEST_STRUCTURE === 'write';
+const recorded: Record<string, Structure> = JSON.parse(readFileSync(recordFile, 'utf8'));
+
+/** Differences that other fonts and other data cause: in pixels, and as a share of a size. */
+const TOLERANCE_PX = 40;
+const TOLERANCE_SHARE = 0.25;
+/** Parts whose number depends on the data. */
+const COUNTED = new Set(['.bar', '.bar nav', '.figure', '.plot', '.below section', '.chart', '.travel', '.actors']);
+
+/** Returns how a page differs from its record, one line for each part. */
+function differences(name: string, now: Structure): string[] {
+  const before = recorded[name] ?? {};
+  const parts = new Set([...Object.keys(before), ...Object.keys(now)]);
+  return [...parts].flatMap((part) => {
+    const [was, is] = [before[part], now[part]];
+    if (!was || !is) return [`${name}: ${part} ${is ? 'is new' : 'is gone'}`];
+    if (COUNTED.has(part) && was.count !== is.count) return [`${name}: ${was.count} ${part} became ${is.count}`];
+    const isOff = is.box.some((value, at) => {
+      const allowed = Math.max(TOLERANCE_PX, Math.abs(was.box[at]!) * TOLERANCE_SHARE);
+      return Math.abs(value - was.box[at]!) > allowed;
+    });
+    return isOff ? [`${name}: ${part} moved from ${was.box} to ${is.box}`] : [];
+  });
+}
 
 let at: TestBridge;
 let browser: Browser;
@@ -29,6 +73,7 @@ beforeAll(async () => {
   browser = await launch();
 }, LIMIT_MS);
 afterAll(async () => {
+  if (writes) writeFileSync(recordFile, `${JSON.stringify(recorded, null, 2)}\n`);
   await browser?.close();
   await at?.close();
 });
@@ -37,10 +82,11 @@ afterAll(async () => {
 const pages = (): Record<string, [hash: string, ready: string]> => ({
   overview: ['#/overview', '.plot .u-over'],
   sessions: ['#/sessions', '.rows li:nth-child(100)'],
-  session: [`#/sessions/${session}`, '.turn-chain li, .turns tbody tr'],
+  session: [`#/sessions/${session}`, '.state.inmost'],
   turns: ['#/turns', '.page tbody tr'],
   failures: ['#/failures', '.mishaps li'],
   workers: ['#/workers', '.workers-table tbody tr'],
+  inspector: ['/inspect', '.actors li'],
 });
 
 describe.skipIf(!hasBrowser)('pages of the explorer with 5,000 sessions', () => {
@@ -49,7 +95,12 @@ describe.skipIf(!hasBrowser)('pages of the explorer with 5,000 sessions', () => 
     async (view) => {
       const found: string[] = [];
       for (const [name, [hash, ready]] of Object.entries(pages())) {
-        const { page, complaints } = await openPage(browser, at.url, `/admin/ui${hash}`, views[view]);
+        const { page, complaints } = await openPage(
+          browser,
+          at.url,
+          hash.startsWith('#') ? `/admin/ui${hash}` : hash,
+          views[view],
+        );
         await page.waitForSelector(ready);
         if (name === 'overview') await page.getByRole('button', { name: 'last 24 h' }).click();
         if (name === 'overview') await page.locator('.u-over').nth(8).waitFor();
@@ -57,6 +108,11 @@ describe.skipIf(!hasBrowser)('pages of the explorer with 5,000 sessions', () => 
         if (name === 'failures') await page.waitForSelector('.story li');
         await shoot(page, `${name}-${view}`);
         if (view === 'phone' || name === 'session') await shoot(page, `${name}-${view}-full`, true);
+        const structure = await structureOf(page);
+        if (writes) recorded[`${name}-${view}`] = structure;
+        else found.push(...differences(`${name}-${view}`, structure));
+        const { px, text } = await smallestText(page);
+        if (px < 11) found.push(`${name}: ${text} has ${px} px`);
         found.push(...(await violations(page)).map((each) => `${name}: ${each}`), ...complaints);
         // Nothing is cut off at the side: only regions made for it scroll.
         const overflow = await page.evaluate('document.documentElement.scrollWidth - innerWidth');

@@ -87,3 +87,42 @@ export async function fillWithSessions(url: string): Promise<void> {
     await client.end();
   }
 }
+
+/** Returns the size in pixels of the smallest text that the page shows, with the text. */
+export const smallestText = (page: Page): Promise<{ px: number; text: string }> =>
+  page.evaluate(`(() => {
+    let found = { px: Infinity, text: '' };
+    const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+      const element = node.parentElement;
+      if (node.textContent.trim() === '' || !element.checkVisibility({ visibilityProperty: true })) continue;
+      const scale = element instanceof SVGGraphicsElement ? (element.getScreenCTM()?.a ?? 1) : 1;
+      const px = parseFloat(getComputedStyle(element).fontSize) * scale;
+      if (px < found.px) found = { px, text: node.textContent.trim().slice(0, 40) };
+    }
+    return found;
+  })()`);
+
+/** Parts of the pages whose places are compared. */
+const PARTS = [
+  ...['.bar', '.bar nav', '.headline', '.figures', '.figure', '.plot', '.plot .canvas', '.below section', '.search'],
+  ...['.sessions .filter', '.table', '.sessions footer', '.session > header', '.standing', '.facts', '.actions'],
+  ...['.turns', '.chart', '.picture', '.told', '.travel', '.slider input', '.group', '.page > h2', '.searchbar'],
+  ...['.mishaps', '.mishaps .row', '.workers-table', '.source', '.actors', '.watched'],
+];
+
+/** Number, place and size of the first element of each part that the page shows. */
+export type Structure = Record<string, { count: number; box: [x: number, y: number, width: number, height: number] }>;
+
+/** Returns where the parts of a page are, in pixels of the window. */
+export const structureOf = (page: Page): Promise<Structure> =>
+  page.evaluate(`(() => {
+    const found = [];
+    for (const part of ${JSON.stringify(PARTS)}) {
+      const shown = [...document.querySelectorAll(part)].filter((each) => each.checkVisibility());
+      if (shown.length === 0) continue;
+      const { x, y, width, height } = shown[0].getBoundingClientRect();
+      found.push([part, { count: shown.length, box: [x, y, width, height].map(Math.round) }]);
+    }
+    return Object.fromEntries(found);
+  })()`);

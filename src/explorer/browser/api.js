@@ -44,6 +44,7 @@ export const api = {
   turns: (wish, signal) => ask(`turns?${query(wish)}`, { signal }),
   story: (id, signal) => ask(`stories/${encodeURIComponent(id)}`, { signal }),
   failures: (wish, signal) => ask(`failures?${query(wish)}`, { signal }),
+  ticket: () => ask('../inspect/ticket', { method: 'POST' }),
   machine: () => ask('machines/session'),
   act: (id, action) =>
     ask(`sessions/${encodeURIComponent(id)}/${action}`, {

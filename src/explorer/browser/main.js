@@ -31,7 +31,7 @@ function App() {
 
   const enter = useCallback(async () => {
     try {
-      await api.machine();
+      await api.workers();
       setTrouble(null);
       setMayAsk(true);
     } catch (error) {

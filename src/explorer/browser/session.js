@@ -103,7 +103,7 @@ const StoredFacts = ({ session, actor, keys }) => html`
   <${Fact} name="Socket">${actor?.socketOpen ? `open for ${duration(actor.socketAgeMs)}` : actor ? 'none' : html`<span class="quiet">${session.ownerWorkerId ? 'its owner does not answer' : 'none'}</span>`}</${Fact}>
   <${Fact} name="Waiting">${actor ? actor.queueLength : '–'}</${Fact}>
   <${Fact} name="Turns">${session.turnCount}</${Fact}>
-  <${Fact} name="Scope"><code title=${session.scope}>${session.scope.length > 17 ? `${session.scope.slice(0, 17)}…` : session.scope}</code></${Fact}>
+  <${Fact} name="Scope"><code title=${session.scope}>${session.scope.slice(0, 17)}</code></${Fact}>
   <${Fact} name="Found by">${keys.length > 0 ? keys.map(({ kind, hash }) => html`<span key=${hash} title=${`${kind} key, SHA-256 ${hash}…`}>${kind} <code>${hash.slice(0, 8)}</code> </span>`) : html`<span class="quiet">its response ids</span>`}</${Fact}>
   <${Fact} name="Changed, ago"><time title=${full(session.updatedAt)}>${ago(session.updatedAt)}</time></${Fact}>
   <${Fact} name="Created, ago"><time title=${full(session.createdAt)}>${ago(session.createdAt)}</time></${Fact}>

@@ -6,7 +6,12 @@ export function momentOf(entries, at) {
   const until = entries.slice(0, at + 1);
   const last = until.findLast(({ active }) => active.length > 0) ?? null;
   const taken = until.findLast(({ active, moved }) => active.length > 0 && moved) ?? null;
-  return { entry: until.at(-1) ?? null, active: last?.active ?? [], taken, context: until.findLast((each) => each.context !== null)?.context ?? null };
+  return {
+    entry: until.at(-1) ?? null,
+    active: last?.active ?? [],
+    taken,
+    context: until.findLast((each) => each.context !== null)?.context ?? null,
+  };
 }
 
 const shown = (fields) =>
@@ -51,7 +56,7 @@ export function Travel({ entries, at, go }) {
       <dl class="at-event">
         <div><dt>Event</dt><dd><ul><li><code>${entry.event}</code></li>${entry.fields && shown(entry.fields)}</ul></dd></div>
         <div><dt>Context after it</dt><dd>${context ? html`<ul>${shown(context)}</ul>` : html`<span class="quiet">not known</span>`}</dd></div>
-        <div><dt>Effects</dt><dd>${entry.effects === null ? html`<span class="quiet">${entry.active.length === 0 ? 'a turn has none' : 'not known'}</span>` : entry.effects.length === 0 ? html`<span class="quiet">none</span>` : html`<ul>${entry.effects.map((name, index) => html`<li key=${index}><code>${name}</code></li>`)}</ul>`}</dd></div>
+        ${entry.effects !== undefined && html`<div><dt>Effects</dt><dd>${entry.effects === null ? html`<span class="quiet">${entry.active.length === 0 ? 'a turn has none' : 'not known'}</span>` : entry.effects.length === 0 ? html`<span class="quiet">none</span>` : html`<ul>${entry.effects.map((name, index) => html`<li key=${index}><code>${name}</code></li>`)}</ul>`}</dd></div>`}
       </dl>
     </div>
   `;
