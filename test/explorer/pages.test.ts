@@ -21,7 +21,7 @@ import {
 
 /**
  * Where the parts of every page are: the picture without its pixels, because fonts differ between machines. A change that is
- * meant is recorded with `TEST_STRUCTURE=write`.
+ * meant is recorded with `TEST_STRUCTURE=write`, and then formatted.
  */
 const recordFile = join(import.meta.dirname, 'structure.json');
 const writes = process.env.TEST_STRUCTURE === 'write';

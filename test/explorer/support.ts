@@ -1,7 +1,7 @@
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
-import { createRequire } from 'node:module';
 import { join } from 'node:path';
+import axe from 'axe-core';
 import pg from 'pg';
 import { type Browser, type BrowserContextOptions, chromium, type Page } from 'playwright-core';
 import { fillDatabase } from '../support/data-set.ts';
@@ -47,11 +47,9 @@ export async function shoot(page: Page, name: string, fullPage = false): Promise
   await page.screenshot({ path: join(shots, `${name}.png`), fullPage });
 }
 
-const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
-
 /** Returns what axe-core finds on the page, one line for each element. */
 export async function violations(page: Page): Promise<string[]> {
-  await page.evaluate(axe);
+  await page.evaluate(axe.source);
   return page.evaluate(async () => {
     // biome-ignore lint/suspicious/noExplicitAny: the library is a script on the page.
     const { violations: found } = await (globalThis as any).axe.run();

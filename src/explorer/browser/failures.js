@@ -119,7 +119,7 @@ function Failed({ failed, isOpen, toggle, narrow }) {
               <${Fact} name="When">${full(t)}</${Fact}>
               ${ending && html`<${Fact} name="After">${duration(ending.totalMs)}</${Fact}>`}
             </dl>
-            ${failed.action && html`<p><strong>What the client is told to do.</strong> ${failed.action}</p>`}
+            ${failed.action && html`<p><strong>What the client is advised to do.</strong> ${failed.action}</p>`}
             <${Story} id=${request || turn} />
           </div>
         `

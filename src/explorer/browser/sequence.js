@@ -119,7 +119,9 @@ function Message({ message, y, at, isChosen, choose }) {
   const { t, from, to, text, number, actor, isRequest } = message;
   const [start, end] = [at.get(from), at.get(to)];
   const isOwn = start === end;
-  const label = `${text}, from ${from} to ${to}, ${clock(t, true)}`;
+  const time = clock(t, true);
+  // The name begins with the visible text, for those who speak to their browser.
+  const label = `${time} ${text}, from ${from} to ${to}`;
   const act = () => choose(actor, number);
   return html`
     <g
@@ -135,7 +137,7 @@ function Message({ message, y, at, isChosen, choose }) {
       }}
     >
       <rect class="reach" x="0" y=${y - 18} width="100%" height=${ROW} />
-      <text class="time" x="6" y=${y} aria-hidden="true">${clock(t, true)}</text>
+      <text class="time" x="6" y=${y}>${`${time} `}</text>
       ${
         isOwn
           ? html`<path class="line" d=${`M${start} ${y - 8}h14v8h-12`} marker-end="url(#head)" />`
