@@ -1,6 +1,6 @@
 import type { AnyStateNode, StateValue } from 'xstate';
 import { sessionMachine } from '../../machines/session.ts';
-import { firstSteps, meaningOf, sessionPhrase, stateText, turnPhrase } from '../observe/explain.ts';
+import { firstEffects, firstSteps, meaningOf, sessionPhrase, stateText, turnPhrase } from '../observe/explain.ts';
 import { type FlightRecord, type SafeFields, safeContext } from '../observe/trace.ts';
 import type { SessionRow, WorkerRow } from '../store/port.ts';
 
@@ -134,8 +134,9 @@ export function timelineOf(record: FlightRecord, from: Timeline['from']): Timeli
       state: stateText(value),
       active: isTurn ? [] : activePaths(value),
       fields: fields ?? null,
-      context: step ? safeContext(step.after.context) : null,
-      effects: step?.effects ?? null,
+      ...(event === 'xstate.init' && actor === `session@${record.epoch}`
+        ? { context: record.base?.context ?? null, effects: state.includes('dialing') ? firstEffects() : null }
+        : { context: step ? safeContext(step.after.context) : null, effects: step?.effects ?? null }),
     };
   });
   const { workerId, epoch, dropped } = record;

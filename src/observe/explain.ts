@@ -1,4 +1,4 @@
-import { type SnapshotFrom, transition } from 'xstate';
+import { initialTransition, type SnapshotFrom, transition } from 'xstate';
 import { type SessionContext, type SessionEvent, type SessionMachine, sessionMachine } from '../../machines/session.ts';
 import type { TurnEvent } from '../../machines/turn.ts';
 import { catalogue } from '../errors.ts';
@@ -128,12 +128,17 @@ function replaySteps(record: FlightRecord): { start: SessionSnapshot; steps: Rep
       const before: SessionSnapshot = snapshot;
       const [after, actions] = transition(sessionMachine, before, event);
       snapshot = after;
-      const effects = actions.map(({ type }) => type).filter((type) => !type.startsWith('xstate.'));
-      steps.push({ recorded, event, before, after, effects });
+      steps.push({ recorded, event, before, after, effects: effectNames(actions) });
     }
   }
   return { start, steps };
 }
+
+const effectNames = (actions: readonly { type: string }[]) =>
+  actions.map(({ type }) => type).filter((type) => !type.startsWith('xstate.'));
+
+/** Returns the names of the effects with which the actor of a new session starts. */
+export const firstEffects = (): string[] => effectNames(initialTransition(sessionMachine, {})[1]);
 
 /**
  * Returns the replayed step of each recorded event; of a repeated event the first one. The result is empty for a record of
