@@ -9,7 +9,7 @@ import { type OutputOptions, rolldown } from 'rolldown';
  *
  * - The code as few files: one for each entry point and one for each set of modules that several of them share. Names of
  *   functions and classes are kept, for stack traces, profiles and logs; local names are shortened.
- * - The page of the explorer as one module beside its style sheets.
+ * - The pages of the explorer as a module each, and one that both share, beside their style sheets.
  * - Of the compiler's declarations, in `dist/types`, those that an entry point of the package reaches. Declarations that
  *   an entry point exports keep their documentation, which editors show.
  */
@@ -282,4 +282,4 @@ execFileSync('biome', ['format', '--write', '--vcs-enabled=false', '--indent-sty
 });
 await bundle({ ...published, ...started }, DIST);
 cpSync(BROWSER, join(DIST, 'browser'), { recursive: true, filter: (path) => !path.endsWith('.js') });
-await bundle({ main: join(BROWSER, 'main.js') }, join(DIST, 'browser'));
+await bundle({ main: join(BROWSER, 'main.js'), inspector: join(BROWSER, 'inspector.js') }, join(DIST, 'browser'));

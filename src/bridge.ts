@@ -3,7 +3,7 @@ import type { Duplex } from 'node:stream';
 import express, { type Request, type RequestHandler, type Response, type Router } from 'express';
 import type { InspectionEvent } from 'xstate';
 import { createAdminApi } from './admin/api.ts';
-import type { AdminPort, LocalAnswer, LocalView, Question } from './admin/fleet.ts';
+import type { AdminPort, LocalAnswer, LocalView, Question, UnstoredSession } from './admin/fleet.ts';
 import { askEndedElsewhere } from './admin/fleet.ts';
 import { advertisedUrl, checkAdvertised, internalHost } from './cluster/forward/advertise.ts';
 import { createForwardTokens } from './cluster/forward/envelope.ts';
@@ -14,8 +14,8 @@ import { BridgeError } from './errors.ts';
 import { explorer } from './explorer/index.ts';
 import { type BridgeHooks, createHooks, hookNames, type UpstreamEntry } from './hooks.ts';
 import { adminTokenOf, createOperatorAccess, needsAdminToken } from './http/access.ts';
-import type { Readiness } from './http/app.ts';
-import { createHttpFace, errorHandler, PREFIXES } from './http/app.ts';
+import type { FailedCall, Readiness } from './http/app.ts';
+import { createHttpFace, errorHandler, PREFIXES, shownPath } from './http/app.ts';
 import { sendError } from './http/envelope.ts';
 import { createFront, isOwn, pathOf } from './http/front.ts';
 import { answerSocket, createConnectionGuard, refuseUpgrade } from './http/server.ts';
@@ -26,6 +26,7 @@ import { createLogger, type Logger, safeLogger } from './observe/log.ts';
 import type { MetricsSnapshot } from './observe/metrics/merged.ts';
 import { readOptions, withOptionNames } from './options.ts';
 import { madeBy, referencesTo, storedInput } from './session/planning.ts';
+import type { Session } from './session/session.ts';
 import type { SettingOptions } from './setting-options.ts';
 import { openStorage, type Storage } from './storage.ts';
 import type { SessionStore } from './store/port.ts';
@@ -107,6 +108,8 @@ export interface Bridge {
   handleUpgrade(req: IncomingMessage, socket: Duplex, head: Buffer): void;
   /** Limits the client connections of a server by `HOLDFAST_MAX_CONNECTIONS` and `HOLDFAST_PEER_CONNECTIONS`. */
   guardConnections(server: Server): void;
+  /** Records for operators a request that an outer app has refused. */
+  onFailed(request: FailedCall, error: BridgeError): void;
   readonly workerId: string;
   /** Returns the sessions that have an actor in this process, with their states. */
   sessions(): { id: string; epoch: number; state: string }[];
@@ -240,6 +243,27 @@ export async function adminTokenFor(
   return found ? { ...found, given: false } : { token: adminTokenOf(secrets), given: false, file: null, fresh: false };
 }
 
+/** Most sessions without a row in one answer. */
+const MOST_UNSTORED = 100;
+
+/** Returns the sessions whose first turn is not stored yet: no row shows them. */
+function unstoredOf(sessions: Iterable<Session>, clock: Pick<Clock, 'now' | 'wall'>): UnstoredSession[] {
+  const found: UnstoredSession[] = [];
+  for (const session of sessions) {
+    const { state, queueLength } = session.view();
+    const turn = session.turns.current;
+    // Once the store has granted the start of the first turn, there is a row.
+    const mayLackRow = state.startsWith('connecting') || (state === 'live.committing' && session.turns.head === null);
+    if (!turn || !mayLackRow || turn.times.started !== null) continue;
+    const { id, epoch, scope } = session;
+    const sinceMs = clock.wall() - (clock.now() - turn.times.received);
+    const model = typeof turn.request.body.model === 'string' ? turn.request.body.model : null;
+    found.push({ id, epoch, scope, state, queueLength, model, since: sinceMs, cause: turn.cause });
+    if (found.length === MOST_UNSTORED) break;
+  }
+  return found;
+}
+
 async function assemble(config: Config, storage: Storage, means: Means): Promise<Bridge> {
   const { clock, ids, random, logger, inspect, onRegistered, mountAdmin = true } = means;
   const { deadlines, limits } = config;
@@ -283,8 +307,8 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
 
   /** Returns this worker's data about sessions, for operators here and at other workers. */
   const tell =
-    (session: PeerService['session']) =>
-    ({ sessionIds, recordOf, failures }: Question): LocalAnswer => {
+    (session: PeerService['session'], all: () => Iterable<Session>) =>
+    ({ sessionIds, recordOf, failures, activity, unstored }: Question): LocalAnswer => {
       const views: Record<string, LocalView> = Object.create(null);
       for (const id of sessionIds) {
         const found = session(id);
@@ -300,11 +324,13 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
           failures:
             failures.ended && failures.of !== null
               ? observatory.ended(failures.of, failures.limit)
-              : observatory.failures(failures.of, failures.limit),
+              : observatory.failures(failures, failures.limit),
         }),
+        ...(activity && { activity: observatory.activity(activity) }),
+        ...(unstored && { unstored: unstoredOf(all(), clock) }),
       };
     };
-  async function listen({ workerId, serve, claimed, session }: PeerService): Promise<PeerListener> {
+  async function listen({ workerId, serve, claimed, session, sessions }: PeerService): Promise<PeerListener> {
     const host = internalHost({ ...config, databaseUrl: storage.location });
     const internal = await startInternalServer({
       host,
@@ -316,7 +342,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
       reader,
       deadlines,
       serve,
-      onView: tell(session),
+      onView: tell(session, sessions),
       onClaimed: claimed,
       logger,
     });
@@ -454,7 +480,10 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     get workerId() {
       return membership.id;
     },
-    here: tell((id) => registry.get(id)),
+    here: tell(
+      (id) => registry.get(id),
+      () => registry.all(),
+    ),
     there: async ({ id, internalUrl }, question) =>
       internalUrl === null
         ? null
@@ -464,15 +493,16 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     },
     tell: (id, action) => registry.get(id)?.send({ type: action === 'close' ? 'operator.close' : 'operator.release' }),
   };
-  const admin = createAdminApi({ port: operators, allow, clock, logger });
+  const admin = createAdminApi({ port: operators, allow, clock, logger, prices: config.prices });
   const front = createFront(config.server);
   const page = explorer(() => {
     throw new BridgeError('bridge_not_found');
   });
   const operatorRoutes = [observatory.router, page, admin];
+  const lastHandler = errorHandler({ ids, logger, onFailed: observatory.requestFailed });
   const adminRouter = express.Router();
-  adminRouter.use(front.ownHandler, ...operatorRoutes, errorHandler({ ids, logger }));
-  router.use(front.ownHandler, ...(mountAdmin ? operatorRoutes : []), face, errorHandler({ ids, logger }));
+  adminRouter.use(front.ownHandler, ...operatorRoutes, lastHandler);
+  router.use(front.ownHandler, ...(mountAdmin ? operatorRoutes : []), face, lastHandler);
   const serves: Bridge['serves'] = (req) => isOwn(pathOf(req), mountAdmin);
   const app = express().disable('x-powered-by').disable('etag').use(router);
 
@@ -506,17 +536,28 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     ids,
     front: front.handler,
     adminToken,
+    onFailed: observatory.requestFailed,
     handleUpgrade(req, socket, head) {
+      const refused = (error: BridgeError) => {
+        const path = shownPath(req.url ?? '');
+        observatory.requestFailed(
+          { id: ids.uuid(), method: req.method ?? null, path, upgrade: true, scope: null },
+          error,
+        );
+      };
       // Node has removed its own listener from this socket; without one, an error of the socket would end the process.
       socket.on('error', () => socket.destroy());
       try {
         front.admit(req);
         if (mountAdmin && observatory.handleUpgrade(req, socket, head)) return;
-        if (!sockets.handleUpgrade(req, socket, head)) refuseUpgrade(req, socket);
+        if (sockets.handleUpgrade(req, socket, head)) return;
+        refuseUpgrade(req, socket);
+        refused(new BridgeError('bridge_websocket_unsupported'));
       } catch (error) {
         if (!(error instanceof BridgeError)) reportFault(error, 'upgrade');
         const known = error instanceof BridgeError ? error : new BridgeError('bridge_internal', { cause: error });
         answerSocket(socket, known);
+        refused(known);
       }
     },
     guardConnections: guard.watch,

@@ -238,6 +238,8 @@ export interface Config {
   internal: { host: string | null; port: number; advertiseUrl: string | null };
   /** Viewer that `/inspect` frames, and whether it gets more than the harmless fields. */
   inspect: { url: string; content: boolean };
+  /** Prices per million tokens by model; `*` for all others. */
+  prices: ReadonlyMap<string, { input: number; cached: number }>;
   instancePolicy: 'forward' | 'reject';
   logLevel: string;
   deadlines: Values<typeof deadlineKnobs>;
@@ -447,14 +449,22 @@ export const settings: readonly Setting[] = [
     option: 'inspector.url',
     as: 'text',
     default: 'https://stately.ai/inspect',
-    description: 'The viewer that `/inspect` frames and feeds with machine events.',
+    description: 'The viewer that `/inspect/stately` frames and feeds with machine events.',
   },
   {
     variable: 'HOLDFAST_INSPECT_CONTENT',
     option: 'inspector.content',
     as: 'switch',
     default: 'off',
-    description: '`on` shows that viewer whole events and contexts instead of the harmless fields.',
+    description: '`on` shows viewers of `/inspect` whole events and contexts instead of the harmless fields.',
+  },
+  {
+    variable: 'HOLDFAST_PRICES',
+    option: 'prices',
+    as: 'list',
+    default: 'none',
+    description:
+      'Prices of input tokens by model, `model=full/cached,...` per million, `*` for all others: the overview then shows what cached tokens saved.',
   },
   {
     variable: 'HOLDFAST_LOG_LEVEL',
@@ -640,6 +650,20 @@ function list(
   });
 }
 
+/** Reads `model=full/cached,...`. */
+function readPrices(text: string | null, problems: string[]): Map<string, { input: number; cached: number }> {
+  const prices = new Map<string, { input: number; cached: number }>();
+  for (const [index, entry] of (text?.split(',') ?? []).entries()) {
+    const parts = /^\s*([^=\s]+)\s*=\s*(\d+(?:\.\d+)?)\/(\d+(?:\.\d+)?)\s*$/.exec(entry);
+    if (parts) prices.set(parts[1]!, { input: Number(parts[2]), cached: Number(parts[3]) });
+    else
+      problems.push(
+        `HOLDFAST_PRICES: entry ${index + 1} is not of the form model=full/cached, as in gpt-5.5=1.25/0.125`,
+      );
+  }
+  return prices;
+}
+
 const isHostName = (entry: string) => entry === '*' || hostAndPort(entry) !== null;
 const isPageOrigin = (entry: string) => entry === '*' || /^[a-z][a-z0-9+.-]*:\/\/[^\s/?#@]+$/.test(entry);
 
@@ -765,6 +789,7 @@ export function readConfig(given: NodeJS.ProcessEnv, embedding: Embedding = {}):
   const corsOrigins = list(env.HOLDFAST_CORS_ORIGINS, isPageOrigin, problems, (position) => {
     return `HOLDFAST_CORS_ORIGINS: entry ${position} is not of the form https://name, https://name:port or *`;
   });
+  const prices = readPrices(optional(env.HOLDFAST_PRICES), problems);
   const databaseUrl = embedding.database ? null : optional(env.DATABASE_URL);
   const databaseSchema = optional(env.HOLDFAST_DB_SCHEMA);
   if (
@@ -833,6 +858,7 @@ export function readConfig(given: NodeJS.ProcessEnv, embedding: Embedding = {}):
       advertiseUrl: advertiseUrl === null ? null : new URL(advertiseUrl).origin,
     },
     inspect: { url: inspectUrl, content: inspectContent === 'on' },
+    prices,
     instancePolicy: policy,
     logLevel: parsed.data.logLevel,
     deadlines,

@@ -108,12 +108,12 @@ export interface InternalSettings {
 /** The viewer of live session machines. */
 export interface InspectorSettings {
   /**
-   * The viewer that `/inspect` frames and feeds with machine events. Default: https://stately.ai/inspect. Variable:
+   * The viewer that `/inspect/stately` frames and feeds with machine events. Default: https://stately.ai/inspect. Variable:
    * HOLDFAST_INSPECT_URL.
    */
   url?: string | undefined;
   /**
-   * `on` shows that viewer whole events and contexts instead of the harmless fields. Default: off. Variable:
+   * `on` shows viewers of `/inspect` whole events and contexts instead of the harmless fields. Default: off. Variable:
    * HOLDFAST_INSPECT_CONTENT.
    */
   content?: boolean | undefined;
@@ -411,6 +411,11 @@ export interface SettingOptions {
   instancePolicy?: 'forward' | 'reject' | undefined;
   /** The viewer of live session machines. */
   inspector?: InspectorSettings | undefined;
+  /**
+   * Prices of input tokens by model, `model=full/cached,...` per million, `*` for all others: the overview then shows what
+   * cached tokens saved. Default: none. Variable: HOLDFAST_PRICES.
+   */
+  prices?: readonly string[] | undefined;
   /** `trace` to `fatal`, or `silent`. Default: info. Variable: HOLDFAST_LOG_LEVEL. */
   logLevel?: 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'fatal' | 'silent' | undefined;
   /** Waits, in milliseconds. */

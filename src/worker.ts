@@ -35,6 +35,8 @@ export interface PeerService {
   claimed(notice: Pick<ClaimedNotice, 'sessionId' | 'epoch' | 'news'>): void;
   /** Returns the actor of that session in this process, at any epoch; null when there is none. */
   session(id: string): Session | null;
+  /** Returns the sessions that have an actor in this process. */
+  sessions(): Iterable<Session>;
 }
 
 /** Listener of a worker for its peers. */
@@ -155,6 +157,7 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
           }
         },
         session: (id) => registry.get(id),
+        sessions: () => registry.all(),
       })
     : null;
 

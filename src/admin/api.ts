@@ -2,11 +2,13 @@ import express, { type Request, type RequestHandler, type Response, type Router 
 import { BridgeError } from '../errors.ts';
 import { type AccessRule, isSameOrigin } from '../http/access.ts';
 import type { Log } from '../log.ts';
+import type { ModelPrice } from '../observe/activity.ts';
 import type { FlightRecord } from '../observe/trace.ts';
 import type { OperatorVerdict, SessionStateName, SessionSummary, TurnDetail, WorkerRow } from '../store/port.ts';
 import type { Clock } from '../system.ts';
-import { type AdminPort, askFailures, askOwners, type OperatorAction } from './fleet.ts';
-import { sessionOutline, timelineOf, whyAndExit } from './views.ts';
+import { type AdminPort, askAll, askFailures, askOwners, type OperatorAction } from './fleet.ts';
+import { createOverview, failuresOfRows, filterOf, turnsBehind, windowOf } from './overview.ts';
+import { sessionOutline, timelineOf, whyAndExit, whyAndExitUnstored } from './views.ts';
 
 /** Removes the nonce, which proves ownership to the fence and must not be disclosed. */
 const shownSession = ({ ownerNonce: _, ...row }: SessionSummary) => row;
@@ -51,8 +53,10 @@ const shownTurn = ({ credentialFp: _, error, usage, ...turn }: TurnDetail) => ({
 interface AdminApiOptions {
   port: AdminPort;
   allow: AccessRule;
-  clock: Pick<Clock, 'now' | 'after'>;
+  clock: Pick<Clock, 'now' | 'wall' | 'after'>;
   logger: Log<'warn'>;
+  /** Prices per million tokens by model. */
+  prices: ReadonlyMap<string, ModelPrice>;
 }
 
 const states = new Set<string>(['connecting', 'live', 'reconnecting', 'stale', 'closed']);
@@ -97,9 +101,10 @@ const textOf = (text: unknown) => (typeof text === 'string' && text.trim() !== '
  * Creates the operators' API. Requests and responses are JSON, errors use the error envelope, and every action is
  * logged.
  */
-export function createAdminApi({ port, allow, clock, logger }: AdminApiOptions): Router {
+export function createAdminApi({ port, allow, clock, logger, prices }: AdminApiOptions): Router {
   const router = express.Router();
   const { store } = port;
+  const overview = createOverview({ port, clock, prices });
 
   const guard: RequestHandler = (req, res, next) => {
     allow(req);
@@ -132,10 +137,25 @@ export function createAdminApi({ port, allow, clock, logger }: AdminApiOptions):
     res.json(sessionOutline());
   });
 
+  router.get('/admin/overview', guard, async (req, res) => {
+    res.json(await overview(windowOf(req.query.window)));
+  });
+
+  router.get('/admin/turns', guard, async (req, res) => {
+    const now = clock.wall();
+    res.json(await turnsBehind(port, filterOf(req.query, now), cursorOf(req.query.cursor), now));
+  });
+
   router.get('/admin/failures', guard, async (req, res) => {
-    const { limit, q } = req.query;
-    const most = Math.min(MOST_FAILURES, limitOf(limit));
-    res.json({ failures: await askFailures(port, await store.workers(), textOf(q) ?? null, most) });
+    const most = Math.min(MOST_FAILURES, limitOf(req.query.limit));
+    const filter = filterOf(req.query, clock.wall());
+    const [recorded, stored] = await Promise.all([
+      store.workers().then((workers) => askFailures(port, workers, filter, most)),
+      failuresOfRows(port, filter, clock.wall()),
+    ]);
+    const known = new Set(recorded.map(({ turn }) => turn));
+    const all = [...recorded, ...stored.filter(({ turn }) => !known.has(turn))];
+    res.json({ failures: all.sort((one, other) => other.t - one.t).slice(0, most) });
   });
 
   router.get('/admin/sessions', guard, async (req, res) => {
@@ -154,7 +174,14 @@ export function createAdminApi({ port, allow, clock, logger }: AdminApiOptions):
     const { views } = await askOwners(port, page.rows, workers);
     const owners = new Map(workers.map((row) => [row.id, row]));
     const last = page.rows.at(-1);
+    // Sessions without a row have no place in the order of rows: the first page shows them all.
+    const shows = cursor === undefined && (state === undefined || state === '' || state === 'connecting');
+    const unstored = shows ? await unstoredSessions(workers, textOf(q), textOf(owner)) : [];
+    const isEmpty = page.total === 0 && unstored.length === 0 && textOf(q) === undefined;
     res.json({
+      unstored,
+      /** The last failure, where it may explain why there are no sessions. */
+      lastFailure: isEmpty ? ((await askFailures(port, workers, { of: null }, 1))[0] ?? null) : null,
       sessions: page.rows.map((row) => ({
         ...shownSession(row),
         owner: shownWorker(owners.get(row.ownerWorkerId ?? ''), port.workerId),
@@ -165,6 +192,17 @@ export function createAdminApi({ port, allow, clock, logger }: AdminApiOptions):
     });
   });
 
+  /** Returns the sessions of all workers whose first turn is not stored yet. */
+  async function unstoredSessions(workers: readonly WorkerRow[], search?: string, owner?: string) {
+    const answers = await askAll(port, workers, { unstored: true });
+    const owners = new Map(workers.map((row) => [row.id, row]));
+    return answers.flatMap(({ workerId, answer }) =>
+      (answer.unstored ?? [])
+        .filter(({ id }) => (search === undefined || id.startsWith(search)) && (owner ?? workerId) === workerId)
+        .map((session) => ({ ...session, owner: shownWorker(owners.get(workerId), port.workerId) })),
+    );
+  }
+
   async function one(id: string) {
     // The search also matches thread ids, and a thread id may look like a session id.
     const found = await store.listSessions({ limit: DEFAULT_PAGE, search: id });
@@ -172,13 +210,30 @@ export function createAdminApi({ port, allow, clock, logger }: AdminApiOptions):
     if (row) return row;
     // The first turn of a session creates its row. If that turn failed, the record of the failed request is all there
     // is.
-    const [failed] = await askFailures(port, await store.workers(), id, 1);
+    const [failed] = await askFailures(port, await store.workers(), { of: id }, 1);
     const why = failed ? ` Its first turn failed: ${failed.cause ?? failed.fault ?? failed.upstreamStatus}.` : '';
     throw new BridgeError('bridge_not_found', { detail: `There is no such session.${why}` });
   }
 
+  /** Returns a session that has no row yet; null when no worker has it. */
+  async function unstoredSession(id: string) {
+    const workers = await store.workers();
+    const found = (await unstoredSessions(workers)).find((each) => each.id === id);
+    if (!found) return null;
+    const { record } = await askOwners(port, [{ id, ownerWorkerId: found.owner?.id ?? null }], workers, id);
+    return {
+      unstored: found,
+      owner: found.owner,
+      timeline: record && timelineOf(record, 'memory'),
+      ...whyAndExitUnstored(found),
+    };
+  }
+
   router.get('/admin/sessions/:id', guard, async (req, res) => {
-    const row = await one(String(req.params.id));
+    const id = String(req.params.id);
+    const unstored = (await store.session(id)) === null ? await unstoredSession(id) : null;
+    if (unstored) return void res.json(unstored);
+    const row = await one(id);
     const [turns, keys, forks, workers, kept] = await Promise.all([
       store.turnDetails(row.id, MOST_TURNS),
       store.keysOf(row.id),

@@ -1,4 +1,6 @@
-import type { FailedRequest, FlightRecord } from '../observe/trace.ts';
+import type { Activity, ActivityWindow } from '../observe/activity.ts';
+import type { FailedRequest, FailureFilter } from '../observe/failures.ts';
+import type { FlightRecord } from '../observe/trace.ts';
 import type { SessionReads, StoreAdmin, WorkerRegistry, WorkerRow } from '../store/port.ts';
 
 /** State of a session that only its owner knows. */
@@ -18,10 +20,29 @@ export interface Question {
   /** One session whose event record is requested too. */
   recordOf: string | null;
   /**
-   * Requests failures recorded there: those of one request, turn or session id, or the newest of all. With `ended`: all
-   * requests that ended there, by the beginning of such an id.
+   * Requests failures recorded there that match. With `ended`: all requests that ended there, well or not, by the beginning
+   * of the id of the request, its turn or its session.
    */
-  failures?: { of: string | null; limit: number; ended?: boolean | undefined } | undefined;
+  failures?: (FailureFilter & { limit: number; ended?: boolean | undefined }) | undefined;
+  /** Span over which the sums of its activity are requested. */
+  activity?: ActivityWindow | undefined;
+  /** True: the sessions whose first turn is not stored yet are requested. */
+  unstored?: boolean | undefined;
+}
+
+/** Session without a row: its first turn waits for its socket or for the store. */
+export interface UnstoredSession {
+  id: string;
+  epoch: number;
+  scope: string;
+  /** Dotted state of its actor. */
+  state: string;
+  queueLength: number;
+  model: string | null;
+  /** Time at which its first request was read, in milliseconds since the epoch. */
+  since: number;
+  /** Reason why the upstream was not reached yet; null while no attempt has failed. */
+  cause: string | null;
 }
 
 /** A worker's answer. It has no entries for sessions without an actor there. */
@@ -30,6 +51,8 @@ export interface LocalAnswer {
   record: FlightRecord | null;
   /** Absent when not requested, and in answers of workers of an earlier release. */
   failures?: readonly FailedRequest[];
+  activity?: Activity;
+  unstored?: readonly UnstoredSession[];
 }
 
 export type OperatorAction = 'release' | 'close' | 'drop-anchor';
@@ -42,6 +65,7 @@ export interface AdminPort {
     | 'turnDetails'
     | 'keysOf'
     | 'forksOf'
+    | 'turnsEnded'
     | 'ownedSessions'
     | 'story'
     | 'operatorRelease'
@@ -101,24 +125,35 @@ export async function askOwners(
   return { views, record: recorded ?? port.here({ sessionIds: [], recordOf }).record };
 }
 
+/** Asks every worker that may answer. Those that do not answer are left out. */
+export async function askAll(
+  port: Pick<AdminPort, 'workerId' | 'here' | 'there'>,
+  workers: readonly WorkerRow[],
+  about: Pick<Question, 'failures' | 'activity' | 'unstored'>,
+): Promise<{ workerId: string; answer: LocalAnswer }[]> {
+  const question: Question = { sessionIds: [], recordOf: null, ...about };
+  const others = workers.filter((worker) => worker.id !== port.workerId && mayAnswer(worker));
+  const answers = await Promise.all([
+    { workerId: port.workerId, answer: port.here(question) },
+    ...others.map(async (worker) => ({ workerId: worker.id, answer: await port.there(worker, question) })),
+  ]);
+  return answers.flatMap(({ workerId, answer }) => (answer ? [{ workerId, answer }] : []));
+}
+
 /**
- * Asks every worker that may answer for requests that failed there. Newest first.
+ * Asks every worker that may answer for at most `limit` matching requests that failed there. Newest first.
  *
- * @param of request, turn or session id; null for all
- * @param limit maximum number of requests returned
- * @param ended true for all requests that ended, by the beginning of an id
+ * @param ended true for all requests that ended there, see `Question`
  */
 export async function askFailures(
   port: Pick<AdminPort, 'workerId' | 'here' | 'there'>,
   workers: readonly WorkerRow[],
-  of: string | null,
+  filter: FailureFilter,
   limit: number,
   ended = false,
 ): Promise<readonly FailedRequest[]> {
-  const question = { sessionIds: [], recordOf: null, failures: { of, limit, ...(ended && { ended }) } };
-  const others = workers.filter((worker) => worker.id !== port.workerId && mayAnswer(worker));
-  const answers = await Promise.all([port.here(question), ...others.map((worker) => port.there(worker, question))]);
-  const found = answers.flatMap((answer) => answer?.failures ?? []);
+  const answers = await askAll(port, workers, { failures: { ...filter, limit, ...(ended && { ended }) } });
+  const found = answers.flatMap(({ answer }) => answer.failures ?? []);
   return found.sort((one, other) => other.t - one.t).slice(0, limit);
 }
 
@@ -134,7 +169,7 @@ export async function askEndedElsewhere(
   beginning: string,
 ): Promise<{ failed: FailedRequest; record: LocalAnswer['record'] } | null> {
   const elsewhere = { workerId: port.workerId, there: port.there, here: () => ({ views: {}, record: null }) };
-  const [failed] = await askFailures(elsewhere, workers, beginning, 1, true);
+  const [failed] = await askFailures(elsewhere, workers, { of: beginning }, 1, true);
   if (!failed) return null;
   const worker = workers.find((each) => each.id === failed.workerId);
   const there =

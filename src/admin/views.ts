@@ -1,7 +1,7 @@
 import type { AnyStateNode, StateValue } from 'xstate';
 import { sessionMachine } from '../../machines/session.ts';
-import { firstSteps, meaningOf, sessionPhrase, stateText, turnPhrase } from '../observe/explain.ts';
-import type { FlightRecord } from '../observe/trace.ts';
+import { firstEffects, firstSteps, meaningOf, sessionPhrase, stateText, turnPhrase } from '../observe/explain.ts';
+import { type FlightRecord, type SafeFields, safeContext } from '../observe/trace.ts';
 import type { SessionRow, WorkerRow } from '../store/port.ts';
 
 export interface OutlinedState {
@@ -86,8 +86,13 @@ export interface TimelineEntry {
   meaning: string | null;
   /** State after the event, formatted for people. */
   state: string;
-  /** Dotted paths of all states active after the event. */
+  /** Dotted paths of all states active after the event; empty for an event of a turn. */
   active: string[];
+  /** Harmless fields of the event, and of the machine's context after it; null where they are unknown. */
+  fields: SafeFields | null;
+  context: SafeFields | null;
+  /** Effects that the machine asked for; null where they are unknown. */
+  effects: string[] | null;
   moved: boolean;
   times: number;
 }
@@ -128,6 +133,10 @@ export function timelineOf(record: FlightRecord, from: Timeline['from']): Timeli
       meaning: step ? meaningOf(step) : null,
       state: stateText(value),
       active: isTurn ? [] : activePaths(value),
+      fields: fields ?? null,
+      ...(event === 'xstate.init' && actor === `session@${record.epoch}`
+        ? { context: record.base?.context ?? null, effects: state.includes('dialing') ? firstEffects() : null }
+        : { context: step ? safeContext(step.after.context) : null, effects: step?.effects ?? null }),
     };
   });
   const { workerId, epoch, dropped } = record;
@@ -186,6 +195,21 @@ function ofBusy({ owner, actor }: Standing): WhyAndExit {
   return {
     why: 'A turn is running at a live worker.',
     exit: `It ends with its terminal event, with its time budget, or when its client stays away for the grace time; if that worker stops, when its lease has expired (${seconds(owner.leaseLeftMs)} left).`,
+  };
+}
+
+/** Explains the state of a session whose first turn is not stored yet. */
+export function whyAndExitUnstored({ state, cause }: { state: string; cause: string | null }): WhyAndExit {
+  if (state.startsWith('live')) {
+    return {
+      why: 'Its first turn waits until the store has created the session.',
+      exit: 'It starts, or is refused after the start wait.',
+    };
+  }
+  const failed = cause === null ? '' : ` The last attempt failed: ${cause}.`;
+  return {
+    why: `Its first request waits for a socket to the upstream; until it starts, the session has no row.${failed}`,
+    exit: 'The turn starts when a socket opens. It fails, and the session disappears, when the connect deadline expires or its client leaves.',
   };
 }
 

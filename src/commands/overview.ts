@@ -1,4 +1,4 @@
-import type { FailedRequest } from '../observe/trace.ts';
+import type { FailedRequest } from '../observe/failures.ts';
 import type { Asked } from './admin.ts';
 import { type ListedSession, sessionPage } from './sessions.ts';
 

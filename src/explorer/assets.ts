@@ -2,9 +2,12 @@ import { createHash } from 'node:crypto';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { gzipSync } from 'node:zlib';
 
 export interface Asset {
   body: Buffer;
+  /** The body compressed with gzip, for browsers that accept it: all do. */
+  packed: Buffer;
   type: string;
 }
 
@@ -24,13 +27,29 @@ const types: Record<string, string> = {
   svg: 'image/svg+xml',
 };
 
+interface Library {
+  name: string;
+  url(): string;
+  /** Text added to the file. */
+  ending?: string;
+}
+
 /** Libraries, resolved as this package resolves its imports, independent of where they are installed. */
 const libraries = {
   preact: { name: 'vendor/preact.js', url: () => import.meta.resolve('preact') },
   'preact/hooks': { name: 'vendor/hooks.js', url: () => import.meta.resolve('preact/hooks') },
   htm: { name: 'vendor/htm.js', url: () => import.meta.resolve('htm') },
+  // The minified build of the library is a script that declares a variable; as a module it also exports it.
+  uplot: {
+    name: 'vendor/uplot.js',
+    url: () => import.meta.resolve('uplot/dist/uPlot.iife.min.js'),
+    ending: 'export default uPlot;\n',
+  },
   '@dagrejs/dagre': { name: 'vendor/dagre.js', url: () => import.meta.resolve('@dagrejs/dagre') },
-} as const;
+} satisfies Record<string, Library>;
+
+/** Style sheets of libraries. */
+const libraryStyles = [{ name: 'vendor/uplot.css', url: () => import.meta.resolve('uplot/dist/uPlot.min.css') }];
 
 /** Removes the reference to the source map, which is not served. */
 const withoutMap = (text: string) => text.replace(/\n?\/\/# sourceMappingURL=.*\s*$/, '\n');
@@ -40,9 +59,10 @@ export function readAssets(): Assets {
   const folder = join(import.meta.dirname, 'browser');
   const files = new Map<string, Buffer>();
   for (const name of readdirSync(folder).sort()) files.set(name, readFileSync(join(folder, name)));
-  for (const { name, url } of Object.values(libraries)) {
-    files.set(name, Buffer.from(withoutMap(readFileSync(fileURLToPath(url()), 'utf8'))));
+  for (const { name, url, ending = '' } of [...Object.values(libraries), ...libraryStyles] as Library[]) {
+    files.set(name, Buffer.from(withoutMap(readFileSync(fileURLToPath(url()), 'utf8')) + ending));
   }
+  const packed = new Map<string, Buffer>();
   const hash = createHash('sha256');
   for (const [name, body] of files) hash.update(`${name}\n${body.length}\n`).update(body);
   return {
@@ -50,7 +70,10 @@ export function readAssets(): Assets {
     get(name) {
       const body = files.get(name);
       const type = types[name.split('.').at(-1) ?? ''];
-      return body && type ? { body, type } : undefined;
+      if (!body || !type) return undefined;
+      const small = packed.get(name) ?? gzipSync(body, { level: 9 });
+      packed.set(name, small);
+      return { body, packed: small, type };
     },
     imports: Object.fromEntries(Object.entries(libraries).map(([specifier, { name }]) => [specifier, name])),
   };

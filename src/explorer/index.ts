@@ -3,28 +3,58 @@ import { inlineSource } from '../headers.ts';
 import { type Assets, readAssets } from './assets.ts';
 
 /** Style sheets in cascade order: later ones may override earlier ones. */
-const sheets = ['base.css', 'list.css', 'session.css', 'chart.css', 'rest.css'];
+const sheets = ['vendor/uplot.css', 'base.css', 'list.css', 'overview.css', 'session.css', 'chart.css', 'rest.css'];
+/** Style sheets of the inspector, which draws the same charts. */
+const inspectorSheets = [
+  'base.css',
+  'list.css',
+  'overview.css',
+  'session.css',
+  'chart.css',
+  'rest.css',
+  'inspector.css',
+];
+/** Modules of the first page, fetched together instead of one after the other. Those of a session follow when it is opened. */
+const first = [
+  ...['api', 'failures', 'filters', 'html', 'overview', 'place', 'plot', 'poll', 'sessions', 'state', 'turnlist'],
+  ...['words', 'workers', 'vendor/preact', 'vendor/hooks', 'vendor/htm', 'vendor/uplot'],
+];
 
-/**
- * Builds the page and its content security policy. URLs are relative to `/admin/ui`, because the bridge's routes may be
- * mounted below any path.
- */
-function pageOf({ version, imports }: Assets): { html: string; policy: string } {
-  const at = (name: string) => `./ui/${version}/${name}`;
+interface PageParts {
+  title: string;
+  /** Path of the files, relative to the page: the bridge's routes may be mounted below any path. */
+  base: string;
+  /** Module that renders the page. */
+  main: string;
+  sheets: readonly string[];
+  preloaded: readonly string[];
+}
+
+const explorerPage = { title: 'Holdfast', base: './ui', main: 'main.js', sheets, preloaded: first };
+const inspectorPage = {
+  ...{ title: 'Holdfast inspector', base: './admin/ui', main: 'inspector.js', sheets: inspectorSheets, preloaded: [] },
+};
+
+/** Builds a page and its content security policy. */
+function pageOf({ version, imports, get }: Assets, parts: PageParts): { html: string; policy: string } {
+  const at = (name: string) => `${parts.base}/${version}/${name}`;
   const map = JSON.stringify({
     imports: Object.fromEntries(Object.entries(imports).map(([specifier, name]) => [specifier, at(name)])),
   });
+  // In the package the modules are joined, and these files do not exist.
+  const preloaded = parts.preloaded.map((name) => `${name}.js`).filter((name) => get(name));
   const html = `<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<title>Holdfast sessions</title>
+<title>${parts.title}</title>
 <link rel="icon" href="${at('icon.svg')}">
-${sheets.map((name) => `<link rel="stylesheet" href="${at(name)}">`).join('\n')}
+${parts.sheets.map((name) => `<link rel="stylesheet" href="${at(name)}">`).join('\n')}
 <script type="importmap">${map}</script>
-<script type="module" src="${at('main.js')}"></script>
+${preloaded.map((name) => `<link rel="modulepreload" href="${at(name)}">`).join('\n')}
+<script type="module" src="${at(parts.main)}"></script>
 </head>
 <body>
 <div id="app"></div>
@@ -46,7 +76,7 @@ ${sheets.map((name) => `<link rel="stylesheet" href="${at(name)}">`).join('\n')}
 }
 
 /**
- * Creates the routes of the session explorer at `GET /admin/ui`. The page and its files contain no data, so they can be
+ * Creates the routes of the session explorer at `GET /admin/ui`, and of the inspector's page at `GET /inspect`. The page and its files contain no data, so they can be
  * loaded without the admin token, which the page then asks for. All data comes from the admin API. Nothing is loaded
  * from other hosts.
  *
@@ -54,26 +84,32 @@ ${sheets.map((name) => `<link rel="stylesheet" href="${at(name)}">`).join('\n')}
  */
 export function explorer(notFound: RequestHandler): Router {
   const router = express.Router();
-  let made: { assets: Assets; page: ReturnType<typeof pageOf> } | null = null;
+  let made: { assets: Assets; explorer: ReturnType<typeof pageOf>; inspector: ReturnType<typeof pageOf> } | null = null;
   // Load the files on first use: a worker whose explorer is never opened keeps none of them in memory.
   const parts = () => {
     if (!made) {
       const assets = readAssets();
-      made = { assets, page: pageOf(assets) };
+      made = { assets, explorer: pageOf(assets, explorerPage), inspector: pageOf(assets, inspectorPage) };
     }
     return made;
   };
   const common = { 'referrer-policy': 'no-referrer', 'x-content-type-options': 'nosniff' };
 
-  router.get('/admin/ui', (req, res) => {
-    // The page's URLs are relative to the path without a trailing slash.
-    if (req.path.endsWith('/')) return void res.redirect(308, '../ui');
-    const { html, policy } = parts().page;
-    res
-      .set({ ...common, 'content-security-policy': policy, 'cache-control': 'no-store' })
-      .type('html')
-      .send(html);
-  });
+  for (const [path, name] of [
+    ['/admin/ui', 'explorer'],
+    ['/inspect', 'inspector'],
+  ] as const) {
+    router.get(path, (req, res) => {
+      // The page's URLs are relative to the path without a trailing slash.
+      const query = req.originalUrl.includes('?') ? req.originalUrl.slice(req.originalUrl.indexOf('?')) : '';
+      if (req.path.endsWith('/')) return void res.redirect(308, `..${path.slice(path.lastIndexOf('/'))}${query}`);
+      const { html, policy } = parts()[name];
+      res
+        .set({ ...common, 'content-security-policy': policy, 'cache-control': 'no-store' })
+        .type('html')
+        .send(html);
+    });
+  }
   router.get('/admin/ui/:version/*name', (req, res, next) => {
     const { assets } = parts();
     const { version, name } = req.params as unknown as { version: string; name: string[] };
@@ -88,7 +124,9 @@ export function explorer(notFound: RequestHandler): Router {
       'cross-origin-resource-policy': 'same-origin',
       'cache-control': isOurs ? 'public, max-age=31536000, immutable' : 'no-store',
     });
-    res.end(asset.body);
+    res.vary('accept-encoding');
+    if (req.acceptsEncodings('gzip') === 'gzip') res.set('content-encoding', 'gzip').end(asset.packed);
+    else res.end(asset.body);
   });
   return router;
 }

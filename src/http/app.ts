@@ -262,11 +262,19 @@ interface HttpFaceOptions {
   clock: Clock;
   ids: Ids;
   logger: Log<'error'>;
-  /**
-   * Called after a request that did not become a turn was answered with a 5xx error, from the bridge or from the
-   * upstream.
-   */
-  onFailed?: (requestId: string, error: BridgeError) => void;
+  /** Called for each request that is answered with an error before it became a turn. */
+  onFailed?: ((request: FailedCall, error: BridgeError) => void) | undefined;
+}
+
+/** Request that was answered with an error, as operators may see it. */
+export interface FailedCall {
+  id: string;
+  method: string | null;
+  /** Path without its query, and without anything that is not part of an API. */
+  path: string | null;
+  /** True for a request to open a WebSocket. */
+  upgrade: boolean;
+  scope: string | null;
 }
 
 /** Base paths under which clients expect the API: OpenAI's own, and the one Codex uses with a ChatGPT login. */
@@ -306,6 +314,7 @@ export function createHttpFace(options: HttpFaceOptions): Router {
    */
   const enter = (req: Request, res: Response, held = true) => {
     const caller = authenticate(req);
+    res.locals.scope = caller.scope;
     const unheld = holdConnection(req, res, caller.scope);
     if (unheld === 'scope') throw quota.refuse('connections');
     if (unheld === 'worker') throw new BridgeError('bridge_overloaded');
@@ -559,7 +568,7 @@ export function createHttpFace(options: HttpFaceOptions): Router {
  */
 export function createApp(
   router: Router,
-  options: Pick<HttpFaceOptions, 'ids' | 'logger'> & { front?: RequestHandler },
+  options: Pick<HttpFaceOptions, 'ids' | 'logger' | 'onFailed'> & { front?: RequestHandler },
 ): express.Express {
   const app = express();
   app.disable('x-powered-by');
@@ -621,9 +630,20 @@ export function errorHandler({ ids, logger, onFailed }: Pick<HttpFaceOptions, 'i
       known = new BridgeError('bridge_internal', { cause: error });
       logger.error({ requestId, err: error }, 'a request failed unexpectedly');
     }
-    if (known.status >= 500) onFailed?.(requestId, known);
+    const scope = (res.locals.scope as string | undefined) ?? null;
+    onFailed?.({ id: requestId, method: req.method, path: shownPath(req.originalUrl), upgrade: false, scope }, known);
     sendError(res, known, requestId);
   };
+}
+
+/**
+ * Returns the beginning of a path for operators: at most five segments that look like names or ids of an API. A client may
+ * write anything into a path, a key included.
+ */
+export function shownPath(target: string): string {
+  const [, ...segments] = (URL.parse(target)?.pathname ?? target.split('?', 1)[0]!).split('/');
+  const shown = segments.slice(0, 5).map((segment) => (/^(?!sk-)[\w.-]{0,24}$/.test(segment) ? segment : '…'));
+  return `/${[...shown, ...(segments.length > 5 ? ['…'] : [])].join('/')}`;
 }
 
 const MALFORMED_PATH = 'The path is not percent-encoded as a URL asks for.';

@@ -13,6 +13,8 @@ export const ownPaths: readonly string[] = [
   ...['/v1', '/backend-api/codex'].flatMap((base) =>
     ['responses', 'conversations', 'models', ...passFamilies, ...realtimeFamilies].map((family) => `${base}/${family}`),
   ),
+  '/admin/overview',
+  '/admin/turns',
   '/admin/failures',
   '/admin/workers',
   '/admin/machines',

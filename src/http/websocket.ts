@@ -13,7 +13,7 @@ import type { Lease, Quota } from '../session/quota.ts';
 import { type Clock, guarded, type Ids, reportFault } from '../system.ts';
 import type { ReadRequest } from '../transcript/types.ts';
 import { createPulse } from '../upstream/websocket.ts';
-import { modelOf, type TurnService } from './app.ts';
+import { type FailedCall, modelOf, shownPath, type TurnService } from './app.ts';
 import { answerSocket, holdConnection } from './server.ts';
 import { type AnswerSocket, CODEX_PROTOCOL, createWebSocketSink, errorEventOf } from './websocket-answers.ts';
 
@@ -84,8 +84,8 @@ interface ClientSocketsOptions {
   /** Paths of the responses, in lower case. */
   paths: readonly string[];
   logger: Log<'error'>;
-  /** Called after a request that did not become a turn was answered with a 5xx error. */
-  onFailed?: (requestId: string, error: BridgeError) => void;
+  /** Called after a request was answered with an error before it became a turn. */
+  onFailed?: (request: FailedCall, error: BridgeError) => void;
 }
 
 /** What the connections share. */
@@ -542,7 +542,8 @@ class ClientConnection implements AnswerSocket {
     if (refusal || !request) {
       lease?.end();
       const answered = refusal ?? new BridgeError('bridge_internal');
-      if (answered.status >= 500) onFailed?.(requestId, answered);
+      const path = shownPath(this.#req.url ?? '');
+      onFailed?.({ id: requestId, method: null, path, upgrade: false, scope: this.#caller.scope }, answered);
       const concerns = answered.code === 'bridge_websocket_age' ? null : lane;
       this.#sink(concerns, requestId, null, () => {}).fail(answered);
       return;

@@ -1,11 +1,12 @@
-import { type SnapshotFrom, transition } from 'xstate';
+import { initialTransition, type SnapshotFrom, transition } from 'xstate';
 import { type SessionContext, type SessionEvent, type SessionMachine, sessionMachine } from '../../machines/session.ts';
 import type { TurnEvent } from '../../machines/turn.ts';
 import { catalogue } from '../errors.ts';
 import { outcomeTable } from '../resolve/outcomes.ts';
 import { rows as resolutionRows } from '../resolve/table.ts';
 import type { SessionRow, TurnRow, WorkerRow } from '../store/port.ts';
-import type { FailedRequest, FlightEnding, FlightEvent, FlightRecord, SafeFields } from './trace.ts';
+import type { FailedRequest } from './failures.ts';
+import type { FlightEnding, FlightEvent, FlightRecord, SafeFields } from './trace.ts';
 
 type Phrase = (fields: SafeFields) => string;
 
@@ -102,6 +103,8 @@ export interface ReplayedStep {
   event: SessionEvent;
   before: SessionSnapshot;
   after: SessionSnapshot;
+  /** Names of the effects that the step asked for, in order. */
+  effects: string[];
 }
 
 /**
@@ -123,12 +126,19 @@ function replaySteps(record: FlightRecord): { start: SessionSnapshot; steps: Rep
     const event = { type: recorded.event, ...recorded.fields } as SessionEvent;
     for (let time = 0; time < (recorded.times ?? 1); time += 1) {
       const before: SessionSnapshot = snapshot;
-      [snapshot] = transition(sessionMachine, before, event);
-      steps.push({ recorded, event, before, after: snapshot });
+      const [after, actions] = transition(sessionMachine, before, event);
+      snapshot = after;
+      steps.push({ recorded, event, before, after, effects: effectNames(actions) });
     }
   }
   return { start, steps };
 }
+
+const effectNames = (actions: readonly { type: string }[]) =>
+  actions.map(({ type }) => type).filter((type) => !type.startsWith('xstate.'));
+
+/** Returns the names of the effects with which the actor of a new session starts. */
+export const firstEffects = (): string[] => effectNames(initialTransition(sessionMachine, {})[1]);
 
 /**
  * Returns the replayed step of each recorded event; of a repeated event the first one. The result is empty for a record of

@@ -5,11 +5,14 @@ import type { InspectionEvent } from 'xstate';
 import type { Config } from '../config.ts';
 import { BridgeError } from '../errors.ts';
 import { type AccessRule, createOperatorAccess } from '../http/access.ts';
+import type { FailedCall } from '../http/app.ts';
 import { sendError } from '../http/envelope.ts';
-import type { TurnLine } from '../session/turn.ts';
+import { type TurnLine, tenantOf } from '../session/turn.ts';
 import type { SessionStore } from '../store/port.ts';
 import type { Clock, Ids } from '../system.ts';
 import type { UpstreamTransport } from '../upstream/port.ts';
+import { type Activity, type ActivityWindow, createActivity, reasonOf, type WorkerCounts } from './activity.ts';
+import { createFailures, type FailedRequest, type FailureFilter } from './failures.ts';
 import { createInspection } from './inspect/index.ts';
 import type { Logger } from './log.ts';
 import { createMetrics, type Metrics, type Readings } from './metrics/index.ts';
@@ -17,10 +20,10 @@ import { metricsPage } from './metrics/merged.ts';
 import { observeStore, observeTransport } from './metrics/wrappers.ts';
 import { storiesRouter } from './stories.ts';
 import type { ActorLike, FlightRecord } from './trace.ts';
-import { createFailures, createRecorder, type FailedRequest } from './trace.ts';
+import { createRecorder } from './trace.ts';
 
 interface ObservatoryOptions {
-  config: Pick<Config, 'inspect' | 'limits' | 'security'>;
+  config: Pick<Config, 'inspect' | 'limits' | 'prices' | 'security'>;
   /** Returns this worker's current id. Called only once actors run. */
   workerId(): string;
   clock: Clock;
@@ -57,21 +60,18 @@ export interface Observatory {
   placed(turn: { readonly actor: ActorLike }, session: { readonly id: string }): void;
   /** Records the end of a turn: its log line, its metrics and, after a bad end, its story. */
   turnEnded(line: TurnLine): void;
-  /** Adds sources for the gauges, except for sockets and viewers, which the observatory itself counts. */
-  watch(readings: Omit<Readings, 'sockets' | 'viewers'>): void;
+  /** Adds the sources for the gauges, except for sockets and viewers, which the observatory itself counts. */
+  watch(readings: Omit<Readings, 'sockets' | 'viewers'> & Required<Pick<Readings, CountName>>): void;
   /** Returns the record of a session on this worker, or null when there is none. */
   story(sessionId: string): FlightRecord | null;
-  /**
-   * Returns the last requests that failed here, newest first.
-   *
-   * @param of request, turn or session id; null for all
-   * @param limit maximum number of entries returned
-   */
-  failures(of: string | null, limit: number): FailedRequest[];
+  /** Returns at most `limit` of the last requests that failed here and match, newest first. */
+  failures(filter: FailureFilter, limit: number): FailedRequest[];
   /** Returns the last requests that ended here, well or not, by the beginning of an id. */
   ended(beginning: string, limit: number): FailedRequest[];
-  /** Records a request that did not become a turn that the bridge answered with an error. */
-  requestFailed(request: string, error: BridgeError): void;
+  /** Returns the sums of this worker's activity. */
+  activity(window: ActivityWindow): Activity;
+  /** Records a request that the bridge answered with an error before it became a turn. */
+  requestFailed(request: FailedCall, error: BridgeError): void;
   /** Routes `/metrics`, `/inspect` and its subpaths, and `/admin/stories`, with their own error answers. */
   readonly router: Router;
   /**
@@ -84,6 +84,11 @@ export interface Observatory {
 
 /** Most requests that the beginning of an id may name. */
 const MOST_NAMED = 5;
+
+type CountName = Exclude<keyof WorkerCounts, 'sockets' | 'inFlight'> | 'turnsInFlight';
+
+/** Paths of operators. Their own mistakes there are no failures of clients; a refused access is one. */
+const ofOperators = /^\/(?:admin|inspect|metrics)(?:\/|$)/;
 
 /** Creates the observability of one worker: its metrics, recorder, inspector and routes. */
 export function createObservatory(options: ObservatoryOptions): Observatory {
@@ -99,6 +104,8 @@ export function createObservatory(options: ObservatoryOptions): Observatory {
   };
   const recorder = createRecorder({ workerId, clock, events: limits.recordedEvents, onBadEnd: keep });
   const failures = createFailures({ workerId, clock });
+  const activity = createActivity({ workerId, clock, prices: config.prices });
+  let openSockets = () => 0;
   const endedHere = (beginning: string) =>
     failures
       .ended(beginning, MOST_NAMED)
@@ -142,10 +149,11 @@ export function createObservatory(options: ObservatoryOptions): Observatory {
 
   return {
     metrics,
-    store: (inner) => observeStore(inner, metrics, clock),
+    store: (inner) => observeStore(inner, { ...metrics, onCall: activity.storeCalled }, clock),
     transport(inner) {
       const observed = observeTransport(inner, metrics, clock);
-      metrics.watch({ sockets: () => observed.open });
+      openSockets = () => observed.open;
+      metrics.watch({ sockets: openSockets });
       return observed.transport;
     },
     inspect: recorder.observe,
@@ -155,18 +163,37 @@ export function createObservatory(options: ObservatoryOptions): Observatory {
       metrics.turnEnded(line);
       recorder.turnEnded(line);
       failures.turnEnded(line);
+      activity.turnEnded(line);
     },
-    watch: (readings) => metrics.watch(readings),
+    watch(readings) {
+      metrics.watch(readings);
+      const { queued, turnsInFlight, connections } = readings;
+      activity.watch(() => ({
+        sockets: openSockets(),
+        queued: queued(),
+        inFlight: turnsInFlight(),
+        connections: connections(),
+      }));
+    },
     story: (sessionId) => recorder.story(sessionId),
     failures: failures.list,
     ended: failures.ended,
-    requestFailed: (request, { code, detail }) =>
-      failures.requestFailed(request, code, detail?.replace(/\.$/, '') ?? null),
+    activity: activity.read,
+    requestFailed({ scope, ...request }, { code, status, detail, param }) {
+      if (ofOperators.test(request.path ?? '') && status < 500 && status !== 401 && status !== 403) return;
+      const tenant = scope === null ? null : tenantOf(scope);
+      // The detail of a client's own mistake may repeat what it sent; the name of the field does not.
+      const field = param !== null && /^[\w.[\]-]{1,60}$/.test(param) ? `field ${param}` : null;
+      const cause = status >= 500 ? (detail?.replace(/\.$/, '') ?? null) : field;
+      failures.requestFailed({ ...request, tenant }, code, cause);
+      activity.requestFailed(reasonOf({ fault: code, upstreamStatus: null }));
+    },
     router,
     handleUpgrade: inspection.handleUpgrade,
     close() {
       inspection.close();
       metrics.stop();
+      activity.stop();
     },
   };
 }

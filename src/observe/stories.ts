@@ -3,7 +3,8 @@ import { BridgeError } from '../errors.ts';
 import type { AccessRule } from '../http/access.ts';
 import type { SessionReads, SessionSummary, StoreAdmin, TurnDetail, WorkerRegistry } from '../store/port.ts';
 import { answerSentence, explain, explainRequest, replay } from './explain.ts';
-import type { FailedRequest, FlightRecord } from './trace.ts';
+import type { FailedRequest } from './failures.ts';
+import type { FlightRecord } from './trace.ts';
 
 interface StoriesOptions {
   store: Pick<StoreAdmin, 'listSessions' | 'story' | 'idsBeginning' | 'turnDetails'> &
@@ -124,7 +125,8 @@ export function storiesRouter({ store, remembered, ended, allow }: StoriesOption
     const now = { session, turns, workers };
     res.set('cache-control', 'no-store').json({
       id,
-      story: [...told, ...(record ? explain(record, now) : [])],
+      // Both end with the reason for the client's answer.
+      story: [...new Set([...told, ...(record ? explain(record, now) : [])])],
       endsIn: record && endOf(record),
       record,
       failed: lost?.failed ?? null,

@@ -190,10 +190,10 @@ export class Session extends SessionCore {
 
   /** Places the first turn and starts the actor. Called once. If it throws, the session has ended. */
   begin(birth: SessionBirth, turn: Turn): void {
-    turn.note({ type: 'queue' });
+    this.#placed(turn);
     try {
       if (place(turn, this.turns) && planFor(turn, null).form !== 'impossible') {
-        this.turns.take(turn);
+        this.#take(turn);
         this.#start(birth);
         if (birth.kind === 'claimed') this.send({ type: 'turn.wanted' });
         return;
@@ -217,7 +217,7 @@ export class Session extends SessionCore {
    */
   submit(turn: Turn): boolean {
     if (this.ended) return false;
-    turn.note({ type: 'queue' });
+    this.#placed(turn);
     this.turns.touch();
     if (this.turns.current === null && this.actor.state === 'live.idle') this.#admit(turn);
     else this.turns.queue(turn);
@@ -256,6 +256,17 @@ export class Session extends SessionCore {
 
   // Admission of turns, one at a time.
 
+  /** Notes that a turn was handed to this session. What an earlier session did for it counts as placing. */
+  #placed(turn: Turn): void {
+    turn.note({ type: 'queue' });
+    Object.assign(turn.times, { placed: this.env.clock.now(), begun: null, ready: null, started: null });
+  }
+
+  #take(turn: Turn): void {
+    turn.times.begun = this.env.clock.now();
+    this.turns.take(turn);
+  }
+
   /** Admits a turn. A turn whose admission throws is answered with an error, and the following ones continue. */
   #admit(turn: Turn): void {
     try {
@@ -270,7 +281,7 @@ export class Session extends SessionCore {
       if (this.#kept === 'softIdle' && turn.evidence.hardKey !== null && turn.continuation?.kind === 'extends') {
         this.#kept = 'idle';
       }
-      this.turns.take(turn);
+      this.#take(turn);
       this.send({ type: 'turn.wanted' });
     } catch (error) {
       if (this.turns.current !== turn) {
@@ -503,12 +514,14 @@ export class Session extends SessionCore {
     const turn = this.turns.current!;
     switch (type) {
       case 'commitCreate': {
+        turn.times.ready ??= this.env.clock.now();
         const reply = await commitCreate(this, turn);
         if ('event' in reply) this.#host.onCreated(this);
-        return noteStart(turn, reply);
+        return this.#noteStart(turn, reply);
       }
       case 'commitStart':
-        return noteStart(turn, await commitStart(this, turn));
+        turn.times.ready ??= this.env.clock.now();
+        return this.#noteStart(turn, await commitStart(this, turn));
       case 'commitOrphan': {
         // All repetitions must name the same orphan; the next commit of this type names another one.
         this.#orphanId ??= (await this.env.store.session(this.id))?.activeTurnId ?? null;
@@ -522,6 +535,14 @@ export class Session extends SessionCore {
       default:
         return commitSettle(this, turn, this.#prepareEnd(turn));
     }
+  }
+
+  /** Notes a durable start in the turn's record, whether or not its frame can be sent. */
+  #noteStart(turn: Turn, reply: CommitReply): CommitReply {
+    if (!('event' in reply) || reply.event.type !== 'store.started') return reply;
+    turn.note({ type: 'commit' });
+    turn.times.started ??= this.env.clock.now();
+    return reply;
   }
 
   #prepareEnd(turn: Turn): TurnResult {
@@ -627,10 +648,4 @@ export class Session extends SessionCore {
   #inBackground(what: string, work: Promise<void>): void {
     this.env.background(work.catch((error) => this.report(what, error)));
   }
-}
-
-/** Notes a durable start in the turn's record, whether or not its frame can be sent. */
-function noteStart(turn: Turn, reply: CommitReply): CommitReply {
-  if ('event' in reply && reply.event.type === 'store.started') turn.note({ type: 'commit' });
-  return reply;
 }

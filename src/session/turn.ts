@@ -1,6 +1,6 @@
 import { type Actor, createActor } from 'xstate';
 import { type TurnEvent, type TurnMachine, turnMachine } from '../../machines/turn.ts';
-import { type BridgeCode, BridgeError } from '../errors.ts';
+import { type BridgeCode, BridgeError, catalogue } from '../errors.ts';
 import { REQUEST_ID_HEADER } from '../headers.ts';
 import type { Written } from '../json.ts';
 import type { AttemptFact, Evidence, Outcome } from '../resolve/types.ts';
@@ -252,6 +252,14 @@ export interface TurnEnding {
 /** Timestamps of a turn for its log line, in monotonic milliseconds. */
 export interface TurnTimes {
   received: number;
+  /** The turn was handed to its session. */
+  placed: number | null;
+  /** The session was free and took the turn. */
+  begun: number | null;
+  /** The session had a socket, and the store was asked for the start. */
+  ready: number | null;
+  /** The store granted the start. */
+  started: number | null;
   sent: number | null;
   firstEvent: number | null;
   ended: number | null;
@@ -417,7 +425,8 @@ export class Turn {
     this.evidence = evidence;
     this.lease = lease;
     this.#host = host;
-    this.times = { received: request.receivedAt, sent: null, firstEvent: null, ended: null };
+    const open = { placed: null, begun: null, ready: null, started: null, sent: null, firstEvent: null, ended: null };
+    this.times = { received: request.receivedAt, ...open };
     this.actor = createActor(turnMachine, { input: { turnId: id }, inspect: host.inspect });
     this.actor.start();
     this.stream = new TurnStream(sink, {
@@ -561,11 +570,42 @@ export function metricsOf(turn: Turn, creates: number, now: number): TurnMetrics
     creates,
     fault: ending?.fault ?? null,
     upstreamStatus: ending?.error?.status ?? ending?.answer?.status ?? null,
+    placedMs: since(turn, turn.times.placed),
+    begunMs: since(turn, turn.times.begun),
+    readyMs: since(turn, turn.times.ready),
+    startedMs: since(turn, turn.times.started),
     heldMs: since(turn, turn.times.sent),
+    ownMs: ownOf(turn),
     firstEventMs: since(turn, turn.times.firstEvent),
     totalMs: Math.round(now - turn.times.received),
   };
 }
+
+/**
+ * Returns the bridge's own share of the time until the frame left: without the wait for an earlier turn of the session, and
+ * without the handshake with the upstream. Null when no frame left.
+ */
+function ownOf({ times: { received, placed, begun, ready, sent } }: Turn): number | null {
+  if (sent === null) return null;
+  const others = (begun ?? 0) - (placed ?? begun ?? 0) + (ready ?? 0) - (begun ?? ready ?? 0);
+  return Math.round((sent - received - others) * 10) / 10;
+}
+
+/**
+ * Returns the HTTP status that the client got; null where it left before an answer. An error after the first event of a
+ * stream is reported in the stream, whose status is 200.
+ */
+function statusOf({ ending, stream, request }: Turn, fault: string | null): number | null {
+  const wasOpen = stream.shown && request.body.stream === true;
+  if (wasOpen || ending?.state === 'completed' || ending?.state === 'incomplete') return 200;
+  if (fault !== null) return catalogue[fault as BridgeCode]?.status ?? null;
+  return ending?.error?.status ?? ending?.answer?.status ?? null;
+}
+
+/** Returns a tenant's name for operators: a scope without its prefix, and of a hash of a credential only the beginning. */
+export const tenantOf = (scope: string): string => scope.replace(/^tenant:/, '').replace(/^(cred:.{12}).*$/, '$1');
+/** Returns a value that clients choose, such as a model's name, if it is a short identifier. */
+const identifier = (value: unknown) => (typeof value === 'string' && /^[\w./:@-]{1,100}$/.test(value) ? value : null);
 
 /** Log line of one turn. Times are milliseconds since the request was read. */
 export interface TurnLine {
@@ -575,12 +615,21 @@ export interface TurnLine {
   turn: string;
   /** How the client is connected. */
   transport: 'http' | 'websocket';
+  /** The provider's id of the response, if one was begun. */
+  response: string | null;
+  /** Tenant, `local`, or the beginning of the hash of a passed-through credential. */
+  tenant: string;
+  /** First 12 digits of the SHA-256 of the client's thread or session key, by which operators find its requests. */
+  key: string | null;
+  model: string | null;
   outcome: string;
   /** Id of the row of the resolution table that decided last; null where the warm session was used without it. */
   decidedBy: string | null;
   shape: string;
   form: string | null;
   terminal: string;
+  /** HTTP status that the client got; null where it left before an answer. */
+  status: number | null;
   fault: string | null;
   /** Reason why the upstream was not reached, or not over WebSocket: a code and a host. */
   cause: string | null;
@@ -588,6 +637,8 @@ export interface TurnLine {
   /** The provider's id of the request, for its support. */
   upstreamRequest: string | null;
   heldMs: number | null;
+  /** Part of `heldMs` without the wait for an earlier turn and without the handshake with the upstream. */
+  ownMs: number | null;
   firstEventMs: number | null;
   totalMs: number;
   itemsFromClient: number;
@@ -612,16 +663,22 @@ export function describeTurn(turn: Turn, session: { id: string; epoch: number } 
     epoch: session?.epoch ?? null,
     turn: turn.id,
     transport: request.clientTransport ?? 'http',
+    response: turn.responseId,
+    tenant: tenantOf(evidence.scope),
+    key: evidence.hardKey?.hash.slice(0, 12) ?? null,
+    model: identifier(request.body.model),
     outcome: turn.outcome,
     decidedBy: turn.placement.decidedBy,
     shape: evidence.shape,
     form: sent === null ? null : (wire?.form ?? null),
     terminal: ending?.state ?? 'cancelled',
+    status: statusOf(turn, ending?.fault ?? null),
     fault: ending?.fault ?? null,
     cause: turn.cause,
     upstreamStatus: ending?.error?.status ?? ending?.answer?.status ?? null,
     upstreamRequest: (ending?.answer?.headers[REQUEST_ID_HEADER] ?? turn.upstreamRequest)?.slice(0, 200) ?? null,
     heldMs: since(turn, turn.times.sent),
+    ownMs: ownOf(turn),
     firstEventMs: since(turn, turn.times.firstEvent),
     totalMs: Math.round(now - turn.times.received),
     itemsFromClient: request.items.list.length,

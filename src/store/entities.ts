@@ -48,8 +48,18 @@ export interface TurnMetrics {
   creates: number;
   fault: string | null;
   upstreamStatus: number | null;
+  /** Time until the turn was handed to its session. This and the next three are absent in rows of earlier releases. */
+  placedMs?: number | null;
+  /** Time until the session was free for the turn. */
+  begunMs?: number | null;
+  /** Time until the session had a socket, and the store was asked for the start. */
+  readyMs?: number | null;
+  /** Time until the store granted the start. */
+  startedMs?: number | null;
   /** Time until the frame was sent; null when none was. */
   heldMs: number | null;
+  /** Part of it that the bridge itself took. Absent in rows of earlier releases. */
+  ownMs?: number | null;
   /** Time until the first upstream event; null when none arrived. */
   firstEventMs: number | null;
   totalMs: number;

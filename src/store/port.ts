@@ -408,6 +408,39 @@ export interface TurnDetail extends TurnRow, Pick<TurnColumns, (typeof detailCol
   outputBytes: number | null;
 }
 
+/** Filters of {@link StoreAdmin.turnsEnded}. Ages are in milliseconds, by the store's clock. */
+export interface EndedQuery {
+  /** Greatest age of the end. */
+  withinMs: number;
+  /** The end must be older than this. Default: no bound. */
+  olderMs?: number | undefined;
+  /** Cursor: the last row of the previous page. */
+  before?: { endedAt: string; id: string } | undefined;
+  limit: number;
+  /** Only turns of these workers. Default: of all. */
+  authors?: readonly string[] | undefined;
+  /** True: only turns that failed or were lost, among the newest `MOST_EXAMINED` of the page's interval. */
+  failed?: boolean | undefined;
+}
+
+/** Most turns that a search for failed ones examines. */
+export const MOST_EXAMINED = 5_000;
+
+/** Ended turn in a list over all sessions. */
+export interface EndedTurn
+  extends Pick<
+    TurnColumns,
+    'id' | 'sessionId' | 'scope' | 'authorWorkerId' | 'shape' | 'state' | 'responseId' | 'usage' | 'error' | 'facts'
+  > {
+  /** Model of its session. */
+  model: string | null;
+  /** Times in ISO 8601. */
+  startedAt: string;
+  endedAt: string;
+  /** Milliseconds since the end, by the store's clock when the row was read. */
+  ageMs: number;
+}
+
 /** Number of sessions that one worker owns; `busy` counts those with an active turn. */
 export interface OwnedSessions {
   workerId: string;
@@ -421,12 +454,20 @@ export interface SessionQuery {
   /** Cursor: the last row of the previous page. */
   before?: { updatedAt: string; id: string } | undefined;
   state?: SessionStateName | undefined;
-  /** Session, response or turn id, matched exactly; or a thread or session key, as plain text or as its hex SHA-256. */
+  /**
+   * Session, response or turn id; or a thread or session key, as plain text or as its hex SHA-256. Ids and hashes are also
+   * found by a prefix of at least `SHORTEST_PREFIX` characters, responses only by their whole id.
+   */
   search?: string | undefined;
   ownerWorkerId?: string | undefined;
   /** True: only sessions with an active turn. False: only sessions without one. */
   busy?: boolean | undefined;
 }
+
+/** Shortest prefix of an id or a hash that is searched for. The explorer shows eight characters. */
+export const SHORTEST_PREFIX = 6;
+/** Most sessions that a prefix finds. */
+export const MOST_PREFIXED = 100;
 
 /** Upper bound of every count: a page of the console must not scan a table of millions of rows. */
 export const MOST_COUNTED = 10_000;
@@ -488,6 +529,8 @@ export interface StoreAdmin {
    * @param limit greatest number of ids of one kind
    */
   idsBeginning(beginning: string, limit: number): Promise<readonly FoundId[]>;
+  /** Returns the turns of all sessions that ended within an interval, the last one first. */
+  turnsEnded(query: EndedQuery): Promise<readonly EndedTurn[]>;
   /** Returns the turns of other sessions that continue a turn of this one, newest first. */
   forksOf(sessionId: string, limit: number): Promise<readonly ForkedTurn[]>;
   /** Removes the owner of an idle session. The epoch is raised, which fences the former owner. */

@@ -31,6 +31,7 @@ async function closeBusy(verdicts: OperatorVerdict[]) {
   let now = 0;
   const clock = {
     now: () => now,
+    wall: () => now,
     after(ms: number, run: () => void) {
       now += ms;
       queueMicrotask(run);
@@ -38,7 +39,7 @@ async function closeBusy(verdicts: OperatorVerdict[]) {
     },
   };
   const server = createServer(
-    createApp(createAdminApi({ port, allow: () => {}, clock, logger }), { ids: randomIds, logger }),
+    createApp(createAdminApi({ port, allow: () => {}, clock, logger, prices: new Map() }), { ids: randomIds, logger }),
   );
   await new Promise<void>((done) => server.listen(0, '127.0.0.1', done));
   try {

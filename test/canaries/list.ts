@@ -1217,7 +1217,7 @@ export const canaries: readonly Canary[] = [
   {
     name: 'failed requests of other workers are not looked up',
     file: 'src/admin/fleet.ts',
-    find: '...others.map((worker) => port.there(worker, question))',
+    find: '...others.map(async (worker) => ({ workerId: worker.id, answer: await port.there(worker, question) })),',
     replace: '',
     tests: failures,
   },

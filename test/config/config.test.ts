@@ -29,6 +29,16 @@ describe('configuration', () => {
     expect(problemsOf({ [knob.variable]: '1.5' }).join()).toContain(knob.variable);
   });
 
+  it('Prices are read by model, and an entry of another form is named by its place', () => {
+    const { prices } = readConfig({ HOLDFAST_PRICES: 'gpt-5.5=1.25/0.125, *=2/1' });
+    expect([...prices]).toEqual([
+      ['gpt-5.5', { input: 1.25, cached: 0.125 }],
+      ['*', { input: 2, cached: 1 }],
+    ]);
+    for (const wrong of ['gpt-5.5', '*=1', '*=1/x', '*=-1/0', '*=1/2,,'])
+      expect(problemsOf({ HOLDFAST_PRICES: wrong }).join()).toMatch(/^HOLDFAST_PRICES: entry \d is not of the form/);
+  });
+
   it('A configuration error names every problem at once, and no secret', () => {
     const problems = problemsOf({
       PORT: 'http',

@@ -174,7 +174,7 @@ it('The inspector page holds no data, and may only run its own script and frame 
     inspectorUrl: 'https://viewer.example/inspect?a="><script>',
     allow: createOperatorAccess('t'),
   });
-  const answer = await fetch(`${url}/inspect`);
+  const answer = await fetch(`${url}/inspect/stately`);
   const text = await answer.text();
   const policy = answer.headers.get('content-security-policy')!;
   expect(answer.headers.get('content-type')).toContain('text/html');

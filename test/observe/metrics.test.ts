@@ -30,6 +30,7 @@ async function value(metrics: Metrics, series: string): Promise<number | null> {
 }
 
 const line = (over: Partial<TurnLine> = {}): TurnLine => ({
+  ...{ response: null, tenant: 'local', key: null, model: 'm', status: 200, ownMs: 3 },
   request: 'request-1',
   session: 'session-1',
   epoch: 2,

@@ -41,6 +41,7 @@ it('One call produces the log line, the metrics and the story of a turn', async 
   session.send({ type: 'deadline.connect' });
   turn.send({ type: 'fail' });
   observatory.turnEnded({
+    ...{ response: null, tenant: 'local', key: null, model: 'm', status: 502, ownMs: null },
     ...{
       request: 'r',
       session: sessionId,

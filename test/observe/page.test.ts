@@ -32,7 +32,7 @@ it.skipIf(!existsSync(browserPath))(
       page.on('console', (message) => void (message.type() === 'error' && complaints.push(message.text())));
       page.on('pageerror', (error) => void complaints.push(String(error)));
       // `holdfast inspect <session>` opens this URL: the named session is shown at once.
-      await page.goto(`${url}/inspect?session=${sessionId}`);
+      await page.goto(`${url}/inspect/stately?session=${sessionId}`);
       const frame = page.frame({ url: inspectorUrl })!;
       await page.waitForFunction("document.querySelector('output').value.startsWith('watching')");
       const turn = createActor(turnMachine, { input: { turnId }, inspect: recorder.observe });

@@ -205,6 +205,7 @@ it('Ended sessions are remembered for a while, and running ones always', () => {
 });
 
 const line = (over: Partial<TurnLine> = {}): TurnLine => ({
+  ...{ response: null, tenant: 'local', key: null, model: 'm', status: 200, ownMs: 3 },
   ...{
     request: 'r',
     session: sessionId,

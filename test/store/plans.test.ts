@@ -8,6 +8,7 @@ import { type FreshDatabase, freshDatabase } from '../support/database.ts';
 import { nodesOf, type RunPlan, shapeOf, type WatchedConnection, watchPlans } from '../support/plans.ts';
 import { completed, saved, turnStart } from './calls.ts';
 
+const always = { withinMs: 1e13 };
 const SESSIONS = 2_000;
 const TURNS_PER_SESSION = 10;
 /** Tables that must never be read whole. Others may be, while they are small. */
@@ -182,6 +183,12 @@ describe.each(['force_custom_plan', 'force_generic_plan'])('statement plans with
         `ids that begin with ${whole.slice(0, -2)}`,
         () => store.idsBeginning(whole.slice(0, -2), 5),
       ]),
+      ...[id, head, hash].map((search): [string, () => Promise<unknown>] => [
+        `a search for a prefix of ${search}`,
+        () => store.listSessions({ limit: 50, search: search.slice(0, 8) }),
+      ]),
+      ['ended turns', () => store.turnsEnded({ ...always, limit: 200 })],
+      ['ended turns of a worker', () => store.turnsEnded({ ...always, limit: 200, authors: [owner] })],
       ['story', () => store.story(id)],
       ['a story kept', () => store.keepStory(id, randomUUID(), {})],
       ['an erasure', () => store.eraseResponse(scope, response)],

@@ -10,6 +10,8 @@ export const TURN_PATH = '/internal/turn';
 export const CLAIMED_PATH = '/internal/claimed';
 export const VIEW_PATH = '/internal/view';
 
+const filter = z.string().max(200).optional();
+
 /** Question about sessions of the asked worker, on behalf of an operator. */
 export const viewQuestion = z.object({
   sessionIds: z.array(z.string().max(200)).max(500).readonly(),
@@ -20,8 +22,13 @@ export const viewQuestion = z.object({
       limit: z.int().min(1).max(200),
       /** `of` is the beginning of an id, and requests that ended well are asked for too. */
       ended: z.boolean().optional(),
+      since: z.number().optional(),
+      until: z.number().optional(),
+      ...{ model: filter, outcome: filter, tenant: filter, reason: filter },
     })
     .optional(),
+  activity: z.enum(['15m', '1h', '24h']).optional(),
+  unstored: z.boolean().optional(),
 });
 export type ViewQuestion = z.infer<typeof viewQuestion>;
 

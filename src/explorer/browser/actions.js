@@ -6,18 +6,21 @@ import { short } from './words.js';
 const actions = {
   release: {
     name: 'Release',
+    does: 'Closes its socket and frees it for any worker. Nothing is lost.',
     asks: 'Release this session?',
     means:
       'Its socket is closed and it has no owner. The next request claims it and opens a new socket; nothing is lost.',
   },
   'drop-anchor': {
     name: 'Drop anchor',
+    does: 'Makes the next request go in full, on a new socket.',
     asks: 'Drop the upstream anchor?',
     means:
       'Its socket is closed and the last response id is no longer used. The next request is sent in full; where the context cannot be rebuilt exactly, it is refused.',
   },
   close: {
     name: 'Close',
+    does: 'Ends the conversation here for good and frees its keys.',
     asks: 'Close this session permanently?',
     means:
       'A running turn is cancelled first, and its client gets an error. Its keys are freed. The next request with the same thread id starts a new conversation. This cannot be undone.',
@@ -60,15 +63,17 @@ export function Actions({ session, done }) {
     <div class="actions">
       ${Object.entries(actions).map(
         ([action, { name }]) => html`
-          <button
-            key=${action}
-            class=${action === 'close' ? 'danger' : ''}
-            disabled=${whyNot(action) !== ''}
-            title=${whyNot(action)}
-            onClick=${() => want(action)}
-          >
-            ${name}…
-          </button>
+          <div key=${action}>
+            <button
+              class=${action === 'close' ? 'danger' : ''}
+              disabled=${whyNot(action) !== ''}
+              aria-describedby=${`does-${action}`}
+              onClick=${() => want(action)}
+            >
+              ${name}…
+            </button>
+            <p id=${`does-${action}`}>${whyNot(action) || actions[action].does}</p>
+          </div>
         `,
       )}
       <span role="status">${said}</span>

@@ -40,7 +40,11 @@ export const api = {
   sessions: (wish, signal) => ask(`sessions?${query(wish)}`, { signal }),
   session: (id, signal) => ask(`sessions/${encodeURIComponent(id)}`, { signal }),
   workers: (signal) => ask('workers', { signal }),
+  overview: (window, signal) => ask(`overview?${query({ window })}`, { signal }),
+  turns: (wish, signal) => ask(`turns?${query(wish)}`, { signal }),
+  story: (id, signal) => ask(`stories/${encodeURIComponent(id)}`, { signal }),
   failures: (wish, signal) => ask(`failures?${query(wish)}`, { signal }),
+  ticket: () => ask('../inspect/ticket', { method: 'POST' }),
   machine: () => ask('machines/session'),
   act: (id, action) =>
     ask(`sessions/${encodeURIComponent(id)}/${action}`, {

@@ -1,6 +1,7 @@
 import { useMemo, useState } from 'preact/hooks';
 import { html } from './html.js';
 import { arrange, curve, nameOf } from './layout.js';
+import { useView } from './view.js';
 
 const isWithin = (path, outer) => outer === '' || path === outer || path.startsWith(`${outer}.`);
 
@@ -16,14 +17,19 @@ export function Chart({ outline, active, taken, caption }) {
   const drawing = useMemo(() => arrange(outline), [outline]);
   const [pointed, setPointed] = useState(null);
   const lit = new Set(active);
+  const places = useMemo(() => placesOf(drawing), [drawing]);
   // When parallel regions are active, describe the state that contains them.
   const parallel = outline.states.find(({ path, kind }) => kind === 'parallel' && lit.has(path));
   const innermost = parallel?.path ?? active.at(-1) ?? null;
   const subject = pointed ?? (innermost === null ? null : { state: innermost });
-  const point = (what) => ({
+  const chart = useView(drawing, places.get(innermost ?? '') ?? null);
+  const point = (what, place) => ({
     onPointerEnter: () => setPointed(what),
     onPointerLeave: () => setPointed(null),
-    onFocus: () => setPointed(what),
+    onFocus: () => {
+      setPointed(what);
+      if (place) chart.reveal(place);
+    },
     onBlur: () => setPointed(null),
   });
 
@@ -71,7 +77,7 @@ export function Chart({ outline, active, taken, caption }) {
             aria-label=${`${arrow.source === '*' ? 'any state' : arrow.source} to ${arrow.target}: ${arrow.transitions
               .map(({ event, description }) => `${event}, ${description}`)
               .join(' ')}`}
-            ...${point({ arrow: arrow.id, bundle: arrow })}
+            ...${point({ arrow: arrow.id, bundle: arrow }, null)}
           >
             <path class="reach" d=${curve(arrow.points)} />
             <path class="line" d=${curve(arrow.points)} marker-end="url(#tip)" />
@@ -81,7 +87,7 @@ export function Chart({ outline, active, taken, caption }) {
                   <tspan
                     key=${line}
                     x=${arrow.label.x}
-                    y=${arrow.label.y + 3.5 + (index - (arrow.lines.length - 1) / 2) * 12}
+                    y=${arrow.label.y + 3.5 + (index - (arrow.lines.length - 1) / 2) * 13}
                   >
                     ${line}
                   </tspan>
@@ -112,7 +118,7 @@ export function Chart({ outline, active, taken, caption }) {
         tabindex="0"
         role="img"
         aria-label=${`${path}${isLit ? ', active' : ''}. ${state.description}`}
-        ...${point({ state: path })}
+        ...${point({ state: path }, places.get(path))}
       >
         <rect width=${width} height=${height} rx=${inside.length > 0 ? 9 : 7} />
         ${state.kind === 'final' && html`<rect class="final" x="3" y="3" width=${width - 6} height=${height - 6} rx="5" />`}
@@ -129,14 +135,16 @@ export function Chart({ outline, active, taken, caption }) {
 
   return html`
     <div class="chart">
-      <div class="picture" tabindex="-1">
-        <svg
-          viewBox=${`-4 -4 ${drawing.width + 8} ${drawing.height + 8}`}
-          width=${drawing.width + 8}
-          height=${drawing.height + 8}
+      <div class="picture">
+        <div
+          class="canvas"
+          ref=${chart.frame}
+          tabindex="0"
           role="group"
-          aria-label=${caption}
+          aria-label=${`${caption}. The arrow keys move the drawing, plus and minus scale it, 0 follows the active state.`}
+          ...${chart.handlers}
         >
+        <svg viewBox=${chart.box.join(' ')} role="group" aria-label="States and transitions">
           <defs>
             <marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto-start-reverse">
               <path d="M0 0.8L7.4 4L0 7.2z" fill="context-stroke" />
@@ -144,9 +152,61 @@ export function Chart({ outline, active, taken, caption }) {
           </defs>
           ${draw(drawing, 0)}
         </svg>
+        </div>
+        <div class="tools">
+          <button onClick=${() => chart.scale(1.2)} disabled=${!chart.canGrow} aria-label="Larger" title="Larger (+)">+</button>
+          <button onClick=${() => chart.scale(1 / 1.2)} disabled=${!chart.canShrink} aria-label="Smaller" title="Smaller (-)">−</button>
+          <button aria-pressed=${chart.follows} onClick=${() => chart.setFollows(!chart.follows)} title="Keep the active state in the middle (0)">follow</button>
+        </div>
+        <${SmallMap} drawing=${drawing} lit=${lit} box=${chart.box} goTo=${chart.goTo} />
       </div>
-      <div class="told" role="status"><${Told} outline=${outline} subject=${subject} isActive=${lit} /></div>
+      <div class="told" role="region" aria-label="Description" tabindex="0"><${Told} outline=${outline} subject=${subject} isActive=${lit} /></div>
     </div>
+  `;
+}
+
+/** Returns the middle of every state of the drawing, by its path. */
+function placesOf(drawing) {
+  const places = new Map();
+  const visit = (box, x, y) => {
+    places.set(box.path, { x: x + box.width / 2, y: y + box.height / 2 });
+    for (const child of box.inside) visit(child, x + child.x, y + child.y);
+  };
+  visit(drawing, 0, 0);
+  return places;
+}
+
+const MAP_WIDTH = 128;
+
+/** Renders the whole machine small and without text, with the visible part marked. A click moves there. */
+function SmallMap({ drawing, lit, box, goTo }) {
+  const [x, y, width, height] = box;
+  if (width >= drawing.width && height >= drawing.height) return null;
+  const outline = (each, dx, dy) => html`
+    <g key=${each.path}>
+      ${each.path !== '' && html`<rect x=${dx} y=${dy} width=${each.width} height=${each.height} rx="8" class=${lit.has(each.path) ? (each.inside.length > 0 ? 'around' : 'lit') : ''} />`}
+      ${each.inside.map((child) => outline(child, dx + child.x, dy + child.y))}
+    </g>
+  `;
+  return html`
+    <svg
+      class="map"
+      aria-hidden="true"
+      width=${MAP_WIDTH}
+      height=${Math.round((MAP_WIDTH * drawing.height) / drawing.width)}
+      viewBox=${`0 0 ${drawing.width} ${drawing.height}`}
+      onClick=${(event) => {
+        const area = event.currentTarget.getBoundingClientRect();
+        const share = (at, from, whole) => (at - from) / whole || 0;
+        goTo({
+          x: share(event.clientX, area.left, area.width) * drawing.width,
+          y: share(event.clientY, area.top, area.height) * drawing.height,
+        });
+      }}
+    >
+      ${outline(drawing, 0, 0)}
+      <rect class="seen" x=${x} y=${y} width=${width} height=${height} />
+    </svg>
   `;
 }
 

@@ -2,11 +2,11 @@ import { Graph, layout } from '@dagrejs/dagre';
 
 /** Sizes in pixels of the drawing at scale 1. */
 const TEXT = 7.1;
-const SMALL = 6;
+const SMALL = 6.5;
 const LEAF = 28;
 const HEAD = 26;
 const PAD = 12;
-const LINE = 12;
+const LINE = 13;
 
 const parentOf = (path) => (path.includes('.') ? path.slice(0, path.lastIndexOf('.')) : '');
 export const nameOf = (path) => path.slice(path.lastIndexOf('.') + 1);

@@ -3,35 +3,35 @@ import { useCallback, useEffect, useState } from 'preact/hooks';
 import { api, token } from './api.js';
 import { Failures } from './failures.js';
 import { html } from './html.js';
-import { Session } from './session.js';
+import { Overview } from './overview.js';
+import { goTo, readPlace } from './place.js';
 import { Sessions } from './sessions.js';
+import { TurnList } from './turnlist.js';
 import { Workers } from './workers.js';
-
-/**
- * Parses the URL fragment: `#/sessions/<id>`, `#/failures`, `#/workers` or `#/workers/<id>`. Anything else is the
- * session list.
- */
-function readPlace() {
-  const [view, id] = location.hash.replace(/^#\/?/, '').split('/').map(decodeURIComponent);
-  return { view: view === 'workers' || view === 'failures' ? view : 'sessions', id: id || null };
-}
-const goTo = (view, id) => {
-  location.hash = id ? `#/${view}/${encodeURIComponent(id)}` : `#/${view}`;
-};
 
 const EVERYTHING = { q: '', state: '', busy: '', owner: '' };
 
+/** Loads the page of one session when it is first opened: it brings the layout of the machine. */
+function useSessionPage(isOpen) {
+  const [page, setPage] = useState(null);
+  useEffect(() => {
+    if (isOpen && !page) import('./session.js').then(({ Session }) => setPage(() => Session));
+  }, [isOpen, page]);
+  return page;
+}
+
 function App() {
   const [place, setPlace] = useState(readPlace);
-  const [wish, setWish] = useState(EVERYTHING);
-  const [outline, setOutline] = useState(null);
+  const [wish, setWish] = useState({ ...EVERYTHING, ...(place.view === 'sessions' ? place.filter : {}) });
+  const [window, setWindow] = useState('15m');
+  const Session = useSessionPage(place.view === 'sessions' && place.id !== null);
   // null: the first request, which shows whether this page has access, is not answered yet.
   const [mayAsk, setMayAsk] = useState(null);
   const [trouble, setTrouble] = useState(null);
 
   const enter = useCallback(async () => {
     try {
-      setOutline(await api.machine());
+      await api.workers();
       setTrouble(null);
       setMayAsk(true);
     } catch (error) {
@@ -51,9 +51,14 @@ function App() {
     /** @type {HTMLElement | null} */ (document.querySelector('.rows'))?.focus();
   }, []);
   useEffect(() => {
-    const onHash = () => setPlace(readPlace());
+    const onHash = () => {
+      const next = readPlace();
+      setPlace(next);
+      if (next.view === 'sessions' && Object.keys(next.filter).length > 0) setWish({ ...EVERYTHING, ...next.filter });
+    };
     const onKey = (event) => {
-      if (event.key === 'Escape' && !document.querySelector('dialog[open]')) close();
+      const { view, id } = readPlace();
+      if (event.key === 'Escape' && view === 'sessions' && id && !document.querySelector('dialog[open]')) close();
     };
     addEventListener('hashchange', onHash);
     addEventListener('keydown', onKey);
@@ -71,30 +76,22 @@ function App() {
     <a href=${`#/${view}`} aria-current=${place.view === view ? 'page' : undefined}>${name}</a>
   `;
   const views = {
-    failures: () => html`<main class="one"><${Failures} open=${open} /></main>`,
-    workers: () => html`
-      <main class="one">
-        <${Workers}
-          marked=${place.id}
-          showSessions=${(owner) => {
-            setWish({ ...EVERYTHING, owner });
-            goTo('sessions', null);
-          }}
-        />
-      </main>
-    `,
+    overview: () => html`<main class="one"><${Overview} window=${window} setWindow=${setWindow} /></main>`,
+    turns: () =>
+      html`<main class="one"><${TurnList} key=${JSON.stringify(place.filter)} filter=${place.filter} /></main>`,
+    failures: () => html`<main class="one"><${Failures} filter=${place.filter} /></main>`,
+    workers: () => html`<main class="one"><${Workers} marked=${place.id} /></main>`,
     sessions: () => html`
       <main class=${place.id ? 'two' : 'one'}>
         <${Sessions} chosen=${place.id} open=${open} wish=${wish} setWish=${setWish} />
         ${
           place.id &&
+          Session &&
           html`<${Session}
             key="session"
             id=${place.id}
-            outline=${outline}
             open=${open}
             close=${close}
-            openWorker=${(id) => goTo('workers', id)}
           />`
         }
       </main>
@@ -103,9 +100,9 @@ function App() {
   return html`
     <header class="bar">
       <h1><svg viewBox="0 0 16 16" width="16" height="16" aria-hidden="true"><path d="M2 3h3v4h6V3h3v10h-3V9.5H5V13H2z" /></svg>Holdfast</h1>
-      <nav>${tab('sessions', 'Sessions')}${tab('failures', 'Failures')}${tab('workers', 'Workers')}</nav>
-      <p class="keys" aria-hidden="true"><kbd>/</kbd> search <kbd>↑</kbd><kbd>↓</kbd> choose <kbd>↵</kbd> open <kbd>esc</kbd> back</p>
-      <a class="inspector" href=${new URL('../../../inspect', import.meta.url).href}>Stately inspector ↗</a>
+      <nav aria-label="Pages">${tab('overview', 'Overview')}${tab('sessions', 'Sessions')}${tab('turns', 'Turns')}${tab('failures', 'Failures')}${tab('workers', 'Workers')}</nav>
+      <p class=${`keys ${place.view === 'sessions' ? '' : 'unused'}`} aria-hidden="true"><kbd>/</kbd> search <kbd>↑</kbd><kbd>↓</kbd> choose <kbd>↵</kbd> open <kbd>esc</kbd> back</p>
+      <a class="inspector" href=${new URL('../../../inspect', import.meta.url).href}>Inspector</a>
       ${token.get() !== null && html`<button onClick=${forget}>Forget token</button>`}
     </header>
     ${views[place.view]()}

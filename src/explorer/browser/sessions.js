@@ -1,8 +1,9 @@
 import { useEffect, useRef, useState } from 'preact/hooks';
 import { api } from './api.js';
 import { html } from './html.js';
+import { hrefOf } from './place.js';
 import { usePoll } from './poll.js';
-import { State } from './session.js';
+import { State } from './state.js';
 import { ago, count, duration, full, short } from './words.js';
 
 /** Maximum total that the server counts. */
@@ -11,6 +12,7 @@ const PAGE = 100;
 /** Filters on stored state. Rows are written only at commits, so no row stays `reconnecting` for long. */
 const FILTERS = {
   all: {},
+  connecting: { state: 'connecting' },
   'with a turn': { busy: '1' },
   live: { state: 'live' },
   stale: { state: 'stale' },
@@ -32,7 +34,8 @@ export function Sessions({ chosen, open, wish, setWish }) {
     1_500,
     key,
   );
-  const rows = data?.sessions ?? [];
+  // Sessions without a row come first: they have begun last.
+  const rows = [...(data?.unstored ?? []).map(asRow), ...(data?.sessions ?? [])];
 
   const change = (fields) => {
     setPath([]);
@@ -75,7 +78,7 @@ export function Sessions({ chosen, open, wish, setWish }) {
         <input
           ref=${search}
           type="search"
-          placeholder="Session, response, turn or thread id"
+          placeholder="Session, response, turn or thread id, or its beginning"
           aria-label="Search by session, response, turn or thread id"
           value=${q}
           spellcheck="false"
@@ -141,7 +144,7 @@ export function Sessions({ chosen, open, wish, setWish }) {
           `,
         )}
       </ol>
-      ${data && rows.length === 0 && html`<p class="empty">${q || state || busy || owner ? 'No session matches.' : 'There is no session yet. Point a client at this bridge.'}</p>`}
+      ${data && rows.length === 0 && html`<p class="empty">${q || state || busy || owner ? 'No session matches.' : data.lastFailure ? html`<${WhyNone} failed=${data.lastFailure} />` : 'There is no session yet. Point a client at this bridge.'}</p>`}
       </div>
       <footer>
         <span>${data ? `${count(data.total)}${data.total >= MOST_COUNTED ? ' or more' : ''} ${data.total === 1 ? 'session' : 'sessions'}` : ''}</span>
@@ -154,6 +157,18 @@ export function Sessions({ chosen, open, wish, setWish }) {
     </section>
   `;
 }
+
+/** Returns a session without a row in the form of one with a row. */
+const asRow = ({ id, epoch, state, owner, model, since, queueLength }) => ({
+  ...{ id, epoch, owner, model, turnCount: 0, lastTurn: null, state: state.split('.')[0] },
+  actor: { state, socketOpen: false, queueLength },
+  updatedAt: new Date(since).toISOString(),
+});
+
+const WhyNone = ({ failed: { fault, cause, upstreamStatus } }) => html`
+  No session has started. The last request failed: <strong>${cause ?? fault ?? `upstream status ${upstreamStatus}`}</strong>.
+  ${' '}<a href=${hrefOf('failures')}>Failures</a> shows all of them.
+`;
 
 function Row({ row, isMarked, isChosen, onClick }) {
   const { id, state, owner, epoch, turnCount, actor, lastTurn, model, updatedAt } = row;

@@ -8,6 +8,7 @@ export const short = (id) => (id ? id.slice(0, id.startsWith('resp_') ? 13 : 8) 
 export function duration(ms) {
   if (ms === null || ms === undefined) return '';
   if (ms < 0) return `−${duration(-ms)}`;
+  if (ms < 9.95 && !Number.isInteger(ms)) return `${ms.toFixed(1)} ms`;
   if (ms < 1_000) return `${Math.round(ms)} ms`;
   if (ms < 100_000) return `${(ms / 1_000).toFixed(1)} s`;
   if (ms < 5_400_000) return `${Math.round(ms / 60_000)} min`;
@@ -19,10 +20,23 @@ export function bytes(count) {
   if (count === null || count === undefined) return '';
   if (Math.abs(count) < 1_000) return `${count} B`;
   if (Math.abs(count) < 1_000_000) return `${(count / 1_000).toFixed(1)} kB`;
-  return `${(count / 1_000_000).toFixed(1)} MB`;
+  if (Math.abs(count) < 1_000_000_000) return `${(count / 1_000_000).toFixed(1)} MB`;
+  return `${(count / 1_000_000_000).toFixed(1)} GB`;
 }
 
 export const count = (number) => number.toLocaleString('en').replaceAll(',', ' ');
+/** Formats a number of any size in at most four characters before its unit: `0.4`, `12`, `3.4 k`, `1.2 M`. */
+export function rate(number) {
+  if (number === 0) return '0';
+  if (Math.abs(number) < 10 && !Number.isInteger(number)) return number.toFixed(number < 1 ? 2 : 1);
+  if (Math.abs(number) < 10_000) return String(Math.round(number));
+  return Math.abs(number) < 1_000_000 ? `${(number / 1_000).toFixed(1)} k` : `${(number / 1_000_000).toFixed(1)} M`;
+}
+
+/** Formats a share between 0 and 1. */
+export const share = (part) => `${part > 0 && part < 0.095 ? (part * 100).toFixed(1) : Math.round(part * 100)} %`;
+/** Formats an amount in the currency of the prices. */
+export const money = (amount) => amount.toFixed(amount < 10 ? 3 : 2);
 export const percent = (part, whole) => (whole > 0 ? `${Math.round((part / whole) * 100)} %` : '');
 
 const two = (number) => String(number).padStart(2, '0');

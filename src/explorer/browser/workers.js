@@ -1,45 +1,65 @@
 import { api } from './api.js';
 import { html } from './html.js';
+import { hrefOf } from './place.js';
 import { usePoll } from './poll.js';
-import { duration } from './words.js';
+import { bytes, count, duration, share } from './words.js';
 
-/** Renders all workers that have a row, with the time left on their leases. */
-export function Workers({ marked, showSessions }) {
-  const { data, error } = usePoll((signal) => api.workers(signal), 1_500, 'workers');
-  const workers = data?.workers ?? [];
+const stateOf = ({ state, leaseLeftMs }) => (leaseLeftMs < 0 && state !== 'dead' ? 'silent' : state);
+const orDash = (value) =>
+  value === null || value === undefined || value === '' ? html`<span class="none">–</span>` : value;
+
+/** Renders workers as a table; with `detailed`, their load and times over the window of the overview. */
+export function WorkerTable({ workers, marked = null, detailed = false }) {
+  const head = (name, title) => html`<th scope="col" class="number" title=${title}>${name}</th>`;
   return html`
-    <section class="workers" aria-label="Workers">
-      <h2>Workers</h2>
-      ${error && html`<p class="trouble" role="alert">${error.message}</p>`}
-      <table>
+    <div class="scroll" tabindex="0" role="region" aria-label="Table of workers">
+      <table class="workers-table">
         <thead>
           <tr>
             <th scope="col">Worker</th>
             <th scope="col">State</th>
-            <th scope="col" class="number">Lease left</th>
-            <th scope="col" class="number">Sessions</th>
-            <th scope="col" class="number">With a turn</th>
+            ${head('Lease left')}${head('Sessions')}${head('With a turn')}
+            ${detailed && html`${head('Turns')}${head('Failed')}${head('Own, p50')}${head('p99')}${head('Database, p99')}${head('Sockets')}${head('Waiting')}${head('Loop', 'Share of the time in which its event loop was busy.')}${head('CPU', 'Share of one processor.')}${head('Memory')}`}
             <th scope="col">Version</th>
-            <th scope="col"></th>
           </tr>
         </thead>
         <tbody>
-          ${workers.map(
-            ({ id, state, leaseLeftMs, version, here, sessions, busy }) => html`
+          ${workers.map((worker) => {
+            const { id, state, leaseLeftMs, version, here, sessions, busy, load, turns, failures, own, database } =
+              worker;
+            const cell = (value, isBad = false) =>
+              html`<td class=${`number ${isBad ? 'bad' : ''}`}>${orDash(value)}</td>`;
+            return html`
               <tr key=${id} class=${id === marked ? 'marked' : ''}>
-                <td><code>${id}</code> ${here && html`<span class="tag">here</span>`}</td>
-                <td><span class=${`worker-state ${leaseLeftMs < 0 && state !== 'dead' ? 'silent' : state}`}>${leaseLeftMs < 0 && state !== 'dead' ? 'silent' : state}</span></td>
-                <td class="number">${state === 'dead' ? '–' : html`<span class=${leaseLeftMs < 0 ? 'bad' : ''}>${duration(leaseLeftMs)}</span>`}</td>
-                <td class="number">${sessions}</td>
-                <td class="number">${busy}</td>
+                <td><code title=${id}>${detailed ? id.slice(0, 8) : id}</code> ${here && html`<span class="tag" title="The worker that answers this page.">here</span>`}</td>
+                <td><span class=${`worker-state ${stateOf(worker)}`}>${stateOf(worker)}</span></td>
+                ${cell(state === 'dead' ? null : duration(leaseLeftMs), state !== 'dead' && leaseLeftMs < 0)}
+                <td class="number">${sessions > 0 ? html`<a href=${hrefOf('sessions', null, { owner: id })}>${count(sessions)}</a>` : 0}</td>
+                ${cell(count(busy))}
+                ${
+                  detailed &&
+                  html`${cell(turns === null ? null : count(turns))}${cell(failures, failures > 0)}${cell(duration(own?.p50))}${cell(duration(own?.p99))}${cell(duration(database?.p99))}
+                  ${cell(load && count(load.sockets))}${cell(load && count(load.queued), load?.queued > 10)}${cell(load && share(load.loop), load?.loop > 0.8)}${cell(load && share(load.processor))}${cell(load && bytes(load.memoryBytes))}`
+                }
                 <td>${version}</td>
-                <td>${sessions > 0 && html`<button class="link" onClick=${() => showSessions(id)}>show its sessions</button>`}</td>
               </tr>
-            `,
-          )}
+            `;
+          })}
         </tbody>
       </table>
-      <p class="quiet">A dead worker stays dead; after a restart it has a new id. The next request takes over its idle sessions, and its busy ones as soon as its death is recorded.</p>
+    </div>
+  `;
+}
+
+/** Renders all workers that have a row, with the time left on their leases. */
+export function Workers({ marked }) {
+  const { data, error } = usePoll((signal) => api.workers(signal), 1_500, 'workers');
+  return html`
+    <section class="page workers" aria-label="Workers">
+      <h2>Workers</h2>
+      ${error && html`<p class="trouble" role="alert">${error.message}</p>`}
+      ${data ? html`<${WorkerTable} workers=${data.workers} marked=${marked} />` : !error && html`<p class="quiet">Loading…</p>`}
+      <p class="quiet">A dead worker stays dead; after a restart it has a new id. The next request takes over its idle sessions, and its busy ones as soon as its death is recorded. The overview shows the load of each.</p>
     </section>
   `;
 }

@@ -59,6 +59,7 @@ const form = document.querySelector('form');
 const state = document.querySelector('output');
 const home = new URL(frame.src).origin;
 const MOST = 5000;
+const PATIENCE_MS = 8000;
 let waiting = [];
 let connected = false;
 let ws = null;
@@ -79,10 +80,10 @@ async function watch() {
   for (const id of sessions.value.split(/[\\s,]+/)) if (id) wish.append('session', id);
   if (sample.value) wish.set('sample', sample.value);
   const headers = token.value ? { authorization: 'Bearer ' + token.value } : {};
-  const answer = await fetch('/inspect/ticket', { method: 'POST', headers });
+  const answer = await fetch('./ticket', { method: 'POST', headers });
   if (!answer.ok) return void (state.value = 'not allowed (' + answer.status + ')');
   wish.set('ticket', (await answer.json()).ticket);
-  const mine = new WebSocket(location.origin.replace(/^http/, 'ws') + '/inspect/socket?' + wish);
+  const mine = new WebSocket(new URL('./socket?' + wish, location.href).href.replace(/^http/, 'ws'));
   ws = mine;
   let count = 0;
   mine.onopen = () => (state.value = 'watching');
@@ -99,6 +100,9 @@ form.addEventListener('submit', (event) => {
   event.preventDefault();
   begin();
 });
+setTimeout(() => {
+  if (!connected) state.value = home + ' does not answer' + (state.value ? '; ' + state.value : '');
+}, PATIENCE_MS);
 const named = new URLSearchParams(location.search).getAll('session');
 form.elements.sessions.value = named.join(' ');
 if (named.length > 0) begin();
@@ -120,6 +124,7 @@ const html = (inspectorUrl: string) => `<!doctype html>
 <label>Sample <input name="sample" type="number" min="0" max="1" step="0.01" value="1"></label>
 <button>Watch</button>
 <output></output>
+<a href="../inspect">Holdfast's own inspector</a>
 </form>
 <iframe title="Stately inspector" src="${escaped(inspectorUrl)}"></iframe>
 <script>${script}</script>
@@ -136,7 +141,7 @@ interface InspectPageOptions {
 }
 
 /**
- * Creates the routes `GET /inspect`, a page without any data, and `POST /inspect/ticket`, which issues a ticket for the
+ * Creates the routes `GET /inspect/stately`, a page without any data that frames another viewer, and `POST /inspect/ticket`, which issues a ticket for the
  * WebSocket. The content security policy allows the page to run only its own script and to frame only the viewer, and
  * allows no page to frame it.
  */
@@ -159,7 +164,7 @@ export function inspectPage({ allow, tickets, inspectorUrl }: InspectPageOptions
     'x-content-type-options': 'nosniff',
     'cache-control': 'no-store',
   };
-  router.get('/inspect', (_req, res) => void res.set(headers).type('html').send(page));
+  router.get('/inspect/stately', (_req, res) => void res.set(headers).type('html').send(page));
   router.post('/inspect/ticket', (req, res) => {
     allow(req);
     res.set('cache-control', 'no-store').json({ ticket: tickets.issue() });

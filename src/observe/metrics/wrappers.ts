@@ -11,7 +11,10 @@ import {
 import type { Metrics, StoreRead } from './index.ts';
 
 /** Metrics recorded for calls of the store. */
-type StoreMetrics = Pick<Metrics, 'storeAnswered' | 'storeRead' | 'takeover' | 'heartbeatConfirmed'>;
+interface StoreMetrics extends Pick<Metrics, 'storeAnswered' | 'storeRead' | 'takeover' | 'heartbeatConfirmed'> {
+  /** Receives the duration of every call, in milliseconds. */
+  onCall?(ms: number): void;
+}
 
 /**
  * Wraps the store so that every call is timed and every verdict counted. A successful claim counts as a takeover; a
@@ -27,7 +30,9 @@ export function observeStore(store: SessionStore, metrics: StoreMetrics, clock: 
     async (...args: A): Promise<V> => {
       const sentAt = clock.now();
       const answer = await perform(...args);
-      metrics.storeAnswered(call, answer.verdict, clock.now() - sentAt);
+      const ms = clock.now() - sentAt;
+      metrics.storeAnswered(call, answer.verdict, ms);
+      metrics.onCall?.(ms);
       seen?.(answer, sentAt);
       return answer;
     };
@@ -41,7 +46,9 @@ export function observeStore(store: SessionStore, metrics: StoreMetrics, clock: 
         failed = false;
         return result;
       } finally {
-        metrics.storeRead(call, clock.now() - sentAt, failed);
+        const ms = clock.now() - sentAt;
+        metrics.storeRead(call, ms, failed);
+        metrics.onCall?.(ms);
       }
     };
   const confirmed = ({ verdict }: { verdict: string }, sentAt: number) => {

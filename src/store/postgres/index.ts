@@ -203,6 +203,7 @@ export function storeOver(
     keysOf: sessions.keysOf.bind(sessions),
     idsBeginning: sessions.idsBeginning.bind(sessions),
     ownedSessions: sessions.ownedSessions.bind(sessions),
+    turnsEnded: turns.turnsEnded.bind(turns),
     forksOf: turns.forksOf.bind(turns),
     operatorRelease: (sessionId) => sessions.operate(sessionId, 'release'),
     operatorClose: (sessionId) => sessions.operate(sessionId, 'close'),

@@ -39,11 +39,13 @@ import type {
 } from '../port.ts';
 import {
   MOST_COUNTED,
+  MOST_PREFIXED,
   type OperatorVerdict,
   type OwnedSessions,
   type SessionPage,
   type SessionQuery,
   type SessionSummary,
+  SHORTEST_PREFIX,
 } from '../port.ts';
 import type { Executor } from './executor.ts';
 import {
@@ -300,8 +302,25 @@ export class SessionRepository extends RowRepository<InferEntity<typeof BridgeSe
     return sessions;
   }
 
-  /** Selects the ids of the sessions named by an id of any kind, or by a key or its hash. */
+  /** Selects the ids of the sessions named by an id of any kind or its prefix, or by a key or its hash. */
   #named(search: string) {
+    const exact = this.#exactly(search);
+    if (search.length < SHORTEST_PREFIX || !/^[0-9a-f-]{1,64}$/.test(search)) return exact;
+    // In every collation, what begins with these characters lies between the prefix and the prefix with a later letter.
+    const end = `${search}g`;
+    const begins = (column: string) =>
+      sql<SqlBool>`${sql.ref(column)} >= ${search} and ${sql.ref(column)} < ${end} and starts_with(${sql.ref(column)}, ${search})`;
+    const sessions = this.query.selectFrom('bridge_session as p').select('p.id').where(begins('p.id'));
+    const turns = this.query.selectFrom('turn as t').select('t.session_id as id').where(begins('t.id'));
+    const keys = this.query.selectFrom('session_key as k').select('k.session_id as id').where(begins('k.hash'));
+    return exact
+      .union(this.query.selectFrom(sessions.limit(MOST_PREFIXED).as('sessions')).select('sessions.id'))
+      .union(this.query.selectFrom(turns.limit(MOST_PREFIXED).as('turns')).select('turns.id'))
+      .union(this.query.selectFrom(keys.limit(MOST_PREFIXED).as('keys')).select('keys.id'));
+  }
+
+  /** Selects the ids of the sessions named by a whole id of any kind, or by a key or its hash. */
+  #exactly(search: string) {
     return this.query
       .selectNoFrom(sql<string>`${search}::text`.as('id'))
       .union(this.query.selectFrom('turn as t').select('t.session_id as id').where('t.id', '=', search))

@@ -1,11 +1,21 @@
 import type { InferEntity } from '@mikro-orm/core';
 import type { EntityManager } from '@mikro-orm/postgresql';
-import { sql } from 'kysely';
+import { type SqlBool, sql } from 'kysely';
 import { columnsOf, detailColumns, Turn, type TurnMetrics, type TurnRow } from '../entities.ts';
 import { joinItems, type Places, type SharedPlaces, unpackItems, usableItemIds } from '../items.ts';
-import type { ForkedTurn, LineTurn, ReferencedItem, Repeated, TurnDetail, TurnItems } from '../port.ts';
+import {
+  type EndedQuery,
+  type EndedTurn,
+  type ForkedTurn,
+  type LineTurn,
+  MOST_EXAMINED,
+  type ReferencedItem,
+  type Repeated,
+  type TurnDetail,
+  type TurnItems,
+} from '../port.ts';
 import type { Executor } from './executor.ts';
-import { answered, isoText, RowRepository, text } from './orm.ts';
+import { answered, isoText, type QueryTables, RowRepository, text } from './orm.ts';
 import { lineage, lineForms, references, repeated, sharedItems } from './statements.ts';
 
 interface LineageRow {
@@ -102,6 +112,44 @@ export class TurnRepository extends RowRepository<InferEntity<typeof Turn>, Turn
         .execute(),
     );
     return rows.map(({ row, facts, ...rest }) => ({ ...row, ...rest, facts: factsOf(facts) }));
+  }
+
+  async turnsEnded({ withinMs, olderMs, before, limit, authors, failed }: EndedQuery): Promise<readonly EndedTurn[]> {
+    // Only ended turns are in `turn` itself, and its index over their end serves the order.
+    let ended = this.query
+      .selectFrom(sql<QueryTables['turn']>`only turn`.as('e'))
+      .selectAll('e')
+      .where(sql<SqlBool>`e.ended_at >= now() - ${withinMs} * interval '1 millisecond'`)
+      .orderBy('e.ended_at', 'desc')
+      .orderBy('e.id', 'desc')
+      .limit(failed ? MOST_EXAMINED : limit);
+    if (before) {
+      ended = ended.where(
+        sql<SqlBool>`(e.ended_at, e.id) < (${before.endedAt}::timestamptz, ${text(before.id)}) and e.ended_at <= ${before.endedAt}::timestamptz`,
+      );
+    }
+    if (olderMs !== undefined)
+      ended = ended.where(sql<SqlBool>`e.ended_at < now() - ${olderMs} * interval '1 millisecond'`);
+    if (authors) ended = ended.where('e.author_worker_id', 'in', authors.map(text));
+    let page = this.query
+      .selectFrom(ended.as('t'))
+      .innerJoin('bridge_session as s', 's.id', 't.session_id')
+      .select([
+        ...(['id', 'scope', 'shape', 'state', 'usage', 'error', 'facts'] as const).map((name) => `t.${name}` as const),
+        't.session_id as sessionId',
+        't.author_worker_id as authorWorkerId',
+        't.response_id as responseId',
+        's.model',
+        isoText('t.started_at').as('startedAt'),
+        isoText('t.ended_at').as('endedAt'),
+        sql<number>`(extract(epoch from now() - t.ended_at) * 1000)::float8`.as('ageMs'),
+      ])
+      .orderBy('t.ended_at', 'desc')
+      .orderBy('t.id', 'desc')
+      .limit(limit);
+    if (failed) page = page.where('t.state', 'in', ['failed', 'lost']);
+    const rows = await answered(page.$castTo<Omit<EndedTurn, 'facts'> & { facts: unknown }>().execute());
+    return rows.map(({ facts, ...row }) => ({ ...row, facts: factsOf(facts) }));
   }
 
   forksOf(sessionId: string, limit: number): Promise<readonly ForkedTurn[]> {

@@ -1,20 +1,23 @@
 import { createHash } from 'node:crypto';
 import { detailColumns } from '../../store/entities.ts';
-import type {
-  ForkedTurn,
-  FoundId,
-  KeyRef,
-  OperatorVerdict,
-  OwnedSessions,
-  Purged,
-  PurgeKind,
-  PurgeStep,
-  SessionPage,
-  SessionQuery,
-  SessionSummary,
-  TurnDetail,
+import {
+  type EndedQuery,
+  type EndedTurn,
+  type ForkedTurn,
+  type FoundId,
+  type KeyRef,
+  type OperatorVerdict,
+  type OwnedSessions,
+  type Purged,
+  type PurgeKind,
+  type PurgeStep,
+  RESPONSE_KIND,
+  type SessionPage,
+  type SessionQuery,
+  type SessionSummary,
+  SHORTEST_PREFIX,
+  type TurnDetail,
 } from '../../store/port.ts';
-import { RESPONSE_KIND } from '../../store/port.ts';
 import { judgeOperate } from '../../store/rules.ts';
 import {
   copied,
@@ -30,6 +33,10 @@ import {
 
 const sha256 = (text: string) => createHash('sha256').update(text).digest('hex');
 const HOUR = 3_600_000;
+const endedFields = [
+  ...(['id', 'sessionId', 'scope', 'authorWorkerId', 'shape', 'state'] as const),
+  ...(['responseId', 'usage', 'error', 'facts'] as const),
+];
 /** Formats whole milliseconds. Lists are ordered by the same truncated value, so that a cursor matches its row. */
 const iso = (ms: number) => new Date(Math.floor(ms)).toISOString();
 
@@ -50,14 +57,17 @@ export function createAdmin(db: MemoryDatabase, now: () => number) {
       })
       .sort((a, b) => (a.kind + a.hash < b.kind + b.hash ? -1 : 1));
 
+  const isPrefix = (search: string) => search.length >= SHORTEST_PREFIX && /^[0-9a-f-]{1,64}$/.test(search);
+  const isNamed = (id: string, search: string) => id === search || (isPrefix(search) && id.startsWith(search));
+
   const matches = (session: SessionRecord, { state, search, ownerWorkerId, busy }: SessionQuery) =>
     (state === undefined || session.state === state) &&
     (busy === undefined || (session.activeTurnId !== null) === busy) &&
     (ownerWorkerId === undefined || session.ownerWorkerId === ownerWorkerId) &&
     (search === undefined ||
-      session.id === search ||
-      turnsOf(session.id).some((turn) => turn.id === search || turn.responseId === search) ||
-      keyHashes(session.id).some(({ hash }) => hash === search || hash === sha256(search)));
+      isNamed(session.id, search) ||
+      turnsOf(session.id).some((turn) => isNamed(turn.id, search) || turn.responseId === search) ||
+      keyHashes(session.id).some(({ hash }) => isNamed(hash, search) || hash === sha256(search)));
 
   const lastTurnOf = (sessionId: string): SessionSummary['lastTurn'] => {
     const last = turnsOf(sessionId).at(-1);
@@ -214,6 +224,29 @@ export function createAdmin(db: MemoryDatabase, now: () => number) {
         turns.flatMap(({ responseId, sessionId }) => (responseId === null ? [] : [{ id: responseId, sessionId }])),
       ];
       return kinds.flatMap((kind) => kind.filter(({ id }) => id.startsWith(beginning)).slice(0, limit));
+    },
+    turnsEnded({ withinMs, olderMs, before, limit, authors, failed }: EndedQuery): readonly EndedTurn[] {
+      const within = ({ endedAt, id }: TurnRecord) => {
+        if (endedAt === null || now() - endedAt > withinMs || (olderMs !== undefined && now() - endedAt <= olderMs)) {
+          return false;
+        }
+        if (!before) return true;
+        const [at, last] = [Math.floor(endedAt), Date.parse(before.endedAt)];
+        return at < last || (at === last && id < before.id);
+      };
+      const newest = [...db.turns.values()]
+        .filter((turn) => within(turn) && (!authors || authors.includes(turn.authorWorkerId)))
+        .sort((a, b) => Math.floor(b.endedAt!) - Math.floor(a.endedAt!) || (a.id < b.id ? 1 : -1));
+      return newest
+        .filter(({ state }) => !failed || state === 'failed' || state === 'lost')
+        .slice(0, limit)
+        .map((turn) => ({
+          ...copied<Omit<EndedTurn, 'model' | 'startedAt' | 'endedAt' | 'ageMs'>>(turn, endedFields),
+          model: db.sessions.get(turn.sessionId)?.model ?? null,
+          startedAt: iso(turn.startedAt),
+          endedAt: iso(turn.endedAt!),
+          ageMs: now() - turn.endedAt!,
+        }));
     },
 
     forksOf(sessionId: string, limit: number): readonly ForkedTurn[] {

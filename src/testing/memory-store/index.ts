@@ -72,6 +72,7 @@ export function createMemoryStore({
     keysOf: (sessionId) => read(() => admin.keysOf(sessionId)),
     ownedSessions: () => read(() => admin.ownedSessions()),
     idsBeginning: (beginning, limit) => read(() => admin.idsBeginning(beginning, limit)),
+    turnsEnded: (query) => read(() => admin.turnsEnded(query)),
     forksOf: (sessionId, limit) => read(() => admin.forksOf(sessionId, limit)),
     operatorRelease: (sessionId) => read(() => admin.operatorRelease(sessionId)),
     operatorClose: (sessionId) => read(() => admin.operatorClose(sessionId)),

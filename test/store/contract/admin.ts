@@ -149,6 +149,55 @@ export function administration(given: () => Subject): void {
     expect((await store.turnDetails(lane.sessionId, 9))[0]).toMatchObject({ state: 'lost', facts: null });
   });
 
+  test('Ended turns of all sessions are listed, the last one first, by time, author and failure', async () => {
+    const { store } = given();
+    const me = await newWorker(store);
+    const facts = { outcome: 'created', form: 'full' } as TurnMetrics;
+    const ended: { id: string; sessionId: string }[] = [];
+    for (const state of ['completed', 'failed', 'completed', 'lost'] as const) {
+      const lane = await busyLane(store, me);
+      await store.settle(lane.settle(lane.firstTurn.id, completed({ state, facts, replay: 'never', items: null })));
+      ended.unshift({ id: lane.firstTurn.id, sessionId: lane.sessionId });
+    }
+    const running = await busyLane(store, me);
+    const day = { withinMs: 86_400_000 };
+    const mine = { ...day, authors: [me] };
+    const all = await store.turnsEnded({ ...mine, limit: 9 });
+    expect(new Set(all.map(({ id }) => id))).toEqual(new Set(ended.map(({ id }) => id)));
+    expect(all.map(({ id }) => id)).not.toContain(running.firstTurn.id);
+    expect(all.map(({ endedAt }) => endedAt)).toEqual(
+      all
+        .map(({ endedAt }) => endedAt)
+        .toSorted()
+        .reverse(),
+    );
+    expect(all.every(({ ageMs }) => ageMs >= 0 && ageMs < 600_000)).toBe(true);
+    expect(all[0]).toMatchObject({ authorWorkerId: me, facts, model: expect.anything() });
+    const paged: string[] = [];
+    for (let before: { endedAt: string; id: string } | undefined; ; ) {
+      const page = await store.turnsEnded({ ...mine, limit: 3, before });
+      paged.push(...page.map(({ id }) => id));
+      if (page.length < 3) break;
+      before = page.at(-1)!;
+    }
+    expect(paged).toEqual(all.map(({ id }) => id));
+    const failed = await store.turnsEnded({ ...mine, limit: 9, failed: true });
+    expect(failed.map(({ state }) => state).toSorted()).toEqual(['failed', 'lost']);
+    expect(await store.turnsEnded({ ...mine, olderMs: 43_200_000, limit: 9 })).toEqual([]);
+    expect(await store.turnsEnded({ ...day, authors: ['unknown'], limit: 9 })).toEqual([]);
+  });
+
+  test('Sessions are found by a prefix of their id, of a turn’s id and of a key’s hash', async () => {
+    const { store } = given();
+    const hash = createHash('sha256').update(randomUUID()).digest('hex');
+    const lane = await idleLane(store, await newWorker(store), { keys: [key(hash)] });
+    const found = async (search: string) => (await store.listSessions({ limit: 99, search })).rows.map(({ id }) => id);
+    for (const whole of [lane.sessionId, lane.firstTurn.id, hash]) {
+      for (const length of [8, 12, whole.length]) expect(await found(whole.slice(0, length))).toEqual([lane.sessionId]);
+      expect(await found(whole.slice(0, 3))).toEqual([]);
+    }
+  });
+
   test('Forks of a session are listed with the turns at which they begin', async () => {
     const { store } = given();
     const me = await newWorker(store);
