@@ -117,4 +117,8 @@ export const equivalents: readonly Equivalent[] = [
     ['missing.size > 0', 'true'],
     ['missing.size > 0', 'missing.size >= 0'],
   ]),
+  ...alike('src/session/decide.ts', 'The resolver ignores foreign names when the credential is the client’s own.', [
+    ['credentialIsClients', 'false'],
+    ['comparison === null || credentialIsClients', 'comparison === null'],
+  ]),
 ];
