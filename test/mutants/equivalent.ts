@@ -174,4 +174,8 @@ export const equivalents: readonly Equivalent[] = [
     mutant: 'metadata',
     reason: 'Metadata from which a missing member is removed is written as it was.',
   },
+  ...alike('src/session/decide.ts', 'The resolver ignores foreign names when the credential is the client’s own.', [
+    ['credentialIsClients', 'false'],
+    ['comparison === null || credentialIsClients', 'comparison === null'],
+  ]),
 ];
