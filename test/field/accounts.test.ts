@@ -172,8 +172,8 @@ describe('API calls other than turns', () => {
   };
 
   it.each([
-    ['GET', '/models/gpt-x', 'GET'],
-    ['GET', '/models/maker/model', 'GET'],
+    ['GET', '/models/gpt-x', 'GET, DELETE'],
+    ['GET', '/models/maker/model', 'GET, DELETE'],
     ['GET', '/responses/resp_1/input_items?limit=5', 'GET'],
     ['POST', '/responses/input_tokens', 'POST'],
   ])('%s %s reaches the provider, and another method gets 405 with the allowed one', async (method, path, allowed) => {
