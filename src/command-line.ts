@@ -253,7 +253,7 @@ function helpAfter({ examples, codes }: Declaration): string {
 }
 
 const HELP = [
-  'Without a command, it serves. Everything else is set by environment variables; the README lists them.',
+  'Without a command, it serves. Everything else is set by environment variables; `holdfast config print` lists them.',
   '',
   'Exit codes: 0: done. 1: failed, or a fault was found. 2: the command line is wrong. 3: no Holdfast answers.',
 ].join('\n');

@@ -7,7 +7,7 @@ import { type PassFamily, passFamilies } from './upstream/families.ts';
 import { isForwardable } from './upstream/headers.ts';
 import { type ProxySettings, readProxies } from './upstream/proxies.ts';
 
-/** Numeric setting: environment variable, default and meaning. The table in the README is generated from these. */
+/** Numeric setting: environment variable, default and meaning. The table in docs/settings.md is generated from these. */
 interface Knob {
   variable: string;
   default: number;

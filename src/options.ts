@@ -13,7 +13,7 @@ export interface SettingOption {
   unit: 'ms' | 'bytes' | 'count' | null;
 }
 
-/** Every setting as an option, in the order of the README. */
+/** Every setting as an option, in the order of docs/settings.md. */
 export const settingOptions: readonly SettingOption[] = [
   ...settings.map((setting) => ({ ...setting, unit: null })),
   ...[['deadlines', deadlineKnobs] as const, ['limits', limitKnobs] as const].flatMap(([section, knobs]) =>

@@ -1,7 +1,7 @@
 import { execFileSync } from 'node:child_process';
 
 /** Prints the number of files and the unpacked size of the package. Fails when it is larger than LIMIT bytes. */
-const LIMIT = 875_000;
+const LIMIT = 940_000;
 const output = execFileSync('npm', ['pack', '--dry-run', '--json'], {
   encoding: 'utf8',
   stdio: ['ignore', 'pipe', 'inherit'],

@@ -8,7 +8,10 @@ import { writeCommands } from './commands-page.ts';
 import { writeMetrics } from './metrics-table.ts';
 import { writeOptions } from './setting-options.ts';
 
-const README = join(import.meta.dirname, '..', '..', 'README.md');
+const ROOT = join(import.meta.dirname, '..', '..');
+
+/** Pages with generated tables. */
+export const pages = ['README.md', 'docs/errors.md', 'docs/settings.md'] as const;
 
 const table = (head: string[], rows: string[][]) =>
   [head, head.map(() => '---'), ...rows].map((cells) => `| ${cells.join(' | ')} |`).join('\n');
@@ -33,7 +36,7 @@ export const answers: Record<Outcome, string> = {
   refused: 'The status of its `bridge_code`, with Retry-After if a retry can help.',
 };
 
-/** The generated parts of the README, by the names of their markers. */
+/** The generated tables, by the names of their markers. */
 const parts: Record<string, () => string> = {
   outcomes: () =>
     table(
@@ -66,9 +69,9 @@ const parts: Record<string, () => string> = {
     ),
 };
 
-/** Returns the README as it is, and with its tables generated from the code. */
-export async function renderReadme(): Promise<{ current: string; rendered: string }> {
-  const current = await readFile(README, 'utf8');
+/** Returns a page as it is, and with its tables generated from the code. */
+export async function renderPage(page: (typeof pages)[number]): Promise<{ current: string; rendered: string }> {
+  const current = await readFile(join(ROOT, page), 'utf8');
   const rendered = current.replace(/(<!-- (\w+) -->\n)[\s\S]*?(<!-- \/\2 -->)/g, (whole, open, name, close) =>
     parts[name] ? `${open}${parts[name]()}\n${close}` : whole,
   );
@@ -76,7 +79,7 @@ export async function renderReadme(): Promise<{ current: string; rendered: strin
 }
 
 if (import.meta.main) {
-  await writeFile(README, (await renderReadme()).rendered);
+  for (const page of pages) await writeFile(join(ROOT, page), (await renderPage(page)).rendered);
   await writeMetrics();
   await writeOptions();
   await writeCommands();

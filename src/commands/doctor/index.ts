@@ -25,7 +25,7 @@ const thisMachine: Machine = {
     ),
 };
 
-const OTHERWISE = 'set it to a valid value: the README lists every setting';
+const OTHERWISE = 'set it to a valid value: `holdfast config print` lists every setting';
 
 /**
  * Reads the settings. A misspelled name is reported, and does not keep the rest from being checked.
