@@ -133,13 +133,13 @@ export class TurnRepository extends RowRepository<InferEntity<typeof Turn>, Turn
     if (authors) ended = ended.where('e.author_worker_id', 'in', authors.map(text));
     let page = this.query
       .selectFrom(ended.as('t'))
-      .innerJoin('bridge_session as s', 's.id', 't.session_id')
-      .select([
+      .select((of) => [
         ...(['id', 'scope', 'shape', 'state', 'usage', 'error', 'facts'] as const).map((name) => `t.${name}` as const),
         't.session_id as sessionId',
         't.author_worker_id as authorWorkerId',
         't.response_id as responseId',
-        's.model',
+        // A join could read all sessions.
+        of.selectFrom('bridge_session as s').select('s.model').whereRef('s.id', '=', 't.session_id').as('model'),
         isoText('t.started_at').as('startedAt'),
         isoText('t.ended_at').as('endedAt'),
         sql<number>`(extract(epoch from now() - t.ended_at) * 1000)::float8`.as('ageMs'),
