@@ -32,11 +32,11 @@ const MOST_ROWS_FAILED = 200;
 
 /** Returns the window that a request names; 15 minutes where it names none. */
 export function windowOf(text: unknown): ActivityWindow {
-  const window = text === undefined ? '15m' : String(text);
-  if (!Object.hasOwn(activityWindows, window)) {
+  const window = (text === undefined ? '15m' : String(text)) as ActivityWindow;
+  if (!activityWindows.has(window)) {
     throw new BridgeError('bridge_invalid_request', { param: 'window', detail: 'window: 15m, 1h or 24h.' });
   }
-  return window as ActivityWindow;
+  return window;
 }
 
 /** Filter of turns and failures. */
@@ -52,16 +52,16 @@ const word = (value: unknown) => (typeof value === 'string' && value.trim() !== 
 
 /** Reads a filter from a query. Times are milliseconds since the epoch; by default the last day. */
 export function filterOf(query: Record<string, unknown>, now: number): TurnFilter {
-  const time = (name: 'since' | 'until', missing: number) => {
-    const value = query[name] === undefined || query[name] === '' ? missing : Number(query[name]);
+  const time = (name: string, given: unknown, missing: number) => {
+    const value = given === undefined || given === '' ? missing : Number(given);
     if (!Number.isFinite(value) || Math.abs(value) > 8e15)
       throw new BridgeError('bridge_invalid_request', { param: name });
     return value;
   };
   return {
     of: word(query.q)?.slice(0, 200) ?? null,
-    since: time('since', now - DAY_MS),
-    until: time('until', now + DAY_MS),
+    since: time('since', query.since, now - DAY_MS),
+    until: time('until', query.until, now + DAY_MS),
     model: word(query.model),
     outcome: word(query.outcome),
     tenant: word(query.tenant),
@@ -136,7 +136,7 @@ export function createOverview({ port, clock, prices }: OverviewMeans) {
 
   function rowsOf(window: ActivityWindow, gone: readonly WorkerRow[], since: number): Promise<RowSums> {
     const now = clock.wall();
-    const { step } = activityWindows[window];
+    const { step } = activityWindows.get(window)!;
     if (gone.length === 0) return Promise.resolve({ slots: new Map(), from: since, readable: true });
     const authors = gone.map(({ id }) => id).sort();
     const key = JSON.stringify([window, authors]);
@@ -152,7 +152,7 @@ export function createOverview({ port, clock, prices }: OverviewMeans) {
 
   return async (window: ActivityWindow) => {
     const now = clock.wall();
-    const { span, step } = activityWindows[window];
+    const { span, step } = activityWindows.get(window)!;
     const since = Math.floor(now / step) * step - span + step;
     const [workers, owned] = await Promise.all([port.store.workers(), port.store.ownedSessions()]);
     const answers = await askAll(port, workers, { activity: window });

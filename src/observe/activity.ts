@@ -3,12 +3,12 @@ import type { Clock } from '../system.ts';
 import { tokensOf } from './metrics/index.ts';
 
 /** Spans of time over which activity is shown, with their steps, in milliseconds. */
-export const activityWindows = {
-  '15m': { span: 900_000, step: 15_000 },
-  '1h': { span: 3_600_000, step: 60_000 },
-  '24h': { span: 86_400_000, step: 900_000 },
-} as const;
-export type ActivityWindow = keyof typeof activityWindows;
+export const activityWindows = new Map([
+  ['15m', { span: 900_000, step: 15_000 }],
+  ['1h', { span: 3_600_000, step: 60_000 }],
+  ['24h', { span: 86_400_000, step: 900_000 }],
+] as const);
+export type ActivityWindow = Parameters<typeof activityWindows.get>[0];
 
 /** Prices of one model per million tokens, in any currency. */
 export interface ModelPrice {
@@ -289,7 +289,7 @@ export function createActivity({ workerId, clock, prices }: ActivityOptions): Ac
       sample();
     },
     read(window) {
-      const { span, step } = activityWindows[window];
+      const { span, step } = activityWindows.get(window)!;
       const from = Math.floor(clock.wall() / step) * step - span;
       ids.add(workerId());
       return {

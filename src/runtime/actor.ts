@@ -359,8 +359,9 @@ interface Timers {
 interface Armed {
   deadline: Deadline;
   current: boolean;
-  /** Monotonic milliseconds at which it expires. A restart only moves this; the timer then waits for the rest. */
+  /** Monotonic milliseconds at which it expires, if it was restarted: its timer then waits for the rest. */
   due: number;
+  restarted: boolean;
   /** True until its timer has expired. */
   waiting: boolean;
   cancel: () => void;
@@ -392,11 +393,13 @@ function createTimers(
   };
   const arm = (deadline: Deadline): Armed => {
     const ms = lengthOf(deadline);
-    const entry: Armed = { deadline, current: true, due: clock.now() + ms, waiting: true, cancel: () => {} };
+    const due = clock.now() + ms;
+    const entry: Armed = { deadline, current: true, due, restarted: false, waiting: true, cancel: () => {} };
     const wait = (left: number) => {
       if (left === Number.POSITIVE_INFINITY) return;
-      entry.cancel = clock.after(Math.max(0, Math.min(left, LONGEST)), () => {
-        const rest = entry.due - clock.now();
+      const step = Math.min(left, LONGEST);
+      entry.cancel = clock.after(Math.max(0, step), () => {
+        const rest = entry.restarted ? entry.due - clock.now() : left - step;
         if (rest > 0) return wait(rest);
         entry.waiting = false;
         fire(deadline.event, () => entry.current);
@@ -432,6 +435,7 @@ function createTimers(
           // Called for every frame of a stream: a timer that would expire too early is left to find the new time itself.
           if (entry.waiting && entry.due <= due && due < Number.POSITIVE_INFINITY) {
             entry.due = due;
+            entry.restarted = true;
             continue;
           }
           retire(entry);

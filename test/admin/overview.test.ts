@@ -105,7 +105,7 @@ it('Requests refused before they had a session are shown with what their client 
   await new Promise<void>((answered) => {
     const socket = connect(Number(port), '127.0.0.1', () =>
       socket.write(
-        'GET /v1/responses HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n',
+        'GET /v1/models HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n',
       ),
     );
     socket.once('data', () => {
@@ -118,8 +118,8 @@ it('Requests refused before they had a session are shown with what their client 
   const all = await failures();
   expect(all.map(({ status, method, path, upgrade, code }) => [status, method, path, upgrade, code])).toEqual([
     [401, 'GET', '/admin/sessions', false, 'invalid_api_key'],
-    [426, 'GET', '/v1/responses', true, 'websocket_unsupported'],
-    [404, 'POST', '/responses/…', false, 'not_found'],
+    [426, 'GET', '/v1/models', true, 'websocket_unsupported'],
+    [405, 'POST', '/responses/…', false, 'method_not_allowed'],
     [401, 'POST', '/v1/responses', false, 'invalid_api_key'],
   ]);
   const id = badKey.headers.get('x-request-id')!;
@@ -128,7 +128,7 @@ it('Requests refused before they had a session are shown with what their client 
   expect(JSON.stringify(all)).not.toMatch(/secret|private/);
   const overview = await (await fetch(`${at.url}/admin/overview`, { headers: operator })).json();
   expect((overview as { total: object }).total).toMatchObject({
-    failures: { bridge_unauthorized: 2, bridge_not_found: 1, bridge_websocket_unsupported: 1 },
+    failures: { bridge_unauthorized: 2, bridge_method_not_allowed: 1, bridge_websocket_unsupported: 1 },
   });
   for (const path of ['overview', 'turns', 'failures'])
     expect((await fetch(`${at.url}/admin/${path}`)).status).toBe(401);

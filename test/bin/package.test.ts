@@ -121,7 +121,7 @@ it('The built program reads large bodies in its thread, and serves the files of 
      await at.close();
      console.log(JSON.stringify({ status, items: output.length, files: files.length, statuses: [...new Set(statuses)] }));`,
   );
-  expect(answer).toEqual({ status: 'completed', items: 1, files: 7, statuses: [200] });
+  expect(answer).toEqual({ status: 'completed', items: 1, files: 14, statuses: [200] });
 });
 
 it('The built program runs several workers', async () => {

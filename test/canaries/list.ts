@@ -785,8 +785,8 @@ export const canaries: readonly Canary[] = [
   {
     name: 'no keepalive after the first event',
     file: 'src/http/answers.ts',
-    find: '      responseId ??= responseIdOf(type, json);\n      keepalive();',
-    replace: '      responseId ??= responseIdOf(type, json);\n      stopKeepalive();',
+    find: '      wroteAt = clock.now();\n      return write(eventText(type, json));',
+    replace: '      stopKeepalive();\n      return write(eventText(type, json));',
     tests: ['test/http/answers.test.ts'],
   },
   {

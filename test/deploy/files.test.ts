@@ -29,7 +29,9 @@ it('Every setting that a deployment file names exists', async () => {
   for (const file of files) {
     // A trailing underscore is a prefix of names in prose, a star a pattern.
     const named = (await readFile(file, 'utf8')).match(/\bHOLDFAST_[A-Z_]*[A-Z]\b(?!\*)/g) ?? [];
-    const unknown = named.filter((name) => !variables.includes(name) && !ofCompose.includes(name));
+    const unknown = named.filter(
+      (name) => !variables.includes(name.replace(/_FILE$/, '')) && !ofCompose.includes(name),
+    );
     expect(unknown, file).toEqual([]);
   }
 });

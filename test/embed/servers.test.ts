@@ -162,7 +162,7 @@ describe.each(kinds)('the bridge in $name', ({ start }) => {
     expect(await (await fetch(`${url}/own`)).json()).toEqual({ from: 'the app' });
     expect((await fetch(`${url}/v1/models`, { headers })).status).toBe(200);
 
-    const upgrade = request(`${url}/v1/responses`, {
+    const upgrade = request(`${url}/v1/models`, {
       headers: { connection: 'upgrade', upgrade: 'websocket', 'sec-websocket-version': '13' },
     }).end();
     const [answer] = (await once(upgrade, 'response')) as [{ statusCode: number; destroy(): void }];
@@ -240,7 +240,7 @@ describe('parts of a bridge', () => {
     for (const url of ['/v1/responses', '/v1/responses/resp_1?x', '/health', '/admin/ui/', '/metrics']) {
       expect([url, bridge.serves({ url })]).toEqual([url, true]);
     }
-    for (const url of ['/', '/v1', '/v1/chat', '/healthy', '/administration', undefined]) {
+    for (const url of ['/', '/v1', '/v1/other', '/healthy', '/administration', undefined]) {
       expect([url, bridge.serves({ url })]).toEqual([url, false]);
     }
   });

@@ -72,7 +72,15 @@ export function createDeadlineClock(): DeadlineClock {
     after(ms, callback) {
       const name = nameOf(ms);
       if (name === null) return systemClock.after(ms, callback);
-      const fire = () => callback();
+      // A deadline that was restarted looks at the time and waits for the rest, so its time has passed while it fires.
+      const fire = () => {
+        skipped += ms;
+        try {
+          callback();
+        } finally {
+          skipped -= ms;
+        }
+      };
       const armed = waiting.get(name) ?? new Set();
       waiting.set(name, armed.add(fire));
       return () => armed.delete(fire);
