@@ -283,7 +283,7 @@ describe.skipIf(!existsSync(browserPath))('admin page in a browser', () => {
       await chart.focus();
       for (let step = 0; step < 12; step += 1) await page.keyboard.press('ArrowRight');
       expect(await follow.getAttribute('aria-pressed')).toBe('false');
-      expect(await isInSight()).toBe(false);
+      await until(async () => !(await isInSight()));
       await page.keyboard.press('+');
       await page.keyboard.press('0');
       await until(isInSight);

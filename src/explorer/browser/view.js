@@ -67,6 +67,8 @@ export function useView(drawing, target) {
   useEffect(() => () => cancelAnimationFrame(running.current), []);
 
   const move = (x, y) => {
+    // A glide that is still running would move the drawing back.
+    cancelAnimationFrame(running.current);
     setFollows(false);
     setView((view) => bounded({ x: view.x + x / view.k, y: view.y + y / view.k, k: view.k }));
   };
