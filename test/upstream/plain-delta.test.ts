@@ -19,6 +19,13 @@ it.each([
   expect(() => JSON.parse(frame)).not.toThrow();
 });
 
+it('The longest plain delta has 4,096 characters', () => {
+  const around = delta(',"delta":""').length;
+  const longest = delta(`,"delta":"${'x'.repeat(4_096 - around)}"`);
+  expect(parseFrame(longest).data).toBeNull();
+  expect(parseFrame(longest.replace('x', 'xx')).data).not.toBeNull();
+});
+
 it.each([
   ['a second type', delta(',"type":"response.completed"')],
   ['a type whose name is escaped', delta(',"\\u0074ype":"response.completed"')],
