@@ -241,7 +241,7 @@ export type FieldTexts = ReadonlyMap<string, string>;
 
 /** Returns the canonical text of one field; null for a field that no fingerprint covers, or that has no value. */
 export function fieldText(name: string, value: unknown): string | null {
-  return delivery.has(name) || value === null || value === undefined ? null : contextField(name, value);
+  return delivery.has(name) || value == null ? null : contextField(name, value);
 }
 
 /** Returns the canonical texts of all fields that fingerprints cover. */
@@ -254,7 +254,7 @@ export function fieldTexts(body: RequestBody): FieldTexts {
   return texts;
 }
 
-const sorted = (fields: FieldTexts) => [...fields].sort(([one], [other]) => (one < other ? -1 : 1));
+const sorted = (fields: FieldTexts) => [...fields.keys()].sort().map((name) => [name, fields.get(name)!] as const);
 
 /**
  * Returns the fingerprint of the fields that must be equal for a request to be sent as a delta of another. Unknown fields

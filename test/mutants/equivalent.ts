@@ -137,6 +137,12 @@ export const equivalents: readonly Equivalent[] = [
   ...alike(READ, 'The first accepted hash of an item is its own.', [
     ['this.#accepted?.[0] ?? itemHash(this.value)', 'itemHash(this.value)'],
   ]),
+  ...alike(ITEMS, 'A place that is known is the one that would be computed.', [
+    [
+      'known.get(count) ?? placeAfter(chain[count]!, items[count - 1]!.value)',
+      'placeAfter(chain[count]!, items[count - 1]!.value)',
+    ],
+  ]),
   ...alike(ITEMS, 'A text has the hash of its UTF-8 bytes, however long it is.', [
     ['text.length < 65_536', 'true'],
     ['text.length < 65_536', 'false'],

@@ -8,10 +8,12 @@ import {
   itemsOf,
   loadContents,
   loadHistory,
+  madeBy,
   mayResend,
   place,
   planFor,
   referencesTo,
+  storedInput,
 } from '../../src/session/planning.ts';
 import type { Turn } from '../../src/session/turn.ts';
 import type { SessionReads, TurnItems, TurnRow } from '../../src/store/port.ts';
@@ -430,4 +432,57 @@ it('References are looked up in parts, and only as many as a request may name', 
   expect(rows.map(({ itemId }) => itemId)).toEqual(asked.map(([, each]) => each[0]));
   expect(await referencesTo({ references }, SCOPE, [])).toEqual([]);
   expect(asked).toHaveLength(Math.ceil(MOST_NAMES / 1_000));
+});
+
+it('Objects of other calls are looked up in parts, and only those that no turn has made', async () => {
+  const asked: [string, readonly string[]][] = [];
+  const ownObjects = async (scope: string, ids: readonly string[]) => {
+    asked.push([scope, ids]);
+    return ids.slice(0, 1);
+  };
+  const ids = Array.from({ length: 2_001 }, (_, nth) => `id_${nth}`);
+  const made = await madeBy({ ownObjects }, SCOPE, ids, [{ itemId: 'id_0' }]);
+  expect(asked.map(([scope, each]) => [scope, each.length])).toEqual([
+    [SCOPE, 1_000],
+    [SCOPE, 1_000],
+  ]);
+  expect(asked.flatMap(([, each]) => each)).toEqual(ids.slice(1));
+  expect([...made]).toEqual(['id_0', 'id_1', 'id_1001']);
+  const many = Array.from({ length: MOST_NAMES + 5 }, (_, nth) => `id_${nth}`);
+  asked.length = 0;
+  await madeBy({ ownObjects }, SCOPE, many, []);
+  expect(asked.flatMap(([, each]) => each)).toEqual(many.slice(0, MOST_NAMES));
+});
+
+describe('the stored input of a response', () => {
+  const first = stored('t1');
+  const second = stored('t2', { turn: { parentTurnId: 't1' } });
+  const inputOf = async (line: readonly TurnItems[], over: Partial<TurnRow> | null = {}) => {
+    const { store } = storeOf({ t2: line });
+    const anchor = over === null ? null : { turn: turnRow('t2', { parentTurnId: 't1', ...over }) };
+    const lookup = async () => ({ anchor });
+    const asked = { scope: SCOPE, credentialFp: 'cred', responseId: 'resp_t2' };
+    return storedInput({ ...store, lookup } as unknown as SessionReads, asked);
+  };
+  const whole = [user('ask t1'), said('answer t1'), user('ask t2')].map((item) => json(item));
+
+  it('It is everything before the output of the response, from the root of its line', async () => {
+    expect(await inputOf([first, second])).toEqual(whole);
+  });
+
+  it('It is what the provider lists where that stores the response under the same credential', async () => {
+    expect(await inputOf([first, second], { storedUpstream: true })).toBeNull();
+    expect(await inputOf([first, second], { storedUpstream: true, credentialFp: 'other' })).toEqual(whole);
+    expect(await inputOf([first, second], { credentialFp: 'other' })).toEqual(whole);
+  });
+
+  it.each<[string, readonly TurnItems[], null?]>([
+    ['the response is unknown', [first, second], null],
+    ['the line is not stored', []],
+    ['the line does not begin at its root', [second]],
+    ['the input of a turn is gone', [stored('t1', { input: null }), second]],
+    ['the output of a turn is gone', [stored('t1', { output: null }), second]],
+  ])('It is unknown if %s', async (_, line, known) => {
+    expect(await inputOf(line, known === null ? null : {})).toBeNull();
+  });
 });
