@@ -95,11 +95,14 @@ async function freePort(): Promise<number> {
     await once(servers[0]!, 'listening');
     const { port } = servers[0]!.address() as { port: number };
     servers.push(createServer().listen(port + 1, '127.0.0.1'));
-    const free = await Promise.race([
-      once(servers[1]!, 'listening').then(() => true),
-      once(servers[1]!, 'error').then(() => false),
-    ]);
-    for (const server of servers) server.close();
+    const free = await once(servers[1]!, 'listening').then(
+      () => true,
+      () => false,
+    );
+    for (const server of servers.filter(({ listening }) => listening)) {
+      server.close();
+      await once(server, 'close');
+    }
     if (free) return port;
   }
 }
