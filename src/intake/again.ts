@@ -31,8 +31,9 @@ import { bounds, cut, type Flat, itemsOf, marksOf, membersIn, placesOf, validate
 /** Members that are large, and the same in every turn of a conversation. */
 const LASTING = new Set(['instructions', 'tools', 'text']);
 
-/** Length above which a lasting member is remembered, in characters. */
+/** Lengths between which a lasting member is remembered, in characters. A client may send one of any length. */
 const LONG = 512;
+const LONGEST_LASTING = 131_072;
 
 /** What is known of a lasting member, by its text. It was valid, and named no object at the provider. */
 interface Facts {
@@ -236,7 +237,7 @@ export class KnownBodies {
     const keys = new Map<string, string>();
     const known = new Map<string, Facts>();
     for (const { name, start, end } of members) {
-      if (!LASTING.has(name) || end - start <= LONG) continue;
+      if (!LASTING.has(name) || end - start <= LONG || end - start > LONGEST_LASTING) continue;
       const key = `${named}:${name}:${text.slice(start, end)}`;
       const facts = this.#facts.get(key);
       if (facts) known.set(name, facts);

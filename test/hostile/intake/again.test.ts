@@ -145,6 +145,16 @@ describe('reading a body on top of the one before', () => {
     }
   });
 
+  it('A lasting member of any length is read the same each time', () => {
+    const known = new KnownBodies(1e9);
+    const long = `"instructions":"${'x'.repeat(200_000)}"`;
+    known.remember('c', flatten(whole(more(a, long))), true);
+    for (let times = 0; times < 2; times += 1) {
+      const text = more(`${a},${a}`, long);
+      expect(plainOf(unflatten(again(known, text)!).request)).toEqual(plainOf(whole(text).request));
+    }
+  });
+
   it('A body whose names were not collected does not serve where they matter', () => {
     const known = new KnownBodies(1e9);
     known.remember('c', flatten(whole(first, false)), false);
