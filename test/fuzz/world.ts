@@ -182,7 +182,6 @@ export async function openWorld(mode: Mode): Promise<World> {
   }
 
   function note(text: string): void {
-    const unwanted = [...(now?.secrets ?? []), CONTENT].some((secret) => text.includes(secret));
     let fields: Record<string, unknown>;
     try {
       fields = JSON.parse(text) as Record<string, unknown>;
@@ -190,6 +189,10 @@ export async function openWorld(mode: Mode): Promise<World> {
       // The banner.
       return;
     }
+    // A request may name any model, the marker included, and its log line names the model.
+    const unwanted =
+      (now?.secrets ?? []).some((secret) => text.includes(secret)) ||
+      (text.includes(CONTENT) && JSON.stringify({ ...fields, model: null }).includes(CONTENT));
     const level = Number(fields.level);
     const msg = String(fields.msg);
     const kind = `${level} ${msg}`;
