@@ -1,6 +1,7 @@
 import { execFileSync } from 'node:child_process';
 import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
+import { gzipSync } from 'node:zlib';
 import { parseSync } from 'oxc-parser';
 import { type OutputOptions, rolldown } from 'rolldown';
 
@@ -9,7 +10,8 @@ import { type OutputOptions, rolldown } from 'rolldown';
  *
  * - The code as few files: one for each entry point and one for each set of modules that several of them share. Names of
  *   functions and classes are kept, for stack traces, profiles and logs; local names are shortened.
- * - The pages of the explorer as a module each, and one that both share, beside their style sheets.
+ * - The pages of the explorer as a module each, and one that both share, beside their style sheets: compressed, as they
+ *   are served.
  * - Of the compiler's declarations, in `dist/types`, those that an entry point of the package reaches. Declarations that
  *   an entry point exports keep their documentation, which editors show.
  */
@@ -283,3 +285,8 @@ execFileSync('biome', ['format', '--write', '--vcs-enabled=false', '--indent-sty
 await bundle({ ...published, ...started }, DIST);
 cpSync(BROWSER, join(DIST, 'browser'), { recursive: true, filter: (path) => !path.endsWith('.js') });
 await bundle({ main: join(BROWSER, 'main.js'), inspector: join(BROWSER, 'inspector.js') }, join(DIST, 'browser'));
+for (const name of readdirSync(join(DIST, 'browser'))) {
+  const file = join(DIST, 'browser', name);
+  writeFileSync(`${file}.gz`, gzipSync(readFileSync(file), { level: 9 }));
+  rmSync(file);
+}

@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { gzipSync } from 'node:zlib';
+import { gunzipSync, gzipSync } from 'node:zlib';
 
 export interface Asset {
   body: Buffer;
@@ -58,11 +58,17 @@ const withoutMap = (text: string) => text.replace(/\n?\/\/# sourceMappingURL=.*\
 export function readAssets(): Assets {
   const folder = join(import.meta.dirname, 'browser');
   const files = new Map<string, Buffer>();
-  for (const name of readdirSync(folder).sort()) files.set(name, readFileSync(join(folder, name)));
+  const packed = new Map<string, Buffer>();
+  for (const file of readdirSync(folder).sort()) {
+    const bytes = readFileSync(join(folder, file));
+    // The build stores its own files compressed, in the form in which they are served.
+    const name = file.replace(/\.gz$/, '');
+    if (name !== file) packed.set(name, bytes);
+    files.set(name, name === file ? bytes : gunzipSync(bytes));
+  }
   for (const { name, url, ending = '' } of [...Object.values(libraries), ...libraryStyles] as Library[]) {
     files.set(name, Buffer.from(withoutMap(readFileSync(fileURLToPath(url()), 'utf8')) + ending));
   }
-  const packed = new Map<string, Buffer>();
   const hash = createHash('sha256');
   for (const [name, body] of files) hash.update(`${name}\n${body.length}\n`).update(body);
   return {

@@ -1,7 +1,6 @@
 import {
   createServer,
   type IncomingMessage,
-  type RequestListener,
   type Server,
   type ServerOptions,
   type ServerResponse,
@@ -314,12 +313,18 @@ function answerPlainly(res: ServerResponse, error: BridgeError): void {
 }
 
 /**
+ * Serves requests, for example an Express app. It calls `next` for a request that it does not answer, as a router does whose
+ * parser finds no path in a target that `URL` accepts: `http://` and a name of more than 255 characters.
+ */
+export type App = (req: IncomingMessage, res: ServerResponse, next: (error?: unknown) => void) => unknown;
+
+/**
  * Creates an HTTP server that no input of a peer can crash, and that answers requests its parser refuses with the error
  * envelope. It does not listen yet.
  *
  * @param onUpgrade receives requests for a WebSocket; other upgrade offers are ignored
  */
-export function createHttpServer(app: RequestListener, options: ServerOptions, onUpgrade: UpgradeListener): Server {
+export function createHttpServer(app: App, options: ServerOptions, onUpgrade: UpgradeListener): Server {
   const server = createServer({ ...LIMITS, ...options, ...{ shouldUpgradeCallback: asksForWebSocket } });
   /** Unfinished responses of each connection, in the order of their requests. */
   const open = new WeakMap<Duplex, Set<ServerResponse>>();
@@ -362,7 +367,11 @@ export function createHttpServer(app: RequestListener, options: ServerOptions, o
     }
     // Routers cannot parse other targets and would never call a handler for them.
     if (!isTarget(req.url ?? '')) return answerPlainly(res, new BridgeError('bridge_malformed_request'));
-    guarded('client connection', app, () => socket.destroy())(req, res);
+    const next = (error?: unknown) => {
+      if (res.headersSent) return void socket.destroy();
+      answerPlainly(res, new BridgeError(error === undefined ? 'bridge_malformed_request' : 'bridge_internal'));
+    };
+    guarded('client connection', app, () => socket.destroy())(req, res, next);
   });
   const refused = new WeakSet<Duplex>();
   server.on(
@@ -444,7 +453,7 @@ export async function startListening(
  * Creates a server for an app and starts listening. Rejects with the system's error when the address cannot be used.
  */
 export function listen(
-  app: RequestListener,
+  app: App,
   address: { host: string; port: number },
   onUpgrade: UpgradeListener = refuseUpgrade,
   options: ServerOptions = {},

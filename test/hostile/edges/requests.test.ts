@@ -22,6 +22,7 @@ const targets = [
   'mailto:a',
   'ws://127.0.0.1/v1/models',
   '*',
+  `http://${'a'.repeat(256)}/v1/models`,
   '/%',
   '/%ff%fe%',
   `/${'a'.repeat(20_000)}`,
