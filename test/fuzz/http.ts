@@ -320,7 +320,7 @@ export const http = {
     checkText(at, answer, 'an answer');
     for (const { status, body } of answersIn(answer, true)) {
       // The answer of a HEAD has no body; with several answers it is unknown which one belongs to the HEAD.
-      if (status >= 400 && !(body === '' && /\bHEAD\b/i.test(text))) judgeEnvelope(at, status, body, { what });
+      if (status >= 400 && !(body === '' && /HEAD\b/i.test(text))) judgeEnvelope(at, status, body, { what });
     }
   },
 };
