@@ -93,10 +93,17 @@ async function attempt(session: SessionCore, turn: Turn, generation: number): Pr
       if (provided) session.learnTurnState(turn, provided);
       return session.send({ type: 'socket.opened', generation });
     }
-    case 'refused':
+    case 'refused': {
       if (classifyRefusal(outcome.answer) === 'retry') break;
-      giveUp(turn, { answer: relayable(turn, outcome.answer) });
+      const { status } = outcome.answer;
+      // Below 400 the answer is neither an error nor a stream of this API, so a client could not read it.
+      if (status >= 400) giveUp(turn, { answer: relayable(turn, outcome.answer) });
+      else {
+        turn.cause ??= `answered with ${status} at ${hostOf(session.target.baseUrl)}`;
+        giveUp(turn, { fault: 'bridge_upstream_unreachable' });
+      }
       return session.send({ type: 'socket.refused', generation });
+    }
     case 'failed':
       if (!outcome.unreachable?.final && !outcome.unreachable?.byProxy) break;
       giveUp(turn, { fault: 'bridge_upstream_unreachable' });

@@ -154,11 +154,14 @@ async function apply(at: At, session: string, { table, column, value, seed, edit
   const old: unknown = found.rows[0].value;
   let text: string;
   if (seed !== undefined || edits !== undefined) {
-    text = Buffer.isBuffer(old)
-      ? inflateSync(old).toString('utf8')
-      : typeof old === 'string'
-        ? old
-        : JSON.stringify(old);
+    if (Buffer.isBuffer(old)) {
+      try {
+        text = inflateSync(old).toString('utf8');
+      } catch {
+        // An earlier change of this case has damaged the compressed bytes.
+        text = old.toString('latin1');
+      }
+    } else text = typeof old === 'string' ? old : JSON.stringify(old);
     if (seed !== undefined) text = render(mutate(randomOf(seed, 'row'), treeOf(text), 1 + (seed % 3)));
     if (edits !== undefined && !packed) text = edited(Buffer.from(text, 'utf8'), edits).toString('utf8');
   } else text = json.has(column) || packedColumns.has(column) ? render(value ?? null) : String(value);

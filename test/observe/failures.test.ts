@@ -114,7 +114,7 @@ describe('an upstream that cannot be reached', () => {
   );
 
   const error = { message: 'No.', type: 'x', code: 'nope', param: null };
-  it.each([401, 403, 404, 429, 500, 503])('A %i answer to the upgrade is named with its host', async (status) => {
+  it.each([200, 302, 401, 403, 404, 429, 500, 503])('A %i answer to the upgrade is named with its host', async (status) => {
     const server = createHttpServer();
     server.on('upgrade', (_req, socket) => {
       const body = JSON.stringify({ error });
@@ -124,9 +124,10 @@ describe('an upstream that cannot be reached', () => {
     const env = { HOLDFAST_UPSTREAM_TRANSPORT: 'websocket', ...(status >= 500 ? { HOLDFAST_CONNECT_MS: '700' } : {}) };
     const { at, lines } = await start(`http://127.0.0.1:${port}/v1?key=secret`, env);
     const answer = await ask(at);
-    expect(answer.status).toBe(status >= 500 ? 502 : status);
+    const isRelayed = status >= 400 && status < 500;
+    expect(answer.status).toBe(isRelayed ? status : 502);
     const cause = `the upgrade was answered with ${status} at 127.0.0.1:${port}`;
-    await expectTold(at, lines, answer, status >= 500 ? 'http_5xx' : 'http_4xx', cause);
+    await expectTold(at, lines, answer, isRelayed ? 'http_4xx' : status >= 500 ? 'http_5xx' : 'other', cause);
   });
 
   it('Every cause has a series before the first failure', async () => {
