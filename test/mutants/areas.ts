@@ -42,7 +42,7 @@ export const areas: readonly Area[] = [
     files: /^src\/http\/app\.ts$/,
     functions: ['aboutResponse', 'ownCursors', 'admit', 'passOn', 'keysIn', 'createAuthentication'],
     strict: true,
-    near: /^test\/(?:http\/|hostile\/tenancy\/|field\/accounts\.)/,
+    near: /^test\/(?:http\/|hostile\/tenancy\/|field\/accounts\.|surface\/)/,
   },
   {
     name: 'tenancy',

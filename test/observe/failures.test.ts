@@ -114,21 +114,27 @@ describe('an upstream that cannot be reached', () => {
   );
 
   const error = { message: 'No.', type: 'x', code: 'nope', param: null };
-  it.each([200, 302, 401, 403, 404, 429, 500, 503])('A %i answer to the upgrade is named with its host', async (status) => {
-    const server = createHttpServer();
-    server.on('upgrade', (_req, socket) => {
-      const body = JSON.stringify({ error });
-      socket.end(`HTTP/1.1 ${status} No\r\ncontent-length: ${body.length}\r\nconnection: close\r\n\r\n${body}`);
-    });
-    const port = await listening(server);
-    const env = { HOLDFAST_UPSTREAM_TRANSPORT: 'websocket', ...(status >= 500 ? { HOLDFAST_CONNECT_MS: '700' } : {}) };
-    const { at, lines } = await start(`http://127.0.0.1:${port}/v1?key=secret`, env);
-    const answer = await ask(at);
-    const isRelayed = status >= 400 && status < 500;
-    expect(answer.status).toBe(isRelayed ? status : 502);
-    const cause = `the upgrade was answered with ${status} at 127.0.0.1:${port}`;
-    await expectTold(at, lines, answer, isRelayed ? 'http_4xx' : status >= 500 ? 'http_5xx' : 'other', cause);
-  });
+  it.each([200, 302, 401, 403, 404, 429, 500, 503])(
+    'A %i answer to the upgrade is named with its host',
+    async (status) => {
+      const server = createHttpServer();
+      server.on('upgrade', (_req, socket) => {
+        const body = JSON.stringify({ error });
+        socket.end(`HTTP/1.1 ${status} No\r\ncontent-length: ${body.length}\r\nconnection: close\r\n\r\n${body}`);
+      });
+      const port = await listening(server);
+      const env = {
+        HOLDFAST_UPSTREAM_TRANSPORT: 'websocket',
+        ...(status >= 500 ? { HOLDFAST_CONNECT_MS: '700' } : {}),
+      };
+      const { at, lines } = await start(`http://127.0.0.1:${port}/v1?key=secret`, env);
+      const answer = await ask(at);
+      const isRelayed = status >= 400 && status < 500;
+      expect(answer.status).toBe(isRelayed ? status : 502);
+      const cause = `the upgrade was answered with ${status} at 127.0.0.1:${port}`;
+      await expectTold(at, lines, answer, isRelayed ? 'http_4xx' : status >= 500 ? 'http_5xx' : 'other', cause);
+    },
+  );
 
   it('Every cause has a series before the first failure', async () => {
     const { at } = await start(null);

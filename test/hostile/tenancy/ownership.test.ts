@@ -417,6 +417,14 @@ it.each([
   },
 );
 
+it('An object of the scope that is no item cannot be referenced as one where the provider stores nothing', async () => {
+  const { ask, sent } = await bridged();
+  await ask('ann', { store: false, input: 'make' });
+  const named = await ask('ann', { store: false, input: [{ type: 'item_reference', id: 'cntr_1' }, user] });
+  expect(named.body.error).toMatchObject({ bridge_code: 'bridge_foreign_object', param: 'input[0].id' });
+  expect(sent).toHaveLength(1);
+});
+
 it('An id that an upstream gave to two items of the scope names neither', async () => {
   const { ask, sent } = await bridged();
   for (const text of ['same id', 'the same id again'])
