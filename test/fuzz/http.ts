@@ -428,8 +428,10 @@ function* answersIn(text: string, over: boolean): Generator<{ status: number; bo
       }
     } else if (![204, 304].includes(status)) {
       if (!over) return;
-      body = text.slice(at);
-      at = text.length;
+      // Only the answer of a HEAD, which has neither a body nor always a length, is followed by another one.
+      const isLast = !text.startsWith('HTTP/1.', at);
+      body = isLast ? text.slice(at) : '';
+      if (isLast) at = text.length;
     }
     yield { status, body: Buffer.from(body, 'latin1').toString('utf8') };
   }
