@@ -50,8 +50,16 @@ const isObject = (value: unknown): value is Readonly<Record<string, unknown>> =>
   isFields(value) && rawNumber(value) === null;
 
 const object = z.custom<Readonly<Record<string, unknown>>>(isObject, 'Invalid input: expected object');
-const id = z.string().min(1).max(bounds.id);
-const name = z.string().max(bounds.name);
+/**
+ * A text of limited length. zod's own checks of lengths read a member `length` of any object, which is a value of the client.
+ */
+const text = (least: number, most: number) =>
+  z
+    .string()
+    .refine(({ length }) => length >= least, `Too small: expected string to have >=${least} characters`)
+    .refine(({ length }) => length <= most, `Too big: expected string to have <=${most} characters`);
+const id = text(1, bounds.id);
+const name = text(0, bounds.name);
 const item = object.refine(
   (value) => typeof value.id !== 'string' || value.id.length <= bounds.id,
   `Too big: expected an id of <=${bounds.id} characters`,
@@ -67,8 +75,8 @@ const clientMetadata = pairs.refine(
 
 /** Fields that Holdfast itself reads, or whose type affects how a request is placed. All other fields pass unchanged. */
 const request = z.looseObject({
-  model: name.min(1).nullish(),
-  input: z.union([z.string(), z.array(item).max(bounds.items)]).nullish(),
+  model: text(1, bounds.name).nullish(),
+  input: z.union([z.string(), z.array(item)]).nullish(),
   instructions: z.string().nullish(),
   previous_response_id: id.nullish(),
   conversation: z.union([id, object]).nullish(),
@@ -76,8 +84,8 @@ const request = z.looseObject({
   store: z.boolean().nullish(),
   background: z.boolean().nullish(),
   generate: z.boolean().nullish(),
-  tools: z.array(object).max(bounds.tools).nullish(),
-  include: z.array(name).max(bounds.included).nullish(),
+  tools: z.array(object).nullish(),
+  include: z.array(name).nullish(),
   reasoning: object.nullish(),
   text: object.nullish(),
   metadata: pairs.nullish(),
@@ -102,7 +110,7 @@ export function validateRequest(body: Readonly<Record<string, unknown>>): void {
     ['tools', bounds.tools],
     ['include', bounds.included],
   ] as const;
-  // Check the lengths first: a list that is too long is not validated, and a union would not report why it failed.
+  // A list that is too long is not validated.
   for (const [name, most] of lists) {
     const list = body[name];
     if (Array.isArray(list) && list.length > most) {

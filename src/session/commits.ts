@@ -58,12 +58,14 @@ export function keptId(id: string | null): string | null {
 const word = (value: unknown): string | null =>
   typeof value === 'string' && value.length <= LONGEST_WORD && /^[\w.:/[\]-]+$/.test(value) ? value : null;
 
-/** Returns the counters of a usage object: numbers, flags and short names, in objects. Null if `usage` is not an object. */
+/**
+ * Returns the counters of a usage object: numbers and flags, in objects. Texts are left out, because usage is logged and
+ * one could hold content. Null if `usage` is not an object.
+ */
 export function keptUsage(usage: unknown): Record<string, unknown> | null {
   let left = MOST_COUNTERS;
   const copy = (value: unknown, levels: number): unknown => {
     if (typeof value === 'number' || typeof value === 'boolean' || value === null) return value;
-    if (typeof value === 'string') return word(value) ?? undefined;
     if (!isFields(value) || levels === 0) return undefined;
     const kept = new Map<string, unknown>();
     for (const [name, each] of Object.entries(value)) {

@@ -106,3 +106,12 @@ test('A commit that waits for its synchronous replica is cancelled by neither si
     await rm(dataDir, { recursive: true, force: true });
   }
 }, 120_000);
+
+test('A row with deeply nested JSON, as another program may have written it, is read like any other', async () => {
+  const idle = await idleLane(witness, await newWorker(witness));
+  const deep = `${'['.repeat(6_000)}${']'.repeat(6_000)}`;
+  await observer.query('update bridge_session set snapshot = $2 where id = $1', [idle.sessionId, deep]);
+  await observer.query('update turn set usage = $2 where id = $1', [idle.firstTurn.id, deep]);
+  expect((await witness.session(idle.sessionId))!.id).toBe(idle.sessionId);
+  expect((await witness.turn(idle.firstTurn.id))!.id).toBe(idle.firstTurn.id);
+});

@@ -81,6 +81,13 @@ describe('numbers beyond a double where an object is expected', () => {
     },
   );
 
+  it.each(['input', 'model', 'tools', 'include', 'previous_response_id'])(
+    'An object whose length is a number beyond a double is refused as the member %s',
+    (name) => {
+      expect(refusal(`{"model":"m","${name}":{"length":18446744073709551616}}`)).toMatchObject({ param: name });
+    },
+  );
+
   it('A number beyond a double is refused as the whole body', () => {
     expect(refusal('1E400')).toMatchObject({ code: 'bridge_invalid_request' });
   });
