@@ -1,0 +1,69 @@
+/**
+ * A client that `npm run test:clients` drives. Each has a file in this folder that exports one, and its line in `run.ts`.
+ */
+export interface Client {
+  /** Name in the table. `npm run test:clients -- NAME` runs only the clients whose name contains NAME. */
+  readonly name: string;
+  /** Page of `docs/clients` about it, without the extension. */
+  readonly page: string;
+  /** Directive to the simulated model for one call of a tool of this client. Default: `[call:weather {"city":"Oslo"}]`. */
+  readonly toolCall?: string;
+  /**
+   * Installs the client, once.
+   *
+   * @param scratch folder that is kept between runs
+   * @returns the versions for the table, such as `ai 7.0.173`
+   * @throws Error with the reason why it cannot be installed here; the client is then skipped
+   */
+  install(scratch: string): Promise<string>;
+  readonly modes: readonly Mode[];
+}
+
+/** One way to use a client. */
+export interface Mode {
+  readonly transport: 'HTTP' | 'WebSocket';
+  /** Addition to the name of the client in messages, such as `streamText`. */
+  readonly name?: string;
+  /** True if the client asks for a stream. */
+  readonly streams: boolean;
+  open(at: Opening): Promise<Conversation>;
+}
+
+/** What a conversation is opened with. */
+export interface Opening {
+  /** Base URL for the client, with `/v1`. */
+  readonly baseURL: string;
+  /** A key of its own for each conversation. */
+  readonly apiKey: string;
+  /** Folder that `install` was given. */
+  readonly scratch: string;
+  /** An empty folder that is deleted after the conversation. */
+  readonly home: string;
+}
+
+/** A conversation of a client, which runs the tools that the model asks for. */
+export interface Conversation {
+  /**
+   * Takes one user turn to its end.
+   *
+   * @returns the text of the final answer
+   * @throws Error when the client gives up; the same turn is then asked again
+   */
+  ask(text: string): Promise<string>;
+  close(): Promise<void> | void;
+}
+
+/** Reports one check. */
+export type Check = (label: string, ok: boolean, detail?: string) => void;
+
+/** Results of one mode. */
+export interface Row {
+  readonly transport: Mode['transport'];
+  readonly tools: boolean;
+  readonly streams: boolean;
+  /** The turns in whose middle the worker was killed: who repeated the request. Null if one of them did not end well. */
+  readonly killed: string | null;
+  /** Requests to the provider, and those that carried only new items. */
+  readonly requests: number;
+  readonly deltas: number;
+}
