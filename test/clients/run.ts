@@ -1,9 +1,13 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { agents } from './agents.ts';
 import type { Check, Client, Row } from './client.ts';
-import { CODEX_VERSION, installCodex } from './codex.ts';
+import { CODEX_VERSION, codex, codexIn } from './codex.ts';
 import { codexOverHttp } from './codex-http.ts';
+import { langchain } from './langchain.ts';
+import { openai } from './openai.ts';
+import { opencode } from './opencode.ts';
 import { type Cluster, converse, startCluster } from './scenario.ts';
 import { tableOf } from './table.ts';
 import { compareTurns } from './turns.ts';
@@ -17,7 +21,7 @@ import { codexOverWebSocket, pythonOverWebSocket } from './websocket.ts';
  *
  * A client is added as a file in this folder that exports a `Client` (`client.ts`), and as a line here.
  */
-const clients: readonly Client[] = [vercel];
+const clients: readonly Client[] = [codex, openai, agents, vercel, langchain, opencode];
 
 /** Checks that are particular to one client, by the name of the client. They get the folder that is kept between runs. */
 const particular: readonly (readonly [name: string, run: (scratch: string, home: string) => Promise<void>])[] = [
@@ -27,7 +31,6 @@ const particular: readonly (readonly [name: string, run: (scratch: string, home:
   ['Codex', async (scratch, home) => codexOverHttp(await codexIn(scratch), home, check)],
   ['openai for Python', (scratch, home) => pythonOverWebSocket(scratch, home, check)],
 ];
-const codexIn = async (scratch: string) => process.env.CODEX_BIN ?? installCodex(scratch);
 
 const failures: string[] = [];
 const check: Check = (label, ok, detail = '') => {
