@@ -22,7 +22,8 @@ export interface AppServer {
   fork(threadId: string): Promise<string>;
   /** Makes the client compact the thread; resolves when that turn has ended. */
   compact(threadId: string): Promise<void>;
-  close(): void;
+  /** Ends the process; resolves when it has exited. */
+  close(): Promise<void>;
 }
 
 /**
@@ -40,6 +41,7 @@ export async function startAppServer(program: string, home: string, apiKey = 'sk
     NO_PROXY: '127.0.0.1,localhost',
   };
   const child: ChildProcessWithoutNullStreams = spawn(program, ['app-server'], { cwd: join(home, 'work'), env });
+  const gone = new Promise<void>((exited) => child.once('exit', () => exited()));
   let nextId = 1;
   const answers = new Map<number, (message: Message) => void>();
   const listeners = new Set<(message: Message) => void>();
@@ -117,6 +119,9 @@ export async function startAppServer(program: string, home: string, apiKey = 'sk
       return (thread as { id: string }).id;
     },
     compact: (threadId) => toItsEnd(() => call('thread/compact/start', { threadId })),
-    close: () => void child.kill('SIGTERM'),
+    async close() {
+      child.kill('SIGTERM');
+      await gone;
+    },
   };
 }

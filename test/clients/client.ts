@@ -17,6 +17,13 @@ export interface Client {
    */
   install(scratch: string): Promise<string>;
   readonly modes: readonly Mode[];
+  /**
+   * Runs what its page shows, each part to an answer. Absent where `npm test` runs the page.
+   *
+   * @param at `baseURL` has no path here: it replaces the address in the page
+   * @returns the output of each part
+   */
+  runPage?(at: Opening): Promise<string[]>;
 }
 
 /** One way to use a client. */

@@ -102,7 +102,7 @@ export async function codexOverHttp(program: string, home: string, check: Check)
       'a compacted thread goes on',
       tap.seen.slice(-2).every(({ exact }) => exact === true),
     );
-    server.close();
+    await server.close();
 
     const whole = tap.seen.filter(({ exact }) => exact !== null);
     check(

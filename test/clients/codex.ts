@@ -1,6 +1,7 @@
 import { spawn } from 'node:child_process';
-import { access, mkdir, writeFile } from 'node:fs/promises';
+import { access, mkdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { BASE_URL, snippetAfter } from '../docs/snippets.ts';
 import { startAppServer } from './app-server.ts';
 import type { Client, Mode } from './client.ts';
 
@@ -95,7 +96,13 @@ supports_websockets = ${provider === 'websocket'}
 }
 
 /** Runs `codex exec` once, or resumes the last run. Its environment gives it access to nothing but the bridge. */
-export function codexExec(program: string, home: string, prompt: string, resume = false): Promise<CodexRun> {
+export function codexExec(
+  program: string,
+  home: string,
+  prompt: string,
+  resume = false,
+  more: NodeJS.ProcessEnv = {},
+): Promise<CodexRun> {
   const nowhere = 'http://127.0.0.1:9';
   const env: NodeJS.ProcessEnv = {
     ...process.env,
@@ -106,6 +113,7 @@ export function codexExec(program: string, home: string, prompt: string, resume 
     NO_PROXY: '127.0.0.1,localhost',
   };
   for (const name of ['OPENAI_API_KEY', 'CODEX_API_KEY', 'http_proxy', 'https_proxy', 'HTTP_PROXY']) delete env[name];
+  Object.assign(env, more);
   const tail = resume ? ['resume', '--last', prompt] : [prompt];
   return runProgram(program, ['exec', '--skip-git-repo-check', '--json', ...tail], {
     cwd: join(home, 'work'),
@@ -138,4 +146,36 @@ export const codex: Client = {
     return `@openai/codex ${CODEX_VERSION}`;
   },
   modes: [mode('HTTP'), mode('WebSocket')],
+  async runPage({ baseURL, apiKey, scratch, home }) {
+    const outputs: string[] = [];
+    for (const part of ['key', 'login']) {
+      await rm(join(home, 'codex'), { recursive: true, force: true });
+      await prepareCodexHome(home, baseURL);
+      const settings = (await snippetAfter('docs/clients/codex.md', `<!-- run: ${part} -->`)).replace(
+        BASE_URL,
+        baseURL,
+      );
+      await writeFile(join(home, 'codex', 'config.toml'), `check_for_update_on_startup = false\n${settings}`);
+      if (part === 'login') await writeFile(join(home, 'codex', 'auth.json'), JSON.stringify(login()));
+      const env: NodeJS.ProcessEnv = part === 'key' ? { OPENAI_API_KEY: apiKey } : {};
+      outputs.push((await codexExec(await codexIn(scratch), home, `Hello with a ${part}.`, false, env)).output);
+    }
+    return outputs;
+  },
 };
+
+/** Returns the file of a ChatGPT login, with tokens that no service has issued. */
+function login(): object {
+  const part = (value: object) => Buffer.from(JSON.stringify(value)).toString('base64url');
+  const claims = {
+    email: 'someone@example.com',
+    exp: Math.floor(Date.now() / 1000) + 86_400,
+    'https://api.openai.com/auth': { chatgpt_plan_type: 'pro', chatgpt_account_id: 'account-1', chatgpt_user_id: 'u' },
+  };
+  const token = `${part({ alg: 'none', typ: 'JWT' })}.${part(claims)}.${part({})}`;
+  return {
+    OPENAI_API_KEY: null,
+    tokens: { id_token: token, access_token: token, refresh_token: 'refresh', account_id: 'account-1' },
+    last_refresh: new Date().toISOString(),
+  };
+}

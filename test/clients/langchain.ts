@@ -1,4 +1,8 @@
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { BASE_URL, snippetAfter } from '../docs/snippets.ts';
 import type { Client, Mode } from './client.ts';
+import { runProgram } from './codex.ts';
 import { importFrom, installNpm } from './install.ts';
 
 const packages = [
@@ -72,4 +76,13 @@ export const langchain: Client = {
       .join(', ');
   },
   modes: [mode(true), mode(false)],
+  async runPage({ baseURL, apiKey, scratch }) {
+    const folder = await installNpm(scratch, packages);
+    const code = await snippetAfter('docs/clients/langchain-typescript.md', '<!-- run: agent -->');
+    const file = join(folder, 'page.mts');
+    await writeFile(file, code.replaceAll(BASE_URL, baseURL));
+    const env = { ...process.env, OPENAI_API_KEY: apiKey };
+    const { output } = await runProgram(process.execPath, [file], { cwd: folder, env, seconds: 120 });
+    return [output];
+  },
 };

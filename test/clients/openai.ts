@@ -22,8 +22,8 @@ const tools: Tool[] = [
 
 interface Answer {
   id: string;
+  status?: string;
   output: ResponseOutputItem[];
-  output_text?: string;
 }
 
 type Send = (input: ResponseInputItem[], previous: string | null) => Promise<Answer>;
@@ -39,6 +39,8 @@ function conversation(send: Send, anchored: boolean, close = () => {}): Conversa
       let previous = last;
       for (;;) {
         const answer = await send(anchored ? added : whole, anchored ? previous : null);
+        // An answer that ends as failed is no error for the package.
+        if (answer.status !== 'completed') throw new Error(`the answer is ${answer.status}`);
         previous = answer.id;
         added = answer.output
           .filter((item) => item.type === 'function_call')
@@ -62,9 +64,14 @@ const overHttp = (streams: boolean, anchored: boolean): Mode => ({
   streams,
   async open(at) {
     const client = clientOf(at);
-    return conversation((input, previous_response_id) => {
+    return conversation(async (input, previous_response_id) => {
       const body = { model: 'gpt-5.5', input, tools, previous_response_id };
-      return streams ? client.responses.stream(body).finalResponse() : client.responses.create(body);
+      if (!streams) return client.responses.create(body);
+      if (anchored) return client.responses.stream(body).finalResponse();
+      // The helper adds members to the items, which the API does not list for them.
+      for await (const event of await client.responses.create({ ...body, stream: true }))
+        if (event.type === 'response.completed' || event.type === 'response.failed') return event.response;
+      throw new Error('the stream ended early');
     }, anchored);
   },
 });

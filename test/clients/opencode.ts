@@ -1,5 +1,6 @@
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { BASE_URL, snippetAfter } from '../docs/snippets.ts';
 import type { Client } from './client.ts';
 import { runProgram } from './codex.ts';
 import { installNpm } from './install.ts';
@@ -9,24 +10,13 @@ const packages = ['opencode-ai@1.18.33'];
 /** Time for one run of the program, in seconds. */
 const RUN_SECONDS = 150;
 
-/** Settings of opencode whose only provider is the bridge. */
-const settings = (baseURL: string) => ({
-  $schema: 'https://opencode.ai/config.json',
-  model: 'holdfast/gpt-5.5',
-  small_model: 'holdfast/gpt-5.5',
-  provider: {
-    holdfast: {
-      npm: '@ai-sdk/openai',
-      name: 'Holdfast',
-      options: { baseURL, apiKey: '{env:OPENAI_API_KEY}' },
-      models: { 'gpt-5.5': { name: 'GPT-5.5', tool_call: true, reasoning: true } },
-    },
-  },
-  autoupdate: false,
-  share: 'disabled',
-});
+/** Returns the settings that the page shows, with another address. */
+const settings = async (baseURL: string) =>
+  (await snippetAfter('docs/clients/opencode.md', '<!-- run: config -->')).replace(BASE_URL, baseURL);
 
-/** The real opencode, which runs each turn in a process of its own that continues the stored session. */
+/**
+ * The real opencode with the settings of its page. It runs each turn in a process of its own that continues the stored session.
+ */
 export const opencode: Client = {
   name: 'opencode',
   page: 'opencode',
@@ -43,7 +33,7 @@ export const opencode: Client = {
         const folder = await installNpm(scratch, packages);
         const work = join(home, 'work');
         await mkdir(work);
-        await writeFile(join(work, 'opencode.json'), JSON.stringify(settings(baseURL)));
+        await writeFile(join(work, 'opencode.json'), await settings(new URL(baseURL).origin));
         const env: NodeJS.ProcessEnv = { PATH: process.env.PATH, HOME: home, OPENAI_API_KEY: apiKey };
         for (const name of ['CONFIG', 'DATA', 'CACHE', 'STATE']) env[`XDG_${name}_HOME`] = join(home, name);
         Object.assign(env, {

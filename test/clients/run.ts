@@ -8,7 +8,7 @@ import { codexOverHttp } from './codex-http.ts';
 import { langchain } from './langchain.ts';
 import { openai } from './openai.ts';
 import { opencode } from './opencode.ts';
-import { type Cluster, converse, startCluster } from './scenario.ts';
+import { type Cluster, converse, runPage, startCluster } from './scenario.ts';
 import { tableOf } from './table.ts';
 import { compareTurns } from './turns.ts';
 import { vercel } from './vercel.ts';
@@ -57,6 +57,7 @@ for (const client of clients.filter(({ name }) => isWanted(name))) {
   cluster ??= await startCluster();
   const rows: Row[] = [];
   for (const mode of client.modes) rows.push(await converse(client, mode, { cluster, scratch }, check));
+  if (client.runPage) await runPage(client, { cluster, scratch }, check);
   results.push({ client, versions, rows });
 }
 await cluster?.close();

@@ -132,7 +132,8 @@ export async function converse(
     check(`${label}: all turns end`, false, `${(error as Error).stack}\n     ${repeats.join('\n     ')}`);
   }
   await conversation.close();
-  await rm(home, { recursive: true, force: true });
+  // Processes that the client started may still write.
+  await rm(home, { recursive: true, force: true, maxRetries: 10, retryDelay: 500 });
 
   const { seen } = recorder;
   const creates = simulator.journal.of('create').filter(({ generate }) => generate);
@@ -176,6 +177,22 @@ export async function converse(
     requests: creates.length,
     deltas,
   };
+}
+
+/** Runs what the page of a client shows, and checks that each part ends with an answer. */
+export async function runPage(client: Client, at: { cluster: Cluster; scratch: string }, check: Check): Promise<void> {
+  const { recorder, simulator } = at.cluster;
+  const home = await mkdtemp(join(tmpdir(), 'holdfast-client-'));
+  recorder.clear();
+  simulator.script.clear();
+  const opening = { baseURL: recorder.url, apiKey: `sk-page-${client.page}`, scratch: at.scratch, home };
+  const outputs = await client.runPage!(opening).catch((error: unknown) => [String(error)]);
+  check(
+    `${client.name}: what docs/clients/${client.page}.md shows`,
+    outputs.length > 0 && outputs.every((text) => digestOf(text) !== null) && recorder.seen.length > 0,
+    outputs.join('\n     '),
+  );
+  await rm(home, { recursive: true, force: true, maxRetries: 10, retryDelay: 500 });
 }
 
 async function inTime(conversation: Conversation, text: string): Promise<string> {
