@@ -6,6 +6,8 @@ export interface Client {
   readonly name: string;
   /** Page of `docs/clients` about it, without the extension. */
   readonly page: string;
+  /** Number of requests that the client sends beside the conversation, such as for a title. Default 0. */
+  readonly besides?: number;
   /** Directive to the simulated model for one call of a tool of this client. Default: `[call:weather {"city":"Oslo"}]`. */
   readonly toolCall?: string;
   /**

@@ -20,6 +20,7 @@ const settings = async (baseURL: string) =>
 export const opencode: Client = {
   name: 'opencode',
   page: 'opencode',
+  besides: 1,
   toolCall: '[call:bash {"command":"echo clear","description":"Prints a word"}]',
   async install(scratch) {
     await installNpm(scratch, packages);
@@ -46,7 +47,8 @@ export const opencode: Client = {
         let begun = false;
         return {
           async ask(text) {
-            const args = ['run', '--format', 'json', ...(begun ? ['--continue'] : []), text];
+            // An argument with spaces would be quoted in the prompt.
+            const args = ['run', '--format', 'json', ...(begun ? ['--continue'] : []), ...text.split(' ')];
             const program = join(folder, 'node_modules', '.bin', 'opencode');
             const { code, output } = await runProgram(program, args, { cwd: work, env, seconds: RUN_SECONDS });
             if (code !== 0) throw new Error(`opencode ended with ${code}: ${output.slice(-600)}`);

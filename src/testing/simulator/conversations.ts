@@ -21,6 +21,15 @@ export interface ConversationCall {
 export function createConversations(provider: Provider): (call: ConversationCall) => object {
   const made = new Map<string, { id: string; object: string; created_at: number; metadata: unknown }>();
 
+  /** Ids of items that turns have added without one. */
+  const ids = new WeakMap<Item, string>();
+  function identified(item: Item): Item {
+    if (item.id !== undefined) return item;
+    const id = ids.get(item) ?? provider.id('item');
+    ids.set(item, id);
+    return { ...item, id };
+  }
+
   /** Returns the head of a conversation after these items. */
   function after(previous: ResponseRecord | null, items: readonly Item[], credential: string): ResponseRecord {
     const folded = fold(previous?.line ?? '', items);
@@ -73,7 +82,7 @@ export function createConversations(provider: Provider): (call: ConversationCall
     const conversation = id === undefined ? undefined : made.get(id);
     const head = conversation && provider.conversation(credential, conversation.id);
     if (!conversation || !head) throw new Refusal(notFound(`Conversation with id '${id}' not found.`));
-    const all = [...itemsBackwards(head)].reverse();
+    const all = [...itemsBackwards(head)].reverse().map(identified);
     if (items === undefined) {
       if (method === 'POST') conversation.metadata = body.metadata ?? {};
       if (method !== 'DELETE') return conversation;
@@ -82,7 +91,7 @@ export function createConversations(provider: Provider): (call: ConversationCall
     }
     if (items !== 'items' || rest.length > 0) throw new Refusal(notFound(`Invalid URL (${method} /conversations)`));
     if (itemId === undefined && method === 'POST') return listOf(add(credential, conversation.id, body.items));
-    const found = all.find((item) => item.id === itemId);
+    const found = itemId === undefined ? undefined : all.find((item) => item.id === itemId);
     if (itemId !== undefined && !found) throw new Refusal(notFound(`Item with id '${itemId}' not found.`));
     if (method === 'DELETE') {
       const left = all.filter((item) => item !== found);
