@@ -1,6 +1,9 @@
 import { spawn } from 'node:child_process';
-import { access, mkdir, writeFile } from 'node:fs/promises';
+import { access, mkdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { BASE_URL, snippetAfter } from '../docs/snippets.ts';
+import { startAppServer } from './app-server.ts';
+import type { Client, Mode } from './client.ts';
 
 /** Client version that the bridge is tested against. */
 export const CODEX_VERSION = '0.169.0';
@@ -10,7 +13,12 @@ export interface CodexRun {
   output: string;
 }
 
-function run(
+/**
+ * Runs a program to its end.
+ *
+ * @param options `seconds`: time after which it is killed
+ */
+export function runProgram(
   command: string,
   args: string[],
   options: { cwd: string; env?: NodeJS.ProcessEnv; seconds: number },
@@ -43,7 +51,7 @@ export async function installCodex(scratch: string): Promise<string> {
     return program;
   await mkdir(scratch, { recursive: true });
   await writeFile(join(scratch, 'package.json'), '{"private":true}');
-  const installed = await run('npm', ['install', '--no-audit', '--no-fund', `@openai/codex@${CODEX_VERSION}`], {
+  const installed = await runProgram('npm', ['install', '--no-audit', '--no-fund', `@openai/codex@${CODEX_VERSION}`], {
     cwd: scratch,
     env: process.env,
     seconds: 300,
@@ -88,7 +96,13 @@ supports_websockets = ${provider === 'websocket'}
 }
 
 /** Runs `codex exec` once, or resumes the last run. Its environment gives it access to nothing but the bridge. */
-export function codexExec(program: string, home: string, prompt: string, resume = false): Promise<CodexRun> {
+export function codexExec(
+  program: string,
+  home: string,
+  prompt: string,
+  resume = false,
+  more: NodeJS.ProcessEnv = {},
+): Promise<CodexRun> {
   const nowhere = 'http://127.0.0.1:9';
   const env: NodeJS.ProcessEnv = {
     ...process.env,
@@ -99,10 +113,69 @@ export function codexExec(program: string, home: string, prompt: string, resume 
     NO_PROXY: '127.0.0.1,localhost',
   };
   for (const name of ['OPENAI_API_KEY', 'CODEX_API_KEY', 'http_proxy', 'https_proxy', 'HTTP_PROXY']) delete env[name];
+  Object.assign(env, more);
   const tail = resume ? ['resume', '--last', prompt] : [prompt];
-  return run(program, ['exec', '--skip-git-repo-check', '--json', ...tail], {
+  return runProgram(program, ['exec', '--skip-git-repo-check', '--json', ...tail], {
     cwd: join(home, 'work'),
     env,
     seconds: 90,
   });
+}
+
+const mode = (transport: Mode['transport']): Mode => ({
+  transport,
+  streams: true,
+  async open({ baseURL, apiKey, scratch, home }) {
+    await prepareCodexHome(home, baseURL, transport === 'HTTP' ? 'http' : 'websocket');
+    const server = await startAppServer(await codexIn(scratch), home, apiKey);
+    const thread = await server.startThread();
+    return { ask: (text) => server.turn(thread, text), close: () => server.close() };
+  },
+});
+
+/** Returns the path of the program: the installed one, or that of `CODEX_BIN`. */
+export const codexIn = async (scratch: string): Promise<string> => process.env.CODEX_BIN ?? installCodex(scratch);
+
+/** The real Codex, as one process that runs several user turns. */
+export const codex: Client = {
+  name: 'Codex',
+  page: 'codex',
+  toolCall: '[call:exec_command {"cmd":"echo clear"}]',
+  async install(scratch) {
+    await codexIn(scratch);
+    return `@openai/codex ${CODEX_VERSION}`;
+  },
+  modes: [mode('HTTP'), mode('WebSocket')],
+  async runPage({ baseURL, apiKey, scratch, home }) {
+    const outputs: string[] = [];
+    for (const part of ['key', 'login']) {
+      await rm(join(home, 'codex'), { recursive: true, force: true });
+      await prepareCodexHome(home, baseURL);
+      const settings = (await snippetAfter('docs/clients/codex.md', `<!-- run: ${part} -->`)).replace(
+        BASE_URL,
+        baseURL,
+      );
+      await writeFile(join(home, 'codex', 'config.toml'), `check_for_update_on_startup = false\n${settings}`);
+      if (part === 'login') await writeFile(join(home, 'codex', 'auth.json'), JSON.stringify(login()));
+      const env: NodeJS.ProcessEnv = part === 'key' ? { OPENAI_API_KEY: apiKey } : {};
+      outputs.push((await codexExec(await codexIn(scratch), home, `Hello with a ${part}.`, false, env)).output);
+    }
+    return outputs;
+  },
+};
+
+/** Returns the file of a ChatGPT login, with tokens that no service has issued. */
+function login(): object {
+  const part = (value: object) => Buffer.from(JSON.stringify(value)).toString('base64url');
+  const claims = {
+    email: 'someone@example.com',
+    exp: Math.floor(Date.now() / 1000) + 86_400,
+    'https://api.openai.com/auth': { chatgpt_plan_type: 'pro', chatgpt_account_id: 'account-1', chatgpt_user_id: 'u' },
+  };
+  const token = `${part({ alg: 'none', typ: 'JWT' })}.${part(claims)}.${part({})}`;
+  return {
+    OPENAI_API_KEY: null,
+    tokens: { id_token: token, access_token: token, refresh_token: 'refresh', account_id: 'account-1' },
+    last_refresh: new Date().toISOString(),
+  };
 }

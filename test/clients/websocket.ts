@@ -116,7 +116,7 @@ export async function codexOverWebSocket(
     await server.turn(thread, 'On the first branch.');
     await server.compact(thread);
     await server.turn(thread, `After the compaction. ${command('echo six')}`);
-    server.close();
+    await server.close();
 
     const whole = tap.seen.filter(({ exact }) => exact !== null);
     check(

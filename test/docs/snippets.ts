@@ -25,6 +25,15 @@ export async function snippetAfter(document: string, marker: string): Promise<st
   return code;
 }
 
+/** Address at which the pages' programs expect the bridge. */
+export const BASE_URL = 'http://127.0.0.1:8787';
+
+/** Returns all programs in TypeScript of a document, in their order. */
+export async function snippetsOf(document: string): Promise<string[]> {
+  const text = await readFile(new URL(document, ROOT), 'utf8');
+  return [...text.matchAll(/^```ts\n([\s\S]*?)^```$/gm)].map(([, code]) => code!);
+}
+
 /** Replaces a text that must occur exactly once. */
 export function replaceOnce(code: string, what: string, by: string): string {
   const parts = code.split(what);

@@ -151,4 +151,20 @@ describe('the simulated HTTP API', () => {
     const requests = await sim.journal.count('request', 3);
     expect(requests.map(({ status }) => status)).toEqual([418, 0, 200]);
   });
+
+  it('A conversation has the items that were added to it and those of turns that name it', async () => {
+    const { json: made } = await call('POST', '/conversations', { items: [{ role: 'user', content: 'one' }] });
+    const path = `/conversations/${made.id}/items`;
+    const { json: answer } = await create({ input: 'two', conversation: made.id });
+    const { json: listed } = await call('GET', `${path}?order=asc&limit=2`);
+    expect(listed).toMatchObject({ data: [{ role: 'user', id: listed.first_id }, { role: 'user' }], has_more: true });
+    const { json: rest } = await call('GET', `${path}?order=asc&after=${listed.last_id}`);
+    expect(rest.data).toEqual(answer.output);
+    expect(digestOf(answer as never)).toBe(expectedDigest({ items: ['one', 'two'] }));
+    expect((await call('DELETE', `${path}/${listed.first_id}`)).status).toBe(200);
+    expect((await call('GET', path)).json.data).toHaveLength(2);
+    expect((await call('GET', path, undefined, 'Bearer other')).status).toBe(404);
+    expect((await call('DELETE', `/conversations/${made.id}`)).json).toMatchObject({ deleted: true });
+    expect((await call('GET', path)).status).toBe(404);
+  });
 });
