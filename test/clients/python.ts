@@ -9,7 +9,8 @@ const run = promisify(execFile);
 const INSTALL_MS = 900_000;
 
 /** Prints the versions of the packages that its arguments name. */
-const VERSIONS = 'import sys, importlib.metadata as m; print(*(f"{n}=={m.version(n)}" for n in sys.argv[1:]), sep="\\n")';
+const VERSIONS =
+  'import sys, importlib.metadata as m; print(*(f"{n}=={m.version(n)}" for n in sys.argv[1:]), sep="\\n")';
 
 /** Names of packages without their extras, and their versions: `openai==3.57.0`. */
 const plain = (packages: readonly string[]) => packages.map((each) => each.replace(/\[[^\]]*\]/, ''));
@@ -189,5 +190,7 @@ const pydanticAi: PythonClient = {
   ],
 };
 
+/** The openai package for Python. */
+export const openaiForPython: Client = clientOf(openai);
 /** The clients for Python that scripts of this folder use. */
-export const pythonClients: readonly Client[] = [openai, agents, langchain, pydanticAi].map(clientOf);
+export const pythonClients: readonly Client[] = [openaiForPython, ...[agents, langchain, pydanticAi].map(clientOf)];

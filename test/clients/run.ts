@@ -4,6 +4,9 @@ import { join } from 'node:path';
 import type { Check, Client, Row } from './client.ts';
 import { CODEX_VERSION, installCodex } from './codex.ts';
 import { codexOverHttp } from './codex-http.ts';
+import { llm } from './llm.ts';
+import { pythonClients } from './python.ts';
+import { pythonPages } from './python-pages.ts';
 import { type Cluster, converse, startCluster } from './scenario.ts';
 import { tableOf } from './table.ts';
 import { compareTurns } from './turns.ts';
@@ -17,7 +20,7 @@ import { codexOverWebSocket, pythonOverWebSocket } from './websocket.ts';
  *
  * A client is added as a file in this folder that exports a `Client` (`client.ts`), and as a line here.
  */
-const clients: readonly Client[] = [vercel];
+const clients: readonly Client[] = [vercel, ...pythonClients, llm];
 
 /** Checks that are particular to one client, by the name of the client. They get the folder that is kept between runs. */
 const particular: readonly (readonly [name: string, run: (scratch: string, home: string) => Promise<void>])[] = [
@@ -26,6 +29,7 @@ const particular: readonly (readonly [name: string, run: (scratch: string, home:
   ['Codex', async (scratch, home) => codexOverWebSocket(await codexIn(scratch), home, 'built-in', check)],
   ['Codex', async (scratch, home) => codexOverHttp(await codexIn(scratch), home, check)],
   ['openai for Python', (scratch, home) => pythonOverWebSocket(scratch, home, check)],
+  ['Pages for Python', (scratch, home) => pythonPages(scratch, home, check)],
 ];
 const codexIn = async (scratch: string) => process.env.CODEX_BIN ?? installCodex(scratch);
 
