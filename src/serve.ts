@@ -3,7 +3,7 @@ import { type AdminToken, type Bridge, createBridge } from './bridge.ts';
 import type { ServeOptions } from './command-line.ts';
 import { fail } from './commands/output.ts';
 import { readConfig } from './config.ts';
-import { createApp } from './http/app.ts';
+import { createApp, plainUpgrades } from './http/app.ts';
 import { type Listening, listen } from './http/server.ts';
 import { createLogger } from './observe/log.ts';
 import { createMergedMetrics } from './observe/metrics/merged.ts';
@@ -55,7 +55,7 @@ async function serveAlone(): Promise<void> {
   });
   let server: Listening;
   try {
-    server = await listen(createApp(bridge.router, bridge), bridge.config.server, bridge.handleUpgrade);
+    server = await listen(createApp(bridge.router, bridge), bridge.config.server, plainUpgrades(bridge.handleUpgrade));
   } catch (error) {
     await bridge.close();
     throw error;

@@ -134,7 +134,6 @@ export function createSseSink(options: SseSinkOptions): ClientSink {
   let responseId: string | null = null;
   let ended = false;
   let stalled = false;
-  let held: string[] = [];
   /** Events that are still to be written in this turn of the event loop. */
   let batch = '';
   /** Time of the last write, in monotonic milliseconds. */
@@ -177,10 +176,7 @@ export function createSseSink(options: SseSinkOptions): ClientSink {
     });
     if (withEvents) res.writeHead(200);
     else res.flushHeaders();
-    const early = held;
-    held = [];
     wroteAt = clock.now();
-    for (const text of early) write(text);
     keepalive();
   };
   /**
@@ -234,12 +230,11 @@ export function createSseSink(options: SseSinkOptions): ClientSink {
     },
     event(type, json, telemetry) {
       if (ended || !connection.open) return true;
-      if (telemetry && !res.headersSent) {
-        held.push(eventText(type, json));
-        return true;
-      }
+      // The openai package rejects event types that it does not know, and no client over HTTP reads these: what they say
+      // about quotas and the model is in the headers.
+      if (telemetry) return true;
       open(true);
-      shown ||= !telemetry;
+      shown = true;
       if (json.includes('"sequence_number"')) numbered = json;
       responseId ??= responseIdOf(type, json);
       wroteAt = clock.now();

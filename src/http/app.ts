@@ -39,7 +39,7 @@ import {
   segment,
   type Way,
 } from './relay.ts';
-import { holdConnection } from './server.ts';
+import { holdConnection, type UpgradeListener } from './server.ts';
 
 /** Returns the API keys sent in dedicated headers, in a fixed order. */
 function keysIn(headers: IncomingHttpHeaders): [name: string, key: string][] {
@@ -595,14 +595,26 @@ const served: ReadonlySet<string> = new Set([
 ]);
 
 /**
- * Serves the paths without a base path too, for clients whose base URL is that of the bridge itself. Only in an app of its own:
- * an outer app has paths such as `/files` of its own.
+ * Adds the base path to a request without one, for clients whose base URL is that of the bridge itself. Only for an app of its
+ * own: an outer app has paths such as `/files` of its own.
  */
-const plainPaths: RequestHandler = (req, _res, next) => {
-  const [first = ''] = req.path.slice(1).split('/', 1);
+function addBasePath(req: IncomingMessage): void {
+  const [first = ''] = (req.url ?? '').slice(1).split(/[/?]/, 1);
   if (served.has(first.toLowerCase())) req.url = `${PREFIXES[0]}${req.url}`;
+}
+
+const plainPaths: RequestHandler = (req, _res, next) => {
+  addBasePath(req);
   next();
 };
+
+/** Returns the handler of upgrades that belongs to `createApp`: it takes the paths without a base path too. */
+export const plainUpgrades =
+  (take: UpgradeListener): UpgradeListener =>
+  (req, socket, head) => {
+    addBasePath(req);
+    take(req, socket, head);
+  };
 
 /** Maximum number of close listeners on one response before Node warns. */
 const END_LISTENERS = 32;

@@ -1,6 +1,6 @@
 import { pino } from 'pino';
 import { type Bridge, type BridgeOptions, createBridge } from '../bridge.ts';
-import { createApp } from '../http/app.ts';
+import { createApp, plainUpgrades } from '../http/app.ts';
 import { type Listening, listen } from '../http/server.ts';
 import type { SessionStore } from '../store/port.ts';
 import { openPostgresStore } from '../store/postgres/index.ts';
@@ -76,7 +76,8 @@ export async function testBridge(options: TestBridgeOptions = {}): Promise<TestB
       logger: logger ?? pino({ level: 'silent' }),
       env: { ...DIRECT, HOLDFAST_UPSTREAM_URL: simulator.url, HOLDFAST_SECRETS: SECRETS, ...env },
     });
-    server = await listen(createApp(bridge.router, bridge), { host: '127.0.0.1', port: 0 }, bridge.handleUpgrade);
+    const upgrades = plainUpgrades(bridge.handleUpgrade);
+    server = await listen(createApp(bridge.router, bridge), { host: '127.0.0.1', port: 0 }, upgrades);
     bridge.guardConnections(server.server);
   }
   async function stop(): Promise<void> {

@@ -60,6 +60,22 @@ describe('one bridge', () => {
     expect(new Set(createsSince(from).map(({ connection }) => connection)).size).toBe(1);
   });
 
+  it.each(['/responses', '/responses?a=b', '/v1/responses', '/backend-api/codex/responses'])(
+    'A client can connect at %s, and goes on over HTTP at the same path',
+    async (path) => {
+      using client = await connectSocket(at.url, {}, path);
+      const talk = newTalk();
+      await say(client, talk, `one at ${path}`);
+      const answer = await fetch(at.url + path, {
+        method: 'POST',
+        headers: { authorization: 'Bearer sk-test', 'content-type': 'application/json' },
+        body: JSON.stringify({ model: 'm', store: false, input: [user('two')], previous_response_id: talk.previous }),
+      });
+      const { output } = (await answer.json()) as { output: object[] };
+      expect(digestOf({ output })).toBe(expectedDigest({ items: [...talk.history, user('two')] as never }));
+    },
+  );
+
   it('A client that connects again continues with the previous response, and with everything', async () => {
     const talk = newTalk();
     const from = mark();

@@ -14,8 +14,8 @@ interface Message {
 export interface AppServer {
   /** Starts a thread and returns its id. */
   startThread(): Promise<string>;
-  /** Runs one user turn to its end. Rejects when it failed. */
-  turn(threadId: string, text: string): Promise<void>;
+  /** Runs one user turn to its end, and returns the last message of the agent. Rejects when it failed. */
+  turn(threadId: string, text: string): Promise<string>;
   /** Starts a user turn, waits for `reached`, interrupts it, and resolves with its final status. */
   interrupted(threadId: string, text: string, reached: () => Promise<unknown>): Promise<string>;
   /** Forks the thread; returns the id of the copy. */
@@ -25,11 +25,16 @@ export interface AppServer {
   close(): void;
 }
 
-export async function startAppServer(program: string, home: string): Promise<AppServer> {
+/**
+ * Starts the program.
+ *
+ * @param apiKey key that the provider of the prepared home reads from the environment
+ */
+export async function startAppServer(program: string, home: string, apiKey = 'sk-test'): Promise<AppServer> {
   const env = {
     ...process.env,
     CODEX_HOME: join(home, 'codex'),
-    BRIDGE_API_KEY: 'sk-test',
+    BRIDGE_API_KEY: apiKey,
     HTTPS_PROXY: 'http://127.0.0.1:9',
     ALL_PROXY: 'http://127.0.0.1:9',
     NO_PROXY: '127.0.0.1,localhost',
@@ -74,6 +79,20 @@ export async function startAppServer(program: string, home: string): Promise<App
     const { status, detail } = await ending(begin);
     if (status !== 'completed') throw new Error(`the turn ended as ${status}: ${detail}`);
   }
+  async function answered(begin: () => Promise<unknown>): Promise<string> {
+    let text = '';
+    const listener = ({ method, params }: Message) => {
+      const item = (params?.item ?? {}) as { type?: string; text?: string };
+      if (method === 'item/completed' && item.type === 'agentMessage') text = item.text ?? '';
+    };
+    listeners.add(listener);
+    try {
+      await toItsEnd(begin);
+      return text;
+    } finally {
+      listeners.delete(listener);
+    }
+  }
   const startTurn = (threadId: string, text: string) =>
     call('turn/start', { threadId, input: [{ type: 'text', text }] });
 
@@ -84,7 +103,7 @@ export async function startAppServer(program: string, home: string): Promise<App
       const { thread } = await call('thread/start', {});
       return (thread as { id: string }).id;
     },
-    turn: (threadId, text) => toItsEnd(() => startTurn(threadId, text)),
+    turn: (threadId, text) => answered(() => startTurn(threadId, text)),
     async interrupted(threadId, text, reached) {
       const { status } = await ending(async () => {
         const { turn } = await startTurn(threadId, text);

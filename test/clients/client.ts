@@ -61,7 +61,10 @@ export interface Row {
   readonly transport: Mode['transport'];
   readonly tools: boolean;
   readonly streams: boolean;
-  /** The turns in whose middle the worker was killed: who repeated the request. Null if one of them did not end well. */
+  /**
+   * The turns in whose middle the worker was killed: `unnoticed` if the client took them to their end, `asked again` if the
+   * program had to ask again. Null if one of them did not end well.
+   */
   readonly killed: string | null;
   /** Requests to the provider, and those that carried only new items. */
   readonly requests: number;

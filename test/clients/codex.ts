@@ -1,6 +1,8 @@
 import { spawn } from 'node:child_process';
 import { access, mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { startAppServer } from './app-server.ts';
+import type { Client, Mode } from './client.ts';
 
 /** Client version that the bridge is tested against. */
 export const CODEX_VERSION = '0.169.0';
@@ -10,7 +12,12 @@ export interface CodexRun {
   output: string;
 }
 
-function run(
+/**
+ * Runs a program to its end.
+ *
+ * @param options `seconds`: time after which it is killed
+ */
+export function runProgram(
   command: string,
   args: string[],
   options: { cwd: string; env?: NodeJS.ProcessEnv; seconds: number },
@@ -43,7 +50,7 @@ export async function installCodex(scratch: string): Promise<string> {
     return program;
   await mkdir(scratch, { recursive: true });
   await writeFile(join(scratch, 'package.json'), '{"private":true}');
-  const installed = await run('npm', ['install', '--no-audit', '--no-fund', `@openai/codex@${CODEX_VERSION}`], {
+  const installed = await runProgram('npm', ['install', '--no-audit', '--no-fund', `@openai/codex@${CODEX_VERSION}`], {
     cwd: scratch,
     env: process.env,
     seconds: 300,
@@ -100,9 +107,35 @@ export function codexExec(program: string, home: string, prompt: string, resume 
   };
   for (const name of ['OPENAI_API_KEY', 'CODEX_API_KEY', 'http_proxy', 'https_proxy', 'HTTP_PROXY']) delete env[name];
   const tail = resume ? ['resume', '--last', prompt] : [prompt];
-  return run(program, ['exec', '--skip-git-repo-check', '--json', ...tail], {
+  return runProgram(program, ['exec', '--skip-git-repo-check', '--json', ...tail], {
     cwd: join(home, 'work'),
     env,
     seconds: 90,
   });
 }
+
+const mode = (transport: Mode['transport']): Mode => ({
+  transport,
+  streams: true,
+  async open({ baseURL, apiKey, scratch, home }) {
+    await prepareCodexHome(home, baseURL, transport === 'HTTP' ? 'http' : 'websocket');
+    const server = await startAppServer(await codexIn(scratch), home, apiKey);
+    const thread = await server.startThread();
+    return { ask: (text) => server.turn(thread, text), close: () => server.close() };
+  },
+});
+
+/** Returns the path of the program: the installed one, or that of `CODEX_BIN`. */
+export const codexIn = async (scratch: string): Promise<string> => process.env.CODEX_BIN ?? installCodex(scratch);
+
+/** The real Codex, as one process that runs several user turns. */
+export const codex: Client = {
+  name: 'Codex',
+  page: 'codex',
+  toolCall: '[call:exec_command {"cmd":"echo clear"}]',
+  async install(scratch) {
+    await codexIn(scratch);
+    return `@openai/codex ${CODEX_VERSION}`;
+  },
+  modes: [mode('HTTP'), mode('WebSocket')],
+};

@@ -1,10 +1,14 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { agents } from './agents.ts';
 import type { Check, Client, Row } from './client.ts';
-import { CODEX_VERSION, installCodex } from './codex.ts';
+import { CODEX_VERSION, codex, codexIn } from './codex.ts';
 import { codexOverHttp } from './codex-http.ts';
+import { langchain } from './langchain.ts';
 import { llm } from './llm.ts';
+import { openai } from './openai.ts';
+import { opencode } from './opencode.ts';
 import { pythonClients } from './python.ts';
 import { pythonPages } from './python-pages.ts';
 import { type Cluster, converse, startCluster } from './scenario.ts';
@@ -20,7 +24,7 @@ import { codexOverWebSocket, pythonOverWebSocket } from './websocket.ts';
  *
  * A client is added as a file in this folder that exports a `Client` (`client.ts`), and as a line here.
  */
-const clients: readonly Client[] = [vercel, ...pythonClients, llm];
+const clients: readonly Client[] = [codex, openai, agents, vercel, langchain, opencode, ...pythonClients, llm];
 
 /** Checks that are particular to one client, by the name of the client. They get the folder that is kept between runs. */
 const particular: readonly (readonly [name: string, run: (scratch: string, home: string) => Promise<void>])[] = [
@@ -31,7 +35,6 @@ const particular: readonly (readonly [name: string, run: (scratch: string, home:
   ['openai for Python', (scratch, home) => pythonOverWebSocket(scratch, home, check)],
   ['Pages for Python', (scratch, home) => pythonPages(scratch, home, check)],
 ];
-const codexIn = async (scratch: string) => process.env.CODEX_BIN ?? installCodex(scratch);
 
 const failures: string[] = [];
 const check: Check = (label, ok, detail = '') => {

@@ -1,5 +1,6 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Item } from '../../transcript/types.ts';
+import { createConversations } from './conversations.ts';
 import {
   type ErrorSpec,
   errorFrame,
@@ -197,6 +198,7 @@ function compact(host: TurnHost, credential: string, body: Record<string, unknow
 /** Creates the provider's HTTP API. */
 export function createHttpApi(host: TurnHost): (req: IncomingMessage, res: ServerResponse) => Promise<void> {
   const { provider, journal, options } = host;
+  const conversations = createConversations(provider);
 
   function create(res: ServerResponse, headers: Record<string, string>, credential: string, text: string): void {
     const body = parseBody(text);
@@ -269,6 +271,13 @@ export function createHttpApi(host: TurnHost): (req: IncomingMessage, res: Serve
         owned_by: 'simulator',
       }));
       return answer(res, 200, { object: 'list', data });
+    }
+    if (resource === 'conversations' && BASE.test(path)) {
+      const { searchParams: query } = new URL(req.url!, 'http://simulator');
+      const text = await readBody(req);
+      const body = text === '' ? {} : parseBody(text);
+      const below = path.replace(BASE, '').split('/').slice(2);
+      return answer(res, 200, conversations({ method, credential, path: below, query, body }));
     }
     if (resource !== 'responses' || rest.length > 0 || !BASE.test(path))
       throw new Refusal(notFound(`Invalid URL (${method} ${path})`));

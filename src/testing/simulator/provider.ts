@@ -173,7 +173,7 @@ export const estimateTokens = (value: unknown): number =>
  *
  * @throws {Refusal} for an output whose call is not in the context
  */
-function pairCalls(
+export function pairCalls(
   before: ReadonlyMap<string, string>,
   items: readonly Item[],
   known: (callId: string, type: string) => boolean,
