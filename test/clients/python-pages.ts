@@ -1,9 +1,9 @@
 import { execFile } from 'node:child_process';
-import { writeFile } from 'node:fs/promises';
+import { readFile, writeFile } from 'node:fs/promises';
 import { delimiter, dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import { startSimulator } from '../../src/testing/index.ts';
-import { replaceOnce, snippetAfter } from '../docs/snippets.ts';
+import { replaceOnce } from '../docs/snippets.ts';
 import { freePort, startWorker } from '../support/worker-process.ts';
 import type { Check, Client } from './client.ts';
 import { llm } from './llm.ts';
@@ -42,7 +42,9 @@ export async function pythonPages(scratch: string, home: string, check: Check): 
         continue;
       }
       const path = `docs/clients/${page}.md`;
-      const code = replaceOnce(await snippetAfter(path, '\n'), 'http://127.0.0.1:8787', recorder.url);
+      const text = await readFile(new URL(`../../${path}`, import.meta.url), 'utf8');
+      const [, snippet] = /^```(?:python|sh)\n([\s\S]*?)^```$/m.exec(text)!;
+      const code = replaceOnce(snippet!, 'http://127.0.0.1:8787', recorder.url);
       const file = join(home, `${page}.${kind === 'python' ? 'py' : 'sh'}`);
       await writeFile(file, code);
       const call = { type: 'function_call', status: 'completed', call_id: `call_${page}`, name: 'weather' };

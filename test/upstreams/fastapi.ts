@@ -159,7 +159,11 @@ export async function fastApiChecks(scratch: string, home: string, check: Check)
       previous = last!.body.id;
       await ask([user('And after the restart?')], { stream: true });
       await ask([user('Only the new item.')], { previous_response_id: previous, stream: true });
-      check(`${label}: it comes back without a memory, and the conversation goes on`, exact === 2, `${code} ${shown()}`);
+      check(
+        `${label}: it comes back without a memory, and the conversation goes on`,
+        exact === 2,
+        `${code} ${shown()}`,
+      );
     } finally {
       await worker.stop();
       program.signal('SIGKILL');
