@@ -23,11 +23,13 @@ const mode = (model: string, streams: boolean): Mode => ({
       async ask(text) {
         const continued = asked > 0 ? ['--continue'] : [];
         const how = [...continued, ...(streams ? [] : ['--no-stream'])];
-        const { stdout } = await promisify(execFile)(
-          program,
-          ['prompt', '-m', model, '--functions', weather, ...how, text],
-          { cwd: at.home, env: { ...pythonEnv(at), LLM_USER_PATH: at.home } },
-        );
+        const running = promisify(execFile)(program, ['prompt', '-m', model, '--functions', weather, ...how, text], {
+          cwd: at.home,
+          env: { ...pythonEnv(at), LLM_USER_PATH: at.home },
+        });
+        // It reads a standard input that is no terminal to its end.
+        running.child.stdin?.end();
+        const { stdout } = await running;
         asked += 1;
         return stdout;
       },
@@ -41,5 +43,5 @@ export const llm: Client = {
   name: 'llm',
   page: 'llm',
   install: (scratch) => installPython(scratch, 'llm', packages),
-  modes: [mode('gpt-5.5', true), mode('gpt-5.5', false), mode('openai/gpt-5', true)],
+  modes: [mode('gpt-5.5', true), mode('gpt-5.5', false)],
 };

@@ -24,7 +24,7 @@ const pages: readonly { page: string; environment: string; kind: 'python' | 'sh'
 ];
 
 /** Runs the snippet of each page for Python, with one worker in front of a simulated provider that asks for the tool. */
-export async function pythonPages(scratch: string, home: string, check: Check): Promise<void> {
+export async function pythonPages(scratch: string, home: string, check: Check, only = ''): Promise<void> {
   const simulator = await startSimulator({ reasoning: true });
   const port = await freePort();
   const worker = await startWorker({
@@ -34,7 +34,7 @@ export async function pythonPages(scratch: string, home: string, check: Check): 
   });
   const recorder = await startRecorder(() => [`http://127.0.0.1:${port}`]);
   try {
-    for (const { page, environment, kind, client } of pages) {
+    for (const { page, environment, kind, client } of pages.filter((each) => each.page.includes(only))) {
       try {
         await client.install(scratch);
       } catch (error) {
@@ -56,11 +56,14 @@ export async function pythonPages(scratch: string, home: string, check: Check): 
       recorder.clear();
       const python = pythonIn(scratch, environment);
       const { OPENAI_BASE_URL: _, ...env } = pythonEnv({ baseURL: '', apiKey: `sk-${page}` });
-      const { stdout, error } = await promisify(execFile)(kind === 'python' ? python : 'sh', [file], {
+      const running = promisify(execFile)(kind === 'python' ? python : 'sh', [file], {
         cwd: home,
         env: { ...env, LLM_USER_PATH: home, PATH: `${dirname(python)}${delimiter}${process.env.PATH}` },
         timeout: PATIENCE_MS,
-      }).then(
+      });
+      // Programs of the command line read a standard input that is no terminal to its end.
+      running.child.stdin?.end();
+      const { stdout, error } = await running.then(
         ({ stdout }) => ({ stdout, error: '' }),
         (failure: Error & { stderr: string }) => ({ stdout: '', error: failure.stderr || String(failure) }),
       );
