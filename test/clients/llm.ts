@@ -16,6 +16,7 @@ const mode = (model: string, streams: boolean): Mode => ({
   transport: 'HTTP',
   name: `${model}${streams ? '' : ' --no-stream'}`,
   streams,
+  rewrites: true,
   async open(at) {
     const program = join(dirname(pythonIn(at.scratch, 'llm')), 'llm');
     let asked = 0;
