@@ -35,6 +35,8 @@ export interface Mode {
   readonly name?: string;
   /** True if the client asks for a stream. */
   readonly streams: boolean;
+  /** True if the client sends back other items than it was given, so that every request is a conversation of its own. */
+  readonly rewrites?: boolean;
   open(at: Opening): Promise<Conversation>;
 }
 

@@ -6,8 +6,11 @@ import type { Check, Client, Row } from './client.ts';
 import { CODEX_VERSION, codex, codexIn } from './codex.ts';
 import { codexOverHttp } from './codex-http.ts';
 import { langchain } from './langchain.ts';
+import { llm } from './llm.ts';
 import { openai } from './openai.ts';
 import { opencode } from './opencode.ts';
+import { pythonClients } from './python.ts';
+import { pythonPages } from './python-pages.ts';
 import { type Cluster, converse, runPage, startCluster } from './scenario.ts';
 import { tableOf } from './table.ts';
 import { compareTurns } from './turns.ts';
@@ -21,7 +24,7 @@ import { codexOverWebSocket, pythonOverWebSocket } from './websocket.ts';
  *
  * A client is added as a file in this folder that exports a `Client` (`client.ts`), and as a line here.
  */
-const clients: readonly Client[] = [codex, openai, agents, vercel, langchain, opencode];
+const clients: readonly Client[] = [codex, openai, agents, vercel, langchain, opencode, ...pythonClients, llm];
 
 /** Checks that are particular to one client, by the name of the client. They get the folder that is kept between runs. */
 const particular: readonly (readonly [name: string, run: (scratch: string, home: string) => Promise<void>])[] = [
@@ -30,6 +33,7 @@ const particular: readonly (readonly [name: string, run: (scratch: string, home:
   ['Codex', async (scratch, home) => codexOverWebSocket(await codexIn(scratch), home, 'built-in', check)],
   ['Codex', async (scratch, home) => codexOverHttp(await codexIn(scratch), home, check)],
   ['openai for Python', (scratch, home) => pythonOverWebSocket(scratch, home, check)],
+  ['Pages for Python', (scratch, home) => pythonPages(scratch, home, check)],
 ];
 
 const failures: string[] = [];

@@ -7,10 +7,8 @@ import { until } from '../support/until.ts';
 import { freePort } from '../support/worker-process.ts';
 import { startAppServer } from './app-server.ts';
 import { type CodexProvider, codexExec, prepareCodexHome } from './codex.ts';
+import { openaiForPython, pythonIn } from './python.ts';
 import { startWebSocketTap } from './websocket-tap.ts';
-
-/** Version of Python's openai package that the bridge is tested against. */
-const OPENAI_PYTHON = '3.57.0';
 
 const CLI = join(import.meta.dirname, '..', '..', 'src', 'cli.ts');
 /** Returns the ids of a supervisor's worker processes. */
@@ -142,24 +140,6 @@ export async function codexOverWebSocket(
   }
 }
 
-/** Installs the openai package of Python into a scratch folder, once. Returns its interpreter, or null without Python. */
-async function installPython(scratch: string): Promise<string | null> {
-  const python = join(scratch, 'python', 'bin', 'python');
-  try {
-    execFileSync(python, ['-c', 'import openai, websockets'], { stdio: 'ignore' });
-    return python;
-  } catch {
-    // Not installed yet.
-  }
-  try {
-    execFileSync('python3', ['-m', 'venv', join(scratch, 'python')], { stdio: 'ignore' });
-  } catch {
-    return null;
-  }
-  execFileSync(python, ['-m', 'pip', '--quiet', 'install', `openai[realtime]==${OPENAI_PYTHON}`], { stdio: 'ignore' });
-  return python;
-}
-
 /**
  * Runs a tool conversation on the WebSocket of Python's openai package through two workers, which are both killed in the middle
  * of a turn.
@@ -169,8 +149,12 @@ export async function pythonOverWebSocket(
   home: string,
   check: (label: string, ok: boolean, detail?: string) => void,
 ): Promise<void> {
-  const python = await installPython(scratch);
-  if (python === null) return console.log('     no Python: the openai package for Python is not tested');
+  try {
+    await openaiForPython.install(scratch);
+  } catch (error) {
+    return console.log(`     the openai package for Python is skipped: ${error}`);
+  }
+  const python = pythonIn(scratch, 'openai');
   const simulator = await startSimulator();
   const { bridge, url } = await startWorkers(home, simulator.url);
   const script = join(import.meta.dirname, 'responses_websocket.py');
