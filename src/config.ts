@@ -74,7 +74,11 @@ export const deadlineKnobs = {
     3_000_000,
     "Age at which a client's WebSocket is closed at its next idle moment; 10 minutes later it accepts no turn.",
   ),
-  requestHold: ms('REQUEST_HOLD', 30_000, 'Time limit for all steps before the frame is sent, together.'),
+  requestHold: ms(
+    'REQUEST_HOLD',
+    30_000,
+    'Time limit for all steps before the frame is sent, together; four times as long for a turn on a WebSocket of a client.',
+  ),
   startWait: ms('START_WAIT', 5_000, 'Wait for an unanswered start before the client gets 503.'),
   settleWait: ms(
     'SETTLE_WAIT',
