@@ -316,7 +316,7 @@ export async function resendWithoutAnchor(session: SessionCore, turn: Turn, rela
  *
  * @returns false if the turn cannot be sent again; it then ends with the provider's error
  */
-export function resendOnNewConnection(session: SessionCore, turn: Turn, error: UpstreamError): boolean {
+export function resendOnNewConnection(session: SessionCore, turn: Turn, error: UpstreamError | null): boolean {
   const { socket } = session;
   if (session.actor.context.creates > 1 || !mayResend(turn, true) || !canSendFull(turn)) return false;
   rememberRefusedAnchor(session, turn, error);
@@ -324,6 +324,22 @@ export function resendOnNewConnection(session: SessionCore, turn: Turn, error: U
   socket.close(1000, 'the anchor was refused');
   session.send({ type: 'socket.lost', generation, resendable: true });
   return true;
+}
+
+/**
+ * Handles an answer to an anchored frame that does not continue the anchor: the upstream ignores anchors, and generates without
+ * the conversation. The turn is sent again in full, or ends with the code on which clients send everything.
+ */
+export function anchorIgnored(session: SessionCore, turn: Turn): void {
+  const { env, id } = session;
+  env.abilities.refusesAnchors(session.upstreamOf(turn));
+  env.log.warn(
+    { request: turn.request.requestId, session: id },
+    'the upstream ignores previous_response_id: it gets whole conversations from now on',
+  );
+  if (turn.parent !== null && resendOnNewConnection(session, turn, null)) return;
+  giveUp(turn, { fault: 'bridge_session_expired' });
+  session.send({ type: 'upstream.ended', keepSocket: false });
 }
 
 /** Handles a turn whose first event did not arrive in time. */

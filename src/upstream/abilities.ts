@@ -91,8 +91,9 @@ class Bounded<V> extends Map<string, V> {
  * Creates the record of learned limitations.
  *
  * @param fallsBack true with transport `auto`
+ * @param anchored false if no upstream takes anchors
  */
-export function createAbilities(fallsBack: boolean, clock: Pick<Clock, 'now'>): Abilities {
+export function createAbilities(fallsBack: boolean, clock: Pick<Clock, 'now'>, anchored = true): Abilities {
   const failures = new Bounded<Failure>();
   const sockets = new Bounded<{ worked: boolean; drops: number }>();
   const anchors = new Bounded<number>();
@@ -150,6 +151,6 @@ export function createAbilities(fallsBack: boolean, clock: Pick<Clock, 'now'>): 
       return known !== undefined && known.until > clock.now() && bytes >= known.bytes;
     },
     refusesAnchors: (peer) => anchors.set(key(peer), clock.now() + LIMIT_MS),
-    takesAnchors: (peer) => (anchors.get(key(peer)) ?? Number.NEGATIVE_INFINITY) <= clock.now(),
+    takesAnchors: (peer) => anchored && (anchors.get(key(peer)) ?? Number.NEGATIVE_INFINITY) <= clock.now(),
   };
 }
