@@ -14,6 +14,8 @@ import type { Turn, TurnEnding } from './turn.ts';
 const TOO_LARGE = 1009;
 /** WebSocket close code 1006: the connection ended without a close frame. */
 const NO_CLOSE_FRAME = 1006;
+/** Code with which gateways close a WebSocket that they accepted and cannot pass on. */
+const INTERNAL_ERROR = 1011;
 
 /** Failures that occur before the remote end could show whether it supports WebSocket. */
 const beforeAnyAnswer = new Set<FailureKind>(['dns', 'network', 'refused', 'tls']);
@@ -166,7 +168,7 @@ function open(
     if (how === 'http') return sign.kind === 'spoke' ? abilities.confirm(peer) : abilities.acquit(peer);
     if (sign.kind === 'spoke') abilities.works(peer);
     else if (sign.kind === 'ended' && sign.code !== TOO_LARGE) {
-      abilities.dropped(peer, sign.code === NO_CLOSE_FRAME || !sign.asked);
+      abilities.dropped(peer, sign.code === NO_CLOSE_FRAME || sign.code === INTERNAL_ERROR || !sign.asked);
     }
   });
 }

@@ -57,7 +57,7 @@ export interface Abilities {
    * suspect, the third where WebSocket has worked before. If it has never worked and `mute` is true, the first time is
    * enough: gateways accept upgrades that they cannot pass on.
    *
-   * @param mute no close frame came, or no frame had been sent that it could have answered
+   * @param mute no close frame came or one of an internal error, or no frame had been sent that it could have answered
    */
   dropped(peer: Peer, mute: boolean): void;
   /** Records the size in bytes of a frame that the upstream closed with 1009. */
