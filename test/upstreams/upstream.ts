@@ -6,7 +6,7 @@ import type { ResponseObject } from '../support/client.ts';
 
 const execute = promisify(execFile);
 
-/** A server of somebody else in the place of the provider. */
+/** A server that is not ours in the place of the provider. */
 export interface ForeignUpstream {
   name: string;
   version: string;
