@@ -33,7 +33,7 @@ export const units = [
   'test/model/rows.test.ts',
   'test/observe/{deploy,explain,hub,inspect,metrics,observatory,trace}.test.ts',
   'test/simulator/!(process).test.ts',
-  'test/store/{memory,outcome}.test.ts',
+  'test/store/{executor,memory,outcome}.test.ts',
   'test/testing/paths.test.ts',
 ];
 

@@ -28,7 +28,7 @@ import { readOptions, withOptionNames } from './options.ts';
 import { madeBy, referencesTo, storedInput } from './session/planning.ts';
 import type { Session } from './session/session.ts';
 import type { SettingOptions } from './setting-options.ts';
-import { openStorage, type Storage } from './storage.ts';
+import { answeredAtStart, openStorage, type Storage } from './storage.ts';
 import type { SessionStore } from './store/port.ts';
 import type { ApplicationOrm } from './store/postgres/application.ts';
 import { type Clock, type Ids, onFault, randomIds, reportFault, systemClock } from './system.ts';
@@ -288,7 +288,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     hooks: means.hooks ?? {},
     upstreams: means.upstreams ?? {},
     config,
-    pepper: await store.pepper(),
+    pepper: await answeredAtStart(deadlines.storeStart, () => store.pepper()),
     clock,
     logger,
     workerId: () => advertisedId,

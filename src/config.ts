@@ -74,7 +74,11 @@ export const deadlineKnobs = {
     3_000_000,
     "Age at which a client's WebSocket is closed at its next idle moment; 10 minutes later it accepts no turn.",
   ),
-  requestHold: ms('REQUEST_HOLD', 30_000, 'Time limit for all steps before the frame is sent, together.'),
+  requestHold: ms(
+    'REQUEST_HOLD',
+    30_000,
+    'Time limit for all steps before the frame is sent, together; four times as long for a turn on a WebSocket of a client.',
+  ),
   startWait: ms('START_WAIT', 5_000, 'Wait for an unanswered start before the client gets 503.'),
   settleWait: ms(
     'SETTLE_WAIT',
@@ -217,6 +221,8 @@ export interface Config {
     url: string;
     key: string | null;
     transport: 'auto' | 'websocket' | 'http';
+    /** False: no request sends `previous_response_id`. */
+    anchors: boolean;
     proxies: ProxySettings;
     /** Further client headers to pass upstream, names in lower case. */
     forwardHeaders: readonly string[];
@@ -352,6 +358,14 @@ export const settings: readonly Setting[] = [
     as: transports,
     default: 'auto',
     description: '`auto` (WebSocket, else HTTP), `websocket` or `http`.',
+  },
+  {
+    variable: 'HOLDFAST_UPSTREAM_ANCHORS',
+    option: 'upstream.anchors',
+    as: 'switch',
+    default: 'on',
+    description:
+      '`off` for an upstream that ignores `previous_response_id` and does not show it: it gets whole conversations.',
   },
   {
     variable: 'HTTP_PROXY',
@@ -572,6 +586,7 @@ const strings = z.object({
       'HOLDFAST_UPSTREAM_URL names an endpoint of another kind: give the base of the Responses API, https://host/v1',
     ),
   transport: z.enum(transports, 'HOLDFAST_UPSTREAM_TRANSPORT must be auto, websocket or http'),
+  anchors: z.enum(['on', 'off'], 'HOLDFAST_UPSTREAM_ANCHORS must be on or off'),
   workers: whole('HOLDFAST_WORKERS', 1, MOST_WORKERS),
   logLevel: z.enum(logLevels, 'HOLDFAST_LOG_LEVEL must be trace, debug, info, warn, error, fatal or silent'),
   internalPort: whole('HOLDFAST_INTERNAL_PORT', 0, 65_535),
@@ -762,6 +777,7 @@ export function readConfig(given: NodeJS.ProcessEnv, embedding: Embedding = {}):
     port: optional(env.PORT) ?? '8787',
     upstreamUrl: upstreamBase(optional(env.HOLDFAST_UPSTREAM_URL) ?? 'https://api.openai.com/v1'),
     transport: optional(env.HOLDFAST_UPSTREAM_TRANSPORT) ?? 'auto',
+    anchors: optional(env.HOLDFAST_UPSTREAM_ANCHORS) ?? 'on',
     internalPort: optional(env.HOLDFAST_INTERNAL_PORT) ?? '0',
     advertiseUrl: optional(env.HOLDFAST_ADVERTISE_URL),
     inspectUrl: optional(env.HOLDFAST_INSPECT_URL) ?? 'https://stately.ai/inspect',
@@ -850,7 +866,15 @@ export function readConfig(given: NodeJS.ProcessEnv, embedding: Embedding = {}):
     dataDir: optional(env.HOLDFAST_DATA_DIR) ?? '.holdfast',
     livenessDir: optional(env.HOLDFAST_LIVENESS_DIR),
     workers: parsed.data.workers,
-    upstream: { url: upstreamUrl, key: upstreamKey, transport, proxies, forwardHeaders, pass },
+    upstream: {
+      url: upstreamUrl,
+      key: upstreamKey,
+      transport,
+      anchors: parsed.data.anchors === 'on',
+      proxies,
+      forwardHeaders,
+      pass,
+    },
     security: { secrets, apiKeys: keys, adminToken, byHook },
     internal: {
       host: optional(env.HOLDFAST_INTERNAL_HOST),

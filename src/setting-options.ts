@@ -51,6 +51,11 @@ export interface UpstreamSettings {
   /** `auto` (WebSocket, else HTTP), `websocket` or `http`. Default: auto. Variable: HOLDFAST_UPSTREAM_TRANSPORT. */
   transport?: 'auto' | 'websocket' | 'http' | undefined;
   /**
+   * `off` for an upstream that ignores `previous_response_id` and does not show it: it gets whole conversations. Default:
+   * on. Variable: HOLDFAST_UPSTREAM_ANCHORS.
+   */
+  anchors?: boolean | undefined;
+  /**
    * Proxy for an upstream at an `http` address, for WebSockets too. Lower case wins. Default: none. Variable: HTTP_PROXY.
    */
   httpProxy?: string | false | undefined;
@@ -205,8 +210,8 @@ export interface DeadlinesSettings {
    */
   clientAge?: number | undefined;
   /**
-   * Time limit for all steps before the frame is sent, together. In milliseconds. Default: 30000. Variable:
-   * HOLDFAST_REQUEST_HOLD_MS.
+   * Time limit for all steps before the frame is sent, together; four times as long for a turn on a WebSocket of a client.
+   * In milliseconds. Default: 30000. Variable: HOLDFAST_REQUEST_HOLD_MS.
    */
   requestHold?: number | undefined;
   /**

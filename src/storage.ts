@@ -4,7 +4,7 @@ import { declareDeadNeighbours, openLiveness } from './cluster/failure-detector.
 import type { Config } from './config.ts';
 import type { Logger } from './observe/log.ts';
 import { loadOrCreateAdminToken, loadOrCreateTokenSecrets, startEmbeddedPostgres } from './store/embedded/index.ts';
-import type { SessionStore } from './store/port.ts';
+import { type SessionStore, StoreUnavailable } from './store/port.ts';
 import type { ApplicationOrm } from './store/postgres/application.ts';
 import { openApplicationStore, openPostgresStore, type StoreOptions } from './store/postgres/index.ts';
 import { DatabaseUnusable } from './store/postgres/unusable.ts';
@@ -48,12 +48,14 @@ const LONGEST_PAUSE_MS = 5_000;
  * @throws `DatabaseUnusable`, or the error of the embedded database's start
  */
 export async function openStorage(config: Config, logger: Logger, orm?: ApplicationOrm): Promise<Storage> {
-  const { databaseUrl } = config;
+  const { databaseUrl, deadlines } = config;
+  const { storeStart } = deadlines;
   if (orm !== undefined || databaseUrl !== null) {
     const { store, location } = orm
       ? await retried(config, logger, (options) => openApplicationStore(orm, options))
       : { store: await openConfigured(config, databaseUrl!, logger), location: databaseUrl };
-    const liveness = config.livenessDir === null ? null : await openNeighbourhood(config.livenessDir, store, logger);
+    const liveness =
+      config.livenessDir === null ? null : await openNeighbourhood(config.livenessDir, store, storeStart, logger);
     return {
       store,
       secrets: config.security.secrets!,
@@ -73,7 +75,7 @@ export async function openStorage(config: Config, logger: Logger, orm?: Applicat
   if (server.adopted) logger.info({ pid: server.pid }, 'took over the database server of a worker that was killed');
   try {
     const store = await openConfigured(config, server.url, logger);
-    const liveness = await openNeighbourhood(config.dataDir, store, logger);
+    const liveness = await openNeighbourhood(config.dataDir, store, storeStart, logger);
     return {
       store,
       secrets: config.security.secrets ?? (await loadOrCreateTokenSecrets(config.dataDir)),
@@ -98,9 +100,9 @@ export async function openStorage(config: Config, logger: Logger, orm?: Applicat
  * Listens on a socket by which neighbours can prove this worker dead, and declares dead those whose sockets refuse
  * connections.
  */
-async function openNeighbourhood(dir: string, store: SessionStore, logger: Logger) {
+async function openNeighbourhood(dir: string, store: SessionStore, withinMs: number, logger: Logger) {
   const liveness = await openLiveness(dir, `worker-${randomBytes(4).toString('hex')}`);
-  const dead = await declareDeadNeighbours(store);
+  const dead = await answeredAtStart(withinMs, () => declareDeadNeighbours(store));
   if (dead.length > 0) logger.info({ workers: dead }, 'workers that were killed are declared dead');
   return {
     path: liveness.path,
@@ -125,6 +127,24 @@ export function openConfigured(
   poolSize = config.limits.poolSize,
 ): Promise<SessionStore> {
   return retried(config, logger, (options) => openPostgresStore({ ...options, url, poolSize }));
+}
+
+/**
+ * Repeats one of the first calls to the store while it is not answered, for `HOLDFAST_STORE_START_MS`.
+ *
+ * @param withinMs that time, in milliseconds
+ * @throws StoreUnavailable if it is not answered in that time
+ */
+export async function answeredAtStart<T>(withinMs: number, call: () => Promise<T>): Promise<T> {
+  const until = performance.now() + withinMs;
+  for (;;) {
+    try {
+      return await call();
+    } catch (error) {
+      if (!(error instanceof StoreUnavailable) || performance.now() >= until) throw error;
+      await new Promise((resolve) => setTimeout(resolve, FIRST_PAUSE_MS));
+    }
+  }
 }
 
 /** Repeats an attempt to open the store while the database may only be out of reach for now. */

@@ -127,7 +127,7 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
   const tokens = createTokens({ secrets: means.secrets, clock, ttlSeconds: limits.retentionHours * 3600 });
   const { url, forwardHeaders } = config.upstream;
   const target: UpstreamTarget = { id: upstreamId(url), baseUrl: url, forwardHeaders };
-  const abilities = createAbilities(config.upstream.transport === 'auto', clock);
+  const abilities = createAbilities(config.upstream.transport === 'auto', clock, config.upstream.anchors);
   const registry = new SessionRegistry(limits.sockets, limits.tenantSockets);
   const quota = createQuota({ config, clock, onRefused: means.onRefused, onGivenUp: means.onGivenUp });
   const background = new Set<Promise<void>>();

@@ -26,12 +26,12 @@ interface Sink {
   end(): void;
 }
 
-function responseText(id: string, status: string, output: string, usage: string): string {
+function responseText(id: string, anchor: string | null, status: string, output: string, usage: string): string {
   const at = Math.floor(Date.now() / 1_000);
   return (
     `{"id":"${id}","object":"response","created_at":${at},"status":"${status}","background":false,"completed_at":null,` +
     `"error":null,"incomplete_details":null,${script.echo},"max_output_tokens":null,"model":"gpt-5.5","output":[${output}],` +
-    `"parallel_tool_calls":true,"previous_response_id":null,"reasoning":{"effort":"medium","summary":null},` +
+    `"parallel_tool_calls":true,"previous_response_id":${JSON.stringify(anchor)},"reasoning":{"effort":"medium","summary":null},` +
     `"service_tier":"default","store":false,"temperature":1,"text":{"format":{"type":"text"}},"tool_choice":"auto",` +
     `"top_p":1,"truncation":"disabled","usage":${usage},"user":null,"metadata":{}}`
   );
@@ -41,16 +41,20 @@ const USAGE =
   '{"input_tokens":100,"input_tokens_details":{"cached_tokens":0},"output_tokens":10,' +
   '"output_tokens_details":{"reasoning_tokens":0},"total_tokens":110}';
 
-/** Returns the frames before the deltas, one delta, and the frames after them. */
-function framesOf() {
+/**
+ * Returns the frames before the deltas, one delta, and the frames after them.
+ *
+ * @param anchor response that the request continues; each response names it
+ */
+function framesOf(anchor: string | null) {
   answers += 1;
   const n = answers.toString(16).padStart(32, '0');
   const id = `resp_${n}`;
   let sequence = 0;
   const frame = (type: string, rest: string) => `{"type":"${type}",${rest},"sequence_number":${sequence++}}`;
   const begin = [
-    frame('response.created', `"response":${responseText(id, 'in_progress', '', 'null')}`),
-    frame('response.in_progress', `"response":${responseText(id, 'in_progress', '', 'null')}`),
+    frame('response.created', `"response":${responseText(id, anchor, 'in_progress', '', 'null')}`),
+    frame('response.in_progress', `"response":${responseText(id, anchor, 'in_progress', '', 'null')}`),
   ];
   const done: string[] = [];
   if (script.reasoningBytes > 0) {
@@ -97,14 +101,14 @@ function framesOf() {
     ),
     ...(isCall ? [] : [frame('response.content_part.done', `${at},"content_index":0,"part":${part(text)}`)]),
     frame('response.output_item.done', `"output_index":${index},"item":${item}`),
-    frame('response.completed', `"response":${responseText(id, 'completed', done.join(','), USAGE)}`),
+    frame('response.completed', `"response":${responseText(id, anchor, 'completed', done.join(','), USAGE)}`),
   ];
   return { begin, delta, end };
 }
 
-async function answer(sink: Sink): Promise<void> {
+async function answer(sink: Sink, request: string): Promise<void> {
   const { deltas, gapMs } = script;
-  const { begin, delta, end } = framesOf();
+  const { begin, delta, end } = framesOf(/"previous_response_id":"(\w+)"/.exec(request)?.[1] ?? null);
   sink.send(begin);
   if (gapMs > 0) {
     const from = performance.now();
@@ -185,8 +189,8 @@ const server = createServer(async (req, res) => {
       script = JSON.parse(await bodyOf(req)) as Script;
       res.end();
     } else if (req.method === 'POST' && pathname.endsWith('/responses')) {
-      await bodyOf(req);
-      await answer(overHttp(res));
+      const body = await bodyOf(req);
+      await answer(overHttp(res), body);
     } else {
       req.resume();
       res.setHeader('content-type', 'application/json');
@@ -202,7 +206,7 @@ server.on('upgrade', (req, socket, head) => {
   sockets.handleUpgrade(req, socket, head, (ws) => {
     ws.on('error', () => {});
     ws.on('message', (data: Buffer) => {
-      if (data.includes('"response.create"')) void answer(overWebSocket(ws, socket as Socket));
+      if (data.includes('"response.create"')) void answer(overWebSocket(ws, socket as Socket), data.toString());
     });
   });
 });

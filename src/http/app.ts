@@ -539,8 +539,7 @@ export function createHttpFace(options: HttpFaceOptions): Router {
     router.route(`${prefix}/responses/:id/cancel`).post(aboutResponse('/cancel')).all(only('POST'));
     mountPassing(router, prefix, {
       service,
-      transport,
-      target,
+      wayOf,
       config,
       uuid: ids.uuid,
       async enter(req, res, held) {

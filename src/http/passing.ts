@@ -12,7 +12,7 @@ import { passBodies } from '../transcript/pass-bodies.ts';
 import { namedInQuery, namesIn } from '../transcript/provider-ids.ts';
 import type { Names, ReadRequest } from '../transcript/types.ts';
 import { passFamilies, realtimeFamilies } from '../upstream/families.ts';
-import { type UpstreamTarget, type UpstreamTransport, UpstreamUnreachable } from '../upstream/port.ts';
+import { UpstreamUnreachable } from '../upstream/port.ts';
 import { hasBody } from './envelope.ts';
 import { rewriteForm } from './multipart.ts';
 import { type Family, type Operation, operationOf, reasonOf } from './operations.ts';
@@ -27,6 +27,7 @@ import {
   queryOf,
   segment,
   unreachableError,
+  type Way,
 } from './relay.ts';
 
 /** Services of the bridge that calls other than turns use. */
@@ -37,8 +38,8 @@ export interface ObjectService extends Pick<ProviderObjects, 'keepObjects' | 'li
 
 export interface PassingOptions {
   service: ObjectService;
-  transport: UpstreamTransport;
-  target: UpstreamTarget;
+  /** Returns how calls of that caller reach their upstream. */
+  wayOf(caller: Caller): Way;
   config: Pick<Config, 'limits' | 'upstream'>;
   /** Returns a new id. */
   uuid(): string;
@@ -125,14 +126,12 @@ async function passFreely(
   res: Response,
   caller: Caller,
   path: string,
-  { transport, target, config }: PassingOptions,
+  { wayOf, config }: PassingOptions,
 ): Promise<void> {
   const query = queryOf(req);
   const { body, bodyHeaders } = streamed(req, config.limits.passBytes);
   await pass(req, res, {
-    transport,
-    target: caller.target ?? target,
-    caller,
+    ...wayOf(caller),
     path: query.size === 0 ? path : `${path}?${query}`,
     body,
     bodyHeaders: { ...bodyHeaders, ...acceptOf(req) },
@@ -213,7 +212,7 @@ interface Checked {
 
 /** Passes a call under a shared credential on, after every check. */
 async function passChecked(req: Request, res: Response, call: Checked, options: PassingOptions): Promise<void> {
-  const { service, transport, target } = options;
+  const { service, wayOf } = options;
   const { caller, path, operation, own, ends } = call;
   if (own !== null && (await service.notMade(caller.scope, [own])) !== null) {
     throw new BridgeError('bridge_not_found', { detail: 'There is no such object.' });
@@ -227,9 +226,7 @@ async function passChecked(req: Request, res: Response, call: Checked, options: 
   const { body, bodyHeaders, stored } = await checkedBody(req, res, call, options);
   const { makes } = operation;
   const status = await pass(req, res, {
-    transport,
-    target: caller.target ?? target,
-    caller,
+    ...wayOf(caller),
     path: query.size === 0 ? path : `${path}?${query}`,
     body,
     bodyHeaders: { ...bodyHeaders, ...acceptOf(req) },
@@ -378,9 +375,9 @@ async function listOwn(
   res: Response,
   caller: Caller,
   kind: string,
-  { service, transport, target: configured }: PassingOptions,
+  { service, wayOf }: PassingOptions,
 ): Promise<void> {
-  const target = caller.target ?? configured;
+  const { transport, target } = wayOf(caller);
   const query = queryOf(req);
   for (const name of query.keys()) {
     if (!['limit', 'order', 'after'].includes(name)) {

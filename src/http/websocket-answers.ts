@@ -88,7 +88,7 @@ function repeatable({ entry, status, message, retryAfterSeconds, code: bridge_co
   return { code: 'rate_limit_exceeded', message: `${message}${wait}`, bridge_code };
 }
 
-interface WebSocketSinkOptions {
+export interface WebSocketSinkOptions {
   socket: AnswerSocket;
   requestId: string;
   /** Lane of the request; null for the default lane. */
@@ -100,8 +100,12 @@ interface WebSocketSinkOptions {
   clock: Clock;
   /** Called with the data that HTTP has in the headers of the answer. */
   onHead(head: AnswerHead): void;
-  /** Called once, when the answer has ended: the lane is free. */
-  onEnded(): void;
+  /** Called with each event of the response, and the id of the response. */
+  onEvent?(type: string, json: string, responseId: string | null): void;
+  /** Called once, when the answer has ended: the lane is free. `terminal` is its last event, if it has one. */
+  onEnded(terminal: { type: string; json: string } | null): void;
+  /** Returns further events for a turn that is refused before its first event, and whether they replace the error. */
+  onRefused?: ((message: string) => { events: string[]; instead: boolean }) | undefined;
 }
 
 /**
@@ -140,14 +144,23 @@ export function createWebSocketSink(options: WebSocketSinkOptions): ClientSink {
       release();
       call(onDelivered);
     });
-  const end = (last: () => void) => {
+  const end = (last: () => void, terminal: { type: string; json: string } | null = null) => {
     if (ended) return;
     ended = true;
     try {
       if (socket.open && !gone) last();
     } finally {
-      options.onEnded();
+      options.onEnded(terminal);
     }
+  };
+  /** Sends why the turn is refused, as its last message unless other events replace it. */
+  const refuse = (message: string, error: () => void) => {
+    const { events, instead } = (!shown && options.onRefused?.(message)) || { events: [], instead: false };
+    events.forEach((event, at) => {
+      if (instead && at === events.length - 1) writeLast(event);
+      else socket.send(event);
+    });
+    if (!instead) error();
   };
   stopGone = socket.onGone(() => {
     if (delivered || gone) return;
@@ -189,32 +202,43 @@ export function createWebSocketSink(options: WebSocketSinkOptions): ClientSink {
       shown = true;
       sequence = sequenceOf(json) ?? sequence;
       responseId ??= responseIdOf(type, json);
+      options.onEvent?.(type, json, responseId);
       const keepsUp = write(json);
       if (first) writeHead();
       return keepsUp;
     },
     // Pings show the client that the connection is alive.
     open: () => {},
-    end(_type, json) {
-      end(() => {
-        for (const each of held) write(each);
-        if (!shown) writeHead();
-        shown = true;
-        writeLast(inLane(json, lane));
-      });
+    end(type, json) {
+      end(
+        () => {
+          for (const each of held) write(each);
+          if (!shown) writeHead();
+          shown = true;
+          writeLast(inLane(json, lane));
+        },
+        { type, json },
+      );
     },
     fail(error) {
-      end(() => {
-        if (codex && error.entry.retry) return failed(repeatable(error));
-        if (!shown) return writeLast(errorEventOf(error, requestId, lane));
-        const { message, code } = error.envelope().error;
-        failed({ code, message, bridge_code: error.code });
-      });
+      end(() =>
+        refuse(error.message, () => {
+          if (codex && error.entry.retry) return failed(repeatable(error));
+          if (!shown) return writeLast(errorEventOf(error, requestId, lane));
+          const { message, code } = error.envelope().error;
+          failed({ code, message, bridge_code: error.code });
+        }),
+      );
     },
-    relay: (answer) => end(() => writeLast(relayedEvent(answer, requestId, lane))),
+    relay(answer) {
+      end(() =>
+        refuse(`The upstream answered ${answer.status}.`, () => writeLast(relayedEvent(answer, requestId, lane))),
+      );
+    },
     cut() {
       // Another connection reads the answer now. Other turns of this connection go on.
-      end(() => writeLast(errorEventOf(new BridgeError('bridge_turn_cancelled'), requestId, lane)));
+      const error = new BridgeError('bridge_turn_cancelled');
+      end(() => refuse(error.message, () => writeLast(errorEventOf(error, requestId, lane))));
     },
     get attached() {
       return !gone && !delivered && socket.open;

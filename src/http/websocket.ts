@@ -15,7 +15,16 @@ import type { ReadRequest } from '../transcript/types.ts';
 import { createPulse } from '../upstream/websocket.ts';
 import { type FailedCall, modelOf, shownPath, type TurnService } from './app.ts';
 import { answerSocket, holdConnection } from './server.ts';
-import { type AnswerSocket, CODEX_PROTOCOL, createWebSocketSink, errorEventOf } from './websocket-answers.ts';
+import { type Steer, Steering, type Successor } from './steering.ts';
+import {
+  type AnswerSocket,
+  CODEX_PROTOCOL,
+  createWebSocketSink,
+  errorEventOf,
+  type WebSocketSinkOptions,
+} from './websocket-answers.ts';
+
+type SinkListeners = Partial<Pick<WebSocketSinkOptions, 'onEvent' | 'onEnded' | 'onRefused'>>;
 
 /** Limits of one connection, as the guide to WebSocket mode documents them. */
 const MOST_IN_FLIGHT = 16;
@@ -197,18 +206,10 @@ interface Waiting {
   readonly error: BridgeError | null;
   /** Event that is sent at once, whatever runs in the lane. */
   readonly reply: string | null;
-}
-
-/** Returns the answer to steering input, which is not executed: its client has it back, for its next turn. */
-function steerFailed(text: string | null): string {
-  const { input = null, previous_response_id = null } = JSON.parse(text ?? '{}') as Record<string, unknown>;
-  const error = {
-    code: 'steering_not_supported',
-    message: 'This connection does not support steering.',
-    type: 'invalid_request_error',
-  };
-  const steer = { input, previous_response_id };
-  return JSON.stringify({ type: 'response.steer.failed', sequence_number: 0, error, steer });
+  /** Steering input that is part of the request. */
+  readonly steers: readonly Steer[];
+  /** No `response.create` of the client asks for this turn: it follows a steered response. */
+  readonly follows: boolean;
 }
 
 /**
@@ -231,6 +232,7 @@ class ClientConnection implements AnswerSocket {
   readonly #drained = new Set<() => void>();
   readonly #gone = new Set<() => void>();
   readonly #pulse: ReturnType<typeof createPulse>;
+  readonly #steering: Steering;
   /** Holds the connection while turns run. */
   #work: (EventEmitter & { closed: boolean }) | null = null;
   #reading = false;
@@ -256,6 +258,7 @@ class ClientConnection implements AnswerSocket {
     this.#socket = socket;
     this.#caller = caller;
     this.#options = options;
+    this.#steering = new Steering(options.ids.uuid);
     const headers = flatHeaders(req.headers);
     this.#codex = CODEX_PROTOCOL.test(headers['openai-beta'] ?? '');
     for (const name of OF_THE_UPGRADE) delete headers[name];
@@ -430,11 +433,19 @@ class ClientConnection implements AnswerSocket {
         const named = !this.#caller.credentialIsClients || chooseUpstream !== undefined;
         const read = await reader.read([data!], 'message', { gone: ended.signal, named });
         const head = messageHead(read);
-        if (head.type === 'response.steer') this.#wait({ lane: null, reply: steerFailed(head.text), lease });
-        else {
-          lease?.end();
-          this.#take(head, read.request, await this.#callerOf(head, read.request));
+        if (head.type === 'response.steer') {
+          // It concerns a response, whose lane may be busy: that is the case for which it exists.
+          this.#wait({ lane: null, reply: this.#steering.accept(head.text, lease) });
+          continue;
         }
+        lease?.end();
+        const joined =
+          head.type === 'response.create' && head.lane !== false && !head.refused
+            ? this.#steering.joined(head.lane, read.request)
+            : null;
+        const caller = await this.#callerOf(head, read.request);
+        if (!joined) this.#take(head, read.request, caller);
+        else await this.#takeSteered(joined, head.lane || null, caller, ended.signal);
       } catch (thrown) {
         lease?.end();
         this.#wait({ lane: null, error: this.#known(thrown) });
@@ -443,6 +454,30 @@ class ClientConnection implements AnswerSocket {
     stop();
     this.#reading = false;
     this.#next();
+  }
+
+  /** Takes a request that steering input is a part of: that of the client, or one that follows a steered response. */
+  async #takeSteered(
+    { text, steers }: Successor,
+    lane: string | null,
+    caller: Caller | BridgeError,
+    gone: AbortSignal,
+    follows = false,
+  ): Promise<void> {
+    const { reader, chooseUpstream, quota } = this.#options;
+    const job = { lane, steers, follows };
+    try {
+      if (caller instanceof BridgeError) throw caller;
+      if (this.#expired) throw new BridgeError('bridge_websocket_age');
+      const named = !this.#caller.credentialIsClients || chooseUpstream !== undefined;
+      const read = await reader.read(text, 'message', { gone, named });
+      const { refused } = messageHead(read);
+      if (refused) throw new BridgeError(refused.code, refused.param === null ? {} : { param: refused.param });
+      const lease = quota.admit(this.#caller.scope, { declaredBytes: read.request.bytes });
+      this.#wait({ ...job, request: read.request, lease, caller });
+    } catch (error) {
+      this.#wait({ ...job, error: this.#known(error) });
+    }
   }
 
   /** Returns an error for the client. One that nothing expects is logged. */
@@ -496,9 +531,23 @@ class ClientConnection implements AnswerSocket {
   // Turns.
 
   #wait(job: { lane: string | null } & Partial<Waiting>): void {
-    if (this.#ended) return void job.lease?.end();
-    const none = { lease: null, request: null, error: null, reply: null, caller: this.#caller };
-    this.#waiting.push({ ...none, ...job, requestId: this.#options.ids.uuid() });
+    if (this.#ended) {
+      this.#steering.commit(job.steers ?? []);
+      return void job.lease?.end();
+    }
+    const none = {
+      lease: null,
+      request: null,
+      error: null,
+      reply: null,
+      caller: this.#caller,
+      steers: [],
+      follows: false,
+    };
+    const waiting = { ...none, ...job, requestId: this.#options.ids.uuid() };
+    // What follows a response by itself comes before everything that its client has asked for since.
+    if (waiting.follows) this.#waiting.unshift(waiting);
+    else this.#waiting.push(waiting);
     this.#next();
   }
 
@@ -530,7 +579,7 @@ class ClientConnection implements AnswerSocket {
     return !works && !this.#reading && writableLength === 0;
   }
 
-  #start({ lane, requestId, lease, request, caller, error, reply }: Waiting): void {
+  #start({ lane, requestId, lease, request, caller, error, reply, steers, follows }: Waiting): void {
     const { service, onFailed, clock } = this.#options;
     if (reply !== null) {
       lease?.end();
@@ -545,15 +594,26 @@ class ClientConnection implements AnswerSocket {
       const path = shownPath(this.#req.url ?? '');
       onFailed?.({ id: requestId, method: null, path, upgrade: false, scope: this.#caller.scope }, answered);
       const concerns = answered.code === 'bridge_websocket_age' ? null : lane;
-      this.#sink(concerns, requestId, null, () => {}).fail(answered);
+      this.#sink(concerns, requestId, null, { onRefused: this.#givingBack(steers, follows) }).fail(answered);
       return;
     }
     this.#running.add(lane);
-    const sink = this.#sink(lane, requestId, request, () => {
-      this.#running.delete(lane);
-      if (this.#running.size === 0) this.#unhold();
-      // The turn that ends must not be affected by those that begin.
-      queueMicrotask(this.#guarded(() => this.#next()));
+    const turn = this.#steering.run(lane, request, caller);
+    let taken = false;
+    const sink = this.#sink(lane, requestId, request, {
+      onEvent: (type, json, responseId) => {
+        if (!taken) this.#steering.commit(steers);
+        taken = true;
+        this.#steering.note(turn, responseId, type, json);
+      },
+      onRefused: this.#givingBack(steers, follows),
+      onEnded: (terminal) => {
+        this.#steering.commit(steers);
+        const { events, successor } = this.#steering.ended(turn, terminal);
+        for (const event of events) this.send(event);
+        if (successor) return this.#follow(successor, lane, caller);
+        this.#free(lane);
+      },
     });
     try {
       service.turn(this.#turnRequest(request, caller, lane, requestId, clock.now()), sink, lease!);
@@ -563,14 +623,43 @@ class ClientConnection implements AnswerSocket {
     }
   }
 
-  #sink(lane: string | null, requestId: string, request: ReadRequest | null, onEnded: () => void): ClientSink {
+  /** Returns the listener of a sink that gives steering input back when its turn is refused; undefined without any. */
+  #givingBack(steers: readonly Steer[], instead: boolean): SinkListeners['onRefused'] {
+    if (steers.length === 0) return undefined;
+    return (message) => ({ events: this.#steering.giveBack(steers, message), instead });
+  }
+
+  /** Frees the lane of a turn that has ended. */
+  #free(lane: string | null): void {
+    this.#running.delete(lane);
+    if (this.#running.size === 0) this.#unhold();
+    // The turn that ends must not be affected by those that begin.
+    queueMicrotask(this.#guarded(() => this.#next()));
+  }
+
+  /** Starts the turn that follows a steered response. Its lane stays busy until then. */
+  #follow(successor: Successor, lane: string | null, caller: Caller): void {
+    const ended = new AbortController();
+    const stop = this.onGone(() => ended.abort());
+    const taken = this.#takeSteered(successor, lane, caller, ended.signal, true).finally(() => {
+      stop();
+      this.#free(lane);
+    });
+    taken.catch((error) => {
+      reportFault(error, 'client connection');
+      this.#ws.terminate();
+    });
+  }
+
+  #sink(lane: string | null, requestId: string, request: ReadRequest | null, listeners: SinkListeners): ClientSink {
     const { clock } = this.#options;
     const model = request && modelOf(request);
     const onHead = ({ headers }: AnswerHead) => {
       const { learned } = this.#options;
       learned.reasoningIncluded = headers?.[REASONING_HEADER] ?? learned.reasoningIncluded;
     };
-    return createWebSocketSink({ socket: this, requestId, lane, codex: this.#codex, model, clock, onHead, onEnded });
+    const given = { onEnded: () => {}, ...listeners };
+    return createWebSocketSink({ socket: this, requestId, lane, codex: this.#codex, model, clock, onHead, ...given });
   }
 
   /** Returns the request of a turn: its own headers are those of the upgrade, replaced by what its metadata says. */
@@ -652,6 +741,7 @@ class ClientConnection implements AnswerSocket {
 
   /** Closes the connection with the code after which clients connect again. */
   #leave(reason: string): void {
+    for (const event of this.#steering.leave()) this.send(event);
     if (this.open) this.#ws.close(GOING_AWAY, reason);
   }
 
@@ -662,7 +752,12 @@ class ClientConnection implements AnswerSocket {
     this.#stopAge();
     this.#endPatience();
     this.#endArrival();
-    for (const { lease } of [...this.#inbox.splice(0), ...this.#waiting.splice(0)]) lease?.end();
+    this.#steering.end();
+    for (const { lease } of this.#inbox.splice(0)) lease?.end();
+    for (const { lease, steers } of this.#waiting.splice(0)) {
+      lease?.end();
+      this.#steering.commit(steers);
+    }
     this.#closed.resolve();
     for (const listener of [...this.#gone]) guarded('client connection', listener)();
     this.#unhold();

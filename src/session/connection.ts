@@ -14,6 +14,8 @@ import type { Turn, TurnEnding } from './turn.ts';
 const TOO_LARGE = 1009;
 /** WebSocket close code 1006: the connection ended without a close frame. */
 const NO_CLOSE_FRAME = 1006;
+/** Code with which gateways close a WebSocket that they accepted and cannot pass on. */
+const INTERNAL_ERROR = 1011;
 
 /** Failures that occur before the remote end could show whether it supports WebSocket. */
 const beforeAnyAnswer = new Set<FailureKind>(['dns', 'network', 'refused', 'tls']);
@@ -173,7 +175,7 @@ function open(
     if (how === 'http') return sign.kind === 'spoke' ? abilities.confirm(peer) : abilities.acquit(peer);
     if (sign.kind === 'spoke') abilities.works(peer);
     else if (sign.kind === 'ended' && sign.code !== TOO_LARGE) {
-      abilities.dropped(peer, sign.code === NO_CLOSE_FRAME || !sign.asked);
+      abilities.dropped(peer, sign.code === NO_CLOSE_FRAME || sign.code === INTERNAL_ERROR || !sign.asked);
     }
   });
 }
@@ -323,7 +325,7 @@ export async function resendWithoutAnchor(session: SessionCore, turn: Turn, rela
  *
  * @returns false if the turn cannot be sent again; it then ends with the provider's error
  */
-export function resendOnNewConnection(session: SessionCore, turn: Turn, error: UpstreamError): boolean {
+export function resendOnNewConnection(session: SessionCore, turn: Turn, error: UpstreamError | null): boolean {
   const { socket } = session;
   if (session.actor.context.creates > 1 || !mayResend(turn, true) || !canSendFull(turn)) return false;
   rememberRefusedAnchor(session, turn, error);
@@ -331,6 +333,22 @@ export function resendOnNewConnection(session: SessionCore, turn: Turn, error: U
   socket.close(1000, 'the anchor was refused');
   session.send({ type: 'socket.lost', generation, resendable: true });
   return true;
+}
+
+/**
+ * Handles an answer to an anchored frame that does not continue the anchor: the upstream ignores anchors, and generates without
+ * the conversation. The turn is sent again in full, or ends with the code on which clients send everything.
+ */
+export function anchorIgnored(session: SessionCore, turn: Turn): void {
+  const { env, id } = session;
+  env.abilities.refusesAnchors(session.upstreamOf(turn));
+  env.log.warn(
+    { request: turn.request.requestId, session: id },
+    'the upstream ignores previous_response_id: it gets whole conversations from now on',
+  );
+  if (turn.parent !== null && resendOnNewConnection(session, turn, null)) return;
+  giveUp(turn, { fault: 'bridge_session_expired' });
+  session.send({ type: 'upstream.ended', keepSocket: false });
 }
 
 /** Handles a turn whose first event did not arrive in time. */

@@ -161,6 +161,17 @@ export class Decider {
   }
 
   /**
+   * Decides what happens with a request, without the store. Returns null if rows have to be read for that: then `decide`
+   * decides.
+   */
+  decideWarm(turn: Turn): Decision | null {
+    const { scope, requestFp, repeats } = turn.evidence;
+    // A repeated request may already be running, or be finished, on another worker: do not start a second generation.
+    if (turn.placement.resolutions !== 1 || repeats || this.#registry.repeated(scope, requestFp)) return null;
+    return this.#withoutLookup(turn);
+  }
+
+  /**
    * Decides what happens with a request. Writes what it learned about the request's context to the turn.
    *
    * @throws StoreUnavailable if the store does not answer
@@ -168,9 +179,6 @@ export class Decider {
   async decide(turn: Turn): Promise<Decision> {
     const { evidence } = turn;
     const repeated = this.#registry.repeated(evidence.scope, evidence.requestFp);
-    // A repeated request may already be running, or be finished, on another worker: do not start a second generation.
-    const warm = turn.placement.resolutions === 1 && !repeated && !evidence.repeats ? this.#withoutLookup(turn) : null;
-    if (warm) return warm;
     const named = evidence.hardKey !== null || evidence.token.kind === 'ours';
     const remoteRepeats = this.#findRemoteRepeats(turn, repeated, named);
     const runsAlready = async (): Promise<RunsAlready> => ({

@@ -7,7 +7,7 @@ import type { Clock, Ids } from '../system.ts';
 import { bareResult } from './commits.ts';
 import type { SessionBirth, SessionEnv } from './core.ts';
 import { type ClassifyInput, classify, Decider } from './decide.ts';
-import { Forwarding, type IncomingHop, type Peers, waitToRetry } from './forwarding.ts';
+import { Forwarding, holdMs, type IncomingHop, type Peers, waitToRetry } from './forwarding.ts';
 import type { ClientSink, Shutdown, TurnRequest } from './port.ts';
 import { type Lease, type Quota, tenantBusy } from './quota.ts';
 import { Session, type SessionHost } from './session.ts';
@@ -173,7 +173,7 @@ export class Dispatcher implements TurnHost, SessionHost {
       throw error;
     }
     if (hop) this.#forPeers.set(turn.id, turn);
-    const cancelHold = this.#env.clock.after(config.deadlines.requestHold, () => this.#holdExpired(turn));
+    const cancelHold = this.#env.clock.after(holdMs(config.deadlines, turn), () => this.#holdExpired(turn));
     this.#admitted.set(turn, { lease, hop, cancelHold });
     this.#listen(turn, sink);
     void (shutdown.emptying && !hop ? this.#dispatchLast(turn) : this.#dispatch(turn));
@@ -200,7 +200,7 @@ export class Dispatcher implements TurnHost, SessionHost {
     });
   }
 
-  /** Ends a request that was held for `requestHold` without a frame having been sent for it. */
+  /** Ends a request that was held for `holdMs` without a frame having been sent for it. */
   #holdExpired(turn: Turn): void {
     if (turn.times.sent !== null || turn.stream.finished) return;
     const session = this.#sessions.get(turn);
@@ -260,9 +260,11 @@ export class Dispatcher implements TurnHost, SessionHost {
     const { placement } = turn;
     const askedAt = clock.now();
     try {
-      const decision = await this.quota.read(turn.evidence.scope, async () =>
-        turn.stream.finished ? null : await this.#decider.decide(turn),
-      );
+      const decision =
+        this.#decider.decideWarm(turn) ??
+        (await this.quota.read(turn.evidence.scope, async () =>
+          turn.stream.finished ? null : await this.#decider.decide(turn),
+        ));
       const carried =
         decision === null || turn.stream.finished ? ('placed' as const) : await this.#carryOut(turn, decision);
       placement.silentSince = null;

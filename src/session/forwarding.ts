@@ -1,3 +1,4 @@
+import type { Config } from '../config.ts';
 import { BridgeError } from '../errors.ts';
 import type { AttemptFact, Decision } from '../resolve/types.ts';
 import type { TurnEnd } from '../store/port.ts';
@@ -8,6 +9,17 @@ import type { Placement, Turn } from './turn.ts';
 /** Wait before the second repetition of a placement attempt, in milliseconds. Each later wait doubles. */
 const FLOOR = 25;
 
+/** Factor of `requestHold` for a turn on a client's WebSocket. */
+const SOCKET_PATIENCE = 4;
+
+/**
+ * Returns the time for which a request may wait before its frame is sent, in milliseconds. A client over HTTP, and what is between,
+ * waits for a status meanwhile; a WebSocket is kept alive by pings.
+ */
+export function holdMs({ requestHold }: Pick<Config['deadlines'], 'requestHold'>, { request }: Turn): number {
+  return request.clientTransport === 'websocket' ? SOCKET_PATIENCE * requestHold : requestHold;
+}
+
 /** The part of a worker's environment that placement needs. */
 type Env = Pick<SessionEnv, 'store' | 'clock' | 'config'>;
 
@@ -15,14 +27,15 @@ type Env = Pick<SessionEnv, 'store' | 'clock' | 'config'>;
  * Waits between two placement attempts of a request. The first repetition follows at once; the waits before later ones
  * grow up to `ownerPoll`. This bounds the number of look-ups for a request whose situation does not change.
  *
- * @returns false if the request has ended or was held for `requestHold`: do not try again
+ * @returns false if the request has ended or was held for `holdMs`: do not try again
  */
-export async function waitToRetry({ clock, config }: Env, { placement, stream, times }: Turn): Promise<boolean> {
-  const { ownerPoll, requestHold } = config.deadlines;
+export async function waitToRetry({ clock, config }: Env, turn: Turn): Promise<boolean> {
+  const { placement, stream, times } = turn;
+  const { ownerPoll } = config.deadlines;
   const ms = placement.waits === 0 ? 0 : Math.min(ownerPoll, FLOOR * 2 ** Math.min(placement.waits - 1, 16));
   placement.waits += 1;
   if (ms > 0) await new Promise<void>((over) => clock.after(ms, over));
-  return !stream.finished && clock.now() < times.received + requestHold;
+  return !stream.finished && clock.now() < times.received + holdMs(config.deadlines, turn);
 }
 
 /** Result of forwarding a request to another worker. */
@@ -196,15 +209,15 @@ export class Forwarding {
    * Checks once whether the death of a session's silent owner is stored, or can be stored now. If not, drops what
    * earlier attempts learned about that owner, so that the next resolution asks it again.
    *
-   * @throws BridgeError `bridge_wrong_instance` when `ownerWait` or `requestHold` is over
+   * @throws BridgeError `bridge_wrong_instance` when `ownerWait` or `holdMs` is over
    */
   async awaitOwner(turn: Turn, decision: Extract<Decision, { do: 'await_owner' }>): Promise<Forwarded> {
     const { clock, config } = this.#env;
-    const { ownerWait, requestHold } = config.deadlines;
+    const { ownerWait } = config.deadlines;
     const { workerId, retryAfterSeconds, session } = decision;
     const { placement } = turn;
     placement.awaitedSince ??= clock.now();
-    const until = Math.min(placement.awaitedSince + ownerWait, turn.times.received + requestHold);
+    const until = Math.min(placement.awaitedSince + ownerWait, turn.times.received + holdMs(config.deadlines, turn));
     const judged = await this.#peers.liveness(workerId);
     if (judged !== 'dead' && clock.now() >= until) {
       turn.outcome = 'wrong_instance';

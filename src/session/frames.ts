@@ -2,6 +2,7 @@ import { TURN_STATE_HEADER } from '../headers.ts';
 import {
   arrayText,
   elementTexts,
+  isFields,
   MOST_LEVELS,
   membersOf,
   memberText,
@@ -15,7 +16,7 @@ import { refusesAnchor, upstreamAnswerOf } from '../upstream/errors.ts';
 import { headersIn, isBeginning, parseFrame } from '../upstream/frames.ts';
 import type { ParsedFrame, UpstreamError } from '../upstream/port.ts';
 import { keptId, keptItem, keptResponse, saysNothing } from './commits.ts';
-import { resendOnNewConnection, resendWithoutAnchor } from './connection.ts';
+import { anchorIgnored, resendOnNewConnection, resendWithoutAnchor } from './connection.ts';
 import type { SessionCore, SessionSocket } from './core.ts';
 import { mayResend } from './planning.ts';
 import type { Turn, TurnEnding } from './turn.ts';
@@ -182,6 +183,11 @@ export class FrameReader {
    * way.
    */
   #announce(turn: Turn, frame: ParsedFrame, text: string): void {
+    const response = frame.data?.response;
+    // A response names what it continues. Other names than the frame's are those of a gateway that translates ids.
+    if (turn.wire?.form === 'delta' && isFields(response) && response.previous_response_id === null) {
+      return anchorIgnored(this.#session, turn);
+    }
     this.#begin(turn, frame);
     turn.showCreated();
     turn.heldCreated = this.#clientForm(turn, frame, text);

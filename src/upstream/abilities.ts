@@ -57,7 +57,7 @@ export interface Abilities {
    * suspect, the third where WebSocket has worked before. If it has never worked and `mute` is true, the first time is
    * enough: gateways accept upgrades that they cannot pass on.
    *
-   * @param mute no close frame came, or no frame had been sent that it could have answered
+   * @param mute no close frame came or one of an internal error, or no frame had been sent that it could have answered
    */
   dropped(peer: Peer, mute: boolean): void;
   /** Records the size in bytes of a frame that the upstream closed with 1009. */
@@ -91,8 +91,9 @@ class Bounded<V> extends Map<string, V> {
  * Creates the record of learned limitations.
  *
  * @param fallsBack true with transport `auto`
+ * @param anchored false if no upstream takes anchors
  */
-export function createAbilities(fallsBack: boolean, clock: Pick<Clock, 'now'>): Abilities {
+export function createAbilities(fallsBack: boolean, clock: Pick<Clock, 'now'>, anchored = true): Abilities {
   const failures = new Bounded<Failure>();
   const sockets = new Bounded<{ worked: boolean; drops: number }>();
   const anchors = new Bounded<number>();
@@ -150,6 +151,6 @@ export function createAbilities(fallsBack: boolean, clock: Pick<Clock, 'now'>): 
       return known !== undefined && known.until > clock.now() && bytes >= known.bytes;
     },
     refusesAnchors: (peer) => anchors.set(key(peer), clock.now() + LIMIT_MS),
-    takesAnchors: (peer) => (anchors.get(key(peer)) ?? Number.NEGATIVE_INFINITY) <= clock.now(),
+    takesAnchors: (peer) => anchored && (anchors.get(key(peer)) ?? Number.NEGATIVE_INFINITY) <= clock.now(),
   };
 }

@@ -76,6 +76,25 @@ describe('one bridge', () => {
     },
   );
 
+  it('Steering input continues the response that it steers, and the conversation goes on with it', async () => {
+    using client = await connectSocket(at.url);
+    const talk = newTalk();
+    await say(client, talk, 'one');
+    const hold = at.simulator.script.onTurn({ input: 'two' }, { kind: 'hold', at: { deltas: 1 } }, { times: 1 });
+    const create = { model: 'm', store: false, input: [user('two')], previous_response_id: talk.previous };
+    client.send({ type: 'response.create', ...create });
+    const { response } = await client.next(({ type }) => type === 'response.created');
+    client.send({ type: 'response.steer', previous_response_id: response!.id, input: 'Rather three.' });
+    await client.next(({ type }) => type === 'response.steer.accepted');
+    hold.release();
+    for (const text of ['two', 'Rather three.']) {
+      talk.history.push(user(text));
+      take(talk, [await client.next(isTerminal)]);
+    }
+    await say(client, talk, 'four');
+    await sayAll(client, talk, 'five');
+  });
+
   it('A client that connects again continues with the previous response, and with everything', async () => {
     const talk = newTalk();
     const from = mark();

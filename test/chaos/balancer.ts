@@ -6,6 +6,8 @@ import type { FleetWorker } from './fleet.ts';
 /** A plain load balancer: round robin over the workers that were ready at the last check, without session affinity. */
 export interface Balancer {
   readonly url: string;
+  /** Asks every worker now whether it is ready. */
+  look(): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -59,6 +61,7 @@ export async function startBalancer(workers: readonly FleetWorker[], pollMs = 1_
   await new Promise<void>((listening) => server.listen(0, '127.0.0.1', listening));
   return {
     url: `http://127.0.0.1:${(server.address() as { port: number }).port}`,
+    look,
     close: () =>
       new Promise((done) => {
         clearInterval(timer);

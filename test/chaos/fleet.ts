@@ -11,6 +11,8 @@ export interface FleetWorker {
   readonly name: string;
   readonly url: string;
   readonly running: boolean;
+  /** Process id; null while it does not run. */
+  readonly pid: number | null;
   /** The worker's path to the database, which can be pointed elsewhere. */
   readonly database: Path;
   readonly databaseTarget: { host: string; port: number };
@@ -103,6 +105,9 @@ async function prepare(name: string, { databaseUrl, upstreamUrl, env }: FleetOpt
     peers,
     get running() {
       return child !== null;
+    },
+    get pid() {
+      return child?.pid ?? null;
     },
     async start() {
       const mine = spawn(process.execPath, [CLI, 'serve'], {

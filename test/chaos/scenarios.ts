@@ -2,8 +2,9 @@ import { setTimeout as pause } from 'node:timers/promises';
 import pg from 'pg';
 import { startBalancer } from './balancer.ts';
 import type { FleetWorker } from './fleet.ts';
+import { runRolling } from './rolling.ts';
 import { starve } from './starved.ts';
-import { createTalker, type Tally } from './talker.ts';
+import { createTalker, emptyTally, type Tally } from './talker.ts';
 import { inWorld, ownDatabase, type World } from './world.ts';
 
 /** The faults that one scenario injected, and its results. */
@@ -136,17 +137,8 @@ function scenario(
   };
 }
 
-/**
- * Restarts the workers in turn under load, behind a balancer that only looks at `/ready`. No request may fail.
- *
- * @param thinkMs mean time of a client between two turns, in milliseconds
- */
-async function restartInTurn(
-  world: World,
-  { size, restarts: asked }: ScenarioContext,
-  report: Report,
-  thinkMs = 20,
-): Promise<void> {
+/** Restarts the workers in turn under load, behind a balancer that only looks at `/ready`. No request may fail. */
+async function restartInTurn(world: World, { size, restarts: asked }: ScenarioContext, report: Report): Promise<void> {
   const balancer = await startBalancer(world.fleet.workers);
   world.pick = () => balancer.url;
   try {
@@ -155,7 +147,7 @@ async function restartInTurn(
       world.talkers.map(async (talker) => {
         while (!ended) {
           await talker.turn();
-          await pause(thinkMs * (0.5 + world.random()));
+          await pause(20 * (0.5 + world.random()));
         }
       }),
     );
@@ -332,16 +324,30 @@ export const scenarios: readonly Scenario[] = [
     restartInTurn(world, context, report),
   ),
 
-  scenario(
-    'rolling restarts under clients on WebSockets',
-    { short: true, conversations: [40, 200], webSocket: true },
-    async (world, context, report) => {
-      await restartInTurn(world, context, report, 20 * world.talkers.length);
-      report.figures.push(
-        `${world.talkers.length} clients on WebSockets, ${report.faults} restarts: ${world.tally.crossed} requests crossed the close of an idle connection`,
-      );
+  {
+    name: 'rolling restarts under clients on WebSockets',
+    short: true,
+    async run({ seed, size, restarts, databaseUrl }) {
+      const url = await databaseUrl();
+      const clients = size === 'short' ? 40 : 200;
+      const made = await runRolling({
+        ...{ seed, clients, workers: 3, restarts: restarts ?? (size === 'short' ? 3 : 20) },
+        ...{ thinkMs: 20 * clients, databaseUrl: url },
+      });
+      const { turns, wrong, failed, repeats, reconnects, crossed, broken } = made;
+      const repeated = Object.values(repeats).reduce((sum, times) => sum + times, 0);
+      await judgeRows(url, broken);
+      return {
+        name: this.name,
+        faults: made.restarts,
+        tally: { ...emptyTally(), turns, requests: turns + repeated, wrong, lost: failed },
+        broken,
+        figures: [
+          `${clients} clients, ${reconnects} reconnects, ${crossed} requests crossed the close of an idle connection`,
+        ],
+      };
     },
-  ),
+  },
 
   scenario(
     'workers killed under clients on WebSockets',

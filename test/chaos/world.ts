@@ -91,7 +91,7 @@ export async function inWorld(options: WorldOptions, scenario: (world: World) =>
 }
 
 /** Writes the logs of the workers to the folder that `CHAOS_LOGS` names. */
-async function keepLogs(workers: readonly FleetWorker[]): Promise<void> {
+export async function keepLogs(workers: readonly FleetWorker[]): Promise<void> {
   const dir = process.env.CHAOS_LOGS;
   if (!dir) return;
   await mkdir(dir, { recursive: true });

@@ -74,6 +74,13 @@ describe('a socket that the provider closes', () => {
   });
 });
 
+it('A turn goes over HTTP at once where the first socket ever is closed with an internal error, as by gateways without WebSocket', async () => {
+  const { ask, asked } = await startBoth((turn) => (turn.socket ? close(turn, 1011, 'cannot connect') : turn.answer()));
+  const answer = await ask(bodyOf([user('one')]));
+  expect([answer.status, endsOf(answer)]).toEqual([200, ['response.completed']]);
+  expect(asked.map(({ socket }) => socket === null)).toEqual([false, true]);
+});
+
 it('A socket that closes before it carries any frame makes the next turn use HTTP', async () => {
   const firstEvent = 54_321;
   let overdue: (() => void) | null = null;

@@ -73,7 +73,6 @@ const response = (status: string, output: Tree[]): Tree => ({
   output,
   error: null,
   incomplete_details: null,
-  previous_response_id: null,
   usage: { input_tokens: 1, output_tokens: 1, total_tokens: 2 },
   metadata: {},
 });

@@ -128,14 +128,14 @@ describe('frames', () => {
       expect(headers).not.toHaveProperty(name);
   });
 
-  it('response.processed is dropped, and steering input comes back as not supported', async () => {
+  it('response.processed is dropped, and steering input for a response that does not run comes back', async () => {
     using client = await connectSocket(face.url);
     client.send({ type: 'response.processed', response_id: 'r' });
     client.send({ type: 'response.steer', previous_response_id: 'r', input: [{ role: 'user', content: 'more' }] });
     expect(await client.next()).toMatchObject({
       type: 'response.steer.failed',
       steer: { previous_response_id: 'r', input: [{ role: 'user', content: 'more' }] },
-      error: { code: 'steering_not_supported' },
+      error: { code: 'response_not_found' },
     });
     expect(client.events).toHaveLength(1);
     expect(face.quota.inHand).toEqual({ waiting: 0, running: 0, bytes: 0 });

@@ -28,6 +28,13 @@ export interface Player {
   close(): Promise<void>;
 }
 
+/** Returns an event whose response names what the request continues, as every provider's does. */
+function continuing(event: Json, { previous_response_id: anchor }: Json): Json {
+  const { response } = event;
+  if (typeof anchor !== 'string' || typeof response !== 'object' || response === null) return event;
+  return { ...event, response: { ...response, previous_response_id: anchor } };
+}
+
 /**
  * Starts a player on loopback.
  *
@@ -45,7 +52,8 @@ export async function startPlayer({ webSocket = true, signals = [] as readonly J
     const { type: _, ...body } = JSON.parse(text) as Json;
     const log = received.get(credential) ?? [];
     received.set(credential, [...log, { socket, body, bytes: Buffer.byteLength(text) }]);
-    return programs.get(credential)?.shift() ?? null;
+    const play = programs.get(credential)?.shift();
+    return play ? { ...play, events: play.events.map((event) => continuing(event, body)) } : null;
   }
   const unprepared = { error: { message: 'Nothing is prepared for this request.', code: 'unprepared' } };
 

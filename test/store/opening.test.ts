@@ -4,6 +4,8 @@ import { connect, createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import pg from 'pg';
 import { afterEach, describe, expect, test } from 'vitest';
+import { answeredAtStart } from '../../src/storage.ts';
+import { StoreUnavailable } from '../../src/store/port.ts';
 import { openPostgresStore } from '../../src/store/postgres/index.ts';
 import { DatabaseUnusable, placeOf } from '../../src/store/postgres/unusable.ts';
 import { freshDatabase } from '../support/database.ts';
@@ -254,4 +256,15 @@ test('A database that is lost while running is logged once, with host and cause,
     await store.shutdown();
     await proxy.close();
   }
+});
+
+test('The first calls of a start are repeated while the database does not answer, and no longer than it may take', async () => {
+  let unanswered = 2;
+  const pepper = async () => {
+    if (unanswered-- > 0) throw new StoreUnavailable('no answer');
+    return 'pepper';
+  };
+  expect(await answeredAtStart(60_000, pepper)).toBe('pepper');
+  const silent = () => Promise.reject(new StoreUnavailable('silent'));
+  await expect(answeredAtStart(0, silent)).rejects.toThrow('silent');
 });

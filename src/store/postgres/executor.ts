@@ -175,6 +175,8 @@ export interface Statement {
   text: string;
   /** Milliseconds for this statement instead of the executor's timeout; for background work. */
   timeoutMs?: number;
+  /** Goes before calls without it that wait for a connection: a turn that runs ends before another one begins. */
+  first?: boolean;
 }
 
 /** Source of connections: a pool, or one connection of it. */
@@ -186,7 +188,12 @@ export interface ExecutorOptions {
   pool: Connections;
   /** The schema that holds the tables and functions. */
   schema: string;
-  /** Milliseconds from the call to its answer, including the wait for a connection. */
+  /** Number of connections that `pool` gives at the same time. Default: no limit. */
+  size?: number;
+  /**
+   * Milliseconds from the call to its answer. While all connections are in use, a call waits for one, and this time begins
+   * with the last answer to an earlier call: as long as those are answered, the database is not silent.
+   */
   timeoutMs: number;
   clock: Clock;
   outages?: OutageLog;
@@ -224,17 +231,35 @@ const SERVER_SHARE = 0.9;
  * because a half-open connection never reports anything. The connection of a call abandoned here is destroyed with it: its
  * answer must not be taken for that of a later call.
  */
-export function createExecutor({ pool, schema, timeoutMs, clock, outages, onStatement }: ExecutorOptions): Executor {
+export function createExecutor(options: ExecutorOptions): Executor {
+  const { pool, schema, timeoutMs, clock, outages, onStatement, size = Infinity } = options;
   const inFlight = new Set<(reason: string) => void>();
   const searchPath = searchPathOf(schema);
   let stopped = false;
+  let inUse = 0;
+  let answeredAt = Number.NEGATIVE_INFINITY;
+  /** Calls that wait for a connection, in order: first those that go before the others. */
+  const waiting = [new Set<() => boolean>(), new Set<() => boolean>()] as const;
+
+  /** Passes a connection on to the next call whose time is not over. */
+  function passOn(): void {
+    for (const calls of waiting) {
+      for (const begin of calls) {
+        calls.delete(begin);
+        if (begin()) return;
+      }
+    }
+    inUse -= 1;
+  }
 
   function run<Row>(statement: Statement, values: readonly unknown[]): Promise<Row[]> {
     if (stopped) return Promise.reject(new NoAnswer('the store is shut down'));
     onStatement?.(statement.name || statement.text);
     return new Promise((resolve, reject) => {
       const withinMs = statement.timeoutMs ?? timeoutMs;
-      const startedAt = clock.now();
+      const line = waiting[statement.first ? 0 : 1];
+      let startedAt = clock.now();
+      let begun = false;
       let client: PoolClient | null = null;
       let over = false;
 
@@ -243,6 +268,8 @@ export function createExecutor({ pool, schema, timeoutMs, clock, outages, onStat
         disarm();
         inFlight.delete(giveUp);
         client?.release(destroy);
+        if (begun) passOn();
+        else line.delete(begin);
       };
       const giveUp = (reason: string, keep = false) => {
         finish(!keep);
@@ -250,19 +277,27 @@ export function createExecutor({ pool, schema, timeoutMs, clock, outages, onStat
       };
       const failed = (error: unknown) => {
         if (over) return;
+        const isLimit = isOwnLimit(error);
+        if (!isTransient(error) || isLimit) answeredAt = clock.now();
         if (!isTransient(error)) {
           finish(false);
           reject(error);
         } else {
-          if (!isOwnLimit(error)) outages?.failed(error, startedAt);
-          giveUp(error instanceof Error && error.message !== '' ? error.message : String(error), isOwnLimit(error));
+          if (!isLimit) outages?.failed(error, startedAt);
+          giveUp(error instanceof Error && error.message !== '' ? error.message : String(error), isLimit);
         }
       };
-      const disarm = clock.after(withinMs, () => {
+      const silent = () => {
+        const silentMs = clock.now() - Math.max(startedAt, answeredAt);
+        if (!begun && silentMs < withinMs) {
+          disarm = clock.after(withinMs - silentMs, silent);
+          return;
+        }
         const error = new Error(`no answer within ${withinMs} ms`);
         outages?.failed(error, startedAt);
         giveUp(error.message);
-      });
+      };
+      let disarm = clock.after(withinMs, silent);
       inFlight.add(giveUp);
 
       const ask = async (connected: PoolClient) => {
@@ -274,6 +309,7 @@ export function createExecutor({ pool, schema, timeoutMs, clock, outages, onStat
           if (over) return;
           if (result.standby) return failed(new Error('the server only follows another one'));
           outages?.answered();
+          answeredAt = clock.now();
           finish(false);
           resolve(result.rows);
         } catch (error) {
@@ -282,11 +318,28 @@ export function createExecutor({ pool, schema, timeoutMs, clock, outages, onStat
           failed(error);
         }
       };
-      pool.connect().then((connected) => {
-        if (over) return connected.release();
-        client = connected;
-        void ask(connected);
-      }, failed);
+      const connect = () => {
+        begun = true;
+        pool.connect().then((connected) => {
+          if (over) return connected.release();
+          client = connected;
+          void ask(connected);
+        }, failed);
+      };
+      const begin = () => {
+        // After an answer, a call has its whole time; while the database is silent, only the rest of it.
+        startedAt = Math.max(startedAt, answeredAt);
+        disarm();
+        const leftMs = startedAt + withinMs - clock.now();
+        if (leftMs > 0) {
+          disarm = clock.after(leftMs, silent);
+          connect();
+        } else silent();
+        return leftMs > 0;
+      };
+      if (inUse >= size) return void line.add(begin);
+      inUse += 1;
+      connect();
     });
   }
 
