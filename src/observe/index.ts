@@ -19,7 +19,7 @@ import { createMetrics, type Metrics, type Readings } from './metrics/index.ts';
 import { metricsPage } from './metrics/merged.ts';
 import { observeStore, observeTransport } from './metrics/wrappers.ts';
 import { storiesRouter } from './stories.ts';
-import type { SpanIds } from './telemetry/index.ts';
+import type { SpanIds } from './telemetry/port.ts';
 import type { ActorLike, FlightRecord } from './trace.ts';
 import { createRecorder } from './trace.ts';
 

@@ -15,8 +15,8 @@ import {
 import type { Registry } from 'prom-client';
 import { version } from '../../version.ts';
 import type { Logger } from '../log.ts';
-import { TelemetryUnusable } from './index.ts';
 import { createMetricProducer } from './metrics.ts';
+import { TelemetryUnusable } from './port.ts';
 
 /** The SDK with exporters of its own. It registers nothing in the process. */
 interface Sdk {

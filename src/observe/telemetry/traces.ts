@@ -18,12 +18,12 @@ import {
 import type { Config } from '../../config.ts';
 import type { TurnRequest } from '../../session/port.ts';
 import type { TurnLine, TurnTimes } from '../../session/turn.ts';
-import type { Clock } from '../../system.ts';
+import { type Clock, reportFault } from '../../system.ts';
 import { version } from '../../version.ts';
 import type { Logger } from '../log.ts';
 import { tokensOf } from '../metrics/index.ts';
 import { endedBadly, endingOf } from '../trace.ts';
-import type { SpanIds, Traces } from './index.ts';
+import type { SpanIds, Traces } from './port.ts';
 
 /** Returns the tracer of Holdfast: of these tracers, or of those that the application has registered. */
 export const tracerOf = (tracers: TracerProvider | undefined): Tracer =>
@@ -68,9 +68,10 @@ function placeOf(traceparent: string | undefined, tracestate: string | undefined
   return isSpanContextValid(named) ? trace.setSpanContext(ROOT_CONTEXT, named) : ROOT_CONTEXT;
 }
 
-function traceparentOf(span: Span): string {
-  const { traceId, spanId, traceFlags } = span.spanContext();
-  return `00-${traceId}-${spanId}-0${traceFlags & 1}`;
+function traceparentOf(span: Span): string | undefined {
+  const place = span.spanContext();
+  if (!isSpanContextValid(place)) return undefined;
+  return `00-${place.traceId}-${place.spanId}-0${place.traceFlags & 1}`.toLowerCase();
 }
 
 function idsIn(place: Context): SpanIds {
@@ -79,6 +80,18 @@ function idsIn(place: Context): SpanIds {
 }
 
 const hrTime = (ms: number): HrTime => [Math.floor(ms / 1_000), Math.round((ms % 1_000) * 1_000_000)];
+
+/** Wraps a function so that an exception of an application's tracer provider reaches no turn. */
+function contained<A extends unknown[], R>(run: (...args: A) => R, otherwise: R): (...args: A) => R {
+  return (...args) => {
+    try {
+      return run(...args);
+    } catch (error) {
+      reportFault(error, 'listener');
+      return otherwise;
+    }
+  };
+}
 
 /** Returns attributes without those that have no value. */
 const present = (given: Record<string, string | number | boolean | null | undefined>): Attributes =>
@@ -188,18 +201,22 @@ export function createTraces(from: {
     span.end(at(Math.max(times.sent, times.answered ?? times.ended ?? over)));
   }
 
+  const begin = contained<[IncomingMessage, HrTime], Call | null>(callOf, null);
+  const end = contained(answered, undefined);
+
   return {
     handler(req, res, next) {
       const offset = offsetNow();
-      const call = callOf(req, hrTime(offset + clock.now()));
+      const call = begin(req, hrTime(offset + clock.now()));
+      if (!call) return next();
       res.once('close', () => {
         call.open = false;
-        if (call.span) answered(call.span, req, res, hrTime(offset + clock.now()));
+        if (call.span) end(call.span, req, res, hrTime(offset + clock.now()));
       });
       calls.run(call, next);
     },
 
-    received(request, hop) {
+    received: contained((request, hop) => {
       const offset = offsetNow();
       const startTime = hrTime(offset + request.receivedAt);
       const call = hop === undefined && request.clientTransport !== 'websocket' ? calls.getStore() : undefined;
@@ -218,16 +235,16 @@ export function createTraces(from: {
       const span = tracer.startSpan('turn', { startTime }, place);
       const inside = trace.setSpan(place, span);
       turns.set(request, { span, context: inside, ids: idsIn(inside), entry, forward: null, offset });
-    },
+    }, undefined),
 
-    forwarding(request) {
+    forwarding: contained((request) => {
       const turn = turns.get(request);
       if (!turn) return undefined;
       const startTime = hrTime(turn.offset + clock.now());
       turn.forward?.end(startTime);
       turn.forward = tracer.startSpan('forward', { kind: SpanKind.CLIENT, startTime }, turn.context);
       return traceparentOf(turn.forward);
-    },
+    }, undefined),
 
     placed(turnId, request) {
       const ids = turns.get(request)?.ids;
@@ -236,7 +253,7 @@ export function createTraces(from: {
 
     idsOf: (request) => turns.get(request)?.ids ?? null,
 
-    turnEnded(line, request, times) {
+    turnEnded: contained((line, request, times) => {
       const turn = turns.get(request);
       if (!turn) return;
       turns.delete(request);
@@ -253,11 +270,11 @@ export function createTraces(from: {
       turn.span.end(endTime);
       turn.entry?.setAttributes(present({ 'holdfast.request.id': line.request, 'holdfast.worker.id': workerId() }));
       turn.entry?.end(endTime);
-    },
+    }, undefined),
 
-    failed({ code }) {
+    failed: contained(({ code }) => {
       calls.getStore()?.span?.setAttributes({ 'error.type': code, 'holdfast.fault': code });
-    },
+    }, undefined),
 
     logging(logger) {
       const idsFor = (fields: { turn?: unknown }): SpanIds | undefined => {
