@@ -14,16 +14,17 @@ import { BridgeError } from './errors.ts';
 import { explorer } from './explorer/index.ts';
 import { type BridgeHooks, createHooks, hookNames, type UpstreamEntry } from './hooks.ts';
 import { adminTokenOf, createOperatorAccess, needsAdminToken } from './http/access.ts';
-import type { FailedCall, Readiness } from './http/app.ts';
+import type { FailedCall, Readiness, TurnService } from './http/app.ts';
 import { createHttpFace, errorHandler, PREFIXES, shownPath } from './http/app.ts';
 import { sendError } from './http/envelope.ts';
-import { createFront, isOwn, pathOf } from './http/front.ts';
+import { apiPaths, createFront, isOwn, pathOf } from './http/front.ts';
 import { answerSocket, createConnectionGuard, refuseUpgrade } from './http/server.ts';
 import { createClientSockets } from './http/websocket.ts';
 import { createReader } from './intake/pool.ts';
 import { createObservatory } from './observe/index.ts';
 import { createLogger, type Logger, safeLogger } from './observe/log.ts';
 import type { MetricsSnapshot } from './observe/metrics/merged.ts';
+import { startTelemetry } from './observe/telemetry/index.ts';
 import { readOptions, withOptionNames } from './options.ts';
 import { madeBy, referencesTo, storedInput } from './session/planning.ts';
 import type { Session } from './session/session.ts';
@@ -265,9 +266,11 @@ function unstoredOf(sessions: Iterable<Session>, clock: Pick<Clock, 'now' | 'wal
 }
 
 async function assemble(config: Config, storage: Storage, means: Means): Promise<Bridge> {
-  const { clock, ids, random, logger, inspect, onRegistered, mountAdmin = true } = means;
+  const { clock, ids, random, inspect, onRegistered, mountAdmin = true } = means;
   const { deadlines, limits } = config;
   let advertisedId = '';
+  const telemetry = await startTelemetry({ config, clock, logger: means.logger, workerId: () => advertisedId });
+  const logger = telemetry?.logging(means.logger) ?? means.logger;
   const secrets = parseSecrets(storage.secrets);
   const adminToken = await adminTokenFor(config, secrets, storage.adminToken);
   const allow = createOperatorAccess(adminToken?.token ?? null);
@@ -341,7 +344,10 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
       limits,
       reader,
       deadlines,
-      serve,
+      serve(claims, request, sink) {
+        telemetry?.received(request, claims.trace ?? null);
+        serve(claims, request, sink);
+      },
       onView: tell(session, sessions),
       onClaimed: claimed,
       logger,
@@ -372,7 +378,8 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     livenessPath: storage.livenessPath,
     shared: storage.shared,
     listen: storage.shared && config.instancePolicy === 'forward' ? listen : null,
-    forwarder: (workerId) => createForwarder({ forwardTokens, clock, workerId, deadlines, logger }),
+    forwarder: (workerId) =>
+      createForwarder({ forwardTokens, clock, workerId, deadlines, logger, onForward: telemetry?.forwarding }),
     logger,
     inspect:
       inspect || hooks.inspect
@@ -387,15 +394,32 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     },
     onRegistered,
     onForwarded: (kind) => observatory.metrics.forwarded(kind),
-    onPlaced: observatory.placed,
+    onPlaced(turn, session) {
+      observatory.placed(turn, session);
+      telemetry?.placed(turn.id, turn.request);
+    },
     onRefused: (limit) => observatory.metrics.refused(limit),
     onGivenUp: () => observatory.metrics.bufferGivenUp(),
-    onFinished(line, request) {
-      observatory.turnEnded(line);
+    onFinished(line, request, times) {
+      observatory.turnEnded(line, telemetry?.idsOf(request));
+      telemetry?.turnEnded(line, request, times);
       hooks.onFinished(line, request);
     },
   });
   const { membership, registry, dispatcher, quota, forwarder, target, shutdown } = worker;
+  telemetry?.measure(observatory.metrics.registry);
+  const turn: TurnService['turn'] = telemetry
+    ? (request, sink, lease) => {
+        telemetry.received(request);
+        dispatcher.accept(request, sink, lease);
+      }
+    : dispatcher.accept.bind(dispatcher);
+  const onFailed: Bridge['onFailed'] = telemetry
+    ? (request, error) => {
+        telemetry.failed(error);
+        observatory.requestFailed(request, error);
+      }
+    : observatory.requestFailed;
   const guard = createConnectionGuard({
     limits,
     several: quota.several,
@@ -427,7 +451,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     return { ready: reasons.length === 0, reasons };
   };
   const sockets = createClientSockets({
-    service: { turn: dispatcher.accept.bind(dispatcher), shutdown },
+    service: { turn, shutdown },
     identify: hooks.identify,
     authenticate: hooks.authenticate,
     chooseUpstream: hooks.chooseUpstream,
@@ -439,12 +463,12 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     random,
     paths: PREFIXES.map((prefix) => `${prefix}/responses`),
     logger,
-    onFailed: observatory.requestFailed,
+    onFailed,
   });
   const router = express.Router();
   const face = createHttpFace({
     service: {
-      turn: dispatcher.accept.bind(dispatcher),
+      turn,
       async knowsResponse(scope, anchor) {
         const found = await store.lookup({ scope, anchor, tokenSessionId: null, hardKey: null });
         // A response in the background has no row before its end, and never one if its worker was killed.
@@ -473,7 +497,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     clock,
     ids,
     logger,
-    onFailed: observatory.requestFailed,
+    onFailed,
   });
   const operators: AdminPort = {
     store,
@@ -499,9 +523,10 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     throw new BridgeError('bridge_not_found');
   });
   const operatorRoutes = [observatory.router, page, admin];
-  const lastHandler = errorHandler({ ids, logger, onFailed: observatory.requestFailed });
+  const lastHandler = errorHandler({ ids, logger, onFailed });
   const adminRouter = express.Router();
   adminRouter.use(front.ownHandler, ...operatorRoutes, lastHandler);
+  if (telemetry) router.use([...apiPaths], telemetry.handler);
   router.use(front.ownHandler, ...(mountAdmin ? operatorRoutes : []), face, lastHandler);
   const serves: Bridge['serves'] = (req) => isOwn(pathOf(req), mountAdmin);
   const app = express().disable('x-powered-by').disable('etag').use(router);
@@ -513,7 +538,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     await hooks.settled();
     await reader.close();
     observatory.close();
-    await transport.shutdown();
+    await Promise.all([transport.shutdown(), telemetry?.close()]);
     await storage.close();
     means.stopFaults();
     logger.info({ worker: membership.id }, 'stopped');
@@ -536,7 +561,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     ids,
     front: front.handler,
     adminToken,
-    onFailed: observatory.requestFailed,
+    onFailed,
     handleUpgrade(req, socket, head) {
       const refused = (error: BridgeError) => {
         const path = shownPath(req.url ?? '');

@@ -248,12 +248,15 @@ export interface Config {
   prices: ReadonlyMap<string, { input: number; cached: number }>;
   instancePolicy: 'forward' | 'reject';
   logLevel: string;
+  /** Traces and metrics of OpenTelemetry; `auto`: if the environment or the application asks for them. */
+  otel: 'auto' | 'on' | 'off';
   deadlines: Values<typeof deadlineKnobs>;
   limits: Values<typeof limitKnobs>;
 }
 
 const transports = ['auto', 'websocket', 'http'] as const;
 const policies = ['forward', 'reject'] as const;
+const telemetry = ['auto', 'on', 'off'] as const;
 const logLevels = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const;
 
 /** How a setting is written as an option of `createBridge`: its type there, or the words that it may be. */
@@ -487,6 +490,14 @@ export const settings: readonly Setting[] = [
     default: 'info',
     description: '`trace` to `fatal`, or `silent`.',
   },
+  {
+    variable: 'HOLDFAST_OTEL',
+    option: 'otel',
+    as: telemetry,
+    default: 'auto',
+    description:
+      'OpenTelemetry: `on`, `off`, or `auto`: on with OTEL_EXPORTER_OTLP_ENDPOINT, or where an embedding application has registered a tracer provider.',
+  },
 ];
 
 /** Every variable that is a setting of its own, with its default as text. */
@@ -589,6 +600,7 @@ const strings = z.object({
   anchors: z.enum(['on', 'off'], 'HOLDFAST_UPSTREAM_ANCHORS must be on or off'),
   workers: whole('HOLDFAST_WORKERS', 1, MOST_WORKERS),
   logLevel: z.enum(logLevels, 'HOLDFAST_LOG_LEVEL must be trace, debug, info, warn, error, fatal or silent'),
+  otel: z.enum(telemetry, 'HOLDFAST_OTEL must be auto, on or off'),
   internalPort: whole('HOLDFAST_INTERNAL_PORT', 0, 65_535),
   advertiseUrl: z
     .string()
@@ -784,6 +796,7 @@ export function readConfig(given: NodeJS.ProcessEnv, embedding: Embedding = {}):
     inspectContent: optional(env.HOLDFAST_INSPECT_CONTENT) ?? 'off',
     policy: optional(env.HOLDFAST_INSTANCE_POLICY) ?? 'forward',
     logLevel: optional(env.HOLDFAST_LOG_LEVEL) ?? 'info',
+    otel: optional(env.HOLDFAST_OTEL) ?? 'auto',
     workers: optional(env.HOLDFAST_WORKERS) ?? '1',
   });
   if (!parsed.success) problems.push(...parsed.error.issues.map(({ message }) => message));
@@ -885,6 +898,7 @@ export function readConfig(given: NodeJS.ProcessEnv, embedding: Embedding = {}):
     prices,
     instancePolicy: policy,
     logLevel: parsed.data.logLevel,
+    otel: parsed.data.otel,
     deadlines,
     limits,
   };

@@ -423,6 +423,11 @@ export interface SettingOptions {
   prices?: readonly string[] | undefined;
   /** `trace` to `fatal`, or `silent`. Default: info. Variable: HOLDFAST_LOG_LEVEL. */
   logLevel?: 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'fatal' | 'silent' | undefined;
+  /**
+   * OpenTelemetry: `on`, `off`, or `auto`: on with OTEL_EXPORTER_OTLP_ENDPOINT, or where an embedding application has
+   * registered a tracer provider. Default: auto. Variable: HOLDFAST_OTEL.
+   */
+  otel?: 'auto' | 'on' | 'off' | undefined;
   /** Waits, in milliseconds. */
   deadlines?: DeadlinesSettings | undefined;
   /** Limits, in bytes or as a count. */

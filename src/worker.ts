@@ -15,7 +15,7 @@ import type { Shutdown, TurnRequest } from './session/port.ts';
 import { createQuota, type Quota, type QuotaOptions } from './session/quota.ts';
 import type { Session } from './session/session.ts';
 import { SessionRegistry } from './session/session-registry.ts';
-import type { Turn, TurnLine } from './session/turn.ts';
+import type { Turn, TurnLine, TurnTimes } from './session/turn.ts';
 import type { SessionStore } from './store/port.ts';
 import type { Clock, Ids } from './system.ts';
 import type { KeyRing } from './token/keyring.ts';
@@ -73,7 +73,7 @@ export interface WorkerMeans {
   onRegistered?: ((workerId: string) => void) | undefined;
   onForwarded?(kind: ForwardResult['kind']): void;
   onPlaced?(turn: Turn, session: Session): void;
-  onFinished?(line: TurnLine, request: TurnRequest): void;
+  onFinished?(line: TurnLine, request: TurnRequest, times: TurnTimes): void;
   onRefused?: QuotaOptions['onRefused'];
   onGivenUp?: QuotaOptions['onGivenUp'];
 }

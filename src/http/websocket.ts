@@ -54,6 +54,8 @@ const OF_THE_UPGRADE = [IDEMPOTENCY_HEADER, TURN_STATE_HEADER, 'x-stainless-retr
 const METADATA_HEADERS = [
   ['thread_id', THREAD_HEADER],
   ['session_id', 'session-id'],
+  ['ws_request_header_traceparent', 'traceparent'],
+  ['ws_request_header_tracestate', 'tracestate'],
   [TURN_METADATA_HEADER, TURN_METADATA_HEADER],
   [TURN_STATE_HEADER, TURN_STATE_HEADER],
 ] as const;

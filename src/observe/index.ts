@@ -19,6 +19,7 @@ import { createMetrics, type Metrics, type Readings } from './metrics/index.ts';
 import { metricsPage } from './metrics/merged.ts';
 import { observeStore, observeTransport } from './metrics/wrappers.ts';
 import { storiesRouter } from './stories.ts';
+import type { SpanIds } from './telemetry/port.ts';
 import type { ActorLike, FlightRecord } from './trace.ts';
 import { createRecorder } from './trace.ts';
 
@@ -58,8 +59,12 @@ export interface Observatory {
   readonly inspect: (event: InspectionEvent) => void;
   /** Records that a turn was placed on a session. */
   placed(turn: { readonly actor: ActorLike }, session: { readonly id: string }): void;
-  /** Records the end of a turn: its log line, its metrics and, after a bad end, its story. */
-  turnEnded(line: TurnLine): void;
+  /**
+   * Records the end of a turn: its log line, its metrics and, after a bad end, its story.
+   *
+   * @param span ids of the turn's span, for the log line
+   */
+  turnEnded(line: TurnLine, span?: SpanIds | null): void;
   /** Adds the sources for the gauges, except for sockets and viewers, which the observatory itself counts. */
   watch(readings: Omit<Readings, 'sockets' | 'viewers'> & Required<Pick<Readings, CountName>>): void;
   /** Returns the record of a session on this worker, or null when there is none. */
@@ -158,8 +163,8 @@ export function createObservatory(options: ObservatoryOptions): Observatory {
     },
     inspect: recorder.observe,
     placed: ({ actor }, { id }) => recorder.place(actor, id),
-    turnEnded(line) {
-      logger.info(line, 'turn');
+    turnEnded(line, span) {
+      logger.info(span ? { ...line, ...span } : line, 'turn');
       metrics.turnEnded(line);
       recorder.turnEnded(line);
       failures.turnEnded(line);

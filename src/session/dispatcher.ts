@@ -12,7 +12,7 @@ import type { ClientSink, Shutdown, TurnRequest } from './port.ts';
 import { type Lease, type Quota, tenantBusy } from './quota.ts';
 import { Session, type SessionHost } from './session.ts';
 import { keyName, type SessionRegistry } from './session-registry.ts';
-import { describeTurn, faultError, Turn, type TurnHost, type TurnLine } from './turn.ts';
+import { describeTurn, faultError, Turn, type TurnHost, type TurnLine, type TurnTimes } from './turn.ts';
 
 /** Maximum number of placement attempts of one request that fail because the conversation moved in the meantime. */
 const MAX_CONFLICTS = 3;
@@ -32,7 +32,7 @@ export interface DispatcherOptions {
   tokens: ClassifyInput['tokens'];
   shutdown: Readonly<Shutdown>;
   /** Called once per turn, when its client has its answer, with the turn's log line. */
-  onFinished?: ((line: TurnLine, request: TurnRequest) => void) | undefined;
+  onFinished?: ((line: TurnLine, request: TurnRequest, times: TurnTimes) => void) | undefined;
   /** Called whenever a turn is assigned to a session, before the session processes it. */
   onPlaced?(turn: Turn, session: Session): void;
   inspect?: Inspect;
@@ -229,7 +229,8 @@ export class Dispatcher implements TurnHost, SessionHost {
       }
     } catch (error) {
       if (!(error instanceof BridgeError || error instanceof StoreUnavailable)) {
-        this.#env.log.error({ err: error }, 'placing a request failed');
+        const { id, request } = turn;
+        this.#env.log.error({ request: request.requestId, turn: id, err: error }, 'placing a request failed');
       }
       turn.fail(asBridgeError(error));
     }
@@ -444,7 +445,7 @@ export class Dispatcher implements TurnHost, SessionHost {
     admitted?.cancelHold();
     admitted?.lease.end();
     const line = describeTurn(turn, this.#sessions.get(turn) ?? null, this.#env.clock.now());
-    this.#options.onFinished?.(line, turn.request);
+    this.#options.onFinished?.(line, turn.request, turn.times);
   }
 
   returnTurn(turn: Turn, fact: AttemptFact | null): void {

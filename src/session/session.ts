@@ -531,8 +531,10 @@ export class Session extends SessionCore {
         return reply;
       }
       case 'commitBareSettle':
+        turn.times.answered ??= this.env.clock.now();
         return commitSettle(this, turn, this.#bareEnd(turn));
       default:
+        turn.times.answered ??= this.env.clock.now();
         return commitSettle(this, turn, this.#prepareEnd(turn));
     }
   }

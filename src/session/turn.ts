@@ -262,6 +262,8 @@ export interface TurnTimes {
   started: number | null;
   sent: number | null;
   firstEvent: number | null;
+  /** The upstream's answer was over, and the store was asked for the end. */
+  answered: number | null;
   ended: number | null;
 }
 
@@ -425,8 +427,8 @@ export class Turn {
     this.evidence = evidence;
     this.lease = lease;
     this.#host = host;
-    const open = { placed: null, begun: null, ready: null, started: null, sent: null, firstEvent: null, ended: null };
-    this.times = { received: request.receivedAt, ...open };
+    const open = { placed: null, begun: null, ready: null, started: null, sent: null, firstEvent: null };
+    this.times = { received: request.receivedAt, ...open, answered: null, ended: null };
     this.actor = createActor(turnMachine, { input: { turnId: id }, inspect: host.inspect });
     this.actor.start();
     this.stream = new TurnStream(sink, {

@@ -106,7 +106,15 @@ export function readItems(items: readonly Written<Item>[]): ReadItems {
 /**
  * Members of `client_metadata` that are kept, up to `LONGEST_METADATA` characters; the others are only for the provider.
  */
-const METADATA = ['turn_id', 'thread_id', 'session_id', TURN_METADATA_HEADER, TURN_STATE_HEADER];
+const METADATA = [
+  'turn_id',
+  'thread_id',
+  'session_id',
+  TURN_METADATA_HEADER,
+  TURN_STATE_HEADER,
+  'ws_request_header_traceparent',
+  'ws_request_header_tracestate',
+];
 export const LONGEST_METADATA = 32_768;
 /** Members kept unchanged: validation bounds their size. */
 const KEPT: readonly (keyof LookedAt)[] = [

@@ -37,8 +37,19 @@ const notForValues = [
   'HOLDFAST_LIVENESS_DIR',
   'HOLDFAST_WORKERS',
 ];
+/** Variables of OpenTelemetry that are no secrets. Headers may be one: they belong into the Secret. */
+const telemetry = [
+  ...['', '_TRACES', '_METRICS'].flatMap((signal) => [
+    `OTEL_EXPORTER_OTLP${signal}_ENDPOINT`,
+    `OTEL_EXPORTER_OTLP${signal}_PROTOCOL`,
+    `OTEL_EXPORTER_OTLP${signal}_COMPRESSION`,
+    `OTEL_EXPORTER_OTLP${signal}_TIMEOUT`,
+  ]),
+  ...['OTEL_SERVICE_NAME', 'OTEL_RESOURCE_ATTRIBUTES', 'OTEL_TRACES_SAMPLER', 'OTEL_TRACES_SAMPLER_ARG'],
+  ...['OTEL_TRACES_EXPORTER', 'OTEL_METRICS_EXPORTER', 'OTEL_METRIC_EXPORT_INTERVAL', 'OTEL_SDK_DISABLED'],
+];
 /** Variables that the value `settings` may contain. */
-export const settable = variables.filter((variable) => !notForValues.includes(variable));
+export const settable = [...variables.filter((variable) => !notForValues.includes(variable)), ...telemetry];
 
 export interface Rendered {
   /** Rendered text by template. */

@@ -54,8 +54,8 @@ export async function writeSnippet(name: string, code: string): Promise<{ file: 
 }
 
 /** Turns an example, named in a comment above it in a document, into a module. */
-export async function extractExample(document: string, name: string) {
-  const code = await snippetAfter(document, `<!-- example: ${name} -->`);
+export async function extractExample(document: string, name: string, change: (code: string) => string = String) {
+  const code = change(await snippetAfter(document, `<!-- example: ${name} -->`));
   const { file, remove } = await writeSnippet(name, code);
   return { code, file: pathToFileURL(file).href, remove };
 }

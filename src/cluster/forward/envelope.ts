@@ -38,6 +38,8 @@ export interface ForwardClaims {
    */
   attempt: number;
   requestId: string;
+  /** Place of this attempt in a distributed trace, as the header `traceparent` names it. */
+  trace?: string | undefined;
 }
 
 /**
@@ -140,6 +142,10 @@ const forwardSchema = z.object({
   mode: z.enum(['run', 'resolve']),
   attempt: z.int().nonnegative().default(0),
   requestId: id,
+  trace: z
+    .string()
+    .regex(/^00-[0-9a-f]{32}-[0-9a-f]{16}-0[01]$/)
+    .optional(),
 });
 const claimedSchema = z.object({
   target: id,

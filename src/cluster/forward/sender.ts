@@ -236,6 +236,8 @@ interface ForwarderOptions {
   workerId(): string;
   deadlines: ForwardDeadlines;
   logger: Log<'debug'>;
+  /** Begins the span of an attempt and returns its place in the trace. Absent: there are no traces. */
+  onForward?: ((request: TurnRequest) => string | undefined) | undefined;
 }
 
 /**
@@ -252,7 +254,8 @@ const CONNECT_LIMIT_MS = 10_000;
 const MAX_LINE_BYTES = 134_217_728;
 
 /** Creates the sending side: one connection pool for all peers of this worker. */
-export function createForwarder({ forwardTokens, clock, workerId, deadlines, logger }: ForwarderOptions): Forwarder {
+export function createForwarder(options: ForwarderOptions): Forwarder {
+  const { forwardTokens, clock, workerId, deadlines, logger } = options;
   const agent = new Agent({
     connect: { timeout: CONNECT_LIMIT_MS, noDelay: true },
     pipelining: 1,
@@ -304,6 +307,7 @@ export function createForwarder({ forwardTokens, clock, workerId, deadlines, log
         mode,
         attempt,
         requestId,
+        trace: options.onForward?.(request),
       };
       return runExchange({
         dispatcher: agent,

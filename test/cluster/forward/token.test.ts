@@ -42,6 +42,15 @@ describe('hop token', () => {
     expect(receiver.verify(sender.issue(hop, body), body, 'worker-a')).toEqual(hop);
   });
 
+  it('A hop token carries the place of the hop in a trace, and nothing else in its stead', () => {
+    const { sender, receiver } = setup();
+    const trace = `00-${'a'.repeat(32)}-${'b'.repeat(16)}-01`;
+    expect(receiver.verify(sender.issue({ ...hop, trace }, body), body, 'worker-a')).toEqual({ ...hop, trace });
+    for (const other of ['', `${trace}-more`, trace.toUpperCase(), trace.replace('00-', 'ff-'), 'x'.repeat(1_000)]) {
+      expect(() => sender.issue({ ...hop, trace: other }, body)).toThrow();
+    }
+  });
+
   it('A hop token is accepted once', () => {
     const { sender, receiver } = setup();
     const token = sender.issue(hop, body);
