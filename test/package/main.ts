@@ -88,8 +88,10 @@ async function olderNode(): Promise<{ path: string; version: string } | null> {
 }
 
 async function pack(): Promise<string> {
-  const { stdout } = await runIn('npm', ['pack', '--silent', '--pack-destination', scratch], '', { cwd: ROOT });
-  return join(scratch, stdout.trim().split('\n').at(-1)!);
+  const stdout = succeeded(await runIn('npm', ['pack', '--silent', '--pack-destination', scratch], '', { cwd: ROOT }));
+  const name = stdout.trim().split('\n').at(-1)!;
+  if (!name.endsWith('.tgz')) throw new Error(`npm pack named no tarball:\n${stdout}`);
+  return join(scratch, name);
 }
 
 /** Compiles the application with one compiler, and runs what it made. */

@@ -37,6 +37,10 @@ export async function managerEnv(folder: string): Promise<NodeJS.ProcessEnv> {
     YARN_CACHE_FOLDER: join(folder, 'yarn-cache'),
     YARN_NPM_REGISTRY_SERVER: registry,
     YARN_UNSAFE_HTTP_WHITELIST: new URL(registry).protocol === 'http:' ? new URL(registry).hostname : '',
+    // A slow machine is no failure.
+    YARN_NETWORK_TIMEOUT: '600000',
+    YARN_HTTP_TIMEOUT: '600000',
+    YARN_HTTP_RETRY: '10',
     YARN_GLOBAL_FOLDER: join(folder, 'yarn-global'),
     YARN_ENABLE_TELEMETRY: '0',
     YARN_ENABLE_IMMUTABLE_INSTALLS: '0',
