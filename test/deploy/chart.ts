@@ -75,20 +75,29 @@ export const plainValues = { existingSecret: NAME };
 
 const header = (note: string) => `# Generated from deploy/helm/holdfast by \`npm run deploy:manifests\`. ${note}\n`;
 
+/** Manifest in which the secrets are files. */
+export const SECRET_FILES = 'secret-files.yaml';
+
 /** Returns the plain manifests of `deploy/kubernetes` by file name; null when Helm is not installed. */
 export async function plainManifests(): Promise<Record<string, string> | null> {
   const values = { ...plainValues, serviceMonitor: { enabled: true }, prometheusRule: { enabled: true } };
-  const rendered = await render(values);
-  if (!rendered) return null;
-  const text = (...templates: string[]) =>
+  const [rendered, withFiles] = await Promise.all([
+    render(values),
+    render({ ...values, secretFiles: { enabled: true } }),
+  ]);
+  if (!rendered || !withFiles) return null;
+  const text = ({ files }: Rendered, ...templates: string[]) =>
     templates
-      .flatMap((name) => rendered.files[`holdfast/templates/${name}.yaml`]!.split(/^---$/m))
+      .flatMap((name) => files[`holdfast/templates/${name}.yaml`]!.split(/^---$/m))
       .map((document) => `---\n${document.replace(/^ *app\.kubernetes\.io\/managed-by: .*\n/gm, '').trim()}\n`)
       .join('');
   return {
     'holdfast.yaml':
       header('It needs a namespace and a Secret, both called holdfast: docs/deploy.md.') +
-      text('service', 'statefulset', 'poddisruptionbudget', 'networkpolicy'),
-    'monitoring.yaml': header('It needs the Prometheus operator.') + text('servicemonitor', 'prometheusrule'),
+      text(rendered, 'service', 'statefulset', 'poddisruptionbudget', 'networkpolicy'),
+    [SECRET_FILES]:
+      header('The StatefulSet of holdfast.yaml, with the keys of the Secret as files; apply it after that file.') +
+      text(withFiles, 'statefulset'),
+    'monitoring.yaml': header('It needs the Prometheus operator.') + text(rendered, 'servicemonitor', 'prometheusrule'),
   };
 }

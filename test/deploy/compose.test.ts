@@ -46,6 +46,17 @@ it('The balancer reaches every worker, and publishes a port on loopback', async 
   expect(Object.keys(services.balancer!.depends_on!)).toEqual(workers.map(([name]) => name));
 });
 
+it('No balancer repeats a request that a worker may have begun, or counts an answer as a failure of the worker', async () => {
+  for (const file of ['deploy/compose/nginx.conf', 'deploy/several-hosts/nginx.conf']) {
+    const conf = await readFile(file, 'utf8');
+    expect(
+      [...conf.matchAll(/^ *proxy_next_upstream (.*);$/gm)].map(([, when]) => when),
+      file,
+    ).toEqual(['error timeout']);
+    expect(conf, file).toMatch(/^ *proxy_request_buffering off;$/m);
+  }
+});
+
 it.skipIf(process.platform !== 'linux')(
   'The declared topology starts without Docker, and a conversation goes on while one of its workers is drained',
   { timeout: 180_000 },

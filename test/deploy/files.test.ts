@@ -53,7 +53,10 @@ it('A release publishes with provenance and an SBOM, and each job has only the p
   expect(on).toEqual({ push: { tags: ['v*.*.*'] } });
   expect(permissions).toEqual({ contents: 'read' });
   const steps = (job: string) => jobs[job].steps as { run?: string; uses?: string; with?: Record<string, unknown> }[];
-  expect(steps('npm').map(({ run }) => run)).toContain('npm publish --provenance --access public');
+  const publish = steps('npm').findIndex(({ run }) => run === 'npm publish --provenance --access public');
+  const sbom = steps('npm').findIndex(({ run }) => run?.startsWith('npm run -s sbom > '));
+  expect(sbom).toBeGreaterThan(0);
+  expect(publish).toBeGreaterThan(sbom);
   expect(jobs.npm.permissions).toEqual({ contents: 'read', 'id-token': 'write' });
   const build = steps('image').find(({ uses }) => uses?.startsWith('docker/build-push-action@'))!.with!;
   expect(build).toMatchObject({ file: 'deploy/docker/Dockerfile', sbom: true, provenance: 'mode=max' });

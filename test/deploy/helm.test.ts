@@ -1,14 +1,29 @@
-import { readdir, readFile } from 'node:fs/promises';
-import { join } from 'node:path';
-import { describe, expect, it } from 'vitest';
+import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { basename, join } from 'node:path';
+import { describe, expect, it, vi } from 'vitest';
 import { parse, parseAllDocuments } from 'yaml';
 import { readConfig } from '../../src/config.ts';
 import { longestShutdown } from '../../src/worker.ts';
-import { ABSENT, CHART, NAME, plainManifests, plainValues, render, secretVariables, settable } from './chart.ts';
+import {
+  ABSENT,
+  CHART,
+  NAME,
+  plainManifests,
+  plainValues,
+  render,
+  SECRET_FILES,
+  secretVariables,
+  settable,
+} from './chart.ts';
 import { pythonWith, run } from './tools.ts';
+
+// Each rendering starts a Python.
+vi.setConfig({ testTimeout: 180_000 });
 
 const KUBERNETES = 'deploy/kubernetes';
 const NEWEST = '1.34';
+const MOUNTED = '/run/secrets/holdfast';
 
 interface Probe {
   httpGet: { path: string; port: string };
@@ -17,6 +32,8 @@ interface Probe {
 }
 interface Container {
   env: { name: string; value?: string; valueFrom?: { fieldRef: { fieldPath: string } } }[];
+  envFrom?: object[];
+  volumeMounts?: object[];
   ports: { name: string; containerPort: number }[];
   securityContext: object;
   startupProbe: Probe;
@@ -34,14 +51,14 @@ const pod = kind('StatefulSet')[0]!.spec.template.spec;
 const [container] = pod.containers as [Container];
 
 /** Environment of the first pod, as the cluster would make it. */
-function podEnv(): Record<string, string> {
+function podEnv({ env: declared }: Container = container): Record<string, string> {
   const fields: Record<string, string> = {
     'status.podIP': '10.1.2.3',
     'metadata.name': 'holdfast-0',
     'metadata.namespace': 'holdfast',
   };
   const env: Record<string, string> = {};
-  for (const { name, value, valueFrom } of container.env) {
+  for (const { name, value, valueFrom } of declared) {
     const text = value ?? fields[valueFrom!.fieldRef.fieldPath]!;
     env[name] = text.replace(/\$\((\w+)\)/g, (_, other) => env[other]!);
   }
@@ -129,9 +146,35 @@ describe('The plain manifests', () => {
   it('fit the schemas of Kubernetes', async ({ skip }) => {
     const python = await pythonWith('kubernetes_validate');
     if (!python) return skip('kubernetes-validate is not installed: test/deploy/install-tools installs it');
-    const args = ['-m', 'kubernetes_validate', '--strict', '-k', NEWEST, join(KUBERNETES, 'holdfast.yaml')];
-    const { code, stdout, stderr } = await run(python, args);
-    expect(code, stdout + stderr).toBe(0);
+    for (const file of ['holdfast.yaml', SECRET_FILES]) {
+      const args = ['-m', 'kubernetes_validate', '--strict', '-k', NEWEST, join(KUBERNETES, file)];
+      const { code, stdout, stderr } = await run(python, args);
+      expect(code, stdout + stderr).toBe(0);
+    }
+  });
+
+  it('mount the secrets as files that only the process can read, and no secret is in the environment', async () => {
+    const [set, ...rest] = await all(SECRET_FILES);
+    expect(rest).toEqual([]);
+    expect(set!.metadata).toEqual(kind('StatefulSet')[0]!.metadata);
+    const { containers, volumes, securityContext } = set!.spec.template.spec;
+    const [mounting] = containers as [Container];
+    expect(mounting.envFrom).toBeUndefined();
+    expect(mounting.volumeMounts).toEqual([{ name: 'secrets', mountPath: MOUNTED, readOnly: true }]);
+    const items = secretVariables.map((key) => ({ key, path: key }));
+    expect(volumes).toEqual([{ name: 'secrets', secret: { secretName: NAME, defaultMode: 0o440, items } }]);
+    expect(securityContext).toMatchObject({ runAsGroup: 65532, fsGroup: 65532 });
+
+    const dir = await mkdtemp(join(tmpdir(), 'holdfast-secrets-'));
+    try {
+      for (const [name, text] of Object.entries(secret)) await writeFile(join(dir, name), text);
+      const env = podEnv(mounting);
+      const files = Object.entries(env).filter(([, value]) => value.startsWith(`${MOUNTED}/`));
+      for (const [name, path] of files) env[name] = join(dir, basename(path));
+      expect(readConfig(env)).toEqual(readConfig({ ...podEnv(), ...secret }));
+    } finally {
+      await rm(dir, { recursive: true, force: true });
+    }
   });
 });
 
@@ -143,7 +186,9 @@ describe('The chart', () => {
     expect(alerts).toBe(await readFile('deploy/prometheus/alerts.yml', 'utf8'));
     const schema = JSON.parse(await readFile(join(CHART, 'values.schema.json'), 'utf8'));
     expect(schema.properties.settings.propertyNames.enum).toEqual(settable);
+    expect(schema.properties.secretFiles.properties.keys.items.enum).toEqual(secretVariables);
     const values = parse(await readFile(join(CHART, 'values.yaml'), 'utf8'));
+    expect(values.secretFiles.keys).toEqual(secretVariables);
     expect(Object.keys(values).sort()).toEqual(
       Object.keys(schema.properties)
         .filter((name) => name !== 'global')
@@ -160,19 +205,42 @@ describe('The chart', () => {
     }
   });
 
-  it('refuses misspelled settings, secrets among the settings, and an installation without a Secret', async ({
-    skip,
-  }) => {
+  it('refuses misspelled settings, secrets among the settings, and an installation without a Secret', {
+    timeout: 120_000,
+  }, async ({ skip }) => {
     if (!(await render(plainValues))) return skip(ABSENT);
-    for (const wrong of [
+    const refused = [
       {},
       { ...plainValues, settings: { HOLDFAST_LEASE: 1 } },
       { ...plainValues, settings: { HOLDFAST_SECRETS: 'k1:secret' } },
       { ...plainValues, replica: 2 },
       { ...plainValues, drain: { graceSeconds: 1 } },
-    ]) {
-      await expect(render(wrong), JSON.stringify(wrong)).rejects.toThrow(/HelmValues|values|schema|validat/i);
-    }
+      { ...plainValues, secretFiles: { enabled: true, keys: ['HOLDFAST_SECRET'] } },
+      { secretFiles: { enabled: true } },
+      { secretFiles: { enabled: false, volume: { csi: { driver: 'secrets-store.csi.k8s.io' } } } },
+    ].map((wrong) => expect(render(wrong), JSON.stringify(wrong)).rejects.toThrow(/HelmValues|values|schema|validat/i));
+    await Promise.all(refused);
+  });
+
+  it('takes the files with the secrets from a volume that is named, without a Secret', async ({ skip }) => {
+    const csi = {
+      driver: 'secrets-store.csi.k8s.io',
+      readOnly: true,
+      volumeAttributes: { secretProviderClass: 'vault' },
+    };
+    const keys = secretVariables.filter((name) => name !== 'HOLDFAST_ADMIN_TOKEN');
+    const rendered = await render({ secretFiles: { enabled: true, keys, volume: { csi } } });
+    if (!rendered) return skip(ABSENT);
+    const [set] = documents(rendered.files['holdfast/templates/statefulset.yaml']!);
+    const { containers, volumes } = set!.spec.template.spec;
+    expect(volumes).toEqual([{ name: 'secrets', csi }]);
+    const { env, envFrom } = containers[0] as Container;
+    expect(envFrom).toBeUndefined();
+    const named = env.map(({ name }) => name).filter((name) => name.endsWith('_FILE'));
+    expect(named).toEqual(keys.map((name) => `${name}_FILE`));
+    // The metrics are read with a key of the Secret.
+    const monitored = { secretFiles: { enabled: true, volume: { csi } }, serviceMonitor: { enabled: true } };
+    await expect(render(monitored)).rejects.toThrow('name the Secret');
   });
 
   it('passes settings on, and leaves the number of workers to the autoscaler', async ({ skip }) => {

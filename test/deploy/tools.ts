@@ -26,9 +26,14 @@ export interface Ran {
 }
 
 /** Runs a program to its end, with this text on its standard input. */
-export const run = (file: string, args: readonly string[], input = ''): Promise<Ran> =>
+export const run = (
+  file: string,
+  args: readonly string[],
+  input = '',
+  options: { cwd?: string; env?: NodeJS.ProcessEnv } = {},
+): Promise<Ran> =>
   new Promise((resolve) => {
-    const child = execFile(file, [...args], { maxBuffer: 16_777_216 }, (error, stdout, stderr) => {
+    const child = execFile(file, [...args], { ...options, maxBuffer: 16_777_216 }, (error, stdout, stderr) => {
       resolve({ code: error ? Number(error.code) || 1 : 0, stdout, stderr });
     });
     child.stdin!.on('error', () => {});

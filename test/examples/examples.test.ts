@@ -7,7 +7,12 @@ import { afterEach, expect, it } from 'vitest';
 import { freshDatabase } from '../support/database.ts';
 import { until } from '../support/until.ts';
 
-const EXAMPLES = join(import.meta.dirname, '..', '..', 'examples');
+/** Copy of the examples in a project that has installed the package: `npm run test:package` sets it. */
+const INSTALLED = process.env.EXAMPLES_DIR;
+const EXAMPLES = INSTALLED ?? join(import.meta.dirname, '..', '..', 'examples');
+/** Where nothing is installed, this condition resolves the name of the package to its sources. */
+const ARGS = INSTALLED === undefined ? ['-C', 'holdfast-source'] : [];
+const NODE_OPTIONS = process.env.EXAMPLES_NODE_OPTIONS;
 const LIMIT_MS = 180_000;
 
 const undo: (() => Promise<unknown>)[] = [];
@@ -17,9 +22,9 @@ afterEach(async () => {
 
 /** Runs an example as `npm run example` does, on Node itself: its types are stripped, not compiled. */
 function run(args: string[], env: Record<string, string> = {}) {
-  const child: ChildProcess = spawn(process.execPath, ['-C', 'holdfast-source', ...args], {
+  const child: ChildProcess = spawn(process.execPath, [...ARGS, ...args], {
     cwd: EXAMPLES,
-    env: { ...process.env, ...env },
+    env: { ...process.env, ...(NODE_OPTIONS !== undefined && { NODE_OPTIONS }), ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   let output = '';

@@ -22,3 +22,7 @@ namespace: {{ .Release.Namespace }}
 labels:
   {{- include "holdfast.labels" . | nindent 2 }}
 {{- end -}}
+
+{{- define "holdfast.secret" -}}
+{{- required "existingSecret: name the Secret that contains DATABASE_URL and the other secrets" .Values.existingSecret -}}
+{{- end -}}
