@@ -1,0 +1,164 @@
+import type { Browser, Locator } from 'playwright-core';
+import { afterEach, describe, expect, it } from 'vitest';
+import type { SessionStore } from '../../src/store/port.ts';
+import { systemClock } from '../../src/system.ts';
+import { type TestBridge, type TestBridgeOptions, testBridge } from '../../src/testing/index.ts';
+import { createMemoryDatabase, createMemoryStore } from '../../src/testing/memory-store/index.ts';
+import { post } from '../support/client.ts';
+import { user } from '../support/messages.ts';
+import { hasBrowser, LIMIT_MS, launch, openPage, shoot } from './support.ts';
+
+/** What each call of the slow worker's store takes longer, in milliseconds. */
+const SLOW_MS = 400;
+
+const ends: (() => unknown)[] = [];
+afterEach(async () => {
+  for (const end of ends.splice(0).reverse()) await end();
+});
+
+/** Returns a store whose calls take longer. */
+function slowed(store: SessionStore): SessionStore {
+  return new Proxy(store, {
+    get(target, name) {
+      const member = Reflect.get(target, name);
+      if (typeof member !== 'function') return member;
+      return (...args: unknown[]) => {
+        const answer = member.apply(target, args);
+        if (!(answer instanceof Promise)) return answer;
+        return answer.then(async (value) => {
+          await new Promise((late) => setTimeout(late, SLOW_MS));
+          return value;
+        });
+      };
+    },
+  });
+}
+
+/** Starts two workers on one database. The second one has a slow store, and refuses conversations of the first. */
+async function startDeployment(): Promise<{ a: TestBridge; b: TestBridge }> {
+  const database = createMemoryDatabase('0'.repeat(64));
+  const start = async (env: Record<string, string>, options: TestBridgeOptions, isSlow: boolean) => {
+    const store = createMemoryStore({ clock: systemClock, database });
+    const at = await testBridge({
+      openStore: async () => (isSlow ? slowed(store) : store),
+      ...options,
+      env: {
+        HOLDFAST_SECRETS: `k:${'s'.repeat(32)}`,
+        HOLDFAST_LAME_DUCK_MS: '0',
+        HOLDFAST_PRICES: '*=1000000/1000',
+        HOLDFAST_ADMIN_TOKEN: 'operator',
+        ...env,
+      },
+    });
+    ends.push(() => at.close());
+    return at;
+  };
+  const a = await start({}, {}, false);
+  const b = await start({ HOLDFAST_INSTANCE_POLICY: 'reject' }, { simulator: a.simulator }, true);
+  return { a, b };
+}
+
+const say = (at: TestBridge, thread: string, input: unknown) =>
+  post(at.url, { model: 'gpt-5.5', stream: true, store: false, input }, { 'thread-id': thread });
+
+/** A person with a browser, whose clicks are counted. */
+function person() {
+  let clicks = 0;
+  return {
+    async click(what: Locator) {
+      clicks += 1;
+      await what.click();
+    },
+    get clicks() {
+      return clicks;
+    },
+  };
+}
+
+describe.skipIf(!hasBrowser)('questions of an operator who sees the explorer for the first time', () => {
+  it(
+    'Each question of the table in docs/observability.md is answered in at most three clicks from the first page',
+    async () => {
+      const { a, b } = await startDeployment();
+      const history: object[] = [user('hello '.repeat(500))];
+      for (let turn = 0; turn < 4; turn += 1) {
+        for (const [at, thread] of [
+          [a, 'one'],
+          [b, 'two'],
+        ] as const) {
+          const { body } = await say(at, thread, history);
+          if (at === b) history.push(...body.output, user(`and on ${turn}`));
+        }
+      }
+      // A client whose conversation belongs to the other worker gets 409; then a turn fails at the provider.
+      const refused = await say(b, 'one', history);
+      expect(refused.status).toBe(409);
+      const error = { status: 503, code: 'server_is_overloaded', message: 'private words' };
+      a.simulator.script.onTurn({}, { kind: 'error', error });
+      await say(a, 'three', 'hello');
+
+      const browser: Browser = await launch();
+      ends.push(() => browser.close());
+      /** Opens the first page, as an operator who has the token does, and counts from there. */
+      const begin = async () => {
+        const { page, complaints } = await openPage(browser, a.url, '/admin/ui');
+        await page.fill('input[name=token]', 'operator');
+        await page.keyboard.press('Enter');
+        await page.waitForSelector('.plot .u-over');
+        return { page, complaints, me: person() };
+      };
+      const clicks: Record<string, number> = {};
+
+      {
+        const { page, me } = await begin();
+        await me.click(page.getByRole('navigation').getByRole('link', { name: 'Failures' }));
+        const first = page.locator('.mishaps > li').first();
+        await first.locator('.row', { hasText: /503.*upstream_503/ }).waitFor();
+        await me.click(first.locator('.row'));
+        await first.locator('.story', { hasText: "The client got the provider's own error, 503" }).waitFor();
+        await shoot(page, 'question-failed', true);
+        clicks['Which turn failed last, and why?'] = me.clicks;
+        await page.context().close();
+      }
+      {
+        const { page, me } = await begin();
+        await page.locator('.verdict', { hasText: `Worker ${b.bridge.workerId.slice(0, 8)} is slow.` }).waitFor();
+        const row = page.locator('.workers-table tr', { hasText: b.bridge.workerId.slice(0, 8) });
+        await row.locator('.slow', { hasText: /slow: database \d+/ }).waitFor();
+        expect(await page.locator('.workers-table .slow').count()).toBe(1);
+        clicks['Which worker is slow?'] = me.clicks;
+        await page.context().close();
+      }
+      {
+        const { page, me } = await begin();
+        await me.click(page.getByRole('button', { name: 'last 24 h' }));
+        await page.getByRole('button', { name: 'last 24 h', pressed: true }).waitFor();
+        await page.locator('.figure', { hasText: /Bytes saved\s*[\d.]+ [kM]?B/ }).waitFor();
+        await page.locator('.figure', { hasText: /Saved by caching\s*\d/ }).waitFor();
+        clicks['What was saved today?'] = me.clicks;
+        await page.context().close();
+      }
+      {
+        const { page, me, complaints } = await begin();
+        await me.click(page.getByRole('navigation').getByRole('link', { name: 'Failures' }));
+        await me.click(page.getByRole('searchbox'));
+        await page.keyboard.type(String(refused.headers['x-request-id']));
+        const only = page.locator('.mishaps > li:only-child');
+        await only.locator('.row', { hasText: /409.*bridge_wrong_instance/ }).waitFor();
+        await me.click(only.locator('.row'));
+        await only.locator('.details', { hasText: 'What the client is advised to do' }).waitFor();
+        await only.locator('.story', { hasText: 'The client got 409 bridge_wrong_instance' }).waitFor();
+        await shoot(page, 'question-409', true);
+        clicks['Why did this client get 409?'] = me.clicks;
+        expect(complaints).toEqual([]);
+      }
+      expect(clicks).toEqual({
+        'Which turn failed last, and why?': 2,
+        'Which worker is slow?': 0,
+        'What was saved today?': 1,
+        'Why did this client get 409?': 3,
+      });
+    },
+    LIMIT_MS,
+  );
+});
