@@ -223,11 +223,11 @@ const SLOW = { ms: 10, times: 3 };
 
 /** What a worker is much slower at than another one; null for one that keeps up, or has nothing to be compared with. */
 function slownessOf(all: readonly ReturnType<typeof workerSums>[], at: number) {
-  for (const of of ['database', 'own'] as const) {
-    const ms = all[at]![of]?.p50 ?? 0;
-    const others = all.flatMap((each, index) => (index === at ? [] : [each[of]?.p50 ?? Number.POSITIVE_INFINITY]));
+  for (const part of ['database', 'own'] as const) {
+    const ms = all[at]![part]?.p50 ?? 0;
+    const others = all.flatMap((each, index) => (index === at ? [] : [each[part]?.p50 ?? Number.POSITIVE_INFINITY]));
     const fastest = Math.min(...others);
-    if (ms >= SLOW.ms && ms >= fastest * SLOW.times) return { of, ms, fastest };
+    if (ms >= SLOW.ms && ms >= fastest * SLOW.times) return { of: part, ms, fastest };
   }
   return null;
 }
