@@ -1,5 +1,5 @@
 import type { Browser, Locator } from 'playwright-core';
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { SessionStore } from '../../src/store/port.ts';
 import { systemClock } from '../../src/system.ts';
 import { type TestBridge, type TestBridgeOptions, testBridge } from '../../src/testing/index.ts';
@@ -12,7 +12,7 @@ import { hasBrowser, LIMIT_MS, launch, openPage, shoot } from './support.ts';
 const SLOW_MS = 300;
 
 const ends: (() => unknown)[] = [];
-afterEach(async () => {
+afterAll(async () => {
   for (const end of ends.splice(0).reverse()) await end();
 });
 
@@ -79,89 +79,100 @@ function person() {
   };
 }
 
+let a: TestBridge;
+let b: TestBridge;
+let c: TestBridge;
+let refused: Awaited<ReturnType<typeof post>>;
+let browser: Browser;
+
+beforeAll(async () => {
+  if (!hasBrowser) return;
+  ({ a, b, c } = await startDeployment());
+  const history: object[] = [user('hello '.repeat(500))];
+  for (let turn = 0; turn < 3; turn += 1) {
+    await say(a, 'one', history);
+    const { body } = await say(b, 'two', history);
+    history.push(...body.output, user(`and on ${turn}`));
+  }
+  // A client whose conversation belongs to another worker gets 409; then a turn fails at the provider.
+  refused = await say(c, 'one', history);
+  const error = { status: 503, code: 'server_is_overloaded', message: 'private words' };
+  a.simulator.script.onTurn({}, { kind: 'error', error });
+  await say(a, 'three', 'hello');
+  browser = await launch();
+  ends.push(() => browser.close());
+}, LIMIT_MS);
+
+/** Opens the first page, as an operator who has the token does, and counts from there. */
+async function begin(at: TestBridge) {
+  const { page, complaints } = await openPage(browser, at.url, '/admin/ui');
+  await page.fill('input[name=token]', 'operator');
+  await page.keyboard.press('Enter');
+  await page.waitForSelector('.figure');
+  ends.push(() => expect(complaints).toEqual([]));
+  return { page, me: person() };
+}
+
+/** The questions of the table in docs/observability.md, with the clicks that it names. */
 describe.skipIf(!hasBrowser)('questions of an operator who sees the explorer for the first time', () => {
   it(
-    'Each question of the table in docs/observability.md is answered in at most three clicks from the first page',
+    'Which turn failed last, and why? Two clicks',
     async () => {
-      const { a, b, c } = await startDeployment();
-      const history: object[] = [user('hello '.repeat(500))];
-      for (let turn = 0; turn < 3; turn += 1) {
-        for (const [at, thread] of [
-          [a, 'one'],
-          [b, 'two'],
-        ] as const) {
-          const { body } = await say(at, thread, history);
-          if (at === b) history.push(...body.output, user(`and on ${turn}`));
-        }
-      }
-      // A client whose conversation belongs to the other worker gets 409; then a turn fails at the provider.
-      const refused = await say(c, 'one', history);
+      const { page, me } = await begin(a);
+      await me.click(page.getByRole('navigation').getByRole('link', { name: 'Failures' }));
+      const first = page.locator('.mishaps > li').first();
+      await first.locator('.row', { hasText: /503.*upstream_503/ }).waitFor();
+      await me.click(first.locator('.row'));
+      await first.locator('.story', { hasText: "The client got the provider's own error, 503" }).waitFor();
+      await shoot(page, 'question-failed');
+      expect(me.clicks).toBe(2);
+    },
+    LIMIT_MS,
+  );
+
+  it(
+    'Which worker is slow? No click',
+    async () => {
+      const { page, me } = await begin(a);
+      const name = b.bridge.workerId.slice(0, 8);
+      await page.locator('.verdict', { hasText: `Worker ${name} is slow.` }).waitFor();
+      const row = page.locator('.workers-table tr', { hasText: name });
+      await row.locator('.slow', { hasText: /slow: database \d+/ }).waitFor();
+      expect(await page.locator('.workers-table .slow').count()).toBe(1);
+      await shoot(page, 'question-slow');
+      expect(me.clicks).toBe(0);
+    },
+    LIMIT_MS,
+  );
+
+  it(
+    'What was saved today? One click',
+    async () => {
+      const { page, me } = await begin(a);
+      await me.click(page.getByRole('button', { name: 'last 24 h' }));
+      await page.locator('.when', { hasText: 'last 24 h' }).first().waitFor();
+      await page.locator('.figure', { hasText: /Bytes saved\s*[\d.]+ [kM]?B/ }).waitFor();
+      await page.locator('.figure', { hasText: /Saved by caching\s*\d/ }).waitFor();
+      expect(me.clicks).toBe(1);
+    },
+    LIMIT_MS,
+  );
+
+  it(
+    'Why did this client get 409? Three clicks',
+    async () => {
       expect(refused.status).toBe(409);
-      const error = { status: 503, code: 'server_is_overloaded', message: 'private words' };
-      a.simulator.script.onTurn({}, { kind: 'error', error });
-      await say(a, 'three', 'hello');
-
-      const browser: Browser = await launch();
-      ends.push(() => browser.close());
-      /** Opens the first page, as an operator who has the token does, and counts from there. */
-      const begin = async (at = a) => {
-        const { page, complaints } = await openPage(browser, at.url, '/admin/ui');
-        await page.fill('input[name=token]', 'operator');
-        await page.keyboard.press('Enter');
-        await page.waitForSelector('.plot .u-over');
-        return { page, complaints, me: person() };
-      };
-      const clicks: Record<string, number> = {};
-
-      {
-        const { page, me } = await begin();
-        await me.click(page.getByRole('navigation').getByRole('link', { name: 'Failures' }));
-        const first = page.locator('.mishaps > li').first();
-        await first.locator('.row', { hasText: /503.*upstream_503/ }).waitFor();
-        await me.click(first.locator('.row'));
-        await first.locator('.story', { hasText: "The client got the provider's own error, 503" }).waitFor();
-        await shoot(page, 'question-failed', true);
-        clicks['Which turn failed last, and why?'] = me.clicks;
-        await page.context().close();
-      }
-      {
-        const { page, me } = await begin();
-        await page.locator('.verdict', { hasText: `Worker ${b.bridge.workerId.slice(0, 8)} is slow.` }).waitFor();
-        const row = page.locator('.workers-table tr', { hasText: b.bridge.workerId.slice(0, 8) });
-        await row.locator('.slow', { hasText: /slow: database \d+/ }).waitFor();
-        expect(await page.locator('.workers-table .slow').count()).toBe(1);
-        clicks['Which worker is slow?'] = me.clicks;
-        await page.context().close();
-      }
-      {
-        const { page, me } = await begin();
-        await me.click(page.getByRole('button', { name: 'last 24 h' }));
-        await page.getByRole('button', { name: 'last 24 h', pressed: true }).waitFor();
-        await page.locator('.figure', { hasText: /Bytes saved\s*[\d.]+ [kM]?B/ }).waitFor();
-        await page.locator('.figure', { hasText: /Saved by caching\s*\d/ }).waitFor();
-        clicks['What was saved today?'] = me.clicks;
-        await page.context().close();
-      }
-      {
-        const { page, me, complaints } = await begin(c);
-        await me.click(page.getByRole('navigation').getByRole('link', { name: 'Failures' }));
-        await me.click(page.getByRole('searchbox'));
-        await page.keyboard.type(String(refused.headers['x-request-id']));
-        const only = page.locator('.mishaps > li:only-child');
-        await only.locator('.row', { hasText: /409.*bridge_wrong_instance/ }).waitFor();
-        await me.click(only.locator('.row'));
-        await only.locator('.details', { hasText: 'What the client is advised to do' }).waitFor();
-        await only.locator('.story', { hasText: 'The client got 409 bridge_wrong_instance' }).waitFor();
-        await shoot(page, 'question-409', true);
-        clicks['Why did this client get 409?'] = me.clicks;
-        expect(complaints).toEqual([]);
-      }
-      expect(clicks).toEqual({
-        'Which turn failed last, and why?': 2,
-        'Which worker is slow?': 0,
-        'What was saved today?': 1,
-        'Why did this client get 409?': 3,
-      });
+      const { page, me } = await begin(c);
+      await me.click(page.getByRole('navigation').getByRole('link', { name: 'Failures' }));
+      await me.click(page.getByRole('searchbox'));
+      await page.keyboard.insertText(String(refused.headers['x-request-id']));
+      const only = page.locator('.mishaps > li:only-child');
+      await only.locator('.row', { hasText: /409.*bridge_wrong_instance/ }).waitFor();
+      await me.click(only.locator('.row'));
+      await only.locator('.details', { hasText: 'What the client is advised to do' }).waitFor();
+      await only.locator('.story', { hasText: 'The client got 409 bridge_wrong_instance' }).waitFor();
+      await shoot(page, 'question-409');
+      expect(me.clicks).toBe(3);
     },
     LIMIT_MS,
   );
