@@ -1,18 +1,19 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { loadavg, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
+import { setTimeout as wait } from 'node:timers/promises';
 import { Agent, request } from 'undici';
 import { WebSocket } from 'ws';
 import { freePort, startWorker } from '../test/support/worker-process.ts';
 import { percentile, show, thisMachine } from './machine.ts';
 
 /**
- * Measures what the inspector costs a worker. One worker runs BENCH_SESSIONS conversations, each with a turn running
- * all the time, under three conditions: no viewer, one viewer with the default sample, one viewer that receives every
- * session. The conditions alternate window by window over the same running sessions, in a rotating order; the flight
+ * Measures what watching costs a worker. One worker runs BENCH_SESSIONS conversations, each with a turn running
+ * all the time, under four conditions: no viewer, one viewer of the inspector with the default sample, one viewer that
+ * receives every session, and three pages of the explorer with the overview's charts, which ask as often as these do. The conditions alternate window by window over the same running sessions, in a rotating order; the flight
  * recorder is always on. The viewer lives in this process, beside the clients, and reads everything.
  */
 const SESSIONS = Number(process.env.BENCH_SESSIONS ?? 1_000);
@@ -24,7 +25,10 @@ const TURN_MS = DELTAS * GAP_MS;
 /** Clock ticks per second in /proc. */
 const TICKS = 100;
 
-const arms = ['no viewer', 'a viewer of 50', 'a viewer of all'] as const;
+const arms = ['no viewer', 'a viewer of 50', 'a viewer of all', 'three overviews'] as const;
+/** Pages with charts, and the time between two requests of one, in milliseconds: that of the span of 15 minutes. */
+const PAGES = 3;
+const PAGE_EVERY_MS = 5_000;
 type Arm = (typeof arms)[number];
 interface Window {
   round: number;
@@ -112,8 +116,28 @@ async function cpuMs(): Promise<number> {
   return ((Number(utime) + Number(stime)) / TICKS) * 1_000;
 }
 
+/** Asks for the overview as the pages do, each at its own time. */
+function overviews(onAnswer: () => void): () => Promise<void> {
+  const control = new AbortController();
+  const asking = Array.from({ length: PAGES }, async (_, page) => {
+    const pause = (ms: number) => wait(ms, undefined, { signal: control.signal });
+    await pause((page / PAGES) * PAGE_EVERY_MS);
+    for (;;) {
+      const answer = await request(`http://127.0.0.1:${port}/admin/overview?window=15m`, { signal: control.signal });
+      await answer.body.dump();
+      onAnswer();
+      await pause(PAGE_EVERY_MS);
+    }
+  });
+  return async () => {
+    control.abort();
+    await Promise.allSettled(asking);
+  };
+}
+
 async function viewer(arm: Arm, onFrame: () => void): Promise<() => Promise<void>> {
   if (arm === 'no viewer') return async () => {};
+  if (arm === 'three overviews') return overviews(onFrame);
   const sample = arm === 'a viewer of 50' ? 50 / SESSIONS : 1;
   const ws = new WebSocket(`ws://127.0.0.1:${port}/inspect/socket?sample=${sample}`);
   ws.on('message', onFrame);
@@ -166,7 +190,7 @@ const alone = (round: number) => windows.find((window) => window.round === round
 const seconds = WINDOW_MS / 1_000;
 const total = windows.reduce((sum, { turns }) => sum + turns, 0);
 console.log(
-  `${thisMachine()}; ${SESSIONS} sessions with a turn of about ${TURN_MS / 1_000} s running in each, ` +
+  `${thisMachine()}; load ${loadavg()[0]!.toFixed(1)}; ${SESSIONS} sessions with a turn of about ${TURN_MS / 1_000} s running in each, ` +
     `events ${GAP_MS} ms apart (so much of the first event's time is the upstream's), ` +
     `${(total / windows.length / seconds).toFixed(0)} turns/s; ${WINDOWS} windows of ${seconds} s each, interleaved; median (least to most); ` +
     `${refused} requests were refused with 409 or 503 and repeated, ${cutOff} viewers were cut off for reading too slowly`,
@@ -196,9 +220,9 @@ console.table(
         mine.map(({ firsts }) => percentile(firsts, 0.99)),
         show,
       ),
-      'frames/s': spread(
+      'frames or answers/s': spread(
         mine.map(({ frames }) => frames / seconds),
-        (value) => value.toFixed(0),
+        (value) => value.toFixed(1),
       ),
     };
   }),

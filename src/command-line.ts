@@ -19,6 +19,7 @@ interface Values {
   all: true;
   interval: number;
   once: true;
+  window: '15m' | '1h' | '24h';
   dataDir: string;
   force: true;
 }
@@ -31,7 +32,7 @@ export type AskOptions = Options<'url' | 'port' | 'json'>;
 export type SettingsOptions = Options<'json' | 'envFile'>;
 export type ConfigPrintOptions = SettingsOptions & Options<'changed'>;
 export type SessionsOptions = AskOptions & Options<'state' | 'owner' | 'busy' | 'search' | 'limit' | 'cursor' | 'all'>;
-export type TopOptions = AskOptions & Options<'interval' | 'once'>;
+export type TopOptions = AskOptions & Options<'interval' | 'once' | 'window'>;
 export type CopyOptions = Options<'json' | 'dataDir' | 'force'>;
 
 /** Exit code; nothing is 0. */
@@ -91,6 +92,11 @@ const declared: Record<keyof Values, Option> = {
   all: option('--all', 'all pages'),
   interval: option('--interval <seconds>', 'time between two measurements; default: 2').argParser(whole(1, 3_600)),
   once: option('--once', 'measure once and end, as in a pipe'),
+  window: option('--window <span>', 'span of time that the figures are for; default: 15m').choices([
+    '15m',
+    '1h',
+    '24h',
+  ]),
   dataDir: option('--data-dir <directory>', 'data directory (HOLDFAST_DATA_DIR)'),
   force: option('--force', 'replace what is there'),
 };
@@ -164,10 +170,11 @@ const declarations = (commands: Commands): Declaration[] => [
   },
   {
     name: 'top',
-    description: 'watch workers, rates, running turns and failures',
-    options: ['interval', 'once', ...ask],
+    description: 'watch the overview of all workers, running turns and failures',
+    options: ['window', 'interval', 'once', ...ask],
     examples: [
-      ['top', 'until q or Ctrl-C'],
+      ['top', 'until q; 1, 2, 3 choose the span, o, w, r, f a part'],
+      ['top --window 24h --once', 'what the last day was like'],
       ['top --once --json', 'one measurement, for a script'],
     ],
     codes: ASKED,
@@ -187,10 +194,14 @@ const declarations = (commands: Commands): Declaration[] => [
   },
   {
     name: 'inspect',
-    description: 'open the inspector in a browser',
+    description: 'check that the inspector can be used from here, and open it in a browser',
     arguments: [new Argument('[session...]', 'ids of the sessions to show; default: a sample')],
     options: [...ask],
-    examples: [['inspect 0d9f3a51-1f0c-4a63-8b9e-6a4f6f2d7c11', 'one session']],
+    examples: [
+      ['inspect 0d9f3a51-1f0c-4a63-8b9e-6a4f6f2d7c11', 'one session'],
+      ['inspect --json', 'the address and what was checked'],
+    ],
+    codes: '1: the inspector cannot be used. 3: no Holdfast answers there.',
     run: (sessions, options) => commands.inspect(sessions, options),
   },
   {

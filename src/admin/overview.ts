@@ -178,6 +178,7 @@ export function createOverview({ port, clock, prices }: OverviewMeans) {
     for (const slot of slots) addSlot(total, slot, 'max');
     const counts = new Map(owned.map(({ workerId, ...count }) => [workerId, count]));
     const load = [...records.values()].flatMap((record) => record.load ?? []);
+    const sums = workers.map(({ id }) => workerSums(records.get(id)));
     const sum = (name: 'sockets' | 'queued' | 'inFlight' | 'connections') =>
       load.reduce((all, each) => all + each[name], 0);
     return {
@@ -194,15 +195,19 @@ export function createOverview({ port, clock, prices }: OverviewMeans) {
       priced: prices.size > 0,
       /** Workers without a record in memory: what is known of them is in rows. */
       rows: { of: gone.length, from: rows.from, readable: rows.readable },
-      workers: workers.map((worker) => ({
+      workers: workers.map((worker, at) => ({
         ...{ id: worker.id, state: worker.state, leaseLeftMs: worker.leaseLeftMs, version: worker.version },
         here: worker.id === port.workerId,
         ...(counts.get(worker.id) ?? { sessions: 0, busy: 0 }),
-        ...workerSums(records.get(worker.id)),
+        ...sums[at]!,
+        slow: slownessOf(sums, at),
       })),
     };
   };
 }
+
+/** The overview, as `/admin/overview` answers it. */
+export type FleetOverview = Awaited<ReturnType<ReturnType<typeof createOverview>>>;
 
 /** Sums of one worker over the window; null where it did not answer. */
 function workerSums(record: Activity | undefined) {
@@ -211,6 +216,20 @@ function workerSums(record: Activity | undefined) {
   for (const slot of record.slots) addSlot(total, slot, 'max');
   const { turns, failures, firstEvent, own, database } = totalsOf(total);
   return { load: record.load, turns, failures: sumOf(failures), firstEvent, own, database };
+}
+
+/** A worker counts as slow from this median on, in milliseconds, if it is also this many times that of another one. */
+const SLOW = { ms: 10, times: 3 };
+
+/** What a worker is much slower at than another one; null for one that keeps up, or has nothing to be compared with. */
+function slownessOf(all: readonly ReturnType<typeof workerSums>[], at: number) {
+  for (const part of ['database', 'own'] as const) {
+    const ms = all[at]![part]?.p50 ?? 0;
+    const others = all.flatMap((each, index) => (index === at ? [] : [each[part]?.p50 ?? Number.POSITIVE_INFINITY]));
+    const fastest = Math.min(...others);
+    if (ms >= SLOW.ms && ms >= fastest * SLOW.times) return { of: part, ms, fastest };
+  }
+  return null;
 }
 
 const sumOf = (counts: Record<string, number>) => Object.values(counts).reduce((sum, count) => sum + count, 0);

@@ -11,13 +11,18 @@ import { CommandFailed, EXIT } from './output.ts';
 /** A running Holdfast whose admin API is asked. */
 export interface Asked {
   readonly url: string;
+  /** Headers that show the admin token; empty without one. */
+  readonly headers: Readonly<Record<string, string>>;
+  /** Where the token is from; null without one. */
+  readonly tokenFrom: string | null;
   /**
    * Fetches JSON.
    *
    * @param path below the base URL, with query
+   * @param method default: GET
    * @throws `CommandFailed` with the error of the answer, or the reason why there is none
    */
-  json<T>(path: string): Promise<T>;
+  json<T>(path: string, method?: 'GET' | 'POST'): Promise<T>;
   /** Fetches text; throws the same. */
   text(path: string): Promise<string>;
 }
@@ -39,16 +44,19 @@ export function baseUrl({ url, port }: AskOptions, env: NodeJS.ProcessEnv = proc
  * Returns the admin token for a server: the configured one; for a server on this machine also the one that its data
  * directory or its secrets give. Another machine gets only what was set for it.
  */
-async function tokenFor(url: string, given: NodeJS.ProcessEnv): Promise<string | null> {
+async function tokenFor(url: string, given: NodeJS.ProcessEnv): Promise<{ token: string; from: string } | null> {
   const env = withSecretFiles(given, []);
   const configured = env.HOLDFAST_ADMIN_TOKEN?.trim();
-  if (configured) return configured;
+  if (configured) return { token: configured, from: 'HOLDFAST_ADMIN_TOKEN' };
   if (!isLoopback(new URL(url).hostname.replace(/^\[|\]$/g, ''))) return null;
   const secrets = env.HOLDFAST_SECRETS?.trim();
   try {
-    if (env.DATABASE_URL?.trim() && secrets) return adminTokenOf(parseSecrets(secrets));
+    if (env.DATABASE_URL?.trim() && secrets) {
+      return { token: adminTokenOf(parseSecrets(secrets)), from: 'HOLDFAST_SECRETS' };
+    }
     const dataDir = env.HOLDFAST_DATA_DIR?.trim() || '.holdfast';
-    return (await readFile(join(dataDir, ADMIN_TOKEN_FILE), 'utf8')).trim();
+    const file = join(dataDir, ADMIN_TOKEN_FILE);
+    return { token: (await readFile(file, 'utf8')).trim(), from: file };
   } catch {
     return null;
   }
@@ -57,11 +65,12 @@ async function tokenFor(url: string, given: NodeJS.ProcessEnv): Promise<string |
 /** Returns the Holdfast that the options or the environment name. */
 export async function asked(options: AskOptions, env: NodeJS.ProcessEnv = process.env): Promise<Asked> {
   const url = baseUrl(options, env);
-  const token = await tokenFor(url, env);
-  const headers = token === null ? {} : { authorization: `Bearer ${token}` };
+  const known = await tokenFor(url, env);
+  const headers: Record<string, string> = known === null ? {} : { authorization: `Bearer ${known.token}` };
 
-  async function text(path: string): Promise<string> {
+  async function text(path: string, method: 'GET' | 'POST' = 'GET'): Promise<string> {
     const { statusCode, body } = await request(url + path, {
+      method,
       headers,
       headersTimeout: ANSWER_MS,
       bodyTimeout: ANSWER_MS,
@@ -91,9 +100,11 @@ export async function asked(options: AskOptions, env: NodeJS.ProcessEnv = proces
 
   return {
     url,
+    headers,
+    tokenFrom: known?.from ?? null,
     text,
-    async json<T>(path: string) {
-      const answer = await text(path);
+    async json<T>(path: string, method?: 'GET' | 'POST') {
+      const answer = await text(path, method);
       try {
         return JSON.parse(answer) as T;
       } catch {

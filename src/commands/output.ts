@@ -44,8 +44,9 @@ export interface Output {
   terminal: boolean;
   /** Standard error is a terminal. */
   errTerminal: boolean;
-  /** Width of the terminal in characters; 0 without one. */
-  columns: number;
+  /** Width and height of the terminal in characters; 0 without one. */
+  readonly columns: number;
+  readonly rows: number;
 }
 
 export const standardOutput: Output = {
@@ -53,7 +54,13 @@ export const standardOutput: Output = {
   err: (text) => void process.stderr.write(text),
   terminal: process.stdout.isTTY === true,
   errTerminal: process.stderr.isTTY === true,
-  columns: process.stdout.columns ?? 0,
+  // Read each time: the window may be resized.
+  get columns() {
+    return process.stdout.columns ?? 0;
+  },
+  get rows() {
+    return process.stdout.rows ?? 0;
+  },
 };
 
 /** Prints a value as JSON. */
@@ -87,13 +94,17 @@ export function duration(ms: number): string {
   return ms < 172_800_000 ? `${Math.round(ms / 3_600_000)} h` : `${Math.round(ms / 86_400_000)} d`;
 }
 
-/** Formats a number of bytes. */
-export function size(bytes: number): string {
-  const units = ['B', 'kB', 'MB', 'GB', 'TB'];
-  let value = bytes;
-  let unit = 0;
-  for (; value >= 1_000 && unit < units.length - 1; unit += 1) value /= 1_000;
-  return `${unit === 0 ? value : value.toFixed(value < 10 ? 1 : 0)} ${units[unit]}`;
+/**
+ * Formats a number of bytes, or of something else.
+ *
+ * @param of unit
+ */
+export function size(number: number, of = 'B'): string {
+  const prefixes = ['', 'k', 'M', 'G', 'T'];
+  let value = number;
+  let power = 0;
+  for (; value >= 1_000 && power < prefixes.length - 1; power += 1) value /= 1_000;
+  return `${power === 0 ? Math.round(value) : value.toFixed(value < 10 ? 1 : 0)} ${prefixes[power]}${of}`.trimEnd();
 }
 
 /** Progress of one long step. */

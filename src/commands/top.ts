@@ -1,70 +1,16 @@
 import type { Readable } from 'node:stream';
 import type { TopOptions } from '../command-line.ts';
+import type { ActivityWindow } from '../observe/activity.ts';
 import { asked } from './admin.ts';
-import { CommandFailed, columns, duration, type Output, printJson, size, standardOutput } from './output.ts';
-import { type Overview, readOverview } from './overview.ts';
-import { sessionTable } from './sessions.ts';
-
-const rate = (now: number, before: number, seconds: number) => (Math.max(0, now - before) / seconds).toFixed(1);
-
-/**
- * Formats an overview for people.
- *
- * @param before the measurement before it, for rates; null at first
- * @param width longest line in characters; 0 for no limit
- */
-export function overviewText(now: Overview, before: Overview | null, url: string, width = 0): string {
-  const { counts, gauges } = now;
-  const seconds = before ? Math.max(0.001, (now.at - before.at) / 1_000) : null;
-  const perSecond = (name: 'turns' | 'faults') =>
-    seconds === null || before === null ? '' : ` (${rate(counts[name], before.counts[name], seconds)}/s)`;
-  const saved = counts.bytesFromClients === 0 ? 0 : Math.round((100 * counts.bytesSaved) / counts.bytesFromClients);
-  const outcomes = Object.entries(counts.outcomes)
-    .sort((one, other) => other[1] - one[1])
-    .map(([name, count]) => `${name} ${count}`);
-  const lines = [
-    `${url} at ${new Date(now.at).toISOString().slice(11, 19)} UTC: ${now.workers.length} workers, ${now.sessions} sessions`,
-    `turns ${counts.turns}${perSecond('turns')}, faults ${counts.faults}${perSecond('faults')}, in flight ${gauges.turnsInFlight}, waiting ${gauges.queued}`,
-    `upstream sockets ${gauges.sockets}, client connections ${gauges.connections}, heartbeat ${duration(gauges.heartbeatAgeMs)} old, saved ${size(counts.bytesSaved)} (${saved} %)`,
-    ...(outcomes.length > 0 ? [outcomes.join(', ')] : []),
-  ];
-  const workers = columns(
-    ['WORKER', 'STATE', 'LEASE', 'SESSIONS', 'BUSY', 'VERSION'],
-    now.workers.map(({ id, state, leaseLeftMs, sessions, busy, version, here }) => [
-      `${id.slice(0, 8)}${here ? ' *' : ''}`,
-      state,
-      state === 'dead' ? '' : leaseLeftMs < 0 ? 'expired' : duration(leaseLeftMs),
-      String(sessions),
-      String(busy),
-      version,
-    ]),
-    width,
-  );
-  const failures = columns(
-    ['FAILED', 'REQUEST', 'REASON', 'SESSION'],
-    now.failures.map(({ t, request, session, fault, cause, upstreamStatus }) => [
-      `${duration(Math.max(0, now.at - t))} ago`,
-      request,
-      [fault ?? (upstreamStatus === null ? 'upstream error' : `upstream ${upstreamStatus}`), cause]
-        .filter((each) => each !== null)
-        .join(', '),
-      session?.slice(0, 8) ?? '',
-    ]),
-    width,
-  );
-  const cut = lines.map((line) => `${width > 0 ? line.slice(0, width) : line}\n`).join('');
-  return [
-    cut,
-    workers,
-    now.running.length > 0 ? sessionTable(now.running, now.at, width) : 'No turn runs.\n',
-    now.failures.length > 0 ? failures : 'No failed request is on record.\n',
-  ].join('\n');
-}
+import { CommandFailed, type Output, printJson, standardOutput } from './output.ts';
+import { overviewText, type Part, parts, readOverview } from './overview.ts';
 
 const ALTERNATE = { enter: '\u001b[?1049h\u001b[?25l', leave: '\u001b[?25h\u001b[?1049l', home: '\u001b[H\u001b[J' };
 
 /** Keys that end the live view: `q`, Ctrl-C and Ctrl-D. */
 const END_KEYS = ['q', '\u0003', '\u0004'];
+/** Keys that choose the span of time. */
+const WINDOW_KEYS: Record<string, ActivityWindow> = { 1: '15m', 2: '1h', 3: '24h' };
 
 /** Time between two measurements by default, in seconds. */
 const INTERVAL_S = 2;
@@ -72,8 +18,34 @@ const INTERVAL_S = 2;
 /** What a live view reads keys from. */
 type Keys = Readable & { isTTY?: boolean; setRawMode?(raw: boolean): unknown };
 
+/** Emphasises titles, what is chosen and what is wrong. Escape sequences are added after lines are cut to their width. */
+function dressed(text: string): string {
+  const bold = (line: string) => `\u001b[1m${line}\u001b[22m`;
+  return text
+    .split('\n')
+    .map((line, at) => {
+      if (at === 1) return /failed or refused|silent|slow|No worker/.test(line) ? `\u001b[33m${line}\u001b[39m` : line;
+      return at === 0 || /^(?:WORKER|SESSION|FAILED) /.test(line) ? bold(line) : line;
+    })
+    .join('\n');
+}
+
+/** Returns the line of keys, as much of it as fits. */
+function keyLine(window: ActivityWindow, part: Part, width: number): string {
+  const chosen = (text: string, isChosen: boolean) => (isChosen ? `[${text}]` : text);
+  const texts = [
+    ...Object.entries(WINDOW_KEYS).map(([key, each]) => chosen(`${key} ${each}`, each === window)),
+    ...parts.map((each) => chosen(each, each === part)),
+    'q quit',
+  ];
+  let line = '';
+  for (const text of texts) if (width === 0 || line.length + text.length + 2 <= width) line += `${text}  `;
+  return line.trimEnd();
+}
+
 /**
- * Shows workers, rates, running turns and failures: live on a terminal until `q` or Ctrl-C; elsewhere one measurement.
+ * Shows the overview of all workers, running turns and failures: live on a terminal until `q` or Ctrl-C; elsewhere one
+ * measurement.
  *
  * @throws `CommandFailed` with the error of the worker that was asked
  */
@@ -83,44 +55,70 @@ export async function top(
   keys: Keys = process.stdin,
 ): Promise<void> {
   const at = await asked(options);
-  const first = await readOverview(at);
-  if (options.json) return printJson(output, first);
-  if (options.once || !output.terminal) return output.out(overviewText(first, null, at.url));
-  const stop = new AbortController();
-  const onKey = (key: Buffer) => {
-    if (END_KEYS.some((each) => key.includes(each))) stop.abort();
+  let window: ActivityWindow = options.window ?? '15m';
+  let now = await readOverview(at, window);
+  if (options.json) return printJson(output, now);
+  if (options.once || !output.terminal) return output.out(overviewText(now, at.url, output.columns));
+  let part: Part = 'overview';
+  let trouble = '';
+  let isOver = false;
+  /** Ends the present wait for the next measurement. */
+  let wake = () => {};
+
+  const draw = () => {
+    const { columns, rows } = output;
+    const lines = dressed(overviewText(now, at.url, columns, part))
+      .trimEnd()
+      .split('\n');
+    const last = trouble === '' ? keyLine(window, part, columns) : trouble.slice(0, columns || undefined);
+    const shown = rows > 0 ? lines.slice(0, Math.max(1, rows - 2)) : lines;
+    output.out(`${ALTERNATE.home}${shown.join('\n')}\n\n${last}`);
   };
-  const onSignal = () => stop.abort();
+  const end = () => {
+    isOver = true;
+    wake();
+  };
+  const onKey = (data: Buffer) => {
+    for (const key of String(data)) {
+      if (END_KEYS.includes(key)) return end();
+      const chosen = parts.find((each) => each.startsWith(key));
+      if (chosen) {
+        part = chosen;
+        draw();
+      }
+      const span = WINDOW_KEYS[key];
+      if (span && span !== window) {
+        window = span;
+        wake();
+      }
+    }
+  };
   keys.setRawMode?.(true);
   keys.on('data', onKey);
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, onSignal);
+  process.stdout.on('resize', draw);
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, end);
   output.out(ALTERNATE.enter);
   try {
-    let before: Overview | null = null;
-    let now = first;
-    let trouble = '';
-    while (!stop.signal.aborted) {
-      const rows = process.stdout.rows ?? 0;
-      const text = `${overviewText(now, before, at.url, output.columns)}${trouble}`.split('\n');
-      output.out(ALTERNATE.home + text.slice(0, rows > 0 ? rows - 1 : undefined).join('\n'));
+    while (!isOver) {
+      draw();
       await new Promise<void>((next) => {
         const timer = setTimeout(next, (options.interval ?? INTERVAL_S) * 1_000);
-        const over = () => {
+        wake = () => {
           clearTimeout(timer);
           next();
         };
-        stop.signal.addEventListener('abort', over, { once: true });
+        // A key may have been pressed while the figures were read.
+        if (isOver || now.window !== window) wake();
       });
-      if (stop.signal.aborted) break;
+      if (isOver) break;
       try {
-        const next = await readOverview(at);
-        before = now;
-        now = next;
+        now = await readOverview(at, window);
         trouble = '';
       } catch (error) {
         // A worker that restarts is shown again when it is back.
         if (!(error instanceof CommandFailed)) throw error;
-        trouble = `\n${error.message}\n`;
+        trouble = error.message;
+        window = now.window;
       }
     }
   } finally {
@@ -128,6 +126,7 @@ export async function top(
     keys.off('data', onKey);
     keys.setRawMode?.(false);
     keys.pause();
-    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.off(signal, onSignal);
+    process.stdout.off('resize', draw);
+    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.off(signal, end);
   }
 }

@@ -274,6 +274,8 @@ export interface FailedCall {
   path: string | null;
   /** True for a request to open a WebSocket. */
   upgrade: boolean;
+  /** True for a request that showed no credential. */
+  anonymous?: boolean;
   scope: string | null;
 }
 
@@ -642,7 +644,8 @@ export function errorHandler({ ids, logger, onFailed }: Pick<HttpFaceOptions, 'i
       logger.error({ requestId, err: error }, 'a request failed unexpectedly');
     }
     const scope = (res.locals.scope as string | undefined) ?? null;
-    onFailed?.({ id: requestId, method: req.method, path: shownPath(req.originalUrl), upgrade: false, scope }, known);
+    const call = { id: requestId, method: req.method, path: shownPath(req.originalUrl), upgrade: false, scope };
+    onFailed?.({ ...call, anonymous: req.headers.authorization === undefined }, known);
     sendError(res, known, requestId);
   };
 }

@@ -184,8 +184,10 @@ export function createObservatory(options: ObservatoryOptions): Observatory {
     failures: failures.list,
     ended: failures.ended,
     activity: activity.read,
-    requestFailed({ scope, ...request }, { code, status, detail, param }) {
-      if (ofOperators.test(request.path ?? '') && status < 500 && status !== 401 && status !== 403) return;
+    requestFailed({ scope, anonymous, ...request }, { code, status, detail, param }) {
+      // Of the operators' own requests, wrong tokens count. One without a token is how a page finds out that it needs one.
+      const isRefusal = status === 401 || status === 403;
+      if (ofOperators.test(request.path ?? '') && status < 500 && (!isRefusal || anonymous)) return;
       const tenant = scope === null ? null : tenantOf(scope);
       // The detail of a client's own mistake may repeat what it sent; the name of the field does not.
       const field = param !== null && /^[\w.[\]-]{1,60}$/.test(param) ? `field ${param}` : null;

@@ -76,7 +76,14 @@ export function storiesRouter({ store, remembered, ended, allow }: StoriesOption
     const session = await sessionNamed(given);
     const requests = given.length < SHORTEST_BEGINNING ? [] : await ended(given);
     const exact = requests.find(({ failed }) => [failed.request, failed.turn, failed.session].includes(given));
-    if (session || exact) return { id: given, session, request: exact ?? null };
+    if (session || exact) {
+      const sessionId = exact?.failed.session ?? null;
+      return {
+        id: given,
+        session: session ?? (sessionId === null ? null : await sessionNamed(sessionId)),
+        request: exact ?? null,
+      };
+    }
     const ids = given.length < SHORTEST_BEGINNING ? [] : await store.idsBeginning(given, MOST_NAMED);
     const found = new Map<string, Omit<Named, 'session'> & { sessionId: string | null }>();
     for (const { id, sessionId } of ids) found.set(id, { id, sessionId, request: null });
@@ -126,6 +133,8 @@ export function storiesRouter({ store, remembered, ended, allow }: StoriesOption
     res.set('cache-control', 'no-store').json({
       id,
       // Both end with the reason for the client's answer.
+      // The first of them are about the request or the turn itself, the rest about its session.
+      own: new Set(told).size,
       story: [...new Set([...told, ...(record ? explain(record, now) : [])])],
       endsIn: record && endOf(record),
       record,

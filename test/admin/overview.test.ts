@@ -115,6 +115,8 @@ it('Requests refused before they had a session are shown with what their client 
   });
   await fetch(`${at.url}/admin/sessions`, { headers: { authorization: 'Bearer wrong' } });
   await fetch(`${at.url}/admin/sessions/none`, { headers: operator });
+  // A page that does not know yet that a token is needed asks without one.
+  await fetch(`${at.url}/admin/sessions`);
   const all = await failures();
   expect(all.map(({ status, method, path, upgrade, code }) => [status, method, path, upgrade, code])).toEqual([
     [401, 'GET', '/admin/sessions', false, 'invalid_api_key'],

@@ -10,6 +10,7 @@ import { explain } from '../../src/commands/explain.ts';
 import { inspect } from '../../src/commands/inspect.ts';
 import { migrate } from '../../src/commands/migrate.ts';
 import { printable, progress } from '../../src/commands/output.ts';
+import { type Overview, overviewText, sparkline } from '../../src/commands/overview.ts';
 import { sessions } from '../../src/commands/sessions.ts';
 import { top } from '../../src/commands/top.ts';
 import { startTestBridge, type TestBridge } from '../support/bridge.ts';
@@ -71,7 +72,10 @@ describe('the shape of --json', () => {
     await top({ url: at.url, json: true }, output);
     const overview = JSON.parse(output.text);
     expect(shape({ ...overview, running: [] })).toMatchSnapshot();
-    expect(overview.counts).toMatchObject({ turns: 4, outcomes: { created: 4 } });
+    expect(overview).toMatchObject({ window: '15m', total: { turns: 4, outcomes: { created: 4 } }, sessions: 4 });
+    const day = keptOutput();
+    await top({ url: at.url, json: true, window: '24h' }, day);
+    expect(JSON.parse(day.text)).toMatchObject({ window: '24h', step: 900_000, total: { turns: 4 } });
   });
 
   it('of explain', async () => {
@@ -84,7 +88,12 @@ describe('the shape of --json', () => {
   it('of inspect', async () => {
     const output = keptOutput();
     await inspect(['s1'], { url: `${at.url}/`, json: true }, output);
-    expect(JSON.parse(output.text)).toEqual({ url: `${at.url}/inspect?session=s1` });
+    const { url, faults, findings } = JSON.parse(output.text);
+    expect([url, faults]).toEqual([`${at.url}/inspect?session=s1`, 1]);
+    expect(shape(findings[0])).toMatchSnapshot();
+    expect(findings.map(({ check, level }: { check: string; level: string }) => `${check} ${level}`)).toEqual([
+      ...['worker ok', 'token ok', 'viewer ok', 'feed ok', 'session fault', 'stately note'],
+    ]);
   });
 
   it('of config print and config check', async () => {
@@ -155,17 +164,92 @@ describe('for people', () => {
   it('In a pipe, top prints one measurement; on a terminal it draws until q, and restores the screen', async () => {
     const once = keptOutput();
     await top({ url: at.url }, once);
-    expect(once.text).toMatch(/WORKER +STATE +LEASE +SESSIONS +BUSY +VERSION/);
-    expect(once.text).toContain('created 4');
-    expect(once.text).toContain('FAILED');
+    expect(once.text).toMatch(/WORKER +STATE +LEASE +SESSIONS +BUSY +TURNS/);
+    expect(once.text).toMatch(/turns .*a minute.*created 4/);
+    expect(once.text).toMatch(/failures .*upstream_500 1/);
+    expect(once.text).not.toContain('\u001b');
     const live = keptOutput(true);
     const keys = new PassThrough();
     const over = top({ url: at.url, interval: 3_600 }, live, keys);
-    while (!live.text.includes('WORKER')) await new Promise(setImmediate);
+    const shows = async (text: string) => {
+      while (!live.text.includes(text)) await new Promise(setImmediate);
+    };
+    await shows('[1 15m]  2 1h  3 24h  [overview]  workers  running  failures  q quit');
+    keys.write('2');
+    await shows('last hour to');
+    keys.write('f');
+    await shows('1 15m  [2 1h]  3 24h  overview  workers  running  [failures]  q quit');
     keys.write('q');
     await over;
     expect(live.text.startsWith('\u001b[?1049h')).toBe(true);
     expect(live.text.endsWith('\u001b[?1049l')).toBe(true);
+  });
+
+  it('The overview is the same text for the same figures, and fits a narrow terminal', () => {
+    const steps = (...values: (number | null)[]) => values;
+    const timed = { p50: steps(300, null, 480), p99: steps(900, null, 2_400) };
+    const of = { p50: 420, p99: 2_400 };
+    const worker: Overview['workers'][number] = {
+      ...{
+        id: '0d9f3a51-1f0c',
+        state: 'serving',
+        leaseLeftMs: 9_000,
+        version: '0.1.0',
+        here: true,
+        sessions: 4,
+        busy: 1,
+      },
+      load: { sockets: 3, queued: 0, inFlight: 1, connections: 2, processor: 0.42, loop: 0.31, memoryBytes: 180e6 },
+      ...{ turns: 12, failures: 1, firstEvent: of, own: { p50: 2.1, p99: 6.4 }, database: { p50: 0.8, p99: 3.1 } },
+      slow: null,
+    };
+    const dead = {
+      ...worker,
+      id: 'f00',
+      state: 'dead' as const,
+      leaseLeftMs: -5e6,
+      here: false,
+      load: null,
+      turns: null,
+    };
+    const overview: Overview = {
+      ...{
+        window: '15m' as const,
+        step: 15_000,
+        now: Date.UTC(2026, 0, 2, 3, 4, 5),
+        since: Date.UTC(2026, 0, 2, 2, 49),
+      },
+      t: [0, 1, 2].map((at) => Date.UTC(2026, 0, 2, 3, 3, 15 + at * 15)),
+      series: {
+        outcomes: { live_reuse: [1, 4, 3], created: [2, 1, 1] },
+        ends: { completed: [3, 5, 3], failed: [0, 0, 1] },
+        failures: { bridge_upstream_lost: [0, 0, 1] },
+        ...{ firstEvent: timed, own: timed, database: timed },
+        ...{ deltaShare: steps(0.2, null, 0.8), savedBytes: [100, 0, 90_000] },
+        ...{ inputTokens: [10, 20, 30], cachedTokens: [0, 15, 25], saved: [0, 0.1, 0.2] },
+        ...{ sockets: steps(1, 2, 3), queued: steps(0, 0, 0), inFlight: steps(0, 1, 1) },
+      },
+      total: {
+        outcomes: { live_reuse: 8, created: 4 },
+        ends: { completed: 11, failed: 1 },
+        failures: { bridge_upstream_lost: 1 },
+        ...{ sent: 12, deltas: 8, clientBytes: 120_000, sentBytes: 29_900 },
+        ...{ inputTokens: 60, cachedTokens: 40, outputTokens: 9, saved: 0.3, turns: 12 },
+        ...{ firstEvent: of, own: { p50: 2.1, p99: 6.4 }, database: { p50: 0.8, p99: 3.1 } },
+      },
+      load: { sockets: 3, queued: 0, inFlight: 1, connections: 2 },
+      priced: true,
+      rows: { of: 1, from: 0, readable: true },
+      workers: [worker, { ...dead, failures: null, firstEvent: null, own: null, database: null }],
+      ...{ sessions: 4, running: [], failures: [] },
+    };
+    for (const width of [0, 100, 60, 34]) {
+      const text = overviewText(overview, 'http://127.0.0.1:8787', width);
+      expect(text).toMatchSnapshot(`${width} columns`);
+      if (width > 0) expect(Math.max(...text.split('\n').map(({ length }) => length))).toBeLessThanOrEqual(width);
+    }
+    expect(sparkline([0, 1, 2, 4, null, 4, 4, 4], 4)).toBe('▂▇██');
+    expect(sparkline([], 4)).toBe('');
   });
 
   it('Progress is one line with the time left on a terminal, and plain lines in a pipe', () => {
@@ -198,6 +282,35 @@ describe('what goes wrong', () => {
       message: `What answers at http://127.0.0.1:${port} is no Holdfast: check --url.`,
     });
     other.close();
+  });
+
+  it('The inspector is checked: a server that is not there, a wrong token, and an id of no session are named', async () => {
+    const checked = async (options: object, sessions: string[] = []) => {
+      const output = keptOutput();
+      return { code: await inspect(sessions, options, output), text: output.text };
+    };
+    const nowhere = `http://127.0.0.1:${await freePort()}`;
+    expect(await checked({ url: nowhere })).toMatchObject({
+      code: 3,
+      text: expect.stringMatching(
+        /^FAULT +worker +No Holdfast answers at .*ECONNREFUSED.*\n +To mend it: check --url\./,
+      ),
+    });
+    const guarded = await startTestBridge({ beside: at, env: { HOLDFAST_ADMIN_TOKEN: 'operator' } });
+    environment({ HOLDFAST_ADMIN_TOKEN: 'wrong' });
+    expect(await checked({ url: guarded.url })).toMatchObject({
+      code: 1,
+      text: expect.stringMatching(/^FAULT +token/),
+    });
+    environment({ HOLDFAST_ADMIN_TOKEN: 'operator' });
+    const allowed = await checked({ url: guarded.url });
+    expect(allowed.code).toBe(0);
+    expect(allowed.text).toMatch(/ok +token +the worker accepts that of HOLDFAST_ADMIN_TOKEN\./);
+    expect(allowed.text).toMatch(/ok +feed +this command was accepted as a viewer\./);
+    expect(allowed.text).toMatch(/stately +https:\/\/stately\.ai /);
+    expect(allowed.text).toContain(`\n${guarded.url}/inspect\n`);
+    expect((await checked({ url: guarded.url }, ['s1'])).code).toBe(1);
+    await guarded.close();
   });
 
   it('An unknown id, and a wrong filter, are named by the worker', async () => {

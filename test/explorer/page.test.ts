@@ -368,7 +368,7 @@ describe.skipIf(!existsSync(browserPath))('admin page in a browser', () => {
       await page.fill('input[name=token]', 'operator');
       await page.keyboard.press('Enter');
       await page.waitForSelector('.workers tbody tr');
-      await shows(page, '.workers tbody', at.bridge.workerId);
+      await shows(page, '.workers tbody', at.bridge.workerId.slice(0, 8));
       await page.reload();
       await page.waitForSelector('.workers tbody tr');
       await shoot(page, 'workers-light');

@@ -8,7 +8,7 @@ export interface KeptOutput extends Output {
 }
 
 /** Creates an output that keeps what a command writes, as a pipe by default. */
-export function keptOutput(terminal = false): KeptOutput {
+export function keptOutput(terminal = false, { columns = 120, rows = 0 } = {}): KeptOutput {
   let text = '';
   let errors = '';
   return {
@@ -16,7 +16,8 @@ export function keptOutput(terminal = false): KeptOutput {
     err: (more) => void (errors += more),
     terminal,
     errTerminal: terminal,
-    columns: terminal ? 120 : 0,
+    columns: terminal ? columns : 0,
+    rows: terminal ? rows : 0,
     get text() {
       return text;
     },

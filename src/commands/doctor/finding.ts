@@ -1,3 +1,5 @@
+import { type Output, printable } from '../output.ts';
+
 /**
  * - `ok`: checked, nothing to do.
  * - `note`: nothing is wrong, but it may surprise.
@@ -38,6 +40,16 @@ export const warning = (check: string, says: string, mend: string): Finding => (
   mend,
 });
 export const fault = (check: string, says: string, mend: string): Finding => ({ check, level: 'fault', says, mend });
+
+const marks = { ok: 'ok', note: 'note', warning: 'WARNING', fault: 'FAULT' } as const;
+
+/** Prints findings for people, one a line, each with what to do about it. */
+export function printFindings(findings: readonly Finding[], { out }: Output): void {
+  for (const { check, level, says, mend } of findings) {
+    out(`${marks[level].padEnd(8)}${check.padEnd(16)}${printable(says)}.\n`);
+    if (mend !== null) out(`${' '.repeat(24)}To mend it: ${printable(mend)}.\n`);
+  }
+}
 
 /** Splits a message that ends in its remedy, `what is wrong: what to do`, at its last colon. */
 export function fromMessage(check: string, message: string, otherwise: string): Finding {

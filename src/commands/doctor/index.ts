@@ -2,9 +2,9 @@ import { statfs } from 'node:fs/promises';
 import type { SettingsOptions } from '../../command-line.ts';
 import { type Config, ConfigError, readConfig, unknownSettings } from '../../config.ts';
 import { givenSettings } from '../config.ts';
-import { EXIT, type Output, printable, printJson, standardOutput } from '../output.ts';
+import { EXIT, type Output, printJson, standardOutput } from '../output.ts';
 import { checkDataDir, checkServer } from './database.ts';
-import { type Finding, fromMessage, type Machine, ok } from './finding.ts';
+import { type Finding, fromMessage, type Machine, ok, printFindings } from './finding.ts';
 import { checkPeers, checkPort, checkUpstream } from './network.ts';
 import {
   checkAccess,
@@ -75,8 +75,6 @@ export async function diagnose(env: NodeJS.ProcessEnv, machine: Partial<Machine>
   return [...first, ...rest.flat()];
 }
 
-const marks = { ok: 'ok', note: 'note', warning: 'WARNING', fault: 'FAULT' } as const;
-
 /** Finds out what is wrong, and prints it with what to do about it. */
 export async function doctor(options: SettingsOptions, output: Output = standardOutput): Promise<number> {
   const findings = await diagnose(givenSettings(options).env);
@@ -84,10 +82,7 @@ export async function doctor(options: SettingsOptions, output: Output = standard
   const [faults, warnings] = [count('fault'), count('warning')];
   if (options.json) printJson(output, { faults, warnings, findings });
   else {
-    for (const { check, level, says, mend } of findings) {
-      output.out(`${marks[level].padEnd(8)}${check.padEnd(16)}${printable(says)}.\n`);
-      if (mend !== null) output.out(`${' '.repeat(24)}To mend it: ${printable(mend)}.\n`);
-    }
+    printFindings(findings, output);
     const valid = findings.length - faults - warnings;
     output.out(`\nFaults: ${faults}. Warnings: ${warnings}. Without complaint: ${valid}.\n`);
   }

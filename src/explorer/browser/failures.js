@@ -135,5 +135,11 @@ function Story({ id }) {
   const { data, error } = usePoll((signal) => api.story(id, signal), 3_600_000, id);
   if (error) return html`<p class="quiet">${error.message}</p>`;
   if (!data) return html`<p class="quiet">Reading its story…</p>`;
-  return html`<ol class="story">${data.story.map((line, at) => html`<li key=${at}>${line}</li>`)}</ol>`;
+  const { story } = data;
+  const own = data.own || story.length;
+  const lines = (some) => html`<ol class="story">${some.map((line) => html`<li key=${line}>${line}</li>`)}</ol>`;
+  return html`
+    ${lines(story.slice(0, own))}
+    ${own < story.length && html`<details><summary>What its session did before and after: ${story.length - own} lines</summary>${lines(story.slice(own))}</details>`}
+  `;
 }

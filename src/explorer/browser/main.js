@@ -25,7 +25,7 @@ function App() {
   const [wish, setWish] = useState({ ...EVERYTHING, ...(place.view === 'sessions' ? place.filter : {}) });
   const [window, setWindow] = useState('15m');
   const Session = useSessionPage(place.view === 'sessions' && place.id !== null);
-  // null: the first request, which shows whether this page has access, is not answered yet.
+  // null: the request that shows whether this page has access is not answered yet. The pages ask at the same time.
   const [mayAsk, setMayAsk] = useState(null);
   const [trouble, setTrouble] = useState(null);
 
@@ -69,8 +69,8 @@ function App() {
   }, [close]);
 
   if (mayAsk === false) return html`<${Gate} enter=${enter} refused=${token.get() !== null} />`;
-  if (mayAsk === null) {
-    return html`<p class="empty">${trouble ? html`${trouble.message} <button onClick=${enter}>Again</button>` : 'Connecting…'}</p>`;
+  if (mayAsk === null && trouble) {
+    return html`<main class="one"><p class="empty" role="alert">${trouble.message} <button onClick=${enter}>Again</button></p></main>`;
   }
   const tab = (view, name) => html`
     <a href=${`#/${view}`} aria-current=${place.view === view ? 'page' : undefined}>${name}</a>

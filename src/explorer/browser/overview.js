@@ -76,9 +76,10 @@ function Verdict({ data }) {
   const [worst] = Object.entries(total.failures).sort(([, a], [, b]) => b - a);
   const problems = [
     ...(serving === 0 ? ['No worker serves.'] : []),
+    ...workers.flatMap(({ id, slow }) => (slow ? [`Worker ${id.slice(0, 8)} is slow.`] : [])),
     ...(silent > 0 ? [`${silent} ${silent === 1 ? 'worker is' : 'workers are'} silent.`] : []),
   ];
-  const kind = problems.length > 0 ? 'bad' : failed > 0 ? 'warn' : 'ok';
+  const kind = serving === 0 || silent > 0 ? 'bad' : failed > 0 || problems.length > 0 ? 'warn' : 'ok';
   return html`
     <p class=${`verdict ${kind}`} role="status">
       ${problems.map((text) => html`<strong key=${text}>${text} </strong>`)}
@@ -134,13 +135,12 @@ function Charts({ data }) {
   const link = (field) => (name) => hrefOf('turns', null, { since: data.since, [field]: name });
   const perMinute = (values) => rates(values, data);
   const minutes = (data.now - data.since) / 60_000;
-  const ms = (value, fine) => (fine ? duration(value) : duration(value));
   return html`
     <div class="plots">
       <${Plot} ...${common} title="Turns a minute, by outcome" isStacked series=${largest(series.outcomes, data, link('outcome'))} format=${rate} pick=${turnsOf({})} />
       <${Plot} ...${common} title="Failures a minute, by reason" isStacked series=${largest(series.failures, data, (reason) => hrefOf('failures', null, { since: data.since, reason }), ['f1', 'f2', 'f3', 'f4', 'f5'])} format=${rate} pick=${failuresOf} />
-      <${Plot} ...${common} title="Time to first event" series=${timed(series.firstEvent, total.firstEvent)} format=${ms} pick=${turnsOf({})} />
-      <${Plot} ...${common} title="Holdfast's own share" note="Time before the frame left, without waits for an earlier turn and for the handshake." series=${timed(series.own, total.own)} format=${ms} pick=${turnsOf({})} />
+      <${Plot} ...${common} title="Time to first event" series=${timed(series.firstEvent, total.firstEvent)} format=${duration} pick=${turnsOf({})} />
+      <${Plot} ...${common} title="Holdfast's own share" note="Time before the frame left, without waits for an earlier turn and for the handshake." series=${timed(series.own, total.own)} format=${duration} pick=${turnsOf({})} />
       <${Plot} ...${common} title="Sent as delta" series=${[{ name: 'of the turns sent', values: series.deltaShare, total: total.sent > 0 ? total.deltas / total.sent : null, colour: 'c3' }]} format=${share} most=${1} pick=${turnsOf({ form: 'delta' })} />
       <${Plot} ...${common} title="Bytes saved a minute" isStacked series=${[{ name: 'not sent', values: perMinute(series.savedBytes.map((each) => Math.max(0, each))), total: Math.max(0, total.clientBytes - total.sentBytes) / minutes, colour: 'c3' }]} format=${(value) => bytes(Math.round(value))} pick=${turnsOf({})} />
       <${Plot} ...${common} title="Input tokens a minute" isStacked series=${[
@@ -152,12 +152,12 @@ function Charts({ data }) {
           colour: 'c4',
         },
       ]} format=${rate} pick=${turnsOf({})} />
-      <${Plot} ...${common} title="Sockets and queue" series=${[
+      <${Plot} ...${common} title="Sockets and queue" isWhole series=${[
         { name: 'sockets', values: series.sockets, total: data.load.sockets, colour: 'c1' },
         { name: 'running turns', values: series.inFlight, total: data.load.inFlight, colour: 'c3' },
         { name: 'waiting', values: series.queued, total: data.load.queued, colour: 'c2' },
       ]} format=${rate} pick=${turnsOf({})} />
-      <${Plot} ...${common} title="Database" note="Calls of the store, commits included." series=${timed(series.database, total.database)} format=${ms} pick=${turnsOf({})} />
+      <${Plot} ...${common} title="Database" note="Calls of the store, commits included." series=${timed(series.database, total.database)} format=${duration} pick=${turnsOf({})} />
     </div>
   `;
 }

@@ -4,6 +4,8 @@ import { html } from './html.js';
 import { clock } from './words.js';
 
 const HEIGHT = 132;
+/** Distances between marks of counts. */
+const WHOLE = Array.from({ length: 7 }, (_, power) => [1, 2, 5].map((each) => each * 10 ** power)).flat();
 /** Charts that share a cursor. */
 const together = uPlot.sync('overview');
 
@@ -23,14 +25,14 @@ function stacked(series) {
 const timeOf = (ms, step) => (step < 60_000 ? clock(ms) : clock(ms).slice(0, 5));
 
 /** @returns {any} options of the library */
-function optionsFor({ series, isStacked, format, step, width, most }) {
+function optionsFor({ series, isStacked, isWhole, format, step, width, most }) {
   const axis = { stroke: colour('quiet'), font: `11px ${colour('sans')}`, ticks: { show: false } };
   const grid = { stroke: colour('line'), width: 1 };
   const lines = series.map(({ colour: name }) => ({
     stroke: colour(name),
     width: isStacked ? 1 : 1.6,
     fill: isStacked ? colour(`${name}-fill`) || colour(name) : undefined,
-    paths: isStacked ? uPlot.paths.stepped({ align: 1 }) : undefined,
+    paths: isStacked ? uPlot.paths.stepped({ align: 1, extend: true }) : undefined,
     points: { show: !isStacked, size: 4 },
     spanGaps: false,
   }));
@@ -40,7 +42,11 @@ function optionsFor({ series, isStacked, format, step, width, most }) {
     padding: [6, 4, 0, 0],
     legend: { show: false },
     cursor: { y: false, drag: { x: false, y: false }, sync: { key: together.key }, points: { size: 7 } },
-    scales: { y: { range: (_chart, _least, top) => [0, Math.max(most ?? 0, (top || 0) * 1.08) || 1] } },
+    scales: {
+      // The last step is as long as the others.
+      x: { range: (_chart, first, last) => [first, last + step / 1_000] },
+      y: { range: (_chart, _least, top) => [0, Math.max(most ?? 0, (top || 0) * 1.08) || 1] },
+    },
     axes: [
       {
         ...axis,
@@ -48,7 +54,14 @@ function optionsFor({ series, isStacked, format, step, width, most }) {
         size: 22,
         values: (_, marks) => marks.map((s) => clock(s * 1_000).slice(0, 5)),
       },
-      { ...axis, grid, size: 52, space: 34, values: (_, marks) => marks.map((mark) => format(mark)) },
+      {
+        ...axis,
+        grid,
+        size: 52,
+        space: 34,
+        ...(isWhole && { incrs: WHOLE }),
+        values: (_, marks) => marks.map((mark) => format(mark)),
+      },
     ],
     // Stacked areas are drawn from the highest to the lowest, so that each covers the part that is not its own.
     series: [{}, ...(isStacked ? lines.reverse() : lines)],
@@ -56,11 +69,18 @@ function optionsFor({ series, isStacked, format, step, width, most }) {
   };
 }
 
+/** Returns the step under the cursor: an area is drawn from its time on, a line has its point there. */
+function indexAt(chart, isStacked) {
+  const { idx, left } = chart.cursor;
+  if (idx === null || idx === undefined) return null;
+  return isStacked && idx > 0 && chart.data[0][idx] > chart.posToVal(left + 1, 'x') ? idx - 1 : idx;
+}
+
 /**
  * Renders one chart over time with the values under the cursor. A click, or Enter after moving the cursor with the arrow
  * keys, calls `pick` with the bounds of the step.
  */
-export function Plot({ title, note, t, step, series, isStacked = false, format, most, pick, of }) {
+export function Plot({ title, note, t, step, series, isStacked = false, isWhole = false, format, most, pick, of }) {
   const frame = useRef(null);
   const chart = useRef(null);
   const latest = useRef({ pick, t, step });
@@ -96,13 +116,13 @@ export function Plot({ title, note, t, step, series, isStacked = false, format, 
     if (width === 0) return;
     const made = new uPlot(
       {
-        ...optionsFor({ series, isStacked, format, step, width, most }),
-        hooks: { setCursor: [(u) => setAt(u.cursor.idx)] },
+        ...optionsFor({ series, isStacked, isWhole, format, step, width, most }),
+        hooks: { setCursor: [(u) => setAt(indexAt(u, isStacked))] },
       },
       data(),
       frame.current,
     );
-    made.over.addEventListener('click', () => open(made.cursor.idx));
+    made.over.addEventListener('click', () => open(indexAt(made, isStacked)));
     made.root.setAttribute('aria-hidden', 'true');
     chart.current = made;
     return () => {

@@ -83,7 +83,8 @@ export function Sequence({ messages, actors, chosen, choose }) {
   const used = new Set(messages.flatMap(({ from, to }) => [from, to]));
   const lanes = [...LANES.filter((lane) => used.has(lane)), ...[...used].filter((lane) => !LANES.includes(lane))];
   const at = new Map(lanes.map((lane, index) => [lane, TIME + index * LANE + LANE / 2]));
-  const width = TIME + lanes.length * LANE;
+  // A message of the last participant to itself is written beside its lane.
+  const width = TIME + lanes.length * LANE + LANE;
   const height = messages.length * ROW + 10;
   useEffect(() => {
     const box = frame.current;

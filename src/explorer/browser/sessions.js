@@ -144,6 +144,7 @@ export function Sessions({ chosen, open, wish, setWish }) {
           `,
         )}
       </ol>
+      ${!data && !error && html`<p class="empty">Loading…</p>`}
       ${data && rows.length === 0 && html`<p class="empty">${q || state || busy || owner ? 'No session matches.' : data.lastFailure ? html`<${WhyNone} failed=${data.lastFailure} />` : 'There is no session yet. Point a client at this bridge.'}</p>`}
       </div>
       <footer>

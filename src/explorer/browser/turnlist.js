@@ -20,7 +20,7 @@ export function TurnList({ filter }) {
       ${error && html`<p class="trouble" role="alert">${error.message}</p>`}
       ${
         turns.length > 0 &&
-        html`<div class="scroll" tabindex="0" role="region" aria-label="Table of turns">
+        html`<div class="scroll turnlist" tabindex="0" role="region" aria-label="Table of turns">
           <table>
             <thead>
               <tr>

@@ -24,10 +24,11 @@ export function bytes(count) {
   return `${(count / 1_000_000_000).toFixed(1)} GB`;
 }
 
-export const count = (number) => number.toLocaleString('en').replaceAll(',', ' ');
+export const count = (number) => number.toLocaleString('en').replaceAll(',', '\u00a0');
 /** Formats a number of any size in at most four characters before its unit: `0.4`, `12`, `3.4 k`, `1.2 M`. */
 export function rate(number) {
   if (number === 0) return '0';
+  if (Math.abs(number) < 0.01) return '<0.01';
   if (Math.abs(number) < 10 && !Number.isInteger(number)) return number.toFixed(number < 1 ? 2 : 1);
   if (Math.abs(number) < 10_000) return String(Math.round(number));
   return Math.abs(number) < 1_000_000 ? `${(number / 1_000).toFixed(1)} k` : `${(number / 1_000_000).toFixed(1)} M`;

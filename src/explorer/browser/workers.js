@@ -8,6 +8,11 @@ const stateOf = ({ state, leaseLeftMs }) => (leaseLeftMs < 0 && state !== 'dead'
 const orDash = (value) =>
   value === null || value === undefined || value === '' ? html`<span class="none">–</span>` : value;
 
+/** Renders the mark of a worker that is much slower than another one, at what, and than which. */
+const Slow = ({ slow: { of, ms, fastest } }) => html`
+  <strong class="tag slow" title=${`Half of the ${of === 'own' ? "turns need more than this of Holdfast's own time" : 'calls of the database take longer than this'}; at the fastest worker: ${duration(fastest)}.`}>slow: ${of === 'own' ? 'own time' : of} ${duration(ms)}</strong>
+`;
+
 /** Renders workers as a table; with `detailed`, their load and times over the window of the overview. */
 export function WorkerTable({ workers, marked = null, detailed = false }) {
   const head = (name, title) => html`<th scope="col" class="number" title=${title}>${name}</th>`;
@@ -31,7 +36,7 @@ export function WorkerTable({ workers, marked = null, detailed = false }) {
               html`<td class=${`number ${isBad ? 'bad' : ''}`}>${orDash(value)}</td>`;
             return html`
               <tr key=${id} class=${id === marked ? 'marked' : ''}>
-                <td><code title=${id}>${detailed ? id.slice(0, 8) : id}</code> ${here && html`<span class="tag" title="The worker that answers this page.">here</span>`}</td>
+                <td><code title=${id}>${detailed ? id.slice(0, 8) : id}</code> ${here && html`<span class="tag" title="The worker that answers this page.">here</span>`} ${worker.slow && html`<${Slow} slow=${worker.slow} />`}</td>
                 <td><span class=${`worker-state ${stateOf(worker)}`}>${stateOf(worker)}</span></td>
                 ${cell(state === 'dead' ? null : duration(leaseLeftMs), state !== 'dead' && leaseLeftMs < 0)}
                 <td class="number">${sessions > 0 ? html`<a href=${hrefOf('sessions', null, { owner: id })}>${count(sessions)}</a>` : 0}</td>
@@ -51,15 +56,15 @@ export function WorkerTable({ workers, marked = null, detailed = false }) {
   `;
 }
 
-/** Renders all workers that have a row, with the time left on their leases. */
+/** Renders all workers that have a row, those that live first, with their leases, load and times of the last 15 minutes. */
 export function Workers({ marked }) {
-  const { data, error } = usePoll((signal) => api.workers(signal), 1_500, 'workers');
+  const { data, error } = usePoll((signal) => api.overview('15m', signal), 5_000, 'workers');
   return html`
     <section class="page workers" aria-label="Workers">
       <h2>Workers</h2>
       ${error && html`<p class="trouble" role="alert">${error.message}</p>`}
-      ${data ? html`<${WorkerTable} workers=${data.workers} marked=${marked} />` : !error && html`<p class="quiet">Loading…</p>`}
-      <p class="quiet">A dead worker stays dead; after a restart it has a new id. The next request takes over its idle sessions, and its busy ones as soon as its death is recorded. The overview shows the load of each.</p>
+      ${data ? html`<${WorkerTable} workers=${data.workers.toSorted((one, other) => Number(one.state === 'dead') - Number(other.state === 'dead'))} marked=${marked} detailed />` : !error && html`<p class="quiet">Loading…</p>`}
+      <p class="quiet">A dead worker stays dead; after a restart it has a new id. The next request takes over its idle sessions, and its busy ones as soon as its death is recorded. Turns, failures and times are those of the last 15 minutes.</p>
     </section>
   `;
 }
