@@ -1,4 +1,4 @@
-import { type BigIntType, defineEntity, p, UnderscoreNamingStrategy } from '@mikro-orm/core';
+import { type BigIntType, defineEntity, JsonType, p, UnderscoreNamingStrategy } from '@mikro-orm/core';
 import type { InferEntityProperties, InferKyselyDB, InferKyselyTable } from '@mikro-orm/sql';
 import type { Selectable } from 'kysely';
 
@@ -67,8 +67,20 @@ export interface TurnMetrics {
 
 const oneOf = (column: string, values: readonly string[]) =>
   `${column} in (${values.map((value) => `'${value}'`).join(', ')})`;
+/**
+ * JSON of a row. Rows are written by functions of the database, so no change of an entity is ever looked for; otherwise each read
+ * would write the JSON out to compare it later, which fails for deeply nested values.
+ */
+class RowJson extends JsonType {
+  override ensureComparable(): boolean {
+    return false;
+  }
+}
+
+const json = <T = unknown>() => p.type(RowJson).$type<T>();
+
 /** JSON that a provider wrote: stored verbatim, because `jsonb` rejects `\u0000` and lone surrogates. */
-const verbatim = () => p.json<unknown>().columnType('json');
+const verbatim = () => json().columnType('json');
 const time = () => p.datetime().columnType('timestamptz');
 
 export const Meta = defineEntity({
@@ -121,7 +133,7 @@ export const BridgeSession = defineEntity({
     id: p.text().primary(),
     scope: p.text(),
     state: p.text().$type<SessionStateName>(),
-    snapshot: p.json<unknown>().nullable(),
+    snapshot: json().nullable(),
     machineVersion: p.integer(),
     /** Raised by every write to the row. */
     revision: p.bigint('number'),
@@ -255,7 +267,7 @@ export const Turn = defineEntity({
     clientTurnId: p.text().nullable(),
     usage: verbatim().nullable().hidden(),
     error: verbatim().nullable().hidden(),
-    facts: p.json().columnType('json').$type<TurnMetrics>().nullable().hidden(),
+    facts: json<TurnMetrics>().columnType('json').nullable().hidden(),
     /**
      * Chain fingerprint over the client-made items up to and including this turn. Input to the `transcriptFp` of later
      * turns.
@@ -489,7 +501,7 @@ const sqlTypes: ReadonlyMap<string, string> = new Map([
   ['BigIntType', 'bigint'],
   ['BooleanType', 'boolean'],
   ['IntegerType', 'integer'],
-  ['JsonType', 'jsonb'],
+  ['RowJson', 'jsonb'],
 ]);
 const typeOf = ({ columnType, type }: Declared) => {
   const kind = typeof type === 'function' ? type : (type as BigIntType | undefined)?.constructor;

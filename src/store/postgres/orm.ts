@@ -161,19 +161,9 @@ export class RowRepository<Entity extends object, Row> extends EntityRepository<
     return answered(this.executor.run<Result>(statement, values));
   }
 
-  protected async rows(
-    where: FilterQuery<Entity>,
-    { orderBy = {}, limit }: Pick<FindOptions<Entity>, 'orderBy' | 'limit'> = {},
-  ): Promise<Row[]> {
+  protected async rows(where: FilterQuery<Entity>, options: FindOptions<Entity> = {}): Promise<Row[]> {
+    const found = await answered(this.find(where, { ...options, disableIdentityMap: true } as never));
     const shown = columnsOf(this.#entity).filter(({ hidden }) => !hidden);
-    // Not `find`: it makes entities, and writes their JSON out to detect changes, which fails for deeply nested values.
-    const query = this.em
-      .createQueryBuilder(this.#entity)
-      .select(shown.map(({ property }) => property) as never)
-      .where(where as never)
-      .orderBy(orderBy as never)
-      .limit(limit);
-    const found = await answered(query.execute('all'));
     return (found as unknown as Record<string, unknown>[]).map(
       (entity) => Object.fromEntries(shown.map(({ property }) => [property, entity[property] ?? null])) as Row,
     );
