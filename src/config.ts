@@ -5,6 +5,7 @@ import { LONGEST_TIMER } from './system.ts';
 import { InvalidSecrets, parseSecrets } from './token/keyring.ts';
 import { type PassFamily, passFamilies } from './upstream/families.ts';
 import { isForwardable } from './upstream/headers.ts';
+import { MOST_NAMED } from './upstream/lanes.ts';
 import { type ProxySettings, readProxies } from './upstream/proxies.ts';
 
 /** Numeric setting: environment variable, default and meaning. The table in docs/settings.md is generated from these. */
@@ -222,6 +223,8 @@ export interface Config {
     forwardHeaders: readonly string[];
     /** Families of calls that are passed on, beside those of the Responses API. */
     pass: readonly PassFamily[];
+    /** Most conversations of one scope on one WebSocket; 0: each has its own. */
+    lanes: number;
   };
   security: {
     /** `kid:secret,...`; null: generated and stored in the data directory. */
@@ -388,6 +391,14 @@ export const settings: readonly Setting[] = [
     default: 'all',
     description:
       'Families of calls that are passed on beside the Responses API, `chat,embeddings,files,...`; empty or `none`: none.',
+  },
+  {
+    variable: 'HOLDFAST_UPSTREAM_LANES',
+    option: 'upstream.lanes',
+    as: 'number',
+    default: '0',
+    description:
+      'Conversations of one tenant or credential that share an upstream WebSocket, at most 32; 0: each has its own. Needs an upstream that knows `stream_id`.',
   },
   {
     variable: 'HOLDFAST_SECRETS',
@@ -573,6 +584,7 @@ const strings = z.object({
     ),
   transport: z.enum(transports, 'HOLDFAST_UPSTREAM_TRANSPORT must be auto, websocket or http'),
   workers: whole('HOLDFAST_WORKERS', 1, MOST_WORKERS),
+  lanes: whole('HOLDFAST_UPSTREAM_LANES', 0, MOST_NAMED),
   logLevel: z.enum(logLevels, 'HOLDFAST_LOG_LEVEL must be trace, debug, info, warn, error, fatal or silent'),
   internalPort: whole('HOLDFAST_INTERNAL_PORT', 0, 65_535),
   advertiseUrl: z
@@ -769,6 +781,7 @@ export function readConfig(given: NodeJS.ProcessEnv, embedding: Embedding = {}):
     policy: optional(env.HOLDFAST_INSTANCE_POLICY) ?? 'forward',
     logLevel: optional(env.HOLDFAST_LOG_LEVEL) ?? 'info',
     workers: optional(env.HOLDFAST_WORKERS) ?? '1',
+    lanes: optional(env.HOLDFAST_UPSTREAM_LANES) ?? '0',
   });
   if (!parsed.success) problems.push(...parsed.error.issues.map(({ message }) => message));
   for (const { name, closest } of unknownSettings(env)) {
@@ -850,7 +863,15 @@ export function readConfig(given: NodeJS.ProcessEnv, embedding: Embedding = {}):
     dataDir: optional(env.HOLDFAST_DATA_DIR) ?? '.holdfast',
     livenessDir: optional(env.HOLDFAST_LIVENESS_DIR),
     workers: parsed.data.workers,
-    upstream: { url: upstreamUrl, key: upstreamKey, transport, proxies, forwardHeaders, pass },
+    upstream: {
+      url: upstreamUrl,
+      key: upstreamKey,
+      transport,
+      proxies,
+      forwardHeaders,
+      pass,
+      lanes: parsed.data.lanes,
+    },
     security: { secrets, apiKeys: keys, adminToken, byHook },
     internal: {
       host: optional(env.HOLDFAST_INTERNAL_HOST),
