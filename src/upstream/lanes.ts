@@ -194,8 +194,8 @@ export function addressed(text: string): { name: string | null; text: string } {
     if (NAME.test(name)) return { name, text: `${text.slice(0, at)}}` };
   }
   const written = text.includes('"stream_id"') ? memberText(text, 'stream_id') : null;
-  const name = written?.slice(1, -1) ?? '';
-  if (!NAME.test(name)) return { name: null, text };
+  const name = /^"([A-Za-z0-9_.-]{1,256})"$/.exec(written ?? '')?.[1];
+  if (name === undefined) return { name: null, text };
   return { name, text: withMembers(text, new Map([['stream_id', null]])) };
 }
 

@@ -19,7 +19,7 @@ import { createFrameFlow } from './streams.ts';
 /** Most characters of frames that wait for the paused reader of one lane. The socket itself is always read. */
 const MOST_WAITING = 2 * 1024 * 1024;
 /** Longest wait of a lane for the beginning of a fork that continues its latest response, in milliseconds. */
-const LONGEST_HOLD_MS = 2_000;
+const LONGEST_HOLD_MS = 1_500;
 /**
  * Time for a response to end after its session has left, in milliseconds. No event cancels a response; after this time the
  * socket takes no further sessions.
@@ -29,6 +29,8 @@ const LONGEST_REST_MS = 120_000;
 const KNOWN_MS = 3_600_000;
 /** Most peers about which that is remembered. */
 const MOST_KNOWN = 4_096;
+/** Longest wait of a session for the handshake of another, in milliseconds. It may hang; then the session makes its own. */
+const LONGEST_WAIT_MS = 300;
 /** Most sockets that a session tries to join before it gets one of its own: each was lost while it waited. */
 const MOST_TRIES = 3;
 /** WebSocket close codes: the connection ended without a close frame; a message is too big; the peer had an error. */
@@ -400,11 +402,23 @@ export function createSharingTransport(inner: UpstreamTransport, options: Sharin
     return opening;
   }
 
+  /** Waits for the handshake of another session, for a limited time. Null when that is over. */
+  async function soon(opening: Opening): Promise<Awaited<Opening['socket']> | null> {
+    opening.joiners += 1;
+    const { promise, resolve } = Promise.withResolvers<null>();
+    const stop = clock.after(LONGEST_WAIT_MS, () => {
+      opening.joiners -= 1;
+      resolve(null);
+    });
+    return Promise.race([opening.socket, promise]).finally(stop);
+  }
+
   async function share(request: DialRequest, wish: SharingWish): Promise<DialResult> {
     const most = Math.min(wish.most, MOST_NAMED);
     const { sharing: _, ...own } = request;
     const shared = { ...own, headers: sharedHeaders(request.headers) };
     const key = keyOf(shared, wish.scope);
+    let late = false;
     for (let tries = 0; tries < MOST_TRIES && knows(key) !== false; tries += 1) {
       const group = groups.get(key) ?? { sockets: new Set(), openings: new Set(), headers: new Map() };
       const socket = chooseSocket(group.sockets, { most, oldestMs: options.oldestMs, continues: wish.continues });
@@ -412,9 +426,11 @@ export function createSharingTransport(inner: UpstreamTransport, options: Sharin
       if (joined)
         return { kind: 'open', connection: joined, headers: headersOfJoined(group.headers.get(socket!) ?? {}) };
       // A peer that may not know lanes shows it with the first answer; until then a socket has one session.
-      const roomy = knows(key) ? [...group.openings].find(({ joiners }) => joiners < most) : undefined;
-      if (roomy) roomy.joiners += 1;
-      const opened = await (roomy ?? open(key, group, shared)).socket;
+      const roomy: Opening | undefined =
+        late || !knows(key) ? undefined : [...group.openings].find(({ joiners }) => joiners < most);
+      const opened: Awaited<Opening['socket']> | null = await (roomy ? soon(roomy) : open(key, group, shared).socket);
+      late = opened === null;
+      if (opened === null) continue;
       if (!(opened instanceof SharedSocket)) return opened;
       const connection = opened.join();
       const headers = group.headers.get(opened) ?? {};
