@@ -18,8 +18,11 @@ import { createFrameFlow } from './streams.ts';
 
 /** Most characters of frames that wait for the paused reader of one lane. The socket itself is always read. */
 const MOST_WAITING = 2 * 1024 * 1024;
-/** Longest wait of a lane for the beginning of a fork that continues its latest response, in milliseconds. */
-const LONGEST_HOLD_MS = 1_500;
+/**
+ * Longest wait of a lane for the beginning of a fork that continues its latest response, in milliseconds. The lease was
+ * checked before it, so it is far below the lease margin.
+ */
+const LONGEST_HOLD_MS = 750;
 /**
  * Time for a response to end after its session has left, in milliseconds. No event cancels a response; after this time the
  * socket takes no further sessions.

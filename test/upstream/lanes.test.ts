@@ -20,7 +20,11 @@ describe('the name of a lane in a frame', () => {
     ['as the last member', '{"type":"x","delta":"a","stream_id":"h1"}', '{"type":"x","delta":"a"}'],
     ['as the first member', '{"stream_id":"h1","type":"x"}', '{"type":"x"}'],
     ['between others, with spaces', '{"type":"x", "stream_id" : "h1", "delta":"a"}', '{"type":"x", "delta":"a"}'],
-    ['repeated: the last one counts', '{"stream_id":"h2","type":"x","stream_id":"h1"}', '{"stream_id":"h2","type":"x"}'],
+    [
+      'repeated: the last one counts',
+      '{"stream_id":"h2","type":"x","stream_id":"h1"}',
+      '{"stream_id":"h2","type":"x"}',
+    ],
   ])('A lane is read %s, and is not part of what the session gets', (_, text, rest) => {
     const found = addressed(text);
     expect(found.name).toBe('h1');
@@ -80,9 +84,17 @@ describe('the lanes of a connection', () => {
     ['its place in the queue', frame('response.queued', { response: { id: 'r' } }), 'sent'],
     ['telemetry', frame('codex.rate_limits', { rate_limits: {} }), 'sent'],
     ['a failed tool call', frame('response.mcp_call.failed', { item_id: 'x' }), 'running'],
-    ['a steered response', frame('response.incomplete', { response: { incomplete_details: { reason: 'steered' } } }), 'running'],
+    [
+      'a steered response',
+      frame('response.incomplete', { response: { incomplete_details: { reason: 'steered' } } }),
+      'running',
+    ],
     ['an error', failed, 'resting'],
-    ['the end under a type of its own', frame('response.done', { response: { id: 'r', status: 'completed', output: [] } }), 'resting'],
+    [
+      'the end under a type of its own',
+      frame('response.done', { response: { id: 'r', status: 'completed', output: [] } }),
+      'resting',
+    ],
   ])('After %s the lane is %3$s', (_, text, phase) => {
     const table = new LaneTable();
     const lane = table.join()!;

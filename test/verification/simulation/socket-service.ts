@@ -104,10 +104,11 @@ export function createSocketService({ host, served, luck, pace, nextId }: Socket
     return {
       holds: (anchor: string) => ever.has(anchor),
       take(text: string) {
-        const { type: _, stream_id: lane = null, ...body } = JSON.parse(text) as { stream_id?: string } & Record<
-          string,
-          unknown
-        >;
+        const {
+          type: _,
+          stream_id: lane = null,
+          ...body
+        } = JSON.parse(text) as { stream_id?: string } & Record<string, unknown>;
         if (!lanes.admits(lane)) throw new Error('more lanes than a connection has');
         const intake = {
           wire: wireOf(lane),
