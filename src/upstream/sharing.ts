@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import type { Log } from '../log.ts';
 import type { Clock } from '../system.ts';
 import { refusalFrame } from './errors.ts';
@@ -50,7 +51,7 @@ interface SharingOptions {
 interface SocketHost extends SharingOptions {
   /** Called when the peer has named a lane in an answer, or has shown that it knows none. */
   onProof(knowsLanes: boolean): void;
-  onClosed(): void;
+  onClosed(socket: SharedSocket): void;
 }
 
 /** A lane with what its session needs of it. */
@@ -67,6 +68,9 @@ interface Member {
   /** Number of frames heard on the socket when the lane sent its last one. */
   heardAtSend: number;
 }
+
+/** Returns whether an answer to the member's last frame is on its way. */
+const isWaiting = ({ lane }: Member) => lane.phase === 'sent' || lane.phase === 'running';
 
 /** One WebSocket and the sessions that share it. */
 class SharedSocket {
@@ -217,14 +221,14 @@ class SharedSocket {
     member.cancelHold?.();
     member.kept = null;
     // Nothing came since its frame was sent: the socket may be dead.
-    if ((lane.phase === 'sent' || lane.phase === 'running') && this.#heard === member.heardAtSend) this.retired = true;
+    if (isWaiting(member) && this.#heard === member.heardAtSend) this.retired = true;
     this.#members.delete(lane.name);
     this.#writeReleased(this.table.leave(lane));
     if (this.table.used === 0) return this.#close('no session uses it');
-    if (lane.phase !== 'sent' && lane.phase !== 'running') return;
+    if (!isWaiting(member)) return;
     const stop = this.#host.clock.after(LONGEST_REST_MS, () => {
       this.#rests.delete(stop);
-      if (lane.phase === 'sent' || lane.phase === 'running') this.retired = true;
+      if (isWaiting(member)) this.retired = true;
     });
     this.#rests.add(stop);
   }
@@ -233,7 +237,7 @@ class SharedSocket {
     this.retired = true;
     for (const stop of this.#rests) stop();
     this.#rests.clear();
-    this.#host.onClosed();
+    this.#host.onClosed(this);
     this.#connection.close(1000, reason);
   }
 
@@ -294,14 +298,14 @@ class SharedSocket {
 
   /**
    * An error that names no lane concerns the connection, which then ends. Every session learns of the connection's age
-   * limit. Any other error is shown to the one session that waits for the beginning of an answer, if it is the only one.
+   * limit. Any other error is shown to the one session that waits for an answer, if there is only one.
    */
   #fail({ error }: ParsedFrame, text: string): void {
     this.retired = true;
     const members = [...this.#members.values()];
-    const waiting = members.filter(({ lane }) => lane.phase === 'sent');
-    const concerned =
-      error?.code === 'websocket_connection_limit_reached' ? members : waiting.length === 1 ? waiting : [];
+    const waiting = members.filter(isWaiting);
+    const toAll = error?.code === 'websocket_connection_limit_reached';
+    const concerned = toAll ? members : this.table.onWire === 1 ? waiting : [];
     for (const { lane } of concerned) this.#deliver(lane, text);
     this.#lost({ code: PEER_ERROR, reason: 'an error of the connection' });
     this.#connection.close(1000, 'an error of the connection');
@@ -309,16 +313,16 @@ class SharedSocket {
 
   #lost({ code, reason }: ConnectionEnd): void {
     this.retired = true;
-    this.#host.onClosed();
+    this.#host.onClosed(this);
     for (const stop of this.#rests) stop();
     this.#rests.clear();
     const members = [...this.#members.values()];
     this.#members.clear();
-    const unanswered = members.filter(({ lane }) => lane.phase === 'sent');
+    // Only where one frame is on the wire it is known which message was too large.
+    const alone = this.table.onWire === 1;
     for (const member of members) {
       member.cancelHold?.();
-      // Only where one frame is unanswered it is known which one was too large.
-      const concerns = code !== TOO_LARGE || (unanswered.length === 1 && unanswered[0] === member);
+      const concerns = code !== TOO_LARGE || (alone && isWaiting(member));
       member.lose({ code: concerns ? code : NO_CLOSE_FRAME, reason });
     }
   }
@@ -389,14 +393,17 @@ export function createSharingTransport(inner: UpstreamTransport, options: Sharin
       const socket = new SharedSocket(result.connection, knows(key) === true, {
         ...options,
         onProof: (lanes) => learn(key, lanes),
-        onClosed() {
-          group.sockets.delete(socket);
-          group.headers.delete(socket);
+        onClosed(closed) {
+          group.sockets.delete(closed);
+          group.headers.delete(closed);
           tidy(key, group);
         },
       });
-      group.sockets.add(socket);
-      group.headers.set(socket, result.headers);
+      // It may have ended before it could be read.
+      if (!socket.retired) {
+        group.sockets.add(socket);
+        group.headers.set(socket, result.headers);
+      }
       return socket;
     });
     const opening: Opening = { joiners: 1, socket: dialled };
@@ -450,12 +457,9 @@ export function createSharingTransport(inner: UpstreamTransport, options: Sharin
   };
 }
 
-/** Returns what must be equal for two sessions to share a socket, as a text. Held in memory only. */
-const keyOf = ({ target, headers, hidden = false }: DialRequest, scope: string): string =>
-  JSON.stringify([
-    scope,
-    target.id,
-    target.baseUrl,
-    hidden,
-    Object.entries(headers).sort(([a], [b]) => (a < b ? -1 : 1)),
-  ]);
+/** Returns a hash of what must be equal for two sessions to share a socket. */
+const keyOf = ({ target, headers, hidden = false }: DialRequest, scope: string): string => {
+  const sorted = Object.entries(headers).sort(([a], [b]) => (a < b ? -1 : 1));
+  const parts = JSON.stringify([scope, target.id, target.baseUrl, hidden, sorted]);
+  return createHash('sha256').update(parts).digest('base64');
+};

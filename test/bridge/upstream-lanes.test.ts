@@ -181,14 +181,17 @@ describe('forks on another lane', () => {
 });
 
 describe('an upstream without lanes', () => {
-  it.each(['ignored', 'refused'] as const)('Where stream_id is %s, each conversation has its own socket', async (lanes) => {
-    await start({}, { lanes });
-    const [one, other] = [talker('a'), talker('b')];
-    for (const text of ['one', 'two']) {
-      await one.say(text);
-      await other.say(text);
-    }
-    expect(opened()).toBe(2);
-    expect(creates().map(({ itemsReceived }) => itemsReceived)).toEqual([1, 1, 1, 1]);
-  });
+  it.each(['ignored', 'refused'] as const)(
+    'Where stream_id is %s, each conversation has its own socket',
+    async (lanes) => {
+      await start({}, { lanes });
+      const [one, other] = [talker('a'), talker('b')];
+      for (const text of ['one', 'two']) {
+        await one.say(text);
+        await other.say(text);
+      }
+      expect(opened()).toBe(2);
+      expect(creates().map(({ itemsReceived }) => itemsReceived)).toEqual([1, 1, 1, 1]);
+    },
+  );
 });

@@ -20,7 +20,7 @@ interface Peer {
   lose(end?: Partial<ConnectionEnd>): void;
 }
 
-function world(options: { handshake?: () => Promise<DialResult | null> } = {}) {
+function world(options: { handshake?: () => Promise<DialResult | null>; endsAtOnce?: () => boolean } = {}) {
   const clock = createManualClock();
   const peers: Peer[] = [];
   const logged: object[] = [];
@@ -28,6 +28,7 @@ function world(options: { handshake?: () => Promise<DialResult | null> } = {}) {
     async dial(request) {
       const refused = await options.handshake?.();
       if (refused) return refused;
+      const ended = options.endsAtOnce?.() ?? false;
       let handlers!: ConnectionHandlers;
       const peer: Peer = {
         request,
@@ -47,6 +48,7 @@ function world(options: { handshake?: () => Promise<DialResult | null> } = {}) {
         },
         attach: (given) => {
           handlers = given;
+          if (ended) peer.lose();
         },
         send: (frame) => peer.open && peer.sent.push(JSON.parse(frame)) > 0,
         pause: () => {},
@@ -248,14 +250,19 @@ describe('frames of a shared socket', () => {
     expect(first.ends).toEqual([{ code: 1011, reason: 'an error of the connection', spoke: true }]);
   });
 
-  it('An error without a lane is shown to no session where two wait', async () => {
-    const { peer, first, second } = await pair();
-    first.ask();
-    second.ask();
-    peer.say(error(null, 'server_error', 500));
-    expect([first.frames.length, second.frames.length]).toEqual([1, 0]);
-    expect([first.ends.length, second.ends.length]).toEqual([1, 1]);
-  });
+  it.each(['wait', 'wait, one for the rest of its answer'])(
+    'An error without a lane is shown to no session where two %s',
+    async (_) => {
+      const { peer, first, second } = await pair();
+      first.ask();
+      second.ask();
+      if (_ !== 'wait') peer.say(progress('h1'));
+      const before = first.frames.length;
+      peer.say(error(null, 'server_error', 500));
+      expect([first.frames.length, second.frames.length]).toEqual([before, 0]);
+      expect([first.ends.length, second.ends.length]).toEqual([1, 1]);
+    },
+  );
 
   it('A close because of a too large frame concerns a session only where it is the only one that waits', async () => {
     const one = await pair();
@@ -387,6 +394,14 @@ describe('a peer that knows no lanes', () => {
     second.ask();
     expect(peers[1]!.sent).toEqual([{ type: 'response.create' }]);
     expect(second.connection.shared).toBeUndefined();
+  });
+
+  it('A socket that has ended before it is read is not used', async () => {
+    let dials = 0;
+    const at = world({ endsAtOnce: () => dials++ === 0 });
+    const first = await join(at.transport);
+    expect(first.ask()).toBe(true);
+    expect(at.peers.map(({ sent }) => sent.length)).toEqual([0, 1]);
   });
 
   it('A socket that ends before anything came says so', async () => {

@@ -380,7 +380,7 @@ export function unpackRequest(read: Read | BridgeError, now: number, sealer: Pic
           id: upstream.id,
           baseUrl: baseUrl!,
           forwardHeaders: upstream.forwardHeaders,
-          lanes: upstream.lanes ?? 0,
+          ...(upstream.lanes !== undefined && { lanes: upstream.lanes }),
         },
       }),
     },
