@@ -164,8 +164,9 @@ function open(
   });
   // A conversation that begins at a known turn can continue it where a shared socket still holds it.
   const continues = session.turns.head?.responseId ?? null;
-  const sharing =
-    target.lanes && how === 'websocket' ? { scope: session.scope, most: target.lanes, continues } : undefined;
+  const isWanted = () => session.socket.generation === generation;
+  const wish = { scope: session.scope, most: target.lanes ?? 0, continues, isWanted };
+  const sharing = wish.most > 0 && how === 'websocket' ? wish : undefined;
   const request = { target, headers, hidden: isHidden(caller), timeoutMs, sharing };
   return session.socket.dial(generation, how, request, (sign) => {
     if (how === 'http') return sign.kind === 'spoke' ? abilities.confirm(peer) : abilities.acquit(peer);

@@ -26,6 +26,8 @@ export interface SharingWish {
   most: number;
   /** Response that the session continues: a socket that holds it is preferred. Null when there is none. */
   continues: string | null;
+  /** Returns false once the session no longer needs a connection. */
+  isWanted(): boolean;
 }
 
 export interface DialRequest {

@@ -440,6 +440,7 @@ export function createSharingTransport(inner: UpstreamTransport, options: Sharin
         late || !knows(key) ? undefined : [...group.openings].find(({ joiners }) => joiners < most);
       const opened: Awaited<Opening['socket']> | null = await (roomy ? soon(roomy) : open(key, group, shared).socket);
       late = opened === null;
+      if (opened === null && !wish.isWanted()) return { kind: 'failed', reason: 'not wanted any more' };
       if (opened === null) continue;
       if (!(opened instanceof SharedSocket)) return opened;
       const connection = opened.join();

@@ -77,7 +77,14 @@ interface Reader {
 
 const target = { id: 'up', baseUrl: 'http://up.invalid/v1' };
 
-type Given = { scope?: string; key?: string; most?: number; continues?: string; headers?: Record<string, string> };
+type Given = {
+  scope?: string;
+  key?: string;
+  most?: number;
+  continues?: string;
+  headers?: Record<string, string>;
+  wanted?: () => boolean;
+};
 
 /** Opens a session's connection. */
 async function join(transport: UpstreamTransport, given: Given = {}): Promise<Reader> {
@@ -86,7 +93,7 @@ async function join(transport: UpstreamTransport, given: Given = {}): Promise<Re
     target,
     headers: { authorization: `Bearer ${key}`, ...headers },
     timeoutMs: 1_000,
-    sharing: { scope, most, continues },
+    sharing: { scope, most, continues, isWanted: () => given.wanted?.() ?? true },
   });
   if (result.kind !== 'open') throw new Error(result.kind);
   const { connection } = result;
@@ -187,6 +194,22 @@ describe('who shares a socket', () => {
     const late = join(at.transport, { most: 2 });
     await at.clock.advance(300);
     expect((await late).connection.open).toBe(true);
+  });
+
+  it('A session that was given up while it waited for the handshake of another makes none of its own', async () => {
+    let hangs = false;
+    const at = world({ handshake: () => (hangs ? new Promise(() => {}) : Promise.resolve(null)) });
+    const first = await join(at.transport);
+    first.ask();
+    at.peers[0]!.say(completed('h1', 'one'));
+    at.peers[0]!.lose();
+    hangs = true;
+    void join(at.transport);
+    hangs = false;
+    const left = join(at.transport, { wanted: () => false });
+    at.clock.advance(300);
+    await expect(left).rejects.toThrow('failed');
+    expect(at.peers).toHaveLength(1);
   });
 
   it('An old socket, and one whose session left before anything came, take no further session', async () => {
@@ -377,7 +400,7 @@ describe('a peer that knows no lanes', () => {
     expect(first.frames).toEqual([]);
     peers[0]!.say(completed(null, 'one'));
     expect(first.frames).toEqual([completed(null, 'one')]);
-    await join(transport, { headers: {} });
+    await join(transport);
     expect(peers).toHaveLength(2);
   });
 
