@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import type { Log } from '../log.ts';
-import type { Clock } from '../system.ts';
+import { type Clock, guarded } from '../system.ts';
 import { refusalFrame } from './errors.ts';
 import { parseFrame } from './frames.ts';
 import { headersOfJoined, sharedHeaders } from './headers.ts';
@@ -205,7 +205,17 @@ class SharedSocket {
     member.cancelHold?.();
     member.cancelHold = null;
     member.kept = null;
-    if (kept !== null) this.#write(member, kept);
+    if (kept === null) return;
+    // Called while a frame of another session is handled: a failure concerns this session only.
+    const failed = () => {
+      this.#leave(member);
+      member.lose({ code: NO_CLOSE_FRAME, reason: 'its frame could not be sent' });
+    };
+    guarded('upstream socket', () => this.#write(member, kept), failed)();
+  }
+
+  #closeConnection(reason: string): void {
+    guarded('upstream socket', () => this.#connection.close(1000, reason))();
   }
 
   #writeReleased(lanes: readonly Lane[]): void {
@@ -238,7 +248,7 @@ class SharedSocket {
     for (const stop of this.#rests) stop();
     this.#rests.clear();
     this.#host.onClosed(this);
-    this.#connection.close(1000, reason);
+    this.#closeConnection(reason);
   }
 
   #hear(given: string): void {
@@ -308,7 +318,7 @@ class SharedSocket {
     const concerned = toAll ? members : this.table.onWire === 1 ? waiting : [];
     for (const { lane } of concerned) this.#deliver(lane, text);
     this.#lost({ code: PEER_ERROR, reason: 'an error of the connection' });
-    this.#connection.close(1000, 'an error of the connection');
+    this.#closeConnection('an error of the connection');
   }
 
   #lost({ code, reason }: ConnectionEnd): void {
@@ -384,29 +394,30 @@ export function createSharingTransport(inner: UpstreamTransport, options: Sharin
   };
 
   function open(key: string, group: Group, request: DialRequest): Opening {
-    const dialled = inner.dial(request).then((result) => {
-      group.openings.delete(opening);
-      if (result.kind !== 'open') {
-        tidy(key, group);
-        return result;
-      }
-      const socket = new SharedSocket(result.connection, knows(key) === true, {
-        ...options,
-        onProof: (lanes) => learn(key, lanes),
-        onClosed(closed) {
-          group.sockets.delete(closed);
-          group.headers.delete(closed);
-          tidy(key, group);
-        },
-      });
-      // It may have ended before it could be read.
-      if (!socket.retired) {
+    const dial = async () => {
+      try {
+        const result = await inner.dial(request);
+        if (result.kind !== 'open') return result;
+        const socket = new SharedSocket(result.connection, knows(key) === true, {
+          ...options,
+          onProof: (lanes) => learn(key, lanes),
+          onClosed(closed) {
+            group.sockets.delete(closed);
+            group.headers.delete(closed);
+            tidy(key, group);
+          },
+        });
+        // It may have ended before it could be read.
+        if (socket.retired) return socket;
         group.sockets.add(socket);
         group.headers.set(socket, result.headers);
+        return socket;
+      } finally {
+        group.openings.delete(opening);
+        tidy(key, group);
       }
-      return socket;
-    });
-    const opening: Opening = { joiners: 1, socket: dialled };
+    };
+    const opening: Opening = { joiners: 1, socket: Promise.resolve().then(dial) };
     group.openings.add(opening);
     groups.set(key, group);
     return opening;

@@ -16,6 +16,7 @@ interface Peer {
   /** Frames that were sent, as they were written. */
   sent: Record<string, unknown>[];
   open: boolean;
+  throwsOnSend?: boolean;
   say(frame: object | string): void;
   lose(end?: Partial<ConnectionEnd>): void;
 }
@@ -50,7 +51,10 @@ function world(options: { handshake?: () => Promise<DialResult | null>; endsAtOn
           handlers = given;
           if (ended) peer.lose();
         },
-        send: (frame) => peer.open && peer.sent.push(JSON.parse(frame)) > 0,
+        send(frame) {
+          if (peer.throwsOnSend) throw new Error('no');
+          return peer.open && peer.sent.push(JSON.parse(frame)) > 0;
+        },
         pause: () => {},
         resume: () => {},
         close: () => {
@@ -210,6 +214,20 @@ describe('who shares a socket', () => {
     at.clock.advance(300);
     await expect(left).rejects.toThrow('failed');
     expect(at.peers).toHaveLength(1);
+  });
+
+  it('A handshake that throws is not waited for again', async () => {
+    let throws = false;
+    const broken = () => Promise.reject(new Error('no'));
+    const at = world({ handshake: () => (throws ? broken() : Promise.resolve(null)) });
+    const first = await join(at.transport);
+    first.ask();
+    at.peers[0]!.say(completed('h1', 'one'));
+    at.peers[0]!.lose();
+    throws = true;
+    await expect(join(at.transport)).rejects.toThrow('no');
+    throws = false;
+    expect((await join(at.transport)).connection.open).toBe(true);
   });
 
   it('An old socket, and one whose session left before anything came, take no further session', async () => {
@@ -378,6 +396,16 @@ describe('forks', () => {
     first.ask();
     await clock.advance(750);
     expect(peer.sent.at(-1)).toMatchObject({ stream_id: 'h1' });
+  });
+
+  it('A held frame that cannot be written costs its own session only', async () => {
+    const { peer, first, second } = await pair();
+    second.ask({}, 'one');
+    first.ask();
+    peer.throwsOnSend = true;
+    peer.say(progress('h2'));
+    expect([first.ends.length, second.ends.length]).toEqual([1, 0]);
+    expect(second.connection.open).toBe(true);
   });
 
   it('A frame that is held is not sent when its session leaves', async () => {
