@@ -33,7 +33,10 @@ const LONGEST_REST_MS = 120_000;
 const KNOWN_MS = 3_600_000;
 /** Most peers about which that is remembered. */
 const MOST_KNOWN = 4_096;
-/** Longest wait of a session for the handshake of another, in milliseconds. It may hang; then the session makes its own. */
+/**
+ * Longest wait of a session for the handshake of another, and age from which none waits for it, in milliseconds. It may
+ * hang; then each session makes its own.
+ */
 const LONGEST_WAIT_MS = 300;
 /** Most sockets that a session tries to join before it gets one of its own: each was lost while it waited. */
 const MOST_TRIES = 3;
@@ -355,6 +358,7 @@ function refusesLanes({ kind, error }: ParsedFrame): boolean {
 /** Handshake in progress, and the sessions that will join its socket. */
 interface Opening {
   joiners: number;
+  readonly since: number;
   /** Resolves to the socket, or to the result of a handshake that failed. */
   socket: Promise<SharedSocket | Exclude<DialResult, { kind: 'open' }>>;
 }
@@ -417,7 +421,7 @@ export function createSharingTransport(inner: UpstreamTransport, options: Sharin
         tidy(key, group);
       }
     };
-    const opening: Opening = { joiners: 1, socket: Promise.resolve().then(dial) };
+    const opening: Opening = { joiners: 1, since: clock.now(), socket: Promise.resolve().then(dial) };
     group.openings.add(opening);
     groups.set(key, group);
     return opening;
@@ -439,6 +443,7 @@ export function createSharingTransport(inner: UpstreamTransport, options: Sharin
     const { sharing: _, ...own } = request;
     const shared = { ...own, headers: sharedHeaders(request.headers) };
     const key = keyOf(shared, wish.scope);
+    const isJoinable = ({ joiners, since }: Opening) => joiners < most && clock.now() - since < LONGEST_WAIT_MS;
     let late = false;
     for (let tries = 0; tries < MOST_TRIES && knows(key) !== false; tries += 1) {
       const group = groups.get(key) ?? { sockets: new Set(), openings: new Set(), headers: new Map() };
@@ -447,8 +452,7 @@ export function createSharingTransport(inner: UpstreamTransport, options: Sharin
       if (joined)
         return { kind: 'open', connection: joined, headers: headersOfJoined(group.headers.get(socket!) ?? {}) };
       // A peer that may not know lanes shows it with the first answer; until then a socket has one session.
-      const roomy: Opening | undefined =
-        late || !knows(key) ? undefined : [...group.openings].find(({ joiners }) => joiners < most);
+      const roomy: Opening | undefined = late || !knows(key) ? undefined : [...group.openings].find(isJoinable);
       const opened: Awaited<Opening['socket']> | null = await (roomy ? soon(roomy) : open(key, group, shared).socket);
       late = opened === null;
       if (opened === null && !wish.isWanted()) return { kind: 'failed', reason: 'not wanted any more' };

@@ -145,6 +145,8 @@ async function pair() {
   return { ...at, first, second, peer: at.peers[0]! };
 }
 
+const handshakesBegin = () => new Promise((go) => setImmediate(go));
+
 describe('who shares a socket', () => {
   it('A session that joins gets a lane of its own, and the headers that concern it', async () => {
     const { peers, first, second } = await pair();
@@ -194,6 +196,7 @@ describe('who shares a socket', () => {
     expect(at.peers).toHaveLength(2);
     hangs = true;
     void join(at.transport, { most: 1 });
+    await handshakesBegin();
     hangs = false;
     const late = join(at.transport, { most: 2 });
     await at.clock.advance(300);
@@ -209,6 +212,7 @@ describe('who shares a socket', () => {
     at.peers[0]!.lose();
     hangs = true;
     void join(at.transport);
+    await handshakesBegin();
     hangs = false;
     const left = join(at.transport, { wanted: () => false });
     at.clock.advance(300);
