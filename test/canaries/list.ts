@@ -1406,13 +1406,6 @@ export const canaries: readonly Canary[] = [
     tests: sharedSockets,
   },
   {
-    name: 'a name in a string is taken for the lane of a frame',
-    file: 'src/upstream/lanes.ts',
-    find: "if (at > 0 && text.endsWith('\"}')) {",
-    replace: 'if (at > 0) {',
-    tests: sharedSockets,
-  },
-  {
     name: 'a frame that is held is sent although its session has left',
     file: 'src/upstream/lanes.ts',
     find: "if (lane.phase === 'held') lane.phase = 'resting';",

@@ -95,7 +95,7 @@ describe('the lanes of a connection', () => {
       frame('response.done', { response: { id: 'r', status: 'completed', output: [] } }),
       'resting',
     ],
-  ])('After %s the lane is %3$s', (_, text, phase) => {
+  ])('The state of a lane follows %s', (_, text, phase) => {
     const table = new LaneTable();
     const lane = table.join()!;
     table.send(lane, null);
