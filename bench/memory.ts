@@ -8,8 +8,12 @@ import { Agent, request } from 'undici';
 import { freePort, startWorker } from '../test/support/worker-process.ts';
 import { thisMachine } from './machine.ts';
 
-/** Measures the memory of one worker that keeps BENCH_SESSIONS idle sessions, each with its socket. */
+/**
+ * Measures the memory of one worker that keeps BENCH_SESSIONS idle sessions, each with its socket, or with BENCH_LANES that
+ * many on one socket.
+ */
 const SESSIONS = Number(process.env.BENCH_SESSIONS ?? 10_000);
+const LANES = process.env.BENCH_LANES ?? '0';
 const AT_ONCE = 32;
 
 const upstream = spawn(process.execPath, ['src/testing/simulator/main.ts', '--exit-with-stdin'], {
@@ -22,6 +26,7 @@ const worker = await startWorker({
   PORT: String(port),
   HOLDFAST_DATA_DIR: dataDir,
   HOLDFAST_UPSTREAM_URL: url,
+  HOLDFAST_UPSTREAM_LANES: LANES,
   HOLDFAST_LOG_LEVEL: 'silent',
 });
 const agent = new Agent({ connections: AT_ONCE });
@@ -56,11 +61,14 @@ try {
   };
   await Promise.all(Array.from({ length: AT_ONCE }, caller));
   const after = await resident(worker.pid);
+  const metrics = await (await request(`http://127.0.0.1:${port}/metrics`)).body.text();
+  const sockets = Number(/^holdfast_upstream_sockets(?:\{[^}]*\})? (\d+)/m.exec(metrics)?.[1]);
   const mib = (bytes: number) => `${Math.round(bytes / 2 ** 20)} MiB`;
   console.log(thisMachine());
   console.table([
     {
       'idle live sessions': SESSIONS,
+      'upstream sockets': sockets,
       'resident with 50': mib(before),
       'resident with all': mib(after),
       'a session': `${((after - before) / (SESSIONS - 50) / 1024).toFixed(1)} KiB`,

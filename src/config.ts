@@ -5,6 +5,7 @@ import { LONGEST_TIMER } from './system.ts';
 import { InvalidSecrets, parseSecrets } from './token/keyring.ts';
 import { type PassFamily, passFamilies } from './upstream/families.ts';
 import { isForwardable } from './upstream/headers.ts';
+import { MOST_NAMED } from './upstream/lanes.ts';
 import { type ProxySettings, readProxies } from './upstream/proxies.ts';
 
 /** Numeric setting: environment variable, default and meaning. The table in docs/settings.md is generated from these. */
@@ -228,6 +229,8 @@ export interface Config {
     forwardHeaders: readonly string[];
     /** Families of calls that are passed on, beside those of the Responses API. */
     pass: readonly PassFamily[];
+    /** Most conversations of one scope on one WebSocket; 0: each has its own. */
+    lanes: number;
   };
   security: {
     /** `kid:secret,...`; null: generated and stored in the data directory. */
@@ -405,6 +408,14 @@ export const settings: readonly Setting[] = [
     default: 'all',
     description:
       'Families of calls that are passed on beside the Responses API, `chat,embeddings,files,...`; empty or `none`: none.',
+  },
+  {
+    variable: 'HOLDFAST_UPSTREAM_LANES',
+    option: 'upstream.lanes',
+    as: 'number',
+    default: '0',
+    description:
+      'Conversations of one tenant or credential that share an upstream WebSocket, at most 32; 0: each has its own. Needs an upstream that knows `stream_id`.',
   },
   {
     variable: 'HOLDFAST_SECRETS',
@@ -599,6 +610,7 @@ const strings = z.object({
   transport: z.enum(transports, 'HOLDFAST_UPSTREAM_TRANSPORT must be auto, websocket or http'),
   anchors: z.enum(['on', 'off'], 'HOLDFAST_UPSTREAM_ANCHORS must be on or off'),
   workers: whole('HOLDFAST_WORKERS', 1, MOST_WORKERS),
+  lanes: whole('HOLDFAST_UPSTREAM_LANES', 0, MOST_NAMED),
   logLevel: z.enum(logLevels, 'HOLDFAST_LOG_LEVEL must be trace, debug, info, warn, error, fatal or silent'),
   otel: z.enum(telemetry, 'HOLDFAST_OTEL must be auto, on or off'),
   internalPort: whole('HOLDFAST_INTERNAL_PORT', 0, 65_535),
@@ -798,6 +810,7 @@ export function readConfig(given: NodeJS.ProcessEnv, embedding: Embedding = {}):
     logLevel: optional(env.HOLDFAST_LOG_LEVEL) ?? 'info',
     otel: optional(env.HOLDFAST_OTEL) ?? 'auto',
     workers: optional(env.HOLDFAST_WORKERS) ?? '1',
+    lanes: optional(env.HOLDFAST_UPSTREAM_LANES) ?? '0',
   });
   if (!parsed.success) problems.push(...parsed.error.issues.map(({ message }) => message));
   for (const { name, closest } of unknownSettings(env)) {
@@ -887,6 +900,7 @@ export function readConfig(given: NodeJS.ProcessEnv, embedding: Embedding = {}):
       proxies,
       forwardHeaders,
       pass,
+      lanes: parsed.data.lanes,
     },
     security: { secrets, apiKeys: keys, adminToken, byHook },
     internal: {

@@ -11,6 +11,7 @@ import { type Caller, type TurnRequest, tenantOf } from './session/port.ts';
 import type { TurnLine } from './session/turn.ts';
 import type { Clock } from './system.ts';
 import { isForwardable } from './upstream/headers.ts';
+import { MOST_NAMED } from './upstream/lanes.ts';
 import type { UpstreamTarget } from './upstream/port.ts';
 import { upstreamId } from './worker.ts';
 
@@ -98,6 +99,8 @@ export interface UpstreamEntry {
   key?: string | null | undefined;
   /** Further request headers that go there. */
   forwardHeaders?: readonly string[] | undefined;
+  /** As `upstream.lanes`, for this upstream. Default: 0. */
+  lanes?: number | undefined;
 }
 
 /** An upstream that a hook names by its address. */
@@ -344,16 +347,18 @@ export function createHooks(options: HooksOptions): Hooks {
     id: string,
   ): { target: UpstreamTarget; key: string | null | undefined } | null {
     if (!isRecord(given)) return null;
-    const { url, key, forwardHeaders = [] } = given;
+    const { url, key, forwardHeaders = [], lanes = 0 } = given;
     const baseUrl = typeof url === 'string' ? upstreamUrlOf(url) : null;
     const authorization = typeof key === 'string' ? bearerOf(key) : key;
     const names = Array.isArray(forwardHeaders) ? forwardHeaders.map((name) => String(name).toLowerCase()) : null;
     if (baseUrl === null || names === null || !names.every(isForwardable)) return null;
     if (authorization === null && key !== null) return null;
+    if (!Number.isInteger(lanes) || lanes < 0 || lanes > MOST_NAMED) return null;
     const target = {
       id: `${id} ${upstreamId(baseUrl)}`,
       baseUrl,
       forwardHeaders: [...config.upstream.forwardHeaders, ...names],
+      lanes,
     };
     return { target, key: authorization };
   }

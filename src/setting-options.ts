@@ -73,6 +73,11 @@ export interface UpstreamSettings {
    * Default: all. Variable: HOLDFAST_PASS.
    */
   pass?: readonly string[] | undefined;
+  /**
+   * Conversations of one tenant or credential that share an upstream WebSocket, at most 32; 0: each has its own. Needs an
+   * upstream that knows `stream_id`. Default: 0. Variable: HOLDFAST_UPSTREAM_LANES.
+   */
+  lanes?: number | undefined;
 }
 
 /** Secrets, keys of clients and the token of operators. */

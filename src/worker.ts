@@ -22,6 +22,7 @@ import type { KeyRing } from './token/keyring.ts';
 import { createTokens, scopeKindOf } from './token/token.ts';
 import { createAbilities } from './upstream/abilities.ts';
 import type { UpstreamTarget, UpstreamTransport } from './upstream/port.ts';
+import { createSharingTransport } from './upstream/sharing.ts';
 
 /** Services of a worker for its peers. */
 export interface PeerService {
@@ -119,14 +120,16 @@ export const longestShutdown = ({ lameDuck, drain }: Pick<Config['deadlines'], '
  * reaching it.
  */
 export async function startWorker(means: WorkerMeans): Promise<Worker> {
-  const { config, store, transport, clock, ids, random, logger } = means;
+  const { config, store, clock, ids, random, logger } = means;
   const inspect = safeInspect(means.inspect, (error) =>
     logger.error({ error: safeError(error) }, 'an observer of the machines failed'),
   );
   const { deadlines, limits } = config;
   const tokens = createTokens({ secrets: means.secrets, clock, ttlSeconds: limits.retentionHours * 3600 });
-  const { url, forwardHeaders } = config.upstream;
-  const target: UpstreamTarget = { id: upstreamId(url), baseUrl: url, forwardHeaders };
+  const { url, forwardHeaders, lanes } = config.upstream;
+  const target: UpstreamTarget = { id: upstreamId(url), baseUrl: url, forwardHeaders, lanes };
+  // A session that joins late would soon have to leave: a socket takes new ones in the first half of its life.
+  const transport = createSharingTransport(means.transport, { clock, oldestMs: deadlines.socketAge / 2, log: logger });
   const abilities = createAbilities(config.upstream.transport === 'auto', clock, config.upstream.anchors);
   const registry = new SessionRegistry(limits.sockets, limits.tenantSockets);
   const quota = createQuota({ config, clock, onRefused: means.onRefused, onGivenUp: means.onGivenUp });

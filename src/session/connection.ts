@@ -171,7 +171,13 @@ function open(
     transport: how,
     also: target.forwardHeaders,
   });
-  return session.socket.dial(generation, how, { target, headers, hidden: isHidden(caller), timeoutMs }, (sign) => {
+  // A conversation that begins at a known turn can continue it where a shared socket still holds it.
+  const continues = session.turns.head?.responseId ?? null;
+  const isWanted = () => session.socket.generation === generation;
+  const wish = { scope: session.scope, most: target.lanes ?? 0, continues, isWanted };
+  const sharing = wish.most > 0 && how === 'websocket' ? wish : undefined;
+  const request = { target, headers, hidden: isHidden(caller), timeoutMs, sharing };
+  return session.socket.dial(generation, how, request, (sign) => {
     if (how === 'http') return sign.kind === 'spoke' ? abilities.confirm(peer) : abilities.acquit(peer);
     if (sign.kind === 'spoke') abilities.works(peer);
     else if (sign.kind === 'ended' && sign.code !== TOO_LARGE) {
@@ -211,7 +217,13 @@ export function sendTurn(session: SessionCore, turn: Turn): void {
   }
   const rebuilt = turn.continuation?.kind !== 'anchored' || turn.history !== null;
   if (rebuilt && !abilities.takesAnchors(session.upstreamOf(turn))) turn.anchorRefused = true;
-  turn.wire = planFor(turn, socket.anchor);
+  if (socket.crowded && !turn.moved && canSendFull(turn)) {
+    turn.moved = true;
+    session.socket.close(1000, 'the socket is crowded');
+    return session.send({ type: 'frame.not_sent', cause: 'socket' });
+  }
+  const { lent } = socket;
+  turn.wire = planFor(turn, socket.anchor ?? lent);
   if (turn.wire.form === 'impossible') {
     giveUp(turn, { fault: 'bridge_session_expired' });
     return session.send({ type: 'upstream.ended', keepSocket: false });
@@ -226,7 +238,9 @@ export function sendTurn(session: SessionCore, turn: Turn): void {
     token: session.token(turn),
     headers: session.signals.forTurn(turn),
   });
-  if (!socket.send(frame, turn)) return session.send({ type: 'frame.not_sent', cause: 'socket' });
+  const borrows =
+    turn.wire.form === 'delta' && turn.wire.previousResponseId === lent && !anchorStored(turn) ? lent : null;
+  if (!socket.send(frame, turn, borrows)) return session.send({ type: 'frame.not_sent', cause: 'socket' });
   turn.times.sent = clock.now();
   turn.note({ type: 'send' });
   holdStatus(session, turn);

@@ -10,6 +10,7 @@ import type { Abilities, Peer } from '../upstream/abilities.ts';
 import { isApiError } from '../upstream/errors.ts';
 import { createUpstreamTurnState, headersOfRateLimits, livingHeaders } from '../upstream/headers.ts';
 import type {
+  ConnectionEnd,
   ConnectionHandlers,
   DialResult,
   ParsedFrame,
@@ -167,7 +168,7 @@ export type DialOutcome =
   | Exclude<DialResult, { kind: 'open' }>;
 
 /** The end of a connection. */
-export type LostConnection = Parameters<ConnectionHandlers['closed']>[0];
+export type LostConnection = ConnectionEnd;
 
 /** First observable event on a connection. */
 export type FirstSign =
@@ -183,7 +184,7 @@ export interface SocketOwner {
   onFrame(text: string): void;
   onLost(generation: number, how: LostConnection): void;
   onRefused(answer: UpstreamAnswer): void;
-  /** Called when reading was paused for so long that the upstream would soon consider this end dead. */
+  /** Called when reading was paused for so long, or so much waits to be read, that the connection would be lost. */
   onStuck(): void;
   /** Returns false if the upstream refuses anchors: then no connection holds one. */
   takesAnchors(): boolean;
@@ -211,6 +212,8 @@ export class SessionSocket {
   readonly #owner: SocketOwner;
   #connection: UpstreamConnection | null = null;
   #anchor: string | null = null;
+  /** Response that the session continues, as long as nothing was sent on this connection. */
+  #continues: string | null = null;
   #stopPatience: (() => void) | null = null;
   /** The turn whose frame was sent last and whose answer has not ended. Only this turn can pause reading. */
   #reader: object | null = null;
@@ -234,6 +237,17 @@ export class SessionSocket {
 
   set anchor(id: string | null) {
     this.#anchor = id !== null && this.#owner.takesAnchors() ? id : null;
+  }
+
+  /** Id of the response that another lane of a shared socket holds and the first frame can continue; null when there is none. */
+  get lent(): string | null {
+    const id = this.#continues;
+    return id !== null && this.#connection?.shared?.lends(id) && this.#owner.takesAnchors() ? id : null;
+  }
+
+  /** True if a frame sent now would have to wait at the provider for other sessions of the same socket. */
+  get crowded(): boolean {
+    return this.#connection?.shared?.crowded ?? false;
   }
 
   /** True if a frame was sent on this connection and nothing has been received on it. */
@@ -266,8 +280,9 @@ export class SessionSocket {
     }
     this.#connection = connection;
     this.kind = connection.kind;
-    this.openedAt = this.#clock.now();
+    this.openedAt = connection.shared?.openedAt ?? this.#clock.now();
     this.#anchor = null;
+    this.#continues = request.sharing?.continues ?? null;
     this.#asked = false;
     this.#heard = false;
     connection.attach(this.#handlers(connection, generation, onSign));
@@ -277,11 +292,13 @@ export class SessionSocket {
   /**
    * Sends the frame of a turn. Frames read afterwards belong to this turn. A pause requested by another turn ends.
    *
+   * @param borrows what was `lent`, if the frame continues it
    * @returns false if the connection did not take the frame
    */
-  send(frame: string, turn: object): boolean {
+  send(frame: string, turn: object, borrows: string | null = null): boolean {
     this.#resume();
-    this.#asked = this.#connection?.send(frame) ?? false;
+    this.#continues = null;
+    this.#asked = this.#connection?.send(frame, borrows) ?? false;
     this.#reader = this.#asked ? turn : null;
     return this.#asked;
   }
@@ -329,9 +346,12 @@ export class SessionSocket {
       },
       closed: (how) => {
         if (mine !== this.#connection) return;
-        first({ kind: 'ended', code: how.code, asked: this.#asked });
+        if (!how.spoke) first({ kind: 'ended', code: how.code, asked: this.#asked });
         this.#forget();
         this.#owner.onLost(generation, how);
+      },
+      stuck: () => {
+        if (mine === this.#connection) this.#owner.onStuck();
       },
     };
   }
@@ -340,6 +360,7 @@ export class SessionSocket {
     this.#connection = null;
     this.kind = null;
     this.#anchor = null;
+    this.#continues = null;
     this.#reader = null;
     this.#stopPatience?.();
     this.#stopPatience = null;

@@ -333,7 +333,9 @@ export class FrameReader {
     const error = nestsDeeperThan(text, MOST_LEVELS) ? { ...whole, raw: null } : whole;
     const unanswered = this.#runningFor(turn) === null;
     this.#socket.anchor = null;
-    if (error.code === 'websocket_connection_limit_reached' && mayResend(turn)) {
+    // A frame beyond the number of lanes was not taken; one that met the age limit may have been.
+    const untaken = error.code === 'websocket_stream_limit_reached';
+    if ((untaken || error.code === 'websocket_connection_limit_reached') && mayResend(turn, untaken)) {
       const { generation } = this.#socket;
       this.#socket.close(1000, 'connection limit');
       this.#session.send({ type: 'socket.lost', generation, resendable: true });

@@ -377,6 +377,8 @@ export class Turn {
   wire: WireForm | null = null;
   /** True if the provider refused the anchor: it is not tried again for this turn. */
   anchorRefused = false;
+  /** True if it has left a crowded shared socket. */
+  moved = false;
   /**
    * True if the bridge requested encrypted reasoning that the client did not request: it is kept for replays and not
    * shown.

@@ -3,6 +3,7 @@ import {
   RETRY_AFTER_HEADER,
   SHOULD_RETRY_HEADER,
   THREAD_HEADER,
+  TURN_METADATA_HEADER,
   TURN_STATE_HEADER,
   UPSTREAM_REQUEST_ID_HEADER,
 } from '../headers.ts';
@@ -134,6 +135,35 @@ export function upstreamHeaders(from: {
   }
   return headers;
 }
+
+/** Headers that name one conversation, turn or request. The frames of Codex carry the same in `client_metadata`. */
+const ofOneConversation = new Set([
+  'session-id',
+  'session_id',
+  'conversation_id',
+  THREAD_HEADER,
+  TURN_METADATA_HEADER,
+  'x-client-request-id',
+  'x-codex-window-id',
+  'traceparent',
+  'tracestate',
+]);
+
+/** Returns the headers of an upgrade whose socket several conversations share: those that describe none of them. */
+export const sharedHeaders = (headers: UpstreamRequestHeaders): UpstreamRequestHeaders =>
+  Object.fromEntries(Object.entries(headers).filter(([name]) => !ofOneConversation.has(name)));
+
+/**
+ * Returns the headers of an upgrade's answer that concern a session which joined the socket later. What belongs to the first
+ * turn, or to its model, is left out.
+ */
+export const headersOfJoined = (headers: Readonly<Record<string, string>>): Record<string, string> =>
+  Object.fromEntries(
+    Object.entries(headers).filter(([name]) => {
+      const life = lifeOf(name);
+      return (life === 'connection' || life === 'quota') && name.toLowerCase() !== 'openai-model';
+    }),
+  );
 
 /**
  * Headers of a provider's answer (an upgrade, a 2xx, a refusal) that reach the client, and how long each one is valid. All

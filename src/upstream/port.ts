@@ -14,6 +14,20 @@ export interface UpstreamTarget {
   baseUrl: string;
   /** Further client headers to pass on to it, names in lower case. */
   forwardHeaders?: readonly string[];
+  /** Most conversations of one scope on one WebSocket to it; 0 or absent: each has its own. */
+  lanes?: number;
+}
+
+/** Wish to share a WebSocket with other sessions. */
+export interface SharingWish {
+  /** Only sessions of one scope share a socket. */
+  scope: string;
+  /** Most sessions on a socket at the same time. */
+  most: number;
+  /** Response that the session continues: a socket that holds it is preferred. Null when there is none. */
+  continues: string | null;
+  /** Returns false once the session no longer needs a connection. */
+  isWanted(): boolean;
 }
 
 export interface DialRequest {
@@ -23,6 +37,8 @@ export interface DialRequest {
   hidden?: boolean;
   /** Time in milliseconds for TCP, TLS and the upgrade together. */
   timeoutMs: number;
+  /** Absent: the connection gets a socket of its own. */
+  sharing?: SharingWish | undefined;
 }
 
 /** HTTP answer received in place of the expected upgrade or stream. Kept whole so that it can be relayed unchanged. */
@@ -79,20 +95,44 @@ export interface ConnectionHandlers {
    * Called exactly once, after the last frame, when the connection has ended. `unreachable` is set when it was never
    * established.
    */
-  closed(info: { code: number; reason: string; unreachable?: Unreachable }): void;
+  closed(info: ConnectionEnd): void;
+  /** Shared sockets only: frames are waiting for a paused reader beyond the bound. One that stays paused is cut off. */
+  stuck?(): void;
+}
+
+/** End of a connection. */
+export interface ConnectionEnd {
+  code: number;
+  reason: string;
+  unreachable?: Unreachable;
+  /** On a socket that other sessions shared, the peer has sent frames: its end says nothing about what the peer can do. */
+  spoke?: boolean;
+}
+
+/** What the session of a shared socket knows of that socket. */
+export interface SharedSocketView {
+  /** Time at which the socket opened, in monotonic milliseconds. */
+  readonly openedAt: number;
+  /** As many responses run on the socket as the provider runs at the same time: another one would wait there. */
+  readonly crowded: boolean;
+  /** Returns whether the next frame can continue from that response, which another lane of the socket holds. */
+  lends(responseId: string): boolean;
 }
 
 /** One connection carrying one credential. Frames that arrive before `attach` are queued. */
 export interface UpstreamConnection {
   readonly kind: 'websocket' | 'http';
   readonly open: boolean;
+  /** Set for a lane of a shared socket. */
+  readonly shared?: SharedSocketView;
   attach(handlers: ConnectionHandlers): void;
   /**
    * Hands one `response.create` frame to the transport.
    *
+   * @param borrows response of another lane that the frame continues; default: none
    * @returns false when the connection is not open; nothing was sent then
    */
-  send(frame: string): boolean;
+  send(frame: string, borrows?: string | null): boolean;
   /** Stops reading until `resume`, control frames included: a peer that pings sees this as silence. */
   pause(): void;
   resume(): void;

@@ -15,6 +15,12 @@ const quota = ['test/hostile/fairness/quota.test.ts'];
 const slow = ['test/cluster/forward/sender.test.ts', 'test/cluster/slow.test.ts'];
 const tenants = ['test/hostile/fairness/tenants.test.ts'];
 
+const sharedSockets = [
+  'test/upstream/lanes.test.ts',
+  'test/upstream/sharing.test.ts',
+  'test/upstream/lanes-explored.test.ts',
+];
+const upstreamLanes = ['test/bridge/upstream-lanes.test.ts'];
 const signals = ['test/cluster/signals.test.ts'];
 const places = ['test/embedded/places.test.ts'];
 const together = ['test/cluster/together.test.ts'];
@@ -912,8 +918,8 @@ export const canaries: readonly Canary[] = [
   {
     name: 'a socket paused by an earlier turn stays paused for the next',
     file: 'src/session/core.ts',
-    find: 'send(frame: string, turn: object): boolean {\n    this.#resume();',
-    replace: 'send(frame: string, turn: object): boolean {',
+    find: '    this.#resume();\n    this.#continues = null;',
+    replace: '    this.#continues = null;',
     tests: ['test/session/connection.test.ts'],
   },
   {
@@ -1349,5 +1355,89 @@ export const canaries: readonly Canary[] = [
     find: 'delete from turn where id = c.turn;',
     replace: 'delete from only turn where id = c.turn;',
     tests: ['test/store/postgres.test.ts'],
+  },
+  {
+    name: 'a lane of a shared socket advances before a fork of its latest response has begun',
+    file: 'src/upstream/lanes.ts',
+    find: "lane.phase = this.#isAwaited(lane) ? 'held' : 'sent';",
+    replace: "lane.phase = 'sent';",
+    tests: sharedSockets,
+  },
+  {
+    name: 'a lane of a shared socket advances as soon as its fork was created',
+    file: 'src/upstream/lanes.ts',
+    find: "return frame.kind === 'event' && frame.type !== 'response.queued' ? 'begun' : null;",
+    replace: "return frame.kind === 'created' || frame.kind === 'event' ? 'begun' : null;",
+    tests: sharedSockets,
+  },
+  {
+    name: 'a failed continuation leaves its parent to other lanes of the socket',
+    file: 'src/upstream/lanes.ts',
+    find: "if (frame.kind === 'error') return { holds: null };",
+    replace: "if (frame.kind === 'error') return null;",
+    tests: sharedSockets,
+  },
+  {
+    name: 'a response is lent while its lane runs a turn',
+    file: 'src/upstream/lanes.ts',
+    find: "if (latest === id && phase === 'resting' && name !== to) return true;",
+    replace: 'if (latest === id && name !== to) return true;',
+    tests: sharedSockets,
+  },
+  {
+    name: 'sessions with different credentials share an upstream socket',
+    file: 'src/upstream/sharing.ts',
+    find: 'const parts = JSON.stringify([scope, target.id, target.baseUrl, hidden, sorted]);',
+    replace: 'const parts = JSON.stringify([scope, target.id, target.baseUrl, hidden]);',
+    tests: sharedSockets,
+  },
+  {
+    name: 'sessions of different scopes share an upstream socket',
+    file: 'src/upstream/sharing.ts',
+    find: 'const parts = JSON.stringify([scope, target.id,',
+    replace: "const parts = JSON.stringify(['', target.id,",
+    tests: sharedSockets,
+  },
+  {
+    name: 'a frame without a lane goes to the first session of a shared socket',
+    file: 'src/upstream/sharing.ts',
+    find: 'if (this.table.named === 1 && only) {',
+    replace: 'if (only) {',
+    tests: sharedSockets,
+  },
+  {
+    name: 'a frame that is held is sent although its session has left',
+    file: 'src/upstream/lanes.ts',
+    find: "if (lane.phase === 'held') lane.phase = 'resting';",
+    replace: '',
+    tests: sharedSockets,
+  },
+  {
+    name: 'a shared socket gets more names than the provider allows',
+    file: 'src/upstream/lanes.ts',
+    find: 'if (this.named >= MOST_NAMED) return null;',
+    replace: 'if (this.used >= MOST_NAMED) return null;',
+    tests: sharedSockets,
+  },
+  {
+    name: 'an error without a lane is shown to every session that waits',
+    file: 'src/upstream/sharing.ts',
+    find: 'const concerned = toAll ? members : this.table.onWire === 1 ? waiting : [];',
+    replace: 'const concerned = toAll ? members : waiting;',
+    tests: sharedSockets,
+  },
+  {
+    name: 'a turn waits at the provider behind the sixteen others of its socket',
+    file: 'src/session/connection.ts',
+    find: 'if (socket.crowded && !turn.moved && canSendFull(turn)) {',
+    replace: 'if (false) {',
+    tests: upstreamLanes,
+  },
+  {
+    name: 'the socket of a turn that was given up is closed under the other sessions',
+    file: 'src/upstream/sharing.ts',
+    find: "if (this.table.used === 0) return this.#close('no session uses it');",
+    replace: "return this.#close('no session uses it');",
+    tests: upstreamLanes,
   },
 ];

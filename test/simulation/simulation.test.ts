@@ -1,5 +1,13 @@
 import { describe, expect, test } from 'vitest';
-import { type Plan, planOf, type Run, shrink, simulate, simulateSeeds } from '../verification/simulation/index.ts';
+import {
+  type Plan,
+  planOf,
+  type Run,
+  shrink,
+  simulate,
+  simulateSeeds,
+  withLanes,
+} from '../verification/simulation/index.ts';
 import { regressions } from './regressions.ts';
 
 const SEEDS = Number(process.env.SIM_SEEDS ?? 500);
@@ -36,6 +44,15 @@ test(`Under faults of workers, store, upstream and network every guarantee holds
     expect(campaign.outcomes[outcome], outcome).toBeGreaterThan(0);
   }
 }, 3_600_000);
+
+/** Seeds that failed with shared sockets while a dial that threw was waited for by later sessions. */
+const ofLanes = [332, 840, 1169];
+
+test('The same holds for conversations that share upstream sockets', async () => {
+  const { failed } = await simulateSeeds(1, 12, { plan: (plan) => withLanes(plan, 32) });
+  expect(failed.map(({ seed, violations }) => ({ seed, ...violations[0] }))).toEqual([]);
+  for (const seed of ofLanes) expect((await simulate(withLanes(planOf(seed), 32))).violations).toEqual([]);
+}, 600_000);
 
 describe('regressions of earlier seeds', () => {
   test.each(regressions)('Seed $seed passes, which once found: $found', async ({ seed }) => {

@@ -20,6 +20,11 @@ export interface TestBridgeOptions extends Omit<OptionsAlone, 'databaseUrl' | 'o
   beside?: TestBridge;
 }
 
+/** With TEST_LANES set, every test of a bridge runs with that many conversations on an upstream socket. */
+const shared: Record<string, string> = process.env.TEST_LANES
+  ? { HOLDFAST_UPSTREAM_LANES: process.env.TEST_LANES }
+  : {};
+
 /** Starts a bridge on a new PostgreSQL database and the simulator, served on a port of its own. */
 export async function startTestBridge({ store, beside, ...options }: TestBridgeOptions = {}): Promise<TestBridge> {
   const database = beside ? { url: beside.databaseUrl, drop: async () => {} } : await freshDatabase();
@@ -30,7 +35,7 @@ export async function startTestBridge({ store, beside, ...options }: TestBridgeO
     logger: pino({ level: process.env.TEST_LOG ?? 'silent' }),
     ...options,
     // No balancer has to notice that a bridge beside another one leaves: closing need not wait for it.
-    env: { HOLDFAST_LAME_DUCK_MS: '0', ...options.env },
+    env: { HOLDFAST_LAME_DUCK_MS: '0', ...shared, ...options.env },
     ...(beside ? { simulator: beside.simulator } : {}),
     openStore,
   });

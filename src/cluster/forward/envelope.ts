@@ -286,7 +286,14 @@ const envelopeSchema = z
     /** Sealed keys from separate key headers, by header name. */
     keys: z.record(z.string(), z.string()).default({}),
     /** Upstream that the embedding application has chosen. Its address is sealed: it may contain a secret. */
-    upstream: z.object({ id: z.string(), address: z.string(), forwardHeaders: z.array(z.string()) }).optional(),
+    upstream: z
+      .object({
+        id: z.string(),
+        address: z.string(),
+        forwardHeaders: z.array(z.string()),
+        lanes: z.int().nonnegative().optional(),
+      })
+      .optional(),
     headers: z.record(z.string(), z.string()),
     bytes: z.int().nonnegative(),
     /** Time since the request was read, in milliseconds. */
@@ -325,6 +332,7 @@ export function packRequest(request: TurnRequest, now: number, sealer: Pick<Seal
         id: target.id,
         address: sealer.seal(target.baseUrl),
         forwardHeaders: [...(target.forwardHeaders ?? [])],
+        lanes: target.lanes || undefined,
       },
     }),
     headers: Object.fromEntries(kept),
@@ -373,7 +381,14 @@ export function unpackRequest(read: Read | BridgeError, now: number, sealer: Pic
       credentialIsClients,
       upstreamAuthorization,
       ...(keys.length > 0 ? { upstreamKeys: Object.fromEntries(keys) } : {}),
-      ...(upstream && { target: { id: upstream.id, baseUrl: baseUrl!, forwardHeaders: upstream.forwardHeaders } }),
+      ...(upstream && {
+        target: {
+          id: upstream.id,
+          baseUrl: baseUrl!,
+          forwardHeaders: upstream.forwardHeaders,
+          ...(upstream.lanes !== undefined && { lanes: upstream.lanes }),
+        },
+      }),
     },
     headers: {
       ...Object.fromEntries(headers),

@@ -40,9 +40,17 @@ export interface ResponseRecord {
 
 /** Responses that one WebSocket can continue from in addition to stored ones: the latest response of each lane. */
 export interface ConnectionCache {
-  get(id: string): ResponseRecord | undefined;
+  /**
+   * Returns a response that this lane can continue. That of another lane is out of reach while that lane runs a turn: it
+   * advances.
+   */
+  get(id: string, lane: string): ResponseRecord | undefined;
   put(lane: string, record: ResponseRecord): void;
-  evict(id: string): void;
+  /** Notes that a lane runs a turn. */
+  begin(lane: string): void;
+  end(lane: string): void;
+  /** Evicts a response from the lane whose continuation of it has failed. Another lane keeps it. */
+  evict(id: string, lane: string): void;
   clear(): void;
   ids(): string[];
 }
@@ -50,13 +58,15 @@ export interface ConnectionCache {
 /** Creates the empty cache of one connection. */
 export function createConnectionCache(): ConnectionCache {
   const latest = new Map<string, ResponseRecord>();
-  const find = (id: string) => [...latest].find(([, record]) => record.id === id);
+  const running = new Set<string>();
   return {
-    get: (id) => find(id)?.[1],
+    get: (id, lane) =>
+      [...latest].find(([owner, record]) => record.id === id && (owner === lane || !running.has(owner)))?.[1],
     put: (lane, record) => void latest.set(lane, record),
-    evict(id) {
-      const found = find(id);
-      if (found) latest.delete(found[0]);
+    begin: (lane) => void running.add(lane),
+    end: (lane) => void running.delete(lane),
+    evict(id, lane) {
+      if (latest.get(lane)?.id === id) latest.delete(lane);
     },
     clear: () => latest.clear(),
     ids: () => [...latest.values()].map(({ id }) => id),
@@ -201,7 +211,7 @@ export function pairCalls(
 function findPrevious(
   provider: Provider,
   credential: string,
-  cache: ConnectionCache | null,
+  cache: { get(id: string): ResponseRecord | undefined } | null,
   body: Readonly<Record<string, unknown>>,
 ): ResponseRecord | null {
   const { previous_response_id: anchor, conversation } = body;
@@ -233,7 +243,8 @@ function conversationId(conversation: unknown): string | null {
 export function resolveContext(options: {
   provider: Provider;
   credential: string;
-  cache: ConnectionCache | null;
+  /** Responses that the request's connection and lane can continue; null over HTTP. */
+  cache: { get(id: string): ResponseRecord | undefined } | null;
   body: Readonly<Record<string, unknown>>;
   checkToolPairs: boolean;
 }): TurnContext {

@@ -48,6 +48,8 @@ export type Step =
   | { op: 'send'; event: SimEvent; again?: boolean }
   | { op: 'raw'; text: string }
   | { op: 'sleep'; ms: number }
+  /** Refuses a fork whose parent is out of reach by now: its lane has advanced before the fork began. */
+  | { op: 'reach'; anchor: string }
   /** From here on the provider holds the response: cached, and stored unless `store:false`. */
   | { op: 'commit'; record: ResponseRecord }
   | { op: 'hold'; until: 'release' | 'next_create' }
@@ -426,6 +428,7 @@ export function openTurn(host: TurnHost, intake: Intake): Turn {
   const { wire, body, credential, connection, cache } = intake;
   const number = provider.nextTurn();
   const anchor = typeof body.previous_response_id === 'string' ? body.previous_response_id : null;
+  const lane = intake.lane ?? '';
   const seen: TurnSeen = {
     turn: number,
     connection,
@@ -477,7 +480,8 @@ export function openTurn(host: TurnHost, intake: Intake): Turn {
     let started: Record<string, unknown> | null = null;
     try {
       const checkToolPairs = options.checkToolPairs ?? true;
-      const context = resolveContext({ provider, credential, cache, body, checkToolPairs });
+      const reach = cache && { get: (id: string) => cache.get(id, lane) };
+      const context = resolveContext({ provider, credential, cache: reach, body, checkToolPairs });
       const steered = faults.find((fault) => fault.kind === 'steered');
       const incomplete = faults.find((fault) => fault.kind === 'incomplete');
       const reason = steered ? 'steered' : incomplete ? (incomplete.reason ?? 'max_output_tokens') : null;
@@ -503,6 +507,8 @@ export function openTurn(host: TurnHost, intake: Intake): Turn {
       const signals = signalsBefore(provider.seed, number, body.model, timing);
       steps.unshift(...signals.map((event): Step => ({ op: 'send', event })));
     }
+    const begins = steps.findIndex((step) => isSend(step) && step.event.type === 'response.in_progress');
+    if (cache && anchor !== null && begins >= 0) steps.splice(begins, 0, { op: 'reach', anchor });
     const known = { anchor, started, foreignId, refusal: previousResponseNotFound(anchor ?? '') };
     for (const fault of faults) steps = rewrite(steps, fault, known);
     return numberEvents(steps);
@@ -511,15 +517,16 @@ export function openTurn(host: TurnHost, intake: Intake): Turn {
   async function perform(steps: readonly Step[], laneFree: () => void): Promise<void> {
     let end: TurnEnd = 'scripted';
     let code: string | null = null;
+    let outOfReach = false;
     let sequence = 0;
     const { gone } = wire;
     const wait = (ms: number) => sleep(ms, undefined, { signal: gone }).catch(() => undefined);
-    const evict = () => anchor !== null && cache?.evict(anchor);
+    const evict = () => anchor !== null && cache?.evict(anchor, lane);
     const held = () => journal.record('held', { turn: number, connection, rule });
 
     if (options.latencyMs) await wait(options.latencyMs);
     for (const step of steps) {
-      if (gone.aborted) break;
+      if (gone.aborted || outOfReach) break;
       switch (step.op) {
         case 'send': {
           if (options.eventGapMs && sequence > 0) await wait(options.eventGapMs);
@@ -533,6 +540,15 @@ export function openTurn(host: TurnHost, intake: Intake): Turn {
           evict();
           break;
         }
+        case 'reach': {
+          if (cache?.get(step.anchor, lane) || provider.stored(credential, step.anchor)) break;
+          const error = previousResponseNotFound(step.anchor);
+          wire.refuse(error, 'nested', sequence);
+          end = 'error';
+          code = error.code ?? null;
+          outOfReach = true;
+          break;
+        }
         case 'raw':
           wire.raw(step.text);
           break;
@@ -543,7 +559,7 @@ export function openTurn(host: TurnHost, intake: Intake): Turn {
           const { record } = step;
           provider.read(record);
           if (body.store !== false) provider.store(record);
-          cache?.put(intake.lane ?? '', record);
+          cache?.put(lane, record);
           if (conversation !== null) provider.advance(credential, conversation, record);
           break;
         }
@@ -585,7 +601,12 @@ export function openTurn(host: TurnHost, intake: Intake): Turn {
   if (intake.queuedBehind > 0) journalCreate();
   return {
     number,
-    async run(laneFree) {
+    async run(free) {
+      cache?.begin(lane);
+      const laneFree = () => {
+        cache?.end(lane);
+        free();
+      };
       const steps = plan();
       journalCreate();
       try {

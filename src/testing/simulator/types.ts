@@ -36,6 +36,11 @@ export interface SimulatorOptions {
   /** Default `on`. A status or a refusal disables WebSocket. */
   webSocket?: 'on' | number | UpgradeRefusal;
   /**
+   * What the provider does with the `stream_id` of a frame. Default `known`. `ignored`: all frames belong to one lane;
+   * `refused`: it is an unknown parameter.
+   */
+  lanes?: 'known' | 'ignored' | 'refused';
+  /**
    * Place of the Codex turn state: on the handshake (and HTTP answers), by `response.metadata`, both, or not at all
    * (default).
    */

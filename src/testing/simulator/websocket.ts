@@ -79,6 +79,13 @@ export function createLanes(limits = { named: 32, inFlight: 16 }): Lanes {
 
 const STREAM_ID = /^[A-Za-z0-9_.-]{1,256}$/;
 
+const invalidStreamId: ErrorSpec = {
+  status: 400,
+  code: 'invalid_stream_id',
+  message: "Invalid 'stream_id'.",
+  param: 'stream_id',
+};
+
 const streamLimitReached: ErrorSpec = {
   status: 400,
   code: 'websocket_stream_limit_reached',
@@ -164,10 +171,11 @@ function serveConnection(
   }
 
   function laneOf(stream: unknown): string | null {
-    if (stream === undefined) return null;
-    if (typeof stream !== 'string' || !STREAM_ID.test(stream))
-      throw new Refusal(invalidRequest("Invalid 'stream_id'.", 'stream_id'));
-    if (!lanes.admits(stream)) throw new Refusal(streamLimitReached);
+    const { lanes: known = 'known' } = host.options;
+    if (stream === undefined || known === 'ignored') return null;
+    if (known === 'refused')
+      throw new Refusal({ status: 400, code: 'unknown_parameter', message: "Unknown parameter: 'stream_id'." });
+    if (typeof stream !== 'string' || !STREAM_ID.test(stream)) throw new Refusal(invalidStreamId);
     return stream;
   }
 
@@ -176,6 +184,7 @@ function serveConnection(
     if (!frame) return;
     const { type: _type, stream_id, ...body } = frame;
     const lane = laneOf(stream_id);
+    if (!lanes.admits(lane)) return wireOf(lane).refuse(streamLimitReached, 'nested', 0);
     if (body.background === true)
       throw new Refusal(invalidRequest('background is not supported over WebSocket.', 'background'));
     const intake: Intake = {

@@ -1,4 +1,4 @@
-import { planOf } from './plan.ts';
+import { type Plan, planOf } from './plan.ts';
 import { type Run, simulate } from './run.ts';
 
 /** Summed results of many seeds. */
@@ -23,20 +23,25 @@ const addTo = (sums: Record<string, number>, counts: Readonly<Record<string, num
  * @param from first seed
  * @param seeds number of seeds
  * @param options.onFailure called with each failing run as it ends; return false to end the campaign
+ * @param options.plan changes the plan of each seed
  * @param options.goOn called before each seed; return false to end the campaign
  */
 export async function simulateSeeds(
   from: number,
   seeds: number,
-  options: { onFailure?: (run: Run) => boolean | undefined; goOn?: () => boolean } = {},
+  options: {
+    onFailure?: (run: Run) => boolean | undefined;
+    goOn?: () => boolean;
+    plan?: (plan: Plan) => Plan;
+  } = {},
 ): Promise<Campaign> {
-  const { onFailure = () => true, goOn = () => true } = options;
+  const { onFailure = () => true, goOn = () => true, plan = (drawn: Plan) => drawn } = options;
   const misfortunes: Record<string, number> = {};
   const outcomes: Record<string, number> = {};
   const failed: Run[] = [];
   const sums = { seeds: 0, answered: 0, steps: 0, simulatedMs: 0 };
   for (let seed = from; seed < from + seeds && goOn(); seed += 1) {
-    const run = await simulate(planOf(seed));
+    const run = await simulate(plan(planOf(seed)));
     sums.seeds += 1;
     sums.answered += run.answered;
     sums.steps += run.steps;

@@ -187,3 +187,9 @@ export function planOf(seed: number): Plan {
     without: [],
   };
 }
+
+/** Returns the plan with conversations that share upstream sockets, as many on one as given. */
+export const withLanes = (plan: Plan, lanes: number): Plan => ({
+  ...plan,
+  env: { ...plan.env, HOLDFAST_UPSTREAM_LANES: String(lanes) },
+});

@@ -42,6 +42,8 @@ export interface SocketServiceOptions {
   nextId(): number;
 }
 
+const tagged = (lane: string | null, frame: object) => (lane === null ? frame : { ...frame, stream_id: lane });
+
 /** Creates the service of accepted WebSockets, which behaves like the simulator's service over real ones. */
 export function createSocketService({ host, served, luck, pace, nextId }: SocketServiceOptions) {
   return (end: End, credential: string, give: (text: string) => void): SocketService => {
@@ -77,17 +79,17 @@ export function createSocketService({ host, served, luck, pace, nextId }: Socket
       waiting[what].clear();
       for (const go of woken) go();
     };
-    const wire: Wire = {
+    const wireOf = (lane: string | null): Wire => ({
       transport: 'websocket',
       gone: gone.signal,
       send(event) {
-        write(event);
+        write(tagged(lane, event));
         if (event.type === 'response.created') wake('created');
         return pace(random, `upstream ${id} event`);
       },
       raw: write,
-      refuse: (error, shape, sequence) => write(errorFrame(error, shape, sequence)),
-      respond: (status, headers, body) => write({ type: 'error', status, headers, ...(body as object) }),
+      refuse: (error, shape, sequence) => write(tagged(lane, errorFrame(error, shape, sequence))),
+      respond: (status, headers, body) => write(tagged(lane, { type: 'error', status, headers, ...(body as object) })),
       close() {
         end.close();
         leave();
@@ -98,27 +100,32 @@ export function createSocketService({ host, served, luck, pace, nextId }: Socket
       },
       finish: () => undefined,
       next: (what) => new Promise((resolve) => void waiting[what].add(resolve)),
-    };
+    });
     return {
       holds: (anchor: string) => ever.has(anchor),
       take(text: string) {
-        const { type: _, ...body } = JSON.parse(text) as Record<string, unknown>;
+        const {
+          type: _,
+          stream_id: lane = null,
+          ...body
+        } = JSON.parse(text) as { stream_id?: string } & Record<string, unknown>;
+        if (!lanes.admits(lane)) throw new Error('more lanes than a connection has');
         const intake = {
-          wire,
+          wire: wireOf(lane),
           body,
           bytes: text.length,
           headers: {},
           credential,
           connection: id,
           nthOnConnection: ++creates,
-          lane: null,
+          lane,
           cache,
-          queuedBehind: lanes.waitingIn(null),
+          queuedBehind: lanes.waitingIn(lane),
         };
         try {
           if (body.background === true) throw new Error('background came over a WebSocket');
           const turn = openTurn(host, intake);
-          lanes.push(null, (free) => void turn.run(free));
+          lanes.push(lane, (free) => void turn.run(free));
           wake('create');
         } catch (error) {
           if (!(error instanceof Refusal)) throw error;
