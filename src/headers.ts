@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import type { AnswerHead } from './session/port.ts';
 
 /** Headers that several parts read or write: their names, in lower case, and how they are read. */
 
@@ -34,6 +35,17 @@ export function flatHeaders(headers: Readonly<Record<string, string | string[] |
     if (value !== undefined) flat[name.toLowerCase()] = Array.isArray(value) ? value.join(', ') : value;
   }
   return flat;
+}
+
+/** Returns the headers common to all answers of a turn. The token is included only when its row is durable. */
+export function headHeaders(requestId: string, head: AnswerHead | null): Record<string, string> {
+  return {
+    ...head?.headers,
+    [REQUEST_ID_HEADER]: requestId,
+    ...(head ? { [OUTCOME_HEADER]: head.outcome } : {}),
+    ...(head?.sessionId ? { [SESSION_HEADER]: head.sessionId } : {}),
+    ...(head?.token ? { [TURN_STATE_HEADER]: head.token } : {}),
+  };
 }
 
 /**
