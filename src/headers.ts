@@ -15,7 +15,7 @@ export const REQUEST_ID_HEADER = 'x-request-id';
 /** The provider's request id, as the client gets it. */
 export const UPSTREAM_REQUEST_ID_HEADER = 'x-upstream-request-id';
 export const OUTCOME_HEADER = 'x-holdfast-outcome';
-export const SESSION_HEADER = 'x-holdfast-session';
+const SESSION_HEADER = 'x-holdfast-session';
 export const SHOULD_RETRY_HEADER = 'x-should-retry';
 export const RETRY_AFTER_HEADER = 'retry-after';
 
