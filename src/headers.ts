@@ -1,5 +1,4 @@
 import { createHash } from 'node:crypto';
-import type { AnswerHead } from './session/port.ts';
 
 /** Headers that several parts read or write: their names, in lower case, and how they are read. */
 
@@ -37,8 +36,18 @@ export function flatHeaders(headers: Readonly<Record<string, string | string[] |
   return flat;
 }
 
+/** Data of a turn that its answer's headers carry. */
+export interface HeadFields {
+  outcome: string;
+  sessionId: string | null;
+  /** Turn-state token; only set once the row that it names is durable. */
+  token: string | null;
+  /** The provider's own headers that concern the client, names in lower case. */
+  headers?: Readonly<Record<string, string>> | undefined;
+}
+
 /** Returns the headers common to all answers of a turn. The token is included only when its row is durable. */
-export function headHeaders(requestId: string, head: AnswerHead | null): Record<string, string> {
+export function headHeaders(requestId: string, head: HeadFields | null): Record<string, string> {
   return {
     ...head?.headers,
     [REQUEST_ID_HEADER]: requestId,
