@@ -268,8 +268,9 @@ function unstoredOf(sessions: Iterable<Session>, clock: Pick<Clock, 'now' | 'wal
 async function assemble(config: Config, storage: Storage, means: Means): Promise<Bridge> {
   const { clock, ids, random, inspect, onRegistered, mountAdmin = true } = means;
   const { deadlines, limits } = config;
-  let advertisedId = '';
-  const telemetry = await startTelemetry({ config, clock, logger: means.logger, workerId: () => advertisedId });
+  /** This worker, whose id changes when it registers again. */
+  const self = { id: '' };
+  const telemetry = await startTelemetry({ config, clock, logger: means.logger, workerId: () => self.id });
   const logger = telemetry?.logging(means.logger) ?? means.logger;
   const secrets = parseSecrets(storage.secrets);
   const adminToken = await adminTokenFor(config, secrets, storage.adminToken);
@@ -277,10 +278,11 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
   const observatory = createObservatory({
     config,
     allow,
-    workerId: () => advertisedId,
+    worker: self,
     clock,
     ids,
     logger,
+    spanOf: telemetry?.idsOf,
     stories: storage.store,
     metricsPage: means.metricsPage,
     endedElsewhere: async (beginning) => askEndedElsewhere(operators, await store.workers(), beginning),
@@ -294,7 +296,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     pepper: await answeredAtStart(deadlines.storeStart, () => store.pepper()),
     clock,
     logger,
-    workerId: () => advertisedId,
+    workerId: () => self.id,
     scopeOf: (id) => worker.registry.get(id)?.scope ?? null,
   });
   const observed = observatory.transport(
@@ -390,21 +392,26 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
           }
         : observatory.inspect,
     onAdvertised(id) {
-      advertisedId = id;
+      self.id = id;
     },
     onRegistered,
     onForwarded: (kind) => observatory.metrics.forwarded(kind),
-    onPlaced(turn, session) {
-      observatory.placed(turn, session);
-      telemetry?.placed(turn.id, turn.request);
-    },
+    onPlaced: telemetry
+      ? (turn, session) => {
+          observatory.placed(turn, session);
+          telemetry.placed(turn.id, turn.request);
+        }
+      : observatory.placed,
     onRefused: (limit) => observatory.metrics.refused(limit),
     onGivenUp: () => observatory.metrics.bufferGivenUp(),
-    onFinished(line, request, times) {
-      observatory.turnEnded(line, telemetry?.idsOf(request));
-      telemetry?.turnEnded(line, request, times);
-      hooks.onFinished(line, request);
-    },
+    onFinished:
+      telemetry || hooks.onFinished
+        ? (line, request, times) => {
+            observatory.turnEnded(line, request);
+            telemetry?.turnEnded(line, request, times);
+            hooks.onFinished?.(line, request);
+          }
+        : observatory.turnEnded,
   });
   const { membership, registry, dispatcher, quota, forwarder, target, shutdown } = worker;
   telemetry?.measure(observatory.metrics.registry);

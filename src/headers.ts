@@ -14,7 +14,7 @@ export const REQUEST_ID_HEADER = 'x-request-id';
 /** The provider's request id, as the client gets it. */
 export const UPSTREAM_REQUEST_ID_HEADER = 'x-upstream-request-id';
 export const OUTCOME_HEADER = 'x-holdfast-outcome';
-export const SESSION_HEADER = 'x-holdfast-session';
+const SESSION_HEADER = 'x-holdfast-session';
 export const SHOULD_RETRY_HEADER = 'x-should-retry';
 export const RETRY_AFTER_HEADER = 'retry-after';
 
@@ -34,6 +34,27 @@ export function flatHeaders(headers: Readonly<Record<string, string | string[] |
     if (value !== undefined) flat[name.toLowerCase()] = Array.isArray(value) ? value.join(', ') : value;
   }
   return flat;
+}
+
+/** Data of a turn that its answer's headers carry. */
+export interface HeadFields {
+  outcome: string;
+  sessionId: string | null;
+  /** Turn-state token; only set once the row that it names is durable. */
+  token: string | null;
+  /** The provider's own headers that concern the client, names in lower case. */
+  headers?: Readonly<Record<string, string>> | undefined;
+}
+
+/** Returns the headers common to all answers of a turn. The token is included only when its row is durable. */
+export function headHeaders(requestId: string, head: HeadFields | null): Record<string, string> {
+  return {
+    ...head?.headers,
+    [REQUEST_ID_HEADER]: requestId,
+    ...(head ? { [OUTCOME_HEADER]: head.outcome } : {}),
+    ...(head?.sessionId ? { [SESSION_HEADER]: head.sessionId } : {}),
+    ...(head?.token ? { [TURN_STATE_HEADER]: head.token } : {}),
+  };
 }
 
 /**

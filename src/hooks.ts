@@ -168,7 +168,8 @@ interface HooksOptions {
 
 /** The application's hooks as the parts of a bridge use them. */
 export interface Hooks {
-  onFinished(line: TurnLine, request: TurnRequest): void;
+  /** Null when the application does not watch turns. */
+  readonly onFinished: ((line: TurnLine, request: TurnRequest) => void) | null;
   /** Observer of the machines; null when the application does not watch sessions. */
   readonly inspect: ((event: InspectionEvent) => void) | null;
   identify: ((req: IncomingMessage) => Promise<void>) | undefined;
@@ -309,7 +310,7 @@ export function createHooks(options: HooksOptions): Hooks {
   const underConfiguredKey = (scope: string): Caller =>
     config.upstream.key === null
       ? { scope, credentialFp: keyed('none'), upstreamAuthorization: null, credentialIsClients: false }
-      : { ...own({}), scope };
+      : { ...own({ headers: {} }), scope };
 
   function callerOf(identity: Identity | null | false): Caller {
     if (identity === null || identity === false) throw new BridgeError('bridge_unauthorized');
@@ -330,6 +331,15 @@ export function createHooks(options: HooksOptions): Hooks {
       throw failed('authenticate', 'named no usable credentialId');
     const credentialFp = keyed(...(credentialId === undefined ? ['key', upstreamAuthorization] : ['id', credentialId]));
     return { scope: within(scope, credentialFp), credentialFp, upstreamAuthorization, credentialIsClients: false };
+  }
+
+  /** Returns the caller that the application named for a request, or throws its refusal. */
+  function answerFor(req: IncomingMessage): Caller {
+    const answer = answers.get(req);
+    // A route that did not ask the application first serves nothing.
+    if (!answer) throw failed('authenticate', 'was not asked');
+    if ('refused' in answer) throw answer.refused;
+    return answer;
   }
 
   /**
@@ -414,29 +424,30 @@ export function createHooks(options: HooksOptions): Hooks {
   }
 
   return {
-    onFinished(line, { body: { model }, caller }) {
-      onTurn?.({
-        request: line.request,
-        turn: line.turn,
-        session: line.session,
-        worker: options.workerId(),
-        tenant: tenantOf(caller.scope),
-        model: typeof model === 'string' ? model : null,
-        upstream: caller.target?.id ?? configured,
-        outcome: line.outcome as Outcome,
-        terminal: line.terminal,
-        fault: line.fault,
-        upstreamStatus: line.upstreamStatus,
-        upstreamRequest: line.upstreamRequest,
-        form: line.form,
-        heldMs: line.heldMs,
-        firstEventMs: line.firstEventMs,
-        totalMs: line.totalMs,
-        bytesFromClient: line.bytesFromClient,
-        bytesSent: line.bytesSent,
-        tokens: tokensOf(line.tokens),
-      });
-    },
+    onFinished:
+      onTurn &&
+      ((line, { body: { model }, caller }) =>
+        onTurn({
+          request: line.request,
+          turn: line.turn,
+          session: line.session,
+          worker: options.workerId(),
+          tenant: tenantOf(caller.scope),
+          model: typeof model === 'string' ? model : null,
+          upstream: caller.target?.id ?? configured,
+          outcome: line.outcome as Outcome,
+          terminal: line.terminal,
+          fault: line.fault,
+          upstreamStatus: line.upstreamStatus,
+          upstreamRequest: line.upstreamRequest,
+          form: line.form,
+          heldMs: line.heldMs,
+          firstEventMs: line.firstEventMs,
+          totalMs: line.totalMs,
+          bytesFromClient: line.bytesFromClient,
+          bytesSent: line.bytesSent,
+          tokens: tokensOf(line.tokens),
+        })),
     inspect: onSession ? observe : null,
     identify:
       authenticate &&
@@ -447,14 +458,7 @@ export function createHooks(options: HooksOptions): Hooks {
           answers.set(req, { refused });
         }
       }),
-    authenticate(req) {
-      if (!authenticate) return own(req.headers);
-      const answer = answers.get(req);
-      // A route that did not ask the application first serves nothing.
-      if (!answer) throw failed('authenticate', 'was not asked');
-      if ('refused' in answer) throw answer.refused;
-      return answer;
-    },
+    authenticate: authenticate ? answerFor : own,
     chooseUpstream: hooks.chooseUpstream && choose,
     async settled() {
       if (pending === 0) return;

@@ -1,12 +1,13 @@
 import type { Response } from 'express';
 import { BridgeError } from '../errors.ts';
-import { RETRY_AFTER_HEADER } from '../headers.ts';
+import { headHeaders, RETRY_AFTER_HEADER } from '../headers.ts';
 import { memberText } from '../json.ts';
 import type { AnswerHead, ClientSink } from '../session/port.ts';
 import { type Clock, guarded } from '../system.ts';
 import { normaliseError } from '../upstream/errors.ts';
+import { responseIdOf } from '../upstream/frames.ts';
 import type { UpstreamAnswer } from '../upstream/port.ts';
-import { failedEvent, headHeaders, relayAnswer, responseIdOf, sendError, sequenceOf } from './envelope.ts';
+import { failedEvent, relayAnswer, sendError, sequenceOf } from './envelope.ts';
 import { watchConnection } from './server.ts';
 
 interface JsonSinkOptions {

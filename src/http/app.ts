@@ -15,7 +15,8 @@ import type { Caller, ClientSink, Shutdown, TurnRequest } from '../session/port.
 import type { Lease, Quota } from '../session/quota.ts';
 import { RESPONSE_KIND, StoreUnavailable } from '../store/port.ts';
 import type { Clock, Ids } from '../system.ts';
-import { COMPARISON_PATH, CONVERSATION_PATHS, namedInQuery } from '../transcript/provider-ids.ts';
+import { CONVERSATION_PATHS, namedInQuery } from '../transcript/provider-ids.ts';
+import { COMPARISON_PATH } from '../transcript/read.ts';
 import type { ReadRequest } from '../transcript/types.ts';
 import { passFamilies, realtimeFamilies } from '../upstream/families.ts';
 import { accountOf, keyHeaders } from '../upstream/headers.ts';
@@ -60,7 +61,10 @@ function keysIn(headers: IncomingHttpHeaders): [name: string, key: string][] {
  * @param pepper key of that hash; it is stored in the database and does not change when other secrets are rotated
  * @returns a function that throws {@link BridgeError} `bridge_unauthorized` for an unknown API key
  */
-export function createAuthentication(config: Config, pepper: string): (headers: IncomingHttpHeaders) => Caller {
+export function createAuthentication(
+  config: Config,
+  pepper: string,
+): (req: Pick<IncomingMessage, 'headers'>) => Caller {
   const { key: upstreamKey } = config.upstream;
   const keys = config.security.apiKeys.map(({ tenant, key }) => ({ tenant, hash: digest(key) }));
   const keyed = (credential: string) => createHmac('sha256', pepper).update(credential).digest('hex');
@@ -76,7 +80,7 @@ export function createAuthentication(config: Config, pepper: string): (headers: 
     return `tenant:${matches[0].tenant}`;
   };
 
-  return (headers) => {
+  return ({ headers }) => {
     const tenant = tenantOf(headers);
     if (shared) {
       return {
@@ -230,8 +234,8 @@ function unpack(req: IncomingMessage, encoding: string): Readable {
  * @throws {BridgeError} `bridge_body_too_large`, and any error of `bytesTaken` and of `lease.addBytes`
  */
 function takenBody(req: Request, limit: number, lease: Pick<Lease, 'addBytes'>): Buffer[] | null {
+  if (!req.readableDidRead) return null;
   const bytes = bytesTaken(req);
-  if (bytes === null) return null;
   if (bytes.length > limit) throw new BridgeError('bridge_body_too_large');
   lease.addBytes(bytes.length);
   // The blocks are transferred to another thread; the memory of these bytes may belong to other values too.

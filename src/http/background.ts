@@ -2,10 +2,10 @@ import type { Request, Response } from 'express';
 import type { BridgeError } from '../errors.ts';
 import { type ClientSink, isHidden } from '../session/port.ts';
 import type { Clock } from '../system.ts';
-import { parseFrame } from '../upstream/frames.ts';
+import { parseFrame, responseIdOf } from '../upstream/frames.ts';
 import type { UpstreamRequestHeaders } from '../upstream/port.ts';
 import { createSseParser, frameOfEvent } from '../upstream/streams.ts';
-import { responseIdOf, sequenceOf } from './envelope.ts';
+import { sequenceOf } from './envelope.ts';
 import { type Answer, pass, queryOf, segment, sendAnswer, type Way } from './relay.ts';
 
 /**

@@ -1,35 +1,15 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Response } from 'express';
 import type { BridgeError } from '../errors.ts';
-import {
-  OUTCOME_HEADER,
-  REQUEST_ID_HEADER,
-  RETRY_AFTER_HEADER,
-  SESSION_HEADER,
-  SHOULD_RETRY_HEADER,
-  TURN_STATE_HEADER,
-} from '../headers.ts';
-import { memberText } from '../json.ts';
+import { headHeaders, OUTCOME_HEADER, RETRY_AFTER_HEADER, SHOULD_RETRY_HEADER } from '../headers.ts';
 import type { AnswerHead } from '../session/port.ts';
 import { bareResponse } from '../transcript/items.ts';
-import { isBeginning } from '../upstream/frames.ts';
 import { clientHeaders } from '../upstream/headers.ts';
 import type { UpstreamAnswer } from '../upstream/port.ts';
 
 /** Limits of reading on after a refused request was answered: time in milliseconds, and number of bytes discarded. */
 const LINGER_MS = 10_000;
 const LINGER_BYTES = 64 * 1024 * 1024;
-
-/** Returns the headers common to all answers of a turn. The token is included only when its row is durable. */
-export function headHeaders(requestId: string, head: AnswerHead | null): Record<string, string> {
-  return {
-    ...head?.headers,
-    [REQUEST_ID_HEADER]: requestId,
-    ...(head ? { [OUTCOME_HEADER]: head.outcome } : {}),
-    ...(head?.sessionId ? { [SESSION_HEADER]: head.sessionId } : {}),
-    ...(head?.token ? { [TURN_STATE_HEADER]: head.token } : {}),
-  };
-}
 
 /** Returns the headers that tell a client whether and when to retry. */
 export function retryHeaders(error: BridgeError): Record<string, string> {
@@ -125,13 +105,6 @@ export function relayAnswer(res: Response, answer: UpstreamAnswer, requestId: st
 export function sequenceOf(json: string): number | null {
   const match = /"sequence_number":\s*(\d+)/.exec(json);
   return match ? Number(match[1]) : null;
-}
-
-/** Returns the id of the response that an event announces, or null for an event that announces none. */
-export function responseIdOf(type: string, json: string): string | null {
-  if (!isBeginning({ type })) return null;
-  const id: unknown = JSON.parse(memberText(memberText(json, 'response') ?? '', 'id') ?? 'null');
-  return typeof id === 'string' && id !== '' ? id : null;
 }
 
 interface FailedEventInput {

@@ -152,8 +152,8 @@ function streamed(req: Request, most: number): { body: Buffer | Readable | null;
   const bodyHeaders: Record<string, string> = {};
   const { 'content-type': type, 'content-encoding': encoding, 'content-length': length } = req.headers;
   if (type !== undefined) bodyHeaders['content-type'] = type;
-  const taken = bytesTaken(req);
-  if (taken) {
+  if (req.readableDidRead) {
+    const taken = bytesTaken(req);
     if (taken.length > most) throw new BridgeError('bridge_body_too_large');
     return { body: taken, bodyHeaders };
   }

@@ -189,15 +189,14 @@ export function segment(text: string): string {
 
 /**
  * Returns a body that an outer app has read before the request reached the bridge, from `req.body`: bytes, text, or a value
- * whose original text is no longer available. Some parsers set `req.body` without reading anything; then the body is still
- * to be read.
+ * whose original text is no longer available.
  *
- * @returns null for a body that is still to be read
+ * @param req request with `readableDidRead`; without it the body is still to be read, because some parsers set `req.body`
+ * without reading anything
  * @throws {BridgeError} `bridge_invalid_json` for a body that was read and left nowhere, `bridge_invalid_request` for a value
  * that is nested too deeply
  */
-export function bytesTaken(req: Request): Buffer | null {
-  if (!req.readableDidRead) return null;
+export function bytesTaken(req: Request): Buffer {
   const body: unknown = req.body;
   if (body === undefined || body === null) {
     throw new BridgeError('bridge_invalid_json', { detail: 'The app read it before the bridge and left no req.body.' });

@@ -1,10 +1,12 @@
 import { BridgeError } from '../errors.ts';
+import { headHeaders } from '../headers.ts';
 import { withMembers } from '../json.ts';
 import type { AnswerHead, ClientSink } from '../session/port.ts';
 import { type Clock, guarded } from '../system.ts';
+import { responseIdOf } from '../upstream/frames.ts';
 import { clientHeaders } from '../upstream/headers.ts';
 import type { UpstreamAnswer } from '../upstream/port.ts';
-import { failedEvent, headHeaders, responseIdOf, retryHeaders, sequenceOf } from './envelope.ts';
+import { failedEvent, retryHeaders, sequenceOf } from './envelope.ts';
 
 /** A client's WebSocket, as the answers on it see it. */
 export interface AnswerSocket {

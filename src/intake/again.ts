@@ -16,8 +16,16 @@ import {
   plausiblePlaces,
   requestFingerprint,
 } from '../transcript/items.ts';
-import { comparisonOf, MOST_NAMES, namesIn, referencesIn } from '../transcript/provider-ids.ts';
-import { hasHostedTools, lookedAt, noNames, readItem, shapeOf } from '../transcript/read.ts';
+import { MOST_NAMES, namesIn } from '../transcript/provider-ids.ts';
+import {
+  comparisonOf,
+  hasHostedTools,
+  lookedAt,
+  noNames,
+  readItem,
+  referencesIn,
+  shapeOf,
+} from '../transcript/read.ts';
 import type { Fingerprint, Item, Names } from '../transcript/types.ts';
 import { bounds, cut, type Flat, itemsOf, marksOf, membersIn, placesOf, validateRequest } from './read.ts';
 

@@ -7,6 +7,7 @@ import { BridgeError } from '../errors.ts';
 import { type AccessRule, createOperatorAccess } from '../http/access.ts';
 import type { FailedCall } from '../http/app.ts';
 import { sendError } from '../http/envelope.ts';
+import type { TurnRequest } from '../session/port.ts';
 import { type TurnLine, tenantOf } from '../session/turn.ts';
 import type { SessionStore } from '../store/port.ts';
 import type { Clock, Ids } from '../system.ts';
@@ -25,13 +26,15 @@ import { createRecorder } from './trace.ts';
 
 interface ObservatoryOptions {
   config: Pick<Config, 'inspect' | 'limits' | 'prices' | 'security'>;
-  /** Returns this worker's current id. Called only once actors run. */
-  workerId(): string;
+  /** This worker, with its current id. Read only once actors run. */
+  worker: { readonly id: string };
   clock: Clock;
   ids: Ids;
   logger: Logger;
   /** Access check for operators. Default: `createOperatorAccess` with the admin token. */
   allow?: AccessRule;
+  /** Returns the ids of a turn's span, for its log line. Default: turns have no spans. */
+  spanOf?: ((request: TurnRequest) => SpanIds | null) | undefined;
   /** Store in which stories of turns that ended badly are kept. */
   stories: SessionStore;
   /**
@@ -59,12 +62,8 @@ export interface Observatory {
   readonly inspect: (event: InspectionEvent) => void;
   /** Records that a turn was placed on a session. */
   placed(turn: { readonly actor: ActorLike }, session: { readonly id: string }): void;
-  /**
-   * Records the end of a turn: its log line, its metrics and, after a bad end, its story.
-   *
-   * @param span ids of the turn's span, for the log line
-   */
-  turnEnded(line: TurnLine, span?: SpanIds | null): void;
+  /** Records the end of a turn: its log line, its metrics and, after a bad end, its story. */
+  turnEnded(line: TurnLine, request: TurnRequest): void;
   /** Adds the sources for the gauges, except for sockets and viewers, which the observatory itself counts. */
   watch(readings: Omit<Readings, 'sockets' | 'viewers'> & Required<Pick<Readings, CountName>>): void;
   /** Returns the record of a session on this worker, or null when there is none. */
@@ -97,7 +96,8 @@ const ofOperators = /^\/(?:admin|inspect|metrics)(?:\/|$)/;
 
 /** Creates the observability of one worker: its metrics, recorder, inspector and routes. */
 export function createObservatory(options: ObservatoryOptions): Observatory {
-  const { config, workerId, clock, ids, logger } = options;
+  const { config, worker, clock, ids, logger } = options;
+  const workerId = () => worker.id;
   const { limits } = config;
   const allow = options.allow ?? createOperatorAccess(config.security.adminToken);
   const metrics = createMetrics({ clock, defaults: options.processMetrics ?? true });
@@ -163,7 +163,8 @@ export function createObservatory(options: ObservatoryOptions): Observatory {
     },
     inspect: recorder.observe,
     placed: ({ actor }, { id }) => recorder.place(actor, id),
-    turnEnded(line, span) {
+    turnEnded(line, request) {
+      const span = options.spanOf?.(request);
       logger.info(span ? { ...line, ...span } : line, 'turn');
       metrics.turnEnded(line);
       recorder.turnEnded(line);

@@ -7,8 +7,8 @@ import type { Decision, Evidence, Facts, Likeness, LocalSession } from '../resol
 import { type KeyRef, type Lookup, type LookupResult, MOST_CANDIDATES, type TurnRow } from '../store/port.ts';
 import { scopeKindOf, type Tokens } from '../token/token.ts';
 import { continuedBy, decodeForms, type Line } from '../transcript/items.ts';
-import { COMPARISON_PATH, CONVERSATION_PATHS } from '../transcript/provider-ids.ts';
-import { LONGEST_METADATA } from '../transcript/read.ts';
+import { CONVERSATION_PATHS } from '../transcript/provider-ids.ts';
+import { COMPARISON_PATH, LONGEST_METADATA } from '../transcript/read.ts';
 import type { Names, RequestBody } from '../transcript/types.ts';
 import type { SessionEnv } from './core.ts';
 import { itemsOf, loadContents, madeBy, referencesTo } from './planning.ts';

@@ -7,7 +7,7 @@ import type { Clock, Ids } from '../system.ts';
 import { bareResult } from './commits.ts';
 import type { SessionBirth, SessionEnv } from './core.ts';
 import { type ClassifyInput, classify, Decider } from './decide.ts';
-import { Forwarding, holdMs, type IncomingHop, type Peers, waitToRetry } from './forwarding.ts';
+import { Forwarding, type IncomingHop, type Peers, waitToRetry } from './forwarding.ts';
 import type { ClientSink, Shutdown, TurnRequest } from './port.ts';
 import { type Lease, type Quota, tenantBusy } from './quota.ts';
 import { Session, type SessionHost } from './session.ts';
@@ -40,6 +40,17 @@ export interface DispatcherOptions {
 
 /** Result of carrying out a decision. `again`: there is no new information, only waiting can change the result. */
 type Carried = 'placed' | 'again' | AttemptFact;
+
+/** Factor of `requestHold` for a turn on a client's WebSocket. */
+const SOCKET_PATIENCE = 4;
+
+/**
+ * Returns the time for which a request may wait before its frame is sent, in milliseconds. A client over HTTP, and what is between,
+ * waits for a status meanwhile; a WebSocket is kept alive by pings.
+ */
+function holdMs({ requestHold }: Pick<Config['deadlines'], 'requestHold'>, { clientTransport }: TurnRequest): number {
+  return clientTransport === 'websocket' ? SOCKET_PATIENCE * requestHold : requestHold;
+}
 
 /** What the dispatcher keeps of a turn until the turn's client has its answer. */
 interface Admitted {
@@ -173,7 +184,9 @@ export class Dispatcher implements TurnHost, SessionHost {
       throw error;
     }
     if (hop) this.#forPeers.set(turn.id, turn);
-    const cancelHold = this.#env.clock.after(holdMs(config.deadlines, turn), () => this.#holdExpired(turn));
+    const hold = holdMs(config.deadlines, request);
+    turn.placement.heldUntil = request.receivedAt + hold;
+    const cancelHold = this.#env.clock.after(hold, () => this.#holdExpired(turn));
     this.#admitted.set(turn, { lease, hop, cancelHold });
     this.#listen(turn, sink);
     void (shutdown.emptying && !hop ? this.#dispatchLast(turn) : this.#dispatch(turn));

@@ -1,4 +1,3 @@
-import type { Config } from '../config.ts';
 import { BridgeError } from '../errors.ts';
 import type { AttemptFact, Decision } from '../resolve/types.ts';
 import type { TurnEnd } from '../store/port.ts';
@@ -9,17 +8,6 @@ import type { Placement, Turn } from './turn.ts';
 /** Wait before the second repetition of a placement attempt, in milliseconds. Each later wait doubles. */
 const FLOOR = 25;
 
-/** Factor of `requestHold` for a turn on a client's WebSocket. */
-const SOCKET_PATIENCE = 4;
-
-/**
- * Returns the time for which a request may wait before its frame is sent, in milliseconds. A client over HTTP, and what is between,
- * waits for a status meanwhile; a WebSocket is kept alive by pings.
- */
-export function holdMs({ requestHold }: Pick<Config['deadlines'], 'requestHold'>, { request }: Turn): number {
-  return request.clientTransport === 'websocket' ? SOCKET_PATIENCE * requestHold : requestHold;
-}
-
 /** The part of a worker's environment that placement needs. */
 type Env = Pick<SessionEnv, 'store' | 'clock' | 'config'>;
 
@@ -27,15 +15,15 @@ type Env = Pick<SessionEnv, 'store' | 'clock' | 'config'>;
  * Waits between two placement attempts of a request. The first repetition follows at once; the waits before later ones
  * grow up to `ownerPoll`. This bounds the number of look-ups for a request whose situation does not change.
  *
- * @returns false if the request has ended or was held for `holdMs`: do not try again
+ * @returns false if the request has ended or was held until `heldUntil`: do not try again
  */
 export async function waitToRetry({ clock, config }: Env, turn: Turn): Promise<boolean> {
-  const { placement, stream, times } = turn;
+  const { placement, stream } = turn;
   const { ownerPoll } = config.deadlines;
   const ms = placement.waits === 0 ? 0 : Math.min(ownerPoll, FLOOR * 2 ** Math.min(placement.waits - 1, 16));
   placement.waits += 1;
   if (ms > 0) await new Promise<void>((over) => clock.after(ms, over));
-  return !stream.finished && clock.now() < times.received + holdMs(config.deadlines, turn);
+  return !stream.finished && clock.now() < placement.heldUntil;
 }
 
 /** Result of forwarding a request to another worker. */
@@ -209,7 +197,7 @@ export class Forwarding {
    * Checks once whether the death of a session's silent owner is stored, or can be stored now. If not, drops what
    * earlier attempts learned about that owner, so that the next resolution asks it again.
    *
-   * @throws BridgeError `bridge_wrong_instance` when `ownerWait` or `holdMs` is over
+   * @throws BridgeError `bridge_wrong_instance` when `ownerWait` is over or `heldUntil` has passed
    */
   async awaitOwner(turn: Turn, decision: Extract<Decision, { do: 'await_owner' }>): Promise<Forwarded> {
     const { clock, config } = this.#env;
@@ -217,7 +205,7 @@ export class Forwarding {
     const { workerId, retryAfterSeconds, session } = decision;
     const { placement } = turn;
     placement.awaitedSince ??= clock.now();
-    const until = Math.min(placement.awaitedSince + ownerWait, turn.times.received + holdMs(config.deadlines, turn));
+    const until = Math.min(placement.awaitedSince + ownerWait, placement.heldUntil);
     const judged = await this.#peers.liveness(workerId);
     if (judged !== 'dead' && clock.now() >= until) {
       turn.outcome = 'wrong_instance';

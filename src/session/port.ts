@@ -1,4 +1,5 @@
 import type { BridgeError } from '../errors.ts';
+import type { HeadFields } from '../headers.ts';
 import type { Outcome } from '../resolve/types.ts';
 import type { ReadRequest } from '../transcript/types.ts';
 import type { UpstreamCredential } from '../upstream/headers.ts';
@@ -47,13 +48,8 @@ export interface TurnRequest extends ReadRequest {
 }
 
 /** Data that is known before the first byte of the answer and becomes response headers. */
-export interface AnswerHead {
+export interface AnswerHead extends HeadFields {
   outcome: Outcome;
-  sessionId: string | null;
-  /** Turn-state token; only set once the row that it names is durable. */
-  token: string | null;
-  /** The provider's own headers that concern the client, names in lower case. */
-  headers?: Readonly<Record<string, string>> | undefined;
 }
 
 /**

@@ -290,6 +290,8 @@ export interface Placement {
   namedByKey: string | null;
   /** Set if another worker may have started this turn. It may run here only once that is known not to be the case. */
   possibleOwner: { workerId: string; sessionId: string | null; epoch: number | null } | null;
+  /** Time until which the request may wait for its frame to be sent, in monotonic milliseconds. */
+  heldUntil: number;
   /** Start of the wait for a silent owner, in monotonic milliseconds. */
   awaitedSince: number | null;
   /** Time since which this worker's own lease is in doubt, in monotonic milliseconds. */
@@ -350,6 +352,7 @@ export class Turn {
     decidedBy: null,
     namedByKey: null,
     possibleOwner: null,
+    heldUntil: Number.POSITIVE_INFINITY,
     awaitedSince: null,
     lapsedSince: null,
     silentSince: null,

@@ -1,27 +1,10 @@
 import { isFields, repeatedName } from '../json.ts';
-import { isNameOnly, typeOf } from './items.ts';
+import { typeOf } from './items.ts';
 import type { Item, Names, RequestBody } from './types.ts';
 
 type Fields = Readonly<Record<string, unknown>>;
 
 const isText = (value: unknown): value is string => typeof value === 'string' && value !== '';
-const listOf = (value: unknown): readonly unknown[] => (Array.isArray(value) ? value : []);
-
-/** Returns the ids of items that a request's input names instead of containing them. */
-export function referencesIn(body: RequestBody): string[] {
-  const items = listOf(body.input).filter((item): item is Item => isFields(item) && isNameOnly(item));
-  return [...new Set(items.map(({ id }) => String(id)))];
-}
-
-/** Returns the id of the response with which the provider is to compare its cache; null when the request names none. */
-export function comparisonOf(body: RequestBody): string | null {
-  const options = body.prompt_cache_options;
-  const id = isFields(options) ? options.comparison_response_id : null;
-  return typeof id === 'string' && id !== '' ? id : null;
-}
-
-/** Path of the field read by `comparisonOf`. */
-export const COMPARISON_PATH = 'prompt_cache_options.comparison_response_id';
 
 /**
  * Most different ids checked; the first one beyond counts as foreign. An SDK session that names each item it received has

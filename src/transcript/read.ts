@@ -15,7 +15,7 @@ import {
   writtenInput,
 } from './items.ts';
 import { isExactItem } from './planner.ts';
-import { comparisonOf, namesWritten, type Rule, referencesIn } from './provider-ids.ts';
+import { namesWritten, type Rule } from './provider-ids.ts';
 import type { Item, ItemHash, LookedAt, Names, ReadItem, ReadItems, ReadRequest, RequestBody } from './types.ts';
 
 /** No names: they were not collected, or there are none. */
@@ -30,6 +30,24 @@ export function shapeOf(body: RequestBody, items: readonly Item[]): Shape {
   const past = items.some((item) => item.role === 'assistant' || producedTypes.test(typeOf(item)));
   return past ? 'full' : 'fresh';
 }
+
+/** Returns the ids of items that a request's input names instead of containing them. */
+export function referencesIn(body: RequestBody): string[] {
+  const items = (Array.isArray(body.input) ? body.input : []).filter(
+    (item): item is Item => isFields(item) && isNameOnly(item),
+  );
+  return [...new Set(items.map(({ id }) => String(id)))];
+}
+
+/** Returns the id of the response with which the provider is to compare its cache; null when the request names none. */
+export function comparisonOf(body: RequestBody): string | null {
+  const options = body.prompt_cache_options;
+  const id = isFields(options) ? options.comparison_response_id : null;
+  return typeof id === 'string' && id !== '' ? id : null;
+}
+
+/** Path of the field read by `comparisonOf`. */
+export const COMPARISON_PATH = 'prompt_cache_options.comparison_response_id';
 
 /** Tools whose use has no effect outside the conversation. Any other may have acted before the socket was lost. */
 const harmless = new Set([

@@ -1,5 +1,5 @@
 import { TURN_STATE_HEADER } from '../headers.ts';
-import { isFields, nestsDeeperThan } from '../json.ts';
+import { isFields, memberText, nestsDeeperThan } from '../json.ts';
 import { namesError, normaliseError } from './errors.ts';
 import { concernsTurns } from './headers.ts';
 import type { ParsedFrame } from './port.ts';
@@ -82,6 +82,13 @@ const isTelemetry = (type: string) =>
 
 /** Returns whether a frame announces a response that has produced nothing yet. */
 export const isBeginning = ({ type }: Pick<ParsedFrame, 'type'>): boolean => beginnings.has(type);
+
+/** Returns the id of the response that an event announces, or null for an event that announces none. */
+export function responseIdOf(type: string, json: string): string | null {
+  if (!isBeginning({ type })) return null;
+  const id: unknown = JSON.parse(memberText(memberText(json, 'response') ?? '', 'id') ?? 'null');
+  return typeof id === 'string' && id !== '' ? id : null;
+}
 
 /**
  * Returns the head of an HTTP answer as a frame; null when none of its headers concerns the client.

@@ -1,4 +1,5 @@
 import { createHmac } from 'node:crypto';
+import type { IncomingHttpHeaders } from 'node:http';
 import { request } from 'undici';
 import { describe, expect, it } from 'vitest';
 import { createForwardTokens, packRequest, unpackRequest } from '../../src/cluster/forward/envelope.ts';
@@ -14,11 +15,13 @@ import { post } from '../support/client.ts';
 import { startProvider } from '../upstream/servers.ts';
 import { scripted, user, usual } from './scripted.ts';
 
-const own = createAuthentication(readConfig({}), 'pepper');
-const shared = createAuthentication(
-  readConfig({ HOLDFAST_UPSTREAM_KEY: 'sk-up', HOLDFAST_API_KEYS: 'ann:key-ann,bob:key-bob' }),
-  'pepper',
-);
+/** Authentication of requests with given headers. */
+function authentication(env: Record<string, string> = {}) {
+  const authenticate = createAuthentication(readConfig(env), 'pepper');
+  return (headers: IncomingHttpHeaders) => authenticate({ headers });
+}
+const own = authentication();
+const shared = authentication({ HOLDFAST_UPSTREAM_KEY: 'sk-up', HOLDFAST_API_KEYS: 'ann:key-ann,bob:key-bob' });
 const sent = (client: Record<string, string>, authenticate = own, also?: string[]) =>
   upstreamHeaders({ client, credential: credentialOf(authenticate(client)), transport: 'http', also });
 
@@ -56,7 +59,7 @@ describe('account headers of a request', () => {
     expect(a).toEqual(b);
     const client = { authorization: 'Bearer key-ann', 'openai-project': 'b', 'chatgpt-account-id': 'c' };
     expect(sent(client, shared)).toEqual({ authorization: 'Bearer sk-up' });
-    const keyless = createAuthentication(readConfig({ HOLDFAST_UPSTREAM_KEY: 'sk-up' }), 'pepper');
+    const keyless = authentication({ HOLDFAST_UPSTREAM_KEY: 'sk-up' });
     expect(sent({ 'openai-project': 'b' }, keyless)).toEqual({ authorization: 'Bearer sk-up' });
   });
 

@@ -1,9 +1,13 @@
 import { createHmac } from 'node:crypto';
+import type { IncomingHttpHeaders } from 'node:http';
 import { describe, expect, it } from 'vitest';
 import { readConfig } from '../../src/config.ts';
 import { createAuthentication } from '../../src/http/app.ts';
 
-const authentication = (env: Record<string, string> = {}) => createAuthentication(readConfig(env), 'pepper');
+function authentication(env: Record<string, string> = {}) {
+  const authenticate = createAuthentication(readConfig(env), 'pepper');
+  return (headers: IncomingHttpHeaders) => authenticate({ headers });
+}
 const hashOf = (text: string) => createHmac('sha256', 'pepper').update(text).digest('hex');
 
 describe('callers with a credential of their own', () => {

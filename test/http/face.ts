@@ -1,4 +1,3 @@
-import type { IncomingMessage } from 'node:http';
 import { pino } from 'pino';
 import { readConfig } from '../../src/config.ts';
 import type { BridgeError } from '../../src/errors.ts';
@@ -55,7 +54,7 @@ export async function openFace(env: Record<string, string> = {}): Promise<Face> 
   const quota = createQuota({ config, clock });
   const common = {
     service,
-    authenticate: ({ headers }: Pick<IncomingMessage, 'headers'>) => authenticate(headers),
+    authenticate,
     quota,
     config,
     reader: createReader({ logger }),

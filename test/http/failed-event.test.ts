@@ -9,8 +9,9 @@ import type {
 } from 'openai/resources/responses/responses';
 import { describe, expect, it } from 'vitest';
 import { BridgeError } from '../../src/errors.ts';
-import { failedEvent, responseIdOf } from '../../src/http/envelope.ts';
+import { failedEvent } from '../../src/http/envelope.ts';
 import { bareResponse } from '../../src/transcript/items.ts';
+import { responseIdOf } from '../../src/upstream/frames.ts';
 import { responsesApi } from '../support/declarations.ts';
 import { startProvider } from '../upstream/servers.ts';
 

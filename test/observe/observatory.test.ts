@@ -9,6 +9,7 @@ import { turnMachine } from '../../machines/turn.ts';
 import { readConfig } from '../../src/config.ts';
 import { createObservatory } from '../../src/observe/index.ts';
 import type { FlightRecord } from '../../src/observe/trace.ts';
+import type { TurnRequest } from '../../src/session/port.ts';
 import type { TurnLine } from '../../src/session/turn.ts';
 import { randomIds } from '../../src/system.ts';
 import { createManualClock } from '../../src/testing/index.ts';
@@ -22,7 +23,7 @@ it('One call produces the log line, the metrics and the story of a turn', async 
   const bad: FlightRecord[] = [];
   const observatory = createObservatory({
     config: readConfig({ HOLDFAST_RECORDED_EVENTS: '3' }),
-    workerId: () => 'w1',
+    worker: { id: 'w1' },
     clock: createManualClock(),
     ids: randomIds,
     logger: pino({ base: null }, { write: (text: string) => void lines.push(JSON.parse(text)) }),
@@ -40,7 +41,7 @@ it('One call produces the log line, the metrics and the story of a turn', async 
   turn.send({ type: 'queue' });
   session.send({ type: 'deadline.connect' });
   turn.send({ type: 'fail' });
-  observatory.turnEnded({
+  const line = {
     ...{ response: null, tenant: 'local', key: null, model: 'm', status: 502, ownMs: null },
     ...{
       request: 'r',
@@ -63,7 +64,8 @@ it('One call produces the log line, the metrics and the story of a turn', async 
     },
     ...{ firstEventMs: null, totalMs: 40, itemsFromClient: 1, itemsSent: null, bytesFromClient: 9, bytesSent: 0 },
     ...{ tokens: null, tokenIgnored: null },
-  } satisfies TurnLine);
+  } satisfies TurnLine;
+  observatory.turnEnded(line, {} as TurnRequest);
   observatory.close();
   expect(lines).toMatchObject([{ msg: 'turn', turn: turnId, terminal: 'failed' }]);
   expect(bad.map(({ events, dropped, ending }) => [events.map(({ event }) => event), dropped, ending?.fault])).toEqual([
@@ -78,7 +80,7 @@ it('One call produces the log line, the metrics and the story of a turn', async 
 it('The observatory answers its own refusals inside any app, and leaves the app’s other paths alone', async () => {
   const observatory = createObservatory({
     config: readConfig({ HOLDFAST_ADMIN_TOKEN: 'admin-token' }),
-    workerId: () => 'w1',
+    worker: { id: 'w1' },
     clock: createManualClock(),
     ids: randomIds,
     logger: pino({ level: 'silent' }),

@@ -1,13 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import {
-  comparisonOf,
-  MOST_NAMES,
-  namedInQuery,
-  namesIn,
-  namesMade,
-  namesWritten,
-  referencesIn,
-} from '../../src/transcript/provider-ids.ts';
+import { MOST_NAMES, namedInQuery, namesIn, namesMade, namesWritten } from '../../src/transcript/provider-ids.ts';
+import { comparisonOf, referencesIn } from '../../src/transcript/read.ts';
 
 const message = (part: object) => ({ input: [{ type: 'message', role: 'user', content: [part] }] });
 const items = (...input: object[]) => ({ input });
