@@ -67,7 +67,7 @@ async function startOwn(env: NodeJS.ProcessEnv, logger: Logger) {
     const { code, message } = error as NodeJS.ErrnoException;
     if (code !== 'ERR_MODULE_NOT_FOUND' || !message.includes('@opentelemetry/')) throw error;
     throw new TelemetryUnusable(
-      'the packages of OpenTelemetry are not installed. Install Holdfast without --omit=optional, or set HOLDFAST_OTEL=off. ' +
+      'the packages of OpenTelemetry are not installed. Install Holdfast again, or set HOLDFAST_OTEL=off. ' +
         'The packages: @opentelemetry/sdk-trace, @opentelemetry/sdk-metrics, @opentelemetry/resources, ' +
         '@opentelemetry/exporter-trace-otlp-proto, @opentelemetry/exporter-metrics-otlp-proto, and those with -http for JSON',
       { cause: error },
