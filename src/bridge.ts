@@ -278,6 +278,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
   const observatory = createObservatory({
     config,
     allow,
+    ticketKey: adminToken?.token,
     worker: self,
     clock,
     ids,

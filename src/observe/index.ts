@@ -33,6 +33,8 @@ interface ObservatoryOptions {
   logger: Logger;
   /** Access check for operators. Default: `createOperatorAccess` with the admin token. */
   allow?: AccessRule;
+  /** Secret that signs the inspector's tickets, the same on all workers. Default: one of this worker's own. */
+  ticketKey?: string | undefined;
   /** Returns the ids of a turn's span, for its log line. Default: turns have no spans. */
   spanOf?: ((request: TurnRequest) => SpanIds | null) | undefined;
   /** Store in which stories of turns that ended badly are kept. */
@@ -122,6 +124,7 @@ export function createObservatory(options: ObservatoryOptions): Observatory {
     recorder,
     allow,
     content: config.inspect.content,
+    ticketKey: options.ticketKey ?? ids.uuid(),
     inspectorUrl: config.inspect.url,
     bufferBytes: limits.inspectBufferBytes,
     viewers: limits.inspectViewers,

@@ -169,6 +169,24 @@ it('A holder of the admin token gets a ticket that opens one socket', async () =
   expect(await upgrade(`${socketUrl}?ticket=${late}`)).toBe(401);
 });
 
+it('A ticket opens a socket at another worker with the same key, and at none with another key or when it was changed', async () => {
+  const allow = createOperatorAccess('admin-token');
+  const first = await served({ allow });
+  const issue = async () => {
+    const headers = { authorization: 'Bearer admin-token' };
+    const answer = await fetch(`${first.url}/inspect/ticket`, { method: 'POST', headers });
+    return ((await answer.json()) as { ticket: string }).ticket;
+  };
+  const other = await served({ allow });
+  expect(await upgrade(`${other.socketUrl}?ticket=${await issue()}`)).toBe(101);
+  const foreign = await served({ allow, ticketKey: 'another-key' });
+  expect(await upgrade(`${foreign.socketUrl}?ticket=${await issue()}`)).toBe(401);
+  const later = (await issue()).replace(/^\d+/, (until) => String(Number(until) + 1));
+  for (const changed of [later, `${await issue()}A`, '', 'a.b.c']) {
+    expect(await upgrade(`${other.socketUrl}?ticket=${changed}`)).toBe(401);
+  }
+});
+
 it('The inspector page holds no data, and may only run its own script and frame the viewer', async () => {
   const { url } = await served({
     inspectorUrl: 'https://viewer.example/inspect?a="><script>',

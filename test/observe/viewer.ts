@@ -26,6 +26,7 @@ export async function serveInspection(over: Partial<InspectionOptions> = {}): Pr
     clock: systemClock,
     ids: randomIds,
     allow: createOperatorAccess(null),
+    ticketKey: 'ticket-key',
     inspectorUrl: 'https://stately.ai/inspect',
     bufferBytes: 1_048_576,
     viewers: 4,

@@ -16,6 +16,8 @@ export interface InspectionOptions extends Omit<InspectionHubOptions, 'clock'> {
   ids: Ids;
   /** Access check for requests without a valid ticket. Throws the error that the viewer receives. */
   allow: AccessRule;
+  /** Secret that signs tickets. Workers behind one address need the same. */
+  ticketKey: string;
   /** Viewer that `/inspect/stately` frames, as an http(s) URL. */
   inspectorUrl: string;
   /** Maximum number of bytes buffered for one viewer; beyond it the viewer is disconnected. */
@@ -51,7 +53,7 @@ const PING_EVERY = 30_000;
 export function createInspection(options: InspectionOptions): Inspection {
   const { clock, bufferBytes } = options;
   const hub = createInspectionHub(options);
-  const tickets = createTickets(options);
+  const tickets = createTickets({ clock, ids: options.ids, key: options.ticketKey });
   /** Viewers that did not name sessions: they are shown the machines of other programs too. */
   const open = new Set<(message: string) => void>();
   const sources = createSources((message) => {

@@ -1,3 +1,4 @@
+import { createHmac, timingSafeEqual } from 'node:crypto';
 import express, { type Router } from 'express';
 import { inlineSource } from '../../headers.ts';
 import type { AccessRule } from '../../http/access.ts';
@@ -15,27 +16,35 @@ export interface Tickets {
 
 /** Lifetime of a ticket, in milliseconds. */
 const GOOD_FOR = 30_000;
-/** Maximum number of valid tickets; the oldest are dropped first. */
-const MOST = 100;
+/** Time by which the clock of another worker may be ahead, in milliseconds. */
+const CLOCK_SKEW = 10_000;
+/** Maximum number of used tickets that are remembered; the oldest are dropped first. */
+const MOST_USED = 1_000;
 
-/** Creates an empty set of tickets. */
-export function createTickets({ clock, ids }: { clock: Pick<Clock, 'now'>; ids: Ids }): Tickets {
-  const until = new Map<string, number>();
+/**
+ * Creates the tickets of a worker. Each is signed, so that another worker with the same key behind the same address takes it
+ * too. A worker takes each ticket once.
+ *
+ * @param key secret of the installation
+ */
+export function createTickets({ clock, ids, key }: { clock: Pick<Clock, 'wall'>; ids: Ids; key: string }): Tickets {
+  const used = new Set<string>();
+  const sign = (text: string) => createHmac('sha256', key).update(`holdfast-inspector-ticket ${text}`).digest();
   return {
     issue() {
-      const ticket = ids.uuid();
-      until.set(ticket, clock.now() + GOOD_FOR);
-      for (const oldest of until.keys()) {
-        if (until.size <= MOST) break;
-        until.delete(oldest);
-      }
-      return ticket;
+      const text = `${clock.wall() + GOOD_FOR}.${ids.uuid()}`;
+      return `${text}.${sign(text).toString('base64url')}`;
     },
     redeem(ticket) {
-      const end = ticket === null ? undefined : until.get(ticket);
-      if (ticket === null || end === undefined) return false;
-      until.delete(ticket);
-      return clock.now() < end;
+      const parts = /^((\d{1,16})\.[0-9a-f-]{1,64})\.([\w-]{43})$/.exec(ticket ?? '');
+      if (!parts) return false;
+      const [whole, text, until, signature] = parts as unknown as [string, string, string, string];
+      if (!timingSafeEqual(Buffer.from(signature, 'base64url'), sign(text))) return false;
+      const left = Number(until) - clock.wall();
+      if (left <= 0 || left > GOOD_FOR + CLOCK_SKEW || used.has(whole)) return false;
+      used.add(whole);
+      if (used.size > MOST_USED) used.delete(used.values().next().value!);
+      return true;
     },
   };
 }
