@@ -88,6 +88,12 @@ export function Plot({ title, note, t, step, series, isStacked = false, isWhole 
   const [width, setWidth] = useState(0);
   const [dark, setDark] = useState(isDark);
   const [at, setAt] = useState(null);
+  // Keys may follow each other faster than the chart is rendered, so they read the step here.
+  const pointed = useRef(null);
+  const point = (index) => {
+    pointed.current = index;
+    setAt(index);
+  };
   const names = series.map(({ name }) => name).join();
 
   useEffect(() => {
@@ -117,7 +123,7 @@ export function Plot({ title, note, t, step, series, isStacked = false, isWhole 
     const made = new uPlot(
       {
         ...optionsFor({ series, isStacked, isWhole, format, step, width, most }),
-        hooks: { setCursor: [(u) => setAt(indexAt(u, isStacked))] },
+        hooks: { setCursor: [(u) => point(indexAt(u, isStacked))] },
       },
       data(),
       frame.current,
@@ -136,16 +142,16 @@ export function Plot({ title, note, t, step, series, isStacked = false, isWhole 
 
   const shown = at ?? null;
   const move = (by) => {
-    const next = Math.max(0, Math.min(t.length - 1, (shown ?? t.length) + by));
+    const next = Math.max(0, Math.min(t.length - 1, (pointed.current ?? t.length) + by));
     const u = chart.current;
     u?.setCursor({ left: u.valToPos(t[next] / 1_000, 'x'), top: 0 });
-    setAt(next);
+    point(next);
   };
   const onKey = (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key === 'ArrowLeft') move(-1);
     else if (event.key === 'ArrowRight') move(1);
-    else if (event.key === 'Enter') open(shown);
+    else if (event.key === 'Enter') open(pointed.current);
     else return;
     event.preventDefault();
     event.stopPropagation();
