@@ -10,7 +10,11 @@ const ALTERNATE = { enter: '\u001b[?1049h\u001b[?25l', leave: '\u001b[?25h\u001b
 /** Keys that end the live view: `q`, Ctrl-C and Ctrl-D. */
 const END_KEYS = ['q', '\u0003', '\u0004'];
 /** Keys that choose the span of time. */
-const WINDOW_KEYS: Record<string, ActivityWindow> = { 1: '15m', 2: '1h', 3: '24h' };
+const WINDOW_KEYS: ReadonlyMap<string, ActivityWindow> = new Map([
+  ['1', '15m'],
+  ['2', '1h'],
+  ['3', '24h'],
+]);
 
 /** Time between two measurements by default, in seconds. */
 const INTERVAL_S = 2;
@@ -34,7 +38,7 @@ function dressed(text: string): string {
 function keyLine(window: ActivityWindow, part: Part, width: number): string {
   const chosen = (text: string, isChosen: boolean) => (isChosen ? `[${text}]` : text);
   const texts = [
-    ...Object.entries(WINDOW_KEYS).map(([key, each]) => chosen(`${key} ${each}`, each === window)),
+    ...[...WINDOW_KEYS].map(([key, each]) => chosen(`${key} ${each}`, each === window)),
     ...parts.map((each) => chosen(each, each === part)),
     'q quit',
   ];
@@ -86,7 +90,7 @@ export async function top(
         part = chosen;
         draw();
       }
-      const span = WINDOW_KEYS[key];
+      const span = WINDOW_KEYS.get(key);
       if (span && span !== window) {
         window = span;
         wake();

@@ -14,15 +14,15 @@ const MESSAGE_MEMBERS = new Set(['type', 'role', 'content']);
 const PARTS = new Set(['input_text', 'input_image', 'input_file']);
 
 /** Items of an output whose results only the client has, with the type and the reference of the result. */
-const RESULTS: Readonly<Record<string, readonly [type: string, reference: string, from: string]>> = {
-  function_call: ['function_call_output', 'call_id', 'call_id'],
-  custom_tool_call: ['custom_tool_call_output', 'call_id', 'call_id'],
-  computer_call: ['computer_call_output', 'call_id', 'call_id'],
-  shell_call: ['shell_call_output', 'call_id', 'call_id'],
-  local_shell_call: ['local_shell_call_output', 'call_id', 'call_id'],
-  apply_patch_call: ['apply_patch_call_output', 'call_id', 'call_id'],
-  mcp_approval_request: ['mcp_approval_response', 'approval_request_id', 'id'],
-};
+const RESULTS: ReadonlyMap<string, readonly [type: string, reference: string, from: string]> = new Map([
+  ['function_call', ['function_call_output', 'call_id', 'call_id']],
+  ['custom_tool_call', ['custom_tool_call_output', 'call_id', 'call_id']],
+  ['computer_call', ['computer_call_output', 'call_id', 'call_id']],
+  ['shell_call', ['shell_call_output', 'call_id', 'call_id']],
+  ['local_shell_call', ['local_shell_call_output', 'call_id', 'call_id']],
+  ['apply_patch_call', ['apply_patch_call_output', 'call_id', 'call_id']],
+  ['mcp_approval_request', ['mcp_approval_response', 'approval_request_id', 'id']],
+]);
 
 /** Input that was accepted, and that no response has taken yet. */
 export interface Steer {
@@ -108,7 +108,7 @@ function canBeSteered({ text, body }: ReadRequest): boolean {
 function requiredInput(output: readonly Record<string, unknown>[]): object[] {
   const stubs = new Map<unknown, object>();
   for (const item of output) {
-    const result = RESULTS[String(item.type)];
+    const result = RESULTS.get(String(item.type));
     if (result) stubs.set(item[result[2]], { type: result[0], [result[1]]: item[result[2]] });
     const isSearch = item.type === 'tool_search_call' && item.execution === 'client';
     if (isSearch) stubs.set(item.call_id, { type: 'tool_search_output', execution: 'client', call_id: item.call_id });

@@ -1,25 +1,16 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { createServer } from 'node:net';
 import { afterEach, describe, expect, it } from 'vitest';
 import { startSimulator } from '../../src/testing/index.ts';
 import { freshDatabase } from '../support/database.ts';
 import { until } from '../support/until.ts';
+import { freePort } from '../support/worker-process.ts';
 import { replaceOnce, snippetAfter, writeSnippet } from './snippets.ts';
 
 const undo: (() => Promise<unknown>)[] = [];
 afterEach(async () => {
   for (const step of undo.splice(0).reverse()) await step();
 });
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as { port: number };
-  server.close();
-  await once(server, 'close');
-  return port;
-}
 
 /** Runs a snippet as a separate process and collects its output. */
 async function run(name: string, code: string, env: Record<string, string>) {
