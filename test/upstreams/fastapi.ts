@@ -8,6 +8,7 @@ import { user } from '../support/messages.ts';
 import { type Program, startProgram } from '../support/program.ts';
 import { until } from '../support/until.ts';
 import { freePort, startWorker } from '../support/worker-process.ts';
+import type { StartUpstream } from './upstream.ts';
 
 const packages = ['fastapi==0.165.0', 'uvicorn==0.54.0', 'websockets==17.4'];
 const PATIENCE_MS = 120_000;
@@ -23,8 +24,8 @@ async function serve(scratch: string, port: number, env: Record<string, string> 
   return program;
 }
 
-/** Starts the provider for the checks that all upstreams share. Rejects where it cannot be installed. */
-export async function startFastApi(scratch: string) {
+/** Starts the provider for the checks that all upstreams share. */
+export const startFastApi: StartUpstream = async (scratch) => {
   const version = await installPython(scratch, 'fastapi', packages);
   const port = await freePort();
   const program = await serve(scratch, port);
@@ -33,19 +34,20 @@ export async function startFastApi(scratch: string) {
     version,
     url: `http://127.0.0.1:${port}/v1`,
     model: 'm',
-    transports: ['websocket', 'http', 'auto'] as const,
+    transports: ['websocket', 'http', 'auto'],
     env: {},
     callsTool: 'please look',
     takesLong: 'slowly',
     refused: { model: 'nothing', input: 'Hi.' },
     sawExactly: (response: ResponseObject, items: readonly object[]) =>
       digestOf(response as never) === expectedDigest({ items: items as never }),
+    ownChecks: (home, check) => fastApiChecks(scratch, home, check),
     async close() {
       program.signal('SIGTERM');
       await program.gone;
     },
   };
-}
+};
 
 /**
  * Runs what is particular to such a provider: errors in FastAPI's form, events cut within characters, a provider without WebSocket,
@@ -54,7 +56,7 @@ export async function startFastApi(scratch: string) {
  * @param scratch folder that is kept between runs
  * @param home an empty folder
  */
-export async function fastApiChecks(scratch: string, home: string, check: Check): Promise<void> {
+async function fastApiChecks(scratch: string, home: string, check: Check): Promise<void> {
   console.log(`     ${await installPython(scratch, 'fastapi', packages)}`);
   for (const [transport, isOffered] of [
     ['http', true],

@@ -1,16 +1,16 @@
 import { writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { digestOf, expectedDigest, startSimulator } from '../../src/testing/index.ts';
+import { installPython, pythonIn } from '../clients/python.ts';
 import { startProgram } from '../support/program.ts';
 import { freePort } from '../support/worker-process.ts';
-import { installFromPyPI, type StartUpstream } from './upstream.ts';
+import type { StartUpstream } from './upstream.ts';
 
 const VERSION = '1.108.7';
 
 /** The proxy of LiteLLM, in front of the simulated provider. */
 export const startLiteLLM: StartUpstream = async (scratch) => {
-  const programs = await installFromPyPI(scratch, `litellm-${VERSION}`, [`litellm[proxy]==${VERSION}`]);
-  if (programs === null) return null;
+  await installPython(scratch, 'litellm', [`litellm[proxy]==${VERSION}`]);
   const simulator = await startSimulator({ eventGapMs: 15 });
   const port = await freePort();
   const config = join(scratch, `litellm-${port}.yaml`);
@@ -24,7 +24,7 @@ export const startLiteLLM: StartUpstream = async (scratch) => {
     }),
   );
   const proxy = startProgram(
-    join(programs, 'litellm'),
+    join(dirname(pythonIn(scratch, 'litellm')), 'litellm'),
     ['--config', config, '--host', '127.0.0.1', '--port', String(port)],
     {
       env: {

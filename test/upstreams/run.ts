@@ -10,7 +10,7 @@ import { user } from '../support/messages.ts';
 import { connectSocket } from '../support/websocket.ts';
 import { freePort, startWorker, type WorkerProcess } from '../support/worker-process.ts';
 import { startAimock } from './aimock.ts';
-import { fastApiChecks, startFastApi } from './fastapi.ts';
+import { startFastApi } from './fastapi.ts';
 import { startLiteLLM } from './litellm.ts';
 import type { ForeignUpstream, StartUpstream } from './upstream.ts';
 
@@ -190,17 +190,19 @@ const scratch = process.env.TEST_UPSTREAMS_DIR ?? join(tmpdir(), 'holdfast-upstr
 await mkdir(scratch, { recursive: true });
 for (const [name, start] of Object.entries(upstreams)) {
   if (values.only && values.only !== name) continue;
-  const upstream = await start(scratch);
-  if (upstream === null) {
-    rows.push({ upstream: name, version: '-', transport: '-', result: 'not tried: there is no Python' });
+  let upstream: ForeignUpstream;
+  try {
+    upstream = await start(scratch);
+  } catch (error) {
+    rows.push({ upstream: name, version: '-', transport: '-', result: `not tried: ${(error as Error).message}` });
     continue;
   }
   try {
     for (const transport of upstream.transports) await tryWith(upstream, transport);
-    if (start === startFastApi) {
+    if (upstream.ownChecks) {
       const checks = new Checks(upstream.name);
       const home = await mkdtemp(join(tmpdir(), 'holdfast-fastapi-'));
-      await fastApiChecks(scratch, home, (label, ok, detail) => checks.check(label, ok, detail));
+      await upstream.ownChecks(home, (label, ok, detail) => checks.check(label, ok, detail));
       await rm(home, { recursive: true, force: true });
       rows.push({ upstream: upstream.name, version: upstream.version, transport: 'each', result: checks.summary });
     }

@@ -2,6 +2,7 @@ import { execFile } from 'node:child_process';
 import { access, mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
+import type { Check } from '../clients/client.ts';
 import type { ResponseObject } from '../support/client.ts';
 
 const execute = promisify(execFile);
@@ -25,11 +26,17 @@ export interface ForeignUpstream {
   refused: object;
   /** Returns whether the answer shows that the model was given exactly these items, in order. */
   sawExactly(response: ResponseObject, items: readonly object[]): boolean;
+  /**
+   * Runs what is particular to this upstream.
+   *
+   * @param home an empty folder
+   */
+  ownChecks?(home: string, check: Check): Promise<void>;
   close(): Promise<void>;
 }
 
-/** Starts an upstream, installed into a folder of its own below `scratch`. Null where it cannot be installed. */
-export type StartUpstream = (scratch: string) => Promise<ForeignUpstream | null>;
+/** Starts an upstream, installed into a folder of its own below `scratch`. Rejects where it cannot be installed. */
+export type StartUpstream = (scratch: string) => Promise<ForeignUpstream>;
 
 const exists = (path: string) =>
   access(path).then(
@@ -50,24 +57,4 @@ export async function installFromNpm(scratch: string, name: string, version: str
   await writeFile(join(dir, 'package.json'), '{"private":true}');
   await execute('npm', ['install', '--no-audit', '--no-fund', `${name}@${version}`], { cwd: dir });
   return found;
-}
-
-/**
- * Installs a package of PyPI into an environment of its own, once.
- *
- * @param wanted package with its extras and version
- * @returns the folder of the environment's programs; null without Python
- */
-export async function installFromPyPI(scratch: string, name: string, wanted: string[]): Promise<string | null> {
-  const dir = join(scratch, name);
-  const done = join(dir, 'installed');
-  if (await exists(done)) return join(dir, 'bin');
-  try {
-    await execute('python3', ['-m', 'venv', dir]);
-  } catch {
-    return null;
-  }
-  await execute(join(dir, 'bin', 'python'), ['-m', 'pip', '--quiet', 'install', ...wanted], { maxBuffer: 2 ** 26 });
-  await writeFile(done, wanted.join('\n'));
-  return join(dir, 'bin');
 }
