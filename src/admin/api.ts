@@ -3,15 +3,21 @@ import { BridgeError } from '../errors.ts';
 import { type AccessRule, isSameOrigin } from '../http/access.ts';
 import type { Log } from '../log.ts';
 import type { ModelPrice } from '../observe/activity.ts';
-import type { FlightRecord } from '../observe/trace.ts';
+import { boundedCopy, recordOf } from '../observe/trace.ts';
 import type { OperatorVerdict, SessionStateName, SessionSummary, TurnDetail, WorkerRow } from '../store/port.ts';
 import type { Clock } from '../system.ts';
 import { type AdminPort, askAll, askFailures, askOwners, type OperatorAction } from './fleet.ts';
 import { createOverview, failuresOfRows, filterOf, turnsBehind, windowOf } from './overview.ts';
 import { sessionOutline, timelineOf, whyAndExit, whyAndExitUnstored } from './views.ts';
 
-/** Removes the nonce, which proves ownership to the fence and must not be disclosed. */
-const shownSession = ({ ownerNonce: _, ...row }: SessionSummary) => row;
+/**
+ * Removes the nonce, which proves ownership to the fence and must not be disclosed. The snapshot is bounded, because an earlier
+ * release or damage may have left any JSON there.
+ */
+const shownSession = ({ ownerNonce: _, snapshot, ...row }: SessionSummary) => ({
+  ...row,
+  snapshot: boundedCopy(snapshot),
+});
 
 /**
  * Returns the fields of a worker's row that operators see.
@@ -239,7 +245,7 @@ export function createAdminApi({ port, allow, clock, logger, prices }: AdminApiO
       store.keysOf(row.id),
       store.forksOf(row.id, MOST_FORKS),
       store.workers(),
-      store.story(row.id) as Promise<FlightRecord | null>,
+      store.story(row.id).then(recordOf),
     ]);
     const { views, record } = await askOwners(port, [row], workers, row.id);
     const beginning = turns.at(-1)?.parentTurnId;

@@ -4,7 +4,7 @@ import type { AccessRule } from '../http/access.ts';
 import type { SessionReads, SessionSummary, StoreAdmin, TurnDetail, WorkerRegistry } from '../store/port.ts';
 import { answerSentence, explain, explainRequest, replay } from './explain.ts';
 import type { FailedRequest } from './failures.ts';
-import type { FlightRecord } from './trace.ts';
+import { type FlightRecord, recordOf } from './trace.ts';
 
 interface StoriesOptions {
   store: Pick<StoreAdmin, 'listSessions' | 'story' | 'idsBeginning' | 'turnDetails'> &
@@ -116,7 +116,7 @@ export function storiesRouter({ store, remembered, ended, allow }: StoriesOption
     allow(req);
     const { id, session, request } = await named(String(req.params.id));
     const sessionId = session?.id ?? request?.failed.session ?? id;
-    const known = newest(remembered(sessionId), session && ((await store.story(sessionId)) as FlightRecord | null));
+    const known = newest(remembered(sessionId), session && recordOf(await store.story(sessionId)));
     // A request that failed before its session was created has no row, and no row contains a request id.
     const isRequest = request !== null && request.failed.request === id;
     const lost = known === null || session === null || isRequest ? request : null;

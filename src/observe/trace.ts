@@ -1,5 +1,6 @@
 import type { AnyStateMachine, InspectionEvent, StateValue } from 'xstate';
 import type { SessionContext, SessionEvent } from '../../machines/session.ts';
+import { isFields } from '../json.ts';
 import type { TurnLine } from '../session/turn.ts';
 import type { Clock } from '../system.ts';
 
@@ -191,6 +192,93 @@ export interface FlightRecord {
   dropped: number;
   /** The last turn that ended, if it ended badly; null in the story of a running session. */
   ending: FlightEnding | null;
+}
+
+/** Bounds of a record that was stored, or that another worker sent: events, characters of a text, levels of a state value. */
+const MOST_EVENTS = 1_000;
+const LONGEST_TEXT = 200;
+const DEEPEST_STATE = 8;
+/** Last time that a `Date` can hold, in milliseconds since the Unix epoch. */
+const LAST_TIME = 8.64e15;
+
+const isText: Check = (value) => typeof value === 'string' && value.length <= LONGEST_TEXT;
+const isTime: Check = (value) => isNumber(value) && Math.abs(value as number) <= LAST_TIME;
+const isStateValue = (value: unknown, levels = DEEPEST_STATE): boolean =>
+  isText(value) ||
+  (levels > 0 && isFields(value) && Object.values(value).every((below) => isStateValue(below, levels - 1)));
+const orNull =
+  (check: Check): Check =>
+  (value) =>
+    value === null || check(value);
+const orAbsent =
+  (check: Check): Check =>
+  (value) =>
+    value === undefined || check(value);
+
+function isStateText(value: unknown): boolean {
+  if (!isText(value)) return false;
+  try {
+    return isStateValue(JSON.parse(value as string));
+  } catch {
+    return false;
+  }
+}
+const isSafeFields: Check = (value) =>
+  isFields(value) && Object.values(value).every((each) => isText(each) || isNumber(each) || isBoolean(each));
+
+/** Returns whether a value has a form of which every field is known. */
+const has = (value: unknown, form: Record<string, Check>): boolean =>
+  isFields(value) && Object.entries(form).every(([name, check]) => check(value[name]));
+
+const ofEvent: Record<keyof FlightEvent, Check> = {
+  t: isTime,
+  actor: isText,
+  event: isText,
+  fields: orAbsent(isSafeFields),
+  state: isStateText,
+  times: orAbsent(isNumber),
+};
+const ofBase: Record<keyof FlightBase, Check> = { value: (value) => isStateValue(value), context: isSafeFields };
+const ofEnding: Record<keyof FlightEnding, Check> = {
+  turn: isText,
+  outcome: isText,
+  shape: isText,
+  form: orNull(isText),
+  terminal: isText,
+  fault: orNull(isText),
+  upstreamStatus: orNull(isNumber),
+  heldMs: orNull(isNumber),
+  firstEventMs: orNull(isNumber),
+  totalMs: isNumber,
+  cause: orAbsent(orNull(isText)),
+  decidedBy: orAbsent(orNull(isText)),
+};
+const ofRecord: Record<keyof FlightRecord, Check> = {
+  version: (value) => value === 1,
+  sessionId: isText,
+  workerId: isText,
+  epoch: isNumber,
+  base: orNull((value) => has(value, ofBase)),
+  events: (value) => Array.isArray(value) && value.length <= MOST_EVENTS && value.every((event) => has(event, ofEvent)),
+  dropped: isNumber,
+  ending: orNull((value) => has(value, ofEnding)),
+};
+
+/**
+ * Returns a record that was stored, with its known fields only. Null where another release, or damage, left a value of
+ * another form, because its readers rely on all of it.
+ */
+export function recordOf(value: unknown): FlightRecord | null {
+  if (!has(value, ofRecord)) return null;
+  const only = (whole: object, form: object) =>
+    Object.fromEntries(Object.entries(whole).filter(([name]) => Object.hasOwn(form, name)));
+  const record = value as FlightRecord;
+  return {
+    ...(only(record, ofRecord) as unknown as FlightRecord),
+    base: record.base && (only(record.base, ofBase) as unknown as FlightBase),
+    events: record.events.map((event) => only(event, ofEvent) as unknown as FlightEvent),
+    ending: record.ending && (only(record.ending, ofEnding) as unknown as FlightEnding),
+  };
 }
 
 /** One step of an actor. Snapshots are immutable, so keeping references to their parts needs no copy. */

@@ -3,7 +3,7 @@ import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import axe from 'axe-core';
 import pg from 'pg';
-import { type Browser, type BrowserContextOptions, chromium, type Page } from 'playwright-core';
+import { type Browser, type BrowserContextOptions, chromium, type Page, type Route } from 'playwright-core';
 import { fillDatabase } from '../support/data-set.ts';
 
 export const browserPath = process.env.CHROMIUM_PATH ?? '/usr/bin/chromium';
@@ -23,19 +23,33 @@ export const views = {
   phone: { viewport: { width: 390, height: 844 }, colorScheme: 'light', deviceScaleFactor: 2 },
 } as const satisfies Record<string, BrowserContextOptions>;
 
-/** Opens a page that notes errors of its scripts and requests to any other origin. */
-export async function openPage(browser: Browser, url: string, path: string, view: BrowserContextOptions = views.light) {
+/** Requests of the pages for data; their own files are below `/admin/ui`. */
+const DATA = /\/admin\/(?!ui)|\/inspect\/ticket/;
+
+/**
+ * Opens a page that notes errors of its scripts and requests to any other origin. With `answer`, its requests for data do not
+ * reach the worker but are answered by that.
+ */
+export async function openPage(
+  browser: Browser,
+  url: string,
+  path: string,
+  view: BrowserContextOptions = views.light,
+  answer?: (route: Route) => unknown,
+) {
   const page = await (await browser.newContext(view)).newPage();
   page.setDefaultTimeout(PATIENCE_MS);
   const complaints: string[] = [];
   page.on('pageerror', (error) => void complaints.push(String(error)));
   page.on('console', (message) => {
     // The browser itself logs a refused request to the console.
-    if (message.type() === 'error' && !/40[14]/.test(message.text())) complaints.push(message.text());
+    const isRefusal = /Failed to load resource.*(40[14]|503)/.test(message.text());
+    if (message.type() === 'error' && !isRefusal) complaints.push(message.text());
   });
   page.on('request', (request) => {
     if (!request.url().startsWith(url)) complaints.push(`asked ${request.url()}`);
   });
+  if (answer) await page.route(DATA, answer);
   await page.goto(url + path);
   return { page, complaints };
 }

@@ -6,7 +6,7 @@ import { ADMIN_TOKEN } from './world.ts';
 
 /** One column whose value another release, or damage, has changed. */
 interface Change {
-  table: 'bridge_session' | 'turn' | 'turn_items' | 'shared_item';
+  table: 'bridge_session' | 'turn' | 'turn_items' | 'shared_item' | 'session_story';
   column: string;
   /** The new value; for packed columns the text before packing. */
   value?: Tree;
@@ -55,8 +55,10 @@ const columns: [Change['table'], string][] = [
   ['turn_items', 'output'],
   ['turn_items', 'shared'],
   ['shared_item', 'data'],
+  ['session_story', 'record'],
+  ['session_story', 'record'],
 ];
-const json = new Set(['snapshot', 'usage', 'error', 'facts', 'shared', 'forms']);
+const json = new Set(['snapshot', 'usage', 'error', 'facts', 'shared', 'forms', 'record']);
 const packedColumns = new Set(['input', 'output', 'data']);
 const numbers = new Set(['machine_version', 'epoch', 'revision', 'item_count']);
 const plainValues: [string, readonly Tree[]][] = [
@@ -108,10 +110,11 @@ export const rows = {
     // The owner releases the session, so that the next request reads the stored row.
     const released = await send(at, {
       path: `/admin/sessions/${session}/release`,
-      headers: { authorization: `Bearer ${ADMIN_TOKEN}` },
+      ...asOperator,
       body: Buffer.from('{}'),
     });
     if (released?.status !== 200) return;
+    if (changes.some(({ table }) => table === 'session_story')) await keepStory(at, session);
     for (const change of changes) await apply(at, session, change);
     const next = { role: 'user', content: 'Second.' };
     const body = {
@@ -125,15 +128,27 @@ export const rows = {
       judge(at, second, {
         what: `after ${changes.map(({ table, column }) => `${table}.${column}`).join(', ')}`.slice(0, 80),
       });
-    const looked = await send(at, {
-      method: 'GET',
-      path: `/admin/sessions/${session}`,
-      headers: { authorization: `Bearer ${ADMIN_TOKEN}` },
-    });
-    if (looked) judge(at, looked, { what: 'GET /admin/sessions/:id' });
+    for (const path of ['/admin/sessions', '/admin/stories']) {
+      const looked = await send(at, { method: 'GET', path: `${path}/${session}`, ...asOperator });
+      if (looked) judge(at, looked, { what: `GET ${path}/:id` });
+    }
     if (world.crash === null) await takesTurn(at, 'altered rows');
   },
 };
+
+const asOperator = { headers: { authorization: `Bearer ${ADMIN_TOKEN}` } };
+
+/** Stores the record of the session that its worker has, as after a bad end, with later times, so that it is the one shown. */
+async function keepStory(at: At, session: string): Promise<void> {
+  const answer = await send(at, { method: 'GET', path: `/admin/stories/${session}`, ...asOperator });
+  const { record } = JSON.parse(answer?.text || '{}') as { record?: { events: { t: number }[] } };
+  if (!record) return;
+  for (const event of record.events) event.t += 3_600_000;
+  await at.world.database.query('insert into session_story (turn_id, session_id, record) values ($1, $1, $2)', [
+    session,
+    JSON.stringify(record),
+  ]);
+}
 
 /** Writes one change. A value that the database itself refuses is not a case. */
 async function apply(at: At, session: string, { table, column, value, seed, edits, packed }: Change): Promise<void> {
@@ -142,7 +157,7 @@ async function apply(at: At, session: string, { table, column, value, seed, edit
   const where =
     table === 'bridge_session'
       ? 'id = $1'
-      : table === 'turn'
+      : table === 'turn' || table === 'session_story'
         ? 'session_id = $1'
         : table === 'turn_items'
           ? 'turn_id in (select id from turn where session_id = $1)'

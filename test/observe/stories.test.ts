@@ -1,5 +1,7 @@
+import pg from 'pg';
 import { pino } from 'pino';
 import { afterEach, expect, it, vi } from 'vitest';
+import { type FlightRecord, recordOf } from '../../src/observe/trace.ts';
 import { startTestBridge, type TestBridge } from '../support/bridge.ts';
 import { post } from '../support/client.ts';
 import { storyOf } from '../support/command.ts';
@@ -46,6 +48,48 @@ it('The story of a turn that ended badly is stored and available after a restart
   const story = await storyOf(session, at.url);
   expect(story).toContain('bridge_upstream_lost');
   expect(story).not.toContain('"one"');
+});
+
+it('Stored records, facts and snapshots of another form, as damage leaves them, are left out of what operators see', async () => {
+  at = await startTestBridge();
+  at.simulator.script.onTurn({}, { kind: 'reset', at: { deltas: 1 } });
+  const cut = await post(at.url, { model: 'm', stream: true, store: false, input: 'one' }, { 'thread-id': 't' });
+  const session = String(cut.headers['x-holdfast-session']);
+  await until(async () => (await at.store.story(session)) !== null);
+  await at.restart();
+  const deep = '['.repeat(6_000) + ']'.repeat(6_000);
+  const { facts } = (await at.store.turnDetails(session, 1))[0]!;
+  const whole = (await at.store.story(session)) as FlightRecord;
+  const records: unknown[] = [
+    { ...whole, events: null },
+    { ...whole, events: [{ ...whole.events[0], state: '{' }] },
+    { ...whole, events: [{ ...whole.events[0], t: 1e300 }] },
+    { ...whole, ending: { ...whole.ending, turn: 7 } },
+    `{"events": ${deep}}`,
+  ];
+  const client = new pg.Client({ connectionString: at.databaseUrl });
+  await client.connect();
+  try {
+    await client.query('update turn set facts = $1', [
+      `{"outcome": ${deep}, "form": "${facts!.form}", "totalMs": "x"}`,
+    ]);
+    await client.query('update bridge_session set snapshot = $1', [
+      `{"value": "live", "context": ${'['.repeat(900)}${']'.repeat(900)}}`,
+    ]);
+    for (const record of records) {
+      const text = typeof record === 'string' ? record : JSON.stringify(record);
+      await client.query('update session_story set record = $1', [text]);
+      const answer = await fetch(`${at.url}/admin/sessions/${session}`);
+      const shown = (await answer.json()) as { turns: { facts: object }[]; timeline: unknown };
+      expect([answer.status, shown.timeline, shown.turns[0]!.facts]).toEqual([200, null, { form: facts!.form }]);
+      expect((await fetch(`${at.url}/admin/stories/${session}`)).status).toBe(404);
+      expect((await fetch(`${at.url}/admin/overview`)).status).toBe(200);
+    }
+  } finally {
+    await client.end();
+  }
+  expect(recordOf(whole)).toEqual(whole);
+  expect(recordOf({ ...whole, extra: 'private' })).toEqual(whole);
 });
 
 it('A story names cause and host when the upstream could not be reached, with or without a row of the session', async () => {

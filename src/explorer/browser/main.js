@@ -70,7 +70,7 @@ function App() {
 
   if (mayAsk === false) return html`<${Gate} enter=${enter} refused=${token.get() !== null} />`;
   if (mayAsk === null && trouble) {
-    return html`<main class="one"><p class="empty" role="alert">${trouble.message} <button onClick=${enter}>Again</button></p></main>`;
+    return html`<${Unavailable} trouble=${trouble} again=${enter} />`;
   }
   const tab = (view, name) => html`
     <a href=${`#/${view}`} aria-current=${place.view === view ? 'page' : undefined}>${name}</a>
@@ -106,6 +106,23 @@ function App() {
       ${token.get() !== null && html`<button onClick=${forget}>Forget token</button>`}
     </header>
     ${views[place.view]()}
+  `;
+}
+
+/** Renders the page of a worker that answers with an error, or not at all. */
+function Unavailable({ trouble, again }) {
+  const submit = (event) => {
+    event.preventDefault();
+    again();
+  };
+  return html`
+    <main class="gate">
+      <form onSubmit=${submit}>
+        <h1>Holdfast</h1>
+        <p class="trouble" role="alert">${trouble.message}</p>
+        <button class="primary">Try again</button>
+      </form>
+    </main>
   `;
 }
 

@@ -112,7 +112,7 @@ export function Sessions({ chosen, open, wish, setWish }) {
         )}
         ${owner && html`<button class="only" onClick=${() => change({ owner: '' })}>of worker ${short(owner)} ✕</button>`}
       </div>
-      ${error && html`<p class="trouble" role="alert">${error.message}</p>`}
+      ${error && html`<p class="trouble" role="alert">${error.message}${data ? ' The list below may be outdated.' : ''}</p>`}
       <div class="table">
       <div class="columns" aria-hidden="true">
         <span>State</span><span>Session</span><span class="c-owner">Owner</span><span class="c-number">Epoch</span>
@@ -125,7 +125,7 @@ export function Sessions({ chosen, open, wish, setWish }) {
         role="listbox"
         tabindex="0"
         aria-label="Sessions, the latest changed first"
-        aria-activedescendant=${marked ? `row-${marked}` : undefined}
+        aria-activedescendant=${rows.some(({ id }) => id === marked) ? `row-${marked}` : undefined}
         onKeyDown=${onKey}
         onFocus=${() => !marked && rows[0] && mark(rows[0].id)}
       >

@@ -17,7 +17,7 @@ export function TurnList({ filter }) {
     <section class="page" aria-label="Turns">
       <h2>Ended turns</h2>
       <${Filters} view="turns" filter=${filter} />
-      ${error && html`<p class="trouble" role="alert">${error.message}</p>`}
+      ${error && html`<p class="trouble" role="alert">${error.message}${data ? ' The list below may be outdated.' : ''}</p>`}
       ${
         turns.length > 0 &&
         html`<div class="scroll turnlist" tabindex="0" role="region" aria-label="Table of turns">

@@ -62,7 +62,7 @@ export function Workers({ marked }) {
   return html`
     <section class="page workers" aria-label="Workers">
       <h2>Workers</h2>
-      ${error && html`<p class="trouble" role="alert">${error.message}</p>`}
+      ${error && html`<p class="trouble" role="alert">${error.message}${data ? ' The table below may be outdated.' : ''}</p>`}
       ${data ? html`<${WorkerTable} workers=${data.workers.toSorted((one, other) => Number(one.state === 'dead') - Number(other.state === 'dead'))} marked=${marked} detailed />` : !error && html`<p class="quiet">Loading…</p>`}
       <p class="quiet">A dead worker stays dead; after a restart it has a new id. The next request takes over its idle sessions, and its busy ones as soon as its death is recorded. Turns, failures and times are those of the last 15 minutes.</p>
     </section>

@@ -1,6 +1,7 @@
 import type { InferEntity } from '@mikro-orm/core';
 import type { EntityManager } from '@mikro-orm/postgresql';
 import { type SqlBool, sql } from 'kysely';
+import { isFields } from '../../json.ts';
 import { columnsOf, detailColumns, Turn, type TurnMetrics, type TurnRow } from '../entities.ts';
 import { joinItems, type Places, type SharedPlaces, unpackItems, usableItemIds } from '../items.ts';
 import {
@@ -174,21 +175,32 @@ export class TurnRepository extends RowRepository<InferEntity<typeof Turn>, Turn
   }
 }
 
-/** Returns stored facts. Null where another release, or damage, left a different value. */
+/** Longest text among the facts of a turn, in characters. */
+const LONGEST_FACT = 200;
+
+/** Facts that are texts; all others are numbers. */
+const factTexts: ReadonlySet<string> = new Set(['outcome', 'form', 'fault'] satisfies (keyof TurnMetrics)[]);
+
+/** Returns stored facts. Those to which another release, or damage, has given a different kind of value are left out. */
 export function factsOf(value: unknown): TurnMetrics | null {
-  return typeof value === 'object' && !Array.isArray(value) ? (value as TurnMetrics | null) : null;
+  if (!isFields(value)) return null;
+  const kept = Object.entries(value).filter(
+    ([name, fact]) =>
+      fact === null ||
+      (factTexts.has(name) ? typeof fact === 'string' && fact.length <= LONGEST_FACT : Number.isFinite(fact)),
+  );
+  return Object.fromEntries(kept) as unknown as TurnMetrics;
 }
 
-const isObject = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null;
 const arePlaces = (value: unknown): value is Places =>
-  isObject(value) && Object.values(value).every((hash) => typeof hash === 'string');
+  isFields(value) && Object.values(value).every((hash) => typeof hash === 'string');
 
 const NONE: SharedPlaces = { input: {}, output: {} };
 
 /** Parses the places of extracted items. Null when they cannot be determined. */
 function placesIn(shared: unknown): SharedPlaces | null {
   if (shared === null) return NONE;
-  if (!isObject(shared)) return null;
+  if (!isFields(shared)) return null;
   const { input, output } = shared;
   return arePlaces(input) && arePlaces(output) ? { input, output } : null;
 }
