@@ -38,8 +38,8 @@ function parseEntry(entry: string, position: number): TokenKey {
 }
 
 /**
- * Parses `kid:secret,kid2:secret2`. To rotate, put the new entry first and remove the old one when its last token has
- * expired. Secrets may contain colons but no commas.
+ * Parses `kid:secret,kid2:secret2`. To rotate, add the new entry last, then put it first, and remove the old one when its
+ * last token has expired, each step on all workers: a worker refuses what is signed with a secret that it does not know. Secrets may contain colons but no commas.
  *
  * @throws `InvalidSecrets`
  */

@@ -37,8 +37,7 @@ export async function managerEnv(folder: string): Promise<NodeJS.ProcessEnv> {
     YARN_CACHE_FOLDER: join(folder, 'yarn-cache'),
     YARN_NPM_REGISTRY_SERVER: registry,
     YARN_UNSAFE_HTTP_WHITELIST: new URL(registry).protocol === 'http:' ? new URL(registry).hostname : '',
-    // A slow machine is no failure.
-    YARN_NETWORK_TIMEOUT: '600000',
+    // A slow machine is no failure. Yarn 4 refuses settings that it does not know, so yarn 1 gets its own as an argument.
     YARN_HTTP_TIMEOUT: '600000',
     YARN_HTTP_RETRY: '10',
     YARN_GLOBAL_FOLDER: join(folder, 'yarn-global'),
@@ -90,7 +89,7 @@ export function managersOf(toolsAt: string, project: string): Manager[] {
     {
       ...plain,
       name: 'yarn 1',
-      install: [process.execPath, classic, 'install', '--non-interactive'],
+      install: [process.execPath, classic, 'install', '--non-interactive', '--network-timeout', '600000'],
       exec: (node) => [node, classic, '--silent', 'run'],
     },
     {

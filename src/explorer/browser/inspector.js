@@ -67,6 +67,7 @@ function App() {
   const { feed, take } = useFeed();
   const [wish, setWish] = useState(start);
   const [status, say] = useState('not connected');
+  const [trouble, setTrouble] = useState(null);
   const [chosen, setChosen] = useState(null);
   const [number, setNumber] = useState(null);
   const disconnect = useRef(() => {});
@@ -75,10 +76,12 @@ function App() {
   const watch = async (next) => {
     disconnect.current();
     say('connecting…');
+    setTrouble(null);
     try {
       disconnect.current = await connect(next, take, say);
     } catch (error) {
-      say(error.status === 401 ? 'the admin token is missing or wrong' : error.message);
+      say('not connected');
+      setTrouble(error.status === 401 ? 'The admin token is missing or wrong.' : error.message);
     }
   };
   useEffect(() => {
@@ -119,6 +122,7 @@ function App() {
         <label>Admin token <input name="token" type="password" size="12" placeholder=${token.get() ? 'kept for this tab' : 'if there is one'} /></label>
         <button class="primary">Watch</button>
         <output role="status">${status}, ${count(feed.taken)} ${feed.taken === 1 ? 'message' : 'messages'}</output>
+        ${trouble && html`<p class="trouble" role="alert">${trouble}</p>`}
       </form>
       <${Actors} actors=${actors} chosen=${actor?.id ?? null} choose=${(id) => choose(id, null)} />
       ${actor ? html`<${Watched} key=${actor.id} actor=${actor} feed=${feed} number=${number} choose=${choose} />` : html`<${Nothing} />`}
@@ -143,7 +147,7 @@ const Nothing = () => html`
   <section class="nothing">
     <h2>No machine has reported yet</h2>
     <p>Sessions appear when a request arrives. Machines of your own can be watched here too:</p>
-    <pre>${`import { createBrowserInspector } from '@statelyai/inspect';        // in a web page
+    <pre tabindex="0" role="region" aria-label="Program">${`import { createBrowserInspector } from '@statelyai/inspect';        // in a web page
 const { inspect } = createBrowserInspector({ url: '${new URL('inspect', root).href}' });
 
 import { createWebSocketInspector } from '@statelyai/inspect';      // in Node

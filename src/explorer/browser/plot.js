@@ -45,7 +45,7 @@ function optionsFor({ series, isStacked, isWhole, format, step, width, most }) {
     scales: {
       // The last step is as long as the others.
       x: { range: (_chart, first, last) => [first, last + step / 1_000] },
-      y: { range: (_chart, _least, top) => [0, Math.max(most ?? 0, (top || 0) * 1.08) || 1] },
+      y: { range: (_chart, _least, top) => [0, Math.max(most ?? 0, (top || 0) * 1.08) || 10] },
     },
     axes: [
       {
