@@ -10,7 +10,7 @@ import { createForwardTokens } from './cluster/forward/envelope.ts';
 import { startInternalServer } from './cluster/forward/receiver.ts';
 import { createForwarder } from './cluster/forward/sender.ts';
 import { type Config, readConfig } from './config.ts';
-import { BridgeError } from './errors.ts';
+import { BridgeError, NOT_SERVED } from './errors.ts';
 import { explorer } from './explorer/index.ts';
 import { type BridgeHooks, createHooks, hookNames, type UpstreamEntry } from './hooks.ts';
 import { adminTokenOf, createOperatorAccess, needsAdminToken } from './http/access.ts';
@@ -528,7 +528,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
   const admin = createAdminApi({ port: operators, allow, clock, logger, prices: config.prices });
   const front = createFront(config.server);
   const page = explorer(() => {
-    throw new BridgeError('bridge_not_found');
+    throw new BridgeError('bridge_not_found', { detail: NOT_SERVED });
   });
   const operatorRoutes = [observatory.router, page, admin];
   const lastHandler = errorHandler({ ids, logger, onFailed });
@@ -561,7 +561,12 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
       // Express gives both the methods of its own.
       app(req as Request, res as Response, (error?: unknown) => {
         if (next) next(error);
-        else sendError(res as Response, new BridgeError(error ? 'bridge_internal' : 'bridge_not_found'), ids.uuid());
+        else {
+          const failure = error
+            ? new BridgeError('bridge_internal')
+            : new BridgeError('bridge_not_found', { detail: NOT_SERVED });
+          sendError(res as Response, failure, ids.uuid());
+        }
       });
     },
     config,

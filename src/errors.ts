@@ -84,7 +84,7 @@ export const catalogue = {
     status: 404,
     type: 'invalid_request_error',
     code: 'not_found',
-    message: 'This bridge does not serve that path.',
+    message: 'Not found.',
     retry: false,
     action: 'Check the base URL.',
   },
@@ -436,6 +436,9 @@ export interface ErrorEnvelope {
     outcome: string | null;
   };
 }
+
+/** Detail of `bridge_not_found` for a path that leads nowhere. */
+export const NOT_SERVED = 'This bridge does not serve that path.';
 
 /** Failure with a catalogue entry. `detail` is sent to the client and must contain no secret and no prompt. */
 export class BridgeError extends Error {

@@ -1,5 +1,3 @@
-import { execFile } from 'node:child_process';
-import { promisify } from 'node:util';
 import type { CopyOptions } from '../command-line.ts';
 import { withSecretFiles } from '../config.ts';
 import {
@@ -10,7 +8,7 @@ import {
   type CopyStep,
   restoreFrom,
 } from '../store/embedded/backup.ts';
-import { findBinaries } from '../store/embedded/binaries.ts';
+import { embeddedMajor } from '../store/embedded/binaries.ts';
 import { dataDirState } from '../store/embedded/index.ts';
 import { version } from '../version.ts';
 import { withDatabase } from './database.ts';
@@ -97,8 +95,7 @@ export async function backup(target: string, options: CopyOptions, output: Outpu
  */
 export async function restore(source: string, options: CopyOptions, output: Output = standardOutput): Promise<void> {
   const dataDir = dataDirOf(options, process.env);
-  const { stdout } = await promisify(execFile)((await findBinaries()).postgres, ['--version']);
-  const major = /\d+/.exec(stdout)![0];
+  const major = await embeddedMajor();
   const heard = shownSteps(output, {
     copy: 'Copying',
     verify: 'Copying and comparing',

@@ -4,7 +4,7 @@ import type { Readable } from 'node:stream';
 import { createBrotliDecompress, createGunzip, createInflate, createZstdDecompress } from 'node:zlib';
 import express, { type NextFunction, type Request, type RequestHandler, type Response, type Router } from 'express';
 import type { Config } from '../config.ts';
-import { BridgeError } from '../errors.ts';
+import { BridgeError, NOT_SERVED } from '../errors.ts';
 import { flatHeaders, REQUEST_ID_HEADER } from '../headers.ts';
 import type { Reader } from '../intake/pool.ts';
 import type { Kind } from '../intake/read.ts';
@@ -582,7 +582,7 @@ export function createApp(
   app.use(plainPaths);
   app.use(router);
   app.use(() => {
-    throw new BridgeError('bridge_not_found');
+    throw new BridgeError('bridge_not_found', { detail: NOT_SERVED });
   });
   app.use(errorHandler(options));
   return app;

@@ -1,7 +1,7 @@
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import type { Request, Response } from 'express';
-import { BridgeError } from '../errors.ts';
+import { BridgeError, NOT_SERVED } from '../errors.ts';
 import { flatHeaders, REQUEST_ID_HEADER } from '../headers.ts';
 import { type Caller, credentialOf, isHidden } from '../session/port.ts';
 import { clientHeaders, upstreamHeaders } from '../upstream/headers.ts';
@@ -183,7 +183,7 @@ export const queryOf = ({ originalUrl }: Request): URLSearchParams =>
  */
 export function segment(text: string): string {
   const unsafe = text.includes('%') || text.split(/[\\/]/).some((piece) => /^\.{0,2}$/.test(piece));
-  if (unsafe) throw new BridgeError('bridge_not_found');
+  if (unsafe) throw new BridgeError('bridge_not_found', { detail: NOT_SERVED });
   return encodeURIComponent(text).replace(/%(?:3A|40|2C|3B|2B|3D|24|26)/g, decodeURIComponent);
 }
 

@@ -1,10 +1,8 @@
-import { execFile } from 'node:child_process';
 import { access, constants, stat } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
-import { promisify } from 'node:util';
 import { SKEW_MS } from '../../cluster/forward/envelope.ts';
 import type { Config } from '../../config.ts';
-import { findBinaries, unsafeMessage, unsafeParts } from '../../store/embedded/binaries.ts';
+import { embeddedMajor, unsafeMessage, unsafeParts } from '../../store/embedded/binaries.ts';
 import { ADMIN_TOKEN_FILE, dataDirState } from '../../store/embedded/index.ts';
 import { ofDevelopment, schemaStatus } from '../../store/postgres/migrate.ts';
 import { sqlState } from '../../store/postgres/outcome.ts';
@@ -203,10 +201,9 @@ export async function checkDataDir(config: Config, machine: Machine): Promise<Fi
 }
 
 async function checkCluster(dataDir: string, config: Config, machine: Machine): Promise<Finding[]> {
-  let programs: string | null;
+  let programs: string;
   try {
-    const { stdout } = await promisify(execFile)((await findBinaries()).postgres, ['--version']);
-    programs = /(\d+)(?:\.\d+|beta|rc|devel)?/.exec(stdout)?.[1] ?? null;
+    programs = await embeddedMajor();
   } catch (error) {
     return [
       fromMessage(
@@ -217,7 +214,7 @@ async function checkCluster(dataDir: string, config: Config, machine: Machine): 
     ];
   }
   const { major, inUse, url } = await dataDirState(dataDir);
-  if (major !== null && programs !== null && major !== programs) {
+  if (major !== null && major !== programs) {
     return [
       fault(
         'database',

@@ -1,3 +1,4 @@
+import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import {
   access,
@@ -18,6 +19,7 @@ import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { dirname, join, parse, relative } from 'node:path';
 import { pathToFileURL } from 'node:url';
+import { promisify } from 'node:util';
 
 /** Paths of the server's programs. */
 export interface Binaries {
@@ -72,6 +74,18 @@ export async function findBinaries(): Promise<Binaries> {
       { cause },
     );
   }
+}
+
+/**
+ * Returns the major version of the embedded PostgreSQL, as a text. Completes its installation, because programs of which the
+ * package manager has run no install script do not even start.
+ *
+ * @throws `NoEmbeddedPostgres` whose message names the alternative
+ */
+export async function embeddedMajor(): Promise<string> {
+  const { postgres } = await usableBinaries(await findBinaries(), unprivileged());
+  const { stdout } = await promisify(execFile)(postgres, ['--version']);
+  return /\d+/.exec(stdout)![0];
 }
 
 /** Returns the symbolic links that the programs' shared libraries need; paths are relative to the package. */
