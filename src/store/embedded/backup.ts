@@ -6,7 +6,7 @@ import { z } from 'zod';
 import { listenAlone, socketPath } from '../../exclusive-socket.ts';
 import { unprivileged } from './binaries.ts';
 import { ADMIN_TOKEN_FILE, dataDirState, handOver, startEmbeddedPostgres } from './index.ts';
-import { runsThere } from './server.ts';
+import { flushFile, runsThere } from './server.ts';
 
 /** A backup cannot be made, read or put in place. The message says why, and what to do. */
 export class BackupFailed extends Error {
@@ -90,11 +90,7 @@ const FLUSHED_AT_ONCE = 16;
 async function flush(paths: readonly string[]): Promise<void> {
   const left = [...paths];
   const one = async () => {
-    for (let path = left.pop(); path !== undefined; path = left.pop()) {
-      const file = await open(path, 'r+');
-      await file.datasync();
-      await file.close();
-    }
+    for (let path = left.pop(); path !== undefined; path = left.pop()) await flushFile(path, 'r+');
   };
   await Promise.all(Array.from({ length: FLUSHED_AT_ONCE }, one));
 }

@@ -14,6 +14,7 @@ import {
   type Cluster,
   ensureCluster,
   findOrphan,
+  flushFile,
   loadOrCreateSecret,
   runsThere,
   serverOf,
@@ -82,10 +83,7 @@ export async function handOver(path: string, user: Unprivileged): Promise<void> 
   const info = await lstat(path);
   if (info.isDirectory()) for (const name of await readdir(path)) await handOver(join(path, name), user);
   if (!info.isSymbolicLink()) await chown(path, user.uid, user.gid);
-  if (!info.isFile()) return;
-  const file = await open(path, 'r');
-  await file.sync();
-  await file.close();
+  if (info.isFile()) await flushFile(path, 'r');
 }
 
 /**

@@ -1,6 +1,6 @@
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { readFileSync } from 'node:fs';
+import { fsync, readFileSync } from 'node:fs';
 import { chown, mkdir, open, readFile, readlink, realpath, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { basename, join } from 'node:path';
@@ -69,17 +69,30 @@ export function plainEnvironment(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
   return { ...Object.fromEntries(kept), LC_ALL: 'C' };
 }
 
+const fsyncOf = promisify(fsync);
+
+/**
+ * Flushes a file to disk. By its descriptor, because the file handles of Yarn's Plug'n'Play cannot flush.
+ *
+ * @param flags how the file is opened; some systems flush only what may be written
+ */
+export async function flushFile(path: string, flags: 'r' | 'r+'): Promise<void> {
+  const file = await open(path, flags);
+  try {
+    await fsyncOf(file.fd);
+  } finally {
+    await file.close();
+  }
+}
+
 /**
  * Returns the secret in a file, and makes it first if the file does not exist. It keeps other users of the machine, who can
  * reach the port, out of the database.
  */
 export async function loadOrCreateSecret(file: string, make: () => string): Promise<string> {
   try {
-    const handle = await open(file, 'wx', 0o600);
     const secret = make();
-    await handle.writeFile(secret);
-    await handle.sync();
-    await handle.close();
+    await writeFile(file, secret, { flag: 'wx', mode: 0o600, flush: true });
     return secret;
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
