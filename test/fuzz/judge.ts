@@ -3,7 +3,7 @@ import { catalogue } from '../../src/errors.ts';
 import { UPSTREAM_CODE } from './upstream.ts';
 import { LONGEST_MS, type World } from './world.ts';
 
-/** Property that a case violated. Each is a guarantee of this project for any input. */
+/** Property that a case violated. Each but the last is a guarantee of this project for any input. */
 export type Property =
   /** The process exited, or an exception reached the last-resort handler. */
   | 'crash'
@@ -26,7 +26,9 @@ export type Property =
   /** A session that refuses a well-formed turn afterwards. */
   | 'afterwards'
   /** Files and sockets that stay open. */
-  | 'descriptors';
+  | 'descriptors'
+  /** The fuzzer itself threw: no guarantee was tested. */
+  | 'fuzzer';
 
 export interface Violation {
   property: Property;

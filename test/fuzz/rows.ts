@@ -163,7 +163,10 @@ async function apply(at: At, session: string, { table, column, value, seed, edit
           ? 'turn_id in (select id from turn where session_id = $1)'
           : 'hash in (select hash from turn_shared_item where turn_id in (select id from turn where session_id = $1))';
   const found = await database
-    .query(`select ${column} as value from ${table} where ${where} limit 1`, [session])
+    // JSON as text: an earlier change of the case may have nested it too deeply to be written again.
+    .query(`select ${column}${json.has(column) ? '::text' : ''} as value from ${table} where ${where} limit 1`, [
+      session,
+    ])
     .catch(() => null);
   if (!found?.rows[0]) return;
   const old: unknown = found.rows[0].value;
@@ -176,7 +179,7 @@ async function apply(at: At, session: string, { table, column, value, seed, edit
         // An earlier change of this case has damaged the compressed bytes.
         text = old.toString('latin1');
       }
-    } else text = typeof old === 'string' ? old : JSON.stringify(old);
+    } else text = String(old);
     if (seed !== undefined) text = render(mutate(randomOf(seed, 'row'), treeOf(text), 1 + (seed % 3)));
     if (edits !== undefined && !packed) text = edited(Buffer.from(text, 'utf8'), edits).toString('utf8');
   } else text = json.has(column) || packedColumns.has(column) ? render(value ?? null) : String(value);

@@ -116,7 +116,11 @@ export async function give({ target, input }: Case, world: World): Promise<Outco
     },
     saw: (requestId) => void outcome.requests.add(requestId),
   };
-  await targets.get(target)!.run(input, at);
+  // An exception of the fuzzer itself is a finding as well: it must not end a long campaign.
+  await targets
+    .get(target)!
+    .run(input, at)
+    .catch((error: Error) => at.found('fuzzer', signatureOf(error.stack ?? String(error)), String(error.stack)));
   world.upstream.calm(outcome.thread);
   // A broken connection may be the first sign of a process that is exiting.
   if (outcome.violations.length > 0) await Promise.race([world.gone, new Promise((soon) => setTimeout(soon, 300))]);
