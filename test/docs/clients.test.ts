@@ -51,7 +51,7 @@ it('The start of Holdfast for a ChatGPT login passes the credential of Codex on,
     .split('=');
   const login = { [variable!]: value };
   const { upstream, security } = readConfig(login);
-  expect([upstream.url, upstream.key, security.apiKeys]).toEqual([value, null, null]);
+  expect([upstream.url, upstream.key, security.apiKeys]).toEqual([value, null, []]);
   expect(() => readConfig({ ...login, HOST: '0.0.0.0' })).toThrow(/HOLDFAST_API_KEYS/);
 });
 
