@@ -118,7 +118,10 @@ async function withServerOfTools(use: (url: string) => Promise<void>): Promise<b
   await ensureCluster(cluster);
   const server = await startServer(cluster);
   try {
-    await use(urlOf(server.port, cluster.password));
+    const url = new URL(urlOf(server.port, cluster.password));
+    // Parameters of the driver, which the tools do not know.
+    url.search = '';
+    await use(url.href);
   } finally {
     await stopServer(server.pid);
   }
