@@ -33,7 +33,7 @@ export type SettingsOptions = Options<'json' | 'envFile'>;
 export type ConfigPrintOptions = SettingsOptions & Options<'changed'>;
 export type SessionsOptions = AskOptions & Options<'state' | 'owner' | 'busy' | 'search' | 'limit' | 'cursor' | 'all'>;
 export type TopOptions = AskOptions & Options<'interval' | 'once' | 'window'>;
-export type CopyOptions = Options<'json' | 'dataDir' | 'force'>;
+export type CopyOptions = SettingsOptions & Options<'dataDir' | 'force'>;
 
 /** Exit code; nothing is 0. */
 type Done = Promise<number | undefined> | Promise<void>;
@@ -224,7 +224,7 @@ const declarations = (commands: Commands): Declaration[] => [
     name: 'backup',
     description: 'copy the embedded database and its secrets while it runs or rests, and prove that the copy starts',
     arguments: [new Argument('<directory>', 'new directory for the backup')],
-    options: ['dataDir', 'force', 'json'],
+    options: ['dataDir', 'force', 'json', 'envFile'],
     examples: [
       ['backup /backups/monday', 'a consistent copy, also while Holdfast serves'],
       ['backup /backups/latest --force', 'replaces the one that is there, once the new one is proved'],
@@ -236,7 +236,7 @@ const declarations = (commands: Commands): Declaration[] => [
     name: 'restore',
     description: 'put a backup in place of the embedded database',
     arguments: [new Argument('<directory>', 'directory of the backup')],
-    options: ['dataDir', 'force', 'json'],
+    options: ['dataDir', 'force', 'json', 'envFile'],
     examples: [
       ['restore /backups/monday', 'into an empty data directory'],
       ['restore /backups/monday --force', 'sets the database that is there aside, and says where it is'],

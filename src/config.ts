@@ -423,7 +423,8 @@ export const settings: readonly Setting[] = [
     as: 'list',
     secret: 'list',
     default: 'generated',
-    description: 'Token secrets `kid:secret,...`: the first signs, all verify. Required with DATABASE_URL.',
+    description:
+      'Secrets that sign turn-state tokens and calls between workers, `kid:secret,...`: the first signs, all verify. Required with DATABASE_URL.',
   },
   {
     variable: 'HOLDFAST_API_KEYS',

@@ -83,8 +83,8 @@ export interface UpstreamSettings {
 /** Secrets, keys of clients and the token of operators. */
 export interface AuthSettings {
   /**
-   * Token secrets `kid:secret,...`: the first signs, all verify. Required with database.url. Default: generated. Variable:
-   * HOLDFAST_SECRETS.
+   * Secrets that sign turn-state tokens and calls between workers, `kid:secret,...`: the first signs, all verify. Required
+   * with database.url. Default: generated. Variable: HOLDFAST_SECRETS.
    */
   secrets?: readonly string[] | undefined;
   /**

@@ -11,6 +11,7 @@ import {
 import { embeddedMajor } from '../store/embedded/binaries.ts';
 import { dataDirState } from '../store/embedded/index.ts';
 import { version } from '../version.ts';
+import { givenSettings } from './config.ts';
 import { withDatabase } from './database.ts';
 import { CommandFailed, type Output, type Progress, printJson, progress, size, standardOutput } from './output.ts';
 
@@ -63,12 +64,13 @@ const plainly = (error: unknown): never => {
  * @throws `CommandFailed`, or the error of the database's start
  */
 export async function backup(target: string, options: CopyOptions, output: Output = standardOutput): Promise<void> {
-  if (options.dataDir === undefined && isExternal(process.env)) {
+  const { env } = givenSettings(options);
+  if (options.dataDir === undefined && isExternal(env)) {
     throw new CommandFailed(
       'DATABASE_URL names a database of your own: back it up with its own tools, as with `pg_dump --format=custom "$DATABASE_URL"`, and keep HOLDFAST_SECRETS. This command copies the embedded one (--data-dir).',
     );
   }
-  const dataDir = dataDirOf(options, process.env);
+  const dataDir = dataDirOf(options, env);
   if ((await dataDirState(dataDir)).major === null) {
     throw new CommandFailed(`There is no database in ${dataDir}: name another directory with --data-dir.`);
   }
@@ -94,7 +96,7 @@ export async function backup(target: string, options: CopyOptions, output: Outpu
  * @throws `CommandFailed`, or `DataDirInUse` while a Holdfast uses the data directory
  */
 export async function restore(source: string, options: CopyOptions, output: Output = standardOutput): Promise<void> {
-  const dataDir = dataDirOf(options, process.env);
+  const dataDir = dataDirOf(options, givenSettings(options).env);
   const major = await embeddedMajor();
   const heard = shownSteps(output, {
     copy: 'Copying',

@@ -96,7 +96,7 @@ it.each<[string, unknown[]]>([
   ['config check --env-file f', ['configCheck', { envFile: 'f' }]],
   ['migrate status', ['migrate', 'status', {}]],
   ['migrate apply --json', ['migrate', 'apply', { json: true }]],
-  ['backup d --force', ['backup', 'd', { force: true }]],
+  ['backup d --force --env-file f', ['backup', 'd', { force: true, envFile: 'f' }]],
   ['restore d --data-dir e', ['restore', 'd', { dataDir: 'e' }]],
 ])('`holdfast %s` runs the command with its options', async (line, call) => {
   expect(await run(line)).toEqual({ code: 0, out: '', err: '', called: [call] });

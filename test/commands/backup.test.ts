@@ -1,4 +1,4 @@
-import { appendFile, chmod, mkdir, mkdtemp, readdir, readFile, rm, stat } from 'node:fs/promises';
+import { appendFile, chmod, mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import pg from 'pg';
@@ -129,5 +129,20 @@ it('There is nothing to back up in an empty directory, and a database of its own
   );
   vi.stubEnv('DATABASE_URL', 'postgres://u:p@h/d');
   await expect(backup(join(home, 'x'), {}, keptOutput())).rejects.toThrow(/pg_dump/);
+  vi.unstubAllEnvs();
+});
+
+it('The settings of --env-file decide which database is meant, and the environment where it names none', async () => {
+  const envFile = join(home, 'holdfast.env');
+  await writeFile(envFile, `HOLDFAST_DATA_DIR=${join(home, 'of-the-file')}\n`);
+  vi.stubEnv('HOLDFAST_DATA_DIR', join(home, 'of-the-environment'));
+  await expect(backup(join(home, 'x'), { envFile }, keptOutput())).rejects.toThrow(/no database in .*of-the-file/);
+  await expect(backup(join(home, 'x'), {}, keptOutput())).rejects.toThrow(/no database in .*of-the-environment/);
+  // The restored backup is damaged: it leaves behind the data directory that it was meant for.
+  await expect(restore(join(home, 'monday'), { envFile }, keptOutput())).rejects.toThrow(/pg_control is missing/);
+  expect(await readdir(join(home, 'of-the-file'))).toEqual([]);
+  await writeFile(envFile, 'DATABASE_URL=postgres://u:p@h/d\n');
+  await expect(backup(join(home, 'x'), { envFile }, keptOutput())).rejects.toThrow(/pg_dump/);
+  await expect(restore(home, { envFile: join(home, 'none') }, keptOutput())).rejects.toThrow(/none cannot be read/);
   vi.unstubAllEnvs();
 });

@@ -5,6 +5,7 @@ import { describe, expect, it, vi } from 'vitest';
 import { parse, parseAllDocuments } from 'yaml';
 import { readConfig } from '../../src/config.ts';
 import { longestShutdown } from '../../src/worker.ts';
+import { snippetAfter } from '../docs/snippets.ts';
 import {
   ABSENT,
   CHART,
@@ -178,6 +179,10 @@ describe('The plain manifests', () => {
   });
 });
 
+/** Returns the value at a path of names. */
+const valueAt = (values: unknown, path: string): unknown =>
+  path.split('.').reduce((at, name) => (at as Record<string, unknown>)[name], values);
+
 describe('The chart', () => {
   it('has the version of the package, its alerts and its settings', async () => {
     const { version } = JSON.parse(await readFile('package.json', 'utf8'));
@@ -194,6 +199,17 @@ describe('The chart', () => {
         .filter((name) => name !== 'global')
         .sort(),
     );
+  });
+
+  it('is installed by the commands of the page: their image, Secret and values are those of the chart', async () => {
+    const commands = await snippetAfter('docs/deploy.md', '<!-- check: kubernetes -->');
+    const { appVersion } = parse(await readFile(join(CHART, 'Chart.yaml'), 'utf8'));
+    const values = parse(await readFile(join(CHART, 'values.yaml'), 'utf8'));
+    const found = (pattern: RegExp) => [...commands.matchAll(pattern)].map(([, text]) => text!);
+    const [repository] = found(/--set image\.repository=(\S+)/g);
+    expect(found(/(?:--tag|docker push) (\S+)/g)).toEqual(Array(2).fill(`${repository}:${appVersion}`));
+    expect(found(/--from-literal=(\w+)=/g)).toEqual(secretVariables);
+    for (const name of found(/--set ([\w.]+)=/g)) expect(valueAt(values, name), name).toBeDefined();
   });
 
   it('renders to the plain manifests (npm run deploy:manifests writes them)', async ({ skip }) => {

@@ -2,9 +2,10 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readFile } from 'node:fs/promises';
 import { afterAll, beforeAll, expect, it } from 'vitest';
+import { readConfig } from '../../src/config.ts';
 import { digestOf } from '../../src/testing/index.ts';
 import { startTestBridge, type TestBridge } from '../support/bridge.ts';
-import { BASE_URL, snippetsOf, writeSnippet } from './snippets.ts';
+import { BASE_URL, snippetAfter, snippetsOf, writeSnippet } from './snippets.ts';
 
 let at: TestBridge;
 beforeAll(async () => {
@@ -43,6 +44,16 @@ it.each(pages)(
   },
   180_000,
 );
+
+it('The start of Holdfast for a ChatGPT login passes the credential of Codex on, and serves on loopback only', async () => {
+  const [variable, value] = (await snippetAfter('docs/clients/codex.md', '<!-- check: login start -->'))
+    .split(' ', 1)[0]!
+    .split('=');
+  const login = { [variable!]: value };
+  const { upstream, security } = readConfig(login);
+  expect([upstream.url, upstream.key, security.apiKeys]).toEqual([value, null, []]);
+  expect(() => readConfig({ ...login, HOST: '0.0.0.0' })).toThrow(/HOLDFAST_API_KEYS/);
+});
 
 it('Every page has a link in the table of pages, and runs at the address of the quick start', async () => {
   const table = await readFile('docs/clients/README.md', 'utf8');
