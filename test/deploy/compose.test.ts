@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { expect, it } from 'vitest';
 import { readConfig } from '../../src/config.ts';
 import { longestShutdown } from '../../src/worker.ts';
+import { connectSocket } from '../support/websocket.ts';
 import { type ComposeService, readCompose, secrets } from './compose.ts';
 import { say, startTopology, turn } from './topology.ts';
 
@@ -46,7 +47,7 @@ it('The balancer reaches every worker, and publishes a port on loopback', async 
   expect(Object.keys(services.balancer!.depends_on!)).toEqual(workers.map(([name]) => name));
 });
 
-it('No balancer repeats a request that a worker may have begun, or counts an answer as a failure of the worker', async () => {
+it('No balancer repeats a request that a worker may have begun, or counts an answer as a failure of the worker; each lets WebSockets pass', async () => {
   for (const file of ['deploy/compose/nginx.conf', 'deploy/several-hosts/nginx.conf']) {
     const conf = await readFile(file, 'utf8');
     expect(
@@ -54,6 +55,7 @@ it('No balancer repeats a request that a worker may have begun, or counts an ans
       file,
     ).toEqual(['error timeout']);
     expect(conf, file).toMatch(/^ *proxy_request_buffering off;$/m);
+    expect(conf, file).toMatch(/^ *proxy_set_header Upgrade \$http_upgrade;$/m);
   }
 });
 
@@ -83,6 +85,10 @@ it.skipIf(process.platform !== 'linux')(
       for (const text of ['Two.', 'Three.', 'Four.']) {
         expect(await ask(text)).toMatchObject({ status: 200, outcome: 'live_reuse', session: created.session });
       }
+      const socket = await connectSocket(topology.url, { authorization: `Bearer ${topology.apiKey}` });
+      const [event] = (await socket.create({ model: 'demo', input: [say('On a WebSocket.')], store: false })).slice(-1);
+      expect(event).toMatchObject({ type: 'response.completed' });
+      socket.close();
       const pages = await Promise.all(
         topology.workers.map(async ({ url }) => {
           const headers = { authorization: `Bearer ${topology.adminToken}` };
