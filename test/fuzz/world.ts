@@ -18,11 +18,16 @@ export const API_KEYS = ['key-one-Zq7fuzz0123456789', 'key-two-Zq7fuzz0123456789
 /** Marker for content of users. It may be returned to them, and must never be logged. */
 export const CONTENT = 'Zq7content';
 
-/** Returns true for upstream errors that are meant for the operator. */
+/**
+ * Reasons of the fence for refusing a commit that inputs can cause: the upstream gave two responses the same id, so that the second
+ * turn is settled without content; or a forwarded request, rightly signed, has the turn id of another case.
+ */
+const refusals = /"turn_response_id_unique"|^turn .* exists in another session$/s;
+
+/** Returns true for errors that are meant for the operator. */
 const isAnnounced = ({ msg, reason }: Record<string, unknown>): boolean =>
   msg === 'the upstream refused the shared credential (HOLDFAST_UPSTREAM_KEY)' ||
-  // The upstream gave two responses the same id: the second turn is settled without content.
-  (msg === 'the store rejected a commit' && String(reason).includes('"turn_response_id_unique"'));
+  (msg === 'the store rejected a commit' && refusals.test(String(reason)));
 
 /** Maximum time for any answer of the worker, in milliseconds: its hold, a turn, and slack. */
 export const LONGEST_MS = 20_000;
