@@ -52,6 +52,14 @@ it('The items of a response that the provider does not store are listed from the
   expect(seen()).toEqual([]);
 });
 
+it("Retrieving or cancelling such a response is the provider's to answer", async () => {
+  const { third } = await unstored();
+  await expect(client().responses.retrieve(third.body.id)).rejects.toMatchObject({ status: 404 });
+  await expect(client().responses.cancel(third.body.id)).rejects.toMatchObject({ status: expect.any(Number) });
+  const paths = at.simulator.journal.of('request').map(({ path }) => path);
+  expect(paths.slice(-2)).toEqual([`/v1/responses/${third.body.id}`, `/v1/responses/${third.body.id}/cancel`]);
+});
+
 it('The SDK pages through them in both directions, and the newest item comes first by default', async () => {
   const { third } = await unstored();
   const all = (await client().responses.inputItems.list(third.body.id, { order: 'asc', limit: 100 })).data;
