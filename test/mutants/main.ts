@@ -210,9 +210,9 @@ let chosen = all.mutants.filter(
 );
 const population = chosen.length;
 if (values.sample || values.seconds) chosen = shuffled(chosen, Number(values.seed));
-// With little time the strict areas come first.
-if (values.seconds) chosen.sort((a, b) => Number(areaOf(b)!.strict) - Number(areaOf(a)!.strict));
 if (values.sample) chosen = chosen.slice(0, Number(values.sample));
+// With little time the strict areas come first, but a sample stays one of all areas: those that were not run do not count.
+if (values.seconds) chosen.sort((a, b) => Number(areaOf(b)!.strict) - Number(areaOf(a)!.strict));
 if (values.list) {
   for (const mutant of chosen) console.log(shown(mutant));
   console.log(`${chosen.length} mutants`);
