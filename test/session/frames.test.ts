@@ -138,6 +138,15 @@ describe('the announcement of a response', () => {
     expect([notes, log, turn.times.firstEvent]).toEqual([['acknowledge', 'stream'], ['upstream.progress'], 1_000]);
   });
 
+  it('An announcement without a response begins a turn that was sent as a delta', () => {
+    for (const response of [undefined, null, 'r']) {
+      const { turn, types } = turnOf({ wire: { form: 'delta' } });
+      read({ type: 'response.created', response }, turn);
+      read(delta(), turn);
+      expect(types()).toEqual(['response.created', delta().type]);
+    }
+  });
+
   it('An announcement may be another event than response.created', () => {
     const { turn, types } = turnOf();
     read({ type: 'response.in_progress', response: { id: 'r' } }, turn);

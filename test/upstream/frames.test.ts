@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { answerHeadFrame, headersIn, isBeginning, parseFrame } from '../../src/upstream/frames.ts';
+import { answerHeadFrame, headersIn, isBeginning, parseFrame, responseIdOf } from '../../src/upstream/frames.ts';
 import { MOST_FRAME_LEVELS } from '../../src/upstream/port.ts';
 
 const read = (frame: unknown) => parseFrame(JSON.stringify(frame));
@@ -151,6 +151,22 @@ describe('the id of the response', () => {
     ['is missing when the response is null', { response: null }, null],
   ])('The response id of a frame %s', (_, more, id) => {
     expect(read({ type: 'response.in_progress', ...more }).responseId).toBe(id);
+  });
+});
+
+describe('the response that an event announces', () => {
+  it.each([
+    ['response.created', { response: response() }, 'resp_1'],
+    ['response.in_progress', { response: response() }, 'resp_1'],
+    ['response.output_text.delta', { response: response() }, null],
+    ['response.completed', { response: response() }, null],
+    ['response.created', {}, null],
+    ['response.created', { response: null }, null],
+    ['response.created', { response: {} }, null],
+    ['response.created', { response: { id: '' } }, null],
+    ['response.created', { response: { id: 7 } }, null],
+  ])('%s %j', (type, frame, id) => {
+    expect(responseIdOf(type, JSON.stringify({ type, ...frame }))).toBe(id);
   });
 });
 
