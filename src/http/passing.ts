@@ -160,7 +160,8 @@ function streamed(req: Request, most: number): { body: Buffer | Readable | null;
   if (!hasBody(req)) return { body: null, bodyHeaders: {} };
   if (encoding !== undefined) bodyHeaders['content-encoding'] = encoding;
   const count = counter(most);
-  if (length !== undefined && req.headers['transfer-encoding'] === undefined) {
+  // Node refuses a request that has a Transfer-Encoding as well.
+  if (length !== undefined) {
     count.announced(Number(length));
     bodyHeaders['content-length'] = length;
   }

@@ -52,6 +52,13 @@ async function headersOnly(url: string, path: string, headers: readonly string[]
   return text;
 }
 
+it('A call with the credential of the client reaches the provider at the path that it names, with and without a query', async () => {
+  const at = await opened();
+  const paths = ['/files', '/files?limit=2&after=file_1'];
+  for (const path of paths) await at.call('sk-own', 'GET', `/v1${path}`);
+  expect(at.provider.calls.map(({ path }) => path)).toEqual(paths);
+});
+
 describe.each(['own', 'shared'] as const)(
   'an upload of 160 MB through a process, with a credential of the kind: %s',
   (kind) => {
