@@ -52,7 +52,7 @@ const defaults = [
   'dynamic_shared_memory_type=mmap',
 ];
 
-const hex = (bytes: number) => () => randomBytes(bytes).toString('hex');
+const hex = (bytes: number) => randomBytes(bytes).toString('hex');
 
 /** Only root can reach the data directory, and PostgreSQL does not run as root. */
 export class PrivatePlace extends Error {
@@ -195,7 +195,7 @@ export async function dataDirState(given: string): Promise<DataDirState> {
  * their owner only.
  */
 export function loadOrCreateTokenSecrets(dataDir: string): Promise<string> {
-  return loadOrCreateSecret(join(resolve(dataDir), 'token.secrets'), () => `${hex(4)()}:${hex(32)()}`);
+  return loadOrCreateSecret(join(resolve(dataDir), 'token.secrets'), `${hex(4)}:${hex(32)}`);
 }
 
 /** File below the data directory that holds the generated admin token. */
@@ -206,10 +206,7 @@ export async function loadOrCreateAdminToken(
   dataDir: string,
 ): Promise<{ token: string; file: string; fresh: boolean }> {
   const file = join(resolve(dataDir), ADMIN_TOKEN_FILE);
-  let fresh = false;
-  const token = await loadOrCreateSecret(file, () => {
-    fresh = true;
-    return randomBytes(24).toString('base64url');
-  });
-  return { token, file, fresh };
+  const made = randomBytes(24).toString('base64url');
+  const token = await loadOrCreateSecret(file, made);
+  return { token, file, fresh: token === made };
 }

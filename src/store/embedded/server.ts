@@ -86,14 +86,13 @@ export async function flushFile(path: string, flags: 'r' | 'r+'): Promise<void> 
 }
 
 /**
- * Returns the secret in a file, and makes it first if the file does not exist. It keeps other users of the machine, who can
+ * Returns the secret in a file. If there is no such file, it is made with the given secret. It keeps other users of the machine, who can
  * reach the port, out of the database.
  */
-export async function loadOrCreateSecret(file: string, make: () => string): Promise<string> {
+export async function loadOrCreateSecret(file: string, made: string): Promise<string> {
   try {
-    const secret = make();
-    await writeFile(file, secret, { flag: 'wx', mode: 0o600, flush: true });
-    return secret;
+    await writeFile(file, made, { flag: 'wx', mode: 0o600, flush: true });
+    return made;
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
     return (await readFile(file, 'utf8')).trim();
