@@ -6,7 +6,10 @@ import { holdsSql, holdsTables, isMutated } from './areas.ts';
 import { type Mutant, mutantsOf } from './generate.ts';
 
 export const ROOT = join(import.meta.dirname, '..', '..');
-const COPIED = ['src', 'machines', 'test', 'package.json', 'tsconfig.json', 'vitest.config.ts', 'README.md', 'docs'];
+const COPIED = [
+  ...['bin', 'src', 'machines', 'test', 'docs', 'deploy', 'examples', 'bench'],
+  ...['package.json', 'package-lock.json', 'tsconfig.json', 'vitest.config.ts', 'README.md', 'CHANGELOG.md'],
+];
 /** The numbers of one file's mutants begin at a multiple of this. */
 const PER_FILE = 10_000;
 
