@@ -175,9 +175,7 @@ function streamed(req: Request, most: number): { body: Buffer | Readable | null;
   };
   req.on('data', counted);
   req.pipe(body);
-  req.once('close', () => {
-    if (!req.complete) body.destroy();
-  });
+  // The call ends with the client's connection, and its body with the call.
   body.once('close', () => {
     req.off('data', counted);
     req.unpipe(body);

@@ -368,7 +368,7 @@ interface Group {
   sockets: Set<SharedSocket>;
   openings: Set<Opening>;
   /** The answer's headers, by socket. */
-  headers: Map<SharedSocket, Record<string, string>>;
+  headers: WeakMap<SharedSocket, Record<string, string>>;
 }
 
 /**
@@ -407,7 +407,6 @@ export function createSharingTransport(inner: UpstreamTransport, options: Sharin
           onProof: (lanes) => learn(key, lanes),
           onClosed(closed) {
             group.sockets.delete(closed);
-            group.headers.delete(closed);
             tidy(key, group);
           },
         });
@@ -446,7 +445,7 @@ export function createSharingTransport(inner: UpstreamTransport, options: Sharin
     const isJoinable = ({ joiners, since }: Opening) => joiners < most && clock.now() - since < LONGEST_WAIT_MS;
     let late = false;
     for (let tries = 0; tries < MOST_TRIES && knows(key) !== false; tries += 1) {
-      const group = groups.get(key) ?? { sockets: new Set(), openings: new Set(), headers: new Map() };
+      const group = groups.get(key) ?? { sockets: new Set(), openings: new Set(), headers: new WeakMap() };
       const socket = chooseSocket(group.sockets, { most, oldestMs: options.oldestMs, continues: wish.continues });
       const joined = socket?.join();
       if (joined)
