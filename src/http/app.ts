@@ -30,11 +30,13 @@ import { pageOfItems } from './input-items.ts';
 import { reasonOf } from './operations.ts';
 import { mountPassing, type ObjectService } from './passing.ts';
 import {
+  type Answer,
   bytesTaken,
   CURSORS,
   foreignObject,
   headersFor,
   listsItem,
+  type PassOptions,
   pass,
   queryOf,
   segment,
@@ -400,8 +402,13 @@ export function createHttpFace(options: HttpFaceOptions): Router {
       if (below === '' && req.method === 'GET' && queryOf(req).get('stream') === 'true')
         return follow(req, res, caller, id);
       const cursors = below === '/input_items' ? await ownCursors(req, caller, path) : [];
-      const status = await passOn(req, res, caller, { path, body: null, checked: cursors });
-      if (req.method === 'DELETE' && status < 300) await service.forgetResponse(caller.scope, id);
+      // Before the client has the answer, so that its next call finds the data gone.
+      const forgotten = async (answer: Answer) => {
+        await service.forgetResponse(caller.scope, id);
+        return answer;
+      };
+      const inspect = req.method === 'DELETE' ? forgotten : undefined;
+      await passOn(req, res, caller, { path, body: null, checked: cursors, inspect });
     };
 
   /** Answers `input_items` from the rows. Returns false when the provider can list the items, or they are not stored here. */
@@ -523,13 +530,14 @@ export function createHttpFace(options: HttpFaceOptions): Router {
     req: Request,
     res: Response,
     caller: Caller,
-    to: { path: string; body: Buffer | null; checked?: readonly string[] },
+    to: Pick<PassOptions, 'inspect'> & { path: string; body: Buffer | null; checked?: readonly string[] },
   ) => {
     const query = queryOf(req);
     const foreign = caller.credentialIsClients ? null : namedInQuery(query, to.checked);
     if (foreign !== null) throw foreignObject(foreign);
     const path = query.size === 0 ? to.path : `${to.path}?${query}`;
-    return pass(req, res, { ...wayOf(caller), path, body: to.body, requestId: res.locals.requestId });
+    const { body, inspect } = to;
+    return pass(req, res, { ...wayOf(caller), path, body, inspect, requestId: res.locals.requestId });
   };
 
   for (const prefix of PREFIXES) {

@@ -224,20 +224,20 @@ async function passChecked(req: Request, res: Response, call: Checked, options: 
   if (isList) await options.ownCursors(req, caller, path);
   const { body, bodyHeaders, stored } = await checkedBody(req, res, call, options);
   const { makes } = operation;
-  const status = await pass(req, res, {
+  const drops = req.method === 'DELETE' && ends ? own : null;
+  await pass(req, res, {
     ...wayOf(caller),
     path: query.size === 0 ? path : `${path}?${query}`,
     body,
     bodyHeaders: { ...bodyHeaders, ...acceptOf(req) },
     requestId: res.locals.requestId as string,
-    inspect:
-      makes === undefined || !stored
-        ? undefined
-        : (answer) => recorded(answer, caller.scope, makes, operation.at, service),
+    // Before the client has the answer: its next call, through any worker, finds the object recorded or gone.
+    inspect: async (answer) => {
+      if (drops !== null) await service.dropObject(caller.scope, drops);
+      if (makes === undefined || !stored) return answer;
+      return recorded(answer, caller.scope, makes, operation.at, service);
+    },
   });
-  if (req.method === 'DELETE' && own !== null && ends && status >= 200 && status < 300) {
-    await service.dropObject(caller.scope, own);
-  }
 }
 
 /**

@@ -18,7 +18,7 @@ export interface Way {
   caller: Caller;
 }
 
-interface PassOptions extends Way {
+export interface PassOptions extends Way {
   /** Path below the upstream's base URL, with query. */
   path: string;
   /** Body to send; a stream is sent as it arrives. */
