@@ -194,9 +194,11 @@ export interface FlightRecord {
   ending: FlightEnding | null;
 }
 
-/** Bounds of a record that was stored, or that another worker sent: events, characters of a text, levels of a state value. */
-const MOST_EVENTS = 1_000;
-const LONGEST_TEXT = 200;
+/**
+ * Bounds of a stored record: characters of a text, which may name a host, and levels of a state value. The number of events is a
+ * setting of the worker that stored it (HOLDFAST_RECORDED_EVENTS).
+ */
+const LONGEST_TEXT = 500;
 const DEEPEST_STATE = 8;
 /** Last time that a `Date` can hold, in milliseconds since the Unix epoch. */
 const LAST_TIME = 8.64e15;
@@ -259,7 +261,7 @@ const ofRecord: Record<keyof FlightRecord, Check> = {
   workerId: isText,
   epoch: isNumber,
   base: orNull((value) => has(value, ofBase)),
-  events: (value) => Array.isArray(value) && value.length <= MOST_EVENTS && value.every((event) => has(event, ofEvent)),
+  events: (value) => Array.isArray(value) && value.every((event) => has(event, ofEvent)),
   dropped: isNumber,
   ending: orNull((value) => has(value, ofEnding)),
 };

@@ -38,25 +38,26 @@ it('A story by the beginning of an id, or by a request, names what the client go
   await expect(storyOf('resp', at.url)).rejects.toThrow(/Several ids begin with resp: resp_\w+, resp_\w+/);
 });
 
-it('The story of a turn that ended badly is stored and available after a restart', async () => {
+/** Ends a turn badly, restarts the bridge when its story is stored, and returns the session. */
+async function storedAndRestarted(): Promise<string> {
   at = await startTestBridge();
   at.simulator.script.onTurn({}, { kind: 'reset', at: { deltas: 1 } });
   const cut = await post(at.url, { model: 'm', stream: true, store: false, input: 'one' }, { 'thread-id': 't' });
   const session = String(cut.headers['x-holdfast-session']);
   await until(async () => (await at.store.story(session)) !== null);
   await at.restart();
+  return session;
+}
+
+it('The story of a turn that ended badly is stored and available after a restart', async () => {
+  const session = await storedAndRestarted();
   const story = await storyOf(session, at.url);
   expect(story).toContain('bridge_upstream_lost');
   expect(story).not.toContain('"one"');
 });
 
 it('Stored records, facts and snapshots of another form, as damage leaves them, are left out of what operators see', async () => {
-  at = await startTestBridge();
-  at.simulator.script.onTurn({}, { kind: 'reset', at: { deltas: 1 } });
-  const cut = await post(at.url, { model: 'm', stream: true, store: false, input: 'one' }, { 'thread-id': 't' });
-  const session = String(cut.headers['x-holdfast-session']);
-  await until(async () => (await at.store.story(session)) !== null);
-  await at.restart();
+  const session = await storedAndRestarted();
   const deep = '['.repeat(6_000) + ']'.repeat(6_000);
   const { facts } = (await at.store.turnDetails(session, 1))[0]!;
   const whole = (await at.store.story(session)) as FlightRecord;
@@ -89,6 +90,8 @@ it('Stored records, facts and snapshots of another form, as damage leaves them, 
     await client.end();
   }
   expect(recordOf(whole)).toEqual(whole);
+  const long = { ...whole, events: Array(5_000).fill(whole.events[0]) };
+  expect(recordOf(long)).toEqual(long);
   expect(recordOf({ ...whole, extra: 'private' })).toEqual(whole);
 });
 
