@@ -160,7 +160,7 @@ function streamed(req: Request, most: number): { body: Buffer | Readable | null;
   if (!hasBody(req)) return { body: null, bodyHeaders: {} };
   if (encoding !== undefined) bodyHeaders['content-encoding'] = encoding;
   const count = counter(most);
-  // Node refuses a request that has a Transfer-Encoding as well.
+  // Node refuses a request with both a Content-Length and a Transfer-Encoding.
   if (length !== undefined) {
     count.announced(Number(length));
     bodyHeaders['content-length'] = length;

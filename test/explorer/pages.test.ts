@@ -6,6 +6,7 @@ import { startTestBridge, type TestBridge } from '../support/bridge.ts';
 import { post } from '../support/client.ts';
 import { user } from '../support/messages.ts';
 import {
+  faultsOf,
   fillWithSessions,
   hasBrowser,
   LIMIT_MS,
@@ -13,10 +14,8 @@ import {
   openPage,
   type Structure,
   shoot,
-  smallestText,
   structureOf,
   views,
-  violations,
 } from './support.ts';
 
 /**
@@ -111,12 +110,7 @@ describe.skipIf(!hasBrowser)('pages of the explorer with 5,000 sessions', () => 
         const structure = await structureOf(page);
         if (writes) recorded[`${name}-${view}`] = structure;
         else found.push(...differences(`${name}-${view}`, structure));
-        const { px, text } = await smallestText(page);
-        if (px < 11) found.push(`${name}: ${text} has ${px} px`);
-        found.push(...(await violations(page)).map((each) => `${name}: ${each}`), ...complaints);
-        // Nothing is cut off at the side: only regions made for it scroll.
-        const overflow = await page.evaluate('document.documentElement.scrollWidth - innerWidth');
-        if (Number(overflow) > 0) found.push(`${name}: ${overflow} px wider than the window`);
+        found.push(...(await faultsOf(page, name)), ...complaints);
         expect(await page.content()).not.toMatch(/private|sk-test/);
         await page.context().close();
       }

@@ -1,7 +1,7 @@
 import type { Browser, Locator, Page, Route } from 'playwright-core';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { startTestBridge, type TestBridge } from '../support/bridge.ts';
-import { hasBrowser, LIMIT_MS, launch, openPage, shoot, smallestText, views, violations } from './support.ts';
+import { faultsOf, hasBrowser, LIMIT_MS, launch, openPage, shoot, views } from './support.ts';
 
 let at: TestBridge;
 let browser: Browser;
@@ -35,31 +35,36 @@ const partOf = (page: Page, name: string) => (name === 'session' ? page.locator(
 const message = 'The database does not answer.';
 const lost = (route: Route) => route.fulfill({ status: 503, json: { error: { message } } });
 
-/** Returns what is wrong with a page in its present state, and takes its picture. */
-async function faultsOf(page: Page, name: string): Promise<string[]> {
+/** How a test opens each page: what its requests get, and the words that show its state. */
+interface State {
+  name: string;
+  view: keyof typeof views;
+  answer?: (route: Route) => unknown;
+  words: (page: string) => string;
+}
+
+/** Opens every page in one state and returns what is wrong with them. */
+async function faultsIn({ name: state, view, answer, words }: State): Promise<string[]> {
+  const faults: string[] = [];
+  for (const [name, [path]] of Object.entries(pages)) {
+    const { page, complaints } = await openPage(browser, at.url, path, views[view], answer);
+    await says(partOf(page, name), words(name));
+    faults.push(...(await shotFaults(page, `${name}-${state}-${view}`)), ...complaints);
+    await page.context().close();
+  }
+  return faults;
+}
+
+/** Takes the picture of a page, and returns what is wrong with it. */
+async function shotFaults(page: Page, name: string): Promise<string[]> {
   await shoot(page, name);
-  const { px, text } = await smallestText(page);
-  const wider = Number(await page.evaluate('document.documentElement.scrollWidth - innerWidth'));
-  return [
-    ...(await violations(page)).map((each) => `${name}: ${each}`),
-    ...(px < 11 ? [`${name}: ${text} has ${px} px`] : []),
-    ...(wider > 0 ? [`${name}: ${wider} px wider than the window`] : []),
-  ];
+  return faultsOf(page, name);
 }
 
 describe.skipIf(!hasBrowser).each(Object.keys(views) as (keyof typeof views)[])('explorer without data: %s', (view) => {
   it(
     'Every page of a bridge without a request says that there is nothing yet, and is accessible',
-    async () => {
-      const faults: string[] = [];
-      for (const [name, [path, empty]] of Object.entries(pages)) {
-        const { page, complaints } = await openPage(browser, at.url, path, views[view]);
-        await says(page, empty);
-        faults.push(...(await faultsOf(page, `${name}-empty-${view}`)), ...complaints);
-        await page.context().close();
-      }
-      expect(faults).toEqual([]);
-    },
+    async () => expect(await faultsIn({ name: 'empty', view, words: (page) => pages[page]![1] })).toEqual([]),
     LIMIT_MS,
   );
 
@@ -67,14 +72,8 @@ describe.skipIf(!hasBrowser).each(Object.keys(views) as (keyof typeof views)[])(
   it.skipIf(view === 'dark')(
     'Every page whose data have not arrived says that it is loading, and is accessible',
     async () => {
-      const faults: string[] = [];
-      for (const [name, [path]] of Object.entries(pages)) {
-        const { page, complaints } = await openPage(browser, at.url, path, views[view], () => {});
-        await says(partOf(page, name), name === 'inspector' ? 'connecting…' : 'Loading…');
-        faults.push(...(await faultsOf(page, `${name}-loading-${view}`)), ...complaints);
-        await page.context().close();
-      }
-      expect(faults).toEqual([]);
+      const words = (page: string) => (page === 'inspector' ? 'connecting…' : 'Loading…');
+      expect(await faultsIn({ name: 'loading', view, answer: () => {}, words })).toEqual([]);
     },
     LIMIT_MS,
   );
@@ -82,17 +81,10 @@ describe.skipIf(!hasBrowser).each(Object.keys(views) as (keyof typeof views)[])(
   it(
     'Every page whose worker lost its database says so, and is accessible',
     async () => {
-      const faults: string[] = [];
-      for (const [name, [path]] of Object.entries(pages)) {
-        // The first request shows whether the page has access; the page itself asks for the rest.
-        const { page, complaints } = await openPage(browser, at.url, path, views[view], (route) =>
-          route.request().url().endsWith('/admin/workers') ? route.continue() : lost(route),
-        );
-        await says(partOf(page, name), message);
-        faults.push(...(await faultsOf(page, `${name}-failing-${view}`)), ...complaints);
-        await page.context().close();
-      }
-      expect(faults).toEqual([]);
+      // The first request shows whether the page has access; the page itself asks for the rest.
+      const answer = (route: Route) =>
+        route.request().url().endsWith('/admin/workers') ? route.continue() : lost(route);
+      expect(await faultsIn({ name: 'failing', view, answer, words: () => message })).toEqual([]);
     },
     LIMIT_MS,
   );
@@ -103,7 +95,7 @@ describe.skipIf(!hasBrowser).each(Object.keys(views) as (keyof typeof views)[])(
       const faults: string[] = [];
       const failing = await openPage(browser, at.url, '/admin/ui', views[view], lost);
       await says(failing.page, message);
-      faults.push(...(await faultsOf(failing.page, `explorer-failing-${view}`)), ...failing.complaints);
+      faults.push(...(await shotFaults(failing.page, `explorer-failing-${view}`)), ...failing.complaints);
       await failing.page.unrouteAll();
       await failing.page.getByRole('button', { name: 'Try again' }).click();
       await says(failing.page, pages.overview![1]);
@@ -113,11 +105,11 @@ describe.skipIf(!hasBrowser).each(Object.keys(views) as (keyof typeof views)[])(
         route.fulfill({ status: 401, json: { error: { message: 'no' } } }),
       );
       await says(closed.page, 'Admin token');
-      faults.push(...(await faultsOf(closed.page, `token-${view}`)));
+      faults.push(...(await shotFaults(closed.page, `token-${view}`)));
       await closed.page.getByLabel('Admin token').fill('wrong');
       await closed.page.getByRole('button', { name: 'Open' }).click();
       await says(closed.page, 'The token is wrong.');
-      faults.push(...(await faultsOf(closed.page, `token-wrong-${view}`)), ...closed.complaints);
+      faults.push(...(await shotFaults(closed.page, `token-wrong-${view}`)), ...closed.complaints);
       await closed.page.context().close();
       expect(faults).toEqual([]);
     },
@@ -139,7 +131,7 @@ describe.skipIf(!hasBrowser).each(Object.keys(views) as (keyof typeof views)[])(
         isLost = true;
         await says(page, 'may be outdated');
         await says(page, empty);
-        faults.push(...(await faultsOf(page, `${name}-outdated-${view}`)), ...complaints);
+        faults.push(...(await shotFaults(page, `${name}-outdated-${view}`)), ...complaints);
         await page.context().close();
       }
       expect(faults).toEqual([]);

@@ -101,7 +101,7 @@ export async function fillWithSessions(url: string): Promise<void> {
 }
 
 /** Returns the size in pixels of the smallest text that the page shows, with the text. */
-export const smallestText = (page: Page): Promise<{ px: number; text: string }> =>
+const smallestText = (page: Page): Promise<{ px: number; text: string }> =>
   page.evaluate(`(() => {
     let found = { px: Infinity, text: '' };
     const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
@@ -114,6 +114,18 @@ export const smallestText = (page: Page): Promise<{ px: number; text: string }> 
     }
     return found;
   })()`);
+
+/** Returns what a reader cannot use of a page in its present state: violations, text that is too small, and what is cut off. */
+export async function faultsOf(page: Page, name: string): Promise<string[]> {
+  const { px, text } = await smallestText(page);
+  // Nothing is cut off at the side: only regions made for it scroll.
+  const overflow = Number(await page.evaluate('document.documentElement.scrollWidth - innerWidth'));
+  return [
+    ...(px < 11 ? [`${name}: ${text} has ${px} px`] : []),
+    ...(await violations(page)).map((each) => `${name}: ${each}`),
+    ...(overflow > 0 ? [`${name}: ${overflow} px wider than the window`] : []),
+  ];
+}
 
 /** Parts of the pages whose places are compared. */
 const PARTS = [
