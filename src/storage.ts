@@ -71,7 +71,6 @@ export async function openStorage(config: Config, logger: Logger, orm?: Applicat
     };
   }
   const server = await startEmbeddedPostgres({ dataDir: config.dataDir });
-  for (const notice of server.notices) logger.warn({ dataDir: config.dataDir }, notice);
   if (server.adopted) logger.info({ pid: server.pid }, 'took over the database server of a worker that was killed');
   try {
     const store = await openConfigured(config, server.url, logger);

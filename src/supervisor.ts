@@ -165,7 +165,6 @@ async function database(
     return { url: config.databaseUrl, env: {}, adminToken, stopDatabase: async () => {} };
   }
   const server = await startEmbeddedPostgres({ dataDir: config.dataDir });
-  for (const notice of server.notices) logger.warn({ dataDir: config.dataDir }, notice);
   const secrets = config.security.secrets ?? (await loadOrCreateTokenSecrets(config.dataDir));
   const adminToken = await adminTokenFor(config, parseSecrets(secrets), () => loadOrCreateAdminToken(config.dataDir));
   return {

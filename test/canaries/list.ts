@@ -1193,13 +1193,6 @@ export const canaries: readonly Canary[] = [
     tests: places,
   },
   {
-    name: 'data that an earlier release kept elsewhere is ignored',
-    file: 'src/store/embedded/index.ts',
-    find: 'const notices = await bringHome(cluster, dataDir);',
-    replace: 'const notices: string[] = [];',
-    tests: places,
-  },
-  {
     name: 'programs whose install script did not run stay incomplete',
     file: 'src/store/embedded/binaries.ts',
     find: 'if (await lstat(at).catch(() => null)) continue;',

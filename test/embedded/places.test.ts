@@ -1,18 +1,4 @@
-import { createHash } from 'node:crypto';
-import {
-  chmod,
-  chown,
-  cp,
-  mkdir,
-  mkdtemp,
-  readdir,
-  readFile,
-  realpath,
-  rename,
-  rm,
-  stat,
-  unlink,
-} from 'node:fs/promises';
+import { chmod, cp, mkdtemp, readdir, readFile, realpath, rename, rm, stat, unlink } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 import pg from 'pg';
@@ -55,18 +41,12 @@ async function start(dataDir: string) {
   return { ...server, stop };
 }
 
-/** Returns the path where an earlier release kept the data of a directory that only root can reach. */
-const formerHome = (dataDir: string) =>
-  join('/var/lib/holdfast', createHash('sha256').update(dataDir).digest('hex').slice(0, 16));
-
 it('The embedded database lives in the data directory, also below one that only its owner may enter', async () => {
   const dataDir = join(home, 'data');
   const first = await start(dataDir);
   await query(first.url, 'create table kept as select 7 as seven');
   await first.stop();
   expect(await stat(join(dataDir, 'pg', 'PG_VERSION'))).toBeTruthy();
-  expect(first.notices).toEqual([]);
-  await expect(stat(formerHome(dataDir))).rejects.toThrow('ENOENT');
   // A copy of the directory is a complete backup.
   const copy = join(home, 'copy');
   await rename(dataDir, copy);
@@ -82,48 +62,6 @@ it('The embedded database below a private directory is taken over when its worke
   await unlink(join(dataDir, 'holdfast.sock'));
   const next = await startEmbeddedPostgres({ dataDir });
   expect([next.adopted, next.pid]).toEqual([true, first.pid]);
-});
-
-describe.runIf(isRoot)('data that an earlier release kept elsewhere', () => {
-  async function keptElsewhere(dataDir: string): Promise<string> {
-    const former = formerHome(dataDir);
-    ends.push(() => rm(former, { recursive: true, force: true }));
-    const first = await start(dataDir);
-    await query(first.url, 'create table kept as select 7 as seven');
-    await first.stop();
-    await mkdir(former, { recursive: true, mode: 0o711 });
-    const { uid, gid } = await stat(join(dataDir, 'pg'));
-    await cp(join(dataDir, 'pg'), join(former, 'pg'), { recursive: true });
-    await rm(join(dataDir, 'pg'), { recursive: true });
-    const give = async (path: string): Promise<void> => {
-      await chown(path, uid, gid);
-      if ((await stat(path)).isDirectory()) for (const name of await readdir(path)) await give(join(path, name));
-    };
-    await give(former);
-    return former;
-  }
-
-  it('Data that an earlier release kept elsewhere is moved to the data directory, and the move is logged', async () => {
-    const dataDir = join(home, 'data');
-    const former = await keptElsewhere(dataDir);
-    const next = await start(dataDir);
-    expect(await query(next.url, 'select seven from kept')).toEqual([{ seven: 7 }]);
-    expect(next.notices).toEqual([expect.stringContaining(`was moved to ${join(dataDir, 'pg')}`)]);
-    await expect(stat(former)).rejects.toThrow('ENOENT');
-    expect(await stat(join(dataDir, 'pg', 'PG_VERSION'))).toBeTruthy();
-  });
-
-  it('Data that an earlier release kept elsewhere is reported when the data directory has its own, which is used', async () => {
-    const dataDir = join(home, 'data');
-    const former = await keptElsewhere(dataDir);
-    await cp(join(former, 'pg'), join(home, 'aside'), { recursive: true });
-    await (await start(dataDir)).stop();
-    await mkdir(former, { recursive: true, mode: 0o711 });
-    await rename(join(home, 'aside'), join(former, 'pg'));
-    const next = await start(dataDir);
-    expect(next.notices).toEqual([expect.stringContaining(`lies in ${join(former, 'pg')} and is not used`)]);
-    expect(await query(next.url, 'select seven from kept')).toEqual([{ seven: 7 }]);
-  });
 });
 
 describe('programs whose install script did not run', () => {

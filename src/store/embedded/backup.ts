@@ -1,11 +1,23 @@
 import { createHash, randomBytes } from 'node:crypto';
-import { type FileHandle, mkdir, open, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import {
+  chown,
+  type FileHandle,
+  lstat,
+  mkdir,
+  open,
+  readdir,
+  readFile,
+  rename,
+  rm,
+  stat,
+  writeFile,
+} from 'node:fs/promises';
 import { dirname, join, relative, resolve, sep } from 'node:path';
 import pg from 'pg';
 import { z } from 'zod';
 import { listenAlone, socketPath } from '../../exclusive-socket.ts';
-import { unprivileged } from './binaries.ts';
-import { ADMIN_TOKEN_FILE, dataDirState, handOver, startEmbeddedPostgres } from './index.ts';
+import { type Unprivileged, unprivileged } from './binaries.ts';
+import { ADMIN_TOKEN_FILE, dataDirState, startEmbeddedPostgres } from './index.ts';
 import { flushFile, runsThere } from './server.ts';
 
 /** A backup cannot be made, read or put in place. The message says why, and what to do. */
@@ -244,6 +256,14 @@ export async function readManifest(source: string): Promise<BackupManifest> {
   } catch (cause) {
     throw new BackupFailed(`${join(source, MANIFEST)} is damaged, or was made by a newer release.`, { cause });
   }
+}
+
+/** Gives a copied tree to the server's user and flushes it to disk. */
+async function handOver(path: string, user: Unprivileged): Promise<void> {
+  const info = await lstat(path);
+  if (info.isDirectory()) for (const name of await readdir(path)) await handOver(join(path, name), user);
+  if (!info.isSymbolicLink()) await chown(path, user.uid, user.gid);
+  if (info.isFile()) await flushFile(path, 'r');
 }
 
 /**

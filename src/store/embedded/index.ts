@@ -1,5 +1,5 @@
-import { createHash, randomBytes } from 'node:crypto';
-import { chmod, chown, cp, lstat, mkdir, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
+import { randomBytes } from 'node:crypto';
+import { chmod, mkdir, readFile, stat } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { listenAlone, probe, socketPath } from '../../exclusive-socket.ts';
 import {
@@ -14,9 +14,7 @@ import {
   type Cluster,
   ensureCluster,
   findOrphan,
-  flushFile,
   loadOrCreateSecret,
-  runsThere,
   serverOf,
   startServer,
   stopServer,
@@ -37,8 +35,6 @@ export interface EmbeddedPostgres {
   pid: number;
   port: number;
   adopted: boolean;
-  /** Messages for the operator about the location of the data. */
-  notices: readonly string[];
   /** Stops the server in order and releases the data directory. */
   stop(): Promise<void>;
 }
@@ -71,51 +67,6 @@ async function isHidden(dataDir: string, user: Unprivileged | null): Promise<boo
     `PostgreSQL does not run as root, and no other user can get to ${dataDir}: a directory above it is private. Run Holdfast ` +
       'as another user, choose a HOLDFAST_DATA_DIR that others can get to, or set DATABASE_URL.',
   );
-}
-
-/** Parent of the clusters that earlier releases made when they ran as root below a private directory. */
-const FORMER_HOMES = '/var/lib/holdfast';
-const formerHome = (dataDir: string) =>
-  join(FORMER_HOMES, createHash('sha256').update(dataDir).digest('hex').slice(0, 16));
-
-/** Gives a copied tree to the server's user and flushes it to disk. */
-export async function handOver(path: string, user: Unprivileged): Promise<void> {
-  const info = await lstat(path);
-  if (info.isDirectory()) for (const name of await readdir(path)) await handOver(join(path, name), user);
-  if (!info.isSymbolicLink()) await chown(path, user.uid, user.gid);
-  if (info.isFile()) await flushFile(path, 'r');
-}
-
-/**
- * Moves a cluster of an earlier release into the data directory.
- *
- * @returns messages for the operator
- */
-async function bringHome(cluster: Cluster, dataDir: string): Promise<string[]> {
-  const { dir, user } = cluster;
-  const home = formerHome(dataDir);
-  const former = join(home, 'pg');
-  if (!user || !(await stat(join(former, 'PG_VERSION')).catch(() => null))) return [];
-  if (await stat(join(dir, 'PG_VERSION')).catch(() => null)) {
-    return [
-      `a database of an earlier release lies in ${former} and is not used: remove it when nothing in it is missed`,
-    ];
-  }
-  await requireSafe(home, [user.uid]);
-  const orphan = await findOrphan({ ...cluster, dir: former });
-  if (orphan) await stopServer(orphan.pid);
-  const stays = await runsThere(former);
-  if (stays !== null) throw new Error(`A database server (process ${stays}) still runs in ${former}: stop it.`);
-  await rename(former, dir).catch(async (error: NodeJS.ErrnoException) => {
-    if (error.code !== 'EXDEV') throw error;
-    const draft = `${dir}.moving`;
-    await rm(draft, { recursive: true, force: true });
-    await cp(former, draft, { recursive: true, verbatimSymlinks: true, preserveTimestamps: true });
-    await handOver(draft, user);
-    await rename(draft, dir);
-  });
-  await rm(home, { recursive: true, force: true });
-  return [`the database, which an earlier release kept in ${former}, was moved to ${dir}`];
 }
 
 /**
@@ -152,12 +103,10 @@ export async function startEmbeddedPostgres(options: EmbeddedOptions): Promise<E
       settings: [...defaults, ...(options.settings ?? [])],
       hidden,
     };
-    const notices = await bringHome(cluster, dataDir);
     await ensureCluster(cluster);
     const server = (await findOrphan(cluster)) ?? (await startServer(cluster));
     return {
       ...server,
-      notices,
       url: urlOf(server.port, password),
       async stop() {
         await stopServer(server.pid);
