@@ -414,7 +414,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
           }
         : observatory.turnEnded,
   });
-  const { membership, registry, dispatcher, quota, forwarder, target, shutdown } = worker;
+  const { membership, registry, dispatcher, quota, forwarder, target, transport: upstream, shutdown } = worker;
   telemetry?.measure(observatory.metrics.registry);
   const turn: TurnService['turn'] = telemetry
     ? (request, sink, lease) => {
@@ -443,6 +443,8 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     clientSockets: () => sockets.open,
     requestsInHand: () => quota.inHand.waiting + quota.inHand.running,
     connections: () => guard.open,
+    sharedSockets: () => upstream.shared().sockets,
+    lanes: () => upstream.shared().lanes,
   });
 
   /** A read that no cache answers. Probes that come while one is asked share its answer: anybody may send them. */

@@ -22,7 +22,7 @@ import type { KeyRing } from './token/keyring.ts';
 import { createTokens, scopeKindOf } from './token/token.ts';
 import { createAbilities } from './upstream/abilities.ts';
 import type { UpstreamTarget, UpstreamTransport } from './upstream/port.ts';
-import { createSharingTransport } from './upstream/sharing.ts';
+import { createSharingTransport, type SharingTransport } from './upstream/sharing.ts';
 
 /** Services of a worker for its peers. */
 export interface PeerService {
@@ -87,6 +87,7 @@ export interface Worker {
   readonly quota: Quota;
   readonly forwarder: Forwarder;
   readonly target: UpstreamTarget;
+  readonly transport: Pick<SharingTransport, 'shared'>;
   readonly shutdown: Readonly<Shutdown>;
   /**
    * Drains: announces its leave to the other workers and hands requests over to them, then admits nothing new, lets running
@@ -261,6 +262,7 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
     quota,
     forwarder,
     target,
+    transport,
     shutdown,
     async close() {
       janitor.stop();

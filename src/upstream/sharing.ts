@@ -371,12 +371,18 @@ interface Group {
   headers: WeakMap<SharedSocket, Record<string, string>>;
 }
 
+/** A transport on which sessions may share WebSockets. */
+export interface SharingTransport extends UpstreamTransport {
+  /** Returns the number of WebSockets that may be shared and are open, and of the sessions that use them. */
+  shared(): { sockets: number; lanes: number };
+}
+
 /**
  * Wraps a transport so that sessions which wish it share WebSockets, each on a lane of its own. Only sessions of one scope
  * with the same upstream, credential and handshake do: a provider sees one account on a socket, and one tenant's turns never
  * wait for those of another. Everything else passes through.
  */
-export function createSharingTransport(inner: UpstreamTransport, options: SharingOptions): UpstreamTransport {
+export function createSharingTransport(inner: UpstreamTransport, options: SharingOptions): SharingTransport {
   const { clock } = options;
   const groups = new Map<string, Group>();
   /** Whether a peer knows lanes, by group. */
@@ -468,6 +474,10 @@ export function createSharingTransport(inner: UpstreamTransport, options: Sharin
     dial: (request) => (request.sharing ? share(request, request.sharing) : inner.dial(request)),
     exchange: (request) => inner.exchange(request),
     call: (request) => inner.call(request),
+    shared() {
+      const sockets = [...groups.values()].flatMap((group) => [...group.sockets]);
+      return { sockets: sockets.length, lanes: sockets.reduce((sum, { table }) => sum + table.used, 0) };
+    },
     shutdown: () => inner.shutdown(),
   };
 }

@@ -8,7 +8,15 @@ import { type Mutant, mutantsOf } from './generate.ts';
 export const ROOT = join(import.meta.dirname, '..', '..');
 const COPIED = [
   ...['bin', 'src', 'machines', 'test', 'docs', 'deploy', 'examples', 'bench'],
-  ...['package.json', 'package-lock.json', 'tsconfig.json', 'vitest.config.ts', 'README.md', 'CHANGELOG.md'],
+  ...[
+    'package.json',
+    'package-lock.json',
+    'tsconfig.json',
+    'vitest.config.ts',
+    'README.md',
+    'CHANGELOG.md',
+    '.dockerignore',
+  ],
 ];
 /** The numbers of one file's mutants begin at a multiple of this. */
 const PER_FILE = 10_000;

@@ -171,6 +171,16 @@ describe('who shares a socket', () => {
     expect(peers).toHaveLength(2);
   });
 
+  it('Open shared sockets and the sessions on them are counted', async () => {
+    const { transport, first, second, peer } = await pair();
+    await join(transport, { scope: 'b' });
+    expect(transport.shared()).toEqual({ sockets: 2, lanes: 3 });
+    first.connection.close();
+    expect(transport.shared()).toEqual({ sockets: 2, lanes: 2 });
+    second.connection.close();
+    expect([peer.open, transport.shared()]).toEqual([false, { sockets: 1, lanes: 1 }]);
+  });
+
   it('The handshake names no conversation, so that those of one client share a socket', async () => {
     const at = world();
     const first = await join(at.transport, { headers: { 'thread-id': '1', 'user-agent': 'u' } });

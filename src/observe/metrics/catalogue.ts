@@ -113,6 +113,8 @@ export const catalogue = {
     }),
   ),
   holdfast_upstream_sockets: gauge('Upstream connections open now.'),
+  holdfast_upstream_shared_sockets: gauge('Upstream connections open now that several sessions may share.'),
+  holdfast_upstream_lanes: gauge('Sessions that use a shared upstream connection now.'),
   holdfast_sessions: gauge('Sessions with an actor on this worker, by state.', {
     state: ['connecting', 'live', 'reconnecting', 'stale', 'closed'],
   }),

@@ -153,6 +153,9 @@ export type StoreRead = 'lookup' | 'lineage' | 'read';
 export interface Readings {
   /** Upstream connections open now. */
   sockets?(): number;
+  /** Upstream connections that several sessions may share, and the sessions on them. */
+  sharedSockets?(): number;
+  lanes?(): number;
   /** State names, one per session actor. A dotted name counts for its first part. */
   sessions?(): Iterable<string>;
   /** Requests waiting for their session, over all sessions. */
@@ -274,6 +277,8 @@ export function createMetrics({ clock, defaults = true }: MetricsOptions): Metri
 
 const gaugeOf = {
   sockets: 'holdfast_upstream_sockets',
+  sharedSockets: 'holdfast_upstream_shared_sockets',
+  lanes: 'holdfast_upstream_lanes',
   queued: 'holdfast_queue_length',
   turnsInFlight: 'holdfast_turns_in_flight',
   turnBufferBytes: 'holdfast_turn_buffer_bytes',
