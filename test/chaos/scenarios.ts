@@ -170,6 +170,20 @@ async function restartInTurn(world: World, { size, restarts: asked }: ScenarioCo
   }
 }
 
+/** Kills the worker with the most sessions while turns run, starts it again, and so on. */
+async function killOwners(world: World, url: string, rounds: number, report: Report): Promise<void> {
+  for (let round = 0; round < rounds; round += 1) {
+    await world.talk(1);
+    const victim = await owner(url, world.fleet);
+    const running = world.talk(2);
+    await pause(30 + world.random() * 60);
+    await victim.kill();
+    report.faults += 1;
+    await running;
+    await victim.start();
+  }
+}
+
 export const scenarios: readonly Scenario[] = [
   scenario(
     'requests to random workers reach the owner’s warm socket',
@@ -197,18 +211,9 @@ export const scenarios: readonly Scenario[] = [
     }
   }),
 
-  scenario('owner killed while its turns run', { short: true }, async (world, { url, rounds }, report) => {
-    for (let round = 0; round < rounds; round += 1) {
-      await world.talk(1);
-      const victim = await owner(url, world.fleet);
-      const running = world.talk(2);
-      await pause(30 + world.random() * 60);
-      await victim.kill();
-      report.faults += 1;
-      await running;
-      await victim.start();
-    }
-  }),
+  scenario('owner killed while its turns run', { short: true }, (world, { url, rounds }, report) =>
+    killOwners(world, url, rounds, report),
+  ),
 
   scenario(
     'owner stopped beyond its lease, then continued',
@@ -352,17 +357,27 @@ export const scenarios: readonly Scenario[] = [
   scenario(
     'workers killed under clients on WebSockets',
     { conversations: [8, 24], webSocket: true },
+    (world, { url, rounds }, report) => killOwners(world, url, rounds, report),
+  ),
+
+  scenario(
+    'workers killed, and upstream sockets lost, where conversations share them',
+    { conversations: [16, 48], env: { HOLDFAST_UPSTREAM_LANES: '32' } },
     async (world, { url, rounds }, report) => {
+      const { simulator } = world;
+      await world.talk(1);
       for (let round = 0; round < rounds; round += 1) {
-        await world.talk(1);
-        const victim = await owner(url, world.fleet);
         const running = world.talk(2);
         await pause(30 + world.random() * 60);
-        await victim.kill();
+        simulator.dropAll(round % 2 === 0 ? 'reset' : 1001);
         report.faults += 1;
         await running;
-        await victim.start();
       }
+      // Before its first answer an upstream may not know lanes, so the first turns have sockets of their own.
+      const sockets = simulator.connections.filter(({ open }) => open).length;
+      report.figures.push(`${world.talkers.length} conversations on ${sockets} upstream sockets of 3 workers`);
+      if (sockets >= world.talkers.length) report.broken.push(`${sockets} sockets: none is shared`);
+      await killOwners(world, url, rounds, report);
     },
   ),
 
