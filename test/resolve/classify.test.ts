@@ -126,6 +126,10 @@ describe('the client’s turn id', () => {
       'the metadata header',
       { headers: { 'x-codex-turn-metadata': '{"turn_id":"t"}' }, body: { client_metadata: { turn_id: '' } } },
     ],
+    [
+      'the metadata header beside a client_metadata of null',
+      { headers: { 'x-codex-turn-metadata': '{"turn_id":"t"}' }, body: { client_metadata: null } },
+    ],
   ])('The client’s turn id is read from %s', (_, asked) => {
     expect(read(asked).clientTurnId).toBe('t');
   });
