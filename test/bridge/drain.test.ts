@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import { afterEach, describe, expect, it } from 'vitest';
 import { digestOf, expectedDigest } from '../../src/testing/index.ts';
 import { startTestBridge, type TestBridge, type TestBridgeOptions } from '../support/bridge.ts';
@@ -63,5 +64,25 @@ describe('a bridge that is closed', () => {
     const [session] = await at.store.sessions(1);
     expect(session).toMatchObject({ activeTurnId: null, ownerWorkerId: null });
     expect((await at.store.turnsOf(session!.id, 9)).map(({ state }) => state)).toEqual(['cancelled']);
+  });
+
+  it('A bridge that drains hands requests to another one, and refuses them once that one has left as well', async () => {
+    await start();
+    await using other = await startTestBridge({ beside: at });
+    const held = at.simulator.script.onTurn({}, { kind: 'hold', at: 'before_terminal' });
+    const client = await openLive(at.url, body, { 'thread-id': 't' });
+    await client.until('response.output_item.done');
+    const closed = at.bridge.close();
+    const ask = (thread: string) => post(at.url, body, { 'thread-id': thread });
+    await until(async () => (await ask(randomUUID())).status !== 200 || other.bridge.sessions().length > 0);
+    expect(other.bridge.sessions()).toHaveLength(1);
+    await other.bridge.close();
+    const sent = at.simulator.journal.of('create').length;
+    const refused = await ask('late');
+    expect([refused.status, refused.body.error?.bridge_code]).toEqual([503, 'bridge_draining']);
+    expect(at.simulator.journal.of('create')).toHaveLength(sent);
+    held.release();
+    expect((await client.rest()).events.at(-1)!.type).toBe('response.completed');
+    await closed;
   });
 });

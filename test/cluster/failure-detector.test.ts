@@ -1,16 +1,33 @@
-import { expect, it } from 'vitest';
+import { mkdtemp, rename, rm } from 'node:fs/promises';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { expect, it, onTestFinished } from 'vitest';
 import { createFailureDetector } from '../../src/cluster/failure-detector.ts';
 import { createManualClock } from '../../src/testing/index.ts';
 import { createMemoryDatabase, createMemoryStore } from '../../src/testing/memory-store/index.ts';
 
 const LEASE = 10_000;
 
+/** Returns the path of a Unix socket on which no process listens any more. */
+async function abandonedSocket(): Promise<string> {
+  const home = await mkdtemp(join(tmpdir(), 'hf-liveness-'));
+  onTestFinished(() => rm(home, { recursive: true }));
+  const [path, left] = [join(home, 'open.sock'), join(home, 'left.sock')];
+  const server = createServer();
+  await new Promise<void>((listening) => server.listen(path, listening));
+  // Closing a server removes its file from the path where it began to listen.
+  await rename(path, left);
+  await new Promise((closed) => server.close(closed));
+  return left;
+}
+
 function world(mayDeclareDead = true) {
   const clock = createManualClock();
   const database = createMemoryDatabase('0'.repeat(64));
   const store = createMemoryStore({ clock, database });
-  const register = (id: string) =>
-    store.register({ id, internalUrl: 'http://a', livenessPath: null, version: '1', leaseMs: LEASE });
+  const register = (id: string, livenessPath: string | null = null) =>
+    store.register({ id, internalUrl: 'http://a', livenessPath, version: '1', leaseMs: LEASE });
   return {
     clock,
     database,
@@ -26,6 +43,16 @@ it('A worker without a row is given one, and is declared dead when that lease ha
   expect(database.workers.get('lost')).toMatchObject({ state: 'serving', version: 'unknown' });
   clock.advance(LEASE + 1);
   expect(await liveness('lost')).toBe('dead');
+});
+
+it('A refused liveness socket proves a death while the lease is still valid, a missing one proves nothing', async () => {
+  const { database, register, liveness } = world(false);
+  const path = await abandonedSocket();
+  await register('killed', path);
+  await register('unknown', `${path}.none`);
+  expect(await liveness('unknown')).toBe('alive');
+  expect(await liveness('killed')).toBe('dead');
+  expect(database.workers.get('killed')?.state).toBe('dead');
 });
 
 it('A worker that was not continuously alive itself declares no other worker dead', async () => {

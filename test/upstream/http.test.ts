@@ -370,6 +370,24 @@ describe('an exchange over HTTP', () => {
     expect(kinds(seen.frames)).toEqual(['response.created', 'response.completed']);
   });
 
+  it('An event stream with another label is recognised from its first line, even if that arrives in parts', async () => {
+    let more = () => {};
+    const { url } = await provider(async (request, response) => {
+      request.resume();
+      response.writeHead(200, { 'content-type': 'text/plain' });
+      response.write(stream.slice(0, 2));
+      await new Promise<void>((go) => (more = go));
+      response.end(stream.slice(2));
+    });
+    const connection = transport().exchange(dialTo(url));
+    const seen = record(connection);
+    connection.send(create());
+    await rounds(20);
+    more();
+    await seen.ended;
+    expect(kinds(seen.frames)).toEqual(['response.created', 'response.completed']);
+  });
+
   it('A whole answer labelled as a stream is recognised', async () => {
     const { url } = await provider((request, response) => {
       request.resume();
