@@ -148,6 +148,16 @@ it('A stream whose worker is killed goes on through the worker that holds the cl
   expect(numbers(events)).toEqual(upTo(provider.total));
 }, 240_000);
 
+it('A stream whose turn takes longer than the longest turn ends with that error, and is not followed at the provider', async () => {
+  const { provider, client } = await fleet({ HOLDFAST_TURN_BUDGET_MS: '5000' }, 1);
+  provider.release(4);
+  const { events, read } = reader();
+  await read(await client(0).responses.create(ask));
+  expect(numbers(events).slice(0, 4)).toEqual(upTo(4));
+  expect(events.at(-1)).toMatchObject({ response: { error: { code: 'bridge_turn_timeout' } } });
+  expect(provider.readers).toBe(0);
+}, 240_000);
+
 it('A client that leaves a resumed stream ends it at the provider', async () => {
   const { provider, client } = await fleet({}, 1);
   provider.release(3);
