@@ -121,8 +121,9 @@ export function functionCall(name: string, arity: number): Statement {
 }
 
 /**
- * Calls a function whose answer is a verdict. Never rejects: a call without an answer gets `unknown`; an error reported by
- * the database, or parameters that cannot be serialised, give `rejected`.
+ * Calls a function whose answer is a verdict. Where parameters and a connection are there, the call is on its way when this
+ * returns. Never rejects: a call without an answer gets `unknown`; an error reported by the database, or parameters that
+ * cannot be serialised, give `rejected`.
  */
 export async function callFunction<Verdict>(
   executor: Executor,
@@ -130,7 +131,8 @@ export async function callFunction<Verdict>(
   parameters: () => readonly unknown[] | Promise<readonly unknown[]>,
 ): Promise<Verdict | NoVerdict> {
   try {
-    const values = await parameters();
+    const given = parameters();
+    const values = given instanceof Promise ? await given : (given as readonly unknown[]);
     const rows = await executor.run<{ answer: string }>(functionCall(name, values.length), values);
     return JSON.parse(rows[0]!.answer) as Verdict;
   } catch (error) {
