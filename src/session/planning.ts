@@ -48,17 +48,44 @@ function reasons({ reasoning, model }: Turn['request']['body']): boolean {
 }
 
 /**
- * Returns the frame in which a turn is sent. If the provider does not store the response, its encrypted reasoning is
+ * Returns a frame in which a turn is sent. If the provider does not store the response, its encrypted reasoning is
  * requested as well: without it the context could not be resent on another socket. It is hidden from a client that did
  * not request it.
  */
-export function composeFrame(turn: Turn, turnState: string | null): string {
-  const { request, wire } = turn;
+function composeFrame(turn: Turn, wire: Exclude<WireForm, { form: 'impossible' }>, turnState: string | null): string {
+  const { request } = turn;
   const { body } = request;
-  if (!wire || wire.form === 'impossible') throw new Error('a turn without a wire form has no frame');
   turn.hideEncrypted = body.store === false && reasons(body) && !asksEncryptedReasoning(body);
   return createFrame({ request, wire, addEncryptedReasoning: turn.hideEncrypted, turnState });
 }
+
+/** The form in which a turn is sent, and its frame; `frame` is null if it cannot be sent. */
+type Composed = { wire: WireForm; frame: string; bytes: number } | { wire: WireForm; frame: null };
+
+/** What was composed last for a turn that was not sent yet, with what it was composed from. */
+const composed = new WeakMap<Turn, { from: readonly unknown[]; made: Composed }>();
+
+/**
+ * Plans and composes the frame of a turn. It can be composed before the turn may be sent, while its start is being stored:
+ * if nothing that it depends on has changed since, the same frame is returned.
+ *
+ * @param anchor response id from which the socket can continue; null for a fresh socket
+ * @param turnState provider's own turn state for the same client turn; null if there is none
+ */
+export function frameOf(turn: Turn, anchor: string | null, turnState: string | null): Composed {
+  const { continuation, parent, expectedHead, anchorRefused, history, contents } = turn;
+  const from = [anchor, turnState, continuation, parent, expectedHead, anchorRefused, history, contents];
+  const before = composed.get(turn);
+  if (before?.from.every((value, nth) => value === from[nth])) return before.made;
+  const wire = planFor(turn, anchor);
+  const frame = wire.form === 'impossible' ? null : composeFrame(turn, wire, turnState);
+  const made = frame === null ? { wire, frame } : { wire, frame, bytes: Buffer.byteLength(frame) };
+  composed.set(turn, { from, made });
+  return made;
+}
+
+/** Forgets the frame of a turn, which has been sent. */
+export const forgetFrame = (turn: Turn): void => void composed.delete(turn);
 
 const isItem = (value: unknown): value is Item => typeof value === 'object' && value !== null && !Array.isArray(value);
 
