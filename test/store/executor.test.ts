@@ -25,7 +25,7 @@ function one({ own = false } = {}) {
     },
   };
   const executor = createExecutor({ pool, own, size: 1, schema: 'holdfast', timeoutMs: 100, clock });
-  const run = (name: string, first = false) => executor.run({ name, text: name, first }, []);
+  const run = (name: string, writes = false) => executor.run({ name, text: name, writes }, []);
   /** Makes a call and answers it. */
   const called = async (error?: Error) => {
     const call = run('call');

@@ -3,10 +3,8 @@ import type { Clock } from '../../system.ts';
 import type { OutageLog } from './outage.ts';
 import { isOwnLimit, isTransient, NoAnswer, sqlState } from './outcome.ts';
 
-/** Statement to send: text, values, and the name under which a connection keeps it prepared. */
-export interface Sent {
-  name: string;
-  text: string;
+/** Statement to send, with its values. */
+interface Sent extends Pick<Statement, 'name' | 'text' | 'writes'> {
   values: readonly unknown[];
 }
 
@@ -35,7 +33,7 @@ interface Column {
 interface Knowledge {
   /** The connection always reaches the same server process, so what is prepared and set there stays. */
   direct: boolean;
-  /** The standing settings are set, and the server is not a standby. */
+  /** The standing settings are set. */
   settled: boolean;
   /** It was taken for a direct one, and is not. */
   pooled: boolean;
@@ -55,6 +53,7 @@ interface Wire {
   sync(): void;
 }
 interface RawQuery {
+  queryMode: 'extended';
   callback: (error: unknown, rows: object[]) => void;
   prepare(connection: Wire): void;
   handleRowDescription(message: { fields: { name: string; dataTypeID: number }[] }): void;
@@ -62,7 +61,7 @@ interface RawQuery {
   handleCommandComplete(message: object): void;
   handleReadyForQuery(): void;
 }
-const RawQuery = pg.Query as unknown as new (config: { text: string; queryMode: 'extended' }) => RawQuery;
+const RawQuery = pg.Query as unknown as new (text: string) => RawQuery;
 const { prepareValue } = (pg as unknown as { utils: { prepareValue(value: unknown): string | Buffer | null } }).utils;
 
 /**
@@ -91,8 +90,8 @@ const known = new WeakMap<PoolClient, Knowledge>();
  * same traffic works through a pooler in session mode and in transaction mode.
  *
  * A pooler makes up process ids for its clients, which differ from those of the server. That is how a direct connection is
- * recognised. There, statements are parsed once, and standing settings are made once: nothing else uses the connection, and
- * its server process never becomes that of a standby again. From then on the statement is sent alone.
+ * recognised. There, statements are parsed once, and standing settings stay: a statement that writes is then sent alone, since a
+ * standby would refuse it. Reads still ask whether the server is one.
  *
  * The time limit applies to the statement only: the server starts the timeout with its first message, and stops it before
  * the commit. A commit that waits for a synchronous replica is therefore never cut short; otherwise the call would report a
@@ -114,14 +113,15 @@ class Exchange extends RawQuery {
   #fault: unknown = null;
 
   constructor(client: PoolClient, knowledge: Knowledge, sent: Sent, settings: Settings) {
-    super({ text: sent.text, queryMode: 'extended' });
+    super(sent.text);
+    this.queryMode = 'extended';
     this.#client = client;
     this.#knowledge = knowledge;
     this.#sent = sent;
     this.#values = sent.values.map((value) => prepareValue(value));
     this.#settings = settings;
     this.#named = knowledge.direct;
-    this.#settingsSent = !(settings.standing && knowledge.settled);
+    this.#settingsSent = !(sent.writes && settings.standing && knowledge.settled);
     this.#inSettings = this.#settingsSent;
   }
 
@@ -190,7 +190,7 @@ class Exchange extends RawQuery {
   /** Notes what the connection has from now on. Call it only after success. */
   #remember(): void {
     const { direct, prepared } = this.#knowledge;
-    if (direct && this.#settings.standing && !this.standby) this.#knowledge.settled = true;
+    if (direct && this.#settings.standing) this.#knowledge.settled = true;
     if (!this.#named) return;
     if (this.#settingsSent) prepared.set(SETTINGS.name, []);
     if (this.#sent.name !== '') prepared.set(this.#sent.name, this.#columns ?? []);
@@ -234,8 +234,11 @@ export interface Statement {
   text: string;
   /** Milliseconds for this statement instead of the executor's timeout; for background work. */
   timeoutMs?: number;
-  /** Goes before calls without it that wait for a connection: a turn that runs ends before another one begins. */
-  first?: boolean;
+  /**
+   * It writes in any case, so that a standby refuses it. Goes before reads that wait for a connection: a turn that runs ends
+   * before another one begins.
+   */
+  writes?: boolean;
 }
 
 /** Source of connections: a pool, or one connection of it. */
@@ -355,7 +358,7 @@ export function createExecutor(options: ExecutorOptions): Executor {
     onStatement?.(statement.name || statement.text);
     return new Promise((resolve, reject) => {
       const withinMs = statement.timeoutMs ?? timeoutMs;
-      const line = waiting[statement.first ? 0 : 1];
+      const line = waiting[statement.writes ? 0 : 1];
       let startedAt = clock.now();
       let begun = false;
       let client: PoolClient | null = null;
@@ -399,13 +402,13 @@ export function createExecutor(options: ExecutorOptions): Executor {
       inFlight.add(giveUp);
 
       const ask = async (connected: PoolClient) => {
-        const { name, text } = statement;
+        const { name, text, writes } = statement;
         const left = withinMs - (clock.now() - startedAt);
         const nearlyWhole = statement.timeoutMs === undefined && left >= timeoutMs * NEARLY_WHOLE;
         const limitMs = Math.max(1, Math.floor(left * SERVER_SHARE));
         const settings = nearlyWhole ? standing : { searchPath, limitMs, standing: false };
         try {
-          const result = await exchange<Row>(connected, { name, text, values }, settings);
+          const result = await exchange<Row>(connected, { name, text, writes, values }, settings);
           if (over) return;
           if (result.standby) return failed(new Error('the server only follows another one'));
           outages?.answered();

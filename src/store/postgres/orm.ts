@@ -108,14 +108,13 @@ export const isoText = (column: string) => sql<string>`to_json(${sql.ref(column)
 const calls = new Map<string, Statement>();
 
 /**
- * Builds `select name($1, ..., $arity)`, prepared under the function's own name. The answer is JSON text. Functions write: they
- * go before the reads of requests that have not begun.
+ * Builds `select name($1, ..., $arity)`, prepared under the function's own name. The answer is JSON text. Functions write.
  */
 export function functionCall(name: string, arity: number): Statement {
   const known = calls.get(name);
   if (known) return known;
   const parameters = Array.from({ length: arity }, (_, index) => `$${index + 1}`).join(', ');
-  const call = { name, text: `select ${name}(${parameters})::text as answer`, first: true };
+  const call = { name, text: `select ${name}(${parameters})::text as answer`, writes: true };
   calls.set(name, call);
   return call;
 }
