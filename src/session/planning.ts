@@ -235,6 +235,19 @@ export function anchorStored(turn: Turn): boolean {
   );
 }
 
+/** The line with which a request's items were compared last: to decide about a request and to place it takes the same answer. */
+const compared = new WeakMap<Turn['items'], { line: Line; count: number | null }>();
+
+/** Returns how many of a request's first items are exactly the line; null if the request does not continue it. */
+export function countOf(line: Line | null, items: Turn['items']): number | null {
+  if (line === null) return null;
+  const before = compared.get(items);
+  if (before?.line === line) return before.count;
+  const count = continuedBy(line, items);
+  compared.set(items, { line, count });
+  return count;
+}
+
 /**
  * Admits a turn to a session: fixes parent, expected head and continuation, which become part of the fenced start. If
  * the line that ends at the head is not known, no request can be shown to continue it.
@@ -256,7 +269,7 @@ export function place(turn: Turn, { headId, head, line }: Pick<TurnQueue, 'headI
   let match: { row: TurnRow | null; line: Line | null; count: number } | null = null;
   for (const known of [{ row: head, line }, turn.ancestor]) {
     if (!known) continue;
-    const count = continuedBy(known.line, items);
+    const count = countOf(known.line, items);
     if (count !== null && (match === null || count > match.count)) match = { ...known, count };
   }
   const { responseId = null, contextFp = '' } = match?.row ?? {};
