@@ -294,6 +294,13 @@ function inputBytes({ request }: Turn, input: readonly string[]): number {
 /** Maximum number of places stored for a turn. */
 const MOST_PLACES = 3;
 
+/** Returns whether the terminal event listed any items, and not just those that were streamed. */
+function listsOthers(turn: Turn): turn is Turn & { listed: readonly Written<Item>[] } {
+  const { streamed, listed } = turn;
+  if (listed === null || listed.length === 0) return false;
+  return listed.length !== streamed.length || listed.some((item, nth) => item !== streamed[nth]);
+}
+
 /**
  * Computes the data by which a turn's transcript is recognised. Both forms of the output count as shown to the client.
  * Identity is based on what the client saw, so encrypted content that it did not request is left out.
@@ -303,7 +310,7 @@ function recognise(turn: Turn): Recognition {
   const asked = turn.continuation?.items ?? [];
   const shown = (items: readonly Item[]) => shownItems(items, turn.hideEncrypted);
   const streamed = shown(valuesOf(turn.streamed));
-  const listed = turn.listed === null || turn.listed.length === 0 ? null : shown(valuesOf(turn.listed));
+  const listed = listsOthers(turn) ? shown(valuesOf(turn.listed)) : null;
   const output = streamed.length > 0 ? streamed : (listed ?? []);
   const links = output.map(linkOf);
   // A full request is chained as the client sent it; an anchored one extends the known chain of its parent.

@@ -6,7 +6,7 @@ import { upstreamHeaders } from '../upstream/headers.ts';
 import type { FailureKind, UpstreamAnswer, UpstreamError, UpstreamTarget } from '../upstream/port.ts';
 import { credentialRefusalAnswer, refusesCredential } from '../upstream/redact.ts';
 import type { DialOutcome, LostConnection, SessionCore } from './core.ts';
-import { anchorStored, canSendFull, composeFrame, loadContents, loadHistory, mayResend, planFor } from './planning.ts';
+import { anchorStored, canSendFull, forgetFrame, frameOf, loadContents, loadHistory, mayResend } from './planning.ts';
 import { credentialOf, isHidden } from './port.ts';
 import type { Turn, TurnEnding } from './turn.ts';
 
@@ -203,6 +203,21 @@ async function historyFor({ env: { store } }: SessionCore, turn: Turn): Promise<
   return turn.history === null ? 'missing' : 'ready';
 }
 
+const frameNow = ({ socket, turnState }: SessionCore, turn: Turn, lent: string | null) =>
+  frameOf(turn, socket.anchor ?? lent, turnState.for(turn.evidence.clientTurnId));
+
+/**
+ * Composes the frame of a turn whose start is being stored, so that it can leave as soon as that is answered. Never throws: what
+ * fails here fails again, and is reported, when the frame is to be sent.
+ */
+export function prepareTurn(session: SessionCore, turn: Turn): void {
+  try {
+    if (session.socket.open) frameNow(session, turn, session.socket.lent);
+  } catch {
+    // See above.
+  }
+}
+
 /** Hands the frame of a committed turn to the socket, or sends the machine an event with the reason why it did not. */
 export function sendTurn(session: SessionCore, turn: Turn): void {
   const { socket, actor, env, target } = session;
@@ -223,13 +238,14 @@ export function sendTurn(session: SessionCore, turn: Turn): void {
     return session.send({ type: 'frame.not_sent', cause: 'socket' });
   }
   const { lent } = socket;
-  turn.wire = planFor(turn, socket.anchor ?? lent);
-  if (turn.wire.form === 'impossible') {
+  const made = frameNow(session, turn, lent);
+  turn.wire = made.wire;
+  if (made.frame === null) {
     giveUp(turn, { fault: 'bridge_session_expired' });
     return session.send({ type: 'upstream.ended', keepSocket: false });
   }
-  const frame = composeFrame(turn, session.turnState.for(turn.evidence.clientTurnId));
-  turn.frameBytes = Buffer.byteLength(frame);
+  const { frame } = made;
+  turn.frameBytes = made.bytes;
   const tooLarge = turn.frameBytes > config.limits.frameBytes || abilities.isTooLarge(target.id, turn.frameBytes);
   if (socket.kind === 'websocket' && tooLarge) return moveToHttp(session, turn);
   turn.stream.head({
@@ -241,6 +257,7 @@ export function sendTurn(session: SessionCore, turn: Turn): void {
   const borrows =
     turn.wire.form === 'delta' && turn.wire.previousResponseId === lent && !anchorStored(turn) ? lent : null;
   if (!socket.send(frame, turn, borrows)) return session.send({ type: 'frame.not_sent', cause: 'socket' });
+  forgetFrame(turn);
   turn.times.sent = clock.now();
   turn.note({ type: 'send' });
   holdStatus(session, turn);

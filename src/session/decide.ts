@@ -6,12 +6,12 @@ import { explain, type Resolution } from '../resolve/table.ts';
 import type { Decision, Evidence, Facts, Likeness, LocalSession } from '../resolve/types.ts';
 import { type KeyRef, type Lookup, type LookupResult, MOST_CANDIDATES, type TurnRow } from '../store/port.ts';
 import { scopeKindOf, type Tokens } from '../token/token.ts';
-import { continuedBy, decodeForms, type Line } from '../transcript/items.ts';
+import { decodeForms, type Line } from '../transcript/items.ts';
 import { CONVERSATION_PATHS } from '../transcript/provider-ids.ts';
 import { COMPARISON_PATH, LONGEST_METADATA } from '../transcript/read.ts';
 import type { Names, RequestBody } from '../transcript/types.ts';
 import type { SessionEnv } from './core.ts';
-import { itemsOf, loadContents, madeBy, referencesTo } from './planning.ts';
+import { countOf, itemsOf, loadContents, madeBy, referencesTo } from './planning.ts';
 import type { TurnRequest } from './port.ts';
 import type { Session } from './session.ts';
 import type { SessionRegistry } from './session-registry.ts';
@@ -306,7 +306,7 @@ export class Decider {
    * other turn can match more of the request.
    */
   #continuesWarm(turn: Turn, head: TurnRow, line: Line | null): boolean {
-    const count = continuedBy(line, turn.items);
+    const count = countOf(line, turn.items);
     if (count === null) return false;
     const { references, credentialFp, contextFp } = turn.evidence;
     const kept = head.storedUpstream && head.credentialFp === credentialFp;
@@ -347,7 +347,7 @@ export class Decider {
     for (const candidate of candidates) {
       if (!mayBeParent(candidate.turn)) continue;
       const line = await this.#lineOf(turn.evidence.scope, candidate);
-      const count = line && continuedBy(line, turn.items);
+      const count = countOf(line, turn.items);
       if (line === null || count === null || count < deepest) continue;
       // Among conversations with identical items, use one that is idle; the others may be running a turn.
       if (!this.#isBusy(candidate)) return { ...candidate, row: candidate.turn, line };

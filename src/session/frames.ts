@@ -302,25 +302,24 @@ export class FrameReader {
     let listedCount = 0;
     if (Array.isArray(response?.output)) {
       const place = membersOf(text, membersOf(text).get('response')?.start).get('output');
-      const listed = elementTexts(text, place?.start);
-      const kept = listed.map((json) => this.#keep(turn, json)).filter((item) => item !== null);
+      const streamed = turn.streamed.slice(turn.steered);
+      const kept = elementTexts(text, place?.start)
+        .map((json, nth) => (streamed[nth]?.json === json ? streamed[nth]! : this.#keep(turn, json)))
+        .filter((item) => item !== null);
       turn.listed = [...turn.streamed.slice(0, turn.steered), ...kept];
       listedCount = kept.length;
     }
     turn.kept = keptResponse(response);
     const end = frame.end ?? 'failed';
-    turn.ending = {
-      state: end,
-      terminal: { type: `response.${end}`, json: this.#terminalJson(turn, frame, text, own, listedCount) },
-      fault: null,
-      answer: null,
-      error,
-    };
+    const ending: TurnEnding = { state: end, terminal: null, fault: null, answer: null, error };
+    turn.ending = ending;
     this.#socket.anchor = end === 'failed' ? null : turn.responseId;
     this.#session.send({
       type: 'upstream.ended',
       keepSocket: end !== 'failed' && this.#socket.kind === 'websocket',
     });
+    // The store has been asked and answers later: what only the client needs is made in the meantime.
+    ending.terminal = { type: `response.${end}`, json: this.#terminalJson(turn, frame, text, own, listedCount) };
   }
 
   /** Returns whether an error refuses an anchor that the bridge chose, or whose content it may know. */

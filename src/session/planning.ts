@@ -48,17 +48,44 @@ function reasons({ reasoning, model }: Turn['request']['body']): boolean {
 }
 
 /**
- * Returns the frame in which a turn is sent. If the provider does not store the response, its encrypted reasoning is
+ * Returns a frame in which a turn is sent. If the provider does not store the response, its encrypted reasoning is
  * requested as well: without it the context could not be resent on another socket. It is hidden from a client that did
  * not request it.
  */
-export function composeFrame(turn: Turn, turnState: string | null): string {
-  const { request, wire } = turn;
+function composeFrame(turn: Turn, wire: Exclude<WireForm, { form: 'impossible' }>, turnState: string | null): string {
+  const { request } = turn;
   const { body } = request;
-  if (!wire || wire.form === 'impossible') throw new Error('a turn without a wire form has no frame');
   turn.hideEncrypted = body.store === false && reasons(body) && !asksEncryptedReasoning(body);
   return createFrame({ request, wire, addEncryptedReasoning: turn.hideEncrypted, turnState });
 }
+
+/** The form in which a turn is sent, and its frame; `frame` is null if it cannot be sent. */
+type Composed = { wire: WireForm; frame: string; bytes: number } | { wire: WireForm; frame: null };
+
+/** What was composed last for a turn that was not sent yet, with what it was composed from. */
+const composed = new WeakMap<Turn, { from: readonly unknown[]; made: Composed }>();
+
+/**
+ * Plans and composes the frame of a turn. It can be composed before the turn may be sent, while its start is being stored:
+ * if nothing that it depends on has changed since, the same frame is returned.
+ *
+ * @param anchor response id from which the socket can continue; null for a fresh socket
+ * @param turnState provider's own turn state for the same client turn; null if there is none
+ */
+export function frameOf(turn: Turn, anchor: string | null, turnState: string | null): Composed {
+  const { continuation, parent, expectedHead, anchorRefused, history, contents } = turn;
+  const from = [anchor, turnState, continuation, parent, expectedHead, anchorRefused, history, contents];
+  const before = composed.get(turn);
+  if (before?.from.every((value, nth) => value === from[nth])) return before.made;
+  const wire = planFor(turn, anchor);
+  const frame = wire.form === 'impossible' ? null : composeFrame(turn, wire, turnState);
+  const made = frame === null ? { wire, frame } : { wire, frame, bytes: Buffer.byteLength(frame) };
+  composed.set(turn, { from, made });
+  return made;
+}
+
+/** Forgets the frame of a turn, which has been sent. */
+export const forgetFrame = (turn: Turn): void => void composed.delete(turn);
 
 const isItem = (value: unknown): value is Item => typeof value === 'object' && value !== null && !Array.isArray(value);
 
@@ -208,6 +235,19 @@ export function anchorStored(turn: Turn): boolean {
   );
 }
 
+/** The line with which a request's items were compared last: to decide about a request and to place it takes the same answer. */
+const compared = new WeakMap<Turn['items'], { line: Line; count: number | null }>();
+
+/** Returns how many of a request's first items are exactly the line; null if the request does not continue it. */
+export function countOf(line: Line | null, items: Turn['items']): number | null {
+  if (line === null) return null;
+  const before = compared.get(items);
+  if (before?.line === line) return before.count;
+  const count = continuedBy(line, items);
+  compared.set(items, { line, count });
+  return count;
+}
+
 /**
  * Admits a turn to a session: fixes parent, expected head and continuation, which become part of the fenced start. If
  * the line that ends at the head is not known, no request can be shown to continue it.
@@ -229,7 +269,7 @@ export function place(turn: Turn, { headId, head, line }: Pick<TurnQueue, 'headI
   let match: { row: TurnRow | null; line: Line | null; count: number } | null = null;
   for (const known of [{ row: head, line }, turn.ancestor]) {
     if (!known) continue;
-    const count = continuedBy(known.line, items);
+    const count = countOf(known.line, items);
     if (count !== null && (match === null || count > match.count)) match = { ...known, count };
   }
   const { responseId = null, contextFp = '' } = match?.row ?? {};

@@ -27,7 +27,7 @@ import {
   errorOf,
   turnResult,
 } from './commits.ts';
-import { connectionLost, dial, exchangeRefused, firstEventOverdue, sendTurn } from './connection.ts';
+import { connectionLost, dial, exchangeRefused, firstEventOverdue, prepareTurn, sendTurn } from './connection.ts';
 import type { Head, LostConnection } from './core.ts';
 import { type SessionBirth, SessionCore, type SessionEnv } from './core.ts';
 import { FrameReader } from './frames.ts';
@@ -515,13 +515,18 @@ export class Session extends SessionCore {
     switch (type) {
       case 'commitCreate': {
         turn.times.ready ??= this.env.clock.now();
-        const reply = await commitCreate(this, turn);
+        const asked = commitCreate(this, turn);
+        prepareTurn(this, turn);
+        const reply = await asked;
         if ('event' in reply) this.#host.onCreated(this);
         return this.#noteStart(turn, reply);
       }
-      case 'commitStart':
+      case 'commitStart': {
         turn.times.ready ??= this.env.clock.now();
-        return this.#noteStart(turn, await commitStart(this, turn));
+        const asked = commitStart(this, turn);
+        prepareTurn(this, turn);
+        return this.#noteStart(turn, await asked);
+      }
       case 'commitOrphan': {
         // All repetitions must name the same orphan; the next commit of this type names another one.
         this.#orphanId ??= (await this.env.store.session(this.id))?.activeTurnId ?? null;

@@ -1,6 +1,6 @@
 import { promisify } from 'node:util';
-import { deflate, deflateSync, inflate, inflateSync } from 'node:zlib';
-import { decodeText, elementsOf, encodeArray, encodeText, hashText, type Span, withSpans } from '../json.ts';
+import { crc32, deflate, deflateSync, inflate, inflateSync } from 'node:zlib';
+import { arrayText, decodeText, elementsOf, encodeArray, encodeText, hashText, type Span, withSpans } from '../json.ts';
 
 /** Most item ids recorded for one turn, and most looked up in one query. */
 const MOST_ITEM_IDS = 1_000;
@@ -28,17 +28,40 @@ const inflateAsync = promisify(inflate);
 /** Largest size in bytes that is coded inline: up to it the thread pool costs more than it saves the event loop. */
 const INLINE_BYTES = 16 * 1024;
 
+/** The fastest level: the next ones take up to three times as long, for a tenth less. */
+const DEFLATED = { level: 1 };
+
+/** Largest size in bytes that is stored plain: deflating it would cost more than writing what that saves. */
+const PLAIN_BYTES = 1_024;
+/** First byte of plain data. The first byte of zlib's format names its method, 8, in its lower half. */
+const PLAIN = 0;
+/** Position of the data behind that byte and the CRC-32 of the data. */
+const PLAIN_FROM = 5;
+
 /**
- * Encodes items for storage: an array of their exact JSON texts in UTF-8, in zlib format, whose checksum detects damaged
- * rows.
+ * Encodes items for storage: an array of their exact JSON texts in UTF-8, plain or in zlib format. Each has a checksum, which
+ * detects damaged rows.
+ *
+ * @returns the bytes at once for a short array
  */
-export const packItems = async (items: readonly string[]): Promise<Buffer> => pack(await encodeArray(items));
+export function packItems(items: readonly string[]): Buffer | Promise<Buffer> {
+  const length = items.reduce((sum, item) => sum + item.length + 1, 1);
+  return length <= INLINE_BYTES ? pack(Buffer.from(arrayText(items), 'utf8')) : encodeArray(items).then(pack);
+}
 
 /** Encodes one item that is stored by itself. */
 export const packItem = async (item: string): Promise<Buffer> => pack(await encodeText(item));
 
-const pack = (bytes: Buffer): Buffer | Promise<Buffer> =>
-  bytes.length <= INLINE_BYTES ? deflateSync(bytes) : deflateAsync(bytes);
+function pack(bytes: Buffer): Buffer | Promise<Buffer> {
+  if (bytes.length > PLAIN_BYTES) {
+    return bytes.length <= INLINE_BYTES ? deflateSync(bytes, DEFLATED) : deflateAsync(bytes, DEFLATED);
+  }
+  const packed = Buffer.allocUnsafe(PLAIN_FROM + bytes.length);
+  packed[0] = PLAIN;
+  packed.writeUInt32BE(crc32(bytes), 1);
+  bytes.copy(packed, PLAIN_FROM);
+  return packed;
+}
 
 /**
  * Decodes packed text.
@@ -48,7 +71,10 @@ const pack = (bytes: Buffer): Buffer | Promise<Buffer> =>
 export async function unpackItems(packed: Buffer): Promise<string | null> {
   let bytes: Buffer;
   try {
-    bytes = packed.length <= INLINE_BYTES / 4 ? inflateSync(packed) : await inflateAsync(packed);
+    if (packed[0] === PLAIN) {
+      bytes = packed.subarray(PLAIN_FROM);
+      if (packed.readUInt32BE(1) !== crc32(bytes)) return null;
+    } else bytes = packed.length <= INLINE_BYTES / 4 ? inflateSync(packed) : await inflateAsync(packed);
   } catch {
     return null;
   }
@@ -57,6 +83,9 @@ export async function unpackItems(packed: Buffer): Promise<string | null> {
 
 /** Length in characters above which an item is stored once per scope, for any number of conversations. */
 export const SHARED_ABOVE = 64 * 1024;
+
+/** Returns whether some of the items are extracted by `splitItems`. */
+export const holdsShared = (items: readonly string[]): boolean => items.some(({ length }) => length > SHARED_ABOVE);
 
 /** Hash of each extracted shared item, by its index in the array of items. */
 export type Places = Readonly<Record<number, string>>;

@@ -1088,16 +1088,30 @@ export const canaries: readonly Canary[] = [
   {
     name: 'statements are named on connections through a pooler',
     file: 'src/store/postgres/executor.ts',
-    find: 'this.#knowledge.direct = pid === String((this.#client as { processID?: number }).processID);',
-    replace: 'this.#knowledge.direct = pid !== null || this.#client === null;',
+    find: 'this.#knowledge.direct = !this.#knowledge.pooled && pid === this.#processId;',
+    replace: 'this.#knowledge.direct = !this.#knowledge.pooled && pid !== null;',
     tests: ['test/store/pooler.test.ts'],
   },
   {
     name: 'the settings of a call stay on its connection',
     file: 'src/store/postgres/executor.ts',
-    find: "set_config('search_path', $1, true)",
+    find: "set_config('search_path', $1, pg_backend_pid()::text <> $3)",
     replace: "set_config('search_path', $1, false)",
     tests: ['test/store/pooler.test.ts'],
+  },
+  {
+    name: "the settings of a call stay on an application's connection",
+    file: 'src/store/postgres/executor.ts',
+    find: 'standing: own };',
+    replace: 'standing: true };',
+    tests: ['test/store/connections.test.ts'],
+  },
+  {
+    name: 'a connection that breaks between two calls is used again',
+    file: 'src/store/postgres/executor.ts',
+    find: 'if (at >= 0) kept.splice(at, 1)[0]!.client.release(true);',
+    replace: 'if (at > kept.length) client.release(true);',
+    tests: ['test/store/executor.test.ts'],
   },
   {
     name: 'foreign temporary tables shadow the tables of the schema',
@@ -1109,16 +1123,16 @@ export const canaries: readonly Canary[] = [
   {
     name: 'the server continues calls that timed out',
     file: 'src/store/postgres/executor.ts',
-    find: 'String(settings.limitMs)',
+    find: 'String(limitMs)',
     replace: "'0'",
     tests: ['test/store/limits.test.ts'],
   },
   {
     name: 'a call that timed out is cancelled while its commit waits for a replica',
     file: 'src/store/postgres/executor.ts',
-    find: '        client?.release(destroy);',
+    find: '        if (client) giveBack(client, destroy);',
     replace:
-      "        const { processID } = (client ?? {}) as { processID?: number };\n        if (destroy && processID) pool.query('select pg_cancel_backend($1)', [processID]).catch(() => {});\n        client?.release(destroy);",
+      "        const { processID } = (client ?? {}) as { processID?: number };\n        if (destroy && processID) pool.query('select pg_cancel_backend($1)', [processID]).catch(() => {});\n        if (client) giveBack(client, destroy);",
     tests: ['test/store/limits.test.ts'],
   },
   {

@@ -1,4 +1,4 @@
-import { deflateSync, inflateSync } from 'node:zlib';
+import { packItem, unpackItems } from '../../src/store/items.ts';
 import { type At, isGood, judge, send, takesTurn } from './judge.ts';
 import { type Random, randomOf } from './random.ts';
 import { type Edit, edited, editOf, mutate, odd, render, type Tree } from './tree.ts';
@@ -172,20 +172,14 @@ async function apply(at: At, session: string, { table, column, value, seed, edit
   const old: unknown = found.rows[0].value;
   let text: string;
   if (seed !== undefined || edits !== undefined) {
-    if (Buffer.isBuffer(old)) {
-      try {
-        text = inflateSync(old).toString('utf8');
-      } catch {
-        // An earlier change of this case has damaged the compressed bytes.
-        text = old.toString('latin1');
-      }
-    } else text = String(old);
+    // An earlier change of this case may have damaged the packed bytes.
+    text = Buffer.isBuffer(old) ? ((await unpackItems(old)) ?? old.toString('latin1')) : String(old);
     if (seed !== undefined) text = render(mutate(randomOf(seed, 'row'), treeOf(text), 1 + (seed % 3)));
     if (edits !== undefined && !packed) text = edited(Buffer.from(text, 'utf8'), edits).toString('utf8');
   } else text = json.has(column) || packedColumns.has(column) ? render(value ?? null) : String(value);
   let put: unknown = value === null ? null : text;
   if (packedColumns.has(column) && put !== null) {
-    put = deflateSync(Buffer.from(text, 'utf8'));
+    put = await packItem(text);
     if (packed && edits) put = edited(put as Buffer, edits);
   }
   await database.query(`update ${table} set ${column} = $2 where ${where}`, [session, put]).catch(() => null);

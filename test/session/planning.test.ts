@@ -3,7 +3,8 @@ import type { TurnQueue } from '../../src/session/core.ts';
 import {
   anchorStored,
   canSendFull,
-  composeFrame,
+  forgetFrame,
+  frameOf,
   isRelated,
   itemsOf,
   loadContents,
@@ -278,12 +279,16 @@ describe('the whole context of a turn', () => {
 });
 
 describe('encrypted reasoning', () => {
-  const full = { form: 'full', input: null, items: 0 };
-  const composed = (body: object, wire: object | null = full) => {
+  const composed = (body: object) => {
     const text = JSON.stringify({ model: 'gpt-5', store: false, input: 'x', ...body });
-    const turn = { request: readRequest(JSON.parse(text), text, text.length), wire, hideEncrypted: null };
-    const frame = composeFrame(turn as unknown as Turn, null);
-    return { include: JSON.parse(frame).include, hidden: turn.hideEncrypted };
+    const continuation = { kind: 'root', items: [] };
+    const turn = turnOf({
+      request: readRequest(JSON.parse(text), text, text.length),
+      continuation,
+      hideEncrypted: null,
+    });
+    const { frame } = frameOf(turn, null, null);
+    return { include: JSON.parse(frame!).include, hidden: turn.hideEncrypted };
   };
   const ENCRYPTED = 'reasoning.encrypted_content';
 
@@ -314,10 +319,54 @@ describe('encrypted reasoning', () => {
     expect(composed({ include: ['x'] })).toEqual({ include: ['x', ENCRYPTED], hidden: true });
     expect(composed({ include: [ENCRYPTED] })).toEqual({ include: [ENCRYPTED], hidden: false });
   });
+});
+
+describe('the frame of a turn', () => {
+  const delta = () => turnOf({ parent: turnRow('t2', { responseId: 'resp_2' }) });
 
   it('A turn without a way to send it has no frame', () => {
-    for (const wire of [null, { form: 'impossible', reason: 'x' }])
-      expect(() => composed({}, wire)).toThrow('a turn without a wire form has no frame');
+    const { wire, frame } = frameOf(turnOf({ parent: turnRow('t2'), history: null }), null, null);
+    expect([wire.form, frame]).toEqual(['impossible', null]);
+  });
+
+  it('A frame that was composed before is returned as long as nothing has changed', () => {
+    const turn = delta();
+    const first = frameOf(turn, 'resp_2', 'state');
+    expect(first.wire.form).toBe('delta');
+    expect(JSON.parse(first.frame!)).toMatchObject({ previous_response_id: 'resp_2' });
+    expect(first).toMatchObject({ bytes: Buffer.byteLength(first.frame!) });
+    expect(frameOf(turn, 'resp_2', 'state')).toBe(first);
+    forgetFrame(turn);
+    expect(frameOf(turn, 'resp_2', 'state')).not.toBe(first);
+  });
+
+  it.each<[string, (turn: Turn) => ReturnType<typeof frameOf>, object]>([
+    ['the socket holds another response', (turn) => frameOf(turn, null, null), { form: 'full' }],
+    [
+      'the anchor was refused',
+      (turn) => frameOf(Object.assign(turn, { anchorRefused: true, parent: turnRow('t2') }), 'resp_2', null),
+      { form: 'full' },
+    ],
+    [
+      'its history was loaded again',
+      (turn) => frameOf(Object.assign(turn, { history: null }), null, null),
+      { form: 'impossible' },
+    ],
+    [
+      'it was placed elsewhere',
+      (turn) => frameOf(Object.assign(turn, { continuation: { kind: 'root', items: [] } }), 'resp_2', null),
+      { form: 'full' },
+    ],
+  ])('It is composed again when %s', (_, again, wire) => {
+    const turn = delta();
+    expect(frameOf(turn, 'resp_2', null).wire).toMatchObject({ form: 'delta' });
+    expect(again(turn).wire).toMatchObject(wire);
+  });
+
+  it('It is composed again with another turn state of the provider', () => {
+    const turn = delta();
+    expect(frameOf(turn, 'resp_2', null).frame).not.toContain('client_metadata');
+    expect(frameOf(turn, 'resp_2', 'sticky').frame).toContain('sticky');
   });
 });
 

@@ -2,7 +2,7 @@ import { randomBytes, randomUUID } from 'node:crypto';
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { arrayText } from '../../src/json.ts';
-import { joinItems, SHARED_ABOVE, splitItems } from '../../src/store/items.ts';
+import { joinItems, packItem, packItems, SHARED_ABOVE, splitItems, unpackItems } from '../../src/store/items.ts';
 import type { SessionStore } from '../../src/store/port.ts';
 import { openPostgresStore } from '../../src/store/postgres/index.ts';
 import { freshDatabase } from '../support/database.ts';
@@ -134,5 +134,36 @@ describe('splitting large items out of a list', () => {
   test('Splitting a list without large items changes nothing', async () => {
     expect(await splitItems([])).toBeNull();
     expect(await splitItems(['"small"', long.slice(0, SHARED_ABOVE)])).toBeNull();
+  });
+});
+
+describe('packing items', () => {
+  const ofLength = (length: number) => JSON.stringify('\u00e4"\u{1f600}'.repeat(length).slice(0, length));
+
+  test.each([0, 1, 100, 400, 1_000, 1_100, 5_000, 20_000, 70_000])(
+    'Items of %i characters are packed and unpacked',
+    async (length) => {
+      const items = [ofLength(length), 'null', '{"n":-0}'];
+      expect(await unpackItems(await packItems(items))).toBe(arrayText(items));
+      expect(await unpackItems(await packItem(items[0]!))).toBe(items[0]);
+    },
+  );
+
+  test('Short items are packed at once: they are stored plain, longer ones compressed', async () => {
+    expect((packItems([]) as Buffer).subarray(5).toString()).toBe('[]');
+    const longer = packItems([JSON.stringify('x'.repeat(10_000))]);
+    expect(longer).toBeInstanceOf(Buffer);
+    expect((longer as Buffer).length).toBeLessThan(200);
+    expect(packItems([JSON.stringify('x'.repeat(20_000))])).toBeInstanceOf(Promise);
+  });
+
+  test.each([10, 2_000])('Every damaged byte of %i characters is detected', async (length) => {
+    const packed = await packItems([JSON.stringify(randomBytes(length).toString('hex').slice(0, length))]);
+    for (let at = 0; at < packed.length; at += 1 + Math.floor(packed.length / 50)) {
+      const damaged = Buffer.from(packed);
+      damaged[at]! ^= 0x41;
+      expect(await unpackItems(damaged), `byte ${at}`).toBeNull();
+    }
+    for (const end of [0, 1, 4, 5, packed.length - 1]) expect(await unpackItems(packed.subarray(0, end))).toBeNull();
   });
 });

@@ -1,59 +1,68 @@
-import pg, { type PoolClient, type QueryResult } from 'pg';
+import pg, { type PoolClient } from 'pg';
 import type { Clock } from '../../system.ts';
 import type { OutageLog } from './outage.ts';
 import { isOwnLimit, isTransient, NoAnswer, sqlState } from './outcome.ts';
 
-/** Statement to send: text, values, and the name under which a connection keeps it prepared. */
-export interface Sent {
-  name: string;
-  text: string;
+/** Statement to send, with its values. */
+interface Sent extends Pick<Statement, 'name' | 'text' | 'writes'> {
   values: readonly unknown[];
 }
 
-/** Settings of one transaction, independent of the earlier use of its connection. */
-export interface TransactionSettings {
+/** Settings under which a statement is executed, independent of the earlier use of its connection. */
+export interface Settings {
   /** Value of `search_path`. */
   searchPath: string;
   /** Milliseconds after which the server cancels the statement. */
   limitMs: number;
+  /** Every other statement on the connection has the same settings, or others for its own transaction only. */
+  standing: boolean;
 }
 
-export interface ExchangeResult<Row> {
+interface ExchangeResult<Row> {
   rows: Row[];
   /** The server is a standby: its data may be stale, and it accepts no writes. */
   standby: boolean;
 }
 
-/** Properties of a connection, learned by using it. */
-interface Knowledge {
-  /** The connection always reaches the same server process, so prepared statements stay available. */
-  direct: boolean;
-  /** Names of the statements prepared on it. */
-  prepared: Set<string>;
+interface Column {
+  name: string;
+  parse(text: string): unknown;
 }
 
-/** Parts of `pg`'s connection and query that its type declarations omit. `pg-cursor` is built on the same parts. */
+/** Properties of a connection, learned by using it. */
+interface Knowledge {
+  /** The connection always reaches the same server process, so what is prepared and set there stays. */
+  direct: boolean;
+  /** The standing settings are set. */
+  settled: boolean;
+  /** It was taken for a direct one, and is not. */
+  pooled: boolean;
+  /** Columns of the statements prepared on it, by name. */
+  prepared: Map<string, readonly Column[]>;
+}
+
+const nothingKnown = (pooled: boolean): Knowledge => ({ direct: false, settled: false, pooled, prepared: new Map() });
+
+/** Parts of `pg` that its type declarations omit. `pg-cursor` is built on the same parts. */
 interface Wire {
-  parsedStatements: Record<string, string>;
   parse(message: { name: string; text: string; types: string[] }): void;
-  bind(message: { portal: string; statement: string; values: string[] }): void;
+  bind(message: { portal: string; statement: string; values: (string | Buffer | null)[] }): void;
+  describe(message: { type: 'P'; name: string }): void;
   execute(message: { portal: string; rows: number }): void;
   close(message: { type: 'S'; name: string }): void;
+  sync(): void;
 }
 interface RawQuery {
-  callback: (error: Error | null, result: QueryResult) => void;
-  prepare(connection: Wire): void;
-  handleDataRow(message: { fields: (string | null)[] }): void;
-  handleCommandComplete(message: object, connection: Wire): void;
-  handleError(error: Error, connection: Wire): void;
-}
-const RawQuery = pg.Query as unknown as new (config: {
-  name: string;
-  text: string;
-  values: unknown[];
   queryMode: 'extended';
-  types: pg.CustomTypesConfig;
-}) => RawQuery;
+  callback: (error: unknown, rows: object[]) => void;
+  prepare(connection: Wire): void;
+  handleRowDescription(message: { fields: { name: string; dataTypeID: number }[] }): void;
+  handleDataRow(message: { fields: (string | null)[] }): void;
+  handleCommandComplete(message: object): void;
+  handleReadyForQuery(): void;
+}
+const RawQuery = pg.Query as unknown as new (text: string) => RawQuery;
+const { prepareValue } = (pg as unknown as { utils: { prepareValue(value: unknown): string | Buffer | null } }).utils;
 
 /**
  * Times as text, as MikroORM expects them, and 64-bit integers as numbers: revisions and counts stay below 2^53. They are
@@ -63,77 +72,128 @@ const types = new pg.TypeOverrides();
 const { INT8, TIMESTAMP, TIMESTAMPTZ } = pg.types.builtins;
 for (const oid of [TIMESTAMP, TIMESTAMPTZ]) types.setTypeParser(oid, String);
 types.setTypeParser(INT8, Number);
+const parserOf = (oid: number) => types.getTypeParser(oid, 'text') as unknown as Column['parse'];
 
+/** `$3`: process id of the server process on which the settings may stay; on any other they end with the transaction. */
 const SETTINGS = {
   name: 'holdfast_settings',
-  text: `select set_config('search_path', $1, true), set_config('statement_timeout', $2, true), pg_backend_pid()::text,
-                pg_is_in_recovery()::text`,
+  text: `select set_config('search_path', $1, pg_backend_pid()::text <> $3),
+                set_config('statement_timeout', $2, pg_backend_pid()::text <> $3),
+                pg_backend_pid()::text, pg_is_in_recovery()::text`,
 };
 
 const known = new WeakMap<PoolClient, Knowledge>();
 
 /**
- * Sends two statements in one round trip and one transaction: the settings, then the statement itself. No setting outlives
- * the transaction, and no prepared statement is named on a connection that may reach another server process next time. So
- * the same traffic works through a pooler in session mode and in transaction mode.
+ * Sends the settings and then the statement itself, in one round trip and one transaction. No setting outlives the
+ * transaction, and no prepared statement is named, on a connection that may reach another server process next time. So the
+ * same traffic works through a pooler in session mode and in transaction mode.
  *
- * A pooler makes up process ids for its clients, which differ from those of the server. That is how a direct connection,
- * where statements are parsed once, is recognised.
+ * A pooler makes up process ids for its clients, which differ from those of the server. That is how a direct connection is
+ * recognised. There, statements are parsed once, and standing settings stay: a statement that writes is then sent alone, since a
+ * standby would refuse it. Reads still ask whether the server is one.
  *
- * The time limit applies to the second statement only because the server restarts the timeout with each `Parse`, and stops
- * it before the commit. A commit that waits for a synchronous replica is therefore never cut short; otherwise the call
- * would report a write as durable that a failover loses. For the same reason a call that timed out here is not cancelled at
- * the server.
+ * The time limit applies to the statement only: the server starts the timeout with its first message, and stops it before
+ * the commit. A commit that waits for a synchronous replica is therefore never cut short; otherwise the call would report a
+ * write as durable that a failover loses. For the same reason a call that timed out here is not cancelled at the server.
  */
 class Exchange extends RawQuery {
   standby = false;
   readonly #client: PoolClient;
   readonly #knowledge: Knowledge;
-  readonly #name: string;
-  readonly #settings: readonly string[];
-  #inSettings = true;
+  readonly #sent: Sent;
+  readonly #values: (string | Buffer | null)[];
+  readonly #settings: Settings;
+  /** The statements are sent under their names. */
+  readonly #named: boolean;
+  readonly #rows: Record<string, unknown>[] = [];
+  readonly #settingsSent: boolean;
+  #inSettings: boolean;
+  #columns: readonly Column[] | null = null;
+  #fault: unknown = null;
 
-  constructor(client: PoolClient, knowledge: Knowledge, { name, text, values }: Sent, settings: TransactionSettings) {
-    super({ name: knowledge.direct ? name : '', text, values: [...values], queryMode: 'extended', types });
+  constructor(client: PoolClient, knowledge: Knowledge, sent: Sent, settings: Settings) {
+    super(sent.text);
+    this.queryMode = 'extended';
     this.#client = client;
     this.#knowledge = knowledge;
-    this.#name = knowledge.direct ? name : '';
-    this.#settings = [settings.searchPath, String(settings.limitMs)];
+    this.#sent = sent;
+    this.#values = sent.values.map((value) => prepareValue(value));
+    this.#settings = settings;
+    this.#named = knowledge.direct;
+    this.#settingsSent = !(sent.writes && settings.standing && knowledge.settled);
+    this.#inSettings = this.#settingsSent;
+  }
+
+  get #processId(): string {
+    return String((this.#client as { processID?: number }).processID);
   }
 
   override prepare(connection: Wire): void {
-    const { direct, prepared } = this.#knowledge;
-    const name = direct ? SETTINGS.name : '';
-    // The statement may already be prepared if an earlier exchange failed. Closing an unknown name is not an error.
-    const forget = (each: string) => {
-      delete connection.parsedStatements[each];
-      connection.close({ type: 'S', name: each });
-    };
-    if (!prepared.has(name)) {
-      if (direct) forget(name);
-      connection.parse({ name, text: SETTINGS.text, types: [] });
+    if (this.#inSettings) {
+      const { searchPath, limitMs, standing } = this.#settings;
+      const stays = standing && !this.#knowledge.pooled;
+      this.#bind(connection, SETTINGS, [searchPath, String(limitMs), stays ? this.#processId : '']);
+      connection.execute({ portal: '', rows: 0 });
     }
-    connection.bind({ portal: '', statement: name, values: [...this.#settings] });
+    this.#columns = this.#bind(connection, this.#sent, this.#values);
+    if (this.#columns === null) connection.describe({ type: 'P', name: '' });
     connection.execute({ portal: '', rows: 0 });
-    if (direct && !prepared.has(this.#name)) forget(this.#name);
-    super.prepare(connection);
+    connection.sync();
   }
 
-  override handleDataRow(message: { fields: (string | null)[] }): void {
-    if (!this.#inSettings) return super.handleDataRow(message);
-    const [, , pid, standby] = message.fields;
-    this.standby = standby === 'true';
-    this.#knowledge.direct = pid === String((this.#client as { processID?: number }).processID);
+  /** @returns the columns of the statement; null when it was not prepared before */
+  #bind(connection: Wire, { name: own, text }: { name: string; text: string }, values: (string | Buffer | null)[]) {
+    const name = this.#named ? own : '';
+    const columns = this.#knowledge.prepared.get(name) ?? null;
+    if (columns === null) {
+      // It may be prepared already if an earlier exchange failed. Closing an unknown name is not an error.
+      if (name !== '') connection.close({ type: 'S', name });
+      connection.parse({ name, text, types: [] });
+    }
+    connection.bind({ portal: '', statement: name, values });
+    return columns;
   }
 
-  override handleCommandComplete(message: object, connection: Wire): void {
-    if (this.#inSettings) this.#inSettings = false;
-    else super.handleCommandComplete(message, connection);
+  override handleRowDescription({ fields }: { fields: { name: string; dataTypeID: number }[] }): void {
+    this.#columns = fields.map(({ name, dataTypeID }) => ({ name, parse: parserOf(dataTypeID) }));
   }
 
-  /** Marks the statements as prepared. Call it only after success. */
-  remember(): void {
-    if (this.#name !== '') this.#knowledge.prepared.add(SETTINGS.name).add(this.#name);
+  override handleDataRow({ fields }: { fields: (string | null)[] }): void {
+    if (this.#inSettings) {
+      const [, , pid, standby] = fields;
+      this.standby = standby === 'true';
+      this.#knowledge.direct = !this.#knowledge.pooled && pid === this.#processId;
+      return;
+    }
+    try {
+      const row: Record<string, unknown> = {};
+      for (const [index, { name, parse }] of this.#columns!.entries()) {
+        const text = fields[index]!;
+        row[name] = text === null ? null : parse(text);
+      }
+      this.#rows.push(row);
+    } catch (error) {
+      this.#fault ??= error;
+    }
+  }
+
+  override handleCommandComplete(): void {
+    this.#inSettings = false;
+  }
+
+  override handleReadyForQuery(): void {
+    if (this.#fault === null) this.#remember();
+    this.callback(this.#fault, this.#rows);
+  }
+
+  /** Notes what the connection has from now on. Call it only after success. */
+  #remember(): void {
+    const { direct, prepared } = this.#knowledge;
+    if (direct && this.#settings.standing) this.#knowledge.settled = true;
+    if (!this.#named) return;
+    if (this.#settingsSent) prepared.set(SETTINGS.name, []);
+    if (this.#sent.name !== '') prepared.set(this.#sent.name, this.#columns ?? []);
   }
 }
 
@@ -142,15 +202,14 @@ class Exchange extends RawQuery {
  *
  * @throws PostgreSQL's error, or that of the connection
  */
-export function exchange<Row>(client: PoolClient, sent: Sent, settings: TransactionSettings) {
-  const knowledge = known.get(client) ?? { direct: false, prepared: new Set() };
-  known.set(client, knowledge);
+function exchange<Row>(client: PoolClient, sent: Sent, settings: Settings) {
+  let knowledge = known.get(client);
+  if (!knowledge) known.set(client, (knowledge = nothingKnown(false)));
+  const query = new Exchange(client, knowledge, sent, settings);
   return new Promise<ExchangeResult<Row>>((resolve, reject) => {
-    const query = new Exchange(client, knowledge, sent, settings);
-    query.callback = (error, result) => {
-      if (error) return reject(error);
-      query.remember();
-      resolve({ rows: result.rows as Row[], standby: query.standby });
+    query.callback = (error, rows) => {
+      if (error) reject(error);
+      else resolve({ rows: rows as Row[], standby: query.standby });
     };
     client.query(query as unknown as pg.Submittable);
   });
@@ -162,10 +221,10 @@ export function exchange<Row>(client: PoolClient, sent: Sent, settings: Transact
  *
  * @param state SQLSTATE of the error: unknown prepared statement, or one that exists already
  */
-export function wasPooled(client: PoolClient, state: string | null): boolean {
+function wasPooled(client: PoolClient, state: string | null): boolean {
   const knowledge = known.get(client);
   if (!knowledge?.direct || (state !== '26000' && state !== '42P05')) return false;
-  knowledge.direct = false;
+  known.set(client, nothingKnown(true));
   return true;
 }
 
@@ -175,8 +234,11 @@ export interface Statement {
   text: string;
   /** Milliseconds for this statement instead of the executor's timeout; for background work. */
   timeoutMs?: number;
-  /** Goes before calls without it that wait for a connection: a turn that runs ends before another one begins. */
-  first?: boolean;
+  /**
+   * It writes in any case, so that a standby refuses it. Goes before reads that wait for a connection: a turn that runs ends
+   * before another one begins.
+   */
+  writes?: boolean;
 }
 
 /** Source of connections: a pool, or one connection of it. */
@@ -186,6 +248,8 @@ export interface Connections {
 
 export interface ExecutorOptions {
   pool: Connections;
+  /** Only this executor uses the connections of `pool`: it keeps them between calls, and its settings on them. */
+  own?: boolean;
   /** The schema that holds the tables and functions. */
   schema: string;
   /** Number of connections that `pool` gives at the same time. Default: no limit. */
@@ -225,6 +289,11 @@ export const searchPathOf = (schema: string) => `${quoted(schema)}, pg_temp`;
  * connection usable, and no server process continues an abandoned call.
  */
 const SERVER_SHARE = 0.9;
+/** Share of the timeout that a call must have left for the standing limit of the server, which ends before that. */
+const NEARLY_WHOLE = 0.95;
+
+/** Milliseconds after which an unused connection of an executor goes back to its pool, which closes it later. */
+const KEPT_MS = 1_000;
 
 /**
  * Creates an executor that applies the deadline on both sides: at the server, which stops abandoned statements, and here,
@@ -232,14 +301,46 @@ const SERVER_SHARE = 0.9;
  * answer must not be taken for that of a later call.
  */
 export function createExecutor(options: ExecutorOptions): Executor {
-  const { pool, schema, timeoutMs, clock, outages, onStatement, size = Infinity } = options;
+  const { pool, own = false, schema, timeoutMs, clock, outages, onStatement, size = Infinity } = options;
   const inFlight = new Set<(reason: string) => void>();
   const searchPath = searchPathOf(schema);
+  const standing: Settings = { searchPath, limitMs: Math.max(1, Math.floor(timeoutMs * SERVER_SHARE)), standing: own };
+  /** Connections without a call, the one used last at the end. */
+  const kept: { client: PoolClient; since: number }[] = [];
+  const watched = new WeakSet<PoolClient>();
+  let tidying = false;
   let stopped = false;
   let inUse = 0;
   let answeredAt = Number.NEGATIVE_INFINITY;
   /** Calls that wait for a connection, in order: first those that go before the others. */
   const waiting = [new Set<() => boolean>(), new Set<() => boolean>()] as const;
+
+  /** Watches a connection of its own: a pool does not notice that one which it has given away breaks. */
+  function watch(client: PoolClient): void {
+    if (!own || watched.has(client)) return;
+    watched.add(client);
+    client.on('error', () => {
+      const at = kept.findIndex((each) => each.client === client);
+      if (at >= 0) kept.splice(at, 1)[0]!.client.release(true);
+    });
+  }
+
+  function giveBack(client: PoolClient, destroy: boolean): void {
+    if (!own || destroy || stopped) return client.release(destroy);
+    kept.push({ client, since: clock.now() });
+    tidy();
+  }
+
+  function tidy(): void {
+    if (tidying || kept.length === 0) return;
+    tidying = true;
+    clock.after(KEPT_MS, () => {
+      tidying = false;
+      const before = clock.now() - KEPT_MS;
+      while (kept.length > 0 && kept[0]!.since <= before) kept.shift()!.client.release();
+      tidy();
+    });
+  }
 
   /** Passes a connection on to the next call whose time is not over. */
   function passOn(): void {
@@ -257,7 +358,7 @@ export function createExecutor(options: ExecutorOptions): Executor {
     onStatement?.(statement.name || statement.text);
     return new Promise((resolve, reject) => {
       const withinMs = statement.timeoutMs ?? timeoutMs;
-      const line = waiting[statement.first ? 0 : 1];
+      const line = waiting[statement.writes ? 0 : 1];
       let startedAt = clock.now();
       let begun = false;
       let client: PoolClient | null = null;
@@ -267,7 +368,7 @@ export function createExecutor(options: ExecutorOptions): Executor {
         over = true;
         disarm();
         inFlight.delete(giveUp);
-        client?.release(destroy);
+        if (client) giveBack(client, destroy);
         if (begun) passOn();
         else line.delete(begin);
       };
@@ -301,11 +402,13 @@ export function createExecutor(options: ExecutorOptions): Executor {
       inFlight.add(giveUp);
 
       const ask = async (connected: PoolClient) => {
-        const { name, text } = statement;
+        const { name, text, writes } = statement;
         const left = withinMs - (clock.now() - startedAt);
-        const settings = { searchPath, limitMs: Math.max(1, Math.floor(left * SERVER_SHARE)) };
+        const nearlyWhole = statement.timeoutMs === undefined && left >= timeoutMs * NEARLY_WHOLE;
+        const limitMs = Math.max(1, Math.floor(left * SERVER_SHARE));
+        const settings = nearlyWhole ? standing : { searchPath, limitMs, standing: false };
         try {
-          const result = await exchange<Row>(connected, { name, text, values }, settings);
+          const result = await exchange<Row>(connected, { name, text, writes, values }, settings);
           if (over) return;
           if (result.standby) return failed(new Error('the server only follows another one'));
           outages?.answered();
@@ -320,8 +423,14 @@ export function createExecutor(options: ExecutorOptions): Executor {
       };
       const connect = () => {
         begun = true;
+        const free = kept.pop();
+        if (free) {
+          client = free.client;
+          return void ask(client);
+        }
         pool.connect().then((connected) => {
-          if (over) return connected.release();
+          watch(connected);
+          if (over) return giveBack(connected, false);
           client = connected;
           void ask(connected);
         }, failed);
@@ -348,6 +457,7 @@ export function createExecutor(options: ExecutorOptions): Executor {
     stop() {
       stopped = true;
       for (const giveUp of [...inFlight]) giveUp('the store is shut down');
+      for (const { client } of kept.splice(0)) client.release();
     },
   };
 }

@@ -79,7 +79,7 @@ export async function openPostgresStore(options: PostgresStoreOptions): Promise<
     () => {
       const pool = openPool(poolSize, 'holdfast');
       const beats = openPool(1, 'holdfast heartbeat');
-      return { pool, size: poolSize, beats, close: () => Promise.all([pool.end(), beats.end()]) };
+      return { pool, own: true, size: poolSize, beats, close: () => Promise.all([pool.end(), beats.end()]) };
     },
   );
 
@@ -117,7 +117,7 @@ export async function openApplicationStore(
     () => migrationOn(pool),
     () => {
       const beats = reserveConnection(pool);
-      return { pool, size: pool.options.max, beats, close: beats.end };
+      return { pool, own: false, size: pool.options.max, beats, close: beats.end };
     },
   );
   return { store, location };
@@ -126,6 +126,8 @@ export async function openApplicationStore(
 /** Connections of a store. */
 interface Opened {
   pool: Connections;
+  /** The connections belong to the store alone. */
+  own: boolean;
   /** Number of connections of the pool. */
   size: number;
   /** Connection of the heartbeats. */
@@ -148,10 +150,10 @@ async function openOver(
     await orm.close(true);
     throw unusable(error, place);
   }
-  const { pool, size, beats: heartbeats, close } = open();
+  const { pool, own, size, beats: heartbeats, close } = open();
   const outages =
     logger && createOutageLog({ where: place.text, causeOf: (error) => causeOf(error, place), clock, logger });
-  const limits = { schema, timeoutMs: statementTimeoutMs, clock, outages, onStatement };
+  const limits = { own, schema, timeoutMs: statementTimeoutMs, clock, outages, onStatement };
   calls = createExecutor({ pool, size, ...limits });
   const beats = createExecutor({ pool: heartbeats, ...limits });
   return {

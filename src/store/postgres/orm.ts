@@ -108,21 +108,21 @@ export const isoText = (column: string) => sql<string>`to_json(${sql.ref(column)
 const calls = new Map<string, Statement>();
 
 /**
- * Builds `select name($1, ..., $arity)`, prepared under the function's own name. The answer is JSON text. Functions write: they
- * go before the reads of requests that have not begun.
+ * Builds `select name($1, ..., $arity)`, prepared under the function's own name. The answer is JSON text. Functions write.
  */
 export function functionCall(name: string, arity: number): Statement {
   const known = calls.get(name);
   if (known) return known;
   const parameters = Array.from({ length: arity }, (_, index) => `$${index + 1}`).join(', ');
-  const call = { name, text: `select ${name}(${parameters})::text as answer`, first: true };
+  const call = { name, text: `select ${name}(${parameters})::text as answer`, writes: true };
   calls.set(name, call);
   return call;
 }
 
 /**
- * Calls a function whose answer is a verdict. Never rejects: a call without an answer gets `unknown`; an error reported by
- * the database, or parameters that cannot be serialised, give `rejected`.
+ * Calls a function whose answer is a verdict. Where parameters and a connection are there, the call is on its way when this
+ * returns. Never rejects: a call without an answer gets `unknown`; an error reported by the database, or parameters that
+ * cannot be serialised, give `rejected`.
  */
 export async function callFunction<Verdict>(
   executor: Executor,
@@ -130,7 +130,8 @@ export async function callFunction<Verdict>(
   parameters: () => readonly unknown[] | Promise<readonly unknown[]>,
 ): Promise<Verdict | NoVerdict> {
   try {
-    const values = await parameters();
+    const given = parameters();
+    const values = given instanceof Promise ? await given : (given as readonly unknown[]);
     const rows = await executor.run<{ answer: string }>(functionCall(name, values.length), values);
     return JSON.parse(rows[0]!.answer) as Verdict;
   } catch (error) {

@@ -13,7 +13,7 @@ import {
   Turn,
   type TurnRow,
 } from '../entities.ts';
-import { packItem, packItems, type SharedPlaces, splitItems, usableItemIds } from '../items.ts';
+import { holdsShared, packItem, packItems, type SharedPlaces, splitItems, usableItemIds } from '../items.ts';
 import type {
   Answer,
   ClaimCall,
@@ -125,17 +125,7 @@ export class SessionRepository extends RowRepository<InferEntity<typeof BridgeSe
   }
 
   settleTurn(c: SettleCall): Promise<Answer<SettleVerdict>> {
-    return callFunction(this.executor, 'holdfast_settle', async () => {
-      const split = await splitTurn(c);
-      const items = split ?? c.result.items;
-      return [
-        settleCall(c, split?.places ?? null),
-        items && (await packItems(items.input)),
-        items && (await packItems(items.output)),
-        split && [...split.shared.keys()],
-        split && (await Promise.all([...split.shared.values()].map(packItem))),
-      ];
-    });
+    return callFunction(this.executor, 'holdfast_settle', () => settleParameters(c));
   }
 
   claim(c: ClaimCall): Promise<Answer<ClaimVerdict>> {
@@ -401,17 +391,28 @@ export class SessionRepository extends RowRepository<InferEntity<typeof BridgeSe
   }
 }
 
-/** Extracts the large items of a turn, which are stored separately. Null when there are none. */
-async function splitTurn({ result: { items } }: SettleCall) {
-  const input = items && (await splitItems(items.input));
-  const output = items && (await splitItems(items.output));
-  if (!items || (!input && !output)) return null;
-  return {
-    input: input?.items ?? items.input,
-    output: output?.items ?? items.output,
-    places: { input: input?.places ?? {}, output: output?.places ?? {} } satisfies SharedPlaces,
-    shared: new Map([...(input?.shared ?? []), ...(output?.shared ?? [])]),
-  };
+/** Returns the parameters of a settle: at once for a turn of short items, since its client waits for the settle. */
+function settleParameters(c: SettleCall): unknown[] | Promise<unknown[]> {
+  const { items } = c.result;
+  if (items === null) return [settleCall(c, null), null, null, null, null];
+  if (holdsShared(items.input) || holdsShared(items.output)) return splitParameters(c, items);
+  const [input, output] = [packItems(items.input), packItems(items.output)];
+  if (input instanceof Buffer && output instanceof Buffer) return [settleCall(c, null), input, output, null, null];
+  return Promise.all([settleCall(c, null), input, output, null, null]);
+}
+
+/** Returns the parameters for a turn with large items, which are stored separately. */
+async function splitParameters(c: SettleCall, items: NonNullable<TurnResult['items']>): Promise<unknown[]> {
+  const input = await splitItems(items.input);
+  const output = await splitItems(items.output);
+  const shared = new Map([...(input?.shared ?? []), ...(output?.shared ?? [])]);
+  return Promise.all([
+    settleCall(c, { input: input?.places ?? {}, output: output?.places ?? {} }),
+    packItems(input?.items ?? items.input),
+    packItems(output?.items ?? items.output),
+    [...shared.keys()],
+    Promise.all([...shared.values()].map(packItem)),
+  ]);
 }
 
 const ended = columnsOf(Turn).filter(({ property }) => (endColumns as readonly string[]).includes(property));
