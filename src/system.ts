@@ -68,12 +68,12 @@ export function reportFault(error: unknown, source: FaultSource): void {
  * Wraps a listener of an event source so that its exceptions end here. Otherwise an exception in a listener ends the
  * process and every conversation in it.
  *
- * @param fail ends the connection, socket or turn that the event concerned
+ * @param fail ends the connection, socket or turn that the event concerned; called with what `run` was called with
  */
 export function guarded<A extends unknown[]>(
   source: FaultSource,
   run: (...args: A) => void,
-  fail: () => void = () => {},
+  fail: (...args: A) => void = () => {},
 ): (...args: A) => void {
   return (...args) => {
     try {
@@ -81,7 +81,7 @@ export function guarded<A extends unknown[]>(
     } catch (error) {
       reportFault(error, source);
       try {
-        fail();
+        fail(...args);
       } catch (second) {
         reportFault(second, source);
       }
@@ -109,6 +109,19 @@ export interface Clock {
 /** Longest timer in milliseconds: Node fires a longer one at once. */
 export const LONGEST_TIMER = 2_147_483_647;
 
+/** A call that waits for its time. A retained cancel function does not retain `due` after that. */
+interface Call {
+  due: (() => void) | null;
+}
+
+// An idle session has several timers: these functions are shared by all of them.
+const run = guarded('timer', (call: Call) => {
+  const { due } = call;
+  call.due = null;
+  due?.();
+});
+const expire = (call: Call) => void setImmediate(run, call).unref();
+
 /**
  * The process's own clock. Its timers do not keep the process alive, and an exception in `fn` does not end it. Pending I/O
  * is processed before a timer fires, so that a stalled process does not blame its peers.
@@ -117,17 +130,11 @@ export const systemClock: Clock = {
   now: () => performance.now(),
   wall: () => Date.now(),
   after(ms, fn) {
-    // A retained cancel function must not retain `fn` after the timer is over.
-    let due: (() => void) | null = fn;
-    const run = guarded('timer', () => {
-      const now = due;
-      due = null;
-      now?.();
-    });
-    const timer = setTimeout(() => setImmediate(run).unref(), Math.min(ms, LONGEST_TIMER));
+    const call: Call = { due: fn };
+    const timer = setTimeout(expire, Math.min(ms, LONGEST_TIMER), call);
     timer.unref();
     return () => {
-      due = null;
+      call.due = null;
       clearTimeout(timer);
     };
   },

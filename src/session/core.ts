@@ -5,10 +5,10 @@ import { UPSTREAM_REQUEST_ID_HEADER } from '../headers.ts';
 import type { DurableActor, Inspect } from '../runtime/index.ts';
 import type { KeyRef, SavedState, SessionRow, SessionStore, TurnRow } from '../store/port.ts';
 import type { Clock } from '../system.ts';
-import type { Line } from '../transcript/items.ts';
+import { type Line, ownHash } from '../transcript/items.ts';
 import type { Abilities, Peer } from '../upstream/abilities.ts';
 import { isApiError } from '../upstream/errors.ts';
-import { createUpstreamTurnState, headersOfRateLimits, livingHeaders } from '../upstream/headers.ts';
+import { headersOfRateLimits, livingHeaders, UpstreamTurnState } from '../upstream/headers.ts';
 import type {
   ConnectionEnd,
   ConnectionHandlers,
@@ -28,6 +28,13 @@ export interface Head {
   line: Line | null;
   /** Fingerprints by which requests find the turn. */
   places: readonly string[];
+}
+
+/** The session, as its turns' queue sees it. */
+interface QueueOwner {
+  readonly env: Pick<SessionEnv, 'clock' | 'config'>;
+  /** Called when an ended turn is no longer kept for its client. */
+  onTurnDiscarded(): void;
 }
 
 /**
@@ -54,28 +61,15 @@ export class TurnQueue {
   storedBytes = 0;
   /** Time of the last activity, in monotonic milliseconds. */
   lastUsed: number;
-  readonly #clock: Clock;
-  readonly #graceMs: number;
-  readonly #onDiscarded: () => void;
+  readonly #owner: QueueOwner;
   #stopGrace: (() => void) | null = null;
 
-  /**
-   * @param graceMs time for which an ended turn is kept for its client to come back, in milliseconds
-   * @param onDiscarded called when an ended turn is no longer kept
-   */
-  constructor(
-    head: Pick<TurnQueue, 'headId' | 'head' | 'line'>,
-    clock: Clock,
-    graceMs: number,
-    onDiscarded: () => void,
-  ) {
+  constructor(head: Pick<TurnQueue, 'headId' | 'head' | 'line'>, owner: QueueOwner) {
     this.headId = head.headId;
     this.head = head.head;
     this.line = head.line;
-    this.lastUsed = clock.now();
-    this.#clock = clock;
-    this.#graceMs = graceMs;
-    this.#onDiscarded = onDiscarded;
+    this.lastUsed = owner.env.clock.now();
+    this.#owner = owner;
   }
 
   /** The current turn, or the ended one whose client has not received its terminal event yet. */
@@ -84,7 +78,7 @@ export class TurnQueue {
   }
 
   touch(): void {
-    this.lastUsed = this.#clock.now();
+    this.lastUsed = this.#owner.env.clock.now();
   }
 
   /** Makes a turn the current one. */
@@ -111,10 +105,11 @@ export class TurnQueue {
     this.current = null;
     this.touch();
     if (head) {
-      this.headId = head.row.id;
-      this.head = head.row;
-      this.line = head.line;
-      this.places = head.places;
+      const { row, line, places } = head;
+      this.headId = row.id;
+      this.head = { ...row, clientFp: row.clientFp && ownHash(row.clientFp) };
+      this.line = line;
+      this.places = places.map(ownHash);
     }
     if (turn) this.#keep(turn);
   }
@@ -145,7 +140,8 @@ export class TurnQueue {
     this.#discardUndelivered();
     if (turn.stream.delivered) return;
     this.undelivered = turn;
-    this.#stopGrace = this.#clock.after(this.#graceMs, () => this.#discardUndelivered());
+    const { clock, config } = this.#owner.env;
+    this.#stopGrace = clock.after(config.deadlines.grace, () => this.#discardUndelivered());
     turn.stream.onDelivered(() => {
       if (this.undelivered === turn) this.#discardUndelivered();
     });
@@ -157,7 +153,7 @@ export class TurnQueue {
     if (this.undelivered === null) return;
     this.undelivered.stream.discard();
     this.undelivered = null;
-    this.#onDiscarded();
+    this.#owner.onTurnDiscarded();
   }
 }
 
@@ -210,7 +206,7 @@ export class SessionSocket {
   readonly #transport: UpstreamTransport;
   readonly #clock: Pick<Clock, 'now' | 'after'>;
   readonly #owner: SocketOwner;
-  #connection: UpstreamConnection | null = null;
+  #attached: Attached | null = null;
   #anchor: string | null = null;
   /** Response that the session continues, as long as nothing was sent on this connection. */
   #continues: string | null = null;
@@ -224,6 +220,10 @@ export class SessionSocket {
     this.#transport = transport;
     this.#clock = clock;
     this.#owner = owner;
+  }
+
+  get #connection(): UpstreamConnection | null {
+    return this.#attached?.connection ?? null;
   }
 
   get open(): boolean {
@@ -278,14 +278,14 @@ export class SessionSocket {
       connection.close(1000, 'not wanted any more');
       return { kind: 'superseded' };
     }
-    this.#connection = connection;
+    this.#attached = new Attached(this, connection, generation, onSign);
     this.kind = connection.kind;
     this.openedAt = connection.shared?.openedAt ?? this.#clock.now();
     this.#anchor = null;
     this.#continues = request.sharing?.continues ?? null;
     this.#asked = false;
     this.#heard = false;
-    connection.attach(this.#handlers(connection, generation, onSign));
+    connection.attach(this.#attached);
     return { kind: 'opened', headers: result.headers };
   }
 
@@ -326,38 +326,36 @@ export class SessionSocket {
     connection?.close(code, reason);
   }
 
-  #handlers(mine: UpstreamConnection, generation: number, onSign: (sign: FirstSign) => void): ConnectionHandlers {
-    let silent = true;
-    const first = (sign: FirstSign) => {
-      if (silent) onSign(sign);
-      silent = false;
-    };
-    return {
-      frame: (text) => {
-        if (mine !== this.#connection) return;
-        this.#heard = true;
-        if (silent) first({ kind: mine.kind === 'http' && text.startsWith('{"type":"error"') ? 'babbled' : 'spoke' });
-        this.#owner.onFrame(text);
-      },
-      refused: (answer) => {
-        if (mine !== this.#connection) return;
-        first({ kind: isApiError(answer) ? 'spoke' : 'babbled' });
-        this.#owner.onRefused(answer);
-      },
-      closed: (how) => {
-        if (mine !== this.#connection) return;
-        if (!how.spoke) first({ kind: 'ended', code: how.code, asked: this.#asked });
-        this.#forget();
-        this.#owner.onLost(generation, how);
-      },
-      stuck: () => {
-        if (mine === this.#connection) this.#owner.onStuck();
-      },
-    };
+  // What the attached connection reports. Anything from an earlier one is ignored.
+
+  /** Applies a frame. */
+  hear(from: Attached, text: string): void {
+    if (from !== this.#attached) return;
+    this.#heard = true;
+    if (from.onSign !== null)
+      from.first({ kind: from.connection.kind === 'http' && text.startsWith('{"type":"error"') ? 'babbled' : 'spoke' });
+    this.#owner.onFrame(text);
+  }
+
+  refuse(from: Attached, answer: UpstreamAnswer): void {
+    if (from !== this.#attached) return;
+    from.first({ kind: isApiError(answer) ? 'spoke' : 'babbled' });
+    this.#owner.onRefused(answer);
+  }
+
+  lose(from: Attached, how: LostConnection): void {
+    if (from !== this.#attached) return;
+    if (!how.spoke) from.first({ kind: 'ended', code: how.code, asked: this.#asked });
+    this.#forget();
+    this.#owner.onLost(from.generation, how);
+  }
+
+  choke(from: Attached): void {
+    if (from === this.#attached) this.#owner.onStuck();
   }
 
   #forget(): void {
-    this.#connection = null;
+    this.#attached = null;
     this.kind = null;
     this.#anchor = null;
     this.#continues = null;
@@ -373,28 +371,77 @@ export class SessionSocket {
   }
 }
 
+/** One connection as the reader of which a session's socket acts. */
+class Attached implements ConnectionHandlers {
+  readonly connection: UpstreamConnection;
+  readonly generation: number;
+  /** Called with the first event on the connection; null from then on. */
+  onSign: ((sign: FirstSign) => void) | null;
+  readonly #socket: SessionSocket;
+
+  constructor(
+    socket: SessionSocket,
+    connection: UpstreamConnection,
+    generation: number,
+    onSign: (sign: FirstSign) => void,
+  ) {
+    this.#socket = socket;
+    this.connection = connection;
+    this.generation = generation;
+    this.onSign = onSign;
+  }
+
+  /** Reports the first event; no effect for a later one. */
+  first(sign: FirstSign): void {
+    const { onSign } = this;
+    this.onSign = null;
+    onSign?.(sign);
+  }
+
+  frame(text: string): void {
+    this.#socket.hear(this, text);
+  }
+
+  refused(answer: UpstreamAnswer): void {
+    this.#socket.refuse(this, answer);
+  }
+
+  closed(how: LostConnection): void {
+    this.#socket.lose(this, how);
+  }
+
+  stuck(): void {
+    this.#socket.choke(this);
+  }
+}
+
 /**
  * The provider's headers and telemetry that clients act on, collected for a session's answers. Values of an earlier
  * connection are discarded.
  */
 export class AnswerSignals {
-  #connection = new Map<string, string>();
-  #quota = new Map<string, string>();
-  #answer = new Map<string, string>();
+  /** Null where there is nothing, here and below: every idle session keeps these. */
+  #connection: Map<string, string> | null = null;
+  #quota: Map<string, string> | null = null;
+  #answer: Map<string, string> | null = null;
   #answering: string | null = null;
   #model: unknown;
 
   /** Starts from the headers of a new connection. */
   opened(headers: Readonly<Record<string, string>>): void {
-    this.#connection.clear();
-    this.#quota.clear();
-    this.#answer.clear();
+    this.#connection = null;
+    this.#quota = null;
+    this.#answer = null;
     this.#answering = null;
     for (const { name, value, life } of livingHeaders(headers)) {
-      if (life === 'connection') this.#connection.set(name, value);
-      else if (life === 'quota') this.#quota.set(name, value);
-      else if (life === 'answer') this.#answer.set(name, value);
+      if (life === 'connection') (this.#connection ??= new Map()).set(name, value);
+      else if (life !== 'relayed') this.#put(life, name, value);
     }
+  }
+
+  /** Drops what belongs to the answer that was given last: it is not repeated. */
+  answered(): void {
+    if (this.#answering !== null) this.#answer = null;
   }
 
   /**
@@ -411,12 +458,14 @@ export class AnswerSignals {
    * next turn.
    */
   forTurn(turn: Turn): Readonly<Record<string, string>> {
-    if (this.#answering !== null && this.#answering !== turn.id) this.#answer.clear();
+    if (this.#answering !== turn.id) this.answered();
     if (this.#answering === null) this.#model = turn.request.body.model;
     // Codex interprets a model name other than the requested one as a reroute.
-    else if (this.#model !== turn.request.body.model) this.#connection.delete('openai-model');
+    else if (this.#model !== turn.request.body.model) this.#connection?.delete('openai-model');
     this.#answering = turn.id;
-    const headers = Object.fromEntries([...this.#connection, ...this.#quota, ...this.#answer]);
+    const headers = Object.fromEntries(
+      [this.#connection, this.#quota, this.#answer].flatMap((each) => [...(each ?? [])]),
+    );
     turn.upstreamRequest = headers[UPSTREAM_REQUEST_ID_HEADER] ?? null;
     return headers;
   }
@@ -426,7 +475,7 @@ export class AnswerSignals {
     if (frame.type === 'codex.rate_limits' && frame.data) return this.#replaceQuota(frame.data);
     if (!frame.headers) return false;
     const received = livingHeaders(frame.headers).filter(({ life }) => life !== 'relayed');
-    for (const { name, value, life } of received) (life === 'quota' ? this.#quota : this.#answer).set(name, value);
+    for (const { name, value, life } of received) this.#put(life === 'quota' ? life : 'answer', name, value);
     return received.length > 0;
   }
 
@@ -437,11 +486,16 @@ export class AnswerSignals {
     const { prefix, headers } = received;
     const parts = [`${prefix}-primary-`, `${prefix}-secondary-`];
     if (headers.has(`${prefix}-credits-has-credits`)) parts.push(`${prefix}-credits-`);
-    for (const name of [...this.#quota.keys()]) {
-      if (parts.some((part) => name.startsWith(part))) this.#quota.delete(name);
+    for (const name of [...(this.#quota?.keys() ?? [])]) {
+      if (parts.some((part) => name.startsWith(part))) this.#quota?.delete(name);
     }
-    for (const [name, value] of headers) this.#quota.set(name, value);
+    for (const [name, value] of headers) this.#put('quota', name, value);
     return true;
+  }
+
+  #put(life: 'quota' | 'answer', name: string, value: string): void {
+    if (life === 'quota') (this.#quota ??= new Map()).set(name, value);
+    else (this.#answer ??= new Map()).set(name, value);
   }
 }
 
@@ -501,7 +555,7 @@ export abstract class SessionCore implements SocketOwner {
   readonly socket: SessionSocket;
   readonly signals = new AnswerSignals();
   /** The provider's own turn state, which is sent back to it within the same client turn. */
-  readonly turnState = createUpstreamTurnState();
+  readonly turnState = new UpstreamTurnState();
   /** Started by `Session.begin`. */
   actor!: DurableActor<SessionMachine>;
   ended = false;
@@ -515,7 +569,7 @@ export abstract class SessionCore implements SocketOwner {
 
   /** @param first the turn for which the session is created or was claimed */
   constructor(env: SessionEnv, birth: SessionBirth, first: Turn) {
-    const { clock, config, transport } = env;
+    const { clock, transport } = env;
     const isNew = birth.kind === 'new';
     this.env = env;
     this.id = isNew ? birth.sessionId : birth.row.id;
@@ -529,7 +583,7 @@ export abstract class SessionCore implements SocketOwner {
     const head = isNew ? birth.fork : birth.head;
     const line = head !== null && first.ancestor?.row.id === head.id ? first.ancestor.line : null;
     const headId = isNew ? this.forkHeadId : birth.row.headTurnId;
-    this.turns = new TurnQueue({ headId, head, line }, clock, config.deadlines.grace, () => this.onTurnDiscarded());
+    this.turns = new TurnQueue({ headId, head, line }, this);
     this.socket = new SessionSocket(transport, clock, this);
   }
 

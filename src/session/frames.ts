@@ -41,7 +41,7 @@ interface Running {
 }
 
 /** Number of ended responses whose late frames are recognised by their id. */
-const REMEMBERED = 64;
+const REMEMBERED = 16;
 
 /**
  * Applies the frames of a session's sockets to the turn on the wire.
@@ -110,6 +110,11 @@ export class FrameReader {
       case 'error':
         return this.#failed(current, frame, text);
     }
+  }
+
+  /** Drops what is known of the last response: its turn, with the client's whole request, is no longer current. */
+  rest(): void {
+    this.#running = null;
   }
 
   #remember(id: string | null): void {

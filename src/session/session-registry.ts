@@ -62,6 +62,13 @@ interface ScopeUse {
   sessions: Set<Session>;
   /** Places reserved for sessions that are not created yet. */
   places: number;
+  /**
+   * Idle sessions, by the anchor that their socket holds and by the places at which their head ends. Conversations may
+   * have the same items up to a place: each has its own session there, the newest last. There is an index for each scope,
+   * so that the names are those that the session has anyway.
+   */
+  byAnchor: Map<string, Session>;
+  byPlace: Map<string, Session | Set<Session>>;
 }
 
 /** Maximum number of idle sessions with the same items up to a place that are compared with a request. */
@@ -80,6 +87,26 @@ function removeFrom(index: Map<string, Session>, name: string, session: Session)
 function removeFromSet(index: Map<string, Set<Session>>, name: string, session: Session): void {
   const same = index.get(name);
   if (same?.delete(session) && same.size === 0) index.delete(name);
+}
+
+/** Returns the sessions at a place, the newest last. */
+function sessionsAt({ byPlace }: ScopeUse, place: string): readonly Session[] {
+  const found = byPlace.get(place);
+  if (found === undefined) return [];
+  return found instanceof Set ? [...found] : [found];
+}
+
+/** Adds a session to those at a place. Nearly always it is the only one, and a set would take ten times the memory. */
+function addAt({ byPlace }: ScopeUse, place: string, session: Session): void {
+  const found = byPlace.get(place);
+  if (found instanceof Set) found.add(session);
+  else byPlace.set(place, found === undefined || found === session ? session : new Set([found, session]));
+}
+
+/** Removes a session from those at a place. */
+function removeAt({ byPlace }: ScopeUse, place: string, session: Session): void {
+  const found = byPlace.get(place);
+  if (found instanceof Set ? found.delete(session) && found.size === 0 : found === session) byPlace.delete(place);
 }
 
 function addToSet<T>(index: Map<string, Set<T>>, name: string, value: T): void {
@@ -127,13 +154,7 @@ export class SessionRegistry {
   readonly #share: number;
   readonly #actors = createRegistry<Session>({ stop: (older) => older.send({ type: 'worker.dead' }) });
   readonly #byKey = new Map<string, Session>();
-  /**
-   * Idle sessions, by the anchor that their socket holds and by the places at which their head ends. Conversations may
-   * have the same items up to a place: each has its own session there, the newest last.
-   */
-  readonly #byAnchor = new Map<string, Session>();
-  readonly #byPlace = new Map<string, Set<Session>>();
-  /** The names under which an idle session is listed in `#byAnchor` and `#byPlace`. */
+  /** The names under which an idle session is listed in its scope's indexes. */
   readonly #idle = new Map<Session, { anchor: string; places: readonly string[] }>();
   /**
    * Sessions whose running turn lost its client, and ended sessions with an undelivered turn, by the turn's request.
@@ -199,9 +220,9 @@ export class SessionRegistry {
     this.#actors.remove(session.id, session.epoch);
     const use = this.#useOf(session.scope);
     use.sessions.delete(session);
+    this.#removeIdle(session);
     this.#tidy(session.scope, use);
     if (session.key) removeFrom(this.#byKey, keyName(session.scope, session.key), session);
-    this.#removeIdle(session);
     if (session.turns.attachable === null) return this.#removeUnread(session);
     this.clientLeft(session);
     this.#endedUnread.set(epochName(session), session);
@@ -216,14 +237,13 @@ export class SessionRegistry {
   /** Indexes an idle session by the anchor that its socket holds, and by the places at which its head ends. */
   addIdle(session: Session): void {
     const { anchor: held } = session.socket;
-    const { head, places: ends } = session.turns;
+    const { head, places } = session.turns;
     this.#removeIdle(session);
     if (held === null || head?.responseId !== held) return;
-    const anchor = `${session.scope}\n${held}`;
-    const places = ends.map((place) => `${session.scope}\n${place}`);
-    this.#byAnchor.set(anchor, session);
-    for (const place of places) addToSet(this.#byPlace, place, session);
-    this.#idle.set(session, { anchor, places });
+    const use = this.#useOf(session.scope);
+    use.byAnchor.set(held, session);
+    for (const place of places) addAt(use, place, session);
+    this.#idle.set(session, { anchor: held, places });
   }
 
   /**
@@ -240,8 +260,10 @@ export class SessionRegistry {
   ): Session[] {
     const plain = passThrough === null && idempotencyKey === null && token.kind !== 'invalid';
     if (!plain || (rest.foreign !== null && !rest.credentialIsClients)) return [];
+    const use = this.#byScope.get(scope);
+    if (use === undefined) return [];
     if (anchor !== null) {
-      const session = this.#byAnchor.get(`${scope}\n${anchor}`);
+      const session = use.byAnchor.get(anchor);
       return session && isWarm(session) && session.socket.anchor === anchor ? [session] : [];
     }
     const found = new Set<Session>();
@@ -250,8 +272,7 @@ export class SessionRegistry {
     // A thread has exactly one session. Under a session header, or without a key, the items identify the conversation.
     if (hardKey?.kind !== 'thread' && (hardKey === null || keyed)) {
       for (const place of places()) {
-        const same = this.#byPlace.get(`${scope}\n${place}`);
-        if (same) for (const session of [...same].slice(-MOST_ALIKE).reverse()) found.add(session);
+        for (const session of sessionsAt(use, place).slice(-MOST_ALIKE).reverse()) found.add(session);
       }
     }
     // A token that names another session takes precedence over a key or a place.
@@ -382,7 +403,12 @@ export class SessionRegistry {
   }
 
   #useOf(scope: string): ScopeUse {
-    const use = this.#byScope.get(scope) ?? { sessions: new Set<Session>(), places: 0 };
+    const use = this.#byScope.get(scope) ?? {
+      sessions: new Set<Session>(),
+      places: 0,
+      byAnchor: new Map<string, Session>(),
+      byPlace: new Map<string, Session | Set<Session>>(),
+    };
     this.#byScope.set(scope, use);
     return use;
   }
@@ -393,10 +419,11 @@ export class SessionRegistry {
 
   #removeIdle(session: Session): void {
     const names = this.#idle.get(session);
-    if (!names) return;
+    const use = this.#byScope.get(session.scope);
+    if (!names || !use) return;
     this.#idle.delete(session);
-    removeFrom(this.#byAnchor, names.anchor, session);
-    for (const place of names.places) removeFromSet(this.#byPlace, place, session);
+    removeFrom(use.byAnchor, names.anchor, session);
+    for (const place of names.places) removeAt(use, place, session);
   }
 
   #removeUnread(session: Session): void {

@@ -308,8 +308,11 @@ export class Session extends SessionCore {
     const turn = this.turns.current;
     if (!turn) return;
     this.cancelStatusHold?.();
+    this.cancelStatusHold = null;
     this.turns.finish(this.#prepared?.turn === turn ? this.#prepared.head : null);
     this.#prepared = null;
+    this.#frames.rest();
+    this.signals.answered();
   }
 
   /** Returns a turn to the dispatcher. If that fails, the request is answered with an error. */

@@ -374,16 +374,22 @@ export function bareResponse(from: { id: string; model: unknown; now: number }) 
 /** Hashes accepted for one known item. */
 type Accepted = readonly ItemHash[];
 
+/**
+ * Known items: the hashes accepted for each, one after the other, with a comma after each item. A session keeps all items of
+ * its conversation as long as it lives, and strings of their own would take five times the memory.
+ */
+type Packed = string;
+
 /** Items that one turn added to its line. */
 export interface TurnForms {
-  input: readonly Accepted[];
+  input: Packed;
   /** Alternatives for the output: usually one; two when the terminal event listed other items than were streamed. */
-  outputs: readonly (readonly Accepted[])[];
+  outputs: readonly Packed[];
   /**
    * Alternatives for the start of the line after the provider compacted the context. Clients send either one of these or
    * the whole line, compaction included. Empty without a compaction.
    */
-  begins: readonly (readonly Accepted[])[];
+  begins: readonly Packed[];
 }
 
 /** Forms of a turn and of its ancestors. */
@@ -396,7 +402,11 @@ export interface Line {
 }
 
 export const HASH_CHARS = 22;
+const EACH_HASH = new RegExp(`.{${HASH_CHARS}}`, 'g');
 const short = (text: string): ItemHash => hash('sha256', hashable(text), 'base64url').slice(0, HASH_CHARS);
+
+/** Returns a copy of a hash: one that was cut out of a longer text keeps all of that text alive. */
+export const ownHash = (text: string): string => Buffer.from(text, 'latin1').toString('latin1');
 
 /** Chain over no items. */
 export const EMPTY: Fingerprint = short('');
@@ -489,6 +499,16 @@ export function plausiblePlaces(
   return plausibleCounts(items).map((count) => known.get(count) ?? placeAfter(chain[count]!, items[count - 1]!.value));
 }
 
+/** Packs items. Joining copies the hashes, which may be parts of longer strings. */
+const packed = (items: readonly Accepted[]): Packed => [...items.map((hashes) => hashes.join('')), ''].join(',');
+
+/** Returns the hashes of packed items. */
+const unpacked = (items: Packed): Accepted[] =>
+  items
+    .split(',')
+    .slice(0, -1)
+    .map((hashes) => hashes.match(EACH_HASH) ?? []);
+
 const shown = (items: readonly Item[]): Accepted[] => items.map((item) => identitiesShown(item).map(short));
 
 /** Merges two lists of equal length: each item accepts what either one accepts. */
@@ -496,10 +516,10 @@ const merged = (one: readonly Accepted[], other: readonly Accepted[]): Accepted[
   one.map((hashes, index) => [...new Set([...hashes, ...other[index]!])]);
 
 /** Returns the forms of an output: one list, or two where the terminal event listed other items than were streamed. */
-function alternatives(streamed: readonly Item[], listed: readonly Item[] | null): (readonly Accepted[])[] {
+function alternatives(streamed: readonly Item[], listed: readonly Item[] | null): Packed[] {
   const [one, other] = [shown(streamed), shown(listed ?? [])];
-  if (one.length === other.length) return one.length === 0 ? [] : [merged(one, other)];
-  return [one, other].filter((each) => each.length > 0);
+  if (one.length === other.length) return one.length === 0 ? [] : [packed(merged(one, other))];
+  return [one, other].filter((each) => each.length > 0).map(packed);
 }
 
 const isCompaction = (item: Item) => typeOf(item) === 'compaction';
@@ -519,7 +539,7 @@ export function formsOf(turn: {
   const { input, streamed, listed } = turn;
   const compacted = [...streamed, ...(listed ?? [])].some(isCompaction);
   return {
-    input: input.map(({ accepted }) => accepted),
+    input: packed(input.map(({ accepted }) => accepted)),
     outputs: alternatives(streamed, listed),
     begins: compacted ? alternatives(fromCompaction(streamed), listed && fromCompaction(listed)) : [],
   };
@@ -527,14 +547,17 @@ export function formsOf(turn: {
 
 /** Serialises forms for the store. */
 export function encodeForms({ input, outputs, begins }: TurnForms): string {
-  return JSON.stringify(begins.length > 0 ? [input, outputs, begins] : [input, outputs]);
+  const lists = [unpacked(input), outputs.map(unpacked)];
+  return JSON.stringify(begins.length > 0 ? [...lists, begins.map(unpacked)] : lists);
 }
 
 const isListOf =
   <T>(isEntry: (value: unknown) => value is T) =>
   (value: unknown): value is T[] =>
     Array.isArray(value) && value.every(isEntry);
-const areItems = isListOf(isListOf((value): value is ItemHash => typeof value === 'string'));
+const isHash = (value: unknown): value is ItemHash =>
+  typeof value === 'string' && value.length === HASH_CHARS && !value.includes(',');
+const areItems = isListOf(isListOf(isHash));
 const areAlternatives = isListOf(areItems);
 
 /** Parses what `encodeForms` wrote; null for any other text, such as that of another version. */
@@ -547,7 +570,8 @@ export function decodeForms(text: string): TurnForms | null {
   }
   if (!Array.isArray(stored)) return null;
   const [input, outputs, begins = []] = stored as unknown[];
-  return areItems(input) && areAlternatives(outputs) && areAlternatives(begins) ? { input, outputs, begins } : null;
+  if (!areItems(input) || !areAlternatives(outputs) || !areAlternatives(begins)) return null;
+  return { input: packed(input), outputs: outputs.map(packed), begins: begins.map(packed) };
 }
 
 /** Relation of a request's items to a line: they continue it after `count` items, or end within it. */
@@ -560,12 +584,16 @@ export interface Relation {
  * Matches `items` with `hashes` from position `at`. Returns the position after them; -1, from which nothing matches, when an
  * item differs; infinity when the hashes end first.
  */
-function take(items: readonly Accepted[], hashes: readonly ItemHash[], at: number): number {
-  for (let index = 0; index < items.length; index += 1) {
-    if (at + index >= hashes.length) return Number.POSITIVE_INFINITY;
-    if (!items[index]!.includes(hashes[at + index]!)) return -1;
+function take(items: Packed, hashes: readonly ItemHash[], at: number): number {
+  let index = at;
+  for (let place = 0; place < items.length; index += 1) {
+    if (index >= hashes.length) return Number.POSITIVE_INFINITY;
+    const end = items.indexOf(',', place);
+    while (place < end && !items.startsWith(hashes[index]!, place)) place += HASH_CHARS;
+    if (place === end) return -1;
+    place = end + 1;
   }
-  return at + items.length;
+  return index;
 }
 
 /**
@@ -582,7 +610,7 @@ export function relate(line: Line | null, { hashes }: Pick<ReadItems, 'hashes'>)
   let places = start;
   let within = false;
   /** Returns the positions reached after any of several lists of items, from any of several positions. */
-  const after = (from: ReadonlySet<number>, lists: readonly (readonly Accepted[])[]): Set<number> => {
+  const after = (from: ReadonlySet<number>, lists: readonly Packed[]): Set<number> => {
     const reached = new Set<number>();
     for (const items of lists) {
       for (const at of from) {

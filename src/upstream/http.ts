@@ -19,6 +19,7 @@ import { type AnswerCollector, collectAnswer, reasonOf, refusalFrame, unreachabl
 import { answerHeadFrame } from './frames.ts';
 import {
   type DialRequest,
+  type Ending,
   type HttpCall,
   httpAddress,
   type LiveConnections,
@@ -29,9 +30,9 @@ import {
   UpstreamUnreachable,
 } from './port.ts';
 import {
-  createFrameFlow,
   createSseParser,
   createUnpacker,
+  FrameFlow,
   frameOfEvent,
   jsonTexts,
   type SseParser,
@@ -231,7 +232,7 @@ export function openExchange(
   let controller: Dispatcher.DispatchController | null = null;
   let cancelTimer = () => {};
   let cancelRetry = () => {};
-  /** Hands the request to the dispatcher, which may fail to connect. */
+  /** Hands the request to the dispatcher, which may fail to connect. Holds the whole body, so it is dropped at the end. */
   let dispatch = () => {};
   /** Error of the last attempt to connect. */
   let failure: Error | null = null;
@@ -247,28 +248,29 @@ export function openExchange(
   let refusing = false;
   let complete = false;
   let closing = false;
-  const flow = createFrameFlow({
+  const flow = new FrameFlow({
     hold(held) {
       unpacker?.hold(held);
       if (held) controller?.pause();
       else controller?.resume();
     },
-    refusalFrame,
     broken: () => end(1006, BROKEN),
   });
   /** Guards a listener of the exchange: an exception in it ends this exchange and nothing else. */
   const own = <A extends unknown[]>(listener: (...args: A) => void) =>
     guarded('upstream stream', listener, () => end(1006, BROKEN));
   const shutDown = () => connection.close(1001, 'shutting down');
-  const gone = live.add({ close: shutDown, destroy: shutDown });
+  const exchange: Ending = { shutDown, destroy: shutDown };
+  live.add(exchange);
 
   const end = (code: number, reason: string, given?: unknown) => {
     if (state === 'ended') return;
     state = 'ended';
     cancelTimer();
     cancelRetry();
+    dispatch = () => {};
     unpacker?.destroy();
-    gone();
+    live.remove(exchange);
     const why = given === undefined || closing || started ? null : unreachable(given, request.target.baseUrl, proxy);
     flow.close(code, reason, why && (!connected || why.byProxy) ? why : undefined);
     if (!arrived) controller?.abort(new Error(reason));
@@ -387,7 +389,7 @@ export function openExchange(
     get open() {
       return !closing && state !== 'ended';
     },
-    attach: flow.attach,
+    attach: (reader) => flow.attach(reader),
     send(frame) {
       if (closing || state !== 'open') return false;
       const { headers, body } = requestOfFrame(frame, request.headers);
@@ -419,8 +421,8 @@ export function openExchange(
       else begin(body);
       return true;
     },
-    pause: flow.pause,
-    resume: flow.resume,
+    pause: () => flow.pause(),
+    resume: () => flow.resume(),
     close(code = 1000, reason = 'closed') {
       if (closing) return;
       closing = true;

@@ -240,19 +240,16 @@ export interface TransportLimits {
 /** Connection, open or being opened, that `shutdown` must end. */
 export interface Ending {
   /** Closes in order; may take a moment. */
-  close(): void;
+  shutDown(): void;
   /** Closes at once. */
   destroy(): void;
 }
 
 /** Open connections of a transport. */
 export interface LiveConnections {
-  /**
-   * Adds a connection.
-   *
-   * @returns a function that removes it again; it may be called more than once
-   */
-  add(one: Ending): () => void;
+  add(one: Ending): void;
+  /** Removes a connection that has ended. */
+  remove(one: Ending): void;
   closeAll(): void;
   destroyAll(): void;
   /** Resolves when no connection is left. */

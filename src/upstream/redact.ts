@@ -2,9 +2,17 @@ import { pipeline, Readable, Transform } from 'node:stream';
 import { BridgeError } from '../errors.ts';
 import { SHOULD_RETRY_HEADER } from '../headers.ts';
 import { memberText, scanMembers, withMembers } from '../json.ts';
-import { collectAnswer, isApiError, namesCode, normaliseError } from './errors.ts';
+import { collectAnswer, isApiError, namesCode, normaliseError, refusalFrame } from './errors.ts';
 import { parseFrame } from './frames.ts';
-import type { DialRequest, DialResult, UpstreamAnswer, UpstreamConnection, UpstreamTransport } from './port.ts';
+import type {
+  ConnectionEnd,
+  ConnectionHandlers,
+  DialRequest,
+  DialResult,
+  UpstreamAnswer,
+  UpstreamConnection,
+  UpstreamTransport,
+} from './port.ts';
 
 /** Refusal of the shared credential, reduced to what may be logged. */
 export interface CredentialRefusal {
@@ -73,10 +81,16 @@ export function createHidingTransport(
   inner: UpstreamTransport,
   onRefused: (refusal: CredentialRefusal, key: string) => void,
 ): UpstreamTransport {
+  /** The one of the last credential: idle connections with the same credential then share it. */
+  let last: { key: string; transport: UpstreamTransport } | null = null;
   const through = ({ hidden, headers }: Pick<DialRequest, 'hidden' | 'headers'>) => {
     if (!hidden) return inner;
     const key = (headers.authorization ?? '').replace(/^Bearer /, '');
-    return createRedactingTransport(inner, { key, onRefused: (refusal) => onRefused(refusal, key) });
+    if (last?.key !== key) {
+      const transport = createRedactingTransport(inner, { key, onRefused: (refusal) => onRefused(refusal, key) });
+      last = { key, transport };
+    }
+    return last.transport;
   };
   return {
     dial: (request) => through(request).dial(request),
@@ -150,25 +164,7 @@ export function createRedactingTransport(inner: UpstreamTransport, options: Reda
     return changed(response === null ? text : withMembers(text, new Map([['response', changed(response)]])));
   };
 
-  /** Wraps a connection so that its reader sees nothing of the credential. */
-  const redactConnection = (connection: UpstreamConnection): UpstreamConnection => ({
-    kind: connection.kind,
-    get open() {
-      return connection.open;
-    },
-    attach(handlers) {
-      const { refused } = handlers;
-      connection.attach({
-        frame: (text) => handlers.frame(redactFrame(text)),
-        ...(refused && { refused: (answer: UpstreamAnswer) => refused(redactAnswer(answer)) }),
-        closed: (info) => handlers.closed({ ...info, reason: withoutKey(info.reason) }),
-      });
-    },
-    send: (frame) => connection.send(frame),
-    pause: () => connection.pause(),
-    resume: () => connection.resume(),
-    close: (code, reason) => connection.close(code, reason),
-  });
+  const redaction: Redaction = { frame: redactFrame, answer: redactAnswer, text: withoutKey };
 
   return {
     async dial(request): Promise<DialResult> {
@@ -178,7 +174,7 @@ export function createRedactingTransport(inner: UpstreamTransport, options: Reda
           return {
             ...result,
             headers: headersWithout(result.headers),
-            connection: redactConnection(result.connection),
+            connection: new RedactedConnection(result.connection, redaction),
           };
         case 'refused':
           return { ...result, answer: redactRefusal(result.answer) };
@@ -186,7 +182,7 @@ export function createRedactingTransport(inner: UpstreamTransport, options: Reda
           return { ...result, reason: withoutKey(result.reason) };
       }
     },
-    exchange: (request) => redactConnection(inner.exchange(request)),
+    exchange: (request) => new RedactedConnection(inner.exchange(request), redaction),
     async call(request) {
       const answer = await inner.call(request);
       const headers = headersWithout(answer.headers);
@@ -203,6 +199,70 @@ export function createRedactingTransport(inner: UpstreamTransport, options: Reda
     },
     shutdown: () => inner.shutdown(),
   };
+}
+
+/** Removes one credential from what is received. */
+interface Redaction {
+  frame(text: string): string;
+  answer(answer: UpstreamAnswer): UpstreamAnswer;
+  text(text: string): string;
+}
+
+/** A connection whose reader sees nothing of the credential. */
+class RedactedConnection implements UpstreamConnection, ConnectionHandlers {
+  readonly #inner: UpstreamConnection;
+  readonly #redaction: Redaction;
+  #reader: ConnectionHandlers | null = null;
+
+  constructor(inner: UpstreamConnection, redaction: Redaction) {
+    this.#inner = inner;
+    this.#redaction = redaction;
+  }
+
+  get kind() {
+    return this.#inner.kind;
+  }
+
+  get open(): boolean {
+    return this.#inner.open;
+  }
+
+  attach(reader: ConnectionHandlers): void {
+    this.#reader = reader;
+    this.#inner.attach(this);
+  }
+
+  send(frame: string): boolean {
+    return this.#inner.send(frame);
+  }
+
+  pause(): void {
+    this.#inner.pause();
+  }
+
+  resume(): void {
+    this.#inner.resume();
+  }
+
+  close(code?: number, reason?: string): void {
+    this.#inner.close(code, reason);
+  }
+
+  // What the inner connection delivers.
+
+  frame(text: string): void {
+    this.#reader?.frame(this.#redaction.frame(text));
+  }
+
+  refused(answer: UpstreamAnswer): void {
+    const redacted = this.#redaction.answer(answer);
+    if (this.#reader?.refused) this.#reader.refused(redacted);
+    else this.#reader?.frame(refusalFrame(redacted));
+  }
+
+  closed(info: ConnectionEnd): void {
+    this.#reader?.closed({ ...info, reason: this.#redaction.text(info.reason) });
+  }
 }
 
 /** Removes the headers that identify the account from a frame, whatever else it holds. */

@@ -1,7 +1,6 @@
 import { createHash } from 'node:crypto';
 import type { Log } from '../log.ts';
 import { type Clock, guarded } from '../system.ts';
-import { refusalFrame } from './errors.ts';
 import { parseFrame } from './frames.ts';
 import { headersOfJoined, sharedHeaders } from './headers.ts';
 import { addressed, chooseSocket, type Lane, LaneTable, MOST_NAMED, MOST_RUNNING, withLane } from './lanes.ts';
@@ -11,11 +10,12 @@ import type {
   DialRequest,
   DialResult,
   ParsedFrame,
+  SharedSocketView,
   SharingWish,
   UpstreamConnection,
   UpstreamTransport,
 } from './port.ts';
-import { createFrameFlow } from './streams.ts';
+import { FrameFlow } from './streams.ts';
 
 /** Most characters of frames that wait for the paused reader of one lane. The socket itself is always read. */
 const MOST_WAITING = 2 * 1024 * 1024;
@@ -57,19 +57,113 @@ interface SocketHost extends SharingOptions {
   onClosed(socket: SharedSocket): void;
 }
 
-/** A lane with what its session needs of it. */
-interface Member {
+/** A lane with the connection of its session. Every idle session keeps one, so it has no function of its own. */
+class Member implements UpstreamConnection, SharedSocketView, ConnectionHandlers {
+  readonly kind = 'websocket';
   readonly lane: Lane;
-  readonly connection: UpstreamConnection;
-  /** Delivers a frame to the session. */
-  give(text: string): void;
-  /** Ends the connection, as seen by the session. */
-  lose(end: ConnectionEnd): void;
   /** Frame that has to wait, or that the peer has not answered yet on a socket whose peer may not know lanes. */
-  kept: string | null;
-  cancelHold: (() => void) | null;
+  kept: string | null = null;
+  cancelHold: (() => void) | null = null;
   /** Number of frames heard on the socket when the lane sent its last one. */
-  heardAtSend: number;
+  heardAtSend = 0;
+  readonly #socket: SharedSocket;
+  readonly #flow: FrameFlow;
+  #reader: ConnectionHandlers | null = null;
+  /** Characters of the frames that wait for the reader. */
+  #waiting = 0;
+  #closed = false;
+
+  constructor(socket: SharedSocket, lane: Lane) {
+    this.#socket = socket;
+    this.lane = lane;
+    this.#flow = new FrameFlow(this);
+  }
+
+  get open(): boolean {
+    return !this.#closed && this.#socket.open;
+  }
+
+  attach(reader: ConnectionHandlers): void {
+    this.#reader = reader;
+    this.#flow.attach(this);
+  }
+
+  send(frame: string, borrows: string | null = null): boolean {
+    return this.open && this.#socket.send(this, frame, borrows);
+  }
+
+  pause(): void {
+    this.#flow.pause();
+  }
+
+  resume(): void {
+    this.#flow.resume();
+  }
+
+  close(code = 1000, reason = ''): void {
+    if (this.#closed) return;
+    this.#flow.mute();
+    this.#socket.leave(this);
+    this.lose({ code, reason });
+  }
+
+  // What the session may know of the socket.
+
+  get shared(): SharedSocketView {
+    return this;
+  }
+
+  get openedAt(): number {
+    return this.#socket.openedAt;
+  }
+
+  get crowded(): boolean {
+    return this.#socket.table.onWire >= MOST_RUNNING;
+  }
+
+  lends(responseId: string): boolean {
+    return this.#socket.table.lends(responseId, this.lane.name);
+  }
+
+  // What the socket delivers.
+
+  /** Delivers a frame to the session. */
+  give(text: string): void {
+    this.#flow.frame(text);
+    if (!this.#flow.held) return;
+    this.#waiting += text.length;
+    if (this.#waiting <= MOST_WAITING) return;
+    this.#reader?.stuck?.();
+    if (!this.#flow.held) return;
+    this.#flow.mute();
+    this.#socket.leave(this);
+    this.lose({ code: NO_CLOSE_FRAME, reason: 'its reader is too slow' });
+  }
+
+  /** Ends the connection, as seen by the session. */
+  lose({ code, reason }: ConnectionEnd): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#flow.close(code, reason);
+  }
+
+  // What the flow asks and delivers.
+
+  hold(held: boolean): void {
+    if (!held) this.#waiting = 0;
+  }
+
+  broken(): void {
+    this.close(PEER_ERROR, 'a frame could not be handled');
+  }
+
+  frame(text: string): void {
+    this.#reader?.frame(text);
+  }
+
+  closed(info: ConnectionEnd): void {
+    this.#reader?.closed({ ...info, spoke: this.#socket.heard > 0 });
+  }
 }
 
 /** Returns whether an answer to the member's last frame is on its way. */
@@ -80,20 +174,22 @@ class SharedSocket {
   readonly table = new LaneTable();
   retired = false;
   proven: boolean;
+  /** Time at which it opened, in monotonic milliseconds. */
+  readonly openedAt: number;
+  /** Number of frames received. */
+  heard = 0;
   readonly #connection: UpstreamConnection;
-  readonly #openedAt: number;
   readonly #host: SocketHost;
   readonly #members = new Map<string, Member>();
   readonly #rests = new Set<() => void>();
   /** False once the peer has shown that it knows no lanes: the only session then uses the socket without a name. */
   #named = true;
-  #heard = 0;
   #strays = 0;
 
   constructor(connection: UpstreamConnection, proven: boolean, host: SocketHost) {
     this.#connection = connection;
     this.#host = host;
-    this.#openedAt = host.clock.now();
+    this.openedAt = host.clock.now();
     this.proven = proven;
     connection.attach({
       frame: (text) => this.#hear(text),
@@ -101,93 +197,26 @@ class SharedSocket {
     });
   }
 
+  get open(): boolean {
+    return this.#connection.open;
+  }
+
   get ageMs(): number {
-    return this.#host.clock.now() - this.#openedAt;
+    return this.#host.clock.now() - this.openedAt;
   }
 
   /** Returns the connection of a new lane; null when the socket takes none. */
   join(): UpstreamConnection | null {
     const lane = this.retired || !this.#connection.open ? null : this.table.join();
     if (!lane) return null;
-    const member = this.#memberOf(lane);
+    const member = new Member(this, lane);
     this.#members.set(lane.name, member);
-    return member.connection;
-  }
-
-  #memberOf(lane: Lane): Member {
-    let waiting = 0;
-    let reader: ConnectionHandlers | null = null;
-    let closed = false;
-    const isOpen = () => !closed && this.#connection.open;
-    const end = (info: ConnectionEnd) => {
-      if (closed) return;
-      closed = true;
-      flow.close(info.code, info.reason);
-    };
-    const flow = createFrameFlow({
-      hold(held) {
-        if (!held) waiting = 0;
-      },
-      refusalFrame,
-      broken: () => member.connection.close(PEER_ERROR, 'a frame could not be handled'),
-    });
-    const member: Member = {
-      lane,
-      kept: null,
-      cancelHold: null,
-      heardAtSend: 0,
-      give: (text) => {
-        flow.frame(text);
-        if (!flow.held) return;
-        waiting += text.length;
-        if (waiting <= MOST_WAITING) return;
-        reader?.stuck?.();
-        if (!flow.held) return;
-        flow.mute();
-        this.#leave(member);
-        end({ code: NO_CLOSE_FRAME, reason: 'its reader is too slow' });
-      },
-      lose: end,
-      connection: {
-        kind: 'websocket',
-        get open() {
-          return isOpen();
-        },
-        shared: this.#viewFor(lane),
-        attach: (handlers) => {
-          reader = handlers;
-          flow.attach({
-            frame: (text) => handlers.frame(text),
-            closed: (info) => handlers.closed({ ...info, spoke: this.#heard > 0 }),
-          });
-        },
-        send: (frame, borrows = null) => isOpen() && this.#send(member, frame, borrows),
-        pause: () => flow.pause(),
-        resume: () => flow.resume(),
-        close: (code = 1000, reason = '') => {
-          if (closed) return;
-          flow.mute();
-          this.#leave(member);
-          end({ code, reason });
-        },
-      },
-    };
     return member;
   }
 
-  #viewFor({ name }: Lane) {
-    const { table } = this;
-    return {
-      openedAt: this.#openedAt,
-      get crowded() {
-        return table.onWire >= MOST_RUNNING;
-      },
-      lends: (responseId: string) => table.lends(responseId, name),
-    };
-  }
-
-  #send(member: Member, frame: string, borrows: string | null): boolean {
-    member.heardAtSend = this.#heard;
+  /** Sends a frame of a lane, or keeps it until the lane may advance. Returns false if the socket did not take it. */
+  send(member: Member, frame: string, borrows: string | null): boolean {
+    member.heardAtSend = this.heard;
     if (this.table.send(member.lane, borrows)) {
       if (!this.proven) member.kept = frame;
       return this.#write(member, frame);
@@ -211,7 +240,7 @@ class SharedSocket {
     if (kept === null) return;
     // Called while a frame of another session is handled: a failure concerns this session only.
     const failed = () => {
-      this.#leave(member);
+      this.leave(member);
       member.lose({ code: NO_CLOSE_FRAME, reason: 'its frame could not be sent' });
     };
     guarded('upstream socket', () => this.#write(member, kept), failed)();
@@ -229,12 +258,12 @@ class SharedSocket {
   }
 
   /** A session has left. The socket is closed with its last one; until then only an answer that still runs keeps a place. */
-  #leave(member: Member): void {
+  leave(member: Member): void {
     const { lane } = member;
     member.cancelHold?.();
     member.kept = null;
     // Nothing came since its frame was sent: the socket may be dead.
-    if (isWaiting(member) && this.#heard === member.heardAtSend) this.retired = true;
+    if (isWaiting(member) && this.heard === member.heardAtSend) this.retired = true;
     this.#members.delete(lane.name);
     this.#writeReleased(this.table.leave(lane));
     if (this.table.used === 0) return this.#close('no session uses it');
@@ -255,7 +284,7 @@ class SharedSocket {
   }
 
   #hear(given: string): void {
-    this.#heard += 1;
+    this.heard += 1;
     const { name, text } = addressed(given);
     if (name === null) return this.#hearUnnamed(given);
     const lane = this.table.get(name);
@@ -296,7 +325,7 @@ class SharedSocket {
     if (frame.kind === 'error') return this.#fail(frame, text);
     // The quota is the account's, and all lanes use the same account.
     if (frame.type === 'codex.rate_limits') {
-      for (const { lane, give } of [...this.#members.values()]) if (lane.phase !== 'resting') give(text);
+      for (const member of [...this.#members.values()]) if (member.lane.phase !== 'resting') member.give(text);
       return;
     }
     this.#stray(text);

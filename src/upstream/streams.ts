@@ -11,6 +11,7 @@ import {
 import { createParser } from 'eventsource-parser';
 import { membersOf, withMembers } from '../json.ts';
 import { reportFault } from '../system.ts';
+import { refusalFrame } from './errors.ts';
 import type { ConnectionHandlers, Unreachable, UpstreamAnswer } from './port.ts';
 
 type Step =
@@ -18,109 +19,114 @@ type Step =
   | { kind: 'refused'; answer: UpstreamAnswer }
   | { kind: 'closed'; info: { code: number; reason: string; unreachable?: Unreachable } };
 
-/** Receiving side of a connection: order, backpressure and the single `closed` event, the same for every transport. */
-interface FrameFlow {
-  readonly held: boolean;
-  attach(handlers: ConnectionHandlers): void;
-  frame(text: string): void;
-  refused(answer: UpstreamAnswer): void;
-  /** Reports the end of the connection. Later calls have no effect. */
-  close(code: number, reason: string, unreachable?: Unreachable): void;
-  pause(): void;
-  resume(): void;
-  /** Discards all further frames, including waiting ones. `closed` is still delivered. */
-  mute(): void;
-}
-
-interface FrameFlowOptions {
+/** Connection that a flow belongs to. */
+interface FlowOwner {
   /** Stops or resumes reading from the network. Frames already read wait in the flow. */
   hold(held: boolean): void;
-  /** Returns the `error` frame for a refusal, used when the reader has no handler for refusals. */
-  refusalFrame(answer: UpstreamAnswer): string;
   /** Ends the connection after the reader threw. The reader gets nothing more except `closed`. */
   broken(): void;
 }
 
-/** Creates a flow, held until a reader attaches. */
-export function createFrameFlow(options: FrameFlowOptions): FrameFlow {
-  let handlers: ConnectionHandlers | null = null;
-  let paused = false;
-  let muted = false;
-  let ended = false;
-  let draining = false;
-  let held = true;
-  let waiting: Step[] = [];
+/**
+ * Receiving side of a connection: order, backpressure and the single `closed` event, the same for every transport. It is
+ * held until a reader attaches.
+ */
+export class FrameFlow {
+  readonly #owner: FlowOwner;
+  #reader: ConnectionHandlers | null = null;
+  #paused = false;
+  #muted = false;
+  #ended = false;
+  #draining = false;
+  #held = true;
+  /** Null while nothing waits, as on nearly every connection at any time. */
+  #waiting: Step[] | null = null;
+
+  constructor(owner: FlowOwner) {
+    this.#owner = owner;
+  }
+
+  get held(): boolean {
+    return this.#held;
+  }
+
+  attach(reader: ConnectionHandlers): void {
+    this.#reader = reader;
+    this.#settle();
+  }
+
+  frame(text: string): void {
+    if (!this.#muted) this.#arrive({ kind: 'frame', text });
+  }
+
+  refused(answer: UpstreamAnswer): void {
+    this.#arrive({ kind: 'refused', answer });
+  }
+
+  /** Reports the end of the connection. Later calls have no effect. */
+  close(code: number, reason: string, unreachable?: Unreachable): void {
+    this.#arrive({ kind: 'closed', info: { code, reason, ...(unreachable && { unreachable }) } });
+    this.#ended = true;
+  }
+
+  pause(): void {
+    this.#paused = true;
+    this.#settle();
+  }
+
+  resume(): void {
+    this.#paused = false;
+    this.#settle();
+  }
+
+  /** Discards all further frames, including waiting ones. `closed` is still delivered. */
+  mute(): void {
+    this.#muted = true;
+    this.#settle();
+  }
+
+  #arrive(step: Step): void {
+    if (this.#ended) return;
+    // Fast path of nearly every frame.
+    if (this.#reader && !this.#paused && !this.#draining && this.#waiting === null)
+      return this.#give(this.#reader, step);
+    (this.#waiting ??= []).push(step);
+    this.#settle();
+  }
+
+  #settle(): void {
+    this.#drain();
+    const hold = !this.#muted && (this.#reader === null || this.#paused || this.#waiting !== null);
+    if (hold === this.#held) return;
+    this.#held = hold;
+    this.#owner.hold(hold);
+  }
+
+  #drain(): void {
+    const waiting = this.#waiting;
+    if (this.#draining || !this.#reader || !waiting) return;
+    this.#draining = true;
+    let next = 0;
+    while (next < waiting.length && (!this.#paused || this.#muted)) this.#give(this.#reader, waiting[next++]!);
+    this.#draining = false;
+    this.#waiting = next < waiting.length ? waiting.slice(next) : null;
+  }
 
   /** Never throws: an exception of the reader ends this one connection, like its loss. */
-  const give = (reader: ConnectionHandlers, step: Step) => {
+  #give(reader: ConnectionHandlers, step: Step): void {
     try {
       if (step.kind === 'closed') reader.closed(step.info);
-      else if (muted) return;
+      else if (this.#muted) return;
       else if (step.kind === 'frame') reader.frame(step.text);
       else if (reader.refused) reader.refused(step.answer);
-      else reader.frame(options.refusalFrame(step.answer));
+      else reader.frame(refusalFrame(step.answer));
     } catch (error) {
       reportFault(error, 'upstream reader');
       if (step.kind === 'closed') return;
-      muted = true;
-      options.broken();
+      this.#muted = true;
+      this.#owner.broken();
     }
-  };
-
-  const drain = () => {
-    if (draining || !handlers) return;
-    draining = true;
-    let next = 0;
-    while (next < waiting.length && (!paused || muted)) give(handlers, waiting[next++]!);
-    draining = false;
-    waiting = waiting.slice(next);
-  };
-
-  const settle = () => {
-    drain();
-    const hold = !muted && (handlers === null || paused || waiting.length > 0);
-    if (hold === held) return;
-    held = hold;
-    options.hold(hold);
-  };
-
-  const arrive = (step: Step) => {
-    if (ended) return;
-    // Fast path of nearly every frame.
-    if (handlers && !paused && !draining && waiting.length === 0) return give(handlers, step);
-    waiting.push(step);
-    settle();
-  };
-
-  return {
-    get held() {
-      return held;
-    },
-    attach(reader) {
-      handlers = reader;
-      settle();
-    },
-    frame(text) {
-      if (!muted) arrive({ kind: 'frame', text });
-    },
-    refused: (answer) => arrive({ kind: 'refused', answer }),
-    close(code, reason, unreachable) {
-      arrive({ kind: 'closed', info: { code, reason, ...(unreachable && { unreachable }) } });
-      ended = true;
-    },
-    pause() {
-      paused = true;
-      settle();
-    },
-    resume() {
-      paused = false;
-      settle();
-    },
-    mute() {
-      muted = true;
-      settle();
-    },
-  };
+  }
 }
 
 /**

@@ -10,7 +10,7 @@ import {
   UpstreamUnreachable,
 } from './port.ts';
 import { noProxies, type ProxySettings, proxyFor } from './proxies.ts';
-import { dialWebSocket, type PulseTimes } from './websocket.ts';
+import { dialWebSocket, type PulseTimes, type SocketMeans } from './websocket.ts';
 
 interface UpstreamTransportOptions {
   clock?: Clock;
@@ -50,7 +50,6 @@ export function createUpstreamTransport(options: UpstreamTransportOptions = {}):
     tcpKeepAliveMs: TCP_KEEP_ALIVE_MS,
   };
   const callSilenceMs = options.callSilenceMs ?? 600_000;
-  const pulse = options.pulse ?? { pingMs: 0, pongMs: 0 };
   const connect = {
     timeout: options.connectTimeoutMs ?? 10_000,
     keepAlive: true,
@@ -78,6 +77,7 @@ export function createUpstreamTransport(options: UpstreamTransportOptions = {}):
     return way;
   };
   const live = createLiveConnections();
+  const means: SocketMeans = { clock, limits, live, pulse: options.pulse ?? { pingMs: 0, pongMs: 0 } };
   /** Hosts that have answered before. For these an unknown name may be a transient failure. */
   const known = new Set<string>();
   let stopped: Promise<void> | null = null;
@@ -96,7 +96,7 @@ export function createUpstreamTransport(options: UpstreamTransportOptions = {}):
     async dial(request) {
       if (stopped) return { kind: 'failed', reason: 'shut down' };
       const { baseUrl } = request.target;
-      const result = await dialWebSocket(request, clock, limits, live, pulse, wayTo(baseUrl)?.proxy ?? null);
+      const result = await dialWebSocket(request, means, wayTo(baseUrl)?.proxy ?? null);
       if (result.kind !== 'failed') known.add(hostOf(baseUrl));
       else if (result.unreachable?.kind === 'dns' && known.has(hostOf(baseUrl))) {
         return { ...result, unreachable: { ...result.unreachable, final: false } };
@@ -124,16 +124,16 @@ function createLiveConnections(): LiveConnections {
   return {
     add(one) {
       live.add(one);
-      return () => {
-        live.delete(one);
-        if (live.size > 0) return;
-        const resolved = waiting;
-        waiting = [];
-        for (const resolve of resolved) resolve();
-      };
+    },
+    remove(one) {
+      live.delete(one);
+      if (live.size > 0) return;
+      const resolved = waiting;
+      waiting = [];
+      for (const resolve of resolved) resolve();
     },
     closeAll() {
-      for (const one of [...live]) one.close();
+      for (const one of [...live]) one.shutDown();
     },
     destroyAll() {
       for (const one of [...live]) one.destroy();

@@ -1,20 +1,23 @@
 import type { IncomingMessage } from 'node:http';
+import type { Socket } from 'node:net';
 import { HttpsProxyAgent } from 'https-proxy-agent';
 import { WebSocket } from 'ws';
 import { flatHeaders } from '../headers.ts';
 import { encodedSlices, isLongText } from '../json.ts';
 import { type Clock, guarded, systemClock } from '../system.ts';
-import { BY_PROXY, collectAnswer, reasonOf, refusalFrame, unreachable } from './errors.ts';
+import { BY_PROXY, collectAnswer, reasonOf, unreachable } from './errors.ts';
 import {
+  type ConnectionHandlers,
   type DialRequest,
   type DialResult,
+  type Ending,
   type LiveConnections,
   type TransportLimits,
   type UpstreamAnswer,
   type UpstreamConnection,
   webSocketAddress,
 } from './port.ts';
-import { createFrameFlow, createUnpacker, framesOfMessage, unpackedHeaders } from './streams.ts';
+import { createUnpacker, FrameFlow, framesOfMessage, unpackedHeaders } from './streams.ts';
 
 /** Ping times of a WebSocket. */
 export interface PulseTimes {
@@ -67,71 +70,86 @@ const SLOWEST_UPLOAD = 64;
  * before the first answer does, so a connection that dies right after its first turn is judged too. The timers run on real time, since a peer needs real time to answer, whatever clock drives a test's
  * deadlines.
  */
-export function createPulse({ times, bytesRead, reading, ping, dead }: PulseOptions): Pulse {
-  const { pingMs, pongMs } = times;
-  let answers = false;
-  let frames = 0;
-  let seen = bytesRead();
-  let missed = 0;
-  let asked = false;
-  let allowed = MISSES;
-  let stopped = pingMs === 0;
-  let cancel = () => {};
+export const createPulse = (peer: PulseOptions): Pulse => new SocketPulse(peer);
 
-  const arm = (ms: number, look: () => void) => {
-    cancel();
-    cancel = systemClock.after(ms, look);
-  };
-  /** Returns whether any data arrived since the last check. */
-  const heard = () => {
-    const now = bytesRead();
-    const more = now !== seen;
-    seen = now;
-    return more;
-  };
-  const ask = (extraMs = 0) => {
-    heard();
-    asked = true;
-    ping();
-    arm(pongMs + extraMs, look);
-  };
-  const rest = () => {
-    asked = false;
-    missed = 0;
-    allowed = MISSES;
-    arm(pingMs, look);
-  };
-  function look(): void {
-    if (stopped) return;
-    if (heard() || !reading()) return rest();
-    if (!asked) return ask();
-    missed += 1;
-    if (!answers) return rest();
-    if (missed < allowed) return ask();
-    stopped = true;
-    dead();
+/** See `createPulse`. There is one for every idle session, so its functions are shared. */
+class SocketPulse implements Pulse {
+  readonly #peer: PulseOptions;
+  #answers = false;
+  #frames = 0;
+  #seen: number;
+  #missed = 0;
+  #asked = false;
+  #allowed = MISSES;
+  #stopped: boolean;
+  #cancel: (() => void) | null = null;
+
+  constructor(peer: PulseOptions) {
+    this.#peer = peer;
+    this.#seen = peer.bytesRead();
+    this.#stopped = peer.times.pingMs === 0;
+    if (!this.#stopped) this.#ask();
   }
 
-  if (!stopped) ask();
-  return {
-    sent(bytes) {
-      frames += 1;
-      if (stopped) return;
-      missed = 0;
-      allowed = frames > 1 ? 1 : MISSES;
-      ask(bytes / SLOWEST_UPLOAD);
-    },
-    pong() {
-      answers = true;
-    },
-    resumed() {
-      if (!stopped && asked) arm(pongMs, look);
-    },
-    stop() {
-      stopped = true;
-      cancel();
-    },
-  };
+  sent(bytes: number): void {
+    this.#frames += 1;
+    if (this.#stopped) return;
+    this.#missed = 0;
+    this.#allowed = this.#frames > 1 ? 1 : MISSES;
+    this.#ask(bytes / SLOWEST_UPLOAD);
+  }
+
+  pong(): void {
+    this.#answers = true;
+  }
+
+  resumed(): void {
+    if (!this.#stopped && this.#asked) this.#arm(this.#peer.times.pongMs);
+  }
+
+  stop(): void {
+    this.#stopped = true;
+    this.#cancel?.();
+    this.#cancel = null;
+  }
+
+  #arm(ms: number): void {
+    this.#cancel?.();
+    this.#cancel = systemClock.after(ms, () => this.#look());
+  }
+
+  /** Returns whether any data arrived since the last check. */
+  #heard(): boolean {
+    const now = this.#peer.bytesRead();
+    const more = now !== this.#seen;
+    this.#seen = now;
+    return more;
+  }
+
+  #ask(extraMs = 0): void {
+    this.#heard();
+    this.#asked = true;
+    this.#peer.ping();
+    this.#arm(this.#peer.times.pongMs + extraMs);
+  }
+
+  #rest(): void {
+    this.#asked = false;
+    this.#missed = 0;
+    this.#allowed = MISSES;
+    this.#arm(this.#peer.times.pingMs);
+  }
+
+  #look(): void {
+    if (this.#stopped) return;
+    if (this.#heard() || !this.#peer.reading()) return this.#rest();
+    if (!this.#asked) return this.#ask();
+    this.#missed += 1;
+    if (!this.#answers) return this.#rest();
+    if (this.#missed < this.#allowed) return this.#ask();
+    this.#stopped = true;
+    this.#peer.dead();
+  }
 }
 
 /** Reads the body of an answer in place of the upgrade, within its limits. */
@@ -174,133 +192,205 @@ const shortened = (reason: string): string => {
   return short;
 };
 
-function connectionOf(
-  socket: WebSocket,
-  bytesRead: () => number,
-  clock: Clock,
-  limits: TransportLimits,
-  pulseTimes: PulseTimes,
-  gone: () => void,
-): UpstreamConnection {
-  let closing = false;
-  let fault = '';
-  let cancelKill: (() => void) | null = null;
+/** What all WebSockets of one transport have in common. */
+export interface SocketMeans {
+  clock: Clock;
+  limits: TransportLimits;
+  /** Registry of open connections and handshakes, for `shutdown`. */
+  live: LiveConnections;
+  pulse: PulseTimes;
+}
+
+/** A WebSocket with the connection to which its events belong, so that all sockets share their listeners. */
+class UpstreamSocket extends WebSocket {
+  /** Null until the handshake is over. */
+  connection: SocketConnection | null = null;
+}
+
+/**
+ * Connection of an open WebSocket. Every idle session keeps one: it holds nothing of the handshake, and has no function of
+ * its own.
+ */
+class SocketConnection implements UpstreamConnection, PulseOptions, Ending {
+  readonly kind = 'websocket';
+  readonly #socket: UpstreamSocket;
+  readonly #stream: Socket;
+  readonly #means: SocketMeans;
+  readonly #flow: FrameFlow;
+  readonly #pulse: Pulse;
+  #closing = false;
+  #fault = '';
+  #cancelKill: (() => void) | null = null;
   /** Set while a long frame is being written, or waits behind one. */
-  let writing: Promise<void> | null = null;
-  const broken = () => {
-    fault = 'what it sent could not be handled';
-    socket.terminate();
-  };
-  /** Guards a listener of the socket: an exception in it ends this socket and nothing else. */
-  const on = <A extends unknown[]>(event: string, listener: (...args: A) => void) =>
-    socket.on(event, guarded('upstream socket', listener, broken) as (...args: unknown[]) => void);
-  // A failed write also ends the connection, which `closed` reports.
-  const write = (part: string | Buffer, fin = true) => {
-    socket.send(part, { binary: false, compress: false, fin }, () => {});
-    pulse.sent(part.length);
-  };
-  const isOpen = () => !closing && socket.readyState === WebSocket.OPEN;
+  #writing: Promise<void> | null = null;
+
+  constructor(socket: UpstreamSocket, stream: Socket, means: SocketMeans) {
+    this.#socket = socket;
+    this.#stream = stream;
+    this.#means = means;
+    this.#flow = new FrameFlow(this);
+    socket.pause();
+    this.#pulse = createPulse(this);
+    // The listeners of the handshake hold its request, with the client's headers.
+    socket.removeAllListeners();
+    socket.connection = this;
+    for (const [event, listener] of listeners) socket.on(event, listener);
+  }
+
+  get open(): boolean {
+    return !this.#closing && this.#socket.readyState === WebSocket.OPEN;
+  }
+
+  attach(reader: ConnectionHandlers): void {
+    this.#flow.attach(reader);
+  }
+
+  send(frame: string): boolean {
+    if (!this.open) return false;
+    if (this.#writing === null && !isLongText(frame)) this.#write(frame);
+    else {
+      // Frames are sent in the order of the calls.
+      const written = (this.#writing ?? Promise.resolve())
+        .then(() => this.#writeSlowly(frame))
+        .then(() => {
+          if (this.#writing === written) this.#writing = null;
+        });
+      this.#writing = written;
+      written.catch(() => this.broken());
+    }
+    return true;
+  }
+
+  pause(): void {
+    this.#flow.pause();
+  }
+
+  resume(): void {
+    this.#flow.resume();
+  }
+
+  close(code = 1000, reason = ''): void {
+    if (this.#closing) return;
+    this.#closing = true;
+    this.#pulse.stop();
+    // Keep reading, or the peer's close frame would never be seen.
+    this.#flow.mute();
+    if (this.#socket.readyState === WebSocket.CLOSED) return;
+    this.#cancelKill = this.#means.clock.after(this.#means.limits.closeTimeoutMs, () => this.destroy());
+    this.#socket.close(sendable(code), shortened(reason));
+  }
+
+  shutDown(): void {
+    this.close(1001, 'shutting down');
+  }
+
+  destroy(): void {
+    this.#socket.terminate();
+  }
+
+  // What the flow and the pulse ask.
+
+  hold(held: boolean): void {
+    if (held) return this.#socket.pause();
+    this.#socket.resume();
+    this.#pulse.resumed();
+  }
+
+  broken(): void {
+    this.#fault = 'what it sent could not be handled';
+    this.destroy();
+  }
+
+  get times(): PulseTimes {
+    return this.#means.pulse;
+  }
+
+  bytesRead(): number {
+    return this.#stream.bytesRead;
+  }
+
+  reading(): boolean {
+    // Without a reader, pongs are not read either.
+    return !this.#flow.held;
+  }
+
+  ping(): void {
+    this.#socket.ping();
+  }
+
+  dead(): void {
+    this.#fault = 'no sign of life';
+    this.destroy();
+  }
+
+  // What the socket reports.
+
+  onPong(): void {
+    this.#pulse.pong();
+  }
+
+  onMessage(data: Buffer): void {
+    for (const frame of framesOfMessage(data.toString('utf8'))) this.#flow.frame(frame);
+  }
+
+  onError(error: Error): void {
+    this.#fault = reasonOf(error);
+  }
+
+  onClose(code: number, reason: Buffer): void {
+    this.#cancelKill?.();
+    this.#pulse.stop();
+    this.#means.live.remove(this);
+    this.#flow.close(code, reason.toString('utf8') || this.#fault);
+  }
+
+  #write(part: string | Buffer, fin = true): void {
+    this.#socket.send(part, { binary: false, compress: false, fin }, ignoreFailure);
+    this.#pulse.sent(part.length);
+  }
+
   /**
    * Sends a long frame in fragments (RFC 6455, section 5.4): encoding, masking and encrypting it at once would block the
    * event loop.
    */
-  const writeSlowly = async (frame: string) => {
+  async #writeSlowly(frame: string): Promise<void> {
     let held: Buffer | null = null;
     for await (const part of encodedSlices(frame)) {
-      if (!isOpen()) return;
-      if (held) write(held, false);
+      if (!this.open) return;
+      if (held) this.#write(held, false);
       held = part;
     }
-    if (held && isOpen()) write(held);
-  };
-  const flow = createFrameFlow({
-    hold(held) {
-      if (held) return socket.pause();
-      socket.resume();
-      pulse.resumed();
-    },
-    refusalFrame,
-    broken,
-  });
-  socket.pause();
-  const pulse = createPulse({
-    times: pulseTimes,
-    bytesRead,
-    // Without a reader, pongs are not read either.
-    reading: () => !flow.held,
-    ping: () => socket.ping(),
-    dead() {
-      fault = 'no sign of life';
-      socket.terminate();
-    },
-  });
+    if (held && this.open) this.#write(held);
+  }
+}
 
-  on('pong', pulse.pong);
-  on('message', (data: Buffer) => {
-    for (const frame of framesOfMessage(data.toString('utf8'))) flow.frame(frame);
-  });
-  on('error', (error: Error) => {
-    fault = reasonOf(error);
-  });
-  on('close', (code: number, reason: Buffer) => {
-    cancelKill?.();
-    pulse.stop();
-    gone();
-    flow.close(code, reason.toString('utf8') || fault);
-  });
+/** A failed write also ends the connection, which its `close` event reports. */
+const ignoreFailure = () => {};
 
-  return {
-    kind: 'websocket',
-    get open() {
-      return isOpen();
-    },
-    attach: flow.attach,
-    send(frame) {
-      if (!isOpen()) return false;
-      if (writing === null && !isLongText(frame)) write(frame);
-      else {
-        // Frames are sent in the order of the calls.
-        const written = (writing ?? Promise.resolve())
-          .then(() => writeSlowly(frame))
-          .then(() => {
-            if (writing === written) writing = null;
-          });
-        writing = written;
-        written.catch(broken);
-      }
-      return true;
-    },
-    pause: flow.pause,
-    resume: flow.resume,
-    close(code = 1000, reason = '') {
-      if (closing) return;
-      closing = true;
-      pulse.stop();
-      // Keep reading, or the peer's close frame would never be seen.
-      flow.mute();
-      if (socket.readyState === WebSocket.CLOSED) return;
-      cancelKill = clock.after(limits.closeTimeoutMs, () => socket.terminate());
-      socket.close(sendable(code), shortened(reason));
-    },
+/** Returns a listener shared by all sockets: an exception in it ends the socket that it was called for and nothing else. */
+function listener<A extends unknown[]>(act: (connection: SocketConnection, ...args: A) => void) {
+  const safely = guarded('upstream socket', act, (connection: SocketConnection, ..._event: A) => connection.broken());
+  return function (this: WebSocket, ...args: unknown[]) {
+    safely((this as UpstreamSocket).connection!, ...(args as A));
   };
 }
+
+const listeners: [event: string, listener: ReturnType<typeof listener>][] = [
+  ['pong', listener((connection) => connection.onPong())],
+  ['message', listener((connection, data: Buffer) => connection.onMessage(data))],
+  ['error', listener((connection, error: Error) => connection.onError(error))],
+  ['close', listener((connection, code: number, reason: Buffer) => connection.onClose(code, reason))],
+];
 
 /**
  * Opens a WebSocket to `{base}/responses` with exactly the given headers. Never rejects, follows no redirect, and offers no
  * compression (15 to 30 times the work for frames of this size). An answer in place of the upgrade is read within its
  * limits, and unpacked. Pings of the peer are answered, and the peer is pinged: see `createPulse`.
  *
- * @param live registry of open connections, for `shutdown`
  * @param proxy proxy to tunnel through; null for a direct connection
  */
-export function dialWebSocket(
-  request: DialRequest,
-  clock: Clock,
-  limits: TransportLimits,
-  live: LiveConnections,
-  pulseTimes: PulseTimes,
-  proxy: URL | null,
-): Promise<DialResult> {
+export function dialWebSocket(request: DialRequest, means: SocketMeans, proxy: URL | null): Promise<DialResult> {
+  const { clock, limits, live } = means;
   const { baseUrl } = request.target;
   const failure = (reason: string, given: unknown): DialResult => ({
     kind: 'failed',
@@ -308,12 +398,12 @@ export function dialWebSocket(
     unreachable: unreachable(given, baseUrl, proxy),
   });
   return new Promise((resolve) => {
-    let socket: WebSocket;
+    let socket: UpstreamSocket;
     const tunnel = new AbortController();
     // A separate agent per socket: only then can a tunnel that is still being set up be aborted.
     const agent = proxy && new HttpsProxyAgent(proxy.href, { signal: tunnel.signal });
     try {
-      socket = new WebSocket(webSocketAddress(baseUrl, '/responses'), {
+      socket = new UpstreamSocket(webSocketAddress(baseUrl, '/responses'), {
         headers: request.headers,
         perMessageDeflate: false,
         maxPayload: limits.maxIncomingBytes,
@@ -327,19 +417,17 @@ export function dialWebSocket(
     let settled = false;
     let refusing = false;
     let headers: Record<string, string> = {};
-    let bytesRead = () => 0;
-    let connection: UpstreamConnection | null = null;
-    const gone = live.add({
-      close: () => (connection ? connection.close(1001, 'shutting down') : socket.terminate()),
-      destroy: () => socket.terminate(),
-    });
+    let stream: Socket | null = null;
+    const terminate = () => socket.terminate();
+    const handshake: Ending = { shutDown: terminate, destroy: terminate };
+    live.add(handshake);
     const settle = (result: DialResult) => {
       if (settled) return;
       settled = true;
       cancelTimer();
+      live.remove(handshake);
       resolve(result);
       if (result.kind === 'open') return;
-      gone();
       socket.terminate();
       tunnel.abort();
     };
@@ -359,12 +447,13 @@ export function dialWebSocket(
       );
     on('upgrade', (response: IncomingMessage) => {
       headers = flatHeaders(response.headers);
-      response.socket.setKeepAlive(true, limits.tcpKeepAliveMs);
-      bytesRead = () => response.socket.bytesRead;
+      stream = response.socket;
+      stream.setKeepAlive(true, limits.tcpKeepAliveMs);
     });
     on('open', () => {
       if (settled) return;
-      connection = connectionOf(socket, bytesRead, clock, limits, pulseTimes, gone);
+      const connection = new SocketConnection(socket, stream!, means);
+      live.add(connection);
       settle({ kind: 'open', connection, headers });
     });
     // Otherwise the proxy's answer to CONNECT would be read as the provider's own refusal, and relayed.

@@ -1,10 +1,9 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { join } from 'node:path';
-import { pathToFileURL } from 'node:url';
 import pg from 'pg';
 import { Agent } from 'undici';
 import { freshDatabase } from '../support/database.ts';
-import { freePort } from '../support/worker-process.ts';
+import { freePort, PROBE } from '../support/worker-process.ts';
 import { startUpstream, type Upstream } from './upstream.ts';
 
 /** Configurations of the worker: whose credential is used upstream, and over which transport. */
@@ -110,7 +109,6 @@ export interface World {
 }
 
 const ROOT = join(import.meta.dirname, '..', '..');
-const PROBE = pathToFileURL(join(import.meta.dirname, 'probe.ts')).href;
 
 const isShared = (mode: Mode) => mode.startsWith('shared');
 

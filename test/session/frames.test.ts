@@ -245,7 +245,7 @@ describe('between two turns on a socket', () => {
     expect(third.types()).toEqual([delta().type]);
   });
 
-  it('The ids of the last 64 ended responses are remembered, and one that ends again moves to the end', () => {
+  it('The ids of the last 16 ended responses are remembered, and one that ends again moves to the end', () => {
     socket.generation = 0;
     const seen = (id: string) => {
       const { turn, types } = turnOf();
@@ -258,11 +258,11 @@ describe('between two turns on a socket', () => {
       read(created(id), turn);
       read(end(id), turn);
     };
-    for (let nth = 0; nth < 64; nth += 1) ends(`r${nth}`);
+    for (let nth = 0; nth < 16; nth += 1) ends(`r${nth}`);
     expect(seen('r0')).toBe(false);
     ends('r0');
-    ends('r64');
-    expect([seen('r0'), seen('r1'), seen('r2'), seen('r64')]).toEqual([false, true, false, false]);
+    ends('r16');
+    expect([seen('r0'), seen('r1'), seen('r2'), seen('r16')]).toEqual([false, true, false, false]);
   });
 
   it('A response that was renamed at its end is remembered by both ids', () => {
@@ -287,7 +287,7 @@ describe('between two turns on a socket', () => {
     };
     ends('first');
     ends(null);
-    for (let nth = 0; nth < 63; nth += 1) ends(`r${nth}`);
+    for (let nth = 0; nth < 15; nth += 1) ends(`r${nth}`);
     socket.kind = 'websocket';
     const late = turnOf();
     socket.generation += 1;

@@ -1,6 +1,7 @@
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, type StdioOptions, spawn } from 'node:child_process';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
 
 /** A Holdfast worker as a separate process. */
 export interface WorkerProcess {
@@ -10,6 +11,23 @@ export interface WorkerProcess {
   /** Sends SIGTERM, which drains the worker. Resolves when the process has exited. */
   stop(): Promise<void>;
 }
+
+/** Memory of a worker right after a full garbage collection, in bytes. */
+export interface WorkerMemory {
+  rss: number;
+  /** Resident memory before the collection. */
+  residentBefore: number;
+  heapUsed: number;
+  external: number;
+}
+
+/** A worker that reports its memory. */
+export interface MeasuredWorker extends WorkerProcess {
+  memory(): Promise<WorkerMemory>;
+}
+
+/** Module to preload into a worker, so that it reports its memory when its parent sends `memory`. */
+export const PROBE = pathToFileURL(join(import.meta.dirname, 'probe.ts')).href;
 
 const CLI = join(import.meta.dirname, '..', '..', 'src', 'cli.ts');
 
@@ -32,15 +50,40 @@ export async function freePort(): Promise<number> {
 
 /** Starts a worker; resolves when it answers `/ready`, and rejects with its output when it exits before that. */
 export async function startWorker(env: Record<string, string>): Promise<WorkerProcess> {
-  const child = spawn(process.execPath, [CLI, 'serve'], {
+  return started(spawnWorker(env, [], ['ignore', 'pipe', 'pipe']), env.PORT!);
+}
+
+/** Starts a worker like `startWorker`, with a probe in it. */
+export async function startMeasuredWorker(env: Record<string, string>): Promise<MeasuredWorker> {
+  const child = spawnWorker(env, ['--expose-gc', '--import', PROBE], ['ignore', 'pipe', 'pipe', 'ipc']);
+  const worker = await started(child, env.PORT!);
+  const memory = () =>
+    new Promise<WorkerMemory>((resolve, reject) => {
+      const answered = (message: unknown) => {
+        if (typeof message !== 'object' || message === null || !('heapUsed' in message)) return;
+        child.off('message', answered);
+        resolve(message as WorkerMemory);
+      };
+      child.on('message', answered);
+      child.once('exit', () => reject(new Error('the worker has ended')));
+      child.send('memory');
+    });
+  return { ...worker, memory };
+}
+
+function spawnWorker(env: Record<string, string>, args: readonly string[], stdio: StdioOptions): ChildProcess {
+  return spawn(process.execPath, [...args, CLI, 'serve'], {
     // No balancer has to notice that a worker leaves.
     env: { ...process.env, HOLDFAST_LOG_LEVEL: 'warn', HOLDFAST_LAME_DUCK_MS: '0', ...env },
-    stdio: ['ignore', 'pipe', 'pipe'],
+    stdio,
   });
+}
+
+async function started(child: ChildProcess, port: string): Promise<WorkerProcess> {
   let output = '';
-  for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk) => (output += chunk));
+  for (const stream of [child.stdout, child.stderr]) stream?.on('data', (chunk) => (output += chunk));
   const gone = new Promise<void>((resolve) => child.once('exit', () => resolve()));
-  const ready = until(async () => (await fetch(`http://127.0.0.1:${env.PORT}/ready`)).ok);
+  const ready = until(async () => (await fetch(`http://127.0.0.1:${port}/ready`)).ok);
   await Promise.race([
     ready,
     gone.then(() => {

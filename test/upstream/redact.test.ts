@@ -212,10 +212,21 @@ describe('a redacted connection', () => {
     expect(closed).toEqual([{ code: 1008, reason: `bad ${REDACTED}` }]);
   });
 
+  it('A redacted connection passes a refusal on as a frame if its holder has no handler for it', () => {
+    const { transport, handlers, refusals } = transportOf();
+    const frames: string[] = [];
+    transport.exchange({} as never).attach({ frame: (text) => void frames.push(text), closed: () => {} });
+    handlers().refused!(answer(401, refusal));
+    handlers().refused!(answer(400, { error: { code: 'x', message: `no ${KEY}` } }));
+    expect(frames.map((text) => JSON.parse(text))).toMatchObject([
+      { type: 'error', status: 400, error: { code: 'bridge_upstream_credential' } },
+      { type: 'error', status: 400, error: { code: 'x', message: `no ${REDACTED}` } },
+    ]);
+    expect(refusals).toEqual([{ status: 401, code: 'invalid_api_key' }]);
+  });
+
   it('A redacted connection passes on a refusal if its holder has a handler for it', () => {
     const { transport, handlers, refusals } = transportOf();
-    transport.exchange({} as never).attach({ frame: () => {}, closed: () => {} });
-    expect(handlers().refused).toBeUndefined();
     const refused: UpstreamAnswer[] = [];
     transport
       .exchange({} as never)

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { classifyRefusal, normaliseError, refusesAnchor, refusesAnchors } from '../../src/upstream/errors.ts';
-import { createUpstreamTurnState, upstreamHeaders } from '../../src/upstream/headers.ts';
+import { UpstreamTurnState, upstreamHeaders } from '../../src/upstream/headers.ts';
 import { requestOfFrame } from '../../src/upstream/http.ts';
 import { httpAddress, webSocketAddress } from '../../src/upstream/port.ts';
 
@@ -185,7 +185,7 @@ describe('a refusal of the anchor', () => {
 
 describe('the provider’s turn state', () => {
   it('The provider’s turn state is sent back within its own turn, with the turn’s first value', () => {
-    const state = createUpstreamTurnState();
+    const state = new UpstreamTurnState();
     expect(state.for('t1')).toBeNull();
     state.learn('t1', 'a');
     state.learn('t1', 'b');
@@ -194,7 +194,7 @@ describe('the provider’s turn state', () => {
   });
 
   it('The provider’s turn state is dropped at the next turn', () => {
-    const state = createUpstreamTurnState();
+    const state = new UpstreamTurnState();
     state.learn('t1', 'a');
     expect(state.for('t2')).toBeNull();
     expect(state.for('t1')).toBeNull();
@@ -205,14 +205,14 @@ describe('the provider’s turn state', () => {
   });
 
   it('The provider’s turn state is never sent with a request without a turn id', () => {
-    const state = createUpstreamTurnState();
+    const state = new UpstreamTurnState();
     state.learn(null, 'a');
     expect(state.for(null)).toBeNull();
     expect(state.for('t1')).toBeNull();
   });
 
   it('The provider’s turn state is not kept when it is too long for a header', () => {
-    const state = createUpstreamTurnState();
+    const state = new UpstreamTurnState();
     state.learn('t1', 'x'.repeat(16_385));
     expect(state.for('t1')).toBeNull();
     state.learn('t1', 'x'.repeat(16_384));
@@ -220,7 +220,7 @@ describe('the provider’s turn state', () => {
   });
 
   it('The provider’s turn state of a warm-up is used by the first turn after it', () => {
-    const state = createUpstreamTurnState();
+    const state = new UpstreamTurnState();
     state.learn('', 'warm');
     expect(state.for('t1')).toBe('warm');
     state.learn('t1', 'later');

@@ -130,18 +130,23 @@ export function observeTransport(
    * shows that there was none.
    */
   const noticing = (connection: UpstreamConnection): UpstreamConnection => ({
-    ...connection,
+    kind: connection.kind,
     get open() {
       return connection.open;
     },
-    attach: (handlers: ConnectionHandlers) =>
+    attach: (reader: ConnectionHandlers) =>
       connection.attach({
-        ...handlers,
+        frame: (text) => reader.frame(text),
+        ...(reader.refused && { refused: (answer) => reader.refused!(answer) }),
         closed(info) {
           if (info.unreachable) metrics.upstreamFailed(info.unreachable.kind);
-          handlers.closed(info);
+          reader.closed(info);
         },
       }),
+    send: (frame) => connection.send(frame),
+    pause: () => connection.pause(),
+    resume: () => connection.resume(),
+    close: (code, reason) => connection.close(code, reason),
   });
   const results = { open: 'opened', refused: 'refused', failed: 'failed' } as const;
   return {

@@ -8,11 +8,10 @@ import {
 import { createJournal } from '../../../src/testing/simulator/journal.ts';
 import { createProvider } from '../../../src/testing/simulator/provider.ts';
 import { openTurn, type TurnHost } from '../../../src/testing/simulator/turn.ts';
-import { refusalFrame } from '../../../src/upstream/errors.ts';
 import { requestOfFrame } from '../../../src/upstream/http.ts';
 import type { DialRequest, DialResult, UpstreamConnection, UpstreamTransport } from '../../../src/upstream/port.ts';
 import { UpstreamUnreachable } from '../../../src/upstream/port.ts';
-import { createFrameFlow } from '../../../src/upstream/streams.ts';
+import { FrameFlow } from '../../../src/upstream/streams.ts';
 import type { Agenda } from './agenda.ts';
 import type { Luck } from './luck.ts';
 import { Planted } from './misfortunes.ts';
@@ -108,7 +107,7 @@ export function createSimulatedUpstream(options: UpstreamOptions): SimulatedUpst
       options.onCreate({ process, body, anchorKnown });
     };
 
-    function connectionOf(end: End, flow: ReturnType<typeof createFrameFlow>, take: (text: string) => void) {
+    function connectionOf(end: End, flow: FrameFlow, take: (text: string) => void) {
       let closing = false;
       end.onClosed((reset) => flow.close(reset ? 1006 : 1000, 'gone'));
       const connection: UpstreamConnection = {
@@ -116,15 +115,15 @@ export function createSimulatedUpstream(options: UpstreamOptions): SimulatedUpst
         get open() {
           return !closing && end.open;
         },
-        attach: flow.attach,
+        attach: (reader) => flow.attach(reader),
         send(frame) {
           if (closing || !end.open) return false;
           mayThrow('a frame that is sent');
           take(frame);
           return true;
         },
-        pause: flow.pause,
-        resume: flow.resume,
+        pause: () => flow.pause(),
+        resume: () => flow.resume(),
         close() {
           if (closing) return;
           closing = true;
@@ -167,8 +166,8 @@ export function createSimulatedUpstream(options: UpstreamOptions): SimulatedUpst
         return promise;
       }
       const [here, there] = network.connect(process, null, random);
-      const flow = createFrameFlow({ hold: () => {}, refusalFrame, broken: readerThrew });
-      const server = serve(there, credential, flow.frame);
+      const flow = new FrameFlow({ hold: () => {}, broken: readerThrew });
+      const server = serve(there, credential, (text) => flow.frame(text));
       const connection = connectionOf(here, flow, (frame) => {
         told(frame, server.holds, credential);
         here.post('create', () => server.take(frame));
@@ -187,7 +186,7 @@ export function createSimulatedUpstream(options: UpstreamOptions): SimulatedUpst
       const random = luck.random(`exchange ${nextId()}`);
       const credential = request.headers.authorization ?? '';
       const [here, there] = network.connect(process, null, random);
-      const flow = createFrameFlow({ hold: () => {}, refusalFrame, broken: readerThrew });
+      const flow = new FrameFlow({ hold: () => {}, broken: readerThrew });
       const gone = new AbortController();
       let begun = false;
       there.onClosed(() => gone.abort());

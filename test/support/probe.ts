@@ -9,12 +9,24 @@ process.on('uncaughtExceptionMonitor', (error, origin) => {
   writeSync(2, `${JSON.stringify({ uncaught: origin, stack })}\n`);
 });
 
-process.on('message', (message) => {
+process.on('message', async (message) => {
   if (message !== 'memory') return;
-  for (let n = 0; n < 3; n += 1) (globalThis as { gc?(): void }).gc?.();
+  const { rss: residentBefore } = process.memoryUsage();
+  for (let n = 0; n < 3; n += 1) {
+    (globalThis as { gc?(): void }).gc?.();
+    // What a collection has found weakly held is released after it.
+    await new Promise(setImmediate);
+  }
   const { rss, heapUsed, external } = process.memoryUsage();
   const { user, system } = process.cpuUsage();
-  process.send?.({ rss, heapUsed, external, descriptors: descriptors(), cpuMs: (user + system) / 1000 });
+  process.send?.({
+    rss,
+    residentBefore,
+    heapUsed,
+    external,
+    descriptors: descriptors(),
+    cpuMs: (user + system) / 1000,
+  });
 });
 
 /** Returns the number of open files and sockets of this process; -1 if the system does not report it. */
