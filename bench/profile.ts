@@ -223,7 +223,11 @@ try {
     for (const [nth, peer] of peers.entries()) seen[nth]!.push(await measure(peer, runs[nth]!, WINDOW_TURNS));
   }
   for (const [nth, { name }] of peers.entries()) {
-    const middle = (of: 'cpu' | 'main' | 'perSecond') => percentile(seen[nth]!.map((each) => each[of]), 0.5);
+    const middle = (of: 'cpu' | 'main' | 'perSecond') =>
+      percentile(
+        seen[nth]!.map((each) => each[of]),
+        0.5,
+      );
     const all = seen[nth]!.map(({ main }) => main.toFixed(2)).join(' ');
     console.log(
       `${name}: ${middle('main').toFixed(3)} ms of the main thread a turn, ${middle('cpu').toFixed(3)} ms of all threads, ` +
