@@ -72,7 +72,10 @@ export interface BridgeOptions extends SettingOptions {
   onRegistered?: ((workerId: string) => void) | undefined;
   /** Content of `/metrics` where several workers are scraped as one; null falls back to this worker's own. */
   metricsPage?: (() => Promise<string | null>) | undefined;
-  /** Receives XState's inspection events of every machine in this process, during the transition. It must only observe. */
+  /**
+   * Receives XState's inspection events of every machine in this process, during the transition. It must only observe. With
+   * it, each machine runs as an XState actor of its own, which costs each turn several times as much.
+   */
   inspect?: ((event: InspectionEvent) => void) | undefined;
 }
 /** Middleware by the types that Express 4 and 5 have in common. */
@@ -384,14 +387,15 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
     forwarder: (workerId) =>
       createForwarder({ forwardTokens, clock, workerId, deadlines, logger, onForward: telemetry?.forwarding }),
     logger,
-    inspect:
-      inspect || hooks.inspect
-        ? (event) => {
-            observatory.inspect(event);
-            hooks.inspect?.(event);
-            inspect?.(event);
+    inspect: {
+      step: hooks.step
+        ? (step) => {
+            observatory.step(step);
+            hooks.step?.(step);
           }
-        : observatory.inspect,
+        : observatory.step,
+      xstate: inspect,
+    },
     onAdvertised(id) {
       self.id = id;
     },

@@ -1,12 +1,11 @@
 import { createHmac } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
-import type { InspectionEvent } from 'xstate';
 import { type Config, ConfigError, isSendable, upstreamUrlOf } from './config.ts';
 import { BridgeError } from './errors.ts';
 import { createAuthentication } from './http/app.ts';
 import type { Log } from './log.ts';
 import type { Outcome } from './resolve/types.ts';
-import { pathOf } from './runtime/index.ts';
+import { pathOf, type Step } from './runtime/index.ts';
 import { type Caller, type TurnRequest, tenantOf } from './session/port.ts';
 import type { TurnLine } from './session/turn.ts';
 import type { Clock } from './system.ts';
@@ -171,7 +170,7 @@ export interface Hooks {
   /** Null when the application does not watch turns. */
   readonly onFinished: ((line: TurnLine, request: TurnRequest) => void) | null;
   /** Observer of the machines; null when the application does not watch sessions. */
-  readonly inspect: ((event: InspectionEvent) => void) | null;
+  readonly step: ((step: Step) => void) | null;
   identify: ((req: IncomingMessage) => Promise<void>) | undefined;
   authenticate(req: IncomingMessage): Caller;
   chooseUpstream: ((req: IncomingMessage, caller: Caller, model: string | null) => Promise<Caller>) | undefined;
@@ -261,11 +260,8 @@ export function createHooks(options: HooksOptions): Hooks {
 
   /** States of the sessions with an actor in this process, by the actor's id. */
   const states = new Map<string, { state: string; tenant: string | null }>();
-  function observe(event: InspectionEvent): void {
-    if (event.type !== '@xstate.snapshot') return;
-    const { id, logic } = event.actorRef as unknown as { id: string; logic?: { id?: string } };
-    if (logic?.id !== 'session') return;
-    const { value, status } = event.snapshot as unknown as { value: unknown; status: string };
+  function observe({ actor: { id, machine }, event, value, status }: Step): void {
+    if (machine.id !== 'session') return;
     const [session, epoch] = id.split('@') as [string, string?];
     const before = states.get(id);
     const to = pathOf(value);
@@ -281,7 +277,7 @@ export function createHooks(options: HooksOptions): Hooks {
       tenant,
       from,
       to,
-      event: event.event.type,
+      event: event.type,
     });
   }
 
@@ -448,7 +444,7 @@ export function createHooks(options: HooksOptions): Hooks {
           bytesSent: line.bytesSent,
           tokens: tokensOf(line.tokens),
         })),
-    inspect: onSession ? observe : null,
+    step: onSession ? observe : null,
     identify:
       authenticate &&
       (async (req) => {

@@ -8,7 +8,7 @@ import { createPeers } from './cluster/peers.ts';
 import type { Config } from './config.ts';
 import { safeError } from './errors.ts';
 import type { Log } from './log.ts';
-import { type Inspect, safeInspect } from './runtime/index.ts';
+import { type Inspect, safely } from './runtime/index.ts';
 import { Dispatcher, drain, releaseIdle, SETTLE_GRACE } from './session/dispatcher.ts';
 import type { ForwardResult } from './session/forwarding.ts';
 import type { Shutdown, TurnRequest } from './session/port.ts';
@@ -122,9 +122,11 @@ export const longestShutdown = ({ lameDuck, drain }: Pick<Config['deadlines'], '
  */
 export async function startWorker(means: WorkerMeans): Promise<Worker> {
   const { config, store, clock, ids, random, logger } = means;
-  const inspect = safeInspect(means.inspect, (error) =>
-    logger.error({ error: safeError(error) }, 'an observer of the machines failed'),
-  );
+  const blame = (error: unknown) => logger.error({ error: safeError(error) }, 'an observer of the machines failed');
+  const inspect = means.inspect && {
+    step: safely(means.inspect.step, blame),
+    xstate: means.inspect.xstate && safely(means.inspect.xstate, blame),
+  };
   const { deadlines, limits } = config;
   const tokens = createTokens({ secrets: means.secrets, clock, ttlSeconds: limits.retentionHours * 3600 });
   const { url, forwardHeaders, lanes } = config.upstream;

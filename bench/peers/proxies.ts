@@ -157,8 +157,17 @@ export const relay = ({ upstream }: Around): Offer => ({
   },
 });
 
-/** @param tree folder with the sources of Holdfast */
-export const holdfast = (around: Around, name: string, workers: number, tree = ROOT): Offer => ({
+/**
+ * @param tree folder with the sources of Holdfast
+ * @param flags flags of Node itself
+ */
+export const holdfast = (
+  around: Around,
+  name: string,
+  workers: number,
+  tree = ROOT,
+  flags: readonly string[] = [],
+): Offer => ({
   name,
   async start() {
     const database = `bench_${name.toLowerCase().replace(/\W+/g, '_')}`;
@@ -171,7 +180,7 @@ export const holdfast = (around: Around, name: string, workers: number, tree = R
     const port = await freePort();
     const started = launch(
       process.execPath,
-      [join(tree, 'src', 'cli.ts'), 'serve'],
+      [...flags, join(tree, 'src', 'cli.ts'), 'serve'],
       {
         PORT: String(port),
         DATABASE_URL: url.href,

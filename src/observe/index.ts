@@ -1,12 +1,12 @@
 import type { IncomingMessage } from 'node:http';
 import type { Duplex } from 'node:stream';
 import express, { type NextFunction, type Request, type Response, type Router } from 'express';
-import type { InspectionEvent } from 'xstate';
 import type { Config } from '../config.ts';
 import { BridgeError } from '../errors.ts';
 import { type AccessRule, createOperatorAccess } from '../http/access.ts';
 import type { FailedCall } from '../http/app.ts';
 import { sendError } from '../http/envelope.ts';
+import type { Observed, Step } from '../runtime/index.ts';
 import type { TurnRequest } from '../session/port.ts';
 import { type TurnLine, tenantOf } from '../session/turn.ts';
 import type { SessionStore } from '../store/port.ts';
@@ -21,7 +21,7 @@ import { metricsPage } from './metrics/merged.ts';
 import { observeStore, observeTransport } from './metrics/wrappers.ts';
 import { storiesRouter } from './stories.ts';
 import type { SpanIds } from './telemetry/port.ts';
-import type { ActorLike, FlightRecord } from './trace.ts';
+import type { FlightRecord } from './trace.ts';
 import { createRecorder } from './trace.ts';
 
 interface ObservatoryOptions {
@@ -60,10 +60,10 @@ export interface Observatory {
   store(inner: SessionStore): SessionStore;
   /** Wraps the transport so that handshakes are timed and connections counted. */
   transport(inner: UpstreamTransport): UpstreamTransport;
-  /** The `inspect` option of every actor. Never throws. */
-  readonly inspect: (event: InspectionEvent) => void;
+  /** Sees every step of every machine. Never throws. */
+  readonly step: (step: Step) => void;
   /** Records that a turn was placed on a session. */
-  placed(turn: { readonly actor: ActorLike }, session: { readonly id: string }): void;
+  placed(turn: { readonly record: Observed }, session: { readonly id: string }): void;
   /** Records the end of a turn: its log line, its metrics and, after a bad end, its story. */
   turnEnded(line: TurnLine, request: TurnRequest): void;
   /** Adds the sources for the gauges, except for sockets and viewers, which the observatory itself counts. */
@@ -164,8 +164,8 @@ export function createObservatory(options: ObservatoryOptions): Observatory {
       metrics.watch({ sockets: openSockets });
       return observed.transport;
     },
-    inspect: recorder.observe,
-    placed: ({ actor }, { id }) => recorder.place(actor, id),
+    step: recorder.observe,
+    placed: ({ record }, { id }) => recorder.place(record, id),
     turnEnded(line, request) {
       const span = options.spanOf?.(request);
       logger.info(span ? { ...line, ...span } : line, 'turn');

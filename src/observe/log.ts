@@ -1,26 +1,30 @@
-import { type DestinationStream, pino } from 'pino';
+import { type DestinationStream, destination, pino } from 'pino';
 import type { Log } from '../log.ts';
 
 /** The methods of pino that are used. Any logger with their signature `(fields, message)` will do. */
 export type Logger = Log<'debug' | 'info' | 'warn' | 'error'> & { fatal?: Log<'error'>['error'] | undefined };
 
-/** Fields that are never logged, at any of these places: credentials, tokens, prompts and model output. */
-const secret = [
-  'authorization',
-  'headers.authorization',
-  '*.authorization',
-  '*.headers.authorization',
-  'token',
-  '*.token',
-  'body',
-  '*.body',
-  'input',
-  '*.input',
-  'output',
-  '*.output',
-  'instructions',
-  '*.instructions',
-];
+/** Names of fields that are never logged: credentials, tokens, prompts and model output. */
+const secret: ReadonlySet<string> = new Set(['authorization', 'token', 'body', 'input', 'output', 'instructions']);
+/** Levels of objects below the fields of a line in which secret fields are looked for. */
+const LEVELS = 2;
+
+/** Returns the fields without secret values: the same object if it has none. Errors are reduced by `plainError`. */
+function hidden(fields: object, levels = LEVELS): object {
+  let copy: Record<string, unknown> | null = null;
+  for (const name in fields) {
+    const value = (fields as Record<string, unknown>)[name];
+    let shown = value;
+    if (secret.has(name)) shown = '[redacted]';
+    else if (levels > 0 && typeof value === 'object' && value !== null && !(value instanceof Error)) {
+      shown = hidden(value, levels - 1);
+    }
+    if (shown === value) continue;
+    copy ??= (Array.isArray(fields) ? [...fields] : { ...fields }) as unknown as Record<string, unknown>;
+    copy[name] = shown;
+  }
+  return copy ?? fields;
+}
 
 /**
  * Reduces an error to type, message, code, stack and cause. Drivers attach connection objects to their errors, which
@@ -33,19 +37,42 @@ function plainError(error: unknown): object {
   return { type: name, message, code, stack, ...(cause === undefined ? {} : { cause: plainError(cause) }) };
 }
 
+/** Standard output, opened for the first line. Its writes do not wait for a slow reader. */
+let output: ReturnType<typeof destination> | null = null;
+/** Lines of this turn of the event loop. */
+let lines: string[] = [];
+
+function takeLines(): string {
+  const text = lines.join('');
+  lines = [];
+  return text;
+}
+
+/** Writes the lines of one turn of the event loop together: a write costs more than the line itself. */
+const together = {
+  write(line: string) {
+    if (output === null) {
+      output = destination({ sync: false });
+      process.on('exit', together.flushSync);
+    }
+    if (lines.push(line) === 1) setImmediate(() => lines.length > 0 && output!.write(takeLines()));
+  },
+  /** Writes what is left before it returns. Called after a fatal line, and when the process ends. */
+  flushSync() {
+    if (lines.length === 0) return;
+    output?.flushSync();
+    destination({ sync: true }).write(takeLines());
+  },
+};
+
 /**
  * Creates the logger.
  *
- * @param destination defaults to standard output
+ * @param to defaults to standard output
  */
-export function createLogger(level: string, destination?: DestinationStream): Logger {
-  const options = {
-    level,
-    base: null,
-    serializers: { err: plainError },
-    redact: { paths: secret, censor: '[redacted]' },
-  };
-  return destination ? pino(options, destination) : pino(options);
+export function createLogger(level: string, to: DestinationStream = together): Logger {
+  const formatters = { log: (fields: object) => hidden(fields) as Record<string, unknown> };
+  return pino({ level, base: null, serializers: { err: plainError }, formatters }, to);
 }
 
 /**
@@ -56,13 +83,8 @@ export function safeLogger(logger: Logger): Logger {
   let warned = false;
   const at = (level: 'debug' | 'info' | 'warn' | 'error') => (fields: object, message: string) => {
     try {
-      const safe = Object.fromEntries(
-        Object.entries(fields).map(([name, value]) => {
-          if (name === 'err') return [name, plainError(value)];
-          return secret.includes(name) ? [name, '[redacted]'] : [name, value];
-        }),
-      );
-      logger[level](safe, message);
+      const safe = hidden(fields);
+      logger[level]('err' in safe ? { ...safe, err: plainError(safe.err) } : safe, message);
     } catch (error) {
       if (!warned) process.emitWarning(error instanceof Error ? error : new Error(String(error)));
       warned = true;

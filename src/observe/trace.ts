@@ -1,15 +1,9 @@
-import type { AnyStateMachine, InspectionEvent, StateValue } from 'xstate';
+import type { StateValue } from 'xstate';
 import type { SessionContext, SessionEvent } from '../../machines/session.ts';
 import { isFields } from '../json.ts';
+import type { Observed, Step } from '../runtime/index.ts';
 import type { TurnLine } from '../session/turn.ts';
 import type { Clock } from '../system.ts';
-
-/** Parts of a running XState actor that the hub uses. */
-export interface ActorLike {
-  readonly id: string;
-  readonly logic?: unknown;
-  getSnapshot(): unknown;
-}
 
 /**
  * Identity of an actor in the inspector. Ids contain no process, so a session that moves to another worker continues in
@@ -33,27 +27,24 @@ const short = (id: string) => id.slice(0, 8);
  *
  * @param sessionOfTurn the session on which a turn was placed, if known
  */
-export function identify(ref: ActorLike, sessionOfTurn: string | undefined): Identity | null {
-  const machine = (ref.logic as AnyStateMachine | undefined)?.id;
-  if (machine === 'session') {
-    const [sessionId, epoch] = ref.id.split('@') as [string, string?];
+export function identify({ id, machine }: Observed, sessionOfTurn: string | undefined): Identity | null {
+  if (machine.id === 'session') {
+    const [sessionId, epoch] = id.split('@') as [string, string?];
     const name = `session ${short(sessionId)}${epoch ? ` epoch ${epoch}` : ''}`;
     return { kind: 'session', id: `session:${sessionId}`, name, sessionId, parentId: undefined };
   }
-  if (machine === 'turn') {
-    const { turnId } = (ref.getSnapshot() as { context?: { turnId?: string } } | undefined)?.context ?? {};
-    if (!turnId) return null;
+  if (machine.id === 'turn') {
     const parentId = sessionOfTurn === undefined ? undefined : `session:${sessionOfTurn}`;
     return {
       kind: 'turn',
-      id: `turn:${turnId}`,
-      name: `turn ${short(turnId)}`,
+      id: `turn:${id}`,
+      name: `turn ${short(id)}`,
       sessionId: sessionOfTurn ?? null,
       parentId,
     };
   }
-  if (machine === 'worker') {
-    const workerId = ref.id.replace(/^worker:/, '');
+  if (machine.id === 'worker') {
+    const workerId = id.replace(/^worker:/, '');
     return {
       kind: 'worker',
       id: `worker:${workerId}`,
@@ -283,92 +274,121 @@ export function recordOf(value: unknown): FlightRecord | null {
   };
 }
 
-/** One step of an actor. Snapshots are immutable, so keeping references to their parts needs no copy. */
-export interface Step {
-  t: number;
-  actor: string;
-  event: string;
-  fields: SafeFields;
-  value: StateValue;
-  context: unknown;
-}
-
-/**
- * Recorded step. Of the snapshot only the context is kept; the state value is in `state`, as a text shared by all
- * sessions.
- */
-interface Kept extends FlightEvent {
-  context: unknown;
-}
-
-/** The last steps of one session and its turns. */
-interface Ring {
-  /** Records that the newest actor of the session started in this state. Replay then refers to this actor. */
-  begin(actor: string, base: { value: StateValue; context: unknown }): void;
-  add(step: Step): void;
-  base(): FlightBase | null;
-  events(): FlightEvent[];
-  readonly dropped: number;
-}
-
-/** Interned texts of state values. There are few, and all sessions share them. */
+/** Texts of state values, the same object for the same state in all sessions. There are few. */
 const texts = new Map<string, string>();
-const intern = (text: string) => {
-  const known = texts.get(text);
-  if (known === undefined && texts.size < 1_000) texts.set(text, text);
-  return known ?? text;
-};
+const textsOfObjects = new WeakMap<object, string>();
+
+/** Returns a state value as JSON text. */
+function textOf(value: StateValue): string {
+  if (typeof value === 'string') return texts.get(value) ?? intern(value, JSON.stringify(value));
+  let text = textsOfObjects.get(value);
+  if (text === undefined) {
+    text = JSON.stringify(value);
+    textsOfObjects.set(value, (text = texts.get(text) ?? intern(text, text)));
+  }
+  return text;
+}
+
+function intern(key: string, text: string): string {
+  if (texts.size < 1_000) texts.set(key, text);
+  return text;
+}
 
 /**
- * Creates an empty ring.
- *
- * @param capacity number of steps kept; a step that repeats the previous one takes no extra place
+ * The last steps of one session and its turns. Everything is kept as it came, because few records are ever read: events and
+ * contexts are immutable, and only their harmless fields leave the ring.
  */
-function createRing(capacity: number): Ring {
-  const kept: Kept[] = [];
-  let subject: string | null = null;
-  let start: { value: StateValue; context: unknown } | null = null;
-  let dropped = 0;
+class Ring {
+  readonly #capacity: number;
+  // One list for each field of a step; an object for each step would take three times the memory.
+  readonly #times: number[] = [];
+  readonly #actors: string[] = [];
+  readonly #events: { type: string }[] = [];
+  readonly #states: string[] = [];
+  readonly #contexts: unknown[] = [];
+  /** Numbers of consecutive repetitions, by place in the lists; absent for a single step. */
+  readonly #repeats = new Map<number, number>();
+  /** Place of the oldest step once the lists are full. */
+  #oldest = 0;
+  #subject: string | null = null;
+  #start: { state: string; context: unknown } | null = null;
+  #dropped = 0;
 
-  /** Returns whether a step is identical to the previous one and changed nothing. It is counted, not stored again. */
-  function repeats(last: Kept | undefined, step: Step, state: string): last is Kept {
+  /** @param capacity number of steps kept; a step that repeats the previous one takes no extra place */
+  constructor(capacity: number) {
+    this.#capacity = capacity;
+  }
+
+  /** Number of steps dropped. */
+  get dropped(): number {
+    return this.#dropped;
+  }
+
+  /** Records that the newest actor of the session started in this state. Replay then refers to this actor. */
+  begin(actor: string, { value, context }: Step): void {
+    this.#subject = actor;
+    this.#start = { state: textOf(value), context };
+  }
+
+  /** @param t wall-clock time, in milliseconds */
+  add(t: number, actor: string, { event, value, context }: Step): void {
+    const state = textOf(value);
+    const length = this.#times.length;
+    const last = (this.#oldest + length - 1) % length;
+    if (length > 0 && this.#isRepeated(last, actor, event, state, context)) {
+      this.#repeats.set(last, (this.#repeats.get(last) ?? 1) + 1);
+      this.#times[last] = t;
+      return;
+    }
+    const at = length < this.#capacity ? length : this.#oldest;
+    if (at < length) this.#drop();
+    this.#times[at] = t;
+    this.#actors[at] = actor;
+    this.#events[at] = event;
+    this.#states[at] = state;
+    this.#contexts[at] = context;
+  }
+
+  base(): FlightBase | null {
+    return this.#start && { value: JSON.parse(this.#start.state), context: safeContext(this.#start.context) };
+  }
+
+  events(): FlightEvent[] {
+    return this.#times.map((_, nth) => {
+      const at = (this.#oldest + nth) % this.#times.length;
+      const { type, fields } = safeEvent(this.#events[at]!);
+      const times = this.#repeats.get(at);
+      return {
+        t: this.#times[at]!,
+        actor: this.#actors[at]!,
+        event: type,
+        ...(Object.keys(fields).length > 0 && { fields }),
+        state: this.#states[at]!,
+        ...(times !== undefined && { times }),
+      };
+    });
+  }
+
+  /** Returns whether a step is identical to the one before it and changed nothing. It is counted, not stored again. */
+  #isRepeated(last: number, actor: string, event: { type: string }, state: string, context: unknown): boolean {
+    const before = this.#events[last]!;
     return (
-      last !== undefined &&
-      last.actor === step.actor &&
-      last.event === step.event &&
-      last.state === state &&
-      last.context === step.context &&
-      JSON.stringify(last.fields ?? {}) === JSON.stringify(step.fields)
+      before.type === event.type &&
+      this.#actors[last] === actor &&
+      this.#states[last] === state &&
+      this.#contexts[last] === context &&
+      JSON.stringify(safeEvent(before)) === JSON.stringify(safeEvent(event))
     );
   }
 
-  return {
-    begin(actor, base) {
-      subject = actor;
-      start = base;
-    },
-    add(step) {
-      const { t, actor, event, fields, value, context } = step;
-      const state = intern(JSON.stringify(value));
-      const last = kept.at(-1);
-      if (repeats(last, step, state)) {
-        last.times = (last.times ?? 1) + 1;
-        last.t = t;
-        return;
-      }
-      const noted = Object.keys(fields).length > 0 && { fields };
-      kept.push({ t, actor, event, ...noted, state, context });
-      if (kept.length <= capacity) return;
-      const [oldest] = kept.splice(0, 1) as [Kept];
-      dropped += oldest.times ?? 1;
-      if (oldest.actor === subject) start = { value: JSON.parse(oldest.state), context: oldest.context };
-    },
-    base: () => start && { value: start.value, context: safeContext(start.context) },
-    events: () => kept.map(({ context: _, ...event }) => event),
-    get dropped() {
-      return dropped;
-    },
-  };
+  /** Drops the oldest step. If it was of the actor to which replay refers, replay starts from the state it led to. */
+  #drop(): void {
+    const at = this.#oldest;
+    if (this.#actors[at] === this.#subject) this.#start = { state: this.#states[at]!, context: this.#contexts[at] };
+    this.#dropped += this.#repeats.get(at) ?? 1;
+    this.#repeats.delete(at);
+    this.#oldest = (at + 1) % this.#capacity;
+  }
 }
 
 /** Returns the fields of a turn's log line that describe its end. */
@@ -394,21 +414,21 @@ export interface RecorderOptions {
 
 /** Observer of the machines that the recorder passes its observations on to. It throws nothing. */
 export interface Follower {
-  observe(event: InspectionEvent): void;
+  observe(step: Step): void;
   /** A turn was placed on a session, or moved to another one. */
-  place(turn: ActorLike): void;
+  place(turn: Observed): void;
 }
 
 /** Recorder of the last machine events of every session, for diagnosis after a failure. */
 export interface Recorder {
-  /** The `inspect` option of sessions and turns. Never throws. */
-  readonly observe: (event: InspectionEvent) => void;
+  /** Records a step of any machine. Never throws. */
+  readonly observe: (step: Step) => void;
   /** Records that a turn was placed on a session. Its events then belong to that session's story. */
-  place(turn: ActorLike, sessionId: string): void;
-  /** Returns the session on which a turn was placed last. */
-  sessionOf(turn: ActorLike): string | undefined;
+  place(turn: Observed, sessionId: string): void;
+  /** Returns the session on which a running turn was placed last. */
+  sessionOf(turn: Observed): string | undefined;
   /** Returns the running actors, without ended ones. */
-  running(): Iterable<ActorLike>;
+  running(): Iterable<Observed>;
   /** Passes every event and placement on to this observer, once it is recorded. Null: to none. */
   follow(follower: Follower | null): void;
   /** Records the end of a turn. After a bad end, the story of its session is passed to `onBadEnd`. */
@@ -419,50 +439,17 @@ export interface Recorder {
   readonly size: number;
 }
 
-/** Set of running actors. Adding one costs almost nothing. */
-export interface Running {
-  add(ref: ActorLike): void;
-  /** Returns the running actors, without ended ones. */
-  all(): Iterable<ActorLike>;
-  /** Number of actors held, including ended ones. */
-  readonly size: number;
-}
-
-/** Below this number of actors no sweep is made. */
-const FEW = 256;
-
-/**
- * Creates the set of running actors. Ended actors are removed when it is read, or when it holds more than `FEW` plus
- * twice the number that was running at the last sweep.
- */
-export function createRunning(): Running {
-  const refs = new Set<ActorLike>();
-  let left = 0;
-  const sweep = () => {
-    for (const ref of refs) {
-      const snapshot = ref.getSnapshot() as { status: string } | undefined;
-      if (snapshot && snapshot.status !== 'active') refs.delete(ref);
-    }
-    left = refs.size;
-  };
-  return {
-    add(ref) {
-      // Sweep before adding: the new actor has no snapshot yet, and XState throws when the snapshot is read.
-      if (refs.size > FEW + 2 * left) sweep();
-      refs.add(ref);
-    },
-    all() {
-      sweep();
-      return refs;
-    },
-    get size() {
-      return refs.size;
-    },
-  };
+/** A running actor that belongs to the story of a session. */
+interface Part {
+  sessionId: string;
+  /** Its name in that story. */
+  name: string;
+  /** Epoch of a session's own actor; null for a turn. */
+  epoch: number | null;
 }
 
 interface Flight {
-  ring: Ring;
+  readonly ring: Ring;
   epoch: number;
   /** The last turn that ended, if it ended badly. */
   ending: FlightEnding | null;
@@ -487,27 +474,24 @@ export function createRecorder(options: RecorderOptions): Recorder {
   const flights = new Map<string, Flight>();
   /** Sessions without an actor, the one that ended first in front. */
   const ended = new Set<string>();
-  const placed = new WeakMap<object, string>();
-  const known = new WeakMap<object, { sessionId: string; actor: string; epoch: number | null }>();
-  const running = createRunning();
+  /** Running actors; null for one that belongs to no session. */
+  const running = new Map<Observed, Part | null>();
   let follower: Follower | null = null;
   let minute = Number.NEGATIVE_INFINITY;
   let handed = 0;
 
-  function whoIs(ref: ActorLike) {
-    let who = known.get(ref);
-    if (who) return who;
-    const identity = identify(ref, placed.get(ref));
+  function partOf(actor: Observed, sessionOfTurn?: string): Part | null {
+    const identity = identify(actor, sessionOfTurn);
     if (!identity?.sessionId) return null;
-    const epoch = identity.kind === 'session' ? Number(ref.id.split('@')[1] ?? 1) : null;
-    who = { sessionId: identity.sessionId, actor: epoch === null ? identity.id : `session@${epoch}`, epoch };
-    known.set(ref, who);
-    return who;
+    const { kind, id, sessionId } = identity;
+    if (kind === 'turn') return { sessionId, name: id, epoch: null };
+    const epoch = Number(actor.id.split('@')[1] ?? 1);
+    return { sessionId, name: `session@${epoch}`, epoch };
   }
 
   function flightOf(sessionId: string): Flight {
     let flight = flights.get(sessionId);
-    if (!flight) flights.set(sessionId, (flight = { ring: createRing(events), epoch: 0, ending: null }));
+    if (!flight) flights.set(sessionId, (flight = { ring: new Ring(events), epoch: 0, ending: null }));
     return flight;
   }
 
@@ -522,24 +506,21 @@ export function createRecorder(options: RecorderOptions): Recorder {
     }
   }
 
-  function record(event: Extract<InspectionEvent, { type: '@xstate.snapshot' }>): void {
-    const who = whoIs(event.actorRef as unknown as ActorLike);
-    if (!who) return;
-    const { value, context, status } = event.snapshot as unknown as {
-      value: StateValue;
-      context: unknown;
-      status: string;
-    };
-    const flight = flightOf(who.sessionId);
-    const { type, fields } = safeEvent(event.event);
-    if (who.epoch !== null && type === 'xstate.init' && who.epoch >= flight.epoch) {
-      flight.epoch = who.epoch;
-      flight.ring.begin(who.actor, { value, context });
-      ended.delete(who.sessionId);
+  function record(step: Step): void {
+    const { actor, event, status } = step;
+    let part = running.get(actor);
+    if (part === undefined) running.set(actor, (part = partOf(actor)));
+    if (part === null) return;
+    const { sessionId, name, epoch } = part;
+    const flight = flightOf(sessionId);
+    if (epoch !== null && event.type === 'xstate.init' && epoch >= flight.epoch) {
+      flight.epoch = epoch;
+      flight.ring.begin(name, step);
+      ended.delete(sessionId);
     }
-    flight.ring.add({ t: clock.wall(), actor: who.actor, event: type, fields, value, context });
+    flight.ring.add(clock.wall(), name, step);
     // Applies also to a turn placed on a session that never started: its story must not be kept without limit.
-    if (status !== 'active' && (who.epoch === flight.epoch || flight.epoch === 0)) retire(who.sessionId);
+    if (status !== 'active' && (epoch === flight.epoch || flight.epoch === 0)) retire(sessionId);
   }
 
   function tell(sessionId: string): FlightRecord | null {
@@ -560,22 +541,22 @@ export function createRecorder(options: RecorderOptions): Recorder {
   }
 
   return {
-    observe(event) {
+    observe(step) {
       try {
-        if (event.type === '@xstate.snapshot') record(event);
-        else if (event.type === '@xstate.actor') running.add(event.actorRef as unknown as ActorLike);
+        record(step);
       } catch {
         // A gap in a story is better than a turn that fails because of its recording.
       }
-      follower?.observe(event);
+      follower?.observe(step);
+      if (step.status !== 'active') running.delete(step.actor);
     },
     place(turn, sessionId) {
-      placed.set(turn, sessionId);
-      known.delete(turn);
+      if (!running.has(turn)) return;
+      running.set(turn, partOf(turn, sessionId));
       follower?.place(turn);
     },
-    sessionOf: (turn) => placed.get(turn),
-    running: running.all,
+    sessionOf: (turn) => running.get(turn)?.sessionId,
+    running: () => running.keys(),
     follow(next) {
       follower = next;
     },

@@ -1,22 +1,47 @@
 import {
   type Actor,
-  type AnyActorLogic,
   type AnyStateMachine,
   type ContextFrom,
   createActor,
   type EventFrom,
   type InputFrom,
+  type InspectionEvent,
   initialTransition,
   type SnapshotFrom,
   type StateValue,
   transition,
-  type ActorOptions as XStateOptions,
 } from 'xstate';
 import type { Clock } from '../system.ts';
-import type { Deadline, Effect, Program } from './program.ts';
+import { type Armed, Deadlines } from './deadlines.ts';
+import type { Effect, Place, Placed, Program } from './program.ts';
 
-/** An observer of XState's inspection events. */
-export type Inspect = NonNullable<XStateOptions<AnyActorLogic>['inspect']>;
+/** A machine that runs, as observers see it. */
+export interface Observed {
+  readonly id: string;
+  readonly machine: AnyStateMachine;
+  /** Returns its present state. */
+  snapshot(): { status: string; value: StateValue; context: unknown };
+}
+
+/** One step of a machine: an event, and the state that it led to. */
+export interface Step {
+  readonly actor: Observed;
+  /** `xstate.init` for the start of an actor, `xstate.stop` for an end that is not a final state. */
+  readonly event: { type: string };
+  /** The same object for the same state, unless the machine runs as an XState actor. */
+  readonly value: StateValue;
+  readonly context: unknown;
+  /** `active` until the last step. */
+  readonly status: string;
+}
+
+/** What watches machines. */
+export interface Inspect {
+  /** Sees every step, after it. */
+  step(step: Step): void;
+  /** Sees XState's own inspection events. Where it is given, each machine runs as an XState actor, which costs more. */
+  xstate?: ((event: InspectionEvent) => void) | undefined;
+}
 
 /** Result of one attempt at a commit: a verdict, as an event of the machine, or no answer. */
 export type CommitAnswer<E> = { event: E } | { unknown: string };
@@ -48,10 +73,8 @@ export interface ActorOptions<M extends AnyStateMachine> {
   clock: Clock;
   /** Returns the duration of a declared deadline, in milliseconds. */
   durations(name: string): number;
-  /** Receives XState's own inspection events. Its first exception is reported; exceptions have no other effect. */
+  /** Sees the steps, before their effects are performed. Its first exception is reported; exceptions have no other effect. */
   inspect?: Inspect | undefined;
-  /** Called after each step, before its effects are performed. Exceptions are reported and have no other effect. */
-  onStep?(snapshot: SnapshotFrom<M>, event: EventFrom<M> | null, effects: readonly Effect[]): void;
   /** Called once when the actor has stopped: by a final state, `stop`, or an error of the machine itself. */
   onStopped?(): void;
   /**
@@ -61,56 +84,23 @@ export interface ActorOptions<M extends AnyStateMachine> {
   onError?(error: unknown): void;
 }
 
-/** A running durable actor. */
-export interface DurableActor<M extends AnyStateMachine> {
-  readonly id: string;
-  /** The underlying XState actor, for `subscribe`, `waitFor` and inspection. */
-  readonly xstate: Actor<M>;
-  readonly context: ContextFrom<M>;
-  /** Dotted path, e.g. `live.idle`; parallel regions are left out below their parent. */
-  readonly state: string;
-  readonly stopped: boolean;
-  snapshot(): SnapshotFrom<M>;
-  /** Queues an event. It is delivered immediately unless a step or a commit is in progress. */
-  send(event: EventFrom<M>): void;
-  /** Restarts a running deadline. */
-  touch(name: string): void;
-  /**
-   * Stops the actor: nothing is delivered, performed or repeated afterwards.
-   *
-   * @returns the events that were still waiting
-   */
-  stop(): EventFrom<M>[];
-  /** Resolves when no event waits and no commit is unanswered, or when the actor has stopped. */
-  idle(): Promise<void>;
-}
-
-/** The part of a snapshot that all machines have in common. */
-interface Looked {
-  _nodes: { id: string }[];
+/** The parts of a snapshot that all machines have in common. */
+interface Looked extends Placed {
   status: string;
-  value: StateValue;
   context: unknown;
 }
 
 interface Letter<E> {
   event: E;
-  /** Returns false once the state that declared the deadline has been left or the deadline was restarted. */
-  current?: () => boolean;
+  /** The deadline that sends it. It is not delivered once that is no longer current. */
+  armed: Armed | null;
 }
 
 const FIRST_REPEAT = 100;
 const SLOWEST_REPEAT = 1_000;
 
-/** Returns the dotted path of a state value. It ends at a parallel state, below which there is no single path. */
-export function pathOf(value: unknown): string {
-  if (typeof value === 'string') return value;
-  const entries = Object.entries(value as Record<string, unknown>);
-  if (entries.length !== 1) return '';
-  const [name, rest] = entries[0]!;
-  const below = pathOf(rest);
-  return below === '' ? name : `${name}.${below}`;
-}
+const INIT = { type: 'xstate.init' };
+const STOP = { type: 'xstate.stop' };
 
 /** Runs `step` and returns the effects that the machine yielded. Steps are synchronous. */
 export function recordEffects<M extends AnyStateMachine>(program: Program<M>, step: () => void): Effect[] {
@@ -125,14 +115,12 @@ export function recordEffects<M extends AnyStateMachine>(program: Program<M>, st
   return mine;
 }
 
-/** Wraps an observer so that its exceptions do not reach XState, which calls observers in the middle of a step. */
-export function safeInspect(inspect: Inspect | undefined, onError: (error: unknown) => void): Inspect | undefined {
-  if (!inspect) return undefined;
+/** Wraps an observer so that its exceptions do not reach what it observes. The first one is reported. */
+export function safely<T>(observe: (seen: T) => void, onError: (error: unknown) => void): (seen: T) => void {
   let reported = false;
-  return (event) => {
+  return (seen) => {
     try {
-      if (typeof inspect === 'function') inspect(event);
-      else inspect.next?.(event);
+      observe(seen);
     } catch (error) {
       if (reported) return;
       reported = true;
@@ -142,316 +130,319 @@ export function safeInspect(inspect: Inspect | undefined, onError: (error: unkno
 }
 
 /**
- * Starts an actor whose effects are data.
+ * A running durable actor.
  *
  * One step at a time: an event is passed to the machine, the effects that it yields are collected, and they are
  * performed after the step. A commit closes the mailbox until it is answered: only its verdict and the deadlines that
  * the waiting states declare themselves are delivered, ahead of everything else. Events are never merged, dropped or
  * rolled back.
  *
+ * A step is a call of the machine's own transition function, as an XState actor makes it. An XState actor with its
+ * system exists only where something wants it: `xstate`, or an observer of XState's inspection events.
+ *
  * An exception never leaves the actor between two states: a failed effect and a failed commit become events of the
  * machine, and a machine that fails itself stops its actor.
  */
-export function startActor<M extends AnyStateMachine>(program: Program<M>, options: ActorOptions<M>): DurableActor<M> {
-  const { clock } = options;
-  const letters: Letter<EventFrom<M>>[] = [];
-  const urgent: Letter<EventFrom<M>>[] = [];
-  const effects: Effect[] = [];
-  /** Events for the effects of the current step that threw. */
-  const failures: Letter<EventFrom<M>>[] = [];
-  let pending: symbol | null = null;
-  let cancelRepeat: (() => void) | null = null;
-  let running = false;
-  let stopped = false;
-  let waiters: (() => void)[] = [];
+export class DurableActor<M extends AnyStateMachine> implements Observed {
+  readonly id: string;
+  readonly #program: Program<M>;
+  readonly #options: ActorOptions<M>;
+  readonly #deadlines: Deadlines;
+  #snapshot!: SnapshotFrom<M>;
+  #place!: Place;
+  #xstate: Actor<M> | null = null;
+  readonly #letters: Letter<EventFrom<M>>[] = [];
+  readonly #urgent: Letter<EventFrom<M>>[] = [];
+  /** Effects of the last step that are still to be performed. */
+  #effects: readonly Effect[] = [];
+  /** The commit that is not answered yet. */
+  #pending: Effect | null = null;
+  #cancelRepeat: (() => void) | null = null;
+  #running = false;
+  #stopped = false;
+  /** True once an exception of the observer was reported. */
+  #blamed = false;
+  #waiters: (() => void)[] = [];
 
-  const complain = (error: unknown) => {
-    try {
-      options.onError?.(error);
-    } catch {
-      // There is no other way to report it.
+  constructor(program: Program<M>, options: ActorOptions<M>) {
+    this.id = options.id;
+    this.#program = program;
+    this.#options = options;
+    this.#deadlines = new Deadlines(options.clock, options.durations, (expired) => this.#expired(expired));
+    this.#step(null);
+    queueMicrotask(() => this.#run());
+  }
+
+  get machine(): M {
+    return this.#program.machine;
+  }
+
+  /** An XState actor that executes the machine from now on, for `subscribe`, `waitFor` and inspection. */
+  get xstate(): Actor<M> {
+    this.#xstate ??= this.#open({ snapshot: this.#snapshot });
+    return this.#xstate;
+  }
+
+  get context(): ContextFrom<M> {
+    return this.#look().context as ContextFrom<M>;
+  }
+
+  /** Dotted path, e.g. `live.idle`; parallel regions are left out below their parent. */
+  get state(): string {
+    return this.#place.path;
+  }
+
+  get stopped(): boolean {
+    return this.#stopped;
+  }
+
+  snapshot(): SnapshotFrom<M> {
+    return this.#snapshot;
+  }
+
+  /** Queues an event. It is delivered immediately unless a step or a commit is in progress. */
+  send(event: EventFrom<M>): void {
+    if (this.#stopped) return;
+    this.#letters.push({ event, armed: null });
+    this.#run();
+  }
+
+  /** Restarts a running deadline. */
+  touch(name: string): void {
+    this.#deadlines.touch(name);
+  }
+
+  /**
+   * Stops the actor: nothing is delivered, performed or repeated afterwards.
+   *
+   * @returns the events that were still waiting
+   */
+  stop(): EventFrom<M>[] {
+    if (this.#stopped) return [];
+    this.#stopped = true;
+    this.#pending = null;
+    this.#cancelRepeat?.();
+    this.#deadlines.clear();
+    if (this.#look().status === 'active') {
+      this.#take(STOP);
+      this.#show(STOP);
     }
-  };
-  const xstate = createActor(program.machine, {
-    id: options.id,
-    inspect: safeInspect(options.inspect, complain),
-    ...(options.snapshot ? { snapshot: options.snapshot } : { input: options.input }),
-  } as never) as Actor<M>;
-
-  const timers = createTimers(program, clock, options.durations, (type, current) => {
-    const letter = { event: { type } as EventFrom<M>, current };
-    if (pending && timers.isOwn(type)) urgent.push(letter);
-    else letters.push(letter);
-    run();
-  });
-  // Without an error observer XState throws errors where they cannot be caught.
-  xstate.subscribe({ error: complain });
-  const look = () => xstate.getSnapshot() as unknown as Looked;
-
-  function step(event: EventFrom<M> | null, act: () => void): void {
-    const yielded = recordEffects(program, act);
-    const snapshot = look();
-    timers.update(
-      snapshot._nodes.map(({ id }) => id),
-      snapshot.context,
-    );
-    effects.push(...yielded);
+    const left = [...this.#urgent, ...this.#letters].filter(({ armed }) => armed === null).map(({ event }) => event);
+    this.#urgent.length = 0;
+    this.#letters.length = 0;
+    this.#effects = [];
+    this.#release();
     try {
-      options.onStep?.(xstate.getSnapshot() as SnapshotFrom<M>, event, yielded);
+      this.#options.onStopped?.();
     } catch (error) {
-      complain(error);
-    }
-  }
-
-  /** Returns the event that a failure handler creates for an error; null if there is no handler, or if it throws. */
-  function eventOf(
-    make: ((effect: Effect, error: unknown) => EventFrom<M>) | undefined,
-    effect: Effect,
-    error: unknown,
-  ): EventFrom<M> | null {
-    if (!make) complain(error);
-    try {
-      return make?.(effect, error) ?? null;
-    } catch (second) {
-      complain(second);
-      return null;
-    }
-  }
-
-  function begin(effect: Effect): void {
-    if (pending) throw new Error(`${options.id}: ${effect.type} was yielded while a commit is unanswered`);
-    const mine = Symbol(effect.type);
-    pending = mine;
-    const verdict = (event: EventFrom<M>) => {
-      pending = null;
-      urgent.unshift({ event });
-      run();
-    };
-    const failed = (error: unknown) => {
-      if (pending !== mine) return;
-      const event = eventOf(options.commitFailed, effect, error);
-      // A commit without a verdict would close the mailbox for the rest of the actor's life.
-      if (event === null) stop();
-      else verdict(event);
-    };
-    const attempt = (count: number) => {
-      const repeat = () => {
-        cancelRepeat = clock.after(Math.min(SLOWEST_REPEAT, FIRST_REPEAT * 2 ** count), () => attempt(count + 1));
-      };
-      const answered = (answer: CommitAnswer<EventFrom<M>>) => {
-        if (pending !== mine) return;
-        if ('event' in answer) verdict(answer.event);
-        else repeat();
-      };
-      let asked: Promise<CommitAnswer<EventFrom<M>>>;
-      try {
-        asked = options.commit!(effect, count);
-      } catch (error) {
-        asked = Promise.reject(error);
-      }
-      asked.then(answered, failed);
-    };
-    attempt(0);
-  }
-
-  function run(): void {
-    if (running || stopped) return;
-    running = true;
-    try {
-      for (;;) {
-        while (effects.length > 0 && !stopped) {
-          const effect = effects.shift()!;
-          try {
-            if (program.commits.has(effect.type)) begin(effect);
-            else options.perform(effect);
-          } catch (error) {
-            const event = eventOf(options.effectFailed, effect, error);
-            if (event !== null) failures.push({ event });
-          }
-        }
-        letters.unshift(...failures.splice(0));
-        if (stopped) return;
-        if (look().status !== 'active') return void stop();
-        const letter = urgent.shift() ?? (pending ? undefined : letters.shift());
-        if (!letter) break;
-        if (letter.current && !letter.current()) continue;
-        step(letter.event, () => xstate.send(letter.event));
-      }
-    } catch (error) {
-      // The step itself failed: there is no consistent state from which to continue.
-      complain(error);
-      return void stop();
-    } finally {
-      running = false;
-    }
-    if (!pending) release();
-  }
-
-  function release(): void {
-    const done = waiters;
-    waiters = [];
-    for (const resolve of done) resolve();
-  }
-
-  function stop(): EventFrom<M>[] {
-    if (stopped) return [];
-    stopped = true;
-    pending = null;
-    cancelRepeat?.();
-    timers.clear();
-    xstate.stop();
-    const left = [...urgent, ...letters].filter(({ current }) => !current).map(({ event }) => event);
-    urgent.length = letters.length = effects.length = 0;
-    release();
-    try {
-      options.onStopped?.();
-    } catch (error) {
-      complain(error);
+      this.#complain(error);
     }
     return left;
   }
 
-  step(null, () => xstate.start());
-  /** The path of the state value looked at last. */
-  let path: { value: StateValue; text: string } | null = null;
-  const actor: DurableActor<M> = {
-    id: options.id,
-    xstate,
-    get context() {
-      return look().context as ContextFrom<M>;
-    },
-    get state() {
-      const { value } = look();
-      if (path?.value !== value) path = { value, text: pathOf(value) };
-      return path.text;
-    },
-    get stopped() {
-      return stopped;
-    },
-    snapshot: () => xstate.getSnapshot() as SnapshotFrom<M>,
-    send(event) {
-      if (stopped) return;
-      letters.push({ event });
-      run();
-    },
-    touch: timers.touch,
-    stop,
-    idle: () =>
-      stopped || (!pending && !running && letters.length === 0)
-        ? Promise.resolve()
-        : new Promise((resolve) => waiters.push(resolve)),
-  };
-  queueMicrotask(run);
-  return actor;
-}
+  /** Resolves when no event waits and no commit is unanswered, or when the actor has stopped. */
+  idle(): Promise<void> {
+    return this.#stopped || (!this.#pending && !this.#running && this.#letters.length === 0)
+      ? Promise.resolve()
+      : new Promise((resolve) => this.#waiters.push(resolve));
+  }
 
-/** The deadlines of an actor's current states. */
-interface Timers {
-  /** Arms the deadlines of states that were entered and disarms those of states that were left. */
-  update(active: Iterable<string>, context: unknown): void;
-  /** Restarts a running deadline; no effect if no active state declares it. */
-  touch(name: string): void;
-  /** Returns whether an active state declares a deadline with this event type. */
-  isOwn(eventType: string): boolean;
-  clear(): void;
-}
+  #look(): Looked {
+    return this.#snapshot as unknown as Looked;
+  }
 
-interface Armed {
-  deadline: Deadline;
-  current: boolean;
-  /** Monotonic milliseconds at which it expires, if it was restarted: its timer then waits for the rest. */
-  due: number;
-  restarted: boolean;
-  /** True until its timer has expired. */
-  waiting: boolean;
-  cancel: () => void;
-}
+  #complain(error: unknown): void {
+    try {
+      this.#options.onError?.(error);
+    } catch {
+      // There is no other way to report it.
+    }
+  }
 
-/** Longest delay of one timer, in milliseconds; longer waits are split. */
-const LONGEST = 2_000_000_000;
+  /** Starts an XState actor, which performs no effects of its own. */
+  #open(from: { snapshot: SnapshotFrom<M> } | { input: unknown }): Actor<M> {
+    const complain = (error: unknown) => this.#complain(error);
+    const observe = this.#options.inspect?.xstate;
+    const xstate = createActor(this.machine, {
+      id: this.id,
+      inspect: observe && safely(observe, complain),
+      ...from,
+    } as never) as Actor<M>;
+    // Without an error observer XState throws errors where they cannot be caught.
+    xstate.subscribe({ error: complain });
+    xstate.start();
+    if (this.#stopped) xstate.stop();
+    return xstate;
+  }
+
+  /** Enters the first state. */
+  #start(): void {
+    const { snapshot, input, inspect } = this.#options;
+    if (inspect?.xstate) {
+      this.#xstate = this.#open(snapshot === undefined ? { input } : { snapshot });
+      this.#snapshot = this.#xstate.getSnapshot() as SnapshotFrom<M>;
+      return;
+    }
+    const { machine, scope } = this.#program;
+    this.#snapshot = snapshot ?? (machine.getInitialSnapshot(scope, input as never) as SnapshotFrom<M>);
+    // XState reports an error of the first state in its snapshot, and those of later steps as exceptions.
+    const { status, error } = this.#snapshot as { status: string; error?: unknown };
+    if (status === 'error') this.#complain(error);
+  }
+
+  /** Passes an event to the machine. */
+  #take(event: { type: string }): void {
+    const xstate = this.#xstate;
+    if (xstate) {
+      if (event === STOP) xstate.stop();
+      else xstate.send(event as never);
+      this.#snapshot = xstate.getSnapshot() as SnapshotFrom<M>;
+    } else {
+      const { machine, scope } = this.#program;
+      this.#snapshot = machine.transition(this.#snapshot as never, event, scope) as SnapshotFrom<M>;
+    }
+  }
+
+  /** Makes one step: with this event, or the first one. */
+  #step(event: EventFrom<M> | null): void {
+    const program = this.#program;
+    this.#effects = recordEffects(program, () => {
+      if (event === null) this.#start();
+      else this.#take(event);
+    });
+    const looked = this.#look();
+    this.#place = program.placeOf(looked);
+    this.#deadlines.update(this.#place, looked.context);
+    this.#show(event ?? INIT);
+  }
+
+  /** Shows the observer the present state, with the event that led to it. */
+  #show(event: { type: string }): void {
+    const { inspect } = this.#options;
+    if (!inspect) return;
+    const { context, status } = this.#look();
+    try {
+      inspect.step({ actor: this, event, value: this.#place.value, context, status });
+    } catch (error) {
+      if (!this.#blamed) this.#complain(error);
+      this.#blamed = true;
+    }
+  }
+
+  #expired(armed: Armed): void {
+    const { event } = armed.deadline;
+    const letter = { event: { type: event } as EventFrom<M>, armed };
+    if (this.#pending && this.#deadlines.isOwn(event)) this.#urgent.push(letter);
+    else this.#letters.push(letter);
+    this.#run();
+  }
+
+  #run(): void {
+    if (this.#running || this.#stopped) return;
+    this.#running = true;
+    try {
+      for (;;) {
+        if (this.#effects.length > 0) this.#perform();
+        if (this.#stopped) return;
+        if (this.#look().status !== 'active') return void this.stop();
+        const letter = this.#urgent.shift() ?? (this.#pending ? undefined : this.#letters.shift());
+        if (!letter) break;
+        if (letter.armed === null || letter.armed.current) this.#step(letter.event);
+      }
+    } catch (error) {
+      // The step itself failed: there is no consistent state from which to continue.
+      this.#complain(error);
+      return void this.stop();
+    } finally {
+      this.#running = false;
+    }
+    if (!this.#pending) this.#release();
+  }
+
+  /** Performs the effects of the last step. The events for those that threw are delivered before everything else. */
+  #perform(): void {
+    const effects = this.#effects;
+    this.#effects = [];
+    const failures: Letter<EventFrom<M>>[] = [];
+    for (const effect of effects) {
+      if (this.#stopped) break;
+      try {
+        if (this.#program.commits.has(effect.type)) this.#begin(effect);
+        else this.#options.perform(effect);
+      } catch (error) {
+        const event = this.#eventOf('effectFailed', effect, error);
+        if (event !== null) failures.push({ event, armed: null });
+      }
+    }
+    if (failures.length > 0) this.#letters.unshift(...failures);
+  }
+
+  /** Returns the event that a failure handler creates for an error; null if there is no handler, or if it throws. */
+  #eventOf(handler: 'effectFailed' | 'commitFailed', effect: Effect, error: unknown): EventFrom<M> | null {
+    if (!this.#options[handler]) this.#complain(error);
+    try {
+      return this.#options[handler]?.(effect, error) ?? null;
+    } catch (second) {
+      this.#complain(second);
+      return null;
+    }
+  }
+
+  #begin(effect: Effect): void {
+    if (this.#pending) throw new Error(`${this.id}: ${effect.type} was yielded while a commit is unanswered`);
+    this.#pending = effect;
+    this.#attempt(effect, 0);
+  }
+
+  #attempt(effect: Effect, count: number): void {
+    let asked: Promise<CommitAnswer<EventFrom<M>>>;
+    try {
+      asked = this.#options.commit!(effect, count);
+    } catch (error) {
+      asked = Promise.reject(error);
+    }
+    asked.then(
+      (answer) => this.#answered(effect, count, answer),
+      (error) => this.#commitFailed(effect, error),
+    );
+  }
+
+  #answered(effect: Effect, count: number, answer: CommitAnswer<EventFrom<M>>): void {
+    if (this.#pending !== effect) return;
+    if ('event' in answer) return this.#verdict(answer.event);
+    const pause = Math.min(SLOWEST_REPEAT, FIRST_REPEAT * 2 ** count);
+    this.#cancelRepeat = this.#options.clock.after(pause, () => this.#attempt(effect, count + 1));
+  }
+
+  #commitFailed(effect: Effect, error: unknown): void {
+    if (this.#pending !== effect) return;
+    const event = this.#eventOf('commitFailed', effect, error);
+    // A commit without a verdict would close the mailbox for the rest of the actor's life.
+    if (event === null) this.stop();
+    else this.#verdict(event);
+  }
+
+  #verdict(event: EventFrom<M>): void {
+    this.#pending = null;
+    this.#urgent.unshift({ event, armed: null });
+    this.#run();
+  }
+
+  #release(): void {
+    if (this.#waiters.length === 0) return;
+    const done = this.#waiters;
+    this.#waiters = [];
+    for (const resolve of done) resolve();
+  }
+}
 
 /**
- * Creates the timers of one actor.
+ * Starts an actor whose effects are data.
  *
- * @param durations returns a deadline's duration in milliseconds; `Infinity` never fires
- * @param fire called when a deadline expires, with a function that returns whether the deadline still applies: its state may
- *   be left before the event is delivered
+ * @throws the error of the duration of one of its first deadlines
  */
-function createTimers(
-  program: Program,
-  clock: Clock,
-  durations: (name: string) => number,
-  fire: (eventType: string, current: () => boolean) => void,
-): Timers {
-  const armed = new Map<string, Armed[]>();
-  let context: unknown;
-
-  const lengthOf = (deadline: Deadline): number => {
-    if (!deadline.at) return durations(deadline.name);
-    const at = deadline.at(context as never);
-    return at == null ? Number.POSITIVE_INFINITY : at - clock.wall();
-  };
-  const arm = (deadline: Deadline): Armed => {
-    const ms = lengthOf(deadline);
-    const due = clock.now() + ms;
-    const entry: Armed = { deadline, current: true, due, restarted: false, waiting: true, cancel: () => {} };
-    const wait = (left: number) => {
-      if (left === Number.POSITIVE_INFINITY) return;
-      const step = Math.min(left, LONGEST);
-      entry.cancel = clock.after(Math.max(0, step), () => {
-        const rest = entry.restarted ? entry.due - clock.now() : left - step;
-        if (rest > 0) return wait(rest);
-        entry.waiting = false;
-        fire(deadline.event, () => entry.current);
-      });
-    };
-    wait(ms);
-    return entry;
-  };
-  const retire = (entry: Armed) => {
-    entry.current = false;
-    entry.cancel();
-  };
-  const disarm = (id: string) => {
-    for (const entry of armed.get(id) ?? []) retire(entry);
-    armed.delete(id);
-  };
-
-  return {
-    update(active, now) {
-      context = now;
-      const present = new Set<string>();
-      for (const id of active) if (program.deadlines.has(id)) present.add(id);
-      for (const id of [...armed.keys()]) if (!present.has(id)) disarm(id);
-      for (const id of present) if (!armed.has(id)) armed.set(id, program.deadlines.get(id)!.map(arm));
-    },
-    touch(name) {
-      for (const entries of armed.values()) {
-        for (let i = 0; i < entries.length; i += 1) {
-          const entry = entries[i]!;
-          const { deadline } = entry;
-          if (deadline.name !== name) continue;
-          const due = clock.now() + lengthOf(deadline);
-          // Called for every frame of a stream: a timer that would expire too early is left to find the new time itself.
-          if (entry.waiting && entry.due <= due && due < Number.POSITIVE_INFINITY) {
-            entry.due = due;
-            entry.restarted = true;
-            continue;
-          }
-          retire(entry);
-          entries[i] = arm(deadline);
-        }
-      }
-    },
-    isOwn(eventType) {
-      for (const entries of armed.values())
-        if (entries.some(({ deadline }) => deadline.event === eventType)) return true;
-      return false;
-    },
-    clear() {
-      for (const id of [...armed.keys()]) disarm(id);
-    },
-  };
+export function startActor<M extends AnyStateMachine>(program: Program<M>, options: ActorOptions<M>): DurableActor<M> {
+  return new DurableActor(program, options);
 }
 
 /** The persisted part of an actor: its state and its context. Small, and without XState's own bookkeeping. */

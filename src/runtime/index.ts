@@ -2,15 +2,16 @@
 export {
   type ActorOptions,
   type CommitAnswer,
-  type DurableActor,
+  DurableActor,
   type Inspect,
+  type Observed,
   type Persisted,
-  pathOf,
   persist,
   type RehydrateOptions,
   recordEffects,
   rehydrate,
-  safeInspect,
+  type Step,
+  safely,
   startActor,
 } from './actor.ts';
 export {
@@ -21,4 +22,5 @@ export {
   lintMachine,
   type Program,
   type ProgramOptions,
+  pathOf,
 } from './program.ts';

@@ -1,4 +1,4 @@
-import type { AnyStateMachine, AnyStateNode } from 'xstate';
+import { type AnyActorScope, type AnyStateMachine, type AnyStateNode, createActor, type StateValue } from 'xstate';
 
 /** A named action that the machine yielded, with its resolved parameters. */
 export interface Effect {
@@ -19,6 +19,21 @@ export interface Deadline {
   at?: (context: never) => number | null;
 }
 
+/** A set of active states, with what the runtime needs to know of it. There is one object for each set that occurs. */
+export interface Place {
+  readonly value: StateValue;
+  /** Dotted path. It ends at a parallel state, below which there is no single path. */
+  readonly path: string;
+  /** Deadlines of the active states. Each object belongs to one state. */
+  readonly deadlines: readonly Deadline[];
+}
+
+/** The parts of a snapshot that name its states. */
+export interface Placed {
+  value: StateValue;
+  _nodes: readonly AnyStateNode[];
+}
+
 /**
  * A machine prepared for durable execution: linted, with recording actions and known deadlines. Created once per
  * machine.
@@ -27,8 +42,9 @@ export interface Program<M extends AnyStateMachine = AnyStateMachine> {
   readonly machine: M;
   readonly version: number;
   readonly commits: ReadonlySet<string>;
-  /** Deadlines by state node id, for nodes that declare any. */
-  readonly deadlines: ReadonlyMap<string, readonly Deadline[]>;
+  /** What the machine's transition function is called with. No actor or system exists for it. */
+  readonly scope: AnyActorScope;
+  placeOf(snapshot: Placed): Place;
   /** Receives the effects that the machine yields; null between steps. Set by `recordEffects`. */
   effects: Effect[] | null;
 }
@@ -59,19 +75,72 @@ export function defineProgram<M extends AnyStateMachine>(machine: M, options: Pr
       },
     ]),
   );
-  const deadlines = new Map<string, readonly Deadline[]>();
-  for (const node of nodesOf(machine.root)) {
-    const declared = (node.meta as { deadlines?: readonly Deadline[] } | undefined)?.deadlines;
-    if (declared?.length) deadlines.set(node.id, declared);
-  }
+  const recording = machine.provide({ actions: recorders } as never) as M;
   const program: Program<M> = {
-    machine: machine.provide({ actions: recorders } as never) as M,
+    machine: recording,
     version: options.version,
     commits: new Set(options.commits),
-    deadlines,
+    scope: scopeOf(recording),
+    placeOf: createPlaces(recording),
     effects: null,
   };
   return program;
+}
+
+/** Returns the scope of a transition function whose actions only record. */
+function scopeOf(machine: AnyStateMachine): AnyActorScope {
+  // Never started. Actions and guards are passed it as `self`; those of a durable machine do not use it.
+  const self = createActor(machine);
+  return {
+    self,
+    system: self.system,
+    id: self.id,
+    sessionId: self.sessionId,
+    logger: () => {},
+    defer: () => {},
+    emit: () => {},
+    stopChild: () => {},
+    actionExecutor: ({ exec, info, params }) => exec?.(info, params),
+  };
+}
+
+/** Returns the function that finds the place of a snapshot. Places are found by the nodes without children. */
+function createPlaces(machine: AnyStateMachine): Program['placeOf'] {
+  const declared = new Map<AnyStateNode, Deadline[]>();
+  for (const node of nodesOf(machine.root)) {
+    const { deadlines = [] } = (node.meta ?? {}) as { deadlines?: readonly Deadline[] };
+    // States may share the object that declares their deadlines.
+    declared.set(
+      node,
+      deadlines.map((deadline) => ({ ...deadline })),
+    );
+  }
+  interface Branch {
+    next: Map<AnyStateNode, Branch>;
+    place: Place | null;
+  }
+  const root: Branch = { next: new Map(), place: null };
+  return ({ value, _nodes: nodes }) => {
+    let at = root;
+    for (const node of nodes) {
+      if (node.type !== 'atomic' && node.type !== 'final') continue;
+      let next = at.next.get(node);
+      if (next === undefined) at.next.set(node, (next = { next: new Map(), place: null }));
+      at = next;
+    }
+    at.place ??= { value, path: pathOf(value), deadlines: nodes.flatMap((node) => declared.get(node) ?? []) };
+    return at.place;
+  };
+}
+
+/** Returns the dotted path of a state value. It ends at a parallel state, below which there is no single path. */
+export function pathOf(value: unknown): string {
+  if (typeof value === 'string') return value;
+  const entries = Object.entries(value as Record<string, unknown>);
+  if (entries.length !== 1) return '';
+  const [name, rest] = entries[0]!;
+  const below = pathOf(rest);
+  return below === '' ? name : `${name}.${below}`;
 }
 
 const nodesOf = (node: AnyStateNode): AnyStateNode[] => [

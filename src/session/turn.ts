@@ -1,5 +1,4 @@
-import { type Actor, createActor } from 'xstate';
-import { type TurnEvent, type TurnMachine, turnMachine } from '../../machines/turn.ts';
+import type { TurnEvent } from '../../machines/turn.ts';
 import { type BridgeCode, BridgeError, catalogue } from '../errors.ts';
 import { REQUEST_ID_HEADER } from '../headers.ts';
 import type { Written } from '../json.ts';
@@ -11,6 +10,7 @@ import type { Continuation, Item, ReadItems, WireForm } from '../transcript/type
 import type { UpstreamAnswer, UpstreamError } from '../upstream/port.ts';
 import type { AnswerHead, ClientSink, TurnRequest } from './port.ts';
 import type { BufferShare, Lease, Quota } from './quota.ts';
+import { TurnRecord } from './turn-record.ts';
 
 type TerminalType = 'response.completed' | 'response.incomplete' | 'response.failed';
 
@@ -312,12 +312,12 @@ export interface TurnHost {
   onFinished(turn: Turn): void;
 }
 
-const endEvent: Record<TurnEnd, TurnEvent['type']> = {
-  completed: 'complete',
-  incomplete: 'end_incomplete',
-  failed: 'fail',
-  cancelled: 'cancel',
-  lost: 'lose',
+const endEvent: Record<TurnEnd, TurnEvent> = {
+  completed: { type: 'complete' },
+  incomplete: { type: 'end_incomplete' },
+  failed: { type: 'fail' },
+  cancelled: { type: 'cancel' },
+  lost: { type: 'lose' },
 };
 
 /** Errors whose cause may be an upstream that could not be reached. */
@@ -339,7 +339,7 @@ export class Turn {
   /** Computed once; only `passThrough` may change later. */
   evidence: Evidence;
   readonly stream: TurnStream;
-  readonly actor: Actor<TurnMachine>;
+  readonly record: TurnRecord;
   readonly #host: TurnHost;
   #finished = false;
 
@@ -434,8 +434,7 @@ export class Turn {
     this.#host = host;
     const open = { placed: null, begun: null, ready: null, started: null, sent: null, firstEvent: null };
     this.times = { received: request.receivedAt, ...open, answered: null, ended: null };
-    this.actor = createActor(turnMachine, { input: { turnId: id }, inspect: host.inspect });
-    this.actor.start();
+    this.record = new TurnRecord(id, host.inspect);
     this.stream = new TurnStream(sink, {
       bufferBytes: host.bufferBytes,
       share: (giveUp) => host.quota.buffer(request.caller.scope, giveUp),
@@ -468,9 +467,9 @@ export class Turn {
     if (held) this.stream.push(held.type, held.json, false);
   }
 
-  /** Sends an event to the turn's own machine. */
+  /** Notes an event in the turn's record. */
   note(event: TurnEvent): void {
-    if (!this.#finished) this.actor.send(event);
+    this.record.note(event);
   }
 
   /** Ends the turn with an error of the bridge, unless it has ended already. */
@@ -537,7 +536,7 @@ export class Turn {
     this.sawOutput = false;
     this.heldCreated = null;
     this.stream.rewind();
-    this.actor.send({ type: 'commit' });
+    this.note({ type: 'commit' });
   }
 
   /** Ends the stream and then the turn, even if writing the end failed. */
@@ -553,8 +552,8 @@ export class Turn {
   #finish(state: TurnEnd): void {
     if (this.#finished) return;
     this.#finished = true;
-    this.actor.send({ type: endEvent[state] } as TurnEvent);
-    this.actor.stop();
+    this.note(endEvent[state]);
+    this.record.stop();
     this.#host.onFinished(this);
   }
 }

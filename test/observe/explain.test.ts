@@ -1,12 +1,13 @@
 import { expect, it } from 'vitest';
 import { createActor } from 'xstate';
 import { sessionMachine } from '../../machines/session.ts';
-import { turnMachine } from '../../machines/turn.ts';
 import { explain, stateText } from '../../src/observe/explain.ts';
 import type { FlightRecord } from '../../src/observe/trace.ts';
 import { createRecorder } from '../../src/observe/trace.ts';
+import { TurnRecord } from '../../src/session/turn-record.ts';
 import type { SessionRow, TurnRow, WorkerRow } from '../../src/store/port.ts';
 import { createManualClock } from '../../src/testing/index.ts';
+import { reporting } from '../support/steps.ts';
 
 const sessionId = '5e551000-2b43-4d6e-9a5e-000000000001';
 const turnId = '70000000-2b43-4d6e-9a5e-00000000000a';
@@ -16,17 +17,20 @@ const workerId = 'aaaa1111-2b43-4d6e-9a5e-00000000000b';
 function lostTurn(): FlightRecord {
   const clock = createManualClock(Date.UTC(2030, 0, 1, 12));
   const recorder = createRecorder({ workerId: () => workerId, clock });
-  const session = createActor(sessionMachine, { id: `${sessionId}@2`, input: {}, inspect: recorder.observe });
+  const session = createActor(sessionMachine, {
+    id: `${sessionId}@2`,
+    input: {},
+    inspect: reporting(recorder.observe),
+  });
   session.start();
-  const turn = createActor(turnMachine, { input: { turnId }, inspect: recorder.observe });
-  turn.start();
+  const turn = new TurnRecord(turnId, { step: recorder.observe });
   recorder.place(turn, sessionId);
-  turn.send({ type: 'queue' });
+  turn.note({ type: 'queue' });
   session.send({ type: 'socket.opened', generation: 1 });
   clock.advance(4);
   session.send({ type: 'store.started', socketOpen: true, leaseValid: true });
-  turn.send({ type: 'commit' });
-  turn.send({ type: 'send' });
+  turn.note({ type: 'commit' });
+  turn.note({ type: 'send' });
   session.send({ type: 'upstream.progress' });
   session.send({ type: 'socket.lost', generation: 1, resendable: false });
   session.send({ type: 'client.back' });

@@ -1,10 +1,9 @@
 import { expect, it } from 'vitest';
-import { createActor } from 'xstate';
-import { turnMachine } from '../../machines/turn.ts';
 import { createInspectionHub, createSelection, type InspectionHub } from '../../src/observe/inspect/hub.ts';
-import { createRecorder, createRunning, type Recorder } from '../../src/observe/trace.ts';
+import { createRecorder, type Recorder } from '../../src/observe/trace.ts';
 import { startActor } from '../../src/runtime/index.ts';
 import { sessionProgram } from '../../src/session/session.ts';
+import { TurnRecord } from '../../src/session/turn-record.ts';
 import { createManualClock } from '../../src/testing/index.ts';
 
 interface Message {
@@ -66,14 +65,10 @@ const startSession = (hub: Hub, id = sessionId, epoch = 1) =>
     commit: async () => ({ unknown: 'never' }),
     clock,
     durations: () => Number.POSITIVE_INFINITY,
-    inspect: hub.observe,
+    inspect: { step: hub.observe },
   });
 
-const startTurn = (hub: Hub, id = turnId) => {
-  const turn = createActor(turnMachine, { input: { turnId: id }, inspect: hub.observe });
-  turn.start();
-  return turn;
-};
+const startTurn = (hub: Hub, id = turnId) => new TurnRecord(id, { step: hub.observe });
 
 it('An actor is shown from its start to its end, with a unique id on every message', () => {
   const { hub, errors } = hubOf();
@@ -111,12 +106,12 @@ it('An actor is shown from its start to its end, with a unique id on every messa
 it('A late viewer receives the running actors in their current state, and none that have ended', () => {
   const { hub } = hubOf();
   const ended = startTurn(hub, `${turnId.slice(0, -1)}b`);
-  ended.send({ type: 'fail' });
+  ended.note({ type: 'fail' });
   const turn = startTurn(hub);
   const session = startSession(hub);
   session.send({ type: 'socket.failed', generation: 1 });
   hub.place(turn, sessionId);
-  turn.send({ type: 'queue' });
+  turn.note({ type: 'queue' });
   const { messages } = watch(hub);
   expect(messages.map(({ type, sessionId: id, parentId, snapshot }) => [type, id, parentId, snapshot?.value])).toEqual([
     ['@xstate.actor', `session:${sessionId}`, undefined, { connecting: 'pausing' }],
@@ -132,10 +127,10 @@ it('A turn is drawn below its session as soon as it has one, and below the next 
   expect(messages).toEqual([]);
   const other = `${sessionId.slice(0, -1)}2`;
   hub.place(turn, sessionId);
-  turn.send({ type: 'queue' });
-  turn.send({ type: 'hand_back' });
+  turn.note({ type: 'queue' });
+  turn.note({ type: 'hand_back' });
   hub.place(turn, other);
-  turn.send({ type: 'cancel' });
+  turn.note({ type: 'cancel' });
   expect(messages.map(({ type, parentId, rootId, event }) => [type.slice(8), parentId, rootId, event?.type])).toEqual([
     ['actor', `session:${sessionId}`, `session:${sessionId}`, undefined],
     ['event', undefined, `session:${sessionId}`, 'queue'],
@@ -174,7 +169,7 @@ it('A filtered view shows only the requested sessions with their turns', () => {
   const other = startSession(hub, `${sessionId.slice(0, -1)}2`);
   const turn = startTurn(hub);
   hub.place(turn, `${sessionId.slice(0, -1)}2`);
-  turn.send({ type: 'queue' });
+  turn.note({ type: 'queue' });
   expect(new Set(messages.map((each) => each.sessionId))).toEqual(new Set([`session:${sessionId}`]));
   wanted.stop();
   other.stop();
@@ -218,8 +213,8 @@ it('Without a viewer the hub does no work and keeps no ended actor', () => {
   for (let i = 0; i < 2_000; i += 1) {
     const turn = startTurn(hub, `${turnId.slice(0, 30)}${String(i).padStart(6, '0')}`);
     hub.place(turn, sessionId);
-    turn.send({ type: 'queue' });
-    turn.send({ type: 'cancel' });
+    turn.note({ type: 'queue' });
+    turn.note({ type: 'cancel' });
   }
   expect(asked).toBe(0);
   expect(errors).toEqual([]);
@@ -227,17 +222,18 @@ it('Without a viewer the hub does no work and keeps no ended actor', () => {
   expect(watch(hub).messages).toEqual([]);
 });
 
-it('The hub keeps a bounded number of ended actors and every running one', () => {
-  const running = createRunning();
-  const alive = { id: 'alive', getSnapshot: () => ({ status: 'active' }) };
-  running.add(alive);
-  let most = 0;
-  for (let i = 0; i < 5_000; i += 1) {
-    running.add({ id: String(i), getSnapshot: () => ({ status: 'done' }) });
-    most = Math.max(most, running.size);
+it('The recorder keeps every running actor and none that has ended', () => {
+  const recorder = createRecorder({ workerId: () => 'w1', clock });
+  const start = (nth: number) => new TurnRecord(`${turnId.slice(0, -3)}${nth}`, { step: recorder.observe });
+  const alive = start(100);
+  for (let nth = 101; nth < 200; nth += 1) {
+    const turn = start(nth);
+    recorder.place(turn, sessionId);
+    if (nth % 2 === 0) turn.note({ type: 'fail' });
+    else turn.stop();
+    recorder.place(turn, sessionId);
   }
-  expect(most).toBeLessThan(300);
-  expect([...running.all()]).toEqual([alive]);
+  expect([...recorder.running()]).toEqual([alive]);
 });
 
 it('An error of one viewer reaches neither the machine nor other viewers', () => {

@@ -3,11 +3,10 @@ import { request } from 'node:http';
 import { createWebSocketReceiver } from '@statelyai/inspect';
 import { afterEach, expect, it } from 'vitest';
 import { WebSocket } from 'ws';
-import { createActor } from 'xstate';
-import { turnMachine } from '../../machines/turn.ts';
 import { createOperatorAccess } from '../../src/http/access.ts';
 import { startActor } from '../../src/runtime/index.ts';
 import { sessionProgram } from '../../src/session/session.ts';
+import { TurnRecord } from '../../src/session/turn-record.ts';
 import { createManualClock } from '../../src/testing/index.ts';
 import { type ServedInspection, serveInspection } from './viewer.ts';
 
@@ -62,7 +61,7 @@ const startSession = (recorder: ServedInspection['recorder']) =>
     perform: () => {},
     clock: createManualClock(),
     durations: () => Number.POSITIVE_INFINITY,
-    inspect: recorder.observe,
+    inspect: { step: recorder.observe },
   });
 
 it('The stock receiver of the inspector protocol reads every event in order', async () => {
@@ -78,14 +77,10 @@ it('The stock receiver of the inspector protocol reads every event in order', as
     if (event.type === '@xstate.snapshot' && event.event.type === 'xstate.stop') complete.resolve();
   });
   await joined.promise;
-  const turn = createActor(turnMachine, {
-    input: { turnId: '6d1f6a52-2b43-4d6e-9a5e-00000000000a' },
-    inspect: recorder.observe,
-  });
-  turn.start();
+  const turn = new TurnRecord('6d1f6a52-2b43-4d6e-9a5e-00000000000a', { step: recorder.observe });
   recorder.place(turn, sessionId);
-  turn.send({ type: 'queue' });
-  turn.send({ type: 'fail' });
+  turn.note({ type: 'queue' });
+  turn.note({ type: 'fail' });
   for (let generation = 1; generation <= 500; generation += 1)
     session.send({ type: 'socket.failed', generation: -generation });
   session.stop();

@@ -5,15 +5,16 @@ import { pino } from 'pino';
 import { expect, it } from 'vitest';
 import { createActor } from 'xstate';
 import { sessionMachine } from '../../machines/session.ts';
-import { turnMachine } from '../../machines/turn.ts';
 import { readConfig } from '../../src/config.ts';
 import { createObservatory } from '../../src/observe/index.ts';
 import type { FlightRecord } from '../../src/observe/trace.ts';
 import type { TurnRequest } from '../../src/session/port.ts';
 import type { TurnLine } from '../../src/session/turn.ts';
+import { TurnRecord } from '../../src/session/turn-record.ts';
 import { randomIds } from '../../src/system.ts';
 import { createManualClock } from '../../src/testing/index.ts';
 import { createMemoryStore } from '../../src/testing/memory-store/index.ts';
+import { reporting } from '../support/steps.ts';
 
 const sessionId = '6d1f6a52-2b43-4d6e-9a5e-000000000001';
 const turnId = '6d1f6a52-2b43-4d6e-9a5e-00000000000a';
@@ -33,14 +34,17 @@ it('One call produces the log line, the metrics and the story of a turn', async 
     },
     processMetrics: false,
   });
-  const session = createActor(sessionMachine, { id: `${sessionId}@1`, input: {}, inspect: observatory.inspect });
+  const session = createActor(sessionMachine, {
+    id: `${sessionId}@1`,
+    input: {},
+    inspect: reporting(observatory.step),
+  });
   session.start();
-  const turn = createActor(turnMachine, { input: { turnId }, inspect: observatory.inspect });
-  turn.start();
-  observatory.placed({ actor: turn }, { id: sessionId });
-  turn.send({ type: 'queue' });
+  const turn = new TurnRecord(turnId, { step: observatory.step });
+  observatory.placed({ record: turn }, { id: sessionId });
+  turn.note({ type: 'queue' });
   session.send({ type: 'deadline.connect' });
-  turn.send({ type: 'fail' });
+  turn.note({ type: 'fail' });
   const line = {
     ...{ response: null, tenant: 'local', key: null, model: 'm', status: 502, ownMs: null },
     ...{

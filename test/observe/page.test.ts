@@ -3,8 +3,7 @@ import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { chromium } from 'playwright-core';
 import { expect, it } from 'vitest';
-import { createActor } from 'xstate';
-import { turnMachine } from '../../machines/turn.ts';
+import { TurnRecord } from '../../src/session/turn-record.ts';
 import { serveInspection } from './viewer.ts';
 
 const browserPath = process.env.CHROMIUM_PATH ?? '/usr/bin/chromium';
@@ -35,11 +34,10 @@ it.skipIf(!existsSync(browserPath))(
       await page.goto(`${url}/inspect/stately?session=${sessionId}`);
       const frame = page.frame({ url: inspectorUrl })!;
       await page.waitForFunction("document.querySelector('output').value.startsWith('watching')");
-      const turn = createActor(turnMachine, { input: { turnId }, inspect: recorder.observe });
-      turn.start();
+      const turn = new TurnRecord(turnId, { step: recorder.observe });
       recorder.place(turn, sessionId);
-      turn.send({ type: 'queue' });
-      turn.send({ type: 'cancel' });
+      turn.note({ type: 'queue' });
+      turn.note({ type: 'cancel' });
       await frame.waitForFunction('window.told.length >= 5');
       const told = (await frame.evaluate('window.told')) as { type: string; event?: { type: string } }[];
       expect(told.map(({ type, event }) => `${type.slice(8)} ${event?.type ?? ''}`.trim())).toEqual([

@@ -2,14 +2,15 @@ import fc from 'fast-check';
 import { expect, it } from 'vitest';
 import { createActor } from 'xstate';
 import { type SessionEvent, sessionMachine } from '../../machines/session.ts';
-import { turnMachine } from '../../machines/turn.ts';
 import { replay } from '../../src/observe/explain.ts';
 import type { FlightRecord } from '../../src/observe/trace.ts';
 import { createRecorder, endedBadly, type RecorderOptions } from '../../src/observe/trace.ts';
 import { rehydrate } from '../../src/runtime/index.ts';
 import { sessionProgram } from '../../src/session/session.ts';
 import type { TurnLine } from '../../src/session/turn.ts';
+import { TurnRecord } from '../../src/session/turn-record.ts';
 import { createManualClock } from '../../src/testing/index.ts';
+import { reporting } from '../support/steps.ts';
 
 const sessionId = '6d1f6a52-2b43-4d6e-9a5e-000000000001';
 const turnId = '6d1f6a52-2b43-4d6e-9a5e-00000000000a';
@@ -93,7 +94,11 @@ it('Any sequence of events replays from plain JSON to the snapshot that the acto
       fc.integer({ min: 4, max: 64 }),
       (wishes, capacity) => {
         const recorder = recorderOf({ events: capacity });
-        const actor = createActor(sessionMachine, { id: `${sessionId}@1`, input: {}, inspect: recorder.observe });
+        const actor = createActor(sessionMachine, {
+          id: `${sessionId}@1`,
+          input: {},
+          inspect: reporting(recorder.observe),
+        });
         actor.start();
         for (const wish of wishes) {
           const now = actor.getSnapshot();
@@ -128,9 +133,14 @@ it('The record of an actor that took a session over replays from its initial sta
     input: {},
     takeover: { type: 'session.claimed' },
   });
-  const older = createActor(sessionMachine, { id: `${sessionId}@1`, input: {}, inspect: recorder.observe });
+  const older = createActor(sessionMachine, { id: `${sessionId}@1`, input: {}, inspect: reporting(recorder.observe) });
   older.start();
-  const actor = createActor(sessionMachine, { id: `${sessionId}@2`, input: {}, snapshot, inspect: recorder.observe });
+  const actor = createActor(sessionMachine, {
+    id: `${sessionId}@2`,
+    input: {},
+    snapshot,
+    inspect: reporting(recorder.observe),
+  });
   actor.start();
   actor.send({ type: 'turn.wanted' });
   older.stop();
@@ -149,7 +159,7 @@ it('The record of an actor that took a session over replays from its initial sta
 
 it('A record whose beginning this machine does not know is refused', () => {
   const recorder = recorderOf();
-  createActor(sessionMachine, { id: `${sessionId}@1`, input: {}, inspect: recorder.observe }).start();
+  createActor(sessionMachine, { id: `${sessionId}@1`, input: {}, inspect: reporting(recorder.observe) }).start();
   const record = throughJson(recorder.story(sessionId));
   expect(() => replay({ ...record, base: null })).toThrow('no beginning');
   expect(() => replay({ ...record, base: { value: 'gone', context: {} } })).toThrow();
@@ -157,15 +167,18 @@ it('A record whose beginning this machine does not know is refused', () => {
 
 it('The events of a session and of its turns are listed in order with times, and repetitions are counted', () => {
   const recorder = recorderOf();
-  const session = createActor(sessionMachine, { id: `${sessionId}@1`, input: {}, inspect: recorder.observe });
+  const session = createActor(sessionMachine, {
+    id: `${sessionId}@1`,
+    input: {},
+    inspect: reporting(recorder.observe),
+  });
   session.start();
-  const turn = createActor(turnMachine, { input: { turnId }, inspect: recorder.observe });
-  turn.start();
+  const turn = new TurnRecord(turnId, { step: recorder.observe });
   recorder.place(turn, sessionId);
-  turn.send({ type: 'queue' });
+  turn.note({ type: 'queue' });
   clock.advance(250);
   for (let i = 0; i < 100; i += 1) session.send({ type: 'socket.lost', generation: 9, resendable: false });
-  turn.send({ type: 'fail' });
+  turn.note({ type: 'fail' });
   const { events, dropped } = recorder.story(sessionId)!;
   expect(events.map(({ actor, event, state, times }) => [actor, event, JSON.parse(state), times])).toEqual([
     ['session@1', 'xstate.init', { connecting: 'dialing' }, undefined],
@@ -179,7 +192,11 @@ it('The events of a session and of its turns are listed in order with times, and
 
 it('No field that could hold content or credentials is recorded', () => {
   const recorder = recorderOf();
-  const session = createActor(sessionMachine, { id: `${sessionId}@1`, input: {}, inspect: recorder.observe });
+  const session = createActor(sessionMachine, {
+    id: `${sessionId}@1`,
+    input: {},
+    inspect: reporting(recorder.observe),
+  });
   session.start();
   session.send({ type: 'socket.opened', generation: 1, headers: { authorization: 'sk-1' } } as never);
   session.send({ type: 'turn.cancelled', reason: 'the whole prompt', input: 'a prompt' } as never);
@@ -189,7 +206,7 @@ it('No field that could hold content or credentials is recorded', () => {
 it('Ended sessions are remembered for a while, and running ones always', () => {
   const recorder = recorderOf({ ended: 3 });
   const start = (id: string) => {
-    const actor = createActor(sessionMachine, { id: `${id}@1`, input: {}, inspect: recorder.observe });
+    const actor = createActor(sessionMachine, { id: `${id}@1`, input: {}, inspect: reporting(recorder.observe) });
     actor.start();
     return actor;
   };
@@ -248,7 +265,7 @@ it('The story of a bad end is handed over, a bounded number per minute, and a re
       throw new Error('nowhere to put it');
     },
   });
-  createActor(sessionMachine, { id: `${sessionId}@1`, input: {}, inspect: recorder.observe }).start();
+  createActor(sessionMachine, { id: `${sessionId}@1`, input: {}, inspect: reporting(recorder.observe) }).start();
   recorder.turnEnded(line({ terminal: 'completed', fault: null }));
   recorder.turnEnded(line({ session: null }));
   recorder.turnEnded(line({ session: 'unknown' }));
@@ -265,7 +282,7 @@ it('The story of a bad end is handed over, a bounded number per minute, and a re
 
 it('A record has the ending of the last turn only if that was a bad end', () => {
   const recorder = recorderOf();
-  createActor(sessionMachine, { id: `${sessionId}@1`, input: {}, inspect: recorder.observe }).start();
+  createActor(sessionMachine, { id: `${sessionId}@1`, input: {}, inspect: reporting(recorder.observe) }).start();
   expect(recorder.story(sessionId)?.ending).toBeNull();
   recorder.turnEnded(line({ cause: 'ECONNREFUSED at h' }));
   expect(recorder.story(sessionId)?.ending).toMatchObject({ turn: turnId, cause: 'ECONNREFUSED at h' });

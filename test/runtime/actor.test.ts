@@ -1,10 +1,12 @@
+import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { waitFor } from 'xstate';
+import { type InspectionEvent, waitFor } from 'xstate';
 import {
   type ActorOptions,
   type DurableActor,
   defineProgram,
   type Effect,
+  type Step,
   startActor,
 } from '../../src/runtime/index.ts';
 import { createManualClock } from '../../src/testing/index.ts';
@@ -65,7 +67,7 @@ describe('effects', () => {
     const seen: string[] = [];
     const order = open({
       onEffect: (_, actor) => seen.push(actor.state),
-      onStep: (snapshot) => seen.push(`step to ${String(snapshot.value)}`),
+      inspect: { step: ({ value }) => void seen.push(`step to ${String(value)}`) },
     });
     await order.settle();
     order.actor.send({ type: 'nudge' });
@@ -127,14 +129,14 @@ describe('throwing callbacks', () => {
   });
 
   it('A throw in an observer is reported and changes nothing', async () => {
-    const order = open({ inspect: () => boom(), onStep: () => boom(), onStopped: () => boom() });
+    const order = open({ inspect: { step: boom, xstate: boom }, onStopped: boom });
     await order.settle();
     order.actor.send({ type: 'add', items: 1 });
     order.actor.send({ type: 'pay' });
     expect(order.actor.state).toBe('paying');
     order.actor.stop();
-    // Expected errors: one of the inspector, one of each of four steps, and one of the stop.
-    expect(order.errors.length).toBeGreaterThan(3);
+    // Expected errors: the first one of each observer, and the one of the stop.
+    expect(order.errors).toHaveLength(3);
   });
 
   it('A throw in a step stops the actor', async () => {
@@ -305,20 +307,64 @@ describe('deadlines', () => {
 });
 
 describe('the actor', () => {
-  it('The actor is a real XState actor that can be observed, awaited and inspected', async () => {
-    const inspected: string[] = [];
-    const order = open({ inspect: (event) => inspected.push(event.type) });
-    const states: string[] = [];
-    order.actor.xstate.subscribe((snapshot) => states.push(String(snapshot.value)));
-    const paid = waitFor(order.actor.xstate, (snapshot) => snapshot.matches('packing'));
-    await order.settle();
-    order.actor.send({ type: 'add', items: 1 });
-    order.actor.send({ type: 'pay' });
-    order.attempts[0]!.answer({ event: { type: 'paid' } });
-    await paid;
-    expect(states).toEqual(['open', 'paying', '[object Object]']);
-    expect(inspected).toContain('@xstate.event');
-    expect(inspected).toContain('@xstate.snapshot');
+  it.each([false, true])(
+    'An XState actor executes the machine once it is asked for; inspected from the start: %s',
+    async (loud) => {
+      const inspected: string[] = [];
+      const xstate = loud ? (event: InspectionEvent) => void inspected.push(event.type) : undefined;
+      const order = open({ inspect: { step() {}, xstate } });
+      const states: string[] = [];
+      order.actor.xstate.subscribe((snapshot) => states.push(String(snapshot.value)));
+      const paid = waitFor(order.actor.xstate, (snapshot) => snapshot.matches('packing'));
+      await order.settle();
+      order.actor.send({ type: 'add', items: 1 });
+      order.actor.send({ type: 'pay' });
+      order.attempts[0]!.answer({ event: { type: 'paid' } });
+      await paid;
+      expect(states).toEqual(['open', 'paying', '[object Object]']);
+      expect(new Set(inspected)).toEqual(
+        new Set(loud ? ['actor', 'event', 'action', 'microstep', 'snapshot'].map((name) => `@xstate.${name}`) : []),
+      );
+      order.actor.stop();
+      expect(order.actor.xstate.getSnapshot().status).toBe('stopped');
+    },
+  );
+
+  it('Steps and effects are the same with and without an XState actor', async () => {
+    const types = ['add', 'pay', 'paid', 'pack', 'nudge', 'boom', 'too_slow', 'cancel', 'unheard of'];
+    const reached = new Set<string>();
+    await fc.assert(
+      fc.asyncProperty(fc.array(fc.constantFrom(...types), { maxLength: 20 }), async (events) => {
+        const runs = [undefined, () => {}].map((xstate) => {
+          const steps: unknown[] = [];
+          const step = ({ event, value, context, status }: Step) => {
+            steps.push({ event, value, context, status });
+            reached.add(`${JSON.stringify(value)} ${status}`);
+          };
+          const order = open({
+            inspect: { step, xstate },
+            commit: async (_, count) => (count === 0 ? { unknown: 'not yet' } : { event: { type: 'paid' } }),
+            effectFailed: () => ({ type: 'nudge' }),
+            onEffect: ({ type }) => type === 'explode' && boom(),
+          });
+          return { ...order, steps };
+        });
+        for (const type of events) {
+          for (const { actor } of runs) actor.send({ type, items: 1 } as never);
+          for (const { settle } of runs) await settle();
+          for (const { clock } of runs) clock.advance(100);
+          for (const { settle } of runs) await settle();
+        }
+        for (const { actor } of runs) actor.stop();
+        const [quiet, loud] = runs.map(({ steps, effects, errors }) => ({ steps, effects, errors }));
+        expect(loud).toEqual(quiet);
+        expect(quiet!.errors).toEqual([]);
+      }),
+      { numRuns: 100 },
+    );
+    expect([...reached]).toContain('{"packing":{"box":"full","label":"printed"}} active');
+    expect([...reached]).toContain('"gone" done');
+    expect([...reached]).toContain('"open" stopped');
   });
 
   it('The state of an actor is a path that ends at a parallel state', async () => {

@@ -1,8 +1,8 @@
 import { createInspector } from '@statelyai/inspect';
-import type { AnyEventObject, InspectionEvent } from 'xstate';
+import type { AnyEventObject } from 'xstate';
+import type { Observed, Step } from '../../runtime/index.ts';
 import type { Clock } from '../../system.ts';
 import {
-  type ActorLike,
   boundedCopy,
   type Follower,
   type Identity,
@@ -72,7 +72,7 @@ export interface InspectionHubOptions {
 }
 
 /**
- * Converts XState inspection events of running actors into messages of the Stately inspector. Without viewers it does
+ * Converts the steps of running machines into messages of the Stately inspector. Without viewers it does
  * not run. It never waits for a viewer, and none of its errors reaches a machine.
  */
 export interface InspectionHub {
@@ -94,11 +94,11 @@ export function createInspectionHub(options: InspectionHubOptions): InspectionHu
   let identities = new WeakMap<object, Identity>();
   const definitions = new WeakMap<object, string>();
   /** Actor shown for each id. An actor of a newer epoch replaces an older one. */
-  const latest = new Map<string, ActorLike>();
+  const latest = new Map<string, Observed>();
   const announced = new Map<Viewer, WeakSet<object>>();
   let sequence = 0;
   let targets: readonly Viewer[] = [];
-  let subject: { ref: ActorLike; identity: Identity } | null = null;
+  let subject: { ref: Observed; identity: Identity } | null = null;
 
   const inspector = createInspector(
     {
@@ -131,15 +131,13 @@ export function createInspectionHub(options: InspectionHubOptions): InspectionHu
     return { type, ...fields };
   }
 
-  function definitionOf({ logic }: ActorLike): string | undefined {
-    const { config } = logic as { config?: object };
-    if (!config) return undefined;
+  function definitionOf({ machine: { config } }: Observed): string {
     let definition = definitions.get(config);
     if (definition === undefined) definitions.set(config, (definition = JSON.stringify(config)));
     return definition;
   }
 
-  function identityOf(ref: ActorLike): Identity | null {
+  function identityOf(ref: Observed): Identity | null {
     let identity: Identity | null | undefined = identities.get(ref);
     if (!identity && (identity = identify(ref, recorder.sessionOf(ref)))) identities.set(ref, identity);
     return identity ?? null;
@@ -149,30 +147,29 @@ export function createInspectionHub(options: InspectionHubOptions): InspectionHu
     sessionId === null ? kind === 'worker' && !selection.exact : selection.wants(sessionId);
 
   /** Announces the actor to those viewers that have not received it yet. */
-  function announce(ref: ActorLike, identity: Identity, viewers: readonly Viewer[]): void {
+  function announce(ref: Observed, identity: Identity, viewers: readonly Viewer[]): void {
     targets = viewers.filter((viewer) => !announced.get(viewer)!.has(ref));
     if (targets.length === 0) return;
     subject = { ref, identity };
-    inspector.actor(identity.id, shownSnapshot(ref.getSnapshot()));
+    inspector.actor(identity.id, shownSnapshot(ref.snapshot()));
     for (const viewer of targets) announced.get(viewer)?.add(ref);
   }
 
-  function relay(event: Extract<InspectionEvent, { type: '@xstate.event' | '@xstate.snapshot' }>): void {
-    const ref = event.actorRef as unknown as ActorLike;
+  function relay({ actor: ref, event, ...snapshot }: Step): void {
     const identity = identityOf(ref);
     if (!identity) return;
-    if (event.event.type === 'xstate.init') latest.set(identity.id, ref);
+    if (event.type === 'xstate.init') latest.set(identity.id, ref);
     else if ((latest.get(identity.id) ?? ref) !== ref) return;
-    const ended = event.type === '@xstate.snapshot' && (event.snapshot as { status: string }).status !== 'active';
     const viewers = [...announced.keys()].filter((viewer) => sees(viewer, identity));
     if (viewers.length > 0) {
       announce(ref, identity, viewers);
       targets = viewers;
       subject = { ref, identity };
-      if (event.type === '@xstate.event') inspector.event(identity.id, event.event);
-      else inspector.snapshot(identity.id, shownSnapshot(event.snapshot), { event: event.event });
+      // A stop is no event that an actor receives.
+      if (event.type !== 'xstate.stop') inspector.event(identity.id, event);
+      inspector.snapshot(identity.id, shownSnapshot(snapshot), { event });
     }
-    if (!ended) return;
+    if (snapshot.status === 'active') return;
     latest.delete(identity.id);
     if (identity.kind !== 'session') return;
     for (const viewer of viewers) viewer.selection.release(identity.sessionId!);
@@ -188,9 +185,7 @@ export function createInspectionHub(options: InspectionHubOptions): InspectionHu
   }
 
   const follower: Follower = {
-    observe(event) {
-      if (event.type === '@xstate.event' || event.type === '@xstate.snapshot') guarded(() => relay(event));
-    },
+    observe: (step) => guarded(() => relay(step)),
     place(turn) {
       identities.delete(turn);
       guarded(() => {
@@ -237,11 +232,6 @@ export function createInspectionHub(options: InspectionHubOptions): InspectionHu
 }
 
 /** Reduces a snapshot to what a viewer draws. The machine and its nodes are not sent. */
-function shownSnapshot(snapshot: unknown): { status: 'active'; value?: unknown; context?: unknown } {
-  const { status, value, context } = (snapshot ?? { status: 'active' }) as {
-    status: 'active';
-    value?: unknown;
-    context?: unknown;
-  };
-  return { status, value, context };
+function shownSnapshot({ status, value, context }: Pick<Step, 'status' | 'value' | 'context'>) {
+  return { status: status as 'active', value, context };
 }

@@ -65,9 +65,10 @@ async function open() {
     listen: null,
     forwarder: () => ({ close: async () => {} }) as never,
     logger: { info() {}, warn() {}, error: (fields, text) => void logged.push(`${text} ${JSON.stringify(fields)}`) },
-    inspect(event) {
-      if (event.type !== '@xstate.snapshot' || event.event.type !== 'effect.failed') return;
-      states.push(JSON.stringify((event.snapshot as unknown as { value: unknown }).value));
+    inspect: {
+      step({ event, value }) {
+        if (event.type === 'effect.failed') states.push(JSON.stringify(value));
+      },
     },
   });
   workers.push(worker);

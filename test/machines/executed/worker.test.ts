@@ -91,7 +91,7 @@ async function rebornMembership() {
     livenessPath: null,
     onDead() {},
     log: { info() {}, warn() {} },
-    inspect: (event) => watch.observe(event),
+    inspect: { step() {}, xstate: (event) => watch.observe(event) },
   });
   const first = membership.id;
   gate.hold('register');

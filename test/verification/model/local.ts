@@ -1,6 +1,6 @@
 import { initialTransition, transition } from 'xstate';
 import type { ForcedEnd, SessionEvent } from '../../../machines/session.ts';
-import { pathOf, recordEffects, rehydrate } from '../../../src/runtime/index.ts';
+import { recordEffects, rehydrate } from '../../../src/runtime/index.ts';
 import { SESSION_MACHINE_VERSION, sessionProgram } from '../../../src/session/session.ts';
 import { TURN_STATE } from './layout.ts';
 
@@ -123,11 +123,8 @@ function createLocalMachine(): LocalMachine {
     if (locals.length === 255) throw new Error('More local states than fit into a byte.');
     const plain = { generation: GENERATION, creates: context.creates, turns: 0, takeovers: 0 };
     const clean = machine.resolveState({ value, context: plain } as never);
-    const { _nodes } = clean as unknown as Looked;
-    const path = pathOf(value);
-    const deadlines = _nodes
-      .flatMap(({ id }) => sessionProgram.deadlines.get(id) ?? [])
-      .map(({ event }) => eventNames.findIndex((each) => events[each].type === event));
+    const { path, deadlines: declared } = sessionProgram.placeOf(clean as never);
+    const deadlines = declared.map(({ event }) => eventNames.findIndex((each) => events[each].type === event));
     locals.push({
       path,
       snapshot: clean,
