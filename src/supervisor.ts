@@ -43,7 +43,7 @@ const LONGEST_PAUSE = 10_000;
  * @throws `DatabaseUnusable`, or the error of the embedded database's start
  */
 export async function supervise({ config, logger, workers, onReady }: SupervisorOptions): Promise<Supervisor> {
-  const { env, url, adminToken, stopDatabase } = await database(config, logger);
+  const { env, url, adminToken, stopDatabase } = await database(config);
   // A worker gets a value or the name of a file, never both.
   for (const name of Object.keys(env)) if (`${name}${FILE_SUFFIX}` in process.env) env[name + FILE_SUFFIX] = '';
   onFault((err, source, suppressed) => {
@@ -151,10 +151,7 @@ export async function supervise({ config, logger, workers, onReady }: Supervisor
 }
 
 /** Returns the database shared by all workers, the settings with which they find it, and their common admin token. */
-async function database(
-  config: Config,
-  logger: Logger,
-): Promise<{
+async function database(config: Config): Promise<{
   url: string;
   env: Record<string, string>;
   adminToken: AdminToken | null;

@@ -94,12 +94,12 @@ describe('connections of the executor alone', () => {
     const named = { name: 'test_one', writes: true };
     // Settings and statement: parse, bind, (describe,) execute; then the sync.
     expect(await messagesOf(named)).toBe('PBEPBDES');
-    // From now on under its name, which is closed first.
-    expect(await messagesOf(named)).toBe('CPBDES');
+    // From now on under their names, which are closed first. The settings come with a statement that is not prepared yet.
+    expect(await messagesOf(named)).toBe('CPBECPBDES');
     expect(await messagesOf(named)).toBe('BES');
     expect(await messagesOf(named)).toBe('BES');
-    expect(await messagesOf({ writes: true })).toBe('PBDES');
-    expect(sent.parsed).toEqual(['', '', 'test_one', '']);
+    expect(await messagesOf({ writes: true })).toBe('BEPBDES');
+    expect(sent.parsed).toEqual(['', '', 'holdfast_settings', 'test_one', '']);
   });
 
   test('A statement that may only read is sent with the question whether the server is a standby', async () => {

@@ -121,7 +121,9 @@ class Exchange extends RawQuery {
     this.#values = sent.values.map((value) => prepareValue(value));
     this.#settings = settings;
     this.#named = knowledge.direct;
-    this.#settingsSent = !(sent.writes && settings.standing && knowledge.settled);
+    // A statement that is not prepared yet would not show that the connection has moved to another server process.
+    const alone = sent.writes && settings.standing && knowledge.settled && knowledge.prepared.has(sent.name);
+    this.#settingsSent = !alone;
     this.#inSettings = this.#settingsSent;
   }
 
