@@ -155,6 +155,19 @@ describe('connections of the executor alone', () => {
   });
 });
 
+test('Calls that wait at the pool get the connection of the call before them', async () => {
+  const pool = new pg.Pool({ connectionString: database.url, max: 1 });
+  const clock = createManualClock();
+  // It does not know the size of the pool.
+  const { run, stop } = createExecutor({ pool, own: true, schema: 'holdfast', timeoutMs: TIMEOUT_MS, clock });
+  closing.push(async () => {
+    stop();
+    await pool.end();
+  });
+  const calls = Array.from({ length: 5 }, (_, nth) => run({ name: '', text: 'select $1::integer as nth' }, [nth]));
+  expect((await Promise.all(calls)).flat()).toEqual([0, 1, 2, 3, 4].map((nth) => ({ nth })));
+});
+
 test('Every call that is sent without the question is refused by a server that accepts no writes', async () => {
   const own = await freshDatabase();
   const store = await openPostgresStore({ url: own.url, poolSize: 1, statementTimeoutMs: TIMEOUT_MS });

@@ -311,6 +311,8 @@ export function createExecutor(options: ExecutorOptions): Executor {
   const kept: { client: PoolClient; since: number }[] = [];
   const watched = new WeakSet<PoolClient>();
   let tidying = false;
+  /** Number of calls to which the pool has not given a connection yet. */
+  let connecting = 0;
   let stopped = false;
   let inUse = 0;
   let answeredAt = Number.NEGATIVE_INFINITY;
@@ -328,7 +330,8 @@ export function createExecutor(options: ExecutorOptions): Executor {
   }
 
   function giveBack(client: PoolClient, destroy: boolean): void {
-    if (!own || destroy || stopped) return client.release(destroy);
+    // A call may wait at the pool for just this connection.
+    if (!own || destroy || stopped || connecting > 0) return client.release(destroy);
     kept.push({ client, since: clock.now() });
     tidy();
   }
@@ -430,12 +433,20 @@ export function createExecutor(options: ExecutorOptions): Executor {
           client = free.client;
           return void ask(client);
         }
-        pool.connect().then((connected) => {
-          watch(connected);
-          if (over) return giveBack(connected, false);
-          client = connected;
-          void ask(connected);
-        }, failed);
+        connecting += 1;
+        pool.connect().then(
+          (connected) => {
+            connecting -= 1;
+            watch(connected);
+            if (over) return giveBack(connected, false);
+            client = connected;
+            void ask(connected);
+          },
+          (error: unknown) => {
+            connecting -= 1;
+            failed(error);
+          },
+        );
       };
       const begin = () => {
         // After an answer, a call has its whole time; while the database is silent, only the rest of it.
