@@ -1,5 +1,7 @@
+import { execFile } from 'node:child_process';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 import { BASE_URL, snippetAfter } from '../docs/snippets.ts';
 import type { Client } from './client.ts';
 import { runProgram } from './codex.ts';
@@ -23,7 +25,10 @@ export const opencode: Client = {
   besides: 1,
   toolCall: '[call:bash {"command":"echo clear","description":"Prints a word"}]',
   async install(scratch) {
-    await installNpm(scratch, packages);
+    const folder = await installNpm(scratch, packages);
+    // It puts the program of this platform in place. npm does not run it, since scripts of packages are off.
+    const cwd = join(folder, 'node_modules', 'opencode-ai');
+    await promisify(execFile)(process.execPath, ['postinstall.mjs'], { cwd });
     return 'opencode-ai 1.18.33';
   },
   modes: [

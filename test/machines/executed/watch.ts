@@ -21,7 +21,8 @@ export interface Watch<M extends AnyStateMachine> {
   observe(event: InspectionEvent): void;
 }
 
-const PATIENCE = 5_000;
+/** Longest wait for a step, in milliseconds. */
+const PATIENCE = 25_000;
 
 export function watchMachine<M extends AnyStateMachine>(graph: Graph<M, never> | Graph<M>): Watch<M> {
   const { id } = graph.model.machine;
