@@ -109,52 +109,81 @@ const MOST = 500;
 /** Most turns that ended well, kept in order to be found by the id of their request, which no row holds. */
 const MOST_ENDED = 2_000;
 
+/** The last things of a kind. */
+class Last<T> {
+  readonly #most: number;
+  readonly #kept: T[] = [];
+  #next = 0;
+
+  constructor(most: number) {
+    this.#most = most;
+  }
+
+  add(each: T): void {
+    this.#kept[this.#next] = each;
+    this.#next = (this.#next + 1) % this.#most;
+  }
+
+  /** Returns them, oldest first. */
+  all(): T[] {
+    return [...this.#kept.slice(this.#next), ...this.#kept.slice(0, this.#next)];
+  }
+}
+
+/** An ended turn: when and where, and its log line. */
+interface EndedTurn {
+  t: number;
+  workerId: string;
+  line: TurnLine;
+}
+
 /** What the client got for a fault of the catalogue. */
 function answerTo(fault: string | null): Pick<FailedRequest, 'code' | 'action'> {
   const entry = fault === null ? undefined : catalogue[fault as BridgeCode];
   return { code: entry?.code ?? null, action: entry?.action ?? null };
 }
 
+/** Returns an ended turn as a request. */
+function requestOf({ t, workerId, line }: EndedTurn): FailedRequest {
+  const { request, session, turn, response, fault, cause, upstreamStatus, status, tenant, key, model, outcome } = line;
+  return {
+    ...{ t, workerId, request, session, turn, response, fault, cause, upstreamStatus, ending: endingOf(line) },
+    ...{ status, ...answerTo(fault), tenant, key, model, outcome },
+    ...{ method: 'POST', path: null, upgrade: false },
+  };
+}
+
+const newestFirst = (one: FailedRequest, other: FailedRequest) => other.t - one.t;
+
 /** Creates the empty in-memory lists of the last requests. */
 export function createFailures(options: { workerId(): string; clock: Pick<Clock, 'wall'> }): Failures {
-  const kept = { failed: [] as FailedRequest[], refused: [] as FailedRequest[], well: [] as FailedRequest[] };
-  const keep = (list: FailedRequest[], failed: Omit<FailedRequest, 't' | 'workerId'>, most = MOST) => {
-    list.push({ t: options.clock.wall(), workerId: options.workerId(), ...failed });
-    if (list.length > most) list.shift();
-  };
+  const failed = new Last<FailedRequest>(MOST);
+  const refused = new Last<FailedRequest>(MOST);
+  // Few of them are ever read, so their lines are kept as they are.
+  const well = new Last<EndedTurn>(MOST_ENDED);
+  const now = () => ({ t: options.clock.wall(), workerId: options.workerId() });
   return {
     turnEnded(line) {
-      const { request, session, turn, response, fault, cause, upstreamStatus, status, tenant, key, model, outcome } =
-        line;
-      const ended = {
-        ...{ request, session, turn, response, fault, cause, upstreamStatus, ending: endingOf(line) },
-        ...{ status, ...answerTo(fault), tenant, key, model, outcome },
-        ...{ method: 'POST', path: null, upgrade: false },
-      };
-      if (hasFailed(line)) keep(kept.failed, ended);
-      else keep(kept.well, ended, MOST_ENDED);
+      const ended = { ...now(), line };
+      if (hasFailed(line)) failed.add(requestOf(ended));
+      else well.add(ended);
     },
     requestFailed({ id, method, path, upgrade, tenant }, fault, cause) {
       const { status } = catalogue[fault];
-      keep(status >= 500 ? kept.failed : kept.refused, {
-        ...{ request: id, session: null, turn: null, fault, cause, upstreamStatus: null, ending: null },
+      (status >= 500 ? failed : refused).add({
+        ...{ ...now(), request: id, session: null, turn: null, fault, cause, upstreamStatus: null, ending: null },
         ...{ status, ...answerTo(fault), method, path, upgrade, tenant, model: null, outcome: null },
       });
     },
     list(filter, limit) {
       const matches = failureMatcher(filter);
-      return [...kept.failed, ...kept.refused]
-        .sort((one, other) => other.t - one.t)
-        .filter(matches)
-        .slice(0, limit);
+      return [...failed.all(), ...refused.all()].sort(newestFirst).filter(matches).slice(0, limit);
     },
     ended(beginning, limit) {
-      const isNamed = ({ request, turn, session }: FailedRequest) =>
+      const isNamed = ({ request, turn, session }: Pick<FailedRequest, 'request' | 'turn' | 'session'>) =>
         [request, turn, session].some((id) => id?.startsWith(beginning));
-      return [...kept.failed, ...kept.refused, ...kept.well]
-        .filter(isNamed)
-        .sort((one, other) => other.t - one.t)
-        .slice(0, limit);
+      const wellNamed = well.all().flatMap((ended) => (isNamed(ended.line) ? [requestOf(ended)] : []));
+      return [...[...failed.all(), ...refused.all()].filter(isNamed), ...wellNamed].sort(newestFirst).slice(0, limit);
     },
   };
 }

@@ -1,4 +1,5 @@
 import express from 'express';
+import { AggregatorRegistry, Histogram, Registry } from 'prom-client';
 import { afterEach, expect, it } from 'vitest';
 import { BridgeError } from '../../src/errors.ts';
 import { createApp } from '../../src/http/app.ts';
@@ -120,6 +121,26 @@ it('An unforeseen label value never creates a series, and no id is shown', async
   expect(text).not.toMatch(/(outcome|fault|reason|call|verdict)-\d/);
   expect(text).not.toMatch(/session-1|turn-1|request-1/);
   expect(await value(metrics, 'holdfast_turns_total{outcome="other",shape="full",terminal="completed"}')).toBe(50);
+});
+
+it('A histogram is shown as the library shows its own', async () => {
+  const metrics = fresh();
+  const registry = new Registry();
+  const name = 'holdfast_store_call_milliseconds';
+  const { help, buckets } = catalogue[name] as Definition;
+  const own = new Histogram({ name, help, buckets: [...buckets!], labelNames: ['call'], registers: [registry] });
+  for (const ms of [0, 0.4, 0.5, 0.6, 3, 3, 9_999, 10_000, 10_001, 1e9]) {
+    for (const call of ['start', 'read', 'lookup']) {
+      metrics.storeAnswered(call, 'ok', ms);
+      own.observe({ call }, ms);
+    }
+  }
+  expect(await metrics.registry.getSingleMetricAsString(name)).toBe(await registry.getSingleMetricAsString(name));
+  const merged = (from: Registry) => from.getMetricsAsJSON().then((all) => all.filter((each) => each.name === name));
+  const pages = [await merged(metrics.registry), await merged(registry)].map((one) =>
+    AggregatorRegistry.aggregate([one, one] as never).metrics(),
+  );
+  expect(await pages[0]).toBe(await pages[1]);
 });
 
 it('Gauges are read at scrape time, with every state of a session', async () => {

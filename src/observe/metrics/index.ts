@@ -1,5 +1,5 @@
 import { monitorEventLoopDelay } from 'node:perf_hooks';
-import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+import { collectDefaultMetrics, Gauge, Registry } from 'prom-client';
 import { isFields } from '../../json.ts';
 import type { TenantLimit } from '../../session/quota.ts';
 import type { TurnLine } from '../../session/turn.ts';
@@ -14,8 +14,7 @@ import {
   type forwardResults,
   type MetricName,
 } from './catalogue.ts';
-
-type Labels = Record<string, string>;
+import { bounded, createCounter, createHistogram, type Labels } from './series.ts';
 
 /** Metrics of the catalogue in one registry, written by name. Label values outside the catalogue become `other`. */
 interface Instruments {
@@ -30,50 +29,52 @@ interface Instruments {
 
 /** Registers every metric of the catalogue. Throws the library's Error when the registry already has one of them. */
 function createInstruments(registry: Registry): Instruments {
-  const counters = new Map<MetricName, Counter>();
+  const counters = new Map<MetricName, ReturnType<typeof createCounter>>();
   const gauges = new Map<MetricName, Gauge>();
-  const histograms = new Map<MetricName, Histogram>();
+  const histograms = new Map<MetricName, ReturnType<typeof createHistogram>>();
   const readers = new Map<MetricName, (set: (labels: Labels, value: number) => void) => void>();
 
-  for (const [name, { kind, help, labels, buckets, together, fromZero }] of Object.entries(catalogue) as [
-    MetricName,
-    Definition,
-  ][]) {
-    const options = { name, help, labelNames: Object.keys(labels), registers: [registry] };
+  for (const [name, definition] of Object.entries(catalogue) as [MetricName, Definition][]) {
+    const { kind, help, labels, together, fromZero } = definition;
     if (kind === 'counter') {
-      const counter = new Counter(options);
-      counters.set(name, counter);
-      if (fromZero) for (const each of combinations(labels)) counter.inc(each, 0);
-    } else if (kind === 'histogram') histograms.set(name, new Histogram({ ...options, buckets: [...(buckets ?? [])] }));
+      const add = createCounter(registry, name, definition);
+      counters.set(name, add);
+      if (fromZero) for (const each of combinations(labels)) add(each, 0);
+    } else if (kind === 'histogram') histograms.set(name, createHistogram(registry, name, definition));
     else {
+      const labelNames = Object.keys(labels);
+      const set = (given: Labels, value: number) => gauge.set(bounded(labels, given), value);
       const gauge: Gauge = new Gauge({
-        ...options,
+        name,
+        help,
+        labelNames,
+        registers: [registry],
         aggregator: together ?? 'sum',
         collect() {
           const read = readers.get(name);
           if (!read) return;
           forget();
           try {
-            read((given, value) => gauge.set(bounded(name, given), value));
+            read(set);
           } catch {
             forget();
           }
         },
       });
       // `reset` would leave a gauge without labels at 0, which would be a reported value; `remove` leaves it absent.
-      const forget = () => (options.labelNames.length === 0 ? gauge.remove() : gauge.reset());
+      const forget = () => (labelNames.length === 0 ? gauge.remove() : gauge.reset());
       gauges.set(name, gauge);
     }
   }
 
   return {
     add(name, labels, value = 1) {
-      if (value > 0) counters.get(name)?.inc(bounded(name, labels), value);
+      if (value > 0) counters.get(name)?.(labels, value);
     },
     observe(name, labels, value) {
-      if (Number.isFinite(value)) histograms.get(name)?.observe(bounded(name, labels), Math.max(0, value));
+      if (Number.isFinite(value)) histograms.get(name)?.(labels, Math.max(0, value));
     },
-    set: (name, labels, value) => gauges.get(name)?.set(bounded(name, labels), value),
+    set: (name, labels, value) => gauges.get(name)?.set(bounded(catalogue[name].labels, labels), value),
     collect: (name, read) => void readers.set(name, read),
   };
 }
@@ -83,20 +84,6 @@ function combinations(labels: Definition['labels']): Labels[] {
   return Object.entries(labels).reduce<Labels[]>(
     (found, [label, values]) => found.flatMap((each) => values.map((value) => ({ ...each, [label]: value }))),
     [{}],
-  );
-}
-
-/**
- * Replaces unknown label values by `other`, so that they create no series of their own. An empty list of values allows
- * any value; the process then sets only one.
- */
-function bounded(name: MetricName, labels: Labels): Labels {
-  const allowed: Definition['labels'] = catalogue[name].labels;
-  return Object.fromEntries(
-    Object.entries(labels).map(([label, value]) => {
-      const values = allowed[label];
-      return [label, !values || values.length === 0 || values.includes(value) ? value : 'other'];
-    }),
   );
 }
 
@@ -141,7 +128,11 @@ function recordTurn(instruments: Instruments, line: TurnLine): void {
   if (line.form !== null) add('holdfast_turn_saved_bytes_total', {}, line.bytesFromClient - line.bytesSent);
   add('holdfast_turn_items_total', { side: 'client' }, line.itemsFromClient);
   add('holdfast_turn_items_total', { side: 'upstream' }, line.itemsSent ?? 0);
-  for (const [kind, tokens] of Object.entries(tokensOf(line.tokens))) add('holdfast_tokens_total', { kind }, tokens);
+  const { input, cached, output, reasoning } = tokensOf(line.tokens);
+  add('holdfast_tokens_total', { kind: 'input' }, input);
+  add('holdfast_tokens_total', { kind: 'cached' }, cached);
+  add('holdfast_tokens_total', { kind: 'output' }, output);
+  add('holdfast_tokens_total', { kind: 'reasoning' }, reasoning);
   if (line.tokenIgnored !== null) add('holdfast_turn_state_ignored_total', { reason: line.tokenIgnored });
 }
 
