@@ -59,33 +59,32 @@ function composeFrame(turn: Turn, wire: Exclude<WireForm, { form: 'impossible' }
   return createFrame({ request, wire, addEncryptedReasoning: turn.hideEncrypted, turnState });
 }
 
-/** The form in which a turn is sent, and its frame; `frame` is null if it cannot be sent. */
-type Composed = { wire: WireForm; frame: string; bytes: number } | { wire: WireForm; frame: null };
-
-/** What was composed last for a turn that was not sent yet, with what it was composed from. */
-const composed = new WeakMap<Turn, { from: readonly unknown[]; made: Composed }>();
-
 /**
- * Plans and composes the frame of a turn. It can be composed before the turn may be sent, while its start is being stored:
- * if nothing that it depends on has changed since, the same frame is returned.
+ * Returns the form in which this turn is sent on a socket that can continue from `socketAnchor`, and its frame; the frame is
+ * null if the turn cannot be sent. A frame can be composed before the turn may be sent, while its start is being stored: the
+ * same one is returned as long as nothing has changed.
  *
- * @param anchor response id from which the socket can continue; null for a fresh socket
+ * @param socketAnchor response id from which the socket can continue; null for a fresh socket
  * @param turnState provider's own turn state for the same client turn; null if there is none
  */
-export function frameOf(turn: Turn, anchor: string | null, turnState: string | null): Composed {
-  const { continuation, parent, expectedHead, anchorRefused, history, contents } = turn;
-  const from = [anchor, turnState, continuation, parent, expectedHead, anchorRefused, history, contents];
-  const before = composed.get(turn);
-  if (before?.from.every((value, nth) => value === from[nth])) return before.made;
-  const wire = planFor(turn, anchor);
-  const frame = wire.form === 'impossible' ? null : composeFrame(turn, wire, turnState);
-  const made = frame === null ? { wire, frame } : { wire, frame, bytes: Buffer.byteLength(frame) };
-  composed.set(turn, { from, made });
-  return made;
+export function frameOf(
+  turn: Turn,
+  socketAnchor: string | null,
+  turnState: string | null,
+): { wire: WireForm; frame: string; bytes: number } | { wire: WireForm; frame: null } {
+  const plan = planOf(turn, socketAnchor);
+  const { wire } = plan;
+  if (wire.form === 'impossible') return { wire, frame: null };
+  if (plan.composed === null || plan.composed.turnState !== turnState) {
+    const frame = composeFrame(turn, wire, turnState);
+    plan.composed = { turnState, frame, bytes: Buffer.byteLength(frame) };
+  }
+  const { frame, bytes } = plan.composed;
+  return { wire, frame, bytes };
 }
 
-/** Forgets the frame of a turn, which has been sent. */
-export const forgetFrame = (turn: Turn): void => void composed.delete(turn);
+/** Forgets the plan and the frame of a turn, which has been sent. */
+export const forgetFrame = (turn: Turn): void => void planned.delete(turn);
 
 const isItem = (value: unknown): value is Item => typeof value === 'object' && value !== null && !Array.isArray(value);
 
@@ -280,12 +279,33 @@ export function place(turn: Turn, { headId, head, line }: Pick<TurnQueue, 'headI
   return true;
 }
 
+/** Plan of a turn that was not sent yet, with everything that it depends on and that may change until then. */
+interface Plan {
+  from: readonly unknown[];
+  wire: WireForm;
+  composed: { turnState: string | null; frame: string; bytes: number } | null;
+}
+
+const planned = new WeakMap<Turn, Plan>();
+
+function planOf(turn: Turn, socketAnchor: string | null): Plan {
+  const { continuation, parent, expectedHead, anchorRefused, history, contents } = turn;
+  const from = [socketAnchor, continuation, parent, expectedHead, anchorRefused, history, contents];
+  const before = planned.get(turn);
+  if (before?.from.every((value, nth) => value === from[nth])) return before;
+  const plan: Plan = { from, wire: wireOf(turn, socketAnchor), composed: null };
+  planned.set(turn, plan);
+  return plan;
+}
+
 /**
  * Returns the form in which this turn is sent on a socket that can continue from `socketAnchor`.
  *
  * @param socketAnchor response id from which the socket can continue; null for a fresh socket
  */
-export function planFor(turn: Turn, socketAnchor: string | null): WireForm {
+export const planFor = (turn: Turn, socketAnchor: string | null): WireForm => planOf(turn, socketAnchor).wire;
+
+function wireOf(turn: Turn, socketAnchor: string | null): WireForm {
   const { anchor } = turn.evidence;
   const { request } = turn;
   if (anchor !== null && turn.parent === null) {

@@ -64,6 +64,8 @@ let creates: number;
 let touched: number;
 let now: number;
 let mostBytes: number;
+/** What the client was to get when the session was told of the end. */
+let terminalAtEnd: unknown;
 let read: (frame: unknown, turn: Turn | null) => void;
 
 beforeEach(() => {
@@ -97,7 +99,10 @@ beforeEach(() => {
       },
     },
     signals: { take: (frame: ParsedFrame, turn: Turn | null) => void signals.push([frame.type, turn !== null]) },
-    send: ({ type, ...rest }: SessionEvent) => void log.push([type, ...Object.values(rest)].join(' ')),
+    send: ({ type, ...rest }: SessionEvent) => {
+      log.push([type, ...Object.values(rest)].join(' '));
+      if (type === 'upstream.ended') terminalAtEnd = current?.ending?.terminal;
+    },
     learnTurnState: (_turn: Turn, value: string) => void log.push(`state ${value}`),
   };
   const reader = new FrameReader(session as unknown as SessionCore);
@@ -116,6 +121,28 @@ const itemDone = (id: string, index?: number) => ({
   item: item(id),
 });
 const end = (id: string, more: object = {}, type = 'response.completed') => ({ type, response: { id, ...more } });
+
+describe('the end of a response', () => {
+  it('The session is told of it before the terminal event is written for the client', () => {
+    const { turn } = turnOf();
+    for (const frame of [created('r'), delta(), end('r')]) read(frame, turn);
+    expect(terminalAtEnd).toBeNull();
+    expect(log.at(-1)).toBe('upstream.ended true');
+    expect(turn.ending).toMatchObject({ state: 'completed', fault: null, error: null });
+    expect(turn.ending!.terminal).toEqual({ type: 'response.completed', json: JSON.stringify(end('r')) });
+  });
+
+  it('A listed item with the text of the streamed one is that item', () => {
+    const { turn } = turnOf();
+    const output = [item('a'), item('b', { content: ['more'] }), item('c')];
+    for (const frame of [created('r'), itemDone('a'), itemDone('b'), end('r', { output })]) read(frame, turn);
+    const [a, b] = turn.streamed;
+    expect(turn.listed!.map(({ json }) => json)).toEqual(output.map((each) => JSON.stringify(each)));
+    expect(turn.listed![0]).toBe(a);
+    expect(turn.listed![1]).not.toBe(b);
+    expect(turn.listed![1]!.value).toEqual(output[1]);
+  });
+});
 
 /** Runs one whole response, so that the socket is between two turns. */
 function answered(id: string) {

@@ -335,9 +335,11 @@ describe('the frame of a turn', () => {
     expect(first.wire.form).toBe('delta');
     expect(JSON.parse(first.frame!)).toMatchObject({ previous_response_id: 'resp_2' });
     expect(first).toMatchObject({ bytes: Buffer.byteLength(first.frame!) });
-    expect(frameOf(turn, 'resp_2', 'state')).toBe(first);
+    expect(frameOf(turn, 'resp_2', 'state').wire).toBe(first.wire);
+    expect(planFor(turn, 'resp_2')).toBe(first.wire);
     forgetFrame(turn);
-    expect(frameOf(turn, 'resp_2', 'state')).not.toBe(first);
+    expect(frameOf(turn, 'resp_2', 'state').wire).not.toBe(first.wire);
+    expect(frameOf(turn, 'resp_2', 'state')).toEqual(first);
   });
 
   it.each<[string, (turn: Turn) => ReturnType<typeof frameOf>, object]>([
@@ -367,6 +369,7 @@ describe('the frame of a turn', () => {
     const turn = delta();
     expect(frameOf(turn, 'resp_2', null).frame).not.toContain('client_metadata');
     expect(frameOf(turn, 'resp_2', 'sticky').frame).toContain('sticky');
+    expect(frameOf(turn, 'resp_2', null).frame).not.toContain('client_metadata');
   });
 });
 
