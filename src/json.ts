@@ -20,6 +20,68 @@ export interface Written<T> {
   readonly json: string;
 }
 
+/** Text as it was received, of which slices are taken: a string, or one that is held in parts. */
+export type Text = Pick<string, 'length' | 'slice' | 'toString'>;
+
+/**
+ * Text in parts, so that a long text is continued without a copy of it. A slice copies only where it spans several parts.
+ * There are few parts: one that is not longer than the one behind it is joined with it.
+ */
+export class PartedText implements Text {
+  readonly #parts: readonly string[];
+  readonly length: number;
+
+  private constructor(parts: readonly string[]) {
+    this.#parts = parts;
+    this.length = parts.reduce((sum, part) => sum + part.length, 0);
+  }
+
+  /**
+   * Returns a text that begins like another one.
+   *
+   * @param length number of characters that are taken from the other text
+   */
+  static continuing(text: Text, length: number, added: string): PartedText {
+    const parts: string[] = [];
+    for (const part of [...PartedText.of(text, length), added]) {
+      let last = part;
+      while (parts.length > 0 && parts.at(-1)!.length <= last.length) last = parts.pop()! + last;
+      if (last !== '') parts.push(last);
+    }
+    return new PartedText(parts);
+  }
+
+  /** Returns the first `length` characters of a text in the parts in which it is held. */
+  static of(text: Text, length: number): string[] {
+    if (!(text instanceof PartedText)) return [text.slice(0, length)];
+    const found: string[] = [];
+    let left = length;
+    for (const part of text.#parts) {
+      if (left <= 0) break;
+      found.push(left < part.length ? part.slice(0, left) : part);
+      left -= part.length;
+    }
+    return found;
+  }
+
+  /** Like `String.prototype.slice`, for indexes that are not negative. */
+  slice(start = 0, end = this.length): string {
+    let from = this.length;
+    let found = '';
+    for (let nth = this.#parts.length - 1; nth >= 0 && from > start; nth -= 1) {
+      const part = this.#parts[nth]!;
+      const next = from;
+      from -= part.length;
+      if (from < end) found = part.slice(Math.max(0, start - from), Math.min(end, next) - from) + found;
+    }
+    return found;
+  }
+
+  toString(): string {
+    return this.#parts.join('');
+  }
+}
+
 /** Returns whether a value is a JSON object: neither null nor an array. */
 export const isFields = (value: unknown): value is Record<string, unknown> =>
   typeof value === 'object' && value !== null && !Array.isArray(value);
@@ -35,7 +97,8 @@ const CLOSE_OBJECT = 125;
 
 const isSpace = (code: number) => code === 32 || code === 10 || code === 13 || code === 9;
 
-function skipSpace(text: string, from: number): number {
+/** Returns the index of the first character that is no white space, from an index on. */
+export function skipSpace(text: string, from: number): number {
   let at = from;
   while (isSpace(text.charCodeAt(at))) at += 1;
   return at;
@@ -107,8 +170,22 @@ interface Scanned<Part> {
   end: number;
 }
 
+/**
+ * Returns the members of the object that `text` has at `at`, and the index after its closing bracket; null when there is no
+ * whole object.
+ *
+ * @param endOf returns the end of the value of a member that starts at an index, or null where it has to be searched
+ */
+export function scanObject(text: string, at: number, endOf: EndOf): Scanned<Member> | null {
+  if (text.charCodeAt(at) !== OPEN_OBJECT) return null;
+  const { parts, end } = membersFrom(text, at + 1, endOf);
+  return text.charCodeAt(end) === CLOSE_OBJECT ? { parts, end: end + 1 } : null;
+}
+
+type EndOf = (name: string, start: number) => number | null;
+
 /** Scans the members of an object from the start of one of them. */
-function membersFrom(text: string, at: number): Scanned<Member> {
+function membersFrom(text: string, at: number, endOf: EndOf = () => null): Scanned<Member> {
   const parts: Member[] = [];
   let next = skipSpace(text, at);
   while (text.charCodeAt(next) === QUOTE) {
@@ -117,8 +194,9 @@ function membersFrom(text: string, at: number): Scanned<Member> {
     next = skipSpace(text, nameEnd);
     if (text.charCodeAt(next) !== COLON) break;
     const start = skipSpace(text, next + 1);
-    const end = skipValue(text, start);
-    parts.push({ name: nameOf(text.slice(from, nameEnd)), from, start, end });
+    const name = nameOf(text.slice(from, nameEnd));
+    const end = endOf(name, start) ?? skipValue(text, start);
+    parts.push({ name, from, start, end });
     next = skipSpace(text, end);
     if (text.charCodeAt(next) !== COMMA) break;
     next = skipSpace(text, next + 1);
@@ -150,7 +228,7 @@ export function elementsAfter(text: string, at: number): Scanned<Span> | null {
 
 /** Returns the members of an object after the member that ends at `at`. Null when the text does not end with the object. */
 export function membersAfter(text: string, at: number): Scanned<Member> | null {
-  const found = partsAfter(text, at, membersFrom);
+  const found = partsAfter(text, at, (within, from) => membersFrom(within, from));
   if (found === null || text.charCodeAt(found.end) !== CLOSE_OBJECT) return null;
   return skipSpace(text, found.end + 1) === text.length ? found : null;
 }
@@ -198,13 +276,14 @@ function elementsFrom(text: string, at: number): Scanned<Span> {
 }
 
 /** Returns the text of a span; null without a span. */
-export function textOf(text: string, span: Span | undefined): string | null {
+export function textOf(text: Text, span: Span | undefined): string | null {
   return span ? text.slice(span.start, span.end) : null;
 }
 
 /** Returns the text of one member of the object in `text`; null when it has no such member. */
-export function memberText(text: string, name: string): string | null {
-  return textOf(text, membersOf(text).get(name));
+export function memberText(text: Text, name: string): string | null {
+  const written = String(text);
+  return textOf(written, membersOf(written).get(name));
 }
 
 /** Returns the texts of the elements of a JSON array. */
@@ -225,7 +304,7 @@ export function arrayText(elements: readonly string[]): string {
  *
  * @param edits non-overlapping spans in ascending order
  */
-export function withSpans(text: string, edits: Iterable<Span & { readonly json: string }>): string {
+export function withSpans(text: Text, edits: Iterable<Span & { readonly json: string }>): string {
   const parts: string[] = [];
   let done = 0;
   for (const { start, end, json } of edits) {
@@ -252,9 +331,9 @@ interface MembersText {
  * @param members the text's own members, if already known
  */
 export function changedMembers(
-  text: string,
+  text: Text,
   changes: ReadonlyMap<string, string | null>,
-  members: readonly Member[] = scanMembers(text),
+  members: readonly Member[] = scanMembers(String(text)),
 ): MembersText {
   const last = new Map<string, Member>();
   for (const member of members) last.set(member.name, member);
@@ -329,6 +408,10 @@ export function countValues(text: string, most: { levels: number; values: number
 /** Returns whether arrays and objects in the text are nested deeper than `most` levels. */
 export const nestsDeeperThan = (text: string, most: number): boolean =>
   countValues(text, { levels: most, values: Number.POSITIVE_INFINITY }) === 'levels';
+
+/** Returns whether the text holds more than `most` values and member names, over all levels. */
+export const holdsMoreThan = (text: string, most: number): boolean =>
+  countValues(text, { levels: Number.POSITIVE_INFINITY, values: most }) === 'values';
 
 /**
  * Returns the path (names and indexes) of the first name that an object of the text contains more than once; null when

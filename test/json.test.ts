@@ -6,6 +6,7 @@ import {
   membersOf,
   memberText,
   nestsDeeperThan,
+  PartedText,
   parseExact,
   rawNumber,
   textOf,
@@ -39,6 +40,35 @@ const spaced = (value: unknown, space: string | number | undefined, around: stri
 const around = fc.constantFrom('', ' ', '\n\t');
 /** Returns the value that a JSON text represents, with -0 turned into 0 as JSON.stringify writes it. */
 const said = (value: unknown) => JSON.parse(JSON.stringify(value)) as unknown;
+
+describe('a text in parts', () => {
+  it('A text that was continued in any way has the slices of the same string', () => {
+    const step = fc.record({ kept: fc.nat(), added: fc.string({ maxLength: 40 }) });
+    fc.assert(
+      fc.property(fc.string(), fc.array(step, { maxLength: 30 }), fc.nat(), fc.nat(), (start, steps, one, other) => {
+        let text: string | PartedText = start;
+        let plain = start;
+        for (const { kept, added } of steps) {
+          const length = kept % (plain.length + 1);
+          text = PartedText.continuing(text, length, added);
+          plain = plain.slice(0, length) + added;
+          expect(text.length).toBe(plain.length);
+        }
+        expect(String(text)).toBe(plain);
+        const [from, to] = [one % (plain.length + 2), other % (plain.length + 2)];
+        expect(text.slice(from, to)).toBe(plain.slice(from, to));
+        expect(text.slice(from)).toBe(plain.slice(from));
+        expect(PartedText.of(text, from).join('')).toBe(plain.slice(0, from));
+      }),
+    );
+  });
+
+  it('A text that grows in many steps has few parts', () => {
+    let text = PartedText.continuing('x'.repeat(100_000), 100_000, '');
+    for (let step = 0; step < 2_000; step += 1) text = PartedText.continuing(text, text.length, 'y'.repeat(step % 60));
+    expect(PartedText.of(text, text.length).length).toBeLessThan(20);
+  });
+});
 
 describe('slices of a JSON text', () => {
   it('The slices of an object are its members', () => {

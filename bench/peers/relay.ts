@@ -7,14 +7,15 @@ import { WebSocket } from 'ws';
  * body and no frame, and stores nothing. Its argument is the URL of the upstream; the first line on stdout is the port.
  */
 const target = process.argv[2]!.replace(/^http/, 'ws');
-/** Time after which the socket of a silent conversation is closed, in milliseconds. */
+/** Time after the end of a turn after which the socket of a silent conversation is closed, in milliseconds. */
 const IDLE_MS = 20_000;
 
 interface Line {
   ws: WebSocket;
   opened: Promise<void>;
   res: ServerResponse | null;
-  idle: NodeJS.Timeout;
+  /** Runs between turns only: it would end a turn that lasts longer. */
+  idle: NodeJS.Timeout | undefined;
 }
 const lines = new Map<string, Line>();
 
@@ -26,7 +27,7 @@ function lineOf(name: string): Line {
     headers: { authorization: 'Bearer sk' },
   });
   const { promise: opened, resolve, reject } = Promise.withResolvers<void>();
-  const line: Line = { ws, opened, res: null, idle: setTimeout(() => ws.close(), IDLE_MS) };
+  const line: Line = { ws, opened, res: null, idle: undefined };
   lines.set(name, line);
   ws.once('open', resolve);
   ws.on('error', reject);
@@ -42,14 +43,18 @@ function lineOf(name: string): Line {
     const { res } = line;
     if (!res) return;
     const type = frame.slice(9, frame.indexOf('"', 9));
-    if (!res.write(`event: ${type}\ndata: ${frame}\n\n`)) {
+    const written = res.write(`event: ${type}\ndata: ${frame}\n\n`);
+    if (type === 'response.completed') {
+      line.res = null;
+      // An ended response emits no `drain`.
+      res.end();
+      ws.resume();
+      line.idle = setTimeout(() => ws.close(), IDLE_MS);
+    } else if (!written && !ws.isPaused) {
+      // Frames that were read before still arrive.
       ws.pause();
       res.once('drain', () => ws.resume());
     }
-    if (type !== 'response.completed') return;
-    line.res = null;
-    res.end();
-    line.idle.refresh();
   });
   return line;
 }
@@ -66,6 +71,7 @@ const server = createServer(async (req, res) => {
     if (req.method !== 'POST') return void res.end('ok');
     const body = await bodyOf(req);
     const line = lineOf(String(req.headers['thread-id']));
+    clearTimeout(line.idle);
     await line.opened;
     res.writeHead(200, { 'content-type': 'text/event-stream; charset=utf-8' });
     line.res = res;

@@ -117,6 +117,10 @@ interface SseSinkOptions {
   slowClientMs: number;
 }
 
+const NUMBER = '"sequence_number"';
+/** Returns whether an event seems to have a sequence number: mostly its last member, which a long text shows at once. */
+const isNumbered = (json: string) => json.includes(NUMBER, json.length - 64) || json.includes(NUMBER);
+
 /** Text that is written at once, in characters. Shorter events of one read of the upstream share a chunk. */
 const CHUNK = 16_384;
 
@@ -133,8 +137,11 @@ export function createSseSink(options: SseSinkOptions): ClientSink {
   /** The last event that has a sequence number. */
   let numbered: string | null = null;
   let responseId: string | null = null;
+  let opened = false;
   let ended = false;
   let stalled = false;
+  /** The type of the last event, and what stands before the data of such an event. */
+  let named = { type: '', before: beforeData('') };
   /** Events that are still to be written in this turn of the event loop. */
   let batch = '';
   /** Time of the last write, in monotonic milliseconds. */
@@ -168,7 +175,8 @@ export function createSseSink(options: SseSinkOptions): ClientSink {
   };
   /** Sends the status and the headers, together with the first events if there are any in this turn of the event loop. */
   const open = (withEvents: boolean) => {
-    if (res.headersSent || !connection.open) return;
+    if (opened || res.headersSent || !connection.open) return;
+    opened = true;
     res.status(200).set({
       'content-type': 'text/event-stream; charset=utf-8',
       'cache-control': 'no-cache, no-transform',
@@ -196,6 +204,7 @@ export function createSseSink(options: SseSinkOptions): ClientSink {
     () => {
       const text = batch;
       batch = '';
+      wroteAt = clock.now();
       if (text === '' || !connection.open || res.write(text) || stalled) return;
       stalled = true;
       stopPatience = clock.after(slowClientMs, () => res.destroy());
@@ -236,10 +245,10 @@ export function createSseSink(options: SseSinkOptions): ClientSink {
       if (telemetry) return true;
       open(true);
       shown = true;
-      if (json.includes('"sequence_number"')) numbered = json;
+      if (isNumbered(json)) numbered = json;
       responseId ??= responseIdOf(type, json);
-      wroteAt = clock.now();
-      return write(eventText(type, json));
+      if (type !== named.type) named = { type, before: beforeData(type) };
+      return write(named.before + dataText(json));
     },
     open: () => open(false),
     end(type, json) {
@@ -292,15 +301,17 @@ export function createSseSink(options: SseSinkOptions): ClientSink {
 
 const hasBreak = (text: string) => text.includes('\n') || text.includes('\r');
 
+/** Returns the beginning of a server-sent event. A type that is empty or contains a line break cannot be an event name. */
+const beforeData = (type: string) => (hasBreak(type) || type === '' ? 'data: ' : `event: ${type}\ndata: `);
+
 /**
- * Formats one server-sent event as an `event` line and one `data` line. Line breaks can stand only between the tokens
- * of pretty-printed JSON, never inside its strings, so removing them changes no value. A type that is empty or contains
- * a line break cannot be an event name and is left out.
+ * Returns the data of a server-sent event with the end of the event. Line breaks can stand only between the tokens of
+ * pretty-printed JSON, never inside its strings, so removing them changes no value.
  */
-function eventText(type: string, json: string): string {
-  const data = hasBreak(json) ? json.replaceAll(/[\r\n]+/g, '') : json;
-  return hasBreak(type) || type === '' ? `data: ${data}\n\n` : `event: ${type}\ndata: ${data}\n\n`;
-}
+const dataText = (json: string) => `${hasBreak(json) ? json.replaceAll(/[\r\n]+/g, '') : json}\n\n`;
+
+/** Formats one server-sent event as an `event` line and one `data` line. */
+const eventText = (type: string, json: string) => beforeData(type) + dataText(json);
 
 /** Returns the code and message of an upstream refusal that has to be sent as an event. */
 function describe(answer: UpstreamAnswer): { code: string; message: string } {

@@ -161,63 +161,37 @@ const unpackers = new Map<string, () => NodeJS.ReadWriteStream & { destroy(): vo
 ]);
 
 /**
- * Size of the blocks in which a body is collected, in bytes. Each block has its own memory, so it can be transferred to
- * a worker thread.
- */
-const BLOCK = 1_048_576;
-
-/** Collects chunks into a few blocks. At no time is the whole body copied at once. */
-function createBlocks() {
-  const blocks: Buffer[] = [];
-  let room = Buffer.alloc(0);
-  let used = 0;
-  return {
-    push(chunk: Buffer) {
-      for (let at = 0; at < chunk.length; ) {
-        if (used === room.length) {
-          if (used > 0) blocks.push(room);
-          room = Buffer.allocUnsafeSlow(blocks.length === 0 ? Math.min(BLOCK, Math.max(4_096, chunk.length)) : BLOCK);
-          used = 0;
-        }
-        const copied = chunk.copy(room, used, at);
-        at += copied;
-        used += copied;
-      }
-    },
-    /** Returns all blocks, the last one trimmed. */
-    end: (): Buffer[] => (used === 0 ? blocks : [...blocks, used === room.length ? room : room.subarray(0, used)]),
-  };
-}
-
-/**
  * Reads and decompresses a whole request body. Both `limit` and the limits of the lease apply to the decompressed
  * bytes, so a small compressed body cannot exceed them.
  *
  * @param limit maximum size, in bytes
- * @returns the body in parts, each with memory of its own
+ * @param push receives the body
  * @throws {BridgeError} `bridge_body_too_large`, `bridge_unsupported_media_type`, `bridge_invalid_json` (for a body
  * that cannot be decompressed), and any error of `lease.addBytes`
  */
-export async function readBody(req: IncomingMessage, limit: number, lease: Pick<Lease, 'addBytes'>): Promise<Buffer[]> {
+async function readBody(
+  req: IncomingMessage,
+  limit: number,
+  lease: Pick<Lease, 'addBytes'>,
+  push: (chunk: Buffer) => void,
+): Promise<void> {
   const declared = Number(req.headers['content-length'] ?? 0);
   if (declared > limit) throw new BridgeError('bridge_body_too_large');
   const encoding = req.headers['content-encoding']?.toLowerCase().trim() ?? 'identity';
   // Leaving the loop must not destroy the connection: the client still has to receive an answer.
   const source = encoding === 'identity' ? req.iterator({ destroyOnReturn: false }) : unpack(req, encoding);
-  const blocks = createBlocks();
   let size = 0;
   try {
     for await (const chunk of source as AsyncIterable<Buffer>) {
       size += chunk.length;
       if (size > limit) throw new BridgeError('bridge_body_too_large');
       lease.addBytes(chunk.length);
-      blocks.push(chunk);
+      push(chunk);
     }
   } catch (error) {
     if (error instanceof BridgeError) throw error;
     throw new BridgeError('bridge_invalid_json', { detail: 'The body could not be read.', cause: error });
   }
-  return blocks.end();
 }
 
 function unpack(req: IncomingMessage, encoding: string): Readable {
@@ -229,21 +203,16 @@ function unpack(req: IncomingMessage, encoding: string): Readable {
 }
 
 /**
- * Returns the body that an outer app has read before the request reached the bridge, in blocks of its own.
+ * Returns the body that an outer app has read before the request reached the bridge.
  *
  * @param limit maximum size, in bytes
- * @returns null for a body that is still to be read
  * @throws {BridgeError} `bridge_body_too_large`, and any error of `bytesTaken` and of `lease.addBytes`
  */
-function takenBody(req: Request, limit: number, lease: Pick<Lease, 'addBytes'>): Buffer[] | null {
-  if (!req.readableDidRead) return null;
+function takenBody(req: Request, limit: number, lease: Pick<Lease, 'addBytes'>): Buffer {
   const bytes = bytesTaken(req);
   if (bytes.length > limit) throw new BridgeError('bridge_body_too_large');
   lease.addBytes(bytes.length);
-  // The blocks are transferred to another thread; the memory of these bytes may belong to other values too.
-  const blocks = createBlocks();
-  blocks.push(bytes);
-  return blocks.end();
+  return bytes;
 }
 
 interface HttpFaceOptions {
@@ -371,15 +340,17 @@ export function createHttpFace(options: HttpFaceOptions): Router {
     const leave = () => gone.abort();
     res.once('close', leave);
     try {
-      const taken = takenBody(req, config.limits.bodyBytes, lease);
       const key = kind === 'body' ? hardKeyOf(flatHeaders(req.headers)) : null;
-      const { request } = await reader.read(taken ?? (await readBody(req, config.limits.bodyBytes, lease)), kind, {
-        gone: gone.signal,
+      const belonging = {
         conversation: key && `${caller.scope}:${key.kind}:${key.hash}`,
         // An upstream that the application chooses may have a credential that several tenants share.
         named: !caller.credentialIsClients || options.chooseUpstream !== undefined,
-      });
-      return request;
+      };
+      const received = reader.receive(belonging);
+      const limit = config.limits.bodyBytes;
+      if (req.readableDidRead) received.push(takenBody(req, limit, lease));
+      else await readBody(req, limit, lease, (chunk) => received.push(chunk));
+      return (await reader.read(received, kind, { gone: gone.signal, ...belonging })).request;
     } finally {
       res.off('close', leave);
     }
@@ -509,7 +480,7 @@ export function createHttpFace(options: HttpFaceOptions): Router {
       const read = await bodyOf(req, res, { caller: sender, lease });
       const caller = await choose(req, sender, modelOf(read));
       await admit(caller, read);
-      await passOn(req, res, caller, { path, body: await encodeText(read.text) });
+      await passOn(req, res, caller, { path, body: await encodeText(String(read.text)) });
     };
   const models: RequestHandler = async (req, res) => {
     const caller = await choose(req, enter(req, res).caller, null);

@@ -280,7 +280,7 @@ async function checkedBody(
   const request = await read(req, res, { caller, lease }, `pass:${allowed}`);
   await admit(request.names);
   return {
-    body: await encodeText(request.text),
+    body: await encodeText(String(request.text)),
     bodyHeaders: { 'content-type': 'application/json' },
     stored: operation.onlyStored === undefined || request.body.store === true,
   };

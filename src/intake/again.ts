@@ -1,10 +1,14 @@
 import {
   countValues,
   elementsAfter,
+  holdsMoreThan,
   type Member,
   membersAfter,
+  PartedText,
   parseExact,
   repeatedName,
+  type Span,
+  type Text,
   textOf,
   withSpans,
 } from '../json.ts';
@@ -26,7 +30,8 @@ import {
   referencesIn,
   shapeOf,
 } from '../transcript/read.ts';
-import type { Fingerprint, Item, Names } from '../transcript/types.ts';
+import type { Fingerprint, Item, Names, ReadItem } from '../transcript/types.ts';
+import { Arrival, type Beginning } from './arrival.ts';
 import { bounds, cut, type Flat, itemsOf, marksOf, membersIn, placesOf, validateRequest } from './read.ts';
 
 /**
@@ -55,6 +60,10 @@ const MOST_FACTS = 64;
 /** Longest body that is remembered, in characters. */
 const LONGEST = 16 * 2 ** 20;
 
+/** Most characters, and most values and member names, after the known items: more are read in a thread. */
+const LONGEST_REST = 1_048_576;
+const MOST_ADDED = 8_192;
+
 /** Returns a concatenation of the two, of the same kind as the first. */
 function joined<A extends Uint32Array | Uint8Array>(one: A, other: ArrayLike<number>): A {
   const both = new (one.constructor as new (length: number) => A)(one.length + other.length);
@@ -66,6 +75,8 @@ function joined<A extends Uint32Array | Uint8Array>(one: A, other: ArrayLike<num
 /** Returns whether a longer body can be read on top of this one. */
 function isExtensible({ bare, marks, shape, text, memberNames, names }: Flat): boolean {
   if (bare || marks.length === 0 || shape === 'delta' || text.length > LONGEST) return false;
+  // It also stands in place of bytes that are not UTF-8. A text in parts was read on top of one without it.
+  if (typeof text === 'string' && text.includes('\ufffd')) return false;
   if (new Set(memberNames).size < memberNames.length || names.foreign !== null) return false;
   return [...names.owned.values()].every((path) => path.startsWith('input['));
 }
@@ -85,19 +96,26 @@ function namesOfAll(known: Flat, newItems: readonly Item[]): Names | null {
   return all.size > MOST_NAMES ? null : { owned: all, foreign: null };
 }
 
-/** Returns the places of a body, of which those of the known beginning are not computed again. */
-function placesOfAll(known: Flat, flat: Flat): Fingerprint[] {
+/**
+ * Returns the places of a body, of which those of the known beginning are not computed again.
+ *
+ * @param chain chain over all items
+ */
+function placesOfAll(known: Flat, added: readonly ReadItem[], chain: readonly Fingerprint[]): Fingerprint[] {
+  const { list } = itemsOf(known);
   const places = cut(known.places);
-  const before = new Map(plausibleCounts(itemsOf(known).list).map((count, nth) => [count, places[nth]!]));
-  const { list, chain } = itemsOf(flat);
-  return plausiblePlaces(list, chain, before);
+  const before = new Map(plausibleCounts(list).map((count, nth) => [count, places[nth]!]));
+  return plausiblePlaces([...list, ...added], chain, before);
 }
 
-interface Known {
-  flat: Flat;
+/** A body that was read. It is the beginning of the next one up to the end of its last item. */
+interface Known extends Beginning {
+  readonly flat: Flat;
   /** The names of objects at the provider were collected. */
-  named: boolean;
+  readonly named: boolean;
 }
+
+const shifted = <S extends Span>(span: S, by: number): S => ({ ...span, start: span.start + by, end: span.end + by });
 
 /** Bodies that were read last, by conversation. */
 export class KnownBodies {
@@ -128,7 +146,8 @@ export class KnownBodies {
   remember(conversation: string, flat: Flat, named: boolean): void {
     this.#forget(conversation);
     if (!isExtensible(flat)) return;
-    this.#bodies.set(conversation, { flat, named });
+    const { text, spans } = flat;
+    this.#bodies.set(conversation, { flat, named, text, length: spans[spans.length - 1]! });
     this.#chars += flat.text.length;
     for (const oldest of this.#bodies.keys()) {
       if (this.#chars <= this.#budget) break;
@@ -144,55 +163,87 @@ export class KnownBodies {
   }
 
   /**
+   * Returns the receiver of a conversation's next body. `extended` reads it.
+   *
+   * @param conversation null if it is unknown
+   * @param named true if the names of objects at the provider are to be collected
+   */
+  receive(conversation: string | null, named: boolean): Arrival<Known> {
+    const known = conversation === null ? undefined : this.#bodies.get(conversation);
+    return new Arrival(known?.named === named ? known : null);
+  }
+
+  /**
    * Reads a body that repeats all items of the conversation's last one, in the same bytes and at the same place.
    *
    * @returns null if it does not, if it is not valid, or if it must be read as a whole for another reason
    */
+  extended({ beginning, rest, bytes }: Arrival<Known>): Flat | null {
+    return beginning === null || rest === null ? null : this.#extended(beginning, rest, bytes);
+  }
+
+  /** Like `extended`, for a body that was received and decoded. */
   read(conversation: string, text: string, bytes: number, named: boolean): Flat | null {
     const known = this.#bodies.get(conversation);
     if (known?.named !== named) return null;
-    const { spans } = known.flat;
-    const from = spans[spans.length - 1]!;
-    if (text.slice(0, from) !== known.flat.text.slice(0, from)) return null;
+    if (text.length - known.length > LONGEST_REST) return null;
+    let at = 0;
+    for (const part of PartedText.of(known.text, known.length)) {
+      if (text.slice(at, at + part.length) !== part) return null;
+      at += part.length;
+    }
+    // A copy, because a slice would keep the whole text.
+    return this.#extended(known, Buffer.from(text.slice(at)).toString(), bytes);
+  }
+
+  #extended(known: Known, rest: string, bytes: number): Flat | null {
+    if (rest.length > LONGEST_REST) return null;
+    if (holdsMoreThan(rest, MOST_ADDED)) return null;
     try {
-      return this.#extend(known, text, bytes, from);
+      return this.#extend(known, rest, bytes);
     } catch {
       // Reading the whole body finds the same fault, and describes it.
       return null;
     }
   }
 
-  /** @param from end of the last item that is known */
-  #extend({ flat: known, named }: Known, text: string, bytes: number, from: number): Flat | null {
-    const added = elementsAfter(text, from);
-    const after = added && membersAfter(text, added.end + 1);
+  /** @param rest text after the last item that is known */
+  #extend({ flat: known, named, length }: Known, rest: string, bytes: number): Flat | null {
+    const added = elementsAfter(rest, 0);
+    const after = added && membersAfter(rest, added.end + 1);
     if (!after) return null;
+    const text = PartedText.continuing(known.text, length, rest);
     const before = membersIn(known);
     const nth = before.findIndex(({ name }) => name === 'input');
-    const members = [...before.slice(0, nth), { ...before[nth]!, end: added.end + 1 }, ...after.parts];
+    const members = [
+      ...before.slice(0, nth),
+      { ...before[nth]!, end: length + added.end + 1 },
+      ...after.parts.map((member) => ({ ...shifted(member, length), from: member.from + length })),
+    ];
     if (new Set(members.map(({ name }) => name)).size < members.length || members.length > bounds.members) return null;
 
-    const newText = added.parts.length === 0 ? '[]' : `[${text.slice(added.parts[0]!.start, added.end)}]`;
-    const values = this.#values(known, newText, text.slice(added.end));
-    const rest = this.#rest(text, members, named);
-    if (values === null || rest === null || (named && repeatedName(newText) !== null)) return null;
+    const newText = added.parts.length === 0 ? '[]' : `[${rest.slice(added.parts[0]!.start, added.end)}]`;
+    const values = this.#values(known, newText, rest.slice(added.end));
+    const besides = this.#besides(text, members, named);
+    if (values === null || besides === null || (named && repeatedName(newText) !== null)) return null;
     const newItems = parseExact(newText) as Item[];
     const names = named ? namesOfAll(known, newItems) : noNames;
     if (names === null || known.marks.length + newItems.length > bounds.items) return null;
     // A lane would be refused over HTTP.
-    if (rest.body.stream_id != null) return null;
-    const body: Record<string, unknown> = { ...rest.body, input: newItems };
+    if (besides.body.stream_id != null) return null;
+    const body: Record<string, unknown> = { ...besides.body, input: newItems };
     validateRequest(body);
-    rest.learn();
+    besides.learn();
 
-    const items = newItems.map((value, at) => readItem({ value, json: textOf(text, added.parts[at])! }));
-    const chain = chainOver(items, cut(known.chain).at(-1)!);
+    const items = newItems.map((value, at) => readItem({ value, json: textOf(rest, added.parts[at])! }));
+    // Before their own hashes are asked for, which are among these.
     const others = items.map(({ accepted }) => accepted.slice(1));
+    const chain = known.chain + chainOver(items, cut(known.chain, known.marks.length)[0]!).slice(1).join('');
     const othersBefore = [known.othersBefore.at(-1)!];
     for (const each of others) othersBefore.push(othersBefore.at(-1)! + each.length);
     const shape = shapeOf(body, newItems);
     const hashes = known.hashes + items.map(({ hash }) => hash).join('');
-    const flat: Flat = {
+    return {
       text,
       bytes,
       envelope: '',
@@ -202,25 +253,23 @@ export class KnownBodies {
       memberPlaces: placesOf(members),
       spans: joined(
         known.spans,
-        added.parts.flatMap(({ start, end }) => [start, end]),
+        added.parts.flatMap(({ start, end }) => [length + start, length + end]),
       ),
       bare: false,
       hashes,
-      chain: known.chain + chain.slice(1).join(''),
-      places: '',
+      chain,
+      places: placesOfAll(known, items, cut(chain)).join(''),
       others: known.others + others.flat().join(''),
       othersBefore: joined(known.othersBefore.subarray(0, -1), othersBefore),
       marks: joined(known.marks, items.map(marksOf)),
       shape: shape === 'fresh' ? known.shape : shape,
-      hostedTools: rest.hostedTools,
-      requestFp: requestFingerprint(rest.fields, cut(hashes)),
-      contextFp: contextFingerprint(rest.fields),
+      hostedTools: besides.hostedTools,
+      requestFp: requestFingerprint(besides.fields, cut(hashes)),
+      contextFp: contextFingerprint(besides.fields),
       references: [...new Set([...known.references, ...referencesIn({ input: newItems })])],
       comparison: comparisonOf(body),
       names,
     };
-    flat.places = placesOfAll(known, flat).join('');
-    return flat;
   }
 
   /** Returns the number of values in a body, or more; null when it may exceed a bound. */
@@ -241,7 +290,7 @@ export class KnownBodies {
    *
    * @returns null if one of them names, or may name, an object at the provider
    */
-  #rest(text: string, members: readonly Member[], named: boolean) {
+  #besides(text: Text, members: readonly Member[], named: boolean) {
     const keys = new Map<string, string>();
     const known = new Map<string, Facts>();
     for (const { name, start, end } of members) {

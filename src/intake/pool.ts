@@ -1,9 +1,10 @@
 import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { BridgeError } from '../errors.ts';
-import { decodeText } from '../json.ts';
+import { decodeText, holdsMoreThan } from '../json.ts';
 import type { Log } from '../log.ts';
 import { KnownBodies } from './again.ts';
+import { Arrival } from './arrival.ts';
 import {
   type Answer,
   type Flat,
@@ -19,30 +20,40 @@ import {
 /** A body as received: its bytes in order, or its text. */
 export type Source = readonly Uint8Array[] | string;
 
-export interface ReadOptions {
-  /** Ends the wait for the result when the client has disconnected. */
-  gone?: AbortSignal;
+/** A body that `Reader.receive` began to receive. */
+export type Received = ReturnType<KnownBodies['receive']>;
+
+interface Belonging {
   /** Conversation to which the body belongs: its last body is likely to be repeated by the next one. Null if unknown. */
   conversation?: string | null;
   /** Collect the names of objects at the provider. Default: true. */
   named?: boolean;
 }
 
+export interface ReadOptions extends Belonging {
+  /** Ends the wait for the result when the client has disconnected. */
+  gone?: AbortSignal;
+}
+
 /** Reads bodies: small ones synchronously, larger ones in worker threads. */
 export interface Reader {
+  /** Returns the receiver of a body, which compares it with the conversation's last one while it arrives. */
+  receive(belonging?: Belonging): Received;
   /**
    * Reads one body.
    *
    * @param source transferred: the memory of its parts is moved to the reading thread
+   * @param options those with which the body was received
    * @throws BridgeError if the body is refused, or if this reader is closed
    */
-  read(source: Source, kind: Kind, options?: ReadOptions): Promise<Read>;
+  read(source: Source | Received, kind: Kind, options?: ReadOptions): Promise<Read>;
   /** Stops the threads. Bodies that are waiting or being read are refused. */
   close(): Promise<void>;
 }
 
-/** Below this size in bytes a body is read faster than it is handed to a thread, whatever its content. */
-export const INLINE_BYTES = 32_768;
+/** A body with less bytes and no more values is read faster than it is handed to a thread, whatever its content. */
+const INLINE_BYTES = 131_072;
+const INLINE_VALUES = 4_096;
 
 /** Size from which a body is remembered, in bytes: smaller ones are read again as quickly as they are compared. */
 const REMEMBERED_BYTES = 8_192;
@@ -84,8 +95,10 @@ interface ReaderOptions {
 
 const PATH = join(import.meta.dirname, `thread.${import.meta.filename.split('.').at(-1)}`);
 
-const sizeOf = (source: Source) =>
-  typeof source === 'string' ? source.length : source.reduce((sum, { byteLength }) => sum + byteLength, 0);
+function sizeOf(source: Source | Received): number {
+  if (source instanceof Arrival) return source.bytes;
+  return typeof source === 'string' ? source.length : source.reduce((sum, { byteLength }) => sum + byteLength, 0);
+}
 
 /**
  * Returns the text of a body; null when it may not be valid UTF-8. A long one is decoded in slices, between which the event
@@ -208,7 +221,17 @@ export function createReader(options: ReaderOptions): Reader {
     return promise.finally(() => gone?.removeEventListener('abort', leave));
   }
 
-  function readAgain(conversation: string, text: string, bytes: number, kind: Kind, named: boolean): Flat | null {
+  /** Reads a body on top of the conversation's last one; null if it must be read as a whole. */
+  async function readAgain(
+    source: Source | Received,
+    conversation: string,
+    kind: Kind,
+    named: boolean,
+  ): Promise<Flat | null> {
+    if (source instanceof Arrival) return known.extended(source);
+    const text = known.has(conversation) ? await decoded(source) : null;
+    if (text === null) return null;
+    const bytes = typeof source === 'string' ? Buffer.byteLength(source) : sizeOf(source);
     if (kind === 'body') return known.read(conversation, text, bytes, named);
     const [envelope, body] = opened(text);
     const flat = known.read(conversation, body, bytes, named);
@@ -216,25 +239,23 @@ export function createReader(options: ReaderOptions): Reader {
   }
 
   return {
-    async read(source, kind, { gone, conversation = null, named = true } = {}) {
+    receive: ({ conversation = null, named = true } = {}) => known.receive(conversation, named),
+    async read(received, kind, { gone, conversation = null, named = true } = {}) {
       if (closed) throw new BridgeError('bridge_draining');
-      const size = sizeOf(source);
+      const size = sizeOf(received);
       const lasting = size >= REMEMBERED_BYTES ? conversation : null;
-      if (lasting !== null && known.has(lasting)) {
-        const text = await decoded(source);
-        const bytes = typeof source === 'string' ? Buffer.byteLength(source) : size;
-        const flat = text === null ? null : readAgain(lasting, text, bytes, kind, named);
-        if (flat) {
-          known.remember(lasting, flat, named);
-          return unflatten(flat);
-        }
+      const again = lasting === null ? null : await readAgain(received, lasting, kind, named);
+      if (lasting !== null && again !== null) {
+        known.remember(lasting, again, named);
+        return unflatten(again);
       }
-      if (size >= inlineBytes) {
+      const source = received instanceof Arrival ? await received.whole() : received;
+      const bytes = size < inlineBytes ? (typeof source === 'string' ? source : Buffer.concat(source)) : null;
+      if (bytes === null || holdsMoreThan(String(bytes), INLINE_VALUES)) {
         const flat = await readElsewhere(source, kind, named, gone);
         if (lasting !== null) known.remember(lasting, flat, named);
         return unflatten(flat);
       }
-      const bytes = typeof source === 'string' ? source : Buffer.concat(source);
       const read = readSource(bytes, kind, { whole: lasting !== null, named });
       if (lasting !== null) known.remember(lasting, flatten(read), named);
       return read;

@@ -327,15 +327,16 @@ export const placesOf = (members: readonly Member[]): Uint32Array =>
 export function flatten({ request, envelope, values }: Read): Flat {
   const { items, members, ...plain } = request;
   const { list } = items;
+  const text = String(request.text);
   const input = members.findLast(({ name }) => name === 'input');
-  const bare = input !== undefined && request.text[input.start] === '"';
+  const bare = input !== undefined && text[input.start] === '"';
   const spans = new Uint32Array(list.length * 2);
   const othersBefore = new Uint32Array(list.length + 1);
   const marks = new Uint8Array(list.length);
   const others: ItemHash[] = [];
   let from = input?.start ?? 0;
   list.forEach((item, index) => {
-    const start = bare ? input.start : request.text.indexOf(item.json, from);
+    const start = bare ? input.start : text.indexOf(item.json, from);
     const end = bare ? input.end : start + item.json.length;
     spans.set([start, end], index * 2);
     from = end;

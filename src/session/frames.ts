@@ -10,6 +10,7 @@ import {
   type Written,
   withMembers,
 } from '../json.ts';
+import { membersOfResponse } from '../transcript/echoes.ts';
 import { bareResponse, rewriteForClient } from '../transcript/items.ts';
 import type { Item } from '../transcript/types.ts';
 import { refusesAnchor, upstreamAnswerOf } from '../upstream/errors.ts';
@@ -60,6 +61,8 @@ export class FrameReader {
   readonly #socket: SessionSocket;
   readonly #ended = new Set<string>();
   #running: Running | null = null;
+  /** True after the first frame of several that arrived together: the deadline of silence was restarted. */
+  #touched = false;
   /** Generation of the most recent connection on which a response was announced. */
   #announcedOn = -1;
 
@@ -115,6 +118,16 @@ export class FrameReader {
   /** Drops what is known of the last response: its turn, with the client's whole request, is no longer current. */
   rest(): void {
     this.#running = null;
+  }
+
+  /** Restarts the deadline of silence, once for all frames that arrived together. */
+  #touch(): void {
+    if (this.#touched) return;
+    this.#touched = true;
+    queueMicrotask(() => {
+      this.#touched = false;
+    });
+    this.#session.actor.touch('silence');
   }
 
   #remember(id: string | null): void {
@@ -236,7 +249,7 @@ export class FrameReader {
       turn.sawOutput = true;
       turn.note({ type: 'stream' });
     }
-    this.#session.actor.touch('silence');
+    this.#touch();
     turn.showCreated();
     const { type, json } = this.#clientForm(turn, frame, text);
     if (frame.type === 'response.output_item.done') {
@@ -272,20 +285,20 @@ export class FrameReader {
     const end = frame.end ?? 'failed';
     const changes = new Map<string, string>();
     if (frame.type !== `response.${end}`) changes.set('type', JSON.stringify(`response.${end}`));
-    const response = memberText(json, 'response');
     const inResponse = new Map<string, string>();
-    const { error } = (frame.data?.response ?? {}) as { error?: unknown };
+    const response = frame.data?.response ?? null;
+    const { error } = (response ?? {}) as { error?: unknown };
     if (end === 'failed' && frame.error && !error && !frame.data?.error) {
       const { code, message } = frame.error;
       inResponse.set('error', JSON.stringify({ code: code ?? 'server_error', message }));
     }
     if (turn.request.body.stream !== true && own.shownItems.length > listed)
       inResponse.set('output', arrayText(own.shownItems));
-    if (response === null || !response.startsWith('{')) {
+    if (!isFields(response)) {
       const id = turn.responseId ?? `resp_holdfast_${turn.id.replaceAll('-', '')}`;
       const bare = bareResponse({ id, model: turn.request.body.model, now: this.#session.env.clock.wall() });
       changes.set('response', withMembers(JSON.stringify({ ...bare, status: end }), inResponse));
-    } else if (inResponse.size > 0) changes.set('response', withMembers(response, inResponse));
+    } else if (inResponse.size > 0) changes.set('response', withMembers(memberText(json, 'response')!, inResponse));
     return changes.size === 0 ? json : withMembers(json, changes);
   }
 
@@ -306,9 +319,8 @@ export class FrameReader {
     const response = frame.data?.response as { output?: unknown; usage?: unknown } | null | undefined;
     let listedCount = 0;
     if (Array.isArray(response?.output)) {
-      const place = membersOf(text, membersOf(text).get('response')?.start).get('output');
       const streamed = turn.streamed.slice(turn.steered);
-      const kept = elementTexts(text, place?.start)
+      const kept = elementTexts(text, membersOfResponse(text).get('output')?.start)
         .map((json, nth) => (streamed[nth]?.json === json ? streamed[nth]! : this.#keep(turn, json)))
         .filter((item) => item !== null);
       turn.listed = [...turn.streamed.slice(0, turn.steered), ...kept];

@@ -10,6 +10,7 @@ import {
   withMembers,
   withSpans,
 } from '../json.ts';
+import { membersOfResponse } from './echoes.ts';
 import type { Fingerprint, Item, ItemHash, ReadItem, ReadItems, RequestBody } from './types.ts';
 
 /** Returns a request's `input` as items. A bare string is one user message. */
@@ -318,7 +319,7 @@ export function rewriteForClient(text: string, data: Record<string, unknown>, fo
     const output: unknown[] = Array.isArray(response.output) ? response.output : [];
     const hides = output.some(isHidden);
     if (!foreign && !hides) return text;
-    const members = membersOf(text, membersOf(text).get('response')!.start);
+    const members = membersOfResponse(text);
     const edits: (Span & { json: string })[] = [];
     if (foreign) edits.push({ ...members.get('previous_response_id')!, json: JSON.stringify(form.previousResponseId) });
     const spans = hides ? elementsOf(text, members.get('output')!.start) : [];

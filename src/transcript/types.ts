@@ -1,4 +1,4 @@
-import type { Member, Written } from '../json.ts';
+import type { Member, Text, Written } from '../json.ts';
 import type { Shape } from '../store/port.ts';
 
 /** Input or output item of the Responses API, as parsed JSON. Unknown fields and types are kept. */
@@ -59,7 +59,7 @@ export type LookedAt = {
 /** Request body, read once: the members that decide about it, and its text. */
 export interface ReadRequest {
   /** The body's JSON text as received. What is relayed and stored is cut out of it, so that nothing in it changes. */
-  readonly text: string;
+  readonly text: Text;
   /** Size of the body as received, in bytes. */
   readonly bytes: number;
   readonly body: LookedAt;

@@ -1,5 +1,6 @@
 import { TURN_STATE_HEADER } from '../headers.ts';
-import { isFields, memberText, nestsDeeperThan } from '../json.ts';
+import { isFields, nestsDeeperThan, textOf } from '../json.ts';
+import { membersOfResponse, withoutEchoes } from '../transcript/echoes.ts';
 import { namesError, normaliseError } from './errors.ts';
 import { concernsTurns } from './headers.ts';
 import type { ParsedFrame } from './port.ts';
@@ -86,7 +87,7 @@ export const isBeginning = ({ type }: Pick<ParsedFrame, 'type'>): boolean => beg
 /** Returns the id of the response that an event announces, or null for an event that announces none. */
 export function responseIdOf(type: string, json: string): string | null {
   if (!isBeginning({ type })) return null;
-  const id: unknown = JSON.parse(memberText(memberText(json, 'response') ?? '', 'id') ?? 'null');
+  const id: unknown = JSON.parse(textOf(json, membersOfResponse(json).get('id')) ?? 'null');
   return typeof id === 'string' && id !== '' ? id : null;
 }
 
@@ -184,13 +185,15 @@ const LONGEST_PLAIN = 4_096;
 export function parseFrame(frame: string): ParsedFrame {
   const plain = frame.length <= LONGEST_PLAIN ? plainDelta.exec(frame) : null;
   if (plain) return { ...plainEvent, type: plain[1]! };
-  if (nestsDeeperThan(frame, MOST_FRAME_LEVELS)) return tooDeep();
+  const { text, learn } = frame.length > LONGEST_PLAIN ? withoutEchoes(frame) : { text: frame, learn: null };
+  if (nestsDeeperThan(text, MOST_FRAME_LEVELS)) return tooDeep();
   let data: unknown;
   try {
-    data = JSON.parse(frame);
+    data = JSON.parse(text);
   } catch {
     return malformed;
   }
+  learn?.();
   if (!isFields(data)) return malformed;
   const type = typeof data.type === 'string' ? data.type : '';
   const parsed: ParsedFrame = {

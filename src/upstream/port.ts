@@ -205,7 +205,7 @@ export interface ParsedFrame {
   kind: 'created' | 'event' | 'telemetry' | 'terminal' | 'error' | 'turn_state' | 'head' | 'malformed';
   /** The frame's `type`. */
   type: string;
-  /** The frame as parsed; null when malformed. */
+  /** The frame as parsed, possibly with null where its response repeats the request; null when malformed. */
   data: Record<string, unknown> | null;
   responseId: string | null;
   /** For `terminal`. `response.incomplete` with reason `steered` is not terminal and has kind `event`. */

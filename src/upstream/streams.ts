@@ -342,6 +342,8 @@ export function frameOfEvent(data: string, name: string): string | null {
  * within one JSON text a comma stands between two objects.
  */
 export function jsonTexts(text: string): string[] {
+  // Nearly every text is one line, which is found much faster than the places to split.
+  if (!text.includes('\n')) return [text];
   return text.includes('}\n{') || text.includes('}\r\n{') ? text.trim().split(/(?<=\})\r?\n(?=\{)/) : [text];
 }
 

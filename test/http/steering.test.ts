@@ -19,7 +19,7 @@ const steer = (id: string, input: unknown = 'Rather this.') => ({
   previous_response_id: id,
   input,
 });
-const body = ({ request }: Taken) => JSON.parse(request.text) as Record<string, unknown>;
+const body = ({ request }: Taken) => JSON.parse(String(request.text)) as Record<string, unknown>;
 const message = (text: string) => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] });
 
 /** Starts a turn whose response has begun. */

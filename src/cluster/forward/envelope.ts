@@ -340,7 +340,7 @@ export function packRequest(request: TurnRequest, now: number, sealer: Pick<Seal
     age: Math.max(0, now - request.receivedAt),
     clientTransport: request.clientTransport,
   };
-  return withMembers(JSON.stringify(envelope), new Map([['body', request.text.trim()]]));
+  return withMembers(JSON.stringify(envelope), new Map([['body', String(request.text).trim()]]));
 }
 
 /**

@@ -7,7 +7,27 @@ import { user } from '../../support/messages.ts';
 import { bodies, kinds, plainOf, recordedBodies } from './bodies.ts';
 
 const whole = (text: string, named = true) => readSource(text, 'body', { whole: true, named });
-const again = (known: KnownBodies, text: string, named = true) => known.read('c', text, Buffer.byteLength(text), named);
+
+/** Receives a text in chunks that end anywhere, also within a character. */
+function arrived(known: KnownBodies, text: string, named = true, size = 997) {
+  const arrival = known.receive('c', named);
+  const bytes = Buffer.from(text);
+  for (let at = 0; at < bytes.length; at += size) {
+    // The memory of a chunk is used again.
+    const chunk = Buffer.from(bytes.subarray(at, at + size));
+    arrival.push(chunk);
+    chunk.fill(0);
+  }
+  return arrival;
+}
+
+/** Reads a text on top of the known one, as it arrives and as a whole, which gives the same. */
+function again(known: KnownBodies, text: string, named = true) {
+  const flat = known.read('c', text, Buffer.byteLength(text), named);
+  const other = known.extended(arrived(known, text, named));
+  expect(other && plainOf(unflatten(other).request)).toEqual(flat && plainOf(unflatten(flat).request));
+  return other;
+}
 
 /** Remembers `first`, then reads `second`. Null if it was not read on top of the first. */
 function extended(first: string, second: string, named = true) {
@@ -39,8 +59,8 @@ describe('reading a body on top of the one before', () => {
       for (let count = 1; count <= items.length; count += step) {
         const found = extended(withInput(text, items.slice(0, count)), withInput(text, items), named);
         if (found) expect(found).toEqual(expected);
-        // A name that needs a closer look, or is repeated, makes the body be read whole.
-        else expect(named || name.includes('repeated'), name).toBe(true);
+        // A name that needs a closer look, or is repeated, makes the body be read whole, and so do many new items.
+        else expect(named || name.includes('repeated') || items.length - count > 400, name).toBe(true);
       }
     }
   });
@@ -125,10 +145,21 @@ describe('reading a body on top of the one before', () => {
   });
 
   it('Too many values or items over the whole body are found, although each part is within its bound', () => {
-    const values = `{"role":"user","content":"a","x":[${'0,'.repeat(600_000)}0]}`;
-    expect(extended(more(values), more(`${values},${values}`))).toBeNull();
-    const items = Array.from({ length: 40_000 }, () => '{"id":"x"}').join(',');
-    expect(extended(more(items), more(`${items},${items}`), false)).toBeNull();
+    const values = (count: number) => `{"role":"user","content":"a","x":[${'0,'.repeat(count)}0]}`;
+    expect(extended(more(values(900_000)), more(`${values(900_000)},${values(7_000)}`))).not.toBeNull();
+    expect(extended(more(values(995_000)), more(`${values(995_000)},${values(7_000)}`))).toBeNull();
+    const items = (count: number) => Array.from({ length: count }, () => '{"id":"x"}').join(',');
+    expect(extended(more(items(65_000)), more(`${items(65_000)},${items(536)}`), false)).not.toBeNull();
+    expect(extended(more(items(65_000)), more(`${items(65_000)},${items(537)}`), false)).toBeNull();
+  });
+
+  it('A body that adds more than is read between two events is left to a thread', () => {
+    const added = (count: number) => more(`${a}${`,${a}`.repeat(count)}`);
+    expect(extended(first, added(500))).toEqual(plainOf(whole(added(500)).request));
+    expect(extended(first, added(2_000))).toBeNull();
+    const long = (size: number) => more(`${a},{"role":"user","content":"${'x'.repeat(size)}"}`);
+    expect(extended(first, long(900_000))).toEqual(plainOf(whole(long(900_000)).request));
+    expect(extended(first, long(1_100_000))).toBeNull();
   });
 
   it('A lasting member is compared by its whole text, and is only remembered once it was valid', () => {
@@ -178,6 +209,67 @@ describe('reading a body on top of the one before', () => {
   });
 });
 
+describe('a body that arrives', () => {
+  const item = (content: string) => `{"role":"user","content":"${content}"}`;
+  const body = (...contents: string[]) => `{"model":"m","input":[${contents.map(item).join(',')}]}`;
+  const known = new KnownBodies(1e9);
+  known.remember('c', flatten(whole(body('one 漢', 'two 😀é'))), true);
+
+  it.each([
+    ['repeats the one before', body('one 漢', 'two 😀é')],
+    ['adds to the one before', body('one 漢', 'two 😀é', 'three é漢😀')],
+    ['differs at its beginning', body('1', 'two')],
+    ['differs late', body('one 漢', 'two 😁é')],
+    ['is a beginning of the one before', body('one 漢', 'two 😀é').slice(0, -6)],
+    ['is empty', ''],
+    ['holds U+FFFD', body('one 漢', 'two 😀é', '\ufffd')],
+  ])('Its bytes can be had back when it %s, wherever its chunks end', async (_, text) => {
+    const bytes = Buffer.from(text);
+    for (let size = 1; size <= Math.min(bytes.length, 64) + 1; size += 1) {
+      const arrival = arrived(known, text, true, size);
+      expect(arrival.bytes).toBe(bytes.length);
+      const { rest } = arrival;
+      if (rest !== null) expect(body('one 漢', 'two 😀é').slice(0, -2) + rest).toBe(text);
+      expect(Buffer.concat(await arrival.whole()).equals(bytes)).toBe(true);
+    }
+  });
+
+  it.each([
+    ['in the part that is known', '漢'],
+    ['after it', 'three'],
+  ])('Bytes that are not UTF-8 are not taken for text %s', async (_, place) => {
+    const broken = Buffer.from(body('one 漢', 'two 😀é', 'three'));
+    broken[broken.indexOf(place)] = 0xff;
+    for (const size of [1, 2, 3, 1_000]) {
+      const arrival = known.receive('c', true);
+      for (let from = 0; from < broken.length; from += size) arrival.push(broken.subarray(from, from + size));
+      expect(arrival.rest).toBeNull();
+      expect(Buffer.concat(await arrival.whole()).equals(broken)).toBe(true);
+    }
+  });
+
+  it('A body that ends within a character is not read on top of another', () => {
+    const bytes = Buffer.from(body('one 漢', 'two 😀é', 'three é'));
+    const arrival = known.receive('c', true);
+    arrival.push(bytes.subarray(0, bytes.lastIndexOf('é') + 1));
+    expect(arrival.rest).toBeNull();
+  });
+
+  it('A known body with U+FFFD is no beginning, because broken bytes are decoded to it', () => {
+    const replaced = new KnownBodies(1e9);
+    replaced.remember('c', flatten(whole(body('\ufffd'))), true);
+    expect(replaced.has('c')).toBe(false);
+  });
+
+  it('What was known when its first byte arrived counts, whatever is remembered meanwhile', () => {
+    const shared = new KnownBodies(1e9);
+    shared.remember('c', flatten(whole(body('one'))), true);
+    const arrival = arrived(shared, body('one', 'two'));
+    shared.remember('c', flatten(whole(body('other', 'words'))), true);
+    expect(plainOf(unflatten(shared.extended(arrival)!).request)).toEqual(plainOf(whole(body('one', 'two')).request));
+  });
+});
+
 describe('a reader with known conversations', () => {
   it('A conversation that grows is read the same with and without memory of it, in threads and in the event loop', async () => {
     const reader = createReader({ logger: { error: () => {} } });
@@ -190,8 +282,12 @@ describe('a reader with known conversations', () => {
         arguments: '{}',
       });
       const text = JSON.stringify({ model: 'm', input: items, stream: true });
-      const { request } = await reader.read([Buffer.from(text)], 'body', { conversation: 'one' });
+      const received = reader.receive({ conversation: 'one' });
+      received.push(Buffer.from(text));
+      const { request } = await reader.read(received, 'body', { conversation: 'one' });
       expect(plainOf(request)).toEqual(plainOf(whole(text).request));
+      const { request: same } = await reader.read([Buffer.from(text)], 'body', { conversation: 'one' });
+      expect(plainOf(same)).toEqual(plainOf(request));
     }
     await reader.close();
   });

@@ -111,6 +111,7 @@ export function recordedBodies(): [string, string][] {
 /** Returns a read request without its lazily computed parts. */
 export const plainOf = ({ items: { list, hashes, chain, places }, ...read }: ReadRequest) => ({
   ...read,
+  text: String(read.text),
   hashes,
   chain,
   places,
