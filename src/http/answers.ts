@@ -166,10 +166,11 @@ export function createSseSink(options: SseSinkOptions): ClientSink {
   /** Arms the keepalive. The timer is not restarted for each event: when it fires, it waits for the rest of the interval. */
   const keepalive = (ms = keepaliveMs) => {
     stopKeepalive = clock.after(ms, () => {
+      if (batch !== '') flush();
       const left = wroteAt + keepaliveMs - clock.now();
       if (left > 0) return keepalive(left);
       if (connection.open && !stalled) write(': keepalive\n\n');
-      wroteAt = clock.now();
+      flush();
       keepalive();
     });
   };
