@@ -389,7 +389,11 @@ try {
       await writeFile(path, JSON.stringify({ file, numbers, found, closest }));
       let [size, heardAt] = [0, performance.now()];
       const watch = setInterval(async () => {
-        const now = await stat(found).then(({ size: bytes }) => bytes);
+        const now = await stat(found).then(
+          ({ size: bytes }) => bytes,
+          // The copy is being removed, because the time is over.
+          () => size,
+        );
         if (now > size) [size, heardAt] = [now, performance.now()];
         else if (performance.now() - heardAt > limitOf(file) || secondsLeft() <= 0) await worker.stop();
       }, 500);
