@@ -36,13 +36,13 @@ const UNUSED = {
                 and (s.active_turn_id is null or not exists (
                   select from worker w where w.id = s.owner_worker_id and w.state <> 'dead'
                                          and w.heartbeat_expires_at >= now() - interval '24 hours'))
-                and not exists (select from turn mine join turn child on child.parent_turn_id = mine.id
+                and not exists (select from turn mine join any_turn child on child.parent_turn_id = mine.id
                                  where mine.session_id = s.id and child.session_id <> s.id)
                 and not exists (select from turn mine join bridge_session other on other.head_turn_id = mine.id
                                  where mine.session_id = s.id and other.id <> s.id)`,
   turns: `select count(*) from turn t
            where t.state <> 'active' and t.ended_at < now() - interval '24 hours'
-             and not exists (select from turn child where child.parent_turn_id = t.id)
+             and not exists (select from any_turn child where child.parent_turn_id = t.id)
              and not exists (select from bridge_session s where s.head_turn_id = t.id and s.state <> 'closed')`,
   workers: `select count(*) from worker w where w.heartbeat_expires_at < now() - interval '24 hours'
                and not exists (select from bridge_session s where s.owner_worker_id = w.id)`,
