@@ -36,13 +36,13 @@ const UNUSED = {
                 and (s.active_turn_id is null or not exists (
                   select from worker w where w.id = s.owner_worker_id and w.state <> 'dead'
                                          and w.heartbeat_expires_at >= now() - interval '24 hours'))
-                and not exists (select from turn mine join turn child on child.parent_turn_id = mine.id
+                and not exists (select from turn mine join any_turn child on child.parent_turn_id = mine.id
                                  where mine.session_id = s.id and child.session_id <> s.id)
                 and not exists (select from turn mine join bridge_session other on other.head_turn_id = mine.id
                                  where mine.session_id = s.id and other.id <> s.id)`,
   turns: `select count(*) from turn t
            where t.state <> 'active' and t.ended_at < now() - interval '24 hours'
-             and not exists (select from turn child where child.parent_turn_id = t.id)
+             and not exists (select from any_turn child where child.parent_turn_id = t.id)
              and not exists (select from bridge_session s where s.head_turn_id = t.id and s.state <> 'closed')`,
   workers: `select count(*) from worker w where w.heartbeat_expires_at < now() - interval '24 hours'
                and not exists (select from bridge_session s where s.owner_worker_id = w.id)`,
@@ -95,14 +95,14 @@ async function turns(): Promise<void> {
     const before = await counters();
     const store = await openPostgresStore({ url, statementTimeoutMs: 60_000 });
     let made = 0;
-    for (const { id, epoch, head } of rows) {
+    for (const { scope, id, epoch, head } of rows) {
       const nonce = (
         await client.query(`select owner_nonce as nonce, head_turn_id as head from bridge_session where id = $1`, [id])
       ).rows[0];
       let parent = nonce.head ?? head;
       for (let nth = 0; nth < MEASURED_TURNS / rows.length; nth += 1) {
         const turn = { ...startOf(parent), id: randomUUID() };
-        const me = { me: 'w1', nonce: nonce.nonce, sessionId: id, epoch: Number(epoch) };
+        const me = { me: 'w1', nonce: nonce.nonce, scope, sessionId: id, epoch: Number(epoch) };
         const saved = {
           state: 'live' as const,
           snapshot: { value: { live: 'idle' }, context: { creates: 1, generation: 1 } },
@@ -196,6 +196,7 @@ async function statements(): Promise<void> {
   const me = {
     me: owner,
     nonce,
+    scope,
     sessionId: id,
     epoch: Number(epoch),
     saved: { state: 'live' as const, snapshot: {}, machineVersion: 1 },
@@ -203,7 +204,7 @@ async function statements(): Promise<void> {
   const turn = { ...startOf(head), id: randomUUID() };
   const dead = (
     await client.query(
-      `select id, epoch, revision from bridge_session where active_turn_id is not null and owner_worker_id not in ('w1', 'w2', 'w3') limit 1`,
+      `select scope, id, epoch, revision from bridge_session where active_turn_id is not null and owner_worker_id not in ('w1', 'w2', 'w3') limit 1`,
     )
   ).rows[0];
   const { updatedAt, id: lastId } = (await store.listSessions({ limit: 50 })).rows.at(-1)!;
@@ -225,6 +226,7 @@ async function statements(): Promise<void> {
         store.claim({
           me: 'w1',
           nonce: 'n',
+          scope: dead.scope,
           sessionId: dead.id,
           epochRead: Number(dead.epoch),
           revisionRead: Number(dead.revision),

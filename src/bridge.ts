@@ -454,7 +454,7 @@ async function assemble(config: Config, storage: Storage, means: Means): Promise
   /** A read that no cache answers. Probes that come while one is asked share its answer: anybody may send them. */
   let asked: Promise<unknown> | null = null;
   const databaseAnswers = () =>
-    (asked ??= store.session('readiness').finally(() => {
+    (asked ??= store.session('local', 'readiness').finally(() => {
       asked = null;
     }));
   const readiness = async (): Promise<Readiness> => {

@@ -148,7 +148,7 @@ export async function startWorker(means: WorkerMeans): Promise<Worker> {
         serve({ mode, turnId, sessionId, epoch, attempt }, request, sink) {
           if (!ready) return sink.notOwner();
           if (mode === 'run' && registry.attachable(sessionId ?? '', epoch ?? -1) === null) {
-            return void ready.disown(sessionId ?? '', epoch ?? -1).then(() => sink.notOwner());
+            return void ready.disown(request.caller.scope, sessionId ?? '', epoch ?? -1).then(() => sink.notOwner());
           }
           if (mode === 'resolve' && shutdown.leaving) return sink.notOwner();
           const hop = { mode, turnId, sessionId, epoch, attempt, notOwner: () => sink.notOwner() };

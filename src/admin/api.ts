@@ -237,7 +237,7 @@ export function createAdminApi({ port, allow, clock, logger, prices }: AdminApiO
 
   router.get('/admin/sessions/:id', guard, async (req, res) => {
     const id = String(req.params.id);
-    const unstored = (await store.session(id)) === null ? await unstoredSession(id) : null;
+    const unstored = (await store.sessionById(id)) === null ? await unstoredSession(id) : null;
     if (unstored) return void res.json(unstored);
     const row = await one(id);
     const [turns, keys, forks, workers, kept] = await Promise.all([
@@ -250,8 +250,8 @@ export function createAdminApi({ port, allow, clock, logger, prices }: AdminApiO
     const { views, record } = await askOwners(port, [row], workers, row.id);
     const beginning = turns.at(-1)?.parentTurnId;
     const [head, origin] = await Promise.all([
-      turns.find(({ id }) => id === row.headTurnId) ?? (row.headTurnId ? store.turn(row.headTurnId) : null),
-      beginning && turns.length < MOST_TURNS ? store.turn(beginning) : null,
+      turns.find(({ id }) => id === row.headTurnId) ?? (row.headTurnId ? store.turn(row.scope, row.headTurnId) : null),
+      beginning && turns.length < MOST_TURNS ? store.turn(row.scope, beginning) : null,
     ]);
     const owner = workers.find(({ id }) => id === row.ownerWorkerId);
     const actor = views.get(row.id) ?? null;
@@ -282,13 +282,13 @@ export function createAdminApi({ port, allow, clock, logger, prices }: AdminApiO
    * `CLOSE_WITHIN_MS`.
    */
   async function closedByOwner(id: string): Promise<boolean> {
-    const row = await store.session(id);
+    const row = await store.sessionById(id);
     const owner = (await store.workers()).find((each) => each.id === row?.ownerWorkerId);
     if (!row || !owner) return false;
     if (owner.id === port.workerId) port.tell(id, 'close');
     else port.hint(owner, { sessionId: id, epoch: row.epoch, news: 'close' });
     for (const until = clock.now() + CLOSE_WITHIN_MS; clock.now() < until; ) {
-      const now = await store.session(id);
+      const now = await store.session(row.scope, id);
       if (!now || now.state === 'closed') return true;
       await new Promise<void>((look) => clock.after(LOOK_EVERY_MS, look));
     }
@@ -297,7 +297,7 @@ export function createAdminApi({ port, allow, clock, logger, prices }: AdminApiO
 
   const act = (action: OperatorAction) => async (req: Request, res: Response) => {
     const id = String(req.params.id);
-    const before = await store.session(id);
+    const before = await store.sessionById(id);
     let verdict = await actions[action](id);
     let byOwner = false;
     if (verdict === 'busy' && action === 'close') {

@@ -61,6 +61,7 @@ export type OperatorAction = 'release' | 'close' | 'drop-anchor';
 export interface AdminPort {
   store: Pick<
     StoreAdmin,
+    | 'sessionById'
     | 'listSessions'
     | 'turnDetails'
     | 'keysOf'

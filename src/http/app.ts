@@ -57,8 +57,8 @@ function keysIn(headers: IncomingHttpHeaders): [name: string, key: string][] {
  *
  * - With API keys configured, the scope is the key's tenant.
  * - With only a shared upstream key, or without any credential, the scope is `local`.
- * - A passed-through credential, together with the account it selects, is a scope of its own, identified by a keyed
- *   hash.
+ * - A passed-through credential, together with the account it selects, is a scope of its own, identified by the beginning
+ *   of a keyed hash: 96 bits, which hold apart any number of credentials and keep the keys of all tables short.
  *
  * @param pepper key of that hash; it is stored in the database and does not change when other secrets are rotated
  * @returns a function that throws {@link BridgeError} `bridge_unauthorized` for an unknown API key
@@ -100,7 +100,7 @@ export function createAuthentication(
     const alone = given.length === 0 && account === '';
     const credentialFp = keyed(alone ? (authorization ?? '') : JSON.stringify([authorization ?? '', given, account]));
     return {
-      scope: alone && authorization === null ? 'local' : `cred:${credentialFp}`,
+      scope: alone && authorization === null ? 'local' : `cred:${credentialFp.slice(0, 24)}`,
       credentialFp,
       upstreamAuthorization: authorization,
       credentialIsClients: true,

@@ -1,14 +1,13 @@
 import express, { type Router } from 'express';
 import { BridgeError } from '../errors.ts';
 import type { AccessRule } from '../http/access.ts';
-import type { SessionReads, SessionSummary, StoreAdmin, TurnDetail, WorkerRegistry } from '../store/port.ts';
+import type { SessionSummary, StoreAdmin, TurnDetail, WorkerRegistry } from '../store/port.ts';
 import { answerSentence, explain, explainRequest, replay } from './explain.ts';
 import type { FailedRequest } from './failures.ts';
 import { type FlightRecord, recordOf } from './trace.ts';
 
 interface StoriesOptions {
-  store: Pick<StoreAdmin, 'listSessions' | 'story' | 'idsBeginning' | 'turnDetails'> &
-    Pick<SessionReads, 'turnsOf'> &
+  store: Pick<StoreAdmin, 'listSessions' | 'story' | 'idsBeginning' | 'turnDetails' | 'turnsOf'> &
     Pick<WorkerRegistry, 'workers'>;
   /** Returns this worker's record of a session. */
   remembered(sessionId: string): FlightRecord | null;

@@ -1,6 +1,6 @@
 import type { SessionEvent } from '../../machines/session.ts';
 import { isFields, MOST_LEVELS, nestsDeeperThan, parseExact, type Written } from '../json.ts';
-import type { Answer, KeptResponse, SavedState, TurnResult, TurnRow, Writer } from '../store/port.ts';
+import type { Answer, KeptResponse, SavedState, SessionRef, TurnResult, TurnRow, Writer } from '../store/port.ts';
 import {
   EMPTY,
   encodeForms,
@@ -107,11 +107,10 @@ const turnStart = (turn: Turn) => ({
 
 /** Commits a new session with its keys and its first turn. */
 export async function commitCreate(session: SessionCore, turn: Turn): Promise<CommitReply> {
-  const { scope, keys, forkHeadId: headTurnId, env } = session;
+  const { keys, forkHeadId: headTurnId, env } = session;
   const model = typeof turn.request.body.model === 'string' ? turn.request.body.model : null;
   const answer = await env.store.create({
     ...callOf(session),
-    scope,
     keys,
     upstreamId: session.target.id,
     model,
@@ -181,9 +180,9 @@ async function settle(
 }
 
 /** Returns what every fence call of a session contains. It is read when the call is made. */
-function callOf(session: SessionCore): Writer & { sessionId: string; epoch: number; saved: SavedState } {
-  const { workerId: me, nonce, id: sessionId, epoch } = session;
-  return { me, nonce, sessionId, epoch, saved: session.saved() };
+function callOf(session: SessionCore): Writer & SessionRef & { epoch: number; saved: SavedState } {
+  const { workerId: me, nonce, scope, id: sessionId, epoch } = session;
+  return { me, nonce, scope, sessionId, epoch, saved: session.saved() };
 }
 
 /**

@@ -127,8 +127,8 @@ export class Dispatcher implements TurnHost, SessionHost {
    * Handles a peer's request for a session of this worker that has no actor here: its active turn, if any, is ended, so
    * that another worker can claim the session. Never rejects.
    */
-  async disown(sessionId: string, epoch: number): Promise<void> {
-    if (this.#registry.get(sessionId) === null) await this.#claimer.disown(sessionId, epoch).catch(() => {});
+  async disown(scope: string, sessionId: string, epoch: number): Promise<void> {
+    if (this.#registry.get(sessionId) === null) await this.#claimer.disown(scope, sessionId, epoch).catch(() => {});
   }
 
   /**
@@ -158,7 +158,8 @@ export class Dispatcher implements TurnHost, SessionHost {
       return this.#listen(ended, sink);
     }
     try {
-      if ((await this.#env.store.turn(turnId)) !== null) return sink.fail(new BridgeError('bridge_owner_lost'));
+      if ((await this.#env.store.turn(request.caller.scope, turnId)) !== null)
+        return sink.fail(new BridgeError('bridge_owner_lost'));
     } catch (error) {
       return sink.fail(asBridgeError(error));
     }
@@ -571,8 +572,8 @@ class Claimer {
   async claim({ session: read, ownOrphan }: Extract<Decision, { do: 'claim' }>, nonce: string): Promise<Claimed> {
     const { store, worker } = this.#env;
     const row = ownOrphan && read.activeTurnId && read.ownerNonce ? await this.#endOrphan(read) : read;
-    const { id: sessionId, epoch: epochRead, revision: revisionRead } = row;
-    const call = { me: worker.id, nonce, sessionId, epochRead, revisionRead };
+    const { scope, id: sessionId, epoch: epochRead, revision: revisionRead } = row;
+    const call = { me: worker.id, nonce, scope, sessionId, epochRead, revisionRead };
     const answer = await this.#answered(() => store.claim(call));
     switch (answer.verdict) {
       case 'row':
@@ -596,8 +597,8 @@ class Claimer {
    *
    * @throws StoreUnavailable if the store does not answer
    */
-  async disown(sessionId: string, epoch: number): Promise<void> {
-    const row = await this.#env.store.session(sessionId);
+  async disown(scope: string, sessionId: string, epoch: number): Promise<void> {
+    const row = await this.#env.store.session(scope, sessionId);
     const isOwn = row?.ownerWorkerId === this.#env.worker.id && row.epoch === epoch;
     if (isOwn && row.activeTurnId !== null) await this.#endOrphan(row);
   }
@@ -615,19 +616,19 @@ class Claimer {
         me: worker.id,
         nonce: row.ownerNonce!,
         epoch: row.epoch,
+        scope: row.scope,
         sessionId: row.id,
         turnId: row.activeTurnId!,
         result: bareResult('lost', null),
         saved: { state: 'stale', snapshot: row.snapshot, machineVersion: row.machineVersion },
       }),
     );
-    return (await store.session(row.id)) ?? row;
+    return (await store.session(row.scope, row.id)) ?? row;
   }
 
   /** Loads the turn that the row names as its head. Returns null if that turn does not exist in the session's scope. */
   async #headOf({ headTurnId, scope }: SessionRow): Promise<TurnRow | null> {
-    const head = headTurnId === null ? null : await this.#env.store.turn(headTurnId);
-    return head?.scope === scope ? head : null;
+    return headTurnId === null ? null : this.#env.store.turn(scope, headTurnId);
   }
 
   /**

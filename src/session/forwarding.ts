@@ -183,7 +183,7 @@ export class Forwarding {
     const { placement } = turn;
     const owner = placement.possibleOwner;
     if (owner === null) return 'yes';
-    const fenced = (claimed !== null && claimed === owner.sessionId) || (await this.#isFenced(owner));
+    const fenced = (claimed !== null && claimed === owner.sessionId) || (await this.#isFenced(turn, owner));
     if (await this.#hasStarted(turn)) {
       turn.fail(new BridgeError('bridge_owner_lost'));
       return 'no';
@@ -274,14 +274,17 @@ export class Forwarding {
   }
 
   /** Returns whether another worker has started this turn. */
-  async #hasStarted({ id, placement }: Turn): Promise<boolean> {
-    return placement.possibleOwner !== null && (await this.#env.store.turn(id)) !== null;
+  async #hasStarted({ id, evidence, placement }: Turn): Promise<boolean> {
+    return placement.possibleOwner !== null && (await this.#env.store.turn(evidence.scope, id)) !== null;
   }
 
   /** Returns whether that worker is fenced: no hop sent to it for that session can start the turn any more. */
-  async #isFenced({ workerId, sessionId, epoch }: NonNullable<Placement['possibleOwner']>): Promise<boolean> {
+  async #isFenced(
+    { evidence: { scope } }: Turn,
+    { workerId, sessionId, epoch }: NonNullable<Placement['possibleOwner']>,
+  ): Promise<boolean> {
     if (sessionId !== null) {
-      const row = await this.#env.store.session(sessionId);
+      const row = await this.#env.store.session(scope, sessionId);
       if (row?.ownerWorkerId !== workerId || row.epoch !== epoch) return true;
     }
     return (await this.#peers.liveness(workerId)) === 'dead';

@@ -532,7 +532,7 @@ export class Session extends SessionCore {
       }
       case 'commitOrphan': {
         // All repetitions must name the same orphan; the next commit of this type names another one.
-        this.#orphanId ??= (await this.env.store.session(this.id))?.activeTurnId ?? null;
+        this.#orphanId ??= (await this.env.store.session(this.scope, this.id))?.activeTurnId ?? null;
         if (this.#orphanId === null) return { event: { type: 'store.cleared' } };
         const reply = await commitOrphan(this, this.#orphanId);
         if ('event' in reply) this.#orphanId = null;
@@ -595,8 +595,8 @@ export class Session extends SessionCore {
   }
 
   #lastCall<S extends SessionStateName>(state: S) {
-    const { workerId: me, nonce, id: sessionId, epoch } = this;
-    return { me, nonce, sessionId, epoch, saved: { ...this.saved(), state } };
+    const { workerId: me, nonce, scope, id: sessionId, epoch } = this;
+    return { me, nonce, scope, sessionId, epoch, saved: { ...this.saved(), state } };
   }
 
   // What the core and the socket ask.

@@ -7,6 +7,12 @@ import type { Selectable } from 'kysely';
  * the rows of the in-memory store, the typed query builder, and the lists of columns in SQL (`columnsOf`). A test compares
  * the entities with the migrated database.
  *
+ * **`scope` comes first** in every primary key, unique index and foreign key of a table with tenants' rows, so that a
+ * scope's rows can live together on one shard of a distributed database. Such a database, like a partitioned table,
+ * enforces no uniqueness across scopes, and none is needed: ids of sessions and turns are random UUIDs, those of providers
+ * only mean something within a scope, and every statement names the scope with the id. So a tenant cannot reach another's
+ * row, even by its id. `holdfast_meta` and `worker` belong to no tenant; every shard has the whole of them.
+ *
  * Columns marked `hidden` are not part of the port's rows.
  *
  * Ownership is never written by a unit-of-work flush: a flush omits columns that it considers unchanged, and an ownership
@@ -115,6 +121,7 @@ export const BridgeSession = defineEntity({
   name: 'BridgeSession',
   tableName: 'bridge_session',
   indexes: [
+    { name: 'bridge_session_id_index', properties: ['id'] },
     { name: 'bridge_session_created_at_index', properties: ['createdAt'] },
     { name: 'bridge_session_changed_hour_index', properties: ['changedHour', 'id'] },
     {
@@ -130,8 +137,8 @@ export const BridgeSession = defineEntity({
     { name: 'bridge_session_active_check', expression: 'active_turn_id is null or owner_worker_id is not null' },
   ],
   properties: {
+    scope: p.text().primary(),
     id: p.text().primary(),
-    scope: p.text(),
     state: p.text().$type<SessionStateName>(),
     snapshot: json().nullable(),
     machineVersion: p.integer(),
@@ -166,29 +173,98 @@ export const BridgeSession = defineEntity({
   },
 });
 
+/**
+ * Relation that only declares a foreign key: its columns are properties of their own, which it shares with other relations.
+ * So it has no column in the types of rows, nor in `columnsOf`.
+ */
+const overColumns = <Relation extends { '~options': object }>(relation: Relation) =>
+  relation as Relation & { '~options': { persist: false } };
+
+/** Foreign key of a row that belongs to a session. */
+const ofSession = (constraint: string) =>
+  overColumns(
+    p
+      .manyToOne(BridgeSession)
+      .joinColumns('scope', 'session_id')
+      .deleteRule('cascade')
+      .updateRule('no action')
+      .foreignKeyName(constraint),
+  );
+
 export const SessionKey = defineEntity({
   name: 'SessionKey',
   tableName: 'session_key',
   indexes: [
-    { name: 'session_key_session_id_index', properties: ['sessionId'] },
+    { name: 'session_key_session_id_index', properties: ['scope', 'sessionId'] },
     { name: 'session_key_hash_index', properties: ['hash'] },
   ],
   properties: {
     scope: p.text().primary(),
     kind: p.text().$type<KeyKind>().primary(),
     hash: p.text().primary(),
-    sessionId: () =>
-      p
-        .manyToOne(BridgeSession)
-        .mapToPk()
-        .fieldName('session_id')
-        .deleteRule('cascade')
-        .updateRule('no action')
-        .foreignKeyName('session_key_session_id_foreign'),
+    sessionId: p.text(),
+    session: () => ofSession('session_key_session_id_foreign'),
   },
 });
 
-/** Running turns are rows of `active_turn`, which inherits from this table and has no entity of its own. */
+const turnProperties = (table: 'turn' | 'active_turn') => ({
+  scope: p.text().primary(),
+  id: p.text().primary(),
+  sessionId: p.text(),
+  session: () => ofSession(`${table}_session_id_foreign`),
+  parentTurnId: p.text().nullable(),
+  epoch: p.bigint('number'),
+  authorWorkerId: p.text(),
+  shape: p.text().$type<Shape>(),
+  state: p.text().$type<TurnState>(),
+  /** The end was recorded outside the fence, so it never moved a head. */
+  branched: p.boolean().defaultRaw('false').hidden(),
+  responseId: p.text().nullable(),
+  requestFp: p.text(),
+  contextFp: p.text(),
+  /**
+   * Fingerprint of the place in a transcript at which this turn ends, with its output as streamed. It only selects
+   * candidates (see `transcript/items.ts`); the forms of the turn's line decide whether a request continues it. Null until
+   * settled, and when the transcript is not known.
+   */
+  transcriptFp: p.text().nullable(),
+  /** Number of items up to and including this turn's outputs; null until settled. */
+  itemCount: p.integer().nullable(),
+  replay: p.text().$type<ReplayClass>(),
+  /** The provider stores this response (`store: true`), so its id works as an anchor on any socket. */
+  storedUpstream: p.boolean(),
+  /** Fingerprint of the credential under which the provider knows this response (see `Scope.credentialFp`). */
+  credentialFp: p.text(),
+  /** The client's own id of its user turn (Codex `turn_id`); null when it sent none. */
+  clientTurnId: p.text().nullable(),
+  usage: verbatim().nullable().hidden(),
+  error: verbatim().nullable().hidden(),
+  facts: json<TurnMetrics>().columnType('json').nullable().hidden(),
+  /**
+   * Chain fingerprint over the client-made items up to and including this turn. Input to the `transcriptFp` of later
+   * turns.
+   */
+  clientFp: p.text().nullable(),
+  /**
+   * Other places at which the same turn ends, for example when its output is listed differently than it was streamed;
+   * null when there are none.
+   */
+  secondFp: p.text().nullable().hidden(),
+  thirdFp: p.text().nullable().hidden(),
+  /** Forms of the items that the turn added, as written by `encodeForms` of `transcript/items.ts`; null when not known. */
+  forms: p.text().nullable().hidden(),
+  startedAt: time().defaultRaw('now()').hidden(),
+  endedAt: time().nullable().hidden(),
+});
+
+const turnChecks = [
+  { name: 'turn_shape_check', expression: oneOf('shape', shapes) },
+  { name: 'turn_state_check', expression: oneOf('state', turnStates) },
+  { name: 'turn_replay_check', expression: oneOf('replay', replayClasses) },
+  { name: 'turn_parent_check', expression: 'parent_turn_id <> id' },
+];
+
+/** Turns that have ended. */
 export const Turn = defineEntity({
   name: 'Turn',
   tableName: 'turn',
@@ -196,11 +272,11 @@ export const Turn = defineEntity({
     {
       name: 'turn_response_id_unique',
       expression:
-        'create unique index turn_response_id_unique on turn (holdfast_key(response_id), scope) where response_id is not null',
+        'create unique index turn_response_id_unique on turn (scope, holdfast_key(response_id)) where response_id is not null',
     },
   ],
   indexes: [
-    { name: 'turn_session_id_started_at_index', properties: ['sessionId', 'startedAt'] },
+    { name: 'turn_session_id_started_at_index', properties: ['scope', 'sessionId', 'startedAt'] },
     { name: 'turn_parent_turn_id_index', properties: ['parentTurnId'] },
     { name: 'turn_ended_at_index', properties: ['endedAt'] },
     {
@@ -223,83 +299,38 @@ export const Turn = defineEntity({
       where: 'third_fp is not null',
     },
   ],
-  checks: [
-    { name: 'turn_shape_check', expression: oneOf('shape', shapes) },
-    { name: 'turn_state_check', expression: oneOf('state', turnStates) },
-    { name: 'turn_replay_check', expression: oneOf('replay', replayClasses) },
-    { name: 'turn_parent_check', expression: 'parent_turn_id <> id' },
-  ],
-  properties: {
-    id: p.text().primary(),
-    sessionId: () =>
-      p
-        .manyToOne(BridgeSession)
-        .mapToPk()
-        .fieldName('session_id')
-        .deleteRule('cascade')
-        .updateRule('no action')
-        .foreignKeyName('turn_session_id_foreign'),
-    scope: p.text(),
-    parentTurnId: p.text().nullable(),
-    epoch: p.bigint('number'),
-    authorWorkerId: p.text(),
-    shape: p.text().$type<Shape>(),
-    state: p.text().$type<TurnState>(),
-    /** The end was recorded outside the fence, so it never moved a head. */
-    branched: p.boolean().defaultRaw('false').hidden(),
-    responseId: p.text().nullable(),
-    requestFp: p.text(),
-    contextFp: p.text(),
-    /**
-     * Fingerprint of the place in a transcript at which this turn ends, with its output as streamed. It only selects
-     * candidates (see `transcript/items.ts`); the forms of the turn's line decide whether a request continues it. Null until
-     * settled, and when the transcript is not known.
-     */
-    transcriptFp: p.text().nullable(),
-    /** Number of items up to and including this turn's outputs; null until settled. */
-    itemCount: p.integer().nullable(),
-    replay: p.text().$type<ReplayClass>(),
-    /** The provider stores this response (`store: true`), so its id works as an anchor on any socket. */
-    storedUpstream: p.boolean(),
-    /** Fingerprint of the credential under which the provider knows this response (see `Scope.credentialFp`). */
-    credentialFp: p.text(),
-    /** The client's own id of its user turn (Codex `turn_id`); null when it sent none. */
-    clientTurnId: p.text().nullable(),
-    usage: verbatim().nullable().hidden(),
-    error: verbatim().nullable().hidden(),
-    facts: json<TurnMetrics>().columnType('json').nullable().hidden(),
-    /**
-     * Chain fingerprint over the client-made items up to and including this turn. Input to the `transcriptFp` of later
-     * turns.
-     */
-    clientFp: p.text().nullable(),
-    /**
-     * Other places at which the same turn ends, for example when its output is listed differently than it was streamed;
-     * null when there are none.
-     */
-    secondFp: p.text().nullable().hidden(),
-    thirdFp: p.text().nullable().hidden(),
-    /** Forms of the items that the turn added, as written by `encodeForms` of `transcript/items.ts`; null when not known. */
-    forms: p.text().nullable().hidden(),
-    startedAt: time().defaultRaw('now()').hidden(),
-    endedAt: time().nullable().hidden(),
-  },
+  checks: turnChecks,
+  properties: turnProperties('turn'),
 });
+
+/** Turns that run. The view `any_turn` shows them together with those that have ended. */
+export const ActiveTurn = defineEntity({
+  name: 'ActiveTurn',
+  tableName: 'active_turn',
+  uniques: [{ name: 'active_turn_session_id_unique', properties: ['scope', 'sessionId'] }],
+  indexes: [{ name: 'active_turn_parent_turn_id_index', properties: ['parentTurnId'] }],
+  checks: [...turnChecks, { name: 'active_turn_state_check', expression: oneOf('state', ['active']) }],
+  properties: turnProperties('active_turn'),
+});
+
+/** Foreign key of a row that belongs to an ended turn. */
+const ofTurn = (constraint: string) =>
+  overColumns(
+    p
+      .manyToOne(Turn)
+      .joinColumns('scope', 'turn_id')
+      .deleteRule('cascade')
+      .updateRule('no action')
+      .foreignKeyName(constraint),
+  );
 
 export const TurnContent = defineEntity({
   name: 'TurnContent',
   tableName: 'turn_items',
   properties: {
-    turnId: () =>
-      p
-        .oneToOne(Turn)
-        .owner()
-        .primary()
-        .mapToPk()
-        .fieldName('turn_id')
-        .deleteRule('cascade')
-        .updateRule('no action')
-        .foreignKeyName('turn_items_turn_id_foreign'),
+    scope: p.text().primary(),
+    turnId: p.text().primary(),
+    turn: () => ofTurn('turn_items_turn_id_foreign'),
     input: p.blob(),
     output: p.blob(),
     shared: verbatim().nullable(),
@@ -311,15 +342,10 @@ export const TurnItem = defineEntity({
   tableName: 'turn_item',
   indexes: [{ name: 'turn_item_item_id_index', properties: ['scope', 'itemId', 'startedAt'] }],
   properties: {
-    turn: () =>
-      p
-        .manyToOne(Turn)
-        .primary()
-        .deleteRule('cascade')
-        .updateRule('no action')
-        .foreignKeyName('turn_item_turn_id_foreign'),
+    scope: p.text().primary(),
+    turnId: p.text().primary(),
     itemId: p.text().primary(),
-    scope: p.text(),
+    turn: () => ofTurn('turn_item_turn_id_foreign'),
     startedAt: time(),
   },
 });
@@ -338,24 +364,29 @@ export const SharedItem = defineEntity({
 export const TurnSharedItem = defineEntity({
   name: 'TurnSharedItem',
   tableName: 'turn_shared_item',
-  indexes: [{ name: 'turn_shared_item_hash_index', properties: ['item'] }],
+  indexes: [{ name: 'turn_shared_item_hash_index', properties: ['scope', 'hash'] }],
   properties: {
-    turn: () =>
-      p
-        .manyToOne(TurnContent)
-        .primary()
-        .joinColumn('turn_id')
-        .deleteRule('cascade')
-        .updateRule('no action')
-        .foreignKeyName('turn_shared_item_turn_id_foreign'),
+    scope: p.text().primary(),
+    turnId: p.text().primary(),
+    hash: p.text().primary(),
+    content: () =>
+      overColumns(
+        p
+          .manyToOne(TurnContent)
+          .joinColumns('scope', 'turn_id')
+          .deleteRule('cascade')
+          .updateRule('no action')
+          .foreignKeyName('turn_shared_item_turn_id_foreign'),
+      ),
     item: () =>
-      p
-        .manyToOne(SharedItem)
-        .primary()
-        .joinColumns('scope', 'hash')
-        .deleteRule('no action')
-        .updateRule('no action')
-        .foreignKeyName('turn_shared_item_shared_item_foreign'),
+      overColumns(
+        p
+          .manyToOne(SharedItem)
+          .joinColumns('scope', 'hash')
+          .deleteRule('no action')
+          .updateRule('no action')
+          .foreignKeyName('turn_shared_item_shared_item_foreign'),
+      ),
   },
 });
 
@@ -364,15 +395,10 @@ export const SessionStory = defineEntity({
   tableName: 'session_story',
   indexes: [{ name: 'session_story_session_id_index', properties: ['sessionId', 'createdAt'] }],
   properties: {
+    scope: p.text().primary(),
     turnId: p.text().primary(),
-    sessionId: () =>
-      p
-        .manyToOne(BridgeSession)
-        .mapToPk()
-        .fieldName('session_id')
-        .deleteRule('cascade')
-        .updateRule('no action')
-        .foreignKeyName('session_story_session_id_foreign'),
+    sessionId: p.text(),
+    session: () => ofSession('session_story_session_id_foreign'),
     record: verbatim(),
     createdAt: time().defaultRaw('now()'),
   },
@@ -404,6 +430,7 @@ export const entities = [
   BridgeSession,
   SessionKey,
   Turn,
+  ActiveTurn,
   TurnContent,
   TurnItem,
   SharedItem,
@@ -489,11 +516,11 @@ export interface Column {
 }
 
 interface Declared {
+  kind?: string;
   type?: unknown;
   columnType?: string;
   nullable?: boolean;
   hidden?: boolean;
-  fieldName?: string;
 }
 
 const naming = new UnderscoreNamingStrategy();
@@ -508,13 +535,15 @@ const typeOf = ({ columnType, type }: Declared) => {
   return columnType ?? sqlTypes.get(kind?.name ?? '') ?? 'text';
 };
 
-/** Returns the columns of an entity's table, in the order of declaration. */
+/** Returns the columns of an entity's table, in the order of declaration. Relations only declare foreign keys over them. */
 export function columnsOf(entity: { meta: { properties: object } }): readonly Column[] {
-  return Object.entries(entity.meta.properties as Record<string, Declared>).map(([property, declared]) => ({
-    property,
-    name: declared.fieldName ?? naming.propertyToColumnName(property),
-    type: typeOf(declared),
-    nullable: declared.nullable === true,
-    hidden: declared.hidden === true,
-  }));
+  return Object.entries(entity.meta.properties as Record<string, Declared>)
+    .filter(([, { kind }]) => kind !== 'm:1')
+    .map(([property, declared]) => ({
+      property,
+      name: naming.propertyToColumnName(property),
+      type: typeOf(declared),
+      nullable: declared.nullable === true,
+      hidden: declared.hidden === true,
+    }));
 }

@@ -96,13 +96,17 @@ export interface Writer {
   nonce: string;
 }
 
+/** Session on which a call acts. One of another scope is as good as unknown. */
+export interface SessionRef {
+  scope: string;
+  sessionId: string;
+}
+
 /** Columns that every fence call writes for people and for the next worker. */
 export interface SavedState extends Pick<SessionRow, 'state' | 'snapshot' | 'machineVersion'> {}
 
 /** Creates a session together with its first turn. */
-export interface CreateCall extends Writer {
-  sessionId: string;
-  scope: string;
+export interface CreateCall extends Writer, SessionRef {
   keys: readonly KeyRef[];
   upstreamId: string;
   model: string | null;
@@ -113,8 +117,7 @@ export interface CreateCall extends Writer {
 }
 
 /** Starts a turn on a session that the writer owns. */
-export interface StartCall extends Writer {
-  sessionId: string;
+export interface StartCall extends Writer, SessionRef {
   epoch: number;
   expectedHead: string | null;
   turn: TurnStart;
@@ -122,8 +125,7 @@ export interface StartCall extends Writer {
 }
 
 /** Stores the end of a turn. */
-export interface SettleCall extends Writer {
-  sessionId: string;
+export interface SettleCall extends Writer, SessionRef {
   epoch: number;
   turnId: string;
   result: TurnResult;
@@ -131,22 +133,19 @@ export interface SettleCall extends Writer {
 }
 
 /** Takes over a session that was read at a given epoch and revision. */
-export interface ClaimCall extends Writer {
-  sessionId: string;
+export interface ClaimCall extends Writer, SessionRef {
   epochRead: number;
   revisionRead: number;
 }
 
 /** Gives up the ownership of an idle session. */
-export interface ReleaseCall extends Writer {
-  sessionId: string;
+export interface ReleaseCall extends Writer, SessionRef {
   epoch: number;
   saved: SavedState;
 }
 
 /** Closes an idle session. */
-export interface CloseCall extends Writer {
-  sessionId: string;
+export interface CloseCall extends Writer, SessionRef {
   epoch: number;
   saved: SavedState;
 }
@@ -302,8 +301,8 @@ export interface WorkerRegistry {
 export interface SessionReads {
   /** Returns everything that the resolver needs, in one round trip. Closed sessions are not found by key or token. */
   lookup(query: Lookup): Promise<LookupResult>;
-  session(id: string): Promise<SessionRow | null>;
-  turn(id: string): Promise<TurnRow | null>;
+  session(scope: string, id: string): Promise<SessionRow | null>;
+  turn(scope: string, id: string): Promise<TurnRow | null>;
   /**
    * Returns the turn and its ancestors, root first, with their items. Empty when the turn is unknown in the scope. When
    * ancestors were purged, the first turn of the result still names a `parentTurnId`.
@@ -323,9 +322,6 @@ export interface SessionReads {
    * @param withinMs greatest age of such an end, in milliseconds
    */
   repeated(scope: string, requestFp: string, withinMs: number): Promise<readonly Repeated[]>;
-  /** Returns the turns of one session, newest first. */
-  turnsOf(sessionId: string, limit: number): Promise<readonly TurnRow[]>;
-  sessions(limit: number): Promise<readonly SessionRow[]>;
   /** Returns the random pepper made by the first migration. It keys the credential hash that separates scopes. */
   pepper(): Promise<string>;
 }
@@ -511,9 +507,15 @@ export type OperatorVerdict = 'ok' | 'busy' | 'missing';
 
 /**
  * Store operations of operators and the janitor. Reads and writes reject with `StoreUnavailable` when the store does not
- * answer.
+ * answer. Operators name a session by its id alone, so these operations search all scopes.
  */
 export interface StoreAdmin {
+  /** Returns the session of that id, whichever its scope is. */
+  sessionById(id: string): Promise<SessionRow | null>;
+  /** Returns the newest sessions. */
+  sessions(limit: number): Promise<readonly SessionRow[]>;
+  /** Returns the turns of one session, newest first. */
+  turnsOf(sessionId: string, limit: number): Promise<readonly TurnRow[]>;
   listSessions(query: SessionQuery): Promise<SessionPage>;
   /** Returns the turns of a session, newest first. */
   turnDetails(sessionId: string, limit: number): Promise<readonly TurnDetail[]>;

@@ -183,7 +183,7 @@ describe('admin API: actions', () => {
         expect(told.type).toBe('response.failed');
         expect(told.data.response).toMatchObject({ error: { bridge_code: 'bridge_session_closed' } });
         // The epoch is still 1, so the owner closed it: a close by another worker raises the epoch.
-        expect(await at.store.session(session.id)).toMatchObject({ state: 'closed', activeTurnId: null, epoch: 1 });
+        expect(await at.store.sessionById(session.id)).toMatchObject({ state: 'closed', activeTurnId: null, epoch: 1 });
         expect(await at.store.turnsOf(session.id, 9)).toMatchObject([{ state: 'cancelled' }]);
         const anew = await post(at.url, { model: 'm', store: false, input: 'two' }, { 'thread-id': name });
         expect(anew.headers['x-holdfast-outcome']).toBe('created');

@@ -10,13 +10,13 @@ it('/ready asks the database itself, once for all probes of a moment, and notice
     env: { HOLDFAST_LAME_DUCK_MS: '0' },
     wrapStore: (store) => ({
       ...store,
-      async session(id) {
+      async session(scope, id) {
         asked += 1;
         await new Promise<void>((now) => {
           answer = now;
         });
         if (lost) throw new StoreUnavailable('no answer');
-        return store.session(id);
+        return store.session(scope, id);
       },
     }),
   });

@@ -28,7 +28,7 @@ function statementsOf({ statements }: TestBridge): string[] {
     statements
       .splice(0)
       // A read of one row through the entity manager has no name.
-      .map((name) => name.replace(/^select .* from "(?:bridge_)?(session|turn)" .*$/s, 'holdfast_$1'))
+      .map((name) => name.replace(/^select .* from "bridge_session" .*$/s, 'holdfast_session'))
       .filter((name) => ofTurns.test(name))
       .map((name) => name.replace('holdfast_', ''))
   );

@@ -118,7 +118,7 @@ describe('a turn that its row marks as active but its own worker does not run', 
     await using other = await startTestBridge({ beside: owner });
     const { store, bridge } = owner;
     const [row] = await store.sessions(1);
-    const writer = { me: bridge.workerId, nonce: 'nonce', sessionId: row!.id };
+    const writer = { me: bridge.workerId, nonce: 'nonce', scope: row!.scope, sessionId: row!.id };
     const claimed = await store.claim({ ...writer, epochRead: row!.epoch, revisionRead: row!.revision });
     expect(claimed).toMatchObject({ verdict: 'row' });
     const turn = turnStart({ parentTurnId: row!.headTurnId });
@@ -128,7 +128,7 @@ describe('a turn that its row marks as active but its own worker does not run', 
     const second = await post(other.url, { ...base, store: false, input }, headers);
     expect([second.status, second.headers['x-holdfast-outcome']]).toEqual([200, 'stale_recovery']);
     expect(digestOf(second.body)).toBe(expectedDigest({ items: input as never }));
-    expect((await store.turn(turn.id))!.state).toBe('lost');
+    expect((await store.turn(row!.scope, turn.id))!.state).toBe('lost');
   });
 });
 

@@ -97,10 +97,10 @@ describe('a header that no longer names a session', () => {
     await start();
     const { session } = await say([], 'the conversation that has the header');
     let other = await say([], 'another');
-    const row = (await at.store.session(session!))!;
+    const row = (await at.store.sessionById(session!))!;
     const saved = { state: 'closed', snapshot: row.snapshot, machineVersion: row.machineVersion } as const;
     const writer = { me: row.ownerWorkerId!, nonce: row.ownerNonce! };
-    await at.store.close({ ...writer, sessionId: row.id, epoch: row.epoch, saved });
+    await at.store.close({ ...writer, scope: row.scope, sessionId: row.id, epoch: row.epoch, saved });
     for (const text of ['two', 'three']) {
       other = await say(other.items, text);
       expect(other.outcome).toBe('live_reuse');

@@ -216,7 +216,7 @@ describe('two requests that claim one session at once', () => {
     await server.close(100);
     await open();
     let read = () => {};
-    scripted.once('turn', (pass, id) => new Promise((done) => (read = () => void pass(id).then(done))));
+    scripted.once('turn', (pass, ...asked) => new Promise((done) => (read = () => void pass(...asked).then(done))));
     const early = next(first, 'early');
     await until(() => scripted.calls.includes('turn'));
     expect((await next(first, 'late')).status).toBe(200);

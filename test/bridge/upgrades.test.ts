@@ -37,15 +37,16 @@ it('workers of this release go on while a newer one has migrated the database, a
   const client = new pg.Client({ connectionString: database.url });
   await client.connect();
   const source = async () =>
-    (await client.query(`select prosrc from pg_proc where proname = 'holdfast_worker_json'`)).rows[0].prosrc as string;
+    (await client.query(`select pg_get_functiondef('holdfast.holdfast_claim'::regproc) as text`)).rows[0]
+      .text as string;
+  const later = (await source()).replaceAll(`'lostTurnId', s`, `'later', null, 'lostTurnId', s`);
   await client.query(`begin;
     set local search_path = holdfast;
     alter table turn add column later text;
+    alter table active_turn add column later text;
+    create or replace view any_turn as select * from turn union all select * from active_turn;
     alter table bridge_session add column later text;
-    create or replace function holdfast_worker_json(w worker) returns json language sql stable as $$
-      select json_build_object('id', w.id, 'internalUrl', w.internal_url, 'livenessPath', w.liveness_path,
-        'state', w.state, 'version', w.version, 'leaseLeftMs', 1000, 'later', null)
-    $$;
+    ${later};
     insert into holdfast_migrations (name) values ('0002-later');
     commit`);
   const newer = await source();
@@ -54,9 +55,9 @@ it('workers of this release go on while a newer one has migrated the database, a
   const second = await open();
   expect(await source()).toBe(newer);
   await second.register({ ...registration, id: 'two' });
-  const row = (await second.session(mine.sessionId))!;
+  const row = (await second.session(mine.scope, mine.sessionId))!;
   const read = { epochRead: row.epoch, revisionRead: row.revision };
-  const taken = await second.claim({ me: 'two', nonce: 'n', sessionId: row.id, ...read });
+  const taken = await second.claim({ me: 'two', nonce: 'n', scope: row.scope, sessionId: row.id, ...read });
   expect(taken).toMatchObject({ verdict: 'row', row: { headTurnId: mine.firstTurn.id } });
   const late = mine.start({ expectedHead: mine.firstTurn.id, turn: turnStart() });
   expect((await first.start(late)).verdict).toBe('fenced');

@@ -130,8 +130,8 @@ export const canaries: readonly Canary[] = [
   {
     name: 'look-ups cross scopes',
     file: 'src/testing/memory-store/reads.ts',
-    find: "session && session.scope === scope && session.state !== 'closed'",
-    replace: "session && session.state !== 'closed'",
+    find: 'open(scoped(scope, tokenSessionId))',
+    replace: 'open([...db.sessions].find(([, { id }]) => id === tokenSessionId)?.[0])',
     tests: memory,
   },
   {
@@ -347,7 +347,7 @@ export const canaries: readonly Canary[] = [
   {
     name: 'a worker that denies a session does not end its orphan',
     file: 'src/worker.ts',
-    find: "return void ready.disown(sessionId ?? '', epoch ?? -1).then(() => sink.notOwner());",
+    find: "return void ready.disown(request.caller.scope, sessionId ?? '', epoch ?? -1).then(() => sink.notOwner());",
     replace: 'return sink.notOwner();',
     tests: ['test/bridge/recovery.test.ts'],
   },
@@ -403,16 +403,21 @@ export const canaries: readonly Canary[] = [
   {
     name: 'the store finds the items of another scope',
     file: 'src/store/postgres/statements.ts',
-    find: 'where i.scope = $1::text and i.item_id = wanted.item_id',
-    replace: 'where $1::text is not null and i.item_id = wanted.item_id',
+    find: `where i.scope = $1::text and i.item_id = wanted.item_id
+        order by i.started_at desc
+        limit \${TURNS_PER_ITEM}) i
+      join turn t on t.scope = $1::text and`,
+    replace: `where $1::text is not null and i.item_id = wanted.item_id
+        order by i.started_at desc
+        limit \${TURNS_PER_ITEM}) i
+      join turn t on`,
     tests: ['test/store/postgres.test.ts'],
   },
   {
     name: 'the in-memory store finds the items of another scope',
     file: 'src/testing/memory-store/reads.ts',
-    find: 'newestFirst(db.itemTurns.get(scoped(scope, itemId)))',
-    replace:
-      'newestFirst(new Set([...db.itemTurns].flatMap(([key, ids]) => (JSON.parse(key)[1] === itemId ? [...ids] : []))))',
+    find: 'newestFirst(scope, db.itemTurns.get(scoped(scope, itemId)))',
+    replace: '[...db.turns.values()].filter((turn) => turn.itemIds.includes(itemId))',
     tests: memory,
   },
   {
@@ -1387,22 +1392,47 @@ export const canaries: readonly Canary[] = [
   {
     name: 'the janitor deletes the turn at which another session begins',
     file: 'src/store/postgres/schema/purge.ts',
-    find: 'where b.fork_turn_id = t.id and b.head_turn_id = t.id and b.id <> s.id)',
+    find: 'where b.scope = s.scope and b.fork_turn_id = t.id and b.head_turn_id = t.id and b.id <> s.id)',
     replace: 'where false)',
     tests: ['test/store/postgres.test.ts'],
   },
   {
     name: 'a start reactivates a turn that ends concurrently',
     file: 'src/store/postgres/schema/fence.ts',
-    find: '\n  if exists (select from only turn where id = p_turn_id) then',
+    find: '\n  if exists (select from turn where scope = p_scope and id = p_turn_id) then',
     replace: '\n  if false then',
     tests: ['test/store/races.test.ts'],
   },
   {
     name: 'an ended turn stays among the active turns',
     file: 'src/store/postgres/schema/fence.ts',
-    find: 'delete from turn where id = c.turn;',
-    replace: 'delete from only turn where id = c.turn;',
+    find: 'delete from active_turn where scope = p_scope and id = c.turn;',
+    replace: 'delete from turn where scope = p_scope and id = c.turn;',
+    tests: ['test/store/postgres.test.ts'],
+  },
+  {
+    name: 'a look-up reads the keys of every partition',
+    file: 'src/store/postgres/statements.ts',
+    find: 'where k.scope = $1::text and k.session_id in',
+    replace: 'where k.session_id in',
+    tests: ['test/store/partitioned.test.ts'],
+  },
+  {
+    name: 'a close frees keys in every partition',
+    file: 'src/store/postgres/schema/fence.ts',
+    find: 'delete from session_key where scope = p_scope and session_id = p_session;',
+    replace: 'delete from session_key where session_id = p_session;',
+    tests: ['test/store/partitioned.test.ts'],
+  },
+  {
+    name: 'a claim takes the session of another scope',
+    file: 'src/store/postgres/schema/fence.ts',
+    find: `where scope = p_scope and id = p_session for update;
+  if not found or s.state = 'closed' then
+    return json_build_object`,
+    replace: `where id = p_session for update;
+  if not found or s.state = 'closed' then
+    return json_build_object`,
     tests: ['test/store/postgres.test.ts'],
   },
   {

@@ -71,14 +71,14 @@ async function heartbeatCost(url: string): Promise<string> {
 export async function judgeRows(databaseUrl: string, broken: string[]): Promise<void> {
   const [heads] = await query<{ wrong: number }>(
     databaseUrl,
-    `select count(*)::int as wrong from bridge_session s join turn t on t.id = s.head_turn_id
+    `select count(*)::int as wrong from bridge_session s join any_turn t on t.id = s.head_turn_id
       where t.state not in ('completed', 'incomplete') or (t.branched and t.session_id = s.id)`,
   );
   if (heads!.wrong > 0) broken.push(`${heads!.wrong} heads are no proper turns`);
   const [forked] = await query<{ wrong: number }>(
     databaseUrl,
     `select count(*)::int as wrong
-       from turn a join turn b on b.session_id = a.session_id and b.started_at > a.started_at
+       from any_turn a join any_turn b on b.session_id = a.session_id and b.started_at > a.started_at
       where not a.branched and not b.branched and coalesce(a.ended_at, 'infinity') > b.started_at`,
   );
   if (forked!.wrong > 0) broken.push(`${forked!.wrong} times two turns of one session ran at once under the fence`);

@@ -221,12 +221,12 @@ describe.skipIf(!existsSync(browserPath))('admin page in a browser', () => {
       await page.waitForSelector('dialog[open]');
       await page.keyboard.press('Escape');
       await page.waitForSelector('dialog', { state: 'detached' });
-      expect((await at.store.session(id))!.state).toBe('live');
+      expect((await at.store.sessionById(id))!.state).toBe('live');
       await page.click('text=Release…');
       await page.click('dialog button.primary');
       await page.waitForSelector('.state.inmost[data-state="stale"]');
       await shows(page, '.actions [role=status]', 'done');
-      expect((await at.store.session(id))!.ownerWorkerId).toBe(null);
+      expect((await at.store.sessionById(id))!.ownerWorkerId).toBe(null);
       expect(complaints).toEqual([]);
     },
     LIMIT_MS,

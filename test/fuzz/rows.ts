@@ -144,10 +144,11 @@ async function keepStory(at: At, session: string): Promise<void> {
   const { record } = JSON.parse(answer?.text || '{}') as { record?: { events: { t: number }[] } };
   if (!record) return;
   for (const event of record.events) event.t += 3_600_000;
-  await at.world.database.query('insert into session_story (turn_id, session_id, record) values ($1, $1, $2)', [
-    session,
-    JSON.stringify(record),
-  ]);
+  await at.world.database.query(
+    `insert into session_story (scope, turn_id, session_id, record)
+       select scope, id, id, $2 from bridge_session where id = $1`,
+    [session, JSON.stringify(record)],
+  );
 }
 
 /** Writes one change. A value that the database itself refuses is not a case. */

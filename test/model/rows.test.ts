@@ -8,6 +8,7 @@ import { createModelRows, defaultBounds, type ModelRows } from '../verification/
 const WORKERS = 3;
 const TURNS = 4;
 const LEASE = 1_000;
+const SCOPE = 'scope';
 const SESSION = 'session';
 const SEED = Number(process.env.MODEL_SEED ?? Math.floor(Math.random() * 2 ** 31));
 const ENDS: readonly TurnEnd[] = ['completed', 'failed', 'cancelled', 'lost'];
@@ -96,7 +97,7 @@ async function begin(): Promise<Sides> {
 }
 
 async function seenInStore({ store }: Sides): Promise<Seen> {
-  const session = await store.session(SESSION);
+  const session = await store.session(SCOPE, SESSION);
   const workers = await store.workers();
   return {
     row: session && {
@@ -108,7 +109,7 @@ async function seenInStore({ store }: Sides): Promise<Seen> {
     },
     turns: await Promise.all(
       Array.from({ length: TURNS }, async (_, r) => {
-        const row = await store.turn(turnId(r));
+        const row = await store.turn(SCOPE, turnId(r));
         return row && { state: row.state, author: row.authorWorkerId, epoch: row.epoch };
       }),
     ),
@@ -141,6 +142,7 @@ async function perform(sides: Sides, command: Command): Promise<[model: unknown,
     me: worker(me),
     nonce: nonceOf(nonce),
     epoch,
+    scope: SCOPE,
     sessionId: SESSION,
     saved,
   });
@@ -153,7 +155,6 @@ async function perform(sides: Sides, command: Command): Promise<[model: unknown,
       const answer = await store.create({
         ...writer(by),
         sessionId,
-        scope: 'scope',
         keys: [{ kind: 'thread', hash: 'key' }],
         upstreamId: 'u',
         model: null,
@@ -182,7 +183,7 @@ async function perform(sides: Sides, command: Command): Promise<[model: unknown,
       return [model.settle(by, command.turn, command.end), (await store.settle(call)).verdict];
     }
     case 'read': {
-      const session = await store.session(SESSION);
+      const session = await store.session(SCOPE, SESSION);
       if (session) sides.read.unshift({ epoch: session.epoch, revision: session.revision, writes: model.writes });
       return [null, null];
     }
@@ -192,6 +193,7 @@ async function perform(sides: Sides, command: Command): Promise<[model: unknown,
       const answer = await store.claim({
         me: worker(command.me),
         nonce: nonceOf(command.nonce),
+        scope: SCOPE,
         sessionId: SESSION,
         epochRead: read.epoch,
         revisionRead: read.revision,

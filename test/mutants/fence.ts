@@ -39,7 +39,6 @@ const groups: readonly [RegExp, string][] = [
   [/release|close/, 'release and close'],
   [/register|heartbeat|declare/, 'workers'],
   [/operate/, 'administration'],
-  [/json/, 'lookup'],
 ];
 
 sweepOver(async ({ closest }, kill) => {

@@ -43,11 +43,10 @@ it('The store wrapper counts verdicts, takeovers and confirmed heartbeats of a r
   await store.register(worker(one, 600_000));
   await store.register(worker(two, 600_000));
   const turn = turnStart();
-  const writer = { me: one, nonce: randomUUID() };
+  const writer = { me: one, nonce: randomUUID(), scope: 'local' };
   const created = await store.create({
     ...writer,
     sessionId,
-    scope: 'local',
     keys: [],
     upstreamId: 'upstream',
     model: null,
@@ -57,8 +56,9 @@ it('The store wrapper counts verdicts, takeovers and confirmed heartbeats of a r
   });
   expect(created).toMatchObject({ verdict: 'ok', epoch: 1 });
   await store.declareDead(one);
-  const row = (await store.session(sessionId))!;
-  const claim = { me: two, nonce: randomUUID(), sessionId, epochRead: row.epoch, revisionRead: row.revision };
+  const row = (await store.session('local', sessionId))!;
+  const read = { epochRead: row.epoch, revisionRead: row.revision };
+  const claim = { ...writer, me: two, nonce: randomUUID(), sessionId, ...read };
   const answer = await store.claim(claim);
   expect(answer).toMatchObject({ verdict: 'row', lostTurnId: turn.id, row: { epoch: 2 } });
   expect(
@@ -87,7 +87,7 @@ it('The store wrapper counts unanswered calls, and rethrows read failures unchan
   const store = observeStore(memory, metrics, systemClock);
   await memory.shutdown();
   expect(await store.heartbeat('w', 'serving', 1)).toMatchObject({ verdict: 'unknown' });
-  await expect(store.session('s')).rejects.toBeInstanceOf(StoreUnavailable);
+  await expect(store.session('local', 's')).rejects.toBeInstanceOf(StoreUnavailable);
   expect(facts).toEqual(['heartbeat unknown', 'read failed']);
 });
 

@@ -4,6 +4,7 @@ import type {
   ClaimVerdict,
   CreateCall,
   KeyRef,
+  ReleaseCall,
   SavedState,
   SessionStore,
   SettleCall,
@@ -83,7 +84,7 @@ export interface Lane {
   start(over?: Partial<StartCall>): StartCall;
   settle(turnId: string, result?: TurnResult): SettleCall;
   /** Returns only the writer and the epoch, for `release` and `close`. */
-  hold(state?: SavedState['state']): { sessionId: string; me: string; nonce: string; epoch: number; saved: SavedState };
+  hold(state?: SavedState['state']): ReleaseCall;
 }
 
 export async function newWorker(store: SessionStore, leaseMs = LEASE_MS): Promise<string> {
@@ -115,7 +116,7 @@ export function lane(me: string, over: Partial<CreateCall> = {}): Lane {
 }
 
 function laneAt(at: Pick<Lane, 'sessionId' | 'scope' | 'me' | 'nonce' | 'epoch'>, create: CreateCall): Lane {
-  const writer = { sessionId: at.sessionId, me: at.me, nonce: at.nonce, epoch: at.epoch };
+  const writer = { scope: at.scope, sessionId: at.sessionId, me: at.me, nonce: at.nonce, epoch: at.epoch };
   return {
     ...at,
     firstTurn: create.turn,
@@ -153,8 +154,8 @@ export async function claimNow(
   me: string,
   nonce = randomUUID(),
 ): Promise<Answer<ClaimVerdict>> {
-  const row = await store.session(sessionId);
-  return store.claim({ sessionId, me, nonce, epochRead: row!.epoch, revisionRead: row!.revision });
+  const row = (await store.sessionById(sessionId))!;
+  return store.claim({ scope: row.scope, sessionId, me, nonce, epochRead: row.epoch, revisionRead: row.revision });
 }
 
 /**

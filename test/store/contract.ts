@@ -7,6 +7,7 @@ import { lineages } from './contract/lineage.ts';
 import { lookups } from './contract/lookup.ts';
 import { providerObjects } from './contract/objects.ts';
 import { releases } from './contract/release.ts';
+import { scopes } from './contract/scopes.ts';
 import { settling } from './contract/settle.ts';
 import { shutdowns } from './contract/shutdown.ts';
 import { starts } from './contract/start.ts';
@@ -16,7 +17,7 @@ import { liveness } from './contract/workers.ts';
 export interface Subject {
   store: SessionStore;
   forgetWorker(id: string): Promise<void>;
-  eraseItems(turnId: string): Promise<void>;
+  eraseItems(scope: string, turnId: string): Promise<void>;
   /** Makes all rows older by this many hours. */
   age(hours: number): Promise<void>;
   /** Returns another store on the same data. */
@@ -32,6 +33,7 @@ const groups = new Map<string, (given: () => Subject) => void>([
   ['release and close', releases],
   ['workers', liveness],
   ['lookup', lookups],
+  ['scopes', scopes],
   ['administration', administration],
   ['lineage and lists', lineages],
   ['objects of the provider', providerObjects],

@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type SessionStore, StoreUnavailable } from '../../src/store/port.ts';
 import { openPostgresStore } from '../../src/store/postgres/index.ts';
 import { freshDatabase } from '../support/database.ts';
-import { busyLane, idleLane, LEASE_MS, newWorker } from './calls.ts';
+import { busyLane, idleLane, type Lane, LEASE_MS, newWorker } from './calls.ts';
 import { type FaultyProxy, faultyProxy } from './faulty-proxy.ts';
 import { type SecondConnection, secondConnection, waiting } from './second-connection.ts';
 
@@ -46,20 +46,20 @@ async function answered(call: () => Promise<{ verdict: string }>): Promise<strin
 }
 
 /** Opens both connections: the first attempts may take longer than the deadline. */
-async function warm(sessionId: string): Promise<void> {
-  const read = () => store.session(sessionId);
+async function warm({ scope, sessionId }: Lane): Promise<void> {
+  const read = () => store.session(scope, sessionId);
   while (!(await Promise.all([read(), read()]).catch(() => null)));
 }
 
 describe('a half-open connection', () => {
   test('A call on a half-open connection returns unknown within the deadline, and the connection is replaced', async () => {
     const idle = await idleLane(witness, await newWorker(witness));
-    await warm(idle.sessionId);
+    await warm(idle);
     proxy.stall();
     const start = idle.start({ expectedHead: idle.firstTurn.id });
     const [unanswered, read] = await Promise.all([
       store.start(start),
-      store.session(idle.sessionId).catch((error: unknown) => error),
+      store.session(idle.scope, idle.sessionId).catch((error: unknown) => error),
     ]);
     expect(unanswered.verdict).toBe('unknown');
     expect(read).toBeInstanceOf(StoreUnavailable);
@@ -86,7 +86,7 @@ describe('a locked row', () => {
     expect((await store.start(start)).verdict).toBe('unknown');
     await holder.commit();
     expect(['ok', 'already']).toContain(await answered(() => store.start(start)));
-    expect((await witness.session(idle.sessionId))?.revision).toBe(3);
+    expect((await witness.session(idle.scope, idle.sessionId))?.revision).toBe(3);
   });
 
   test('A heartbeat is sent though every other connection waits for a locked row', async () => {

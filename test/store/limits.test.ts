@@ -46,7 +46,7 @@ test('The server ends calls that wait for a lock too long: never more processes 
   await holder.query('lock table turn in access exclusive mode');
   const wave = () =>
     Promise.all([
-      ...Array.from({ length: 25 }, () => store.turn(idle.firstTurn.id).catch((error: unknown) => error)),
+      ...Array.from({ length: 25 }, () => store.turn(idle.scope, idle.firstTurn.id).catch((error: unknown) => error)),
       ...Array.from({ length: 25 }, () => store.start(idle.start({ expectedHead: idle.firstTurn.id }))),
     ]);
   let ended = false;
@@ -69,7 +69,7 @@ test('The server ends calls that wait for a lock too long: never more processes 
   // The lock is still held: a process that ends does so at its time limit.
   while ((await backends()).waiting > 0);
   await holder.rollback();
-  expect((await witness.turn(idle.firstTurn.id))?.id).toBe(idle.firstTurn.id);
+  expect((await witness.turn(idle.scope, idle.firstTurn.id))?.id).toBe(idle.firstTurn.id);
 });
 
 test('A commit that waits for its synchronous replica is cancelled by neither side', async () => {
@@ -112,6 +112,6 @@ test('A row with deeply nested JSON, as another program may have written it, is 
   const deep = `${'['.repeat(6_000)}${']'.repeat(6_000)}`;
   await observer.query('update bridge_session set snapshot = $2 where id = $1', [idle.sessionId, deep]);
   await observer.query('update turn set usage = $2 where id = $1', [idle.firstTurn.id, deep]);
-  expect((await witness.session(idle.sessionId))!.id).toBe(idle.sessionId);
-  expect((await witness.turn(idle.firstTurn.id))!.id).toBe(idle.firstTurn.id);
+  expect((await witness.session(idle.scope, idle.sessionId))!.id).toBe(idle.sessionId);
+  expect((await witness.turn(idle.scope, idle.firstTurn.id))!.id).toBe(idle.firstTurn.id);
 });

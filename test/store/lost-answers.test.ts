@@ -60,9 +60,9 @@ function life(workers: readonly [string, string]): readonly Step[] {
   const taken: Lane = claimedLane(made, other, nonces[0], 2);
   const retaken: Lane = claimedLane(made, me, nonces[1], 3);
   const results = [completed(), completed(), completed()] as const;
-  const { sessionId } = made;
+  const { scope, sessionId } = made;
   const claim = (by: string, nonce: string, epochRead: number, revisionRead: number) => () =>
-    store.claim({ sessionId, me: by, nonce, epochRead, revisionRead });
+    store.claim({ scope, sessionId, me: by, nonce, epochRead, revisionRead });
   return [
     {
       sessionId,
@@ -171,7 +171,7 @@ test(`Calls whose connection breaks are repeated until answered, and applied onc
         else tally.lostAnswer += 1;
         break;
       }
-      expect(await witness.session(step.sessionId), `try ${tries}, ${step.name}`).toMatchObject(step.after);
+      expect(await witness.sessionById(step.sessionId), `try ${tries}, ${step.name}`).toMatchObject(step.after);
     }
   }
   // Every class must have occurred, otherwise the run proves nothing.

@@ -1,4 +1,5 @@
 import { systemClock } from '../../src/system.ts';
+import { keyOf } from '../../src/testing/memory-store/database.ts';
 import { createMemoryDatabase, createMemoryStore } from '../../src/testing/memory-store/index.ts';
 import { storeContract } from './contract.ts';
 
@@ -9,7 +10,7 @@ storeContract('the store in memory', async () => {
     store: await another(),
     another,
     forgetWorker: async (id) => void database.workers.delete(id),
-    eraseItems: async (id) => void database.items.delete(id),
+    eraseItems: async (scope, id) => void database.items.delete(keyOf({ scope, id })),
     async age(hours) {
       const ms = hours * 3_600_000;
       for (const session of database.sessions.values()) {

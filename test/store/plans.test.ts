@@ -1,12 +1,11 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import type { KeyRef } from '../../src/store/port.ts';
 import { type PurgeKind, purgeKinds } from '../../src/store/port.ts';
 import { openPostgresStore, storeOver } from '../../src/store/postgres/index.ts';
 import { fillDatabase, RETENTION_HOURS } from '../support/data-set.ts';
 import { type FreshDatabase, freshDatabase } from '../support/database.ts';
 import { nodesOf, type RunPlan, shapeOf, type WatchedConnection, watchPlans } from '../support/plans.ts';
-import { completed, saved, turnStart } from './calls.ts';
+import { idleSession, orphanedClaim, readOne, turnSteps } from './turn-steps.ts';
 
 const always = { withinMs: 1e13 };
 const SESSIONS = 2_000;
@@ -52,30 +51,6 @@ function faults(plans: readonly RunPlan[]): string[] {
   );
 }
 
-const one = async <Row>(sql: string): Promise<Row> => {
-  const row = (await watched.client.query(sql)).rows[0] as Row;
-  watched.taken();
-  return row;
-};
-
-interface Idle {
-  id: string;
-  scope: string;
-  epoch: string;
-  revision: string;
-  nonce: string;
-  owner: string;
-  head: string;
-}
-/** Returns the idle session with the longest line whose owner is alive. */
-const idle = () =>
-  one<Idle>(
-    `select s.id, s.scope, s.epoch, s.revision, owner_nonce as nonce, owner_worker_id as owner, head_turn_id as head
-       from bridge_session s
-      where active_turn_id is null and owner_worker_id in ('w1', 'w2', 'w3') and state = 'live'
-      order by (select count(*) from turn t where t.session_id = s.id) desc limit 1`,
-  );
-
 // Both ways to plan a prepared statement: for its current values, and for any values.
 describe.each(['force_custom_plan', 'force_generic_plan'])('statement plans with %s', (mode) => {
   beforeAll(async () => {
@@ -84,55 +59,7 @@ describe.each(['force_custom_plan', 'force_generic_plan'])('statement plans with
   });
 
   test('A turn reads and writes only by index, from its look-up to its end', async () => {
-    const { id, scope, epoch, nonce, owner, head } = await idle();
-    const row = await one<{ response: string; place: string; hash: string; item: string }>(
-      `select t.response_id as response, t.transcript_fp as place,
-              (select hash from session_key where scope = t.scope limit 1) as hash,
-              (select item_id from turn_item i where i.scope = t.scope limit 1) as item
-         from turn t where id = '${head}'`,
-    );
-    const key: KeyRef = { kind: 'thread', hash: row.hash };
-    const nothing = { scope, anchor: null, tokenSessionId: null, hardKey: null };
-    const me = { me: owner, nonce, sessionId: id, epoch: Number(epoch) };
-    const turn = turnStart({ parentTurnId: head, shape: 'delta' });
-    const fresh = { me: owner, nonce, sessionId: randomUUID(), saved: saved() };
-    const forked = turnStart({ parentTurnId: head });
-    const steps: [string, () => Promise<unknown>][] = [
-      ['anchor', () => store.lookup({ ...nothing, anchor: row.response })],
-      ['token and key', () => store.lookup({ ...nothing, tokenSessionId: id, hardKey: key })],
-      ['places', () => store.lookup({ ...nothing, places: [row.place, 'nowhere', 'else'], besides: ['none'] })],
-      ['references', () => store.references(scope, [row.item, 'unknown'])],
-      ['line', () => store.line(scope, head)],
-      ['lineage', () => store.lineage(scope, head)],
-      ['start', () => store.start({ ...me, expectedHead: head, turn, saved: saved() })],
-      ['running', () => store.turn(turn.id)],
-      ['settle', () => store.settle({ ...me, turnId: turn.id, saved: saved(), result: completed({ itemIds: ['i'] }) })],
-      [
-        'create',
-        () =>
-          store.create({
-            ...{ ...fresh, scope, keys: [{ kind: 'thread', hash: randomUUID() }], upstreamId: 'u', model: null },
-            ...{ headTurnId: head, turn: forked },
-          }),
-      ],
-      ['settle a first turn', () => store.settle({ ...fresh, epoch: 1, turnId: forked.id, result: completed() })],
-      ['release', () => store.release({ ...fresh, epoch: 1, saved: saved('stale') })],
-      [
-        'claim',
-        async () => {
-          const { epoch: epochRead, revision: revisionRead } = (await store.session(fresh.sessionId))!;
-          const claimed = await store.claim({ ...fresh, epochRead, revisionRead });
-          return store.close({ ...fresh, epoch: epochRead + 1, ...(claimed && {}) });
-        },
-      ],
-      ['heartbeat', () => store.heartbeat(owner, 'serving', 600_000)],
-      ['expiry', () => store.declareExpired(owner)],
-      ['workers', () => store.workers()],
-      ['keep an object', () => store.keepObjects(scope, 'files', ['file_1', 'file_2'])],
-      ['own objects', () => store.ownObjects(scope, ['file_1', 'unknown'])],
-      ['list objects', () => store.listObjects({ scope, kind: 'files', limit: 2, order: 'desc', after: 'file_2' })],
-      ['drop an object', () => store.dropObject(scope, 'file_1')],
-    ];
+    const { steps, scope, settled, closed } = await turnSteps(watched, store);
     for (const [name, step] of steps) {
       const answer = await step();
       const plans = watched.taken();
@@ -140,28 +67,23 @@ describe.each(['force_custom_plan', 'force_generic_plan'])('statement plans with
       expect({ name, answer }).not.toMatchObject({ answer: { verdict: expect.stringMatching(/rejected|unknown/) } });
       expect(plans.length, name).toBeGreaterThan(0);
     }
-    expect((await store.session(id))!.headTurnId).toBe(turn.id);
-    expect((await store.session(fresh.sessionId))!.state).toBe('closed');
+    expect((await store.session(scope, settled.sessionId))!.headTurnId).toBe(settled.turnId);
+    expect((await store.session(scope, closed))!.state).toBe('closed');
   });
 
   test('The claim of a session whose owner died during a turn reads and writes only by index', async () => {
-    const busy = await one<{ id: string; epoch: string; revision: string; lost: string }>(
-      `select id, epoch, revision, active_turn_id as lost from bridge_session s
-        where active_turn_id is not null
-          and exists (select from worker w where w.id = s.owner_worker_id and w.state = 'dead') limit 1`,
-    );
-    const [epochRead, revisionRead] = [Number(busy.epoch), Number(busy.revision)];
-    const claimed = await store.claim({ me: 'w1', nonce: 'n', sessionId: busy.id, epochRead, revisionRead });
-    expect(claimed).toMatchObject({ verdict: 'row', lostTurnId: busy.lost });
+    const { call, lost } = await orphanedClaim(watched);
+    expect(await store.claim(call)).toMatchObject({ verdict: 'row', lostTurnId: lost });
     expect(faults(watched.taken())).toEqual([]);
   });
 
   test('Queries of operators are answered by index, in pages', async () => {
-    const { id, scope, owner, head } = await idle();
-    const { response } = await one<{ response: string }>(
+    const { id, scope, owner, head } = await idleSession(watched);
+    const { response } = await readOne<{ response: string }>(
+      watched,
       `select response_id as response from turn where id = '${head}'`,
     );
-    const { hash } = await one<{ hash: string }>('select hash from session_key limit 1');
+    const { hash } = await readOne<{ hash: string }>(watched, 'select hash from session_key limit 1');
     const { rows } = await store.listSessions({ limit: 50 });
     const last = rows.at(-1)!;
     const steps: [string, () => Promise<unknown>][] = [

@@ -4,7 +4,7 @@ import { SHARED_ABOVE } from '../../src/store/items.ts';
 import { type PurgeKind, RESPONSE_KIND, type SessionStore } from '../../src/store/port.ts';
 import { openPostgresStore } from '../../src/store/postgres/index.ts';
 import { freshDatabase } from '../support/database.ts';
-import { bare, busyLane, completed, EXPIRED_MS, idleLane, key, LEASE_MS, lane, newWorker } from './calls.ts';
+import { bare, busyLane, completed, EXPIRED_MS, idleLane, key, type Lane, LEASE_MS, lane, newWorker } from './calls.ts';
 import { type SecondConnection, secondConnection, waiting } from './second-connection.ts';
 
 let database: Awaited<ReturnType<typeof freshDatabase>>;
@@ -32,7 +32,8 @@ async function race<T>(late: () => Promise<T>, meanwhile: () => Promise<unknown>
   return answer;
 }
 
-const claimOf = (sessionId: string, me: string, revisionRead: number) => ({
+const claimOf = ({ scope, sessionId }: Lane, me: string, revisionRead: number) => ({
+  scope,
   sessionId,
   me,
   nonce: randomUUID(),
@@ -58,19 +59,22 @@ describe('a turn id that is used twice concurrently', () => {
         () => first.fence.settle(elsewhere.settle(turn.id)),
       );
       expect(answer.verdict).toBe('rejected');
-      expect(await store.turn(turn.id)).toMatchObject({ sessionId: elsewhere.sessionId, state: 'completed' });
-      expect(await store.session(idle.sessionId)).toMatchObject({ activeTurnId: null });
+      expect(await store.turn(elsewhere.scope, turn.id)).toMatchObject({
+        sessionId: elsewhere.sessionId,
+        state: 'completed',
+      });
+      expect(await store.session(idle.scope, idle.sessionId)).toMatchObject({ activeTurnId: null });
     },
   );
 });
 
 test('A session whose active turn row is gone can still be claimed', async () => {
   const busy = await busyLane(store, await newWorker(store));
-  await observer.query('delete from turn where id = $1', [busy.firstTurn.id]);
+  await observer.query('delete from active_turn where id = $1', [busy.firstTurn.id]);
   await store.declareDead(busy.me);
-  const claimed = await store.claim(claimOf(busy.sessionId, await newWorker(store), 1));
+  const claimed = await store.claim(claimOf(busy, await newWorker(store), 1));
   expect(claimed).toMatchObject({ verdict: 'row', lostTurnId: busy.firstTurn.id });
-  expect(await store.turn(busy.firstTurn.id)).toBeNull();
+  expect(await store.turn(busy.scope, busy.firstTurn.id)).toBeNull();
 });
 
 describe('the janitor', () => {
@@ -116,7 +120,7 @@ describe('the janitor', () => {
       await step(kind);
       expect([kind, await count(`select count(*) as n from ${from} $1`, id)]).toEqual([kind, '0']);
     }
-    expect(await store.turn(used.firstTurn.id)).not.toBeNull();
+    expect(await store.turn(used.scope, used.firstTurn.id)).not.toBeNull();
   });
 
   test('The janitor deletes large items that no turn needs any more, and no others', async () => {
@@ -157,11 +161,11 @@ describe('a claim that waits for the row', () => {
     await first.begin();
     await first.lockSession(busy.sessionId);
     const answer = await race(
-      () => store.claim(claimOf(busy.sessionId, me, 1)),
+      () => store.claim(claimOf(busy, me, 1)),
       () => store.heartbeat(owner, 'serving', LEASE_MS),
     );
     expect(answer).toEqual({ verdict: 'busy' });
-    expect(await store.session(busy.sessionId)).toMatchObject({ epoch: 1, ownerWorkerId: owner });
+    expect(await store.session(busy.scope, busy.sessionId)).toMatchObject({ epoch: 1, ownerWorkerId: owner });
   });
 
   test('A waiting claim sees a death that was recorded in the meantime', async () => {
@@ -172,7 +176,7 @@ describe('a claim that waits for the row', () => {
     await first.begin();
     await first.lockSession(busy.sessionId);
     const answer = await race(
-      () => store.claim(claimOf(busy.sessionId, me, 1)),
+      () => store.claim(claimOf(busy, me, 1)),
       () => store.declareExpired(owner),
     );
     expect(answer).toMatchObject({ verdict: 'row', lostTurnId: busy.firstTurn.id });
@@ -185,30 +189,30 @@ describe('a claim that waits for the row', () => {
     const call = idle.start({ expectedHead: idle.firstTurn.id });
     await first.begin();
     expect((await first.fence.start(call)).verdict).toBe('ok');
-    expect(await race(() => store.claim(claimOf(idle.sessionId, me, 2)))).toEqual({ verdict: 'lost_race' });
+    expect(await race(() => store.claim(claimOf(idle, me, 2)))).toEqual({ verdict: 'lost_race' });
     await store.declareDead(owner);
-    expect(await store.claim(claimOf(idle.sessionId, me, 3))).toMatchObject({
+    expect(await store.claim(claimOf(idle, me, 3))).toMatchObject({
       verdict: 'row',
       lostTurnId: call.turn.id,
     });
-    expect((await store.turn(call.turn.id))?.state).toBe('lost');
+    expect((await store.turn(call.scope, call.turn.id))?.state).toBe('lost');
   });
 
   test('A waiting claim loses against another claim', async () => {
     const idle = await idleLane(store, await newWorker(store));
     const [winner, loser] = [await newWorker(store), await newWorker(store)];
     await first.begin();
-    expect((await first.fence.claim(claimOf(idle.sessionId, winner, 2))).verdict).toBe('row');
-    expect(await race(() => store.claim(claimOf(idle.sessionId, loser, 2)))).toEqual({ verdict: 'lost_race' });
-    expect(await store.session(idle.sessionId)).toMatchObject({ epoch: 2, ownerWorkerId: winner });
+    expect((await first.fence.claim(claimOf(idle, winner, 2))).verdict).toBe('row');
+    expect(await race(() => store.claim(claimOf(idle, loser, 2)))).toEqual({ verdict: 'lost_race' });
+    expect(await store.session(idle.scope, idle.sessionId)).toMatchObject({ epoch: 2, ownerWorkerId: winner });
   });
 
   test('A waiting claim wins against another claim that was rolled back', async () => {
     const idle = await idleLane(store, await newWorker(store));
     const me = await newWorker(store);
     await first.begin();
-    await first.fence.claim(claimOf(idle.sessionId, await newWorker(store), 2));
-    const answer = store.claim(claimOf(idle.sessionId, me, 2));
+    await first.fence.claim(claimOf(idle, await newWorker(store), 2));
+    const answer = store.claim(claimOf(idle, me, 2));
     await waiting(observer);
     await first.rollback();
     expect(await answer).toMatchObject({ verdict: 'row', row: { ownerWorkerId: me, epoch: 2 } });
@@ -219,20 +223,20 @@ describe('an old owner that waits for the row', () => {
   test('A waiting start of the old owner is fenced by a claim', async () => {
     const idle = await idleLane(store, await newWorker(store));
     await first.begin();
-    await first.fence.claim(claimOf(idle.sessionId, await newWorker(store), 2));
+    await first.fence.claim(claimOf(idle, await newWorker(store), 2));
     const call = idle.start({ expectedHead: idle.firstTurn.id });
     expect(await race(() => store.start(call))).toEqual({ verdict: 'fenced' });
-    expect(await store.turn(call.turn.id)).toBeNull();
+    expect(await store.turn(call.scope, call.turn.id)).toBeNull();
   });
 
   test('A waiting settle of the old owner is recorded as a branch when a claim marked the turn as lost first', async () => {
     const busy = await busyLane(store, await newWorker(store));
     await store.declareDead(busy.me);
     await first.begin();
-    await first.fence.claim(claimOf(busy.sessionId, await newWorker(store), 1));
+    await first.fence.claim(claimOf(busy, await newWorker(store), 1));
     expect(await race(() => store.settle(busy.settle(busy.firstTurn.id)))).toEqual({ verdict: 'branch' });
-    expect((await store.turn(busy.firstTurn.id))?.state).toBe('completed');
-    expect((await store.session(busy.sessionId))?.headTurnId).toBeNull();
+    expect((await store.turn(busy.scope, busy.firstTurn.id))?.state).toBe('completed');
+    expect((await store.session(busy.scope, busy.sessionId))?.headTurnId).toBeNull();
   });
 
   test('A waiting claim keeps the head that the old owner’s settle moved before it', async () => {
@@ -241,8 +245,8 @@ describe('an old owner that waits for the row', () => {
     const me = await newWorker(store);
     await first.begin();
     expect((await first.fence.settle(busy.settle(busy.firstTurn.id))).verdict).toBe('ok');
-    expect(await race(() => store.claim(claimOf(busy.sessionId, me, 1)))).toEqual({ verdict: 'lost_race' });
-    expect(await store.claim(claimOf(busy.sessionId, me, 2))).toMatchObject({
+    expect(await race(() => store.claim(claimOf(busy, me, 1)))).toEqual({ verdict: 'lost_race' });
+    expect(await store.claim(claimOf(busy, me, 2))).toMatchObject({
       verdict: 'row',
       lostTurnId: null,
       row: { headTurnId: busy.firstTurn.id },
@@ -253,9 +257,9 @@ describe('an old owner that waits for the row', () => {
     const idle = await idleLane(store, await newWorker(store));
     const me = await newWorker(store);
     await first.begin();
-    await first.fence.claim(claimOf(idle.sessionId, me, 2));
+    await first.fence.claim(claimOf(idle, me, 2));
     expect(await race(() => store.release(idle.hold()))).toEqual({ verdict: 'fenced' });
-    expect((await store.session(idle.sessionId))?.ownerWorkerId).toBe(me);
+    expect((await store.session(idle.scope, idle.sessionId))?.ownerWorkerId).toBe(me);
   });
 });
 
@@ -271,22 +275,22 @@ describe('a close that waits for the row', () => {
   test('A waiting close leaves a turn running that started in the meantime', async () => {
     const { idle, call } = await started();
     expect(await race(() => store.close(idle.hold('closed')))).toEqual({ verdict: 'busy' });
-    expect((await store.session(idle.sessionId))?.activeTurnId).toBe(call.turn.id);
+    expect((await store.session(idle.scope, idle.sessionId))?.activeTurnId).toBe(call.turn.id);
   });
 
   test('A waiting close does not close a session that another worker claimed in the meantime', async () => {
     const idle = await idleLane(store, await newWorker(store));
     const me = await newWorker(store);
     await first.begin();
-    await first.fence.claim(claimOf(idle.sessionId, me, 2));
+    await first.fence.claim(claimOf(idle, me, 2));
     expect(await race(() => store.close(idle.hold('closed')))).toEqual({ verdict: 'fenced' });
-    expect(await store.session(idle.sessionId)).toMatchObject({ ownerWorkerId: me, epoch: 2 });
+    expect(await store.session(idle.scope, idle.sessionId)).toMatchObject({ ownerWorkerId: me, epoch: 2 });
   });
 
   test('A waiting close of an operator leaves a turn running that started in the meantime', async () => {
     const { idle, call } = await started();
     expect(await race(() => store.dropAnchor(idle.sessionId))).toBe('busy');
-    expect(await store.session(idle.sessionId)).toMatchObject({ epoch: 1, activeTurnId: call.turn.id });
+    expect(await store.session(idle.scope, idle.sessionId)).toMatchObject({ epoch: 1, activeTurnId: call.turn.id });
   });
 });
 
@@ -312,7 +316,7 @@ describe('a start that waits for the row', () => {
     await first.begin();
     await first.fence.start(call);
     expect((await race(() => store.start(call))).verdict).toBe('already');
-    expect((await store.session(idle.sessionId))?.revision).toBe(3);
+    expect((await store.session(idle.scope, idle.sessionId))?.revision).toBe(3);
   });
 
   test('A waiting start gets `ended` when its turn was started and cancelled in the meantime', async () => {
@@ -357,8 +361,8 @@ describe('two creates for one key', () => {
     await first.begin();
     expect((await first.fence.create(winner.create)).verdict).toBe('ok');
     expect(await race(() => store.create(loser.create))).toEqual({ verdict: 'key_taken' });
-    expect(await store.session(loser.sessionId)).toBeNull();
-    expect(await store.turn(loser.firstTurn.id)).toBeNull();
+    expect(await store.session(loser.scope, loser.sessionId)).toBeNull();
+    expect(await store.turn(loser.scope, loser.firstTurn.id)).toBeNull();
   });
 
   test('A second create gets the key when the first is rolled back', async () => {
@@ -482,15 +486,15 @@ describe('wrong claims', () => {
         await store.heartbeat(owner, 'serving', LEASE_MS);
         await first.commit();
         expect(await robbed).toHaveLength(1);
-        expect((await store.session(busy.sessionId))?.ownerWorkerId).toBe(thief);
-        expect((await store.turn(next.turn.id))?.state).toBe('active');
+        expect((await store.session(busy.scope, busy.sessionId))?.ownerWorkerId).toBe(thief);
+        expect((await store.turn(next.scope, next.turn.id))?.state).toBe('active');
 
         const same = await busyLane(store, owner);
         await store.heartbeat(owner, 'serving', EXPIRED_MS);
         await first.begin();
         await first.lockSession(same.sessionId);
         const refused = await race(
-          () => store.claim(claimOf(same.sessionId, thief, 1)),
+          () => store.claim(claimOf(same, thief, 1)),
           () => store.heartbeat(owner, 'serving', LEASE_MS),
         );
         expect(refused).toEqual({ verdict: 'busy' });
@@ -511,7 +515,7 @@ describe('wrong claims', () => {
       await first.fence.start(call);
       const claimed = robber.query(
         `with lost as (
-           update turn set state = 'lost'
+           delete from active_turn
             where id = (select active_turn_id from bridge_session where id = $1) returning id
          )
          update bridge_session
@@ -523,7 +527,7 @@ describe('wrong claims', () => {
       await waiting(observer);
       await first.commit();
       expect(await claimed).toEqual([{ lost: '0' }]);
-      expect((await store.turn(call.turn.id))?.state).toBe('active');
+      expect((await store.turn(call.scope, call.turn.id))?.state).toBe('active');
     } finally {
       await robber.end();
     }

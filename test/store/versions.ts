@@ -15,7 +15,7 @@ import { type Cluster, ensureCluster, startServer, stopServer, urlOf } from '../
 const { values } = parseArgs({ options: { only: { type: 'string', default: '15,16,17,18' } } });
 
 /** Tests to run against each server: everything that depends on its behaviour. */
-const TESTS = ['postgres', 'races', 'schema', 'limits', 'shared-items', 'plans'];
+const TESTS = ['postgres', 'partitioned', 'races', 'schema', 'limits', 'shared-items', 'plans'];
 
 const root = join(import.meta.dirname, '..', '..');
 const home = await mkdtemp(join(tmpdir(), 'hf-versions-'));

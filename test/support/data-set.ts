@@ -29,7 +29,6 @@ const fp = (text: string) => `md5(${text}) || md5(${text} || '+')`;
  * | n % 199 = 7 | has an active turn; if the session is unused its worker is dead |
  */
 export async function fillDatabase(client: ClientBase, size: DataSetSize): Promise<void> {
-  const activeTable = (await client.query(`select to_regclass('active_turn') as name`)).rows[0].name ?? 'turn';
   const columns = `id, session_id, scope, parent_turn_id, epoch, author_worker_id, shape, state, branched, response_id,
     request_fp, context_fp, transcript_fp, client_fp, second_fp, forms, item_count, replay, stored_upstream,
     credential_fp, usage, facts, started_at, ended_at`;
@@ -92,15 +91,15 @@ export async function fillDatabase(client: ClientBase, size: DataSetSize): Promi
     `insert into session_key (scope, kind, hash, session_id)
        select 's' || n % 20, 'thread', ${fp(`'key' || n`)}, id from s where n % 10 < 7`,
     `insert into turn (${columns}) select ${row}, t.started_at, t.ended_at from t order by t.ended_at`,
-    `insert into ${activeTable} (id, session_id, scope, parent_turn_id, epoch, author_worker_id, shape, state, request_fp,
+    `insert into active_turn (id, session_id, scope, parent_turn_id, epoch, author_worker_id, shape, state, request_fp,
                                  context_fp, replay, stored_upstream, credential_fp, started_at)
        select ${turnId('n', '(turns + 1)')}, s.id, 's' || n % 20,
               (select t.id from t where t.n = s.n and t.ok and not t.branched order by t.k desc limit 1), 1,
               'w' || case when unused then 4 + n % 57 else 1 + n % 3 end, 'delta', 'active', ${fp(`'r' || n`)},
               ${fp('n::text')}, 'never', false, ${fp(`'credential'`)}, updated_at
          from s where n % 199 = 7`,
-    `insert into turn_items (turn_id, input, output)
-       select id, decode(md5(id) || md5(id || 1) || md5(id || 2) || md5(id || 3), 'hex'),
+    `insert into turn_items (scope, turn_id, input, output)
+       select 's' || n % 20, id, decode(md5(id) || md5(id || 1) || md5(id || 2) || md5(id || 3), 'hex'),
               decode(md5(id || 4) || md5(id || 5) || md5(id || 6) || md5(id || 7) || md5(id || 8), 'hex')
          from t where ok order by ended_at`,
     `insert into turn_item (turn_id, item_id, scope, started_at)
@@ -113,19 +112,15 @@ export async function fillDatabase(client: ClientBase, size: DataSetSize): Promi
          from generate_series(1, ${Math.ceil(size.sessions / 20)}) n where n % 4 <> 0`,
     `insert into provider_object (scope, object_id, kind, created_at)
      select t.scope, 'obj_' || t.id, case when random() < 0.5 then 'responses' else 'files' end, t.started_at from turn t`,
-    `insert into session_story (turn_id, session_id, record, created_at)
-       select id, session_id, '{"events":[]}', ended_at from t where state = 'failed' and n % 3 = 0`,
+    `insert into session_story (scope, turn_id, session_id, record, created_at)
+       select 's' || n % 20, id, session_id, '{"events":[]}', ended_at from t where state = 'failed' and n % 3 = 0`,
     `drop table s, t`,
     `reset session_replication_role`,
     `reset synchronous_commit`,
     `reset work_mem`,
-    `do $$ begin
-       if to_regclass('active_turn') is not null then
-         update bridge_session s set fork_turn_id = p.id
-           from turn t join turn p on p.id = t.parent_turn_id
-          where t.session_id = s.id and p.session_id <> s.id;
-       end if;
-     end $$`,
+    `update bridge_session s set fork_turn_id = p.id
+       from turn t join turn p on p.id = t.parent_turn_id
+      where t.session_id = s.id and p.session_id <> s.id`,
     `vacuum (analyze)`,
   ];
   for (const statement of statements) await client.query(statement);

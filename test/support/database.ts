@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import pg from 'pg';
 import { openPostgresStore } from '../../src/store/postgres/index.ts';
+import { partitionByScope } from './partitioned.ts';
 
 /** A new empty database on the server of the test run. */
 export interface FreshDatabase {
@@ -37,7 +38,8 @@ function urlOf(name: string): string {
  * Creates a database; `drop` terminates remaining connections.
  *
  * @param empty true for one without tables. By default the tables are there, copied from the template of the run where it
- *   has one: that costs a quarter of creating and migrating an empty database.
+ *   has one: that costs a quarter of creating and migrating an empty database. With `TEST_PARTITIONED` they are partitioned
+ *   by scope.
  */
 export async function freshDatabase({ empty = false } = {}): Promise<FreshDatabase> {
   const name = `t_${randomBytes(8).toString('hex')}`;
@@ -45,6 +47,7 @@ export async function freshDatabase({ empty = false } = {}): Promise<FreshDataba
   const from = empty || !template ? '' : ` template ${template}`;
   // The copy by files is the cheaper one for small databases, and without fsync its checkpoints are cheap.
   await admin(`create database ${name}${from} strategy file_copy`, findingTables(name));
+  if (!empty && process.env.TEST_PARTITIONED) await partitionByScope(urlOf(name));
   return { url: urlOf(name), drop: () => drop(name) };
 }
 

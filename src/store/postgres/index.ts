@@ -194,6 +194,7 @@ export function storeOver(
     workers: workers.workers.bind(workers),
     lookup: sessions.lookup.bind(sessions),
     session: sessions.session.bind(sessions),
+    sessionById: sessions.sessionById.bind(sessions),
     sessions: sessions.sessions.bind(sessions),
     turn: turns.turn.bind(turns),
     turnsOf: turns.turnsOf.bind(turns),

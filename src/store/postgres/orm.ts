@@ -15,9 +15,10 @@ import { type NoVerdict, StoreUnavailable } from '../port.ts';
 import type { Executor, Statement } from './executor.ts';
 import { isNoAnswer } from './outcome.ts';
 
-/** Tables of the query builder. Running turns have the columns of `turn` and no entity of their own. */
+/** Tables and views of the query builder. */
 export interface QueryTables extends Tables {
-  active_turn: Tables['turn'];
+  any_turn: Tables['turn'];
+  every_scope: { scope: string };
 }
 
 /**

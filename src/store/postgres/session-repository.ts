@@ -1,12 +1,11 @@
 import type { InferEntity } from '@mikro-orm/core';
 import type { EntityManager } from '@mikro-orm/postgresql';
-import { type SelectQueryBuilder, type SqlBool, sql } from 'kysely';
+import { type RawBuilder, type SelectQueryBuilder, type SqlBool, sql } from 'kysely';
 import {
   BridgeSession,
   columnsOf,
   endColumns,
   Meta,
-  SessionKey,
   type SessionRow,
   SessionStory,
   startColumns,
@@ -60,7 +59,7 @@ import {
   storable,
   text,
 } from './orm.ts';
-import { idsBeginning, lookup } from './statements.ts';
+import { idsBeginning, lookup, sessionJson } from './statements.ts';
 import { factsOf } from './turn-repository.ts';
 
 interface LookupAnswer {
@@ -98,10 +97,10 @@ export class SessionRepository extends RowRepository<InferEntity<typeof BridgeSe
 
   createSession(c: CreateCall): Promise<Answer<CreateVerdict>> {
     return callFunction(this.executor, 'holdfast_create', () => [
+      text(c.scope),
       c.sessionId,
       c.me,
       c.nonce,
-      text(c.scope),
       text(c.upstreamId),
       optionalText(c.model),
       c.headTurnId,
@@ -114,6 +113,7 @@ export class SessionRepository extends RowRepository<InferEntity<typeof BridgeSe
 
   startTurn(c: StartCall): Promise<Answer<StartVerdict>> {
     return callFunction(this.executor, 'holdfast_start', () => [
+      text(c.scope),
       c.sessionId,
       c.me,
       c.nonce,
@@ -130,6 +130,7 @@ export class SessionRepository extends RowRepository<InferEntity<typeof BridgeSe
 
   claim(c: ClaimCall): Promise<Answer<ClaimVerdict>> {
     return callFunction(this.executor, 'holdfast_claim', () => [
+      text(c.scope),
       c.sessionId,
       c.me,
       c.nonce,
@@ -140,6 +141,7 @@ export class SessionRepository extends RowRepository<InferEntity<typeof BridgeSe
 
   release(c: ReleaseCall): Promise<Answer<ReleaseVerdict>> {
     return callFunction(this.executor, 'holdfast_release', () => [
+      text(c.scope),
       c.sessionId,
       c.me,
       c.nonce,
@@ -150,6 +152,7 @@ export class SessionRepository extends RowRepository<InferEntity<typeof BridgeSe
 
   close(c: CloseCall): Promise<Answer<CloseVerdict>> {
     return callFunction(this.executor, 'holdfast_close', () => [
+      text(c.scope),
       c.sessionId,
       c.me,
       c.nonce,
@@ -195,7 +198,11 @@ export class SessionRepository extends RowRepository<InferEntity<typeof BridgeSe
     };
   }
 
-  async session(id: string): Promise<SessionRow | null> {
+  async session(scope: string, id: string): Promise<SessionRow | null> {
+    return (await this.rows({ scope: text(scope), id: text(id) }))[0] ?? null;
+  }
+
+  async sessionById(id: string): Promise<SessionRow | null> {
     return (await this.rows({ id: text(id) }))[0] ?? null;
   }
 
@@ -204,14 +211,18 @@ export class SessionRepository extends RowRepository<InferEntity<typeof BridgeSe
   }
 
   async keysOf(sessionId: string): Promise<readonly KeyRef[]> {
-    const found = await answered(
-      this.em.find(
-        SessionKey,
-        { sessionId: text(sessionId) },
-        { orderBy: { kind: 'asc', hash: 'asc' }, disableIdentityMap: true },
-      ),
+    return answered(
+      this.query
+        .selectFrom('bridge_session as s')
+        .innerJoin('session_key as k', (join) =>
+          join.onRef('k.scope', '=', 's.scope').onRef('k.session_id', '=', 's.id'),
+        )
+        .select(['k.kind', 'k.hash'])
+        .where('s.id', '=', text(sessionId))
+        .orderBy('k.kind')
+        .orderBy('k.hash')
+        .execute(),
     );
-    return found.map(({ kind, hash }) => ({ kind, hash }));
   }
 
   /**
@@ -230,8 +241,9 @@ export class SessionRepository extends RowRepository<InferEntity<typeof BridgeSe
       .leftJoinLateral(
         (eb) =>
           eb
-            .selectFrom('turn as t')
+            .selectFrom('any_turn as t')
             .select(['t.state', 't.facts'])
+            .whereRef('t.scope', '=', 's.scope')
             .whereRef('t.session_id', '=', 's.id')
             .orderBy('t.started_at', 'desc')
             .limit(1)
@@ -239,14 +251,15 @@ export class SessionRepository extends RowRepository<InferEntity<typeof BridgeSe
         (join) => join.onTrue(),
       )
       .select(({ selectFrom, fn }) => [
-        sql<SessionRow>`holdfast_session_json(s)`.as('row'),
+        sql<SessionRow>`${sql.raw(sessionJson('s'))}`.as('row'),
         isoText('s.created_at').as('createdAt'),
         isoText('s.updated_at').as('updatedAt'),
         'last.state as lastState',
         'last.facts as lastFacts',
         selectFrom(
-          selectFrom('turn as t')
+          selectFrom('any_turn as t')
             .select(sql`1`.as('one'))
+            .whereRef('t.scope', '=', 's.scope')
             .whereRef('t.session_id', '=', 's.id')
             .limit(MOST_COUNTED)
             .as('counted'),
@@ -276,23 +289,35 @@ export class SessionRepository extends RowRepository<InferEntity<typeof BridgeSe
 
   /** Selects the sessions of a query. A condition is left out when it is not asked for, so that an index can serve the rest. */
   #matching({ state, search, ownerWorkerId, busy }: SessionQuery): Sessions {
-    let sessions: Sessions = this.query.selectFrom('bridge_session as s');
+    let sessions: Sessions =
+      search === undefined ? this.query.selectFrom('bridge_session as s') : this.#searched(text(search));
     if (state !== undefined) sessions = sessions.where('s.state', '=', state);
     if (ownerWorkerId !== undefined) sessions = sessions.where('s.owner_worker_id', '=', text(ownerWorkerId));
     if (busy === false) sessions = sessions.where('s.active_turn_id', 'is', null);
     if (busy === true) {
       sessions = sessions.innerJoin('active_turn as a', (join) =>
-        join.onRef('a.id', '=', 's.active_turn_id').onRef('a.session_id', '=', 's.id'),
+        join.onRef('a.scope', '=', 's.scope').onRef('a.id', '=', 's.active_turn_id').onRef('a.session_id', '=', 's.id'),
       ) as unknown as Sessions;
-    }
-    if (search !== undefined) {
-      const named = this.#named(text(search));
-      sessions = sessions.innerJoin(named.as('named'), 'named.id', 's.id') as unknown as Sessions;
     }
     return sessions;
   }
 
-  /** Selects the ids of the sessions named by an id of any kind or its prefix, or by a key or its hash. */
+  /** Selects the sessions that a search names. They are read one by one; `limit` enforces it, as in `lookup`. */
+  #searched(search: string): Sessions {
+    return this.query.selectFrom(this.#named(search).as('named')).innerJoinLateral(
+      (eb) =>
+        eb
+          .selectFrom('bridge_session as b')
+          .selectAll('b')
+          .whereRef('b.scope', '=', 'named.scope')
+          .whereRef('b.id', '=', 'named.id')
+          .limit(1)
+          .as('s'),
+      (join) => join.onTrue(),
+    ) as unknown as Sessions;
+  }
+
+  /** Selects the sessions named by an id of any kind or its prefix, or by a key or its hash. */
   #named(search: string) {
     const exact = this.#exactly(search);
     if (search.length < SHORTEST_PREFIX || !/^[0-9a-f-]{1,64}$/.test(search)) return exact;
@@ -300,32 +325,49 @@ export class SessionRepository extends RowRepository<InferEntity<typeof BridgeSe
     const end = `${search}g`;
     const begins = (column: string) =>
       sql<SqlBool>`${sql.ref(column)} >= ${search} and ${sql.ref(column)} < ${end} and starts_with(${sql.ref(column)}, ${search})`;
-    const sessions = this.query.selectFrom('bridge_session as p').select('p.id').where(begins('p.id'));
-    const turns = this.query.selectFrom('turn as t').select('t.session_id as id').where(begins('t.id'));
-    const keys = this.query.selectFrom('session_key as k').select('k.session_id as id').where(begins('k.hash'));
+    const sessions = this.query.selectFrom('bridge_session as p').select(['p.scope', 'p.id']).where(begins('p.id'));
+    const turns = this.#ofTurns(MOST_PREFIXED, begins('t.id'));
+    const keys = this.query
+      .selectFrom('session_key as k')
+      .select(['k.scope', 'k.session_id as id'])
+      .where(begins('k.hash'));
+    const some = ['some.scope', 'some.id'] as const;
     return exact
-      .union(this.query.selectFrom(sessions.limit(MOST_PREFIXED).as('sessions')).select('sessions.id'))
-      .union(this.query.selectFrom(turns.limit(MOST_PREFIXED).as('turns')).select('turns.id'))
-      .union(this.query.selectFrom(keys.limit(MOST_PREFIXED).as('keys')).select('keys.id'));
+      .union(this.query.selectFrom(sessions.limit(MOST_PREFIXED).as('some')).select(some))
+      .union(this.query.selectFrom(turns.limit(MOST_PREFIXED).as('some')).select(some))
+      .union(this.query.selectFrom(keys.limit(MOST_PREFIXED).as('some')).select(some));
   }
 
-  /** Selects the ids of the sessions named by a whole id of any kind, or by a key or its hash. */
+  /** Selects the sessions named by a whole id of any kind, or by a key or its hash. */
   #exactly(search: string) {
+    const isResponse = sql<SqlBool>`holdfast_key(t.response_id) = holdfast_key(${search}) and t.response_id = ${search}`;
     return this.query
-      .selectNoFrom(sql<string>`${search}::text`.as('id'))
-      .union(this.query.selectFrom('turn as t').select('t.session_id as id').where('t.id', '=', search))
-      .union(
-        this.query
-          .selectFrom(sql<QueryTables['turn']>`only turn`.as('t'))
-          .select('t.session_id as id')
-          .where(sql<SqlBool>`holdfast_key(t.response_id) = holdfast_key(${search}) and t.response_id = ${search}`),
-      )
+      .selectFrom('bridge_session as p')
+      .select(['p.scope', 'p.id'])
+      .where('p.id', '=', search)
+      .union(this.#ofTurns(1, sql<SqlBool>`t.id = ${search}`, isResponse))
       .union(
         this.query
           .selectFrom('session_key as k')
-          .select('k.session_id as id')
+          .select(['k.scope', 'k.session_id as id'])
           .where('k.hash', 'in', [search, sql<string>`encode(sha256(convert_to(${search}, 'UTF8')), 'hex')`]),
       );
+  }
+
+  /**
+   * Selects the sessions of turns and of their responses. Ended turns are searched scope by scope.
+   *
+   * @param most greatest number of turns of one scope, and of running ones
+   */
+  #ofTurns(most: number, isTurn: RawBuilder<SqlBool>, isResponse = sql<SqlBool>`false`) {
+    const ended = (condition: RawBuilder<SqlBool>) =>
+      sql`(select t.session_id as id from turn t where t.scope = every_scope.scope and ${condition} limit ${most})`;
+    const found = sql<{ scope: string; id: string }>`(
+      select every_scope.scope, t.id
+        from every_scope cross join lateral (${ended(isTurn)} union all ${ended(isResponse)}) t
+       union all
+      (select t.scope, t.session_id from active_turn t where ${isTurn} limit ${most}))`;
+    return this.query.selectFrom(found.as('found')).select(['found.scope', 'found.id']);
   }
 
   idsBeginning(beginning: string, limit: number): Promise<readonly FoundId[]> {
@@ -339,7 +381,7 @@ export class SessionRepository extends RowRepository<InferEntity<typeof BridgeSe
       .where('s.owner_worker_id', 'is not', null)
       .groupBy('s.owner_worker_id');
     const busy = owned.innerJoin('active_turn as a', (join) =>
-      join.onRef('a.session_id', '=', 's.id').onRef('a.id', '=', 's.active_turn_id'),
+      join.onRef('a.scope', '=', 's.scope').onRef('a.session_id', '=', 's.id').onRef('a.id', '=', 's.active_turn_id'),
     );
     const [all, running] = await answered(Promise.all([owned.execute(), busy.execute()]));
     const busyAt = new Map(running.map(({ id, sessions }) => [id, Number(sessions)]));
@@ -354,18 +396,19 @@ export class SessionRepository extends RowRepository<InferEntity<typeof BridgeSe
     await answered(
       this.query
         .insertInto('session_story')
-        .columns(['turn_id', 'session_id', 'record'])
+        .columns(['scope', 'turn_id', 'session_id', 'record'])
         .expression((eb) =>
           eb
             .selectFrom('bridge_session as s')
             .select([
+              's.scope',
               sql<string>`${text(turnId)}::text`.as('turn_id'),
               's.id as session_id',
               sql`${JSON.stringify(record)}::json`.as('record'),
             ])
             .where('s.id', '=', text(sessionId)),
         )
-        .onConflict((conflict) => conflict.column('turn_id').doNothing())
+        .onConflict((conflict) => conflict.columns(['scope', 'turn_id']).doNothing())
         .execute(),
     );
   }
@@ -394,11 +437,12 @@ export class SessionRepository extends RowRepository<InferEntity<typeof BridgeSe
 /** Returns the parameters of a settle: at once for a turn of short items, since its client waits for the settle. */
 function settleParameters(c: SettleCall): unknown[] | Promise<unknown[]> {
   const { items } = c.result;
-  if (items === null) return [settleCall(c, null), null, null, null, null];
+  const scope = text(c.scope);
+  if (items === null) return [scope, settleCall(c, null), null, null, null, null];
   if (holdsShared(items.input) || holdsShared(items.output)) return splitParameters(c, items);
   const [input, output] = [packItems(items.input), packItems(items.output)];
-  if (input instanceof Buffer && output instanceof Buffer) return [settleCall(c, null), input, output, null, null];
-  return Promise.all([settleCall(c, null), input, output, null, null]);
+  if (input instanceof Buffer && output instanceof Buffer) return [scope, settleCall(c, null), input, output, null, null];
+  return Promise.all([scope, settleCall(c, null), input, output, null, null]);
 }
 
 /** Returns the parameters for a turn with large items, which are stored separately. */
@@ -407,6 +451,7 @@ async function splitParameters(c: SettleCall, items: NonNullable<TurnResult['ite
   const output = await splitItems(items.output);
   const shared = new Map([...(input?.shared ?? []), ...(output?.shared ?? [])]);
   return Promise.all([
+    text(c.scope),
     settleCall(c, { input: input?.places ?? {}, output: output?.places ?? {} }),
     packItems(input?.items ?? items.input),
     packItems(output?.items ?? items.output),

@@ -1,16 +1,36 @@
+import { BridgeSession, columnsOf, Turn, Worker } from '../entities.ts';
 import { TURNS_PER_ITEM } from '../items.ts';
 import { MOST_CANDIDATES, MOST_REPEATED } from '../port.ts';
+
+/** Pairs of `json_build_object` for a row in the port's shape, so that no caller maps columns again. */
+const pairsOf = (alias: string, entity: Parameters<typeof columnsOf>[0]) =>
+  columnsOf(entity)
+    .filter(({ hidden }) => !hidden)
+    .map(({ property, name }) => `'${property}', ${alias}.${name}`)
+    .join(', ');
+
+/** Returns the SQL of a session's row as JSON. @param alias of `bridge_session`, or a variable of that type */
+export const sessionJson = (alias: string) => `json_build_object(${pairsOf(alias, BridgeSession)})`;
+
+/** Returns the SQL of a turn's row as JSON. @param alias of `turn` or `any_turn` */
+export const turnJson = (alias: string) => `json_build_object(${pairsOf(alias, Turn)})`;
+
+/** Returns the SQL of a worker's row as JSON. @param alias of `worker` */
+export const workerJson = (alias: string) => `json_build_object(${pairsOf(alias, Worker)},
+      'leaseLeftMs', floor(extract(epoch from ${alias}.heartbeat_expires_at - now()) * 1000))`;
 
 /**
  * Hand-written reads of a turn's way through the bridge. Each needs one snapshot and one round trip: recursion, lateral
  * joins that fix the access path, and one JSON answer over several tables, which the query builder could only hold as
  * fragments of the same text. They are prepared under their names.
+ *
+ * Each names the scope for every table but `worker`, so that it reads one shard of a distributed database, or one partition.
  */
 
 /** Selects the newest turns that end at a place, by one of the three fingerprint columns. */
 const endingAt = (column: string) => `
           (select t.id, t.session_id, t.started_at
-             from only turn t
+             from turn t
             where t.scope = $1::text and t.${column} = place.fp and t.state in ('completed', 'incomplete')
               and t.id <> all ($7::text[])
             order by t.started_at desc
@@ -20,17 +40,27 @@ const endingAt = (column: string) => `
  * Ids that begin with a text. The range lets the index over a column serve in every collation, since no id holds anything
  * that is sorted behind `z`; the second condition then decides.
  */
-const beginning = (id: string, session: string, from: string, column = id) => `
-    (select ${id} as id, ${session} as "sessionId" from ${from}
-      where ${column} is not null and ${id} >= $1::text and ${id} <= $1::text || repeat('z', 64) and starts_with(${id}, $1::text)
+const begins = (id: string) =>
+  `${id} >= $1::text and ${id} <= $1::text || repeat('z', 64) and starts_with(${id}, $1::text)`;
+
+/** Ids in a table of turns, which is read scope by scope. */
+const beginning = (id: string, table: string, column = id) => `
+    (select t.id, t."sessionId"
+       from every_scope
+      cross join lateral (
+        select ${id} as id, t.session_id as "sessionId" from ${table} t
+         where t.scope = every_scope.scope and ${column} is not null and ${begins(id)}
+         limit $2) t
       limit $2)`;
 
+/** For operators, who know no scope. */
 export const idsBeginning = {
   name: 'holdfast_ids_beginning',
   text: [
-    beginning('s.id', 's.id', 'bridge_session s'),
-    beginning('t.id', 't.session_id', 'turn t'),
-    beginning('holdfast_key(t.response_id)', 't.session_id', 'only turn t', 't.response_id'),
+    `
+    (select s.id, s.id as "sessionId" from bridge_session s where ${begins('s.id')} limit $2)`,
+    beginning('t.id', 'any_turn'),
+    beginning('holdfast_key(t.response_id)', 'turn', 't.response_id'),
   ].join('\n    union all'),
 };
 
@@ -49,7 +79,7 @@ export const lookup = {
   text: `
     with anchor_turn as materialized (
       select t.id, t.session_id
-        from only turn t
+        from turn t
        where t.scope = $1::text and holdfast_key(t.response_id) = holdfast_key($2::text) and t.response_id = $2::text
     ),
     hit as materialized (
@@ -79,31 +109,38 @@ export const lookup = {
        union select c.session_id from candidate c
     ),
     found as materialized (
-      select one.s
+      select one.*
         from named n
        cross join lateral (
-         select s from bridge_session s where s.id = n.id and s.scope = $1::text and s.state <> 'closed' limit 1) one
+         select s.* from bridge_session s
+          where s.scope = $1::text and s.id = n.id and s.state <> 'closed' limit 1) one
     )
     select json_build_object(
-      'anchorTurn', (select holdfast_turn_json(t) from only turn t join anchor_turn a on a.id = t.id),
+      'anchorTurn', (select ${turnJson('t')} from turn t join anchor_turn a on t.scope = $1::text and a.id = t.id),
       'keyed', (select k.id from keyed k),
       'candidates', coalesce(
-        (select json_agg(holdfast_turn_json(t) order by c.depth, c.started_at desc)
-           from candidate c join only turn t on t.id = c.id), '[]'),
-      'sessions', coalesce((select json_agg(holdfast_session_json(f.s)) from found f), '[]'),
+        (select json_agg(${turnJson('t')} order by c.depth, c.started_at desc)
+           from candidate c join turn t on t.scope = $1::text and t.id = c.id), '[]'),
+      'sessions', coalesce((select json_agg(${sessionJson('f')}) from found f), '[]'),
       'named', coalesce(
         (select json_agg(distinct k.session_id)
            from session_key k
-          where k.session_id in (select (f.s).id from found f)), '[]'),
+          where k.scope = $1::text and k.session_id in (select f.id from found f)), '[]'),
       'heads', coalesce(
-        (select json_agg(holdfast_turn_json(t))
-           from turn t
-          where t.id in (select (f.s).head_turn_id from found f) and t.scope = $1::text), '[]'),
+        (select json_agg(${turnJson('t')})
+           from any_turn t
+          where t.scope = $1::text and t.id in (select f.head_turn_id from found f)), '[]'),
       'owners', coalesce(
-        (select json_agg(holdfast_worker_json(w))
+        (select json_agg(${workerJson('w')})
            from worker w
-          where w.id in (select (f.s).owner_worker_id from found f)), '[]')
+          where w.id in (select f.owner_worker_id from found f)), '[]')
     )::text as answer`,
+} as const;
+
+/** One turn, running or ended. */
+export const oneTurn = {
+  name: 'holdfast_turn',
+  text: `select ${turnJson('t')} as row from any_turn t where t.scope = $1::text and t.id = $2::text`,
 } as const;
 
 /**
@@ -113,19 +150,19 @@ export const lookup = {
 export const repeated = {
   name: 'holdfast_repeated',
   text: `
-    select json_build_object('turn', holdfast_turn_json(newest.t), 'author', holdfast_worker_json(w))::text as answer
+    select json_build_object('turn', ${turnJson('newest')}, 'author', ${workerJson('w')})::text as answer
       from (
-        select t
-          from turn t
+        select t.*
+          from any_turn t
          where hashtextextended(t.scope || t.request_fp, 0) = hashtextextended($1::text || $2::text, 0)
            and t.request_fp = $2::text and t.scope = $1::text
          order by t.started_at desc
          limit ${MOST_REPEATED}) newest
-      join worker w on w.id = (newest.t).author_worker_id
-     where (newest.t).state = 'active'
-        or ((newest.t).state in ('completed', 'incomplete')
-            and (newest.t).ended_at > now() - $3::float8 * interval '1 millisecond')
-     order by (newest.t).started_at desc`,
+      join worker w on w.id = newest.author_worker_id
+     where newest.state = 'active'
+        or (newest.state in ('completed', 'incomplete')
+            and newest.ended_at > now() - $3::float8 * interval '1 millisecond')
+     order by newest.started_at desc`,
 } as const;
 
 /** Newest turns whose output holds an item, for each given id. */
@@ -141,7 +178,7 @@ export const references = {
         where i.scope = $1::text and i.item_id = wanted.item_id
         order by i.started_at desc
         limit ${TURNS_PER_ITEM}) i
-      join only turn t on t.id = i.turn_id
+      join turn t on t.scope = $1::text and t.id = i.turn_id
      order by i.started_at desc, wanted.nth`,
 } as const;
 
@@ -155,25 +192,26 @@ export const references = {
 const line = `
     with recursive line as (
       select t.id, t.parent_turn_id
-        from turn t
-       where t.id = $2::text and t.scope = $1::text
+        from any_turn t
+       where t.scope = $1::text and t.id = $2::text
       union
       select parent.id, parent.parent_turn_id
         from line
        cross join lateral (
-         select t.id, t.parent_turn_id from turn t
-          where t.id = line.parent_turn_id and t.scope = $1::text limit 1) parent
+         select t.id, t.parent_turn_id from any_turn t
+          where t.scope = $1::text and t.id = line.parent_turn_id limit 1) parent
     )`;
 
 /** The line with its rows and items. The recursion carries only ids; rows and items are fetched once. */
 export const lineage = {
   name: 'holdfast_lineage',
   text: `${line}
-    select holdfast_turn_json(one.t)::text as turn, items.input, items.output, items.shared
+    select ${turnJson('one')}::text as turn, items.input, items.output, items.shared
       from line
-     cross join lateral (select t from turn t where t.id = line.id limit 1) one
+     cross join lateral (select t.* from any_turn t where t.scope = $1::text and t.id = line.id limit 1) one
       left join lateral (
-        select i.input, i.output, i.shared from turn_items i where i.turn_id = line.id limit 1) items on true`,
+        select i.input, i.output, i.shared from turn_items i
+         where i.scope = $1::text and i.turn_id = line.id limit 1) items on true`,
 } as const;
 
 /** The line reduced to what matching its items requires. */
@@ -182,7 +220,9 @@ export const lineForms = {
   text: `${line}
     select one.id, one.parent_turn_id as "parentTurnId", one.forms
       from line
-     cross join lateral (select t.id, t.parent_turn_id, t.forms from turn t where t.id = line.id limit 1) one`,
+     cross join lateral (
+       select t.id, t.parent_turn_id, t.forms from any_turn t
+        where t.scope = $1::text and t.id = line.id limit 1) one`,
 } as const;
 
 /** Large items of a scope by their hashes. */

@@ -16,8 +16,8 @@ import {
   type TurnItems,
 } from '../port.ts';
 import type { Executor } from './executor.ts';
-import { answered, isoText, type QueryTables, RowRepository, text } from './orm.ts';
-import { lineage, lineForms, references, repeated, sharedItems } from './statements.ts';
+import { answered, isoText, RowRepository, text } from './orm.ts';
+import { lineage, lineForms, oneTurn, references, repeated, sharedItems, turnJson } from './statements.ts';
 
 interface LineageRow {
   turn: string;
@@ -27,6 +27,7 @@ interface LineageRow {
   shared: unknown;
 }
 
+const row = sql<TurnRow>`${sql.raw(turnJson('t'))}`.as('row');
 const details = columnsOf(Turn)
   .filter(({ property }) => (detailColumns as readonly string[]).includes(property))
   .map(({ property, name }) => sql.ref(`t.${name}`).as(property));
@@ -37,12 +38,36 @@ export class TurnRepository extends RowRepository<InferEntity<typeof Turn>, Turn
     super(em, Turn, executor);
   }
 
-  async turn(id: string): Promise<TurnRow | null> {
-    return (await this.rows({ id: text(id) }))[0] ?? null;
+  async turn(scope: string, id: string): Promise<TurnRow | null> {
+    const [found] = await this.read<{ row: TurnRow }>(oneTurn, [text(scope), text(id)]);
+    return found?.row ?? null;
   }
 
-  turnsOf(sessionId: string, limit: number): Promise<readonly TurnRow[]> {
-    return this.rows({ sessionId: text(sessionId) }, { orderBy: { startedAt: 'desc' }, limit });
+  async turnsOf(sessionId: string, limit: number): Promise<readonly TurnRow[]> {
+    const turns = this.#newestOf(sessionId, limit).select(row);
+    return (await answered(turns.execute())).map((found) => found.row);
+  }
+
+  /** Selects the newest turns of a session, which is found by its id alone. */
+  #newestOf(sessionId: string, limit: number) {
+    return this.query
+      .selectFrom('bridge_session as s')
+      .innerJoinLateral(
+        (eb) =>
+          eb
+            .selectFrom('any_turn as t')
+            .selectAll('t')
+            .whereRef('t.scope', '=', 's.scope')
+            .whereRef('t.session_id', '=', 's.id')
+            .orderBy('t.started_at', 'desc')
+            .orderBy('t.id')
+            .limit(limit)
+            .as('t'),
+        (join) => join.onTrue(),
+      )
+      .where('s.id', '=', text(sessionId))
+      .orderBy('t.started_at', 'desc')
+      .orderBy('t.id');
   }
 
   async repeated(scope: string, requestFp: string, withinMs: number): Promise<readonly Repeated[]> {
@@ -93,11 +118,10 @@ export class TurnRepository extends RowRepository<InferEntity<typeof Turn>, Turn
 
   async turnDetails(sessionId: string, limit: number): Promise<readonly TurnDetail[]> {
     const rows = await answered(
-      this.query
-        .selectFrom('turn as t')
-        .leftJoin('turn_items as i', 'i.turn_id', 't.id')
+      this.#newestOf(sessionId, limit)
+        .leftJoin('turn_items as i', (join) => join.onRef('i.scope', '=', 't.scope').onRef('i.turn_id', '=', 't.id'))
         .select([
-          sql<TurnRow>`holdfast_turn_json(t)`.as('row'),
+          row,
           ...details,
           't.facts',
           isoText('t.started_at').as('startedAt'),
@@ -105,10 +129,6 @@ export class TurnRepository extends RowRepository<InferEntity<typeof Turn>, Turn
           sql<number | null>`octet_length(i.input)`.as('inputBytes'),
           sql<number | null>`octet_length(i.output)`.as('outputBytes'),
         ])
-        .where('t.session_id', '=', text(sessionId))
-        .orderBy('t.started_at', 'desc')
-        .orderBy('t.id')
-        .limit(limit)
         .$castTo<Omit<TurnDetail, keyof TurnRow | 'facts'> & { row: TurnRow; facts: unknown }>()
         .execute(),
     );
@@ -116,9 +136,8 @@ export class TurnRepository extends RowRepository<InferEntity<typeof Turn>, Turn
   }
 
   async turnsEnded({ withinMs, olderMs, before, limit, authors, failed }: EndedQuery): Promise<readonly EndedTurn[]> {
-    // Only ended turns are in `turn` itself, and its index over their end serves the order.
     let ended = this.query
-      .selectFrom(sql<QueryTables['turn']>`only turn`.as('e'))
+      .selectFrom('turn as e')
       .selectAll('e')
       .where(sql<SqlBool>`e.ended_at >= now() - ${withinMs} * interval '1 millisecond'`)
       .orderBy('e.ended_at', 'desc')
@@ -140,7 +159,12 @@ export class TurnRepository extends RowRepository<InferEntity<typeof Turn>, Turn
         't.author_worker_id as authorWorkerId',
         't.response_id as responseId',
         // A join could read all sessions.
-        of.selectFrom('bridge_session as s').select('s.model').whereRef('s.id', '=', 't.session_id').as('model'),
+        of
+          .selectFrom('bridge_session as s')
+          .select('s.model')
+          .whereRef('s.scope', '=', 't.scope')
+          .whereRef('s.id', '=', 't.session_id')
+          .as('model'),
         isoText('t.started_at').as('startedAt'),
         isoText('t.ended_at').as('endedAt'),
         sql<number>`(extract(epoch from now() - t.ended_at) * 1000)::float8`.as('ageMs'),
@@ -156,10 +180,15 @@ export class TurnRepository extends RowRepository<InferEntity<typeof Turn>, Turn
   forksOf(sessionId: string, limit: number): Promise<readonly ForkedTurn[]> {
     return answered(
       this.query
-        .selectFrom('turn as mine')
-        .innerJoin('turn as t', 't.parent_turn_id', 'mine.id')
+        .selectFrom('bridge_session as s')
+        .innerJoin('any_turn as mine', (join) =>
+          join.onRef('mine.scope', '=', 's.scope').onRef('mine.session_id', '=', 's.id'),
+        )
+        .innerJoin('any_turn as t', (join) =>
+          join.onRef('t.scope', '=', 's.scope').onRef('t.parent_turn_id', '=', 'mine.id'),
+        )
         .select(['t.id as turnId', 't.session_id as sessionId', 'mine.id as parentTurnId', 't.state'])
-        .where('mine.session_id', '=', text(sessionId))
+        .where('s.id', '=', text(sessionId))
         .where('t.session_id', '<>', text(sessionId))
         .orderBy('t.started_at', 'desc')
         .orderBy('t.id')

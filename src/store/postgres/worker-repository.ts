@@ -5,6 +5,7 @@ import { Worker, type WorkerRow } from '../entities.ts';
 import type { Answer, HeartbeatVerdict, Purged, PurgeStep, Registration, WorkerRegistry } from '../port.ts';
 import type { Executor } from './executor.ts';
 import { answered, callFunction, functionCall, optionalText, RowRepository } from './orm.ts';
+import { workerJson } from './statements.ts';
 
 /**
  * Workers: their leases and deaths, and the steps of the janitor.
@@ -59,7 +60,7 @@ export class WorkerRepository extends RowRepository<InferEntity<typeof Worker>, 
       this.query
         .selectFrom('worker as w')
         .select([
-          sql<WorkerRow>`holdfast_worker_json(w)`.as('row'),
+          sql<WorkerRow>`${sql.raw(workerJson('w'))}`.as('row'),
           sql<number>`(extract(epoch from w.heartbeat_expires_at) * 1000)::float8`.as('leaseUntilMs'),
         ])
         .orderBy('w.created_at')

@@ -14,15 +14,19 @@ import {
   RESPONSE_KIND,
   type SessionPage,
   type SessionQuery,
+  type SessionRow,
   type SessionSummary,
   SHORTEST_PREFIX,
   type TurnDetail,
+  type TurnRow,
 } from '../../store/port.ts';
 import { judgeOperate } from '../../store/rules.ts';
 import {
   copied,
   forgetIndex,
+  freeKeys,
   indexTurn,
+  keyOf,
   type MemoryDatabase,
   type SessionRecord,
   scoped,
@@ -46,11 +50,17 @@ const iso = (ms: number) => new Date(Math.floor(ms)).toISOString();
  * @param now returns the store's clock in milliseconds
  */
 export function createAdmin(db: MemoryDatabase, now: () => number) {
-  const turnsOf = (sessionId: string) => [...db.turns.values()].filter((turn) => turn.sessionId === sessionId);
+  const sessionOf = (id: string) => [...db.sessions.values()].find((session) => session.id === id) ?? null;
+  const ofSession = (session: SessionRecord) => {
+    return ({ scope, sessionId }: { scope: string; sessionId: string }) =>
+      scope === session.scope && sessionId === session.id;
+  };
+  const turnsOf = (session: SessionRecord | null) =>
+    session === null ? [] : [...db.turns.values()].filter(ofSession(session));
 
-  const keyHashes = (sessionId: string): KeyRef[] =>
+  const keyHashes = (session: SessionRecord): KeyRef[] =>
     [...db.keys]
-      .filter(([, owner]) => owner === sessionId)
+      .filter(([, owner]) => owner === keyOf(session))
       .map(([name]) => {
         const [, kind, hash] = JSON.parse(name) as [string, KeyRef['kind'], string];
         return { kind, hash };
@@ -66,18 +76,18 @@ export function createAdmin(db: MemoryDatabase, now: () => number) {
     (ownerWorkerId === undefined || session.ownerWorkerId === ownerWorkerId) &&
     (search === undefined ||
       isNamed(session.id, search) ||
-      turnsOf(session.id).some((turn) => isNamed(turn.id, search) || turn.responseId === search) ||
-      keyHashes(session.id).some(({ hash }) => isNamed(hash, search) || hash === sha256(search)));
+      turnsOf(session).some((turn) => isNamed(turn.id, search) || turn.responseId === search) ||
+      keyHashes(session).some(({ hash }) => isNamed(hash, search) || hash === sha256(search)));
 
-  const lastTurnOf = (sessionId: string): SessionSummary['lastTurn'] => {
-    const last = turnsOf(sessionId).at(-1);
+  const lastTurnOf = (session: SessionRecord): SessionSummary['lastTurn'] => {
+    const last = turnsOf(session).at(-1);
     if (!last) return null;
     const { state, facts } = last;
     return { state, outcome: facts?.outcome ?? null, form: facts?.form ?? null };
   };
 
   const operate = (sessionId: string, change: (session: SessionRecord) => void): OperatorVerdict => {
-    const session = db.sessions.get(sessionId) ?? null;
+    const session = sessionOf(sessionId);
     const verdict = judgeOperate(session);
     if (verdict !== 'ok') return verdict;
     session!.ownerWorkerId = null;
@@ -91,17 +101,15 @@ export function createAdmin(db: MemoryDatabase, now: () => number) {
 
   const forgetTurn = (turn: TurnRecord) => {
     forgetIndex(db, turn);
-    db.turns.delete(turn.id);
-    db.items.delete(turn.id);
+    db.turns.delete(keyOf(turn));
+    db.items.delete(keyOf(turn));
     if (turn.responseId !== null) db.responses.delete(scoped(turn.scope, turn.responseId));
   };
 
-  const isContinued = (id: string) => [...db.turns.values()].some(({ parentTurnId }) => parentTurnId === id);
-  const isHead = (id: string, of: (session: SessionRecord) => boolean) =>
-    [...db.sessions.values()].some((session) => session.headTurnId === id && of(session));
-  const freeKeys = (sessionId: string) => {
-    for (const [name, owner] of [...db.keys]) if (owner === sessionId) db.keys.delete(name);
-  };
+  const isContinued = ({ scope, id }: TurnRecord) =>
+    [...db.turns.values()].some((turn) => turn.scope === scope && turn.parentTurnId === id);
+  const isHead = ({ scope, id }: TurnRecord, of: (session: SessionRecord) => boolean) =>
+    [...db.sessions.values()].some((session) => session.scope === scope && session.headTurnId === id && of(session));
 
   /** Purges per kind of row what is older than the given time, in milliseconds of the store's clock. */
   const takers: Record<PurgeKind, (until: number) => Purged['removed']> = {
@@ -111,15 +119,16 @@ export function createAdmin(db: MemoryDatabase, now: () => number) {
         const owner = db.workers.get(session.ownerWorkerId ?? '');
         const running = owner !== undefined && owner.state !== 'dead' && owner.heartbeatExpiresAt >= until;
         if (session.updatedAt >= until || (session.activeTurnId !== null && running)) continue;
-        for (const turn of turnsOf(session.id).reverse()) {
-          if (isContinued(turn.id) || isHead(turn.id, ({ id }) => id !== session.id)) continue;
+        for (const turn of turnsOf(session).reverse()) {
+          if (isContinued(turn) || isHead(turn, ({ id }) => id !== session.id)) continue;
           forgetTurn(turn);
           removed.turns += 1;
         }
-        freeKeys(session.id);
-        if (turnsOf(session.id).length === 0) {
-          for (const [turnId, story] of [...db.stories]) if (story.sessionId === session.id) db.stories.delete(turnId);
-          db.sessions.delete(session.id);
+        freeKeys(db, session);
+        if (turnsOf(session).length === 0) {
+          const isOwn = ofSession(session);
+          for (const [key, story] of [...db.stories]) if (isOwn(story)) db.stories.delete(key);
+          db.sessions.delete(keyOf(session));
           removed.sessions += 1;
         } else if (session.state !== 'closed') {
           const resting = { ownerWorkerId: null, ownerNonce: null, activeTurnId: null, state: 'closed' } as const;
@@ -131,8 +140,8 @@ export function createAdmin(db: MemoryDatabase, now: () => number) {
     turns(until) {
       const removed = { turns: 0 };
       for (const turn of [...db.turns.values()].reverse()) {
-        if (turn.endedAt === null || turn.endedAt >= until || isContinued(turn.id)) continue;
-        if (isHead(turn.id, ({ id, state }) => id !== turn.sessionId || state !== 'closed')) continue;
+        if (turn.endedAt === null || turn.endedAt >= until || isContinued(turn)) continue;
+        if (isHead(turn, ({ id, state }) => id !== turn.sessionId || state !== 'closed')) continue;
         forgetTurn(turn);
         removed.turns += 1;
       }
@@ -175,18 +184,26 @@ export function createAdmin(db: MemoryDatabase, now: () => number) {
         ...sessionRow(session),
         createdAt: iso(session.createdAt),
         updatedAt: iso(session.updatedAt),
-        turnCount: turnsOf(session.id).length,
-        lastTurn: lastTurnOf(session.id),
+        turnCount: turnsOf(session).length,
+        lastTurn: lastTurnOf(session),
       }));
       return { rows, more: after.length > query.limit, total: found.length };
     },
 
+    sessionById(id: string): SessionRow | null {
+      const session = sessionOf(id);
+      return session && sessionRow(session);
+    },
+
+    turnsOf: (sessionId: string, limit: number): readonly TurnRow[] =>
+      turnsOf(sessionOf(sessionId)).reverse().slice(0, limit).map(turnRow),
+
     turnDetails(sessionId: string, limit: number): readonly TurnDetail[] {
-      return turnsOf(sessionId)
+      return turnsOf(sessionOf(sessionId))
         .reverse()
         .slice(0, limit)
         .map((turn) => {
-          const items = db.items.get(turn.id);
+          const items = db.items.get(keyOf(turn));
           return {
             ...turnRow(turn),
             ...copied<Pick<TurnDetail, (typeof detailColumns)[number]>>(turn, detailColumns),
@@ -199,7 +216,10 @@ export function createAdmin(db: MemoryDatabase, now: () => number) {
         });
     },
 
-    keysOf: keyHashes,
+    keysOf(sessionId: string): readonly KeyRef[] {
+      const session = sessionOf(sessionId);
+      return session === null ? [] : keyHashes(session);
+    },
 
     ownedSessions(): readonly OwnedSessions[] {
       const owned = Map.groupBy(db.sessions.values(), ({ ownerWorkerId }) => ownerWorkerId);
@@ -242,7 +262,7 @@ export function createAdmin(db: MemoryDatabase, now: () => number) {
         .slice(0, limit)
         .map((turn) => ({
           ...copied<Omit<EndedTurn, 'model' | 'startedAt' | 'endedAt' | 'ageMs'>>(turn, endedFields),
-          model: db.sessions.get(turn.sessionId)?.model ?? null,
+          model: db.sessions.get(scoped(turn.scope, turn.sessionId))?.model ?? null,
           startedAt: iso(turn.startedAt),
           endedAt: iso(turn.endedAt!),
           ageMs: now() - turn.endedAt!,
@@ -250,9 +270,12 @@ export function createAdmin(db: MemoryDatabase, now: () => number) {
     },
 
     forksOf(sessionId: string, limit: number): readonly ForkedTurn[] {
-      const mine = new Set(turnsOf(sessionId).map(({ id }) => id));
+      const session = sessionOf(sessionId);
+      const mine = new Set(turnsOf(session).map(({ id }) => id));
       return [...db.turns.values()]
-        .filter((turn) => turn.sessionId !== sessionId && mine.has(turn.parentTurnId ?? ''))
+        .filter(
+          (turn) => turn.scope === session?.scope && turn.sessionId !== sessionId && mine.has(turn.parentTurnId ?? ''),
+        )
         .reverse()
         .slice(0, limit)
         .map(({ id, parentTurnId, state, sessionId: other }) => ({
@@ -271,13 +294,13 @@ export function createAdmin(db: MemoryDatabase, now: () => number) {
     operatorClose: (sessionId: string) =>
       operate(sessionId, (session) => {
         session.state = 'closed';
-        freeKeys(sessionId);
+        freeKeys(db, session);
       }),
 
     dropAnchor: (sessionId: string) =>
       operate(sessionId, (session) => {
         session.state = 'stale';
-        const head = db.turns.get(session.headTurnId ?? '');
+        const head = db.turns.get(scoped(session.scope, session.headTurnId ?? ''));
         if (head) head.storedUpstream = false;
       }),
 
@@ -287,7 +310,11 @@ export function createAdmin(db: MemoryDatabase, now: () => number) {
     },
 
     keepStory(sessionId: string, turnId: string, record: unknown): void {
-      if (db.sessions.has(sessionId) && !db.stories.has(turnId)) db.stories.set(turnId, { sessionId, record });
+      const session = sessionOf(sessionId);
+      if (session === null) return;
+      const { scope } = session;
+      const key = scoped(scope, turnId);
+      if (!db.stories.has(key)) db.stories.set(key, { scope, sessionId, record });
     },
 
     story(sessionId: string): unknown {
@@ -295,14 +322,14 @@ export function createAdmin(db: MemoryDatabase, now: () => number) {
     },
 
     eraseResponse(scope: string, responseId: string): boolean {
-      const turn = db.turns.get(db.responses.get(scoped(scope, responseId)) ?? '');
+      const turn = db.turns.get(scoped(scope, db.responses.get(scoped(scope, responseId)) ?? ''));
       if (!turn) return false;
       turn.replay = 'never';
       turn.forms = null;
       forgetIndex(db, turn);
       turn.itemIds = [];
       indexTurn(db, turn);
-      db.items.delete(turn.id);
+      db.items.delete(keyOf(turn));
       return true;
     },
   };

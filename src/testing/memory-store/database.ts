@@ -65,6 +65,7 @@ export const emptyTurn = Object.fromEntries(
  */
 export interface MemoryDatabase {
   workers: Map<string, WorkerRecord>;
+  /** Sessions and turns by scope and id, as by a primary key; see `scoped`. */
   sessions: Map<string, SessionRecord>;
   turns: Map<string, TurnRecord>;
   /** Number of turns ever started. */
@@ -73,14 +74,14 @@ export interface MemoryDatabase {
   places: Map<string, Set<string>>;
   /** Ids of the turns whose output holds an item, by the item's id. Maintained by `indexTurn`. */
   itemTurns: Map<string, Set<string>>;
-  /** Items by turn id. */
+  /** Items by the turn's scope and id. */
   items: Map<string, { input: string; output: string }>;
-  /** Session id by key. */
+  /** Key of the session in `sessions`, by hard key. */
   keys: Map<string, string>;
   /** Turn id by response id. */
   responses: Map<string, string>;
-  /** Traces of bad ends by turn id, oldest first. */
-  stories: Map<string, { sessionId: string; record: unknown }>;
+  /** Traces of bad ends by the turn's scope and id, oldest first. */
+  stories: Map<string, { scope: string; sessionId: string; record: unknown }>;
   /** Objects of the provider by scope and id, oldest first. */
   objects: Map<string, { scope: string; id: string; kind: string; createdAt: number }>;
   pepper: string;
@@ -126,6 +127,15 @@ export function insertMissingOwner(db: MemoryDatabase, id: string, now: number):
 
 /** Returns an unambiguous map key for values of one scope. */
 export const scoped = (scope: string, ...parts: readonly string[]): string => JSON.stringify([scope, ...parts]);
+
+/** Returns the key of a session or turn. */
+export const keyOf = ({ scope, id }: { scope: string; id: string }): string => scoped(scope, id);
+
+/** Removes the hard keys of a session. */
+export function freeKeys(db: MemoryDatabase, session: SessionRecord): void {
+  const own = keyOf(session);
+  for (const [key, owner] of db.keys) if (owner === own) db.keys.delete(key);
+}
 
 /** Returns a value as a database would return it: serialised to JSON and parsed again. */
 export const asStored = (value: unknown): unknown =>

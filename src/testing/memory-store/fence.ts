@@ -11,6 +11,7 @@ import type {
   ReleaseCall,
   ReleaseVerdict,
   SavedState,
+  SessionRef,
   SettleCall,
   SettleVerdict,
   StartCall,
@@ -32,8 +33,10 @@ import {
   asStored,
   emptyTurn,
   forgetIndex,
+  freeKeys,
   indexTurn,
   insertMissingOwner,
+  keyOf,
   type MemoryDatabase,
   type SessionRecord,
   scoped,
@@ -53,6 +56,8 @@ export function createFence(db: MemoryDatabase, now: () => number) {
     const worker = db.workers.get(id);
     return worker && worker.state !== 'dead' ? Math.floor(worker.heartbeatExpiresAt - now()) : null;
   }
+
+  const sessionOf = ({ scope, sessionId }: SessionRef) => db.sessions.get(scoped(scope, sessionId)) ?? null;
 
   /** Applies the columns that every write sets, and raises the revision. */
   function write(session: SessionRecord, saved: SavedState): void {
@@ -79,7 +84,7 @@ export function createFence(db: MemoryDatabase, now: () => number) {
       branched: false,
       startedAt: now(),
     };
-    db.turns.set(turn.id, record);
+    db.turns.set(keyOf(record), record);
   }
 
   /** Moves a response id from a turn's former end to its new one. */
@@ -97,7 +102,7 @@ export function createFence(db: MemoryDatabase, now: () => number) {
 
   return {
     create(call: CreateCall): CreateVerdict {
-      const known = db.sessions.get(call.sessionId) ?? null;
+      const known = sessionOf(call);
       const leaseLeftMs = leaseLeft(call.me);
       const keys = call.keys.map(({ kind, hash }) => scoped(call.scope, kind, hash));
       const isTaken = keys.some((key) => db.keys.has(key));
@@ -106,7 +111,8 @@ export function createFence(db: MemoryDatabase, now: () => number) {
       if (verdict === 'already') {
         return { verdict, leaseLeftMs: leaseLeftMs!, epoch: known!.epoch, revision: known!.revision };
       }
-      if (db.turns.has(call.turn.id)) throw new Error(`turn ${call.turn.id} exists in another session`);
+      if (db.turns.has(scoped(call.scope, call.turn.id)))
+        throw new Error(`turn ${call.turn.id} exists in another session`);
       const session: SessionRecord = {
         id: call.sessionId,
         scope: call.scope,
@@ -126,17 +132,18 @@ export function createFence(db: MemoryDatabase, now: () => number) {
         createdAt: now(),
         updatedAt: now(),
       };
-      db.sessions.set(session.id, session);
-      for (const key of keys) db.keys.set(key, session.id);
+      db.sessions.set(keyOf(session), session);
+      for (const key of keys) db.keys.set(key, keyOf(session));
       insertTurn(call.turn, session, call);
       return { verdict, leaseLeftMs: leaseLeftMs!, epoch: 1, revision: 1 };
     },
 
     start(call: StartCall): StartVerdict {
       const { turn, expectedHead } = call;
-      const session = db.sessions.get(call.sessionId) ?? null;
+      const session = sessionOf(call);
       const leaseLeftMs = leaseLeft(call.me);
-      const verdict = judgeStart(session, call, turn.id, db.turns.has(turn.id), expectedHead, leaseLeftMs !== null);
+      const turnKnown = db.turns.has(scoped(call.scope, turn.id));
+      const verdict = judgeStart(session, call, turn.id, turnKnown, expectedHead, leaseLeftMs !== null);
       if (verdict === 'already') return { verdict, leaseLeftMs: leaseLeftMs!, revision: session!.revision };
       if (verdict !== 'ok') return { verdict };
       insertTurn(turn, session!, call);
@@ -148,8 +155,8 @@ export function createFence(db: MemoryDatabase, now: () => number) {
     /** @throws Error when another turn of the scope has the same response id; nothing is written then */
     settle(call: SettleCall): SettleVerdict {
       const { result } = call;
-      const session = db.sessions.get(call.sessionId) ?? null;
-      const known = db.turns.get(call.turnId);
+      const session = sessionOf(call);
+      const known = db.turns.get(scoped(call.scope, call.turnId));
       const turn = known?.sessionId === call.sessionId ? known : null;
       const verdict = judgeSettle(session, turn, call, call.turnId, result.state);
       if (verdict === 'branch' || verdict === 'already') return { verdict };
@@ -165,10 +172,10 @@ export function createFence(db: MemoryDatabase, now: () => number) {
       turn!.itemIds = usableItemIds(result.itemIds);
       indexTurn(db, turn!);
       // The items of a replaced end are removed with it.
-      db.items.delete(turn!.id);
+      db.items.delete(keyOf(turn!));
       if (result.items) {
         const { input, output } = result.items;
-        db.items.set(turn!.id, { input: arrayText(input), output: arrayText(output) });
+        db.items.set(keyOf(turn!), { input: arrayText(input), output: arrayText(output) });
       }
       if (verdict === 'outside') return { verdict: 'branch' };
 
@@ -181,7 +188,7 @@ export function createFence(db: MemoryDatabase, now: () => number) {
     },
 
     claim(call: ClaimCall): ClaimVerdict {
-      const found = db.sessions.get(call.sessionId) ?? null;
+      const found = sessionOf(call);
       const isDead = (owner: string) =>
         (db.workers.get(owner) ?? insertMissingOwner(db, owner, now())).state === 'dead';
       const unchanged = found?.revision === call.revisionRead;
@@ -189,7 +196,7 @@ export function createFence(db: MemoryDatabase, now: () => number) {
       if (verdict !== 'ok' && verdict !== 'again') return { verdict };
       const session = found!;
       if (verdict === 'ok') {
-        const turn = db.turns.get(session.activeTurnId ?? '');
+        const turn = db.turns.get(scoped(session.scope, session.activeTurnId ?? ''));
         if (turn?.state === 'active') Object.assign(turn, { state: 'lost', branched: true, endedAt: now() });
         session.ownerWorkerId = call.me;
         session.ownerNonce = call.nonce;
@@ -204,7 +211,7 @@ export function createFence(db: MemoryDatabase, now: () => number) {
     },
 
     release(call: ReleaseCall): ReleaseVerdict {
-      const session = db.sessions.get(call.sessionId) ?? null;
+      const session = sessionOf(call);
       const verdict = judgeRelease(session, call);
       if (verdict !== 'ok') return { verdict };
       session!.ownerWorkerId = null;
@@ -214,10 +221,10 @@ export function createFence(db: MemoryDatabase, now: () => number) {
     },
 
     close(call: CloseCall): CloseVerdict {
-      const session = db.sessions.get(call.sessionId) ?? null;
+      const session = sessionOf(call);
       const verdict = judgeClose(session, call);
       if (verdict !== 'ok') return { verdict };
-      for (const [key, id] of db.keys) if (id === session!.id) db.keys.delete(key);
+      freeKeys(db, session!);
       session!.ownerWorkerId = null;
       session!.ownerNonce = null;
       write(session!, { ...call.saved, state: 'closed' });

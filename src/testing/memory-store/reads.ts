@@ -13,6 +13,7 @@ import {
   type WorkerRow,
 } from '../../store/port.ts';
 import {
+  keyOf,
   type MemoryDatabase,
   type SessionRecord,
   scoped,
@@ -28,19 +29,20 @@ import {
  * @param now returns the store's clock in milliseconds
  */
 export function createReads(db: MemoryDatabase, now: () => number) {
-  const open = (id: string | null | undefined, scope: string): SessionRecord | null => {
-    const session = id === null || id === undefined ? undefined : db.sessions.get(id);
-    return session && session.scope === scope && session.state !== 'closed' ? session : null;
+  const open = (key: string | null | undefined): SessionRecord | null => {
+    const session = db.sessions.get(key ?? '');
+    return session && session.state !== 'closed' ? session : null;
   };
+  const openOf = ({ scope, sessionId }: TurnRecord) => open(scoped(scope, sessionId));
 
-  const newestFirst = (ids: ReadonlySet<string> | undefined): TurnRecord[] =>
-    [...(ids ?? [])].map((id) => db.turns.get(id)!).sort((a, b) => b.ordinal - a.ordinal);
+  const newestFirst = (scope: string, ids: ReadonlySet<string> | undefined): TurnRecord[] =>
+    [...(ids ?? [])].map((id) => db.turns.get(scoped(scope, id))!).sort((a, b) => b.ordinal - a.ordinal);
 
   /** Returns turns that end at one of the places, in the order of the places. */
   const endingAt = (scope: string, places: readonly string[], besides: ReadonlySet<string>): TurnRecord[] => {
     const found = new Set<TurnRecord>();
     for (const place of places) {
-      for (const turn of newestFirst(db.places.get(scoped(scope, place)))) {
+      for (const turn of newestFirst(scope, db.places.get(scoped(scope, place)))) {
         if (found.size === MOST_CANDIDATES) return [...found];
         if ((turn.state === 'completed' || turn.state === 'incomplete') && !besides.has(turn.id)) found.add(turn);
       }
@@ -51,31 +53,32 @@ export function createReads(db: MemoryDatabase, now: () => number) {
   /** Returns the turn and its ancestors within the scope, root first. */
   const ancestry = (scope: string, turnId: string): TurnRecord[] => {
     const line = new Set<TurnRecord>();
-    let next = db.turns.get(turnId);
-    while (next && next.scope === scope && !line.has(next)) {
+    let next = db.turns.get(scoped(scope, turnId));
+    while (next && !line.has(next)) {
       line.add(next);
-      next = next.parentTurnId === null ? undefined : db.turns.get(next.parentTurnId);
+      next = next.parentTurnId === null ? undefined : db.turns.get(scoped(scope, next.parentTurnId));
     }
     return [...line].reverse();
   };
 
   return {
     lookup({ scope, anchor, tokenSessionId, hardKey, places = [], besides = [] }: Lookup): LookupResult {
-      const anchorTurn = anchor === null ? undefined : db.turns.get(db.responses.get(scoped(scope, anchor)) ?? '');
-      const anchored = open(anchorTurn?.sessionId, scope);
-      const token = open(tokenSessionId, scope);
-      const keyed = open(hardKey && db.keys.get(scoped(scope, hardKey.kind, hardKey.hash)), scope);
+      const anchorId = anchor === null ? undefined : db.responses.get(scoped(scope, anchor));
+      const anchorTurn = anchorId === undefined ? undefined : db.turns.get(scoped(scope, anchorId));
+      const anchored = anchorTurn ? openOf(anchorTurn) : null;
+      const token = tokenSessionId === null ? null : open(scoped(scope, tokenSessionId));
+      const keyed = open(hardKey && db.keys.get(scoped(scope, hardKey.kind, hardKey.hash)));
       const candidates = endingAt(scope, places, new Set(besides)).map((turn) => ({
         turn,
-        session: open(turn.sessionId, scope),
+        session: openOf(turn),
       }));
       const heads = new Map<string, TurnRow>();
       const owners = new Map<string, WorkerRow>();
       const found = [anchored, token, keyed, ...candidates.map((each) => each.session)];
       const withKey = new Set(db.keys.values());
       for (const session of found) {
-        const head = db.turns.get(session?.headTurnId ?? '');
-        if (head && head.scope === scope) heads.set(head.id, turnRow(head));
+        const head = db.turns.get(scoped(scope, session?.headTurnId ?? ''));
+        if (head) heads.set(head.id, turnRow(head));
         const owner = db.workers.get(session?.ownerWorkerId ?? '');
         if (owner) owners.set(owner.id, workerRow(owner, now()));
       }
@@ -87,25 +90,25 @@ export function createReads(db: MemoryDatabase, now: () => number) {
           turn: turnRow(turn),
           session: session && sessionRow(session),
         })),
-        named: new Set(found.flatMap((session) => (session && withKey.has(session.id) ? [session.id] : []))),
+        named: new Set(found.flatMap((session) => (session && withKey.has(keyOf(session)) ? [session.id] : []))),
         heads,
         owners,
       };
     },
 
-    session(id: string): SessionRow | null {
-      const session = db.sessions.get(id);
+    session(scope: string, id: string): SessionRow | null {
+      const session = db.sessions.get(scoped(scope, id));
       return session ? sessionRow(session) : null;
     },
 
-    turn(id: string): TurnRow | null {
-      const turn = db.turns.get(id);
+    turn(scope: string, id: string): TurnRow | null {
+      const turn = db.turns.get(scoped(scope, id));
       return turn ? turnRow(turn) : null;
     },
 
     lineage(scope: string, turnId: string): readonly TurnItems[] {
       return ancestry(scope, turnId).map((turn) => {
-        const items = db.items.get(turn.id);
+        const items = db.items.get(keyOf(turn));
         return { turn: turnRow(turn), input: items?.input ?? null, output: items?.output ?? null };
       });
     },
@@ -117,7 +120,7 @@ export function createReads(db: MemoryDatabase, now: () => number) {
     references(scope: string, itemIds: readonly string[]): readonly ReferencedItem[] {
       return usableItemIds(itemIds)
         .flatMap((itemId) =>
-          newestFirst(db.itemTurns.get(scoped(scope, itemId)))
+          newestFirst(scope, db.itemTurns.get(scoped(scope, itemId)))
             .slice(0, TURNS_PER_ITEM)
             .map((turn) => ({ itemId, turn })),
         )
@@ -143,11 +146,6 @@ export function createReads(db: MemoryDatabase, now: () => number) {
             ? [{ turn: turnRow(turn), author: workerRow(author, now()) }]
             : [];
         });
-    },
-
-    turnsOf(sessionId: string, limit: number): readonly TurnRow[] {
-      const turns = [...db.turns.values()].filter((turn) => turn.sessionId === sessionId);
-      return turns.reverse().slice(0, limit).map(turnRow);
     },
 
     sessions(limit: number): readonly SessionRow[] {

@@ -143,7 +143,7 @@ async function verdict(scene: Scene, { variant, from }: SessionStep): Promise<vo
       await store.create({ ...ask, sessionId: randomUUID(), nonce: randomUUID() });
       break;
     case 'store.head_moved': {
-      const before = (await store.session(sessionId))!.headTurnId;
+      const before = (await store.sessionById(sessionId))!.headTurnId;
       await world.sql(`update bridge_session set head_turn_id = 'elsewhere' where id = $1`, [sessionId]);
       await held.pass();
       return world.sql('update bridge_session set head_turn_id = $2 where id = $1', [sessionId, before]);

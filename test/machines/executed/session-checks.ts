@@ -113,7 +113,7 @@ export async function compare(scene: Scene, step: SessionStep, _model: SnapshotF
   const settled = name.startsWith('store.settled');
   if (settled && facts.completed) {
     scene.headTurn = scene.turnId;
-    scene.headId = (await store.turn(scene.turnId))?.responseId ?? null;
+    scene.headId = (await scene.world.turn(scene.turnId))?.responseId ?? null;
   }
   await checkClient(scene, step);
   await checkSocket(scene, step);
@@ -121,7 +121,7 @@ export async function compare(scene: Scene, step: SessionStep, _model: SnapshotF
   let problem: unknown;
   await until(async () => {
     try {
-      checkRow(scene, step, await store.session(scene.sessionId));
+      checkRow(scene, step, await store.sessionById(scene.sessionId));
       return true;
     } catch (error) {
       problem = error;
@@ -130,5 +130,6 @@ export async function compare(scene: Scene, step: SessionStep, _model: SnapshotF
   }, 2_000).catch(() => {
     throw problem;
   });
-  if (settled && scene.end !== null) same('the end in the row', (await store.turn(scene.turnId))?.state, scene.end);
+  if (settled && scene.end !== null)
+    same('the end in the row', (await scene.world.turn(scene.turnId))?.state, scene.end);
 }

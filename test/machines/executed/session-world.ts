@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import pg from 'pg';
 import type { AnyStateMachine, InspectionEvent } from 'xstate';
+import type { TurnRow } from '../../../src/store/port.ts';
 import type { RuleHandle, SimulatedConnection, TurnFault, UpgradeFault } from '../../../src/testing/index.ts';
 import { startTestBridge, type TestBridge } from '../../support/bridge.ts';
 import { type Answer, post } from '../../support/client.ts';
@@ -37,6 +38,8 @@ export interface RealWorld {
   opened(): Promise<void>;
   operator(id: string, action: 'release' | 'close'): Promise<number>;
   sql(text: string, values?: unknown[]): Promise<void>;
+  /** Returns the row of a turn. All clients belong to one scope. */
+  turn(id: string): Promise<TurnRow | null>;
   /** Makes other workers declare this one dead; it learns of that and registers under another id. */
   bury(): Promise<void>;
   /** Makes another worker claim a session after its owner was declared dead. */
@@ -123,6 +126,10 @@ export async function openRealWorld(watches: readonly Watch<AnyStateMachine>[]):
     async sql(text, values = []) {
       await database.query(text, values);
     },
+    async turn(id) {
+      const [session] = await at.store.sessions(1);
+      return session ? at.store.turn(session.scope, id) : null;
+    },
     async bury() {
       const before = at.bridge.workerId;
       await at.store.declareDead(before);
@@ -131,13 +138,14 @@ export async function openRealWorld(watches: readonly Watch<AnyStateMachine>[]):
     },
     async rob(sessionId) {
       const rival = randomUUID();
-      const row = (await at.store.session(sessionId))!;
+      const row = (await at.store.sessionById(sessionId))!;
       if (row.ownerWorkerId !== null) await at.store.declareDead(row.ownerWorkerId);
       const means = { internalUrl: null, livenessPath: null, version: 'rival', leaseMs: 600_000 };
       await at.store.register({ id: rival, ...means });
       const claimed = await at.store.claim({
         me: rival,
         nonce: randomUUID(),
+        scope: row.scope,
         sessionId,
         epochRead: row.epoch,
         revisionRead: row.revision,

@@ -153,7 +153,7 @@ export async function driveTurn(world: RealWorld, watch: Watch<TurnMachine>, pat
     const expected = !committed ? null : done ? state : 'active';
     let real: string | null = null;
     const agrees = async () => {
-      real = (await at.store.turn(turnId))?.state ?? null;
+      real = (await world.turn(turnId))?.state ?? null;
       return real === expected;
     };
     await until(agrees, 2_000).catch(() => Promise.reject(new Error(`the row is ${real}, not ${expected}`)));

@@ -217,13 +217,13 @@ export function administration(given: () => Subject): void {
       const [hard, others] = [key(), key()];
       const lane = await idleLane(store, await newWorker(store), { keys: [hard] });
       const other = await idleLane(store, lane.me, { keys: [others] });
-      const untouched = await store.session(other.sessionId);
+      const untouched = await store.session(other.scope, other.sessionId);
       expect(await store[act](lane.sessionId)).toBe('ok');
-      expect(await store.session(other.sessionId)).toEqual(untouched);
+      expect(await store.session(other.scope, other.sessionId)).toEqual(untouched);
       expect(await store.keysOf(other.sessionId)).toEqual([others]);
       const next = lane.start({ expectedHead: lane.firstTurn.id, turn: turnStart() });
       expect((await store.start(next)).verdict).toBe('fenced');
-      const row = (await store.session(lane.sessionId))!;
+      const row = (await store.session(lane.scope, lane.sessionId))!;
       const state = act === 'operatorClose' ? 'closed' : 'stale';
       expect(row).toMatchObject({ ownerWorkerId: null, epoch: 2, revision: 3, state });
       expect(await store.keysOf(lane.sessionId)).toEqual(act === 'operatorClose' ? [] : [hard]);
@@ -239,9 +239,9 @@ export function administration(given: () => Subject): void {
     async (act) => {
       const { store } = given();
       const lane = await busyLane(store, await newWorker(store));
-      const before = await store.session(lane.sessionId);
+      const before = await store.session(lane.scope, lane.sessionId);
       expect(await store[act](lane.sessionId)).toBe('busy');
-      expect(await store.session(lane.sessionId)).toEqual(before);
+      expect(await store.session(lane.scope, lane.sessionId)).toEqual(before);
       expect(await store[act](randomUUID())).toBe('missing');
     },
   );
@@ -253,7 +253,7 @@ export function administration(given: () => Subject): void {
     const [dropped, released, other] = [await made(), await made(), await made()];
     await store.dropAnchor(dropped.sessionId);
     await store.operatorRelease(released.sessionId);
-    const stored = async (lane: Lane) => (await store.turn(lane.firstTurn.id))!.storedUpstream;
+    const stored = async (lane: Lane) => (await store.turn(lane.scope, lane.firstTurn.id))!.storedUpstream;
     expect([await stored(dropped), await stored(released), await stored(other)]).toEqual([false, true, true]);
   });
 
@@ -309,9 +309,9 @@ export function administration(given: () => Subject): void {
     });
     const fresh = await idleLane(store, worker);
     await sweepAll(store);
-    const left = async (id: string) => (await store.session(id)) !== null;
+    const left = async (id: string) => (await store.session('local', id)) !== null;
     expect(await left(old.sessionId)).toBe(false);
-    expect(await store.turn(old.firstTurn.id)).toBeNull();
+    expect(await store.turn(old.scope, old.firstTurn.id)).toBeNull();
     expect(await store.references('local', itemIds)).toEqual([]);
     const where = { scope: 'local', anchor: null, tokenSessionId: null, hardKey: null, places: itemIds };
     expect((await store.lookup(where)).candidates).toEqual([]);
@@ -341,8 +341,8 @@ export function administration(given: () => Subject): void {
     await age(48);
     await claimNow(store, lane.sessionId, await newWorker(store));
     await sweepAll(store);
-    expect(await store.turn(failed.turn.id)).toBeNull();
-    expect(await store.turn(lane.firstTurn.id)).not.toBeNull();
+    expect(await store.turn(failed.scope, failed.turn.id)).toBeNull();
+    expect(await store.turn(lane.scope, lane.firstTurn.id)).not.toBeNull();
   });
 
   /** Runs a turn of the lane's session to that end. */
@@ -365,7 +365,7 @@ export function administration(given: () => Subject): void {
   });
   const left = async (ids: readonly string[]) => {
     const { store } = given();
-    const rows = await Promise.all(ids.map((id) => store.turn(id)));
+    const rows = await Promise.all(ids.map((id) => store.turn('local', id)));
     return ids.filter((_, nth) => rows[nth] !== null);
   };
 
@@ -393,20 +393,23 @@ export function administration(given: () => Subject): void {
     const four = await turnOf(lane, three, three);
     await age(48);
     const fork = await idleLane(store, me, { headTurnId: two, turn: turnStart({ parentTurnId: two }) });
-    const before = (await store.session(lane.sessionId))!;
+    const before = (await store.session(lane.scope, lane.sessionId))!;
     await sweepAll(store);
     expect(await left([one, two, three, four])).toEqual([one, two]);
     expect(await store.lineage('local', fork.firstTurn.id)).toHaveLength(3);
-    const row = (await store.session(lane.sessionId))!;
+    const row = (await store.session(lane.scope, lane.sessionId))!;
     expect(row).toMatchObject({ state: 'closed', ownerWorkerId: null, ownerNonce: null, activeTurnId: null });
     expect([row.epoch - before.epoch, row.revision - before.revision]).toEqual([1, 1]);
     expect(await store.keysOf(lane.sessionId)).toEqual([]);
     expect((await claimNow(store, lane.sessionId, me)).verdict).toBe('lost_race');
     await sweepAll(store);
-    expect(await store.session(lane.sessionId)).toEqual(row);
+    expect(await store.session(lane.scope, lane.sessionId)).toEqual(row);
     await age(48);
     await sweepAll(store);
-    expect([await store.session(lane.sessionId), await store.session(fork.sessionId)]).toEqual([null, null]);
+    expect([await store.session(lane.scope, lane.sessionId), await store.session(fork.scope, fork.sessionId)]).toEqual([
+      null,
+      null,
+    ]);
     expect(await left([one, two, fork.firstTurn.id])).toEqual([]);
   });
 
@@ -437,10 +440,10 @@ export function administration(given: () => Subject): void {
     await store.operatorClose(lane.sessionId);
     await sweepAll(store);
     expect(await left([lane.firstTurn.id])).toEqual([]);
-    expect(await store.session(lane.sessionId)).not.toBeNull();
+    expect(await store.session(lane.scope, lane.sessionId)).not.toBeNull();
     await age(48);
     await sweepAll(store);
-    expect(await store.session(lane.sessionId)).toBeNull();
+    expect(await store.session(lane.scope, lane.sessionId)).toBeNull();
   });
 
   test('The janitor deletes an active turn whose worker was silent for the retention of sessions', async () => {
@@ -451,10 +454,10 @@ export function administration(given: () => Subject): void {
     await age(20);
     await sweepAll(store);
     expect(await left([silent.firstTurn.id, later.firstTurn.id])).toEqual([later.firstTurn.id]);
-    expect([await store.session(silent.sessionId), (await store.session(later.sessionId))?.state]).toEqual([
-      null,
-      'live',
-    ]);
+    expect([
+      await store.session(silent.scope, silent.sessionId),
+      (await store.session(later.scope, later.sessionId))?.state,
+    ]).toEqual([null, 'live']);
   });
 
   test.each([1, 2, 3])('The janitor skips no row when a step examines %d rows', async (limit) => {

@@ -19,7 +19,14 @@ export function claims(given: () => Subject): void {
     const idle = await idleLane(store, await newWorker(store));
     const me = await newWorker(store);
     const nonce = randomUUID();
-    const answer = await store.claim({ sessionId: idle.sessionId, me, nonce, epochRead: 1, revisionRead: 2 });
+    const answer = await store.claim({
+      scope: idle.scope,
+      sessionId: idle.sessionId,
+      me,
+      nonce,
+      epochRead: 1,
+      revisionRead: 2,
+    });
     expect(answer).toMatchObject({
       verdict: 'row',
       lostTurnId: null,
@@ -33,7 +40,7 @@ export function claims(given: () => Subject): void {
         state: 'stale',
       },
     });
-    if (answer.verdict === 'row') expect(await store.session(idle.sessionId)).toEqual(answer.row);
+    if (answer.verdict === 'row') expect(await store.session(idle.scope, idle.sessionId)).toEqual(answer.row);
   });
 
   test('After a claim the new owner continues from the head and the old one is fenced', async () => {
@@ -54,6 +61,7 @@ export function claims(given: () => Subject): void {
     const busy = await busyLane(store, await newWorker(store));
     await store.declareDead(busy.me);
     const call = {
+      scope: busy.scope,
       sessionId: busy.sessionId,
       me: await newWorker(store),
       nonce: randomUUID(),
@@ -70,7 +78,7 @@ export function claims(given: () => Subject): void {
   test('A claim loses when the row was written since it was read', async () => {
     const { store } = given();
     const idle = await idleLane(store, await newWorker(store));
-    const base = { sessionId: idle.sessionId, me: await newWorker(store), nonce: randomUUID() };
+    const base = { scope: idle.scope, sessionId: idle.sessionId, me: await newWorker(store), nonce: randomUUID() };
     for (const [epochRead, revisionRead] of [
       [1, 1],
       [1, 3],
@@ -79,7 +87,7 @@ export function claims(given: () => Subject): void {
     ] as const) {
       expect(await store.claim({ ...base, epochRead, revisionRead })).toEqual({ verdict: 'lost_race' });
     }
-    expect((await store.session(idle.sessionId))?.epoch).toBe(1);
+    expect((await store.session(idle.scope, idle.sessionId))?.epoch).toBe(1);
   });
 
   test('A busy session can be claimed only after the recorded death of its owner, however long ago the lease expired', async () => {
@@ -95,7 +103,7 @@ export function claims(given: () => Subject): void {
       lostTurnId: busy.firstTurn.id,
       row: { activeTurnId: null, epoch: 2 },
     });
-    expect((await store.turn(busy.firstTurn.id))?.state).toBe('lost');
+    expect((await store.turn(busy.scope, busy.firstTurn.id))?.state).toBe('lost');
   });
 
   test('A draining owner still owns its sessions', async () => {
@@ -145,7 +153,7 @@ export function claims(given: () => Subject): void {
     await store.close(idle.hold());
     const me = await newWorker(store);
     expect(await claimNow(store, idle.sessionId, me)).toEqual({ verdict: 'lost_race' });
-    const call = { sessionId: randomUUID(), me, nonce: randomUUID(), epochRead: 1, revisionRead: 1 };
+    const call = { scope: idle.scope, sessionId: randomUUID(), me, nonce: randomUUID(), epochRead: 1, revisionRead: 1 };
     expect(await store.claim(call)).toEqual({ verdict: 'lost_race' });
   });
 
@@ -154,10 +162,10 @@ export function claims(given: () => Subject): void {
     const claimers = await Promise.all(Array.from({ length: 6 }, () => newWorker(store)));
     for (let round = 0; round < 10; round += 1) {
       const idle = await idleLane(store, claimers[0]!);
-      const read = { sessionId: idle.sessionId, epochRead: 1, revisionRead: 2 };
+      const read = { scope: idle.scope, sessionId: idle.sessionId, epochRead: 1, revisionRead: 2 };
       const answers = await Promise.all(claimers.map((me) => store.claim({ ...read, me, nonce: randomUUID() })));
       expect(answers.filter(({ verdict }) => verdict === 'row')).toHaveLength(1);
-      expect((await store.session(idle.sessionId))?.epoch).toBe(2);
+      expect((await store.session(idle.scope, idle.sessionId))?.epoch).toBe(2);
     }
   });
 
@@ -169,7 +177,14 @@ export function claims(given: () => Subject): void {
       const started = idle.start({ expectedHead: idle.firstTurn.id });
       const [start, claim] = await Promise.all([
         store.start(started),
-        store.claim({ sessionId: idle.sessionId, me: next, nonce: randomUUID(), epochRead: 1, revisionRead: 2 }),
+        store.claim({
+          scope: idle.scope,
+          sessionId: idle.sessionId,
+          me: next,
+          nonce: randomUUID(),
+          epochRead: 1,
+          revisionRead: 2,
+        }),
       ]);
       const verdicts = `${start.verdict} ${claim.verdict}`;
       expect(['ok lost_race', 'fenced row']).toContain(verdicts);
@@ -183,7 +198,7 @@ export function claims(given: () => Subject): void {
     const [taken, other] = [await busyLane(store, dead), await busyLane(store, alive)];
     await store.declareDead(dead);
     expect((await claimNow(store, taken.sessionId, alive)).verdict).toBe('row');
-    expect((await store.turn(taken.firstTurn.id))?.state).toBe('lost');
-    expect((await store.turn(other.firstTurn.id))?.state).toBe('active');
+    expect((await store.turn(taken.scope, taken.firstTurn.id))?.state).toBe('lost');
+    expect((await store.turn(other.scope, other.firstTurn.id))?.state).toBe('active');
   });
 }

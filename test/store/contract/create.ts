@@ -15,7 +15,7 @@ export function creation(given: () => Subject): void {
       expect(answer.leaseLeftMs).toBeGreaterThan(LEASE_MS / 2);
       expect(answer.leaseLeftMs).toBeLessThanOrEqual(LEASE_MS);
     }
-    expect(await store.session(made.sessionId)).toEqual({
+    expect(await store.session(made.scope, made.sessionId)).toEqual({
       id: made.sessionId,
       scope: 'a',
       state: 'live',
@@ -31,7 +31,7 @@ export function creation(given: () => Subject): void {
       model: 'model',
       anchorLost: false,
     });
-    expect(await store.turn(made.firstTurn.id)).toEqual({
+    expect(await store.turn(made.scope, made.firstTurn.id)).toEqual({
       ...made.firstTurn,
       sessionId: made.sessionId,
       scope: 'a',
@@ -54,8 +54,8 @@ export function creation(given: () => Subject): void {
     const origin = await idleLane(store, me);
     const head = origin.firstTurn.id;
     const fork = await busyLane(store, me, { headTurnId: head, turn: turnStart({ parentTurnId: head }) });
-    expect((await store.session(fork.sessionId))?.headTurnId).toBe(head);
-    expect((await store.turn(fork.firstTurn.id))?.parentTurnId).toBe(head);
+    expect((await store.session(fork.scope, fork.sessionId))?.headTurnId).toBe(head);
+    expect((await store.turn(fork.scope, fork.firstTurn.id))?.parentTurnId).toBe(head);
   });
 
   test('A create that is repeated after a lost answer is the same session', async () => {
@@ -63,22 +63,22 @@ export function creation(given: () => Subject): void {
     const made = await busyLane(store, await newWorker(store), { keys: [key()] });
     const already = { verdict: 'already', epoch: 1, revision: 1, leaseLeftMs: expect.any(Number) };
     expect(await store.create(made.create)).toEqual(already);
-    expect((await store.session(made.sessionId))?.revision).toBe(1);
+    expect((await store.session(made.scope, made.sessionId))?.revision).toBe(1);
   });
 
   test('A create of a known session under another nonce is fenced, though worker and turn are the same', async () => {
     const { store } = given();
     const made = await busyLane(store, await newWorker(store));
     expect(await store.create({ ...made.create, nonce: randomUUID() })).toEqual({ verdict: 'fenced' });
-    expect((await store.session(made.sessionId))?.ownerNonce).toBe(made.nonce);
+    expect((await store.session(made.scope, made.sessionId))?.ownerNonce).toBe(made.nonce);
   });
 
   test('A late copy of a create never reactivates an ended turn', async () => {
     const { store } = given();
     const made = await idleLane(store, await newWorker(store), { keys: [key()] });
-    const before = await store.session(made.sessionId);
+    const before = await store.session(made.scope, made.sessionId);
     expect(await store.create(made.create)).toEqual({ verdict: 'fenced' });
-    expect(await store.session(made.sessionId)).toEqual(before);
+    expect(await store.session(made.scope, made.sessionId)).toEqual(before);
   });
 
   test('A late copy of a create for a session that was claimed is fenced', async () => {
@@ -96,8 +96,8 @@ export function creation(given: () => Subject): void {
     await busyLane(store, me, { keys: [hard] });
     const loser = lane(me, { keys: [key(), hard] });
     expect(await store.create(loser.create)).toEqual({ verdict: 'key_taken' });
-    expect(await store.session(loser.sessionId)).toBeNull();
-    expect(await store.turn(loser.firstTurn.id)).toBeNull();
+    expect(await store.session(loser.scope, loser.sessionId)).toBeNull();
+    expect(await store.turn(loser.scope, loser.firstTurn.id)).toBeNull();
     const { keyed } = await store.lookup({
       scope: loser.scope,
       anchor: null,
@@ -151,7 +151,7 @@ export function creation(given: () => Subject): void {
     for (const me of [dead, randomUUID()]) {
       const made = lane(me);
       expect(await store.create(made.create)).toEqual({ verdict: 'fenced' });
-      expect(await store.session(made.sessionId)).toBeNull();
+      expect(await store.session(made.scope, made.sessionId)).toBeNull();
     }
   });
 
@@ -161,7 +161,7 @@ export function creation(given: () => Subject): void {
     const other = await busyLane(store, me);
     const made = lane(me, { turn: turnStart({ id: other.firstTurn.id }) });
     expect((await store.create(made.create)).verdict).toBe('rejected');
-    expect(await store.session(made.sessionId)).toBeNull();
+    expect(await store.session(made.scope, made.sessionId)).toBeNull();
   });
 
   test('A create with the id of a turn that ended in another session is refused', async () => {
@@ -170,7 +170,7 @@ export function creation(given: () => Subject): void {
     const other = await idleLane(store, me);
     const made = lane(me, { turn: turnStart({ id: other.firstTurn.id }) });
     expect((await store.create(made.create)).verdict).toBe('rejected');
-    expect(await store.session(made.sessionId)).toBeNull();
-    expect((await store.turn(other.firstTurn.id))?.sessionId).toBe(other.sessionId);
+    expect(await store.session(made.scope, made.sessionId)).toBeNull();
+    expect((await store.turn(other.scope, other.firstTurn.id))?.sessionId).toBe(other.sessionId);
   });
 }

@@ -24,7 +24,7 @@ export function lineages(given: () => Subject): void {
     const line = await store.lineage('local', fork.firstTurn.id);
     expect(line.map(({ turn }) => turn.id)).toEqual([origin.firstTurn.id, second, fork.firstTurn.id]);
     expect(line[1]).toEqual({
-      turn: await store.turn(second),
+      turn: await store.turn(origin.scope, second),
       input: '["second in"]',
       output: '["second out"]',
     });
@@ -130,7 +130,7 @@ export function lineages(given: () => Subject): void {
     const { store, eraseItems } = given();
     const lane = await idleLane(store, await newWorker(store));
     const second = await oneMoreTurn(store, lane, lane.firstTurn.id, 'second');
-    await eraseItems(lane.firstTurn.id);
+    await eraseItems(lane.scope, lane.firstTurn.id);
     const line = await store.lineage('local', second);
     expect(line.map(({ input }) => input)).toEqual([null, '["second in"]']);
     expect(line[0]?.turn.state).toBe('completed');
@@ -187,7 +187,7 @@ export function lineages(given: () => Subject): void {
       [running.firstTurn.id, 'active', other],
       [ended.firstTurn.id, 'completed', me],
     ]);
-    expect(found[0]!.turn).toEqual(await store.turn(running.firstTurn.id));
+    expect(found[0]!.turn).toEqual(await store.turn(running.scope, running.firstTurn.id));
     const { leaseLeftMs: _, leaseUntilMs: __, ...row } = (await store.workers()).find(({ id }) => id === other)!;
     expect(found[0]!.author).toMatchObject(row);
     expect((await store.repeated('local', requestFp, 0)).map((each) => each.turn.id)).toEqual([running.firstTurn.id]);
@@ -211,7 +211,7 @@ export function lineages(given: () => Subject): void {
     const older = await idleLane(store, me);
     const newer = await idleLane(store, me);
     expect((await store.sessions(2)).map(({ id }) => id)).toEqual([newer.sessionId, older.sessionId]);
-    expect((await store.sessions(1))[0]).toEqual(await store.session(newer.sessionId));
+    expect((await store.sessions(1))[0]).toEqual(await store.session(newer.scope, newer.sessionId));
   });
 
   test('The pepper is long and constant', async () => {

@@ -37,12 +37,12 @@ export function lookups(given: () => Subject): void {
     const keyed = await busyLane(store, workers[2]!, { keys: [hard] });
 
     const found = await store.lookup(query({ anchor: responseId, tokenSessionId: tokened.sessionId, hardKey: hard }));
-    expect(found.anchor?.turn).toEqual(await store.turn(anchored.firstTurn.id));
-    expect(found.anchor?.session).toEqual(await store.session(anchored.sessionId));
-    expect(found.token).toEqual(await store.session(tokened.sessionId));
-    expect(found.keyed).toEqual(await store.session(keyed.sessionId));
+    expect(found.anchor?.turn).toEqual(await store.turn(anchored.scope, anchored.firstTurn.id));
+    expect(found.anchor?.session).toEqual(await store.session(anchored.scope, anchored.sessionId));
+    expect(found.token).toEqual(await store.session(tokened.scope, tokened.sessionId));
+    expect(found.keyed).toEqual(await store.session(keyed.scope, keyed.sessionId));
     expect([...found.heads.keys()].sort()).toEqual([anchored.firstTurn.id, tokened.firstTurn.id].sort());
-    expect(found.heads.get(tokened.firstTurn.id)).toEqual(await store.turn(tokened.firstTurn.id));
+    expect(found.heads.get(tokened.firstTurn.id)).toEqual(await store.turn(tokened.scope, tokened.firstTurn.id));
     expect([...found.owners.keys()].sort()).toEqual([...workers].sort());
     expect(found.owners.get(workers[0]!)).toMatchObject({ state: 'serving', leaseLeftMs: expect.any(Number) });
   });
@@ -80,7 +80,10 @@ export function lookups(given: () => Subject): void {
     await store.settle(lane.settle(lane.firstTurn.id, completed({ responseId })));
     await store.close(lane.hold());
     const found = await store.lookup(query({ anchor: responseId, tokenSessionId: lane.sessionId, hardKey: hard }));
-    expect(found).toEqual({ ...nothing, anchor: { turn: await store.turn(lane.firstTurn.id), session: null } });
+    expect(found).toEqual({
+      ...nothing,
+      anchor: { turn: await store.turn(lane.scope, lane.firstTurn.id), session: null },
+    });
   });
 
   test('A look-up returns no owner for an unowned session, nor for an owner without a row', async () => {
@@ -113,10 +116,10 @@ export function lookups(given: () => Subject): void {
       const { store } = given();
       const scope = newScope();
       const lane = await ended(scope, { transcriptFp: 'streamed', secondFp: 'listed', thirdFp: 'reference' });
-      const turn = await store.turn(lane.firstTurn.id);
+      const turn = await store.turn(lane.scope, lane.firstTurn.id);
       for (const place of ['streamed', 'listed', 'reference']) {
         const found = await store.lookup(query({ scope, places: [place] }));
-        expect(found.candidates).toEqual([{ turn, session: await store.session(lane.sessionId) }]);
+        expect(found.candidates).toEqual([{ turn, session: await store.session(lane.scope, lane.sessionId) }]);
         expect([...found.heads.keys()]).toEqual([lane.firstTurn.id]);
         expect([...found.owners.keys()]).toEqual([lane.me]);
       }
@@ -228,13 +231,13 @@ export function lookups(given: () => Subject): void {
       await store.settle(lane.settle(turn.id, completed({ transcriptFp: 'p2' })));
       const evidence = { anchor: responseId, tokenSessionId: lane.sessionId, hardKey: hard };
       const found = await store.lookup(query({ scope, ...evidence, places: ['p2', 'p1'] }));
-      const session = await store.session(lane.sessionId);
+      const session = await store.session(lane.scope, lane.sessionId);
       expect(found.candidates).toEqual([
-        { turn: await store.turn(turn.id), session },
-        { turn: await store.turn(lane.firstTurn.id), session },
+        { turn: await store.turn(scope, turn.id), session },
+        { turn: await store.turn(lane.scope, lane.firstTurn.id), session },
       ]);
       expect([found.anchor, found.token, found.keyed]).toEqual([
-        { turn: await store.turn(lane.firstTurn.id), session },
+        { turn: await store.turn(lane.scope, lane.firstTurn.id), session },
         session,
         session,
       ]);
@@ -245,15 +248,15 @@ export function lookups(given: () => Subject): void {
     const { store } = given();
     const odd = { anchor: 'a\u0000b', tokenSessionId: 'not a uuid \u0000\ud800' };
     expect(await store.lookup(query(odd))).toEqual(nothing);
-    expect(await store.session('x\u0000')).toBeNull();
-    expect(await store.turn("'; drop table turn; --")).toBeNull();
+    expect(await store.session('local', 'x\u0000')).toBeNull();
+    expect(await store.turn('local', "'; drop table turn; --")).toBeNull();
   });
 
   test('The result of a look-up does not change later', async () => {
     const { store } = given();
     const idle = await idleLane(store, await newWorker(store));
-    const row = await store.session(idle.sessionId);
-    const turn = await store.turn(idle.firstTurn.id);
+    const row = await store.session(idle.scope, idle.sessionId);
+    const turn = await store.turn(idle.scope, idle.firstTurn.id);
     const copy = structuredClone({ row, turn });
     await claimNow(store, idle.sessionId, await newWorker(store));
     await store.settle(idle.settle(idle.firstTurn.id));

@@ -8,7 +8,7 @@ export function releases(given: () => Subject): void {
     const { store } = given();
     const idle = await idleLane(store, await newWorker(store));
     expect(await store.release(idle.hold('stale'))).toEqual({ verdict: 'ok' });
-    expect(await store.session(idle.sessionId)).toMatchObject({
+    expect(await store.session(idle.scope, idle.sessionId)).toMatchObject({
       state: 'stale',
       snapshot: { value: 'stale' },
       ownerWorkerId: null,
@@ -42,22 +42,22 @@ export function releases(given: () => Subject): void {
     const idle = await idleLane(store, await newWorker(store));
     await store.release(idle.hold());
     expect(await store.release(idle.hold())).toEqual({ verdict: 'already' });
-    expect((await store.session(idle.sessionId))?.revision).toBe(3);
+    expect((await store.session(idle.scope, idle.sessionId))?.revision).toBe(3);
   });
 
   test('A session with an active turn cannot be released', async () => {
     const { store } = given();
     const busy = await busyLane(store, await newWorker(store));
-    const row = await store.session(busy.sessionId);
+    const row = await store.session(busy.scope, busy.sessionId);
     expect(await store.release(busy.hold())).toEqual({ verdict: 'busy' });
     expect(await store.close(busy.hold())).toEqual({ verdict: 'busy' });
-    expect(await store.session(busy.sessionId)).toEqual(row);
+    expect(await store.session(busy.scope, busy.sessionId)).toEqual(row);
   });
 
   test('Release and close are fenced for every other worker', async () => {
     const { store } = given();
     const idle = await idleLane(store, await newWorker(store));
-    const row = await store.session(idle.sessionId);
+    const row = await store.session(idle.scope, idle.sessionId);
     for (const other of [
       claimedLane(idle, await newWorker(store), idle.nonce, 1),
       claimedLane(idle, idle.me, randomUUID(), 1),
@@ -67,7 +67,7 @@ export function releases(given: () => Subject): void {
       expect(await store.release(other.hold())).toEqual({ verdict: 'fenced' });
       expect(await store.close(other.hold())).toEqual({ verdict: 'fenced' });
     }
-    expect(await store.session(idle.sessionId)).toEqual(row);
+    expect(await store.session(idle.scope, idle.sessionId)).toEqual(row);
   });
 
   test('A late release by the old owner does not undo a claim', async () => {
@@ -76,7 +76,7 @@ export function releases(given: () => Subject): void {
     const me = await newWorker(store);
     await claimNow(store, idle.sessionId, me);
     expect(await store.release(idle.hold())).toEqual({ verdict: 'fenced' });
-    expect((await store.session(idle.sessionId))?.ownerWorkerId).toBe(me);
+    expect((await store.session(idle.scope, idle.sessionId))?.ownerWorkerId).toBe(me);
   });
 
   test('A close frees the keys in the same call', async () => {
@@ -85,7 +85,11 @@ export function releases(given: () => Subject): void {
     const hard = key();
     const idle = await idleLane(store, me, { keys: [hard] });
     expect(await store.close(idle.hold('stale'))).toEqual({ verdict: 'ok' });
-    expect(await store.session(idle.sessionId)).toMatchObject({ state: 'closed', ownerWorkerId: null, revision: 3 });
+    expect(await store.session(idle.scope, idle.sessionId)).toMatchObject({
+      state: 'closed',
+      ownerWorkerId: null,
+      revision: 3,
+    });
     expect((await store.create(lane(me, { keys: [hard] }).create)).verdict).toBe('ok');
   });
 
@@ -104,7 +108,7 @@ export function releases(given: () => Subject): void {
     const idle = await idleLane(store, await newWorker(store));
     await store.close(idle.hold());
     expect(await store.close(idle.hold())).toEqual({ verdict: 'already' });
-    expect((await store.session(idle.sessionId))?.revision).toBe(3);
+    expect((await store.session(idle.scope, idle.sessionId))?.revision).toBe(3);
   });
 
   test('A saved state written by release, close or settle is the one that is read', async () => {
@@ -112,7 +116,7 @@ export function releases(given: () => Subject): void {
     const me = await newWorker(store);
     const saved = { state: 'stale' as const, snapshot: { at: 'the end' }, machineVersion: 7 };
     const read = async (id: string) => {
-      const row = await store.session(id);
+      const row = await store.session('local', id);
       return { snapshot: row?.snapshot, machineVersion: row?.machineVersion };
     };
     const written = { snapshot: saved.snapshot, machineVersion: 7 };

@@ -10,15 +10,15 @@ export function settling(given: () => Subject): void {
     const { store } = given();
     const busy = await busyLane(store, await newWorker(store));
     const other = await idleLane(store, busy.me);
-    const row = await store.session(other.sessionId);
+    const row = await store.session(other.scope, other.sessionId);
     const result = completed();
     expect(await store.settle(busy.settle(busy.firstTurn.id, result))).toEqual({ verdict: 'ok', revision: 2 });
-    expect(await store.session(busy.sessionId)).toMatchObject({
+    expect(await store.session(busy.scope, busy.sessionId)).toMatchObject({
       activeTurnId: null,
       headTurnId: busy.firstTurn.id,
       revision: 2,
     });
-    expect(await store.turn(busy.firstTurn.id)).toMatchObject({
+    expect(await store.turn(busy.scope, busy.firstTurn.id)).toMatchObject({
       state: 'completed',
       responseId: result.responseId,
       transcriptFp: 'transcript',
@@ -26,7 +26,7 @@ export function settling(given: () => Subject): void {
       itemCount: 2,
       replay: 'exact',
     });
-    expect(await store.session(other.sessionId)).toEqual(row);
+    expect(await store.session(other.scope, other.sessionId)).toEqual(row);
   });
 
   test.each(['failed', 'cancelled', 'lost'] as const)('A turn that %s never becomes a head', async (state: TurnEnd) => {
@@ -35,14 +35,17 @@ export function settling(given: () => Subject): void {
     const call = idle.start({ expectedHead: idle.firstTurn.id });
     await store.start(call);
     expect((await store.settle(idle.settle(call.turn.id, bare(state)))).verdict).toBe('ok');
-    expect(await store.session(idle.sessionId)).toMatchObject({ activeTurnId: null, headTurnId: idle.firstTurn.id });
+    expect(await store.session(idle.scope, idle.sessionId)).toMatchObject({
+      activeTurnId: null,
+      headTurnId: idle.firstTurn.id,
+    });
   });
 
   test('An incomplete turn becomes a head', async () => {
     const { store } = given();
     const busy = await busyLane(store, await newWorker(store));
     await store.settle(busy.settle(busy.firstTurn.id, completed({ state: 'incomplete' })));
-    expect((await store.session(busy.sessionId))?.headTurnId).toBe(busy.firstTurn.id);
+    expect((await store.session(busy.scope, busy.sessionId))?.headTurnId).toBe(busy.firstTurn.id);
   });
 
   test('A settle that is repeated after a lost answer is the same end', async () => {
@@ -50,9 +53,9 @@ export function settling(given: () => Subject): void {
     const busy = await busyLane(store, await newWorker(store));
     const call = busy.settle(busy.firstTurn.id);
     await store.settle(call);
-    const row = await store.session(busy.sessionId);
+    const row = await store.session(busy.scope, busy.sessionId);
     expect(await store.settle(call)).toEqual({ verdict: 'already' });
-    expect(await store.session(busy.sessionId)).toEqual(row);
+    expect(await store.session(busy.scope, busy.sessionId)).toEqual(row);
   });
 
   test('A late copy of a settle does not affect the next turn', async () => {
@@ -62,9 +65,9 @@ export function settling(given: () => Subject): void {
     await store.settle(first);
     const next = idle.start({ expectedHead: idle.firstTurn.id });
     await store.start(next);
-    const row = await store.session(idle.sessionId);
+    const row = await store.session(idle.scope, idle.sessionId);
     expect(await store.settle(first)).toEqual({ verdict: 'already' });
-    expect(await store.session(idle.sessionId)).toEqual(row);
+    expect(await store.session(idle.scope, idle.sessionId)).toEqual(row);
   });
 
   test('The first recorded end stays', async () => {
@@ -72,8 +75,8 @@ export function settling(given: () => Subject): void {
     const busy = await busyLane(store, await newWorker(store));
     await store.settle(busy.settle(busy.firstTurn.id, bare('cancelled')));
     expect(await store.settle(busy.settle(busy.firstTurn.id))).toEqual({ verdict: 'already' });
-    expect(await store.turn(busy.firstTurn.id)).toMatchObject({ state: 'cancelled', responseId: null });
-    expect((await store.session(busy.sessionId))?.headTurnId).toBeNull();
+    expect(await store.turn(busy.scope, busy.firstTurn.id)).toMatchObject({ state: 'cancelled', responseId: null });
+    expect((await store.session(busy.scope, busy.sessionId))?.headTurnId).toBeNull();
   });
 
   test('The author’s real end replaces `lost`, as a branch that moves no head', async () => {
@@ -82,14 +85,17 @@ export function settling(given: () => Subject): void {
     await store.declareDead(busy.me);
     const claim = await claimNow(store, busy.sessionId, await newWorker(store));
     expect(claim).toMatchObject({ verdict: 'row', lostTurnId: busy.firstTurn.id });
-    expect((await store.turn(busy.firstTurn.id))?.state).toBe('lost');
-    const row = await store.session(busy.sessionId);
+    expect((await store.turn(busy.scope, busy.firstTurn.id))?.state).toBe('lost');
+    const row = await store.session(busy.scope, busy.sessionId);
 
     const real = busy.settle(busy.firstTurn.id);
     expect(await store.settle(real)).toEqual({ verdict: 'branch' });
-    expect(await store.turn(busy.firstTurn.id)).toMatchObject({ state: 'completed', transcriptFp: 'transcript' });
+    expect(await store.turn(busy.scope, busy.firstTurn.id)).toMatchObject({
+      state: 'completed',
+      transcriptFp: 'transcript',
+    });
     expect((await store.lineage(busy.scope, busy.firstTurn.id))[0]?.output).toBe(arrayText(real.result.items!.output));
-    expect(await store.session(busy.sessionId)).toEqual(row);
+    expect(await store.session(busy.scope, busy.sessionId)).toEqual(row);
     expect(await store.settle(real)).toEqual({ verdict: 'branch' });
   });
 
@@ -98,10 +104,10 @@ export function settling(given: () => Subject): void {
     const busy = await busyLane(store, await newWorker(store));
     await store.declareDead(busy.me);
     await claimNow(store, busy.sessionId, await newWorker(store));
-    const lost = await store.turn(busy.firstTurn.id);
+    const lost = await store.turn(busy.scope, busy.firstTurn.id);
     const late = busy.settle(busy.firstTurn.id, completed({ state: 'lost' }));
     expect(await store.settle(late)).toEqual({ verdict: 'branch' });
-    expect(await store.turn(busy.firstTurn.id)).toEqual(lost);
+    expect(await store.turn(busy.scope, busy.firstTurn.id)).toEqual(lost);
   });
 
   test('An end under another nonce is a branch that moves no head, and a later claim leaves it as it is', async () => {
@@ -109,10 +115,10 @@ export function settling(given: () => Subject): void {
     const busy = await busyLane(store, await newWorker(store));
     const other = claimedLane(busy, busy.me, randomUUID(), 1);
     expect(await store.settle(other.settle(busy.firstTurn.id))).toEqual({ verdict: 'branch' });
-    expect(await store.session(busy.sessionId)).toMatchObject({ headTurnId: null, revision: 1 });
+    expect(await store.session(busy.scope, busy.sessionId)).toMatchObject({ headTurnId: null, revision: 1 });
     await store.declareDead(busy.me);
     expect((await claimNow(store, busy.sessionId, await newWorker(store))).verdict).toBe('row');
-    expect((await store.turn(busy.firstTurn.id))?.state).toBe('completed');
+    expect((await store.turn(busy.scope, busy.firstTurn.id))?.state).toBe('completed');
   });
 
   test('The end written by an orphan’s clean-up is replaced by the author’s real end', async () => {
@@ -120,8 +126,8 @@ export function settling(given: () => Subject): void {
     const busy = await busyLane(store, await newWorker(store));
     expect((await store.settle(busy.settle(busy.firstTurn.id, bare('lost')))).verdict).toBe('ok');
     expect(await store.settle(busy.settle(busy.firstTurn.id))).toEqual({ verdict: 'branch' });
-    expect((await store.turn(busy.firstTurn.id))?.state).toBe('completed');
-    expect((await store.session(busy.sessionId))?.headTurnId).toBeNull();
+    expect((await store.turn(busy.scope, busy.firstTurn.id))?.state).toBe('completed');
+    expect((await store.session(busy.scope, busy.sessionId))?.headTurnId).toBeNull();
   });
 
   test('The fingerprints of a turn belong to the recorded end, and are replaced together with `lost`', async () => {
@@ -188,7 +194,7 @@ export function settling(given: () => Subject): void {
     const { store } = given();
     const idle = await idleLane(store, await newWorker(store));
     expect(await store.settle(idle.settle(idle.firstTurn.id, bare('lost')))).toEqual({ verdict: 'already' });
-    expect((await store.turn(idle.firstTurn.id))?.state).toBe('completed');
+    expect((await store.turn(idle.scope, idle.firstTurn.id))?.state).toBe('completed');
   });
 
   test('A dead worker can still record how its turn ended', async () => {
@@ -196,7 +202,7 @@ export function settling(given: () => Subject): void {
     const busy = await busyLane(store, await newWorker(store));
     await store.declareDead(busy.me);
     expect((await store.settle(busy.settle(busy.firstTurn.id))).verdict).toBe('ok');
-    expect((await store.session(busy.sessionId))?.headTurnId).toBe(busy.firstTurn.id);
+    expect((await store.session(busy.scope, busy.sessionId))?.headTurnId).toBe(busy.firstTurn.id);
   });
 
   test('No worker can end the turn of another, and a missing turn is not part of the line', async () => {
@@ -212,8 +218,8 @@ export function settling(given: () => Subject): void {
     ]) {
       expect(await store.settle(call)).toEqual({ verdict: 'branch' });
     }
-    expect((await store.turn(busy.firstTurn.id))?.state).toBe('active');
-    expect((await store.session(busy.sessionId))?.revision).toBe(1);
+    expect((await store.turn(busy.scope, busy.firstTurn.id))?.state).toBe('active');
+    expect((await store.session(busy.scope, busy.sessionId))?.revision).toBe(1);
   });
 
   test('A settle with a response id that the scope already has is rejected and writes nothing, and the bare end is accepted', async () => {
@@ -229,11 +235,11 @@ export function settling(given: () => Subject): void {
     const second = await busyLane(store, me, { scope: 'a' });
     const refused = await store.settle(second.settle(second.firstTurn.id, completed({ responseId })));
     expect(refused).toEqual({ verdict: 'rejected', reason: expect.any(String) });
-    expect((await store.turn(second.firstTurn.id))?.state).toBe('active');
+    expect((await store.turn(second.scope, second.firstTurn.id))?.state).toBe('active');
     expect(await store.lineage('a', second.firstTurn.id)).toMatchObject([{ input: null, output: null }]);
     const bareEnd = { ...bare('completed'), anchorLost: true };
     expect((await store.settle(second.settle(second.firstTurn.id, bareEnd))).verdict).toBe('ok');
-    expect(await store.session(second.sessionId)).toMatchObject({
+    expect(await store.session(second.scope, second.sessionId)).toMatchObject({
       headTurnId: second.firstTurn.id,
       anchorLost: true,
     });
@@ -246,18 +252,21 @@ export function settling(given: () => Subject): void {
     const failing = lane.start({ expectedHead: lane.firstTurn.id });
     await store.start(failing);
     await store.settle(lane.settle(failing.turn.id, bare('failed')));
-    expect((await store.session(lane.sessionId))?.anchorLost).toBe(true);
+    expect((await store.session(lane.scope, lane.sessionId))?.anchorLost).toBe(true);
     const next = lane.start({ expectedHead: lane.firstTurn.id });
     await store.start(next);
     await store.settle(lane.settle(next.turn.id));
-    expect((await store.session(lane.sessionId))?.anchorLost).toBe(false);
+    expect((await store.session(lane.scope, lane.sessionId))?.anchorLost).toBe(false);
   });
 
   test('The row shows the saved state of the settle', async () => {
     const { store } = given();
     const busy = await busyLane(store, await newWorker(store));
     await store.settle({ ...busy.settle(busy.firstTurn.id), saved: saved('stale') });
-    expect(await store.session(busy.sessionId)).toMatchObject({ state: 'stale', snapshot: { value: 'stale' } });
+    expect(await store.session(busy.scope, busy.sessionId)).toMatchObject({
+      state: 'stale',
+      snapshot: { value: 'stale' },
+    });
   });
 
   test('Unusual usage, errors and ids of providers do not break the row', async () => {

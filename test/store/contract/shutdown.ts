@@ -15,7 +15,7 @@ export function shutdowns(given: () => Subject): void {
       store.create(made.create),
       store.start(busy.start()),
       store.settle(busy.settle(busy.firstTurn.id)),
-      store.claim({ sessionId: busy.sessionId, me, nonce: 'n', epochRead: 1, revisionRead: 1 }),
+      store.claim({ scope: busy.scope, sessionId: busy.sessionId, me, nonce: 'n', epochRead: 1, revisionRead: 1 }),
       store.release(busy.hold()),
       store.close(busy.hold()),
       store.heartbeat(me, 'serving', LEASE_MS),
@@ -24,9 +24,9 @@ export function shutdowns(given: () => Subject): void {
     ]) {
       expect((await answer).verdict).toBe('unknown');
     }
-    await expect(store.session(busy.sessionId)).rejects.toThrow(StoreUnavailable);
+    await expect(store.session(busy.scope, busy.sessionId)).rejects.toThrow(StoreUnavailable);
     await expect(store.lineage('local', busy.firstTurn.id)).rejects.toThrow(StoreUnavailable);
-    expect((await first.session(busy.sessionId))?.activeTurnId).toBe(busy.firstTurn.id);
-    expect(await first.session(made.sessionId)).toBeNull();
+    expect((await first.session(busy.scope, busy.sessionId))?.activeTurnId).toBe(busy.firstTurn.id);
+    expect(await first.session(made.scope, made.sessionId)).toBeNull();
   });
 }

@@ -8,18 +8,22 @@ export function starts(given: () => Subject): void {
     const { store } = given();
     const idle = await idleLane(store, await newWorker(store));
     const other = await idleLane(store, idle.me);
-    const row = await store.session(other.sessionId);
+    const row = await store.session(other.scope, other.sessionId);
     const head = idle.firstTurn.id;
     const call = idle.start({ expectedHead: head, turn: turnStart({ parentTurnId: head, shape: 'delta' }) });
     expect(await store.start(call)).toEqual({ verdict: 'ok', revision: 3, leaseLeftMs: expect.any(Number) });
-    expect(await store.session(idle.sessionId)).toMatchObject({
+    expect(await store.session(idle.scope, idle.sessionId)).toMatchObject({
       activeTurnId: call.turn.id,
       headTurnId: head,
       revision: 3,
       epoch: 1,
     });
-    expect(await store.turn(call.turn.id)).toMatchObject({ state: 'active', parentTurnId: head, shape: 'delta' });
-    expect(await store.session(other.sessionId)).toEqual(row);
+    expect(await store.turn(call.scope, call.turn.id)).toMatchObject({
+      state: 'active',
+      parentTurnId: head,
+      shape: 'delta',
+    });
+    expect(await store.session(other.scope, other.sessionId)).toEqual(row);
   });
 
   test('The row shows the saved state of the start', async () => {
@@ -27,7 +31,7 @@ export function starts(given: () => Subject): void {
     const idle = await idleLane(store, await newWorker(store));
     const shown = { ...saved('reconnecting'), machineVersion: 7 };
     await store.start(idle.start({ expectedHead: idle.firstTurn.id, saved: shown }));
-    expect(await store.session(idle.sessionId)).toMatchObject(shown);
+    expect(await store.session(idle.scope, idle.sessionId)).toMatchObject(shown);
   });
 
   test('A start that is repeated after a lost answer is the same start', async () => {
@@ -36,7 +40,7 @@ export function starts(given: () => Subject): void {
     const call = idle.start({ expectedHead: idle.firstTurn.id });
     await store.start(call);
     expect(await store.start(call)).toEqual({ verdict: 'already', revision: 3, leaseLeftMs: expect.any(Number) });
-    expect((await store.session(idle.sessionId))?.revision).toBe(3);
+    expect((await store.session(idle.scope, idle.sessionId))?.revision).toBe(3);
   });
 
   test('A late copy of a start never reactivates an ended turn', async () => {
@@ -45,10 +49,10 @@ export function starts(given: () => Subject): void {
     const call = idle.start({ expectedHead: idle.firstTurn.id });
     await store.start(call);
     await store.settle(idle.settle(call.turn.id, bare('cancelled')));
-    const before = await store.session(idle.sessionId);
+    const before = await store.session(idle.scope, idle.sessionId);
     expect(await store.start(call)).toEqual({ verdict: 'ended' });
-    expect(await store.session(idle.sessionId)).toEqual(before);
-    expect((await store.turn(call.turn.id))?.state).toBe('cancelled');
+    expect(await store.session(idle.scope, idle.sessionId)).toEqual(before);
+    expect((await store.turn(call.scope, call.turn.id))?.state).toBe('cancelled');
   });
 
   test('A session runs one turn at a time', async () => {
@@ -56,7 +60,7 @@ export function starts(given: () => Subject): void {
     const busy = await busyLane(store, await newWorker(store));
     const call = busy.start();
     expect(await store.start(call)).toEqual({ verdict: 'busy' });
-    expect(await store.turn(call.turn.id)).toBeNull();
+    expect(await store.turn(call.scope, call.turn.id)).toBeNull();
   });
 
   test('A start at a head other than the expected one gets `head_moved`', async () => {
@@ -65,7 +69,7 @@ export function starts(given: () => Subject): void {
     for (const expectedHead of [null, randomUUID()]) {
       const call = idle.start({ expectedHead });
       expect(await store.start(call)).toEqual({ verdict: 'head_moved' });
-      expect(await store.turn(call.turn.id)).toBeNull();
+      expect(await store.turn(call.scope, call.turn.id)).toBeNull();
     }
   });
 
@@ -82,7 +86,7 @@ export function starts(given: () => Subject): void {
     ]) {
       const call = idle.start({ expectedHead, ...over });
       expect(await store.start(call)).toEqual({ verdict: 'fenced' });
-      expect(await store.turn(call.turn.id)).toBeNull();
+      expect(await store.turn(call.scope, call.turn.id)).toBeNull();
     }
   });
 

@@ -64,17 +64,23 @@ function resultOf(random: Random, universe: Universe): TurnResult {
   };
 }
 
+const scopeOf = ({ sessions, scopes }: Universe, sessionId: string) =>
+  scopes[sessions.indexOf(sessionId) % scopes.length]!;
+
 /** Returns a call that is mostly one a worker would make, and often an invalid one. `rows` is the current state. */
 export function commandOf(random: Random, universe: Universe, rows: MemoryDatabase): Command {
   const sessionId = random.pick(universe.sessions);
-  const session = rows.sessions.get(sessionId);
+  const session = [...rows.sessions.values()].find(({ id }) => id === sessionId);
   const honest = random.chance(0.8);
   const me = honest && session?.ownerWorkerId ? session.ownerWorkerId : random.pick(universe.workers);
   const nonce = honest && session?.ownerNonce ? session.ownerNonce : random.pick(universe.nonces);
   const epoch = honest && session ? session.epoch : random.integer(1, 3);
-  const writer = { me, nonce, sessionId, epoch, saved: saved(random.pick(states)) };
+  // Each session is of one scope, as random ids are; a call that names another scope must find nothing.
+  const scope = random.chance(0.05) ? random.pick(universe.scopes) : scopeOf(universe, sessionId);
+  const writer = { me, nonce, scope, sessionId, epoch, saved: saved(random.pick(states)) };
   const turnId = honest && session?.activeTurnId ? session.activeTurnId : random.pick(universe.turns);
-  const unused = universe.turns.filter((id) => !rows.turns.has(id));
+  const used = new Set([...rows.turns.values()].map(({ id }) => id));
+  const unused = universe.turns.filter((id) => !used.has(id));
   const begun = (id: string) =>
     turnStart({
       id,
@@ -84,14 +90,15 @@ export function commandOf(random: Random, universe: Universe, rows: MemoryDataba
   const newTurn = begun(honest && unused.length > 0 ? random.pick(unused) : random.pick(universe.turns));
   const fence: Record<string, () => Command> = {
     create: () => {
-      const fresh = universe.sessions.filter((id) => !rows.sessions.has(id));
+      const known = new Set([...rows.sessions.values()].map((each) => each.id));
+      const fresh = universe.sessions.filter((each) => !known.has(each));
       const id = honest && fresh.length > 0 ? random.pick(fresh) : sessionId;
       const keys = universe.keys.filter(() => random.chance(0.3)).map((hash) => ({ kind: 'thread' as const, hash }));
       const call = {
         ...writer,
         me: random.pick(universe.workers),
         sessionId: id,
-        scope: random.pick(universe.scopes),
+        scope: scopeOf(universe, id),
         keys,
       };
       const headTurnId = random.chance(0.2) ? random.pick(universe.turns) : null;
@@ -103,7 +110,7 @@ export function commandOf(random: Random, universe: Universe, rows: MemoryDataba
     },
     settle: () => ({ name: 'settle', args: [{ ...writer, turnId, result: resultOf(random, universe) }] }),
     claim: () => {
-      const call = { me: random.pick(universe.workers), nonce: random.pick(universe.nonces), sessionId };
+      const call = { me: random.pick(universe.workers), nonce: random.pick(universe.nonces), scope, sessionId };
       const revisionRead = honest && session ? session.revision : random.integer(1, 6);
       return { name: 'claim', args: [{ ...call, epochRead: random.chance(0.15) ? epoch - 1 : epoch, revisionRead }] };
     },

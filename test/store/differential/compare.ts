@@ -50,7 +50,7 @@ export async function dump(store: SessionStore, universe: Universe, ordered: boo
   const query = { anchor: null, tokenSessionId: null, hardKey: null };
   return comparable({
     workers: byId((await store.workers()).filter(({ id }) => workers.includes(id))),
-    sessions: await all(sessions, (id) => store.session(id)),
+    sessions: await all(sessions, (id) => store.sessionById(id)),
     details: await all(sessions, async (id) => byId(await store.turnDetails(id, 100))),
     keysOf: await all(sessions, (id) => store.keysOf(id)),
     stories: ordered ? await all(sessions, (id) => store.story(id)) : null,

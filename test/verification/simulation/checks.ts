@@ -1,3 +1,4 @@
+import { scoped } from '../../../src/testing/memory-store/database.ts';
 import type { Create } from './upstream.ts';
 import type { Slot, World } from './world.ts';
 
@@ -33,8 +34,8 @@ export function checkFrame(
     ({ requestFp, authorWorkerId }) => prints.has(requestFp) && authorWorkerId.startsWith(author),
   );
   if (turns.length === 0) return world.violate('a frame before its start', `${create.process.name}: ${text}`);
-  const active = turns.some(({ id, state, sessionId }) => {
-    const session = database.sessions.get(sessionId);
+  const active = turns.some(({ scope, id, state, sessionId }) => {
+    const session = database.sessions.get(scoped(scope, sessionId));
     return state === 'active' && session?.activeTurnId === id;
   });
   if (!active) {
@@ -85,7 +86,7 @@ export async function checkDurable(world: World): Promise<void> {
   }
   const alive = new Set(world.slots.flatMap(({ worker }) => (worker ? [worker.membership.id] : [])));
   for (const session of database.sessions.values()) {
-    const { activeTurnId, ownerWorkerId, headTurnId } = session;
+    const { scope, activeTurnId, ownerWorkerId, headTurnId } = session;
     if (activeTurnId !== null && !world.refusals.has(activeTurnId)) {
       if (alive.has(ownerWorkerId ?? ''))
         world.violate('a turn left active by a live worker', `${session.id} ${activeTurnId}`);
@@ -93,7 +94,7 @@ export async function checkDurable(world: World): Promise<void> {
       if (owner && owner.state !== 'dead' && owner.heartbeatExpiresAt >= world.agenda.now)
         world.violate('an active turn that no worker runs', `${session.id} ${activeTurnId}`);
     }
-    const head = headTurnId === null ? null : database.turns.get(headTurnId);
+    const head = headTurnId === null ? null : database.turns.get(scoped(scope, headTurnId));
     if (head && head.state !== 'completed' && head.state !== 'incomplete')
       world.violate('a head that is no parent', `${session.id} ${head.state}`);
   }

@@ -168,7 +168,7 @@ function strike(world: World, fault: ScheduledFault): void {
     case 'drain':
       return world.drain(slot!);
     case 'operator': {
-      const ids = [...world.database.sessions.keys()];
+      const ids = [...world.database.sessions.values()].map(({ id }) => id);
       if (ids.length > 0) world.operate(fault.action, luck.random(`operator ${fault.at}`).pick(ids), slot!);
     }
   }

@@ -1,4 +1,5 @@
-import { BridgeSession, columnsOf, endColumns, startColumns, Turn, Worker } from '../../entities.ts';
+import { columnsOf, endColumns, startColumns, Turn } from '../../entities.ts';
+import { sessionJson } from '../statements.ts';
 
 /**
  * The fence: functions that check owner, nonce, epoch and head before they write. `src/store/rules.ts` states the same rules
@@ -7,6 +8,9 @@ import { BridgeSession, columnsOf, endColumns, startColumns, Turn, Worker } from
  * All are VOLATILE plpgsql, so under READ COMMITTED every statement in them sees what was committed before that statement
  * began. Each function **locks the session row first and reads everything else after that**. A claim in a single statement
  * cannot do so: it re-reads the locked row but not the rows joined to it, and would take sessions from live owners.
+ *
+ * `p_scope` comes first and is named for every table but `worker`: a call reads and writes one shard of a distributed
+ * database, or one partition, and cannot touch a row of another scope.
  *
  * `lock_timeout` keeps backends from queueing behind a locked row. Its error counts as `unknown`.
  *
@@ -40,32 +44,12 @@ const endAssignments = ended
   })
   .join('\n  ');
 
-/** Builds the JSON of a row in the port's shape, so that no caller maps columns again. */
-const rowOf = (alias: string, entity: Parameters<typeof columnsOf>[0]) =>
-  columnsOf(entity)
-    .filter(({ hidden }) => !hidden)
-    .map(({ property, name }) => `'${property}', ${alias}.${name}`)
-    .join(', ');
-
-const sessionJson = `create or replace function holdfast_session_json(s bridge_session) returns json language sql stable as $$
-  select json_build_object(${rowOf('s', BridgeSession)})
-$$`;
-
-const turnJson = `create or replace function holdfast_turn_json(t turn) returns json language sql stable as $$
-  select json_build_object(${rowOf('t', Turn)})
-$$`;
-
-const workerJson = `create or replace function holdfast_worker_json(w worker) returns json language sql stable as $$
-  select json_build_object(
-    ${rowOf('w', Worker)},
-    'leaseLeftMs', floor(extract(epoch from w.heartbeat_expires_at - now()) * 1000))
-$$`;
-
 /**
  * Inserts session, keys and first turn, or nothing.
  *
  * Two calls for the same new key race on the primary key of `session_key`; the loser's inserts are rolled back to the
- * savepoint of the inner block. Two copies of the *same* call race on the session's primary key, which is inserted first,
+ * savepoint of the inner block. `inserting` tells which insert failed: the name in the error would be that of a partition's
+ * or a shard's constraint. Two copies of the *same* call race on the session's primary key, which is inserted first,
  * so a copy never takes its own keys for those of another session. A copy that arrives after its turn has ended, or after
  * its session was claimed, is `fenced`: it must not cause a frame to be sent.
  *
@@ -74,8 +58,8 @@ $$`;
  * waits for that first.
  */
 const create = `create or replace function holdfast_create(
-  p_session text, p_me text, p_nonce text,
-  p_scope text, p_upstream text, p_model text, p_head text, p_key_kinds text[], p_key_hashes text[],
+  p_scope text, p_session text, p_me text, p_nonce text,
+  p_upstream text, p_model text, p_head text, p_key_kinds text[], p_key_hashes text[],
   ${startParameters},
   p_state text, p_snapshot jsonb, p_machine_version integer
 ) returns json language plpgsql volatile set lock_timeout = '2s' set enable_seqscan = off as $$
@@ -83,10 +67,10 @@ declare
   s bridge_session;
   session_exists boolean;
   lease_left float8;
-  violated text;
+  inserting text;
 begin
   for attempt in 1..2 loop
-    select * into s from bridge_session where id = p_session for update;
+    select * into s from bridge_session where scope = p_scope and id = p_session for update;
     session_exists := found;
     select floor(extract(epoch from heartbeat_expires_at - clock_timestamp()) * 1000) into lease_left
       from worker where id = p_me and state <> 'dead';
@@ -101,28 +85,30 @@ begin
       return json_build_object('verdict', 'fenced');
     end if;
     begin
+      inserting := 'session';
       insert into bridge_session (
-        id, scope, state, snapshot, machine_version, revision, owner_worker_id, owner_nonce, epoch,
+        scope, id, state, snapshot, machine_version, revision, owner_worker_id, owner_nonce, epoch,
         active_turn_id, head_turn_id, fork_turn_id, upstream_id, model
       ) values (
-        p_session, p_scope, p_state, p_snapshot, p_machine_version, 1, p_me, p_nonce, 1,
+        p_scope, p_session, p_state, p_snapshot, p_machine_version, 1, p_me, p_nonce, 1,
         p_turn_id, p_head, p_head, p_upstream, p_model
       );
+      inserting := 'keys';
       insert into session_key (scope, kind, hash, session_id)
         select p_scope, wanted.kind, wanted.hash, p_session
           from unnest(p_key_kinds, p_key_hashes) as wanted(kind, hash)
          order by wanted.kind, wanted.hash;
-      insert into active_turn (session_id, scope, epoch, author_worker_id, state, replay, ${startNames})
-        values (p_session, p_scope, 1, p_me, 'active', 'never', ${startValues});
-      if exists (select from only turn where id = p_turn_id) then
+      inserting := 'turn';
+      insert into active_turn (scope, session_id, epoch, author_worker_id, state, replay, ${startNames})
+        values (p_scope, p_session, 1, p_me, 'active', 'never', ${startValues});
+      if exists (select from turn where scope = p_scope and id = p_turn_id) then
         raise exception 'turn % exists in another session', p_turn_id;
       end if;
       return json_build_object('verdict', 'ok', 'leaseLeftMs', lease_left, 'epoch', 1, 'revision', 1);
     exception when unique_violation then
-      get stacked diagnostics violated = constraint_name;
-      if violated = 'session_key_pkey' then
+      if inserting = 'keys' then
         return json_build_object('verdict', 'key_taken');
-      elsif violated <> 'bridge_session_pkey' then
+      elsif inserting <> 'session' then
         raise;
       end if;
     end;
@@ -135,11 +121,12 @@ $$`;
  * Moves a session from "no turn active, head H, epoch E" to "turn T active", or does nothing.
  *
  * An existing turn row is either the active one (a repeat of this call: `already`) or has ended: a late copy of the call
- * must never activate it again (`ended`). An unknown session has no owner, so the check of the owner refuses it. The check that the id has not ended in another session comes last: if it is just
- * ending there, the insert waits for that, and only then is the result certain.
+ * must never activate it again (`ended`). An unknown session has no owner, so the check of the owner refuses it. The check
+ * that the id has not ended in another session comes last: if it is just ending there, the insert waits for that, and only
+ * then is the result certain.
  */
 const start = `create or replace function holdfast_start(
-  p_session text, p_me text, p_nonce text, p_epoch bigint, p_expected_head text,
+  p_scope text, p_session text, p_me text, p_nonce text, p_epoch bigint, p_expected_head text,
   ${startParameters},
   p_state text, p_snapshot jsonb, p_machine_version integer
 ) returns json language plpgsql volatile set lock_timeout = '2s' set enable_seqscan = off as $$
@@ -147,7 +134,7 @@ declare
   s bridge_session;
   lease_left float8;
 begin
-  select * into s from bridge_session where id = p_session for update;
+  select * into s from bridge_session where scope = p_scope and id = p_session for update;
   if (s.owner_worker_id = p_me and s.owner_nonce = p_nonce and s.epoch = p_epoch) is not true then
     return json_build_object('verdict', 'fenced');
   end if;
@@ -156,7 +143,7 @@ begin
   if not found then
     return json_build_object('verdict', 'fenced');
   end if;
-  if exists (select from turn where id = p_turn_id) then
+  if exists (select from any_turn where scope = p_scope and id = p_turn_id) then
     if s.active_turn_id = p_turn_id then
       return json_build_object('verdict', 'already', 'leaseLeftMs', lease_left, 'revision', s.revision);
     end if;
@@ -168,9 +155,9 @@ begin
   if s.head_turn_id is distinct from p_expected_head then
     return json_build_object('verdict', 'head_moved');
   end if;
-  insert into active_turn (session_id, scope, epoch, author_worker_id, state, replay, ${startNames})
-    values (p_session, s.scope, p_epoch, p_me, 'active', 'never', ${startValues});
-  if exists (select from only turn where id = p_turn_id) then
+  insert into active_turn (scope, session_id, epoch, author_worker_id, state, replay, ${startNames})
+    values (p_scope, p_session, p_epoch, p_me, 'active', 'never', ${startValues});
+  if exists (select from turn where scope = p_scope and id = p_turn_id) then
     raise exception 'turn % exists in another session', p_turn_id;
   end if;
   update bridge_session
@@ -180,7 +167,7 @@ begin
          machine_version = p_machine_version,
          revision = s.revision + 1,
          updated_at = now()
-   where id = p_session;
+   where scope = p_scope and id = p_session;
   return json_build_object('verdict', 'ok', 'leaseLeftMs', lease_left, 'revision', s.revision + 1);
 end
 $$`;
@@ -199,12 +186,13 @@ $$`;
  * referenced: an item that the janitor is about to remove is either seen as referenced or inserted again.
  */
 const settle = `create or replace function holdfast_settle(
-  p_call json, p_input bytea, p_output bytea, p_hashes text[], p_data bytea[]
+  p_scope text, p_call json, p_input bytea, p_output bytea, p_hashes text[], p_data bytea[]
 ) returns json language plpgsql volatile set lock_timeout = '2s' set enable_seqscan = off as $$
 declare
   c record;
   s record;
   t turn;
+  runs boolean;
   under_fence boolean;
   moves_head boolean;
 begin
@@ -213,12 +201,16 @@ begin
     ${endFields},
     shared text, item_ids text[], anchor_lost boolean, state text, snapshot text, machine_version integer);
   select owner_worker_id, owner_nonce, epoch, active_turn_id, head_turn_id, anchor_lost, revision into s
-    from bridge_session where id = c.session for update;
-  select * into t from turn where id = c.turn and session_id = c.session;
+    from bridge_session where scope = p_scope and id = c.session for update;
+  select * into t from active_turn where scope = p_scope and id = c.turn and session_id = c.session;
+  runs := found;
+  if not runs then
+    select * into t from turn where scope = p_scope and id = c.turn and session_id = c.session;
+  end if;
   if not found or t.author_worker_id <> c.me or t.epoch <> c.epoch then
     return json_build_object('verdict', 'branch');
   end if;
-  if t.state <> 'active' and (t.state <> 'lost' or c.ended = 'lost') then
+  if not runs and (t.state <> 'lost' or c.ended = 'lost') then
     return json_build_object('verdict', case when t.branched then 'branch' else 'already' end);
   end if;
   under_fence := coalesce(
@@ -228,23 +220,28 @@ begin
   t.branched := not under_fence;
   ${endAssignments}
   t.ended_at := now();
-  delete from turn where id = c.turn;
+  if runs then
+    delete from active_turn where scope = p_scope and id = c.turn;
+  else
+    delete from turn where scope = p_scope and id = c.turn;
+  end if;
   insert into turn select t.*;
   if p_hashes is not null then
     insert into shared_item (scope, hash, data)
-      select t.scope, n.hash, n.data from unnest(p_hashes, p_data) as n (hash, data) order by n.hash
+      select p_scope, n.hash, n.data from unnest(p_hashes, p_data) as n (hash, data) order by n.hash
       on conflict (scope, hash) do update set hash = excluded.hash;
   end if;
   if p_input is not null then
-    insert into turn_items (turn_id, input, output, shared) values (c.turn, p_input, p_output, c.shared::json);
+    insert into turn_items (scope, turn_id, input, output, shared)
+      values (p_scope, c.turn, p_input, p_output, c.shared::json);
   end if;
   if p_hashes is not null then
-    insert into turn_shared_item (turn_id, scope, hash)
-      select c.turn, t.scope, hash from unnest(p_hashes) as hash;
+    insert into turn_shared_item (scope, turn_id, hash)
+      select p_scope, c.turn, hash from unnest(p_hashes) as hash;
   end if;
   if c.item_ids is not null then
-    insert into turn_item (turn_id, item_id, scope, started_at)
-      select c.turn, item_id, t.scope, t.started_at from unnest(c.item_ids) as item_id;
+    insert into turn_item (scope, turn_id, item_id, started_at)
+      select p_scope, c.turn, item_id, t.started_at from unnest(c.item_ids) as item_id;
   end if;
   if not under_fence then
     return json_build_object('verdict', 'branch');
@@ -258,7 +255,7 @@ begin
          machine_version = c.machine_version,
          revision = s.revision + 1,
          updated_at = now()
-   where id = c.session;
+   where scope = p_scope and id = c.session;
   return json_build_object('verdict', 'ok', 'revision', s.revision + 1);
 end
 $$`;
@@ -275,14 +272,14 @@ $$`;
  * (lost in a failover) can still be claimed.
  */
 const claim = `create or replace function holdfast_claim(
-  p_session text, p_me text, p_nonce text, p_epoch_read bigint, p_revision_read bigint
+  p_scope text, p_session text, p_me text, p_nonce text, p_epoch_read bigint, p_revision_read bigint
 ) returns json language plpgsql volatile set lock_timeout = '2s' set enable_seqscan = off as $$
 declare
   s bridge_session;
   t turn;
   owner_state text;
 begin
-  select * into s from bridge_session where id = p_session for update;
+  select * into s from bridge_session where scope = p_scope and id = p_session for update;
   if not found or s.state = 'closed' then
     return json_build_object('verdict', 'lost_race');
   end if;
@@ -290,7 +287,7 @@ begin
     return json_build_object('verdict', 'fenced');
   end if;
   if s.owner_worker_id = p_me and s.owner_nonce = p_nonce and s.epoch = p_epoch_read + 1 then
-    return json_build_object('verdict', 'row', 'row', holdfast_session_json(s), 'lostTurnId', s.lost_turn_id);
+    return json_build_object('verdict', 'row', 'row', ${sessionJson('s')}, 'lostTurnId', s.lost_turn_id);
   end if;
   if s.epoch <> p_epoch_read or s.revision <> p_revision_read then
     return json_build_object('verdict', 'lost_race');
@@ -303,7 +300,7 @@ begin
     if owner_state <> 'dead' then
       return json_build_object('verdict', 'busy');
     end if;
-    delete from turn where id = s.active_turn_id and state = 'active' returning * into t;
+    delete from active_turn where scope = p_scope and id = s.active_turn_id returning * into t;
     if found then
       t.state := 'lost';
       t.branched := true;
@@ -320,9 +317,9 @@ begin
          state = 'stale',
          revision = s.revision + 1,
          updated_at = now()
-   where id = p_session
+   where scope = p_scope and id = p_session
   returning * into s;
-  return json_build_object('verdict', 'row', 'row', holdfast_session_json(s), 'lostTurnId', s.lost_turn_id);
+  return json_build_object('verdict', 'row', 'row', ${sessionJson('s')}, 'lostTurnId', s.lost_turn_id);
 end
 $$`;
 
@@ -332,13 +329,13 @@ $$`;
  * epoch is one that the caller has released before.
  */
 const release = `create or replace function holdfast_release(
-  p_session text, p_me text, p_nonce text, p_epoch bigint,
+  p_scope text, p_session text, p_me text, p_nonce text, p_epoch bigint,
   p_state text, p_snapshot jsonb, p_machine_version integer
 ) returns json language plpgsql volatile set lock_timeout = '2s' set enable_seqscan = off as $$
 declare
   s bridge_session;
 begin
-  select * into s from bridge_session where id = p_session for update;
+  select * into s from bridge_session where scope = p_scope and id = p_session for update;
   if not found or s.epoch <> p_epoch then
     return json_build_object('verdict', 'fenced');
   end if;
@@ -359,7 +356,7 @@ begin
          machine_version = p_machine_version,
          revision = s.revision + 1,
          updated_at = now()
-   where id = p_session;
+   where scope = p_scope and id = p_session;
   return json_build_object('verdict', 'ok');
 end
 $$`;
@@ -369,12 +366,12 @@ $$`;
  * An unknown session has no owner, so the check of the owner refuses it.
  */
 const close = `create or replace function holdfast_close(
-  p_session text, p_me text, p_nonce text, p_epoch bigint, p_snapshot jsonb, p_machine_version integer
+  p_scope text, p_session text, p_me text, p_nonce text, p_epoch bigint, p_snapshot jsonb, p_machine_version integer
 ) returns json language plpgsql volatile set lock_timeout = '2s' set enable_seqscan = off as $$
 declare
   s bridge_session;
 begin
-  select * into s from bridge_session where id = p_session for update;
+  select * into s from bridge_session where scope = p_scope and id = p_session for update;
   if s.epoch <> p_epoch then
     return json_build_object('verdict', 'fenced');
   end if;
@@ -387,7 +384,7 @@ begin
   if s.active_turn_id is not null then
     return json_build_object('verdict', 'busy');
   end if;
-  delete from session_key where session_id = p_session;
+  delete from session_key where scope = p_scope and session_id = p_session;
   update bridge_session
      set owner_worker_id = null,
          owner_nonce = null,
@@ -396,21 +393,23 @@ begin
          machine_version = p_machine_version,
          revision = s.revision + 1,
          updated_at = now()
-   where id = p_session;
+   where scope = p_scope and id = p_session;
   return json_build_object('verdict', 'ok');
 end
 $$`;
 
 /**
- * Operators' actions on an idle session. A single statement would decide on data read before it waited, and could take a
+ * Operators' actions on an idle session, by its id alone: its scope is looked up first. A single statement would decide on data read before it waited, and could take a
  * session at the moment one of its turns starts.
  */
 const operate = `create or replace function holdfast_operate(p_session text, p_action text) returns text
 language plpgsql volatile set lock_timeout = '2s' set enable_seqscan = off as $$
 declare
   s bridge_session;
+  own_scope text;
 begin
-  select * into s from bridge_session where id = p_session for update;
+  select scope into own_scope from bridge_session where id = p_session;
+  select * into s from bridge_session where scope = own_scope and id = p_session for update;
   if not found or s.state = 'closed' then
     return 'missing';
   end if;
@@ -424,14 +423,14 @@ begin
          epoch = s.epoch + 1,
          revision = s.revision + 1,
          updated_at = now()
-   where id = p_session;
+   where scope = own_scope and id = p_session;
   if p_action = 'close' then
-    delete from session_key where session_id = p_session;
+    delete from session_key where scope = own_scope and session_id = p_session;
   elsif p_action = 'drop-anchor' then
-    update turn set stored_upstream = false where id = s.head_turn_id;
+    update turn set stored_upstream = false where scope = own_scope and id = s.head_turn_id;
   end if;
   return 'ok';
 end
 $$`;
 
-export const fence = [sessionJson, turnJson, workerJson, create, start, settle, claim, release, close, operate];
+export const fence = [create, start, settle, claim, release, close, operate];

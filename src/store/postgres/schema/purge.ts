@@ -4,6 +4,8 @@
  * call does not grow with the tables. The limit counts examined rows: a limit on removed rows would read all others on the
  * way. Rows locked by another transaction are skipped.
  *
+ * Finding rows by age reads all scopes; everything else about a row names its scope.
+ *
  * They are functions, and not statements of the query builder, because a step decides row by row on what it has just
  * locked, in one round trip.
  */
@@ -30,7 +32,7 @@ declare
   turns integer := 0;
 begin
   for s in
-    select id, changed_hour from bridge_session
+    select scope, id, changed_hour from bridge_session
      where (changed_hour, id) < (after_hour, after_id)
      order by changed_hour desc, id desc
      limit p_limit
@@ -38,7 +40,7 @@ begin
     exit when room = 0;
     visited := visited + 1;
     perform from bridge_session b
-      where b.id = s.id and b.updated_at < cutoff
+      where b.scope = s.scope and b.id = s.id and b.updated_at < cutoff
         and (b.active_turn_id is null or not exists (
           select from worker w
            where w.id = b.owner_worker_id and w.state <> 'dead' and w.heartbeat_expires_at >= cutoff))
@@ -46,20 +48,23 @@ begin
     if found then
       kept := false;
       taken := false;
-      for t in select id from turn where session_id = s.id order by started_at desc limit room + 1 loop
+      for t in
+        select id from any_turn where scope = s.scope and session_id = s.id order by started_at desc limit room + 1
+      loop
         if room = 0 then
           kept := true;
           exit;
         end if;
         room := room - 1;
-        if exists (select from turn child where child.parent_turn_id = t.id)
+        if exists (select from any_turn child where child.scope = s.scope and child.parent_turn_id = t.id)
           or exists (
             select from bridge_session b
-             where b.fork_turn_id = t.id and b.head_turn_id = t.id and b.id <> s.id)
+             where b.scope = s.scope and b.fork_turn_id = t.id and b.head_turn_id = t.id and b.id <> s.id)
         then
           kept := true;
         else
-          delete from turn where id = t.id;
+          delete from turn where scope = s.scope and id = t.id;
+          delete from active_turn where scope = s.scope and id = t.id;
           taken := true;
           turns := turns + 1;
         end if;
@@ -72,10 +77,10 @@ begin
                state = 'closed',
                epoch = epoch + 1,
                revision = revision + 1
-         where id = s.id and state <> 'closed';
-        delete from session_key where session_id = s.id;
+         where scope = s.scope and id = s.id and state <> 'closed';
+        delete from session_key where scope = s.scope and session_id = s.id;
       else
-        delete from bridge_session where id = s.id;
+        delete from bridge_session where scope = s.scope and id = s.id;
         sessions := sessions + 1;
       end if;
       exit when room = 0 and kept and taken;
@@ -105,7 +110,7 @@ declare
   turns integer := 0;
 begin
   for t in
-    select id, session_id, ended_at from only turn
+    select scope, id, session_id, ended_at from turn
      where (ended_at, id) < (after_at, after_id)
      order by ended_at desc, id desc
      limit p_limit
@@ -113,12 +118,16 @@ begin
     visited := visited + 1;
     after_at := t.ended_at;
     after_id := t.id;
-    continue when exists (select from turn child where child.parent_turn_id = t.id)
+    continue when exists (select from any_turn child where child.scope = t.scope and child.parent_turn_id = t.id)
       or exists (
         select from bridge_session s
-         where s.id = t.session_id and s.head_turn_id = t.id and s.state <> 'closed')
-      or exists (select from bridge_session s where s.fork_turn_id = t.id and s.head_turn_id = t.id);
-    delete from only turn where id = (select id from only turn where id = t.id for update skip locked);
+         where s.scope = t.scope and s.id = t.session_id and s.head_turn_id = t.id and s.state <> 'closed')
+      or exists (
+        select from bridge_session s
+         where s.scope = t.scope and s.fork_turn_id = t.id and s.head_turn_id = t.id);
+    delete from turn
+     where scope = t.scope
+       and id = (select id from turn where scope = t.scope and id = t.id for update skip locked);
     turns := turns + found::integer;
   end loop;
   return json_build_object(
@@ -158,21 +167,17 @@ $$`;
  * Removes shared items that no turn references. Locks them before it checks for references: a settle that is about to
  * reference one already holds the lock, or waits and inserts the item again.
  */
-const dropShared = `create or replace function holdfast_drop_shared(p_scopes text[], p_hashes text[]) returns integer
+const dropShared = `create or replace function holdfast_drop_shared(p_scope text, p_hashes text[]) returns integer
 language plpgsql volatile set lock_timeout = '2s' as $$
 declare
-  scopes text[];
-  hashes text[];
+  held text[];
   dropped integer;
 begin
-  select array_agg(held.scope), array_agg(held.hash) into scopes, hashes
-    from (
-      select i.scope, i.hash
-        from shared_item i join unnest(p_scopes, p_hashes) as n (scope, hash) on i.scope = n.scope and i.hash = n.hash
-         for update of i skip locked) held;
-  delete from shared_item i using unnest(scopes, hashes) as held (scope, hash)
-   where i.scope = held.scope and i.hash = held.hash
-     and not exists (select from turn_shared_item n where n.scope = i.scope and n.hash = i.hash);
+  held := array(
+    select hash from shared_item where scope = p_scope and hash = any (p_hashes) for update skip locked);
+  delete from shared_item i
+   where i.scope = p_scope and i.hash = any (held)
+     and not exists (select from turn_shared_item n where n.scope = p_scope and n.hash = i.hash);
   get diagnostics dropped = row_count;
   return dropped;
 end
@@ -186,7 +191,7 @@ declare
   after_hash text := coalesce(p_after[2], '');
   i record;
   visited integer := 0;
-  scopes text[] := '{}';
+  dropped integer := 0;
   hashes text[] := '{}';
 begin
   for i in
@@ -196,14 +201,18 @@ begin
      limit p_limit
   loop
     visited := visited + 1;
+    if i.scope <> after_scope then
+      dropped := dropped + holdfast_drop_shared(after_scope, hashes);
+      hashes := '{}';
+    end if;
     after_scope := i.scope;
     after_hash := i.hash;
     continue when exists (select from turn_shared_item n where n.scope = i.scope and n.hash = i.hash);
-    scopes := scopes || i.scope;
     hashes := hashes || i.hash;
   end loop;
+  dropped := dropped + holdfast_drop_shared(after_scope, hashes);
   return json_build_object(
-    'removed', json_build_object('shared', holdfast_drop_shared(scopes, hashes)),
+    'removed', json_build_object('shared', dropped),
     'after', array[after_scope, after_hash],
     'more', visited = p_limit);
 end
@@ -236,9 +245,10 @@ begin
     after_scope := o.scope;
     after_id := o.object_id;
     delete from provider_object
-     where (scope, object_id) = (
-       select scope, object_id from provider_object
-        where scope = o.scope and object_id = o.object_id for update skip locked);
+     where scope = o.scope
+       and object_id = (
+         select object_id from provider_object
+          where scope = o.scope and object_id = o.object_id for update skip locked);
     objects := objects + found::integer;
   end loop;
   return json_build_object(
@@ -253,18 +263,17 @@ const erase = `create or replace function holdfast_erase(p_scope text, p_respons
 language plpgsql volatile set lock_timeout = '2s' as $$
 declare
   erased text;
-  scopes text[];
   hashes text[];
 begin
-  update only turn
+  update turn
      set replay = 'never',
          forms = null
    where scope = p_scope and holdfast_key(response_id) = holdfast_key(p_response) and response_id = p_response
   returning id into erased;
-  select array_agg(scope), array_agg(hash) into scopes, hashes from turn_shared_item where turn_id = erased;
-  delete from turn_items where turn_id = erased;
-  delete from turn_item where turn_id = erased;
-  perform holdfast_drop_shared(scopes, hashes);
+  hashes := array(select hash from turn_shared_item where scope = p_scope and turn_id = erased);
+  delete from turn_items where scope = p_scope and turn_id = erased;
+  delete from turn_item where scope = p_scope and turn_id = erased;
+  perform holdfast_drop_shared(p_scope, hashes);
   return erased;
 end
 $$`;

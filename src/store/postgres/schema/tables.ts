@@ -6,23 +6,28 @@ import { Migration } from '@mikro-orm/migrations';
  * Identifiers are `text` because they are opaque here: ids given by callers are looked up, never cast, so a malformed id in
  * a token or an admin path is simply not found.
  *
- * **A running turn** is a row of `active_turn`, a small table that inherits from `turn`: a statement on `turn` sees both
- * tables, one on `only turn` sees ended turns. A start inserts there, and the end moves the row, so a row of `turn` is
- * written once. An end that updated it would add a second version of the row and of its entry in each index, and an
- * append-only table hardly needs vacuum. No constraint spans both tables: see the functions `create` and `start`.
+ * **A running turn** is a row of `active_turn`, a small table with the columns of `turn` in the same order. A start inserts
+ * there, and the end moves the row, so a row of `turn` is written once. An end that updated it would add a second version of
+ * the row and of its entry in each index, and an append-only table hardly needs vacuum. No constraint spans both tables: see
+ * the functions `create` and `start`. The view `any_turn` shows both; a condition on it is a condition on each of them.
+ * (Table inheritance would do the same, but neither a partitioned table nor a distributed one can have it.)
+ *
+ * **Keys begin with the scope** (see the entities). Other indexes do so where the scope narrows a search, or where the index
+ * alone then answers it.
  *
  * - `bridge_session` is updated twice per turn. Free space on the page (fillfactor) and no index over a volatile column
  *   keep those updates in place (HOT). `owner_worker_id` changes only with ownership.
  * - `turn_items` is a separate table so that content can be erased while the turn, its ids and fingerprints stay.
  * - `shared_item` holds large items once per scope; `turn_shared_item` holds the turns that reference them, so that an item
  *   is removed with its last reference.
- * - `turn_item` names the turn that produced an item which later requests may reference. Its primary key starts with the
- *   turn, for the cascade; `started_at` is that of the turn.
+ * - `turn_item` names the turn that produced an item which later requests may reference; `started_at` is that of the turn.
+ * - `every_scope` is for operators, who search without a scope: it steps from one scope to the next in the primary key of
+ *   the sessions, so that other tables are read scope by scope through their own keys. Of sessions and hard keys, which are
+ *   few, an index starts with what is searched. For turns such an index would cost an entry a turn.
  * - `provider_object` has no reference to a turn: such an object lives at the provider until it is deleted there.
  * - `holdfast_key`: providers make response ids of any length, and an index entry holds less than 3 KB.
  * - The indexes over places and items end in `started_at`, so that the newest turns of a place shared by very many
- *   conversations are read without the others. Operators search response ids and keys without a scope, so the indexes over
- *   both start with the id. The janitor walks turns in the order of their ends.
+ *   conversations are read without the others. The janitor walks turns in the order of their ends.
  * - `turn_request_index` holds an eight-byte hash to stay small: it is read only for requests that may be repeats, but
  *   written at every start of a turn.
  */
@@ -47,8 +52,8 @@ const statements = [
    )`,
 
   `create table bridge_session (
-     id text primary key,
      scope text not null,
+     id text not null,
      state text not null,
      snapshot jsonb,
      machine_version integer not null,
@@ -66,10 +71,12 @@ const statements = [
      updated_at timestamptz not null default now(),
      fork_turn_id text,
      changed_hour timestamp generated always as (date_trunc('hour', updated_at at time zone 'UTC')) stored,
+     constraint bridge_session_pkey primary key (scope, id),
      constraint bridge_session_state_check check (state in ('connecting', 'live', 'reconnecting', 'stale', 'closed')),
      constraint bridge_session_owner_check check ((owner_worker_id is null) = (owner_nonce is null)),
      constraint bridge_session_active_check check (active_turn_id is null or owner_worker_id is not null)
    ) with (fillfactor = 70)`,
+  'create index bridge_session_id_index on bridge_session (id)',
   'create index bridge_session_created_at_index on bridge_session (created_at)',
   'create index bridge_session_changed_hour_index on bridge_session (changed_hour, id)',
   `create index bridge_session_owner_worker_id_index on bridge_session (owner_worker_id, changed_hour)
@@ -82,18 +89,19 @@ const statements = [
      hash text not null,
      session_id text not null,
      constraint session_key_pkey primary key (scope, kind, hash),
-     constraint session_key_session_id_foreign foreign key (session_id) references bridge_session (id) on delete cascade
+     constraint session_key_session_id_foreign
+       foreign key (scope, session_id) references bridge_session (scope, id) on delete cascade
    )`,
-  'create index session_key_session_id_index on session_key (session_id)',
+  'create index session_key_session_id_index on session_key (scope, session_id)',
   'create index session_key_hash_index on session_key (hash)',
 
   `create function holdfast_key(id text) returns text language sql immutable parallel safe as $$
      select case when octet_length(id) <= 1024 then id else md5(id) end
    $$`,
   `create table turn (
-     id text primary key,
-     session_id text not null,
      scope text not null,
+     id text not null,
+     session_id text not null,
      parent_turn_id text,
      epoch bigint not null,
      author_worker_id text not null,
@@ -118,14 +126,16 @@ const statements = [
      forms text,
      started_at timestamptz not null default now(),
      ended_at timestamptz,
-     constraint turn_session_id_foreign foreign key (session_id) references bridge_session (id) on delete cascade,
+     constraint turn_pkey primary key (scope, id),
+     constraint turn_session_id_foreign
+       foreign key (scope, session_id) references bridge_session (scope, id) on delete cascade,
      constraint turn_shape_check check (shape in ('fresh', 'full', 'delta')),
      constraint turn_state_check check (state in ('active', 'completed', 'incomplete', 'failed', 'cancelled', 'lost')),
      constraint turn_replay_check check (replay in ('exact', 'anchor_only', 'never')),
      constraint turn_parent_check check (parent_turn_id <> id)
    )`,
-  `create unique index turn_response_id_unique on turn (holdfast_key(response_id), scope) where response_id is not null`,
-  'create index turn_session_id_started_at_index on turn (session_id, started_at)',
+  `create unique index turn_response_id_unique on turn (scope, holdfast_key(response_id)) where response_id is not null`,
+  'create index turn_session_id_started_at_index on turn (scope, session_id, started_at)',
   'create index turn_parent_turn_id_index on turn (parent_turn_id)',
   'create index turn_ended_at_index on turn (ended_at)',
   'create index turn_request_index on turn (hashtextextended(scope || request_fp, 0), started_at)',
@@ -134,28 +144,40 @@ const statements = [
   `create index turn_third_fp_index on turn (scope, third_fp, started_at) where third_fp is not null`,
 
   `create table active_turn (
-     constraint active_turn_pkey primary key (id),
-     constraint active_turn_session_id_unique unique (session_id),
+     like turn including defaults including constraints,
+     constraint active_turn_pkey primary key (scope, id),
+     constraint active_turn_session_id_unique unique (scope, session_id),
      constraint active_turn_session_id_foreign
-       foreign key (session_id) references bridge_session (id) on delete cascade,
+       foreign key (scope, session_id) references bridge_session (scope, id) on delete cascade,
      constraint active_turn_state_check check (state = 'active')
-   ) inherits (turn) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000)`,
+   ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000)`,
   'create index active_turn_parent_turn_id_index on active_turn (parent_turn_id)',
+  'create view any_turn as select * from turn union all select * from active_turn',
+  `create view every_scope as
+     with recursive step as (
+       (select scope from bridge_session order by scope limit 1)
+       union all
+       select (select s.scope from bridge_session s where s.scope > step.scope order by s.scope limit 1)
+         from step where step.scope is not null
+     )
+     select scope from step where scope is not null`,
 
   `create table turn_items (
-     turn_id text primary key,
+     scope text not null,
+     turn_id text not null,
      input bytea not null,
      output bytea not null,
      shared json,
-     constraint turn_items_turn_id_foreign foreign key (turn_id) references turn (id) on delete cascade
+     constraint turn_items_pkey primary key (scope, turn_id),
+     constraint turn_items_turn_id_foreign foreign key (scope, turn_id) references turn (scope, id) on delete cascade
    )`,
   `create table turn_item (
+     scope text not null,
      turn_id text not null,
      item_id text not null,
-     scope text not null,
      started_at timestamptz not null,
-     constraint turn_item_pkey primary key (turn_id, item_id),
-     constraint turn_item_turn_id_foreign foreign key (turn_id) references turn (id) on delete cascade
+     constraint turn_item_pkey primary key (scope, turn_id, item_id),
+     constraint turn_item_turn_id_foreign foreign key (scope, turn_id) references turn (scope, id) on delete cascade
    )`,
   'create index turn_item_item_id_index on turn_item (scope, item_id, started_at)',
   `create table shared_item (
@@ -166,22 +188,26 @@ const statements = [
      constraint shared_item_pkey primary key (scope, hash)
    )`,
   `create table turn_shared_item (
-     turn_id text not null,
      scope text not null,
+     turn_id text not null,
      hash text not null,
-     constraint turn_shared_item_pkey primary key (turn_id, scope, hash),
-     constraint turn_shared_item_turn_id_foreign foreign key (turn_id) references turn_items (turn_id) on delete cascade,
+     constraint turn_shared_item_pkey primary key (scope, turn_id, hash),
+     constraint turn_shared_item_turn_id_foreign
+       foreign key (scope, turn_id) references turn_items (scope, turn_id) on delete cascade,
      constraint turn_shared_item_shared_item_foreign foreign key (scope, hash) references shared_item (scope, hash)
    )`,
   'create index turn_shared_item_hash_index on turn_shared_item (scope, hash)',
 
   // Traces of turns that ended badly, as recorded by a worker's flight recorder. `json` keeps them verbatim.
   `create table session_story (
-     turn_id text primary key,
+     scope text not null,
+     turn_id text not null,
      session_id text not null,
      record json not null,
      created_at timestamptz not null default now(),
-     constraint session_story_session_id_foreign foreign key (session_id) references bridge_session (id) on delete cascade
+     constraint session_story_pkey primary key (scope, turn_id),
+     constraint session_story_session_id_foreign
+       foreign key (scope, session_id) references bridge_session (scope, id) on delete cascade
    )`,
   'create index session_story_session_id_index on session_story (session_id, created_at)',
 
